@@ -1,0 +1,321 @@
+//! The command line: every option, its variable, its default and its help, in one table.
+//!
+//! Values are taken as they come and judged by [`crate::settings`], so that a wrong option is
+//! reported together with every other mistake instead of alone.
+
+use std::ffi::{OsStr, OsString};
+
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+
+/// One setting: an option, the variable that stands in for it, and what holds without both.
+#[derive(Debug)]
+pub struct Setting {
+    /// The option's long name, without dashes.
+    pub option: &'static str,
+    /// The environment variable that says the same.
+    pub variable: &'static str,
+    /// What holds when neither is given, in the form in which a user would write it. Empty: nothing.
+    pub default: &'static str,
+    /// How the help shows a default that is no literal value.
+    default_shown: &'static str,
+    value_name: &'static str,
+    help: &'static str,
+}
+
+pub const ENABLED: Setting = Setting {
+    option: "enabled",
+    variable: "STUNNEL_ENABLED",
+    default: "true",
+    default_shown: "true",
+    value_name: "BOOL",
+    help: "1/true/yes/on or 0/false/no/off. When false, start-stunnel becomes COMMAND: no tunnel, \
+           environment untouched",
+};
+pub const URLS: Setting = Setting {
+    option: "urls",
+    variable: "REDIS_STUNNEL_URLS",
+    default: "",
+    default_shown: "REDIS_URL HEROKU_REDIS_* REDIS_ENDPOINT_*_URL",
+    value_name: "NAMES",
+    help: "Names of the variables that hold Redis URLs, separated by spaces or commas",
+};
+pub const REDISS: Setting = Setting {
+    option: "rediss",
+    variable: "STUNNEL_REDISS",
+    default: "tunnel",
+    default_shown: "tunnel",
+    value_name: "MODE",
+    help: "For rediss:// and valkeys:// URLs: tunnel, or passthrough (the app does its own TLS)",
+};
+pub const PORT_OFFSET: Setting = Setting {
+    option: "port-offset",
+    variable: "STUNNEL_PORT_OFFSET",
+    default: "1",
+    default_shown: "1",
+    value_name: "N",
+    help: "TLS port = URL port + N, for redis:// and valkey:// URLs",
+};
+pub const LISTEN_PORT: Setting = Setting {
+    option: "listen-port",
+    variable: "STUNNEL_LISTEN_PORT",
+    default: "6371",
+    default_shown: "6371",
+    value_name: "PORT",
+    help: "First local port; the next tunnel takes the next one. A taken port falls back to one \
+           that the kernel picks. 0: always the kernel's pick",
+};
+pub const VERIFY: Setting = Setting {
+    option: "verify",
+    variable: "STUNNEL_VERIFY",
+    default: "none",
+    default_shown: "none",
+    value_name: "LEVEL",
+    help: "none; ca (the certificate's chain); full (chain and host name)",
+};
+pub const MIN_TLS: Setting = Setting {
+    option: "min-tls",
+    variable: "STUNNEL_MIN_TLS",
+    default: "1.2",
+    default_shown: "1.2",
+    value_name: "VERSION",
+    help: "Oldest TLS version to accept: 1.2 or 1.3",
+};
+pub const CONNECT_TIMEOUT: Setting = Setting {
+    option: "connect-timeout",
+    variable: "STUNNEL_CONNECT_TIMEOUT",
+    default: "10s",
+    default_shown: "10s",
+    value_name: "DURATION",
+    help: "For name look-up, TCP and TLS handshake together",
+};
+pub const CONNECT_RETRY: Setting = Setting {
+    option: "connect-retry",
+    variable: "STUNNEL_CONNECTION_RETRY",
+    default: "no",
+    default_shown: "no",
+    value_name: "BOOL",
+    help: "When Redis cannot be reached, keep trying until the connect timeout instead of failing \
+           at once",
+};
+pub const IDLE_TIMEOUT: Setting = Setting {
+    option: "idle-timeout",
+    variable: "STUNNEL_IDLE_TIMEOUT",
+    default: "24h",
+    default_shown: "24h",
+    value_name: "DURATION",
+    help: "Close a connection on which nothing moved for so long; 0: never",
+};
+pub const DRAIN_TIMEOUT: Setting = Setting {
+    option: "drain-timeout",
+    variable: "STUNNEL_DRAIN_TIMEOUT",
+    default: "5s",
+    default_shown: "5s",
+    value_name: "DURATION",
+    help: "After COMMAND has ended, how long bytes that it had already written may take to reach \
+           Redis",
+};
+pub const FORWARD_SIGNALS: Setting = Setting {
+    option: "forward-signals",
+    variable: "STUNNEL_FORWARD_SIGNALS",
+    default: "auto",
+    default_shown: "auto",
+    value_name: "WHEN",
+    help: "auto (all; on a Heroku dyno all but SIGTERM, which the dyno manager itself sends to \
+           every process), always, never",
+};
+pub const LOG_LEVEL: Setting = Setting {
+    option: "log-level",
+    variable: "STUNNEL_LOGLEVEL",
+    default: "notice",
+    default_shown: "notice",
+    value_name: "LEVEL",
+    help: "emerg alert crit err warning notice info debug, or 0 to 7",
+};
+pub const LOG_FORMAT: Setting = Setting {
+    option: "log-format",
+    variable: "STUNNEL_LOG_FORMAT",
+    default: "logfmt",
+    default_shown: "logfmt",
+    value_name: "FORMAT",
+    help: "logfmt or json",
+};
+
+/// Every setting, in the order of `--help`.
+pub const SETTINGS: &[&Setting] = &[
+    &ENABLED,
+    &URLS,
+    &REDISS,
+    &PORT_OFFSET,
+    &LISTEN_PORT,
+    &VERIFY,
+    &MIN_TLS,
+    &CONNECT_TIMEOUT,
+    &CONNECT_RETRY,
+    &IDLE_TIMEOUT,
+    &DRAIN_TIMEOUT,
+    &FORWARD_SIGNALS,
+    &LOG_LEVEL,
+    &LOG_FORMAT,
+];
+
+const PRINT_ENV: &str = "print-env";
+const COMMAND: &str = "command";
+
+/// What was typed.
+#[derive(Debug)]
+pub struct Invocation {
+    matches: ArgMatches,
+    /// `--print-env` was given.
+    pub print_env: bool,
+    /// COMMAND and its arguments; empty only together with `print_env`.
+    pub command: Vec<OsString>,
+}
+
+impl Invocation {
+    /// Parses a command line, the program's own name first.
+    ///
+    /// # Errors
+    /// Wrong usage, and `--help` and `--version`, which clap treats as errors that exit with 0.
+    pub fn parse_from(
+        words: impl IntoIterator<Item = OsString>,
+    ) -> Result<Invocation, clap::Error> {
+        let mut matches = command().try_get_matches_from(words)?;
+        Ok(Invocation {
+            print_env: matches.get_flag(PRINT_ENV),
+            command: matches
+                .remove_many(COMMAND)
+                .map_or_else(Vec::new, Iterator::collect),
+            matches,
+        })
+    }
+
+    /// The value of `setting`'s option, if it was given.
+    pub fn option(&self, setting: &Setting) -> Option<&OsStr> {
+        self.matches
+            .get_one::<OsString>(setting.option)
+            .map(OsString::as_os_str)
+    }
+}
+
+/// The command line as clap sees it.
+pub fn command() -> Command {
+    Command::new("start-stunnel")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about(
+            "Runs COMMAND with its Redis traffic behind TLS.\n\n\
+             Reads REDIS_URL and its siblings, opens a plaintext port on 127.0.0.1 for each, tunnels \
+             it over TLS, rewrites the variables, and runs COMMAND.",
+        )
+        .args_override_self(true)
+        .override_usage("start-stunnel [OPTIONS] [--] COMMAND [ARG]...")
+        .after_help(
+            "An option wins over its variable, a variable over the default; an empty variable counts \
+             as unset.\n\
+             One URL's own setting: <VAR>_STUNNEL_VERIFY, _PORT_OFFSET and _REDISS, for example \
+             CACHE_URL_STUNNEL_VERIFY=full.\n\
+             Durations: 500ms, 10s, 5m, 24h, or a bare number of seconds.\n\
+             Exit code: COMMAND's own, or 128 + the number of the signal that ended it; 126 COMMAND \
+             cannot be executed; 127 not found; 2 wrong usage; 78 a setting or a URL is wrong; 1 an \
+             internal error.",
+        )
+        .args(SETTINGS.iter().map(|setting| {
+            Arg::new(setting.option)
+                .long(setting.option)
+                .value_name(setting.value_name)
+                .value_parser(value_parser!(OsString))
+                .action(ArgAction::Set)
+                .allow_negative_numbers(true)
+                .help(help(setting))
+        }))
+        .arg(
+            Arg::new(PRINT_ENV)
+                .long(PRINT_ENV)
+                .action(ArgAction::SetTrue)
+                .help("Print the Redis variables that COMMAND would get, secrets masked, and exit"),
+        )
+        .arg(
+            Arg::new(COMMAND)
+                .value_name("COMMAND")
+                .value_parser(value_parser!(OsString))
+                .num_args(1..)
+                .trailing_var_arg(true)
+                .required_unless_present(PRINT_ENV)
+                .help("What to run, with its arguments"),
+        )
+}
+
+fn help(setting: &Setting) -> String {
+    format!(
+        "{} [variable: {}] [default: {}]",
+        setting.help, setting.variable, setting.default_shown
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(words: &[&str]) -> Result<Invocation, clap::Error> {
+        let words = ["start-stunnel"].iter().chain(words);
+        Invocation::parse_from(words.map(OsString::from))
+    }
+
+    #[test]
+    fn everything_from_the_first_word_that_is_no_option_is_the_command() {
+        let cases: &[(&[&str], &[&str])] = &[
+            (
+                &["puma", "-C", "config/puma.rb"],
+                &["puma", "-C", "config/puma.rb"],
+            ),
+            (&["--", "puma", "-C", "x"], &["puma", "-C", "x"]),
+            (
+                &["--verify", "full", "puma", "--verify", "none"],
+                &["puma", "--verify", "none"],
+            ),
+            (
+                &["--verify=full", "sh", "-c", "x", "--", "--help"],
+                &["sh", "-c", "x", "--", "--help"],
+            ),
+            (&["env", "--help"], &["env", "--help"]),
+            (&["env", "-V", "--version"], &["env", "-V", "--version"]),
+            (&["--", "--odd-name"], &["--odd-name"]),
+            (&["--", "--", "x"], &["--", "x"]),
+            (&["--port-offset", "-1", "x"], &["x"]),
+            (&["redis-cli", "--print-env"], &["redis-cli", "--print-env"]),
+            (&["-"], &["-"]),
+            (&["x", ""], &["x", ""]),
+        ];
+        for (words, command) in cases {
+            let parsed = parse(words).unwrap_or_else(|error| panic!("{words:?}: {error}"));
+            assert_eq!(parsed.command, *command, "{words:?}");
+            assert!(!parsed.print_env, "{words:?}");
+        }
+    }
+
+    #[test]
+    fn wrong_usage_is_refused() {
+        for words in [
+            &[][..],
+            &["--verify"],
+            &["--bogus", "x"],
+            &["-x", "y"],
+            &["--verify", "none"],
+        ] {
+            let error = parse(words).expect_err("wrong usage");
+            assert_eq!(error.exit_code(), 2, "{words:?}");
+        }
+    }
+
+    #[test]
+    fn options_are_kept_apart_from_the_command() {
+        let parsed = parse(&["--verify", "full", "--port-offset=-2", "x"]).unwrap();
+        assert_eq!(parsed.option(&VERIFY), Some(OsStr::new("full")));
+        assert_eq!(parsed.option(&PORT_OFFSET), Some(OsStr::new("-2")));
+        assert_eq!(parsed.option(&MIN_TLS), None);
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        command().debug_assert();
+    }
+}

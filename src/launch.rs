@@ -1,0 +1,270 @@
+//! The order of things: bind, spawn, supervise, drain.
+
+use std::ffi::OsString;
+use std::io::{self, Write as _};
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::Context as _;
+
+use crate::cli;
+use crate::logging::{debug, err, notice, warning};
+use crate::plan::Plan;
+use crate::settings::{ConfigError, Environment, Settings, Verify, lookup};
+use crate::supervisor::{self, Ended, Forwarding, Inherited, Supervisor, Terminal};
+use crate::tls::Connector;
+use crate::tunnel::{self, Connections, Totals, Tunnel};
+
+/// Set by Heroku in every dyno: <https://devcenter.heroku.com/articles/dynos#local-environment-variables>.
+const DYNO: &str = "DYNO";
+
+/// A local port for each tunnel of a plan, bound and listening, but not yet served.
+#[derive(Debug)]
+pub struct Bound {
+    listeners: Vec<TcpListener>,
+    ports: Vec<u16>,
+}
+
+/// Binds a local port for each tunnel.
+///
+/// # Errors
+/// When a port cannot be had for another reason than that it is taken.
+pub fn bind(plan: &Plan, settings: &Settings) -> Result<Bound, ConfigError> {
+    let mut bound = Bound {
+        listeners: Vec::new(),
+        ports: Vec::new(),
+    };
+    for index in 0..plan.tunnels.len() {
+        let wanted = match settings.listen_port {
+            0 => 0,
+            first => usize::from(first)
+                .checked_add(index)
+                .and_then(|port| port.try_into().ok())
+                .unwrap_or(0),
+        };
+        let listener = tunnel::bind(wanted);
+        let (listener, port) = listener
+            .and_then(|listener| listener.local_addr().map(|address| (listener, address.port())))
+            .map_err(|error| ConfigError {
+                name: cli::LISTEN_PORT.variable.to_owned(),
+                problem: format!(
+                    "leads to 127.0.0.1:{wanted}, which cannot be bound ({error}); set it to a port from \
+                     1024 to 65535 or to 0"
+                ),
+            })?;
+        if settings.listen_port != 0 && port != wanted {
+            notice!(
+                at = "port-taken",
+                var = plan.tunnels[index].variables[0],
+                wanted,
+                port
+            );
+        }
+        bound.listeners.push(listener);
+        bound.ports.push(port);
+    }
+    Ok(bound)
+}
+
+/// Writes the Redis variables that COMMAND would get to stdout.
+///
+/// # Errors
+/// When stdout cannot be written.
+pub fn print_env(plan: &Plan, bound: &Bound) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    for line in plan.describe(&bound.ports) {
+        writeln!(stdout, "{line}")?;
+    }
+    stdout.flush()
+}
+
+/// Runs COMMAND behind the tunnels of `plan`, and returns the launcher's exit code.
+///
+/// # Errors
+/// An internal error: the system refuses what no launcher can do without.
+pub fn run(
+    command: Vec<OsString>,
+    environment: Environment,
+    settings: &Settings,
+    plan: Plan,
+    bound: Bound,
+    inherited: io::Result<Inherited>,
+) -> anyhow::Result<u8> {
+    let inherited = inherited.context("could not take over signals")?;
+    announce(&plan, &bound);
+
+    let (words, rewrites) = plan.rewrite(command, &bound.ports);
+    for rewrite in rewrites {
+        warning!(
+            at = "argument-rewritten",
+            argument = rewrite.argument,
+            var = rewrite.variable,
+            msg = format!(
+                "argument {} held the URL of {}, expanded by the shell before start-stunnel ran; it now \
+                 leads through the tunnel",
+                rewrite.argument, rewrite.variable
+            ),
+        );
+    }
+    let on_dyno = lookup(&environment, DYNO).is_some();
+    let mut environment = environment;
+    for (name, value) in plan.changes(&bound.ports) {
+        environment.insert(name.into(), value.into());
+    }
+
+    let terminal = Terminal::open();
+    let placement = supervisor::placement(terminal.as_ref());
+    let child = match supervisor::spawn(&words, &environment, placement, inherited) {
+        Ok(child) => child,
+        Err(error) => return Ok(not_executed(&words, &error)),
+    };
+    debug!(at = "command-started", pid = child.as_raw(), placement = ?placement);
+    if let Err(error) = supervisor::let_go_of_streams() {
+        debug!(at = "streams-kept", error = %error);
+    }
+
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("could not start the runtime")?;
+    let forwarding = Forwarding::new(settings.forward_signals, on_dyno);
+    let totals = Arc::new(Totals::default());
+    let ended = runtime.block_on(async {
+        let mut supervisor = Supervisor::new(child, placement, forwarding, terminal)
+            .context("could not listen for signals")?;
+        let (connections, drain) = Connections::new();
+        open_tunnels(plan, bound, settings, &totals, connections);
+
+        let ended = supervisor
+            .wait()
+            .await
+            .context("could not listen for signals")?;
+        let limit = settings.connection.drain_timeout;
+        if tokio::time::timeout(limit, drain.finish()).await.is_err() {
+            warning!(
+                at = "drain-timeout",
+                msg = format!(
+                    "connections were still open {limit:?} after COMMAND had ended and are cut"
+                ),
+            );
+        }
+        anyhow::Ok(ended)
+    })?;
+    // Cuts what is still open; a look-up that hangs in the resolver is not waited for.
+    runtime.shutdown_background();
+    summarize(ended, &totals);
+    Ok(ended.exit_code())
+}
+
+/// Reports that COMMAND could not be executed; returns the exit code for that.
+pub fn not_executed(words: &[OsString], error: &io::Error) -> u8 {
+    let code = supervisor::exit_code_of(error);
+    let command = words[0].to_string_lossy();
+    err!(at = "command-failed", command = &*command, error = %error, code);
+    code
+}
+
+/// One line a tunnel, and what the user should know about it.
+fn announce(plan: &Plan, bound: &Bound) {
+    if !plan.found_urls() {
+        warning!(
+            at = "no-redis-url",
+            msg = format!(
+                "no variable holds a Redis URL; COMMAND runs without a tunnel. Set REDIS_URL, or name \
+                 your variables in {}",
+                cli::URLS.variable
+            ),
+        );
+    }
+    for (tunnel, port) in plan.tunnels.iter().zip(&bound.ports) {
+        let variables = tunnel.variables.join(" ");
+        notice!(
+            at = "tunnel-up",
+            var = variables,
+            listen = format!("127.0.0.1:{port}"),
+            upstream = %tunnel.upstream,
+            verify = tunnel.trust.verify.word(),
+        );
+        if tunnel.trust.verify == Verify::None {
+            warning!(
+                at = "not-authenticated",
+                var = variables,
+                upstream = %tunnel.upstream,
+                msg = format!(
+                    "traffic is encrypted, but nothing proves that the server is the right one; {}=full \
+                     (or ca) changes that for a server with a certificate of a public CA",
+                    cli::VERIFY.variable
+                ),
+            );
+        }
+    }
+}
+
+/// Serves every bound port, in tasks of the current runtime.
+fn open_tunnels(
+    plan: Plan,
+    bound: Bound,
+    settings: &Settings,
+    totals: &Arc<Totals>,
+    connections: Connections,
+) {
+    let mut connectors: Vec<Arc<Connector>> = Vec::new();
+    for (plan, listener) in plan.tunnels.into_iter().zip(bound.listeners) {
+        let known = connectors
+            .iter()
+            .find(|connector| *connector.trust() == plan.trust);
+        let connector = known.cloned().unwrap_or_else(|| {
+            let connector = Connector::new(plan.trust.clone());
+            connectors.push(connector.clone());
+            prepare(connector.clone());
+            connector
+        });
+        let tunnel = Arc::new(Tunnel {
+            plan,
+            connector,
+            settings: settings.connection.clone(),
+            totals: totals.clone(),
+        });
+        let connections = connections.clone();
+        tokio::spawn(async move {
+            let variable = tunnel.variable().to_owned();
+            if let Err(error) = tunnel::serve(listener, tunnel, connections).await {
+                err!(at = "tunnel-down", var = variable, error = %error);
+            }
+        });
+    }
+}
+
+/// Builds a connector beside COMMAND's start, before the first connection asks for it.
+fn prepare(connector: Arc<Connector>) {
+    tokio::spawn(async move {
+        let started = Instant::now();
+        match connector.prepare().await {
+            Ok(_) => debug!(
+                at = "tls-ready",
+                duration_ms = started.elapsed().as_millis() as u64
+            ),
+            // Each connection tries again, and reports it.
+            Err(error) => debug!(at = "tls-not-ready", error = %error),
+        }
+    });
+}
+
+/// How COMMAND ended, and what went through the tunnels.
+fn summarize(ended: Ended, totals: &Totals) {
+    let (code, signal) = match ended {
+        Ended::Exited(code) => (Some(code), None),
+        Ended::Killed(signal) => (None, Some(signal)),
+    };
+    let counts = totals.counts();
+    notice!(
+        at = "command-ended",
+        code,
+        signal,
+        connections = counts.connections,
+        sent = counts.sent,
+        received = counts.received,
+        failed = counts.failed,
+    );
+}

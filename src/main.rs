@@ -1,0 +1,87 @@
+//! Parse, run, exit code.
+
+use std::env;
+
+use start_stunnel::cli::Invocation;
+use start_stunnel::launch;
+use start_stunnel::logging::{self, err};
+use start_stunnel::plan::Plan;
+use start_stunnel::settings::{ConfigError, Environment, Reader};
+use start_stunnel::supervisor;
+
+/// sysexits.h's EX_CONFIG.
+const EX_CONFIG: u8 = 78;
+const INTERNAL_ERROR: u8 = 1;
+
+fn main() {
+    let invocation = match Invocation::parse_from(env::args_os()) {
+        Ok(invocation) => invocation,
+        Err(error) => error.exit(),
+    };
+    let code = run(invocation);
+    // SAFETY: ends the process, and nothing else. Not `exit`: that has OpenSSL tear down its globals
+    // while another thread may still be reading certificates.
+    unsafe { nix::libc::_exit(code.into()) }
+}
+
+/// Returns the exit code; by then every log line is written.
+fn run(invocation: Invocation) -> u8 {
+    let environment: Environment = env::vars_os().collect();
+    let mut reader = Reader::new(&invocation, &environment);
+    let enabled = reader.enabled();
+    if enabled == Some(false) {
+        if invocation.print_env {
+            eprintln!("start-stunnel is disabled: COMMAND's environment is untouched");
+            return 0;
+        }
+        let error = supervisor::become_command(invocation.command.clone());
+        let _log = logging::init(reader.log_settings_for_errors());
+        return launch::not_executed(&invocation.command, &error);
+    }
+
+    let settings = reader.settings();
+    reader.check_general_url_settings();
+    let plan = settings
+        .as_ref()
+        .map(|settings| Plan::make(settings, &environment, &mut reader));
+    let (Some(settings), Some(plan), true) = (settings, plan, reader.errors.is_empty()) else {
+        let _log = logging::init(reader.log_settings_for_errors());
+        return misconfigured(&reader.errors);
+    };
+
+    // Before the first thread starts: each takes its signal mask from the one that starts it.
+    let inherited = supervisor::Inherited::take_over();
+    let _log = logging::init(settings.log);
+    let bound = match launch::bind(&plan, &settings) {
+        Ok(bound) => bound,
+        Err(error) => return misconfigured(&[error]),
+    };
+    let done = match invocation.print_env {
+        true => launch::print_env(&plan, &bound)
+            .map(|()| 0)
+            .map_err(anyhow::Error::from),
+        false => launch::run(
+            invocation.command,
+            environment,
+            &settings,
+            plan,
+            bound,
+            inherited,
+        ),
+    };
+    done.unwrap_or_else(|error| {
+        err!(at = "internal-error", error = format!("{error:#}"));
+        INTERNAL_ERROR
+    })
+}
+
+fn misconfigured(errors: &[ConfigError]) -> u8 {
+    for error in errors {
+        err!(
+            at = "config-error",
+            var = error.name,
+            msg = error.to_string()
+        );
+    }
+    EX_CONFIG
+}

@@ -1,0 +1,559 @@
+//! A Redis URL: parsed, masked, and turned into its local form.
+//!
+//! User, password, path and query are carried as they were written, percent-encoding included; only
+//! the host is understood (by the `url` crate's rules), since that is what a tunnel needs.
+
+use std::fmt;
+
+use url::Host;
+
+use crate::secret::{MASK, Secret};
+
+/// The port of a URL that names none, <https://www.iana.org/assignments/uri-schemes/prov/redis>.
+pub const DEFAULT_PORT: u16 = 6379;
+
+/// The schemes that mean Redis.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scheme {
+    Redis,
+    Rediss,
+    Valkey,
+    Valkeys,
+}
+
+impl Scheme {
+    const ALL: [Scheme; 4] = [
+        Scheme::Redis,
+        Scheme::Rediss,
+        Scheme::Valkey,
+        Scheme::Valkeys,
+    ];
+
+    /// The scheme that `value` starts with, in any case and behind any white space; `None` when it is
+    /// no Redis URL at all.
+    pub fn of(value: &str) -> Option<Scheme> {
+        let (word, _) = value.trim_start().split_once(':')?;
+        Scheme::ALL
+            .into_iter()
+            .find(|scheme| scheme.word().eq_ignore_ascii_case(word))
+    }
+
+    /// Whether the URL itself asks for TLS.
+    pub fn is_tls(self) -> bool {
+        matches!(self, Scheme::Rediss | Scheme::Valkeys)
+    }
+
+    /// The scheme of the same URL without TLS.
+    fn plaintext(self) -> Scheme {
+        match self {
+            Scheme::Redis | Scheme::Rediss => Scheme::Redis,
+            Scheme::Valkey | Scheme::Valkeys => Scheme::Valkey,
+        }
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Scheme::Redis => "redis",
+            Scheme::Rediss => "rediss",
+            Scheme::Valkey => "valkey",
+            Scheme::Valkeys => "valkeys",
+        }
+    }
+}
+
+/// Why a value is no Redis URL. Never holds any part of the value: any part may be a password.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Problem {
+    NotUtf8,
+    NotRedis,
+    Unprintable,
+    NoSlashes,
+    NoHost,
+    Host,
+    Port,
+    UnescapedUserinfo,
+    SeveralUrls,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Problem::NotUtf8 => "is not valid UTF-8; percent-encode what is not ASCII",
+            Problem::NotRedis => "does not begin with redis://, rediss://, valkey:// or valkeys://",
+            Problem::Unprintable => {
+                "holds white space or a control character (a line end or a quote copied along?); \
+                 percent-encode it (%20 for a space) or remove it"
+            }
+            Problem::NoSlashes => "has no // behind its scheme",
+            Problem::NoHost => "names no host",
+            Problem::Host => {
+                "has a host that is neither a name nor an IP address (IPv6 in brackets)"
+            }
+            Problem::Port => "has a port that is not a number from 1 to 65535",
+            Problem::UnescapedUserinfo => {
+                "has an @ behind its host; in a password write %2F for /, %3F for ? and %23 for #"
+            }
+            Problem::SeveralUrls => "holds more than one URL; give each a variable of its own",
+        })?;
+        f.write_str("; expected redis://[USER]:[PASSWORD]@HOST[:PORT][/DATABASE]")
+    }
+}
+
+impl std::error::Error for Problem {}
+
+/// A parsed Redis URL. `Debug` and `Display` mask user, password and whatever in the query looks
+/// like one.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RedisUrl {
+    scheme: Scheme,
+    /// What stands before the last `@` of the authority, as written.
+    userinfo: Option<Secret>,
+    host: Host<String>,
+    port: u16,
+    /// Path, with its leading slash, as written; may be empty.
+    path: String,
+    /// What stands behind `?`, as written.
+    query: Option<Secret>,
+    /// What stands behind `#`, as written.
+    fragment: Option<Secret>,
+}
+
+impl RedisUrl {
+    /// Parses `value` by RFC 3986 section 3, with the host judged by the `url` crate.
+    ///
+    /// # Errors
+    /// [`Problem`] says what is wrong without repeating any of the value.
+    pub fn parse(value: &str) -> Result<RedisUrl, Problem> {
+        let scheme = Scheme::of(value).ok_or(Problem::NotRedis)?;
+        if value.chars().any(|c| c.is_whitespace() || c.is_control()) {
+            return Err(Problem::Unprintable);
+        }
+        let rest = value[scheme.word().len()..]
+            .strip_prefix("://")
+            .ok_or(Problem::NoSlashes)?;
+
+        let (authority, tail) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+        let (userinfo, host_and_port) = match authority.rsplit_once('@') {
+            Some((userinfo, rest)) => (Some(Secret::new(userinfo)), rest),
+            None => (None, authority),
+        };
+        if Scheme::ALL
+            .iter()
+            .any(|other| tail.contains(&format!("{}://", other.word())))
+        {
+            return Err(Problem::SeveralUrls);
+        }
+        let (host, port) = split_port(host_and_port)?;
+        if host.is_empty() {
+            return Err(Problem::NoHost);
+        }
+        let host = Host::parse(host).map_err(|_| Problem::Host)?;
+        if userinfo.is_none() && tail.contains('@') {
+            return Err(Problem::UnescapedUserinfo);
+        }
+
+        let (tail, fragment) = split_off(tail, '#');
+        let (path, query) = split_off(tail, '?');
+        Ok(RedisUrl {
+            scheme,
+            userinfo,
+            host,
+            port,
+            path: path.to_owned(),
+            query: query.map(Secret::new),
+            fragment: fragment.map(Secret::new),
+        })
+    }
+
+    pub fn scheme(&self) -> Scheme {
+        self.scheme
+    }
+
+    pub fn host(&self) -> &Host<String> {
+        &self.host
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The URL by which a client reaches a tunnel at `port` of 127.0.0.1: everything as written, but
+    /// without TLS, and without the parameters that only make sense with it.
+    pub fn local(&self, port: u16) -> RedisUrl {
+        RedisUrl {
+            scheme: self.scheme.plaintext(),
+            host: Host::Ipv4(std::net::Ipv4Addr::LOCALHOST),
+            port,
+            query: self.query.as_ref().and_then(without_tls_parameters),
+            ..self.clone()
+        }
+    }
+
+    /// The URL in full, secrets included: for a client's eyes only.
+    pub fn expose(&self) -> String {
+        self.assemble(Secret::expose, Secret::expose)
+    }
+
+    fn assemble<'a, S: fmt::Display>(
+        &'a self,
+        userinfo: impl Fn(&'a Secret) -> S,
+        query: impl Fn(&'a Secret) -> S,
+    ) -> String {
+        let mut url = format!("{}://", self.scheme.word());
+        if let Some(part) = &self.userinfo {
+            url += &format!("{}@", userinfo(part));
+        }
+        url += &format!("{}:{}{}", self.host, self.port, self.path);
+        if let Some(part) = &self.query {
+            url += &format!("?{}", query(part));
+        }
+        if let Some(part) = &self.fragment {
+            url += &format!("#{}", query(part));
+        }
+        url
+    }
+}
+
+impl fmt::Display for RedisUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.assemble(mask_userinfo, mask_query))
+    }
+}
+
+impl fmt::Debug for RedisUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Splits `h:1`, `[::1]:1`, `h:` and `h`; an absent or empty port means the default.
+fn split_port(authority: &str) -> Result<(&str, u16), Problem> {
+    let after_host = match authority.strip_prefix('[') {
+        Some(rest) => rest.find(']').ok_or(Problem::Host)? + 2,
+        None => authority.find(':').unwrap_or(authority.len()),
+    };
+    let (host, port) = authority.split_at(after_host);
+    let port = match port.strip_prefix(':') {
+        Some("") => DEFAULT_PORT,
+        Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => digits
+            .parse()
+            .ok()
+            .filter(|port| *port != 0)
+            .ok_or(Problem::Port)?,
+        None if port.is_empty() => DEFAULT_PORT,
+        _ => return Err(Problem::Port),
+    };
+    Ok((host, port))
+}
+
+fn split_off(text: &str, separator: char) -> (&str, Option<&str>) {
+    match text.split_once(separator) {
+        Some((before, after)) => (before, Some(after)),
+        None => (text, None),
+    }
+}
+
+fn key_of(parameter: &str) -> String {
+    split_off(parameter, '=').0.to_ascii_lowercase()
+}
+
+/// The query without TLS parameters, `None` when nothing else was in it.
+fn without_tls_parameters(query: &Secret) -> Option<Secret> {
+    let all: Vec<&str> = query.expose().split('&').collect();
+    let kept: Vec<&str> = all
+        .iter()
+        .copied()
+        .filter(|part| !is_tls_parameter(part))
+        .collect();
+    if kept.is_empty() && !all.is_empty() {
+        return None;
+    }
+    Some(Secret::new(kept.join("&")))
+}
+
+/// Whether a client would refuse this parameter on a plaintext URL, or start TLS because of it:
+/// redis-py, Celery and Kombu (`ssl_…`), ioredis (`tls`), Predis (`ssl[…]`), go-redis
+/// (`skip_verify`), Lettuce (`verifyPeer`).
+fn is_tls_parameter(parameter: &str) -> bool {
+    const EXACT: [&str; 4] = ["ssl", "tls", "skip_verify", "verifypeer"];
+    const PREFIXES: [&str; 4] = ["ssl_", "tls_", "ssl[", "tls["];
+    let key = key_of(parameter);
+    EXACT.contains(&key.as_str()) || PREFIXES.iter().any(|prefix| key.starts_with(prefix))
+}
+
+fn mask_userinfo(userinfo: &Secret) -> String {
+    match userinfo.expose().split_once(':') {
+        Some((user, password)) => format!("{}:{}", Secret::new(user), Secret::new(password)),
+        None => userinfo.to_string(),
+    }
+}
+
+/// Keeps the values of well-known parameters and masks every other: some clients take passwords there.
+fn mask_query(query: &Secret) -> String {
+    const HARMLESS: [&str; 8] = [
+        "db",
+        "database",
+        "protocol",
+        "timeout",
+        "socket_timeout",
+        "connect_timeout",
+        "max_connections",
+        "ssl_cert_reqs",
+    ];
+    let mask = |part: &str| match part.split_once('=') {
+        Some((key, _)) if !HARMLESS.contains(&key_of(part).as_str()) => format!("{key}={MASK}"),
+        Some(_) => part.to_owned(),
+        None => Secret::new(part).to_string(),
+    };
+    query
+        .expose()
+        .split('&')
+        .map(mask)
+        .collect::<Vec<_>>()
+        .join("&")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn urls_reach_the_app_byte_for_byte_but_for_scheme_host_and_port() {
+        let cases = [
+            ("redis://h", "h", 6379, "redis://127.0.0.1:1"),
+            ("redis://h:7000", "h", 7000, "redis://127.0.0.1:1"),
+            ("redis://h:", "h", 6379, "redis://127.0.0.1:1"),
+            ("redis://h/", "h", 6379, "redis://127.0.0.1:1/"),
+            ("redis://h:06380", "h", 6380, "redis://127.0.0.1:1"),
+            ("rediss://h:6379/0", "h", 6379, "redis://127.0.0.1:1/0"),
+            ("valkey://h:6379/0", "h", 6379, "valkey://127.0.0.1:1/0"),
+            ("valkeys://h", "h", 6379, "valkey://127.0.0.1:1"),
+            ("REDISS://H:6379", "h", 6379, "redis://127.0.0.1:1"),
+            (
+                "redis://h:pw@host:6379/3?x=1",
+                "host",
+                6379,
+                "redis://h:pw@127.0.0.1:1/3?x=1",
+            ),
+            ("redis://:pw@h", "h", 6379, "redis://:pw@127.0.0.1:1"),
+            ("redis://@h", "h", 6379, "redis://@127.0.0.1:1"),
+            ("redis://:@h", "h", 6379, "redis://:@127.0.0.1:1"),
+            ("redis://user@h", "h", 6379, "redis://user@127.0.0.1:1"),
+            (
+                "redis://u:p%40%2f%3A%20x@h",
+                "h",
+                6379,
+                "redis://u:p%40%2f%3A%20x@127.0.0.1:1",
+            ),
+            (
+                "redis://u:!$&'()*+,;=~-._@h",
+                "h",
+                6379,
+                "redis://u:!$&'()*+,;=~-._@127.0.0.1:1",
+            ),
+            (
+                "redis://u:a@b:c@h",
+                "h",
+                6379,
+                "redis://u:a@b:c@127.0.0.1:1",
+            ),
+            (
+                "redis://u:pässword@h",
+                "h",
+                6379,
+                "redis://u:pässword@127.0.0.1:1",
+            ),
+            (
+                "redis://[::1]:6379/1",
+                "[::1]",
+                6379,
+                "redis://127.0.0.1:1/1",
+            ),
+            (
+                "redis://[2001:DB8::1]",
+                "[2001:db8::1]",
+                6379,
+                "redis://127.0.0.1:1",
+            ),
+            (
+                "redis://10.0.0.1:1234",
+                "10.0.0.1",
+                1234,
+                "redis://127.0.0.1:1",
+            ),
+            (
+                "redis://my_redis:6379",
+                "my_redis",
+                6379,
+                "redis://127.0.0.1:1",
+            ),
+            ("redis://h:65535/15", "h", 65535, "redis://127.0.0.1:1/15"),
+            ("redis://h?db=3", "h", 6379, "redis://127.0.0.1:1?db=3"),
+            ("redis://h/0?", "h", 6379, "redis://127.0.0.1:1/0?"),
+            (
+                "redis://h/0?a=1&&b",
+                "h",
+                6379,
+                "redis://127.0.0.1:1/0?a=1&&b",
+            ),
+            ("redis://h/0#frag", "h", 6379, "redis://127.0.0.1:1/0#frag"),
+            (
+                "redis://u:p@h/0?name=a@b",
+                "h",
+                6379,
+                "redis://u:p@127.0.0.1:1/0?name=a@b",
+            ),
+            (
+                "rediss://h/0?ssl_cert_reqs=none",
+                "h",
+                6379,
+                "redis://127.0.0.1:1/0",
+            ),
+            (
+                "rediss://h/0?a=1&ssl_cert_reqs=required&b=2",
+                "h",
+                6379,
+                "redis://127.0.0.1:1/0?a=1&b=2",
+            ),
+            (
+                "rediss://h/0?SSL_CA_CERTS=/x&tls=true",
+                "h",
+                6379,
+                "redis://127.0.0.1:1/0",
+            ),
+            (
+                "rediss://h/0?ssl[verify_peer]=0&skip_verify=1",
+                "h",
+                6379,
+                "redis://127.0.0.1:1/0",
+            ),
+            (
+                "rediss://h/0?ssl_x=1#f",
+                "h",
+                6379,
+                "redis://127.0.0.1:1/0#f",
+            ),
+        ];
+        for (given, host, port, local) in cases {
+            let url = RedisUrl::parse(given).unwrap_or_else(|problem| panic!("{given}: {problem}"));
+            assert_eq!(url.host().to_string(), host, "{given}");
+            assert_eq!(url.port(), port, "{given}");
+            assert_eq!(url.local(1).expose(), local, "{given}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_redis_url_is_refused_with_the_reason() {
+        let cases = [
+            ("", Problem::NotRedis),
+            ("garbage", Problem::NotRedis),
+            ("http://h:6379", Problem::NotRedis),
+            ("redis+tls://h", Problem::NotRedis),
+            ("\"redis://h\"", Problem::NotRedis),
+            ("redis", Problem::NotRedis),
+            ("redis:h:6379", Problem::NoSlashes),
+            ("redis:/h", Problem::NoSlashes),
+            ("redis://", Problem::NoHost),
+            ("redis:///0", Problem::NoHost),
+            ("redis://:6379", Problem::NoHost),
+            ("redis://:pw@", Problem::NoHost),
+            ("redis://:pw@:6379/0", Problem::NoHost),
+            ("redis://h:0", Problem::Port),
+            ("redis://h:65536", Problem::Port),
+            ("redis://h:+1", Problem::Port),
+            ("redis://h:-1", Problem::Port),
+            ("redis://h:6379x", Problem::Port),
+            ("redis://h:secret", Problem::Port),
+            ("redis://::1:6379", Problem::Port),
+            ("redis://a:6379,b:6379", Problem::Port),
+            ("redis://[::1", Problem::Host),
+            ("redis://[::1]6379", Problem::Port),
+            ("redis://[h]:6379", Problem::Host),
+            ("redis://h<x>", Problem::Host),
+            ("redis://1.2.3.4.5", Problem::Host),
+            ("redis://user/pw@h", Problem::UnescapedUserinfo),
+            ("redis://user?pw@h", Problem::UnescapedUserinfo),
+            ("redis://h\n", Problem::Unprintable),
+            ("redis://h/0 ", Problem::Unprintable),
+            (" redis://h", Problem::Unprintable),
+            ("redis://:p\u{7}w@h", Problem::Unprintable),
+            ("redis://:p w@h", Problem::Unprintable),
+            ("redis://a/0,redis://b/0", Problem::SeveralUrls),
+            ("redis://a/0;rediss://b/0", Problem::SeveralUrls),
+        ];
+        for (given, problem) in cases {
+            assert_eq!(RedisUrl::parse(given), Err(problem), "{given:?}");
+        }
+    }
+
+    #[test]
+    fn a_printed_url_shows_no_secret() {
+        let cases = [
+            ("redis://h/0", "redis://h:6379/0"),
+            ("redis://:pw@h/0", "redis://:***@h:6379/0"),
+            (
+                "rediss://me:pw@h:1/0?x=pw&db=2&pw",
+                "rediss://***:***@h:1/0?x=***&db=2&***",
+            ),
+            ("redis://pw@h#pw", "redis://***@h:6379#***"),
+        ];
+        for (given, shown) in cases {
+            let url = RedisUrl::parse(given).unwrap();
+            assert_eq!(url.to_string(), shown);
+            assert_eq!(format!("{url:?}"), shown);
+        }
+    }
+
+    /// Splits at the first `/`, `?` or `#` behind the authority: what must come through as written.
+    fn around_host(url: &str) -> (Option<&str>, &str) {
+        let rest = url.split_once("://").unwrap().1;
+        let (authority, tail) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+        (
+            authority.rsplit_once('@').map(|(userinfo, _)| userinfo),
+            tail,
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn the_local_form_differs_in_scheme_host_and_port_only(
+            scheme in "(?i)(redis|valkey)s?",
+            userinfo in prop::option::of("[^/?#\\s\\pC]{0,12}"),
+            host in "[a-z][a-z0-9_.-]{0,20}|\\[::[0-9a-f]{1,4}\\]|(2[0-4][0-9]\\.){3}1",
+            port in prop::option::of(1..=65535u16),
+            path in "(/[0-9a-z%._@-]{0,8})?",
+            query in "(\\?[a-r0-9=&%+:-]{0,16})?",
+            local_port in 1..=65535u16,
+        ) {
+            let mut given = format!("{scheme}://");
+            if let Some(userinfo) = userinfo {
+                given += &format!("{userinfo}@");
+            }
+            given += &host;
+            if let Some(port) = port {
+                given += &format!(":{port}");
+            }
+            given += &format!("{path}{query}");
+            if let Ok(url) = RedisUrl::parse(&given) {
+                let local = url.local(local_port).expose();
+                prop_assert_eq!(around_host(&local), around_host(&given));
+                let again = RedisUrl::parse(&local).expect("the local form parses");
+                prop_assert_eq!(again.host().to_string(), "127.0.0.1");
+                prop_assert_eq!(again.port(), local_port);
+                prop_assert!(!again.scheme().is_tls());
+                url::Url::parse(&local).expect("other parsers take the local form too");
+            }
+        }
+
+        #[test]
+        fn no_value_makes_the_parser_panic_and_no_error_repeats_it(rest in "\\PC{0,40}") {
+            for value in [rest.clone(), format!("redis://{rest}"), format!("rediss://u:{rest}@h")] {
+                if let Err(problem) = RedisUrl::parse(&value) {
+                    prop_assert!(rest.len() < 6 || !problem.to_string().contains(&rest));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! Text that must not be printed.
+
+use std::fmt;
+
+/// What stands in place of a secret.
+pub const MASK: &str = "***";
+
+/// A piece of text that shows as [`MASK`] in `Debug` and `Display`, so that no log, error or panic
+/// can print it by mistake. An empty one shows as empty: there is nothing to hide.
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps `text`.
+    pub fn new(text: impl Into<String>) -> Secret {
+        Secret(text.into())
+    }
+
+    /// The text itself, for those who must pass it on.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_empty() { "" } else { MASK })
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A setting's value as an error message may repeat it: as it is when it looks like a plain word, else
+/// only what it looks like, since a URL or a key is sometimes pasted into the wrong variable.
+pub fn quotable(value: &str) -> String {
+    const LONGEST: usize = 40;
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._-+, ".contains(c);
+    if value.chars().all(plain) && value.len() <= LONGEST {
+        format!("'{value}'")
+    } else {
+        format!("a value of {} bytes, not shown", value.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_printed_as_a_mask_only() {
+        let secret = Secret::new("hunter2");
+        assert_eq!(
+            format!("{secret} {secret:?} {:?}", Some(&secret)),
+            "*** *** Some(***)"
+        );
+        assert_eq!(secret.expose(), "hunter2");
+        assert_eq!(Secret::default().to_string(), "");
+    }
+
+    #[test]
+    fn only_plain_words_are_quoted_in_errors() {
+        assert_eq!(quotable("fulll"), "'fulll'");
+        for hidden in [
+            "redis://:pw@h",
+            "-----BEGIN KEY-----\nMII",
+            "sha256//x",
+            "x".repeat(41).as_str(),
+        ] {
+            assert!(quotable(hidden).ends_with("not shown"), "{hidden}");
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! What the launcher found when it started, changed for itself, and gives back to COMMAND: signal
+//! mask, signal dispositions, resource limits, and descriptors 0 to 2 where they were closed.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use nix::libc;
+use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction};
+
+use super::signals;
+
+/// SIGPIPE's disposition, before Rust's runtime ignores it on the way to `main`.
+static SIGPIPE_WAS_IGNORED: AtomicBool = AtomicBool::new(false);
+
+// SAFETY: the loader calls what this section lists, on the main thread, before `main`; `look_around`
+// uses nothing that Rust's runtime would have to set up first.
+#[used]
+#[cfg_attr(target_os = "macos", unsafe(link_section = "__DATA,__mod_init_func"))]
+#[cfg_attr(not(target_os = "macos"), unsafe(link_section = ".init_array"))]
+static BEFORE_MAIN: extern "C" fn() = look_around;
+
+/// Sees what Rust's runtime is about to change, and keeps it from opening a permanent /dev/null in
+/// place of a closed standard stream: ours closes when COMMAND is executed.
+extern "C" fn look_around() {
+    // SAFETY: plain system calls on memory of our own; a zeroed sigaction is a valid one.
+    unsafe {
+        let mut found: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(libc::SIGPIPE, std::ptr::null(), &mut found);
+        SIGPIPE_WAS_IGNORED.store(found.sa_sigaction == libc::SIG_IGN, Ordering::Relaxed);
+        for stream in 0..=2 {
+            if libc::fcntl(stream, libc::F_GETFD) == -1 {
+                // The lowest free descriptor is this very one.
+                libc::open(c"/dev/null".as_ptr(), libc::O_RDWR | libc::O_CLOEXEC);
+            }
+        }
+    }
+}
+
+/// What COMMAND gets back.
+#[derive(Debug, Clone, Copy)]
+pub struct Inherited {
+    mask: SigSet,
+    sigchld_was_ignored: bool,
+    /// The soft and the hard limit on open descriptors.
+    descriptors: Option<(rlim_t, rlim_t)>,
+}
+
+impl Inherited {
+    /// What an unchanged launcher gives to the program that it becomes: only what Rust's runtime has
+    /// changed is put back.
+    pub fn restore_before_exec() -> io::Result<()> {
+        Ok(restore(
+            Signal::SIGPIPE,
+            SIGPIPE_WAS_IGNORED.load(Ordering::Relaxed),
+        )?)
+    }
+
+    /// Changes for the launcher what it needs otherwise: all signals blocked (see
+    /// [`signals::block_all`]), SIGCHLD reported even where it was found ignored, and as many
+    /// descriptors as the hard limit allows, since a connection takes two.
+    ///
+    /// # Errors
+    /// As the system calls; none is expected.
+    pub fn take_over() -> io::Result<Inherited> {
+        let mask = signals::block_all()?;
+        let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+        // SAFETY: installs no handler, so nothing can be interrupted by one.
+        let sigchld = unsafe { sigaction(Signal::SIGCHLD, &default)? };
+        // A limit that cannot be raised stays: `accept` reports it when it is reached.
+        let descriptors = getrlimit(Resource::RLIMIT_NOFILE)
+            .ok()
+            .filter(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, *hard, *hard).is_ok());
+        Ok(Inherited {
+            mask,
+            sigchld_was_ignored: matches!(sigchld.handler(), SigHandler::SigIgn),
+            descriptors,
+        })
+    }
+
+    /// Gives everything back; called between fork and exec, and async-signal-safe for that.
+    pub fn give_back(&self) -> io::Result<()> {
+        if let Some((soft, hard)) = self.descriptors {
+            setrlimit(Resource::RLIMIT_NOFILE, soft, hard)?;
+        }
+        restore(Signal::SIGCHLD, self.sigchld_was_ignored)?;
+        Inherited::restore_before_exec()?;
+        Ok(self
+            .mask
+            .thread_swap_mask(SigmaskHow::SIG_SETMASK)
+            .map(drop)?)
+    }
+}
+
+/// Sets a signal that the launcher handles its own way back to ignored or default.
+fn restore(signal: Signal, ignored: bool) -> nix::Result<()> {
+    let handler = if ignored {
+        SigHandler::SigIgn
+    } else {
+        SigHandler::SigDfl
+    };
+    let action = SigAction::new(handler, SaFlags::empty(), SigSet::empty());
+    // SAFETY: installs no handler, so nothing can be interrupted by one.
+    unsafe { sigaction(signal, &action) }.map(drop)
+}

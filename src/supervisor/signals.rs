@@ -1,0 +1,109 @@
+//! Signals as data: blocked, then read from a descriptor with who sent them.
+
+use std::io;
+
+use nix::libc;
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, raise};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::Pid;
+use tokio::io::unix::AsyncFd;
+
+/// Where a signal came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sender {
+    /// The kernel, most often on behalf of a terminal (`si_code` SI_KERNEL).
+    Kernel,
+    /// A process, by kill(2), sigqueue(3) or tgkill(2). 0 when it lives outside our pid namespace.
+    Process(Pid),
+}
+
+/// A signal that arrived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Received {
+    /// The signal's number; real-time signals included.
+    pub number: i32,
+    pub sender: Sender,
+}
+
+impl Received {
+    pub fn is(&self, signal: Signal) -> bool {
+        self.number == signal as i32
+    }
+}
+
+/// The stream of signals that arrive at this process.
+#[derive(Debug)]
+pub struct Signals {
+    descriptor: AsyncFd<SignalFd>,
+}
+
+/// Blocks every signal for this thread and those that it starts, and returns the mask as it was.
+/// Blocked signals wait for [`Signals`]; even those found ignored arrive there, and dispositions stay
+/// as they were found, for COMMAND to inherit.
+pub fn block_all() -> nix::Result<SigSet> {
+    SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)
+}
+
+impl Signals {
+    /// Opens the stream. Signals that arrived since [`block_all`] come first.
+    ///
+    /// # Errors
+    /// When no descriptor is left.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn open() -> io::Result<Signals> {
+        let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
+        let signal_fd = SignalFd::with_flags(&SigSet::all(), flags)?;
+        // SAFETY: the SignalFd owns its one descriptor for as long as it lives.
+        let descriptor = unsafe { AsyncFd::register(signal_fd)? };
+        Ok(Signals { descriptor })
+    }
+
+    /// Waits for the next signal.
+    ///
+    /// # Errors
+    /// When the descriptor cannot be read, which would be a defect.
+    pub async fn next(&self) -> io::Result<Received> {
+        loop {
+            let mut ready = self.descriptor.readable().await?;
+            match self.descriptor.get_ref().read_signal()? {
+                Some(info) => return Ok(received(&info)),
+                None => ready.clear_ready(),
+            }
+        }
+    }
+}
+
+fn received(info: &libc::signalfd_siginfo) -> Received {
+    // The kernel's own SIGPIPE and the like carry SI_USER and our own pid; they end up as sent by us.
+    let sender = match info.ssi_code {
+        libc::SI_USER | libc::SI_QUEUE | libc::SI_TKILL => {
+            Sender::Process(Pid::from_raw(info.ssi_pid as i32))
+        }
+        _ => Sender::Kernel,
+    };
+    Received {
+        number: info.ssi_signo as i32,
+        sender,
+    }
+}
+
+/// Sends signal `number` (real-time ones included) to one process.
+///
+/// # Errors
+/// As kill(2).
+pub fn send(to: Pid, number: i32) -> nix::Result<()> {
+    // SAFETY: kill(2) touches no memory of ours. nix's wrapper knows no real-time signals.
+    nix::errno::Errno::result(unsafe { libc::kill(to.as_raw(), number) }).map(drop)
+}
+
+/// Stops this process as `signal` (SIGTSTP, SIGTTIN, SIGTTOU) does by default, and returns when it is
+/// continued. In an orphaned process group, where no shell could continue it, the kernel lets the
+/// signal pass without effect (setpgid(2), POSIX 2.4.3), and so do we.
+pub fn stop_self(signal: Signal) -> nix::Result<()> {
+    let mask = SigSet::from(signal);
+    raise(signal)?;
+    mask.thread_unblock()?; // It is delivered, and this thread stops, here.
+    mask.thread_block()
+}

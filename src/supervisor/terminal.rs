@@ -1,0 +1,36 @@
+//! The controlling terminal: which process group is in its foreground.
+
+use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt;
+
+use nix::libc;
+use nix::unistd::{Pid, getpgrp, tcgetpgrp, tcsetpgrp};
+
+/// The launcher's controlling terminal.
+#[derive(Debug)]
+pub struct Terminal(File);
+
+impl Terminal {
+    /// Opens it; `None` when there is none, as in a service or a dyno.
+    pub fn open() -> Option<Terminal> {
+        let mut options = File::options();
+        options.read(true).write(true).custom_flags(libc::O_NOCTTY);
+        options.open("/dev/tty").ok().map(Terminal)
+    }
+
+    /// Whether the launcher's process group is in the foreground.
+    pub fn is_ours(&self) -> bool {
+        self.is_of(getpgrp())
+    }
+
+    /// Whether process group `group` is in the foreground.
+    pub fn is_of(&self, group: Pid) -> bool {
+        tcgetpgrp(&self.0) == Ok(group)
+    }
+
+    /// Puts process group `group` into the foreground. SIGTTOU must be blocked: the kernel sends it to
+    /// a background group that tries this (tcsetpgrp(3)).
+    pub fn give_to(&self, group: Pid) -> nix::Result<()> {
+        tcsetpgrp(&self.0, group)
+    }
+}

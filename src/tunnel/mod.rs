@@ -1,0 +1,67 @@
+//! One byte's way: accepted by the [`listener`], connected by the [`upstream`], moved by the
+//! [`relay`].
+
+mod failure;
+mod listener;
+mod relay;
+mod resp;
+mod stream;
+mod upstream;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+pub use listener::{Connections, bind, serve};
+
+use crate::plan;
+use crate::settings::ConnectionSettings;
+use crate::tls::Connector;
+
+/// What every connection of a tunnel needs to know.
+#[derive(Debug)]
+pub struct Tunnel {
+    pub plan: plan::Tunnel,
+    pub connector: Arc<Connector>,
+    pub settings: ConnectionSettings,
+    pub totals: Arc<Totals>,
+}
+
+impl Tunnel {
+    /// The variable by which log lines and errors call the tunnel.
+    pub fn variable(&self) -> &str {
+        &self.plan.variables[0]
+    }
+}
+
+/// What all tunnels of a launcher have done.
+#[derive(Debug, Default)]
+pub struct Totals {
+    connections: AtomicU64,
+    failed: AtomicU64,
+    sent: AtomicU64,
+    received: AtomicU64,
+}
+
+/// [`Totals`] at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counts {
+    /// Accepted from the app.
+    pub connections: u64,
+    /// Of these, those for which Redis could not be reached or was refused.
+    pub failed: u64,
+    /// Bytes from the app to Redis, before TLS.
+    pub sent: u64,
+    /// Bytes from Redis to the app, before TLS.
+    pub received: u64,
+}
+
+impl Totals {
+    pub fn counts(&self) -> Counts {
+        Counts {
+            connections: self.connections.load(Ordering::Relaxed),
+            failed: self.failed.load(Ordering::Relaxed),
+            sent: self.sent.load(Ordering::Relaxed),
+            received: self.received.load(Ordering::Relaxed),
+        }
+    }
+}

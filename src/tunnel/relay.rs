@@ -1,0 +1,336 @@
+//! Moves bytes both ways between the app and Redis, as a small state machine a direction.
+//!
+//! All relays of a thread share one buffer: bytes are read into it and written on at once. Only what
+//! a stalled writer does not take is kept, in a buffer of the direction's own, until it does; nothing
+//! more is read meanwhile. An idle connection holds no buffer.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+/// The most bytes moved at once: what a TLS record holds (RFC 8446 section 5.1).
+const CHUNK: usize = 16 * 1024;
+
+thread_local! {
+    static SHARED_BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; CHUNK].into());
+}
+
+/// One of the two ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    App,
+    Redis,
+}
+
+/// Why a relay ended.
+#[derive(Debug)]
+pub enum End {
+    /// Both sides closed.
+    Closed,
+    /// Nothing moved for the idle timeout, and nothing waits to be delivered.
+    Idle,
+    /// This side failed, or took nothing for the idle timeout; the other is to see a reset.
+    Reset(Side, io::Error),
+}
+
+/// A relay between two streams; resolves when it has ended. The streams stay with the caller, who
+/// closes or resets them.
+#[derive(Debug)]
+pub struct Relay<'a, A, R> {
+    app: &'a mut A,
+    redis: &'a mut R,
+    up: Direction,
+    down: Direction,
+    idle: Option<Idle>,
+}
+
+impl<'a, A, R> Relay<'a, A, R> {
+    pub fn new(app: &'a mut A, redis: &'a mut R, idle_timeout: Option<Duration>) -> Self {
+        let (up, down) = (Direction::default(), Direction::default());
+        Relay {
+            app,
+            redis,
+            up,
+            down,
+            idle: idle_timeout.map(Idle::new),
+        }
+    }
+
+    /// Bytes written to Redis so far.
+    pub fn sent(&self) -> u64 {
+        self.up.written
+    }
+
+    /// Bytes written to the app so far.
+    pub fn received(&self) -> u64 {
+        self.down.written
+    }
+}
+
+impl<A, R> Future for Relay<'_, A, R>
+where
+    A: AsyncRead + AsyncWrite + Unpin,
+    R: AsyncRead + AsyncWrite + Unpin,
+{
+    type Output = End;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<End> {
+        let relay = &mut *self;
+        let before = relay.up.moved + relay.down.moved;
+        let up = relay.up.poll(cx, &mut *relay.app, &mut *relay.redis);
+        let down = relay.down.poll(cx, &mut *relay.redis, &mut *relay.app);
+
+        // A side that cannot be read has failed, and all that it had sent before has been passed on.
+        if let Poll::Ready(Err(error)) = up {
+            return Poll::Ready(End::Reset(Side::App, error));
+        }
+        if let Poll::Ready(Err(error)) = down {
+            return Poll::Ready(End::Reset(Side::Redis, error));
+        }
+        // A side that cannot be written may still have sent something, which is passed on to its end.
+        match (&mut relay.up.state, &mut relay.down.state) {
+            (
+                State::Discarding(error) | State::Failed(error),
+                State::Closed | State::Discarding(_) | State::Failed(_),
+            ) => return Poll::Ready(End::Reset(Side::Redis, take(error))),
+            // An app that closed in good order, but before it had read every reply.
+            (State::Closed, State::Closed | State::Failed(_)) => return Poll::Ready(End::Closed),
+            _ => {}
+        }
+        let moved = relay.up.moved + relay.down.moved != before;
+        match &mut relay.idle {
+            Some(idle) => {
+                ready!(idle.poll(cx, moved));
+                Poll::Ready(match (relay.up.is_stalled(), relay.down.is_stalled()) {
+                    (false, false) => End::Idle,
+                    (true, _) => End::Reset(Side::Redis, io::ErrorKind::TimedOut.into()),
+                    (_, true) => End::Reset(Side::App, io::ErrorKind::TimedOut.into()),
+                })
+            }
+            None => Poll::Pending,
+        }
+    }
+}
+
+fn take(error: &mut io::Error) -> io::Error {
+    std::mem::replace(error, io::ErrorKind::Other.into())
+}
+
+/// One direction's state.
+#[derive(Debug, Default)]
+enum State {
+    /// Reading and writing.
+    #[default]
+    Open,
+    /// The reader has ended; the writer is being told.
+    Closing,
+    /// The writer has been told.
+    Closed,
+    /// The writer failed; what is still read is thrown away, since nobody can be given it, but a
+    /// reader that is not read from might never end.
+    Discarding(io::Error),
+    /// The writer failed, and the reader has ended, too.
+    Failed(io::Error),
+}
+
+/// One of the two directions.
+#[derive(Debug, Default)]
+struct Direction {
+    state: State,
+    /// What the writer has not taken yet, and from where on. Empty unless it stalls.
+    stalled: Vec<u8>,
+    stalled_from: usize,
+    /// Bytes that the writer took.
+    written: u64,
+    /// Bytes that were read or written: grows when anything moves.
+    moved: u64,
+}
+
+impl Direction {
+    fn is_stalled(&self) -> bool {
+        !self.stalled.is_empty()
+    }
+
+    /// Moves what can be moved. Ready when this direction is done; an error is the reader's.
+    fn poll<Reader, Writer>(
+        &mut self,
+        cx: &mut Context<'_>,
+        reader: &mut Reader,
+        writer: &mut Writer,
+    ) -> Poll<io::Result<()>>
+    where
+        Reader: AsyncRead + Unpin,
+        Writer: AsyncWrite + Unpin,
+    {
+        loop {
+            match &mut self.state {
+                State::Open => {
+                    if self.is_stalled() && !ready!(self.write_stalled(cx, writer)) {
+                        continue;
+                    }
+                    ready!(self.move_chunk(cx, reader, writer))?;
+                }
+                State::Closing => {
+                    // A writer that cannot be told has gone, and has nothing to be told.
+                    let _ = ready!(Pin::new(&mut *writer).poll_shutdown(cx));
+                    self.state = State::Closed;
+                }
+                State::Discarding(error) => {
+                    let error = take(error);
+                    // The reader's own failure is no news any more.
+                    match self.discard_chunk(cx, reader) {
+                        Poll::Ready(Ok(read)) if read > 0 => self.state = State::Discarding(error),
+                        Poll::Ready(_) => self.state = State::Failed(error),
+                        Poll::Pending => {
+                            self.state = State::Discarding(error);
+                            return Poll::Pending;
+                        }
+                    }
+                }
+                State::Closed | State::Failed(_) => return Poll::Ready(Ok(())),
+            }
+        }
+    }
+
+    /// Reads once and writes what was read, keeping what the writer does not take.
+    fn move_chunk<Reader, Writer>(
+        &mut self,
+        cx: &mut Context<'_>,
+        reader: &mut Reader,
+        writer: &mut Writer,
+    ) -> Poll<io::Result<()>>
+    where
+        Reader: AsyncRead + Unpin,
+        Writer: AsyncWrite + Unpin,
+    {
+        SHARED_BUFFER.with_borrow_mut(|buffer| {
+            let read = ready!(poll_read(cx, reader, buffer))?;
+            if read == 0 {
+                self.state = State::Closing;
+                return Poll::Ready(Ok(()));
+            }
+            self.moved += read as u64;
+            let mut written = 0;
+            while written < read {
+                match Pin::new(&mut *writer).poll_write(cx, &buffer[written..read]) {
+                    Poll::Ready(Ok(0)) => {
+                        self.state = State::Discarding(io::ErrorKind::WriteZero.into());
+                        return Poll::Ready(Ok(()));
+                    }
+                    Poll::Ready(Ok(taken)) => {
+                        written += taken;
+                        self.written += taken as u64;
+                    }
+                    Poll::Ready(Err(error)) => {
+                        self.state = State::Discarding(error);
+                        return Poll::Ready(Ok(()));
+                    }
+                    Poll::Pending => {
+                        self.stalled = buffer[written..read].to_vec();
+                        self.stalled_from = 0;
+                        return Poll::Pending;
+                    }
+                }
+            }
+            Poll::Ready(Ok(()))
+        })
+    }
+
+    /// Ready with whether the writer took all that was kept; if not, it failed.
+    fn write_stalled<Writer>(&mut self, cx: &mut Context<'_>, writer: &mut Writer) -> Poll<bool>
+    where
+        Writer: AsyncWrite + Unpin,
+    {
+        while self.stalled_from < self.stalled.len() {
+            let rest = &self.stalled[self.stalled_from..];
+            match ready!(Pin::new(&mut *writer).poll_write(cx, rest)) {
+                Ok(0) => self.state = State::Discarding(io::ErrorKind::WriteZero.into()),
+                Ok(taken) => {
+                    self.stalled_from += taken;
+                    self.written += taken as u64;
+                    self.moved += taken as u64;
+                    continue;
+                }
+                Err(error) => self.state = State::Discarding(error),
+            }
+            self.stalled = Vec::new();
+            return Poll::Ready(false);
+        }
+        self.stalled = Vec::new();
+        Poll::Ready(true)
+    }
+
+    fn discard_chunk<Reader>(
+        &mut self,
+        cx: &mut Context<'_>,
+        reader: &mut Reader,
+    ) -> Poll<io::Result<usize>>
+    where
+        Reader: AsyncRead + Unpin,
+    {
+        SHARED_BUFFER.with_borrow_mut(|buffer| {
+            let read = ready!(poll_read(cx, reader, buffer))?;
+            self.moved += read as u64;
+            Poll::Ready(Ok(read))
+        })
+    }
+}
+
+fn poll_read<Reader>(
+    cx: &mut Context<'_>,
+    reader: &mut Reader,
+    buffer: &mut [u8],
+) -> Poll<io::Result<usize>>
+where
+    Reader: AsyncRead + Unpin,
+{
+    let mut buffer = ReadBuf::new(buffer);
+    ready!(Pin::new(reader).poll_read(cx, &mut buffer))?;
+    Poll::Ready(Ok(buffer.filled().len()))
+}
+
+/// Watches for the idle timeout. The timer is moved only when it fires, not with every byte.
+#[derive(Debug)]
+struct Idle {
+    timeout: Duration,
+    last_moved: Instant,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl Idle {
+    fn new(timeout: Duration) -> Idle {
+        let last_moved = Instant::now();
+        Idle {
+            timeout,
+            last_moved,
+            timer: Box::pin(sleep_until(later(last_moved, timeout))),
+        }
+    }
+
+    /// Ready when nothing has moved for the timeout.
+    fn poll(&mut self, cx: &mut Context<'_>, moved: bool) -> Poll<()> {
+        if moved {
+            self.last_moved = Instant::now();
+        }
+        loop {
+            ready!(self.timer.as_mut().poll(cx));
+            let due = later(self.last_moved, self.timeout);
+            if Instant::now() >= due {
+                return Poll::Ready(());
+            }
+            self.timer.as_mut().reset(due);
+        }
+    }
+}
+
+/// A moment `timeout` after `moment`, or so late that it does not matter.
+fn later(moment: Instant, timeout: Duration) -> Instant {
+    const A_CENTURY: Duration = Duration::from_secs(100 * 365 * 86_400);
+    moment + timeout.min(A_CENTURY)
+}

@@ -1,0 +1,101 @@
+//! Connecting to Redis: name look-up, TCP over all addresses, TLS.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::net::{TcpStream, lookup_host};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::Tunnel;
+use super::failure::{Failure, Step};
+use super::stream::{TlsUpstream, keep_alive, send_at_once};
+use crate::tls::HandshakeError;
+
+/// How long one address has before the next one is tried beside it (RFC 8305 section 5).
+const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+/// With `--connect-retry`: the pause after the first failure; it doubles with each, up to the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// Makes a connection within the connect timeout, with as many attempts as `--connect-retry` allows.
+///
+/// # Errors
+/// What failed last.
+pub async fn connect(tunnel: &Tunnel) -> Result<TlsUpstream, Failure> {
+    let deadline = Instant::now() + tunnel.settings.connect_timeout;
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let mut step = Step::LookUp;
+        let outcome = timeout_at(deadline, attempt(tunnel, &mut step)).await;
+        let failure = match outcome {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(failure)) => failure,
+            Err(_) => return Err(Failure::timed_out(step)),
+        };
+        let again = tunnel.settings.connect_retry && failure.is_outage();
+        if !again || Instant::now() + pause >= deadline {
+            return Err(failure);
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// One attempt; `step` says how far it has come.
+async fn attempt(tunnel: &Tunnel, step: &mut Step) -> Result<TlsUpstream, Failure> {
+    let host = tunnel.plan.upstream.host_name();
+    let connector = tunnel
+        .connector
+        .prepare()
+        .await
+        .map_err(Failure::Internal)?;
+
+    // Anew each time: a fail-over moves the name.
+    let addresses = lookup_host((host.as_str(), tunnel.plan.upstream.port)).await;
+    let addresses = addresses.map_err(|error| Failure::Outage(Step::LookUp, error))?;
+
+    *step = Step::Tcp;
+    let tcp_failed = |error| Failure::Outage(Step::Tcp, error);
+    let stream = connect_any(addresses.collect()).await.map_err(tcp_failed)?;
+    send_at_once(&stream)
+        .and_then(|()| keep_alive(&stream))
+        .map_err(tcp_failed)?;
+
+    *step = Step::Tls;
+    match connector.connect(&host, stream).await {
+        Ok(tls) => Ok(TlsUpstream::new(tls)),
+        Err(error) => Err(match HandshakeError::classify(&error) {
+            HandshakeError::Broken(error) => Failure::Outage(Step::Tls, error),
+            misconfigured => Failure::Misconfigured(misconfigured),
+        }),
+    }
+}
+
+/// The first of `addresses` that answers, each given a short start before the next (RFC 8305).
+async fn connect_any(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
+    if let [only] = addresses[..] {
+        return TcpStream::connect(only).await;
+    }
+    let mut waiting = addresses.into_iter();
+    let mut attempts = JoinSet::new();
+    let mut last_error = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    loop {
+        match waiting.next() {
+            Some(address) => {
+                attempts.spawn(TcpStream::connect(address));
+            }
+            None if attempts.is_empty() => return Err(last_error),
+            None => {}
+        }
+        tokio::select! {
+            Some(finished) = attempts.join_next() => match finished {
+                Ok(Ok(stream)) => return Ok(stream),
+                Ok(Err(error)) => last_error = error,
+                Err(error) => last_error = error.into(),
+            },
+            () = sleep(ATTEMPT_DELAY), if waiting.len() > 0 => {}
+        }
+    }
+}
