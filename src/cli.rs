@@ -5,7 +5,10 @@
 
 use std::ffi::{OsStr, OsString};
 
+use clap::error::{ContextKind, ContextValue};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+
+use crate::secret::quotable;
 
 /// One setting: an option, the variable that stands in for it, and what holds without both.
 #[derive(Debug)]
@@ -179,7 +182,9 @@ impl Invocation {
     pub fn parse_from(
         words: impl IntoIterator<Item = OsString>,
     ) -> Result<Invocation, clap::Error> {
-        let mut matches = command().try_get_matches_from(words)?;
+        let mut matches = command()
+            .try_get_matches_from(words)
+            .map_err(without_secrets)?;
         Ok(Invocation {
             print_env: matches.get_flag(PRINT_ENV),
             command: matches
@@ -244,6 +249,15 @@ pub fn command() -> Command {
         )
 }
 
+/// An error about wrong usage repeats a stray value only if it is a plain word.
+fn without_secrets(mut error: clap::Error) -> clap::Error {
+    if let Some(ContextValue::String(value)) = error.get(ContextKind::InvalidValue) {
+        let shown = quotable(value);
+        error.insert(ContextKind::InvalidValue, ContextValue::String(shown));
+    }
+    error
+}
+
 fn help(setting: &Setting) -> String {
     format!(
         "{} [variable: {}] [default: {}]",
@@ -303,6 +317,18 @@ mod tests {
         ] {
             let error = parse(words).expect_err("wrong usage");
             assert_eq!(error.exit_code(), 2, "{words:?}");
+        }
+    }
+
+    #[test]
+    fn an_error_about_usage_repeats_no_secret() {
+        for word in [
+            "--print-env=redis://:pw@h",
+            "--bogus=redis://:pw@h",
+            "-predis://:pw@h",
+        ] {
+            let error = parse(&[word]).expect_err("wrong usage").to_string();
+            assert!(!error.contains("pw@h"), "{error}");
         }
     }
 

@@ -161,7 +161,16 @@ pub fn run(
 pub fn not_executed(words: &[OsString], error: &io::Error) -> u8 {
     let code = supervisor::exit_code_of(error);
     let command = words[0].to_string_lossy();
-    err!(at = "command-failed", command = &*command, error = %error, code);
+    let reason = match code {
+        127 => "no such command: check its name and PATH".to_owned(),
+        _ => error.to_string(),
+    };
+    err!(
+        at = "command-failed",
+        command = &*command,
+        error = reason,
+        code
+    );
     code
 }
 

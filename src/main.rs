@@ -8,6 +8,7 @@ use start_stunnel::logging::{self, err};
 use start_stunnel::plan::Plan;
 use start_stunnel::settings::{ConfigError, Environment, Reader};
 use start_stunnel::supervisor;
+use start_stunnel::tls;
 
 /// sysexits.h's EX_CONFIG.
 const EX_CONFIG: u8 = 78;
@@ -49,6 +50,10 @@ fn run(invocation: Invocation) -> u8 {
         return misconfigured(&reader.errors);
     };
 
+    if !plan.verifies() {
+        // SAFETY: this is the only thread.
+        unsafe { tls::forget_system_roots() };
+    }
     // Before the first thread starts: each takes its signal mask from the one that starts it.
     let inherited = supervisor::Inherited::take_over();
     let _log = logging::init(settings.log);

@@ -9,7 +9,7 @@ use url::Host;
 use crate::cli;
 use crate::redis_url::{Problem, RedisUrl, Scheme};
 use crate::settings::{
-    ConfigError, Environment, Reader, Rediss, Settings, TrustSettings, UrlSettings, lookup,
+    ConfigError, Environment, Reader, Rediss, Settings, TrustSettings, UrlSettings, Verify, lookup,
 };
 
 /// The variable that is always looked at first.
@@ -121,6 +121,13 @@ impl Plan {
     /// Whether any Redis URL was found at all.
     pub fn found_urls(&self) -> bool {
         !self.variables.is_empty()
+    }
+
+    /// Whether any tunnel asks who its server is.
+    pub fn verifies(&self) -> bool {
+        self.tunnels
+            .iter()
+            .any(|tunnel| tunnel.trust.verify != Verify::None)
     }
 
     /// What COMMAND's environment gets, when the tunnels listen on `ports`: names and values, secrets

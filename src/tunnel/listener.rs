@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
@@ -21,6 +21,8 @@ use crate::logging::{debug, info, warning};
 const BACKLOG: i32 = 4096;
 /// The pause after a failed `accept`, so that a lack of descriptors does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long Redis sends nothing once it has answered everything.
+const QUIET: Duration = Duration::from_millis(50);
 /// How often the kernel is asked whether a broken connection's last bytes have been taken.
 const FLUSH_CHECK: Duration = Duration::from_millis(5);
 
@@ -220,8 +222,13 @@ async fn relay(
             guard.finished = true;
         }
         // What was sent before the failure is delivered before the reset.
-        End::Reset(Side::App, _) => wait_until_taken(guard.redis.tcp(), tunnel).await,
-        End::Reset(Side::Redis, _) => wait_until_taken(guard.app, tunnel).await,
+        End::Reset(Side::App, _) => {
+            let last_words = deliver_to_redis(guard.redis);
+            let _ = timeout(tunnel.settings.drain_timeout, last_words).await;
+        }
+        End::Reset(Side::Redis, _) => {
+            let _ = timeout(tunnel.settings.drain_timeout, acknowledged(guard.app)).await;
+        }
     }
     drop(guard);
     let duration_ms = started.elapsed().as_millis() as u64;
@@ -239,12 +246,20 @@ async fn relay(
     );
 }
 
-/// Waits until the peer's kernel has all that was written, at most the drain timeout.
-async fn wait_until_taken(stream: &TcpStream, tunnel: &Tunnel) {
-    let deadline = Instant::now() + tunnel.settings.drain_timeout;
-    while unacknowledged(stream) > 0 && Instant::now() < deadline {
+/// Waits until the peer's kernel has all that was written.
+async fn acknowledged(stream: &TcpStream) {
+    while unacknowledged(stream) > 0 {
         sleep(FLUSH_CHECK).await;
     }
+}
+
+/// Waits until Redis has worked off what the app had sent before it broke off: until it has all, and
+/// sends no more replies. A reset that came earlier would make Redis fail to reply, and drop requests
+/// that it has not read yet.
+async fn deliver_to_redis(redis: &mut TlsUpstream) {
+    acknowledged(redis.tcp()).await;
+    let mut ignored = [0; 4096];
+    while let Ok(Ok(1..)) = timeout(QUIET, redis.read(&mut ignored)).await {}
 }
 
 /// Resets both ends unless the relay came to a good end: a failure, a panic or a drain that took too

@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -15,6 +16,10 @@ use crate::tls::HandshakeError;
 
 /// How long one address has before the next one is tried beside it (RFC 8305 section 5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+/// How long a server may stay silent in the handshake before it is asked whether it speaks RESP without
+/// TLS. A plaintext Redis does not answer a handshake: it waits for the rest of what it takes for a
+/// request.
+const SILENCE: Duration = Duration::from_secs(1);
 /// With `--connect-retry`: the pause after the first failure; it doubles with each, up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
@@ -64,12 +69,31 @@ async fn attempt(tunnel: &Tunnel, step: &mut Step) -> Result<TlsUpstream, Failur
         .map_err(tcp_failed)?;
 
     *step = Step::Tls;
-    match connector.connect(&host, stream).await {
-        Ok(tls) => Ok(TlsUpstream::new(tls)),
-        Err(error) => Err(match HandshakeError::classify(&error) {
+    let address = stream.peer_addr().map_err(tcp_failed)?;
+    let handshake = connector.connect(&host, stream);
+    let tls = tokio::select! {
+        finished = handshake => finished,
+        () = prove_plaintext(address) => return Err(Failure::Misconfigured(HandshakeError::NoTls)),
+    };
+    tls.map(TlsUpstream::new)
+        .map_err(|error| match HandshakeError::classify(&error) {
             HandshakeError::Broken(error) => Failure::Outage(Step::Tls, error),
             misconfigured => Failure::Misconfigured(misconfigured),
-        }),
+        })
+}
+
+/// Resolves, some time after it was asked, if the server at `address` answers RESP in plaintext; never
+/// otherwise.
+async fn prove_plaintext(address: SocketAddr) {
+    sleep(SILENCE).await;
+    let ask = async {
+        let mut stream = TcpStream::connect(address).await?;
+        stream.write_all(b"PING\r\n").await?;
+        stream.read_u8().await
+    };
+    // +PONG, or -NOAUTH, -DENIED, -LOADING …
+    if !matches!(ask.await, Ok(b'+' | b'-')) {
+        std::future::pending().await
     }
 }
 

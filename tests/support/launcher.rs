@@ -1,0 +1,218 @@
+//! The real binary, as a user runs it.
+
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::thread::{self, JoinHandle};
+
+use super::Process;
+use super::resp::Client;
+use super::servers::PASSWORD;
+
+pub const BINARY: &str = env!("CARGO_BIN_EXE_start-stunnel");
+
+/// Prints the tunnelled URL, then lives until its standard input ends.
+pub const HOLD: &str = "printf '%s\\n' \"$REDIS_URL\"; exec cat >/dev/null";
+
+/// A launcher to be started, in an environment of its own.
+pub struct Launcher {
+    pub command: Command,
+}
+
+/// What a launcher that has ended left behind.
+#[derive(Debug)]
+pub struct Ended {
+    pub status: ExitStatus,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Ended {
+    pub fn code(&self) -> i32 {
+        self.status
+            .code()
+            .unwrap_or_else(|| panic!("ended by a signal: {self:?}"))
+    }
+}
+
+impl Launcher {
+    /// With the command line `words`, and the kernel's pick of ports, so that tests run side by side.
+    pub fn new<S: AsRef<OsStr>>(words: impl IntoIterator<Item = S>) -> Launcher {
+        Launcher::of(BINARY, words)
+    }
+
+    /// Like `new`, behind another program that ends up executing the launcher.
+    pub fn of<S: AsRef<OsStr>>(program: &str, words: impl IntoIterator<Item = S>) -> Launcher {
+        let mut command = Command::new(program);
+        command
+            .args(words)
+            .env_clear()
+            .env("STUNNEL_LISTEN_PORT", "0");
+        for inherited in ["PATH", "HOME", "LANG"] {
+            if let Some(value) = std::env::var_os(inherited) {
+                command.env(inherited, value);
+            }
+        }
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        Launcher { command }
+    }
+
+    /// With a shell script as COMMAND.
+    pub fn script(script: &str) -> Launcher {
+        Launcher::new(["sh", "-c", script])
+    }
+
+    pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Launcher {
+        self.command.env(name, value);
+        self
+    }
+
+    pub fn redis(self, url: &str) -> Launcher {
+        self.env("REDIS_URL", url)
+    }
+
+    /// Runs it to its end.
+    pub fn run(self) -> Ended {
+        self.start().finish()
+    }
+
+    pub fn start(mut self) -> Running {
+        let mut child = self.command.spawn().expect("start-stunnel starts");
+        let stderr = child.stderr.take().map(collect);
+        let (stdin, stdout) = (child.stdin.take(), child.stdout.take().map(BufReader::new));
+        Running {
+            process: Process(child),
+            stdin,
+            stdout,
+            stderr,
+        }
+    }
+
+    /// Starts it with a COMMAND that lives until [`Running::finish`], and waits for the tunnel.
+    pub fn hold(url: &str) -> Held {
+        Launcher::script(HOLD).redis(url).start_held()
+    }
+
+    /// Like `hold`, for a launcher whose script is [`HOLD`] or prints its URL first as that does.
+    pub fn start_held(self) -> Held {
+        let mut running = self.start();
+        let url = running.line();
+        let port = url
+            .rsplit(':')
+            .next()
+            .and_then(|rest| rest.split('/').next()?.parse().ok());
+        let port = port.unwrap_or_else(|| panic!("no local URL: {url}"));
+        Held { running, url, port }
+    }
+}
+
+fn collect(mut stream: impl Read + Send + 'static) -> JoinHandle<String> {
+    thread::spawn(move || {
+        let mut all = Vec::new();
+        stream.read_to_end(&mut all).expect("read output");
+        String::from_utf8_lossy(&all).into_owned()
+    })
+}
+
+/// A launcher that runs.
+pub struct Running {
+    pub process: Process,
+    pub stdin: Option<ChildStdin>,
+    pub stdout: Option<BufReader<ChildStdout>>,
+    stderr: Option<JoinHandle<String>>,
+}
+
+impl Running {
+    pub fn pid(&self) -> i32 {
+        self.process.pid()
+    }
+
+    /// The next line that COMMAND prints.
+    pub fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.stdout
+            .as_mut()
+            .expect("stdout")
+            .read_line(&mut line)
+            .expect("a line");
+        line.trim_end_matches('\n').to_owned()
+    }
+
+    pub fn signal(&self, number: i32) {
+        send_signal(self.pid(), number);
+    }
+
+    pub fn say(&mut self, text: &str) {
+        self.stdin
+            .as_mut()
+            .expect("stdin")
+            .write_all(text.as_bytes())
+            .expect("write to COMMAND");
+    }
+
+    /// Ends COMMAND's standard input, and waits for the launcher's end.
+    pub fn finish(mut self) -> Ended {
+        drop(self.stdin.take());
+        let stdout = self.stdout.take().map(collect);
+        let status = self.process.wait();
+        let text = |collected: Option<JoinHandle<String>>| {
+            collected.map_or_else(String::new, |thread| thread.join().expect("output"))
+        };
+        Ended {
+            status,
+            stdout: text(stdout),
+            stderr: text(self.stderr.take()),
+        }
+    }
+}
+
+/// A launcher whose tunnel is up and whose COMMAND waits.
+pub struct Held {
+    pub running: Running,
+    /// What COMMAND sees as `REDIS_URL`.
+    pub url: String,
+    /// The tunnel's local port.
+    pub port: u16,
+}
+
+impl Held {
+    /// An authenticated client at the tunnel.
+    pub fn client(&self) -> Client {
+        Client::connect(self.port, PASSWORD)
+    }
+
+    /// A client at the tunnel that has said nothing.
+    pub fn open(&self) -> Client {
+        Client::open(self.port)
+    }
+
+    pub fn finish(self) -> Ended {
+        self.running.finish()
+    }
+}
+
+/// Sends signal `number`, real-time ones included, to a process.
+pub fn send_signal(pid: i32, number: i32) {
+    // SAFETY: kill(2) touches no memory.
+    let sent = unsafe { nix::libc::kill(pid, number) };
+    assert_eq!(sent, 0, "signal {number} to {pid}");
+}
+
+/// The values of `key` in the lines of a log that are about `event`.
+pub fn logged(log: &str, event: &str, key: &str) -> Vec<String> {
+    log.lines()
+        .filter(|line| line.contains(&format!(" at={event} ")))
+        .map(|line| {
+            let value = line
+                .split_once(&format!(" {key}="))
+                .map_or("", |(_, rest)| rest);
+            match value.strip_prefix('"') {
+                Some(quoted) => quoted.split('"').next().unwrap_or_default().to_owned(),
+                None => value.split(' ').next().unwrap_or_default().to_owned(),
+            }
+        })
+        .collect()
+}

@@ -1,0 +1,77 @@
+//! Real servers, the real launcher, and bounded waits for the tests.
+
+#![allow(dead_code)] // Each test file uses its own part.
+
+pub mod launcher;
+pub mod peer;
+pub mod pki;
+pub mod resp;
+pub mod servers;
+
+use std::net::TcpListener;
+use std::process::{Child, ExitStatus};
+use std::time::{Duration, Instant};
+
+/// How long anything may take before a test fails: far more than it does.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+/// Between two looks at a condition.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// Waits until `condition` yields something.
+///
+/// # Panics
+/// When it does not within [`PATIENCE`].
+pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = condition() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited in vain: {what}");
+        std::thread::sleep(LOOK);
+    }
+}
+
+/// A process that does not outlive the test.
+pub struct Process(pub Child);
+
+impl Process {
+    pub fn pid(&self) -> i32 {
+        self.0.id() as i32
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self) -> ExitStatus {
+        let Process(child) = self;
+        eventually("the process ends", || child.try_wait().expect("wait"))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended already; then there is nothing to do.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A port `p` with `p + 1` free as well, for a plaintext server and TLS next to it.
+pub fn two_free_ports() -> u16 {
+    eventually("two neighbouring free ports", || {
+        let first = TcpListener::bind(("127.0.0.1", 0)).ok()?;
+        let port = first.local_addr().ok()?.port();
+        let _second = TcpListener::bind(("127.0.0.1", port.checked_add(1)?)).ok()?;
+        Some(port)
+    })
+}
+
+/// Whether a process with this pid exists, zombies aside.
+pub fn is_alive(pid: i32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
+        !stat
+            .rsplit(')')
+            .next()
+            .unwrap_or_default()
+            .starts_with(" Z")
+    })
+}

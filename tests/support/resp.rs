@@ -1,0 +1,98 @@
+//! A small RESP client, to see each byte of a reply.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+
+use super::PATIENCE;
+
+/// A connection to Redis, direct or through the tunnel.
+pub struct Client {
+    pub stream: BufReader<TcpStream>,
+}
+
+/// A reply, as RESP2 has them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reply {
+    Line(String),
+    Bulk(Vec<u8>),
+    Nil,
+    Array(Vec<Reply>),
+}
+
+impl Reply {
+    pub fn line(text: &str) -> Reply {
+        Reply::Line(text.to_owned())
+    }
+
+    pub fn bulk(text: &str) -> Reply {
+        Reply::Bulk(text.as_bytes().to_vec())
+    }
+}
+
+impl Client {
+    /// Connects to a port of 127.0.0.1 without saying a word.
+    pub fn open(port: u16) -> Client {
+        let stream = TcpStream::connect(("127.0.0.1", port)).expect("connect");
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        Client {
+            stream: BufReader::new(stream),
+        }
+    }
+
+    /// Connects and authenticates.
+    pub fn connect(port: u16, password: &str) -> Client {
+        let mut client = Client::open(port);
+        assert_eq!(client.ask(&["AUTH", password]), Reply::line("+OK"));
+        client
+    }
+
+    pub fn ask(&mut self, words: &[&str]) -> Reply {
+        self.send(words);
+        self.reply().expect("a reply")
+    }
+
+    pub fn send(&mut self, words: &[&str]) {
+        let words: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
+        self.stream
+            .get_mut()
+            .write_all(&request(&words))
+            .expect("send");
+    }
+
+    pub fn reply(&mut self) -> io::Result<Reply> {
+        let mut line = String::new();
+        if self.stream.read_line(&mut line)? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let line = line.trim_end_matches("\r\n");
+        let length = || line[1..].parse::<i64>().map_err(io::Error::other);
+        match &line[..1] {
+            "$" if length()? < 0 => Ok(Reply::Nil),
+            "$" => {
+                let mut bulk = vec![0; length()? as usize + 2];
+                self.stream.read_exact(&mut bulk)?;
+                bulk.truncate(bulk.len() - 2);
+                Ok(Reply::Bulk(bulk))
+            }
+            "*" if length()? < 0 => Ok(Reply::Nil),
+            "*" => (0..length()?)
+                .map(|_| self.reply())
+                .collect::<io::Result<_>>()
+                .map(Reply::Array),
+            _ => Ok(Reply::line(line)),
+        }
+    }
+}
+
+/// A request as Redis takes it.
+pub fn request(words: &[&[u8]]) -> Vec<u8> {
+    let mut request = format!("*{}\r\n", words.len()).into_bytes();
+    for word in words {
+        request.extend(format!("${}\r\n", word.len()).into_bytes());
+        request.extend(*word);
+        request.extend(b"\r\n");
+    }
+    request
+}

@@ -1,0 +1,159 @@
+//! Real servers on loopback: Debian's `redis-server` and `stunnel4`.
+
+use std::net::TcpStream;
+use std::process::{Command, Stdio};
+
+use tempfile::TempDir;
+
+use super::pki::Certificate;
+use super::resp::Client;
+use super::{Process, eventually, two_free_ports};
+
+/// The password of every test's Redis.
+pub const PASSWORD: &str = "s3cret-password";
+
+/// Who speaks TLS in front of the data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Front {
+    /// `redis-server` itself.
+    Redis,
+    /// `stunnel4` in front of a plaintext `redis-server`, as Heroku ran it.
+    Stunnel,
+}
+
+pub const FRONTS: [Front; 2] = [Front::Redis, Front::Stunnel];
+
+/// A Redis with plaintext on `port` and TLS on `port + 1`.
+pub struct Server {
+    pub port: u16,
+    front: Front,
+    folder: TempDir,
+    processes: Vec<Process>,
+}
+
+impl Server {
+    pub fn start(front: Front) -> Server {
+        // The ports may be gone again by the time the servers bind them: then others are tried.
+        eventually("a server starts", || {
+            Server::start_on(front, two_free_ports())
+        })
+    }
+
+    /// `None` when the ports are taken.
+    pub fn start_on(front: Front, port: u16) -> Option<Server> {
+        let folder = tempfile::tempdir().unwrap();
+        let mut server = Server {
+            port,
+            front,
+            folder,
+            processes: Vec::new(),
+        };
+        let certificate = Certificate::self_signed(server.folder.path());
+        server.start_redis(&certificate);
+        if front == Front::Stunnel {
+            server.start_stunnel(&certificate);
+        }
+        server.answers().then_some(server)
+    }
+
+    fn start_redis(&mut self, certificate: &Certificate) {
+        let mut redis = Command::new("redis-server");
+        redis
+            .args([
+                "--port",
+                &self.port.to_string(),
+                "--bind",
+                "127.0.0.1",
+                "--save",
+                "",
+            ])
+            .args([
+                "--requirepass",
+                PASSWORD,
+                "--proto-max-bulk-len",
+                "512mb",
+                "--dir",
+            ])
+            .arg(self.folder.path())
+            .args(["--logfile", "redis.log", "--loglevel", "warning"]);
+        if self.front == Front::Redis {
+            redis
+                .args([
+                    "--tls-port",
+                    &self.tls_port().to_string(),
+                    "--tls-auth-clients",
+                    "no",
+                ])
+                .arg("--tls-cert-file")
+                .arg(&certificate.certificate_file)
+                .arg("--tls-key-file")
+                .arg(&certificate.key_file)
+                .arg("--tls-ca-cert-file")
+                .arg(&certificate.certificate_file);
+        }
+        self.spawn(redis);
+    }
+
+    fn start_stunnel(&mut self, certificate: &Certificate) {
+        let configuration = self.folder.path().join("stunnel.conf");
+        std::fs::write(
+            &configuration,
+            format!(
+                "foreground = yes\npid =\nsyslog = no\n[redis]\naccept = 127.0.0.1:{}\n\
+                 connect = 127.0.0.1:{}\ncert = {}\nkey = {}\n",
+                self.tls_port(),
+                self.port,
+                certificate.certificate_file.display(),
+                certificate.key_file.display(),
+            ),
+        )
+        .unwrap();
+        let mut stunnel = Command::new("stunnel4");
+        stunnel.arg(configuration);
+        self.spawn(stunnel);
+    }
+
+    fn spawn(&mut self, mut command: Command) {
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let name = command.get_program().to_string_lossy().into_owned();
+        let child = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("{name} (see bin/setup): {error}"));
+        self.processes.push(Process(child));
+    }
+
+    /// Waits until both ports answer; `false` when a server gave up.
+    fn answers(&mut self) -> bool {
+        let ports = [self.port, self.tls_port()];
+        eventually("the servers answer", || {
+            if self
+                .processes
+                .iter_mut()
+                .any(|process| process.0.try_wait().unwrap().is_some())
+            {
+                return Some(false);
+            }
+            ports
+                .iter()
+                .all(|port| TcpStream::connect(("127.0.0.1", *port)).is_ok())
+                .then_some(true)
+        })
+    }
+
+    pub fn tls_port(&self) -> u16 {
+        self.port + 1
+    }
+
+    /// The URL by which an app knows it.
+    pub fn url(&self) -> String {
+        format!("redis://default:{PASSWORD}@127.0.0.1:{}/0", self.port)
+    }
+
+    /// A client that asks it directly, in plaintext.
+    pub fn direct(&self) -> Client {
+        Client::connect(self.port, PASSWORD)
+    }
+}

@@ -1,0 +1,779 @@
+//! A connection (contract, section 5), against real servers and servers that misbehave.
+
+mod support;
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use openssl::sha::Sha256;
+use openssl::ssl::{ShutdownState, SslStream};
+use support::launcher::{BINARY, HOLD, Launcher, logged};
+use support::peer::Peer;
+use support::resp::{Client, Reply, request};
+use support::servers::{FRONTS, Front, PASSWORD, Server};
+use support::{eventually, two_free_ports};
+
+const MIB: usize = 1024 * 1024;
+
+/// Reads to the end and says how it came.
+fn rest(stream: &mut impl Read) -> (Vec<u8>, Option<ErrorKind>) {
+    let mut all = Vec::new();
+    let error = stream.read_to_end(&mut all).err().map(|error| error.kind());
+    (all, error)
+}
+
+/// Makes closing a stream send a reset.
+fn reset(stream: &TcpStream) {
+    socket2::SockRef::from(stream)
+        .set_linger(Some(Duration::ZERO))
+        .unwrap();
+}
+
+#[test]
+fn commands_of_every_kind_work_through_the_tunnel() {
+    for front in FRONTS {
+        let server = Server::start(front);
+        let held = Launcher::hold(&server.url());
+        let mut client = held.client();
+        assert_eq!(client.ask(&["PING"]), Reply::line("+PONG"), "{front:?}");
+        assert_eq!(client.ask(&["SET", "k", "v"]), Reply::line("+OK"));
+        assert_eq!(client.ask(&["GET", "k"]), Reply::bulk("v"));
+        assert_eq!(
+            server.direct().ask(&["GET", "k"]),
+            Reply::bulk("v"),
+            "the data is really there"
+        );
+
+        let pipeline: Vec<u8> = (0..10_000)
+            .flat_map(|_| request(&[b"INCR", b"n"]))
+            .collect();
+        client.stream.get_mut().write_all(&pipeline).unwrap();
+        for n in 1..=10_000 {
+            assert_eq!(client.reply().unwrap(), Reply::line(&format!(":{n}")));
+        }
+
+        let mut subscriber = held.client();
+        subscriber.ask(&["SUBSCRIBE", "news"]);
+        assert_eq!(client.ask(&["PUBLISH", "news", "hello"]), Reply::line(":1"));
+        let message = vec![
+            Reply::bulk("message"),
+            Reply::bulk("news"),
+            Reply::bulk("hello"),
+        ];
+        assert_eq!(subscriber.reply().unwrap(), Reply::Array(message));
+
+        let mut worker = held.client();
+        worker.send(&["BLPOP", "jobs", "0"]);
+        eventually("the worker blocks", || {
+            let Reply::Bulk(info) = client.ask(&["INFO", "clients"]) else {
+                panic!("no INFO")
+            };
+            String::from_utf8_lossy(&info)
+                .contains("blocked_clients:1")
+                .then_some(())
+        });
+        client.ask(&["RPUSH", "jobs", "job"]);
+        let job = vec![Reply::bulk("jobs"), Reply::bulk("job")];
+        assert_eq!(worker.reply().unwrap(), Reply::Array(job));
+        drop((client, subscriber, worker));
+        assert_eq!(held.finish().code(), 0);
+    }
+}
+
+#[test]
+fn rediss_urls_are_tunnelled_to_their_own_port() {
+    let server = Server::start(Front::Redis);
+    let url = format!(
+        "rediss://default:{PASSWORD}@localhost:{}/2?ssl_cert_reqs=none",
+        server.tls_port()
+    );
+    let held = Launcher::hold(&url);
+    assert_eq!(
+        held.url,
+        format!("redis://default:{PASSWORD}@127.0.0.1:{}/2", held.port)
+    );
+    assert_eq!(held.client().ask(&["PING"]), Reply::line("+PONG"));
+}
+
+#[test]
+fn a_value_of_64_mib_comes_back_whole() {
+    for front in FRONTS {
+        let server = Server::start(front);
+        let held = Launcher::hold(&server.url());
+        let value: Vec<u8> = (0..64 * MIB).map(|n| (n * 31 % 251) as u8).collect();
+        let mut client = held.client();
+        client
+            .stream
+            .get_mut()
+            .write_all(&request(&[b"SET", b"big", &value]))
+            .unwrap();
+        assert_eq!(client.reply().unwrap(), Reply::line("+OK"), "{front:?}");
+        assert!(
+            client.ask(&["GET", "big"]) == Reply::Bulk(value),
+            "{front:?}: the value differs"
+        );
+    }
+}
+
+#[test]
+fn sixty_four_mib_go_both_ways_at_once_unchanged() {
+    const TOTAL: usize = 64 * MIB;
+    fn pattern(seed: usize, at: usize) -> Vec<u8> {
+        (at..at + MIB)
+            .map(|n| (n.wrapping_mul(seed) >> 3) as u8)
+            .collect()
+    }
+    fn hash_of_pattern(seed: usize) -> [u8; 32] {
+        let mut hash = Sha256::new();
+        (0..TOTAL)
+            .step_by(MIB)
+            .for_each(|at| hash.update(&pattern(seed, at)));
+        hash.finish()
+    }
+    fn hash_of(mut reader: impl Read) -> [u8; 32] {
+        let (mut hash, mut buffer, mut left) = (Sha256::new(), vec![0; 64 * 1024], TOTAL);
+        while left > 0 {
+            let read = reader.read(&mut buffer).unwrap();
+            assert!(read > 0, "{left} bytes are missing");
+            hash.update(&buffer[..read]);
+            left -= read;
+        }
+        hash.finish()
+    }
+    // One TLS stream cannot be split over two threads: the peer writes what it can between reads.
+    fn exchange(mut tls: SslStream<TcpStream>) -> [u8; 32] {
+        tls.get_ref().set_nonblocking(true).unwrap();
+        let (mut hash, mut buffer) = (Sha256::new(), vec![0; 64 * 1024]);
+        let (mut received, mut sent) = (0, 0);
+        let mut chunk = pattern(7, 0);
+        while received < TOTAL || sent < TOTAL {
+            let mut idle = true;
+            match tls.read(&mut buffer) {
+                Ok(0) => panic!("ended after {received} bytes"),
+                Ok(read) => {
+                    hash.update(&buffer[..read]);
+                    received += read;
+                    idle = false;
+                }
+                Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
+            }
+            if sent < TOTAL {
+                match tls.write(&chunk[sent % MIB..]) {
+                    Ok(written) => {
+                        sent += written;
+                        idle = false;
+                        if sent % MIB == 0 && sent < TOTAL {
+                            chunk = pattern(7, sent);
+                        }
+                    }
+                    Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
+                }
+            }
+            if idle {
+                thread::yield_now();
+            }
+        }
+        hash.finish()
+    }
+    let peer = Peer::tls(exchange);
+    let held = Launcher::hold(&peer.url());
+    let app = held.open().stream.into_inner();
+    let mut writer = app.try_clone().unwrap();
+    let writing = thread::spawn(move || {
+        (0..TOTAL)
+            .step_by(MIB)
+            .for_each(|at| writer.write_all(&pattern(3, at)).unwrap());
+    });
+    assert_eq!(hash_of(&app), hash_of_pattern(7), "from Redis to the app");
+    writing.join().unwrap();
+    assert_eq!(peer.result(), hash_of_pattern(3), "from the app to Redis");
+}
+
+#[test]
+fn a_half_close_is_passed_on_and_the_answer_still_comes() {
+    let peer = Peer::tls(|mut tls| {
+        let (request, error) = rest(&mut tls);
+        assert_eq!(error, None);
+        assert!(
+            tls.get_shutdown().contains(ShutdownState::RECEIVED),
+            "close_notify came"
+        );
+        tls.write_all(b"answer to ").unwrap();
+        tls.write_all(&request).unwrap();
+        tls.shutdown().unwrap();
+    });
+    let held = Launcher::hold(&peer.url());
+    let mut app = held.open().stream.into_inner();
+    app.write_all(b"question").unwrap();
+    app.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(rest(&mut app), (b"answer to question".to_vec(), None));
+    peer.result();
+}
+
+#[test]
+fn a_half_close_by_redis_is_passed_on_and_the_app_may_go_on_writing() {
+    let peer = Peer::tls(|mut tls| {
+        tls.write_all(b"goodbye").unwrap();
+        tls.shutdown().unwrap();
+        tls.get_ref().shutdown(Shutdown::Write).unwrap();
+        rest(&mut tls)
+    });
+    let held = Launcher::hold(&peer.url());
+    let mut app = held.open().stream.into_inner();
+    assert_eq!(rest(&mut app), (b"goodbye".to_vec(), None));
+    app.write_all(b"last words").unwrap();
+    drop(app);
+    assert_eq!(peer.result(), (b"last words".to_vec(), None));
+}
+
+#[test]
+fn a_server_that_closes_without_close_notify_is_an_ordinary_end() {
+    let peer = Peer::tls(|mut tls| tls.write_all(b"reply").unwrap());
+    let held = Launcher::hold(&peer.url());
+    let mut app = held.open().stream.into_inner();
+    assert_eq!(rest(&mut app), (b"reply".to_vec(), None));
+}
+
+#[test]
+fn a_reset_by_the_server_reaches_the_app_as_a_reset_behind_the_last_reply() {
+    let peer = Peer::tls(|mut tls| {
+        tls.write_all(b"reply").unwrap();
+        let mut request = [0; 7];
+        tls.read_exact(&mut request).unwrap();
+        reset(tls.get_ref());
+    });
+    let held = Launcher::hold(&peer.url());
+    let mut app = held.open().stream.into_inner();
+    let mut reply = [0; 5];
+    app.read_exact(&mut reply).unwrap();
+    app.write_all(b"request").unwrap();
+    assert_eq!(rest(&mut app), (vec![], Some(ErrorKind::ConnectionReset)));
+}
+
+#[test]
+fn a_reset_by_the_app_reaches_redis_as_a_reset_behind_the_last_request() {
+    let peer = Peer::tls(|mut tls| {
+        tls.write_all(b"hello").unwrap();
+        rest(&mut tls)
+    });
+    let held = Launcher::hold(&peer.url());
+    let mut app = held.open().stream.into_inner();
+    app.read_exact(&mut [0; 5]).unwrap();
+    app.write_all(b"request").unwrap();
+    reset(&app);
+    drop(app);
+    assert_eq!(
+        peer.result(),
+        (b"request".to_vec(), Some(ErrorKind::ConnectionReset))
+    );
+}
+
+#[test]
+fn a_damaged_record_reaches_the_app_as_a_reset() {
+    let peer = Peer::tls(|mut tls| {
+        tls.write_all(b"good").unwrap();
+        let mut request = [0; 3];
+        tls.read_exact(&mut request).unwrap();
+        // An application data record whose authentication fails.
+        tls.get_mut().write_all(b"\x17\x03\x03\x00\x20").unwrap();
+        tls.get_mut().write_all(&[0x55; 32]).unwrap();
+        rest(tls.get_mut());
+    });
+    let held = Launcher::hold(&peer.url());
+    let mut app = held.open().stream.into_inner();
+    app.read_exact(&mut [0; 4]).unwrap();
+    app.write_all(b"ask").unwrap();
+    assert_eq!(rest(&mut app), (vec![], Some(ErrorKind::ConnectionReset)));
+}
+
+#[test]
+fn a_connection_on_which_nothing_moves_is_closed_after_the_idle_timeout() {
+    let peer = Peer::tls(|mut tls| {
+        tls.write_all(b"hi").unwrap();
+        rest(&mut tls)
+    });
+    let idle = Launcher::script(HOLD)
+        .redis(&peer.url())
+        .env("STUNNEL_IDLE_TIMEOUT", "300ms");
+    let held = idle.start_held();
+    let mut app = held.open().stream.into_inner();
+    assert_eq!(rest(&mut app), (b"hi".to_vec(), None));
+    assert_eq!(peer.result(), (vec![], None), "Redis sees a clean end, too");
+}
+
+#[test]
+fn traffic_keeps_a_connection_open_beyond_the_idle_timeout() {
+    let server = Server::start(Front::Redis);
+    let timeout = Duration::from_millis(400);
+    let idle = Launcher::script(HOLD)
+        .redis(&server.url())
+        .env("STUNNEL_IDLE_TIMEOUT", "400ms");
+    let held = idle.start_held();
+    let mut client = held.client();
+    let started = Instant::now();
+    while started.elapsed() < timeout * 4 {
+        assert_eq!(client.ask(&["PING"]), Reply::line("+PONG"));
+        thread::sleep(timeout / 20); // Load, not a wait: a ping now and then.
+    }
+}
+
+#[test]
+fn while_the_server_is_down_connections_close_and_when_it_is_back_they_work() {
+    let server = Server::start(Front::Redis);
+    let (url, port) = (server.url(), server.port);
+    drop(server);
+    let held = Launcher::hold(&url);
+    for _ in 0..3 {
+        let mut client = held.open();
+        // The connection may be gone before the request is.
+        let _ = client.stream.get_mut().write_all(&request(&[b"PING"]));
+        let error = client.reply().expect_err("no reply");
+        assert!(
+            matches!(
+                error.kind(),
+                ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset
+            ),
+            "{error}"
+        );
+    }
+    let _server = eventually("the server is back", || {
+        Server::start_on(Front::Redis, port)
+    });
+    assert_eq!(held.client().ask(&["PING"]), Reply::line("+PONG"));
+
+    let log = held.finish().stderr;
+    let errors = logged(&log, "connection-failed", "error");
+    assert_eq!(errors, ["TCP connection failed: connection refused"; 3]);
+    let hint = &logged(&log, "connection-failed", "hint")[0];
+    for word in [
+        "nothing listens",
+        "may have no TLS",
+        "STUNNEL_ENABLED=false",
+        "STUNNEL_PORT_OFFSET",
+    ] {
+        assert!(hint.contains(word), "{hint}");
+    }
+}
+
+#[test]
+fn with_connect_retry_a_connection_waits_for_the_server() {
+    let port = two_free_ports();
+    let url = format!("redis://default:{PASSWORD}@127.0.0.1:{port}");
+    let held = Launcher::script(HOLD)
+        .redis(&url)
+        .env("STUNNEL_CONNECTION_RETRY", "yes")
+        .start_held();
+    let mut client = held.open();
+    client.send(&["AUTH", PASSWORD]);
+    let _server = Server::start_on(Front::Redis, port).expect("the ports are still free");
+    assert_eq!(client.reply().unwrap(), Reply::line("+OK"));
+}
+
+#[test]
+fn a_name_with_a_dead_and_a_live_address_works() {
+    // localhost is ::1 and 127.0.0.1 on most machines; the server listens on the latter alone.
+    let server = Server::start(Front::Redis);
+    let held = Launcher::hold(&server.url().replace("127.0.0.1", "localhost"));
+    assert_eq!(held.client().ask(&["PING"]), Reply::line("+PONG"));
+}
+
+#[test]
+fn five_hundred_connections_at_once_each_get_their_own_replies() {
+    for front in FRONTS {
+        let server = Server::start(front);
+        let held = Launcher::hold(&server.url());
+        let mut clients: Vec<Client> = (0..500).map(|_| held.open()).collect();
+        for (n, client) in clients.iter_mut().enumerate() {
+            client.send(&["AUTH", PASSWORD]);
+            client.send(&["ECHO", &format!("client {n}")]);
+        }
+        for (n, client) in clients.iter_mut().enumerate() {
+            assert_eq!(client.reply().unwrap(), Reply::line("+OK"), "{front:?} {n}");
+            assert_eq!(client.reply().unwrap(), Reply::bulk(&format!("client {n}")));
+        }
+        drop(clients);
+        let log = held.finish().stderr;
+        assert_eq!(logged(&log, "command-ended", "connections"), ["500"]);
+        assert_eq!(logged(&log, "command-ended", "failed"), ["0"]);
+    }
+}
+
+#[test]
+fn what_the_app_wrote_right_before_it_ended_arrives() {
+    for front in FRONTS {
+        let server = Server::start(front);
+        // Many requests at once, no reply read, and gone.
+        let script = format!(
+            "port=${{REDIS_URL##*:}}; port=${{port%%/*}}; exec 3<>/dev/tcp/127.0.0.1/$port; \
+             {{ printf 'AUTH {PASSWORD}\\r\\n'; for i in $(seq 2000); do printf 'INCR n\\r\\n'; done; }} >&3; exit 9"
+        );
+        let ended = Launcher::new(["bash", "-c", &script])
+            .redis(&server.url())
+            .run();
+        assert_eq!(ended.code(), 9, "{front:?}");
+        assert!(
+            !ended.stderr.contains("drain-timeout"),
+            "{front:?}: {}",
+            ended.stderr
+        );
+        assert_eq!(
+            server.direct().ask(&["GET", "n"]),
+            Reply::bulk("2000"),
+            "{front:?}"
+        );
+    }
+}
+
+#[test]
+fn a_drain_lasts_until_a_slow_server_has_taken_everything() {
+    const WRITTEN: usize = 4 * MIB;
+    let peer = Peer::tls(|mut tls| {
+        thread::sleep(Duration::from_millis(300)); // A slow server, whose buffers fill meanwhile.
+        rest(&mut tls)
+    });
+    let script = format!(
+        "port=${{REDIS_URL##*:}}; exec 3<>/dev/tcp/127.0.0.1/$port; head -c {WRITTEN} /dev/zero >&3"
+    );
+    let ended = Launcher::new(["bash", "-c", &script])
+        .redis(&peer.url())
+        .run();
+    assert_eq!(ended.code(), 0);
+    let (received, error) = peer.result();
+    assert_eq!((received.len(), error), (WRITTEN, None));
+}
+
+#[test]
+fn a_drain_that_takes_too_long_ends_with_a_reset_and_a_warning() {
+    let peer = Peer::tls(|tls| {
+        // Takes nothing until the connection is gone.
+        eventually("the connection is reset", || {
+            match tls.get_ref().take_error() {
+                Ok(None) => {
+                    let mut poll = [nix::libc::pollfd {
+                        fd: std::os::fd::AsRawFd::as_raw_fd(tls.get_ref()),
+                        events: 0,
+                        revents: 0,
+                    }];
+                    // SAFETY: one pollfd, and its count.
+                    unsafe { nix::libc::poll(poll.as_mut_ptr(), 1, 0) };
+                    (poll[0].revents & nix::libc::POLLERR != 0).then_some(())
+                }
+                _ => Some(()),
+            }
+        });
+    });
+    let script = "port=${REDIS_URL##*:}; exec 3<>/dev/tcp/127.0.0.1/$port; \
+                  head -c 67108864 /dev/zero >&3 & sleep 0.5; kill $!; exit 4";
+    let ended = Launcher::new(["bash", "-c", script])
+        .redis(&peer.url())
+        .env("STUNNEL_DRAIN_TIMEOUT", "200ms")
+        .run();
+    assert_eq!(ended.code(), 4);
+    assert!(
+        ended.stderr.contains("at=drain-timeout"),
+        "{}",
+        ended.stderr
+    );
+    peer.result();
+}
+
+#[test]
+fn a_certificate_that_does_not_hold_is_told_to_the_app_in_resp() {
+    let server = Server::start(Front::Redis);
+    for level in ["ca", "full"] {
+        let held = Launcher::script(HOLD)
+            .redis(&server.url())
+            .env("STUNNEL_VERIFY", level)
+            .start_held();
+        for _ in 0..2 {
+            let mut client = held.open();
+            client.send(&["PING"]);
+            let Reply::Line(line) = client.reply().unwrap() else {
+                panic!("not a line")
+            };
+            assert!(line.starts_with("-ERR start-stunnel: "), "{line}");
+            for word in [
+                "self-signed certificate",
+                "STUNNEL_VERIFY",
+                &format!("127.0.0.1:{}", server.tls_port()),
+            ] {
+                assert!(line.contains(word), "{line}");
+            }
+            assert!(line.len() <= 300, "{line}");
+            assert_eq!(client.reply().unwrap_err().kind(), ErrorKind::UnexpectedEof);
+        }
+        let log = held.finish().stderr;
+        assert_eq!(
+            logged(&log, "connection-refused", "error"),
+            ["certificate check failed: self-signed certificate"; 2]
+        );
+    }
+}
+
+#[test]
+fn a_server_without_tls_is_told_to_the_app_in_resp() {
+    let redis = Server::start(Front::Redis);
+    let greeter = Peer::tcp(|mut stream| {
+        stream
+            .write_all(b"220 smtp.example ESMTP ready, not TLS at all\r\n")
+            .unwrap();
+        rest(&mut stream);
+    });
+    let plaintext_redis = format!("rediss://127.0.0.1:{}", redis.port);
+    for url in [plaintext_redis, greeter.url()] {
+        let held = Launcher::hold(&url);
+        let mut client = held.open();
+        client.send(&["PING"]);
+        let Reply::Line(line) = client.reply().unwrap() else {
+            panic!("not a line")
+        };
+        assert!(line.starts_with("-ERR start-stunnel: "), "{line}");
+        assert!(line.contains("the server speaks no TLS"), "{line}");
+    }
+}
+
+#[test]
+fn an_outage_is_a_closed_connection_without_a_word() {
+    let silent = Peer::tcp(|mut stream| rest(&mut stream).0.len());
+    let resetting = Peer::tcp(|stream| reset(&stream));
+    let closing = Peer::tcp(|mut stream| drop(stream.read(&mut [0; 16 * 1024])));
+    let nobody = format!("rediss://127.0.0.1:{}", two_free_ports());
+    let cases = [
+        (silent.url(), "TLS handshake broke off: timed out"),
+        (
+            resetting.url(),
+            "TLS handshake broke off: connection reset by the server",
+        ),
+        (
+            closing.url(),
+            "TLS handshake broke off: the server closed the connection",
+        ),
+        (nobody, "TCP connection failed: connection refused"),
+        (
+            "rediss://no-such-host.invalid".to_owned(),
+            "name look-up failed: ",
+        ),
+    ];
+    for (url, error) in cases {
+        // Longer than the silence after which a plaintext Redis would be recognized.
+        let held = Launcher::script(HOLD)
+            .redis(&url)
+            .env("STUNNEL_CONNECT_TIMEOUT", "1500ms")
+            .start_held();
+        let mut app = held.open().stream.into_inner();
+        let (said, _) = rest(&mut app);
+        assert_eq!(said, b"", "{error}");
+        let log = held.finish().stderr;
+        let logged = logged(&log, "connection-failed", "error");
+        assert!(
+            logged.len() == 1 && logged[0].starts_with(error),
+            "{logged:?}"
+        );
+    }
+}
+
+#[test]
+fn a_failing_connection_harms_no_other() {
+    let server = Server::start(Front::Redis);
+    let broken = Peer::tls(|tls| reset(tls.get_ref()));
+    let launcher = Launcher::script("echo $REDIS_URL; echo $OTHER_URL; exec cat >/dev/null")
+        .redis(&server.url())
+        .env("OTHER_URL", broken.url())
+        .env("REDIS_STUNNEL_URLS", "REDIS_URL OTHER_URL");
+    let mut held = launcher.start_held();
+    let mut client = held.client();
+    let other: u16 = held
+        .running
+        .line()
+        .rsplit(':')
+        .next()
+        .unwrap()
+        .parse()
+        .unwrap();
+    for n in 0..20 {
+        rest(Client::open(other).stream.get_mut());
+        assert_eq!(
+            client.ask(&["INCR", "n"]),
+            Reply::line(&format!(":{}", n + 1))
+        );
+    }
+    assert_eq!(held.client().ask(&["PING"]), Reply::line("+PONG"));
+}
+
+#[test]
+fn only_127_0_0_1_listens() {
+    let server = Server::start(Front::Redis);
+    let held = Launcher::hold(&server.url());
+    let pid = held.running.pid();
+    let inodes: Vec<String> = std::fs::read_dir(format!("/proc/{pid}/fd"))
+        .unwrap()
+        .filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok())
+        .filter_map(|link| {
+            Some(
+                link.to_str()?
+                    .strip_prefix("socket:[")?
+                    .trim_end_matches(']')
+                    .to_owned(),
+            )
+        })
+        .collect();
+    let mut listening = Vec::new();
+    for table in ["tcp", "tcp6", "udp", "udp6"] {
+        let sockets =
+            std::fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default();
+        for line in sockets.lines().skip(1) {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            if inodes.iter().any(|inode| inode == fields[9]) {
+                listening.push(format!("{table} {}", fields[1]));
+            }
+        }
+    }
+    assert_eq!(listening, [format!("tcp 0100007F:{:04X}", held.port)]);
+}
+
+#[test]
+fn a_taken_port_falls_back_to_another_and_says_so() {
+    let server = Server::start(Front::Redis);
+    let taken = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let launcher = Launcher::script(HOLD)
+        .redis(&server.url())
+        .env("STUNNEL_LISTEN_PORT", port.to_string());
+    let held = launcher.start_held();
+    assert_ne!(held.port, port);
+    assert_eq!(held.client().ask(&["PING"]), Reply::line("+PONG"));
+    let fallback = held.port.to_string();
+    let log = held.finish().stderr;
+    assert_eq!(logged(&log, "port-taken", "wanted"), [port.to_string()]);
+    assert_eq!(logged(&log, "port-taken", "port"), [fallback]);
+}
+
+#[test]
+fn tunnels_take_consecutive_ports_from_the_first_on() {
+    let server = Server::start(Front::Redis);
+    // Another test may take the ports between the look and the launch: then the next pair is tried.
+    eventually("consecutive ports", || {
+        let first = two_free_ports();
+        let ended = Launcher::script("echo $A; echo $B")
+            .env("A", server.url())
+            .env("B", format!("rediss://127.0.0.1:{}/1", server.port))
+            .env("REDIS_STUNNEL_URLS", "A B")
+            .env("STUNNEL_LISTEN_PORT", first.to_string())
+            .run();
+        if ended.stderr.contains("at=port-taken") {
+            return None;
+        }
+        let expected = format!(
+            "redis://default:{PASSWORD}@127.0.0.1:{first}/0\nredis://127.0.0.1:{}/1\n",
+            first + 1
+        );
+        assert_eq!(ended.stdout, expected);
+        Some(())
+    });
+}
+
+#[test]
+fn without_descriptors_new_connections_wait_and_the_launcher_does_not_spin() {
+    let server = Server::start(Front::Redis);
+    let script = "ulimit -n 40; exec \"$0\" \"$@\"";
+    let held = Launcher::of("sh", ["-c", script, BINARY, "sh", "-c", HOLD])
+        .redis(&server.url())
+        .start_held();
+    let mut clients: Vec<Client> = (0..60).map(|_| held.open()).collect();
+    eventually("the descriptors are used up", || {
+        let open = std::fs::read_dir(format!("/proc/{}/fd", held.running.pid()))
+            .unwrap()
+            .count();
+        (open >= 39).then_some(())
+    });
+    let before = cpu_ticks(held.running.pid());
+    thread::sleep(Duration::from_secs(1)); // The time over which spinning would show.
+    let used = cpu_ticks(held.running.pid()) - before;
+    assert!(used < 50, "{used} of 100 ticks were spent on waiting");
+    // Those that came first work; when they leave, the others have their turn.
+    let mut last = clients.pop().unwrap();
+    assert_eq!(
+        eventually("a client is served", || clients
+            .pop()
+            .map(drop)
+            .map_or_else(|| Some(last.ask(&["AUTH", PASSWORD])), |()| None)),
+        Reply::line("+OK")
+    );
+    let log = held.finish().stderr;
+    assert!(
+        log.contains("at=accept-failed") || log.contains("at=connection-failed"),
+        "{log}"
+    );
+    assert!(log.contains("raise the limit on open files"), "{log}");
+}
+
+/// CPU time that a process has used, in ticks of 10 ms.
+fn cpu_ticks(pid: i32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat
+        .rsplit(')')
+        .next()
+        .unwrap()
+        .split_whitespace()
+        .collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+#[test]
+fn memory_stays_bounded_while_a_server_takes_nothing() {
+    let peer = Peer::tls(|tls| {
+        let mut closed = [0; 1];
+        // Reads nothing until the app is gone.
+        eventually("the app gives up", || {
+            tls.get_ref().peek(&mut closed).map_or(Some(()), |_| None)
+        });
+    });
+    let held = Launcher::hold(&peer.url());
+    let mut app = held.open().stream.into_inner();
+    app.set_write_timeout(Some(Duration::from_millis(500)))
+        .unwrap();
+    let chunk = vec![0; MIB];
+    let stalled = (0..1024).find_map(|_| app.write_all(&chunk).err());
+    assert!(matches!(
+        stalled.map(|error| error.kind()),
+        Some(ErrorKind::WouldBlock | ErrorKind::TimedOut)
+    ));
+    let status = std::fs::read_to_string(format!("/proc/{}/status", held.running.pid())).unwrap();
+    let resident = status
+        .lines()
+        .find(|line| line.starts_with("VmRSS"))
+        .unwrap();
+    let kib: u64 = resident.split_whitespace().nth(1).unwrap().parse().unwrap();
+    assert!(kib < 64 * 1024, "{resident}");
+    reset(&app);
+}
+
+#[test]
+fn nothing_is_sent_before_the_app_speaks_and_nothing_is_added() {
+    let peer = Peer::tls(|mut tls| rest(&mut tls));
+    let held = Launcher::hold(&peer.url());
+    let app = held.open().stream.into_inner();
+    app.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(peer.result(), (vec![], None));
+}
+
+#[test]
+fn redis_cli_sees_what_it_would_see_without_a_tunnel() {
+    let server = Server::start(Front::Redis);
+    let ended = Launcher::script("redis-cli --no-auth-warning -u \"$REDIS_URL\" set k v; exit 7")
+        .redis(&server.url())
+        .run();
+    assert_eq!(
+        (ended.stdout.as_str(), ended.code()),
+        ("OK\n", 7),
+        "{}",
+        ended.stderr
+    );
+    let cli = Command::new("redis-cli")
+        .args(["-p", &server.port.to_string(), "-a", PASSWORD, "get", "k"])
+        .output();
+    assert_eq!(cli.unwrap().stdout, b"v\n");
+}
