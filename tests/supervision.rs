@@ -1,0 +1,501 @@
+//! COMMAND's life (contract, section 4): signals, exit codes, what it inherits, what it leaves behind.
+
+mod support;
+
+use std::fs;
+use std::io::Read;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use nix::libc;
+use nix::sys::signal::Signal;
+use support::launcher::{BINARY, HOLD, Launcher, Running, logged, send_signal};
+use support::resp::Reply;
+use support::servers::{Front, Server};
+use support::{Process, eventually, is_alive};
+
+/// Says "ready", then names every signal that arrives, until SIGKILL or the end of standard input.
+const RECORDER: &str = r#"
+    use POSIX; $| = 1;
+    for my $n (1 .. 64) {
+        next if $n == 9 || $n == 19 || $n == 32 || $n == 33;
+        # POSIX::sigaction calls the handler at once, for each signal.
+        POSIX::sigaction($n, POSIX::SigAction->new(sub { syswrite(STDOUT, "$n\n") }));
+    }
+    syswrite(STDOUT, "ready\n");
+    while (1) {
+        my $read = sysread(STDIN, my $byte, 1);
+        last if defined($read) && !$read;
+    }
+"#;
+
+/// A launcher without tunnels whose COMMAND records signals.
+fn recorder(launcher: Launcher) -> Running {
+    let mut running = launcher.start();
+    assert_eq!(running.line(), "ready");
+    running
+}
+
+fn record_signals() -> Launcher {
+    Launcher::new(["perl", "-e", RECORDER])
+}
+
+/// The pid of the launcher's one child.
+fn command_of(launcher: i32) -> i32 {
+    let children = format!("/proc/{launcher}/task/{launcher}/children");
+    eventually("COMMAND runs", || {
+        fs::read_to_string(&children).ok()?.trim().parse().ok()
+    })
+}
+
+#[test]
+fn the_exit_code_is_the_commands() {
+    for code in [0, 1, 2, 7, 78, 126, 127, 255] {
+        assert_eq!(Launcher::script(&format!("exit {code}")).run().code(), code);
+    }
+}
+
+#[test]
+fn a_command_killed_by_a_signal_gives_128_plus_its_number() {
+    for number in [1, 2, 6, 9, 11, 13, 15, 34, 64] {
+        let script = format!("kill -{number} $$");
+        let ended = Launcher::new(["perl", "-e", &format!("kill {number}, $$; sleep 60")]).run();
+        assert_eq!(ended.code(), 128 + number, "{script}");
+        assert_eq!(
+            logged(&ended.stderr, "command-ended", "signal"),
+            [number.to_string()]
+        );
+    }
+}
+
+#[test]
+fn a_command_that_cannot_be_run_gives_126_or_127() {
+    let folder = tempfile::tempdir().unwrap();
+    let not_executable = folder.path().join("not-executable");
+    fs::write(&not_executable, "#!/bin/sh\n").unwrap();
+    for enabled in ["true", "false"] {
+        let run = |command: &str| {
+            Launcher::new([command])
+                .env("STUNNEL_ENABLED", enabled)
+                .run()
+        };
+        for command in ["no-such-command", "/no/such/command", ""] {
+            let ended = run(command);
+            assert_eq!(ended.code(), 127, "{command}");
+            assert!(ended.stderr.contains("no such command"), "{}", ended.stderr);
+        }
+        assert_eq!(run(not_executable.to_str().unwrap()).code(), 126);
+        assert_eq!(run("/").code(), 126);
+    }
+}
+
+#[test]
+fn every_signal_is_passed_on_exactly_once() {
+    let mut running = recorder(record_signals());
+    // What ends or stops a process by default comes as any other; 32 and 33 belong to the C library.
+    let numbers = (1..=64).filter(|n| ![libc::SIGKILL, libc::SIGSTOP, 32, 33].contains(n));
+    for number in numbers {
+        running.signal(number);
+        assert_eq!(running.line(), number.to_string());
+    }
+    let ended = running.finish();
+    assert_eq!(
+        (ended.stdout.as_str(), ended.code()),
+        ("", 0),
+        "nothing came twice"
+    );
+}
+
+#[test]
+fn a_burst_of_realtime_signals_arrives_complete() {
+    const BURST: usize = 100;
+    let mut running = recorder(record_signals());
+    for _ in 0..BURST {
+        running.signal(40);
+    }
+    for _ in 0..BURST {
+        assert_eq!(running.line(), "40");
+    }
+    assert_eq!(running.finish().stdout, "");
+}
+
+#[test]
+fn a_signal_that_comes_before_the_command_runs_is_not_lost() {
+    for _ in 0..20 {
+        let running = record_signals().start();
+        running.signal(libc::SIGTERM);
+        // Either the launcher had not taken over yet and is gone, or COMMAND got it.
+        let ended = running.finish();
+        let code = ended.status.code();
+        assert!(
+            code.is_none() || code == Some(143) || ended.stdout.contains("15\n"),
+            "{ended:?}"
+        );
+    }
+}
+
+#[test]
+fn sigterm_is_left_to_the_dyno_manager_on_a_dyno() {
+    let cases = [
+        (Some("web.1"), "auto", false),
+        (Some("web.1"), "always", true),
+        (Some("web.1"), "never", false),
+        (None, "auto", true),
+        (None, "always", true),
+        (None, "never", false),
+        (Some(""), "auto", true),
+    ];
+    for (dyno, setting, passed_on) in cases {
+        let mut launcher = record_signals().env("STUNNEL_FORWARD_SIGNALS", setting);
+        if let Some(dyno) = dyno {
+            launcher = launcher.env("DYNO", dyno);
+        }
+        let mut running = recorder(launcher);
+        running.signal(libc::SIGTERM);
+        if passed_on {
+            assert_eq!(running.line(), "15", "{dyno:?} {setting}");
+        }
+        if setting != "never" {
+            // Another signal gets through, behind the one that did not.
+            running.signal(libc::SIGUSR1);
+            assert_eq!(running.line(), "10", "{dyno:?} {setting}");
+        }
+        assert_eq!(running.finish().stdout, "", "{dyno:?} {setting}");
+    }
+}
+
+#[test]
+fn the_tunnel_outlives_sigterm_until_the_command_has_ended() {
+    let server = Server::start(Front::Redis);
+    let script = "trap 'redis-cli --no-auth-warning -u \"$REDIS_URL\" set last word; exit 3' TERM; \
+                  echo ready; while :; do sleep 0.01; done";
+    let mut running = Launcher::script(script).redis(&server.url()).start();
+    assert_eq!(running.line(), "ready");
+    running.signal(libc::SIGTERM);
+    let ended = running.finish();
+    assert_eq!(
+        (ended.stdout.as_str(), ended.code()),
+        ("OK\n", 3),
+        "{}",
+        ended.stderr
+    );
+    assert_eq!(server.direct().ask(&["GET", "last"]), Reply::bulk("word"));
+}
+
+#[test]
+fn a_stopped_command_without_a_terminal_goes_on_with_sigcont() {
+    let mut running = Launcher::new([
+        "perl",
+        "-e",
+        "$| = 1; print \"ready\\n\"; print while <STDIN>",
+    ])
+    .start();
+    assert_eq!(running.line(), "ready");
+    let command = command_of(running.pid());
+    let state = |pid: i32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        stat.rsplit(") ").next().unwrap().chars().next().unwrap()
+    };
+    running.signal(libc::SIGTSTP);
+    eventually("COMMAND stops", || (state(command) == 'T').then_some(()));
+    assert_ne!(
+        state(running.pid()),
+        'T',
+        "nobody could continue the launcher"
+    );
+    running.signal(libc::SIGCONT);
+    running.say("on we go\n");
+    assert_eq!(running.line(), "on we go");
+    assert_eq!(running.finish().code(), 0);
+}
+
+#[test]
+fn a_killed_launcher_takes_its_command_along() {
+    let mut running =
+        Launcher::script("trap 'echo told; exit' TERM; echo ready; while :; do sleep 0.01; done")
+            .start();
+    assert_eq!(running.line(), "ready");
+    let command = command_of(running.pid());
+    running.signal(libc::SIGKILL);
+    assert_eq!(running.line(), "told");
+    eventually("COMMAND ends", || (!is_alive(command)).then_some(()));
+}
+
+#[test]
+fn what_is_left_of_the_commands_process_group_gets_sigterm() {
+    let mut running = Launcher::script("sleep 1000 & echo $!; exit 5").start();
+    let leftover: i32 = running.line().parse().unwrap();
+    assert_eq!(running.finish().code(), 5);
+    eventually("the leftover is gone", || {
+        (!is_alive(leftover)).then_some(())
+    });
+}
+
+#[test]
+fn output_captured_by_a_pipe_returns_when_the_command_ends() {
+    // A leftover that ignores SIGTERM and has closed its streams keeps nothing open.
+    let script = "(trap '' TERM; exec sleep 1000 >&- 2>&- <&-) & echo $!; exit 0";
+    let started = Instant::now();
+    let ended = Launcher::script(script).run();
+    let leftover: i32 = ended.stdout.trim().parse().unwrap();
+    assert!(is_alive(leftover), "it ignores SIGTERM");
+    send_signal(leftover, libc::SIGKILL);
+    assert!(started.elapsed() < support::PATIENCE);
+}
+
+#[test]
+fn a_command_that_closes_its_output_ends_the_pipe() {
+    let mut running = Launcher::script("echo last; exec >&-; exec cat >/dev/null").start();
+    let mut all = String::new();
+    running
+        .stdout
+        .as_mut()
+        .unwrap()
+        .read_to_string(&mut all)
+        .unwrap();
+    assert_eq!(all, "last\n", "the pipe ended while COMMAND still ran");
+    assert!(is_alive(command_of(running.pid())));
+    assert_eq!(running.finish().code(), 0);
+}
+
+#[test]
+fn orphans_behind_a_shells_exec_are_reaped() {
+    // The shell's child becomes the launcher's.
+    let script =
+        format!("sleep 0.05 & echo $!; exec {BINARY} sh -c 'echo ready; exec cat >/dev/null'");
+    let mut running = Launcher::of("sh", ["-c", &script]).start();
+    let orphan: i32 = running.line().parse().unwrap();
+    assert_eq!(running.line(), "ready");
+    eventually("no zombie is left", || {
+        (!fs::exists(format!("/proc/{orphan}")).unwrap()).then_some(())
+    });
+    assert_eq!(running.finish().code(), 0);
+}
+
+#[test]
+fn nothing_of_the_launcher_stays_when_it_ends() {
+    let server = Server::start(Front::Redis);
+    let held = Launcher::hold(&server.url());
+    assert_eq!(held.client().ask(&["PING"]), Reply::line("+PONG"));
+    let (pid, port) = (held.running.pid(), held.port);
+    let command = command_of(pid);
+    assert_eq!(held.finish().code(), 0);
+    assert!(!is_alive(pid) && !is_alive(command));
+    let again = Launcher::script(HOLD)
+        .redis(&server.url())
+        .env("STUNNEL_LISTEN_PORT", port.to_string());
+    assert_eq!(again.start_held().port, port, "the port is free at once");
+}
+
+/// Signal mask and ignored signals, limits and descriptors, as a process sees them.
+const WHAT_IT_FOUND: &str = "grep -E '^Sig(Blk|Ign)' /proc/self/status; ulimit -a; ulimit -Ha; \
+                             for fd in /proc/self/fd/*; do n=${fd##*/}; [ \"$n\" -le 20 ] && echo \"$n\"; done; true";
+
+#[test]
+fn the_command_finds_mask_dispositions_limits_and_descriptors_as_the_launcher_did() {
+    let server = Server::start(Front::Redis);
+    // perl sets the scene, since a shell cannot block signals: blocked USR1 and TERM, ignored PIPE,
+    // HUP and CHLD, a low soft limit, and descriptor 9.
+    let scene = r#"
+        use POSIX;
+        POSIX::sigprocmask(SIG_BLOCK, POSIX::SigSet->new(SIGUSR1, SIGTERM));
+        $SIG{$_} = 'IGNORE' for qw(PIPE HUP CHLD);
+        POSIX::dup2(1, 9);
+        exec 'sh', '-c', 'ulimit -Sn 100; exec "$@"', 'sh', @ARGV;
+    "#;
+    let run = |words: &[&str], enabled: &str| {
+        let words = [&["-e", scene], words].concat();
+        Launcher::of("perl", words)
+            .redis(&server.url())
+            .env("STUNNEL_ENABLED", enabled)
+            .run()
+            .stdout
+    };
+    let bare = run(&["sh", "-c", WHAT_IT_FOUND], "true");
+    assert!(bare.contains("100") && bare.contains("\n9\n"), "{bare}");
+    for enabled in ["true", "false"] {
+        assert_eq!(
+            run(&[BINARY, "sh", "-c", WHAT_IT_FOUND], enabled),
+            bare,
+            "enabled: {enabled}"
+        );
+    }
+}
+
+#[test]
+fn closed_standard_streams_stay_closed_for_the_command() {
+    let folder = tempfile::tempdir().unwrap();
+    let result = folder.path().join("result");
+    for enabled in ["true", "false"] {
+        let script = format!(
+            "exec {BINARY} sh -c 'for n in 0 1 2; do [ -e /proc/$$/fd/$n ] && echo $n; done >{}; true' <&- >&- 2>&-",
+            result.display()
+        );
+        let ended = Launcher::of("sh", ["-c", &script])
+            .env("STUNNEL_ENABLED", enabled)
+            .run();
+        assert_eq!(ended.code(), 0);
+        // The redirection of the loop's own output is on descriptor 1.
+        assert_eq!(
+            fs::read_to_string(&result).unwrap(),
+            "1\n",
+            "enabled: {enabled}"
+        );
+    }
+}
+
+#[test]
+fn disabled_it_becomes_the_command_and_touches_nothing() {
+    for value in ["0", "false", "No", "OFF"] {
+        let launcher = Launcher::script("echo $$; env; exit 6")
+            .env("STUNNEL_ENABLED", value)
+            .env("REDIS_URL", "not even a URL")
+            .env("STUNNEL_VERIFY", "bogus");
+        let running = launcher.start();
+        let pid = running.pid();
+        let ended = running.finish();
+        assert_eq!(ended.code(), 6);
+        assert!(
+            ended.stdout.starts_with(&format!("{pid}\n")),
+            "the same pid: {}",
+            ended.stdout
+        );
+        assert!(ended.stdout.contains("REDIS_URL=not even a URL\n"));
+        assert!(!ended.stdout.contains("REDIS_URL_STUNNEL"));
+        assert_eq!(ended.stderr, "");
+    }
+    let by_option = Launcher::new(["--enabled=off", "--verify=bogus", "sh", "-c", "echo $$"]).run();
+    assert_eq!((by_option.code(), by_option.stderr.as_str()), (0, ""));
+}
+
+#[test]
+fn without_a_terminal_the_command_has_a_process_group_of_its_own() {
+    let script = "set -- $(cat /proc/$$/stat); echo $1 $5";
+    let ended = Launcher::script(script).run();
+    let (pid, group) = ended.stdout.trim().split_once(' ').unwrap();
+    assert_eq!(pid, group);
+}
+
+#[test]
+fn a_command_without_any_redis_url_runs_with_a_warning() {
+    let ended = Launcher::script("echo fine").run();
+    assert_eq!((ended.stdout.as_str(), ended.code()), ("fine\n", 0));
+    assert!(
+        ended.stderr.contains("level=warning at=no-redis-url"),
+        "{}",
+        ended.stderr
+    );
+}
+
+/// As pid 1 of a pid namespace of its own; `None`, said aloud, where that is not allowed.
+fn as_pid_1(script: &str) -> Option<Launcher> {
+    let words = ["--pid", "--fork", "--mount-proc", "--kill-child"];
+    let allowed = Command::new("unshare")
+        .args(words)
+        .arg("true")
+        .stderr(Stdio::null())
+        .status();
+    if !allowed.is_ok_and(|status| status.success()) {
+        eprintln!("skipped: unshare may not make a pid namespace here");
+        return None;
+    }
+    Some(Launcher::of(
+        "unshare",
+        words.iter().copied().chain([BINARY, "sh", "-c", script]),
+    ))
+}
+
+#[test]
+fn as_pid_1_it_reaps_orphans_and_keeps_the_exit_code() {
+    let script = "(sh -c 'sleep 0.05 & echo $!' & wait); while ls /proc | grep -qE '^[0-9]+$' && \
+                  grep -qs 'State:.Z' /proc/[0-9]*/status || pgrep -x sleep >/dev/null; do :; done; \
+                  cat /proc/1/comm; exit 9";
+    if let Some(launcher) = as_pid_1(script) {
+        let ended = launcher.run();
+        assert_eq!(ended.code(), 9, "{ended:?}");
+        assert!(
+            ended.stdout.ends_with("start-stunnel\n"),
+            "{}",
+            ended.stdout
+        );
+    }
+}
+
+#[test]
+fn as_pid_1_on_a_dyno_it_passes_sigterm_on() {
+    let script = "trap 'echo told; exit 4' TERM; echo ready; while :; do sleep 0.01; done";
+    if let Some(launcher) = as_pid_1(script) {
+        let mut running = launcher.env("DYNO", "web.1").start();
+        assert_eq!(running.line(), "ready");
+        let pid_1 = command_of(running.pid());
+        send_signal(pid_1, libc::SIGTERM);
+        let ended = running.finish();
+        assert_eq!((ended.stdout.as_str(), ended.code()), ("told\n", 4));
+    }
+}
+
+#[test]
+fn a_launcher_found_with_sigchld_ignored_still_learns_the_exit_code() {
+    let script = format!("$SIG{{CHLD}} = 'IGNORE'; exec '{BINARY}', 'sh', '-c', 'exit 8'");
+    assert_eq!(Launcher::of("perl", ["-e", &script]).run().code(), 8);
+}
+
+#[test]
+fn every_thread_of_the_launcher_leaves_signals_to_the_one_that_waits_for_them() {
+    let server = Server::start(Front::Redis);
+    let held = Launcher::hold(&server.url());
+    assert_eq!(held.client().ask(&["PING"]), Reply::line("+PONG"));
+    for task in fs::read_dir(format!("/proc/{}/task", held.running.pid())).unwrap() {
+        let status = fs::read_to_string(task.unwrap().path().join("status")).unwrap();
+        let blocked = status
+            .lines()
+            .find_map(|line| line.strip_prefix("SigBlk:\t"))
+            .unwrap();
+        let blocked = u64::from_str_radix(blocked, 16).unwrap();
+        for signal in [
+            Signal::SIGTERM,
+            Signal::SIGCHLD,
+            Signal::SIGINT,
+            Signal::SIGCONT,
+        ] {
+            assert_ne!(
+                blocked & (1 << (signal as i32 - 1)),
+                0,
+                "{signal} in\n{status}"
+            );
+        }
+    }
+}
+
+#[test]
+fn twenty_launchers_end_cleanly_when_their_commands_end_at_once() {
+    let server = Server::start(Front::Redis);
+    let start = |n: i32| {
+        let script = format!("redis-cli --no-auth-warning -u \"$REDIS_URL\" ping; exit {n}");
+        Launcher::script(&script).redis(&server.url()).start()
+    };
+    let running: Vec<_> = (0..20).map(start).collect();
+    for (n, running) in running.into_iter().enumerate() {
+        let ended = running.finish();
+        assert_eq!(
+            (ended.stdout.as_str(), ended.code()),
+            ("PONG\n", n as i32),
+            "{}",
+            ended.stderr
+        );
+    }
+}
+
+#[test]
+fn a_session_without_a_terminal_is_no_obstacle() {
+    let mut command = Command::new(BINARY);
+    command
+        .args(["sh", "-c", "exit 3"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    // SAFETY: setsid(2) is async-signal-safe.
+    unsafe { command.pre_exec(|| Ok(nix::unistd::setsid().map(drop)?)) };
+    assert_eq!(Process(command.spawn().unwrap()).wait().code(), Some(3));
+}
