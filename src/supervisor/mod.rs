@@ -83,6 +83,9 @@ pub struct Supervisor {
     signals: Signals,
     /// Whether COMMAND is stopped, as far as the kernel has told us.
     stopped: bool,
+    /// Whether a shell has continued the whole process group, so that COMMAND already has the SIGCONT
+    /// that is on its way to us.
+    resumed_by_shell: bool,
 }
 
 impl Supervisor {
@@ -105,6 +108,7 @@ impl Supervisor {
             terminal,
             signals,
             stopped: false,
+            resumed_by_shell: false,
         })
     }
 
@@ -116,14 +120,15 @@ impl Supervisor {
     pub async fn wait(&mut self) -> io::Result<Ended> {
         loop {
             let received = self.signals.next().await?;
-            let was_stopped = self.stopped;
             if (received.is(Signal::SIGCHLD) || received.is(Signal::SIGCONT))
                 && let Some(ended) = self.look_after_children()
             {
                 return Ok(ended);
             }
             match received {
-                _ if received.is(Signal::SIGCONT) && was_stopped => self.resume(),
+                _ if received.is(Signal::SIGCONT) && std::mem::take(&mut self.resumed_by_shell) => {
+                }
+                _ if received.is(Signal::SIGCONT) && self.stopped => self.resume(),
                 _ if self.passes(received) => self.pass_on(received.number),
                 _ => debug!(at = "signal-kept", signal = received.number),
             }
@@ -179,18 +184,20 @@ impl Supervisor {
         self.stopped = true;
         let shell_may_wait = self.placement == Placement::Shared
             || (job_control.is_some() && self.terminal.is_some());
-        if shell_may_wait
-            && let Err(error) = signals::stop_self(job_control.unwrap_or(Signal::SIGTSTP))
-        {
-            warning!(at = "stop-failed", error = %error);
+        if shell_may_wait {
+            if let Err(error) = signals::stop_self(job_control.unwrap_or(Signal::SIGTSTP)) {
+                warning!(at = "stop-failed", error = %error);
+            }
+            if wait::job_event(self.command) == Some(JobEvent::Continued) {
+                self.stopped = false;
+                self.resumed_by_shell = self.placement == Placement::Shared;
+            }
         }
     }
 
     /// The launcher was continued while COMMAND was stopped: COMMAND goes on, too.
     fn resume(&mut self) {
         match self.placement {
-            // A shell continues the whole process group, and then COMMAND already runs.
-            Placement::Shared if !self.stopped => {}
             Placement::Shared => self.pass_on(Signal::SIGCONT as i32),
             Placement::Own => {
                 self.hand_over_terminal();

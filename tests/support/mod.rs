@@ -5,6 +5,7 @@
 pub mod launcher;
 pub mod peer;
 pub mod pki;
+pub mod pty;
 pub mod resp;
 pub mod servers;
 

@@ -1,0 +1,132 @@
+//! A real terminal: a pty whose other end is ours, to type on and to read.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use nix::libc;
+use nix::pty::{Winsize, openpty};
+
+use super::{Process, eventually};
+
+/// A program on a terminal of its own, as the leader of its session.
+pub struct Terminal {
+    pub process: Process,
+    keyboard: File,
+    screen: Arc<Mutex<String>>,
+    /// How much of the screen has been seen.
+    seen: usize,
+}
+
+impl Terminal {
+    pub fn start(mut command: Command) -> Terminal {
+        let pty = openpty(None, None).expect("a pty");
+        let stream = || pty.slave.try_clone().expect("a descriptor");
+        command.stdin(stream()).stdout(stream()).stderr(stream());
+        // SAFETY: setsid(2) and ioctl(2) are async-signal-safe; descriptor 0 is the terminal by then.
+        unsafe {
+            command.pre_exec(|| {
+                nix::unistd::setsid()?;
+                nix::errno::Errno::result(libc::ioctl(0, libc::TIOCSCTTY, 0))?;
+                Ok(())
+            });
+        }
+        let process = Process(command.spawn().expect("a program on a terminal"));
+        drop((command, pty.slave));
+        let screen = Arc::new(Mutex::new(String::new()));
+        watch(
+            pty.master.try_clone().expect("a descriptor"),
+            screen.clone(),
+        );
+        Terminal {
+            process,
+            keyboard: pty.master.into(),
+            screen,
+            seen: 0,
+        }
+    }
+
+    /// An interactive shell with job control, whose prompt is `$ `.
+    pub fn shell(variables: &[(&str, &str)]) -> Terminal {
+        let mut command = Command::new("bash");
+        command
+            .args(["--norc", "--noprofile", "--noediting", "-i"])
+            .env_clear();
+        command
+            .env("PATH", std::env::var_os("PATH").expect("PATH"))
+            .env("PS1", "$ ");
+        command
+            .env("TERM", "dumb")
+            .env("STUNNEL_LISTEN_PORT", "0")
+            .env("STUNNEL_LOGLEVEL", "crit");
+        command.envs(variables.iter().copied());
+        let mut terminal = Terminal::start(command);
+        terminal.expect("$ ");
+        terminal
+    }
+
+    pub fn type_keys(&mut self, keys: &str) {
+        self.keyboard.write_all(keys.as_bytes()).expect("type");
+    }
+
+    /// Types a line, and waits for its echo.
+    pub fn type_line(&mut self, line: &str) {
+        self.type_keys(&format!("{line}\n"));
+        self.expect(line);
+    }
+
+    /// Waits until `text` shows up behind what has been seen; returns what stood before it.
+    pub fn expect(&mut self, text: &str) -> String {
+        let (screen, seen) = (self.screen.clone(), self.seen);
+        let what = format!("{text:?} on the terminal");
+        let found = eventually_or(
+            &what,
+            || screen.lock().unwrap()[seen..].find(text),
+            || screen.lock().unwrap()[seen..].to_owned(),
+        );
+        self.seen = seen + found + text.len();
+        self.screen.lock().unwrap()[seen..seen + found].to_owned()
+    }
+
+    pub fn resize(&mut self, rows: u16, columns: u16) {
+        let size = Winsize {
+            ws_row: rows,
+            ws_col: columns,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        // SAFETY: TIOCSWINSZ reads one winsize.
+        let done = unsafe { libc::ioctl(self.keyboard.as_raw_fd(), libc::TIOCSWINSZ, &size) };
+        assert_eq!(done, 0);
+    }
+}
+
+fn watch(master: OwnedFd, screen: Arc<Mutex<String>>) {
+    let mut master = File::from(master);
+    thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        // The read fails once nobody holds the other end.
+        while let Ok(read @ 1..) = master.read(&mut buffer) {
+            screen
+                .lock()
+                .unwrap()
+                .push_str(&String::from_utf8_lossy(&buffer[..read]));
+        }
+    });
+}
+
+/// Like [`eventually`], and shows `context` when it waits in vain.
+fn eventually_or<T>(
+    what: &str,
+    mut condition: impl FnMut() -> Option<T>,
+    context: impl Fn() -> String,
+) -> T {
+    let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        eventually(what, &mut condition)
+    }));
+    found.unwrap_or_else(|_| panic!("{what}; instead: {:?}", context()))
+}
