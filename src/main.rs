@@ -42,9 +42,8 @@ fn run(invocation: Invocation) -> u8 {
 
     let settings = reader.settings();
     reader.check_general_url_settings();
-    let plan = settings
-        .as_ref()
-        .map(|settings| Plan::make(settings, &environment, &mut reader));
+    let listed = reader.urls();
+    let plan = listed.map(|listed| Plan::make(listed, &environment, &mut reader));
     let (Some(settings), Some(plan), true) = (settings, plan, reader.errors.is_empty()) else {
         let _log = logging::init(reader.log_settings_for_errors());
         return misconfigured(&reader.errors);

@@ -9,7 +9,7 @@ use url::Host;
 use crate::cli;
 use crate::redis_url::{Problem, RedisUrl, Scheme};
 use crate::settings::{
-    ConfigError, Environment, Reader, Rediss, Settings, TrustSettings, UrlSettings, Verify, lookup,
+    ConfigError, Environment, Reader, Rediss, TrustSettings, UrlSettings, Verify, lookup,
 };
 
 /// The variable that is always looked at first.
@@ -82,10 +82,15 @@ pub struct Rewrite {
 }
 
 impl Plan {
-    /// Decides about every Redis variable; mistakes go into `reader.errors`.
-    pub fn make(settings: &Settings, environment: &Environment, reader: &mut Reader<'_>) -> Plan {
+    /// Decides about every Redis variable: those `listed` by the user, or those that are discovered.
+    /// Mistakes go into `reader.errors`.
+    pub fn make(
+        listed: Option<Vec<String>>,
+        environment: &Environment,
+        reader: &mut Reader<'_>,
+    ) -> Plan {
         let mut plan = Plan::default();
-        for (name, listed) in candidates(settings, environment) {
+        for (name, listed) in candidates(listed, environment) {
             match url_in(&name, listed, environment) {
                 Ok(Some((value, url))) => {
                     let own = reader.url_settings(&name);
@@ -250,9 +255,9 @@ impl Plan {
 }
 
 /// The names to look at, each with whether the user listed it.
-fn candidates(settings: &Settings, environment: &Environment) -> Vec<(String, bool)> {
-    if let Some(listed) = &settings.urls {
-        return listed.iter().map(|name| (name.clone(), true)).collect();
+fn candidates(listed: Option<Vec<String>>, environment: &Environment) -> Vec<(String, bool)> {
+    if let Some(listed) = listed {
+        return listed.into_iter().map(|name| (name, true)).collect();
     }
     let discovered = environment
         .keys()
@@ -366,8 +371,8 @@ mod tests {
     fn plan_with(options: &[&str], environment: &Environment) -> Result<Plan, Vec<String>> {
         let invocation = invocation(options);
         let mut reader = Reader::new(&invocation, environment);
-        let settings = reader.settings().expect("good settings");
-        let plan = Plan::make(&settings, environment, &mut reader);
+        let listed = reader.urls().expect("good names");
+        let plan = Plan::make(listed, environment, &mut reader);
         if reader.errors.is_empty() {
             Ok(plan)
         } else {

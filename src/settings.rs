@@ -124,8 +124,6 @@ pub struct ConnectionSettings {
 /// Everything that holds for the launcher as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// The names of `--urls`, each once; `None`: discover them.
-    pub urls: Option<Vec<String>>,
     /// The first local port; 0: the kernel's pick.
     pub listen_port: u16,
     pub connection: ConnectionSettings,
@@ -178,10 +176,14 @@ impl<'a> Reader<'a> {
         self.read(&cli::ENABLED, boolean)
     }
 
+    /// The names of `--urls`, each once, or none: then they are discovered. `None` when it is wrong.
+    pub fn urls(&mut self) -> Option<Option<Vec<String>>> {
+        self.read(&cli::URLS, names)
+    }
+
     /// The settings of the launcher as a whole; `None` when any of them is wrong.
     pub fn settings(&mut self) -> Option<Settings> {
         // Each is read before any `?`, so that all mistakes are found.
-        let urls = self.read(&cli::URLS, names);
         let listen_port = self.read(&cli::LISTEN_PORT, port_or_zero);
         let connect_timeout = self.read(&cli::CONNECT_TIMEOUT, positive_duration);
         let connect_retry = self.read(&cli::CONNECT_RETRY, boolean);
@@ -191,7 +193,6 @@ impl<'a> Reader<'a> {
         let level = self.read(&cli::LOG_LEVEL, log_level);
         let format = self.read(&cli::LOG_FORMAT, log_format);
         Some(Settings {
-            urls: urls?,
             listen_port: listen_port?,
             connection: ConnectionSettings {
                 connect_timeout: connect_timeout?,
@@ -490,6 +491,7 @@ pub mod tests {
         let (invocation, environment) = (invocation(options), environment(pairs));
         let mut reader = Reader::new(&invocation, &environment);
         reader.enabled();
+        reader.urls();
         let settings = reader.settings();
         reader.check_general_url_settings();
         let url_settings = reader.url_settings("CACHE_URL");
@@ -508,7 +510,6 @@ pub mod tests {
     #[test]
     fn every_default_is_a_value_that_its_setting_accepts() {
         let (settings, url) = settings(&[], &[]).unwrap();
-        assert_eq!(settings.urls, None);
         assert_eq!(settings.listen_port, 6371);
         assert_eq!(settings.connection.connect_timeout, Duration::from_secs(10));
         assert!(!settings.connection.connect_retry);
