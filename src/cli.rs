@@ -13,7 +13,7 @@ use crate::secret::quotable;
 /// One setting: an option, the variable that stands in for it, and what holds without both.
 #[derive(Debug)]
 pub struct Setting {
-    /// The option's long name, without dashes.
+    /// The option's long name, without dashes; empty when there is a variable only.
     pub option: &'static str,
     /// The environment variable that says the same.
     pub variable: &'static str,
@@ -74,6 +74,57 @@ pub const VERIFY: Setting = Setting {
     default_shown: "none",
     value_name: "LEVEL",
     help: "none; ca (the certificate's chain); full (chain and host name)",
+};
+pub const CA_FILE: Setting = Setting {
+    option: "ca-file",
+    variable: "STUNNEL_CA_FILE",
+    default: "",
+    default_shown: "system roots",
+    value_name: "FILE",
+    help: "PEM bundle of the CAs to trust instead of the system's roots. STUNNEL_CA_PEM holds the \
+           PEM text itself; both together: both are trusted",
+};
+/// Has no option: a command line is no place for a bundle.
+pub const CA_PEM: Setting = Setting {
+    option: "",
+    variable: "STUNNEL_CA_PEM",
+    default: "",
+    default_shown: "",
+    value_name: "",
+    help: "",
+};
+pub const PIN: Setting = Setting {
+    option: "pin",
+    variable: "STUNNEL_PIN",
+    default: "",
+    default_shown: "none",
+    value_name: "PINS",
+    help: "sha256//BASE64 of the server key's SubjectPublicKeyInfo, as curl's --pinnedpubkey; several \
+           joined by ;. Holds under every --verify",
+};
+pub const CLIENT_CERT: Setting = Setting {
+    option: "client-cert",
+    variable: "STUNNEL_CLIENT_CERT",
+    default: "",
+    default_shown: "none",
+    value_name: "PEM",
+    help: "Client certificate for servers that ask for one: a PEM file, or the PEM text itself",
+};
+pub const CLIENT_KEY: Setting = Setting {
+    option: "client-key",
+    variable: "STUNNEL_CLIENT_KEY",
+    default: "",
+    default_shown: "none",
+    value_name: "PEM",
+    help: "The client certificate's key in PKCS#8: a PEM file, or the PEM text itself",
+};
+pub const SERVER_NAME: Setting = Setting {
+    option: "server-name",
+    variable: "STUNNEL_SERVER_NAME",
+    default: "",
+    default_shown: "the URL's host",
+    value_name: "NAME",
+    help: "The name sent in SNI and checked under full",
 };
 pub const MIN_TLS: Setting = Setting {
     option: "min-tls",
@@ -143,7 +194,7 @@ pub const LOG_FORMAT: Setting = Setting {
     help: "logfmt or json",
 };
 
-/// Every setting, in the order of `--help`.
+/// Every setting that has an option, in the order of `--help`.
 pub const SETTINGS: &[&Setting] = &[
     &ENABLED,
     &URLS,
@@ -151,6 +202,11 @@ pub const SETTINGS: &[&Setting] = &[
     &PORT_OFFSET,
     &LISTEN_PORT,
     &VERIFY,
+    &CA_FILE,
+    &PIN,
+    &CLIENT_CERT,
+    &CLIENT_KEY,
+    &SERVER_NAME,
     &MIN_TLS,
     &CONNECT_TIMEOUT,
     &CONNECT_RETRY,
@@ -161,6 +217,7 @@ pub const SETTINGS: &[&Setting] = &[
     &LOG_FORMAT,
 ];
 
+const CHECK: &str = "check";
 const PRINT_ENV: &str = "print-env";
 const COMMAND: &str = "command";
 
@@ -168,9 +225,11 @@ const COMMAND: &str = "command";
 #[derive(Debug)]
 pub struct Invocation {
     matches: ArgMatches,
+    /// `--check` was given.
+    pub check: bool,
     /// `--print-env` was given.
     pub print_env: bool,
-    /// COMMAND and its arguments; empty only together with `print_env`.
+    /// COMMAND and its arguments; empty only together with `check` or `print_env`.
     pub command: Vec<OsString>,
 }
 
@@ -186,6 +245,7 @@ impl Invocation {
             .try_get_matches_from(words)
             .map_err(without_secrets)?;
         Ok(Invocation {
+            check: matches.get_flag(CHECK),
             print_env: matches.get_flag(PRINT_ENV),
             command: matches
                 .remove_many(COMMAND)
@@ -196,6 +256,9 @@ impl Invocation {
 
     /// The value of `setting`'s option, if it was given.
     pub fn option(&self, setting: &Setting) -> Option<&OsStr> {
+        if setting.option.is_empty() {
+            return None;
+        }
         self.matches
             .get_one::<OsString>(setting.option)
             .map(OsString::as_os_str)
@@ -216,12 +279,12 @@ pub fn command() -> Command {
         .after_help(
             "An option wins over its variable, a variable over the default; an empty variable counts \
              as unset.\n\
-             One URL's own setting: <VAR>_STUNNEL_VERIFY, _PORT_OFFSET and _REDISS, for example \
-             CACHE_URL_STUNNEL_VERIFY=full.\n\
+             One URL's own setting: <VAR>_STUNNEL_VERIFY, _PIN, _CA_FILE, _CA_PEM, _SERVER_NAME, \
+             _PORT_OFFSET, _REDISS, _CLIENT_CERT, _CLIENT_KEY; for example CACHE_URL_STUNNEL_VERIFY=full.\n\
              Durations: 500ms, 10s, 5m, 24h, or a bare number of seconds.\n\
              Exit code: COMMAND's own, or 128 + the number of the signal that ended it; 126 COMMAND \
-             cannot be executed; 127 not found; 2 wrong usage; 78 a setting or a URL is wrong; 1 an \
-             internal error.",
+             cannot be executed; 127 not found; 2 wrong usage; 78 a setting or a URL is wrong; 1 \
+             --check found a tunnel that does not work, or an internal error.",
         )
         .args(SETTINGS.iter().map(|setting| {
             Arg::new(setting.option)
@@ -232,6 +295,12 @@ pub fn command() -> Command {
                 .allow_negative_numbers(true)
                 .help(help(setting))
         }))
+        .arg(
+            Arg::new(CHECK)
+                .long(CHECK)
+                .action(ArgAction::SetTrue)
+                .help("Examine every tunnel, print a report, and exit"),
+        )
         .arg(
             Arg::new(PRINT_ENV)
                 .long(PRINT_ENV)
@@ -244,7 +313,7 @@ pub fn command() -> Command {
                 .value_parser(value_parser!(OsString))
                 .num_args(1..)
                 .trailing_var_arg(true)
-                .required_unless_present(PRINT_ENV)
+                .required_unless_present_any([CHECK, PRINT_ENV])
                 .help("What to run, with its arguments"),
         )
 }

@@ -195,14 +195,26 @@ fn announce(plan: &Plan, bound: &Bound) {
             upstream = %tunnel.upstream,
             verify = tunnel.trust.verify.word(),
         );
-        if tunnel.trust.verify == Verify::None {
+        if !tunnel.trust.authenticates() {
             warning!(
                 at = "not-authenticated",
                 var = variables,
                 upstream = %tunnel.upstream,
                 msg = format!(
-                    "traffic is encrypted, but nothing proves that the server is the right one; {}=full \
-                     (or ca) changes that for a server with a certificate of a public CA",
+                    "traffic is encrypted, but nothing proves that the server is the right one; \
+                     start-stunnel --check shows the value for {}, or set {}=full for a certificate of a \
+                     public CA",
+                    cli::PIN.variable,
+                    cli::VERIFY.variable
+                ),
+            );
+        }
+        if tunnel.trust.verify == Verify::None && tunnel.trust.ca.is_some() {
+            warning!(
+                at = "ca-unused",
+                var = variables,
+                msg = format!(
+                    "a CA is set, but not used: set {0}=ca or {0}=full",
                     cli::VERIFY.variable
                 ),
             );
@@ -230,6 +242,7 @@ fn open_tunnels(
             connector
         });
         let tunnel = Arc::new(Tunnel {
+            look: Connector::for_a_look(&plan.trust),
             plan,
             connector,
             settings: settings.connection.clone(),

@@ -12,8 +12,11 @@
 //!
 //! One byte's way: accepted and carried by [`tunnel`], encrypted by a connector of [`tls`].
 //!
+//! [`check`] examines the tunnels of a plan instead of opening them.
+//!
 //! [`logging`] writes what happened; a [`secret`] is never in it.
 
+pub mod check;
 pub mod cli;
 pub mod launch;
 pub mod logging;

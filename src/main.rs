@@ -2,6 +2,7 @@
 
 use std::env;
 
+use start_stunnel::check;
 use start_stunnel::cli::Invocation;
 use start_stunnel::launch;
 use start_stunnel::logging::{self, err};
@@ -13,6 +14,8 @@ use start_stunnel::tls;
 /// sysexits.h's EX_CONFIG.
 const EX_CONFIG: u8 = 78;
 const INTERNAL_ERROR: u8 = 1;
+/// A tunnel does not work.
+const FAILED_CHECK: u8 = 1;
 
 fn main() {
     let invocation = match Invocation::parse_from(env::args_os()) {
@@ -31,8 +34,10 @@ fn run(invocation: Invocation) -> u8 {
     let mut reader = Reader::new(&invocation, &environment);
     let enabled = reader.enabled();
     if enabled == Some(false) {
-        if invocation.print_env {
-            eprintln!("start-stunnel is disabled: COMMAND's environment is untouched");
+        if invocation.print_env || invocation.check {
+            eprintln!(
+                "start-stunnel is disabled: no tunnel, and COMMAND's environment is untouched"
+            );
             return 0;
         }
         let error = supervisor::become_command(invocation.command.clone());
@@ -49,9 +54,14 @@ fn run(invocation: Invocation) -> u8 {
         return misconfigured(&reader.errors);
     };
 
-    if !plan.verifies() {
-        // SAFETY: this is the only thread.
-        unsafe { tls::forget_system_roots() };
+    // SAFETY: this is the only thread.
+    unsafe { tls::roots::keep_from_native_tls() };
+    if invocation.check {
+        let _log = logging::init(settings.log);
+        return check::run(plan, &settings).map_or_else(
+            |error| internal_error(&error),
+            |works| if works { 0 } else { FAILED_CHECK },
+        );
     }
     // Before the first thread starts: each takes its signal mask from the one that starts it.
     let inherited = supervisor::Inherited::take_over();
@@ -73,10 +83,12 @@ fn run(invocation: Invocation) -> u8 {
             inherited,
         ),
     };
-    done.unwrap_or_else(|error| {
-        err!(at = "internal-error", error = format!("{error:#}"));
-        INTERNAL_ERROR
-    })
+    done.unwrap_or_else(|error| internal_error(&error))
+}
+
+fn internal_error(error: &anyhow::Error) -> u8 {
+    err!(at = "internal-error", error = format!("{error:#}"));
+    INTERNAL_ERROR
 }
 
 fn misconfigured(errors: &[ConfigError]) -> u8 {

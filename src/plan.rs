@@ -7,9 +7,9 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use url::Host;
 
 use crate::cli;
-use crate::redis_url::{Problem, RedisUrl, Scheme};
+use crate::redis_url::{Credentials, Problem, RedisUrl, Scheme};
 use crate::settings::{
-    ConfigError, Environment, Reader, Rediss, TrustSettings, UrlSettings, Verify, lookup,
+    ConfigError, Environment, Reader, Rediss, TrustSettings, UrlSettings, lookup,
 };
 
 /// The variable that is always looked at first.
@@ -93,7 +93,17 @@ impl Plan {
         for (name, listed) in candidates(listed, environment) {
             match url_in(&name, listed, environment) {
                 Ok(Some((value, url))) => {
-                    let own = reader.url_settings(&name);
+                    let wishes = match url.tls_wishes() {
+                        Ok(wishes) => wishes,
+                        Err(problem) => {
+                            reader.errors.push(ConfigError {
+                                name,
+                                problem: problem.to_string(),
+                            });
+                            continue;
+                        }
+                    };
+                    let own = reader.url_settings(&name, &wishes);
                     let nested = lookup(environment, &format!("{name}{OWN_SUFFIX}"))
                         .is_some_and(|copy| copy == OsStr::new(&value));
                     let passthrough = |own: &UrlSettings| {
@@ -128,11 +138,10 @@ impl Plan {
         !self.variables.is_empty()
     }
 
-    /// Whether any tunnel asks who its server is.
-    pub fn verifies(&self) -> bool {
-        self.tunnels
-            .iter()
-            .any(|tunnel| tunnel.trust.verify != Verify::None)
+    /// What the first URL that leads through the tunnel of this index says about who the user is.
+    pub fn credentials(&self, tunnel: usize) -> Option<Credentials> {
+        let mut urls = self.tunnelled().filter(|(_, _, index, _)| *index == tunnel);
+        urls.find_map(|(.., url)| url.credentials())
     }
 
     /// What COMMAND's environment gets, when the tunnels listen on `ports`: names and values, secrets

@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use percent_encoding::percent_decode_str;
 use url::Host;
 
 use crate::secret::{MASK, Secret};
@@ -73,6 +74,7 @@ pub enum Problem {
     Port,
     UnescapedUserinfo,
     SeveralUrls,
+    SslCertReqs,
 }
 
 impl fmt::Display for Problem {
@@ -94,12 +96,48 @@ impl fmt::Display for Problem {
                 "has an @ behind its host; in a password write %2F for /, %3F for ? and %23 for #"
             }
             Problem::SeveralUrls => "holds more than one URL; give each a variable of its own",
+            Problem::SslCertReqs => {
+                return f
+                    .write_str("has an ssl_cert_reqs that is none of required, optional and none");
+            }
         })?;
         f.write_str("; expected redis://[USER]:[PASSWORD]@HOST[:PORT][/DATABASE]")
     }
 }
 
 impl std::error::Error for Problem {}
+
+/// What the query of a URL asks of TLS, as redis-py, Celery and Kombu have it:
+/// <https://redis.readthedocs.io/en/stable/connections.html>.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TlsWishes {
+    /// `ssl_cert_reqs`: whether the server's certificate must hold.
+    pub verify: Option<bool>,
+    /// `ssl_ca_certs`: the file with the CAs to trust.
+    pub ca_file: Option<String>,
+}
+
+/// User and password of a URL, as they go into AUTH.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Credentials {
+    user: Option<Secret>,
+    password: Secret,
+}
+
+impl Credentials {
+    /// The request that authenticates, in RESP: with the user where there is one (Redis 6).
+    pub fn auth_command(&self) -> Vec<u8> {
+        let words = ["AUTH"]
+            .into_iter()
+            .chain(self.user.as_ref().map(Secret::expose));
+        let words: Vec<&str> = words.chain([self.password.expose()]).collect();
+        let mut request = format!("*{}\r\n", words.len());
+        for word in words {
+            request += &format!("${}\r\n{word}\r\n", word.len());
+        }
+        request.into_bytes()
+    }
+}
 
 /// A parsed Redis URL. `Debug` and `Display` mask user, password and whatever in the query looks
 /// like one.
@@ -187,6 +225,41 @@ impl RedisUrl {
             query: self.query.as_ref().and_then(without_tls_parameters),
             ..self.clone()
         }
+    }
+
+    /// User and password, percent-decoded; `None` without a password.
+    pub fn credentials(&self) -> Option<Credentials> {
+        let (user, password) = self.userinfo.as_ref()?.expose().split_once(':')?;
+        let decoded = |text: &str| Secret::new(percent_decode_str(text).decode_utf8_lossy());
+        (!password.is_empty()).then(|| Credentials {
+            user: (!user.is_empty()).then(|| decoded(user)),
+            password: decoded(password),
+        })
+    }
+
+    /// What the URL's query asks of TLS.
+    ///
+    /// # Errors
+    /// When it asks for something unknown.
+    pub fn tls_wishes(&self) -> Result<TlsWishes, Problem> {
+        let mut wishes = TlsWishes::default();
+        let query = self.query.as_ref().map_or("", Secret::expose);
+        for (key, value) in url::form_urlencoded::parse(query.as_bytes()) {
+            match key.to_ascii_lowercase().as_str() {
+                "ssl_cert_reqs" => {
+                    let value = value.to_ascii_lowercase();
+                    wishes.verify = Some(match value.strip_prefix("cert_").unwrap_or(&value) {
+                        // To a client, optional means the same (Python's ssl.CERT_OPTIONAL).
+                        "required" | "optional" => true,
+                        "none" => false,
+                        _ => return Err(Problem::SslCertReqs),
+                    });
+                }
+                "ssl_ca_certs" => wishes.ca_file = Some(value.into_owned()),
+                _ => {}
+            }
+        }
+        Ok(wishes)
     }
 
     /// The URL in full, secrets included: for a client's eyes only.
@@ -504,6 +577,47 @@ mod tests {
             assert_eq!(url.to_string(), shown);
             assert_eq!(format!("{url:?}"), shown);
         }
+    }
+
+    #[test]
+    fn user_and_password_go_into_auth_decoded() {
+        let auth = |userinfo: &str| {
+            let url = RedisUrl::parse(&format!("redis://{userinfo}h")).unwrap();
+            url.credentials()
+                .map(|found| String::from_utf8(found.auth_command()).unwrap())
+        };
+        assert_eq!(auth(""), None);
+        assert_eq!(auth("user@"), None);
+        assert_eq!(auth("user:@"), None);
+        assert_eq!(
+            auth(":p%2Fw@").unwrap(),
+            "*2\r\n$4\r\nAUTH\r\n$3\r\np/w\r\n"
+        );
+        assert_eq!(
+            auth("me:a:b@").unwrap(),
+            "*3\r\n$4\r\nAUTH\r\n$2\r\nme\r\n$3\r\na:b\r\n"
+        );
+    }
+
+    #[test]
+    fn a_query_may_ask_for_verification() {
+        let wishes = |query: &str| {
+            let url = RedisUrl::parse(&format!("rediss://h/0{query}")).unwrap();
+            url.tls_wishes()
+                .map(|wishes| (wishes.verify, wishes.ca_file))
+        };
+        assert_eq!(wishes(""), Ok((None, None)));
+        assert_eq!(wishes("?ssl_cert_reqs=none"), Ok((Some(false), None)));
+        assert_eq!(
+            wishes("?a=1&ssl_cert_reqs=CERT_REQUIRED"),
+            Ok((Some(true), None))
+        );
+        assert_eq!(wishes("?ssl_cert_reqs=optional"), Ok((Some(true), None)));
+        assert_eq!(
+            wishes("?ssl_ca_certs=%2Fetc%2Fca.pem"),
+            Ok((None, Some("/etc/ca.pem".into())))
+        );
+        assert_eq!(wishes("?ssl_cert_reqs=maybe"), Err(Problem::SslCertReqs));
     }
 
     /// Splits at the first `/`, `?` or `#` behind the authority: what must come through as written.

@@ -6,7 +6,10 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::cli::{self, Invocation, Setting};
+use crate::redis_url::TlsWishes;
 use crate::secret::quotable;
+use crate::tls::Pin;
+use crate::tls::pem::{self, ClientIdentity, IdentityProblem};
 
 /// The environment as the launcher found it.
 pub type Environment = BTreeMap<OsString, OsString>;
@@ -106,6 +109,20 @@ pub struct LogSettings {
 pub struct TrustSettings {
     pub verify: Verify,
     pub min_tls: MinTls,
+    /// PEM of the CAs to trust instead of the system's roots.
+    pub ca: Option<String>,
+    /// The server's key must be one of these; empty: any.
+    pub pins: Vec<Pin>,
+    pub identity: Option<ClientIdentity>,
+    /// The name to send and to check; `None`: the URL's host.
+    pub server_name: Option<String>,
+}
+
+impl TrustSettings {
+    /// Whether anything proves who the server is.
+    pub fn authenticates(&self) -> bool {
+        self.verify != Verify::None || !self.pins.is_empty()
+    }
 }
 
 /// How connections to Redis are made and given up.
@@ -156,10 +173,22 @@ pub struct Reader<'a> {
     pub errors: Vec<ConfigError>,
 }
 
-/// Where a value came from.
+/// A value, and where it came from.
 struct Found<'a> {
     source: String,
     value: &'a OsStr,
+    given: Given,
+}
+
+/// Who gave a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Given {
+    /// Nobody: it is the default.
+    Default,
+    /// The user, for all URLs.
+    Generally,
+    /// The user, for this one URL.
+    ForOne,
 }
 
 impl<'a> Reader<'a> {
@@ -225,27 +254,164 @@ impl<'a> Reader<'a> {
         self.read(&cli::PORT_OFFSET, offset);
         self.read(&cli::VERIFY, verify);
         self.read(&cli::MIN_TLS, min_tls);
+        self.read(&cli::PIN, pins);
+        self.read(&cli::SERVER_NAME, server_name);
+        let general = |reader: &Self, setting| reader.general(setting);
+        self.authorities(&[general(self, &cli::CA_FILE), general(self, &cli::CA_PEM)]);
+        self.identity(
+            &general(self, &cli::CLIENT_CERT),
+            &general(self, &cli::CLIENT_KEY),
+        );
     }
 
-    /// The settings that hold for the URL in `variable`. Only mistakes in the variable's own forms are
-    /// collected: those in the general ones are found by [`Reader::check_general_url_settings`].
-    pub fn url_settings(&mut self, variable: &str) -> Option<UrlSettings> {
+    /// The settings that hold for the URL in `variable`, whose query has wishes of its own. Only
+    /// mistakes in the variable's own forms are collected: those in the general ones are found by
+    /// [`Reader::check_general_url_settings`].
+    pub fn url_settings(&mut self, variable: &str, wishes: &TlsWishes) -> Option<UrlSettings> {
         let rediss = self.read_for(variable, &cli::REDISS, rediss);
         let port_offset = self.read_for(variable, &cli::PORT_OFFSET, offset);
         let verify = self.read_for(variable, &cli::VERIFY, verify);
-        let min_tls = parse(&self.general(&cli::MIN_TLS), min_tls);
+        let min_tls = parse(&self.general(&cli::MIN_TLS), min_tls).ok();
+        let pins = self.read_for(variable, &cli::PIN, pins);
+        let server_name = self.read_for(variable, &cli::SERVER_NAME, server_name);
+        let ca = self.authorities_for(variable, wishes);
+        let identity = self.identity_for(variable);
+
+        let (verify_found, verify) = verify?;
+        let verify = match wishes.verify {
+            Some(true) if verify_found.given == Given::Default => Verify::Full,
+            _ => verify,
+        };
+        let (offset_found, value) = port_offset?;
+        let own = offset_found.given == Given::ForOne;
         Some(UrlSettings {
             rediss: rediss?.1,
-            port_offset: port_offset.map(|(source, value)| PortOffset {
-                own: source == own_name(variable, &cli::PORT_OFFSET),
-                source,
+            port_offset: PortOffset {
+                own,
+                source: offset_found.source,
                 value,
-            })?,
+            },
             trust: TrustSettings {
-                verify: verify?.1,
-                min_tls: min_tls.ok()?,
+                verify,
+                min_tls: min_tls?,
+                ca: ca?,
+                pins: pins?.1,
+                identity: identity?,
+                server_name: server_name?.1,
             },
         })
+    }
+
+    /// The CAs for one URL: its own settings replace all general ones, and these what its query says.
+    fn authorities_for(&mut self, variable: &str, wishes: &TlsWishes) -> Option<Option<String>> {
+        let settings = [&cli::CA_FILE, &cli::CA_PEM];
+        let own = settings
+            .map(|setting| self.own(variable, setting))
+            .into_iter()
+            .flatten();
+        let own: Vec<_> = own.collect();
+        if !own.is_empty() {
+            return self.authorities(&own);
+        }
+        let general = settings.map(|setting| self.general(setting));
+        let given = general.iter().any(|found| found.given != Given::Default);
+        match &wishes.ca_file {
+            Some(file) if !given => {
+                let source = format!("ssl_ca_certs in {variable}");
+                self.authorities(&[Found {
+                    source,
+                    value: OsStr::new(file),
+                    given: Given::ForOne,
+                }])
+            }
+            _ => self.unreported(|reader| reader.authorities(&general)),
+        }
+    }
+
+    /// Reads CA bundles, one behind the other; `Some(None)` when none is given.
+    fn authorities(&mut self, bundles: &[Found<'_>]) -> Option<Option<String>> {
+        let given = bundles.iter().filter(|found| !found.value.is_empty());
+        let read = given.map(|found| {
+            let pem = read_pem(found)?;
+            match pem::certificates(&pem) {
+                Ok(_) => Ok(pem),
+                Err(problem) => Err(ConfigError {
+                    name: found.source.clone(),
+                    problem,
+                }),
+            }
+        });
+        let read: Vec<Result<String, ConfigError>> = read.collect();
+        let mut together = String::new();
+        let mut whole = true;
+        for bundle in read {
+            match bundle {
+                Ok(pem) => together += &(pem + "\n"),
+                Err(error) => {
+                    self.errors.push(error);
+                    whole = false;
+                }
+            }
+        }
+        whole.then(|| (!together.is_empty()).then_some(together))
+    }
+
+    /// The client certificate and key for one URL.
+    fn identity_for(&mut self, variable: &str) -> Option<Option<ClientIdentity>> {
+        let settings = [&cli::CLIENT_CERT, &cli::CLIENT_KEY];
+        let own = settings.map(|setting| self.own(variable, setting));
+        let reported = own.iter().any(Option::is_some);
+        let [certificate, key] = own;
+        let certificate = certificate.unwrap_or_else(|| self.general(&cli::CLIENT_CERT));
+        let key = key.unwrap_or_else(|| self.general(&cli::CLIENT_KEY));
+        match reported {
+            true => self.identity(&certificate, &key),
+            false => self.unreported(|reader| reader.identity(&certificate, &key)),
+        }
+    }
+
+    fn identity(
+        &mut self,
+        certificate: &Found<'_>,
+        key: &Found<'_>,
+    ) -> Option<Option<ClientIdentity>> {
+        let missing = |found: &Found<'_>, other: &Found<'_>| ConfigError {
+            name: found.source.clone(),
+            problem: format!(
+                "is not set, but {} is; a client certificate needs both",
+                other.source
+            ),
+        };
+        let read = match (certificate.value.is_empty(), key.value.is_empty()) {
+            (true, true) => return Some(None),
+            (true, false) => Err(missing(certificate, key)),
+            (false, true) => Err(missing(key, certificate)),
+            (false, false) => read_pem(certificate).and_then(|pem| Ok((pem, read_pem(key)?))),
+        };
+        let identity = read.and_then(|(certificate_pem, key_pem)| {
+            ClientIdentity::new(&certificate_pem, &key_pem).map_err(|problem| {
+                let (found, problem) = match problem {
+                    IdentityProblem::Certificate(problem) => (certificate, problem),
+                    IdentityProblem::Key(problem) => (key, problem),
+                };
+                ConfigError {
+                    name: found.source.clone(),
+                    problem,
+                }
+            })
+        });
+        identity
+            .map(Some)
+            .map_err(|error| self.errors.push(error))
+            .ok()
+    }
+
+    /// Does something whose mistakes are reported elsewhere.
+    fn unreported<T>(&mut self, read: impl FnOnce(&mut Self) -> T) -> T {
+        let known = self.errors.len();
+        let result = read(self);
+        self.errors.truncate(known);
+        result
     }
 
     /// The value that holds for all: option, else variable, else default.
@@ -254,13 +420,33 @@ impl<'a> Reader<'a> {
             return Found {
                 source: format!("--{}", setting.option),
                 value,
+                given: Given::Generally,
             };
         }
-        let value = lookup(self.environment, setting.variable);
-        Found {
-            source: setting.variable.to_owned(),
-            value: value.unwrap_or(OsStr::new(setting.default)),
+        let source = setting.variable.to_owned();
+        match lookup(self.environment, setting.variable) {
+            Some(value) => Found {
+                source,
+                value,
+                given: Given::Generally,
+            },
+            None => Found {
+                source,
+                value: OsStr::new(setting.default),
+                given: Given::Default,
+            },
         }
+    }
+
+    /// The value that one URL has for itself.
+    fn own(&self, variable: &str, setting: &Setting) -> Option<Found<'a>> {
+        let source = own_name(variable, setting);
+        let value = lookup(self.environment, &source)?;
+        Some(Found {
+            source,
+            value,
+            given: Given::ForOne,
+        })
     }
 
     fn read<T>(&mut self, setting: &Setting, rule: Rule<T>) -> Option<T> {
@@ -275,23 +461,38 @@ impl<'a> Reader<'a> {
         variable: &str,
         setting: &Setting,
         rule: Rule<T>,
-    ) -> Option<(String, T)> {
-        let source = own_name(variable, setting);
-        match lookup(self.environment, &source) {
-            Some(value) => {
-                let found = Found { source, value };
+    ) -> Option<(Found<'a>, T)> {
+        let (found, parsed) = match self.own(variable, setting) {
+            Some(found) => {
                 let parsed = parse(&found, rule)
                     .map_err(|error| self.errors.push(error))
                     .ok()?;
-                Some((found.source, parsed))
+                (found, parsed)
             }
             None => {
                 let found = self.general(setting);
                 let parsed = parse(&found, rule).ok()?;
-                Some((found.source, parsed))
+                (found, parsed)
             }
-        }
+        };
+        Some((found, parsed))
     }
+}
+
+/// PEM that is given as text, or as the name of a file.
+fn read_pem(found: &Found<'_>) -> Result<String, ConfigError> {
+    let wrong = |problem| ConfigError {
+        name: found.source.clone(),
+        problem,
+    };
+    if let Some(text) = found.value.to_str().filter(|text| pem::is_pem(text)) {
+        return Ok(pem::with_line_ends(text));
+    }
+    std::fs::read_to_string(found.value).map_err(|error| {
+        wrong(format!(
+            "names a file that cannot be read ({error}); expected a PEM file, or PEM text with -----BEGIN in it"
+        ))
+    })
 }
 
 /// `CACHE_URL` and `STUNNEL_VERIFY` make `CACHE_URL_STUNNEL_VERIFY`.
@@ -363,6 +564,28 @@ fn min_tls(text: &str) -> Result<MinTls, &'static str> {
         &[("1.2", MinTls::V1_2), ("1.3", MinTls::V1_3)],
         "1.2 or 1.3",
     )
+}
+
+fn pins(text: &str) -> Result<Vec<Pin>, &'static str> {
+    if text.is_empty() {
+        return Ok(Vec::new());
+    }
+    Pin::parse_all(text).ok_or(
+        "sha256// and the base64 of 32 bytes, several joined by ; (start-stunnel --check prints the \
+         server's)",
+    )
+}
+
+fn server_name(text: &str) -> Result<Option<String>, &'static str> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    match url::Host::parse(text) {
+        Ok(url::Host::Domain(name)) => Ok(Some(name)),
+        Ok(url::Host::Ipv4(address)) => Ok(Some(address.to_string())),
+        Ok(url::Host::Ipv6(address)) => Ok(Some(address.to_string())),
+        Err(_) => Err("a host name, or an IP address (IPv6 in brackets)"),
+    }
 }
 
 fn forward_signals(text: &str) -> Result<ForwardSignals, &'static str> {
@@ -494,7 +717,7 @@ pub mod tests {
         reader.urls();
         let settings = reader.settings();
         reader.check_general_url_settings();
-        let url_settings = reader.url_settings("CACHE_URL");
+        let url_settings = reader.url_settings("CACHE_URL", &TlsWishes::default());
         match (settings, url_settings) {
             (Some(settings), Some(url_settings)) if reader.errors.is_empty() => {
                 Ok((settings, url_settings))
@@ -523,13 +746,16 @@ pub mod tests {
         assert_eq!(settings.log.format, LogFormat::Logfmt);
         assert_eq!(url.rediss, Rediss::Tunnel);
         assert_eq!((url.port_offset.value, url.port_offset.own), (1, false));
-        assert_eq!(
-            url.trust,
-            TrustSettings {
-                verify: Verify::None,
-                min_tls: MinTls::V1_2
-            }
-        );
+        let plain = TrustSettings {
+            verify: Verify::None,
+            min_tls: MinTls::V1_2,
+            ca: None,
+            pins: vec![],
+            identity: None,
+            server_name: None,
+        };
+        assert_eq!(url.trust, plain);
+        assert!(!url.trust.authenticates());
     }
 
     #[test]

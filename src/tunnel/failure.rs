@@ -49,12 +49,25 @@ impl Failure {
     /// What the user may change.
     pub fn hint(&self, tunnel: &Tunnel) -> String {
         let variable = tunnel.variable();
-        let offset = cli::PORT_OFFSET.variable;
+        let [enabled, offset, verify, ca, pin] = [
+            &cli::ENABLED,
+            &cli::PORT_OFFSET,
+            &cli::VERIFY,
+            &cli::CA_FILE,
+            &cli::PIN,
+        ]
+        .map(|setting| setting.variable);
+        let [name, cert, key, min_tls] = [
+            &cli::SERVER_NAME,
+            &cli::CLIENT_CERT,
+            &cli::CLIENT_KEY,
+            &cli::MIN_TLS,
+        ]
+        .map(|setting| setting.variable);
         let without_tls = if tunnel.plan.port_moved {
             format!(
-                "this Redis may have no TLS, or TLS on another port: set {variable}_{offset}, or \
-                 {}=false to go without a tunnel",
-                cli::ENABLED.variable
+                "this Redis may have no TLS, or TLS on another port: set {variable}_{offset}, or {enabled}=false \
+                 to go without a tunnel"
             )
         } else {
             format!("check the host and port in {variable}")
@@ -80,19 +93,28 @@ impl Failure {
             Failure::Outage(Step::Tls, _) => {
                 format!("the server may be down or starting; {without_tls}")
             }
-            Failure::Misconfigured(HandshakeError::Certificate(_)) => {
-                format!(
-                    "set {0} or {variable}_{0} to what this server can prove (none, ca or full)",
-                    cli::VERIFY.variable
-                )
-            }
-            Failure::Misconfigured(HandshakeError::Refused(_)) => {
-                format!(
-                    "check {} and what the server accepts",
-                    cli::MIN_TLS.variable
-                )
-            }
-            Failure::Misconfigured(_) => without_tls,
+            Failure::Misconfigured(error) => match error {
+                HandshakeError::NoTls | HandshakeError::Broken(_) => without_tls,
+                HandshakeError::Certificate(reason) if reason.contains(" not for ") => {
+                    format!("set {name} to a name on the certificate, or {verify}=ca")
+                }
+                HandshakeError::Certificate(_) => format!(
+                    "set {ca} to its CA or {pin} to its key (start-stunnel --check shows them), or lower {verify}"
+                ),
+                HandshakeError::Pin(_) => {
+                    format!("if its key was changed on purpose, set {pin} to that")
+                }
+                HandshakeError::ClientCertificateWanted => format!("set {cert} and {key}"),
+                HandshakeError::ClientCertificateRefused(_) => {
+                    format!("set {cert} and {key} to what the server accepts")
+                }
+                HandshakeError::NoCommonVersion => {
+                    format!(
+                        "set {min_tls} to what the server speaks (1.2 is the oldest), or update the server"
+                    )
+                }
+                HandshakeError::Refused(_) => format!("see {cert}, {key} and {min_tls}"),
+            },
         }
     }
 
@@ -124,8 +146,20 @@ impl fmt::Display for Failure {
                 HandshakeError::Certificate(reason) => {
                     write!(f, "certificate check failed: {reason}")
                 }
-                HandshakeError::Refused(reason) => write!(f, "TLS handshake failed: {reason}"),
-                HandshakeError::Broken(error) => write!(f, "TLS handshake broke off: {error}"),
+                HandshakeError::Pin(pin) => {
+                    write!(f, "the server's key differs from the pin: it is {pin}")
+                }
+                HandshakeError::ClientCertificateWanted => {
+                    f.write_str("the server wants a client certificate")
+                }
+                HandshakeError::ClientCertificateRefused(reason) => {
+                    write!(f, "the server refuses the client certificate: {reason}")
+                }
+                HandshakeError::NoCommonVersion => f.write_str("no common TLS version"),
+                HandshakeError::Refused(reason) => write!(f, "TLS handshake refused: {reason}"),
+                HandshakeError::Broken(error) => {
+                    write!(f, "TLS handshake broke off: {}", in_words(error))
+                }
             },
         }
     }

@@ -12,10 +12,12 @@ use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 
+use super::failure::{self, Failure};
 use super::relay::{End, Relay, Side};
 use super::stream::{TlsUpstream, reset_on_close, send_at_once, unacknowledged};
-use super::{Tunnel, failure, resp, upstream};
+use super::{Tunnel, resp, upstream};
 use crate::logging::{debug, info, warning};
+use crate::tls::HandshakeError;
 
 /// Connections that may wait to be accepted; the kernel lowers it to net.core.somaxconn (listen(2)).
 const BACKLOG: i32 = 4096;
@@ -150,7 +152,7 @@ async fn after_failed_accept(tunnel: &Tunnel, error: io::Error) {
 
 /// One connection's life. `_alive` tells the launcher when it is over.
 async fn serve_connection(
-    app: TcpStream,
+    mut app: TcpStream,
     peer: SocketAddr,
     tunnel: Arc<Tunnel>,
     _alive: mpsc::Sender<()>,
@@ -164,17 +166,21 @@ async fn serve_connection(
     }
     match upstream::connect(&tunnel).await {
         Ok(redis) => relay(app, redis, peer, started, &tunnel).await,
-        Err(failure) => {
-            tunnel.totals.failed.fetch_add(1, Ordering::Relaxed);
-            let hint = failure.hint(&tunnel);
-            let upstream = &tunnel.plan.upstream;
-            warning!(at = failure.event(), var = tunnel.variable(), upstream = %upstream, error = %failure, hint);
-            if !failure.is_outage() {
-                let answer = format!("{upstream}: {failure}; {hint}");
-                if let Err(error) = resp::refuse(app, &answer).await {
-                    debug!(at = "connection-gone", var = tunnel.variable(), peer = %peer, error = %error);
-                }
-            }
+        Err(failure) => report(&failure, &mut app, &tunnel).await,
+    }
+}
+
+/// Says in the log why a connection failed, and to the app if it is not an outage.
+async fn report(failure: &Failure, app: &mut TcpStream, tunnel: &Tunnel) {
+    tunnel.totals.failed.fetch_add(1, Ordering::Relaxed);
+    let hint = failure.hint(tunnel);
+    let upstream = &tunnel.plan.upstream;
+    let var = tunnel.variable();
+    warning!(at = failure.event(), var, upstream = %upstream, error = %failure, hint);
+    if !failure.is_outage() {
+        let answer = format!("{upstream}: {failure}; {hint}");
+        if let Err(error) = resp::refuse(app, &answer).await {
+            debug!(at = "connection-gone", var, error = %error);
         }
     }
 }
@@ -208,6 +214,14 @@ async fn relay(
         .received
         .fetch_add(received, Ordering::Relaxed);
 
+    if let End::Reset(Side::Redis, error) = &end
+        && received == 0
+        && let Some(refusal) = late_refusal(error, tunnel).await
+    {
+        report(&Failure::Misconfigured(refusal), guard.app, tunnel).await;
+        guard.finished = true;
+        return;
+    }
     let (reason, error) = match &end {
         End::Closed => ("closed", String::new()),
         End::Idle => ("idle", String::new()),
@@ -244,6 +258,17 @@ async fn relay(
         reason,
         error = (!error.is_empty()).then_some(error),
     );
+}
+
+/// Whether a connection that Redis broke before it said a word was refused for its certificate.
+async fn late_refusal(error: &io::Error, tunnel: &Tunnel) -> Option<HandshakeError> {
+    match HandshakeError::late(error) {
+        Some(refusal) => Some(refusal),
+        None if error.kind() == io::ErrorKind::ConnectionReset => {
+            upstream::late_refusal(tunnel).await
+        }
+        None => None,
+    }
 }
 
 /// Waits until the peer's kernel has all that was written.

@@ -1,12 +1,12 @@
 //! One byte's way: accepted by the [`listener`], connected by the [`upstream`], moved by the
 //! [`relay`].
 
-mod failure;
+pub mod failure;
 mod listener;
 mod relay;
 mod resp;
 mod stream;
-mod upstream;
+pub mod upstream;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,6 +22,8 @@ use crate::tls::Connector;
 pub struct Tunnel {
     pub plan: plan::Tunnel,
     pub connector: Arc<Connector>,
+    /// Takes any server: to tell the user what is wrong with this one.
+    pub look: Arc<Connector>,
     pub settings: ConnectionSettings,
     pub totals: Arc<Totals>,
 }

@@ -35,7 +35,7 @@ pub fn error(text: &str) -> String {
 ///
 /// # Errors
 /// When the app is gone.
-pub async fn refuse(mut app: TcpStream, text: &str) -> io::Result<()> {
+pub async fn refuse(app: &mut TcpStream, text: &str) -> io::Result<()> {
     // Whether a request came or not, the answer is the same.
     let _ = timeout(FIRST_REQUEST, app.readable()).await;
     app.write_all(error(text).as_bytes()).await?;

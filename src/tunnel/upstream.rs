@@ -8,11 +8,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
+use tokio_native_tls::TlsStream;
 
 use super::Tunnel;
 use super::failure::{Failure, Step};
 use super::stream::{TlsUpstream, keep_alive, send_at_once};
-use crate::tls::HandshakeError;
+use crate::tls::{self, Connector, HandshakeError, certificate_of};
 
 /// How long one address has before the next one is tried beside it (RFC 8305 section 5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
@@ -20,6 +21,8 @@ const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 /// TLS. A plaintext Redis does not answer a handshake: it waits for the rest of what it takes for a
 /// request.
 const SILENCE: Duration = Duration::from_secs(1);
+/// How long a server may take to refuse a client certificate after the handshake.
+const LATE: Duration = Duration::from_secs(1);
 /// With `--connect-retry`: the pause after the first failure; it doubles with each, up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
@@ -51,35 +54,99 @@ pub async fn connect(tunnel: &Tunnel) -> Result<TlsUpstream, Failure> {
 /// One attempt; `step` says how far it has come.
 async fn attempt(tunnel: &Tunnel, step: &mut Step) -> Result<TlsUpstream, Failure> {
     let host = tunnel.plan.upstream.host_name();
-    let connector = tunnel
+    tunnel
         .connector
         .prepare()
         .await
         .map_err(Failure::Internal)?;
-
-    // Anew each time: a fail-over moves the name.
-    let addresses = lookup_host((host.as_str(), tunnel.plan.upstream.port)).await;
-    let addresses = addresses.map_err(|error| Failure::Outage(Step::LookUp, error))?;
-
+    let addresses = look_up(tunnel).await?;
     *step = Step::Tcp;
-    let tcp_failed = |error| Failure::Outage(Step::Tcp, error);
-    let stream = connect_any(addresses.collect()).await.map_err(tcp_failed)?;
+    let stream = connect_tcp(addresses).await?;
+    *step = Step::Tls;
+    let address = stream
+        .peer_addr()
+        .map_err(|error| Failure::Outage(Step::Tcp, error))?;
+    let tls = handshake(&tunnel.connector, &host, stream).await;
+    in_plain_words(tunnel, &host, address, tls)
+        .await
+        .map(TlsUpstream::new)
+}
+
+/// The upstream's addresses. Anew each time: a fail-over moves the name.
+pub async fn look_up(tunnel: &Tunnel) -> Result<Vec<SocketAddr>, Failure> {
+    let host = tunnel.plan.upstream.host_name();
+    let addresses = lookup_host((host.as_str(), tunnel.plan.upstream.port)).await;
+    addresses
+        .map(Iterator::collect)
+        .map_err(|error| Failure::Outage(Step::LookUp, error))
+}
+
+/// A TCP connection to the first of `addresses` that answers.
+pub async fn connect_tcp(addresses: Vec<SocketAddr>) -> Result<TcpStream, Failure> {
+    let failed = |error| Failure::Outage(Step::Tcp, error);
+    let stream = connect_any(addresses).await.map_err(failed)?;
     send_at_once(&stream)
         .and_then(|()| keep_alive(&stream))
-        .map_err(tcp_failed)?;
+        .map_err(failed)?;
+    Ok(stream)
+}
 
-    *step = Step::Tls;
-    let address = stream.peer_addr().map_err(tcp_failed)?;
-    let handshake = connector.connect(&host, stream);
+/// TLS over a TCP connection.
+pub async fn handshake(
+    connector: &Connector,
+    host: &str,
+    stream: TcpStream,
+) -> Result<TlsStream<TcpStream>, Failure> {
+    let address = stream
+        .peer_addr()
+        .map_err(|error| Failure::Outage(Step::Tcp, error))?;
+    let handshake = connector.connect(host, stream);
     let tls = tokio::select! {
         finished = handshake => finished,
-        () = prove_plaintext(address) => return Err(Failure::Misconfigured(HandshakeError::NoTls)),
+        () = prove_plaintext(address) => Err(HandshakeError::NoTls),
     };
-    tls.map(TlsUpstream::new)
-        .map_err(|error| match HandshakeError::classify(&error) {
-            HandshakeError::Broken(error) => Failure::Outage(Step::Tls, error),
-            misconfigured => Failure::Misconfigured(misconfigured),
-        })
+    tls.map_err(|error| match error {
+        HandshakeError::Broken(error) => Failure::Outage(Step::Tls, error),
+        misconfigured => Failure::Misconfigured(misconfigured),
+    })
+}
+
+/// A handshake's result, with OpenSSL's verdict on the certificate in plain words: native-tls shows a
+/// certificate only when a handshake succeeds, so another one is made that takes any.
+pub async fn in_plain_words<T>(
+    tunnel: &Tunnel,
+    host: &str,
+    address: SocketAddr,
+    tls: Result<T, Failure>,
+) -> Result<T, Failure> {
+    let verdict = match tls {
+        Err(Failure::Misconfigured(HandshakeError::Certificate(verdict))) => verdict,
+        other => return other,
+    };
+    let look = async {
+        let stream = TcpStream::connect(address).await.ok()?;
+        let tls = tunnel.look.connect(host, stream).await.ok()?;
+        certificate_of(&tls).ok()
+    };
+    let name = tunnel.connector.server_name(host);
+    let reason = match look.await {
+        Some(certificate) => tls::in_plain_words(&verdict, &certificate, name),
+        None => verdict,
+    };
+    Err(Failure::Misconfigured(HandshakeError::Certificate(reason)))
+}
+
+/// Whether the server refuses us only after the handshake, as TLS 1.3 has it for client certificates.
+/// Asked on a connection of its own, since a reset may have overtaken the alert on the app's.
+pub async fn late_refusal(tunnel: &Tunnel) -> Option<HandshakeError> {
+    let deadline = Instant::now() + tunnel.settings.connect_timeout.min(LATE);
+    let ask = async {
+        let stream = connect_tcp(look_up(tunnel).await.ok()?).await.ok()?;
+        let host = tunnel.plan.upstream.host_name();
+        let mut tls = handshake(&tunnel.connector, &host, stream).await.ok()?;
+        HandshakeError::late(&tls.read_u8().await.err()?)
+    };
+    timeout_at(deadline, ask).await.ok().flatten()
 }
 
 /// Resolves, some time after it was asked, if the server at `address` answers RESP in plaintext; never

@@ -1,0 +1,662 @@
+//! `--check`: examines every tunnel at the same time, and reports what would work and what would not.
+
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal as _, Write as _};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::task::JoinSet;
+use tokio::time::timeout_at;
+
+use crate::cli;
+use crate::plan::Plan;
+use crate::redis_url::Credentials;
+use crate::settings::{LogFormat, Settings, TrustSettings, Verify};
+use crate::tls::{Certificate, Connector, certificate_of};
+use crate::tunnel::failure::{Failure, Step};
+use crate::tunnel::{Totals, Tunnel, upstream};
+
+/// The longest reply of Redis that is looked at, in bytes.
+const LONGEST_REPLY: usize = 512;
+/// What fits a terminal.
+const COLUMNS: usize = 80;
+
+/// What became of one step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Outcome {
+    Ok(String),
+    Failed(String),
+    /// Something before it failed.
+    NotReached,
+    /// There is nothing to do.
+    Skipped(String),
+}
+
+impl Outcome {
+    fn failed(reason: impl ToString) -> Outcome {
+        Outcome::Failed(reason.to_string())
+    }
+
+    fn word(&self) -> &'static str {
+        match self {
+            Outcome::Ok(_) => "ok",
+            Outcome::Failed(_) => "failed",
+            Outcome::NotReached => "not reached",
+            Outcome::Skipped(_) => "-",
+        }
+    }
+
+    fn detail(&self) -> &str {
+        match self {
+            Outcome::Ok(text) | Outcome::Failed(text) | Outcome::Skipped(text) => text,
+            Outcome::NotReached => "",
+        }
+    }
+
+    fn is_failed(&self) -> bool {
+        matches!(self, Outcome::Failed(_))
+    }
+}
+
+/// One step of an examination.
+#[derive(Debug, Clone)]
+struct StepReport {
+    name: &'static str,
+    outcome: Outcome,
+    took: Duration,
+    /// Whether the tunnel needs it under its settings.
+    needed: bool,
+}
+
+/// All that was found out about one tunnel.
+#[derive(Debug)]
+struct Report {
+    variables: Vec<String>,
+    upstream: String,
+    verify: Verify,
+    steps: Vec<StepReport>,
+    certificate: Option<Certificate>,
+    advice: Vec<String>,
+}
+
+impl Report {
+    fn works(&self) -> bool {
+        self.steps.iter().all(|step| {
+            !step.needed || matches!(step.outcome, Outcome::Ok(_) | Outcome::Skipped(_))
+        })
+    }
+}
+
+/// Examines every tunnel of `plan`, prints the report to stdout, and says whether all work.
+///
+/// # Errors
+/// When the runtime cannot be started or stdout not be written.
+pub fn run(plan: Plan, settings: &Settings) -> anyhow::Result<bool> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let reports = runtime.block_on(examine_all(plan, settings));
+    runtime.shutdown_background();
+    let works = reports.iter().all(Report::works);
+    let mut stdout = io::stdout().lock();
+    match settings.log.format {
+        LogFormat::Json => {
+            for report in &reports {
+                writeln!(stdout, "{}", as_json(report))?;
+            }
+        }
+        LogFormat::Logfmt => {
+            let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+            let paint = Paint(stdout.is_terminal() && !no_color);
+            if reports.is_empty() {
+                writeln!(
+                    stdout,
+                    "No tunnel to check: no variable holds a Redis URL to tunnel."
+                )?;
+            }
+            for (index, report) in reports.iter().enumerate() {
+                let space = if index == 0 { "" } else { "\n" };
+                write!(stdout, "{space}{}", as_table(report, &paint))?;
+            }
+        }
+    }
+    stdout.flush()?;
+    Ok(works)
+}
+
+async fn examine_all(plan: Plan, settings: &Settings) -> Vec<Report> {
+    let mut examinations = JoinSet::new();
+    for (index, tunnel) in plan.tunnels.iter().enumerate() {
+        let credentials = plan.credentials(index);
+        let tunnel = Arc::new(Tunnel {
+            connector: Connector::new(tunnel.trust.clone()),
+            look: Connector::for_a_look(&tunnel.trust),
+            plan: tunnel.clone(),
+            settings: settings.connection.clone(),
+            totals: Arc::new(Totals::default()),
+        });
+        examinations.spawn(async move { (index, examine(&tunnel, credentials).await) });
+    }
+    let mut reports = examinations.join_all().await;
+    reports.sort_by_key(|(index, _)| *index);
+    reports.into_iter().map(|(_, report)| report).collect()
+}
+
+/// Runs `step` until `deadline`, and takes its time.
+async fn timed<T>(
+    deadline: tokio::time::Instant,
+    late: Step,
+    step: impl Future<Output = Result<T, Failure>>,
+) -> (Result<T, Failure>, Duration) {
+    let started = Instant::now();
+    let done = timeout_at(deadline, step).await;
+    (
+        done.unwrap_or_else(|_| Err(Failure::timed_out(late))),
+        started.elapsed(),
+    )
+}
+
+async fn examine(tunnel: &Tunnel, credentials: Option<Credentials>) -> Report {
+    let trust = &tunnel.plan.trust;
+    let deadline = tokio::time::Instant::now() + tunnel.settings.connect_timeout;
+    let mut report = Report {
+        variables: tunnel.plan.variables.clone(),
+        upstream: tunnel.plan.upstream.to_string(),
+        verify: trust.verify,
+        steps: Vec::new(),
+        certificate: None,
+        advice: Vec::new(),
+    };
+    // OpenSSL is set up beside the first steps, so that it is not taken for their time.
+    let setting_up = tunnel.look.clone();
+    let setting_up = tokio::spawn(async move { setting_up.prepare().await.map(drop) });
+
+    let (addresses, took) = timed(deadline, Step::LookUp, upstream::look_up(tunnel)).await;
+    let found = addresses.as_ref().map(|addresses| {
+        addresses
+            .iter()
+            .map(|address| address.ip().to_string())
+            .collect::<Vec<_>>()
+            .join(" ")
+    });
+    let failure = report.record("look-up", true, took, found, tunnel);
+    let Ok(addresses) = addresses else {
+        return report.broken_off(
+            &["TCP", "TLS", "pin", "ca", "full", "AUTH", "PING"],
+            failure,
+        );
+    };
+
+    let connecting = upstream::connect_tcp(addresses.clone());
+    let (stream, took) = timed(deadline, Step::Tcp, connecting).await;
+    let peer = stream.as_ref().map(|stream| {
+        stream
+            .peer_addr()
+            .map_or_else(|_| String::new(), |address| address.to_string())
+    });
+    let failure = report.record("TCP", true, took, peer, tunnel);
+    let Ok(stream) = stream else {
+        return report.broken_off(&["TLS", "pin", "ca", "full", "AUTH", "PING"], failure);
+    };
+
+    // It says nothing itself when it fails: then the handshake does.
+    let _ = setting_up.await;
+    let host = tunnel.plan.upstream.host_name();
+    let look = upstream::handshake(&tunnel.look, &host, stream);
+    let (looked, took) = timed(deadline, Step::Tls, look).await;
+    let certificate = looked.and_then(|tls| certificate_of(&tls).map_err(Failure::Misconfigured));
+    let subject = certificate
+        .as_ref()
+        .map(|certificate| certificate.subject.clone());
+    let failure = report.record("TLS", true, took, subject, tunnel);
+    let Ok(certificate) = certificate else {
+        return report.broken_off(&["pin", "ca", "full", "AUTH", "PING"], failure);
+    };
+
+    report.steps.push(pin_step(trust, &certificate));
+    // Whether it would pass, whatever is demanded now; both at the same time.
+    let (ca, full) = tokio::join!(
+        would_pass(tunnel, Verify::Ca, &addresses, deadline),
+        would_pass(tunnel, Verify::Full, &addresses, deadline)
+    );
+    let passes_full = !full.outcome.is_failed();
+    report.steps.extend([ca, full]);
+    report.advice = advice(tunnel, &certificate, passes_full);
+    report.certificate = Some(certificate);
+    if report.works() {
+        report
+            .steps
+            .extend(speak(tunnel, credentials, deadline).await);
+    } else {
+        report.not_reached(&["AUTH", "PING"]);
+    }
+    report
+}
+
+impl Report {
+    /// Adds a step; returns the advice that goes with its failure.
+    fn record(
+        &mut self,
+        name: &'static str,
+        needed: bool,
+        took: Duration,
+        result: Result<String, &Failure>,
+        tunnel: &Tunnel,
+    ) -> Option<String> {
+        let advice = result.as_ref().err().map(|failure| failure.hint(tunnel));
+        let outcome = result.map_or_else(Outcome::failed, Outcome::Ok);
+        self.steps.push(StepReport {
+            name,
+            outcome,
+            took,
+            needed,
+        });
+        advice
+    }
+
+    fn broken_off(mut self, rest: &[&'static str], advice: Option<String>) -> Report {
+        self.not_reached(rest);
+        self.advice.extend(advice);
+        self
+    }
+
+    fn not_reached(&mut self, rest: &[&'static str]) {
+        let step = |name: &&'static str| StepReport {
+            name,
+            outcome: Outcome::NotReached,
+            took: Duration::ZERO,
+            needed: true,
+        };
+        self.steps.extend(rest.iter().map(step));
+    }
+}
+
+fn pin_step(trust: &TrustSettings, certificate: &Certificate) -> StepReport {
+    let outcome = match &trust.pins[..] {
+        [] => Outcome::Skipped("none set".to_owned()),
+        pins if pins.contains(&certificate.pin) => Outcome::Ok(String::new()),
+        _ => Outcome::failed("the server's key is none of the pinned"),
+    };
+    StepReport {
+        name: "pin",
+        outcome,
+        took: Duration::ZERO,
+        needed: true,
+    }
+}
+
+/// Whether the server would pass at `verify`, with the CAs and the name that are set.
+async fn would_pass(
+    tunnel: &Tunnel,
+    verify: Verify,
+    addresses: &[std::net::SocketAddr],
+    deadline: tokio::time::Instant,
+) -> StepReport {
+    let trust = TrustSettings {
+        verify,
+        pins: Vec::new(),
+        ..tunnel.plan.trust.clone()
+    };
+    let connector = Connector::new(trust);
+    let host = tunnel.plan.upstream.host_name();
+    let attempt = async {
+        let stream = upstream::connect_tcp(addresses.to_vec()).await?;
+        let address = stream
+            .peer_addr()
+            .map_err(|error| Failure::Outage(Step::Tcp, error))?;
+        connector.prepare().await.map_err(Failure::Internal)?;
+        let tls = upstream::handshake(&connector, &host, stream).await;
+        upstream::in_plain_words(tunnel, &host, address, tls).await
+    };
+    let (passed, took) = timed(deadline, Step::Tls, attempt).await;
+    let outcome = match passed {
+        Ok(_) => Outcome::Ok(String::new()),
+        Err(failure) => Outcome::failed(
+            failure
+                .to_string()
+                .trim_start_matches("certificate check failed: "),
+        ),
+    };
+    StepReport {
+        name: verify.word(),
+        outcome,
+        took,
+        needed: tunnel.plan.trust.verify == verify,
+    }
+}
+
+/// AUTH and PING, on a connection that holds by the tunnel's settings.
+async fn speak(
+    tunnel: &Tunnel,
+    credentials: Option<Credentials>,
+    deadline: tokio::time::Instant,
+) -> Vec<StepReport> {
+    let report = |name, outcome, took| StepReport {
+        name,
+        outcome,
+        took,
+        needed: true,
+    };
+    let mut stream = match timed(deadline, Step::Tls, upstream::connect(tunnel)).await {
+        (Ok(stream), _) => stream,
+        (Err(failure), took) => {
+            let failed = report("AUTH", Outcome::failed(failure), took);
+            return vec![failed, report("PING", Outcome::NotReached, Duration::ZERO)];
+        }
+    };
+    let auth = match credentials {
+        None => report(
+            "AUTH",
+            Outcome::Skipped("no password in the URL".to_owned()),
+            Duration::ZERO,
+        ),
+        Some(credentials) => {
+            let (reply, took) = ask(&mut stream, &credentials.auth_command(), deadline).await;
+            report("AUTH", judge_auth(&reply), took)
+        }
+    };
+    let ping = match auth.outcome {
+        Outcome::Failed(_) => report("PING", Outcome::NotReached, Duration::ZERO),
+        _ => {
+            let (reply, took) = ask(&mut stream, b"*1\r\n$4\r\nPING\r\n", deadline).await;
+            report("PING", judge_ping(&reply), took)
+        }
+    };
+    vec![auth, ping]
+}
+
+/// Sends a request, and takes the first line of the reply or says why there is none.
+async fn ask(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    request: &[u8],
+    deadline: tokio::time::Instant,
+) -> (Result<String, String>, Duration) {
+    let started = Instant::now();
+    let exchange = async {
+        stream.write_all(request).await?;
+        stream.flush().await?;
+        let mut line = Vec::new();
+        while !line.ends_with(b"\r\n") && line.len() < LONGEST_REPLY {
+            match stream.read_u8().await {
+                Ok(byte) => line.push(byte),
+                Err(error) => return Err(error),
+            }
+        }
+        let line = String::from_utf8_lossy(&line).into_owned();
+        Ok(line
+            .trim_end()
+            .chars()
+            .map(|c| if c.is_control() { '?' } else { c })
+            .collect())
+    };
+    let reply = match timeout_at(deadline, exchange).await {
+        Ok(Ok(line)) => Ok(line),
+        Ok(Err(error)) => Err(match crate::tls::HandshakeError::late(&error) {
+            Some(refusal) => Failure::Misconfigured(refusal).to_string(),
+            None if error.kind() == io::ErrorKind::UnexpectedEof => {
+                "the server closed the connection".to_owned()
+            }
+            None => error.to_string(),
+        }),
+        Err(_) => Err("timed out".to_owned()),
+    };
+    (reply, started.elapsed())
+}
+
+fn judge_auth(reply: &Result<String, String>) -> Outcome {
+    match reply {
+        Err(problem) => Outcome::failed(problem),
+        Ok(line) if line == "+OK" => Outcome::Ok(String::new()),
+        Ok(line) if line.starts_with("-WRONGPASS") || line.starts_with("-ERR invalid password") => {
+            Outcome::failed("wrong user or password")
+        }
+        // Redis before 6, and a default user without a password: nothing is wrong with the tunnel.
+        Ok(line)
+            if line.contains("without any password") || line.contains("no password is set") =>
+        {
+            Outcome::Ok("the server wants no password".to_owned())
+        }
+        Ok(line) => Outcome::failed(line.trim_start_matches('-')),
+    }
+}
+
+fn judge_ping(reply: &Result<String, String>) -> Outcome {
+    match reply {
+        Err(problem) => Outcome::failed(problem),
+        Ok(line) if line.starts_with("+PONG") => Outcome::Ok(String::new()),
+        Ok(line) if line.starts_with("-NOPERM") => {
+            Outcome::Ok("answered; its ACL does not allow this user PING".to_owned())
+        }
+        Ok(line) if line.starts_with("-NOAUTH") => {
+            Outcome::failed("the server wants a password, and the URL has none")
+        }
+        Ok(line) if line.starts_with("-LOADING") => {
+            Outcome::failed("the server is still loading its data")
+        }
+        Ok(line) if line.starts_with('-') => Outcome::failed(line.trim_start_matches('-')),
+        Ok(_) => Outcome::failed("the server does not answer as Redis does"),
+    }
+}
+
+/// What the user should do about who the server is.
+fn advice(tunnel: &Tunnel, certificate: &Certificate, passes_full: bool) -> Vec<String> {
+    let trust = &tunnel.plan.trust;
+    let [verify, pin] = [cli::VERIFY.variable, cli::PIN.variable];
+    let mut advice = Vec::new();
+    if !trust.authenticates() {
+        advice.push(match passes_full {
+            true => format!("not authenticated: set {verify}=full, which this server passes"),
+            false => format!("not authenticated: set {pin}={}", certificate.pin),
+        });
+    } else if !trust.pins.is_empty() && !trust.pins.contains(&certificate.pin) {
+        advice.push(format!(
+            "the key differs from the pin; if it was changed on purpose: {pin}={}",
+            certificate.pin
+        ));
+    } else if trust.verify != Verify::None && !passes_full {
+        advice.push(format!(
+            "to trust this very key whoever signed it: {pin}={} with {verify}=none",
+            certificate.pin
+        ));
+    }
+    const SOON: i32 = 14;
+    if certificate.days_left < SOON && trust.verify != Verify::None {
+        advice.push(format!(
+            "the certificate expires on {}",
+            certificate.expires
+        ));
+    }
+    advice
+}
+
+/// Colours, on a terminal only.
+struct Paint(bool);
+
+impl Paint {
+    fn word(&self, outcome: &Outcome, text: String) -> String {
+        let code = match outcome {
+            _ if !self.0 => return text,
+            Outcome::Ok(_) => 32,
+            Outcome::Failed(_) => 31,
+            Outcome::NotReached | Outcome::Skipped(_) => 2,
+        };
+        format!("\x1b[{code}m{text}\x1b[0m")
+    }
+
+    fn title(&self, text: String) -> String {
+        if self.0 {
+            format!("\x1b[1m{text}\x1b[0m")
+        } else {
+            text
+        }
+    }
+}
+
+fn as_table(report: &Report, paint: &Paint) -> String {
+    let mut table = String::new();
+    let title = format!(
+        "{} -> {} (verify {})",
+        report.variables.join(" "),
+        report.upstream,
+        report.verify.word()
+    );
+    for (index, line) in wrapped(&title, COLUMNS).into_iter().enumerate() {
+        let line = if index == 0 {
+            line
+        } else {
+            format!("  {line}")
+        };
+        line_to(&mut table, &paint.title(line));
+    }
+    for step in &report.steps {
+        let took = match step.took {
+            Duration::ZERO => String::new(),
+            took => format!("{:.1} ms", took.as_secs_f64() * 1000.0),
+        };
+        let demanded = if step.needed { ' ' } else { '?' };
+        let word = paint.word(&step.outcome, format!("{:<11}", step.outcome.word()));
+        let head = format!("  {:<8}{demanded} {word} {took:>10}  ", step.name);
+        rows(&mut table, &head, step.outcome.detail());
+        if let (Some(certificate), "TLS") = (&report.certificate, step.name) {
+            let days = certificate.days_left;
+            for (name, value) in [
+                ("issuer", certificate.issuer.clone()),
+                ("expires", format!("{} ({days} days)", certificate.expires)),
+                ("names", certificate.names.join(", ")),
+            ] {
+                rows(&mut table, &format!("  {:23}{name:>9}  ", ""), &value);
+            }
+            line_to(&mut table, &format!("    {}", certificate.pin));
+        }
+    }
+    if report.steps.iter().any(|step| !step.needed) {
+        line_to(
+            &mut table,
+            "  ? = whether it would pass; not demanded by the settings",
+        );
+    }
+    for advice in &report.advice {
+        for (index, line) in wrapped(advice, COLUMNS - 4).into_iter().enumerate() {
+            line_to(
+                &mut table,
+                &format!("  {} {line}", if index == 0 { ">" } else { " " }),
+            );
+        }
+    }
+    table
+}
+
+/// A row whose text is wrapped below itself. `head` is as wide as [`HEAD`] columns.
+fn rows(table: &mut String, head: &str, text: &str) {
+    const HEAD: usize = 36;
+    let lines = wrapped(text, COLUMNS - HEAD);
+    line_to(
+        table,
+        &format!("{head}{}", lines.first().map_or("", String::as_str)),
+    );
+    for line in lines.iter().skip(1) {
+        line_to(table, &format!("{:HEAD$}{line}", ""));
+    }
+}
+
+fn line_to(table: &mut String, line: &str) {
+    writeln!(table, "{}", line.trim_end()).expect("a String takes everything");
+}
+
+/// Breaks text at spaces, and within a word that is too long.
+fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        let mut word: Vec<char> = word.chars().collect();
+        loop {
+            let line = lines.last_mut().expect("there is a line");
+            let used = line.chars().count();
+            let space = usize::from(used > 0);
+            if used + space + word.len() <= width {
+                line.extend((space == 1).then_some(' '));
+                line.extend(word);
+                break;
+            }
+            if used == 0 {
+                let rest = word.split_off(width);
+                line.extend(word);
+                word = rest;
+            }
+            lines.push(String::new());
+        }
+    }
+    lines
+}
+
+fn as_json(report: &Report) -> Value {
+    let steps: serde_json::Map<String, Value> = report
+        .steps
+        .iter()
+        .map(|step| {
+            let state = match &step.outcome {
+                Outcome::Skipped(_) => "skipped",
+                other => other.word(),
+            };
+            let mut value = json!({ "state": state, "ms": step.took.as_secs_f64() * 1000.0 });
+            if !step.outcome.detail().is_empty() {
+                value["detail"] = Value::from(step.outcome.detail());
+            }
+            (step.name.to_lowercase(), value)
+        })
+        .collect();
+    json!({
+        "var": report.variables.join(" "),
+        "upstream": report.upstream,
+        "verify": report.verify.word(),
+        "works": report.works(),
+        "steps": steps,
+        "certificate": report.certificate.as_ref().map(|certificate| json!({
+            "subject": certificate.subject,
+            "issuer": certificate.issuer,
+            "valid_from": certificate.valid_from,
+            "expires": certificate.expires,
+            "days_left": certificate.days_left,
+            "names": certificate.names,
+            "pin": certificate.pin.to_string(),
+        })),
+        "advice": report.advice,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_wrapped_within_its_width() {
+        assert_eq!(wrapped("", 5), [""]);
+        assert_eq!(wrapped("one two three", 7), ["one two", "three"]);
+        assert_eq!(wrapped("a abcdefghij b", 4), ["a", "abcd", "efgh", "ij b"]);
+    }
+
+    #[test]
+    fn what_redis_says_is_told_apart() {
+        let reply = |line: &str| Ok(line.to_owned());
+        assert_eq!(judge_auth(&reply("+OK")), Outcome::Ok(String::new()));
+        assert!(judge_auth(&reply("-WRONGPASS invalid username-password pair")).is_failed());
+        let none =
+            "-ERR AUTH <password> called without any password configured for the default user.";
+        assert!(!judge_auth(&reply(none)).is_failed());
+        assert!(judge_auth(&Err("timed out".to_owned())).is_failed());
+        assert_eq!(judge_ping(&reply("+PONG")), Outcome::Ok(String::new()));
+        assert!(
+            judge_ping(&reply("-NOAUTH Authentication required."))
+                .detail()
+                .contains("password")
+        );
+        assert!(
+            judge_ping(&reply("-LOADING Redis is loading"))
+                .detail()
+                .contains("loading")
+        );
+        assert!(!judge_ping(&reply("-NOPERM this user has no permissions")).is_failed());
+        assert!(judge_ping(&reply("HTTP/1.1 400")).is_failed());
+    }
+}

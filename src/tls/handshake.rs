@@ -1,0 +1,134 @@
+//! Why a handshake failed, in a user's terms.
+
+use std::error::Error as _;
+use std::io;
+
+use openssl::error::ErrorStack;
+
+use super::certificate::Certificate;
+use super::pin::Pin;
+
+/// OpenSSL's SSL_R_CERTIFICATE_VERIFY_FAILED.
+const CERTIFICATE_VERIFY_FAILED: i32 = 134;
+/// OpenSSL's SSL_R_UNEXPECTED_EOF_WHILE_READING (3.0 and later): a peer that closed without close_notify.
+const UNEXPECTED_EOF: i32 = 294;
+/// OpenSSL's reasons for an answer that is no TLS record: SSL_R_WRONG_VERSION_NUMBER,
+/// SSL_R_HTTP_REQUEST, SSL_R_HTTPS_PROXY_REQUEST, SSL_R_PACKET_LENGTH_TOO_LONG,
+/// SSL_R_UNEXPECTED_MESSAGE, SSL_R_UNEXPECTED_RECORD, SSL_R_RECORD_LAYER_FAILURE.
+const NO_TLS: [i32; 7] = [267, 156, 155, 198, 244, 245, 313];
+/// SSL_R_UNSUPPORTED_PROTOCOL, SSL_R_NO_PROTOCOLS_AVAILABLE, SSL_R_TLSV1_ALERT_PROTOCOL_VERSION.
+const NO_COMMON_VERSION: [i32; 3] = [258, 191, 1070];
+/// SSL_R_TLSV13_ALERT_CERTIFICATE_REQUIRED.
+const CERTIFICATE_REQUIRED: i32 = 1116;
+/// SSL_R_SSLV3_ALERT_HANDSHAKE_FAILURE, by which a TLS 1.2 server misses a client certificate, too.
+const HANDSHAKE_FAILURE: i32 = 1040;
+/// Alerts about the client's certificate: bad, unsupported, revoked, expired, unknown, unknown CA.
+const CLIENT_CERTIFICATE_REFUSED: [i32; 6] = [1042, 1043, 1044, 1045, 1046, 1048];
+
+/// Why a handshake failed.
+#[derive(Debug)]
+pub enum HandshakeError {
+    /// The connection broke: nothing about TLS is wrong.
+    Broken(io::Error),
+    /// The peer's answer is no TLS.
+    NoTls,
+    /// The certificate does not hold, for this reason: OpenSSL's, or one in plainer words.
+    Certificate(String),
+    /// The certificate's key, of which this is the pin, is none of the pinned.
+    Pin(Pin),
+    /// The server wants a client certificate.
+    ClientCertificateWanted,
+    /// The server refuses the client certificate, for this reason.
+    ClientCertificateRefused(String),
+    /// No TLS version suits both.
+    NoCommonVersion,
+    /// The two sides do not agree otherwise, for OpenSSL's reason.
+    Refused(String),
+}
+
+impl HandshakeError {
+    pub fn classify(error: &native_tls::Error) -> HandshakeError {
+        let Some(source) = error.source() else {
+            return HandshakeError::Broken(io::ErrorKind::UnexpectedEof.into());
+        };
+        if let Some(broken) = source.downcast_ref::<io::Error>() {
+            return HandshakeError::Broken(io::Error::new(broken.kind(), broken.to_string()));
+        }
+        match source.downcast_ref::<ErrorStack>() {
+            Some(stack) => HandshakeError::from_stack(stack, &error.to_string()),
+            None => HandshakeError::Refused(error.to_string()),
+        }
+    }
+
+    /// What a server said in an alert after the handshake, as TLS 1.3 has it for client certificates
+    /// (RFC 8446 section 4.4.2.4); `None` when `error` is no alert of that kind.
+    pub fn late(error: &io::Error) -> Option<HandshakeError> {
+        match HandshakeError::from_stack(stack_of(error)?, "") {
+            late @ (HandshakeError::ClientCertificateWanted
+            | HandshakeError::ClientCertificateRefused(_)) => Some(late),
+            _ => None,
+        }
+    }
+
+    /// `text`: the whole error, behind whose stack OpenSSL's verdict on the chain stands in brackets.
+    fn from_stack(stack: &ErrorStack, text: &str) -> HandshakeError {
+        let Some(innermost) = stack.errors().last() else {
+            return HandshakeError::Broken(io::ErrorKind::UnexpectedEof.into());
+        };
+        let reason = innermost.reason().unwrap_or("unknown reason").to_owned();
+        match innermost.reason_code() {
+            UNEXPECTED_EOF => HandshakeError::Broken(io::ErrorKind::UnexpectedEof.into()),
+            CERTIFICATE_VERIFY_FAILED => {
+                let verdict = text
+                    .rsplit_once('(')
+                    .map(|(_, rest)| rest.trim_end_matches(')'));
+                HandshakeError::Certificate(verdict.unwrap_or(&reason).to_owned())
+            }
+            CERTIFICATE_REQUIRED => HandshakeError::ClientCertificateWanted,
+            HANDSHAKE_FAILURE => HandshakeError::Refused(
+                "handshake failure (it may want a client certificate, or share no cipher)"
+                    .to_owned(),
+            ),
+            code if NO_TLS.contains(&code) => HandshakeError::NoTls,
+            code if NO_COMMON_VERSION.contains(&code) => HandshakeError::NoCommonVersion,
+            code if CLIENT_CERTIFICATE_REFUSED.contains(&code) => {
+                HandshakeError::ClientCertificateRefused(reason)
+            }
+            _ => HandshakeError::Refused(reason),
+        }
+    }
+}
+
+/// OpenSSL's `verdict` on a certificate, with what the certificate says about it. `name`: the name that
+/// it should be for.
+pub fn in_plain_words(verdict: &str, certificate: &Certificate, name: &str) -> String {
+    if verdict.contains("mismatch") {
+        return format!("it is for {}, not for {name}", certificate.names_in_short());
+    }
+    if verdict.contains("expired") && certificate.days_left < 0 {
+        return format!("it expired on {}", certificate.expires);
+    }
+    if verdict.contains("not yet valid") {
+        return format!("it is not valid before {}", certificate.valid_from);
+    }
+    verdict.to_owned()
+}
+
+/// Whether `error`, met while reading, only says that the peer closed without close_notify, as Redis
+/// does: an ordinary end of stream here, since RESP says by itself where a reply ends.
+pub fn is_unannounced_close(error: &io::Error) -> bool {
+    stack_of(error).is_some_and(|stack| {
+        stack
+            .errors()
+            .iter()
+            .any(|error| error.reason_code() == UNEXPECTED_EOF)
+    })
+}
+
+/// OpenSSL's stack of errors in an error of reading or writing.
+fn stack_of(error: &io::Error) -> Option<&ErrorStack> {
+    error
+        .get_ref()?
+        .downcast_ref::<openssl::ssl::Error>()?
+        .ssl_error()
+}

@@ -1,0 +1,140 @@
+//! Trust: from settings to a connector that makes TLS connections by them.
+
+mod certificate;
+mod handshake;
+pub mod pem;
+mod pin;
+pub mod roots;
+
+use std::io;
+use std::sync::Arc;
+
+use native_tls::Protocol;
+use tokio::net::TcpStream;
+use tokio::sync::OnceCell;
+use tokio_native_tls::{TlsConnector, TlsStream};
+
+pub use certificate::Certificate;
+pub use handshake::{HandshakeError, in_plain_words, is_unannounced_close};
+pub use pin::Pin;
+
+use crate::settings::{MinTls, TrustSettings, Verify};
+
+/// Makes TLS connections by one set of settings. It is built when first needed, or by
+/// [`Connector::prepare`]: reading the system's certificates takes longer than a start may.
+#[derive(Debug)]
+pub struct Connector {
+    trust: TrustSettings,
+    built: OnceCell<TlsConnector>,
+}
+
+impl Connector {
+    pub fn new(trust: TrustSettings) -> Arc<Connector> {
+        Arc::new(Connector {
+            trust,
+            built: OnceCell::new(),
+        })
+    }
+
+    /// One that takes any server, to look at it. It must not be told any secret.
+    pub fn for_a_look(trust: &TrustSettings) -> Arc<Connector> {
+        let (verify, ca, pins) = (Verify::None, None, Vec::new());
+        Connector::new(TrustSettings {
+            verify,
+            ca,
+            pins,
+            ..trust.clone()
+        })
+    }
+
+    /// The name that a server at `host` must have.
+    pub fn server_name<'a>(&'a self, host: &'a str) -> &'a str {
+        self.trust.server_name.as_deref().unwrap_or(host)
+    }
+
+    pub fn trust(&self) -> &TrustSettings {
+        &self.trust
+    }
+
+    /// Builds the connector on another thread, unless it exists.
+    ///
+    /// # Errors
+    /// When OpenSSL cannot be set up.
+    pub async fn prepare(&self) -> io::Result<&TlsConnector> {
+        let build = || async {
+            let trust = self.trust.clone();
+            let built = tokio::task::spawn_blocking(move || build(&trust)).await;
+            built.map_err(io::Error::other)?.map_err(io::Error::other)
+        };
+        self.built.get_or_try_init(build).await
+    }
+
+    /// Makes a TCP connection to `host` a TLS connection that holds by the settings, pins included.
+    ///
+    /// # Errors
+    /// Why it does not.
+    pub async fn connect(
+        &self,
+        host: &str,
+        stream: TcpStream,
+    ) -> Result<TlsStream<TcpStream>, HandshakeError> {
+        let connector = self.prepare().await.map_err(HandshakeError::Broken)?;
+        let connected = connector.connect(self.server_name(host), stream).await;
+        let stream = connected.map_err(|error| HandshakeError::classify(&error))?;
+        if !self.trust.pins.is_empty() {
+            let pin = certificate_of(&stream)?.pin;
+            if !self.trust.pins.contains(&pin) {
+                return Err(HandshakeError::Pin(pin));
+            }
+        }
+        Ok(stream)
+    }
+}
+
+/// The certificate of the server at the other end of `stream`.
+///
+/// # Errors
+/// When it has none, or none that can be read.
+pub fn certificate_of(stream: &TlsStream<TcpStream>) -> Result<Certificate, HandshakeError> {
+    let unreadable =
+        || HandshakeError::Refused("the server's certificate cannot be read".to_owned());
+    let certificate = stream
+        .get_ref()
+        .peer_certificate()
+        .ok()
+        .flatten()
+        .ok_or_else(unreadable)?;
+    let der = certificate.to_der().map_err(|_| unreadable())?;
+    Certificate::from_der(&der).map_err(|_| unreadable())
+}
+
+fn build(trust: &TrustSettings) -> native_tls::Result<TlsConnector> {
+    let mut builder = native_tls::TlsConnector::builder();
+    builder.min_protocol_version(Some(match trust.min_tls {
+        MinTls::V1_2 => Protocol::Tlsv12,
+        MinTls::V1_3 => Protocol::Tlsv13,
+    }));
+    match trust.verify {
+        Verify::None => builder
+            .danger_accept_invalid_certs(true)
+            .danger_accept_invalid_hostnames(true)
+            .disable_built_in_roots(true),
+        Verify::Ca => builder.danger_accept_invalid_hostnames(true),
+        Verify::Full => &mut builder,
+    };
+    let roots = match (&trust.ca, trust.verify) {
+        (Some(bundle), _) => {
+            builder.disable_built_in_roots(true);
+            native_tls::Certificate::stack_from_pem(bundle.as_bytes())?
+        }
+        (None, Verify::None) => Vec::new(),
+        (None, _) => roots::of_bundle().to_vec(),
+    };
+    for root in roots {
+        builder.add_root_certificate(root);
+    }
+    if let Some(identity) = &trust.identity {
+        builder.identity(identity.load()?);
+    }
+    builder.build().map(TlsConnector::from)
+}

@@ -1,0 +1,84 @@
+//! Pins: the hash of a public key, in the form of curl's `--pinnedpubkey`.
+
+use std::fmt;
+
+use openssl::base64;
+
+const PREFIX: &str = "sha256//";
+/// Bytes of a SHA-256 hash.
+const LENGTH: usize = 32;
+
+/// SHA-256 of a certificate's SubjectPublicKeyInfo (RFC 5280 section 4.1), shown as
+/// `sha256//BASE64`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Pin([u8; LENGTH]);
+
+impl Pin {
+    /// The pin of a key, given as the DER of its SubjectPublicKeyInfo.
+    pub fn of(public_key_info: &[u8]) -> Pin {
+        Pin(openssl::sha::sha256(public_key_info))
+    }
+
+    /// Parses one pin; `None` when it is none.
+    fn parse(text: &str) -> Option<Pin> {
+        let hash = base64::decode_block(text.strip_prefix(PREFIX)?).ok()?;
+        let pin = Pin(hash.try_into().ok()?);
+        // OpenSSL's decoder forgives; a pin is not to be guessed.
+        (pin.to_string() == text).then_some(pin)
+    }
+
+    /// Parses pins joined by `;`. `None` when any is wrong or there is none.
+    pub fn parse_all(text: &str) -> Option<Vec<Pin>> {
+        text.split(';').map(|pin| Pin::parse(pin.trim())).collect()
+    }
+}
+
+impl fmt::Display for Pin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{PREFIX}{}", base64::encode_block(&self.0))
+    }
+}
+
+impl fmt::Debug for Pin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pin_is_what_curl_takes() {
+        // printf '' | openssl dgst -sha256 -binary | openssl base64
+        let text = "sha256//47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=";
+        assert_eq!(Pin::of(b"").to_string(), text);
+        assert_eq!(Pin::parse_all(text), Some(vec![Pin::of(b"")]));
+        let two = format!("{text}; {}", Pin::of(b"x"));
+        assert_eq!(
+            Pin::parse_all(&two),
+            Some(vec![Pin::of(b""), Pin::of(b"x")])
+        );
+    }
+
+    #[test]
+    fn what_is_no_pin_is_refused() {
+        let good = Pin::of(b"").to_string();
+        let cases = [
+            "",
+            "sha256//",
+            "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=",
+            "sha256//47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU",
+            "sha256//AAAA",
+            "sha256//?7DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=",
+            "sha1//47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=",
+            "SHA256//47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=",
+            &format!("{good};"),
+            &format!("{good};x"),
+        ];
+        for text in cases {
+            assert_eq!(Pin::parse_all(text), None, "{text}");
+        }
+    }
+}
