@@ -15,7 +15,7 @@ use crate::plan::Plan;
 use crate::redis_url::Credentials;
 use crate::settings::{LogFormat, Settings, TrustSettings, Verify};
 use crate::tls::{Certificate, Connector, certificate_of};
-use crate::tunnel::failure::{Failure, Step};
+use crate::tunnel::failure::{self, Failure, Step};
 use crate::tunnel::{Totals, Tunnel, upstream};
 
 /// The longest reply of Redis that is looked at, in bytes.
@@ -128,6 +128,7 @@ pub fn run(plan: Plan, settings: &Settings) -> anyhow::Result<bool> {
 
 async fn examine_all(plan: Plan, settings: &Settings) -> Vec<Report> {
     let mut examinations = JoinSet::new();
+    let single = plan.tunnels.len() == 1;
     for (index, tunnel) in plan.tunnels.iter().enumerate() {
         let credentials = plan.credentials(index);
         let tunnel = Arc::new(Tunnel {
@@ -137,7 +138,7 @@ async fn examine_all(plan: Plan, settings: &Settings) -> Vec<Report> {
             settings: settings.connection.clone(),
             totals: Arc::new(Totals::default()),
         });
-        examinations.spawn(async move { (index, examine(&tunnel, credentials).await) });
+        examinations.spawn(async move { (index, examine(&tunnel, credentials, single).await) });
     }
     let mut reports = examinations.join_all().await;
     reports.sort_by_key(|(index, _)| *index);
@@ -158,7 +159,8 @@ async fn timed<T>(
     )
 }
 
-async fn examine(tunnel: &Tunnel, credentials: Option<Credentials>) -> Report {
+/// `single`: whether it is the only tunnel, so that the general settings are its own.
+async fn examine(tunnel: &Tunnel, credentials: Option<Credentials>, single: bool) -> Report {
     let trust = &tunnel.plan.trust;
     let deadline = tokio::time::Instant::now() + tunnel.settings.connect_timeout;
     let mut report = Report {
@@ -223,7 +225,7 @@ async fn examine(tunnel: &Tunnel, credentials: Option<Credentials>) -> Report {
     );
     let passes_full = !full.outcome.is_failed();
     report.steps.extend([ca, full]);
-    report.advice = advice(tunnel, &certificate, passes_full);
+    report.advice = advice(tunnel, &certificate, passes_full, single);
     report.certificate = Some(certificate);
     if report.works() {
         report
@@ -339,36 +341,37 @@ async fn speak(
         took,
         needed: true,
     };
+    let not_reached = |name| report(name, Outcome::NotReached, Duration::ZERO);
     let mut stream = match timed(deadline, Step::Tls, upstream::connect(tunnel)).await {
         (Ok(stream), _) => stream,
         (Err(failure), took) => {
-            let failed = report("AUTH", Outcome::failed(failure), took);
-            return vec![failed, report("PING", Outcome::NotReached, Duration::ZERO)];
+            return vec![
+                report("AUTH", Outcome::failed(failure), took),
+                not_reached("PING"),
+            ];
         }
     };
     let auth = match credentials {
-        None => report(
-            "AUTH",
-            Outcome::Skipped("no password in the URL".to_owned()),
-            Duration::ZERO,
-        ),
+        None => {
+            let nothing = Outcome::Skipped("no password in the URL".to_owned());
+            report("AUTH", nothing, Duration::ZERO)
+        }
         Some(credentials) => {
-            let (reply, took) = ask(&mut stream, &credentials.auth_command(), deadline).await;
+            let (reply, took) =
+                ask(tunnel, &mut stream, &credentials.auth_command(), deadline).await;
             report("AUTH", judge_auth(&reply), took)
         }
     };
-    let ping = match auth.outcome {
-        Outcome::Failed(_) => report("PING", Outcome::NotReached, Duration::ZERO),
-        _ => {
-            let (reply, took) = ask(&mut stream, b"*1\r\n$4\r\nPING\r\n", deadline).await;
-            report("PING", judge_ping(&reply), took)
-        }
-    };
-    vec![auth, ping]
+    if auth.outcome.is_failed() {
+        return vec![auth, not_reached("PING")];
+    }
+    let (reply, took) = ask(tunnel, &mut stream, b"*1\r\n$4\r\nPING\r\n", deadline).await;
+    vec![auth, report("PING", judge_ping(&reply), took)]
 }
 
-/// Sends a request, and takes the first line of the reply or says why there is none.
+/// Sends a request, and takes the first line of the reply, or says why there is none.
 async fn ask(
+    tunnel: &Tunnel,
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     request: &[u8],
     deadline: tokio::time::Instant,
@@ -379,30 +382,28 @@ async fn ask(
         stream.flush().await?;
         let mut line = Vec::new();
         while !line.ends_with(b"\r\n") && line.len() < LONGEST_REPLY {
-            match stream.read_u8().await {
-                Ok(byte) => line.push(byte),
-                Err(error) => return Err(error),
-            }
+            line.push(stream.read_u8().await?);
         }
-        let line = String::from_utf8_lossy(&line).into_owned();
-        Ok(line
-            .trim_end()
-            .chars()
-            .map(|c| if c.is_control() { '?' } else { c })
-            .collect())
+        io::Result::Ok(line)
     };
-    let reply = match timeout_at(deadline, exchange).await {
-        Ok(Ok(line)) => Ok(line),
-        Ok(Err(error)) => Err(match crate::tls::HandshakeError::late(&error) {
+    let reply = timeout_at(deadline, exchange).await;
+    let took = started.elapsed();
+    let reply = match reply {
+        Ok(Ok(line)) => {
+            let line = String::from_utf8_lossy(&line).into_owned();
+            Ok(line
+                .trim_end()
+                .chars()
+                .map(|c| if c.is_control() { '?' } else { c })
+                .collect())
+        }
+        Ok(Err(error)) => Err(match upstream::late_refusal(tunnel, &error).await {
             Some(refusal) => Failure::Misconfigured(refusal).to_string(),
-            None if error.kind() == io::ErrorKind::UnexpectedEof => {
-                "the server closed the connection".to_owned()
-            }
-            None => error.to_string(),
+            None => failure::in_words(&error),
         }),
         Err(_) => Err("timed out".to_owned()),
     };
-    (reply, started.elapsed())
+    (reply, took)
 }
 
 fn judge_auth(reply: &Result<String, String>) -> Outcome {
@@ -441,9 +442,18 @@ fn judge_ping(reply: &Result<String, String>) -> Outcome {
 }
 
 /// What the user should do about who the server is.
-fn advice(tunnel: &Tunnel, certificate: &Certificate, passes_full: bool) -> Vec<String> {
+fn advice(
+    tunnel: &Tunnel,
+    certificate: &Certificate,
+    passes_full: bool,
+    single: bool,
+) -> Vec<String> {
     let trust = &tunnel.plan.trust;
-    let [verify, pin] = [cli::VERIFY.variable, cli::PIN.variable];
+    let name = |setting: &cli::Setting| match single {
+        true => setting.variable.to_owned(),
+        false => format!("{}_{}", tunnel.variable(), setting.variable),
+    };
+    let (verify, pin) = (name(&cli::VERIFY), name(&cli::PIN));
     let mut advice = Vec::new();
     if !trust.authenticates() {
         advice.push(match passes_full {

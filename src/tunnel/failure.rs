@@ -98,6 +98,11 @@ impl Failure {
                 HandshakeError::Certificate(reason) if reason.contains(" not for ") => {
                     format!("set {name} to a name on the certificate, or {verify}=ca")
                 }
+                HandshakeError::Certificate(reason)
+                    if reason.contains("expired") || reason.contains("not valid before") =>
+                {
+                    format!("renew it; until then set {verify}=none and {pin} to its key")
+                }
                 HandshakeError::Certificate(_) => format!(
                     "set {ca} to its CA or {pin} to its key (start-stunnel --check shows them), or lower {verify}"
                 ),
@@ -166,7 +171,7 @@ impl fmt::Display for Failure {
 }
 
 /// An error without the parts that mean nothing to a user.
-fn in_words(error: &io::Error) -> String {
+pub fn in_words(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::TimedOut => "timed out".to_owned(),
         io::ErrorKind::UnexpectedEof => "the server closed the connection".to_owned(),

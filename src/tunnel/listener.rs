@@ -17,7 +17,6 @@ use super::relay::{End, Relay, Side};
 use super::stream::{TlsUpstream, reset_on_close, send_at_once, unacknowledged};
 use super::{Tunnel, resp, upstream};
 use crate::logging::{debug, info, warning};
-use crate::tls::HandshakeError;
 
 /// Connections that may wait to be accepted; the kernel lowers it to net.core.somaxconn (listen(2)).
 const BACKLOG: i32 = 4096;
@@ -216,7 +215,7 @@ async fn relay(
 
     if let End::Reset(Side::Redis, error) = &end
         && received == 0
-        && let Some(refusal) = late_refusal(error, tunnel).await
+        && let Some(refusal) = upstream::late_refusal(tunnel, error).await
     {
         report(&Failure::Misconfigured(refusal), guard.app, tunnel).await;
         guard.finished = true;
@@ -258,17 +257,6 @@ async fn relay(
         reason,
         error = (!error.is_empty()).then_some(error),
     );
-}
-
-/// Whether a connection that Redis broke before it said a word was refused for its certificate.
-async fn late_refusal(error: &io::Error, tunnel: &Tunnel) -> Option<HandshakeError> {
-    match HandshakeError::late(error) {
-        Some(refusal) => Some(refusal),
-        None if error.kind() == io::ErrorKind::ConnectionReset => {
-            upstream::late_refusal(tunnel).await
-        }
-        None => None,
-    }
 }
 
 /// Waits until the peer's kernel has all that was written.

@@ -136,9 +136,13 @@ pub async fn in_plain_words<T>(
     Err(Failure::Misconfigured(HandshakeError::Certificate(reason)))
 }
 
-/// Whether the server refuses us only after the handshake, as TLS 1.3 has it for client certificates.
-/// Asked on a connection of its own, since a reset may have overtaken the alert on the app's.
-pub async fn late_refusal(tunnel: &Tunnel) -> Option<HandshakeError> {
+/// Whether a server that broke a connection with `error` before it said a word refuses us for our
+/// certificate, as TLS 1.3 has it only after the handshake. A reset may have overtaken the alert that
+/// says so: then it is asked again, on a connection of its own.
+pub async fn late_refusal(tunnel: &Tunnel, error: &io::Error) -> Option<HandshakeError> {
+    if error.kind() != io::ErrorKind::ConnectionReset {
+        return HandshakeError::late(error);
+    }
     let deadline = Instant::now() + tunnel.settings.connect_timeout.min(LATE);
     let ask = async {
         let stream = connect_tcp(look_up(tunnel).await.ok()?).await.ok()?;

@@ -23,6 +23,16 @@ pub enum Front {
 
 pub const FRONTS: [Front; 2] = [Front::Redis, Front::Stunnel];
 
+/// How a server is to be; by default with a self-signed certificate, and for any client.
+#[derive(Clone, Copy, Default)]
+pub struct Options<'a> {
+    pub certificate: Option<&'a Certificate>,
+    /// Clients must have a certificate of this CA.
+    pub client_ca: Option<&'a Certificate>,
+    /// The TLS versions that it speaks, as `redis-server` takes them: `TLSv1.2`.
+    pub protocols: Option<&'a str>,
+}
+
 /// A Redis with plaintext on `port` and TLS on `port + 1`.
 pub struct Server {
     pub port: u16,
@@ -33,14 +43,22 @@ pub struct Server {
 
 impl Server {
     pub fn start(front: Front) -> Server {
+        Server::start_with(front, Options::default())
+    }
+
+    pub fn start_with(front: Front, options: Options<'_>) -> Server {
         // The ports may be gone again by the time the servers bind them: then others are tried.
         eventually("a server starts", || {
-            Server::start_on(front, two_free_ports())
+            Server::try_start(front, two_free_ports(), options)
         })
     }
 
     /// `None` when the ports are taken.
     pub fn start_on(front: Front, port: u16) -> Option<Server> {
+        Server::try_start(front, port, Options::default())
+    }
+
+    fn try_start(front: Front, port: u16, options: Options<'_>) -> Option<Server> {
         let folder = tempfile::tempdir().unwrap();
         let mut server = Server {
             port,
@@ -48,15 +66,19 @@ impl Server {
             folder,
             processes: Vec::new(),
         };
-        let certificate = Certificate::self_signed(server.folder.path());
-        server.start_redis(&certificate);
+        let own = options
+            .certificate
+            .is_none()
+            .then(|| Certificate::self_signed(server.folder.path()));
+        let certificate = options.certificate.or(own.as_ref()).expect("one of both");
+        server.start_redis(certificate, options);
         if front == Front::Stunnel {
-            server.start_stunnel(&certificate);
+            server.start_stunnel(certificate);
         }
         server.answers().then_some(server)
     }
 
-    fn start_redis(&mut self, certificate: &Certificate) {
+    fn start_redis(&mut self, certificate: &Certificate, options: Options<'_>) {
         let mut redis = Command::new("redis-server");
         redis
             .args([
@@ -77,19 +99,28 @@ impl Server {
             .arg(self.folder.path())
             .args(["--logfile", "redis.log", "--loglevel", "warning"]);
         if self.front == Front::Redis {
+            let client_ca = options.client_ca.unwrap_or(certificate);
+            let clients = if options.client_ca.is_some() {
+                "yes"
+            } else {
+                "no"
+            };
             redis
                 .args([
                     "--tls-port",
                     &self.tls_port().to_string(),
                     "--tls-auth-clients",
-                    "no",
+                    clients,
                 ])
                 .arg("--tls-cert-file")
                 .arg(&certificate.certificate_file)
                 .arg("--tls-key-file")
                 .arg(&certificate.key_file)
                 .arg("--tls-ca-cert-file")
-                .arg(&certificate.certificate_file);
+                .arg(&client_ca.certificate_file);
+            if let Some(protocols) = options.protocols {
+                redis.args(["--tls-protocols", protocols]);
+            }
         }
         self.spawn(redis);
     }

@@ -1,0 +1,325 @@
+//! `--check` (contract, section 7), against servers that work and servers that do not.
+
+mod support;
+
+use std::io::Write;
+use std::process::Command;
+
+use serde_json::Value;
+use support::launcher::{BINARY, Ended, Launcher};
+use support::peer::Peer;
+use support::pki::{Authority, Certificate, Request};
+use support::pty::Terminal;
+use support::servers::{Front, Options, PASSWORD, Server};
+use support::two_free_ports;
+
+fn check(url: &str, settings: &[(&str, &str)]) -> Ended {
+    let launcher = Launcher::new(["--check"]).redis(url);
+    settings
+        .iter()
+        .fold(launcher, |launcher, (name, value)| {
+            launcher.env(name, value)
+        })
+        .run()
+}
+
+/// The report on one tunnel, and the exit code.
+fn report(url: &str, settings: &[(&str, &str)]) -> (Value, i32) {
+    let settings = [settings, &[("STUNNEL_LOG_FORMAT", "json")]].concat();
+    let ended = check(url, &settings);
+    assert_eq!(ended.stdout.lines().count(), 1, "{ended:?}");
+    (
+        serde_json::from_str(&ended.stdout).expect("one JSON object"),
+        ended.code(),
+    )
+}
+
+/// The states of all steps, in the order of the examination.
+fn states(report: &Value) -> Vec<String> {
+    ["look-up", "tcp", "tls", "pin", "ca", "full", "auth", "ping"]
+        .iter()
+        .map(|step| {
+            report["steps"][step]["state"]
+                .as_str()
+                .unwrap_or("absent")
+                .to_owned()
+        })
+        .collect()
+}
+
+#[test]
+fn a_server_that_works_is_described_and_the_way_to_authenticate_it_is_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new(folder.path());
+    let certificate = authority.issue(folder.path(), "leaf", &Request::default());
+    let options = Options {
+        certificate: Some(&certificate),
+        ..Options::default()
+    };
+    let server = Server::start_with(Front::Redis, options);
+    let ended = check(&server.url(), &[]);
+    assert_eq!(ended.code(), 0, "{ended:?}");
+    let table = &ended.stdout;
+    for text in [
+        &format!("REDIS_URL -> 127.0.0.1:{} (verify none)", server.tls_port()),
+        "CN=localhost",
+        "CN=Test Intermediate",
+        "localhost, 127.0.0.1",
+        &certificate.pin(),
+        "not authenticated",
+        &format!("STUNNEL_PIN={}", certificate.pin()),
+        "AUTH",
+        "PING",
+    ] {
+        assert!(table.contains(text), "{text} in\n{table}");
+    }
+    assert!(
+        table.lines().all(|line| line.chars().count() <= 80),
+        "{table}"
+    );
+    assert!(!table.contains('\x1b'), "no colour into a pipe");
+    assert!(!table.contains(PASSWORD) && !ended.stderr.contains(PASSWORD));
+
+    // With the advice followed, it is authenticated.
+    let pinned = check(&server.url(), &[("STUNNEL_PIN", &certificate.pin())]);
+    assert_eq!(pinned.code(), 0, "{pinned:?}");
+    assert!(
+        !pinned.stdout.contains("not authenticated"),
+        "{}",
+        pinned.stdout
+    );
+    let root = authority.root.certificate_file.to_str().unwrap();
+    let (by_ca, code) = report(
+        &server.url(),
+        &[("STUNNEL_CA_FILE", root), ("STUNNEL_VERIFY", "full")],
+    );
+    assert_eq!(code, 0, "{by_ca}");
+    assert_eq!(
+        states(&by_ca),
+        ["ok", "ok", "ok", "skipped", "ok", "ok", "ok", "ok"]
+    );
+    assert_eq!(by_ca["works"], true);
+    assert_eq!(by_ca["certificate"]["pin"], certificate.pin());
+    assert_eq!(
+        by_ca["certificate"]["names"],
+        serde_json::json!(["localhost", "127.0.0.1"])
+    );
+    assert!(by_ca["steps"]["tls"]["ms"].as_f64().unwrap() > 0.0);
+}
+
+#[test]
+fn what_the_settings_demand_decides_whether_it_works() {
+    let server = Server::start(Front::Stunnel);
+    let (report_none, code) = report(&server.url(), &[]);
+    assert_eq!(
+        states(&report_none),
+        ["ok", "ok", "ok", "skipped", "failed", "failed", "ok", "ok"]
+    );
+    assert_eq!(code, 0);
+    let (report_full, code) = report(&server.url(), &[("STUNNEL_VERIFY", "full")]);
+    assert_eq!(code, 1);
+    let reached = states(&report_full);
+    assert_eq!(
+        reached[5..],
+        ["failed", "not reached", "not reached"],
+        "no password to a stranger"
+    );
+    let reason = report_full["steps"]["full"]["detail"].as_str().unwrap();
+    assert!(reason.contains("self-signed"), "{reason}");
+
+    let folder = tempfile::tempdir().unwrap();
+    let other = Certificate::self_signed(folder.path()).pin();
+    let (report_pin, code) = report(&server.url(), &[("STUNNEL_PIN", &other)]);
+    assert_eq!(code, 1);
+    assert_eq!(states(&report_pin)[3], "failed");
+    assert_eq!(states(&report_pin)[6], "not reached");
+}
+
+#[test]
+fn each_step_that_fails_says_why_and_the_rest_is_not_reached() {
+    let greeter = Peer::tcp(|mut stream| stream.write_all(b"220 no TLS here, sorry\r\n").unwrap());
+    let nobody = two_free_ports();
+    let cases = [
+        ("rediss://no-such-host.invalid".to_owned(), 0, "look-up"),
+        (
+            format!("rediss://127.0.0.1:{nobody}"),
+            1,
+            "connection refused",
+        ),
+        (greeter.url(), 2, "speaks no TLS"),
+    ];
+    for (url, step, reason) in cases {
+        let (report, code) = report(&url, &[]);
+        assert_eq!(code, 1, "{report}");
+        let states = states(&report);
+        assert!(
+            states[..step].iter().all(|state| state == "ok"),
+            "{states:?}"
+        );
+        assert_eq!(states[step], "failed", "{report}");
+        assert!(
+            states[step + 1..]
+                .iter()
+                .all(|state| state == "not reached"),
+            "{states:?}"
+        );
+        let name = ["look-up", "tcp", "tls"][step];
+        let detail = report["steps"][name]["detail"].as_str().unwrap();
+        assert!(detail.contains(reason), "{detail}");
+        assert!(!report["advice"][0].as_str().unwrap().is_empty());
+        let table = check(&url, &[]);
+        assert_eq!(table.code(), 1);
+        assert!(
+            table.stdout.lines().all(|line| line.chars().count() <= 80),
+            "{}",
+            table.stdout
+        );
+    }
+}
+
+#[test]
+fn what_redis_answers_is_told_apart() {
+    let server = Server::start(Front::Redis);
+    let mut redis = server.direct();
+    redis.ask(&["ACL", "SETUSER", "shy", "on", ">pw", "~*", "+get"]);
+    redis.ask(&["ACL", "SETUSER", "open", "on", "nopass", "~*", "+@all"]);
+    let url = |userinfo: &str| format!("redis://{userinfo}127.0.0.1:{}", server.port);
+    let cases = [
+        (format!("default:{PASSWORD}@"), "auth", "ok", "", 0),
+        (format!(":{PASSWORD}@"), "auth", "ok", "", 0),
+        (
+            ":wrong@".to_owned(),
+            "auth",
+            "failed",
+            "wrong user or password",
+            1,
+        ),
+        (
+            "nobody:pw@".to_owned(),
+            "auth",
+            "failed",
+            "wrong user or password",
+            1,
+        ),
+        (
+            String::new(),
+            "auth",
+            "skipped",
+            "no password in the URL",
+            1,
+        ),
+        (String::new(), "ping", "failed", "wants a password", 1),
+        ("shy:pw@".to_owned(), "ping", "ok", "ACL does not allow", 0),
+        ("open:any@".to_owned(), "ping", "ok", "", 0),
+    ];
+    for (userinfo, step, state, detail, expected) in cases {
+        let (report, code) = report(&url(&userinfo), &[]);
+        assert_eq!(
+            report["steps"][step]["state"], state,
+            "{userinfo}: {report}"
+        );
+        let said = report["steps"][step]["detail"].as_str().unwrap_or_default();
+        assert!(said.contains(detail), "{userinfo}: {said}");
+        assert_eq!(code, expected, "{userinfo}: {report}");
+    }
+
+    let loading = Peer::tls(|mut tls| {
+        use std::io::Read;
+        let mut request = [0; 1024];
+        while tls.read(&mut request).is_ok_and(|read| read > 0) {
+            tls.write_all(b"-LOADING Redis is loading the dataset in memory\r\n")
+                .unwrap();
+        }
+    });
+    let (report, code) = report(&loading.url(), &[]);
+    assert_eq!(
+        report["steps"]["ping"]["detail"],
+        "the server is still loading its data"
+    );
+    assert_eq!(code, 1);
+}
+
+#[test]
+fn a_server_that_says_nothing_is_given_up_after_the_connect_timeout() {
+    let silent = Peer::tcp(|stream| {
+        drop(stream.peek(&mut [0; 1]).and_then(|_| {
+            use std::io::Read;
+            (&stream).read_to_end(&mut Vec::new())
+        }))
+    });
+    let (report, code) = report(&silent.url(), &[("STUNNEL_CONNECT_TIMEOUT", "300ms")]);
+    assert_eq!(code, 1);
+    let detail = report["steps"]["tls"]["detail"].as_str().unwrap();
+    assert!(detail.contains("timed out"), "{report}");
+}
+
+#[test]
+fn a_missing_client_certificate_shows_where_redis_is_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new(folder.path());
+    for protocols in ["TLSv1.2", "TLSv1.3"] {
+        let options = Options {
+            client_ca: Some(&authority.root),
+            protocols: Some(protocols),
+            ..Options::default()
+        };
+        let server = Server::start_with(Front::Redis, options);
+        let (report, code) = report(&server.url(), &[]);
+        assert_eq!(code, 1, "{report}");
+        assert!(
+            report.to_string().contains("client certificate"),
+            "{protocols}: {report}"
+        );
+    }
+}
+
+#[test]
+fn every_tunnel_is_examined_and_each_gets_a_pin_of_its_own() {
+    let (one, two) = (Server::start(Front::Redis), Server::start(Front::Redis));
+    let launcher = Launcher::new(["--check"])
+        .redis(&one.url())
+        .env("HEROKU_REDIS_TWO_URL", two.url());
+    let ended = launcher
+        .env("HEROKU_REDIS_DEAD_URL", "rediss://127.0.0.1:1")
+        .run();
+    assert_eq!(ended.code(), 1);
+    let titles: Vec<_> = ended
+        .stdout
+        .lines()
+        .filter(|line| line.contains(" -> "))
+        .collect();
+    assert_eq!(titles.len(), 3, "{}", ended.stdout);
+    assert!(titles[0].starts_with("REDIS_URL") && titles[1].starts_with("HEROKU_REDIS_DEAD_URL"));
+    for name in [
+        "REDIS_URL_STUNNEL_PIN=sha256//",
+        "HEROKU_REDIS_TWO_URL_STUNNEL_PIN=sha256//",
+    ] {
+        assert!(ended.stdout.contains(name), "{name} in\n{}", ended.stdout);
+    }
+}
+
+#[test]
+fn without_a_tunnel_there_is_nothing_to_check() {
+    let ended = Launcher::new(["--check"]).run();
+    assert_eq!(ended.code(), 0);
+    assert!(ended.stdout.contains("No tunnel to check"), "{ended:?}");
+    let wrong = Launcher::new(["--check"]).redis("redis://").run();
+    assert_eq!(wrong.code(), 78);
+}
+
+#[test]
+fn colour_is_for_terminals_that_want_it() {
+    let server = Server::start(Front::Redis);
+    for (no_color, coloured) in [("", true), ("1", false)] {
+        let mut command = Command::new(BINARY);
+        command
+            .arg("--check")
+            .env_clear()
+            .env("REDIS_URL", server.url())
+            .env("NO_COLOR", no_color);
+        let mut terminal = Terminal::start(command);
+        let shown = terminal.expect("not authenticated");
+        assert_eq!(shown.contains("\x1b[32m"), coloured, "{shown:?}");
+        assert_eq!(terminal.process.wait().code(), Some(0));
+    }
+}

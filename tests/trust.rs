@@ -1,0 +1,726 @@
+//! Who the server is (contract, sections 1, 5 and 6): each kind of server against each kind of trust.
+
+mod support;
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use support::launcher::{Ended, HOLD, Held, Launcher, logged};
+use support::peer::Peer;
+use support::pki::{Authority, Certificate, Kind, Request};
+use support::resp::Reply;
+use support::servers::{Front, Options, PASSWORD, Server};
+use support::{Process, eventually, two_free_ports};
+
+/// What an app gets to see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sees {
+    Pong,
+    /// A RESP error that holds this.
+    Error(&'static str),
+}
+use Sees::{Error, Pong};
+
+fn sees(held: &Held) -> Result<(), String> {
+    let mut client = held.open();
+    client.send(&["AUTH", PASSWORD]);
+    match client.reply() {
+        Ok(Reply::Line(line)) if line == "+OK" => Ok(()),
+        Ok(Reply::Line(line)) => Err(line),
+        other => panic!("neither an answer nor an error: {other:?}"),
+    }
+}
+
+fn check(held: &Held, expected: Sees, what: &str) {
+    match (sees(held), expected) {
+        (Ok(()), Pong) => {}
+        (Err(line), Error(text)) => {
+            assert!(line.starts_with("-ERR start-stunnel: "), "{what}: {line}");
+            assert!(line.contains(text), "{what}: {line}");
+            assert!(line.len() <= 298, "{what}: {line}");
+        }
+        (seen, expected) => panic!("{what}: {seen:?}, not {expected:?}"),
+    }
+}
+
+fn days_from_now(days: i64) -> String {
+    let output = Command::new("date")
+        .args(["-u", "-d", &format!("{days} days"), "+%F"])
+        .output()
+        .unwrap();
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+#[test]
+fn each_server_against_each_level_of_trust() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let authority = Authority::new(folder);
+    let good = Request::default();
+    let issue = |file: &str, request: Request<'_>| authority.issue(folder, file, &request);
+    let rsa = issue("rsa", good.clone());
+    let ecdsa = issue(
+        "ecdsa",
+        Request {
+            kind: Kind::Ecdsa,
+            ..good.clone()
+        },
+    );
+    let expired = issue(
+        "expired",
+        Request {
+            valid: (-9, -3),
+            ..good.clone()
+        },
+    );
+    let early = issue(
+        "early",
+        Request {
+            valid: (3, 9),
+            ..good.clone()
+        },
+    );
+    let wrong_name = issue(
+        "wrong",
+        Request {
+            dns: &["other.example"],
+            ip: &[],
+            name: "other.example",
+            ..good.clone()
+        },
+    );
+    let dns_only = issue(
+        "dns",
+        Request {
+            ip: &[],
+            ..good.clone()
+        },
+    );
+    let self_signed = Certificate::self_signed(folder);
+    let stranger = Certificate::issue(
+        folder,
+        "stranger",
+        &good,
+        Some(&Authority::named(tempfile::tempdir().unwrap().path(), "Other").root),
+        &[],
+    );
+
+    // The server, then what an app sees under none, ca, full, and none with the right pin.
+    let unknown = "unable to get local issuer certificate";
+    let table: [(&str, &Certificate, [Sees; 3]); 8] = [
+        ("a good RSA certificate", &rsa, [Pong, Pong, Pong]),
+        ("a good ECDSA certificate", &ecdsa, [Pong, Pong, Pong]),
+        (
+            "an expired one",
+            &expired,
+            [Pong, Error("expired on "), Error("expired on ")],
+        ),
+        (
+            "one from the future",
+            &early,
+            [Pong, Error("not valid before "), Error("not valid before ")],
+        ),
+        (
+            "another name",
+            &wrong_name,
+            [
+                Pong,
+                Pong,
+                Error("it is for other.example, not for 127.0.0.1"),
+            ],
+        ),
+        (
+            "no IP address",
+            &dns_only,
+            [Pong, Pong, Error("it is for localhost, not for 127.0.0.1")],
+        ),
+        (
+            "a self-signed one",
+            &self_signed,
+            [Pong, Error("self-signed"), Error("self-signed")],
+        ),
+        (
+            "another CA's",
+            &stranger,
+            [Pong, Error(unknown), Error(unknown)],
+        ),
+    ];
+    let wrong_pin = Certificate::self_signed(tempfile::tempdir().unwrap().path());
+    for (what, certificate, [none, ca, full]) in table {
+        let options = Options {
+            certificate: Some(certificate),
+            ..Options::default()
+        };
+        let server = Server::start_with(Front::Redis, options);
+        let pin = certificate.pin();
+        let hold = |settings: &[(&str, &str)]| {
+            let launcher = Launcher::script(HOLD)
+                .redis(&server.url())
+                .env("STUNNEL_CA_FILE", &authority.root.certificate_file);
+            settings
+                .iter()
+                .fold(launcher, |launcher, (name, value)| {
+                    launcher.env(name, value)
+                })
+                .start_held()
+        };
+        for (level, expected) in [("none", none), ("ca", ca), ("full", full)] {
+            check(
+                &hold(&[("STUNNEL_VERIFY", level)]),
+                expected,
+                &format!("{what} under {level}"),
+            );
+            let pinned = hold(&[("STUNNEL_VERIFY", level), ("STUNNEL_PIN", &pin)]);
+            check(
+                &pinned,
+                expected,
+                &format!("{what} under {level} with its pin"),
+            );
+            let wrong = hold(&[("STUNNEL_VERIFY", level), ("STUNNEL_PIN", &wrong_pin.pin())]);
+            let expected = if expected == Pong {
+                Error("key differs from the pin")
+            } else {
+                expected
+            };
+            check(
+                &wrong,
+                expected,
+                &format!("{what} under {level} with another pin"),
+            );
+        }
+        let several = format!("{};{pin}", wrong_pin.pin());
+        check(
+            &hold(&[("STUNNEL_PIN", &several)]),
+            Pong,
+            &format!("{what} with two pins"),
+        );
+    }
+}
+
+#[test]
+fn the_dates_of_a_certificate_are_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new(folder.path());
+    for (valid, text, day) in [
+        ((-9, -3), "expired on", -3),
+        ((3, 9), "not valid before", 3),
+    ] {
+        let before = days_from_now(day);
+        let request = Request {
+            valid,
+            ..Request::default()
+        };
+        let certificate = authority.issue(folder.path(), "dated", &request);
+        let server = Server::start_with(
+            Front::Redis,
+            Options {
+                certificate: Some(&certificate),
+                ..Options::default()
+            },
+        );
+        let held = Launcher::script(HOLD)
+            .redis(&server.url())
+            .env("STUNNEL_VERIFY", "ca")
+            .env("STUNNEL_CA_FILE", &authority.root.certificate_file)
+            .start_held();
+        let line = sees(&held).unwrap_err();
+        // Midnight may have passed in between.
+        assert!(
+            [before, days_from_now(day)]
+                .iter()
+                .any(|day| line.contains(&format!("{text} {day}"))),
+            "{line}"
+        );
+    }
+}
+
+#[test]
+fn ca_file_and_ca_pem_are_both_trusted_and_a_variables_own_replaces_both() {
+    let folder = tempfile::tempdir().unwrap();
+    let other_folder = tempfile::tempdir().unwrap();
+    let ours = Authority::new(folder.path());
+    let other = Authority::named(other_folder.path(), "Other");
+    let certificate = ours.issue(folder.path(), "leaf", &Request::default());
+    let certificate = Some(&certificate);
+    let server = Server::start_with(
+        Front::Redis,
+        Options {
+            certificate,
+            ..Options::default()
+        },
+    );
+    let hold = |settings: &[(&str, &str)]| {
+        let launcher = Launcher::script(HOLD)
+            .redis(&server.url())
+            .env("STUNNEL_VERIFY", "full");
+        settings
+            .iter()
+            .fold(launcher, |launcher, (name, value)| {
+                launcher.env(name, value)
+            })
+            .start_held()
+    };
+    let (our_pem, other_pem) = (ours.root.pem(), other.root.pem());
+    let our_file = ours.root.certificate_file.to_str().unwrap();
+    let other_file = other.root.certificate_file.to_str().unwrap();
+    let unknown = Error("unable to get local issuer certificate");
+    check(&hold(&[("STUNNEL_CA_PEM", &our_pem)]), Pong, "PEM text");
+    check(
+        &hold(&[("STUNNEL_CA_PEM", &our_pem.replace('\n', "\\n"))]),
+        Pong,
+        "PEM text in one line",
+    );
+    check(
+        &hold(&[("STUNNEL_CA_PEM", &other_pem)]),
+        unknown,
+        "another CA",
+    );
+    check(
+        &hold(&[
+            ("STUNNEL_CA_FILE", our_file),
+            ("STUNNEL_CA_PEM", &other_pem),
+        ]),
+        Pong,
+        "both",
+    );
+    check(
+        &hold(&[
+            ("STUNNEL_CA_FILE", other_file),
+            ("STUNNEL_CA_PEM", &our_pem),
+        ]),
+        Pong,
+        "both, the other way",
+    );
+    let own = [
+        ("STUNNEL_CA_FILE", our_file),
+        ("REDIS_URL_STUNNEL_CA_FILE", other_file),
+    ];
+    check(&hold(&own), unknown, "its own CA alone");
+    let own = [
+        ("STUNNEL_CA_FILE", other_file),
+        ("REDIS_URL_STUNNEL_CA_PEM", &our_pem),
+    ];
+    check(&hold(&own), Pong, "its own CA");
+    check(&hold(&[]), unknown, "the system's roots");
+}
+
+#[test]
+fn a_server_name_is_sent_and_checked() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new(folder.path());
+    let request = Request {
+        dns: &["redis.example"],
+        ip: &[],
+        ..Request::default()
+    };
+    let certificate = authority.issue(folder.path(), "named", &request);
+    let server = Server::start_with(
+        Front::Redis,
+        Options {
+            certificate: Some(&certificate),
+            ..Options::default()
+        },
+    );
+    let hold = |name: &str| {
+        Launcher::script(HOLD)
+            .redis(&server.url())
+            .env("STUNNEL_VERIFY", "full")
+            .env("STUNNEL_CA_FILE", &authority.root.certificate_file)
+            .env("REDIS_URL_STUNNEL_SERVER_NAME", name)
+            .start_held()
+    };
+    check(&hold("redis.example"), Pong, "its name");
+    check(
+        &hold("evil.example"),
+        Error("it is for redis.example, not for evil.example"),
+        "another name",
+    );
+
+    let peer = Peer::tls(|tls| {
+        tls.ssl()
+            .servername(openssl::ssl::NameType::HOST_NAME)
+            .map(str::to_owned)
+    });
+    let sni = |url: &str, name: &str| {
+        let held = Launcher::script(HOLD)
+            .redis(url)
+            .env("STUNNEL_SERVER_NAME", name)
+            .start_held();
+        drop(held.open());
+        peer.result()
+    };
+    assert_eq!(sni(&peer.url(), ""), None, "an IP address gets no SNI");
+    assert_eq!(
+        sni(&peer.url(), "redis.example"),
+        Some("redis.example".to_owned())
+    );
+    assert_eq!(
+        sni(&peer.url().replace("127.0.0.1", "localhost"), ""),
+        Some("localhost".to_owned())
+    );
+    assert_eq!(
+        sni(&peer.url().replace("127.0.0.1", "localhost"), "192.0.2.1"),
+        None
+    );
+}
+
+#[test]
+fn a_server_that_wants_a_client_certificate_gets_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new(folder.path());
+    let other = tempfile::tempdir().unwrap();
+    let stranger = Certificate::self_signed(other.path());
+    for kind in [Kind::Rsa, Kind::Ecdsa] {
+        let client = authority.issue(
+            folder.path(),
+            "client",
+            &Request {
+                kind,
+                ..Request::default()
+            },
+        );
+        for protocols in ["TLSv1.2", "TLSv1.3"] {
+            let options = Options {
+                client_ca: Some(&authority.root),
+                protocols: Some(protocols),
+                ..Options::default()
+            };
+            let server = Server::start_with(Front::Redis, options);
+            let hold = |certificate: &str, key: &str| {
+                Launcher::script(HOLD)
+                    .redis(&server.url())
+                    .env("STUNNEL_CLIENT_CERT", certificate)
+                    .env("STUNNEL_CLIENT_KEY", key)
+                    .start_held()
+            };
+            let what = format!("{kind:?} {protocols}");
+            let files = (
+                client.certificate_file.to_str().unwrap(),
+                client.key_file.to_str().unwrap(),
+            );
+            check(&hold(files.0, files.1), Pong, &what);
+            check(&hold(&client.pem(), &client.key_pem()), Pong, &what);
+            let one_line = |pem: String| pem.replace('\n', "\\n");
+            check(
+                &hold(&one_line(client.pem()), &one_line(client.key_pem())),
+                Pong,
+                &what,
+            );
+            check(&hold("", ""), Error("client certificate"), &what);
+            check(&hold("", ""), Error("STUNNEL_CLIENT_CERT"), &what);
+            let refused = Error("the server refuses the client certificate");
+            check(&hold(&stranger.pem(), &stranger.key_pem()), refused, &what);
+        }
+    }
+}
+
+/// `openssl s_server` that speaks TLS 1.0 at most, and says nothing else.
+fn tls_1_0_server(folder: &Path) -> (Process, u16) {
+    let certificate = Certificate::self_signed(folder);
+    let port = two_free_ports();
+    let server = Command::new("openssl")
+        .args(["s_server", "-tls1", "-quiet", "-cipher", "ALL:@SECLEVEL=0"])
+        .args(["-accept", &format!("127.0.0.1:{port}")])
+        .arg("-cert")
+        .arg(&certificate.certificate_file)
+        .arg("-key")
+        .arg(&certificate.key_file)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("openssl (see bin/setup)");
+    let server = Process(server);
+    eventually("s_server listens", || {
+        let sockets = fs::read_to_string("/proc/net/tcp").unwrap();
+        sockets
+            .contains(&format!("0100007F:{port:04X} 00000000:0000 0A"))
+            .then_some(())
+    });
+    (server, port)
+}
+
+#[test]
+fn without_a_common_tls_version_the_app_is_told() {
+    let options = Options {
+        protocols: Some("TLSv1.2"),
+        ..Options::default()
+    };
+    let server = Server::start_with(Front::Redis, options);
+    let hold = |version: &str| {
+        Launcher::script(HOLD)
+            .redis(&server.url())
+            .env("STUNNEL_MIN_TLS", version)
+            .start_held()
+    };
+    check(&hold("1.2"), Pong, "TLS 1.2");
+    check(
+        &hold("1.3"),
+        Error("no common TLS version"),
+        "TLS 1.3 demanded",
+    );
+    check(&hold("1.3"), Error("STUNNEL_MIN_TLS"), "TLS 1.3 demanded");
+
+    let folder = tempfile::tempdir().unwrap();
+    let (_old, port) = tls_1_0_server(folder.path());
+    let held = Launcher::hold(&format!("rediss://127.0.0.1:{port}"));
+    check(&held, Error("no common TLS version"), "a TLS 1.0 server");
+}
+
+#[test]
+fn wrong_trust_settings_are_errors_at_start_that_name_the_remedy() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let write = |name: &str, text: &str| {
+        fs::write(path(name), text).unwrap();
+        path(name)
+    };
+    let ours = Certificate::self_signed(folder.path());
+    let other_folder = tempfile::tempdir().unwrap();
+    let other = Certificate::self_signed(other_folder.path());
+    let pkcs1 = String::from_utf8(ours.key.rsa().unwrap().private_key_to_pem().unwrap()).unwrap();
+    let cipher = openssl::symm::Cipher::aes_128_cbc();
+    let encrypted = ours
+        .key
+        .private_key_to_pem_pkcs8_passphrase(cipher, b"pw")
+        .unwrap();
+    let encrypted = String::from_utf8(encrypted).unwrap();
+    let (cert, key) = (ours.pem(), ours.key_pem());
+    let garbled = cert.replacen("MII", "xxx", 1);
+
+    let empty = write("empty", "");
+    let no_pem = write("no-pem", "hello");
+    let missing = path("missing");
+    // Settings, the name that the error must give, and a part of what it must say.
+    type Case<'a> = (&'a [(&'a str, &'a str)], &'a str, &'a str);
+    let cases: &[Case<'_>] = &[
+        (
+            &[("STUNNEL_CA_FILE", &missing)],
+            "STUNNEL_CA_FILE",
+            "cannot be read",
+        ),
+        (
+            &[("STUNNEL_CA_FILE", folder.path().to_str().unwrap())],
+            "STUNNEL_CA_FILE",
+            "cannot be read",
+        ),
+        (
+            &[("STUNNEL_CA_FILE", &empty)],
+            "STUNNEL_CA_FILE",
+            "holds no certificate",
+        ),
+        (
+            &[("STUNNEL_CA_FILE", &no_pem)],
+            "STUNNEL_CA_FILE",
+            "-----BEGIN CERTIFICATE-----",
+        ),
+        (
+            &[("STUNNEL_CA_PEM", &garbled)],
+            "STUNNEL_CA_PEM",
+            "cannot be read",
+        ),
+        (
+            &[("REDIS_URL_STUNNEL_CA_FILE", &missing)],
+            "REDIS_URL_STUNNEL_CA_FILE",
+            "cannot be read",
+        ),
+        (
+            &[("STUNNEL_PIN", "sha256//AAAA")],
+            "STUNNEL_PIN",
+            "base64 of 32 bytes",
+        ),
+        (
+            &[("REDIS_URL_STUNNEL_PIN", "x")],
+            "REDIS_URL_STUNNEL_PIN",
+            "base64 of 32 bytes",
+        ),
+        (
+            &[("STUNNEL_CLIENT_CERT", &cert)],
+            "STUNNEL_CLIENT_KEY",
+            "STUNNEL_CLIENT_CERT is",
+        ),
+        (
+            &[("STUNNEL_CLIENT_KEY", &key)],
+            "STUNNEL_CLIENT_CERT",
+            "STUNNEL_CLIENT_KEY is",
+        ),
+        (
+            &[
+                ("STUNNEL_CLIENT_CERT", &cert),
+                ("STUNNEL_CLIENT_KEY", &pkcs1),
+            ],
+            "STUNNEL_CLIENT_KEY",
+            "openssl pkcs8 -topk8 -nocrypt",
+        ),
+        (
+            &[
+                ("STUNNEL_CLIENT_CERT", &cert),
+                ("STUNNEL_CLIENT_KEY", &encrypted),
+            ],
+            "STUNNEL_CLIENT_KEY",
+            "openssl pkcs8",
+        ),
+        (
+            &[
+                ("STUNNEL_CLIENT_CERT", &cert),
+                ("STUNNEL_CLIENT_KEY", &other.key_pem()),
+            ],
+            "STUNNEL_CLIENT_KEY",
+            "does not belong",
+        ),
+        (
+            &[
+                ("STUNNEL_CLIENT_CERT", &cert),
+                ("STUNNEL_CLIENT_KEY", &cert),
+            ],
+            "STUNNEL_CLIENT_KEY",
+            "no private key",
+        ),
+        (
+            &[
+                ("STUNNEL_CLIENT_CERT", &missing),
+                ("STUNNEL_CLIENT_KEY", &key),
+            ],
+            "STUNNEL_CLIENT_CERT",
+            "cannot be read",
+        ),
+        (
+            &[("STUNNEL_SERVER_NAME", "no name")],
+            "STUNNEL_SERVER_NAME",
+            "host name",
+        ),
+    ];
+    for (settings, name, problem) in cases {
+        let launcher = Launcher::script("echo ran").redis("rediss://h");
+        let launcher = settings.iter().fold(launcher, |launcher, (name, value)| {
+            launcher.env(name, value)
+        });
+        let ended: Ended = launcher.run();
+        assert_eq!(
+            (ended.code(), ended.stdout.as_str()),
+            (78, ""),
+            "{name}: {}",
+            ended.stderr
+        );
+        assert_eq!(
+            logged(&ended.stderr, "config-error", "var"),
+            [*name],
+            "{}",
+            ended.stderr
+        );
+        assert!(
+            ended.stderr.contains(problem),
+            "{problem} in {}",
+            ended.stderr
+        );
+        for secret in [&key, &pkcs1, &encrypted] {
+            let line = secret.lines().nth(1).unwrap();
+            assert!(!ended.stderr.contains(line), "a key in {}", ended.stderr);
+        }
+    }
+}
+
+#[test]
+fn what_the_url_asks_of_tls_holds_unless_a_setting_says_otherwise() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new(folder.path());
+    let certificate = authority.issue(folder.path(), "leaf", &Request::default());
+    let certificate = Some(&certificate);
+    let server = Server::start_with(
+        Front::Redis,
+        Options {
+            certificate,
+            ..Options::default()
+        },
+    );
+    let hold = |query: &str, level: &str| {
+        let url = format!(
+            "rediss://default:{PASSWORD}@127.0.0.1:{}/0{query}",
+            server.tls_port()
+        );
+        Launcher::script(HOLD)
+            .redis(&url)
+            .env("STUNNEL_VERIFY", level)
+            .start_held()
+    };
+    let ca = authority
+        .root
+        .certificate_file
+        .to_str()
+        .unwrap()
+        .replace('/', "%2F");
+    let unknown = Error("unable to get local issuer certificate");
+    let held = hold("?ssl_cert_reqs=required", "");
+    assert!(held.url.ends_with("/0"), "{}", held.url);
+    check(&held, unknown, "required, by the system's roots");
+    check(
+        &hold(&format!("?ssl_cert_reqs=required&ssl_ca_certs={ca}"), ""),
+        Pong,
+        "required, by its CA",
+    );
+    check(&hold("?ssl_cert_reqs=none", ""), Pong, "none");
+    check(
+        &hold("?ssl_cert_reqs=CERT_REQUIRED", "none"),
+        Pong,
+        "a setting wins",
+    );
+    check(
+        &hold("?ssl_cert_reqs=none", "full"),
+        unknown,
+        "a setting wins, the other way",
+    );
+    let wrong = Launcher::script("true")
+        .redis("rediss://h?ssl_cert_reqs=maybe")
+        .run();
+    assert_eq!(wrong.code(), 78);
+    assert!(wrong.stderr.contains("ssl_cert_reqs"), "{}", wrong.stderr);
+}
+
+#[test]
+fn real_clients_show_the_reason_to_their_users() {
+    let server = Server::start(Front::Redis);
+    let script = "redis-cli --no-auth-warning -u \"$REDIS_URL\" get k";
+    let ended = Launcher::script(script)
+        .redis(&server.url())
+        .env("STUNNEL_VERIFY", "full")
+        .run();
+    let shown = ended.stdout + &ended.stderr;
+    let reason = "start-stunnel: 127.0.0.1:";
+    assert!(
+        shown.contains(reason) && shown.contains("self-signed certificate"),
+        "{shown}"
+    );
+
+    let python = "import os, redis\n\
+                  try: redis.Redis.from_url(os.environ['REDIS_URL']).get('k')\n\
+                  except redis.exceptions.RedisError as error: print(type(error).__name__, error)";
+    let ended = Launcher::new(["/usr/bin/python3", "-c", python])
+        .redis(&server.url())
+        .env("STUNNEL_VERIFY", "full")
+        .run();
+    assert!(
+        ended.stdout.contains("self-signed certificate"),
+        "{ended:?}"
+    );
+}
+
+#[test]
+fn a_pin_authenticates_and_quiets_the_warning_and_an_unused_ca_gets_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let certificate = Certificate::self_signed(folder.path());
+    let events = |settings: &[(&str, &str)]| {
+        let launcher = Launcher::script("true").redis("rediss://h");
+        let launcher = settings.iter().fold(launcher, |launcher, (name, value)| {
+            launcher.env(name, value)
+        });
+        launcher.run().stderr
+    };
+    assert!(events(&[]).contains("at=not-authenticated"));
+    assert!(!events(&[("STUNNEL_PIN", &certificate.pin())]).contains("at=not-authenticated"));
+    let unused = events(&[("STUNNEL_CA_PEM", &certificate.pem())]);
+    assert!(
+        unused.contains("at=not-authenticated") && unused.contains("at=ca-unused"),
+        "{unused}"
+    );
+}
