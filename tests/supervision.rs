@@ -235,7 +235,7 @@ fn what_is_left_of_the_commands_process_group_gets_sigterm() {
 #[test]
 fn output_captured_by_a_pipe_returns_when_the_command_ends() {
     // A leftover that ignores SIGTERM and has closed its streams keeps nothing open.
-    let script = "(trap '' TERM; exec sleep 1000 >&- 2>&- <&-) & echo $!; exit 0";
+    let script = "trap '' TERM; sleep 1000 >&- 2>&- <&- & echo $!; exit 0";
     let started = Instant::now();
     let ended = Launcher::script(script).run();
     let leftover: i32 = ended.stdout.trim().parse().unwrap();
