@@ -94,9 +94,7 @@ impl Report {
 /// # Errors
 /// When the runtime cannot be started or stdout not be written.
 pub fn run(plan: Plan, settings: &Settings) -> anyhow::Result<bool> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let reports = runtime.block_on(examine_all(plan, settings));
     runtime.shutdown_background();
     let works = reports.iter().all(Report::works);
@@ -111,10 +109,7 @@ pub fn run(plan: Plan, settings: &Settings) -> anyhow::Result<bool> {
             let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
             let paint = Paint(stdout.is_terminal() && !no_color);
             if reports.is_empty() {
-                writeln!(
-                    stdout,
-                    "No tunnel to check: no variable holds a Redis URL to tunnel."
-                )?;
+                writeln!(stdout, "No tunnel to check: no variable holds a Redis URL to tunnel.")?;
             }
             for (index, report) in reports.iter().enumerate() {
                 let space = if index == 0 { "" } else { "\n" };
@@ -153,10 +148,7 @@ async fn timed<T>(
 ) -> (Result<T, Failure>, Duration) {
     let started = Instant::now();
     let done = timeout_at(deadline, step).await;
-    (
-        done.unwrap_or_else(|_| Err(Failure::timed_out(late))),
-        started.elapsed(),
-    )
+    (done.unwrap_or_else(|_| Err(Failure::timed_out(late))), started.elapsed())
 }
 
 /// `single`: whether it is the only tunnel, so that the general settings are its own.
@@ -177,26 +169,17 @@ async fn examine(tunnel: &Tunnel, credentials: Option<Credentials>, single: bool
 
     let (addresses, took) = timed(deadline, Step::LookUp, upstream::look_up(tunnel)).await;
     let found = addresses.as_ref().map(|addresses| {
-        addresses
-            .iter()
-            .map(|address| address.ip().to_string())
-            .collect::<Vec<_>>()
-            .join(" ")
+        addresses.iter().map(|address| address.ip().to_string()).collect::<Vec<_>>().join(" ")
     });
     let failure = report.record("look-up", true, took, found, tunnel);
     let Ok(addresses) = addresses else {
-        return report.broken_off(
-            &["TCP", "TLS", "pin", "ca", "full", "AUTH", "PING"],
-            failure,
-        );
+        return report.broken_off(&["TCP", "TLS", "pin", "ca", "full", "AUTH", "PING"], failure);
     };
 
     let connecting = upstream::connect_tcp(addresses.clone());
     let (stream, took) = timed(deadline, Step::Tcp, connecting).await;
     let peer = stream.as_ref().map(|stream| {
-        stream
-            .peer_addr()
-            .map_or_else(|_| String::new(), |address| address.to_string())
+        stream.peer_addr().map_or_else(|_| String::new(), |address| address.to_string())
     });
     let failure = report.record("TCP", true, took, peer, tunnel);
     let Ok(stream) = stream else {
@@ -209,9 +192,7 @@ async fn examine(tunnel: &Tunnel, credentials: Option<Credentials>, single: bool
     let look = upstream::handshake(&tunnel.look, &host, stream);
     let (looked, took) = timed(deadline, Step::Tls, look).await;
     let certificate = looked.and_then(|tls| certificate_of(&tls).map_err(Failure::Misconfigured));
-    let subject = certificate
-        .as_ref()
-        .map(|certificate| certificate.subject.clone());
+    let subject = certificate.as_ref().map(|certificate| certificate.subject.clone());
     let failure = report.record("TLS", true, took, subject, tunnel);
     let Ok(certificate) = certificate else {
         return report.broken_off(&["pin", "ca", "full", "AUTH", "PING"], failure);
@@ -228,9 +209,7 @@ async fn examine(tunnel: &Tunnel, credentials: Option<Credentials>, single: bool
     report.advice = advice(tunnel, &certificate, passes_full, single);
     report.certificate = Some(certificate);
     if report.works() {
-        report
-            .steps
-            .extend(speak(tunnel, credentials, deadline).await);
+        report.steps.extend(speak(tunnel, credentials, deadline).await);
     } else {
         report.not_reached(&["AUTH", "PING"]);
     }
@@ -249,12 +228,7 @@ impl Report {
     ) -> Option<String> {
         let advice = result.as_ref().err().map(|failure| failure.hint(tunnel));
         let outcome = result.map_or_else(Outcome::failed, Outcome::Ok);
-        self.steps.push(StepReport {
-            name,
-            outcome,
-            took,
-            needed,
-        });
+        self.steps.push(StepReport { name, outcome, took, needed });
         advice
     }
 
@@ -281,12 +255,7 @@ fn pin_step(trust: &TrustSettings, certificate: &Certificate) -> StepReport {
         pins if pins.contains(&certificate.pin) => Outcome::Ok(String::new()),
         _ => Outcome::failed("the server's key is none of the pinned"),
     };
-    StepReport {
-        name: "pin",
-        outcome,
-        took: Duration::ZERO,
-        needed: true,
-    }
+    StepReport { name: "pin", outcome, took: Duration::ZERO, needed: true }
 }
 
 /// Whether the server would pass at `verify`, with the CAs and the name that are set.
@@ -296,18 +265,12 @@ async fn would_pass(
     addresses: &[std::net::SocketAddr],
     deadline: tokio::time::Instant,
 ) -> StepReport {
-    let trust = TrustSettings {
-        verify,
-        pins: Vec::new(),
-        ..tunnel.plan.trust.clone()
-    };
+    let trust = TrustSettings { verify, pins: Vec::new(), ..tunnel.plan.trust.clone() };
     let connector = Connector::new(trust);
     let host = tunnel.plan.upstream.host_name();
     let attempt = async {
         let stream = upstream::connect_tcp(addresses.to_vec()).await?;
-        let address = stream
-            .peer_addr()
-            .map_err(|error| Failure::Outage(Step::Tcp, error))?;
+        let address = stream.peer_addr().map_err(|error| Failure::Outage(Step::Tcp, error))?;
         connector.prepare().await.map_err(Failure::Internal)?;
         let tls = upstream::handshake(&connector, &host, stream).await;
         upstream::in_plain_words(tunnel, &host, address, tls).await
@@ -315,18 +278,11 @@ async fn would_pass(
     let (passed, took) = timed(deadline, Step::Tls, attempt).await;
     let outcome = match passed {
         Ok(_) => Outcome::Ok(String::new()),
-        Err(failure) => Outcome::failed(
-            failure
-                .to_string()
-                .trim_start_matches("certificate check failed: "),
-        ),
+        Err(failure) => {
+            Outcome::failed(failure.to_string().trim_start_matches("certificate check failed: "))
+        }
     };
-    StepReport {
-        name: verify.word(),
-        outcome,
-        took,
-        needed: tunnel.plan.trust.verify == verify,
-    }
+    StepReport { name: verify.word(), outcome, took, needed: tunnel.plan.trust.verify == verify }
 }
 
 /// AUTH and PING, on a connection that holds by the tunnel's settings.
@@ -335,20 +291,12 @@ async fn speak(
     credentials: Option<Credentials>,
     deadline: tokio::time::Instant,
 ) -> Vec<StepReport> {
-    let report = |name, outcome, took| StepReport {
-        name,
-        outcome,
-        took,
-        needed: true,
-    };
+    let report = |name, outcome, took| StepReport { name, outcome, took, needed: true };
     let not_reached = |name| report(name, Outcome::NotReached, Duration::ZERO);
     let mut stream = match timed(deadline, Step::Tls, upstream::connect(tunnel)).await {
         (Ok(stream), _) => stream,
         (Err(failure), took) => {
-            return vec![
-                report("AUTH", Outcome::failed(failure), took),
-                not_reached("PING"),
-            ];
+            return vec![report("AUTH", Outcome::failed(failure), took), not_reached("PING")];
         }
     };
     let auth = match credentials {
@@ -391,11 +339,7 @@ async fn ask(
     let reply = match reply {
         Ok(Ok(line)) => {
             let line = String::from_utf8_lossy(&line).into_owned();
-            Ok(line
-                .trim_end()
-                .chars()
-                .map(|c| if c.is_control() { '?' } else { c })
-                .collect())
+            Ok(line.trim_end().chars().map(|c| if c.is_control() { '?' } else { c }).collect())
         }
         Ok(Err(error)) => Err(match upstream::late_refusal(tunnel, &error).await {
             Some(refusal) => Failure::Misconfigured(refusal).to_string(),
@@ -473,10 +417,7 @@ fn advice(
     }
     const SOON: i32 = 14;
     if certificate.days_left < SOON && trust.verify != Verify::None {
-        advice.push(format!(
-            "the certificate expires on {}",
-            certificate.expires
-        ));
+        advice.push(format!("the certificate expires on {}", certificate.expires));
     }
     advice
 }
@@ -496,11 +437,7 @@ impl Paint {
     }
 
     fn title(&self, text: String) -> String {
-        if self.0 {
-            format!("\x1b[1m{text}\x1b[0m")
-        } else {
-            text
-        }
+        if self.0 { format!("\x1b[1m{text}\x1b[0m") } else { text }
     }
 }
 
@@ -513,11 +450,7 @@ fn as_table(report: &Report, paint: &Paint) -> String {
         report.verify.word()
     );
     for (index, line) in wrapped(&title, COLUMNS).into_iter().enumerate() {
-        let line = if index == 0 {
-            line
-        } else {
-            format!("  {line}")
-        };
+        let line = if index == 0 { line } else { format!("  {line}") };
         line_to(&mut table, &paint.title(line));
     }
     for step in &report.steps {
@@ -542,17 +475,11 @@ fn as_table(report: &Report, paint: &Paint) -> String {
         }
     }
     if report.steps.iter().any(|step| !step.needed) {
-        line_to(
-            &mut table,
-            "  ? = whether it would pass; not demanded by the settings",
-        );
+        line_to(&mut table, "  ? = whether it would pass; not demanded by the settings");
     }
     for advice in &report.advice {
         for (index, line) in wrapped(advice, COLUMNS - 4).into_iter().enumerate() {
-            line_to(
-                &mut table,
-                &format!("  {} {line}", if index == 0 { ">" } else { " " }),
-            );
+            line_to(&mut table, &format!("  {} {line}", if index == 0 { ">" } else { " " }));
         }
     }
     table
@@ -562,10 +489,7 @@ fn as_table(report: &Report, paint: &Paint) -> String {
 fn rows(table: &mut String, head: &str, text: &str) {
     const HEAD: usize = 36;
     let lines = wrapped(text, COLUMNS - HEAD);
-    line_to(
-        table,
-        &format!("{head}{}", lines.first().map_or("", String::as_str)),
-    );
+    line_to(table, &format!("{head}{}", lines.first().map_or("", String::as_str)));
     for line in lines.iter().skip(1) {
         line_to(table, &format!("{:HEAD$}{line}", ""));
     }
@@ -657,15 +581,9 @@ mod tests {
         assert!(judge_auth(&Err("timed out".to_owned())).is_failed());
         assert_eq!(judge_ping(&reply("+PONG")), Outcome::Ok(String::new()));
         assert!(
-            judge_ping(&reply("-NOAUTH Authentication required."))
-                .detail()
-                .contains("password")
+            judge_ping(&reply("-NOAUTH Authentication required.")).detail().contains("password")
         );
-        assert!(
-            judge_ping(&reply("-LOADING Redis is loading"))
-                .detail()
-                .contains("loading")
-        );
+        assert!(judge_ping(&reply("-LOADING Redis is loading")).detail().contains("loading"));
         assert!(!judge_ping(&reply("-NOPERM this user has no permissions")).is_failed());
         assert!(judge_ping(&reply("HTTP/1.1 400")).is_failed());
     }

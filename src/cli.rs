@@ -241,15 +241,11 @@ impl Invocation {
     pub fn parse_from(
         words: impl IntoIterator<Item = OsString>,
     ) -> Result<Invocation, clap::Error> {
-        let mut matches = command()
-            .try_get_matches_from(words)
-            .map_err(without_secrets)?;
+        let mut matches = command().try_get_matches_from(words).map_err(without_secrets)?;
         Ok(Invocation {
             check: matches.get_flag(CHECK),
             print_env: matches.get_flag(PRINT_ENV),
-            command: matches
-                .remove_many(COMMAND)
-                .map_or_else(Vec::new, Iterator::collect),
+            command: matches.remove_many(COMMAND).map_or_else(Vec::new, Iterator::collect),
             matches,
         })
     }
@@ -259,9 +255,7 @@ impl Invocation {
         if setting.option.is_empty() {
             return None;
         }
-        self.matches
-            .get_one::<OsString>(setting.option)
-            .map(OsString::as_os_str)
+        self.matches.get_one::<OsString>(setting.option).map(OsString::as_os_str)
     }
 }
 
@@ -346,15 +340,9 @@ mod tests {
     #[test]
     fn everything_from_the_first_word_that_is_no_option_is_the_command() {
         let cases: &[(&[&str], &[&str])] = &[
-            (
-                &["puma", "-C", "config/puma.rb"],
-                &["puma", "-C", "config/puma.rb"],
-            ),
+            (&["puma", "-C", "config/puma.rb"], &["puma", "-C", "config/puma.rb"]),
             (&["--", "puma", "-C", "x"], &["puma", "-C", "x"]),
-            (
-                &["--verify", "full", "puma", "--verify", "none"],
-                &["puma", "--verify", "none"],
-            ),
+            (&["--verify", "full", "puma", "--verify", "none"], &["puma", "--verify", "none"]),
             (
                 &["--verify=full", "sh", "-c", "x", "--", "--help"],
                 &["sh", "-c", "x", "--", "--help"],
@@ -377,13 +365,9 @@ mod tests {
 
     #[test]
     fn wrong_usage_is_refused() {
-        for words in [
-            &[][..],
-            &["--verify"],
-            &["--bogus", "x"],
-            &["-x", "y"],
-            &["--verify", "none"],
-        ] {
+        for words in
+            [&[][..], &["--verify"], &["--bogus", "x"], &["-x", "y"], &["--verify", "none"]]
+        {
             let error = parse(words).expect_err("wrong usage");
             assert_eq!(error.exit_code(), 2, "{words:?}");
         }
@@ -391,11 +375,7 @@ mod tests {
 
     #[test]
     fn an_error_about_usage_repeats_no_secret() {
-        for word in [
-            "--print-env=redis://:pw@h",
-            "--bogus=redis://:pw@h",
-            "-predis://:pw@h",
-        ] {
+        for word in ["--print-env=redis://:pw@h", "--bogus=redis://:pw@h", "-predis://:pw@h"] {
             let error = parse(&[word]).expect_err("wrong usage").to_string();
             assert!(!error.contains("pw@h"), "{error}");
         }

@@ -31,35 +31,20 @@ pub struct Bound {
 /// # Errors
 /// When a port cannot be had for another reason than that it is taken.
 pub fn bind(plan: &Plan, settings: &Settings) -> Result<Bound, ConfigError> {
-    let mut bound = Bound {
-        listeners: Vec::new(),
-        ports: Vec::new(),
-    };
-    for index in 0..plan.tunnels.len() {
+    let mut bound = Bound { listeners: Vec::new(), ports: Vec::new() };
+    for (index, tunnel) in plan.tunnels.iter().enumerate() {
         let wanted = match settings.listen_port {
             0 => 0,
-            first => usize::from(first)
-                .checked_add(index)
-                .and_then(|port| port.try_into().ok())
-                .unwrap_or(0),
+            // Past the last port, the kernel picks.
+            first => u16::try_from(usize::from(first) + index).unwrap_or(0),
         };
-        let listener = tunnel::bind(wanted);
-        let (listener, port) = listener
-            .and_then(|listener| listener.local_addr().map(|address| (listener, address.port())))
-            .map_err(|error| ConfigError {
-                name: cli::LISTEN_PORT.variable.to_owned(),
-                problem: format!(
-                    "leads to 127.0.0.1:{wanted}, which cannot be bound ({error}); set it to a port from \
-                     1024 to 65535 or to 0"
-                ),
-            })?;
+        let (listener, port) = tunnel::bind(wanted).map_err(|error| {
+            let problem = format!("leads to 127.0.0.1:{wanted}, which cannot be bound ({error})");
+            let remedy = "set it to a port from 1024 to 65535, or to 0";
+            ConfigError::new(cli::LISTEN_PORT.variable, format!("{problem}; {remedy}"))
+        })?;
         if settings.listen_port != 0 && port != wanted {
-            notice!(
-                at = "port-taken",
-                var = plan.tunnels[index].variables[0],
-                wanted,
-                port
-            );
+            notice!(at = "port-taken", var = tunnel.variables[0], wanted, port);
         }
         bound.listeners.push(listener);
         bound.ports.push(port);
@@ -136,10 +121,7 @@ pub fn run(
         let (connections, drain) = Connections::new();
         open_tunnels(plan, bound, settings, &totals, connections);
 
-        let ended = supervisor
-            .wait()
-            .await
-            .context("could not listen for signals")?;
+        let ended = supervisor.wait().await.context("could not listen for signals")?;
         let limit = settings.connection.drain_timeout;
         if tokio::time::timeout(limit, drain.finish()).await.is_err() {
             warning!(
@@ -165,12 +147,7 @@ pub fn not_executed(words: &[OsString], error: &io::Error) -> u8 {
         127 => "no such command: check its name and PATH".to_owned(),
         _ => error.to_string(),
     };
-    err!(
-        at = "command-failed",
-        command = &*command,
-        error = reason,
-        code
-    );
+    err!(at = "command-failed", command = &*command, error = reason, code);
     code
 }
 
@@ -232,9 +209,7 @@ fn open_tunnels(
 ) {
     let mut connectors: Vec<Arc<Connector>> = Vec::new();
     for (plan, listener) in plan.tunnels.into_iter().zip(bound.listeners) {
-        let known = connectors
-            .iter()
-            .find(|connector| *connector.trust() == plan.trust);
+        let known = connectors.iter().find(|connector| *connector.trust() == plan.trust);
         let connector = known.cloned().unwrap_or_else(|| {
             let connector = Connector::new(plan.trust.clone());
             connectors.push(connector.clone());
@@ -263,10 +238,7 @@ fn prepare(connector: Arc<Connector>) {
     tokio::spawn(async move {
         let started = Instant::now();
         match connector.prepare().await {
-            Ok(_) => debug!(
-                at = "tls-ready",
-                duration_ms = started.elapsed().as_millis() as u64
-            ),
+            Ok(_) => debug!(at = "tls-ready", duration_ms = started.elapsed().as_millis() as u64),
             // Each connection tries again, and reports it.
             Err(error) => debug!(at = "tls-not-ready", error = %error),
         }

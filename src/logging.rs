@@ -98,8 +98,7 @@ struct Fields(Vec<(&'static str, Value)>);
 
 impl Visit for Fields {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.0
-            .push((field.name(), Value::from(format!("{value:?}"))));
+        self.0.push((field.name(), Value::from(format!("{value:?}"))));
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {

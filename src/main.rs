@@ -71,17 +71,8 @@ fn run(invocation: Invocation) -> u8 {
         Err(error) => return misconfigured(&[error]),
     };
     let done = match invocation.print_env {
-        true => launch::print_env(&plan, &bound)
-            .map(|()| 0)
-            .map_err(anyhow::Error::from),
-        false => launch::run(
-            invocation.command,
-            environment,
-            &settings,
-            plan,
-            bound,
-            inherited,
-        ),
+        true => launch::print_env(&plan, &bound).map(|()| 0).map_err(anyhow::Error::from),
+        false => launch::run(invocation.command, environment, &settings, plan, bound, inherited),
     };
     done.unwrap_or_else(|error| internal_error(&error))
 }
@@ -93,11 +84,7 @@ fn internal_error(error: &anyhow::Error) -> u8 {
 
 fn misconfigured(errors: &[ConfigError]) -> u8 {
     for error in errors {
-        err!(
-            at = "config-error",
-            var = error.name,
-            msg = error.to_string()
-        );
+        err!(at = "config-error", var = error.name, msg = error.to_string());
     }
     EX_CONFIG
 }

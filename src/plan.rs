@@ -91,46 +91,44 @@ impl Plan {
     ) -> Plan {
         let mut plan = Plan::default();
         for (name, listed) in candidates(listed, environment) {
-            match url_in(&name, listed, environment) {
-                Ok(Some((value, url))) => {
-                    let wishes = match url.tls_wishes() {
-                        Ok(wishes) => wishes,
-                        Err(problem) => {
-                            reader.errors.push(ConfigError {
-                                name,
-                                problem: problem.to_string(),
-                            });
-                            continue;
-                        }
-                    };
-                    let own = reader.url_settings(&name, &wishes);
-                    let nested = lookup(environment, &format!("{name}{OWN_SUFFIX}"))
-                        .is_some_and(|copy| copy == OsStr::new(&value));
-                    let passthrough = |own: &UrlSettings| {
-                        url.scheme().is_tls() && own.rediss == Rediss::Passthrough
-                    };
-                    let fate = match own {
-                        _ if nested => Fate::Untouched(Box::new(url)),
-                        Some(own) if passthrough(&own) => Fate::Untouched(Box::new(url)),
-                        Some(own) => match upstream_of(&name, &url, &own) {
-                            Ok((upstream, port_moved)) => Fate::Tunnelled(
-                                plan.tunnel_to(&name, upstream, own.trust, port_moved),
-                                Box::new(url),
-                            ),
-                            Err(error) => {
-                                reader.errors.push(error);
-                                continue;
-                            }
-                        },
-                        None => continue,
-                    };
-                    plan.variables.push((name, value, fate));
-                }
-                Ok(None) => {}
-                Err(error) => reader.errors.push(error),
+            let decided = url_in(&name, listed, environment).and_then(|found| match found {
+                Some((value, url)) => plan.decide(name, value, url, environment, reader),
+                None => Ok(()),
+            });
+            if let Err(error) = decided {
+                reader.errors.push(error);
             }
         }
         plan
+    }
+
+    /// Decides about the URL in one variable. Mistakes in its settings go into `reader.errors`.
+    fn decide(
+        &mut self,
+        name: String,
+        value: String,
+        url: RedisUrl,
+        environment: &Environment,
+        reader: &mut Reader<'_>,
+    ) -> Result<(), ConfigError> {
+        let copy = lookup(environment, &format!("{name}{OWN_SUFFIX}"));
+        let fate = if copy == Some(OsStr::new(&value)) {
+            Fate::Untouched(Box::new(url))
+        } else {
+            let wishes = url.tls_wishes().map_err(|problem| ConfigError::new(&name, problem))?;
+            let Some(own) = reader.url_settings(&name, &wishes) else {
+                return Ok(());
+            };
+            if url.scheme().is_tls() && own.rediss == Rediss::Passthrough {
+                Fate::Untouched(Box::new(url))
+            } else {
+                let (upstream, port_moved) = upstream_of(&name, &url, &own)?;
+                let tunnel = self.tunnel_to(&name, upstream, own.trust, port_moved);
+                Fate::Tunnelled(tunnel, Box::new(url))
+            }
+        };
+        self.variables.push((name, value, fate));
+        Ok(())
     }
 
     /// Whether any Redis URL was found at all.
@@ -150,29 +148,20 @@ impl Plan {
         self.tunnelled()
             .flat_map(|(name, _, index, url)| {
                 let local = url.local(ports[index]).expose();
-                [
-                    (name.to_owned(), local.clone()),
-                    (format!("{name}{OWN_SUFFIX}"), local),
-                ]
+                [(name.to_owned(), local.clone()), (format!("{name}{OWN_SUFFIX}"), local)]
             })
             .collect()
     }
 
     /// Every Redis variable as COMMAND would see it, one `NAME=value` each, secrets masked.
     pub fn describe(&self, ports: &[u16]) -> Vec<String> {
-        let lines = self
-            .variables
-            .iter()
-            .flat_map(|(name, _, fate)| match fate {
-                Fate::Untouched(url) => vec![format!("{name}={url}")],
-                Fate::Tunnelled(index, url) => {
-                    let local = url.local(ports[*index]);
-                    vec![
-                        format!("{name}={local}"),
-                        format!("{name}{OWN_SUFFIX}={local}"),
-                    ]
-                }
-            });
+        let lines = self.variables.iter().flat_map(|(name, _, fate)| match fate {
+            Fate::Untouched(url) => vec![format!("{name}={url}")],
+            Fate::Tunnelled(index, url) => {
+                let local = url.local(ports[*index]);
+                vec![format!("{name}={local}"), format!("{name}{OWN_SUFFIX}={local}")]
+            }
+        });
         lines.collect()
     }
 
@@ -182,11 +171,7 @@ impl Plan {
         let mut rewrites = Vec::new();
         let rewritten = words.into_iter().enumerate().map(|(argument, word)| {
             let (word, variables) = self.rewrite_word(word.as_bytes(), ports);
-            rewrites.extend(
-                variables
-                    .into_iter()
-                    .map(|variable| Rewrite { argument, variable }),
-            );
+            rewrites.extend(variables.into_iter().map(|variable| Rewrite { argument, variable }));
             OsString::from_vec(word)
         });
         (rewritten.collect(), rewrites)
@@ -200,13 +185,7 @@ impl Plan {
                 .tunnelled()
                 .filter(|(_, value, ..)| begins_with_url(rest, value))
                 // The first of equals, as the contract orders variables.
-                .reduce(|best, other| {
-                    if other.1.len() > best.1.len() {
-                        other
-                    } else {
-                        best
-                    }
-                });
+                .reduce(|best, other| if other.1.len() > best.1.len() { other } else { best });
             match longest {
                 Some((name, value, index, url)) => {
                     done.extend(url.local(ports[index]).expose().as_bytes());
@@ -225,14 +204,10 @@ impl Plan {
     }
 
     fn tunnelled(&self) -> impl Iterator<Item = (&str, &str, usize, &RedisUrl)> {
-        self.variables
-            .iter()
-            .filter_map(|(name, value, fate)| match fate {
-                Fate::Tunnelled(index, url) => {
-                    Some((name.as_str(), value.as_str(), *index, &**url))
-                }
-                Fate::Untouched(_) => None,
-            })
+        self.variables.iter().filter_map(|(name, value, fate)| match fate {
+            Fate::Tunnelled(index, url) => Some((name.as_str(), value.as_str(), *index, &**url)),
+            Fate::Untouched(_) => None,
+        })
     }
 
     /// The index of the tunnel to `upstream`, a new one unless one with the same settings exists.
@@ -251,12 +226,7 @@ impl Plan {
             }
             None => {
                 let variables = vec![name.to_owned()];
-                self.tunnels.push(Tunnel {
-                    variables,
-                    upstream,
-                    trust,
-                    port_moved,
-                });
+                self.tunnels.push(Tunnel { variables, upstream, trust, port_moved });
                 self.tunnels.len() - 1
             }
         }
@@ -274,16 +244,12 @@ fn candidates(listed: Option<Vec<String>>, environment: &Environment) -> Vec<(St
         .filter(|name| name.starts_with("HEROKU_REDIS_") || is_endpoint(name))
         .filter(|name| !name.ends_with(OWN_SUFFIX) && !name.contains("_STUNNEL_"));
     // The environment is a sorted map: alphabetical order comes of itself.
-    std::iter::once(REDIS_URL)
-        .chain(discovered)
-        .map(|name| (name.to_owned(), false))
-        .collect()
+    std::iter::once(REDIS_URL).chain(discovered).map(|name| (name.to_owned(), false)).collect()
 }
 
 /// Whether Heroku's PrivateLink add-on named this variable.
 fn is_endpoint(name: &str) -> bool {
-    name.strip_prefix("REDIS_ENDPOINT_")
-        .is_some_and(|rest| rest.ends_with("_URL"))
+    name.strip_prefix("REDIS_ENDPOINT_").is_some_and(|rest| rest.ends_with("_URL"))
 }
 
 /// The URL in variable `name`, as written and parsed; `None` when there is nothing to tunnel.
@@ -292,16 +258,15 @@ fn url_in(
     listed: bool,
     environment: &Environment,
 ) -> Result<Option<(String, RedisUrl)>, ConfigError> {
-    let wrong = |problem: String| ConfigError {
-        name: name.to_owned(),
-        problem,
-    };
     let Some(value) = lookup(environment, name) else {
         return match listed {
-            true => Err(wrong(format!(
-                "is not set, but {} lists it; set it, or remove it from the list",
-                cli::URLS.variable
-            ))),
+            true => Err(ConfigError::new(
+                name,
+                format!(
+                    "is not set, but {} lists it; set it, or remove it from the list",
+                    cli::URLS.variable
+                ),
+            )),
             false => Ok(None),
         };
     };
@@ -316,7 +281,7 @@ fn url_in(
         {
             Ok(None)
         }
-        Err(problem) => Err(wrong(problem.to_string())),
+        Err(problem) => Err(ConfigError::new(name, problem)),
     }
 }
 
@@ -336,16 +301,10 @@ fn upstream_of(
     };
     let port = i32::from(url.port()) + offset;
     match u16::try_from(port) {
-        Ok(port) if port != 0 => Ok((
-            Upstream {
-                host: url.host().clone(),
-                port,
-            },
-            offset != 0,
-        )),
-        _ => Err(ConfigError {
-            name: name.to_owned(),
-            problem: format!(
+        Ok(port) if port != 0 => Ok((Upstream { host: url.host().clone(), port }, offset != 0)),
+        _ => Err(ConfigError::new(
+            name,
+            format!(
                 "leads to TLS port {port} (port {} plus {offset} from {}), which does not exist; \
                  set {name}_{} so that the sum is 1 to 65535, or write rediss:// when the port in \
                  the URL speaks TLS itself",
@@ -353,7 +312,7 @@ fn upstream_of(
                 own.port_offset.source,
                 cli::PORT_OFFSET.variable,
             ),
-        }),
+        )),
     }
 }
 
@@ -409,32 +368,11 @@ mod tests {
             (&[("REDIS_URL", "rediss://h:6379")], "h:6379"),
             (&[("REDIS_URL", "valkeys://h:6379")], "h:6379"),
             (&[("REDIS_URL", "rediss://h")], "h:6379"),
-            (
-                &[("REDIS_URL", "rediss://h"), ("STUNNEL_PORT_OFFSET", "7")],
-                "h:6379",
-            ),
-            (
-                &[
-                    ("REDIS_URL", "rediss://h"),
-                    ("REDIS_URL_STUNNEL_PORT_OFFSET", "7"),
-                ],
-                "h:6379",
-            ),
+            (&[("REDIS_URL", "rediss://h"), ("STUNNEL_PORT_OFFSET", "7")], "h:6379"),
+            (&[("REDIS_URL", "rediss://h"), ("REDIS_URL_STUNNEL_PORT_OFFSET", "7")], "h:6379"),
             (&[("REDIS_URL", "rediss://h:65535")], "h:65535"),
-            (
-                &[
-                    ("REDIS_URL", "redis://h:6379"),
-                    ("STUNNEL_PORT_OFFSET", "0"),
-                ],
-                "h:6379",
-            ),
-            (
-                &[
-                    ("REDIS_URL", "redis://h:6379"),
-                    ("STUNNEL_PORT_OFFSET", "-79"),
-                ],
-                "h:6300",
-            ),
+            (&[("REDIS_URL", "redis://h:6379"), ("STUNNEL_PORT_OFFSET", "0")], "h:6379"),
+            (&[("REDIS_URL", "redis://h:6379"), ("STUNNEL_PORT_OFFSET", "-79")], "h:6300"),
             (
                 &[
                     ("REDIS_URL", "redis://h:6379"),
@@ -448,23 +386,14 @@ mod tests {
                 &[("REDIS_URL", "redis://vpce-1.vpce.amazonaws.com:6379")],
                 "vpce-1.vpce.amazonaws.com:6379",
             ),
-            (
-                &[("REDIS_URL", "redis://A.VPCE.Amazonaws.com.")],
-                "a.vpce.amazonaws.com.:6379",
-            ),
+            (&[("REDIS_URL", "redis://A.VPCE.Amazonaws.com.")], "a.vpce.amazonaws.com.:6379"),
             (
                 &[("REDIS_URL", "redis://a.vpce.amazonaws.com.evil.net")],
                 "a.vpce.amazonaws.com.evil.net:6380",
             ),
+            (&[("REDIS_URL", "redis://xvpce.amazonaws.com")], "xvpce.amazonaws.com:6380"),
             (
-                &[("REDIS_URL", "redis://xvpce.amazonaws.com")],
-                "xvpce.amazonaws.com:6380",
-            ),
-            (
-                &[
-                    ("REDIS_URL", "redis://a.vpce.amazonaws.com"),
-                    ("STUNNEL_PORT_OFFSET", "1"),
-                ],
+                &[("REDIS_URL", "redis://a.vpce.amazonaws.com"), ("STUNNEL_PORT_OFFSET", "1")],
                 "a.vpce.amazonaws.com:6379",
             ),
             (
@@ -523,11 +452,7 @@ mod tests {
 
     #[test]
     fn listed_names_count_alone_and_whatever_their_form() {
-        let pairs = [
-            ("REDIS_URL", "redis://main"),
-            ("B", "redis://b"),
-            ("A_STUNNEL", "redis://a"),
-        ];
+        let pairs = [("REDIS_URL", "redis://main"), ("B", "redis://b"), ("A_STUNNEL", "redis://a")];
         let by_option = plan(&["--urls", "B,A_STUNNEL"], &pairs).unwrap();
         assert_eq!(upstreams(&by_option), ["B=b:6380", "A_STUNNEL=a:6380"]);
         let with_variable = [&pairs[..], &[("REDIS_STUNNEL_URLS", "A_STUNNEL B")]].concat();
@@ -538,45 +463,21 @@ mod tests {
     #[test]
     fn what_would_leave_the_app_in_plaintext_is_an_error() {
         let cases: &[(&[(&str, &str)], &str)] = &[
-            (
-                &[("REDIS_URL", "http://h")],
-                "REDIS_URL does not begin with redis://",
-            ),
+            (&[("REDIS_URL", "http://h")], "REDIS_URL does not begin with redis://"),
             (&[("REDIS_URL", "redis://")], "REDIS_URL names no host"),
-            (
-                &[("REDIS_URL", "redis://h:65535")],
-                "REDIS_URL leads to TLS port 65536",
-            ),
+            (&[("REDIS_URL", "redis://h:65535")], "REDIS_URL leads to TLS port 65536"),
             (
                 &[("REDIS_URL", "redis://h:1"), ("STUNNEL_PORT_OFFSET", "-1")],
                 "REDIS_URL leads to TLS port 0 (port 1 plus -1 from STUNNEL_PORT_OFFSET)",
             ),
-            (
-                &[("HEROKU_REDIS_X_URL", "redis://h:x")],
-                "HEROKU_REDIS_X_URL has a port",
-            ),
-            (
-                &[("HEROKU_REDIS_X_URL", " redis://h")],
-                "HEROKU_REDIS_X_URL holds white space",
-            ),
-            (
-                &[("REDIS_ENDPOINT_X_URL", "valkeys:h")],
-                "REDIS_ENDPOINT_X_URL has no //",
-            ),
-            (
-                &[("REDIS_STUNNEL_URLS", "A")],
-                "A is not set, but REDIS_STUNNEL_URLS lists it",
-            ),
+            (&[("HEROKU_REDIS_X_URL", "redis://h:x")], "HEROKU_REDIS_X_URL has a port"),
+            (&[("HEROKU_REDIS_X_URL", " redis://h")], "HEROKU_REDIS_X_URL holds white space"),
+            (&[("REDIS_ENDPOINT_X_URL", "valkeys:h")], "REDIS_ENDPOINT_X_URL has no //"),
+            (&[("REDIS_STUNNEL_URLS", "A")], "A is not set, but REDIS_STUNNEL_URLS lists it"),
             (&[("REDIS_STUNNEL_URLS", "A"), ("A", "")], "A is not set"),
+            (&[("REDIS_STUNNEL_URLS", "A"), ("A", "x")], "A does not begin with"),
             (
-                &[("REDIS_STUNNEL_URLS", "A"), ("A", "x")],
-                "A does not begin with",
-            ),
-            (
-                &[
-                    ("REDIS_URL", "redis://h"),
-                    ("REDIS_URL_STUNNEL_VERIFY", "x"),
-                ],
+                &[("REDIS_URL", "redis://h"), ("REDIS_URL_STUNNEL_VERIFY", "x")],
                 "REDIS_URL_STUNNEL_VERIFY is 'x'",
             ),
         ];
@@ -589,11 +490,7 @@ mod tests {
 
     #[test]
     fn without_any_url_there_is_nothing_to_tunnel() {
-        for pairs in [
-            &[][..],
-            &[("REDIS_URL", "")],
-            &[("HEROKU_REDIS_X", "no url")],
-        ] {
+        for pairs in [&[][..], &[("REDIS_URL", "")], &[("HEROKU_REDIS_X", "no url")]] {
             let plan = plan(&[], pairs).unwrap();
             assert!(!plan.found_urls(), "{pairs:?}");
         }
@@ -609,50 +506,22 @@ mod tests {
             ("HEROKU_REDIS_C_URL", "redis://h:6378"),
         ];
         let plan = plan(&[], &pairs).unwrap();
-        let shared: Vec<_> = plan
-            .tunnels
-            .iter()
-            .map(|tunnel| tunnel.variables.join(" "))
-            .collect();
+        let shared: Vec<_> = plan.tunnels.iter().map(|tunnel| tunnel.variables.join(" ")).collect();
         assert_eq!(
             shared,
-            [
-                "REDIS_URL HEROKU_REDIS_A_URL",
-                "HEROKU_REDIS_B_URL",
-                "HEROKU_REDIS_C_URL"
-            ]
+            ["REDIS_URL HEROKU_REDIS_A_URL", "HEROKU_REDIS_B_URL", "HEROKU_REDIS_C_URL"]
         );
         let changes = plan.changes(&[1, 2, 3]);
-        assert_eq!(
-            changes[0],
-            ("REDIS_URL".into(), "redis://:a@127.0.0.1:1/0".into())
-        );
-        assert_eq!(
-            changes[1],
-            (
-                "REDIS_URL_STUNNEL".into(),
-                "redis://:a@127.0.0.1:1/0".into()
-            )
-        );
-        assert_eq!(
-            changes[2],
-            (
-                "HEROKU_REDIS_A_URL".into(),
-                "redis://u:b@127.0.0.1:1/1".into()
-            )
-        );
-        assert_eq!(
-            changes[4],
-            ("HEROKU_REDIS_B_URL".into(), "redis://127.0.0.1:2".into())
-        );
+        assert_eq!(changes[0], ("REDIS_URL".into(), "redis://:a@127.0.0.1:1/0".into()));
+        assert_eq!(changes[1], ("REDIS_URL_STUNNEL".into(), "redis://:a@127.0.0.1:1/0".into()));
+        assert_eq!(changes[2], ("HEROKU_REDIS_A_URL".into(), "redis://u:b@127.0.0.1:1/1".into()));
+        assert_eq!(changes[4], ("HEROKU_REDIS_B_URL".into(), "redis://127.0.0.1:2".into()));
     }
 
     #[test]
     fn fifty_urls_get_fifty_tunnels() {
         let names: Vec<_> = (10..60).map(|n| format!("HEROKU_REDIS_{n}_URL")).collect();
-        let values: Vec<_> = (10..60)
-            .map(|n| format!("redis://:pw{n}@h{n}:6379/{n}"))
-            .collect();
+        let values: Vec<_> = (10..60).map(|n| format!("redis://:pw{n}@h{n}:6379/{n}")).collect();
         let pairs: Vec<_> = names
             .iter()
             .zip(&values)
@@ -662,13 +531,7 @@ mod tests {
         assert_eq!(plan.tunnels.len(), 50);
         let ports: Vec<u16> = (1..=50).collect();
         let last = &plan.changes(&ports)[98];
-        assert_eq!(
-            *last,
-            (
-                "HEROKU_REDIS_59_URL".into(),
-                "redis://:pw59@127.0.0.1:50/59".into()
-            )
-        );
+        assert_eq!(*last, ("HEROKU_REDIS_59_URL".into(), "redis://:pw59@127.0.0.1:50/59".into()));
     }
 
     #[test]
@@ -693,15 +556,8 @@ mod tests {
             ]
         );
         assert!(plan.found_urls());
-        assert_eq!(
-            plan.describe(&[1, 2, 3])[0],
-            "REDIS_URL=rediss://:***@h:6379"
-        );
-        assert!(
-            plan.changes(&[1, 2, 3])
-                .iter()
-                .all(|(name, _)| !name.starts_with("REDIS_URL"))
-        );
+        assert_eq!(plan.describe(&[1, 2, 3])[0], "REDIS_URL=rediss://:***@h:6379");
+        assert!(plan.changes(&[1, 2, 3]).iter().all(|(name, _)| !name.starts_with("REDIS_URL")));
     }
 
     #[test]
@@ -718,10 +574,7 @@ mod tests {
         value.extend([0xff, b'@', b'h']);
         environment.insert("HEROKU_REDIS_BINARY".into(), OsString::from_vec(value));
         let errors = plan_with(&[], &environment).unwrap_err();
-        assert!(
-            errors[0].starts_with("HEROKU_REDIS_BINARY is not valid UTF-8"),
-            "{errors:?}"
-        );
+        assert!(errors[0].starts_with("HEROKU_REDIS_BINARY is not valid UTF-8"), "{errors:?}");
     }
 
     #[test]
@@ -746,20 +599,14 @@ mod tests {
             ("redis://h:63790/0", "redis://h:63790/0"),
             ("redis://h:6379x", "redis://h:6379x"),
             ("redis://h:6379?x=1", "redis://h:6379?x=1"),
-            (
-                "redis-cli -u redis://h:6379; echo",
-                "redis-cli -u redis://127.0.0.1:1; echo",
-            ),
+            ("redis-cli -u redis://h:6379; echo", "redis-cli -u redis://127.0.0.1:1; echo"),
             (
                 "'redis://h:6379' \"redis://h:6379\"",
                 "'redis://127.0.0.1:1' \"redis://127.0.0.1:1\"",
             ),
             ("$(x redis://h:6379)", "$(x redis://127.0.0.1:1)"),
             ("a redis://h:6379&", "a redis://127.0.0.1:1&"),
-            (
-                "redis://h:6379,redis://h:6379/1",
-                "redis://127.0.0.1:1,redis://127.0.0.1:1/1",
-            ),
+            ("redis://h:6379,redis://h:6379/1", "redis://127.0.0.1:1,redis://127.0.0.1:1/1"),
             ("rediss://:pw@q/0?a=1", "redis://:pw@127.0.0.1:2/0?a=1"),
             ("rediss://:pw@q/0?a=1&b=2", "rediss://:pw@q/0?a=1&b=2"),
             ("rediss://h:6379", "rediss://h:6379"),
@@ -770,16 +617,10 @@ mod tests {
             let (words, rewrites) = plan.rewrite(vec!["cmd".into(), given.into()], &ports);
             assert_eq!(words, ["cmd", expected], "{given}");
             assert_eq!(rewrites.is_empty(), given == expected, "{given}");
-            assert!(
-                rewrites.iter().all(|rewrite| rewrite.argument == 1),
-                "{given}"
-            );
+            assert!(rewrites.iter().all(|rewrite| rewrite.argument == 1), "{given}");
         }
         let (_, rewrites) = plan.rewrite(vec!["redis://h:6379/1 redis://h:6379".into()], &ports);
-        let variables: Vec<_> = rewrites
-            .iter()
-            .map(|rewrite| rewrite.variable.as_str())
-            .collect();
+        let variables: Vec<_> = rewrites.iter().map(|rewrite| rewrite.variable.as_str()).collect();
         assert_eq!(variables, ["HEROKU_REDIS_A_URL", "REDIS_URL"]);
     }
 

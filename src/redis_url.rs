@@ -23,20 +23,13 @@ pub enum Scheme {
 }
 
 impl Scheme {
-    const ALL: [Scheme; 4] = [
-        Scheme::Redis,
-        Scheme::Rediss,
-        Scheme::Valkey,
-        Scheme::Valkeys,
-    ];
+    const ALL: [Scheme; 4] = [Scheme::Redis, Scheme::Rediss, Scheme::Valkey, Scheme::Valkeys];
 
     /// The scheme that `value` starts with, in any case and behind any white space; `None` when it is
     /// no Redis URL at all.
     pub fn of(value: &str) -> Option<Scheme> {
         let (word, _) = value.trim_start().split_once(':')?;
-        Scheme::ALL
-            .into_iter()
-            .find(|scheme| scheme.word().eq_ignore_ascii_case(word))
+        Scheme::ALL.into_iter().find(|scheme| scheme.word().eq_ignore_ascii_case(word))
     }
 
     /// Whether the URL itself asks for TLS.
@@ -127,9 +120,7 @@ pub struct Credentials {
 impl Credentials {
     /// The request that authenticates, in RESP: with the user where there is one (Redis 6).
     pub fn auth_command(&self) -> Vec<u8> {
-        let words = ["AUTH"]
-            .into_iter()
-            .chain(self.user.as_ref().map(Secret::expose));
+        let words = ["AUTH"].into_iter().chain(self.user.as_ref().map(Secret::expose));
         let words: Vec<&str> = words.chain([self.password.expose()]).collect();
         let mut request = format!("*{}\r\n", words.len());
         for word in words {
@@ -166,19 +157,14 @@ impl RedisUrl {
         if value.chars().any(|c| c.is_whitespace() || c.is_control()) {
             return Err(Problem::Unprintable);
         }
-        let rest = value[scheme.word().len()..]
-            .strip_prefix("://")
-            .ok_or(Problem::NoSlashes)?;
+        let rest = value[scheme.word().len()..].strip_prefix("://").ok_or(Problem::NoSlashes)?;
 
         let (authority, tail) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
         let (userinfo, host_and_port) = match authority.rsplit_once('@') {
             Some((userinfo, rest)) => (Some(Secret::new(userinfo)), rest),
             None => (None, authority),
         };
-        if Scheme::ALL
-            .iter()
-            .any(|other| tail.contains(&format!("{}://", other.word())))
-        {
+        if Scheme::ALL.iter().any(|other| tail.contains(&format!("{}://", other.word()))) {
             return Err(Problem::SeveralUrls);
         }
         let (host, port) = split_port(host_and_port)?;
@@ -308,11 +294,9 @@ fn split_port(authority: &str) -> Result<(&str, u16), Problem> {
     let (host, port) = authority.split_at(after_host);
     let port = match port.strip_prefix(':') {
         Some("") => DEFAULT_PORT,
-        Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => digits
-            .parse()
-            .ok()
-            .filter(|port| *port != 0)
-            .ok_or(Problem::Port)?,
+        Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => {
+            digits.parse().ok().filter(|port| *port != 0).ok_or(Problem::Port)?
+        }
         None if port.is_empty() => DEFAULT_PORT,
         _ => return Err(Problem::Port),
     };
@@ -333,11 +317,7 @@ fn key_of(parameter: &str) -> String {
 /// The query without TLS parameters, `None` when nothing else was in it.
 fn without_tls_parameters(query: &Secret) -> Option<Secret> {
     let all: Vec<&str> = query.expose().split('&').collect();
-    let kept: Vec<&str> = all
-        .iter()
-        .copied()
-        .filter(|part| !is_tls_parameter(part))
-        .collect();
+    let kept: Vec<&str> = all.iter().copied().filter(|part| !is_tls_parameter(part)).collect();
     if kept.is_empty() && !all.is_empty() {
         return None;
     }
@@ -378,12 +358,7 @@ fn mask_query(query: &Secret) -> String {
         Some(_) => part.to_owned(),
         None => Secret::new(part).to_string(),
     };
-    query
-        .expose()
-        .split('&')
-        .map(mask)
-        .collect::<Vec<_>>()
-        .join("&")
+    query.expose().split('&').map(mask).collect::<Vec<_>>().join("&")
 }
 
 #[cfg(test)]
@@ -404,110 +379,35 @@ mod tests {
             ("valkey://h:6379/0", "h", 6379, "valkey://127.0.0.1:1/0"),
             ("valkeys://h", "h", 6379, "valkey://127.0.0.1:1"),
             ("REDISS://H:6379", "h", 6379, "redis://127.0.0.1:1"),
-            (
-                "redis://h:pw@host:6379/3?x=1",
-                "host",
-                6379,
-                "redis://h:pw@127.0.0.1:1/3?x=1",
-            ),
+            ("redis://h:pw@host:6379/3?x=1", "host", 6379, "redis://h:pw@127.0.0.1:1/3?x=1"),
             ("redis://:pw@h", "h", 6379, "redis://:pw@127.0.0.1:1"),
             ("redis://@h", "h", 6379, "redis://@127.0.0.1:1"),
             ("redis://:@h", "h", 6379, "redis://:@127.0.0.1:1"),
             ("redis://user@h", "h", 6379, "redis://user@127.0.0.1:1"),
-            (
-                "redis://u:p%40%2f%3A%20x@h",
-                "h",
-                6379,
-                "redis://u:p%40%2f%3A%20x@127.0.0.1:1",
-            ),
-            (
-                "redis://u:!$&'()*+,;=~-._@h",
-                "h",
-                6379,
-                "redis://u:!$&'()*+,;=~-._@127.0.0.1:1",
-            ),
-            (
-                "redis://u:a@b:c@h",
-                "h",
-                6379,
-                "redis://u:a@b:c@127.0.0.1:1",
-            ),
-            (
-                "redis://u:pässword@h",
-                "h",
-                6379,
-                "redis://u:pässword@127.0.0.1:1",
-            ),
-            (
-                "redis://[::1]:6379/1",
-                "[::1]",
-                6379,
-                "redis://127.0.0.1:1/1",
-            ),
-            (
-                "redis://[2001:DB8::1]",
-                "[2001:db8::1]",
-                6379,
-                "redis://127.0.0.1:1",
-            ),
-            (
-                "redis://10.0.0.1:1234",
-                "10.0.0.1",
-                1234,
-                "redis://127.0.0.1:1",
-            ),
-            (
-                "redis://my_redis:6379",
-                "my_redis",
-                6379,
-                "redis://127.0.0.1:1",
-            ),
+            ("redis://u:p%40%2f%3A%20x@h", "h", 6379, "redis://u:p%40%2f%3A%20x@127.0.0.1:1"),
+            ("redis://u:!$&'()*+,;=~-._@h", "h", 6379, "redis://u:!$&'()*+,;=~-._@127.0.0.1:1"),
+            ("redis://u:a@b:c@h", "h", 6379, "redis://u:a@b:c@127.0.0.1:1"),
+            ("redis://u:pässword@h", "h", 6379, "redis://u:pässword@127.0.0.1:1"),
+            ("redis://[::1]:6379/1", "[::1]", 6379, "redis://127.0.0.1:1/1"),
+            ("redis://[2001:DB8::1]", "[2001:db8::1]", 6379, "redis://127.0.0.1:1"),
+            ("redis://10.0.0.1:1234", "10.0.0.1", 1234, "redis://127.0.0.1:1"),
+            ("redis://my_redis:6379", "my_redis", 6379, "redis://127.0.0.1:1"),
             ("redis://h:65535/15", "h", 65535, "redis://127.0.0.1:1/15"),
             ("redis://h?db=3", "h", 6379, "redis://127.0.0.1:1?db=3"),
             ("redis://h/0?", "h", 6379, "redis://127.0.0.1:1/0?"),
-            (
-                "redis://h/0?a=1&&b",
-                "h",
-                6379,
-                "redis://127.0.0.1:1/0?a=1&&b",
-            ),
+            ("redis://h/0?a=1&&b", "h", 6379, "redis://127.0.0.1:1/0?a=1&&b"),
             ("redis://h/0#frag", "h", 6379, "redis://127.0.0.1:1/0#frag"),
-            (
-                "redis://u:p@h/0?name=a@b",
-                "h",
-                6379,
-                "redis://u:p@127.0.0.1:1/0?name=a@b",
-            ),
-            (
-                "rediss://h/0?ssl_cert_reqs=none",
-                "h",
-                6379,
-                "redis://127.0.0.1:1/0",
-            ),
+            ("redis://u:p@h/0?name=a@b", "h", 6379, "redis://u:p@127.0.0.1:1/0?name=a@b"),
+            ("rediss://h/0?ssl_cert_reqs=none", "h", 6379, "redis://127.0.0.1:1/0"),
             (
                 "rediss://h/0?a=1&ssl_cert_reqs=required&b=2",
                 "h",
                 6379,
                 "redis://127.0.0.1:1/0?a=1&b=2",
             ),
-            (
-                "rediss://h/0?SSL_CA_CERTS=/x&tls=true",
-                "h",
-                6379,
-                "redis://127.0.0.1:1/0",
-            ),
-            (
-                "rediss://h/0?ssl[verify_peer]=0&skip_verify=1",
-                "h",
-                6379,
-                "redis://127.0.0.1:1/0",
-            ),
-            (
-                "rediss://h/0?ssl_x=1#f",
-                "h",
-                6379,
-                "redis://127.0.0.1:1/0#f",
-            ),
+            ("rediss://h/0?SSL_CA_CERTS=/x&tls=true", "h", 6379, "redis://127.0.0.1:1/0"),
+            ("rediss://h/0?ssl[verify_peer]=0&skip_verify=1", "h", 6379, "redis://127.0.0.1:1/0"),
+            ("rediss://h/0?ssl_x=1#f", "h", 6379, "redis://127.0.0.1:1/0#f"),
         ];
         for (given, host, port, local) in cases {
             let url = RedisUrl::parse(given).unwrap_or_else(|problem| panic!("{given}: {problem}"));
@@ -566,10 +466,7 @@ mod tests {
         let cases = [
             ("redis://h/0", "redis://h:6379/0"),
             ("redis://:pw@h/0", "redis://:***@h:6379/0"),
-            (
-                "rediss://me:pw@h:1/0?x=pw&db=2&pw",
-                "rediss://***:***@h:1/0?x=***&db=2&***",
-            ),
+            ("rediss://me:pw@h:1/0?x=pw&db=2&pw", "rediss://***:***@h:1/0?x=***&db=2&***"),
             ("redis://pw@h#pw", "redis://***@h:6379#***"),
         ];
         for (given, shown) in cases {
@@ -583,40 +480,26 @@ mod tests {
     fn user_and_password_go_into_auth_decoded() {
         let auth = |userinfo: &str| {
             let url = RedisUrl::parse(&format!("redis://{userinfo}h")).unwrap();
-            url.credentials()
-                .map(|found| String::from_utf8(found.auth_command()).unwrap())
+            url.credentials().map(|found| String::from_utf8(found.auth_command()).unwrap())
         };
         assert_eq!(auth(""), None);
         assert_eq!(auth("user@"), None);
         assert_eq!(auth("user:@"), None);
-        assert_eq!(
-            auth(":p%2Fw@").unwrap(),
-            "*2\r\n$4\r\nAUTH\r\n$3\r\np/w\r\n"
-        );
-        assert_eq!(
-            auth("me:a:b@").unwrap(),
-            "*3\r\n$4\r\nAUTH\r\n$2\r\nme\r\n$3\r\na:b\r\n"
-        );
+        assert_eq!(auth(":p%2Fw@").unwrap(), "*2\r\n$4\r\nAUTH\r\n$3\r\np/w\r\n");
+        assert_eq!(auth("me:a:b@").unwrap(), "*3\r\n$4\r\nAUTH\r\n$2\r\nme\r\n$3\r\na:b\r\n");
     }
 
     #[test]
     fn a_query_may_ask_for_verification() {
         let wishes = |query: &str| {
             let url = RedisUrl::parse(&format!("rediss://h/0{query}")).unwrap();
-            url.tls_wishes()
-                .map(|wishes| (wishes.verify, wishes.ca_file))
+            url.tls_wishes().map(|wishes| (wishes.verify, wishes.ca_file))
         };
         assert_eq!(wishes(""), Ok((None, None)));
         assert_eq!(wishes("?ssl_cert_reqs=none"), Ok((Some(false), None)));
-        assert_eq!(
-            wishes("?a=1&ssl_cert_reqs=CERT_REQUIRED"),
-            Ok((Some(true), None))
-        );
+        assert_eq!(wishes("?a=1&ssl_cert_reqs=CERT_REQUIRED"), Ok((Some(true), None)));
         assert_eq!(wishes("?ssl_cert_reqs=optional"), Ok((Some(true), None)));
-        assert_eq!(
-            wishes("?ssl_ca_certs=%2Fetc%2Fca.pem"),
-            Ok((None, Some("/etc/ca.pem".into())))
-        );
+        assert_eq!(wishes("?ssl_ca_certs=%2Fetc%2Fca.pem"), Ok((None, Some("/etc/ca.pem".into()))));
         assert_eq!(wishes("?ssl_cert_reqs=maybe"), Err(Problem::SslCertReqs));
     }
 
@@ -624,10 +507,7 @@ mod tests {
     fn around_host(url: &str) -> (Option<&str>, &str) {
         let rest = url.split_once("://").unwrap().1;
         let (authority, tail) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
-        (
-            authority.rsplit_once('@').map(|(userinfo, _)| userinfo),
-            tail,
-        )
+        (authority.rsplit_once('@').map(|(userinfo, _)| userinfo), tail)
     }
 
     proptest! {

@@ -53,10 +53,7 @@ mod tests {
     #[test]
     fn a_secret_is_printed_as_a_mask_only() {
         let secret = Secret::new("hunter2");
-        assert_eq!(
-            format!("{secret} {secret:?} {:?}", Some(&secret)),
-            "*** *** Some(***)"
-        );
+        assert_eq!(format!("{secret} {secret:?} {:?}", Some(&secret)), "*** *** Some(***)");
         assert_eq!(secret.expose(), "hunter2");
         assert_eq!(Secret::default().to_string(), "");
     }
@@ -64,12 +61,9 @@ mod tests {
     #[test]
     fn only_plain_words_are_quoted_in_errors() {
         assert_eq!(quotable("fulll"), "'fulll'");
-        for hidden in [
-            "redis://:pw@h",
-            "-----BEGIN KEY-----\nMII",
-            "sha256//x",
-            "x".repeat(41).as_str(),
-        ] {
+        for hidden in
+            ["redis://:pw@h", "-----BEGIN KEY-----\nMII", "sha256//x", "x".repeat(41).as_str()]
+        {
             assert!(quotable(hidden).ends_with("not shown"), "{hidden}");
         }
     }

@@ -29,6 +29,12 @@ pub struct ConfigError {
     pub problem: String,
 }
 
+impl ConfigError {
+    pub fn new(name: &str, problem: impl ToString) -> ConfigError {
+        ConfigError { name: name.to_owned(), problem: problem.to_string() }
+    }
+}
+
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.name, self.problem)
@@ -180,6 +186,12 @@ struct Found<'a> {
     given: Given,
 }
 
+impl Found<'_> {
+    fn wrong(&self, problem: impl ToString) -> ConfigError {
+        ConfigError::new(&self.source, problem)
+    }
+}
+
 /// Who gave a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Given {
@@ -193,11 +205,7 @@ enum Given {
 
 impl<'a> Reader<'a> {
     pub fn new(invocation: &'a Invocation, environment: &'a Environment) -> Reader<'a> {
-        Reader {
-            invocation,
-            environment,
-            errors: Vec::new(),
-        }
+        Reader { invocation, environment, errors: Vec::new() }
     }
 
     /// Whether there is to be a tunnel at all; `None` when the switch itself is wrong.
@@ -230,10 +238,7 @@ impl<'a> Reader<'a> {
                 drain_timeout: drain_timeout?,
             },
             forward_signals: forward_signals?,
-            log: LogSettings {
-                level: level?,
-                format: format?,
-            },
+            log: LogSettings { level: level?, format: format? },
         })
     }
 
@@ -242,9 +247,7 @@ impl<'a> Reader<'a> {
         let mut quiet = Reader::new(self.invocation, self.environment);
         LogSettings {
             level: LogLevel::Err,
-            format: quiet
-                .read(&cli::LOG_FORMAT, log_format)
-                .unwrap_or(LogFormat::Logfmt),
+            format: quiet.read(&cli::LOG_FORMAT, log_format).unwrap_or(LogFormat::Logfmt),
         }
     }
 
@@ -258,10 +261,7 @@ impl<'a> Reader<'a> {
         self.read(&cli::SERVER_NAME, server_name);
         let general = |reader: &Self, setting| reader.general(setting);
         self.authorities(&[general(self, &cli::CA_FILE), general(self, &cli::CA_PEM)]);
-        self.identity(
-            &general(self, &cli::CLIENT_CERT),
-            &general(self, &cli::CLIENT_KEY),
-        );
+        self.identity(&general(self, &cli::CLIENT_CERT), &general(self, &cli::CLIENT_KEY));
     }
 
     /// The settings that hold for the URL in `variable`, whose query has wishes of its own. Only
@@ -286,11 +286,7 @@ impl<'a> Reader<'a> {
         let own = offset_found.given == Given::ForOne;
         Some(UrlSettings {
             rediss: rediss?.1,
-            port_offset: PortOffset {
-                own,
-                source: offset_found.source,
-                value,
-            },
+            port_offset: PortOffset { own, source: offset_found.source, value },
             trust: TrustSettings {
                 verify,
                 min_tls: min_tls?,
@@ -305,10 +301,7 @@ impl<'a> Reader<'a> {
     /// The CAs for one URL: its own settings replace all general ones, and these what its query says.
     fn authorities_for(&mut self, variable: &str, wishes: &TlsWishes) -> Option<Option<String>> {
         let settings = [&cli::CA_FILE, &cli::CA_PEM];
-        let own = settings
-            .map(|setting| self.own(variable, setting))
-            .into_iter()
-            .flatten();
+        let own = settings.map(|setting| self.own(variable, setting)).into_iter().flatten();
         let own: Vec<_> = own.collect();
         if !own.is_empty() {
             return self.authorities(&own);
@@ -318,11 +311,7 @@ impl<'a> Reader<'a> {
         match &wishes.ca_file {
             Some(file) if !given => {
                 let source = format!("ssl_ca_certs in {variable}");
-                self.authorities(&[Found {
-                    source,
-                    value: OsStr::new(file),
-                    given: Given::ForOne,
-                }])
+                self.authorities(&[Found { source, value: OsStr::new(file), given: Given::ForOne }])
             }
             _ => self.unreported(|reader| reader.authorities(&general)),
         }
@@ -330,29 +319,19 @@ impl<'a> Reader<'a> {
 
     /// Reads CA bundles, one behind the other; `Some(None)` when none is given.
     fn authorities(&mut self, bundles: &[Found<'_>]) -> Option<Option<String>> {
-        let given = bundles.iter().filter(|found| !found.value.is_empty());
-        let read = given.map(|found| {
-            let pem = read_pem(found)?;
-            match pem::certificates(&pem) {
-                Ok(_) => Ok(pem),
-                Err(problem) => Err(ConfigError {
-                    name: found.source.clone(),
-                    problem,
-                }),
-            }
-        });
-        let read: Vec<Result<String, ConfigError>> = read.collect();
+        let known_errors = self.errors.len();
         let mut together = String::new();
-        let mut whole = true;
-        for bundle in read {
-            match bundle {
+        for found in bundles.iter().filter(|found| !found.value.is_empty()) {
+            let checked = read_pem(found).and_then(|pem| match pem::certificates(&pem) {
+                Ok(_) => Ok(pem),
+                Err(problem) => Err(found.wrong(problem)),
+            });
+            match checked {
                 Ok(pem) => together += &(pem + "\n"),
-                Err(error) => {
-                    self.errors.push(error);
-                    whole = false;
-                }
+                Err(error) => self.errors.push(error),
             }
         }
+        let whole = self.errors.len() == known_errors;
         whole.then(|| (!together.is_empty()).then_some(together))
     }
 
@@ -375,12 +354,9 @@ impl<'a> Reader<'a> {
         certificate: &Found<'_>,
         key: &Found<'_>,
     ) -> Option<Option<ClientIdentity>> {
-        let missing = |found: &Found<'_>, other: &Found<'_>| ConfigError {
-            name: found.source.clone(),
-            problem: format!(
-                "is not set, but {} is; a client certificate needs both",
-                other.source
-            ),
+        let missing = |found: &Found<'_>, other: &Found<'_>| {
+            let other = &other.source;
+            found.wrong(format!("is not set, but {other} is; a client certificate needs both"))
         };
         let read = match (certificate.value.is_empty(), key.value.is_empty()) {
             (true, true) => return Some(None),
@@ -389,21 +365,12 @@ impl<'a> Reader<'a> {
             (false, false) => read_pem(certificate).and_then(|pem| Ok((pem, read_pem(key)?))),
         };
         let identity = read.and_then(|(certificate_pem, key_pem)| {
-            ClientIdentity::new(&certificate_pem, &key_pem).map_err(|problem| {
-                let (found, problem) = match problem {
-                    IdentityProblem::Certificate(problem) => (certificate, problem),
-                    IdentityProblem::Key(problem) => (key, problem),
-                };
-                ConfigError {
-                    name: found.source.clone(),
-                    problem,
-                }
+            ClientIdentity::new(&certificate_pem, &key_pem).map_err(|problem| match problem {
+                IdentityProblem::Certificate(problem) => certificate.wrong(problem),
+                IdentityProblem::Key(problem) => key.wrong(problem),
             })
         });
-        identity
-            .map(Some)
-            .map_err(|error| self.errors.push(error))
-            .ok()
+        identity.map(Some).map_err(|error| self.errors.push(error)).ok()
     }
 
     /// Does something whose mistakes are reported elsewhere.
@@ -425,16 +392,8 @@ impl<'a> Reader<'a> {
         }
         let source = setting.variable.to_owned();
         match lookup(self.environment, setting.variable) {
-            Some(value) => Found {
-                source,
-                value,
-                given: Given::Generally,
-            },
-            None => Found {
-                source,
-                value: OsStr::new(setting.default),
-                given: Given::Default,
-            },
+            Some(value) => Found { source, value, given: Given::Generally },
+            None => Found { source, value: OsStr::new(setting.default), given: Given::Default },
         }
     }
 
@@ -442,17 +401,11 @@ impl<'a> Reader<'a> {
     fn own(&self, variable: &str, setting: &Setting) -> Option<Found<'a>> {
         let source = own_name(variable, setting);
         let value = lookup(self.environment, &source)?;
-        Some(Found {
-            source,
-            value,
-            given: Given::ForOne,
-        })
+        Some(Found { source, value, given: Given::ForOne })
     }
 
     fn read<T>(&mut self, setting: &Setting, rule: Rule<T>) -> Option<T> {
-        parse(&self.general(setting), rule)
-            .map_err(|error| self.errors.push(error))
-            .ok()
+        parse(&self.general(setting), rule).map_err(|error| self.errors.push(error)).ok()
     }
 
     /// Like `read`, but the variable's own form comes first. Also says where the value came from.
@@ -464,9 +417,7 @@ impl<'a> Reader<'a> {
     ) -> Option<(Found<'a>, T)> {
         let (found, parsed) = match self.own(variable, setting) {
             Some(found) => {
-                let parsed = parse(&found, rule)
-                    .map_err(|error| self.errors.push(error))
-                    .ok()?;
+                let parsed = parse(&found, rule).map_err(|error| self.errors.push(error)).ok()?;
                 (found, parsed)
             }
             None => {
@@ -481,16 +432,13 @@ impl<'a> Reader<'a> {
 
 /// PEM that is given as text, or as the name of a file.
 fn read_pem(found: &Found<'_>) -> Result<String, ConfigError> {
-    let wrong = |problem| ConfigError {
-        name: found.source.clone(),
-        problem,
-    };
     if let Some(text) = found.value.to_str().filter(|text| pem::is_pem(text)) {
         return Ok(pem::with_line_ends(text));
     }
     std::fs::read_to_string(found.value).map_err(|error| {
-        wrong(format!(
-            "names a file that cannot be read ({error}); expected a PEM file, or PEM text with -----BEGIN in it"
+        found.wrong(format!(
+            "names a file that cannot be read ({error}); expected a PEM file, or PEM text with \
+             -----BEGIN in it"
         ))
     })
 }
@@ -504,15 +452,9 @@ fn own_name(variable: &str, setting: &Setting) -> String {
 type Rule<T> = fn(&str) -> Result<T, &'static str>;
 
 fn parse<T>(found: &Found<'_>, rule: Rule<T>) -> Result<T, ConfigError> {
-    let wrong = |problem| ConfigError {
-        name: found.source.clone(),
-        problem,
-    };
-    let text = found
-        .value
-        .to_str()
-        .ok_or_else(|| wrong("is not valid UTF-8".to_owned()))?;
-    rule(text).map_err(|expected| wrong(format!("is {}; expected {expected}", quotable(text))))
+    let text = found.value.to_str().ok_or_else(|| found.wrong("is not valid UTF-8"))?;
+    let wrong = |expected| found.wrong(format!("is {}; expected {expected}", quotable(text)));
+    rule(text).map_err(wrong)
 }
 
 /// One of `words`, in any case.
@@ -521,9 +463,7 @@ fn one_of<T: Copy>(
     words: &[(&str, T)],
     expected: &'static str,
 ) -> Result<T, &'static str> {
-    let found = words
-        .iter()
-        .find(|(word, _)| word.eq_ignore_ascii_case(text));
+    let found = words.iter().find(|(word, _)| word.eq_ignore_ascii_case(text));
     found.map(|(_, value)| *value).ok_or(expected)
 }
 
@@ -542,28 +482,17 @@ fn boolean(text: &str) -> Result<bool, &'static str> {
 }
 
 fn rediss(text: &str) -> Result<Rediss, &'static str> {
-    let words = [
-        ("tunnel", Rediss::Tunnel),
-        ("passthrough", Rediss::Passthrough),
-    ];
+    let words = [("tunnel", Rediss::Tunnel), ("passthrough", Rediss::Passthrough)];
     one_of(text, &words, "tunnel or passthrough")
 }
 
 fn verify(text: &str) -> Result<Verify, &'static str> {
-    let words = [
-        ("none", Verify::None),
-        ("ca", Verify::Ca),
-        ("full", Verify::Full),
-    ];
+    let words = [("none", Verify::None), ("ca", Verify::Ca), ("full", Verify::Full)];
     one_of(text, &words, "none, ca or full")
 }
 
 fn min_tls(text: &str) -> Result<MinTls, &'static str> {
-    one_of(
-        text,
-        &[("1.2", MinTls::V1_2), ("1.3", MinTls::V1_3)],
-        "1.2 or 1.3",
-    )
+    one_of(text, &[("1.2", MinTls::V1_2), ("1.3", MinTls::V1_3)], "1.2 or 1.3")
 }
 
 fn pins(text: &str) -> Result<Vec<Pin>, &'static str> {
@@ -616,31 +545,22 @@ fn log_level(text: &str) -> Result<LogLevel, &'static str> {
 }
 
 fn log_format(text: &str) -> Result<LogFormat, &'static str> {
-    one_of(
-        text,
-        &[("logfmt", LogFormat::Logfmt), ("json", LogFormat::Json)],
-        "logfmt or json",
-    )
+    one_of(text, &[("logfmt", LogFormat::Logfmt), ("json", LogFormat::Json)], "logfmt or json")
 }
 
 fn offset(text: &str) -> Result<i32, &'static str> {
     const EXPECTED: &str = "a whole number from -65534 to 65534";
     let value: i32 = text.parse().map_err(|_| EXPECTED)?;
-    (value.abs() < i32::from(u16::MAX))
-        .then_some(value)
-        .ok_or(EXPECTED)
+    (value.abs() < i32::from(u16::MAX)).then_some(value).ok_or(EXPECTED)
 }
 
 fn port_or_zero(text: &str) -> Result<u16, &'static str> {
-    text.parse()
-        .map_err(|_| "a port from 1 to 65535, or 0 for the kernel's pick")
+    text.parse().map_err(|_| "a port from 1 to 65535, or 0 for the kernel's pick")
 }
 
 fn duration(text: &str) -> Result<Duration, &'static str> {
     const EXPECTED: &str = "a time such as 500ms, 10s, 5m, 24h, or a bare number of seconds";
-    let digits = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let milliseconds_each: u64 = match unit {
         "ms" => 1,
@@ -650,10 +570,7 @@ fn duration(text: &str) -> Result<Duration, &'static str> {
         _ => return Err(EXPECTED),
     };
     let number: u64 = number.parse().map_err(|_| EXPECTED)?;
-    number
-        .checked_mul(milliseconds_each)
-        .map(Duration::from_millis)
-        .ok_or(EXPECTED)
+    number.checked_mul(milliseconds_each).map(Duration::from_millis).ok_or(EXPECTED)
 }
 
 fn positive_duration(text: &str) -> Result<Duration, &'static str> {
@@ -669,10 +586,7 @@ fn names(text: &str) -> Result<Option<Vec<String>>, &'static str> {
         return Ok(None);
     }
     let mut names: Vec<String> = Vec::new();
-    for name in text
-        .split([' ', ',', '\t', '\n', '\r'])
-        .filter(|name| !name.is_empty())
-    {
+    for name in text.split([' ', ',', '\t', '\n', '\r']).filter(|name| !name.is_empty()) {
         if !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
             return Err(EXPECTED_NAMES);
         }
@@ -680,11 +594,7 @@ fn names(text: &str) -> Result<Option<Vec<String>>, &'static str> {
             names.push(name.to_owned());
         }
     }
-    if names.is_empty() {
-        Err(EXPECTED_NAMES)
-    } else {
-        Ok(Some(names))
-    }
+    if names.is_empty() { Err(EXPECTED_NAMES) } else { Ok(Some(names)) }
 }
 
 const EXPECTED_NAMES: &str = "names of variables, such as \"REDIS_URL CACHE_URL\"";
@@ -695,10 +605,7 @@ pub mod tests {
 
     /// An environment of `pairs`, for tests.
     pub fn environment(pairs: &[(&str, &str)]) -> Environment {
-        pairs
-            .iter()
-            .map(|(name, value)| (name.into(), value.into()))
-            .collect()
+        pairs.iter().map(|(name, value)| (name.into(), value.into())).collect()
     }
 
     /// A command line of `options` and a COMMAND, for tests.
@@ -722,11 +629,7 @@ pub mod tests {
             (Some(settings), Some(url_settings)) if reader.errors.is_empty() => {
                 Ok((settings, url_settings))
             }
-            _ => Err(reader
-                .errors
-                .into_iter()
-                .map(|error| error.to_string())
-                .collect()),
+            _ => Err(reader.errors.into_iter().map(|error| error.to_string()).collect()),
         }
     }
 
@@ -736,10 +639,7 @@ pub mod tests {
         assert_eq!(settings.listen_port, 6371);
         assert_eq!(settings.connection.connect_timeout, Duration::from_secs(10));
         assert!(!settings.connection.connect_retry);
-        assert_eq!(
-            settings.connection.idle_timeout,
-            Some(Duration::from_secs(86_400))
-        );
+        assert_eq!(settings.connection.idle_timeout, Some(Duration::from_secs(86_400)));
         assert_eq!(settings.connection.drain_timeout, Duration::from_secs(5));
         assert_eq!(settings.forward_signals, ForwardSignals::Auto);
         assert_eq!(settings.log.level, LogLevel::Notice);
@@ -765,115 +665,44 @@ pub mod tests {
         };
         assert_eq!(verify(&[], &[("STUNNEL_VERIFY", "ca")]), Verify::Ca);
         assert_eq!(verify(&[], &[("STUNNEL_VERIFY", "")]), Verify::None);
-        assert_eq!(
-            verify(&["--verify", "full"], &[("STUNNEL_VERIFY", "ca")]),
-            Verify::Full
-        );
-        assert_eq!(
-            verify(&["--verify", "full"], &[("STUNNEL_VERIFY", "bogus")]),
-            Verify::Full
-        );
+        assert_eq!(verify(&["--verify", "full"], &[("STUNNEL_VERIFY", "ca")]), Verify::Full);
+        assert_eq!(verify(&["--verify", "full"], &[("STUNNEL_VERIFY", "bogus")]), Verify::Full);
         assert_eq!(
             verify(&["--verify", "ca"], &[("CACHE_URL_STUNNEL_VERIFY", "full")]),
             Verify::Full
         );
-        assert_eq!(
-            verify(&["--verify", "ca"], &[("CACHE_URL_STUNNEL_VERIFY", "")]),
-            Verify::Ca
-        );
-        assert_eq!(
-            verify(&[], &[("OTHER_URL_STUNNEL_VERIFY", "full")]),
-            Verify::None
-        );
+        assert_eq!(verify(&["--verify", "ca"], &[("CACHE_URL_STUNNEL_VERIFY", "")]), Verify::Ca);
+        assert_eq!(verify(&[], &[("OTHER_URL_STUNNEL_VERIFY", "full")]), Verify::None);
     }
 
     #[test]
     fn every_wrong_value_is_reported_at_once_with_its_name_and_what_is_right() {
         let wrong = [
-            (
-                "STUNNEL_ENABLED",
-                "flase",
-                "'flase'; expected 1, true, yes or on",
-            ),
-            (
-                "REDIS_STUNNEL_URLS",
-                "redis://:pw@h",
-                "not shown; expected names of variables",
-            ),
-            (
-                "STUNNEL_REDISS",
-                "tunel",
-                "'tunel'; expected tunnel or passthrough",
-            ),
-            (
-                "STUNNEL_PORT_OFFSET",
-                "one",
-                "'one'; expected a whole number",
-            ),
+            ("STUNNEL_ENABLED", "flase", "'flase'; expected 1, true, yes or on"),
+            ("REDIS_STUNNEL_URLS", "redis://:pw@h", "not shown; expected names of variables"),
+            ("STUNNEL_REDISS", "tunel", "'tunel'; expected tunnel or passthrough"),
+            ("STUNNEL_PORT_OFFSET", "one", "'one'; expected a whole number"),
             ("STUNNEL_LISTEN_PORT", "65536", "'65536'; expected a port"),
-            (
-                "STUNNEL_VERIFY",
-                "fulll",
-                "'fulll'; expected none, ca or full",
-            ),
+            ("STUNNEL_VERIFY", "fulll", "'fulll'; expected none, ca or full"),
             ("STUNNEL_MIN_TLS", "1.1", "'1.1'; expected 1.2 or 1.3"),
-            (
-                "STUNNEL_CONNECT_TIMEOUT",
-                "0",
-                "'0'; expected a time of more than zero",
-            ),
-            (
-                "STUNNEL_CONNECTION_RETRY",
-                "maybe",
-                "'maybe'; expected 1, true",
-            ),
-            (
-                "STUNNEL_IDLE_TIMEOUT",
-                "1d",
-                "'1d'; expected a time such as 500ms",
-            ),
-            (
-                "STUNNEL_DRAIN_TIMEOUT",
-                "-1",
-                "'-1'; expected a time such as 500ms",
-            ),
-            (
-                "STUNNEL_FORWARD_SIGNALS",
-                "some",
-                "'some'; expected auto, always or never",
-            ),
+            ("STUNNEL_CONNECT_TIMEOUT", "0", "'0'; expected a time of more than zero"),
+            ("STUNNEL_CONNECTION_RETRY", "maybe", "'maybe'; expected 1, true"),
+            ("STUNNEL_IDLE_TIMEOUT", "1d", "'1d'; expected a time such as 500ms"),
+            ("STUNNEL_DRAIN_TIMEOUT", "-1", "'-1'; expected a time such as 500ms"),
+            ("STUNNEL_FORWARD_SIGNALS", "some", "'some'; expected auto, always or never"),
             ("STUNNEL_LOGLEVEL", "8", "'8'; expected emerg, alert"),
-            (
-                "STUNNEL_LOG_FORMAT",
-                "xml",
-                "'xml'; expected logfmt or json",
-            ),
-            (
-                "CACHE_URL_STUNNEL_VERIFY",
-                "x",
-                "'x'; expected none, ca or full",
-            ),
-            (
-                "CACHE_URL_STUNNEL_PORT_OFFSET",
-                "99999",
-                "'99999'; expected a whole number",
-            ),
-            (
-                "CACHE_URL_STUNNEL_REDISS",
-                "x",
-                "'x'; expected tunnel or passthrough",
-            ),
+            ("STUNNEL_LOG_FORMAT", "xml", "'xml'; expected logfmt or json"),
+            ("CACHE_URL_STUNNEL_VERIFY", "x", "'x'; expected none, ca or full"),
+            ("CACHE_URL_STUNNEL_PORT_OFFSET", "99999", "'99999'; expected a whole number"),
+            ("CACHE_URL_STUNNEL_REDISS", "x", "'x'; expected tunnel or passthrough"),
         ];
         let pairs = wrong.map(|(name, value, _)| (name, value));
         let errors = settings(&[], &pairs).unwrap_err();
         assert_eq!(errors.len(), wrong.len(), "{errors:#?}");
         for (name, _, expected) in wrong {
-            let mut matching = errors
-                .iter()
-                .filter(|error| error.starts_with(&format!("{name} is ")));
-            let error = matching
-                .next_back()
-                .unwrap_or_else(|| panic!("{name} in {errors:#?}"));
+            let mut matching =
+                errors.iter().filter(|error| error.starts_with(&format!("{name} is ")));
+            let error = matching.next_back().unwrap_or_else(|| panic!("{name} in {errors:#?}"));
             assert!(error.contains(expected), "{error}");
         }
     }
@@ -889,11 +718,7 @@ pub mod tests {
             ("0", 0),
         ];
         for (text, milliseconds) in good {
-            assert_eq!(
-                duration(text),
-                Ok(Duration::from_millis(milliseconds)),
-                "{text}"
-            );
+            assert_eq!(duration(text), Ok(Duration::from_millis(milliseconds)), "{text}");
         }
         for text in [
             "",
@@ -946,16 +771,10 @@ pub mod tests {
         use std::os::unix::ffi::OsStringExt;
         let invocation = invocation(&[]);
         let mut environment = environment(&[]);
-        environment.insert(
-            "STUNNEL_VERIFY".into(),
-            OsString::from_vec(vec![0xff, 0xfe]),
-        );
+        environment.insert("STUNNEL_VERIFY".into(), OsString::from_vec(vec![0xff, 0xfe]));
         let mut reader = Reader::new(&invocation, &environment);
         reader.check_general_url_settings();
         assert_eq!(reader.errors.len(), 1);
-        assert_eq!(
-            reader.errors[0].to_string(),
-            "STUNNEL_VERIFY is not valid UTF-8"
-        );
+        assert_eq!(reader.errors[0].to_string(), "STUNNEL_VERIFY is not valid UTF-8");
     }
 }

@@ -15,12 +15,7 @@ use support::two_free_ports;
 
 fn check(url: &str, settings: &[(&str, &str)]) -> Ended {
     let launcher = Launcher::new(["--check"]).redis(url);
-    settings
-        .iter()
-        .fold(launcher, |launcher, (name, value)| {
-            launcher.env(name, value)
-        })
-        .run()
+    settings.iter().fold(launcher, |launcher, (name, value)| launcher.env(name, value)).run()
 }
 
 /// The report on one tunnel, and the exit code.
@@ -28,22 +23,14 @@ fn report(url: &str, settings: &[(&str, &str)]) -> (Value, i32) {
     let settings = [settings, &[("STUNNEL_LOG_FORMAT", "json")]].concat();
     let ended = check(url, &settings);
     assert_eq!(ended.stdout.lines().count(), 1, "{ended:?}");
-    (
-        serde_json::from_str(&ended.stdout).expect("one JSON object"),
-        ended.code(),
-    )
+    (serde_json::from_str(&ended.stdout).expect("one JSON object"), ended.code())
 }
 
 /// The states of all steps, in the order of the examination.
 fn states(report: &Value) -> Vec<String> {
     ["look-up", "tcp", "tls", "pin", "ca", "full", "auth", "ping"]
         .iter()
-        .map(|step| {
-            report["steps"][step]["state"]
-                .as_str()
-                .unwrap_or("absent")
-                .to_owned()
-        })
+        .map(|step| report["steps"][step]["state"].as_str().unwrap_or("absent").to_owned())
         .collect()
 }
 
@@ -52,10 +39,7 @@ fn a_server_that_works_is_described_and_the_way_to_authenticate_it_is_shown() {
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::new(folder.path());
     let certificate = authority.issue(folder.path(), "leaf", &Request::default());
-    let options = Options {
-        certificate: Some(&certificate),
-        ..Options::default()
-    };
+    let options = Options { certificate: Some(&certificate), ..Options::default() };
     let server = Server::start_with(Front::Redis, options);
     let ended = check(&server.url(), &[]);
     assert_eq!(ended.code(), 0, "{ended:?}");
@@ -73,37 +57,22 @@ fn a_server_that_works_is_described_and_the_way_to_authenticate_it_is_shown() {
     ] {
         assert!(table.contains(text), "{text} in\n{table}");
     }
-    assert!(
-        table.lines().all(|line| line.chars().count() <= 80),
-        "{table}"
-    );
+    assert!(table.lines().all(|line| line.chars().count() <= 80), "{table}");
     assert!(!table.contains('\x1b'), "no colour into a pipe");
     assert!(!table.contains(PASSWORD) && !ended.stderr.contains(PASSWORD));
 
     // With the advice followed, it is authenticated.
     let pinned = check(&server.url(), &[("STUNNEL_PIN", &certificate.pin())]);
     assert_eq!(pinned.code(), 0, "{pinned:?}");
-    assert!(
-        !pinned.stdout.contains("not authenticated"),
-        "{}",
-        pinned.stdout
-    );
+    assert!(!pinned.stdout.contains("not authenticated"), "{}", pinned.stdout);
     let root = authority.root.certificate_file.to_str().unwrap();
-    let (by_ca, code) = report(
-        &server.url(),
-        &[("STUNNEL_CA_FILE", root), ("STUNNEL_VERIFY", "full")],
-    );
+    let (by_ca, code) =
+        report(&server.url(), &[("STUNNEL_CA_FILE", root), ("STUNNEL_VERIFY", "full")]);
     assert_eq!(code, 0, "{by_ca}");
-    assert_eq!(
-        states(&by_ca),
-        ["ok", "ok", "ok", "skipped", "ok", "ok", "ok", "ok"]
-    );
+    assert_eq!(states(&by_ca), ["ok", "ok", "ok", "skipped", "ok", "ok", "ok", "ok"]);
     assert_eq!(by_ca["works"], true);
     assert_eq!(by_ca["certificate"]["pin"], certificate.pin());
-    assert_eq!(
-        by_ca["certificate"]["names"],
-        serde_json::json!(["localhost", "127.0.0.1"])
-    );
+    assert_eq!(by_ca["certificate"]["names"], serde_json::json!(["localhost", "127.0.0.1"]));
     assert!(by_ca["steps"]["tls"]["ms"].as_f64().unwrap() > 0.0);
 }
 
@@ -111,19 +80,12 @@ fn a_server_that_works_is_described_and_the_way_to_authenticate_it_is_shown() {
 fn what_the_settings_demand_decides_whether_it_works() {
     let server = Server::start(Front::Stunnel);
     let (report_none, code) = report(&server.url(), &[]);
-    assert_eq!(
-        states(&report_none),
-        ["ok", "ok", "ok", "skipped", "failed", "failed", "ok", "ok"]
-    );
+    assert_eq!(states(&report_none), ["ok", "ok", "ok", "skipped", "failed", "failed", "ok", "ok"]);
     assert_eq!(code, 0);
     let (report_full, code) = report(&server.url(), &[("STUNNEL_VERIFY", "full")]);
     assert_eq!(code, 1);
     let reached = states(&report_full);
-    assert_eq!(
-        reached[5..],
-        ["failed", "not reached", "not reached"],
-        "no password to a stranger"
-    );
+    assert_eq!(reached[5..], ["failed", "not reached", "not reached"], "no password to a stranger");
     let reason = report_full["steps"]["full"]["detail"].as_str().unwrap();
     assert!(reason.contains("self-signed"), "{reason}");
 
@@ -141,39 +103,23 @@ fn each_step_that_fails_says_why_and_the_rest_is_not_reached() {
     let nobody = two_free_ports();
     let cases = [
         ("rediss://no-such-host.invalid".to_owned(), 0, "look-up"),
-        (
-            format!("rediss://127.0.0.1:{nobody}"),
-            1,
-            "connection refused",
-        ),
+        (format!("rediss://127.0.0.1:{nobody}"), 1, "connection refused"),
         (greeter.url(), 2, "speaks no TLS"),
     ];
     for (url, step, reason) in cases {
         let (report, code) = report(&url, &[]);
         assert_eq!(code, 1, "{report}");
         let states = states(&report);
-        assert!(
-            states[..step].iter().all(|state| state == "ok"),
-            "{states:?}"
-        );
+        assert!(states[..step].iter().all(|state| state == "ok"), "{states:?}");
         assert_eq!(states[step], "failed", "{report}");
-        assert!(
-            states[step + 1..]
-                .iter()
-                .all(|state| state == "not reached"),
-            "{states:?}"
-        );
+        assert!(states[step + 1..].iter().all(|state| state == "not reached"), "{states:?}");
         let name = ["look-up", "tcp", "tls"][step];
         let detail = report["steps"][name]["detail"].as_str().unwrap();
         assert!(detail.contains(reason), "{detail}");
         assert!(!report["advice"][0].as_str().unwrap().is_empty());
         let table = check(&url, &[]);
         assert_eq!(table.code(), 1);
-        assert!(
-            table.stdout.lines().all(|line| line.chars().count() <= 80),
-            "{}",
-            table.stdout
-        );
+        assert!(table.stdout.lines().all(|line| line.chars().count() <= 80), "{}", table.stdout);
     }
 }
 
@@ -187,37 +133,16 @@ fn what_redis_answers_is_told_apart() {
     let cases = [
         (format!("default:{PASSWORD}@"), "auth", "ok", "", 0),
         (format!(":{PASSWORD}@"), "auth", "ok", "", 0),
-        (
-            ":wrong@".to_owned(),
-            "auth",
-            "failed",
-            "wrong user or password",
-            1,
-        ),
-        (
-            "nobody:pw@".to_owned(),
-            "auth",
-            "failed",
-            "wrong user or password",
-            1,
-        ),
-        (
-            String::new(),
-            "auth",
-            "skipped",
-            "no password in the URL",
-            1,
-        ),
+        (":wrong@".to_owned(), "auth", "failed", "wrong user or password", 1),
+        ("nobody:pw@".to_owned(), "auth", "failed", "wrong user or password", 1),
+        (String::new(), "auth", "skipped", "no password in the URL", 1),
         (String::new(), "ping", "failed", "wants a password", 1),
         ("shy:pw@".to_owned(), "ping", "ok", "ACL does not allow", 0),
         ("open:any@".to_owned(), "ping", "ok", "", 0),
     ];
     for (userinfo, step, state, detail, expected) in cases {
         let (report, code) = report(&url(&userinfo), &[]);
-        assert_eq!(
-            report["steps"][step]["state"], state,
-            "{userinfo}: {report}"
-        );
+        assert_eq!(report["steps"][step]["state"], state, "{userinfo}: {report}");
         let said = report["steps"][step]["detail"].as_str().unwrap_or_default();
         assert!(said.contains(detail), "{userinfo}: {said}");
         assert_eq!(code, expected, "{userinfo}: {report}");
@@ -227,15 +152,11 @@ fn what_redis_answers_is_told_apart() {
         use std::io::Read;
         let mut request = [0; 1024];
         while tls.read(&mut request).is_ok_and(|read| read > 0) {
-            tls.write_all(b"-LOADING Redis is loading the dataset in memory\r\n")
-                .unwrap();
+            tls.write_all(b"-LOADING Redis is loading the dataset in memory\r\n").unwrap();
         }
     });
     let (report, code) = report(&loading.url(), &[]);
-    assert_eq!(
-        report["steps"]["ping"]["detail"],
-        "the server is still loading its data"
-    );
+    assert_eq!(report["steps"]["ping"]["detail"], "the server is still loading its data");
     assert_eq!(code, 1);
 }
 
@@ -266,34 +187,21 @@ fn a_missing_client_certificate_shows_where_redis_is_asked() {
         let server = Server::start_with(Front::Redis, options);
         let (report, code) = report(&server.url(), &[]);
         assert_eq!(code, 1, "{report}");
-        assert!(
-            report.to_string().contains("client certificate"),
-            "{protocols}: {report}"
-        );
+        assert!(report.to_string().contains("client certificate"), "{protocols}: {report}");
     }
 }
 
 #[test]
 fn every_tunnel_is_examined_and_each_gets_a_pin_of_its_own() {
     let (one, two) = (Server::start(Front::Redis), Server::start(Front::Redis));
-    let launcher = Launcher::new(["--check"])
-        .redis(&one.url())
-        .env("HEROKU_REDIS_TWO_URL", two.url());
-    let ended = launcher
-        .env("HEROKU_REDIS_DEAD_URL", "rediss://127.0.0.1:1")
-        .run();
+    let launcher =
+        Launcher::new(["--check"]).redis(&one.url()).env("HEROKU_REDIS_TWO_URL", two.url());
+    let ended = launcher.env("HEROKU_REDIS_DEAD_URL", "rediss://127.0.0.1:1").run();
     assert_eq!(ended.code(), 1);
-    let titles: Vec<_> = ended
-        .stdout
-        .lines()
-        .filter(|line| line.contains(" -> "))
-        .collect();
+    let titles: Vec<_> = ended.stdout.lines().filter(|line| line.contains(" -> ")).collect();
     assert_eq!(titles.len(), 3, "{}", ended.stdout);
     assert!(titles[0].starts_with("REDIS_URL") && titles[1].starts_with("HEROKU_REDIS_DEAD_URL"));
-    for name in [
-        "REDIS_URL_STUNNEL_PIN=sha256//",
-        "HEROKU_REDIS_TWO_URL_STUNNEL_PIN=sha256//",
-    ] {
+    for name in ["REDIS_URL_STUNNEL_PIN=sha256//", "HEROKU_REDIS_TWO_URL_STUNNEL_PIN=sha256//"] {
         assert!(ended.stdout.contains(name), "{name} in\n{}", ended.stdout);
     }
 }
@@ -312,11 +220,7 @@ fn colour_is_for_terminals_that_want_it() {
     let server = Server::start(Front::Redis);
     for (no_color, coloured) in [("", true), ("1", false)] {
         let mut command = Command::new(BINARY);
-        command
-            .arg("--check")
-            .env_clear()
-            .env("REDIS_URL", server.url())
-            .env("NO_COLOR", no_color);
+        command.arg("--check").env_clear().env("REDIS_URL", server.url()).env("NO_COLOR", no_color);
         let mut terminal = Terminal::start(command);
         let shown = terminal.expect("not authenticated");
         assert_eq!(shown.contains("\x1b[32m"), coloured, "{shown:?}");

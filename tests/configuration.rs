@@ -15,17 +15,9 @@ use support::resp::Reply;
 use support::servers::{Front, PASSWORD, Server};
 
 fn run_binary(words: &[&str]) -> (i32, String, String) {
-    let output = Command::new(BINARY)
-        .args(words)
-        .env_clear()
-        .output()
-        .unwrap();
+    let output = Command::new(BINARY).args(words).env_clear().output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
-    (
-        output.status.code().unwrap(),
-        text(output.stdout),
-        text(output.stderr),
-    )
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
 }
 
 #[test]
@@ -53,10 +45,7 @@ fn every_mistake_is_reported_before_anything_starts() {
         "HEROKU_REDIS_PLAN_URL_STUNNEL_VERIFY",
     ];
     for name in expected {
-        assert!(
-            names.iter().any(|found| found == name),
-            "{name} in {names:?}"
-        );
+        assert!(names.iter().any(|found| found == name), "{name} in {names:?}");
     }
     assert_eq!(names.len(), expected.len(), "{}", ended.stderr);
     assert!(!ended.stderr.contains("hunter2"), "{}", ended.stderr);
@@ -65,19 +54,11 @@ fn every_mistake_is_reported_before_anything_starts() {
 #[test]
 fn a_typo_in_the_switch_never_means_plaintext() {
     for value in ["flase", "2", "disabled", " false"] {
-        let ended = Launcher::script("echo ran")
-            .env("STUNNEL_ENABLED", value)
-            .run();
+        let ended = Launcher::script("echo ran").env("STUNNEL_ENABLED", value).run();
         assert_eq!((ended.code(), ended.stdout.as_str()), (78, ""), "{value}");
         assert!(ended.stderr.contains("STUNNEL_ENABLED"), "{}", ended.stderr);
     }
-    assert_eq!(
-        Launcher::script("echo ran")
-            .env("STUNNEL_ENABLED", "")
-            .run()
-            .stdout,
-        "ran\n"
-    );
+    assert_eq!(Launcher::script("echo ran").env("STUNNEL_ENABLED", "").run().stdout, "ran\n");
 }
 
 #[test]
@@ -86,15 +67,9 @@ fn wrong_usage_exits_with_2_and_help_and_version_with_0() {
     assert_eq!(run_binary(&["--no-such-option", "true"]).0, 2);
     let (code, help, errors) = run_binary(&["--help"]);
     assert_eq!((code, errors.as_str()), (0, ""));
-    assert!(
-        help.contains("Usage: start-stunnel [OPTIONS] [--] COMMAND [ARG]..."),
-        "{help}"
-    );
+    assert!(help.contains("Usage: start-stunnel [OPTIONS] [--] COMMAND [ARG]..."), "{help}");
     let (code, version, _) = run_binary(&["--version"]);
-    assert_eq!(
-        (code, version),
-        (0, format!("start-stunnel {}\n", env!("CARGO_PKG_VERSION")))
-    );
+    assert_eq!((code, version), (0, format!("start-stunnel {}\n", env!("CARGO_PKG_VERSION"))));
     assert_eq!(run_binary(&["--verify", "bogus", "true"]).0, 78);
 }
 
@@ -120,11 +95,7 @@ fn the_command_sees_local_urls_and_everything_else_as_it_was() {
         "GARBAGE=a\u{fffd}\u{fffd}".to_owned(),
         "STUNNEL_LISTEN_PORT=0".to_owned(),
     ] {
-        assert!(
-            ended.stdout.lines().any(|found| found == line),
-            "{line} in\n{}",
-            ended.stdout
-        );
+        assert!(ended.stdout.lines().any(|found| found == line), "{line} in\n{}", ended.stdout);
     }
     assert!(!ended.stdout.contains("SSL_CERT_FILE"), "{}", ended.stdout);
     let upstreams = logged(&ended.stderr, "tunnel-up", "upstream");
@@ -138,11 +109,8 @@ fn fifty_urls_get_fifty_ports() {
         launcher = launcher.env(&format!("HEROKU_REDIS_{n}_URL"), format!("redis://h{n}"));
     }
     let ended = launcher.run();
-    let mut ports: Vec<&str> = ended
-        .stdout
-        .lines()
-        .map(|line| line.rsplit(':').next().unwrap())
-        .collect();
+    let mut ports: Vec<&str> =
+        ended.stdout.lines().map(|line| line.rsplit(':').next().unwrap()).collect();
     ports.sort_unstable();
     ports.dedup();
     assert_eq!(ports.len(), 50, "{}", ended.stdout);
@@ -152,18 +120,10 @@ fn fifty_urls_get_fifty_ports() {
 fn a_url_expanded_by_the_procfiles_shell_leads_through_the_tunnel() {
     let server = Server::start(Front::Redis);
     let script = format!("exec {BINARY} redis-cli --no-auth-warning -u $REDIS_URL client id");
-    let ended = Launcher::of("sh", ["-c", &script])
-        .redis(&server.url())
-        .run();
+    let ended = Launcher::of("sh", ["-c", &script]).redis(&server.url()).run();
     assert!(ended.stdout.trim().parse::<u32>().is_ok(), "{ended:?}");
-    assert_eq!(
-        logged(&ended.stderr, "argument-rewritten", "argument"),
-        ["3"]
-    );
-    assert_eq!(
-        logged(&ended.stderr, "argument-rewritten", "var"),
-        ["REDIS_URL"]
-    );
+    assert_eq!(logged(&ended.stderr, "argument-rewritten", "argument"), ["3"]);
+    assert_eq!(logged(&ended.stderr, "argument-rewritten", "var"), ["REDIS_URL"]);
     assert_eq!(logged(&ended.stderr, "command-ended", "connections"), ["1"]);
 }
 
@@ -171,15 +131,10 @@ fn a_url_expanded_by_the_procfiles_shell_leads_through_the_tunnel() {
 fn a_nested_launcher_does_no_harm() {
     let server = Server::start(Front::Redis);
     let inner = "redis-cli --no-auth-warning -u \"$REDIS_URL\" ping; echo $REDIS_URL";
-    let ended = Launcher::new([BINARY, "sh", "-c", inner])
-        .redis(&server.url())
-        .run();
+    let ended = Launcher::new([BINARY, "sh", "-c", inner]).redis(&server.url()).run();
     let ups = logged(&ended.stderr, "tunnel-up", "listen");
     assert_eq!(ups.len(), 1, "{}", ended.stderr);
-    assert_eq!(
-        ended.stdout,
-        format!("PONG\nredis://default:{PASSWORD}@{}/0\n", ups[0])
-    );
+    assert_eq!(ended.stdout, format!("PONG\nredis://default:{PASSWORD}@{}/0\n", ups[0]));
     assert!(!ended.stderr.contains("no-redis-url"), "{}", ended.stderr);
 }
 
@@ -195,15 +150,9 @@ fn print_env_shows_what_the_command_would_get_with_secrets_masked() {
     assert!(listen.is_empty(), "nothing is up: {}", ended.stderr);
     let lines: Vec<&str> = ended.stdout.lines().collect();
     assert_eq!(lines.len(), 3, "{lines:?}");
-    assert!(
-        lines[0].starts_with("REDIS_URL=redis://***:***@127.0.0.1:"),
-        "{lines:?}"
-    );
+    assert!(lines[0].starts_with("REDIS_URL=redis://***:***@127.0.0.1:"), "{lines:?}");
     assert!(lines[0].ends_with("/3?password=***"), "{lines:?}");
-    assert!(
-        lines[1].starts_with("REDIS_URL_STUNNEL=redis://***:***@127.0.0.1:"),
-        "{lines:?}"
-    );
+    assert!(lines[1].starts_with("REDIS_URL_STUNNEL=redis://***:***@127.0.0.1:"), "{lines:?}");
     assert_eq!(lines[2], "HEROKU_REDIS_OWN_URL=rediss://:***@own:6379");
 }
 
@@ -229,14 +178,8 @@ fn no_secret_is_in_any_output_at_debug_level_nor_in_the_command_line() {
             assert!(!command_line.contains(PASSWORD));
             held.running.say("end\n");
             let log = held.finish().stderr;
-            assert!(
-                log.contains("connection-accepted"),
-                "this is the debug level: {log}"
-            );
-            assert!(
-                !log.contains(PASSWORD) && !log.contains("us3r-name"),
-                "{log}"
-            );
+            assert!(log.contains("connection-accepted"), "this is the debug level: {log}");
+            assert!(!log.contains(PASSWORD) && !log.contains("us3r-name"), "{log}");
         }
     }
 }
@@ -254,27 +197,11 @@ fn json_lines_have_the_same_keys() {
             .stderr
     };
     let json = run("json");
-    let parsed: Vec<serde_json::Value> = json
-        .lines()
-        .map(|line| serde_json::from_str(line).expect("a JSON line"))
-        .collect();
-    let events: Vec<_> = parsed
-        .iter()
-        .map(|line| line["at"].as_str().unwrap())
-        .collect();
-    assert_eq!(
-        events,
-        [
-            "tunnel-up",
-            "not-authenticated",
-            "connection-closed",
-            "command-ended"
-        ]
-    );
-    assert_eq!(
-        parsed[0]["upstream"],
-        format!("127.0.0.1:{}", server.tls_port())
-    );
+    let parsed: Vec<serde_json::Value> =
+        json.lines().map(|line| serde_json::from_str(line).expect("a JSON line")).collect();
+    let events: Vec<_> = parsed.iter().map(|line| line["at"].as_str().unwrap()).collect();
+    assert_eq!(events, ["tunnel-up", "not-authenticated", "connection-closed", "command-ended"]);
+    assert_eq!(parsed[0]["upstream"], format!("127.0.0.1:{}", server.tls_port()));
     assert!(parsed[2]["sent"].as_u64().unwrap() > 0 && parsed[2]["received"].as_u64().unwrap() > 0);
     assert_eq!(parsed[3]["code"], 0);
     assert_eq!(parsed[3]["sent"], parsed[2]["sent"]);
@@ -282,10 +209,7 @@ fn json_lines_have_the_same_keys() {
     let logfmt = run("logfmt");
     for (line, parsed) in logfmt.lines().zip(&parsed) {
         for key in parsed.as_object().unwrap().keys() {
-            assert!(
-                format!(" {line}").contains(&format!(" {key}=")),
-                "{key} in {line}"
-            );
+            assert!(format!(" {line}").contains(&format!(" {key}=")), "{key} in {line}");
         }
         assert!(line.starts_with("ts=2"), "{line}");
     }
@@ -296,28 +220,15 @@ fn the_level_decides_what_is_logged() {
     let server = Server::start(Front::Redis);
     let events = |level: &str| {
         let script = "redis-cli --no-auth-warning -u \"$REDIS_URL\" ping";
-        let launcher = Launcher::script(script)
-            .redis(&server.url())
-            .env("STUNNEL_LOGLEVEL", level);
+        let launcher = Launcher::script(script).redis(&server.url()).env("STUNNEL_LOGLEVEL", level);
         let log = launcher.run().stderr;
         log.lines()
-            .map(|line| {
-                line.split(" at=")
-                    .nth(1)
-                    .unwrap()
-                    .split(' ')
-                    .next()
-                    .unwrap()
-                    .to_owned()
-            })
+            .map(|line| line.split(" at=").nth(1).unwrap().split(' ').next().unwrap().to_owned())
             .collect::<Vec<_>>()
     };
     assert!(events("emerg").is_empty() && events("2").is_empty() && events("err").is_empty());
     assert_eq!(events("warning"), ["not-authenticated"]);
-    assert_eq!(
-        events("5"),
-        ["tunnel-up", "not-authenticated", "command-ended"]
-    );
+    assert_eq!(events("5"), ["tunnel-up", "not-authenticated", "command-ended"]);
     assert!(events("info").contains(&"connection-closed".to_owned()));
     assert!(events("debug").contains(&"command-started".to_owned()));
 }
@@ -325,9 +236,7 @@ fn the_level_decides_what_is_logged() {
 #[test]
 fn standard_output_is_the_commands_alone() {
     let server = Server::start(Front::Redis);
-    let ended = Launcher::script("echo out; echo err >&2")
-        .redis(&server.url())
-        .run();
+    let ended = Launcher::script("echo out; echo err >&2").redis(&server.url()).run();
     assert_eq!(ended.stdout, "out\n");
     assert!(ended.stderr.contains("err\n"));
 }
@@ -335,15 +244,8 @@ fn standard_output_is_the_commands_alone() {
 #[test]
 fn a_warning_says_that_the_server_is_not_authenticated_unless_it_is() {
     let warned = |level: &str| {
-        let launcher = Launcher::script("true")
-            .redis("redis://h")
-            .env("STUNNEL_VERIFY", level);
-        launcher
-            .run()
-            .stderr
-            .lines()
-            .filter(|line| line.contains("at=not-authenticated"))
-            .count()
+        let launcher = Launcher::script("true").redis("redis://h").env("STUNNEL_VERIFY", level);
+        launcher.run().stderr.lines().filter(|line| line.contains("at=not-authenticated")).count()
     };
     assert_eq!((warned("none"), warned("ca"), warned("full")), (1, 0, 0));
 }
@@ -356,16 +258,11 @@ fn a_log_that_nobody_reads_stops_neither_the_tunnel_nor_the_command() {
     // SAFETY: F_SETPIPE_SZ takes a number and touches no memory.
     let size = unsafe { nix::libc::fcntl(writer.as_raw_fd(), nix::libc::F_SETPIPE_SZ, 4096) };
     writer.write_all(&vec![0; size as usize]).unwrap();
-    let mut launcher = Launcher::script(HOLD)
-        .redis(&server.url())
-        .env("STUNNEL_LOGLEVEL", "debug");
+    let mut launcher = Launcher::script(HOLD).redis(&server.url()).env("STUNNEL_LOGLEVEL", "debug");
     launcher.command.stderr(writer);
     let held = launcher.start_held();
     for n in 1..=100 {
-        assert_eq!(
-            held.client().ask(&["INCR", "n"]),
-            Reply::line(&format!(":{n}"))
-        );
+        assert_eq!(held.client().ask(&["INCR", "n"]), Reply::line(&format!(":{n}")));
     }
     assert_eq!(held.finish().code(), 0);
     drop(reader);
@@ -380,10 +277,7 @@ fn the_readmes_table_of_settings_is_that_of_the_help() {
         .lines()
         .filter(|line| line.starts_with("| `--"))
         .map(|line| {
-            line.trim_matches('|')
-                .split('|')
-                .map(|cell| cell.trim().replace('`', ""))
-                .collect()
+            line.trim_matches('|').split('|').map(|cell| cell.trim().replace('`', "")).collect()
         })
         .collect();
     for setting in cli::SETTINGS {
@@ -405,11 +299,7 @@ fn the_readmes_table_of_settings_is_that_of_the_help() {
         assert!(help.contains(&row[3]), "{}: {}", row[0], row[3]);
     }
     let options = help.matches(" --").count();
-    assert!(
-        rows.len() >= cli::SETTINGS.len() && rows.len() <= options,
-        "{} rows",
-        rows.len()
-    );
+    assert!(rows.len() >= cli::SETTINGS.len() && rows.len() <= options, "{} rows", rows.len());
 }
 
 #[test]

@@ -44,9 +44,7 @@ fn record_signals() -> Launcher {
 /// The pid of the launcher's one child.
 fn command_of(launcher: i32) -> i32 {
     let children = format!("/proc/{launcher}/task/{launcher}/children");
-    eventually("COMMAND runs", || {
-        fs::read_to_string(&children).ok()?.trim().parse().ok()
-    })
+    eventually("COMMAND runs", || fs::read_to_string(&children).ok()?.trim().parse().ok())
 }
 
 #[test]
@@ -62,10 +60,7 @@ fn a_command_killed_by_a_signal_gives_128_plus_its_number() {
         let script = format!("kill -{number} $$");
         let ended = Launcher::new(["perl", "-e", &format!("kill {number}, $$; sleep 60")]).run();
         assert_eq!(ended.code(), 128 + number, "{script}");
-        assert_eq!(
-            logged(&ended.stderr, "command-ended", "signal"),
-            [number.to_string()]
-        );
+        assert_eq!(logged(&ended.stderr, "command-ended", "signal"), [number.to_string()]);
     }
 }
 
@@ -75,11 +70,7 @@ fn a_command_that_cannot_be_run_gives_126_or_127() {
     let not_executable = folder.path().join("not-executable");
     fs::write(&not_executable, "#!/bin/sh\n").unwrap();
     for enabled in ["true", "false"] {
-        let run = |command: &str| {
-            Launcher::new([command])
-                .env("STUNNEL_ENABLED", enabled)
-                .run()
-        };
+        let run = |command: &str| Launcher::new([command]).env("STUNNEL_ENABLED", enabled).run();
         for command in ["no-such-command", "/no/such/command", ""] {
             let ended = run(command);
             assert_eq!(ended.code(), 127, "{command}");
@@ -100,11 +91,7 @@ fn every_signal_is_passed_on_exactly_once() {
         assert_eq!(running.line(), number.to_string());
     }
     let ended = running.finish();
-    assert_eq!(
-        (ended.stdout.as_str(), ended.code()),
-        ("", 0),
-        "nothing came twice"
-    );
+    assert_eq!((ended.stdout.as_str(), ended.code()), ("", 0), "nothing came twice");
 }
 
 #[test]
@@ -128,10 +115,7 @@ fn a_signal_that_comes_before_the_command_runs_is_not_lost() {
         // Either the launcher had not taken over yet and is gone, or COMMAND got it.
         let ended = running.finish();
         let code = ended.status.code();
-        assert!(
-            code.is_none() || code == Some(143) || ended.stdout.contains("15\n"),
-            "{ended:?}"
-        );
+        assert!(code.is_none() || code == Some(143) || ended.stdout.contains("15\n"), "{ended:?}");
     }
 }
 
@@ -174,23 +158,14 @@ fn the_tunnel_outlives_sigterm_until_the_command_has_ended() {
     assert_eq!(running.line(), "ready");
     running.signal(libc::SIGTERM);
     let ended = running.finish();
-    assert_eq!(
-        (ended.stdout.as_str(), ended.code()),
-        ("OK\n", 3),
-        "{}",
-        ended.stderr
-    );
+    assert_eq!((ended.stdout.as_str(), ended.code()), ("OK\n", 3), "{}", ended.stderr);
     assert_eq!(server.direct().ask(&["GET", "last"]), Reply::bulk("word"));
 }
 
 #[test]
 fn a_stopped_command_without_a_terminal_goes_on_with_sigcont() {
-    let mut running = Launcher::new([
-        "perl",
-        "-e",
-        "$| = 1; print \"ready\\n\"; print while <STDIN>",
-    ])
-    .start();
+    let mut running =
+        Launcher::new(["perl", "-e", "$| = 1; print \"ready\\n\"; print while <STDIN>"]).start();
     assert_eq!(running.line(), "ready");
     let command = command_of(running.pid());
     let state = |pid: i32| {
@@ -199,11 +174,7 @@ fn a_stopped_command_without_a_terminal_goes_on_with_sigcont() {
     };
     running.signal(libc::SIGTSTP);
     eventually("COMMAND stops", || (state(command) == 'T').then_some(()));
-    assert_ne!(
-        state(running.pid()),
-        'T',
-        "nobody could continue the launcher"
-    );
+    assert_ne!(state(running.pid()), 'T', "nobody could continue the launcher");
     running.signal(libc::SIGCONT);
     running.say("on we go\n");
     assert_eq!(running.line(), "on we go");
@@ -227,9 +198,7 @@ fn what_is_left_of_the_commands_process_group_gets_sigterm() {
     let mut running = Launcher::script("sleep 1000 & echo $!; exit 5").start();
     let leftover: i32 = running.line().parse().unwrap();
     assert_eq!(running.finish().code(), 5);
-    eventually("the leftover is gone", || {
-        (!is_alive(leftover)).then_some(())
-    });
+    eventually("the leftover is gone", || (!is_alive(leftover)).then_some(()));
 }
 
 #[test]
@@ -248,12 +217,7 @@ fn output_captured_by_a_pipe_returns_when_the_command_ends() {
 fn a_command_that_closes_its_output_ends_the_pipe() {
     let mut running = Launcher::script("echo last; exec >&-; exec cat >/dev/null").start();
     let mut all = String::new();
-    running
-        .stdout
-        .as_mut()
-        .unwrap()
-        .read_to_string(&mut all)
-        .unwrap();
+    running.stdout.as_mut().unwrap().read_to_string(&mut all).unwrap();
     assert_eq!(all, "last\n", "the pipe ended while COMMAND still ran");
     assert!(is_alive(command_of(running.pid())));
     assert_eq!(running.finish().code(), 0);
@@ -282,9 +246,8 @@ fn nothing_of_the_launcher_stays_when_it_ends() {
     let command = command_of(pid);
     assert_eq!(held.finish().code(), 0);
     assert!(!is_alive(pid) && !is_alive(command));
-    let again = Launcher::script(HOLD)
-        .redis(&server.url())
-        .env("STUNNEL_LISTEN_PORT", port.to_string());
+    let again =
+        Launcher::script(HOLD).redis(&server.url()).env("STUNNEL_LISTEN_PORT", port.to_string());
     assert_eq!(again.start_held().port, port, "the port is free at once");
 }
 
@@ -315,11 +278,7 @@ fn the_command_finds_mask_dispositions_limits_and_descriptors_as_the_launcher_di
     let bare = run(&["sh", "-c", WHAT_IT_FOUND], "true");
     assert!(bare.contains("100") && bare.contains("\n9\n"), "{bare}");
     for enabled in ["true", "false"] {
-        assert_eq!(
-            run(&[BINARY, "sh", "-c", WHAT_IT_FOUND], enabled),
-            bare,
-            "enabled: {enabled}"
-        );
+        assert_eq!(run(&[BINARY, "sh", "-c", WHAT_IT_FOUND], enabled), bare, "enabled: {enabled}");
     }
 }
 
@@ -332,16 +291,10 @@ fn closed_standard_streams_stay_closed_for_the_command() {
             "exec {BINARY} sh -c 'for n in 0 1 2; do [ -e /proc/$$/fd/$n ] && echo $n; done >{}; true' <&- >&- 2>&-",
             result.display()
         );
-        let ended = Launcher::of("sh", ["-c", &script])
-            .env("STUNNEL_ENABLED", enabled)
-            .run();
+        let ended = Launcher::of("sh", ["-c", &script]).env("STUNNEL_ENABLED", enabled).run();
         assert_eq!(ended.code(), 0);
         // The redirection of the loop's own output is on descriptor 1.
-        assert_eq!(
-            fs::read_to_string(&result).unwrap(),
-            "1\n",
-            "enabled: {enabled}"
-        );
+        assert_eq!(fs::read_to_string(&result).unwrap(), "1\n", "enabled: {enabled}");
     }
 }
 
@@ -356,11 +309,7 @@ fn disabled_it_becomes_the_command_and_touches_nothing() {
         let pid = running.pid();
         let ended = running.finish();
         assert_eq!(ended.code(), 6);
-        assert!(
-            ended.stdout.starts_with(&format!("{pid}\n")),
-            "the same pid: {}",
-            ended.stdout
-        );
+        assert!(ended.stdout.starts_with(&format!("{pid}\n")), "the same pid: {}", ended.stdout);
         assert!(ended.stdout.contains("REDIS_URL=not even a URL\n"));
         assert!(!ended.stdout.contains("REDIS_URL_STUNNEL"));
         assert_eq!(ended.stderr, "");
@@ -381,29 +330,18 @@ fn without_a_terminal_the_command_has_a_process_group_of_its_own() {
 fn a_command_without_any_redis_url_runs_with_a_warning() {
     let ended = Launcher::script("echo fine").run();
     assert_eq!((ended.stdout.as_str(), ended.code()), ("fine\n", 0));
-    assert!(
-        ended.stderr.contains("level=warning at=no-redis-url"),
-        "{}",
-        ended.stderr
-    );
+    assert!(ended.stderr.contains("level=warning at=no-redis-url"), "{}", ended.stderr);
 }
 
 /// As pid 1 of a pid namespace of its own; `None`, said aloud, where that is not allowed.
 fn as_pid_1(script: &str) -> Option<Launcher> {
     let words = ["--pid", "--fork", "--mount-proc", "--kill-child"];
-    let allowed = Command::new("unshare")
-        .args(words)
-        .arg("true")
-        .stderr(Stdio::null())
-        .status();
+    let allowed = Command::new("unshare").args(words).arg("true").stderr(Stdio::null()).status();
     if !allowed.is_ok_and(|status| status.success()) {
         eprintln!("skipped: unshare may not make a pid namespace here");
         return None;
     }
-    Some(Launcher::of(
-        "unshare",
-        words.iter().copied().chain([BINARY, "sh", "-c", script]),
-    ))
+    Some(Launcher::of("unshare", words.iter().copied().chain([BINARY, "sh", "-c", script])))
 }
 
 #[test]
@@ -414,11 +352,7 @@ fn as_pid_1_it_reaps_orphans_and_keeps_the_exit_code() {
     if let Some(launcher) = as_pid_1(script) {
         let ended = launcher.run();
         assert_eq!(ended.code(), 9, "{ended:?}");
-        assert!(
-            ended.stdout.ends_with("start-stunnel\n"),
-            "{}",
-            ended.stdout
-        );
+        assert!(ended.stdout.ends_with("start-stunnel\n"), "{}", ended.stdout);
     }
 }
 
@@ -448,22 +382,10 @@ fn every_thread_of_the_launcher_leaves_signals_to_the_one_that_waits_for_them() 
     assert_eq!(held.client().ask(&["PING"]), Reply::line("+PONG"));
     for task in fs::read_dir(format!("/proc/{}/task", held.running.pid())).unwrap() {
         let status = fs::read_to_string(task.unwrap().path().join("status")).unwrap();
-        let blocked = status
-            .lines()
-            .find_map(|line| line.strip_prefix("SigBlk:\t"))
-            .unwrap();
+        let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:\t")).unwrap();
         let blocked = u64::from_str_radix(blocked, 16).unwrap();
-        for signal in [
-            Signal::SIGTERM,
-            Signal::SIGCHLD,
-            Signal::SIGINT,
-            Signal::SIGCONT,
-        ] {
-            assert_ne!(
-                blocked & (1 << (signal as i32 - 1)),
-                0,
-                "{signal} in\n{status}"
-            );
+        for signal in [Signal::SIGTERM, Signal::SIGCHLD, Signal::SIGINT, Signal::SIGCONT] {
+            assert_ne!(blocked & (1 << (signal as i32 - 1)), 0, "{signal} in\n{status}");
         }
     }
 }
@@ -478,12 +400,7 @@ fn twenty_launchers_end_cleanly_when_their_commands_end_at_once() {
     let running: Vec<_> = (0..20).map(start).collect();
     for (n, running) in running.into_iter().enumerate() {
         let ended = running.finish();
-        assert_eq!(
-            (ended.stdout.as_str(), ended.code()),
-            ("PONG\n", n as i32),
-            "{}",
-            ended.stderr
-        );
+        assert_eq!((ended.stdout.as_str(), ended.code()), ("PONG\n", n as i32), "{}", ended.stderr);
     }
 }
 

@@ -90,9 +90,7 @@ fn fg_sends_a_stopped_command_one_sigcont_only() {
 fn a_tunnel_works_again_after_ctrl_z_and_fg() {
     let server = Server::start(Front::Redis);
     let mut terminal = Terminal::shell(&[("REDIS_URL", &server.url())]);
-    terminal.type_line(&format!(
-        "{BINARY} sh -c 'redis-cli --no-auth-warning -u $REDIS_URL'"
-    ));
+    terminal.type_line(&format!("{BINARY} sh -c 'redis-cli --no-auth-warning -u $REDIS_URL'"));
     terminal.expect("> ");
     for _ in 0..2 {
         terminal.type_keys("ping\n");
@@ -123,9 +121,7 @@ fn a_resize_reaches_the_command_once() {
 #[test]
 fn a_pipeline_works_and_ctrl_z_stops_all_of_it() {
     let mut terminal = Terminal::shell(&[]);
-    terminal.type_line(&format!(
-        "{BINARY} sh -c 'echo rea''dy; exec cat' </dev/tty | tr a-z A-Z"
-    ));
+    terminal.type_line(&format!("{BINARY} sh -c 'echo rea''dy; exec cat' </dev/tty | tr a-z A-Z"));
     terminal.expect("READY");
     terminal.type_keys(CTRL_Z);
     terminal.expect("Stopped");
@@ -176,9 +172,7 @@ fn a_background_job_can_be_brought_to_the_foreground() {
 #[test]
 fn an_interactive_shell_as_the_command_has_job_control_of_its_own() {
     let mut terminal = Terminal::shell(&[]);
-    terminal.type_line(&format!(
-        "PS1='inner> ' {BINARY} bash --norc --noediting -i"
-    ));
+    terminal.type_line(&format!("PS1='inner> ' {BINARY} bash --norc --noediting -i"));
     terminal.expect("inner> ");
     terminal.type_line("sleep 1000");
     terminal.type_keys(CTRL_Z);
@@ -197,9 +191,7 @@ fn an_interactive_shell_as_the_command_has_job_control_of_its_own() {
 #[test]
 fn where_no_shell_could_resume_it_ctrl_z_freezes_nothing() {
     let mut command = Command::new(BINARY);
-    command
-        .args(["sh", "-c", "echo ready; exec cat"])
-        .env("STUNNEL_LOGLEVEL", "crit");
+    command.args(["sh", "-c", "echo ready; exec cat"]).env("STUNNEL_LOGLEVEL", "crit");
     let mut terminal = Terminal::start(command);
     terminal.expect("ready");
     terminal.type_keys(CTRL_Z);

@@ -45,10 +45,8 @@ fn check(held: &Held, expected: Sees, what: &str) {
 }
 
 fn days_from_now(days: i64) -> String {
-    let output = Command::new("date")
-        .args(["-u", "-d", &format!("{days} days"), "+%F"])
-        .output()
-        .unwrap();
+    let output =
+        Command::new("date").args(["-u", "-d", &format!("{days} days"), "+%F"]).output().unwrap();
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
@@ -60,43 +58,14 @@ fn each_server_against_each_level_of_trust() {
     let good = Request::default();
     let issue = |file: &str, request: Request<'_>| authority.issue(folder, file, &request);
     let rsa = issue("rsa", good.clone());
-    let ecdsa = issue(
-        "ecdsa",
-        Request {
-            kind: Kind::Ecdsa,
-            ..good.clone()
-        },
-    );
-    let expired = issue(
-        "expired",
-        Request {
-            valid: (-9, -3),
-            ..good.clone()
-        },
-    );
-    let early = issue(
-        "early",
-        Request {
-            valid: (3, 9),
-            ..good.clone()
-        },
-    );
+    let ecdsa = issue("ecdsa", Request { kind: Kind::Ecdsa, ..good.clone() });
+    let expired = issue("expired", Request { valid: (-9, -3), ..good.clone() });
+    let early = issue("early", Request { valid: (3, 9), ..good.clone() });
     let wrong_name = issue(
         "wrong",
-        Request {
-            dns: &["other.example"],
-            ip: &[],
-            name: "other.example",
-            ..good.clone()
-        },
+        Request { dns: &["other.example"], ip: &[], name: "other.example", ..good.clone() },
     );
-    let dns_only = issue(
-        "dns",
-        Request {
-            ip: &[],
-            ..good.clone()
-        },
-    );
+    let dns_only = issue("dns", Request { ip: &[], ..good.clone() });
     let self_signed = Certificate::self_signed(folder);
     let stranger = Certificate::issue(
         folder,
@@ -111,11 +80,7 @@ fn each_server_against_each_level_of_trust() {
     let table: [(&str, &Certificate, [Sees; 3]); 8] = [
         ("a good RSA certificate", &rsa, [Pong, Pong, Pong]),
         ("a good ECDSA certificate", &ecdsa, [Pong, Pong, Pong]),
-        (
-            "an expired one",
-            &expired,
-            [Pong, Error("expired on "), Error("expired on ")],
-        ),
+        ("an expired one", &expired, [Pong, Error("expired on "), Error("expired on ")]),
         (
             "one from the future",
             &early,
@@ -124,34 +89,15 @@ fn each_server_against_each_level_of_trust() {
         (
             "another name",
             &wrong_name,
-            [
-                Pong,
-                Pong,
-                Error("it is for other.example, not for 127.0.0.1"),
-            ],
+            [Pong, Pong, Error("it is for other.example, not for 127.0.0.1")],
         ),
-        (
-            "no IP address",
-            &dns_only,
-            [Pong, Pong, Error("it is for localhost, not for 127.0.0.1")],
-        ),
-        (
-            "a self-signed one",
-            &self_signed,
-            [Pong, Error("self-signed"), Error("self-signed")],
-        ),
-        (
-            "another CA's",
-            &stranger,
-            [Pong, Error(unknown), Error(unknown)],
-        ),
+        ("no IP address", &dns_only, [Pong, Pong, Error("it is for localhost, not for 127.0.0.1")]),
+        ("a self-signed one", &self_signed, [Pong, Error("self-signed"), Error("self-signed")]),
+        ("another CA's", &stranger, [Pong, Error(unknown), Error(unknown)]),
     ];
     let wrong_pin = Certificate::self_signed(tempfile::tempdir().unwrap().path());
     for (what, certificate, [none, ca, full]) in table {
-        let options = Options {
-            certificate: Some(certificate),
-            ..Options::default()
-        };
+        let options = Options { certificate: Some(certificate), ..Options::default() };
         let server = Server::start_with(Front::Redis, options);
         let pin = certificate.pin();
         let hold = |settings: &[(&str, &str)]| {
@@ -160,41 +106,20 @@ fn each_server_against_each_level_of_trust() {
                 .env("STUNNEL_CA_FILE", &authority.root.certificate_file);
             settings
                 .iter()
-                .fold(launcher, |launcher, (name, value)| {
-                    launcher.env(name, value)
-                })
+                .fold(launcher, |launcher, (name, value)| launcher.env(name, value))
                 .start_held()
         };
         for (level, expected) in [("none", none), ("ca", ca), ("full", full)] {
-            check(
-                &hold(&[("STUNNEL_VERIFY", level)]),
-                expected,
-                &format!("{what} under {level}"),
-            );
+            check(&hold(&[("STUNNEL_VERIFY", level)]), expected, &format!("{what} under {level}"));
             let pinned = hold(&[("STUNNEL_VERIFY", level), ("STUNNEL_PIN", &pin)]);
-            check(
-                &pinned,
-                expected,
-                &format!("{what} under {level} with its pin"),
-            );
+            check(&pinned, expected, &format!("{what} under {level} with its pin"));
             let wrong = hold(&[("STUNNEL_VERIFY", level), ("STUNNEL_PIN", &wrong_pin.pin())]);
-            let expected = if expected == Pong {
-                Error("key differs from the pin")
-            } else {
-                expected
-            };
-            check(
-                &wrong,
-                expected,
-                &format!("{what} under {level} with another pin"),
-            );
+            let expected =
+                if expected == Pong { Error("key differs from the pin") } else { expected };
+            check(&wrong, expected, &format!("{what} under {level} with another pin"));
         }
         let several = format!("{};{pin}", wrong_pin.pin());
-        check(
-            &hold(&[("STUNNEL_PIN", &several)]),
-            Pong,
-            &format!("{what} with two pins"),
-        );
+        check(&hold(&[("STUNNEL_PIN", &several)]), Pong, &format!("{what} with two pins"));
     }
 }
 
@@ -202,22 +127,13 @@ fn each_server_against_each_level_of_trust() {
 fn the_dates_of_a_certificate_are_told() {
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::new(folder.path());
-    for (valid, text, day) in [
-        ((-9, -3), "expired on", -3),
-        ((3, 9), "not valid before", 3),
-    ] {
+    for (valid, text, day) in [((-9, -3), "expired on", -3), ((3, 9), "not valid before", 3)] {
         let before = days_from_now(day);
-        let request = Request {
-            valid,
-            ..Request::default()
-        };
+        let request = Request { valid, ..Request::default() };
         let certificate = authority.issue(folder.path(), "dated", &request);
         let server = Server::start_with(
             Front::Redis,
-            Options {
-                certificate: Some(&certificate),
-                ..Options::default()
-            },
+            Options { certificate: Some(&certificate), ..Options::default() },
         );
         let held = Launcher::script(HOLD)
             .redis(&server.url())
@@ -227,9 +143,7 @@ fn the_dates_of_a_certificate_are_told() {
         let line = sees(&held).unwrap_err();
         // Midnight may have passed in between.
         assert!(
-            [before, days_from_now(day)]
-                .iter()
-                .any(|day| line.contains(&format!("{text} {day}"))),
+            [before, days_from_now(day)].iter().any(|day| line.contains(&format!("{text} {day}"))),
             "{line}"
         );
     }
@@ -243,22 +157,12 @@ fn ca_file_and_ca_pem_are_both_trusted_and_a_variables_own_replaces_both() {
     let other = Authority::named(other_folder.path(), "Other");
     let certificate = ours.issue(folder.path(), "leaf", &Request::default());
     let certificate = Some(&certificate);
-    let server = Server::start_with(
-        Front::Redis,
-        Options {
-            certificate,
-            ..Options::default()
-        },
-    );
+    let server = Server::start_with(Front::Redis, Options { certificate, ..Options::default() });
     let hold = |settings: &[(&str, &str)]| {
-        let launcher = Launcher::script(HOLD)
-            .redis(&server.url())
-            .env("STUNNEL_VERIFY", "full");
+        let launcher = Launcher::script(HOLD).redis(&server.url()).env("STUNNEL_VERIFY", "full");
         settings
             .iter()
-            .fold(launcher, |launcher, (name, value)| {
-                launcher.env(name, value)
-            })
+            .fold(launcher, |launcher, (name, value)| launcher.env(name, value))
             .start_held()
     };
     let (our_pem, other_pem) = (ours.root.pem(), other.root.pem());
@@ -271,36 +175,16 @@ fn ca_file_and_ca_pem_are_both_trusted_and_a_variables_own_replaces_both() {
         Pong,
         "PEM text in one line",
     );
+    check(&hold(&[("STUNNEL_CA_PEM", &other_pem)]), unknown, "another CA");
+    check(&hold(&[("STUNNEL_CA_FILE", our_file), ("STUNNEL_CA_PEM", &other_pem)]), Pong, "both");
     check(
-        &hold(&[("STUNNEL_CA_PEM", &other_pem)]),
-        unknown,
-        "another CA",
-    );
-    check(
-        &hold(&[
-            ("STUNNEL_CA_FILE", our_file),
-            ("STUNNEL_CA_PEM", &other_pem),
-        ]),
-        Pong,
-        "both",
-    );
-    check(
-        &hold(&[
-            ("STUNNEL_CA_FILE", other_file),
-            ("STUNNEL_CA_PEM", &our_pem),
-        ]),
+        &hold(&[("STUNNEL_CA_FILE", other_file), ("STUNNEL_CA_PEM", &our_pem)]),
         Pong,
         "both, the other way",
     );
-    let own = [
-        ("STUNNEL_CA_FILE", our_file),
-        ("REDIS_URL_STUNNEL_CA_FILE", other_file),
-    ];
+    let own = [("STUNNEL_CA_FILE", our_file), ("REDIS_URL_STUNNEL_CA_FILE", other_file)];
     check(&hold(&own), unknown, "its own CA alone");
-    let own = [
-        ("STUNNEL_CA_FILE", other_file),
-        ("REDIS_URL_STUNNEL_CA_PEM", &our_pem),
-    ];
+    let own = [("STUNNEL_CA_FILE", other_file), ("REDIS_URL_STUNNEL_CA_PEM", &our_pem)];
     check(&hold(&own), Pong, "its own CA");
     check(&hold(&[]), unknown, "the system's roots");
 }
@@ -309,18 +193,11 @@ fn ca_file_and_ca_pem_are_both_trusted_and_a_variables_own_replaces_both() {
 fn a_server_name_is_sent_and_checked() {
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::new(folder.path());
-    let request = Request {
-        dns: &["redis.example"],
-        ip: &[],
-        ..Request::default()
-    };
+    let request = Request { dns: &["redis.example"], ip: &[], ..Request::default() };
     let certificate = authority.issue(folder.path(), "named", &request);
     let server = Server::start_with(
         Front::Redis,
-        Options {
-            certificate: Some(&certificate),
-            ..Options::default()
-        },
+        Options { certificate: Some(&certificate), ..Options::default() },
     );
     let hold = |name: &str| {
         Launcher::script(HOLD)
@@ -337,32 +214,20 @@ fn a_server_name_is_sent_and_checked() {
         "another name",
     );
 
-    let peer = Peer::tls(|tls| {
-        tls.ssl()
-            .servername(openssl::ssl::NameType::HOST_NAME)
-            .map(str::to_owned)
-    });
+    let peer =
+        Peer::tls(|tls| tls.ssl().servername(openssl::ssl::NameType::HOST_NAME).map(str::to_owned));
     let sni = |url: &str, name: &str| {
-        let held = Launcher::script(HOLD)
-            .redis(url)
-            .env("STUNNEL_SERVER_NAME", name)
-            .start_held();
+        let held = Launcher::script(HOLD).redis(url).env("STUNNEL_SERVER_NAME", name).start_held();
         drop(held.open());
         peer.result()
     };
     assert_eq!(sni(&peer.url(), ""), None, "an IP address gets no SNI");
-    assert_eq!(
-        sni(&peer.url(), "redis.example"),
-        Some("redis.example".to_owned())
-    );
+    assert_eq!(sni(&peer.url(), "redis.example"), Some("redis.example".to_owned()));
     assert_eq!(
         sni(&peer.url().replace("127.0.0.1", "localhost"), ""),
         Some("localhost".to_owned())
     );
-    assert_eq!(
-        sni(&peer.url().replace("127.0.0.1", "localhost"), "192.0.2.1"),
-        None
-    );
+    assert_eq!(sni(&peer.url().replace("127.0.0.1", "localhost"), "192.0.2.1"), None);
 }
 
 #[test]
@@ -372,14 +237,8 @@ fn a_server_that_wants_a_client_certificate_gets_it() {
     let other = tempfile::tempdir().unwrap();
     let stranger = Certificate::self_signed(other.path());
     for kind in [Kind::Rsa, Kind::Ecdsa] {
-        let client = authority.issue(
-            folder.path(),
-            "client",
-            &Request {
-                kind,
-                ..Request::default()
-            },
-        );
+        let client =
+            authority.issue(folder.path(), "client", &Request { kind, ..Request::default() });
         for protocols in ["TLSv1.2", "TLSv1.3"] {
             let options = Options {
                 client_ca: Some(&authority.root),
@@ -395,18 +254,12 @@ fn a_server_that_wants_a_client_certificate_gets_it() {
                     .start_held()
             };
             let what = format!("{kind:?} {protocols}");
-            let files = (
-                client.certificate_file.to_str().unwrap(),
-                client.key_file.to_str().unwrap(),
-            );
+            let files =
+                (client.certificate_file.to_str().unwrap(), client.key_file.to_str().unwrap());
             check(&hold(files.0, files.1), Pong, &what);
             check(&hold(&client.pem(), &client.key_pem()), Pong, &what);
             let one_line = |pem: String| pem.replace('\n', "\\n");
-            check(
-                &hold(&one_line(client.pem()), &one_line(client.key_pem())),
-                Pong,
-                &what,
-            );
+            check(&hold(&one_line(client.pem()), &one_line(client.key_pem())), Pong, &what);
             check(&hold("", ""), Error("client certificate"), &what);
             check(&hold("", ""), Error("STUNNEL_CLIENT_CERT"), &what);
             let refused = Error("the server refuses the client certificate");
@@ -434,32 +287,20 @@ fn tls_1_0_server(folder: &Path) -> (Process, u16) {
     let server = Process(server);
     eventually("s_server listens", || {
         let sockets = fs::read_to_string("/proc/net/tcp").unwrap();
-        sockets
-            .contains(&format!("0100007F:{port:04X} 00000000:0000 0A"))
-            .then_some(())
+        sockets.contains(&format!("0100007F:{port:04X} 00000000:0000 0A")).then_some(())
     });
     (server, port)
 }
 
 #[test]
 fn without_a_common_tls_version_the_app_is_told() {
-    let options = Options {
-        protocols: Some("TLSv1.2"),
-        ..Options::default()
-    };
+    let options = Options { protocols: Some("TLSv1.2"), ..Options::default() };
     let server = Server::start_with(Front::Redis, options);
     let hold = |version: &str| {
-        Launcher::script(HOLD)
-            .redis(&server.url())
-            .env("STUNNEL_MIN_TLS", version)
-            .start_held()
+        Launcher::script(HOLD).redis(&server.url()).env("STUNNEL_MIN_TLS", version).start_held()
     };
     check(&hold("1.2"), Pong, "TLS 1.2");
-    check(
-        &hold("1.3"),
-        Error("no common TLS version"),
-        "TLS 1.3 demanded",
-    );
+    check(&hold("1.3"), Error("no common TLS version"), "TLS 1.3 demanded");
     check(&hold("1.3"), Error("STUNNEL_MIN_TLS"), "TLS 1.3 demanded");
 
     let folder = tempfile::tempdir().unwrap();
@@ -481,10 +322,7 @@ fn wrong_trust_settings_are_errors_at_start_that_name_the_remedy() {
     let other = Certificate::self_signed(other_folder.path());
     let pkcs1 = String::from_utf8(ours.key.rsa().unwrap().private_key_to_pem().unwrap()).unwrap();
     let cipher = openssl::symm::Cipher::aes_128_cbc();
-    let encrypted = ours
-        .key
-        .private_key_to_pem_pkcs8_passphrase(cipher, b"pw")
-        .unwrap();
+    let encrypted = ours.key.private_key_to_pem_pkcs8_passphrase(cipher, b"pw").unwrap();
     let encrypted = String::from_utf8(encrypted).unwrap();
     let (cert, key) = (ours.pem(), ours.key_pem());
     let garbled = cert.replacen("MII", "xxx", 1);
@@ -495,125 +333,55 @@ fn wrong_trust_settings_are_errors_at_start_that_name_the_remedy() {
     // Settings, the name that the error must give, and a part of what it must say.
     type Case<'a> = (&'a [(&'a str, &'a str)], &'a str, &'a str);
     let cases: &[Case<'_>] = &[
-        (
-            &[("STUNNEL_CA_FILE", &missing)],
-            "STUNNEL_CA_FILE",
-            "cannot be read",
-        ),
+        (&[("STUNNEL_CA_FILE", &missing)], "STUNNEL_CA_FILE", "cannot be read"),
         (
             &[("STUNNEL_CA_FILE", folder.path().to_str().unwrap())],
             "STUNNEL_CA_FILE",
             "cannot be read",
         ),
+        (&[("STUNNEL_CA_FILE", &empty)], "STUNNEL_CA_FILE", "holds no certificate"),
+        (&[("STUNNEL_CA_FILE", &no_pem)], "STUNNEL_CA_FILE", "-----BEGIN CERTIFICATE-----"),
+        (&[("STUNNEL_CA_PEM", &garbled)], "STUNNEL_CA_PEM", "cannot be read"),
+        (&[("REDIS_URL_STUNNEL_CA_FILE", &missing)], "REDIS_URL_STUNNEL_CA_FILE", "cannot be read"),
+        (&[("STUNNEL_PIN", "sha256//AAAA")], "STUNNEL_PIN", "base64 of 32 bytes"),
+        (&[("REDIS_URL_STUNNEL_PIN", "x")], "REDIS_URL_STUNNEL_PIN", "base64 of 32 bytes"),
+        (&[("STUNNEL_CLIENT_CERT", &cert)], "STUNNEL_CLIENT_KEY", "STUNNEL_CLIENT_CERT is"),
+        (&[("STUNNEL_CLIENT_KEY", &key)], "STUNNEL_CLIENT_CERT", "STUNNEL_CLIENT_KEY is"),
         (
-            &[("STUNNEL_CA_FILE", &empty)],
-            "STUNNEL_CA_FILE",
-            "holds no certificate",
-        ),
-        (
-            &[("STUNNEL_CA_FILE", &no_pem)],
-            "STUNNEL_CA_FILE",
-            "-----BEGIN CERTIFICATE-----",
-        ),
-        (
-            &[("STUNNEL_CA_PEM", &garbled)],
-            "STUNNEL_CA_PEM",
-            "cannot be read",
-        ),
-        (
-            &[("REDIS_URL_STUNNEL_CA_FILE", &missing)],
-            "REDIS_URL_STUNNEL_CA_FILE",
-            "cannot be read",
-        ),
-        (
-            &[("STUNNEL_PIN", "sha256//AAAA")],
-            "STUNNEL_PIN",
-            "base64 of 32 bytes",
-        ),
-        (
-            &[("REDIS_URL_STUNNEL_PIN", "x")],
-            "REDIS_URL_STUNNEL_PIN",
-            "base64 of 32 bytes",
-        ),
-        (
-            &[("STUNNEL_CLIENT_CERT", &cert)],
-            "STUNNEL_CLIENT_KEY",
-            "STUNNEL_CLIENT_CERT is",
-        ),
-        (
-            &[("STUNNEL_CLIENT_KEY", &key)],
-            "STUNNEL_CLIENT_CERT",
-            "STUNNEL_CLIENT_KEY is",
-        ),
-        (
-            &[
-                ("STUNNEL_CLIENT_CERT", &cert),
-                ("STUNNEL_CLIENT_KEY", &pkcs1),
-            ],
+            &[("STUNNEL_CLIENT_CERT", &cert), ("STUNNEL_CLIENT_KEY", &pkcs1)],
             "STUNNEL_CLIENT_KEY",
             "openssl pkcs8 -topk8 -nocrypt",
         ),
         (
-            &[
-                ("STUNNEL_CLIENT_CERT", &cert),
-                ("STUNNEL_CLIENT_KEY", &encrypted),
-            ],
+            &[("STUNNEL_CLIENT_CERT", &cert), ("STUNNEL_CLIENT_KEY", &encrypted)],
             "STUNNEL_CLIENT_KEY",
             "openssl pkcs8",
         ),
         (
-            &[
-                ("STUNNEL_CLIENT_CERT", &cert),
-                ("STUNNEL_CLIENT_KEY", &other.key_pem()),
-            ],
+            &[("STUNNEL_CLIENT_CERT", &cert), ("STUNNEL_CLIENT_KEY", &other.key_pem())],
             "STUNNEL_CLIENT_KEY",
             "does not belong",
         ),
         (
-            &[
-                ("STUNNEL_CLIENT_CERT", &cert),
-                ("STUNNEL_CLIENT_KEY", &cert),
-            ],
+            &[("STUNNEL_CLIENT_CERT", &cert), ("STUNNEL_CLIENT_KEY", &cert)],
             "STUNNEL_CLIENT_KEY",
             "no private key",
         ),
         (
-            &[
-                ("STUNNEL_CLIENT_CERT", &missing),
-                ("STUNNEL_CLIENT_KEY", &key),
-            ],
+            &[("STUNNEL_CLIENT_CERT", &missing), ("STUNNEL_CLIENT_KEY", &key)],
             "STUNNEL_CLIENT_CERT",
             "cannot be read",
         ),
-        (
-            &[("STUNNEL_SERVER_NAME", "no name")],
-            "STUNNEL_SERVER_NAME",
-            "host name",
-        ),
+        (&[("STUNNEL_SERVER_NAME", "no name")], "STUNNEL_SERVER_NAME", "host name"),
     ];
     for (settings, name, problem) in cases {
         let launcher = Launcher::script("echo ran").redis("rediss://h");
-        let launcher = settings.iter().fold(launcher, |launcher, (name, value)| {
-            launcher.env(name, value)
-        });
+        let launcher =
+            settings.iter().fold(launcher, |launcher, (name, value)| launcher.env(name, value));
         let ended: Ended = launcher.run();
-        assert_eq!(
-            (ended.code(), ended.stdout.as_str()),
-            (78, ""),
-            "{name}: {}",
-            ended.stderr
-        );
-        assert_eq!(
-            logged(&ended.stderr, "config-error", "var"),
-            [*name],
-            "{}",
-            ended.stderr
-        );
-        assert!(
-            ended.stderr.contains(problem),
-            "{problem} in {}",
-            ended.stderr
-        );
+        assert_eq!((ended.code(), ended.stdout.as_str()), (78, ""), "{name}: {}", ended.stderr);
+        assert_eq!(logged(&ended.stderr, "config-error", "var"), [*name], "{}", ended.stderr);
+        assert!(ended.stderr.contains(problem), "{problem} in {}", ended.stderr);
         for secret in [&key, &pkcs1, &encrypted] {
             let line = secret.lines().nth(1).unwrap();
             assert!(!ended.stderr.contains(line), "a key in {}", ended.stderr);
@@ -627,29 +395,12 @@ fn what_the_url_asks_of_tls_holds_unless_a_setting_says_otherwise() {
     let authority = Authority::new(folder.path());
     let certificate = authority.issue(folder.path(), "leaf", &Request::default());
     let certificate = Some(&certificate);
-    let server = Server::start_with(
-        Front::Redis,
-        Options {
-            certificate,
-            ..Options::default()
-        },
-    );
+    let server = Server::start_with(Front::Redis, Options { certificate, ..Options::default() });
     let hold = |query: &str, level: &str| {
-        let url = format!(
-            "rediss://default:{PASSWORD}@127.0.0.1:{}/0{query}",
-            server.tls_port()
-        );
-        Launcher::script(HOLD)
-            .redis(&url)
-            .env("STUNNEL_VERIFY", level)
-            .start_held()
+        let url = format!("rediss://default:{PASSWORD}@127.0.0.1:{}/0{query}", server.tls_port());
+        Launcher::script(HOLD).redis(&url).env("STUNNEL_VERIFY", level).start_held()
     };
-    let ca = authority
-        .root
-        .certificate_file
-        .to_str()
-        .unwrap()
-        .replace('/', "%2F");
+    let ca = authority.root.certificate_file.to_str().unwrap().replace('/', "%2F");
     let unknown = Error("unable to get local issuer certificate");
     let held = hold("?ssl_cert_reqs=required", "");
     assert!(held.url.ends_with("/0"), "{}", held.url);
@@ -660,19 +411,9 @@ fn what_the_url_asks_of_tls_holds_unless_a_setting_says_otherwise() {
         "required, by its CA",
     );
     check(&hold("?ssl_cert_reqs=none", ""), Pong, "none");
-    check(
-        &hold("?ssl_cert_reqs=CERT_REQUIRED", "none"),
-        Pong,
-        "a setting wins",
-    );
-    check(
-        &hold("?ssl_cert_reqs=none", "full"),
-        unknown,
-        "a setting wins, the other way",
-    );
-    let wrong = Launcher::script("true")
-        .redis("rediss://h?ssl_cert_reqs=maybe")
-        .run();
+    check(&hold("?ssl_cert_reqs=CERT_REQUIRED", "none"), Pong, "a setting wins");
+    check(&hold("?ssl_cert_reqs=none", "full"), unknown, "a setting wins, the other way");
+    let wrong = Launcher::script("true").redis("rediss://h?ssl_cert_reqs=maybe").run();
     assert_eq!(wrong.code(), 78);
     assert!(wrong.stderr.contains("ssl_cert_reqs"), "{}", wrong.stderr);
 }
@@ -681,16 +422,10 @@ fn what_the_url_asks_of_tls_holds_unless_a_setting_says_otherwise() {
 fn real_clients_show_the_reason_to_their_users() {
     let server = Server::start(Front::Redis);
     let script = "redis-cli --no-auth-warning -u \"$REDIS_URL\" get k";
-    let ended = Launcher::script(script)
-        .redis(&server.url())
-        .env("STUNNEL_VERIFY", "full")
-        .run();
+    let ended = Launcher::script(script).redis(&server.url()).env("STUNNEL_VERIFY", "full").run();
     let shown = ended.stdout + &ended.stderr;
     let reason = "start-stunnel: 127.0.0.1:";
-    assert!(
-        shown.contains(reason) && shown.contains("self-signed certificate"),
-        "{shown}"
-    );
+    assert!(shown.contains(reason) && shown.contains("self-signed certificate"), "{shown}");
 
     let python = "import os, redis\n\
                   try: redis.Redis.from_url(os.environ['REDIS_URL']).get('k')\n\
@@ -699,10 +434,7 @@ fn real_clients_show_the_reason_to_their_users() {
         .redis(&server.url())
         .env("STUNNEL_VERIFY", "full")
         .run();
-    assert!(
-        ended.stdout.contains("self-signed certificate"),
-        "{ended:?}"
-    );
+    assert!(ended.stdout.contains("self-signed certificate"), "{ended:?}");
 }
 
 #[test]
@@ -711,16 +443,12 @@ fn a_pin_authenticates_and_quiets_the_warning_and_an_unused_ca_gets_one() {
     let certificate = Certificate::self_signed(folder.path());
     let events = |settings: &[(&str, &str)]| {
         let launcher = Launcher::script("true").redis("rediss://h");
-        let launcher = settings.iter().fold(launcher, |launcher, (name, value)| {
-            launcher.env(name, value)
-        });
+        let launcher =
+            settings.iter().fold(launcher, |launcher, (name, value)| launcher.env(name, value));
         launcher.run().stderr
     };
     assert!(events(&[]).contains("at=not-authenticated"));
     assert!(!events(&[("STUNNEL_PIN", &certificate.pin())]).contains("at=not-authenticated"));
     let unused = events(&[("STUNNEL_CA_PEM", &certificate.pem())]);
-    assert!(
-        unused.contains("at=not-authenticated") && unused.contains("at=ca-unused"),
-        "{unused}"
-    );
+    assert!(unused.contains("at=not-authenticated") && unused.contains("at=ca-unused"), "{unused}");
 }

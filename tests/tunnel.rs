@@ -27,9 +27,7 @@ fn rest(stream: &mut impl Read) -> (Vec<u8>, Option<ErrorKind>) {
 
 /// Makes closing a stream send a reset.
 fn reset(stream: &TcpStream) {
-    socket2::SockRef::from(stream)
-        .set_linger(Some(Duration::ZERO))
-        .unwrap();
+    socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO)).unwrap();
 }
 
 #[test]
@@ -47,9 +45,7 @@ fn commands_of_every_kind_work_through_the_tunnel() {
             "the data is really there"
         );
 
-        let pipeline: Vec<u8> = (0..10_000)
-            .flat_map(|_| request(&[b"INCR", b"n"]))
-            .collect();
+        let pipeline: Vec<u8> = (0..10_000).flat_map(|_| request(&[b"INCR", b"n"])).collect();
         client.stream.get_mut().write_all(&pipeline).unwrap();
         for n in 1..=10_000 {
             assert_eq!(client.reply().unwrap(), Reply::line(&format!(":{n}")));
@@ -58,22 +54,14 @@ fn commands_of_every_kind_work_through_the_tunnel() {
         let mut subscriber = held.client();
         subscriber.ask(&["SUBSCRIBE", "news"]);
         assert_eq!(client.ask(&["PUBLISH", "news", "hello"]), Reply::line(":1"));
-        let message = vec![
-            Reply::bulk("message"),
-            Reply::bulk("news"),
-            Reply::bulk("hello"),
-        ];
+        let message = vec![Reply::bulk("message"), Reply::bulk("news"), Reply::bulk("hello")];
         assert_eq!(subscriber.reply().unwrap(), Reply::Array(message));
 
         let mut worker = held.client();
         worker.send(&["BLPOP", "jobs", "0"]);
         eventually("the worker blocks", || {
-            let Reply::Bulk(info) = client.ask(&["INFO", "clients"]) else {
-                panic!("no INFO")
-            };
-            String::from_utf8_lossy(&info)
-                .contains("blocked_clients:1")
-                .then_some(())
+            let Reply::Bulk(info) = client.ask(&["INFO", "clients"]) else { panic!("no INFO") };
+            String::from_utf8_lossy(&info).contains("blocked_clients:1").then_some(())
         });
         client.ask(&["RPUSH", "jobs", "job"]);
         let job = vec![Reply::bulk("jobs"), Reply::bulk("job")];
@@ -86,15 +74,10 @@ fn commands_of_every_kind_work_through_the_tunnel() {
 #[test]
 fn rediss_urls_are_tunnelled_to_their_own_port() {
     let server = Server::start(Front::Redis);
-    let url = format!(
-        "rediss://default:{PASSWORD}@localhost:{}/2?ssl_cert_reqs=none",
-        server.tls_port()
-    );
+    let url =
+        format!("rediss://default:{PASSWORD}@localhost:{}/2?ssl_cert_reqs=none", server.tls_port());
     let held = Launcher::hold(&url);
-    assert_eq!(
-        held.url,
-        format!("redis://default:{PASSWORD}@127.0.0.1:{}/2", held.port)
-    );
+    assert_eq!(held.url, format!("redis://default:{PASSWORD}@127.0.0.1:{}/2", held.port));
     assert_eq!(held.client().ask(&["PING"]), Reply::line("+PONG"));
 }
 
@@ -105,16 +88,9 @@ fn a_value_of_64_mib_comes_back_whole() {
         let held = Launcher::hold(&server.url());
         let value: Vec<u8> = (0..64 * MIB).map(|n| (n * 31 % 251) as u8).collect();
         let mut client = held.client();
-        client
-            .stream
-            .get_mut()
-            .write_all(&request(&[b"SET", b"big", &value]))
-            .unwrap();
+        client.stream.get_mut().write_all(&request(&[b"SET", b"big", &value])).unwrap();
         assert_eq!(client.reply().unwrap(), Reply::line("+OK"), "{front:?}");
-        assert!(
-            client.ask(&["GET", "big"]) == Reply::Bulk(value),
-            "{front:?}: the value differs"
-        );
+        assert!(client.ask(&["GET", "big"]) == Reply::Bulk(value), "{front:?}: the value differs");
     }
 }
 
@@ -122,15 +98,11 @@ fn a_value_of_64_mib_comes_back_whole() {
 fn sixty_four_mib_go_both_ways_at_once_unchanged() {
     const TOTAL: usize = 64 * MIB;
     fn pattern(seed: usize, at: usize) -> Vec<u8> {
-        (at..at + MIB)
-            .map(|n| (n.wrapping_mul(seed) >> 3) as u8)
-            .collect()
+        (at..at + MIB).map(|n| (n.wrapping_mul(seed) >> 3) as u8).collect()
     }
     fn hash_of_pattern(seed: usize) -> [u8; 32] {
         let mut hash = Sha256::new();
-        (0..TOTAL)
-            .step_by(MIB)
-            .for_each(|at| hash.update(&pattern(seed, at)));
+        (0..TOTAL).step_by(MIB).for_each(|at| hash.update(&pattern(seed, at)));
         hash.finish()
     }
     fn hash_of(mut reader: impl Read) -> [u8; 32] {
@@ -183,9 +155,7 @@ fn sixty_four_mib_go_both_ways_at_once_unchanged() {
     let app = held.open().stream.into_inner();
     let mut writer = app.try_clone().unwrap();
     let writing = thread::spawn(move || {
-        (0..TOTAL)
-            .step_by(MIB)
-            .for_each(|at| writer.write_all(&pattern(3, at)).unwrap());
+        (0..TOTAL).step_by(MIB).for_each(|at| writer.write_all(&pattern(3, at)).unwrap());
     });
     assert_eq!(hash_of(&app), hash_of_pattern(7), "from Redis to the app");
     writing.join().unwrap();
@@ -197,10 +167,7 @@ fn a_half_close_is_passed_on_and_the_answer_still_comes() {
     let peer = Peer::tls(|mut tls| {
         let (request, error) = rest(&mut tls);
         assert_eq!(error, None);
-        assert!(
-            tls.get_shutdown().contains(ShutdownState::RECEIVED),
-            "close_notify came"
-        );
+        assert!(tls.get_shutdown().contains(ShutdownState::RECEIVED), "close_notify came");
         tls.write_all(b"answer to ").unwrap();
         tls.write_all(&request).unwrap();
         tls.shutdown().unwrap();
@@ -265,10 +232,7 @@ fn a_reset_by_the_app_reaches_redis_as_a_reset_behind_the_last_request() {
     app.write_all(b"request").unwrap();
     reset(&app);
     drop(app);
-    assert_eq!(
-        peer.result(),
-        (b"request".to_vec(), Some(ErrorKind::ConnectionReset))
-    );
+    assert_eq!(peer.result(), (b"request".to_vec(), Some(ErrorKind::ConnectionReset)));
 }
 
 #[test]
@@ -295,9 +259,7 @@ fn a_connection_on_which_nothing_moves_is_closed_after_the_idle_timeout() {
         tls.write_all(b"hi").unwrap();
         rest(&mut tls)
     });
-    let idle = Launcher::script(HOLD)
-        .redis(&peer.url())
-        .env("STUNNEL_IDLE_TIMEOUT", "300ms");
+    let idle = Launcher::script(HOLD).redis(&peer.url()).env("STUNNEL_IDLE_TIMEOUT", "300ms");
     let held = idle.start_held();
     let mut app = held.open().stream.into_inner();
     assert_eq!(rest(&mut app), (b"hi".to_vec(), None));
@@ -308,9 +270,7 @@ fn a_connection_on_which_nothing_moves_is_closed_after_the_idle_timeout() {
 fn traffic_keeps_a_connection_open_beyond_the_idle_timeout() {
     let server = Server::start(Front::Redis);
     let timeout = Duration::from_millis(400);
-    let idle = Launcher::script(HOLD)
-        .redis(&server.url())
-        .env("STUNNEL_IDLE_TIMEOUT", "400ms");
+    let idle = Launcher::script(HOLD).redis(&server.url()).env("STUNNEL_IDLE_TIMEOUT", "400ms");
     let held = idle.start_held();
     let mut client = held.client();
     let started = Instant::now();
@@ -332,28 +292,20 @@ fn while_the_server_is_down_connections_close_and_when_it_is_back_they_work() {
         let _ = client.stream.get_mut().write_all(&request(&[b"PING"]));
         let error = client.reply().expect_err("no reply");
         assert!(
-            matches!(
-                error.kind(),
-                ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset
-            ),
+            matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset),
             "{error}"
         );
     }
-    let _server = eventually("the server is back", || {
-        Server::start_on(Front::Redis, port)
-    });
+    let _server = eventually("the server is back", || Server::start_on(Front::Redis, port));
     assert_eq!(held.client().ask(&["PING"]), Reply::line("+PONG"));
 
     let log = held.finish().stderr;
     let errors = logged(&log, "connection-failed", "error");
     assert_eq!(errors, ["TCP connection failed: connection refused"; 3]);
     let hint = &logged(&log, "connection-failed", "hint")[0];
-    for word in [
-        "nothing listens",
-        "may have no TLS",
-        "STUNNEL_ENABLED=false",
-        "STUNNEL_PORT_OFFSET",
-    ] {
+    for word in
+        ["nothing listens", "may have no TLS", "STUNNEL_ENABLED=false", "STUNNEL_PORT_OFFSET"]
+    {
         assert!(hint.contains(word), "{hint}");
     }
 }
@@ -362,10 +314,8 @@ fn while_the_server_is_down_connections_close_and_when_it_is_back_they_work() {
 fn with_connect_retry_a_connection_waits_for_the_server() {
     let port = two_free_ports();
     let url = format!("redis://default:{PASSWORD}@127.0.0.1:{port}");
-    let held = Launcher::script(HOLD)
-        .redis(&url)
-        .env("STUNNEL_CONNECTION_RETRY", "yes")
-        .start_held();
+    let held =
+        Launcher::script(HOLD).redis(&url).env("STUNNEL_CONNECTION_RETRY", "yes").start_held();
     let mut client = held.open();
     client.send(&["AUTH", PASSWORD]);
     let _server = Server::start_on(Front::Redis, port).expect("the ports are still free");
@@ -411,20 +361,10 @@ fn what_the_app_wrote_right_before_it_ended_arrives() {
              printf 'AUTH {PASSWORD}\\r\\n' >&3; read -r ok <&3; printf 'CLIENT REPLY OFF\\r\\n' >&3; \
              printf 'INCR n\\r\\n%.0s' $(seq 20000) >&3; exit 9"
         );
-        let ended = Launcher::new(["bash", "-c", &script])
-            .redis(&server.url())
-            .run();
+        let ended = Launcher::new(["bash", "-c", &script]).redis(&server.url()).run();
         assert_eq!(ended.code(), 9, "{front:?}");
-        assert!(
-            !ended.stderr.contains("drain-timeout"),
-            "{front:?}: {}",
-            ended.stderr
-        );
-        assert_eq!(
-            server.direct().ask(&["GET", "n"]),
-            Reply::bulk("20000"),
-            "{front:?}"
-        );
+        assert!(!ended.stderr.contains("drain-timeout"), "{front:?}: {}", ended.stderr);
+        assert_eq!(server.direct().ask(&["GET", "n"]), Reply::bulk("20000"), "{front:?}");
     }
 }
 
@@ -438,9 +378,7 @@ fn a_drain_lasts_until_a_slow_server_has_taken_everything() {
     let script = format!(
         "port=${{REDIS_URL##*:}}; exec 3<>/dev/tcp/127.0.0.1/$port; head -c {WRITTEN} /dev/zero >&3"
     );
-    let ended = Launcher::new(["bash", "-c", &script])
-        .redis(&peer.url())
-        .run();
+    let ended = Launcher::new(["bash", "-c", &script]).redis(&peer.url()).run();
     assert_eq!(ended.code(), 0);
     let (received, error) = peer.result();
     assert_eq!((received.len(), error), (WRITTEN, None));
@@ -473,11 +411,7 @@ fn a_drain_that_takes_too_long_ends_with_a_reset_and_a_warning() {
         .env("STUNNEL_DRAIN_TIMEOUT", "200ms")
         .run();
     assert_eq!(ended.code(), 4);
-    assert!(
-        ended.stderr.contains("at=drain-timeout"),
-        "{}",
-        ended.stderr
-    );
+    assert!(ended.stderr.contains("at=drain-timeout"), "{}", ended.stderr);
     peer.result();
 }
 
@@ -485,16 +419,12 @@ fn a_drain_that_takes_too_long_ends_with_a_reset_and_a_warning() {
 fn a_certificate_that_does_not_hold_is_told_to_the_app_in_resp() {
     let server = Server::start(Front::Redis);
     for level in ["ca", "full"] {
-        let held = Launcher::script(HOLD)
-            .redis(&server.url())
-            .env("STUNNEL_VERIFY", level)
-            .start_held();
+        let held =
+            Launcher::script(HOLD).redis(&server.url()).env("STUNNEL_VERIFY", level).start_held();
         for _ in 0..2 {
             let mut client = held.open();
             client.send(&["PING"]);
-            let Reply::Line(line) = client.reply().unwrap() else {
-                panic!("not a line")
-            };
+            let Reply::Line(line) = client.reply().unwrap() else { panic!("not a line") };
             assert!(line.starts_with("-ERR start-stunnel: "), "{line}");
             for word in [
                 "self-signed certificate",
@@ -518,9 +448,7 @@ fn a_certificate_that_does_not_hold_is_told_to_the_app_in_resp() {
 fn a_server_without_tls_is_told_to_the_app_in_resp() {
     let redis = Server::start(Front::Redis);
     let greeter = Peer::tcp(|mut stream| {
-        stream
-            .write_all(b"220 smtp.example ESMTP ready, not TLS at all\r\n")
-            .unwrap();
+        stream.write_all(b"220 smtp.example ESMTP ready, not TLS at all\r\n").unwrap();
         rest(&mut stream);
     });
     let plaintext_redis = format!("rediss://127.0.0.1:{}", redis.port);
@@ -528,9 +456,7 @@ fn a_server_without_tls_is_told_to_the_app_in_resp() {
         let held = Launcher::hold(&url);
         let mut client = held.open();
         client.send(&["PING"]);
-        let Reply::Line(line) = client.reply().unwrap() else {
-            panic!("not a line")
-        };
+        let Reply::Line(line) = client.reply().unwrap() else { panic!("not a line") };
         assert!(line.starts_with("-ERR start-stunnel: "), "{line}");
         assert!(line.contains("the server speaks no TLS"), "{line}");
     }
@@ -545,15 +471,9 @@ fn an_outage_is_a_closed_connection_without_a_word() {
     let cases = [
         (silent.url(), "TLS handshake broke off: timed out"),
         (resetting.url(), "connection reset by the server"),
-        (
-            closing.url(),
-            "TLS handshake broke off: the server closed the connection",
-        ),
+        (closing.url(), "TLS handshake broke off: the server closed the connection"),
         (nobody, "TCP connection failed: connection refused"),
-        (
-            "rediss://no-such-host.invalid".to_owned(),
-            "name look-up failed: ",
-        ),
+        ("rediss://no-such-host.invalid".to_owned(), "name look-up failed: "),
     ];
     for (url, error) in cases {
         // Longer than the silence after which a plaintext Redis would be recognized.
@@ -580,53 +500,69 @@ fn a_failing_connection_harms_no_other() {
         .env("REDIS_STUNNEL_URLS", "REDIS_URL OTHER_URL");
     let mut held = launcher.start_held();
     let mut client = held.client();
-    let other: u16 = held
-        .running
-        .line()
-        .rsplit(':')
-        .next()
-        .unwrap()
-        .parse()
-        .unwrap();
+    let other: u16 = held.running.line().rsplit(':').next().unwrap().parse().unwrap();
     for n in 0..20 {
         rest(Client::open(other).stream.get_mut());
-        assert_eq!(
-            client.ask(&["INCR", "n"]),
-            Reply::line(&format!(":{}", n + 1))
-        );
+        assert_eq!(client.ask(&["INCR", "n"]), Reply::line(&format!(":{}", n + 1)));
     }
     assert_eq!(held.client().ask(&["PING"]), Reply::line("+PONG"));
+}
+
+/// The TCP and UDP sockets of a process: the table's name, and the columns of /proc/net/tcp (proc(5)).
+fn sockets_of(pid: i32) -> Vec<(&'static str, Vec<String>)> {
+    let inodes: Vec<String> = std::fs::read_dir(format!("/proc/{pid}/fd"))
+        .unwrap()
+        .filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok())
+        .filter_map(|link| {
+            Some(link.to_str()?.strip_prefix("socket:[")?.trim_end_matches(']').to_owned())
+        })
+        .collect();
+    let mut sockets = Vec::new();
+    for table in ["tcp", "tcp6", "udp", "udp6"] {
+        let all = std::fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default();
+        for line in all.lines().skip(1) {
+            let columns: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+            if inodes.contains(&columns[9]) {
+                sockets.push((table, columns));
+            }
+        }
+    }
+    sockets
 }
 
 #[test]
 fn only_127_0_0_1_listens() {
     let server = Server::start(Front::Redis);
     let held = Launcher::hold(&server.url());
-    let pid = held.running.pid();
-    let inodes: Vec<String> = std::fs::read_dir(format!("/proc/{pid}/fd"))
-        .unwrap()
-        .filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok())
-        .filter_map(|link| {
-            Some(
-                link.to_str()?
-                    .strip_prefix("socket:[")?
-                    .trim_end_matches(']')
-                    .to_owned(),
-            )
-        })
-        .collect();
-    let mut listening = Vec::new();
-    for table in ["tcp", "tcp6", "udp", "udp6"] {
-        let sockets =
-            std::fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default();
-        for line in sockets.lines().skip(1) {
-            let fields: Vec<&str> = line.split_whitespace().collect();
-            if inodes.iter().any(|inode| inode == fields[9]) {
-                listening.push(format!("{table} {}", fields[1]));
-            }
-        }
-    }
-    assert_eq!(listening, [format!("tcp 0100007F:{:04X}", held.port)]);
+    let sockets = sockets_of(held.running.pid());
+    let addresses: Vec<_> =
+        sockets.iter().map(|(table, columns)| format!("{table} {}", columns[1])).collect();
+    assert_eq!(addresses, [format!("tcp 0100007F:{:04X}", held.port)]);
+}
+
+#[test]
+fn keepalive_watches_over_the_connection_to_redis() {
+    let server = Server::start(Front::Redis);
+    let held = Launcher::hold(&server.url());
+    let mut client = held.client();
+    assert_eq!(client.ask(&["PING"]), Reply::line("+PONG"));
+    let upstream = format!("0100007F:{:04X}", server.tls_port());
+    // The timer column begins with 02 when the keepalive timer is the one that runs.
+    eventually("the keepalive timer runs", || {
+        let sockets = sockets_of(held.running.pid());
+        let (_, columns) = sockets.iter().find(|(_, columns)| columns[2] == upstream)?;
+        columns[5].starts_with("02:").then_some(())
+    });
+}
+
+#[test]
+fn passthrough_leaves_a_tls_url_to_the_app() {
+    let ended = Launcher::script("echo $REDIS_URL; echo ${REDIS_URL_STUNNEL-unset}")
+        .redis("rediss://:pw@h:6379/1")
+        .env("STUNNEL_REDISS", "passthrough")
+        .run();
+    assert_eq!(ended.stdout, "rediss://:pw@h:6379/1\nunset\n");
+    assert!(!ended.stderr.contains("tunnel-up"), "{}", ended.stderr);
 }
 
 #[test]
@@ -634,9 +570,8 @@ fn a_taken_port_falls_back_to_another_and_says_so() {
     let server = Server::start(Front::Redis);
     let taken = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let port = taken.local_addr().unwrap().port();
-    let launcher = Launcher::script(HOLD)
-        .redis(&server.url())
-        .env("STUNNEL_LISTEN_PORT", port.to_string());
+    let launcher =
+        Launcher::script(HOLD).redis(&server.url()).env("STUNNEL_LISTEN_PORT", port.to_string());
     let held = launcher.start_held();
     assert_ne!(held.port, port);
     assert_eq!(held.client().ask(&["PING"]), Reply::line("+PONG"));
@@ -679,9 +614,7 @@ fn without_descriptors_new_connections_wait_and_the_launcher_does_not_spin() {
         .start_held();
     let mut clients: Vec<Client> = (0..60).map(|_| held.open()).collect();
     eventually("the descriptors are used up", || {
-        let open = std::fs::read_dir(format!("/proc/{}/fd", held.running.pid()))
-            .unwrap()
-            .count();
+        let open = std::fs::read_dir(format!("/proc/{}/fd", held.running.pid())).unwrap().count();
         (open >= 39).then_some(())
     });
     let before = cpu_ticks(held.running.pid());
@@ -698,22 +631,14 @@ fn without_descriptors_new_connections_wait_and_the_launcher_does_not_spin() {
         Reply::line("+OK")
     );
     let log = held.finish().stderr;
-    assert!(
-        log.contains("at=accept-failed") || log.contains("at=connection-failed"),
-        "{log}"
-    );
+    assert!(log.contains("at=accept-failed") || log.contains("at=connection-failed"), "{log}");
     assert!(log.contains("raise the limit on open files"), "{log}");
 }
 
 /// CPU time that a process has used, in ticks of 10 ms.
 fn cpu_ticks(pid: i32) -> u64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let fields: Vec<&str> = stat
-        .rsplit(')')
-        .next()
-        .unwrap()
-        .split_whitespace()
-        .collect();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
     fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
 }
 
@@ -728,8 +653,7 @@ fn memory_stays_bounded_while_a_server_takes_nothing() {
     });
     let held = Launcher::hold(&peer.url());
     let mut app = held.open().stream.into_inner();
-    app.set_write_timeout(Some(Duration::from_millis(500)))
-        .unwrap();
+    app.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
     let chunk = vec![0; MIB];
     let stalled = (0..1024).find_map(|_| app.write_all(&chunk).err());
     assert!(matches!(
@@ -737,10 +661,7 @@ fn memory_stays_bounded_while_a_server_takes_nothing() {
         Some(ErrorKind::WouldBlock | ErrorKind::TimedOut)
     ));
     let status = std::fs::read_to_string(format!("/proc/{}/status", held.running.pid())).unwrap();
-    let resident = status
-        .lines()
-        .find(|line| line.starts_with("VmRSS"))
-        .unwrap();
+    let resident = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
     let kib: u64 = resident.split_whitespace().nth(1).unwrap().parse().unwrap();
     assert!(kib < 64 * 1024, "{resident}");
     reset(&app);
@@ -761,12 +682,7 @@ fn redis_cli_sees_what_it_would_see_without_a_tunnel() {
     let ended = Launcher::script("redis-cli --no-auth-warning -u \"$REDIS_URL\" set k v; exit 7")
         .redis(&server.url())
         .run();
-    assert_eq!(
-        (ended.stdout.as_str(), ended.code()),
-        ("OK\n", 7),
-        "{}",
-        ended.stderr
-    );
+    assert_eq!((ended.stdout.as_str(), ended.code()), ("OK\n", 7), "{}", ended.stderr);
     let cli = Command::new("redis-cli")
         .args(["-p", &server.port.to_string(), "-a", PASSWORD, "get", "k"])
         .output();

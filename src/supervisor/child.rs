@@ -95,10 +95,8 @@ pub fn let_go_of_streams() -> io::Result<()> {
 
 /// Becomes COMMAND: same pid, environment untouched. Returns only when that fails.
 pub fn become_command(words: Vec<OsString>) -> io::Error {
-    let words: Result<Vec<CString>, _> = words
-        .into_iter()
-        .map(|word| CString::new(word.into_vec()))
-        .collect();
+    let words: Result<Vec<CString>, _> =
+        words.into_iter().map(|word| CString::new(word.into_vec())).collect();
     let words = match words {
         Ok(words) => words,
         Err(error) => return error.into(),

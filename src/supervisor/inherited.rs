@@ -50,10 +50,7 @@ impl Inherited {
     /// What an unchanged launcher gives to the program that it becomes: only what Rust's runtime has
     /// changed is put back.
     pub fn restore_before_exec() -> io::Result<()> {
-        Ok(restore(
-            Signal::SIGPIPE,
-            SIGPIPE_WAS_IGNORED.load(Ordering::Relaxed),
-        )?)
+        Ok(restore(Signal::SIGPIPE, SIGPIPE_WAS_IGNORED.load(Ordering::Relaxed))?)
     }
 
     /// Changes for the launcher what it needs otherwise: all signals blocked (see
@@ -85,20 +82,13 @@ impl Inherited {
         }
         restore(Signal::SIGCHLD, self.sigchld_was_ignored)?;
         Inherited::restore_before_exec()?;
-        Ok(self
-            .mask
-            .thread_swap_mask(SigmaskHow::SIG_SETMASK)
-            .map(drop)?)
+        Ok(self.mask.thread_swap_mask(SigmaskHow::SIG_SETMASK).map(drop)?)
     }
 }
 
 /// Sets a signal that the launcher handles its own way back to ignored or default.
 fn restore(signal: Signal, ignored: bool) -> nix::Result<()> {
-    let handler = if ignored {
-        SigHandler::SigIgn
-    } else {
-        SigHandler::SigDfl
-    };
+    let handler = if ignored { SigHandler::SigIgn } else { SigHandler::SigDfl };
     let action = SigAction::new(handler, SaFlags::empty(), SigSet::empty());
     // SAFETY: installs no handler, so nothing can be interrupted by one.
     unsafe { sigaction(signal, &action) }.map(drop)

@@ -23,13 +23,8 @@ use crate::settings::ForwardSignals;
 
 /// What a terminal sends on its own account to its foreground process group, or to a session's leader
 /// when it hangs up. Other signals of the kernel's (SIGPIPE, SIGXCPU, …) concern the launcher alone.
-const TERMINAL_SIGNALS: [Signal; 5] = [
-    Signal::SIGHUP,
-    Signal::SIGINT,
-    Signal::SIGQUIT,
-    Signal::SIGTSTP,
-    Signal::SIGWINCH,
-];
+const TERMINAL_SIGNALS: [Signal; 5] =
+    [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTSTP, Signal::SIGWINCH];
 
 /// What stops a job, and is undone by a shell's `fg` or `bg`.
 const JOB_CONTROL_SIGNALS: [Signal; 3] = [Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU];
@@ -167,9 +162,7 @@ impl Supervisor {
 
     /// COMMAND was stopped: stop too, so that the shell that waits for the launcher notices.
     fn command_stopped(&mut self, number: i32) {
-        let job_control = JOB_CONTROL_SIGNALS
-            .into_iter()
-            .find(|signal| *signal as i32 == number);
+        let job_control = JOB_CONTROL_SIGNALS.into_iter().find(|signal| *signal as i32 == number);
         if self.placement == Placement::Own {
             // Put into the foreground by a shell (`fg`) while COMMAND ran: it is COMMAND that wants
             // the terminal.
@@ -262,14 +255,9 @@ mod tests {
 
     #[test]
     fn sigterm_is_kept_back_on_a_dyno_only() {
-        let sigterm = Received {
-            number: Signal::SIGTERM as i32,
-            sender: Sender::Process(Pid::from_raw(1)),
-        };
-        let sigint = Received {
-            number: Signal::SIGINT as i32,
-            ..sigterm
-        };
+        let sigterm =
+            Received { number: Signal::SIGTERM as i32, sender: Sender::Process(Pid::from_raw(1)) };
+        let sigint = Received { number: Signal::SIGINT as i32, ..sigterm };
         let cases = [
             (ForwardSignals::Auto, false, true, true),
             (ForwardSignals::Auto, true, false, true),

@@ -83,10 +83,7 @@ fn received(info: &libc::signalfd_siginfo) -> Received {
         }
         _ => Sender::Kernel,
     };
-    Received {
-        number: info.ssi_signo as i32,
-        sender,
-    }
+    Received { number: info.ssi_signo as i32, sender }
 }
 
 /// Sends signal `number` (real-time ones included) to one process.

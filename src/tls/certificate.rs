@@ -35,11 +35,7 @@ impl Certificate {
             issuer: in_one_line(certificate.issuer_name()),
             valid_from: day(certificate.not_before()),
             expires: day(certificate.not_after()),
-            days_left: if left.days == 0 && left.secs < 0 {
-                -1
-            } else {
-                left.days
-            },
+            days_left: if left.days == 0 && left.secs < 0 { -1 } else { left.days },
             names: names(&certificate),
             pin: Pin::of(&certificate.public_key()?.public_key_to_der()?),
         })
@@ -48,13 +44,7 @@ impl Certificate {
     /// The names in one line, shortened when they are many.
     pub fn names_in_short(&self) -> String {
         const MOST: usize = 3;
-        let shown = self
-            .names
-            .iter()
-            .take(MOST)
-            .cloned()
-            .collect::<Vec<_>>()
-            .join(", ");
+        let shown = self.names.iter().take(MOST).cloned().collect::<Vec<_>>().join(", ");
         match self.names.len().saturating_sub(MOST) {
             0 => shown,
             more => format!("{shown} and {more} more"),
@@ -73,27 +63,19 @@ fn in_one_line(name: &X509NameRef) -> String {
 }
 
 fn printable(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { '?' } else { c })
-        .collect()
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
 fn names(certificate: &X509) -> Vec<String> {
-    let listed = certificate
-        .subject_alt_names()
-        .into_iter()
-        .flatten()
-        .filter_map(|name| {
-            let dns = name.dnsname().map(printable);
-            dns.or_else(|| name.ipaddress().and_then(ip_address))
-        });
+    let listed = certificate.subject_alt_names().into_iter().flatten().filter_map(|name| {
+        let dns = name.dnsname().map(printable);
+        dns.or_else(|| name.ipaddress().and_then(ip_address))
+    });
     let names: Vec<String> = listed.collect();
     if !names.is_empty() {
         return names;
     }
-    let common_names = certificate
-        .subject_name()
-        .entries_by_nid(openssl::nid::Nid::COMMONNAME);
+    let common_names = certificate.subject_name().entries_by_nid(openssl::nid::Nid::COMMONNAME);
     common_names
         .filter_map(|entry| entry.data().to_string().ok())
         .map(|name| printable(&name))
@@ -110,9 +92,8 @@ fn ip_address(bytes: &[u8]) -> Option<String> {
 
 /// OpenSSL prints `Nov  2 08:00:00 2026 GMT`.
 fn day(time: &Asn1TimeRef) -> String {
-    const MONTHS: [&str; 12] = [
-        "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
-    ];
+    const MONTHS: [&str; 12] =
+        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
     let text = time.to_string();
     let words: Vec<&str> = text.split_whitespace().collect();
     match words[..] {
@@ -131,10 +112,7 @@ mod tests {
     #[test]
     fn days_are_written_as_iso_8601_has_them() {
         assert_eq!(day(&Asn1Time::from_unix(0).unwrap()), "1970-01-01");
-        assert_eq!(
-            day(&Asn1Time::from_unix(1_793_577_600).unwrap()),
-            "2026-11-02"
-        );
+        assert_eq!(day(&Asn1Time::from_unix(1_793_577_600).unwrap()), "2026-11-02");
     }
 
     #[test]

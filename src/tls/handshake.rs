@@ -79,9 +79,7 @@ impl HandshakeError {
         match innermost.reason_code() {
             UNEXPECTED_EOF => HandshakeError::Broken(io::ErrorKind::UnexpectedEof.into()),
             CERTIFICATE_VERIFY_FAILED => {
-                let verdict = text
-                    .rsplit_once('(')
-                    .map(|(_, rest)| rest.trim_end_matches(')'));
+                let verdict = text.rsplit_once('(').map(|(_, rest)| rest.trim_end_matches(')'));
                 HandshakeError::Certificate(verdict.unwrap_or(&reason).to_owned())
             }
             CERTIFICATE_REQUIRED => HandshakeError::ClientCertificateWanted,
@@ -118,17 +116,11 @@ pub fn in_plain_words(verdict: &str, certificate: &Certificate, name: &str) -> S
 /// does: an ordinary end of stream here, since RESP says by itself where a reply ends.
 pub fn is_unannounced_close(error: &io::Error) -> bool {
     stack_of(error).is_some_and(|stack| {
-        stack
-            .errors()
-            .iter()
-            .any(|error| error.reason_code() == UNEXPECTED_EOF)
+        stack.errors().iter().any(|error| error.reason_code() == UNEXPECTED_EOF)
     })
 }
 
 /// OpenSSL's stack of errors in an error of reading or writing.
 fn stack_of(error: &io::Error) -> Option<&ErrorStack> {
-    error
-        .get_ref()?
-        .downcast_ref::<openssl::ssl::Error>()?
-        .ssl_error()
+    error.get_ref()?.downcast_ref::<openssl::ssl::Error>()?.ssl_error()
 }

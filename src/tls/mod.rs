@@ -30,21 +30,13 @@ pub struct Connector {
 
 impl Connector {
     pub fn new(trust: TrustSettings) -> Arc<Connector> {
-        Arc::new(Connector {
-            trust,
-            built: OnceCell::new(),
-        })
+        Arc::new(Connector { trust, built: OnceCell::new() })
     }
 
     /// One that takes any server, to look at it. It must not be told any secret.
     pub fn for_a_look(trust: &TrustSettings) -> Arc<Connector> {
         let (verify, ca, pins) = (Verify::None, None, Vec::new());
-        Connector::new(TrustSettings {
-            verify,
-            ca,
-            pins,
-            ..trust.clone()
-        })
+        Connector::new(TrustSettings { verify, ca, pins, ..trust.clone() })
     }
 
     /// The name that a server at `host` must have.
@@ -98,12 +90,7 @@ impl Connector {
 pub fn certificate_of(stream: &TlsStream<TcpStream>) -> Result<Certificate, HandshakeError> {
     let unreadable =
         || HandshakeError::Refused("the server's certificate cannot be read".to_owned());
-    let certificate = stream
-        .get_ref()
-        .peer_certificate()
-        .ok()
-        .flatten()
-        .ok_or_else(unreadable)?;
+    let certificate = stream.get_ref().peer_certificate().ok().flatten().ok_or_else(unreadable)?;
     let der = certificate.to_der().map_err(|_| unreadable())?;
     Certificate::from_der(&der).map_err(|_| unreadable())
 }

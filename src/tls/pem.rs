@@ -15,11 +15,7 @@ pub fn is_pem(text: &str) -> bool {
 
 /// PEM with its line ends: places that hold one line only carry them as `\n`.
 pub fn with_line_ends(text: &str) -> String {
-    if text.contains('\n') {
-        text.to_owned()
-    } else {
-        text.replace("\\n", "\n")
-    }
+    if text.contains('\n') { text.to_owned() } else { text.replace("\\n", "\n") }
 }
 
 /// The certificates in `pem`, at least one.
@@ -58,9 +54,7 @@ impl ClientIdentity {
     /// # Errors
     /// Which of the two is wrong, and how.
     pub fn new(certificate: &str, key: &str) -> Result<ClientIdentity, IdentityProblem> {
-        let leaf = certificates(certificate)
-            .map_err(IdentityProblem::Certificate)?
-            .swap_remove(0);
+        let leaf = certificates(certificate).map_err(IdentityProblem::Certificate)?.swap_remove(0);
         let wrong = |problem: &str| IdentityProblem::Key(problem.to_owned());
         if key.contains("-----BEGIN ENCRYPTED PRIVATE KEY-----")
             || key.contains("Proc-Type: 4,ENCRYPTED")
@@ -81,18 +75,12 @@ impl ClientIdentity {
         let parsed = PKey::private_key_from_pem(key.as_bytes()).map_err(|_| {
             wrong("holds a key that cannot be read; copy the PEM again, whole, with its line ends")
         })?;
-        if !leaf
-            .public_key()
-            .is_ok_and(|public| public.public_eq(&parsed))
-        {
+        if !leaf.public_key().is_ok_and(|public| public.public_eq(&parsed)) {
             return Err(wrong(
                 "holds a key that does not belong to the first certificate of the client certificate",
             ));
         }
-        Ok(ClientIdentity {
-            certificate: Secret::new(certificate),
-            key: Secret::new(key),
-        })
+        Ok(ClientIdentity { certificate: Secret::new(certificate), key: Secret::new(key) })
     }
 
     /// The same for native-tls.
@@ -100,10 +88,7 @@ impl ClientIdentity {
     /// # Errors
     /// None, after the checks of [`ClientIdentity::new`].
     pub fn load(&self) -> native_tls::Result<Identity> {
-        Identity::from_pkcs8(
-            self.certificate.expose().as_bytes(),
-            self.key.expose().as_bytes(),
-        )
+        Identity::from_pkcs8(self.certificate.expose().as_bytes(), self.key.expose().as_bytes())
     }
 }
 
@@ -123,9 +108,6 @@ mod tests {
         assert!(none.starts_with("holds no certificate"), "{none}");
         let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
         let broken = certificates(broken).unwrap_err();
-        assert!(
-            broken.starts_with("holds a certificate that cannot be read"),
-            "{broken}"
-        );
+        assert!(broken.starts_with("holds a certificate that cannot be read"), "{broken}");
     }
 }

@@ -56,10 +56,7 @@ mod tests {
         assert_eq!(Pin::of(b"").to_string(), text);
         assert_eq!(Pin::parse_all(text), Some(vec![Pin::of(b"")]));
         let two = format!("{text}; {}", Pin::of(b"x"));
-        assert_eq!(
-            Pin::parse_all(&two),
-            Some(vec![Pin::of(b""), Pin::of(b"x")])
-        );
+        assert_eq!(Pin::parse_all(&two), Some(vec![Pin::of(b""), Pin::of(b"x")]));
     }
 
     #[test]

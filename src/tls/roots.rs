@@ -34,10 +34,7 @@ pub unsafe fn keep_from_native_tls() {
 /// The certificates of the bundle. One that cannot be read holds none, and nothing is trusted then.
 pub fn of_bundle() -> &'static [Certificate] {
     let read = || {
-        let pem = BUNDLE
-            .get()
-            .and_then(|bundle| std::fs::read(bundle).ok())
-            .unwrap_or_default();
+        let pem = BUNDLE.get().and_then(|bundle| std::fs::read(bundle).ok()).unwrap_or_default();
         Certificate::stack_from_pem(&pem).unwrap_or_default()
     };
     ROOTS.get_or_init(read)

@@ -49,21 +49,12 @@ impl Failure {
     /// What the user may change.
     pub fn hint(&self, tunnel: &Tunnel) -> String {
         let variable = tunnel.variable();
-        let [enabled, offset, verify, ca, pin] = [
-            &cli::ENABLED,
-            &cli::PORT_OFFSET,
-            &cli::VERIFY,
-            &cli::CA_FILE,
-            &cli::PIN,
-        ]
-        .map(|setting| setting.variable);
-        let [name, cert, key, min_tls] = [
-            &cli::SERVER_NAME,
-            &cli::CLIENT_CERT,
-            &cli::CLIENT_KEY,
-            &cli::MIN_TLS,
-        ]
-        .map(|setting| setting.variable);
+        let [enabled, offset, verify, ca, pin] =
+            [&cli::ENABLED, &cli::PORT_OFFSET, &cli::VERIFY, &cli::CA_FILE, &cli::PIN]
+                .map(|setting| setting.variable);
+        let [name, cert, key, min_tls] =
+            [&cli::SERVER_NAME, &cli::CLIENT_CERT, &cli::CLIENT_KEY, &cli::MIN_TLS]
+                .map(|setting| setting.variable);
         let without_tls = if tunnel.plan.port_moved {
             format!(
                 "this Redis may have no TLS, or TLS on another port: set {variable}_{offset}, or {enabled}=false \
@@ -179,9 +170,7 @@ pub fn in_words(error: &io::Error) -> String {
         io::ErrorKind::ConnectionReset => "connection reset by the server".to_owned(),
         _ => {
             let text = error.to_string();
-            let text = text
-                .strip_prefix("failed to lookup address information: ")
-                .unwrap_or(&text);
+            let text = text.strip_prefix("failed to lookup address information: ").unwrap_or(&text);
             match text.find(" (os error") {
                 Some(end) => text[..end].to_owned(),
                 None => text.to_owned(),

@@ -1,6 +1,7 @@
 //! One byte's way: accepted by the [`listener`], connected by the [`upstream`], moved by the
-//! [`relay`].
+//! [`relay`]; [`connection`] is the life of all three together.
 
+mod connection;
 pub mod failure;
 mod listener;
 mod relay;
@@ -58,6 +59,19 @@ pub struct Counts {
 }
 
 impl Totals {
+    fn connection(&self) {
+        self.connections.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn failure(&self) {
+        self.failed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn bytes(&self, sent: u64, received: u64) {
+        self.sent.fetch_add(sent, Ordering::Relaxed);
+        self.received.fetch_add(received, Ordering::Relaxed);
+    }
+
     pub fn counts(&self) -> Counts {
         Counts {
             connections: self.connections.load(Ordering::Relaxed),

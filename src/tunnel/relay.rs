@@ -14,6 +14,8 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::Totals;
+
 /// The most bytes moved at once: what a TLS record holds (RFC 8446 section 5.1).
 const CHUNK: usize = 16 * 1024;
 
@@ -48,17 +50,24 @@ pub struct Relay<'a, A, R> {
     up: Direction,
     down: Direction,
     idle: Option<Idle>,
+    totals: &'a Totals,
 }
 
 impl<'a, A, R> Relay<'a, A, R> {
-    pub fn new(app: &'a mut A, redis: &'a mut R, idle_timeout: Option<Duration>) -> Self {
-        let (up, down) = (Direction::default(), Direction::default());
+    /// What was moved is added to `totals` when the relay is dropped, however it ended.
+    pub fn new(
+        app: &'a mut A,
+        redis: &'a mut R,
+        idle_timeout: Option<Duration>,
+        totals: &'a Totals,
+    ) -> Self {
         Relay {
             app,
             redis,
-            up,
-            down,
+            up: Direction::default(),
+            down: Direction::default(),
             idle: idle_timeout.map(Idle::new),
+            totals,
         }
     }
 
@@ -70,6 +79,12 @@ impl<'a, A, R> Relay<'a, A, R> {
     /// Bytes written to the app so far.
     pub fn received(&self) -> u64 {
         self.down.written
+    }
+}
+
+impl<A, R> Drop for Relay<'_, A, R> {
+    fn drop(&mut self) {
+        self.totals.bytes(self.sent(), self.received());
     }
 }
 
@@ -306,11 +321,7 @@ struct Idle {
 impl Idle {
     fn new(timeout: Duration) -> Idle {
         let last_moved = Instant::now();
-        Idle {
-            timeout,
-            last_moved,
-            timer: Box::pin(sleep_until(later(last_moved, timeout))),
-        }
+        Idle { timeout, last_moved, timer: Box::pin(sleep_until(later(last_moved, timeout))) }
     }
 
     /// Ready when nothing has moved for the timeout.
@@ -333,4 +344,146 @@ impl Idle {
 fn later(moment: Instant, timeout: Duration) -> Instant {
     const A_CENTURY: Duration = Duration::from_secs(100 * 365 * 86_400);
     moment + timeout.min(A_CENTURY)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
+    use super::*;
+
+    /// A stream that reads what a script says, and fails to write after so many bytes.
+    struct Scripted {
+        reads: VecDeque<io::Result<&'static [u8]>>,
+        writable: usize,
+        written: Vec<u8>,
+    }
+
+    impl Scripted {
+        fn new(reads: Vec<io::Result<&'static [u8]>>, writable: usize) -> Scripted {
+            Scripted { reads: reads.into(), writable, written: Vec::new() }
+        }
+    }
+
+    impl AsyncRead for Scripted {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buf: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            match self.reads.pop_front() {
+                Some(Ok(bytes)) => buf.put_slice(bytes),
+                Some(Err(error)) => return Poll::Ready(Err(error)),
+                None => {}
+            }
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncWrite for Scripted {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buf: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            if self.writable == 0 {
+                return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+            }
+            let taken = buf.len().min(self.writable);
+            self.writable -= taken;
+            self.written.extend(&buf[..taken]);
+            Poll::Ready(Ok(taken))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    fn reset() -> io::Error {
+        io::ErrorKind::ConnectionReset.into()
+    }
+
+    async fn run(app: &mut Scripted, redis: &mut Scripted) -> End {
+        Relay::new(app, redis, None, &Totals::default()).await
+    }
+
+    #[tokio::test]
+    async fn an_app_that_reads_no_more_has_its_last_requests_delivered() {
+        let mut app = Scripted::new(vec![Ok(b"one "), Ok(b"two")], 0);
+        let mut redis = Scripted::new(vec![Ok(b"reply"), Ok(b"another")], usize::MAX);
+        assert!(matches!(run(&mut app, &mut redis).await, End::Closed));
+        assert_eq!(redis.written, b"one two");
+    }
+
+    #[tokio::test]
+    async fn a_redis_that_reads_no_more_has_its_last_replies_delivered() {
+        let mut app = Scripted::new(vec![Ok(b"request"), Ok(b"more")], usize::MAX);
+        let mut redis = Scripted::new(vec![Ok(b"last "), Ok(b"words")], 3);
+        assert!(matches!(run(&mut app, &mut redis).await, End::Reset(Side::Redis, _)));
+        assert_eq!(app.written, b"last words");
+        assert_eq!(redis.written, b"req");
+    }
+
+    #[tokio::test]
+    async fn a_reset_comes_behind_all_that_was_sent_before_it() {
+        let mut app = Scripted::new(vec![Ok(b"request"), Err(reset())], usize::MAX);
+        let (mut redis, mut far) = duplex(1024);
+        let end = Relay::new(&mut app, &mut redis, None, &Totals::default()).await;
+        assert!(matches!(end, End::Reset(Side::App, _)));
+        drop(redis);
+        let mut received = Vec::new();
+        far.read_to_end(&mut received).await.unwrap();
+        assert_eq!(received, b"request");
+    }
+
+    /// A relay whose Redis takes 1,000 bytes at a time, with the far ends of both sides.
+    fn narrow() -> (DuplexStream, DuplexStream, DuplexStream, DuplexStream) {
+        let (app, app_far) = duplex(64 * 1024);
+        let (redis, redis_far) = duplex(1000);
+        (app, app_far, redis, redis_far)
+    }
+
+    #[tokio::test]
+    async fn a_stalled_writer_gets_everything_in_order_and_holds_one_chunk_at_most() {
+        let (mut app, mut app_far, mut redis, mut redis_far) = narrow();
+        let sent: Vec<u8> = (0..50_000_u32).map(|n| (n % 251) as u8).collect();
+        app_far.write_all(&sent).await.unwrap();
+        let totals = Totals::default();
+        let mut relay = Relay::new(&mut app, &mut redis, None, &totals);
+        // Polled once: it fills what Redis takes, and keeps the rest of one chunk.
+        assert!(
+            std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut relay).poll(cx)))
+                .await
+                .is_pending()
+        );
+        assert_eq!(relay.up.stalled.len(), CHUNK - 1000);
+
+        let mut received = vec![0; sent.len()];
+        tokio::select! {
+            end = &mut relay => panic!("{end:?}"),
+            read = redis_far.read_exact(&mut received) => drop(read.unwrap()),
+        }
+        assert!(received == sent, "the bytes differ");
+        assert_eq!(relay.up.stalled.capacity(), 0, "nothing is held while idle");
+        drop(relay);
+        assert_eq!(totals.counts().sent, 50_000);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stall_of_the_idle_timeout_ends_in_a_reset_and_silence_in_a_close() {
+        let (mut app, mut app_far, mut redis, _redis_far) = narrow();
+        let timeout = Some(Duration::from_secs(3600));
+        let end = Relay::new(&mut app, &mut redis, timeout, &Totals::default()).await;
+        assert!(matches!(end, End::Idle));
+        app_far.write_all(&[0; 5000]).await.unwrap();
+        let end = Relay::new(&mut app, &mut redis, timeout, &Totals::default()).await;
+        assert!(matches!(end, End::Reset(Side::Redis, _)));
+    }
 }

@@ -19,15 +19,9 @@ const LONGEST: usize = 300;
 /// The RESP error that says `text`: one line, of printable characters only.
 pub fn error(text: &str) -> String {
     let printable = |c: char| if c.is_control() { ' ' } else { c };
-    let line: String = format!("-ERR start-stunnel: {text}")
-        .chars()
-        .map(printable)
-        .collect();
-    let end = line
-        .char_indices()
-        .map(|(at, _)| at)
-        .find(|at| *at > LONGEST - 4)
-        .unwrap_or(line.len());
+    let line: String = format!("-ERR start-stunnel: {text}").chars().map(printable).collect();
+    let end =
+        line.char_indices().map(|(at, _)| at).find(|at| *at > LONGEST - 4).unwrap_or(line.len());
     format!("{}\r\n", &line[..end])
 }
 
@@ -56,11 +50,7 @@ mod tests {
     fn an_error_is_one_line_of_at_most_300_bytes() {
         assert_eq!(error("a\r\nb"), "-ERR start-stunnel: a  b\r\n");
         let long = error(&"ä".repeat(400));
-        assert!(
-            long.len() <= LONGEST && long.len() > LONGEST - 10,
-            "{}",
-            long.len()
-        );
+        assert!(long.len() <= LONGEST && long.len() > LONGEST - 10, "{}", long.len());
         assert!(long.ends_with("ä\r\n"));
     }
 }

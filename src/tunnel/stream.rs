@@ -58,10 +58,7 @@ pub struct TlsUpstream {
 
 impl TlsUpstream {
     pub fn new(tls: TlsStream<TcpStream>) -> TlsUpstream {
-        TlsUpstream {
-            tls,
-            close_notify_sent: false,
-        }
+        TlsUpstream { tls, close_notify_sent: false }
     }
 
     pub fn tcp(&self) -> &TcpStream {

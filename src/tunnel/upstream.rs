@@ -54,40 +54,28 @@ pub async fn connect(tunnel: &Tunnel) -> Result<TlsUpstream, Failure> {
 /// One attempt; `step` says how far it has come.
 async fn attempt(tunnel: &Tunnel, step: &mut Step) -> Result<TlsUpstream, Failure> {
     let host = tunnel.plan.upstream.host_name();
-    tunnel
-        .connector
-        .prepare()
-        .await
-        .map_err(Failure::Internal)?;
+    tunnel.connector.prepare().await.map_err(Failure::Internal)?;
     let addresses = look_up(tunnel).await?;
     *step = Step::Tcp;
     let stream = connect_tcp(addresses).await?;
     *step = Step::Tls;
-    let address = stream
-        .peer_addr()
-        .map_err(|error| Failure::Outage(Step::Tcp, error))?;
+    let address = stream.peer_addr().map_err(|error| Failure::Outage(Step::Tcp, error))?;
     let tls = handshake(&tunnel.connector, &host, stream).await;
-    in_plain_words(tunnel, &host, address, tls)
-        .await
-        .map(TlsUpstream::new)
+    in_plain_words(tunnel, &host, address, tls).await.map(TlsUpstream::new)
 }
 
 /// The upstream's addresses. Anew each time: a fail-over moves the name.
 pub async fn look_up(tunnel: &Tunnel) -> Result<Vec<SocketAddr>, Failure> {
     let host = tunnel.plan.upstream.host_name();
     let addresses = lookup_host((host.as_str(), tunnel.plan.upstream.port)).await;
-    addresses
-        .map(Iterator::collect)
-        .map_err(|error| Failure::Outage(Step::LookUp, error))
+    addresses.map(Iterator::collect).map_err(|error| Failure::Outage(Step::LookUp, error))
 }
 
 /// A TCP connection to the first of `addresses` that answers.
 pub async fn connect_tcp(addresses: Vec<SocketAddr>) -> Result<TcpStream, Failure> {
     let failed = |error| Failure::Outage(Step::Tcp, error);
     let stream = connect_any(addresses).await.map_err(failed)?;
-    send_at_once(&stream)
-        .and_then(|()| keep_alive(&stream))
-        .map_err(failed)?;
+    send_at_once(&stream).and_then(|()| keep_alive(&stream)).map_err(failed)?;
     Ok(stream)
 }
 
@@ -97,9 +85,7 @@ pub async fn handshake(
     host: &str,
     stream: TcpStream,
 ) -> Result<TlsStream<TcpStream>, Failure> {
-    let address = stream
-        .peer_addr()
-        .map_err(|error| Failure::Outage(Step::Tcp, error))?;
+    let address = stream.peer_addr().map_err(|error| Failure::Outage(Step::Tcp, error))?;
     let handshake = connector.connect(host, stream);
     let tls = tokio::select! {
         finished = handshake => finished,

@@ -29,9 +29,7 @@ pub struct Ended {
 
 impl Ended {
     pub fn code(&self) -> i32 {
-        self.status
-            .code()
-            .unwrap_or_else(|| panic!("ended by a signal: {self:?}"))
+        self.status.code().unwrap_or_else(|| panic!("ended by a signal: {self:?}"))
     }
 }
 
@@ -44,19 +42,13 @@ impl Launcher {
     /// Like `new`, behind another program that ends up executing the launcher.
     pub fn of<S: AsRef<OsStr>>(program: &str, words: impl IntoIterator<Item = S>) -> Launcher {
         let mut command = Command::new(program);
-        command
-            .args(words)
-            .env_clear()
-            .env("STUNNEL_LISTEN_PORT", "0");
+        command.args(words).env_clear().env("STUNNEL_LISTEN_PORT", "0");
         for inherited in ["PATH", "HOME", "LANG"] {
             if let Some(value) = std::env::var_os(inherited) {
                 command.env(inherited, value);
             }
         }
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         Launcher { command }
     }
 
@@ -83,12 +75,7 @@ impl Launcher {
         let mut child = self.command.spawn().expect("start-stunnel starts");
         let stderr = child.stderr.take().map(collect);
         let (stdin, stdout) = (child.stdin.take(), child.stdout.take().map(BufReader::new));
-        Running {
-            process: Process(child),
-            stdin,
-            stdout,
-            stderr,
-        }
+        Running { process: Process(child), stdin, stdout, stderr }
     }
 
     /// Starts it with a COMMAND that lives until [`Running::finish`], and waits for the tunnel.
@@ -100,10 +87,7 @@ impl Launcher {
     pub fn start_held(self) -> Held {
         let mut running = self.start();
         let url = running.line();
-        let port = url
-            .rsplit(':')
-            .next()
-            .and_then(|rest| rest.split('/').next()?.parse().ok());
+        let port = url.rsplit(':').next().and_then(|rest| rest.split('/').next()?.parse().ok());
         let port = port.unwrap_or_else(|| panic!("no local URL: {url}"));
         Held { running, url, port }
     }
@@ -133,11 +117,7 @@ impl Running {
     /// The next line that COMMAND prints.
     pub fn line(&mut self) -> String {
         let mut line = String::new();
-        self.stdout
-            .as_mut()
-            .expect("stdout")
-            .read_line(&mut line)
-            .expect("a line");
+        self.stdout.as_mut().expect("stdout").read_line(&mut line).expect("a line");
         line.trim_end_matches('\n').to_owned()
     }
 
@@ -146,11 +126,7 @@ impl Running {
     }
 
     pub fn say(&mut self, text: &str) {
-        self.stdin
-            .as_mut()
-            .expect("stdin")
-            .write_all(text.as_bytes())
-            .expect("write to COMMAND");
+        self.stdin.as_mut().expect("stdin").write_all(text.as_bytes()).expect("write to COMMAND");
     }
 
     /// Ends COMMAND's standard input, and waits for the launcher's end.
@@ -161,11 +137,7 @@ impl Running {
         let text = |collected: Option<JoinHandle<String>>| {
             collected.map_or_else(String::new, |thread| thread.join().expect("output"))
         };
-        Ended {
-            status,
-            stdout: text(stdout),
-            stderr: text(self.stderr.take()),
-        }
+        Ended { status, stdout: text(stdout), stderr: text(self.stderr.take()) }
     }
 }
 
@@ -206,9 +178,7 @@ pub fn logged(log: &str, event: &str, key: &str) -> Vec<String> {
     log.lines()
         .filter(|line| line.contains(&format!(" at={event} ")))
         .map(|line| {
-            let value = line
-                .split_once(&format!(" {key}="))
-                .map_or("", |(_, rest)| rest);
+            let value = line.split_once(&format!(" {key}=")).map_or("", |(_, rest)| rest);
             match value.strip_prefix('"') {
                 Some(quoted) => quoted.split('"').next().unwrap_or_default().to_owned(),
                 None => value.split(' ').next().unwrap_or_default().to_owned(),

@@ -54,8 +54,6 @@ impl<T: Send + 'static> Peer<T> {
 
     /// What `behaviour` returned for the next connection that ended.
     pub fn result(&self) -> T {
-        self.results
-            .recv_timeout(PATIENCE)
-            .expect("the peer comes to an end")
+        self.results.recv_timeout(PATIENCE).expect("the peer comes to an end")
     }
 }

@@ -82,17 +82,13 @@ impl Certificate {
         builder.set_version(2).unwrap();
         let mut serial = BigNum::new().unwrap();
         serial.rand(120, MsbOption::MAYBE_ZERO, false).unwrap();
-        builder
-            .set_serial_number(&serial.to_asn1_integer().unwrap())
-            .unwrap();
+        builder.set_serial_number(&serial.to_asn1_integer().unwrap()).unwrap();
         builder.set_subject_name(&subject).unwrap();
         builder
             .set_issuer_name(issuer.map_or(&*subject, |ca| ca.certificate.subject_name()))
             .unwrap();
         builder.set_pubkey(&key).unwrap();
-        let now = std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)
-            .unwrap();
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
         let day = |days: i64| Asn1Time::from_unix(now.as_secs() as i64 + days * DAY).unwrap();
         builder.set_not_before(&day(request.valid.0)).unwrap();
         builder.set_not_after(&day(request.valid.1)).unwrap();
@@ -111,27 +107,16 @@ impl Certificate {
             let names = names.build(&builder.x509v3_context(None, None)).unwrap();
             builder.append_extension(names).unwrap();
         }
-        builder
-            .sign(issuer.map_or(&key, |ca| &ca.key), MessageDigest::sha256())
-            .unwrap();
+        builder.sign(issuer.map_or(&key, |ca| &ca.key), MessageDigest::sha256()).unwrap();
         let certificate = builder.build();
 
-        let (certificate_file, key_file) = (
-            folder.join(format!("{file}.pem")),
-            folder.join(format!("{file}.key")),
-        );
+        let (certificate_file, key_file) =
+            (folder.join(format!("{file}.pem")), folder.join(format!("{file}.key")));
         let mut pem = certificate.to_pem().unwrap();
-        chain
-            .iter()
-            .for_each(|ca| pem.extend(ca.certificate.to_pem().unwrap()));
+        chain.iter().for_each(|ca| pem.extend(ca.certificate.to_pem().unwrap()));
         std::fs::write(&certificate_file, pem).unwrap();
         std::fs::write(&key_file, key.private_key_to_pem_pkcs8().unwrap()).unwrap();
-        Certificate {
-            certificate,
-            key,
-            certificate_file,
-            key_file,
-        }
+        Certificate { certificate, key, certificate_file, key_file }
     }
 
     pub fn pem(&self) -> String {
@@ -149,21 +134,14 @@ impl Certificate {
              openssl dgst -sha256 -binary | openssl base64",
             self.certificate_file.display()
         );
-        let output = std::process::Command::new("sh")
-            .args(["-c", &script])
-            .output()
-            .unwrap();
-        format!(
-            "sha256//{}",
-            String::from_utf8(output.stdout).unwrap().trim()
-        )
+        let output = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
+        format!("sha256//{}", String::from_utf8(output.stdout).unwrap().trim())
     }
 }
 
 fn named(common_name: &str) -> X509Name {
     let mut name = X509NameBuilder::new().unwrap();
-    name.append_entry_by_nid(Nid::COMMONNAME, common_name)
-        .unwrap();
+    name.append_entry_by_nid(Nid::COMMONNAME, common_name).unwrap();
     name.build()
 }
 
@@ -180,14 +158,8 @@ impl Authority {
 
     pub fn named(folder: &Path, name: &str) -> Authority {
         let [root_name, name] = ["Root", "Intermediate"].map(|kind| format!("{name} {kind}"));
-        let ca = Request {
-            is_ca: true,
-            ..Request::default()
-        };
-        let root = Request {
-            name: &root_name,
-            ..ca.clone()
-        };
+        let ca = Request { is_ca: true, ..Request::default() };
+        let root = Request { name: &root_name, ..ca.clone() };
         let root = Certificate::issue(folder, "root", &root, None, &[]);
         let intermediate = Request { name: &name, ..ca };
         let intermediate =
@@ -197,12 +169,6 @@ impl Authority {
 
     /// A certificate of the intermediate's.
     pub fn issue(&self, folder: &Path, file: &str, request: &Request<'_>) -> Certificate {
-        Certificate::issue(
-            folder,
-            file,
-            request,
-            Some(&self.intermediate),
-            &[&self.intermediate],
-        )
+        Certificate::issue(folder, file, request, Some(&self.intermediate), &[&self.intermediate])
     }
 }

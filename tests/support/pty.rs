@@ -38,31 +38,16 @@ impl Terminal {
         let process = Process(command.spawn().expect("a program on a terminal"));
         drop((command, pty.slave));
         let screen = Arc::new(Mutex::new(String::new()));
-        watch(
-            pty.master.try_clone().expect("a descriptor"),
-            screen.clone(),
-        );
-        Terminal {
-            process,
-            keyboard: pty.master.into(),
-            screen,
-            seen: 0,
-        }
+        watch(pty.master.try_clone().expect("a descriptor"), screen.clone());
+        Terminal { process, keyboard: pty.master.into(), screen, seen: 0 }
     }
 
     /// An interactive shell with job control, whose prompt is `$ `.
     pub fn shell(variables: &[(&str, &str)]) -> Terminal {
         let mut command = Command::new("bash");
-        command
-            .args(["--norc", "--noprofile", "--noediting", "-i"])
-            .env_clear();
-        command
-            .env("PATH", std::env::var_os("PATH").expect("PATH"))
-            .env("PS1", "$ ");
-        command
-            .env("TERM", "dumb")
-            .env("STUNNEL_LISTEN_PORT", "0")
-            .env("STUNNEL_LOGLEVEL", "crit");
+        command.args(["--norc", "--noprofile", "--noediting", "-i"]).env_clear();
+        command.env("PATH", std::env::var_os("PATH").expect("PATH")).env("PS1", "$ ");
+        command.env("TERM", "dumb").env("STUNNEL_LISTEN_PORT", "0").env("STUNNEL_LOGLEVEL", "crit");
         command.envs(variables.iter().copied());
         let mut terminal = Terminal::start(command);
         terminal.expect("$ ");
@@ -93,12 +78,7 @@ impl Terminal {
     }
 
     pub fn resize(&mut self, rows: u16, columns: u16) {
-        let size = Winsize {
-            ws_row: rows,
-            ws_col: columns,
-            ws_xpixel: 0,
-            ws_ypixel: 0,
-        };
+        let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
         // SAFETY: TIOCSWINSZ reads one winsize.
         let done = unsafe { libc::ioctl(self.keyboard.as_raw_fd(), libc::TIOCSWINSZ, &size) };
         assert_eq!(done, 0);
@@ -111,10 +91,7 @@ fn watch(master: OwnedFd, screen: Arc<Mutex<String>>) {
         let mut buffer = [0; 4096];
         // The read fails once nobody holds the other end.
         while let Ok(read @ 1..) = master.read(&mut buffer) {
-            screen
-                .lock()
-                .unwrap()
-                .push_str(&String::from_utf8_lossy(&buffer[..read]));
+            screen.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..read]));
         }
     });
 }
@@ -125,8 +102,7 @@ fn eventually_or<T>(
     mut condition: impl FnMut() -> Option<T>,
     context: impl Fn() -> String,
 ) -> T {
-    let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        eventually(what, &mut condition)
-    }));
+    let found =
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| eventually(what, &mut condition)));
     found.unwrap_or_else(|_| panic!("{what}; instead: {:?}", context()))
 }

@@ -36,9 +36,7 @@ impl Client {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         stream.set_nodelay(true).unwrap();
-        Client {
-            stream: BufReader::new(stream),
-        }
+        Client { stream: BufReader::new(stream) }
     }
 
     /// Connects and authenticates.
@@ -55,10 +53,7 @@ impl Client {
 
     pub fn send(&mut self, words: &[&str]) {
         let words: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
-        self.stream
-            .get_mut()
-            .write_all(&request(&words))
-            .expect("send");
+        self.stream.get_mut().write_all(&request(&words)).expect("send");
     }
 
     pub fn reply(&mut self) -> io::Result<Reply> {
@@ -77,10 +72,9 @@ impl Client {
                 Ok(Reply::Bulk(bulk))
             }
             "*" if length()? < 0 => Ok(Reply::Nil),
-            "*" => (0..length()?)
-                .map(|_| self.reply())
-                .collect::<io::Result<_>>()
-                .map(Reply::Array),
+            "*" => {
+                (0..length()?).map(|_| self.reply()).collect::<io::Result<_>>().map(Reply::Array)
+            }
             _ => Ok(Reply::line(line)),
         }
     }

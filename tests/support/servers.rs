@@ -48,9 +48,7 @@ impl Server {
 
     pub fn start_with(front: Front, options: Options<'_>) -> Server {
         // The ports may be gone again by the time the servers bind them: then others are tried.
-        eventually("a server starts", || {
-            Server::try_start(front, two_free_ports(), options)
-        })
+        eventually("a server starts", || Server::try_start(front, two_free_ports(), options))
     }
 
     /// `None` when the ports are taken.
@@ -60,16 +58,9 @@ impl Server {
 
     fn try_start(front: Front, port: u16, options: Options<'_>) -> Option<Server> {
         let folder = tempfile::tempdir().unwrap();
-        let mut server = Server {
-            port,
-            front,
-            folder,
-            processes: Vec::new(),
-        };
-        let own = options
-            .certificate
-            .is_none()
-            .then(|| Certificate::self_signed(server.folder.path()));
+        let mut server = Server { port, front, folder, processes: Vec::new() };
+        let own =
+            options.certificate.is_none().then(|| Certificate::self_signed(server.folder.path()));
         let certificate = options.certificate.or(own.as_ref()).expect("one of both");
         server.start_redis(certificate, options);
         if front == Front::Stunnel {
@@ -81,37 +72,15 @@ impl Server {
     fn start_redis(&mut self, certificate: &Certificate, options: Options<'_>) {
         let mut redis = Command::new("redis-server");
         redis
-            .args([
-                "--port",
-                &self.port.to_string(),
-                "--bind",
-                "127.0.0.1",
-                "--save",
-                "",
-            ])
-            .args([
-                "--requirepass",
-                PASSWORD,
-                "--proto-max-bulk-len",
-                "512mb",
-                "--dir",
-            ])
+            .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", ""])
+            .args(["--requirepass", PASSWORD, "--proto-max-bulk-len", "512mb", "--dir"])
             .arg(self.folder.path())
             .args(["--logfile", "redis.log", "--loglevel", "warning"]);
         if self.front == Front::Redis {
             let client_ca = options.client_ca.unwrap_or(certificate);
-            let clients = if options.client_ca.is_some() {
-                "yes"
-            } else {
-                "no"
-            };
+            let clients = if options.client_ca.is_some() { "yes" } else { "no" };
             redis
-                .args([
-                    "--tls-port",
-                    &self.tls_port().to_string(),
-                    "--tls-auth-clients",
-                    clients,
-                ])
+                .args(["--tls-port", &self.tls_port().to_string(), "--tls-auth-clients", clients])
                 .arg("--tls-cert-file")
                 .arg(&certificate.certificate_file)
                 .arg("--tls-key-file")
@@ -145,14 +114,10 @@ impl Server {
     }
 
     fn spawn(&mut self, mut command: Command) {
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let name = command.get_program().to_string_lossy().into_owned();
-        let child = command
-            .spawn()
-            .unwrap_or_else(|error| panic!("{name} (see bin/setup): {error}"));
+        let child =
+            command.spawn().unwrap_or_else(|error| panic!("{name} (see bin/setup): {error}"));
         self.processes.push(Process(child));
     }
 
@@ -160,11 +125,7 @@ impl Server {
     fn answers(&mut self) -> bool {
         let ports = [self.port, self.tls_port()];
         eventually("the servers answer", || {
-            if self
-                .processes
-                .iter_mut()
-                .any(|process| process.0.try_wait().unwrap().is_some())
-            {
+            if self.processes.iter_mut().any(|process| process.0.try_wait().unwrap().is_some()) {
                 return Some(false);
             }
             ports

@@ -1,0 +1,152 @@
+//! One connection's life: from the app's connect to the end of both sides.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::failure::Failure;
+use super::relay::{End, Relay, Side};
+use super::stream::{TlsUpstream, reset_on_close, send_at_once, unacknowledged};
+use super::{Tunnel, resp, upstream};
+use crate::logging::{debug, info, warning};
+
+/// How long Redis sends nothing once it has answered everything.
+const QUIET: Duration = Duration::from_millis(50);
+/// How often the kernel is asked whether a broken connection's last bytes have been taken.
+const FLUSH_CHECK: Duration = Duration::from_millis(5);
+/// Bytes that are read at once to be thrown away.
+const IGNORED: usize = 4096;
+
+/// Serves a connection of the app's to its end.
+pub async fn serve(mut app: TcpStream, peer: SocketAddr, tunnel: &Tunnel) {
+    let started = Instant::now();
+    tunnel.totals.connection();
+    debug!(at = "connection-accepted", var = tunnel.variable(), peer = %peer);
+    if let Err(error) = send_at_once(&app) {
+        debug!(at = "connection-gone", var = tunnel.variable(), peer = %peer, error = %error);
+        return;
+    }
+    // Boxed, like all that happens once: an idle connection is to hold no room for it.
+    match Box::pin(upstream::connect(tunnel)).await {
+        Ok(redis) => carry(app, redis, peer, started, tunnel).await,
+        Err(failure) => Box::pin(report(&failure, &mut app, tunnel)).await,
+    }
+}
+
+/// Says in the log why a connection failed, and to the app if it is not an outage.
+async fn report(failure: &Failure, app: &mut TcpStream, tunnel: &Tunnel) {
+    tunnel.totals.failure();
+    let hint = failure.hint(tunnel);
+    let upstream = &tunnel.plan.upstream;
+    let var = tunnel.variable();
+    warning!(at = failure.event(), var, upstream = %upstream, error = %failure, hint);
+    if !failure.is_outage() {
+        let answer = format!("{upstream}: {failure}; {hint}");
+        if let Err(error) = resp::refuse(app, &answer).await {
+            debug!(at = "connection-gone", var, error = %error);
+        }
+    }
+}
+
+/// Relays between the app and Redis, and sees to it that each learns how the other ended.
+async fn carry(
+    app: TcpStream,
+    redis: TlsUpstream,
+    peer: SocketAddr,
+    started: Instant,
+    tunnel: &Tunnel,
+) {
+    let mut ends = Ends { app, redis, finished: false };
+    let address = ends.redis.tcp().peer_addr();
+    let idle_timeout = tunnel.settings.idle_timeout;
+    let mut relay = Relay::new(&mut ends.app, &mut ends.redis, idle_timeout, &tunnel.totals);
+    let end = (&mut relay).await;
+    let (sent, received) = (relay.sent(), relay.received());
+    drop(relay);
+
+    if let End::Reset(Side::Redis, error) = &end
+        && received == 0
+        && let Some(refusal) = Box::pin(upstream::late_refusal(tunnel, error)).await
+    {
+        Box::pin(report(&Failure::Misconfigured(refusal), &mut ends.app, tunnel)).await;
+        ends.finished = true;
+        return;
+    }
+    Box::pin(ends.see_off(&end, tunnel.settings.drain_timeout)).await;
+    drop(ends);
+    let (reason, error) = match &end {
+        End::Closed => ("closed", None),
+        End::Idle => ("idle", None),
+        End::Reset(Side::App, error) => ("reset-by-app", Some(error.to_string())),
+        End::Reset(Side::Redis, error) => ("reset-by-redis", Some(error.to_string())),
+    };
+    info!(
+        at = "connection-closed",
+        var = tunnel.variable(),
+        peer = %peer,
+        upstream = %tunnel.plan.upstream,
+        address = address.ok().map(|address| address.to_string()),
+        sent,
+        received,
+        duration_ms = started.elapsed().as_millis() as u64,
+        reason,
+        error,
+    );
+}
+
+/// Both ends of a connection. Unless it came to a good end they are reset: a failure, a panic or a drain
+/// that took too long must not look like a clean end of stream.
+struct Ends {
+    app: TcpStream,
+    redis: TlsUpstream,
+    finished: bool,
+}
+
+impl Ends {
+    /// Delivers what was sent before a failure, within `limit`, and closes in good order what ended so.
+    async fn see_off(&mut self, end: &End, limit: Duration) {
+        match end {
+            End::Closed => self.finished = true,
+            End::Idle => {
+                // Nothing waits in the socket, so close_notify finds room there at once.
+                let _ = timeout(Duration::ZERO, self.redis.shutdown()).await;
+                self.finished = true;
+            }
+            // That the time is up is no news: the reset follows in any case.
+            End::Reset(Side::App, _) => {
+                let _ = timeout(limit, worked_off(&mut self.redis)).await;
+            }
+            End::Reset(Side::Redis, _) => {
+                let _ = timeout(limit, acknowledged(&self.app)).await;
+            }
+        }
+    }
+}
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        if !self.finished {
+            reset_on_close(&self.app);
+            reset_on_close(self.redis.tcp());
+        }
+    }
+}
+
+/// Waits until the peer's kernel has all that was written.
+async fn acknowledged(stream: &TcpStream) {
+    while unacknowledged(stream) > 0 {
+        sleep(FLUSH_CHECK).await;
+    }
+}
+
+/// Waits until Redis has worked off what the app had sent before it broke off: until it has all, and
+/// sends no more replies. A reset that came earlier would make Redis fail to reply, and drop requests
+/// that it has not read yet.
+async fn worked_off(redis: &mut TlsUpstream) {
+    acknowledged(redis.tcp()).await;
+    let mut ignored = [0; IGNORED];
+    while let Ok(Ok(1..)) = timeout(QUIET, redis.read(&mut ignored)).await {}
+}
