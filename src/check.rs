@@ -415,7 +415,7 @@ fn advice(
             certificate.pin
         ));
     }
-    const SOON: i32 = 14;
+    const SOON: i64 = 14;
     if certificate.days_left < SOON && trust.verify != Verify::None {
         advice.push(format!("the certificate expires on {}", certificate.expires));
     }

@@ -322,8 +322,8 @@ impl<'a> Reader<'a> {
         let known_errors = self.errors.len();
         let mut together = String::new();
         for found in bundles.iter().filter(|found| !found.value.is_empty()) {
-            let checked = read_pem(found).and_then(|pem| match pem::certificates(&pem) {
-                Ok(_) => Ok(pem),
+            let checked = read_pem(found).and_then(|pem| match pem::check_certificates(&pem) {
+                Ok(()) => Ok(pem),
                 Err(problem) => Err(found.wrong(problem)),
             });
             match checked {

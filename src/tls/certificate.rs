@@ -1,12 +1,20 @@
 //! A server's certificate, as far as a user wants to know it.
 
-use openssl::asn1::{Asn1Time, Asn1TimeRef};
-use openssl::error::ErrorStack;
-use openssl::x509::{X509, X509NameRef};
+use std::net::IpAddr;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use x509_parser::certificate::X509Certificate;
+use x509_parser::error::X509Error;
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::FromDer;
+use x509_parser::time::ASN1Time;
 
 use super::pin::Pin;
 
-/// What a certificate says.
+const SECONDS_A_DAY: i64 = 86_400;
+
+/// What a certificate says. What a server says of itself is not trusted to be printable: control
+/// characters are replaced.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Certificate {
     pub subject: String,
@@ -16,28 +24,31 @@ pub struct Certificate {
     /// The last day on which it is valid, `YYYY-MM-DD`, UTC.
     pub expires: String,
     /// Whole days until then; negative when it has expired.
-    pub days_left: i32,
+    pub days_left: i64,
     /// The DNS names and IP addresses that it is for; its common name when it lists none.
     pub names: Vec<String>,
     pub pin: Pin,
 }
 
 impl Certificate {
-    /// Reads the DER of a certificate.
+    /// Reads the DER of a certificate (RFC 5280).
     ///
     /// # Errors
     /// When it is none.
-    pub fn from_der(der: &[u8]) -> Result<Certificate, ErrorStack> {
-        let certificate = X509::from_der(der)?;
-        let left = Asn1Time::days_from_now(0)?.diff(certificate.not_after())?;
+    pub fn from_der(der: &[u8]) -> Result<Certificate, X509Error> {
+        let (_, certificate) =
+            X509Certificate::from_der(der).map_err(|_| X509Error::InvalidCertificate)?;
+        let validity = certificate.validity();
+        let now =
+            SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs() as i64);
         Ok(Certificate {
-            subject: in_one_line(certificate.subject_name()),
-            issuer: in_one_line(certificate.issuer_name()),
-            valid_from: day(certificate.not_before()),
-            expires: day(certificate.not_after()),
-            days_left: if left.days == 0 && left.secs < 0 { -1 } else { left.days },
+            subject: printable(&certificate.subject().to_string()),
+            issuer: printable(&certificate.issuer().to_string()),
+            valid_from: day(&validity.not_before),
+            expires: day(&validity.not_after),
+            days_left: (validity.not_after.timestamp() - now).div_euclid(SECONDS_A_DAY),
             names: names(&certificate),
-            pin: Pin::of(&certificate.public_key()?.public_key_to_der()?),
+            pin: Pin::of(certificate.public_key().raw),
         })
     }
 
@@ -52,57 +63,38 @@ impl Certificate {
     }
 }
 
-/// `CN=h, O=x`. What a server says of itself is not trusted to be printable.
-fn in_one_line(name: &X509NameRef) -> String {
-    let parts = name.entries().map(|entry| {
-        let key = entry.object().nid().short_name().unwrap_or("?");
-        let value = entry.data().to_string().unwrap_or_else(|_| "?".to_owned());
-        format!("{key}={}", printable(&value))
-    });
-    parts.collect::<Vec<_>>().join(", ")
-}
-
 fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
-fn names(certificate: &X509) -> Vec<String> {
-    let listed = certificate.subject_alt_names().into_iter().flatten().filter_map(|name| {
-        let dns = name.dnsname().map(printable);
-        dns.or_else(|| name.ipaddress().and_then(ip_address))
-    });
-    let names: Vec<String> = listed.collect();
+fn names(certificate: &X509Certificate<'_>) -> Vec<String> {
+    let alternatives = certificate.subject_alternative_name().ok().flatten();
+    let listed = alternatives.iter().flat_map(|extension| &extension.value.general_names);
+    let names: Vec<String> = listed.filter_map(name).collect();
     if !names.is_empty() {
         return names;
     }
-    let common_names = certificate.subject_name().entries_by_nid(openssl::nid::Nid::COMMONNAME);
-    common_names
-        .filter_map(|entry| entry.data().to_string().ok())
-        .map(|name| printable(&name))
-        .collect()
+    let common_names = certificate.subject().iter_common_name();
+    common_names.filter_map(|name| name.as_str().ok()).map(printable).collect()
 }
 
-fn ip_address(bytes: &[u8]) -> Option<String> {
-    let address = match bytes.len() {
-        4 => <[u8; 4]>::try_from(bytes).ok()?.into(),
-        _ => std::net::IpAddr::from(<[u8; 16]>::try_from(bytes).ok()?),
-    };
-    Some(address.to_string())
-}
-
-/// OpenSSL prints `Nov  2 08:00:00 2026 GMT`.
-fn day(time: &Asn1TimeRef) -> String {
-    const MONTHS: [&str; 12] =
-        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-    let text = time.to_string();
-    let words: Vec<&str> = text.split_whitespace().collect();
-    match words[..] {
-        [month, day, _, year, ..] => match MONTHS.iter().position(|name| *name == month) {
-            Some(index) => format!("{year}-{:02}-{day:0>2}", index + 1),
-            None => text,
-        },
-        _ => text,
+fn name(general: &GeneralName<'_>) -> Option<String> {
+    match general {
+        GeneralName::DNSName(name) => Some(printable(name)),
+        GeneralName::IPAddress(bytes) => ip_address(bytes).map(|address| address.to_string()),
+        _ => None,
     }
+}
+
+fn ip_address(bytes: &[u8]) -> Option<IpAddr> {
+    let v4 = || <[u8; 4]>::try_from(bytes).map(IpAddr::from);
+    let v6 = || <[u8; 16]>::try_from(bytes).map(IpAddr::from);
+    v4().or_else(|_| v6()).ok()
+}
+
+fn day(time: &ASN1Time) -> String {
+    let date = time.to_datetime().date();
+    format!("{:04}-{:02}-{:02}", date.year(), u8::from(date.month()), date.day())
 }
 
 #[cfg(test)]
@@ -111,14 +103,21 @@ mod tests {
 
     #[test]
     fn days_are_written_as_iso_8601_has_them() {
-        assert_eq!(day(&Asn1Time::from_unix(0).unwrap()), "1970-01-01");
-        assert_eq!(day(&Asn1Time::from_unix(1_793_577_600).unwrap()), "2026-11-02");
+        assert_eq!(day(&ASN1Time::from_timestamp(0).unwrap()), "1970-01-01");
+        assert_eq!(day(&ASN1Time::from_timestamp(1_793_577_600).unwrap()), "2026-11-02");
     }
 
     #[test]
     fn addresses_are_readable() {
-        assert_eq!(ip_address(&[127, 0, 0, 1]), Some("127.0.0.1".to_owned()));
-        assert_eq!(ip_address(&[0; 16]), Some("::".to_owned()));
+        assert_eq!(ip_address(&[127, 0, 0, 1]), Some([127, 0, 0, 1].into()));
+        assert_eq!(ip_address(&[0; 16]), Some([0_u16; 8].into()));
         assert_eq!(ip_address(&[1, 2, 3]), None);
+    }
+
+    #[test]
+    fn what_is_no_certificate_is_refused() {
+        for der in [&b""[..], b"x", &[0x30, 0x03, 0x02, 0x01, 0x00]] {
+            assert!(Certificate::from_der(der).is_err());
+        }
     }
 }

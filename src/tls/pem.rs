@@ -3,6 +3,7 @@
 use native_tls::Identity;
 use openssl::pkey::PKey;
 use openssl::x509::X509;
+use x509_parser::pem::Pem;
 
 use crate::secret::Secret;
 
@@ -18,17 +19,41 @@ pub fn with_line_ends(text: &str) -> String {
     if text.contains('\n') { text.to_owned() } else { text.replace("\\n", "\n") }
 }
 
-/// The certificates in `pem`, at least one.
+/// Checks that `pem` holds certificates, at least one, and that each can be read. Quick enough for the
+/// hundreds of a whole bundle before COMMAND starts: OpenSSL, which takes ten times as long, reads them
+/// again beside it.
 ///
 /// # Errors
 /// What is wrong, as a predicate of the setting that holds it.
-pub fn certificates(pem: &str) -> Result<Vec<X509>, String> {
-    const NONE: &str = "holds no certificate; expected PEM with -----BEGIN CERTIFICATE----- in it";
-    match X509::stack_from_pem(pem.as_bytes()) {
-        Ok(certificates) if certificates.is_empty() => Err(NONE.to_owned()),
-        Ok(certificates) => Ok(certificates),
-        Err(_) if !pem.contains("-----BEGIN CERTIFICATE-----") => Err(NONE.to_owned()),
-        Err(_) => Err("holds a certificate that cannot be read; copy the PEM again, whole, with its line ends".to_owned()),
+pub fn check_certificates(pem: &str) -> Result<(), String> {
+    let unreadable = |number: usize| {
+        format!(
+            "holds a certificate that cannot be read (the {}); copy the PEM again, whole, with its line \
+             ends",
+            ordinal(number)
+        )
+    };
+    let mut certificates = 0;
+    for block in Pem::iter_from_buffer(pem.as_bytes()) {
+        match block {
+            Ok(block) if block.label != "CERTIFICATE" => {}
+            Ok(block) if block.parse_x509().is_ok() => certificates += 1,
+            _ => return Err(unreadable(certificates + 1)),
+        }
+    }
+    match certificates {
+        0 => {
+            Err("holds no certificate; expected PEM with -----BEGIN CERTIFICATE----- in it"
+                .to_owned())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn ordinal(number: usize) -> String {
+    match number {
+        1 => "first".to_owned(),
+        _ => format!("one at place {number}"),
     }
 }
 
@@ -54,7 +79,7 @@ impl ClientIdentity {
     /// # Errors
     /// Which of the two is wrong, and how.
     pub fn new(certificate: &str, key: &str) -> Result<ClientIdentity, IdentityProblem> {
-        let leaf = certificates(certificate).map_err(IdentityProblem::Certificate)?.swap_remove(0);
+        check_certificates(certificate).map_err(IdentityProblem::Certificate)?;
         let wrong = |problem: &str| IdentityProblem::Key(problem.to_owned());
         if key.contains("-----BEGIN ENCRYPTED PRIVATE KEY-----")
             || key.contains("Proc-Type: 4,ENCRYPTED")
@@ -75,7 +100,8 @@ impl ClientIdentity {
         let parsed = PKey::private_key_from_pem(key.as_bytes()).map_err(|_| {
             wrong("holds a key that cannot be read; copy the PEM again, whole, with its line ends")
         })?;
-        if !leaf.public_key().is_ok_and(|public| public.public_eq(&parsed)) {
+        let leaf = X509::from_pem(certificate.as_bytes()).and_then(|leaf| leaf.public_key());
+        if !leaf.is_ok_and(|public| public.public_eq(&parsed)) {
             return Err(wrong(
                 "holds a key that does not belong to the first certificate of the client certificate",
             ));
@@ -104,10 +130,15 @@ mod tests {
 
     #[test]
     fn broken_pem_is_told_apart_from_none() {
-        let none = certificates("hello").unwrap_err();
+        let none = check_certificates("hello").unwrap_err();
         assert!(none.starts_with("holds no certificate"), "{none}");
-        let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
-        let broken = certificates(broken).unwrap_err();
-        assert!(broken.starts_with("holds a certificate that cannot be read"), "{broken}");
+        for content in ["AAAA", "MIIB", "not base64!"] {
+            let broken =
+                format!("-----BEGIN CERTIFICATE-----\n{content}\n-----END CERTIFICATE-----\n");
+            let broken = check_certificates(&broken).unwrap_err();
+            assert!(broken.starts_with("holds a certificate that cannot be read"), "{broken}");
+        }
+        let cut = check_certificates("-----BEGIN CERTIFICATE-----\nAAAA\n").unwrap_err();
+        assert!(cut.starts_with("holds a certificate that cannot be read"), "{cut}");
     }
 }
