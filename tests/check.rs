@@ -179,12 +179,7 @@ fn a_missing_client_certificate_shows_where_redis_is_asked() {
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::new(folder.path());
     for protocols in ["TLSv1.2", "TLSv1.3"] {
-        let options = Options {
-            client_ca: Some(&authority.root),
-            protocols: Some(protocols),
-            ..Options::default()
-        };
-        let server = Server::start_with(Front::Redis, options);
+        let server = Server::for_clients_of(&authority.root, protocols);
         let (report, code) = report(&server.url(), &[]);
         assert_eq!(code, 1, "{report}");
         assert!(report.to_string().contains("client certificate"), "{protocols}: {report}");

@@ -240,12 +240,7 @@ fn a_server_that_wants_a_client_certificate_gets_it() {
         let client =
             authority.issue(folder.path(), "client", &Request { kind, ..Request::default() });
         for protocols in ["TLSv1.2", "TLSv1.3"] {
-            let options = Options {
-                client_ca: Some(&authority.root),
-                protocols: Some(protocols),
-                ..Options::default()
-            };
-            let server = Server::start_with(Front::Redis, options);
+            let server = Server::for_clients_of(&authority.root, protocols);
             let hold = |certificate: &str, key: &str| {
                 Launcher::script(HOLD)
                     .redis(&server.url())

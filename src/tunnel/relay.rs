@@ -186,7 +186,8 @@ impl Direction {
         loop {
             match &mut self.state {
                 State::Open => {
-                    if self.is_stalled() && !ready!(self.write_stalled(cx, writer)) {
+                    if self.is_stalled() {
+                        ready!(self.write_stalled(cx, writer));
                         continue;
                     }
                     ready!(self.move_chunk(cx, reader, writer))?;
@@ -231,54 +232,54 @@ impl Direction {
                 return Poll::Ready(Ok(()));
             }
             self.moved += read as u64;
-            let mut written = 0;
-            while written < read {
-                match Pin::new(&mut *writer).poll_write(cx, &buffer[written..read]) {
-                    Poll::Ready(Ok(0)) => {
-                        self.state = State::Discarding(io::ErrorKind::WriteZero.into());
-                        return Poll::Ready(Ok(()));
-                    }
-                    Poll::Ready(Ok(taken)) => {
-                        written += taken;
-                        self.written += taken as u64;
-                    }
-                    Poll::Ready(Err(error)) => {
-                        self.state = State::Discarding(error);
-                        return Poll::Ready(Ok(()));
-                    }
-                    Poll::Pending => {
-                        self.stalled = buffer[written..read].to_vec();
-                        self.stalled_from = 0;
-                        return Poll::Pending;
-                    }
-                }
+            let taken = self.write(cx, writer, &buffer[..read]);
+            if taken < read && matches!(self.state, State::Open) {
+                self.stalled = buffer[taken..read].to_vec();
+                self.stalled_from = 0;
+                return Poll::Pending;
             }
             Poll::Ready(Ok(()))
         })
     }
 
-    /// Ready with whether the writer took all that was kept; if not, it failed.
-    fn write_stalled<Writer>(&mut self, cx: &mut Context<'_>, writer: &mut Writer) -> Poll<bool>
+    /// Writes what was kept. Ready when nothing is left of it: all written, or the writer failed.
+    fn write_stalled<Writer>(&mut self, cx: &mut Context<'_>, writer: &mut Writer) -> Poll<()>
     where
         Writer: AsyncWrite + Unpin,
     {
-        while self.stalled_from < self.stalled.len() {
-            let rest = &self.stalled[self.stalled_from..];
-            match ready!(Pin::new(&mut *writer).poll_write(cx, rest)) {
-                Ok(0) => self.state = State::Discarding(io::ErrorKind::WriteZero.into()),
-                Ok(taken) => {
-                    self.stalled_from += taken;
-                    self.written += taken as u64;
-                    self.moved += taken as u64;
-                    continue;
-                }
-                Err(error) => self.state = State::Discarding(error),
-            }
-            self.stalled = Vec::new();
-            return Poll::Ready(false);
+        let stalled = std::mem::take(&mut self.stalled);
+        self.stalled_from += self.write(cx, writer, &stalled[self.stalled_from..]);
+        if self.stalled_from < stalled.len() && matches!(self.state, State::Open) {
+            self.stalled = stalled;
+            return Poll::Pending;
         }
-        self.stalled = Vec::new();
-        Poll::Ready(true)
+        Poll::Ready(())
+    }
+
+    /// Writes as much as the writer takes now, and says how much that is. It is less than all when the
+    /// writer stalls, and will wake us, or when it fails, which the state tells then.
+    fn write<Writer>(&mut self, cx: &mut Context<'_>, writer: &mut Writer, bytes: &[u8]) -> usize
+    where
+        Writer: AsyncWrite + Unpin,
+    {
+        let mut taken = 0;
+        while taken < bytes.len() {
+            match Pin::new(&mut *writer).poll_write(cx, &bytes[taken..]) {
+                Poll::Ready(Ok(0)) => {
+                    self.state = State::Discarding(io::ErrorKind::WriteZero.into());
+                    break;
+                }
+                Poll::Ready(Ok(more)) => taken += more,
+                Poll::Ready(Err(error)) => {
+                    self.state = State::Discarding(error);
+                    break;
+                }
+                Poll::Pending => break,
+            }
+        }
+        self.written += taken as u64;
+        self.moved += taken as u64;
+        taken
     }
 
     fn discard_chunk<Reader>(

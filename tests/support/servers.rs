@@ -46,6 +46,13 @@ impl Server {
         Server::start_with(front, Options::default())
     }
 
+    /// One that wants client certificates of `ca`, and speaks the TLS versions `protocols` only.
+    pub fn for_clients_of(ca: &Certificate, protocols: &str) -> Server {
+        let options =
+            Options { client_ca: Some(ca), protocols: Some(protocols), ..Options::default() };
+        Server::start_with(Front::Redis, options)
+    }
+
     pub fn start_with(front: Front, options: Options<'_>) -> Server {
         // The ports may be gone again by the time the servers bind them: then others are tried.
         eventually("a server starts", || Server::try_start(front, two_free_ports(), options))
