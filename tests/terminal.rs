@@ -22,6 +22,14 @@ fn counter(signal: &str) -> String {
     )
 }
 
+/// Types a line for a `cat` that is, or is about to be, in the foreground, and waits for its answer
+/// behind the terminal's own echo: then it really is there.
+fn talk_to_cat(terminal: &mut Terminal, line: &str) {
+    terminal.type_keys(&format!("{line}\n"));
+    terminal.expect(line);
+    terminal.expect(line);
+}
+
 #[test]
 fn ctrl_c_reaches_the_command_once() {
     let mut terminal = Terminal::shell(&[]);
@@ -63,9 +71,7 @@ fn ctrl_z_gives_the_shell_back_and_fg_goes_on() {
         terminal.expect("Stopped");
         terminal.type_keys("fg\n");
         terminal.expect("exec cat'");
-        terminal.type_keys(&format!("round {round}\n"));
-        terminal.expect(&format!("round {round}")); // The terminal's echo.
-        terminal.expect(&format!("round {round}")); // cat's.
+        talk_to_cat(&mut terminal, &format!("round {round}"));
     }
     terminal.type_keys(CTRL_D);
     terminal.expect("$ ");
@@ -155,14 +161,13 @@ fn a_background_job_can_be_brought_to_the_foreground() {
     terminal.expect("$ ");
     terminal.type_keys("fg\n");
     terminal.expect("exec cat'");
-    terminal.type_keys("from the background\n");
-    terminal.expect("from the background");
-    terminal.expect("from the background");
+    talk_to_cat(&mut terminal, "from the background");
     terminal.type_keys(CTRL_Z);
     terminal.expect("Stopped");
     terminal.expect("$ ");
     terminal.type_keys("fg\n");
     terminal.expect("exec cat'");
+    talk_to_cat(&mut terminal, "once more");
     terminal.type_keys(CTRL_C);
     terminal.expect("$ ");
     terminal.type_line("echo code=$?");
@@ -174,12 +179,13 @@ fn an_interactive_shell_as_the_command_has_job_control_of_its_own() {
     let mut terminal = Terminal::shell(&[]);
     terminal.type_line(&format!("PS1='inner> ' {BINARY} bash --norc --noediting -i"));
     terminal.expect("inner> ");
-    terminal.type_line("sleep 1000");
+    terminal.type_line("cat");
+    talk_to_cat(&mut terminal, "hello");
     terminal.type_keys(CTRL_Z);
     terminal.expect("Stopped");
     terminal.expect("inner> ");
     terminal.type_line("fg");
-    terminal.expect("sleep 1000");
+    talk_to_cat(&mut terminal, "hello again");
     terminal.type_keys(CTRL_C);
     terminal.expect("inner> ");
     terminal.type_line("exit 12");
@@ -195,9 +201,7 @@ fn where_no_shell_could_resume_it_ctrl_z_freezes_nothing() {
     let mut terminal = Terminal::start(command);
     terminal.expect("ready");
     terminal.type_keys(CTRL_Z);
-    terminal.type_keys("still here\n");
-    terminal.expect("still here");
-    terminal.expect("still here");
+    talk_to_cat(&mut terminal, "still here");
     terminal.type_keys(CTRL_D);
     assert_eq!(terminal.process.wait().code(), Some(0));
 }
