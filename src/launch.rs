@@ -32,24 +32,26 @@ pub struct Bound {
 /// When a port cannot be had for another reason than that it is taken.
 pub fn bind(plan: &Plan, settings: &Settings) -> Result<Bound, ConfigError> {
     let mut bound = Bound { listeners: Vec::new(), ports: Vec::new() };
-    for (index, tunnel) in plan.tunnels.iter().enumerate() {
-        let wanted = match settings.listen_port {
-            0 => 0,
-            // Past the last port, the kernel picks.
-            first => u16::try_from(usize::from(first) + index).unwrap_or(0),
-        };
+    for index in 0..plan.tunnels.len() {
+        let wanted = wanted_port(settings, index);
         let (listener, port) = tunnel::bind(wanted).map_err(|error| {
             let problem = format!("leads to 127.0.0.1:{wanted}, which cannot be bound ({error})");
             let remedy = "set it to a port from 1024 to 65535, or to 0";
             ConfigError::new(cli::LISTEN_PORT.variable, format!("{problem}; {remedy}"))
         })?;
-        if settings.listen_port != 0 && port != wanted {
-            notice!(at = "port-taken", var = tunnel.variables[0], wanted, port);
-        }
         bound.listeners.push(listener);
         bound.ports.push(port);
     }
     Ok(bound)
+}
+
+/// The local port that the tunnel of this index should have; 0: the kernel's pick.
+fn wanted_port(settings: &Settings, index: usize) -> u16 {
+    match settings.listen_port {
+        0 => 0,
+        // Past the last port, the kernel picks.
+        first => u16::try_from(usize::from(first) + index).unwrap_or(0),
+    }
 }
 
 /// Writes the Redis variables that COMMAND would get to stdout.
@@ -77,7 +79,7 @@ pub fn run(
     inherited: io::Result<Inherited>,
 ) -> anyhow::Result<u8> {
     let inherited = inherited.context("could not take over signals")?;
-    announce(&plan, &bound);
+    announce(&plan, &bound, settings);
 
     let (words, rewrites) = plan.rewrite(command, &bound.ports);
     for rewrite in rewrites {
@@ -152,7 +154,7 @@ pub fn not_executed(words: &[OsString], error: &io::Error) -> u8 {
 }
 
 /// One line a tunnel, and what the user should know about it.
-fn announce(plan: &Plan, bound: &Bound) {
+fn announce(plan: &Plan, bound: &Bound, settings: &Settings) {
     if !plan.found_urls() {
         warning!(
             at = "no-redis-url",
@@ -163,8 +165,12 @@ fn announce(plan: &Plan, bound: &Bound) {
             ),
         );
     }
-    for (tunnel, port) in plan.tunnels.iter().zip(&bound.ports) {
+    for (index, (tunnel, port)) in plan.tunnels.iter().zip(&bound.ports).enumerate() {
         let variables = tunnel.variables.join(" ");
+        let wanted = wanted_port(settings, index);
+        if wanted != *port && settings.listen_port != 0 {
+            notice!(at = "port-taken", var = variables, wanted, port);
+        }
         notice!(
             at = "tunnel-up",
             var = variables,

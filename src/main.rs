@@ -65,11 +65,14 @@ fn run(invocation: Invocation) -> u8 {
     }
     // Before the first thread starts: each takes its signal mask from the one that starts it.
     let inherited = supervisor::Inherited::take_over();
-    let _log = logging::init(settings.log);
     let bound = match launch::bind(&plan, &settings) {
         Ok(bound) => bound,
-        Err(error) => return misconfigured(&[error]),
+        Err(error) => {
+            let _log = logging::init(reader.log_settings_for_errors());
+            return misconfigured(&[error]);
+        }
     };
+    let _log = logging::init(settings.log);
     let done = match invocation.print_env {
         true => launch::print_env(&plan, &bound).map(|()| 0).map_err(anyhow::Error::from),
         false => launch::run(invocation.command, environment, &settings, plan, bound, inherited),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::cli::{self, Invocation, Setting};
 use crate::redis_url::TlsWishes;
-use crate::secret::quotable;
+use crate::secret::{Secret, quotable};
 use crate::tls::Pin;
 use crate::tls::pem::{self, ClientIdentity, IdentityProblem};
 
@@ -115,8 +115,8 @@ pub struct LogSettings {
 pub struct TrustSettings {
     pub verify: Verify,
     pub min_tls: MinTls,
-    /// PEM of the CAs to trust instead of the system's roots.
-    pub ca: Option<String>,
+    /// PEM of the CAs to trust instead of the system's roots. Some bundles hold a key, too.
+    pub ca: Option<Secret>,
     /// The server's key must be one of these; empty: any.
     pub pins: Vec<Pin>,
     pub identity: Option<ClientIdentity>,
@@ -299,7 +299,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The CAs for one URL: its own settings replace all general ones, and these what its query says.
-    fn authorities_for(&mut self, variable: &str, wishes: &TlsWishes) -> Option<Option<String>> {
+    fn authorities_for(&mut self, variable: &str, wishes: &TlsWishes) -> Option<Option<Secret>> {
         let settings = [&cli::CA_FILE, &cli::CA_PEM];
         let own = settings.map(|setting| self.own(variable, setting)).into_iter().flatten();
         let own: Vec<_> = own.collect();
@@ -318,7 +318,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads CA bundles, one behind the other; `Some(None)` when none is given.
-    fn authorities(&mut self, bundles: &[Found<'_>]) -> Option<Option<String>> {
+    fn authorities(&mut self, bundles: &[Found<'_>]) -> Option<Option<Secret>> {
         let known_errors = self.errors.len();
         let mut together = String::new();
         for found in bundles.iter().filter(|found| !found.value.is_empty()) {
@@ -332,7 +332,7 @@ impl<'a> Reader<'a> {
             }
         }
         let whole = self.errors.len() == known_errors;
-        whole.then(|| (!together.is_empty()).then_some(together))
+        whole.then(|| (!together.is_empty()).then(|| Secret::new(together)))
     }
 
     /// The client certificate and key for one URL.

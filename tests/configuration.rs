@@ -52,6 +52,37 @@ fn every_mistake_is_reported_before_anything_starts() {
 }
 
 #[test]
+fn a_port_that_cannot_be_bound_is_a_configuration_error_at_any_level() {
+    // A port below 1024, as an unprivileged user.
+    let script = format!("exec setpriv --reuid=65534 --clear-groups {BINARY} sh -c 'echo ran'");
+    let may_switch =
+        Command::new("setpriv").args(["--reuid=65534", "--clear-groups", "true"]).status();
+    if !may_switch.is_ok_and(|status| status.success()) {
+        eprintln!("skipped: only root can become another user");
+        return;
+    }
+    let restricted = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap();
+    if restricted.trim().parse::<u16>().unwrap() < 1024 {
+        eprintln!("skipped: every user may bind low ports here");
+        return;
+    }
+    let binary_is_reachable = Command::new("setpriv")
+        .args(["--reuid=65534", "--clear-groups", BINARY, "--version"])
+        .status();
+    if !binary_is_reachable.is_ok_and(|status| status.success()) {
+        eprintln!("skipped: the build folder is not readable for another user");
+        return;
+    }
+    let ended = Launcher::of("sh", ["-c", &script])
+        .redis("redis://h")
+        .env("STUNNEL_LISTEN_PORT", "80")
+        .env("STUNNEL_LOGLEVEL", "emerg")
+        .run();
+    assert_eq!((ended.code(), ended.stdout.as_str()), (78, ""), "{}", ended.stderr);
+    assert!(ended.stderr.contains("STUNNEL_LISTEN_PORT leads to 127.0.0.1:80"), "{}", ended.stderr);
+}
+
+#[test]
 fn a_typo_in_the_switch_never_means_plaintext() {
     for value in ["flase", "2", "disabled", " false"] {
         let ended = Launcher::script("echo ran").env("STUNNEL_ENABLED", value).run();

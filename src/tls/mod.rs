@@ -112,7 +112,7 @@ fn build(trust: &TrustSettings) -> native_tls::Result<TlsConnector> {
     let roots = match (&trust.ca, trust.verify) {
         (Some(bundle), _) => {
             builder.disable_built_in_roots(true);
-            native_tls::Certificate::stack_from_pem(bundle.as_bytes())?
+            native_tls::Certificate::stack_from_pem(bundle.expose().as_bytes())?
         }
         (None, Verify::None) => Vec::new(),
         (None, _) => roots::of_bundle().to_vec(),
