@@ -4,7 +4,7 @@ mod support;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -553,6 +553,104 @@ fn keepalive_watches_over_the_connection_to_redis() {
         let (_, columns) = sockets.iter().find(|(_, columns)| columns[2] == upstream)?;
         columns[5].starts_with("02:").then_some(())
     });
+}
+
+#[test]
+fn small_messages_are_sent_at_once_on_both_sides() {
+    let server = Server::start(Front::Redis);
+    let held = Launcher::hold(&server.url());
+    let mut client = held.client();
+    assert_eq!(client.ask(&["PING"]), Reply::line("+PONG"));
+    let pid = held.running.pid();
+    let mut connections = 0;
+    for entry in std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap() {
+        let number: i32 = entry.unwrap().file_name().to_str().unwrap().parse().unwrap();
+        let Some(socket) = borrowed_socket(pid, number) else { continue };
+        if socket.peer_addr().is_ok() {
+            assert!(socket.tcp_nodelay().unwrap(), "descriptor {number}");
+            connections += 1;
+        }
+    }
+    assert_eq!(connections, 2, "one with the app, one with Redis");
+}
+
+/// A TCP socket of another process, by pidfd_getfd(2); `None` when the descriptor is something else.
+fn borrowed_socket(pid: i32, descriptor: i32) -> Option<socket2::Socket> {
+    use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+    let link = std::fs::read_link(format!("/proc/{pid}/fd/{descriptor}")).ok()?;
+    link.to_str()?.strip_prefix("socket:")?;
+    let open = |call, first: i32, second: i32| {
+        // SAFETY: pidfd_open(2) and pidfd_getfd(2) take numbers, and return a descriptor that is ours.
+        unsafe {
+            let fd = nix::libc::syscall(call, first, second, 0);
+            assert!(fd >= 0, "{}", std::io::Error::last_os_error());
+            OwnedFd::from_raw_fd(fd as i32)
+        }
+    };
+    let process = open(nix::libc::SYS_pidfd_open, pid, 0);
+    let socket: socket2::Socket =
+        open(nix::libc::SYS_pidfd_getfd, process.as_raw_fd(), descriptor).into();
+    (socket.r#type().ok()? == socket2::Type::STREAM
+        && socket.domain().ok()? == socket2::Domain::IPV4)
+        .then_some(socket)
+}
+
+/// A launcher for which the file `hosts`, with `content`, is /etc/hosts, in a mount namespace of its own;
+/// `None`, said aloud, where that is not allowed.
+fn with_hosts(hosts: &std::path::Path, content: &str) -> Option<Launcher> {
+    std::fs::write(hosts, content).unwrap();
+    let script = format!("mount --bind '{}' /etc/hosts && exec \"$0\" \"$@\"", hosts.display());
+    let words = ["--mount", "sh", "-c", &script];
+    let allowed = Command::new("unshare").args(words).arg("true").stderr(Stdio::null()).status();
+    if !allowed.is_ok_and(|status| status.success()) {
+        eprintln!("skipped: unshare may not make a mount namespace here");
+        return None;
+    }
+    Some(Launcher::of("unshare", words.into_iter().chain([BINARY, "sh", "-c", HOLD])))
+}
+
+#[test]
+fn a_fail_over_that_moves_the_name_is_followed() {
+    let folder = tempfile::tempdir().unwrap();
+    let hosts = folder.path().join("hosts");
+    let Some(launcher) = with_hosts(&hosts, "127.0.0.1 redis.test\n") else { return };
+    let old = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = old.local_addr().unwrap().port();
+    let new = TcpListener::bind(("127.0.0.2", port)).unwrap();
+    let _old = Peer::tls_on(old, |mut tls| tls.write_all(b"old").unwrap());
+    let _new = Peer::tls_on(new, |mut tls| tls.write_all(b"new").unwrap());
+
+    let held = launcher.redis(&format!("rediss://redis.test:{port}")).start_held();
+    let answer = || rest(held.open().stream.get_mut()).0;
+    assert_eq!(answer(), b"old");
+    std::fs::write(&hosts, "127.0.0.2 redis.test\n").unwrap();
+    assert_eq!(answer(), b"new");
+}
+
+#[test]
+fn a_dead_address_of_a_name_does_not_keep_a_live_one_from_working() {
+    let folder = tempfile::tempdir().unwrap();
+    let hosts = folder.path().join("hosts");
+    let addresses = "127.0.0.3 redis.test\n127.0.0.2 redis.test\n";
+    let Some(launcher) = with_hosts(&hosts, addresses) else { return };
+    let live = TcpListener::bind(("127.0.0.2", 0)).unwrap();
+    let port = live.local_addr().unwrap().port();
+    let _live = Peer::tls_on(live, |mut tls| tls.write_all(b"alive").unwrap());
+    let held = launcher.redis(&format!("rediss://redis.test:{port}")).start_held();
+    assert_eq!(rest(held.open().stream.get_mut()).0, b"alive");
+}
+
+#[test]
+fn a_redis_at_an_ipv6_address_is_reached() {
+    let Ok(listener) = TcpListener::bind(("::1", 0)) else {
+        eprintln!("skipped: no IPv6 loopback here");
+        return;
+    };
+    let port = listener.local_addr().unwrap().port();
+    let _peer = Peer::tls_on(listener, |mut tls| tls.write_all(b"six").unwrap());
+    let held = Launcher::hold(&format!("rediss://[::1]:{port}/4"));
+    assert_eq!(held.url, format!("redis://127.0.0.1:{}/4", held.port));
+    assert_eq!(rest(held.open().stream.get_mut()).0, b"six");
 }
 
 #[test]

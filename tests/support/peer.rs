@@ -18,7 +18,13 @@ pub struct Peer<T> {
 impl<T: Send + 'static> Peer<T> {
     /// Hands each TCP connection to `behaviour`, in a thread of its own.
     pub fn tcp(behaviour: impl Fn(TcpStream) -> T + Send + Sync + Clone + 'static) -> Peer<T> {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        Peer::on(TcpListener::bind(("127.0.0.1", 0)).unwrap(), behaviour)
+    }
+
+    fn on(
+        listener: TcpListener,
+        behaviour: impl Fn(TcpStream) -> T + Send + Sync + Clone + 'static,
+    ) -> Peer<T> {
         let port = listener.local_addr().unwrap().port();
         let (sender, results) = mpsc::channel();
         thread::spawn(move || {
@@ -38,13 +44,21 @@ impl<T: Send + 'static> Peer<T> {
     pub fn tls(
         behaviour: impl Fn(SslStream<TcpStream>) -> T + Send + Sync + Clone + 'static,
     ) -> Peer<T> {
+        Peer::tls_on(TcpListener::bind(("127.0.0.1", 0)).unwrap(), behaviour)
+    }
+
+    /// Like `tls`, on an address of the test's choice.
+    pub fn tls_on(
+        listener: TcpListener,
+        behaviour: impl Fn(SslStream<TcpStream>) -> T + Send + Sync + Clone + 'static,
+    ) -> Peer<T> {
         let folder = tempfile::tempdir().unwrap();
         let certificate = Certificate::self_signed(folder.path());
         let mut acceptor = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls()).unwrap();
         acceptor.set_private_key(&certificate.key).unwrap();
         acceptor.set_certificate(&certificate.certificate).unwrap();
         let acceptor = acceptor.build();
-        Peer::tcp(move |stream| behaviour(acceptor.accept(stream).expect("handshake")))
+        Peer::on(listener, move |stream| behaviour(acceptor.accept(stream).expect("handshake")))
     }
 
     /// The `rediss://` URL that leads here.
