@@ -4,9 +4,10 @@ mod support;
 
 use std::process::Command;
 
-use support::launcher::BINARY;
+use support::launcher::{BINARY, send_signal};
 use support::pty::Terminal;
 use support::servers::{Front, Server};
+use support::{eventually, is_alive};
 
 const CTRL_C: &str = "\x03";
 const CTRL_D: &str = "\x04";
@@ -192,6 +193,20 @@ fn an_interactive_shell_as_the_command_has_job_control_of_its_own() {
     terminal.expect("$ ");
     terminal.type_line("echo code=$?");
     terminal.expect("code=12");
+}
+
+#[test]
+fn nothing_stays_when_the_terminal_is_closed() {
+    let mut terminal = Terminal::shell(&[]);
+    terminal.type_line(&format!("{BINARY} sh -c 'echo rea''dy $$ $PPID; exec cat'"));
+    terminal.expect("ready ");
+    let pids = terminal.expect("\r\n");
+    let pids: Vec<i32> = pids.split(' ').map(|pid| pid.parse().unwrap()).collect();
+    // What a shell gets when its terminal's window is closed.
+    send_signal(terminal.process.pid(), nix::libc::SIGHUP);
+    for pid in pids {
+        eventually("COMMAND and launcher are gone", || (!is_alive(pid)).then_some(()));
+    }
 }
 
 #[test]

@@ -3,13 +3,17 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::thread;
 
+use nix::fcntl::OFlag;
 use nix::libc;
-use nix::pty::{Winsize, openpty};
+use nix::pty::{Winsize, grantpt, posix_openpt, ptsname_r, unlockpt};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use super::{Process, eventually};
 
@@ -24,8 +28,19 @@ pub struct Terminal {
 
 impl Terminal {
     pub fn start(mut command: Command) -> Terminal {
-        let pty = openpty(None, None).expect("a pty");
-        let stream = || pty.slave.try_clone().expect("a descriptor");
+        // None of its descriptors may leak into another test's process: it would keep the terminal alive.
+        let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+        let master = posix_openpt(flags).expect("a pty");
+        grantpt(&master).expect("a pty");
+        unlockpt(&master).expect("a pty");
+        let name = ptsname_r(&master).expect("a pty");
+        let slave = File::options()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_NOCTTY)
+            .open(name)
+            .expect("the terminal");
+        let stream = || slave.try_clone().expect("a descriptor");
         command.stdin(stream()).stdout(stream()).stderr(stream());
         // SAFETY: setsid(2) and ioctl(2) are async-signal-safe; descriptor 0 is the terminal by then.
         unsafe {
@@ -36,10 +51,11 @@ impl Terminal {
             });
         }
         let process = Process(command.spawn().expect("a program on a terminal"));
-        drop((command, pty.slave));
+        drop((command, slave));
         let screen = Arc::new(Mutex::new(String::new()));
-        watch(pty.master.try_clone().expect("a descriptor"), screen.clone());
-        Terminal { process, keyboard: pty.master.into(), screen, seen: 0 }
+        let keyboard = File::from(OwnedFd::from(master));
+        watch(keyboard.try_clone().expect("a descriptor"), screen.clone());
+        Terminal { process, keyboard, screen, seen: 0 }
     }
 
     /// An interactive shell with job control, whose prompt is `$ `.
@@ -85,8 +101,29 @@ impl Terminal {
     }
 }
 
-fn watch(master: OwnedFd, screen: Arc<Mutex<String>>) {
-    let mut master = File::from(master);
+impl Drop for Terminal {
+    /// Ends whatever still runs on the terminal: a test that fails leaves jobs behind.
+    fn drop(&mut self) {
+        for pid in session(self.process.pid()) {
+            // It may have ended by itself meanwhile.
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+    }
+}
+
+/// The pids of all processes in the session of `leader` (proc(5): the sixth field of stat).
+fn session(leader: i32) -> Vec<i32> {
+    let processes = std::fs::read_dir("/proc").expect("/proc");
+    let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let in_session = |pid: &i32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let fields = stat.rsplit(") ").next().unwrap_or_default();
+        fields.split(' ').nth(3) == Some(&leader.to_string())
+    };
+    pids.filter(in_session).collect()
+}
+
+fn watch(mut master: File, screen: Arc<Mutex<String>>) {
     thread::spawn(move || {
         let mut buffer = [0; 4096];
         // The read fails once nobody holds the other end.
