@@ -14,12 +14,14 @@ use crate::cli;
 use crate::plan::Plan;
 use crate::redis_url::Credentials;
 use crate::settings::{LogFormat, Settings, TrustSettings, Verify};
-use crate::tls::{Certificate, Connector, certificate_of};
+use crate::tls::{Certificate, Connector, HandshakeError, certificate_of};
 use crate::tunnel::failure::{self, Failure, Step};
 use crate::tunnel::{Totals, Tunnel, upstream};
 
 /// The longest reply of Redis that is looked at, in bytes.
 const LONGEST_REPLY: usize = 512;
+/// The steps of an examination, in their order.
+const STEPS: [&str; 8] = ["look-up", "TCP", "TLS", "pin", "ca", "full", "AUTH", "PING"];
 /// What fits a terminal.
 const COLUMNS: usize = 80;
 
@@ -126,13 +128,9 @@ async fn examine_all(plan: Plan, settings: &Settings) -> Vec<Report> {
     let single = plan.tunnels.len() == 1;
     for (index, tunnel) in plan.tunnels.iter().enumerate() {
         let credentials = plan.credentials(index);
-        let tunnel = Arc::new(Tunnel {
-            connector: Connector::new(tunnel.trust.clone()),
-            look: Connector::for_a_look(&tunnel.trust),
-            plan: tunnel.clone(),
-            settings: settings.connection.clone(),
-            totals: Arc::new(Totals::default()),
-        });
+        let connector = Connector::new(tunnel.trust.clone());
+        let settings = settings.connection.clone();
+        let tunnel = Tunnel::new(tunnel.clone(), connector, settings, Arc::new(Totals::default()));
         examinations.spawn(async move { (index, examine(&tunnel, credentials, single).await) });
     }
     let mut reports = examinations.join_all().await;
@@ -171,9 +169,9 @@ async fn examine(tunnel: &Tunnel, credentials: Option<Credentials>, single: bool
     let found = addresses.as_ref().map(|addresses| {
         addresses.iter().map(|address| address.ip().to_string()).collect::<Vec<_>>().join(" ")
     });
-    let failure = report.record("look-up", true, took, found, tunnel);
+    let failure = report.record("look-up", took, found, tunnel);
     let Ok(addresses) = addresses else {
-        return report.broken_off(&["TCP", "TLS", "pin", "ca", "full", "AUTH", "PING"], failure);
+        return report.broken_off(failure);
     };
 
     let connecting = upstream::connect_tcp(addresses.clone());
@@ -181,21 +179,20 @@ async fn examine(tunnel: &Tunnel, credentials: Option<Credentials>, single: bool
     let peer = stream.as_ref().map(|stream| {
         stream.peer_addr().map_or_else(|_| String::new(), |address| address.to_string())
     });
-    let failure = report.record("TCP", true, took, peer, tunnel);
+    let failure = report.record("TCP", took, peer, tunnel);
     let Ok(stream) = stream else {
-        return report.broken_off(&["TLS", "pin", "ca", "full", "AUTH", "PING"], failure);
+        return report.broken_off(failure);
     };
 
     // It says nothing itself when it fails: then the handshake does.
     let _ = setting_up.await;
-    let host = tunnel.plan.upstream.host_name();
-    let look = upstream::handshake(&tunnel.look, &host, stream);
+    let look = upstream::handshake(tunnel, &tunnel.look, stream);
     let (looked, took) = timed(deadline, Step::Tls, look).await;
     let certificate = looked.and_then(|tls| certificate_of(&tls).map_err(Failure::Misconfigured));
     let subject = certificate.as_ref().map(|certificate| certificate.subject.clone());
-    let failure = report.record("TLS", true, took, subject, tunnel);
+    let failure = report.record("TLS", took, subject, tunnel);
     let Ok(certificate) = certificate else {
-        return report.broken_off(&["pin", "ca", "full", "AUTH", "PING"], failure);
+        return report.broken_off(failure);
     };
 
     report.steps.push(pin_step(trust, &certificate));
@@ -211,7 +208,7 @@ async fn examine(tunnel: &Tunnel, credentials: Option<Credentials>, single: bool
     if report.works() {
         report.steps.extend(speak(tunnel, credentials, deadline).await);
     } else {
-        report.not_reached(&["AUTH", "PING"]);
+        report.reach_no_further();
     }
     report
 }
@@ -221,31 +218,30 @@ impl Report {
     fn record(
         &mut self,
         name: &'static str,
-        needed: bool,
         took: Duration,
         result: Result<String, &Failure>,
         tunnel: &Tunnel,
     ) -> Option<String> {
         let advice = result.as_ref().err().map(|failure| failure.hint(tunnel));
         let outcome = result.map_or_else(Outcome::failed, Outcome::Ok);
-        self.steps.push(StepReport { name, outcome, took, needed });
+        self.steps.push(StepReport { name, outcome, took, needed: true });
         advice
     }
 
-    fn broken_off(mut self, rest: &[&'static str], advice: Option<String>) -> Report {
-        self.not_reached(rest);
+    fn broken_off(mut self, advice: Option<String>) -> Report {
+        self.reach_no_further();
         self.advice.extend(advice);
         self
     }
 
-    fn not_reached(&mut self, rest: &[&'static str]) {
+    fn reach_no_further(&mut self) {
         let step = |name: &&'static str| StepReport {
             name,
             outcome: Outcome::NotReached,
             took: Duration::ZERO,
             needed: true,
         };
-        self.steps.extend(rest.iter().map(step));
+        self.steps.extend(STEPS[self.steps.len()..].iter().map(step));
     }
 }
 
@@ -267,20 +263,18 @@ async fn would_pass(
 ) -> StepReport {
     let trust = TrustSettings { verify, pins: Vec::new(), ..tunnel.plan.trust.clone() };
     let connector = Connector::new(trust);
-    let host = tunnel.plan.upstream.host_name();
     let attempt = async {
         let stream = upstream::connect_tcp(addresses.to_vec()).await?;
-        let address = stream.peer_addr().map_err(|error| Failure::Outage(Step::Tcp, error))?;
         connector.prepare().await.map_err(Failure::Internal)?;
-        let tls = upstream::handshake(&connector, &host, stream).await;
-        upstream::in_plain_words(tunnel, &host, address, tls).await
+        upstream::handshake(tunnel, &connector, stream).await
     };
     let (passed, took) = timed(deadline, Step::Tls, attempt).await;
     let outcome = match passed {
         Ok(_) => Outcome::Ok(String::new()),
-        Err(failure) => {
-            Outcome::failed(failure.to_string().trim_start_matches("certificate check failed: "))
+        Err(Failure::Misconfigured(HandshakeError::Certificate(_, reason))) => {
+            Outcome::Failed(reason)
         }
+        Err(failure) => Outcome::failed(failure),
     };
     StepReport { name: verify.word(), outcome, took, needed: tunnel.plan.trust.verify == verify }
 }

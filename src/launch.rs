@@ -222,13 +222,8 @@ fn open_tunnels(
             prepare(connector.clone());
             connector
         });
-        let tunnel = Arc::new(Tunnel {
-            look: Connector::for_a_look(&plan.trust),
-            plan,
-            connector,
-            settings: settings.connection.clone(),
-            totals: totals.clone(),
-        });
+        let tunnel = Tunnel::new(plan, connector, settings.connection.clone(), totals.clone());
+        let tunnel = Arc::new(tunnel);
         let connections = connections.clone();
         tokio::spawn(async move {
             let variable = tunnel.variable().to_owned();

@@ -177,7 +177,13 @@ pub struct Reader<'a> {
     invocation: &'a Invocation,
     environment: &'a Environment,
     pub errors: Vec<ConfigError>,
+    /// What holds for all URLs is read from its files once, however many there are.
+    general_ca: Option<Checked<Option<Secret>>>,
+    general_identity: Option<Checked<Option<ClientIdentity>>>,
 }
+
+/// A setting's value; `None` when it is wrong, which stands in [`Reader::errors`] by then.
+type Checked<T> = Option<T>;
 
 /// A value, and where it came from.
 struct Found<'a> {
@@ -205,7 +211,13 @@ enum Given {
 
 impl<'a> Reader<'a> {
     pub fn new(invocation: &'a Invocation, environment: &'a Environment) -> Reader<'a> {
-        Reader { invocation, environment, errors: Vec::new() }
+        Reader {
+            invocation,
+            environment,
+            errors: Vec::new(),
+            general_ca: None,
+            general_identity: None,
+        }
     }
 
     /// Whether there is to be a tunnel at all; `None` when the switch itself is wrong.
@@ -259,9 +271,8 @@ impl<'a> Reader<'a> {
         self.read(&cli::MIN_TLS, min_tls);
         self.read(&cli::PIN, pins);
         self.read(&cli::SERVER_NAME, server_name);
-        let general = |reader: &Self, setting| reader.general(setting);
-        self.authorities(&[general(self, &cli::CA_FILE), general(self, &cli::CA_PEM)]);
-        self.identity(&general(self, &cli::CLIENT_CERT), &general(self, &cli::CLIENT_KEY));
+        self.general_authorities();
+        self.general_identity();
     }
 
     /// The settings that hold for the URL in `variable`, whose query has wishes of its own. Only
@@ -299,26 +310,34 @@ impl<'a> Reader<'a> {
     }
 
     /// The CAs for one URL: its own settings replace all general ones, and these what its query says.
-    fn authorities_for(&mut self, variable: &str, wishes: &TlsWishes) -> Option<Option<Secret>> {
+    fn authorities_for(&mut self, variable: &str, wishes: &TlsWishes) -> Checked<Option<Secret>> {
         let settings = [&cli::CA_FILE, &cli::CA_PEM];
         let own = settings.map(|setting| self.own(variable, setting)).into_iter().flatten();
         let own: Vec<_> = own.collect();
         if !own.is_empty() {
             return self.authorities(&own);
         }
-        let general = settings.map(|setting| self.general(setting));
-        let given = general.iter().any(|found| found.given != Given::Default);
+        let given = settings.iter().any(|setting| self.general(setting).given != Given::Default);
         match &wishes.ca_file {
             Some(file) if !given => {
                 let source = format!("ssl_ca_certs in {variable}");
                 self.authorities(&[Found { source, value: OsStr::new(file), given: Given::ForOne }])
             }
-            _ => self.unreported(|reader| reader.authorities(&general)),
+            _ => self.general_authorities(),
         }
     }
 
+    /// The CAs for all URLs.
+    fn general_authorities(&mut self) -> Checked<Option<Secret>> {
+        if self.general_ca.is_none() {
+            let bundles = [self.general(&cli::CA_FILE), self.general(&cli::CA_PEM)];
+            self.general_ca = Some(self.authorities(&bundles));
+        }
+        self.general_ca.clone()?
+    }
+
     /// Reads CA bundles, one behind the other; `Some(None)` when none is given.
-    fn authorities(&mut self, bundles: &[Found<'_>]) -> Option<Option<Secret>> {
+    fn authorities(&mut self, bundles: &[Found<'_>]) -> Checked<Option<Secret>> {
         let known_errors = self.errors.len();
         let mut together = String::new();
         for found in bundles.iter().filter(|found| !found.value.is_empty()) {
@@ -336,24 +355,32 @@ impl<'a> Reader<'a> {
     }
 
     /// The client certificate and key for one URL.
-    fn identity_for(&mut self, variable: &str) -> Option<Option<ClientIdentity>> {
-        let settings = [&cli::CLIENT_CERT, &cli::CLIENT_KEY];
-        let own = settings.map(|setting| self.own(variable, setting));
-        let reported = own.iter().any(Option::is_some);
-        let [certificate, key] = own;
+    fn identity_for(&mut self, variable: &str) -> Checked<Option<ClientIdentity>> {
+        let own = |setting| self.own(variable, setting);
+        let (certificate, key) = match (own(&cli::CLIENT_CERT), own(&cli::CLIENT_KEY)) {
+            (None, None) => return self.general_identity(),
+            own => own,
+        };
         let certificate = certificate.unwrap_or_else(|| self.general(&cli::CLIENT_CERT));
         let key = key.unwrap_or_else(|| self.general(&cli::CLIENT_KEY));
-        match reported {
-            true => self.identity(&certificate, &key),
-            false => self.unreported(|reader| reader.identity(&certificate, &key)),
+        self.identity(&certificate, &key)
+    }
+
+    /// The client certificate and key for all URLs.
+    fn general_identity(&mut self) -> Checked<Option<ClientIdentity>> {
+        if self.general_identity.is_none() {
+            let (certificate, key) =
+                (self.general(&cli::CLIENT_CERT), self.general(&cli::CLIENT_KEY));
+            self.general_identity = Some(self.identity(&certificate, &key));
         }
+        self.general_identity.clone()?
     }
 
     fn identity(
         &mut self,
         certificate: &Found<'_>,
         key: &Found<'_>,
-    ) -> Option<Option<ClientIdentity>> {
+    ) -> Checked<Option<ClientIdentity>> {
         let missing = |found: &Found<'_>, other: &Found<'_>| {
             let other = &other.source;
             found.wrong(format!("is not set, but {other} is; a client certificate needs both"))
@@ -371,14 +398,6 @@ impl<'a> Reader<'a> {
             })
         });
         identity.map(Some).map_err(|error| self.errors.push(error)).ok()
-    }
-
-    /// Does something whose mistakes are reported elsewhere.
-    fn unreported<T>(&mut self, read: impl FnOnce(&mut Self) -> T) -> T {
-        let known = self.errors.len();
-        let result = read(self);
-        self.errors.truncate(known);
-        result
     }
 
     /// The value that holds for all: option, else variable, else default.

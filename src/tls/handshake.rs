@@ -32,8 +32,8 @@ pub enum HandshakeError {
     Broken(io::Error),
     /// The peer's answer is no TLS.
     NoTls,
-    /// The certificate does not hold, for this reason: OpenSSL's, or one in plainer words.
-    Certificate(String),
+    /// The certificate does not hold, for this reason: OpenSSL's verdict, or the same in plainer words.
+    Certificate(Flaw, String),
     /// The certificate's key, of which this is the pin, is none of the pinned.
     Pin(Pin),
     /// The server wants a client certificate.
@@ -44,6 +44,46 @@ pub enum HandshakeError {
     NoCommonVersion,
     /// The two sides do not agree otherwise, for OpenSSL's reason.
     Refused(String),
+}
+
+/// What is wrong with a certificate: each kind has a remedy of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flaw {
+    /// It is for another name.
+    Name,
+    /// It has expired, or is not valid yet.
+    Date,
+    /// Nobody who is trusted vouches for it.
+    Chain,
+}
+
+impl Flaw {
+    /// From OpenSSL's verdict (X509_verify_cert_error_string(3)).
+    fn of(verdict: &str) -> Flaw {
+        if verdict.contains("mismatch") {
+            Flaw::Name
+        } else if verdict.contains("expired") || verdict.contains("not yet valid") {
+            Flaw::Date
+        } else {
+            Flaw::Chain
+        }
+    }
+
+    /// OpenSSL's `verdict` on a certificate, with what the certificate says about it. `name`: the name
+    /// that it should be for.
+    pub fn in_plain_words(self, verdict: &str, certificate: &Certificate, name: &str) -> String {
+        match self {
+            Flaw::Name => format!("it is for {}, not for {name}", certificate.names_in_short()),
+            Flaw::Date if verdict.contains("not yet valid") => {
+                format!("it is not valid before {}", certificate.valid_from)
+            }
+            Flaw::Date if certificate.days_left < 0 => {
+                format!("it expired on {}", certificate.expires)
+            }
+            // Another one of its chain.
+            Flaw::Date | Flaw::Chain => verdict.to_owned(),
+        }
+    }
 }
 
 impl HandshakeError {
@@ -80,7 +120,8 @@ impl HandshakeError {
             UNEXPECTED_EOF => HandshakeError::Broken(io::ErrorKind::UnexpectedEof.into()),
             CERTIFICATE_VERIFY_FAILED => {
                 let verdict = text.rsplit_once('(').map(|(_, rest)| rest.trim_end_matches(')'));
-                HandshakeError::Certificate(verdict.unwrap_or(&reason).to_owned())
+                let verdict = verdict.unwrap_or(&reason);
+                HandshakeError::Certificate(Flaw::of(verdict), verdict.to_owned())
             }
             CERTIFICATE_REQUIRED => HandshakeError::ClientCertificateWanted,
             HANDSHAKE_FAILURE => HandshakeError::Refused(
@@ -95,21 +136,6 @@ impl HandshakeError {
             _ => HandshakeError::Refused(reason),
         }
     }
-}
-
-/// OpenSSL's `verdict` on a certificate, with what the certificate says about it. `name`: the name that
-/// it should be for.
-pub fn in_plain_words(verdict: &str, certificate: &Certificate, name: &str) -> String {
-    if verdict.contains("mismatch") {
-        return format!("it is for {}, not for {name}", certificate.names_in_short());
-    }
-    if verdict.contains("expired") && certificate.days_left < 0 {
-        return format!("it expired on {}", certificate.expires);
-    }
-    if verdict.contains("not yet valid") {
-        return format!("it is not valid before {}", certificate.valid_from);
-    }
-    verdict.to_owned()
 }
 
 /// Whether `error`, met while reading, only says that the peer closed without close_notify, as Redis

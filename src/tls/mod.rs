@@ -15,7 +15,7 @@ use tokio::sync::OnceCell;
 use tokio_native_tls::{TlsConnector, TlsStream};
 
 pub use certificate::Certificate;
-pub use handshake::{HandshakeError, in_plain_words, is_unannounced_close};
+pub use handshake::{Flaw, HandshakeError, is_unannounced_close};
 pub use pin::Pin;
 
 use crate::settings::{MinTls, TrustSettings, Verify};

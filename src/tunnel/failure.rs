@@ -7,7 +7,7 @@ use nix::errno::Errno;
 
 use super::Tunnel;
 use crate::cli;
-use crate::tls::HandshakeError;
+use crate::tls::{Flaw, HandshakeError};
 
 /// How far a connection had come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,9 +40,8 @@ impl Failure {
     /// The word after `at=` in the log.
     pub fn event(&self) -> &'static str {
         match self {
-            Failure::Outage(..) => "connection-failed",
+            Failure::Outage(..) | Failure::Internal(_) => "connection-failed",
             Failure::Misconfigured(_) => "connection-refused",
-            Failure::Internal(_) => "connection-failed",
         }
     }
 
@@ -67,7 +66,7 @@ impl Failure {
             Failure::Internal(_) => {
                 "this is a defect of start-stunnel or of the system's OpenSSL".to_owned()
             }
-            Failure::Outage(..) if self.is_out_of_descriptors() => {
+            Failure::Outage(_, error) if is_out_of_descriptors(error) => {
                 "raise the limit on open files (ulimit -Hn)".to_owned()
             }
             Failure::Outage(Step::LookUp, _) => {
@@ -86,15 +85,13 @@ impl Failure {
             }
             Failure::Misconfigured(error) => match error {
                 HandshakeError::NoTls | HandshakeError::Broken(_) => without_tls,
-                HandshakeError::Certificate(reason) if reason.contains(" not for ") => {
+                HandshakeError::Certificate(Flaw::Name, _) => {
                     format!("set {name} to a name on the certificate, or {verify}=ca")
                 }
-                HandshakeError::Certificate(reason)
-                    if reason.contains("expired") || reason.contains("not valid before") =>
-                {
+                HandshakeError::Certificate(Flaw::Date, _) => {
                     format!("renew it; until then set {verify}=none and {pin} to its key")
                 }
-                HandshakeError::Certificate(_) => format!(
+                HandshakeError::Certificate(Flaw::Chain, _) => format!(
                     "set {ca} to its CA or {pin} to its key (start-stunnel --check shows them), or lower {verify}"
                 ),
                 HandshakeError::Pin(_) => {
@@ -112,10 +109,6 @@ impl Failure {
                 HandshakeError::Refused(_) => format!("see {cert}, {key} and {min_tls}"),
             },
         }
-    }
-
-    pub fn is_out_of_descriptors(&self) -> bool {
-        matches!(self, Failure::Outage(_, error) if is_out_of_descriptors(error))
     }
 }
 
@@ -139,7 +132,7 @@ impl fmt::Display for Failure {
             Failure::Internal(error) => write!(f, "TLS could not be set up: {error}"),
             Failure::Misconfigured(error) => match error {
                 HandshakeError::NoTls => f.write_str("the server speaks no TLS"),
-                HandshakeError::Certificate(reason) => {
+                HandshakeError::Certificate(_, reason) => {
                     write!(f, "certificate check failed: {reason}")
                 }
                 HandshakeError::Pin(pin) => {

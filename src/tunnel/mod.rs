@@ -30,6 +30,15 @@ pub struct Tunnel {
 }
 
 impl Tunnel {
+    pub fn new(
+        plan: plan::Tunnel,
+        connector: Arc<Connector>,
+        settings: ConnectionSettings,
+        totals: Arc<Totals>,
+    ) -> Tunnel {
+        Tunnel { look: Connector::for_a_look(&plan.trust), plan, connector, settings, totals }
+    }
+
     /// The variable by which log lines and errors call the tunnel.
     pub fn variable(&self) -> &str {
         &self.plan.variables[0]

@@ -13,7 +13,7 @@ use tokio_native_tls::TlsStream;
 use super::Tunnel;
 use super::failure::{Failure, Step};
 use super::stream::{TlsUpstream, keep_alive, send_at_once};
-use crate::tls::{self, Connector, HandshakeError, certificate_of};
+use crate::tls::{Connector, Flaw, HandshakeError, certificate_of};
 
 /// How long one address has before the next one is tried beside it (RFC 8305 section 5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
@@ -53,15 +53,12 @@ pub async fn connect(tunnel: &Tunnel) -> Result<TlsUpstream, Failure> {
 
 /// One attempt; `step` says how far it has come.
 async fn attempt(tunnel: &Tunnel, step: &mut Step) -> Result<TlsUpstream, Failure> {
-    let host = tunnel.plan.upstream.host_name();
     tunnel.connector.prepare().await.map_err(Failure::Internal)?;
     let addresses = look_up(tunnel).await?;
     *step = Step::Tcp;
     let stream = connect_tcp(addresses).await?;
     *step = Step::Tls;
-    let address = stream.peer_addr().map_err(|error| Failure::Outage(Step::Tcp, error))?;
-    let tls = handshake(&tunnel.connector, &host, stream).await;
-    in_plain_words(tunnel, &host, address, tls).await.map(TlsUpstream::new)
+    handshake(tunnel, &tunnel.connector, stream).await.map(TlsUpstream::new)
 }
 
 /// The upstream's addresses. Anew each time: a fail-over moves the name.
@@ -79,47 +76,50 @@ pub async fn connect_tcp(addresses: Vec<SocketAddr>) -> Result<TcpStream, Failur
     Ok(stream)
 }
 
-/// TLS over a TCP connection.
+/// TLS over a TCP connection to the tunnel's upstream, by the trust of `connector`.
 pub async fn handshake(
+    tunnel: &Tunnel,
     connector: &Connector,
-    host: &str,
     stream: TcpStream,
 ) -> Result<TlsStream<TcpStream>, Failure> {
     let address = stream.peer_addr().map_err(|error| Failure::Outage(Step::Tcp, error))?;
-    let handshake = connector.connect(host, stream);
+    let host = tunnel.plan.upstream.host_name();
     let tls = tokio::select! {
-        finished = handshake => finished,
+        finished = connector.connect(&host, stream) => finished,
         () = prove_plaintext(address) => Err(HandshakeError::NoTls),
     };
-    tls.map_err(|error| match error {
-        HandshakeError::Broken(error) => Failure::Outage(Step::Tls, error),
-        misconfigured => Failure::Misconfigured(misconfigured),
+    Err(match tls {
+        Ok(tls) => return Ok(tls),
+        Err(HandshakeError::Broken(error)) => Failure::Outage(Step::Tls, error),
+        Err(HandshakeError::Certificate(flaw, verdict)) => {
+            let reason = explain(tunnel, &host, address, flaw, verdict).await;
+            Failure::Misconfigured(HandshakeError::Certificate(flaw, reason))
+        }
+        Err(misconfigured) => Failure::Misconfigured(misconfigured),
     })
 }
 
-/// A handshake's result, with OpenSSL's verdict on the certificate in plain words: native-tls shows a
-/// certificate only when a handshake succeeds, so another one is made that takes any.
-pub async fn in_plain_words<T>(
+/// OpenSSL's verdict on the certificate at `address` in plain words: native-tls shows a certificate only
+/// when a handshake succeeds, so another one is made that takes any.
+async fn explain(
     tunnel: &Tunnel,
     host: &str,
     address: SocketAddr,
-    tls: Result<T, Failure>,
-) -> Result<T, Failure> {
-    let verdict = match tls {
-        Err(Failure::Misconfigured(HandshakeError::Certificate(verdict))) => verdict,
-        other => return other,
-    };
+    flaw: Flaw,
+    verdict: String,
+) -> String {
     let look = async {
         let stream = TcpStream::connect(address).await.ok()?;
         let tls = tunnel.look.connect(host, stream).await.ok()?;
         certificate_of(&tls).ok()
     };
-    let name = tunnel.connector.server_name(host);
-    let reason = match look.await {
-        Some(certificate) => tls::in_plain_words(&verdict, &certificate, name),
+    match look.await {
+        Some(certificate) => {
+            let name = tunnel.connector.server_name(host);
+            flaw.in_plain_words(&verdict, &certificate, name)
+        }
         None => verdict,
-    };
-    Err(Failure::Misconfigured(HandshakeError::Certificate(reason)))
+    }
 }
 
 /// Whether a server that broke a connection with `error` before it said a word refuses us for our
@@ -132,8 +132,7 @@ pub async fn late_refusal(tunnel: &Tunnel, error: &io::Error) -> Option<Handshak
     let deadline = Instant::now() + tunnel.settings.connect_timeout.min(LATE);
     let ask = async {
         let stream = connect_tcp(look_up(tunnel).await.ok()?).await.ok()?;
-        let host = tunnel.plan.upstream.host_name();
-        let mut tls = handshake(&tunnel.connector, &host, stream).await.ok()?;
+        let mut tls = handshake(tunnel, &tunnel.connector, stream).await.ok()?;
         HandshakeError::late(&tls.read_u8().await.err()?)
     };
     timeout_at(deadline, ask).await.ok().flatten()
