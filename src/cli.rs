@@ -219,6 +219,7 @@ pub const SETTINGS: &[&Setting] = &[
 
 const CHECK: &str = "check";
 const PRINT_ENV: &str = "print-env";
+const PRINT_SHIM: &str = "print-shim";
 const COMMAND: &str = "command";
 
 /// What was typed.
@@ -229,7 +230,9 @@ pub struct Invocation {
     pub check: bool,
     /// `--print-env` was given.
     pub print_env: bool,
-    /// COMMAND and its arguments; empty only together with `check` or `print_env`.
+    /// `--print-shim` was given.
+    pub print_shim: bool,
+    /// COMMAND and its arguments; empty only together with one of the above.
     pub command: Vec<OsString>,
 }
 
@@ -245,6 +248,7 @@ impl Invocation {
         Ok(Invocation {
             check: matches.get_flag(CHECK),
             print_env: matches.get_flag(PRINT_ENV),
+            print_shim: matches.get_flag(PRINT_SHIM),
             command: matches.remove_many(COMMAND).map_or_else(Vec::new, Iterator::collect),
             matches,
         })
@@ -302,12 +306,18 @@ pub fn command() -> Command {
                 .help("Print the Redis variables that COMMAND would get, secrets masked, and exit"),
         )
         .arg(
+            Arg::new(PRINT_SHIM)
+                .long(PRINT_SHIM)
+                .action(ArgAction::SetTrue)
+                .help("Print a script to keep as an app's bin/start-stunnel, for local development, and exit"),
+        )
+        .arg(
             Arg::new(COMMAND)
                 .value_name("COMMAND")
                 .value_parser(value_parser!(OsString))
                 .num_args(1..)
                 .trailing_var_arg(true)
-                .required_unless_present_any([CHECK, PRINT_ENV])
+                .required_unless_present_any([CHECK, PRINT_ENV, PRINT_SHIM])
                 .help("What to run, with its arguments"),
         )
 }

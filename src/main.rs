@@ -1,6 +1,7 @@
 //! Parse, run, exit code.
 
 use std::env;
+use std::io::{self, Write as _};
 
 use start_stunnel::check;
 use start_stunnel::cli::Invocation;
@@ -16,6 +17,8 @@ const EX_CONFIG: u8 = 78;
 const INTERNAL_ERROR: u8 = 1;
 /// A tunnel does not work.
 const FAILED_CHECK: u8 = 1;
+/// Stands in for the launcher in an app's repository, where no buildpack put one.
+const SHIM: &str = include_str!("shim.sh");
 
 fn main() {
     let invocation = match Invocation::parse_from(env::args_os()) {
@@ -30,6 +33,15 @@ fn main() {
 
 /// Returns the exit code; by then every log line is written.
 fn run(invocation: Invocation) -> u8 {
+    if invocation.print_shim {
+        return match io::stdout().write_all(SHIM.as_bytes()) {
+            Ok(()) => 0,
+            Err(error) => {
+                eprintln!("start-stunnel: could not write the shim: {error}");
+                INTERNAL_ERROR
+            }
+        };
+    }
     let environment: Environment = env::vars_os().collect();
     let mut reader = Reader::new(&invocation, &environment);
     let enabled = reader.enabled();

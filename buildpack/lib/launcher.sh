@@ -1,0 +1,96 @@
+# shellcheck shell=bash
+# What the classic and the Cloud Native buildpack share: their voice, and where the launcher comes from.
+# Expects $buildpack, the buildpack's own folder.
+
+title() { echo "-----> $*"; }
+detail() { echo "       $*"; }
+
+# Every line of the message in Heroku's style for errors; then the build ends.
+fail() {
+    local line
+    for line in "$@"; do echo " !     $line" >&2; done
+    exit 1
+}
+
+# The buildpack's version, from the one place that has it.
+buildpack_version() { sed -n 's/^version = "\(.*\)"$/\1/p' "$buildpack/buildpack.toml"; }
+
+# Sets $launcher to a binary that was checked and runs here. $1: a folder that outlives this build.
+find_launcher() {
+    local cache=$1
+    if [[ -d $buildpack/launcher ]]; then
+        check_packaged_launcher
+    elif [[ -f $buildpack/../Cargo.toml ]]; then
+        build_launcher "$cache"
+    else
+        fail "This copy of the start-stunnel buildpack holds neither the start-stunnel binary nor its sources." \
+            "Use start-stunnel-buildpack-$(buildpack_version).tgz from the project's releases."
+    fi
+    launcher_version=$("$launcher" --version 2>&1) ||
+        fail "start-stunnel does not run on this system${STACK:+ (stack $STACK)}:" "$launcher_version" \
+            "It needs Linux with glibc 2.31 or later: heroku-20 or later, Debian 11, Ubuntu 20.04."
+    launcher_version=${launcher_version#start-stunnel }
+}
+
+check_packaged_launcher() {
+    local architecture
+    architecture=$(uname -m)
+    launcher=$buildpack/launcher/$architecture/start-stunnel
+    [[ -f $launcher ]] ||
+        fail "This package of the buildpack holds start-stunnel for $(cd "$buildpack/launcher" && echo */), not for $architecture." \
+            "Use the package for $architecture from the project's releases."
+    (cd "$buildpack/launcher" && grep " $architecture/start-stunnel\$" SHA256SUMS | sha256sum --check --strict --status) 2>/dev/null ||
+        fail "The start-stunnel binary in this buildpack differs from its checksum: the package is damaged." \
+            "Get start-stunnel-buildpack-$(buildpack_version).tgz anew, and compare it with the release's SHA256SUMS."
+}
+
+# From a checkout of the sources.
+build_launcher() {
+    local cache=$1 log
+    command -v cargo >/dev/null ||
+        fail "This is a checkout of start-stunnel's sources, and there is no cargo to build them." \
+            "Use start-stunnel-buildpack-$(buildpack_version).tgz from the project's releases instead of the repository," \
+            "or put a Rust buildpack before this one."
+    detail "Building start-stunnel from source (no packaged binary here); the first time takes minutes"
+    mkdir -p "$cache/start-stunnel" || fail "The cache folder cannot be written: $cache"
+    log=$cache/start-stunnel/build.log
+    CARGO_TARGET_DIR=$cache/start-stunnel/target \
+        cargo build --release --locked --features vendored --manifest-path "$buildpack/../Cargo.toml" >"$log" 2>&1 || {
+        sed 's/^/       /' "$log" >&2
+        fail "cargo could not build start-stunnel: see above. The packaged buildpack needs no compiler:" \
+            "start-stunnel-buildpack-$(buildpack_version).tgz from the project's releases."
+    }
+    launcher=$cache/start-stunnel/target/release/start-stunnel
+}
+
+# Ends the build, before anything is changed, unless $1/bin/start-stunnel can be written.
+check_app() {
+    local app=$1
+    [[ ! -e $app/bin || -d $app/bin ]] || fail "The app's bin is no folder, so bin/start-stunnel cannot be put there."
+    [[ ! -d $app/bin/start-stunnel || -L $app/bin/start-stunnel ]] ||
+        fail "The app's bin/start-stunnel is a folder; rename it: the launcher goes there."
+    local folder=$app
+    [[ ! -d $app/bin ]] || folder=$app/bin
+    [[ -w $folder && -x $folder ]] || fail "The app's folder cannot be written: $folder"
+}
+
+# Puts a file or a link in place in one step, so that a build that fails leaves what was there.
+# $1: the target; then a command that makes the file whose name is appended.
+replace() {
+    local target=$1 new
+    shift
+    new=$(dirname "$target")/.start-stunnel.$$
+    if ! { mkdir -p "$(dirname "$target")" && "$@" "$new" && mv -fT "$new" "$target"; }; then
+        rm -f "$new"
+        fail "Could not write $target"
+    fi
+}
+
+# Says what to do next when no process of the app uses the launcher.
+hint_at_procfile() {
+    local app=$1
+    if ! grep -qsE '^[A-Za-z0-9_-]+:.*start-stunnel' "$app/Procfile"; then
+        detail "No line of the Procfile uses it yet. Put it before a command whose Redis traffic is to be encrypted:"
+        detail "    web: bin/start-stunnel bundle exec puma -C config/puma.rb"
+    fi
+}

@@ -1,0 +1,559 @@
+//! What `bin/package` puts into `dist/`, as users get it: the buildpack, classic and Cloud Native, and the
+//! portable binary. Builds run as an unprivileged user in an empty environment.
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use nix::libc;
+use nix::unistd::Uid;
+use support::launcher::{Launcher, Running, logged, send_signal};
+use support::resp::Reply;
+use support::servers::{Front, PASSWORD, Server};
+use support::{eventually, is_alive};
+use tempfile::TempDir;
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// nobody's, on Debian and elsewhere.
+const UNPRIVILEGED: &str = "65534";
+/// An app that tells its URL, and on SIGTERM uses Redis once more before it ends.
+const APP: &str = r#"#!/bin/sh
+trap 'redis-cli --no-auth-warning -u "$REDIS_URL" set farewell "after SIGTERM" >/dev/null; exit 5' TERM
+redis-cli --no-auth-warning -u "$REDIS_URL" set greeting "$1" >/dev/null
+echo ready
+while :; do sleep 0.02; done
+"#;
+
+/// A file of `dist/`.
+fn packaged(name: &str) -> PathBuf {
+    let file = Path::new(ROOT).join("dist").join(name);
+    assert!(file.exists(), "{} is missing: run bin/package first", file.display());
+    file
+}
+
+fn buildpack_archive() -> PathBuf {
+    packaged(&format!("start-stunnel-buildpack-{VERSION}.tgz"))
+}
+
+fn binary_archive() -> PathBuf {
+    packaged(&format!("start-stunnel-{VERSION}-x86_64-linux.tar.gz"))
+}
+
+fn unpack(archive: &Path, folder: &Path) {
+    fs::create_dir_all(folder).unwrap();
+    let done = Command::new("tar").arg("xzf").arg(archive).arg("-C").arg(folder).status().unwrap();
+    assert!(done.success(), "{}", archive.display());
+}
+
+/// What a builder has: the unpacked buildpack, an app, and folders for what is kept.
+struct Site {
+    folder: TempDir,
+    /// Comes before the system's programs on PATH.
+    path: Option<PathBuf>,
+}
+
+impl Site {
+    fn new() -> Site {
+        let site = Site { folder: tempfile::tempdir().unwrap(), path: None };
+        unpack(&buildpack_archive(), &site.at("buildpack"));
+        for name in ["app", "cache", "env", "layers", "platform"] {
+            fs::create_dir(site.at(name)).unwrap();
+        }
+        site.write("app/Procfile", "web: bin/start-stunnel ./serve web\n");
+        site.write("app/serve", APP);
+        site
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Writes an executable file.
+    fn write(&self, name: &str, text: &str) {
+        let file = self.at(name);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(&file, text).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    /// A program as the unprivileged user, who owns everything here, with nothing in its environment.
+    fn command(&self, program: &Path) -> Command {
+        let mut command = Command::new("setpriv");
+        if Uid::effective().is_root() {
+            let owner = format!("{UNPRIVILEGED}:{UNPRIVILEGED}");
+            let owned = Command::new("chown").args(["-R", &owner]).arg(self.folder.path()).status();
+            assert!(owned.unwrap().success());
+            command.args(["--reuid", UNPRIVILEGED, "--regid", UNPRIVILEGED, "--clear-groups"]);
+        }
+        let mut path = "/usr/local/bin:/usr/bin:/bin".to_owned();
+        if let Some(first) = &self.path {
+            path = format!("{}:{path}", first.display());
+        }
+        command.arg(program).env_clear().env("PATH", path);
+        command.env("HOME", self.at("app")).env("STACK", "heroku-24").current_dir(self.at("app"));
+        command
+    }
+
+    /// Runs a script of the classic buildpack.
+    fn classic(&self, script: &str, arguments: &[&str]) -> Said {
+        let mut command = self.command(&self.at("buildpack/bin").join(script));
+        command.args(arguments.iter().map(|name| self.at(name)));
+        Said::by(&mut command)
+    }
+
+    fn compile(&self) -> Said {
+        self.classic("compile", &["app", "cache", "env"])
+    }
+
+    /// Runs a script of the Cloud Native buildpack, as the lifecycle does.
+    fn cloud_native(&self, script: &str) -> Said {
+        let mut command = self.command(&self.at("buildpack/bin").join(script));
+        command.env("CNB_BUILDPACK_DIR", self.at("buildpack"));
+        command.env("CNB_PLATFORM_DIR", self.at("platform"));
+        command.env("CNB_TARGET_OS", "linux").env("CNB_TARGET_ARCH", "amd64");
+        match script {
+            "detect" => command.env("CNB_BUILD_PLAN_PATH", self.at("platform/plan.toml")),
+            _ => command
+                .env("CNB_LAYERS_DIR", self.at("layers"))
+                .env("CNB_BP_PLAN_PATH", self.at("platform/plan.toml")),
+        };
+        Said::by(&mut command)
+    }
+
+    /// The names and contents of everything in the app.
+    fn app(&self) -> Vec<(PathBuf, Vec<u8>)> {
+        files(&self.at("app"))
+    }
+
+    /// Asserts that a build was refused with these words, in Heroku's style, and changed nothing.
+    fn refuses(&self, build: impl Fn(&Site) -> Said, words: &[&str]) {
+        let before = self.app();
+        let said = build(self);
+        assert_eq!(said.code, 1, "{said:?}");
+        assert!(said.stderr.lines().all(|line| line.starts_with(" !     ")), "{said:?}");
+        for word in words {
+            assert!(said.stderr.contains(word), "{word}: {said:?}");
+        }
+        assert_eq!(self.app(), before, "the app was changed");
+        assert!(files(&self.at("layers")).is_empty());
+    }
+}
+
+fn files(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => found.extend(files(&path)),
+            false => found.push((path.clone(), fs::read(&path).unwrap_or_default())),
+        }
+    }
+    found.sort();
+    found
+}
+
+#[derive(Debug)]
+struct Said {
+    code: i32,
+    stdout: String,
+    stderr: String,
+}
+
+impl Said {
+    fn by(command: &mut Command) -> Said {
+        let Output { status, stdout, stderr } =
+            command.stdin(Stdio::null()).output().expect("the script starts");
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        Said { code: status.code().unwrap(), stdout: text(stdout), stderr: text(stderr) }
+    }
+
+    #[track_caller]
+    fn ok(self) -> String {
+        assert_eq!((self.code, self.stderr.as_str()), (0, ""), "{}", self.stdout);
+        self.stdout
+    }
+}
+
+/// Runs the app's line for `web` as a dyno does, ends it as a dyno does, and looks at what Redis got.
+fn run_as_a_dyno(mut command: Command, server: &Server) {
+    command.args(["-c", "exec bin/start-stunnel ./serve web"]);
+    command.env("DYNO", "web.1").env("REDIS_URL", server.url());
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut running = Launcher { command }.start();
+    assert_eq!(running.line(), "ready");
+    let processes = descendants(&running);
+    for process in &processes {
+        send_signal(*process, libc::SIGTERM);
+    }
+    let ended = running.finish();
+    assert_eq!(ended.code(), 5, "{}", ended.stderr);
+    let mut redis = server.direct();
+    assert_eq!(redis.ask(&["GET", "greeting"]), Reply::bulk("web"));
+    assert_eq!(redis.ask(&["GET", "farewell"]), Reply::bulk("after SIGTERM"));
+    assert_eq!(logged(&ended.stderr, "tunnel-up", "var"), ["REDIS_URL"]);
+    assert!(!ended.stderr.contains(PASSWORD), "{}", ended.stderr);
+    eventually("every process is gone", || {
+        processes.iter().all(|process| !is_alive(*process)).then_some(())
+    });
+}
+
+/// The launcher and the app, without the short-lived `sleep`s of the app's.
+fn descendants(running: &Running) -> Vec<i32> {
+    let children = format!("/proc/{0}/task/{0}/children", running.pid());
+    let children = fs::read_to_string(children).unwrap();
+    let children = children.split_whitespace().map(|pid| pid.parse().unwrap());
+    std::iter::once(running.pid()).chain(children).collect()
+}
+
+#[test]
+fn a_classic_build_makes_a_slug_that_runs_anywhere() {
+    let site = Site::new();
+    assert_eq!(site.classic("detect", &["app"]).ok(), "start-stunnel\n");
+    let said = site.compile().ok();
+    let expected = format!("-----> start-stunnel\n       Installed bin/start-stunnel {VERSION}\n");
+    assert_eq!(said, expected);
+    assert_eq!(site.classic("release", &["app"]).ok(), "--- {}\n");
+    assert!(files(&site.at("cache")).is_empty(), "nothing needs the cache");
+
+    // The slug is unpacked elsewhere, and the buildpack is not there any more.
+    fs::rename(site.at("app"), site.at("slug")).unwrap();
+    fs::remove_dir_all(site.at("buildpack")).unwrap();
+    let mut dyno = site.command(Path::new("bash"));
+    dyno.env("HOME", site.at("slug")).current_dir(site.at("slug"));
+    run_as_a_dyno(dyno, &Server::start(Front::Redis));
+}
+
+#[test]
+fn an_apps_own_shim_is_replaced_and_its_other_files_are_left_alone() {
+    let site = Site::new();
+    site.write("app/bin/start-stunnel", include_str!("../src/shim.sh"));
+    site.write("app/bin/rails", "#!/bin/sh\n");
+    site.write("app/bin/.hidden", "x");
+    site.compile().ok();
+    let names: Vec<_> = files(&site.at("app/bin")).into_iter().map(|(path, _)| path).collect();
+    let expected = [".hidden", "rails", "start-stunnel"].map(|name| site.at("app/bin").join(name));
+    assert_eq!(names, expected);
+    assert!(fs::read(site.at("app/bin/start-stunnel")).unwrap().starts_with(b"\x7fELF"));
+    assert_eq!(fs::read_to_string(site.at("app/bin/rails")).unwrap(), "#!/bin/sh\n");
+}
+
+#[test]
+fn a_shim_that_is_a_link_is_replaced_and_not_followed() {
+    let site = Site::new();
+    site.write("app/tools/shim", "#!/bin/sh\n");
+    fs::create_dir(site.at("app/bin")).unwrap();
+    symlink("../tools/shim", site.at("app/bin/start-stunnel")).unwrap();
+    site.compile().ok();
+    assert_eq!(fs::read_to_string(site.at("app/tools/shim")).unwrap(), "#!/bin/sh\n");
+    assert!(!site.at("app/bin/start-stunnel").is_symlink());
+}
+
+#[test]
+fn a_procfile_that_does_not_use_it_gets_a_hint() {
+    let site = Site::new();
+    for procfile in [Some("web: bundle exec puma\n# bin/start-stunnel\n"), None] {
+        let file = site.at("app/Procfile");
+        match procfile {
+            Some(text) => fs::write(&file, text).unwrap(),
+            None => fs::remove_file(&file).unwrap(),
+        }
+        let said = site.compile().ok();
+        assert!(said.contains("       No line of the Procfile uses it yet."), "{said}");
+        assert!(said.contains("           web: bin/start-stunnel bundle exec puma"), "{said}");
+    }
+}
+
+#[test]
+fn a_build_is_the_same_whether_the_tunnel_is_enabled_or_not() {
+    let site = Site::new();
+    fs::write(site.at("env/STUNNEL_ENABLED"), "false").unwrap();
+    site.compile().ok();
+    // At run time it decides.
+    let mut command = site.command(&site.at("app/bin/start-stunnel"));
+    command.args(["sh", "-c", "echo $REDIS_URL"]).env("REDIS_URL", "redis://h");
+    command.env("STUNNEL_ENABLED", "false");
+    assert_eq!(Said::by(&mut command).ok(), "redis://h\n");
+}
+
+#[test]
+fn a_damaged_package_is_refused_and_the_app_untouched() {
+    for build in [Site::compile as fn(&Site) -> Said, |site| site.cloud_native("build")] {
+        let site = Site::new();
+        site.write("app/bin/start-stunnel", "the shim");
+        let launcher = site.at("buildpack/launcher/x86_64/start-stunnel");
+        let mut bytes = fs::read(&launcher).unwrap();
+        bytes.pop();
+        fs::write(&launcher, bytes).unwrap();
+        site.refuses(build, &["differs from its checksum"]);
+        fs::write(site.at("buildpack/launcher/SHA256SUMS"), "").unwrap();
+        site.refuses(build, &["differs from its checksum"]);
+    }
+}
+
+#[test]
+fn another_architecture_is_refused_and_the_app_untouched() {
+    let mut site = Site::new();
+    site.write("other/uname", "#!/bin/sh\necho riscv64\n");
+    site.path = Some(site.at("other"));
+    site.refuses(Site::compile, &["for x86_64", "not for riscv64"]);
+}
+
+#[test]
+fn a_system_that_cannot_run_the_binary_is_told_which_can() {
+    let site = Site::new();
+    // A valid checksum of something that does not run.
+    site.write("buildpack/launcher/x86_64/start-stunnel", "#!/no/such/interpreter\n");
+    let launcher = site.at("buildpack/launcher");
+    let mut sums = Command::new("sha256sum");
+    let sums = sums.arg("x86_64/start-stunnel").current_dir(&launcher).output().unwrap();
+    fs::write(launcher.join("SHA256SUMS"), sums.stdout).unwrap();
+    site.refuses(Site::compile, &["does not run on this system (stack heroku-24)", "glibc 2.31"]);
+}
+
+#[test]
+fn a_folder_that_cannot_be_written_is_named() {
+    let site = Site::new();
+    fs::create_dir(site.at("app/bin")).unwrap();
+    fs::set_permissions(site.at("app/bin"), fs::Permissions::from_mode(0o555)).unwrap();
+    site.refuses(Site::compile, &["cannot be written", "/app/bin"]);
+    site.refuses(|site| site.cloud_native("build"), &["cannot be written", "/app/bin"]);
+    fs::set_permissions(site.at("app/bin"), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::create_dir(site.at("app/bin/start-stunnel")).unwrap();
+    site.refuses(Site::compile, &["bin/start-stunnel is a folder"]);
+    fs::remove_dir_all(site.at("app/bin")).unwrap();
+    fs::write(site.at("app/bin"), "").unwrap();
+    site.refuses(Site::compile, &["bin is no folder"]);
+}
+
+#[test]
+fn missing_arguments_are_an_error() {
+    let site = Site::new();
+    site.refuses(|site| site.classic("compile", &[]), &["Usage: bin/compile BUILD_DIR CACHE_DIR"]);
+    site.refuses(|site| site.classic("compile", &["app"]), &["Usage: bin/compile"]);
+    site.refuses(
+        |site| site.classic("compile", &["nowhere", "cache"]),
+        &["BUILD_DIR is no folder"],
+    );
+    site.refuses(|site| site.classic("detect", &[]), &["Usage: bin/detect BUILD_DIR"]);
+    site.refuses(
+        |site| Said::by(&mut site.command(&site.at("buildpack/bin/build"))),
+        &["CNB_LAYERS_DIR is no folder: not set"],
+    );
+}
+
+#[test]
+fn a_copy_without_binary_and_sources_says_how_to_get_the_packaged_one() {
+    let site = Site::new();
+    fs::remove_dir_all(site.at("buildpack/launcher")).unwrap();
+    let archive = format!("start-stunnel-buildpack-{VERSION}.tgz");
+    site.refuses(Site::compile, &["neither the start-stunnel binary nor its sources", &archive]);
+    // A checkout has sources, but here is no cargo.
+    fs::write(site.at("Cargo.toml"), "").unwrap();
+    site.refuses(Site::compile, &["there is no cargo", &archive]);
+}
+
+#[test]
+fn a_git_checkout_builds_from_source_and_keeps_the_build_in_the_cache() {
+    // As if the repository's address had been given to `heroku buildpacks:add`: bin/compile stands at its root.
+    let folder = tempfile::tempdir().unwrap();
+    let (app, cache) = (folder.path().join("app"), Path::new(ROOT).join("target/buildpack-cache"));
+    fs::create_dir(&app).unwrap();
+    let compile = || {
+        let mut command = Command::new(Path::new(ROOT).join("bin/compile"));
+        Said::by(command.arg(&app).arg(&cache).arg(folder.path())).ok()
+    };
+    let said = compile();
+    assert!(said.contains("Building start-stunnel from source"), "{said}");
+    assert!(said.contains(&format!("Installed bin/start-stunnel {VERSION}")), "{said}");
+    let version = Command::new(app.join("bin/start-stunnel")).arg("--version").output().unwrap();
+    assert_eq!(version.stdout, format!("start-stunnel {VERSION}\n").into_bytes());
+    let built = cache.join("start-stunnel/target/release/start-stunnel");
+    let first = fs::metadata(&built).unwrap().modified().unwrap();
+    compile();
+    assert_eq!(fs::metadata(&built).unwrap().modified().unwrap(), first, "built again");
+    let detect = Command::new(Path::new(ROOT).join("bin/detect")).arg(&app).output().unwrap();
+    assert_eq!(detect.stdout, b"start-stunnel\n");
+}
+
+fn toml(file: &Path) -> toml::Table {
+    fs::read_to_string(file).unwrap().parse().unwrap()
+}
+
+/// Asserts that a table has no key but these.
+fn keys(table: &toml::Table, allowed: &[&str]) {
+    for key in table.keys() {
+        assert!(allowed.contains(&key.as_str()), "the specification knows no {key}: {table:?}");
+    }
+}
+
+#[test]
+fn a_cloud_native_build_makes_a_launch_layer_that_runs_the_same_procfile() {
+    let site = Site::new();
+    assert_eq!(site.cloud_native("detect").code, 0);
+    let said = site.cloud_native("build").ok();
+    assert_eq!(said, format!("-----> start-stunnel\n       Installed start-stunnel {VERSION}\n"));
+
+    // Buildpack API 0.10: <layer>.toml has [types] and [metadata]; launch.toml has processes.
+    let layer = toml(&site.at("layers/start-stunnel.toml"));
+    keys(&layer, &["types", "metadata"]);
+    let types = layer["types"].as_table().unwrap();
+    keys(types, &["launch", "build", "cache"]);
+    assert_eq!(types["launch"].as_bool(), Some(true));
+    assert_eq!(types["build"].as_bool(), Some(false));
+    assert_eq!(types["cache"].as_bool(), Some(true));
+    assert_eq!(layer["metadata"]["version"].as_str(), Some(VERSION));
+    let launch = toml(&site.at("layers/launch.toml"));
+    keys(&launch, &["processes", "labels", "slices"]);
+    for process in launch["processes"].as_array().unwrap() {
+        let process = process.as_table().unwrap();
+        keys(process, &["type", "command", "args", "default", "working-dir"]);
+        let name = process["type"].as_str().unwrap();
+        assert!(name.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c)), "{name}");
+        let words = process["command"].as_array().expect("a list since API 0.9");
+        assert!(words.iter().all(toml::Value::is_str) && !words.is_empty());
+    }
+    let left: Vec<_> =
+        fs::read_dir(site.at("layers")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(left.len(), 3, "a layer, its toml, launch.toml: {left:?}");
+
+    // At run time the layer's bin/ is on PATH, and the Procfile's bin/start-stunnel works too.
+    let mut on_path = site.command(Path::new("start-stunnel"));
+    on_path.arg("--version");
+    let bin = site.at("layers/start-stunnel/bin");
+    on_path.env("PATH", format!("{}:/usr/bin:/bin", bin.display()));
+    assert_eq!(Said::by(&mut on_path).ok(), format!("start-stunnel {VERSION}\n"));
+    run_as_a_dyno(site.command(Path::new("bash")), &Server::start(Front::Stunnel));
+}
+
+#[test]
+fn a_cloud_native_rebuild_uses_the_cached_layer_only_if_its_checksum_holds() {
+    let site = Site::new();
+    site.cloud_native("build").ok();
+    let (layer, binary) =
+        (site.at("layers/start-stunnel.toml"), site.at("layers/start-stunnel/bin/start-stunnel"));
+    let first = toml(&layer);
+    // The lifecycle restores a layer with its metadata, but without its types; the app comes anew.
+    let metadata = toml::Table::from_iter([("metadata".to_owned(), first["metadata"].clone())]);
+    let restore = || {
+        fs::write(&layer, metadata.to_string()).unwrap();
+        fs::remove_file(site.at("app/bin/start-stunnel")).unwrap();
+    };
+    restore();
+    let said = site.cloud_native("build").ok();
+    assert!(said.contains("from the cache"), "{said}");
+    assert_eq!(toml(&layer), first);
+    assert!(site.at("app/bin/start-stunnel").exists());
+
+    restore();
+    fs::write(&binary, "an older version").unwrap();
+    let said = site.cloud_native("build").ok();
+    assert!(said.contains("Installed"), "{said}");
+    assert!(fs::read(&binary).unwrap().starts_with(b"\x7fELF"));
+}
+
+#[test]
+fn the_buildpacks_description_follows_the_specification() {
+    let site = Site::new();
+    let description = toml(&site.at("buildpack/buildpack.toml"));
+    keys(&description, &["api", "buildpack", "targets"]);
+    assert_eq!(description["api"].as_str(), Some("0.10"));
+    let buildpack = description["buildpack"].as_table().unwrap();
+    let known =
+        ["id", "version", "name", "description", "keywords", "clear-env", "licenses", "homepage"];
+    keys(buildpack, &known);
+    assert_eq!(buildpack["version"].as_str(), Some(VERSION));
+    for target in description["targets"].as_array().unwrap() {
+        let target = target.as_table().unwrap();
+        keys(target, &["os", "arch", "variant", "distros"]);
+        assert_eq!(target["arch"].as_str(), Some("amd64"));
+    }
+    for script in ["detect", "compile", "release", "build"] {
+        let mode =
+            fs::metadata(site.at("buildpack/bin").join(script)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o111, 0o111, "{script} is executable");
+    }
+}
+
+#[test]
+fn the_archives_match_their_checksums_and_hold_what_a_user_needs() {
+    let sums = Command::new("sha256sum")
+        .args(["--check", "--strict", "--quiet", "SHA256SUMS"])
+        .current_dir(packaged("SHA256SUMS").parent().unwrap())
+        .status();
+    assert!(sums.unwrap().success());
+
+    let folder = tempfile::tempdir().unwrap();
+    unpack(&binary_archive(), folder.path());
+    let inside = folder.path().join(format!("start-stunnel-{VERSION}-x86_64-linux"));
+    let page = fs::read_to_string(inside.join("start-stunnel.1")).unwrap();
+    let bash = fs::read_to_string(inside.join("completions/start-stunnel.bash")).unwrap();
+    for setting in start_stunnel::cli::SETTINGS {
+        let escaped = setting.option.replace('-', "\\-");
+        assert!(page.contains(&format!("\\-\\-{escaped}")), "{} in the man page", setting.option);
+        assert!(bash.contains(&format!("--{}", setting.option)), "{}", setting.option);
+    }
+    for name in [
+        "LICENSE",
+        "README.md",
+        "CHANGELOG.md",
+        "completions/_start-stunnel",
+        "completions/start-stunnel.fish",
+    ] {
+        assert!(inside.join(name).exists(), "{name}");
+    }
+    assert!(fs::metadata(inside.join("start-stunnel")).unwrap().len() <= 6 << 20);
+    let bash_file = inside.join("completions/start-stunnel.bash");
+    assert!(Command::new("bash").arg("-n").arg(bash_file).status().unwrap().success());
+    if Command::new("man").arg("--version").output().is_ok() {
+        let page = inside.join("start-stunnel.1");
+        let shown = Command::new("man").arg("--warnings").arg(page).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&shown.stderr), "");
+        assert!(String::from_utf8_lossy(&shown.stdout).contains("STUNNEL_VERIFY"));
+    }
+}
+
+#[test]
+fn the_binary_runs_a_tunnel_on_the_oldest_system_that_it_supports_as_pid_1() {
+    if !Uid::effective().is_root() {
+        eprintln!("skipped: only root may enter another root file system");
+        return;
+    }
+    // glibc 2.31, no OpenSSL, no perl, no certificate.
+    let made = Command::new(Path::new(ROOT).join("tests/support/oldest-system")).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let system = PathBuf::from(String::from_utf8(made.stdout).unwrap().trim_end());
+    for absent in [
+        "usr/bin/perl",
+        "usr/bin/openssl",
+        "usr/lib/x86_64-linux-gnu/libssl.so.1.1",
+        "etc/ssl/certs",
+    ] {
+        assert!(!system.join(absent).exists(), "{absent} is there");
+    }
+    let folder = tempfile::tempdir_in(system.join("tmp")).unwrap();
+    unpack(&binary_archive(), folder.path());
+    let inside = Path::new("/").join(folder.path().strip_prefix(&system).unwrap());
+    let inside = inside.join(format!("start-stunnel-{VERSION}-x86_64-linux/start-stunnel"));
+
+    let server = Server::start(Front::Redis);
+    let script = format!(
+        "port=${{REDIS_URL##*:}}; exec 3<>/dev/tcp/127.0.0.1/${{port%%/*}}; \
+         printf 'AUTH {PASSWORD}\\r\\nPING\\r\\n' >&3; \
+         read -r authenticated <&3; read -r pong <&3; \
+         echo \"$authenticated $pong parent $PPID\"; exit 9"
+    );
+    let mut launcher = Launcher::new(["true"]);
+    launcher.command = Command::new("unshare");
+    launcher.command.args(["--pid", "--fork", "--kill-child"]);
+    launcher.command.arg(format!("--root={}", system.display())).arg(&inside);
+    launcher.command.args(["bash", "-c", &script]).env_clear().env("PATH", "/usr/bin:/bin");
+    launcher.command.env("REDIS_URL", server.url()).env("STUNNEL_LISTEN_PORT", "0");
+    launcher.command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let ended = launcher.run();
+    assert_eq!(ended.stdout, "+OK\r +PONG\r parent 1\n", "{}", ended.stderr);
+    assert_eq!(ended.code(), 9);
+}
