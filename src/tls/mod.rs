@@ -10,7 +10,7 @@ use std::io;
 use std::sync::Arc;
 
 use native_tls::Protocol;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::OnceCell;
 use tokio_native_tls::{TlsConnector, TlsStream};
 
@@ -61,15 +61,14 @@ impl Connector {
         self.built.get_or_try_init(build).await
     }
 
-    /// Makes a TCP connection to `host` a TLS connection that holds by the settings, pins included.
+    /// Makes a connection to `host` a TLS connection that holds by the settings, pins included.
     ///
     /// # Errors
     /// Why it does not.
-    pub async fn connect(
-        &self,
-        host: &str,
-        stream: TcpStream,
-    ) -> Result<TlsStream<TcpStream>, HandshakeError> {
+    pub async fn connect<S>(&self, host: &str, stream: S) -> Result<TlsStream<S>, HandshakeError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
         let connector = self.prepare().await.map_err(HandshakeError::Broken)?;
         let connected = connector.connect(self.server_name(host), stream).await;
         let stream = connected.map_err(|error| HandshakeError::classify(&error))?;
@@ -87,7 +86,10 @@ impl Connector {
 ///
 /// # Errors
 /// When it has none, or none that can be read.
-pub fn certificate_of(stream: &TlsStream<TcpStream>) -> Result<Certificate, HandshakeError> {
+pub fn certificate_of<S>(stream: &TlsStream<S>) -> Result<Certificate, HandshakeError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let unreadable =
         || HandshakeError::Refused("the server's certificate cannot be read".to_owned());
     let certificate = stream.get_ref().peer_certificate().ok().flatten().ok_or_else(unreadable)?;

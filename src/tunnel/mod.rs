@@ -4,6 +4,7 @@
 mod connection;
 pub mod failure;
 mod listener;
+mod read_ahead;
 mod relay;
 mod resp;
 mod stream;

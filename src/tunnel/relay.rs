@@ -16,8 +16,9 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::Totals;
 
-/// The most bytes moved at once: what a TLS record holds (RFC 8446 section 5.1).
-const CHUNK: usize = 16 * 1024;
+/// The most bytes moved at once: four TLS records (RFC 8446 section 5.1), so that a bulk reply takes one
+/// write for as much as [`super::read_ahead`] reads at once.
+const CHUNK: usize = 4 * 16 * 1024;
 
 thread_local! {
     static SHARED_BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; CHUNK].into());
@@ -154,6 +155,16 @@ enum State {
     Failed(io::Error),
 }
 
+/// How a buffer came to be filled no further.
+enum Filled {
+    /// There may be more.
+    Full,
+    /// The reader has no more now, and will wake us.
+    Waiting,
+    /// The reader ended, or failed.
+    Ended(io::Result<()>),
+}
+
 /// One of the two directions.
 #[derive(Debug, Default)]
 struct Direction {
@@ -161,6 +172,8 @@ struct Direction {
     /// What the writer has not taken yet, and from where on. Empty unless it stalls.
     stalled: Vec<u8>,
     stalled_from: usize,
+    /// How the reader ended, which it says only once, while its last bytes are stalled.
+    reader_ended: Option<io::Result<()>>,
     /// Bytes that the writer took.
     written: u64,
     /// Bytes that were read or written: grows when anything moves.
@@ -214,7 +227,7 @@ impl Direction {
         }
     }
 
-    /// Reads once and writes what was read, keeping what the writer does not take.
+    /// Reads what there is and writes it, keeping what the writer does not take.
     fn move_chunk<Reader, Writer>(
         &mut self,
         cx: &mut Context<'_>,
@@ -226,20 +239,57 @@ impl Direction {
         Writer: AsyncWrite + Unpin,
     {
         SHARED_BUFFER.with_borrow_mut(|buffer| {
-            let read = ready!(poll_read(cx, reader, buffer))?;
-            if read == 0 {
-                self.state = State::Closing;
-                return Poll::Ready(Ok(()));
-            }
+            let (read, filled) = self.fill(cx, reader, buffer);
             self.moved += read as u64;
             let taken = self.write(cx, writer, &buffer[..read]);
             if taken < read && matches!(self.state, State::Open) {
                 self.stalled = buffer[taken..read].to_vec();
                 self.stalled_from = 0;
+                if let Filled::Ended(end) = filled {
+                    self.reader_ended = Some(end);
+                }
                 return Poll::Pending;
+            }
+            match (filled, &mut self.state) {
+                (Filled::Waiting, State::Open) => return Poll::Pending,
+                // The reader's own failure is no news any more.
+                (Filled::Ended(_), State::Discarding(error)) => {
+                    self.state = State::Failed(take(error));
+                }
+                (Filled::Ended(end), _) => {
+                    end?;
+                    self.state = State::Closing;
+                }
+                (Filled::Full | Filled::Waiting, _) => {}
             }
             Poll::Ready(Ok(()))
         })
+    }
+
+    /// Reads until the buffer is full, or nothing more is there now. Whoever has given all asks no system
+    /// call for that: a socket knows when its last read left nothing behind.
+    fn fill<Reader>(
+        &mut self,
+        cx: &mut Context<'_>,
+        reader: &mut Reader,
+        buffer: &mut [u8],
+    ) -> (usize, Filled)
+    where
+        Reader: AsyncRead + Unpin,
+    {
+        let mut read = 0;
+        if let Some(end) = self.reader_ended.take() {
+            return (read, Filled::Ended(end));
+        }
+        while read < buffer.len() {
+            match poll_read(cx, reader, &mut buffer[read..]) {
+                Poll::Ready(Ok(0)) => return (read, Filled::Ended(Ok(()))),
+                Poll::Ready(Ok(more)) => read += more,
+                Poll::Ready(Err(error)) => return (read, Filled::Ended(Err(error))),
+                Poll::Pending => return (read, Filled::Waiting),
+            }
+        }
+        (read, Filled::Full)
     }
 
     /// Writes what was kept. Ready when nothing is left of it: all written, or the writer failed.
@@ -446,7 +496,7 @@ mod tests {
 
     /// A relay whose Redis takes 1,000 bytes at a time, with the far ends of both sides.
     fn narrow() -> (DuplexStream, DuplexStream, DuplexStream, DuplexStream) {
-        let (app, app_far) = duplex(64 * 1024);
+        let (app, app_far) = duplex(256 * 1024);
         let (redis, redis_far) = duplex(1000);
         (app, app_far, redis, redis_far)
     }
@@ -454,7 +504,7 @@ mod tests {
     #[tokio::test]
     async fn a_stalled_writer_gets_everything_in_order_and_holds_one_chunk_at_most() {
         let (mut app, mut app_far, mut redis, mut redis_far) = narrow();
-        let sent: Vec<u8> = (0..50_000_u32).map(|n| (n % 251) as u8).collect();
+        let sent: Vec<u8> = (0..200_000_u32).map(|n| (n % 251) as u8).collect();
         app_far.write_all(&sent).await.unwrap();
         let totals = Totals::default();
         let mut relay = Relay::new(&mut app, &mut redis, None, &totals);
@@ -474,7 +524,19 @@ mod tests {
         assert!(received == sent, "the bytes differ");
         assert_eq!(relay.up.stalled.capacity(), 0, "nothing is held while idle");
         drop(relay);
-        assert_eq!(totals.counts().sent, 50_000);
+        assert_eq!(totals.counts().sent, 200_000);
+    }
+
+    #[tokio::test]
+    async fn a_reset_behind_bytes_that_stalled_is_told_once_they_are_delivered() {
+        let mut app = Scripted::new(vec![Ok(b"0123456789"), Err(reset())], usize::MAX);
+        let (mut redis, mut far) = duplex(4);
+        let totals = Totals::default();
+        let relay = Relay::new(&mut app, &mut redis, None, &totals);
+        let mut received = [0; 10];
+        let (end, read) = tokio::join!(relay, far.read_exact(&mut received));
+        assert!(matches!(end, End::Reset(Side::App, _)), "{end:?}");
+        assert_eq!((read.unwrap(), &received), (10, b"0123456789"));
     }
 
     #[tokio::test(start_paused = true)]

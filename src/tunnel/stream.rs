@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_native_tls::TlsStream;
 
+use super::read_ahead::ReadAhead;
 use crate::tls::is_unannounced_close;
 
 /// Silence before the first keepalive probe towards Redis: below the 350 s after which AWS's
@@ -52,16 +53,22 @@ pub fn reset_on_close(stream: &TcpStream) {
 /// The TLS connection to Redis.
 #[derive(Debug)]
 pub struct TlsUpstream {
-    tls: TlsStream<TcpStream>,
+    tls: TlsStream<ReadAhead>,
+    /// OpenSSL has given all that it had: it is not asked again before something arrives.
+    exhausted: bool,
     close_notify_sent: bool,
 }
 
 impl TlsUpstream {
-    pub fn new(tls: TlsStream<TcpStream>) -> TlsUpstream {
-        TlsUpstream { tls, close_notify_sent: false }
+    pub fn new(tls: TlsStream<ReadAhead>) -> TlsUpstream {
+        TlsUpstream { tls, exhausted: false, close_notify_sent: false }
     }
 
     pub fn tcp(&self) -> &TcpStream {
+        self.network().tcp()
+    }
+
+    fn network(&self) -> &ReadAhead {
         self.tls.get_ref().get_ref().get_ref()
     }
 }
@@ -72,7 +79,14 @@ impl AsyncRead for TlsUpstream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match ready!(Pin::new(&mut self.tls).poll_read(cx, buf)) {
+        if self.exhausted {
+            ready!(self.network().poll_readable(cx))?;
+        }
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.tls).poll_read(cx, buf);
+        // A record that fits is given as a whole, and a read never goes beyond one record (SSL_read(3)).
+        self.exhausted = read.is_pending() || (buf.remaining() > 0 && buf.filled().len() > before);
+        match ready!(read) {
             Err(error) if is_unannounced_close(&error) => Poll::Ready(Ok(())),
             other => Poll::Ready(other),
         }
@@ -99,7 +113,7 @@ impl AsyncWrite for TlsUpstream {
             let _ = ready!(Pin::new(&mut self.tls).poll_shutdown(cx));
             self.close_notify_sent = true;
         }
-        let tcp = self.tls.get_mut().get_mut().get_mut();
+        let tcp = self.tls.get_mut().get_mut().get_mut().tcp_mut();
         Pin::new(tcp).poll_shutdown(cx)
     }
 }

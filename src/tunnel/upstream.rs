@@ -12,6 +12,7 @@ use tokio_native_tls::TlsStream;
 
 use super::Tunnel;
 use super::failure::{Failure, Step};
+use super::read_ahead::ReadAhead;
 use super::stream::{TlsUpstream, keep_alive, send_at_once};
 use crate::tls::{Connector, Flaw, HandshakeError, certificate_of};
 
@@ -81,11 +82,11 @@ pub async fn handshake(
     tunnel: &Tunnel,
     connector: &Connector,
     stream: TcpStream,
-) -> Result<TlsStream<TcpStream>, Failure> {
+) -> Result<TlsStream<ReadAhead>, Failure> {
     let address = stream.peer_addr().map_err(|error| Failure::Outage(Step::Tcp, error))?;
     let host = tunnel.plan.upstream.host_name();
     let tls = tokio::select! {
-        finished = connector.connect(&host, stream) => finished,
+        finished = connector.connect(&host, ReadAhead::new(stream)) => finished,
         () = prove_plaintext(address) => Err(HandshakeError::NoTls),
     };
     Err(match tls {
