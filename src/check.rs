@@ -186,7 +186,8 @@ async fn examine(tunnel: &Tunnel, credentials: Option<Credentials>, single: bool
 
     // It says nothing itself when it fails: then the handshake does.
     let _ = setting_up.await;
-    let look = upstream::handshake(tunnel, &tunnel.look, stream);
+    let no_sessions = Arc::default();
+    let look = upstream::handshake(tunnel, &tunnel.look, stream, &no_sessions);
     let (looked, took) = timed(deadline, Step::Tls, look).await;
     let certificate = looked.and_then(|tls| certificate_of(&tls).map_err(Failure::Misconfigured));
     let subject = certificate.as_ref().map(|certificate| certificate.subject.clone());
@@ -266,7 +267,7 @@ async fn would_pass(
     let attempt = async {
         let stream = upstream::connect_tcp(addresses.to_vec()).await?;
         connector.prepare().await.map_err(Failure::Internal)?;
-        upstream::handshake(tunnel, &connector, stream).await
+        upstream::handshake(tunnel, &connector, stream, &Arc::default()).await
     };
     let (passed, took) = timed(deadline, Step::Tls, attempt).await;
     let outcome = match passed {

@@ -168,6 +168,15 @@ pub const DRAIN_TIMEOUT: Setting = Setting {
     help: "After COMMAND has ended, how long bytes that it had already written may take to reach \
            Redis",
 };
+pub const SPARES: Setting = Setting {
+    option: "spares",
+    variable: "STUNNEL_SPARES",
+    default: "1",
+    default_shown: "1",
+    value_name: "N",
+    help: "Connections per tunnel, 0 to 8, that are kept ready while an app connects again and again; up to \
+           8 when it does so fast. 0: none",
+};
 pub const FORWARD_SIGNALS: Setting = Setting {
     option: "forward-signals",
     variable: "STUNNEL_FORWARD_SIGNALS",
@@ -212,6 +221,7 @@ pub const SETTINGS: &[&Setting] = &[
     &CONNECT_RETRY,
     &IDLE_TIMEOUT,
     &DRAIN_TIMEOUT,
+    &SPARES,
     &FORWARD_SIGNALS,
     &LOG_LEVEL,
     &LOG_FORMAT,

@@ -131,6 +131,9 @@ impl TrustSettings {
     }
 }
 
+/// The most connections that a tunnel keeps ready.
+pub const MOST_SPARES: usize = 8;
+
 /// How connections to Redis are made and given up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConnectionSettings {
@@ -138,6 +141,8 @@ pub struct ConnectionSettings {
     pub connect_timeout: Duration,
     /// Whether to keep trying until `connect_timeout`.
     pub connect_retry: bool,
+    /// Connections kept ready for each tunnel, at most [`MOST_SPARES`]; 0: none.
+    pub spares: usize,
     /// `None`: never.
     pub idle_timeout: Option<Duration>,
     /// After COMMAND's end; zero means not to wait.
@@ -237,6 +242,7 @@ impl<'a> Reader<'a> {
         let connect_timeout = self.read(&cli::CONNECT_TIMEOUT, positive_duration);
         let connect_retry = self.read(&cli::CONNECT_RETRY, boolean);
         let idle_timeout = self.read(&cli::IDLE_TIMEOUT, duration);
+        let spares = self.read(&cli::SPARES, spares);
         let drain_timeout = self.read(&cli::DRAIN_TIMEOUT, duration);
         let forward_signals = self.read(&cli::FORWARD_SIGNALS, forward_signals);
         let level = self.read(&cli::LOG_LEVEL, log_level);
@@ -246,6 +252,7 @@ impl<'a> Reader<'a> {
             connection: ConnectionSettings {
                 connect_timeout: connect_timeout?,
                 connect_retry: connect_retry?,
+                spares: spares?,
                 idle_timeout: idle_timeout.map(|time| (!time.is_zero()).then_some(time))?,
                 drain_timeout: drain_timeout?,
             },
@@ -577,6 +584,11 @@ fn port_or_zero(text: &str) -> Result<u16, &'static str> {
     text.parse().map_err(|_| "a port from 1 to 65535, or 0 for the kernel's pick")
 }
 
+fn spares(text: &str) -> Result<usize, &'static str> {
+    let known = text.parse().ok().filter(|number| *number <= MOST_SPARES);
+    known.ok_or("a whole number from 0 to 8")
+}
+
 fn duration(text: &str) -> Result<Duration, &'static str> {
     const EXPECTED: &str = "a time such as 500ms, 10s, 5m, 24h, or a bare number of seconds";
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
@@ -708,6 +720,7 @@ pub mod tests {
             ("STUNNEL_CONNECTION_RETRY", "maybe", "'maybe'; expected 1, true"),
             ("STUNNEL_IDLE_TIMEOUT", "1d", "'1d'; expected a time such as 500ms"),
             ("STUNNEL_DRAIN_TIMEOUT", "-1", "'-1'; expected a time such as 500ms"),
+            ("STUNNEL_SPARES", "9", "'9'; expected a whole number from 0 to 8"),
             ("STUNNEL_FORWARD_SIGNALS", "some", "'some'; expected auto, always or never"),
             ("STUNNEL_LOGLEVEL", "8", "'8'; expected emerg, alert"),
             ("STUNNEL_LOG_FORMAT", "xml", "'xml'; expected logfmt or json"),

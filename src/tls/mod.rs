@@ -5,6 +5,7 @@ mod handshake;
 pub mod pem;
 mod pin;
 pub mod roots;
+mod session;
 
 use std::io;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use tokio_native_tls::{TlsConnector, TlsStream};
 pub use certificate::Certificate;
 pub use handshake::{Flaw, HandshakeError, is_unannounced_close};
 pub use pin::Pin;
+pub use session::Sessions;
 
 use crate::settings::{MinTls, TrustSettings, Verify};
 
@@ -61,16 +63,23 @@ impl Connector {
         self.built.get_or_try_init(build).await
     }
 
-    /// Makes a connection to `host` a TLS connection that holds by the settings, pins included.
+    /// Makes a connection to `host` a TLS connection that holds by the settings, pins included. One of `sessions`,
+    /// which are for this connector and this server alone, is resumed if the server agrees.
     ///
     /// # Errors
     /// Why it does not.
-    pub async fn connect<S>(&self, host: &str, stream: S) -> Result<TlsStream<S>, HandshakeError>
+    pub async fn connect<S>(
+        &self,
+        host: &str,
+        stream: S,
+        sessions: &Arc<Sessions>,
+    ) -> Result<TlsStream<S>, HandshakeError>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let connector = self.prepare().await.map_err(HandshakeError::Broken)?;
-        let connected = connector.connect(self.server_name(host), stream).await;
+        let handshake = connector.connect(self.server_name(host), stream);
+        let connected = session::with_sessions(sessions, handshake).await;
         let stream = connected.map_err(|error| HandshakeError::classify(&error))?;
         if !self.trust.pins.is_empty() {
             let pin = certificate_of(&stream)?.pin;
@@ -125,5 +134,10 @@ fn build(trust: &TrustSettings) -> native_tls::Result<TlsConnector> {
     if let Some(identity) = &trust.identity {
         builder.identity(identity.load()?);
     }
-    builder.build().map(TlsConnector::from)
+    match trust.identity {
+        // A server that asks for certificates may refuse sessions in ways of its own, and wants to see ours.
+        Some(_) => builder.build(),
+        None => session::resuming(|| builder.build()),
+    }
+    .map(TlsConnector::from)
 }

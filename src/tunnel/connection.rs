@@ -1,6 +1,9 @@
 //! One connection's life: from the app's connect to the end of both sides.
 
+use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -10,7 +13,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::failure::Failure;
 use super::relay::{End, Relay, Side};
 use super::stream::{TlsUpstream, reset_on_close, send_at_once, unacknowledged};
-use super::{Tunnel, resp, upstream};
+use super::{Tunnel, resp, spares, upstream};
 use crate::logging::{debug, info, warning};
 
 /// How long Redis sends nothing once it has answered everything.
@@ -21,7 +24,7 @@ const FLUSH_CHECK: Duration = Duration::from_millis(5);
 const IGNORED: usize = 4096;
 
 /// Serves a connection of the app's to its end.
-pub async fn serve(mut app: TcpStream, peer: SocketAddr, tunnel: &Tunnel) {
+pub async fn serve(mut app: TcpStream, peer: SocketAddr, tunnel: &Arc<Tunnel>) {
     let started = Instant::now();
     tunnel.totals.connection();
     debug!(at = "connection-accepted", var = tunnel.variable(), peer = %peer);
@@ -30,9 +33,17 @@ pub async fn serve(mut app: TcpStream, peer: SocketAddr, tunnel: &Tunnel) {
         return;
     }
     // Boxed, like all that happens once: an idle connection is to hold no room for it.
-    match Box::pin(upstream::connect(tunnel)).await {
+    match Box::pin(reach_redis(tunnel)).await {
         Ok(redis) => carry(app, redis, peer, started, tunnel).await,
         Err(failure) => Box::pin(report(&failure, &mut app, tunnel)).await,
+    }
+}
+
+/// A connection to Redis: a spare, or a new one.
+async fn reach_redis(tunnel: &Arc<Tunnel>) -> Result<TlsUpstream, Failure> {
+    match spares::take(tunnel).await {
+        Some(spare) => Ok(spare),
+        None => upstream::connect(tunnel).await,
     }
 }
 
@@ -57,13 +68,23 @@ async fn carry(
     redis: TlsUpstream,
     peer: SocketAddr,
     started: Instant,
-    tunnel: &Tunnel,
+    tunnel: &Arc<Tunnel>,
 ) {
     let mut ends = Ends { app, redis, finished: false };
     let address = ends.redis.tcp().peer_addr();
     let idle_timeout = tunnel.settings.idle_timeout;
     let mut relay = Relay::new(&mut ends.app, &mut ends.redis, idle_timeout, &tunnel.totals);
-    let end = (&mut relay).await;
+    let mut answered = false;
+    let end = poll_fn(|cx| {
+        let end = Pin::new(&mut relay).poll(cx);
+        // Not before: making a spare costs time in which the first request would wait.
+        if !answered && (relay.received() > 0 || end.is_ready()) {
+            answered = true;
+            spares::refill(tunnel);
+        }
+        end
+    })
+    .await;
     let (sent, received) = (relay.sent(), relay.received());
     drop(relay);
 

@@ -1,5 +1,5 @@
 //! One byte's way: accepted by the [`listener`], connected by the [`upstream`], moved by the
-//! [`relay`]; [`connection`] is the life of all three together.
+//! [`relay`]; [`connection`] is the life of all three together. [`spares`] are connected beforehand.
 
 mod connection;
 pub mod failure;
@@ -7,6 +7,7 @@ mod listener;
 mod read_ahead;
 mod relay;
 mod resp;
+mod spares;
 mod stream;
 pub mod upstream;
 
@@ -14,10 +15,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use listener::{Connections, bind, serve};
+use spares::Spares;
 
 use crate::plan;
 use crate::settings::ConnectionSettings;
-use crate::tls::Connector;
+use crate::tls::{Connector, Sessions};
 
 /// What every connection of a tunnel needs to know.
 #[derive(Debug)]
@@ -28,6 +30,8 @@ pub struct Tunnel {
     pub look: Arc<Connector>,
     pub settings: ConnectionSettings,
     pub totals: Arc<Totals>,
+    spares: Spares,
+    sessions: Arc<Sessions>,
 }
 
 impl Tunnel {
@@ -37,7 +41,9 @@ impl Tunnel {
         settings: ConnectionSettings,
         totals: Arc<Totals>,
     ) -> Tunnel {
-        Tunnel { look: Connector::for_a_look(&plan.trust), plan, connector, settings, totals }
+        let look = Connector::for_a_look(&plan.trust);
+        let spares = Spares::new(settings.spares);
+        Tunnel { plan, connector, look, settings, totals, spares, sessions: Arc::default() }
     }
 
     /// The variable by which log lines and errors call the tunnel.

@@ -1,6 +1,8 @@
 //! The two ends of a relay as streams: what tokio's types lack for half-close and reset.
 
+use std::future::poll_fn;
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -9,6 +11,7 @@ use std::time::Duration;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::task::yield_now;
 use tokio_native_tls::TlsStream;
 
 use super::read_ahead::ReadAhead;
@@ -21,6 +24,9 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 /// Unanswered probes until the connection counts as broken.
 const KEEPALIVE_PROBES: u32 = 4;
+
+/// How often a stream is looked at until the runtime has heard of all that the kernel has.
+const LOOKS: usize = 4;
 
 /// Small requests and replies must not wait for one another (Nagle's algorithm).
 pub fn send_at_once(stream: &TcpStream) -> io::Result<()> {
@@ -66,6 +72,27 @@ impl TlsUpstream {
 
     pub fn tcp(&self) -> &TcpStream {
         self.network().tcp()
+    }
+
+    /// Whether the server has neither said anything (but TLS its own things, as session tickets) nor closed.
+    pub async fn is_untouched(&mut self) -> bool {
+        for _ in 0..LOOKS {
+            let silent = poll_fn(|cx| {
+                let mut byte = [0];
+                let mut byte = ReadBuf::new(&mut byte);
+                Poll::Ready(Pin::new(&mut *self).poll_read(cx, &mut byte).is_pending())
+            });
+            if !silent.await {
+                return false;
+            }
+            // The kernel may have what the runtime has not heard of yet.
+            match SockRef::from(self.tcp()).peek(&mut [MaybeUninit::uninit()]) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
+                Ok(1..) => yield_now().await,
+                _ => return false,
+            }
+        }
+        false
     }
 
     fn network(&self) -> &ReadAhead {

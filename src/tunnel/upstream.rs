@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -14,7 +15,7 @@ use super::Tunnel;
 use super::failure::{Failure, Step};
 use super::read_ahead::ReadAhead;
 use super::stream::{TlsUpstream, keep_alive, send_at_once};
-use crate::tls::{Connector, Flaw, HandshakeError, certificate_of};
+use crate::tls::{Connector, Flaw, HandshakeError, Sessions, certificate_of};
 
 /// How long one address has before the next one is tried beside it (RFC 8305 section 5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
@@ -37,7 +38,7 @@ pub async fn connect(tunnel: &Tunnel) -> Result<TlsUpstream, Failure> {
     let mut pause = FIRST_PAUSE;
     loop {
         let mut step = Step::LookUp;
-        let outcome = timeout_at(deadline, attempt(tunnel, &mut step)).await;
+        let outcome = timeout_at(deadline, attempt_by_steps(tunnel, &mut step)).await;
         let failure = match outcome {
             Ok(Ok(stream)) => return Ok(stream),
             Ok(Err(failure)) => failure,
@@ -52,14 +53,32 @@ pub async fn connect(tunnel: &Tunnel) -> Result<TlsUpstream, Failure> {
     }
 }
 
+/// Makes one attempt, without a limit of time.
+///
+/// # Errors
+/// What failed.
+pub async fn attempt(tunnel: &Tunnel) -> Result<TlsUpstream, Failure> {
+    attempt_by_steps(tunnel, &mut Step::LookUp).await
+}
+
 /// One attempt; `step` says how far it has come.
-async fn attempt(tunnel: &Tunnel, step: &mut Step) -> Result<TlsUpstream, Failure> {
+async fn attempt_by_steps(tunnel: &Tunnel, step: &mut Step) -> Result<TlsUpstream, Failure> {
     tunnel.connector.prepare().await.map_err(Failure::Internal)?;
     let addresses = look_up(tunnel).await?;
+    let resuming = tunnel.sessions.any();
     *step = Step::Tcp;
-    let stream = connect_tcp(addresses).await?;
+    let stream = connect_tcp(addresses.clone()).await?;
     *step = Step::Tls;
-    handshake(tunnel, &tunnel.connector, stream).await.map(TlsUpstream::new)
+    let mut tls = handshake(tunnel, &tunnel.connector, stream, &tunnel.sessions).await;
+    if tls.is_err() && resuming {
+        // A server may take offence at a session, even one of its own from before a restart.
+        tunnel.sessions.forget();
+        *step = Step::Tcp;
+        let stream = connect_tcp(addresses).await?;
+        *step = Step::Tls;
+        tls = handshake(tunnel, &tunnel.connector, stream, &Arc::default()).await;
+    }
+    tls.map(TlsUpstream::new)
 }
 
 /// The upstream's addresses. Anew each time: a fail-over moves the name.
@@ -82,11 +101,12 @@ pub async fn handshake(
     tunnel: &Tunnel,
     connector: &Connector,
     stream: TcpStream,
+    sessions: &Arc<Sessions>,
 ) -> Result<TlsStream<ReadAhead>, Failure> {
     let address = stream.peer_addr().map_err(|error| Failure::Outage(Step::Tcp, error))?;
     let host = tunnel.plan.upstream.host_name();
     let tls = tokio::select! {
-        finished = connector.connect(&host, ReadAhead::new(stream)) => finished,
+        finished = connector.connect(&host, ReadAhead::new(stream), sessions) => finished,
         () = prove_plaintext(address) => Err(HandshakeError::NoTls),
     };
     Err(match tls {
@@ -111,7 +131,7 @@ async fn explain(
 ) -> String {
     let look = async {
         let stream = TcpStream::connect(address).await.ok()?;
-        let tls = tunnel.look.connect(host, stream).await.ok()?;
+        let tls = tunnel.look.connect(host, stream, &Arc::default()).await.ok()?;
         certificate_of(&tls).ok()
     };
     match look.await {
@@ -133,7 +153,7 @@ pub async fn late_refusal(tunnel: &Tunnel, error: &io::Error) -> Option<Handshak
     let deadline = Instant::now() + tunnel.settings.connect_timeout.min(LATE);
     let ask = async {
         let stream = connect_tcp(look_up(tunnel).await.ok()?).await.ok()?;
-        let mut tls = handshake(tunnel, &tunnel.connector, stream).await.ok()?;
+        let mut tls = handshake(tunnel, &tunnel.connector, stream, &Arc::default()).await.ok()?;
         HandshakeError::late(&tls.read_u8().await.err()?)
     };
     timeout_at(deadline, ask).await.ok().flatten()

@@ -31,6 +31,7 @@ impl<T: Send + 'static> Peer<T> {
             for stream in listener.incoming() {
                 let (stream, behaviour, sender) =
                     (stream.unwrap(), behaviour.clone(), sender.clone());
+                stream.set_nodelay(true).unwrap();
                 stream.set_read_timeout(Some(PATIENCE)).unwrap();
                 stream.set_write_timeout(Some(PATIENCE)).unwrap();
                 // The test may be over already.

@@ -1,0 +1,232 @@
+//! Connections that are ready before they are asked for, and sessions that are resumed.
+
+mod support;
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use openssl::ssl::SslStream;
+use support::eventually;
+use support::launcher::{HOLD, Held, Launcher, logged};
+use support::peer::Peer;
+use support::pki::Certificate;
+use support::resp::{Client, Reply};
+use support::servers::{Front, Options, PASSWORD, Server};
+
+/// Connections that Redis has beside the one that asks.
+fn connections(direct: &mut Client) -> usize {
+    match direct.ask(&["CLIENT", "LIST"]) {
+        Reply::Bulk(list) => String::from_utf8(list).unwrap().lines().count() - 1,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The number may have grown beyond one, where a handshake takes long.
+fn wait_for_a_spare(direct: &mut Client) {
+    eventually("a spare", || (connections(direct) >= 1).then_some(()));
+}
+
+fn wait_for_connections(direct: &mut Client, count: usize) {
+    eventually("so many connections", || (connections(direct) == count).then_some(()));
+}
+
+fn hold(server: &Server, settings: &[(&str, &str)]) -> Held {
+    let mut launcher = Launcher::script(HOLD).redis(&server.url()).env("STUNNEL_LOGLEVEL", "debug");
+    for (name, value) in settings {
+        launcher = launcher.env(name, value);
+    }
+    launcher.start_held()
+}
+
+/// An app that connects anew for each request.
+fn one_request(held: &Held) {
+    assert_eq!(held.client().ask(&["PING"]), Reply::line("+PONG"));
+}
+
+#[test]
+fn after_a_second_connection_the_next_one_is_ready_beforehand() {
+    for front in [Front::Redis, Front::Stunnel] {
+        let server = Server::start(front);
+        let mut direct = server.direct();
+        let held = hold(&server, &[]);
+        for _ in 0..5 {
+            one_request(&held);
+            one_request(&held);
+            wait_for_a_spare(&mut direct);
+        }
+        let log = held.finish().stderr;
+        assert!(log.contains(" at=spare-ready var=REDIS_URL"), "{log}");
+        assert!(!log.contains(" at=spare-discarded "), "{log}");
+        // Spares are no connections of the app's.
+        assert_eq!(logged(&log, "command-ended", "connections"), ["10"]);
+    }
+}
+
+#[test]
+fn no_spare_is_made_without_demand_or_when_turned_off() {
+    let server = Server::start(Front::Redis);
+    for (spares, requests) in [("1", 1), ("0", 20)] {
+        let held = hold(&server, &[("STUNNEL_SPARES", spares)]);
+        for _ in 0..requests {
+            one_request(&held);
+        }
+        let log = held.finish().stderr;
+        assert!(!log.contains("at=spare-"), "{log}");
+    }
+}
+
+#[test]
+fn as_many_spares_are_kept_as_the_setting_says() {
+    let server = Server::start(Front::Redis);
+    let mut direct = server.direct();
+    let held = hold(&server, &[("STUNNEL_SPARES", "3")]);
+    one_request(&held);
+    one_request(&held);
+    wait_for_connections(&mut direct, 3);
+    let one = held.client();
+    wait_for_connections(&mut direct, 4);
+    drop(one);
+    wait_for_connections(&mut direct, 3);
+}
+
+#[test]
+fn a_spare_that_redis_has_closed_is_not_handed_over() {
+    let server = Server::start(Front::Redis);
+    let mut direct = server.direct();
+    let held = hold(&server, &[]);
+    one_request(&held);
+    one_request(&held);
+    for _ in 0..20 {
+        wait_for_a_spare(&mut direct);
+        direct.ask(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+        one_request(&held);
+    }
+    let log = held.finish().stderr;
+    assert!(log.contains("at=spare-discarded"), "{log}");
+}
+
+#[test]
+fn a_spare_that_outlived_its_server_is_not_handed_over() {
+    let server = Server::start(Front::Redis);
+    let port = server.port;
+    let held = hold(&server, &[]);
+    one_request(&held);
+    one_request(&held);
+    wait_for_a_spare(&mut server.direct());
+    drop(server);
+    let server = eventually("the server is back", || Server::start_on(Front::Redis, port));
+    for _ in 0..5 {
+        one_request(&held);
+    }
+    drop(server);
+}
+
+/// Answers each request with the connection's number; from the second connection on it speaks first.
+fn chatterbox(mut stream: SslStream<TcpStream>, connections: &AtomicUsize) {
+    if connections.load(Ordering::SeqCst) >= 2 {
+        stream.write_all(b"-ERR max number of clients reached\r\n").unwrap();
+    }
+    connections.fetch_add(1, Ordering::SeqCst);
+    let mut request = [0; 64];
+    while matches!(stream.read(&mut request), Ok(1..)) {
+        if stream.write_all(b"+OK\r\n").is_err() {
+            return;
+        }
+    }
+}
+
+#[test]
+fn a_spare_on_which_something_has_arrived_is_not_handed_over() {
+    let count = Arc::new(AtomicUsize::new(0));
+    let counter = count.clone();
+    let peer = Peer::tls(move |stream| chatterbox(stream, &counter));
+    let held =
+        Launcher::script(HOLD).redis(&peer.url()).env("STUNNEL_LOGLEVEL", "debug").start_held();
+    for _ in 0..2 {
+        assert_eq!(held.open().ask(&["PING"]), Reply::line("+OK"));
+    }
+    eventually("a spare", || (count.load(Ordering::SeqCst) == 3).then_some(()));
+    let mut client = held.open();
+    client.send(&["PING"]);
+    // What this peer says to a new connection is that connection's own.
+    assert_eq!(client.reply().unwrap(), Reply::line("-ERR max number of clients reached"));
+    drop(client);
+    let log = held.finish().stderr;
+    assert!(log.contains("at=spare-discarded"), "{log}");
+}
+
+#[test]
+fn spares_are_given_up_when_nobody_connects_any_more() {
+    let server = Server::start(Front::Redis);
+    let mut direct = server.direct();
+    let held = hold(&server, &[("STUNNEL_SPARES", "2")]);
+    one_request(&held);
+    one_request(&held);
+    wait_for_connections(&mut direct, 2);
+    let ready = Instant::now();
+    let patience = Duration::from_secs(90);
+    while connections(&mut direct) > 0 {
+        assert!(ready.elapsed() < patience, "they are still there");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    let log = held.finish().stderr;
+    assert!(log.contains("at=spares-given-up"), "{log}");
+}
+
+#[test]
+fn a_server_that_does_not_pass_gets_no_spare_and_no_byte() {
+    let server = Server::start(Front::Redis);
+    let pin = "sha256//AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+    let held = hold(&server, &[("STUNNEL_PIN", pin)]);
+    for _ in 0..5 {
+        let reply = held.open().ask(&["PING"]);
+        assert!(matches!(&reply, Reply::Line(line) if line.contains("STUNNEL_PIN")), "{reply:?}");
+    }
+    let log = held.finish().stderr;
+    assert!(!log.contains("at=spare-ready"), "{log}");
+}
+
+#[test]
+fn a_server_that_changes_its_key_behind_a_session_is_refused_under_a_pin() {
+    let folder = tempfile::tempdir().unwrap();
+    let certificate = Certificate::self_signed(folder.path());
+    let server = Server::start_with(
+        Front::Redis,
+        Options { certificate: Some(&certificate), ..Options::default() },
+    );
+    let port = server.port;
+    let held = hold(&server, &[("STUNNEL_PIN", &certificate.pin()), ("STUNNEL_SPARES", "0")]);
+    for _ in 0..3 {
+        one_request(&held);
+    }
+    drop(server);
+    // The same address, another key.
+    let server = eventually("the server is back", || Server::start_on(Front::Redis, port));
+    let mut client = held.open();
+    client.send(&["AUTH", PASSWORD]);
+    let reply = client.reply().unwrap();
+    assert!(matches!(&reply, Reply::Line(line) if line.contains("STUNNEL_PIN")), "{reply:?}");
+    drop(server);
+}
+
+#[test]
+fn later_connections_resume_the_first_ones_session() {
+    let peer = Peer::tls(|mut stream| {
+        // Tickets are on their way with the first reply.
+        let mut request = [0; 64];
+        while matches!(stream.read(&mut request), Ok(1..)) {
+            stream.write_all(b"+OK\r\n").unwrap();
+        }
+        (stream.ssl().session_reused(), stream.ssl().version_str())
+    });
+    let held = Launcher::script(HOLD).redis(&peer.url()).env("STUNNEL_SPARES", "0").start_held();
+    let mut seen = Vec::new();
+    for _ in 0..3 {
+        assert_eq!(held.open().ask(&["PING"]), Reply::line("+OK"));
+        seen.push(peer.result());
+    }
+    assert_eq!(seen, [(false, "TLSv1.3"), (true, "TLSv1.3"), (true, "TLSv1.3")]);
+}
