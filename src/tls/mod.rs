@@ -1,6 +1,7 @@
 //! Trust: from settings to a connector that makes TLS connections by them.
 
 mod certificate;
+mod context;
 mod handshake;
 pub mod pem;
 mod pin;
@@ -134,10 +135,7 @@ fn build(trust: &TrustSettings) -> native_tls::Result<TlsConnector> {
     if let Some(identity) = &trust.identity {
         builder.identity(identity.load()?);
     }
-    match trust.identity {
-        // A server that asks for certificates may refuse sessions in ways of its own, and wants to see ours.
-        Some(_) => builder.build(),
-        None => session::resuming(|| builder.build()),
-    }
-    .map(TlsConnector::from)
+    // A server that asks for certificates may refuse sessions in ways of its own, and wants to see ours.
+    let resume = trust.identity.is_none();
+    context::set_up(resume, || builder.build()).map(TlsConnector::from)
 }

@@ -1,12 +1,11 @@
 //! TLS sessions that are resumed: a connection to a server that is known spares both sides the certificate, its
 //! check and the server's signature (RFC 8446 section 2.2).
 //!
-//! native-tls has no words for this, so OpenSSL is asked directly, in three steps that all use its documented hooks:
-//! the context that native-tls makes is caught when OpenSSL makes room for data of ours in it
-//! (CRYPTO_get_ex_new_index(3)); the session is offered when the handshake starts (SSL_CTX_set_info_callback(3)); and
-//! tickets are collected as the server sends them (SSL_CTX_sess_set_new_cb(3)).
+//! native-tls has no words for this, so OpenSSL is asked directly, by its documented hooks: in the [`super::context`]
+//! the session is offered when a handshake starts (SSL_CTX_set_info_callback(3)), and tickets are collected
+//! as the server sends them (SSL_CTX_sess_set_new_cb(3)).
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::ffi::{c_int, c_long, c_void};
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -81,32 +80,22 @@ impl Sessions {
 }
 
 thread_local! {
-    /// The context that OpenSSL made last on this thread.
-    static CONTEXT: Cell<*mut ffi::SSL_CTX> = const { Cell::new(ptr::null_mut()) };
     /// Where the handshake that is polled now belongs.
     static CURRENT: RefCell<Option<Arc<Sessions>>> = const { RefCell::new(None) };
 }
 
-/// Runs `build`, which makes one context, and has that context resume sessions.
-pub fn resuming<T>(build: impl FnOnce() -> T) -> T {
-    static CATCH: OnceLock<c_int> = OnceLock::new();
-    // SAFETY: registers a callback that lives as long as the program, and takes no data.
-    CATCH.get_or_init(|| unsafe {
-        ffi::SSL_CTX_get_ex_new_index(0, ptr::null_mut(), Some(catch_context), None, None)
-    });
-    CONTEXT.set(ptr::null_mut());
-    let built = build();
-    let context = CONTEXT.replace(ptr::null_mut());
-    if !context.is_null() {
-        // SAFETY: `context` was made on this thread just now, and `built` holds it; nobody else has it yet.
-        unsafe {
-            let mode = ffi::SSL_SESS_CACHE_CLIENT | ffi::SSL_SESS_CACHE_NO_INTERNAL;
-            ffi::SSL_CTX_set_session_cache_mode(context, mode);
-            ffi::SSL_CTX_sess_set_new_cb(context, Some(keep_session));
-            SSL_CTX_set_info_callback(context, Some(offer_session));
-        }
+/// Has a context's connections resume sessions, those of [`with_sessions`].
+///
+/// # Safety
+/// `context` is alive, and nobody else uses it yet.
+pub unsafe fn resume_in(context: *mut ffi::SSL_CTX) {
+    // SAFETY: as above; the callbacks live as long as the program.
+    unsafe {
+        let mode = ffi::SSL_SESS_CACHE_CLIENT | ffi::SSL_SESS_CACHE_NO_INTERNAL;
+        ffi::SSL_CTX_set_session_cache_mode(context, mode);
+        ffi::SSL_CTX_sess_set_new_cb(context, Some(keep_session));
+        SSL_CTX_set_info_callback(context, Some(offer_session));
     }
-    built
 }
 
 /// A handshake that resumes the latest of `sessions`, if it can, and keeps those that it is given.
@@ -128,17 +117,6 @@ fn index() -> c_int {
     *INDEX.get_or_init(|| unsafe {
         ffi::SSL_get_ex_new_index(0, ptr::null_mut(), None, None, Some(release_sessions))
     })
-}
-
-unsafe extern "C" fn catch_context(
-    parent: *mut c_void,
-    _: *mut c_void,
-    _: *mut ffi::CRYPTO_EX_DATA,
-    _: c_int,
-    _: c_long,
-    _: *mut c_void,
-) {
-    CONTEXT.set(parent.cast());
 }
 
 unsafe extern "C" fn release_sessions(

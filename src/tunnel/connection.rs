@@ -33,7 +33,8 @@ pub async fn serve(mut app: TcpStream, peer: SocketAddr, tunnel: &Arc<Tunnel>) {
         return;
     }
     // Boxed, like all that happens once: an idle connection is to hold no room for it.
-    match Box::pin(reach_redis(tunnel)).await {
+    let redis = Box::pin(reach_redis(tunnel)).await;
+    match redis {
         Ok(redis) => carry(app, redis, peer, started, tunnel).await,
         Err(failure) => Box::pin(report(&failure, &mut app, tunnel)).await,
     }
