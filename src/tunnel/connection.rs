@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::failure::Failure;
 use super::relay::{End, Relay, Side};
-use super::stream::{TlsUpstream, reset_on_close, send_at_once, unacknowledged};
+use super::stream::{TlsUpstream, reset_on_close, unacknowledged};
 use super::{Tunnel, resp, spares, upstream};
 use crate::logging::{debug, info, warning};
 
@@ -28,10 +28,6 @@ pub async fn serve(mut app: TcpStream, peer: SocketAddr, tunnel: &Arc<Tunnel>) {
     let started = Instant::now();
     tunnel.totals.connection();
     debug!(at = "connection-accepted", var = tunnel.variable(), peer = %peer);
-    if let Err(error) = send_at_once(&app) {
-        debug!(at = "connection-gone", var = tunnel.variable(), peer = %peer, error = %error);
-        return;
-    }
     // Boxed, like all that happens once: an idle connection is to hold no room for it.
     let redis = Box::pin(reach_redis(tunnel)).await;
     match redis {

@@ -35,6 +35,8 @@ fn listen(port: u16) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     // Connections of an earlier launcher that linger in TIME_WAIT keep no port from us (socket(7)).
     socket.set_reuse_address(true)?;
+    // Accepted connections inherit it: small replies must not wait for one another (Nagle's algorithm).
+    socket.set_tcp_nodelay(true)?;
     socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into())?;
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;

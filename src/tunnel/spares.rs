@@ -60,6 +60,19 @@ impl Spares {
     }
 }
 
+impl State {
+    /// Takes in a spare whose making began at `started`.
+    fn add(&mut self, stream: TlsUpstream, started: Instant, tunnel: &Arc<Tunnel>) {
+        let made = Instant::now();
+        self.demand.handshake = made - started;
+        self.ready.push_back(Spare { stream, made });
+        if !self.watched {
+            self.watched = true;
+            tokio::spawn(give_up(tunnel.clone()));
+        }
+    }
+}
+
 /// A spare for a connection that has just been accepted, if one is fit for use.
 pub async fn take(tunnel: &Tunnel) -> Option<TlsUpstream> {
     let spares = &tunnel.spares;
@@ -111,14 +124,7 @@ async fn make(making: Making) {
         Err(_) => return debug!(at = "spare-failed", var = tunnel.variable(), error = "timeout"),
     };
     debug!(at = "spare-ready", var = tunnel.variable());
-    let made = Instant::now();
-    let mut state = tunnel.spares.state();
-    state.demand.handshake = made - started;
-    state.ready.push_back(Spare { stream, made });
-    if !state.watched {
-        state.watched = true;
-        tokio::spawn(give_up(tunnel.clone()));
-    }
+    tunnel.spares.state().add(stream, started, tunnel);
 }
 
 /// Closes a tunnel's spares once nobody asks for any.

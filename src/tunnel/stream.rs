@@ -28,7 +28,7 @@ const KEEPALIVE_PROBES: u32 = 4;
 /// How often a stream is looked at until the runtime has heard of all that the kernel has.
 const LOOKS: usize = 4;
 
-/// Small requests and replies must not wait for one another (Nagle's algorithm).
+/// Small requests must not wait for one another (Nagle's algorithm).
 pub fn send_at_once(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)
 }
@@ -79,8 +79,8 @@ impl TlsUpstream {
         for _ in 0..LOOKS {
             let silent = poll_fn(|cx| {
                 let mut byte = [0];
-                let mut byte = ReadBuf::new(&mut byte);
-                Poll::Ready(Pin::new(&mut *self).poll_read(cx, &mut byte).is_pending())
+                let read = Pin::new(&mut *self).poll_read(cx, &mut ReadBuf::new(&mut byte));
+                Poll::Ready(read.is_pending())
             });
             if !silent.await {
                 return false;
