@@ -111,6 +111,9 @@ pub fn run(
         debug!(at = "streams-kept", error = %error);
     }
 
+    // One thread. On two cores with 50 clients and Redis, 40,000 small requests cost 1.21 s of CPU so, 1.28 s on a
+    // multi-thread runtime with one worker, 1.33 s with two; pipelined 0.42, 0.43 and 0.47; the rates differ by less than
+    // their noise. Redis has one thread as well, and more to do.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

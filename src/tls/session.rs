@@ -149,7 +149,10 @@ unsafe extern "C" fn offer_session(ssl: *const ffi::SSL, at: c_int, _: c_int) {
             // Refused, it is a full handshake.
             ffi::SSL_set_session(ssl, session.as_ptr());
         }
-        ffi::SSL_set_ex_data(ssl, index(), Arc::into_raw(sessions).cast_mut().cast());
+        let hung = Arc::into_raw(sessions).cast_mut();
+        if ffi::SSL_set_ex_data(ssl, index(), hung.cast()) != 1 {
+            drop(Arc::from_raw(hung));
+        }
     }
 }
 

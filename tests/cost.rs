@@ -1,0 +1,91 @@
+//! What a connection costs, where it can be counted whatever the machine does.
+
+mod support;
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+
+use nix::libc;
+use support::Process;
+use support::launcher::{HOLD, Held, Launcher, send_signal};
+use support::resp::Reply;
+use support::servers::{Front, Server};
+
+/// Round trips that are counted.
+const ROUND_TRIPS: usize = 500;
+/// For each: two waits, two reads, two writes.
+const CALLS: usize = 6;
+/// Calls that have nothing to do with round trips, timers for example.
+const OTHERS: usize = 60;
+
+/// The calls in a table of `strace -c`: its column `calls` is the fourth, its last line the total.
+fn total_calls(table: &str) -> Option<usize> {
+    let total = table.lines().find(|line| line.ends_with(" total"))?;
+    total.split_whitespace().nth(3)?.parse().ok()
+}
+
+#[test]
+fn a_round_trip_takes_six_system_calls() {
+    let server = Server::start(Front::Redis);
+    let held = Launcher::hold(&server.url());
+    let mut client = held.client();
+    assert_eq!(client.ask(&["PING"]), Reply::line("+PONG"));
+
+    let folder = tempfile::tempdir().unwrap();
+    let table = folder.path().join("calls");
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-c", "-p", &held.running.pid().to_string(), "-o"]).arg(&table);
+    let strace = strace.stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
+    let mut strace = Process(strace.expect("strace (see bin/setup test)"));
+    let mut said = String::new();
+    let mut stderr = BufReader::new(strace.0.stderr.take().unwrap());
+    stderr.read_line(&mut said).unwrap();
+    if !said.contains("attached") {
+        assert!(said.contains("not permitted"), "{said}");
+        eprintln!("skipped: strace may not look at a process here");
+        return;
+    }
+    for _ in 0..ROUND_TRIPS {
+        assert_eq!(client.ask(&["PING"]), Reply::line("+PONG"));
+    }
+    send_signal(strace.pid(), libc::SIGINT);
+    strace.wait();
+    let table = fs::read_to_string(table).unwrap();
+    let calls = total_calls(&table).unwrap_or_else(|| panic!("{table}"));
+    assert!(calls >= ROUND_TRIPS * 4, "they were not counted: {table}");
+    assert!(calls <= ROUND_TRIPS * CALLS + OTHERS, "{table}");
+}
+
+fn resident(held: &Held) -> usize {
+    let status = fs::read_to_string(format!("/proc/{}/status", held.running.pid())).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+#[test]
+fn an_idle_connection_holds_no_buffer() {
+    const CONNECTIONS: usize = 300;
+    /// What OpenSSL and the runtime keep for each, with room for other versions of OpenSSL; one buffer
+    /// of the relay's would be 64 more.
+    const KIB_EACH: usize = 48;
+    let server = Server::start(Front::Redis);
+    let held = Launcher::script(HOLD).redis(&server.url()).start_held();
+    let big = "x".repeat(300_000);
+    let mut warm = held.client();
+    warm.ask(&["SET", "big", &big]);
+    let idle = |count: usize| -> Vec<_> {
+        (0..count)
+            .map(|_| {
+                let mut client = held.client();
+                assert_eq!(client.ask(&["GET", "big"]), Reply::bulk(&big));
+                client
+            })
+            .collect()
+    };
+    let _first = idle(20);
+    let before = resident(&held);
+    let _others = idle(CONNECTIONS);
+    let grown = resident(&held).saturating_sub(before);
+    assert!(grown <= CONNECTIONS * KIB_EACH, "{} KiB each", grown / CONNECTIONS);
+}
