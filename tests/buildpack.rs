@@ -10,7 +10,7 @@ use std::process::{Command, Output, Stdio};
 
 use nix::libc;
 use nix::unistd::Uid;
-use support::launcher::{Launcher, Running, logged, send_signal};
+use support::launcher::{Launcher, command_of, logged, send_signal};
 use support::resp::Reply;
 use support::servers::{Front, PASSWORD, Server};
 use support::{eventually, is_alive};
@@ -185,7 +185,7 @@ fn run_as_a_dyno(mut command: Command, server: &Server) {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut running = Launcher { command }.start();
     assert_eq!(running.line(), "ready");
-    let processes = descendants(&running);
+    let processes = [running.pid(), command_of(running.pid())];
     for process in &processes {
         send_signal(*process, libc::SIGTERM);
     }
@@ -199,14 +199,6 @@ fn run_as_a_dyno(mut command: Command, server: &Server) {
     eventually("every process is gone", || {
         processes.iter().all(|process| !is_alive(*process)).then_some(())
     });
-}
-
-/// The launcher and the app, without the short-lived `sleep`s of the app's.
-fn descendants(running: &Running) -> Vec<i32> {
-    let children = format!("/proc/{0}/task/{0}/children", running.pid());
-    let children = fs::read_to_string(children).unwrap();
-    let children = children.split_whitespace().map(|pid| pid.parse().unwrap());
-    std::iter::once(running.pid()).chain(children).collect()
 }
 
 #[test]
@@ -546,13 +538,10 @@ fn the_binary_runs_a_tunnel_on_the_oldest_system_that_it_supports_as_pid_1() {
          read -r authenticated <&3; read -r pong <&3; \
          echo \"$authenticated $pong parent $PPID\"; exit 9"
     );
-    let mut launcher = Launcher::new(["true"]);
-    launcher.command = Command::new("unshare");
-    launcher.command.args(["--pid", "--fork", "--kill-child"]);
+    let mut launcher = Launcher::of("unshare", ["--pid", "--fork", "--kill-child"]);
     launcher.command.arg(format!("--root={}", system.display())).arg(&inside);
-    launcher.command.args(["bash", "-c", &script]).env_clear().env("PATH", "/usr/bin:/bin");
-    launcher.command.env("REDIS_URL", server.url()).env("STUNNEL_LISTEN_PORT", "0");
-    launcher.command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    launcher.command.args(["bash", "-c", &script]);
+    let launcher = launcher.env("PATH", "/usr/bin:/bin").redis(&server.url());
     let ended = launcher.run();
     assert_eq!(ended.stdout, "+OK\r +PONG\r parent 1\n", "{}", ended.stderr);
     assert_eq!(ended.code(), 9);

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use nix::libc;
 use support::Process;
-use support::launcher::{HOLD, Held, Launcher, send_signal};
+use support::launcher::{HOLD, Launcher, resident_kib, send_signal};
 use support::resp::Reply;
 use support::servers::{Front, Server};
 
@@ -57,24 +57,18 @@ fn a_round_trip_takes_six_system_calls() {
     assert!(calls <= ROUND_TRIPS * CALLS + OTHERS, "{table}");
 }
 
-fn resident(held: &Held) -> usize {
-    let status = fs::read_to_string(format!("/proc/{}/status", held.running.pid())).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
-}
-
 #[test]
 fn an_idle_connection_holds_no_buffer() {
-    const CONNECTIONS: usize = 300;
+    const CONNECTIONS: u64 = 300;
     /// What OpenSSL and the runtime keep for each, with room for other versions of OpenSSL; one buffer
     /// of the relay's would be 64 more.
-    const KIB_EACH: usize = 48;
+    const KIB_EACH: u64 = 48;
     let server = Server::start(Front::Redis);
     let held = Launcher::script(HOLD).redis(&server.url()).start_held();
     let big = "x".repeat(300_000);
     let mut warm = held.client();
     warm.ask(&["SET", "big", &big]);
-    let idle = |count: usize| -> Vec<_> {
+    let idle = |count: u64| -> Vec<_> {
         (0..count)
             .map(|_| {
                 let mut client = held.client();
@@ -84,8 +78,8 @@ fn an_idle_connection_holds_no_buffer() {
             .collect()
     };
     let _first = idle(20);
-    let before = resident(&held);
+    let before = resident_kib(held.running.pid());
     let _others = idle(CONNECTIONS);
-    let grown = resident(&held).saturating_sub(before);
+    let grown = resident_kib(held.running.pid()).saturating_sub(before);
     assert!(grown <= CONNECTIONS * KIB_EACH, "{} KiB each", grown / CONNECTIONS);
 }

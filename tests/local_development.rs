@@ -149,7 +149,7 @@ fn the_systemd_unit_is_valid() {
         eprintln!("skipped: there is no systemd-analyze");
         return;
     }
-    // The unit's program is installed nowhere here: verify it in a root that has one.
+    // The unit's program is installed nowhere here: another stands for it.
     let folder = tempfile::tempdir().unwrap();
     let unit = fs::read_to_string(Path::new(ROOT).join("examples/systemd/worker.service")).unwrap();
     assert!(unit.contains("ExecStart=/usr/local/bin/start-stunnel "), "{unit}");

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use nix::libc;
 use nix::sys::signal::Signal;
-use support::launcher::{BINARY, HOLD, Launcher, Running, logged, send_signal};
+use support::launcher::{BINARY, HOLD, Launcher, Running, command_of, logged, send_signal};
 use support::resp::Reply;
 use support::servers::{Front, Server};
 use support::{Process, eventually, is_alive};
@@ -39,12 +39,6 @@ fn recorder(launcher: Launcher) -> Running {
 
 fn record_signals() -> Launcher {
     Launcher::new(["perl", "-e", RECORDER])
-}
-
-/// The pid of the launcher's one child.
-fn command_of(launcher: i32) -> i32 {
-    let children = format!("/proc/{launcher}/task/{launcher}/children");
-    eventually("COMMAND runs", || fs::read_to_string(&children).ok()?.trim().parse().ok())
 }
 
 #[test]

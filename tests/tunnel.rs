@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use openssl::sha::Sha256;
 use openssl::ssl::{ShutdownState, SslStream};
-use support::launcher::{BINARY, HOLD, Launcher, logged};
+use support::launcher::{BINARY, HOLD, Launcher, logged, resident_kib};
 use support::peer::Peer;
 use support::resp::{Client, Reply, request};
 use support::servers::{FRONTS, Front, PASSWORD, Server};
@@ -758,10 +758,8 @@ fn memory_stays_bounded_while_a_server_takes_nothing() {
         stalled.map(|error| error.kind()),
         Some(ErrorKind::WouldBlock | ErrorKind::TimedOut)
     ));
-    let status = std::fs::read_to_string(format!("/proc/{}/status", held.running.pid())).unwrap();
-    let resident = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
-    let kib: u64 = resident.split_whitespace().nth(1).unwrap().parse().unwrap();
-    assert!(kib < 64 * 1024, "{resident}");
+    let kib = resident_kib(held.running.pid());
+    assert!(kib < 64 * 1024, "{kib} KiB");
     reset(&app);
 }
 

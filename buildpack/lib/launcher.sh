@@ -86,6 +86,8 @@ replace() {
     fi
 }
 
+checksum_of() { sha256sum <"$1" | cut -d ' ' -f 1; }
+
 # Says what to do next when no process of the app uses the launcher.
 hint_at_procfile() {
     local app=$1

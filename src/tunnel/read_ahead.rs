@@ -11,10 +11,12 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-/// Four records of the largest size (RFC 8446 section 5.2), as a bulk reply has them.
-const AHEAD: usize = 4 * (16 * 1024 + 256 + 5);
-/// Buffers that a thread keeps for whoever reads next; one for each connection that is in the middle
-/// of a record beyond that is made and freed.
+/// TLS records of the largest size that are moved at once, as a bulk reply has them.
+pub const RECORDS: usize = 4;
+/// What they take on the network (RFC 8446 section 5.2).
+const AHEAD: usize = RECORDS * (16 * 1024 + 256 + 5);
+/// Buffers that a thread keeps for whoever reads next. Connections that wait in the middle of a record, if they are
+/// more, have theirs made and freed.
 const KEPT: usize = 2;
 
 type Buffer = Box<[u8]>;
@@ -87,14 +89,16 @@ impl AsyncRead for ReadAhead {
         wanted: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let ReadAhead { tcp, ahead } = &mut *self;
-        if ahead.is_none() {
-            let mut fresh = Ahead::new();
-            let mut buffer = ReadBuf::new(&mut fresh.buffer);
-            ready!(Pin::new(tcp).poll_read(cx, &mut buffer))?;
-            fresh.to = buffer.filled().len();
-            *ahead = Some(fresh);
-        }
-        let Some(held) = ahead else { return Poll::Pending };
+        let held = match ahead {
+            Some(held) => held,
+            None => {
+                let mut fresh = Ahead::new();
+                let mut buffer = ReadBuf::new(&mut fresh.buffer);
+                ready!(Pin::new(tcp).poll_read(cx, &mut buffer))?;
+                fresh.to = buffer.filled().len();
+                ahead.insert(fresh)
+            }
+        };
         let fetched = wanted.remaining().min(held.to - held.from);
         wanted.put_slice(&held.buffer[held.from..held.from + fetched]);
         held.from += fetched;

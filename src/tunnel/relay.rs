@@ -15,10 +15,11 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::Totals;
+use super::read_ahead::RECORDS;
 
-/// The most bytes moved at once: four TLS records (RFC 8446 section 5.1), so that a bulk reply takes one
-/// write for as much as [`super::read_ahead`] reads at once.
-const CHUNK: usize = 4 * 16 * 1024;
+/// The most bytes moved at once: what the TLS records hold (RFC 8446 section 5.1) that [`super::read_ahead`] reads
+/// at once.
+const CHUNK: usize = RECORDS * 16 * 1024;
 
 thread_local! {
     static SHARED_BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; CHUNK].into());

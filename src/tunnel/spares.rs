@@ -114,17 +114,15 @@ impl Drop for Making {
 async fn make(making: Making) {
     let tunnel = &making.0;
     let started = Instant::now();
-    let limit = tunnel.settings.connect_timeout;
-    let stream = match tokio::time::timeout(limit, upstream::attempt(tunnel)).await {
-        Ok(Ok(stream)) => stream,
-        // The next connection meets the same, and reports it.
-        Ok(Err(failure)) => {
-            return debug!(at = "spare-failed", var = tunnel.variable(), error = %failure);
+    let deadline = started + tunnel.settings.connect_timeout;
+    match upstream::attempt(tunnel, deadline).await {
+        Ok(stream) => {
+            debug!(at = "spare-ready", var = tunnel.variable());
+            tunnel.spares.state().add(stream, started, tunnel);
         }
-        Err(_) => return debug!(at = "spare-failed", var = tunnel.variable(), error = "timeout"),
-    };
-    debug!(at = "spare-ready", var = tunnel.variable());
-    tunnel.spares.state().add(stream, started, tunnel);
+        // The next connection meets the same, and reports it.
+        Err(failure) => debug!(at = "spare-failed", var = tunnel.variable(), error = %failure),
+    }
 }
 
 /// Closes a tunnel's spares once nobody asks for any.

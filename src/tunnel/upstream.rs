@@ -37,12 +37,9 @@ pub async fn connect(tunnel: &Tunnel) -> Result<TlsUpstream, Failure> {
     let deadline = Instant::now() + tunnel.settings.connect_timeout;
     let mut pause = FIRST_PAUSE;
     loop {
-        let mut step = Step::LookUp;
-        let outcome = timeout_at(deadline, attempt_by_steps(tunnel, &mut step)).await;
-        let failure = match outcome {
-            Ok(Ok(stream)) => return Ok(stream),
-            Ok(Err(failure)) => failure,
-            Err(_) => return Err(Failure::timed_out(step)),
+        let failure = match attempt(tunnel, deadline).await {
+            Ok(stream) => return Ok(stream),
+            Err(failure) => failure,
         };
         let again = tunnel.settings.connect_retry && failure.is_outage();
         if !again || Instant::now() + pause >= deadline {
@@ -53,32 +50,41 @@ pub async fn connect(tunnel: &Tunnel) -> Result<TlsUpstream, Failure> {
     }
 }
 
-/// Makes one attempt, without a limit of time.
+/// Makes one attempt to connect, which ends at the deadline.
 ///
 /// # Errors
 /// What failed.
-pub async fn attempt(tunnel: &Tunnel) -> Result<TlsUpstream, Failure> {
-    attempt_by_steps(tunnel, &mut Step::LookUp).await
+pub async fn attempt(tunnel: &Tunnel, deadline: Instant) -> Result<TlsUpstream, Failure> {
+    let mut step = Step::LookUp;
+    let done = timeout_at(deadline, take_steps(tunnel, &mut step)).await;
+    done.unwrap_or_else(|_| Err(Failure::timed_out(step)))
 }
 
-/// One attempt; `step` says how far it has come.
-async fn attempt_by_steps(tunnel: &Tunnel, step: &mut Step) -> Result<TlsUpstream, Failure> {
+/// Looks up, connects and shakes hands; `step` says how far it has come.
+async fn take_steps(tunnel: &Tunnel, step: &mut Step) -> Result<TlsUpstream, Failure> {
     tunnel.connector.prepare().await.map_err(Failure::Internal)?;
     let addresses = look_up(tunnel).await?;
     let resuming = tunnel.sessions.any();
-    *step = Step::Tcp;
-    let stream = connect_tcp(addresses.clone()).await?;
-    *step = Step::Tls;
-    let mut tls = handshake(tunnel, &tunnel.connector, stream, &tunnel.sessions).await;
-    if tls.is_err() && resuming {
+    let mut tls = connect_tls(tunnel, addresses.clone(), &tunnel.sessions, step).await;
+    if matches!(step, Step::Tls) && tls.is_err() && resuming {
         // A server may take offence at a session, even one of its own from before a restart.
         tunnel.sessions.forget();
-        *step = Step::Tcp;
-        let stream = connect_tcp(addresses).await?;
-        *step = Step::Tls;
-        tls = handshake(tunnel, &tunnel.connector, stream, &Arc::default()).await;
+        tls = connect_tls(tunnel, addresses, &Arc::default(), step).await;
     }
     tls.map(TlsUpstream::new)
+}
+
+/// TCP and TLS to one of `addresses`.
+async fn connect_tls(
+    tunnel: &Tunnel,
+    addresses: Vec<SocketAddr>,
+    sessions: &Arc<Sessions>,
+    step: &mut Step,
+) -> Result<TlsStream<ReadAhead>, Failure> {
+    *step = Step::Tcp;
+    let stream = connect_tcp(addresses).await?;
+    *step = Step::Tls;
+    handshake(tunnel, &tunnel.connector, stream, sessions).await
 }
 
 /// The upstream's addresses. Anew each time: a fail-over moves the name.

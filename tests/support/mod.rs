@@ -22,8 +22,17 @@ const LOOK: Duration = Duration::from_millis(5);
 ///
 /// # Panics
 /// When it does not within [`PATIENCE`].
-pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
+pub fn eventually<T>(what: &str, condition: impl FnMut() -> Option<T>) -> T {
+    eventually_within(PATIENCE, what, condition)
+}
+
+/// Like [`eventually`], for what takes longer by design.
+pub fn eventually_within<T>(
+    patience: Duration,
+    what: &str,
+    mut condition: impl FnMut() -> Option<T>,
+) -> T {
+    let deadline = Instant::now() + patience;
     loop {
         if let Some(found) = condition() {
             return found;
