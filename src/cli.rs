@@ -58,6 +58,15 @@ pub const PORT_OFFSET: Setting = Setting {
     value_name: "N",
     help: "TLS port = URL port + N, for redis:// and valkey:// URLs",
 };
+pub const LISTEN: Setting = Setting {
+    option: "listen",
+    variable: "STUNNEL_LISTEN",
+    default: "tcp",
+    default_shown: "tcp",
+    value_name: "WHERE",
+    help: "tcp (a port of 127.0.0.1, open to every user of this machine), or unix (a socket for this user alone; \
+           the URL becomes unix://, which not every client takes)",
+};
 pub const LISTEN_PORT: Setting = Setting {
     option: "listen-port",
     variable: "STUNNEL_LISTEN_PORT",
@@ -209,6 +218,7 @@ pub const SETTINGS: &[&Setting] = &[
     &URLS,
     &REDISS,
     &PORT_OFFSET,
+    &LISTEN,
     &LISTEN_PORT,
     &VERIFY,
     &CA_FILE,

@@ -2,7 +2,6 @@
 
 use std::ffi::OsString;
 use std::io::{self, Write as _};
-use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,38 +10,62 @@ use anyhow::Context as _;
 use crate::cli;
 use crate::logging::{debug, err, notice, warning};
 use crate::plan::Plan;
-use crate::settings::{ConfigError, Environment, Settings, Verify, lookup};
+use crate::redis_url::Local;
+use crate::settings::{ConfigError, Environment, Listen, Settings, Verify, lookup};
 use crate::supervisor::{self, Ended, Forwarding, Inherited, Supervisor, Terminal};
 use crate::tls::Connector;
-use crate::tunnel::{self, Connections, Totals, Tunnel};
+use crate::tunnel::{self, Connections, Listener, SocketFolder, Totals, Tunnel};
 
 /// Set by Heroku in every dyno: <https://devcenter.heroku.com/articles/dynos#local-environment-variables>.
 const DYNO: &str = "DYNO";
 
-/// A local port for each tunnel of a plan, bound and listening, but not yet served.
-#[derive(Debug)]
+/// A local port or socket for each tunnel of a plan, bound and listening, but not yet served.
+#[derive(Debug, Default)]
 pub struct Bound {
-    listeners: Vec<TcpListener>,
-    ports: Vec<u16>,
+    listeners: Vec<Listener>,
+    locals: Vec<Local>,
+    /// Holds the sockets; removed when it is dropped.
+    folder: Option<SocketFolder>,
 }
 
-/// Binds a local port for each tunnel.
+/// Binds a local port or socket for each tunnel.
 ///
 /// # Errors
-/// When a port cannot be had for another reason than that it is taken.
+/// When a port cannot be had for another reason than that it is taken, or no socket be made.
 pub fn bind(plan: &Plan, settings: &Settings) -> Result<Bound, ConfigError> {
-    let mut bound = Bound { listeners: Vec::new(), ports: Vec::new() };
+    let mut bound = Bound::default();
+    if settings.listen == Listen::Unix && !plan.tunnels.is_empty() {
+        bound.folder = Some(SocketFolder::make().map_err(no_socket)?);
+    }
     for index in 0..plan.tunnels.len() {
-        let wanted = wanted_port(settings, index);
-        let (listener, port) = tunnel::bind(wanted).map_err(|error| {
-            let problem = format!("leads to 127.0.0.1:{wanted}, which cannot be bound ({error})");
-            let remedy = "set it to a port from 1024 to 65535, or to 0";
-            ConfigError::new(cli::LISTEN_PORT.variable, format!("{problem}; {remedy}"))
-        })?;
+        let (listener, local) = match &bound.folder {
+            Some(folder) => {
+                let (listener, path) = folder.bind(index).map_err(no_socket)?;
+                (listener, Local::Socket(path))
+            }
+            None => {
+                let wanted = wanted_port(settings, index);
+                let (listener, port) = Listener::bind(wanted).map_err(|error| {
+                    let problem =
+                        format!("leads to 127.0.0.1:{wanted}, which cannot be bound ({error})");
+                    let remedy = "set it to a port from 1024 to 65535, or to 0";
+                    ConfigError::new(cli::LISTEN_PORT.variable, format!("{problem}; {remedy}"))
+                })?;
+                (listener, Local::Port(port))
+            }
+        };
         bound.listeners.push(listener);
-        bound.ports.push(port);
+        bound.locals.push(local);
     }
     Ok(bound)
+}
+
+fn no_socket(error: io::Error) -> ConfigError {
+    let remedy = "set TMPDIR to a writable folder with a short name, or unset this";
+    ConfigError::new(
+        cli::LISTEN.variable,
+        format!("is unix, but no socket can be made ({error}); {remedy}"),
+    )
 }
 
 /// The local port that the tunnel of this index should have; 0: the kernel's pick.
@@ -60,7 +83,7 @@ fn wanted_port(settings: &Settings, index: usize) -> u16 {
 /// When stdout cannot be written.
 pub fn print_env(plan: &Plan, bound: &Bound) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
-    for line in plan.describe(&bound.ports) {
+    for line in plan.describe(&bound.locals) {
         writeln!(stdout, "{line}")?;
     }
     stdout.flush()
@@ -75,13 +98,13 @@ pub fn run(
     environment: Environment,
     settings: &Settings,
     plan: Plan,
-    bound: Bound,
+    mut bound: Bound,
     inherited: io::Result<Inherited>,
 ) -> anyhow::Result<u8> {
     let inherited = inherited.context("could not take over signals")?;
     announce(&plan, &bound, settings);
 
-    let (words, rewrites) = plan.rewrite(command, &bound.ports);
+    let (words, rewrites) = plan.rewrite(command, &bound.locals);
     for rewrite in rewrites {
         warning!(
             at = "argument-rewritten",
@@ -96,10 +119,11 @@ pub fn run(
     }
     let on_dyno = lookup(&environment, DYNO).is_some();
     let mut environment = environment;
-    for (name, value) in plan.changes(&bound.ports) {
+    for (name, value) in plan.changes(&bound.locals) {
         environment.insert(name.into(), value.into());
     }
 
+    let listeners = std::mem::take(&mut bound.listeners);
     let terminal = Terminal::open();
     let placement = supervisor::placement(terminal.as_ref());
     let child = match supervisor::spawn(&words, &environment, placement, inherited) {
@@ -124,7 +148,7 @@ pub fn run(
         let mut supervisor = Supervisor::new(child, placement, forwarding, terminal)
             .context("could not listen for signals")?;
         let (connections, drain) = Connections::new();
-        open_tunnels(plan, bound, settings, &totals, connections);
+        open_tunnels(plan, listeners, settings, &totals, connections);
 
         let ended = supervisor.wait().await.context("could not listen for signals")?;
         let limit = settings.connection.drain_timeout;
@@ -168,16 +192,19 @@ fn announce(plan: &Plan, bound: &Bound, settings: &Settings) {
             ),
         );
     }
-    for (index, (tunnel, port)) in plan.tunnels.iter().zip(&bound.ports).enumerate() {
+    for (index, (tunnel, local)) in plan.tunnels.iter().zip(&bound.locals).enumerate() {
         let variables = tunnel.variables.join(" ");
         let wanted = wanted_port(settings, index);
-        if wanted != *port && settings.listen_port != 0 {
+        if let Local::Port(port) = local
+            && wanted != *port
+            && settings.listen_port != 0
+        {
             notice!(at = "port-taken", var = variables, wanted, port);
         }
         notice!(
             at = "tunnel-up",
             var = variables,
-            listen = format!("127.0.0.1:{port}"),
+            listen = %local,
             upstream = %tunnel.upstream,
             verify = tunnel.trust.verify.word(),
         );
@@ -208,16 +235,16 @@ fn announce(plan: &Plan, bound: &Bound, settings: &Settings) {
     }
 }
 
-/// Serves every bound port, in tasks of the current runtime.
+/// Serves every listener, in tasks of the current runtime.
 fn open_tunnels(
     plan: Plan,
-    bound: Bound,
+    listeners: Vec<Listener>,
     settings: &Settings,
     totals: &Arc<Totals>,
     connections: Connections,
 ) {
     let mut connectors: Vec<Arc<Connector>> = Vec::new();
-    for (plan, listener) in plan.tunnels.into_iter().zip(bound.listeners) {
+    for (plan, listener) in plan.tunnels.into_iter().zip(listeners) {
         let known = connectors.iter().find(|connector| *connector.trust() == plan.trust);
         let connector = known.cloned().unwrap_or_else(|| {
             let connector = Connector::new(plan.trust.clone());

@@ -16,6 +16,8 @@
 //!
 //! [`logging`] writes what happened; a [`secret`] is never in it.
 
+#![deny(unsafe_code)] // Allowed in the few modules that say so.
+
 pub mod check;
 pub mod cli;
 pub mod launch;

@@ -1,5 +1,7 @@
 //! Parse, run, exit code.
 
+#![deny(unsafe_code)]
+
 use std::env;
 use std::io::{self, Write as _};
 
@@ -20,6 +22,7 @@ const FAILED_CHECK: u8 = 1;
 /// Stands in for the launcher in an app's repository, where no buildpack put one.
 const SHIM: &str = include_str!("shim.sh");
 
+#[expect(unsafe_code)]
 fn main() {
     let invocation = match Invocation::parse_from(env::args_os()) {
         Ok(invocation) => invocation,
@@ -32,6 +35,7 @@ fn main() {
 }
 
 /// Returns the exit code; by then every log line is written.
+#[expect(unsafe_code)]
 fn run(invocation: Invocation) -> u8 {
     if invocation.print_shim {
         return match io::stdout().write_all(SHIM.as_bytes()) {

@@ -7,7 +7,8 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use url::Host;
 
 use crate::cli;
-use crate::redis_url::{Credentials, Problem, RedisUrl, Scheme};
+use crate::redis_url::{Credentials, Local, Problem, RedisUrl, Scheme, UNIX};
+use crate::secret::MASK;
 use crate::settings::{
     ConfigError, Environment, Reader, Rediss, TrustSettings, UrlSettings, lookup,
 };
@@ -62,6 +63,8 @@ enum Fate {
     Tunnelled(usize, Box<RedisUrl>),
     /// It stays as it is, by the user's wish or since it already leads through a tunnel.
     Untouched(Box<RedisUrl>),
+    /// It already leads through a tunnel that listens on a Unix socket.
+    UntouchedSocket,
 }
 
 /// What is to be done.
@@ -91,6 +94,10 @@ impl Plan {
     ) -> Plan {
         let mut plan = Plan::default();
         for (name, listed) in candidates(listed, environment) {
+            if let Some(value) = tunnelled_socket(&name, environment) {
+                plan.variables.push((name, value, Fate::UntouchedSocket));
+                continue;
+            }
             let decided = url_in(&name, listed, environment).and_then(|found| match found {
                 Some((value, url)) => plan.decide(name, value, url, environment, reader),
                 None => Ok(()),
@@ -111,8 +118,7 @@ impl Plan {
         environment: &Environment,
         reader: &mut Reader<'_>,
     ) -> Result<(), ConfigError> {
-        let copy = lookup(environment, &format!("{name}{OWN_SUFFIX}"));
-        let fate = if copy == Some(OsStr::new(&value)) {
+        let fate = if is_own(&name, OsStr::new(&value), environment) {
             Fate::Untouched(Box::new(url))
         } else {
             let wishes = url.tls_wishes().map_err(|problem| ConfigError::new(&name, problem))?;
@@ -142,23 +148,24 @@ impl Plan {
         urls.find_map(|(.., url)| url.credentials())
     }
 
-    /// What COMMAND's environment gets, when the tunnels listen on `ports`: names and values, secrets
+    /// What COMMAND's environment gets, when the tunnels listen at `locals`: names and values, secrets
     /// included.
-    pub fn changes(&self, ports: &[u16]) -> Vec<(String, String)> {
+    pub fn changes(&self, locals: &[Local]) -> Vec<(String, String)> {
         self.tunnelled()
             .flat_map(|(name, _, index, url)| {
-                let local = url.local(ports[index]).expose();
+                let local = url.local(&locals[index]).expose();
                 [(name.to_owned(), local.clone()), (format!("{name}{OWN_SUFFIX}"), local)]
             })
             .collect()
     }
 
     /// Every Redis variable as COMMAND would see it, one `NAME=value` each, secrets masked.
-    pub fn describe(&self, ports: &[u16]) -> Vec<String> {
+    pub fn describe(&self, locals: &[Local]) -> Vec<String> {
         let lines = self.variables.iter().flat_map(|(name, _, fate)| match fate {
             Fate::Untouched(url) => vec![format!("{name}={url}")],
+            Fate::UntouchedSocket => vec![format!("{name}={UNIX}://{MASK}")],
             Fate::Tunnelled(index, url) => {
-                let local = url.local(ports[*index]);
+                let local = url.local(&locals[*index]);
                 vec![format!("{name}={local}"), format!("{name}{OWN_SUFFIX}={local}")]
             }
         });
@@ -167,17 +174,17 @@ impl Plan {
 
     /// COMMAND's words with every tunnelled URL in them made local: the shell that reads a Procfile
     /// line expands `$REDIS_URL` before the launcher can change it.
-    pub fn rewrite(&self, words: Vec<OsString>, ports: &[u16]) -> (Vec<OsString>, Vec<Rewrite>) {
+    pub fn rewrite(&self, words: Vec<OsString>, locals: &[Local]) -> (Vec<OsString>, Vec<Rewrite>) {
         let mut rewrites = Vec::new();
         let rewritten = words.into_iter().enumerate().map(|(argument, word)| {
-            let (word, variables) = self.rewrite_word(word.as_bytes(), ports);
+            let (word, variables) = self.rewrite_word(word.as_bytes(), locals);
             rewrites.extend(variables.into_iter().map(|variable| Rewrite { argument, variable }));
             OsString::from_vec(word)
         });
         (rewritten.collect(), rewrites)
     }
 
-    fn rewrite_word(&self, word: &[u8], ports: &[u16]) -> (Vec<u8>, Vec<String>) {
+    fn rewrite_word(&self, word: &[u8], locals: &[Local]) -> (Vec<u8>, Vec<String>) {
         let (mut done, mut variables) = (Vec::with_capacity(word.len()), Vec::new());
         let mut rest = word;
         while let Some((&byte, after)) = rest.split_first() {
@@ -188,7 +195,7 @@ impl Plan {
                 .reduce(|best, other| if other.1.len() > best.1.len() { other } else { best });
             match longest {
                 Some((name, value, index, url)) => {
-                    done.extend(url.local(ports[index]).expose().as_bytes());
+                    done.extend(url.local(&locals[index]).expose().as_bytes());
                     if !variables.iter().any(|known| known == name) {
                         variables.push(name.to_owned());
                     }
@@ -206,7 +213,7 @@ impl Plan {
     fn tunnelled(&self) -> impl Iterator<Item = (&str, &str, usize, &RedisUrl)> {
         self.variables.iter().filter_map(|(name, value, fate)| match fate {
             Fate::Tunnelled(index, url) => Some((name.as_str(), value.as_str(), *index, &**url)),
-            Fate::Untouched(_) => None,
+            Fate::Untouched(_) | Fate::UntouchedSocket => None,
         })
     }
 
@@ -245,6 +252,18 @@ fn candidates(listed: Option<Vec<String>>, environment: &Environment) -> Vec<(St
         .filter(|name| !name.ends_with(OWN_SUFFIX) && !name.contains("_STUNNEL_"));
     // The environment is a sorted map: alphabetical order comes of itself.
     std::iter::once(REDIS_URL).chain(discovered).map(|name| (name.to_owned(), false)).collect()
+}
+
+/// Whether an outer launcher made this value of variable `name`.
+fn is_own(name: &str, value: &OsStr, environment: &Environment) -> bool {
+    lookup(environment, &format!("{name}{OWN_SUFFIX}")) == Some(value)
+}
+
+/// The value of variable `name`, if it leads to an outer launcher's Unix socket.
+fn tunnelled_socket(name: &str, environment: &Environment) -> Option<String> {
+    let value = lookup(environment, name)?;
+    let text = value.to_str().filter(|text| text.starts_with(&format!("{UNIX}://")))?;
+    is_own(name, value, environment).then(|| text.to_owned())
 }
 
 /// Whether Heroku's PrivateLink add-on named this variable.
@@ -350,6 +369,10 @@ mod tests {
 
     fn plan(options: &[&str], pairs: &[(&str, &str)]) -> Result<Plan, Vec<String>> {
         plan_with(options, &environment(pairs))
+    }
+
+    fn ports(ports: impl IntoIterator<Item = u16>) -> Vec<Local> {
+        ports.into_iter().map(Local::Port).collect()
     }
 
     /// `NAME=upstream` for each tunnelled variable, in order.
@@ -511,7 +534,7 @@ mod tests {
             shared,
             ["REDIS_URL HEROKU_REDIS_A_URL", "HEROKU_REDIS_B_URL", "HEROKU_REDIS_C_URL"]
         );
-        let changes = plan.changes(&[1, 2, 3]);
+        let changes = plan.changes(&ports([1, 2, 3]));
         assert_eq!(changes[0], ("REDIS_URL".into(), "redis://:a@127.0.0.1:1/0".into()));
         assert_eq!(changes[1], ("REDIS_URL_STUNNEL".into(), "redis://:a@127.0.0.1:1/0".into()));
         assert_eq!(changes[2], ("HEROKU_REDIS_A_URL".into(), "redis://u:b@127.0.0.1:1/1".into()));
@@ -529,9 +552,18 @@ mod tests {
             .collect();
         let plan = plan(&[], &pairs).unwrap();
         assert_eq!(plan.tunnels.len(), 50);
-        let ports: Vec<u16> = (1..=50).collect();
-        let last = &plan.changes(&ports)[98];
+        let last = &plan.changes(&ports(1..=50))[98];
         assert_eq!(*last, ("HEROKU_REDIS_59_URL".into(), "redis://:pw59@127.0.0.1:50/59".into()));
+    }
+
+    #[test]
+    fn a_url_that_leads_to_an_outer_launchers_socket_is_left_alone() {
+        let outer = "unix://u:pw@/run/start-stunnel-abc/redis0.sock?db=3";
+        let plan = plan(&[], &[("REDIS_URL", outer), ("REDIS_URL_STUNNEL", outer)]).unwrap();
+        assert!(plan.found_urls() && plan.tunnels.is_empty());
+        assert_eq!(plan.describe(&[]), ["REDIS_URL=unix://***"]);
+        let errors = super::tests::plan(&[], &[("REDIS_URL", outer)]).unwrap_err();
+        assert!(errors[0].contains("does not begin with redis://"), "{errors:?}");
     }
 
     #[test]
@@ -556,8 +588,10 @@ mod tests {
             ]
         );
         assert!(plan.found_urls());
-        assert_eq!(plan.describe(&[1, 2, 3])[0], "REDIS_URL=rediss://:***@h:6379");
-        assert!(plan.changes(&[1, 2, 3]).iter().all(|(name, _)| !name.starts_with("REDIS_URL")));
+        assert_eq!(plan.describe(&ports([1, 2, 3]))[0], "REDIS_URL=rediss://:***@h:6379");
+        assert!(
+            plan.changes(&ports([1, 2, 3])).iter().all(|(name, _)| !name.starts_with("REDIS_URL"))
+        );
     }
 
     #[test]
@@ -588,7 +622,7 @@ mod tests {
             ],
         )
         .unwrap();
-        let ports = [1, 2];
+        let ports = ports([1, 2]);
         let cases = [
             ("redis://h:6379", "redis://127.0.0.1:1"),
             ("-uredis://h:6379", "-uredis://127.0.0.1:1"),
@@ -628,7 +662,7 @@ mod tests {
     fn an_argument_that_is_not_utf8_is_rewritten_too() {
         let plan = plan(&[], &[("REDIS_URL", "redis://h")]).unwrap();
         let word = OsString::from_vec(b"\xff redis://h \xfe".to_vec());
-        let (words, _) = plan.rewrite(vec![word], &[7]);
+        let (words, _) = plan.rewrite(vec![word], &ports([7]));
         assert_eq!(words[0].as_bytes(), b"\xff redis://127.0.0.1:7 \xfe");
     }
 }

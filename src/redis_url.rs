@@ -4,14 +4,51 @@
 //! the host is understood (by the `url` crate's rules), since that is what a tunnel needs.
 
 use std::fmt;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 
-use percent_encoding::percent_decode_str;
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, percent_encode};
 use url::Host;
 
 use crate::secret::{MASK, Secret};
 
 /// The port of a URL that names none, <https://www.iana.org/assignments/uri-schemes/prov/redis>.
 pub const DEFAULT_PORT: u16 = 6379;
+
+/// The scheme of a URL that names a Unix socket, and the parameter that names the database there, as redis-py,
+/// go-redis and ioredis have them: <https://redis.readthedocs.io/en/stable/connections.html>.
+pub const UNIX: &str = "unix";
+const DATABASE: &str = "db";
+/// What must not stand in a path as it is (RFC 3986 section 3.3).
+const IN_PATH: &AsciiSet = &CONTROLS
+    .add(b' ')
+    .add(b'"')
+    .add(b'#')
+    .add(b'%')
+    .add(b'<')
+    .add(b'>')
+    .add(b'?')
+    .add(b'`')
+    .add(b'{')
+    .add(b'}');
+
+/// Where a tunnel listens on this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Local {
+    /// A port of 127.0.0.1.
+    Port(u16),
+    /// A Unix socket.
+    Socket(PathBuf),
+}
+
+impl fmt::Display for Local {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Local::Port(port) => write!(f, "{}:{port}", std::net::Ipv4Addr::LOCALHOST),
+            Local::Socket(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
 
 /// The schemes that mean Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -201,16 +238,41 @@ impl RedisUrl {
         self.port
     }
 
-    /// The URL by which a client reaches a tunnel at `port` of 127.0.0.1: everything as written, but
-    /// without TLS, and without the parameters that only make sense with it.
-    pub fn local(&self, port: u16) -> RedisUrl {
-        RedisUrl {
-            scheme: self.scheme.plaintext(),
-            host: Host::Ipv4(std::net::Ipv4Addr::LOCALHOST),
-            port,
-            query: self.query.as_ref().and_then(without_tls_parameters),
-            ..self.clone()
+    /// The URL by which a client reaches a tunnel at `local`: everything as written, but without TLS, and
+    /// without the parameters that only make sense with it.
+    pub fn local(&self, local: &Local) -> Spelled {
+        let query = self.query.as_ref().and_then(without_tls_parameters);
+        match local {
+            Local::Port(port) => {
+                let place = format!("{}:{port}{}", std::net::Ipv4Addr::LOCALHOST, self.path);
+                self.spelled(self.scheme.plaintext().word(), place, query)
+            }
+            Local::Socket(path) => {
+                let path = percent_encode(path.as_os_str().as_bytes(), IN_PATH).to_string();
+                self.spelled(UNIX, path, self.with_database(query))
+            }
         }
+    }
+
+    /// `query` with the database that the path names: where the path leads to a socket, clients look for it there.
+    fn with_database(&self, query: Option<Secret>) -> Option<Secret> {
+        let database = self.path.trim_matches('/');
+        let named = query
+            .as_ref()
+            .is_some_and(|query| query.expose().split('&').any(|part| key_of(part) == DATABASE));
+        if named || database.is_empty() || !database.bytes().all(|byte| byte.is_ascii_digit()) {
+            return query;
+        }
+        let mut parameters = format!("{DATABASE}={database}");
+        if let Some(query) = query.filter(|query| !query.expose().is_empty()) {
+            parameters += &format!("&{}", query.expose());
+        }
+        Some(Secret::new(parameters))
+    }
+
+    fn spelled(&self, scheme: &'static str, place: String, query: Option<Secret>) -> Spelled {
+        let (userinfo, fragment) = (self.userinfo.clone(), self.fragment.clone());
+        Spelled { scheme, userinfo, place, query, fragment }
     }
 
     /// User and password, percent-decoded; `None` without a password.
@@ -247,7 +309,33 @@ impl RedisUrl {
         }
         Ok(wishes)
     }
+}
 
+impl fmt::Display for RedisUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let place = format!("{}:{}{}", self.host, self.port, self.path);
+        self.spelled(self.scheme.word(), place, self.query.clone()).fmt(f)
+    }
+}
+
+impl fmt::Debug for RedisUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A URL as it is written. `Display` masks what [`RedisUrl`]'s does.
+#[derive(Clone)]
+pub struct Spelled {
+    scheme: &'static str,
+    userinfo: Option<Secret>,
+    /// Host, port and path, or the path of a socket.
+    place: String,
+    query: Option<Secret>,
+    fragment: Option<Secret>,
+}
+
+impl Spelled {
     /// The URL in full, secrets included: for a client's eyes only.
     pub fn expose(&self) -> String {
         self.assemble(Secret::expose, Secret::expose)
@@ -258,11 +346,11 @@ impl RedisUrl {
         userinfo: impl Fn(&'a Secret) -> S,
         query: impl Fn(&'a Secret) -> S,
     ) -> String {
-        let mut url = format!("{}://", self.scheme.word());
+        let mut url = format!("{}://", self.scheme);
         if let Some(part) = &self.userinfo {
             url += &format!("{}@", userinfo(part));
         }
-        url += &format!("{}:{}{}", self.host, self.port, self.path);
+        url += &self.place;
         if let Some(part) = &self.query {
             url += &format!("?{}", query(part));
         }
@@ -273,15 +361,9 @@ impl RedisUrl {
     }
 }
 
-impl fmt::Display for RedisUrl {
+impl fmt::Display for Spelled {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.assemble(mask_userinfo, mask_query))
-    }
-}
-
-impl fmt::Debug for RedisUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
     }
 }
 
@@ -413,7 +495,7 @@ mod tests {
             let url = RedisUrl::parse(given).unwrap_or_else(|problem| panic!("{given}: {problem}"));
             assert_eq!(url.host().to_string(), host, "{given}");
             assert_eq!(url.port(), port, "{given}");
-            assert_eq!(url.local(1).expose(), local, "{given}");
+            assert_eq!(url.local(&Local::Port(1)).expose(), local, "{given}");
         }
     }
 
@@ -510,6 +592,28 @@ mod tests {
         (authority.rsplit_once('@').map(|(userinfo, _)| userinfo), tail)
     }
 
+    #[test]
+    fn at_a_socket_the_database_stands_in_the_query() {
+        let cases = [
+            ("redis://h", "unix:///t/r.sock"),
+            ("rediss://u:p%40@h:1/3", "unix://u:p%40@/t/r.sock?db=3"),
+            ("valkeys://:p@h/", "unix://:p@/t/r.sock"),
+            ("redis://h/0?timeout=1", "unix:///t/r.sock?db=0&timeout=1"),
+            ("redis://h/0?db=7", "unix:///t/r.sock?db=7"),
+            ("redis://h/2?ssl_cert_reqs=none", "unix:///t/r.sock?db=2"),
+            ("redis://h/2?", "unix:///t/r.sock?db=2"),
+            ("redis://h/name", "unix:///t/r.sock"),
+        ];
+        for (given, local) in cases {
+            let url = RedisUrl::parse(given).unwrap();
+            assert_eq!(url.local(&Local::Socket("/t/r.sock".into())).expose(), local, "{given}");
+        }
+        let url = RedisUrl::parse("redis://u:pw@h?auth=pw").unwrap();
+        let local = url.local(&Local::Socket("/a b?/%#ä".into()));
+        assert_eq!(local.expose(), "unix://u:pw@/a%20b%3F/%25%23%C3%A4?auth=pw");
+        assert_eq!(local.to_string(), "unix://***:***@/a%20b%3F/%25%23%C3%A4?auth=***");
+    }
+
     proptest! {
         #[test]
         fn the_local_form_differs_in_scheme_host_and_port_only(
@@ -531,7 +635,7 @@ mod tests {
             }
             given += &format!("{path}{query}");
             if let Ok(url) = RedisUrl::parse(&given) {
-                let local = url.local(local_port).expose();
+                let local = url.local(&Local::Port(local_port)).expose();
                 prop_assert_eq!(around_host(&local), around_host(&given));
                 let again = RedisUrl::parse(&local).expect("the local form parses");
                 prop_assert_eq!(again.host().to_string(), "127.0.0.1");

@@ -77,6 +77,15 @@ pub enum MinTls {
     V1_3,
 }
 
+/// Where tunnels listen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Listen {
+    /// On ports of 127.0.0.1.
+    Tcp,
+    /// On Unix sockets that only this user can reach.
+    Unix,
+}
+
 /// Whether signals are passed on to COMMAND.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ForwardSignals {
@@ -152,6 +161,7 @@ pub struct ConnectionSettings {
 /// Everything that holds for the launcher as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
+    pub listen: Listen,
     /// The first local port; 0: the kernel's pick.
     pub listen_port: u16,
     pub connection: ConnectionSettings,
@@ -238,6 +248,7 @@ impl<'a> Reader<'a> {
     /// The settings of the launcher as a whole; `None` when any of them is wrong.
     pub fn settings(&mut self) -> Option<Settings> {
         // Each is read before any `?`, so that all mistakes are found.
+        let listen = self.read(&cli::LISTEN, listen);
         let listen_port = self.read(&cli::LISTEN_PORT, port_or_zero);
         let connect_timeout = self.read(&cli::CONNECT_TIMEOUT, positive_duration);
         let connect_retry = self.read(&cli::CONNECT_RETRY, boolean);
@@ -248,6 +259,7 @@ impl<'a> Reader<'a> {
         let level = self.read(&cli::LOG_LEVEL, log_level);
         let format = self.read(&cli::LOG_FORMAT, log_format);
         Some(Settings {
+            listen: listen?,
             listen_port: listen_port?,
             connection: ConnectionSettings {
                 connect_timeout: connect_timeout?,
@@ -505,6 +517,10 @@ fn boolean(text: &str) -> Result<bool, &'static str> {
         ("off", false),
     ];
     one_of(text, &words, "1, true, yes or on; or 0, false, no or off")
+}
+
+fn listen(text: &str) -> Result<Listen, &'static str> {
+    one_of(text, &[("tcp", Listen::Tcp), ("unix", Listen::Unix)], "tcp or unix")
 }
 
 fn rediss(text: &str) -> Result<Rediss, &'static str> {

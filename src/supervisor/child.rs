@@ -1,5 +1,7 @@
 //! Starting COMMAND, or becoming it.
 
+#![allow(unsafe_code)]
+
 use std::ffi::{CString, OsString};
 use std::fs::File;
 use std::io;

@@ -1,6 +1,8 @@
 //! What the launcher found when it started, changed for itself, and gives back to COMMAND: signal
 //! mask, signal dispositions, resource limits, and descriptors 0 to 2 where they were closed.
 
+#![allow(unsafe_code)]
+
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -44,7 +46,13 @@ pub struct Inherited {
     sigchld_was_ignored: bool,
     /// The soft and the hard limit on open descriptors.
     descriptors: Option<(rlim_t, rlim_t)>,
+    /// The soft and the hard limit on the size of a core dump.
+    core: Option<(rlim_t, rlim_t)>,
 }
+
+/// A core dump would write passwords, keys and traffic to a disk. With a limit of 1 there is none, and none is piped to
+/// a collector either, as one would be with 0 (core(5), and the kernel's fs/coredump.c).
+const NO_CORE: rlim_t = 1;
 
 impl Inherited {
     /// What an unchanged launcher gives to the program that it becomes: only what Rust's runtime has
@@ -55,7 +63,7 @@ impl Inherited {
 
     /// Changes for the launcher what it needs otherwise: all signals blocked (see
     /// [`signals::block_all`]), SIGCHLD reported even where it was found ignored, and as many
-    /// descriptors as the hard limit allows, since a connection takes two.
+    /// descriptors as the hard limit allows, since a connection takes two, and no core dump.
     ///
     /// # Errors
     /// As the system calls; none is expected.
@@ -68,10 +76,14 @@ impl Inherited {
         let descriptors = getrlimit(Resource::RLIMIT_NOFILE)
             .ok()
             .filter(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, *hard, *hard).is_ok());
+        let core = getrlimit(Resource::RLIMIT_CORE).ok().filter(|(_, hard)| {
+            setrlimit(Resource::RLIMIT_CORE, NO_CORE.min(*hard), *hard).is_ok()
+        });
         Ok(Inherited {
             mask,
             sigchld_was_ignored: matches!(sigchld.handler(), SigHandler::SigIgn),
             descriptors,
+            core,
         })
     }
 
@@ -79,6 +91,9 @@ impl Inherited {
     pub fn give_back(&self) -> io::Result<()> {
         if let Some((soft, hard)) = self.descriptors {
             setrlimit(Resource::RLIMIT_NOFILE, soft, hard)?;
+        }
+        if let Some((soft, hard)) = self.core {
+            setrlimit(Resource::RLIMIT_CORE, soft, hard)?;
         }
         restore(Signal::SIGCHLD, self.sigchld_was_ignored)?;
         Inherited::restore_before_exec()?;

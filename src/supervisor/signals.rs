@@ -1,5 +1,7 @@
 //! Signals as data: blocked, then read from a descriptor with who sent them.
 
+#![allow(unsafe_code)]
+
 use std::io;
 
 use nix::libc;

@@ -1,5 +1,7 @@
 //! waitid(2), with real-time signals told apart, which nix's wrapper cannot.
 
+#![allow(unsafe_code)]
+
 use nix::errno::Errno;
 use nix::libc;
 use nix::unistd::Pid;

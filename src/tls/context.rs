@@ -3,6 +3,8 @@
 //! native-tls keeps it to itself, so it is caught when OpenSSL makes it: OpenSSL tells whoever has asked for room
 //! for own data in every context (CRYPTO_get_ex_new_index(3)).
 
+#![allow(unsafe_code)]
+
 use std::cell::Cell;
 use std::ffi::{CStr, c_int, c_long, c_void};
 use std::ptr;

@@ -3,6 +3,8 @@
 //! native-tls reads them for every connector, even for one that is told to do without: 30 ms of CPU and
 //! 2 MiB each time. So they are kept from it, and read here.
 
+#![allow(unsafe_code)]
+
 use std::env;
 use std::path::PathBuf;
 use std::sync::OnceLock;

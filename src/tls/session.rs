@@ -5,6 +5,8 @@
 //! the session is offered when a handshake starts (SSL_CTX_set_info_callback(3)), and tickets are collected
 //! as the server sends them (SSL_CTX_sess_set_new_cb(3)).
 
+#![allow(unsafe_code)]
+
 use std::cell::RefCell;
 use std::ffi::{c_int, c_long, c_void};
 use std::future::{Future, poll_fn};

@@ -1,7 +1,6 @@
 //! One connection's life: from the app's connect to the end of both sides.
 
 use std::future::{Future, poll_fn};
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::app::AppStream;
 use super::failure::Failure;
 use super::relay::{End, Relay, Side};
 use super::stream::{TlsUpstream, reset_on_close, unacknowledged};
@@ -24,14 +24,14 @@ const FLUSH_CHECK: Duration = Duration::from_millis(5);
 const IGNORED: usize = 4096;
 
 /// Serves a connection of the app's to its end.
-pub async fn serve(mut app: TcpStream, peer: SocketAddr, tunnel: &Arc<Tunnel>) {
+pub async fn serve(mut app: AppStream, tunnel: &Arc<Tunnel>) {
     let started = Instant::now();
     tunnel.totals.connection();
-    debug!(at = "connection-accepted", var = tunnel.variable(), peer = %peer);
+    debug!(at = "connection-accepted", var = tunnel.variable(), peer = app.peer());
     // Boxed, like all that happens once: an idle connection is to hold no room for it.
     let redis = Box::pin(reach_redis(tunnel)).await;
     match redis {
-        Ok(redis) => carry(app, redis, peer, started, tunnel).await,
+        Ok(redis) => carry(app, redis, started, tunnel).await,
         Err(failure) => Box::pin(report(&failure, &mut app, tunnel)).await,
     }
 }
@@ -45,7 +45,7 @@ async fn reach_redis(tunnel: &Arc<Tunnel>) -> Result<TlsUpstream, Failure> {
 }
 
 /// Says in the log why a connection failed, and to the app if it is not an outage.
-async fn report(failure: &Failure, app: &mut TcpStream, tunnel: &Tunnel) {
+async fn report(failure: &Failure, app: &mut AppStream, tunnel: &Tunnel) {
     tunnel.totals.failure();
     let hint = failure.hint(tunnel);
     let upstream = &tunnel.plan.upstream;
@@ -60,13 +60,7 @@ async fn report(failure: &Failure, app: &mut TcpStream, tunnel: &Tunnel) {
 }
 
 /// Relays between the app and Redis, and sees to it that each learns how the other ended.
-async fn carry(
-    app: TcpStream,
-    redis: TlsUpstream,
-    peer: SocketAddr,
-    started: Instant,
-    tunnel: &Arc<Tunnel>,
-) {
+async fn carry(app: AppStream, redis: TlsUpstream, started: Instant, tunnel: &Arc<Tunnel>) {
     let mut ends = Ends { app, redis, finished: false };
     let address = ends.redis.tcp().peer_addr();
     let idle_timeout = tunnel.settings.idle_timeout;
@@ -94,6 +88,7 @@ async fn carry(
         return;
     }
     Box::pin(ends.see_off(&end, tunnel.settings.drain_timeout)).await;
+    let peer = ends.app.peer();
     drop(ends);
     let (reason, error) = match &end {
         End::Closed => ("closed", None),
@@ -104,7 +99,7 @@ async fn carry(
     info!(
         at = "connection-closed",
         var = tunnel.variable(),
-        peer = %peer,
+        peer,
         upstream = %tunnel.plan.upstream,
         address = address.ok().map(|address| address.to_string()),
         sent,
@@ -118,7 +113,7 @@ async fn carry(
 /// Both ends of a connection. Unless it came to a good end they are reset: a failure, a panic or a drain
 /// that took too long must not look like a clean end of stream.
 struct Ends {
-    app: TcpStream,
+    app: AppStream,
     redis: TlsUpstream,
     finished: bool,
 }
@@ -138,7 +133,9 @@ impl Ends {
                 let _ = timeout(limit, worked_off(&mut self.redis)).await;
             }
             End::Reset(Side::Redis, _) => {
-                let _ = timeout(limit, acknowledged(&self.app)).await;
+                // A Unix socket's reader finds what was written even when the writer has gone.
+                let Some(tcp) = self.app.tcp() else { return };
+                let _ = timeout(limit, acknowledged(tcp)).await;
             }
         }
     }
@@ -147,7 +144,9 @@ impl Ends {
 impl Drop for Ends {
     fn drop(&mut self) {
         if !self.finished {
-            reset_on_close(&self.app);
+            if let Some(tcp) = self.app.tcp() {
+                reset_on_close(tcp);
+            }
             reset_on_close(self.redis.tcp());
         }
     }

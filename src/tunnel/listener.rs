@@ -1,15 +1,22 @@
-//! The local port: bound before COMMAND starts, accepting until COMMAND has ended.
+//! The local port or socket: bound before COMMAND starts, accepting until COMMAND has ended.
 
+use std::env;
+use std::fs::{self, Permissions};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use socket2::{Domain, Socket, Type};
-use tokio::net::TcpStream;
+use nix::unistd::mkdtemp;
+use socket2::{Domain, SockAddr, Socket, Type};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
+use super::app::AppStream;
 use super::{Tunnel, connection, failure};
 use crate::logging::warning;
 
@@ -18,17 +25,42 @@ const BACKLOG: i32 = 4096;
 /// The pause after a failed `accept`, so that a lack of descriptors does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Binds `port` of 127.0.0.1, or one of the kernel's pick when it is 0 or taken; says which it is.
-///
-/// # Errors
-/// When not even the kernel finds a port, or `port` is not for us (EACCES, below 1024).
-pub fn bind(port: u16) -> io::Result<(TcpListener, u16)> {
-    let listener = match listen(port) {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => listen(0),
-        other => other,
-    }?;
-    let port = listener.local_addr()?.port();
-    Ok((listener, port))
+/// Where a tunnel listens: bound, and not yet served.
+#[derive(Debug)]
+pub enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Listener {
+    /// Binds `port` of 127.0.0.1, or one of the kernel's pick when it is 0 or taken; says which it is.
+    ///
+    /// # Errors
+    /// When not even the kernel finds a port, or `port` is not for us (EACCES, below 1024).
+    pub fn bind(port: u16) -> io::Result<(Listener, u16)> {
+        let listener = match listen(port) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => listen(0),
+            other => other,
+        }?;
+        let port = listener.local_addr()?.port();
+        Ok((Listener::Tcp(listener), port))
+    }
+
+    /// Accepts what has arrived, without waiting.
+    fn accept(&self) -> io::Result<AppStream> {
+        match self {
+            Listener::Tcp(listener) => {
+                let (stream, address) = listener.accept()?;
+                stream.set_nonblocking(true)?;
+                Ok(AppStream::Tcp(TcpStream::from_std(stream)?, address))
+            }
+            Listener::Unix(listener) => {
+                let (stream, _) = listener.accept()?;
+                stream.set_nonblocking(true)?;
+                UnixStream::from_std(stream).map(AppStream::Unix)
+            }
+        }
+    }
 }
 
 fn listen(port: u16) -> io::Result<TcpListener> {
@@ -41,6 +73,81 @@ fn listen(port: u16) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
     Ok(socket.into())
+}
+
+/// A folder that only this user can enter, for the sockets of a launcher; removed when it is dropped.
+#[derive(Debug)]
+pub struct SocketFolder(PathBuf);
+
+impl SocketFolder {
+    /// Makes it where the user's sockets belong, or else where temporary files do.
+    ///
+    /// # Errors
+    /// As mkdtemp(3).
+    pub fn make() -> io::Result<SocketFolder> {
+        // https://specifications.freedesktop.org/basedir-spec/latest/
+        let own = env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_dir());
+        let parent = own.unwrap_or_else(env::temp_dir);
+        Ok(SocketFolder(mkdtemp(&parent.join("start-stunnel-XXXXXX"))?))
+    }
+
+    /// Binds the socket of this number; says where it is.
+    ///
+    /// # Errors
+    /// As bind(2): above all when the path is longer than a socket's may be, 107 bytes (unix(7)).
+    pub fn bind(&self, index: usize) -> io::Result<(Listener, PathBuf)> {
+        let path = self.0.join(format!("redis{index}.sock"));
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        socket.bind(&SockAddr::unix(&path)?)?;
+        // Nobody else can enter the folder; this says so of the socket itself, whatever the umask.
+        fs::set_permissions(&path, Permissions::from_mode(0o600))?;
+        socket.listen(BACKLOG)?;
+        socket.set_nonblocking(true)?;
+        Ok((Listener::Unix(socket.into()), path))
+    }
+}
+
+impl Drop for SocketFolder {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.0) {
+            warning!(at = "sockets-left", folder = %self.0.display(), error = %error);
+        }
+    }
+}
+
+/// A [`Listener`] that the runtime watches.
+enum Watched {
+    Tcp(tokio::net::TcpListener),
+    Unix(tokio::net::UnixListener),
+}
+
+impl Watched {
+    fn new(listener: Listener) -> io::Result<Watched> {
+        Ok(match listener {
+            Listener::Tcp(listener) => Watched::Tcp(tokio::net::TcpListener::from_std(listener)?),
+            Listener::Unix(listener) => {
+                Watched::Unix(tokio::net::UnixListener::from_std(listener)?)
+            }
+        })
+    }
+
+    async fn accept(&self) -> io::Result<AppStream> {
+        match self {
+            Watched::Tcp(listener) => {
+                listener.accept().await.map(|(stream, address)| AppStream::Tcp(stream, address))
+            }
+            Watched::Unix(listener) => {
+                listener.accept().await.map(|(stream, _)| AppStream::Unix(stream))
+            }
+        }
+    }
+
+    fn into_listener(self) -> io::Result<Listener> {
+        Ok(match self {
+            Watched::Tcp(listener) => Listener::Tcp(listener.into_std()?),
+            Watched::Unix(listener) => Listener::Unix(listener.into_std()?),
+        })
+    }
 }
 
 /// Lets connections know that COMMAND has ended, and the launcher when the last one is done.
@@ -81,19 +188,19 @@ impl Drain {
 /// # Errors
 /// When the listener cannot be handed to the runtime.
 pub async fn serve(
-    listener: TcpListener,
+    listener: Listener,
     tunnel: Arc<Tunnel>,
     connections: Connections,
 ) -> io::Result<()> {
     let Connections { alive, mut command_ended } = connections;
-    let accept = |(stream, peer): (TcpStream, SocketAddr)| {
+    let accept = |stream: AppStream| {
         let (tunnel, alive) = (tunnel.clone(), alive.clone());
         tokio::spawn(async move {
-            connection::serve(stream, peer, &tunnel).await;
+            connection::serve(stream, &tunnel).await;
             drop(alive);
         });
     };
-    let listener = tokio::net::TcpListener::from_std(listener)?;
+    let listener = Watched::new(listener)?;
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
@@ -105,13 +212,10 @@ pub async fn serve(
     }
     // What the app wrote just before it ended may wait in connections not accepted yet; the runtime
     // may not have heard of them, the kernel has.
-    let listener = listener.into_std()?;
+    let listener = listener.into_listener()?;
     loop {
         match listener.accept() {
-            Ok((stream, peer)) => {
-                stream.set_nonblocking(true)?;
-                accept((TcpStream::from_std(stream)?, peer));
-            }
+            Ok(stream) => accept(stream),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
             // A descriptor may become free when another connection is done.
             Err(error) => after_failed_accept(&tunnel, error).await,

@@ -1,6 +1,7 @@
 //! One byte's way: accepted by the [`listener`], connected by the [`upstream`], moved by the
 //! [`relay`]; [`connection`] is the life of all three together. [`spares`] are connected beforehand.
 
+mod app;
 mod connection;
 pub mod failure;
 mod listener;
@@ -14,7 +15,7 @@ pub mod upstream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-pub use listener::{Connections, bind, serve};
+pub use listener::{Connections, Listener, SocketFolder, serve};
 use spares::Spares;
 
 use crate::plan;

@@ -4,8 +4,9 @@ use std::io;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
+
+use super::app::AppStream;
 
 /// How long to wait for the app's first request before answering all the same. Some clients take a
 /// reply that comes before any request for a broken connection.
@@ -29,7 +30,7 @@ pub fn error(text: &str) -> String {
 ///
 /// # Errors
 /// When the app is gone.
-pub async fn refuse(app: &mut TcpStream, text: &str) -> io::Result<()> {
+pub async fn refuse(app: &mut AppStream, text: &str) -> io::Result<()> {
     // Whether a request came or not, the answer is the same.
     let _ = timeout(FIRST_REQUEST, app.readable()).await;
     app.write_all(error(text).as_bytes()).await?;

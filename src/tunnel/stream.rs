@@ -1,5 +1,7 @@
 //! The two ends of a relay as streams: what tokio's types lack for half-close and reset.
 
+#![allow(unsafe_code)]
+
 use std::future::poll_fn;
 use std::io;
 use std::mem::MaybeUninit;
@@ -33,7 +35,9 @@ pub fn send_at_once(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)
 }
 
-/// Notices a Redis that vanished without a word.
+/// Notices a Redis that vanished without a word, unless something sent is unacknowledged: then the kernel gives up by
+/// itself, after about a quarter of an hour (tcp_retries2 in tcp(7)), as it does for an app without a tunnel. A
+/// TCP_USER_TIMEOUT would be sooner, but also break off a Redis that lives and is too busy to read.
 pub fn keep_alive(stream: &TcpStream) -> io::Result<()> {
     let keepalive = TcpKeepalive::new()
         .with_time(KEEPALIVE_IDLE)

@@ -1,0 +1,169 @@
+//! `--listen unix`: a socket that only its user can reach.
+
+mod support;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use support::PATIENCE;
+use support::launcher::{BINARY, HOLD, Launcher, Running, logged};
+use support::peer::Peer;
+use support::servers::{FRONTS, Front, PASSWORD, Server};
+
+/// A launcher whose sockets are made in `folder`.
+fn in_folder(folder: &Path, launcher: Launcher) -> Launcher {
+    launcher.env("STUNNEL_LISTEN", "unix").env("TMPDIR", folder)
+}
+
+/// A launcher that runs, its COMMAND's URL, and the socket in it.
+fn hold(folder: &Path, url: &str) -> (Running, String, PathBuf) {
+    let mut running = in_folder(folder, Launcher::script(HOLD).redis(url)).start();
+    let url = running.line();
+    let (_, place) = url.split_once("://").unwrap();
+    let path = &place[place.find('/').unwrap()..];
+    let path = PathBuf::from(path.split('?').next().unwrap());
+    (running, url, path)
+}
+
+fn connect(path: &Path) -> UnixStream {
+    let stream = UnixStream::connect(path).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+#[test]
+fn the_socket_is_for_this_user_alone_and_gone_afterwards() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(Front::Redis);
+    let (running, url, socket) = hold(folder.path(), &server.url());
+    let expected = format!("unix://default:{PASSWORD}@{}?db=0", socket.display());
+    assert_eq!(url, expected);
+    let metadata = fs::metadata(&socket).unwrap();
+    assert!(metadata.file_type().is_socket());
+    assert_eq!(metadata.permissions().mode() & 0o777, 0o600);
+    let private = fs::metadata(socket.parent().unwrap()).unwrap();
+    assert_eq!(private.permissions().mode() & 0o777, 0o700);
+
+    let mut client = connect(&socket);
+    client.write_all(format!("AUTH {PASSWORD}\r\nPING\r\n").as_bytes()).unwrap();
+    let mut replies = [0; 12];
+    client.read_exact(&mut replies).unwrap();
+    assert_eq!(&replies, b"+OK\r\n+PONG\r\n");
+    drop(client);
+
+    let ended = running.finish();
+    assert_eq!(ended.code(), 0);
+    assert_eq!(logged(&ended.stderr, "tunnel-up", "listen"), [socket.to_str().unwrap()]);
+    assert_eq!(logged(&ended.stderr, "command-ended", "connections"), ["1"]);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "nothing stays");
+}
+
+#[test]
+fn another_user_cannot_connect() {
+    if !nix::unistd::Uid::effective().is_root() {
+        eprintln!("skipped: only root can become another user");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let server = Server::start(Front::Redis);
+    let (_running, _, socket) = hold(folder.path(), &server.url());
+    let ping = |user: &[&str]| {
+        let mut command = Command::new("setpriv");
+        command.args(user).args(["redis-cli", "--no-auth-warning", "-a", PASSWORD, "-s"]);
+        let output = command.arg(&socket).arg("ping").stdin(Stdio::null()).output().unwrap();
+        String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap()
+    };
+    assert_eq!(ping(&["--reuid", "0"]), "PONG\n");
+    let refused = ping(&["--reuid", "65534", "--regid", "65534", "--clear-groups"]);
+    assert!(refused.contains("Permission denied"), "{refused}");
+}
+
+#[test]
+fn redis_py_takes_the_url_as_it_is() {
+    let script = "import os, redis\n\
+                  r = redis.Redis.from_url(os.environ['REDIS_URL'])\n\
+                  r.set('where', 'socket')\n\
+                  print(r.get('where').decode(), r.connection_pool.connection_kwargs['db'])\n\
+                  print(r.client_list()[-1]['user'])";
+    for front in FRONTS {
+        let folder = tempfile::tempdir().unwrap();
+        let server = Server::start(front);
+        let url = server.url().replace("/0", "/3");
+        let launcher = Launcher::new(["--listen", "unix", "/usr/bin/python3", "-c", script]);
+        let ended = launcher.redis(&url).env("TMPDIR", folder.path()).run();
+        assert_eq!(ended.stdout, "socket 3\ndefault\n", "{}", ended.stderr);
+    }
+}
+
+#[test]
+fn a_refusal_is_told_over_a_socket_too() {
+    let peer = Peer::tls(|_| ());
+    let folder = tempfile::tempdir().unwrap();
+    let launcher = Launcher::script(HOLD).redis(&peer.url()).env("STUNNEL_VERIFY", "full");
+    let mut running = in_folder(folder.path(), launcher).start();
+    let url = running.line();
+    let mut client = connect(Path::new(url.strip_prefix("unix://").unwrap()));
+    client.write_all(b"PING\r\n").unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("-ERR start-stunnel: "), "{answer}");
+    assert!(answer.contains("certificate check failed"), "{answer}");
+}
+
+#[test]
+fn a_half_close_is_passed_on_over_a_socket_too() {
+    let peer = Peer::tls(|mut tls| {
+        let mut request = Vec::new();
+        tls.read_to_end(&mut request).unwrap();
+        tls.write_all(b"answer").unwrap();
+        request
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let (_running, _, socket) = hold(folder.path(), &peer.url());
+    let mut client = connect(&socket);
+    client.write_all(b"question").unwrap();
+    client.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut answer = Vec::new();
+    client.read_to_end(&mut answer).unwrap();
+    assert_eq!((peer.result().as_slice(), answer.as_slice()), (&b"question"[..], &b"answer"[..]));
+}
+
+#[test]
+fn a_nested_launcher_leaves_the_socket_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(Front::Redis);
+    let launcher = Launcher::new([BINARY, "sh", "-c", "echo $REDIS_URL"]).redis(&server.url());
+    let ended = in_folder(folder.path(), launcher).run();
+    assert_eq!(logged(&ended.stderr, "tunnel-up", "listen").len(), 1, "{}", ended.stderr);
+    assert!(ended.stdout.starts_with("unix://"), "{}", ended.stdout);
+}
+
+#[test]
+fn a_folder_in_which_no_socket_can_be_made_is_an_error_that_says_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let deep = folder.path().join("x".repeat(100));
+    fs::create_dir(&deep).unwrap();
+    for parent in [deep.as_path(), Path::new("/nowhere")] {
+        let launcher = Launcher::script("echo started").redis("redis://h");
+        let ended = in_folder(parent, launcher).run();
+        assert_eq!((ended.code(), ended.stdout.as_str()), (78, ""));
+        assert!(ended.stderr.contains("var=STUNNEL_LISTEN"), "{}", ended.stderr);
+        assert!(ended.stderr.contains("set TMPDIR to"), "{}", ended.stderr);
+    }
+    assert_eq!(fs::read_dir(&deep).unwrap().count(), 0, "nothing stays");
+}
+
+#[test]
+fn print_env_shows_the_socket_and_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let launcher = Launcher::new(["--listen=unix", "--print-env"]).redis("redis://u:hunter2@h/1");
+    let ended = launcher.env("TMPDIR", folder.path()).run();
+    assert!(ended.stdout.starts_with("REDIS_URL=unix://***:***@/"), "{}", ended.stdout);
+    assert!(ended.stdout.contains(".sock?db=1\nREDIS_URL_STUNNEL=unix://"), "{}", ended.stdout);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
