@@ -4,31 +4,19 @@ mod support;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use openssl::sha::Sha256;
 use openssl::ssl::{ShutdownState, SslStream};
-use support::launcher::{BINARY, HOLD, Launcher, logged, resident_kib};
+use support::launcher::{BINARY, HOLD, Launcher, logged, resident_kib, with_hosts};
 use support::peer::Peer;
 use support::resp::{Client, Reply, request};
 use support::servers::{FRONTS, Front, PASSWORD, Server};
-use support::{eventually, two_free_ports};
+use support::{cpu_ticks, eventually, reset, rest, two_free_ports};
 
 const MIB: usize = 1024 * 1024;
-
-/// Reads to the end and says how it came.
-fn rest(stream: &mut impl Read) -> (Vec<u8>, Option<ErrorKind>) {
-    let mut all = Vec::new();
-    let error = stream.read_to_end(&mut all).err().map(|error| error.kind());
-    (all, error)
-}
-
-/// Makes closing a stream send a reset.
-fn reset(stream: &TcpStream) {
-    socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO)).unwrap();
-}
 
 #[test]
 fn commands_of_every_kind_work_through_the_tunnel() {
@@ -595,20 +583,6 @@ fn borrowed_socket(pid: i32, descriptor: i32) -> Option<socket2::Socket> {
         .then_some(socket)
 }
 
-/// A launcher for which the file `hosts`, with `content`, is /etc/hosts, in a mount namespace of its own;
-/// `None`, said aloud, where that is not allowed.
-fn with_hosts(hosts: &std::path::Path, content: &str) -> Option<Launcher> {
-    std::fs::write(hosts, content).unwrap();
-    let script = format!("mount --bind '{}' /etc/hosts && exec \"$0\" \"$@\"", hosts.display());
-    let words = ["--mount", "sh", "-c", &script];
-    let allowed = Command::new("unshare").args(words).arg("true").stderr(Stdio::null()).status();
-    if !allowed.is_ok_and(|status| status.success()) {
-        eprintln!("skipped: unshare may not make a mount namespace here");
-        return None;
-    }
-    Some(Launcher::of("unshare", words.into_iter().chain([BINARY, "sh", "-c", HOLD])))
-}
-
 #[test]
 fn a_fail_over_that_moves_the_name_is_followed() {
     let folder = tempfile::tempdir().unwrap();
@@ -731,13 +705,6 @@ fn without_descriptors_new_connections_wait_and_the_launcher_does_not_spin() {
     let log = held.finish().stderr;
     assert!(log.contains("at=accept-failed") || log.contains("at=connection-failed"), "{log}");
     assert!(log.contains("raise the limit on open files"), "{log}");
-}
-
-/// CPU time that a process has used, in ticks of 10 ms.
-fn cpu_ticks(pid: i32) -> u64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
-    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
 }
 
 #[test]

@@ -25,11 +25,20 @@ const HANDSHAKE_FAILURE: i32 = 1040;
 /// Alerts about the client's certificate: bad, unsupported, revoked, expired, unknown, unknown CA.
 const CLIENT_CERTIFICATE_REFUSED: [i32; 6] = [1042, 1043, 1044, 1045, 1046, 1048];
 
+/// Whether a reason is one of ERR_R_FATAL: memory is short, or OpenSSL at a loss, whatever the peer said. The flags of
+/// OpenSSL 3 (ERR_RFLAG_FATAL and ERR_RFLAG_COMMON), or the numbers below every other of 1.1.1.
+fn is_internal(reason: i32) -> bool {
+    const FATAL: i32 = 3 << 18;
+    reason & FATAL == FATAL || (64..100).contains(&reason)
+}
+
 /// Why a handshake failed.
 #[derive(Debug)]
 pub enum HandshakeError {
     /// The connection broke: nothing about TLS is wrong.
     Broken(io::Error),
+    /// OpenSSL could not do its part: above all, memory is short.
+    Internal(io::Error),
     /// The peer's answer is no TLS.
     NoTls,
     /// The certificate does not hold, for this reason: OpenSSL's verdict, or the same in plainer words.
@@ -128,6 +137,7 @@ impl HandshakeError {
                 "handshake failure (it may want a client certificate, or share no cipher)"
                     .to_owned(),
             ),
+            code if is_internal(code) => HandshakeError::Internal(io::Error::other(reason)),
             code if NO_TLS.contains(&code) => HandshakeError::NoTls,
             code if NO_COMMON_VERSION.contains(&code) => HandshakeError::NoCommonVersion,
             code if CLIENT_CERTIFICATE_REFUSED.contains(&code) => {

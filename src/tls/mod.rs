@@ -78,7 +78,7 @@ impl Connector {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let connector = self.prepare().await.map_err(HandshakeError::Broken)?;
+        let connector = self.prepare().await.map_err(HandshakeError::Internal)?;
         let handshake = connector.connect(self.server_name(host), stream);
         let connected = session::with_sessions(sessions, handshake).await;
         let stream = connected.map_err(|error| HandshakeError::classify(&error))?;

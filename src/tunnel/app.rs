@@ -8,6 +8,8 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
+use super::relay::App;
+
 /// See the module's description.
 #[derive(Debug)]
 pub enum AppStream {
@@ -44,6 +46,13 @@ impl AppStream {
             AppStream::Tcp(stream, _) => stream.readable().await,
             AppStream::Unix(stream) => stream.readable().await,
         }
+    }
+}
+
+impl App for AppStream {
+    fn broken_off(&self) -> Option<io::Error> {
+        // A Unix socket has no error of its own to tell: that the app has gone is its end of stream.
+        self.tcp()?.take_error().ok()?
     }
 }
 

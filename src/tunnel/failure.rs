@@ -24,7 +24,7 @@ pub enum Failure {
     Outage(Step, io::Error),
     /// Nothing will work before a setting is changed: the app is told.
     Misconfigured(HandshakeError),
-    /// OpenSSL could not be set up.
+    /// OpenSSL could not do its part: a lack of memory passes, and for the app it is an outage, too.
     Internal(io::Error),
 }
 
@@ -33,8 +33,9 @@ impl Failure {
         Failure::Outage(step, io::ErrorKind::TimedOut.into())
     }
 
+    /// Whether another attempt may succeed without a setting being changed.
     pub fn is_outage(&self) -> bool {
-        matches!(self, Failure::Outage(..))
+        !matches!(self, Failure::Misconfigured(_))
     }
 
     /// The word after `at=` in the log.
@@ -64,7 +65,8 @@ impl Failure {
         };
         match self {
             Failure::Internal(_) => {
-                "this is a defect of start-stunnel or of the system's OpenSSL".to_owned()
+                "memory may be short; if not, this is a defect of start-stunnel or of OpenSSL"
+                    .to_owned()
             }
             Failure::Outage(_, error) if is_out_of_descriptors(error) => {
                 "raise the limit on open files (ulimit -Hn)".to_owned()
@@ -84,7 +86,9 @@ impl Failure {
                 format!("the server may be down or starting; {without_tls}")
             }
             Failure::Misconfigured(error) => match error {
-                HandshakeError::NoTls | HandshakeError::Broken(_) => without_tls,
+                HandshakeError::NoTls | HandshakeError::Broken(_) | HandshakeError::Internal(_) => {
+                    without_tls
+                }
                 HandshakeError::Certificate(Flaw::Name, _) => {
                     format!("set {name} to a name on the certificate, or {verify}=ca")
                 }
@@ -129,7 +133,7 @@ impl fmt::Display for Failure {
                 };
                 write!(f, "{what}: {}", in_words(error))
             }
-            Failure::Internal(error) => write!(f, "TLS could not be set up: {error}"),
+            Failure::Internal(error) => write!(f, "OpenSSL failed: {error}"),
             Failure::Misconfigured(error) => match error {
                 HandshakeError::NoTls => f.write_str("the server speaks no TLS"),
                 HandshakeError::Certificate(_, reason) => {
@@ -146,6 +150,7 @@ impl fmt::Display for Failure {
                 }
                 HandshakeError::NoCommonVersion => f.write_str("no common TLS version"),
                 HandshakeError::Refused(reason) => write!(f, "TLS handshake refused: {reason}"),
+                HandshakeError::Internal(error) => write!(f, "OpenSSL failed: {error}"),
                 HandshakeError::Broken(error) => {
                     write!(f, "TLS handshake broke off: {}", in_words(error))
                 }

@@ -12,7 +12,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::Totals;
 use super::read_ahead::RECORDS;
@@ -23,6 +23,15 @@ const CHUNK: usize = RECORDS * 16 * 1024;
 
 thread_local! {
     static SHARED_BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; CHUNK].into());
+}
+
+/// How often an app is looked at that is not read from, since Redis takes nothing.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// What a relay has to know of an app's stream beyond reading and writing.
+pub trait App: AsyncRead + AsyncWrite + Unpin {
+    /// Why the app is gone, if it broke off; found out without reading.
+    fn broken_off(&self) -> Option<io::Error>;
 }
 
 /// One of the two ends.
@@ -52,6 +61,8 @@ pub struct Relay<'a, A, R> {
     up: Direction,
     down: Direction,
     idle: Option<Idle>,
+    /// The next look at the app, while Redis stalls.
+    look: Option<Pin<Box<Sleep>>>,
     totals: &'a Totals,
 }
 
@@ -69,6 +80,7 @@ impl<'a, A, R> Relay<'a, A, R> {
             up: Direction::default(),
             down: Direction::default(),
             idle: idle_timeout.map(Idle::new),
+            look: None,
             totals,
         }
     }
@@ -90,9 +102,30 @@ impl<A, R> Drop for Relay<'_, A, R> {
     }
 }
 
+impl<A, R> Relay<'_, A, R>
+where
+    A: App,
+{
+    /// Ready when Redis stalls, and the app has broken off meanwhile, which no read would tell.
+    fn poll_broken_off(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        if !self.up.is_stalled() {
+            self.look = None;
+            return Poll::Pending;
+        }
+        let look = self.look.get_or_insert_with(|| Box::pin(sleep(LOOK)));
+        loop {
+            ready!(look.as_mut().poll(cx));
+            if let Some(error) = self.app.broken_off() {
+                return Poll::Ready(error);
+            }
+            look.as_mut().reset(Instant::now() + LOOK);
+        }
+    }
+}
+
 impl<A, R> Future for Relay<'_, A, R>
 where
-    A: AsyncRead + AsyncWrite + Unpin,
+    A: App,
     R: AsyncRead + AsyncWrite + Unpin,
 {
     type Output = End;
@@ -101,6 +134,10 @@ where
         let relay = &mut *self;
         let before = relay.up.moved + relay.down.moved;
         let up = relay.up.poll(cx, &mut *relay.app, &mut *relay.redis);
+        // A Redis that cannot be written has broken off, even if reading finds nothing but an end: a socket tells
+        // its error once.
+        relay.down.ends_in_reset =
+            matches!(relay.up.state, State::Discarding(_) | State::Failed(_));
         let down = relay.down.poll(cx, &mut *relay.redis, &mut *relay.app);
 
         // A side that cannot be read has failed, and all that it had sent before has been passed on.
@@ -119,6 +156,9 @@ where
             // An app that closed in good order, but before it had read every reply.
             (State::Closed, State::Closed | State::Failed(_)) => return Poll::Ready(End::Closed),
             _ => {}
+        }
+        if let Poll::Ready(error) = relay.poll_broken_off(cx) {
+            return Poll::Ready(End::Reset(Side::App, error));
         }
         let moved = relay.up.moved + relay.down.moved != before;
         match &mut relay.idle {
@@ -175,6 +215,8 @@ struct Direction {
     stalled_from: usize,
     /// How the reader ended, which it says only once, while its last bytes are stalled.
     reader_ended: Option<io::Result<()>>,
+    /// The reader's end is not to be passed on as such: a reset will follow.
+    ends_in_reset: bool,
     /// Bytes that the writer took.
     written: u64,
     /// Bytes that were read or written: grows when anything moves.
@@ -207,8 +249,10 @@ impl Direction {
                     ready!(self.move_chunk(cx, reader, writer))?;
                 }
                 State::Closing => {
-                    // A writer that cannot be told has gone, and has nothing to be told.
-                    let _ = ready!(Pin::new(&mut *writer).poll_shutdown(cx));
+                    if !self.ends_in_reset {
+                        // A writer that cannot be told has gone, and has nothing to be told.
+                        let _ = ready!(Pin::new(&mut *writer).poll_shutdown(cx));
+                    }
                     self.state = State::Closed;
                 }
                 State::Discarding(error) => {
@@ -411,11 +455,12 @@ mod tests {
         reads: VecDeque<io::Result<&'static [u8]>>,
         writable: usize,
         written: Vec<u8>,
+        shut_down: bool,
     }
 
     impl Scripted {
         fn new(reads: Vec<io::Result<&'static [u8]>>, writable: usize) -> Scripted {
-            Scripted { reads: reads.into(), writable, written: Vec::new() }
+            Scripted { reads: reads.into(), writable, written: Vec::new(), shut_down: false }
         }
     }
 
@@ -453,8 +498,21 @@ mod tests {
             Poll::Ready(Ok(()))
         }
 
-        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            self.shut_down = true;
             Poll::Ready(Ok(()))
+        }
+    }
+
+    impl App for Scripted {
+        fn broken_off(&self) -> Option<io::Error> {
+            None
+        }
+    }
+
+    impl App for DuplexStream {
+        fn broken_off(&self) -> Option<io::Error> {
+            None
         }
     }
 
@@ -481,6 +539,7 @@ mod tests {
         assert!(matches!(run(&mut app, &mut redis).await, End::Reset(Side::Redis, _)));
         assert_eq!(app.written, b"last words");
         assert_eq!(redis.written, b"req");
+        assert!(!app.shut_down, "a clean end would come before the reset");
     }
 
     #[tokio::test]

@@ -118,6 +118,7 @@ pub async fn handshake(
     Err(match tls {
         Ok(tls) => return Ok(tls),
         Err(HandshakeError::Broken(error)) => Failure::Outage(Step::Tls, error),
+        Err(HandshakeError::Internal(error)) => Failure::Internal(error),
         Err(HandshakeError::Certificate(flaw, verdict)) => {
             let reason = explain(tunnel, &host, address, flaw, verdict).await;
             Failure::Misconfigured(HandshakeError::Certificate(flaw, reason))

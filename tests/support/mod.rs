@@ -8,8 +8,10 @@ pub mod pki;
 pub mod pty;
 pub mod resp;
 pub mod servers;
+pub mod slow_link;
 
-use std::net::TcpListener;
+use std::io::{ErrorKind, Read};
+use std::net::{TcpListener, TcpStream};
 use std::process::{Child, ExitStatus};
 use std::time::{Duration, Instant};
 
@@ -73,6 +75,30 @@ pub fn two_free_ports() -> u16 {
         let _second = TcpListener::bind(("127.0.0.1", port.checked_add(1)?)).ok()?;
         Some(port)
     })
+}
+
+/// Reads to the end and says how it came.
+pub fn rest(stream: &mut impl Read) -> (Vec<u8>, Option<ErrorKind>) {
+    let mut all = Vec::new();
+    let error = stream.read_to_end(&mut all).err().map(|error| error.kind());
+    (all, error)
+}
+
+/// Makes closing a stream send a reset.
+pub fn reset(stream: &TcpStream) {
+    socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO)).unwrap();
+}
+
+/// CPU time that a process has used, in ticks of 10 ms.
+pub fn cpu_ticks(pid: i32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+/// Descriptors that a process has open.
+pub fn descriptors(pid: i32) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/fd")).expect("descriptors").count()
 }
 
 /// Whether a process with this pid exists, zombies aside.

@@ -4,7 +4,7 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 
-use openssl::ssl::{SslAcceptor, SslMethod, SslStream};
+use openssl::ssl::{SslAcceptor, SslMethod, SslStream, SslVersion};
 
 use super::PATIENCE;
 use super::pki::Certificate;
@@ -53,10 +53,20 @@ impl<T: Send + 'static> Peer<T> {
         listener: TcpListener,
         behaviour: impl Fn(SslStream<TcpStream>) -> T + Send + Sync + Clone + 'static,
     ) -> Peer<T> {
+        Peer::tls_up_to(SslVersion::TLS1_3, listener, behaviour)
+    }
+
+    /// Like `tls_on`, for TLS versions up to `newest`.
+    pub fn tls_up_to(
+        newest: SslVersion,
+        listener: TcpListener,
+        behaviour: impl Fn(SslStream<TcpStream>) -> T + Send + Sync + Clone + 'static,
+    ) -> Peer<T> {
         let folder = tempfile::tempdir().unwrap();
         let certificate = Certificate::self_signed(folder.path());
         let mut acceptor = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls()).unwrap();
         acceptor.set_private_key(&certificate.key).unwrap();
+        acceptor.set_max_proto_version(Some(newest)).unwrap();
         acceptor.set_certificate(&certificate.certificate).unwrap();
         let acceptor = acceptor.build();
         Peer::on(listener, move |stream| behaviour(acceptor.accept(stream).expect("handshake")))

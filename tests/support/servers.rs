@@ -7,6 +7,7 @@ use tempfile::TempDir;
 
 use super::pki::Certificate;
 use super::resp::Client;
+use super::slow_link::SlowLink;
 use super::{Process, eventually, two_free_ports};
 
 /// The password of every test's Redis.
@@ -31,10 +32,14 @@ pub struct Options<'a> {
     pub client_ca: Option<&'a Certificate>,
     /// The TLS versions that it speaks, as `redis-server` takes them: `TLSv1.2`.
     pub protocols: Option<&'a str>,
+    /// It runs on the host at the other end.
+    pub link: Option<&'a SlowLink>,
 }
 
 /// A Redis with plaintext on `port` and TLS on `port + 1`.
 pub struct Server {
+    /// Where it listens: 127.0.0.1, unless a link leads to it.
+    pub address: String,
     pub port: u16,
     front: Front,
     folder: TempDir,
@@ -65,7 +70,8 @@ impl Server {
 
     fn try_start(front: Front, port: u16, options: Options<'_>) -> Option<Server> {
         let folder = tempfile::tempdir().unwrap();
-        let mut server = Server { port, front, folder, processes: Vec::new() };
+        let address = options.link.map_or("127.0.0.1", |link| link.address.as_str()).to_owned();
+        let mut server = Server { address, port, front, folder, processes: Vec::new() };
         let own =
             options.certificate.is_none().then(|| Certificate::self_signed(server.folder.path()));
         let certificate = options.certificate.or(own.as_ref()).expect("one of both");
@@ -77,9 +83,13 @@ impl Server {
     }
 
     fn start_redis(&mut self, certificate: &Certificate, options: Options<'_>) {
-        let mut redis = Command::new("redis-server");
+        let mut redis = match options.link {
+            Some(link) => link.command("redis-server"),
+            None => Command::new("redis-server"),
+        };
         redis
-            .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", ""])
+            .args(["--port", &self.port.to_string(), "--bind", &self.address, "--save", ""])
+            .args(["--maxclients", "15000"])
             .args(["--requirepass", PASSWORD, "--proto-max-bulk-len", "512mb", "--dir"])
             .arg(self.folder.path())
             .args(["--logfile", "redis.log", "--loglevel", "warning"]);
@@ -130,14 +140,14 @@ impl Server {
 
     /// Waits until both ports answer; `false` when a server gave up.
     fn answers(&mut self) -> bool {
-        let ports = [self.port, self.tls_port()];
+        let (address, ports) = (self.address.clone(), [self.port, self.tls_port()]);
         eventually("the servers answer", || {
             if self.processes.iter_mut().any(|process| process.0.try_wait().unwrap().is_some()) {
                 return Some(false);
             }
             ports
                 .iter()
-                .all(|port| TcpStream::connect(("127.0.0.1", *port)).is_ok())
+                .all(|port| TcpStream::connect((address.as_str(), *port)).is_ok())
                 .then_some(true)
         })
     }
@@ -146,9 +156,14 @@ impl Server {
         self.port + 1
     }
 
+    /// The processes' ids: `redis-server`'s first.
+    pub fn pids(&self) -> Vec<i32> {
+        self.processes.iter().map(Process::pid).collect()
+    }
+
     /// The URL by which an app knows it.
     pub fn url(&self) -> String {
-        format!("redis://default:{PASSWORD}@127.0.0.1:{}/0", self.port)
+        format!("redis://default:{PASSWORD}@{}:{}/0", self.address, self.port)
     }
 
     /// A client that asks it directly, in plaintext.

@@ -1,0 +1,886 @@
+//! What goes wrong between an app and its Redis, one fault after the other; and that each harms nothing else.
+
+mod support;
+
+use std::fs;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use foreign_types_shared::ForeignTypeRef as _;
+use nix::libc;
+use openssl::ssl::{SslStream, SslVersion};
+use support::launcher::{
+    BINARY, HOLD, Held, Launcher, command_of, logged, resident_kib, send_signal, with_hosts,
+};
+use support::peer::Peer;
+use support::resp::{Client, Reply};
+use support::servers::{Front, Options, PASSWORD, Server};
+use support::slow_link::SlowLink;
+use support::{cpu_ticks, descriptors, eventually, eventually_within, is_alive, reset, rest};
+
+const MIB: usize = 1024 * 1024;
+
+/// Prints both URLs, then lives until its standard input ends.
+const HOLD_TWO: &str = "echo $REDIS_URL; echo $HEALTHY_URL; exec cat >/dev/null";
+/// What memory may have grown by when a fault is over: what an allocator keeps for the next time.
+const KEPT_KIB: u64 = 16 * 1024;
+/// The README's table of faults, row by row. Each fault is made by a test that names it.
+const README: &str = include_str!("../README.md");
+const THIS_FILE: &str = include_str!("faults.rs");
+
+#[test]
+fn the_readmes_table_of_faults_is_what_is_tested_here() {
+    let (_, table) = README.split_once("<!-- faults -->\n").expect("the table's begin");
+    let (table, _) = table.split_once("<!-- end of faults -->").expect("the table's end");
+    let listed: Vec<&str> = table
+        .lines()
+        .filter_map(|line| line.strip_prefix("| ")?.split(" | ").next())
+        .filter(|cell| *cell != "fault" && !cell.starts_with("---"))
+        .collect();
+    // The quote is left out of the pattern, so that this line is none.
+    let begin = format!("fault({}", '"');
+    let tested: Vec<&str> =
+        THIS_FILE.split(&begin).skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
+    for row in &listed {
+        assert!(tested.contains(row), "no test makes the fault: {row}");
+    }
+    for name in &tested {
+        assert!(listed.contains(name), "the README's table lacks: {name}");
+    }
+    assert!(listed.len() > 25, "{listed:?}");
+}
+
+/// Names the row of the README's table that a test is about.
+fn fault(_row: &str) {}
+
+/// A launcher with a tunnel to a server at fault, and one to a healthy Redis beside it.
+struct Scene {
+    held: Held,
+    healthy_port: u16,
+    /// A connection that was there before the fault.
+    witness: Client,
+    asked: usize,
+    descriptors: usize,
+    kib: u64,
+    _healthy: Server,
+}
+
+impl Scene {
+    fn new(url: &str) -> Scene {
+        Scene::with(Launcher::script(HOLD_TWO), url)
+    }
+
+    /// With a launcher whose script is [`HOLD_TWO`].
+    fn with(launcher: Launcher, url: &str) -> Scene {
+        let healthy = Server::start(Front::Redis);
+        let launcher = launcher
+            .redis(url)
+            .env("HEALTHY_URL", healthy.url())
+            .env("REDIS_STUNNEL_URLS", "REDIS_URL HEALTHY_URL")
+            .env("STUNNEL_LOGLEVEL", "info")
+            // So that descriptors can be counted.
+            .env("STUNNEL_SPARES", "0");
+        let mut held = launcher.start_held();
+        let url = held.running.line();
+        let healthy_port = url.rsplit(':').next().unwrap().split('/').next().unwrap();
+        let healthy_port = healthy_port.parse().unwrap();
+        let mut witness = Client::connect(healthy_port, PASSWORD);
+        assert_eq!(witness.ask(&["PING"]), Reply::line("+PONG"));
+        // A look-up starts a thread of the runtime's, which goes again.
+        let pid = held.running.pid();
+        let (descriptors, kib) = (descriptors(pid), resident_kib(pid));
+        Scene { held, healthy_port, witness, asked: 0, descriptors, kib, _healthy: healthy }
+    }
+
+    fn pid(&self) -> i32 {
+        self.held.running.pid()
+    }
+
+    /// A connection to the tunnel at fault.
+    fn open(&self) -> TcpStream {
+        self.held.open().stream.into_inner()
+    }
+
+    /// What an app reads that has sent `request`, and how it ends.
+    fn exchange(&self, request: &[u8]) -> (Vec<u8>, Option<ErrorKind>) {
+        let mut app = self.open();
+        // The connection may be gone before the request is; then reading finds its end only.
+        let unsent = app.write_all(request).err().map(|error| error.kind());
+        let (said, error) = rest(&mut app);
+        (said, unsent.or(error))
+    }
+
+    /// That the other connection goes on.
+    fn others_go_on(&mut self) {
+        self.asked += 1;
+        let count = format!(":{}", self.asked);
+        assert_eq!(self.witness.ask(&["INCR", "witness"]), Reply::Line(count));
+    }
+
+    /// That the fault has left nothing behind; returns the log.
+    fn aftermath(mut self) -> String {
+        self.others_go_on();
+        assert_eq!(
+            Client::connect(self.healthy_port, PASSWORD).ask(&["PING"]),
+            Reply::line("+PONG")
+        );
+        drop(self.open());
+        let pid = self.pid();
+        eventually("descriptors are as before", || {
+            (descriptors(pid) <= self.descriptors).then_some(())
+        });
+        let kib = resident_kib(pid);
+        assert!(kib < self.kib + KEPT_KIB, "{} KiB have become {kib}", self.kib);
+        eventually("the launcher is at rest", || {
+            let before = cpu_ticks(pid);
+            thread::sleep(Duration::from_millis(200)); // The time over which spinning would show.
+            (cpu_ticks(pid) - before <= 2).then_some(())
+        });
+        drop(self.witness);
+        let ended = self.held.finish();
+        assert_eq!(ended.code(), 0, "{}", ended.stderr);
+        assert!(!ended.stderr.contains("panicked"), "{}", ended.stderr);
+        assert!(!ended.stderr.contains(PASSWORD), "{}", ended.stderr);
+        ended.stderr
+    }
+}
+
+/// Times that a fault is made, one after the other.
+const TIMES: usize = 20;
+
+#[track_caller]
+fn all_logged(log: &str, event: &str, error: &str) {
+    let errors = logged(log, event, "error");
+    let right = errors.iter().filter(|logged| logged.contains(error)).count();
+    assert!(right >= TIMES, "{error}: {errors:?}");
+}
+
+#[test]
+fn redis_refuses() {
+    fault("Redis refuses: nothing listens");
+    let free = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let url = format!("rediss://{}", free.local_addr().unwrap());
+    drop(free);
+    let scene = Scene::new(&url);
+    for _ in 0..TIMES {
+        let (said, _) = scene.exchange(b"PING\r\n");
+        assert_eq!(said, b"");
+    }
+    all_logged(
+        &scene.aftermath(),
+        "connection-failed",
+        "TCP connection failed: connection refused",
+    );
+}
+
+#[test]
+fn redis_accepts_and_stays_silent() {
+    fault("it accepts, and stays silent");
+    let silent = Peer::tcp(|mut stream| rest(&mut stream).0.len());
+    // Longer than the silence after which a plaintext Redis would be recognized.
+    let launcher = Launcher::script(HOLD_TWO).env("STUNNEL_CONNECT_TIMEOUT", "1500ms");
+    let mut scene = Scene::with(launcher, &silent.url());
+    let apps: Vec<_> = (0..TIMES).map(|_| scene.open()).collect();
+    scene.others_go_on();
+    for mut app in apps {
+        assert_eq!(rest(&mut app), (vec![], None));
+    }
+    all_logged(&scene.aftermath(), "connection-failed", "TLS handshake broke off: timed out");
+}
+
+#[test]
+fn redis_resets_during_the_handshake() {
+    fault("it resets during the handshake");
+    let peer = Peer::tcp(|mut stream| {
+        stream.read_exact(&mut [0; 5]).unwrap();
+        reset(&stream);
+    });
+    let scene = Scene::new(&peer.url());
+    for _ in 0..TIMES {
+        assert_eq!(scene.exchange(b"PING\r\n").0, b"");
+    }
+    all_logged(&scene.aftermath(), "connection-failed", "connection reset by the server");
+}
+
+#[test]
+fn redis_resets_right_after_the_handshake() {
+    fault("it resets right after the handshake");
+    let peer = Peer::tls(|tls| reset(tls.get_ref()));
+    let scene = Scene::new(&peer.url());
+    let mut seen = Vec::new();
+    for _ in 0..TIMES {
+        seen.push(scene.exchange(b"PING\r\n"));
+    }
+    let log = scene.aftermath();
+    assert_eq!(seen, vec![(vec![], Some(ErrorKind::ConnectionReset)); TIMES], "{log}");
+    let reasons = logged(&log, "connection-closed", "reason");
+    assert!(reasons.iter().filter(|reason| *reason == "reset-by-redis").count() >= TIMES, "{log}");
+}
+
+/// Answers a request of four bytes with half a reply of 100.
+fn half_a_reply(tls: &mut SslStream<TcpStream>) {
+    tls.read_exact(&mut [0; 4]).unwrap();
+    tls.write_all(b"$100\r\n").unwrap();
+    tls.write_all(&[b'x'; 50]).unwrap();
+}
+
+fn half() -> Vec<u8> {
+    [&b"$100\r\n"[..], &[b'x'; 50]].concat()
+}
+
+#[test]
+fn redis_resets_in_the_middle_of_a_reply() {
+    fault("it resets in the middle of a reply");
+    let peer = Peer::tls(|mut tls| {
+        half_a_reply(&mut tls);
+        // Not before the app has the half: on Linux a reset overtakes what waits to be read.
+        tls.read_exact(&mut [0; 4]).unwrap();
+        reset(tls.get_ref());
+    });
+    let scene = Scene::new(&peer.url());
+    for _ in 0..TIMES {
+        let mut app = scene.open();
+        app.write_all(b"ask!").unwrap();
+        let mut got = vec![0; half().len()];
+        app.read_exact(&mut got).unwrap();
+        assert_eq!(got, half());
+        app.write_all(b"more").unwrap();
+        assert_eq!(rest(&mut app), (vec![], Some(ErrorKind::ConnectionReset)));
+    }
+    assert!(scene.aftermath().contains("reason=reset-by-redis"));
+}
+
+#[test]
+fn redis_closes_without_close_notify() {
+    fault("it closes without close_notify");
+    let peer = Peer::tls(|mut tls| half_a_reply(&mut tls));
+    let scene = Scene::new(&peer.url());
+    for _ in 0..TIMES {
+        let mut app = scene.open();
+        app.write_all(b"ask!").unwrap();
+        assert_eq!(rest(&mut app), (half(), None));
+    }
+    assert!(scene.aftermath().contains("reason=closed"));
+}
+
+#[test]
+fn redis_sends_garbage_instead_of_tls() {
+    fault("it sends garbage instead of TLS");
+    let peer = Peer::tcp(|mut stream| {
+        stream.read_exact(&mut [0; 5]).unwrap();
+        let noise: Vec<u8> = (0..5000_u32).map(|n| (n * n % 251) as u8).collect();
+        // It may be hung up on before the end.
+        let _ = stream.write_all(&noise);
+        rest(&mut stream);
+    });
+    let scene = Scene::new(&peer.url());
+    for _ in 0..TIMES {
+        let (said, error) = scene.exchange(b"PING\r\n");
+        let said = String::from_utf8(said).unwrap();
+        assert_eq!(error, None);
+        assert!(
+            said.starts_with("-ERR start-stunnel: ") && said.contains("speaks no TLS"),
+            "{said}"
+        );
+    }
+    all_logged(&scene.aftermath(), "connection-refused", "the server speaks no TLS");
+}
+
+#[test]
+fn redis_sends_a_record_that_fails_its_mac() {
+    fault("it sends a record that was tampered with");
+    let peer = Peer::tls(|mut tls| {
+        half_a_reply(&mut tls);
+        tls.read_exact(&mut [0; 4]).unwrap();
+        // An application data record whose authentication fails.
+        tls.get_mut().write_all(b"\x17\x03\x03\x00\x20").unwrap();
+        tls.get_mut().write_all(&[0x55; 32]).unwrap();
+        rest(tls.get_mut());
+    });
+    let scene = Scene::new(&peer.url());
+    for _ in 0..TIMES {
+        let mut app = scene.open();
+        app.write_all(b"ask!").unwrap();
+        app.read_exact(&mut vec![0; half().len()]).unwrap();
+        app.write_all(b"more").unwrap();
+        assert_eq!(rest(&mut app), (vec![], Some(ErrorKind::ConnectionReset)));
+    }
+    let log = scene.aftermath();
+    assert!(logged(&log, "connection-closed", "error").iter().any(|error| error.contains("mac")));
+}
+
+#[test]
+fn redis_stalls_in_the_middle_of_a_reply() {
+    fault("it stalls for longer than the idle timeout");
+    let peer = Peer::tls(|mut tls| {
+        half_a_reply(&mut tls);
+        rest(&mut tls)
+    });
+    let launcher = Launcher::script(HOLD).redis(&peer.url()).env("STUNNEL_IDLE_TIMEOUT", "400ms");
+    let held = launcher.start_held();
+    let mut apps: Vec<_> = (0..TIMES).map(|_| held.open().stream.into_inner()).collect();
+    for app in &mut apps {
+        app.write_all(b"ask!").unwrap();
+    }
+    for app in &mut apps {
+        assert_eq!(rest(app), (half(), None));
+        assert_eq!(peer.result(), (vec![], None), "Redis sees a clean end, too");
+    }
+}
+
+#[test]
+fn redis_reads_nothing() {
+    fault("it reads nothing while the app pushes 1 GiB");
+    let over = Arc::new(AtomicBool::new(false));
+    let until = over.clone();
+    let peer = Peer::tls(move |_tls| {
+        eventually("the test is over", || until.load(Ordering::Relaxed).then_some(()));
+    });
+    let mut scene = Scene::new(&peer.url());
+    let mut app = scene.open();
+    app.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
+    let chunk = vec![0; MIB];
+    let stalled = (0..1024).find_map(|_| app.write_all(&chunk).err());
+    let stalled = stalled.map(|error| error.kind());
+    assert!(matches!(stalled, Some(ErrorKind::WouldBlock | ErrorKind::TimedOut)), "{stalled:?}");
+    scene.others_go_on();
+    let kib = resident_kib(scene.pid());
+    assert!(kib < scene.kib + KEPT_KIB, "{kib} KiB");
+    // Which is noticed although nothing is read from the app meanwhile.
+    reset(&app);
+    drop(app);
+    eventually("the connection is given up", || {
+        (descriptors(scene.pid()) <= scene.descriptors).then_some(())
+    });
+    over.store(true, Ordering::Relaxed);
+    assert!(scene.aftermath().contains("reason=reset-by-app"));
+}
+
+#[test]
+fn redis_sends_byte_by_byte() {
+    fault("it sends byte by byte");
+    let server = Server::start(Front::Redis);
+    let tls_port = server.tls_port();
+    // In the middle, so that TLS records are torn apart, too.
+    let peer = Peer::tcp(move |mut near| {
+        let mut far = TcpStream::connect(("127.0.0.1", tls_port)).unwrap();
+        let (mut from, mut to) = (near.try_clone().unwrap(), far.try_clone().unwrap());
+        let up = thread::spawn(move || {
+            let _ = std::io::copy(&mut from, &mut to);
+            let _ = to.shutdown(Shutdown::Write);
+        });
+        let mut chunk = [0; 4096];
+        while let Ok(read @ 1..) = far.read(&mut chunk) {
+            if chunk[..read].iter().any(|byte| near.write_all(&[*byte]).is_err()) {
+                break;
+            }
+        }
+        let _ = near.shutdown(Shutdown::Both);
+        up.join().unwrap();
+    });
+    let scene = Scene::new(&peer.url());
+    let mut client = scene.held.client();
+    let value = "0123456789".repeat(3000);
+    assert_eq!(client.ask(&["SET", "drip", &value]), Reply::line("+OK"));
+    assert_eq!(client.ask(&["GET", "drip"]), Reply::bulk(&value));
+    drop(client);
+    scene.aftermath();
+}
+
+unsafe extern "C" {
+    fn SSL_key_update(ssl: *mut openssl_sys::SSL, kind: libc::c_int) -> libc::c_int;
+    fn SSL_renegotiate(ssl: *mut openssl_sys::SSL) -> libc::c_int;
+    fn SSL_do_handshake(ssl: *mut openssl_sys::SSL) -> libc::c_int;
+}
+
+/// SSL_KEY_UPDATE_REQUESTED: the client is to change its key as well (SSL_key_update(3)).
+const UPDATE_REQUESTED: libc::c_int = 1;
+
+/// Echoes 200 messages of 1,000 bytes, and has keys changed between them.
+fn echo_with_new_keys(
+    mut tls: SslStream<TcpStream>,
+    change: impl Fn(*mut openssl_sys::SSL) -> bool,
+) -> usize {
+    let mut message = [0; 1000];
+    let mut count = 0;
+    while tls.read_exact(&mut message).is_ok() {
+        tls.write_all(&message[..500]).unwrap();
+        assert!(change(tls.ssl().as_ptr()), "the server's keys change");
+        tls.write_all(&message[500..]).unwrap();
+        count += 1;
+    }
+    count
+}
+
+#[test]
+fn redis_asks_for_new_keys() {
+    fault("it asks for new keys (key update, renegotiation)");
+    // SAFETY: the stream owns the connection and outlives the calls.
+    let update = |ssl| unsafe { SSL_key_update(ssl, UPDATE_REQUESTED) == 1 };
+    // SAFETY: as above.
+    let renegotiate = |ssl| unsafe { SSL_renegotiate(ssl) == 1 && SSL_do_handshake(ssl) == 1 };
+    let listener = || TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let peers = [
+        Peer::tls_on(listener(), move |tls| echo_with_new_keys(tls, update)),
+        Peer::tls_up_to(SslVersion::TLS1_2, listener(), move |tls| {
+            echo_with_new_keys(tls, renegotiate)
+        }),
+    ];
+    for peer in peers {
+        let scene = Scene::new(&peer.url());
+        let mut app = scene.open();
+        for n in 0..200_u8 {
+            app.write_all(&[n; 1000]).unwrap();
+            let mut echo = [0; 1000];
+            app.read_exact(&mut echo).unwrap();
+            assert_eq!(echo, [n; 1000]);
+        }
+        drop(app);
+        assert_eq!(peer.result(), 200);
+        scene.aftermath();
+    }
+}
+
+#[test]
+fn the_app_resets_half_closes_or_is_killed() {
+    fault("the app resets, half-closes or is killed");
+    let peer = Peer::tls(|mut tls| {
+        tls.write_all(b"hello").unwrap();
+        rest(&mut tls)
+    });
+    let scene = Scene::new(&peer.url());
+    let greeted = || {
+        let mut app = scene.open();
+        app.read_exact(&mut [0; 5]).unwrap();
+        app.write_all(b"last words").unwrap();
+        app
+    };
+    for _ in 0..TIMES {
+        let app = greeted();
+        reset(&app);
+        drop(app);
+        assert_eq!(peer.result(), (b"last words".to_vec(), Some(ErrorKind::ConnectionReset)));
+
+        let mut app = greeted();
+        app.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(peer.result(), (b"last words".to_vec(), None));
+        assert_eq!(rest(&mut app), (vec![], None));
+    }
+    let script = format!(
+        "exec 3<>/dev/tcp/127.0.0.1/{}; head -c 5 <&3 >/dev/null; printf 'last words' >&3; echo done; read -r _",
+        scene.held.port
+    );
+    let mut app = Command::new("bash");
+    app.args(["-c", &script]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut app = support::Process(app.spawn().unwrap());
+    app.0.stdout.take().unwrap().read_exact(&mut [0; 5]).unwrap();
+    app.0.kill().unwrap();
+    assert_eq!(peer.result(), (b"last words".to_vec(), None));
+    scene.aftermath();
+}
+
+#[test]
+fn the_name_is_not_found_then_it_is() {
+    fault("its name does not resolve; then it does");
+    let folder = tempfile::tempdir().unwrap();
+    let hosts = folder.path().join("hosts");
+    let Some(launcher) = with_hosts(&hosts, "127.0.0.1 localhost\n") else { return };
+    let peer = Peer::tls(|mut tls| tls.write_all(b"here").unwrap());
+    let held = launcher.redis(&format!("rediss://redis.test:{}", peer.port)).start_held();
+    for _ in 0..3 {
+        assert_eq!(rest(held.open().stream.get_mut()), (vec![], None));
+    }
+    fs::write(&hosts, "127.0.0.1 redis.test\n").unwrap();
+    assert_eq!(rest(held.open().stream.get_mut()).0, b"here");
+    let log = held.finish().stderr;
+    let errors = logged(&log, "connection-failed", "error");
+    assert!(errors.len() == 3 && errors[0].contains("name look-up failed"), "{errors:?}");
+    assert!(logged(&log, "connection-failed", "hint")[0].contains("check the host in REDIS_URL"));
+}
+
+#[test]
+fn a_name_with_a_refusing_or_swallowing_address_and_a_live_one_works() {
+    fault("its name has a dead address and a live one");
+    let folder = tempfile::tempdir().unwrap();
+    let hosts = folder.path().join("hosts");
+    let Some(mut link) = SlowLink::make(&[]) else { return };
+    link.order("cut");
+    // The first refuses, the second swallows every packet, the third lives.
+    let addresses =
+        format!("127.0.0.3 redis.test\n{} redis.test\n127.0.0.2 redis.test\n", link.address);
+    let Some(launcher) = with_hosts(&hosts, &addresses) else { return };
+    let live = TcpListener::bind(("127.0.0.2", 0)).unwrap();
+    let port = live.local_addr().unwrap().port();
+    let _live = Peer::tls_on(live, |mut tls| tls.write_all(b"alive").unwrap());
+    let held = launcher.redis(&format!("rediss://redis.test:{port}")).start_held();
+    for _ in 0..3 {
+        assert_eq!(rest(held.open().stream.get_mut()).0, b"alive");
+    }
+}
+
+#[test]
+fn a_fail_over_moves_the_name() {
+    fault("a fail-over moves the name to another address");
+    let folder = tempfile::tempdir().unwrap();
+    let hosts = folder.path().join("hosts");
+    let Some(launcher) = with_hosts(&hosts, "127.0.0.1 redis.test\n") else { return };
+    let old = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = old.local_addr().unwrap().port();
+    let new = TcpListener::bind(("127.0.0.2", port)).unwrap();
+    let _old = Peer::tls_on(old, |mut tls| tls.write_all(b"old").unwrap());
+    let _new = Peer::tls_on(new, |mut tls| tls.write_all(b"new").unwrap());
+
+    let held = launcher.redis(&format!("rediss://redis.test:{port}")).start_held();
+    let answer = || rest(held.open().stream.get_mut()).0;
+    assert_eq!(answer(), b"old");
+    fs::write(&hosts, "127.0.0.2 redis.test\n").unwrap();
+    // A spare that was made before the move, and that the old server keeps open, would be used up.
+    assert_eq!(answer(), b"new");
+}
+
+#[test]
+fn redis_vanishes_without_a_word() {
+    fault("its host vanishes without a word");
+    let Some(mut link) = SlowLink::make(&[]) else { return };
+    let options = Options { link: Some(&link), ..Options::default() };
+    let server = Server::start_with(Front::Redis, options);
+    let mut scene = Scene::new(&server.url());
+    let mut waiting = scene.held.client();
+    waiting.send(&["BLPOP", "nothing", "0"]);
+    let mut idle = scene.held.client();
+    assert_eq!(idle.ask(&["PING"]), Reply::line("+PONG"));
+    eventually("Redis has the request", || {
+        let Reply::Bulk(info) = idle.ask(&["INFO", "clients"]) else { panic!("no INFO") };
+        String::from_utf8_lossy(&info).contains("blocked_clients:1").then_some(())
+    });
+    // Until nothing is unacknowledged any more: else the kernel would go on sending it for a quarter of an hour.
+    let upstream = format!(":{:04X}", server.tls_port());
+    eventually("the other host has everything", || {
+        let table = fs::read_to_string(format!("/proc/{}/net/tcp", scene.pid())).unwrap();
+        let rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let mut ours = rows.filter(|row| row[2].ends_with(&upstream) && row[3] == "01");
+        ours.all(|row| row[4].starts_with("00000000:")).then_some(())
+    });
+    link.order("cut");
+    // Keepalive's 60 seconds of silence, and four probes of 15.
+    let gone = thread::spawn(move || {
+        [waiting, idle].map(|mut client| {
+            client.stream.get_ref().set_read_timeout(Some(Duration::from_secs(200))).unwrap();
+            client.reply().expect_err("no reply").kind()
+        })
+    });
+    eventually_within(Duration::from_secs(200), "keepalive notices", || {
+        gone.is_finished().then_some(())
+    });
+    assert_eq!(gone.join().unwrap(), [ErrorKind::ConnectionReset; 2]);
+    scene.others_go_on();
+    link.order("mend");
+    assert_eq!(scene.held.client().ask(&["PING"]), Reply::line("+PONG"));
+    let log = scene.aftermath();
+    let errors = logged(&log, "connection-closed", "error");
+    assert!(errors.iter().filter(|error| error.contains("timed out")).count() == 2, "{log}");
+}
+
+#[test]
+fn the_network_is_slow_and_lossy() {
+    fault("the network loses 5 % and takes 100 ms");
+    let Some(link) = SlowLink::make(&["--delay-ms", "100", "--loss", "5", "--seed", "7"]) else {
+        return;
+    };
+    let options = Options { link: Some(&link), ..Options::default() };
+    let server = Server::start_with(Front::Redis, options);
+    let scene = Scene::new(&server.url());
+    let value: String = (0..100_000).map(|n: u32| char::from(b'a' + (n % 23) as u8)).collect();
+    let clients: Vec<_> = (0..4)
+        .map(|n| {
+            let (mut client, value) = (scene.held.client(), value.clone());
+            thread::spawn(move || {
+                let key = format!("key {n}");
+                assert_eq!(client.ask(&["SET", &key, &value]), Reply::line("+OK"));
+                assert_eq!(client.ask(&["GET", &key]), Reply::bulk(&value));
+                for n in 0..50 {
+                    client.send(&["ECHO", &n.to_string()]);
+                }
+                for n in 0..50 {
+                    assert_eq!(client.reply().unwrap(), Reply::bulk(&n.to_string()));
+                }
+            })
+        })
+        .collect();
+    clients.into_iter().for_each(|client| client.join().unwrap());
+    assert!(!scene.aftermath().contains("connection-failed"));
+}
+
+#[test]
+fn redis_restarts_under_two_hundred_busy_connections() {
+    fault("it restarts under 200 busy connections");
+    const CLIENTS: usize = 200;
+    let server = Server::start(Front::Redis);
+    let (url, port) = (server.url(), server.port);
+    let scene = Scene::new(&url);
+    let local = scene.held.port;
+    let rounds = Arc::new(AtomicUsize::new(0));
+    let over = Arc::new(AtomicBool::new(false));
+    // Each counts its replies a round, and the connections it lost.
+    let busy = Arc::new((0..CLIENTS).map(|_| AtomicUsize::new(0)).collect::<Vec<_>>());
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|n| {
+            let (rounds, over, busy) = (rounds.clone(), over.clone(), busy.clone());
+            thread::spawn(move || {
+                let (mut lost, mut asked) = (0, 0);
+                while !over.load(Ordering::Relaxed) {
+                    let mut client = Client::open(local);
+                    let mut ask = |words: &[&str]| {
+                        let words: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
+                        let request = support::resp::request(&words);
+                        client.stream.get_mut().write_all(&request)?;
+                        client.reply()
+                    };
+                    if !matches!(ask(&["AUTH", PASSWORD]), Ok(Reply::Line(line)) if line == "+OK") {
+                        thread::yield_now();
+                        continue;
+                    }
+                    while !over.load(Ordering::Relaxed) {
+                        asked += 1;
+                        let token = format!("client {n} request {asked}");
+                        match ask(&["ECHO", &token]) {
+                            Ok(reply) => assert_eq!(reply, Reply::bulk(&token)),
+                            Err(_) => {
+                                lost += 1;
+                                break;
+                            }
+                        }
+                        busy[n].store(rounds.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+                    }
+                }
+                lost
+            })
+        })
+        .collect();
+    let all_busy = || {
+        let round = rounds.load(Ordering::Relaxed) + 1;
+        eventually("every client has replies", || {
+            busy.iter().all(|seen| seen.load(Ordering::Relaxed) == round).then_some(())
+        });
+    };
+    let mut server = Some(server);
+    for _ in 0..3 {
+        all_busy();
+        server.take();
+        let back = eventually("the server is back", || Server::start_on(Front::Redis, port));
+        server = Some(back);
+        rounds.fetch_add(1, Ordering::Relaxed);
+    }
+    all_busy();
+    over.store(true, Ordering::Relaxed);
+    for client in clients {
+        let lost = client.join().expect("each reply went to its own client");
+        assert_eq!(lost, 3, "each restart broke each connection once");
+    }
+    scene.aftermath();
+}
+
+#[test]
+fn no_descriptor_is_left() {
+    fault("no file descriptor is left (`ulimit -n 64`)");
+    let server = Server::start(Front::Redis);
+    let script = "ulimit -n 64; exec \"$0\" \"$@\"";
+    let launcher = Launcher::of("sh", ["-c", script, BINARY, "sh", "-c", HOLD_TWO]);
+    let mut scene = Scene::with(launcher, &server.url());
+    let mut clients: Vec<Client> = (0..80).map(|_| scene.held.open()).collect();
+    for client in &mut clients {
+        client.send(&["AUTH", PASSWORD]);
+    }
+    eventually("the descriptors are used up", || (descriptors(scene.pid()) >= 63).then_some(()));
+    let before = cpu_ticks(scene.pid());
+    thread::sleep(Duration::from_secs(1)); // The time over which spinning would show.
+    let used = cpu_ticks(scene.pid()) - before;
+    assert!(used < 50, "{used} of 100 ticks were spent on waiting");
+    scene.others_go_on();
+    // Those that came first work; when they leave, the others have their turn.
+    let mut last = clients.pop().unwrap();
+    drop(clients);
+    let answer = last.reply();
+    assert!(matches!(&answer, Ok(Reply::Line(line)) if line == "+OK"), "{answer:?}");
+    drop(last);
+    let log = scene.aftermath();
+    assert!(log.contains("at=accept-failed") || log.contains("at=connection-failed"), "{log}");
+    assert!(log.contains("raise the limit on open files"), "{log}");
+}
+
+#[test]
+fn memory_is_short() {
+    fault("memory is short (`prlimit --as`)");
+    let server = Server::start(Front::Redis);
+    // COMMAND has memory enough.
+    let script = format!("prlimit --pid $$ --as=unlimited; {HOLD_TWO}");
+    let limit = format!("--as={}:unlimited", 64 * MIB);
+    let launcher = Launcher::of("prlimit", [limit.as_str(), BINARY, "sh", "-c", &script]);
+    let mut scene = Scene::with(launcher, &server.url());
+    let mut clients = Vec::new();
+    // Until there is no memory for another one.
+    let refused = (0..5000).find_map(|_| {
+        let mut client = scene.held.open();
+        // The connection may be gone before the request is.
+        let _ = client
+            .stream
+            .get_mut()
+            .write_all(&support::resp::request(&[b"AUTH", PASSWORD.as_bytes()]));
+        match client.reply() {
+            Ok(reply) => {
+                assert_eq!(
+                    reply,
+                    Reply::line("+OK"),
+                    "no lack of memory is told as something else"
+                );
+                clients.push(client);
+                None
+            }
+            Err(error) => Some(error.kind()),
+        }
+    });
+    assert!(
+        matches!(refused, Some(ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset)),
+        "{refused:?} after {} connections",
+        clients.len()
+    );
+    scene.others_go_on();
+    for (n, client) in clients.iter_mut().enumerate() {
+        assert_eq!(client.ask(&["ECHO", &n.to_string()]), Reply::bulk(&n.to_string()));
+    }
+    drop(clients);
+    scene.kib = u64::MAX - KEPT_KIB; // It was filled on purpose.
+    assert_eq!(scene.held.client().ask(&["PING"]), Reply::line("+PONG"));
+    let log = scene.aftermath();
+    assert!(log.contains("memory may be short"), "{log}");
+}
+
+/// libfaketime, by which the clock can be made to jump while a program runs; `None`, said aloud, without.
+fn faketime() -> Option<&'static str> {
+    const LIBRARIES: [&str; 2] = [
+        "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1",
+        "/usr/lib/aarch64-linux-gnu/faketime/libfaketimeMT.so.1",
+    ];
+    let found = LIBRARIES.into_iter().find(|path| Path::new(path).exists());
+    if found.is_none() {
+        eprintln!("skipped: there is no libfaketime here");
+    }
+    found
+}
+
+#[test]
+fn the_clock_jumps() {
+    fault("the clock jumps, by a day or by ten years");
+    let Some(library) = faketime() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let clock = folder.path().join("clock");
+    fs::write(&clock, "+0").unwrap();
+    let server = Server::start(Front::Redis);
+    let launcher = Launcher::script(&format!("unset LD_PRELOAD; {HOLD_TWO}"))
+        .env("LD_PRELOAD", library)
+        .env("FAKETIME_TIMESTAMP_FILE", &clock)
+        .env("FAKETIME_NO_CACHE", "1")
+        // What a wrong clock that is put right does: the monotonic one goes on.
+        .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+    let mut scene = Scene::with(launcher, &server.url());
+    let mut client = scene.held.client();
+    for jump in ["+1d", "-1d", "+10y", "-10y", "+0"] {
+        fs::write(&clock, jump).unwrap();
+        assert_eq!(client.ask(&["PING"]), Reply::line("+PONG"), "{jump}");
+        assert_eq!(scene.held.client().ask(&["PING"]), Reply::line("+PONG"), "{jump}");
+        scene.others_go_on();
+    }
+    drop(client);
+    let log = scene.aftermath();
+    let years: Vec<&str> = log
+        .lines()
+        .filter(|line| line.contains("at=connection-closed"))
+        .map(|line| &line[3..7])
+        .collect();
+    assert!(years.iter().any(|year| *year != years[0]), "the clock did jump: {years:?}");
+}
+
+#[test]
+fn the_launcher_is_stopped_for_a_minute() {
+    fault("the launcher is stopped for a minute and continued");
+    let server = Server::start(Front::Redis);
+    let scene = Scene::new(&server.url());
+    let mut client = scene.held.client();
+    let mut subscriber = scene.held.client();
+    subscriber.ask(&["SUBSCRIBE", "news"]);
+    scene.held.running.signal(libc::SIGSTOP);
+    eventually("it is stopped", || {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", scene.pid())).unwrap();
+        stat.rsplit(')').next().unwrap().starts_with(" T").then_some(())
+    });
+    client.send(&["ECHO", "asked meanwhile"]);
+    let mut late = scene.held.open();
+    late.send(&["AUTH", PASSWORD]);
+    assert_eq!(server.direct().ask(&["PUBLISH", "news", "published meanwhile"]), Reply::line(":1"));
+    thread::sleep(Duration::from_secs(60)); // The fault itself.
+    scene.held.running.signal(libc::SIGCONT);
+    client.stream.get_ref().set_read_timeout(Some(support::PATIENCE)).unwrap();
+    assert_eq!(client.reply().unwrap(), Reply::bulk("asked meanwhile"));
+    assert_eq!(late.reply().unwrap(), Reply::line("+OK"));
+    let news = ["message", "news", "published meanwhile"].map(Reply::bulk).to_vec();
+    assert_eq!(subscriber.reply().unwrap(), Reply::Array(news));
+    drop((client, subscriber, late));
+    scene.aftermath();
+}
+
+/// Runs the launcher with its log sent where `redirection` says, and 300 connections that would each be logged.
+fn with_a_log(redirection: &str) {
+    let server = Server::start(Front::Redis);
+    let script = format!("exec \"$0\" \"$@\" {redirection}");
+    let launcher = Launcher::of("sh", ["-c", &script, BINARY, "sh", "-c", HOLD_TWO]);
+    let scene = Scene::with(launcher.env("STUNNEL_LOGLEVEL", "debug"), &server.url());
+    for _ in 0..300 {
+        assert_eq!(scene.held.client().ask(&["PING"]), Reply::line("+PONG"));
+    }
+    scene.aftermath();
+}
+
+#[test]
+fn the_log_cannot_be_written() {
+    fault("the disk of the log is full");
+    with_a_log("2>/dev/full");
+    fault("stderr is closed");
+    with_a_log("2>&-");
+}
+
+#[test]
+fn nobody_reads_the_log() {
+    fault("nobody reads the log");
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    fs::set_permissions(&pipe, fs::Permissions::from_mode(0o600)).unwrap();
+    // Open for reading, but never read.
+    let reader = fs::File::options().read(true).write(true).open(&pipe).unwrap();
+    with_a_log(&format!("2>{}", pipe.display()));
+    drop(reader);
+}
+
+#[test]
+fn the_launcher_is_killed() {
+    fault("the launcher is killed outright (SIGKILL)");
+    let server = Server::start(Front::Redis);
+    let held = Launcher::hold(&server.url());
+    let mut client = held.client();
+    let command = command_of(held.running.pid());
+    send_signal(held.running.pid(), libc::SIGKILL);
+    let gone = client.reply().expect_err("the connection is gone").kind();
+    assert!(matches!(gone, ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset), "{gone:?}");
+    eventually("COMMAND has had its SIGTERM", || (!is_alive(command)).then_some(()));
+    eventually("Redis has lost the connection", || {
+        let Reply::Bulk(clients) = server.direct().ask(&["CLIENT", "LIST"]) else { panic!() };
+        (String::from_utf8_lossy(&clients).lines().count() == 1).then_some(())
+    });
+}

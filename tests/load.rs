@@ -1,0 +1,167 @@
+//! Many connections, many requests, many launchers.
+
+mod support;
+
+use std::collections::HashSet;
+use std::io::Write;
+use std::thread;
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use support::launcher::{HOLD, Held, Launcher, logged, resident_kib};
+use support::resp::{Client, Reply, request};
+use support::servers::{Front, Server};
+use support::{descriptors, eventually, is_alive};
+
+/// What a launcher may have kept for the next time.
+const KEPT_KIB: u64 = 16 * 1024;
+
+/// Raises this process's limit on descriptors; says aloud, and returns `false`, when `needed` are not to be had.
+fn may_open(needed: u64) -> bool {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    if hard < needed {
+        eprintln!("skipped: {needed} descriptors are needed, and the hard limit is {hard}");
+        return false;
+    }
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
+    true
+}
+
+/// Asks `client` for a pipeline's worth of unique replies, and compares each.
+fn check(client: &mut Client, tokens: &[String]) {
+    let batch: Vec<u8> =
+        tokens.iter().flat_map(|token| request(&[b"ECHO", token.as_bytes()])).collect();
+    client.stream.get_mut().write_all(&batch).unwrap();
+    for token in tokens {
+        assert_eq!(client.reply().unwrap(), Reply::bulk(token));
+    }
+}
+
+/// Runs `job` for 0, 1 … up to `threads`, at the same time.
+fn side_by_side(threads: usize, job: impl Fn(usize) + Sync) {
+    thread::scope(|scope| {
+        for n in 0..threads {
+            let job = &job;
+            scope.spawn(move || job(n));
+        }
+    });
+}
+
+fn wait_for_descriptors(held: &Held, count: usize) {
+    let pid = held.running.pid();
+    eventually("descriptors are as before", || (descriptors(pid) <= count).then_some(()));
+}
+
+#[test]
+fn nine_thousand_connections_at_once_each_get_their_own_replies() {
+    const CONNECTIONS: usize = 9_000;
+    // Two for each in the launcher.
+    if !may_open(2 * CONNECTIONS as u64 + 100) {
+        return;
+    }
+    let server = Server::start(Front::Redis);
+    // The launcher has to raise its soft limit by itself.
+    let script = format!("ulimit -Sn 1024; exec {} sh -c '{HOLD}'", support::launcher::BINARY);
+    let launcher = Launcher::of("sh", ["-c", &script]).redis(&server.url());
+    let held = launcher.env("STUNNEL_SPARES", "0").start_held();
+    let before = descriptors(held.running.pid());
+    let mut clients: Vec<Client> = (0..CONNECTIONS).map(|_| held.client()).collect();
+    assert!(descriptors(held.running.pid()) >= 2 * CONNECTIONS);
+    for round in 0..2 {
+        for (n, client) in clients.iter_mut().enumerate() {
+            client.send(&["ECHO", &format!("client {n} round {round}")]);
+        }
+        for (n, client) in clients.iter_mut().enumerate() {
+            assert_eq!(client.reply().unwrap(), Reply::bulk(&format!("client {n} round {round}")));
+        }
+    }
+    drop(clients);
+    wait_for_descriptors(&held, before);
+    let log = held.finish().stderr;
+    assert_eq!(logged(&log, "command-ended", "connections"), [CONNECTIONS.to_string()]);
+    assert_eq!(logged(&log, "command-ended", "failed"), ["0"]);
+}
+
+#[test]
+fn a_million_requests_over_a_thousand_connections_each_get_their_own_reply() {
+    const THREADS: usize = 4;
+    const CONNECTIONS: usize = 250;
+    const REQUESTS: usize = 1_000;
+    const PIPELINE: usize = 20;
+    if !may_open(2 * (THREADS * CONNECTIONS) as u64 + 100) {
+        return;
+    }
+    let server = Server::start(Front::Redis);
+    let held = Launcher::hold(&server.url());
+    side_by_side(THREADS, |thread| {
+        let mut clients: Vec<Client> = (0..CONNECTIONS).map(|_| held.client()).collect();
+        for from in (0..REQUESTS).step_by(PIPELINE) {
+            for (n, client) in clients.iter_mut().enumerate() {
+                let tokens: Vec<String> = (from..from + PIPELINE)
+                    .map(|request| format!("thread {thread} client {n} request {request}"))
+                    .collect();
+                check(client, &tokens);
+            }
+        }
+    });
+    assert_eq!(logged(&held.finish().stderr, "command-ended", "failed"), ["0"]);
+}
+
+#[test]
+fn a_hundred_thousand_connections_leave_nothing_behind() {
+    const THREADS: usize = 4;
+    const CONNECTIONS: usize = 25_000;
+    let server = Server::start(Front::Redis);
+    let launcher = Launcher::script(HOLD).redis(&server.url());
+    let held = launcher.env("STUNNEL_SPARES", "0").start_held();
+    let one_after_the_other = |count: usize| {
+        side_by_side(THREADS, |_| {
+            for _ in 0..count {
+                assert_eq!(held.client().ask(&["PING"]), Reply::line("+PONG"));
+            }
+        });
+    };
+    let before = descriptors(held.running.pid());
+    one_after_the_other(CONNECTIONS / 10);
+    let kib = resident_kib(held.running.pid());
+    one_after_the_other(CONNECTIONS - CONNECTIONS / 10);
+    wait_for_descriptors(&held, before);
+    let after = resident_kib(held.running.pid());
+    assert!(after < kib + KEPT_KIB / 4, "{kib} KiB after a tenth, {after} KiB at the end");
+    let log = held.finish().stderr;
+    let all = THREADS * CONNECTIONS;
+    assert_eq!(logged(&log, "command-ended", "connections"), [all.to_string()]);
+    assert_eq!(logged(&log, "command-ended", "failed"), ["0"]);
+}
+
+#[test]
+fn twenty_launchers_on_one_machine_do_not_disturb_each_other() {
+    let server = Server::start(Front::Redis);
+    let launchers: Vec<Held> = (0..20)
+        .map(|n| {
+            // All want the same port.
+            let url = server.url().replace("/0", &format!("/{}", n % 16));
+            let launcher = Launcher::script(HOLD).redis(&url);
+            launcher.env("STUNNEL_LISTEN_PORT", "").start_held()
+        })
+        .collect();
+    let ports: HashSet<u16> = launchers.iter().map(|held| held.port).collect();
+    assert_eq!(ports.len(), 20, "each has its own");
+    side_by_side(20, |n| {
+        let mut clients: Vec<Client> = (0..10).map(|_| launchers[n].client()).collect();
+        for round in 0..50 {
+            for (at, client) in clients.iter_mut().enumerate() {
+                check(client, &[format!("launcher {n} client {at} round {round}")]);
+            }
+        }
+    });
+    let pids: Vec<i32> = launchers.iter().map(|held| held.running.pid()).collect();
+    for held in launchers {
+        assert_eq!(held.finish().code(), 0);
+    }
+    assert!(pids.into_iter().all(|pid| !is_alive(pid)));
+    let mut direct = server.direct();
+    eventually("Redis has nobody else's connection", || {
+        let Reply::Bulk(clients) = direct.ask(&["CLIENT", "LIST"]) else { panic!("no list") };
+        (String::from_utf8_lossy(&clients).lines().count() == 1).then_some(())
+    });
+}
