@@ -16,6 +16,9 @@ const UNEXPECTED_EOF: i32 = 294;
 /// SSL_R_HTTP_REQUEST, SSL_R_HTTPS_PROXY_REQUEST, SSL_R_PACKET_LENGTH_TOO_LONG,
 /// SSL_R_UNEXPECTED_MESSAGE, SSL_R_UNEXPECTED_RECORD, SSL_R_RECORD_LAYER_FAILURE.
 const NO_TLS: [i32; 7] = [267, 156, 155, 198, 244, 245, 313];
+/// What was sent arrived changed, as either side found: SSL_R_DECRYPTION_FAILED_OR_BAD_RECORD_MAC, SSL_R_DIGEST_CHECK_FAILED,
+/// SSL_R_BAD_SIGNATURE, and the alerts bad_record_mac, decryption_failed and decrypt_error.
+const DAMAGED: [i32; 6] = [281, 149, 123, 1020, 1021, 1051];
 /// SSL_R_UNSUPPORTED_PROTOCOL, SSL_R_NO_PROTOCOLS_AVAILABLE, SSL_R_TLSV1_ALERT_PROTOCOL_VERSION.
 const NO_COMMON_VERSION: [i32; 3] = [258, 191, 1070];
 /// SSL_R_TLSV13_ALERT_CERTIFICATE_REQUIRED.
@@ -138,6 +141,7 @@ impl HandshakeError {
                     .to_owned(),
             ),
             code if is_internal(code) => HandshakeError::Internal(io::Error::other(reason)),
+            code if DAMAGED.contains(&code) => HandshakeError::Broken(io::Error::other(reason)),
             code if NO_TLS.contains(&code) => HandshakeError::NoTls,
             code if NO_COMMON_VERSION.contains(&code) => HandshakeError::NoCommonVersion,
             code if CLIENT_CERTIFICATE_REFUSED.contains(&code) => {
