@@ -428,3 +428,152 @@ fn a_session_without_a_terminal_is_no_obstacle() {
     unsafe { command.pre_exec(|| Ok(nix::unistd::setsid().map(drop)?)) };
     assert_eq!(Process(command.spawn().unwrap()).wait().code(), Some(3));
 }
+
+#[test]
+fn a_command_that_ends_while_a_signal_arrives_gives_its_own_code_or_the_signals() {
+    for round in 0..100 {
+        let mut running = Launcher::script("echo ready; read -r _; exit 5").start();
+        assert_eq!(running.line(), "ready");
+        // The end of its input, and a signal, which comes a little later in each round.
+        drop(running.stdin.take());
+        (0..round * 500).for_each(|_| std::hint::spin_loop());
+        running.signal(libc::SIGTERM);
+        let code = running.finish().code();
+        assert!([5, 128 + libc::SIGTERM].contains(&code), "round {round}: {code}");
+    }
+}
+
+#[test]
+fn a_signal_behind_the_commands_end_changes_nothing() {
+    let server = Server::start(Front::Redis);
+    // A daemon of its own session keeps a connection open, so that the launcher drains for a while.
+    let script =
+        "exec 3<>/dev/tcp/127.0.0.1/${REDIS_URL##*:}; setsid sleep 60 & echo $!; exec 3>&-; exit 6";
+    let url = format!("redis://127.0.0.1:{}", server.port);
+    let launcher = Launcher::new(["bash", "-c", script]).redis(&url);
+    let mut running = launcher.env("STUNNEL_DRAIN_TIMEOUT", "1s").start();
+    let daemon: i32 = running.line().parse().unwrap();
+    let pid = running.pid();
+    eventually("COMMAND has ended", || {
+        fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))
+            .ok()?
+            .is_empty()
+            .then_some(())
+    });
+    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
+        running.signal(signal);
+    }
+    let ended = running.finish();
+    assert_eq!(ended.code(), 6, "{}", ended.stderr);
+    send_signal(daemon, libc::SIGKILL);
+}
+
+#[test]
+fn as_pid_1_it_survives_a_storm_of_short_lived_orphans() {
+    // Each of the 2,000 is orphaned at once, and most end before the next is born.
+    let script = "perl -e 'for (1 .. 2000) { if (!fork) { fork && exit; exit } wait }'; \
+                  while [ \"$(ls -d /proc/[0-9]* | wc -l)\" -gt 4 ]; do sleep 0.01; done; echo clean; exit 4";
+    if let Some(launcher) = as_pid_1(script) {
+        let ended = launcher.run();
+        assert_eq!((ended.stdout.as_str(), ended.code()), ("clean\n", 4), "{}", ended.stderr);
+    }
+}
+
+#[test]
+fn a_command_that_ignores_sigterm_is_waited_for_and_its_last_bytes_arrive() {
+    let server = Server::start(Front::Redis);
+    let script = format!(
+        "trap '' TERM; port=${{REDIS_URL##*:}}; exec 3<>/dev/tcp/127.0.0.1/${{port%%/*}}; \
+         printf 'AUTH {}\\r\\nCLIENT REPLY OFF\\r\\n' >&3; read -r ok <&3; echo ready; read -r _; \
+         printf 'INCR n\\r\\n%.0s' $(seq 1000) >&3; exit 3",
+        support::servers::PASSWORD
+    );
+    let mut running = Launcher::new(["bash", "-c", &script]).redis(&server.url()).start();
+    assert_eq!(running.line(), "ready");
+    for _ in 0..20 {
+        running.signal(libc::SIGTERM);
+    }
+    // It is still there, and so is the tunnel.
+    running.say("go on\n");
+    assert_eq!(running.finish().code(), 3);
+    assert_eq!(server.direct().ask(&["GET", "n"]), Reply::bulk("1000"));
+}
+
+#[test]
+fn a_command_that_closes_every_descriptor_is_supervised_all_the_same() {
+    let script = "import os, time, signal\n\
+                  signal.signal(signal.SIGTERM, lambda *_: os._exit(7))\n\
+                  print('ready', flush=True)\n\
+                  os.closerange(0, 4096)\n\
+                  while True: time.sleep(1)";
+    let mut running = Launcher::new(["/usr/bin/python3", "-c", script]).start();
+    assert_eq!(running.line(), "ready");
+    running.signal(libc::SIGTERM);
+    assert_eq!(running.finish().code(), 7);
+}
+
+#[test]
+fn a_command_that_becomes_another_user_still_gets_signals_and_the_tunnel() {
+    if !nix::unistd::Uid::effective().is_root() {
+        eprintln!("skipped: only root can become another user");
+        return;
+    }
+    let server = Server::start(Front::Redis);
+    let inner = "redis-cli --no-auth-warning -u \"$REDIS_URL\" ping; id -u; \
+                 trap 'exit 8' TERM; echo ready; while :; do sleep 0.01; done";
+    let user =
+        ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "sh", "-c", inner];
+    let mut running = Launcher::new(user).redis(&server.url()).start();
+    let lines: Vec<String> = (0..3).map(|_| running.line()).collect();
+    assert_eq!(lines, ["PONG", "65534", "ready"]);
+    running.signal(libc::SIGTERM);
+    assert_eq!(running.finish().code(), 8);
+}
+
+#[test]
+fn a_command_that_daemonizes_ends_the_launcher_and_its_daemon_lives_on() {
+    // A daemon has a session of its own: nobody's process group reaches it, as without the launcher.
+    let script =
+        "setsid sh -c 'echo $$; exec sleep 60 >/dev/null 2>&1' & wait_for=$!; sleep 0.1; exit 2";
+    let mut running = Launcher::script(script).start();
+    let daemon: i32 = running.line().parse().unwrap();
+    assert_eq!(running.process.wait().code(), Some(2));
+    assert!(is_alive(daemon));
+    send_signal(daemon, libc::SIGKILL);
+}
+
+#[test]
+fn the_launcher_dumps_no_core_and_the_command_may() {
+    let script =
+        "ulimit -Sc 4096 2>/dev/null || ulimit -Sc 0; exec \"$0\" sh -c 'ulimit -c; read -r _'";
+    let mut running = Launcher::of("sh", ["-c", script, BINARY]).start();
+    let commands = running.line();
+    let limits = fs::read_to_string(format!("/proc/{}/limits", running.pid())).unwrap();
+    let own = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    let own = own.split_whitespace().nth(4).unwrap();
+    assert!(["0", "1"].contains(&own), "{own}");
+    assert_eq!(commands, if own == "1" { "4096" } else { "0" });
+    assert_eq!(running.finish().code(), 1);
+}
+
+#[test]
+fn every_descriptor_of_the_launchers_is_closed_on_exec() {
+    let server = Server::start(Front::Redis);
+    let held = Launcher::hold(&server.url());
+    let client = held.client();
+    let pid = held.running.pid();
+    for entry in fs::read_dir(format!("/proc/{pid}/fdinfo")).unwrap() {
+        let entry = entry.unwrap();
+        let number: i32 = entry.file_name().to_str().unwrap().parse().unwrap();
+        let info = fs::read_to_string(entry.path()).unwrap();
+        let flags = info.lines().find_map(|line| line.strip_prefix("flags:\t")).unwrap();
+        let flags = i32::from_str_radix(flags.trim(), 8).unwrap();
+        let what = fs::read_link(format!("/proc/{pid}/fd/{number}")).unwrap();
+        // What the test itself left open for the launcher is the launcher's to pass on.
+        let inherited = fs::read_link(format!("/proc/{}/fd/{number}", command_of(pid))).ok();
+        if number > 2 && inherited.as_ref() != Some(&what) {
+            assert_ne!(flags & libc::O_CLOEXEC, 0, "{number}: {what:?}");
+        }
+    }
+    drop(client);
+}

@@ -220,3 +220,22 @@ fn where_no_shell_could_resume_it_ctrl_z_freezes_nothing() {
     terminal.type_keys(CTRL_D);
     assert_eq!(terminal.process.wait().code(), Some(0));
 }
+
+#[test]
+fn stopping_and_continuing_in_a_loop_loses_no_key_and_no_signal() {
+    let mut terminal = Terminal::shell(&[]);
+    terminal.type_line(&format!("{BINARY} sh -c 'echo rea''dy; exec cat'"));
+    terminal.expect("ready");
+    for round in 1..=25 {
+        terminal.type_keys(CTRL_Z);
+        terminal.expect("Stopped");
+        terminal.expect("$ ");
+        terminal.type_keys("fg\n");
+        terminal.expect("exec cat'");
+        talk_to_cat(&mut terminal, &format!("round {round}."));
+    }
+    terminal.type_keys(CTRL_C);
+    terminal.expect("$ ");
+    terminal.type_line("echo code=$?");
+    terminal.expect("code=130");
+}
