@@ -364,10 +364,14 @@ impl App {
     }
 
     fn value(&mut self, client: &mut Client) -> Result<(), Broken> {
-        let key = format!("value of {}", self.name);
+        // A key of its own: a request of an earlier connection that broke may still be on its way.
+        let key = format!("value of {} {:x}", self.name, self.dice.next());
         let size = self.dice.below(LARGEST);
         let value = self.dice.bytes(size);
-        assert_eq!(self.ask(client, &[b"SET", key.as_bytes(), &value])?, Reply::line("+OK"));
+        assert_eq!(
+            self.ask(client, &[b"SET", key.as_bytes(), &value, b"EX", b"30"])?,
+            Reply::line("+OK")
+        );
         let stored = self.ask(client, &[b"GET", key.as_bytes()])?;
         assert!(stored == Reply::Bulk(value), "{}: the value differs", self.name);
         Ok(())
@@ -385,7 +389,12 @@ impl App {
         for token in &tokens {
             client.stream.get_mut().write_all(&request(&[b"ECHO", token.as_bytes()]))?;
         }
-        client.stream.get_mut().write_all(&request(&[b"LRANGE", list.as_bytes(), b"0", b"-1"]))?;
+        client.stream.get_mut().write_all(&request(&[
+            b"LRANGE",
+            list.as_bytes(),
+            b"-1000",
+            b"-1",
+        ]))?;
         thread::sleep(Duration::from_millis(self.dice.below(100)));
         for token in &tokens {
             assert_eq!(reply(client)?, Reply::bulk(token), "{}", self.name);
@@ -453,7 +462,7 @@ impl Durable {
             "--appendfsync",
             "no",
             "--auto-aof-rewrite-percentage",
-            "0",
+            "100",
             "--requirepass",
             PASSWORD,
             "--tls-auth-clients",

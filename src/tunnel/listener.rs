@@ -240,3 +240,55 @@ async fn after_failed_accept(tunnel: &Tunnel, error: io::Error) {
     warning!(at = "accept-failed", var = tunnel.variable(), error = %error, hint);
     sleep(ACCEPT_PAUSE).await;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_drain_lasts_as_long_as_the_last_connection() {
+        let (connections, drain) = Connections::new();
+        let Connections { alive, mut command_ended } = connections;
+        for lifetime in [3, 1, 2] {
+            let alive = alive.clone();
+            tokio::spawn(async move {
+                sleep(Duration::from_secs(lifetime)).await;
+                drop(alive);
+            });
+        }
+        // The listener: it stops when COMMAND has ended, and lets go of its own.
+        tokio::spawn(async move {
+            wait_for_end(&mut command_ended).await;
+            drop(alive);
+        });
+        let started = tokio::time::Instant::now();
+        drain.finish().await;
+        assert_eq!(started.elapsed(), Duration::from_secs(3));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_drain_without_connections_is_over_at_once() {
+        let (connections, drain) = Connections::new();
+        drop(connections);
+        let started = tokio::time::Instant::now();
+        drain.finish().await;
+        assert_eq!(started.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_begins_during_the_drain_is_waited_for_too() {
+        let (connections, drain) = Connections::new();
+        tokio::spawn(async move {
+            let Connections { alive, mut command_ended } = connections;
+            wait_for_end(&mut command_ended).await;
+            // It waited in the backlog.
+            let late = alive.clone();
+            drop(alive);
+            sleep(Duration::from_secs(2)).await;
+            drop(late);
+        });
+        let started = tokio::time::Instant::now();
+        drain.finish().await;
+        assert_eq!(started.elapsed(), Duration::from_secs(2));
+    }
+}

@@ -6,7 +6,7 @@ mod connection;
 pub mod failure;
 mod listener;
 mod read_ahead;
-mod relay;
+pub mod relay;
 mod resp;
 mod spares;
 mod stream;

@@ -164,6 +164,9 @@ where
         match &mut relay.idle {
             Some(idle) => {
                 ready!(idle.poll(cx, moved));
+                if let State::Discarding(error) | State::Failed(error) = &mut relay.up.state {
+                    return Poll::Ready(End::Reset(Side::Redis, take(error)));
+                }
                 Poll::Ready(match (relay.up.is_stalled(), relay.down.is_stalled()) {
                     (false, false) => End::Idle,
                     (true, _) => End::Reset(Side::Redis, io::ErrorKind::TimedOut.into()),
@@ -257,6 +260,10 @@ impl Direction {
                 }
                 State::Discarding(error) => {
                     let error = take(error);
+                    if self.reader_ended.take().is_some() {
+                        self.state = State::Failed(error);
+                        continue;
+                    }
                     // The reader's own failure is no news any more.
                     match self.discard_chunk(cx, reader) {
                         Poll::Ready(Ok(read)) if read > 0 => self.state = State::Discarding(error),
@@ -597,6 +604,39 @@ mod tests {
         let (end, read) = tokio::join!(relay, far.read_exact(&mut received));
         assert!(matches!(end, End::Reset(Side::App, _)), "{end:?}");
         assert_eq!((read.unwrap(), &received), (10, b"0123456789"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_redis_that_takes_nothing_any_more_and_says_nothing_ends_in_a_reset() {
+        struct Deaf;
+        impl AsyncRead for Deaf {
+            fn poll_read(
+                self: Pin<&mut Self>,
+                _: &mut Context<'_>,
+                _: &mut ReadBuf<'_>,
+            ) -> Poll<io::Result<()>> {
+                Poll::Pending
+            }
+        }
+        impl AsyncWrite for Deaf {
+            fn poll_write(
+                self: Pin<&mut Self>,
+                _: &mut Context<'_>,
+                _: &[u8],
+            ) -> Poll<io::Result<usize>> {
+                Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
+            }
+            fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+                Poll::Ready(Ok(()))
+            }
+            fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+                Poll::Ready(Ok(()))
+            }
+        }
+        let mut app = Scripted::new(vec![Ok(b"request")], usize::MAX);
+        let timeout = Some(Duration::from_secs(3600));
+        let end = Relay::new(&mut app, &mut Deaf, timeout, &Totals::default()).await;
+        assert!(matches!(end, End::Reset(Side::Redis, _)), "{end:?}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -29,47 +29,75 @@ const SHRINK: Duration = Duration::from_secs(1);
 pub struct Spares {
     /// `--spares`: as many under little demand; 0 turns spares off.
     least: usize,
-    state: Mutex<State>,
+    pool: Mutex<Pool<TlsUpstream>>,
 }
 
+impl Spares {
+    pub fn new(least: usize) -> Spares {
+        Spares { least, pool: Mutex::default() }
+    }
+
+    fn pool(&self) -> MutexGuard<'_, Pool<TlsUpstream>> {
+        self.pool.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What is ready and what is being made, and how much of it there should be. Knows nothing of the network.
 #[derive(Debug)]
-struct State {
-    /// The oldest first.
-    ready: VecDeque<Spare>,
+struct Pool<S> {
+    /// With the time at which each was made; the oldest first.
+    ready: VecDeque<(S, Instant)>,
     making: usize,
     /// A task waits for the end of demand.
     watched: bool,
     demand: Demand,
 }
 
-#[derive(Debug)]
-struct Spare {
-    stream: TlsUpstream,
-    made: Instant,
-}
-
-impl Spares {
-    pub fn new(least: usize) -> Spares {
-        let state =
-            State { ready: VecDeque::new(), making: 0, watched: false, demand: Demand::default() };
-        Spares { least, state: Mutex::new(state) }
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+impl<S> Default for Pool<S> {
+    fn default() -> Self {
+        Pool { ready: VecDeque::new(), making: 0, watched: false, demand: Demand::default() }
     }
 }
 
-impl State {
-    /// Takes in a spare whose making began at `started`.
-    fn add(&mut self, stream: TlsUpstream, started: Instant, tunnel: &Arc<Tunnel>) {
-        let made = Instant::now();
-        self.demand.handshake = made - started;
-        self.ready.push_back(Spare { stream, made });
-        if !self.watched {
-            self.watched = true;
-            tokio::spawn(give_up(tunnel.clone()));
+impl<S> Pool<S> {
+    /// The oldest spare that is not too old.
+    fn take(&mut self, now: Instant) -> Option<S> {
+        while let Some((spare, made)) = self.ready.pop_front() {
+            if now - made < GIVEN_UP {
+                return Some(spare);
+            }
         }
+        None
+    }
+
+    /// Lets go of what is beyond the demand, and says how many to make; they count as being made from now on.
+    fn refill(&mut self) -> usize {
+        let wanted = self.demand.wanted;
+        while self.ready.len() > wanted {
+            self.ready.pop_front();
+        }
+        let missing = wanted.saturating_sub(self.ready.len() + self.making);
+        self.making += missing;
+        missing
+    }
+
+    /// Takes in a spare whose making began at `started`. Says whether somebody has to watch for the end of
+    /// demand from now on.
+    fn add(&mut self, spare: S, started: Instant, now: Instant) -> bool {
+        self.demand.handshake = now - started;
+        self.ready.push_back((spare, now));
+        !std::mem::replace(&mut self.watched, true)
+    }
+
+    /// Gives up everything if demand has ended; says until when to wait if it has not.
+    fn expire(&mut self, now: Instant) -> Option<Instant> {
+        let due = self.demand.last().map_or(now, |last| last + GIVEN_UP);
+        if due > now {
+            return Some(due);
+        }
+        self.ready.clear();
+        self.watched = false;
+        None
     }
 }
 
@@ -79,11 +107,11 @@ pub async fn take(tunnel: &Tunnel) -> Option<TlsUpstream> {
     if spares.least == 0 {
         return None;
     }
-    spares.state().demand.arrival(Instant::now(), spares.least);
+    spares.pool().demand.arrival(Instant::now(), spares.least);
     loop {
-        let mut spare = spares.state().ready.pop_front()?;
-        if spare.made.elapsed() < GIVEN_UP && spare.stream.is_untouched().await {
-            return Some(spare.stream);
+        let mut spare = spares.pool().take(Instant::now())?;
+        if spare.is_untouched().await {
+            return Some(spare);
         }
         debug!(at = "spare-discarded", var = tunnel.variable());
     }
@@ -91,13 +119,7 @@ pub async fn take(tunnel: &Tunnel) -> Option<TlsUpstream> {
 
 /// Has as many spares made as there is demand for, and lets go of those beyond.
 pub fn refill(tunnel: &Arc<Tunnel>) {
-    let mut state = tunnel.spares.state();
-    let wanted = state.demand.wanted;
-    while state.ready.len() > wanted {
-        state.ready.pop_front();
-    }
-    for _ in state.ready.len() + state.making..wanted {
-        state.making += 1;
+    for _ in 0..tunnel.spares.pool().refill() {
         tokio::spawn(make(Making(tunnel.clone())));
     }
 }
@@ -107,7 +129,7 @@ struct Making(Arc<Tunnel>);
 
 impl Drop for Making {
     fn drop(&mut self) {
-        self.0.spares.state().making -= 1;
+        self.0.spares.pool().making -= 1;
     }
 }
 
@@ -118,7 +140,9 @@ async fn make(making: Making) {
     match upstream::attempt(tunnel, deadline).await {
         Ok(stream) => {
             debug!(at = "spare-ready", var = tunnel.variable());
-            tunnel.spares.state().add(stream, started, tunnel);
+            if tunnel.spares.pool().add(stream, started, Instant::now()) {
+                tokio::spawn(give_up(tunnel.clone()));
+            }
         }
         // The next connection meets the same, and reports it.
         Err(failure) => debug!(at = "spare-failed", var = tunnel.variable(), error = %failure),
@@ -128,17 +152,11 @@ async fn make(making: Making) {
 /// Closes a tunnel's spares once nobody asks for any.
 async fn give_up(tunnel: Arc<Tunnel>) {
     loop {
-        let due = {
-            let mut state = tunnel.spares.state();
-            let due = state.demand.last().map_or_else(Instant::now, |last| last + GIVEN_UP);
-            if due <= Instant::now() {
-                state.ready.clear();
-                state.watched = false;
-                break;
-            }
-            due
-        };
-        sleep_until(due).await;
+        let due = tunnel.spares.pool().expire(Instant::now());
+        match due {
+            Some(due) => sleep_until(due).await,
+            None => break,
+        }
     }
     debug!(at = "spares-given-up", var = tunnel.variable());
 }
@@ -180,7 +198,81 @@ impl Demand {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
+    use proptest::prelude::*;
+
     use super::*;
+
+    /// What can happen to a pool, in any order.
+    #[derive(Debug, Clone, Copy)]
+    enum Event {
+        Arrival,
+        Refill,
+        /// The oldest spare in the making is ready, or could not be made.
+        Made(bool),
+        Take,
+        Wait(u64),
+        Watch,
+    }
+
+    fn event() -> impl Strategy<Value = Event> {
+        prop_oneof![
+            Just(Event::Arrival),
+            Just(Event::Refill),
+            any::<bool>().prop_map(Event::Made),
+            Just(Event::Take),
+            prop_oneof![0..20u64, 0..40_000u64].prop_map(Event::Wait),
+            Just(Event::Watch),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn in_any_order_of_events_no_spare_is_handed_out_twice_or_old_and_no_more_are_kept_than_allowed(
+            events in prop::collection::vec(event(), 0..200),
+            least in 1..=MOST_SPARES,
+        ) {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+            let _inside = runtime.enter();
+            let mut now = Instant::now();
+            let mut pool: Pool<usize> = Pool::default();
+            let (mut started, mut watchers) = (VecDeque::new(), 0);
+            let (mut made, mut taken) = (Vec::new(), HashSet::new());
+            for event in events {
+                match event {
+                    Event::Arrival => pool.demand.arrival(now, least),
+                    Event::Refill => started.extend(std::iter::repeat_n(now, pool.refill())),
+                    Event::Made(works) => {
+                        if let Some(since) = started.pop_front() {
+                            if works {
+                                made.push(now);
+                                watchers += usize::from(pool.add(made.len() - 1, since, now));
+                            }
+                            pool.making -= 1;
+                        }
+                    }
+                    Event::Take => {
+                        if let Some(spare) = pool.take(now) {
+                            prop_assert!(taken.insert(spare), "handed out twice");
+                            prop_assert!(now - made[spare] < GIVEN_UP, "too old");
+                        }
+                    }
+                    Event::Wait(ms) => now += Duration::from_millis(ms),
+                    Event::Watch => {
+                        if watchers > 0 && pool.expire(now).is_none() {
+                            watchers -= 1;
+                            prop_assert!(pool.ready.is_empty());
+                        }
+                    }
+                }
+                prop_assert_eq!(pool.making, started.len());
+                prop_assert!(pool.ready.len() + pool.making <= MOST_SPARES, "{:?}", pool);
+                prop_assert!(watchers == usize::from(pool.watched), "one task watches at most");
+                prop_assert!(pool.ready.is_empty() || pool.watched, "spares that nobody would give up");
+            }
+        }
+    }
 
     fn wanted_after(
         demand: &mut Demand,

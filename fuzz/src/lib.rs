@@ -1,0 +1,324 @@
+//! What is fuzzed, and what must hold for any input: `cargo +nightly fuzz run TARGET`. tests/fuzz_corpus.rs runs the same
+//! over the committed corpus.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ffi::OsString;
+use std::fmt;
+use std::io;
+use std::os::unix::ffi::OsStringExt;
+use std::pin::Pin;
+use std::sync::LazyLock;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use start_stunnel::cli::Invocation;
+use start_stunnel::plan::Plan;
+use start_stunnel::redis_url::{Local, RedisUrl};
+use start_stunnel::settings::{Environment, Reader};
+use start_stunnel::tls::Pin as KeyPin;
+use start_stunnel::tls::pem::{self, ClientIdentity};
+use start_stunnel::tunnel::Totals;
+use start_stunnel::tunnel::relay::{App, End, Relay, Side};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// What no message may show.
+const PASSWORD: &str = "hunter2";
+
+/// A URL: parsed or refused, never with its password in a message, and the same again in its local form.
+pub fn url(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    for value in [text.to_owned(), format!("redis://user:{PASSWORD}{text}")] {
+        // A host is shown, and in lower case: it may be the same word.
+        let secret = value.contains(PASSWORD) && !text.to_lowercase().contains(PASSWORD);
+        match RedisUrl::parse(&value) {
+            Ok(url) => {
+                assert!(!secret || !format!("{url} {url:?}").contains(PASSWORD));
+                let _ = (url.tls_wishes(), url.credentials());
+                let local = url.local(&Local::Port(6371)).expose();
+                let again = RedisUrl::parse(&local).expect("the local form parses");
+                assert_eq!(
+                    (again.host().to_string(), again.port()),
+                    ("127.0.0.1".to_owned(), 6371)
+                );
+                assert_eq!(again.local(&Local::Port(6371)).expose(), local, "twice is as once");
+                let socket = url.local(&Local::Socket("/run/x y/redis0.sock".into())).expose();
+                assert!(socket.starts_with("unix://") && socket.contains("/run/x%20y/redis0.sock"));
+            }
+            Err(problem) => assert!(!problem.to_string().contains(PASSWORD)),
+        }
+    }
+}
+
+/// A command line and an environment, a line each: options begin with a dash, variables have a `=`.
+pub fn settings(data: &[u8]) {
+    // Values may name files: none that never ends.
+    if data.windows(4).any(|window| window == b"/dev" || window == b"/pro") {
+        return;
+    }
+    let mut words = vec![OsString::from("start-stunnel")];
+    let mut environment: Environment = BTreeMap::new();
+    for line in data.split(|byte| *byte == b'\n').filter(|line| !line.contains(&0)) {
+        match line.iter().position(|byte| *byte == b'=') {
+            Some(at) if !line.starts_with(b"-") => {
+                let (name, value) = (line[..at].to_vec(), line[at + 1..].to_vec());
+                environment.insert(OsString::from_vec(name), OsString::from_vec(value));
+            }
+            _ => words.push(OsString::from_vec(line.to_vec())),
+        }
+    }
+    let password = format!("redis://u:{PASSWORD}@h:1/2?password={PASSWORD}");
+    environment.insert("HEROKU_REDIS_SECRET_URL".into(), password.into());
+    let invocation = match Invocation::parse_from(words) {
+        Ok(invocation) => invocation,
+        Err(error) => return drop(error.to_string()),
+    };
+    let mut reader = Reader::new(&invocation, &environment);
+    reader.enabled();
+    let settings = reader.settings();
+    reader.check_general_url_settings();
+    let Some(listed) = reader.urls() else { return };
+    let plan = Plan::make(listed, &environment, &mut reader);
+    for error in &reader.errors {
+        assert!(!error.name.is_empty() && !error.problem.is_empty(), "{error:?}");
+    }
+    assert!(settings.is_some() || !reader.errors.is_empty(), "a refusal has a reason");
+    let locals: Vec<Local> = (1..).map(Local::Port).take(plan.tunnels.len()).collect();
+    for line in plan.describe(&locals) {
+        assert!(!line.starts_with("HEROKU_REDIS_SECRET_URL") || !line.contains(PASSWORD), "{line}");
+    }
+    plan.changes(&locals);
+    plan.rewrite(invocation.command.clone(), &locals);
+}
+
+/// PEM of certificates and keys, and pins.
+pub fn pem(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let _ = KeyPin::parse_all(text);
+    let whole = pem::with_line_ends(text);
+    let _ = pem::check_certificates(&whole);
+    let (certificate, key) = whole.split_once("\n\n").unwrap_or((&whole, &whole));
+    if let Err(problem) = ClientIdentity::new(certificate, key) {
+        let _ = format!("{problem:?}");
+    }
+}
+
+/// What a stream does at one call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// Gives, or takes, up to so many bytes.
+    Move(usize),
+    /// Not now, but soon.
+    Later,
+    /// Never any more.
+    Never,
+    Fail,
+    /// An end of stream; for a writer, nothing.
+    End,
+}
+
+impl Step {
+    fn of(byte: u8) -> Step {
+        match byte {
+            0..=199 => Step::Move(1 + usize::from(byte) * usize::from(byte) * 5),
+            200..=229 => Step::Later,
+            230..=239 => Step::End,
+            240..=249 => Step::Fail,
+            250..=255 => Step::Never,
+        }
+    }
+}
+
+/// One end of a relay, in memory, which does what a script says.
+struct Mock {
+    reads: VecDeque<Step>,
+    writes: VecDeque<Step>,
+    /// Numbers the bytes that it gives.
+    given: usize,
+    taken: Vec<u8>,
+    read_failed: bool,
+    write_failed: bool,
+    ended: bool,
+    shut_down: bool,
+    /// Somebody will be waiting for ever.
+    stuck: bool,
+}
+
+/// How often what a mock gives repeats itself.
+const PERIOD: usize = 65_536;
+
+/// Twice the bytes that a mock gives, over and over: so many from any position on are one slice of it.
+fn pattern() -> &'static [u8] {
+    static PATTERN: LazyLock<Vec<u8>> =
+        LazyLock::new(|| (0..2 * PERIOD).map(|n| (n ^ (n >> 8)) as u8).collect());
+    &PATTERN
+}
+
+/// Whether `bytes` are what a mock gives, from its first one on.
+fn is_in_order(bytes: &[u8]) -> bool {
+    bytes.chunks(PERIOD).all(|chunk| *chunk == pattern()[..chunk.len()])
+}
+
+impl fmt::Debug for Mock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (given, taken) = (self.given, self.taken.len());
+        let Mock { reads, writes, read_failed, write_failed, ended, shut_down, stuck, .. } = self;
+        write!(f, "given {given}, taken {taken}, left to do {reads:?} {writes:?}, ")?;
+        write!(f, "read failed {read_failed}, write failed {write_failed}, ended {ended}, ")?;
+        write!(f, "shut down {shut_down}, stuck {stuck}")
+    }
+}
+
+impl Mock {
+    fn new(reads: &[u8], writes: &[u8]) -> Mock {
+        let steps = |script: &[u8]| script.iter().map(|byte| Step::of(*byte)).collect();
+        Mock {
+            reads: steps(reads),
+            writes: steps(writes),
+            given: 0,
+            taken: Vec::new(),
+            read_failed: false,
+            write_failed: false,
+            ended: false,
+            shut_down: false,
+            stuck: false,
+        }
+    }
+}
+
+impl AsyncRead for Mock {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        assert!(!self.ended, "read behind its end");
+        match self.reads.pop_front().unwrap_or(Step::End) {
+            Step::Move(most) => {
+                let count = most.min(buffer.remaining()).min(PERIOD);
+                buffer.put_slice(&pattern()[self.given % PERIOD..][..count]);
+                self.given += count;
+                Poll::Ready(Ok(()))
+            }
+            Step::Later => {
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            Step::Never => {
+                self.reads.push_front(Step::Never);
+                self.stuck = true;
+                Poll::Pending
+            }
+            Step::Fail => {
+                self.ended = true;
+                self.read_failed = true;
+                Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()))
+            }
+            Step::End => {
+                self.ended = true;
+                Poll::Ready(Ok(()))
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Mock {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        assert!(!self.shut_down, "written behind its end");
+        assert!(!self.write_failed, "written behind a failure");
+        match self.writes.pop_front().unwrap_or(Step::Move(usize::MAX)) {
+            Step::Move(most) => {
+                let count = most.min(bytes.len());
+                self.taken.extend_from_slice(&bytes[..count]);
+                Poll::Ready(Ok(count))
+            }
+            Step::Later => {
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            Step::Never => {
+                self.writes.push_front(Step::Never);
+                self.stuck = true;
+                Poll::Pending
+            }
+            Step::Fail => {
+                self.write_failed = true;
+                Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
+            }
+            Step::End => {
+                self.write_failed = true;
+                Poll::Ready(Ok(0))
+            }
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.shut_down = true;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl App for Mock {
+    fn broken_off(&self) -> Option<io::Error> {
+        None
+    }
+}
+
+/// A relay between two ends that read, write, wait, end and fail in any order: whatever is accepted from one is delivered to
+/// the other in order, or the connection is reset; it is never silently cut.
+pub fn relay(data: &[u8]) {
+    let mut scripts = data.split(|byte| *byte == b'|').chain(std::iter::repeat(&b""[..]));
+    let mut script = || scripts.next().expect("endless");
+    let mut app = Mock::new(script(), script());
+    let mut redis = Mock::new(script(), script());
+    let totals = Totals::default();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .expect("a runtime");
+    let timeout = Duration::from_secs(3600);
+    let end =
+        runtime.block_on(async { Relay::new(&mut app, &mut redis, Some(timeout), &totals).await });
+
+    for (from, to) in [(&app, &redis), (&redis, &app)] {
+        assert!(to.taken.len() <= from.given, "nothing is added");
+        assert!(is_in_order(&to.taken), "in order");
+    }
+    let counts = totals.counts();
+    assert_eq!((counts.sent, counts.received), (redis.taken.len() as u64, app.taken.len() as u64));
+    let (all_up, all_down) = (redis.taken.len() == app.given, app.taken.len() == redis.given);
+    match end {
+        End::Closed => {
+            assert!(
+                all_up && app.ended && !app.read_failed && redis.shut_down,
+                "{app:?} {redis:?}"
+            );
+            // An app that closed in good order, but before it had read every reply.
+            assert!(app.write_failed || (all_down && redis.ended && app.shut_down));
+            assert!(!redis.write_failed);
+        }
+        End::Idle => {
+            assert!(all_up && (all_down || app.write_failed), "{app:?} {redis:?}");
+            assert!(app.stuck || redis.stuck);
+        }
+        End::Reset(Side::App, _) => {
+            assert!(app.read_failed || app.stuck, "{app:?} {redis:?}");
+            assert!(!app.read_failed || all_up || redis.write_failed || redis.stuck);
+        }
+        End::Reset(Side::Redis, _) => {
+            assert!(redis.read_failed || redis.write_failed || redis.stuck, "{app:?} {redis:?}");
+            assert!(
+                !redis.read_failed || all_down || app.write_failed || app.stuck,
+                "its last replies are delivered: {app:?} {redis:?}"
+            );
+        }
+    }
+}
