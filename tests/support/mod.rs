@@ -13,6 +13,7 @@ pub mod slow_link;
 use std::io::{ErrorKind, Read};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, ExitStatus};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long anything may take before a test fails: far more than it does.
@@ -67,11 +68,15 @@ impl Drop for Process {
     }
 }
 
-/// A port `p` with `p + 1` free as well, for a plaintext server and TLS next to it.
+/// A port `p` with `p + 1` free as well, for a plaintext server and TLS next to it. Both are below those that the kernel
+/// picks (ip_local_port_range in ip(7)), so that nobody gets them while a server is restarted.
 pub fn two_free_ports() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
     eventually("two neighbouring free ports", || {
-        let first = TcpListener::bind(("127.0.0.1", 0)).ok()?;
-        let port = first.local_addr().ok()?.port();
+        let step = NEXT.fetch_add(2, Ordering::Relaxed);
+        let start = (std::process::id() % 9_000) as u16 * 2;
+        let port = 10_000 + start.wrapping_add(step) % 20_000;
+        let _first = TcpListener::bind(("127.0.0.1", port)).ok()?;
         let _second = TcpListener::bind(("127.0.0.1", port.checked_add(1)?)).ok()?;
         Some(port)
     })

@@ -32,6 +32,8 @@ pub struct Options<'a> {
     pub client_ca: Option<&'a Certificate>,
     /// The TLS versions that it speaks, as `redis-server` takes them: `TLSv1.2`.
     pub protocols: Option<&'a str>,
+    /// A user beside the default one, and its password.
+    pub user: Option<(&'a str, &'a str)>,
     /// It runs on the host at the other end.
     pub link: Option<&'a SlowLink>,
 }
@@ -68,7 +70,8 @@ impl Server {
         Server::try_start(front, port, Options::default())
     }
 
-    fn try_start(front: Front, port: u16, options: Options<'_>) -> Option<Server> {
+    /// Like `start_on`, for a server that is not the default one.
+    pub fn try_start(front: Front, port: u16, options: Options<'_>) -> Option<Server> {
         let folder = tempfile::tempdir().unwrap();
         let address = options.link.map_or("127.0.0.1", |link| link.address.as_str()).to_owned();
         let mut server = Server { address, port, front, folder, processes: Vec::new() };
@@ -93,6 +96,10 @@ impl Server {
             .args(["--requirepass", PASSWORD, "--proto-max-bulk-len", "512mb", "--dir"])
             .arg(self.folder.path())
             .args(["--logfile", "redis.log", "--loglevel", "warning"]);
+        if let Some((name, password)) = options.user {
+            let password = format!(">{password}");
+            redis.args(["--user", name, "on", &password, "~*", "&*", "+@all"]);
+        }
         if self.front == Front::Redis {
             let client_ca = options.client_ca.unwrap_or(certificate);
             let clients = if options.client_ca.is_some() { "yes" } else { "no" };

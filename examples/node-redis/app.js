@@ -1,0 +1,97 @@
+// A Node app with node-redis, as it would be without a tunnel.
+const { createClient } = require("redis");
+
+const connect = async (socket) => {
+  const client = createClient({ url: process.env.REDIS_URL, socket });
+  client.on("error", () => {}); // Requests report it.
+  await client.connect();
+  return client;
+};
+const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
+let redis;
+
+async function check(name, condition) {
+  try {
+    console.log(`check ${name}: ${(await condition()) ? "ok" : "wrong result"}`);
+  } catch (error) {
+    console.log(`check ${name}: ${error.name}: ${error.message}`);
+  }
+}
+
+const modes = {
+  async checks() {
+    await check("boot", async () => {
+      redis = await connect({ reconnectStrategy: false }); // Works at once, or not at all.
+      return (await redis.ping()) === "PONG";
+    });
+    await check("user", async () => (await redis.aclWhoAmI()) === "app");
+    await check("database", async () => (await redis.clientInfo()).db === 3);
+    await check("pipeline", async () => {
+      const numbers = Array.from({ length: 100 }, (_, n) => String(n));
+      return (await Promise.all(numbers.map((n) => redis.echo(n)))).join() === numbers.join();
+    });
+    await check("transaction", async () => {
+      const replies = await redis.multi().set("a", 1).incr("a").exec();
+      return replies.length === 2 && replies[1] === 2;
+    });
+    await check("pubsub", async () => {
+      const listener = await connect();
+      let hear;
+      const heard = new Promise((done) => (hear = done));
+      await listener.subscribe("news", hear);
+      await redis.publish("news", "hello");
+      const message = await heard;
+      listener.destroy();
+      return message === "hello";
+    });
+    await check("blocking", async () => {
+      const pusher = await connect();
+      const pushed = sleep(100).then(() => pusher.rPush("jobs", "job"));
+      const popped = await redis.blPop("jobs", 10);
+      await pushed;
+      pusher.destroy();
+      return popped.key === "jobs" && popped.element === "job";
+    });
+    await check("10 MiB", async () => {
+      const value = "v".repeat(10 << 20);
+      return (await redis.set("big", value)) === "OK" && (await redis.get("big")) === value;
+    });
+  },
+  async once() {
+    try {
+      redis = await connect({ reconnectStrategy: false });
+      console.log(`got ${await redis.echo("PONG")}`);
+    } catch (error) {
+      console.log(`error ${error.name}: ${error.message}`);
+    }
+  },
+  async outlive() {
+    redis = await connect();
+    await redis.ping();
+    console.log("ready");
+    await new Promise((done) => process.stdin.once("data", done));
+    const errors = [];
+    while (errors.length < 400) {
+      try {
+        await redis.ping();
+        break;
+      } catch (error) {
+        errors.push(error.constructor.name);
+        await sleep(50);
+      }
+    }
+    console.log(`back after ${errors.length} errors ${[...new Set(errors)].join(" ")}`);
+  },
+  async serve() {
+    redis = await connect();
+    let stop = false;
+    process.on("SIGTERM", () => (stop = true));
+    await redis.set("serving", 1);
+    console.log("ready");
+    while (!stop) await redis.blPop("nothing", 1);
+    await redis.set("farewell", "bye");
+    console.log("bye");
+  },
+};
+
+modes[process.argv[2] || "checks"]().then(() => process.exit(0));

@@ -1,0 +1,14 @@
+<?php
+// PHP sessions in Redis, as they would be without a tunnel: a connection for each request.
+$url = parse_url(getenv("REDIS_URL"));
+$path = sprintf(
+    "tcp://%s:%d?auth[user]=%s&auth[pass]=%s&database=%d",
+    $url["host"], $url["port"], $url["user"], $url["pass"], (int) trim($url["path"] ?? "0", "/"),
+);
+ini_set("session.save_handler", "redis");
+ini_set("session.save_path", $path);
+session_id("visitor");
+session_start(["use_cookies" => false, "cache_limiter" => ""]);
+$_SESSION["visits"] = ($_SESSION["visits"] ?? 0) + 1;
+echo "visit ", $_SESSION["visits"], "\n";
+session_write_close();

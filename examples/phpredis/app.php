@@ -1,0 +1,140 @@
+<?php
+// A PHP app with phpredis, as it would be without a tunnel: it takes the URL apart itself, as PHP apps do.
+function connect(): Redis
+{
+    $url = parse_url(getenv("REDIS_URL"));
+    $redis = new Redis();
+    $redis->connect($url["host"], $url["port"], 5);
+    // phpredis returns false for an error that begins with ERR, and keeps its text.
+    if (!$redis->auth(array_map("rawurldecode", [$url["user"], $url["pass"]]))) {
+        throw new RedisException($redis->getLastError());
+    }
+    $redis->select((int) trim($url["path"] ?? "0", "/"));
+    return $redis;
+}
+
+function check(string $name, callable $condition): void
+{
+    try {
+        echo "check $name: ", $condition() ? "ok" : "wrong result", "\n";
+    } catch (Throwable $error) {
+        echo "check $name: ", get_class($error), ": ", $error->getMessage(), "\n";
+    }
+}
+
+function checks(): void
+{
+    $redis = null;
+    check("boot", function () use (&$redis) {
+        $redis = connect();
+        return $redis->ping() === true;
+    });
+    if (!$redis) {
+        return;
+    }
+    check("user", fn() => $redis->rawCommand("ACL", "WHOAMI") === "app");
+    check("database", fn() => str_contains($redis->rawCommand("CLIENT", "INFO"), " db=3 "));
+    check("pipeline", function () use ($redis) {
+        $pipeline = $redis->pipeline();
+        for ($n = 0; $n < 100; $n++) {
+            $pipeline->echo("$n");
+        }
+        return $pipeline->exec() === array_map("strval", range(0, 99));
+    });
+    check("transaction", fn() => $redis->multi()->set("a", 1)->incr("a")->exec() === [true, 2]);
+    check("pubsub", function () {
+        // One process: the publisher is another.
+        $command = [PHP_BINARY, __FILE__, "publish"];
+        $publisher = proc_open($command, [], $pipes);
+        $heard = null;
+        $listener = connect();
+        $listener->setOption(Redis::OPT_READ_TIMEOUT, 10);
+        try {
+            $listener->subscribe(["news"], function ($listener, $channel, $message) use (&$heard) {
+                $heard = $message;
+                $listener->close();
+            });
+        } catch (RedisException) {
+            // The only way out of subscribe.
+        }
+        proc_close($publisher);
+        return $heard === "hello";
+    });
+    check("blocking", function () use ($redis) {
+        $pusher = proc_open([PHP_BINARY, __FILE__, "push"], [], $pipes);
+        $popped = $redis->blPop("jobs", 10);
+        proc_close($pusher);
+        return $popped === ["jobs", "job"];
+    });
+    check("10 MiB", function () use ($redis) {
+        $value = str_repeat("v", 10 << 20);
+        return $redis->set("big", $value) && $redis->get("big") === $value;
+    });
+}
+
+function publish(): void
+{
+    $redis = connect();
+    for ($tries = 0; $tries < 1000 && !$redis->publish("news", "hello"); $tries++) {
+        usleep(10000);
+    }
+}
+
+function push(): void
+{
+    usleep(100000);
+    connect()->rPush("jobs", "job");
+}
+
+function once(): void
+{
+    try {
+        connect()->ping();
+        echo "got PONG\n";
+    } catch (Throwable $error) {
+        echo "error ", get_class($error), ": ", $error->getMessage(), "\n";
+    }
+}
+
+function outlive(): void
+{
+    $redis = connect();
+    $redis->ping();
+    echo "ready\n";
+    fgets(STDIN);
+    $errors = [];
+    while (count($errors) < 400) {
+        try {
+            $redis->ping();
+            break;
+        } catch (Throwable $error) {
+            $errors[] = get_class($error);
+            usleep(50000);
+            try {
+                $redis = connect();
+            } catch (Throwable) {
+                // Counted at the next ping.
+            }
+        }
+    }
+    echo "back after ", count($errors), " errors ", implode(" ", array_unique($errors)), "\n";
+}
+
+function serve(): void
+{
+    pcntl_async_signals(true);
+    $stop = false;
+    pcntl_signal(SIGTERM, function () use (&$stop) {
+        $stop = true;
+    });
+    $redis = connect();
+    $redis->set("serving", 1);
+    echo "ready\n";
+    while (!$stop) {
+        $redis->blPop("nothing", 1);
+    }
+    $redis->set("farewell", "bye");
+    echo "bye\n";
+}
+
+($argv[1] ?? "checks")();

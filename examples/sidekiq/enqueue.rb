@@ -1,0 +1,2 @@
+require_relative "app"
+puts "enqueued #{Job.perform_async(7)}"

@@ -1,0 +1,402 @@
+//! Apps as they are: each of `examples/` runs by its own Procfile through the real launcher. What is found goes into
+//! docs/clients.md.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+
+use nix::libc;
+use support::eventually;
+use support::launcher::{BINARY, Ended, Launcher};
+use support::resp::{Client, Reply};
+use support::servers::{FRONTS, Front, Options, PASSWORD, Server};
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+const USER: (&str, &str) = ("app", "app-password");
+const OPTIONS: Options<'static> =
+    Options { certificate: None, client_ca: None, protocols: None, user: Some(USER), link: None };
+/// What every app of the first kind checks, in this order.
+const CHECKS: [&str; 8] =
+    ["boot", "user", "database", "pipeline", "transaction", "pubsub", "blocking", "10 MiB"];
+/// Rows that docs/clients.md has; the last test to end writes it.
+const ROWS: usize = 14;
+static MATRIX: Mutex<BTreeMap<String, String>> = Mutex::new(BTreeMap::new());
+
+/// An app of `examples/`.
+struct Example {
+    name: &'static str,
+}
+
+impl Example {
+    fn folder(&self) -> PathBuf {
+        Path::new(ROOT).join("examples").join(self.name)
+    }
+
+    /// What installs itself beside the system's packages: see bin/setup.
+    fn path() -> String {
+        let installed = Path::new(ROOT).join("target/clients");
+        let own = std::env::var("PATH").unwrap();
+        format!("{0}/python/bin:{0}/bin:{own}", installed.display())
+    }
+
+    /// A line of its Procfile, as Heroku runs it, with `mode` behind it.
+    fn process(&self, process: &str, mode: &str, url: &str) -> Launcher {
+        let procfile = fs::read_to_string(self.folder().join("Procfile")).unwrap();
+        let line = procfile.lines().find_map(|line| line.strip_prefix(&format!("{process}: ")));
+        let line = line.unwrap_or_else(|| panic!("{}: no {process}", self.name));
+        assert!(line.starts_with("bin/start-stunnel "), "{line}");
+        let line = line.replacen("bin/start-stunnel", BINARY, 1);
+        let mut launcher = Launcher::of("bash", ["-c", &format!("exec {line} {mode}")])
+            .redis(url)
+            .env("PATH", Example::path())
+            .env("NODE_PATH", Path::new(ROOT).join("target/clients/node_modules"))
+            .env("PYTHONDONTWRITEBYTECODE", "1");
+        launcher.command.current_dir(self.folder());
+        launcher
+    }
+
+    fn web(&self, mode: &str, url: &str) -> Launcher {
+        self.process("web", mode, url)
+    }
+
+    /// The version of what it uses, as `command` prints it.
+    fn version(&self, command: &str) -> String {
+        let output = Command::new("bash")
+            .args(["-c", command])
+            .env("PATH", Example::path())
+            .env("NODE_PATH", Path::new(ROOT).join("target/clients/node_modules"))
+            .output()
+            .unwrap();
+        let version = String::from_utf8(output.stdout).unwrap().trim().to_owned();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!version.is_empty(), "{}: {said} (see bin/setup clients)", self.name);
+        version
+    }
+
+    /// Everything that a client library has to do.
+    fn works(&self, version: &str, note: &str) {
+        self.works_with(version, note, "");
+    }
+
+    /// Like `works`, with a query behind the URL.
+    fn works_with(&self, version: &str, note: &str, query: &str) {
+        for front in FRONTS {
+            let server = start(front);
+            let ended = self.web("checks", &(url(&server) + query)).run();
+            let expected: String = CHECKS.map(|check| format!("check {check}: ok\n")).concat();
+            assert_eq!(ended.stdout, expected, "{} {front:?}: {}", self.name, ended.stderr);
+            assert_eq!(ended.code(), 0, "{}", ended.stderr);
+            no_secret(&ended);
+        }
+        let server = start(Front::Redis);
+        let refused = self.refused(&server, query);
+        let (down, dead) = self.down(query);
+        let server = self.outlives_a_restart(server, query);
+        self.ends_in_good_order(&server, query);
+        let all = "all, directly and behind stunnel";
+        let name = format!("{}{}", self.name, query.replace('?', ", "));
+        record(&name, &[&self.version(version), all, &refused, &down, &dead, note]);
+    }
+
+    /// What its user sees when the tunnel refuses.
+    fn refused(&self, server: &Server, query: &str) -> String {
+        let launcher = self.web("once", &(url(server) + query)).env("STUNNEL_VERIFY", "full");
+        let said = launcher.run().stdout;
+        let told = said.contains("start-stunnel: ") && said.contains("certificate check failed");
+        assert!(told, "{}: {said}", self.name);
+        class_of(&said)
+    }
+
+    /// What its user sees when Redis is down: through the tunnel, and without one.
+    fn down(&self, query: &str) -> (String, String) {
+        let free = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+        let url = format!("redis://{}:{}@127.0.0.1:{free}/3{query}", USER.0, USER.1);
+        let through = self.web("once", &url).run().stdout;
+        let without = self.web("once", &url).env("STUNNEL_ENABLED", "false").run().stdout;
+        for said in [&through, &without] {
+            assert!(said.starts_with("error"), "{}: {said}", self.name);
+        }
+        assert!(!through.contains("start-stunnel: "), "an outage is no refusal: {through}");
+        (class_of(&through), class_of(&without))
+    }
+
+    /// That it finds its Redis again after a restart, by its own means.
+    fn outlives_a_restart(&self, server: Server, query: &str) -> Server {
+        let port = server.port;
+        let mut running = self.web("outlive", &(url(&server) + query)).start();
+        assert_eq!(running.line(), "ready", "{}", self.name);
+        drop(server);
+        let server =
+            eventually("the server is back", || Server::try_start(Front::Redis, port, OPTIONS));
+        running.say("go on\n");
+        let said = running.line();
+        let ended = running.finish();
+        assert!(said.starts_with("back after "), "{}: {said} {}", self.name, ended.stderr);
+        assert!(!said.starts_with("back after 400 "), "{}: {said}", self.name);
+        server
+    }
+
+    /// That it can say its last words when it is told to end.
+    fn ends_in_good_order(&self, server: &Server, query: &str) {
+        let mut running = self.web("serve", &(url(server) + query)).start();
+        assert_eq!(running.line(), "ready", "{}", self.name);
+        running.signal(libc::SIGTERM);
+        let ended = running.finish();
+        assert_eq!((ended.stdout.as_str(), ended.code()), ("bye\n", 0), "{}", ended.stderr);
+        assert_eq!(stored(server, "farewell"), Reply::bulk("bye"), "{}", self.name);
+    }
+
+    /// That a job in flight is finished while the worker is told to end, and nothing is lost.
+    fn finishes_its_job(&self, version: &str, query: &str, note: &str) {
+        for front in FRONTS {
+            let server = start(front);
+            let url = url(&server) + query;
+            let enqueued = self.process("enqueue", "", &url).run();
+            assert!(enqueued.stdout.starts_with("enqueued "), "{}: {enqueued:?}", self.name);
+            let worker = self.process("worker", "", &url).start();
+            eventually("the job has begun", || {
+                (stored(&server, "started") == Reply::bulk("7")).then_some(())
+            });
+            assert_eq!(stored(&server, "finished"), Reply::Nil);
+            worker.signal(libc::SIGTERM);
+            let ended = worker.finish();
+            assert_eq!(ended.code(), 0, "{} {front:?}: {}", self.name, ended.stderr);
+            assert_eq!(stored(&server, "finished"), Reply::bulk("7"), "{}", ended.stderr);
+            no_secret(&ended);
+        }
+        let worked = "a job in flight is finished when SIGTERM comes";
+        record(self.name, &[&self.version(version), worked, "", "", "", note]);
+    }
+}
+
+fn start(front: Front) -> Server {
+    Server::start_with(front, OPTIONS)
+}
+
+fn url(server: &Server) -> String {
+    format!("redis://{}:{}@127.0.0.1:{}/3", USER.0, USER.1, server.port)
+}
+
+/// What database 3 has.
+fn stored(server: &Server, key: &str) -> Reply {
+    let mut direct = Client::connect(server.port, PASSWORD);
+    direct.ask(&["SELECT", "3"]);
+    direct.ask(&["GET", key])
+}
+
+/// That the launcher's log holds no password.
+fn no_secret(ended: &Ended) {
+    let launchers = ended.stderr.lines().filter(|line| line.starts_with("ts="));
+    assert!(launchers.into_iter().all(|line| !line.contains(USER.1)), "{}", ended.stderr);
+}
+
+/// The kind of error in "error KIND: message", or the message where the language has no kinds.
+fn class_of(said: &str) -> String {
+    let said = said.trim().strip_prefix("error").unwrap_or(said).trim_start_matches([':', ' ']);
+    match said.split_once(": ") {
+        Some((class, _)) if !class.contains(' ') && class != "ERR" => format!("`{class}`"),
+        _ => {
+            let message = said.split(" start-stunnel").next().unwrap_or(said);
+            let message = message.split(" 127.0.0.1").next().unwrap_or(message);
+            format!("`{}`", message.trim_end_matches([':', ' ']))
+        }
+    }
+}
+
+/// Notes what was found, and writes docs/clients.md once every client has been seen.
+fn record(name: &str, cells: &[&str]) {
+    let mut matrix = MATRIX.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    matrix.insert(name.to_owned(), format!("| {name} | {} |", cells.join(" | ")));
+    if matrix.len() < ROWS {
+        return;
+    }
+    let head = "# Clients\n\n\
+        Each app of `examples/` was run by its own Procfile through `start-stunnel`, against Redis with TLS and a self-signed\n\
+        certificate, and against plaintext Redis behind stunnel. `bin/test --clients` runs them and writes this page.\n\n\
+        \"All\" means: works at once at boot, user and password, database 3, pipeline, MULTI, pub/sub, blocking pop, a value of\n\
+        10 MiB; goes on after a restart of Redis by the client's own means; and writes its last words after SIGTERM.\n\n\
+        | client | version | what worked | error when the certificate is refused | when Redis is down | the same without a tunnel | notes |\n\
+        | --- | --- | --- | --- | --- | --- | --- |\n";
+    let rows: Vec<&str> = matrix.values().map(String::as_str).collect();
+    let page = format!("{head}{}\n{}", rows.join("\n"), include_str!("../examples/clients.md"));
+    let file = Path::new(ROOT).join("docs/clients.md");
+    if std::env::var_os("WRITE_CLIENTS").is_some() {
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(&file, &page).unwrap();
+    }
+    // Versions are those of the machine.
+    let without_versions = |page: &str| -> Vec<String> {
+        let rows = page.lines().filter(|line| line.starts_with("| "));
+        rows.map(|line| {
+            let cells: Vec<&str> = line.split(" | ").collect();
+            [&cells[..1], &cells[2..3]].concat().join(" | ")
+        })
+        .collect()
+    };
+    let committed = fs::read_to_string(&file).unwrap_or_default();
+    assert_eq!(
+        without_versions(&committed),
+        without_versions(&page),
+        "docs/clients.md is not what was found: run bin/test --clients"
+    );
+}
+
+#[test]
+fn ruby_redis() {
+    let note = "";
+    Example { name: "redis-rb" }.works("ruby -r redis -e 'puts Redis::VERSION'", note);
+}
+
+#[test]
+fn ruby_sidekiq() {
+    let version = "ruby -r sidekiq -e 'puts Sidekiq::VERSION'";
+    Example { name: "sidekiq" }.finishes_its_job(version, "", "");
+}
+
+#[test]
+fn ruby_rails_cache_store() {
+    let example = Example { name: "rails-cache" };
+    for front in FRONTS {
+        let ended = example.web("", &url(&start(front))).run();
+        let expected = "read hello\nfetched 42 42\ncounted 1 2\nseveral 2\nerrors \n";
+        assert_eq!(ended.stdout, expected, "{}", ended.stderr);
+    }
+    let server = start(Front::Redis);
+    let refused = example.web("", &url(&server)).env("STUNNEL_VERIFY", "full").run().stdout;
+    assert!(refused.contains("certificate check failed"), "{refused}");
+    let version = "ruby -r active_support -e 'puts ActiveSupport.version'";
+    let note =
+        "a cache that cannot be reached is a cache miss: errors go to its `error_handler` alone";
+    let version = example.version(version);
+    record(
+        "rails-cache",
+        &[&version, "read, write, fetch, increment, several at once", "", "", "", note],
+    );
+}
+
+#[test]
+fn python_redis_py_with_resp2() {
+    let version = "python3 -c 'import redis; print(redis.__version__)'";
+    Example { name: "redis-py" }.works_with(version, "", "?protocol=2");
+}
+
+#[test]
+fn python_redis_py_with_resp3() {
+    let version = "python3 -c 'import redis; print(redis.__version__)'";
+    Example { name: "redis-py" }.works_with(version, "", "?protocol=3");
+}
+
+#[test]
+fn python_redis_py_with_asyncio() {
+    let version = "python3 -c 'import redis; print(redis.__version__)'";
+    Example { name: "redis-py-asyncio" }.works(version, "");
+}
+
+#[test]
+fn python_celery() {
+    let version = "python3 -c 'import celery; print(celery.__version__)'";
+    let example = Example { name: "celery" };
+    example.finishes_its_job(
+        version,
+        "?ssl_cert_reqs=none",
+        "its `ssl_cert_reqs` is taken out of the URL",
+    );
+}
+
+#[test]
+fn celery_with_a_rediss_url_that_says_cert_none_works_as_it_is() {
+    let server = start(Front::Redis);
+    let url = format!(
+        "rediss://{}:{}@127.0.0.1:{}/3?ssl_cert_reqs=none",
+        USER.0,
+        USER.1,
+        server.tls_port()
+    );
+    let enqueued = Example { name: "celery" }.process("enqueue", "", &url).run();
+    assert!(enqueued.stdout.starts_with("enqueued "), "{enqueued:?}");
+}
+
+#[test]
+fn python_rq() {
+    let version = "python3 -c 'import rq; print(rq.VERSION)'";
+    Example { name: "rq" }.finishes_its_job(version, "", "");
+}
+
+#[test]
+fn node_ioredis() {
+    let version = "node -p 'require(\"ioredis/package.json\").version'";
+    Example { name: "ioredis" }.works(version, "the reason is in its `error` event");
+}
+
+#[test]
+fn node_redis() {
+    let version = "node -p 'require(\"redis/package.json\").version'";
+    Example { name: "node-redis" }.works(version, "");
+}
+
+#[test]
+fn node_bullmq() {
+    let version = "node -p 'require(\"bullmq/package.json\").version'";
+    Example { name: "bullmq" }.finishes_its_job(version, "", "");
+}
+
+#[test]
+fn go_redigo() {
+    let version = "dpkg-query -W -f '${Version}' golang-github-gomodule-redigo-dev";
+    Example { name: "redigo" }.works(version, "");
+}
+
+#[test]
+fn php_phpredis() {
+    let version = "php -r 'echo phpversion(\"redis\");'";
+    Example { name: "phpredis" }.works(version, "takes no URL; returns `false` for a refusal, with the text in `getLastError()`");
+}
+
+#[test]
+fn php_predis() {
+    let version = "php -r 'require \"Predis/autoload.php\"; echo Predis\\Client::VERSION;'";
+    Example { name: "predis" }
+        .works(version, "1.1 knows no user names in a URL: AUTH is the app's");
+}
+
+#[test]
+fn php_sessions_make_a_connection_for_each_request() {
+    for front in FRONTS {
+        let server = start(front);
+        let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+        let example = Example { name: "php-session" };
+        let running = example.web("", &url(&server)).env("PORT", port.to_string()).start();
+        let get = || {
+            let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+            stream.write_all(b"GET / HTTP/1.0\r\n\r\n").ok()?;
+            let mut page = String::new();
+            stream.read_to_string(&mut page).ok()?;
+            page.rsplit("\r\n\r\n").next().map(str::to_owned)
+        };
+        assert_eq!(eventually("PHP serves", get), "visit 1\n");
+        for visit in 2..=20 {
+            assert_eq!(get().unwrap(), format!("visit {visit}\n"));
+        }
+        running.signal(libc::SIGINT);
+        let ended = running.finish();
+        assert!(ended.stderr.contains("connections=20 "), "{}", ended.stderr);
+    }
+}
+
+#[test]
+fn c_hiredis() {
+    let version = "dpkg-query -W -f '${Version}' libhiredis-dev";
+    Example { name: "hiredis" }.works(version, "takes no URL: the app takes it apart");
+}
+
+#[test]
+fn redis_cli() {
+    let version = "redis-cli --version | cut -d' ' -f2";
+    Example { name: "redis-cli" }.works(version, "");
+}
