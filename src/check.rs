@@ -20,6 +20,8 @@ use crate::tunnel::{Totals, Tunnel, upstream};
 
 /// The longest reply of Redis that is looked at, in bytes.
 const LONGEST_REPLY: usize = 512;
+/// The longest answer to INFO that is looked at, in bytes.
+const LONGEST_INFO: usize = 8192;
 /// The steps of an examination, in their order.
 const STEPS: [&str; 8] = ["look-up", "TCP", "TLS", "pin", "ca", "full", "AUTH", "PING"];
 /// What fits a terminal.
@@ -81,6 +83,50 @@ struct Report {
     steps: Vec<StepReport>,
     certificate: Option<Certificate>,
     advice: Vec<String>,
+    /// `None`: it did not come so far, or Redis does not tell this user.
+    mode: Option<Mode>,
+}
+
+/// How a Redis runs, as it says itself: `redis_mode` of <https://redis.io/docs/latest/commands/info/>.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Standalone,
+    Cluster,
+    Sentinel,
+}
+
+impl Mode {
+    const ALL: [Mode; 3] = [Mode::Standalone, Mode::Cluster, Mode::Sentinel];
+
+    fn word(self) -> &'static str {
+        match self {
+            Mode::Standalone => "standalone",
+            Mode::Cluster => "cluster",
+            Mode::Sentinel => "sentinel",
+        }
+    }
+
+    /// From the reply to INFO.
+    fn of(info: &str) -> Option<Mode> {
+        let word = info.lines().find_map(|line| line.strip_prefix("redis_mode:"))?;
+        Mode::ALL.into_iter().find(|mode| mode.word() == word)
+    }
+
+    /// What the user has to know: both hand out addresses, to which clients connect past the tunnel.
+    fn advice(self) -> Option<String> {
+        Some(match self {
+            Mode::Standalone => return None,
+            Mode::Cluster => "a node of a Redis Cluster: it answers MOVED for keys of other nodes, and a cluster \
+                              client connects to these past the tunnel, without TLS. Keys of this node work. Use a \
+                              client that does its own TLS (STUNNEL_REDISS=passthrough), a proxy in front of the \
+                              cluster, or a Redis with cluster mode disabled"
+                .to_owned(),
+            Mode::Sentinel => "a Redis Sentinel: it names the master's address, to which a client connects past \
+                               the tunnel, without TLS. Give the master's own host name in the URL (it is looked up \
+                               anew for each connection), or use a client that does its own TLS"
+                .to_owned(),
+        })
+    }
 }
 
 impl Report {
@@ -160,6 +206,7 @@ async fn examine(tunnel: &Tunnel, credentials: Option<Credentials>, single: bool
         steps: Vec::new(),
         certificate: None,
         advice: Vec::new(),
+        mode: None,
     };
     // OpenSSL is set up beside the first steps, so that it is not taken for their time.
     let setting_up = tunnel.look.clone();
@@ -207,7 +254,10 @@ async fn examine(tunnel: &Tunnel, credentials: Option<Credentials>, single: bool
     report.advice = advice(tunnel, &certificate, passes_full, single);
     report.certificate = Some(certificate);
     if report.works() {
-        report.steps.extend(speak(tunnel, credentials, deadline).await);
+        let (steps, mode) = speak(tunnel, credentials, deadline).await;
+        report.steps.extend(steps);
+        report.advice.extend(mode.and_then(Mode::advice));
+        report.mode = mode;
     } else {
         report.reach_no_further();
     }
@@ -280,18 +330,19 @@ async fn would_pass(
     StepReport { name: verify.word(), outcome, took, needed: tunnel.plan.trust.verify == verify }
 }
 
-/// AUTH and PING, on a connection that holds by the tunnel's settings.
+/// AUTH and PING, on a connection that holds by the tunnel's settings; and how Redis runs, if it tells.
 async fn speak(
     tunnel: &Tunnel,
     credentials: Option<Credentials>,
     deadline: tokio::time::Instant,
-) -> Vec<StepReport> {
+) -> (Vec<StepReport>, Option<Mode>) {
     let report = |name, outcome, took| StepReport { name, outcome, took, needed: true };
     let not_reached = |name| report(name, Outcome::NotReached, Duration::ZERO);
     let mut stream = match timed(deadline, Step::Tls, upstream::connect(tunnel)).await {
         (Ok(stream), _) => stream,
         (Err(failure), took) => {
-            return vec![report("AUTH", Outcome::failed(failure), took), not_reached("PING")];
+            let auth = report("AUTH", Outcome::failed(failure), took);
+            return (vec![auth, not_reached("PING")], None);
         }
     };
     let auth = match credentials {
@@ -306,10 +357,35 @@ async fn speak(
         }
     };
     if auth.outcome.is_failed() {
-        return vec![auth, not_reached("PING")];
+        return (vec![auth, not_reached("PING")], None);
     }
     let (reply, took) = ask(tunnel, &mut stream, b"*1\r\n$4\r\nPING\r\n", deadline).await;
-    vec![auth, report("PING", judge_ping(&reply), took)]
+    let mode = timeout_at(deadline, ask_for_mode(&mut stream)).await;
+    let mode = mode.ok().and_then(Result::ok).flatten();
+    (vec![auth, report("PING", judge_ping(&reply), took)], mode)
+}
+
+async fn ask_for_mode(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+) -> io::Result<Option<Mode>> {
+    stream.write_all(b"*2\r\n$4\r\nINFO\r\n$6\r\nserver\r\n").await?;
+    stream.flush().await?;
+    let mut reply = Vec::new();
+    // An error, as for a user who may not ask, has no such line, and is short.
+    while reply.len() < LONGEST_INFO && !(reply.first() == Some(&b'-') && reply.ends_with(b"\r\n"))
+    {
+        if stream.read_buf(&mut reply).await? == 0 {
+            break;
+        }
+        // Complete when its line is.
+        let text = String::from_utf8_lossy(&reply);
+        if let Some((whole_lines, _)) = text.rsplit_once("\r\n")
+            && let Some(mode) = Mode::of(whole_lines)
+        {
+            return Ok(Some(mode));
+        }
+    }
+    Ok(None)
 }
 
 /// Sends a request, and takes the first line of the reply, or says why there is none.
@@ -550,6 +626,7 @@ fn as_json(report: &Report) -> Value {
             "names": certificate.names,
             "pin": certificate.pin.to_string(),
         })),
+        "mode": report.mode.map(Mode::word),
         "advice": report.advice,
     })
 }
@@ -563,6 +640,17 @@ mod tests {
         assert_eq!(wrapped("", 5), [""]);
         assert_eq!(wrapped("one two three", 7), ["one two", "three"]);
         assert_eq!(wrapped("a abcdefghij b", 4), ["a", "abcd", "efgh", "ij b"]);
+    }
+
+    #[test]
+    fn the_mode_is_read_from_info() {
+        let info =
+            |mode: &str| format!("$99\r\n# Server\r\nredis_version:7\r\nredis_mode:{mode}\r\nos:x");
+        for mode in Mode::ALL {
+            assert_eq!(Mode::of(&info(mode.word())), Some(mode));
+        }
+        assert_eq!(Mode::of(&info("other")), None);
+        assert_eq!(Mode::of("-NOPERM no"), None);
     }
 
     #[test]

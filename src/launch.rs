@@ -9,7 +9,7 @@ use anyhow::Context as _;
 
 use crate::cli;
 use crate::logging::{debug, err, notice, warning};
-use crate::plan::Plan;
+use crate::plan::{Plan, REDISCLI_AUTH};
 use crate::redis_url::Local;
 use crate::settings::{ConfigError, Environment, Listen, Settings, Verify, lookup};
 use crate::supervisor::{self, Ended, Forwarding, Inherited, Supervisor, Terminal};
@@ -122,6 +122,24 @@ pub fn run(
     for (name, value) in plan.changes(&bound.locals) {
         environment.insert(name.into(), value.into());
     }
+
+    let words = match plan.redis_cli(&words, &bound.locals) {
+        Some(told) => {
+            notice!(
+                at = "redis-cli",
+                var = told.variable,
+                msg = format!(
+                    "it is told to connect to {}; with -h, -p, -s or -u it is left alone",
+                    told.variable
+                ),
+            );
+            if let Some(password) = told.password {
+                environment.entry(REDISCLI_AUTH.into()).or_insert_with(|| password.expose().into());
+            }
+            told.words
+        }
+        None => words,
+    };
 
     let listeners = std::mem::take(&mut bound.listeners);
     let terminal = Terminal::open();

@@ -3,12 +3,13 @@
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
 
 use url::Host;
 
 use crate::cli;
 use crate::redis_url::{Credentials, Local, Problem, RedisUrl, Scheme, UNIX};
-use crate::secret::MASK;
+use crate::secret::{MASK, Secret};
 use crate::settings::{
     ConfigError, Environment, Reader, Rediss, TrustSettings, UrlSettings, lookup,
 };
@@ -20,6 +21,11 @@ const OWN_SUFFIX: &str = "_STUNNEL";
 /// The hosts of Heroku's PrivateLink endpoints, which speak TLS on the port of the URL:
 /// <https://devcenter.heroku.com/articles/heroku-redis-via-privatelink>.
 const PRIVATELINK_DOMAIN: &str = ".vpce.amazonaws.com";
+
+/// The programs that connect to 127.0.0.1:6379 unless their command line says otherwise.
+const REDIS_CLIS: [&str; 2] = ["redis-cli", "valkey-cli"];
+/// The variable from which they take a password: <https://redis.io/docs/latest/develop/tools/cli/>.
+pub const REDISCLI_AUTH: &str = "REDISCLI_AUTH";
 
 /// Where a tunnel's TLS goes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -81,6 +87,17 @@ pub struct Rewrite {
     /// Its place: 0 is COMMAND itself.
     pub argument: usize,
     /// The variable whose URL it held.
+    pub variable: String,
+}
+
+/// A redis-cli that has been told where its server is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RedisCli {
+    /// The whole command line. Holds no password.
+    pub words: Vec<OsString>,
+    /// For [`REDISCLI_AUTH`].
+    pub password: Option<Secret>,
+    /// The variable whose URL it is.
     pub variable: String,
 }
 
@@ -184,6 +201,33 @@ impl Plan {
         (rewritten.collect(), rewrites)
     }
 
+    /// What a redis-cli that is told nothing about its server needs to connect to the first tunnelled URL; `None` for
+    /// any other COMMAND. It knows no REDIS_URL of its own.
+    pub fn redis_cli(&self, words: &[OsString], locals: &[Local]) -> Option<RedisCli> {
+        let (program, rest) = words.split_first()?;
+        let program = Path::new(program).file_name()?;
+        if !REDIS_CLIS.iter().any(|name| program == *name) || rest.iter().any(says_where) {
+            return None;
+        }
+        let (name, _, index, url) = self.tunnelled().next()?;
+        let mut options: Vec<OsString> = match &locals[index] {
+            Local::Port(port) => {
+                ["-h", "127.0.0.1", "-p", &port.to_string()].map(OsString::from).to_vec()
+            }
+            Local::Socket(path) => vec!["-s".into(), path.into()],
+        };
+        if let Some(database) = url.database() {
+            options.extend(["-n".into(), database.into()]);
+        }
+        let credentials = url.credentials();
+        if let Some(user) = credentials.as_ref().and_then(Credentials::user) {
+            options.extend(["--user".into(), user.expose().into()]);
+        }
+        let words = [&words[..1], &options, rest].concat();
+        let password = credentials.map(|credentials| credentials.password().clone());
+        Some(RedisCli { words, password, variable: name.to_owned() })
+    }
+
     fn rewrite_word(&self, word: &[u8], locals: &[Local]) -> (Vec<u8>, Vec<String>) {
         let (mut done, mut variables) = (Vec::with_capacity(word.len()), Vec::new());
         let mut rest = word;
@@ -252,6 +296,27 @@ fn candidates(listed: Option<Vec<String>>, environment: &Environment) -> Vec<(St
         .filter(|name| !name.ends_with(OWN_SUFFIX) && !name.contains("_STUNNEL_"));
     // The environment is a sorted map: alphabetical order comes of itself.
     std::iter::once(REDIS_URL).chain(discovered).map(|name| (name.to_owned(), false)).collect()
+}
+
+/// Whether an argument of redis-cli says where to connect, or as whom: then it is left alone, whatever else it is, since
+/// our password must not go to another server.
+fn says_where(argument: &OsString) -> bool {
+    const OPTIONS: [&str; 13] = [
+        "-h",
+        "-p",
+        "-s",
+        "-u",
+        "-a",
+        "-n",
+        "--user",
+        "--pass",
+        "--askpass",
+        "--tls",
+        "--help",
+        "--version",
+        "--cluster",
+    ];
+    OPTIONS.iter().any(|option| argument == *option)
 }
 
 /// Whether an outer launcher made this value of variable `name`.
@@ -656,6 +721,44 @@ mod tests {
         let (_, rewrites) = plan.rewrite(vec!["redis://h:6379/1 redis://h:6379".into()], &ports);
         let variables: Vec<_> = rewrites.iter().map(|rewrite| rewrite.variable.as_str()).collect();
         assert_eq!(variables, ["HEROKU_REDIS_A_URL", "REDIS_URL"]);
+    }
+
+    #[test]
+    fn a_redis_cli_that_is_told_nothing_gets_to_know_its_server() {
+        let plan = plan(&[], &[("REDIS_URL", "redis://us%65r:p%40ss@h/3")]).unwrap();
+        let told = |words: &[&str], local: Local| {
+            let words: Vec<OsString> = words.iter().map(OsString::from).collect();
+            plan.redis_cli(&words, &[local]).map(|told| {
+                assert_eq!(told.password, Some(Secret::new("p@ss")));
+                told.words.join(OsStr::new(" ")).into_string().unwrap()
+            })
+        };
+        let port = Local::Port(7);
+        for (words, expected) in [
+            (&["redis-cli"][..], "redis-cli -h 127.0.0.1 -p 7 -n 3 --user user"),
+            (
+                &["/usr/bin/valkey-cli", "-3"],
+                "/usr/bin/valkey-cli -h 127.0.0.1 -p 7 -n 3 --user user -3",
+            ),
+            (&["redis-cli", "get", "k"], "redis-cli -h 127.0.0.1 -p 7 -n 3 --user user get k"),
+        ] {
+            assert_eq!(told(words, port.clone()).as_deref(), Some(expected));
+        }
+        let socket = Local::Socket("/t/r.sock".into());
+        assert_eq!(
+            told(&["redis-cli"], socket).as_deref(),
+            Some("redis-cli -s /t/r.sock -n 3 --user user")
+        );
+        for words in [
+            &["redis-cli", "-h", "other"][..],
+            &["redis-cli", "-p", "1", "ping"],
+            &["redis-cli", "-u", "redis://other"],
+            &["redis-cli", "--tls"],
+            &["redis-benchmark"],
+            &["sh", "-c", "redis-cli"],
+        ] {
+            assert_eq!(told(words, port.clone()), None, "{words:?}");
+        }
     }
 
     #[test]

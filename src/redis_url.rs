@@ -155,6 +155,14 @@ pub struct Credentials {
 }
 
 impl Credentials {
+    pub fn user(&self) -> Option<&Secret> {
+        self.user.as_ref()
+    }
+
+    pub fn password(&self) -> &Secret {
+        &self.password
+    }
+
     /// The request that authenticates, in RESP: with the user where there is one (Redis 6).
     pub fn auth_command(&self) -> Vec<u8> {
         let words = ["AUTH"].into_iter().chain(self.user.as_ref().map(Secret::expose));
@@ -256,13 +264,12 @@ impl RedisUrl {
 
     /// `query` with the database that the path names: where the path leads to a socket, clients look for it there.
     fn with_database(&self, query: Option<Secret>) -> Option<Secret> {
-        let database = self.path.trim_matches('/');
         let named = query
             .as_ref()
             .is_some_and(|query| query.expose().split('&').any(|part| key_of(part) == DATABASE));
-        if named || database.is_empty() || !database.bytes().all(|byte| byte.is_ascii_digit()) {
+        let Some(database) = self.database().filter(|_| !named) else {
             return query;
-        }
+        };
         let mut parameters = format!("{DATABASE}={database}");
         if let Some(query) = query.filter(|query| !query.expose().is_empty()) {
             parameters += &format!("&{}", query.expose());
@@ -273,6 +280,13 @@ impl RedisUrl {
     fn spelled(&self, scheme: &'static str, place: String, query: Option<Secret>) -> Spelled {
         let (userinfo, fragment) = (self.userinfo.clone(), self.fragment.clone());
         Spelled { scheme, userinfo, place, query, fragment }
+    }
+
+    /// The number of the database that the path names, in digits.
+    pub fn database(&self) -> Option<&str> {
+        let database = self.path.trim_matches('/');
+        let is_number = !database.is_empty() && database.bytes().all(|byte| byte.is_ascii_digit());
+        is_number.then_some(database)
     }
 
     /// User and password, percent-decoded; `None` without a password.

@@ -222,3 +222,57 @@ fn colour_is_for_terminals_that_want_it() {
         assert_eq!(terminal.process.wait().code(), Some(0));
     }
 }
+
+#[test]
+fn a_node_of_a_cluster_is_told_with_what_works_and_what_does_not() {
+    let options = Options { words: &["--cluster-enabled", "yes"], ..Options::default() };
+    let server = Server::start_with(Front::Redis, options);
+    let (report, code) = report(&server.url(), &[]);
+    assert_eq!((code, report["mode"].as_str()), (0, Some("cluster")), "{report}");
+    let advice = report["advice"].to_string();
+    for word in ["MOVED", "past the tunnel", "STUNNEL_REDISS=passthrough", "cluster mode disabled"]
+    {
+        assert!(advice.contains(word), "{word}: {advice}");
+    }
+    let table = check(&server.url(), &[]).stdout;
+    assert!(table.contains("> a node of a Redis Cluster"), "{table}");
+    // What it says is so: a key of a slot that this node does not have is refused.
+    let held = Launcher::hold(&server.url());
+    let support::resp::Reply::Line(line) = held.client().ask(&["GET", "k"]) else { panic!() };
+    assert!(line.starts_with("-CLUSTERDOWN") || line.starts_with("-MOVED"), "{line}");
+}
+
+#[test]
+fn a_sentinel_is_told_with_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let certificate = Certificate::self_signed(folder.path());
+    let port = two_free_ports();
+    let configuration = folder.path().join("sentinel.conf");
+    let lines = [
+        format!("port 0\ntls-port {port}\ntls-auth-clients no\nbind 127.0.0.1\n"),
+        format!("tls-cert-file {}\n", certificate.certificate_file.display()),
+        format!("tls-key-file {}\n", certificate.key_file.display()),
+        format!("tls-ca-cert-file {}\n", certificate.certificate_file.display()),
+        format!("dir {}\nsentinel monitor mymaster 127.0.0.1 1 1\n", folder.path().display()),
+    ];
+    std::fs::write(&configuration, lines.concat()).unwrap();
+    let mut sentinel = Command::new("redis-server");
+    sentinel.arg(&configuration).args(["--sentinel", "--logfile", "sentinel.log"]);
+    let _sentinel = support::Process(sentinel.spawn().unwrap());
+    support::eventually("the sentinel answers", || {
+        std::net::TcpStream::connect(("127.0.0.1", port)).ok()
+    });
+    let (report, code) = report(&format!("rediss://127.0.0.1:{port}"), &[]);
+    assert_eq!((code, report["mode"].as_str()), (0, Some("sentinel")), "{report}");
+    assert!(report["advice"].to_string().contains("names the master's address"), "{report}");
+}
+
+#[test]
+fn a_user_who_may_not_ask_for_the_mode_is_no_failure() {
+    let words = ["--user", "low", "on", ">low", "~*", "-@all", "+ping", "+auth"];
+    let options = Options { words: &words, ..Options::default() };
+    let server = Server::start_with(Front::Redis, options);
+    let url = server.url().replace(&format!("default:{PASSWORD}"), "low:low");
+    let (report, code) = report(&url, &[]);
+    assert_eq!((code, &report["mode"]), (0, &Value::Null), "{report}");
+}

@@ -19,8 +19,14 @@ use support::servers::{FRONTS, Front, Options, PASSWORD, Server};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const USER: (&str, &str) = ("app", "app-password");
-const OPTIONS: Options<'static> =
-    Options { certificate: None, client_ca: None, protocols: None, user: Some(USER), link: None };
+const OPTIONS: Options<'static> = Options {
+    certificate: None,
+    client_ca: None,
+    protocols: None,
+    words: &[],
+    user: Some(USER),
+    link: None,
+};
 /// What every app of the first kind checks, in this order.
 const CHECKS: [&str; 8] =
     ["boot", "user", "database", "pipeline", "transaction", "pubsub", "blocking", "10 MiB"];
@@ -355,7 +361,10 @@ fn go_redigo() {
 #[test]
 fn php_phpredis() {
     let version = "php -r 'echo phpversion(\"redis\");'";
-    Example { name: "phpredis" }.works(version, "takes no URL; returns `false` for a refusal, with the text in `getLastError()`");
+    Example { name: "phpredis" }.works(
+        version,
+        "takes no URL; returns `false` for a refusal, with the text in `getLastError()`",
+    );
 }
 
 #[test]

@@ -751,3 +751,26 @@ fn redis_cli_sees_what_it_would_see_without_a_tunnel() {
         .output();
     assert_eq!(cli.unwrap().stdout, b"v\n");
 }
+
+#[test]
+fn redis_cli_without_further_words_connects_to_the_tunnelled_redis() {
+    let server = Server::start(Front::Redis);
+    let url = server.url().replace("/0", "/5");
+    let run = |words: &[&str]| {
+        let launcher = Launcher::new(words).redis(&url);
+        let mut running = launcher.start();
+        running.say("SET where tunnel\nCLIENT INFO\n");
+        running.finish()
+    };
+    let interactive = run(&["redis-cli"]);
+    assert!(interactive.stdout.starts_with("OK\nid="), "{interactive:?}");
+    assert!(interactive.stdout.contains(" db=5 "), "{interactive:?}");
+    assert_eq!(logged(&interactive.stderr, "redis-cli", "var"), ["REDIS_URL"]);
+    assert!(!interactive.stderr.contains(PASSWORD), "{interactive:?}");
+    assert_eq!(run(&["redis-cli", "get", "where"]).stdout, "tunnel\n");
+
+    // Told where to go, it goes there, and takes no password of ours along.
+    let port = server.port.to_string();
+    let elsewhere = run(&["redis-cli", "-p", &port, "get", "where"]);
+    assert_eq!(elsewhere.stdout.trim(), "NOAUTH Authentication required.", "{elsewhere:?}");
+}

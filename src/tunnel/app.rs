@@ -36,17 +36,6 @@ impl AppStream {
             AppStream::Unix(_) => None,
         }
     }
-
-    /// Waits until there is something to read, or the app is gone.
-    ///
-    /// # Errors
-    /// As poll(2).
-    pub async fn readable(&self) -> io::Result<()> {
-        match self {
-            AppStream::Tcp(stream, _) => stream.readable().await,
-            AppStream::Unix(stream) => stream.readable().await,
-        }
-    }
 }
 
 impl App for AppStream {

@@ -32,6 +32,8 @@ pub struct Options<'a> {
     pub client_ca: Option<&'a Certificate>,
     /// The TLS versions that it speaks, as `redis-server` takes them: `TLSv1.2`.
     pub protocols: Option<&'a str>,
+    /// Further words of its command line.
+    pub words: &'a [&'a str],
     /// A user beside the default one, and its password.
     pub user: Option<(&'a str, &'a str)>,
     /// It runs on the host at the other end.
@@ -96,6 +98,7 @@ impl Server {
             .args(["--requirepass", PASSWORD, "--proto-max-bulk-len", "512mb", "--dir"])
             .arg(self.folder.path())
             .args(["--logfile", "redis.log", "--loglevel", "warning"]);
+        redis.args(options.words);
         if let Some((name, password)) = options.user {
             let password = format!(">{password}");
             redis.args(["--user", name, "on", &password, "~*", "&*", "+@all"]);
