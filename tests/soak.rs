@@ -321,8 +321,8 @@ impl App {
             }
         }
         match self.dice.below(4) {
-            // Closed with a question open, as by an app that has changed its mind.
-            0 => client.send_to_nobody(&[b"PING"]),
+            // Closed with a question open, as by an app that has changed its mind: nobody waits for what becomes of it.
+            0 => drop(client.stream.get_mut().write_all(&request(&[b"PING"]))),
             1 => reset(client.stream.get_ref()),
             _ => {}
         }
@@ -423,17 +423,6 @@ impl App {
         assert_eq!(seen.len() as u64, stored, "{}: something was stored twice", self.name);
         assert!(seen.last().is_none_or(|last| *last <= self.sent), "{}", self.name);
         self.acknowledged.saturating_sub(stored)
-    }
-}
-
-trait SendToNobody {
-    fn send_to_nobody(&mut self, words: &[&[u8]]);
-}
-
-impl SendToNobody for Client {
-    fn send_to_nobody(&mut self, words: &[&[u8]]) {
-        // Nobody waits for what becomes of it.
-        let _ = self.stream.get_mut().write_all(&request(words));
     }
 }
 

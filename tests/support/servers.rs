@@ -1,5 +1,6 @@
 //! Real servers on loopback: Debian's `redis-server` and `stunnel4`.
 
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::{Command, Stdio};
 
@@ -155,10 +156,11 @@ impl Server {
             if self.processes.iter_mut().any(|process| process.0.try_wait().unwrap().is_some()) {
                 return Some(false);
             }
-            ports
-                .iter()
-                .all(|port| TcpStream::connect((address.as_str(), *port)).is_ok())
-                .then_some(true)
+            // Redis listens before it is ready, and may still give up then: its first answer counts.
+            let mut redis = TcpStream::connect((address.as_str(), ports[0])).ok()?;
+            redis.write_all(b"PING\r\n").ok()?;
+            redis.read_exact(&mut [0; 1]).ok()?;
+            TcpStream::connect((address.as_str(), ports[1])).is_ok().then_some(true)
         })
     }
 
