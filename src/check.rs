@@ -113,19 +113,21 @@ impl Mode {
     }
 
     /// What the user has to know: both hand out addresses, to which clients connect past the tunnel.
-    fn advice(self) -> Option<String> {
-        Some(match self {
-            Mode::Standalone => return None,
-            Mode::Cluster => "a node of a Redis Cluster: it answers MOVED for keys of other nodes, and a cluster \
+    fn advice(self) -> Option<&'static str> {
+        match self {
+            Mode::Standalone => None,
+            Mode::Cluster => Some(
+                "a node of a Redis Cluster: it answers MOVED for keys of other nodes, and a cluster \
                               client connects to these past the tunnel, without TLS. Keys of this node work. Use a \
                               client that does its own TLS (STUNNEL_REDISS=passthrough), a proxy in front of the \
-                              cluster, or a Redis with cluster mode disabled"
-                .to_owned(),
-            Mode::Sentinel => "a Redis Sentinel: it names the master's address, to which a client connects past \
+                              cluster, or a Redis with cluster mode disabled",
+            ),
+            Mode::Sentinel => Some(
+                "a Redis Sentinel: it names the master's address, to which a client connects past \
                                the tunnel, without TLS. Give the master's own host name in the URL (it is looked up \
-                               anew for each connection), or use a client that does its own TLS"
-                .to_owned(),
-        })
+                               anew for each connection), or use a client that does its own TLS",
+            ),
+        }
     }
 }
 
@@ -256,7 +258,7 @@ async fn examine(tunnel: &Tunnel, credentials: Option<Credentials>, single: bool
     if report.works() {
         let (steps, mode) = speak(tunnel, credentials, deadline).await;
         report.steps.extend(steps);
-        report.advice.extend(mode.and_then(Mode::advice));
+        report.advice.extend(mode.and_then(Mode::advice).map(str::to_owned));
         report.mode = mode;
     } else {
         report.reach_no_further();

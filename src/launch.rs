@@ -123,24 +123,7 @@ pub fn run(
         environment.insert(name.into(), value.into());
     }
 
-    let words = match plan.redis_cli(&words, &bound.locals) {
-        Some(told) => {
-            notice!(
-                at = "redis-cli",
-                var = told.variable,
-                msg = format!(
-                    "it is told to connect to {}; with -h, -p, -s or -u it is left alone",
-                    told.variable
-                ),
-            );
-            if let Some(password) = told.password {
-                environment.entry(REDISCLI_AUTH.into()).or_insert_with(|| password.expose().into());
-            }
-            told.words
-        }
-        None => words,
-    };
-
+    let words = tell_redis_cli(words, &mut environment, &plan, &bound);
     let listeners = std::mem::take(&mut bound.listeners);
     let terminal = Terminal::open();
     let placement = supervisor::placement(terminal.as_ref());
@@ -184,6 +167,30 @@ pub fn run(
     runtime.shutdown_background();
     summarize(ended, &totals);
     Ok(ended.exit_code())
+}
+
+/// COMMAND's words, and the environment, with what a redis-cli needs to know if COMMAND is one.
+fn tell_redis_cli(
+    words: Vec<OsString>,
+    environment: &mut Environment,
+    plan: &Plan,
+    bound: &Bound,
+) -> Vec<OsString> {
+    let Some(told) = plan.redis_cli(&words, &bound.locals) else {
+        return words;
+    };
+    notice!(
+        at = "redis-cli",
+        var = told.variable,
+        msg = format!(
+            "it is told to connect to {}; with -h, -p, -s or -u it is left alone",
+            told.variable
+        ),
+    );
+    if let Some(password) = told.password {
+        environment.entry(REDISCLI_AUTH.into()).or_insert_with(|| password.expose().into());
+    }
+    told.words
 }
 
 /// Reports that COMMAND could not be executed; returns the exit code for that.

@@ -8,17 +8,16 @@ use std::collections::HashMap;
 use std::env;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::libc;
-use support::launcher::{Held, Launcher, resident_kib, send_signal};
+use support::launcher::{Held, Launcher, port_of, resident_kib, send_signal};
 use support::resp::{Client, Reply, request};
-use support::servers::{Front, PASSWORD, Server};
-use support::{Process, descriptors, eventually, reset};
+use support::servers::{Front, Options, PASSWORD, Server};
+use support::{descriptors, eventually, reset};
 
 /// How long a run takes when nobody says so.
 const SECONDS: u64 = 8;
@@ -29,6 +28,9 @@ const WITNESSES: u64 = 6;
 const LARGEST: u64 = 1024 * 1024;
 /// What the launcher may have kept for the next time.
 const KEPT_KIB: u64 = 24 * 1024;
+/// What makes Redis keep what it has acknowledged when it is killed.
+const DURABLE: &[&str] =
+    &["--appendonly", "yes", "--appendfsync", "no", "--auto-aof-rewrite-percentage", "100"];
 /// Both URLs, then life until standard input ends, whatever signals are passed on.
 const HOLD_TWO: &str =
     "trap '' HUP TERM USR1 USR2; echo $REDIS_URL; echo $CLEAN_URL; while read -r _; do :; done";
@@ -426,78 +428,11 @@ impl App {
     }
 }
 
-/// A Redis that keeps what it has acknowledged when it is killed.
-struct Durable {
-    command: Vec<String>,
-    process: Process,
-}
-
-impl Durable {
-    fn start(server_port: u16, folder: &std::path::Path) -> Durable {
-        let certificate = support::pki::Certificate::self_signed(folder);
-        let file = |path: &std::path::Path| path.display().to_string();
-        let command = [
-            "redis-server",
-            "--port",
-            "0",
-            "--tls-port",
-            &server_port.to_string(),
-            "--bind",
-            "127.0.0.1",
-            "--save",
-            "",
-            "--appendonly",
-            "yes",
-            "--appendfsync",
-            "no",
-            "--auto-aof-rewrite-percentage",
-            "100",
-            "--requirepass",
-            PASSWORD,
-            "--tls-auth-clients",
-            "no",
-            "--tls-cert-file",
-            &file(&certificate.certificate_file),
-            "--tls-key-file",
-            &file(&certificate.key_file),
-            "--tls-ca-cert-file",
-            &file(&certificate.certificate_file),
-            "--dir",
-            &file(folder),
-            "--logfile",
-            "redis.log",
-        ]
-        .map(str::to_owned)
-        .to_vec();
-        let process = Durable::spawn(&command);
-        let durable = Durable { command, process };
-        durable.wait(server_port);
-        durable
-    }
-
-    fn spawn(command: &[String]) -> Process {
-        let mut redis = Command::new(&command[0]);
-        redis.args(&command[1..]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        Process(redis.spawn().unwrap())
-    }
-
-    fn wait(&self, port: u16) {
-        eventually("Redis answers", || TcpStream::connect(("127.0.0.1", port)).ok());
-    }
-
-    fn restart(&mut self, away: Duration) {
-        self.process.0.kill().unwrap();
-        self.process.wait();
-        thread::sleep(away);
-        self.process = Durable::spawn(&self.command);
-    }
-}
-
 /// Makes faults at random until the end.
 fn disturb(
     dice: &mut Dice,
     network: &Network,
-    redis: &mut Durable,
+    redis: &mut Server,
     launcher: i32,
     until: Instant,
     counts: &Counts,
@@ -511,9 +446,9 @@ fn disturb(
             }
             2..=5 => {
                 counts.fault("Redis stopped for up to a second");
-                send_signal(redis.process.pid(), libc::SIGSTOP);
+                send_signal(redis.pid(), libc::SIGSTOP);
                 thread::sleep(Duration::from_millis(dice.below(1000)));
-                send_signal(redis.process.pid(), libc::SIGCONT);
+                send_signal(redis.pid(), libc::SIGCONT);
             }
             6..=9 => {
                 counts.fault("launcher stopped for up to a second");
@@ -573,10 +508,9 @@ fn loads_and_faults_at_random_lose_nothing_and_leave_nothing() {
     let mut dice = Dice(seed);
     let counts = Arc::new(Counts::default());
 
-    let folder = tempfile::tempdir().unwrap();
-    let tls_port = support::two_free_ports();
-    let mut redis = Durable::start(tls_port, folder.path());
-    let network = Network::start(tls_port, &counts);
+    let options = Options { words: DURABLE, ..Options::default() };
+    let mut redis = Server::start_with(Front::Redis, options);
+    let network = Network::start(redis.tls_port(), &counts);
     let clean = Server::start(Front::Redis);
     let launcher = Launcher::script(HOLD_TWO)
         .redis(&format!("rediss://127.0.0.1:{}", network.port))
@@ -585,8 +519,7 @@ fn loads_and_faults_at_random_lose_nothing_and_leave_nothing() {
         .env("STUNNEL_SPARES", "0");
     let mut held = launcher.start_held();
     let clean_url = held.running.line();
-    let clean_port = clean_url.rsplit(':').next().unwrap().split('/').next().unwrap();
-    let clean_port: u16 = clean_port.parse().unwrap();
+    let clean_port = port_of(&clean_url);
     let pid = held.running.pid();
 
     let over = Arc::new(AtomicBool::new(false));
@@ -630,7 +563,7 @@ fn loads_and_faults_at_random_lose_nothing_and_leave_nothing() {
     let witnesses = witnessing.join().unwrap();
 
     // It is over: nothing breaks any more.
-    redis.wait(tls_port);
+    assert!(redis.answers());
     let broken = counts.broken.load(Ordering::Relaxed);
     run_apps(&mut apps, &counts, || thread::sleep(warm));
     let broken_later = counts.broken.load(Ordering::Relaxed) - broken;

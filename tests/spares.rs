@@ -13,16 +13,8 @@ use support::launcher::{HOLD, Held, Launcher, logged};
 use support::peer::Peer;
 use support::pki::Certificate;
 use support::resp::{Client, Reply};
-use support::servers::{Front, Options, PASSWORD, Server};
+use support::servers::{Front, Options, PASSWORD, Server, connections};
 use support::{eventually, eventually_within};
-
-/// Connections that Redis has beside the one that asks.
-fn connections(direct: &mut Client) -> usize {
-    match direct.ask(&["CLIENT", "LIST"]) {
-        Reply::Bulk(list) => String::from_utf8(list).unwrap().lines().count() - 1,
-        other => panic!("{other:?}"),
-    }
-}
 
 /// The number may have grown beyond one, where a handshake takes long.
 fn wait_for_a_spare(direct: &mut Client) {

@@ -533,10 +533,10 @@ fn a_command_that_becomes_another_user_still_gets_signals_and_the_tunnel() {
 #[test]
 fn a_command_that_daemonizes_ends_the_launcher_and_its_daemon_lives_on() {
     // A daemon has a session of its own: nobody's process group reaches it, as without the launcher.
-    let script =
-        "setsid sh -c 'echo $$; exec sleep 60 >/dev/null 2>&1' & wait_for=$!; sleep 0.1; exit 2";
+    let script = "setsid sh -c 'echo $$; exec sleep 60 >/dev/null 2>&1' & read -r _; exit 2";
     let mut running = Launcher::script(script).start();
     let daemon: i32 = running.line().parse().unwrap();
+    drop(running.stdin.take());
     assert_eq!(running.process.wait().code(), Some(2));
     assert!(is_alive(daemon));
     send_signal(daemon, libc::SIGKILL);

@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 
 use openssl::sha::Sha256;
 use openssl::ssl::{ShutdownState, SslStream};
-use support::launcher::{BINARY, HOLD, Launcher, logged, resident_kib, with_hosts};
+use support::launcher::{HOLD, Launcher, logged, port_of, with_hosts};
 use support::peer::Peer;
 use support::resp::{Client, Reply, request};
 use support::servers::{FRONTS, Front, PASSWORD, Server};
-use support::{cpu_ticks, eventually, reset, rest, two_free_ports};
+use support::{eventually, reset, rest, two_free_ports};
 
 const MIB: usize = 1024 * 1024;
 
@@ -488,7 +488,7 @@ fn a_failing_connection_harms_no_other() {
         .env("REDIS_STUNNEL_URLS", "REDIS_URL OTHER_URL");
     let mut held = launcher.start_held();
     let mut client = held.client();
-    let other: u16 = held.running.line().rsplit(':').next().unwrap().parse().unwrap();
+    let other = port_of(&held.running.line());
     for n in 0..20 {
         rest(Client::open(other).stream.get_mut());
         assert_eq!(client.ask(&["INCR", "n"]), Reply::line(&format!(":{}", n + 1)));
@@ -584,24 +584,6 @@ fn borrowed_socket(pid: i32, descriptor: i32) -> Option<socket2::Socket> {
 }
 
 #[test]
-fn a_fail_over_that_moves_the_name_is_followed() {
-    let folder = tempfile::tempdir().unwrap();
-    let hosts = folder.path().join("hosts");
-    let Some(launcher) = with_hosts(&hosts, "127.0.0.1 redis.test\n") else { return };
-    let old = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-    let port = old.local_addr().unwrap().port();
-    let new = TcpListener::bind(("127.0.0.2", port)).unwrap();
-    let _old = Peer::tls_on(old, |mut tls| tls.write_all(b"old").unwrap());
-    let _new = Peer::tls_on(new, |mut tls| tls.write_all(b"new").unwrap());
-
-    let held = launcher.redis(&format!("rediss://redis.test:{port}")).start_held();
-    let answer = || rest(held.open().stream.get_mut()).0;
-    assert_eq!(answer(), b"old");
-    std::fs::write(&hosts, "127.0.0.2 redis.test\n").unwrap();
-    assert_eq!(answer(), b"new");
-}
-
-#[test]
 fn a_dead_address_of_a_name_does_not_keep_a_live_one_from_working() {
     let folder = tempfile::tempdir().unwrap();
     let hosts = folder.path().join("hosts");
@@ -675,59 +657,6 @@ fn tunnels_take_consecutive_ports_from_the_first_on() {
         assert_eq!(ended.stdout, expected);
         Some(())
     });
-}
-
-#[test]
-fn without_descriptors_new_connections_wait_and_the_launcher_does_not_spin() {
-    let server = Server::start(Front::Redis);
-    let script = "ulimit -n 40; exec \"$0\" \"$@\"";
-    let held = Launcher::of("sh", ["-c", script, BINARY, "sh", "-c", HOLD])
-        .redis(&server.url())
-        .start_held();
-    let mut clients: Vec<Client> = (0..60).map(|_| held.open()).collect();
-    eventually("the descriptors are used up", || {
-        let open = std::fs::read_dir(format!("/proc/{}/fd", held.running.pid())).unwrap().count();
-        (open >= 39).then_some(())
-    });
-    let before = cpu_ticks(held.running.pid());
-    thread::sleep(Duration::from_secs(1)); // The time over which spinning would show.
-    let used = cpu_ticks(held.running.pid()) - before;
-    assert!(used < 50, "{used} of 100 ticks were spent on waiting");
-    // Those that came first work; when they leave, the others have their turn.
-    let mut last = clients.pop().unwrap();
-    assert_eq!(
-        eventually("a client is served", || clients
-            .pop()
-            .map(drop)
-            .map_or_else(|| Some(last.ask(&["AUTH", PASSWORD])), |()| None)),
-        Reply::line("+OK")
-    );
-    let log = held.finish().stderr;
-    assert!(log.contains("at=accept-failed") || log.contains("at=connection-failed"), "{log}");
-    assert!(log.contains("raise the limit on open files"), "{log}");
-}
-
-#[test]
-fn memory_stays_bounded_while_a_server_takes_nothing() {
-    let peer = Peer::tls(|tls| {
-        let mut closed = [0; 1];
-        // Reads nothing until the app is gone.
-        eventually("the app gives up", || {
-            tls.get_ref().peek(&mut closed).map_or(Some(()), |_| None)
-        });
-    });
-    let held = Launcher::hold(&peer.url());
-    let mut app = held.open().stream.into_inner();
-    app.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
-    let chunk = vec![0; MIB];
-    let stalled = (0..1024).find_map(|_| app.write_all(&chunk).err());
-    assert!(matches!(
-        stalled.map(|error| error.kind()),
-        Some(ErrorKind::WouldBlock | ErrorKind::TimedOut)
-    ));
-    let kib = resident_kib(held.running.pid());
-    assert!(kib < 64 * 1024, "{kib} KiB");
-    reset(&app);
 }
 
 #[test]

@@ -44,10 +44,26 @@ extern "C" fn look_around() {
 pub struct Inherited {
     mask: SigSet,
     sigchld_was_ignored: bool,
-    /// The soft and the hard limit on open descriptors.
-    descriptors: Option<(rlim_t, rlim_t)>,
-    /// The soft and the hard limit on the size of a core dump.
-    core: Option<(rlim_t, rlim_t)>,
+    /// On open descriptors, and on the size of a core dump; `None` where it could not be changed.
+    limits: [Option<Limit>; 2],
+}
+
+/// A resource limit as it was found.
+#[derive(Debug, Clone, Copy)]
+struct Limit {
+    resource: Resource,
+    soft: rlim_t,
+    hard: rlim_t,
+}
+
+impl Limit {
+    /// Changes the soft limit to what `wanted` makes of the hard one; returns what was found. One that cannot be
+    /// changed stays.
+    fn change(resource: Resource, wanted: impl Fn(rlim_t) -> rlim_t) -> Option<Limit> {
+        let (soft, hard) = getrlimit(resource).ok()?;
+        setrlimit(resource, wanted(hard), hard).ok()?;
+        Some(Limit { resource, soft, hard })
+    }
 }
 
 /// A core dump would write passwords, keys and traffic to a disk. With a limit of 1 there is none, and none is piped to
@@ -72,28 +88,22 @@ impl Inherited {
         let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
         // SAFETY: installs no handler, so nothing can be interrupted by one.
         let sigchld = unsafe { sigaction(Signal::SIGCHLD, &default)? };
-        // A limit that cannot be raised stays: `accept` reports it when it is reached.
-        let descriptors = getrlimit(Resource::RLIMIT_NOFILE)
-            .ok()
-            .filter(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, *hard, *hard).is_ok());
-        let core = getrlimit(Resource::RLIMIT_CORE).ok().filter(|(_, hard)| {
-            setrlimit(Resource::RLIMIT_CORE, NO_CORE.min(*hard), *hard).is_ok()
-        });
+        // Descriptors that cannot be had: `accept` reports it when it comes to that.
+        let limits = [
+            Limit::change(Resource::RLIMIT_NOFILE, |hard| hard),
+            Limit::change(Resource::RLIMIT_CORE, |hard| NO_CORE.min(hard)),
+        ];
         Ok(Inherited {
             mask,
             sigchld_was_ignored: matches!(sigchld.handler(), SigHandler::SigIgn),
-            descriptors,
-            core,
+            limits,
         })
     }
 
     /// Gives everything back; called between fork and exec, and async-signal-safe for that.
     pub fn give_back(&self) -> io::Result<()> {
-        if let Some((soft, hard)) = self.descriptors {
-            setrlimit(Resource::RLIMIT_NOFILE, soft, hard)?;
-        }
-        if let Some((soft, hard)) = self.core {
-            setrlimit(Resource::RLIMIT_CORE, soft, hard)?;
+        for Limit { resource, soft, hard } in self.limits.iter().flatten() {
+            setrlimit(*resource, *soft, *hard)?;
         }
         restore(Signal::SIGCHLD, self.sigchld_was_ignored)?;
         Inherited::restore_before_exec()?;

@@ -1,5 +1,6 @@
 //! The app's end of a connection: a TCP stream, or a Unix one.
 
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -20,11 +21,11 @@ pub enum AppStream {
 
 impl AppStream {
     /// Who is there, for the log: an address, or a process.
-    pub fn peer(&self) -> Option<String> {
+    pub fn peer(&self) -> Peer {
         match self {
-            AppStream::Tcp(_, address) => Some(address.to_string()),
+            AppStream::Tcp(_, address) => Peer::Address(*address),
             AppStream::Unix(stream) => {
-                stream.peer_cred().ok()?.pid().map(|pid| format!("pid:{pid}"))
+                Peer::Process(stream.peer_cred().ok().and_then(|credentials| credentials.pid()))
             }
         }
     }
@@ -34,6 +35,24 @@ impl AppStream {
         match self {
             AppStream::Tcp(stream, _) => Some(stream),
             AppStream::Unix(_) => None,
+        }
+    }
+}
+
+/// Who is at the other end of an [`AppStream`]; spelled only when it is logged.
+#[derive(Debug, Clone, Copy)]
+pub enum Peer {
+    Address(SocketAddr),
+    /// `None` where the system does not tell.
+    Process(Option<i32>),
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Peer::Address(address) => address.fmt(f),
+            Peer::Process(Some(pid)) => write!(f, "pid:{pid}"),
+            Peer::Process(None) => f.write_str("unknown"),
         }
     }
 }

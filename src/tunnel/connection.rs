@@ -27,7 +27,7 @@ const IGNORED: usize = 4096;
 pub async fn serve(mut app: AppStream, tunnel: &Arc<Tunnel>) {
     let started = Instant::now();
     tunnel.totals.connection();
-    debug!(at = "connection-accepted", var = tunnel.variable(), peer = app.peer());
+    debug!(at = "connection-accepted", var = tunnel.variable(), peer = %app.peer());
     // Boxed, like all that happens once: an idle connection is to hold no room for it.
     let redis = Box::pin(reach_redis(tunnel)).await;
     match redis {
@@ -99,7 +99,7 @@ async fn carry(app: AppStream, redis: TlsUpstream, started: Instant, tunnel: &Ar
     info!(
         at = "connection-closed",
         var = tunnel.variable(),
-        peer,
+        peer = %peer,
         upstream = %tunnel.plan.upstream,
         address = address.ok().map(|address| address.to_string()),
         sent,

@@ -453,7 +453,7 @@ fn later(moment: Instant, timeout: Duration) -> Instant {
 mod tests {
     use std::collections::VecDeque;
 
-    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex, join};
 
     use super::*;
 
@@ -608,34 +608,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_redis_that_takes_nothing_any_more_and_says_nothing_ends_in_a_reset() {
-        struct Deaf;
-        impl AsyncRead for Deaf {
-            fn poll_read(
-                self: Pin<&mut Self>,
-                _: &mut Context<'_>,
-                _: &mut ReadBuf<'_>,
-            ) -> Poll<io::Result<()>> {
-                Poll::Pending
-            }
-        }
-        impl AsyncWrite for Deaf {
-            fn poll_write(
-                self: Pin<&mut Self>,
-                _: &mut Context<'_>,
-                _: &[u8],
-            ) -> Poll<io::Result<usize>> {
-                Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
-            }
-            fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-                Poll::Ready(Ok(()))
-            }
-            fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-                Poll::Ready(Ok(()))
-            }
-        }
+        let (silent, _far) = duplex(1);
+        let mut deaf = join(silent, Scripted::new(vec![], 0));
         let mut app = Scripted::new(vec![Ok(b"request")], usize::MAX);
         let timeout = Some(Duration::from_secs(3600));
-        let end = Relay::new(&mut app, &mut Deaf, timeout, &Totals::default()).await;
+        let end = Relay::new(&mut app, &mut deaf, timeout, &Totals::default()).await;
         assert!(matches!(end, End::Reset(Side::Redis, _)), "{end:?}");
     }
 

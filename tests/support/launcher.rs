@@ -89,8 +89,7 @@ impl Launcher {
     pub fn start_held(self) -> Held {
         let mut running = self.start();
         let url = running.line();
-        let port = url.rsplit(':').next().and_then(|rest| rest.split('/').next()?.parse().ok());
-        let port = port.unwrap_or_else(|| panic!("no local URL: {url}"));
+        let port = port_of(&url);
         Held { running, url, port }
     }
 }
@@ -180,6 +179,12 @@ pub fn with_hosts(hosts: &Path, content: &str) -> Option<Launcher> {
         return None;
     }
     Some(Launcher::of("unshare", words.into_iter().chain([BINARY, "sh", "-c", HOLD])))
+}
+
+/// The port in a local URL.
+pub fn port_of(url: &str) -> u16 {
+    let port = url.rsplit(':').next().and_then(|rest| rest.split('/').next()?.parse().ok());
+    port.unwrap_or_else(|| panic!("no local URL: {url}"))
 }
 
 /// Sends signal `number`, real-time ones included, to a process.

@@ -3,11 +3,12 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use tempfile::TempDir;
 
 use super::pki::Certificate;
-use super::resp::Client;
+use super::resp::{Client, Reply};
 use super::slow_link::SlowLink;
 use super::{Process, eventually, two_free_ports};
 
@@ -41,6 +42,14 @@ pub struct Options<'a> {
     pub link: Option<&'a SlowLink>,
 }
 
+/// Connections that Redis has beside the one that asks.
+pub fn connections(direct: &mut Client) -> usize {
+    match direct.ask(&["CLIENT", "LIST"]) {
+        Reply::Bulk(list) => String::from_utf8(list).unwrap().lines().count() - 1,
+        other => panic!("{other:?}"),
+    }
+}
+
 /// A Redis with plaintext on `port` and TLS on `port + 1`.
 pub struct Server {
     /// Where it listens: 127.0.0.1, unless a link leads to it.
@@ -48,6 +57,8 @@ pub struct Server {
     pub port: u16,
     front: Front,
     folder: TempDir,
+    /// As they were started: Redis first.
+    commands: Vec<Command>,
     processes: Vec<Process>,
 }
 
@@ -77,7 +88,8 @@ impl Server {
     pub fn try_start(front: Front, port: u16, options: Options<'_>) -> Option<Server> {
         let folder = tempfile::tempdir().unwrap();
         let address = options.link.map_or("127.0.0.1", |link| link.address.as_str()).to_owned();
-        let mut server = Server { address, port, front, folder, processes: Vec::new() };
+        let mut server =
+            Server { address, port, front, folder, commands: Vec::new(), processes: Vec::new() };
         let own =
             options.certificate.is_none().then(|| Certificate::self_signed(server.folder.path()));
         let certificate = options.certificate.or(own.as_ref()).expect("one of both");
@@ -147,10 +159,11 @@ impl Server {
         let child =
             command.spawn().unwrap_or_else(|error| panic!("{name} (see bin/setup): {error}"));
         self.processes.push(Process(child));
+        self.commands.push(command);
     }
 
     /// Waits until both ports answer; `false` when a server gave up.
-    fn answers(&mut self) -> bool {
+    pub fn answers(&mut self) -> bool {
         let (address, ports) = (self.address.clone(), [self.port, self.tls_port()]);
         eventually("the servers answer", || {
             if self.processes.iter_mut().any(|process| process.0.try_wait().unwrap().is_some()) {
@@ -168,9 +181,17 @@ impl Server {
         self.port + 1
     }
 
-    /// The processes' ids: `redis-server`'s first.
-    pub fn pids(&self) -> Vec<i32> {
-        self.processes.iter().map(Process::pid).collect()
+    /// The process id of its `redis-server`.
+    pub fn pid(&self) -> i32 {
+        self.processes[0].pid()
+    }
+
+    /// Kills its `redis-server`, and starts it anew after some time; does not wait until it answers.
+    pub fn restart(&mut self, away: Duration) {
+        self.processes[0].0.kill().unwrap();
+        self.processes[0].wait();
+        std::thread::sleep(away); // How long it is away: what the caller wants to see.
+        self.processes[0] = Process(self.commands[0].spawn().unwrap());
     }
 
     /// The URL by which an app knows it.
