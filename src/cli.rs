@@ -20,9 +20,24 @@ pub struct Setting {
     /// What holds when neither is given, in the form in which a user would write it. Empty: nothing.
     pub default: &'static str,
     /// How the help shows a default that is no literal value.
-    default_shown: &'static str,
+    pub default_shown: &'static str,
     value_name: &'static str,
     help: &'static str,
+    /// Whether an error may repeat any value: it is no secret, as paths and pins are none.
+    pub is_public: bool,
+}
+
+impl Setting {
+    /// What a setting has that says nothing else.
+    const PLAIN: Setting = Setting {
+        option: "",
+        variable: "",
+        default: "",
+        default_shown: "",
+        value_name: "",
+        help: "",
+        is_public: false,
+    };
 }
 
 pub const ENABLED: Setting = Setting {
@@ -33,6 +48,7 @@ pub const ENABLED: Setting = Setting {
     value_name: "BOOL",
     help: "1/true/yes/on or 0/false/no/off. When false, start-stunnel becomes COMMAND: no tunnel, \
            environment untouched",
+    ..Setting::PLAIN
 };
 pub const URLS: Setting = Setting {
     option: "urls",
@@ -41,6 +57,7 @@ pub const URLS: Setting = Setting {
     default_shown: "REDIS_URL HEROKU_REDIS_* REDIS_ENDPOINT_*_URL",
     value_name: "NAMES",
     help: "Names of the variables that hold Redis URLs, separated by spaces or commas",
+    ..Setting::PLAIN
 };
 pub const REDISS: Setting = Setting {
     option: "rediss",
@@ -49,6 +66,7 @@ pub const REDISS: Setting = Setting {
     default_shown: "tunnel",
     value_name: "MODE",
     help: "For rediss:// and valkeys:// URLs: tunnel, or passthrough (the app does its own TLS)",
+    ..Setting::PLAIN
 };
 pub const PORT_OFFSET: Setting = Setting {
     option: "port-offset",
@@ -57,6 +75,7 @@ pub const PORT_OFFSET: Setting = Setting {
     default_shown: "1",
     value_name: "N",
     help: "TLS port = URL port + N, for redis:// and valkey:// URLs",
+    ..Setting::PLAIN
 };
 pub const LISTEN: Setting = Setting {
     option: "listen",
@@ -66,6 +85,7 @@ pub const LISTEN: Setting = Setting {
     value_name: "WHERE",
     help: "tcp (a port of 127.0.0.1, open to every user of this machine), or unix (a socket for this user alone; \
            the URL becomes unix://, which not every client takes)",
+    ..Setting::PLAIN
 };
 pub const LISTEN_PORT: Setting = Setting {
     option: "listen-port",
@@ -73,8 +93,18 @@ pub const LISTEN_PORT: Setting = Setting {
     default: "6371",
     default_shown: "6371",
     value_name: "PORT",
-    help: "First local port; the next tunnel takes the next one. A taken port falls back to one \
-           that the kernel picks. 0: always the kernel's pick",
+    help: "First local port; the next tunnel takes the next one. 0: always the kernel's pick",
+    ..Setting::PLAIN
+};
+pub const PORT_TAKEN: Setting = Setting {
+    option: "port-taken",
+    variable: "STUNNEL_PORT_TAKEN",
+    default: "move",
+    default_shown: "move",
+    value_name: "WHAT",
+    help: "When a local port is taken: move (to one that the kernel picks; COMMAND's URL has it), or fail (exit \
+           78), for a port that others know",
+    ..Setting::PLAIN
 };
 pub const VERIFY: Setting = Setting {
     option: "verify",
@@ -83,6 +113,7 @@ pub const VERIFY: Setting = Setting {
     default_shown: "none",
     value_name: "LEVEL",
     help: "none; ca (the certificate's chain); full (chain and host name)",
+    ..Setting::PLAIN
 };
 pub const CA_FILE: Setting = Setting {
     option: "ca-file",
@@ -92,16 +123,10 @@ pub const CA_FILE: Setting = Setting {
     value_name: "FILE",
     help: "PEM bundle of the CAs to trust instead of the system's roots. STUNNEL_CA_PEM holds the \
            PEM text itself; both together: both are trusted",
+    ..Setting::PLAIN
 };
 /// Has no option: a command line is no place for a bundle.
-pub const CA_PEM: Setting = Setting {
-    option: "",
-    variable: "STUNNEL_CA_PEM",
-    default: "",
-    default_shown: "",
-    value_name: "",
-    help: "",
-};
+pub const CA_PEM: Setting = Setting { variable: "STUNNEL_CA_PEM", ..Setting::PLAIN };
 pub const PIN: Setting = Setting {
     option: "pin",
     variable: "STUNNEL_PIN",
@@ -110,6 +135,7 @@ pub const PIN: Setting = Setting {
     value_name: "PINS",
     help: "sha256//BASE64 of the server key's SubjectPublicKeyInfo, as curl's --pinnedpubkey; several \
            joined by ;. Holds under every --verify",
+    is_public: true,
 };
 pub const CLIENT_CERT: Setting = Setting {
     option: "client-cert",
@@ -118,6 +144,7 @@ pub const CLIENT_CERT: Setting = Setting {
     default_shown: "none",
     value_name: "PEM",
     help: "Client certificate for servers that ask for one: a PEM file, or the PEM text itself",
+    ..Setting::PLAIN
 };
 pub const CLIENT_KEY: Setting = Setting {
     option: "client-key",
@@ -126,6 +153,7 @@ pub const CLIENT_KEY: Setting = Setting {
     default_shown: "none",
     value_name: "PEM",
     help: "The client certificate's key in PKCS#8: a PEM file, or the PEM text itself",
+    ..Setting::PLAIN
 };
 pub const SERVER_NAME: Setting = Setting {
     option: "server-name",
@@ -134,6 +162,7 @@ pub const SERVER_NAME: Setting = Setting {
     default_shown: "the URL's host",
     value_name: "NAME",
     help: "The name sent in SNI and checked under full",
+    ..Setting::PLAIN
 };
 pub const MIN_TLS: Setting = Setting {
     option: "min-tls",
@@ -142,6 +171,7 @@ pub const MIN_TLS: Setting = Setting {
     default_shown: "1.2",
     value_name: "VERSION",
     help: "Oldest TLS version to accept: 1.2 or 1.3",
+    ..Setting::PLAIN
 };
 pub const CONNECT_TIMEOUT: Setting = Setting {
     option: "connect-timeout",
@@ -150,6 +180,7 @@ pub const CONNECT_TIMEOUT: Setting = Setting {
     default_shown: "10s",
     value_name: "DURATION",
     help: "For name look-up, TCP and TLS handshake together",
+    ..Setting::PLAIN
 };
 pub const CONNECT_RETRY: Setting = Setting {
     option: "connect-retry",
@@ -159,6 +190,7 @@ pub const CONNECT_RETRY: Setting = Setting {
     value_name: "BOOL",
     help: "When Redis cannot be reached, keep trying until the connect timeout instead of failing \
            at once",
+    ..Setting::PLAIN
 };
 pub const IDLE_TIMEOUT: Setting = Setting {
     option: "idle-timeout",
@@ -167,6 +199,7 @@ pub const IDLE_TIMEOUT: Setting = Setting {
     default_shown: "24h",
     value_name: "DURATION",
     help: "Close a connection on which nothing moved for so long; 0: never",
+    ..Setting::PLAIN
 };
 pub const DRAIN_TIMEOUT: Setting = Setting {
     option: "drain-timeout",
@@ -176,6 +209,7 @@ pub const DRAIN_TIMEOUT: Setting = Setting {
     value_name: "DURATION",
     help: "After COMMAND has ended, how long bytes that it had already written may take to reach \
            Redis",
+    ..Setting::PLAIN
 };
 pub const SPARES: Setting = Setting {
     option: "spares",
@@ -185,6 +219,7 @@ pub const SPARES: Setting = Setting {
     value_name: "N",
     help: "Connections per tunnel, 0 to 8, that are kept ready while an app connects again and again; up to \
            8 when it does so fast. 0: none",
+    ..Setting::PLAIN
 };
 pub const FORWARD_SIGNALS: Setting = Setting {
     option: "forward-signals",
@@ -194,6 +229,7 @@ pub const FORWARD_SIGNALS: Setting = Setting {
     value_name: "WHEN",
     help: "auto (all; on a Heroku dyno all but SIGTERM, which the dyno manager itself sends to \
            every process), always, never",
+    ..Setting::PLAIN
 };
 pub const LOG_LEVEL: Setting = Setting {
     option: "log-level",
@@ -202,6 +238,7 @@ pub const LOG_LEVEL: Setting = Setting {
     default_shown: "notice",
     value_name: "LEVEL",
     help: "emerg alert crit err warning notice info debug, or 0 to 7",
+    ..Setting::PLAIN
 };
 pub const LOG_FORMAT: Setting = Setting {
     option: "log-format",
@@ -210,6 +247,7 @@ pub const LOG_FORMAT: Setting = Setting {
     default_shown: "logfmt",
     value_name: "FORMAT",
     help: "logfmt or json",
+    ..Setting::PLAIN
 };
 
 /// Every setting that has an option, in the order of `--help`.
@@ -220,6 +258,7 @@ pub const SETTINGS: &[&Setting] = &[
     &PORT_OFFSET,
     &LISTEN,
     &LISTEN_PORT,
+    &PORT_TAKEN,
     &VERIFY,
     &CA_FILE,
     &PIN,

@@ -45,12 +45,8 @@ pub fn bind(plan: &Plan, settings: &Settings) -> Result<Bound, ConfigError> {
             }
             None => {
                 let wanted = wanted_port(settings, index);
-                let (listener, port) = Listener::bind(wanted).map_err(|error| {
-                    let problem =
-                        format!("leads to 127.0.0.1:{wanted}, which cannot be bound ({error})");
-                    let remedy = "set it to a port from 1024 to 65535, or to 0";
-                    ConfigError::new(cli::LISTEN_PORT.variable, format!("{problem}; {remedy}"))
-                })?;
+                let (listener, port) = Listener::bind(wanted, settings.port_taken)
+                    .map_err(|error| no_port(wanted, &error))?;
                 (listener, Local::Port(port))
             }
         };
@@ -58,6 +54,20 @@ pub fn bind(plan: &Plan, settings: &Settings) -> Result<Bound, ConfigError> {
         bound.locals.push(local);
     }
     Ok(bound)
+}
+
+fn no_port(wanted: u16, error: &io::Error) -> ConfigError {
+    let remedy = match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            format!(
+                "end who listens there, or set another port, or {}=move",
+                cli::PORT_TAKEN.variable
+            )
+        }
+        _ => "set it to a port from 1024 to 65535, or to 0".to_owned(),
+    };
+    let problem = format!("leads to 127.0.0.1:{wanted}, which cannot be bound ({error})");
+    ConfigError::new(cli::LISTEN_PORT.variable, format!("{problem}; {remedy}"))
 }
 
 fn no_socket(error: io::Error) -> ConfigError {
@@ -196,24 +206,58 @@ fn tell_redis_cli(
 /// Reports that COMMAND could not be executed; returns the exit code for that.
 pub fn not_executed(words: &[OsString], error: &io::Error) -> u8 {
     let code = supervisor::exit_code_of(error);
-    let command = words[0].to_string_lossy();
-    let reason = match code {
-        127 => "no such command: check its name and PATH".to_owned(),
-        _ => error.to_string(),
-    };
-    err!(at = "command-failed", command = &*command, error = reason, code);
+    let program = words[0].to_string_lossy();
+    let (name, hint) = (program_name(&program), why_not_executed(&program, words.len(), code));
+    let error = error.to_string();
+    err!(at = "command-failed", command = name, error, code, hint);
     code
+}
+
+/// A program's name as a log may have it: nothing but the characters of a path, and nothing behind a space, since a
+/// whole command line, or an assignment, may have been given in its place, password and all.
+fn program_name(word: &str) -> &str {
+    let name = word.split_whitespace().next().unwrap_or_default();
+    let is_path = |c: char| c.is_alphanumeric() || "._-+/".contains(c);
+    if !name.is_empty() && name.chars().all(is_path) { name } else { "(not shown)" }
+}
+
+/// What the user may have meant.
+fn why_not_executed(program: &str, words: usize, code: u8) -> Option<&'static str> {
+    match code {
+        127 if words == 1 && program.contains(char::is_whitespace) => Some(
+            "the whole command line is one word: leave out the quotes around it, or put sh -c before it",
+        ),
+        127 if program.split('/').next().is_some_and(|start| start.contains('=')) => {
+            Some("this is no program, but an assignment: put env before it")
+        }
+        127 => Some("no such command: check its name and PATH"),
+        _ => None,
+    }
 }
 
 /// One line a tunnel, and what the user should know about it.
 fn announce(plan: &Plan, bound: &Bound, settings: &Settings) {
+    let urls = cli::URLS.variable;
     if !plan.found_urls() {
+        let remedy = match plan.others.is_empty() {
+            true => format!("Set REDIS_URL, or name your variables in {urls}"),
+            false => "Others do: see the next line".to_owned(),
+        };
         warning!(
             at = "no-redis-url",
             msg = format!(
-                "no variable holds a Redis URL; COMMAND runs without a tunnel. Set REDIS_URL, or name \
-                 your variables in {}",
-                cli::URLS.variable
+                "none of {} holds a Redis URL; COMMAND runs without a tunnel. {remedy}",
+                cli::URLS.default_shown
+            ),
+        );
+    }
+    if !plan.others.is_empty() {
+        notice!(
+            at = "not-tunnelled",
+            vars = plan.others.join(" "),
+            msg = format!(
+                "these hold Redis URLs and stay as they are; to tunnel them too, set {urls}=\"{}\"",
+                plan.with_others()
             ),
         );
     }
@@ -233,20 +277,6 @@ fn announce(plan: &Plan, bound: &Bound, settings: &Settings) {
             upstream = %tunnel.upstream,
             verify = tunnel.trust.verify.word(),
         );
-        if !tunnel.trust.authenticates() {
-            warning!(
-                at = "not-authenticated",
-                var = variables,
-                upstream = %tunnel.upstream,
-                msg = format!(
-                    "traffic is encrypted, but nothing proves that the server is the right one; \
-                     start-stunnel --check shows the value for {}, or set {}=full for a certificate of a \
-                     public CA",
-                    cli::PIN.variable,
-                    cli::VERIFY.variable
-                ),
-            );
-        }
         if tunnel.trust.verify == Verify::None && tunnel.trust.ca.is_some() {
             warning!(
                 at = "ca-unused",
@@ -257,6 +287,19 @@ fn announce(plan: &Plan, bound: &Bound, settings: &Settings) {
                 ),
             );
         }
+    }
+    if !plan.unauthenticated.is_empty() {
+        warning!(
+            at = "not-authenticated",
+            vars = plan.unauthenticated.join(" "),
+            msg = format!(
+                "traffic is encrypted, but nothing proves that the servers are the right ones: set {pin} \
+                 (start-stunnel --check prints the value), or {verify}=full for a certificate of a public CA; \
+                 {verify}=none says that it is meant so",
+                pin = cli::PIN.variable,
+                verify = cli::VERIFY.variable
+            ),
+        );
     }
 }
 

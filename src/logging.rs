@@ -24,6 +24,9 @@ use crate::settings::{LogFormat, LogLevel, LogSettings};
 /// the traffic.
 const MOST_WAITING_LINES: usize = 4096;
 
+/// Who wrote a line: so that it is found, or left out, among the app's own.
+const LOGGER: &str = "start-stunnel";
+
 /// Starts logging. Lines are written by a thread of their own; dropping the guard waits for those
 /// that are still on their way (about a second at most).
 ///
@@ -83,6 +86,7 @@ where
         let mut fields = Fields(vec![
             ("ts", Value::from(time)),
             ("level", Value::from(syslog_name(event.metadata().level()))),
+            ("logger", Value::from(LOGGER)),
         ]);
         event.record(&mut fields);
         match self.0 {

@@ -10,7 +10,7 @@ use start_stunnel::cli::Invocation;
 use start_stunnel::launch;
 use start_stunnel::logging::{self, err};
 use start_stunnel::plan::Plan;
-use start_stunnel::settings::{ConfigError, Environment, Reader};
+use start_stunnel::settings::{ConfigError, Environment, Reader, Reported, Settings};
 use start_stunnel::supervisor;
 use start_stunnel::tls;
 
@@ -48,8 +48,7 @@ fn run(invocation: Invocation) -> u8 {
     }
     let environment: Environment = env::vars_os().collect();
     let mut reader = Reader::new(&invocation, &environment);
-    let enabled = reader.enabled();
-    if enabled == Some(false) {
+    if reader.enabled() == Ok(false) {
         if invocation.print_env || invocation.check {
             eprintln!(
                 "start-stunnel is disabled: no tunnel, and COMMAND's environment is untouched"
@@ -61,13 +60,9 @@ fn run(invocation: Invocation) -> u8 {
         return launch::not_executed(&invocation.command, &error);
     }
 
-    let settings = reader.settings();
-    reader.check_general_url_settings();
-    let listed = reader.urls();
-    let plan = listed.map(|listed| Plan::make(listed, &environment, &mut reader));
-    let (Some(settings), Some(plan), true) = (settings, plan, reader.errors.is_empty()) else {
+    let Ok((settings, plan)) = configure(&mut reader, &environment) else {
         let _log = logging::init(reader.log_settings_for_errors());
-        return misconfigured(&reader.errors);
+        return misconfigured(reader.mistakes.all());
     };
 
     // SAFETY: this is the only thread.
@@ -94,6 +89,20 @@ fn run(invocation: Invocation) -> u8 {
         false => launch::run(invocation.command, environment, &settings, plan, bound, inherited),
     };
     done.unwrap_or_else(|error| internal_error(&error))
+}
+
+/// Reads everything, so that all mistakes are found.
+fn configure(
+    reader: &mut Reader<'_>,
+    environment: &Environment,
+) -> Result<(Settings, Plan), Reported> {
+    let enabled = reader.enabled();
+    let settings = reader.settings();
+    let general = reader.check_general_url_settings();
+    let plan = reader.urls().and_then(|listed| Plan::make(listed, environment, reader));
+    enabled?;
+    general?;
+    Ok((settings?, plan?))
 }
 
 fn internal_error(error: &anyhow::Error) -> u8 {

@@ -2,6 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
+use std::net::Ipv4Addr;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
@@ -11,7 +12,8 @@ use crate::cli;
 use crate::redis_url::{Credentials, Local, Problem, RedisUrl, Scheme, UNIX};
 use crate::secret::{MASK, Secret};
 use crate::settings::{
-    ConfigError, Environment, Reader, Rediss, TrustSettings, UrlSettings, lookup,
+    ConfigError, Environment, Reader, Rediss, Reported, TrustSettings, UrlSettings,
+    is_variable_name, lookup,
 };
 
 /// The variable that is always looked at first.
@@ -77,6 +79,10 @@ enum Fate {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
     pub tunnels: Vec<Tunnel>,
+    /// The variables whose servers nothing authenticates, without anybody having said so.
+    pub unauthenticated: Vec<String>,
+    /// The variables with a Redis URL that stay as they are, since nobody names them.
+    pub others: Vec<String>,
     /// Name, value as found, and fate of each Redis variable, in the order of the contract.
     variables: Vec<(String, String, Fate)>,
 }
@@ -103,60 +109,69 @@ pub struct RedisCli {
 
 impl Plan {
     /// Decides about every Redis variable: those `listed` by the user, or those that are discovered.
-    /// Mistakes go into `reader.errors`.
+    ///
+    /// # Errors
+    /// When anything about any of them is wrong.
     pub fn make(
         listed: Option<Vec<String>>,
         environment: &Environment,
         reader: &mut Reader<'_>,
-    ) -> Plan {
+    ) -> Result<Plan, Reported> {
         let mut plan = Plan::default();
+        let mut wrong = None;
         for (name, listed) in candidates(listed, environment) {
-            if let Some(value) = tunnelled_socket(&name, environment) {
-                plan.variables.push((name, value, Fate::UntouchedSocket));
-                continue;
-            }
-            let decided = url_in(&name, listed, environment).and_then(|found| match found {
-                Some((value, url)) => plan.decide(name, value, url, environment, reader),
-                None => Ok(()),
-            });
-            if let Err(error) = decided {
-                reader.errors.push(error);
+            match plan.decide(&name, listed, environment, reader) {
+                Ok(Some((value, fate))) => plan.variables.push((name, value, fate)),
+                Ok(None) => {}
+                Err(reported) => wrong = Some(reported),
             }
         }
-        plan
+        plan.others = other_urls(&plan, environment);
+        wrong.map_or(Ok(plan), Err)
     }
 
-    /// Decides about the URL in one variable. Mistakes in its settings go into `reader.errors`.
+    /// Decides about the variable `name`; `None` when there is no URL in it, and need be none.
     fn decide(
         &mut self,
-        name: String,
-        value: String,
-        url: RedisUrl,
+        name: &str,
+        listed: bool,
         environment: &Environment,
         reader: &mut Reader<'_>,
-    ) -> Result<(), ConfigError> {
-        let fate = if is_own(&name, OsStr::new(&value), environment) {
-            Fate::Untouched(Box::new(url))
-        } else {
-            let wishes = url.tls_wishes().map_err(|problem| ConfigError::new(&name, problem))?;
-            let Some(own) = reader.url_settings(&name, &wishes) else {
-                return Ok(());
-            };
-            if url.scheme().is_tls() && own.rediss == Rediss::Passthrough {
-                Fate::Untouched(Box::new(url))
-            } else {
-                let (upstream, port_moved) = upstream_of(&name, &url, &own)?;
-                let tunnel = self.tunnel_to(&name, upstream, own.trust, port_moved);
-                Fate::Tunnelled(tunnel, Box::new(url))
-            }
+    ) -> Result<Option<(String, Fate)>, Reported> {
+        if let Some(value) = tunnelled_socket(name, environment) {
+            return Ok(Some((value, Fate::UntouchedSocket)));
+        }
+        let Some((value, url)) = reader.mistakes.check(url_in(name, listed, environment))? else {
+            return Ok(None);
         };
-        self.variables.push((name, value, fate));
-        Ok(())
+        if is_own(name, OsStr::new(&value), environment) && leads_to_a_tunnel(&url) {
+            return Ok(Some((value, Fate::Untouched(Box::new(url)))));
+        }
+        let wishes = url.tls_wishes().map_err(|problem| ConfigError::new(name, problem));
+        let wishes = reader.mistakes.check(wishes)?;
+        let settings = reader.url_settings(name, &wishes)?;
+        if url.scheme().is_tls() && settings.rediss == Rediss::Passthrough {
+            return Ok(Some((value, Fate::Untouched(Box::new(url)))));
+        }
+        let upstream = upstream_of(name, &url, &settings);
+        let (upstream, port_moved) = reader.mistakes.check(upstream)?;
+        if !settings.trust.authenticates() && !settings.verify_chosen {
+            self.unauthenticated.push(name.to_owned());
+        }
+        let tunnel = self.tunnel_to(name, upstream, settings.trust, port_moved);
+        Ok(Some((value, Fate::Tunnelled(tunnel, Box::new(url)))))
     }
 
     /// Whether any Redis URL was found at all.
     pub fn found_urls(&self) -> bool {
         !self.variables.is_empty()
+    }
+
+    /// What [`cli::URLS`] would have to be for the others to be tunnelled as well.
+    pub fn with_others(&self) -> String {
+        let names = self.variables.iter().map(|(name, ..)| name).chain(&self.others);
+        let names = names.map(String::as_str).filter(|name| is_variable_name(name));
+        names.collect::<Vec<_>>().join(" ")
     }
 
     /// What the first URL that leads through the tunnel of this index says about who the user is.
@@ -202,13 +217,14 @@ impl Plan {
     }
 
     /// What a redis-cli that is told nothing about its server needs to connect to the first tunnelled URL; `None` for
-    /// any other COMMAND. It knows no REDIS_URL of its own.
+    /// any other COMMAND, and for one with any option that is not known to be harmless. It knows no REDIS_URL of its own.
     pub fn redis_cli(&self, words: &[OsString], locals: &[Local]) -> Option<RedisCli> {
         let (program, rest) = words.split_first()?;
         let program = Path::new(program).file_name()?;
-        if !REDIS_CLIS.iter().any(|name| program == *name) || rest.iter().any(says_where) {
+        if !REDIS_CLIS.iter().any(|name| program == *name) {
             return None;
         }
+        let names_database = names_database(rest)?;
         let (name, _, index, url) = self.tunnelled().next()?;
         let mut options: Vec<OsString> = match &locals[index] {
             Local::Port(port) => {
@@ -216,7 +232,7 @@ impl Plan {
             }
             Local::Socket(path) => vec!["-s".into(), path.into()],
         };
-        if let Some(database) = url.database() {
+        if let Some(database) = url.database().filter(|_| !names_database) {
             options.extend(["-n".into(), database.into()]);
         }
         let credentials = url.credentials();
@@ -293,35 +309,89 @@ fn candidates(listed: Option<Vec<String>>, environment: &Environment) -> Vec<(St
         .keys()
         .filter_map(|name| name.to_str())
         .filter(|name| name.starts_with("HEROKU_REDIS_") || is_endpoint(name))
-        .filter(|name| !name.ends_with(OWN_SUFFIX) && !name.contains("_STUNNEL_"));
+        .filter(|name| !is_ours(name));
     // The environment is a sorted map: alphabetical order comes of itself.
     std::iter::once(REDIS_URL).chain(discovered).map(|name| (name.to_owned(), false)).collect()
 }
 
-/// Whether an argument of redis-cli says where to connect, or as whom: then it is left alone, whatever else it is, since
-/// our password must not go to another server.
-fn says_where(argument: &OsString) -> bool {
-    const OPTIONS: [&str; 13] = [
-        "-h",
-        "-p",
-        "-s",
-        "-u",
-        "-a",
-        "-n",
-        "--user",
-        "--pass",
-        "--askpass",
-        "--tls",
-        "--help",
-        "--version",
-        "--cluster",
-    ];
-    OPTIONS.iter().any(|option| argument == *option)
+/// The options of redis-cli that leave it to us which server is asked, as whom, and whether it stays with that server,
+/// each with the number of words that follow it: <https://redis.io/docs/latest/develop/tools/cli/>.
+const HARMLESS_OPTIONS: [(&str, usize); 31] = [
+    ("-2", 0),
+    ("-3", 0),
+    ("-D", 1),
+    ("-X", 1),
+    ("-d", 1),
+    ("-e", 0),
+    ("-i", 1),
+    ("-n", 1),
+    ("-r", 1),
+    ("-x", 0),
+    ("--bigkeys", 0),
+    ("--count", 1),
+    ("--csv", 0),
+    ("--eval", 1),
+    ("--hotkeys", 0),
+    ("--json", 0),
+    ("--latency", 0),
+    ("--latency-dist", 0),
+    ("--latency-history", 0),
+    ("--memkeys", 0),
+    ("--memkeys-samples", 1),
+    ("--no-auth-warning", 0),
+    ("--no-raw", 0),
+    ("--pattern", 1),
+    ("--pipe", 0),
+    ("--pipe-timeout", 1),
+    ("--quoted-input", 0),
+    ("--raw", 0),
+    ("--scan", 0),
+    ("--show-pushes", 1),
+    ("--stat", 0),
+];
+
+/// Whether redis-cli's own `-n` is among its options, if it has no option but [`HARMLESS_OPTIONS`]; else `None`: our
+/// password must not go to another server.
+fn names_database(arguments: &[OsString]) -> Option<bool> {
+    let mut names_database = false;
+    let mut rest = arguments.iter();
+    // What does not begin with a dash is the command for Redis, and all behind it belongs to that.
+    while let Some(option) = rest.next().filter(|word| word.as_bytes().starts_with(b"-")) {
+        let (option, words) = HARMLESS_OPTIONS.iter().find(|(known, _)| option == *known)?;
+        names_database |= *option == "-n";
+        for _ in 0..*words {
+            rest.next()?;
+        }
+    }
+    Some(names_database)
 }
 
 /// Whether an outer launcher made this value of variable `name`.
 fn is_own(name: &str, value: &OsStr, environment: &Environment) -> bool {
     lookup(environment, &format!("{name}{OWN_SUFFIX}")) == Some(value)
+}
+
+/// Whether `url` leads where a launcher listens: without TLS to 127.0.0.1.
+fn leads_to_a_tunnel(url: &RedisUrl) -> bool {
+    !url.scheme().is_tls() && matches!(url.host(), Host::Ipv4(Ipv4Addr::LOCALHOST))
+}
+
+/// The names of variables with a Redis URL about which `plan` decides nothing.
+fn other_urls(plan: &Plan, environment: &Environment) -> Vec<String> {
+    let is_url = |value: &OsString| value.to_str().and_then(Scheme::of).is_some();
+    environment
+        .iter()
+        .filter(|(_, value)| is_url(value))
+        .filter_map(|(name, _)| name.to_str())
+        .filter(|name| !is_ours(name))
+        .filter(|name| plan.variables.iter().all(|(known, ..)| known != name))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Whether a name is of the launcher's own making, or of one of its settings.
+fn is_ours(name: &str) -> bool {
+    name.ends_with(OWN_SUFFIX) || name.contains("_STUNNEL_")
 }
 
 /// The value of variable `name`, if it leads to an outer launcher's Unix socket.
@@ -418,18 +488,14 @@ fn begins_with_url(text: &[u8], url: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::settings::tests::{environment, invocation};
+    use crate::settings::tests::{environment, invocation, reader};
 
     fn plan_with(options: &[&str], environment: &Environment) -> Result<Plan, Vec<String>> {
         let invocation = invocation(options);
-        let mut reader = Reader::new(&invocation, environment);
+        let mut reader = reader(&invocation, environment);
         let listed = reader.urls().expect("good names");
-        let plan = Plan::make(listed, environment, &mut reader);
-        if reader.errors.is_empty() {
-            Ok(plan)
-        } else {
-            Err(reader.errors.iter().map(ConfigError::to_string).collect())
-        }
+        Plan::make(listed, environment, &mut reader)
+            .map_err(|_| reader.mistakes.all().iter().map(ConfigError::to_string).collect())
     }
 
     fn plan(options: &[&str], pairs: &[(&str, &str)]) -> Result<Plan, Vec<String>> {
@@ -741,6 +807,11 @@ mod tests {
                 "/usr/bin/valkey-cli -h 127.0.0.1 -p 7 -n 3 --user user -3",
             ),
             (&["redis-cli", "get", "k"], "redis-cli -h 127.0.0.1 -p 7 -n 3 --user user get k"),
+            (
+                &["redis-cli", "-r", "5", "--raw", "get", "-h"],
+                "redis-cli -h 127.0.0.1 -p 7 -n 3 --user user -r 5 --raw get -h",
+            ),
+            (&["redis-cli", "-n", "1"], "redis-cli -h 127.0.0.1 -p 7 --user user -n 1"),
         ] {
             assert_eq!(told(words, port.clone()).as_deref(), Some(expected));
         }
@@ -754,6 +825,11 @@ mod tests {
             &["redis-cli", "-p", "1", "ping"],
             &["redis-cli", "-u", "redis://other"],
             &["redis-cli", "--tls"],
+            &["redis-cli", "-c"],
+            &["redis-cli", "-x", "--cluster", "info"],
+            &["redis-cli", "--no-such-option"],
+            &["redis-cli", "-r"],
+            &["redis-cli", "-"],
             &["redis-benchmark"],
             &["sh", "-c", "redis-cli"],
         ] {

@@ -119,19 +119,29 @@ impl fmt::Display for Problem {
             Problem::NoSlashes => "has no // behind its scheme",
             Problem::NoHost => "names no host",
             Problem::Host => {
-                "has a host that is neither a name nor an IP address (IPv6 in brackets)"
+                "has a host that is neither a name (letters, digits, - . and _) nor an IP address (IPv6 in brackets)"
             }
             Problem::Port => "has a port that is not a number from 1 to 65535",
-            Problem::UnescapedUserinfo => {
-                "has an @ behind its host; in a password write %2F for /, %3F for ? and %23 for #"
+            Problem::UnescapedUserinfo => "has an @ behind its host",
+            Problem::SeveralUrls => {
+                "holds more than one URL (give each a variable of its own), or a :// in its password"
             }
-            Problem::SeveralUrls => "holds more than one URL; give each a variable of its own",
             Problem::SslCertReqs => {
                 return f
                     .write_str("has an ssl_cert_reqs that is none of required, optional and none");
             }
         })?;
-        f.write_str("; expected redis://[USER]:[PASSWORD]@HOST[:PORT][/DATABASE]")
+        f.write_str("; expected redis://[USER]:[PASSWORD]@HOST[:PORT][/DATABASE]")?;
+        match self {
+            Problem::NoHost
+            | Problem::Host
+            | Problem::Port
+            | Problem::UnescapedUserinfo
+            | Problem::SeveralUrls => f.write_str(
+                ", with the password percent-encoded: %2F for /, %3F for ?, %23 for #, %40 for @, %3A for :",
+            ),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -209,16 +219,24 @@ impl RedisUrl {
             Some((userinfo, rest)) => (Some(Secret::new(userinfo)), rest),
             None => (None, authority),
         };
-        if Scheme::ALL.iter().any(|other| tail.contains(&format!("{}://", other.word()))) {
+        // Whoever forgot to percent-encode a password has one of these: then no part is what it seems to be.
+        let lists_hosts = userinfo.as_ref().is_some_and(|userinfo| {
+            let (_, behind) = split_off(userinfo.expose(), '@');
+            behind.is_some_and(|behind| behind.contains([',', ';']))
+        });
+        if rest.contains("://") || lists_hosts {
             return Err(Problem::SeveralUrls);
+        }
+        if tail.contains('@') {
+            return Err(Problem::UnescapedUserinfo);
         }
         let (host, port) = split_port(host_and_port)?;
         if host.is_empty() {
             return Err(Problem::NoHost);
         }
         let host = Host::parse(host).map_err(|_| Problem::Host)?;
-        if userinfo.is_none() && tail.contains('@') {
-            return Err(Problem::UnescapedUserinfo);
+        if matches!(&host, Host::Domain(name) if !is_host_name(name)) {
+            return Err(Problem::Host);
         }
 
         let (tail, fragment) = split_off(tail, '#');
@@ -381,6 +399,12 @@ impl fmt::Display for Spelled {
     }
 }
 
+/// Whether `name` has only what names of hosts have (RFC 1123 section 2.1, and the underscore of Docker's); the `url`
+/// crate takes more, `,` and `;` among them.
+fn is_host_name(name: &str) -> bool {
+    name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
+}
+
 /// Splits `h:1`, `[::1]:1`, `h:` and `h`; an absent or empty port means the default.
 fn split_port(authority: &str) -> Result<(&str, u16), Problem> {
     let after_host = match authority.strip_prefix('[') {
@@ -493,7 +517,7 @@ mod tests {
             ("redis://h/0?", "h", 6379, "redis://127.0.0.1:1/0?"),
             ("redis://h/0?a=1&&b", "h", 6379, "redis://127.0.0.1:1/0?a=1&&b"),
             ("redis://h/0#frag", "h", 6379, "redis://127.0.0.1:1/0#frag"),
-            ("redis://u:p@h/0?name=a@b", "h", 6379, "redis://u:p@127.0.0.1:1/0?name=a@b"),
+            ("redis://u:p@h/0?name=a%40b", "h", 6379, "redis://u:p@127.0.0.1:1/0?name=a%40b"),
             ("rediss://h/0?ssl_cert_reqs=none", "h", 6379, "redis://127.0.0.1:1/0"),
             (
                 "rediss://h/0?a=1&ssl_cert_reqs=required&b=2",
@@ -549,11 +573,33 @@ mod tests {
             (" redis://h", Problem::Unprintable),
             ("redis://:p\u{7}w@h", Problem::Unprintable),
             ("redis://:p w@h", Problem::Unprintable),
+            ("redis://a,b:6379", Problem::Host),
+            ("redis://a;b", Problem::Host),
+            ("redis://a%2Cb", Problem::Host),
+            ("redis://a$b", Problem::Host),
+            ("redis://:p@ss/word@host:6379/0", Problem::UnescapedUserinfo),
+            ("redis://:p@ss?word@host:6379/0", Problem::UnescapedUserinfo),
+            ("redis://:p@ss#word@host:6379/0", Problem::UnescapedUserinfo),
+            ("redis://user:12/34@host", Problem::UnescapedUserinfo),
+            ("redis://:p/w@host", Problem::UnescapedUserinfo),
+            ("redis://u:p@h/0?name=a@b", Problem::UnescapedUserinfo),
+            ("redis://:pw1@a,redis://:pw2@b", Problem::SeveralUrls),
+            ("redis://:pw1@a,:pw2@b", Problem::SeveralUrls),
+            ("redis://:a://b@h", Problem::SeveralUrls),
+            ("redis://h/0?proxy=http://x", Problem::SeveralUrls),
             ("redis://a/0,redis://b/0", Problem::SeveralUrls),
             ("redis://a/0;rediss://b/0", Problem::SeveralUrls),
         ];
         for (given, problem) in cases {
             assert_eq!(RedisUrl::parse(given), Err(problem), "{given:?}");
+        }
+    }
+
+    #[test]
+    fn who_forgot_to_percent_encode_a_password_is_told_so() {
+        for given in ["redis://:p@ss/word@host", "redis://:a@b,redis://:c@d", "redis://a,b:6379"] {
+            let problem = RedisUrl::parse(given).unwrap_err().to_string();
+            assert!(problem.contains("with the password percent-encoded: %2F for /"), "{problem}");
         }
     }
 

@@ -42,7 +42,23 @@ pub fn quotable(value: &str) -> String {
     if value.chars().all(plain) && value.len() <= LONGEST {
         format!("'{value}'")
     } else {
-        format!("a value of {} bytes, not shown", value.len())
+        hidden(value)
+    }
+}
+
+fn hidden(value: &str) -> String {
+    format!("a value of {} bytes, not shown", value.len())
+}
+
+/// A setting's value that is no secret, such as a path or a pin, as an error message may repeat it: as it is, unless it
+/// is PEM or a URL, which were then pasted into the wrong place.
+pub fn shown(value: &str) -> String {
+    const LONGEST: usize = 255;
+    let misplaced = ["-----BEGIN", "://", "@"].iter().any(|mark| value.contains(mark));
+    if misplaced || value.len() > LONGEST || value.chars().any(char::is_control) {
+        hidden(value)
+    } else {
+        format!("'{value}'")
     }
 }
 
@@ -65,6 +81,22 @@ mod tests {
             ["redis://:pw@h", "-----BEGIN KEY-----\nMII", "sha256//x", "x".repeat(41).as_str()]
         {
             assert!(quotable(hidden).ends_with("not shown"), "{hidden}");
+        }
+    }
+
+    #[test]
+    fn paths_and_pins_are_shown_and_what_was_put_in_their_place_is_not() {
+        for public in ["/etc/ssl/my ca.pem", "sha256//x=", "sha1//x;y", "sha256:AB:CD"] {
+            assert_eq!(shown(public), format!("'{public}'"));
+        }
+        for hidden in [
+            "redis://:pw@h",
+            "user:pw@h",
+            "-----BEGIN PRIVATE KEY-----",
+            "/a\nb",
+            "/".repeat(256).as_str(),
+        ] {
+            assert!(shown(hidden).ends_with("not shown"), "{hidden}");
         }
     }
 }

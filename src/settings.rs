@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use crate::cli::{self, Invocation, Setting};
 use crate::redis_url::TlsWishes;
-use crate::secret::{Secret, quotable};
-use crate::tls::Pin;
-use crate::tls::pem::{self, ClientIdentity, IdentityProblem};
+use crate::secret::{quotable, shown};
+use crate::tls::pem::{self, Authorities, ClientIdentity, IdentityProblem};
+use crate::tls::{self, Pin};
 
 /// The environment as the launcher found it.
 pub type Environment = BTreeMap<OsString, OsString>;
@@ -38,6 +38,38 @@ impl ConfigError {
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.name, self.problem)
+    }
+}
+
+/// Every mistake found so far, each once.
+#[derive(Debug, Default)]
+pub struct Mistakes(Vec<ConfigError>);
+
+/// The proof that a mistake was added to the [`Mistakes`]: nothing else makes one, so that whoever fails for a
+/// mistake cannot have forgotten to report it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reported(());
+
+impl Mistakes {
+    /// Adds a mistake, unless it is known already.
+    pub fn report(&mut self, error: ConfigError) -> Reported {
+        if !self.0.contains(&error) {
+            self.0.push(error);
+        }
+        Reported(())
+    }
+
+    /// What `result` has, or the proof that its mistake was reported.
+    ///
+    /// # Errors
+    /// [`Reported`], when `result` has a mistake.
+    pub fn check<T>(&mut self, result: Result<T, ConfigError>) -> Result<T, Reported> {
+        result.map_err(|error| self.report(error))
+    }
+
+    /// All of them, in the order in which they were found.
+    pub fn all(&self) -> &[ConfigError] {
+        &self.0
     }
 }
 
@@ -86,6 +118,15 @@ pub enum Listen {
     Unix,
 }
 
+/// What to do when a local port is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PortTaken {
+    /// Listen on another, which COMMAND's URL then has.
+    Move,
+    /// Start nothing.
+    Fail,
+}
+
 /// Whether signals are passed on to COMMAND.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ForwardSignals {
@@ -124,8 +165,8 @@ pub struct LogSettings {
 pub struct TrustSettings {
     pub verify: Verify,
     pub min_tls: MinTls,
-    /// PEM of the CAs to trust instead of the system's roots. Some bundles hold a key, too.
-    pub ca: Option<Secret>,
+    /// The CAs to trust instead of the system's roots.
+    pub ca: Option<Authorities>,
     /// The server's key must be one of these; empty: any.
     pub pins: Vec<Pin>,
     pub identity: Option<ClientIdentity>,
@@ -164,6 +205,7 @@ pub struct Settings {
     pub listen: Listen,
     /// The first local port; 0: the kernel's pick.
     pub listen_port: u16,
+    pub port_taken: PortTaken,
     pub connection: ConnectionSettings,
     pub forward_signals: ForwardSignals,
     pub log: LogSettings,
@@ -175,6 +217,8 @@ pub struct UrlSettings {
     pub rediss: Rediss,
     pub port_offset: PortOffset,
     pub trust: TrustSettings,
+    /// Whether the user has said how much of the certificate must hold: `none` is on purpose then.
+    pub verify_chosen: bool,
 }
 
 /// What is added to a plaintext URL's port.
@@ -191,14 +235,16 @@ pub struct PortOffset {
 pub struct Reader<'a> {
     invocation: &'a Invocation,
     environment: &'a Environment,
-    pub errors: Vec<ConfigError>,
+    /// Whether the system has certificates to trust.
+    system_roots: fn() -> bool,
+    pub mistakes: Mistakes,
     /// What holds for all URLs is read from its files once, however many there are.
-    general_ca: Option<Checked<Option<Secret>>>,
+    general_ca: Option<Checked<Option<Authorities>>>,
     general_identity: Option<Checked<Option<ClientIdentity>>>,
 }
 
-/// A setting's value; `None` when it is wrong, which stands in [`Reader::errors`] by then.
-type Checked<T> = Option<T>;
+/// A setting's value, unless it is wrong.
+type Checked<T> = Result<T, Reported>;
 
 /// A value, and where it came from.
 struct Found<'a> {
@@ -229,27 +275,38 @@ impl<'a> Reader<'a> {
         Reader {
             invocation,
             environment,
-            errors: Vec::new(),
+            system_roots: tls::roots::exist,
+            mistakes: Mistakes::default(),
             general_ca: None,
             general_identity: None,
         }
     }
 
-    /// Whether there is to be a tunnel at all; `None` when the switch itself is wrong.
-    pub fn enabled(&mut self) -> Option<bool> {
+    /// Whether there is to be a tunnel at all.
+    ///
+    /// # Errors
+    /// When the switch itself is wrong.
+    pub fn enabled(&mut self) -> Result<bool, Reported> {
         self.read(&cli::ENABLED, boolean)
     }
 
-    /// The names of `--urls`, each once, or none: then they are discovered. `None` when it is wrong.
-    pub fn urls(&mut self) -> Option<Option<Vec<String>>> {
+    /// The names of `--urls`, each once, or none: then they are discovered.
+    ///
+    /// # Errors
+    /// When it holds anything else.
+    pub fn urls(&mut self) -> Result<Option<Vec<String>>, Reported> {
         self.read(&cli::URLS, names)
     }
 
-    /// The settings of the launcher as a whole; `None` when any of them is wrong.
-    pub fn settings(&mut self) -> Option<Settings> {
+    /// The settings of the launcher as a whole.
+    ///
+    /// # Errors
+    /// When any of them is wrong.
+    pub fn settings(&mut self) -> Result<Settings, Reported> {
         // Each is read before any `?`, so that all mistakes are found.
         let listen = self.read(&cli::LISTEN, listen);
         let listen_port = self.read(&cli::LISTEN_PORT, port_or_zero);
+        let port_taken = self.read(&cli::PORT_TAKEN, port_taken);
         let connect_timeout = self.read(&cli::CONNECT_TIMEOUT, positive_duration);
         let connect_retry = self.read(&cli::CONNECT_RETRY, boolean);
         let idle_timeout = self.read(&cli::IDLE_TIMEOUT, duration);
@@ -258,9 +315,10 @@ impl<'a> Reader<'a> {
         let forward_signals = self.read(&cli::FORWARD_SIGNALS, forward_signals);
         let level = self.read(&cli::LOG_LEVEL, log_level);
         let format = self.read(&cli::LOG_FORMAT, log_format);
-        Some(Settings {
+        Ok(Settings {
             listen: listen?,
             listen_port: listen_port?,
+            port_taken: port_taken?,
             connection: ConnectionSettings {
                 connect_timeout: connect_timeout?,
                 connect_retry: connect_retry?,
@@ -283,62 +341,84 @@ impl<'a> Reader<'a> {
     }
 
     /// Reports every general setting that has a form for one URL, whether or not a URL uses it.
-    pub fn check_general_url_settings(&mut self) {
-        self.read(&cli::REDISS, rediss);
-        self.read(&cli::PORT_OFFSET, offset);
-        self.read(&cli::VERIFY, verify);
-        self.read(&cli::MIN_TLS, min_tls);
-        self.read(&cli::PIN, pins);
-        self.read(&cli::SERVER_NAME, server_name);
-        self.general_authorities();
-        self.general_identity();
+    ///
+    /// # Errors
+    /// When any of them is wrong.
+    pub fn check_general_url_settings(&mut self) -> Result<(), Reported> {
+        let checked = [
+            self.read(&cli::REDISS, rediss).map(drop),
+            self.read(&cli::PORT_OFFSET, offset).map(drop),
+            self.read(&cli::VERIFY, verify).map(drop),
+            self.read(&cli::MIN_TLS, min_tls).map(drop),
+            self.read(&cli::PIN, pins).map(drop),
+            self.read(&cli::SERVER_NAME, server_name).map(drop),
+            self.general_authorities().map(drop),
+            self.general_identity().map(drop),
+        ];
+        checked.into_iter().collect()
     }
 
-    /// The settings that hold for the URL in `variable`, whose query has wishes of its own. Only
-    /// mistakes in the variable's own forms are collected: those in the general ones are found by
-    /// [`Reader::check_general_url_settings`].
-    pub fn url_settings(&mut self, variable: &str, wishes: &TlsWishes) -> Option<UrlSettings> {
+    /// The settings that hold for the URL in `variable`, whose query has wishes of its own.
+    ///
+    /// # Errors
+    /// When any of them is wrong.
+    pub fn url_settings(
+        &mut self,
+        variable: &str,
+        wishes: &TlsWishes,
+    ) -> Result<UrlSettings, Reported> {
         let rediss = self.read_for(variable, &cli::REDISS, rediss);
         let port_offset = self.read_for(variable, &cli::PORT_OFFSET, offset);
         let verify = self.read_for(variable, &cli::VERIFY, verify);
-        let min_tls = parse(&self.general(&cli::MIN_TLS), min_tls).ok();
+        let min_tls = self.read(&cli::MIN_TLS, min_tls);
         let pins = self.read_for(variable, &cli::PIN, pins);
         let server_name = self.read_for(variable, &cli::SERVER_NAME, server_name);
         let ca = self.authorities_for(variable, wishes);
         let identity = self.identity_for(variable);
 
-        let (verify_found, verify) = verify?;
-        let verify = match wishes.verify {
-            Some(true) if verify_found.given == Given::Default => Verify::Full,
-            _ => verify,
-        };
+        let (mut verify_found, mut verify) = verify?;
+        let verify_chosen = verify_found.given != Given::Default;
+        if wishes.verify == Some(true) && !verify_chosen {
+            verify_found.source = format!("ssl_cert_reqs in {variable}");
+            verify = Verify::Full;
+        }
+        let ca = ca?;
+        if verify != Verify::None && ca.is_none() && !(self.system_roots)() {
+            return Err(self.mistakes.report(no_roots(&verify_found, verify)));
+        }
         let (offset_found, value) = port_offset?;
         let own = offset_found.given == Given::ForOne;
-        Some(UrlSettings {
+        Ok(UrlSettings {
             rediss: rediss?.1,
             port_offset: PortOffset { own, source: offset_found.source, value },
             trust: TrustSettings {
                 verify,
                 min_tls: min_tls?,
-                ca: ca?,
+                ca,
                 pins: pins?.1,
                 identity: identity?,
                 server_name: server_name?.1,
             },
+            verify_chosen,
         })
     }
 
     /// The CAs for one URL: its own settings replace all general ones, and these what its query says.
-    fn authorities_for(&mut self, variable: &str, wishes: &TlsWishes) -> Checked<Option<Secret>> {
+    fn authorities_for(
+        &mut self,
+        variable: &str,
+        wishes: &TlsWishes,
+    ) -> Checked<Option<Authorities>> {
         let settings = [&cli::CA_FILE, &cli::CA_PEM];
         let own = settings.map(|setting| self.own(variable, setting)).into_iter().flatten();
         let own: Vec<_> = own.collect();
         if !own.is_empty() {
             return self.authorities(&own);
         }
-        let given = settings.iter().any(|setting| self.general(setting).given != Given::Default);
+        let given =
+            |setting| self.general(setting).map_or(true, |found| found.given != Given::Default);
         match &wishes.ca_file {
-            Some(file) if !given => {
+            Some(file) if !settings.into_iter().any(given) => {
                 let source = format!("ssl_ca_certs in {variable}");
                 self.authorities(&[Found { source, value: OsStr::new(file), given: Given::ForOne }])
             }
@@ -347,30 +427,32 @@ impl<'a> Reader<'a> {
     }
 
     /// The CAs for all URLs.
-    fn general_authorities(&mut self) -> Checked<Option<Secret>> {
-        if self.general_ca.is_none() {
-            let bundles = [self.general(&cli::CA_FILE), self.general(&cli::CA_PEM)];
-            self.general_ca = Some(self.authorities(&bundles));
+    fn general_authorities(&mut self) -> Checked<Option<Authorities>> {
+        if let Some(known) = &self.general_ca {
+            return known.clone();
         }
-        self.general_ca.clone()?
+        let bundles = [&cli::CA_FILE, &cli::CA_PEM].map(|setting| {
+            let found = self.general(setting);
+            self.mistakes.check(found)
+        });
+        let bundles: Checked<Vec<_>> = bundles.into_iter().collect();
+        let read = bundles.and_then(|bundles| self.authorities(&bundles));
+        self.general_ca.insert(read).clone()
     }
 
-    /// Reads CA bundles, one behind the other; `Some(None)` when none is given.
-    fn authorities(&mut self, bundles: &[Found<'_>]) -> Checked<Option<Secret>> {
-        let known_errors = self.errors.len();
-        let mut together = String::new();
-        for found in bundles.iter().filter(|found| !found.value.is_empty()) {
-            let checked = read_pem(found).and_then(|pem| match pem::check_certificates(&pem) {
-                Ok(()) => Ok(pem),
-                Err(problem) => Err(found.wrong(problem)),
-            });
-            match checked {
-                Ok(pem) => together += &(pem + "\n"),
-                Err(error) => self.errors.push(error),
-            }
-        }
-        let whole = self.errors.len() == known_errors;
-        whole.then(|| (!together.is_empty()).then(|| Secret::new(together)))
+    /// Reads CA bundles, one behind the other; none when none is given.
+    fn authorities(&mut self, bundles: &[Found<'_>]) -> Checked<Option<Authorities>> {
+        let given = bundles.iter().filter(|found| !found.value.is_empty());
+        let read: Vec<Checked<Authorities>> = given
+            .map(|found| {
+                let read = read_pem(found).and_then(|pem| {
+                    Authorities::from_pem(pem).map_err(|problem| found.wrong(problem))
+                });
+                self.mistakes.check(read)
+            })
+            .collect();
+        let read: Checked<Vec<Authorities>> = read.into_iter().collect();
+        Ok(read?.into_iter().reduce(Authorities::and))
     }
 
     /// The client certificate and key for one URL.
@@ -380,59 +462,67 @@ impl<'a> Reader<'a> {
             (None, None) => return self.general_identity(),
             own => own,
         };
-        let certificate = certificate.unwrap_or_else(|| self.general(&cli::CLIENT_CERT));
-        let key = key.unwrap_or_else(|| self.general(&cli::CLIENT_KEY));
-        self.identity(&certificate, &key)
+        let certificate = certificate.map_or_else(|| self.general(&cli::CLIENT_CERT), Ok);
+        let key = key.map_or_else(|| self.general(&cli::CLIENT_KEY), Ok);
+        self.identity(certificate, key)
     }
 
     /// The client certificate and key for all URLs.
     fn general_identity(&mut self) -> Checked<Option<ClientIdentity>> {
-        if self.general_identity.is_none() {
-            let (certificate, key) =
-                (self.general(&cli::CLIENT_CERT), self.general(&cli::CLIENT_KEY));
-            self.general_identity = Some(self.identity(&certificate, &key));
+        if let Some(known) = &self.general_identity {
+            return known.clone();
         }
-        self.general_identity.clone()?
+        let read = self.identity(self.general(&cli::CLIENT_CERT), self.general(&cli::CLIENT_KEY));
+        self.general_identity.insert(read).clone()
     }
 
     fn identity(
         &mut self,
-        certificate: &Found<'_>,
-        key: &Found<'_>,
+        certificate: Result<Found<'_>, ConfigError>,
+        key: Result<Found<'_>, ConfigError>,
     ) -> Checked<Option<ClientIdentity>> {
+        let (certificate, key) = (self.mistakes.check(certificate), self.mistakes.check(key));
+        let (certificate, key) = (certificate?, key?);
         let missing = |found: &Found<'_>, other: &Found<'_>| {
             let other = &other.source;
             found.wrong(format!("is not set, but {other} is; a client certificate needs both"))
         };
-        let read = match (certificate.value.is_empty(), key.value.is_empty()) {
-            (true, true) => return Some(None),
-            (true, false) => Err(missing(certificate, key)),
-            (false, true) => Err(missing(key, certificate)),
-            (false, false) => read_pem(certificate).and_then(|pem| Ok((pem, read_pem(key)?))),
-        };
-        let identity = read.and_then(|(certificate_pem, key_pem)| {
-            ClientIdentity::new(&certificate_pem, &key_pem).map_err(|problem| match problem {
-                IdentityProblem::Certificate(problem) => certificate.wrong(problem),
-                IdentityProblem::Key(problem) => key.wrong(problem),
-            })
+        match (certificate.value.is_empty(), key.value.is_empty()) {
+            (true, true) => return Ok(None),
+            (true, false) => return Err(self.mistakes.report(missing(&certificate, &key))),
+            (false, true) => return Err(self.mistakes.report(missing(&key, &certificate))),
+            (false, false) => {}
+        }
+        let read = [&certificate, &key].map(|found| self.mistakes.check(read_pem(found)));
+        let [certificate_pem, key_pem] = read;
+        let identity = ClientIdentity::new(&certificate_pem?, &key_pem?);
+        let identity = identity.map(Some).map_err(|problem| match problem {
+            IdentityProblem::Certificate(problem) => certificate.wrong(problem),
+            IdentityProblem::Key(problem) => key.wrong(problem),
         });
-        identity.map(Some).map_err(|error| self.errors.push(error)).ok()
+        self.mistakes.check(identity)
     }
 
     /// The value that holds for all: option, else variable, else default.
-    fn general(&self, setting: &Setting) -> Found<'a> {
+    ///
+    /// # Errors
+    /// When the option is given without a value: it must not undo what its variable says.
+    fn general(&self, setting: &Setting) -> Result<Found<'a>, ConfigError> {
         if let Some(value) = self.invocation.option(setting) {
-            return Found {
-                source: format!("--{}", setting.option),
-                value,
-                given: Given::Generally,
-            };
+            let source = format!("--{}", setting.option);
+            let found = Found { source, value, given: Given::Generally };
+            if value.is_empty() {
+                return Err(found.wrong(
+                    "has an empty value (is a variable in it unset?); give it one, or leave the option out",
+                ));
+            }
+            return Ok(found);
         }
         let source = setting.variable.to_owned();
-        match lookup(self.environment, setting.variable) {
+        Ok(match lookup(self.environment, setting.variable) {
             Some(value) => Found { source, value, given: Given::Generally },
             None => Found { source, value: OsStr::new(setting.default), given: Given::Default },
-        }
+        })
     }
 
     /// The value that one URL has for itself.
@@ -442,8 +532,9 @@ impl<'a> Reader<'a> {
         Some(Found { source, value, given: Given::ForOne })
     }
 
-    fn read<T>(&mut self, setting: &Setting, rule: Rule<T>) -> Option<T> {
-        parse(&self.general(setting), rule).map_err(|error| self.errors.push(error)).ok()
+    fn read<T>(&mut self, setting: &Setting, rule: Rule<T>) -> Checked<T> {
+        let read = self.general(setting).and_then(|found| parse(&found, setting, rule));
+        self.mistakes.check(read)
     }
 
     /// Like `read`, but the variable's own form comes first. Also says where the value came from.
@@ -452,20 +543,25 @@ impl<'a> Reader<'a> {
         variable: &str,
         setting: &Setting,
         rule: Rule<T>,
-    ) -> Option<(Found<'a>, T)> {
-        let (found, parsed) = match self.own(variable, setting) {
-            Some(found) => {
-                let parsed = parse(&found, rule).map_err(|error| self.errors.push(error)).ok()?;
-                (found, parsed)
-            }
-            None => {
-                let found = self.general(setting);
-                let parsed = parse(&found, rule).ok()?;
-                (found, parsed)
-            }
-        };
-        Some((found, parsed))
+    ) -> Checked<(Found<'a>, T)> {
+        let found = self.own(variable, setting).map_or_else(|| self.general(setting), Ok);
+        let read = found.and_then(|found| {
+            let value = parse(&found, setting, rule)?;
+            Ok((found, value))
+        });
+        self.mistakes.check(read)
     }
+}
+
+/// A demand on the certificate that nothing can meet.
+fn no_roots(found: &Found<'_>, verify: Verify) -> ConfigError {
+    found.wrong(format!(
+        "asks for {}, but this system has no CA certificates to check against: install the package \
+         ca-certificates, or set {} or {}",
+        verify.word(),
+        cli::CA_FILE.variable,
+        cli::CA_PEM.variable
+    ))
 }
 
 /// PEM that is given as text, or as the name of a file.
@@ -474,11 +570,24 @@ fn read_pem(found: &Found<'_>) -> Result<String, ConfigError> {
         return Ok(pem::with_line_ends(text));
     }
     std::fs::read_to_string(found.value).map_err(|error| {
+        let path = found.value.to_string_lossy();
         found.wrong(format!(
-            "names a file that cannot be read ({error}); expected a PEM file, or PEM text with \
-             -----BEGIN in it"
+            "is {}, a file that cannot be read ({error}); expected the path of a PEM file, or PEM text \
+             with -----BEGIN in it",
+            path_shown(&path)
         ))
     })
+}
+
+/// A path as an error may repeat it. A key is sometimes pasted in its place, without the lines around it: base64, which
+/// has no dot, and which begins with `M` for every key's DER. The shortest key's has 64 characters (RFC 8410).
+fn path_shown(path: &str) -> String {
+    const SHORTER_THAN_A_KEY: usize = 60;
+    let is_path = path.starts_with(['/', '~']) || path.contains('.');
+    match is_path || path.len() < SHORTER_THAN_A_KEY {
+        true => shown(path),
+        false => quotable(path),
+    }
 }
 
 /// `CACHE_URL` and `STUNNEL_VERIFY` make `CACHE_URL_STUNNEL_VERIFY`.
@@ -489,10 +598,10 @@ fn own_name(variable: &str, setting: &Setting) -> String {
 /// Turns text into a value, or says what would have been right.
 type Rule<T> = fn(&str) -> Result<T, &'static str>;
 
-fn parse<T>(found: &Found<'_>, rule: Rule<T>) -> Result<T, ConfigError> {
+fn parse<T>(found: &Found<'_>, setting: &Setting, rule: Rule<T>) -> Result<T, ConfigError> {
     let text = found.value.to_str().ok_or_else(|| found.wrong("is not valid UTF-8"))?;
-    let wrong = |expected| found.wrong(format!("is {}; expected {expected}", quotable(text)));
-    rule(text).map_err(wrong)
+    let repeated = if setting.is_public { shown(text) } else { quotable(text) };
+    rule(text).map_err(|expected| found.wrong(format!("is {repeated}; expected {expected}")))
 }
 
 /// One of `words`, in any case.
@@ -534,7 +643,10 @@ fn verify(text: &str) -> Result<Verify, &'static str> {
 }
 
 fn min_tls(text: &str) -> Result<MinTls, &'static str> {
-    one_of(text, &[("1.2", MinTls::V1_2), ("1.3", MinTls::V1_3)], "1.2 or 1.3")
+    let version = one_of(text, &[("1.2", MinTls::V1_2), ("1.3", MinTls::V1_3)], "1.2 or 1.3")?;
+    // Every OpenSSL that this can be built with has 1.2, and asking it costs start-up time.
+    let spoken = version == MinTls::V1_2 || tls::speaks(version);
+    spoken.then_some(version).ok_or("1.2, as this machine's OpenSSL speaks no newer one")
 }
 
 fn pins(text: &str) -> Result<Vec<Pin>, &'static str> {
@@ -592,8 +704,13 @@ fn log_format(text: &str) -> Result<LogFormat, &'static str> {
 
 fn offset(text: &str) -> Result<i32, &'static str> {
     const EXPECTED: &str = "a whole number from -65534 to 65534";
+    const MOST: i32 = u16::MAX as i32 - 1;
     let value: i32 = text.parse().map_err(|_| EXPECTED)?;
-    (value.abs() < i32::from(u16::MAX)).then_some(value).ok_or(EXPECTED)
+    (-MOST..=MOST).contains(&value).then_some(value).ok_or(EXPECTED)
+}
+
+fn port_taken(text: &str) -> Result<PortTaken, &'static str> {
+    one_of(text, &[("move", PortTaken::Move), ("fail", PortTaken::Fail)], "move or fail")
 }
 
 fn port_or_zero(text: &str) -> Result<u16, &'static str> {
@@ -627,6 +744,11 @@ fn positive_duration(text: &str) -> Result<Duration, &'static str> {
         .ok_or("a time of more than zero such as 500ms, 10s, 5m, 24h, or a bare number of seconds")
 }
 
+/// Whether `--urls` takes `name`.
+pub fn is_variable_name(name: &str) -> bool {
+    name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+}
+
 /// Names of variables; an error never repeats one, since a URL is sometimes put here.
 fn names(text: &str) -> Result<Option<Vec<String>>, &'static str> {
     if text.is_empty() {
@@ -634,7 +756,7 @@ fn names(text: &str) -> Result<Option<Vec<String>>, &'static str> {
     }
     let mut names: Vec<String> = Vec::new();
     for name in text.split([' ', ',', '\t', '\n', '\r']).filter(|name| !name.is_empty()) {
-        if !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
+        if !is_variable_name(name) {
             return Err(EXPECTED_NAMES);
         }
         if !names.iter().any(|known| known == name) {
@@ -661,22 +783,24 @@ pub mod tests {
         Invocation::parse_from(words.map(OsString::from)).expect("a good command line")
     }
 
+    /// A reader on a system that has CA certificates, for tests.
+    pub fn reader<'a>(invocation: &'a Invocation, environment: &'a Environment) -> Reader<'a> {
+        Reader { system_roots: || true, ..Reader::new(invocation, environment) }
+    }
+
     fn settings(
         options: &[&str],
         pairs: &[(&str, &str)],
     ) -> Result<(Settings, UrlSettings), Vec<String>> {
         let (invocation, environment) = (invocation(options), environment(pairs));
-        let mut reader = Reader::new(&invocation, &environment);
-        reader.enabled();
-        reader.urls();
+        let mut reader = reader(&invocation, &environment);
+        let (enabled, urls) = (reader.enabled(), reader.urls());
         let settings = reader.settings();
-        reader.check_general_url_settings();
+        let general = reader.check_general_url_settings();
         let url_settings = reader.url_settings("CACHE_URL", &TlsWishes::default());
-        match (settings, url_settings) {
-            (Some(settings), Some(url_settings)) if reader.errors.is_empty() => {
-                Ok((settings, url_settings))
-            }
-            _ => Err(reader.errors.into_iter().map(|error| error.to_string()).collect()),
+        match (settings, url_settings, enabled, urls, general) {
+            (Ok(settings), Ok(url_settings), Ok(_), Ok(_), Ok(())) => Ok((settings, url_settings)),
+            _ => Err(reader.mistakes.all().iter().map(ConfigError::to_string).collect()),
         }
     }
 
@@ -756,6 +880,27 @@ pub mod tests {
     }
 
     #[test]
+    fn an_offset_is_smaller_than_the_number_of_ports() {
+        for (text, value) in [("0", 0), ("-65534", -65534), ("65534", 65534), ("+1", 1)] {
+            assert_eq!(offset(text), Ok(value), "{text}");
+        }
+        for text in ["65535", "-65535", "-2147483648", "2147483647", "-2147483649", "", "1.0"] {
+            assert!(offset(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_path_is_shown_and_a_key_in_its_place_is_not() {
+        for path in ["/etc/ssl/ca", "ca.pem", "certs/ca.pem", "~/ca", "ca"] {
+            assert_eq!(path_shown(path), format!("'{path}'"));
+        }
+        let key = "MC4CAQAwBQYDK2VwBCIEIE1wMfGyaXJhY0Ck/Tb+Yx5u7OAlQ0jLxBvVfLKzKx6u";
+        for hidden in [key, "-----BEGIN PRIVATE KEY-----", "redis://:pw@h.example", "a/b\n."] {
+            assert!(path_shown(hidden).ends_with("not shown"), "{hidden}");
+        }
+    }
+
+    #[test]
     fn durations_take_the_documented_forms_only() {
         let good = [
             ("500ms", 500),
@@ -820,9 +965,10 @@ pub mod tests {
         let invocation = invocation(&[]);
         let mut environment = environment(&[]);
         environment.insert("STUNNEL_VERIFY".into(), OsString::from_vec(vec![0xff, 0xfe]));
-        let mut reader = Reader::new(&invocation, &environment);
-        reader.check_general_url_settings();
-        assert_eq!(reader.errors.len(), 1);
-        assert_eq!(reader.errors[0].to_string(), "STUNNEL_VERIFY is not valid UTF-8");
+        let mut reader = reader(&invocation, &environment);
+        assert!(reader.check_general_url_settings().is_err());
+        let mistakes = reader.mistakes.all();
+        assert_eq!(mistakes.len(), 1);
+        assert_eq!(mistakes[0].to_string(), "STUNNEL_VERIFY is not valid UTF-8");
     }
 }

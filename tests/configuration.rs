@@ -5,12 +5,15 @@ mod support;
 use std::ffi::OsString;
 use std::fs;
 use std::io::Write;
+use std::net::TcpListener;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::Command;
 
 use start_stunnel::cli;
-use support::launcher::{BINARY, HOLD, Launcher, logged};
+use support::launcher::{BINARY, HOLD, Launcher, logged, with_mounted};
 use support::resp::Reply;
 use support::servers::{Front, PASSWORD, Server};
 
@@ -273,12 +276,263 @@ fn standard_output_is_the_commands_alone() {
 }
 
 #[test]
-fn a_warning_says_that_the_server_is_not_authenticated_unless_it_is() {
-    let warned = |level: &str| {
-        let launcher = Launcher::script("true").redis("redis://h").env("STUNNEL_VERIFY", level);
-        launcher.run().stderr.lines().filter(|line| line.contains("at=not-authenticated")).count()
+fn one_warning_names_every_variable_whose_server_is_not_authenticated_unless_that_is_meant() {
+    let run = |settings: &[(&str, &str)]| {
+        let launcher = Launcher::script("true").redis("redis://h");
+        let launcher = launcher
+            .env("HEROKU_REDIS_GOLD_URL", "redis://gold")
+            .env("HEROKU_REDIS_SAME_URL", "redis://h");
+        let launcher =
+            settings.iter().fold(launcher, |launcher, (name, value)| launcher.env(name, value));
+        logged(&launcher.run().stderr, "not-authenticated", "vars")
     };
-    assert_eq!((warned("none"), warned("ca"), warned("full")), (1, 0, 0));
+    let all = "REDIS_URL HEROKU_REDIS_GOLD_URL HEROKU_REDIS_SAME_URL";
+    assert_eq!(run(&[]), [all]);
+    assert_eq!(run(&[("STUNNEL_VERIFY", "")]), [all]);
+    assert_eq!(
+        run(&[("REDIS_URL_STUNNEL_VERIFY", "none")]),
+        [all.trim_start_matches("REDIS_URL ")]
+    );
+    for meant in ["none", "ca", "full"] {
+        assert!(run(&[("STUNNEL_VERIFY", meant)]).is_empty(), "{meant}");
+    }
+    let by_option = Launcher::new(["--verify", "none", "true"]).redis("redis://h").run();
+    assert!(!by_option.stderr.contains("not-authenticated"), "{}", by_option.stderr);
+}
+
+#[test]
+fn every_line_says_who_wrote_it() {
+    for (format, mark) in
+        [("logfmt", " logger=start-stunnel at="), ("json", r#""logger":"start-stunnel","at":""#)]
+    {
+        let runs = [
+            Launcher::script("true").redis("redis://h"),
+            Launcher::script("true").redis("redis://"),
+            Launcher::new(["no-such-program"]).env("STUNNEL_ENABLED", "false"),
+        ];
+        for launcher in runs {
+            let log = launcher.env("STUNNEL_LOG_FORMAT", format).run().stderr;
+            assert!(!log.is_empty());
+            assert!(log.lines().all(|line| line.contains(mark)), "{log}");
+        }
+    }
+}
+
+#[test]
+fn redis_urls_that_are_not_tunnelled_are_named_with_the_setting_that_would_tunnel_them() {
+    let run = |settings: &[(&str, &str)]| {
+        let launcher = Launcher::script("true")
+            .env("REDISCLOUD_URL", "rediss://:hunter2@cloud")
+            .env("SIDEKIQ_REDIS_URL", "valkey://:hunter2@sidekiq")
+            .env("DATABASE_URL", "postgres://:hunter2@h")
+            .env("npm_package-redis", "redis://odd");
+        let launcher =
+            settings.iter().fold(launcher, |launcher, (name, value)| launcher.env(name, value));
+        launcher.run().stderr
+    };
+    let beside = run(&[("REDIS_URL", "redis://h"), ("REDIS_URL_STUNNEL", "redis://stale")]);
+    let names = "REDISCLOUD_URL SIDEKIQ_REDIS_URL npm_package-redis";
+    assert_eq!(logged(&beside, "not-tunnelled", "vars"), [names]);
+    assert!(
+        beside.contains("REDIS_STUNNEL_URLS=\\\"REDIS_URL REDISCLOUD_URL SIDEKIQ_REDIS_URL\\\""),
+        "{beside}"
+    );
+    assert!(!beside.contains("hunter2") && !beside.contains("no-redis-url"), "{beside}");
+
+    let alone = run(&[]);
+    assert_eq!(logged(&alone, "not-tunnelled", "vars"), [names]);
+    assert!(alone.contains("at=no-redis-url") && !alone.contains("no variable holds"), "{alone}");
+
+    let listed = run(&[("REDIS_STUNNEL_URLS", "REDISCLOUD_URL,SIDEKIQ_REDIS_URL")]);
+    assert_eq!(logged(&listed, "not-tunnelled", "vars"), ["npm_package-redis"]);
+    let outer =
+        run(&[("REDIS_URL", "redis://127.0.0.1:1"), ("REDIS_URL_STUNNEL", "redis://127.0.0.1:1")]);
+    assert_eq!(logged(&outer, "not-tunnelled", "vars"), [names]);
+}
+
+#[test]
+fn a_whole_command_line_in_one_word_is_told_apart_and_shows_no_password() {
+    let given = "redis-cli -u redis://:hunter2@h:6379 ping";
+    for enabled in ["true", "false"] {
+        let ended = Launcher::new([given])
+            .redis("redis://:hunter2@h:6379")
+            .env("STUNNEL_ENABLED", enabled)
+            .run();
+        assert_eq!(ended.code(), 127);
+        assert!(!ended.stderr.contains("hunter2"), "{}", ended.stderr);
+        assert_eq!(logged(&ended.stderr, "command-failed", "command"), ["redis-cli"]);
+        assert!(ended.stderr.contains("the whole command line is one word"), "{}", ended.stderr);
+    }
+    let words: [(&[&str], &str); 4] = [
+        (&["REDISCLI_AUTH=hunter2", "redis-cli"], "put env before it"),
+        (&["redis://:hunter2@h"], "no such command"),
+        (&["PASSWORD=hunter2 redis-cli"], "one word"),
+        (&["/etc/hunter2@passwd"], "no such command"),
+    ];
+    for (words, hint) in words {
+        let ended = Launcher::new(words).run();
+        assert_eq!(ended.code(), 127);
+        assert_eq!(logged(&ended.stderr, "command-failed", "command"), ["(not shown)"]);
+        assert!(!ended.stderr.contains("hunter2"), "{}", ended.stderr);
+        assert!(ended.stderr.contains(hint), "{}", ended.stderr);
+    }
+    let plain = Launcher::new(["bin/no-such_program.sh"]).run();
+    assert_eq!(logged(&plain.stderr, "command-failed", "command"), ["bin/no-such_program.sh"]);
+}
+
+/// A program called `redis-cli` that prints its words and the password that it finds.
+fn redis_cli_that_tells(folder: &Path) -> String {
+    let path = folder.join("redis-cli");
+    fs::write(&path, "#!/bin/sh\necho \"${REDISCLI_AUTH-none}: $*\"\n").unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_redis_cli_that_may_leave_the_server_gets_no_password() {
+    let folder = tempfile::tempdir().unwrap();
+    let program = redis_cli_that_tells(folder.path());
+    let run = |words: &[&str]| {
+        let words = [&[program.as_str()], words].concat();
+        Launcher::new(words).redis("redis://default:hunter2@h/3").run().stdout
+    };
+    for left_alone in
+        [&["-c", "get", "k"][..], &["--cluster", "info", "h:1"], &["-3", "-c"], &["-n"]]
+    {
+        assert_eq!(run(left_alone), format!("none: {}\n", left_alone.join(" ")));
+    }
+    let helped = run(&["--raw", "-n", "7", "get", "-c"]);
+    assert!(helped.starts_with("hunter2: -h 127.0.0.1 -p "), "{helped}");
+    assert!(helped.ends_with(" --user default --raw -n 7 get -c\n"), "{helped}");
+    assert!(!helped.contains("-n 3"), "{helped}");
+}
+
+#[test]
+fn a_url_that_equals_its_stunnel_copy_is_tunnelled_unless_it_leads_to_a_tunnel() {
+    for (url, tunnelled) in [
+        ("redis://:hunter2@h:6379", true),
+        ("rediss://127.0.0.1:6371", true),
+        ("redis://127.0.0.2:6371", true),
+        ("redis://localhost:6371", true),
+        ("redis://127.0.0.1:6371", false),
+        ("valkey://u:p@127.0.0.1:1/2", false),
+        ("unix:///run/start-stunnel-x/redis0.sock", false),
+    ] {
+        let ended = Launcher::script("true").redis(url).env("REDIS_URL_STUNNEL", url).run();
+        assert_eq!(ended.stderr.contains("at=tunnel-up"), tunnelled, "{url}: {}", ended.stderr);
+    }
+}
+
+#[test]
+fn an_empty_value_of_an_option_is_refused_and_undoes_nothing() {
+    for setting in cli::SETTINGS {
+        let option = format!("--{}", setting.option);
+        let ended = Launcher::new([&option, "", "echo", "ran"]).redis("redis://h").run();
+        assert_eq!((ended.code(), ended.stdout.as_str()), (78, ""), "{option}: {}", ended.stderr);
+        assert_eq!(logged(&ended.stderr, "config-error", "var"), [option]);
+        assert!(ended.stderr.contains("has an empty value"), "{}", ended.stderr);
+    }
+    let disabled =
+        Launcher::new(["--pin", "", "echo", "ran"]).env("STUNNEL_ENABLED", "false").run();
+    assert_eq!(disabled.stdout, "ran\n", "nothing but the switch is read");
+}
+
+#[test]
+fn a_url_that_can_be_read_in_two_ways_is_refused_and_not_shown() {
+    for url in [
+        "redis://:p@ss/word@host:6379/0",
+        "redis://:hunter2@alpha,redis://:hunter3@beta",
+        "redis://:hunter2@alpha,:hunter3@beta",
+        "redis://alpha,beta:6379",
+        "redis://alpha;beta",
+        "redis://:hunter2@alpha/0?next=u@beta",
+    ] {
+        for words in [&["true"][..], &["--print-env"], &["--check"]] {
+            let ended = Launcher::new(words).redis(url).run();
+            assert_eq!((ended.code(), ended.stdout.as_str()), (78, ""), "{url}");
+            for part in ["ss", "word@", "host:", "hunter", "alpha", "beta"] {
+                let message = ended.stderr.split(" msg=").nth(1).unwrap();
+                let message = message.replace("password", "");
+                assert!(
+                    !message.contains(part) || part == "ss" && message.contains("address"),
+                    "{message}"
+                );
+            }
+            assert!(ended.stderr.contains("percent-encoded"), "{}", ended.stderr);
+        }
+    }
+}
+
+#[test]
+fn verification_without_any_ca_certificate_is_refused_at_start() {
+    // As an image without the package has it.
+    let folder = tempfile::tempdir().unwrap();
+    let Some(_) = with_mounted(folder.path(), "/etc/ssl/certs", ["true"]) else { return };
+    let run = |settings: &[(&str, &str)]| {
+        let words = ["echo", "ran"];
+        let launcher = with_mounted(folder.path(), "/etc/ssl/certs", words).unwrap();
+        let launcher = launcher.redis("rediss://h/0?ssl_cert_reqs=required");
+        settings.iter().fold(launcher, |launcher, (name, value)| launcher.env(name, value)).run()
+    };
+    let general = ("STUNNEL_VERIFY", "none");
+    for (settings, at_fault) in [
+        (&[("STUNNEL_VERIFY", "full")][..], "STUNNEL_VERIFY"),
+        (&[("STUNNEL_VERIFY", "ca")], "STUNNEL_VERIFY"),
+        (&[general, ("REDIS_URL_STUNNEL_VERIFY", "ca")], "REDIS_URL_STUNNEL_VERIFY"),
+        (&[], "ssl_cert_reqs in REDIS_URL"),
+    ] {
+        let ended = run(settings);
+        assert_eq!((ended.code(), ended.stdout.as_str()), (78, ""), "{}", ended.stderr);
+        assert_eq!(logged(&ended.stderr, "config-error", "var"), [at_fault]);
+        assert!(ended.stderr.contains("install the package ca-certificates"), "{}", ended.stderr);
+    }
+    assert_eq!(run(&[general]).stdout, "ran\n");
+}
+
+#[test]
+fn a_wrong_pin_or_path_is_shown_and_a_secret_in_its_place_is_not() {
+    for (variable, value, shown) in [
+        ("STUNNEL_PIN", "sha1//AAAA+/=", true),
+        ("STUNNEL_PIN", "sha256//AAAA;sha256//BBBB", true),
+        ("STUNNEL_PIN", "redis://:hunter2@h", false),
+        ("STUNNEL_CA_FILE", "/no/such/ca.pem", true),
+        ("STUNNEL_CA_FILE", "certs/ca.pem", true),
+        ("STUNNEL_CA_FILE", "hunter2\nhunter2", false),
+        ("STUNNEL_CLIENT_CERT", "/no/such/client.pem", true),
+        ("STUNNEL_CLIENT_KEY", "/no/such/client.key", true),
+        (
+            "STUNNEL_CLIENT_KEY",
+            "MC4CAQAwBQYDK2VwBCIEIE1wMfGyaXJhY0Ck/Tb+Yx5u7OAlQ0jLxBvVfLKzKx6u",
+            false,
+        ),
+    ] {
+        let launcher = Launcher::script("true")
+            .redis("redis://h")
+            .env("STUNNEL_CLIENT_CERT", "/no/such")
+            .env("STUNNEL_CLIENT_KEY", "/no/such")
+            .env(variable, value);
+        let ended = launcher.run();
+        assert_eq!(ended.code(), 78, "{variable}={value}");
+        assert_eq!(ended.stderr.contains(&format!("'{value}'")), shown, "{}", ended.stderr);
+        assert!(shown || !ended.stderr.contains(&value[..7]), "{}", ended.stderr);
+    }
+}
+
+#[test]
+fn a_taken_port_is_refused_where_others_know_it() {
+    let taken = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let launcher =
+        || Launcher::script("echo ran").redis("redis://h").env("STUNNEL_LISTEN_PORT", &port);
+    let refused = launcher().env("STUNNEL_PORT_TAKEN", "fail").run();
+    assert_eq!((refused.code(), refused.stdout.as_str()), (78, ""), "{}", refused.stderr);
+    for part in ["STUNNEL_LISTEN_PORT", &format!("127.0.0.1:{port}"), "STUNNEL_PORT_TAKEN=move"] {
+        assert!(refused.stderr.contains(part), "{}", refused.stderr);
+    }
+    let moved = launcher().env("STUNNEL_PORT_TAKEN", "move").run();
+    assert_eq!(moved.stdout, "ran\n");
+    drop(taken);
+    assert_eq!(launcher().env("STUNNEL_PORT_TAKEN", "fail").run().stdout, "ran\n");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use support::launcher::{Ended, HOLD, Held, Launcher, logged};
+use support::launcher::{Ended, HOLD, Held, Launcher, logged, with_hosts};
 use support::peer::Peer;
 use support::pki::{Authority, Certificate, Kind, Request};
 use support::resp::Reply;
@@ -446,4 +446,106 @@ fn a_pin_authenticates_and_quiets_the_warning_and_an_unused_ca_gets_one() {
     assert!(!events(&[("STUNNEL_PIN", &certificate.pin())]).contains("at=not-authenticated"));
     let unused = events(&[("STUNNEL_CA_PEM", &certificate.pem())]);
     assert!(unused.contains("at=not-authenticated") && unused.contains("at=ca-unused"), "{unused}");
+}
+
+#[test]
+fn a_weak_client_certificate_is_refused_at_start_with_the_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let server = Server::start(Front::Redis);
+    let authority = Authority::new(folder);
+    let client = Request { name: "client", ..Request::default() };
+    let issue = |file: &str, request: &Request<'_>| {
+        let made = authority.issue(folder, file, request);
+        [made.certificate_file, made.key_file].map(|file| file.to_str().unwrap().to_owned())
+    };
+    let short = issue("short", &Request { kind: Kind::WeakRsa, ..client.clone() });
+    let sha1 = issue("sha1", &Request { weakly_signed: true, ..client.clone() });
+    let good = issue("good", &client);
+    let chain = [&good[0], &sha1[0]].map(|file| fs::read_to_string(file).unwrap());
+    let chained = [folder.join("chained.pem").to_str().unwrap().to_owned(), good[1].clone()];
+    fs::write(&chained[0], chain.concat()).unwrap();
+    let bits = "the key has 1024 bits; OpenSSL's security level 2 wants 2048";
+    let digest = "it is signed by sha1WithRSAEncryption; OpenSSL's security level 2 wants SHA-256";
+    for ([certificate, key], reason) in
+        [(&short, bits), (&sha1, digest), (&chained, "at place 3 of its chain that is too weak")]
+    {
+        for words in [&["echo", "ran"][..], &["--check"]] {
+            let options = ["--client-cert", certificate, "--client-key", key];
+            let ended = Launcher::new([&options, words].concat()).redis(&server.url()).run();
+            assert_eq!((ended.code(), ended.stdout.as_str()), (78, ""), "{}", ended.stderr);
+            assert_eq!(logged(&ended.stderr, "config-error", "var"), ["--client-cert"]);
+            assert!(ended.stderr.contains(reason), "{}", ended.stderr);
+        }
+    }
+    let held =
+        Launcher::new(["--client-cert", &good[0], "--client-key", &good[1], "sh", "-c", HOLD]);
+    assert_eq!(sees(&held.redis(&server.url()).start_held()), Ok(()));
+}
+
+#[test]
+fn a_bundle_that_openssl_cannot_read_is_refused_at_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let certificate = Certificate::self_signed(folder.path());
+    // A serial number with a byte too many, which X.690 section 8.3.2 forbids and not every parser minds.
+    let mut der = certificate.certificate.to_der().unwrap();
+    let serial = 4 + 4 + 5;
+    assert_eq!(der[serial], 0x02, "an INTEGER");
+    der[serial + 2..serial + 4].copy_from_slice(&[0, 1]);
+    let pem = format!(
+        "{}-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n",
+        certificate.pem(),
+        openssl::base64::encode_block(&der)
+    );
+    for variable in ["STUNNEL_CA_PEM", "REDIS_URL_STUNNEL_CA_PEM", "STUNNEL_CLIENT_CERT"] {
+        let ended = Launcher::script("echo ran")
+            .redis("rediss://h")
+            .env("STUNNEL_VERIFY", "ca")
+            .env("STUNNEL_CLIENT_CERT", certificate.pem())
+            .env("STUNNEL_CLIENT_KEY", certificate.key_pem())
+            .env(variable, &pem)
+            .run();
+        assert_eq!((ended.code(), ended.stdout.as_str()), (78, ""), "{}", ended.stderr);
+        assert_eq!(logged(&ended.stderr, "config-error", "var"), [variable]);
+        let reason = "a certificate that cannot be read (the one at place 2)";
+        assert!(ended.stderr.contains(reason), "{}", ended.stderr);
+    }
+}
+
+#[test]
+fn a_name_that_ends_with_a_dot_passes_full() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new(folder.path());
+    let name = "redis.test";
+    let request = Request { name, dns: &[name], ip: &[], ..Request::default() };
+    let certificate = authority.issue(folder.path(), "dotted", &request);
+    let options = Options { certificate: Some(&certificate), ..Options::default() };
+    let server = Server::start_with(Front::Redis, options);
+    let hosts = folder.path().join("hosts");
+    let Some(launcher) = with_hosts(&hosts, "127.0.0.1 redis.test redis.test. other.test\n") else {
+        return;
+    };
+    let held = launcher
+        .redis(&format!("rediss://{name}.:{}", server.tls_port()))
+        .env("HEROKU_REDIS_OTHER_URL", format!("rediss://other.test:{}", server.tls_port()))
+        .env("HEROKU_REDIS_OTHER_URL_STUNNEL_SERVER_NAME", "redis.test.")
+        .env("STUNNEL_VERIFY", "full")
+        .env("STUNNEL_CA_FILE", &authority.root.certificate_file)
+        .start_held();
+    assert_eq!(sees(&held), Ok(()));
+    let log = held.finish().stderr;
+    assert_eq!(logged(&log, "tunnel-up", "upstream")[0], format!("{name}.:{}", server.tls_port()));
+}
+
+#[test]
+fn a_name_that_ends_with_a_dot_is_sent_without_it() {
+    let peer = Peer::tls(|stream| {
+        stream.ssl().servername(openssl::ssl::NameType::HOST_NAME).map(str::to_owned)
+    });
+    let held = Launcher::script(HOLD)
+        .redis(&peer.url())
+        .env("STUNNEL_SERVER_NAME", "redis.test.")
+        .start_held();
+    drop(held.open());
+    assert_eq!(peer.result().as_deref(), Some("redis.test"));
 }

@@ -63,6 +63,27 @@ fn the_socket_is_for_this_user_alone_and_gone_afterwards() {
 }
 
 #[test]
+fn a_place_where_no_socket_can_be_made_gives_way_to_the_next() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |runtime: &str, temporary: &str| {
+        let launcher = Launcher::script("printf '%s' \"$REDIS_URL\"").redis("redis://h");
+        let launcher = launcher.env("STUNNEL_LISTEN", "unix").env("XDG_RUNTIME_DIR", runtime);
+        launcher.env("TMPDIR", temporary).run()
+    };
+    let temporary = folder.path().to_str().unwrap();
+    for unusable in
+        ["/proc", "/no/such/folder", "relative", "", &format!("{temporary}/{}", "x".repeat(90))]
+    {
+        let ended = run(unusable, temporary);
+        assert!(ended.stdout.starts_with(&format!("unix://{temporary}/")), "{unusable}: {ended:?}");
+    }
+    assert!(run("", "").stdout.starts_with("unix:///tmp/start-stunnel-"));
+    let nowhere = run("/proc", "/proc");
+    assert_eq!(nowhere.code(), 78, "{nowhere:?}");
+    assert!(nowhere.stderr.contains("STUNNEL_LISTEN is unix, but no socket can be made"));
+}
+
+#[test]
 fn another_user_cannot_connect() {
     if !nix::unistd::Uid::effective().is_root() {
         eprintln!("skipped: only root can become another user");

@@ -1,15 +1,18 @@
-//! OpenSSL's context behind a connector of native-tls, for what native-tls has no words for.
+//! OpenSSL's context behind a connector of native-tls, for what native-tls does not expose.
 //!
-//! native-tls keeps it to itself, so it is caught when OpenSSL makes it: OpenSSL tells whoever has asked for room
-//! for own data in every context (CRYPTO_get_ex_new_index(3)).
+//! native-tls hides it, so it is caught when OpenSSL makes it: OpenSSL tells whoever has registered for data of their
+//! own in every context (CRYPTO_get_ex_new_index(3)). What is caught is an owned reference: the context lives at
+//! least as long as that, whatever native-tls does with its own, above all when building fails and frees it.
 
 #![allow(unsafe_code)]
 
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::ffi::{CStr, c_int, c_long, c_void};
 use std::ptr;
 use std::sync::OnceLock;
 
+use foreign_types_shared::ForeignType;
+use openssl::ssl::SslContext;
 use openssl_sys as ffi;
 
 use super::session;
@@ -18,38 +21,51 @@ use super::session;
 /// of ML-KEM as well, which costs 1.2 kB a handshake, a tenth of its time, and 8 kB of memory as long as the
 /// connection lives. Here a server that wants it asks for it (RFC 8446 section 4.1.4), one round trip later.
 const GROUPS: &CStr = c"X25519:X25519MLKEM768:P-256:P-384:P-521";
-/// SSL_CTRL_SET_GROUPS_LIST of <openssl/ssl.h>, behind SSL_CTX_set1_groups_list(3).
-const SET_GROUPS_LIST: c_int = 92;
 
-thread_local! {
-    /// The context that OpenSSL made last on this thread.
-    static CONTEXT: Cell<*mut ffi::SSL_CTX> = const { Cell::new(ptr::null_mut()) };
+/// A context that [`set_up`] has just had made, and that no connection uses yet.
+pub struct NewContext(SslContext);
+
+impl NewContext {
+    /// Valid as long as `self` lives.
+    pub fn as_ptr(&self) -> *mut ffi::SSL_CTX {
+        self.0.as_ptr()
+    }
+
+    fn set_groups(&self) {
+        // SAFETY: `self` keeps the context alive, and OpenSSL copies what it needs of the list.
+        unsafe {
+            // An OpenSSL that knows no ML-KEM refuses, and keeps its own list, which has none.
+            if ffi::SSL_CTX_set1_groups_list(self.as_ptr(), GROUPS.as_ptr()) != 1 {
+                ffi::ERR_clear_error();
+            }
+        }
+    }
 }
 
-/// Runs `build`, which makes one context, and sets it up; with `resume` its connections resume sessions.
-pub fn set_up<T>(resume: bool, build: impl FnOnce() -> T) -> T {
+thread_local! {
+    /// The contexts that OpenSSL has made on this thread since [`set_up`] began to watch; `None`: nobody watches.
+    static CAUGHT: RefCell<Option<Vec<NewContext>>> = const { RefCell::new(None) };
+}
+
+/// Runs `build`, which makes a context, and sets that up; with `resume` its connections resume sessions. When `build`
+/// fails nothing is set up.
+pub fn set_up<T, E>(resume: bool, build: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
     static CATCH: OnceLock<c_int> = OnceLock::new();
     // SAFETY: registers a callback that lives as long as the program, and takes no data.
     CATCH.get_or_init(|| unsafe {
         ffi::SSL_CTX_get_ex_new_index(0, ptr::null_mut(), Some(catch_context), None, None)
     });
-    CONTEXT.set(ptr::null_mut());
+    CAUGHT.set(Some(Vec::new()));
     let built = build();
-    let context = CONTEXT.replace(ptr::null_mut());
-    if !context.is_null() {
-        // SAFETY: `context` was made on this thread just now, and `built` holds it; nobody else has it yet.
-        unsafe {
-            // An OpenSSL that knows no ML-KEM refuses, and keeps its own list, which has none.
-            let groups = GROUPS.as_ptr().cast_mut().cast();
-            if ffi::SSL_CTX_ctrl(context, SET_GROUPS_LIST, 0, groups) != 1 {
-                ffi::ERR_clear_error();
-            }
-            if resume {
-                session::resume_in(context);
-            }
+    let caught = CAUGHT.take().unwrap_or_default();
+    let built = built?;
+    for context in &caught {
+        context.set_groups();
+        if resume {
+            session::resume_in(context);
         }
     }
-    built
+    Ok(built)
 }
 
 unsafe extern "C" fn catch_context(
@@ -60,5 +76,55 @@ unsafe extern "C" fn catch_context(
     _: c_long,
     _: *mut c_void,
 ) {
-    CONTEXT.set(parent.cast());
+    CAUGHT.with_borrow_mut(|caught| {
+        let Some(caught) = caught else { return };
+        let context = parent.cast::<ffi::SSL_CTX>();
+        // SAFETY: OpenSSL calls this with the context that it is making, whose count of references it has set before
+        // (SSL_CTX_new in its ssl_lib.c); the reference that is added here belongs to the SslContext, which gives it back.
+        unsafe {
+            if ffi::SSL_CTX_up_ref(context) == 1 {
+                caught.push(NewContext(SslContext::from_ptr(context)));
+            }
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use openssl::ssl::{SslContextBuilder, SslMethod};
+
+    use super::*;
+
+    fn make() -> Result<SslContext, openssl::error::ErrorStack> {
+        SslContextBuilder::new(SslMethod::tls()).map(SslContextBuilder::build)
+    }
+
+    /// References to `context` beside its owner's.
+    fn others(context: &SslContext) -> usize {
+        CAUGHT.with_borrow(|caught| {
+            let caught = caught.as_deref().unwrap_or_default();
+            caught.iter().filter(|known| known.as_ptr() == context.as_ptr()).count()
+        })
+    }
+
+    #[test]
+    fn a_context_whose_building_fails_is_alive_until_it_is_let_go_of() {
+        let failed = set_up(true, || {
+            // As native-tls does when it is given what OpenSSL refuses: made, and dropped.
+            drop(make().unwrap());
+            Err::<(), _>("refused")
+        });
+        assert_eq!(failed, Err("refused"));
+    }
+
+    #[test]
+    fn nothing_is_held_of_a_context_that_nobody_watches() {
+        let watched = set_up(false, || {
+            let context = make()?;
+            assert_eq!(others(&context), 1);
+            Ok::<_, openssl::error::ErrorStack>(context)
+        });
+        assert_eq!(others(&watched.unwrap()), 0);
+        assert_eq!(others(&make().unwrap()), 0);
+    }
 }

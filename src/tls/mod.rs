@@ -12,6 +12,7 @@ use std::io;
 use std::sync::Arc;
 
 use native_tls::Protocol;
+use openssl::ssl::{SslContextBuilder, SslMethod, SslVersion};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::OnceCell;
 use tokio_native_tls::{TlsConnector, TlsStream};
@@ -42,9 +43,11 @@ impl Connector {
         Connector::new(TrustSettings { verify, ca, pins, ..trust.clone() })
     }
 
-    /// The name that a server at `host` must have.
+    /// The name that a server at `host` must have: without the dot that ends a name's look-up, but is no part of it in
+    /// SNI (RFC 6066 section 3) or on a certificate (RFC 5280 section 4.2.1.6).
     pub fn server_name<'a>(&'a self, host: &'a str) -> &'a str {
-        self.trust.server_name.as_deref().unwrap_or(host)
+        let name = self.trust.server_name.as_deref().unwrap_or(host);
+        name.strip_suffix('.').unwrap_or(name)
     }
 
     pub fn trust(&self) -> &TrustSettings {
@@ -107,6 +110,16 @@ where
     Certificate::from_der(&der).map_err(|_| unreadable())
 }
 
+/// Whether OpenSSL can be told to speak nothing older than `version`.
+pub fn speaks(version: MinTls) -> bool {
+    let version = match version {
+        MinTls::V1_2 => SslVersion::TLS1_2,
+        MinTls::V1_3 => SslVersion::TLS1_3,
+    };
+    let context = SslContextBuilder::new(SslMethod::tls());
+    context.is_ok_and(|mut context| context.set_min_proto_version(Some(version)).is_ok())
+}
+
 fn build(trust: &TrustSettings) -> native_tls::Result<TlsConnector> {
     let mut builder = native_tls::TlsConnector::builder();
     builder.min_protocol_version(Some(match trust.min_tls {
@@ -122,18 +135,18 @@ fn build(trust: &TrustSettings) -> native_tls::Result<TlsConnector> {
         Verify::Full => &mut builder,
     };
     let roots = match (&trust.ca, trust.verify) {
-        (Some(bundle), _) => {
+        (Some(authorities), _) => {
             builder.disable_built_in_roots(true);
-            native_tls::Certificate::stack_from_pem(bundle.expose().as_bytes())?
+            authorities.certificates()
         }
-        (None, Verify::None) => Vec::new(),
-        (None, _) => roots::of_bundle().to_vec(),
+        (None, Verify::None) => &[],
+        (None, _) => roots::of_bundle(),
     };
     for root in roots {
-        builder.add_root_certificate(root);
+        builder.add_root_certificate(root.clone());
     }
     if let Some(identity) = &trust.identity {
-        builder.identity(identity.load()?);
+        builder.identity(identity.loaded().clone());
     }
     // A server that asks for certificates may refuse sessions in ways of its own, and wants to see ours.
     let resume = trust.identity.is_none();

@@ -19,6 +19,8 @@ use foreign_types_shared::ForeignType;
 use openssl::ssl::SslSession;
 use openssl_sys as ffi;
 
+use super::context::NewContext;
+
 /// How long sessions may follow from one another until the server has to show its certificate again.
 const FULL_HANDSHAKE_EVERY: Duration = Duration::from_secs(3600);
 /// SSL_CB_HANDSHAKE_START of <openssl/ssl.h>.
@@ -87,16 +89,13 @@ thread_local! {
 }
 
 /// Has a context's connections resume sessions, those of [`with_sessions`].
-///
-/// # Safety
-/// `context` is alive, and nobody else uses it yet.
-pub unsafe fn resume_in(context: *mut ffi::SSL_CTX) {
-    // SAFETY: as above; the callbacks live as long as the program.
+pub fn resume_in(context: &NewContext) {
+    // SAFETY: `context` keeps it alive, and no connection uses it yet; the callbacks live as long as the program.
     unsafe {
         let mode = ffi::SSL_SESS_CACHE_CLIENT | ffi::SSL_SESS_CACHE_NO_INTERNAL;
-        ffi::SSL_CTX_set_session_cache_mode(context, mode);
-        ffi::SSL_CTX_sess_set_new_cb(context, Some(keep_session));
-        SSL_CTX_set_info_callback(context, Some(offer_session));
+        ffi::SSL_CTX_set_session_cache_mode(context.as_ptr(), mode);
+        ffi::SSL_CTX_sess_set_new_cb(context.as_ptr(), Some(keep_session));
+        SSL_CTX_set_info_callback(context.as_ptr(), Some(offer_session));
     }
 }
 

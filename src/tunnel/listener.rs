@@ -1,6 +1,7 @@
 //! The local port or socket: bound before COMMAND starts, accepting until COMMAND has ended.
 
 use std::env;
+use std::ffi::OsString;
 use std::fs::{self, Permissions};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -19,9 +20,14 @@ use tokio::time::sleep;
 use super::app::AppStream;
 use super::{Tunnel, connection, failure};
 use crate::logging::warning;
+use crate::settings::PortTaken;
 
 /// Connections that may wait to be accepted; the kernel lowers it to net.core.somaxconn (listen(2)).
 const BACKLOG: i32 = 4096;
+/// Bytes of a socket's path, the NUL behind it included (sockaddr_un in unix(7)).
+const MOST_PATH: usize = 108;
+/// The number of a tunnel beyond which nobody goes.
+const LAST_SOCKET: usize = 999;
 /// The pause after a failed `accept`, so that a lack of descriptors does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -33,13 +39,16 @@ pub enum Listener {
 }
 
 impl Listener {
-    /// Binds `port` of 127.0.0.1, or one of the kernel's pick when it is 0 or taken; says which it is.
+    /// Binds `port` of 127.0.0.1, or one of the kernel's pick when it is 0, or taken and `taken` allows it; says which
+    /// it is.
     ///
     /// # Errors
-    /// When not even the kernel finds a port, or `port` is not for us (EACCES, below 1024).
-    pub fn bind(port: u16) -> io::Result<(Listener, u16)> {
+    /// When not even the kernel finds a port, or `port` is taken (EADDRINUSE) or not for us (EACCES, below 1024).
+    pub fn bind(port: u16, taken: PortTaken) -> io::Result<(Listener, u16)> {
         let listener = match listen(port) {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => listen(0),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && taken == PortTaken::Move => {
+                listen(0)
+            }
             other => other,
         }?;
         let port = listener.local_addr()?.port();
@@ -75,6 +84,10 @@ fn listen(port: u16) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
+fn socket_name(index: usize) -> String {
+    format!("redis{index}.sock")
+}
+
 /// A folder that only this user can enter, for the sockets of a launcher; removed when it is dropped.
 #[derive(Debug)]
 pub struct SocketFolder(PathBuf);
@@ -83,12 +96,16 @@ impl SocketFolder {
     /// Makes it where the user's sockets belong, or else where temporary files do.
     ///
     /// # Errors
-    /// As mkdtemp(3).
+    /// That of the last place that was tried, as mkdtemp(3).
     pub fn make() -> io::Result<SocketFolder> {
-        // https://specifications.freedesktop.org/basedir-spec/latest/
-        let own = env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_dir());
-        let parent = own.unwrap_or_else(env::temp_dir);
-        Ok(SocketFolder(mkdtemp(&parent.join("start-stunnel-XXXXXX"))?))
+        let mut tried = io::Error::from(io::ErrorKind::NotFound);
+        for parent in socket_places(env::var_os("XDG_RUNTIME_DIR"), env::var_os("TMPDIR")) {
+            match mkdtemp(&parent.join("start-stunnel-XXXXXX")) {
+                Ok(folder) => return Ok(SocketFolder(folder)),
+                Err(error) => tried = error.into(),
+            }
+        }
+        Err(tried)
     }
 
     /// Binds the socket of this number; says where it is.
@@ -96,7 +113,7 @@ impl SocketFolder {
     /// # Errors
     /// As bind(2): above all when the path is longer than a socket's may be, 107 bytes (unix(7)).
     pub fn bind(&self, index: usize) -> io::Result<(Listener, PathBuf)> {
-        let path = self.0.join(format!("redis{index}.sock"));
+        let path = self.0.join(socket_name(index));
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
         socket.bind(&SockAddr::unix(&path)?)?;
         // Nobody else can enter the folder; this says so of the socket itself, whatever the umask.
@@ -105,6 +122,21 @@ impl SocketFolder {
         socket.set_nonblocking(true)?;
         Ok((Listener::Unix(socket.into()), path))
     }
+}
+
+/// Where sockets may be put, the best place first. A relative XDG_RUNTIME_DIR does not count
+/// (<https://specifications.freedesktop.org/basedir-spec/latest/>), an empty TMPDIR is none, and a place whose paths
+/// would be too long for a socket's is of no use.
+fn socket_places(runtime: Option<OsString>, temporary: Option<OsString>) -> Vec<PathBuf> {
+    let runtime = runtime.map(PathBuf::from).filter(|path| path.is_absolute());
+    let temporary = temporary.filter(|path| !path.is_empty()).unwrap_or_else(|| "/tmp".into());
+    // It fails without a working folder only: then a relative path leads nowhere.
+    let temporary = std::path::absolute(temporary).ok();
+    let fits = |path: &PathBuf| {
+        path.join("start-stunnel-XXXXXX").join(socket_name(LAST_SOCKET)).as_os_str().len()
+            < MOST_PATH
+    };
+    [runtime, temporary].into_iter().flatten().filter(fits).collect()
 }
 
 impl Drop for SocketFolder {
@@ -244,6 +276,26 @@ async fn after_failed_accept(tunnel: &Tunnel, error: io::Error) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sockets_go_where_their_paths_are_absolute_and_short_enough() {
+        let long = format!("/{}", "x".repeat(80));
+        let cases: [(Option<&str>, Option<&str>, &[&str]); 7] = [
+            (None, None, &["/tmp"]),
+            (Some("/run/user/1"), None, &["/run/user/1", "/tmp"]),
+            (Some("run"), Some("/t"), &["/t"]),
+            (Some(""), Some(""), &["/tmp"]),
+            (Some(&long), Some("/t"), &["/t"]),
+            (Some("/r"), Some(&long), &["/r"]),
+            (Some(&long), Some(&long), &[]),
+        ];
+        for (runtime, temporary, expected) in cases {
+            let places = socket_places(runtime.map(OsString::from), temporary.map(OsString::from));
+            assert_eq!(places, expected.iter().map(PathBuf::from).collect::<Vec<_>>());
+        }
+        let relative = socket_places(None, Some("t".into()));
+        assert_eq!(relative, [env::current_dir().unwrap().join("t")]);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_drain_lasts_as_long_as_the_last_connection() {

@@ -167,18 +167,27 @@ impl Held {
     }
 }
 
-/// A launcher for which the file `hosts`, with `content`, is /etc/hosts, in a mount namespace of its own;
-/// `None`, said aloud, where that is not allowed.
+/// A launcher for which the file `hosts`, with `content`, is /etc/hosts; `None` as [`with_mounted`].
 pub fn with_hosts(hosts: &Path, content: &str) -> Option<Launcher> {
     fs::write(hosts, content).unwrap();
-    let script = format!("mount --bind '{}' /etc/hosts && exec \"$0\" \"$@\"", hosts.display());
-    let words = ["--mount", "sh", "-c", &script];
-    let allowed = Command::new("unshare").args(words).arg("true").stderr(Stdio::null()).status();
+    with_mounted(hosts, "/etc/hosts", ["sh", "-c", HOLD])
+}
+
+/// A launcher with the command line `words`, for which the file or folder `what` is at `place`, in a mount namespace of
+/// its own; `None`, said aloud, where that is not allowed.
+pub fn with_mounted<const N: usize>(
+    what: &Path,
+    place: &str,
+    words: [&str; N],
+) -> Option<Launcher> {
+    let script = format!("mount --bind '{}' {place} && exec \"$0\" \"$@\"", what.display());
+    let unshare = ["--mount", "sh", "-c", &script];
+    let allowed = Command::new("unshare").args(unshare).arg("true").stderr(Stdio::null()).status();
     if !allowed.is_ok_and(|status| status.success()) {
         eprintln!("skipped: unshare may not make a mount namespace here");
         return None;
     }
-    Some(Launcher::of("unshare", words.into_iter().chain([BINARY, "sh", "-c", HOLD])))
+    Some(Launcher::of("unshare", unshare.into_iter().chain([BINARY]).chain(words)))
 }
 
 /// The port in a local URL.

@@ -28,6 +28,8 @@ pub struct Certificate {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Rsa,
+    /// Of 1024 bits.
+    WeakRsa,
     Ecdsa,
 }
 
@@ -41,6 +43,8 @@ pub struct Request<'a> {
     pub valid: (i64, i64),
     pub kind: Kind,
     pub is_ca: bool,
+    /// With SHA-1.
+    pub weakly_signed: bool,
 }
 
 impl Default for Request<'_> {
@@ -52,6 +56,7 @@ impl Default for Request<'_> {
             valid: (-1, 2),
             kind: Kind::Rsa,
             is_ca: false,
+            weakly_signed: false,
         }
     }
 }
@@ -70,8 +75,10 @@ impl Certificate {
         issuer: Option<&Certificate>,
         chain: &[&Certificate],
     ) -> Certificate {
+        let rsa = |bits| PKey::from_rsa(Rsa::generate(bits).unwrap()).unwrap();
         let key = match request.kind {
-            Kind::Rsa => PKey::from_rsa(Rsa::generate(2048).unwrap()).unwrap(),
+            Kind::Rsa => rsa(2048),
+            Kind::WeakRsa => rsa(1024),
             Kind::Ecdsa => {
                 let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
                 PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap()
@@ -107,7 +114,9 @@ impl Certificate {
             let names = names.build(&builder.x509v3_context(None, None)).unwrap();
             builder.append_extension(names).unwrap();
         }
-        builder.sign(issuer.map_or(&key, |ca| &ca.key), MessageDigest::sha256()).unwrap();
+        let digest =
+            if request.weakly_signed { MessageDigest::sha1() } else { MessageDigest::sha256() };
+        builder.sign(issuer.map_or(&key, |ca| &ca.key), digest).unwrap();
         let certificate = builder.build();
 
         let (certificate_file, key_file) =
