@@ -162,7 +162,7 @@ pub const SERVER_NAME: Setting = Setting {
     default_shown: "the URL's host",
     value_name: "NAME",
     help: "The name sent in SNI and checked under full",
-    ..Setting::PLAIN
+    is_public: true,
 };
 pub const MIN_TLS: Setting = Setting {
     option: "min-tls",

@@ -11,7 +11,7 @@ use crate::cli;
 use crate::logging::{debug, err, notice, warning};
 use crate::plan::{Plan, REDISCLI_AUTH};
 use crate::redis_url::Local;
-use crate::settings::{ConfigError, Environment, Listen, Settings, Verify, lookup};
+use crate::settings::{ConfigError, Environment, Listen, PortTaken, Settings, Verify, lookup};
 use crate::supervisor::{self, Ended, Forwarding, Inherited, Supervisor, Terminal};
 use crate::tls::Connector;
 use crate::tunnel::{self, Connections, Listener, SocketFolder, Totals, Tunnel};
@@ -45,6 +45,12 @@ pub fn bind(plan: &Plan, settings: &Settings) -> Result<Bound, ConfigError> {
             }
             None => {
                 let wanted = wanted_port(settings, index);
+                if wanted == 0
+                    && settings.listen_port != 0
+                    && settings.port_taken == PortTaken::Fail
+                {
+                    return Err(ports_used_up(settings.listen_port));
+                }
                 let (listener, port) = Listener::bind(wanted, settings.port_taken)
                     .map_err(|error| no_port(wanted, &error))?;
                 (listener, Local::Port(port))
@@ -54,6 +60,15 @@ pub fn bind(plan: &Plan, settings: &Settings) -> Result<Bound, ConfigError> {
         bound.locals.push(local);
     }
     Ok(bound)
+}
+
+/// There are more tunnels than ports from the first on, and no other may be taken.
+fn ports_used_up(first: u16) -> ConfigError {
+    let remedy = format!("set a lower one, or {}=move", cli::PORT_TAKEN.variable);
+    ConfigError::new(
+        cli::LISTEN_PORT.variable,
+        format!("is {first}, and there are fewer ports from there on than tunnels; {remedy}"),
+    )
 }
 
 fn no_port(wanted: u16, error: &io::Error) -> ConfigError {
@@ -224,6 +239,7 @@ fn program_name(word: &str) -> &str {
 /// What the user may have meant.
 fn why_not_executed(program: &str, words: usize, code: u8) -> Option<&'static str> {
     match code {
+        127 if program.is_empty() => Some("COMMAND is empty: is a variable in it unset?"),
         127 if words == 1 && program.contains(char::is_whitespace) => Some(
             "the whole command line is one word: leave out the quotes around it, or put sh -c before it",
         ),

@@ -9,7 +9,7 @@ use std::path::Path;
 use url::Host;
 
 use crate::cli;
-use crate::redis_url::{Credentials, Local, Problem, RedisUrl, Scheme, UNIX};
+use crate::redis_url::{self, Credentials, Local, Problem, RedisUrl, Scheme, UNIX};
 use crate::secret::{MASK, Secret};
 use crate::settings::{
     ConfigError, Environment, Reader, Rediss, Reported, TrustSettings, UrlSettings,
@@ -39,11 +39,7 @@ pub struct Upstream {
 impl Upstream {
     /// The host without the brackets of an IPv6 address: for look-up and SNI.
     pub fn host_name(&self) -> String {
-        match &self.host {
-            Host::Domain(name) => name.clone(),
-            Host::Ipv4(address) => address.to_string(),
-            Host::Ipv6(address) => address.to_string(),
-        }
+        redis_url::unbracketed(&self.host)
     }
 }
 

@@ -15,6 +15,9 @@ use crate::secret::{MASK, Secret};
 /// The port of a URL that names none, <https://www.iana.org/assignments/uri-schemes/prov/redis>.
 pub const DEFAULT_PORT: u16 = 6379;
 
+/// Characters of a host's name, with its final dot (RFC 1035 section 3.1).
+const LONGEST_NAME: usize = 254;
+
 /// The scheme of a URL that names a Unix socket, and the parameter that names the database there, as redis-py,
 /// go-redis and ioredis have them: <https://redis.readthedocs.io/en/stable/connections.html>.
 pub const UNIX: &str = "unix";
@@ -234,10 +237,7 @@ impl RedisUrl {
         if host.is_empty() {
             return Err(Problem::NoHost);
         }
-        let host = Host::parse(host).map_err(|_| Problem::Host)?;
-        if matches!(&host, Host::Domain(name) if !is_host_name(name)) {
-            return Err(Problem::Host);
-        }
+        let host = parse_host(host).ok_or(Problem::Host)?;
 
         let (tail, fragment) = split_off(tail, '#');
         let (path, query) = split_off(tail, '?');
@@ -399,10 +399,24 @@ impl fmt::Display for Spelled {
     }
 }
 
-/// Whether `name` has only what names of hosts have (RFC 1123 section 2.1, and the underscore of Docker's); the `url`
-/// crate takes more, `,` and `;` among them.
-fn is_host_name(name: &str) -> bool {
-    name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
+/// A host by the `url` crate's rules, and with nothing in its name but what names of hosts have (RFC 1123 section 2.1,
+/// and the underscore of Docker's): the crate takes more, `,` and `;` among it, and any length.
+pub fn parse_host(text: &str) -> Option<Host<String>> {
+    let host = Host::parse(text).ok()?;
+    let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    match &host {
+        Host::Domain(name) if name.len() > LONGEST_NAME || !name.bytes().all(is_part) => None,
+        _ => Some(host),
+    }
+}
+
+/// The host without the brackets of an IPv6 address: for look-up and SNI.
+pub fn unbracketed(host: &Host<String>) -> String {
+    match host {
+        Host::Domain(name) => name.clone(),
+        Host::Ipv4(address) => address.to_string(),
+        Host::Ipv6(address) => address.to_string(),
+    }
 }
 
 /// Splits `h:1`, `[::1]:1`, `h:` and `h`; an absent or empty port means the default.

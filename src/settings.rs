@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
+use std::fs::File;
+use std::io::Read;
 use std::time::Duration;
 
 use crate::cli::{self, Invocation, Setting};
-use crate::redis_url::TlsWishes;
+use crate::redis_url::{self, TlsWishes};
 use crate::secret::{quotable, shown};
 use crate::tls::pem::{self, Authorities, ClientIdentity, IdentityProblem};
 use crate::tls::{self, Pin};
@@ -564,19 +566,26 @@ fn no_roots(found: &Found<'_>, verify: Verify) -> ConfigError {
     ))
 }
 
+/// The longest file of PEM that is read, in bytes: many times the bundle of all public CAs.
+const LONGEST_PEM: u64 = 16 << 20;
+
 /// PEM that is given as text, or as the name of a file.
 fn read_pem(found: &Found<'_>) -> Result<String, ConfigError> {
     if let Some(text) = found.value.to_str().filter(|text| pem::is_pem(text)) {
         return Ok(pem::with_line_ends(text));
     }
-    std::fs::read_to_string(found.value).map_err(|error| {
-        let path = found.value.to_string_lossy();
-        found.wrong(format!(
-            "is {}, a file that cannot be read ({error}); expected the path of a PEM file, or PEM text \
-             with -----BEGIN in it",
-            path_shown(&path)
-        ))
-    })
+    let mut text = String::new();
+    let read = File::open(found.value)
+        .and_then(|file| file.take(LONGEST_PEM + 1).read_to_string(&mut text));
+    let problem = match read {
+        Ok(length) if length as u64 <= LONGEST_PEM => return Ok(text),
+        Ok(_) => format!("a file of more than {LONGEST_PEM} bytes"),
+        Err(error) => format!("a file that cannot be read ({error})"),
+    };
+    let path = path_shown(&found.value.to_string_lossy());
+    Err(found.wrong(format!(
+        "is {path}, {problem}; expected the path of a PEM file, or PEM text with -----BEGIN in it"
+    )))
 }
 
 /// A path as an error may repeat it. A key is sometimes pasted in its place, without the lines around it: base64, which
@@ -663,12 +672,9 @@ fn server_name(text: &str) -> Result<Option<String>, &'static str> {
     if text.is_empty() {
         return Ok(None);
     }
-    match url::Host::parse(text) {
-        Ok(url::Host::Domain(name)) => Ok(Some(name)),
-        Ok(url::Host::Ipv4(address)) => Ok(Some(address.to_string())),
-        Ok(url::Host::Ipv6(address)) => Ok(Some(address.to_string())),
-        Err(_) => Err("a host name, or an IP address (IPv6 in brackets)"),
-    }
+    let host = redis_url::parse_host(text);
+    host.map(|host| Some(redis_url::unbracketed(&host)))
+        .ok_or("a host name, or an IP address (IPv6 in brackets)")
 }
 
 fn forward_signals(text: &str) -> Result<ForwardSignals, &'static str> {

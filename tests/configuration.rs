@@ -533,6 +533,32 @@ fn a_taken_port_is_refused_where_others_know_it() {
     assert_eq!(moved.stdout, "ran\n");
     drop(taken);
     assert_eq!(launcher().env("STUNNEL_PORT_TAKEN", "fail").run().stdout, "ran\n");
+
+    let two =
+        launcher().env("HEROKU_REDIS_TWO_URL", "redis://two").env("STUNNEL_LISTEN_PORT", "65535");
+    let used_up = two.env("STUNNEL_PORT_TAKEN", "fail").run();
+    assert_eq!((used_up.code(), used_up.stdout.as_str()), (78, ""), "{}", used_up.stderr);
+    assert!(used_up.stderr.contains("STUNNEL_LISTEN_PORT"), "{}", used_up.stderr);
+}
+
+#[test]
+fn a_ca_file_without_end_and_a_name_that_no_certificate_can_have_are_refused() {
+    let endless =
+        Launcher::script("true").redis("redis://h").env("STUNNEL_CA_FILE", "/dev/zero").run();
+    assert_eq!(endless.code(), 78);
+    assert!(endless.stderr.contains("'/dev/zero', a file of more than"), "{}", endless.stderr);
+    let long = format!("{}.test", "x".repeat(250));
+    for name in ["a,b", "a;b", "redis.test:6379", &long] {
+        let ended =
+            Launcher::script("true").redis("redis://h").env("STUNNEL_SERVER_NAME", name).run();
+        assert_eq!(ended.code(), 78, "{name}");
+        assert!(
+            ended.stderr.contains(&format!("'{name}'")) || name.len() > 250,
+            "{}",
+            ended.stderr
+        );
+    }
+    assert_eq!(Launcher::script("true").redis(&format!("redis://{long}")).run().code(), 78);
 }
 
 #[test]

@@ -13,6 +13,9 @@ use super::{Process, eventually};
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_start-stunnel");
 
+/// The variable that has launchers run under valgrind, and names the folder for what that finds (see bin/soak).
+const VALGRIND_LOGS: &str = "VALGRIND_LOGS";
+
 /// Prints the tunnelled URL, then lives until its standard input ends.
 pub const HOLD: &str = "printf '%s\\n' \"$REDIS_URL\"; exec cat >/dev/null";
 
@@ -38,7 +41,16 @@ impl Ended {
 impl Launcher {
     /// With the command line `words`, and the kernel's pick of ports, so that tests run side by side.
     pub fn new<S: AsRef<OsStr>>(words: impl IntoIterator<Item = S>) -> Launcher {
-        Launcher::of(BINARY, words)
+        match std::env::var_os(VALGRIND_LOGS) {
+            None => Launcher::of(BINARY, words),
+            Some(folder) => {
+                let log = Path::new(&folder).join("%p");
+                let log = format!("--log-file={}", log.display());
+                let mut launcher = Launcher::of("valgrind", ["-q", "--error-exitcode=99", &log]);
+                launcher.command.arg(BINARY).args(words);
+                launcher
+            }
+        }
     }
 
     /// Like `new`, behind another program that ends up executing the launcher.
