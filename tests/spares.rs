@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use openssl::ssl::SslStream;
 use support::launcher::{HOLD, Held, Launcher, logged};
-use support::peer::Peer;
+use support::peer::{Gate, Peer};
 use support::pki::Certificate;
 use support::resp::{Client, Reply};
 use support::servers::{Front, Options, PASSWORD, Server, connections};
@@ -26,7 +26,11 @@ fn wait_for_connections(direct: &mut Client, count: usize) {
 }
 
 fn hold(server: &Server, settings: &[(&str, &str)]) -> Held {
-    let mut launcher = Launcher::script(HOLD).redis(&server.url()).env("STUNNEL_LOGLEVEL", "debug");
+    hold_to(&server.url(), settings)
+}
+
+fn hold_to(url: &str, settings: &[(&str, &str)]) -> Held {
+    let mut launcher = Launcher::script(HOLD).redis(url).env("STUNNEL_LOGLEVEL", "debug");
     for (name, value) in settings {
         launcher = launcher.env(name, value);
     }
@@ -135,8 +139,7 @@ fn a_spare_on_which_something_has_arrived_is_not_handed_over() {
     let count = Arc::new(AtomicUsize::new(0));
     let counter = count.clone();
     let peer = Peer::tls(move |stream| chatterbox(stream, &counter));
-    let held =
-        Launcher::script(HOLD).redis(&peer.url()).env("STUNNEL_LOGLEVEL", "debug").start_held();
+    let held = hold_to(&peer.url_with_password(), &[]);
     for _ in 0..2 {
         assert_eq!(held.open().ask(&["PING"]), Reply::line("+OK"));
     }
@@ -148,6 +151,46 @@ fn a_spare_on_which_something_has_arrived_is_not_handed_over() {
     drop(client);
     let log = held.finish().stderr;
     assert!(log.contains("at=spare-discarded"), "{log}");
+}
+
+/// Says OK to each request. On the third connection it first sends an error that nobody asked for, of
+/// which only `cut` bytes go before the first request is there.
+fn stutterer(mut stream: SslStream<Gate>, cut: usize, connections: &AtomicUsize) {
+    let mut withheld = Vec::new();
+    if connections.load(Ordering::SeqCst) == 2 {
+        stream.get_mut().close();
+        stream.write_all(b"-ERR nobody asked\r\n").unwrap();
+        withheld = stream.get_mut().open();
+        let rest = withheld.split_off(cut);
+        stream.get_mut().tcp.write_all(&withheld).unwrap();
+        withheld = rest;
+    }
+    connections.fetch_add(1, Ordering::SeqCst);
+    let mut request = [0; 64];
+    while matches!(stream.read(&mut request), Ok(1..)) {
+        stream.get_mut().tcp.write_all(&std::mem::take(&mut withheld)).unwrap();
+        if stream.write_all(b"+OK\r\n").is_err() {
+            return;
+        }
+    }
+}
+
+#[test]
+fn a_spare_on_which_half_a_record_has_arrived_is_not_handed_over() {
+    // In the record's header, right behind it, and in the body.
+    for cut in [1, 5, 9] {
+        let count = Arc::new(AtomicUsize::new(0));
+        let counter = count.clone();
+        let peer = Peer::gated(move |stream| stutterer(stream, cut, &counter));
+        let held = hold_to(&peer.url_with_password(), &[]);
+        for _ in 0..2 {
+            assert_eq!(held.open().ask(&["PING"]), Reply::line("+OK"));
+        }
+        eventually("a spare", || (count.load(Ordering::SeqCst) == 3).then_some(()));
+        assert_eq!(held.open().ask(&["PING"]), Reply::line("+OK"), "{cut} bytes");
+        let log = held.finish().stderr;
+        assert!(log.contains("at=spare-discarded"), "{log}");
+    }
 }
 
 #[test]
