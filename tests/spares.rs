@@ -2,19 +2,24 @@
 
 mod support;
 
+use std::fs;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use openssl::ssl::SslStream;
-use support::launcher::{HOLD, Held, Launcher, logged};
+use support::launcher::{HOLD, Held, Launcher, logged, with_hosts};
 use support::peer::{Gate, Peer};
 use support::pki::Certificate;
 use support::resp::{Client, Reply};
 use support::servers::{Front, Options, PASSWORD, Server, connections};
-use support::{eventually, eventually_within};
+use support::{eventually, eventually_within, rest};
+
+/// How old a look-up may be when a spare is handed over, and a little more.
+const LOOK_UP_AGE: Duration = Duration::from_millis(1_100);
 
 /// The number may have grown beyond one, where a handshake takes long.
 fn wait_for_a_spare(direct: &mut Client) {
@@ -191,6 +196,104 @@ fn a_spare_on_which_half_a_record_has_arrived_is_not_handed_over() {
         let log = held.finish().stderr;
         assert!(log.contains("at=spare-discarded"), "{log}");
     }
+}
+
+/// Answers each request with its own name, and counts connections.
+fn named(mut stream: SslStream<TcpStream>, name: &str, connections: &AtomicUsize) {
+    connections.fetch_add(1, Ordering::SeqCst);
+    let mut request = [0; 64];
+    while matches!(stream.read(&mut request), Ok(1..)) {
+        if stream.write_all(format!("+{name}\r\n").as_bytes()).is_err() {
+            return;
+        }
+    }
+}
+
+#[test]
+fn after_a_fail_over_no_spare_leads_to_the_old_server_though_it_is_still_up() {
+    const SPARES: usize = 3;
+    let folder = tempfile::tempdir().unwrap();
+    let hosts = folder.path().join("hosts");
+    let Some(launcher) = with_hosts(&hosts, "127.0.0.2 redis.test\n") else { return };
+    let old = TcpListener::bind(("127.0.0.2", 0)).unwrap();
+    let port = old.local_addr().unwrap().port();
+    let new = TcpListener::bind(("127.0.0.3", port)).unwrap();
+    let count = Arc::new(AtomicUsize::new(0));
+    let counter = count.clone();
+    let old = Peer::tls_on(old, move |stream| named(stream, "old", &counter));
+    let _new = Peer::tls_on(new, |stream| named(stream, "new", &AtomicUsize::new(0)));
+    let launcher = launcher
+        .redis(&format!("rediss://:pw@redis.test:{port}"))
+        .env("STUNNEL_LOGLEVEL", "debug")
+        .env("STUNNEL_SPARES", SPARES.to_string());
+    let held = launcher.start_held();
+    let answer = || held.open().ask(&["PING"]);
+    for _ in 0..2 {
+        assert_eq!(answer(), Reply::line("+old"));
+    }
+    eventually("spares", || (count.load(Ordering::SeqCst) == 2 + SPARES).then_some(()));
+    // It is the same server while its name has its address among others.
+    fs::write(&hosts, "127.0.0.3 redis.test\n127.0.0.2 redis.test\n").unwrap();
+    thread::sleep(LOOK_UP_AGE);
+    assert_eq!(answer(), Reply::line("+old"));
+
+    fs::write(&hosts, "127.0.0.3 redis.test\n").unwrap();
+    thread::sleep(LOOK_UP_AGE);
+    assert_eq!(answer(), Reply::line("+new"));
+    // The others are closed as well.
+    for _ in 0..2 + SPARES {
+        old.result();
+    }
+    drop(held);
+}
+
+#[test]
+fn a_spare_is_not_handed_over_while_its_name_is_not_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let hosts = folder.path().join("hosts");
+    let found = "127.0.0.1 redis.test\n";
+    let Some(launcher) = with_hosts(&hosts, found) else { return };
+    let count = Arc::new(AtomicUsize::new(0));
+    let counter = count.clone();
+    let peer = Peer::tls(move |stream| named(stream, "here", &counter));
+    let url = peer.url_with_password().replace("127.0.0.1", "redis.test");
+    let held = launcher.redis(&url).env("STUNNEL_LOGLEVEL", "debug").start_held();
+    for _ in 0..2 {
+        assert_eq!(held.open().ask(&["PING"]), Reply::line("+here"));
+    }
+    eventually("a spare", || (count.load(Ordering::SeqCst) == 3).then_some(()));
+    fs::write(&hosts, "").unwrap();
+    thread::sleep(LOOK_UP_AGE);
+    // As without a spare.
+    assert_eq!(rest(held.open().stream.get_mut()), (vec![], None));
+    fs::write(&hosts, found).unwrap();
+    assert_eq!(held.open().ask(&["PING"]), Reply::line("+here"));
+    let log = held.finish().stderr;
+    let errors = logged(&log, "connection-failed", "error");
+    assert!(errors.len() == 1 && errors[0].contains("name look-up failed"), "{log}");
+}
+
+#[test]
+fn a_lone_connection_long_after_a_burst_makes_no_spare() {
+    let server = Server::start(Front::Redis);
+    let mut direct = server.direct();
+    let held = hold(&server, &[("STUNNEL_SPARES", "8")]);
+    one_request(&held);
+    one_request(&held);
+    wait_for_connections(&mut direct, 8);
+    // They go after 30 seconds.
+    eventually_within(Duration::from_secs(90), "the spares are gone", || {
+        (connections(&mut direct) == 0).then_some(())
+    });
+    let mut alone = held.client();
+    for _ in 0..500 {
+        assert_eq!(alone.ask(&["PING"]), Reply::line("+PONG"));
+        assert_eq!(connections(&mut direct), 1);
+    }
+    drop(alone);
+    let log = held.finish().stderr;
+    let (_, later) = log.split_once("at=spares-given-up").expect("a log line");
+    assert!(!later.contains("at=spare"), "{log}");
 }
 
 #[test]
