@@ -100,8 +100,12 @@ fn a_spare_that_redis_has_closed_is_not_handed_over() {
     let held = hold(&server, &[]);
     one_request(&held);
     one_request(&held);
-    for _ in 0..20 {
+    for round in 0..20 {
         wait_for_a_spare(&mut direct);
+        // First in the middle of its handshake, then later and later.
+        for _ in 0..round * 20 {
+            direct.ask(&["PING"]);
+        }
         direct.ask(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
         one_request(&held);
     }
@@ -271,6 +275,53 @@ fn a_spare_is_not_handed_over_while_its_name_is_not_found() {
     let log = held.finish().stderr;
     let errors = logged(&log, "connection-failed", "error");
     assert!(errors.len() == 1 && errors[0].contains("name look-up failed"), "{log}");
+}
+
+/// What an app is told that sets a key without having said who it is.
+fn set_without_password(held: &Held) -> Reply {
+    held.open().ask(&["SET", "k", "v"])
+}
+
+#[test]
+fn a_password_that_redis_is_given_holds_for_the_next_connection() {
+    let options = Options { words: &["--requirepass", ""], ..Options::default() };
+    let server = Server::start_with(Front::Redis, options);
+    let url = format!("redis://127.0.0.1:{}/0", server.port);
+    let held = hold_to(&url, &[]);
+    let mut direct = Client::open(server.port);
+    assert_eq!(set_without_password(&held), Reply::line("+OK"));
+    assert_eq!(set_without_password(&held), Reply::line("+OK"));
+    wait_until_connected(&held);
+    assert_eq!(direct.ask(&["CONFIG", "SET", "requirepass", PASSWORD]), Reply::line("+OK"));
+    let refused = Reply::line("-NOAUTH Authentication required.");
+    assert_eq!(set_without_password(&held), refused);
+    let log = held.finish().stderr;
+    assert!(!log.contains("at=spare-"), "{log}");
+}
+
+#[test]
+fn a_password_that_is_taken_from_redis_is_not_asked_of_the_next_connection() {
+    let server = Server::start(Front::Redis);
+    let url = format!("redis://127.0.0.1:{}/0", server.port);
+    let held = hold_to(&url, &[]);
+    one_request(&held);
+    one_request(&held);
+    wait_until_connected(&held);
+    let mut direct = server.direct();
+    assert_eq!(direct.ask(&["CONFIG", "SET", "requirepass", ""]), Reply::line("+OK"));
+    // A map: what Redis says about itself.
+    let hello = held.open().ask(&["HELLO", "3"]);
+    assert!(matches!(&hello, Reply::Line(line) if line.starts_with('%')), "{hello:?}");
+    let log = held.finish().stderr;
+    assert!(!log.contains("at=spare-"), "{log}");
+}
+
+/// Long enough for a spare to be made, if one is: an outcome, not a time, decides the test.
+fn wait_until_connected(held: &Held) {
+    let mut client = held.open();
+    for _ in 0..500 {
+        client.ask(&["PING"]);
+    }
 }
 
 #[test]

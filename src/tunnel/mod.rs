@@ -47,7 +47,9 @@ impl Tunnel {
         totals: Arc<Totals>,
     ) -> Tunnel {
         let look = Connector::for_a_look(&plan.trust);
-        let spares = Spares::new(settings.spares);
+        // Redis decides when it accepts a connection whether that is logged in: an app that sends
+        // no password would find what held when its spare was made.
+        let spares = Spares::new(if plan.all_have_passwords { settings.spares } else { 0 });
         let (names, sessions) = (Names::default(), Arc::default());
         Tunnel { plan, connector, look, settings, totals, names, spares, sessions }
     }

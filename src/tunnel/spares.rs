@@ -5,7 +5,8 @@
 //! holds for it. Only demand makes spares: the first comes after a second connection, and silence ends them.
 //!
 //! A spare is handed over only if it is as good as a new connection: nothing has arrived on it, and
-//! it leads where the name leads now.
+//! it leads where the name leads now. Who is logged in must be decided by what the app sends: there
+//! are no spares for an app that sends no password.
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
