@@ -546,8 +546,8 @@ fn other_connections_go_on_beside_a_server_of_tiny_tls_records() {
         answered += 1;
     }
     reading.join().unwrap();
-    // Without turns it is one reply, with turns some hundred.
-    assert!(answered >= 20, "{answered} replies while {TINY_RECORDS} records came");
+    // It is one reply if they wait for the end of what has arrived, and some hundred if not.
+    assert!(answered >= 5, "{answered} replies while {TINY_RECORDS} records came");
 }
 
 /// The TCP and UDP sockets of a process: the table's name, and the columns of /proc/net/tcp (proc(5)).
