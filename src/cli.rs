@@ -218,7 +218,7 @@ pub const SPARES: Setting = Setting {
     default_shown: "1",
     value_name: "N",
     help: "Connections per tunnel, 0 to 8, that are kept ready while an app connects again and again; up to \
-           8 when it does so fast. 0: none",
+           8 when it does so fast. 0: none. None without a password in the URL",
     ..Setting::PLAIN
 };
 pub const FORWARD_SIGNALS: Setting = Setting {

@@ -58,6 +58,8 @@ pub struct Tunnel {
     pub trust: TrustSettings,
     /// Whether TLS goes to another port than the URL's.
     pub port_moved: bool,
+    /// Whether each of its URLs has a password, which clients send on every connection.
+    pub all_have_passwords: bool,
 }
 
 /// What becomes of one variable.
@@ -154,7 +156,8 @@ impl Plan {
         if !settings.trust.authenticates() && !settings.verify_chosen {
             self.unauthenticated.push(name.to_owned());
         }
-        let tunnel = self.tunnel_to(name, upstream, settings.trust, port_moved);
+        let has_password = url.credentials().is_some();
+        let tunnel = self.tunnel_to(name, upstream, settings.trust, port_moved, has_password);
         Ok(Some((value, Fate::Tunnelled(tunnel, Box::new(url)))))
     }
 
@@ -280,16 +283,25 @@ impl Plan {
         upstream: Upstream,
         trust: TrustSettings,
         port_moved: bool,
+        has_password: bool,
     ) -> usize {
         let same = |tunnel: &Tunnel| tunnel.upstream == upstream && tunnel.trust == trust;
         match self.tunnels.iter().position(same) {
             Some(index) => {
                 self.tunnels[index].variables.push(name.to_owned());
+                self.tunnels[index].all_have_passwords &= has_password;
                 index
             }
             None => {
                 let variables = vec![name.to_owned()];
-                self.tunnels.push(Tunnel { variables, upstream, trust, port_moved });
+                let all_have_passwords = has_password;
+                self.tunnels.push(Tunnel {
+                    variables,
+                    upstream,
+                    trust,
+                    port_moved,
+                    all_have_passwords,
+                });
                 self.tunnels.len() - 1
             }
         }
@@ -666,6 +678,27 @@ mod tests {
         assert_eq!(changes[1], ("REDIS_URL_STUNNEL".into(), "redis://:a@127.0.0.1:1/0".into()));
         assert_eq!(changes[2], ("HEROKU_REDIS_A_URL".into(), "redis://u:b@127.0.0.1:1/1".into()));
         assert_eq!(changes[4], ("HEROKU_REDIS_B_URL".into(), "redis://127.0.0.1:2".into()));
+    }
+
+    #[test]
+    fn a_tunnel_knows_whether_a_url_without_a_password_leads_through_it() {
+        let cases: &[(&[&str], bool)] = &[
+            (&["redis://:pw@h"], true),
+            (&["redis://u:pw@h"], true),
+            (&["redis://h"], false),
+            (&["redis://u@h"], false),
+            (&["redis://u:@h"], false),
+            (&["redis://:pw@h", "redis://:other@h/1"], true),
+            (&["redis://:pw@h", "redis://h/1"], false),
+            (&["redis://h", "redis://:pw@h/1"], false),
+        ];
+        for (urls, expected) in cases {
+            let pairs: Vec<_> =
+                ["REDIS_URL", "HEROKU_REDIS_A_URL"].into_iter().zip(urls.iter().copied()).collect();
+            let plan = plan(&[], &pairs).unwrap();
+            assert_eq!(plan.tunnels.len(), 1);
+            assert_eq!(plan.tunnels[0].all_have_passwords, *expected, "{urls:?}");
+        }
     }
 
     #[test]

@@ -2,19 +2,24 @@
 
 mod support;
 
+use std::fs;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use openssl::ssl::SslStream;
-use support::launcher::{HOLD, Held, Launcher, logged};
-use support::peer::Peer;
+use support::launcher::{HOLD, Held, Launcher, logged, with_hosts};
+use support::peer::{Gate, Peer};
 use support::pki::Certificate;
 use support::resp::{Client, Reply};
 use support::servers::{Front, Options, PASSWORD, Server, connections};
-use support::{eventually, eventually_within};
+use support::{eventually, eventually_within, rest};
+
+/// How old a look-up may be when a spare is handed over, and a little more.
+const LOOK_UP_AGE: Duration = Duration::from_millis(1_100);
 
 /// The number may have grown beyond one, where a handshake takes long.
 fn wait_for_a_spare(direct: &mut Client) {
@@ -26,7 +31,11 @@ fn wait_for_connections(direct: &mut Client, count: usize) {
 }
 
 fn hold(server: &Server, settings: &[(&str, &str)]) -> Held {
-    let mut launcher = Launcher::script(HOLD).redis(&server.url()).env("STUNNEL_LOGLEVEL", "debug");
+    hold_to(&server.url(), settings)
+}
+
+fn hold_to(url: &str, settings: &[(&str, &str)]) -> Held {
+    let mut launcher = Launcher::script(HOLD).redis(url).env("STUNNEL_LOGLEVEL", "debug");
     for (name, value) in settings {
         launcher = launcher.env(name, value);
     }
@@ -91,8 +100,12 @@ fn a_spare_that_redis_has_closed_is_not_handed_over() {
     let held = hold(&server, &[]);
     one_request(&held);
     one_request(&held);
-    for _ in 0..20 {
+    for round in 0..20 {
         wait_for_a_spare(&mut direct);
+        // First in the middle of its handshake, then later and later.
+        for _ in 0..round * 20 {
+            direct.ask(&["PING"]);
+        }
         direct.ask(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
         one_request(&held);
     }
@@ -135,8 +148,7 @@ fn a_spare_on_which_something_has_arrived_is_not_handed_over() {
     let count = Arc::new(AtomicUsize::new(0));
     let counter = count.clone();
     let peer = Peer::tls(move |stream| chatterbox(stream, &counter));
-    let held =
-        Launcher::script(HOLD).redis(&peer.url()).env("STUNNEL_LOGLEVEL", "debug").start_held();
+    let held = hold_to(&peer.url_with_password(), &[]);
     for _ in 0..2 {
         assert_eq!(held.open().ask(&["PING"]), Reply::line("+OK"));
     }
@@ -148,6 +160,191 @@ fn a_spare_on_which_something_has_arrived_is_not_handed_over() {
     drop(client);
     let log = held.finish().stderr;
     assert!(log.contains("at=spare-discarded"), "{log}");
+}
+
+/// Says OK to each request. On the third connection it first sends an error that nobody asked for, of
+/// which only `cut` bytes go before the first request is there.
+fn stutterer(mut stream: SslStream<Gate>, cut: usize, connections: &AtomicUsize) {
+    let mut withheld = Vec::new();
+    if connections.load(Ordering::SeqCst) == 2 {
+        stream.get_mut().close();
+        stream.write_all(b"-ERR nobody asked\r\n").unwrap();
+        withheld = stream.get_mut().open();
+        let rest = withheld.split_off(cut);
+        stream.get_mut().tcp.write_all(&withheld).unwrap();
+        withheld = rest;
+    }
+    connections.fetch_add(1, Ordering::SeqCst);
+    let mut request = [0; 64];
+    while matches!(stream.read(&mut request), Ok(1..)) {
+        stream.get_mut().tcp.write_all(&std::mem::take(&mut withheld)).unwrap();
+        if stream.write_all(b"+OK\r\n").is_err() {
+            return;
+        }
+    }
+}
+
+#[test]
+fn a_spare_on_which_half_a_record_has_arrived_is_not_handed_over() {
+    // In the record's header, right behind it, and in the body.
+    for cut in [1, 5, 9] {
+        let count = Arc::new(AtomicUsize::new(0));
+        let counter = count.clone();
+        let peer = Peer::gated(move |stream| stutterer(stream, cut, &counter));
+        let held = hold_to(&peer.url_with_password(), &[]);
+        for _ in 0..2 {
+            assert_eq!(held.open().ask(&["PING"]), Reply::line("+OK"));
+        }
+        eventually("a spare", || (count.load(Ordering::SeqCst) == 3).then_some(()));
+        assert_eq!(held.open().ask(&["PING"]), Reply::line("+OK"), "{cut} bytes");
+        let log = held.finish().stderr;
+        assert!(log.contains("at=spare-discarded"), "{log}");
+    }
+}
+
+/// Answers each request with its own name, and counts connections.
+fn named(mut stream: SslStream<TcpStream>, name: &str, connections: &AtomicUsize) {
+    connections.fetch_add(1, Ordering::SeqCst);
+    let mut request = [0; 64];
+    while matches!(stream.read(&mut request), Ok(1..)) {
+        if stream.write_all(format!("+{name}\r\n").as_bytes()).is_err() {
+            return;
+        }
+    }
+}
+
+#[test]
+fn after_a_fail_over_no_spare_leads_to_the_old_server_though_it_is_still_up() {
+    const SPARES: usize = 3;
+    let folder = tempfile::tempdir().unwrap();
+    let hosts = folder.path().join("hosts");
+    let Some(launcher) = with_hosts(&hosts, "127.0.0.2 redis.test\n") else { return };
+    let old = TcpListener::bind(("127.0.0.2", 0)).unwrap();
+    let port = old.local_addr().unwrap().port();
+    let new = TcpListener::bind(("127.0.0.3", port)).unwrap();
+    let count = Arc::new(AtomicUsize::new(0));
+    let counter = count.clone();
+    let old = Peer::tls_on(old, move |stream| named(stream, "old", &counter));
+    let _new = Peer::tls_on(new, |stream| named(stream, "new", &AtomicUsize::new(0)));
+    let launcher = launcher
+        .redis(&format!("rediss://:pw@redis.test:{port}"))
+        .env("STUNNEL_LOGLEVEL", "debug")
+        .env("STUNNEL_SPARES", SPARES.to_string());
+    let held = launcher.start_held();
+    let answer = || held.open().ask(&["PING"]);
+    for _ in 0..2 {
+        assert_eq!(answer(), Reply::line("+old"));
+    }
+    eventually("spares", || (count.load(Ordering::SeqCst) == 2 + SPARES).then_some(()));
+    // It is the same server while its name has its address among others.
+    fs::write(&hosts, "127.0.0.3 redis.test\n127.0.0.2 redis.test\n").unwrap();
+    thread::sleep(LOOK_UP_AGE);
+    assert_eq!(answer(), Reply::line("+old"));
+
+    fs::write(&hosts, "127.0.0.3 redis.test\n").unwrap();
+    thread::sleep(LOOK_UP_AGE);
+    assert_eq!(answer(), Reply::line("+new"));
+    // The others are closed as well.
+    for _ in 0..2 + SPARES {
+        old.result();
+    }
+    drop(held);
+}
+
+#[test]
+fn a_spare_is_not_handed_over_while_its_name_is_not_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let hosts = folder.path().join("hosts");
+    let found = "127.0.0.1 redis.test\n";
+    let Some(launcher) = with_hosts(&hosts, found) else { return };
+    let count = Arc::new(AtomicUsize::new(0));
+    let counter = count.clone();
+    let peer = Peer::tls(move |stream| named(stream, "here", &counter));
+    let url = peer.url_with_password().replace("127.0.0.1", "redis.test");
+    let held = launcher.redis(&url).env("STUNNEL_LOGLEVEL", "debug").start_held();
+    for _ in 0..2 {
+        assert_eq!(held.open().ask(&["PING"]), Reply::line("+here"));
+    }
+    eventually("a spare", || (count.load(Ordering::SeqCst) == 3).then_some(()));
+    fs::write(&hosts, "").unwrap();
+    thread::sleep(LOOK_UP_AGE);
+    // As without a spare.
+    assert_eq!(rest(held.open().stream.get_mut()), (vec![], None));
+    fs::write(&hosts, found).unwrap();
+    assert_eq!(held.open().ask(&["PING"]), Reply::line("+here"));
+    let log = held.finish().stderr;
+    let errors = logged(&log, "connection-failed", "error");
+    assert!(errors.len() == 1 && errors[0].contains("name look-up failed"), "{log}");
+}
+
+/// What an app is told that sets a key without having said who it is.
+fn set_without_password(held: &Held) -> Reply {
+    held.open().ask(&["SET", "k", "v"])
+}
+
+#[test]
+fn a_password_that_redis_is_given_holds_for_the_next_connection() {
+    let options = Options { words: &["--requirepass", ""], ..Options::default() };
+    let server = Server::start_with(Front::Redis, options);
+    let url = format!("redis://127.0.0.1:{}/0", server.port);
+    let held = hold_to(&url, &[]);
+    let mut direct = Client::open(server.port);
+    assert_eq!(set_without_password(&held), Reply::line("+OK"));
+    assert_eq!(set_without_password(&held), Reply::line("+OK"));
+    wait_until_connected(&held);
+    assert_eq!(direct.ask(&["CONFIG", "SET", "requirepass", PASSWORD]), Reply::line("+OK"));
+    let refused = Reply::line("-NOAUTH Authentication required.");
+    assert_eq!(set_without_password(&held), refused);
+    let log = held.finish().stderr;
+    assert!(!log.contains("at=spare-"), "{log}");
+}
+
+#[test]
+fn a_password_that_is_taken_from_redis_is_not_asked_of_the_next_connection() {
+    let server = Server::start(Front::Redis);
+    let url = format!("redis://127.0.0.1:{}/0", server.port);
+    let held = hold_to(&url, &[]);
+    one_request(&held);
+    one_request(&held);
+    wait_until_connected(&held);
+    let mut direct = server.direct();
+    assert_eq!(direct.ask(&["CONFIG", "SET", "requirepass", ""]), Reply::line("+OK"));
+    // A map: what Redis says about itself.
+    let hello = held.open().ask(&["HELLO", "3"]);
+    assert!(matches!(&hello, Reply::Line(line) if line.starts_with('%')), "{hello:?}");
+    let log = held.finish().stderr;
+    assert!(!log.contains("at=spare-"), "{log}");
+}
+
+/// Long enough for a spare to be made, if one is: an outcome, not a time, decides the test.
+fn wait_until_connected(held: &Held) {
+    let mut client = held.open();
+    for _ in 0..500 {
+        client.ask(&["PING"]);
+    }
+}
+
+#[test]
+fn a_lone_connection_long_after_a_burst_makes_no_spare() {
+    let server = Server::start(Front::Redis);
+    let mut direct = server.direct();
+    let held = hold(&server, &[("STUNNEL_SPARES", "8")]);
+    one_request(&held);
+    one_request(&held);
+    wait_for_connections(&mut direct, 8);
+    // They go after 30 seconds.
+    eventually_within(Duration::from_secs(90), "the spares are gone", || {
+        (connections(&mut direct) == 0).then_some(())
+    });
+    let mut alone = held.client();
+    for _ in 0..500 {
+        assert_eq!(alone.ask(&["PING"]), Reply::line("+PONG"));
+        assert_eq!(connections(&mut direct), 1);
+    }
+    drop(alone);
+    let log = held.finish().stderr;
+    let (_, later) = log.split_once("at=spares-given-up").expect("a log line");
+    assert!(!later.contains("at=spare"), "{log}");
 }
 
 #[test]

@@ -5,13 +5,15 @@ mod support;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use openssl::sha::Sha256;
 use openssl::ssl::{ShutdownState, SslStream};
 use support::launcher::{HOLD, Launcher, logged, port_of, with_hosts};
-use support::peer::Peer;
+use support::peer::{Gate, Peer};
 use support::resp::{Client, Reply, request};
 use support::servers::{FRONTS, Front, PASSWORD, Server};
 use support::{eventually, reset, rest, two_free_ports};
@@ -494,6 +496,58 @@ fn a_failing_connection_harms_no_other() {
         assert_eq!(client.ask(&["INCR", "n"]), Reply::line(&format!(":{}", n + 1)));
     }
     assert_eq!(held.client().ask(&["PING"]), Reply::line("+PONG"));
+}
+
+/// Asked to, sends a flood of TLS records of one byte each, all at once. Bulk comes first, so that the
+/// kernel's buffers grow.
+fn flood(mut stream: SslStream<Gate>) {
+    stream.read_exact(&mut [0; 1]).unwrap();
+    stream.write_all(&vec![0; BULK]).unwrap();
+    stream.get_mut().close();
+    for _ in 0..TINY_RECORDS {
+        stream.write_all(b"x").unwrap();
+    }
+    let records = stream.get_mut().open();
+    stream.get_mut().tcp.write_all(&records).unwrap();
+    rest(&mut stream);
+}
+
+const BULK: usize = 64 * MIB;
+const TINY_RECORDS: usize = 400_000;
+
+#[test]
+fn other_connections_go_on_beside_a_server_of_tiny_tls_records() {
+    let server = Server::start(Front::Redis);
+    let peer = Peer::gated(flood);
+    let launcher = Launcher::script("echo $REDIS_URL; echo $OTHER_URL; exec cat >/dev/null")
+        .redis(&server.url())
+        .env("OTHER_URL", peer.url())
+        .env("REDIS_STUNNEL_URLS", "REDIS_URL OTHER_URL");
+    let mut held = launcher.start_held();
+    let mut client = held.client();
+    let other = port_of(&held.running.line());
+    let mut flooded = Client::open(other).stream.into_inner();
+    flooded.write_all(b"!").unwrap();
+    let received = Arc::new(AtomicUsize::new(0));
+    let counter = received.clone();
+    let reading = thread::spawn(move || {
+        let mut buffer = [0; 64 * 1024];
+        while counter.load(Ordering::SeqCst) < BULK + TINY_RECORDS {
+            let read = flooded.read(&mut buffer).unwrap();
+            assert!(read > 0, "it ended early");
+            counter.fetch_add(read, Ordering::SeqCst);
+        }
+    });
+    let received = || received.load(Ordering::SeqCst);
+    eventually("the flood", || (received() > BULK).then_some(()));
+    let mut answered = 0;
+    while received() < BULK + TINY_RECORDS {
+        assert_eq!(client.ask(&["PING"]), Reply::line("+PONG"));
+        answered += 1;
+    }
+    reading.join().unwrap();
+    // It is one reply if they wait for the end of what has arrived, and some hundred if not.
+    assert!(answered >= 5, "{answered} replies while {TINY_RECORDS} records came");
 }
 
 /// The TCP and UDP sockets of a process: the table's name, and the columns of /proc/net/tcp (proc(5)).

@@ -28,19 +28,12 @@ pub async fn serve(mut app: AppStream, tunnel: &Arc<Tunnel>) {
     let started = Instant::now();
     tunnel.totals.connection();
     debug!(at = "connection-accepted", var = tunnel.variable(), peer = %app.peer());
+    spares::note_arrival(tunnel);
     // Boxed, like all that happens once: an idle connection is to hold no room for it.
-    let redis = Box::pin(reach_redis(tunnel)).await;
+    let redis = Box::pin(upstream::connect(tunnel)).await;
     match redis {
         Ok(redis) => carry(app, redis, started, tunnel).await,
         Err(failure) => Box::pin(report(&failure, &mut app, tunnel)).await,
-    }
-}
-
-/// A connection to Redis: a spare, or a new one.
-async fn reach_redis(tunnel: &Arc<Tunnel>) -> Result<TlsUpstream, Failure> {
-    match spares::take(tunnel).await {
-        Some(spare) => Ok(spare),
-        None => upstream::connect(tunnel).await,
     }
 }
 

@@ -15,6 +15,7 @@ use nix::unistd::mkdtemp;
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{mpsc, watch};
+use tokio::task::coop::consume_budget;
 use tokio::time::sleep;
 
 use super::app::AppStream;
@@ -247,7 +248,11 @@ pub async fn serve(
     let listener = listener.into_listener()?;
     loop {
         match listener.accept() {
-            Ok(stream) => accept(stream),
+            Ok(stream) => {
+                accept(stream);
+                // However fast others come: the drain's time runs.
+                consume_budget().await;
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
             // A descriptor may become free when another connection is done.
             Err(error) => after_failed_accept(&tunnel, error).await,

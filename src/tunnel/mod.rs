@@ -1,10 +1,12 @@
 //! One byte's way: accepted by the [`listener`], connected by the [`upstream`], moved by the
-//! [`relay`]; [`connection`] is the life of all three together. [`spares`] are connected beforehand.
+//! [`relay`]; [`connection`] is the life of all three together. [`spares`] are connected beforehand;
+//! [`names`] knows whether they still lead to the right server.
 
 mod app;
 mod connection;
 pub mod failure;
 mod listener;
+mod names;
 mod read_ahead;
 pub mod relay;
 mod resp;
@@ -16,6 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use listener::{Connections, Listener, SocketFolder, serve};
+use names::Names;
 use spares::Spares;
 
 use crate::plan;
@@ -31,6 +34,7 @@ pub struct Tunnel {
     pub look: Arc<Connector>,
     pub settings: ConnectionSettings,
     pub totals: Arc<Totals>,
+    names: Names,
     spares: Spares,
     sessions: Arc<Sessions>,
 }
@@ -43,8 +47,11 @@ impl Tunnel {
         totals: Arc<Totals>,
     ) -> Tunnel {
         let look = Connector::for_a_look(&plan.trust);
-        let spares = Spares::new(settings.spares);
-        Tunnel { plan, connector, look, settings, totals, spares, sessions: Arc::default() }
+        // Redis decides when it accepts a connection whether that is logged in: an app that sends
+        // no password would find what held when its spare was made.
+        let spares = Spares::new(if plan.all_have_passwords { settings.spares } else { 0 });
+        let (names, sessions) = (Names::default(), Arc::default());
+        Tunnel { plan, connector, look, settings, totals, names, spares, sessions }
     }
 
     /// The variable by which log lines and errors call the tunnel.

@@ -10,6 +10,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::task::coop::poll_proceed;
 
 /// TLS records of the largest size that are moved at once, as a bulk reply has them.
 pub const RECORDS: usize = 4;
@@ -18,6 +19,9 @@ const AHEAD: usize = RECORDS * (16 * 1024 + 256 + 5);
 /// Buffers that a thread keeps for whoever reads next. Connections that wait in the middle of a record, if they are
 /// more, have theirs made and freed.
 const KEPT: usize = 2;
+/// So many fetches of what has been read take as much of a task's budget ([`tokio::task::coop`]) as
+/// one system call: records may be tiny, and a task that never yields keeps all others waiting.
+const FETCHES: usize = 8;
 
 type Buffer = Box<[u8]>;
 
@@ -31,6 +35,44 @@ pub struct ReadAhead {
     tcp: TcpStream,
     /// What was read and not fetched yet.
     ahead: Option<Ahead>,
+    /// Of what was fetched.
+    records: Records,
+}
+
+/// Follows a stream of TLS records: each has a type, a version, a length, and so many bytes
+/// (RFC 8446 section 5.1).
+#[derive(Debug, Default)]
+struct Records {
+    header: [u8; 5],
+    /// Bytes of the header that are known; none once it is complete.
+    known: usize,
+    /// Bytes of the body that are still to come.
+    missing: usize,
+}
+
+impl Records {
+    fn follow(&mut self, mut bytes: &[u8]) {
+        while let Some((&byte, rest)) = bytes.split_first() {
+            if self.missing > 0 {
+                let passed = self.missing.min(bytes.len());
+                self.missing -= passed;
+                bytes = &bytes[passed..];
+                continue;
+            }
+            self.header[self.known] = byte;
+            self.known = (self.known + 1) % self.header.len();
+            if self.known == 0 {
+                let [_, _, _, high, low] = self.header;
+                self.missing = usize::from(u16::from_be_bytes([high, low]));
+            }
+            bytes = rest;
+        }
+    }
+
+    /// Whether the latest record is complete.
+    fn is_complete(&self) -> bool {
+        self.known == 0 && self.missing == 0
+    }
 }
 
 #[derive(Debug)]
@@ -38,11 +80,13 @@ struct Ahead {
     buffer: Buffer,
     from: usize,
     to: usize,
+    /// Since the budget was last asked.
+    fetches: usize,
 }
 
 impl ReadAhead {
     pub fn new(tcp: TcpStream) -> ReadAhead {
-        ReadAhead { tcp, ahead: None }
+        ReadAhead { tcp, ahead: None, records: Records::default() }
     }
 
     pub fn tcp(&self) -> &TcpStream {
@@ -55,6 +99,11 @@ impl ReadAhead {
             Some(_) => Poll::Ready(Ok(())),
             None => self.tcp.poll_read_ready(cx),
         }
+    }
+
+    /// Whether all that has come from the network is complete records, and has been fetched.
+    pub fn is_between_records(&self) -> bool {
+        self.ahead.is_none() && self.records.is_complete()
     }
 
     pub fn tcp_mut(&mut self) -> &mut TcpStream {
@@ -78,7 +127,7 @@ impl Drop for Ahead {
 impl Ahead {
     fn new() -> Ahead {
         let buffer = FREE.with_borrow_mut(Vec::pop).unwrap_or_else(|| vec![0; AHEAD].into());
-        Ahead { buffer, from: 0, to: 0 }
+        Ahead { buffer, from: 0, to: 0, fetches: 0 }
     }
 }
 
@@ -88,9 +137,16 @@ impl AsyncRead for ReadAhead {
         cx: &mut Context<'_>,
         wanted: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let ReadAhead { tcp, ahead } = &mut *self;
+        let ReadAhead { tcp, ahead, records } = &mut *self;
         let held = match ahead {
-            Some(held) => held,
+            Some(held) => {
+                if held.fetches == FETCHES {
+                    ready!(poll_proceed(cx)).made_progress();
+                    held.fetches = 0;
+                }
+                held.fetches += 1;
+                held
+            }
             None => {
                 let mut fresh = Ahead::new();
                 let mut buffer = ReadBuf::new(&mut fresh.buffer);
@@ -100,7 +156,9 @@ impl AsyncRead for ReadAhead {
             }
         };
         let fetched = wanted.remaining().min(held.to - held.from);
-        wanted.put_slice(&held.buffer[held.from..held.from + fetched]);
+        let bytes = &held.buffer[held.from..held.from + fetched];
+        records.follow(bytes);
+        wanted.put_slice(bytes);
         held.from += fetched;
         if held.from == held.to {
             *ahead = None;
@@ -124,5 +182,83 @@ impl AsyncWrite for ReadAhead {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.tcp).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// Both ends of a connection.
+    async fn connection() -> (ReadAhead, TcpStream) {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (ReadAhead::new(near), listener.accept().await.unwrap().0)
+    }
+
+    #[test]
+    fn records_are_complete_where_they_end_and_nowhere_else() {
+        let sizes = [0, 1, 0, 300, 16_384];
+        let (mut stream, mut ends) = (Vec::new(), vec![0]);
+        for size in sizes {
+            stream.extend([0x17, 3, 3]);
+            stream.extend(u16::to_be_bytes(size));
+            stream.extend(vec![0xff; usize::from(size)]);
+            ends.push(stream.len());
+        }
+        let mut by_byte = Records::default();
+        for cut in 0..stream.len() {
+            let mut at_once = Records::default();
+            at_once.follow(&stream[..cut]);
+            assert_eq!(at_once.is_complete(), ends.contains(&cut), "{cut}");
+            assert_eq!(by_byte.is_complete(), ends.contains(&cut), "{cut}");
+            by_byte.follow(&stream[cut..=cut]);
+        }
+        assert!(by_byte.is_complete());
+    }
+
+    #[tokio::test]
+    async fn what_has_been_read_and_not_fetched_is_no_end_of_a_record() {
+        let (mut near, mut far) = connection().await;
+        assert!(near.is_between_records());
+        // Two alerts.
+        far.write_all(b"\x15\x03\x03\x00\x01a\x15\x03\x03\x00\x01b").await.unwrap();
+        near.tcp().readable().await.unwrap();
+        let mut record = [0; 6];
+        near.read_exact(&mut record).await.unwrap();
+        assert!(!near.is_between_records());
+        near.read_exact(&mut record).await.unwrap();
+        assert!(near.is_between_records());
+    }
+
+    #[tokio::test]
+    async fn a_task_that_fetches_byte_by_byte_lets_others_run() {
+        const BYTES: usize = 10_000;
+        let (mut near, mut far) = connection().await;
+        far.write_all(&[0; BYTES]).await.unwrap();
+        let mut all = vec![0; BYTES];
+        while near.tcp().peek(&mut all).await.unwrap() < BYTES {}
+        let other = Arc::new(AtomicBool::new(false));
+        let flag = other.clone();
+        // On this thread: not before the reader lets it.
+        tokio::spawn(async move { flag.store(true, Ordering::SeqCst) });
+        for byte in 0..BYTES {
+            let mut buffer = [0];
+            poll_fn(|cx| Pin::new(&mut near).poll_read(cx, &mut ReadBuf::new(&mut buffer)))
+                .await
+                .unwrap();
+            if other.load(Ordering::SeqCst) {
+                assert!(byte > 0 && byte < BYTES - 1);
+                return;
+            }
+        }
+        panic!("nobody else ran");
     }
 }

@@ -3,14 +3,21 @@
 //! A client that connects anew for each request (PHP, scripts, forking workers) pays TCP and TLS each time.
 //! Redis never speaks first, so a connection can be made and its handshake done beforehand; the same trust
 //! holds for it. Only demand makes spares: the first comes after a second connection, and silence ends them.
+//!
+//! A spare is handed over only if it is as good as a new connection: nothing has arrived on it, and
+//! it leads where the name leads now. Who is logged in must be decided by what the app sends: there
+//! are no spares for an app that sends no password.
 
 use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
+use super::failure::{Failure, Step};
 use super::stream::TlsUpstream;
+use super::upstream::Source;
 use super::{Tunnel, upstream};
 use crate::logging::debug;
 use crate::settings::MOST_SPARES;
@@ -23,6 +30,8 @@ const DEMAND: Duration = Duration::from_secs(10);
 const GIVEN_UP: Duration = Duration::from_secs(30);
 /// How long the number stays up after a burst, for each spare.
 const SHRINK: Duration = Duration::from_secs(1);
+/// How old a look-up of the name may be when a spare is handed over.
+const LOOK_UP_AGE: Duration = Duration::from_secs(1);
 
 /// One tunnel's spares.
 #[derive(Debug)]
@@ -45,12 +54,19 @@ impl Spares {
 /// What is ready and what is being made, and how much of it there should be. Knows nothing of the network.
 #[derive(Debug)]
 struct Pool<S> {
-    /// With the time at which each was made; the oldest first.
-    ready: VecDeque<(S, Instant)>,
+    /// The oldest first.
+    ready: VecDeque<Ready<S>>,
     making: usize,
     /// A task waits for the end of demand.
     watched: bool,
     demand: Demand,
+}
+
+#[derive(Debug)]
+struct Ready<S> {
+    spare: S,
+    address: IpAddr,
+    made: Instant,
 }
 
 impl<S> Default for Pool<S> {
@@ -62,12 +78,19 @@ impl<S> Default for Pool<S> {
 impl<S> Pool<S> {
     /// The oldest spare that is not too old.
     fn take(&mut self, now: Instant) -> Option<S> {
-        while let Some((spare, made)) = self.ready.pop_front() {
+        while let Some(Ready { spare, made, .. }) = self.ready.pop_front() {
             if now - made < GIVEN_UP {
                 return Some(spare);
             }
         }
         None
+    }
+
+    /// Keeps only what leads to one of `addresses`, and says how many others there were.
+    fn keep_only(&mut self, addresses: &[SocketAddr]) -> usize {
+        let before = self.ready.len();
+        self.ready.retain(|ready| addresses.iter().any(|known| known.ip() == ready.address));
+        before - self.ready.len()
     }
 
     /// Lets go of what is beyond the demand, and says how many to make; they count as being made from now on.
@@ -81,11 +104,14 @@ impl<S> Pool<S> {
         missing
     }
 
-    /// Takes in a spare whose making began at `started`. Says whether somebody has to watch for the end of
-    /// demand from now on.
-    fn add(&mut self, spare: S, started: Instant, now: Instant) -> bool {
+    /// Takes in a spare whose making began at `started`, if it is still wanted. Says whether
+    /// somebody has to watch for the end of demand from now on.
+    fn add(&mut self, spare: S, address: IpAddr, started: Instant, now: Instant) -> bool {
         self.demand.handshake = now - started;
-        self.ready.push_back((spare, now));
+        if self.ready.len() >= self.demand.wanted {
+            return false;
+        }
+        self.ready.push_back(Ready { spare, address, made: now });
         !std::mem::replace(&mut self.watched, true)
     }
 
@@ -97,21 +123,42 @@ impl<S> Pool<S> {
         }
         self.ready.clear();
         self.watched = false;
+        self.demand = Demand::default();
         None
     }
 }
 
-/// A spare for a connection that has just been accepted, if one is fit for use.
-pub async fn take(tunnel: &Tunnel) -> Option<TlsUpstream> {
+/// Takes note of a connection that has just been accepted.
+pub fn note_arrival(tunnel: &Tunnel) {
     let spares = &tunnel.spares;
-    if spares.least == 0 {
-        return None;
+    if spares.least > 0 {
+        spares.pool().demand.arrival(Instant::now(), spares.least);
     }
-    spares.pool().demand.arrival(Instant::now(), spares.least);
+}
+
+/// A spare for a connection of the app's, if one is fit for use.
+///
+/// # Errors
+/// When the name is not found: a new connection would fail for that as well.
+pub async fn take(tunnel: &Tunnel) -> Result<Option<TlsUpstream>, Failure> {
+    let spares = &tunnel.spares;
+    if spares.pool().ready.is_empty() {
+        return Ok(None);
+    }
+    let now = Instant::now();
+    let since = now.checked_sub(LOOK_UP_AGE).unwrap_or(now);
+    let addresses = upstream::look_up_since(tunnel, since).await?;
     loop {
-        let mut spare = spares.pool().take(Instant::now())?;
+        let (outdated, spare) = {
+            let mut pool = spares.pool();
+            (pool.keep_only(&addresses), pool.take(Instant::now()))
+        };
+        if outdated > 0 {
+            debug!(at = "spares-outdated", var = tunnel.variable(), count = outdated);
+        }
+        let Some(mut spare) = spare else { return Ok(None) };
         if spare.is_untouched().await {
-            return Some(spare);
+            return Ok(Some(spare));
         }
         debug!(at = "spare-discarded", var = tunnel.variable());
     }
@@ -137,10 +184,15 @@ async fn make(making: Making) {
     let tunnel = &making.0;
     let started = Instant::now();
     let deadline = started + tunnel.settings.connect_timeout;
-    match upstream::attempt(tunnel, deadline).await {
-        Ok(stream) => {
+    let made = upstream::attempt(tunnel, Source::New, deadline).await.and_then(|stream| {
+        let address = stream.tcp().peer_addr();
+        let address = address.map_err(|error| Failure::Outage(Step::Tcp, error))?;
+        Ok((stream, address.ip()))
+    });
+    match made {
+        Ok((stream, address)) => {
             debug!(at = "spare-ready", var = tunnel.variable());
-            if tunnel.spares.pool().add(stream, started, Instant::now()) {
+            if tunnel.spares.pool().add(stream, address, started, Instant::now()) {
                 tokio::spawn(give_up(tunnel.clone()));
             }
         }
@@ -178,20 +230,25 @@ impl Demand {
         self.arrivals.back().copied()
     }
 
-    /// Takes note of a connection. Under demand at least `least` spares are wanted, and as many as arrive
-    /// while one is made; fewer again only bit by bit, so that a pause in a burst closes none.
+    /// Takes note of a connection. Under demand at least `least` spares are wanted, and as many as
+    /// arrive while one is made; fewer again only bit by bit, so that a pause in a burst closes
+    /// none. Without demand none is wanted, whatever was before.
     fn arrival(&mut self, now: Instant, least: usize) {
         let demanded = self.last().is_some_and(|last| now - last <= DEMAND);
         self.arrivals.push_back(now);
         while self.arrivals.len() > MOST_SPARES {
             self.arrivals.pop_front();
         }
+        if !demanded {
+            (self.wanted, self.changed) = (0, Some(now));
+            return;
+        }
         let arrived = self.arrivals.iter().filter(|then| now - **then <= self.handshake).count();
-        let due = if demanded { arrived.clamp(least.min(MOST_SPARES), MOST_SPARES) } else { 0 };
-        if due >= self.wanted {
-            (self.wanted, self.changed) = (due, Some(now));
-        } else if self.changed.is_none_or(|changed| now - changed > SHRINK) {
-            (self.wanted, self.changed) = (self.wanted - 1, Some(now));
+        let due = arrived.clamp(least.min(MOST_SPARES), MOST_SPARES);
+        let since = self.changed.map_or(Duration::ZERO, |changed| now - changed);
+        let fewer = (since.as_millis() / SHRINK.as_millis()) as usize;
+        if due >= self.wanted || fewer > 0 {
+            (self.wanted, self.changed) = (due.max(self.wanted.saturating_sub(fewer)), Some(now));
         }
     }
 }
@@ -199,10 +256,13 @@ impl Demand {
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
+    use std::net::Ipv4Addr;
 
     use proptest::prelude::*;
 
     use super::*;
+
+    const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
     /// What can happen to a pool, in any order.
     #[derive(Debug, Clone, Copy)]
@@ -239,15 +299,28 @@ mod tests {
             let mut pool: Pool<usize> = Pool::default();
             let (mut started, mut watchers) = (VecDeque::new(), 0);
             let (mut made, mut taken) = (Vec::new(), HashSet::new());
+            let mut last_arrival = None;
             for event in events {
                 match event {
-                    Event::Arrival => pool.demand.arrival(now, least),
-                    Event::Refill => started.extend(std::iter::repeat_n(now, pool.refill())),
+                    Event::Arrival => {
+                        let lone = last_arrival.is_none_or(|last| now - last > DEMAND);
+                        last_arrival = Some(now);
+                        pool.demand.arrival(now, least);
+                        prop_assert_eq!(pool.demand.wanted == 0, lone, "no demand, no spare");
+                        let wanted = pool.demand.wanted;
+                        prop_assert!(lone || (least..=MOST_SPARES).contains(&wanted));
+                    }
+                    Event::Refill => {
+                        let missing = pool.refill();
+                        started.extend(std::iter::repeat_n(now, missing));
+                        prop_assert!(pool.ready.len() + missing <= pool.demand.wanted);
+                    }
                     Event::Made(works) => {
                         if let Some(since) = started.pop_front() {
                             if works {
                                 made.push(now);
-                                watchers += usize::from(pool.add(made.len() - 1, since, now));
+                                let number = made.len() - 1;
+                                watchers += usize::from(pool.add(number, ADDRESS, since, now));
                             }
                             pool.making -= 1;
                         }
@@ -263,6 +336,8 @@ mod tests {
                         if watchers > 0 && pool.expire(now).is_none() {
                             watchers -= 1;
                             prop_assert!(pool.ready.is_empty());
+                            prop_assert_eq!(pool.demand.wanted, 0);
+                            last_arrival = None;
                         }
                     }
                 }
@@ -272,6 +347,32 @@ mod tests {
                 prop_assert!(pool.ready.is_empty() || pool.watched, "spares that nobody would give up");
             }
         }
+    }
+
+    #[tokio::test]
+    async fn spares_stay_while_the_name_has_their_address_among_others() {
+        let now = Instant::now();
+        let mut pool: Pool<u8> = Pool::default();
+        pool.demand.wanted = 4;
+        let [a, b, c] = [1, 2, 3].map(|n| IpAddr::from([127, 0, 0, n]));
+        for (spare, address) in [(1, a), (2, b), (3, a), (4, c)] {
+            pool.add(spare, address, now, now);
+        }
+        let addresses = [c, b].map(|address| SocketAddr::new(address, 6379));
+        assert_eq!(pool.keep_only(&addresses), 2);
+        assert_eq!(pool.keep_only(&addresses), 0);
+        assert_eq!([pool.take(now), pool.take(now), pool.take(now)], [Some(2), Some(4), None]);
+    }
+
+    #[tokio::test]
+    async fn a_spare_that_is_ready_after_the_end_of_demand_is_not_kept() {
+        let now = Instant::now();
+        let mut pool: Pool<u8> = Pool::default();
+        pool.demand.wanted = 1;
+        assert_eq!(pool.refill(), 1);
+        pool.demand.arrival(now, 1);
+        assert!(!pool.add(1, ADDRESS, now, now));
+        assert!(pool.ready.is_empty());
     }
 
     fn wanted_after(
@@ -289,9 +390,13 @@ mod tests {
     #[tokio::test]
     async fn one_connection_is_no_demand_and_two_within_ten_seconds_are() {
         let start = Instant::now();
-        for (arrivals, wanted) in
-            [(&[0][..], 0), (&[0, 10_001], 0), (&[0, 10_000], 1), (&[0, 20_000, 25_000], 1)]
-        {
+        for (arrivals, wanted) in [
+            (&[0][..], 0),
+            (&[0, 10_001], 0),
+            (&[0, 10_000], 1),
+            (&[0, 20_000, 25_000], 1),
+            (&[0, 1, 2, 10_003], 0),
+        ] {
             assert_eq!(wanted_after(&mut Demand::default(), start, arrivals, 1), wanted);
         }
         assert_eq!(wanted_after(&mut Demand::default(), start, &[0, 1], 3), 3);
@@ -307,5 +412,8 @@ mod tests {
         assert_eq!(wanted_after(&mut demand, start, &[1_100, 1_200], 1), MOST_SPARES - 1);
         let every_second: Vec<u64> = (2..20).map(|second| second * 1_101).collect();
         assert_eq!(wanted_after(&mut demand, start, &every_second, 1), 1);
+        // By the time that has passed, however few connections come.
+        assert_eq!(wanted_after(&mut demand, start, &[30_000; 50], 1), MOST_SPARES);
+        assert_eq!(wanted_after(&mut demand, start, &[36_500], 1), MOST_SPARES - 6);
     }
 }

@@ -78,7 +78,8 @@ impl TlsUpstream {
         self.network().tcp()
     }
 
-    /// Whether the server has neither said anything (but TLS its own things, as session tickets) nor closed.
+    /// Whether the server has neither closed nor said anything, not even half a record. TLS may
+    /// have said its own things, as session tickets.
     pub async fn is_untouched(&mut self) -> bool {
         for _ in 0..LOOKS {
             let silent = poll_fn(|cx| {
@@ -91,7 +92,9 @@ impl TlsUpstream {
             }
             // The kernel may have what the runtime has not heard of yet.
             match SockRef::from(self.tcp()).peek(&mut [MaybeUninit::uninit()]) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return self.network().is_between_records();
+                }
                 Ok(1..) => yield_now().await,
                 _ => return false,
             }

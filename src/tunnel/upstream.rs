@@ -14,6 +14,7 @@ use tokio_native_tls::TlsStream;
 use super::Tunnel;
 use super::failure::{Failure, Step};
 use super::read_ahead::ReadAhead;
+use super::spares;
 use super::stream::{TlsUpstream, keep_alive, send_at_once};
 use crate::tls::{Connector, Flaw, HandshakeError, Sessions, certificate_of};
 
@@ -29,7 +30,15 @@ const LATE: Duration = Duration::from_secs(1);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// Makes a connection within the connect timeout, with as many attempts as `--connect-retry` allows.
+/// Where a connection may come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    SpareOrNew,
+    New,
+}
+
+/// A spare or a new connection, within the connect timeout, with as many attempts as
+/// `--connect-retry` allows.
 ///
 /// # Errors
 /// What failed last.
@@ -37,7 +46,7 @@ pub async fn connect(tunnel: &Tunnel) -> Result<TlsUpstream, Failure> {
     let deadline = Instant::now() + tunnel.settings.connect_timeout;
     let mut pause = FIRST_PAUSE;
     loop {
-        let failure = match attempt(tunnel, deadline).await {
+        let failure = match attempt(tunnel, Source::SpareOrNew, deadline).await {
             Ok(stream) => return Ok(stream),
             Err(failure) => failure,
         };
@@ -54,16 +63,30 @@ pub async fn connect(tunnel: &Tunnel) -> Result<TlsUpstream, Failure> {
 ///
 /// # Errors
 /// What failed.
-pub async fn attempt(tunnel: &Tunnel, deadline: Instant) -> Result<TlsUpstream, Failure> {
+pub async fn attempt(
+    tunnel: &Tunnel,
+    source: Source,
+    deadline: Instant,
+) -> Result<TlsUpstream, Failure> {
     let mut step = Step::LookUp;
-    let done = timeout_at(deadline, take_steps(tunnel, &mut step)).await;
+    let done = timeout_at(deadline, take_steps(tunnel, source, &mut step)).await;
     done.unwrap_or_else(|_| Err(Failure::timed_out(step)))
 }
 
 /// Looks up, connects and shakes hands; `step` says how far it has come.
-async fn take_steps(tunnel: &Tunnel, step: &mut Step) -> Result<TlsUpstream, Failure> {
+async fn take_steps(
+    tunnel: &Tunnel,
+    source: Source,
+    step: &mut Step,
+) -> Result<TlsUpstream, Failure> {
     tunnel.connector.prepare().await.map_err(Failure::Internal)?;
-    let addresses = look_up(tunnel).await?;
+    let started = Instant::now();
+    if source == Source::SpareOrNew
+        && let Some(spare) = spares::take(tunnel).await?
+    {
+        return Ok(spare);
+    }
+    let addresses = look_up_since(tunnel, started).await?;
     let resuming = tunnel.sessions.any();
     let mut tls = connect_tls(tunnel, addresses.clone(), &tunnel.sessions, step).await;
     if matches!(step, Step::Tls) && tls.is_err() && resuming {
@@ -89,9 +112,18 @@ async fn connect_tls(
 
 /// The upstream's addresses. Anew each time: a fail-over moves the name.
 pub async fn look_up(tunnel: &Tunnel) -> Result<Vec<SocketAddr>, Failure> {
-    let host = tunnel.plan.upstream.host_name();
-    let addresses = lookup_host((host.as_str(), tunnel.plan.upstream.port)).await;
-    addresses.map(Iterator::collect).map_err(|error| Failure::Outage(Step::LookUp, error))
+    look_up_since(tunnel, Instant::now()).await
+}
+
+/// The upstream's addresses by a look-up that began at `since` or later.
+pub async fn look_up_since(tunnel: &Tunnel, since: Instant) -> Result<Vec<SocketAddr>, Failure> {
+    let ask = async {
+        let host = tunnel.plan.upstream.host_name();
+        let addresses = lookup_host((host.as_str(), tunnel.plan.upstream.port)).await;
+        addresses.map(Iterator::collect)
+    };
+    let addresses = tunnel.names.addresses(since, ask).await;
+    addresses.map_err(|error| Failure::Outage(Step::LookUp, error))
 }
 
 /// A TCP connection to the first of `addresses` that answers.

@@ -1,5 +1,6 @@
 //! TLS servers that misbehave on purpose.
 
+use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
@@ -62,14 +63,19 @@ impl<T: Send + 'static> Peer<T> {
         listener: TcpListener,
         behaviour: impl Fn(SslStream<TcpStream>) -> T + Send + Sync + Clone + 'static,
     ) -> Peer<T> {
-        let folder = tempfile::tempdir().unwrap();
-        let certificate = Certificate::self_signed(folder.path());
-        let mut acceptor = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls()).unwrap();
-        acceptor.set_private_key(&certificate.key).unwrap();
-        acceptor.set_max_proto_version(Some(newest)).unwrap();
-        acceptor.set_certificate(&certificate.certificate).unwrap();
-        let acceptor = acceptor.build();
+        let acceptor = acceptor(newest);
         Peer::on(listener, move |stream| behaviour(acceptor.accept(stream).expect("handshake")))
+    }
+
+    /// Like `tls`, for a server that decides which bytes of its records are sent when.
+    pub fn gated(
+        behaviour: impl Fn(SslStream<Gate>) -> T + Send + Sync + Clone + 'static,
+    ) -> Peer<T> {
+        let acceptor = acceptor(SslVersion::TLS1_3);
+        Peer::tcp(move |tcp| {
+            let gate = Gate { tcp, kept: None };
+            behaviour(acceptor.accept(gate).expect("handshake"))
+        })
     }
 
     /// The `rediss://` URL that leads here.
@@ -77,8 +83,61 @@ impl<T: Send + 'static> Peer<T> {
         format!("rediss://127.0.0.1:{}", self.port)
     }
 
+    /// Like `url`, with a password: spares are made for such a URL only.
+    pub fn url_with_password(&self) -> String {
+        format!("rediss://:pw@127.0.0.1:{}", self.port)
+    }
+
     /// What `behaviour` returned for the next connection that ended.
     pub fn result(&self) -> T {
         self.results.recv_timeout(PATIENCE).expect("the peer comes to an end")
+    }
+}
+
+fn acceptor(newest: SslVersion) -> SslAcceptor {
+    let folder = tempfile::tempdir().unwrap();
+    let certificate = Certificate::self_signed(folder.path());
+    let mut acceptor = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls()).unwrap();
+    acceptor.set_private_key(&certificate.key).unwrap();
+    acceptor.set_max_proto_version(Some(newest)).unwrap();
+    acceptor.set_certificate(&certificate.certificate).unwrap();
+    acceptor.build()
+}
+
+/// A TCP stream that keeps what TLS writes when it is told to.
+#[derive(Debug)]
+pub struct Gate {
+    pub tcp: TcpStream,
+    kept: Option<Vec<u8>>,
+}
+
+impl Gate {
+    /// From now on nothing that is written is sent.
+    pub fn close(&mut self) {
+        self.kept = Some(Vec::new());
+    }
+
+    /// Sends again what is written, and returns what was not.
+    pub fn open(&mut self) -> Vec<u8> {
+        self.kept.take().expect("it was closed")
+    }
+}
+
+impl Read for Gate {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.tcp.read(buffer)
+    }
+}
+
+impl Write for Gate {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match &mut self.kept {
+            Some(kept) => kept.write(bytes),
+            None => self.tcp.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.tcp.flush()
     }
 }
