@@ -13,6 +13,7 @@ use tokio::time::timeout_at;
 use crate::cli;
 use crate::plan::Plan;
 use crate::redis_url::Credentials;
+use crate::secret::MASK;
 use crate::settings::{LogFormat, Settings, TrustSettings, Verify};
 use crate::tls::{Certificate, Connector, HandshakeError, certificate_of};
 use crate::tunnel::failure::{self, Failure, Step};
@@ -375,10 +376,10 @@ async fn speak(
             let nothing = Outcome::Skipped("no password in the URL".to_owned());
             report("AUTH", nothing, Duration::ZERO)
         }
-        Some(credentials) => {
+        Some(ref credentials) => {
             let (reply, took) =
                 ask(tunnel, &mut stream, &credentials.auth_command(), deadline).await;
-            report("AUTH", judge_auth(&reply), took)
+            report("AUTH", judge_auth(&reply, Some(credentials)), took)
         }
     };
     if auth.outcome.is_failed() {
@@ -387,7 +388,7 @@ async fn speak(
     let (reply, took) = ask(tunnel, &mut stream, b"*1\r\n$4\r\nPING\r\n", deadline).await;
     let mode = timeout_at(deadline, ask_for_mode(&mut stream)).await;
     let mode = mode.ok().and_then(Result::ok).flatten();
-    (vec![auth, report("PING", judge_ping(&reply), took)], mode)
+    (vec![auth, report("PING", judge_ping(&reply, credentials.as_ref()), took)], mode)
 }
 
 async fn ask_for_mode(
@@ -446,7 +447,21 @@ async fn ask(
     (reply, took)
 }
 
-fn judge_auth(reply: &Result<String, String>) -> Outcome {
+/// An error of the server's as it may be shown: without the credentials, which it may repeat.
+fn shown(error: &str, credentials: Option<&Credentials>) -> String {
+    // Redis and others after it: "unknown command 'AUTH', with args beginning with: 'USER' 'PASSW", cut anywhere.
+    let error = error.split(", with args beginning with").next().unwrap_or_default();
+    let mut error = error.trim_start_matches('-').to_owned();
+    let user = credentials.and_then(Credentials::user);
+    for secret in [credentials.map(Credentials::password), user].into_iter().flatten() {
+        if !secret.expose().is_empty() {
+            error = error.replace(secret.expose(), MASK);
+        }
+    }
+    error
+}
+
+fn judge_auth(reply: &Result<String, String>, credentials: Option<&Credentials>) -> Outcome {
     match reply {
         Err(problem) => Outcome::failed(problem),
         Ok(line) if line == "+OK" => Outcome::Ok(String::new()),
@@ -459,11 +474,11 @@ fn judge_auth(reply: &Result<String, String>) -> Outcome {
         {
             Outcome::Ok("the server wants no password".to_owned())
         }
-        Ok(line) => Outcome::failed(line.trim_start_matches('-')),
+        Ok(line) => Outcome::failed(shown(line, credentials)),
     }
 }
 
-fn judge_ping(reply: &Result<String, String>) -> Outcome {
+fn judge_ping(reply: &Result<String, String>, credentials: Option<&Credentials>) -> Outcome {
     match reply {
         Err(problem) => Outcome::failed(problem),
         Ok(line) if line.starts_with("+PONG") => Outcome::Ok(String::new()),
@@ -476,7 +491,7 @@ fn judge_ping(reply: &Result<String, String>) -> Outcome {
         Ok(line) if line.starts_with("-LOADING") => {
             Outcome::failed("the server is still loading its data")
         }
-        Ok(line) if line.starts_with('-') => Outcome::failed(line.trim_start_matches('-')),
+        Ok(line) if line.starts_with('-') => Outcome::failed(shown(line, credentials)),
         Ok(_) => Outcome::failed("the server does not answer as Redis does"),
     }
 }
@@ -734,18 +749,20 @@ mod tests {
     #[test]
     fn what_redis_says_is_told_apart() {
         let reply = |line: &str| Ok(line.to_owned());
-        assert_eq!(judge_auth(&reply("+OK")), Outcome::Ok(String::new()));
-        assert!(judge_auth(&reply("-WRONGPASS invalid username-password pair")).is_failed());
+        assert_eq!(judge_auth(&reply("+OK"), None), Outcome::Ok(String::new()));
+        assert!(judge_auth(&reply("-WRONGPASS invalid username-password pair"), None).is_failed());
         let none =
             "-ERR AUTH <password> called without any password configured for the default user.";
-        assert!(!judge_auth(&reply(none)).is_failed());
-        assert!(judge_auth(&Err("timed out".to_owned())).is_failed());
-        assert_eq!(judge_ping(&reply("+PONG")), Outcome::Ok(String::new()));
+        assert!(!judge_auth(&reply(none), None).is_failed());
+        assert!(judge_auth(&Err("timed out".to_owned()), None).is_failed());
+        assert_eq!(judge_ping(&reply("+PONG"), None), Outcome::Ok(String::new()));
         assert!(
-            judge_ping(&reply("-NOAUTH Authentication required.")).detail().contains("password")
+            judge_ping(&reply("-NOAUTH Authentication required."), None)
+                .detail()
+                .contains("password")
         );
-        assert!(judge_ping(&reply("-LOADING Redis is loading")).detail().contains("loading"));
-        assert!(!judge_ping(&reply("-NOPERM this user has no permissions")).is_failed());
-        assert!(judge_ping(&reply("HTTP/1.1 400")).is_failed());
+        assert!(judge_ping(&reply("-LOADING Redis is loading"), None).detail().contains("loading"));
+        assert!(!judge_ping(&reply("-NOPERM this user has no permissions"), None).is_failed());
+        assert!(judge_ping(&reply("HTTP/1.1 400"), None).is_failed());
     }
 }

@@ -162,6 +162,26 @@ fn what_redis_answers_is_told_apart() {
 }
 
 #[test]
+fn a_server_that_repeats_user_and_password_in_an_error_gets_them_masked() {
+    // "unknown command 'AUTH', with args beginning with: …": a proxy, or Redis with AUTH renamed.
+    let options = Options { words: &["--rename-command", "AUTH", ""], ..Options::default() };
+    let folder = tempfile::tempdir().unwrap();
+    let certificate = Certificate::self_signed(folder.path());
+    let options = Options { certificate: Some(&certificate), ..options };
+    let server = Server::start_with(Front::Redis, options);
+    let url = server.url().replace("default:", "app-user:");
+    for settings in [&[][..], &[("STUNNEL_LOG_FORMAT", "json")]] {
+        let ended = check(&url, settings);
+        assert_eq!(ended.code(), 1, "{ended:?}");
+        assert!(ended.stdout.contains("unknown command"), "{ended:?}");
+        for secret in [PASSWORD, "app-user"] {
+            assert!(!ended.stdout.contains(secret), "{ended:?}");
+            assert!(!ended.stderr.contains(secret), "{ended:?}");
+        }
+    }
+}
+
+#[test]
 fn a_server_that_says_nothing_is_given_up_after_the_connect_timeout() {
     let silent = Peer::tcp(|stream| {
         drop(stream.peek(&mut [0; 1]).and_then(|_| {
