@@ -13,6 +13,7 @@ use tokio::time::timeout_at;
 use crate::cli;
 use crate::plan::Plan;
 use crate::redis_url::Credentials;
+use crate::secret::MASK;
 use crate::settings::{LogFormat, Settings, TrustSettings, Verify};
 use crate::tls::{Certificate, Connector, HandshakeError, certificate_of};
 use crate::tunnel::failure::{self, Failure, Step};
@@ -82,9 +83,32 @@ struct Report {
     verify: Verify,
     steps: Vec<StepReport>,
     certificate: Option<Certificate>,
-    advice: Vec<String>,
+    advice: Vec<Advice>,
     /// `None`: it did not come so far, or Redis does not tell this user.
     mode: Option<Mode>,
+}
+
+/// What the user should do.
+#[derive(Debug)]
+struct Advice {
+    /// Prose, which is wrapped.
+    text: String,
+    /// `NAME=VALUE` each, for copying: each has a line of its own, which is never broken.
+    settings: Vec<String>,
+}
+
+impl From<String> for Advice {
+    fn from(text: String) -> Advice {
+        Advice { text, settings: Vec::new() }
+    }
+}
+
+impl Advice {
+    /// On one line, for programs.
+    fn in_one_line(&self) -> String {
+        let settings = self.settings.iter().map(String::as_str);
+        std::iter::once(self.text.as_str()).chain(settings).collect::<Vec<_>>().join(" ")
+    }
 }
 
 /// How a Redis runs, as it says itself: `redis_mode` of <https://redis.io/docs/latest/commands/info/>.
@@ -258,7 +282,7 @@ async fn examine(tunnel: &Tunnel, credentials: Option<Credentials>, single: bool
     if report.works() {
         let (steps, mode) = speak(tunnel, credentials, deadline).await;
         report.steps.extend(steps);
-        report.advice.extend(mode.and_then(Mode::advice).map(str::to_owned));
+        report.advice.extend(mode.and_then(Mode::advice).map(|text| text.to_owned().into()));
         report.mode = mode;
     } else {
         report.reach_no_further();
@@ -283,7 +307,7 @@ impl Report {
 
     fn broken_off(mut self, advice: Option<String>) -> Report {
         self.reach_no_further();
-        self.advice.extend(advice);
+        self.advice.extend(advice.map(Advice::from));
         self
     }
 
@@ -352,10 +376,10 @@ async fn speak(
             let nothing = Outcome::Skipped("no password in the URL".to_owned());
             report("AUTH", nothing, Duration::ZERO)
         }
-        Some(credentials) => {
+        Some(ref credentials) => {
             let (reply, took) =
                 ask(tunnel, &mut stream, &credentials.auth_command(), deadline).await;
-            report("AUTH", judge_auth(&reply), took)
+            report("AUTH", judge_auth(&reply, Some(credentials)), took)
         }
     };
     if auth.outcome.is_failed() {
@@ -364,7 +388,7 @@ async fn speak(
     let (reply, took) = ask(tunnel, &mut stream, b"*1\r\n$4\r\nPING\r\n", deadline).await;
     let mode = timeout_at(deadline, ask_for_mode(&mut stream)).await;
     let mode = mode.ok().and_then(Result::ok).flatten();
-    (vec![auth, report("PING", judge_ping(&reply), took)], mode)
+    (vec![auth, report("PING", judge_ping(&reply, credentials.as_ref()), took)], mode)
 }
 
 async fn ask_for_mode(
@@ -423,7 +447,21 @@ async fn ask(
     (reply, took)
 }
 
-fn judge_auth(reply: &Result<String, String>) -> Outcome {
+/// An error of the server's as it may be shown: without the credentials, which it may repeat.
+fn shown(error: &str, credentials: Option<&Credentials>) -> String {
+    // Redis and others after it: "unknown command 'AUTH', with args beginning with: 'USER' 'PASSW", cut anywhere.
+    let error = error.split(", with args beginning with").next().unwrap_or_default();
+    let mut error = error.trim_start_matches('-').to_owned();
+    let user = credentials.and_then(Credentials::user);
+    for secret in [credentials.map(Credentials::password), user].into_iter().flatten() {
+        if !secret.expose().is_empty() {
+            error = error.replace(secret.expose(), MASK);
+        }
+    }
+    error
+}
+
+fn judge_auth(reply: &Result<String, String>, credentials: Option<&Credentials>) -> Outcome {
     match reply {
         Err(problem) => Outcome::failed(problem),
         Ok(line) if line == "+OK" => Outcome::Ok(String::new()),
@@ -436,11 +474,11 @@ fn judge_auth(reply: &Result<String, String>) -> Outcome {
         {
             Outcome::Ok("the server wants no password".to_owned())
         }
-        Ok(line) => Outcome::failed(line.trim_start_matches('-')),
+        Ok(line) => Outcome::failed(shown(line, credentials)),
     }
 }
 
-fn judge_ping(reply: &Result<String, String>) -> Outcome {
+fn judge_ping(reply: &Result<String, String>, credentials: Option<&Credentials>) -> Outcome {
     match reply {
         Err(problem) => Outcome::failed(problem),
         Ok(line) if line.starts_with("+PONG") => Outcome::Ok(String::new()),
@@ -453,7 +491,7 @@ fn judge_ping(reply: &Result<String, String>) -> Outcome {
         Ok(line) if line.starts_with("-LOADING") => {
             Outcome::failed("the server is still loading its data")
         }
-        Ok(line) if line.starts_with('-') => Outcome::failed(line.trim_start_matches('-')),
+        Ok(line) if line.starts_with('-') => Outcome::failed(shown(line, credentials)),
         Ok(_) => Outcome::failed("the server does not answer as Redis does"),
     }
 }
@@ -464,35 +502,52 @@ fn advice(
     certificate: &Certificate,
     passes_full: bool,
     single: bool,
-) -> Vec<String> {
+) -> Vec<Advice> {
     let trust = &tunnel.plan.trust;
-    let name = |setting: &cli::Setting| match single {
-        true => setting.variable.to_owned(),
-        false => format!("{}_{}", tunnel.variable(), setting.variable),
+    let advise = |text: &str, settings: &[(&cli::Setting, &str)]| Advice {
+        text: text.to_owned(),
+        settings: settings
+            .iter()
+            .flat_map(|(setting, value)| {
+                let names = variables_to_set(&tunnel.plan.variables, setting, single);
+                names.into_iter().map(move |name| format!("{name}={value}"))
+            })
+            .collect(),
     };
-    let (verify, pin) = (name(&cli::VERIFY), name(&cli::PIN));
-    let mut advice = Vec::new();
+    let pin = certificate.pin.to_string();
+    let [full, none] = [Verify::Full, Verify::None].map(Verify::word);
+    let mut all = Vec::new();
     if !trust.authenticates() {
-        advice.push(match passes_full {
-            true => format!("not authenticated: set {verify}=full, which this server passes"),
-            false => format!("not authenticated: set {pin}={}", certificate.pin),
+        all.push(match passes_full {
+            true => advise(
+                "not authenticated: set this, which the server passes:",
+                &[(&cli::VERIFY, full)],
+            ),
+            false => advise("not authenticated: set", &[(&cli::PIN, &pin)]),
         });
     } else if !trust.pins.is_empty() && !trust.pins.contains(&certificate.pin) {
-        advice.push(format!(
-            "the key differs from the pin; if it was changed on purpose: {pin}={}",
-            certificate.pin
-        ));
+        let text = "the key differs from the pin; if it was changed on purpose, set";
+        all.push(advise(text, &[(&cli::PIN, &pin)]));
     } else if trust.verify != Verify::None && !passes_full {
-        advice.push(format!(
-            "to trust this very key whoever signed it: {pin}={} with {verify}=none",
-            certificate.pin
-        ));
+        let text = "to trust this very key, whoever signed it, set";
+        all.push(advise(text, &[(&cli::PIN, &pin), (&cli::VERIFY, none)]));
     }
     const SOON: i64 = 14;
     if certificate.days_left < SOON && trust.verify != Verify::None {
-        advice.push(format!("the certificate expires on {}", certificate.expires));
+        all.push(format!("the certificate expires on {}", certificate.expires).into());
     }
-    advice
+    all
+}
+
+/// The variables that give `setting` another value for a tunnel: the general one when it is the only tunnel
+/// (`single`) and no variable of its own overrides that, else one for each variable that leads there.
+fn variables_to_set(variables: &[String], setting: &cli::Setting, single: bool) -> Vec<String> {
+    let per_url = |variable: &String| format!("{variable}_{}", setting.variable);
+    let is_set = |name: String| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    if single && !variables.iter().map(per_url).any(is_set) {
+        return vec![setting.variable.to_owned()];
+    }
+    variables.iter().map(per_url).collect()
 }
 
 /// Colours, on a terminal only.
@@ -522,7 +577,7 @@ fn as_table(report: &Report, paint: &Paint) -> String {
         report.upstream,
         report.verify.word()
     );
-    for (index, line) in wrapped(&title, COLUMNS).into_iter().enumerate() {
+    for (index, line) in wrapped(&title, COLUMNS - 2).into_iter().enumerate() {
         let line = if index == 0 { line } else { format!("  {line}") };
         line_to(&mut table, &paint.title(line));
     }
@@ -551,8 +606,11 @@ fn as_table(report: &Report, paint: &Paint) -> String {
         line_to(&mut table, "  ? = whether it would pass; not demanded by the settings");
     }
     for advice in &report.advice {
-        for (index, line) in wrapped(advice, COLUMNS - 4).into_iter().enumerate() {
+        for (index, line) in wrapped(&advice.text, COLUMNS - 4).into_iter().enumerate() {
             line_to(&mut table, &format!("  {} {line}", if index == 0 { ">" } else { " " }));
+        }
+        for setting in &advice.settings {
+            line_to(&mut table, &format!("    {setting}"));
         }
     }
     table
@@ -561,10 +619,17 @@ fn as_table(report: &Report, paint: &Paint) -> String {
 /// A row whose text is wrapped below itself. `head` is as wide as [`HEAD`] columns.
 fn rows(table: &mut String, head: &str, text: &str) {
     const HEAD: usize = 36;
-    let lines = wrapped(text, COLUMNS - HEAD);
-    line_to(table, &format!("{head}{}", lines.first().map_or("", String::as_str)));
-    for line in lines.iter().skip(1) {
-        line_to(table, &format!("{:HEAD$}{line}", ""));
+    let mut head = Some(head);
+    for line in wrapped(text, COLUMNS - HEAD) {
+        if line.chars().count() <= COLUMNS - HEAD {
+            line_to(table, &format!("{:HEAD$}{line}", head.take().unwrap_or_default()));
+        } else {
+            // One long word, as a host or a pin is: it has more room further to the left.
+            if let Some(head) = head.take() {
+                line_to(table, head);
+            }
+            line_to(table, &format!("    {line}"));
+        }
     }
 }
 
@@ -572,26 +637,19 @@ fn line_to(table: &mut String, line: &str) {
     writeln!(table, "{}", line.trim_end()).expect("a String takes everything");
 }
 
-/// Breaks text at spaces, and within a word that is too long.
+/// Breaks text at spaces. A word may be a value that is copied: one that is longer than `width` stays whole.
 fn wrapped(text: &str, width: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.split(' ') {
-        let mut word: Vec<char> = word.chars().collect();
-        loop {
-            let line = lines.last_mut().expect("there is a line");
-            let used = line.chars().count();
-            let space = usize::from(used > 0);
-            if used + space + word.len() <= width {
-                line.extend((space == 1).then_some(' '));
-                line.extend(word);
-                break;
-            }
-            if used == 0 {
-                let rest = word.split_off(width);
-                line.extend(word);
-                word = rest;
-            }
-            lines.push(String::new());
+        let line = lines.last_mut().expect("there is a line");
+        let used = line.chars().count();
+        if used == 0 {
+            line.push_str(word);
+        } else if used + 1 + word.chars().count() <= width {
+            line.push(' ');
+            line.push_str(word);
+        } else {
+            lines.push(word.to_owned());
         }
     }
     lines
@@ -629,7 +687,7 @@ fn as_json(report: &Report) -> Value {
             "pin": certificate.pin.to_string(),
         })),
         "mode": report.mode.map(Mode::word),
-        "advice": report.advice,
+        "advice": report.advice.iter().map(Advice::in_one_line).collect::<Vec<_>>(),
     })
 }
 
@@ -641,7 +699,40 @@ mod tests {
     fn text_is_wrapped_within_its_width() {
         assert_eq!(wrapped("", 5), [""]);
         assert_eq!(wrapped("one two three", 7), ["one two", "three"]);
-        assert_eq!(wrapped("a abcdefghij b", 4), ["a", "abcd", "efgh", "ij b"]);
+    }
+
+    #[test]
+    fn a_word_is_never_broken_however_long() {
+        assert_eq!(wrapped("a abcdefghij b", 4), ["a", "abcdefghij", "b"]);
+        let (head, word) = (format!("{:36}", "  AUTH"), "x".repeat(COLUMNS));
+        let mut table = String::new();
+        rows(&mut table, &head, &format!("{word} is it"));
+        assert_eq!(table, format!("  AUTH\n    {word}\n{:36}is it\n", ""));
+        table.clear();
+        rows(&mut table, &head, &format!("it is {word}"));
+        assert_eq!(table, format!("{head}it is\n    {word}\n"));
+    }
+
+    #[test]
+    fn a_setting_to_be_copied_has_a_line_of_its_own_in_the_table_and_is_part_of_one_string_in_json()
+    {
+        let setting = format!("{}_STUNNEL_PIN=sha256//{}", "X".repeat(COLUMNS), "y".repeat(44));
+        let advice =
+            Advice { text: "not authenticated: set".to_owned(), settings: vec![setting.clone()] };
+        let one_line = advice.in_one_line();
+        assert_eq!(one_line, format!("not authenticated: set {setting}"));
+        let report = Report {
+            variables: vec!["X".repeat(COLUMNS)],
+            upstream: "h:6380".to_owned(),
+            verify: Verify::None,
+            steps: Vec::new(),
+            certificate: None,
+            advice: vec![advice],
+            mode: None,
+        };
+        let table = as_table(&report, &Paint(false));
+        assert!(table.lines().any(|line| line.trim() == setting), "{table}");
+        assert_eq!(as_json(&report)["advice"], json!([one_line]));
     }
 
     #[test]
@@ -658,18 +749,20 @@ mod tests {
     #[test]
     fn what_redis_says_is_told_apart() {
         let reply = |line: &str| Ok(line.to_owned());
-        assert_eq!(judge_auth(&reply("+OK")), Outcome::Ok(String::new()));
-        assert!(judge_auth(&reply("-WRONGPASS invalid username-password pair")).is_failed());
+        assert_eq!(judge_auth(&reply("+OK"), None), Outcome::Ok(String::new()));
+        assert!(judge_auth(&reply("-WRONGPASS invalid username-password pair"), None).is_failed());
         let none =
             "-ERR AUTH <password> called without any password configured for the default user.";
-        assert!(!judge_auth(&reply(none)).is_failed());
-        assert!(judge_auth(&Err("timed out".to_owned())).is_failed());
-        assert_eq!(judge_ping(&reply("+PONG")), Outcome::Ok(String::new()));
+        assert!(!judge_auth(&reply(none), None).is_failed());
+        assert!(judge_auth(&Err("timed out".to_owned()), None).is_failed());
+        assert_eq!(judge_ping(&reply("+PONG"), None), Outcome::Ok(String::new()));
         assert!(
-            judge_ping(&reply("-NOAUTH Authentication required.")).detail().contains("password")
+            judge_ping(&reply("-NOAUTH Authentication required."), None)
+                .detail()
+                .contains("password")
         );
-        assert!(judge_ping(&reply("-LOADING Redis is loading")).detail().contains("loading"));
-        assert!(!judge_ping(&reply("-NOPERM this user has no permissions")).is_failed());
-        assert!(judge_ping(&reply("HTTP/1.1 400")).is_failed());
+        assert!(judge_ping(&reply("-LOADING Redis is loading"), None).detail().contains("loading"));
+        assert!(!judge_ping(&reply("-NOPERM this user has no permissions"), None).is_failed());
+        assert!(judge_ping(&reply("HTTP/1.1 400"), None).is_failed());
     }
 }

@@ -236,12 +236,87 @@ fn an_apps_own_shim_is_replaced_and_its_other_files_are_left_alone() {
 #[test]
 fn a_shim_that_is_a_link_is_replaced_and_not_followed() {
     let site = Site::new();
-    site.write("app/tools/shim", "#!/bin/sh\n");
+    let shim = include_str!("../src/shim.sh");
+    site.write("app/tools/shim", shim);
     fs::create_dir(site.at("app/bin")).unwrap();
     symlink("../tools/shim", site.at("app/bin/start-stunnel")).unwrap();
     site.compile().ok();
-    assert_eq!(fs::read_to_string(site.at("app/tools/shim")).unwrap(), "#!/bin/sh\n");
+    assert_eq!(fs::read_to_string(site.at("app/tools/shim")).unwrap(), shim);
     assert!(!site.at("app/bin/start-stunnel").is_symlink());
+}
+
+/// A way to build, and a word of what it says when it is done.
+type Build = (fn(&Site) -> Said, &'static str);
+const BUILDS: [Build; 2] =
+    [(Site::compile, "Installed"), (|site| site.cloud_native("build"), "start-stunnel ")];
+
+/// Asserts that a build went on to its end, and warned in Heroku's style with these words, or not at all.
+#[track_caller]
+fn warned(said: Said, done: &str, words: &[&str]) {
+    assert_eq!(said.code, 0, "{said:?}");
+    assert!(said.stdout.contains(done), "{said:?}");
+    assert!(said.stderr.lines().all(|line| line.starts_with(" !     ")), "{said:?}");
+    assert_eq!(said.stderr.is_empty(), words.is_empty(), "{said:?}");
+    for word in words {
+        assert!(said.stderr.contains(word), "{word}: {said:?}");
+    }
+}
+
+#[test]
+fn an_app_that_brings_another_start_stunnel_is_told_that_it_is_replaced() {
+    for (build, done) in BUILDS {
+        let site = Site::new();
+        // What heroku/redis puts there, or an app's own copy of it.
+        site.write("app/bin/start-stunnel", "#!/usr/bin/env bash\nn=1\nbin/stunnel-conf.sh\n");
+        let words = ["bin/start-stunnel", "is replaced", "heroku buildpacks:remove heroku/redis"];
+        warned(build(&site), done, &words);
+        let bytes = fs::read(site.at("app/bin/start-stunnel")).unwrap();
+        assert!(bytes.starts_with(b"\x7fELF"), "replaced all the same");
+        // What the build itself has put there is no other one.
+        warned(build(&site), done, &[]);
+    }
+}
+
+#[test]
+fn an_older_shim_is_replaced_without_a_word() {
+    let older = "#!/bin/sh\n# Stands in for it. Made by: start-stunnel --print-shim > bin/start-stunnel\n\
+                 exec start-stunnel \"$@\"\n";
+    for (build, done) in BUILDS {
+        let site = Site::new();
+        for shim in [older, include_str!("../src/shim.sh")] {
+            site.write("app/bin/start-stunnel", shim);
+            warned(build(&site), done, &[]);
+            fs::remove_file(site.at("app/bin/start-stunnel")).unwrap();
+        }
+    }
+}
+
+#[test]
+fn what_the_retired_buildpack_left_in_the_app_is_named() {
+    for (build, done) in BUILDS {
+        let site = Site::new();
+        site.write("app/bin/stunnel-conf.sh", "#!/usr/bin/env bash\n");
+        let words = ["bin/stunnel-conf.sh", "heroku buildpacks:remove heroku/redis"];
+        warned(build(&site), done, &words);
+        assert!(site.at("app/bin/stunnel-conf.sh").exists(), "it is the app's");
+    }
+}
+
+#[test]
+fn a_bin_that_is_a_link_to_nowhere_is_named() {
+    let site = Site::new();
+    symlink("../elsewhere/bin", site.at("app/bin")).unwrap();
+    for (build, _) in BUILDS {
+        site.refuses(build, &["bin is a link that leads nowhere", "../elsewhere/bin"]);
+    }
+    // One that leads to a folder of the app is as good as a folder.
+    fs::remove_file(site.at("app/bin")).unwrap();
+    fs::create_dir(site.at("app/scripts")).unwrap();
+    symlink("scripts", site.at("app/bin")).unwrap();
+    for (build, done) in BUILDS {
+        warned(build(&site), done, &[]);
+        assert!(site.at("app/scripts/start-stunnel").exists());
+    }
 }
 
 #[test]

@@ -6,10 +6,11 @@ use std::io::Write;
 use std::process::Command;
 
 use serde_json::Value;
-use support::launcher::{BINARY, Ended, Launcher};
+use support::launcher::{BINARY, Ended, Launcher, logged};
 use support::peer::Peer;
 use support::pki::{Authority, Certificate, Request};
 use support::pty::Terminal;
+use support::resp::Reply;
 use support::servers::{Front, Options, PASSWORD, Server};
 use support::two_free_ports;
 
@@ -161,6 +162,26 @@ fn what_redis_answers_is_told_apart() {
 }
 
 #[test]
+fn a_server_that_repeats_user_and_password_in_an_error_gets_them_masked() {
+    // "unknown command 'AUTH', with args beginning with: …": a proxy, or Redis with AUTH renamed.
+    let options = Options { words: &["--rename-command", "AUTH", ""], ..Options::default() };
+    let folder = tempfile::tempdir().unwrap();
+    let certificate = Certificate::self_signed(folder.path());
+    let options = Options { certificate: Some(&certificate), ..options };
+    let server = Server::start_with(Front::Redis, options);
+    let url = server.url().replace("default:", "app-user:");
+    for settings in [&[][..], &[("STUNNEL_LOG_FORMAT", "json")]] {
+        let ended = check(&url, settings);
+        assert_eq!(ended.code(), 1, "{ended:?}");
+        assert!(ended.stdout.contains("unknown command"), "{ended:?}");
+        for secret in [PASSWORD, "app-user"] {
+            assert!(!ended.stdout.contains(secret), "{ended:?}");
+            assert!(!ended.stderr.contains(secret), "{ended:?}");
+        }
+    }
+}
+
+#[test]
 fn a_server_that_says_nothing_is_given_up_after_the_connect_timeout() {
     let silent = Peer::tcp(|stream| {
         drop(stream.peek(&mut [0; 1]).and_then(|_| {
@@ -201,6 +222,107 @@ fn every_tunnel_is_examined_and_each_gets_a_pin_of_its_own() {
     }
 }
 
+/// What a user copies from a table: the one line that begins with `name=`, whole.
+fn copied<'a>(table: &'a str, name: &str) -> (&'a str, &'a str) {
+    let setting = format!("{name}=");
+    let lines: Vec<_> =
+        table.lines().map(str::trim).filter(|line| line.starts_with(&setting)).collect();
+    let [line] = lines[..] else { panic!("{name} on {} lines:\n{table}", lines.len()) };
+    line.split_once('=').unwrap()
+}
+
+/// Lines are short, but for those that hold one value alone.
+fn fits_a_terminal(table: &str) -> bool {
+    table.lines().all(|line| line.chars().count() <= 80 || !line.trim().contains(' '))
+}
+
+#[test]
+fn a_pin_that_is_copied_from_the_table_is_taken_whatever_the_variables_name() {
+    let (one, two) = (Server::start(Front::Redis), Server::start(Front::Redis));
+    let long = "HEROKU_REDIS_CHARCOAL_OF_THE_REPORTING_TEAM_URL";
+    let cases = [
+        ("REDIS_URL", None, "STUNNEL_PIN"),
+        ("REDIS_URL", Some(two.url()), "REDIS_URL_STUNNEL_PIN"),
+        (long, Some(two.url()), "HEROKU_REDIS_CHARCOAL_OF_THE_REPORTING_TEAM_URL_STUNNEL_PIN"),
+    ];
+    for (variable, other, setting) in cases {
+        let urls = |launcher: Launcher| {
+            let launcher = launcher.env(variable, one.url());
+            let second = if variable == long { "REDIS_URL" } else { long };
+            match &other {
+                Some(url) => launcher.env(second, url),
+                None => launcher,
+            }
+        };
+        let checked = urls(Launcher::new(["--check"])).run();
+        assert!(fits_a_terminal(&checked.stdout), "{}", checked.stdout);
+        let (name, pin) = copied(&checked.stdout, setting);
+        let script = format!("printf '%s\\n' \"${variable}\"; exec cat >/dev/null");
+        let held = urls(Launcher::script(&script)).env(name, pin).start_held();
+        assert_eq!(held.client().ask(&["PING"]), Reply::line("+PONG"));
+        let log = held.finish().stderr;
+        let unauthenticated = logged(&log, "not-authenticated", "var").concat();
+        assert!(!unauthenticated.split(' ').any(|name| name == variable), "{log}");
+    }
+}
+
+#[test]
+fn what_a_changed_key_needs_is_copied_line_by_line() {
+    let server = Server::start(Front::Redis);
+    let folder = tempfile::tempdir().unwrap();
+    let other = Certificate::self_signed(folder.path()).pin();
+    // The pin of another key; and a certificate that no CA vouches for where one is demanded.
+    type Case<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str]);
+    let cases: [Case<'_>; 3] = [
+        (&[("STUNNEL_PIN", &other)], &["STUNNEL_PIN"]),
+        (&[("REDIS_URL_STUNNEL_PIN", &other)], &["REDIS_URL_STUNNEL_PIN"]),
+        (&[("STUNNEL_VERIFY", "full")], &["STUNNEL_PIN", "STUNNEL_VERIFY"]),
+    ];
+    for (settings, advised) in cases {
+        let before = check(&server.url(), settings);
+        assert_eq!(before.code(), 1);
+        assert!(fits_a_terminal(&before.stdout), "{}", before.stdout);
+        let mut changed = settings.to_vec();
+        changed.extend(advised.iter().map(|name| copied(&before.stdout, name)));
+        let after = check(&server.url(), &changed);
+        assert_eq!(after.code(), 0, "{}", after.stdout);
+    }
+}
+
+#[test]
+fn two_variables_of_one_tunnel_each_get_the_setting_that_is_to_be_copied() {
+    let (one, two) = (Server::start(Front::Redis), Server::start(Front::Redis));
+    let urls = |launcher: Launcher| {
+        let launcher = launcher.redis(&one.url()).env("HEROKU_REDIS_SAME_URL", one.url());
+        launcher.env("HEROKU_REDIS_TWO_URL", two.url())
+    };
+    let table = urls(Launcher::new(["--check"])).run().stdout;
+    let settings = ["REDIS_URL", "HEROKU_REDIS_SAME_URL", "HEROKU_REDIS_TWO_URL"]
+        .map(|variable| format!("{variable}_STUNNEL_PIN"));
+    let launcher = settings.iter().fold(urls(Launcher::new(["--check"])), |launcher, name| {
+        let (name, pin) = copied(&table, name);
+        launcher.env(name, pin)
+    });
+    let after = launcher.run();
+    assert_eq!(after.code(), 0, "{}", after.stdout);
+    assert!(!after.stdout.contains("not authenticated"), "{}", after.stdout);
+}
+
+#[test]
+fn a_long_name_on_a_certificate_is_shown_whole() {
+    // What STUNNEL_SERVER_NAME is set to.
+    let name = "clustercfg.a-cache-with-a-long-name.abc123.use1.cache.test";
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new(folder.path());
+    let request = Request { name: "short", dns: &[name], ip: &[], ..Request::default() };
+    let certificate = authority.issue(folder.path(), "leaf", &request);
+    let options = Options { certificate: Some(&certificate), ..Options::default() };
+    let server = Server::start_with(Front::Redis, options);
+    let table = check(&server.url(), &[]).stdout;
+    assert!(table.lines().any(|line| line.split_whitespace().any(|word| word == name)), "{table}");
+    assert!(fits_a_terminal(&table), "{table}");
+}
+
 #[test]
 fn without_a_tunnel_there_is_nothing_to_check() {
     let ended = Launcher::new(["--check"]).run();
@@ -238,7 +360,7 @@ fn a_node_of_a_cluster_is_told_with_what_works_and_what_does_not() {
     assert!(table.contains("> a node of a Redis Cluster"), "{table}");
     // What it says is so: a key of a slot that this node does not have is refused.
     let held = Launcher::hold(&server.url());
-    let support::resp::Reply::Line(line) = held.client().ask(&["GET", "k"]) else { panic!() };
+    let Reply::Line(line) = held.client().ask(&["GET", "k"]) else { panic!() };
     assert!(line.starts_with("-CLUSTERDOWN") || line.starts_with("-MOVED"), "{line}");
 }
 

@@ -3,12 +3,15 @@
 mod support;
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
 
 use nix::libc;
 use support::Process;
 use support::launcher::{HOLD, Launcher, resident_kib, send_signal};
+use support::peer::Peer;
 use support::resp::Reply;
 use support::servers::{Front, Server};
 
@@ -82,4 +85,52 @@ fn an_idle_connection_holds_no_buffer() {
     let _others = idle(CONNECTIONS);
     let grown = resident_kib(held.running.pid()).saturating_sub(before);
     assert!(grown <= CONNECTIONS * KIB_EACH, "{} KiB each", grown / CONNECTIONS);
+}
+
+/// Writes until nobody takes anything any more.
+fn push(stream: &mut impl Write) {
+    // A size that does not divide the launcher's buffers: some of it stays in each of them.
+    let chunk = [b'x'; 10_000];
+    let error = loop {
+        if let Err(error) = stream.write_all(&chunk) {
+            break error;
+        }
+    };
+    assert!(matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut), "{error}");
+}
+
+#[test]
+fn a_connection_that_stalls_both_ways_costs_no_more_than_security_md_says() {
+    const CONNECTIONS: u64 = 40;
+    const LONG: Duration = Duration::from_secs(1);
+    let sentence = include_str!("../SECURITY.md");
+    let (_, most) = sentence.split_once("at most (").expect("the sentence");
+    let most: u64 = most.split(' ').next().unwrap().parse().expect("KiB");
+    let peer = Peer::tls(|mut tls| {
+        tls.get_ref().set_write_timeout(Some(LONG)).unwrap();
+        push(&mut tls);
+        tls
+    });
+    // A spare would be pushed into as well.
+    let launcher = Launcher::script(HOLD).redis(&peer.url()).env("STUNNEL_SPARES", "0");
+    let held = launcher.start_held();
+    let stall = |count: u64| -> Vec<_> {
+        let apps: Vec<_> = (0..count)
+            .map(|_| {
+                let mut app = held.open().stream.into_inner();
+                app.set_write_timeout(Some(LONG)).unwrap();
+                thread::spawn(move || {
+                    push(&mut app);
+                    app
+                })
+            })
+            .collect();
+        let apps = apps.into_iter().map(|app| app.join().unwrap());
+        apps.map(|app| (app, peer.result())).collect()
+    };
+    let _first = stall(2);
+    let before = resident_kib(held.running.pid());
+    let _others = stall(CONNECTIONS);
+    let grown = resident_kib(held.running.pid()).saturating_sub(before);
+    assert!(grown <= CONNECTIONS * most, "{} KiB each", grown / CONNECTIONS);
 }

@@ -5,10 +5,15 @@
 title() { echo "-----> $*"; }
 detail() { echo "       $*"; }
 
-# Every line of the message in Heroku's style for errors; then the build ends.
-fail() {
+# Every line of the message in Heroku's style for warnings and errors.
+warn() {
     local line
     for line in "$@"; do echo " !     $line" >&2; done
+}
+
+# The same; then the build ends.
+fail() {
+    warn "$@"
     exit 1
 }
 
@@ -66,12 +71,31 @@ build_launcher() {
 # Ends the build, before anything is changed, unless $1/bin/start-stunnel can be written.
 check_app() {
     local app=$1
+    [[ ! -L $app/bin || -e $app/bin ]] ||
+        fail "The app's bin is a link that leads nowhere here: $(readlink "$app/bin")" \
+            "Make it a folder, or a link to a folder of the app: bin/start-stunnel goes there."
     [[ ! -e $app/bin || -d $app/bin ]] || fail "The app's bin is no folder, so bin/start-stunnel cannot be put there."
     [[ ! -d $app/bin/start-stunnel || -L $app/bin/start-stunnel ]] ||
         fail "The app's bin/start-stunnel is a folder; rename it: the launcher goes there."
     local folder=$app
     [[ ! -d $app/bin ]] || folder=$app/bin
     [[ -w $folder && -x $folder ]] || fail "The app's folder cannot be written: $folder"
+}
+
+# Whether $1 is the launcher, or a shim of this or of an older version, which all have this line.
+is_ours() { cmp -s "$1" "$launcher" || grep -qs '^# .*start-stunnel --print-shim' "$1"; }
+
+# Names what the app brings that the launcher does not go together with. Expects $launcher.
+warn_of_leftovers() {
+    local app=$1 remove="If heroku/redis is still among the buildpacks: heroku buildpacks:remove heroku/redis"
+    if [[ -e $app/bin/start-stunnel ]] && ! is_ours "$app/bin/start-stunnel"; then
+        warn "The app brings another bin/start-stunnel, which is replaced by the launcher." "$remove" \
+            "If it is in the app's repository, delete it there, or keep the shim instead: start-stunnel --print-shim"
+    fi
+    if [[ -e $app/bin/stunnel-conf.sh ]]; then
+        warn "The app has a bin/stunnel-conf.sh, as the retired Redis buildpack had; the launcher does not run it." "$remove" \
+            "If it is in the app's repository, delete it there; settings are variables now (STUNNEL_...)."
+    fi
 }
 
 # Puts a file or a link in place in one step, so that a build that fails leaves what was there.
