@@ -68,6 +68,7 @@ fn run(invocation: Invocation) -> u8 {
     // SAFETY: this is the only thread.
     unsafe { tls::roots::keep_from_native_tls() };
     if invocation.check {
+        supervisor::forbid_core_dumps();
         let _log = logging::init(settings.log);
         return check::run(plan, &settings).map_or_else(
             |error| internal_error(&error),

@@ -398,3 +398,19 @@ fn a_user_who_may_not_ask_for_the_mode_is_no_failure() {
     let (report, code) = report(&url, &[]);
     assert_eq!((code, &report["mode"]), (0, &Value::Null), "{report}");
 }
+
+#[test]
+fn a_check_dumps_no_core() {
+    // Accepts, and says nothing: the check waits for it.
+    let silent = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let url = format!("rediss://127.0.0.1:{}", silent.local_addr().unwrap().port());
+    let script = "ulimit -Sc 4096 2>/dev/null; exec \"$0\" --check";
+    let running = Launcher::of("sh", ["-c", script, BINARY]).redis(&url).start();
+    let (_waiting, _) = silent.accept().unwrap();
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", running.pid())).unwrap();
+    let limit = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert!(
+        limit.split_whitespace().nth(4).is_some_and(|soft| soft == "1" || soft == "0"),
+        "{limit}"
+    );
+}

@@ -314,24 +314,15 @@ fn a_plain_port_for_an_app_that_start_stunnel_does_not_start() {
             ("--listen-port 6379 ", &format!("--listen-port {port} ")),
         ],
     );
-    // Until the option is there, the line is tried without it.
-    let moves_or_fails =
-        start_stunnel::cli::SETTINGS.iter().any(|setting| setting.option == "port-taken");
-    let line = match moves_or_fails {
-        true => line,
-        false => with_ours(&line, &[(" --port-taken fail", "")]),
-    };
     let programs = installed();
     let running = shell(&format!("exec env {line}"), programs.path()).start();
     eventually("the port is open", || TcpStream::connect(("127.0.0.1", port)).ok());
     let mut app = Client::connect(port, PASSWORD);
     assert_eq!(app.ask(&["PING"]), Reply::line("+PONG"));
 
-    if moves_or_fails {
-        // A second one does not move to a port that nobody knows.
-        let second = shell(&line, programs.path()).run();
-        assert_eq!(second.code(), 78, "{}", second.stderr);
-    }
+    // A second one does not move to a port that nobody knows.
+    let second = shell(&line, programs.path()).run();
+    assert_eq!(second.code(), 78, "{}", second.stderr);
 
     drop(app);
     running.signal(libc::SIGTERM);

@@ -70,6 +70,15 @@ impl Limit {
 /// a collector either, as one would be with 0 (core(5), and the kernel's fs/coredump.c).
 const NO_CORE: rlim_t = 1;
 
+/// Keeps this process from dumping core, as far as the system allows.
+pub fn forbid_core_dumps() {
+    no_core_dumps();
+}
+
+fn no_core_dumps() -> Option<Limit> {
+    Limit::change(Resource::RLIMIT_CORE, |hard| NO_CORE.min(hard))
+}
+
 impl Inherited {
     /// What an unchanged launcher gives to the program that it becomes: only what Rust's runtime has
     /// changed is put back.
@@ -89,10 +98,7 @@ impl Inherited {
         // SAFETY: installs no handler, so nothing can be interrupted by one.
         let sigchld = unsafe { sigaction(Signal::SIGCHLD, &default)? };
         // Descriptors that cannot be had: `accept` reports it when it comes to that.
-        let limits = [
-            Limit::change(Resource::RLIMIT_NOFILE, |hard| hard),
-            Limit::change(Resource::RLIMIT_CORE, |hard| NO_CORE.min(hard)),
-        ];
+        let limits = [Limit::change(Resource::RLIMIT_NOFILE, |hard| hard), no_core_dumps()];
         Ok(Inherited {
             mask,
             sigchld_was_ignored: matches!(sigchld.handler(), SigHandler::SigIgn),

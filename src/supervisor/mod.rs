@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, getpgrp, getpid};
 
 pub use child::{Placement, become_command, exit_code_of, let_go_of_streams, spawn};
-pub use inherited::Inherited;
+pub use inherited::{Inherited, forbid_core_dumps};
 use signals::{Received, Sender, Signals};
 pub use terminal::Terminal;
 pub use wait::Ended;
