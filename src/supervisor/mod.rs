@@ -10,7 +10,7 @@
 //! | CHLD | orphans are reaped | and COMMAND looked after | the same | orphans are reaped |
 //! | any other that can be caught | the same | passed on | passed on | kept |
 //!
-//! STOP and KILL ask nobody: a stopped launcher's tunnels wait; when it is killed, COMMAND gets TERM.
+//! STOP and KILL ask nobody: a stopped launcher's tunnels wait; if it is killed, COMMAND gets TERM.
 //!
 //! As long as the launcher is stopped, too, signals wait, and are read in the order of their
 //! numbers when it is continued: SIGTERM before SIGCONT. "Passed on" is for what COMMAND has not
