@@ -156,7 +156,7 @@ pub fn run(
         Ok(child) => child,
         Err(error) => return Ok(not_executed(&words, &error)),
     };
-    debug!(at = "command-started", pid = child.as_raw(), placement = ?placement);
+    debug!(at = "command-started", pid = child.pid.as_raw(), placement = ?placement);
     if let Err(error) = supervisor::let_go_of_streams() {
         debug!(at = "streams-kept", error = %error);
     }
@@ -171,20 +171,32 @@ pub fn run(
     let forwarding = Forwarding::new(settings.forward_signals, on_dyno);
     let totals = Arc::new(Totals::default());
     let ended = runtime.block_on(async {
-        let mut supervisor = Supervisor::new(child, placement, forwarding, terminal)
-            .context("could not listen for signals")?;
+        let mut supervisor =
+            Supervisor::new(child, forwarding, terminal).context("could not listen for signals")?;
         let (connections, drain) = Connections::new();
         open_tunnels(plan, listeners, settings, &totals, connections);
 
         let ended = supervisor.wait().await.context("could not listen for signals")?;
         let limit = settings.connection.drain_timeout;
-        if tokio::time::timeout(limit, drain.finish()).await.is_err() {
-            warning!(
-                at = "drain-timeout",
-                msg = format!(
-                    "connections were still open {limit:?} after COMMAND had ended and are cut"
-                ),
-            );
+        tokio::select! {
+            biased;
+            () = drain.finish() => {}
+            cut = supervisor.drain_cut() => {
+                let signal = cut.context("could not listen for signals")?;
+                warning!(
+                    at = "drain-cut",
+                    signal,
+                    msg = format!("connections were still open at signal {signal} and are cut"),
+                );
+            }
+            () = tokio::time::sleep(limit) => {
+                warning!(
+                    at = "drain-timeout",
+                    msg = format!(
+                        "connections were still open {limit:?} after COMMAND had ended and are cut"
+                    ),
+                );
+            }
         }
         anyhow::Ok(ended)
     })?;

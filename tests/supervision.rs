@@ -10,10 +10,12 @@ use std::time::Instant;
 
 use nix::libc;
 use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
 use support::launcher::{BINARY, HOLD, Launcher, Running, command_of, logged, send_signal};
 use support::resp::Reply;
 use support::servers::{Front, Server};
-use support::{Process, eventually, is_alive};
+use support::{Process, eventually, is_alive, state};
 
 /// Says "ready", then names every signal that arrives, until SIGKILL or the end of standard input.
 const RECORDER: &str = r#"
@@ -156,20 +158,154 @@ fn the_tunnel_outlives_sigterm_until_the_command_has_ended() {
     assert_eq!(server.direct().ask(&["GET", "last"]), Reply::bulk("word"));
 }
 
+/// Says "ready", "continued" for each SIGCONT, and whatever it is told, until the end of standard
+/// input.
+const STOPPABLE: &str = r#"
+    use POSIX; $| = 1;
+    POSIX::sigaction(SIGCONT, POSIX::SigAction->new(sub { syswrite(STDOUT, "continued\n") }));
+    syswrite(STDOUT, "ready\n");
+    while (1) {
+        my $read = sysread(STDIN, my $text, 100);
+        last if defined($read) && !$read;
+        syswrite(STDOUT, $text) if $read;
+    }
+"#;
+
+/// A launcher in a process group of its own: as a job of ours, which is not orphaned.
+fn job(words: &[&str]) -> Running {
+    let mut launcher = Launcher::new(words);
+    launcher.command.process_group(0);
+    recorder(launcher)
+}
+
+/// A launcher that leads a session without a terminal, as services do: its process group is
+/// orphaned.
+fn service(words: &[&str]) -> Running {
+    recorder(Launcher::of("setsid", [&[BINARY][..], words].concat()))
+}
+
+/// What its parent, which waits for that, next learns of a launcher: that it was stopped, or
+/// continued.
+fn job_event(pid: i32) -> WaitStatus {
+    let flags = WaitPidFlag::WUNTRACED | WaitPidFlag::WCONTINUED | WaitPidFlag::WNOHANG;
+    eventually("the launcher is stopped or continued", || {
+        match waitpid(Pid::from_raw(pid), Some(flags)).unwrap() {
+            WaitStatus::StillAlive => None,
+            event => Some(event),
+        }
+    })
+}
+
+const STOPS: [Signal; 3] = [Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU];
+
 #[test]
-fn a_stopped_command_without_a_terminal_goes_on_with_sigcont() {
-    let mut running =
-        Launcher::new(["perl", "-e", "$| = 1; print \"ready\\n\"; print while <STDIN>"]).start();
-    assert_eq!(running.line(), "ready");
+fn without_a_terminal_a_stop_signal_stops_launcher_and_command_and_sigcont_continues_both_once() {
+    let mut running = job(&["perl", "-e", STOPPABLE]);
+    let pid = Pid::from_raw(running.pid());
     let command = command_of(running.pid());
-    let state = |pid: i32| {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-        stat.rsplit(") ").next().unwrap().chars().next().unwrap()
-    };
+    for signal in STOPS {
+        running.signal(signal as i32);
+        assert_eq!(job_event(running.pid()), WaitStatus::Stopped(pid, signal));
+        assert_eq!((state(running.pid()), state(command)), ('T', 'T'));
+        running.signal(libc::SIGCONT);
+        assert_eq!(job_event(running.pid()), WaitStatus::Continued(pid));
+        assert_eq!(running.line(), "continued");
+        running.say("on we go\n");
+        assert_eq!(running.line(), "on we go");
+    }
+    let ended = running.finish();
+    assert_eq!((ended.stdout.as_str(), ended.code()), ("", 0), "nothing came twice");
+}
+
+#[test]
+fn a_script_with_job_control_stops_it_and_brings_it_back() {
+    let script = format!(
+        "set -m; {BINARY} sh -c 'echo ready; read -r _; exit 7' <&0 & read -r _; kill -TSTP %1; \
+         while ! jobs | grep -q Stopped; do sleep 0.01; done; echo stopped; fg; echo code=$?"
+    );
+    let mut running = recorder(Launcher::of("bash", ["-c", &script]));
+    running.say("stop\n");
+    assert_eq!(running.line(), "stopped");
+    assert!(running.line().contains(BINARY), "what fg prints");
+    running.say("end\n");
+    assert_eq!(running.line(), "code=7");
+}
+
+#[test]
+fn sigterm_to_a_stopped_launcher_takes_effect_with_sigcont() {
+    let running = job(&["perl", "-e", STOPPABLE]);
     running.signal(libc::SIGTSTP);
-    eventually("COMMAND stops", || (state(command) == 'T').then_some(()));
-    assert_ne!(state(running.pid()), 'T', "nobody could continue the launcher");
+    assert!(matches!(job_event(running.pid()), WaitStatus::Stopped(..)));
+    running.signal(libc::SIGTERM);
     running.signal(libc::SIGCONT);
+    assert_eq!(running.finish().code(), 143);
+}
+
+#[test]
+fn a_command_that_handles_a_stop_signal_and_goes_on_is_not_stopped_nor_is_the_launcher() {
+    let mut running = job(&["perl", "-e", RECORDER]);
+    for signal in STOPS {
+        running.signal(signal as i32);
+        assert_eq!(running.line(), (signal as i32).to_string());
+        // The launcher works on.
+        running.signal(libc::SIGUSR1);
+        assert_eq!(running.line(), "10");
+        assert_ne!(state(running.pid()), 'T');
+    }
+    assert_eq!(running.finish().stdout, "");
+}
+
+#[test]
+fn in_an_orphaned_process_group_a_stop_signal_freezes_nothing() {
+    let mut running = service(&["perl", "-e", STOPPABLE]);
+    for signal in STOPS {
+        running.signal(signal as i32);
+        assert_eq!(running.line(), "continued");
+        running.say("still here\n");
+        assert_eq!(running.line(), "still here");
+        assert_ne!(state(running.pid()), 'T');
+    }
+    assert_eq!(running.finish().code(), 0);
+}
+
+#[test]
+fn a_command_that_is_stopped_alone_keeps_its_tunnel_until_somebody_continues_it() {
+    let server = Server::start(Front::Redis);
+    let script = ["perl", "-e", STOPPABLE];
+    let mut launcher = Launcher::new(["sh", "-c", "echo \"$REDIS_URL\"; exec \"$@\"", "sh"]);
+    launcher.command.args(script).process_group(0);
+    let mut held = launcher.redis(&server.url()).start_held();
+    assert_eq!(held.running.line(), "ready");
+    let command = command_of(held.running.pid());
+    // Whoever continues it may not know that there is a launcher.
+    for continued in [command, held.running.pid()] {
+        send_signal(command, libc::SIGSTOP);
+        eventually("COMMAND stops", || (state(command) == 'T').then_some(()));
+        assert_eq!(held.client().ask(&["PING"]), Reply::line("+PONG"));
+        assert_ne!(state(held.running.pid()), 'T');
+        send_signal(continued, libc::SIGCONT);
+        assert_eq!(held.running.line(), "continued");
+    }
+    held.running.say("on we go\n");
+    assert_eq!(held.running.line(), "on we go");
+    assert_eq!(held.finish().code(), 0);
+}
+
+#[test]
+fn stop_and_continue_without_a_pause_leave_it_running() {
+    let mut running = job(&["perl", "-e", "$| = 1; print \"ready\\n\"; print while <STDIN>"]);
+    for round in 0..200 {
+        running.signal(libc::SIGTSTP);
+        (0..round * 200).for_each(|_| std::hint::spin_loop());
+        running.signal(libc::SIGCONT);
+    }
+    // A stop that begins in the very moment of a SIGCONT discards it, in any process; the next one
+    // counts.
+    let command = command_of(running.pid());
+    eventually("both run", || {
+        running.signal(libc::SIGCONT);
+        (state(running.pid()) != 'T' && state(command) != 'T').then_some(())
+    });
     running.say("on we go\n");
     assert_eq!(running.line(), "on we go");
     assert_eq!(running.finish().code(), 0);
@@ -443,36 +579,101 @@ fn a_command_that_ends_while_a_signal_arrives_gives_its_own_code_or_the_signals(
     }
 }
 
-#[test]
-fn a_signal_behind_the_commands_end_changes_nothing() {
-    let server = Server::start(Front::Redis);
-    // A daemon of its own session keeps a connection open, so that the launcher drains for a while.
-    let script =
-        "exec 3<>/dev/tcp/127.0.0.1/${REDIS_URL##*:}; setsid sleep 60 & echo $!; exec 3>&-; exit 6";
+/// A launcher whose COMMAND has ended with code 6 and that drains, for longer than any test lasts:
+/// a daemon of a session of its own keeps a connection open, and says how that ends.
+fn draining(server: &Server, launcher: fn(&str) -> Launcher) -> Running {
+    let daemon = r#"
+        open(my $redis, "+<&=3"); open(my $out, ">&=4"); syswrite(STDOUT, "$$\n"); close(STDOUT);
+        my $read = sysread($redis, my $reply, 1);
+        syswrite($out, defined($read) ? "closed\n" : "reset\n")
+    "#;
+    // COMMAND ends once the daemon has left its session.
+    let script = format!(
+        "exec 3<>/dev/tcp/127.0.0.1/${{REDIS_URL##*:}} 4>&1; \
+         printf 'PING\\r\\n' >&3; read -r reply <&3; \
+         read -r daemon < <(exec setsid perl -e '{daemon}'); echo \"$daemon\"; exit 6"
+    );
     let url = format!("redis://127.0.0.1:{}", server.port);
-    let launcher = Launcher::new(["bash", "-c", script]).redis(&url);
-    let mut running = launcher.env("STUNNEL_DRAIN_TIMEOUT", "1s").start();
-    let daemon: i32 = running.line().parse().unwrap();
-    let pid = running.pid();
+    let launcher = launcher(&script).redis(&url).env("STUNNEL_DRAIN_TIMEOUT", "1h");
+    launcher.start()
+}
+
+/// Waits until the launcher has no child left.
+fn command_has_ended(pid: i32) {
+    let children = format!("/proc/{pid}/task/{pid}/children");
     eventually("COMMAND has ended", || {
-        fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))
-            .ok()?
-            .is_empty()
-            .then_some(())
+        fs::read_to_string(&children).unwrap().is_empty().then_some(())
     });
-    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
+}
+
+#[test]
+fn a_signal_cuts_the_drain_short() {
+    let server = Server::start(Front::Redis);
+    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT, libc::SIGHUP] {
+        let mut running = draining(&server, |script| Launcher::new(["bash", "-c", script]));
+        let _daemon: i32 = running.line().parse().unwrap();
+        command_has_ended(running.pid());
+        // None of these does: a shell's Ctrl-Z finds nothing to stop, and the rest is not meant for
+        // us.
+        for other in [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU, libc::SIGCONT, libc::SIGUSR1] {
+            running.signal(other);
+        }
+        running.signal(signal);
+        assert_eq!(running.line(), "reset", "{signal}");
+        let ended = running.finish();
+        assert_eq!(ended.code(), 6, "{}", ended.stderr);
+        let cut = logged(&ended.stderr, "drain-cut", "signal");
+        assert_eq!(cut, [signal.to_string()], "{}", ended.stderr);
+    }
+}
+
+#[test]
+fn on_a_dyno_the_managers_sigterm_does_not_cut_the_drain() {
+    let server = Server::start(Front::Redis);
+    let mut running = draining(&server, |script| {
+        Launcher::new(["bash", "-c", script]).env("DYNO", "web.1").env("STUNNEL_LOGLEVEL", "debug")
+    });
+    let _daemon: i32 = running.line().parse().unwrap();
+    command_has_ended(running.pid());
+    for signal in [libc::SIGTERM, libc::SIGINT] {
         running.signal(signal);
     }
     let ended = running.finish();
-    assert_eq!(ended.code(), 6, "{}", ended.stderr);
-    send_signal(daemon, libc::SIGKILL);
+    assert_eq!(ended.code(), 6);
+    assert_eq!(logged(&ended.stderr, "drain-cut", "signal"), ["2"], "{}", ended.stderr);
+}
+
+#[test]
+fn orphans_are_reaped_while_it_drains() {
+    let server = Server::start(Front::Redis);
+    let mut running = draining(&server, |script| {
+        // The shell's child becomes the launcher's, and outlives COMMAND.
+        let scene = format!("sleep 1000 >&- 2>&- & echo $!; exec {BINARY} bash -c \"$1\"");
+        Launcher::of("sh", ["-c", &scene, "sh", script])
+    });
+    let orphan: i32 = running.line().parse().unwrap();
+    let _daemon: i32 = running.line().parse().unwrap();
+    let pid = running.pid();
+    let children = format!("/proc/{pid}/task/{pid}/children");
+    eventually("the orphan is all that is left", || {
+        (fs::read_to_string(&children).unwrap().trim() == orphan.to_string()).then_some(())
+    });
+    send_signal(orphan, libc::SIGKILL);
+    eventually("no zombie is left", || {
+        (!fs::exists(format!("/proc/{orphan}")).unwrap()).then_some(())
+    });
+    assert!(is_alive(pid), "it drains still");
+    running.signal(libc::SIGTERM);
+    assert_eq!(running.line(), "reset");
+    assert_eq!(running.finish().code(), 6);
 }
 
 #[test]
 fn as_pid_1_it_survives_a_storm_of_short_lived_orphans() {
     // Each of the 2,000 is orphaned at once, and most end before the next is born.
     let script = "perl -e 'for (1 .. 2000) { if (!fork) { fork && exit; exit } wait }'; \
-                  while [ \"$(ls -d /proc/[0-9]* | wc -l)\" -gt 4 ]; do sleep 0.01; done; echo clean; exit 4";
+                  set -- /proc/[0-9]*; \
+                  while [ $# -gt 2 ]; do sleep 0.01; set -- /proc/[0-9]*; done; echo clean; exit 4";
     if let Some(launcher) = as_pid_1(script) {
         let ended = launcher.run();
         assert_eq!((ended.stdout.as_str(), ended.code()), ("clean\n", 4), "{}", ended.stderr);

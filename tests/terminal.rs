@@ -2,12 +2,16 @@
 
 mod support;
 
+use std::fs;
+use std::path::PathBuf;
 use std::process::Command;
+use std::thread::sleep;
+use std::time::Duration;
 
 use support::launcher::{BINARY, send_signal};
 use support::pty::Terminal;
 use support::servers::{Front, Server};
-use support::{eventually, is_alive};
+use support::{cpu_ticks, eventually, is_alive};
 
 const CTRL_C: &str = "\x03";
 const CTRL_D: &str = "\x04";
@@ -234,6 +238,223 @@ fn stopping_and_continuing_in_a_loop_loses_no_key_and_no_signal() {
         terminal.expect("exec cat'");
         talk_to_cat(&mut terminal, &format!("round {round}."));
     }
+    terminal.type_keys(CTRL_C);
+    terminal.expect("$ ");
+    terminal.type_line("echo code=$?");
+    terminal.expect("code=130");
+}
+
+/// A COMMAND that writes the signals it gets, and who sent them, into a file: a terminal that has
+/// hung up takes no words. It ends with code 5 at SIGTERM.
+struct Notes {
+    folder: tempfile::TempDir,
+}
+
+impl Notes {
+    fn new() -> Notes {
+        Notes { folder: tempfile::tempdir().unwrap() }
+    }
+
+    fn file(&self) -> PathBuf {
+        self.folder.path().join("notes")
+    }
+
+    /// Where COMMAND notes nothing of `quiet` signals, which keep their default action.
+    fn script(&self, quiet: &[&str]) -> String {
+        let noted: Vec<_> =
+            ["HUP", "CONT", "TERM"].into_iter().filter(|name| !quiet.contains(name)).collect();
+        let script = r#"
+            use POSIX;
+            open(my $notes, ">>", "FILE");
+            for my $name (qw(NOTED)) {
+                my $action = POSIX::SigAction->new(sub {
+                    my $sender = $_[1]{code} == 128 ? "kernel" : $_[1]{pid};
+                    syswrite($notes, "$name $sender\n");
+                    exit 5 if $name eq "TERM";
+                }, POSIX::SigSet->new, SA_SIGINFO);
+                POSIX::sigaction(POSIX->can("SIG$name")->(), $action);
+            }
+            syswrite($notes, "ready $$ " . getppid . "\n");
+            sleep 1 while 1;
+        "#;
+        script.replace("FILE", self.file().to_str().unwrap()).replace("NOTED", &noted.join(" "))
+    }
+
+    /// COMMAND's pid and its parent's, once it is ready.
+    fn pids(&self) -> (i32, i32) {
+        let line = self.wait_for("ready");
+        let mut pids = line.split(' ').skip(1).map(|pid| pid.parse().unwrap());
+        (pids.next().unwrap(), pids.next().unwrap())
+    }
+
+    fn wait_for(&self, start: &str) -> String {
+        eventually(start, || self.all().into_iter().find(|line| line.starts_with(start)))
+    }
+
+    fn all(&self) -> Vec<String> {
+        let text = fs::read_to_string(self.file()).unwrap_or_default();
+        let complete = text.rfind('\n').map_or("", |end| &text[..end]);
+        complete.lines().map(str::to_owned).collect()
+    }
+
+    /// Who sent signal `name`, each time that it came.
+    fn senders(&self, name: &str) -> Vec<String> {
+        let senders = self.all();
+        senders
+            .iter()
+            .filter_map(|line| line.strip_prefix(name)?.strip_prefix(' ').map(str::to_owned))
+            .collect()
+    }
+}
+
+/// The launcher as the leader of a session on a terminal.
+fn leader(words: &[&str]) -> Terminal {
+    let mut command = Command::new(BINARY);
+    command.args(words).env("STUNNEL_LOGLEVEL", "crit").env("STUNNEL_LISTEN_PORT", "0");
+    Terminal::start(command)
+}
+
+#[test]
+fn a_hang_up_reaches_the_command_of_a_sessions_leader_once() {
+    let notes = Notes::new();
+    let mut terminal = leader(&["perl", "-e", &notes.script(&[])]);
+    let (_, launcher) = notes.pids();
+    assert_eq!(launcher, terminal.process.pid());
+    terminal.hang_up();
+    // The kernel sends a session's leader both, as COMMAND would get them without the launcher.
+    notes.wait_for("HUP");
+    notes.wait_for("CONT");
+
+    // COMMAND goes on; the launcher works, waits, and ends as ever.
+    let before = cpu_ticks(launcher);
+    sleep(Duration::from_millis(200));
+    assert!(cpu_ticks(launcher) - before < 10, "it does not spin");
+    send_signal(launcher, nix::libc::SIGTERM);
+    assert_eq!(terminal.process.wait().code(), Some(5));
+    assert_eq!((notes.senders("HUP").len(), notes.senders("CONT").len()), (1, 1));
+    assert_eq!(notes.senders("TERM").len(), 1);
+}
+
+#[test]
+fn a_hang_up_ends_the_command_of_a_sessions_leader_as_without_the_launcher() {
+    let notes = Notes::new();
+    let mut terminal = leader(&["perl", "-e", &notes.script(&["HUP"])]);
+    let (command, _) = notes.pids();
+    terminal.hang_up();
+    assert_eq!(terminal.process.wait().code(), Some(129));
+    assert!(!is_alive(command));
+}
+
+#[test]
+fn a_command_that_ignores_a_hang_up_goes_on() {
+    let notes = Notes::new();
+    let script = format!("trap '' HUP; exec perl -e '{}'", notes.script(&["HUP"]));
+    let mut terminal = leader(&["sh", "-c", &script]);
+    let (_, launcher) = notes.pids();
+    terminal.hang_up();
+    notes.wait_for("CONT");
+    send_signal(launcher, nix::libc::SIGTERM);
+    assert_eq!(terminal.process.wait().code(), Some(5));
+}
+
+#[test]
+fn a_hang_up_reaches_a_command_in_a_group_of_its_own_once() {
+    // The leader has put another process group into the foreground before it becomes the launcher.
+    let script = r#"
+        use POSIX;
+        $SIG{TTOU} = "IGNORE";
+        my $other = fork // die;
+        if (!$other) { setpgid(0, 0); sleep 1000; exit }
+        setpgid($other, $other);
+        tcsetpgrp(0, $other) or die;
+        $SIG{TTOU} = "DEFAULT";
+        exec @ARGV;
+    "#;
+    let notes = Notes::new();
+    let mut command = Command::new("perl");
+    command.args(["-e", script, BINARY, "perl", "-e", &notes.script(&[])]);
+    command.env("STUNNEL_LOGLEVEL", "crit").env("STUNNEL_LISTEN_PORT", "0");
+    let mut terminal = Terminal::start(command);
+    let (command, launcher) = notes.pids();
+    assert_eq!(launcher, terminal.process.pid());
+    let group = nix::unistd::getpgid(Some(nix::unistd::Pid::from_raw(command))).unwrap();
+    assert_eq!(group.as_raw(), command);
+    terminal.hang_up();
+    notes.wait_for("HUP");
+    notes.wait_for("CONT");
+    send_signal(launcher, nix::libc::SIGTERM);
+    assert_eq!(terminal.process.wait().code(), Some(5));
+    assert_eq!((notes.senders("HUP").len(), notes.senders("CONT").len()), (1, 1));
+}
+
+/// The signals of a hang-up that arrive at a job of a shell, as the shell's and the kernel's.
+fn hang_up_a_shells_job(background: bool, words: &[&str]) -> Vec<String> {
+    let notes = Notes::new();
+    let script = notes.folder.path().join("script");
+    fs::write(&script, notes.script(&[])).unwrap();
+    let mut terminal = Terminal::shell(&[]);
+    let shell = terminal.process.pid().to_string();
+    let ampersand = if background { "&" } else { "" };
+    terminal.type_keys(&format!("{} perl {} {ampersand}\n", words.join(" "), script.display()));
+    let (command, parent) = notes.pids();
+    terminal.hang_up();
+    notes.wait_for("HUP");
+    // It ends when the kernel has sent all that it does.
+    terminal.process.wait();
+    send_signal(if words.is_empty() { command } else { parent }, nix::libc::SIGTERM);
+    notes.wait_for("TERM");
+    eventually("COMMAND ends", || (!is_alive(command)).then_some(()));
+    let name = |sender: String| match sender {
+        _ if sender == "kernel" => sender,
+        _ if sender == shell => "shell".to_owned(),
+        _ => "launcher".to_owned(),
+    };
+    notes.senders("HUP").into_iter().map(name).collect()
+}
+
+#[test]
+fn a_shells_hang_up_reaches_a_background_job_once() {
+    assert_eq!(hang_up_a_shells_job(true, &[]), ["shell"]);
+    assert_eq!(hang_up_a_shells_job(true, &[BINARY]), ["launcher"]);
+}
+
+#[test]
+fn a_shells_hang_up_reaches_a_foreground_job_as_without_the_launcher() {
+    // The shell tells the job, and so does the kernel when the shell has ended; if the second comes
+    // before the first was handled, both are one.
+    for words in [&[][..], &[BINARY]] {
+        let senders = hang_up_a_shells_job(false, words);
+        assert!(["shell", "shell kernel"].contains(&&*senders.join(" ")), "{senders:?}");
+    }
+}
+
+#[test]
+fn ctrl_c_ends_all_of_a_job_that_was_brought_to_the_foreground() {
+    let mut terminal = Terminal::shell(&[]);
+    // The inner shell does not end before its child has.
+    terminal.type_line(&format!("{BINARY} sh -c 'echo rea''dy; sleep 1000; echo not reached' &"));
+    terminal.expect("ready");
+    terminal.type_keys("fg\n");
+    terminal.expect("not reached'");
+    terminal.type_keys(CTRL_C);
+    terminal.expect("$ ");
+    terminal.type_line("echo code=$?");
+    terminal.expect("code=130");
+}
+
+#[test]
+fn ctrl_c_before_the_command_runs_is_not_lost() {
+    // It waits for the launcher before there is one: the first perl blocks it, and becomes the
+    // launcher.
+    let before = "$| = 1; my $int = POSIX::SigSet->new(SIGINT); sigprocmask(SIG_BLOCK, $int); \
+                  print \"rea\", \"dy\\n\"; my $seen = POSIX::SigSet->new; \
+                  do { select(undef, undef, undef, 0.01); sigpending($seen) } \
+                  until $seen->ismember(SIGINT); exec @ARGV";
+    let command = "sigprocmask(SIG_UNBLOCK, POSIX::SigSet->new(SIGINT)); sleep 1000";
+    let mut terminal = Terminal::shell(&[]);
+    terminal
+        .type_keys(&format!("perl -MPOSIX -e '{before}' {BINARY} perl -MPOSIX -e '{command}'\n"));
+    terminal.expect("ready");
     terminal.type_keys(CTRL_C);
     terminal.expect("$ ");
     terminal.type_line("echo code=$?");

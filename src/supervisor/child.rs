@@ -10,9 +10,11 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use nix::libc;
+use nix::sys::signal::SigSet;
 use nix::unistd::{Pid, dup2_stdin, dup2_stdout, execvp, getpid, getppid};
 
 use super::inherited::Inherited;
+use super::signals;
 use crate::settings::Environment;
 
 /// Which process group COMMAND runs in.
@@ -33,6 +35,15 @@ pub fn exit_code_of(error: &io::Error) -> u8 {
     }
 }
 
+/// COMMAND, started.
+#[derive(Debug, Clone, Copy)]
+pub struct Child {
+    pub pid: Pid,
+    pub placement: Placement,
+    /// What the launcher had been sent before there was a COMMAND that could have got it, too.
+    pub(super) missed: SigSet,
+}
+
 /// Starts COMMAND, with `environment` and nothing else of ours.
 ///
 /// # Errors
@@ -45,7 +56,7 @@ pub fn spawn(
     environment: &Environment,
     placement: Placement,
     inherited: Inherited,
-) -> io::Result<Pid> {
+) -> io::Result<Child> {
     let mut command = Command::new(&words[0]);
     command.args(&words[1..]).env_clear().envs(environment);
     if placement == Placement::Own {
@@ -59,8 +70,9 @@ pub fn spawn(
             inherited.give_back()
         });
     }
-    let child = command.spawn()?;
-    Ok(Pid::from_raw(child.id() as i32))
+    let missed = signals::pending()?;
+    let pid = Pid::from_raw(command.spawn()?.id() as i32);
+    Ok(Child { pid, placement, missed })
 }
 
 /// Has the kernel send SIGTERM to this process when the launcher's main thread, which starts

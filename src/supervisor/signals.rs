@@ -5,9 +5,9 @@
 use std::io;
 
 use nix::libc;
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, raise};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, getpid};
 use tokio::io::unix::AsyncFd;
 
 /// Where a signal came from.
@@ -30,6 +30,11 @@ pub struct Received {
 impl Received {
     pub fn is(&self, signal: Signal) -> bool {
         self.number == signal as i32
+    }
+
+    /// Which of `signals` it is, if any.
+    pub fn one_of(&self, signals: &[Signal]) -> Option<Signal> {
+        signals.iter().copied().find(|signal| self.is(*signal))
     }
 }
 
@@ -88,7 +93,8 @@ fn received(info: &libc::signalfd_siginfo) -> Received {
     Received { number: info.ssi_signo as i32, sender }
 }
 
-/// Sends signal `number` (real-time ones included) to one process.
+/// Sends signal `number` (real-time ones included) to a process, or to the process group of a
+/// negative pid.
 ///
 /// # Errors
 /// As kill(2).
@@ -97,12 +103,39 @@ pub fn send(to: Pid, number: i32) -> nix::Result<()> {
     nix::errno::Errno::result(unsafe { libc::kill(to.as_raw(), number) }).map(drop)
 }
 
+/// The signals that wait for this process and have not been read from [`Signals`].
+pub fn pending() -> nix::Result<SigSet> {
+    // SAFETY: a zeroed sigset_t is a valid one, and sigpending(2) fills it.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        nix::errno::Errno::result(libc::sigpending(&mut set))?;
+        Ok(SigSet::from_sigset_t_unchecked(set))
+    }
+}
+
+/// What became of [`stop_self`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// A SIGCONT has undone it, and waits to be read.
+    Undone,
+    /// The kernel let the signal pass without effect, as it does in an orphaned process group,
+    /// where no shell could continue it (POSIX 2.4.3), and for pid 1.
+    Discarded,
+}
+
 /// Stops this process as `signal` (SIGTSTP, SIGTTIN, SIGTTOU) does by default, and returns when it is
-/// continued. In an orphaned process group, where no shell could continue it, the kernel lets the
-/// signal pass without effect (setpgid(2), POSIX 2.4.3), and so do we.
-pub fn stop_self(signal: Signal) -> nix::Result<()> {
-    let mask = SigSet::from(signal);
-    raise(signal)?;
-    mask.thread_unblock()?; // It is delivered, and this thread stops, here.
-    mask.thread_block()
+/// continued, or at once where the kernel does not allow the stop.
+pub fn stop_self(signal: Signal) -> nix::Result<Stop> {
+    let (process, mask) = (getpid(), SigSet::from(signal));
+    // A stop signal discards a SIGCONT that waits, and with it what would wake this process again.
+    // No system call does both; what comes between these two is lost.
+    if !pending()?.contains(Signal::SIGCONT) {
+        kill(process, signal)?;
+        mask.thread_unblock()?; // It is delivered, and this process stops, here.
+        mask.thread_block()?;
+    }
+    match pending()?.contains(Signal::SIGCONT) {
+        true => Ok(Stop::Undone),
+        false => Ok(Stop::Discarded),
+    }
 }

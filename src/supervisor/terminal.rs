@@ -23,6 +23,11 @@ impl Terminal {
         self.is_of(getpgrp())
     }
 
+    /// Whether it has hung up, so that nothing can be asked of it any more.
+    pub fn has_hung_up(&self) -> bool {
+        tcgetpgrp(&self.0).is_err()
+    }
+
     /// Whether process group `group` is in the foreground.
     pub fn is_of(&self, group: Pid) -> bool {
         tcgetpgrp(&self.0) == Ok(group)

@@ -49,6 +49,13 @@ pub fn reap(zombie: Pid) {
     waitid(libc::P_PID, zombie.as_raw() as libc::id_t, libc::WEXITED);
 }
 
+/// Removes every zombie that is there.
+pub fn reap_all() {
+    while let Some((zombie, _)) = ended_child() {
+        reap(zombie);
+    }
+}
+
 /// Whether `child` was stopped or continued since this was asked last; the latest state counts.
 pub fn job_event(child: Pid) -> Option<JobEvent> {
     let id = child.as_raw() as libc::id_t;

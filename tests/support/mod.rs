@@ -111,3 +111,9 @@ pub fn is_alive(pid: i32) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/stat"))
         .is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or_default().starts_with(" Z"))
 }
+
+/// The state of a process, as proc(5) names it: `S` sleeps, `T` is stopped, `Z` is a zombie.
+pub fn state(pid: i32) -> char {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("a process");
+    stat.rsplit(") ").next().and_then(|rest| rest.chars().next()).expect("a state")
+}

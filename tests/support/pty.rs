@@ -4,10 +4,11 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use nix::fcntl::OFlag;
 use nix::libc;
@@ -20,7 +21,9 @@ use super::{Process, eventually};
 /// A program on a terminal of its own, as the leader of its session.
 pub struct Terminal {
     pub process: Process,
-    keyboard: File,
+    /// `None` once the terminal has hung up.
+    keyboard: Option<File>,
+    watcher: Option<Watcher>,
     screen: Arc<Mutex<String>>,
     /// How much of the screen has been seen.
     seen: usize,
@@ -54,8 +57,8 @@ impl Terminal {
         drop((command, slave));
         let screen = Arc::new(Mutex::new(String::new()));
         let keyboard = File::from(OwnedFd::from(master));
-        watch(keyboard.try_clone().expect("a descriptor"), screen.clone());
-        Terminal { process, keyboard, screen, seen: 0 }
+        let watcher = watch(keyboard.try_clone().expect("a descriptor"), screen.clone());
+        Terminal { process, keyboard: Some(keyboard), watcher: Some(watcher), screen, seen: 0 }
     }
 
     /// An interactive shell with job control, whose prompt is `$ `.
@@ -70,8 +73,12 @@ impl Terminal {
         terminal
     }
 
+    fn keyboard(&mut self) -> &mut File {
+        self.keyboard.as_mut().expect("a terminal that has not hung up")
+    }
+
     pub fn type_keys(&mut self, keys: &str) {
-        self.keyboard.write_all(keys.as_bytes()).expect("type");
+        self.keyboard().write_all(keys.as_bytes()).expect("type");
     }
 
     /// Types a line, and waits for its echo.
@@ -96,8 +103,14 @@ impl Terminal {
     pub fn resize(&mut self, rows: u16, columns: u16) {
         let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
         // SAFETY: TIOCSWINSZ reads one winsize.
-        let done = unsafe { libc::ioctl(self.keyboard.as_raw_fd(), libc::TIOCSWINSZ, &size) };
+        let done = unsafe { libc::ioctl(self.keyboard().as_raw_fd(), libc::TIOCSWINSZ, &size) };
         assert_eq!(done, 0);
+    }
+
+    /// Closes our end, as a terminal's window or sshd does: the terminal hangs up.
+    pub fn hang_up(&mut self) {
+        self.watcher.take().expect("a terminal that has not hung up").end();
+        self.keyboard = None;
     }
 }
 
@@ -123,14 +136,37 @@ fn session(leader: i32) -> Vec<i32> {
     pids.filter(in_session).collect()
 }
 
-fn watch(mut master: File, screen: Arc<Mutex<String>>) {
-    thread::spawn(move || {
+/// Reads what appears on the screen, until it is told to end.
+struct Watcher {
+    thread: JoinHandle<()>,
+    end: UnixStream,
+}
+
+impl Watcher {
+    fn end(self) {
+        drop(self.end);
+        self.thread.join().expect("the watcher");
+    }
+}
+
+fn watch(mut master: File, screen: Arc<Mutex<String>>) -> Watcher {
+    let (end, ended) = UnixStream::pair().expect("a socket");
+    let thread = thread::spawn(move || {
         let mut buffer = [0; 4096];
-        // The read fails once nobody holds the other end.
-        while let Ok(read @ 1..) = master.read(&mut buffer) {
+        let wait_for = |fd: i32| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+        loop {
+            let mut ready = [wait_for(master.as_raw_fd()), wait_for(ended.as_raw_fd())];
+            // SAFETY: poll(2) reads and writes these two.
+            let polled = unsafe { libc::poll(ready.as_mut_ptr(), 2, -1) };
+            if polled < 0 || ready[1].revents != 0 {
+                return;
+            }
+            // The read fails once nobody holds the other end.
+            let Ok(read @ 1..) = master.read(&mut buffer) else { return };
             screen.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..read]));
         }
     });
+    Watcher { thread, end }
 }
 
 /// Like [`eventually`], and shows `context` when it waits in vain.
