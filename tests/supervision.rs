@@ -67,10 +67,14 @@ fn a_command_that_cannot_be_run_gives_126_or_127() {
     fs::write(&not_executable, "#!/bin/sh\n").unwrap();
     for enabled in ["true", "false"] {
         let run = |command: &str| Launcher::new([command]).env("STUNNEL_ENABLED", enabled).run();
-        for command in ["no-such-command", "/no/such/command", ""] {
+        for (command, hint) in [
+            ("no-such-command", "no such command"),
+            ("/no/such/command", "no such command"),
+            ("", "COMMAND is empty"),
+        ] {
             let ended = run(command);
             assert_eq!(ended.code(), 127, "{command}");
-            assert!(ended.stderr.contains("no such command"), "{}", ended.stderr);
+            assert!(ended.stderr.contains(hint), "{}", ended.stderr);
         }
         assert_eq!(run(not_executable.to_str().unwrap()).code(), 126);
         assert_eq!(run("/").code(), 126);
@@ -460,7 +464,11 @@ fn without_a_terminal_the_command_has_a_process_group_of_its_own() {
 fn a_command_without_any_redis_url_runs_with_a_warning() {
     let ended = Launcher::script("echo fine").run();
     assert_eq!((ended.stdout.as_str(), ended.code()), ("fine\n", 0));
-    assert!(ended.stderr.contains("level=warning at=no-redis-url"), "{}", ended.stderr);
+    assert!(
+        ended.stderr.contains("level=warning logger=start-stunnel at=no-redis-url"),
+        "{}",
+        ended.stderr
+    );
 }
 
 /// As pid 1 of a pid namespace of its own; `None`, said aloud, where that is not allowed.

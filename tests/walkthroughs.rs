@@ -168,7 +168,9 @@ impl FrontSite {
         let file = self.at("nginx.conf");
         fs::write(&file, text).unwrap();
         let mut command = Command::new("/usr/sbin/nginx");
-        command.arg("-e").arg(self.at("error")).args(["-g", "daemon off;", "-c"]).arg(file);
+        // One process, so that none is left when that is killed.
+        let alone = "daemon off; master_process off;";
+        command.arg("-e").arg(self.at("error")).args(["-g", alone, "-c"]).arg(file);
         command
     }
 

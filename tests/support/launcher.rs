@@ -3,13 +3,16 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::thread::{self, JoinHandle};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
 use super::resp::Client;
 use super::servers::PASSWORD;
-use super::{Process, eventually};
+use super::{PATIENCE, Process, eventually};
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_start-stunnel");
 
@@ -127,11 +130,30 @@ impl Running {
         self.process.pid()
     }
 
-    /// The next line that COMMAND prints.
+    /// The next line that COMMAND prints; empty when it prints no more.
+    ///
+    /// # Panics
+    /// When it does not come within [`PATIENCE`].
     pub fn line(&mut self) -> String {
-        let mut line = String::new();
-        self.stdout.as_mut().expect("stdout").read_line(&mut line).expect("a line");
-        line.trim_end_matches('\n').to_owned()
+        let stdout = self.stdout.as_mut().expect("stdout");
+        let mut line = Vec::new();
+        loop {
+            if stdout.buffer().is_empty() {
+                let mut waiting = [PollFd::new(stdout.get_ref().as_fd(), PollFlags::POLLIN)];
+                let patience = PollTimeout::try_from(PATIENCE).expect("some seconds");
+                let arrived = poll(&mut waiting, patience).expect("poll");
+                assert_ne!(arrived, 0, "waited in vain for a line of COMMAND's");
+            }
+            let there = stdout.fill_buf().expect("a line");
+            let end = there.iter().position(|byte| *byte == b'\n').map(|at| at + 1);
+            let taken = end.unwrap_or(there.len());
+            line.extend(&there[..taken]);
+            stdout.consume(taken);
+            if end.is_some() || taken == 0 {
+                let line = String::from_utf8(line).expect("text");
+                return line.trim_end_matches('\n').to_owned();
+            }
+        }
     }
 
     pub fn signal(&self, number: i32) {
@@ -148,7 +170,12 @@ impl Running {
         let stdout = self.stdout.take().map(collect);
         let status = self.process.wait();
         let text = |collected: Option<JoinHandle<String>>| {
-            collected.map_or_else(String::new, |thread| thread.join().expect("output"))
+            collected.map_or_else(String::new, |thread| {
+                eventually("nobody holds the output any more", || {
+                    thread.is_finished().then_some(())
+                });
+                thread.join().expect("output")
+            })
         };
         Ended { status, stdout: text(stdout), stderr: text(self.stderr.take()) }
     }
