@@ -223,15 +223,20 @@ fn without_a_terminal_a_stop_signal_stops_launcher_and_command_and_sigcont_conti
 
 #[test]
 fn a_script_with_job_control_stops_it_and_brings_it_back() {
+    let folder = tempfile::tempdir().unwrap();
+    // COMMAND waits for a file: standard input is the script's, and two would compete for its lines.
+    let end = folder.path().join("end");
     let script = format!(
-        "set -m; {BINARY} sh -c 'echo ready; read -r _; exit 7' <&0 & read -r _; kill -TSTP %1; \
-         while ! jobs | grep -q Stopped; do sleep 0.01; done; echo stopped; fg; echo code=$?"
+        "set -m; {BINARY} sh -c 'echo ready; until [ -e \"$0\" ]; do sleep 0.01; done; exit 7' '{}' & \
+         read -r _; kill -TSTP %1; \
+         while ! jobs | grep -q Stopped; do sleep 0.01; done; echo stopped; fg; echo code=$?",
+        end.display()
     );
     let mut running = recorder(Launcher::of("bash", ["-c", &script]));
     running.say("stop\n");
     assert_eq!(running.line(), "stopped");
     assert!(running.line().contains(BINARY), "what fg prints");
-    running.say("end\n");
+    fs::write(end, "").unwrap();
     assert_eq!(running.line(), "code=7");
 }
 
