@@ -17,7 +17,8 @@ use crate::secret::MASK;
 use crate::settings::{LogFormat, Settings, TrustSettings, Verify};
 use crate::tls::{Certificate, Connector, HandshakeError, certificate_of};
 use crate::tunnel::failure::{self, Failure, Step};
-use crate::tunnel::{Totals, Tunnel, upstream};
+use crate::tunnel::upstream::{self, Unexplained};
+use crate::tunnel::{Totals, Tunnel};
 
 /// The longest reply of Redis that is looked at, in bytes.
 const LONGEST_REPLY: usize = 512;
@@ -210,15 +211,16 @@ async fn examine_all(plan: Plan, settings: &Settings) -> Vec<Report> {
     reports.into_iter().map(|(_, report)| report).collect()
 }
 
-/// Runs `step` until `deadline`, and takes its time.
-async fn timed<T>(
+/// Runs `step` until `deadline`, and takes its time. What went wrong may still have to be explained: outside
+/// the time limit.
+async fn timed<T, E: From<Failure>>(
     deadline: tokio::time::Instant,
     late: Step,
-    step: impl Future<Output = Result<T, Failure>>,
-) -> (Result<T, Failure>, Duration) {
+    step: impl Future<Output = Result<T, E>>,
+) -> (Result<T, E>, Duration) {
     let started = Instant::now();
     let done = timeout_at(deadline, step).await;
-    (done.unwrap_or_else(|_| Err(Failure::timed_out(late))), started.elapsed())
+    (done.unwrap_or_else(|_| Err(Failure::timed_out(late).into())), started.elapsed())
 }
 
 /// `single`: whether it is the only tunnel, so that the general settings are its own.
@@ -262,6 +264,8 @@ async fn examine(tunnel: &Tunnel, credentials: Option<Credentials>, single: bool
     let no_sessions = Arc::default();
     let look = upstream::handshake(tunnel, &tunnel.look, stream, &no_sessions);
     let (looked, took) = timed(deadline, Step::Tls, look).await;
+    // It takes any certificate: there is none to be explained.
+    let looked = looked.map_err(Unexplained::bare);
     let certificate = looked.and_then(|tls| certificate_of(&tls).map_err(Failure::Misconfigured));
     let subject = certificate.as_ref().map(|certificate| certificate.subject.clone());
     let failure = report.record("TLS", took, subject, tunnel);
@@ -348,10 +352,12 @@ async fn would_pass(
     let (passed, took) = timed(deadline, Step::Tls, attempt).await;
     let outcome = match passed {
         Ok(_) => Outcome::Ok(String::new()),
-        Err(Failure::Misconfigured(HandshakeError::Certificate(_, reason))) => {
-            Outcome::Failed(reason)
-        }
-        Err(failure) => Outcome::failed(failure),
+        Err(unexplained) => match unexplained.explain(tunnel).await {
+            Failure::Misconfigured(HandshakeError::Certificate(_, reason)) => {
+                Outcome::Failed(reason)
+            }
+            failure => Outcome::failed(failure),
+        },
     };
     StepReport { name: verify.word(), outcome, took, needed: tunnel.plan.trust.verify == verify }
 }
@@ -364,10 +370,11 @@ async fn speak(
 ) -> (Vec<StepReport>, Option<Mode>) {
     let report = |name, outcome, took| StepReport { name, outcome, took, needed: true };
     let not_reached = |name| report(name, Outcome::NotReached, Duration::ZERO);
-    let mut stream = match timed(deadline, Step::Tls, upstream::connect(tunnel)).await {
-        (Ok(stream), _) => stream,
-        (Err(failure), took) => {
-            let auth = report("AUTH", Outcome::failed(failure), took);
+    let started = Instant::now();
+    let mut stream = match upstream::connect_by(tunnel, deadline).await {
+        Ok(stream) => stream,
+        Err(failure) => {
+            let auth = report("AUTH", Outcome::failed(failure), started.elapsed());
             return (vec![auth, not_reached("PING")], None);
         }
     };

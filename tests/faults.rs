@@ -15,12 +15,12 @@ use std::time::Duration;
 
 use foreign_types_shared::ForeignTypeRef as _;
 use nix::libc;
-use openssl::ssl::{SslStream, SslVersion};
+use openssl::ssl::{HandshakeError, SslStream, SslVersion};
 use support::launcher::{
     BINARY, HOLD, Held, Launcher, command_of, logged, port_of, resident_kib, send_signal,
     with_hosts,
 };
-use support::peer::Peer;
+use support::peer::{Peer, acceptor, demanding_acceptor};
 use support::resp::{Client, Reply};
 use support::servers::{Front, Options, PASSWORD, Server, connections};
 use support::slow_link::SlowLink;
@@ -221,6 +221,62 @@ fn redis_resets_right_after_the_handshake() {
     assert_eq!(seen, vec![(vec![], Some(ErrorKind::ConnectionReset)); TIMES], "{log}");
     let reasons = logged(&log, "connection-closed", "reason");
     assert!(reasons.iter().filter(|reason| *reason == "reset-by-redis").count() >= TIMES, "{log}");
+}
+
+#[test]
+fn a_server_that_resets_is_asked_for_its_reason_once_and_not_for_each_connection() {
+    let peer = Peer::tls(|tls| reset(tls.get_ref()));
+    let scene = Scene::new(&peer.url());
+    for _ in 0..TIMES {
+        assert_eq!(scene.exchange(b"PING\r\n").0, b"");
+    }
+    assert_eq!(peer.accepted(), TIMES + 1);
+}
+
+#[test]
+fn the_reason_for_a_reset_is_told_to_all_who_meet_it() {
+    let (plain, demanding) = (acceptor(SslVersion::TLS1_3), demanding_acceptor());
+    let peer = Peer::numbered(move |number, stream| match number {
+        // The question why: it gets the alert that says so, before the end of the stream.
+        1 => {
+            let Err(HandshakeError::Failure(mut failed)) = demanding.accept(stream) else {
+                panic!("nobody has a certificate");
+            };
+            failed.get_mut().shutdown(Shutdown::Write).unwrap();
+            rest(failed.get_mut());
+        }
+        _ => reset(plain.accept(stream).expect("handshake").get_ref()),
+    });
+    let scene = Scene::new(&peer.url());
+    for _ in 0..5 {
+        let said = String::from_utf8(scene.exchange(b"PING\r\n").0).unwrap();
+        assert!(said.contains("the server wants a client certificate"), "{said}");
+    }
+    assert_eq!(peer.accepted(), 5 + 1);
+}
+
+#[test]
+fn a_silent_server_is_asked_once_and_not_for_each_connection_whether_it_speaks_plaintext() {
+    // As one that is overloaded, and as a Redis without TLS.
+    for (answer, expected) in [("", ""), ("+PONG\r\n", "the server speaks no TLS")] {
+        let peer = Peer::tcp(move |mut stream| {
+            let mut first = [0; 6];
+            if stream.read_exact(&mut first).is_ok() && first == *b"PING\r\n" {
+                stream.write_all(answer.as_bytes()).unwrap();
+            }
+            // The launcher may leave first.
+            let _ = rest(&mut stream);
+        });
+        let launcher = Launcher::script(HOLD_TWO).env("STUNNEL_CONNECT_TIMEOUT", "3s");
+        let scene = Scene::with(launcher, &peer.url());
+        let mut apps: Vec<_> = (0..TIMES).map(|_| scene.open()).collect();
+        apps.iter_mut().for_each(|app| app.write_all(b"PING\r\n").unwrap());
+        for app in &mut apps {
+            let said = String::from_utf8(rest(app).0).unwrap();
+            assert!(said.contains(expected) && said.is_empty() == expected.is_empty(), "{said}");
+        }
+        assert_eq!(peer.accepted(), TIMES + 1);
+    }
 }
 
 /// Answers a request of four bytes with half a reply of 100.

@@ -10,13 +10,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use openssl::ssl::SslStream;
+use openssl::ssl::{SslStream, SslVersion};
 use support::launcher::{HOLD, Held, Launcher, logged, with_hosts};
-use support::peer::{Gate, Peer};
+use support::peer::{Gate, Peer, acceptor, offers_session};
 use support::pki::Certificate;
 use support::resp::{Client, Reply};
 use support::servers::{Front, Options, PASSWORD, Server, connections};
-use support::{eventually, eventually_within, rest};
+use support::{eventually, eventually_within, reset, rest};
 
 /// How old a look-up may be when a spare is handed over, and a little more.
 const LOOK_UP_AGE: Duration = Duration::from_millis(1_100);
@@ -416,4 +416,95 @@ fn later_connections_resume_the_first_ones_session() {
         seen.push(peer.result());
     }
     assert_eq!(seen, [(false, "TLSv1.3"), (true, "TLSv1.3"), (true, "TLSv1.3")]);
+}
+
+/// Says OK to each request; returns whether the client's session was resumed.
+fn say_ok(mut stream: SslStream<TcpStream>) -> bool {
+    let mut request = [0; 64];
+    while matches!(stream.read(&mut request), Ok(1..)) {
+        if stream.write_all(b"+OK\r\n").is_err() {
+            break;
+        }
+    }
+    stream.ssl().session_reused()
+}
+
+/// A server that treats a connection by `refuse` if it offers a session, and serves any other.
+fn averse_to_sessions(refuse: fn(TcpStream)) -> Peer<()> {
+    let acceptor = acceptor(SslVersion::TLS1_3);
+    Peer::tcp(move |stream| {
+        if offers_session(&stream) {
+            refuse(stream);
+        } else if let Ok(stream) = acceptor.accept(stream) {
+            assert!(!say_ok(stream));
+        }
+    })
+}
+
+/// A launcher without spares, whose connections to `peer` may take 1.5 seconds.
+fn impatient<T: Send + 'static>(peer: &Peer<T>) -> Held {
+    hold_to(&peer.url(), &[("STUNNEL_SPARES", "0"), ("STUNNEL_CONNECT_TIMEOUT", "1500ms")])
+}
+
+/// Whether an app's new connection works; otherwise it ends without a word.
+fn works(held: &Held) -> bool {
+    let mut stream = held.open().stream.into_inner();
+    stream.write_all(b"PING\r\n").unwrap();
+    let mut first = [0; 5];
+    matches!(stream.read(&mut first), Ok(1..)) && first == *b"+OK\r\n"
+}
+
+#[test]
+fn a_session_at_which_the_server_hangs_is_not_offered_again() {
+    let peer = averse_to_sessions(|mut stream| drop(rest(&mut stream)));
+    let held = impatient(&peer);
+    let seen: Vec<bool> = (0..8).map(|_| works(&held)).collect();
+    // Nor is any other one, once two in a row were of no use.
+    assert_eq!(seen, [true, false, true, false, true, true, true, true]);
+}
+
+#[test]
+fn a_session_at_which_the_server_hangs_while_a_spare_is_made_is_not_offered_again() {
+    let acceptor = acceptor(SslVersion::TLS1_3);
+    let peer = Peer::numbered(move |number, mut stream| {
+        // The spare that is made after the second reply, and the question what is the matter.
+        if number == 2 || number == 3 {
+            rest(&mut stream);
+            return None;
+        }
+        acceptor.accept(stream).ok().map(say_ok)
+    });
+    let settings = [("STUNNEL_CONNECT_TIMEOUT", "1500ms")];
+    let held = hold_to(&peer.url_with_password(), &settings);
+    for resumed in [false, true] {
+        assert!(works(&held));
+        assert_eq!(peer.result(), Some(resumed));
+    }
+    assert_eq!([peer.result(), peer.result()], [None, None]);
+    assert!(works(&held));
+    assert_eq!(peer.result(), Some(false));
+}
+
+#[test]
+fn a_server_that_goes_away_in_a_resuming_handshake_is_not_bothered_twice() {
+    let close = |mut stream: TcpStream| drop(stream.read(&mut [0; 1 << 14]));
+    for refuse in [close, |stream: TcpStream| reset(&stream)] {
+        let peer = averse_to_sessions(refuse);
+        let held = impatient(&peer);
+        let seen = [(); 3].map(|()| (works(&held), peer.accepted()));
+        assert_eq!(seen, [(true, 1), (false, 2), (true, 3)]);
+    }
+}
+
+#[test]
+fn a_server_that_objects_to_a_session_gets_another_handshake_without_it_at_once() {
+    let peer = averse_to_sessions(|mut stream| {
+        // A fatal decrypt_error (RFC 8446 section 6), as for a binder that does not fit.
+        let _ = stream.read(&mut [0; 1 << 14]);
+        stream.write_all(&[21, 3, 3, 0, 2, 2, 51]).unwrap();
+        rest(&mut stream);
+    });
+    let held = impatient(&peer);
+    let seen = [(); 3].map(|()| (works(&held), peer.accepted()));
+    assert_eq!(seen, [(true, 1), (true, 3), (true, 4)]);
 }

@@ -6,12 +6,13 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use openssl::ssl::SslVersion;
 use support::launcher::{Ended, HOLD, Held, Launcher, logged, with_hosts};
-use support::peer::Peer;
+use support::peer::{Peer, acceptor};
 use support::pki::{Authority, Certificate, Kind, Request};
 use support::resp::Reply;
 use support::servers::{Front, Options, PASSWORD, Server};
-use support::{Process, eventually, two_free_ports};
+use support::{Process, eventually, rest, two_free_ports};
 
 /// What an app gets to see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -548,4 +549,46 @@ fn a_name_that_ends_with_a_dot_is_sent_without_it() {
         .start_held();
     drop(held.open());
     assert_eq!(peer.result().as_deref(), Some("redis.test"));
+}
+
+/// A server that stops to answer after some handshakes.
+fn mute_after(handshakes: usize) -> Peer<()> {
+    let acceptor = acceptor(SslVersion::TLS1_3);
+    Peer::numbered(move |number, mut stream| {
+        if number < handshakes {
+            // It ends with an alert when the certificate is refused.
+            let _ = acceptor.accept(stream).map(|mut stream| rest(&mut stream));
+        } else {
+            rest(&mut stream);
+        }
+    })
+}
+
+#[test]
+fn a_certificate_that_fails_is_told_when_the_server_hangs_at_a_second_handshake() {
+    // With less time than the explanation has, and with more than enough.
+    for timeout in ["900ms", "20s"] {
+        let peer = mute_after(1);
+        let held = Launcher::script(HOLD)
+            .redis(&peer.url())
+            .env("STUNNEL_VERIFY", "full")
+            .env("STUNNEL_CONNECT_TIMEOUT", timeout)
+            .start_held();
+        check(&held, Error("certificate check failed: self-signed certificate"), timeout);
+        let log = held.finish().stderr;
+        assert_eq!(logged(&log, "connection-failed", "error"), [""; 0]);
+        assert_eq!(logged(&log, "connection-refused", "error").len(), 1, "{log}");
+    }
+}
+
+#[test]
+fn the_check_tells_a_certificate_that_fails_when_the_server_hangs_at_a_second_handshake() {
+    // The look at the server, and one for each level.
+    let peer = mute_after(3);
+    let ended = Launcher::new(["--check", "--log-format", "json", "--connect-timeout", "1500ms"])
+        .redis(&peer.url())
+        .env("STUNNEL_VERIFY", "full")
+        .run();
+    let count = ended.stdout.matches("\"self-signed certificate\"").count();
+    assert_eq!(count, 2, "{}", ended.stdout);
 }

@@ -40,6 +40,8 @@ fn is_internal(reason: i32) -> bool {
 pub enum HandshakeError {
     /// The connection broke: nothing about TLS is wrong.
     Broken(io::Error),
+    /// What was sent arrived changed, or a session's keys differ: nothing else about TLS is wrong.
+    Damaged(io::Error),
     /// OpenSSL could not do its part: above all, memory is short.
     Internal(io::Error),
     /// The peer's answer is no TLS.
@@ -56,6 +58,61 @@ pub enum HandshakeError {
     NoCommonVersion,
     /// The two sides do not agree otherwise, for OpenSSL's reason.
     Refused(String),
+}
+
+/// What a failed handshake says about the session that it offered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SessionVerdict {
+    /// It cannot be the cause.
+    Cleared,
+    /// The server went away, as it may for any reason: another handshake at once would only add to its load.
+    Doubtful,
+    /// An alert, or an answer against the protocol: without the session it may be another.
+    Suspected,
+}
+
+/// Why there is no TLS connection.
+#[derive(Debug)]
+pub enum ConnectError {
+    Failed(HandshakeError),
+    /// The session that was offered may be the cause: without one it may work.
+    OfSession(HandshakeError),
+}
+
+impl From<HandshakeError> for ConnectError {
+    fn from(error: HandshakeError) -> ConnectError {
+        ConnectError::Failed(error)
+    }
+}
+
+/// What a server has against the client certificate, as TLS 1.3 has it only after the handshake
+/// (RFC 8446 section 4.4.2.4).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LateRefusal {
+    /// It wants one.
+    Wanted,
+    /// It refuses ours, for this reason.
+    Refused(String),
+}
+
+impl LateRefusal {
+    /// From an error of reading; `None` when that is no alert of this kind.
+    pub fn of(error: &io::Error) -> Option<LateRefusal> {
+        match HandshakeError::from_stack(stack_of(error)?, "") {
+            HandshakeError::ClientCertificateWanted => Some(LateRefusal::Wanted),
+            HandshakeError::ClientCertificateRefused(reason) => Some(LateRefusal::Refused(reason)),
+            _ => None,
+        }
+    }
+}
+
+impl From<LateRefusal> for HandshakeError {
+    fn from(refusal: LateRefusal) -> HandshakeError {
+        match refusal {
+            LateRefusal::Wanted => HandshakeError::ClientCertificateWanted,
+            LateRefusal::Refused(reason) => HandshakeError::ClientCertificateRefused(reason),
+        }
+    }
 }
 
 /// What is wrong with a certificate: each kind has a remedy of its own.
@@ -112,13 +169,20 @@ impl HandshakeError {
         }
     }
 
-    /// What a server said in an alert after the handshake, as TLS 1.3 has it for client certificates
-    /// (RFC 8446 section 4.4.2.4); `None` when `error` is no alert of that kind.
-    pub fn late(error: &io::Error) -> Option<HandshakeError> {
-        match HandshakeError::from_stack(stack_of(error)?, "") {
-            late @ (HandshakeError::ClientCertificateWanted
-            | HandshakeError::ClientCertificateRefused(_)) => Some(late),
-            _ => None,
+    /// What it says about the session that the handshake offered.
+    pub fn verdict_on_session(&self) -> SessionVerdict {
+        match self {
+            // A handshake that is resumed shows no certificate, and asks for none.
+            HandshakeError::Internal(_)
+            | HandshakeError::Certificate(..)
+            | HandshakeError::Pin(_)
+            | HandshakeError::ClientCertificateWanted
+            | HandshakeError::ClientCertificateRefused(_) => SessionVerdict::Cleared,
+            HandshakeError::Broken(_) => SessionVerdict::Doubtful,
+            HandshakeError::Damaged(_)
+            | HandshakeError::NoTls
+            | HandshakeError::NoCommonVersion
+            | HandshakeError::Refused(_) => SessionVerdict::Suspected,
         }
     }
 
@@ -141,7 +205,7 @@ impl HandshakeError {
                     .to_owned(),
             ),
             code if is_internal(code) => HandshakeError::Internal(io::Error::other(reason)),
-            code if DAMAGED.contains(&code) => HandshakeError::Broken(io::Error::other(reason)),
+            code if DAMAGED.contains(&code) => HandshakeError::Damaged(io::Error::other(reason)),
             code if NO_TLS.contains(&code) => HandshakeError::NoTls,
             code if NO_COMMON_VERSION.contains(&code) => HandshakeError::NoCommonVersion,
             code if CLIENT_CERTIFICATE_REFUSED.contains(&code) => {

@@ -18,11 +18,12 @@ use tokio::sync::OnceCell;
 use tokio_native_tls::{TlsConnector, TlsStream};
 
 pub use certificate::Certificate;
-pub use handshake::{Flaw, HandshakeError, is_unannounced_close};
+pub use handshake::{ConnectError, Flaw, HandshakeError, LateRefusal, is_unannounced_close};
 pub use pin::Pin;
 pub use session::Sessions;
 
 use crate::settings::{MinTls, TrustSettings, Verify};
+use handshake::SessionVerdict;
 
 /// Makes TLS connections by one set of settings. It is built when first needed, or by
 /// [`Connector::prepare`]: reading the system's certificates takes longer than a start may.
@@ -77,18 +78,36 @@ impl Connector {
         host: &str,
         stream: S,
         sessions: &Arc<Sessions>,
-    ) -> Result<TlsStream<S>, HandshakeError>
+    ) -> Result<TlsStream<S>, ConnectError>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let connector = self.prepare().await.map_err(HandshakeError::Internal)?;
         let handshake = connector.connect(self.server_name(host), stream);
-        let connected = session::with_sessions(sessions, handshake).await;
-        let stream = connected.map_err(|error| HandshakeError::classify(&error))?;
+        let (offer, watch) = sessions.offer();
+        let stream = match session::offering(offer, handshake).await {
+            Ok(stream) => {
+                watch.clear();
+                stream
+            }
+            Err(error) => {
+                let error = HandshakeError::classify(&error);
+                return Err(match error.verdict_on_session() {
+                    SessionVerdict::Suspected if watch.suspects() => ConnectError::OfSession(error),
+                    SessionVerdict::Suspected | SessionVerdict::Doubtful => error.into(),
+                    SessionVerdict::Cleared => {
+                        watch.clear();
+                        error.into()
+                    }
+                });
+            }
+        };
         if !self.trust.pins.is_empty() {
             let pin = certificate_of(&stream)?.pin;
             if !self.trust.pins.contains(&pin) {
-                return Err(HandshakeError::Pin(pin));
+                // TLS 1.2 gives sessions in the handshake, before the key has been looked at.
+                sessions.forget();
+                return Err(HandshakeError::Pin(pin).into());
             }
         }
         Ok(stream)

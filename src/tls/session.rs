@@ -13,18 +13,24 @@ use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::ptr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use foreign_types_shared::ForeignType;
 use openssl::ssl::SslSession;
 use openssl_sys as ffi;
+use tokio::time::Instant;
 
 use super::context::NewContext;
 
 /// How long sessions may follow from one another until the server has to show its certificate again.
 const FULL_HANDSHAKE_EVERY: Duration = Duration::from_secs(3600);
-/// SSL_CB_HANDSHAKE_START of <openssl/ssl.h>.
+/// So many sessions in a row that were of no use, and the server is offered none for a while.
+const FAILURES: u32 = 2;
+/// For how long.
+const NONE_OFFERED: Duration = Duration::from_secs(600);
+/// SSL_CB_HANDSHAKE_START and SSL_CB_HANDSHAKE_DONE of <openssl/ssl.h>.
 const HANDSHAKE_START: c_int = 0x10;
+const HANDSHAKE_DONE: c_int = 0x20;
 
 unsafe extern "C" {
     /// SSL_CTX_set_info_callback(3), which openssl-sys leaves out.
@@ -37,14 +43,24 @@ unsafe extern "C" {
 /// The latest session with one server, for one set of trust settings.
 #[derive(Default)]
 pub struct Sessions {
-    latest: Mutex<Latest>,
+    known: Mutex<Known>,
 }
 
 #[derive(Default)]
-struct Latest {
-    session: Option<SslSession>,
-    /// When the server last showed its certificate.
-    full_handshake: Option<Instant>,
+struct Known {
+    latest: Option<Session>,
+    /// Sessions that go back to a full handshake of this time, or before, are not taken in any more.
+    forgotten: Option<Instant>,
+    /// Sessions that failed since one was resumed, and when the last of them did.
+    failures: u32,
+    failed: Option<Instant>,
+}
+
+/// A session, and when the full handshake was that it goes back to, in which the server showed its certificate.
+#[derive(Clone)]
+struct Session {
+    session: SslSession,
+    full_handshake: Instant,
 }
 
 impl std::fmt::Debug for Sessions {
@@ -53,42 +69,113 @@ impl std::fmt::Debug for Sessions {
     }
 }
 
+impl Known {
+    fn to_offer(&self, now: Instant) -> Option<&Session> {
+        let within = |then: Instant, time| now.saturating_duration_since(then) < time;
+        let useless = self.failures >= FAILURES
+            && self.failed.is_some_and(|failed| within(failed, NONE_OFFERED));
+        let latest = self.latest.as_ref();
+        latest.filter(|latest| !useless && within(latest.full_handshake, FULL_HANDSHAKE_EVERY))
+    }
+
+    fn keep(&mut self, session: Session) {
+        let since = session.full_handshake;
+        let outdated = self.latest.as_ref().is_some_and(|latest| latest.full_handshake > since);
+        if !outdated && self.forgotten.is_none_or(|forgotten| forgotten < since) {
+            self.latest = Some(session);
+        }
+    }
+
+    /// Forgets what goes back to a full handshake of `until`, or before; says whether there was something.
+    fn forget(&mut self, until: Instant) -> bool {
+        self.forgotten = self.forgotten.max(Some(until));
+        self.latest.take_if(|latest| latest.full_handshake <= until).is_some()
+    }
+}
+
 impl Sessions {
-    fn latest(&self) -> MutexGuard<'_, Latest> {
-        self.latest.lock().unwrap_or_else(PoisonError::into_inner)
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether there is a session that the next handshake offers.
-    pub fn any(&self) -> bool {
-        self.to_offer().is_some()
-    }
-
+    /// Forgets all sessions, those included that open connections may still be given.
     pub fn forget(&self) {
-        self.latest().session = None;
+        self.known().forget(Instant::now());
     }
 
-    fn to_offer(&self) -> Option<SslSession> {
-        let latest = self.latest();
-        let recent =
-            latest.full_handshake.is_some_and(|then| then.elapsed() < FULL_HANDSHAKE_EVERY);
-        latest.session.clone().filter(|_| recent)
+    /// What the next handshake offers, and the watch over it.
+    pub fn offer(self: &Arc<Self>) -> (Offer, Watch) {
+        let began = Instant::now();
+        let offered = self.known().to_offer(began).cloned();
+        let offered_since = offered.as_ref().map(|offered| offered.full_handshake);
+        let connection = Connection { sessions: self.clone(), began, offered_since };
+        let session = offered.map(|offered| offered.session);
+        let watch = Watch { sessions: self.clone(), suspected_since: offered_since };
+        (Offer { connection: Box::new(connection), session }, watch)
     }
+}
 
+/// What one handshake offers.
+pub struct Offer {
+    connection: Box<Connection>,
+    session: Option<SslSession>,
+}
+
+/// What hangs at a connection's SSL object: where its sessions go, and how old they are.
+struct Connection {
+    sessions: Arc<Sessions>,
+    began: Instant,
+    /// When the full handshake was that the session which it offers goes back to.
+    offered_since: Option<Instant>,
+}
+
+impl Connection {
+    /// Takes in a session, as old as the certificate that this connection rests on.
     fn keep(&self, session: SslSession, resumed: bool) {
-        let mut latest = self.latest();
-        latest.session = Some(session);
-        if !resumed {
-            latest.full_handshake = Some(Instant::now());
+        let inherited = self.offered_since.filter(|_| resumed);
+        let full_handshake = inherited.unwrap_or(self.began);
+        self.sessions.known().keep(Session { session, full_handshake });
+    }
+}
+
+/// Watches over a handshake that may offer a session: unless that is cleared, it is forgotten, also when the handshake
+/// is dropped because somebody's time is up.
+#[must_use]
+pub struct Watch {
+    sessions: Arc<Sessions>,
+    suspected_since: Option<Instant>,
+}
+
+impl Watch {
+    /// Whether a session was offered.
+    pub fn suspects(&self) -> bool {
+        self.suspected_since.is_some()
+    }
+
+    /// No session has done harm.
+    pub fn clear(mut self) {
+        self.suspected_since = None;
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let Some(since) = self.suspected_since else { return };
+        let mut known = self.sessions.known();
+        // Of several handshakes that offered the same, one counts.
+        if known.forget(since) {
+            known.failures = known.failures.saturating_add(1);
+            known.failed = Some(Instant::now());
         }
     }
 }
 
 thread_local! {
-    /// Where the handshake that is polled now belongs.
-    static CURRENT: RefCell<Option<Arc<Sessions>>> = const { RefCell::new(None) };
+    /// What the handshake that is polled now offers, until it begins.
+    static CURRENT: RefCell<Option<Offer>> = const { RefCell::new(None) };
 }
 
-/// Has a context's connections resume sessions, those of [`with_sessions`].
+/// Has a context's connections resume sessions, those of [`offering`].
 pub fn resume_in(context: &NewContext) {
     // SAFETY: `context` keeps it alive, and no connection uses it yet; the callbacks live as long as the program.
     unsafe {
@@ -99,71 +186,82 @@ pub fn resume_in(context: &NewContext) {
     }
 }
 
-/// A handshake that resumes the latest of `sessions`, if it can, and keeps those that it is given.
-pub async fn with_sessions<T>(sessions: &Arc<Sessions>, handshake: impl Future<Output = T>) -> T {
+/// A handshake that offers what is in `offer`, and keeps the sessions that it is given.
+pub async fn offering<T>(offer: Offer, handshake: impl Future<Output = T>) -> T {
     let mut handshake = pin!(handshake);
+    let mut offer = Some(offer);
     poll_fn(|cx| {
-        CURRENT.set(Some(sessions.clone()));
+        CURRENT.set(offer.take());
         let polled = handshake.as_mut().poll(cx);
-        CURRENT.set(None);
+        offer = CURRENT.take();
         polled
     })
     .await
 }
 
-/// Where a connection's [`Sessions`] hang at its SSL object.
+/// Where a [`Connection`] hangs at its SSL object.
 fn index() -> c_int {
     static INDEX: OnceLock<c_int> = OnceLock::new();
     // SAFETY: registers a callback that lives as long as the program.
     *INDEX.get_or_init(|| unsafe {
-        ffi::SSL_get_ex_new_index(0, ptr::null_mut(), None, None, Some(release_sessions))
+        ffi::SSL_get_ex_new_index(0, ptr::null_mut(), None, None, Some(release_connection))
     })
 }
 
-unsafe extern "C" fn release_sessions(
+unsafe extern "C" fn release_connection(
     _: *mut c_void,
-    sessions: *mut c_void,
+    connection: *mut c_void,
     _: *mut ffi::CRYPTO_EX_DATA,
     _: c_int,
     _: c_long,
     _: *mut c_void,
 ) {
-    if !sessions.is_null() {
+    if !connection.is_null() {
         // SAFETY: `offer_session` put it there with `into_raw`; the SSL object is being freed.
-        drop(unsafe { Arc::from_raw(sessions.cast::<Sessions>()) });
+        drop(unsafe { Box::from_raw(connection.cast::<Connection>()) });
     }
 }
 
+/// What hangs at an SSL object.
+///
+/// # Safety
+/// `ssl` must be alive for as long as the reference is used.
+unsafe fn connection_of<'a>(ssl: *const ffi::SSL) -> Option<&'a Connection> {
+    // SAFETY: only `offer_session` puts something there, and it stays until the object is freed.
+    unsafe { ffi::SSL_get_ex_data(ssl, index()).cast::<Connection>().as_ref() }
+}
+
 unsafe extern "C" fn offer_session(ssl: *const ffi::SSL, at: c_int, _: c_int) {
-    if at & HANDSHAKE_START == 0 {
-        return;
-    }
-    let Some(sessions) = CURRENT.take() else { return };
-    // SAFETY: OpenSSL calls this with a live object whose handshake begins on this thread; it takes a reference of its own
-    // to the session, and `release_sessions` gives back what hangs at the object.
+    // SAFETY: OpenSSL calls this with a live object, on the thread whose handshake it is; it takes a reference of its own
+    // to the session, and `release_connection` gives back what hangs at the object.
     unsafe {
-        let ssl = ssl.cast_mut();
-        if !ffi::SSL_get_ex_data(ssl, index()).is_null() {
+        if let Some(connection) = connection_of(ssl) {
+            if at & HANDSHAKE_DONE != 0 && ffi::SSL_session_reused(ssl.cast_mut()) == 1 {
+                connection.sessions.known().failures = 0;
+            }
             return;
         }
-        if let Some(session) = sessions.to_offer() {
+        if at & HANDSHAKE_START == 0 {
+            return;
+        }
+        let Some(Offer { connection, session }) = CURRENT.take() else { return };
+        let ssl = ssl.cast_mut();
+        let connection = Box::into_raw(connection);
+        if ffi::SSL_set_ex_data(ssl, index(), connection.cast()) != 1 {
+            drop(Box::from_raw(connection));
+        } else if let Some(session) = session {
             // Refused, it is a full handshake.
             ffi::SSL_set_session(ssl, session.as_ptr());
-        }
-        let hung = Arc::into_raw(sessions).cast_mut();
-        if ffi::SSL_set_ex_data(ssl, index(), hung.cast()) != 1 {
-            drop(Arc::from_raw(hung));
         }
     }
 }
 
 unsafe extern "C" fn keep_session(ssl: *mut ffi::SSL, session: *mut ffi::SSL_SESSION) -> c_int {
-    // SAFETY: OpenSSL calls this with live objects; the reference to the session is ours if we return 1, and what hangs at
-    // the SSL object stays there until that is freed.
+    // SAFETY: OpenSSL calls this with live objects; the reference to the session is ours if we return 1.
     unsafe {
-        let sessions = ffi::SSL_get_ex_data(ssl, index()).cast::<Sessions>();
-        let Some(sessions) = sessions.as_ref() else { return 0 };
-        sessions.keep(SslSession::from_ptr(session), ffi::SSL_session_reused(ssl) == 1);
+        let Some(connection) = connection_of(ssl) else { return 0 };
+        let resumed = ffi::SSL_session_reused(ssl) == 1;
+        connection.keep(SslSession::from_ptr(session), resumed);
     }
     1
 }

@@ -86,9 +86,10 @@ impl Failure {
                 format!("the server may be down or starting; {without_tls}")
             }
             Failure::Misconfigured(error) => match error {
-                HandshakeError::NoTls | HandshakeError::Broken(_) | HandshakeError::Internal(_) => {
-                    without_tls
-                }
+                HandshakeError::NoTls
+                | HandshakeError::Broken(_)
+                | HandshakeError::Damaged(_)
+                | HandshakeError::Internal(_) => without_tls,
                 HandshakeError::Certificate(Flaw::Name, _) => {
                     format!("set {name} to a name on the certificate, or {verify}=ca")
                 }
@@ -151,7 +152,7 @@ impl fmt::Display for Failure {
                 HandshakeError::NoCommonVersion => f.write_str("no common TLS version"),
                 HandshakeError::Refused(reason) => write!(f, "TLS handshake refused: {reason}"),
                 HandshakeError::Internal(error) => write!(f, "OpenSSL failed: {error}"),
-                HandshakeError::Broken(error) => {
+                HandshakeError::Broken(error) | HandshakeError::Damaged(error) => {
                     write!(f, "TLS handshake broke off: {}", in_words(error))
                 }
             },

@@ -5,6 +5,7 @@
 mod app;
 mod connection;
 pub mod failure;
+mod inquiry;
 mod listener;
 mod names;
 mod read_ahead;
@@ -20,6 +21,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub use listener::{Connections, Listener, SocketFolder, serve};
 use names::Names;
 use spares::Spares;
+use upstream::Inquiries;
 
 use crate::plan;
 use crate::settings::ConnectionSettings;
@@ -37,6 +39,7 @@ pub struct Tunnel {
     names: Names,
     spares: Spares,
     sessions: Arc<Sessions>,
+    inquiries: Inquiries,
 }
 
 impl Tunnel {
@@ -50,8 +53,8 @@ impl Tunnel {
         // Redis decides when it accepts a connection whether that is logged in: an app that sends
         // no password would find what held when its spare was made.
         let spares = Spares::new(if plan.all_have_passwords { settings.spares } else { 0 });
-        let (names, sessions) = (Names::default(), Arc::default());
-        Tunnel { plan, connector, look, settings, totals, names, spares, sessions }
+        let (names, sessions, inquiries) = Default::default();
+        Tunnel { plan, connector, look, settings, totals, names, spares, sessions, inquiries }
     }
 
     /// The variable by which log lines and errors call the tunnel.

@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::failure::{Failure, Step};
 use super::stream::TlsUpstream;
-use super::upstream::Source;
+use super::upstream::{Source, Unexplained};
 use super::{Tunnel, upstream};
 use crate::logging::debug;
 use crate::settings::MOST_SPARES;
@@ -184,7 +184,8 @@ async fn make(making: Making) {
     let tunnel = &making.0;
     let started = Instant::now();
     let deadline = started + tunnel.settings.connect_timeout;
-    let made = upstream::attempt(tunnel, Source::New, deadline).await.and_then(|stream| {
+    let made = upstream::attempt(tunnel, Source::New, deadline).await;
+    let made = made.map_err(Unexplained::bare).and_then(|stream| {
         let address = stream.tcp().peer_addr();
         let address = address.map_err(|error| Failure::Outage(Step::Tcp, error))?;
         Ok((stream, address.ip()))

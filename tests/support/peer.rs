@@ -2,44 +2,59 @@
 
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 
-use openssl::ssl::{SslAcceptor, SslMethod, SslStream, SslVersion};
+use openssl::ssl::{
+    SslAcceptor, SslAcceptorBuilder, SslMethod, SslStream, SslVerifyMode, SslVersion,
+};
 
-use super::PATIENCE;
 use super::pki::Certificate;
+use super::{PATIENCE, eventually};
 
 /// A server on a port of its own that treats every connection in the same way.
 pub struct Peer<T> {
     pub port: u16,
+    accepted: Arc<AtomicUsize>,
     results: Receiver<T>,
 }
 
 impl<T: Send + 'static> Peer<T> {
     /// Hands each TCP connection to `behaviour`, in a thread of its own.
     pub fn tcp(behaviour: impl Fn(TcpStream) -> T + Send + Sync + Clone + 'static) -> Peer<T> {
+        Peer::numbered(move |_, stream| behaviour(stream))
+    }
+
+    /// Like `tcp`, with the number of the connection, from 0, in the order in which they were made.
+    pub fn numbered(
+        behaviour: impl Fn(usize, TcpStream) -> T + Send + Sync + Clone + 'static,
+    ) -> Peer<T> {
         Peer::on(TcpListener::bind(("127.0.0.1", 0)).unwrap(), behaviour)
     }
 
     fn on(
         listener: TcpListener,
-        behaviour: impl Fn(TcpStream) -> T + Send + Sync + Clone + 'static,
+        behaviour: impl Fn(usize, TcpStream) -> T + Send + Sync + Clone + 'static,
     ) -> Peer<T> {
         let port = listener.local_addr().unwrap().port();
         let (sender, results) = mpsc::channel();
+        let accepted = Arc::new(AtomicUsize::new(0));
+        let counter = accepted.clone();
         thread::spawn(move || {
             for stream in listener.incoming() {
+                let number = counter.fetch_add(1, Ordering::SeqCst);
                 let (stream, behaviour, sender) =
                     (stream.unwrap(), behaviour.clone(), sender.clone());
                 stream.set_nodelay(true).unwrap();
                 stream.set_read_timeout(Some(PATIENCE)).unwrap();
                 stream.set_write_timeout(Some(PATIENCE)).unwrap();
                 // The test may be over already.
-                thread::spawn(move || drop(sender.send(behaviour(stream))));
+                thread::spawn(move || drop(sender.send(behaviour(number, stream))));
             }
         });
-        Peer { port, results }
+        Peer { port, accepted, results }
     }
 
     /// Hands each TLS connection to `behaviour` once its handshake is done.
@@ -64,7 +79,7 @@ impl<T: Send + 'static> Peer<T> {
         behaviour: impl Fn(SslStream<TcpStream>) -> T + Send + Sync + Clone + 'static,
     ) -> Peer<T> {
         let acceptor = acceptor(newest);
-        Peer::on(listener, move |stream| behaviour(acceptor.accept(stream).expect("handshake")))
+        Peer::on(listener, move |_, stream| behaviour(acceptor.accept(stream).expect("handshake")))
     }
 
     /// Like `tls`, for a server that decides which bytes of its records are sent when.
@@ -88,20 +103,68 @@ impl<T: Send + 'static> Peer<T> {
         format!("rediss://:pw@127.0.0.1:{}", self.port)
     }
 
+    /// How many connections have been made to it.
+    pub fn accepted(&self) -> usize {
+        self.accepted.load(Ordering::SeqCst)
+    }
+
     /// What `behaviour` returned for the next connection that ended.
     pub fn result(&self) -> T {
         self.results.recv_timeout(PATIENCE).expect("the peer comes to an end")
     }
 }
 
-fn acceptor(newest: SslVersion) -> SslAcceptor {
+/// With a self-signed certificate of its own.
+pub fn acceptor(newest: SslVersion) -> SslAcceptor {
+    acceptor_builder(newest).build()
+}
+
+/// Like [`acceptor`], for clients that have a certificate, which none can have.
+pub fn demanding_acceptor() -> SslAcceptor {
+    let mut acceptor = acceptor_builder(SslVersion::TLS1_3);
+    acceptor.set_verify(SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT);
+    acceptor.build()
+}
+
+fn acceptor_builder(newest: SslVersion) -> SslAcceptorBuilder {
     let folder = tempfile::tempdir().unwrap();
     let certificate = Certificate::self_signed(folder.path());
     let mut acceptor = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls()).unwrap();
     acceptor.set_private_key(&certificate.key).unwrap();
     acceptor.set_max_proto_version(Some(newest)).unwrap();
     acceptor.set_certificate(&certificate.certificate).unwrap();
-    acceptor.build()
+    acceptor
+}
+
+/// Whether what arrives on `stream`, of which nothing is read, is a ClientHello that offers a TLS 1.3
+/// session (RFC 8446 sections 4.1.2 and 4.2.11).
+pub fn offers_session(stream: &TcpStream) -> bool {
+    const HANDSHAKE: u8 = 22;
+    const PRE_SHARED_KEY: [u8; 2] = [0, 41];
+    let mut record = vec![0; 5 + (1 << 14)];
+    let number = |bytes: &[u8]| bytes.iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte));
+    let end = eventually("a first record, or something else", || {
+        let seen = stream.peek(&mut record).unwrap();
+        if seen == 0 || record[0] != HANDSHAKE {
+            return Some(0);
+        }
+        let end = 5 + number(&record[3..5]);
+        (seen >= end).then_some(end)
+    });
+    // Behind the headers, the version and the random.
+    let Some(mut rest) = record[..end].get(5 + 4 + 2 + 32..) else { return false };
+    // The session id, the cipher suites and the compression methods.
+    for length in [1, 2, 1] {
+        rest = &rest[length + number(&rest[..length])..];
+    }
+    let mut extensions = &rest[2..];
+    while let [a, b, c, d, ..] = *extensions {
+        if [a, b] == PRE_SHARED_KEY {
+            return true;
+        }
+        extensions = &extensions[4 + number(&[c, d])..];
+    }
+    false
 }
 
 /// A TCP stream that keeps what TLS writes when it is told to.

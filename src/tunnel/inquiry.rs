@@ -1,0 +1,88 @@
+//! A question to a server that is in trouble, which must not be put to it by each connection.
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio::sync::Mutex;
+use tokio::time::{Instant, timeout};
+
+/// How often a server is asked at most, and how long its answer holds.
+const PERIOD: Duration = Duration::from_secs(60);
+
+/// One question, with the latest answer to it.
+#[derive(Debug, Default)]
+pub struct Inquiry<A> {
+    /// Whoever holds the lock may ask; the others wait for the answer.
+    latest: Mutex<Option<Asked<A>>>,
+}
+
+#[derive(Debug)]
+struct Asked<A> {
+    when: Instant,
+    answer: A,
+}
+
+impl<A: Clone + Default> Inquiry<A> {
+    /// The answer of the last [`PERIOD`]; if nobody has asked in it, what `ask` yields within `limit`. Without an
+    /// answer in time, and when whoever asks gives up, it is the default for the rest of the period.
+    pub async fn answer(&self, limit: Duration, ask: impl Future<Output = A>) -> A {
+        let mut latest = self.latest.lock().await;
+        let now = Instant::now();
+        let asked = match latest.take().filter(|asked| now < asked.when + PERIOD) {
+            Some(asked) => latest.insert(asked),
+            None => {
+                let asked = latest.insert(Asked { when: now, answer: A::default() });
+                asked.answer = timeout(limit, ask).await.unwrap_or_default();
+                asked
+            }
+        };
+        asked.answer.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use tokio::time::{advance, sleep};
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// A server that takes `time` to answer, and counts.
+    async fn ask(count: &Cell<u32>, time: Duration) -> u32 {
+        count.set(count.get() + 1);
+        let answer = count.get();
+        sleep(time).await;
+        answer
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_who_ask_within_a_minute_are_told_the_same() {
+        let (inquiry, count) = (Inquiry::default(), Cell::new(0));
+        let answers = tokio::join!(
+            inquiry.answer(SECOND, ask(&count, SECOND / 2)),
+            inquiry.answer(SECOND, ask(&count, SECOND / 2)),
+        );
+        assert_eq!(answers, (1, 1));
+        // From the question on, not from the answer.
+        advance(PERIOD - SECOND / 2 - Duration::from_millis(1)).await;
+        assert_eq!(inquiry.answer(SECOND, ask(&count, SECOND)).await, 1);
+        advance(Duration::from_millis(1)).await;
+        assert_eq!(inquiry.answer(SECOND, ask(&count, SECOND / 2)).await, 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_question_without_an_answer_is_not_put_again_within_the_minute() {
+        let (inquiry, count) = (Inquiry::default(), Cell::new(0));
+        assert_eq!(inquiry.answer(SECOND, ask(&count, SECOND * 2)).await, 0);
+        assert_eq!(inquiry.answer(SECOND, ask(&count, SECOND / 2)).await, 0);
+        advance(PERIOD).await;
+        // Nor when whoever asked does not wait for it.
+        let impatient = timeout(SECOND / 4, inquiry.answer(SECOND, ask(&count, SECOND / 2)));
+        assert!(impatient.await.is_err());
+        assert_eq!(inquiry.answer(SECOND, ask(&count, SECOND / 2)).await, 0);
+        assert_eq!(count.get(), 2);
+    }
+}
