@@ -1,6 +1,6 @@
 //! One connection's life: from the app's connect to the end of both sides.
 
-use std::future::{Future, poll_fn};
+use std::future::{Future, pending, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +22,14 @@ const QUIET: Duration = Duration::from_millis(50);
 const FLUSH_CHECK: Duration = Duration::from_millis(5);
 /// Bytes that are read at once to be thrown away.
 const IGNORED: usize = 4096;
+/// When the app is looked at that waits for a connection to Redis. Not at once: it costs a system
+/// call, and a Redis that works is there sooner.
+const FIRST_LOOK: Duration = Duration::from_millis(100);
+/// What to change when an app speaks TLS itself.
+const APP_SPEAKS_TLS: &str = "the app speaks TLS to the local port, which speaks none: the launcher \
+     does TLS; take it out of the client's settings: ssl=True (redis-py), tls: {} (ioredis), \
+     socket.tls (node-redis), ssl: true and ssl_params (Ruby), or code that changes the URL back \
+     to rediss://";
 
 /// Serves a connection of the app's to its end.
 pub async fn serve(mut app: AppStream, tunnel: &Arc<Tunnel>) {
@@ -30,10 +38,40 @@ pub async fn serve(mut app: AppStream, tunnel: &Arc<Tunnel>) {
     debug!(at = "connection-accepted", var = tunnel.variable(), peer = %app.peer());
     spares::note_arrival(tunnel);
     // Boxed, like all that happens once: an idle connection is to hold no room for it.
-    let redis = Box::pin(upstream::connect(tunnel)).await;
-    match redis {
-        Ok(redis) => carry(app, redis, started, tunnel).await,
-        Err(failure) => Box::pin(report(&failure, &mut app, tunnel)).await,
+    match Box::pin(connect(&mut app, tunnel)).await {
+        Some(Ok(redis)) => carry(app, redis, started, tunnel).await,
+        Some(Err(failure)) => Box::pin(report(&failure, &mut app, tunnel)).await,
+        None => Box::pin(see_off_tls(&mut app, tunnel)).await,
+    }
+}
+
+/// Connects to Redis; `None` if the app turned out to speak TLS meanwhile.
+async fn connect(app: &mut AppStream, tunnel: &Tunnel) -> Option<Result<TlsUpstream, Failure>> {
+    let tls = async {
+        sleep(FIRST_LOOK).await;
+        if !poll_fn(|cx| app.poll_speaks_tls(cx)).await {
+            pending().await
+        }
+    };
+    tokio::select! {
+        biased;
+        connected = upstream::connect(tunnel) => Some(connected),
+        () = tls => None,
+    }
+}
+
+/// Closes a connection of an app that speaks TLS, and says in the log what to change. It is no failure
+/// of Redis's.
+async fn see_off_tls(app: &mut AppStream, tunnel: &Tunnel) {
+    let (var, peer) = (tunnel.variable(), app.peer());
+    if let Err(error) = app.hang_up().await {
+        debug!(at = "connection-gone", var, error = %error);
+    }
+    // An app may try again a hundred times a second.
+    if tunnel.tls_warning.is_due(Instant::now()) {
+        warning!(at = "app-speaks-tls", var, peer = %peer, msg = APP_SPEAKS_TLS);
+    } else {
+        info!(at = "app-speaks-tls", var, peer = %peer, msg = APP_SPEAKS_TLS);
     }
 }
 
@@ -47,6 +85,9 @@ async fn report(failure: &Failure, app: &mut AppStream, tunnel: &Tunnel) {
     if !failure.is_outage() {
         let answer = format!("{upstream}: {failure}; {hint}");
         if let Err(error) = resp::refuse(app, &answer).await {
+            if app.speaks_tls() {
+                return see_off_tls(app, tunnel).await;
+            }
             debug!(at = "connection-gone", var, error = %error);
         }
     }
@@ -72,6 +113,12 @@ async fn carry(app: AppStream, redis: TlsUpstream, started: Instant, tunnel: &Ar
     let (sent, received) = (relay.sent(), relay.received());
     drop(relay);
 
+    if ends.app.speaks_tls() {
+        // Redis has not been sent a byte, and sees an end as good as any.
+        let _ = timeout(Duration::ZERO, ends.redis.shutdown()).await;
+        ends.finished = true;
+        return Box::pin(see_off_tls(&mut ends.app, tunnel)).await;
+    }
     if let End::Reset(Side::Redis, error) = &end
         && received == 0
         && let Some(refusal) = Box::pin(upstream::late_refusal(tunnel, error)).await

@@ -17,6 +17,7 @@ pub mod upstream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use app::Pace;
 pub use listener::{Connections, Listener, SocketFolder, serve};
 use names::Names;
 use spares::Spares;
@@ -37,6 +38,8 @@ pub struct Tunnel {
     names: Names,
     spares: Spares,
     sessions: Arc<Sessions>,
+    /// Of apps that speak TLS.
+    tls_warning: Pace,
 }
 
 impl Tunnel {
@@ -51,7 +54,8 @@ impl Tunnel {
         // no password would find what held when its spare was made.
         let spares = Spares::new(if plan.all_have_passwords { settings.spares } else { 0 });
         let (names, sessions) = (Names::default(), Arc::default());
-        Tunnel { plan, connector, look, settings, totals, names, spares, sessions }
+        let tls_warning = Pace::default();
+        Tunnel { plan, connector, look, settings, totals, names, spares, sessions, tls_warning }
     }
 
     /// The variable by which log lines and errors call the tunnel.
