@@ -18,7 +18,7 @@ use tokio::sync::OnceCell;
 use tokio_native_tls::{TlsConnector, TlsStream};
 
 pub use certificate::Certificate;
-pub use handshake::{Flaw, HandshakeError, is_unannounced_close};
+pub use handshake::{Flaw, HandshakeError, is_own_failure, is_unannounced_close};
 pub use pin::Pin;
 pub use session::Sessions;
 

@@ -1,6 +1,7 @@
 //! One connection's life: from the app's connect to the end of both sides.
 
 use std::future::{Future, pending, poll_fn};
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,8 +14,9 @@ use super::app::AppStream;
 use super::failure::Failure;
 use super::relay::{End, Relay, Side};
 use super::stream::{TlsUpstream, reset_on_close, unacknowledged};
-use super::{Tunnel, resp, spares, upstream};
+use super::{Tunnel, failure, resp, spares, upstream};
 use crate::logging::{debug, info, warning};
+use crate::tls::is_own_failure;
 
 /// How long Redis sends nothing once it has answered everything.
 const QUIET: Duration = Duration::from_millis(50);
@@ -111,6 +113,13 @@ async fn carry(app: AppStream, redis: TlsUpstream, started: Instant, tunnel: &Ar
     })
     .await;
     let (sent, received) = (relay.sent(), relay.received());
+    let (failed, by_redis) = match &end {
+        End::Reset(Side::Redis, error) if is_own_failure(error) => {
+            (Some(Failure::Internal(io::Error::other(error.to_string()))), false)
+        }
+        End::Reset(Side::Redis, error) => (None, failure::is_hang_up(error)),
+        _ => (None, relay.redis_ended_first()),
+    };
     drop(relay);
 
     if ends.app.speaks_tls() {
@@ -127,9 +136,15 @@ async fn carry(app: AppStream, redis: TlsUpstream, started: Instant, tunnel: &Ar
         ends.finished = true;
         return;
     }
+    if let Some(failure) = failed {
+        Box::pin(report(&failure, &mut ends.app, tunnel)).await;
+    }
     Box::pin(ends.see_off(&end, tunnel.settings.drain_timeout)).await;
     let peer = ends.app.peer();
     drop(ends);
+    if by_redis && sent > 0 && received == 0 && tunnel.unanswered_warning.is_due(Instant::now()) {
+        warn_unanswered(tunnel);
+    }
     let (reason, error) = match &end {
         End::Closed => ("closed", None),
         End::Idle => ("idle", None),
@@ -147,6 +162,20 @@ async fn carry(app: AppStream, redis: TlsUpstream, started: Instant, tunnel: &Ar
         duration_ms = started.elapsed().as_millis() as u64,
         reason,
         error,
+    );
+}
+
+/// Says in the log that Redis closed a connection instead of answering. A TLS front in front of a
+/// Redis that is down closes so; in front of one at its maxclients, too, when the error that Redis
+/// sends is overtaken by the reset that it causes.
+fn warn_unanswered(tunnel: &Tunnel) {
+    let limit = failure::connection_limit(tunnel);
+    warning!(
+        at = "connection-unanswered",
+        var = tunnel.variable(),
+        upstream = %tunnel.plan.upstream,
+        error = "the server closed the connection without an answer",
+        hint = format!("{limit}, or Redis may be down or starting behind what speaks TLS for it"),
     );
 }
 

@@ -143,13 +143,15 @@ pub async fn handshake(
 ) -> Result<TlsStream<ReadAhead>, Failure> {
     let address = stream.peer_addr().map_err(|error| Failure::Outage(Step::Tcp, error))?;
     let host = tunnel.plan.upstream.host_name();
+    let stream = ReadAhead::new(stream, tunnel.count_connection());
+    let heard = stream.heard();
     let tls = tokio::select! {
-        finished = connector.connect(&host, ReadAhead::new(stream), sessions) => finished,
+        finished = connector.connect(&host, stream, sessions) => finished,
         () = prove_plaintext(address) => Err(HandshakeError::NoTls),
     };
     Err(match tls {
         Ok(tls) => return Ok(tls),
-        Err(HandshakeError::Broken(error)) => Failure::Outage(Step::Tls, error),
+        Err(HandshakeError::Broken(error)) => Failure::in_handshake(error, heard.anything()),
         Err(HandshakeError::Internal(error)) => Failure::Internal(error),
         Err(HandshakeError::Certificate(flaw, verdict)) => {
             let reason = explain(tunnel, &host, address, flaw, verdict).await;
