@@ -279,6 +279,98 @@ fn a_silent_server_is_asked_once_and_not_for_each_connection_whether_it_speaks_p
     }
 }
 
+/// Has a server take no more connections than it has now: these `held`, and the one that asks.
+fn no_more_clients(server: &Server, held: usize) -> Client {
+    let mut direct = server.direct();
+    // Those that waited for its start may not have gone yet.
+    eventually("only these are left", || (connections(&mut direct) == held).then_some(()));
+    let most = (held + 1).to_string();
+    assert_eq!(direct.ask(&["CONFIG", "SET", "maxclients", &most]), Reply::line("+OK"));
+    direct
+}
+
+#[test]
+fn redis_takes_no_more_clients() {
+    fault("it takes no more clients (maxclients, a plan's connection limit)");
+    let server = Server::start(Front::Redis);
+    let scene = Scene::new(&server.url());
+    let held: Vec<_> = (0..3).map(|_| scene.held.client()).collect();
+    let direct = no_more_clients(&server, held.len());
+    for _ in 0..TIMES {
+        assert_eq!(scene.exchange(b"PING\r\n").0, b"");
+    }
+    drop((held, direct));
+    let log = scene.aftermath();
+    all_logged(&log, "connection-failed", "TLS handshake broke off");
+    let hints = logged(&log, "connection-failed", "hint");
+    let expected = "the plan's connection limit may be reached (this launcher holds 3 other \
+                    connections to it";
+    let right = hints.iter().filter(|hint| hint.starts_with(expected)).count();
+    assert!(right >= TIMES, "{hints:?}");
+}
+
+#[test]
+fn redis_behind_stunnel_takes_no_more_clients() {
+    fault("the same, behind stunnel");
+    let server = Server::start(Front::Stunnel);
+    let scene = Scene::new(&server.url());
+    let held: Vec<_> = (0..3).map(|_| scene.held.client()).collect();
+    let direct = no_more_clients(&server, held.len());
+    let mut lost = 0;
+    for _ in 0..TIMES {
+        let (said, _) = scene.exchange(b"PING\r\n");
+        // Redis closes with the request unread, which is a reset; stunnel may lose the error then.
+        if said.is_empty() {
+            lost += 1;
+        } else {
+            assert_eq!(said, b"-ERR max number of clients reached\r\n");
+        }
+    }
+    drop((held, direct));
+    let log = scene.aftermath();
+    let hints = logged(&log, "connection-unanswered", "hint");
+    assert_eq!(hints.is_empty(), lost == 0, "{lost} lost: {log}");
+    let expected = "(this launcher holds 3 other connections to it;";
+    assert!(hints.iter().all(|hint| hint.contains(expected)), "{hints:?}");
+}
+
+#[test]
+fn redis_is_down_behind_stunnel() {
+    fault("it is down behind stunnel");
+    let server = Server::start(Front::Stunnel);
+    let scene = Scene::new(&server.url());
+    send_signal(server.pid(), libc::SIGKILL);
+    eventually("it is gone", || {
+        TcpStream::connect(("127.0.0.1", server.port)).is_err().then_some(())
+    });
+    for _ in 0..TIMES {
+        assert_eq!(scene.exchange(b"PING\r\n").0, b"");
+    }
+    let log = scene.aftermath();
+    let hints = logged(&log, "connection-unanswered", "hint");
+    assert!(!hints.is_empty(), "{log}");
+    assert!(hints[0].contains("Redis may be down") && hints.len() <= 2, "once a minute: {log}");
+}
+
+#[test]
+fn the_app_speaks_tls() {
+    fault("the app speaks TLS to the local port");
+    let server = Server::start(Front::Redis);
+    let mut scene = Scene::new(&server.url());
+    for _ in 0..TIMES {
+        // From an app that waits for an answer, and from one that breaks off.
+        let hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03";
+        assert_eq!(scene.exchange(hello), (vec![], None));
+        let mut app = scene.open();
+        app.write_all(hello).unwrap();
+        reset(&app);
+    }
+    scene.others_go_on();
+    let log = scene.aftermath();
+    assert!(logged(&log, "app-speaks-tls", "var").len() >= TIMES, "{log}");
+    assert_eq!(logged(&log, "command-ended", "failed"), ["0"], "{log}");
+}
+
 /// Answers a request of four bytes with half a reply of 100.
 fn half_a_reply(tls: &mut SslStream<TcpStream>) {
     tls.read_exact(&mut [0; 4]).unwrap();

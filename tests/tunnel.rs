@@ -4,7 +4,7 @@ mod support;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -16,7 +16,7 @@ use support::launcher::{HOLD, Launcher, logged, port_of, with_hosts};
 use support::peer::{Gate, Peer};
 use support::resp::{Client, Reply, request};
 use support::servers::{FRONTS, Front, PASSWORD, Server};
-use support::{eventually, reset, rest, two_free_ports};
+use support::{Process, eventually, reset, rest, two_free_ports};
 
 const MIB: usize = 1024 * 1024;
 
@@ -756,4 +756,125 @@ fn redis_cli_without_further_words_connects_to_the_tunnelled_redis() {
     let port = server.port.to_string();
     let elsewhere = run(&["redis-cli", "-p", &port, "get", "where"]);
     assert_eq!(elsewhere.stdout.trim(), "NOAUTH Authentication required.", "{elsewhere:?}");
+}
+
+/// A client of which we know that it speaks TLS to `port`; it has no time limit of its own.
+fn redis_py_with_ssl(port: u16) -> Command {
+    let script = format!(
+        "import redis\n\
+         try:\n    \
+             redis.Redis('127.0.0.1', {port}, ssl=True, ssl_cert_reqs='none').ping()\n\
+         except redis.ConnectionError as error:\n    \
+             print('could not connect:', error)"
+    );
+    let mut python = Command::new("/usr/bin/python3");
+    python.args(["-c", &script]);
+    python
+}
+
+fn s_client(port: u16) -> Command {
+    let mut openssl = Command::new("openssl");
+    openssl.args(["s_client", "-connect", &format!("127.0.0.1:{port}")]);
+    openssl
+}
+
+/// What a client prints until it ends.
+fn output_of(mut client: Command) -> String {
+    client.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut process = Process(client.spawn().unwrap());
+    process.wait();
+    let (mut output, mut errors) = (String::new(), String::new());
+    process.0.stdout.take().unwrap().read_to_string(&mut output).unwrap();
+    process.0.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
+    output + &errors
+}
+
+/// How a ClientHello begins; the rest does not matter.
+const CLIENT_HELLO: &[u8] = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03";
+
+#[test]
+fn an_app_that_still_speaks_tls_fails_at_once_and_the_log_says_what_to_remove() {
+    let peer = Peer::tls(|mut tls| rest(&mut tls));
+    let held =
+        Launcher::script(HOLD).redis(&peer.url()).env("STUNNEL_LOGLEVEL", "info").start_held();
+    let said = output_of(redis_py_with_ssl(held.port));
+    assert!(said.contains("could not connect: ") && said.contains("TLS/SSL"), "{said}");
+    let said = output_of(s_client(held.port));
+    assert!(said.contains("unexpected eof"), "{said}");
+    for _ in 0..2 {
+        assert_eq!(peer.result(), (vec![], None), "no byte reaches Redis, which sees a clean end");
+    }
+    let log = held.finish().stderr;
+    assert_eq!(logged(&log, "app-speaks-tls", "var"), ["REDIS_URL"; 2], "{log}");
+    for client in ["redis-py", "ssl=True", "tls: {}", "socket.tls", "ssl_params", "rediss://"] {
+        assert!(logged(&log, "app-speaks-tls", "msg")[0].contains(client), "{client}: {log}");
+    }
+    assert!(logged(&log, "app-speaks-tls", "peer")[0].starts_with("127.0.0.1:"), "{log}");
+    assert_eq!(logged(&log, "command-ended", "failed"), ["0"], "no failure of Redis's");
+    assert_eq!(logged(&log, "command-ended", "sent"), ["0"]);
+}
+
+#[test]
+fn an_app_that_tries_tls_again_and_again_gets_one_warning_a_minute() {
+    let peer = Peer::tls(|mut tls| rest(&mut tls));
+    let held =
+        Launcher::script(HOLD).redis(&peer.url()).env("STUNNEL_LOGLEVEL", "info").start_held();
+    let started = Instant::now();
+    for _ in 0..20 {
+        let mut app = held.open().stream.into_inner();
+        app.write_all(CLIENT_HELLO).unwrap();
+        assert_eq!(rest(&mut app), (vec![], None));
+    }
+    let minutes = started.elapsed().as_secs() / 60;
+    let log = held.finish().stderr;
+    let lines: Vec<&str> =
+        log.lines().filter(|line| line.contains(" at=app-speaks-tls ")).collect();
+    assert_eq!(lines.len(), 20, "{log}");
+    let warnings = lines.iter().filter(|line| line.contains(" level=warning ")).count() as u64;
+    assert!((1..=1 + minutes).contains(&warnings), "{log}");
+    assert!(lines[0].contains(" level=warning ") && lines[1].contains(" level=info "), "{log}");
+}
+
+#[test]
+fn an_app_that_speaks_tls_does_not_wait_for_a_redis_that_is_silent() {
+    let silent = Peer::tcp(|mut stream| rest(&mut stream).0.len());
+    let launcher = Launcher::script(HOLD).redis(&silent.url());
+    let held = launcher.env("STUNNEL_CONNECT_TIMEOUT", "1h").start_held();
+    let said = output_of(redis_py_with_ssl(held.port));
+    assert!(said.contains("could not connect: ") && said.contains("TLS/SSL"), "{said}");
+    silent.result();
+    let log = held.finish().stderr;
+    assert_eq!(logged(&log, "app-speaks-tls", "var"), ["REDIS_URL"], "{log}");
+    assert_eq!(logged(&log, "command-ended", "failed"), ["0"], "{log}");
+}
+
+#[test]
+fn an_app_that_speaks_tls_is_not_answered_in_resp_when_redis_is_refused() {
+    let peer = Peer::tls(|_| ());
+    let launcher = Launcher::script(HOLD).redis(&peer.url()).env("STUNNEL_VERIFY", "full");
+    let held = launcher.start_held();
+    let mut app = held.open().stream.into_inner();
+    app.write_all(CLIENT_HELLO).unwrap();
+    assert_eq!(rest(&mut app), (vec![], None));
+    let log = held.finish().stderr;
+    assert_eq!(logged(&log, "connection-refused", "var"), ["REDIS_URL"], "{log}");
+    assert_eq!(logged(&log, "app-speaks-tls", "var"), ["REDIS_URL"], "{log}");
+}
+
+#[test]
+fn a_client_hello_that_comes_byte_by_byte_is_one_and_what_only_begins_like_one_is_passed_on() {
+    let peer = Peer::tls(|mut tls| rest(&mut tls));
+    let held = Launcher::hold(&peer.url());
+    for bytes in [b"\x16\x03", b"\x16*"] {
+        let mut app = held.open().stream.into_inner();
+        for byte in bytes {
+            app.write_all(&[*byte]).unwrap();
+            thread::sleep(Duration::from_millis(20)); // So that it is read alone, most of the time.
+        }
+        // It is hung up on before this, or not at all.
+        let _ = app.shutdown(Shutdown::Write);
+        assert_eq!(rest(&mut app).0, b"");
+    }
+    assert_eq!(peer.result(), (vec![], None));
+    assert_eq!(peer.result(), (b"\x16*".to_vec(), None));
 }

@@ -9,10 +9,10 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use support::PATIENCE;
 use support::launcher::{BINARY, HOLD, Launcher, Running, logged};
 use support::peer::Peer;
 use support::servers::{FRONTS, Front, PASSWORD, Server};
+use support::{PATIENCE, Process, rest};
 
 /// A launcher whose sockets are made in `folder`.
 fn in_folder(folder: &Path, launcher: Launcher) -> Launcher {
@@ -187,4 +187,20 @@ fn print_env_shows_the_socket_and_leaves_nothing() {
     assert!(ended.stdout.starts_with("REDIS_URL=unix://***:***@/"), "{}", ended.stdout);
     assert!(ended.stdout.contains(".sock?db=1\nREDIS_URL_STUNNEL=unix://"), "{}", ended.stdout);
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn an_app_that_speaks_tls_to_a_socket_fails_at_once_too() {
+    let peer = Peer::tls(|mut tls| rest(&mut tls));
+    let folder = tempfile::tempdir().unwrap();
+    let (running, _, socket) = hold(folder.path(), &peer.url());
+    let mut client = Command::new("openssl");
+    client.args(["s_client", "-unix"]).arg(&socket).stdin(Stdio::null());
+    let client = client.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mut client = Process(client);
+    assert!(!client.wait().success());
+    assert_eq!(peer.result(), (vec![], None), "no byte reaches Redis");
+    let log = running.finish().stderr;
+    let expected = format!("pid:{}", client.pid());
+    assert_eq!(logged(&log, "app-speaks-tls", "peer"), [expected], "{log}");
 }

@@ -224,6 +224,12 @@ pub fn is_unannounced_close(error: &io::Error) -> bool {
     })
 }
 
+/// Whether OpenSSL could not do its part when it read or wrote: above all, memory is short.
+pub fn is_own_failure(error: &io::Error) -> bool {
+    stack_of(error)
+        .is_some_and(|stack| stack.errors().iter().any(|error| is_internal(error.reason_code())))
+}
+
 /// OpenSSL's stack of errors in an error of reading or writing.
 fn stack_of(error: &io::Error) -> Option<&ErrorStack> {
     error.get_ref()?.downcast_ref::<openssl::ssl::Error>()?.ssl_error()

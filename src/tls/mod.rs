@@ -18,7 +18,9 @@ use tokio::sync::OnceCell;
 use tokio_native_tls::{TlsConnector, TlsStream};
 
 pub use certificate::Certificate;
-pub use handshake::{ConnectError, Flaw, HandshakeError, LateRefusal, is_unannounced_close};
+pub use handshake::{
+    ConnectError, Flaw, HandshakeError, LateRefusal, is_own_failure, is_unannounced_close,
+};
 pub use pin::Pin;
 pub use session::Sessions;
 

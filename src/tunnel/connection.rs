@@ -1,6 +1,7 @@
 //! One connection's life: from the app's connect to the end of both sides.
 
-use std::future::{Future, poll_fn};
+use std::future::{Future, pending, poll_fn};
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,8 +14,9 @@ use super::app::AppStream;
 use super::failure::Failure;
 use super::relay::{End, Relay, Side};
 use super::stream::{TlsUpstream, reset_on_close, unacknowledged};
-use super::{Tunnel, resp, spares, upstream};
+use super::{Tunnel, failure, resp, spares, upstream};
 use crate::logging::{debug, info, warning};
+use crate::tls::is_own_failure;
 
 /// How long Redis sends nothing once it has answered everything.
 const QUIET: Duration = Duration::from_millis(50);
@@ -22,6 +24,14 @@ const QUIET: Duration = Duration::from_millis(50);
 const FLUSH_CHECK: Duration = Duration::from_millis(5);
 /// Bytes that are read at once to be thrown away.
 const IGNORED: usize = 4096;
+/// When the app is looked at that waits for a connection to Redis. Not at once: it costs a system
+/// call, and a Redis that works is there sooner.
+const FIRST_LOOK: Duration = Duration::from_millis(100);
+/// What to change when an app speaks TLS itself.
+const APP_SPEAKS_TLS: &str = "the app speaks TLS to the local port, which speaks none: the launcher \
+     does TLS; take it out of the client's settings: ssl=True (redis-py), tls: {} (ioredis), \
+     socket.tls (node-redis), ssl: true and ssl_params (Ruby), or code that changes the URL back \
+     to rediss://";
 
 /// Serves a connection of the app's to its end.
 pub async fn serve(mut app: AppStream, tunnel: &Arc<Tunnel>) {
@@ -30,10 +40,40 @@ pub async fn serve(mut app: AppStream, tunnel: &Arc<Tunnel>) {
     debug!(at = "connection-accepted", var = tunnel.variable(), peer = %app.peer());
     spares::note_arrival(tunnel);
     // Boxed, like all that happens once: an idle connection is to hold no room for it.
-    let redis = Box::pin(upstream::connect(tunnel)).await;
-    match redis {
-        Ok(redis) => carry(app, redis, started, tunnel).await,
-        Err(failure) => Box::pin(report(&failure, &mut app, tunnel)).await,
+    match Box::pin(connect(&mut app, tunnel)).await {
+        Some(Ok(redis)) => carry(app, redis, started, tunnel).await,
+        Some(Err(failure)) => Box::pin(report(&failure, &mut app, tunnel)).await,
+        None => Box::pin(see_off_tls(&mut app, tunnel)).await,
+    }
+}
+
+/// Connects to Redis; `None` if the app turned out to speak TLS meanwhile.
+async fn connect(app: &mut AppStream, tunnel: &Tunnel) -> Option<Result<TlsUpstream, Failure>> {
+    let tls = async {
+        sleep(FIRST_LOOK).await;
+        if !poll_fn(|cx| app.poll_speaks_tls(cx)).await {
+            pending().await
+        }
+    };
+    tokio::select! {
+        biased;
+        connected = upstream::connect(tunnel) => Some(connected),
+        () = tls => None,
+    }
+}
+
+/// Closes a connection of an app that speaks TLS, and says in the log what to change. It is no failure
+/// of Redis's.
+async fn see_off_tls(app: &mut AppStream, tunnel: &Tunnel) {
+    let (var, peer) = (tunnel.variable(), app.peer());
+    if let Err(error) = app.hang_up().await {
+        debug!(at = "connection-gone", var, error = %error);
+    }
+    // An app may try again a hundred times a second.
+    if tunnel.tls_warning.is_due(Instant::now()) {
+        warning!(at = "app-speaks-tls", var, peer = %peer, msg = APP_SPEAKS_TLS);
+    } else {
+        info!(at = "app-speaks-tls", var, peer = %peer, msg = APP_SPEAKS_TLS);
     }
 }
 
@@ -47,6 +87,9 @@ async fn report(failure: &Failure, app: &mut AppStream, tunnel: &Tunnel) {
     if !failure.is_outage() {
         let answer = format!("{upstream}: {failure}; {hint}");
         if let Err(error) = resp::refuse(app, &answer).await {
+            if app.speaks_tls() {
+                return see_off_tls(app, tunnel).await;
+            }
             debug!(at = "connection-gone", var, error = %error);
         }
     }
@@ -70,8 +113,21 @@ async fn carry(app: AppStream, redis: TlsUpstream, started: Instant, tunnel: &Ar
     })
     .await;
     let (sent, received) = (relay.sent(), relay.received());
+    let (failed, by_redis) = match &end {
+        End::Reset(Side::Redis, error) if is_own_failure(error) => {
+            (Some(Failure::Internal(io::Error::other(error.to_string()))), false)
+        }
+        End::Reset(Side::Redis, error) => (None, failure::is_hang_up(error)),
+        _ => (None, relay.redis_ended_first()),
+    };
     drop(relay);
 
+    if ends.app.speaks_tls() {
+        // Redis has not been sent a byte, and sees an end as good as any.
+        let _ = timeout(Duration::ZERO, ends.redis.shutdown()).await;
+        ends.finished = true;
+        return Box::pin(see_off_tls(&mut ends.app, tunnel)).await;
+    }
     if let End::Reset(Side::Redis, error) = &end
         && received == 0
         && let Some(refusal) = Box::pin(upstream::late_refusal(tunnel, error)).await
@@ -80,9 +136,15 @@ async fn carry(app: AppStream, redis: TlsUpstream, started: Instant, tunnel: &Ar
         ends.finished = true;
         return;
     }
+    if let Some(failure) = failed {
+        Box::pin(report(&failure, &mut ends.app, tunnel)).await;
+    }
     Box::pin(ends.see_off(&end, tunnel.settings.drain_timeout)).await;
     let peer = ends.app.peer();
     drop(ends);
+    if by_redis && sent > 0 && received == 0 && tunnel.unanswered_warning.is_due(Instant::now()) {
+        warn_unanswered(tunnel);
+    }
     let (reason, error) = match &end {
         End::Closed => ("closed", None),
         End::Idle => ("idle", None),
@@ -100,6 +162,20 @@ async fn carry(app: AppStream, redis: TlsUpstream, started: Instant, tunnel: &Ar
         duration_ms = started.elapsed().as_millis() as u64,
         reason,
         error,
+    );
+}
+
+/// Says in the log that Redis closed a connection instead of answering. A TLS front in front of a
+/// Redis that is down closes so; in front of one at its maxclients, too, when the error that Redis
+/// sends is overtaken by the reset that it causes.
+fn warn_unanswered(tunnel: &Tunnel) {
+    let limit = failure::connection_limit(tunnel);
+    warning!(
+        at = "connection-unanswered",
+        var = tunnel.variable(),
+        upstream = %tunnel.plan.upstream,
+        error = "the server closed the connection without an answer",
+        hint = format!("{limit}, or Redis may be down or starting behind what speaks TLS for it"),
     );
 }
 

@@ -15,6 +15,8 @@ pub enum Step {
     LookUp,
     Tcp,
     Tls,
+    /// In TLS, where the server hung up without having sent a byte.
+    Unanswered,
 }
 
 /// Why Redis could not be reached, or must not be.
@@ -31,6 +33,12 @@ pub enum Failure {
 impl Failure {
     pub fn timed_out(step: Step) -> Failure {
         Failure::Outage(step, io::ErrorKind::TimedOut.into())
+    }
+
+    /// A connection that broke in the handshake. `heard`: whether the server had sent anything.
+    pub fn in_handshake(error: io::Error, heard: bool) -> Failure {
+        let step = if is_hang_up(&error) && !heard { Step::Unanswered } else { Step::Tls };
+        Failure::Outage(step, error)
     }
 
     /// Whether another attempt may succeed without a setting being changed.
@@ -85,6 +93,14 @@ impl Failure {
             Failure::Outage(Step::Tls, _) => {
                 format!("the server may be down or starting; {without_tls}")
             }
+            // Redis at its maxclients closes a TLS connection before the handshake, and so cannot
+            // say why.
+            Failure::Outage(Step::Unanswered, _) => {
+                format!(
+                    "{}, or the server may be down or starting; {without_tls}",
+                    connection_limit(tunnel)
+                )
+            }
             Failure::Misconfigured(error) => match error {
                 HandshakeError::NoTls
                 | HandshakeError::Broken(_)
@@ -117,6 +133,25 @@ impl Failure {
     }
 }
 
+/// That a server may take no more connections, with how many this launcher has when it does not.
+pub fn connection_limit(tunnel: &Tunnel) -> String {
+    let held = match tunnel.open_connections() {
+        0 => "no other connection".to_owned(),
+        1 => "1 other connection".to_owned(),
+        many => format!("{many} other connections"),
+    };
+    format!(
+        "the plan's connection limit may be reached (this launcher holds {held} to it; other \
+         processes count, too)"
+    )
+}
+
+/// Whether the other side closed or reset a connection.
+pub fn is_hang_up(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), UnexpectedEof | ConnectionReset | ConnectionAborted | BrokenPipe)
+}
+
 /// Whether the process (EMFILE) or the system (ENFILE) has no descriptor left.
 pub fn is_out_of_descriptors(error: &io::Error) -> bool {
     let code = error.raw_os_error();
@@ -130,7 +165,7 @@ impl fmt::Display for Failure {
                 let what = match step {
                     Step::LookUp => "name look-up failed",
                     Step::Tcp => "TCP connection failed",
-                    Step::Tls => "TLS handshake broke off",
+                    Step::Tls | Step::Unanswered => "TLS handshake broke off",
                 };
                 write!(f, "{what}: {}", in_words(error))
             }

@@ -62,12 +62,12 @@ impl Listener {
             Listener::Tcp(listener) => {
                 let (stream, address) = listener.accept()?;
                 stream.set_nonblocking(true)?;
-                Ok(AppStream::Tcp(TcpStream::from_std(stream)?, address))
+                Ok(AppStream::from_tcp(TcpStream::from_std(stream)?, address))
             }
             Listener::Unix(listener) => {
                 let (stream, _) = listener.accept()?;
                 stream.set_nonblocking(true)?;
-                UnixStream::from_std(stream).map(AppStream::Unix)
+                UnixStream::from_std(stream).map(AppStream::from_unix)
             }
         }
     }
@@ -167,10 +167,12 @@ impl Watched {
     async fn accept(&self) -> io::Result<AppStream> {
         match self {
             Watched::Tcp(listener) => {
-                listener.accept().await.map(|(stream, address)| AppStream::Tcp(stream, address))
+                let (stream, address) = listener.accept().await?;
+                Ok(AppStream::from_tcp(stream, address))
             }
             Watched::Unix(listener) => {
-                listener.accept().await.map(|(stream, _)| AppStream::Unix(stream))
+                let (stream, _) = listener.accept().await?;
+                Ok(AppStream::from_unix(stream))
             }
         }
     }

@@ -15,9 +15,11 @@ mod spares;
 mod stream;
 pub mod upstream;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use app::Pace;
 pub use listener::{Connections, Listener, SocketFolder, serve};
 use names::Names;
 use spares::Spares;
@@ -40,6 +42,12 @@ pub struct Tunnel {
     spares: Spares,
     sessions: Arc<Sessions>,
     inquiries: Inquiries,
+    /// Of apps that speak TLS.
+    tls_warning: Pace,
+    /// Of connections that end without an answer.
+    unanswered_warning: Pace,
+    /// Connections of this launcher's to the upstream, spares included.
+    open: Arc<AtomicUsize>,
 }
 
 impl Tunnel {
@@ -54,7 +62,31 @@ impl Tunnel {
         // no password would find what held when its spare was made.
         let spares = Spares::new(if plan.all_have_passwords { settings.spares } else { 0 });
         let (names, sessions, inquiries) = Default::default();
-        Tunnel { plan, connector, look, settings, totals, names, spares, sessions, inquiries }
+        let open = totals.open(&plan.upstream);
+        Tunnel {
+            plan,
+            connector,
+            look,
+            settings,
+            totals,
+            names,
+            spares,
+            sessions,
+            inquiries,
+            tls_warning: Pace::default(),
+            unanswered_warning: Pace::default(),
+            open,
+        }
+    }
+
+    /// Counts a connection to the upstream for as long as what is returned lives.
+    fn count_connection(&self) -> Counted {
+        Counted::in_number(&self.open)
+    }
+
+    /// How many connections this launcher has to the upstream now, spares included.
+    pub fn open_connections(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
     }
 
     /// The variable by which log lines and errors call the tunnel.
@@ -63,9 +95,10 @@ impl Tunnel {
     }
 }
 
-/// What all tunnels of a launcher have done.
+/// What all tunnels of a launcher have done, and what they hold.
 #[derive(Debug, Default)]
 pub struct Totals {
+    open: Mutex<HashMap<plan::Upstream, Arc<AtomicUsize>>>,
     connections: AtomicU64,
     failed: AtomicU64,
     sent: AtomicU64,
@@ -85,7 +118,31 @@ pub struct Counts {
     pub received: u64,
 }
 
+/// One open connection to Redis, which counts until this is dropped.
+#[derive(Debug)]
+pub struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    fn in_number(number: &Arc<AtomicUsize>) -> Counted {
+        number.fetch_add(1, Ordering::Relaxed);
+        Counted(number.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Totals {
+    /// Where the open connections to a server are counted. Tunnels of different settings may lead
+    /// to the same.
+    fn open(&self, upstream: &plan::Upstream) -> Arc<AtomicUsize> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.entry(upstream.clone()).or_default().clone()
+    }
+
     fn connection(&self) {
         self.connections.fetch_add(1, Ordering::Relaxed);
     }

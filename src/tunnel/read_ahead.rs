@@ -6,11 +6,15 @@
 use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::task::coop::poll_proceed;
+
+use super::Counted;
 
 /// TLS records of the largest size that are moved at once, as a bulk reply has them.
 pub const RECORDS: usize = 4;
@@ -37,6 +41,27 @@ pub struct ReadAhead {
     ahead: Option<Ahead>,
     /// Of what was fetched.
     records: Records,
+    heard: Heard,
+    /// That this connection is open.
+    _counted: Counted,
+}
+
+/// Whether a server has sent anything at all; outlives the connection, which a handshake that fails
+/// takes with it.
+#[derive(Debug, Clone, Default)]
+pub struct Heard(Arc<AtomicBool>);
+
+impl Heard {
+    fn note(&self) {
+        // Once is enough: it stays so.
+        if !self.anything() {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    pub fn anything(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 /// Follows a stream of TLS records: each has a type, a version, a length, and so many bytes
@@ -85,8 +110,13 @@ struct Ahead {
 }
 
 impl ReadAhead {
-    pub fn new(tcp: TcpStream) -> ReadAhead {
-        ReadAhead { tcp, ahead: None, records: Records::default() }
+    pub fn new(tcp: TcpStream, counted: Counted) -> ReadAhead {
+        let (records, heard) = (Records::default(), Heard::default());
+        ReadAhead { tcp, ahead: None, records, heard, _counted: counted }
+    }
+
+    pub fn heard(&self) -> Heard {
+        self.heard.clone()
     }
 
     pub fn tcp(&self) -> &TcpStream {
@@ -137,7 +167,7 @@ impl AsyncRead for ReadAhead {
         cx: &mut Context<'_>,
         wanted: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let ReadAhead { tcp, ahead, records } = &mut *self;
+        let ReadAhead { tcp, ahead, records, heard, .. } = &mut *self;
         let held = match ahead {
             Some(held) => {
                 if held.fetches == FETCHES {
@@ -152,6 +182,9 @@ impl AsyncRead for ReadAhead {
                 let mut buffer = ReadBuf::new(&mut fresh.buffer);
                 ready!(Pin::new(tcp).poll_read(cx, &mut buffer))?;
                 fresh.to = buffer.filled().len();
+                if fresh.to > 0 {
+                    heard.note();
+                }
                 ahead.insert(fresh)
             }
         };
@@ -188,8 +221,6 @@ impl AsyncWrite for ReadAhead {
 #[cfg(test)]
 mod tests {
     use std::future::poll_fn;
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicBool, Ordering};
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
@@ -200,7 +231,10 @@ mod tests {
     async fn connection() -> (ReadAhead, TcpStream) {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        (ReadAhead::new(near), listener.accept().await.unwrap().0)
+        (
+            ReadAhead::new(near, Counted::in_number(&Arc::default())),
+            listener.accept().await.unwrap().0,
+        )
     }
 
     #[test]

@@ -63,6 +63,7 @@ pub struct Relay<'a, A, R> {
     idle: Option<Idle>,
     /// The next look at the app, while Redis stalls.
     look: Option<Pin<Box<Sleep>>>,
+    redis_ended_first: bool,
     totals: &'a Totals,
 }
 
@@ -81,6 +82,7 @@ impl<'a, A, R> Relay<'a, A, R> {
             down: Direction::default(),
             idle: idle_timeout.map(Idle::new),
             look: None,
+            redis_ended_first: false,
             totals,
         }
     }
@@ -93,6 +95,11 @@ impl<'a, A, R> Relay<'a, A, R> {
     /// Bytes written to the app so far.
     pub fn received(&self) -> u64 {
         self.down.written
+    }
+
+    /// Whether Redis closed while the app was still open.
+    pub fn redis_ended_first(&self) -> bool {
+        self.redis_ended_first
     }
 }
 
@@ -139,6 +146,8 @@ where
         relay.down.ends_in_reset =
             matches!(relay.up.state, State::Discarding(_) | State::Failed(_));
         let down = relay.down.poll(cx, &mut *relay.redis, &mut *relay.app);
+        relay.redis_ended_first |= matches!(relay.up.state, State::Open)
+            && matches!(relay.down.state, State::Closing | State::Closed);
 
         // A side that cannot be read has failed, and all that it had sent before has been passed on.
         if let Poll::Ready(Err(error)) = up {

@@ -14,7 +14,7 @@ use tokio_native_tls::TlsStream;
 use super::Tunnel;
 use super::failure::{Failure, Step};
 use super::inquiry::Inquiry;
-use super::read_ahead::ReadAhead;
+use super::read_ahead::{Heard, ReadAhead};
 use super::spares;
 use super::stream::{TlsUpstream, keep_alive, send_at_once};
 use crate::tls::{
@@ -89,11 +89,10 @@ impl Unexplained {
         }
     }
 
-    fn of(address: SocketAddr, error: ConnectError) -> Unexplained {
+    fn of(address: SocketAddr, error: ConnectError, heard: &Heard) -> Unexplained {
         let failure = |error| match error {
-            HandshakeError::Broken(error) | HandshakeError::Damaged(error) => {
-                Failure::Outage(Step::Tls, error)
-            }
+            HandshakeError::Broken(error) => Failure::in_handshake(error, heard.anything()),
+            HandshakeError::Damaged(error) => Failure::Outage(Step::Tls, error),
             HandshakeError::Internal(error) => Failure::Internal(error),
             misconfigured => Failure::Misconfigured(misconfigured),
         };
@@ -244,11 +243,13 @@ pub async fn handshake(
 ) -> Result<TlsStream<ReadAhead>, Unexplained> {
     let address = stream.peer_addr().map_err(|error| Failure::Outage(Step::Tcp, error))?;
     let host = tunnel.plan.upstream.host_name();
+    let stream = ReadAhead::new(stream, tunnel.count_connection());
+    let heard = stream.heard();
     let tls = tokio::select! {
-        finished = connector.connect(&host, ReadAhead::new(stream), sessions) => finished,
+        finished = connector.connect(&host, stream, sessions) => finished,
         () = prove_plaintext(tunnel, address) => Err(HandshakeError::NoTls.into()),
     };
-    tls.map_err(|error| Unexplained::of(address, error))
+    tls.map_err(|error| Unexplained::of(address, error, &heard))
 }
 
 /// OpenSSL's verdict on the certificate at `address` in plain words: native-tls shows a certificate only
