@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::path::PathBuf;
 
 use clap_complete::{Shell, generate_to};
-use start_stunnel::cli;
+use start_stunnel::configuration::cli;
 
 fn main() -> std::io::Result<()> {
     let folder = std::env::args_os().nth(1).expect("usage: man_and_completions FOLDER");

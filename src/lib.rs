@@ -2,30 +2,42 @@
 //!
 //! One launch, in order:
 //!
-//! 1. [`cli`] takes the command line apart; every option, variable and default stands there.
-//! 2. [`settings`] reads options and environment, and collects every mistake.
-//! 3. [`plan`] decides which variables are tunnelled, and where to, by the rules for a
-//!    [`redis_url`].
-//! 4. [`launch`] binds a local port for each tunnel, starts COMMAND, opens the tunnels, and after
-//!    COMMAND's end drains them.
-//! 5. [`supervisor`] watches over COMMAND: signals, terminal, orphans, exit code.
+//! 1. [`configuration`] reads the command line and the environment, and collects every mistake.
+//! 2. [`plan`] makes routes of what was decided about each variable.
+//! 3. [`listen`] binds a local port or socket for each route.
+//! 4. [`launch`] starts COMMAND, opens the tunnels, and after COMMAND's end drains them;
+//!    [`command_line`] knows what COMMAND's own words need, [`announce`] what the user is told.
+//! 5. [`supervisor`] watches over COMMAND: signals, terminal, orphans, how it ended.
 //!
-//! One byte's way: accepted and carried by [`tunnel`], encrypted by a connector of [`tls`].
+//! One byte's way: accepted and moved by [`tunnel`], encrypted by a connector of [`tls`].
 //!
 //! [`check`] examines the tunnels of a plan instead of opening them.
 //!
-//! [`logging`] writes what happened; a [`secret`] is never in it.
+//! The rooms, from the ground up. Each may use those above it in this list, and none below it:
+//! `tests/architecture.rs` reads the list here.
 
 #![deny(unsafe_code)] // Allowed in the few modules that say so.
 
-pub mod check;
-pub mod cli;
-pub mod launch;
-pub mod logging;
-pub mod plan;
-pub mod redis_url;
+pub mod environment;
+pub mod exit;
+pub mod names;
 pub mod secret;
-pub mod settings;
+
+pub mod logging;
+pub mod resp;
+
+pub mod redis_url;
+
 pub mod supervisor;
 pub mod tls;
 pub mod tunnel;
+
+pub mod configuration;
+pub mod plan;
+
+pub mod command_line;
+pub mod listen;
+
+pub mod announce;
+pub mod check;
+pub mod launch;

@@ -18,7 +18,31 @@ use tracing_subscriber::registry::LookupSpan;
 
 pub use tracing::{debug as info, error as err, info as notice, trace as debug, warn as warning};
 
-use crate::settings::{LogFormat, LogLevel, LogSettings};
+/// Syslog's severities that the launcher tells apart, the most severe first. Severities above `Err`
+/// silence it, since it emits nothing so severe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LogLevel {
+    Silent,
+    Err,
+    Warning,
+    Notice,
+    Info,
+    Debug,
+}
+
+/// How a line is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    Logfmt,
+    Json,
+}
+
+/// Where and how log lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogSettings {
+    pub level: LogLevel,
+    pub format: LogFormat,
+}
 
 /// How many lines may wait for a slow reader of stderr; more are dropped rather than let a log stop
 /// the traffic.
@@ -168,7 +192,10 @@ mod tests {
         logfmt(&mut line, &fields()).unwrap();
         assert_eq!(
             line,
-            r#"at=tunnel-up listen=127.0.0.1:6371 code=7 msg="two \"words\"\nand = \\ more" empty="""#
+            concat!(
+                "at=tunnel-up listen=127.0.0.1:6371 code=7 ",
+                r#"msg="two \"words\"\nand = \\ more" empty="""#
+            )
         );
     }
 

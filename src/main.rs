@@ -1,119 +1,109 @@
-//! Parse, run, exit code.
+//! One launch: configure; then check, print, or launch.
 
 #![deny(unsafe_code)]
 
 use std::env;
+use std::ffi::OsString;
 use std::io::{self, Write as _};
 
-use start_stunnel::check;
-use start_stunnel::cli::Invocation;
-use start_stunnel::launch;
-use start_stunnel::logging::{self, err};
+use start_stunnel::configuration::cli::Invocation;
+use start_stunnel::configuration::{self, ConfigError, Configuration, Configured, Settings};
+use start_stunnel::environment::Environment;
+use start_stunnel::launch::Launch;
+use start_stunnel::listen;
+use start_stunnel::logging::{self, LogSettings};
 use start_stunnel::plan::Plan;
-use start_stunnel::settings::{ConfigError, Environment, Reader, Reported, Settings};
-use start_stunnel::supervisor;
-use start_stunnel::tls;
+use start_stunnel::supervisor::{self, Inherited};
+use start_stunnel::{announce, check, exit, tls};
 
-/// sysexits.h's EX_CONFIG.
-const EX_CONFIG: u8 = 78;
-const INTERNAL_ERROR: u8 = 1;
-/// A tunnel does not work.
-const FAILED_CHECK: u8 = 1;
 /// Stands in for the launcher in an app's repository, where no buildpack put one.
 const SHIM: &str = include_str!("shim.sh");
 
 #[expect(unsafe_code)]
 fn main() {
-    let invocation = match Invocation::parse_from(env::args_os()) {
-        Ok(invocation) => invocation,
+    let code = match Invocation::parse_from(env::args_os()) {
         Err(error) => error.exit(),
+        Ok(invocation) if invocation.print_shim => print_shim(),
+        Ok(invocation) => {
+            let (task, log) = prepare(invocation, env::vars_os().collect());
+            let _log = logging::init(log);
+            perform(task)
+        }
     };
-    let code = run(invocation);
-    // SAFETY: ends the process, and nothing else. Not `exit`: that has OpenSSL tear down its globals
-    // while another thread may still be reading certificates.
+    // SAFETY: ends the process, and nothing else. Not `exit`: that has OpenSSL tear down its
+    // globals while another thread may still be reading certificates.
     unsafe { nix::libc::_exit(code.into()) }
 }
 
-/// Returns the exit code; by then every log line is written.
+/// What is left to do once the command line and the environment are read.
+enum Task {
+    Refuse(Vec<ConfigError>),
+    SayDisabled,
+    /// COMMAND, which the launcher was to become, could not be executed.
+    NotExecuted(Vec<OsString>, io::Error),
+    Check(Plan, Settings),
+    PrintEnvironment(Plan, listen::Bound),
+    Launch(Box<Launch>),
+}
+
+/// All that has to be done before the first thread starts, the one that writes the log; and how
+/// that is to write.
 #[expect(unsafe_code)]
-fn run(invocation: Invocation) -> u8 {
-    if invocation.print_shim {
-        return match io::stdout().write_all(SHIM.as_bytes()) {
-            Ok(()) => 0,
-            Err(error) => {
-                eprintln!("start-stunnel: could not write the shim: {error}");
-                INTERNAL_ERROR
-            }
-        };
-    }
-    let environment: Environment = env::vars_os().collect();
-    let mut reader = Reader::new(&invocation, &environment);
-    if reader.enabled() == Ok(false) {
-        if invocation.print_env || invocation.check {
-            eprintln!(
-                "start-stunnel is disabled: no tunnel, and COMMAND's environment is untouched"
-            );
-            return 0;
+fn prepare(invocation: Invocation, environment: Environment) -> (Task, LogSettings) {
+    let log_for_errors = configuration::log_settings_for_errors(&invocation, &environment);
+    let configuration = match configuration::read(&invocation, &environment) {
+        Err(mistakes) => return (Task::Refuse(mistakes), log_for_errors),
+        Ok(Configured::Disabled) if invocation.check || invocation.print_env => {
+            return (Task::SayDisabled, log_for_errors);
         }
-        let error = supervisor::become_command(invocation.command.clone());
-        let _log = logging::init(reader.log_settings_for_errors());
-        return launch::not_executed(&invocation.command, &error);
-    }
-
-    let Ok((settings, plan)) = configure(&mut reader, &environment) else {
-        let _log = logging::init(reader.log_settings_for_errors());
-        return misconfigured(reader.mistakes.all());
+        Ok(Configured::Disabled) => {
+            let error = supervisor::become_command(invocation.command.clone());
+            return (Task::NotExecuted(invocation.command, error), log_for_errors);
+        }
+        Ok(Configured::Enabled(configuration)) => *configuration,
     };
-
+    let Configuration { settings, variables, others } = configuration;
+    let log = settings.log;
+    let plan = Plan::new(variables);
     // SAFETY: this is the only thread.
     unsafe { tls::roots::keep_from_native_tls() };
     if invocation.check {
         supervisor::forbid_core_dumps();
-        let _log = logging::init(settings.log);
-        return check::run(plan, &settings).map_or_else(
-            |error| internal_error(&error),
-            |works| if works { 0 } else { FAILED_CHECK },
-        );
+        return (Task::Check(plan, settings), log);
     }
-    // Before the first thread starts: each takes its signal mask from the one that starts it.
-    let inherited = supervisor::Inherited::take_over();
-    let bound = match launch::bind(&plan, &settings) {
+    // Each thread takes its signal mask from the one that starts it.
+    let inherited = Inherited::take_over();
+    let bound = match listen::bind(&plan, &settings) {
         Ok(bound) => bound,
-        Err(error) => {
-            let _log = logging::init(reader.log_settings_for_errors());
-            return misconfigured(&[error]);
-        }
+        Err(mistake) => return (Task::Refuse(vec![mistake]), log_for_errors),
     };
-    let _log = logging::init(settings.log);
-    let done = match invocation.print_env {
-        true => launch::print_env(&plan, &bound).map(|()| 0).map_err(anyhow::Error::from),
-        false => launch::run(invocation.command, environment, &settings, plan, bound, inherited),
-    };
-    done.unwrap_or_else(|error| internal_error(&error))
-}
-
-/// Reads everything, so that all mistakes are found.
-fn configure(
-    reader: &mut Reader<'_>,
-    environment: &Environment,
-) -> Result<(Settings, Plan), Reported> {
-    let enabled = reader.enabled();
-    let settings = reader.settings();
-    let general = reader.check_general_url_settings();
-    let plan = reader.urls().and_then(|listed| Plan::make(listed, environment, reader));
-    enabled?;
-    general?;
-    Ok((settings?, plan?))
-}
-
-fn internal_error(error: &anyhow::Error) -> u8 {
-    err!(at = "internal-error", error = format!("{error:#}"));
-    INTERNAL_ERROR
-}
-
-fn misconfigured(errors: &[ConfigError]) -> u8 {
-    for error in errors {
-        err!(at = "config-error", var = error.name, msg = error.to_string());
+    if invocation.print_env {
+        return (Task::PrintEnvironment(plan, bound), log);
     }
-    EX_CONFIG
+    let command = invocation.command;
+    let launch = Launch { command, environment, settings, plan, others, bound, inherited };
+    (Task::Launch(Box::new(launch)), log)
+}
+
+/// Returns the exit code.
+fn perform(task: Task) -> u8 {
+    let done = match task {
+        Task::Refuse(mistakes) => Ok(announce::misconfigured(&mistakes)),
+        Task::SayDisabled => Ok(announce::disabled()),
+        Task::NotExecuted(command, error) => Ok(announce::not_executed(&command, &error)),
+        Task::Check(plan, settings) => check::run(plan, &settings),
+        Task::PrintEnvironment(plan, bound) => announce::environment(&plan, &bound),
+        Task::Launch(launch) => launch.run(),
+    };
+    done.unwrap_or_else(|error| announce::internal_error(&error))
+}
+
+fn print_shim() -> u8 {
+    match io::stdout().write_all(SHIM.as_bytes()) {
+        Ok(()) => exit::SUCCESS,
+        Err(error) => {
+            eprintln!("start-stunnel: could not write the shim: {error}");
+            exit::INTERNAL_ERROR
+        }
+    }
 }

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, percent_encode};
 use url::Host;
 
+use crate::resp;
 use crate::secret::{MASK, Secret};
 
 /// The port of a URL that names none, <https://www.iana.org/assignments/uri-schemes/prov/redis>.
@@ -18,8 +19,9 @@ pub const DEFAULT_PORT: u16 = 6379;
 /// Characters of a host's name, with its final dot (RFC 1035 section 3.1).
 const LONGEST_NAME: usize = 254;
 
-/// The scheme of a URL that names a Unix socket, and the parameter that names the database there, as redis-py,
-/// go-redis and ioredis have them: <https://redis.readthedocs.io/en/stable/connections.html>.
+/// The scheme of a URL that names a Unix socket, and the parameter that names the database there,
+/// as redis-py, go-redis and ioredis have them:
+/// <https://redis.readthedocs.io/en/stable/connections.html>.
 pub const UNIX: &str = "unix";
 const DATABASE: &str = "db";
 /// What must not stand in a path as it is (RFC 3986 section 3.3).
@@ -65,8 +67,8 @@ pub enum Scheme {
 impl Scheme {
     const ALL: [Scheme; 4] = [Scheme::Redis, Scheme::Rediss, Scheme::Valkey, Scheme::Valkeys];
 
-    /// The scheme that `value` starts with, in any case and behind any white space; `None` when it is
-    /// no Redis URL at all.
+    /// The scheme that `value` starts with, in any case and behind any white space; `None` when it
+    /// is no Redis URL at all.
     pub fn of(value: &str) -> Option<Scheme> {
         let (word, _) = value.trim_start().split_once(':')?;
         Scheme::ALL.into_iter().find(|scheme| scheme.word().eq_ignore_ascii_case(word))
@@ -122,12 +124,14 @@ impl fmt::Display for Problem {
             Problem::NoSlashes => "has no // behind its scheme",
             Problem::NoHost => "names no host",
             Problem::Host => {
-                "has a host that is neither a name (letters, digits, - . and _) nor an IP address (IPv6 in brackets)"
+                "has a host that is neither a name (letters, digits, - . and _) nor an IP address \
+                 (IPv6 in brackets)"
             }
             Problem::Port => "has a port that is not a number from 1 to 65535",
             Problem::UnescapedUserinfo => "has an @ behind its host",
             Problem::SeveralUrls => {
-                "holds more than one URL (give each a variable of its own), or a :// in its password"
+                "holds more than one URL (give each a variable of its own), or a :// in its \
+                 password"
             }
             Problem::SslCertReqs => {
                 return f
@@ -141,7 +145,8 @@ impl fmt::Display for Problem {
             | Problem::Port
             | Problem::UnescapedUserinfo
             | Problem::SeveralUrls => f.write_str(
-                ", with the password percent-encoded: %2F for /, %3F for ?, %23 for #, %40 for @, %3A for :",
+                ", with the password percent-encoded: %2F for /, %3F for ?, %23 for #, %40 for @, \
+                 %3A for :",
             ),
             _ => Ok(()),
         }
@@ -153,7 +158,7 @@ impl std::error::Error for Problem {}
 /// What the query of a URL asks of TLS, as redis-py, Celery and Kombu have it:
 /// <https://redis.readthedocs.io/en/stable/connections.html>.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct TlsWishes {
+pub struct UrlTlsParameters {
     /// `ssl_cert_reqs`: whether the server's certificate must hold.
     pub verify: Option<bool>,
     /// `ssl_ca_certs`: the file with the CAs to trust.
@@ -178,13 +183,9 @@ impl Credentials {
 
     /// The request that authenticates, in RESP: with the user where there is one (Redis 6).
     pub fn auth_command(&self) -> Vec<u8> {
-        let words = ["AUTH"].into_iter().chain(self.user.as_ref().map(Secret::expose));
-        let words: Vec<&str> = words.chain([self.password.expose()]).collect();
-        let mut request = format!("*{}\r\n", words.len());
-        for word in words {
-            request += &format!("${}\r\n{word}\r\n", word.len());
-        }
-        request.into_bytes()
+        let user = self.user.as_ref().map(Secret::expose);
+        let words = ["AUTH"].into_iter().chain(user).chain([self.password.expose()]);
+        resp::request(&words.collect::<Vec<_>>())
     }
 }
 
@@ -222,7 +223,8 @@ impl RedisUrl {
             Some((userinfo, rest)) => (Some(Secret::new(userinfo)), rest),
             None => (None, authority),
         };
-        // Whoever forgot to percent-encode a password has one of these: then no part is what it seems to be.
+        // Whoever forgot to percent-encode a password has one of these: then no part is what it
+        // seems to be.
         let lists_hosts = userinfo.as_ref().is_some_and(|userinfo| {
             let (_, behind) = split_off(userinfo.expose(), '@');
             behind.is_some_and(|behind| behind.contains([',', ';']))
@@ -264,23 +266,24 @@ impl RedisUrl {
         self.port
     }
 
-    /// The URL by which a client reaches a tunnel at `local`: everything as written, but without TLS, and
-    /// without the parameters that only make sense with it.
-    pub fn local(&self, local: &Local) -> Spelled {
+    /// The URL by which a client reaches a tunnel at `local`: everything as written, but without
+    /// TLS, and without the parameters that only make sense with it.
+    pub fn local(&self, local: &Local) -> UrlText {
         let query = self.query.as_ref().and_then(without_tls_parameters);
         match local {
             Local::Port(port) => {
                 let place = format!("{}:{port}{}", std::net::Ipv4Addr::LOCALHOST, self.path);
-                self.spelled(self.scheme.plaintext().word(), place, query)
+                self.text(self.scheme.plaintext().word(), place, query)
             }
             Local::Socket(path) => {
                 let path = percent_encode(path.as_os_str().as_bytes(), IN_PATH).to_string();
-                self.spelled(UNIX, path, self.with_database(query))
+                self.text(UNIX, path, self.with_database(query))
             }
         }
     }
 
-    /// `query` with the database that the path names: where the path leads to a socket, clients look for it there.
+    /// `query` with the database that the path names: where the path leads to a socket, clients
+    /// look for it there.
     fn with_database(&self, query: Option<Secret>) -> Option<Secret> {
         let named = query
             .as_ref()
@@ -295,9 +298,9 @@ impl RedisUrl {
         Some(Secret::new(parameters))
     }
 
-    fn spelled(&self, scheme: &'static str, place: String, query: Option<Secret>) -> Spelled {
+    fn text(&self, scheme: &'static str, place: String, query: Option<Secret>) -> UrlText {
         let (userinfo, fragment) = (self.userinfo.clone(), self.fragment.clone());
-        Spelled { scheme, userinfo, place, query, fragment }
+        UrlText { scheme, userinfo, place, query, fragment }
     }
 
     /// The number of the database that the path names, in digits.
@@ -321,32 +324,32 @@ impl RedisUrl {
     ///
     /// # Errors
     /// When it asks for something unknown.
-    pub fn tls_wishes(&self) -> Result<TlsWishes, Problem> {
-        let mut wishes = TlsWishes::default();
+    pub fn tls_parameters(&self) -> Result<UrlTlsParameters, Problem> {
+        let mut asked = UrlTlsParameters::default();
         let query = self.query.as_ref().map_or("", Secret::expose);
         for (key, value) in url::form_urlencoded::parse(query.as_bytes()) {
             match key.to_ascii_lowercase().as_str() {
                 "ssl_cert_reqs" => {
                     let value = value.to_ascii_lowercase();
-                    wishes.verify = Some(match value.strip_prefix("cert_").unwrap_or(&value) {
+                    asked.verify = Some(match value.strip_prefix("cert_").unwrap_or(&value) {
                         // To a client, optional means the same (Python's ssl.CERT_OPTIONAL).
                         "required" | "optional" => true,
                         "none" => false,
                         _ => return Err(Problem::SslCertReqs),
                     });
                 }
-                "ssl_ca_certs" => wishes.ca_file = Some(value.into_owned()),
+                "ssl_ca_certs" => asked.ca_file = Some(value.into_owned()),
                 _ => {}
             }
         }
-        Ok(wishes)
+        Ok(asked)
     }
 }
 
 impl fmt::Display for RedisUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let place = format!("{}:{}{}", self.host, self.port, self.path);
-        self.spelled(self.scheme.word(), place, self.query.clone()).fmt(f)
+        self.text(self.scheme.word(), place, self.query.clone()).fmt(f)
     }
 }
 
@@ -358,7 +361,7 @@ impl fmt::Debug for RedisUrl {
 
 /// A URL as it is written. `Display` masks what [`RedisUrl`]'s does.
 #[derive(Clone)]
-pub struct Spelled {
+pub struct UrlText {
     scheme: &'static str,
     userinfo: Option<Secret>,
     /// Host, port and path, or the path of a socket.
@@ -367,7 +370,7 @@ pub struct Spelled {
     fragment: Option<Secret>,
 }
 
-impl Spelled {
+impl UrlText {
     /// The URL in full, secrets included: for a client's eyes only.
     pub fn expose(&self) -> String {
         self.assemble(Secret::expose, Secret::expose)
@@ -393,14 +396,15 @@ impl Spelled {
     }
 }
 
-impl fmt::Display for Spelled {
+impl fmt::Display for UrlText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.assemble(mask_userinfo, mask_query))
     }
 }
 
-/// A host by the `url` crate's rules, and with nothing in its name but what names of hosts have (RFC 1123 section 2.1,
-/// and the underscore of Docker's): the crate takes more, `,` and `;` among it, and any length.
+/// A host by the `url` crate's rules, and with nothing in its name but what names of hosts have
+/// (RFC 1123 section 2.1, and the underscore of Docker's): the crate takes more, `,` and `;` among
+/// it, and any length.
 pub fn parse_host(text: &str) -> Option<Host<String>> {
     let host = Host::parse(text).ok()?;
     let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
@@ -475,7 +479,8 @@ fn mask_userinfo(userinfo: &Secret) -> String {
     }
 }
 
-/// Keeps the values of well-known parameters and masks every other: some clients take passwords there.
+/// Keeps the values of well-known parameters and masks every other: some clients take passwords
+/// there.
 fn mask_query(query: &Secret) -> String {
     const HARMLESS: [&str; 8] = [
         "db",
@@ -647,16 +652,16 @@ mod tests {
 
     #[test]
     fn a_query_may_ask_for_verification() {
-        let wishes = |query: &str| {
+        let asked = |query: &str| {
             let url = RedisUrl::parse(&format!("rediss://h/0{query}")).unwrap();
-            url.tls_wishes().map(|wishes| (wishes.verify, wishes.ca_file))
+            url.tls_parameters().map(|asked| (asked.verify, asked.ca_file))
         };
-        assert_eq!(wishes(""), Ok((None, None)));
-        assert_eq!(wishes("?ssl_cert_reqs=none"), Ok((Some(false), None)));
-        assert_eq!(wishes("?a=1&ssl_cert_reqs=CERT_REQUIRED"), Ok((Some(true), None)));
-        assert_eq!(wishes("?ssl_cert_reqs=optional"), Ok((Some(true), None)));
-        assert_eq!(wishes("?ssl_ca_certs=%2Fetc%2Fca.pem"), Ok((None, Some("/etc/ca.pem".into()))));
-        assert_eq!(wishes("?ssl_cert_reqs=maybe"), Err(Problem::SslCertReqs));
+        assert_eq!(asked(""), Ok((None, None)));
+        assert_eq!(asked("?ssl_cert_reqs=none"), Ok((Some(false), None)));
+        assert_eq!(asked("?a=1&ssl_cert_reqs=CERT_REQUIRED"), Ok((Some(true), None)));
+        assert_eq!(asked("?ssl_cert_reqs=optional"), Ok((Some(true), None)));
+        assert_eq!(asked("?ssl_ca_certs=%2Fetc%2Fca.pem"), Ok((None, Some("/etc/ca.pem".into()))));
+        assert_eq!(asked("?ssl_cert_reqs=maybe"), Err(Problem::SslCertReqs));
     }
 
     /// Splits at the first `/`, `?` or `#` behind the authority: what must come through as written.

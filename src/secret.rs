@@ -34,8 +34,8 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// A setting's value as an error message may repeat it: as it is when it looks like a plain word, else
-/// only what it looks like, since a URL or a key is sometimes pasted into the wrong variable.
+/// A setting's value as an error message may repeat it: as it is when it looks like a plain word,
+/// else only what it looks like, since a URL or a key is sometimes pasted into the wrong variable.
 pub fn quotable(value: &str) -> String {
     const LONGEST: usize = 40;
     let plain = |c: char| c.is_ascii_alphanumeric() || "._-+, ".contains(c);
@@ -50,8 +50,8 @@ fn hidden(value: &str) -> String {
     format!("a value of {} bytes, not shown", value.len())
 }
 
-/// A setting's value that is no secret, such as a path or a pin, as an error message may repeat it: as it is, unless it
-/// is PEM or a URL, which were then pasted into the wrong place.
+/// A setting's value that is no secret, such as a path or a pin, as an error message may repeat it:
+/// as it is, unless it is PEM or a URL, which were then pasted into the wrong place.
 pub fn shown(value: &str) -> String {
     const LONGEST: usize = 255;
     let misplaced = ["-----BEGIN", "://", "@"].iter().any(|mark| value.contains(mark));

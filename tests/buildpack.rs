@@ -565,10 +565,10 @@ fn the_archives_match_their_checksums_and_hold_what_a_user_needs() {
     let inside = folder.path().join(format!("start-stunnel-{VERSION}-x86_64-linux"));
     let page = fs::read_to_string(inside.join("start-stunnel.1")).unwrap();
     let bash = fs::read_to_string(inside.join("completions/start-stunnel.bash")).unwrap();
-    for setting in start_stunnel::cli::SETTINGS {
-        let escaped = setting.option.replace('-', "\\-");
-        assert!(page.contains(&format!("\\-\\-{escaped}")), "{} in the man page", setting.option);
-        assert!(bash.contains(&format!("--{}", setting.option)), "{}", setting.option);
+    for (option, _) in start_stunnel::configuration::options::with_option() {
+        let escaped = option.replace('-', "\\-");
+        assert!(page.contains(&format!("\\-\\-{escaped}")), "{option} in the man page");
+        assert!(bash.contains(&format!("--{option}")), "{option}");
     }
     for name in [
         "LICENSE",

@@ -12,8 +12,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-use start_stunnel::cli;
-use support::launcher::{BINARY, HOLD, Launcher, logged, with_mounted};
+use start_stunnel::configuration::options;
+use support::launcher::{BINARY, Launcher, logged, with_mounted};
 use support::resp::Reply;
 use support::servers::{Front, PASSWORD, Server};
 
@@ -196,8 +196,7 @@ fn no_secret_is_in_any_output_at_debug_level_nor_in_the_command_line() {
     let nobody = format!("rediss://us3r-name:{PASSWORD}@127.0.0.1:1/0?token={PASSWORD}");
     for format in ["logfmt", "json"] {
         for verify in ["none", "full"] {
-            let mut held = Launcher::script(HOLD)
-                .redis(&server.url())
+            let mut held = Launcher::holding(&server.url())
                 .env("HEROKU_REDIS_DEAD_URL", &nobody)
                 .env("STUNNEL_LOGLEVEL", "debug")
                 .env("STUNNEL_LOG_FORMAT", format)
@@ -425,8 +424,8 @@ fn a_url_that_equals_its_stunnel_copy_is_tunnelled_unless_it_leads_to_a_tunnel()
 
 #[test]
 fn an_empty_value_of_an_option_is_refused_and_undoes_nothing() {
-    for setting in cli::SETTINGS {
-        let option = format!("--{}", setting.option);
+    for (option, _) in options::with_option() {
+        let option = format!("--{option}");
         let ended = Launcher::new([&option, "", "echo", "ran"]).redis("redis://h").run();
         assert_eq!((ended.code(), ended.stdout.as_str()), (78, ""), "{option}: {}", ended.stderr);
         assert_eq!(logged(&ended.stderr, "config-error", "var"), [option]);
@@ -569,7 +568,7 @@ fn a_log_that_nobody_reads_stops_neither_the_tunnel_nor_the_command() {
     // SAFETY: F_SETPIPE_SZ takes a number and touches no memory.
     let size = unsafe { nix::libc::fcntl(writer.as_raw_fd(), nix::libc::F_SETPIPE_SZ, 4096) };
     writer.write_all(&vec![0; size as usize]).unwrap();
-    let mut launcher = Launcher::script(HOLD).redis(&server.url()).env("STUNNEL_LOGLEVEL", "debug");
+    let mut launcher = Launcher::holding(&server.url()).env("STUNNEL_LOGLEVEL", "debug");
     launcher.command.stderr(writer);
     let held = launcher.start_held();
     for n in 1..=100 {
@@ -591,8 +590,8 @@ fn the_readmes_table_of_settings_is_that_of_the_help() {
             line.trim_matches('|').split('|').map(|cell| cell.trim().replace('`', "")).collect()
         })
         .collect();
-    for setting in cli::SETTINGS {
-        let option = format!("--{}", setting.option);
+    for (option, setting) in options::with_option() {
+        let option = format!("--{option}");
         let row = rows.iter().find(|row| row[0] == option);
         let row = row.unwrap_or_else(|| panic!("{option} is not in the README's table"));
         assert_eq!(row[1], setting.variable, "{option}");
@@ -610,7 +609,11 @@ fn the_readmes_table_of_settings_is_that_of_the_help() {
         assert!(help.contains(&row[3]), "{}: {}", row[0], row[3]);
     }
     let options = help.matches(" --").count();
-    assert!(rows.len() >= cli::SETTINGS.len() && rows.len() <= options, "{} rows", rows.len());
+    assert!(
+        rows.len() >= options::with_option().count() && rows.len() <= options,
+        "{} rows",
+        rows.len()
+    );
 }
 
 #[test]

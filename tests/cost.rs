@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use nix::libc;
 use support::Process;
-use support::launcher::{HOLD, Launcher, resident_kib, send_signal};
+use support::launcher::{Launcher, resident_kib, send_signal};
 use support::peer::Peer;
 use support::resp::Reply;
 use support::servers::{Front, Server};
@@ -67,7 +67,7 @@ fn an_idle_connection_holds_no_buffer() {
     /// of the relay's would be 64 more.
     const KIB_EACH: u64 = 48;
     let server = Server::start(Front::Redis);
-    let held = Launcher::script(HOLD).redis(&server.url()).start_held();
+    let held = Launcher::holding(&server.url()).start_held();
     let big = "x".repeat(300_000);
     let mut warm = held.client();
     warm.ask(&["SET", "big", &big]);
@@ -112,7 +112,7 @@ fn a_connection_that_stalls_both_ways_costs_no_more_than_security_md_says() {
         tls
     });
     // A spare would be pushed into as well.
-    let launcher = Launcher::script(HOLD).redis(&peer.url()).env("STUNNEL_SPARES", "0");
+    let launcher = Launcher::holding(&peer.url()).env("STUNNEL_SPARES", "0");
     let held = launcher.start_held();
     let stall = |count: u64| -> Vec<_> {
         let apps: Vec<_> = (0..count)

@@ -13,12 +13,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use foreign_types_shared::ForeignTypeRef as _;
+use foreign_types::ForeignTypeRef as _;
 use nix::libc;
 use openssl::ssl::{HandshakeError, SslStream, SslVersion};
 use support::launcher::{
-    BINARY, HOLD, Held, Launcher, command_of, logged, port_of, resident_kib, send_signal,
-    with_hosts,
+    BINARY, Held, Launcher, command_of, logged, port_of, resident_kib, send_signal, with_hosts,
 };
 use support::peer::{Peer, acceptor, demanding_acceptor};
 use support::resp::{Client, Reply};
@@ -470,7 +469,7 @@ fn redis_stalls_in_the_middle_of_a_reply() {
         half_a_reply(&mut tls);
         rest(&mut tls)
     });
-    let launcher = Launcher::script(HOLD).redis(&peer.url()).env("STUNNEL_IDLE_TIMEOUT", "400ms");
+    let launcher = Launcher::holding(&peer.url()).env("STUNNEL_IDLE_TIMEOUT", "400ms");
     let held = launcher.start_held();
     let mut apps: Vec<_> = (0..TIMES).map(|_| held.open().stream.into_inner()).collect();
     for app in &mut apps {

@@ -122,7 +122,7 @@ fn connection_after_connection_leaves_nothing_behind() {
     let all = std::env::var("LOAD_CONNECTIONS").map_or(20_000, |all| all.parse().unwrap());
     let connections = all / THREADS;
     let server = Server::start(Front::Redis);
-    let launcher = Launcher::script(HOLD).redis(&server.url());
+    let launcher = Launcher::holding(&server.url());
     let held = launcher.env("STUNNEL_SPARES", "0").start_held();
     let one_after_the_other = |count: usize| {
         side_by_side(THREADS, |_| {
@@ -152,7 +152,7 @@ fn twenty_launchers_on_one_machine_do_not_disturb_each_other() {
         .map(|n| {
             // All want the same port.
             let url = server.url().replace("/0", &format!("/{}", n % 16));
-            let launcher = Launcher::script(HOLD).redis(&url);
+            let launcher = Launcher::holding(&url);
             launcher.env("STUNNEL_LISTEN_PORT", "").start_held()
         })
         .collect();

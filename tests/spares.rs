@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use openssl::ssl::{SslStream, SslVersion};
-use support::launcher::{HOLD, Held, Launcher, logged, with_hosts};
+use support::launcher::{Held, Launcher, logged, with_hosts};
 use support::peer::{Gate, Peer, acceptor, offers_session};
 use support::pki::Certificate;
 use support::resp::{Client, Reply};
@@ -35,7 +35,7 @@ fn hold(server: &Server, settings: &[(&str, &str)]) -> Held {
 }
 
 fn hold_to(url: &str, settings: &[(&str, &str)]) -> Held {
-    let mut launcher = Launcher::script(HOLD).redis(url).env("STUNNEL_LOGLEVEL", "debug");
+    let mut launcher = Launcher::holding(url).env("STUNNEL_LOGLEVEL", "debug");
     for (name, value) in settings {
         launcher = launcher.env(name, value);
     }
@@ -409,7 +409,7 @@ fn later_connections_resume_the_first_ones_session() {
         }
         (stream.ssl().session_reused(), stream.ssl().version_str())
     });
-    let held = Launcher::script(HOLD).redis(&peer.url()).env("STUNNEL_SPARES", "0").start_held();
+    let held = Launcher::holding(&peer.url()).env("STUNNEL_SPARES", "0").start_held();
     let mut seen = Vec::new();
     for _ in 0..3 {
         assert_eq!(held.open().ask(&["PING"]), Reply::line("+OK"));

@@ -12,7 +12,7 @@ use nix::libc;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
-use support::launcher::{BINARY, HOLD, Launcher, Running, command_of, logged, send_signal};
+use support::launcher::{BINARY, Launcher, Running, command_of, logged, send_signal};
 use support::resp::Reply;
 use support::servers::{Front, Server};
 use support::{Process, eventually, is_alive, state};
@@ -385,8 +385,7 @@ fn nothing_of_the_launcher_stays_when_it_ends() {
     let command = command_of(pid);
     assert_eq!(held.finish().code(), 0);
     assert!(!is_alive(pid) && !is_alive(command));
-    let again =
-        Launcher::script(HOLD).redis(&server.url()).env("STUNNEL_LISTEN_PORT", port.to_string());
+    let again = Launcher::holding(&server.url()).env("STUNNEL_LISTEN_PORT", port.to_string());
     assert_eq!(again.start_held().port, port, "the port is free at once");
 }
 

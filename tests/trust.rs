@@ -102,8 +102,7 @@ fn each_server_against_each_level_of_trust() {
         let server = Server::start_with(Front::Redis, options);
         let pin = certificate.pin();
         let hold = |settings: &[(&str, &str)]| {
-            let launcher = Launcher::script(HOLD)
-                .redis(&server.url())
+            let launcher = Launcher::holding(&server.url())
                 .env("STUNNEL_CA_FILE", &authority.root.certificate_file);
             settings
                 .iter()
@@ -136,8 +135,7 @@ fn the_dates_of_a_certificate_are_told() {
             Front::Redis,
             Options { certificate: Some(&certificate), ..Options::default() },
         );
-        let held = Launcher::script(HOLD)
-            .redis(&server.url())
+        let held = Launcher::holding(&server.url())
             .env("STUNNEL_VERIFY", "ca")
             .env("STUNNEL_CA_FILE", &authority.root.certificate_file)
             .start_held();
@@ -160,7 +158,7 @@ fn ca_file_and_ca_pem_are_both_trusted_and_a_variables_own_replaces_both() {
     let certificate = Some(&certificate);
     let server = Server::start_with(Front::Redis, Options { certificate, ..Options::default() });
     let hold = |settings: &[(&str, &str)]| {
-        let launcher = Launcher::script(HOLD).redis(&server.url()).env("STUNNEL_VERIFY", "full");
+        let launcher = Launcher::holding(&server.url()).env("STUNNEL_VERIFY", "full");
         settings
             .iter()
             .fold(launcher, |launcher, (name, value)| launcher.env(name, value))
@@ -201,8 +199,7 @@ fn a_server_name_is_sent_and_checked() {
         Options { certificate: Some(&certificate), ..Options::default() },
     );
     let hold = |name: &str| {
-        Launcher::script(HOLD)
-            .redis(&server.url())
+        Launcher::holding(&server.url())
             .env("STUNNEL_VERIFY", "full")
             .env("STUNNEL_CA_FILE", &authority.root.certificate_file)
             .env("REDIS_URL_STUNNEL_SERVER_NAME", name)
@@ -218,7 +215,7 @@ fn a_server_name_is_sent_and_checked() {
     let peer =
         Peer::tls(|tls| tls.ssl().servername(openssl::ssl::NameType::HOST_NAME).map(str::to_owned));
     let sni = |url: &str, name: &str| {
-        let held = Launcher::script(HOLD).redis(url).env("STUNNEL_SERVER_NAME", name).start_held();
+        let held = Launcher::holding(url).env("STUNNEL_SERVER_NAME", name).start_held();
         drop(held.open());
         peer.result()
     };
@@ -243,8 +240,7 @@ fn a_server_that_wants_a_client_certificate_gets_it() {
         for protocols in ["TLSv1.2", "TLSv1.3"] {
             let server = Server::for_clients_of(&authority.root, protocols);
             let hold = |certificate: &str, key: &str| {
-                Launcher::script(HOLD)
-                    .redis(&server.url())
+                Launcher::holding(&server.url())
                     .env("STUNNEL_CLIENT_CERT", certificate)
                     .env("STUNNEL_CLIENT_KEY", key)
                     .start_held()
@@ -293,7 +289,7 @@ fn without_a_common_tls_version_the_app_is_told() {
     let options = Options { protocols: Some("TLSv1.2"), ..Options::default() };
     let server = Server::start_with(Front::Redis, options);
     let hold = |version: &str| {
-        Launcher::script(HOLD).redis(&server.url()).env("STUNNEL_MIN_TLS", version).start_held()
+        Launcher::holding(&server.url()).env("STUNNEL_MIN_TLS", version).start_held()
     };
     check(&hold("1.2"), Pong, "TLS 1.2");
     check(&hold("1.3"), Error("no common TLS version"), "TLS 1.3 demanded");
@@ -394,7 +390,7 @@ fn what_the_url_asks_of_tls_holds_unless_a_setting_says_otherwise() {
     let server = Server::start_with(Front::Redis, Options { certificate, ..Options::default() });
     let hold = |query: &str, level: &str| {
         let url = format!("rediss://default:{PASSWORD}@127.0.0.1:{}/0{query}", server.tls_port());
-        Launcher::script(HOLD).redis(&url).env("STUNNEL_VERIFY", level).start_held()
+        Launcher::holding(&url).env("STUNNEL_VERIFY", level).start_held()
     };
     let ca = authority.root.certificate_file.to_str().unwrap().replace('/', "%2F");
     let unknown = Error("unable to get local issuer certificate");
@@ -543,10 +539,8 @@ fn a_name_that_ends_with_a_dot_is_sent_without_it() {
     let peer = Peer::tls(|stream| {
         stream.ssl().servername(openssl::ssl::NameType::HOST_NAME).map(str::to_owned)
     });
-    let held = Launcher::script(HOLD)
-        .redis(&peer.url())
-        .env("STUNNEL_SERVER_NAME", "redis.test.")
-        .start_held();
+    let held =
+        Launcher::holding(&peer.url()).env("STUNNEL_SERVER_NAME", "redis.test.").start_held();
     drop(held.open());
     assert_eq!(peer.result().as_deref(), Some("redis.test"));
 }
@@ -569,8 +563,7 @@ fn a_certificate_that_fails_is_told_when_the_server_hangs_at_a_second_handshake(
     // With less time than the explanation has, and with more than enough.
     for timeout in ["900ms", "20s"] {
         let peer = mute_after(1);
-        let held = Launcher::script(HOLD)
-            .redis(&peer.url())
+        let held = Launcher::holding(&peer.url())
             .env("STUNNEL_VERIFY", "full")
             .env("STUNNEL_CONNECT_TIMEOUT", timeout)
             .start_held();

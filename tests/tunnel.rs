@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use openssl::sha::Sha256;
 use openssl::ssl::{ShutdownState, SslStream};
-use support::launcher::{HOLD, Launcher, logged, port_of, with_hosts};
+use support::launcher::{Launcher, logged, port_of, with_hosts};
 use support::peer::{Gate, Peer};
 use support::resp::{Client, Reply, request};
 use support::servers::{FRONTS, Front, PASSWORD, Server};
@@ -249,7 +249,7 @@ fn a_connection_on_which_nothing_moves_is_closed_after_the_idle_timeout() {
         tls.write_all(b"hi").unwrap();
         rest(&mut tls)
     });
-    let idle = Launcher::script(HOLD).redis(&peer.url()).env("STUNNEL_IDLE_TIMEOUT", "300ms");
+    let idle = Launcher::holding(&peer.url()).env("STUNNEL_IDLE_TIMEOUT", "300ms");
     let held = idle.start_held();
     let mut app = held.open().stream.into_inner();
     assert_eq!(rest(&mut app), (b"hi".to_vec(), None));
@@ -260,7 +260,7 @@ fn a_connection_on_which_nothing_moves_is_closed_after_the_idle_timeout() {
 fn traffic_keeps_a_connection_open_beyond_the_idle_timeout() {
     let server = Server::start(Front::Redis);
     let timeout = Duration::from_millis(400);
-    let idle = Launcher::script(HOLD).redis(&server.url()).env("STUNNEL_IDLE_TIMEOUT", "400ms");
+    let idle = Launcher::holding(&server.url()).env("STUNNEL_IDLE_TIMEOUT", "400ms");
     let held = idle.start_held();
     let mut client = held.client();
     let started = Instant::now();
@@ -304,8 +304,7 @@ fn while_the_server_is_down_connections_close_and_when_it_is_back_they_work() {
 fn with_connect_retry_a_connection_waits_for_the_server() {
     let port = two_free_ports();
     let url = format!("redis://default:{PASSWORD}@127.0.0.1:{port}");
-    let held =
-        Launcher::script(HOLD).redis(&url).env("STUNNEL_CONNECTION_RETRY", "yes").start_held();
+    let held = Launcher::holding(&url).env("STUNNEL_CONNECTION_RETRY", "yes").start_held();
     let mut client = held.open();
     client.send(&["AUTH", PASSWORD]);
     let _server = Server::start_on(Front::Redis, port).expect("the ports are still free");
@@ -409,8 +408,7 @@ fn a_drain_that_takes_too_long_ends_with_a_reset_and_a_warning() {
 fn a_certificate_that_does_not_hold_is_told_to_the_app_in_resp() {
     let server = Server::start(Front::Redis);
     for level in ["ca", "full"] {
-        let held =
-            Launcher::script(HOLD).redis(&server.url()).env("STUNNEL_VERIFY", level).start_held();
+        let held = Launcher::holding(&server.url()).env("STUNNEL_VERIFY", level).start_held();
         for _ in 0..2 {
             let mut client = held.open();
             client.send(&["PING"]);
@@ -467,10 +465,7 @@ fn an_outage_is_a_closed_connection_without_a_word() {
     ];
     for (url, error) in cases {
         // Longer than the silence after which a plaintext Redis would be recognized.
-        let held = Launcher::script(HOLD)
-            .redis(&url)
-            .env("STUNNEL_CONNECT_TIMEOUT", "1500ms")
-            .start_held();
+        let held = Launcher::holding(&url).env("STUNNEL_CONNECT_TIMEOUT", "1500ms").start_held();
         let mut app = held.open().stream.into_inner();
         let (said, _) = rest(&mut app);
         assert_eq!(said, b"", "{error}");
@@ -678,8 +673,7 @@ fn a_taken_port_falls_back_to_another_and_says_so() {
     let server = Server::start(Front::Redis);
     let taken = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let port = taken.local_addr().unwrap().port();
-    let launcher =
-        Launcher::script(HOLD).redis(&server.url()).env("STUNNEL_LISTEN_PORT", port.to_string());
+    let launcher = Launcher::holding(&server.url()).env("STUNNEL_LISTEN_PORT", port.to_string());
     let held = launcher.start_held();
     assert_ne!(held.port, port);
     assert_eq!(held.client().ask(&["PING"]), Reply::line("+PONG"));
@@ -795,8 +789,7 @@ const CLIENT_HELLO: &[u8] = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03";
 #[test]
 fn an_app_that_still_speaks_tls_fails_at_once_and_the_log_says_what_to_remove() {
     let peer = Peer::tls(|mut tls| rest(&mut tls));
-    let held =
-        Launcher::script(HOLD).redis(&peer.url()).env("STUNNEL_LOGLEVEL", "info").start_held();
+    let held = Launcher::holding(&peer.url()).env("STUNNEL_LOGLEVEL", "info").start_held();
     let said = output_of(redis_py_with_ssl(held.port));
     assert!(said.contains("could not connect: ") && said.contains("TLS/SSL"), "{said}");
     let said = output_of(s_client(held.port));
@@ -817,8 +810,7 @@ fn an_app_that_still_speaks_tls_fails_at_once_and_the_log_says_what_to_remove() 
 #[test]
 fn an_app_that_tries_tls_again_and_again_gets_one_warning_a_minute() {
     let peer = Peer::tls(|mut tls| rest(&mut tls));
-    let held =
-        Launcher::script(HOLD).redis(&peer.url()).env("STUNNEL_LOGLEVEL", "info").start_held();
+    let held = Launcher::holding(&peer.url()).env("STUNNEL_LOGLEVEL", "info").start_held();
     let started = Instant::now();
     for _ in 0..20 {
         let mut app = held.open().stream.into_inner();
@@ -838,7 +830,7 @@ fn an_app_that_tries_tls_again_and_again_gets_one_warning_a_minute() {
 #[test]
 fn an_app_that_speaks_tls_does_not_wait_for_a_redis_that_is_silent() {
     let silent = Peer::tcp(|mut stream| rest(&mut stream).0.len());
-    let launcher = Launcher::script(HOLD).redis(&silent.url());
+    let launcher = Launcher::holding(&silent.url());
     let held = launcher.env("STUNNEL_CONNECT_TIMEOUT", "1h").start_held();
     let said = output_of(redis_py_with_ssl(held.port));
     assert!(said.contains("could not connect: ") && said.contains("TLS/SSL"), "{said}");
@@ -851,7 +843,7 @@ fn an_app_that_speaks_tls_does_not_wait_for_a_redis_that_is_silent() {
 #[test]
 fn an_app_that_speaks_tls_is_not_answered_in_resp_when_redis_is_refused() {
     let peer = Peer::tls(|_| ());
-    let launcher = Launcher::script(HOLD).redis(&peer.url()).env("STUNNEL_VERIFY", "full");
+    let launcher = Launcher::holding(&peer.url()).env("STUNNEL_VERIFY", "full");
     let held = launcher.start_held();
     let mut app = held.open().stream.into_inner();
     app.write_all(CLIENT_HELLO).unwrap();

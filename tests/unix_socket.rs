@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use support::launcher::{BINARY, HOLD, Launcher, Running, logged};
+use support::launcher::{BINARY, Launcher, Running, logged};
 use support::peer::Peer;
 use support::servers::{FRONTS, Front, PASSWORD, Server};
 use support::{PATIENCE, Process, rest};
@@ -21,7 +21,7 @@ fn in_folder(folder: &Path, launcher: Launcher) -> Launcher {
 
 /// A launcher that runs, its COMMAND's URL, and the socket in it.
 fn hold(folder: &Path, url: &str) -> (Running, String, PathBuf) {
-    let mut running = in_folder(folder, Launcher::script(HOLD).redis(url)).start();
+    let mut running = in_folder(folder, Launcher::holding(url)).start();
     let url = running.line();
     let (_, place) = url.split_once("://").unwrap();
     let path = &place[place.find('/').unwrap()..];
@@ -125,7 +125,7 @@ fn redis_py_takes_the_url_as_it_is() {
 fn a_refusal_is_told_over_a_socket_too() {
     let peer = Peer::tls(|_| ());
     let folder = tempfile::tempdir().unwrap();
-    let launcher = Launcher::script(HOLD).redis(&peer.url()).env("STUNNEL_VERIFY", "full");
+    let launcher = Launcher::holding(&peer.url()).env("STUNNEL_VERIFY", "full");
     let mut running = in_folder(folder.path(), launcher).start();
     let url = running.line();
     let mut client = connect(Path::new(url.strip_prefix("unix://").unwrap()));

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use nix::libc;
-use support::launcher::{BINARY, HOLD, Launcher, logged, with_hosts};
+use support::launcher::{BINARY, Launcher, logged, with_hosts};
 use support::pki::{Authority, Certificate, Request};
 use support::resp::{Client, Reply};
 use support::servers::{Front, Options, PASSWORD, Server};
@@ -203,7 +203,7 @@ fn pinned_through(front: u16) {
     let checked = Launcher::new(["--check"]).redis(&url).run();
     assert_eq!(checked.code(), 0, "{}", checked.stdout);
     let pin = printed(&checked.stdout, "STUNNEL_PIN");
-    let held = Launcher::script(HOLD).redis(&url).env("STUNNEL_PIN", &pin).start_held();
+    let held = Launcher::holding(&url).env("STUNNEL_PIN", &pin).start_held();
     let mut client = held.client();
     assert_eq!(client.ask(&["PING"]), Reply::line("+PONG"));
     // Redis itself keeps both sides silent for a second.
@@ -274,8 +274,13 @@ fn a_front_of_ones_own_appended_to_debians_nginx_configuration() {
 
 #[test]
 fn the_fronts_timeouts_are_longer_than_the_launchers_own() {
-    let idle: u32 =
-        start_stunnel::cli::IDLE_TIMEOUT.default.strip_suffix('h').unwrap().parse().unwrap();
+    let idle: u32 = start_stunnel::configuration::options::IDLE_TIMEOUT
+        .declaration
+        .default
+        .strip_suffix('h')
+        .unwrap()
+        .parse()
+        .unwrap();
     for (marker, names) in [
         ("haproxy", &["timeout client ", "timeout server "][..]),
         ("haproxy-tls", &["timeout client ", "timeout server "]),
@@ -391,7 +396,7 @@ fn the_hour_in_which_the_pin_does_not_hold_any_more() {
     let url = server.url();
 
     // What README says that the app and the log say.
-    let held = Launcher::script(HOLD).redis(&url).env("STUNNEL_PIN", &old).start_held();
+    let held = Launcher::holding(&url).env("STUNNEL_PIN", &old).start_held();
     let Reply::Line(said) = held.open().ask(&["PING"]) else { panic!("no error") };
     let readme = page("README.md");
     let words = ["-ERR start-stunnel: ", "the server's key differs from the pin"];

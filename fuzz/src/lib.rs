@@ -11,14 +11,16 @@ use std::sync::LazyLock;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use start_stunnel::cli::Invocation;
+use start_stunnel::command_line;
+use start_stunnel::configuration::cli::Invocation;
+use start_stunnel::configuration::{self, Configured};
+use start_stunnel::environment::Environment;
 use start_stunnel::plan::Plan;
 use start_stunnel::redis_url::{Local, RedisUrl};
-use start_stunnel::settings::{Environment, Reader};
 use start_stunnel::tls::Pin as KeyPin;
 use start_stunnel::tls::pem::{self, Authorities, ClientIdentity};
 use start_stunnel::tunnel::Totals;
-use start_stunnel::tunnel::relay::{App, End, Relay, Side};
+use start_stunnel::tunnel::relay::{App, Relay, RelayEnd, Side};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// What no message may show.
@@ -33,7 +35,7 @@ pub fn url(data: &[u8]) {
                 // A host is shown, as it is normalized: it may be the same word, as may a path.
                 let public = format!("{}{}", url.host(), text).contains(PASSWORD);
                 assert!(public || !format!("{url} {url:?}").contains(PASSWORD));
-                let _ = (url.tls_wishes(), url.credentials());
+                let _ = (url.tls_parameters(), url.credentials());
                 let local = url.local(&Local::Port(6371)).expose();
                 let again = RedisUrl::parse(&local).expect("the local form parses");
                 assert_eq!(
@@ -67,33 +69,33 @@ pub fn settings(data: &[u8]) {
         }
     }
     let password = format!("redis://u:{PASSWORD}@h:1/2?password={PASSWORD}");
-    environment.insert("HEROKU_REDIS_SECRET_URL".into(), password.into());
+    environment.insert("HEROKU_REDIS_SECRET_URL".into(), password.clone().into());
     let invocation = match Invocation::parse_from(words) {
         Ok(invocation) => invocation,
         Err(error) => return drop(error.to_string()),
     };
-    let mut reader = Reader::new(&invocation, &environment);
-    let read = [
-        reader.enabled().map(drop),
-        reader.settings().map(drop),
-        reader.check_general_url_settings(),
-    ];
-    let listed = reader.urls();
-    let plan = listed.and_then(|listed| Plan::make(listed, &environment, &mut reader));
-    for error in reader.mistakes.all() {
-        assert!(!error.name.is_empty() && !error.problem.is_empty(), "{error:?}");
-        let about_secret = error.name == "HEROKU_REDIS_SECRET_URL";
-        assert!(!about_secret || !error.problem.contains(PASSWORD), "{error:?}");
-    }
-    let wrong = plan.is_err() || read.iter().any(Result::is_err);
-    assert_eq!(wrong, !reader.mistakes.all().is_empty(), "a refusal has a reason");
-    let Ok(plan) = plan else { return };
-    let locals: Vec<Local> = (1..).map(Local::Port).take(plan.tunnels.len()).collect();
+    let configuration = match configuration::read(&invocation, &environment) {
+        Ok(Configured::Enabled(configuration)) => *configuration,
+        Ok(Configured::Disabled) => return,
+        Err(mistakes) => {
+            assert!(!mistakes.is_empty(), "a refusal has a reason");
+            for mistake in mistakes {
+                assert!(!mistake.name.is_empty() && !mistake.problem.is_empty(), "{mistake:?}");
+                let about_secret = mistake.name == "HEROKU_REDIS_SECRET_URL";
+                assert!(!about_secret || !mistake.problem.contains(PASSWORD), "{mistake:?}");
+            }
+            return;
+        }
+    };
+    assert!(!format!("{configuration:?}").contains(&password), "shown to a debugger");
+    let plan = Plan::new(configuration.variables);
+    let locals: Vec<Local> = (1..).map(Local::Port).take(plan.routes.len()).collect();
     for line in plan.describe(&locals) {
         assert!(!line.starts_with("HEROKU_REDIS_SECRET_URL") || !line.contains(PASSWORD), "{line}");
     }
     plan.changes(&locals);
-    plan.rewrite(invocation.command.clone(), &locals);
+    command_line::rewrite(&plan, invocation.command.clone(), &locals);
+    command_line::redis_cli(&plan, &invocation.command, &locals);
 }
 
 /// PEM of certificates and keys, and pins.
@@ -302,7 +304,7 @@ pub fn relay(data: &[u8]) {
     assert_eq!((counts.sent, counts.received), (redis.taken.len() as u64, app.taken.len() as u64));
     let (all_up, all_down) = (redis.taken.len() == app.given, app.taken.len() == redis.given);
     match end {
-        End::Closed => {
+        RelayEnd::Closed => {
             assert!(
                 all_up && app.ended && !app.read_failed && redis.shut_down,
                 "{app:?} {redis:?}"
@@ -311,15 +313,15 @@ pub fn relay(data: &[u8]) {
             assert!(app.write_failed || (all_down && redis.ended && app.shut_down));
             assert!(!redis.write_failed);
         }
-        End::Idle => {
+        RelayEnd::Idle => {
             assert!(all_up && (all_down || app.write_failed), "{app:?} {redis:?}");
             assert!(app.stuck || redis.stuck);
         }
-        End::Reset(Side::App, _) => {
+        RelayEnd::Reset(Side::App, _) => {
             assert!(app.read_failed || app.stuck, "{app:?} {redis:?}");
             assert!(!app.read_failed || all_up || redis.write_failed || redis.stuck);
         }
-        End::Reset(Side::Redis, _) => {
+        RelayEnd::Reset(Side::Redis, _) => {
             assert!(redis.read_failed || redis.write_failed || redis.stuck, "{app:?} {redis:?}");
             assert!(
                 !redis.read_failed || all_down || app.write_failed || app.stuck,

@@ -15,7 +15,7 @@ use nix::unistd::{Pid, dup2_stdin, dup2_stdout, execvp, getpid, getppid};
 
 use super::inherited::Inherited;
 use super::signals;
-use crate::settings::Environment;
+use crate::environment::Environment;
 
 /// Which process group COMMAND runs in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,15 +24,6 @@ pub enum Placement {
     Shared,
     /// One of its own.
     Own,
-}
-
-/// The exit code for a COMMAND that could not be executed: 127 when there is none of that name, 126
-/// when there is one that cannot be run (POSIX 2.8.2).
-pub fn exit_code_of(error: &io::Error) -> u8 {
-    match error.kind() {
-        io::ErrorKind::NotFound => 127,
-        _ => 126,
-    }
 }
 
 /// COMMAND, started.
@@ -47,7 +38,7 @@ pub struct Child {
 /// Starts COMMAND, with `environment` and nothing else of ours.
 ///
 /// # Errors
-/// When it cannot be executed; see [`exit_code_of`].
+/// When it cannot be executed; see [`crate::exit::not_executed`].
 ///
 /// # Panics
 /// When `words` is empty.
@@ -95,8 +86,8 @@ fn die_with(_: Pid) -> io::Result<()> {
     Ok(())
 }
 
-/// Lets go of stdin and stdout, which are COMMAND's alone: when COMMAND closes them, whoever is at the
-/// other end of a pipe must notice.
+/// Lets go of stdin and stdout, which are COMMAND's alone: when COMMAND closes them, whoever is at
+/// the other end of a pipe must notice.
 ///
 /// # Errors
 /// As open(2) and dup2(2).

@@ -15,16 +15,16 @@ use super::signals;
 /// SIGPIPE's disposition, before Rust's runtime ignores it on the way to `main`.
 static SIGPIPE_WAS_IGNORED: AtomicBool = AtomicBool::new(false);
 
-// SAFETY: the loader calls what this section lists, on the main thread, before `main`; `look_around`
-// uses nothing that Rust's runtime would have to set up first.
+// SAFETY: the loader calls what this section lists, on the main thread, before `main`;
+// `record_startup_state` uses nothing that Rust's runtime would have to set up first.
 #[used]
 #[cfg_attr(target_os = "macos", unsafe(link_section = "__DATA,__mod_init_func"))]
 #[cfg_attr(not(target_os = "macos"), unsafe(link_section = ".init_array"))]
-static BEFORE_MAIN: extern "C" fn() = look_around;
+static BEFORE_MAIN: extern "C" fn() = record_startup_state;
 
 /// Sees what Rust's runtime is about to change, and keeps it from opening a permanent /dev/null in
 /// place of a closed standard stream: ours closes when COMMAND is executed.
-extern "C" fn look_around() {
+extern "C" fn record_startup_state() {
     // SAFETY: plain system calls on memory of our own; a zeroed sigaction is a valid one.
     unsafe {
         let mut found: libc::sigaction = std::mem::zeroed();
@@ -57,8 +57,8 @@ struct Limit {
 }
 
 impl Limit {
-    /// Changes the soft limit to what `wanted` makes of the hard one; returns what was found. One that cannot be
-    /// changed stays.
+    /// Changes the soft limit to what `wanted` makes of the hard one; returns what was found. One
+    /// that cannot be changed stays.
     fn change(resource: Resource, wanted: impl Fn(rlim_t) -> rlim_t) -> Option<Limit> {
         let (soft, hard) = getrlimit(resource).ok()?;
         setrlimit(resource, wanted(hard), hard).ok()?;
@@ -66,8 +66,9 @@ impl Limit {
     }
 }
 
-/// A core dump would write passwords, keys and traffic to a disk. With a limit of 1 there is none, and none is piped to
-/// a collector either, as one would be with 0 (core(5), and the kernel's fs/coredump.c).
+/// A core dump would write passwords, keys and traffic to a disk. With a limit of 1 there is none,
+/// and none is piped to a collector either, as one would be with 0 (core(5), and the kernel's
+/// fs/coredump.c).
 const NO_CORE: rlim_t = 1;
 
 /// Keeps this process from dumping core, as far as the system allows.
@@ -80,8 +81,8 @@ fn no_core_dumps() -> Option<Limit> {
 }
 
 impl Inherited {
-    /// What an unchanged launcher gives to the program that it becomes: only what Rust's runtime has
-    /// changed is put back.
+    /// What an unchanged launcher gives to the program that it becomes: only what Rust's runtime
+    /// has changed is put back.
     pub fn restore_before_exec() -> io::Result<()> {
         Ok(restore(Signal::SIGPIPE, SIGPIPE_WAS_IGNORED.load(Ordering::Relaxed))?)
     }

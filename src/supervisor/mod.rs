@@ -27,15 +27,14 @@ use std::io;
 use nix::sys::signal::{SigSet, Signal, killpg};
 use nix::unistd::{Pid, getpgid, getpgrp, getpid, getsid};
 
-pub use child::{Child, Placement, become_command, exit_code_of, let_go_of_streams, spawn};
+pub use child::{Child, Placement, become_command, let_go_of_streams, spawn};
 pub use inherited::{Inherited, forbid_core_dumps};
 use signals::{Received, Sender, Signals, Stop};
 pub use terminal::Terminal;
-pub use wait::Ended;
+pub use wait::ExitOutcome;
 use wait::JobEvent;
 
 use crate::logging::{debug, warning};
-use crate::settings::ForwardSignals;
 
 /// What the kernel sends to a terminal's foreground process group, to a session's leader when the
 /// terminal hangs up, and to a stopped group that has become orphaned. Other signals of the
@@ -59,6 +58,14 @@ const CUTTING_SIGNALS: [Signal; 4] =
 
 /// What stops a job, and is undone by a shell's `fg` or `bg`.
 const JOB_CONTROL_SIGNALS: [Signal; 3] = [Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU];
+
+/// Whether signals are passed on to COMMAND.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ForwardSignals {
+    Auto,
+    Always,
+    Never,
+}
 
 /// Which signals that processes send to the launcher are passed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,8 +136,8 @@ pub struct Supervisor {
     signals: Signals,
     /// Whether COMMAND is stopped, as far as the kernel has told us.
     stopped: bool,
-    /// Whether a shell has continued the whole process group, so that COMMAND already has the SIGCONT
-    /// that is on its way to us.
+    /// Whether a shell has continued the whole process group, so that COMMAND already has the
+    /// SIGCONT that is on its way to us.
     resumed_by_shell: bool,
 }
 
@@ -160,12 +167,12 @@ impl Supervisor {
         })
     }
 
-    /// Passes signals on until COMMAND has ended; what is left of a process group of its own has been
-    /// sent SIGTERM then.
+    /// Passes signals on until COMMAND has ended; what is left of a process group of its own has
+    /// been sent SIGTERM then.
     ///
     /// # Errors
     /// When the launcher's signals cannot be read.
-    pub async fn wait(&mut self) -> io::Result<Ended> {
+    pub async fn wait(&mut self) -> io::Result<ExitOutcome> {
         loop {
             let received = self.signals.next().await?;
             let continued = received.is(Signal::SIGCONT);
@@ -208,7 +215,7 @@ impl Supervisor {
 
     /// Reaps whatever child has ended (as pid 1, or behind a shell's `exec`, not only COMMAND) and
     /// takes note when COMMAND was stopped or continued. `continued`: the launcher has just been.
-    fn look_after_children(&mut self, continued: bool) -> Option<Ended> {
+    fn look_after_children(&mut self, continued: bool) -> Option<ExitOutcome> {
         let mut command_ended = None;
         while let Some((pid, ended)) = wait::ended_child() {
             if pid == self.command {
@@ -390,9 +397,9 @@ mod tests {
 
     #[test]
     fn exit_codes_are_those_of_a_shell() {
-        assert_eq!(Ended::Exited(0).exit_code(), 0);
-        assert_eq!(Ended::Exited(255).exit_code(), 255);
-        assert_eq!(Ended::Killed(15).exit_code(), 143);
-        assert_eq!(Ended::Killed(64).exit_code(), 192);
+        assert_eq!(ExitOutcome::Exited(0).exit_code(), 0);
+        assert_eq!(ExitOutcome::Exited(255).exit_code(), 255);
+        assert_eq!(ExitOutcome::Killed(15).exit_code(), 143);
+        assert_eq!(ExitOutcome::Killed(64).exit_code(), 192);
     }
 }

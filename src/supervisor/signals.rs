@@ -45,8 +45,8 @@ pub struct Signals {
 }
 
 /// Blocks every signal for this thread and those that it starts, and returns the mask as it was.
-/// Blocked signals wait for [`Signals`]; even those found ignored arrive there, and dispositions stay
-/// as they were found, for COMMAND to inherit.
+/// Blocked signals wait for [`Signals`]; even those found ignored arrive there, and dispositions
+/// stay as they were found, for COMMAND to inherit.
 pub fn block_all() -> nix::Result<SigSet> {
     SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)
 }
@@ -83,7 +83,8 @@ impl Signals {
 }
 
 fn received(info: &libc::signalfd_siginfo) -> Received {
-    // The kernel's own SIGPIPE and the like carry SI_USER and our own pid; they end up as sent by us.
+    // The kernel's own SIGPIPE and the like carry SI_USER and our own pid; they end up as sent by
+    // us.
     let sender = match info.ssi_code {
         libc::SI_USER | libc::SI_QUEUE | libc::SI_TKILL => {
             Sender::Process(Pid::from_raw(info.ssi_pid as i32))
@@ -123,8 +124,8 @@ pub enum Stop {
     Discarded,
 }
 
-/// Stops this process as `signal` (SIGTSTP, SIGTTIN, SIGTTOU) does by default, and returns when it is
-/// continued, or at once where the kernel does not allow the stop.
+/// Stops this process as `signal` (SIGTSTP, SIGTTIN, SIGTTOU) does by default, and returns when it
+/// is continued, or at once where the kernel does not allow the stop.
 pub fn stop_self(signal: Signal) -> nix::Result<Stop> {
     let (process, mask) = (getpid(), SigSet::from(signal));
     // A stop signal discards a SIGCONT that waits, and with it what would wake this process again.

@@ -33,8 +33,8 @@ impl Terminal {
         tcgetpgrp(&self.0) == Ok(group)
     }
 
-    /// Puts process group `group` into the foreground. SIGTTOU must be blocked: the kernel sends it to
-    /// a background group that tries this (tcsetpgrp(3)).
+    /// Puts process group `group` into the foreground. SIGTTOU must be blocked: the kernel sends it
+    /// to a background group that tries this (tcsetpgrp(3)).
     pub fn give_to(&self, group: Pid) -> nix::Result<()> {
         tcsetpgrp(&self.0, group)
     }

@@ -8,19 +8,19 @@ use nix::unistd::Pid;
 
 /// How a child ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ended {
+pub enum ExitOutcome {
     /// By itself, with this code (0 to 255).
     Exited(i32),
     /// By the signal of this number.
     Killed(i32),
 }
 
-impl Ended {
+impl ExitOutcome {
     /// The launcher's own exit code: the child's, or 128 + the signal's number, as shells have it.
     pub fn exit_code(self) -> u8 {
         match self {
-            Ended::Exited(code) => code as u8,
-            Ended::Killed(signal) => 128 + signal as u8,
+            ExitOutcome::Exited(code) => code as u8,
+            ExitOutcome::Killed(signal) => 128 + signal as u8,
         }
     }
 }
@@ -35,11 +35,11 @@ pub enum JobEvent {
 
 /// A child that has ended but is still a zombie, if any: its pid and process group are not reused
 /// until [`reap`].
-pub fn ended_child() -> Option<(Pid, Ended)> {
+pub fn ended_child() -> Option<(Pid, ExitOutcome)> {
     let info = waitid(libc::P_ALL, 0, libc::WEXITED | libc::WNOWAIT)?;
     let ended = match info.code {
-        libc::CLD_EXITED => Ended::Exited(info.status),
-        _ => Ended::Killed(info.status),
+        libc::CLD_EXITED => ExitOutcome::Exited(info.status),
+        _ => ExitOutcome::Killed(info.status),
     };
     Some((info.pid, ended))
 }

@@ -1,8 +1,9 @@
 //! OpenSSL's context behind a connector of native-tls, for what native-tls does not expose.
 //!
-//! native-tls hides it, so it is caught when OpenSSL makes it: OpenSSL tells whoever has registered for data of their
-//! own in every context (CRYPTO_get_ex_new_index(3)). What is caught is an owned reference: the context lives at
-//! least as long as that, whatever native-tls does with its own, above all when building fails and frees it.
+//! native-tls hides it, so it is caught when OpenSSL makes it: OpenSSL tells whoever has registered
+//! for data of their own in every context (CRYPTO_get_ex_new_index(3)). What is caught is an owned
+//! reference: the context lives at least as long as that, whatever native-tls does with its own,
+//! above all when building fails and frees it.
 
 #![allow(unsafe_code)]
 
@@ -11,15 +12,16 @@ use std::ffi::{CStr, c_int, c_long, c_void};
 use std::ptr;
 use std::sync::OnceLock;
 
-use foreign_types_shared::ForeignType;
+use foreign_types::ForeignType;
 use openssl::ssl::SslContext;
 use openssl_sys as ffi;
 
 use super::session;
 
-/// Key exchange groups, the first with a key share in the first message. OpenSSL 3.5's own list would send a share
-/// of ML-KEM as well, which costs 1.2 kB a handshake, a tenth of its time, and 8 kB of memory as long as the
-/// connection lives. Here a server that wants it asks for it (RFC 8446 section 4.1.4), one round trip later.
+/// Key exchange groups, the first with a key share in the first message. OpenSSL 3.5's own list
+/// would send a share of ML-KEM as well, which costs 1.2 kB a handshake, a tenth of its time, and 8
+/// kB of memory as long as the connection lives. Here a server that wants it asks for it (RFC 8446
+/// section 4.1.4), one round trip later.
 const GROUPS: &CStr = c"X25519:X25519MLKEM768:P-256:P-384:P-521";
 
 /// A context that [`set_up`] has just had made, and that no connection uses yet.
@@ -43,12 +45,13 @@ impl NewContext {
 }
 
 thread_local! {
-    /// The contexts that OpenSSL has made on this thread since [`set_up`] began to watch; `None`: nobody watches.
+    /// The contexts that OpenSSL has made on this thread since [`set_up`] began to watch; `None`:
+    /// nobody watches.
     static CAUGHT: RefCell<Option<Vec<NewContext>>> = const { RefCell::new(None) };
 }
 
-/// Runs `build`, which makes a context, and sets that up; with `resume` its connections resume sessions. When `build`
-/// fails nothing is set up.
+/// Runs `build`, which makes a context, and sets that up; with `resume` its connections resume
+/// sessions. When `build` fails nothing is set up.
 pub fn set_up<T, E>(resume: bool, build: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
     static CATCH: OnceLock<c_int> = OnceLock::new();
     // SAFETY: registers a callback that lives as long as the program, and takes no data.
@@ -79,8 +82,9 @@ unsafe extern "C" fn catch_context(
     CAUGHT.with_borrow_mut(|caught| {
         let Some(caught) = caught else { return };
         let context = parent.cast::<ffi::SSL_CTX>();
-        // SAFETY: OpenSSL calls this with the context that it is making, whose count of references it has set before
-        // (SSL_CTX_new in its ssl_lib.c); the reference that is added here belongs to the SslContext, which gives it back.
+        // SAFETY: OpenSSL calls this with the context that it is making, whose count of references
+        // it has set before (SSL_CTX_new in its ssl_lib.c); the reference that is added here
+        // belongs to the SslContext, which gives it back.
         unsafe {
             if ffi::SSL_CTX_up_ref(context) == 1 {
                 caught.push(NewContext(SslContext::from_ptr(context)));

@@ -10,14 +10,16 @@ use super::pin::Pin;
 
 /// OpenSSL's SSL_R_CERTIFICATE_VERIFY_FAILED.
 const CERTIFICATE_VERIFY_FAILED: i32 = 134;
-/// OpenSSL's SSL_R_UNEXPECTED_EOF_WHILE_READING (3.0 and later): a peer that closed without close_notify.
+/// OpenSSL's SSL_R_UNEXPECTED_EOF_WHILE_READING (3.0 and later): a peer that closed without
+/// close_notify.
 const UNEXPECTED_EOF: i32 = 294;
 /// OpenSSL's reasons for an answer that is no TLS record: SSL_R_WRONG_VERSION_NUMBER,
 /// SSL_R_HTTP_REQUEST, SSL_R_HTTPS_PROXY_REQUEST, SSL_R_PACKET_LENGTH_TOO_LONG,
 /// SSL_R_UNEXPECTED_MESSAGE, SSL_R_UNEXPECTED_RECORD, SSL_R_RECORD_LAYER_FAILURE.
 const NO_TLS: [i32; 7] = [267, 156, 155, 198, 244, 245, 313];
-/// What was sent arrived changed, as either side found: SSL_R_DECRYPTION_FAILED_OR_BAD_RECORD_MAC, SSL_R_DIGEST_CHECK_FAILED,
-/// SSL_R_BAD_SIGNATURE, and the alerts bad_record_mac, decryption_failed and decrypt_error.
+/// What was sent arrived changed, as either side found: SSL_R_DECRYPTION_FAILED_OR_BAD_RECORD_MAC,
+/// SSL_R_DIGEST_CHECK_FAILED, SSL_R_BAD_SIGNATURE, and the alerts bad_record_mac, decryption_failed
+/// and decrypt_error.
 const DAMAGED: [i32; 6] = [281, 149, 123, 1020, 1021, 1051];
 /// SSL_R_UNSUPPORTED_PROTOCOL, SSL_R_NO_PROTOCOLS_AVAILABLE, SSL_R_TLSV1_ALERT_PROTOCOL_VERSION.
 const NO_COMMON_VERSION: [i32; 3] = [258, 191, 1070];
@@ -28,8 +30,9 @@ const HANDSHAKE_FAILURE: i32 = 1040;
 /// Alerts about the client's certificate: bad, unsupported, revoked, expired, unknown, unknown CA.
 const CLIENT_CERTIFICATE_REFUSED: [i32; 6] = [1042, 1043, 1044, 1045, 1046, 1048];
 
-/// Whether a reason is one of ERR_R_FATAL: memory is short, or OpenSSL at a loss, whatever the peer said. The flags of
-/// OpenSSL 3 (ERR_RFLAG_FATAL and ERR_RFLAG_COMMON), or the numbers below every other of 1.1.1.
+/// Whether a reason is one of ERR_R_FATAL: memory is short, or OpenSSL at a loss, whatever the peer
+/// said. The flags of OpenSSL 3 (ERR_RFLAG_FATAL and ERR_RFLAG_COMMON), or the numbers below every
+/// other of 1.1.1.
 fn is_internal(reason: i32) -> bool {
     const FATAL: i32 = 3 << 18;
     reason & FATAL == FATAL || (64..100).contains(&reason)
@@ -46,7 +49,8 @@ pub enum HandshakeError {
     Internal(io::Error),
     /// The peer's answer is no TLS.
     NoTls,
-    /// The certificate does not hold, for this reason: OpenSSL's verdict, or the same in plainer words.
+    /// The certificate does not hold, for this reason: OpenSSL's verdict, or the same in plainer
+    /// words.
     Certificate(Flaw, String),
     /// The certificate's key, of which this is the pin, is none of the pinned.
     Pin(Pin),
@@ -65,7 +69,8 @@ pub enum HandshakeError {
 pub enum SessionVerdict {
     /// It cannot be the cause.
     Cleared,
-    /// The server went away, as it may for any reason: another handshake at once would only add to its load.
+    /// The server went away, as it may for any reason: another handshake at once would only add to
+    /// its load.
     Doubtful,
     /// An alert, or an answer against the protocol: without the session it may be another.
     Suspected,
@@ -138,8 +143,8 @@ impl Flaw {
         }
     }
 
-    /// OpenSSL's `verdict` on a certificate, with what the certificate says about it. `name`: the name
-    /// that it should be for.
+    /// OpenSSL's `verdict` on a certificate, with what the certificate says about it. `name`: the
+    /// name that it should be for.
     pub fn in_plain_words(self, verdict: &str, certificate: &Certificate, name: &str) -> String {
         match self {
             Flaw::Name => format!("it is for {}, not for {name}", certificate.names_in_short()),
@@ -186,7 +191,8 @@ impl HandshakeError {
         }
     }
 
-    /// `text`: the whole error, behind whose stack OpenSSL's verdict on the chain stands in brackets.
+    /// `text`: the whole error, behind whose stack OpenSSL's verdict on the chain stands in
+    /// brackets.
     fn from_stack(stack: &ErrorStack, text: &str) -> HandshakeError {
         let Some(innermost) = stack.errors().last() else {
             return HandshakeError::Broken(io::ErrorKind::UnexpectedEof.into());
@@ -216,8 +222,8 @@ impl HandshakeError {
     }
 }
 
-/// Whether `error`, met while reading, only says that the peer closed without close_notify, as Redis
-/// does: an ordinary end of stream here, since RESP says by itself where a reply ends.
+/// Whether `error`, met while reading, only says that the peer closed without close_notify, as
+/// Redis does: an ordinary end of stream here, since RESP says by itself where a reply ends.
 pub fn is_unannounced_close(error: &io::Error) -> bool {
     stack_of(error).is_some_and(|stack| {
         stack.errors().iter().any(|error| error.reason_code() == UNEXPECTED_EOF)

@@ -7,6 +7,7 @@ pub mod pem;
 mod pin;
 pub mod roots;
 mod session;
+mod trust;
 
 use std::io;
 use std::sync::Arc;
@@ -23,37 +24,38 @@ pub use handshake::{
 };
 pub use pin::Pin;
 pub use session::Sessions;
+pub use trust::{MinTls, Trust, Verify};
 
-use crate::settings::{MinTls, TrustSettings, Verify};
 use handshake::SessionVerdict;
 
 /// Makes TLS connections by one set of settings. It is built when first needed, or by
 /// [`Connector::prepare`]: reading the system's certificates takes longer than a start may.
 #[derive(Debug)]
 pub struct Connector {
-    trust: TrustSettings,
+    trust: Trust,
     built: OnceCell<TlsConnector>,
 }
 
 impl Connector {
-    pub fn new(trust: TrustSettings) -> Arc<Connector> {
+    pub fn new(trust: Trust) -> Arc<Connector> {
         Arc::new(Connector { trust, built: OnceCell::new() })
     }
 
-    /// One that takes any server, to look at it. It must not be told any secret.
-    pub fn for_a_look(trust: &TrustSettings) -> Arc<Connector> {
+    /// One that skips verification; used only to fetch a certificate for an error message. It must
+    /// not be told any secret.
+    pub fn unverified(trust: &Trust) -> Arc<Connector> {
         let (verify, ca, pins) = (Verify::None, None, Vec::new());
-        Connector::new(TrustSettings { verify, ca, pins, ..trust.clone() })
+        Connector::new(Trust { verify, ca, pins, ..trust.clone() })
     }
 
-    /// The name that a server at `host` must have: without the dot that ends a name's look-up, but is no part of it in
-    /// SNI (RFC 6066 section 3) or on a certificate (RFC 5280 section 4.2.1.6).
+    /// The name that a server at `host` must have: without the dot that ends a name's look-up, but
+    /// is no part of it in SNI (RFC 6066 section 3) or on a certificate (RFC 5280 section 4.2.1.6).
     pub fn server_name<'a>(&'a self, host: &'a str) -> &'a str {
         let name = self.trust.server_name.as_deref().unwrap_or(host);
         name.strip_suffix('.').unwrap_or(name)
     }
 
-    pub fn trust(&self) -> &TrustSettings {
+    pub fn trust(&self) -> &Trust {
         &self.trust
     }
 
@@ -70,8 +72,9 @@ impl Connector {
         self.built.get_or_try_init(build).await
     }
 
-    /// Makes a connection to `host` a TLS connection that holds by the settings, pins included. One of `sessions`,
-    /// which are for this connector and this server alone, is resumed if the server agrees.
+    /// Makes a connection to `host` a TLS connection that holds by the settings, pins included. One
+    /// of `sessions`, which are for this connector and this server alone, is resumed if the server
+    /// agrees.
     ///
     /// # Errors
     /// Why it does not.
@@ -141,7 +144,7 @@ pub fn speaks(version: MinTls) -> bool {
     context.is_ok_and(|mut context| context.set_min_proto_version(Some(version)).is_ok())
 }
 
-fn build(trust: &TrustSettings) -> native_tls::Result<TlsConnector> {
+fn build(trust: &Trust) -> native_tls::Result<TlsConnector> {
     let mut builder = native_tls::TlsConnector::builder();
     builder.min_protocol_version(Some(match trust.min_tls {
         MinTls::V1_2 => Protocol::Tlsv12,
@@ -169,7 +172,8 @@ fn build(trust: &TrustSettings) -> native_tls::Result<TlsConnector> {
     if let Some(identity) = &trust.identity {
         builder.identity(identity.loaded().clone());
     }
-    // A server that asks for certificates may refuse sessions in ways of its own, and wants to see ours.
+    // A server that asks for certificates may refuse sessions in ways of its own, and wants to see
+    // ours.
     let resume = trust.identity.is_none();
     context::set_up(resume, || builder.build()).map(TlsConnector::from)
 }

@@ -1,5 +1,5 @@
-//! PEM as users hand it over: certificates and keys, read and judged by OpenSSL before anything starts, so that nothing
-//! which OpenSSL refuses is met only by the first connection.
+//! PEM as users hand it over: certificates and keys, read and judged by OpenSSL before anything
+//! starts, so that nothing which OpenSSL refuses is met only by the first connection.
 
 use std::hash::{Hash, Hasher};
 
@@ -28,7 +28,8 @@ pub fn with_line_ends(text: &str) -> String {
     if text.contains('\n') { text.to_owned() } else { text.replace("\\n", "\n") }
 }
 
-/// Certificates of CAs, as they were written and as OpenSSL reads them. Two of the same text are the same.
+/// Certificates of CAs, as they were written and as OpenSSL reads them. Two of the same text are
+/// the same.
 #[derive(Clone)]
 pub struct Authorities {
     /// Some bundles hold a key, too.
@@ -40,7 +41,8 @@ impl Authorities {
     /// Reads every certificate in `pem`.
     ///
     /// # Errors
-    /// What is wrong, as a predicate of the setting that holds it: there is none, or one cannot be read.
+    /// What is wrong, as a predicate of the setting that holds it: there is none, or one cannot be
+    /// read.
     pub fn from_pem(pem: String) -> Result<Authorities, String> {
         let certificates = native_tls::Certificate::stack_from_pem(pem.as_bytes())
             .map_err(|_| unreadable_certificate(&pem))?;
@@ -111,12 +113,13 @@ fn unreadable_certificate(pem: &str) -> String {
         Some(earlier) => format!("the one at place {}", earlier + 1),
     };
     format!(
-        "holds a certificate that cannot be read ({place}); copy the PEM again, whole, with its line ends"
+        "holds a certificate that cannot be read ({place}); copy the PEM again, whole, with its \
+         line ends"
     )
 }
 
-/// A client's certificate (its chain behind it) and key, which OpenSSL takes as they are. Two of the same text are the
-/// same.
+/// A client's certificate (its chain behind it) and key, which OpenSSL takes as they are. Two of
+/// the same text are the same.
 #[derive(Clone)]
 pub struct ClientIdentity {
     certificate: Secret,
@@ -134,8 +137,8 @@ pub enum IdentityProblem {
 }
 
 impl ClientIdentity {
-    /// Reads both, and has OpenSSL judge them as it does for a connection: whether they belong together, and whether
-    /// they are strong enough for its security level.
+    /// Reads both, and has OpenSSL judge them as it does for a connection: whether they belong
+    /// together, and whether they are strong enough for its security level.
     ///
     /// # Errors
     /// Which of the two is wrong, and how.
@@ -150,13 +153,14 @@ impl ClientIdentity {
             || key.contains("Proc-Type: 4,ENCRYPTED")
         {
             return Err(wrong(
-                "holds an encrypted key; decrypt it: openssl pkcs8 -topk8 -nocrypt -in KEY.pem -out NEW.pem",
+                "holds an encrypted key; decrypt it: openssl pkcs8 -topk8 -nocrypt -in KEY.pem \
+                 -out NEW.pem",
             ));
         }
         let Some(start) = key.find(PKCS8) else {
             return Err(wrong(if key.contains(KEY) {
-                "holds a key in the traditional form (PKCS#1 or SEC 1) and not in PKCS#8; convert it: \
-                 openssl pkcs8 -topk8 -nocrypt -in KEY.pem -out NEW.pem"
+                "holds a key in the traditional form (PKCS#1 or SEC 1) and not in PKCS#8; convert \
+                 it: openssl pkcs8 -topk8 -nocrypt -in KEY.pem -out NEW.pem"
             } else {
                 "holds no private key; expected PEM with -----BEGIN PRIVATE KEY----- in it"
             }));
@@ -167,7 +171,8 @@ impl ClientIdentity {
         let parsed = PKey::private_key_from_pem(key.as_bytes()).map_err(|_| wrong(unreadable))?;
         if !leaf.public_key().is_ok_and(|public| public.public_eq(&parsed)) {
             return Err(wrong(
-                "holds a key that does not belong to the first certificate of the client certificate",
+                "holds a key that does not belong to the first certificate of the client \
+                 certificate",
             ));
         }
         judge(leaf, issuers, &parsed)?;
@@ -247,7 +252,8 @@ impl SecurityLevel {
         SecurityLevel(context.security_level())
     }
 
-    /// The fewest bits of keys of this kind, by SSL_CTX_set_security_level(3); `None` for kinds that have no choice.
+    /// The fewest bits of keys of this kind, by SSL_CTX_set_security_level(3); `None` for kinds
+    /// that have no choice.
     fn least_bits(self, kind: Id) -> Option<u32> {
         let elliptic = kind == Id::EC;
         if !elliptic && ![Id::RSA, Id::RSA_PSS, Id::DSA].contains(&kind) {
@@ -268,7 +274,8 @@ impl SecurityLevel {
         })
     }
 
-    /// Why OpenSSL refused a certificate with `error`; `which`: the one that is meant, if not the first.
+    /// Why OpenSSL refused a certificate with `error`; `which`: the one that is meant, if not the
+    /// first.
     fn objection(self, certificate: &X509Ref, which: &str, error: &ErrorStack) -> String {
         let level = self.0;
         let key = certificate.public_key();
@@ -278,14 +285,14 @@ impl SecurityLevel {
         });
         if let Some((bits, least)) = short {
             return format!(
-                "holds a certificate{which} that is too weak: the key has {bits} bits; OpenSSL's security level \
-                 {level} wants {least}"
+                "holds a certificate{which} that is too weak: the key has {bits} bits; OpenSSL's \
+                 security level {level} wants {least}"
             );
         }
         match reason(error).as_str() {
             "ca md too weak" | "ee md too weak" | "md too weak" => format!(
-                "holds a certificate{which} that is too weak: it is signed by {}; OpenSSL's security level {level} \
-                 wants SHA-256 or stronger",
+                "holds a certificate{which} that is too weak: it is signed by {}; OpenSSL's \
+                 security level {level} wants SHA-256 or stronger",
                 signature_name(certificate)
             ),
             reason => format!("holds a certificate{which} that OpenSSL refuses: {reason}"),

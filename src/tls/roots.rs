@@ -1,7 +1,7 @@
 //! The system's certificates, read once and only when something is verified against them.
 //!
-//! native-tls reads them for every connector, even for one that is told to do without: 30 ms of CPU and
-//! 2 MiB each time. So they are kept from it, and read here.
+//! native-tls reads them for every connector, even for one that is told to do without: 30 ms of CPU
+//! and 2 MiB each time. So they are kept from it, and read here.
 
 #![allow(unsafe_code)]
 
@@ -21,10 +21,11 @@ const CERT_FILE: &str = "SSL_CERT_FILE";
 static BUNDLE: OnceLock<PathBuf> = OnceLock::new();
 static ROOTS: OnceLock<Vec<Certificate>> = OnceLock::new();
 
-/// Keeps native-tls from reading the system's bundle. COMMAND's environment is not affected, if it was
-/// copied before.
+/// Keeps native-tls from reading the system's bundle. COMMAND's environment is not affected, if it
+/// was copied before.
 ///
-/// Folders of certificates (SSL_CERT_DIR) are left to it: OpenSSL looks into them only when it must.
+/// Folders of certificates (SSL_CERT_DIR) are left to it: OpenSSL looks into them only when it
+/// must.
 ///
 /// # Safety
 /// No other thread may run yet: this changes the process's environment.
@@ -36,7 +37,8 @@ pub unsafe fn keep_from_native_tls() {
     }
 }
 
-/// The certificates of the bundle. One that cannot be read is left out: a bundle of the system's is not the user's to mend.
+/// The certificates of the bundle. One that cannot be read is left out: a bundle of the system's is
+/// not the user's to mend.
 pub fn of_bundle() -> &'static [Certificate] {
     let read = || {
         let pem = BUNDLE.get().and_then(|bundle| fs::read(bundle).ok()).unwrap_or_default();

@@ -1,9 +1,10 @@
-//! TLS sessions that are resumed: a connection to a server that is known spares both sides the certificate, its
-//! check and the server's signature (RFC 8446 section 2.2).
+//! TLS sessions that are resumed: a connection to a server that is known spares both sides the
+//! certificate, its check and the server's signature (RFC 8446 section 2.2).
 //!
-//! native-tls has no words for this, so OpenSSL is asked directly, by its documented hooks: in the [`super::context`]
-//! the session is offered when a handshake starts (SSL_CTX_set_info_callback(3)), and tickets are collected
-//! as the server sends them (SSL_CTX_sess_set_new_cb(3)).
+//! native-tls has no words for this, so OpenSSL is asked directly, by its documented hooks: in the
+//! [`super::context`] the session is offered when a handshake starts
+//! (SSL_CTX_set_info_callback(3)), and tickets are collected as the server sends them
+//! (SSL_CTX_sess_set_new_cb(3)).
 
 #![allow(unsafe_code)]
 
@@ -15,14 +16,15 @@ use std::ptr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use foreign_types_shared::ForeignType;
+use foreign_types::ForeignType;
 use openssl::ssl::SslSession;
 use openssl_sys as ffi;
 use tokio::time::Instant;
 
 use super::context::NewContext;
 
-/// How long sessions may follow from one another until the server has to show its certificate again.
+/// How long sessions may follow from one another until the server has to show its certificate
+/// again.
 const FULL_HANDSHAKE_EVERY: Duration = Duration::from_secs(3600);
 /// So many sessions in a row that were of no use, and the server is offered none for a while.
 const FAILURES: u32 = 2;
@@ -49,14 +51,16 @@ pub struct Sessions {
 #[derive(Default)]
 struct Known {
     latest: Option<Session>,
-    /// Sessions that go back to a full handshake of this time, or before, are not taken in any more.
+    /// Sessions that go back to a full handshake of this time, or before, are not taken in any
+    /// more.
     forgotten: Option<Instant>,
     /// Sessions that failed since one was resumed, and when the last of them did.
     failures: u32,
     failed: Option<Instant>,
 }
 
-/// A session, and when the full handshake was that it goes back to, in which the server showed its certificate.
+/// A session, and when the full handshake was that it goes back to, in which the server showed its
+/// certificate.
 #[derive(Clone)]
 struct Session {
     session: SslSession,
@@ -86,7 +90,8 @@ impl Known {
         }
     }
 
-    /// Forgets what goes back to a full handshake of `until`, or before; says whether there was something.
+    /// Forgets what goes back to a full handshake of `until`, or before; says whether there was
+    /// something.
     fn forget(&mut self, until: Instant) -> bool {
         self.forgotten = self.forgotten.max(Some(until));
         self.latest.take_if(|latest| latest.full_handshake <= until).is_some()
@@ -138,8 +143,8 @@ impl Connection {
     }
 }
 
-/// Watches over a handshake that may offer a session: unless that is cleared, it is forgotten, also when the handshake
-/// is dropped because somebody's time is up.
+/// Watches over a handshake that may offer a session: unless that is cleared, it is forgotten, also
+/// when the handshake is dropped because somebody's time is up.
 #[must_use]
 pub struct Watch {
     sessions: Arc<Sessions>,
@@ -177,7 +182,8 @@ thread_local! {
 
 /// Has a context's connections resume sessions, those of [`offering`].
 pub fn resume_in(context: &NewContext) {
-    // SAFETY: `context` keeps it alive, and no connection uses it yet; the callbacks live as long as the program.
+    // SAFETY: `context` keeps it alive, and no connection uses it yet; the callbacks live as long
+    // as the program.
     unsafe {
         let mode = ffi::SSL_SESS_CACHE_CLIENT | ffi::SSL_SESS_CACHE_NO_INTERNAL;
         ffi::SSL_CTX_set_session_cache_mode(context.as_ptr(), mode);
@@ -232,8 +238,9 @@ unsafe fn connection_of<'a>(ssl: *const ffi::SSL) -> Option<&'a Connection> {
 }
 
 unsafe extern "C" fn offer_session(ssl: *const ffi::SSL, at: c_int, _: c_int) {
-    // SAFETY: OpenSSL calls this with a live object, on the thread whose handshake it is; it takes a reference of its own
-    // to the session, and `release_connection` gives back what hangs at the object.
+    // SAFETY: OpenSSL calls this with a live object, on the thread whose handshake it is; it takes
+    // a reference of its own to the session, and `release_connection` gives back what hangs at the
+    // object.
     unsafe {
         if let Some(connection) = connection_of(ssl) {
             if at & HANDSHAKE_DONE != 0 && ffi::SSL_session_reused(ssl.cast_mut()) == 1 {
@@ -257,7 +264,8 @@ unsafe extern "C" fn offer_session(ssl: *const ffi::SSL, at: c_int, _: c_int) {
 }
 
 unsafe extern "C" fn keep_session(ssl: *mut ffi::SSL, session: *mut ffi::SSL_SESSION) -> c_int {
-    // SAFETY: OpenSSL calls this with live objects; the reference to the session is ours if we return 1.
+    // SAFETY: OpenSSL calls this with live objects; the reference to the session is ours if we
+    // return 1.
     unsafe {
         let Some(connection) = connection_of(ssl) else { return 0 };
         let resumed = ffi::SSL_session_reused(ssl) == 1;

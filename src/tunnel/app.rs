@@ -1,7 +1,7 @@
 //! The app's end of a connection: a TCP stream, or a Unix one.
 //!
-//! An app that speaks TLS itself is told apart here, by the first bytes that are read of it. It waits
-//! for an answer that no Redis gives, since Redis waits for the rest of a request.
+//! An app that speaks TLS itself is told apart here, by the first bytes that are read of it. It
+//! waits for an answer that no Redis gives, since Redis waits for the rest of a request.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -175,7 +175,8 @@ impl fmt::Display for Peer {
 
 impl App for AppStream {
     fn broken_off(&self) -> Option<io::Error> {
-        // A Unix socket has no error of its own to tell: that the app has gone is its end of stream.
+        // A Unix socket has no error of its own to tell: that the app has gone is its end of
+        // stream.
         self.tcp()?.take_error().ok()?
     }
 }

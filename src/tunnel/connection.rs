@@ -12,9 +12,9 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::app::AppStream;
 use super::failure::Failure;
-use super::relay::{End, Relay, Side};
+use super::relay::{Relay, RelayEnd, Side};
 use super::stream::{TlsUpstream, reset_on_close, unacknowledged};
-use super::{Tunnel, failure, resp, spares, upstream};
+use super::{Tunnel, failure, refusal, spares, upstream};
 use crate::logging::{debug, info, warning};
 use crate::tls::is_own_failure;
 
@@ -28,10 +28,11 @@ const IGNORED: usize = 4096;
 /// call, and a Redis that works is there sooner.
 const FIRST_LOOK: Duration = Duration::from_millis(100);
 /// What to change when an app speaks TLS itself.
-const APP_SPEAKS_TLS: &str = "the app speaks TLS to the local port, which speaks none: the launcher \
-     does TLS; take it out of the client's settings: ssl=True (redis-py), tls: {} (ioredis), \
-     socket.tls (node-redis), ssl: true and ssl_params (Ruby), or code that changes the URL back \
-     to rediss://";
+const APP_SPEAKS_TLS: &str = "the app speaks TLS to the local port, which speaks none: the \
+                              launcher does TLS; take it out of the client's settings: ssl=True \
+                              (redis-py), tls: {} (ioredis), socket.tls (node-redis), ssl: true \
+                              and ssl_params (Ruby), or code that changes the URL back to \
+                              rediss://";
 
 /// Serves a connection of the app's to its end.
 pub async fn serve(mut app: AppStream, tunnel: &Arc<Tunnel>) {
@@ -41,9 +42,9 @@ pub async fn serve(mut app: AppStream, tunnel: &Arc<Tunnel>) {
     spares::note_arrival(tunnel);
     // Boxed, like all that happens once: an idle connection is to hold no room for it.
     match Box::pin(connect(&mut app, tunnel)).await {
-        Some(Ok(redis)) => carry(app, redis, started, tunnel).await,
+        Some(Ok(redis)) => relay_to_end(app, redis, started, tunnel).await,
         Some(Err(failure)) => Box::pin(report(&failure, &mut app, tunnel)).await,
-        None => Box::pin(see_off_tls(&mut app, tunnel)).await,
+        None => Box::pin(end_tls_app(&mut app, tunnel)).await,
     }
 }
 
@@ -62,9 +63,9 @@ async fn connect(app: &mut AppStream, tunnel: &Tunnel) -> Option<Result<TlsUpstr
     }
 }
 
-/// Closes a connection of an app that speaks TLS, and says in the log what to change. It is no failure
-/// of Redis's.
-async fn see_off_tls(app: &mut AppStream, tunnel: &Tunnel) {
+/// Closes a connection of an app that speaks TLS, and says in the log what to change. It is no
+/// failure of Redis's.
+async fn end_tls_app(app: &mut AppStream, tunnel: &Tunnel) {
     let (var, peer) = (tunnel.variable(), app.peer());
     if let Err(error) = app.hang_up().await {
         debug!(at = "connection-gone", var, error = %error);
@@ -81,14 +82,14 @@ async fn see_off_tls(app: &mut AppStream, tunnel: &Tunnel) {
 async fn report(failure: &Failure, app: &mut AppStream, tunnel: &Tunnel) {
     tunnel.totals.failure();
     let hint = failure.hint(tunnel);
-    let upstream = &tunnel.plan.upstream;
+    let upstream = &tunnel.route.upstream;
     let var = tunnel.variable();
     warning!(at = failure.event(), var, upstream = %upstream, error = %failure, hint);
     if !failure.is_outage() {
         let answer = format!("{upstream}: {failure}; {hint}");
-        if let Err(error) = resp::refuse(app, &answer).await {
+        if let Err(error) = refusal::refuse(app, &answer).await {
             if app.speaks_tls() {
-                return see_off_tls(app, tunnel).await;
+                return end_tls_app(app, tunnel).await;
             }
             debug!(at = "connection-gone", var, error = %error);
         }
@@ -96,11 +97,12 @@ async fn report(failure: &Failure, app: &mut AppStream, tunnel: &Tunnel) {
 }
 
 /// Relays between the app and Redis, and sees to it that each learns how the other ended.
-async fn carry(app: AppStream, redis: TlsUpstream, started: Instant, tunnel: &Arc<Tunnel>) {
-    let mut ends = Ends { app, redis, finished: false };
-    let address = ends.redis.tcp().peer_addr();
+async fn relay_to_end(app: AppStream, redis: TlsUpstream, started: Instant, tunnel: &Arc<Tunnel>) {
+    let mut endpoints = Endpoints { app, redis, finished: false };
+    let address = endpoints.redis.tcp().peer_addr();
     let idle_timeout = tunnel.settings.idle_timeout;
-    let mut relay = Relay::new(&mut ends.app, &mut ends.redis, idle_timeout, &tunnel.totals);
+    let mut relay =
+        Relay::new(&mut endpoints.app, &mut endpoints.redis, idle_timeout, &tunnel.totals);
     let mut answered = false;
     let end = poll_fn(|cx| {
         let end = Pin::new(&mut relay).poll(cx);
@@ -114,48 +116,48 @@ async fn carry(app: AppStream, redis: TlsUpstream, started: Instant, tunnel: &Ar
     .await;
     let (sent, received) = (relay.sent(), relay.received());
     let (failed, by_redis) = match &end {
-        End::Reset(Side::Redis, error) if is_own_failure(error) => {
+        RelayEnd::Reset(Side::Redis, error) if is_own_failure(error) => {
             (Some(Failure::Internal(io::Error::other(error.to_string()))), false)
         }
-        End::Reset(Side::Redis, error) => (None, failure::is_hang_up(error)),
+        RelayEnd::Reset(Side::Redis, error) => (None, failure::is_hang_up(error)),
         _ => (None, relay.redis_ended_first()),
     };
     drop(relay);
 
-    if ends.app.speaks_tls() {
+    if endpoints.app.speaks_tls() {
         // Redis has not been sent a byte, and sees an end as good as any.
-        let _ = timeout(Duration::ZERO, ends.redis.shutdown()).await;
-        ends.finished = true;
-        return Box::pin(see_off_tls(&mut ends.app, tunnel)).await;
+        let _ = timeout(Duration::ZERO, endpoints.redis.shutdown()).await;
+        endpoints.finished = true;
+        return Box::pin(end_tls_app(&mut endpoints.app, tunnel)).await;
     }
-    if let End::Reset(Side::Redis, error) = &end
+    if let RelayEnd::Reset(Side::Redis, error) = &end
         && received == 0
         && let Some(refusal) = Box::pin(upstream::late_refusal(tunnel, error)).await
     {
-        Box::pin(report(&Failure::Misconfigured(refusal), &mut ends.app, tunnel)).await;
-        ends.finished = true;
+        Box::pin(report(&Failure::Misconfigured(refusal), &mut endpoints.app, tunnel)).await;
+        endpoints.finished = true;
         return;
     }
     if let Some(failure) = failed {
-        Box::pin(report(&failure, &mut ends.app, tunnel)).await;
+        Box::pin(report(&failure, &mut endpoints.app, tunnel)).await;
     }
-    Box::pin(ends.see_off(&end, tunnel.settings.drain_timeout)).await;
-    let peer = ends.app.peer();
-    drop(ends);
+    Box::pin(endpoints.close_gracefully(&end, tunnel.settings.drain_timeout)).await;
+    let peer = endpoints.app.peer();
+    drop(endpoints);
     if by_redis && sent > 0 && received == 0 && tunnel.unanswered_warning.is_due(Instant::now()) {
         warn_unanswered(tunnel);
     }
     let (reason, error) = match &end {
-        End::Closed => ("closed", None),
-        End::Idle => ("idle", None),
-        End::Reset(Side::App, error) => ("reset-by-app", Some(error.to_string())),
-        End::Reset(Side::Redis, error) => ("reset-by-redis", Some(error.to_string())),
+        RelayEnd::Closed => ("closed", None),
+        RelayEnd::Idle => ("idle", None),
+        RelayEnd::Reset(Side::App, error) => ("reset-by-app", Some(error.to_string())),
+        RelayEnd::Reset(Side::Redis, error) => ("reset-by-redis", Some(error.to_string())),
     };
     info!(
         at = "connection-closed",
         var = tunnel.variable(),
         peer = %peer,
-        upstream = %tunnel.plan.upstream,
+        upstream = %tunnel.route.upstream,
         address = address.ok().map(|address| address.to_string()),
         sent,
         received,
@@ -173,35 +175,36 @@ fn warn_unanswered(tunnel: &Tunnel) {
     warning!(
         at = "connection-unanswered",
         var = tunnel.variable(),
-        upstream = %tunnel.plan.upstream,
+        upstream = %tunnel.route.upstream,
         error = "the server closed the connection without an answer",
         hint = format!("{limit}, or Redis may be down or starting behind what speaks TLS for it"),
     );
 }
 
-/// Both ends of a connection. Unless it came to a good end they are reset: a failure, a panic or a drain
-/// that took too long must not look like a clean end of stream.
-struct Ends {
+/// Both ends of a connection. Unless it came to a good end they are reset: a failure, a panic or a
+/// drain that took too long must not look like a clean end of stream.
+struct Endpoints {
     app: AppStream,
     redis: TlsUpstream,
     finished: bool,
 }
 
-impl Ends {
-    /// Delivers what was sent before a failure, within `limit`, and closes in good order what ended so.
-    async fn see_off(&mut self, end: &End, limit: Duration) {
+impl Endpoints {
+    /// Delivers what was sent before a failure, within `limit`, and closes in good order what ended
+    /// so.
+    async fn close_gracefully(&mut self, end: &RelayEnd, limit: Duration) {
         match end {
-            End::Closed => self.finished = true,
-            End::Idle => {
+            RelayEnd::Closed => self.finished = true,
+            RelayEnd::Idle => {
                 // Nothing waits in the socket, so close_notify finds room there at once.
                 let _ = timeout(Duration::ZERO, self.redis.shutdown()).await;
                 self.finished = true;
             }
             // That the time is up is no news: the reset follows in any case.
-            End::Reset(Side::App, _) => {
-                let _ = timeout(limit, worked_off(&mut self.redis)).await;
+            RelayEnd::Reset(Side::App, _) => {
+                let _ = timeout(limit, await_redis_idle(&mut self.redis)).await;
             }
-            End::Reset(Side::Redis, _) => {
+            RelayEnd::Reset(Side::Redis, _) => {
                 // A Unix socket's reader finds what was written even when the writer has gone.
                 let Some(tcp) = self.app.tcp() else { return };
                 let _ = timeout(limit, acknowledged(tcp)).await;
@@ -210,7 +213,7 @@ impl Ends {
     }
 }
 
-impl Drop for Ends {
+impl Drop for Endpoints {
     fn drop(&mut self) {
         if !self.finished {
             if let Some(tcp) = self.app.tcp() {
@@ -228,10 +231,10 @@ async fn acknowledged(stream: &TcpStream) {
     }
 }
 
-/// Waits until Redis has worked off what the app had sent before it broke off: until it has all, and
-/// sends no more replies. A reset that came earlier would make Redis fail to reply, and drop requests
-/// that it has not read yet.
-async fn worked_off(redis: &mut TlsUpstream) {
+/// Waits until Redis has worked off what the app had sent before it broke off: until it has all,
+/// and sends no more replies. A reset that came earlier would make Redis fail to reply, and drop
+/// requests that it has not read yet.
+async fn await_redis_idle(redis: &mut TlsUpstream) {
     acknowledged(redis.tcp()).await;
     let mut ignored = [0; IGNORED];
     while let Ok(Ok(1..)) = timeout(QUIET, redis.read(&mut ignored)).await {}

@@ -6,7 +6,7 @@ use std::io;
 use nix::errno::Errno;
 
 use super::Tunnel;
-use crate::cli;
+use crate::names;
 use crate::tls::{Flaw, HandshakeError};
 
 /// How far a connection had come.
@@ -26,7 +26,8 @@ pub enum Failure {
     Outage(Step, io::Error),
     /// Nothing will work before a setting is changed: the app is told.
     Misconfigured(HandshakeError),
-    /// OpenSSL could not do its part: a lack of memory passes, and for the app it is an outage, too.
+    /// OpenSSL could not do its part: a lack of memory passes, and for the app it is an outage,
+    /// too.
     Internal(io::Error),
 }
 
@@ -57,16 +58,13 @@ impl Failure {
     /// What the user may change.
     pub fn hint(&self, tunnel: &Tunnel) -> String {
         let variable = tunnel.variable();
-        let [enabled, offset, verify, ca, pin] =
-            [&cli::ENABLED, &cli::PORT_OFFSET, &cli::VERIFY, &cli::CA_FILE, &cli::PIN]
-                .map(|setting| setting.variable);
-        let [name, cert, key, min_tls] =
-            [&cli::SERVER_NAME, &cli::CLIENT_CERT, &cli::CLIENT_KEY, &cli::MIN_TLS]
-                .map(|setting| setting.variable);
-        let without_tls = if tunnel.plan.port_moved {
+        let [enabled, offset, verify] = [names::ENABLED, names::PORT_OFFSET, names::VERIFY];
+        let [ca, pin, name] = [names::CA_FILE, names::PIN, names::SERVER_NAME];
+        let [cert, key, min_tls] = [names::CLIENT_CERT, names::CLIENT_KEY, names::MIN_TLS];
+        let without_tls = if tunnel.route.port_moved {
             format!(
-                "this Redis may have no TLS, or TLS on another port: set {variable}_{offset}, or {enabled}=false \
-                 to go without a tunnel"
+                "this Redis may have no TLS, or TLS on another port: set {variable}_{offset}, or \
+                 {enabled}=false to go without a tunnel"
             )
         } else {
             format!("check the host and port in {variable}")
@@ -85,7 +83,7 @@ impl Failure {
             Failure::Outage(Step::Tcp, error)
                 if error.kind() == io::ErrorKind::ConnectionRefused =>
             {
-                format!("nothing listens on {}; {without_tls}", tunnel.plan.upstream)
+                format!("nothing listens on {}; {without_tls}", tunnel.route.upstream)
             }
             Failure::Outage(Step::Tcp, _) => {
                 format!("check the network and the host and port in {variable}")
@@ -113,7 +111,8 @@ impl Failure {
                     format!("renew it; until then set {verify}=none and {pin} to its key")
                 }
                 HandshakeError::Certificate(Flaw::Chain, _) => format!(
-                    "set {ca} to its CA or {pin} to its key (start-stunnel --check shows them), or lower {verify}"
+                    "set {ca} to its CA or {pin} to its key (start-stunnel --check shows them), or \
+                     lower {verify}"
                 ),
                 HandshakeError::Pin(_) => {
                     format!("if its key was changed on purpose, set {pin} to that")
@@ -124,7 +123,8 @@ impl Failure {
                 }
                 HandshakeError::NoCommonVersion => {
                     format!(
-                        "set {min_tls} to what the server speaks (1.2 is the oldest), or update the server"
+                        "set {min_tls} to what the server speaks (1.2 is the oldest), or update \
+                         the server"
                     )
                 }
                 HandshakeError::Refused(_) => format!("see {cert}, {key} and {min_tls}"),

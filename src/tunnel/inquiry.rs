@@ -23,8 +23,9 @@ struct Asked<A> {
 }
 
 impl<A: Clone + Default> Inquiry<A> {
-    /// The answer of the last [`PERIOD`]; if nobody has asked in it, what `ask` yields within `limit`. Without an
-    /// answer in time, and when whoever asks gives up, it is the default for the rest of the period.
+    /// The answer of the last [`PERIOD`]; if nobody has asked in it, what `ask` yields within
+    /// `limit`. Without an answer in time, and when whoever asks gives up, it is the default for
+    /// the rest of the period.
     pub async fn answer(&self, limit: Duration, ask: impl Future<Output = A>) -> A {
         let mut latest = self.latest.lock().await;
         let now = Instant::now();

@@ -21,9 +21,9 @@ use tokio::time::sleep;
 use super::app::AppStream;
 use super::{Tunnel, connection, failure};
 use crate::logging::warning;
-use crate::settings::PortTaken;
 
-/// Connections that may wait to be accepted; the kernel lowers it to net.core.somaxconn (listen(2)).
+/// Connections that may wait to be accepted; the kernel lowers it to net.core.somaxconn
+/// (listen(2)).
 const BACKLOG: i32 = 4096;
 /// Bytes of a socket's path, the NUL behind it included (sockaddr_un in unix(7)).
 const MOST_PATH: usize = 108;
@@ -31,6 +31,24 @@ const MOST_PATH: usize = 108;
 const LAST_SOCKET: usize = 999;
 /// The pause after a failed `accept`, so that a lack of descriptors does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Where tunnels listen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Listen {
+    /// On ports of 127.0.0.1.
+    Tcp,
+    /// On Unix sockets that only this user can reach.
+    Unix,
+}
+
+/// What to do when a local port is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PortTaken {
+    /// Listen on another, which COMMAND's URL then has.
+    Move,
+    /// Start nothing.
+    Fail,
+}
 
 /// Where a tunnel listens: bound, and not yet served.
 #[derive(Debug)]
@@ -40,11 +58,12 @@ pub enum Listener {
 }
 
 impl Listener {
-    /// Binds `port` of 127.0.0.1, or one of the kernel's pick when it is 0, or taken and `taken` allows it; says which
-    /// it is.
+    /// Binds `port` of 127.0.0.1, or one of the kernel's pick when it is 0, or taken and `taken`
+    /// allows it; says which it is.
     ///
     /// # Errors
-    /// When not even the kernel finds a port, or `port` is taken (EADDRINUSE) or not for us (EACCES, below 1024).
+    /// When not even the kernel finds a port, or `port` is taken (EADDRINUSE) or not for us
+    /// (EACCES, below 1024).
     pub fn bind(port: u16, taken: PortTaken) -> io::Result<(Listener, u16)> {
         let listener = match listen(port) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && taken == PortTaken::Move => {
@@ -77,7 +96,8 @@ fn listen(port: u16) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     // Connections of an earlier launcher that linger in TIME_WAIT keep no port from us (socket(7)).
     socket.set_reuse_address(true)?;
-    // Accepted connections inherit it: small replies must not wait for one another (Nagle's algorithm).
+    // Accepted connections inherit it: small replies must not wait for one another (Nagle's
+    // algorithm).
     socket.set_tcp_nodelay(true)?;
     socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into())?;
     socket.listen(BACKLOG)?;
@@ -89,7 +109,8 @@ fn socket_name(index: usize) -> String {
     format!("redis{index}.sock")
 }
 
-/// A folder that only this user can enter, for the sockets of a launcher; removed when it is dropped.
+/// A folder that only this user can enter, for the sockets of a launcher; removed when it is
+/// dropped.
 #[derive(Debug)]
 pub struct SocketFolder(PathBuf);
 
@@ -126,8 +147,8 @@ impl SocketFolder {
 }
 
 /// Where sockets may be put, the best place first. A relative XDG_RUNTIME_DIR does not count
-/// (<https://specifications.freedesktop.org/basedir-spec/latest/>), an empty TMPDIR is none, and a place whose paths
-/// would be too long for a socket's is of no use.
+/// (<https://specifications.freedesktop.org/basedir-spec/latest/>), an empty TMPDIR is none, and a
+/// place whose paths would be too long for a socket's is of no use.
 fn socket_places(runtime: Option<OsString>, temporary: Option<OsString>) -> Vec<PathBuf> {
     let runtime = runtime.map(PathBuf::from).filter(|path| path.is_absolute());
     let temporary = temporary.filter(|path| !path.is_empty()).unwrap_or_else(|| "/tmp".into());
@@ -210,8 +231,8 @@ impl Connections {
 }
 
 impl Drain {
-    /// Says that COMMAND has ended, and waits until every connection is done: the caller gives up its
-    /// own [`Connections`] first.
+    /// Says that COMMAND has ended, and waits until every connection is done: the caller gives up
+    /// its own [`Connections`] first.
     pub async fn finish(mut self) {
         self.command_ended.send_replace(true);
         let _ = self.all_done.recv().await;

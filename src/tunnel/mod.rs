@@ -1,6 +1,6 @@
 //! One byte's way: accepted by the [`listener`], connected by the [`upstream`], moved by the
-//! [`relay`]; [`connection`] is the life of all three together. [`spares`] are connected beforehand;
-//! [`names`] knows whether they still lead to the right server.
+//! [`relay`]; [`connection`] is the life of all three together. [`spares`] are connected
+//! beforehand; [`names`] knows whether they still lead to the right server.
 
 mod app;
 mod connection;
@@ -9,8 +9,9 @@ mod inquiry;
 mod listener;
 mod names;
 mod read_ahead;
+mod refusal;
 pub mod relay;
-mod resp;
+pub mod route;
 mod spares;
 mod stream;
 pub mod upstream;
@@ -18,24 +19,42 @@ pub mod upstream;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use app::Pace;
-pub use listener::{Connections, Listener, SocketFolder, serve};
+pub use listener::{Connections, Listen, Listener, PortTaken, SocketFolder, serve};
 use names::Names;
+pub use route::{Route, Upstream};
 use spares::Spares;
 use upstream::Inquiries;
 
-use crate::plan;
-use crate::settings::ConnectionSettings;
 use crate::tls::{Connector, Sessions};
+
+/// The most connections that a tunnel keeps ready.
+pub const MOST_SPARES: usize = 8;
+
+/// How connections to Redis are made and given up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConnectionSettings {
+    /// For name look-up, TCP and TLS together; more than zero.
+    pub connect_timeout: Duration,
+    /// Whether to keep trying until `connect_timeout`.
+    pub connect_retry: bool,
+    /// Connections kept ready for each tunnel, at most [`MOST_SPARES`]; 0: none.
+    pub spares: usize,
+    /// `None`: never.
+    pub idle_timeout: Option<Duration>,
+    /// After COMMAND's end; zero means not to wait.
+    pub drain_timeout: Duration,
+}
 
 /// What every connection of a tunnel needs to know.
 #[derive(Debug)]
 pub struct Tunnel {
-    pub plan: plan::Tunnel,
+    pub route: Route,
     pub connector: Arc<Connector>,
-    /// Takes any server: to tell the user what is wrong with this one.
-    pub look: Arc<Connector>,
+    /// Skips verification; used only to fetch a certificate for an error message.
+    pub unverified: Arc<Connector>,
     pub settings: ConnectionSettings,
     pub totals: Arc<Totals>,
     names: Names,
@@ -52,21 +71,21 @@ pub struct Tunnel {
 
 impl Tunnel {
     pub fn new(
-        plan: plan::Tunnel,
+        route: Route,
         connector: Arc<Connector>,
         settings: ConnectionSettings,
         totals: Arc<Totals>,
     ) -> Tunnel {
-        let look = Connector::for_a_look(&plan.trust);
+        let unverified = Connector::unverified(&route.trust);
         // Redis decides when it accepts a connection whether that is logged in: an app that sends
         // no password would find what held when its spare was made.
-        let spares = Spares::new(if plan.all_have_passwords { settings.spares } else { 0 });
+        let spares = Spares::new(if route.all_have_passwords { settings.spares } else { 0 });
         let (names, sessions, inquiries) = Default::default();
-        let open = totals.open(&plan.upstream);
+        let open = totals.open(&route.upstream);
         Tunnel {
-            plan,
+            route,
             connector,
-            look,
+            unverified,
             settings,
             totals,
             names,
@@ -91,14 +110,14 @@ impl Tunnel {
 
     /// The variable by which log lines and errors call the tunnel.
     pub fn variable(&self) -> &str {
-        &self.plan.variables[0]
+        &self.route.variables[0]
     }
 }
 
 /// What all tunnels of a launcher have done, and what they hold.
 #[derive(Debug, Default)]
 pub struct Totals {
-    open: Mutex<HashMap<plan::Upstream, Arc<AtomicUsize>>>,
+    open: Mutex<HashMap<Upstream, Arc<AtomicUsize>>>,
     connections: AtomicU64,
     failed: AtomicU64,
     sent: AtomicU64,
@@ -138,7 +157,7 @@ impl Drop for Counted {
 impl Totals {
     /// Where the open connections to a server are counted. Tunnels of different settings may lead
     /// to the same.
-    fn open(&self, upstream: &plan::Upstream) -> Arc<AtomicUsize> {
+    fn open(&self, upstream: &Upstream) -> Arc<AtomicUsize> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.entry(upstream.clone()).or_default().clone()
     }

@@ -1,7 +1,8 @@
 //! A TCP stream that reads ahead of TLS.
 //!
-//! OpenSSL asks for a record's 5-byte header first, and then for its body: two system calls. Here the first
-//! takes everything that has arrived, into a buffer that the connection holds only until OpenSSL has fetched it.
+//! OpenSSL asks for a record's 5-byte header first, and then for its body: two system calls. Here
+//! the first takes everything that has arrived, into a buffer that the connection holds only until
+//! OpenSSL has fetched it.
 
 use std::cell::RefCell;
 use std::io;
@@ -20,8 +21,8 @@ use super::Counted;
 pub const RECORDS: usize = 4;
 /// What they take on the network (RFC 8446 section 5.2).
 const AHEAD: usize = RECORDS * (16 * 1024 + 256 + 5);
-/// Buffers that a thread keeps for whoever reads next. Connections that wait in the middle of a record, if they are
-/// more, have theirs made and freed.
+/// Buffers that a thread keeps for whoever reads next. Connections that wait in the middle of a
+/// record, if they are more, have theirs made and freed.
 const KEPT: usize = 2;
 /// So many fetches of what has been read take as much of a task's budget ([`tokio::task::coop`]) as
 /// one system call: records may be tiny, and a task that never yields keeps all others waiting.

@@ -1,8 +1,8 @@
 //! Moves bytes both ways between the app and Redis, as a small state machine a direction.
 //!
-//! All relays of a thread share one buffer: bytes are read into it and written on at once. Only what
-//! a stalled writer does not take is kept, in a buffer of the direction's own, until it does; nothing
-//! more is read meanwhile. An idle connection holds no buffer.
+//! All relays of a thread share one buffer: bytes are read into it and written on at once. Only
+//! what a stalled writer does not take is kept, in a buffer of the direction's own, until it does;
+//! nothing more is read meanwhile. An idle connection holds no buffer.
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -17,16 +17,16 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use super::Totals;
 use super::read_ahead::RECORDS;
 
-/// The most bytes moved at once: what the TLS records hold (RFC 8446 section 5.1) that [`super::read_ahead`] reads
-/// at once.
+/// The most bytes moved at once: what the TLS records hold (RFC 8446 section 5.1) that
+/// [`super::read_ahead`] reads at once.
 const CHUNK: usize = RECORDS * 16 * 1024;
 
 thread_local! {
     static SHARED_BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; CHUNK].into());
 }
 
-/// How often an app is looked at that is not read from, since Redis takes nothing.
-const LOOK: Duration = Duration::from_secs(1);
+/// How often an app that is not read from, since Redis takes nothing, is checked for its end.
+const APP_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What a relay has to know of an app's stream beyond reading and writing.
 pub trait App: AsyncRead + AsyncWrite + Unpin {
@@ -43,7 +43,7 @@ pub enum Side {
 
 /// Why a relay ended.
 #[derive(Debug)]
-pub enum End {
+pub enum RelayEnd {
     /// Both sides closed.
     Closed,
     /// Nothing moved for the idle timeout, and nothing waits to be delivered.
@@ -61,8 +61,8 @@ pub struct Relay<'a, A, R> {
     up: Direction,
     down: Direction,
     idle: Option<Idle>,
-    /// The next look at the app, while Redis stalls.
-    look: Option<Pin<Box<Sleep>>>,
+    /// The next check of the app, while Redis stalls.
+    app_check: Option<Pin<Box<Sleep>>>,
     redis_ended_first: bool,
     totals: &'a Totals,
 }
@@ -81,7 +81,7 @@ impl<'a, A, R> Relay<'a, A, R> {
             up: Direction::default(),
             down: Direction::default(),
             idle: idle_timeout.map(Idle::new),
-            look: None,
+            app_check: None,
             redis_ended_first: false,
             totals,
         }
@@ -116,16 +116,16 @@ where
     /// Ready when Redis stalls, and the app has broken off meanwhile, which no read would tell.
     fn poll_broken_off(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         if !self.up.is_stalled() {
-            self.look = None;
+            self.app_check = None;
             return Poll::Pending;
         }
-        let look = self.look.get_or_insert_with(|| Box::pin(sleep(LOOK)));
+        let app_check = self.app_check.get_or_insert_with(|| Box::pin(sleep(APP_CHECK_INTERVAL)));
         loop {
-            ready!(look.as_mut().poll(cx));
+            ready!(app_check.as_mut().poll(cx));
             if let Some(error) = self.app.broken_off() {
                 return Poll::Ready(error);
             }
-            look.as_mut().reset(Instant::now() + LOOK);
+            app_check.as_mut().reset(Instant::now() + APP_CHECK_INTERVAL);
         }
     }
 }
@@ -135,51 +135,55 @@ where
     A: App,
     R: AsyncRead + AsyncWrite + Unpin,
 {
-    type Output = End;
+    type Output = RelayEnd;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<End> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<RelayEnd> {
         let relay = &mut *self;
         let before = relay.up.moved + relay.down.moved;
         let up = relay.up.poll(cx, &mut *relay.app, &mut *relay.redis);
-        // A Redis that cannot be written has broken off, even if reading finds nothing but an end: a socket tells
-        // its error once.
+        // A Redis that cannot be written has broken off, even if reading finds nothing but an end:
+        // a socket tells its error once.
         relay.down.ends_in_reset =
             matches!(relay.up.state, State::Discarding(_) | State::Failed(_));
         let down = relay.down.poll(cx, &mut *relay.redis, &mut *relay.app);
         relay.redis_ended_first |= matches!(relay.up.state, State::Open)
             && matches!(relay.down.state, State::Closing | State::Closed);
 
-        // A side that cannot be read has failed, and all that it had sent before has been passed on.
+        // A side that cannot be read has failed, and all that it had sent before has been passed
+        // on.
         if let Poll::Ready(Err(error)) = up {
-            return Poll::Ready(End::Reset(Side::App, error));
+            return Poll::Ready(RelayEnd::Reset(Side::App, error));
         }
         if let Poll::Ready(Err(error)) = down {
-            return Poll::Ready(End::Reset(Side::Redis, error));
+            return Poll::Ready(RelayEnd::Reset(Side::Redis, error));
         }
-        // A side that cannot be written may still have sent something, which is passed on to its end.
+        // A side that cannot be written may still have sent something, which is passed on to its
+        // end.
         match (&mut relay.up.state, &mut relay.down.state) {
             (
                 State::Discarding(error) | State::Failed(error),
                 State::Closed | State::Discarding(_) | State::Failed(_),
-            ) => return Poll::Ready(End::Reset(Side::Redis, take(error))),
+            ) => return Poll::Ready(RelayEnd::Reset(Side::Redis, take(error))),
             // An app that closed in good order, but before it had read every reply.
-            (State::Closed, State::Closed | State::Failed(_)) => return Poll::Ready(End::Closed),
+            (State::Closed, State::Closed | State::Failed(_)) => {
+                return Poll::Ready(RelayEnd::Closed);
+            }
             _ => {}
         }
         if let Poll::Ready(error) = relay.poll_broken_off(cx) {
-            return Poll::Ready(End::Reset(Side::App, error));
+            return Poll::Ready(RelayEnd::Reset(Side::App, error));
         }
         let moved = relay.up.moved + relay.down.moved != before;
         match &mut relay.idle {
             Some(idle) => {
                 ready!(idle.poll(cx, moved));
                 if let State::Discarding(error) | State::Failed(error) = &mut relay.up.state {
-                    return Poll::Ready(End::Reset(Side::Redis, take(error)));
+                    return Poll::Ready(RelayEnd::Reset(Side::Redis, take(error)));
                 }
                 Poll::Ready(match (relay.up.is_stalled(), relay.down.is_stalled()) {
-                    (false, false) => End::Idle,
-                    (true, _) => End::Reset(Side::Redis, io::ErrorKind::TimedOut.into()),
-                    (_, true) => End::Reset(Side::App, io::ErrorKind::TimedOut.into()),
+                    (false, false) => RelayEnd::Idle,
+                    (true, _) => RelayEnd::Reset(Side::Redis, io::ErrorKind::TimedOut.into()),
+                    (_, true) => RelayEnd::Reset(Side::App, io::ErrorKind::TimedOut.into()),
                 })
             }
             None => Poll::Pending,
@@ -327,8 +331,8 @@ impl Direction {
         })
     }
 
-    /// Reads until the buffer is full, or nothing more is there now. Whoever has given all asks no system
-    /// call for that: a socket knows when its last read left nothing behind.
+    /// Reads until the buffer is full, or nothing more is there now. Whoever has given all asks no
+    /// system call for that: a socket knows when its last read left nothing behind.
     fn fill<Reader>(
         &mut self,
         cx: &mut Context<'_>,
@@ -367,8 +371,8 @@ impl Direction {
         Poll::Ready(())
     }
 
-    /// Writes as much as the writer takes now, and says how much that is. It is less than all when the
-    /// writer stalls, and will wake us, or when it fails, which the state tells then.
+    /// Writes as much as the writer takes now, and says how much that is. It is less than all when
+    /// the writer stalls, and will wake us, or when it fails, which the state tells then.
     fn write<Writer>(&mut self, cx: &mut Context<'_>, writer: &mut Writer, bytes: &[u8]) -> usize
     where
         Writer: AsyncWrite + Unpin,
@@ -536,7 +540,7 @@ mod tests {
         io::ErrorKind::ConnectionReset.into()
     }
 
-    async fn run(app: &mut Scripted, redis: &mut Scripted) -> End {
+    async fn run(app: &mut Scripted, redis: &mut Scripted) -> RelayEnd {
         Relay::new(app, redis, None, &Totals::default()).await
     }
 
@@ -544,7 +548,7 @@ mod tests {
     async fn an_app_that_reads_no_more_has_its_last_requests_delivered() {
         let mut app = Scripted::new(vec![Ok(b"one "), Ok(b"two")], 0);
         let mut redis = Scripted::new(vec![Ok(b"reply"), Ok(b"another")], usize::MAX);
-        assert!(matches!(run(&mut app, &mut redis).await, End::Closed));
+        assert!(matches!(run(&mut app, &mut redis).await, RelayEnd::Closed));
         assert_eq!(redis.written, b"one two");
     }
 
@@ -552,7 +556,7 @@ mod tests {
     async fn a_redis_that_reads_no_more_has_its_last_replies_delivered() {
         let mut app = Scripted::new(vec![Ok(b"request"), Ok(b"more")], usize::MAX);
         let mut redis = Scripted::new(vec![Ok(b"last "), Ok(b"words")], 3);
-        assert!(matches!(run(&mut app, &mut redis).await, End::Reset(Side::Redis, _)));
+        assert!(matches!(run(&mut app, &mut redis).await, RelayEnd::Reset(Side::Redis, _)));
         assert_eq!(app.written, b"last words");
         assert_eq!(redis.written, b"req");
         assert!(!app.shut_down, "a clean end would come before the reset");
@@ -563,7 +567,7 @@ mod tests {
         let mut app = Scripted::new(vec![Ok(b"request"), Err(reset())], usize::MAX);
         let (mut redis, mut far) = duplex(1024);
         let end = Relay::new(&mut app, &mut redis, None, &Totals::default()).await;
-        assert!(matches!(end, End::Reset(Side::App, _)));
+        assert!(matches!(end, RelayEnd::Reset(Side::App, _)));
         drop(redis);
         let mut received = Vec::new();
         far.read_to_end(&mut received).await.unwrap();
@@ -611,7 +615,7 @@ mod tests {
         let relay = Relay::new(&mut app, &mut redis, None, &totals);
         let mut received = [0; 10];
         let (end, read) = tokio::join!(relay, far.read_exact(&mut received));
-        assert!(matches!(end, End::Reset(Side::App, _)), "{end:?}");
+        assert!(matches!(end, RelayEnd::Reset(Side::App, _)), "{end:?}");
         assert_eq!((read.unwrap(), &received), (10, b"0123456789"));
     }
 
@@ -622,7 +626,7 @@ mod tests {
         let mut app = Scripted::new(vec![Ok(b"request")], usize::MAX);
         let timeout = Some(Duration::from_secs(3600));
         let end = Relay::new(&mut app, &mut deaf, timeout, &Totals::default()).await;
-        assert!(matches!(end, End::Reset(Side::Redis, _)), "{end:?}");
+        assert!(matches!(end, RelayEnd::Reset(Side::Redis, _)), "{end:?}");
     }
 
     #[tokio::test(start_paused = true)]
@@ -630,9 +634,9 @@ mod tests {
         let (mut app, mut app_far, mut redis, _redis_far) = narrow();
         let timeout = Some(Duration::from_secs(3600));
         let end = Relay::new(&mut app, &mut redis, timeout, &Totals::default()).await;
-        assert!(matches!(end, End::Idle));
+        assert!(matches!(end, RelayEnd::Idle));
         app_far.write_all(&[0; 5000]).await.unwrap();
         let end = Relay::new(&mut app, &mut redis, timeout, &Totals::default()).await;
-        assert!(matches!(end, End::Reset(Side::Redis, _)));
+        assert!(matches!(end, RelayEnd::Reset(Side::Redis, _)));
     }
 }

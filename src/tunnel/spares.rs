@@ -1,8 +1,9 @@
 //! Connections that are ready before they are asked for.
 //!
-//! A client that connects anew for each request (PHP, scripts, forking workers) pays TCP and TLS each time.
-//! Redis never speaks first, so a connection can be made and its handshake done beforehand; the same trust
-//! holds for it. Only demand makes spares: the first comes after a second connection, and silence ends them.
+//! A client that connects anew for each request (PHP, scripts, forking workers) pays TCP and TLS
+//! each time. Redis never speaks first, so a connection can be made and its handshake done
+//! beforehand; the same trust holds for it. Only demand makes spares: the first comes after a
+//! second connection, and silence ends them.
 //!
 //! A spare is handed over only if it is as good as a new connection: nothing has arrived on it, and
 //! it leads where the name leads now. Who is logged in must be decided by what the app sends: there
@@ -15,17 +16,17 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
+use super::MOST_SPARES;
 use super::failure::{Failure, Step};
 use super::stream::TlsUpstream;
 use super::upstream::{Source, Unexplained};
 use super::{Tunnel, upstream};
 use crate::logging::debug;
-use crate::settings::MOST_SPARES;
 
 /// Two connections within this time are demand.
 const DEMAND: Duration = Duration::from_secs(10);
-/// A spare is given up when it is so old, or when nobody has connected for so long: far less than the
-/// 300 s after which Heroku closes idle connections
+/// A spare is given up when it is so old, or when nobody has connected for so long: far less than
+/// the 300 s after which Heroku closes idle connections
 /// (<https://devcenter.heroku.com/articles/heroku-redis#timeout>).
 const GIVEN_UP: Duration = Duration::from_secs(30);
 /// How long the number stays up after a burst, for each spare.
@@ -51,7 +52,8 @@ impl Spares {
     }
 }
 
-/// What is ready and what is being made, and how much of it there should be. Knows nothing of the network.
+/// What is ready and what is being made, and how much of it there should be. Knows nothing of the
+/// network.
 #[derive(Debug)]
 struct Pool<S> {
     /// The oldest first.
@@ -93,7 +95,8 @@ impl<S> Pool<S> {
         before - self.ready.len()
     }
 
-    /// Lets go of what is beyond the demand, and says how many to make; they count as being made from now on.
+    /// Lets go of what is beyond the demand, and says how many to make; they count as being made
+    /// from now on.
     fn refill(&mut self) -> usize {
         let wanted = self.demand.wanted;
         while self.ready.len() > wanted {
@@ -290,7 +293,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn in_any_order_of_events_no_spare_is_handed_out_twice_or_old_and_no_more_are_kept_than_allowed(
+        fn in_any_order_of_events_no_spare_is_handed_out_twice_or_old_or_kept_beyond_the_limit(
             events in prop::collection::vec(event(), 0..200),
             least in 1..=MOST_SPARES,
         ) {
@@ -345,7 +348,8 @@ mod tests {
                 prop_assert_eq!(pool.making, started.len());
                 prop_assert!(pool.ready.len() + pool.making <= MOST_SPARES, "{:?}", pool);
                 prop_assert!(watchers == usize::from(pool.watched), "one task watches at most");
-                prop_assert!(pool.ready.is_empty() || pool.watched, "spares that nobody would give up");
+                prop_assert!(pool.ready.is_empty() || pool.watched, "spares that nobody would give \
+                                                                     up");
             }
         }
     }

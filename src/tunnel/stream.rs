@@ -27,17 +27,18 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 /// Unanswered probes until the connection counts as broken.
 const KEEPALIVE_PROBES: u32 = 4;
 
-/// How often a stream is looked at until the runtime has heard of all that the kernel has.
-const LOOKS: usize = 4;
+/// How often a stream is checked until the runtime has heard of all that the kernel has.
+const READINESS_TRIES: usize = 4;
 
 /// Small requests must not wait for one another (Nagle's algorithm).
 pub fn send_at_once(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)
 }
 
-/// Notices a Redis that vanished without a word, unless something sent is unacknowledged: then the kernel gives up by
-/// itself, after about a quarter of an hour (tcp_retries2 in tcp(7)), as it does for an app without a tunnel. A
-/// TCP_USER_TIMEOUT would be sooner, but also break off a Redis that lives and is too busy to read.
+/// Notices a Redis that vanished without a word, unless something sent is unacknowledged: then the
+/// kernel gives up by itself, after about a quarter of an hour (tcp_retries2 in tcp(7)), as it does
+/// for an app without a tunnel. A TCP_USER_TIMEOUT would be sooner, but also break off a Redis that
+/// lives and is too busy to read.
 pub fn keep_alive(stream: &TcpStream) -> io::Result<()> {
     let keepalive = TcpKeepalive::new()
         .with_time(KEEPALIVE_IDLE)
@@ -46,7 +47,8 @@ pub fn keep_alive(stream: &TcpStream) -> io::Result<()> {
     SockRef::from(stream).set_tcp_keepalive(&keepalive)
 }
 
-/// Bytes that were written but that the peer's kernel has not acknowledged yet; 0 when nobody knows.
+/// Bytes that were written but that the peer's kernel has not acknowledged yet; 0 when nobody
+/// knows.
 pub fn unacknowledged(stream: &TcpStream) -> i32 {
     let mut bytes: nix::libc::c_int = 0;
     // SAFETY: TIOCOUTQ, which is SIOCOUTQ for a socket (tcp(7)), fills one int.
@@ -81,7 +83,7 @@ impl TlsUpstream {
     /// Whether the server has neither closed nor said anything, not even half a record. TLS may
     /// have said its own things, as session tickets.
     pub async fn is_untouched(&mut self) -> bool {
-        for _ in 0..LOOKS {
+        for _ in 0..READINESS_TRIES {
             let silent = poll_fn(|cx| {
                 let mut byte = [0];
                 let read = Pin::new(&mut *self).poll_read(cx, &mut ReadBuf::new(&mut byte));
@@ -118,7 +120,8 @@ impl AsyncRead for TlsUpstream {
         }
         let before = buf.filled().len();
         let read = Pin::new(&mut self.tls).poll_read(cx, buf);
-        // A record that fits is given as a whole, and a read never goes beyond one record (SSL_read(3)).
+        // A record that fits is given as a whole, and a read never goes beyond one record
+        // (SSL_read(3)).
         self.exhausted = read.is_pending() || (buf.remaining() > 0 && buf.filled().len() > before);
         match ready!(read) {
             Err(error) if is_unannounced_close(&error) => Poll::Ready(Ok(())),
@@ -140,7 +143,8 @@ impl AsyncWrite for TlsUpstream {
         Pin::new(&mut self.tls).poll_flush(cx)
     }
 
-    /// Half-closes: close_notify, then the FIN that tokio-native-tls does not send. Reading goes on.
+    /// Half-closes: close_notify, then the FIN that tokio-native-tls does not send. Reading goes
+    /// on.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.close_notify_sent {
             // After a fatal alert or an unannounced close there is nobody to notify.

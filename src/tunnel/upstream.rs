@@ -23,9 +23,9 @@ use crate::tls::{
 
 /// How long one address has before the next one is tried beside it (RFC 8305 section 5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
-/// How long a server may stay silent in the handshake before it is asked whether it speaks RESP without
-/// TLS. A plaintext Redis does not answer a handshake: it waits for the rest of what it takes for a
-/// request.
+/// How long a server may stay silent in the handshake before it is asked whether it speaks RESP
+/// without TLS. A plaintext Redis does not answer a handshake: it waits for the rest of what it
+/// takes for a request.
 const SILENCE: Duration = Duration::from_secs(1);
 /// How long a server may take to answer that.
 const ANSWER: Duration = Duration::from_secs(1);
@@ -33,7 +33,8 @@ const ANSWER: Duration = Duration::from_secs(1);
 const LATE: Duration = Duration::from_secs(1);
 /// How long the explanation of a certificate that fails may take, beyond the connect timeout.
 const EXPLANATION: Duration = Duration::from_secs(1);
-/// With `--connect-retry`: the longest pause after the first failure; it doubles with each, up to the cap.
+/// With `--connect-retry`: the longest pause after the first failure; it doubles with each, up to
+/// the cap.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
@@ -77,8 +78,8 @@ impl Unexplained {
         }
     }
 
-    /// In plain words, if the server helps within [`EXPLANATION`]. To be called outside the time limit
-    /// of the attempt: that the certificate fails is known, and must not become an outage.
+    /// In plain words, if the server helps within [`EXPLANATION`]. To be called outside the time
+    /// limit of the attempt: that the certificate fails is known, and must not become an outage.
     pub async fn explain(self, tunnel: &Tunnel) -> Failure {
         match self {
             Unexplained::Certificate { address, flaw, verdict } => {
@@ -215,8 +216,8 @@ pub async fn look_up(tunnel: &Tunnel) -> Result<Vec<SocketAddr>, Failure> {
 /// The upstream's addresses by a look-up that began at `since` or later.
 pub async fn look_up_since(tunnel: &Tunnel, since: Instant) -> Result<Vec<SocketAddr>, Failure> {
     let ask = async {
-        let host = tunnel.plan.upstream.host_name();
-        let addresses = lookup_host((host.as_str(), tunnel.plan.upstream.port)).await;
+        let host = tunnel.route.upstream.host_name();
+        let addresses = lookup_host((host.as_str(), tunnel.route.upstream.port)).await;
         addresses.map(Iterator::collect)
     };
     let addresses = tunnel.names.addresses(since, ask).await;
@@ -242,7 +243,7 @@ pub async fn handshake(
     sessions: &Arc<Sessions>,
 ) -> Result<TlsStream<ReadAhead>, Unexplained> {
     let address = stream.peer_addr().map_err(|error| Failure::Outage(Step::Tcp, error))?;
-    let host = tunnel.plan.upstream.host_name();
+    let host = tunnel.route.upstream.host_name();
     let stream = ReadAhead::new(stream, tunnel.count_connection());
     let heard = stream.heard();
     let tls = tokio::select! {
@@ -252,13 +253,13 @@ pub async fn handshake(
     tls.map_err(|error| Unexplained::of(address, error, &heard))
 }
 
-/// OpenSSL's verdict on the certificate at `address` in plain words: native-tls shows a certificate only
-/// when a handshake succeeds, so another one is made that takes any.
+/// OpenSSL's verdict on the certificate at `address` in plain words: native-tls shows a certificate
+/// only when a handshake succeeds, so another one is made that takes any.
 async fn explain(tunnel: &Tunnel, address: SocketAddr, flaw: Flaw, verdict: String) -> String {
-    let host = tunnel.plan.upstream.host_name();
+    let host = tunnel.route.upstream.host_name();
     let look = async {
         let stream = TcpStream::connect(address).await.ok()?;
-        let tls = tunnel.look.connect(&host, stream, &Arc::default()).await.ok()?;
+        let tls = tunnel.unverified.connect(&host, stream, &Arc::default()).await.ok()?;
         certificate_of(&tls).ok()
     };
     // A server that does not show it again, in time or at all, takes nothing from the verdict.
@@ -272,8 +273,9 @@ async fn explain(tunnel: &Tunnel, address: SocketAddr, flaw: Flaw, verdict: Stri
 }
 
 /// Whether a server that broke a connection with `error` before it said a word refuses us for our
-/// certificate, as TLS 1.3 has it only after the handshake. A reset may have overtaken the alert that
-/// says so: then it is asked again, on a connection of its own, once for all that meet the same.
+/// certificate, as TLS 1.3 has it only after the handshake. A reset may have overtaken the alert
+/// that says so: then it is asked again, on a connection of its own, once for all that meet the
+/// same.
 pub async fn late_refusal(tunnel: &Tunnel, error: &io::Error) -> Option<HandshakeError> {
     if error.kind() != io::ErrorKind::ConnectionReset {
         return LateRefusal::of(error).map(HandshakeError::from);
@@ -288,8 +290,8 @@ pub async fn late_refusal(tunnel: &Tunnel, error: &io::Error) -> Option<Handshak
     refusal.map(HandshakeError::from)
 }
 
-/// Resolves, some time after it was asked, if the server at `address` answers RESP in plaintext; never
-/// otherwise.
+/// Resolves, some time after it was asked, if the server at `address` answers RESP in plaintext;
+/// never otherwise.
 async fn prove_plaintext(tunnel: &Tunnel, address: SocketAddr) {
     sleep(SILENCE).await;
     let ask = async {

@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
@@ -95,9 +96,14 @@ impl Launcher {
         Running { process: Process(child), stdin, stdout, stderr }
     }
 
-    /// Starts it with a COMMAND that lives until [`Running::finish`], and waits for the tunnel.
+    /// With a COMMAND that lives until [`Running::finish`].
+    pub fn holding(url: &str) -> Launcher {
+        Launcher::script(HOLD).redis(url)
+    }
+
+    /// Starts it with such a COMMAND, and waits for the tunnel.
     pub fn hold(url: &str) -> Held {
-        Launcher::script(HOLD).redis(url).start_held()
+        Launcher::holding(url).start_held()
     }
 
     /// Like `hold`, for a launcher whose script is [`HOLD`] or prints its URL first as that does.
@@ -194,6 +200,11 @@ impl Held {
     /// An authenticated client at the tunnel.
     pub fn client(&self) -> Client {
         Client::connect(self.port, PASSWORD)
+    }
+
+    /// A TCP connection to the tunnel.
+    pub fn tcp(&self) -> TcpStream {
+        TcpStream::connect(("127.0.0.1", self.port)).expect("connect")
     }
 
     /// A client at the tunnel that has said nothing.

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 /// How long anything may take before a test fails: far more than it does.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 /// Between two looks at a condition.
-const LOOK: Duration = Duration::from_millis(5);
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Waits until `condition` yields something.
 ///
@@ -41,7 +41,7 @@ pub fn eventually_within<T>(
             return found;
         }
         assert!(Instant::now() < deadline, "waited in vain: {what}");
-        std::thread::sleep(LOOK);
+        std::thread::sleep(POLL_INTERVAL);
     }
 }
 

@@ -1,23 +1,17 @@
-//! Telling the app, in RESP, that its connection was refused.
+//! What is known of Redis's protocol:
+//! <https://redis.io/docs/latest/develop/reference/protocol-spec/>.
 
-use std::io;
-use std::time::Duration;
-
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::timeout;
-
-use super::app::AppStream;
-
-/// How long to wait for the app's first request before answering all the same. Some clients take a
-/// reply that comes before any request for a broken connection.
-const FIRST_REQUEST: Duration = Duration::from_secs(2);
-/// How long a refused app may stay silent before its connection is closed. At once would be too soon: ioredis and others
-/// take an error in reply to their first request, HELLO, for an old server, ask on, and report only what they hear then.
-const LINGER: Duration = Duration::from_secs(1);
-/// How long a refused app is answered at most.
-const LONGEST_TALK: Duration = Duration::from_secs(10);
-/// The longest answer, so that it stays one readable line.
+/// The longest error, in bytes, so that it stays one readable line.
 const LONGEST: usize = 300;
+
+/// A request: an array of bulk strings.
+pub fn request(words: &[&str]) -> Vec<u8> {
+    let mut request = format!("*{}\r\n", words.len());
+    for word in words {
+        request += &format!("${}\r\n{word}\r\n", word.len());
+    }
+    request.into_bytes()
+}
 
 /// The RESP error that says `text`: one line, of printable characters only.
 pub fn error(text: &str) -> String {
@@ -28,55 +22,10 @@ pub fn error(text: &str) -> String {
     format!("{}\r\n", &line[..end])
 }
 
-/// Answers the app's requests with one and the same error each, and closes when no more come.
-///
-/// # Errors
-/// When the app is gone.
-pub async fn refuse(app: &mut AppStream, text: &str) -> io::Result<()> {
-    let answer = error(text);
-    // Talked out, or the app has gone: in either case it is over.
-    let _ = timeout(LONGEST_TALK, answer_all(app, answer.as_bytes())).await;
-    app.shutdown().await?;
-    // Closing with unread bytes is a reset, which may overtake the answer (RFC 1122 section 4.2.2.13).
-    let mut ignored = [0; 1024];
-    let read_to_the_end = async {
-        while app.read(&mut ignored).await? > 0 {}
-        Ok(())
-    };
-    timeout(LINGER, read_to_the_end).await.unwrap_or(Ok(()))
-}
-
-async fn answer_all(app: &mut AppStream, answer: &[u8]) -> io::Result<()> {
-    let (mut requests, mut answered) = (Requests::default(), false);
-    let mut buffer = [0; 1024];
-    loop {
-        let patience = if answered { LINGER } else { FIRST_REQUEST };
-        match timeout(patience, app.read(&mut buffer)).await {
-            Ok(read) => {
-                let read = read?;
-                if read == 0 && answered {
-                    return Ok(());
-                }
-                let complete = requests.count(&buffer[..read]).max(usize::from(read == 0));
-                for _ in 0..complete {
-                    app.write_all(answer).await?;
-                    answered = true;
-                }
-            }
-            Err(_) if answered => return Ok(()),
-            // Whatever it has to say: the answer is the same.
-            Err(_) => {
-                app.write_all(answer).await?;
-                answered = true;
-            }
-        }
-    }
-}
-
 /// Counts the requests in a stream of bytes: arrays of bulk strings, or lines
 /// (<https://redis.io/docs/latest/develop/reference/protocol-spec/>).
 #[derive(Debug, Default)]
-struct Requests {
+pub struct Requests {
     /// The line that has begun, as far as it matters.
     line: Vec<u8>,
     /// Bulk strings that the current array still lacks.
@@ -90,7 +39,7 @@ impl Requests {
     const LINE: usize = 24;
 
     /// How many requests are complete with these bytes.
-    fn count(&mut self, bytes: &[u8]) -> usize {
+    pub fn count(&mut self, bytes: &[u8]) -> usize {
         let mut complete = 0;
         let mut rest = bytes;
         while let Some((&byte, after)) = rest.split_first() {

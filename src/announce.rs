@@ -1,0 +1,191 @@
+//! What the user is told: at start, when it cannot start, and at the end.
+
+use std::ffi::OsString;
+use std::io::{self, Write as _};
+
+use crate::command_line::Rewrite;
+use crate::configuration::{ConfigError, Settings, is_variable_name, options};
+use crate::exit;
+use crate::listen::{Bound, wanted_port};
+use crate::logging::{err, notice, warning};
+use crate::plan::Plan;
+use crate::redis_url::Local;
+use crate::supervisor::ExitOutcome;
+use crate::tls::Verify;
+use crate::tunnel::Totals;
+
+/// Reports what is wrong with the configuration; returns the exit code for that.
+pub fn misconfigured(mistakes: &[ConfigError]) -> u8 {
+    for mistake in mistakes {
+        err!(at = "config-error", var = mistake.name, msg = mistake.to_string());
+    }
+    exit::CONFIG
+}
+
+/// Reports a defect, or a system that refuses what no launcher can do without; returns the exit
+/// code for that.
+pub fn internal_error(error: &anyhow::Error) -> u8 {
+    err!(at = "internal-error", error = format!("{error:#}"));
+    exit::INTERNAL_ERROR
+}
+
+/// Reports that COMMAND could not be executed; returns the exit code for that.
+pub fn not_executed(words: &[OsString], error: &io::Error) -> u8 {
+    let code = exit::not_executed(error);
+    let program = words[0].to_string_lossy();
+    let (name, hint) = (program_name(&program), why_not_executed(&program, words.len(), code));
+    let error = error.to_string();
+    err!(at = "command-failed", command = name, error, code, hint);
+    code
+}
+
+/// A program's name as a log may have it: nothing but the characters of a path, and nothing behind
+/// a space, since a whole command line, or an assignment, may have been given in its place,
+/// password and all.
+fn program_name(word: &str) -> &str {
+    let name = word.split_whitespace().next().unwrap_or_default();
+    let is_path = |c: char| c.is_alphanumeric() || "._-+/".contains(c);
+    if !name.is_empty() && name.chars().all(is_path) { name } else { "(not shown)" }
+}
+
+/// What the user may have meant.
+fn why_not_executed(program: &str, words: usize, code: u8) -> Option<&'static str> {
+    match code {
+        127 if program.is_empty() => Some("COMMAND is empty: is a variable in it unset?"),
+        127 if words == 1 && program.contains(char::is_whitespace) => Some(
+            "the whole command line is one word: leave out the quotes around it, or put sh -c \
+             before it",
+        ),
+        127 if program.split('/').next().is_some_and(|start| start.contains('=')) => {
+            Some("this is no program, but an assignment: put env before it")
+        }
+        127 => Some("no such command: check its name and PATH"),
+        _ => None,
+    }
+}
+
+/// One line a tunnel, and what the user should know about it.
+pub fn started(plan: &Plan, others: &[String], bound: &Bound, settings: &Settings) {
+    let urls = options::URLS.declaration.variable;
+    if !plan.found_urls() {
+        let remedy = match others.is_empty() {
+            true => format!("Set REDIS_URL, or name your variables in {urls}"),
+            false => "Others do: see the next line".to_owned(),
+        };
+        warning!(
+            at = "no-redis-url",
+            msg = format!(
+                "none of {} holds a Redis URL; COMMAND runs without a tunnel. {remedy}",
+                options::URLS.declaration.default_shown
+            ),
+        );
+    }
+    if !others.is_empty() {
+        notice!(
+            at = "not-tunnelled",
+            vars = others.join(" "),
+            msg = format!(
+                "these hold Redis URLs and stay as they are; to tunnel them too, set {urls}=\"{}\"",
+                with_others(plan, others)
+            ),
+        );
+    }
+    for (index, (route, local)) in plan.routes.iter().zip(&bound.locals).enumerate() {
+        let variables = route.variables.join(" ");
+        let wanted = wanted_port(settings, index);
+        if let Local::Port(port) = local
+            && wanted != *port
+            && settings.listen_port != 0
+        {
+            notice!(at = "port-taken", var = variables, wanted, port);
+        }
+        notice!(
+            at = "tunnel-up",
+            var = variables,
+            listen = %local,
+            upstream = %route.upstream,
+            verify = route.trust.verify.word(),
+        );
+        if route.trust.verify == Verify::None && route.trust.ca.is_some() {
+            warning!(
+                at = "ca-unused",
+                var = variables,
+                msg = format!(
+                    "a CA is set, but not used: set {0}=ca or {0}=full",
+                    options::VERIFY.declaration.variable
+                ),
+            );
+        }
+    }
+    if !plan.unauthenticated.is_empty() {
+        warning!(
+            at = "not-authenticated",
+            vars = plan.unauthenticated.join(" "),
+            msg = format!(
+                "traffic is encrypted, but nothing proves that the servers are the right ones: set \
+                 {pin} (start-stunnel --check prints the value), or {verify}=full for a \
+                 certificate of a public CA; {verify}=none says that it is meant so",
+                pin = options::PIN.declaration.variable,
+                verify = options::VERIFY.declaration.variable
+            ),
+        );
+    }
+}
+
+/// Warns of each argument that held a URL which the shell had expanded.
+pub fn rewritten(rewrites: &[Rewrite]) {
+    for Rewrite { argument, variable } in rewrites {
+        warning!(
+            at = "argument-rewritten",
+            argument,
+            var = variable,
+            msg = format!(
+                "argument {argument} held the URL of {variable}, expanded by the shell before \
+                 start-stunnel ran; it now leads through the tunnel"
+            ),
+        );
+    }
+}
+
+/// Says why there is nothing to print or to check; returns the exit code for that.
+pub fn disabled() -> u8 {
+    eprintln!("start-stunnel is disabled: no tunnel, and COMMAND's environment is untouched");
+    exit::SUCCESS
+}
+
+/// Writes the Redis variables that COMMAND would get to stdout; returns the exit code for that.
+///
+/// # Errors
+/// When stdout cannot be written.
+pub fn environment(plan: &Plan, bound: &Bound) -> anyhow::Result<u8> {
+    let mut stdout = io::stdout().lock();
+    for line in plan.describe(&bound.locals) {
+        writeln!(stdout, "{line}")?;
+    }
+    stdout.flush()?;
+    Ok(exit::SUCCESS)
+}
+
+/// How COMMAND ended, and what went through the tunnels.
+pub fn ended(ended: ExitOutcome, totals: &Totals) {
+    let (code, signal) = match ended {
+        ExitOutcome::Exited(code) => (Some(code), None),
+        ExitOutcome::Killed(signal) => (None, Some(signal)),
+    };
+    let counts = totals.counts();
+    notice!(
+        at = "command-ended",
+        code,
+        signal,
+        connections = counts.connections,
+        sent = counts.sent,
+        received = counts.received,
+        failed = counts.failed,
+    );
+}
+
+/// What [`options::URLS`] would have to be for the others to be tunnelled as well.
+fn with_others(plan: &Plan, others: &[String]) -> String {
+    let names = plan.variables().chain(others.iter().map(String::as_str));
+    names.filter(|name| is_variable_name(name)).collect::<Vec<_>>().join(" ")
+}

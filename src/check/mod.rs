@@ -1,0 +1,46 @@
+//! `--check`: examines every tunnel at the same time, and reports what would work and what would
+//! not.
+
+mod examine;
+mod render;
+mod report;
+
+use std::io::{self, IsTerminal as _, Write as _};
+
+use crate::configuration::Settings;
+use crate::exit;
+use crate::logging::LogFormat;
+use crate::plan::Plan;
+use report::Report;
+
+/// Examines every tunnel of `plan`, prints the report to stdout, and returns the exit code.
+///
+/// # Errors
+/// When the runtime cannot be started or stdout not be written.
+pub fn run(plan: Plan, settings: &Settings) -> anyhow::Result<u8> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let reports = runtime.block_on(examine::all(plan, settings));
+    runtime.shutdown_background();
+    let works = reports.iter().all(Report::works);
+    let mut stdout = io::stdout().lock();
+    match settings.log.format {
+        LogFormat::Json => {
+            for report in &reports {
+                writeln!(stdout, "{}", render::as_json(report))?;
+            }
+        }
+        LogFormat::Logfmt => {
+            let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+            let paint = render::Paint(stdout.is_terminal() && !no_color);
+            if reports.is_empty() {
+                writeln!(stdout, "No tunnel to check: no variable holds a Redis URL to tunnel.")?;
+            }
+            for (index, report) in reports.iter().enumerate() {
+                let space = if index == 0 { "" } else { "\n" };
+                write!(stdout, "{space}{}", render::as_table(report, &paint))?;
+            }
+        }
+    }
+    stdout.flush()?;
+    Ok(if works { exit::SUCCESS } else { exit::CHECK_FAILED })
+}

@@ -1,0 +1,255 @@
+//! From the text of a setting to its value. The error of each function is what would have been
+//! right: it follows "expected" in a message, and never repeats the text.
+
+use std::time::Duration;
+
+use super::Rediss;
+use crate::logging::{LogFormat, LogLevel};
+use crate::redis_url;
+use crate::supervisor::ForwardSignals;
+use crate::tls::{self, MinTls, Pin, Verify};
+use crate::tunnel::{Listen, MOST_SPARES, PortTaken};
+
+/// Text that is read as it is, for those who know more about it.
+pub fn text(text: &str) -> Result<String, &'static str> {
+    Ok(text.to_owned())
+}
+
+/// One of `words`, in any case.
+fn one_of<T: Copy>(
+    text: &str,
+    words: &[(&str, T)],
+    expected: &'static str,
+) -> Result<T, &'static str> {
+    let found = words.iter().find(|(word, _)| word.eq_ignore_ascii_case(text));
+    found.map(|(_, value)| *value).ok_or(expected)
+}
+
+pub fn boolean(text: &str) -> Result<bool, &'static str> {
+    let words = [
+        ("1", true),
+        ("true", true),
+        ("yes", true),
+        ("on", true),
+        ("0", false),
+        ("false", false),
+        ("no", false),
+        ("off", false),
+    ];
+    one_of(text, &words, "1, true, yes or on; or 0, false, no or off")
+}
+
+pub fn listen(text: &str) -> Result<Listen, &'static str> {
+    one_of(text, &[("tcp", Listen::Tcp), ("unix", Listen::Unix)], "tcp or unix")
+}
+
+pub fn rediss(text: &str) -> Result<Rediss, &'static str> {
+    let words = [("tunnel", Rediss::Tunnel), ("passthrough", Rediss::Passthrough)];
+    one_of(text, &words, "tunnel or passthrough")
+}
+
+pub fn verify(text: &str) -> Result<Verify, &'static str> {
+    let words = [("none", Verify::None), ("ca", Verify::Ca), ("full", Verify::Full)];
+    one_of(text, &words, "none, ca or full")
+}
+
+pub fn min_tls(text: &str) -> Result<MinTls, &'static str> {
+    let version = one_of(text, &[("1.2", MinTls::V1_2), ("1.3", MinTls::V1_3)], "1.2 or 1.3")?;
+    // Every OpenSSL that this can be built with has 1.2, and asking it costs start-up time.
+    let spoken = version == MinTls::V1_2 || tls::speaks(version);
+    spoken.then_some(version).ok_or("1.2, as this machine's OpenSSL speaks no newer one")
+}
+
+pub fn pins(text: &str) -> Result<Vec<Pin>, &'static str> {
+    if text.is_empty() {
+        return Ok(Vec::new());
+    }
+    Pin::parse_all(text).ok_or(
+        "sha256// and the base64 of 32 bytes, several joined by ; (start-stunnel --check prints \
+         the server's)",
+    )
+}
+
+pub fn server_name(text: &str) -> Result<Option<String>, &'static str> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let host = redis_url::parse_host(text);
+    host.map(|host| Some(redis_url::unbracketed(&host)))
+        .ok_or("a host name, or an IP address (IPv6 in brackets)")
+}
+
+pub fn forward_signals(text: &str) -> Result<ForwardSignals, &'static str> {
+    let words = [
+        ("auto", ForwardSignals::Auto),
+        ("always", ForwardSignals::Always),
+        ("never", ForwardSignals::Never),
+    ];
+    one_of(text, &words, "auto, always or never")
+}
+
+pub fn log_level(text: &str) -> Result<LogLevel, &'static str> {
+    let words = [
+        ("emerg", LogLevel::Silent),
+        ("alert", LogLevel::Silent),
+        ("crit", LogLevel::Silent),
+        ("err", LogLevel::Err),
+        ("warning", LogLevel::Warning),
+        ("notice", LogLevel::Notice),
+        ("info", LogLevel::Info),
+        ("debug", LogLevel::Debug),
+    ];
+    const EXPECTED: &str = "emerg, alert, crit, err, warning, notice, info or debug, or 0 to 7";
+    match text.as_bytes() {
+        [digit @ b'0'..=b'7'] => Ok(words[usize::from(digit - b'0')].1),
+        _ => one_of(text, &words, EXPECTED),
+    }
+}
+
+pub fn log_format(text: &str) -> Result<LogFormat, &'static str> {
+    one_of(text, &[("logfmt", LogFormat::Logfmt), ("json", LogFormat::Json)], "logfmt or json")
+}
+
+pub fn offset(text: &str) -> Result<i32, &'static str> {
+    const EXPECTED: &str = "a whole number from -65534 to 65534";
+    const MOST: i32 = u16::MAX as i32 - 1;
+    let value: i32 = text.parse().map_err(|_| EXPECTED)?;
+    (-MOST..=MOST).contains(&value).then_some(value).ok_or(EXPECTED)
+}
+
+pub fn port_taken(text: &str) -> Result<PortTaken, &'static str> {
+    one_of(text, &[("move", PortTaken::Move), ("fail", PortTaken::Fail)], "move or fail")
+}
+
+pub fn port_or_zero(text: &str) -> Result<u16, &'static str> {
+    text.parse().map_err(|_| "a port from 1 to 65535, or 0 for the kernel's pick")
+}
+
+pub fn spares(text: &str) -> Result<usize, &'static str> {
+    let known = text.parse().ok().filter(|number| *number <= MOST_SPARES);
+    known.ok_or("a whole number from 0 to 8")
+}
+
+pub fn duration(text: &str) -> Result<Duration, &'static str> {
+    const EXPECTED: &str = "a time such as 500ms, 10s, 5m, 24h, or a bare number of seconds";
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let milliseconds_each: u64 = match unit {
+        "ms" => 1,
+        "" | "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err(EXPECTED),
+    };
+    let number: u64 = number.parse().map_err(|_| EXPECTED)?;
+    number.checked_mul(milliseconds_each).map(Duration::from_millis).ok_or(EXPECTED)
+}
+
+pub fn duration_or_never(text: &str) -> Result<Option<Duration>, &'static str> {
+    duration(text).map(|time| (!time.is_zero()).then_some(time))
+}
+
+pub fn positive_duration(text: &str) -> Result<Duration, &'static str> {
+    let time = duration(text)?;
+    (!time.is_zero())
+        .then_some(time)
+        .ok_or("a time of more than zero such as 500ms, 10s, 5m, 24h, or a bare number of seconds")
+}
+
+/// Whether `--urls` takes `name`.
+pub fn is_variable_name(name: &str) -> bool {
+    name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+}
+
+/// Names of variables; an error never repeats one, since a URL is sometimes put here.
+pub fn names(text: &str) -> Result<Option<Vec<String>>, &'static str> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let mut names: Vec<String> = Vec::new();
+    for name in text.split([' ', ',', '\t', '\n', '\r']).filter(|name| !name.is_empty()) {
+        if !is_variable_name(name) {
+            return Err(EXPECTED_NAMES);
+        }
+        if !names.iter().any(|known| known == name) {
+            names.push(name.to_owned());
+        }
+    }
+    if names.is_empty() { Err(EXPECTED_NAMES) } else { Ok(Some(names)) }
+}
+
+const EXPECTED_NAMES: &str = "names of variables, such as \"REDIS_URL CACHE_URL\"";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_offset_is_smaller_than_the_number_of_ports() {
+        for (text, value) in [("0", 0), ("-65534", -65534), ("65534", 65534), ("+1", 1)] {
+            assert_eq!(offset(text), Ok(value), "{text}");
+        }
+        for text in ["65535", "-65535", "-2147483648", "2147483647", "-2147483649", "", "1.0"] {
+            assert!(offset(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn durations_take_the_documented_forms_only() {
+        let good = [
+            ("500ms", 500),
+            ("10s", 10_000),
+            ("5m", 300_000),
+            ("24h", 86_400_000),
+            ("7", 7_000),
+            ("0", 0),
+        ];
+        for (text, milliseconds) in good {
+            assert_eq!(duration(text), Ok(Duration::from_millis(milliseconds)), "{text}");
+        }
+        for text in [
+            "",
+            "s",
+            "1.5s",
+            "-1",
+            "+1",
+            "10 s",
+            "10S",
+            "1d",
+            "99999999999999999999",
+            "18446744073709551615h",
+        ] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn levels_are_syslogs_names_in_any_case_or_its_numbers() {
+        for (text, level) in [
+            ("emerg", LogLevel::Silent),
+            ("0", LogLevel::Silent),
+            ("3", LogLevel::Err),
+            ("ERR", LogLevel::Err),
+            ("5", LogLevel::Notice),
+            ("Debug", LogLevel::Debug),
+            ("7", LogLevel::Debug),
+        ] {
+            assert_eq!(log_level(text), Ok(level), "{text}");
+        }
+        for text in ["warn", "error", "8", "-1", "55", "trace"] {
+            assert!(log_level(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn names_of_variables_are_separated_by_spaces_or_commas() {
+        let some = |names: &[&str]| Ok(Some(names.iter().map(|name| name.to_string()).collect()));
+        assert_eq!(names(""), Ok(None));
+        assert_eq!(names("A"), some(&["A"]));
+        assert_eq!(names("A B,C, D  E,"), some(&["A", "B", "C", "D", "E"]));
+        assert_eq!(names("A B A"), some(&["A", "B"]));
+        for text in [" ", ",", "A=B", "redis://h"] {
+            assert!(names(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,435 @@
+//! Which variables hold Redis URLs, and what becomes of each: a tunnel, nothing, or a mistake.
+
+use std::ffi::{OsStr, OsString};
+use std::net::Ipv4Addr;
+
+use url::Host;
+
+use super::reader::{Reader, UrlSettings};
+use super::{ConfigError, Rediss, Reported, options};
+use crate::environment::{Environment, lookup};
+use crate::redis_url::{Problem, RedisUrl, Scheme, UNIX};
+use crate::secret::Secret;
+use crate::tls::Trust;
+use crate::tunnel::Upstream;
+
+/// The variable that is always looked at first.
+const REDIS_URL: &str = "REDIS_URL";
+/// What the launcher appends to a variable's name for its own copy of the local URL.
+pub const COPY_SUFFIX: &str = "_STUNNEL";
+/// The hosts of Heroku's PrivateLink endpoints, which speak TLS on the port of the URL:
+/// <https://devcenter.heroku.com/articles/heroku-redis-via-privatelink>.
+const PRIVATELINK_DOMAIN: &str = ".vpce.amazonaws.com";
+
+/// A variable that holds a Redis URL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RedisVariable {
+    pub name: String,
+    /// As found.
+    pub value: Secret,
+    pub decision: Decision,
+}
+
+/// What becomes of a Redis variable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// It is to lead through a tunnel.
+    Tunnel(Box<TunnelledUrl>),
+    /// It stays as it is, since the user wants that or an outer launcher made it.
+    Untouched(Box<RedisUrl>),
+    /// It stays as it is: it leads to an outer launcher's Unix socket.
+    UntouchedSocket,
+}
+
+/// A URL that is to lead through a tunnel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TunnelledUrl {
+    pub url: RedisUrl,
+    pub upstream: Upstream,
+    /// Whether TLS goes to another port than the URL's.
+    pub port_moved: bool,
+    pub trust: Trust,
+    /// Whether the user has said how much of the certificate must hold: `none` is on purpose then.
+    pub verify_chosen: bool,
+}
+
+/// Decides about every Redis variable: those `listed` by the user, or those that are discovered.
+///
+/// # Errors
+/// When anything about any of them is wrong.
+pub fn decide(
+    listed: Option<Vec<String>>,
+    reader: &mut Reader<'_>,
+) -> Result<Vec<RedisVariable>, Reported> {
+    let (mut decided, mut wrong) = (Vec::new(), None);
+    for (name, listed) in candidates(listed, reader.environment()) {
+        match decide_one(name, listed, reader) {
+            Ok(variable) => decided.extend(variable),
+            Err(reported) => wrong = Some(reported),
+        }
+    }
+    wrong.map_or(Ok(decided), Err)
+}
+
+/// Decides about the variable `name`; `None` when there is no URL in it, and need be none.
+fn decide_one(
+    name: String,
+    listed: bool,
+    reader: &mut Reader<'_>,
+) -> Result<Option<RedisVariable>, Reported> {
+    let environment = reader.environment();
+    let variable = |name, value, decision| {
+        Ok(Some(RedisVariable { name, value: Secret::new(value), decision }))
+    };
+    if let Some(value) = tunnelled_socket(&name, environment) {
+        return variable(name, value, Decision::UntouchedSocket);
+    }
+    let Some((value, url)) = reader.mistakes.check(url_in(&name, listed, environment))? else {
+        return Ok(None);
+    };
+    if equals_its_copy(&name, OsStr::new(&value), environment) && leads_to_a_tunnel(&url) {
+        return variable(name, value, Decision::Untouched(Box::new(url)));
+    }
+    let asked = url.tls_parameters().map_err(|problem| ConfigError::new(&name, problem));
+    let asked = reader.mistakes.check(asked)?;
+    let settings = reader.url_settings(&name, &asked)?;
+    if url.scheme().is_tls() && settings.rediss == Rediss::Passthrough {
+        return variable(name, value, Decision::Untouched(Box::new(url)));
+    }
+    let upstream = upstream_of(&name, &url, &settings);
+    let (upstream, port_moved) = reader.mistakes.check(upstream)?;
+    let UrlSettings { trust, verify_chosen, .. } = settings;
+    let tunnelled = TunnelledUrl { url, upstream, port_moved, trust, verify_chosen };
+    variable(name, value, Decision::Tunnel(Box::new(tunnelled)))
+}
+
+/// The names of variables with a Redis URL that are none of the `decided`.
+pub fn others(decided: &[RedisVariable], environment: &Environment) -> Vec<String> {
+    let is_url = |value: &OsString| value.to_str().and_then(Scheme::of).is_some();
+    environment
+        .iter()
+        .filter(|(_, value)| is_url(value))
+        .filter_map(|(name, _)| name.to_str())
+        .filter(|name| !is_ours(name))
+        .filter(|name| decided.iter().all(|variable| variable.name != *name))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// The names to look at, each with whether the user listed it.
+fn candidates(listed: Option<Vec<String>>, environment: &Environment) -> Vec<(String, bool)> {
+    if let Some(listed) = listed {
+        return listed.into_iter().map(|name| (name, true)).collect();
+    }
+    let discovered = environment
+        .keys()
+        .filter_map(|name| name.to_str())
+        .filter(|name| name.starts_with("HEROKU_REDIS_") || is_endpoint(name))
+        .filter(|name| !is_ours(name));
+    // The environment is a sorted map: alphabetical order comes of itself.
+    std::iter::once(REDIS_URL).chain(discovered).map(|name| (name.to_owned(), false)).collect()
+}
+
+/// Whether an outer launcher may have made this value of variable `name`.
+fn equals_its_copy(name: &str, value: &OsStr, environment: &Environment) -> bool {
+    lookup(environment, &format!("{name}{COPY_SUFFIX}")) == Some(value)
+}
+
+/// Whether `url` leads where a launcher listens: without TLS to 127.0.0.1.
+fn leads_to_a_tunnel(url: &RedisUrl) -> bool {
+    !url.scheme().is_tls() && matches!(url.host(), Host::Ipv4(Ipv4Addr::LOCALHOST))
+}
+
+/// Whether a name is of the launcher's own making, or of one of its settings.
+fn is_ours(name: &str) -> bool {
+    name.ends_with(COPY_SUFFIX) || name.contains("_STUNNEL_")
+}
+
+/// The value of variable `name`, if it leads to an outer launcher's Unix socket.
+fn tunnelled_socket(name: &str, environment: &Environment) -> Option<String> {
+    let value = lookup(environment, name)?;
+    let text = value.to_str().filter(|text| text.starts_with(&format!("{UNIX}://")))?;
+    equals_its_copy(name, value, environment).then(|| text.to_owned())
+}
+
+/// Whether Heroku's PrivateLink add-on named this variable.
+fn is_endpoint(name: &str) -> bool {
+    name.strip_prefix("REDIS_ENDPOINT_").is_some_and(|rest| rest.ends_with("_URL"))
+}
+
+/// The URL in variable `name`, as written and parsed; `None` when there is nothing to tunnel.
+fn url_in(
+    name: &str,
+    listed: bool,
+    environment: &Environment,
+) -> Result<Option<(String, RedisUrl)>, ConfigError> {
+    let Some(value) = lookup(environment, name) else {
+        return match listed {
+            true => Err(ConfigError::new(
+                name,
+                format!(
+                    "is not set, but {} lists it; set it, or remove it from the list",
+                    options::URLS.declaration.variable
+                ),
+            )),
+            false => Ok(None),
+        };
+    };
+    let parsed = match value.to_str() {
+        Some(text) => RedisUrl::parse(text).map(|url| (text.to_owned(), url)),
+        None => Err(Problem::NotUtf8),
+    };
+    match parsed {
+        Ok(found) => Ok(Some(found)),
+        Err(_)
+            if !listed && name != REDIS_URL && Scheme::of(&value.to_string_lossy()).is_none() =>
+        {
+            Ok(None)
+        }
+        Err(problem) => Err(ConfigError::new(name, problem)),
+    }
+}
+
+/// Where the TLS of `url` is spoken, and whether that is another port than the URL's.
+fn upstream_of(
+    name: &str,
+    url: &RedisUrl,
+    settings: &UrlSettings,
+) -> Result<(Upstream, bool), ConfigError> {
+    let privatelink = is_endpoint(name)
+        || matches!(url.host(), Host::Domain(host)
+            if host.trim_end_matches('.').ends_with(PRIVATELINK_DOMAIN));
+    let offset = match &settings.port_offset {
+        _ if url.scheme().is_tls() => 0,
+        offset if privatelink && !offset.per_url => 0,
+        offset => offset.value,
+    };
+    let port = i32::from(url.port()) + offset;
+    match u16::try_from(port) {
+        Ok(port) if port != 0 => Ok((Upstream { host: url.host().clone(), port }, offset != 0)),
+        _ => Err(ConfigError::new(
+            name,
+            format!(
+                "leads to TLS port {port} (port {} plus {offset} from {}), which does not exist; \
+                 set {} so that the sum is 1 to 65535, or write rediss:// when the port in \
+                 the URL speaks TLS itself",
+                url.port(),
+                settings.port_offset.source,
+                options::PORT_OFFSET.declaration.for_one(name),
+            ),
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::ffi::OsStringExt;
+
+    use super::super::tests::{environment, read};
+    use super::*;
+
+    fn decided_with(
+        options: &[&str],
+        environment: &Environment,
+    ) -> Result<Vec<RedisVariable>, Vec<String>> {
+        read(options, environment).map(|configuration| configuration.variables)
+    }
+
+    fn decided(
+        options: &[&str],
+        pairs: &[(&str, &str)],
+    ) -> Result<Vec<RedisVariable>, Vec<String>> {
+        decided_with(options, &environment(pairs))
+    }
+
+    /// `NAME=upstream` for each tunnelled variable, in order.
+    fn upstreams(variables: &[RedisVariable]) -> Vec<String> {
+        let upstream = |variable: &RedisVariable| match &variable.decision {
+            Decision::Tunnel(url) => Some(format!("{}={}", variable.name, url.upstream)),
+            Decision::Untouched(_) | Decision::UntouchedSocket => None,
+        };
+        variables.iter().filter_map(upstream).collect()
+    }
+
+    #[test]
+    fn tls_goes_where_the_table_of_the_contract_says() {
+        let cases: &[(&[(&str, &str)], &str)] = &[
+            (&[("REDIS_URL", "redis://h:6379")], "h:6380"),
+            (&[("REDIS_URL", "valkey://h:6379")], "h:6380"),
+            (&[("REDIS_URL", "redis://h")], "h:6380"),
+            (&[("REDIS_URL", "rediss://h:6379")], "h:6379"),
+            (&[("REDIS_URL", "valkeys://h:6379")], "h:6379"),
+            (&[("REDIS_URL", "rediss://h")], "h:6379"),
+            (&[("REDIS_URL", "rediss://h"), ("STUNNEL_PORT_OFFSET", "7")], "h:6379"),
+            (&[("REDIS_URL", "rediss://h"), ("REDIS_URL_STUNNEL_PORT_OFFSET", "7")], "h:6379"),
+            (&[("REDIS_URL", "rediss://h:65535")], "h:65535"),
+            (&[("REDIS_URL", "redis://h:6379"), ("STUNNEL_PORT_OFFSET", "0")], "h:6379"),
+            (&[("REDIS_URL", "redis://h:6379"), ("STUNNEL_PORT_OFFSET", "-79")], "h:6300"),
+            (
+                &[
+                    ("REDIS_URL", "redis://h:6379"),
+                    ("STUNNEL_PORT_OFFSET", "5"),
+                    ("REDIS_URL_STUNNEL_PORT_OFFSET", "9"),
+                ],
+                "h:6388",
+            ),
+            (&[("REDIS_URL", "redis://[::1]:6379")], "[::1]:6380"),
+            (
+                &[("REDIS_URL", "redis://vpce-1.vpce.amazonaws.com:6379")],
+                "vpce-1.vpce.amazonaws.com:6379",
+            ),
+            (&[("REDIS_URL", "redis://A.VPCE.Amazonaws.com.")], "a.vpce.amazonaws.com.:6379"),
+            (
+                &[("REDIS_URL", "redis://a.vpce.amazonaws.com.evil.net")],
+                "a.vpce.amazonaws.com.evil.net:6380",
+            ),
+            (&[("REDIS_URL", "redis://xvpce.amazonaws.com")], "xvpce.amazonaws.com:6380"),
+            (
+                &[("REDIS_URL", "redis://a.vpce.amazonaws.com"), ("STUNNEL_PORT_OFFSET", "1")],
+                "a.vpce.amazonaws.com:6379",
+            ),
+            (
+                &[
+                    ("REDIS_URL", "redis://a.vpce.amazonaws.com"),
+                    ("REDIS_URL_STUNNEL_PORT_OFFSET", "1"),
+                ],
+                "a.vpce.amazonaws.com:6380",
+            ),
+            (&[("REDIS_ENDPOINT_X_URL", "redis://h:6379")], "h:6379"),
+            (&[("REDIS_ENDPOINT_X_URL", "valkey://h:6379")], "h:6379"),
+            (&[("REDIS_ENDPOINT_X_URL", "rediss://h:6379")], "h:6379"),
+            (
+                &[
+                    ("REDIS_ENDPOINT_X_URL", "redis://h:6379"),
+                    ("REDIS_ENDPOINT_X_URL_STUNNEL_PORT_OFFSET", "1"),
+                ],
+                "h:6380",
+            ),
+        ];
+        for (pairs, upstream) in cases {
+            let decided = decided(&[], pairs);
+            let decided = decided.unwrap_or_else(|errors| panic!("{pairs:?}: {errors:?}"));
+            assert_eq!(
+                upstreams(&decided),
+                [format!("{}={upstream}", decided[0].name)],
+                "{pairs:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn redis_url_comes_first_then_the_others_in_alphabetical_order() {
+        let found = decided(
+            &[],
+            &[
+                ("HEROKU_REDIS_ROSE_URL", "redis://rose"),
+                ("REDIS_ENDPOINT_1_URL", "redis://endpoint"),
+                ("HEROKU_REDIS_AMBER_URL", "redis://amber"),
+                ("REDIS_URL", "redis://main"),
+                ("REDIS_ENDPOINT_1", "redis://no-endpoint"),
+                ("HEROKU_REDIS_AMBER_URL_STUNNEL", "redis://127.0.0.1:1"),
+                ("HEROKU_REDIS_AMBER_URL_STUNNEL_VERIFY", "ca"),
+                ("HEROKU_REDIS", "redis://no-name"),
+                ("CACHE_URL", "redis://cache"),
+                ("HEROKU_REDIS_EMPTY_URL", ""),
+                ("HEROKU_REDIS_PLAN", "mini"),
+                ("REDIS_ENDPOINT_2_URL", "https://h"),
+            ],
+        );
+        assert_eq!(
+            upstreams(&found.unwrap()),
+            [
+                "REDIS_URL=main:6380",
+                "HEROKU_REDIS_AMBER_URL=amber:6380",
+                "HEROKU_REDIS_ROSE_URL=rose:6380",
+                "REDIS_ENDPOINT_1_URL=endpoint:6379",
+            ]
+        );
+    }
+
+    #[test]
+    fn listed_names_count_alone_and_whatever_their_form() {
+        let pairs = [("REDIS_URL", "redis://main"), ("B", "redis://b"), ("A_STUNNEL", "redis://a")];
+        let by_option = decided(&["--urls", "B,A_STUNNEL"], &pairs).unwrap();
+        assert_eq!(upstreams(&by_option), ["B=b:6380", "A_STUNNEL=a:6380"]);
+        let with_variable = [&pairs[..], &[("REDIS_STUNNEL_URLS", "A_STUNNEL B")]].concat();
+        let by_variable = decided(&[], &with_variable).unwrap();
+        assert_eq!(upstreams(&by_variable), ["A_STUNNEL=a:6380", "B=b:6380"]);
+    }
+
+    #[test]
+    fn what_would_leave_the_app_in_plaintext_is_an_error() {
+        let cases: &[(&[(&str, &str)], &str)] = &[
+            (&[("REDIS_URL", "http://h")], "REDIS_URL does not begin with redis://"),
+            (&[("REDIS_URL", "redis://")], "REDIS_URL names no host"),
+            (&[("REDIS_URL", "redis://h:65535")], "REDIS_URL leads to TLS port 65536"),
+            (
+                &[("REDIS_URL", "redis://h:1"), ("STUNNEL_PORT_OFFSET", "-1")],
+                "REDIS_URL leads to TLS port 0 (port 1 plus -1 from STUNNEL_PORT_OFFSET)",
+            ),
+            (&[("HEROKU_REDIS_X_URL", "redis://h:x")], "HEROKU_REDIS_X_URL has a port"),
+            (&[("HEROKU_REDIS_X_URL", " redis://h")], "HEROKU_REDIS_X_URL holds white space"),
+            (&[("REDIS_ENDPOINT_X_URL", "valkeys:h")], "REDIS_ENDPOINT_X_URL has no //"),
+            (&[("REDIS_STUNNEL_URLS", "A")], "A is not set, but REDIS_STUNNEL_URLS lists it"),
+            (&[("REDIS_STUNNEL_URLS", "A"), ("A", "")], "A is not set"),
+            (&[("REDIS_STUNNEL_URLS", "A"), ("A", "x")], "A does not begin with"),
+            (
+                &[("REDIS_URL", "redis://h"), ("REDIS_URL_STUNNEL_VERIFY", "x")],
+                "REDIS_URL_STUNNEL_VERIFY is 'x'",
+            ),
+        ];
+        for (pairs, expected) in cases {
+            let errors = decided(&[], pairs).expect_err(expected);
+            assert_eq!(errors.len(), 1, "{errors:?}");
+            assert!(errors[0].starts_with(expected), "{errors:?}");
+        }
+    }
+
+    #[test]
+    fn without_any_url_there_is_nothing_to_tunnel() {
+        for pairs in [&[][..], &[("REDIS_URL", "")], &[("HEROKU_REDIS_X", "no url")]] {
+            assert_eq!(decided(&[], pairs), Ok(Vec::new()), "{pairs:?}");
+        }
+    }
+
+    #[test]
+    fn passthrough_and_nested_urls_are_left_alone() {
+        let pairs = [
+            ("REDIS_URL", "rediss://:pw@h:6379"),
+            ("HEROKU_REDIS_PLAIN_URL", "redis://h:6379"),
+            ("HEROKU_REDIS_OWN_URL", "rediss://own"),
+            ("HEROKU_REDIS_OWN_URL_STUNNEL_REDISS", "tunnel"),
+            ("HEROKU_REDIS_NESTED_URL", "redis://127.0.0.1:6371"),
+            ("HEROKU_REDIS_NESTED_URL_STUNNEL", "redis://127.0.0.1:6371"),
+            ("HEROKU_REDIS_STALE_URL", "redis://stale"),
+            ("HEROKU_REDIS_STALE_URL_STUNNEL", "redis://127.0.0.1:6371"),
+        ];
+        let decided = decided(&["--rediss", "passthrough"], &pairs).unwrap();
+        assert_eq!(
+            upstreams(&decided),
+            [
+                "HEROKU_REDIS_OWN_URL=own:6379",
+                "HEROKU_REDIS_PLAIN_URL=h:6380",
+                "HEROKU_REDIS_STALE_URL=stale:6380",
+            ]
+        );
+        assert_eq!(decided.len(), pairs.iter().filter(|(name, _)| name.ends_with("URL")).count());
+    }
+
+    #[test]
+    fn other_variables_may_hold_anything() {
+        let mut environment = environment(&[("REDIS_URL", "redis://h")]);
+        let garbage = OsString::from_vec(vec![0xff, 0xfe, b'=']);
+        environment.insert("OTHER".into(), garbage.clone());
+        environment.insert(OsString::from_vec(vec![0xfe]), "x".into());
+        environment.insert("HEROKU_REDIS_BINARY".into(), garbage.clone());
+        let found = decided_with(&[], &environment).unwrap();
+        assert_eq!(upstreams(&found), ["REDIS_URL=h:6380"]);
+
+        let mut value = b"redis://:".to_vec();
+        value.extend([0xff, b'@', b'h']);
+        environment.insert("HEROKU_REDIS_BINARY".into(), OsString::from_vec(value));
+        let errors = decided_with(&[], &environment).unwrap_err();
+        assert!(errors[0].starts_with("HEROKU_REDIS_BINARY is not valid UTF-8"), "{errors:?}");
+    }
+}

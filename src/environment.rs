@@ -1,0 +1,13 @@
+//! The environment as the launcher found it.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+
+/// Names and values; sorted, so that what is found in it has an order.
+pub type Environment = BTreeMap<OsString, OsString>;
+
+/// The value of `name`; an empty variable counts as unset.
+pub fn lookup<'a>(environment: &'a Environment, name: &str) -> Option<&'a OsStr> {
+    let value = environment.get(OsStr::new(name))?;
+    (!value.is_empty()).then_some(value)
+}

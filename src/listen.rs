@@ -1,0 +1,91 @@
+//! A local port or socket for each route: bound before COMMAND starts, served later.
+
+use std::io;
+
+use crate::configuration::{ConfigError, Settings, options};
+use crate::plan::Plan;
+use crate::redis_url::Local;
+use crate::tunnel::{Listen, Listener, PortTaken, SocketFolder};
+
+/// A local port or socket for each tunnel of a plan, bound and listening, but not yet served.
+#[derive(Debug, Default)]
+pub struct Bound {
+    pub listeners: Vec<Listener>,
+    pub locals: Vec<Local>,
+    /// Holds the sockets; removed when it is dropped.
+    folder: Option<SocketFolder>,
+}
+
+/// Binds a local port or socket for each tunnel.
+///
+/// # Errors
+/// When a port cannot be had for another reason than that it is taken, or no socket be made.
+pub fn bind(plan: &Plan, settings: &Settings) -> Result<Bound, ConfigError> {
+    let mut bound = Bound::default();
+    if settings.listen == Listen::Unix && !plan.routes.is_empty() {
+        bound.folder = Some(SocketFolder::make().map_err(no_socket)?);
+    }
+    for index in 0..plan.routes.len() {
+        let (listener, local) = match &bound.folder {
+            Some(folder) => {
+                let (listener, path) = folder.bind(index).map_err(no_socket)?;
+                (listener, Local::Socket(path))
+            }
+            None => {
+                let wanted = wanted_port(settings, index);
+                if wanted == 0
+                    && settings.listen_port != 0
+                    && settings.port_taken == PortTaken::Fail
+                {
+                    return Err(ports_used_up(settings.listen_port));
+                }
+                let (listener, port) = Listener::bind(wanted, settings.port_taken)
+                    .map_err(|error| no_port(wanted, &error))?;
+                (listener, Local::Port(port))
+            }
+        };
+        bound.listeners.push(listener);
+        bound.locals.push(local);
+    }
+    Ok(bound)
+}
+
+/// There are more tunnels than ports from the first on, and no other may be taken.
+fn ports_used_up(first: u16) -> ConfigError {
+    let remedy = format!("set a lower one, or {}=move", options::PORT_TAKEN.declaration.variable);
+    ConfigError::new(
+        options::LISTEN_PORT.declaration.variable,
+        format!("is {first}, and there are fewer ports from there on than tunnels; {remedy}"),
+    )
+}
+
+fn no_port(wanted: u16, error: &io::Error) -> ConfigError {
+    let remedy = match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            format!(
+                "end who listens there, or set another port, or {}=move",
+                options::PORT_TAKEN.declaration.variable
+            )
+        }
+        _ => "set it to a port from 1024 to 65535, or to 0".to_owned(),
+    };
+    let problem = format!("leads to 127.0.0.1:{wanted}, which cannot be bound ({error})");
+    ConfigError::new(options::LISTEN_PORT.declaration.variable, format!("{problem}; {remedy}"))
+}
+
+fn no_socket(error: io::Error) -> ConfigError {
+    let remedy = "set TMPDIR to a writable folder with a short name, or unset this";
+    ConfigError::new(
+        options::LISTEN.declaration.variable,
+        format!("is unix, but no socket can be made ({error}); {remedy}"),
+    )
+}
+
+/// The local port that the tunnel of this index should have; 0: the kernel's pick.
+pub fn wanted_port(settings: &Settings, index: usize) -> u16 {
+    match settings.listen_port {
+        0 => 0,
+        // Past the last port, the kernel picks.
+        first => u16::try_from(usize::from(first) + index).unwrap_or(0),
+    }
+}

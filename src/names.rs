@@ -1,0 +1,12 @@
+//! The names of settings that hints mention in rooms below [`crate::configuration`], which declares
+//! what they mean.
+
+pub const CA_FILE: &str = "STUNNEL_CA_FILE";
+pub const CLIENT_CERT: &str = "STUNNEL_CLIENT_CERT";
+pub const CLIENT_KEY: &str = "STUNNEL_CLIENT_KEY";
+pub const ENABLED: &str = "STUNNEL_ENABLED";
+pub const MIN_TLS: &str = "STUNNEL_MIN_TLS";
+pub const PIN: &str = "STUNNEL_PIN";
+pub const PORT_OFFSET: &str = "STUNNEL_PORT_OFFSET";
+pub const SERVER_NAME: &str = "STUNNEL_SERVER_NAME";
+pub const VERIFY: &str = "STUNNEL_VERIFY";
