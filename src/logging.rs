@@ -1,8 +1,8 @@
 //! Log lines, logfmt or JSON, one an event, on stderr.
 //!
-//! The macros carry syslog's names, as the contract does; `tracing` underneath has a coarser scale
+//! The macros carry syslog's names, as `--log-level` does; `tracing` underneath has a coarser scale
 //! of its own. The word after `at=` names the event and comes first in every call:
-//! `notice!(at = "tunnel-up", listen = %address)`.
+//! `notice!(at = "tunnel-up", listen = %address)`. `docs/operation.md` has every event.
 
 use std::fmt;
 

@@ -11,6 +11,7 @@ use std::process::{Command, Output, Stdio};
 use nix::libc;
 use nix::unistd::Uid;
 use support::launcher::{Launcher, command_of, logged, send_signal};
+use support::links;
 use support::resp::Reply;
 use support::servers::{Front, PASSWORD, Server};
 use support::{eventually, is_alive};
@@ -570,15 +571,16 @@ fn the_archives_match_their_checksums_and_hold_what_a_user_needs() {
         assert!(page.contains(&format!("\\-\\-{escaped}")), "{option} in the man page");
         assert!(bash.contains(&format!("--{option}")), "{option}");
     }
-    for name in [
-        "LICENSE",
-        "README.md",
-        "CHANGELOG.md",
-        "completions/_start-stunnel",
-        "completions/start-stunnel.fish",
-    ] {
+    for name in ["LICENSE", "completions/_start-stunnel", "completions/start-stunnel.fish"] {
         assert!(inside.join(name).exists(), "{name}");
     }
+    // The pages, and all that they lead to.
+    let top = ["README.md", "SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md"];
+    let docs = fs::read_dir(inside.join("docs")).unwrap();
+    let docs = docs.map(|page| format!("docs/{}", page.unwrap().file_name().display()));
+    let pages: Vec<String> = top.map(str::to_owned).into_iter().chain(docs).collect();
+    let (links, broken) = links::check(&inside, &pages);
+    assert!(broken.is_empty() && links > 30, "{links} links\n{}", broken.join("\n"));
     assert!(fs::metadata(inside.join("start-stunnel")).unwrap().len() <= 6 << 20);
     let bash_file = inside.join("completions/start-stunnel.bash");
     assert!(Command::new("bash").arg("-n").arg(bash_file).status().unwrap().success());

@@ -1,4 +1,4 @@
-//! `--check` (contract, section 7), against servers that work and servers that do not.
+//! `--check` (docs/trust.md), against servers that work and servers that do not.
 
 mod support;
 

@@ -215,40 +215,42 @@ fn class_of(said: &str) -> String {
     }
 }
 
-/// Notes what was found, and writes docs/clients.md once every client has been seen.
+/// Between these comments docs/clients.md has what was found.
+const TABLE_BEGINS: &str = "<!-- clients: written by bin/test --clients -->";
+const TABLE_ENDS: &str = "<!-- end of clients -->";
+
+/// Notes what was found, and writes it into docs/clients.md once every client has been seen.
 fn record(name: &str, cells: &[&str]) {
     let mut matrix = MATRIX.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     matrix.insert(name.to_owned(), format!("| {name} | {} |", cells.join(" | ")));
     if matrix.len() < ROWS {
         return;
     }
-    let head = "# Clients\n\n\
-        Each app of `examples/` was run by its own Procfile through `start-stunnel`, against Redis with TLS and a self-signed\n\
-        certificate, and against plaintext Redis behind stunnel. `bin/test --clients` runs them and writes this page.\n\n\
-        \"All\" means: works at once at boot, user and password, database 3, pipeline, MULTI, pub/sub, blocking pop, a value of\n\
-        10 MiB; goes on after a restart of Redis by the client's own means; and writes its last words after SIGTERM.\n\n\
-        | client | version | what worked | error when the certificate is refused | when Redis is down | the same without a tunnel | notes |\n\
+    let head = "| client | version | what worked | error when the certificate is refused | when Redis is down | the same without a tunnel | notes |\n\
         | --- | --- | --- | --- | --- | --- | --- |\n";
     let rows: Vec<&str> = matrix.values().map(String::as_str).collect();
-    let page = format!("{head}{}\n{}", rows.join("\n"), include_str!("../examples/clients.md"));
+    let table = format!("\n\n{head}{}\n\n", rows.join("\n"));
     let file = Path::new(ROOT).join("docs/clients.md");
+    let page = fs::read_to_string(&file).unwrap();
+    let (before, rest) = page.split_once(TABLE_BEGINS).expect("the table's begin");
+    let (committed, behind) = rest.split_once(TABLE_ENDS).expect("the table's end");
     if std::env::var_os("WRITE_CLIENTS").is_some() {
-        fs::create_dir_all(file.parent().unwrap()).unwrap();
-        fs::write(&file, &page).unwrap();
+        let page = format!("{before}{TABLE_BEGINS}{table}{TABLE_ENDS}{behind}");
+        fs::write(&file, page).unwrap();
+        return;
     }
     // Versions are those of the machine.
-    let without_versions = |page: &str| -> Vec<String> {
-        let rows = page.lines().filter(|line| line.starts_with("| "));
+    let without_versions = |table: &str| -> Vec<String> {
+        let rows = table.lines().filter(|line| line.starts_with("| "));
         rows.map(|line| {
             let cells: Vec<&str> = line.split(" | ").collect();
             [&cells[..1], &cells[2..3]].concat().join(" | ")
         })
         .collect()
     };
-    let committed = fs::read_to_string(&file).unwrap_or_default();
     assert_eq!(
-        without_versions(&committed),
-        without_versions(&page),
+        without_versions(committed),
+        without_versions(&table),
         "docs/clients.md is not what was found: run bin/test --clients"
     );
 }

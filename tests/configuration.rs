@@ -1,4 +1,4 @@
-//! Command line, variables, URLs and logs (contract, sections 1, 2, 3 and 6), seen from outside.
+//! Command line, variables and URLs (docs/configuration.md), and the log (docs/operation.md), seen from outside.
 
 mod support;
 
@@ -576,44 +576,6 @@ fn a_log_that_nobody_reads_stops_neither_the_tunnel_nor_the_command() {
     }
     assert_eq!(held.finish().code(), 0);
     drop(reader);
-}
-
-#[test]
-fn the_readmes_table_of_settings_is_that_of_the_help() {
-    let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
-    let (_, help, _) = run_binary(&["--help"]);
-    let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
-    let rows: Vec<Vec<String>> = readme
-        .lines()
-        .filter(|line| line.starts_with("| `--"))
-        .map(|line| {
-            line.trim_matches('|').split('|').map(|cell| cell.trim().replace('`', "")).collect()
-        })
-        .collect();
-    for (option, setting) in options::with_option() {
-        let option = format!("--{option}");
-        let row = rows.iter().find(|row| row[0] == option);
-        let row = row.unwrap_or_else(|| panic!("{option} is not in the README's table"));
-        assert_eq!(row[1], setting.variable, "{option}");
-        if !setting.default.is_empty() {
-            assert_eq!(row[2], setting.default, "{option}");
-        }
-        assert!(
-            help.contains(&row[3]),
-            "the README's words on {option} are not those of --help: {}",
-            row[3]
-        );
-    }
-    for row in &rows {
-        assert!(help.contains(&row[0]), "{} is not an option", row[0]);
-        assert!(help.contains(&row[3]), "{}: {}", row[0], row[3]);
-    }
-    let options = help.matches(" --").count();
-    assert!(
-        rows.len() >= options::with_option().count() && rows.len() <= options,
-        "{} rows",
-        rows.len()
-    );
 }
 
 #[test]

@@ -31,13 +31,13 @@ const MIB: usize = 1024 * 1024;
 const HOLD_TWO: &str = "echo $REDIS_URL; echo $HEALTHY_URL; exec cat >/dev/null";
 /// What memory may have grown by when a fault is over: what an allocator keeps for the next time.
 const KEPT_KIB: u64 = 16 * 1024;
-/// The README's table of faults, row by row. Each fault is made by a test that names it.
-const README: &str = include_str!("../README.md");
+/// The page's table of faults, row by row. Each fault is made by a test that names it.
+const PAGE: &str = include_str!("../docs/faults.md");
 const THIS_FILE: &str = include_str!("faults.rs");
 
 #[test]
-fn the_readmes_table_of_faults_is_what_is_tested_here() {
-    let (_, table) = README.split_once("<!-- faults -->\n").expect("the table's begin");
+fn the_pages_table_of_faults_is_what_is_tested_here() {
+    let (_, table) = PAGE.split_once("<!-- faults -->\n").expect("the table's begin");
     let (table, _) = table.split_once("<!-- end of faults -->").expect("the table's end");
     let listed: Vec<&str> = table
         .lines()
@@ -52,12 +52,12 @@ fn the_readmes_table_of_faults_is_what_is_tested_here() {
         assert!(tested.contains(row), "no test makes the fault: {row}");
     }
     for name in &tested {
-        assert!(listed.contains(name), "the README's table lacks: {name}");
+        assert!(listed.contains(name), "docs/faults.md lacks: {name}");
     }
     assert!(listed.len() > 25, "{listed:?}");
 }
 
-/// Names the row of the README's table that a test is about.
+/// Names the row of the page's table that a test is about.
 fn fault(_row: &str) {}
 
 /// A launcher with a tunnel to a server at fault, and one to a healthy Redis beside it.

@@ -1,4 +1,4 @@
-//! COMMAND's life (contract, section 4): signals, exit codes, what it inherits, what it leaves behind.
+//! COMMAND's life (docs/operation.md): signals, exit codes, what it inherits, what it leaves behind.
 
 mod support;
 

@@ -1,4 +1,4 @@
-//! Who the server is (contract, sections 1, 5 and 6): each kind of server against each kind of trust.
+//! Who the server is (docs/trust.md): each kind of server against each kind of trust.
 
 mod support;
 

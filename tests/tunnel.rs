@@ -1,4 +1,4 @@
-//! A connection (contract, section 5), against real servers and servers that misbehave.
+//! A connection (docs/operation.md), against real servers and servers that misbehave.
 
 mod support;
 

@@ -1,4 +1,4 @@
-//! The README's walk-throughs, done as it says: what is run here is taken from the page itself.
+//! The walk-throughs of README and manual, done as they say: what is run here is taken from the pages themselves.
 
 mod support;
 
@@ -22,11 +22,14 @@ fn page(name: &str) -> String {
     fs::read_to_string(Path::new(ROOT).join(name)).unwrap()
 }
 
-/// The indented block of the README behind the comment that marks it.
+/// The page with the walk-throughs that are marked.
+const MARKED: &str = "docs/deploy.md";
+
+/// The indented block of that page behind the comment that marks it.
 fn snippet(marker: &str) -> String {
     let comment = format!("<!-- walkthrough: {marker} -->\n");
-    let readme = page("README.md");
-    let (_, behind) = readme.split_once(&comment).unwrap_or_else(|| panic!("no {comment}"));
+    let page = page(MARKED);
+    let (_, behind) = page.split_once(&comment).unwrap_or_else(|| panic!("no {comment}"));
     let block = behind.trim_start_matches('\n').lines();
     let block = block.map_while(|line| line.strip_prefix("    ").or(line.is_empty().then_some("")));
     let text = block.collect::<Vec<_>>().join("\n").trim_end().to_owned() + "\n";
@@ -117,7 +120,7 @@ struct FrontSite {
 }
 
 impl FrontSite {
-    /// With the certificate that README makes.
+    /// With the certificate that the page makes.
     fn new() -> FrontSite {
         let site = FrontSite { folder: tempfile::tempdir().unwrap() };
         let mut shell = Command::new("sh");
@@ -303,7 +306,7 @@ fn installed() -> tempfile::TempDir {
     folder
 }
 
-/// A shell with these words of the README, the launcher on its PATH.
+/// A shell with these words of a page, the launcher on its PATH.
 fn shell(words: &str, programs: &Path) -> Launcher {
     let path = format!("{}:/usr/local/bin:/usr/bin:/bin", programs.display());
     Launcher::of("sh", ["-c", words]).env("PATH", path)
@@ -338,13 +341,12 @@ fn a_plain_port_for_an_app_that_start_stunnel_does_not_start() {
 }
 
 #[test]
-fn the_sidecar_is_the_same_in_the_readme_docker_kubernetes_and_systemd() {
+fn the_sidecar_is_the_same_in_the_manual_docker_kubernetes_and_systemd() {
     let line = snippet("sidecar");
     let (_, words) = line.trim_end().split_once("start-stunnel ").unwrap();
     let list: Vec<String> = words.split(' ').map(|word| format!("\"{word}\"")).collect();
     let list = format!("[{}]\n", list.join(", "));
-    assert!(page("docs/sidecar.md").contains(line.trim_end()));
-    assert!(page("docs/sidecar.md").contains(&format!("args: {list}")));
+    assert!(snippet("kubernetes").contains(&format!("args: {list}")));
     assert!(page("examples/docker/sidecar.yaml").contains(&format!("command: {list}")));
     let unit = page("examples/systemd/redis-tunnel.service");
     assert!(unit.contains(&format!("ExecStart=/usr/local/bin/start-stunnel {words}\n")), "{unit}");
@@ -353,11 +355,8 @@ fn the_sidecar_is_the_same_in_the_readme_docker_kubernetes_and_systemd() {
 #[test]
 fn the_examples_for_docker_kubernetes_and_systemd_are_well_formed() {
     let folder = tempfile::tempdir().unwrap();
-    let docs = page("docs/sidecar.md");
-    let (_, pod) = docs.split_once("<!-- walkthrough: kubernetes -->\n\n").unwrap();
-    let pod = pod.lines().map_while(|line| line.strip_prefix("    ")).collect::<Vec<_>>();
     let pod_file = folder.path().join("pod.yaml");
-    fs::write(&pod_file, pod.join("\n")).unwrap();
+    fs::write(&pod_file, snippet("kubernetes")).unwrap();
     let parse = "import sys, yaml\nfor name in sys.argv[1:]: assert yaml.safe_load(open(name))";
     let parsed = Command::new("/usr/bin/python3")
         .args(["-c", parse, "examples/docker/sidecar.yaml", "examples/docker/compose.yaml"])
@@ -395,12 +394,12 @@ fn the_hour_in_which_the_pin_does_not_hold_any_more() {
     let server = Server::start(Front::Redis);
     let url = server.url();
 
-    // What README says that the app and the log say.
+    // What the page says that the app and the log say.
     let held = Launcher::holding(&url).env("STUNNEL_PIN", &old).start_held();
     let Reply::Line(said) = held.open().ask(&["PING"]) else { panic!("no error") };
-    let readme = page("README.md");
+    let trust = page("docs/trust.md");
     let words = ["-ERR start-stunnel: ", "the server's key differs from the pin"];
-    assert!(readme.contains(&format!("`{}… {} …`", words[0], words[1])));
+    assert!(trust.contains(&format!("`{}… {} …`", words[0], words[1])));
     assert!(words.iter().all(|word| said.contains(word)), "{said}");
     assert!(held.finish().stderr.contains(" at=connection-refused "));
 
@@ -408,7 +407,7 @@ fn the_hour_in_which_the_pin_does_not_hold_any_more() {
     let checked = Launcher::new(["--check"]).redis(&url).env("STUNNEL_PIN", &old).run();
     let new = printed(&checked.stdout, "STUNNEL_PIN");
     let both = "'STUNNEL_PIN=sha256//OLD;sha256//NEW'";
-    assert!(readme.contains(&format!("`heroku config:set {both}`")));
+    assert!(trust.contains(&format!("`heroku config:set {both}`")));
     let both = with_ours(both, &[("sha256//OLD", &old), ("sha256//NEW", &new)]);
     let programs = installed();
     for setting in [format!("'STUNNEL_PIN={new}'"), both] {

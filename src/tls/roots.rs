@@ -32,7 +32,7 @@ static ROOTS: OnceLock<Vec<Certificate>> = OnceLock::new();
 pub unsafe fn keep_from_native_tls() {
     if let Some(bundle) = openssl_probe::probe().cert_file {
         BUNDLE.get_or_init(|| bundle);
-        // SAFETY: by this function's own contract.
+        // SAFETY: as this function demands of its caller.
         unsafe { env::set_var(CERT_FILE, "/dev/null") };
     }
 }

@@ -3,6 +3,7 @@
 #![allow(dead_code)] // Each test file uses its own part.
 
 pub mod launcher;
+pub mod links;
 pub mod peer;
 pub mod pki;
 pub mod pty;

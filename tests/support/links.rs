@@ -1,0 +1,85 @@
+//! Links between Markdown pages.
+
+use std::fs;
+use std::path::Path;
+
+/// A page without its blocks of code, fenced or indented, and without code in its lines.
+fn prose(page: &str) -> String {
+    let (mut prose, mut fenced, mut after_blank) = (String::new(), false, true);
+    for line in page.lines() {
+        if line.trim_start().starts_with("```") {
+            fenced = !fenced;
+            continue;
+        }
+        let indented = line.starts_with("    ") && after_blank;
+        if fenced || indented {
+            continue;
+        }
+        after_blank = line.trim().is_empty();
+        for (index, part) in line.split('`').enumerate() {
+            if index % 2 == 0 {
+                prose.push_str(part);
+            }
+        }
+        prose.push('\n');
+    }
+    prose
+}
+
+/// Where the links of a page lead, `[words](target)`, those to other sites left out.
+pub fn targets(page: &str) -> Vec<String> {
+    let prose = prose(page);
+    let targets = prose.split("](").skip(1).map(|behind| behind.split(')').next().unwrap());
+    targets.filter(|target| !target.contains("://")).map(str::to_owned).collect()
+}
+
+/// The names by which a page's headings can be linked to, as GitHub makes them.
+pub fn anchors(page: &str) -> Vec<String> {
+    let mut anchors: Vec<String> = Vec::new();
+    let mut fenced = false;
+    for line in page.lines() {
+        fenced ^= line.starts_with("```");
+        let heading = line.trim_start_matches('#');
+        if fenced || heading.len() == line.len() || !heading.starts_with(' ') {
+            continue;
+        }
+        let kept = |c: &char| c.is_alphanumeric() || " -_".contains(*c);
+        let name: String = heading.trim().to_lowercase().chars().filter(kept).collect();
+        let name = name.replace(' ', "-");
+        let same = anchors.iter().filter(|known| **known == name).count();
+        anchors.push(if same == 0 { name } else { format!("{name}-{same}") });
+    }
+    anchors
+}
+
+/// Looks where the links of `pages`, as paths from `root`, lead: how many there are, and those that
+/// lead nowhere, each as `page: [words](target)` would be found.
+pub fn check(root: &Path, pages: &[String]) -> (usize, Vec<String>) {
+    let (mut links, mut broken) = (0, Vec::new());
+    for page in pages {
+        for target in targets(&read(&root.join(page))) {
+            links += 1;
+            if !leads_somewhere(&root.join(page), &target) {
+                broken.push(format!("{page}: [...]({target})"));
+            }
+        }
+    }
+    (links, broken)
+}
+
+fn leads_somewhere(page: &Path, target: &str) -> bool {
+    let (file, anchor) = match target.split_once('#') {
+        Some((file, anchor)) => (file, Some(anchor)),
+        None => (target, None),
+    };
+    let path = match file {
+        "" => page.to_owned(),
+        file => page.parent().unwrap().join(file),
+    };
+    let has = |anchor: &str| anchors(&read(&path)).iter().any(|known| known == anchor);
+    path.exists() && anchor.is_none_or(has)
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
