@@ -12,7 +12,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-use start_stunnel::configuration::options;
+use start_stunnel::configuration::options::{self, Scope};
 use support::launcher::{BINARY, Launcher, logged, with_mounted};
 use support::resp::Reply;
 use support::servers::{Front, PASSWORD, Server};
@@ -434,6 +434,18 @@ fn an_empty_value_of_an_option_is_refused_and_undoes_nothing() {
     let disabled =
         Launcher::new(["--pin", "", "echo", "ran"]).env("STUNNEL_ENABLED", "false").run();
     assert_eq!(disabled.stdout, "ran\n", "nothing but the switch is read");
+}
+
+#[test]
+fn every_setting_of_one_url_is_read() {
+    let garbage = OsString::from_vec(vec![0xff, 0xfe]);
+    for setting in options::ALL.iter().filter(|setting| setting.scope == Scope::OneUrlToo) {
+        let variable = setting.for_one("REDIS_URL");
+        let ended = Launcher::script("true").redis("redis://h").env(&variable, &garbage).run();
+        assert_eq!(ended.code(), 78, "{variable}: {}", ended.stderr);
+        // A certificate without a key is found first: that error names both.
+        assert!(ended.stderr.contains(&variable), "{variable}: {}", ended.stderr);
+    }
 }
 
 #[test]
