@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn tls_goes_where_the_table_of_the_contract_says() {
+    fn tls_goes_where_the_table_of_the_manual_says() {
         let cases: &[(&[(&str, &str)], &str)] = &[
             (&[("REDIS_URL", "redis://h:6379")], "h:6380"),
             (&[("REDIS_URL", "valkey://h:6379")], "h:6380"),
