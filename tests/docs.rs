@@ -277,7 +277,7 @@ fn field_name(field: &[Token]) -> Option<&str> {
     }
 }
 
-/// Every event that the sources can log: the word behind `at=`, with its level and its fields. What
+/// Every event that the sources can log: the word behind `at=`, with its level, or levels, and its fields. What
 /// several places log has the fields of all of them.
 fn events_of(sources: &[String]) -> BTreeMap<String, (String, Vec<String>)> {
     let sources: Vec<Vec<Token>> = sources.iter().map(|source| tokens(source)).collect();
@@ -299,9 +299,11 @@ fn events_of(sources: &[String]) -> BTreeMap<String, (String, Vec<String>)> {
         };
         assert!(!words.is_empty(), "no fn event has a word");
         for word in words {
-            let (known, names) =
+            let (levels, names) =
                 events.entry(word.clone()).or_insert_with(|| (level.to_owned(), Vec::new()));
-            assert_eq!(known, level, "{word} has two levels");
+            if !levels.split(" or ").any(|known| known == level) {
+                *levels = format!("{levels} or {level}");
+            }
             for field in fields {
                 let name = field_name(field).unwrap_or_else(|| panic!("{word}: {field:?}"));
                 if !names.iter().any(|known| known == name) {
