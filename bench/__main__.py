@@ -1,0 +1,145 @@
+"""Measures start-stunnel beside what one would use instead: stunnel, HAProxy, nginx.
+
+Everything runs on this machine, in one run, with the same load for all. Rounds alternate between
+the contenders; figures are medians over rounds, with minimum and maximum. CPU is user + system time
+of the proxy's processes, from /proc. Ratios are ours to the best peer's of the same run: for CPU,
+latency and memory below 1 is better than every peer, for rates above 1.
+"""
+
+import argparse
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from types import FrameType
+
+import report
+from peers import BEFORE, DESCRIPTORS, OURS, PEERS, Lineup, versions
+from run import Run
+from system import ROOT, fail
+
+# Rounds of each load, in a full run and in the quick form.
+ROUNDS, ROUNDS_QUICK = 5, 2
+# Where Debian keeps what only root is expected to run.
+SYSTEM_PATH = "/usr/sbin:/sbin"
+# Signals that end a run, with all that it started.
+ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def launcher(text: str) -> Path:
+    """The path of a program, which must be there."""
+    found = shutil.which(Path(text).absolute())
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text} is no program")
+    return Path(found)
+
+
+def arguments() -> argparse.Namespace:
+    """What the user wants; wrong usage ends here."""
+    parser = argparse.ArgumentParser(
+        prog="bin/bench",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="smaller loads and 2 rounds, in less than two minutes; writes no file",
+    )
+    parser.add_argument("--rounds", type=int, help="rounds of each load (default: 5)")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        metavar="WORD",
+        default=[],
+        help="only loads whose name holds one of these",
+    )
+    parser.add_argument("--peers", nargs="*", choices=list(PEERS), default=list(PEERS))
+    parser.add_argument(
+        "--binary",
+        type=launcher,
+        help="the launcher to measure (default: the one that bin/package makes)",
+    )
+    parser.add_argument(
+        "--before",
+        type=launcher,
+        help="another launcher, measured beside it: one from before a change",
+    )
+    return parser.parse_args()
+
+
+def packaged_launcher() -> Path:
+    """What users get: the binary that bin/package makes."""
+    subprocess.run([ROOT / "bin/package"], check=True, stdout=subprocess.DEVNULL)
+    target = f"{os.uname().machine}-unknown-linux-gnu"
+    return ROOT / "target/package" / target / "release" / OURS
+
+
+def raise_descriptor_limit() -> None:
+    """Proxies and clients of many connections inherit the limit."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if hard < DESCRIPTORS:
+        allowed = f"{DESCRIPTORS} open files are needed and {hard} allowed"
+        fail(f"{allowed}: raise the hard limit (ulimit -Hn)")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, hard))
+
+
+class EndedBySignal(BaseException):
+    """Unwinds the run, which ends what was started."""
+
+    def __init__(self, number: int) -> None:
+        """With the number of the signal."""
+        self.number = number
+
+
+def _end(number: int, _: FrameType | None) -> None:
+    # A second signal does not cut the end short.
+    for ending in ENDING_SIGNALS:
+        signal.signal(ending, signal.SIG_IGN)
+    raise EndedBySignal(number)
+
+
+def end_cleanly_by_signals() -> None:
+    """Has a signal leave nothing behind; one that is ignored, as by nohup(1), stays so."""
+    for ending in ENDING_SIGNALS:
+        if signal.getsignal(ending) is not signal.SIG_IGN:
+            signal.signal(ending, _end)
+
+
+def main() -> None:
+    """Reads the command line, measures, prints; a full run writes its files."""
+    options = arguments()
+    end_cleanly_by_signals()
+    os.environ["PATH"] += f":{SYSTEM_PATH}"
+    full = not options.quick and not options.only
+    if full:
+        report.page_around_table()  # Better known now than in 20 minutes.
+    launchers = {OURS: options.binary or packaged_launcher()}
+    if options.before:
+        launchers[BEFORE] = options.before
+    raise_descriptor_limit()
+
+    rounds = options.rounds or (ROUNDS_QUICK if options.quick else ROUNDS)
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        Path(folder).chmod(0o755)
+        lineup = Lineup(Path(folder), launchers, options.peers)
+        results = Run(lineup, rounds, options.quick, options.only).measure()
+    print(report.table(results))
+    print(f"\n{time.monotonic() - started:.0f} s, {rounds} rounds")
+    if full:
+        for path, text in report.files(results, rounds, versions(launchers[OURS])).items():
+            path.write_text(text)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except EndedBySignal as ended:
+        # By that signal, so that a shell sees it, and ends its loop at Ctrl-C.
+        signal.signal(ended.number, signal.SIG_DFL)
+        signal.raise_signal(ended.number)

@@ -1,0 +1,321 @@
+"""The loads: each is put on a contender and returns its figures, by name.
+
+A new load is a function that takes a contender and how to scale a number of requests, and its line
+in LOADS.
+"""
+
+import enum
+import os
+import re
+import selectors
+import socket
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from client import Client
+from peers import Contender, Redis
+from system import PATIENCE, fail
+
+# What was measured: values by the name of a figure, which ends with its unit.
+Figures = dict[str, float]
+# How many requests are made of a number that is meant for a full run.
+Scale = Callable[[int], int]
+Measure = Callable[[Contender, Scale], Figures]
+
+# Bytes of a small value, and of a large one, of which there are 16 in a MiB.
+SMALL_VALUE, LARGE_VALUE = 100, 65_536
+LARGE_VALUES_PER_MIB, LARGE_VALUES_PER_GIB = 16, 16_384
+# Requests that are sent before a reply is waited for.
+PIPELINE = 16
+# Seconds that redis-benchmark may take.
+REDIS_BENCHMARK_PATIENCE = 600
+# New connections a second, where they are paced.
+PACE = 50
+# New connections of a burst, how many bursts, and seconds between two.
+BURST, BURSTS, BURST_PAUSE = 50, 4, 0.1
+# A line of redis-benchmark's CSV: the test, requests a second, and in milliseconds mean, minimum,
+# p50, p95, p99, maximum. It holds requests a second, p50, p99 and maximum.
+CSV_ROW = re.compile(
+    r'^"(?:SET|GET|PING_INLINE)",'
+    r'"([\d.]+)","[\d.]+","[\d.]+","([\d.]+)","[\d.]+","([\d.]+)","([\d.]+)"',
+    re.MULTILINE,
+)
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value that a `share` of all, from 0 to 1, does not exceed."""
+    return sorted(values)[min(len(values) - 1, int(len(values) * share))]
+
+
+def redis_benchmark(
+    contender: Contender, tests: Sequence[str], requests: int, *arguments: object
+) -> Figures:
+    """redis-benchmark's figures as means over its tests, of `requests` each."""
+    words: list[object] = ["redis-benchmark", "-h", contender.address, "-p", contender.port]
+    words += ["-n", requests, "-t", ",".join(tests), "--csv", *contender.options, *arguments]
+    before = contender.cpu()
+    out = subprocess.run(
+        [str(word) for word in words],
+        capture_output=True,
+        text=True,
+        timeout=REDIS_BENCHMARK_PATIENCE,
+    )
+    cpu = contender.cpu() - before
+    rows = CSV_ROW.findall(out.stdout)
+    if len(rows) != len(tests):
+        fail(f"redis-benchmark at {contender.name}: {out.stdout} {out.stderr}")
+    rate, p50, p99, worst = (
+        statistics.fmean(float(row[column]) for row in rows) for column in range(4)
+    )
+    figures = {"requests/s": rate, "p50 ms": p50, "p99 ms": p99, "max ms": worst}
+    if contender.main:
+        figures["CPU s/million"] = cpu / (requests * len(tests)) * 1e6
+    return figures
+
+
+def small_requests(contender: Contender, scale: Scale) -> Figures:
+    """SET and GET over 50 connections."""
+    requests = scale(60_000)
+    return redis_benchmark(contender, ["set", "get"], requests, "-c", 50, "-d", SMALL_VALUE)
+
+
+def one_connection(contender: Contender, scale: Scale) -> Figures:
+    """SET and GET over one connection: what a tunnel adds to a round trip."""
+    requests = scale(8_000)
+    return redis_benchmark(contender, ["set", "get"], requests, "-c", 1, "-d", SMALL_VALUE)
+
+
+def pipelined(contender: Contender, scale: Scale) -> Figures:
+    """SET and GET over 50 connections, with many requests under way on each."""
+    arguments = ("-c", 50, "-d", SMALL_VALUE, "-P", PIPELINE)
+    return redis_benchmark(contender, ["set", "get"], scale(400_000), *arguments)
+
+
+def large_values(contender: Contender, scale: Scale) -> Figures:
+    """SET and GET of large values over 10 connections."""
+    requests = scale(8_000)
+    figures = redis_benchmark(contender, ["set", "get"], requests, "-c", 10, "-d", LARGE_VALUE)
+    figures["MiB/s"] = figures.pop("requests/s") / LARGE_VALUES_PER_MIB
+    if contender.main:
+        figures["CPU s/GiB"] = figures.pop("CPU s/million") / 1e6 * LARGE_VALUES_PER_GIB
+    return figures
+
+
+def new_connections(contender: Contender, scale: Scale) -> Figures:
+    """A connection for each request, 20 at a time."""
+    # stunnel makes a thread and a full handshake for each: fewer tell as much.
+    requests = scale(600 if contender.name == "stunnel" else 4_000)
+    return redis_benchmark(contender, ["get"], requests, "-c", 20, "-k", 0)
+
+
+def paced_new_connections(contender: Contender, scale: Scale) -> Figures:
+    """PACE new connections a second, each timed from connect to first reply."""
+    if contender.options:
+        return {}  # Python's own TLS would be measured.
+    times: list[float] = []
+    before, begun = contender.cpu(), time.monotonic()
+    for index in range(scale(200)):
+        time.sleep(max(0, begun + index / PACE - time.monotonic()))
+        started = time.perf_counter()
+        with contender.connect() as client:
+            if not client.ping():
+                fail(f"{contender.name}: no reply")
+            times.append((time.perf_counter() - started) * 1000)
+    figures = {
+        "p50 ms": percentile(times, 0.5),
+        "p99 ms": percentile(times, 0.99),
+        "max ms": max(times),
+    }
+    if contender.main:
+        figures["CPU ms/connection"] = (contender.cpu() - before) / len(times) * 1000
+    return figures
+
+
+def one_burst(contender: Contender, steady: socket.socket) -> tuple[list[float], float]:
+    """BURST connections start at once, while `steady` goes on asking.
+
+    How long the first reply of each took, and the longest that `steady` waited, in seconds.
+    """
+    first_replies: list[float] = []
+    worst_wait = 0.0
+    asked: dict[socket.socket, float] = {}
+    with selectors.DefaultSelector() as selector:
+        started = time.perf_counter()
+        for _ in range(BURST):
+            new = socket.socket()
+            new.setblocking(False)
+            new.connect_ex((contender.address, contender.port))
+            new.send(b"PING\r\n")
+            asked[new] = started
+            selector.register(new, selectors.EVENT_READ, new)
+        steady.send(b"PING\r\n")
+        steady_asked = time.perf_counter()
+        selector.register(steady, selectors.EVENT_READ, steady)
+        while asked:
+            ready = selector.select(PATIENCE)
+            if not ready:
+                fail(f"{contender.name}: no reply")
+            for key, _ in ready:
+                now = time.perf_counter()
+                answered: socket.socket = key.data
+                if not answered.recv(64):
+                    fail(f"{contender.name}: closed")
+                if answered is steady:
+                    worst_wait = max(worst_wait, now - steady_asked)
+                    steady.send(b"PING\r\n")
+                    steady_asked = now
+                else:
+                    first_replies.append(now - asked.pop(answered))
+                    selector.unregister(answered)
+                    answered.close()
+        # The last answer of the steady one.
+        selector.select(PATIENCE)
+        worst_wait = max(worst_wait, time.perf_counter() - steady_asked)
+        steady.recv(64)
+    return first_replies, worst_wait
+
+
+def burst(contender: Contender, _scale: Scale) -> Figures:
+    """Bursts of new connections beside one that goes on asking: the worst wait of either."""
+    if contender.options:
+        return {}  # Python's own TLS would be measured.
+    first_replies: list[float] = []
+    worst_wait = 0.0
+    with contender.connect() as steady:
+        steady.ping()
+        steady.socket.setblocking(False)
+        for _ in range(BURSTS):
+            replies, wait = one_burst(contender, steady.socket)
+            first_replies += replies
+            worst_wait = max(worst_wait, wait)
+            time.sleep(BURST_PAUSE)
+    return {
+        "worst first reply ms": max(first_replies) * 1000,
+        "worst wait of another ms": worst_wait * 1000,
+    }
+
+
+def idle_connections(count: int) -> Measure:
+    """Memory that each of `count` connections takes that has said PING once."""
+
+    def measure(contender: Contender, _scale: Scale) -> Figures:
+        before = contender.resident()
+        clients: list[Client] = []
+        try:
+            for _ in range(count):
+                clients.append(contender.connect())
+                if not clients[-1].ping():
+                    fail(f"{contender.name}: no reply")
+            return {"KiB/connection": (contender.resident() - before) / count / 1024}
+        finally:
+            for client in clients:
+                client.close()
+
+    return measure
+
+
+def start_up(binary: Path, redis: Redis, runs: int) -> dict[str, list[float]]:
+    """Milliseconds until COMMAND's first output, less the same without launcher, of each run."""
+    environment = {
+        "PATH": os.environ["PATH"],
+        "STUNNEL_LISTEN_PORT": "0",
+        "STUNNEL_LOGLEVEL": "err",
+        "REDIS_URL": f"rediss://{redis.address}:{redis.tls}",
+    }
+
+    def once(words: Sequence[object], **extra: str) -> float:
+        command = [str(word) for word in words]
+        started = time.perf_counter()
+        with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment | extra) as process:
+            assert process.stdout
+            output = os.read(process.stdout.fileno(), 16)
+            elapsed = time.perf_counter() - started
+        if output != b"ready\n":
+            fail(f"{command[0]}: no output")
+        return elapsed * 1000
+
+    command = ["/bin/echo", "ready"]
+    direct, tunnel, disabled = [], [], []
+    for _ in range(runs):
+        direct.append(once(command))
+        tunnel.append(once([binary, *command]))
+        disabled.append(once([binary, *command], STUNNEL_ENABLED="false"))
+    median = statistics.median(direct)
+    return {
+        "launcher ms": [value - median for value in tunnel],
+        "disabled ms": [value - median for value in disabled],
+    }
+
+
+class Setting(enum.Enum):
+    """What a load is measured against."""
+
+    TOGETHER = "contenders that all run for the whole time and take turns"
+    ALONE = "proxies that are started for this one measurement"
+    FAR = "contenders whose Redis is behind a link of 2 ms; they take turns"
+
+
+@dataclass(frozen=True)
+class Load:
+    """A load, and which of its figures count."""
+
+    name: str
+    measure: Measure
+    # Figures whose ratio to the best peer is told, and whether more is better.
+    more_is_better: dict[str, bool]
+    setting: Setting = Setting.TOGETHER
+    # Whether the quick form has it.
+    quick: bool = True
+
+
+def _by_name(*loads: Load) -> dict[str, Load]:
+    return {load.name: load for load in loads}
+
+
+# Every load but for START_UP, in the order of the short table.
+LOADS = _by_name(
+    Load(
+        "small requests",
+        small_requests,
+        {"CPU s/million": False, "p99 ms": False, "requests/s": True},
+    ),
+    Load("one connection", one_connection, {"p50 ms": False, "CPU s/million": False}),
+    Load("pipelined", pipelined, {"CPU s/million": False, "requests/s": True}),
+    Load("large values", large_values, {"CPU s/GiB": False, "MiB/s": True}),
+    Load("new connections", new_connections, {"requests/s": True, "CPU s/million": False}),
+    Load(
+        "paced new connections",
+        paced_new_connections,
+        {"p50 ms": False, "CPU ms/connection": False},
+    ),
+    Load(
+        "paced new connections, 2 ms away",
+        paced_new_connections,
+        {"p50 ms": False},
+        Setting.FAR,
+    ),
+    Load(
+        "burst of 50 connections",
+        burst,
+        {"worst first reply ms": False, "worst wait of another ms": False},
+    ),
+    Load(
+        "1,000 idle connections",
+        idle_connections(1_000),
+        {"KiB/connection": False},
+        Setting.ALONE,
+    ),
+    Load(
+        "5,000 idle connections",
+        idle_connections(5_000),
+        {"KiB/connection": False},
+        Setting.ALONE,
+        quick=False,
+    ),
+)
+# Launchers only: it has no peer, so no ratio.
+START_UP = "start-up"

@@ -1,0 +1,263 @@
+"""What stands between a client and Redis: start-stunnel, its peers, or nothing; and Redis itself.
+
+A new peer is a function `start_…` and its line in PEERS.
+"""
+
+import os
+import re
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from client import Client
+from system import (
+    Processes,
+    accepts_connections,
+    children_of,
+    cpu_seconds,
+    first_line,
+    free_port,
+    name_of,
+    resident_bytes,
+    wait_until,
+)
+
+# The launcher that is measured, by the name it has in tables.
+OURS = "start-stunnel"
+# Another launcher beside it, from before a change.
+BEFORE = "before"
+# Without a proxy between client and Redis: what the best could reach.
+TLS_DIRECTLY = "TLS directly"
+PLAINTEXT = "plaintext"
+# Open files that each process needs: for 5,000 connections, which are two each in a proxy.
+DESCRIPTORS = 15_000
+# What start-stunnel runs here; it does nothing, and neither its CPU nor its memory count.
+COMMAND = ("sleep", "infinity")
+
+
+@dataclass
+class Contender:
+    """A port that leads to Redis."""
+
+    name: str
+    port: int
+    address: str = "127.0.0.1"
+    # The proxy's first process; None if there is no proxy.
+    main: int | None = None
+    # What redis-benchmark needs to connect there.
+    options: tuple[str, ...] = ()
+
+    def processes(self) -> list[int]:
+        """The proxy's processes, whose CPU and memory count."""
+        found: list[int] = []
+        new = [] if self.main is None else [self.main]
+        while new:
+            found += new
+            new = [child for pid in new for child in children_of(pid)]
+            new = [pid for pid in new if name_of(pid) != COMMAND[0]]
+        return found
+
+    def cpu(self) -> float:
+        """User and system time of the proxy, in seconds."""
+        return sum(cpu_seconds(pid) for pid in self.processes())
+
+    def resident(self) -> int:
+        """Memory of the proxy that is in RAM, in bytes."""
+        return sum(resident_bytes(pid) for pid in self.processes())
+
+    def connect(self) -> Client:
+        """A new plaintext connection."""
+        return Client(self.address, self.port)
+
+    def answers(self) -> bool:
+        """Whether Redis can be reached there."""
+        try:
+            with self.connect() as client:
+                return client.ping()
+        except OSError:
+            return False
+
+
+class Redis:
+    """redis-server, with a port for TLS and one for plaintext."""
+
+    def __init__(
+        self,
+        folder: Path,
+        processes: Processes,
+        address: str = "127.0.0.1",
+        namespace: str | None = None,
+    ) -> None:
+        """Starts it, in a network namespace if one is named, where `address` must lead to it."""
+        self.address, self.plain, self.tls = address, free_port(), free_port()
+        key, certificate = folder / "key.pem", folder / "cert.pem"
+        if not key.exists():
+            request = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "30"]
+            request += ["-subj", "/CN=localhost", "-keyout", str(key), "-out", str(certificate)]
+            subprocess.run(request, check=True, stderr=subprocess.DEVNULL)
+        words: list[object] = ["ip", "netns", "exec", namespace] if namespace else []
+        words += ["redis-server", "--port", self.plain, "--tls-port", self.tls, "--bind", address]
+        words += ["--protected-mode", "no", "--save", "", "--appendonly", "no", "--dir", folder]
+        words += ["--maxclients", DESCRIPTORS, "--tcp-backlog", 4096]
+        words += ["--tls-cert-file", certificate, "--tls-key-file", key]
+        words += ["--tls-ca-cert-file", certificate, "--tls-auth-clients", "no"]
+        processes.start(words)
+        ports = (self.plain, self.tls)
+        wait_until(
+            "redis-server answers",
+            lambda: all(accepts_connections(address, port) for port in ports),
+        )
+
+    def connections(self) -> int:
+        """How many connections it has, with the one that asks."""
+        with Client(self.address, self.plain) as client:
+            return client.connected_clients()
+
+    def without_proxy(self) -> list[Contender]:
+        """The ways to it that lead through no proxy."""
+        insecure = ("--tls", "--insecure")
+        return [
+            Contender(TLS_DIRECTLY, self.tls, self.address, options=insecure),
+            Contender(PLAINTEXT, self.plain, self.address),
+        ]
+
+
+def start_ours(processes: Processes, redis: Redis, name: str, binary: Path) -> Contender:
+    """start-stunnel; STUNNEL_… of the caller's apply, for comparing settings."""
+    port = free_port()
+    # With a password, as a user's: no spares are made for a URL without one. This Redis asks for
+    # none.
+    url = f"rediss://:unasked@{redis.address}:{redis.tls}"
+    environment = {"PATH": os.environ["PATH"], "REDIS_URL": url}
+    environment |= {name: text for name, text in os.environ.items() if name.startswith("STUNNEL_")}
+    environment |= {"STUNNEL_LISTEN_PORT": str(port), "STUNNEL_LOGLEVEL": "warning"}
+    process = processes.start([binary, *COMMAND], env=environment)
+    return Contender(name, port, main=process.pid)
+
+
+def start_stunnel(folder: Path, processes: Processes, redis: Redis) -> Contender:
+    """stunnel, with the options that make small requests fast."""
+    port = free_port()
+    configuration = folder / "stunnel.conf"
+    configuration.write_text(f"""\
+foreground = yes
+pid =
+syslog = no
+debug = 3
+[redis]
+client = yes
+accept = 127.0.0.1:{port}
+connect = {redis.address}:{redis.tls}
+socket = l:TCP_NODELAY=1
+socket = r:TCP_NODELAY=1
+TIMEOUTidle = 86400
+""")
+    process = processes.start(["stunnel4", configuration])
+    return Contender("stunnel", port, main=process.pid)
+
+
+def start_haproxy(folder: Path, processes: Processes, redis: Redis) -> Contender:
+    """HAProxy in TCP mode, with a thread for each of two cores."""
+    port = free_port()
+    configuration = folder / "haproxy.cfg"
+    configuration.write_text(f"""\
+global
+  nbthread 2
+  maxconn {DESCRIPTORS // 2 - 500}
+  tune.bufsize 16384
+  ssl-server-verify none
+defaults
+  mode tcp
+  timeout connect 10s
+  timeout client 24h
+  timeout server 24h
+listen redis
+  bind 127.0.0.1:{port}
+  server redis {redis.address}:{redis.tls} ssl verify none
+""")
+    process = processes.start(["haproxy", "-db", "-f", configuration])
+    return Contender("haproxy", port, main=process.pid)
+
+
+def start_nginx(folder: Path, processes: Processes, redis: Redis) -> Contender:
+    """nginx with its stream module, with a worker for each of two cores."""
+    port = free_port()
+    configuration = folder / "nginx.conf"
+    # Otherwise root's workers would become another user, who may not read `folder`.
+    user = "user root;\n" if os.geteuid() == 0 else ""
+    configuration.write_text(f"""\
+load_module /usr/lib/nginx/modules/ngx_stream_module.so;
+daemon off;
+{user}worker_processes 2;
+worker_rlimit_nofile {DESCRIPTORS};
+pid {folder}/nginx.pid;
+error_log stderr crit;
+events {{ worker_connections {DESCRIPTORS // 2}; }}
+stream {{
+  server {{
+    listen 127.0.0.1:{port} backlog=4096;
+    proxy_pass {redis.address}:{redis.tls};
+    proxy_ssl on;
+    proxy_ssl_verify off;
+    proxy_ssl_session_reuse on;
+    proxy_buffer_size 16k;
+    proxy_timeout 24h;
+    tcp_nodelay on;
+  }}
+}}
+""")
+    process = processes.start(["nginx", "-p", folder, "-e", "stderr", "-c", configuration])
+    return Contender("nginx", port, main=process.pid)
+
+
+# What one would use instead of start-stunnel, in the order of tables.
+PEERS: dict[str, Callable[[Path, Processes, Redis], Contender]] = {
+    "nginx": start_nginx,
+    "haproxy": start_haproxy,
+    "stunnel": start_stunnel,
+}
+# The columns of tables.
+COLUMNS = (OURS, BEFORE, *PEERS, TLS_DIRECTLY, PLAINTEXT)
+
+
+@dataclass
+class Lineup:
+    """Who takes part in a run, and the folder for what they need on disk."""
+
+    folder: Path
+    # Launchers to measure: OURS, and BEFORE if there is one to compare with.
+    launchers: dict[str, Path]
+    peers: list[str]
+
+    def names(self) -> list[str]:
+        """Launchers and peers, in the order of tables."""
+        return [name for name in COLUMNS if name in self.launchers or name in self.peers]
+
+    def start(self, name: str, processes: Processes, redis: Redis) -> Contender:
+        """Starts a launcher or a peer, and waits until Redis answers through it."""
+        if name in self.launchers:
+            contender = start_ours(processes, redis, name, self.launchers[name])
+        else:
+            contender = PEERS[name](self.folder, processes, redis)
+        wait_until(f"{name} answers", contender.answers)
+        return contender
+
+    def start_all(self, processes: Processes, redis: Redis) -> list[Contender]:
+        """Starts every launcher and every peer."""
+        return [self.start(name, processes, redis) for name in self.names()]
+
+
+def versions(launcher: Path) -> dict[str, str]:
+    """What was measured, and on which CPU."""
+    stunnel = subprocess.run(["stunnel4", "-version"], capture_output=True, text=True).stderr
+    stunnel_version = re.search(r"stunnel [\d.]+", stunnel)
+    cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    return {
+        OURS: first_line(str(launcher), "--version"),
+        "nginx": first_line("nginx", "-v"),
+        "haproxy": first_line("haproxy", "-v").split(" - ")[0],
+        "stunnel": stunnel_version.group(0) if stunnel_version else "unknown",
+        "redis-server": first_line("redis-server", "--version").split(" sha=")[0],
+        "CPU": f"{cpu.group(1) if cpu else 'unknown'}, {os.cpu_count()} cores",
+    }

@@ -1,0 +1,187 @@
+"""What a run found: values, ratios, and the tables and the picture that show them."""
+
+import html
+import json
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from loads import LOADS
+from peers import COLUMNS, OURS, PEERS
+from system import ROOT, fail
+
+# The page that holds the short table, between these two lines.
+PAGE = ROOT / "docs/performance.md"
+PAGE_MARKS = ("<!-- bin/bench writes this table -->", "<!-- its end -->")
+# All figures for people, for programs, and the ratios as a picture.
+TABLE = ROOT / "bench/RESULTS.md"
+DATA = ROOT / "bench/results.json"
+PICTURE = ROOT / "bench/ratios.svg"
+
+# The picture: pixels of a row's height, of the space left of the bars, of a bar of ratio 1; and
+# the ratio at which bars are cut.
+ROW_HEIGHT, LEFT, UNIT, WIDEST = 22, 330, 220, 2.0
+BETTER, WORSE = "#2e9e5b", "#c9603f"
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Our median of a figure, divided by the best peer's of the same run."""
+
+    load: str
+    figure: str
+    ratio: float
+    peer: str
+    more_is_better: bool
+
+
+@dataclass
+class Results:
+    """Every value of every round: load -> contender -> figure -> values."""
+
+    values: dict[str, dict[str, dict[str, list[float]]]] = field(default_factory=dict)
+
+    def add(self, load: str, contender: str, figures: Mapping[str, float | list[float]]) -> None:
+        """Notes what one measurement found."""
+        for figure, found in figures.items():
+            values = self.values.setdefault(load, {}).setdefault(contender, {})
+            values.setdefault(figure, []).extend(found if isinstance(found, list) else [found])
+
+    def of(self, load: str, contender: str, figure: str) -> list[float]:
+        """The values of all rounds; none if it was not measured."""
+        return self.values.get(load, {}).get(contender, {}).get(figure, [])
+
+    def median(self, load: str, contender: str, figure: str) -> float | None:
+        """The median over the rounds."""
+        values = self.of(load, contender, figure)
+        return statistics.median(values) if values else None
+
+    def ratio(self, load: str, figure: str) -> Ratio | None:
+        """`None` if the figure is none whose ratio counts, or was not measured."""
+        if load not in LOADS or figure not in LOADS[load].more_is_better:
+            return None
+        more_is_better = LOADS[load].more_is_better[figure]
+        peers = {name: self.median(load, name, figure) for name in PEERS}
+        measured = {name: median for name, median in peers.items() if median}
+        ours = self.median(load, OURS, figure)
+        if not measured or ours is None:
+            return None
+        best = (max if more_is_better else min)(measured, key=lambda name: measured[name])
+        return Ratio(load, figure, ours / measured[best], best, more_is_better)
+
+    def ratios(self) -> Iterator[Ratio]:
+        """All of them, in the order of LOADS."""
+        for load in LOADS.values():
+            for figure in load.more_is_better:
+                if found := self.ratio(load.name, figure):
+                    yield found
+
+
+def number(value: float | None) -> str:
+    """Three digits, or whole thousands with commas."""
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def spread(values: Sequence[float]) -> str:
+    """Median, minimum and maximum."""
+    if not values:
+        return ""
+    return f"{number(statistics.median(values))} ({number(min(values))} to {number(max(values))})"
+
+
+def markdown(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    ruler = "|" + " --- |" * len(heading)
+    lines = [f"| {' | '.join(row)} |" for row in (heading, *rows)]
+    return "\n".join([lines[0], ruler, *lines[1:]])
+
+
+def table(results: Results) -> str:
+    """Every figure of every contender."""
+    names = [name for name in COLUMNS if any(name in found for found in results.values.values())]
+    rows = []
+    for load, contenders in results.values.items():
+        figures = dict.fromkeys(figure for found in contenders.values() for figure in found)
+        for figure in figures:
+            cells = [spread(results.of(load, name, figure)) for name in names]
+            ratio = results.ratio(load, figure)
+            told = f"**{ratio.ratio:.2f}** ({ratio.peer})" if ratio else ""
+            rows.append([load, figure, *cells, told])
+    return markdown(["load", "figure", *names, "ours / best peer"], rows)
+
+
+def short_table(results: Results) -> str:
+    """The figures whose ratio counts: medians of ours and of the best peer."""
+    rows = []
+    for found in results.ratios():
+        ours, best = (
+            number(results.median(found.load, name, found.figure)) for name in (OURS, found.peer)
+        )
+        peer = f"{best} ({found.peer})"
+        rows.append([found.load, found.figure, ours, peer, f"{found.ratio:.2f}"])
+    return markdown(["load", "figure", OURS, "best peer", "ours / best peer"], rows)
+
+
+def page_around_table() -> tuple[str, str]:
+    """What PAGE holds before and after the short table, with the marks."""
+    start, end = PAGE_MARKS
+    before, found, rest = PAGE.read_text().partition(start)
+    _, also_found, after = rest.partition(end)
+    if not (found and also_found):
+        fail(f"{PAGE.relative_to(ROOT)} has no place for the table: {start} {end}")
+    return before + start, end + after
+
+
+def _svg_text(x: float, y: float, text: str, extra: str = "") -> str:
+    style = f'font-family="sans-serif" font-size="12"{extra}'
+    return f'<text x="{x}" y="{y}" {style}>{html.escape(text)}</text>'
+
+
+def picture(results: Results) -> str:
+    """A bar for each ratio, on a scale where the best peer is 1: SVG."""
+    rows = list(results.ratios())
+    width, height = LEFT + UNIT * WIDEST + 150, ROW_HEIGHT * len(rows) + 62
+    title = "start-stunnel, divided by the best of nginx, HAProxy and stunnel"
+    legend = "green: better than every peer; for rates the bar shows peer / ours"
+    out = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height}">',
+        '<rect width="100%" height="100%" fill="#ffffff"/>',
+        _svg_text(8, 18, title, ' font-weight="bold"'),
+        _svg_text(8, 34, legend, ' fill="#555555"'),
+    ]
+    top = 46
+    for index, found in enumerate(rows):
+        shown = 1 / found.ratio if found.more_is_better else found.ratio
+        y = top + index * ROW_HEIGHT
+        bar = min(shown, WIDEST) * UNIT
+        colour = BETTER if shown <= 1 else WORSE
+        place = f'x="{LEFT}" y="{y}" width="{bar:.1f}" height="16"'
+        out.append(_svg_text(8, y + 13, f"{found.load}: {found.figure}"))
+        out.append(f'<rect {place} fill="{colour}"/>')
+        label = f"{shown:.2f} ({found.peer})"
+        out.append(_svg_text(round(LEFT + bar + 6, 1), y + 13, label))
+    x, bottom = LEFT + UNIT, top + len(rows) * ROW_HEIGHT
+    line = f'x1="{x}" y1="42" x2="{x}" y2="{bottom}"'
+    out.append(f'<line {line} stroke="#333333" stroke-dasharray="4 3"/>')
+    return "\n".join([*out, "</svg>", ""])
+
+
+def files(results: Results, rounds: int, versions: Mapping[str, str]) -> dict[Path, str]:
+    """The files that show a full run, with what they hold."""
+    heading = f"# Benchmark\n\nMade by `bin/bench`; medians (minimum to maximum) of {rounds} rounds"
+    listing = "\n".join(f"- {name}: {version}" for name, version in versions.items())
+    ratios = [
+        {"load": ratio.load, "figure": ratio.figure, "ratio": ratio.ratio, "best peer": ratio.peer}
+        for ratio in results.ratios()
+    ]
+    data = {"rounds": rounds, "versions": versions, "ratios": ratios, "values": results.values}
+    before, after = page_around_table()
+    return {
+        TABLE: f"{heading}, on:\n\n{listing}\n\n{table(results)}\n",
+        DATA: json.dumps(data, indent=1) + "\n",
+        PICTURE: picture(results),
+        PAGE: f"{before}\n\n{short_table(results)}\n\n{after}",
+    }

@@ -1,0 +1,114 @@
+"""A run: which loads are put on whom, in which order, and how often."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from loads import LOADS, START_UP, Load, Setting, start_up
+from peers import PLAINTEXT, Contender, Lineup, Redis
+from report import Results
+from system import ROOT, Processes, fail, wait_until
+
+# The quick form makes this part of the requests, but not fewer than the minimum.
+QUICK_SHARE, FEWEST_REQUESTS = 6, 50
+# Milliseconds of the link of Setting.FAR, both ways together.
+FAR_DELAY_MS = 2
+# Measurements of each proxy for Setting.ALONE, in a full run and in the quick form.
+ALONE_TIMES, ALONE_TIMES_QUICK = 3, 1
+# Starts that START_UP times, in a full run and in the quick form.
+STARTS, STARTS_QUICK = 200, 20
+# Connections at Redis below which those of an idle load have gone: what is left are spares.
+FEW_CONNECTIONS = 50
+
+
+@dataclass
+class Run:
+    """What is to be measured; `measure` does it."""
+
+    lineup: Lineup
+    rounds: int
+    quick: bool
+    # Only loads whose name holds one of these; all if there is none.
+    only: Sequence[str]
+    results: Results = field(default_factory=Results)
+
+    def wanted(self, setting: Setting) -> list[Load]:
+        """The loads of this run that are measured so."""
+        return [
+            load
+            for load in LOADS.values()
+            if load.setting is setting
+            and (load.quick or not self.quick)
+            and (not self.only or any(word in load.name for word in self.only))
+        ]
+
+    def scale(self, requests: int) -> int:
+        """How many requests this run makes where a full one makes `requests`."""
+        return max(FEWEST_REQUESTS, requests // QUICK_SHARE) if self.quick else requests
+
+    def measure(self) -> Results:
+        """Starts everything, measures it, and leaves nothing running."""
+        with Processes() as processes:
+            redis = Redis(self.lineup.folder, processes)
+            contenders = self.lineup.start_all(processes, redis) + redis.without_proxy()
+            for load in self.wanted(Setting.TOGETHER):
+                self._in_turns(load, contenders)
+            for load in self.wanted(Setting.ALONE):
+                self._alone(load, redis)
+            for load in self.wanted(Setting.FAR):
+                self._far(load)
+            if not self.only or START_UP in self.only:
+                self._start_up(redis)
+        return self.results
+
+    def _note(self, load: Load, contender: Contender) -> None:
+        """Measures a contender once."""
+        self.results.add(load.name, contender.name, load.measure(contender, self.scale))
+
+    def _in_turns(self, load: Load, contenders: list[Contender]) -> None:
+        """Each round begins with another contender."""
+        for index in range(self.rounds):
+            turn = index % len(contenders)
+            for contender in contenders[turn:] + contenders[:turn]:
+                self._note(load, contender)
+                print(".", end="", flush=True, file=sys.stderr)
+        print(f" {load.name}", file=sys.stderr)
+
+    def _alone(self, load: Load, redis: Redis) -> None:
+        """Each proxy is started for one measurement, and ended."""
+        for name in self.lineup.names():
+            for _ in range(ALONE_TIMES_QUICK if self.quick else ALONE_TIMES):
+                with Processes() as processes:
+                    self._note(load, self.lineup.start(name, processes, redis))
+                wait_until("Redis has closed them", lambda: redis.connections() < FEW_CONNECTIONS)
+        print(f". {load.name}", file=sys.stderr)
+
+    def _far(self, load: Load) -> None:
+        """Redis is in a network namespace, behind a slow link."""
+        if os.geteuid() != 0 or not Path("/dev/net/tun").exists():
+            reason = "only root may make a network namespace with a TUN device"
+            print(f"skipped: {load.name}: {reason}", file=sys.stderr)
+            return
+        namespace = f"bench-{os.getpid()}"
+        words = [ROOT / "tests/support/slow-link", namespace, "--delay-ms", FAR_DELAY_MS]
+        with Processes() as processes:
+            # The namespace goes with the link.
+            pipe = subprocess.PIPE
+            link = processes.start(words, stdin=pipe, stdout=pipe, stderr=None)
+            assert link.stdout
+            address = link.stdout.readline().decode().strip()
+            if not address:
+                fail("there is no slow link")
+            redis = Redis(self.lineup.folder, processes, address, namespace)
+            contenders = self.lineup.start_all(processes, redis)
+            contenders += [way for way in redis.without_proxy() if way.name == PLAINTEXT]
+            self._in_turns(load, contenders)
+
+    def _start_up(self, redis: Redis) -> None:
+        """How long the launchers take to start COMMAND."""
+        for name, binary in self.lineup.launchers.items():
+            starts = STARTS_QUICK if self.quick else STARTS
+            self.results.add(START_UP, name, start_up(binary, redis, starts))

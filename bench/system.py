@@ -1,0 +1,152 @@
+"""What the rest needs from the operating system: waiting, ports, processes and what they use."""
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import NoReturn
+
+# This repository.
+ROOT = Path(__file__).resolve().parent.parent
+# Seconds that anything may take before the run fails.
+PATIENCE = 60
+# Seconds between two looks at a condition.
+LOOK_INTERVAL = 0.005
+# Seconds that a program has to end after SIGTERM, before SIGKILL.
+END_PATIENCE = 10
+# Ticks a second, the unit of CPU time in proc_pid_stat(5).
+TICKS = os.sysconf("SC_CLK_TCK")
+# Bytes, the unit of memory in proc_pid_statm(5).
+PAGE = os.sysconf("SC_PAGE_SIZE")
+# From <sys/prctl.h>; see PR_SET_PDEATHSIG(2const).
+PR_SET_PDEATHSIG = 1
+LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def fail(message: str) -> NoReturn:
+    """Ends the run with exit code 1."""
+    sys.exit(f"bin/bench: {message}")
+
+
+def wait_until(what: str, condition: Callable[[], bool]) -> None:
+    """Waits for `condition`; the run fails if it does not come true within PATIENCE."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        if time.monotonic() > deadline:
+            fail(f"waited in vain: {what}")
+        time.sleep(LOOK_INTERVAL)
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody has now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def accepts_connections(address: str, port: int) -> bool:
+    """Whether somebody listens there."""
+    try:
+        socket.create_connection((address, port), 1).close()
+        return True
+    except OSError:
+        return False
+
+
+def first_line(*words: str) -> str:
+    """The first line that a command prints, wherever it prints it."""
+    out = subprocess.run(words, capture_output=True, text=True)
+    return (out.stdout + out.stderr).strip().splitlines()[0]
+
+
+def _end_with_parent() -> None:
+    """In a child before it executes: it gets SIGTERM when we are gone."""
+    if LIBC.prctl(PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGTERM)) != 0:
+        raise OSError(ctypes.get_errno(), "prctl PR_SET_PDEATHSIG")
+
+
+class Processes:
+    """Started programs, which end with the `with` block, the last one first."""
+
+    def __init__(self) -> None:
+        self.started: list[subprocess.Popen[bytes]] = []
+
+    def start(
+        self,
+        words: Iterable[object],
+        env: Mapping[str, str] | None = None,
+        stdin: int = subprocess.DEVNULL,
+        stdout: int = subprocess.DEVNULL,
+        stderr: int | None = subprocess.DEVNULL,
+    ) -> subprocess.Popen[bytes]:
+        """Starts a program; `None` for what it shares with us.
+
+        It is in a session of its own, so that Ctrl-C reaches only us, who end it in order. If we
+        are interrupted before it is noted down, the kernel ends it.
+        """
+        process = subprocess.Popen(
+            [str(word) for word in words],
+            env=env,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            start_new_session=True,
+            preexec_fn=_end_with_parent,
+        )
+        self.started.append(process)
+        return process
+
+    def stop(self) -> None:
+        """Ends all that were started, and waits for them."""
+        for process in reversed(self.started):
+            if process.stdin:
+                process.stdin.close()
+            process.send_signal(signal.SIGTERM)
+        for process in reversed(self.started):
+            try:
+                process.wait(END_PATIENCE)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+            if process.stdout:
+                process.stdout.close()
+        self.started.clear()
+
+    def __enter__(self) -> "Processes":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes that `pid` has started and that run."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def name_of(pid: int) -> str:
+    """The name of the program that `pid` runs."""
+    return Path(f"/proc/{pid}/comm").read_text().strip()
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time that `pid` has used, in seconds."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+def resident_bytes(pid: int) -> int:
+    """Memory of `pid` that is in RAM, in bytes."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE
