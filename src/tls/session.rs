@@ -273,3 +273,224 @@ unsafe extern "C" fn keep_session(ssl: *mut ffi::SSL, session: *mut ffi::SSL_SES
     }
     1
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::os::unix::net::UnixStream as ServerStream;
+
+    use openssl::asn1::Asn1Time;
+    use openssl::ec::{EcGroup, EcKey};
+    use openssl::hash::MessageDigest;
+    use openssl::nid::Nid;
+    use openssl::pkey::PKey;
+    use openssl::ssl::{SslAcceptor, SslMethod, SslStream, SslVersion};
+    use openssl::x509::X509;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::UnixStream;
+    use tokio::task::spawn_blocking;
+    use tokio::time::{advance, timeout};
+    use tokio_native_tls::TlsStream;
+
+    use super::*;
+    use crate::tls::{Connector, MinTls, Pin, Trust, Verify};
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn acceptor(newest: SslVersion) -> SslAcceptor {
+        let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
+        let key = PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap();
+        let mut builder = X509::builder().unwrap();
+        builder.set_version(2).unwrap();
+        builder.set_pubkey(&key).unwrap();
+        builder.set_not_before(&Asn1Time::days_from_now(0).unwrap()).unwrap();
+        builder.set_not_after(&Asn1Time::days_from_now(1).unwrap()).unwrap();
+        builder.sign(&key, MessageDigest::sha256()).unwrap();
+        let mut acceptor = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls()).unwrap();
+        acceptor.set_private_key(&key).unwrap();
+        acceptor.set_certificate(&builder.build()).unwrap();
+        acceptor.set_max_proto_version(Some(newest)).unwrap();
+        acceptor.build()
+    }
+
+    /// The two ends of a connection.
+    fn pair() -> (UnixStream, ServerStream) {
+        let (client, server) = ServerStream::pair().unwrap();
+        client.set_nonblocking(true).unwrap();
+        (UnixStream::from_std(client).unwrap(), server)
+    }
+
+    fn connector(pins: Vec<Pin>) -> Arc<Connector> {
+        let (verify, min_tls) = (Verify::None, MinTls::V1_2);
+        let (ca, identity, server_name) = (None, None, None);
+        Connector::new(Trust { verify, min_tls, ca, pins, identity, server_name })
+    }
+
+    /// A server, a client of it, and the sessions between them. Time stands still unless it is told
+    /// to go on.
+    struct Scene {
+        acceptor: SslAcceptor,
+        connector: Arc<Connector>,
+        sessions: Arc<Sessions>,
+    }
+
+    /// A connection over which the server has sent its tickets, but which nobody has read yet.
+    struct Pair {
+        client: TlsStream<UnixStream>,
+        server: SslStream<ServerStream>,
+    }
+
+    impl Pair {
+        /// Reads what the server says, behind its tickets, and takes leave: OpenSSL resumes no
+        /// session of TLS 1.2 whose connection broke off (SSL_set_shutdown(3)).
+        async fn read(&mut self) {
+            self.server.write_all(b"+").unwrap();
+            assert_eq!(self.client.read_u8().await.unwrap(), b'+');
+            self.client.shutdown().await.unwrap();
+        }
+    }
+
+    impl Scene {
+        fn new() -> Scene {
+            let sessions = Arc::default();
+            let (acceptor, connector) = (acceptor(SslVersion::TLS1_3), connector(Vec::new()));
+            Scene { acceptor, connector, sessions }
+        }
+
+        async fn connect(&self) -> Pair {
+            let (client, server) = pair();
+            let acceptor = self.acceptor.clone();
+            let server = spawn_blocking(move || acceptor.accept(server).unwrap());
+            let client = self.connector.connect("redis.test", client, &self.sessions);
+            let (client, server) = tokio::join!(client, server);
+            Pair { client: client.unwrap(), server: server.unwrap() }
+        }
+
+        /// A handshake that a silent server never ends, and that is given up.
+        async fn hang(&self) {
+            let (client, _server) = pair();
+            let handshake = self.connector.connect("redis.test", client, &self.sessions);
+            assert!(timeout(MINUTE / 60, handshake).await.is_err());
+        }
+
+        /// When the full handshake was that the session goes back to which would be offered now.
+        fn offered_since(&self) -> Option<Instant> {
+            let known = self.sessions.known();
+            known.to_offer(Instant::now()).map(|session| session.full_handshake)
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_late_ticket_is_as_old_as_the_handshake_of_its_connection() {
+        let scene = Scene::new();
+        let began = Instant::now();
+        let mut connection = scene.connect().await;
+        advance(59 * MINUTE).await;
+        connection.read().await;
+        assert_eq!(scene.offered_since(), Some(began));
+        advance(MINUTE).await;
+        assert_eq!(scene.offered_since(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_resumed_connections_tickets_are_as_old_as_the_handshake_that_it_goes_back_to() {
+        for version in [SslVersion::TLS1_2, SslVersion::TLS1_3] {
+            tickets_inherit(version).await;
+        }
+    }
+
+    async fn tickets_inherit(version: SslVersion) {
+        let mut scene = Scene::new();
+        scene.acceptor = acceptor(version);
+        let began = Instant::now();
+        scene.connect().await.read().await;
+        for _ in 0..5 {
+            advance(10 * MINUTE).await;
+            let mut connection = scene.connect().await;
+            assert!(connection.server.ssl().session_reused(), "{version:?}");
+            connection.read().await;
+            assert_eq!(scene.offered_since(), Some(began));
+        }
+        let mut late = scene.connect().await;
+        advance(10 * MINUTE).await;
+        late.read().await;
+        assert_eq!(scene.offered_since(), None);
+        // Then the server shows its certificate again.
+        scene.connect().await.read().await;
+        assert_eq!(scene.offered_since(), Some(Instant::now()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_does_not_replace_one_of_a_later_full_handshake() {
+        let scene = Scene::new();
+        let mut older = scene.connect().await;
+        advance(MINUTE).await;
+        let newer = Instant::now();
+        scene.connect().await.read().await;
+        older.read().await;
+        assert_eq!(scene.offered_since(), Some(newer));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_handshake_that_is_given_up_forgets_the_session_that_it_offered() {
+        let scene = Scene::new();
+        let mut late = scene.connect().await;
+        scene.connect().await.read().await;
+        assert!(scene.offered_since().is_some());
+        scene.hang().await;
+        assert_eq!(scene.offered_since(), None);
+        // Nor does one come back that is as old.
+        late.read().await;
+        assert_eq!(scene.offered_since(), None);
+        let again = Instant::now();
+        scene.connect().await.read().await;
+        assert_eq!(scene.offered_since(), Some(again));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_handshake_that_offered_nothing_forgets_nothing() {
+        let scene = Scene::new();
+        let began = Instant::now();
+        let mut connection = scene.connect().await;
+        scene.hang().await;
+        connection.read().await;
+        assert_eq!(scene.offered_since(), Some(began));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_fails_at_two_sessions_in_a_row_is_offered_none_for_ten_minutes() {
+        let scene = Scene::new();
+        // One that was resumed in between makes good for it.
+        for resumed in [false, true, false] {
+            advance(MINUTE).await;
+            scene.connect().await.read().await;
+            if resumed {
+                scene.connect().await.read().await;
+            }
+            assert!(scene.offered_since().is_some());
+            scene.hang().await;
+        }
+        scene.connect().await.read().await;
+        assert_eq!(scene.offered_since(), None);
+        advance(NONE_OFFERED).await;
+        assert!(scene.offered_since().is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_of_a_server_with_another_key_than_the_pinned_is_not_kept() {
+        let mut scene = Scene::new();
+        scene.acceptor = acceptor(SslVersion::TLS1_2);
+        // TLS 1.2 gives it in the handshake.
+        scene.connect().await;
+        assert!(scene.offered_since().is_some());
+        scene.sessions = Arc::default();
+        scene.connector = connector(vec![Pin::of(b"another key")]);
+        let (client, server) = pair();
+        let acceptor = scene.acceptor.clone();
+        let server = spawn_blocking(move || acceptor.accept(server).map(drop).is_ok());
+        let client = scene.connector.connect("redis.test", client, &scene.sessions);
+        let (client, server) = tokio::join!(client, server);
+        assert!(client.is_err() && server.unwrap());
+        assert_eq!(scene.offered_since(), None);
+    }
+}
