@@ -16,8 +16,9 @@ use crate::redis_url::Credentials;
 use crate::resp;
 use crate::secret::MASK;
 use crate::tls::{Certificate, Connector, HandshakeError, Trust, Verify, certificate_of};
+use crate::tunnel::diagnosis::{self, Unexplained};
 use crate::tunnel::failure::{self, Failure, Step};
-use crate::tunnel::upstream::{self, Unexplained};
+use crate::tunnel::upstream;
 use crate::tunnel::{Totals, Tunnel};
 
 /// The longest reply of Redis that is looked at, in bytes.
@@ -276,7 +277,7 @@ async fn ask(
             let line = String::from_utf8_lossy(&line).into_owned();
             Ok(line.trim_end().chars().map(|c| if c.is_control() { '?' } else { c }).collect())
         }
-        Ok(Err(error)) => Err(match upstream::late_refusal(tunnel, &error).await {
+        Ok(Err(error)) => Err(match diagnosis::late_refusal(tunnel, &error).await {
             Some(refusal) => Failure::Misconfigured(refusal).to_string(),
             None => failure::in_words(&error),
         }),

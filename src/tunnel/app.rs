@@ -341,7 +341,7 @@ mod tests {
         let far = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (near, address) = listener.accept().await.unwrap();
         let mut app = AppStream::from_tcp(near, address);
-        super::super::stream::reset_on_close(&far);
+        super::super::socket::reset_on_close(&far);
         drop(far);
         assert!(!poll_fn(|cx| app.poll_speaks_tls(cx)).await);
         let error = app.read(&mut [0; 9]).await.unwrap_err();

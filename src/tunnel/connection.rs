@@ -13,8 +13,9 @@ use tokio::time::{Instant, sleep, timeout};
 use super::app::AppStream;
 use super::failure::Failure;
 use super::relay::{Relay, RelayEnd, Side};
-use super::stream::{TlsUpstream, reset_on_close, unacknowledged};
-use super::{Tunnel, failure, refusal, spares, upstream};
+use super::socket::{reset_on_close, unacknowledged};
+use super::stream::TlsUpstream;
+use super::{Tunnel, diagnosis, failure, refusal, spares, upstream};
 use crate::logging::{debug, info, warning};
 use crate::tls::is_own_failure;
 
@@ -132,7 +133,7 @@ async fn relay_to_end(app: AppStream, redis: TlsUpstream, started: Instant, tunn
     }
     if let RelayEnd::Reset(Side::Redis, error) = &end
         && received == 0
-        && let Some(refusal) = Box::pin(upstream::late_refusal(tunnel, error)).await
+        && let Some(refusal) = Box::pin(diagnosis::late_refusal(tunnel, error)).await
     {
         Box::pin(report(&Failure::Misconfigured(refusal), &mut endpoints.app, tunnel)).await;
         endpoints.finished = true;

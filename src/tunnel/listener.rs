@@ -14,11 +14,11 @@ use std::time::Duration;
 use nix::unistd::mkdtemp;
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::{mpsc, watch};
 use tokio::task::coop::consume_budget;
 use tokio::time::sleep;
 
 use super::app::AppStream;
+use super::drain::{Alive, Connections};
 use super::{Tunnel, connection, failure};
 use crate::logging::warning;
 
@@ -206,39 +206,6 @@ impl Watched {
     }
 }
 
-/// Lets connections know that COMMAND has ended, and the launcher when the last one is done.
-#[derive(Debug, Clone)]
-pub struct Connections {
-    /// Each connection and listener holds one; nothing is ever sent.
-    alive: mpsc::Sender<()>,
-    command_ended: watch::Receiver<bool>,
-}
-
-/// The launcher's end of [`Connections`].
-#[derive(Debug)]
-pub struct Drain {
-    all_done: mpsc::Receiver<()>,
-    command_ended: watch::Sender<bool>,
-}
-
-impl Connections {
-    pub fn new() -> (Connections, Drain) {
-        let (alive, all_done) = mpsc::channel(1);
-        let (ended_sender, command_ended) = watch::channel(false);
-        let drain = Drain { all_done, command_ended: ended_sender };
-        (Connections { alive, command_ended }, drain)
-    }
-}
-
-impl Drain {
-    /// Says that COMMAND has ended, and waits until every connection is done: the caller gives up
-    /// its own [`Connections`] first.
-    pub async fn finish(mut self) {
-        self.command_ended.send_replace(true);
-        let _ = self.all_done.recv().await;
-    }
-}
-
 /// Accepts the app's connections until COMMAND has ended, and serves each in a task of its own.
 ///
 /// # Errors
@@ -246,11 +213,10 @@ impl Drain {
 pub async fn serve(
     listener: Listener,
     tunnel: Arc<Tunnel>,
-    connections: Connections,
+    mut connections: Connections,
 ) -> io::Result<()> {
-    let Connections { alive, mut command_ended } = connections;
-    let accept = |stream: AppStream| {
-        let (tunnel, alive) = (tunnel.clone(), alive.clone());
+    let accept = |stream: AppStream, alive: Alive| {
+        let tunnel = tunnel.clone();
         tokio::spawn(async move {
             connection::serve(stream, &tunnel).await;
             drop(alive);
@@ -260,10 +226,10 @@ pub async fn serve(
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok(accepted) => accept(accepted),
+                Ok(accepted) => accept(accepted, connections.alive()),
                 Err(error) => after_failed_accept(&tunnel, error).await,
             },
-            () = wait_for_end(&mut command_ended) => break,
+            () = connections.command_ended() => break,
         }
     }
     // What the app wrote just before it ended may wait in connections not accepted yet; the runtime
@@ -272,7 +238,7 @@ pub async fn serve(
     loop {
         match listener.accept() {
             Ok(stream) => {
-                accept(stream);
+                accept(stream, connections.alive());
                 // However fast others come: the drain's time runs.
                 consume_budget().await;
             }
@@ -281,11 +247,6 @@ pub async fn serve(
             Err(error) => after_failed_accept(&tunnel, error).await,
         }
     }
-}
-
-/// Waits for COMMAND's end; a launcher that is gone counts as that, too.
-async fn wait_for_end(command_ended: &mut watch::Receiver<bool>) {
-    let _ = command_ended.wait_for(|ended| *ended).await;
 }
 
 async fn after_failed_accept(tunnel: &Tunnel, error: io::Error) {
@@ -323,52 +284,5 @@ mod tests {
         }
         let relative = socket_places(None, Some("t".into()));
         assert_eq!(relative, [env::current_dir().unwrap().join("t")]);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_drain_lasts_as_long_as_the_last_connection() {
-        let (connections, drain) = Connections::new();
-        let Connections { alive, mut command_ended } = connections;
-        for lifetime in [3, 1, 2] {
-            let alive = alive.clone();
-            tokio::spawn(async move {
-                sleep(Duration::from_secs(lifetime)).await;
-                drop(alive);
-            });
-        }
-        // The listener: it stops when COMMAND has ended, and lets go of its own.
-        tokio::spawn(async move {
-            wait_for_end(&mut command_ended).await;
-            drop(alive);
-        });
-        let started = tokio::time::Instant::now();
-        drain.finish().await;
-        assert_eq!(started.elapsed(), Duration::from_secs(3));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_drain_without_connections_is_over_at_once() {
-        let (connections, drain) = Connections::new();
-        drop(connections);
-        let started = tokio::time::Instant::now();
-        drain.finish().await;
-        assert_eq!(started.elapsed(), Duration::ZERO);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_connection_that_begins_during_the_drain_is_waited_for_too() {
-        let (connections, drain) = Connections::new();
-        tokio::spawn(async move {
-            let Connections { alive, mut command_ended } = connections;
-            wait_for_end(&mut command_ended).await;
-            // It waited in the backlog.
-            let late = alive.clone();
-            drop(alive);
-            sleep(Duration::from_secs(2)).await;
-            drop(late);
-        });
-        let started = tokio::time::Instant::now();
-        drain.finish().await;
-        assert_eq!(started.elapsed(), Duration::from_secs(2));
     }
 }

@@ -1,9 +1,13 @@
-//! One byte's way: accepted by the [`listener`], connected by the [`upstream`], moved by the
-//! [`relay`]; [`connection`] is the life of all three together. [`spares`] are connected
-//! beforehand; [`names`] knows whether they still lead to the right server.
+//! One byte's way: accepted by the [`listener`] as an [`app`]'s, connected by the [`upstream`], moved
+//! by the [`relay`]; [`connection`] is the life of all three together. [`spares`] are connected
+//! beforehand; [`names`] knows whether they still lead to the right server. [`failure`] says in a
+//! user's words why there is no connection, [`diagnosis`] asks the server for it, [`refusal`] tells
+//! the app. [`drain`] is the end of it all, and [`socket`] has the knobs of the operating system.
 
 mod app;
 mod connection;
+pub mod diagnosis;
+mod drain;
 pub mod failure;
 mod inquiry;
 mod listener;
@@ -12,6 +16,7 @@ mod read_ahead;
 mod refusal;
 pub mod relay;
 pub mod route;
+mod socket;
 mod spares;
 mod stream;
 pub mod upstream;
@@ -22,11 +27,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use app::Pace;
-pub use listener::{Connections, Listen, Listener, PortTaken, SocketFolder, serve};
+use diagnosis::Inquiries;
+pub use drain::{Connections, Drain};
+pub use listener::{Listen, Listener, PortTaken, SocketFolder, serve};
 use names::Names;
 pub use route::{Route, Upstream};
 use spares::Spares;
-use upstream::Inquiries;
 
 use crate::tls::{Connector, Sessions};
 

@@ -17,9 +17,10 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 use super::MOST_SPARES;
+use super::diagnosis::Unexplained;
 use super::failure::{Failure, Step};
 use super::stream::TlsUpstream;
-use super::upstream::{Source, Unexplained};
+use super::upstream::Source;
 use super::{Tunnel, upstream};
 use crate::logging::debug;
 

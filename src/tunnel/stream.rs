@@ -5,12 +5,10 @@
 use std::future::poll_fn;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
-use socket2::{SockRef, TcpKeepalive};
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::task::yield_now;
@@ -19,48 +17,8 @@ use tokio_native_tls::TlsStream;
 use super::read_ahead::ReadAhead;
 use crate::tls::is_unannounced_close;
 
-/// Silence before the first keepalive probe towards Redis: below the 350 s after which AWS's
-/// balancers and NAT gateways forget a connection.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
-/// Between probes.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
-/// Unanswered probes until the connection counts as broken.
-const KEEPALIVE_PROBES: u32 = 4;
-
 /// How often a stream is checked until the runtime has heard of all that the kernel has.
 const READINESS_TRIES: usize = 4;
-
-/// Small requests must not wait for one another (Nagle's algorithm).
-pub fn send_at_once(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)
-}
-
-/// Notices a Redis that vanished without a word, unless something sent is unacknowledged: then the
-/// kernel gives up by itself, after about a quarter of an hour (tcp_retries2 in tcp(7)), as it does
-/// for an app without a tunnel. A TCP_USER_TIMEOUT would be sooner, but also break off a Redis that
-/// lives and is too busy to read.
-pub fn keep_alive(stream: &TcpStream) -> io::Result<()> {
-    let keepalive = TcpKeepalive::new()
-        .with_time(KEEPALIVE_IDLE)
-        .with_interval(KEEPALIVE_INTERVAL)
-        .with_retries(KEEPALIVE_PROBES);
-    SockRef::from(stream).set_tcp_keepalive(&keepalive)
-}
-
-/// Bytes that were written but that the peer's kernel has not acknowledged yet; 0 when nobody
-/// knows.
-pub fn unacknowledged(stream: &TcpStream) -> i32 {
-    let mut bytes: nix::libc::c_int = 0;
-    // SAFETY: TIOCOUTQ, which is SIOCOUTQ for a socket (tcp(7)), fills one int.
-    let done = unsafe { nix::libc::ioctl(stream.as_raw_fd(), nix::libc::TIOCOUTQ, &mut bytes) };
-    if done == 0 { bytes } else { 0 }
-}
-
-/// Makes closing `stream` send a reset instead of a clean end (socket(7), SO_LINGER).
-pub fn reset_on_close(stream: &TcpStream) {
-    // It fails on a socket that is dead already only, which is closed for both sides.
-    let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
-}
 
 /// The TLS connection to Redis.
 #[derive(Debug)]

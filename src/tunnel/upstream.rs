@@ -5,107 +5,26 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 use tokio_native_tls::TlsStream;
 
 use super::Tunnel;
+use super::diagnosis::{Unexplained, prove_plaintext};
 use super::failure::{Failure, Step};
-use super::inquiry::Inquiry;
-use super::read_ahead::{Heard, ReadAhead};
+use super::read_ahead::ReadAhead;
+use super::socket::{keep_alive, send_at_once};
 use super::spares;
-use super::stream::{TlsUpstream, keep_alive, send_at_once};
-use crate::tls::{
-    ConnectError, Connector, Flaw, HandshakeError, LateRefusal, Sessions, certificate_of,
-};
+use super::stream::TlsUpstream;
+use crate::tls::{Connector, HandshakeError, Sessions};
 
 /// How long one address has before the next one is tried beside it (RFC 8305 section 5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
-/// How long a server may stay silent in the handshake before it is asked whether it speaks RESP
-/// without TLS. A plaintext Redis does not answer a handshake: it waits for the rest of what it
-/// takes for a request.
-const SILENCE: Duration = Duration::from_secs(1);
-/// How long a server may take to answer that.
-const ANSWER: Duration = Duration::from_secs(1);
-/// How long a server may take to refuse a client certificate after the handshake.
-const LATE: Duration = Duration::from_secs(1);
-/// How long the explanation of a certificate that fails may take, beyond the connect timeout.
-const EXPLANATION: Duration = Duration::from_secs(1);
 /// With `--connect-retry`: the longest pause after the first failure; it doubles with each, up to
 /// the cap.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-
-/// What a server that fails is asked in connections of its own: seldom, for they add to its load.
-#[derive(Debug, Default)]
-pub struct Inquiries {
-    /// Why it resets connections before it says a word.
-    late_refusal: Inquiry<Option<LateRefusal>>,
-    /// Which address answers RESP without TLS.
-    plaintext: Inquiry<Option<SocketAddr>>,
-}
-
-/// Why an attempt failed, as far as it is known without asking the server again.
-#[derive(Debug)]
-pub enum Unexplained {
-    Failed(Failure),
-    /// The session that was offered may be the cause: without one it may work.
-    OfSession(Failure),
-    /// The certificate at `address` does not hold, by OpenSSL's bare verdict.
-    Certificate {
-        address: SocketAddr,
-        flaw: Flaw,
-        verdict: String,
-    },
-}
-
-impl From<Failure> for Unexplained {
-    fn from(failure: Failure) -> Unexplained {
-        Unexplained::Failed(failure)
-    }
-}
-
-impl Unexplained {
-    /// As it is.
-    pub fn bare(self) -> Failure {
-        match self {
-            Unexplained::Failed(failure) | Unexplained::OfSession(failure) => failure,
-            Unexplained::Certificate { flaw, verdict, .. } => {
-                Failure::Misconfigured(HandshakeError::Certificate(flaw, verdict))
-            }
-        }
-    }
-
-    /// In plain words, if the server helps within [`EXPLANATION`]. To be called outside the time
-    /// limit of the attempt: that the certificate fails is known, and must not become an outage.
-    pub async fn explain(self, tunnel: &Tunnel) -> Failure {
-        match self {
-            Unexplained::Certificate { address, flaw, verdict } => {
-                let reason = explain(tunnel, address, flaw, verdict).await;
-                Failure::Misconfigured(HandshakeError::Certificate(flaw, reason))
-            }
-            known => known.bare(),
-        }
-    }
-
-    fn of(address: SocketAddr, error: ConnectError, heard: &Heard) -> Unexplained {
-        let failure = |error| match error {
-            HandshakeError::Broken(error) => Failure::in_handshake(error, heard.anything()),
-            HandshakeError::Damaged(error) => Failure::Outage(Step::Tls, error),
-            HandshakeError::Internal(error) => Failure::Internal(error),
-            misconfigured => Failure::Misconfigured(misconfigured),
-        };
-        match error {
-            ConnectError::Failed(HandshakeError::Certificate(flaw, verdict)) => {
-                Unexplained::Certificate { address, flaw, verdict }
-            }
-            ConnectError::Failed(error) => Unexplained::Failed(failure(error)),
-            ConnectError::OfSession(error) => Unexplained::OfSession(failure(error)),
-        }
-    }
-}
 
 /// Where a connection may come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -251,58 +170,6 @@ pub async fn handshake(
         () = prove_plaintext(tunnel, address) => Err(HandshakeError::NoTls.into()),
     };
     tls.map_err(|error| Unexplained::of(address, error, &heard))
-}
-
-/// OpenSSL's verdict on the certificate at `address` in plain words: native-tls shows a certificate
-/// only when a handshake succeeds, so another one is made that takes any.
-async fn explain(tunnel: &Tunnel, address: SocketAddr, flaw: Flaw, verdict: String) -> String {
-    let host = tunnel.route.upstream.host_name();
-    let look = async {
-        let stream = TcpStream::connect(address).await.ok()?;
-        let tls = tunnel.unverified.connect(&host, stream, &Arc::default()).await.ok()?;
-        certificate_of(&tls).ok()
-    };
-    // A server that does not show it again, in time or at all, takes nothing from the verdict.
-    match timeout(EXPLANATION, look).await.ok().flatten() {
-        Some(certificate) => {
-            let name = tunnel.connector.server_name(&host);
-            flaw.in_plain_words(&verdict, &certificate, name)
-        }
-        None => verdict,
-    }
-}
-
-/// Whether a server that broke a connection with `error` before it said a word refuses us for our
-/// certificate, as TLS 1.3 has it only after the handshake. A reset may have overtaken the alert
-/// that says so: then it is asked again, on a connection of its own, once for all that meet the
-/// same.
-pub async fn late_refusal(tunnel: &Tunnel, error: &io::Error) -> Option<HandshakeError> {
-    if error.kind() != io::ErrorKind::ConnectionReset {
-        return LateRefusal::of(error).map(HandshakeError::from);
-    }
-    let ask = async {
-        let stream = connect_tcp(look_up(tunnel).await.ok()?).await.ok()?;
-        let mut tls = handshake(tunnel, &tunnel.connector, stream, &Arc::default()).await.ok()?;
-        LateRefusal::of(&tls.read_u8().await.err()?)
-    };
-    let limit = tunnel.settings.connect_timeout.min(LATE);
-    let refusal = tunnel.inquiries.late_refusal.answer(limit, ask).await;
-    refusal.map(HandshakeError::from)
-}
-
-/// Resolves, some time after it was asked, if the server at `address` answers RESP in plaintext;
-/// never otherwise.
-async fn prove_plaintext(tunnel: &Tunnel, address: SocketAddr) {
-    sleep(SILENCE).await;
-    let ask = async {
-        let mut stream = TcpStream::connect(address).await.ok()?;
-        stream.write_all(b"PING\r\n").await.ok()?;
-        // +PONG, or -NOAUTH, -DENIED, -LOADING …
-        matches!(stream.read_u8().await, Ok(b'+' | b'-')).then_some(address)
-    };
-    if tunnel.inquiries.plaintext.answer(ANSWER, ask).await != Some(address) {
-        std::future::pending().await
-    }
 }
 
 /// The first of `addresses` that answers, each given a short start before the next (RFC 8305).

@@ -1,0 +1,109 @@
+//! What COMMAND wrote just before its end is delivered: who waits for whom then.
+
+use tokio::sync::{mpsc, watch};
+
+/// Lets connections know that COMMAND has ended, and the launcher when the last one is done.
+#[derive(Debug, Clone)]
+pub struct Connections {
+    alive: Alive,
+    command_ended: watch::Receiver<bool>,
+}
+
+/// The drain waits for whoever holds one: each connection and each listener.
+#[derive(Debug, Clone)]
+pub struct Alive(
+    /// Nothing is ever sent.
+    #[expect(dead_code, reason = "it is there to be dropped")]
+    mpsc::Sender<()>,
+);
+
+/// The launcher's end of [`Connections`].
+#[derive(Debug)]
+pub struct Drain {
+    all_done: mpsc::Receiver<()>,
+    command_ended: watch::Sender<bool>,
+}
+
+impl Connections {
+    pub fn new() -> (Connections, Drain) {
+        let (alive, all_done) = mpsc::channel(1);
+        let (ended_sender, command_ended) = watch::channel(false);
+        let drain = Drain { all_done, command_ended: ended_sender };
+        (Connections { alive: Alive(alive), command_ended }, drain)
+    }
+
+    /// What each connection is given to hold.
+    pub fn alive(&self) -> Alive {
+        self.alive.clone()
+    }
+
+    /// Waits for COMMAND's end; a launcher that is gone counts as that, too.
+    pub async fn command_ended(&mut self) {
+        let _ = self.command_ended.wait_for(|ended| *ended).await;
+    }
+}
+
+impl Drain {
+    /// Says that COMMAND has ended, and waits until every connection is done: the caller gives up
+    /// its own [`Connections`] first.
+    pub async fn finish(mut self) {
+        self.command_ended.send_replace(true);
+        let _ = self.all_done.recv().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::sleep;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_drain_lasts_as_long_as_the_last_connection() {
+        let (connections, drain) = Connections::new();
+        let mut connections = connections;
+        for lifetime in [3, 1, 2] {
+            let alive = connections.alive();
+            tokio::spawn(async move {
+                sleep(Duration::from_secs(lifetime)).await;
+                drop(alive);
+            });
+        }
+        // The listener: it stops when COMMAND has ended, and lets go of its own.
+        tokio::spawn(async move {
+            connections.command_ended().await;
+            drop(connections);
+        });
+        let started = tokio::time::Instant::now();
+        drain.finish().await;
+        assert_eq!(started.elapsed(), Duration::from_secs(3));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_drain_without_connections_is_over_at_once() {
+        let (connections, drain) = Connections::new();
+        drop(connections);
+        let started = tokio::time::Instant::now();
+        drain.finish().await;
+        assert_eq!(started.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_begins_during_the_drain_is_waited_for_too() {
+        let (connections, drain) = Connections::new();
+        tokio::spawn(async move {
+            let mut connections = connections;
+            connections.command_ended().await;
+            // It waited in the backlog.
+            let late = connections.alive();
+            drop(connections);
+            sleep(Duration::from_secs(2)).await;
+            drop(late);
+        });
+        let started = tokio::time::Instant::now();
+        drain.finish().await;
+        assert_eq!(started.elapsed(), Duration::from_secs(2));
+    }
+}

@@ -1,0 +1,50 @@
+//! The knobs of the operating system's TCP.
+
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::TcpStream;
+
+/// Silence before the first keepalive probe towards Redis: below the 350 s after which AWS's
+/// balancers and NAT gateways forget a connection.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+/// Between probes.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+/// Unanswered probes until the connection counts as broken.
+const KEEPALIVE_PROBES: u32 = 4;
+
+/// Small requests must not wait for one another (Nagle's algorithm).
+pub fn send_at_once(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)
+}
+
+/// Notices a Redis that vanished without a word, unless something sent is unacknowledged: then the
+/// kernel gives up by itself, after about a quarter of an hour (tcp_retries2 in tcp(7)), as it does
+/// for an app without a tunnel. A TCP_USER_TIMEOUT would be sooner, but also break off a Redis that
+/// lives and is too busy to read.
+pub fn keep_alive(stream: &TcpStream) -> io::Result<()> {
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_IDLE)
+        .with_interval(KEEPALIVE_INTERVAL)
+        .with_retries(KEEPALIVE_PROBES);
+    SockRef::from(stream).set_tcp_keepalive(&keepalive)
+}
+
+/// Bytes that were written but that the peer's kernel has not acknowledged yet; 0 when nobody
+/// knows.
+pub fn unacknowledged(stream: &TcpStream) -> i32 {
+    let mut bytes: nix::libc::c_int = 0;
+    // SAFETY: TIOCOUTQ, which is SIOCOUTQ for a socket (tcp(7)), fills one int.
+    let done = unsafe { nix::libc::ioctl(stream.as_raw_fd(), nix::libc::TIOCOUTQ, &mut bytes) };
+    if done == 0 { bytes } else { 0 }
+}
+
+/// Makes closing `stream` send a reset instead of a clean end (socket(7), SO_LINGER).
+pub fn reset_on_close(stream: &TcpStream) {
+    // It fails on a socket that is dead already only, which is closed for both sides.
+    let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+}
