@@ -56,11 +56,26 @@ fn why_not_executed(program: &str, words: usize, code: u8) -> Option<&'static st
             "the whole command line is one word: leave out the quotes around it, or put sh -c \
              before it",
         ),
+        127 if program.ends_with(':') => {
+            Some("this is the label of a Procfile's line: leave it out")
+        }
         127 if program.split('/').next().is_some_and(|start| start.contains('=')) => {
             Some("this is no program, but an assignment: put env before it")
         }
         127 => Some("no such command: check its name and PATH"),
         _ => None,
+    }
+}
+
+/// Warns of variables that look like settings and are none: a misspelt one leaves a default in force.
+pub fn unknown_settings(names: &[String]) {
+    if !names.is_empty() {
+        warning!(
+            at = "unknown-setting",
+            vars = names.join(" "),
+            msg = "there are no such settings, so that they have no effect: start-stunnel --help \
+                   lists those that there are",
+        );
     }
 }
 
@@ -77,6 +92,18 @@ pub fn started(plan: &Plan, others: &[String], bound: &Bound, settings: &Setting
             msg = format!(
                 "none of {} holds a Redis URL; COMMAND runs without a tunnel. {remedy}",
                 options::URLS.declaration.default_shown
+            ),
+        );
+    }
+    let untouched: Vec<&str> = plan.untouched().collect();
+    if !untouched.is_empty() {
+        notice!(
+            at = "left-alone",
+            vars = untouched.join(" "),
+            msg = format!(
+                "these have no tunnel here: they lead through one already, or {}=passthrough leaves \
+                 TLS to the app",
+                options::REDISS.declaration.variable
             ),
         );
     }

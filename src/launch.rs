@@ -33,6 +33,8 @@ pub struct Launch {
     pub plan: Plan,
     /// The variables with a Redis URL that stay as they are, since nobody names them.
     pub others: Vec<String>,
+    /// The variables that look like settings and are none.
+    pub unknown: Vec<String>,
     pub bound: Bound,
     pub inherited: io::Result<Inherited>,
 }
@@ -43,7 +45,9 @@ impl Launch {
     /// # Errors
     /// An internal error: the system refuses what no launcher can do without.
     pub fn run(self) -> anyhow::Result<u8> {
-        let Launch { command, environment, settings, plan, others, bound, inherited } = self;
+        let Launch { command, environment, settings, plan, others, unknown, bound, inherited } =
+            self;
+        announce::unknown_settings(&unknown);
         run(command, environment, &settings, plan, &others, bound, inherited)
     }
 }

@@ -62,7 +62,7 @@ fn prepare(invocation: Invocation, environment: Environment) -> (Task, LogSettin
         }
         Ok(Configured::Enabled(configuration)) => *configuration,
     };
-    let Configuration { settings, variables, others } = configuration;
+    let Configuration { settings, variables, others, unknown } = configuration;
     let log = settings.log;
     let plan = Plan::new(variables);
     // SAFETY: this is the only thread.
@@ -81,7 +81,7 @@ fn prepare(invocation: Invocation, environment: Environment) -> (Task, LogSettin
         return (Task::PrintEnvironment(plan, bound), log);
     }
     let command = invocation.command;
-    let launch = Launch { command, environment, settings, plan, others, bound, inherited };
+    let launch = Launch { command, environment, settings, plan, others, unknown, bound, inherited };
     (Task::Launch(Box::new(launch)), log)
 }
 

@@ -94,6 +94,12 @@ impl Plan {
         self.variables.iter().map(|variable| variable.name.as_str())
     }
 
+    /// The names of variables that stay as they are.
+    pub fn untouched(&self) -> impl Iterator<Item = &str> {
+        let untouched = |variable: &&Variable| !matches!(variable.place, Place::Route(..));
+        self.variables.iter().filter(untouched).map(|variable| variable.name.as_str())
+    }
+
     /// The variables that lead through tunnels.
     pub fn tunnelled(&self) -> impl Iterator<Item = Tunnelled<'_>> {
         self.variables.iter().filter_map(|variable| match &variable.place {

@@ -147,6 +147,9 @@ fn what_redis_answers_is_told_apart() {
         let said = report["steps"][step]["detail"].as_str().unwrap_or_default();
         assert!(said.contains(detail), "{userinfo}: {said}");
         assert_eq!(code, expected, "{userinfo}: {report}");
+        let first = report["advice"][0].as_str().unwrap();
+        let about_password = first.starts_with("compare user and password");
+        assert_eq!(about_password, step == "auth" && state == "failed", "{userinfo}: {first}");
     }
 
     let loading = Peer::tls(|mut tls| {

@@ -599,3 +599,35 @@ fn the_log_is_complete_when_the_launcher_has_ended() {
         "{log}"
     );
 }
+
+#[test]
+fn a_misspelt_setting_is_named_instead_of_having_no_effect_in_silence() {
+    let launcher = Launcher::script("true").redis("redis://h").env("STUNNEL_VERIFIY", "full");
+    let ended = launcher.env("REDIS_URL_STUNNEL_PINS", "hunter2").run();
+    let names = logged(&ended.stderr, "unknown-setting", "vars");
+    assert_eq!(names, ["REDIS_URL_STUNNEL_PINS STUNNEL_VERIFIY"]);
+    assert!(!ended.stderr.contains("hunter2"), "{}", ended.stderr);
+    assert_eq!(ended.code(), 0);
+}
+
+#[test]
+fn urls_that_stay_without_a_tunnel_are_named_with_the_reason() {
+    let passthrough = |words: &[&str]| {
+        let launcher = Launcher::new(words).redis("rediss://:hunter2@h");
+        launcher.env("STUNNEL_REDISS", "passthrough").run()
+    };
+    let started = passthrough(&["true"]);
+    assert_eq!(logged(&started.stderr, "left-alone", "vars"), ["REDIS_URL"]);
+    assert!(started.stderr.contains("STUNNEL_REDISS=passthrough"), "{}", started.stderr);
+    let checked = passthrough(&["--check"]).stdout;
+    assert!(checked.contains("REDIS_URL") && checked.contains("passthrough"), "{checked}");
+    let nothing = Launcher::new(["--check"]).run().stdout;
+    assert!(nothing.contains("none of REDIS_URL HEROKU_REDIS_*"), "{nothing}");
+}
+
+#[test]
+fn a_procfiles_label_in_front_of_the_command_is_recognised() {
+    let ended = Launcher::new(["web:", "bundle", "exec", "puma"]).run();
+    assert_eq!(ended.code(), 127);
+    assert!(ended.stderr.contains("the label of a Procfile's line"), "{}", ended.stderr);
+}

@@ -116,7 +116,13 @@ async fn examine(tunnel: &Tunnel, credentials: Option<Credentials>, single: bool
     report.certificate = Some(certificate);
     if report.works() {
         let (steps, mode) = speak(tunnel, credentials, deadline).await;
+        let refused = steps.iter().any(|step| step.name == "AUTH" && step.outcome.is_failed());
         report.steps.extend(steps);
+        if refused {
+            let advice = "compare user and password in the URL with the provider's; what is special \
+                          in them has to be percent-encoded";
+            report.advice.insert(0, advice.to_owned().into());
+        }
         report.advice.extend(mode.and_then(Mode::advice).map(|text| text.to_owned().into()));
         report.mode = mode;
     } else {
@@ -360,10 +366,12 @@ fn advice(
     if !trust.authenticates() {
         all.push(match passes_full {
             true => advise(
-                "not authenticated: set this, which the server passes:",
+                "the server is not authenticated: set this, which it passes:",
                 &[(&options::VERIFY.declaration, full)],
             ),
-            false => advise("not authenticated: set", &[(&options::PIN.declaration, &pin)]),
+            false => {
+                advise("the server is not authenticated: set", &[(&options::PIN.declaration, &pin)])
+            }
         });
     } else if !trust.pins.is_empty() && !trust.pins.contains(&certificate.pin) {
         let text = "the key differs from the pin; if it was changed on purpose, set";

@@ -7,7 +7,7 @@ mod report;
 
 use std::io::{self, IsTerminal as _, Write as _};
 
-use crate::configuration::Settings;
+use crate::configuration::{Settings, options};
 use crate::exit;
 use crate::logging::LogFormat;
 use crate::plan::Plan;
@@ -18,6 +18,7 @@ use report::Report;
 /// # Errors
 /// When the runtime cannot be started or stdout not be written.
 pub fn run(plan: Plan, settings: &Settings) -> anyhow::Result<u8> {
+    let untouched = plan.untouched().collect::<Vec<_>>().join(" ");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let reports = runtime.block_on(examine::all(plan, settings));
     runtime.shutdown_background();
@@ -33,7 +34,7 @@ pub fn run(plan: Plan, settings: &Settings) -> anyhow::Result<u8> {
             let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
             let paint = render::Paint(stdout.is_terminal() && !no_color);
             if reports.is_empty() {
-                writeln!(stdout, "No tunnel to check: no variable holds a Redis URL to tunnel.")?;
+                writeln!(stdout, "No tunnel to check: {}.", why_none(&untouched))?;
             }
             for (index, report) in reports.iter().enumerate() {
                 let space = if index == 0 { "" } else { "\n" };
@@ -43,4 +44,19 @@ pub fn run(plan: Plan, settings: &Settings) -> anyhow::Result<u8> {
     }
     stdout.flush()?;
     Ok(if works { exit::SUCCESS } else { exit::CHECK_FAILED })
+}
+
+/// `untouched`: the variables that hold Redis URLs and have no tunnel.
+fn why_none(untouched: &str) -> String {
+    let [urls, rediss] = [&options::URLS.declaration, &options::REDISS.declaration];
+    match untouched {
+        "" => format!(
+            "none of {} holds a Redis URL. Set REDIS_URL, or name your variables in {}",
+            urls.default_shown, urls.variable
+        ),
+        names => format!(
+            "{names} leads through one already, or has none because of {}=passthrough",
+            rediss.variable
+        ),
+    }
 }

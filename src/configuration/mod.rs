@@ -76,6 +76,8 @@ pub struct Configuration {
     pub variables: Vec<RedisVariable>,
     /// The variables with a Redis URL that stay as they are, since nobody names them.
     pub others: Vec<String>,
+    /// The variables that look like settings and are none: misspelt, most often.
+    pub unknown: Vec<String>,
 }
 
 /// What the switch says.
@@ -122,7 +124,8 @@ fn configure(reader: &mut Reader<'_>) -> Result<Configured, Reported> {
     for_all_urls?;
     let (settings, variables) = (settings?, variables?);
     let others = variables::others(&variables, reader.environment());
-    Ok(Configured::Enabled(Box::new(Configuration { settings, variables, others })))
+    let unknown = options::unknown(reader.environment());
+    Ok(Configured::Enabled(Box::new(Configuration { settings, variables, others, unknown })))
 }
 
 /// How to log what ends the launch before it has begun: such errors are never silent, and what is

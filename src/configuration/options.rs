@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::reader::Reader;
 use super::values;
 use super::{Rediss, Reported};
+use crate::environment::Environment;
 use crate::logging::{LogFormat, LogLevel};
 use crate::names;
 use crate::supervisor::ForwardSignals;
@@ -301,6 +302,21 @@ pub fn one_url_suffixes() -> impl Iterator<Item = String> {
     settings.map(|declaration| format!("_{}", declaration.variable))
 }
 
+/// The variables of `environment` that are named as settings are, but as none that there is.
+pub fn unknown(environment: &Environment) -> Vec<String> {
+    let one_url: Vec<String> = one_url_suffixes().collect();
+    let is_unknown = |name: &str| match name.split_once("STUNNEL_") {
+        Some(("", _)) => ALL.iter().all(|declaration| declaration.variable != name),
+        Some((before, _)) if before.ends_with('_') => {
+            let is_setting = ALL.iter().any(|declaration| declaration.variable == name);
+            !is_setting && !one_url.iter().any(|suffix| name.ends_with(suffix.as_str()))
+        }
+        _ => false,
+    };
+    let names = environment.keys().filter_map(|name| name.to_str());
+    names.filter(|name| is_unknown(name)).map(str::to_owned).collect()
+}
+
 impl Declaration {
     /// The variable that says it for the URL in `variable` alone: `CACHE_URL` and `STUNNEL_VERIFY`
     /// make `CACHE_URL_STUNNEL_VERIFY`.
@@ -314,6 +330,30 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
+
+    #[test]
+    fn a_misspelt_setting_is_told_from_others() {
+        let names = [
+            "STUNNEL_VERIFY",
+            "REDIS_STUNNEL_URLS",
+            "CACHE_URL_STUNNEL_VERIFY",
+            "CACHE_URL_STUNNEL",
+            "STUNNEL",
+            "MYSTUNNEL_X",
+            "STUNNEL_VERIFIY",
+            "REDIS_URL_STUNNEL_VERFY",
+            "REDIS_URL_STUNNEL_LISTEN_PORT",
+            "REDIS_STUNNEL_URL",
+        ];
+        let environment = names.map(|name| (name.into(), "x".into())).into_iter().collect();
+        let expected = [
+            "REDIS_STUNNEL_URL",
+            "REDIS_URL_STUNNEL_LISTEN_PORT",
+            "REDIS_URL_STUNNEL_VERFY",
+            "STUNNEL_VERIFIY",
+        ];
+        assert_eq!(unknown(&environment), expected);
+    }
 
     #[test]
     fn no_two_settings_have_the_same_name() {

@@ -115,7 +115,10 @@ impl Failure {
                      lower {verify}"
                 ),
                 HandshakeError::Pin(_) => {
-                    format!("if its key was changed on purpose, set {pin} to that")
+                    format!(
+                        "somebody may be in between; if the provider confirms a new key, set {pin} to it, or \
+                         add it behind a ;"
+                    )
                 }
                 HandshakeError::ClientCertificateWanted => format!("set {cert} and {key}"),
                 HandshakeError::ClientCertificateRefused(_) => {
