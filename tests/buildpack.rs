@@ -10,11 +10,12 @@ use std::process::{Command, Output, Stdio};
 
 use nix::libc;
 use nix::unistd::Uid;
-use support::launcher::{Launcher, command_of, logged, send_signal};
+use support::eventually;
+use support::launcher::{Launcher, logged, send_signal};
 use support::links;
+use support::proc::{command_of, is_alive};
 use support::resp::Reply;
 use support::servers::{Front, PASSWORD, Server};
-use support::{eventually, is_alive};
 use tempfile::TempDir;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");

@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use nix::libc;
 use support::Process;
-use support::launcher::{Launcher, resident_kib, send_signal};
+use support::launcher::{Launcher, send_signal};
 use support::peer::Peer;
+use support::proc::resident_kib;
 use support::resp::Reply;
 use support::servers::{Front, Server};
 

@@ -16,14 +16,13 @@ use std::time::Duration;
 use foreign_types::ForeignTypeRef as _;
 use nix::libc;
 use openssl::ssl::{HandshakeError, SslStream, SslVersion};
-use support::launcher::{
-    BINARY, Held, Launcher, command_of, logged, port_of, resident_kib, send_signal, with_hosts,
-};
+use support::launcher::{BINARY, Held, Launcher, logged, port_of, send_signal, with_hosts};
 use support::peer::{Peer, acceptor, demanding_acceptor};
+use support::proc::{command_of, cpu_ticks, descriptors, is_alive, resident_kib, state};
 use support::resp::{Client, Reply};
 use support::servers::{Front, Options, PASSWORD, Server, connections};
 use support::slow_link::SlowLink;
-use support::{cpu_ticks, descriptors, eventually, eventually_within, is_alive, reset, rest};
+use support::{eventually, eventually_within, reset, rest};
 
 const MIB: usize = 1024 * 1024;
 
@@ -33,7 +32,6 @@ const HOLD_TWO: &str = "echo $REDIS_URL; echo $HEALTHY_URL; exec cat >/dev/null"
 const KEPT_KIB: u64 = 16 * 1024;
 /// The page's table of faults, row by row. Each fault is made by a test that names it.
 const PAGE: &str = include_str!("../docs/faults.md");
-const THIS_FILE: &str = include_str!("faults.rs");
 
 #[test]
 fn the_pages_table_of_faults_is_what_is_tested_here() {
@@ -44,10 +42,7 @@ fn the_pages_table_of_faults_is_what_is_tested_here() {
         .filter_map(|line| line.strip_prefix("| ")?.split(" | ").next())
         .filter(|cell| *cell != "fault" && !cell.starts_with("---"))
         .collect();
-    // The quote is left out of the pattern, so that this line is none.
-    let begin = format!("fault({}", '"');
-    let tested: Vec<&str> =
-        THIS_FILE.split(&begin).skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
+    let tested: Vec<&str> = inventory::iter::<Fault>().map(|Fault(row)| *row).collect();
     for row in &listed {
         assert!(tested.contains(row), "no test makes the fault: {row}");
     }
@@ -57,8 +52,17 @@ fn the_pages_table_of_faults_is_what_is_tested_here() {
     assert!(listed.len() > 25, "{listed:?}");
 }
 
-/// Names the row of the page's table that a test is about.
-fn fault(_row: &str) {}
+/// A row of the page's table, by its first cell.
+struct Fault(&'static str);
+
+inventory::collect!(Fault);
+
+/// Stands in a test, and registers the row of the page's table that it is about.
+macro_rules! fault {
+    ($row:literal) => {
+        inventory::submit! { Fault($row) }
+    };
+}
 
 /// A launcher with a tunnel to a server at fault, and one to a healthy Redis beside it.
 struct Scene {
@@ -162,7 +166,7 @@ fn all_logged(log: &str, event: &str, error: &str) {
 
 #[test]
 fn redis_refuses() {
-    fault("Redis refuses: nothing listens");
+    fault!("Redis refuses: nothing listens");
     let free = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let url = format!("rediss://{}", free.local_addr().unwrap());
     drop(free);
@@ -180,7 +184,7 @@ fn redis_refuses() {
 
 #[test]
 fn redis_accepts_and_stays_silent() {
-    fault("it accepts, and stays silent");
+    fault!("it accepts, and stays silent");
     let silent = Peer::tcp(|mut stream| rest(&mut stream).0.len());
     // Longer than the silence after which a plaintext Redis would be recognized.
     let launcher = Launcher::script(HOLD_TWO).env("STUNNEL_CONNECT_TIMEOUT", "1500ms");
@@ -195,7 +199,7 @@ fn redis_accepts_and_stays_silent() {
 
 #[test]
 fn redis_resets_during_the_handshake() {
-    fault("it resets during the handshake");
+    fault!("it resets during the handshake");
     let peer = Peer::tcp(|mut stream| {
         stream.read_exact(&mut [0; 5]).unwrap();
         reset(&stream);
@@ -209,7 +213,7 @@ fn redis_resets_during_the_handshake() {
 
 #[test]
 fn redis_resets_right_after_the_handshake() {
-    fault("it resets right after the handshake");
+    fault!("it resets right after the handshake");
     let peer = Peer::tls(|tls| reset(tls.get_ref()));
     let scene = Scene::new(&peer.url());
     let mut seen = Vec::new();
@@ -290,7 +294,7 @@ fn no_more_clients(server: &Server, held: usize) -> Client {
 
 #[test]
 fn redis_takes_no_more_clients() {
-    fault("it takes no more clients (maxclients, a plan's connection limit)");
+    fault!("it takes no more clients (maxclients, a plan's connection limit)");
     let server = Server::start(Front::Redis);
     let scene = Scene::new(&server.url());
     let held: Vec<_> = (0..3).map(|_| scene.held.client()).collect();
@@ -310,7 +314,7 @@ fn redis_takes_no_more_clients() {
 
 #[test]
 fn redis_behind_stunnel_takes_no_more_clients() {
-    fault("the same, behind stunnel");
+    fault!("the same, behind stunnel");
     let server = Server::start(Front::Stunnel);
     let scene = Scene::new(&server.url());
     let held: Vec<_> = (0..3).map(|_| scene.held.client()).collect();
@@ -335,7 +339,7 @@ fn redis_behind_stunnel_takes_no_more_clients() {
 
 #[test]
 fn redis_is_down_behind_stunnel() {
-    fault("it is down behind stunnel");
+    fault!("it is down behind stunnel");
     let server = Server::start(Front::Stunnel);
     let scene = Scene::new(&server.url());
     send_signal(server.pid(), libc::SIGKILL);
@@ -353,7 +357,7 @@ fn redis_is_down_behind_stunnel() {
 
 #[test]
 fn the_app_speaks_tls() {
-    fault("the app speaks TLS to the local port");
+    fault!("the app speaks TLS to the local port");
     let server = Server::start(Front::Redis);
     let mut scene = Scene::new(&server.url());
     for _ in 0..TIMES {
@@ -383,7 +387,7 @@ fn half() -> Vec<u8> {
 
 #[test]
 fn redis_resets_in_the_middle_of_a_reply() {
-    fault("it resets in the middle of a reply");
+    fault!("it resets in the middle of a reply");
     let peer = Peer::tls(|mut tls| {
         half_a_reply(&mut tls);
         // Not before the app has the half: on Linux a reset overtakes what waits to be read.
@@ -405,7 +409,7 @@ fn redis_resets_in_the_middle_of_a_reply() {
 
 #[test]
 fn redis_closes_without_close_notify() {
-    fault("it closes without close_notify");
+    fault!("it closes without close_notify");
     let peer = Peer::tls(|mut tls| half_a_reply(&mut tls));
     let scene = Scene::new(&peer.url());
     for _ in 0..TIMES {
@@ -418,7 +422,7 @@ fn redis_closes_without_close_notify() {
 
 #[test]
 fn redis_sends_garbage_instead_of_tls() {
-    fault("it sends garbage instead of TLS");
+    fault!("it sends garbage instead of TLS");
     let peer = Peer::tcp(|mut stream| {
         stream.read_exact(&mut [0; 5]).unwrap();
         let noise: Vec<u8> = (0..5000_u32).map(|n| (n * n % 251) as u8).collect();
@@ -441,7 +445,7 @@ fn redis_sends_garbage_instead_of_tls() {
 
 #[test]
 fn redis_sends_a_record_that_fails_its_mac() {
-    fault("it sends a record that was tampered with");
+    fault!("it sends a record that was tampered with");
     let peer = Peer::tls(|mut tls| {
         half_a_reply(&mut tls);
         tls.read_exact(&mut [0; 4]).unwrap();
@@ -464,7 +468,7 @@ fn redis_sends_a_record_that_fails_its_mac() {
 
 #[test]
 fn redis_stalls_in_the_middle_of_a_reply() {
-    fault("it stalls for longer than the idle timeout");
+    fault!("it stalls for longer than the idle timeout");
     let peer = Peer::tls(|mut tls| {
         half_a_reply(&mut tls);
         rest(&mut tls)
@@ -483,7 +487,7 @@ fn redis_stalls_in_the_middle_of_a_reply() {
 
 #[test]
 fn redis_reads_nothing() {
-    fault("it reads nothing while the app pushes 1 GiB");
+    fault!("it reads nothing while the app pushes 1 GiB");
     let over = Arc::new(AtomicBool::new(false));
     let until = over.clone();
     let peer = Peer::tls(move |_tls| {
@@ -511,7 +515,7 @@ fn redis_reads_nothing() {
 
 #[test]
 fn redis_sends_byte_by_byte() {
-    fault("it sends byte by byte");
+    fault!("it sends byte by byte");
     let server = Server::start(Front::Redis);
     let tls_port = server.tls_port();
     // In the middle, so that TLS records are torn apart, too.
@@ -567,7 +571,7 @@ fn echo_with_new_keys(
 
 #[test]
 fn redis_asks_for_new_keys() {
-    fault("it asks for new keys (key update, renegotiation)");
+    fault!("it asks for new keys (key update, renegotiation)");
     // SAFETY: the stream owns the connection and outlives the calls.
     let update = |ssl| unsafe { SSL_key_update(ssl, UPDATE_REQUESTED) == 1 };
     // SAFETY: as above.
@@ -596,7 +600,7 @@ fn redis_asks_for_new_keys() {
 
 #[test]
 fn the_app_resets_half_closes_or_is_killed() {
-    fault("the app resets, half-closes or is killed");
+    fault!("the app resets, half-closes or is killed");
     let peer = Peer::tls(|mut tls| {
         tls.write_all(b"hello").unwrap();
         rest(&mut tls)
@@ -634,7 +638,7 @@ fn the_app_resets_half_closes_or_is_killed() {
 
 #[test]
 fn the_name_is_not_found_then_it_is() {
-    fault("its name does not resolve; then it does");
+    fault!("its name does not resolve; then it does");
     let folder = tempfile::tempdir().unwrap();
     let hosts = folder.path().join("hosts");
     let Some(launcher) = with_hosts(&hosts, "127.0.0.1 localhost\n") else { return };
@@ -653,7 +657,7 @@ fn the_name_is_not_found_then_it_is() {
 
 #[test]
 fn a_name_with_a_refusing_or_swallowing_address_and_a_live_one_works() {
-    fault("its name has a dead address and a live one");
+    fault!("its name has a dead address and a live one");
     let folder = tempfile::tempdir().unwrap();
     let hosts = folder.path().join("hosts");
     let Some(mut link) = SlowLink::make(&[]) else { return };
@@ -673,7 +677,7 @@ fn a_name_with_a_refusing_or_swallowing_address_and_a_live_one_works() {
 
 #[test]
 fn a_fail_over_moves_the_name() {
-    fault("a fail-over moves the name to another address");
+    fault!("a fail-over moves the name to another address");
     let folder = tempfile::tempdir().unwrap();
     let hosts = folder.path().join("hosts");
     let Some(launcher) = with_hosts(&hosts, "127.0.0.1 redis.test\n") else { return };
@@ -692,7 +696,7 @@ fn a_fail_over_moves_the_name() {
 
 #[test]
 fn redis_vanishes_without_a_word() {
-    fault("its host vanishes without a word");
+    fault!("its host vanishes without a word");
     let Some(mut link) = SlowLink::make(&[]) else { return };
     let options = Options { link: Some(&link), ..Options::default() };
     let server = Server::start_with(Front::Redis, options);
@@ -735,7 +739,7 @@ fn redis_vanishes_without_a_word() {
 
 #[test]
 fn the_network_is_slow_and_lossy() {
-    fault("the network loses 5 % and takes 100 ms");
+    fault!("the network loses 5 % and takes 100 ms");
     let Some(link) = SlowLink::make(&["--delay-ms", "100", "--loss", "5", "--seed", "7"]) else {
         return;
     };
@@ -765,7 +769,7 @@ fn the_network_is_slow_and_lossy() {
 
 #[test]
 fn redis_restarts_under_two_hundred_busy_connections() {
-    fault("it restarts under 200 busy connections");
+    fault!("it restarts under 200 busy connections");
     const CLIENTS: usize = 200;
     let server = Server::start(Front::Redis);
     let (url, port) = (server.url(), server.port);
@@ -834,7 +838,7 @@ fn redis_restarts_under_two_hundred_busy_connections() {
 
 #[test]
 fn no_descriptor_is_left() {
-    fault("no file descriptor is left (`ulimit -n 64`)");
+    fault!("no file descriptor is left (`ulimit -n 64`)");
     let server = Server::start(Front::Redis);
     let script = "ulimit -n 64; exec \"$0\" \"$@\"";
     let launcher = Launcher::of("sh", ["-c", script, BINARY, "sh", "-c", HOLD_TWO]);
@@ -862,7 +866,7 @@ fn no_descriptor_is_left() {
 
 #[test]
 fn memory_is_short() {
-    fault("memory is short (`prlimit --as`)");
+    fault!("memory is short (`prlimit --as`)");
     let server = Server::start(Front::Redis);
     // COMMAND has memory enough.
     let script = format!("prlimit --pid $$ --as=unlimited; {HOLD_TWO}");
@@ -922,7 +926,7 @@ fn faketime() -> Option<&'static str> {
 
 #[test]
 fn the_clock_jumps() {
-    fault("the clock jumps, by a day or by ten years");
+    fault!("the clock jumps, by a day or by ten years");
     let Some(library) = faketime() else { return };
     let folder = tempfile::tempdir().unwrap();
     let clock = folder.path().join("clock");
@@ -954,17 +958,14 @@ fn the_clock_jumps() {
 
 #[test]
 fn the_launcher_is_stopped_for_a_minute() {
-    fault("the launcher is stopped for a minute and continued");
+    fault!("the launcher is stopped for a minute and continued");
     let server = Server::start(Front::Redis);
     let scene = Scene::new(&server.url());
     let mut client = scene.held.client();
     let mut subscriber = scene.held.client();
     subscriber.ask(&["SUBSCRIBE", "news"]);
     scene.held.running.signal(libc::SIGSTOP);
-    eventually("it is stopped", || {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", scene.pid())).unwrap();
-        stat.rsplit(')').next().unwrap().starts_with(" T").then_some(())
-    });
+    eventually("it is stopped", || (state(scene.pid()) == 'T').then_some(()));
     client.send(&["ECHO", "asked meanwhile"]);
     let mut late = scene.held.open();
     late.send(&["AUTH", PASSWORD]);
@@ -994,15 +995,15 @@ fn with_a_log(redirection: &str) {
 
 #[test]
 fn the_log_cannot_be_written() {
-    fault("the disk of the log is full");
+    fault!("the disk of the log is full");
     with_a_log("2>/dev/full");
-    fault("stderr is closed");
+    fault!("stderr is closed");
     with_a_log("2>&-");
 }
 
 #[test]
 fn nobody_reads_the_log() {
-    fault("nobody reads the log");
+    fault!("nobody reads the log");
     let folder = tempfile::tempdir().unwrap();
     let pipe = folder.path().join("pipe");
     nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
@@ -1015,7 +1016,7 @@ fn nobody_reads_the_log() {
 
 #[test]
 fn the_launcher_is_killed() {
-    fault("the launcher is killed outright (SIGKILL)");
+    fault!("the launcher is killed outright (SIGKILL)");
     let server = Server::start(Front::Redis);
     let held = Launcher::hold(&server.url());
     let mut client = held.client();

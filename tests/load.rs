@@ -7,10 +7,11 @@ use std::io::Write;
 use std::thread;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use support::launcher::{HOLD, Held, Launcher, logged, resident_kib};
+use support::eventually;
+use support::launcher::{HOLD, Held, Launcher, logged};
+use support::proc::{descriptors, is_alive, resident_kib};
 use support::resp::{Client, Reply, request};
 use support::servers::{Front, Server, connections};
-use support::{descriptors, eventually, is_alive};
 
 /// What a launcher may have kept for the next time.
 const KEPT_KIB: u64 = 16 * 1024;

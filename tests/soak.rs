@@ -14,10 +14,11 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::libc;
-use support::launcher::{Held, Launcher, port_of, resident_kib, send_signal};
+use support::launcher::{Held, Launcher, port_of, send_signal};
+use support::proc::{descriptors, resident_kib};
 use support::resp::{Client, Reply, request};
 use support::servers::{Front, Options, PASSWORD, Server};
-use support::{descriptors, eventually, reset};
+use support::{eventually, reset};
 
 /// How long a run takes when nobody says so.
 const SECONDS: u64 = 8;

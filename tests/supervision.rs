@@ -12,10 +12,11 @@ use nix::libc;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
-use support::launcher::{BINARY, Launcher, Running, command_of, logged, send_signal};
+use support::launcher::{BINARY, Launcher, Running, logged, send_signal};
+use support::proc::{children, command_of, core_limit, is_alive, state};
 use support::resp::Reply;
 use support::servers::{Front, Server};
-use support::{Process, eventually, is_alive, state};
+use support::{Process, eventually};
 
 /// Says "ready", then names every signal that arrives, until SIGKILL or the end of standard input.
 const RECORDER: &str = r#"
@@ -612,10 +613,7 @@ fn draining(server: &Server, launcher: fn(&str) -> Launcher) -> Running {
 
 /// Waits until the launcher has no child left.
 fn command_has_ended(pid: i32) {
-    let children = format!("/proc/{pid}/task/{pid}/children");
-    eventually("COMMAND has ended", || {
-        fs::read_to_string(&children).unwrap().is_empty().then_some(())
-    });
+    eventually("COMMAND has ended", || children(pid).is_empty().then_some(()));
 }
 
 #[test]
@@ -666,10 +664,7 @@ fn orphans_are_reaped_while_it_drains() {
     let orphan: i32 = running.line().parse().unwrap();
     let _daemon: i32 = running.line().parse().unwrap();
     let pid = running.pid();
-    let children = format!("/proc/{pid}/task/{pid}/children");
-    eventually("the orphan is all that is left", || {
-        (fs::read_to_string(&children).unwrap().trim() == orphan.to_string()).then_some(())
-    });
+    eventually("the orphan is all that is left", || (children(pid) == [orphan]).then_some(()));
     send_signal(orphan, libc::SIGKILL);
     eventually("no zombie is left", || {
         (!fs::exists(format!("/proc/{orphan}")).unwrap()).then_some(())
@@ -761,10 +756,8 @@ fn the_launcher_dumps_no_core_and_the_command_may() {
         "ulimit -Sc 4096 2>/dev/null || ulimit -Sc 0; exec \"$0\" sh -c 'ulimit -c; read -r _'";
     let mut running = Launcher::of("sh", ["-c", script, BINARY]).start();
     let commands = running.line();
-    let limits = fs::read_to_string(format!("/proc/{}/limits", running.pid())).unwrap();
-    let own = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
-    let own = own.split_whitespace().nth(4).unwrap();
-    assert!(["0", "1"].contains(&own), "{own}");
+    let own = core_limit(running.pid());
+    assert!(["0", "1"].contains(&own.as_str()), "{own}");
     assert_eq!(commands, if own == "1" { "4096" } else { "0" });
     assert_eq!(running.finish().code(), 1);
 }

@@ -8,10 +8,11 @@ use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
 
+use support::eventually;
 use support::launcher::{BINARY, send_signal};
+use support::proc::{cpu_ticks, is_alive};
 use support::pty::Terminal;
 use support::servers::{Front, Server};
-use support::{cpu_ticks, eventually, is_alive};
 
 const CTRL_C: &str = "\x03";
 const CTRL_D: &str = "\x04";

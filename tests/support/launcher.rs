@@ -253,19 +253,6 @@ pub fn send_signal(pid: i32, number: i32) {
     assert_eq!(sent, 0, "signal {number} to {pid}");
 }
 
-/// The pid of the launcher's one child.
-pub fn command_of(launcher: i32) -> i32 {
-    let children = format!("/proc/{launcher}/task/{launcher}/children");
-    eventually("COMMAND runs", || fs::read_to_string(&children).ok()?.trim().parse().ok())
-}
-
-/// Resident memory of a process, in KiB.
-pub fn resident_kib(pid: i32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("status");
-    let line = status.lines().find(|line| line.starts_with("VmRSS")).expect("VmRSS");
-    line.split_whitespace().nth(1).expect("a number").parse().expect("a number")
-}
-
 /// The values of `key` in the lines of a log that are about `event`.
 pub fn logged(log: &str, event: &str, key: &str) -> Vec<String> {
     log.lines()

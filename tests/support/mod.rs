@@ -6,6 +6,7 @@ pub mod launcher;
 pub mod links;
 pub mod peer;
 pub mod pki;
+pub mod proc;
 pub mod pty;
 pub mod resp;
 pub mod servers;
@@ -93,28 +94,4 @@ pub fn rest(stream: &mut impl Read) -> (Vec<u8>, Option<ErrorKind>) {
 /// Makes closing a stream send a reset.
 pub fn reset(stream: &TcpStream) {
     socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO)).unwrap();
-}
-
-/// CPU time that a process has used, in ticks of 10 ms.
-pub fn cpu_ticks(pid: i32) -> u64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
-    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
-}
-
-/// Descriptors that a process has open.
-pub fn descriptors(pid: i32) -> usize {
-    std::fs::read_dir(format!("/proc/{pid}/fd")).expect("descriptors").count()
-}
-
-/// Whether a process with this pid exists, zombies aside.
-pub fn is_alive(pid: i32) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/stat"))
-        .is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or_default().starts_with(" Z"))
-}
-
-/// The state of a process, as proc(5) names it: `S` sleeps, `T` is stopped, `Z` is a zombie.
-pub fn state(pid: i32) -> char {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("a process");
-    stat.rsplit(") ").next().and_then(|rest| rest.chars().next()).expect("a state")
 }

@@ -16,6 +16,7 @@ use nix::pty::{Winsize, grantpt, posix_openpt, ptsname_r, unlockpt};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use super::proc::session;
 use super::{Process, eventually};
 
 /// A program on a terminal of its own, as the leader of its session.
@@ -122,18 +123,6 @@ impl Drop for Terminal {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
     }
-}
-
-/// The pids of all processes in the session of `leader` (proc(5): the sixth field of stat).
-fn session(leader: i32) -> Vec<i32> {
-    let processes = std::fs::read_dir("/proc").expect("/proc");
-    let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    let in_session = |pid: &i32| {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        let fields = stat.rsplit(") ").next().unwrap_or_default();
-        fields.split(' ').nth(3) == Some(&leader.to_string())
-    };
-    pids.filter(in_session).collect()
 }
 
 /// Reads what appears on the screen, until it is told to end.

@@ -1,0 +1,72 @@
+//! What /proc tells of a process (proc(5)).
+
+use std::fs;
+
+use super::eventually;
+
+/// The fields of `/proc/PID/stat` behind the command's name: the third of proc(5) first. `None` when there is no such
+/// process.
+fn stat(pid: i32) -> Option<Vec<String>> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name is in brackets, and may hold anything.
+    let (_, fields) = stat.rsplit_once(')')?;
+    Some(fields.split_whitespace().map(str::to_owned).collect())
+}
+
+/// CPU time that a process has used, in ticks of 10 ms.
+pub fn cpu_ticks(pid: i32) -> u64 {
+    let stat = stat(pid).expect("a process");
+    [&stat[11], &stat[12]].into_iter().map(|ticks| ticks.parse::<u64>().expect("ticks")).sum()
+}
+
+/// The state of a process: `S` sleeps, `T` is stopped, `Z` is a zombie.
+pub fn state(pid: i32) -> char {
+    stat(pid).expect("a process")[0].chars().next().expect("a state")
+}
+
+/// Whether a process with this pid exists, zombies aside.
+pub fn is_alive(pid: i32) -> bool {
+    stat(pid).is_some_and(|stat| stat[0] != "Z")
+}
+
+/// The pids of all processes in the session of `leader`.
+pub fn session(leader: i32) -> Vec<i32> {
+    let processes = fs::read_dir("/proc").expect("/proc");
+    let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let leader = leader.to_string();
+    pids.filter(|pid| stat(*pid).is_some_and(|stat| stat[3] == leader)).collect()
+}
+
+/// The pids of the children that a process's main thread has.
+pub fn children(pid: i32) -> Vec<i32> {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+    let children = children.unwrap_or_default();
+    children.split_whitespace().map(|child| child.parse().expect("a pid")).collect()
+}
+
+/// The pid of the launcher's one child, as soon as it has one.
+pub fn command_of(launcher: i32) -> i32 {
+    eventually("COMMAND runs", || match children(launcher)[..] {
+        [command] => Some(command),
+        _ => None,
+    })
+}
+
+/// Descriptors that a process has open.
+pub fn descriptors(pid: i32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/fd")).expect("descriptors").count()
+}
+
+/// Resident memory of a process, in KiB.
+pub fn resident_kib(pid: i32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("status");
+    let line = status.lines().find(|line| line.starts_with("VmRSS")).expect("VmRSS");
+    line.split_whitespace().nth(1).expect("a number").parse().expect("a number")
+}
+
+/// The soft limit on the size of a core dump.
+pub fn core_limit(pid: i32) -> String {
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).expect("limits");
+    let line = limits.lines().find(|line| line.starts_with("Max core file size")).expect("a line");
+    line.split_whitespace().nth(4).expect("a limit").to_owned()
+}
