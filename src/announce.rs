@@ -67,7 +67,8 @@ fn why_not_executed(program: &str, words: usize, code: u8) -> Option<&'static st
     }
 }
 
-/// Warns of variables that look like settings and are none: a misspelt one leaves a default in force.
+/// Warns of variables that look like settings and are none: a misspelt one leaves a default in
+/// force.
 pub fn unknown_settings(names: &[String]) {
     if !names.is_empty() {
         warning!(
@@ -91,7 +92,7 @@ pub fn started(plan: &Plan, others: &[String], bound: &Bound, settings: &Setting
             at = "no-redis-url",
             msg = format!(
                 "none of {} holds a Redis URL; COMMAND runs without a tunnel. {remedy}",
-                options::URLS.declaration.default_shown
+                options::URLS.declaration.default_shown()
             ),
         );
     }
@@ -101,8 +102,8 @@ pub fn started(plan: &Plan, others: &[String], bound: &Bound, settings: &Setting
             at = "left-alone",
             vars = untouched.join(" "),
             msg = format!(
-                "these have no tunnel here: they lead through one already, or {}=passthrough leaves \
-                 TLS to the app",
+                "these have no tunnel here: they lead through one already, or {}=passthrough \
+                 leaves TLS to the app",
                 options::REDISS.declaration.variable
             ),
         );

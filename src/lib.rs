@@ -13,7 +13,7 @@
 //!
 //! [`check`] examines the tunnels of a plan instead of opening them.
 //!
-//! The rooms, from the ground up. Each may use those above it in this list, and none below it:
+//! The rooms, from the ground up: each may use those listed before it, and none that comes later.
 //! `tests/architecture.rs` reads the list here.
 
 #![deny(unsafe_code)] // Allowed in the few modules that say so.

@@ -46,8 +46,8 @@ enum Task {
     Launch(Box<Launch>),
 }
 
-/// All that has to be done before the first thread starts, the one that writes the log; and how
-/// that is to write.
+/// What must happen while there is one thread only; returns the rest, and how it is to log. Where
+/// the switch says so, it becomes COMMAND, and does not return.
 #[expect(unsafe_code)]
 fn prepare(invocation: Invocation, environment: Environment) -> (Task, LogSettings) {
     let log_for_errors = configuration::log_settings_for_errors(&invocation, &environment);
@@ -99,7 +99,8 @@ fn perform(task: Task) -> u8 {
 }
 
 fn print_shim() -> u8 {
-    match io::stdout().write_all(SHIM.as_bytes()) {
+    let mut stdout = io::stdout();
+    match stdout.write_all(SHIM.as_bytes()).and_then(|()| stdout.flush()) {
         Ok(()) => exit::SUCCESS,
         Err(error) => {
             eprintln!("start-stunnel: could not write the shim: {error}");

@@ -1,5 +1,5 @@
-//! The names of settings that hints mention in rooms below [`crate::configuration`], which declares
-//! what they mean.
+//! The names of settings that hints mention in rooms listed before [`crate::configuration`], which
+//! declares what they mean.
 
 pub const CA_FILE: &str = "STUNNEL_CA_FILE";
 pub const CLIENT_CERT: &str = "STUNNEL_CLIENT_CERT";

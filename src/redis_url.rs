@@ -117,7 +117,8 @@ impl fmt::Display for Problem {
         f.write_str(match self {
             Problem::NotUtf8 => "is not valid UTF-8; percent-encode what is not ASCII",
             Problem::NotRedis => {
-                "does not begin with redis://, rediss://, valkey:// or valkeys:// (a quote copied along?)"
+                "does not begin with redis://, rediss://, valkey:// or valkeys:// (a quote copied \
+                 along?)"
             }
             Problem::Unprintable => {
                 "holds white space or a control character (a line end or a quote copied along?); \

@@ -7,7 +7,7 @@ pub const MASK: &str = "***";
 
 /// A piece of text that shows as [`MASK`] in `Debug` and `Display`, so that no log, error or panic
 /// can print it by mistake. An empty one shows as empty: there is nothing to hide.
-#[derive(Clone, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Secret(String);
 
 impl Secret {

@@ -1,4 +1,4 @@
-//! The order of rooms in `src/lib.rs`: no room uses one that stands below it in that list, so there are no circles either.
+//! The order of rooms in `src/lib.rs`: no room uses one that the list has after it, so there are no circles either.
 
 use std::fs;
 use std::path::{Path, PathBuf};

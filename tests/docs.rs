@@ -91,7 +91,8 @@ fn flags() -> Vec<(String, String)> {
 fn settings_table() -> String {
     let head = "| option | variable | default | meaning |\n| --- | --- | --- | --- |\n";
     let options = options::with_option().map(|(option, setting)| {
-        let Declaration { variable, default_shown, help, .. } = setting;
+        let default_shown = setting.default_shown();
+        let Declaration { variable, help, .. } = setting;
         format!("| `--{option}` | `{variable}` | `{default_shown}` | {} |\n", cell(help))
     });
     let flags = flags();

@@ -42,8 +42,8 @@ pub async fn all(plan: Plan, settings: &Settings) -> Vec<Report> {
     reports.into_iter().map(|(_, report)| report).collect()
 }
 
-/// Runs `step` until `deadline`, and takes its time. What went wrong may still have to be explained: outside
-/// the time limit.
+/// Runs `step` until `deadline`, and takes its time. What went wrong may still have to be
+/// explained: outside the time limit.
 async fn timed<T, E: From<Failure>>(
     deadline: tokio::time::Instant,
     late: Step,
@@ -119,8 +119,8 @@ async fn examine(tunnel: &Tunnel, credentials: Option<Credentials>, single: bool
         let refused = steps.iter().any(|step| step.name == "AUTH" && step.outcome.is_failed());
         report.steps.extend(steps);
         if refused {
-            let advice = "compare user and password in the URL with the provider's; what is special \
-                          in them has to be percent-encoded";
+            let advice = "compare user and password in the URL with the provider's; what is \
+                          special in them has to be percent-encoded";
             report.advice.insert(0, advice.to_owned().into());
         }
         report.advice.extend(mode.and_then(Mode::advice).map(|text| text.to_owned().into()));
@@ -166,7 +166,7 @@ impl Report {
 fn pin_step(trust: &Trust, certificate: &Certificate) -> StepReport {
     let outcome = match &trust.pins[..] {
         [] => Outcome::Skipped("none set".to_owned()),
-        pins if pins.contains(&certificate.pin) => Outcome::Ok(String::new()),
+        _ if trust.pin_holds(&certificate.pin) => Outcome::Ok(String::new()),
         _ => Outcome::failed("the server's key is none of the pinned"),
     };
     StepReport { name: "pin", outcome, took: Duration::ZERO, needed: true }
@@ -373,7 +373,7 @@ fn advice(
                 advise("the server is not authenticated: set", &[(&options::PIN.declaration, &pin)])
             }
         });
-    } else if !trust.pins.is_empty() && !trust.pins.contains(&certificate.pin) {
+    } else if !trust.pin_holds(&certificate.pin) {
         let text = "the key differs from the pin; if it was changed on purpose, set";
         all.push(advise(text, &[(&options::PIN.declaration, &pin)]));
     } else if trust.verify != Verify::None && !passes_full {
@@ -394,7 +394,7 @@ fn advice(
 /// only tunnel (`single`) and no variable of its own overrides that, else one for each variable
 /// that leads there.
 fn variables_to_set(variables: &[String], setting: &Declaration, single: bool) -> Vec<String> {
-    let per_url = |variable: &String| format!("{variable}_{}", setting.variable);
+    let per_url = |variable: &String| setting.for_one(variable);
     let is_set = |name: String| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     if single && !variables.iter().map(per_url).any(is_set) {
         return vec![setting.variable.to_owned()];

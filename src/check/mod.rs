@@ -52,7 +52,8 @@ fn why_none(untouched: &str) -> String {
     match untouched {
         "" => format!(
             "none of {} holds a Redis URL. Set REDIS_URL, or name your variables in {}",
-            urls.default_shown, urls.variable
+            urls.default_shown(),
+            urls.variable
         ),
         names => format!(
             "{names} leads through one already, or has none because of {}=passthrough",

@@ -76,7 +76,7 @@ pub fn as_table(report: &Report, paint: &Paint) -> String {
     table
 }
 
-/// A row whose text is wrapped below itself. `head` is as wide as [`HEAD`] columns.
+/// A row whose text is wrapped below itself. `head` is as wide as `HEAD` columns.
 fn rows(table: &mut String, head: &str, text: &str) {
     const HEAD: usize = 36;
     let mut head = Some(head);

@@ -125,7 +125,9 @@ fn without_secrets(mut error: clap::Error) -> clap::Error {
 fn help(setting: &Declaration) -> String {
     format!(
         "{} [variable: {}] [default: {}]",
-        setting.help, setting.variable, setting.default_shown
+        setting.help,
+        setting.variable,
+        setting.default_shown()
     )
 }
 

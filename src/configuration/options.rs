@@ -33,8 +33,8 @@ pub struct Declaration {
     /// What holds when neither is given, in the form in which a user would write it. Empty:
     /// nothing.
     pub default: &'static str,
-    /// How the help shows the default.
-    pub default_shown: &'static str,
+    /// How the help shows what holds then, where that is no literal value.
+    default_shown: Option<&'static str>,
     pub value_name: &'static str,
     pub help: &'static str,
     pub scope: Scope,
@@ -87,7 +87,7 @@ const PLAIN: Declaration = Declaration {
     option: None,
     variable: "",
     default: "",
-    default_shown: "none",
+    default_shown: None,
     value_name: "",
     help: "",
     scope: Scope::All,
@@ -99,7 +99,6 @@ settings! {
         option: Some("enabled"),
         variable: names::ENABLED,
         default: "true",
-        default_shown: "true",
         value_name: "BOOL",
         help: "1/true/yes/on or 0/false/no/off. When false, start-stunnel becomes COMMAND: no \
                tunnel, environment untouched",
@@ -107,7 +106,7 @@ settings! {
     URLS: Option<Vec<String>> = values::names, {
         option: Some("urls"),
         variable: "REDIS_STUNNEL_URLS",
-        default_shown: "REDIS_URL HEROKU_REDIS_* REDIS_ENDPOINT_*_URL",
+        default_shown: Some("REDIS_URL HEROKU_REDIS_* REDIS_ENDPOINT_*_URL"),
         value_name: "NAMES",
         help: "Names of the variables that hold Redis URLs, separated by spaces or commas",
     }
@@ -115,7 +114,6 @@ settings! {
         option: Some("rediss"),
         variable: "STUNNEL_REDISS",
         default: "tunnel",
-        default_shown: "tunnel",
         value_name: "MODE",
         help: "For rediss:// and valkeys:// URLs: tunnel, or passthrough (the app does its own \
                TLS)",
@@ -125,7 +123,6 @@ settings! {
         option: Some("port-offset"),
         variable: names::PORT_OFFSET,
         default: "1",
-        default_shown: "1",
         value_name: "N",
         help: "TLS port = URL port + N, for redis:// and valkey:// URLs",
         scope: Scope::OneUrlToo,
@@ -134,7 +131,6 @@ settings! {
         option: Some("listen"),
         variable: "STUNNEL_LISTEN",
         default: "tcp",
-        default_shown: "tcp",
         value_name: "WHERE",
         help: "tcp (a port of 127.0.0.1, open to every user of this machine), or unix (a socket \
                for this user alone; the URL becomes unix://, which not every client takes)",
@@ -143,7 +139,6 @@ settings! {
         option: Some("listen-port"),
         variable: "STUNNEL_LISTEN_PORT",
         default: "6371",
-        default_shown: "6371",
         value_name: "PORT",
         help: "First local port; the next tunnel takes the next one. 0: always the kernel's pick",
     }
@@ -151,7 +146,6 @@ settings! {
         option: Some("port-taken"),
         variable: "STUNNEL_PORT_TAKEN",
         default: "move",
-        default_shown: "move",
         value_name: "WHAT",
         help: "When a local port is taken: move (to one that the kernel picks; COMMAND's URL has \
                it), or fail (exit 78), for a port that others know",
@@ -160,7 +154,6 @@ settings! {
         option: Some("verify"),
         variable: names::VERIFY,
         default: "none",
-        default_shown: "none",
         value_name: "LEVEL",
         help: "none; ca (the certificate's chain); full (chain and host name)",
         scope: Scope::OneUrlToo,
@@ -168,7 +161,7 @@ settings! {
     CA_FILE: String = values::text, {
         option: Some("ca-file"),
         variable: names::CA_FILE,
-        default_shown: "system roots",
+        default_shown: Some("system roots"),
         value_name: "FILE",
         help: "PEM bundle of the CAs to trust instead of the system's roots. STUNNEL_CA_PEM holds \
                the PEM text itself; both together: both are trusted",
@@ -206,7 +199,7 @@ settings! {
     SERVER_NAME: Option<String> = values::server_name, {
         option: Some("server-name"),
         variable: names::SERVER_NAME,
-        default_shown: "the URL's host",
+        default_shown: Some("the URL's host"),
         value_name: "NAME",
         help: "The name sent in SNI and checked under full",
         scope: Scope::OneUrlToo,
@@ -216,7 +209,6 @@ settings! {
         option: Some("min-tls"),
         variable: names::MIN_TLS,
         default: "1.2",
-        default_shown: "1.2",
         value_name: "VERSION",
         help: "Oldest TLS version to accept: 1.2 or 1.3",
     }
@@ -224,7 +216,6 @@ settings! {
         option: Some("connect-timeout"),
         variable: "STUNNEL_CONNECT_TIMEOUT",
         default: "10s",
-        default_shown: "10s",
         value_name: "DURATION",
         help: "For name look-up, TCP and TLS handshake together",
     }
@@ -232,7 +223,6 @@ settings! {
         option: Some("connect-retry"),
         variable: "STUNNEL_CONNECTION_RETRY",
         default: "no",
-        default_shown: "no",
         value_name: "BOOL",
         help: "When Redis cannot be reached, keep trying until the connect timeout instead of \
                failing at once",
@@ -241,7 +231,6 @@ settings! {
         option: Some("idle-timeout"),
         variable: "STUNNEL_IDLE_TIMEOUT",
         default: "24h",
-        default_shown: "24h",
         value_name: "DURATION",
         help: "Close a connection on which nothing moved for so long; 0: never",
     }
@@ -249,7 +238,6 @@ settings! {
         option: Some("drain-timeout"),
         variable: "STUNNEL_DRAIN_TIMEOUT",
         default: "5s",
-        default_shown: "5s",
         value_name: "DURATION",
         help: "After COMMAND has ended, how long bytes that it had already written may take to \
                reach Redis",
@@ -258,7 +246,6 @@ settings! {
         option: Some("spares"),
         variable: "STUNNEL_SPARES",
         default: "1",
-        default_shown: "1",
         value_name: "N",
         help: "Connections per tunnel, 0 to 8, that are kept ready while an app connects again and \
                again; up to 8 when it does so fast. 0: none. None without a password in the URL",
@@ -267,7 +254,6 @@ settings! {
         option: Some("forward-signals"),
         variable: "STUNNEL_FORWARD_SIGNALS",
         default: "auto",
-        default_shown: "auto",
         value_name: "WHEN",
         help: "auto (all; on a Heroku dyno all but SIGTERM, which the dyno manager itself sends to \
                every process), always, never",
@@ -276,7 +262,6 @@ settings! {
         option: Some("log-level"),
         variable: "STUNNEL_LOGLEVEL",
         default: "notice",
-        default_shown: "notice",
         value_name: "LEVEL",
         help: "emerg alert crit err warning notice info debug, or 0 to 7",
     }
@@ -284,7 +269,6 @@ settings! {
         option: Some("log-format"),
         variable: "STUNNEL_LOG_FORMAT",
         default: "logfmt",
-        default_shown: "logfmt",
         value_name: "FORMAT",
         help: "logfmt or json",
     }
@@ -318,6 +302,15 @@ pub fn unknown(environment: &Environment) -> Vec<String> {
 }
 
 impl Declaration {
+    /// What holds when neither option nor variable is given, as the help shows it.
+    pub fn default_shown(&self) -> &'static str {
+        match (self.default_shown, self.default) {
+            (Some(shown), _) => shown,
+            (None, "") => "none",
+            (None, default) => default,
+        }
+    }
+
     /// The variable that says it for the URL in `variable` alone: `CACHE_URL` and `STUNNEL_VERIFY`
     /// make `CACHE_URL_STUNNEL_VERIFY`.
     pub fn for_one(&self, variable: &str) -> String {

@@ -103,11 +103,11 @@ mod tests {
         SslContextBuilder::new(SslMethod::tls()).map(SslContextBuilder::build)
     }
 
-    /// References to `context` beside its owner's.
-    fn others(context: &SslContext) -> usize {
+    /// How often `context` has been caught, while somebody watches.
+    fn caught(context: &SslContext) -> usize {
         CAUGHT.with_borrow(|caught| {
-            let caught = caught.as_deref().unwrap_or_default();
-            caught.iter().filter(|known| known.as_ptr() == context.as_ptr()).count()
+            let known = caught.as_deref().unwrap_or_default();
+            known.iter().filter(|known| known.as_ptr() == context.as_ptr()).count()
         })
     }
 
@@ -122,13 +122,13 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_held_of_a_context_that_nobody_watches() {
+    fn a_context_is_caught_only_while_somebody_watches() {
         let watched = set_up(false, || {
             let context = make()?;
-            assert_eq!(others(&context), 1);
+            assert_eq!(caught(&context), 1);
             Ok::<_, openssl::error::ErrorStack>(context)
         });
-        assert_eq!(others(&watched.unwrap()), 0);
-        assert_eq!(others(&make().unwrap()), 0);
+        assert_eq!(caught(&watched.unwrap()), 0);
+        assert_eq!(caught(&make().unwrap()), 0);
     }
 }

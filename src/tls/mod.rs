@@ -109,7 +109,7 @@ impl Connector {
         };
         if !self.trust.pins.is_empty() {
             let pin = certificate_of(&stream)?.pin;
-            if !self.trust.pins.contains(&pin) {
+            if !self.trust.pin_holds(&pin) {
                 // TLS 1.2 gives sessions in the handshake, before the key has been looked at.
                 sessions.forget();
                 return Err(HandshakeError::Pin(pin).into());

@@ -1,8 +1,6 @@
 //! PEM as users hand it over: certificates and keys, read and judged by OpenSSL before anything
 //! starts, so that nothing which OpenSSL refuses is met only by the first connection.
 
-use std::hash::{Hash, Hasher};
-
 use native_tls::Identity;
 use openssl::error::ErrorStack;
 use openssl::nid::Nid;
@@ -71,12 +69,6 @@ impl PartialEq for Authorities {
 }
 
 impl Eq for Authorities {}
-
-impl Hash for Authorities {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.pem.hash(state);
-    }
-}
 
 impl std::fmt::Debug for Authorities {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -194,12 +186,6 @@ impl PartialEq for ClientIdentity {
 }
 
 impl Eq for ClientIdentity {}
-
-impl Hash for ClientIdentity {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        (&self.certificate, &self.key).hash(state);
-    }
-}
 
 impl std::fmt::Debug for ClientIdentity {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -10,7 +10,7 @@ const LENGTH: usize = 32;
 
 /// SHA-256 of a certificate's SubjectPublicKeyInfo (RFC 5280 section 4.1), shown as
 /// `sha256//BASE64`.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Pin([u8; LENGTH]);
 
 impl Pin {

@@ -4,7 +4,7 @@ use super::pem::{Authorities, ClientIdentity};
 use super::pin::Pin;
 
 /// How much of the server's certificate must hold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verify {
     /// Nothing.
     None,
@@ -26,14 +26,14 @@ impl Verify {
 }
 
 /// The oldest TLS version to accept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MinTls {
     V1_2,
     V1_3,
 }
 
 /// What decides how a tunnel's TLS connections are made.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trust {
     pub verify: Verify,
     pub min_tls: MinTls,
@@ -51,5 +51,11 @@ impl Trust {
     /// Whether anything proves who the server is.
     pub fn authenticates(&self) -> bool {
         self.verify != Verify::None || !self.pins.is_empty()
+    }
+
+    /// Whether the server's key, of which this is the pin, is one of the pinned; any is when none
+    /// is.
+    pub fn pin_holds(&self, pin: &Pin) -> bool {
+        self.pins.is_empty() || self.pins.contains(pin)
     }
 }

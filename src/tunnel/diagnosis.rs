@@ -26,6 +26,7 @@ const ANSWER: Duration = Duration::from_secs(1);
 const LATE: Duration = Duration::from_secs(1);
 /// How long the explanation of a certificate that fails may take, beyond the connect timeout.
 const EXPLANATION: Duration = Duration::from_secs(1);
+
 /// What a server that fails is asked in connections of its own: seldom, for they add to its load.
 #[derive(Debug, Default)]
 pub struct Inquiries {

@@ -116,8 +116,8 @@ impl Failure {
                 ),
                 HandshakeError::Pin(_) => {
                     format!(
-                        "somebody may be in between; if the provider confirms a new key, set {pin} to it, or \
-                         add it behind a ;"
+                        "somebody may be in between; if the provider confirms a new key, set {pin} \
+                         to it, or add it behind a ;"
                     )
                 }
                 HandshakeError::ClientCertificateWanted => format!("set {cert} and {key}"),

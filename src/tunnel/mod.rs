@@ -1,8 +1,9 @@
-//! One byte's way: accepted by the [`listener`] as an [`app`]'s, connected by the [`upstream`], moved
-//! by the [`relay`]; [`connection`] is the life of all three together. [`spares`] are connected
-//! beforehand; [`names`] knows whether they still lead to the right server. [`failure`] says in a
-//! user's words why there is no connection, [`diagnosis`] asks the server for it, [`refusal`] tells
-//! the app. [`drain`] is the end of it all, and [`socket`] has the knobs of the operating system.
+//! One byte's way: accepted by the [`listener`] as an [`app`]'s, connected by the [`upstream`],
+//! moved by the [`relay`]; [`connection`] is the life of all three together. [`spares`] are
+//! connected beforehand; [`names`] knows whether they still lead to the right server. [`failure`]
+//! says in a user's words why there is no connection, [`diagnosis`] asks the server for it,
+//! [`refusal`] tells the app. [`drain`] is the end of it all, and [`socket`] has the knobs of the
+//! operating system.
 
 mod app;
 mod connection;

@@ -1,6 +1,4 @@
-//! The two ends of a relay as streams: what tokio's types lack for half-close and reset.
-
-#![allow(unsafe_code)]
+//! The TLS connection to Redis as a stream: what tokio's type lacks for half-close and ends.
 
 use std::future::poll_fn;
 use std::io;

@@ -58,7 +58,7 @@ pub async fn connect(tunnel: &Tunnel) -> Result<TlsUpstream, Failure> {
     connect_by(tunnel, Instant::now() + tunnel.settings.connect_timeout).await
 }
 
-/// Like [`connect`], until `deadline`; after that a failure may take [`EXPLANATION`] to explain.
+/// Like [`connect`], until `deadline`; after that a failure may take a second to explain.
 ///
 /// # Errors
 /// What failed last.
