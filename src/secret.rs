@@ -46,7 +46,8 @@ pub fn quotable(value: &str) -> String {
     }
 }
 
-fn hidden(value: &str) -> String {
+/// That there is a value, and no more.
+pub fn hidden(value: &str) -> String {
     format!("a value of {} bytes, not shown", value.len())
 }
 
@@ -54,8 +55,11 @@ fn hidden(value: &str) -> String {
 /// as it is, unless it is PEM or a URL, which were then pasted into the wrong place.
 pub fn shown(value: &str) -> String {
     const LONGEST: usize = 255;
+    const SHORTEST_KEY: usize = 40;
     let misplaced = ["-----BEGIN", "://", "@"].iter().any(|mark| value.contains(mark));
-    if misplaced || value.len() > LONGEST || value.chars().any(char::is_control) {
+    // Base64 of a key's DER; the shortest, Ed25519's in PKCS#8, has 64 characters (RFC 8410).
+    let is_key = value.starts_with('M') && value.len() >= SHORTEST_KEY && !value.contains('.');
+    if misplaced || is_key || value.len() > LONGEST || value.chars().any(char::is_control) {
         hidden(value)
     } else {
         format!("'{value}'")

@@ -511,6 +511,8 @@ fn a_wrong_pin_or_path_is_shown_and_a_secret_in_its_place_is_not() {
         ("STUNNEL_CA_FILE", "hunter2\nhunter2", false),
         ("STUNNEL_CLIENT_CERT", "/no/such/client.pem", true),
         ("STUNNEL_CLIENT_KEY", "/no/such/client.key", true),
+        ("STUNNEL_CLIENT_KEY", "s3cretpem", false),
+        ("STUNNEL_PIN", "MC4CAQAwBQYDK2VwBCIEIE1wMfGyaXJhY0Ck/Tb+Yx5u7OAlQ0jLxBvVfLKzKx6u", false),
         (
             "STUNNEL_CLIENT_KEY",
             "MC4CAQAwBQYDK2VwBCIEIE1wMfGyaXJhY0Ck/Tb+Yx5u7OAlQ0jLxBvVfLKzKx6u",

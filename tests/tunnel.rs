@@ -870,3 +870,19 @@ fn a_client_hello_that_comes_byte_by_byte_is_one_and_what_only_begins_like_one_i
     assert_eq!(peer.result(), (vec![], None));
     assert_eq!(peer.result(), (b"\x16*".to_vec(), None));
 }
+
+#[test]
+fn a_subscriber_that_breaks_off_is_gone_though_messages_keep_coming() {
+    let server = Server::start(Front::Redis);
+    let held = Launcher::holding(&server.url()).env("STUNNEL_DRAIN_TIMEOUT", "1h").start_held();
+    let mut subscriber = held.client();
+    subscriber.ask(&["SUBSCRIBE", "news"]);
+    reset(subscriber.stream.get_ref());
+    drop(subscriber);
+    let mut direct = server.direct();
+    // Each message comes before the one before it has been silent for long.
+    eventually("Redis has no subscriber left", || {
+        (direct.ask(&["PUBLISH", "news", "x"]) == Reply::line(":0")).then_some(())
+    });
+    held.finish();
+}

@@ -119,6 +119,17 @@ fn without_secrets(mut error: clap::Error) -> clap::Error {
         let shown = quotable(value);
         error.insert(ContextKind::InvalidValue, ContextValue::String(shown));
     }
+    // A value that was joined to an option's name: `--pin$REDIS_URL`.
+    let is_name = |word: &str| word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-');
+    if let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidArg)
+        && !is_name(word)
+        && options::with_option().all(|(option, _)| !word.starts_with(&format!("--{option} ")))
+    {
+        let shown = format!("an option of {} bytes, not shown", word.len());
+        error.insert(ContextKind::InvalidArg, ContextValue::String(shown));
+        // The tip repeats it.
+        error.remove(ContextKind::Suggested);
+    }
     error
 }
 
@@ -178,10 +189,22 @@ mod tests {
 
     #[test]
     fn an_error_about_usage_repeats_no_secret() {
-        for word in ["--print-env=redis://:pw@h", "--bogus=redis://:pw@h", "-predis://:pw@h"] {
+        for word in [
+            "--print-env=redis://:hunter2@h",
+            "--bogus=redis://:hunter2@h",
+            "-predis://:hunter2@h",
+            "--pinredis://:hunter2@h",
+            "--checkredis://u:hunter2@h/0",
+            "--password-hunter2",
+            "--spareshunter2",
+        ] {
             let error = parse(&[word]).expect_err("wrong usage").to_string();
-            assert!(!error.contains("pw@h"), "{error}");
+            assert!(!error.contains("hunter2"), "{error}");
         }
+        let typo = parse(&["--verifi", "full", "x"]).expect_err("wrong usage").to_string();
+        assert!(typo.contains("'--verifi'") && typo.contains("'--verify'"), "{typo}");
+        let valueless = parse(&["--verify"]).expect_err("wrong usage").to_string();
+        assert!(valueless.contains("--verify"), "{valueless}");
     }
 
     #[test]

@@ -188,6 +188,7 @@ settings! {
         value_name: "PEM",
         help: "Client certificate for servers that ask for one: a PEM file, or the PEM text itself",
         scope: Scope::OneUrlToo,
+        is_public: true,
     }
     CLIENT_KEY: String = values::text, {
         option: Some("client-key"),

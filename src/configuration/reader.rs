@@ -9,7 +9,7 @@ use super::{ConfigError, Rediss, Settings};
 use crate::environment::{Environment, lookup};
 use crate::logging::LogSettings;
 use crate::redis_url::UrlTlsParameters;
-use crate::secret::{quotable, shown};
+use crate::secret::{hidden, quotable, shown};
 use crate::tls::pem::{self, Authorities, ClientIdentity, IdentityProblem};
 use crate::tls::{Trust, Verify};
 use crate::tunnel::ConnectionSettings;
@@ -99,6 +99,8 @@ struct Found<'a> {
     source: String,
     value: &'a OsStr,
     given: Given,
+    /// See [`Declaration::is_public`].
+    is_public: bool,
 }
 
 impl Found<'_> {
@@ -237,7 +239,12 @@ impl<'a> Reader<'a> {
         match &asked.ca_file {
             Some(file) if !settings.into_iter().any(given) => {
                 let source = format!("ssl_ca_certs in {variable}");
-                self.authorities(&[Found { source, value: OsStr::new(file), given: Given::ForOne }])
+                self.authorities(&[Found {
+                    source,
+                    value: OsStr::new(file),
+                    given: Given::ForOne,
+                    is_public: true,
+                }])
             }
             _ => self.general_authorities(),
         }
@@ -333,9 +340,10 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// When the option is given without a value: it must not undo what its variable says.
     fn general(&self, setting: &Declaration) -> Result<Found<'a>, ConfigError> {
+        let is_public = setting.is_public;
         if let Some(value) = self.invocation.option(setting) {
             let source = format!("--{}", setting.option.unwrap_or_default());
-            let found = Found { source, value, given: Given::Generally };
+            let found = Found { source, value, given: Given::Generally, is_public };
             if value.is_empty() {
                 return Err(found.wrong(
                     "has an empty value (is a variable in it unset?); give it one, or leave the \
@@ -346,8 +354,11 @@ impl<'a> Reader<'a> {
         }
         let source = setting.variable.to_owned();
         Ok(match lookup(self.environment, setting.variable) {
-            Some(value) => Found { source, value, given: Given::Generally },
-            None => Found { source, value: OsStr::new(setting.default), given: Given::Default },
+            Some(value) => Found { source, value, given: Given::Generally, is_public },
+            None => {
+                let value = OsStr::new(setting.default);
+                Found { source, value, given: Given::Default, is_public }
+            }
         })
     }
 
@@ -355,7 +366,7 @@ impl<'a> Reader<'a> {
     fn per_url(&self, variable: &str, setting: &Declaration) -> Option<Found<'a>> {
         let source = setting.for_one(variable);
         let value = lookup(self.environment, &source)?;
-        Some(Found { source, value, given: Given::ForOne })
+        Some(Found { source, value, given: Given::ForOne, is_public: setting.is_public })
     }
 
     /// The value of a setting for all.
@@ -408,21 +419,19 @@ fn read_pem(found: &Found<'_>) -> Result<String, ConfigError> {
         Ok(_) => format!("a file of more than {LONGEST_PEM} bytes"),
         Err(error) => format!("a file that cannot be read ({error})"),
     };
-    let path = path_shown(&found.value.to_string_lossy());
+    let path = path_shown(&found.value.to_string_lossy(), found.is_public);
     Err(found.wrong(format!(
         "is {path}, {problem}; expected the path of a PEM file, or PEM text with -----BEGIN in it"
     )))
 }
 
-/// A path as an error may repeat it. A key is sometimes pasted in its place, without the lines
-/// around it: base64, which has no dot, and which begins with `M` for every key's DER. The shortest
-/// key's has 64 characters (RFC 8410).
-fn path_shown(path: &str) -> String {
-    const SHORTER_THAN_A_KEY: usize = 60;
-    let is_path = path.starts_with(['/', '~']) || path.contains('.');
-    match is_path || path.len() < SHORTER_THAN_A_KEY {
+/// A path as an error may repeat it. A key is sometimes pasted in its place, without the lines around
+/// it: base64, which has no dot and begins with `M`, as every key's DER does. Where a key belongs
+/// (not `is_public`) only what is a path beyond doubt is repeated.
+fn path_shown(path: &str, is_public: bool) -> String {
+    match is_public || path.starts_with(['/', '~', '.']) {
         true => shown(path),
-        false => quotable(path),
+        false => hidden(path),
     }
 }
 
@@ -552,12 +561,17 @@ mod tests {
 
     #[test]
     fn a_path_is_shown_and_a_key_in_its_place_is_not() {
-        for path in ["/etc/ssl/ca", "ca.pem", "certs/ca.pem", "~/ca", "ca"] {
-            assert_eq!(path_shown(path), format!("'{path}'"));
+        for path in ["/etc/ssl/ca", "./ca.pem", "../certs/ca.pem", "~/ca"] {
+            assert_eq!(path_shown(path, true), format!("'{path}'"));
+            assert_eq!(path_shown(path, false), format!("'{path}'"));
+        }
+        for path in ["ca.pem", "certs/ca", "ca"] {
+            assert_eq!(path_shown(path, true), format!("'{path}'"));
+            assert!(path_shown(path, false).ends_with("not shown"), "{path}");
         }
         let key = "MC4CAQAwBQYDK2VwBCIEIE1wMfGyaXJhY0Ck/Tb+Yx5u7OAlQ0jLxBvVfLKzKx6u";
         for hidden in [key, "-----BEGIN PRIVATE KEY-----", "redis://:pw@h.example", "a/b\n."] {
-            assert!(path_shown(hidden).ends_with("not shown"), "{hidden}");
+            assert!(path_shown(hidden, true).ends_with("not shown"), "{hidden}");
         }
     }
 }

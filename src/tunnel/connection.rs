@@ -21,6 +21,9 @@ use crate::tls::is_own_failure;
 
 /// How long Redis sends nothing once it has answered everything.
 const QUIET: Duration = Duration::from_millis(50);
+/// How long it may go on sending after an app has broken off: what it was asked for is worked off by
+/// then, and what nobody asked for has no end.
+const LONGEST_UNREST: Duration = Duration::from_secs(1);
 /// How often the kernel is asked whether a broken connection's last bytes have been taken.
 const FLUSH_CHECK: Duration = Duration::from_millis(5);
 /// Bytes that are read at once to be thrown away.
@@ -238,5 +241,7 @@ async fn acknowledged(stream: &TcpStream) {
 async fn await_redis_idle(redis: &mut TlsUpstream) {
     acknowledged(redis.tcp()).await;
     let mut ignored = [0; IGNORED];
-    while let Ok(Ok(1..)) = timeout(QUIET, redis.read(&mut ignored)).await {}
+    let quiet = async { while let Ok(Ok(1..)) = timeout(QUIET, redis.read(&mut ignored)).await {} };
+    // A subscription, or a flood, is never quiet: then the reset has to come all the same.
+    let _ = timeout(LONGEST_UNREST, quiet).await;
 }
