@@ -145,6 +145,17 @@ pub fn started(plan: &Plan, others: &[String], bound: &Bound, settings: &Setting
             );
         }
     }
+    if let Some(page) = &bound.status {
+        notice!(at = "status-up", address = %page);
+        if page.is_exposed() {
+            warning!(
+                at = "status-exposed",
+                address = %page,
+                msg = "other machines can read it: it shows names of servers and variables, and \
+                       figures, but no password; 127.0.0.1 is for this machine alone",
+            );
+        }
+    }
     if !plan.unauthenticated.is_empty() {
         warning!(
             at = "not-authenticated",

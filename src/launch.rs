@@ -11,12 +11,14 @@ use crate::announce;
 use crate::command_line::{self, REDISCLI_AUTH};
 use crate::configuration::Settings;
 use crate::environment::{Environment, lookup};
+use crate::figures::{CommandState, Figures, TunnelLabels};
 use crate::listen::Bound;
 use crate::logging::{debug, err, notice, warning};
 use crate::plan::Plan;
+use crate::status::{self, Status};
 use crate::supervisor::{self, Forwarding, Inherited, Supervisor, Terminal};
 use crate::tls::Connector;
-use crate::tunnel::{self, Connections, Listener, Totals, Tunnel};
+use crate::tunnel::{self, Connections, Listener, Route, Totals, Tunnel};
 
 /// Set by Heroku in every dyno:
 /// <https://devcenter.heroku.com/articles/dynos#local-environment-variables>.
@@ -62,17 +64,20 @@ fn run(
     inherited: io::Result<Inherited>,
 ) -> anyhow::Result<u8> {
     let inherited = inherited.context("could not take over signals")?;
+    bound.bind_status(settings);
     announce::started(&plan, others, &bound, settings);
 
     let (words, rewrites) = command_line::rewrite(&plan, command, &bound.locals);
     announce::rewritten(&rewrites);
-    let on_dyno = lookup(&environment, DYNO).is_some();
+    let dyno = lookup(&environment, DYNO).map(|dyno| dyno.to_string_lossy().into_owned());
+    let on_dyno = dyno.is_some();
     for (name, value) in plan.changes(&bound.locals) {
         environment.insert(name.into(), value.into());
     }
 
     let words = tell_redis_cli(words, &mut environment, &plan, &bound);
     let listeners = std::mem::take(&mut bound.listeners);
+    let page = bound.status.take();
     let terminal = Terminal::open();
     let placement = supervisor::placement(terminal.as_ref());
     let child = match supervisor::spawn(&words, &environment, placement, inherited) {
@@ -94,13 +99,16 @@ fn run(
         .context("could not start the runtime")?;
     let forwarding = Forwarding::new(settings.forward_signals, on_dyno);
     let totals = Arc::new(Totals::default());
+    let figures = Arc::new(Figures::new(labels(&plan), child.pid.as_raw()));
     let ended = runtime.block_on(async {
-        let mut supervisor =
-            Supervisor::new(child, forwarding, terminal).context("could not listen for signals")?;
+        let mut supervisor = Supervisor::new(child, forwarding, terminal, figures.clone())
+            .context("could not listen for signals")?;
         let (connections, drain) = Connections::new();
+        tell_status(&figures, page, settings, dyno);
         open_tunnels(plan, listeners, settings, &totals, connections);
 
         let ended = supervisor.wait().await.context("could not listen for signals")?;
+        figures.command.is_now(CommandState::Draining);
         let limit = settings.connection.drain_timeout;
         tokio::select! {
             biased;
@@ -152,6 +160,33 @@ fn tell_redis_cli(
         environment.entry(REDISCLI_AUTH.into()).or_insert_with(|| password.expose().into());
     }
     told.words
+}
+
+/// By what the tunnels of a plan are known to those who read their figures.
+fn labels(plan: &Plan) -> Vec<TunnelLabels> {
+    let of_route = |route: &Route| TunnelLabels {
+        variables: route.variables.clone(),
+        upstream: route.upstream.to_string(),
+        verify: route.trust.verify.word(),
+    };
+    plan.routes.iter().map(of_route).collect()
+}
+
+/// Tells the figures to whoever asks, in tasks of the current runtime that nobody waits for.
+fn tell_status(
+    figures: &Arc<Figures>,
+    page: Option<status::Listener>,
+    settings: &Settings,
+    dyno: Option<String>,
+) {
+    let status = Status::new(figures.clone());
+    if let Some(page) = page {
+        tokio::spawn(status::serve(page, status.clone()));
+    }
+    tokio::spawn(status::serve_local(status));
+    if let Some(interval) = settings.status.metrics_interval {
+        tokio::spawn(status::log_each(interval, figures.clone(), dyno));
+    }
 }
 
 /// Serves every listener, in tasks of the current runtime.

@@ -10,6 +10,7 @@ use super::{Rediss, Reported};
 use crate::environment::Environment;
 use crate::logging::{LogFormat, LogLevel};
 use crate::names;
+use crate::status::StatusAddress;
 use crate::supervisor::ForwardSignals;
 use crate::tls::{MinTls, Pin, Verify};
 use crate::tunnel::{Listen, PortTaken};
@@ -245,11 +246,26 @@ settings! {
     }
     SPARES: usize = values::spares, {
         option: Some("spares"),
-        variable: "STUNNEL_SPARES",
+        variable: names::SPARES,
         default: "1",
         value_name: "N",
         help: "Connections per tunnel, 0 to 8, that are kept ready while an app connects again and \
                again; up to 8 when it does so fast. 0: none. None without a password in the URL",
+    }
+    STATUS_ADDRESS: Option<StatusAddress> = values::status_address, {
+        option: Some("status-address"),
+        variable: "STUNNEL_STATUS_ADDRESS",
+        value_name: "ADDRESS",
+        help: "Where the status page, metrics and health checks are served: HOST:PORT, a port of \
+               127.0.0.1, or unix",
+    }
+    METRICS_INTERVAL: Option<Duration> = values::interval, {
+        option: Some("metrics-interval"),
+        variable: "STUNNEL_METRICS_INTERVAL",
+        default: "0",
+        value_name: "DURATION",
+        help: "Log a line of figures for each tunnel so often, as log drains of Heroku's read it; \
+               0: none",
     }
     FORWARD_SIGNALS: ForwardSignals = values::forward_signals, {
         option: Some("forward-signals"),

@@ -75,6 +75,17 @@ impl Listener {
         Ok((Listener::Tcp(listener), port))
     }
 
+    /// The Unix socket, watched by the runtime.
+    ///
+    /// # Errors
+    /// When it cannot be watched, or is none.
+    pub fn into_watched_unix(self) -> io::Result<tokio::net::UnixListener> {
+        match self {
+            Listener::Unix(listener) => tokio::net::UnixListener::from_std(listener),
+            Listener::Tcp(_) => Err(io::ErrorKind::InvalidInput.into()),
+        }
+    }
+
     /// Accepts what has arrived, without waiting.
     fn accept(&self) -> io::Result<AppStream> {
         match self {
@@ -130,12 +141,20 @@ impl SocketFolder {
         Err(tried)
     }
 
-    /// Binds the socket of this number; says where it is.
+    /// Binds the socket of the tunnel of this number; says where it is.
     ///
     /// # Errors
     /// As bind(2): above all when the path is longer than a socket's may be, 107 bytes (unix(7)).
     pub fn bind(&self, index: usize) -> io::Result<(Listener, PathBuf)> {
-        let path = self.0.join(socket_name(index));
+        self.bind_named(&socket_name(index))
+    }
+
+    /// Like `bind`, for a socket of this name.
+    ///
+    /// # Errors
+    /// As `bind`.
+    pub fn bind_named(&self, name: &str) -> io::Result<(Listener, PathBuf)> {
+        let path = self.0.join(name);
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
         socket.bind(&SockAddr::unix(&path)?)?;
         // Nobody else can enter the folder; this says so of the socket itself, whatever the umask.

@@ -6,6 +6,7 @@
 //! operating system.
 
 mod app;
+pub mod client_limit;
 mod connection;
 pub mod diagnosis;
 mod drain;
