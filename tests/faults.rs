@@ -870,7 +870,7 @@ fn no_descriptor_is_left() {
 fn memory_is_short() {
     fault!("memory is short (`prlimit --as`)");
     // By chance it would end for a handshake, a neighbour's reply, or the launcher as a whole.
-    for pages in (0..40).step_by(8) {
+    for pages in (0..24).step_by(8) {
         let (mut scene, _server) = little_memory(pages * 4096);
         // Until there is no memory for another one.
         let mut clients: Vec<Client> = (0..5000).map_while(|_| fill(&mut scene)).collect();
@@ -891,12 +891,12 @@ fn memory_is_short() {
 #[test]
 fn a_crowd_comes_when_memory_is_short() {
     let (mut scene, _server) = little_memory(0);
-    let mut crowd: Vec<Client> = (0..400).map(|_| scene.held.open()).collect();
+    let mut crowd: Vec<Client> = (0..200).map(|_| scene.held.open()).collect();
     for client in &mut crowd {
         ask_for_login(client);
     }
     let served = crowd.iter_mut().filter_map(|client| client.reply().ok()).count();
-    assert!((1..400).contains(&served), "{served}");
+    assert!((1..200).contains(&served), "{served}");
     scene.others_go_on();
     drop(crowd);
     eventually("there is room again", || fill(&mut scene));
@@ -911,7 +911,7 @@ fn little_memory(more: u64) -> (Scene, Server) {
     let mut scene = Scene::with(launcher, &server.url());
     // What a first connection needs once.
     assert_eq!(scene.held.client().ask(&["PING"]), Reply::line("+PONG"));
-    let limit = address_space_kib(scene.pid()) * 1024 + 8 * MIB as u64 + more;
+    let limit = address_space_kib(scene.pid()) * 1024 + 6 * MIB as u64 + more;
     let set = Command::new("prlimit")
         .args([format!("--pid={}", scene.pid()), format!("--as={limit}:unlimited")])
         .status();
