@@ -1,4 +1,5 @@
-//! What goes wrong between an app and its Redis, one fault after the other; and that each harms nothing else.
+//! What goes wrong between an app and its Redis, one fault after the other; and that each harms
+//! nothing else.
 
 mod support;
 
@@ -189,7 +190,7 @@ fn redis_accepts_and_stays_silent() {
     fault!("it accepts, and stays silent");
     let silent = Peer::tcp(|mut stream| rest(&mut stream).0.len());
     // Longer than the silence after which a plaintext Redis would be recognized.
-    let launcher = Launcher::script(HOLD_TWO).env("STUNNEL_CONNECT_TIMEOUT", "1500ms");
+    let launcher = Launcher::script(HOLD_TWO).env("STUNNEL_CONNECT_TIMEOUT", "5s");
     let mut scene = Scene::with(launcher, &silent.url());
     let apps: Vec<_> = (0..TIMES).map(|_| scene.open()).collect();
     scene.others_go_on();
@@ -272,7 +273,7 @@ fn a_silent_server_is_asked_once_and_not_for_each_connection_whether_it_speaks_p
             // The launcher may leave first.
             let _ = rest(&mut stream);
         });
-        let launcher = Launcher::script(HOLD_TWO).env("STUNNEL_CONNECT_TIMEOUT", "3s");
+        let launcher = Launcher::script(HOLD_TWO).env("STUNNEL_CONNECT_TIMEOUT", "8s");
         let scene = Scene::with(launcher, &peer.url());
         let mut apps: Vec<_> = (0..TIMES).map(|_| scene.open()).collect();
         apps.iter_mut().for_each(|app| app.write_all(b"PING\r\n").unwrap());
@@ -475,7 +476,7 @@ fn redis_stalls_in_the_middle_of_a_reply() {
         half_a_reply(&mut tls);
         rest(&mut tls)
     });
-    let launcher = Launcher::holding(&peer.url()).env("STUNNEL_IDLE_TIMEOUT", "400ms");
+    let launcher = Launcher::holding(&peer.url()).env("STUNNEL_IDLE_TIMEOUT", "4s");
     let held = launcher.start_held();
     let mut apps: Vec<_> = (0..TIMES).map(|_| held.open().stream.into_inner()).collect();
     for app in &mut apps {
@@ -626,7 +627,8 @@ fn the_app_resets_half_closes_or_is_killed() {
         assert_eq!(rest(&mut app), (vec![], None));
     }
     let script = format!(
-        "exec 3<>/dev/tcp/127.0.0.1/{}; head -c 5 <&3 >/dev/null; printf 'last words' >&3; echo done; read -r _",
+        "exec 3<>/dev/tcp/127.0.0.1/{}; head -c 5 <&3 >/dev/null; \
+         printf 'last words' >&3; echo done; read -r _",
         scene.held.port
     );
     let mut app = Command::new("bash");
@@ -711,7 +713,8 @@ fn redis_vanishes_without_a_word() {
         let Reply::Bulk(info) = idle.ask(&["INFO", "clients"]) else { panic!("no INFO") };
         String::from_utf8_lossy(&info).contains("blocked_clients:1").then_some(())
     });
-    // Until nothing is unacknowledged any more: else the kernel would go on sending it for a quarter of an hour.
+    // Until nothing is unacknowledged any more: else the kernel would go on sending it for a
+    // quarter of an hour.
     let upstream = format!(":{:04X}", server.tls_port());
     eventually("the other host has everything", || {
         let table = fs::read_to_string(format!("/proc/{}/net/tcp", scene.pid())).unwrap();
@@ -950,7 +953,8 @@ fn told_of_memory(scene: Scene) {
     assert!(!log.contains("OpenSSL failed"), "{log}");
 }
 
-/// libfaketime, by which the clock can be made to jump while a program runs; `None`, said aloud, without.
+/// libfaketime, by which the clock can be made to jump while a program runs; `None`, said aloud,
+/// without.
 fn faketime() -> Option<&'static str> {
     const LIBRARIES: [&str; 2] = [
         "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1",
@@ -1020,7 +1024,8 @@ fn the_launcher_is_stopped_for_a_minute() {
     scene.aftermath();
 }
 
-/// Runs the launcher with its log sent where `redirection` says, and 300 connections that would each be logged.
+/// Runs the launcher with its log sent where `redirection` says, and 300 connections that would
+/// each be logged.
 fn with_a_log(redirection: &str) {
     let server = Server::start(Front::Redis);
     let script = format!("exec \"$0\" \"$@\" {redirection}");

@@ -268,8 +268,8 @@ impl Notes {
         let script = r#"
             use POSIX;
             open(my $notes, ">>", "FILE");
-            # Handlers with SA_SIGINFO run at once, whatever perl is doing, and bear no other within:
-            # so they run one at a time, and only where perl waits for them.
+            # Handlers with SA_SIGINFO run at once, whatever perl is doing, and bear no other
+            # within: so they run one at a time, and only where perl waits for them.
             my $all = POSIX::SigSet->new(SIGHUP, SIGCONT, SIGTERM);
             sigprocmask(SIG_BLOCK, $all);
             for my $name (qw(NOTED)) {

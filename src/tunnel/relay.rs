@@ -331,8 +331,8 @@ impl Direction {
         })
     }
 
-    /// Reads until the buffer is full, or nothing more is there now. Whoever has given all asks no
-    /// system call for that: a socket knows when its last read left nothing behind.
+    /// Reads until the buffer is full, or nothing more is there now. A short read clears readiness,
+    /// so detecting the end costs no system call.
     fn fill<Reader>(
         &mut self,
         cx: &mut Context<'_>,

@@ -70,8 +70,9 @@ impl Drop for Process {
     }
 }
 
-/// A port `p` with `p + 1` free as well, for a plaintext server and TLS next to it. Both are below those that the kernel
-/// picks (ip_local_port_range in ip(7)), so that nobody gets them while a server is restarted.
+/// A port `p` with `p + 1` free as well, for a plaintext server and TLS next to it. Both are below
+/// those that the kernel picks (ip_local_port_range in ip(7)), so that nobody gets them while a
+/// server is restarted.
 pub fn two_free_ports() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     eventually("two neighbouring free ports", || {

@@ -136,8 +136,8 @@ fn acceptor_builder(newest: SslVersion) -> SslAcceptorBuilder {
     acceptor
 }
 
-/// Whether what arrives on `stream`, of which nothing is read, is a ClientHello that offers a TLS 1.3
-/// session (RFC 8446 sections 4.1.2 and 4.2.11).
+/// Whether what arrives on `stream`, of which nothing is read, is a ClientHello that offers a TLS
+/// 1.3 session (RFC 8446 sections 4.1.2 and 4.2.11).
 pub fn offers_session(stream: &TcpStream) -> bool {
     const HANDSHAKE: u8 = 22;
     const PRE_SHARED_KEY: [u8; 2] = [0, 41];

@@ -4,8 +4,8 @@ use std::fs;
 
 use super::eventually;
 
-/// The fields of `/proc/PID/stat` behind the command's name: the third of proc(5) first. `None` when there is no such
-/// process.
+/// The fields of `/proc/PID/stat` behind the command's name: the third of proc(5) first. `None`
+/// when there is no such process.
 fn stat(pid: i32) -> Option<Vec<String>> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name is in brackets, and may hold anything.
