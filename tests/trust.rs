@@ -405,9 +405,15 @@ fn what_the_url_asks_of_tls_holds_unless_a_setting_says_otherwise() {
     check(&hold("?ssl_cert_reqs=none", ""), Pong, "none");
     check(&hold("?ssl_cert_reqs=CERT_REQUIRED", "none"), Pong, "a setting wins");
     check(&hold("?ssl_cert_reqs=none", "full"), unknown, "a setting wins, the other way");
-    let wrong = Launcher::script("true").redis("rediss://h?ssl_cert_reqs=maybe").run();
-    assert_eq!(wrong.code(), 78);
-    assert!(wrong.stderr.contains("ssl_cert_reqs"), "{}", wrong.stderr);
+    for (query, named) in [
+        ("ssl_cert_reqs=maybe", "ssl_cert_reqs"),
+        ("ssl_cert_reqs=required&ssl_ca_certs=", "ssl_ca_certs"),
+        ("ssl_cert_reqs=required&ssl_cert_reqs=none", "twice"),
+    ] {
+        let wrong = Launcher::script("true").redis(&format!("rediss://h?{query}")).run();
+        assert_eq!(wrong.code(), 78, "{query}");
+        assert!(wrong.stderr.contains(named), "{}", wrong.stderr);
+    }
 }
 
 #[test]
