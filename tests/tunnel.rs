@@ -794,14 +794,16 @@ const CLIENT_HELLO: &[u8] = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03";
 
 #[test]
 fn an_app_that_still_speaks_tls_fails_at_once_and_the_log_says_what_to_remove() {
-    let peer = Peer::tls(|mut tls| rest(&mut tls));
+    // A slow machine finds out before the handshake with Redis is done.
+    let peer = Peer::unless_left(|mut tls| rest(&mut tls));
     let held = Launcher::holding(&peer.url()).env("STUNNEL_LOGLEVEL", "info").start_held();
     let said = output_of(redis_py_with_ssl(held.port));
     assert!(said.contains("could not connect: ") && said.contains("TLS/SSL"), "{said}");
     let said = output_of(s_client(held.port));
     assert!(said.contains("unexpected eof"), "{said}");
     for _ in 0..2 {
-        assert_eq!(peer.result(), (vec![], None), "no byte reaches Redis, which sees a clean end");
+        let seen = peer.result().unwrap_or_default();
+        assert_eq!(seen, (vec![], None), "no byte reaches Redis, which sees a clean end");
     }
     let log = held.finish().stderr;
     assert_eq!(logged(&log, "app-speaks-tls", "var"), ["REDIS_URL"; 2], "{log}");
@@ -815,7 +817,7 @@ fn an_app_that_still_speaks_tls_fails_at_once_and_the_log_says_what_to_remove() 
 
 #[test]
 fn an_app_that_tries_tls_again_and_again_gets_one_warning_a_minute() {
-    let peer = Peer::tls(|mut tls| rest(&mut tls));
+    let peer = Peer::unless_left(|mut tls| rest(&mut tls));
     let held = Launcher::holding(&peer.url()).env("STUNNEL_LOGLEVEL", "info").start_held();
     let started = Instant::now();
     for _ in 0..20 {
@@ -852,6 +854,8 @@ fn an_app_that_speaks_tls_is_not_answered_in_resp_when_redis_is_refused() {
     let launcher = Launcher::holding(&peer.url()).env("STUNNEL_VERIFY", "full");
     let held = launcher.start_held();
     let mut app = held.open().stream.into_inner();
+    // Until its certificate is known: earlier, it would be known first how the app speaks.
+    peer.result();
     app.write_all(CLIENT_HELLO).unwrap();
     assert_eq!(rest(&mut app), (vec![], None));
     let log = held.finish().stderr;
@@ -861,7 +865,7 @@ fn an_app_that_speaks_tls_is_not_answered_in_resp_when_redis_is_refused() {
 
 #[test]
 fn a_client_hello_that_comes_byte_by_byte_is_one_and_what_only_begins_like_one_is_passed_on() {
-    let peer = Peer::tls(|mut tls| rest(&mut tls));
+    let peer = Peer::unless_left(|mut tls| rest(&mut tls));
     let held = Launcher::hold(&peer.url());
     for bytes in [b"\x16\x03", b"\x16*"] {
         let mut app = held.open().stream.into_inner();
@@ -873,8 +877,8 @@ fn a_client_hello_that_comes_byte_by_byte_is_one_and_what_only_begins_like_one_i
         let _ = app.shutdown(Shutdown::Write);
         assert_eq!(rest(&mut app).0, b"");
     }
-    assert_eq!(peer.result(), (vec![], None));
-    assert_eq!(peer.result(), (b"\x16*".to_vec(), None));
+    assert_eq!(peer.result().unwrap_or_default(), (vec![], None));
+    assert_eq!(peer.result(), Some((b"\x16*".to_vec(), None)));
 }
 
 #[test]

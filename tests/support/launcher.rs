@@ -13,7 +13,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::resp::Client;
 use super::servers::PASSWORD;
-use super::{PATIENCE, Process, eventually};
+use super::{PATIENCE, Process, eventually, heed_signals};
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_start-stunnel");
 
@@ -69,6 +69,7 @@ impl Launcher {
             }
         }
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        heed_signals(&mut command);
         Launcher { command }
     }
 

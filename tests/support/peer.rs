@@ -82,6 +82,14 @@ impl<T: Send + 'static> Peer<T> {
         Peer::on(listener, move |_, stream| behaviour(acceptor.accept(stream).expect("handshake")))
     }
 
+    /// Like `tls`, for a launcher that may leave before the handshake is done: `None` then.
+    pub fn unless_left(
+        behaviour: impl Fn(SslStream<TcpStream>) -> T + Send + Sync + Clone + 'static,
+    ) -> Peer<Option<T>> {
+        let acceptor = acceptor(SslVersion::TLS1_3);
+        Peer::tcp(move |stream| acceptor.accept(stream).ok().map(&behaviour))
+    }
+
     /// Like `tls`, for a server that decides which bytes of its records are sent when.
     pub fn gated(
         behaviour: impl Fn(SslStream<Gate>) -> T + Send + Sync + Clone + 'static,

@@ -17,7 +17,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::proc::session;
-use super::{Process, eventually};
+use super::{Process, eventually, heed_signals};
 
 /// A program on a terminal of its own, as the leader of its session.
 pub struct Terminal {
@@ -47,6 +47,7 @@ impl Terminal {
             .expect("the terminal");
         let stream = || slave.try_clone().expect("a descriptor");
         command.stdin(stream()).stdout(stream()).stderr(stream());
+        heed_signals(&mut command);
         // SAFETY: setsid(2) and ioctl(2) are async-signal-safe; descriptor 0 is the terminal by
         // then.
         unsafe {
