@@ -30,6 +30,8 @@ pub mod resp;
 
 pub mod redis_url;
 
+pub mod pool;
+
 pub mod supervisor;
 pub mod tls;
 pub mod tunnel;

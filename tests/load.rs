@@ -16,7 +16,8 @@ use support::servers::{Front, Server, connections};
 /// What a launcher may have kept for the next time.
 const KEPT_KIB: u64 = 16 * 1024;
 
-/// Raises this process's limit on descriptors; says aloud, and returns `false`, when `needed` are not to be had.
+/// Raises this process's limit on descriptors; says aloud, and returns `false`, when `needed` are
+/// not to be had.
 fn may_open(needed: u64) -> bool {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     if hard < needed {
@@ -47,8 +48,8 @@ fn side_by_side(threads: usize, job: impl Fn(usize) + Sync) {
     });
 }
 
-/// Descriptors of a launcher that has come to serve, with one connection that stays: COMMAND starts before the launcher
-/// has opened all of its own.
+/// Descriptors of a launcher that has come to serve, with one connection that stays: COMMAND starts
+/// before the launcher has opened all of its own.
 fn at_rest(held: &Held) -> (Client, usize) {
     let mut warm = held.client();
     assert_eq!(warm.ask(&["PING"]), Reply::line("+PONG"));

@@ -162,8 +162,8 @@ fn a_spare_on_which_something_has_arrived_is_not_handed_over() {
     assert!(log.contains("at=spare-discarded"), "{log}");
 }
 
-/// Says OK to each request. On the third connection it first sends an error that nobody asked for, of
-/// which only `cut` bytes go before the first request is there.
+/// Says OK to each request. On the third connection it first sends an error that nobody asked for,
+/// of which only `cut` bytes go before the first request is there.
 fn stutterer(mut stream: SslStream<Gate>, cut: usize, connections: &AtomicUsize) {
     let mut withheld = Vec::new();
     if connections.load(Ordering::SeqCst) == 2 {
@@ -441,9 +441,9 @@ fn averse_to_sessions(refuse: fn(TcpStream)) -> Peer<()> {
     })
 }
 
-/// A launcher without spares, whose connections to `peer` may take 1.5 seconds.
+/// A launcher without spares, whose connections to `peer` may take 5 seconds.
 fn impatient<T: Send + 'static>(peer: &Peer<T>) -> Held {
-    hold_to(&peer.url(), &[("STUNNEL_SPARES", "0"), ("STUNNEL_CONNECT_TIMEOUT", "1500ms")])
+    hold_to(&peer.url(), &[("STUNNEL_SPARES", "0"), ("STUNNEL_CONNECT_TIMEOUT", "5s")])
 }
 
 /// Whether an app's new connection works; otherwise it ends without a word.
@@ -474,7 +474,7 @@ fn a_session_at_which_the_server_hangs_while_a_spare_is_made_is_not_offered_agai
         }
         acceptor.accept(stream).ok().map(say_ok)
     });
-    let settings = [("STUNNEL_CONNECT_TIMEOUT", "1500ms")];
+    let settings = [("STUNNEL_CONNECT_TIMEOUT", "5s")];
     let held = hold_to(&peer.url_with_password(), &settings);
     for resumed in [false, true] {
         assert!(works(&held));

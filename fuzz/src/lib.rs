@@ -1,5 +1,5 @@
-//! What is fuzzed, and what must hold for any input: `cargo +nightly fuzz run TARGET`. tests/fuzz_corpus.rs runs the same
-//! over the committed corpus.
+//! What is fuzzed, and what must hold for any input: `cargo +nightly fuzz run TARGET`.
+//! tests/fuzz_corpus.rs runs the same over the committed corpus.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
@@ -29,7 +29,8 @@ use tokio::time::Instant;
 /// What no message may show.
 const PASSWORD: &str = "hunter2";
 
-/// A URL: parsed or refused, never with its password in a message, and the same again in its local form.
+/// A URL: parsed or refused, never with its password in a message, and the same again in its local
+/// form.
 pub fn url(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     for value in [text.to_owned(), format!("redis://user:{PASSWORD}{text}")] {
@@ -198,7 +199,8 @@ struct Mock {
 /// How often what a mock gives repeats itself.
 const PERIOD: usize = 65_536;
 
-/// Twice the bytes that a mock gives, over and over: so many from any position on are one slice of it.
+/// Twice the bytes that a mock gives, over and over: so many from any position on are one slice of
+/// it.
 fn pattern() -> &'static [u8] {
     static PATTERN: LazyLock<Vec<u8>> =
         LazyLock::new(|| (0..2 * PERIOD).map(|n| (n ^ (n >> 8)) as u8).collect());
@@ -323,8 +325,9 @@ impl App for Mock {
     }
 }
 
-/// A relay between two ends that read, write, wait, end and fail in any order: whatever is accepted from one is delivered to
-/// the other in order, or the connection is reset; it is never silently cut.
+/// A relay between two ends that read, write, wait, end and fail in any order: whatever is accepted
+/// from one is delivered to the other in order, or the connection is reset; it is never silently
+/// cut.
 pub fn relay(data: &[u8]) {
     let mut scripts = data.split(|byte| *byte == b'|').chain(std::iter::repeat(&b""[..]));
     let mut script = || scripts.next().expect("endless");

@@ -93,11 +93,12 @@ async fn examine(tunnel: &Tunnel, credentials: Option<Credentials>, single: bool
     // It says nothing itself when it fails: then the handshake does.
     let _ = setting_up.await;
     let no_sessions = Arc::default();
-    let look = upstream::handshake(tunnel, &tunnel.unverified, stream, &no_sessions);
-    let (looked, took) = timed(deadline, Step::Tls, look).await;
+    let unverified = upstream::handshake(tunnel, &tunnel.unverified, stream, &no_sessions);
+    let (handshake, took) = timed(deadline, Step::Tls, unverified).await;
     // It takes any certificate: there is none to be explained.
-    let looked = looked.map_err(Unexplained::bare);
-    let certificate = looked.and_then(|tls| certificate_of(&tls).map_err(Failure::Misconfigured));
+    let handshake = handshake.map_err(Unexplained::bare);
+    let certificate =
+        handshake.and_then(|tls| certificate_of(&tls).map_err(Failure::Misconfigured));
     let subject = certificate.as_ref().map(|certificate| certificate.subject.clone());
     let failure = report.record("TLS", took, subject, tunnel);
     let Ok(certificate) = certificate else {

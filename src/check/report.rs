@@ -63,7 +63,7 @@ pub struct Report {
     pub steps: Vec<StepReport>,
     pub certificate: Option<Certificate>,
     pub advice: Vec<Advice>,
-    /// `None`: it did not come so far, or Redis does not tell this user.
+    /// `None` if the check stopped earlier, or Redis does not tell this user.
     pub mode: Option<Mode>,
 }
 

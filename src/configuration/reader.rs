@@ -458,9 +458,9 @@ fn read_pem(found: &Found<'_>) -> Result<String, ConfigError> {
     )))
 }
 
-/// A path as an error may repeat it. A key is sometimes pasted in its place, without the lines around
-/// it: base64, which has no dot and begins with `M`, as every key's DER does. Where a key belongs
-/// (not `is_public`) only what is a path beyond doubt is repeated.
+/// A path as an error may repeat it. A key is sometimes pasted in its place, without the lines
+/// around it: base64, which has no dot and begins with `M`, as every key's DER does. Where a key
+/// belongs (not `is_public`) only what is a path beyond doubt is repeated.
 fn path_shown(path: &str, is_public: bool) -> String {
     match is_public || path.starts_with(['/', '~', '.']) {
         true => shown(path),

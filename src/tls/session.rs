@@ -1,7 +1,7 @@
 //! TLS sessions that are resumed: a connection to a server that is known spares both sides the
 //! certificate, its check and the server's signature (RFC 8446 section 2.2).
 //!
-//! native-tls has no words for this, so OpenSSL is asked directly, by its documented hooks: in the
+//! native-tls does not expose this, so OpenSSL is asked directly, by its documented hooks: in the
 //! [`super::context`] the session is offered when a handshake starts
 //! (SSL_CTX_set_info_callback(3)), and tickets are collected as the server sends them
 //! (SSL_CTX_sess_set_new_cb(3)).

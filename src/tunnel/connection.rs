@@ -21,8 +21,8 @@ use crate::tls::is_own_failure;
 
 /// How long Redis sends nothing once it has answered everything.
 const QUIET: Duration = Duration::from_millis(50);
-/// How long it may go on sending after an app has broken off: what it was asked for is worked off by
-/// then, and what nobody asked for has no end.
+/// How long it may go on sending after an app has broken off: what it was asked for is worked off
+/// by then, and what nobody asked for has no end.
 const LONGEST_UNREST: Duration = Duration::from_secs(1);
 /// How often the kernel is asked whether a broken connection's last bytes have been taken.
 const FLUSH_CHECK: Duration = Duration::from_millis(5);

@@ -100,13 +100,13 @@ impl Unexplained {
 /// only when a handshake succeeds, so another one is made that takes any.
 async fn explain(tunnel: &Tunnel, address: SocketAddr, flaw: Flaw, verdict: String) -> String {
     let host = tunnel.route.upstream.host_name();
-    let look = async {
+    let certificate = async {
         let stream = TcpStream::connect(address).await.ok()?;
         let tls = tunnel.unverified.connect(&host, stream, &Arc::default()).await.ok()?;
         certificate_of(&tls).ok()
     };
     // A server that does not show it again, in time or at all, takes nothing from the verdict.
-    match timeout(EXPLANATION, look).await.ok().flatten() {
+    match timeout(EXPLANATION, certificate).await.ok().flatten() {
         Some(certificate) => {
             let name = tunnel.connector.server_name(&host);
             flaw.in_plain_words(&verdict, &certificate, name)

@@ -29,6 +29,8 @@ pub enum Failure {
     /// OpenSSL could not do its part: a lack of memory passes, and for the app it is an outage,
     /// too.
     Internal(io::Error),
+    /// There is too little memory for another connection: an outage, too.
+    NoRoom(io::Error),
 }
 
 impl Failure {
@@ -50,7 +52,7 @@ impl Failure {
     /// The word after `at=` in the log.
     pub fn event(&self) -> &'static str {
         match self {
-            Failure::Outage(..) | Failure::Internal(_) => "connection-failed",
+            Failure::Outage(..) | Failure::Internal(_) | Failure::NoRoom(_) => "connection-failed",
             Failure::Misconfigured(_) => "connection-refused",
         }
     }
@@ -72,6 +74,11 @@ impl Failure {
         match self {
             Failure::Internal(_) => {
                 "memory may be short; if not, this is a defect of start-stunnel or of OpenSSL"
+                    .to_owned()
+            }
+            Failure::NoRoom(_) => {
+                "raise the limit on memory (ulimit -v, vm.overcommit_memory), or open fewer \
+                 connections; those that are open go on"
                     .to_owned()
             }
             Failure::Outage(_, error) if is_out_of_descriptors(error) => {
@@ -173,6 +180,7 @@ impl fmt::Display for Failure {
                 write!(f, "{what}: {}", in_words(error))
             }
             Failure::Internal(error) => write!(f, "OpenSSL failed: {error}"),
+            Failure::NoRoom(error) => write!(f, "memory is short: {}", in_words(error)),
             Failure::Misconfigured(error) => match error {
                 HandshakeError::NoTls => f.write_str("the server speaks no TLS"),
                 HandshakeError::Certificate(_, reason) => {

@@ -2,8 +2,8 @@
 //! moved by the [`relay`]; [`connection`] is the life of all three together. [`spares`] are
 //! connected beforehand; [`names`] knows whether they still lead to the right server. [`failure`]
 //! says in a user's words why there is no connection, [`diagnosis`] asks the server for it,
-//! [`refusal`] tells the app. [`drain`] is the end of it all, and [`socket`] has the knobs of the
-//! operating system.
+//! [`refusal`] tells the app. [`drain`] is the end of it all, [`headroom`] keeps memory for those
+//! who are there, and [`socket`] has the knobs of the operating system.
 
 mod app;
 pub mod client_limit;
@@ -11,6 +11,7 @@ mod connection;
 pub mod diagnosis;
 mod drain;
 pub mod failure;
+mod headroom;
 mod inquiry;
 mod listener;
 mod names;

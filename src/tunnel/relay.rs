@@ -14,8 +14,8 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
-use super::Totals;
 use super::read_ahead::RECORDS;
+use super::{Totals, headroom};
 
 /// The most bytes moved at once: what the TLS records hold (RFC 8446 section 5.1) that
 /// [`super::read_ahead`] reads at once.
@@ -308,7 +308,7 @@ impl Direction {
             self.moved += read as u64;
             let taken = self.write(cx, writer, &buffer[..read]);
             if taken < read && matches!(self.state, State::Open) {
-                self.stalled = buffer[taken..read].to_vec();
+                self.stalled = headroom::copy_of(&buffer[taken..read])?;
                 self.stalled_from = 0;
                 if let Filled::Ended(end) = filled {
                     self.reader_ended = Some(end);
@@ -331,8 +331,8 @@ impl Direction {
         })
     }
 
-    /// Reads until the buffer is full, or nothing more is there now. Whoever has given all asks no
-    /// system call for that: a socket knows when its last read left nothing behind.
+    /// Reads until the buffer is full, or nothing more is there now. A short read clears readiness,
+    /// so detecting the end costs no system call.
     fn fill<Reader>(
         &mut self,
         cx: &mut Context<'_>,

@@ -298,7 +298,8 @@ mod tests {
             events in prop::collection::vec(event(), 0..200),
             least in 1..=MOST_SPARES,
         ) {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+            let mut runtime = tokio::runtime::Builder::new_current_thread();
+            let runtime = runtime.enable_time().build().unwrap();
             let _inside = runtime.enter();
             let mut now = Instant::now();
             let mut pool: Pool<usize> = Pool::default();

@@ -13,6 +13,7 @@ use tokio_native_tls::TlsStream;
 use super::Tunnel;
 use super::diagnosis::{Unexplained, prove_plaintext};
 use super::failure::{Failure, Step};
+use super::headroom::Room;
 use super::read_ahead::ReadAhead;
 use super::socket::{keep_alive, send_at_once};
 use super::spares;
@@ -98,6 +99,7 @@ async fn take_steps(
     source: Source,
     step: &mut Step,
 ) -> Result<TlsUpstream, Unexplained> {
+    let _room = Room::claim().map_err(Failure::NoRoom)?;
     tunnel.connector.prepare().await.map_err(Failure::Internal)?;
     let started = Instant::now();
     if source == Source::SpareOrNew
