@@ -714,9 +714,9 @@ fn tunnels_take_consecutive_ports_from_the_first_on() {
 }
 
 #[test]
-fn nothing_is_sent_before_the_app_speaks_and_nothing_is_added() {
+fn nothing_is_sent_before_the_app_speaks_and_nothing_is_added_without_a_pool() {
     let peer = Peer::tls(|mut tls| rest(&mut tls));
-    let held = Launcher::hold(&peer.url());
+    let held = Launcher::holding(&peer.url()).env("STUNNEL_POOL", "off").start_held();
     let app = held.open().stream.into_inner();
     app.shutdown(Shutdown::Write).unwrap();
     assert_eq!(peer.result(), (vec![], None));

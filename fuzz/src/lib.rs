@@ -23,6 +23,7 @@ use start_stunnel::tls::Pin as KeyPin;
 use start_stunnel::tls::pem::{self, Authorities, ClientIdentity};
 use start_stunnel::tunnel::Totals;
 use start_stunnel::tunnel::relay::{App, Relay, RelayEnd, Side};
+use start_stunnel::tunnel::reuse::Reuse;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf, duplex};
 use tokio::time::Instant;
 
@@ -340,8 +341,9 @@ pub fn relay(data: &[u8]) {
         .build()
         .expect("a runtime");
     let timeout = Duration::from_secs(3600);
-    let end =
-        runtime.block_on(async { Relay::new(&mut app, &mut redis, Some(timeout), &totals).await });
+    let end = runtime.block_on(async {
+        Relay::new(&mut app, &mut redis, Some(timeout), Reuse::new(false, false), &totals).await
+    });
 
     for (from, to) in [(&app, &redis), (&redis, &app)] {
         assert!(to.taken.len() <= from.given, "nothing is added");
@@ -375,5 +377,6 @@ pub fn relay(data: &[u8]) {
                 "its last replies are delivered: {app:?} {redis:?}"
             );
         }
+        RelayEnd::Returned(_) | RelayEnd::Stale(_) => panic!("it is neither kept nor was it"),
     }
 }

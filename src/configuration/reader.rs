@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read;
+use std::num::NonZeroUsize;
 
 use super::options::{self, Declaration, Setting};
 use super::{ConfigError, Rediss, Settings};
@@ -60,6 +61,7 @@ pub struct UrlSettings {
     pub trust: Trust,
     /// Whether the user has said how much of the certificate must hold: `none` is on purpose then.
     pub verify_chosen: bool,
+    pub max_connections: Option<NonZeroUsize>,
 }
 
 /// What is added to a plaintext URL's port.
@@ -156,6 +158,7 @@ impl<'a> Reader<'a> {
                 connect_timeout: CONNECT_TIMEOUT,
                 connect_retry: CONNECT_RETRY,
                 spares: SPARES,
+                pool: POOL,
                 idle_timeout: IDLE_TIMEOUT,
                 drain_timeout: DRAIN_TIMEOUT,
             }
@@ -224,6 +227,7 @@ impl<'a> Reader<'a> {
         let min_tls = self.read(&options::MIN_TLS);
         let pins = self.read_for(variable, &options::PIN);
         let server_name = self.read_for(variable, &options::SERVER_NAME);
+        let max_connections = self.read_for(variable, &options::MAX_CONNECTIONS);
         let ca = self.authorities_for(variable, asked);
         let identity = self.identity_for(variable);
 
@@ -251,6 +255,7 @@ impl<'a> Reader<'a> {
                 server_name: server_name?.1,
             },
             verify_chosen,
+            max_connections: max_connections?.1,
         })
     }
 

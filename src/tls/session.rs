@@ -108,6 +108,11 @@ impl Sessions {
         self.known().forget(Instant::now());
     }
 
+    /// Whether there is a session that the next handshake would offer.
+    pub fn is_known(&self) -> bool {
+        self.known().to_offer(Instant::now()).is_some()
+    }
+
     /// What the next handshake offers, and the watch over it.
     pub fn offer(self: &Arc<Self>) -> (Offer, Watch) {
         let began = Instant::now();

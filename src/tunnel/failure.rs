@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::num::NonZeroUsize;
 
 use nix::errno::Errno;
 
@@ -31,6 +32,8 @@ pub enum Failure {
     Internal(io::Error),
     /// There is too little memory for another connection: an outage, too.
     NoRoom(io::Error),
+    /// So many connections were open, and none came free in time.
+    QueueTimeout(NonZeroUsize),
 }
 
 impl Failure {
@@ -54,6 +57,7 @@ impl Failure {
         match self {
             Failure::Outage(..) | Failure::Internal(_) | Failure::NoRoom(_) => "connection-failed",
             Failure::Misconfigured(_) => "connection-refused",
+            Failure::QueueTimeout(_) => "queue-timeout",
         }
     }
 
@@ -72,6 +76,11 @@ impl Failure {
             format!("check the host and port in {variable}")
         };
         match self {
+            Failure::QueueTimeout(_) => format!(
+                "set {variable}_{limit} (or {limit}) higher if the plan allows more, or give the \
+                 app fewer threads or a smaller pool",
+                limit = names::MAX_CONNECTIONS
+            ),
             Failure::Internal(_) => {
                 "memory may be short; if not, this is a defect of start-stunnel or of OpenSSL"
                     .to_owned()
@@ -181,6 +190,11 @@ impl fmt::Display for Failure {
             }
             Failure::Internal(error) => write!(f, "OpenSSL failed: {error}"),
             Failure::NoRoom(error) => write!(f, "memory is short: {}", in_words(error)),
+            Failure::QueueTimeout(limit) => write!(
+                f,
+                "all {limit} connections that the tunnel may have were in use until the connect \
+                 timeout"
+            ),
             Failure::Misconfigured(error) => match error {
                 HandshakeError::NoTls => f.write_str("the server speaks no TLS"),
                 HandshakeError::Certificate(_, reason) => {
