@@ -18,7 +18,7 @@ use crate::plan::Plan;
 use crate::status::{self, Status};
 use crate::supervisor::{self, Forwarding, Inherited, Supervisor, Terminal};
 use crate::tls::Connector;
-use crate::tunnel::{self, Connections, Listener, Route, Totals, Tunnel};
+use crate::tunnel::{self, Connections, Listener, Route, Tunnel};
 
 /// Set by Heroku in every dyno:
 /// <https://devcenter.heroku.com/articles/dynos#local-environment-variables>.
@@ -98,14 +98,13 @@ fn run(
         .build()
         .context("could not start the runtime")?;
     let forwarding = Forwarding::new(settings.forward_signals, on_dyno);
-    let totals = Arc::new(Totals::default());
     let figures = Arc::new(Figures::new(labels(&plan), child.pid.as_raw()));
     let ended = runtime.block_on(async {
         let mut supervisor = Supervisor::new(child, forwarding, terminal, figures.clone())
             .context("could not listen for signals")?;
         let (connections, drain) = Connections::new();
         tell_status(&figures, page, settings, dyno);
-        open_tunnels(plan, listeners, settings, &totals, connections);
+        open_tunnels(plan, listeners, settings, &figures, connections);
 
         let ended = supervisor.wait().await.context("could not listen for signals")?;
         figures.command.is_now(CommandState::Draining);
@@ -134,7 +133,7 @@ fn run(
     })?;
     // Cuts what is still open; a look-up that hangs in the resolver is not waited for.
     runtime.shutdown_background();
-    announce::ended(ended, &totals);
+    announce::ended(ended, figures.totals());
     Ok(ended.exit_code())
 }
 
@@ -195,11 +194,12 @@ fn open_tunnels(
     plan: Plan,
     listeners: Vec<Listener>,
     settings: &Settings,
-    totals: &Arc<Totals>,
+    figures: &Figures,
     connections: Connections,
 ) {
     let mut connectors: Vec<Arc<Connector>> = Vec::new();
-    for (route, listener) in plan.routes.into_iter().zip(listeners) {
+    let routes = plan.routes.into_iter().zip(listeners).zip(figures.tunnels());
+    for ((route, listener), figures) in routes {
         let known = connectors.iter().find(|connector| *connector.trust() == route.trust);
         let connector = known.cloned().unwrap_or_else(|| {
             let connector = Connector::new(route.trust.clone());
@@ -207,7 +207,7 @@ fn open_tunnels(
             prepare(connector.clone());
             connector
         });
-        let tunnel = Tunnel::new(route, connector, settings.connection.clone(), totals.clone());
+        let tunnel = Tunnel::new(route, connector, settings.connection.clone(), figures.clone());
         let tunnel = Arc::new(tunnel);
         let connections = connections.clone();
         tokio::spawn(async move {

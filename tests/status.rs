@@ -1,4 +1,5 @@
-//! Who may read what goes through, where, and how: the status page, `--status`, metrics and log lines.
+//! Who may read what goes through, where, and how: the status page, `--status`, metrics and lines
+//! of the log.
 
 mod support;
 
@@ -11,7 +12,7 @@ use std::process::Command;
 
 use nix::libc;
 use serde_json::Value;
-use support::launcher::{BINARY, Ended, Held, Launcher, logged, send_signal};
+use support::launcher::{BINARY, Held, Launcher, Outcome, logged, send_signal};
 use support::proc::{command_of, state};
 use support::status::StatusPage;
 use support::{eventually, two_free_ports};
@@ -27,7 +28,7 @@ fn with_page() -> (Held, StatusPage) {
 }
 
 /// `start-stunnel --status` with further words.
-fn status(words: &[&str]) -> Ended {
+fn status(words: &[&str]) -> Outcome {
     Launcher::new([&["--status"], words].concat()).run()
 }
 
@@ -99,7 +100,8 @@ fn another_user_is_told_nothing() {
     eventually("it is found", || status_of(pid));
     let script = format!(
         "import os, socket\nos.setgid(65534); os.setuid(65534)\ns = socket.socket(socket.AF_UNIX)\n\
-         s.connect('\\0start-stunnel/{pid}')\ntry: s.sendall(b'GET /status.json HTTP/1.1\\r\\nHost: localhost\\r\\n\\r\\n')\n\
+         s.connect('\\0start-stunnel/{pid}')\n\
+         try: s.sendall(b'GET /status.json HTTP/1.1\\r\\nHost: localhost\\r\\n\\r\\n')\n\
          except OSError: pass\ntry: print(s.recv(4096))\nexcept OSError: print(b'')\n"
     );
     let output = Command::new("/usr/bin/python3").args(["-c", &script]).output().unwrap();
@@ -226,7 +228,8 @@ fn a_port_that_is_taken_costs_a_warning_and_no_more() {
 #[test]
 fn the_page_is_there_before_the_command() {
     let port = two_free_ports();
-    let script = "exec 3<>/dev/tcp/127.0.0.1/$1 && printf 'GET /healthz HTTP/1.1\\r\\nHost: localhost\\r\\n\\r\\n' >&3 && cat <&3";
+    let script = "exec 3<>/dev/tcp/127.0.0.1/$1 && \
+                  printf 'GET /healthz HTTP/1.1\\r\\nHost: localhost\\r\\n\\r\\n' >&3 && cat <&3";
     let launcher = Launcher::new(["bash", "-c", script, "bash", &port.to_string()]).redis(NOWHERE);
     let ended = launcher.env("STUNNEL_STATUS_ADDRESS", port.to_string()).run();
     assert!(ended.stdout.ends_with("running\n"), "{ended:?}");

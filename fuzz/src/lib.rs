@@ -15,13 +15,12 @@ use start_stunnel::command_line;
 use start_stunnel::configuration::cli::Invocation;
 use start_stunnel::configuration::{self, Configured};
 use start_stunnel::environment::Environment;
-use start_stunnel::figures::{CertificateText, FailureReason, Figures, TunnelLabels};
+use start_stunnel::figures::{FailureReason, Figures, TunnelFigures, TunnelLabels};
 use start_stunnel::plan::Plan;
 use start_stunnel::redis_url::{Local, RedisUrl};
 use start_stunnel::status::{Hosts, Status, serve_connection};
 use start_stunnel::tls::Pin as KeyPin;
 use start_stunnel::tls::pem::{self, Authorities, ClientIdentity};
-use start_stunnel::tunnel::Totals;
 use start_stunnel::tunnel::relay::{App, Relay, RelayEnd, Side};
 use start_stunnel::tunnel::reuse::Reuse;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf, duplex};
@@ -128,7 +127,7 @@ pub fn http(data: &[u8]) {
     };
     let figures = Figures::new(vec![labels], 7);
     let tunnel = &figures.tunnels()[0];
-    tunnel.saw_certificate(CertificateText { names: HOSTILE.to_owned(), expires: 0 });
+    tunnel.saw_certificate(HOSTILE.to_owned(), 0);
     let reason = FailureReason::Certificate;
     tunnel.accept(Instant::now()).failed(reason, HOSTILE.to_owned(), HOSTILE.to_owned());
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -334,7 +333,7 @@ pub fn relay(data: &[u8]) {
     let mut script = || scripts.next().expect("endless");
     let mut app = Mock::new(script(), script());
     let mut redis = Mock::new(script(), script());
-    let totals = Totals::default();
+    let figures = TunnelFigures::unread();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
@@ -342,14 +341,14 @@ pub fn relay(data: &[u8]) {
         .expect("a runtime");
     let timeout = Duration::from_secs(3600);
     let end = runtime.block_on(async {
-        Relay::new(&mut app, &mut redis, Some(timeout), Reuse::new(false, false), &totals).await
+        Relay::new(&mut app, &mut redis, Some(timeout), Reuse::new(false, false), &figures).await
     });
 
     for (from, to) in [(&app, &redis), (&redis, &app)] {
         assert!(to.taken.len() <= from.given, "nothing is added");
         assert!(is_in_order(&to.taken), "in order");
     }
-    let counts = totals.counts();
+    let counts = figures.totals();
     assert_eq!((counts.sent, counts.received), (redis.taken.len() as u64, app.taken.len() as u64));
     let (all_up, all_down) = (redis.taken.len() == app.given, app.taken.len() == redis.given);
     match end {

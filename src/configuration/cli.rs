@@ -103,8 +103,8 @@ pub fn command() -> Command {
                 .help("Examine every tunnel, print a report, and exit"),
         )
         .arg(Arg::new(STATUS).long(STATUS).action(ArgAction::SetTrue).help(
-            "Print the state of this user's running launchers, and exit with 0 if all is well, 1 if \
-             a tunnel fails, 3 if none runs",
+            "Print the state of this user's running launchers, and exit with 0 if all is well, 1 \
+             if a tunnel fails, 3 if none runs",
         ))
         .arg(
             Arg::new(WATCH)

@@ -160,11 +160,11 @@ impl Figures {
     /// What went through all tunnels.
     pub fn totals(&self) -> Totals {
         let mut totals = Totals::default();
-        for tunnel in &self.tunnels {
-            totals.connections += tunnel.accepted.get();
-            totals.failed += tunnel.failed.iter().map(Counter::get).sum::<u64>();
-            totals.sent += tunnel.sent.get();
-            totals.received += tunnel.received.get();
+        for tunnel in self.tunnels.iter().map(|tunnel| tunnel.totals()) {
+            totals.connections += tunnel.connections;
+            totals.failed += tunnel.failed;
+            totals.sent += tunnel.sent;
+            totals.received += tunnel.received;
         }
         totals
     }
@@ -285,6 +285,16 @@ impl TunnelFigures {
         self.latest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What went through it.
+    pub fn totals(&self) -> Totals {
+        Totals {
+            connections: self.accepted.get(),
+            failed: self.failed.iter().map(Counter::get).sum(),
+            sent: self.sent.get(),
+            received: self.received.get(),
+        }
+    }
+
     /// A connection of the app's, accepted at `now`.
     pub fn accept(self: &Arc<Self>, now: Instant) -> Arrival {
         self.roll(now);
@@ -322,8 +332,9 @@ impl TunnelFigures {
     }
 
     /// The server has shown its certificate.
-    pub fn saw_certificate(&self, certificate: CertificateText) {
-        self.latest().certificate = Some(certificate);
+    /// `names`: those that it is for; `expires` in seconds since 1970.
+    pub fn saw_certificate(&self, names: String, expires: i64) {
+        self.latest().certificate = Some(CertificateText { names, expires });
     }
 
     /// The server has turned a connection away since it has too many: said so, or closed it in the
@@ -351,8 +362,8 @@ impl TunnelFigures {
         self.limit.set(limit.map_or(0, |limit| limit as u64));
     }
 
-    /// Counts a connection of the app's that waits for one to Redis to come free, or for its turn to
-    /// make one, for as long as what is returned lives.
+    /// Counts a connection of the app's that waits for one to Redis to come free, or for its turn
+    /// to make one, for as long as what is returned lives.
     pub fn wait(self: &Arc<Self>) -> Waiting {
         self.waiting.up();
         Waiting(self.clone())

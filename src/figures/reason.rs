@@ -3,7 +3,9 @@
 
 /// Declares an enum whose variants have a word each, in the order in which they are shown.
 macro_rules! words {
-    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal,)+ }) => {
+    ($(#[$doc:meta])* $name:ident {
+        $($(#[$variant_doc:meta])* $variant:ident = $word:literal,)+
+    }) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub enum $name {
@@ -13,11 +15,11 @@ macro_rules! words {
         impl $name {
             pub const ALL: &[$name] = &[$($name::$variant,)+];
             pub const COUNT: usize = Self::ALL.len();
+            /// In the same order.
+            pub const WORDS: [&str; Self::COUNT] = [$($word,)+];
 
-            pub const fn word(self) -> &'static str {
-                match self {
-                    $($name::$variant => $word,)+
-                }
+            pub fn word(self) -> &'static str {
+                Self::WORDS[self as usize]
             }
         }
     };

@@ -73,8 +73,8 @@ async fn ask_all(format: LogFormat) -> anyhow::Result<Vec<Answer>> {
     Ok(answers)
 }
 
-/// What is to be said of the launcher at the socket of this name; `None` if it is another user's, or
-/// has ended meanwhile.
+/// What is to be said of the launcher at the socket of this name; `None` if it is another user's,
+/// or has ended meanwhile.
 async fn answer_of(name: &str, format: LogFormat) -> Option<Answer> {
     let asked = timeout(PATIENCE, ask(name, format)).await;
     let error = match asked.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {

@@ -57,8 +57,8 @@ fn tunnel(tunnel: &TunnelSnapshot) -> Value {
         "connections": {
             "open": tunnel.open,
             "accepted": tunnel.accepted,
-            "closed": by_word(CloseReason::ALL.iter().map(|reason| reason.word()), &tunnel.closed),
-            "failed": by_word(FailureReason::ALL.iter().map(|reason| reason.word()), &tunnel.failed),
+            "closed": by_word(CloseReason::WORDS, tunnel.closed),
+            "failed": by_word(FailureReason::WORDS, tunnel.failed),
             "waiting": tunnel.waiting,
         },
         "upstream_connections": {
@@ -68,7 +68,7 @@ fn tunnel(tunnel: &TunnelSnapshot) -> Value {
             "peak": tunnel.peak,
             "limit": tunnel.limit,
         },
-        "pool_requests": by_word(PoolResult::ALL.iter().map(|result| result.word()), &tunnel.pool),
+        "pool_requests": by_word(PoolResult::WORDS, tunnel.pool),
         "max_clients_errors": tunnel.max_clients,
         "accept_errors": tunnel.accept_errors,
         "sent_bytes": tunnel.sent,
@@ -85,10 +85,7 @@ fn tunnel(tunnel: &TunnelSnapshot) -> Value {
         })),
         "last_5_minutes": {
             "accepted": recent.accepted,
-            "failed": by_word(
-                FailureReason::ALL.iter().map(|reason| reason.word()),
-                &recent.failed.map(u64::from),
-            ),
+            "failed": by_word(FailureReason::WORDS, recent.failed.map(u64::from)),
             "max_clients_errors": recent.turned_away,
             "connection_wait_p95_seconds": recent.connection_p95(),
             "reply_wait_p95_seconds": recent.reply_p95(),
@@ -101,8 +98,8 @@ fn times(observed: &Observed) -> Value {
     json!({ "count": observed.count(), "seconds": observed.seconds })
 }
 
-fn by_word<'a>(words: impl Iterator<Item = &'a str>, values: &[u64]) -> Map<String, Value> {
-    words.map(str::to_owned).zip(values.iter().map(|value| Value::from(*value))).collect()
+fn by_word<const N: usize>(words: [&str; N], values: [u64; N]) -> Map<String, Value> {
+    words.map(str::to_owned).into_iter().zip(values.map(Value::from)).collect()
 }
 
 fn unix_seconds(ms: u64) -> f64 {

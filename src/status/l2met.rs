@@ -1,6 +1,6 @@
-//! A line of figures for each tunnel, each so often, in l2met's form, which Heroku's own data stores
-//! use and log drains parse: `sample#` is a value, `count#` what came since the line before
-//! (<https://r.32k.io/l2met-introduction>).
+//! A line of figures for each tunnel, each so often, in l2met's form, which Heroku's own data
+//! stores use and log drains parse: `sample#` is a value, `count#` what came since the line before
+//! (<https://github.com/ryandotsmith/l2met>).
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! Where `--status` finds a launcher: an abstract Unix socket that is named after its pid. It has no
-//! file, so that nothing is left behind, and no permissions: whoever connects is asked who he is
+//! Where `--status` finds a launcher: an abstract Unix socket that is named after its pid. It has
+//! no file, so that nothing is left behind, and no permissions: the kernel says who connects
 //! (unix(7)).
 
 use std::io;

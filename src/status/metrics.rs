@@ -158,8 +158,7 @@ impl Report {
                 Counter,
                 "reason",
                 |tunnel| {
-                    let words = CloseReason::ALL.iter().map(|reason| reason.word());
-                    words.zip(tunnel.closed.map(Whole)).collect()
+                    CloseReason::WORDS.into_iter().zip(tunnel.closed.map(Whole)).collect()
                 },
             ),
             self.each_by(
@@ -168,8 +167,7 @@ impl Report {
                 Counter,
                 "reason",
                 |tunnel| {
-                    let words = FailureReason::ALL.iter().map(|reason| reason.word());
-                    words.zip(tunnel.failed.map(Whole)).collect()
+                    FailureReason::WORDS.into_iter().zip(tunnel.failed.map(Whole)).collect()
                 },
             ),
             self.each_by(
@@ -193,7 +191,7 @@ impl Report {
             ),
             self.each(
                 "connections_waiting",
-                "Connections of the app's that wait for one to Redis to come free, or to be allowed",
+                "Connections of the app's that wait for one to Redis, or for their turn to make one",
                 Gauge,
                 |tunnel| Some(Whole(tunnel.waiting)),
             ),
@@ -203,8 +201,7 @@ impl Report {
                 Counter,
                 "result",
                 |tunnel| {
-                    let words = PoolResult::ALL.iter().map(|result| result.word());
-                    words.zip(tunnel.pool.map(Whole)).collect()
+                    PoolResult::WORDS.into_iter().zip(tunnel.pool.map(Whole)).collect()
                 },
             ),
             self.each_by(

@@ -2,8 +2,8 @@
 //! ([`metrics`], [`l2met`]), a health check, a program ([`json`]). [`server`] answers over HTTP,
 //! [`local`] is where `--status` finds a launcher, and [`client`] is `--status` itself.
 //!
-//! Everything here is made of one [`Report`], which is [`crate::figures`] at one moment and what the
-//! system says of the process: they are two rooms, since the one who counts must not know who
+//! Everything here is made of one [`Report`], which is [`crate::figures`] at one moment and what
+//! the system says of the process: they are two rooms, since the one who counts must not know who
 //! reads. Nothing can be changed through any of it.
 
 mod address;
@@ -95,9 +95,7 @@ impl Report {
 #[cfg(test)]
 pub mod tests {
     use super::*;
-    use crate::figures::{
-        CertificateText, CloseReason, FailureReason, PoolResult, TunnelLabels, UpstreamState,
-    };
+    use crate::figures::{CloseReason, FailureReason, PoolResult, TunnelLabels, UpstreamState};
 
     /// What a certificate's name, or a server's error, may hold.
     pub const HOSTILE: &str = "</td><script>alert(1)</script>\"' &amp; \u{1b}[31m \n{}\\";
@@ -127,10 +125,7 @@ pub mod tests {
             works.moved(100, 2_000_000);
             arrival.closed(CloseReason::Closed);
         }
-        works.saw_certificate(CertificateText {
-            names: HOSTILE.to_owned(),
-            expires: (unix_seconds() + 34_100_000.0) as i64,
-        });
+        works.saw_certificate(HOSTILE.to_owned(), (unix_seconds() + 34_100_000.0) as i64);
         std::mem::forget(works.hold(UpstreamState::Relaying));
         std::mem::forget(works.hold(UpstreamState::Idle));
         for _ in 0..9 {

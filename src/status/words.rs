@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Report;
-use crate::figures::{CertificateText, FailureReason, Recent, TunnelSnapshot};
+use crate::figures::{CertificateText, FailureReason, PoolResult, Recent, TunnelSnapshot};
 use crate::names;
 use crate::tunnel::client_limit;
 
@@ -134,13 +134,9 @@ fn held(tunnel: &TunnelSnapshot) -> Row {
         0 => String::new(),
         waiting => format!(" · {} for one", waits_for(*waiting)),
     };
-    let mut row = Row::new(
-        HELD,
-        format!(
-            "{relaying} relaying + {idle} idle + {connecting} connecting = {} (peak {peak}{limit}){queue}",
-            tunnel.held()
-        ),
-    );
+    let held = tunnel.held();
+    let parts = format!("{relaying} relaying + {idle} idle + {connecting} connecting");
+    let mut row = Row::new(HELD, format!("{parts} = {held} (peak {peak}{limit}){queue}"));
     if is_at_limit(tunnel) {
         let limit = names::MAX_CONNECTIONS;
         row.advice =
@@ -176,10 +172,10 @@ fn failures(tunnel: &TunnelSnapshot) -> Row {
 
 /// ` · tls_eof 9, dns 1`: the most frequent first.
 fn reasons(recent: &Recent) -> String {
-    let mut counts: Vec<_> = FailureReason::ALL.iter().zip(recent.failed).collect();
+    let mut counts: Vec<_> = FailureReason::WORDS.into_iter().zip(recent.failed).collect();
     counts.retain(|(_, count)| *count > 0);
     counts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
-    let words = counts.iter().map(|(reason, count)| format!("{} {count}", reason.word()));
+    let words = counts.iter().map(|(reason, count)| format!("{reason} {count}"));
     format!(" · {}", words.collect::<Vec<_>>().join(", "))
 }
 
@@ -197,8 +193,8 @@ fn waits(tunnel: &TunnelSnapshot, report: &Report) -> Row {
         Some("This machine is short of CPU: the launcher itself has to wait for it")
     } else if beyond(reply, SLOW_REPLY) {
         Some(
-            "Redis or the way to it is slow: look at SLOWLOG GET and LATENCY DOCTOR there (commands \
-             that block, as BLPOP does, count as well)",
+            "Redis or the way to it is slow: look at SLOWLOG GET and LATENCY DOCTOR there \
+             (commands that block, as BLPOP does, count as well)",
         )
     } else if beyond(connect, SLOW_CONNECT) {
         Some("Connecting is slow: keep connections open in the app, or have more STUNNEL_SPARES")
@@ -229,8 +225,8 @@ fn tls(tunnel: &TunnelSnapshot) -> Row {
 
 fn moved(tunnel: &TunnelSnapshot) -> Row {
     let TunnelSnapshot { sent, received, open, accepted, .. } = tunnel;
-    let pool = crate::figures::PoolResult::ALL.iter().zip(tunnel.pool);
-    let pool: Vec<_> = pool.map(|(result, count)| format!("{} {count}", result.word())).collect();
+    let pool = PoolResult::WORDS.into_iter().zip(tunnel.pool);
+    let pool: Vec<_> = pool.map(|(result, count)| format!("{result} {count}")).collect();
     let text = format!(
         "the app's connections: {open} open of {accepted} ({}) · sent {}, received {}",
         pool.join(", "),
@@ -254,7 +250,8 @@ pub fn process(report: &Report) -> String {
         lines => format!(" · {} of the log dropped", counted(lines, "line")),
     };
     format!(
-        "COMMAND pid {}, {} {age}{descriptors}{dropped} · start-stunnel {} pid {} · this process only",
+        "COMMAND pid {}, {} {age}{descriptors}{dropped} · start-stunnel {} pid {} · this process \
+         only",
         command.pid,
         command.state.word(),
         env!("CARGO_PKG_VERSION"),
@@ -359,8 +356,8 @@ mod tests {
         assert!(rows(works)[3].ends_with(" ends in 394 days · verify none"), "{works:?}");
         assert_eq!(
             rows(works)[4],
-            "Moved: the app's connections: 0 open of 12 (reused 4, spare 4, new 4) · sent 1.2 KiB, \
-             received 22.9 MiB"
+            "Moved: the app's connections: 0 open of 12 (reused 4, spare 4, new 4) · sent 1.2 \
+             KiB, received 22.9 MiB"
         );
 
         assert_eq!(fails.verdict, Verdict::Fails);

@@ -23,8 +23,8 @@ pub fn suspicion(alive: u64) -> String {
         many => format!("{many} other connections"),
     };
     format!(
-        "probably at Redis's client limit (this launcher holds {held} to it; other processes count, \
-         too): {}",
+        "probably at Redis's client limit (this launcher holds {held} to it; other processes \
+         count, too): {}",
         remedy()
     )
 }

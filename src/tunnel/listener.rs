@@ -282,6 +282,7 @@ async fn after_failed_accept(tunnel: &Tunnel, error: io::Error) {
         true => "raise the limit on open files (ulimit -Hn); new connections wait meanwhile",
         false => "new connections wait meanwhile",
     };
+    tunnel.figures.accept_failed();
     warning!(at = "accept-failed", var = tunnel.variable(), error = %error, hint);
     sleep(ACCEPT_PAUSE).await;
 }

@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use super::failure::{Failure, Step};
 use super::stream::TlsUpstream;
 use super::{Tunnel, upstream};
+use crate::figures::{PoolResult, UpstreamState};
 use crate::logging::debug;
 use crate::pool::canary::{RESET, RESET_DONE};
 use crate::pool::stock::{Added, Asked};
@@ -85,10 +86,16 @@ async fn attempt(tunnel: &Tunnel, place: Place, deadline: Instant) -> Result<Sup
     tunnel.note_session(false);
     let mut asked = tunnel.stock.ask(place, Instant::now());
     loop {
+        let waiting = matches!(asked, Asked::Waiting(_)).then(|| tunnel.figures.wait());
         let granted = timeout_at(deadline, asked.granted()).await;
+        drop(waiting);
         match granted.map_err(|_| waited_in_vain(tunnel))? {
             Granted::Make(permit) => match upstream::make(tunnel, permit, deadline).await {
-                Ok(stream) => return Ok(Supplied { stream, reset_first: false }),
+                Ok(mut stream) => {
+                    stream.is_now(UpstreamState::Relaying);
+                    tunnel.figures.pooled(PoolResult::New);
+                    return Ok(Supplied { stream, reset_first: false });
+                }
                 Err((unexplained, permit)) => {
                     // What is asked to explain it has the place of what failed.
                     let failure = unexplained.explain(tunnel).await;
@@ -100,7 +107,13 @@ async fn attempt(tunnel: &Tunnel, place: Place, deadline: Instant) -> Result<Sup
                 let fit = timeout_at(deadline, is_fit(tunnel, &mut kept)).await;
                 if fit.unwrap_or_else(|_| Err(Failure::timed_out(Step::LookUp)))? {
                     let reset_first = tunnel.stock.is_reset_at_hand_over(Instant::now());
-                    return Ok(Supplied { stream: kept.connection, reset_first });
+                    let mut stream = kept.connection;
+                    stream.is_now(UpstreamState::Relaying);
+                    tunnel.figures.pooled(match kept.origin {
+                        Origin::Reused => PoolResult::Reused,
+                        Origin::Spare => PoolResult::Spare,
+                    });
+                    return Ok(Supplied { stream, reset_first });
                 }
                 debug!(at = "kept-discarded", var = tunnel.variable());
                 asked = instead_of(tunnel, kept);
@@ -148,10 +161,12 @@ pub async fn give_back(tunnel: &Arc<Tunnel>, mut stream: TlsUpstream) {
         let _ = timeout(Duration::ZERO, stream.shutdown()).await;
         return;
     };
+    stream.is_now(UpstreamState::Connecting);
     if !matches!(timeout(RESET_TIME, reset(&mut stream)).await, Ok(true)) {
         debug!(at = "kept-discarded", var = tunnel.variable());
         return;
     }
+    stream.is_now(UpstreamState::Idle);
     let (address, made) = (stream.address.ip(), stream.made);
     let kept = Kept { connection: stream, address, made, origin: Origin::Reused };
     watch(tunnel, back.keep(kept, Instant::now()));
@@ -175,7 +190,8 @@ pub fn refill(tunnel: &Arc<Tunnel>) {
             let began = Instant::now();
             let deadline = began + tunnel.settings.connect_timeout;
             match upstream::make(&tunnel, permit, deadline).await {
-                Ok(stream) => {
+                Ok(mut stream) => {
+                    stream.is_now(UpstreamState::Idle);
                     debug!(at = "spare-ready", var = tunnel.variable());
                     let (address, made): (IpAddr, _) = (stream.address.ip(), stream.made);
                     let spare = Kept { connection: stream, address, made, origin: Origin::Spare };
@@ -185,6 +201,7 @@ pub fn refill(tunnel: &Arc<Tunnel>) {
                 // The next connection meets the same, and reports it.
                 Err((unexplained, _permit)) => {
                     let error = unexplained.bare();
+                    tunnel.note_failure(&error);
                     debug!(at = "spare-failed", var = tunnel.variable(), error = %error);
                 }
             }

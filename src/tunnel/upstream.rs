@@ -18,10 +18,11 @@ use super::headroom::Room;
 use super::read_ahead::ReadAhead;
 use super::socket::{keep_alive, send_at_once};
 use super::stream::TlsUpstream;
+use crate::figures::UpstreamState;
 use crate::logging::debug;
 use crate::pool::Permit;
 use crate::pool::canary::{self, Verdict};
-use crate::tls::{Connector, HandshakeError, Sessions};
+use crate::tls::{Connector, HandshakeError, Sessions, certificate_of};
 
 /// How long one address has before the next one is tried beside it (RFC 8305 section 5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
@@ -110,7 +111,9 @@ async fn connect_tls(
     step: &mut Step,
 ) -> Result<(TlsStream<ReadAhead>, SocketAddr), Unexplained> {
     *step = Step::Tcp;
+    let connecting = tunnel.figures.hold(UpstreamState::Connecting);
     let stream = connect_tcp(addresses).await?;
+    drop(connecting);
     *step = Step::Tls;
     handshake(tunnel, &tunnel.connector, stream, sessions).await
 }
@@ -151,13 +154,21 @@ pub async fn handshake(
 ) -> Result<(TlsStream<ReadAhead>, SocketAddr), Unexplained> {
     let address = stream.peer_addr().map_err(|error| Failure::Outage(Step::Tcp, error))?;
     let host = tunnel.route.upstream.host_name();
-    let stream = ReadAhead::new(stream, tunnel.count_connection());
+    let started = Instant::now();
+    let held = tunnel.figures.hold(UpstreamState::Connecting);
+    let stream = ReadAhead::new(stream, held);
     let heard = stream.heard();
     let tls = tokio::select! {
-        finished = connector.connect(&host, stream, sessions) => finished,
+        finished = connector.shake_hands(&host, stream, sessions) => finished,
         () = prove_plaintext(tunnel, address) => Err(HandshakeError::NoTls.into()),
     };
-    tls.map(|tls| (tls, address)).map_err(|error| Unexplained::of(address, error, &heard))
+    let (tls, resumed) = tls.map_err(|error| Unexplained::of(address, error, &heard))?;
+    tunnel.figures.shook_hands(resumed, started.elapsed());
+    // A server that resumes a session shows none.
+    if !resumed && let Ok(certificate) = certificate_of(&tls) {
+        tunnel.figures.saw_certificate(certificate.names_in_short(), certificate.expires_at);
+    }
+    Ok((tls, address))
 }
 
 /// The first of `addresses` that answers, each given a short start before the next (RFC 8305).
