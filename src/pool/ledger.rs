@@ -95,6 +95,11 @@ impl Ledger {
         !self.gave_up && self.requests.is_at_boundary() && self.is_repeatable
     }
 
+    /// Whether all that was sent is one request at most, complete or not.
+    pub fn is_one_request(&self) -> bool {
+        !self.gave_up && (self.count == 0 || self.count == 1 && self.requests.is_at_boundary())
+    }
+
     /// Whether nothing will be known any more: the ledger may be dropped, and the connection has
     /// no user after this one.
     pub fn gave_up(&self) -> bool {

@@ -126,7 +126,8 @@ mod tests {
 
     #[test]
     fn each_request_is_counted_once_however_it_is_cut() {
-        let stream = b"*2\r\n$4\r\nAUTH\r\n$6\r\na\r\n*1\n\r\nPING\r\n\r\n*1\r\n$0\r\n\r\nquit\n*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$2\r\n\r\n\r\n";
+        let stream = b"*2\r\n$4\r\nAUTH\r\n$6\r\na\r\n*1\n\r\nPING\r\n\r\n*1\r\n$0\r\n\r\n\
+            quit\n*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$2\r\n\r\n\r\n";
         assert_eq!(Requests::default().count(stream), 5);
         for cut in 0..stream.len() {
             let (first, second) = stream.split_at(cut);
