@@ -9,7 +9,8 @@
 //!    [`command_line`] knows what COMMAND's own words need, [`announce`] what the user is told.
 //! 5. [`supervisor`] watches over COMMAND: signals, terminal, orphans, how it ended.
 //!
-//! One byte's way: accepted and moved by [`tunnel`], encrypted by a connector of [`tls`].
+//! One byte's way: accepted and moved by [`tunnel`], encrypted by a connector of [`tls`], over a
+//! connection that may come from the [`pool`].
 //!
 //! [`check`] examines the tunnels of a plan instead of opening them.
 //!
@@ -27,6 +28,8 @@ pub mod logging;
 pub mod resp;
 
 pub mod redis_url;
+
+pub mod pool;
 
 pub mod supervisor;
 pub mod tls;

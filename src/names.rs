@@ -5,6 +5,7 @@ pub const CA_FILE: &str = "STUNNEL_CA_FILE";
 pub const CLIENT_CERT: &str = "STUNNEL_CLIENT_CERT";
 pub const CLIENT_KEY: &str = "STUNNEL_CLIENT_KEY";
 pub const ENABLED: &str = "STUNNEL_ENABLED";
+pub const MAX_CONNECTIONS: &str = "STUNNEL_MAX_CONNECTIONS";
 pub const MIN_TLS: &str = "STUNNEL_MIN_TLS";
 pub const PIN: &str = "STUNNEL_PIN";
 pub const PORT_OFFSET: &str = "STUNNEL_PORT_OFFSET";

@@ -47,7 +47,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Variables with the same upstream and the same trust share a route.
+    /// Variables with the same upstream and the same settings share a route.
     pub fn new(variables: Vec<RedisVariable>) -> Plan {
         let mut plan = Plan::default();
         for RedisVariable { name, value, decision } in variables {
@@ -62,12 +62,17 @@ impl Plan {
     }
 
     fn tunnel(&mut self, name: &str, tunnelled: TunnelledUrl) -> Place {
-        let TunnelledUrl { url, upstream, port_moved, trust, verify_chosen } = tunnelled;
+        let TunnelledUrl { url, upstream, port_moved, trust, verify_chosen, max_connections } =
+            tunnelled;
         if !trust.authenticates() && !verify_chosen {
             self.unauthenticated.push(name.to_owned());
         }
         let has_password = url.credentials().is_some();
-        let same = |route: &Route| route.upstream == upstream && route.trust == trust;
+        let same = |route: &Route| {
+            route.upstream == upstream
+                && route.trust == trust
+                && route.max_connections == max_connections
+        };
         let index = match self.routes.iter().position(same) {
             Some(index) => {
                 self.routes[index].variables.push(name.to_owned());
@@ -76,8 +81,14 @@ impl Plan {
             }
             None => {
                 let (variables, all_have_passwords) = (vec![name.to_owned()], has_password);
-                let route = Route { variables, upstream, trust, port_moved, all_have_passwords };
-                self.routes.push(route);
+                self.routes.push(Route {
+                    variables,
+                    upstream,
+                    trust,
+                    port_moved,
+                    all_have_passwords,
+                    max_connections,
+                });
                 self.routes.len() - 1
             }
         };

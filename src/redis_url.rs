@@ -110,6 +110,8 @@ pub enum Problem {
     UnescapedUserinfo,
     SeveralUrls,
     SslCertReqs,
+    SslCaCerts,
+    SslTwice,
 }
 
 impl fmt::Display for Problem {
@@ -139,6 +141,12 @@ impl fmt::Display for Problem {
             Problem::SslCertReqs => {
                 return f
                     .write_str("has an ssl_cert_reqs that is none of required, optional and none");
+            }
+            Problem::SslCaCerts => {
+                return f.write_str("has an ssl_ca_certs without a file's name");
+            }
+            Problem::SslTwice => {
+                return f.write_str("has ssl_cert_reqs or ssl_ca_certs twice, with two values");
             }
         })?;
         f.write_str("; expected redis://[USER]:[PASSWORD]@HOST[:PORT][/DATABASE]")?;
@@ -326,22 +334,32 @@ impl RedisUrl {
     /// What the URL's query asks of TLS.
     ///
     /// # Errors
-    /// When it asks for something unknown.
+    /// When it asks for something unknown, for nothing, or for two things.
     pub fn tls_parameters(&self) -> Result<UrlTlsParameters, Problem> {
+        /// Clients differ in which of two they take.
+        fn note<T: PartialEq>(known: &mut Option<T>, value: T) -> Result<(), Problem> {
+            match known.replace(value) {
+                Some(earlier) if Some(&earlier) != known.as_ref() => Err(Problem::SslTwice),
+                _ => Ok(()),
+            }
+        }
         let mut asked = UrlTlsParameters::default();
         let query = self.query.as_ref().map_or("", Secret::expose);
         for (key, value) in url::form_urlencoded::parse(query.as_bytes()) {
             match key.to_ascii_lowercase().as_str() {
                 "ssl_cert_reqs" => {
                     let value = value.to_ascii_lowercase();
-                    asked.verify = Some(match value.strip_prefix("cert_").unwrap_or(&value) {
+                    let verify = match value.strip_prefix("cert_").unwrap_or(&value) {
                         // To a client, optional means the same (Python's ssl.CERT_OPTIONAL).
                         "required" | "optional" => true,
                         "none" => false,
                         _ => return Err(Problem::SslCertReqs),
-                    });
+                    };
+                    note(&mut asked.verify, verify)?;
                 }
-                "ssl_ca_certs" => asked.ca_file = Some(value.into_owned()),
+                // It must not stand for the system's CAs in a template whose variable is unset.
+                "ssl_ca_certs" if value.is_empty() => return Err(Problem::SslCaCerts),
+                "ssl_ca_certs" => note(&mut asked.ca_file, value.into_owned())?,
                 _ => {}
             }
         }
@@ -664,7 +682,19 @@ mod tests {
         assert_eq!(asked("?a=1&ssl_cert_reqs=CERT_REQUIRED"), Ok((Some(true), None)));
         assert_eq!(asked("?ssl_cert_reqs=optional"), Ok((Some(true), None)));
         assert_eq!(asked("?ssl_ca_certs=%2Fetc%2Fca.pem"), Ok((None, Some("/etc/ca.pem".into()))));
-        assert_eq!(asked("?ssl_cert_reqs=maybe"), Err(Problem::SslCertReqs));
+        for wrong in ["maybe", "", "cert_"] {
+            assert_eq!(asked(&format!("?ssl_cert_reqs={wrong}")), Err(Problem::SslCertReqs));
+        }
+        assert_eq!(asked("?ssl_cert_reqs=required&ssl_ca_certs="), Err(Problem::SslCaCerts));
+        let twice = asked("?ssl_cert_reqs=required&ssl_cert_reqs=cert_optional");
+        assert_eq!(twice, Ok((Some(true), None)));
+        for contradictory in [
+            "?ssl_cert_reqs=required&ssl_cert_reqs=none",
+            "?SSL_CERT_REQS=none&ssl_cert_reqs=required",
+            "?ssl_ca_certs=a&ssl_ca_certs=b",
+        ] {
+            assert_eq!(asked(contradictory), Err(Problem::SslTwice));
+        }
     }
 
     /// Splits at the first `/`, `?` or `#` behind the authority: what must come through as written.

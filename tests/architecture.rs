@@ -1,4 +1,5 @@
-//! The order of rooms in `src/lib.rs`: no room uses one that the list has after it, so there are no circles either.
+//! The order of rooms in `src/lib.rs`: no room uses one that the list has after it, so there are no
+//! circles either.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,10 +22,14 @@ fn files(room: &str) -> Vec<PathBuf> {
     if file.exists() {
         return vec![file];
     }
-    let mut folders = vec![sources().join(room)];
-    let mut files = Vec::new();
+    all_below(sources().join(room))
+}
+
+fn all_below(folder: PathBuf) -> Vec<PathBuf> {
+    let (mut folders, mut files) = (vec![folder], Vec::new());
     while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).unwrap_or_else(|error| panic!("{room}: {error}")) {
+        let entries = fs::read_dir(&folder);
+        for entry in entries.unwrap_or_else(|error| panic!("{}: {error}", folder.display())) {
             let path = entry.unwrap().path();
             if path.is_dir() { folders.push(path) } else { files.push(path) }
         }
@@ -85,4 +90,24 @@ fn an_arrow_that_runs_up_is_seen() {
     let names: Vec<_> =
         used(text).into_iter().map(|(line, room)| format!("{line}{room}")).collect();
     assert_eq!(names, ["1b", "2d", "2e"]);
+}
+
+#[test]
+fn no_line_of_rust_is_longer_than_a_hundred_columns() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folders = ["src", "tests", "examples", "fuzz/src", "fuzz/fuzz_targets"];
+    let (mut seen, mut long) = (0, Vec::new());
+    for file in folders.into_iter().flat_map(|folder| all_below(root.join(folder))) {
+        if file.extension().is_none_or(|kind| kind != "rs") {
+            continue;
+        }
+        seen += 1;
+        for (number, line) in fs::read_to_string(&file).unwrap().lines().enumerate() {
+            if line.chars().count() > 100 {
+                long.push(format!("{}:{}", file.display(), number + 1));
+            }
+        }
+    }
+    assert!(long.is_empty(), "{}", long.join("\n"));
+    assert!(seen > 50, "this test sees {seen} files");
 }

@@ -1,5 +1,5 @@
-//! What `bin/package` puts into `dist/`, as users get it: the buildpack, classic and Cloud Native, and the
-//! portable binary. Builds run as an unprivileged user in an empty environment.
+//! What `bin/package` puts into `dist/`, as users get it: the buildpack, classic and Cloud Native,
+//! and the portable binary. Builds run as an unprivileged user in an empty environment.
 
 mod support;
 
@@ -24,7 +24,8 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 const UNPRIVILEGED: &str = "65534";
 /// An app that tells its URL, and on SIGTERM uses Redis once more before it ends.
 const APP: &str = r#"#!/bin/sh
-trap 'redis-cli --no-auth-warning -u "$REDIS_URL" set farewell "after SIGTERM" >/dev/null; exit 5' TERM
+redis() { redis-cli --no-auth-warning -u "$REDIS_URL" "$@" >/dev/null; }
+trap 'redis set farewell "after SIGTERM"; exit 5' TERM
 redis-cli --no-auth-warning -u "$REDIS_URL" set greeting "$1" >/dev/null
 echo ready
 while :; do sleep 0.02; done
@@ -82,7 +83,8 @@ impl Site {
         fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
     }
 
-    /// A program as the unprivileged user, who owns everything here, with nothing in its environment.
+    /// A program as the unprivileged user, who owns everything here, with nothing in its
+    /// environment.
     fn command(&self, program: &Path) -> Command {
         let mut command = Command::new("setpriv");
         if Uid::effective().is_root() {
@@ -180,7 +182,8 @@ impl Said {
     }
 }
 
-/// Runs the app's line for `web` as a dyno does, ends it as a dyno does, and looks at what Redis got.
+/// Runs the app's line for `web` as a dyno does, ends it as a dyno does, and looks at what Redis
+/// got.
 fn run_as_a_dyno(mut command: Command, server: &Server) {
     command.args(["-c", "exec bin/start-stunnel ./serve web"]);
     command.env("DYNO", "web.1").env("REDIS_URL", server.url());
@@ -252,7 +255,8 @@ type Build = (fn(&Site) -> Said, &'static str);
 const BUILDS: [Build; 2] =
     [(Site::compile, "Installed"), (|site| site.cloud_native("build"), "start-stunnel ")];
 
-/// Asserts that a build went on to its end, and warned in Heroku's style with these words, or not at all.
+/// Asserts that a build went on to its end, and warned in Heroku's style with these words, or not
+/// at all.
 #[track_caller]
 fn warned(said: Said, done: &str, words: &[&str]) {
     assert_eq!(said.code, 0, "{said:?}");
@@ -281,7 +285,8 @@ fn an_app_that_brings_another_start_stunnel_is_told_that_it_is_replaced() {
 
 #[test]
 fn an_older_shim_is_replaced_without_a_word() {
-    let older = "#!/bin/sh\n# Stands in for it. Made by: start-stunnel --print-shim > bin/start-stunnel\n\
+    let older = "#!/bin/sh\n\
+                 # Stands in for it. Made by: start-stunnel --print-shim > bin/start-stunnel\n\
                  exec start-stunnel \"$@\"\n";
     for (build, done) in BUILDS {
         let site = Site::new();
@@ -427,7 +432,8 @@ fn a_copy_without_binary_and_sources_says_how_to_get_the_packaged_one() {
 
 #[test]
 fn a_git_checkout_builds_from_source_and_keeps_the_build_in_the_cache() {
-    // As if the repository's address had been given to `heroku buildpacks:add`: bin/compile stands at its root.
+    // As if the repository's address had been given to `heroku buildpacks:add`: bin/compile stands
+    // at its root.
     let folder = tempfile::tempdir().unwrap();
     let (app, cache) = (folder.path().join("app"), Path::new(ROOT).join("target/buildpack-cache"));
     fs::create_dir(&app).unwrap();

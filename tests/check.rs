@@ -6,7 +6,7 @@ use std::io::Write;
 use std::process::Command;
 
 use serde_json::Value;
-use support::launcher::{BINARY, Ended, Launcher, logged};
+use support::launcher::{BINARY, Launcher, Outcome, logged};
 use support::peer::Peer;
 use support::pki::{Authority, Certificate, Request};
 use support::proc::core_limit;
@@ -15,7 +15,7 @@ use support::resp::Reply;
 use support::servers::{Front, Options, PASSWORD, Server};
 use support::two_free_ports;
 
-fn check(url: &str, settings: &[(&str, &str)]) -> Ended {
+fn check(url: &str, settings: &[(&str, &str)]) -> Outcome {
     let launcher = Launcher::new(["--check"]).redis(url);
     settings.iter().fold(launcher, |launcher, (name, value)| launcher.env(name, value)).run()
 }
@@ -193,7 +193,7 @@ fn a_server_that_says_nothing_is_given_up_after_the_connect_timeout() {
             (&stream).read_to_end(&mut Vec::new())
         }))
     });
-    let (report, code) = report(&silent.url(), &[("STUNNEL_CONNECT_TIMEOUT", "300ms")]);
+    let (report, code) = report(&silent.url(), &[("STUNNEL_CONNECT_TIMEOUT", "2s")]);
     assert_eq!(code, 1);
     let detail = report["steps"]["tls"]["detail"].as_str().unwrap();
     assert!(detail.contains("timed out"), "{report}");

@@ -1,5 +1,5 @@
-//! Apps as they are: each of `examples/` runs by its own Procfile through the real launcher. What is found goes into
-//! docs/clients.md.
+//! Apps as they are: each of `examples/` runs by its own Procfile through the real launcher. What
+//! is found goes into docs/clients.md.
 
 mod support;
 
@@ -13,7 +13,7 @@ use std::sync::Mutex;
 
 use nix::libc;
 use support::eventually;
-use support::launcher::{BINARY, Ended, Launcher};
+use support::launcher::{BINARY, Launcher, Outcome};
 use support::resp::{Client, Reply};
 use support::servers::{FRONTS, Front, Options, PASSWORD, Server};
 
@@ -197,7 +197,7 @@ fn stored(server: &Server, key: &str) -> Reply {
 }
 
 /// That the launcher's log holds no password.
-fn no_secret(ended: &Ended) {
+fn no_secret(ended: &Outcome) {
     let launchers = ended.stderr.lines().filter(|line| line.starts_with("ts="));
     assert!(launchers.into_iter().all(|line| !line.contains(USER.1)), "{}", ended.stderr);
 }
@@ -226,7 +226,8 @@ fn record(name: &str, cells: &[&str]) {
     if matrix.len() < ROWS {
         return;
     }
-    let head = "| client | version | what worked | error when the certificate is refused | when Redis is down | the same without a tunnel | notes |\n\
+    let head = "| client | version | what worked | error when the certificate is refused \
+        | when Redis is down | the same without a tunnel | notes |\n\
         | --- | --- | --- | --- | --- | --- | --- |\n";
     let rows: Vec<&str> = matrix.values().map(String::as_str).collect();
     let table = format!("\n\n{head}{}\n\n", rows.join("\n"));

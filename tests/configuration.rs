@@ -1,4 +1,5 @@
-//! Command line, variables and URLs (docs/configuration.md), and the log (docs/operation.md), seen from outside.
+//! Command line, variables and URLs (docs/configuration.md), and the log (docs/operation.md), seen
+//! from outside.
 
 mod support;
 

@@ -64,8 +64,8 @@ fn a_round_trip_takes_six_system_calls() {
 #[test]
 fn an_idle_connection_holds_no_buffer() {
     const CONNECTIONS: u64 = 300;
-    /// What OpenSSL and the runtime keep for each, with room for other versions of OpenSSL; one buffer
-    /// of the relay's would be 64 more.
+    /// What OpenSSL and the runtime keep for each, with room for other versions of OpenSSL; one
+    /// buffer of the relay's would be 64 more.
     const KIB_EACH: u64 = 48;
     let server = Server::start(Front::Redis);
     let held = Launcher::holding(&server.url()).start_held();

@@ -1,5 +1,5 @@
-//! The manual says what the program does: settings, log events, rooms and links, compared with their
-//! sources.
+//! The manual says what the program does: settings, log events, rooms and links, compared with
+//! their sources.
 //!
 //! `WRITE_DOCS=1 cargo test --test docs` writes anew what is generated.
 
@@ -278,8 +278,8 @@ fn field_name(field: &[Token]) -> Option<&str> {
     }
 }
 
-/// Every event that the sources can log: the word behind `at=`, with its level, or levels, and its fields. What
-/// several places log has the fields of all of them.
+/// Every event that the sources can log: the word behind `at=`, with its level, or levels, and its
+/// fields. What several places log has the fields of all of them.
 fn events_of(sources: &[String]) -> BTreeMap<String, (String, Vec<String>)> {
     let sources: Vec<Vec<Token>> = sources.iter().map(|source| tokens(source)).collect();
     let by_function: Vec<String> =

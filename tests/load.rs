@@ -5,18 +5,20 @@ mod support;
 use std::collections::HashSet;
 use std::io::Write;
 use std::thread;
+use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use support::eventually;
 use support::launcher::{HOLD, Held, Launcher, logged};
 use support::proc::{descriptors, is_alive, resident_kib};
 use support::resp::{Client, Reply, request};
 use support::servers::{Front, Server, connections};
+use support::{eventually, eventually_within};
 
 /// What a launcher may have kept for the next time.
 const KEPT_KIB: u64 = 16 * 1024;
 
-/// Raises this process's limit on descriptors; says aloud, and returns `false`, when `needed` are not to be had.
+/// Raises this process's limit on descriptors; says aloud, and returns `false`, when `needed` are
+/// not to be had.
 fn may_open(needed: u64) -> bool {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     if hard < needed {
@@ -47,8 +49,8 @@ fn side_by_side(threads: usize, job: impl Fn(usize) + Sync) {
     });
 }
 
-/// Descriptors of a launcher that has come to serve, with one connection that stays: COMMAND starts before the launcher
-/// has opened all of its own.
+/// Descriptors of a launcher that has come to serve, with one connection that stays: COMMAND starts
+/// before the launcher has opened all of its own.
 fn at_rest(held: &Held) -> (Client, usize) {
     let mut warm = held.client();
     assert_eq!(warm.ask(&["PING"]), Reply::line("+PONG"));
@@ -57,7 +59,10 @@ fn at_rest(held: &Held) -> (Client, usize) {
 
 fn wait_for_descriptors(held: &Held, count: usize) {
     let pid = held.running.pid();
-    eventually("descriptors are as before", || (descriptors(pid) <= count).then_some(()));
+    // Connections that are kept for others go half a minute later.
+    eventually_within(Duration::from_secs(120), "descriptors are as before", || {
+        (descriptors(pid) <= count).then_some(())
+    });
 }
 
 #[test]

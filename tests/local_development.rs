@@ -7,7 +7,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use support::launcher::{BINARY, Ended, Launcher};
+use support::launcher::{BINARY, Launcher, Outcome};
 use support::servers::{Front, Server};
 use tempfile::TempDir;
 
@@ -112,7 +112,7 @@ fn without_a_launcher_the_shim_says_how_to_install_it_and_runs_nothing() {
 }
 
 /// foreman runs a Procfile as on a laptop.
-fn foreman(checkout: &Checkout, procfile: &str, redis_url: &str) -> Ended {
+fn foreman(checkout: &Checkout, procfile: &str, redis_url: &str) -> Outcome {
     fs::write(checkout.at("app/Procfile"), procfile).unwrap();
     fs::write(checkout.at("app/.env"), format!("REDIS_URL={redis_url}\n")).unwrap();
     let mut launcher = Launcher::of("foreman", ["start", "--timeout", "10"]);
@@ -129,7 +129,11 @@ fn several_procfile_lines_on_one_machine_do_not_fight_over_ports() {
     checkout.install();
     let server = Server::start(Front::Redis);
     // Each waits for the other, so that both tunnels are up at once.
-    let script = r#"redis-cli --no-auth-warning -u "$REDIS_URL" rpush "for-$1" "$REDIS_URL" >/dev/null; redis-cli --no-auth-warning -u "$REDIS_URL" blpop "for-$2" 20 >/dev/null; echo "$1 met $2 at $REDIS_URL"; redis-cli --no-auth-warning -u "$REDIS_URL" rpush "done-$1" x >/dev/null; redis-cli --no-auth-warning -u "$REDIS_URL" blpop "done-$2" 20 >/dev/null"#;
+    let script = r#"
+        redis() { redis-cli --no-auth-warning -u "$REDIS_URL" "$@" >/dev/null; }
+        redis rpush "for-$1" "$REDIS_URL"; redis blpop "for-$2" 20; echo "$1 met $2 at $REDIS_URL"
+        redis rpush "done-$1" x; redis blpop "done-$2" 20
+    "#;
     fs::write(checkout.at("app/meet"), script).unwrap();
     let procfile =
         "web: bin/start-stunnel sh meet web worker\nworker: bin/start-stunnel sh meet worker web\n";

@@ -1,6 +1,8 @@
-//! Loads and faults mixed at random, from a seed: each reply is checked, and each error has to be explained by a fault.
+//! Loads and faults mixed at random, from a seed: each reply is checked, and each error has to be
+//! explained by a fault.
 //!
-//! `bin/soak --minutes N` runs it for long; `bin/test` for a few seconds. SOAK_SECONDS and SOAK_SEED say how.
+//! `bin/soak --minutes N` runs it for long; `bin/test` for a few seconds. SOAK_SECONDS and
+//! SOAK_SEED say how.
 
 mod support;
 
@@ -115,13 +117,13 @@ impl Network {
         thread::spawn(move || {
             for (id, near) in (0..).zip(listener.incoming()) {
                 let (network, near) = (serving.clone(), near.unwrap());
-                thread::spawn(move || network.carry(id, near, to));
+                thread::spawn(move || network.relay(id, near, to));
             }
         });
         network
     }
 
-    fn carry(&self, id: u64, near: TcpStream, to: u16) {
+    fn relay(&self, id: u64, near: TcpStream, to: u16) {
         let Ok(far) = TcpStream::connect(("127.0.0.1", to)) else {
             add(&self.counts.ended_by_faults, 1);
             reset(&near);
@@ -136,7 +138,7 @@ impl Network {
         let ended = thread::scope(|scope| {
             let up = scope.spawn(|| {
                 let end = pump(near, far_too, &Mutex::new(None));
-                if end == End::OfReader {
+                if end == PumpEnd::OfReader {
                     left.store(true, Ordering::Relaxed);
                 }
                 end
@@ -145,7 +147,8 @@ impl Network {
             let left = left.load(Ordering::Relaxed);
             let up = up.join().unwrap();
             // Redis ended of itself if the launcher had not ended before.
-            down == End::Mischief || (down == End::OfReader && (!left || up == End::OfWriter))
+            down == PumpEnd::Mischief
+                || (down == PumpEnd::OfReader && (!left || up == PumpEnd::OfWriter))
         });
         self.open.lock().unwrap().remove(&id);
         if ended {
@@ -176,7 +179,7 @@ impl Network {
 
 /// How a direction ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
+enum PumpEnd {
     /// By mischief.
     Mischief,
     /// The side that was read from closed, or broke off.
@@ -186,7 +189,7 @@ enum End {
 }
 
 /// Moves bytes until the end.
-fn pump(mut from: TcpStream, mut to: TcpStream, orders: &Mutex<Option<Mischief>>) -> End {
+fn pump(mut from: TcpStream, mut to: TcpStream, orders: &Mutex<Option<Mischief>>) -> PumpEnd {
     let mut buffer = vec![0; 32 * 1024];
     from.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
     let give_up = |from: &TcpStream, to: &TcpStream| {
@@ -200,13 +203,13 @@ fn pump(mut from: TcpStream, mut to: TcpStream, orders: &Mutex<Option<Mischief>>
         let read = match from.read(&mut buffer) {
             Ok(0) => {
                 let _ = to.shutdown(Shutdown::Write);
-                return End::OfReader;
+                return PumpEnd::OfReader;
             }
             Ok(read) => read,
             Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
             Err(_) => {
                 give_up(&from, &to);
-                return End::OfReader;
+                return PumpEnd::OfReader;
             }
         };
         let order = if read == 0 {
@@ -222,14 +225,15 @@ fn pump(mut from: TcpStream, mut to: TcpStream, orders: &Mutex<Option<Mischief>>
         match order {
             Some(Mischief::Reset) => {
                 give_up(&from, &to);
-                return End::Mischief;
+                return PumpEnd::Mischief;
             }
             Some(Mischief::Close) => {
-                // Whoever reads sees an end, in the middle of a reply perhaps; what it sends is lost.
+                // Whoever reads sees an end, in the middle of a reply perhaps; what it sends is
+                // lost.
                 let _ = to.write_all(&buffer[..read / 2]);
                 let _ = to.shutdown(Shutdown::Both);
                 let _ = from.shutdown(Shutdown::Both);
-                return End::Mischief;
+                return PumpEnd::Mischief;
             }
             Some(Mischief::Corrupt) => {
                 buffer[read / 2] ^= 0x20;
@@ -237,14 +241,14 @@ fn pump(mut from: TcpStream, mut to: TcpStream, orders: &Mutex<Option<Mischief>>
                 let _ = to.write_all(&buffer[..read]);
                 let _ = from.read(&mut buffer);
                 give_up(&from, &to);
-                return End::Mischief;
+                return PumpEnd::Mischief;
             }
             Some(Mischief::Stall) => thread::sleep(Duration::from_millis(300)),
             Some(Mischief::Drip) => {
                 for byte in &buffer[..read] {
                     if to.write_all(&[*byte]).is_err() {
                         give_up(&from, &to);
-                        return End::OfWriter;
+                        return PumpEnd::OfWriter;
                     }
                 }
                 continue;
@@ -253,7 +257,7 @@ fn pump(mut from: TcpStream, mut to: TcpStream, orders: &Mutex<Option<Mischief>>
         }
         if to.write_all(&buffer[..read]).is_err() {
             give_up(&from, &to);
-            return End::OfWriter;
+            return PumpEnd::OfWriter;
         }
     }
 }
@@ -324,7 +328,8 @@ impl App {
             }
         }
         match self.dice.below(4) {
-            // Closed with a question open, as by an app that has changed its mind: nobody waits for what becomes of it.
+            // Closed with a question open, as by an app that has changed its mind: nobody waits for
+            // what becomes of it.
             0 => drop(client.stream.get_mut().write_all(&request(&[b"PING"]))),
             1 => reset(client.stream.get_ref()),
             _ => {}

@@ -1,4 +1,5 @@
-//! COMMAND's life (docs/operation.md): signals, exit codes, what it inherits, what it leaves behind.
+//! COMMAND's life (docs/operation.md): signals, exit codes, what it inherits, what it leaves
+//! behind.
 
 mod support;
 
@@ -85,7 +86,8 @@ fn a_command_that_cannot_be_run_gives_126_or_127() {
 #[test]
 fn every_signal_is_passed_on_exactly_once() {
     let mut running = recorder(record_signals());
-    // What ends or stops a process by default comes as any other; 32 and 33 belong to the C library.
+    // What ends or stops a process by default comes as any other; 32 and 33 belong to the C
+    // library.
     let numbers = (1..=64).filter(|n| ![libc::SIGKILL, libc::SIGSTOP, 32, 33].contains(n));
     for number in numbers {
         running.signal(number);
@@ -225,10 +227,12 @@ fn without_a_terminal_a_stop_signal_stops_launcher_and_command_and_sigcont_conti
 #[test]
 fn a_script_with_job_control_stops_it_and_brings_it_back() {
     let folder = tempfile::tempdir().unwrap();
-    // COMMAND waits for a file: standard input is the script's, and two would compete for its lines.
+    // COMMAND waits for a file: standard input is the script's, and two would compete for its
+    // lines.
     let end = folder.path().join("end");
     let script = format!(
-        "set -m; {BINARY} sh -c 'echo ready; until [ -e \"$0\" ]; do sleep 0.01; done; exit 7' '{}' & \
+        "set -m; \
+         {BINARY} sh -c 'echo ready; until [ -e \"$0\" ]; do sleep 0.01; done; exit 7' '{}' & \
          read -r _; kill -TSTP %1; \
          while ! jobs | grep -q Stopped; do sleep 0.01; done; echo stopped; fg; echo code=$?",
         end.display()
@@ -392,7 +396,8 @@ fn nothing_of_the_launcher_stays_when_it_ends() {
 
 /// Signal mask and ignored signals, limits and descriptors, as a process sees them.
 const WHAT_IT_FOUND: &str = "grep -E '^Sig(Blk|Ign)' /proc/self/status; ulimit -a; ulimit -Ha; \
-                             for fd in /proc/self/fd/*; do n=${fd##*/}; [ \"$n\" -le 20 ] && echo \"$n\"; done; true";
+                             for fd in /proc/self/fd/*; do \
+                             n=${fd##*/}; [ \"$n\" -le 20 ] && echo \"$n\"; done; true";
 
 #[test]
 fn the_command_finds_mask_dispositions_limits_and_descriptors_as_the_launcher_did() {
@@ -427,7 +432,8 @@ fn closed_standard_streams_stay_closed_for_the_command() {
     let result = folder.path().join("result");
     for enabled in ["true", "false"] {
         let script = format!(
-            "exec {BINARY} sh -c 'for n in 0 1 2; do [ -e /proc/$$/fd/$n ] && echo $n; done >{}; true' <&- >&- 2>&-",
+            "exec {BINARY} sh -c \
+             'for n in 0 1 2; do [ -e /proc/$$/fd/$n ] && echo $n; done >{}; true' <&- >&- 2>&-",
             result.display()
         );
         let ended = Launcher::of("sh", ["-c", &script]).env("STUNNEL_ENABLED", enabled).run();
@@ -490,7 +496,8 @@ fn as_pid_1(script: &str) -> Option<Launcher> {
 #[test]
 fn as_pid_1_it_reaps_orphans_and_keeps_the_exit_code() {
     // The orphan's zombie would stay in /proc, and the script in its loop.
-    let script = "orphan=$(sh -c 'sleep 0.05 >&- & echo $!'); while [ -e /proc/$orphan ]; do sleep 0.01; done; \
+    let script = "orphan=$(sh -c 'sleep 0.05 >&- & echo $!'); \
+                  while [ -e /proc/$orphan ]; do sleep 0.01; done; \
                   cat /proc/1/comm; exit 9";
     if let Some(launcher) = as_pid_1(script) {
         let ended = launcher.run();
@@ -740,7 +747,8 @@ fn a_command_that_becomes_another_user_still_gets_signals_and_the_tunnel() {
 
 #[test]
 fn a_command_that_daemonizes_ends_the_launcher_and_its_daemon_lives_on() {
-    // A daemon has a session of its own: nobody's process group reaches it, as without the launcher.
+    // A daemon has a session of its own: nobody's process group reaches it, as without the
+    // launcher.
     let script = "setsid sh -c 'echo $$; exec sleep 60 >/dev/null 2>&1' & read -r _; exit 2";
     let mut running = Launcher::script(script).start();
     let daemon: i32 = running.line().parse().unwrap();

@@ -260,23 +260,28 @@ impl Notes {
         self.folder.path().join("notes")
     }
 
-    /// Where COMMAND notes nothing of `quiet` signals, which keep their default action.
+    /// Where COMMAND notes nothing of `quiet` signals, which keep their default action. Without a
+    /// quote, so that a shell takes it between two.
     fn script(&self, quiet: &[&str]) -> String {
         let noted: Vec<_> =
             ["HUP", "CONT", "TERM"].into_iter().filter(|name| !quiet.contains(name)).collect();
         let script = r#"
             use POSIX;
             open(my $notes, ">>", "FILE");
+            # Handlers with SA_SIGINFO run at once, whatever perl is doing, and bear no other
+            # within: so they run one at a time, and only where perl waits for them.
+            my $all = POSIX::SigSet->new(SIGHUP, SIGCONT, SIGTERM);
+            sigprocmask(SIG_BLOCK, $all);
             for my $name (qw(NOTED)) {
                 my $action = POSIX::SigAction->new(sub {
                     my $sender = $_[1]{code} == 128 ? "kernel" : $_[1]{pid};
                     syswrite($notes, "$name $sender\n");
                     exit 5 if $name eq "TERM";
-                }, POSIX::SigSet->new, SA_SIGINFO);
+                }, $all, SA_SIGINFO);
                 POSIX::sigaction(POSIX->can("SIG$name")->(), $action);
             }
             syswrite($notes, "ready $$ " . getppid . "\n");
-            sleep 1 while 1;
+            sigsuspend(POSIX::SigSet->new) while 1;
         "#;
         script.replace("FILE", self.file().to_str().unwrap()).replace("NOTED", &noted.join(" "))
     }

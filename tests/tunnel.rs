@@ -249,7 +249,7 @@ fn a_connection_on_which_nothing_moves_is_closed_after_the_idle_timeout() {
         tls.write_all(b"hi").unwrap();
         rest(&mut tls)
     });
-    let idle = Launcher::holding(&peer.url()).env("STUNNEL_IDLE_TIMEOUT", "300ms");
+    let idle = Launcher::holding(&peer.url()).env("STUNNEL_IDLE_TIMEOUT", "2s");
     let held = idle.start_held();
     let mut app = held.open().stream.into_inner();
     assert_eq!(rest(&mut app), (b"hi".to_vec(), None));
@@ -259,14 +259,14 @@ fn a_connection_on_which_nothing_moves_is_closed_after_the_idle_timeout() {
 #[test]
 fn traffic_keeps_a_connection_open_beyond_the_idle_timeout() {
     let server = Server::start(Front::Redis);
-    let timeout = Duration::from_millis(400);
-    let idle = Launcher::holding(&server.url()).env("STUNNEL_IDLE_TIMEOUT", "400ms");
+    let timeout = Duration::from_secs(4);
+    let idle = Launcher::holding(&server.url()).env("STUNNEL_IDLE_TIMEOUT", "4s");
     let held = idle.start_held();
     let mut client = held.client();
     let started = Instant::now();
-    while started.elapsed() < timeout * 4 {
+    while started.elapsed() < timeout * 3 / 2 {
         assert_eq!(client.ask(&["PING"]), Reply::line("+PONG"));
-        thread::sleep(timeout / 20); // Load, not a wait: a ping now and then.
+        thread::sleep(timeout / 40); // Load, not a wait: a ping now and then.
     }
 }
 
@@ -344,10 +344,12 @@ fn five_hundred_connections_at_once_each_get_their_own_replies() {
 fn what_the_app_wrote_right_before_it_ended_arrives() {
     for front in FRONTS {
         let server = Server::start(front);
-        // Without replies: an app that ends with unread ones has its own kernel reset the connection.
+        // Without replies: an app that ends with unread ones has its own kernel reset the
+        // connection.
         let script = format!(
             "port=${{REDIS_URL##*:}}; port=${{port%%/*}}; exec 3<>/dev/tcp/127.0.0.1/$port; \
-             printf 'AUTH {PASSWORD}\\r\\n' >&3; read -r ok <&3; printf 'CLIENT REPLY OFF\\r\\n' >&3; \
+             printf 'AUTH {PASSWORD}\\r\\n' >&3; read -r ok <&3; \
+             printf 'CLIENT REPLY OFF\\r\\n' >&3; \
              printf 'INCR n\\r\\n%.0s' $(seq 20000) >&3; exit 9"
         );
         let ended = Launcher::new(["bash", "-c", &script]).redis(&server.url()).run();
@@ -393,8 +395,9 @@ fn a_drain_that_takes_too_long_ends_with_a_reset_and_a_warning() {
             }
         });
     });
+    // As much as the kernel takes of the app, and does not take for a server that reads nothing.
     let script = "port=${REDIS_URL##*:}; exec 3<>/dev/tcp/127.0.0.1/$port; \
-                  head -c 67108864 /dev/zero >&3 & sleep 0.5; kill $!; exit 4";
+                  head -c 1048576 /dev/zero >&3; exit 4";
     let ended = Launcher::new(["bash", "-c", script])
         .redis(&peer.url())
         .env("STUNNEL_DRAIN_TIMEOUT", "200ms")
@@ -465,7 +468,7 @@ fn an_outage_is_a_closed_connection_without_a_word() {
     ];
     for (url, error) in cases {
         // Longer than the silence after which a plaintext Redis would be recognized.
-        let held = Launcher::holding(&url).env("STUNNEL_CONNECT_TIMEOUT", "1500ms").start_held();
+        let held = Launcher::holding(&url).env("STUNNEL_CONNECT_TIMEOUT", "5s").start_held();
         let mut app = held.open().stream.into_inner();
         let (said, _) = rest(&mut app);
         assert_eq!(said, b"", "{error}");
@@ -493,8 +496,8 @@ fn a_failing_connection_harms_no_other() {
     assert_eq!(held.client().ask(&["PING"]), Reply::line("+PONG"));
 }
 
-/// Asked to, sends a flood of TLS records of one byte each, all at once. Bulk comes first, so that the
-/// kernel's buffers grow.
+/// Asked to, sends a flood of TLS records of one byte each, all at once. Bulk comes first, so that
+/// the kernel's buffers grow.
 fn flood(mut stream: SslStream<Gate>) {
     stream.read_exact(&mut [0; 1]).unwrap();
     stream.write_all(&vec![0; BULK]).unwrap();
@@ -545,7 +548,8 @@ fn other_connections_go_on_beside_a_server_of_tiny_tls_records() {
     assert!(answered >= 5, "{answered} replies while {TINY_RECORDS} records came");
 }
 
-/// The TCP and UDP sockets of a process: the table's name, and the columns of /proc/net/tcp (proc(5)).
+/// The TCP and UDP sockets of a process: the table's name, and the columns of /proc/net/tcp
+/// (proc(5)).
 fn sockets_of(pid: i32) -> Vec<(&'static str, Vec<String>)> {
     let inodes: Vec<String> = std::fs::read_dir(format!("/proc/{pid}/fd"))
         .unwrap()
@@ -611,13 +615,15 @@ fn small_messages_are_sent_at_once_on_both_sides() {
     assert_eq!(connections, 2, "one with the app, one with Redis");
 }
 
-/// A TCP socket of another process, by pidfd_getfd(2); `None` when the descriptor is something else.
+/// A TCP socket of another process, by pidfd_getfd(2); `None` when the descriptor is something
+/// else.
 fn borrowed_socket(pid: i32, descriptor: i32) -> Option<socket2::Socket> {
     use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
     let link = std::fs::read_link(format!("/proc/{pid}/fd/{descriptor}")).ok()?;
     link.to_str()?.strip_prefix("socket:")?;
     let open = |call, first: i32, second: i32| {
-        // SAFETY: pidfd_open(2) and pidfd_getfd(2) take numbers, and return a descriptor that is ours.
+        // SAFETY: pidfd_open(2) and pidfd_getfd(2) take numbers, and return a descriptor that is
+        // ours.
         unsafe {
             let fd = nix::libc::syscall(call, first, second, 0);
             assert!(fd >= 0, "{}", std::io::Error::last_os_error());
@@ -708,9 +714,9 @@ fn tunnels_take_consecutive_ports_from_the_first_on() {
 }
 
 #[test]
-fn nothing_is_sent_before_the_app_speaks_and_nothing_is_added() {
+fn nothing_is_sent_before_the_app_speaks_and_nothing_is_added_without_a_pool() {
     let peer = Peer::tls(|mut tls| rest(&mut tls));
-    let held = Launcher::hold(&peer.url());
+    let held = Launcher::holding(&peer.url()).env("STUNNEL_POOL", "off").start_held();
     let app = held.open().stream.into_inner();
     app.shutdown(Shutdown::Write).unwrap();
     assert_eq!(peer.result(), (vec![], None));
@@ -788,14 +794,16 @@ const CLIENT_HELLO: &[u8] = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03";
 
 #[test]
 fn an_app_that_still_speaks_tls_fails_at_once_and_the_log_says_what_to_remove() {
-    let peer = Peer::tls(|mut tls| rest(&mut tls));
+    // A slow machine finds out before the handshake with Redis is done.
+    let peer = Peer::unless_left(|mut tls| rest(&mut tls));
     let held = Launcher::holding(&peer.url()).env("STUNNEL_LOGLEVEL", "info").start_held();
     let said = output_of(redis_py_with_ssl(held.port));
     assert!(said.contains("could not connect: ") && said.contains("TLS/SSL"), "{said}");
     let said = output_of(s_client(held.port));
     assert!(said.contains("unexpected eof"), "{said}");
     for _ in 0..2 {
-        assert_eq!(peer.result(), (vec![], None), "no byte reaches Redis, which sees a clean end");
+        let seen = peer.result().unwrap_or_default();
+        assert_eq!(seen, (vec![], None), "no byte reaches Redis, which sees a clean end");
     }
     let log = held.finish().stderr;
     assert_eq!(logged(&log, "app-speaks-tls", "var"), ["REDIS_URL"; 2], "{log}");
@@ -809,7 +817,7 @@ fn an_app_that_still_speaks_tls_fails_at_once_and_the_log_says_what_to_remove() 
 
 #[test]
 fn an_app_that_tries_tls_again_and_again_gets_one_warning_a_minute() {
-    let peer = Peer::tls(|mut tls| rest(&mut tls));
+    let peer = Peer::unless_left(|mut tls| rest(&mut tls));
     let held = Launcher::holding(&peer.url()).env("STUNNEL_LOGLEVEL", "info").start_held();
     let started = Instant::now();
     for _ in 0..20 {
@@ -846,6 +854,8 @@ fn an_app_that_speaks_tls_is_not_answered_in_resp_when_redis_is_refused() {
     let launcher = Launcher::holding(&peer.url()).env("STUNNEL_VERIFY", "full");
     let held = launcher.start_held();
     let mut app = held.open().stream.into_inner();
+    // Until its certificate is known: earlier, it would be known first how the app speaks.
+    peer.result();
     app.write_all(CLIENT_HELLO).unwrap();
     assert_eq!(rest(&mut app), (vec![], None));
     let log = held.finish().stderr;
@@ -855,7 +865,7 @@ fn an_app_that_speaks_tls_is_not_answered_in_resp_when_redis_is_refused() {
 
 #[test]
 fn a_client_hello_that_comes_byte_by_byte_is_one_and_what_only_begins_like_one_is_passed_on() {
-    let peer = Peer::tls(|mut tls| rest(&mut tls));
+    let peer = Peer::unless_left(|mut tls| rest(&mut tls));
     let held = Launcher::hold(&peer.url());
     for bytes in [b"\x16\x03", b"\x16*"] {
         let mut app = held.open().stream.into_inner();
@@ -867,8 +877,8 @@ fn a_client_hello_that_comes_byte_by_byte_is_one_and_what_only_begins_like_one_i
         let _ = app.shutdown(Shutdown::Write);
         assert_eq!(rest(&mut app).0, b"");
     }
-    assert_eq!(peer.result(), (vec![], None));
-    assert_eq!(peer.result(), (b"\x16*".to_vec(), None));
+    assert_eq!(peer.result().unwrap_or_default(), (vec![], None));
+    assert_eq!(peer.result(), Some((b"\x16*".to_vec(), None)));
 }
 
 #[test]

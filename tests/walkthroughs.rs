@@ -1,4 +1,5 @@
-//! The walk-throughs of README and manual, done as they say: what is run here is taken from the pages themselves.
+//! The walk-throughs of README and manual, done as they say: what is run here is taken from the
+//! pages themselves.
 
 mod support;
 
@@ -71,7 +72,8 @@ fn from_certificate_verify_failed_to_running() {
 
 #[test]
 fn elasticache_with_every_check() {
-    // Its certificates are from a public CA, for the name in the URL: here our own CA stands for that.
+    // Its certificates are from a public CA, for the name in the URL: here our own CA stands for
+    // that.
     let folder = tempfile::tempdir().unwrap();
     let name = "master.cache.test";
     let authority = Authority::new(folder.path());
@@ -99,8 +101,9 @@ fn privatelink_endpoints_speak_tls_on_the_port_in_their_url() {
     assert_eq!(ended.stdout, "PONG\n", "{}", ended.stderr);
 }
 
-/// A distribution's own configuration, as its package installed it, with the lines that begin with these words
-/// replaced (or left out), since a test has no such user, folder or port. The old line stays as a comment.
+/// A distribution's own configuration, as its package installed it, with the lines that begin with
+/// these words replaced (or left out), since a test has no such user, folder or port. The old line
+/// stays as a comment.
 fn stock(file: &str, replaced: &[(&str, &str)]) -> String {
     let stock = fs::read_to_string(file)
         .unwrap_or_else(|error| panic!("{file}: {error} (bin/setup test installs it)"));
@@ -134,8 +137,8 @@ impl FrontSite {
         self.folder.path().join(name)
     }
 
-    /// Debian's haproxy.cfg with `snippet` behind it. `timeout`, in milliseconds: in place of its 50 seconds, so that a
-    /// snippet without timeouts of its own is found out sooner.
+    /// Debian's haproxy.cfg with `snippet` behind it. `timeout`, in milliseconds: in place of its
+    /// 50 seconds, so that a snippet without timeouts of its own is found out sooner.
     fn haproxy(&self, snippet: &str, timeout: u32) -> Command {
         let timeouts = ["client", "server"].map(|side| format!("timeout {side} {timeout}"));
         let replaced = [
@@ -199,8 +202,8 @@ impl FrontSite {
     }
 }
 
-/// What the walk-through says: `--check` prints the pin, which is set; then the app has its Redis, also when it has
-/// been silent for longer than a front would allow it that is not told otherwise.
+/// What the walk-through says: `--check` prints the pin, which is set; then the app has its Redis,
+/// also when it has been silent for longer than a front would allow it that is not told otherwise.
 fn pinned_through(front: u16) {
     let url = format!("rediss://default:{PASSWORD}@127.0.0.1:{front}/0");
     let checked = Launcher::new(["--check"]).redis(&url).run();
@@ -418,8 +421,9 @@ fn the_hour_in_which_the_pin_does_not_hold_any_more() {
     }
 }
 
-/// A client as README's table has it: what it is run with, what the program says before and behind the code in the table,
-/// how the code begins, and what is to be taken out of the client's settings, if it fails at once when it is left in.
+/// A client as README's table has it: what it is run with, what the program says before and behind
+/// the code in the table, how the code begins, and what is to be taken out of the client's
+/// settings, if it fails at once when it is left in.
 struct TableRow {
     program: &'static str,
     before: &'static str,
@@ -447,7 +451,8 @@ const TABLE: [TableRow; 4] = [
         program: "node -e",
         before: "const { createClient } = require('redis'); const r = ",
         begins: "createClient({",
-        behind: "; r.connect().then(() => r.ping()).then(said => { console.log(said); r.destroy(); })",
+        behind: "; r.connect().then(() => r.ping())\
+                 .then(said => { console.log(said); r.destroy(); })",
         left_in: Some((" })", ", socket: { tls: true, rejectUnauthorized: false } })")),
     },
     TableRow {

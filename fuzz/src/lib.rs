@@ -1,5 +1,5 @@
-//! What is fuzzed, and what must hold for any input: `cargo +nightly fuzz run TARGET`. tests/fuzz_corpus.rs runs the same
-//! over the committed corpus.
+//! What is fuzzed, and what must hold for any input: `cargo +nightly fuzz run TARGET`.
+//! tests/fuzz_corpus.rs runs the same over the committed corpus.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
@@ -21,12 +21,14 @@ use start_stunnel::tls::Pin as KeyPin;
 use start_stunnel::tls::pem::{self, Authorities, ClientIdentity};
 use start_stunnel::tunnel::Totals;
 use start_stunnel::tunnel::relay::{App, Relay, RelayEnd, Side};
+use start_stunnel::tunnel::reuse::Reuse;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// What no message may show.
 const PASSWORD: &str = "hunter2";
 
-/// A URL: parsed or refused, never with its password in a message, and the same again in its local form.
+/// A URL: parsed or refused, never with its password in a message, and the same again in its local
+/// form.
 pub fn url(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     for value in [text.to_owned(), format!("redis://user:{PASSWORD}{text}")] {
@@ -154,7 +156,8 @@ struct Mock {
 /// How often what a mock gives repeats itself.
 const PERIOD: usize = 65_536;
 
-/// Twice the bytes that a mock gives, over and over: so many from any position on are one slice of it.
+/// Twice the bytes that a mock gives, over and over: so many from any position on are one slice of
+/// it.
 fn pattern() -> &'static [u8] {
     static PATTERN: LazyLock<Vec<u8>> =
         LazyLock::new(|| (0..2 * PERIOD).map(|n| (n ^ (n >> 8)) as u8).collect());
@@ -279,8 +282,9 @@ impl App for Mock {
     }
 }
 
-/// A relay between two ends that read, write, wait, end and fail in any order: whatever is accepted from one is delivered to
-/// the other in order, or the connection is reset; it is never silently cut.
+/// A relay between two ends that read, write, wait, end and fail in any order: whatever is accepted
+/// from one is delivered to the other in order, or the connection is reset; it is never silently
+/// cut.
 pub fn relay(data: &[u8]) {
     let mut scripts = data.split(|byte| *byte == b'|').chain(std::iter::repeat(&b""[..]));
     let mut script = || scripts.next().expect("endless");
@@ -293,8 +297,9 @@ pub fn relay(data: &[u8]) {
         .build()
         .expect("a runtime");
     let timeout = Duration::from_secs(3600);
-    let end =
-        runtime.block_on(async { Relay::new(&mut app, &mut redis, Some(timeout), &totals).await });
+    let end = runtime.block_on(async {
+        Relay::new(&mut app, &mut redis, Some(timeout), Reuse::new(false, false), &totals).await
+    });
 
     for (from, to) in [(&app, &redis), (&redis, &app)] {
         assert!(to.taken.len() <= from.given, "nothing is added");
@@ -328,5 +333,6 @@ pub fn relay(data: &[u8]) {
                 "its last replies are delivered: {app:?} {redis:?}"
             );
         }
+        RelayEnd::Returned(_) | RelayEnd::Stale(_) => panic!("it is neither kept nor was it"),
     }
 }

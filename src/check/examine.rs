@@ -8,18 +8,19 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::task::JoinSet;
 use tokio::time::timeout_at;
 
-use super::report::{Advice, Mode, Outcome, Report, STEPS, StepReport};
+use super::report::{Advice, Clients, Mode, Outcome, Report, STEPS, StepReport, Told};
 use crate::configuration::Settings;
 use crate::configuration::options::{self, Declaration};
 use crate::plan::Plan;
+use crate::pool::Place;
 use crate::redis_url::Credentials;
 use crate::resp;
 use crate::secret::MASK;
 use crate::tls::{Certificate, Connector, HandshakeError, Trust, Verify, certificate_of};
 use crate::tunnel::diagnosis::{self, Unexplained};
 use crate::tunnel::failure::{self, Failure, Step};
-use crate::tunnel::upstream;
 use crate::tunnel::{Totals, Tunnel};
+use crate::tunnel::{supply, upstream};
 
 /// The longest reply of Redis that is looked at, in bytes.
 const LONGEST_REPLY: usize = 512;
@@ -65,7 +66,7 @@ async fn examine(tunnel: &Tunnel, credentials: Option<Credentials>, single: bool
         steps: Vec::new(),
         certificate: None,
         advice: Vec::new(),
-        mode: None,
+        told: Told::default(),
     };
     // OpenSSL is set up beside the first steps, so that it is not taken for their time.
     let setting_up = tunnel.unverified.clone();
@@ -93,11 +94,12 @@ async fn examine(tunnel: &Tunnel, credentials: Option<Credentials>, single: bool
     // It says nothing itself when it fails: then the handshake does.
     let _ = setting_up.await;
     let no_sessions = Arc::default();
-    let look = upstream::handshake(tunnel, &tunnel.unverified, stream, &no_sessions);
-    let (looked, took) = timed(deadline, Step::Tls, look).await;
+    let unverified = upstream::handshake(tunnel, &tunnel.unverified, stream, &no_sessions);
+    let (handshake, took) = timed(deadline, Step::Tls, unverified).await;
     // It takes any certificate: there is none to be explained.
-    let looked = looked.map_err(Unexplained::bare);
-    let certificate = looked.and_then(|tls| certificate_of(&tls).map_err(Failure::Misconfigured));
+    let handshake = handshake.map_err(Unexplained::bare);
+    let certificate =
+        handshake.and_then(|(tls, _)| certificate_of(&tls).map_err(Failure::Misconfigured));
     let subject = certificate.as_ref().map(|certificate| certificate.subject.clone());
     let failure = report.record("TLS", took, subject, tunnel);
     let Ok(certificate) = certificate else {
@@ -115,7 +117,7 @@ async fn examine(tunnel: &Tunnel, credentials: Option<Credentials>, single: bool
     report.advice = advice(tunnel, &certificate, passes_full, single);
     report.certificate = Some(certificate);
     if report.works() {
-        let (steps, mode) = speak(tunnel, credentials, deadline).await;
+        let (steps, told) = speak(tunnel, credentials, deadline).await;
         let refused = steps.iter().any(|step| step.name == "AUTH" && step.outcome.is_failed());
         report.steps.extend(steps);
         if refused {
@@ -123,8 +125,8 @@ async fn examine(tunnel: &Tunnel, credentials: Option<Credentials>, single: bool
                           special in them has to be percent-encoded";
             report.advice.insert(0, advice.to_owned().into());
         }
-        report.advice.extend(mode.and_then(Mode::advice).map(|text| text.to_owned().into()));
-        report.mode = mode;
+        report.advice.extend(told.mode.and_then(Mode::advice).map(|text| text.to_owned().into()));
+        report.told = told;
     } else {
         report.reach_no_further();
     }
@@ -199,21 +201,21 @@ async fn would_pass(
     StepReport { name: verify.word(), outcome, took, needed: tunnel.route.trust.verify == verify }
 }
 
-/// AUTH and PING, on a connection that holds by the tunnel's settings; and how Redis runs, if it
-/// tells.
+/// AUTH and PING, on a connection that holds by the tunnel's settings; and what Redis tells of
+/// itself.
 async fn speak(
     tunnel: &Tunnel,
     credentials: Option<Credentials>,
     deadline: tokio::time::Instant,
-) -> (Vec<StepReport>, Option<Mode>) {
+) -> (Vec<StepReport>, Told) {
     let report = |name, outcome, took| StepReport { name, outcome, took, needed: true };
     let not_reached = |name| report(name, Outcome::NotReached, Duration::ZERO);
     let started = Instant::now();
-    let mut stream = match upstream::connect_by(tunnel, deadline).await {
-        Ok(stream) => stream,
+    let mut stream = match supply::connect_by(tunnel, Place::Back, deadline).await {
+        Ok(supplied) => supplied.stream,
         Err(failure) => {
             let auth = report("AUTH", Outcome::failed(failure), started.elapsed());
-            return (vec![auth, not_reached("PING")], None);
+            return (vec![auth, not_reached("PING")], Told::default());
         }
     };
     let auth = match credentials {
@@ -228,35 +230,48 @@ async fn speak(
         }
     };
     if auth.outcome.is_failed() {
-        return (vec![auth, not_reached("PING")], None);
+        return (vec![auth, not_reached("PING")], Told::default());
     }
     let (reply, took) = ask(tunnel, &mut stream, &resp::request(&["PING"]), deadline).await;
-    let mode = timeout_at(deadline, ask_for_mode(&mut stream)).await;
-    let mode = mode.ok().and_then(Result::ok).flatten();
-    (vec![auth, report("PING", judge_ping(&reply, credentials.as_ref()), took)], mode)
+    let mut told = Told::default();
+    let asking = async {
+        told.mode = Mode::of(&info(&mut stream, "server").await?);
+        told.clients = Clients::of(&info(&mut stream, "clients").await?);
+        io::Result::Ok(())
+    };
+    // A server that tells nothing, in time or at all, works all the same.
+    let _ = timeout_at(deadline, asking).await;
+    (vec![auth, report("PING", judge_ping(&reply, credentials.as_ref()), took)], told)
 }
 
-async fn ask_for_mode(
+/// What INFO says of a section; empty where this user may not ask.
+async fn info(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
-) -> io::Result<Option<Mode>> {
-    stream.write_all(&resp::request(&["INFO", "server"])).await?;
+    section: &str,
+) -> io::Result<String> {
+    stream.write_all(&resp::request(&["INFO", section])).await?;
     stream.flush().await?;
-    let mut reply = Vec::new();
-    // An error, as for a user who may not ask, has no such line, and is short.
-    while reply.len() < LONGEST_INFO && !(reply.first() == Some(&b'-') && reply.ends_with(b"\r\n"))
-    {
-        if stream.read_buf(&mut reply).await? == 0 {
-            break;
-        }
-        // Complete when its line is.
-        let text = String::from_utf8_lossy(&reply);
-        if let Some((whole_lines, _)) = text.rsplit_once("\r\n")
-            && let Some(mode) = Mode::of(whole_lines)
-        {
-            return Ok(Some(mode));
-        }
+    let line = read_line(stream).await?;
+    let length = line.strip_prefix(b"$").and_then(|number| std::str::from_utf8(number).ok());
+    let Some(length) = length.and_then(|number| number.parse::<usize>().ok()) else {
+        return Ok(String::new());
+    };
+    if length > LONGEST_INFO {
+        return Err(io::ErrorKind::InvalidData.into());
     }
-    Ok(None)
+    let mut text = vec![0; length + 2];
+    stream.read_exact(&mut text).await?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+/// The next line, without its end.
+async fn read_line(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<u8>> {
+    let mut line = Vec::new();
+    while !line.ends_with(b"\r\n") && line.len() < LONGEST_REPLY {
+        line.push(stream.read_u8().await?);
+    }
+    line.truncate(line.trim_ascii_end().len());
+    Ok(line)
 }
 
 /// Sends a request, and takes the first line of the reply, or says why there is none.
@@ -270,11 +285,7 @@ async fn ask(
     let exchange = async {
         stream.write_all(request).await?;
         stream.flush().await?;
-        let mut line = Vec::new();
-        while !line.ends_with(b"\r\n") && line.len() < LONGEST_REPLY {
-            line.push(stream.read_u8().await?);
-        }
-        io::Result::Ok(line)
+        read_line(stream).await
     };
     let reply = timeout_at(deadline, exchange).await;
     let took = started.elapsed();

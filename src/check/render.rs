@@ -62,6 +62,10 @@ pub fn as_table(report: &Report, paint: &Paint) -> String {
             line_to(&mut table, &format!("    {}", certificate.pin));
         }
     }
+    if let Some(clients) = report.told.clients {
+        let text = format!("clients {} of {}", clients.connected, clients.most);
+        rows(&mut table, &format!("{:36}", ""), &text);
+    }
     if report.steps.iter().any(|step| !step.needed) {
         line_to(&mut table, "  ? = whether it would pass; not demanded by the settings");
     }
@@ -147,13 +151,17 @@ pub fn as_json(report: &Report) -> Value {
             "names": certificate.names,
             "pin": certificate.pin.to_string(),
         })),
-        "mode": report.mode.map(Mode::word),
+        "mode": report.told.mode.map(Mode::word),
+        "clients": report.told.clients.map(|clients| {
+            json!({ "connected": clients.connected, "max": clients.most })
+        }),
         "advice": report.advice.iter().map(Advice::in_one_line).collect::<Vec<_>>(),
     })
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::report::Told;
     use super::*;
     use crate::tls::Verify;
 
@@ -190,7 +198,7 @@ mod tests {
             steps: Vec::new(),
             certificate: None,
             advice: vec![advice],
-            mode: None,
+            told: Told::default(),
         };
         let table = as_table(&report, &Paint(false));
         assert!(table.lines().any(|line| line.trim() == setting), "{table}");

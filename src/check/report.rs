@@ -63,8 +63,34 @@ pub struct Report {
     pub steps: Vec<StepReport>,
     pub certificate: Option<Certificate>,
     pub advice: Vec<Advice>,
-    /// `None`: it did not come so far, or Redis does not tell this user.
+    pub told: Told,
+}
+
+/// What Redis tells of itself: nothing, if the check stopped earlier, or to a user who may not ask.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Told {
     pub mode: Option<Mode>,
+    pub clients: Option<Clients>,
+}
+
+/// How many connections a server has, and may have: `connected_clients` and `maxclients` of
+/// <https://redis.io/docs/latest/commands/info/>.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Clients {
+    /// The one that asks included.
+    pub connected: u64,
+    pub most: u64,
+}
+
+impl Clients {
+    /// From the reply to INFO.
+    pub fn of(info: &str) -> Option<Clients> {
+        let number = |name: &str| {
+            let value = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+            value.parse().ok()
+        };
+        Some(Clients { connected: number("connected_clients")?, most: number("maxclients")? })
+    }
 }
 
 /// What the user should do.
@@ -147,6 +173,14 @@ impl Report {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_number_of_clients_is_read_from_info() {
+        let info =
+            "# Clients\r\nconnected_clients:12\r\ncluster_connections:0\r\nmaxclients:20\r\n";
+        assert_eq!(Clients::of(info), Some(Clients { connected: 12, most: 20 }));
+        assert_eq!(Clients::of("connected_clients:12\r\n"), None, "Redis before 6.2");
+    }
 
     #[test]
     fn the_mode_is_read_from_info() {

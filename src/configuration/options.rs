@@ -2,6 +2,7 @@
 //! The command line, `--help`, the man page, the reader, one URL's own settings and the table in
 //! `docs/configuration.md` follow from here.
 
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use super::reader::Reader;
@@ -10,6 +11,7 @@ use super::{Rediss, Reported};
 use crate::environment::Environment;
 use crate::logging::{LogFormat, LogLevel};
 use crate::names;
+use crate::pool::PoolMode;
 use crate::supervisor::ForwardSignals;
 use crate::tls::{MinTls, Pin, Verify};
 use crate::tunnel::{Listen, PortTaken};
@@ -248,8 +250,24 @@ settings! {
         variable: "STUNNEL_SPARES",
         default: "1",
         value_name: "N",
-        help: "Connections per tunnel, 0 to 8, that are kept ready while an app connects again and \
-               again; up to 8 when it does so fast. 0: none. None without a password in the URL",
+        help: "Connections per tunnel, 0 to 8, that are made beforehand while an app connects again \
+               and again; up to 8 when it does so fast. 0: none",
+    }
+    POOL: PoolMode = values::pool, {
+        option: Some("pool"),
+        variable: "STUNNEL_POOL",
+        default: "auto",
+        value_name: "MODE",
+        help: "auto (a connection that the app closed in good order is reset and given to its next \
+               one, where Redis can do that), or off",
+    }
+    MAX_CONNECTIONS: Option<NonZeroUsize> = values::at_least_one, {
+        option: Some("max-connections"),
+        variable: names::MAX_CONNECTIONS,
+        value_name: "N",
+        help: "At most so many connections of a tunnel to Redis; others of the app's wait in \
+               order, at most the connect timeout",
+        scope: Scope::OneUrlToo,
     }
     FORWARD_SIGNALS: ForwardSignals = values::forward_signals, {
         option: Some("forward-signals"),

@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read;
+use std::num::NonZeroUsize;
 
 use super::options::{self, Declaration, Setting};
 use super::{ConfigError, Rediss, Settings};
@@ -55,6 +56,7 @@ pub struct UrlSettings {
     pub trust: Trust,
     /// Whether the user has said how much of the certificate must hold: `none` is on purpose then.
     pub verify_chosen: bool,
+    pub max_connections: Option<NonZeroUsize>,
 }
 
 /// What is added to a plaintext URL's port.
@@ -151,6 +153,7 @@ impl<'a> Reader<'a> {
                 connect_timeout: CONNECT_TIMEOUT,
                 connect_retry: CONNECT_RETRY,
                 spares: SPARES,
+                pool: POOL,
                 idle_timeout: IDLE_TIMEOUT,
                 drain_timeout: DRAIN_TIMEOUT,
             }
@@ -191,6 +194,7 @@ impl<'a> Reader<'a> {
         let min_tls = self.read(&options::MIN_TLS);
         let pins = self.read_for(variable, &options::PIN);
         let server_name = self.read_for(variable, &options::SERVER_NAME);
+        let max_connections = self.read_for(variable, &options::MAX_CONNECTIONS);
         let ca = self.authorities_for(variable, asked);
         let identity = self.identity_for(variable);
 
@@ -218,6 +222,7 @@ impl<'a> Reader<'a> {
                 server_name: server_name?.1,
             },
             verify_chosen,
+            max_connections: max_connections?.1,
         })
     }
 
@@ -425,9 +430,9 @@ fn read_pem(found: &Found<'_>) -> Result<String, ConfigError> {
     )))
 }
 
-/// A path as an error may repeat it. A key is sometimes pasted in its place, without the lines around
-/// it: base64, which has no dot and begins with `M`, as every key's DER does. Where a key belongs
-/// (not `is_public`) only what is a path beyond doubt is repeated.
+/// A path as an error may repeat it. A key is sometimes pasted in its place, without the lines
+/// around it: base64, which has no dot and begins with `M`, as every key's DER does. Where a key
+/// belongs (not `is_public`) only what is a path beyond doubt is repeated.
 fn path_shown(path: &str, is_public: bool) -> String {
     match is_public || path.starts_with(['/', '~', '.']) {
         true => shown(path),

@@ -1,14 +1,16 @@
 //! From the text of a setting to its value. The error of each function is what would have been
 //! right: it follows "expected" in a message, and never repeats the text.
 
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use super::Rediss;
 use crate::logging::{LogFormat, LogLevel};
+use crate::pool::{MOST_SPARES, PoolMode};
 use crate::redis_url;
 use crate::supervisor::ForwardSignals;
 use crate::tls::{self, MinTls, Pin, Verify};
-use crate::tunnel::{Listen, MOST_SPARES, PortTaken};
+use crate::tunnel::{Listen, PortTaken};
 
 /// Text that is read as it is, for those who know more about it.
 pub fn text(text: &str) -> Result<String, &'static str> {
@@ -41,6 +43,18 @@ pub fn boolean(text: &str) -> Result<bool, &'static str> {
 
 pub fn listen(text: &str) -> Result<Listen, &'static str> {
     one_of(text, &[("tcp", Listen::Tcp), ("unix", Listen::Unix)], "tcp or unix")
+}
+
+pub fn pool(text: &str) -> Result<PoolMode, &'static str> {
+    one_of(text, &[("auto", PoolMode::Auto), ("off", PoolMode::Off)], "auto or off")
+}
+
+/// Empty: no limit.
+pub fn at_least_one(text: &str) -> Result<Option<NonZeroUsize>, &'static str> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    text.parse().map(Some).map_err(|_| "a whole number, 1 or more")
 }
 
 pub fn rediss(text: &str) -> Result<Rediss, &'static str> {

@@ -2,6 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::net::Ipv4Addr;
+use std::num::NonZeroUsize;
 
 use url::Host;
 
@@ -51,6 +52,7 @@ pub struct TunnelledUrl {
     pub trust: Trust,
     /// Whether the user has said how much of the certificate must hold: `none` is on purpose then.
     pub verify_chosen: bool,
+    pub max_connections: Option<NonZeroUsize>,
 }
 
 /// Decides about every Redis variable: those `listed` by the user, or those that are discovered.
@@ -98,8 +100,9 @@ fn decide_one(
     }
     let upstream = upstream_of(&name, &url, &settings);
     let (upstream, port_moved) = reader.mistakes.check(upstream)?;
-    let UrlSettings { trust, verify_chosen, .. } = settings;
-    let tunnelled = TunnelledUrl { url, upstream, port_moved, trust, verify_chosen };
+    let UrlSettings { trust, verify_chosen, max_connections, .. } = settings;
+    let tunnelled =
+        TunnelledUrl { url, upstream, port_moved, trust, verify_chosen, max_connections };
     variable(name, value, Decision::Tunnel(Box::new(tunnelled)))
 }
 

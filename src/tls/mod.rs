@@ -59,14 +59,20 @@ impl Connector {
         &self.trust
     }
 
+    /// Whether sessions are resumed. A server that asks for certificates may refuse sessions in
+    /// ways of its own, and wants to see ours.
+    pub fn resumes(&self) -> bool {
+        self.trust.identity.is_none()
+    }
+
     /// Builds the connector on another thread, unless it exists.
     ///
     /// # Errors
     /// When OpenSSL cannot be set up.
     pub async fn prepare(&self) -> io::Result<&TlsConnector> {
         let build = || async {
-            let trust = self.trust.clone();
-            let built = tokio::task::spawn_blocking(move || build(&trust)).await;
+            let (trust, resumes) = (self.trust.clone(), self.resumes());
+            let built = tokio::task::spawn_blocking(move || build(&trust, resumes)).await;
             built.map_err(io::Error::other)?.map_err(io::Error::other)
         };
         self.built.get_or_try_init(build).await
@@ -144,7 +150,7 @@ pub fn speaks(version: MinTls) -> bool {
     context.is_ok_and(|mut context| context.set_min_proto_version(Some(version)).is_ok())
 }
 
-fn build(trust: &Trust) -> native_tls::Result<TlsConnector> {
+fn build(trust: &Trust, resumes: bool) -> native_tls::Result<TlsConnector> {
     let mut builder = native_tls::TlsConnector::builder();
     builder.min_protocol_version(Some(match trust.min_tls {
         MinTls::V1_2 => Protocol::Tlsv12,
@@ -172,8 +178,5 @@ fn build(trust: &Trust) -> native_tls::Result<TlsConnector> {
     if let Some(identity) = &trust.identity {
         builder.identity(identity.loaded().clone());
     }
-    // A server that asks for certificates may refuse sessions in ways of its own, and wants to see
-    // ours.
-    let resume = trust.identity.is_none();
-    context::set_up(resume, || builder.build()).map(TlsConnector::from)
+    context::set_up(resumes, || builder.build()).map(TlsConnector::from)
 }

@@ -1,7 +1,7 @@
 //! The system's certificates, read once and only when something is verified against them.
 //!
 //! native-tls reads them for every connector, even for one that is told to do without: 30 ms of CPU
-//! and 2 MiB each time. So they are kept from it, and read here.
+//! and 2 MiB each time. So we hide the bundle from it, and load it once.
 
 #![allow(unsafe_code)]
 

@@ -1,7 +1,7 @@
 //! TLS sessions that are resumed: a connection to a server that is known spares both sides the
 //! certificate, its check and the server's signature (RFC 8446 section 2.2).
 //!
-//! native-tls has no words for this, so OpenSSL is asked directly, by its documented hooks: in the
+//! native-tls does not expose this, so OpenSSL is asked directly, by its documented hooks: in the
 //! [`super::context`] the session is offered when a handshake starts
 //! (SSL_CTX_set_info_callback(3)), and tickets are collected as the server sends them
 //! (SSL_CTX_sess_set_new_cb(3)).
@@ -106,6 +106,11 @@ impl Sessions {
     /// Forgets all sessions, those included that open connections may still be given.
     pub fn forget(&self) {
         self.known().forget(Instant::now());
+    }
+
+    /// Whether there is a session that the next handshake would offer.
+    pub fn is_known(&self) -> bool {
+        self.known().to_offer(Instant::now()).is_some()
     }
 
     /// What the next handshake offers, and the watch over it.

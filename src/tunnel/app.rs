@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_error_that_a_look_met_is_told_to_who_reads_next() {
+    async fn an_error_met_before_reading_is_told_to_who_reads_next() {
         let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let far = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (near, address) = listener.accept().await.unwrap();

@@ -13,16 +13,19 @@ use tokio::time::{Instant, sleep, timeout};
 use super::app::AppStream;
 use super::failure::Failure;
 use super::relay::{Relay, RelayEnd, Side};
+use super::reuse::Reuse;
 use super::socket::{reset_on_close, unacknowledged};
 use super::stream::TlsUpstream;
-use super::{Tunnel, diagnosis, failure, refusal, spares, upstream};
+use super::supply::{self, Supplied};
+use super::{Tunnel, diagnosis, failure, refusal};
 use crate::logging::{debug, info, warning};
+use crate::pool::Place;
 use crate::tls::is_own_failure;
 
 /// How long Redis sends nothing once it has answered everything.
 const QUIET: Duration = Duration::from_millis(50);
-/// How long it may go on sending after an app has broken off: what it was asked for is worked off by
-/// then, and what nobody asked for has no end.
+/// How long it may go on sending after an app has broken off: what it was asked for is worked off
+/// by then, and what nobody asked for has no end.
 const LONGEST_UNREST: Duration = Duration::from_secs(1);
 /// How often the kernel is asked whether a broken connection's last bytes have been taken.
 const FLUSH_CHECK: Duration = Duration::from_millis(5);
@@ -38,22 +41,29 @@ const APP_SPEAKS_TLS: &str = "the app speaks TLS to the local port, which speaks
                               and ssl_params (Ruby), or code that changes the URL back to \
                               rediss://";
 
-/// Serves a connection of the app's to its end.
-pub async fn serve(mut app: AppStream, tunnel: &Arc<Tunnel>) {
+/// Serves a connection of the app's to its end; returns the connection to Redis if that can have
+/// another user.
+pub async fn serve(mut app: AppStream, tunnel: &Arc<Tunnel>) -> Option<TlsUpstream> {
     let started = Instant::now();
     tunnel.totals.connection();
     debug!(at = "connection-accepted", var = tunnel.variable(), peer = %app.peer());
-    spares::note_arrival(tunnel);
+    tunnel.stock.note_arrival(started);
     // Boxed, like all that happens once: an idle connection is to hold no room for it.
     match Box::pin(connect(&mut app, tunnel)).await {
-        Some(Ok(redis)) => relay_to_end(app, redis, started, tunnel).await,
-        Some(Err(failure)) => Box::pin(report(&failure, &mut app, tunnel)).await,
-        None => Box::pin(end_tls_app(&mut app, tunnel)).await,
+        Some(Ok(supplied)) => relay_to_end(app, supplied, started, tunnel).await,
+        Some(Err(failure)) => {
+            Box::pin(report(&failure, &mut app, tunnel)).await;
+            None
+        }
+        None => {
+            Box::pin(end_tls_app(&mut app, tunnel)).await;
+            None
+        }
     }
 }
 
 /// Connects to Redis; `None` if the app turned out to speak TLS meanwhile.
-async fn connect(app: &mut AppStream, tunnel: &Tunnel) -> Option<Result<TlsUpstream, Failure>> {
+async fn connect(app: &mut AppStream, tunnel: &Tunnel) -> Option<Result<Supplied, Failure>> {
     let tls = async {
         sleep(FIRST_LOOK).await;
         if !poll_fn(|cx| app.poll_speaks_tls(cx)).await {
@@ -62,7 +72,7 @@ async fn connect(app: &mut AppStream, tunnel: &Tunnel) -> Option<Result<TlsUpstr
     };
     tokio::select! {
         biased;
-        connected = upstream::connect(tunnel) => Some(connected),
+        connected = supply::connect(tunnel, Place::Back) => Some(connected),
         () = tls => None,
     }
 }
@@ -100,75 +110,161 @@ async fn report(failure: &Failure, app: &mut AppStream, tunnel: &Tunnel) {
     }
 }
 
-/// Relays between the app and Redis, and sees to it that each learns how the other ended.
-async fn relay_to_end(app: AppStream, redis: TlsUpstream, started: Instant, tunnel: &Arc<Tunnel>) {
-    let mut endpoints = Endpoints { app, redis, finished: false };
-    let address = endpoints.redis.tcp().peer_addr();
-    let idle_timeout = tunnel.settings.idle_timeout;
-    let mut relay =
-        Relay::new(&mut endpoints.app, &mut endpoints.redis, idle_timeout, &tunnel.totals);
-    let mut answered = false;
-    let end = poll_fn(|cx| {
-        let end = Pin::new(&mut relay).poll(cx);
-        // Not before: making a spare costs time in which the first request would wait.
-        if !answered && (relay.received() > 0 || end.is_ready()) {
-            answered = true;
-            spares::refill(tunnel);
-        }
-        end
-    })
-    .await;
-    let (sent, received) = (relay.sent(), relay.received());
-    let (failed, by_redis) = match &end {
-        RelayEnd::Reset(Side::Redis, error) if is_own_failure(error) => {
-            (Some(Failure::Internal(io::Error::other(error.to_string()))), false)
-        }
-        RelayEnd::Reset(Side::Redis, error) => (None, failure::is_hang_up(error)),
-        _ => (None, relay.redis_ended_first()),
-    };
-    drop(relay);
+/// How a connection went.
+struct Course {
+    end: RelayEnd,
+    sent: u64,
+    received: u64,
+    redis_ended_first: bool,
+}
 
-    if endpoints.app.speaks_tls() {
-        // Redis has not been sent a byte, and sees an end as good as any.
-        let _ = timeout(Duration::ZERO, endpoints.redis.shutdown()).await;
-        endpoints.finished = true;
-        return Box::pin(end_tls_app(&mut endpoints.app, tunnel)).await;
-    }
-    if let RelayEnd::Reset(Side::Redis, error) = &end
-        && received == 0
-        && let Some(refusal) = Box::pin(diagnosis::late_refusal(tunnel, error)).await
-    {
-        Box::pin(report(&Failure::Misconfigured(refusal), &mut endpoints.app, tunnel)).await;
-        endpoints.finished = true;
-        return;
-    }
-    if let Some(failure) = failed {
-        Box::pin(report(&failure, &mut endpoints.app, tunnel)).await;
-    }
-    Box::pin(endpoints.close_gracefully(&end, tunnel.settings.drain_timeout)).await;
+/// Relays between the app and Redis, and sees to it that each learns how the other ended; returns
+/// the connection to Redis if that can have another user.
+async fn relay_to_end(
+    app: AppStream,
+    supplied: Supplied,
+    started: Instant,
+    tunnel: &Arc<Tunnel>,
+) -> Option<TlsUpstream> {
+    let Supplied { stream, mut reset_first } = supplied;
+    let mut endpoints = Endpoints { app, redis: Some(stream), finished: false };
+    let mut resend = Vec::new();
+    let course = loop {
+        let (course, copy) = relay(&mut endpoints, reset_first, &resend, tunnel).await;
+        let Some(copy) = copy else { break course };
+        debug!(at = "kept-discarded", var = tunnel.variable());
+        endpoints.redis = None;
+        match Box::pin(supply::connect(tunnel, Place::Front)).await {
+            Ok(supplied) => {
+                (endpoints.redis, reset_first) = (Some(supplied.stream), supplied.reset_first);
+                resend = copy;
+            }
+            Err(failure) => {
+                Box::pin(report(&failure, &mut endpoints.app, tunnel)).await;
+                endpoints.finished = true;
+                return None;
+            }
+        }
+    };
+    drop(resend);
+    let address = endpoints.redis.as_ref().map(|redis| redis.address);
+    let returned = match course.end {
+        RelayEnd::Returned(_) if !endpoints.app.speaks_tls() => {
+            endpoints.finished = true;
+            endpoints.redis.take()
+        }
+        _ => {
+            Box::pin(end(&mut endpoints, &course, tunnel)).await?;
+            None
+        }
+    };
     let peer = endpoints.app.peer();
     drop(endpoints);
-    if by_redis && sent > 0 && received == 0 && tunnel.unanswered_warning.is_due(Instant::now()) {
-        warn_unanswered(tunnel);
-    }
+    let Course { end, sent, received, .. } = course;
     let (reason, error) = match &end {
-        RelayEnd::Closed => ("closed", None),
+        RelayEnd::Closed | RelayEnd::Returned(None) => ("closed", None),
         RelayEnd::Idle => ("idle", None),
-        RelayEnd::Reset(Side::App, error) => ("reset-by-app", Some(error.to_string())),
-        RelayEnd::Reset(Side::Redis, error) => ("reset-by-redis", Some(error.to_string())),
+        RelayEnd::Reset(Side::App, error) | RelayEnd::Returned(Some(error)) => {
+            ("reset-by-app", Some(error.to_string()))
+        }
+        RelayEnd::Reset(Side::Redis, error) | RelayEnd::Stale(error) => {
+            ("reset-by-redis", Some(error.to_string()))
+        }
     };
     info!(
         at = "connection-closed",
         var = tunnel.variable(),
         peer = %peer,
         upstream = %tunnel.route.upstream,
-        address = address.ok().map(|address| address.to_string()),
+        address = address.map(|address| address.to_string()),
         sent,
         received,
         duration_ms = started.elapsed().as_millis() as u64,
         reason,
         error,
     );
+    returned
+}
+
+/// Relays until one of the ends is reached; what is to be sent on another connection, if this one
+/// to Redis turned out to be dead before the app's first request was answered.
+async fn relay(
+    endpoints: &mut Endpoints,
+    reset_first: bool,
+    resend: &[u8],
+    tunnel: &Arc<Tunnel>,
+) -> (Course, Option<Vec<u8>>) {
+    let redis = endpoints.redis.as_mut().expect("there is one until it is given back");
+    let reuse = Reuse::new(reset_first, tunnel.stock.keeps(Instant::now()));
+    let idle_timeout = tunnel.settings.idle_timeout;
+    let mut relay = Relay::new(&mut endpoints.app, redis, idle_timeout, reuse, &tunnel.totals)
+        .resending(resend);
+    let mut answered = false;
+    let end = poll_fn(|cx| {
+        let end = Pin::new(&mut relay).poll(cx);
+        // Not before: making a spare costs time in which the first request would wait.
+        if !answered && (relay.received() > 0 || end.is_ready()) {
+            answered = true;
+            tunnel.note_session(relay.received() > 0);
+            supply::refill(tunnel);
+        } else if !answered {
+            // The server's tickets come before its first answer.
+            tunnel.note_session(false);
+        }
+        end
+    })
+    .await;
+    let mut copy = None;
+    let end = match end {
+        RelayEnd::Stale(error) => {
+            copy = relay.take_copy();
+            RelayEnd::Stale(error)
+        }
+        RelayEnd::Reset(Side::Redis, error) if relay.is_unconfirmed() => {
+            tunnel.stock.note_failed(Instant::now());
+            RelayEnd::Reset(Side::Redis, error)
+        }
+        end => end,
+    };
+    let (sent, received) = (relay.sent(), relay.received());
+    (Course { end, sent, received, redis_ended_first: relay.redis_ended_first() }, copy)
+}
+
+/// Ends a connection that is not kept; `None` if all has been said about it.
+async fn end(endpoints: &mut Endpoints, course: &Course, tunnel: &Tunnel) -> Option<()> {
+    let Course { end, sent, received, .. } = course;
+    let (failed, by_redis) = match end {
+        RelayEnd::Reset(Side::Redis, error) if is_own_failure(error) => {
+            (Some(Failure::Internal(io::Error::other(error.to_string()))), false)
+        }
+        RelayEnd::Reset(Side::Redis, error) => (None, failure::is_hang_up(error)),
+        _ => (None, course.redis_ended_first),
+    };
+    if endpoints.app.speaks_tls() {
+        // Redis has not been sent a byte, and sees an end as good as any.
+        if let Some(redis) = &mut endpoints.redis {
+            let _ = timeout(Duration::ZERO, redis.shutdown()).await;
+        }
+        endpoints.finished = true;
+        end_tls_app(&mut endpoints.app, tunnel).await;
+        return None;
+    }
+    if let RelayEnd::Reset(Side::Redis, error) = end
+        && *received == 0
+        && let Some(refusal) = diagnosis::late_refusal(tunnel, error).await
+    {
+        report(&Failure::Misconfigured(refusal), &mut endpoints.app, tunnel).await;
+        endpoints.finished = true;
+        return None;
+    }
+    if let Some(failure) = failed {
+        report(&failure, &mut endpoints.app, tunnel).await;
+    }
+    endpoints.close_gracefully(end, tunnel.settings.drain_timeout).await;
+    if by_redis && *sent > 0 && *received == 0 && tunnel.unanswered_warning.is_due(Instant::now()) {
+        warn_unanswered(tunnel);
+    }
+    Some(())
 }
 
 /// Says in the log that Redis closed a connection instead of answering. A TLS front in front of a
@@ -189,7 +285,8 @@ fn warn_unanswered(tunnel: &Tunnel) {
 /// drain that took too long must not look like a clean end of stream.
 struct Endpoints {
     app: AppStream,
-    redis: TlsUpstream,
+    /// `None` once it is another's, or closed.
+    redis: Option<TlsUpstream>,
     finished: bool,
 }
 
@@ -197,21 +294,23 @@ impl Endpoints {
     /// Delivers what was sent before a failure, within `limit`, and closes in good order what ended
     /// so.
     async fn close_gracefully(&mut self, end: &RelayEnd, limit: Duration) {
-        match end {
-            RelayEnd::Closed => self.finished = true,
-            RelayEnd::Idle => {
+        match (end, &mut self.redis) {
+            (RelayEnd::Closed, _) => self.finished = true,
+            (RelayEnd::Idle, Some(redis)) => {
                 // Nothing waits in the socket, so close_notify finds room there at once.
-                let _ = timeout(Duration::ZERO, self.redis.shutdown()).await;
+                let _ = timeout(Duration::ZERO, redis.shutdown()).await;
                 self.finished = true;
             }
             // That the time is up is no news: the reset follows in any case.
-            RelayEnd::Reset(Side::App, _) => {
-                let _ = timeout(limit, await_redis_idle(&mut self.redis)).await;
+            (RelayEnd::Reset(Side::App, _), Some(redis)) => {
+                let _ = timeout(limit, await_redis_idle(redis)).await;
             }
-            RelayEnd::Reset(Side::Redis, _) => {
+            (RelayEnd::Reset(Side::Redis, _) | RelayEnd::Stale(_), _) => {
                 // A Unix socket's reader finds what was written even when the writer has gone.
                 let Some(tcp) = self.app.tcp() else { return };
                 let _ = timeout(limit, acknowledged(tcp)).await;
+            }
+            (RelayEnd::Idle | RelayEnd::Reset(Side::App, _), None) | (RelayEnd::Returned(_), _) => {
             }
         }
     }
@@ -223,7 +322,9 @@ impl Drop for Endpoints {
             if let Some(tcp) = self.app.tcp() {
                 reset_on_close(tcp);
             }
-            reset_on_close(self.redis.tcp());
+            if let Some(redis) = &self.redis {
+                reset_on_close(redis.tcp());
+            }
         }
     }
 }

@@ -100,13 +100,13 @@ impl Unexplained {
 /// only when a handshake succeeds, so another one is made that takes any.
 async fn explain(tunnel: &Tunnel, address: SocketAddr, flaw: Flaw, verdict: String) -> String {
     let host = tunnel.route.upstream.host_name();
-    let look = async {
+    let certificate = async {
         let stream = TcpStream::connect(address).await.ok()?;
         let tls = tunnel.unverified.connect(&host, stream, &Arc::default()).await.ok()?;
         certificate_of(&tls).ok()
     };
     // A server that does not show it again, in time or at all, takes nothing from the verdict.
-    match timeout(EXPLANATION, look).await.ok().flatten() {
+    match timeout(EXPLANATION, certificate).await.ok().flatten() {
         Some(certificate) => {
             let name = tunnel.connector.server_name(&host);
             flaw.in_plain_words(&verdict, &certificate, name)
@@ -124,8 +124,10 @@ pub async fn late_refusal(tunnel: &Tunnel, error: &io::Error) -> Option<Handshak
         return LateRefusal::of(error).map(HandshakeError::from);
     }
     let ask = async {
+        let _permit = tunnel.stock.try_permit()?;
         let stream = connect_tcp(look_up(tunnel).await.ok()?).await.ok()?;
-        let mut tls = handshake(tunnel, &tunnel.connector, stream, &Arc::default()).await.ok()?;
+        let connected = handshake(tunnel, &tunnel.connector, stream, &Arc::default()).await;
+        let (mut tls, _) = connected.ok()?;
         LateRefusal::of(&tls.read_u8().await.err()?)
     };
     let limit = tunnel.settings.connect_timeout.min(LATE);
@@ -138,6 +140,7 @@ pub async fn late_refusal(tunnel: &Tunnel, error: &io::Error) -> Option<Handshak
 pub async fn prove_plaintext(tunnel: &Tunnel, address: SocketAddr) {
     sleep(SILENCE).await;
     let ask = async {
+        let _permit = tunnel.stock.try_permit()?;
         let mut stream = TcpStream::connect(address).await.ok()?;
         stream.write_all(b"PING\r\n").await.ok()?;
         // +PONG, or -NOAUTH, -DENIED, -LOADING …

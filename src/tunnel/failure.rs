@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::num::NonZeroUsize;
 
 use nix::errno::Errno;
 
@@ -29,6 +30,10 @@ pub enum Failure {
     /// OpenSSL could not do its part: a lack of memory passes, and for the app it is an outage,
     /// too.
     Internal(io::Error),
+    /// There is too little memory for another connection: an outage, too.
+    NoRoom(io::Error),
+    /// So many connections were open, and none came free in time.
+    QueueTimeout(NonZeroUsize),
 }
 
 impl Failure {
@@ -50,8 +55,9 @@ impl Failure {
     /// The word after `at=` in the log.
     pub fn event(&self) -> &'static str {
         match self {
-            Failure::Outage(..) | Failure::Internal(_) => "connection-failed",
+            Failure::Outage(..) | Failure::Internal(_) | Failure::NoRoom(_) => "connection-failed",
             Failure::Misconfigured(_) => "connection-refused",
+            Failure::QueueTimeout(_) => "queue-timeout",
         }
     }
 
@@ -70,8 +76,18 @@ impl Failure {
             format!("check the host and port in {variable}")
         };
         match self {
+            Failure::QueueTimeout(_) => format!(
+                "set {variable}_{limit} (or {limit}) higher if the plan allows more, or give the \
+                 app fewer threads or a smaller pool",
+                limit = names::MAX_CONNECTIONS
+            ),
             Failure::Internal(_) => {
                 "memory may be short; if not, this is a defect of start-stunnel or of OpenSSL"
+                    .to_owned()
+            }
+            Failure::NoRoom(_) => {
+                "raise the limit on memory (ulimit -v, vm.overcommit_memory), or open fewer \
+                 connections; those that are open go on"
                     .to_owned()
             }
             Failure::Outage(_, error) if is_out_of_descriptors(error) => {
@@ -173,6 +189,12 @@ impl fmt::Display for Failure {
                 write!(f, "{what}: {}", in_words(error))
             }
             Failure::Internal(error) => write!(f, "OpenSSL failed: {error}"),
+            Failure::NoRoom(error) => write!(f, "memory is short: {}", in_words(error)),
+            Failure::QueueTimeout(limit) => write!(
+                f,
+                "all {limit} connections that the tunnel may have were in use until the connect \
+                 timeout"
+            ),
             Failure::Misconfigured(error) => match error {
                 HandshakeError::NoTls => f.write_str("the server speaks no TLS"),
                 HandshakeError::Certificate(_, reason) => {

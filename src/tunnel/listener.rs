@@ -19,7 +19,7 @@ use tokio::time::sleep;
 
 use super::app::AppStream;
 use super::drain::{Alive, Connections};
-use super::{Tunnel, connection, failure};
+use super::{Tunnel, connection, failure, supply};
 use crate::logging::warning;
 
 /// Connections that may wait to be accepted; the kernel lowers it to net.core.somaxconn
@@ -218,8 +218,12 @@ pub async fn serve(
     let accept = |stream: AppStream, alive: Alive| {
         let tunnel = tunnel.clone();
         tokio::spawn(async move {
-            connection::serve(stream, &tunnel).await;
+            let returned = connection::serve(stream, &tunnel).await;
+            // The app has gone: what is left to do has nothing to deliver.
             drop(alive);
+            if let Some(redis) = returned {
+                Box::pin(supply::give_back(&tunnel, redis)).await;
+            }
         });
     };
     let listener = Watched::new(listener)?;
@@ -232,6 +236,7 @@ pub async fn serve(
             () = connections.command_ended() => break,
         }
     }
+    tunnel.stock.close();
     // What the app wrote just before it ended may wait in connections not accepted yet; the runtime
     // may not have heard of them, the kernel has.
     let listener = listener.into_listener()?;

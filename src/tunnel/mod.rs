@@ -1,31 +1,37 @@
 //! One byte's way: accepted by the [`listener`] as an [`app`]'s, connected by the [`upstream`],
-//! moved by the [`relay`]; [`connection`] is the life of all three together. [`spares`] are
-//! connected beforehand; [`names`] knows whether they still lead to the right server. [`failure`]
+//! moved by the [`relay`]; [`connection`] is the life of all three together. [`supply`] hands over
+//! connections of the pool, too, and [`reuse`] sees to it that each has one user at a time;
+//! [`names`] knows whether they still lead to the right server. [`failure`]
 //! says in a user's words why there is no connection, [`diagnosis`] asks the server for it,
-//! [`refusal`] tells the app. [`drain`] is the end of it all, and [`socket`] has the knobs of the
-//! operating system.
+//! [`refusal`] tells the app. [`drain`] is the end of it all, [`headroom`] keeps memory for those
+//! who are there, and [`socket`] has the knobs of the operating system.
 
 mod app;
 mod connection;
 pub mod diagnosis;
 mod drain;
 pub mod failure;
+mod headroom;
 mod inquiry;
 mod listener;
 mod names;
 mod read_ahead;
 mod refusal;
 pub mod relay;
+pub mod reuse;
 pub mod route;
 mod socket;
-mod spares;
 mod stream;
+pub mod supply;
 pub mod upstream;
 
 use std::collections::HashMap;
+use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+
+use tokio::time::Instant;
 
 use app::Pace;
 use diagnosis::Inquiries;
@@ -33,12 +39,10 @@ pub use drain::{Connections, Drain};
 pub use listener::{Listen, Listener, PortTaken, SocketFolder, serve};
 use names::Names;
 pub use route::{Route, Upstream};
-use spares::Spares;
+use stream::TlsUpstream;
 
+use crate::pool::{PoolMode, Stock, Terms};
 use crate::tls::{Connector, Sessions};
-
-/// The most connections that a tunnel keeps ready.
-pub const MOST_SPARES: usize = 8;
 
 /// How connections to Redis are made and given up.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,8 +51,9 @@ pub struct ConnectionSettings {
     pub connect_timeout: Duration,
     /// Whether to keep trying until `connect_timeout`.
     pub connect_retry: bool,
-    /// Connections kept ready for each tunnel, at most [`MOST_SPARES`]; 0: none.
+    /// Connections made beforehand for each tunnel, at most [`crate::pool::MOST_SPARES`]; 0: none.
     pub spares: usize,
+    pub pool: PoolMode,
     /// `None`: never.
     pub idle_timeout: Option<Duration>,
     /// After COMMAND's end; zero means not to wait.
@@ -65,7 +70,7 @@ pub struct Tunnel {
     pub settings: ConnectionSettings,
     pub totals: Arc<Totals>,
     names: Names,
-    spares: Spares,
+    stock: Arc<Stock<TlsUpstream>>,
     sessions: Arc<Sessions>,
     inquiries: Inquiries,
     /// Of apps that speak TLS.
@@ -84,9 +89,13 @@ impl Tunnel {
         totals: Arc<Totals>,
     ) -> Tunnel {
         let unverified = Connector::unverified(&route.trust);
-        // Redis decides when it accepts a connection whether that is logged in: an app that sends
-        // no password would find what held when its spare was made.
-        let spares = Spares::new(if route.all_have_passwords { settings.spares } else { 0 });
+        let stock = Stock::new(Terms {
+            mode: settings.pool,
+            limit: route.max_connections.map(NonZeroUsize::get),
+            spares: settings.spares,
+            all_have_passwords: route.all_have_passwords,
+            resumes: connector.resumes(),
+        });
         let (names, sessions, inquiries) = Default::default();
         let open = totals.open(&route.upstream);
         Tunnel {
@@ -96,7 +105,7 @@ impl Tunnel {
             settings,
             totals,
             names,
-            spares,
+            stock,
             sessions,
             inquiries,
             tls_warning: Pace::default(),
@@ -108,6 +117,12 @@ impl Tunnel {
     /// Counts a connection to the upstream for as long as what is returned lives.
     fn count_connection(&self) -> Counted {
         Counted::in_number(&self.open)
+    }
+
+    /// Lets others resume the TLS session that there may be now. `answered`: a server that has
+    /// given none by its first answer gives none.
+    fn note_session(&self, answered: bool) {
+        self.stock.note_session(self.sessions.is_known(), answered, Instant::now());
     }
 
     /// How many connections this launcher has to the upstream now, spares included.

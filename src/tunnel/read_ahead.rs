@@ -6,6 +6,7 @@
 
 use std::cell::RefCell;
 use std::io;
+use std::num::NonZeroUsize;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,12 +16,12 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::task::coop::poll_proceed;
 
-use super::Counted;
+use super::{Counted, headroom};
 
 /// TLS records of the largest size that are moved at once, as a bulk reply has them.
 pub const RECORDS: usize = 4;
 /// What they take on the network (RFC 8446 section 5.2).
-const AHEAD: usize = RECORDS * (16 * 1024 + 256 + 5);
+const AHEAD: NonZeroUsize = NonZeroUsize::new(RECORDS * (16 * 1024 + 256 + 5)).unwrap();
 /// Buffers that a thread keeps for whoever reads next. Connections that wait in the middle of a
 /// record, if they are more, have theirs made and freed.
 const KEPT: usize = 2;
@@ -156,9 +157,10 @@ impl Drop for Ahead {
 }
 
 impl Ahead {
-    fn new() -> Ahead {
-        let buffer = FREE.with_borrow_mut(Vec::pop).unwrap_or_else(|| vec![0; AHEAD].into());
-        Ahead { buffer, from: 0, to: 0, fetches: 0 }
+    fn new() -> io::Result<Ahead> {
+        let kept = FREE.with_borrow_mut(Vec::pop);
+        let buffer = kept.map_or_else(|| headroom::zeros(AHEAD), Ok)?;
+        Ok(Ahead { buffer, from: 0, to: 0, fetches: 0 })
     }
 }
 
@@ -179,7 +181,7 @@ impl AsyncRead for ReadAhead {
                 held
             }
             None => {
-                let mut fresh = Ahead::new();
+                let mut fresh = Ahead::new()?;
                 let mut buffer = ReadBuf::new(&mut fresh.buffer);
                 ready!(Pin::new(tcp).poll_read(cx, &mut buffer))?;
                 fresh.to = buffer.filled().len();

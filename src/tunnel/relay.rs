@@ -14,8 +14,9 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
-use super::Totals;
 use super::read_ahead::RECORDS;
+use super::reuse::Reuse;
+use super::{Totals, headroom};
 
 /// The most bytes moved at once: what the TLS records hold (RFC 8446 section 5.1) that
 /// [`super::read_ahead`] reads at once.
@@ -50,6 +51,11 @@ pub enum RelayEnd {
     Idle,
     /// This side failed, or took nothing for the idle timeout; the other is to see a reset.
     Reset(Side, io::Error),
+    /// The app has gone, in good order or by a reset, and the connection to Redis is fit for
+    /// another user, as far as this one is concerned.
+    Returned(Option<io::Error>),
+    /// The connection to Redis, which was not a new one, was dead before it answered.
+    Stale(io::Error),
 }
 
 /// A relay between two streams; resolves when it has ended. The streams stay with the caller, who
@@ -64,6 +70,7 @@ pub struct Relay<'a, A, R> {
     /// The next check of the app, while Redis stalls.
     app_check: Option<Pin<Box<Sleep>>>,
     redis_ended_first: bool,
+    reuse: Reuse,
     totals: &'a Totals,
 }
 
@@ -73,23 +80,52 @@ impl<'a, A, R> Relay<'a, A, R> {
         app: &'a mut A,
         redis: &'a mut R,
         idle_timeout: Option<Duration>,
+        reuse: Reuse,
         totals: &'a Totals,
     ) -> Self {
         Relay {
             app,
             redis,
-            up: Direction::default(),
-            down: Direction::default(),
+            up: Direction::of(Side::App),
+            down: Direction::of(Side::Redis),
             idle: idle_timeout.map(Idle::new),
             app_check: None,
             redis_ended_first: false,
+            reuse,
             totals,
         }
     }
 
-    /// Bytes written to Redis so far.
+    /// Begins with what the app has sent on another connection, which was dead.
+    pub fn resending(mut self, bytes: &[u8]) -> Self {
+        if !bytes.is_empty() {
+            let preamble = self.reuse.preamble();
+            self.up.preamble = preamble.len() as u64;
+            self.up.stalled = [preamble, bytes].concat();
+            self.reuse.sent(bytes);
+        }
+        self
+    }
+
+    /// Whether a connection that was not new has not been confirmed to work.
+    pub fn is_unconfirmed(&self) -> bool {
+        self.reuse.is_unconfirmed()
+    }
+
+    /// After [`RelayEnd::Stale`]: what is to be sent on another connection; `None` if Redis may
+    /// have got a request that must not be sent twice.
+    pub fn take_copy(&mut self) -> Option<Vec<u8>> {
+        let copy = self.reuse.take_copy(self.up.is_stalled());
+        if copy.is_some() {
+            // It counts where it arrives.
+            self.up.written = 0;
+        }
+        copy
+    }
+
+    /// Bytes of the app's that were written to Redis so far.
     pub fn sent(&self) -> u64 {
-        self.up.written
+        self.up.written.saturating_sub(self.up.preamble)
     }
 
     /// Bytes written to the app so far.
@@ -140,15 +176,38 @@ where
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<RelayEnd> {
         let relay = &mut *self;
         let before = relay.up.moved + relay.down.moved;
-        let up = relay.up.poll(cx, &mut *relay.app, &mut *relay.redis);
+        let up = relay.up.poll(cx, &mut *relay.app, &mut *relay.redis, &mut relay.reuse);
         // A Redis that cannot be written has broken off, even if reading finds nothing but an end:
         // a socket tells its error once.
         relay.down.ends_in_reset =
             matches!(relay.up.state, State::Discarding(_) | State::Failed(_));
-        let down = relay.down.poll(cx, &mut *relay.redis, &mut *relay.app);
+        let down = relay.down.poll(cx, &mut *relay.redis, &mut *relay.app, &mut relay.reuse);
+        if relay.reuse.is_unconfirmed()
+            && let Some(error) = relay.take_death(&down)
+        {
+            return Poll::Ready(RelayEnd::Stale(error));
+        }
         relay.redis_ended_first |= matches!(relay.up.state, State::Open)
             && matches!(relay.down.state, State::Closing | State::Closed);
 
+        if let State::Returning(error) = &mut relay.up.state {
+            let down = &relay.down;
+            if !relay.reuse.is_settled()
+                || !matches!(down.state, State::Open | State::Discarding(_))
+            {
+                // Redis has spoken, or gone, meanwhile: it is as if nothing were to be kept.
+                match error.take() {
+                    Some(error) => return Poll::Ready(RelayEnd::Reset(Side::App, error)),
+                    None => relay.up.state = State::Closing,
+                }
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            // What the app has been sent is still to be delivered, unless it broke off.
+            if error.is_some() || !down.is_stalled() {
+                return Poll::Ready(RelayEnd::Returned(error.take()));
+            }
+        }
         // A side that cannot be read has failed, and all that it had sent before has been passed
         // on.
         if let Poll::Ready(Err(error)) = up {
@@ -191,6 +250,21 @@ where
     }
 }
 
+impl<A, R> Relay<'_, A, R> {
+    /// Why Redis is dead, if it is, as far as one can tell so far.
+    fn take_death(&mut self, down: &Poll<io::Result<()>>) -> Option<io::Error> {
+        match (&mut self.up.state, &self.down.state, down) {
+            (State::Discarding(error) | State::Failed(error), ..) => Some(take(error)),
+            (_, _, Poll::Ready(Err(error))) => {
+                // An answer that is none of a reset's is no death.
+                (error.kind() != io::ErrorKind::InvalidData).then(|| error.kind().into())
+            }
+            (_, State::Closing | State::Closed, _) => Some(io::ErrorKind::UnexpectedEof.into()),
+            _ => None,
+        }
+    }
+}
+
 fn take(error: &mut io::Error) -> io::Error {
     std::mem::replace(error, io::ErrorKind::Other.into())
 }
@@ -205,6 +279,8 @@ enum State {
     Closing,
     /// The writer has been told.
     Closed,
+    /// The app has ended, by an error or not, and Redis is not told: it may get another user.
+    Returning(Option<io::Error>),
     /// The writer failed; what is still read is thrown away, since nobody can be given it, but a
     /// reader that is not read from might never end.
     Discarding(io::Error),
@@ -223,8 +299,10 @@ enum Filled {
 }
 
 /// One of the two directions.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Direction {
+    /// Who is read.
+    reads: Side,
     state: State,
     /// What the writer has not taken yet, and from where on. Empty unless it stalls.
     stalled: Vec<u8>,
@@ -233,13 +311,28 @@ struct Direction {
     reader_ended: Option<io::Result<()>>,
     /// The reader's end is not to be passed on as such: a reset will follow.
     ends_in_reset: bool,
-    /// Bytes that the writer took.
+    /// Bytes that the writer took, of which so many are not the reader's.
     written: u64,
+    preamble: u64,
     /// Bytes that were read or written: grows when anything moves.
     moved: u64,
 }
 
 impl Direction {
+    fn of(reads: Side) -> Direction {
+        Direction {
+            reads,
+            state: State::default(),
+            stalled: Vec::new(),
+            stalled_from: 0,
+            reader_ended: None,
+            ends_in_reset: false,
+            written: 0,
+            preamble: 0,
+            moved: 0,
+        }
+    }
+
     fn is_stalled(&self) -> bool {
         !self.stalled.is_empty()
     }
@@ -250,6 +343,7 @@ impl Direction {
         cx: &mut Context<'_>,
         reader: &mut Reader,
         writer: &mut Writer,
+        reuse: &mut Reuse,
     ) -> Poll<io::Result<()>>
     where
         Reader: AsyncRead + Unpin,
@@ -262,15 +356,19 @@ impl Direction {
                         ready!(self.write_stalled(cx, writer));
                         continue;
                     }
-                    ready!(self.move_chunk(cx, reader, writer))?;
+                    ready!(self.move_chunk(cx, reader, writer, reuse))?;
                 }
                 State::Closing => {
-                    if !self.ends_in_reset {
+                    // A Redis that was dead is replaced, and the app is not to know.
+                    let is_replaced = self.reads == Side::Redis && reuse.is_unconfirmed();
+                    if !self.ends_in_reset && !is_replaced {
                         // A writer that cannot be told has gone, and has nothing to be told.
                         let _ = ready!(Pin::new(&mut *writer).poll_shutdown(cx));
                     }
                     self.state = State::Closed;
                 }
+                // What the app goes on to send is for another connection.
+                State::Discarding(_) if reuse.is_unconfirmed() => return Poll::Ready(Ok(())),
                 State::Discarding(error) => {
                     let error = take(error);
                     if self.reader_ended.take().is_some() {
@@ -278,7 +376,7 @@ impl Direction {
                         continue;
                     }
                     // The reader's own failure is no news any more.
-                    match self.discard_chunk(cx, reader) {
+                    match self.discard_chunk(cx, reader, reuse) {
                         Poll::Ready(Ok(read)) if read > 0 => self.state = State::Discarding(error),
                         Poll::Ready(_) => self.state = State::Failed(error),
                         Poll::Pending => {
@@ -287,7 +385,9 @@ impl Direction {
                         }
                     }
                 }
-                State::Closed | State::Failed(_) => return Poll::Ready(Ok(())),
+                State::Closed | State::Returning(_) | State::Failed(_) => {
+                    return Poll::Ready(Ok(()));
+                }
             }
         }
     }
@@ -298,17 +398,31 @@ impl Direction {
         cx: &mut Context<'_>,
         reader: &mut Reader,
         writer: &mut Writer,
+        reuse: &mut Reuse,
     ) -> Poll<io::Result<()>>
     where
         Reader: AsyncRead + Unpin,
         Writer: AsyncWrite + Unpin,
     {
         SHARED_BUFFER.with_borrow_mut(|buffer| {
-            let (read, filled) = self.fill(cx, reader, buffer);
+            let preamble = if self.reads == Side::App { reuse.preamble() } else { &[] };
+            let (read, filled) = self.fill(cx, reader, &mut buffer[preamble.len()..]);
             self.moved += read as u64;
-            let taken = self.write(cx, writer, &buffer[..read]);
-            if taken < read && matches!(self.state, State::Open) {
-                self.stalled = buffer[taken..read].to_vec();
+            let bytes = if read == 0 {
+                0..0
+            } else if self.reads == Side::App {
+                buffer[..preamble.len()].copy_from_slice(preamble);
+                self.preamble += preamble.len() as u64;
+                let end = preamble.len() + read;
+                reuse.sent(&buffer[preamble.len()..end]);
+                0..end
+            } else {
+                reuse.received(&buffer[..read])?..read
+            };
+            let bytes = &buffer[bytes];
+            let taken = self.write(cx, writer, bytes);
+            if taken < bytes.len() && matches!(self.state, State::Open) {
+                self.stalled = headroom::copy_of(&bytes[taken..])?;
                 self.stalled_from = 0;
                 if let Filled::Ended(end) = filled {
                     self.reader_ended = Some(end);
@@ -321,6 +435,9 @@ impl Direction {
                 (Filled::Ended(_), State::Discarding(error)) => {
                     self.state = State::Failed(take(error));
                 }
+                (Filled::Ended(end), _) if self.reads == Side::App && reuse.is_settled() => {
+                    self.state = State::Returning(end.err());
+                }
                 (Filled::Ended(end), _) => {
                     end?;
                     self.state = State::Closing;
@@ -331,8 +448,8 @@ impl Direction {
         })
     }
 
-    /// Reads until the buffer is full, or nothing more is there now. Whoever has given all asks no
-    /// system call for that: a socket knows when its last read left nothing behind.
+    /// Reads until the buffer is full, or nothing more is there now. A short read clears readiness,
+    /// so detecting the end costs no system call.
     fn fill<Reader>(
         &mut self,
         cx: &mut Context<'_>,
@@ -401,6 +518,7 @@ impl Direction {
         &mut self,
         cx: &mut Context<'_>,
         reader: &mut Reader,
+        reuse: &mut Reuse,
     ) -> Poll<io::Result<usize>>
     where
         Reader: AsyncRead + Unpin,
@@ -408,6 +526,9 @@ impl Direction {
         SHARED_BUFFER.with_borrow_mut(|buffer| {
             let read = ready!(poll_read(cx, reader, buffer))?;
             self.moved += read as u64;
+            if self.reads == Side::Redis {
+                reuse.received(&buffer[..read])?;
+            }
             Poll::Ready(Ok(read))
         })
     }
@@ -541,7 +662,7 @@ mod tests {
     }
 
     async fn run(app: &mut Scripted, redis: &mut Scripted) -> RelayEnd {
-        Relay::new(app, redis, None, &Totals::default()).await
+        Relay::new(app, redis, None, Reuse::new(false, false), &Totals::default()).await
     }
 
     #[tokio::test]
@@ -566,7 +687,9 @@ mod tests {
     async fn a_reset_comes_behind_all_that_was_sent_before_it() {
         let mut app = Scripted::new(vec![Ok(b"request"), Err(reset())], usize::MAX);
         let (mut redis, mut far) = duplex(1024);
-        let end = Relay::new(&mut app, &mut redis, None, &Totals::default()).await;
+        let end =
+            Relay::new(&mut app, &mut redis, None, Reuse::new(false, false), &Totals::default())
+                .await;
         assert!(matches!(end, RelayEnd::Reset(Side::App, _)));
         drop(redis);
         let mut received = Vec::new();
@@ -587,7 +710,7 @@ mod tests {
         let sent: Vec<u8> = (0..200_000_u32).map(|n| (n % 251) as u8).collect();
         app_far.write_all(&sent).await.unwrap();
         let totals = Totals::default();
-        let mut relay = Relay::new(&mut app, &mut redis, None, &totals);
+        let mut relay = Relay::new(&mut app, &mut redis, None, Reuse::new(false, false), &totals);
         // Polled once: it fills what Redis takes, and keeps the rest of one chunk.
         assert!(
             std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut relay).poll(cx)))
@@ -612,7 +735,7 @@ mod tests {
         let mut app = Scripted::new(vec![Ok(b"0123456789"), Err(reset())], usize::MAX);
         let (mut redis, mut far) = duplex(4);
         let totals = Totals::default();
-        let relay = Relay::new(&mut app, &mut redis, None, &totals);
+        let relay = Relay::new(&mut app, &mut redis, None, Reuse::new(false, false), &totals);
         let mut received = [0; 10];
         let (end, read) = tokio::join!(relay, far.read_exact(&mut received));
         assert!(matches!(end, RelayEnd::Reset(Side::App, _)), "{end:?}");
@@ -625,7 +748,9 @@ mod tests {
         let mut deaf = join(silent, Scripted::new(vec![], 0));
         let mut app = Scripted::new(vec![Ok(b"request")], usize::MAX);
         let timeout = Some(Duration::from_secs(3600));
-        let end = Relay::new(&mut app, &mut deaf, timeout, &Totals::default()).await;
+        let end =
+            Relay::new(&mut app, &mut deaf, timeout, Reuse::new(false, false), &Totals::default())
+                .await;
         assert!(matches!(end, RelayEnd::Reset(Side::Redis, _)), "{end:?}");
     }
 
@@ -633,10 +758,14 @@ mod tests {
     async fn a_stall_of_the_idle_timeout_ends_in_a_reset_and_silence_in_a_close() {
         let (mut app, mut app_far, mut redis, _redis_far) = narrow();
         let timeout = Some(Duration::from_secs(3600));
-        let end = Relay::new(&mut app, &mut redis, timeout, &Totals::default()).await;
+        let end =
+            Relay::new(&mut app, &mut redis, timeout, Reuse::new(false, false), &Totals::default())
+                .await;
         assert!(matches!(end, RelayEnd::Idle));
         app_far.write_all(&[0; 5000]).await.unwrap();
-        let end = Relay::new(&mut app, &mut redis, timeout, &Totals::default()).await;
+        let end =
+            Relay::new(&mut app, &mut redis, timeout, Reuse::new(false, false), &Totals::default())
+                .await;
         assert!(matches!(end, RelayEnd::Reset(Side::Redis, _)));
     }
 }

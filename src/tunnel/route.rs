@@ -1,6 +1,7 @@
 //! Where a tunnel leads, and for whom.
 
 use std::fmt;
+use std::num::NonZeroUsize;
 
 use url::Host;
 
@@ -38,4 +39,6 @@ pub struct Route {
     pub port_moved: bool,
     /// Whether each of its URLs has a password, which clients send on every connection.
     pub all_have_passwords: bool,
+    /// The most connections to it; `None`: as many as the app makes.
+    pub max_connections: Option<NonZeroUsize>,
 }

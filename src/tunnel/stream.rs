@@ -3,6 +3,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::mem::MaybeUninit;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -10,9 +11,11 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::task::yield_now;
+use tokio::time::Instant;
 use tokio_native_tls::TlsStream;
 
 use super::read_ahead::ReadAhead;
+use crate::pool::Permit;
 use crate::tls::is_unannounced_close;
 
 /// How often a stream is checked until the runtime has heard of all that the kernel has.
@@ -22,14 +25,34 @@ const READINESS_TRIES: usize = 4;
 #[derive(Debug)]
 pub struct TlsUpstream {
     tls: TlsStream<ReadAhead>,
+    /// That there may be this connection; dropped once it is closed.
+    permit: Permit<TlsUpstream>,
+    pub address: SocketAddr,
+    pub made: Instant,
     /// OpenSSL has given all that it had: it is not asked again before something arrives.
     exhausted: bool,
     close_notify_sent: bool,
 }
 
 impl TlsUpstream {
-    pub fn new(tls: TlsStream<ReadAhead>) -> TlsUpstream {
-        TlsUpstream { tls, exhausted: false, close_notify_sent: false }
+    pub fn new(
+        tls: TlsStream<ReadAhead>,
+        permit: Permit<TlsUpstream>,
+        address: SocketAddr,
+    ) -> TlsUpstream {
+        let (exhausted, close_notify_sent, made) = (false, false, Instant::now());
+        TlsUpstream { tls, permit, address, made, exhausted, close_notify_sent }
+    }
+
+    /// Closes it, and returns the permit, for another.
+    pub fn into_permit(self) -> Permit<TlsUpstream> {
+        let TlsUpstream { tls, permit, .. } = self;
+        drop(tls);
+        permit
+    }
+
+    pub fn permit_mut(&mut self) -> &mut Permit<TlsUpstream> {
+        &mut self.permit
     }
 
     pub fn tcp(&self) -> &TcpStream {

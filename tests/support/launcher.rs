@@ -13,11 +13,12 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::resp::Client;
 use super::servers::PASSWORD;
-use super::{PATIENCE, Process, eventually};
+use super::{PATIENCE, Process, eventually, heed_signals};
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_start-stunnel");
 
-/// The variable that has launchers run under valgrind, and names the folder for what that finds (see bin/soak).
+/// The variable that has launchers run under valgrind, and names the folder for what that finds
+/// (see bin/soak).
 const VALGRIND_LOGS: &str = "VALGRIND_LOGS";
 
 /// Prints the tunnelled URL, then lives until its standard input ends.
@@ -30,20 +31,21 @@ pub struct Launcher {
 
 /// What a launcher that has ended left behind.
 #[derive(Debug)]
-pub struct Ended {
+pub struct Outcome {
     pub status: ExitStatus,
     pub stdout: String,
     pub stderr: String,
 }
 
-impl Ended {
+impl Outcome {
     pub fn code(&self) -> i32 {
         self.status.code().unwrap_or_else(|| panic!("ended by a signal: {self:?}"))
     }
 }
 
 impl Launcher {
-    /// With the command line `words`, and the kernel's pick of ports, so that tests run side by side.
+    /// With the command line `words`, and the kernel's pick of ports, so that tests run side by
+    /// side.
     pub fn new<S: AsRef<OsStr>>(words: impl IntoIterator<Item = S>) -> Launcher {
         match std::env::var_os(VALGRIND_LOGS) {
             None => Launcher::of(BINARY, words),
@@ -67,6 +69,7 @@ impl Launcher {
             }
         }
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        heed_signals(&mut command);
         Launcher { command }
     }
 
@@ -85,7 +88,7 @@ impl Launcher {
     }
 
     /// Runs it to its end.
-    pub fn run(self) -> Ended {
+    pub fn run(self) -> Outcome {
         self.start().finish()
     }
 
@@ -171,7 +174,7 @@ impl Running {
     }
 
     /// Ends COMMAND's standard input, and waits for the launcher's end.
-    pub fn finish(mut self) -> Ended {
+    pub fn finish(mut self) -> Outcome {
         drop(self.stdin.take());
         let stdout = self.stdout.take().map(collect);
         let status = self.process.wait();
@@ -183,7 +186,7 @@ impl Running {
                 thread.join().expect("output")
             })
         };
-        Ended { status, stdout: text(stdout), stderr: text(self.stderr.take()) }
+        Outcome { status, stdout: text(stdout), stderr: text(self.stderr.take()) }
     }
 }
 
@@ -212,19 +215,20 @@ impl Held {
         Client::open(self.port)
     }
 
-    pub fn finish(self) -> Ended {
+    pub fn finish(self) -> Outcome {
         self.running.finish()
     }
 }
 
-/// A launcher for which the file `hosts`, with `content`, is /etc/hosts; `None` as [`with_mounted`].
+/// A launcher for which the file `hosts`, with `content`, is /etc/hosts; `None` as
+/// [`with_mounted`].
 pub fn with_hosts(hosts: &Path, content: &str) -> Option<Launcher> {
     fs::write(hosts, content).unwrap();
     with_mounted(hosts, "/etc/hosts", ["sh", "-c", HOLD])
 }
 
-/// A launcher with the command line `words`, for which the file or folder `what` is at `place`, in a mount namespace of
-/// its own; `None`, said aloud, where that is not allowed.
+/// A launcher with the command line `words`, for which the file or folder `what` is at `place`, in
+/// a mount namespace of its own; `None`, said aloud, where that is not allowed.
 pub fn with_mounted<const N: usize>(
     what: &Path,
     place: &str,

@@ -14,9 +14,12 @@ pub mod slow_link;
 
 use std::io::{ErrorKind, Read};
 use std::net::{TcpListener, TcpStream};
-use std::process::{Child, ExitStatus};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, ExitStatus};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
+
+use nix::sys::signal::{SigHandler, Signal};
 
 /// How long anything may take before a test fails: far more than it does.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -70,8 +73,9 @@ impl Drop for Process {
     }
 }
 
-/// A port `p` with `p + 1` free as well, for a plaintext server and TLS next to it. Both are below those that the kernel
-/// picks (ip_local_port_range in ip(7)), so that nobody gets them while a server is restarted.
+/// A port `p` with `p + 1` free as well, for a plaintext server and TLS next to it. Both are below
+/// those that the kernel picks (ip_local_port_range in ip(7)), so that nobody gets them while a
+/// server is restarted.
 pub fn two_free_ports() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     eventually("two neighbouring free ports", || {
@@ -82,6 +86,20 @@ pub fn two_free_ports() -> u16 {
         let _second = TcpListener::bind(("127.0.0.1", port.checked_add(1)?)).ok()?;
         Some(port)
     })
+}
+
+/// Has a program find the signals from terminals with their default action, however the tests were
+/// started: a script's background job, or what nohup(1) runs, ignores some, and hands that on.
+pub fn heed_signals(command: &mut Command) {
+    // SAFETY: signal(2) is async-signal-safe, and the default action is no handler of ours.
+    unsafe {
+        command.pre_exec(|| {
+            for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT] {
+                nix::sys::signal::signal(signal, SigHandler::SigDfl)?;
+            }
+            Ok(())
+        });
+    }
 }
 
 /// Reads to the end and says how it came.

@@ -82,6 +82,14 @@ impl<T: Send + 'static> Peer<T> {
         Peer::on(listener, move |_, stream| behaviour(acceptor.accept(stream).expect("handshake")))
     }
 
+    /// Like `tls`, for a launcher that may leave before the handshake is done: `None` then.
+    pub fn unless_left(
+        behaviour: impl Fn(SslStream<TcpStream>) -> T + Send + Sync + Clone + 'static,
+    ) -> Peer<Option<T>> {
+        let acceptor = acceptor(SslVersion::TLS1_3);
+        Peer::tcp(move |stream| acceptor.accept(stream).ok().map(&behaviour))
+    }
+
     /// Like `tls`, for a server that decides which bytes of its records are sent when.
     pub fn gated(
         behaviour: impl Fn(SslStream<Gate>) -> T + Send + Sync + Clone + 'static,
@@ -136,8 +144,8 @@ fn acceptor_builder(newest: SslVersion) -> SslAcceptorBuilder {
     acceptor
 }
 
-/// Whether what arrives on `stream`, of which nothing is read, is a ClientHello that offers a TLS 1.3
-/// session (RFC 8446 sections 4.1.2 and 4.2.11).
+/// Whether what arrives on `stream`, of which nothing is read, is a ClientHello that offers a TLS
+/// 1.3 session (RFC 8446 sections 4.1.2 and 4.2.11).
 pub fn offers_session(stream: &TcpStream) -> bool {
     const HANDSHAKE: u8 = 22;
     const PRE_SHARED_KEY: [u8; 2] = [0, 41];

@@ -4,8 +4,8 @@ use std::fs;
 
 use super::eventually;
 
-/// The fields of `/proc/PID/stat` behind the command's name: the third of proc(5) first. `None` when there is no such
-/// process.
+/// The fields of `/proc/PID/stat` behind the command's name: the third of proc(5) first. `None`
+/// when there is no such process.
 fn stat(pid: i32) -> Option<Vec<String>> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name is in brackets, and may hold anything.
@@ -59,8 +59,17 @@ pub fn descriptors(pid: i32) -> usize {
 
 /// Resident memory of a process, in KiB.
 pub fn resident_kib(pid: i32) -> u64 {
+    kib(pid, "VmRSS:")
+}
+
+/// Address space of a process, in KiB.
+pub fn address_space_kib(pid: i32) -> u64 {
+    kib(pid, "VmSize:")
+}
+
+fn kib(pid: i32, field: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("status");
-    let line = status.lines().find(|line| line.starts_with("VmRSS")).expect("VmRSS");
+    let line = status.lines().find(|line| line.starts_with(field)).expect("a field");
     line.split_whitespace().nth(1).expect("a number").parse().expect("a number")
 }
 

@@ -17,7 +17,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::proc::session;
-use super::{Process, eventually};
+use super::{Process, eventually, heed_signals};
 
 /// A program on a terminal of its own, as the leader of its session.
 pub struct Terminal {
@@ -32,7 +32,8 @@ pub struct Terminal {
 
 impl Terminal {
     pub fn start(mut command: Command) -> Terminal {
-        // None of its descriptors may leak into another test's process: it would keep the terminal alive.
+        // None of its descriptors may leak into another test's process: it would keep the terminal
+        // alive.
         let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
         let master = posix_openpt(flags).expect("a pty");
         grantpt(&master).expect("a pty");
@@ -46,7 +47,9 @@ impl Terminal {
             .expect("the terminal");
         let stream = || slave.try_clone().expect("a descriptor");
         command.stdin(stream()).stdout(stream()).stderr(stream());
-        // SAFETY: setsid(2) and ioctl(2) are async-signal-safe; descriptor 0 is the terminal by then.
+        heed_signals(&mut command);
+        // SAFETY: setsid(2) and ioctl(2) are async-signal-safe; descriptor 0 is the terminal by
+        // then.
         unsafe {
             command.pre_exec(|| {
                 nix::unistd::setsid()?;

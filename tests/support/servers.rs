@@ -169,7 +169,8 @@ impl Server {
             if self.processes.iter_mut().any(|process| process.0.try_wait().unwrap().is_some()) {
                 return Some(false);
             }
-            // Redis listens before it is ready, and may still give up then: its first answer counts.
+            // Redis listens before it is ready, and may still give up then: its first answer
+            // counts.
             let mut redis = TcpStream::connect((address.as_str(), ports[0])).ok()?;
             redis.write_all(b"PING\r\n").ok()?;
             redis.read_exact(&mut [0; 1]).ok()?;
@@ -186,7 +187,8 @@ impl Server {
         self.processes[0].pid()
     }
 
-    /// Kills its `redis-server`, and starts it anew after some time; does not wait until it answers.
+    /// Kills its `redis-server`, and starts it anew after some time; does not wait until it
+    /// answers.
     pub fn restart(&mut self, away: Duration) {
         self.processes[0].0.kill().unwrap();
         self.processes[0].wait();

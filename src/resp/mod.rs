@@ -1,5 +1,32 @@
 //! What is known of Redis's protocol:
 //! <https://redis.io/docs/latest/develop/reference/protocol-spec/>.
+//!
+//! [`requests`] and [`replies`] find where each request and each reply ends, and take only what
+//! every server must read alike: whether a connection may be used again hangs on it. [`Requests`]
+//! counts whatever a server may answer, and is good for errors of ours alone.
+
+pub mod replies;
+pub mod requests;
+
+/// These bytes are not framed: they break the protocol's rules, or are of a form that servers read
+/// differently. Nothing is known from here on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Opaque;
+
+/// The next digit of a number that may be written in one way only: no sign, no leading zero, at
+/// most `u32::MAX`, far more than anybody follows a connection for.
+fn with_digit(number: Option<u32>, digit: u8) -> Result<Option<u32>, Opaque> {
+    let digit = match digit {
+        b'0'..=b'9' => u32::from(digit - b'0'),
+        _ => return Err(Opaque),
+    };
+    let number = match number {
+        None => Some(digit),
+        Some(0) => None,
+        Some(number) => number.checked_mul(10).and_then(|tens| tens.checked_add(digit)),
+    };
+    number.map(Some).ok_or(Opaque)
+}
 
 /// The longest error, in bytes, so that it stays one readable line.
 const LONGEST: usize = 300;
@@ -99,7 +126,8 @@ mod tests {
 
     #[test]
     fn each_request_is_counted_once_however_it_is_cut() {
-        let stream = b"*2\r\n$4\r\nAUTH\r\n$6\r\na\r\n*1\n\r\nPING\r\n\r\n*1\r\n$0\r\n\r\nquit\n*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$2\r\n\r\n\r\n";
+        let stream = b"*2\r\n$4\r\nAUTH\r\n$6\r\na\r\n*1\n\r\nPING\r\n\r\n*1\r\n$0\r\n\r\n\
+            quit\n*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$2\r\n\r\n\r\n";
         assert_eq!(Requests::default().count(stream), 5);
         for cut in 0..stream.len() {
             let (first, second) = stream.split_at(cut);

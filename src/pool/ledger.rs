@@ -1,0 +1,418 @@
+//! Follows one connection from its first byte: what has been asked, which replies are owed, and
+//! whether its user leaves anything behind.
+
+use super::commands::{self, Effect};
+use crate::resp::Opaque;
+use crate::resp::replies::{ReplyFramer, Unframed};
+use crate::resp::requests::RequestFramer;
+
+/// How many bytes of a connection are followed, in each direction. Who moves more than 1 MiB has
+/// no gain from a handshake saved.
+const BYTES: u32 = 1 << 20;
+
+/// How many requests of a connection are followed; the same reason.
+const REQUESTS: u16 = 1_000;
+
+/// Knows, at any moment, whether a connection may have another user, or what was sent on it
+/// another connection. It copies none of the bytes and allocates nothing.
+#[derive(Debug)]
+pub struct Ledger {
+    requests: RequestFramer,
+    replies: ReplyFramer,
+    /// Bytes of each direction.
+    sent: u32,
+    received: u32,
+    /// Complete requests.
+    count: u16,
+    /// Their replies that are not complete.
+    owed: u16,
+    /// So many replies from now comes the one that must be an error; 0 if none is awaited.
+    refusal_in: u16,
+    is_repeatable: bool,
+    gave_up: bool,
+}
+
+/// Something may be left behind, or nobody knows.
+struct GaveUp;
+
+impl From<Opaque> for GaveUp {
+    fn from(_: Opaque) -> GaveUp {
+        GaveUp
+    }
+}
+
+impl From<Unframed> for GaveUp {
+    fn from(_: Unframed) -> GaveUp {
+        GaveUp
+    }
+}
+
+impl Default for Ledger {
+    fn default() -> Ledger {
+        Ledger::new()
+    }
+}
+
+impl Ledger {
+    /// Of a connection whose user has not sent anything.
+    pub fn new() -> Ledger {
+        Ledger {
+            requests: RequestFramer::default(),
+            replies: ReplyFramer::default(),
+            sent: 0,
+            received: 0,
+            count: 0,
+            owed: 0,
+            refusal_in: 0,
+            is_repeatable: true,
+            gave_up: false,
+        }
+    }
+
+    /// The app's next bytes. They are to be told before any reply to them is.
+    pub fn sent(&mut self, bytes: &[u8]) {
+        if !self.gave_up && self.follow_requests(bytes).is_err() {
+            self.gave_up = true;
+        }
+    }
+
+    /// Redis's next bytes.
+    pub fn received(&mut self, bytes: &[u8]) {
+        if !self.gave_up && self.follow_replies(bytes).is_err() {
+            self.gave_up = true;
+        }
+    }
+
+    /// Whether the connection may be kept for another user: every request is complete and
+    /// answered, and what its user leaves behind RESET clears.
+    pub fn is_settled(&self) -> bool {
+        !self.gave_up && self.requests.is_at_boundary() && self.owed == 0
+    }
+
+    /// Whether all that was sent may be sent again on another connection, even if it has been
+    /// executed: complete requests, that only read or set up their connection.
+    pub fn is_repeatable(&self) -> bool {
+        !self.gave_up && self.requests.is_at_boundary() && self.is_repeatable
+    }
+
+    /// Whether all that was sent is one request at most, complete or not.
+    pub fn is_one_request(&self) -> bool {
+        !self.gave_up && (self.count == 0 || self.count == 1 && self.requests.is_at_boundary())
+    }
+
+    /// Whether nothing will be known any more: the ledger may be dropped, and the connection has
+    /// no user after this one.
+    pub fn gave_up(&self) -> bool {
+        self.gave_up
+    }
+
+    fn follow_requests(&mut self, mut bytes: &[u8]) -> Result<(), GaveUp> {
+        self.sent = add(self.sent, bytes)?;
+        while let Some(request) = self.requests.next(&mut bytes)? {
+            let effect = request
+                .command
+                .and_then(|name| commands::effect(name, request.argument))
+                .ok_or(GaveUp)?;
+            if self.count == REQUESTS {
+                return Err(GaveUp);
+            }
+            self.count += 1;
+            self.owed += 1;
+            self.is_repeatable &= effect.is_repeatable();
+            if effect == Effect::NoneIfRefused {
+                // One at a time: no client asks twice.
+                if self.refusal_in > 0 {
+                    return Err(GaveUp);
+                }
+                self.refusal_in = self.owed;
+            }
+        }
+        Ok(())
+    }
+
+    fn follow_replies(&mut self, mut bytes: &[u8]) -> Result<(), GaveUp> {
+        self.received = add(self.received, bytes)?;
+        while !bytes.is_empty() {
+            if self.owed == 0 {
+                return Err(GaveUp);
+            }
+            let Some(first) = self.replies.next(&mut bytes)? else { break };
+            self.owed -= 1;
+            if self.refusal_in > 0 {
+                self.refusal_in -= 1;
+                if self.refusal_in == 0 && !b"-!".contains(&first) {
+                    return Err(GaveUp);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The count of a direction's bytes with these, as long as the connection is followed.
+fn add(count: u32, bytes: &[u8]) -> Result<u32, GaveUp> {
+    let count = u32::try_from(bytes.len()).ok().and_then(|more| count.checked_add(more));
+    count.filter(|count| *count <= BYTES).ok_or(GaveUp)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resp::request;
+
+    /// What a connection's two ends send.
+    #[derive(Debug, Clone)]
+    enum Step {
+        Sent(Vec<u8>),
+        Received(Vec<u8>),
+    }
+
+    /// A request, its words parted by spaces.
+    fn sent(request_text: &str) -> Step {
+        Step::Sent(request(&request_text.split(' ').collect::<Vec<_>>()))
+    }
+
+    fn raw(bytes: &[u8]) -> Step {
+        Step::Sent(bytes.to_vec())
+    }
+
+    fn received(reply: &str) -> Step {
+        Step::Received(reply.into())
+    }
+
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    enum State {
+        Settled,
+        Busy,
+        GaveUp,
+    }
+
+    fn state(ledger: &Ledger) -> State {
+        let state = match (ledger.is_settled(), ledger.gave_up()) {
+            (true, false) => State::Settled,
+            (false, false) => State::Busy,
+            (false, true) => State::GaveUp,
+            (true, true) => panic!("{ledger:?}"),
+        };
+        assert!(state != State::GaveUp || !ledger.is_repeatable());
+        state
+    }
+
+    /// The ledger behind these steps; it is the same if they come byte by byte.
+    #[track_caller]
+    fn after(steps: &[Step]) -> Ledger {
+        let (mut whole, mut cut) = (Ledger::new(), Ledger::new());
+        for step in steps {
+            match step {
+                Step::Sent(bytes) => {
+                    whole.sent(bytes);
+                    bytes.chunks(1).for_each(|byte| cut.sent(byte));
+                }
+                Step::Received(bytes) => {
+                    whole.received(bytes);
+                    bytes.chunks(1).for_each(|byte| cut.received(byte));
+                }
+            }
+        }
+        assert_eq!(state(&whole), state(&cut), "cutting changes nothing: {steps:?}");
+        assert_eq!(whole.is_repeatable(), cut.is_repeatable(), "{steps:?}");
+        whole
+    }
+
+    #[track_caller]
+    fn state_after(steps: &[Step]) -> State {
+        state(&after(steps))
+    }
+
+    #[test]
+    fn a_connection_is_settled_between_requests_and_at_no_other_byte() {
+        assert_eq!(state_after(&[]), State::Settled);
+        assert!(after(&[]).is_repeatable());
+        let (request, reply) = (request(&["GET", "key"]), b"$5\r\nvalue\r\n");
+        for end in 1..request.len() {
+            let ledger = after(&[raw(&request[..end])]);
+            assert_eq!(state(&ledger), State::Busy, "{end}");
+            assert!(!ledger.is_repeatable(), "half a request: {end}");
+        }
+        for end in 0..reply.len() {
+            let steps = [raw(&request), Step::Received(reply[..end].to_vec())];
+            let ledger = after(&steps);
+            assert_eq!(state(&ledger), State::Busy, "{end}");
+            assert!(ledger.is_repeatable(), "{end}");
+        }
+        let answered = [raw(&request), Step::Received(reply.to_vec())];
+        assert_eq!(state_after(&answered), State::Settled);
+        // Pipelined: as many replies as requests, no fewer.
+        let two = [sent("SET a 1"), sent("GET a"), received("+OK\r\n"), received("$1\r\n1\r\n")];
+        assert_eq!(state_after(&two[..3]), State::Busy);
+        assert_eq!(state_after(&two), State::Settled);
+    }
+
+    #[test]
+    fn a_reply_that_nobody_is_owed_ends_reuse() {
+        for reply in ["-ERR max number of clients reached\r\n", "-", "+OK\r\n", "\n"] {
+            assert_eq!(state_after(&[received(reply)]), State::GaveUp, "{reply}");
+            let half = [raw(b"*1\r\n$4\r\nPI"), received(reply)];
+            assert_eq!(state_after(&half), State::GaveUp, "{reply}");
+            let second = [sent("PING"), received("+PONG\r\n"), received(reply)];
+            assert_eq!(state_after(&second), State::GaveUp, "{reply}");
+            let at_once = [sent("PING"), received(&format!("+PONG\r\n{reply}"))];
+            assert_eq!(state_after(&at_once), State::GaveUp, "{reply}");
+        }
+        assert_eq!(state_after(&[Step::Received(Vec::new())]), State::Settled);
+    }
+
+    #[test]
+    fn a_command_that_leaves_something_behind_ends_reuse_in_a_transaction_too() {
+        for command in [
+            "CLIENT REPLY SKIP",
+            "CLIENT REPLY OFF",
+            "client reply on",
+            "SUBSCRIBE a b",
+            "UNSUBSCRIBE",
+            "PSUBSCRIBE a",
+            "PUNSUBSCRIBE",
+            "SSUBSCRIBE a",
+            "SUNSUBSCRIBE",
+            "MONITOR",
+            "SYNC",
+            "PSYNC ? -1",
+            "REPLCONF ACK 0",
+            "CLIENT TRACKING ON",
+            "CLIENT CACHING YES",
+            "CLIENT NO-EVICT ON",
+            "CLIENT NO-TOUCH ON",
+            "CLIENT CAPA redirect",
+            "CLIENT IMPORT-SOURCE ON",
+            "CLIENT ID",
+            "CLIENT INFO",
+            "CLIENT LIST",
+            "CLIENT KILL ID 3",
+            "CLIENT UNBLOCK 3",
+            "CLIENT PAUSE 1000 ALL",
+            "SCRIPT DEBUG YES",
+            "DEBUG SLEEP 0",
+            "PFDEBUG ENCODING a",
+            "QUIT",
+            "SHUTDOWN NOSAVE",
+            "CLIENT",
+            "CLIENT SOMETHING-NEW",
+            "SOMETHING-NEW",
+            "CONFIG SET requirepass x",
+        ] {
+            assert_eq!(state_after(&[sent(command)]), State::GaveUp, "{command}");
+            let queued = [sent("MULTI"), received("+OK\r\n"), sent(command)];
+            assert_eq!(state_after(&queued), State::GaveUp, "{command}");
+            let half = request(&command.split(' ').collect::<Vec<_>>());
+            let half = [raw(&half[..half.len() - 1])];
+            assert_eq!(state_after(&half), State::Busy, "{command}");
+        }
+    }
+
+    #[test]
+    fn what_reset_clears_settles() {
+        for command in ["AUTH a b", "HELLO 3", "SELECT 7", "CLIENT SETNAME a", "READONLY"] {
+            let ledger = after(&[sent(command), received("+OK\r\n")]);
+            assert_eq!(state(&ledger), State::Settled, "{command}");
+            assert!(ledger.is_repeatable(), "{command}");
+        }
+        let steps = [sent("MULTI"), received("+OK\r\n"), sent("GET a"), received("+QUEUED\r\n")];
+        assert_eq!(state_after(&steps), State::Settled);
+        assert!(!after(&steps).is_repeatable());
+        for command in ["WATCH a", "SET a b", "EVAL x 0", "WAIT 1 0", "BLPOP a 0", "JSON.GET a"] {
+            let ledger = after(&[sent(command), sent("GET a")]);
+            assert_eq!(state(&ledger), State::Busy, "{command}");
+            assert!(!ledger.is_repeatable(), "{command}");
+        }
+    }
+
+    #[test]
+    fn a_push_ends_reuse_wherever_it_stands() {
+        let push = ">2\r\n+invalidate\r\n_\r\n";
+        for before in ["", "+PONG\r\n", "*2\r\n+OK\r\n", "%1\r\n+a\r\n", "|1\r\n", "*1\r\n*1\r\n"] {
+            let steps = [sent("PING"), sent("EXEC"), received(&format!("{before}{push}"))];
+            assert_eq!(state_after(&steps), State::GaveUp, "{before}");
+        }
+    }
+
+    #[test]
+    fn maintenance_notifications_are_harmless_if_refused() {
+        let maintenance = "CLIENT MAINT_NOTIFICATIONS ON";
+        for (replies, expected) in [
+            ("+OK\r\n-ERR unknown\r\n+OK\r\n", State::Settled),
+            ("-ERR old\r\n!3\r\nERR\r\n-ERR old\r\n", State::Settled),
+            ("+OK\r\n+OK\r\n+OK\r\n", State::GaveUp),
+            ("-ERR\r\n+OK\r\n-ERR\r\n", State::GaveUp),
+            ("+OK\r\n+QUEUED\r\n", State::GaveUp),
+            ("+OK\r\n*1\r\n-ERR\r\n", State::GaveUp),
+            ("+OK\r\n|0\r\n-ERR\r\n", State::GaveUp),
+            ("+OK\r\n-ERR unknown\r\n", State::Busy),
+            ("+OK\r\n-ERR unkn", State::Busy),
+            ("+OK\r\n", State::Busy),
+        ] {
+            let hello = sent("HELLO 3");
+            let steps = [hello, sent(maintenance), sent("SELECT 0"), received(replies)];
+            assert_eq!(state_after(&steps), expected, "{replies}");
+        }
+        let twice = [sent(maintenance), received("-ERR\r\n"), sent(maintenance)];
+        assert_eq!(state_after(&twice), State::Busy);
+        assert!(after(&twice).is_repeatable());
+        assert_eq!(state_after(&[sent(maintenance), sent(maintenance)]), State::GaveUp);
+    }
+
+    #[test]
+    fn what_only_some_servers_understand_ends_reuse() {
+        for bytes in [
+            &b"*0\r\n"[..],
+            b"*-1\r\n",
+            b"\r\n",
+            b"\n",
+            b"*1\r\n$4\r\nECHOxx",
+            b"*1\rX$4\r\nPING\r\n",
+            b"PING \"a\"\r\n",
+            b"PING\0\r\n",
+            b"PING\n",
+            b"   \r\n",
+        ] {
+            assert_eq!(state_after(&[raw(bytes)]), State::GaveUp, "{bytes:?}");
+        }
+        assert_eq!(state_after(&[raw(b"PING\r\n"), received("+PONG\r\n")]), State::Settled);
+        assert_eq!(state_after(&[sent("GET a"), received("$?\r\n")]), State::GaveUp);
+    }
+
+    #[test]
+    fn a_long_connection_is_not_followed() {
+        let steps = |count| {
+            let (requests, replies) = (request(&["PING"]).repeat(count), "+PONG\r\n".repeat(count));
+            [raw(&requests), received(&replies)]
+        };
+        assert_eq!(state_after(&steps(1_000)), State::Settled);
+        assert_eq!(state_after(&steps(1_001)), State::GaveUp);
+
+        let megabyte = |rest: usize| vec![b'x'; (1 << 20) - rest];
+        for (more, expected) in [(0, State::Settled), (1, State::GaveUp)] {
+            let mut value = format!("${}\r\n", (1 << 20) - 12 + more).into_bytes();
+            value.extend(megabyte(12 - more));
+            value.extend(b"\r\n");
+            assert_eq!(value.len(), (1 << 20) + more);
+            let steps = [sent("GET a"), Step::Received(value)];
+            assert_eq!(state_after(&steps), expected, "received {more}");
+
+            let mut echo =
+                format!("*2\r\n$4\r\nECHO\r\n${}\r\n", (1 << 20) - 26 + more).into_bytes();
+            echo.extend(megabyte(26 - more));
+            echo.extend(b"\r\n");
+            assert_eq!(echo.len(), (1 << 20) + more);
+            assert_eq!(state_after(&[raw(&echo), received("+\r\n")]), expected, "sent {more}");
+        }
+    }
+
+    #[test]
+    fn a_ledger_is_small_and_shows_no_word_of_the_app() {
+        assert!(size_of::<Ledger>() < 256, "{} bytes", size_of::<Ledger>());
+        let mut ledger = Ledger::new();
+        ledger.sent(&request(&["AUTH", "hunter2"]));
+        let shown = format!("{ledger:?}");
+        assert!(!shown.contains("hunter2") && !shown.contains("104, 117"), "{shown}");
+    }
+}

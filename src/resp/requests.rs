@@ -1,0 +1,225 @@
+//! Where each request of a client ends, and which command it is.
+//!
+//! Servers read more than the protocol allows, and not all alike: Redis does not look at the two
+//! bytes behind a bulk string, takes a line that ends with CR and any byte, and lets a NUL hide
+//! the end of an inline request. So a request is framed here only if every server must end it at
+//! the same byte: an array of bulk strings with canonical numbers and CRLF, or a line of plain
+//! words. What gets no reply (`*0`, `*-1`, an empty line) is not framed either.
+
+use std::fmt;
+
+use super::{Opaque, with_digit};
+
+/// Finds the requests in the bytes of one connection, in whatever pieces they come. It allocates
+/// nothing, and of all bytes keeps a request's first two words, if they are short.
+#[derive(Debug, Default)]
+pub struct RequestFramer {
+    part: Part,
+    /// The number that is being read.
+    number: Option<u32>,
+    /// Bulk strings that the array still lacks, the current one included.
+    missing: u32,
+    /// Bytes that the bulk string, without its line end, or the inline request still may have.
+    left: u32,
+    /// Whether a word of the inline request has begun that goes on.
+    in_word: bool,
+    /// The request's words so far.
+    count: u32,
+    words: [Word; 2],
+}
+
+/// A complete request.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Request<'a> {
+    /// The name of the command as it was sent; `None` if it has more than [`WORD`] bytes.
+    pub command: Option<&'a [u8]>,
+    /// What stands behind it, empty if nothing does; `None` if it has more than [`WORD`] bytes.
+    pub argument: Option<&'a [u8]>,
+}
+
+/// The longest word, in bytes, that is kept: the longest name of a command of Redis 8 has 20, of a
+/// subcommand 21.
+pub const WORD: usize = 24;
+
+/// The longest inline request, in bytes without its line end. Redis's limit depends on what it
+/// reads at once (64 KiB); people and health checks need less.
+pub const INLINE: usize = 1024;
+
+/// What the next byte belongs to.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// A new request.
+    #[default]
+    Start,
+    /// The number behind `*`, and its line end.
+    Count,
+    CountEnd,
+    /// The `$` of a bulk string, the number behind it, and its line end.
+    Mark,
+    Length,
+    LengthEnd,
+    /// A bulk string, and its line end.
+    Body,
+    BodyEnd,
+    BodyEndLf,
+    /// A line of words, and its end.
+    Inline,
+    InlineEnd,
+    Opaque,
+}
+
+/// A word of a request, if it is short.
+#[derive(Clone, Copy, Default)]
+struct Word {
+    /// `WORD` + 1 for a word that is longer.
+    length: u8,
+    bytes: [u8; WORD],
+}
+
+impl RequestFramer {
+    /// The next request that is complete with these bytes, which are taken as far as it goes;
+    /// `None` once all are taken.
+    ///
+    /// # Errors
+    ///
+    /// [`Opaque`], and from then on always.
+    pub fn next(&mut self, bytes: &mut &[u8]) -> Result<Option<Request<'_>>, Opaque> {
+        match self.advance(bytes) {
+            Ok(true) => {
+                let [command, argument] = &self.words;
+                Ok(Some(Request { command: command.get(), argument: argument.get() }))
+            }
+            Ok(false) => Ok(None),
+            Err(Opaque) => {
+                self.part = Part::Opaque;
+                Err(Opaque)
+            }
+        }
+    }
+
+    /// Whether no request has begun that is not complete.
+    pub fn is_at_boundary(&self) -> bool {
+        self.part == Part::Start
+    }
+
+    /// Whether these bytes complete a request.
+    fn advance(&mut self, bytes: &mut &[u8]) -> Result<bool, Opaque> {
+        while let Some((&byte, rest)) = bytes.split_first() {
+            if self.part == Part::Body {
+                let (taken, rest) = bytes.split_at(bytes.len().min(self.left as usize));
+                self.keep(taken);
+                *bytes = rest;
+                self.left -= taken.len() as u32;
+                if self.left == 0 {
+                    self.part = Part::BodyEnd;
+                }
+                continue;
+            }
+            *bytes = rest;
+            self.part = match (self.part, byte) {
+                (Part::Start, b'*') => {
+                    self.begin();
+                    Part::Count
+                }
+                (Part::Start, _) => {
+                    self.begin();
+                    self.left = INLINE as u32;
+                    self.inline(byte)?
+                }
+                (Part::Count, b'\r') => {
+                    self.missing = self.number.take().filter(|count| *count > 0).ok_or(Opaque)?;
+                    Part::CountEnd
+                }
+                (Part::CountEnd, b'\n') => Part::Mark,
+                (Part::Mark, b'$') => Part::Length,
+                (Part::Length, b'\r') => {
+                    self.left = self.number.take().ok_or(Opaque)?;
+                    Part::LengthEnd
+                }
+                (Part::Count | Part::Length, _) => {
+                    self.number = with_digit(self.number, byte)?;
+                    self.part
+                }
+                (Part::LengthEnd, b'\n') => {
+                    self.count += 1;
+                    if self.left > 0 { Part::Body } else { Part::BodyEnd }
+                }
+                (Part::BodyEnd, b'\r') => Part::BodyEndLf,
+                (Part::BodyEndLf, b'\n') => {
+                    self.missing -= 1;
+                    if self.missing == 0 { Part::Start } else { Part::Mark }
+                }
+                (Part::Inline, _) => self.inline(byte)?,
+                // A line of spaces is an empty one.
+                (Part::InlineEnd, b'\n') if self.count > 0 => Part::Start,
+                _ => return Err(Opaque),
+            };
+            if self.part == Part::Start {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn begin(&mut self) {
+        self.count = 0;
+        self.in_word = false;
+        for word in &mut self.words {
+            word.length = 0;
+        }
+    }
+
+    /// The next byte of an inline request.
+    fn inline(&mut self, byte: u8) -> Result<Part, Opaque> {
+        match byte {
+            b'\r' => return Ok(Part::InlineEnd),
+            b' ' => self.in_word = false,
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b':' | b'/' => {
+                self.count += u32::from(!self.in_word);
+                self.in_word = true;
+                self.keep(&[byte]);
+            }
+            _ => return Err(Opaque),
+        }
+        self.left = self.left.checked_sub(1).ok_or(Opaque)?;
+        Ok(Part::Inline)
+    }
+
+    /// Adds bytes to the current word.
+    fn keep(&mut self, bytes: &[u8]) {
+        if let Some(word) = self.words.get_mut(self.count as usize - 1) {
+            word.push(bytes);
+        }
+    }
+}
+
+impl Word {
+    fn push(&mut self, more: &[u8]) {
+        let length = usize::from(self.length);
+        match self.bytes.get_mut(length..length + more.len()) {
+            Some(place) => {
+                place.copy_from_slice(more);
+                self.length += more.len() as u8;
+            }
+            None => self.length = WORD as u8 + 1,
+        }
+    }
+
+    fn get(&self) -> Option<&[u8]> {
+        self.bytes.get(..usize::from(self.length))
+    }
+}
+
+/// Its bytes may be of a password.
+impl fmt::Debug for Word {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.length)
+    }
+}
+
+/// Its words may be secret.
+impl fmt::Debug for Request<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Request")
+    }
+}

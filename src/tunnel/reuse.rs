@@ -1,0 +1,206 @@
+//! What a relay does so that its connection to Redis can have another user, before or after.
+
+use std::io;
+
+use crate::pool::Ledger;
+use crate::pool::canary::{RESET, RESET_DONE};
+
+/// The most bytes of an app that are kept to be sent once more. The first request is far shorter,
+/// but for those that are large values.
+const MOST_COPIED: usize = 64 * 1024;
+
+/// See the module's description.
+#[derive(Debug)]
+pub struct Reuse {
+    /// `None`: the connection is not to be kept, or is not fit for it.
+    ledger: Option<Box<Ledger>>,
+    opening: Opening,
+}
+
+/// How far a connection is reset that had another user, or was made beforehand.
+#[derive(Debug)]
+enum Opening {
+    /// It is: whatever is sent and received is its user's.
+    Done,
+    /// `RESET` goes in front of the first bytes.
+    Due,
+    /// It has gone.
+    Sent {
+        /// Bytes of its reply that have come.
+        seen: usize,
+        /// What the app has sent.
+        copy: Copy,
+    },
+}
+
+/// What the app has sent on a connection that may turn out to be dead.
+#[derive(Debug)]
+enum Copy {
+    Whole(Vec<u8>),
+    TooLong,
+}
+
+impl Reuse {
+    /// `reset_first`: it is reset in front of the first request; `keep`: it may be kept afterwards.
+    pub fn new(reset_first: bool, keep: bool) -> Reuse {
+        Reuse {
+            ledger: keep.then(Box::default),
+            opening: if reset_first { Opening::Due } else { Opening::Done },
+        }
+    }
+
+    /// What goes in front of the next bytes of the app.
+    pub fn preamble(&self) -> &'static [u8] {
+        match self.opening {
+            Opening::Due => RESET,
+            Opening::Done | Opening::Sent { .. } => &[],
+        }
+    }
+
+    /// These bytes of the app are being sent, behind the preamble.
+    pub fn sent(&mut self, bytes: &[u8]) {
+        if let Some(ledger) = &mut self.ledger {
+            ledger.sent(bytes);
+            self.let_go_of_ledger();
+        }
+        if matches!(self.opening, Opening::Due) {
+            self.opening = Opening::Sent { seen: 0, copy: Copy::Whole(Vec::new()) };
+        }
+        if let Opening::Sent { copy, .. } = &mut self.opening
+            && let Copy::Whole(known) = copy
+        {
+            if known.len() + bytes.len() <= MOST_COPIED {
+                known.extend(bytes);
+            } else {
+                *copy = Copy::TooLong;
+            }
+        }
+    }
+
+    /// These bytes have come from Redis; says how many of them are the reset's reply, which the app
+    /// must not see.
+    ///
+    /// # Errors
+    /// When the reply is another: then nobody knows who the user is there.
+    pub fn received(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let ours = match &mut self.opening {
+            Opening::Done => 0,
+            // Nobody asked: it is of no use to anybody.
+            Opening::Due => return Err(io::ErrorKind::ConnectionAborted.into()),
+            Opening::Sent { seen, .. } => {
+                let expected = &RESET_DONE[*seen..];
+                let count = expected.len().min(bytes.len());
+                if bytes[..count] != expected[..count] {
+                    return Err(no_reset());
+                }
+                *seen += count;
+                if *seen == RESET_DONE.len() {
+                    self.opening = Opening::Done;
+                }
+                count
+            }
+        };
+        if let Some(ledger) = &mut self.ledger {
+            ledger.received(&bytes[ours..]);
+            self.let_go_of_ledger();
+        }
+        Ok(ours)
+    }
+
+    fn let_go_of_ledger(&mut self) {
+        if self.ledger.as_ref().is_some_and(|ledger| ledger.gave_up()) {
+            // A copy's fate depends on it, as long as there is one.
+            if matches!(self.opening, Opening::Done) {
+                self.ledger = None;
+            }
+        }
+    }
+
+    /// Whether the connection can be kept if its user goes now.
+    pub fn is_settled(&self) -> bool {
+        self.ledger.as_ref().is_some_and(|ledger| ledger.is_settled())
+            && !matches!(self.opening, Opening::Sent { .. })
+    }
+
+    /// Whether it is not known yet that the connection still works.
+    pub fn is_unconfirmed(&self) -> bool {
+        !matches!(self.opening, Opening::Done)
+    }
+
+    /// What is to be sent on another connection, since this one was dead: all that the app has
+    /// sent. `None` if Redis may have got a request that must not be sent twice; `stalled`: not all
+    /// that was sent has left us.
+    pub fn take_copy(&mut self, stalled: bool) -> Option<Vec<u8>> {
+        match std::mem::replace(&mut self.opening, Opening::Done) {
+            Opening::Due => Some(Vec::new()),
+            Opening::Sent { copy: Copy::Whole(copy), seen: 0 } => {
+                let ledger = self.ledger.as_ref()?;
+                // Of a single request the last bytes are missing there.
+                let incomplete = stalled && ledger.is_one_request();
+                (incomplete || ledger.is_repeatable()).then_some(copy)
+            }
+            Opening::Sent { .. } | Opening::Done => None,
+        }
+    }
+}
+
+fn no_reset() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "RESET was not answered as it should be")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GET: &[u8] = b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\n";
+    const INCR: &[u8] = b"*2\r\n$4\r\nINCR\r\n$1\r\nk\r\n";
+
+    #[test]
+    fn the_resets_reply_is_taken_out_however_it_is_cut() {
+        let stream = b"+RESET\r\n$1\r\nv\r\n";
+        for cut in 0..stream.len() {
+            let mut reuse = Reuse::new(true, true);
+            assert_eq!(reuse.preamble(), RESET);
+            reuse.sent(GET);
+            assert_eq!(reuse.preamble(), b"");
+            let (first, second) = stream.split_at(cut);
+            let ours = reuse.received(first).unwrap() + reuse.received(second).unwrap();
+            assert_eq!(ours, RESET_DONE.len(), "{cut}");
+            assert!(reuse.is_settled() && !reuse.is_unconfirmed());
+        }
+    }
+
+    #[test]
+    fn another_reply_is_an_error() {
+        for reply in [&b"-NOAUTH Authentication required.\r\n"[..], b"+OK\r\n", b"+RESET \r\n"] {
+            let mut reuse = Reuse::new(true, true);
+            reuse.sent(GET);
+            assert!(reuse.received(reply).is_err());
+        }
+        assert!(Reuse::new(true, true).received(b"+RESET\r\n").is_err(), "nobody asked");
+    }
+
+    #[test]
+    fn what_may_have_been_executed_is_not_sent_twice() {
+        let copy = |requests: &[&[u8]], received: &[u8], stalled| {
+            let mut reuse = Reuse::new(true, true);
+            for request in requests {
+                reuse.sent(request);
+            }
+            if !received.is_empty() {
+                reuse.received(received).unwrap();
+            }
+            reuse.take_copy(stalled)
+        };
+        assert_eq!(copy(&[], b"", false), Some(vec![]));
+        assert_eq!(copy(&[GET], b"", false).as_deref(), Some(GET));
+        assert_eq!(copy(&[&GET[..7], &GET[7..]], b"", false).as_deref(), Some(GET));
+        assert_eq!(copy(&[GET], b"+", false), None, "it lives");
+        assert_eq!(copy(&[INCR], b"", false), None);
+        assert_eq!(copy(&[GET, INCR], b"", false), None);
+        assert_eq!(copy(&[INCR], b"", true).as_deref(), Some(INCR), "its end has not left us");
+        assert_eq!(copy(&[INCR, GET], b"", true), None);
+        assert_eq!(copy(&[&vec![b'x'; MOST_COPIED + 1]], b"", true), None);
+        assert_eq!(copy(&[b"SUBSCRIBE"], b"", false), None, "half a request");
+    }
+}
