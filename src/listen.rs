@@ -85,7 +85,7 @@ impl Bound {
             None => SocketFolder::make()?,
         };
         let (listener, path) = self.folder.insert(folder).bind_named(STATUS_SOCKET)?;
-        Ok(status::Listener::Unix(listener, path))
+        Ok(status::Listener::Unix(listener.into(), path))
     }
 }
 

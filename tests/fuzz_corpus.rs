@@ -43,3 +43,8 @@ fn no_request_of_the_corpus_gets_anything_but_http_from_the_status_page() {
 fn no_interleaving_of_the_corpus_makes_the_relay_lose_a_byte() {
     replay("relay", targets::relay);
 }
+
+#[test]
+fn no_connection_of_the_corpus_is_reused_that_may_not_be() {
+    replay("ledger", targets::ledger);
+}

@@ -3,10 +3,10 @@
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, ToSocketAddrs as _};
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 
 use super::server::Hosts;
-use crate::tunnel;
 
 /// Where the status page is to be served.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,7 +89,7 @@ pub enum Listener {
     /// With its address, and the name that it was asked for by.
     Tcp(TcpListener, SocketAddr, String),
     /// With its path.
-    Unix(tunnel::Listener, PathBuf),
+    Unix(UnixListener, PathBuf),
 }
 
 impl Listener {

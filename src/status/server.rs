@@ -95,7 +95,7 @@ pub async fn serve(listener: Listener, status: Arc<Status>) {
             Ok(listener) => accept_all(listener, status, hosts).await,
             Err(error) => Err(error),
         },
-        Listener::Unix(listener, _) => match listener.into_watched_unix() {
+        Listener::Unix(listener, _) => match UnixListener::from_std(listener) {
             Ok(listener) => accept_all(listener, status, hosts).await,
             Err(error) => Err(error),
         },
