@@ -157,18 +157,14 @@ impl Report {
                 "Connections of the app's that have ended and did not fail, by reason",
                 Counter,
                 "reason",
-                |tunnel| {
-                    CloseReason::WORDS.into_iter().zip(tunnel.closed.map(Whole)).collect()
-                },
+                |tunnel| CloseReason::WORDS.into_iter().zip(tunnel.closed.map(Whole)).collect(),
             ),
             self.each_by(
                 "connections_failed",
                 "Connections of the app's that got no connection to Redis, by reason",
                 Counter,
                 "reason",
-                |tunnel| {
-                    FailureReason::WORDS.into_iter().zip(tunnel.failed.map(Whole)).collect()
-                },
+                |tunnel| FailureReason::WORDS.into_iter().zip(tunnel.failed.map(Whole)).collect(),
             ),
             self.each_by(
                 "upstream_connections",
@@ -191,7 +187,7 @@ impl Report {
             ),
             self.each(
                 "connections_waiting",
-                "Connections of the app's that wait for one to Redis, or for their turn to make one",
+                "Connections of the app's that wait for one to Redis, or their turn",
                 Gauge,
                 |tunnel| Some(Whole(tunnel.waiting)),
             ),
@@ -200,9 +196,7 @@ impl Report {
                 "Where the connections to Redis came from that the app's connections got",
                 Counter,
                 "result",
-                |tunnel| {
-                    PoolResult::WORDS.into_iter().zip(tunnel.pool.map(Whole)).collect()
-                },
+                |tunnel| PoolResult::WORDS.into_iter().zip(tunnel.pool.map(Whole)).collect(),
             ),
             self.each_by(
                 "tls_handshake_duration_seconds",

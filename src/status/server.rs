@@ -28,6 +28,7 @@ use super::metrics::{self, Format};
 use super::{Report, Status, json, page, text};
 use crate::figures::CommandState;
 use crate::logging::{debug, warning};
+use crate::tunnel::headroom;
 
 /// Connections that are served at once; others wait in the kernel.
 const MOST_CONNECTIONS: usize = 8;
@@ -37,6 +38,9 @@ const LONGEST_HEADERS: usize = 8 * 1024;
 const LONGEST: Duration = Duration::from_secs(5);
 /// The pause after a failed `accept`, so that a lack of descriptors does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
+/// Bytes that an answer may take, the page of many tunnels included: without them it is none, since
+/// what there is left is for those who use the tunnels.
+const ANSWER: usize = 1024 * 1024;
 /// By what `--status` learns whether a tunnel fails, besides the text: `true` or `false`.
 pub const WELL: &str = "start-stunnel-well";
 
@@ -115,6 +119,9 @@ pub async fn accept_all(
     loop {
         let permit = free.clone().acquire_owned().await.map_err(io::Error::other)?;
         match listener.accept().await {
+            Ok(_) if !headroom::has(ANSWER) => {
+                debug!(at = "status-unanswered", error = "memory is short");
+            }
             Ok(stream) => {
                 let (status, hosts) = (status.clone(), hosts.clone());
                 tokio::spawn(async move {

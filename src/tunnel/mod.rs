@@ -12,7 +12,7 @@ mod connection;
 pub mod diagnosis;
 mod drain;
 pub mod failure;
-mod headroom;
+pub mod headroom;
 mod inquiry;
 mod listener;
 mod names;
