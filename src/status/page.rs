@@ -104,8 +104,12 @@ fn section(page: &mut String, block: &Block, graph: &[Point]) -> fmt::Result {
     }
     page.push_str("<dl>\n");
     for (number, row) in block.rows.iter().enumerate() {
-        let important = if number < 3 { " class=\"important\"" } else { "" };
-        write!(page, "<dt{important}>{}</dt><dd{important}>{}", row.label, Escaped(&row.text))?;
+        let (rank, important) = match number + 1 {
+            rank @ ..=3 => (format!("{rank} "), " class=\"important\""),
+            _ => (String::new(), ""),
+        };
+        let (label, text) = (row.label, Escaped(&row.text));
+        write!(page, "<dt{important}>{rank}{label}</dt><dd{important}>{text}")?;
         if let Some(advice) = &row.advice {
             write!(page, "<p class=\"advice\">{}</p>", Escaped(advice))?;
         }
@@ -135,7 +139,8 @@ fn bars(
     let width = WIDTH / POINTS;
     write!(
         page,
-        "<svg class=\"{class}\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" \
+        "<svg class=\"{class}\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" \
+         preserveAspectRatio=\"none\" role=\"img\" \
          aria-label=\"{what} in the last 10 minutes, at most {most}\">"
     )?;
     let first = POINTS.saturating_sub(points.len());

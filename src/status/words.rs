@@ -10,6 +10,8 @@ use crate::tunnel::client_limit;
 /// A certificate that ends so soon is worth a word, in days.
 const SOON: i64 = 14;
 const SECONDS_A_DAY: i64 = 86_400;
+/// The word of `--verify` with which a certificate's end is of no matter.
+const NONE: &str = "none";
 /// Waits beyond these are worth a word, in seconds.
 const SLOW_LOOP: f64 = 0.05;
 const SLOW_REPLY: f64 = 0.1;
@@ -38,7 +40,7 @@ impl Verdict {
         } else if recent.failed_in_all() > 0
             || recent.turned_away > 0
             || is_at_limit(tunnel)
-            || (ends_soon && tunnel.labels.verify != "none")
+            || (ends_soon && tunnel.labels.verify != NONE)
         {
             Verdict::Unsteady
         } else {
@@ -215,7 +217,7 @@ fn tls(tunnel: &TunnelSnapshot) -> Row {
             days => format!("ends in {}", counted(days as u64, "day")),
         };
         parts.push(format!("certificate for {} {ends}", certificate.names));
-        if days < SOON {
+        if days < SOON && tunnel.labels.verify != NONE {
             advice = Some("Have the server's certificate renewed".to_owned());
         }
     }
