@@ -235,6 +235,35 @@ fn a_lack_of_descriptors_is_a_reason_of_its_own() {
 }
 
 #[test]
+fn status_is_told_even_when_no_descriptor_is_left() {
+    let server = Server::start(Front::Redis);
+    let scene = Scene::of(&server.url());
+    // Reading it has taken all that it takes once.
+    assert_eq!(scene.page.get("/healthz").code, 200);
+    let pid = scene.held.running.pid();
+    let descriptors = |pid| support::proc::descriptors(pid) as u64;
+    let most = descriptors(pid) + 20;
+    limit(pid, "nofile", most);
+    let _crowd: Vec<Client> = (0..40)
+        .map(|_| {
+            let mut client = Client::open(scene.ports[0].1);
+            client.send(&["AUTH", PASSWORD]);
+            client
+        })
+        .collect();
+    eventually("the descriptors are used up", || (descriptors(pid) >= most - 1).then_some(()));
+    for _ in 0..3 {
+        assert_eq!(scene.page.get("/healthz").code, 200);
+        assert!(scene.status("REDIS_URL").0.contains("REDIS_URL → "));
+    }
+    let errors = "accept_errors_total{tunnel=\"REDIS_URL\"}";
+    let failed = "connections_failed_total{tunnel=\"REDIS_URL\",reason=\"descriptors\"}";
+    let count = |sample| scene.metric(sample).unwrap();
+    eventually("it is counted", || (count(errors) + count(failed) > 0.0).then_some(()));
+    scene.held.finish();
+}
+
+#[test]
 fn a_lack_of_memory_is_told_as_a_failure_of_the_launchers_own() {
     let server = Server::start(Front::Redis);
     // Else it may have 64 MiB of address space for each thread, to fill before memory ends.

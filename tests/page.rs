@@ -12,6 +12,7 @@ use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
+use std::time::Duration;
 
 use serde_json::Value;
 use support::launcher::{Held, Launcher, port_of};
@@ -19,7 +20,7 @@ use support::pki::{Authority, Request};
 use support::resp::{Client, Reply};
 use support::servers::{Front, Options, PASSWORD, Server, connections};
 use support::status::StatusPage;
-use support::{PATIENCE, Process, eventually, rest, two_free_ports};
+use support::{PATIENCE, Process, eventually, eventually_within, rest, two_free_ports};
 
 /// A certificate's name that would change the page's title, were it taken for markup.
 const HOSTILE: &str = "</dd><script>document.title='owned'</script><img src=x onerror=x>";
@@ -65,22 +66,28 @@ const VIEWS: [View; 4] = [
 /// Those that the manual has.
 const IN_THE_MANUAL: [&str; 2] = ["wide-light", "narrow-dark"];
 
-/// Debian's Chromium, with a profile of its own.
-fn chromium(profile: &Path, words: &[String]) -> Vec<u8> {
-    let mut command = Command::new("chromium");
-    command
+/// How long a browser may take: far more than it does beside others like it.
+const BROWSER: Duration = Duration::from_secs(300);
+
+/// Debian's Chromium, with a profile of its own below `folder`; returns what it prints.
+fn chromium(folder: &Path, words: &[String]) -> String {
+    fs::create_dir(folder).unwrap();
+    let [said, errors] = ["said", "errors"].map(|name| folder.join(name));
+    let child = Command::new("chromium")
         // root may not have a sandbox, and nothing is shown here but what the test made.
         .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"])
         .args(["--hide-scrollbars", "--no-first-run", "--disable-background-networking"])
-        .arg(format!("--user-data-dir={}", profile.display()))
+        .arg(format!("--user-data-dir={}", folder.join("profile").display()))
         .args(words)
         .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    let child = command.spawn().expect("chromium (see bin/setup test)");
-    let output = child.wait_with_output().expect("chromium's output");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    output.stdout
+        .stdout(File::create(&said).unwrap())
+        .stderr(File::create(&errors).unwrap())
+        .spawn();
+    let mut browser = Process(child.expect("chromium (see bin/setup test)"));
+    let status =
+        eventually_within(BROWSER, "the browser is done", || browser.0.try_wait().expect("wait"));
+    assert!(status.success(), "{}", fs::read_to_string(errors).unwrap());
+    fs::read_to_string(said).expect("text")
 }
 
 /// What a browser has drawn.
@@ -210,7 +217,7 @@ fn the_page_is_readable_wide_and_narrow_light_and_dark_and_a_hostile_name_is_onl
                 chromium(&folder.join(view.name), &words);
             });
         }
-        String::from_utf8(dom.join().expect("a page")).expect("text")
+        dom.join().expect("a page")
     });
     for view in &VIEWS {
         check(view, &picture(view));
@@ -261,8 +268,10 @@ fn promtool_has_nothing_to_say_and_a_real_prometheus_scrapes_a_launcher_under_lo
 
     let configuration = folder.path().join("prometheus.yml");
     let text = format!(
-        "global: {{ scrape_interval: 1s, scrape_timeout: 1s }}\nscrape_configs:\n  - job_name: app\n    \
-         static_configs: [{{ targets: ['127.0.0.1:{}'] }}]\n",
+        "global: {{ scrape_interval: 2s, scrape_timeout: 2s }}\n\
+         scrape_configs:\n\
+         - job_name: app\n  \
+           static_configs: [{{ targets: ['127.0.0.1:{}'] }}]\n",
         page.port
     );
     fs::write(&configuration, text).unwrap();

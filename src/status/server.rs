@@ -5,10 +5,11 @@
 //! away by the name: <https://owasp.org/www-community/attacks/DNS_Rebinding>.
 
 use std::convert::Infallible;
+use std::fs::File;
 use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -28,7 +29,7 @@ use super::metrics::{self, Format};
 use super::{Report, Status, json, page, text};
 use crate::figures::CommandState;
 use crate::logging::{debug, warning};
-use crate::tunnel::headroom;
+use crate::tunnel::{failure, headroom};
 
 /// Connections that are served at once; others wait in the kernel.
 const MOST_CONNECTIONS: usize = 8;
@@ -116,6 +117,8 @@ pub async fn accept_all(
     hosts: Hosts,
 ) -> io::Result<()> {
     let free = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    let reserve = Arc::new(Reserve::default());
+    reserve.fill();
     loop {
         let permit = free.clone().acquire_owned().await.map_err(io::Error::other)?;
         match listener.accept().await {
@@ -123,17 +126,44 @@ pub async fn accept_all(
                 debug!(at = "status-unanswered", error = "memory is short");
             }
             Ok(stream) => {
-                let (status, hosts) = (status.clone(), hosts.clone());
+                let (status, hosts, reserve) = (status.clone(), hosts.clone(), reserve.clone());
                 tokio::spawn(async move {
                     serve_connection(stream, &status, &hosts).await;
+                    // Before anybody else has the descriptor.
+                    reserve.fill();
                     drop(permit);
                 });
             }
+            // It is tried again at once, before anybody else has it.
+            Err(error) if failure::is_out_of_descriptors(&error) && reserve.give_up() => {}
             Err(error) => {
                 debug!(at = "status-not-accepted", error = %error);
                 sleep(ACCEPT_PAUSE).await;
+                reserve.fill();
             }
         }
+    }
+}
+
+/// A descriptor for the time when there is no other: then people ask most.
+#[derive(Default)]
+struct Reserve(Mutex<Option<File>>);
+
+impl Reserve {
+    fn held(&self) -> MutexGuard<'_, Option<File>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn fill(&self) {
+        let mut held = self.held();
+        if held.is_none() {
+            *held = File::open("/dev/null").ok();
+        }
+    }
+
+    /// Says whether there was one.
+    fn give_up(&self) -> bool {
+        self.held().take().is_some()
     }
 }
 
