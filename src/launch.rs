@@ -144,8 +144,8 @@ fn tell_redis_cli(
         at = "redis-cli",
         var = told.variable,
         msg = format!(
-            "it is told to connect to {}; with any option that may lead elsewhere, such as -h, -u or \
-             -c, it is left alone",
+            "it is told to connect to {}; with any option that may lead elsewhere, such as -h, -u \
+             or -c, it is left alone",
             told.variable
         ),
     );
