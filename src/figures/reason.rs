@@ -58,7 +58,7 @@ words! {
         TlsOther = "tls_other",
         /// Of the process, or of the system.
         Descriptors = "descriptors",
-        /// None of the limited number became free in time.
+        /// None of the limited number became free in time, or its turn to make one did not come.
         QueueTimeout = "queue_timeout",
         Internal = "internal",
     }

@@ -14,6 +14,8 @@ use crate::tls::{Flaw, HandshakeError};
 /// How far a connection had come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
+    /// Before it began: other handshakes were under way.
+    Turn,
     LookUp,
     Tcp,
     Tls,
@@ -66,7 +68,9 @@ impl Failure {
     pub fn reason(&self) -> FailureReason {
         use io::ErrorKind::{ConnectionRefused, TimedOut};
         match self {
-            Failure::QueueTimeout(_) => FailureReason::QueueTimeout,
+            Failure::QueueTimeout(_) | Failure::Outage(Step::Turn, _) => {
+                FailureReason::QueueTimeout
+            }
             Failure::Internal(_) | Failure::NoRoom(_) => FailureReason::Internal,
             Failure::Outage(_, error) if is_out_of_descriptors(error) => FailureReason::Descriptors,
             Failure::Outage(Step::LookUp, _) => FailureReason::Dns,
@@ -139,7 +143,7 @@ impl Failure {
             Failure::Outage(Step::Tcp, _) => {
                 format!("check the network and the host and port in {variable}")
             }
-            Failure::Outage(Step::Tls, _) => {
+            Failure::Outage(Step::Turn | Step::Tls, _) => {
                 format!("the server may be down or starting; {without_tls}")
             }
             // Redis at its maxclients closes a TLS connection before the handshake, and so cannot
@@ -204,6 +208,7 @@ impl fmt::Display for Failure {
         match self {
             Failure::Outage(step, error) => {
                 let what = match step {
+                    Step::Turn => "it waited for other connections that were being made",
                     Step::LookUp => "name look-up failed",
                     Step::Tcp => "TCP connection failed",
                     Step::Tls | Step::Unanswered => "TLS handshake broke off",
