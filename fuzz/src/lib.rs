@@ -188,7 +188,7 @@ pub fn http(data: &[u8]) {
             visitor.read_to_end(&mut answer).await.expect("a pipe in memory");
             answer
         };
-        tokio::join!(serve_connection(server, &status, &hosts), visit).1
+        tokio::join!(serve_connection(Box::new(server), &status, &hosts), visit).1
     });
     let answer = String::from_utf8(answer).expect("text");
     assert!(answer.is_empty() || answer.starts_with("HTTP/1."), "{answer}");

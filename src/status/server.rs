@@ -128,7 +128,7 @@ pub async fn accept_all(
             Ok(stream) => {
                 let (status, hosts, reserve) = (status.clone(), hosts.clone(), reserve.clone());
                 tokio::spawn(async move {
-                    serve_connection(stream, &status, &hosts).await;
+                    serve_connection(Box::new(stream), &status, &hosts).await;
                     // Before anybody else has the descriptor.
                     reserve.fill();
                     drop(permit);
@@ -167,11 +167,13 @@ impl Reserve {
     }
 }
 
+/// A connection of any kind: the HTTP behind it is there once.
+pub trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Connection for S {}
+
 /// Answers one request, within [`LONGEST`].
-pub async fn serve_connection<S>(stream: S, status: &Status, hosts: &Hosts)
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+pub async fn serve_connection(stream: Box<dyn Connection>, status: &Status, hosts: &Hosts) {
     let answer = async |request: Request<hyper::body::Incoming>| {
         let (head, _) = request.into_parts();
         let response = match refused(&head.method, &head.uri, &head.headers, hosts) {
@@ -327,9 +329,9 @@ impl Body for Text {
 }
 
 /// A stream of tokio's as hyper takes it.
-struct Stream<S>(S);
+struct Stream(Box<dyn Connection>);
 
-impl<S: AsyncRead + Unpin> hyper::rt::Read for Stream<S> {
+impl hyper::rt::Read for Stream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -344,7 +346,7 @@ impl<S: AsyncRead + Unpin> hyper::rt::Read for Stream<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> hyper::rt::Write for Stream<S> {
+impl hyper::rt::Write for Stream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -378,7 +380,7 @@ mod tests {
             let (mut client, server) = duplex(1 << 20);
             client.write_all(request.as_bytes()).await.unwrap();
             let status = Status::new(crate::status::tests::figures());
-            serve_connection(server, &status, &Hosts::named("status.example")).await;
+            serve_connection(Box::new(server), &status, &Hosts::named("status.example")).await;
             let mut answer = String::new();
             client.read_to_string(&mut answer).await.unwrap();
             answer
