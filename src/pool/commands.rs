@@ -130,7 +130,7 @@ const COMMANDS: &[(&str, Effect)] = &[
     ("acl|getuser", Reads),
     ("acl|help", Reads),
     ("acl|list", Reads),
-    ("acl|log", Reads),
+    ("acl|log", Changes),
     ("acl|users", Reads),
     ("acl|whoami", Reads),
     ("append", Changes),

@@ -16,7 +16,7 @@ use super::relay::{Relay, RelayEnd, Side};
 use super::reuse::Reuse;
 use super::socket::{reset_on_close, unacknowledged};
 use super::stream::TlsUpstream;
-use super::supply::{self, Supplied, Unfit};
+use super::supply::{self, Supplied};
 use super::{Tunnel, diagnosis, failure, refusal};
 use crate::logging::{debug, info, warning};
 use crate::pool::{HandOver, Place};
@@ -133,9 +133,8 @@ async fn relay_to_end(
         let again = std::mem::take(&mut resend);
         let (course, copy) = relay(&mut endpoints, hand_over, is_new, again, tunnel).await;
         let Some(copy) = copy else { break course };
-        supply::note_discarded(tunnel, Unfit::Dead);
-        endpoints.redis = None;
-        match Box::pin(supply::connect(tunnel, Place::Front)).await {
+        let dead = endpoints.redis.take().expect("it was there");
+        match Box::pin(supply::replace(tunnel, dead)).await {
             Ok(supplied) => {
                 let stream;
                 Supplied { stream, hand_over, is_new } = supplied;
@@ -150,19 +149,25 @@ async fn relay_to_end(
         }
     };
     let address = endpoints.redis.as_ref().map(|redis| redis.address);
-    let returned = match course.end {
+    let (returned, unanswered) = match course.end {
         RelayEnd::Returned(_) if !endpoints.app.speaks_tls() => {
             endpoints.finished = true;
-            endpoints.redis.take()
+            (endpoints.redis.take(), false)
         }
         _ => {
             tunnel.stock.note_loss(Instant::now());
-            Box::pin(end(&mut endpoints, &course, tunnel)).await?;
-            None
+            match Box::pin(end(&mut endpoints, &course, tunnel)).await {
+                Told::All => return None,
+                Told::Nothing { unanswered } => (None, unanswered),
+            }
         }
     };
     let peer = endpoints.app.peer();
     drop(endpoints);
+    // Behind its end: it is none of those that the launcher holds.
+    if unanswered && tunnel.unanswered_warning.is_due(Instant::now()) {
+        warn_unanswered(tunnel);
+    }
     let Course { end, sent, received, .. } = course;
     let (reason, error) = match &end {
         RelayEnd::Closed | RelayEnd::Returned(None) => ("closed", None),
@@ -223,6 +228,10 @@ async fn relay(
     }
     let mut copy = None;
     let mut redis_ended_first = relay.redis_ended_first();
+    let unprovoked = match &end {
+        RelayEnd::Stale(_) | RelayEnd::Reset(Side::Redis, _) => true,
+        _ => redis_ended_first && relay.is_settled(),
+    };
     let end = match end {
         RelayEnd::Stale(error) => {
             copy = relay.take_copy();
@@ -236,11 +245,24 @@ async fn relay(
         end => end,
     };
     let (sent, received) = (relay.sent(), relay.received());
+    drop(relay);
+    if unprovoked && let Some(redis) = &endpoints.redis {
+        redis.permit().server_ended();
+    }
     (Course { end, sent, received, redis_ended_first }, copy)
 }
 
-/// Ends a connection that is not kept; `None` if all has been said about it.
-async fn end(endpoints: &mut Endpoints, course: &Course, tunnel: &Tunnel) -> Option<()> {
+/// What the log has been told of a connection's end.
+enum Told {
+    All,
+    Nothing {
+        /// Redis closed instead of answering.
+        unanswered: bool,
+    },
+}
+
+/// Ends a connection that is not kept.
+async fn end(endpoints: &mut Endpoints, course: &Course, tunnel: &Tunnel) -> Told {
     let Course { end, sent, received, .. } = course;
     let (failed, by_redis) = match end {
         RelayEnd::Reset(Side::Redis, error) if is_own_failure(error) => {
@@ -256,7 +278,7 @@ async fn end(endpoints: &mut Endpoints, course: &Course, tunnel: &Tunnel) -> Opt
         }
         endpoints.finished = true;
         end_tls_app(&mut endpoints.app, tunnel).await;
-        return None;
+        return Told::All;
     }
     if let RelayEnd::Reset(Side::Redis, error) = end
         && *received == 0
@@ -268,16 +290,13 @@ async fn end(endpoints: &mut Endpoints, course: &Course, tunnel: &Tunnel) -> Opt
     {
         report(&Failure::Misconfigured(refusal), &mut endpoints.app, tunnel).await;
         endpoints.finished = true;
-        return None;
+        return Told::All;
     }
     if let Some(failure) = failed {
         report(&failure, &mut endpoints.app, tunnel).await;
     }
     endpoints.close_gracefully(end, tunnel.settings.drain_timeout).await;
-    if by_redis && *sent > 0 && *received == 0 && tunnel.unanswered_warning.is_due(Instant::now()) {
-        warn_unanswered(tunnel);
-    }
-    Some(())
+    Told::Nothing { unanswered: by_redis && *sent > 0 && *received == 0 }
 }
 
 /// Says in the log that Redis closed a connection instead of answering. A TLS front in front of a

@@ -5,6 +5,7 @@
 //! nothing more is read meanwhile. An idle connection holds no buffer.
 
 use std::cell::RefCell;
+use std::fmt;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -106,6 +107,11 @@ impl<'a, A, R> Relay<'a, A, R> {
             self.up.stalled = bytes;
         }
         self
+    }
+
+    /// Whether nothing was asked, or all of it answered, as far as that is known.
+    pub fn is_settled(&self) -> bool {
+        self.reuse.is_settled()
     }
 
     /// Whether a connection that was not new was not reset as it should be.
@@ -298,7 +304,6 @@ enum Filled {
 }
 
 /// One of the two directions.
-#[derive(Debug)]
 struct Direction {
     /// Who is read.
     reads: Side,
@@ -315,6 +320,18 @@ struct Direction {
     preamble: u64,
     /// Bytes that were read or written: grows when anything moves.
     moved: u64,
+}
+
+/// What is stalled may hold a password.
+impl fmt::Debug for Direction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let stalled = self.stalled.len() - self.stalled_from;
+        f.debug_struct("Direction")
+            .field("reads", &self.reads)
+            .field("state", &self.state)
+            .field("stalled", &stalled)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Direction {

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_native_tls::TlsStream;
 
 use super::Tunnel;
-use super::diagnosis::{Unexplained, prove_plaintext};
+use super::diagnosis::{Silence, Unexplained, question_silence, speaks_plaintext};
 use super::failure::{Failure, Step};
 use super::headroom::Room;
 use super::read_ahead::ReadAhead;
@@ -157,8 +157,32 @@ pub async fn handshake(
     let heard = stream.heard();
     let tls = tokio::select! {
         finished = connector.connect(&host, stream, sessions) => finished,
-        () = prove_plaintext(tunnel, address) => Err(HandshakeError::NoTls.into()),
+        silence = question_silence(tunnel, address, &heard) => match silence {
+            Silence::OfPlaintext => Err(HandshakeError::NoTls.into()),
+            Silence::Unquestioned => {
+                return in_turn(tunnel, connector, address, sessions).await;
+            }
+        },
     };
+    tls.map(|tls| (tls, address)).map_err(|error| Unexplained::of(address, error, &heard))
+}
+
+/// Asks a server that was silent in the handshake whether it speaks plaintext, in the place of that,
+/// and shakes hands again if not.
+async fn in_turn(
+    tunnel: &Tunnel,
+    connector: &Connector,
+    address: SocketAddr,
+    sessions: &Arc<Sessions>,
+) -> Result<(TlsStream<ReadAhead>, SocketAddr), Unexplained> {
+    if speaks_plaintext(tunnel, address).await {
+        return Err(Failure::Misconfigured(HandshakeError::NoTls).into());
+    }
+    let stream = connect_tcp(vec![address]).await?;
+    let stream = ReadAhead::new(stream, tunnel.count_connection());
+    let heard = stream.heard();
+    let host = tunnel.route.upstream.host_name();
+    let tls = connector.connect(&host, stream, sessions).await;
     tls.map(|tls| (tls, address)).map_err(|error| Unexplained::of(address, error, &heard))
 }
 
