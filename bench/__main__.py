@@ -13,21 +13,21 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import textwrap
 import time
 from pathlib import Path
 from types import FrameType
 
 import report
+from loads import LOADS, START_UP
 from peers import BEFORE, DESCRIPTORS, OURS, PEERS, Lineup, versions
 from run import Run
-from system import ROOT, fail
+from system import ENDING_SIGNALS, ROOT, fail
 
 # Rounds of each load, in a full run and in the quick form.
 ROUNDS, ROUNDS_QUICK = 5, 2
 # Where Debian keeps what only root is expected to run.
 SYSTEM_PATH = "/usr/sbin:/sbin"
-# Signals that end a run, with all that it started.
-ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def launcher(text: str) -> Path:
@@ -43,6 +43,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="bin/bench",
         description=__doc__,
+        epilog=textwrap.fill(f"loads: {'; '.join([*LOADS, START_UP])}", 79),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(

@@ -1,6 +1,5 @@
 """One plaintext connection to Redis, as an app has it."""
 
-import re
 import socket
 from types import TracebackType
 
@@ -19,13 +18,15 @@ class Client:
         self.socket.sendall(b"PING\r\n")
         return self.socket.recv(64) == b"+PONG\r\n"
 
-    def connected_clients(self) -> int:
-        """How many connections Redis has, this one included."""
-        self.socket.sendall(b"INFO clients\r\n")
-        found = re.search(rb"connected_clients:(\d+)", self.socket.recv(4096))
-        if not found:
-            raise OSError("Redis does not say how many clients it has")
-        return int(found.group(1))
+    def info(self, section: str) -> dict[str, str]:
+        """What Redis says of itself, by name."""
+        self.socket.sendall(f"INFO {section}\r\n".encode())
+        with self.socket.makefile("rb") as replies:
+            header = replies.readline()
+            if not header.startswith(b"$"):
+                raise OSError(f"Redis answers INFO with {header!r}")
+            text = replies.read(int(header[1:]) + len(b"\r\n")).decode()
+        return dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
 
     def close(self) -> None:
         """Ends the connection."""

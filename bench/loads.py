@@ -1,9 +1,10 @@
 """The loads: each is put on a contender and returns its figures, by name.
 
 A new load is a function that takes a contender and how to scale a number of requests, and its line
-in LOADS.
+in LOADS. A Meter tells what it cost.
 """
 
+import contextlib
 import enum
 import os
 import re
@@ -17,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from client import Client
-from peers import Contender, Redis
-from system import PATIENCE, fail
+from peers import PASSWORD, USER, Contender, Redis
+from system import PATIENCE, fail, in_processes
 
 # What was measured: values by the name of a figure, which ends with its unit.
 Figures = dict[str, float]
@@ -37,6 +38,20 @@ REDIS_BENCHMARK_PATIENCE = 600
 PACE = 50
 # New connections of a burst, how many bursts, and seconds between two.
 BURST, BURSTS, BURST_PAUSE = 50, 4, 0.1
+# Instances in front of one Redis in a storm, and the connections that each gets at once.
+STORM, STORM_CONNECTIONS = 10, 20
+# Seconds after which all come once more.
+AGAIN_AFTER = 0.5
+# Processes of an app written in PHP, what each says on every connection, and the replies.
+PHP_WORKERS = 20
+PHP_VALUE = "x" * SMALL_VALUE
+PHP_CALLS = (
+    (("AUTH", USER, PASSWORD), "+OK\r\n"),
+    (("SELECT", "1"), "+OK\r\n"),
+    (("SET", "session", PHP_VALUE), "+OK\r\n"),
+    (("GET", "session"), f"${SMALL_VALUE}\r\n{PHP_VALUE}\r\n"),
+    (("EXPIRE", "session", "1440"), ":1\r\n"),
+)
 # A line of redis-benchmark's CSV: the test, requests a second, and in milliseconds mean, minimum,
 # p50, p95, p99, maximum. It holds requests a second, p50, p99 and maximum.
 CSV_ROW = re.compile(
@@ -51,30 +66,50 @@ def percentile(values: Sequence[float], share: float) -> float:
     return sorted(values)[min(len(values) - 1, int(len(values) * share))]
 
 
+class Meter:
+    """The CPU time that a contender's proxy, and Redis, use from here on."""
+
+    def __init__(self, contender: Contender) -> None:
+        """Begins to measure."""
+        self.contender = contender
+        self.proxy, self.redis = contender.cpu(), contender.redis.cpu()
+
+    def figures(self, unit: str, amount: float) -> Figures:
+        """Seconds divided by `amount`; `unit` is that of the quotient."""
+        proxy, redis = self.contender.cpu() - self.proxy, self.contender.redis.cpu() - self.redis
+        found = {f"CPU {unit}": proxy / amount} if self.contender.mains else {}
+        return found | {f"Redis CPU {unit}": redis / amount}
+
+
 def redis_benchmark(
-    contender: Contender, tests: Sequence[str], requests: int, *arguments: object
+    contender: Contender,
+    tests: Sequence[str],
+    requests: int,
+    *arguments: object,
+    cpu_unit: tuple[str, float] = ("s/million", 1e6),
 ) -> Figures:
-    """redis-benchmark's figures as means over its tests, of `requests` each."""
+    """redis-benchmark's figures as means over its tests, of `requests` each.
+
+    `cpu_unit` names the unit of CPU's figures, and how many requests it speaks of.
+    """
     words: list[object] = ["redis-benchmark", "-h", contender.address, "-p", contender.port]
     words += ["-n", requests, "-t", ",".join(tests), "--csv", *contender.options, *arguments]
-    before = contender.cpu()
+    meter = Meter(contender)
     out = subprocess.run(
         [str(word) for word in words],
         capture_output=True,
         text=True,
         timeout=REDIS_BENCHMARK_PATIENCE,
     )
-    cpu = contender.cpu() - before
+    unit, size = cpu_unit
+    cpu = meter.figures(unit, requests * len(tests) / size)
     rows = CSV_ROW.findall(out.stdout)
     if len(rows) != len(tests):
         fail(f"redis-benchmark at {contender.name}: {out.stdout} {out.stderr}")
     rate, p50, p99, worst = (
         statistics.fmean(float(row[column]) for row in rows) for column in range(4)
     )
-    figures = {"requests/s": rate, "p50 ms": p50, "p99 ms": p99, "max ms": worst}
-    if contender.main:
-        figures["CPU s/million"] = cpu / (requests * len(tests)) * 1e6
-    return figures
+    return {"requests/s": rate, "p50 ms": p50, "p99 ms": p99, "max ms": worst} | cpu
 
 
 def small_requests(contender: Contender, scale: Scale) -> Figures:
@@ -97,19 +132,62 @@ def pipelined(contender: Contender, scale: Scale) -> Figures:
 
 def large_values(contender: Contender, scale: Scale) -> Figures:
     """SET and GET of large values over 10 connections."""
-    requests = scale(8_000)
-    figures = redis_benchmark(contender, ["set", "get"], requests, "-c", 10, "-d", LARGE_VALUE)
+    arguments = ("-c", 10, "-d", LARGE_VALUE)
+    unit = ("s/GiB", LARGE_VALUES_PER_GIB)
+    figures = redis_benchmark(contender, ["set", "get"], scale(8_000), *arguments, cpu_unit=unit)
     figures["MiB/s"] = figures.pop("requests/s") / LARGE_VALUES_PER_MIB
-    if contender.main:
-        figures["CPU s/GiB"] = figures.pop("CPU s/million") / 1e6 * LARGE_VALUES_PER_GIB
     return figures
 
 
 def new_connections(contender: Contender, scale: Scale) -> Figures:
     """A connection for each request, 20 at a time."""
-    # stunnel makes a thread and a full handshake for each: fewer tell as much.
-    requests = scale(600 if contender.name == "stunnel" else 4_000)
+    requests = scale(many_connections(contender))
     return redis_benchmark(contender, ["get"], requests, "-c", 20, "-k", 0)
+
+
+def many_connections(contender: Contender) -> int:
+    """How many new connections tell what one costs."""
+    # stunnel makes a thread and a full handshake for each: fewer tell as much.
+    return 600 if contender.name == "stunnel" else 4_000
+
+
+def php(contender: Contender, scale: Scale) -> Figures:
+    """PHP_WORKERS processes, each with a new connection for every page.
+
+    A page: connect, log in, choose a database, three requests one after the other, close.
+    """
+    if contender.options:
+        return {}  # Python's own TLS would be measured.
+    pages = -(-scale(many_connections(contender)) // PHP_WORKERS)
+    calls = [(_request(words), reply.encode()) for words, reply in PHP_CALLS]
+
+    def page() -> float:
+        started = time.perf_counter()
+        with contender.connect() as client:
+            for request, expected in calls:
+                client.socket.sendall(request)
+                reply = b""
+                while len(reply) < len(expected) and (more := client.socket.recv(4096)):
+                    reply += more
+                if reply != expected:
+                    raise OSError(f"{contender.name} answers {request!r} with {reply!r}")
+        return (time.perf_counter() - started) * 1000
+
+    meter = Meter(contender)
+    elapsed, times = in_processes(PHP_WORKERS, lambda: [page() for _ in range(pages)])
+    cpu = meter.figures("ms/connection", len(times) / 1000)
+    return {
+        "connections/s": len(times) / elapsed,
+        "p50 ms": percentile(times, 0.5),
+        "p99 ms": percentile(times, 0.99),
+        "max ms": max(times),
+    } | cpu
+
+
+def _request(words: Sequence[str]) -> bytes:
+    """A request as clients write it: an array of bulk strings."""
+    strings = "".join(f"${len(word)}\r\n{word}\r\n" for word in words)
+    return f"*{len(words)}\r\n{strings}".encode()
 
 
 def paced_new_connections(contender: Contender, scale: Scale) -> Figures:
@@ -117,7 +195,7 @@ def paced_new_connections(contender: Contender, scale: Scale) -> Figures:
     if contender.options:
         return {}  # Python's own TLS would be measured.
     times: list[float] = []
-    before, begun = contender.cpu(), time.monotonic()
+    meter, begun = Meter(contender), time.monotonic()
     for index in range(scale(200)):
         time.sleep(max(0, begun + index / PACE - time.monotonic()))
         started = time.perf_counter()
@@ -125,14 +203,12 @@ def paced_new_connections(contender: Contender, scale: Scale) -> Figures:
             if not client.ping():
                 fail(f"{contender.name}: no reply")
             times.append((time.perf_counter() - started) * 1000)
-    figures = {
+    cpu = meter.figures("ms/connection", len(times) / 1000)
+    return {
         "p50 ms": percentile(times, 0.5),
         "p99 ms": percentile(times, 0.99),
         "max ms": max(times),
-    }
-    if contender.main:
-        figures["CPU ms/connection"] = (contender.cpu() - before) / len(times) * 1000
-    return figures
+    } | cpu
 
 
 def one_burst(contender: Contender, steady: socket.socket) -> tuple[list[float], float]:
@@ -185,6 +261,7 @@ def burst(contender: Contender, _scale: Scale) -> Figures:
         return {}  # Python's own TLS would be measured.
     first_replies: list[float] = []
     worst_wait = 0.0
+    meter = Meter(contender)
     with contender.connect() as steady:
         steady.ping()
         steady.socket.setblocking(False)
@@ -193,24 +270,83 @@ def burst(contender: Contender, _scale: Scale) -> Figures:
             first_replies += replies
             worst_wait = max(worst_wait, wait)
             time.sleep(BURST_PAUSE)
+    cpu = meter.figures("ms/connection", len(first_replies) / 1000)
     return {
         "worst first reply ms": max(first_replies) * 1000,
         "worst wait of another ms": worst_wait * 1000,
-    }
+    } | cpu
+
+
+def crowd(
+    contender: Contender, each: int, figures_now: Callable[[], Figures]
+) -> tuple[float, Figures]:
+    """Each instance gets `each` connections at the same moment, PING sent.
+
+    The longest that a first reply took, in seconds, and `figures_now` of the moment when it had
+    come; until then all connections stay.
+    """
+    with contextlib.ExitStack() as stack, selectors.DefaultSelector() as selector:
+        ways = [(contender.address, port) for _ in range(each) for port in contender.ports]
+        new = [(stack.enter_context(socket.socket()), way) for way in ways]
+        for client, _ in new:
+            client.setblocking(False)
+            selector.register(client, selectors.EVENT_READ, client)
+        started = time.perf_counter()
+        for client, way in new:
+            client.connect_ex(way)
+            client.send(b"PING\r\n")
+        while selector.get_map():
+            ready = selector.select(PATIENCE)
+            if not ready:
+                fail(f"{contender.name}: no reply")
+            for key, _ in ready:
+                if key.data.recv(64) != b"+PONG\r\n":
+                    fail(f"{contender.name}: no +PONG")
+                selector.unregister(key.data)
+        return time.perf_counter() - started, figures_now()
+
+
+def crowd_twice(each: int) -> Measure:
+    """A crowd at proxies that nobody has used before, and once more after all have closed."""
+
+    def measure(contender: Contender, _scale: Scale) -> Figures:
+        if contender.options:
+            return {}  # Python's own TLS would be measured.
+        figures: Figures = {}
+        for when in ("first", "again"):
+            accepted, meter = contender.redis.accepted(), Meter(contender)
+
+            def redis_figures(accepted: int = accepted, meter: Meter = meter) -> Figures:
+                # A proxy's own CPU comes in ticks, too coarse here.
+                cpu = meter.figures("ms", 1 / 1000)["Redis CPU ms"]
+                new = contender.redis.accepted() - accepted
+                return {"Redis CPU ms": cpu, "connections at Redis": new}
+
+            worst, found = crowd(contender, each, redis_figures)
+            # What is done behind the replies counts as well, but for nobody who waits.
+            time.sleep(AGAIN_AFTER)
+            later = redis_figures()
+            figures |= {f"{when}: worst first reply ms": worst * 1000}
+            figures |= {f"{when}: {name}": value for name, value in found.items()}
+            figures |= {f"{when}, later: {name}": value for name, value in later.items()}
+        return figures
+
+    return measure
 
 
 def idle_connections(count: int) -> Measure:
     """Memory that each of `count` connections takes that has said PING once."""
 
     def measure(contender: Contender, _scale: Scale) -> Figures:
-        before = contender.resident()
+        before, meter = contender.resident(), Meter(contender)
         clients: list[Client] = []
         try:
             for _ in range(count):
                 clients.append(contender.connect())
                 if not clients[-1].ping():
                     fail(f"{contender.name}: no reply")
-            return {"KiB/connection": (contender.resident() - before) / count / 1024}
+            cpu = meter.figures("ms/connection", count / 1000)
+            return {"KiB/connection": (contender.resident() - before) / count / 1024} | cpu
         finally:
             for client in clients:
                 client.close()
@@ -256,6 +392,7 @@ class Setting(enum.Enum):
 
     TOGETHER = "contenders that all run for the whole time and take turns"
     ALONE = "proxies that are started for this one measurement"
+    UNUSED = "the same, and nobody has connected through them before"
     FAR = "contenders whose Redis is behind a link of 2 ms; they take turns"
 
 
@@ -270,49 +407,95 @@ class Load:
     setting: Setting = Setting.TOGETHER
     # Whether the quick form has it.
     quick: bool = True
+    # How many of a proxy stand in front of Redis; more than one for UNUSED only.
+    instances: int = 1
 
 
 def _by_name(*loads: Load) -> dict[str, Load]:
     return {load.name: load for load in loads}
 
 
+# What counts where all come at once.
+_CROWD_FIGURES = {
+    f"{when}: {name}": False
+    for when in ("first", "again")
+    for name in ("worst first reply ms", "Redis CPU ms", "connections at Redis")
+}
 # Every load but for START_UP, in the order of the short table.
 LOADS = _by_name(
     Load(
         "small requests",
         small_requests,
-        {"CPU s/million": False, "p99 ms": False, "requests/s": True},
+        {
+            "CPU s/million": False,
+            "Redis CPU s/million": False,
+            "p99 ms": False,
+            "requests/s": True,
+        },
     ),
-    Load("one connection", one_connection, {"p50 ms": False, "CPU s/million": False}),
-    Load("pipelined", pipelined, {"CPU s/million": False, "requests/s": True}),
-    Load("large values", large_values, {"CPU s/GiB": False, "MiB/s": True}),
-    Load("new connections", new_connections, {"requests/s": True, "CPU s/million": False}),
+    Load(
+        "one connection",
+        one_connection,
+        {"p50 ms": False, "CPU s/million": False, "Redis CPU s/million": False},
+    ),
+    Load(
+        "pipelined",
+        pipelined,
+        {"CPU s/million": False, "Redis CPU s/million": False, "requests/s": True},
+    ),
+    Load(
+        "large values",
+        large_values,
+        {"CPU s/GiB": False, "Redis CPU s/GiB": False, "MiB/s": True},
+    ),
+    Load(
+        "new connections",
+        new_connections,
+        {"requests/s": True, "CPU s/million": False, "Redis CPU s/million": False},
+    ),
+    Load(
+        "PHP",
+        php,
+        {"connections/s": True, "CPU ms/connection": False, "Redis CPU ms/connection": False},
+    ),
     Load(
         "paced new connections",
         paced_new_connections,
-        {"p50 ms": False, "CPU ms/connection": False},
+        {"p50 ms": False, "CPU ms/connection": False, "Redis CPU ms/connection": False},
     ),
     Load(
         "paced new connections, 2 ms away",
         paced_new_connections,
-        {"p50 ms": False},
+        {"p50 ms": False, "Redis CPU ms/connection": False},
         Setting.FAR,
     ),
     Load(
         "burst of 50 connections",
         burst,
-        {"worst first reply ms": False, "worst wait of another ms": False},
+        {
+            "worst first reply ms": False,
+            "worst wait of another ms": False,
+            "Redis CPU ms/connection": False,
+        },
+    ),
+    Load("50 at once", crowd_twice(BURST), _CROWD_FIGURES, Setting.UNUSED),
+    Load(
+        f"storm of {STORM} x {STORM_CONNECTIONS}",
+        crowd_twice(STORM_CONNECTIONS),
+        _CROWD_FIGURES,
+        Setting.UNUSED,
+        instances=STORM,
     ),
     Load(
         "1,000 idle connections",
         idle_connections(1_000),
-        {"KiB/connection": False},
+        {"KiB/connection": False, "Redis CPU ms/connection": False},
         Setting.ALONE,
     ),
     Load(
         "5,000 idle connections",
         idle_connections(5_000),
-        {"KiB/connection": False},
+        {"KiB/connection": False, "Redis CPU ms/connection": False},
         Setting.ALONE,
         quick=False,
     ),

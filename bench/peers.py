@@ -6,6 +6,8 @@ A new peer is a function `start_…` and its line in PEERS.
 import os
 import re
 import subprocess
+import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ from system import (
     cpu_seconds,
     first_line,
     free_port,
+    listens,
     name_of,
     resident_bytes,
     wait_until,
@@ -32,26 +35,36 @@ TLS_DIRECTLY = "TLS directly"
 PLAINTEXT = "plaintext"
 # Open files that each process needs: for 5,000 connections, which are two each in a proxy.
 DESCRIPTORS = 15_000
+# Who logs in where a load logs in, and the password, which is of no use elsewhere.
+USER, PASSWORD = "app", "benchmark"
+# Seconds for a proxy to get ready that listens already.
+START_PAUSE = 0.5
 # What start-stunnel runs here; it does nothing, and neither its CPU nor its memory count.
 COMMAND = ("sleep", "infinity")
 
 
 @dataclass
 class Contender:
-    """A port that leads to Redis."""
+    """A way to Redis: a port, or several of as many instances of a proxy."""
 
     name: str
-    port: int
+    redis: "Redis"
+    ports: tuple[int, ...]
     address: str = "127.0.0.1"
-    # The proxy's first process; None if there is no proxy.
-    main: int | None = None
+    # The first process of each instance; none if there is no proxy.
+    mains: tuple[int, ...] = ()
     # What redis-benchmark needs to connect there.
     options: tuple[str, ...] = ()
+
+    @property
+    def port(self) -> int:
+        """The first of its ports."""
+        return self.ports[0]
 
     def processes(self) -> list[int]:
         """The proxy's processes, whose CPU and memory count."""
         found: list[int] = []
-        new = [] if self.main is None else [self.main]
+        new = list(self.mains)
         while new:
             found += new
             new = [child for pid in new for child in children_of(pid)]
@@ -69,6 +82,10 @@ class Contender:
     def connect(self) -> Client:
         """A new plaintext connection."""
         return Client(self.address, self.port)
+
+    def listens(self) -> bool:
+        """Whether its proxy listens, which is found out without a connection."""
+        return all(listens(port) for port in self.ports)
 
     def answers(self) -> bool:
         """Whether Redis can be reached there."""
@@ -102,24 +119,40 @@ class Redis:
         words += ["--maxclients", DESCRIPTORS, "--tcp-backlog", 4096]
         words += ["--tls-cert-file", certificate, "--tls-key-file", key]
         words += ["--tls-ca-cert-file", certificate, "--tls-auth-clients", "no"]
+        # Beside the default user, who needs no password.
+        words += ["--user", USER, "on", f">{PASSWORD}", "~*", "&*", "+@all"]
         processes.start(words)
         ports = (self.plain, self.tls)
         wait_until(
             "redis-server answers",
             lambda: all(accepts_connections(address, port) for port in ports),
         )
+        # One for all questions, so that asking adds no connections to those that are counted.
+        self.control = Client(address, self.plain)
 
-    def connections(self) -> int:
-        """How many connections it has, with the one that asks."""
-        with Client(self.address, self.plain) as client:
-            return client.connected_clients()
+    def wait_until_unused(self) -> None:
+        """Waits until it has closed all connections but our own."""
+
+        def is_unused() -> bool:
+            return int(self.control.info("clients")["connected_clients"]) == 1
+
+        wait_until("Redis has closed all connections", is_unused)
+
+    def accepted(self) -> int:
+        """How many connections it has accepted since it started."""
+        return int(self.control.info("stats")["total_connections_received"])
+
+    def cpu(self) -> float:
+        """User and system time of its process, in seconds; exact to some microseconds."""
+        info = self.control.info("cpu")
+        return float(info["used_cpu_user"]) + float(info["used_cpu_sys"])
 
     def without_proxy(self) -> list[Contender]:
         """The ways to it that lead through no proxy."""
         insecure = ("--tls", "--insecure")
         return [
-            Contender(TLS_DIRECTLY, self.tls, self.address, options=insecure),
-            Contender(PLAINTEXT, self.plain, self.address),
+            Contender(TLS_DIRECTLY, self, (self.tls,), self.address, options=insecure),
+            Contender(PLAINTEXT, self, (self.plain,), self.address),
         ]
 
 
@@ -133,7 +166,7 @@ def start_ours(processes: Processes, redis: Redis, name: str, binary: Path) -> C
     environment |= {name: text for name, text in os.environ.items() if name.startswith("STUNNEL_")}
     environment |= {"STUNNEL_LISTEN_PORT": str(port), "STUNNEL_LOGLEVEL": "warning"}
     process = processes.start([binary, *COMMAND], env=environment)
-    return Contender(name, port, main=process.pid)
+    return Contender(name, redis, (port,), mains=(process.pid,))
 
 
 def start_stunnel(folder: Path, processes: Processes, redis: Redis) -> Contender:
@@ -154,7 +187,7 @@ socket = r:TCP_NODELAY=1
 TIMEOUTidle = 86400
 """)
     process = processes.start(["stunnel4", configuration])
-    return Contender("stunnel", port, main=process.pid)
+    return Contender("stunnel", redis, (port,), mains=(process.pid,))
 
 
 def start_haproxy(folder: Path, processes: Processes, redis: Redis) -> Contender:
@@ -177,7 +210,7 @@ listen redis
   server redis {redis.address}:{redis.tls} ssl verify none
 """)
     process = processes.start(["haproxy", "-db", "-f", configuration])
-    return Contender("haproxy", port, main=process.pid)
+    return Contender("haproxy", redis, (port,), mains=(process.pid,))
 
 
 def start_nginx(folder: Path, processes: Processes, redis: Redis) -> Contender:
@@ -208,7 +241,7 @@ stream {{
 }}
 """)
     process = processes.start(["nginx", "-p", folder, "-e", "stderr", "-c", configuration])
-    return Contender("nginx", port, main=process.pid)
+    return Contender("nginx", redis, (port,), mains=(process.pid,))
 
 
 # What one would use instead of start-stunnel, in the order of tables.
@@ -236,12 +269,29 @@ class Lineup:
 
     def start(self, name: str, processes: Processes, redis: Redis) -> Contender:
         """Starts a launcher or a peer, and waits until Redis answers through it."""
-        if name in self.launchers:
-            contender = start_ours(processes, redis, name, self.launchers[name])
-        else:
-            contender = PEERS[name](self.folder, processes, redis)
+        contender = self._start_once(name, processes, redis)
         wait_until(f"{name} answers", contender.answers)
         return contender
+
+    def start_unused(
+        self, name: str, instances: int, processes: Processes, redis: Redis
+    ) -> Contender:
+        """Starts as many of it, and waits until they listen: nobody has used them yet."""
+        started = [self._start_once(name, processes, redis) for _ in range(instances)]
+        ports = tuple(port for contender in started for port in contender.ports)
+        mains = tuple(main for contender in started for main in contender.mains)
+        contender = Contender(name, redis, ports, mains=mains)
+        wait_until(f"{name} listens", contender.listens)
+        # A port is there before the workers behind it are.
+        time.sleep(START_PAUSE)
+        return contender
+
+    def _start_once(self, name: str, processes: Processes, redis: Redis) -> Contender:
+        if name in self.launchers:
+            return start_ours(processes, redis, name, self.launchers[name])
+        # Instances do not share their files.
+        folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.folder))
+        return PEERS[name](folder, processes, redis)
 
     def start_all(self, processes: Processes, redis: Redis) -> list[Contender]:
         """Starts every launcher and every peer."""

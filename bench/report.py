@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from loads import LOADS
-from peers import COLUMNS, OURS, PEERS
+from peers import COLUMNS, OURS, PEERS, PLAINTEXT
 from system import ROOT, fail
 
 # The page that holds the short table, between these two lines.
@@ -19,9 +19,11 @@ TABLE = ROOT / "bench/RESULTS.md"
 DATA = ROOT / "bench/results.json"
 PICTURE = ROOT / "bench/ratios.svg"
 
+# The last columns of tables.
+RATIO_HEADINGS = ("ours / best peer", "ours / plaintext")
 # The picture: pixels of a row's height, of the space left of the bars, of a bar of ratio 1; and
 # the ratio at which bars are cut.
-ROW_HEIGHT, LEFT, UNIT, WIDEST = 22, 330, 220, 2.0
+ROW_HEIGHT, LEFT, UNIT, WIDEST = 22, 370, 220, 2.0
 BETTER, WORSE = "#2e9e5b", "#c9603f"
 
 
@@ -34,6 +36,8 @@ class Ratio:
     ratio: float
     peer: str
     more_is_better: bool
+    # The same to plaintext, where there is such a figure: what a tunnel costs, whoever makes it.
+    to_plaintext: float | None
 
 
 @dataclass
@@ -68,7 +72,9 @@ class Results:
         if not measured or ours is None:
             return None
         best = (max if more_is_better else min)(measured, key=lambda name: measured[name])
-        return Ratio(load, figure, ours / measured[best], best, more_is_better)
+        plaintext = self.median(load, PLAINTEXT, figure)
+        to_plaintext = ours / plaintext if plaintext else None
+        return Ratio(load, figure, ours / measured[best], best, more_is_better, to_plaintext)
 
     def ratios(self) -> Iterator[Ratio]:
         """All of them, in the order of LOADS."""
@@ -109,8 +115,13 @@ def table(results: Results) -> str:
             cells = [spread(results.of(load, name, figure)) for name in names]
             ratio = results.ratio(load, figure)
             told = f"**{ratio.ratio:.2f}** ({ratio.peer})" if ratio else ""
-            rows.append([load, figure, *cells, told])
-    return markdown(["load", "figure", *names, "ours / best peer"], rows)
+            rows.append([load, figure, *cells, told, to_plaintext(ratio)])
+    return markdown(["load", "figure", *names, *RATIO_HEADINGS], rows)
+
+
+def to_plaintext(ratio: Ratio | None) -> str:
+    """Our ratio to plaintext, as tables have it."""
+    return number(ratio.to_plaintext) if ratio else ""
 
 
 def short_table(results: Results) -> str:
@@ -121,8 +132,9 @@ def short_table(results: Results) -> str:
             number(results.median(found.load, name, found.figure)) for name in (OURS, found.peer)
         )
         peer = f"{best} ({found.peer})"
-        rows.append([found.load, found.figure, ours, peer, f"{found.ratio:.2f}"])
-    return markdown(["load", "figure", OURS, "best peer", "ours / best peer"], rows)
+        ratio = f"{found.ratio:.2f}"
+        rows.append([found.load, found.figure, ours, peer, ratio, to_plaintext(found)])
+    return markdown(["load", "figure", OURS, "best peer", *RATIO_HEADINGS], rows)
 
 
 def page_around_table() -> tuple[str, str]:
@@ -174,7 +186,13 @@ def files(results: Results, rounds: int, versions: Mapping[str, str]) -> dict[Pa
     heading = f"# Benchmark\n\nMade by `bin/bench`; medians (minimum to maximum) of {rounds} rounds"
     listing = "\n".join(f"- {name}: {version}" for name, version in versions.items())
     ratios = [
-        {"load": ratio.load, "figure": ratio.figure, "ratio": ratio.ratio, "best peer": ratio.peer}
+        {
+            "load": ratio.load,
+            "figure": ratio.figure,
+            "ratio": ratio.ratio,
+            "best peer": ratio.peer,
+            "to plaintext": ratio.to_plaintext,
+        }
         for ratio in results.ratios()
     ]
     data = {"rounds": rounds, "versions": versions, "ratios": ratios, "values": results.values}

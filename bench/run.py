@@ -3,14 +3,15 @@
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from loads import LOADS, START_UP, Load, Setting, start_up
 from peers import PLAINTEXT, Contender, Lineup, Redis
 from report import Results
-from system import ROOT, Processes, fail, wait_until
+from system import ROOT, Processes, fail
 
 # The quick form makes this part of the requests, but not fewer than the minimum.
 QUICK_SHARE, FEWEST_REQUESTS = 6, 50
@@ -20,8 +21,8 @@ FAR_DELAY_MS = 2
 ALONE_TIMES, ALONE_TIMES_QUICK = 3, 1
 # Starts that START_UP times, in a full run and in the quick form.
 STARTS, STARTS_QUICK = 200, 20
-# Connections at Redis below which those of an idle load have gone: what is left are spares.
-FEW_CONNECTIONS = 50
+# Measurements of each proxy for Setting.UNUSED in the quick form; in a full run, as many as rounds.
+UNUSED_TIMES_QUICK = 1
 
 
 @dataclass
@@ -51,11 +52,11 @@ class Run:
 
     def measure(self) -> Results:
         """Starts everything, measures it, and leaves nothing running."""
-        with Processes() as processes:
-            redis = Redis(self.lineup.folder, processes)
-            contenders = self.lineup.start_all(processes, redis) + redis.without_proxy()
-            for load in self.wanted(Setting.TOGETHER):
-                self._in_turns(load, contenders)
+        with Processes() as servers:
+            redis = Redis(self.lineup.folder, servers)
+            self._together(redis)
+            for load in self.wanted(Setting.UNUSED):
+                self._unused(load, redis)
             for load in self.wanted(Setting.ALONE):
                 self._alone(load, redis)
             for load in self.wanted(Setting.FAR):
@@ -68,23 +69,51 @@ class Run:
         """Measures a contender once."""
         self.results.add(load.name, contender.name, load.measure(contender, self.scale))
 
+    def _together(self, redis: Redis) -> None:
+        """All run for the whole time; and none later, where it would still close connections."""
+        if loads := self.wanted(Setting.TOGETHER):
+            with Processes() as proxies:
+                contenders = self.lineup.start_all(proxies, redis) + redis.without_proxy()
+                for load in loads:
+                    self._in_turns(load, contenders)
+
     def _in_turns(self, load: Load, contenders: list[Contender]) -> None:
-        """Each round begins with another contender."""
-        for index in range(self.rounds):
-            turn = index % len(contenders)
-            for contender in contenders[turn:] + contenders[:turn]:
-                self._note(load, contender)
+        """Each contender is measured once a round."""
+        self._take_turns(load, self.rounds, [partial(self._note, load, way) for way in contenders])
+
+    def _take_turns(self, load: Load, rounds: int, turns: Sequence[Callable[[], None]]) -> None:
+        """Each round begins with another."""
+        for index in range(rounds):
+            first = index % len(turns)
+            for turn in [*turns[first:], *turns[:first]]:
+                turn()
                 print(".", end="", flush=True, file=sys.stderr)
         print(f" {load.name}", file=sys.stderr)
 
+    def _unused(self, load: Load, redis: Redis) -> None:
+        """Proxies are started for one measurement, and ended."""
+
+        def measure(name: str) -> None:
+            with Processes() as processes:
+                way = self.lineup.start_unused(name, load.instances, processes, redis)
+                self._note(load, way)
+            redis.wait_until_unused()
+
+        turns = [partial(measure, name) for name in self.lineup.names()]
+        plaintext = Contender(PLAINTEXT, redis, (redis.plain,) * load.instances)
+        turns.append(partial(self._note, load, plaintext))
+        self._take_turns(load, UNUSED_TIMES_QUICK if self.quick else self.rounds, turns)
+
     def _alone(self, load: Load, redis: Redis) -> None:
         """Each proxy is started for one measurement, and ended."""
-        for name in self.lineup.names():
-            for _ in range(ALONE_TIMES_QUICK if self.quick else ALONE_TIMES):
-                with Processes() as processes:
-                    self._note(load, self.lineup.start(name, processes, redis))
-                wait_until("Redis has closed them", lambda: redis.connections() < FEW_CONNECTIONS)
-        print(f". {load.name}", file=sys.stderr)
+
+        def measure(name: str) -> None:
+            with Processes() as processes:
+                self._note(load, self.lineup.start(name, processes, redis))
+            redis.wait_until_unused()
+
+        turns = [partial(measure, name) for name in self.lineup.names()]
+        self._take_turns(load, ALONE_TIMES_QUICK if self.quick else ALONE_TIMES, turns)
 
     def _far(self, load: Load) -> None:
         """Redis is in a network namespace, behind a slow link."""

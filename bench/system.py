@@ -7,10 +7,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+import traceback
+from array import array
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import NoReturn
+from typing import BinaryIO, NoReturn
 
 # This repository.
 ROOT = Path(__file__).resolve().parent.parent
@@ -20,6 +22,8 @@ PATIENCE = 60
 LOOK_INTERVAL = 0.005
 # Seconds that a program has to end after SIGTERM, before SIGKILL.
 END_PATIENCE = 10
+# Signals that end a run, with all that it started.
+ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # Ticks a second, the unit of CPU time in proc_pid_stat(5).
 TICKS = os.sysconf("SC_CLK_TCK")
 # Bytes, the unit of memory in proc_pid_statm(5).
@@ -49,6 +53,14 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def listens(port: int) -> bool:
+    """Whether somebody listens at 127.0.0.1, which is found out without a connection."""
+    # Address, little-endian, and state: proc_pid_net(5).
+    local, state = f"0100007F:{port:04X}", "0A"
+    rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines()]
+    return any(row[1] == local and row[3] == state for row in rows)
 
 
 def accepts_connections(address: str, port: int) -> bool:
@@ -129,6 +141,62 @@ class Processes:
         trace: TracebackType | None,
     ) -> None:
         self.stop()
+
+
+def in_processes(count: int, work: Callable[[], Sequence[float]]) -> tuple[float, list[float]]:
+    """Has `count` processes do the same at the same time.
+
+    How many seconds all took together, and what they found.
+    """
+    gate, opener = os.pipe()
+    workers: list[int] = []
+    outputs: list[BinaryIO] = []
+    try:
+        for _ in range(count):
+            output, result = os.pipe()
+            # Our handlers are not for the child: it gets the signals once it has its own.
+            signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
+            if (pid := os.fork()) == 0:
+                os.close(opener)
+                _work(gate, result, work)
+            workers.append(pid)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING_SIGNALS)
+            os.close(result)
+            outputs.append(os.fdopen(output, "rb"))
+        os.close(opener)
+        started = time.monotonic()
+        found = [output.read() for output in outputs]
+        elapsed = time.monotonic() - started
+    except BaseException:
+        for pid in workers:
+            os.kill(pid, signal.SIGKILL)
+        raise
+    finally:
+        os.close(gate)
+        for open_output in outputs:
+            open_output.close()
+        statuses = [os.waitpid(pid, 0)[1] for pid in workers]
+    if any(statuses):
+        fail("a client process ended early; its error is above")
+    return elapsed, [value for data in found for value in array("d", data)]
+
+
+def _work(gate: int, result: int, work: Callable[[], Sequence[float]]) -> NoReturn:
+    """In a child: waits until the gate opens, works, and tells what it found."""
+    code = 1
+    try:
+        for ending in ENDING_SIGNALS:
+            signal.signal(ending, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING_SIGNALS)
+        _end_with_parent()
+        os.read(gate, 1)
+        with os.fdopen(result, "wb") as output:
+            output.write(array("d", work()).tobytes())
+        code = 0
+    except Exception:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
 
 
 def children_of(pid: int) -> list[int]:

@@ -116,7 +116,7 @@ fn a_small_run_prints_figures_of_every_contender_and_leaves_nothing() {
     let contenders: Vec<String> =
         contenders.split(' ').map(|name| name.replace('_', " ")).collect();
     assert_eq!(row(&stdout, "| load |")[2..9], contenders);
-    for figure in ["requests/s", "p50 ms", "p99 ms", "max ms"] {
+    for figure in ["requests/s", "p50 ms", "p99 ms", "max ms", "Redis CPU s/million"] {
         let cells = row(&stdout, &format!("| one connection | {figure} |"));
         assert!(cells[2..9].iter().all(|cell| cell.contains(" to ")), "{cells:?}");
     }
@@ -127,11 +127,49 @@ fn a_small_run_prints_figures_of_every_contender_and_leaves_nothing() {
         let cells = row(&stdout, &format!("| start-up | {figure} |"));
         assert!(cells[2..4].iter().all(|cell| cell.contains(" to ")), "{cells:?}");
     }
-    assert_eq!(stdout.matches("| one connection |").count(), 5, "no other load: {stdout}");
+    let mut figures = stdout.lines().filter(|line| line.contains(" to "));
+    let wanted = ["| one connection |", "| start-up |"];
+    let is_wanted = |line: &str| wanted.iter().any(|load| line.starts_with(load));
+    assert!(figures.all(is_wanted), "no other load: {stdout}");
     assert!(stderr.ends_with("....... one connection\n"), "{stderr}");
 
     bench.assert_nothing_is_left();
     assert!(published() == before, "the quick form writes no file");
+}
+
+#[test]
+fn loads_of_new_connections_tell_what_each_contender_and_redis_did() {
+    if !may_run() {
+        return;
+    }
+    let only = ["--rounds", "1", "--peers", "nginx", "--only", "PHP", "50 at once", "storm"];
+    let mut bench = Bench::start(&only);
+    let (stdout, stderr) = bench.output();
+    assert!(bench.process.wait().success(), "{stdout}{stderr}");
+
+    let told = |load: &str, figure: &str, contenders: &[usize]| {
+        let cells = row(&stdout, &format!("| {load} | {figure} |"));
+        for contender in contenders {
+            let figure = cells[*contender].split(' ').next().unwrap().replace(',', "");
+            // A peer does something for each connection, as Redis does.
+            assert!(figure.parse::<f64>().is_ok_and(|figure| figure > 0.0), "{cells:?}");
+        }
+    };
+    // Columns: start-stunnel, nginx, plaintext.
+    for figure in ["connections/s", "p50 ms", "Redis CPU ms/connection"] {
+        told("PHP", figure, &[2, 3, 4]);
+    }
+    told("PHP", "CPU ms/connection", &[2, 3]);
+    for load in ["50 at once", "storm of 10 x 20"] {
+        for when in ["first", "again"] {
+            told(load, &format!("{when}: worst first reply ms"), &[2, 3, 4]);
+            told(load, &format!("{when}: Redis CPU ms"), &[2, 3, 4]);
+            told(load, &format!("{when}: connections at Redis"), &[3, 4]);
+        }
+    }
+    let storm = row(&stdout, "| storm of 10 x 20 | first: connections at Redis |");
+    assert!(storm[3].starts_with("200 ") && storm[4].starts_with("200 "), "{storm:?}");
+    bench.assert_nothing_is_left();
 }
 
 #[test]
