@@ -44,7 +44,8 @@ const TAMED: &[(&str, &[&str])] = &[
     ("slaveof", &["NO", "ONE"]),
 ];
 
-/// What differs between new connections as well, or is of their memory only.
+/// What differs between new connections as well, or is of their memory only; and `multi`, which
+/// Valkey 8.1 has at 0 for good after a transaction, with or without a reset: EXEC is asked instead.
 const OWN: &[&str] = &[
     "id",
     "addr",
@@ -55,6 +56,7 @@ const OWN: &[&str] = &[
     "qbuf",
     "qbuf-free",
     "argv-mem",
+    "multi",
     "rbs",
     "rbp",
     "tot-mem",
