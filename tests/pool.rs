@@ -44,8 +44,8 @@ const TAMED: &[(&str, &[&str])] = &[
     ("slaveof", &["NO", "ONE"]),
 ];
 
-/// What differs between new connections as well, or is of their memory only; and `multi`, which
-/// Valkey 8.1 has at 0 for good after a transaction, with or without a reset: EXEC is asked instead.
+/// What differs between new connections as well, or is of their memory only. And `multi`: Valkey
+/// 8.1 has it at 0 for good after a transaction, with or without a reset; EXEC is asked instead.
 const OWN: &[&str] = &[
     "id",
     "addr",
