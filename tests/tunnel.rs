@@ -400,7 +400,8 @@ fn a_drain_that_takes_too_long_ends_with_a_reset_and_a_warning() {
                   head -c 1048576 /dev/zero >&3; exit 4";
     let ended = Launcher::new(["bash", "-c", script])
         .redis(&peer.url())
-        .env("STUNNEL_DRAIN_TIMEOUT", "200ms")
+        // Enough for the handshake, which may begin only now.
+        .env("STUNNEL_DRAIN_TIMEOUT", "3s")
         .run();
     assert_eq!(ended.code(), 4);
     assert!(ended.stderr.contains("at=drain-timeout"), "{}", ended.stderr);
@@ -877,8 +878,11 @@ fn a_client_hello_that_comes_byte_by_byte_is_one_and_what_only_begins_like_one_i
         let _ = app.shutdown(Shutdown::Write);
         assert_eq!(rest(&mut app).0, b"");
     }
-    assert_eq!(peer.result().unwrap_or_default(), (vec![], None));
-    assert_eq!(peer.result(), Some((b"\x16*".to_vec(), None)));
+    // A busy machine may tell of the second one first.
+    let seen = [peer.result(), peer.result()];
+    assert!(seen.contains(&Some((b"\x16*".to_vec(), None))), "{seen:?}");
+    let hello = seen.into_iter().flatten().find(|(said, _)| said != b"\x16*");
+    assert_eq!(hello.unwrap_or_default(), (vec![], None));
 }
 
 #[test]

@@ -44,8 +44,8 @@ pub fn request(words: &[&str]) -> Vec<u8> {
 pub fn error(text: &str) -> String {
     let printable = |c: char| if c.is_control() { ' ' } else { c };
     let line: String = format!("-ERR start-stunnel: {text}").chars().map(printable).collect();
-    let end = line.len().min(LONGEST - "\r\n".len());
-    let end = (0..=end).rev().find(|at| line.is_char_boundary(*at)).unwrap_or_default();
+    let ends = line.char_indices().map(|(at, _)| at).chain([line.len()]);
+    let end = ends.take_while(|end| *end <= LONGEST - 2).last().unwrap_or(0);
     format!("{}\r\n", &line[..end])
 }
 
@@ -161,5 +161,6 @@ mod tests {
             assert_eq!(long.len(), length, "{letter}");
             assert!(long.ends_with(&format!("{letter}\r\n")), "{letter}");
         }
+        assert!((0..4).all(|n| error(&("x".repeat(n) + &"\u{1f512}".repeat(99))).len() <= LONGEST));
     }
 }
