@@ -839,17 +839,10 @@ fn an_app_whose_connection_is_replaced_keeps_its_place_before_those_that_wait() 
 
 #[test]
 fn a_server_without_tls_is_named_to_the_app_with_a_limit_too() {
-    let peer = Peer::tcp(|stream: TcpStream| {
-        let mut stream = BufReader::new(stream);
-        let mut line = String::new();
-        while stream.read_line(&mut line).is_ok_and(|read| read > 0) {
-            if line == "PING\r\n" && stream.get_mut().write_all(b"+PONG\r\n").is_err() {
-                return;
-            }
-            line.clear();
-        }
-    });
-    let held = hold(&peer.url(), &[("STUNNEL_MAX_CONNECTIONS", "1")]);
+    let server = Server::start(Front::Redis);
+    // Its plaintext port.
+    let url = format!("rediss://127.0.0.1:{}", server.port);
+    let held = hold(&url, &[("STUNNEL_MAX_CONNECTIONS", "1")]);
     let mut app = held.open();
     app.send(&["PING"]);
     let reply = app.reply();

@@ -504,7 +504,6 @@ mod tests {
         "acl|dryrun",
         "acl|getuser",
         "acl|list",
-        "acl|log",
         "acl|users",
         "cluster|count-failure-reports",
         "cluster|replicas",

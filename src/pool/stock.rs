@@ -728,6 +728,8 @@ mod tests {
     use std::task::{Context, Poll, Waker};
 
     use proptest::prelude::*;
+    use tokio::runtime::{Builder, Runtime};
+    use tokio::time::advance;
 
     use super::*;
 
@@ -975,8 +977,8 @@ mod tests {
         permit.made(made);
         assert!(stock.take_back(&permit, made, made + OLDEST - SECOND).is_some());
         assert!(stock.take_back(&permit, made, made + OLDEST).is_none());
-        let back = stock.take_back(&permit, made, made).unwrap();
         let other = make(&stock, made);
+        let back = stock.take_back(&permit, made, made).unwrap();
         stock.close();
         assert!(!back.keep(kept(1, permit, made), made).kept);
         assert!(stock.take_back(&other, made, made).is_none());
@@ -1103,16 +1105,24 @@ mod tests {
         in_use: Vec<Kept<Line>>,
         resetting: Vec<(Return<Line>, Kept<Line>)>,
         names: usize,
-        now: Instant,
         passed: bool,
     }
 
+    /// Lets the clock run, which stands still otherwise.
+    fn pass(runtime: &Runtime, time: Duration) {
+        runtime.block_on(advance(time));
+    }
+
     impl World {
+        fn now(&self) -> Instant {
+            Instant::now()
+        }
+
         fn accept(&mut self, granted: Granted<Line>) {
             match granted {
                 Granted::Make(permit) => self.making.push((permit, false)),
                 Granted::Kept(kept) => {
-                    assert!(self.now - kept.made < OLDEST + IDLE);
+                    assert!(self.now() - kept.made < OLDEST + IDLE);
                     assert!(self.passed || kept.origin == Origin::Spare, "it was not proven");
                     self.in_use.push(kept);
                 }
@@ -1139,8 +1149,8 @@ mod tests {
             self.waiting = still;
         }
 
-        fn act(&mut self, event: Event) {
-            let (stock, now) = (self.stock.clone(), self.now);
+        fn act(&mut self, event: Event, runtime: &Runtime) {
+            let (stock, now) = (self.stock.clone(), self.now());
             match event {
                 Event::Ask | Event::AskFirst => {
                     stock.note_arrival(now);
@@ -1201,8 +1211,8 @@ mod tests {
                     });
                 }
                 Event::Wait(ms) => {
-                    self.now += MS * ms as u32;
-                    self.passed &= stock.with(|state| state.trial.is_passed(self.now));
+                    pass(runtime, MS * ms as u32);
+                    self.passed &= stock.with(|state| state.trial.is_passed(self.now()));
                 }
                 Event::Refill => {
                     let permits = stock.refill(now);
@@ -1248,14 +1258,19 @@ mod tests {
             resumes: bool,
             events in events(),
         ) {
+            let mut runtime = Builder::new_current_thread();
+            let runtime = runtime.enable_time().start_paused(true).build().unwrap();
+            let _inside = runtime.enter();
+            // What is dropped looks at the clock itself.
+            runtime.block_on(async {});
             let terms = Terms { all_have_passwords, resumes, spares: 3, ..terms(limit) };
             let stock = Stock::new(terms);
             let (making, in_use, resetting) = Default::default();
-            let (waiting, names, now, passed) = (VecDeque::new(), 0, Instant::now(), false);
+            let (waiting, names, passed) = (VecDeque::new(), 0, false);
             let mut world =
-                World { stock, limit, waiting, making, in_use, resetting, names, now, passed };
+                World { stock, limit, waiting, making, in_use, resetting, names, passed };
             for event in events {
-                world.act(event);
+                world.act(event, &runtime);
                 world.collect();
                 world.check();
             }
@@ -1264,14 +1279,15 @@ mod tests {
                 if world.waiting.is_empty() {
                     break;
                 }
-                world.act(Event::Made(0, true));
+                world.act(Event::Made(0, true), &runtime);
                 world.collect();
-                world.act(Event::Back(0, true));
-                world.act(Event::Reset(0, true));
+                world.act(Event::Back(0, true), &runtime);
+                world.act(Event::Reset(0, true), &runtime);
                 world.collect();
-                world.now += PATIENCE;
-                world.passed &= world.stock.with(|state| state.trial.is_passed(world.now));
-                world.stock.serve(world.now);
+                pass(&runtime, PATIENCE);
+                let now = world.now();
+                world.passed &= world.stock.with(|state| state.trial.is_passed(now));
+                world.stock.serve(now);
                 world.collect();
                 world.check();
             }

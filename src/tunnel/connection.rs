@@ -223,13 +223,14 @@ async fn relay(
         end
     })
     .await;
-    if relay.was_not_reset() {
+    let not_reset = relay.was_not_reset();
+    if not_reset {
         tunnel.stock.note_failed(Instant::now());
     }
     let mut copy = None;
     let mut redis_ended_first = relay.redis_ended_first();
     let unprovoked = match &end {
-        RelayEnd::Stale(_) | RelayEnd::Reset(Side::Redis, _) => true,
+        RelayEnd::Stale(_) | RelayEnd::Reset(Side::Redis, _) => !not_reset,
         _ => redis_ended_first && relay.is_settled(),
     };
     let end = match end {
