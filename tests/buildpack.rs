@@ -26,7 +26,7 @@ const UNPRIVILEGED: &str = "65534";
 const APP: &str = r#"#!/bin/sh
 redis() { redis-cli --no-auth-warning -u "$REDIS_URL" "$@" >/dev/null; }
 trap 'redis set farewell "after SIGTERM"; exit 5' TERM
-redis-cli --no-auth-warning -u "$REDIS_URL" set greeting "$1" >/dev/null
+redis set greeting "$1"
 echo ready
 while :; do sleep 0.02; done
 "#;

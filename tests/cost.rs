@@ -118,7 +118,7 @@ fn a_connection_that_stalls_both_ways_costs_no_more_than_security_md_says() {
     let stall = |count: u64| -> Vec<_> {
         let apps: Vec<_> = (0..count)
             .map(|_| {
-                let mut app = held.open().stream.into_inner();
+                let mut app = held.tcp();
                 app.set_write_timeout(Some(LONG)).unwrap();
                 thread::spawn(move || {
                     push(&mut app);

@@ -110,7 +110,7 @@ impl Scene {
 
     /// A connection to the tunnel at fault.
     fn open(&self) -> TcpStream {
-        self.held.open().stream.into_inner()
+        self.held.tcp()
     }
 
     /// What an app reads that has sent `request`, and how it ends.
@@ -478,7 +478,7 @@ fn redis_stalls_in_the_middle_of_a_reply() {
     });
     let launcher = Launcher::holding(&peer.url()).env("STUNNEL_IDLE_TIMEOUT", "4s");
     let held = launcher.start_held();
-    let mut apps: Vec<_> = (0..TIMES).map(|_| held.open().stream.into_inner()).collect();
+    let mut apps: Vec<_> = (0..TIMES).map(|_| held.tcp()).collect();
     for app in &mut apps {
         app.write_all(b"ask!").unwrap();
     }

@@ -38,3 +38,8 @@ fn no_pem_or_pin_of_the_corpus_breaks_the_reader() {
 fn no_interleaving_of_the_corpus_makes_the_relay_lose_a_byte() {
     replay("relay", targets::relay);
 }
+
+#[test]
+fn no_connection_of_the_corpus_is_reused_that_may_not_be() {
+    replay("ledger", targets::ledger);
+}

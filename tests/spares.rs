@@ -452,7 +452,7 @@ fn impatient<T: Send + 'static>(peer: &Peer<T>) -> Held {
 
 /// Whether an app's new connection works; otherwise it ends without a word.
 fn works(held: &Held) -> bool {
-    let mut stream = held.open().stream.into_inner();
+    let mut stream = held.tcp();
     stream.write_all(b"PING\r\n").unwrap();
     let mut first = [0; 5];
     matches!(stream.read(&mut first), Ok(1..)) && first == *b"+OK\r\n"

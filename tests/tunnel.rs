@@ -142,7 +142,7 @@ fn sixty_four_mib_go_both_ways_at_once_unchanged() {
     }
     let peer = Peer::tls(exchange);
     let held = Launcher::hold(&peer.url());
-    let app = held.open().stream.into_inner();
+    let app = held.tcp();
     let mut writer = app.try_clone().unwrap();
     let writing = thread::spawn(move || {
         (0..TOTAL).step_by(MIB).for_each(|at| writer.write_all(&pattern(3, at)).unwrap());
@@ -163,7 +163,7 @@ fn a_half_close_is_passed_on_and_the_answer_still_comes() {
         tls.shutdown().unwrap();
     });
     let held = Launcher::hold(&peer.url());
-    let mut app = held.open().stream.into_inner();
+    let mut app = held.tcp();
     app.write_all(b"question").unwrap();
     app.shutdown(Shutdown::Write).unwrap();
     assert_eq!(rest(&mut app), (b"answer to question".to_vec(), None));
@@ -179,7 +179,7 @@ fn a_half_close_by_redis_is_passed_on_and_the_app_may_go_on_writing() {
         rest(&mut tls)
     });
     let held = Launcher::hold(&peer.url());
-    let mut app = held.open().stream.into_inner();
+    let mut app = held.tcp();
     assert_eq!(rest(&mut app), (b"goodbye".to_vec(), None));
     app.write_all(b"last words").unwrap();
     drop(app);
@@ -190,7 +190,7 @@ fn a_half_close_by_redis_is_passed_on_and_the_app_may_go_on_writing() {
 fn a_server_that_closes_without_close_notify_is_an_ordinary_end() {
     let peer = Peer::tls(|mut tls| tls.write_all(b"reply").unwrap());
     let held = Launcher::hold(&peer.url());
-    let mut app = held.open().stream.into_inner();
+    let mut app = held.tcp();
     assert_eq!(rest(&mut app), (b"reply".to_vec(), None));
 }
 
@@ -203,7 +203,7 @@ fn a_reset_by_the_server_reaches_the_app_as_a_reset_behind_the_last_reply() {
         reset(tls.get_ref());
     });
     let held = Launcher::hold(&peer.url());
-    let mut app = held.open().stream.into_inner();
+    let mut app = held.tcp();
     let mut reply = [0; 5];
     app.read_exact(&mut reply).unwrap();
     app.write_all(b"request").unwrap();
@@ -217,7 +217,7 @@ fn a_reset_by_the_app_reaches_redis_as_a_reset_behind_the_last_request() {
         rest(&mut tls)
     });
     let held = Launcher::hold(&peer.url());
-    let mut app = held.open().stream.into_inner();
+    let mut app = held.tcp();
     app.read_exact(&mut [0; 5]).unwrap();
     app.write_all(b"request").unwrap();
     reset(&app);
@@ -237,7 +237,7 @@ fn a_damaged_record_reaches_the_app_as_a_reset() {
         rest(tls.get_mut());
     });
     let held = Launcher::hold(&peer.url());
-    let mut app = held.open().stream.into_inner();
+    let mut app = held.tcp();
     app.read_exact(&mut [0; 4]).unwrap();
     app.write_all(b"ask").unwrap();
     assert_eq!(rest(&mut app), (vec![], Some(ErrorKind::ConnectionReset)));
@@ -251,7 +251,7 @@ fn a_connection_on_which_nothing_moves_is_closed_after_the_idle_timeout() {
     });
     let idle = Launcher::holding(&peer.url()).env("STUNNEL_IDLE_TIMEOUT", "2s");
     let held = idle.start_held();
-    let mut app = held.open().stream.into_inner();
+    let mut app = held.tcp();
     assert_eq!(rest(&mut app), (b"hi".to_vec(), None));
     assert_eq!(peer.result(), (vec![], None), "Redis sees a clean end, too");
 }
@@ -469,7 +469,7 @@ fn an_outage_is_a_closed_connection_without_a_word() {
     for (url, error) in cases {
         // Longer than the silence after which a plaintext Redis would be recognized.
         let held = Launcher::holding(&url).env("STUNNEL_CONNECT_TIMEOUT", "5s").start_held();
-        let mut app = held.open().stream.into_inner();
+        let mut app = held.tcp();
         let (said, _) = rest(&mut app);
         assert_eq!(said, b"", "{error}");
         let log = held.finish().stderr;
@@ -717,7 +717,7 @@ fn tunnels_take_consecutive_ports_from_the_first_on() {
 fn nothing_is_sent_before_the_app_speaks_and_nothing_is_added_without_a_pool() {
     let peer = Peer::tls(|mut tls| rest(&mut tls));
     let held = Launcher::holding(&peer.url()).env("STUNNEL_POOL", "off").start_held();
-    let app = held.open().stream.into_inner();
+    let app = held.tcp();
     app.shutdown(Shutdown::Write).unwrap();
     assert_eq!(peer.result(), (vec![], None));
 }
@@ -821,7 +821,7 @@ fn an_app_that_tries_tls_again_and_again_gets_one_warning_a_minute() {
     let held = Launcher::holding(&peer.url()).env("STUNNEL_LOGLEVEL", "info").start_held();
     let started = Instant::now();
     for _ in 0..20 {
-        let mut app = held.open().stream.into_inner();
+        let mut app = held.tcp();
         app.write_all(CLIENT_HELLO).unwrap();
         assert_eq!(rest(&mut app), (vec![], None));
     }
@@ -853,7 +853,7 @@ fn an_app_that_speaks_tls_is_not_answered_in_resp_when_redis_is_refused() {
     let peer = Peer::tls(|_| ());
     let launcher = Launcher::holding(&peer.url()).env("STUNNEL_VERIFY", "full");
     let held = launcher.start_held();
-    let mut app = held.open().stream.into_inner();
+    let mut app = held.tcp();
     // Until its certificate is known: earlier, it would be known first how the app speaks.
     peer.result();
     app.write_all(CLIENT_HELLO).unwrap();
@@ -868,7 +868,7 @@ fn a_client_hello_that_comes_byte_by_byte_is_one_and_what_only_begins_like_one_i
     let peer = Peer::unless_left(|mut tls| rest(&mut tls));
     let held = Launcher::hold(&peer.url());
     for bytes in [b"\x16\x03", b"\x16*"] {
-        let mut app = held.open().stream.into_inner();
+        let mut app = held.tcp();
         for byte in bytes {
             app.write_all(&[*byte]).unwrap();
             thread::sleep(Duration::from_millis(20)); // So that it is read alone, most of the time.

@@ -1,6 +1,8 @@
 //! What is fuzzed, and what must hold for any input: `cargo +nightly fuzz run TARGET`.
 //! tests/fuzz_corpus.rs runs the same over the committed corpus.
 
+pub mod ledger_model;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
 use std::fmt;
@@ -11,11 +13,13 @@ use std::sync::LazyLock;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use ledger_model::{Direction, Effect, Model};
 use start_stunnel::command_line;
 use start_stunnel::configuration::cli::Invocation;
 use start_stunnel::configuration::{self, Configured};
 use start_stunnel::environment::Environment;
 use start_stunnel::plan::Plan;
+use start_stunnel::pool::{Ledger, commands};
 use start_stunnel::redis_url::{Local, RedisUrl};
 use start_stunnel::tls::Pin as KeyPin;
 use start_stunnel::tls::pem::{self, Authorities, ClientIdentity};
@@ -98,6 +102,44 @@ pub fn settings(data: &[u8]) {
     plan.changes(&locals);
     command_line::rewrite(&plan, invocation.command.clone(), &locals);
     command_line::redis_cli(&plan, &invocation.command, &locals);
+}
+
+/// A conversation with Redis, in pieces: 0x01 begins one of the app's, 0x02 one of Redis's. What a
+/// ledger knows after each piece is what a simple model knows, and hangs on no cut.
+pub fn ledger(data: &[u8]) {
+    let effect = |name: &[u8], argument: Option<&[u8]>| {
+        commands::effect(name, argument).map(|effect| Effect {
+            is_repeatable: effect.is_repeatable(),
+            must_fail: effect == commands::Effect::NoneIfRefused,
+        })
+    };
+    let (mut ledger, mut by_bytes) = (Ledger::new(), Ledger::new());
+    let mut model = Model::new(&effect);
+    let mut rest = data;
+    let mut direction = Direction::Sent;
+    while !rest.is_empty() {
+        let end = rest.iter().position(|byte| matches!(byte, 1 | 2)).unwrap_or(rest.len());
+        let piece = &rest[..end];
+        match direction {
+            Direction::Sent => {
+                ledger.sent(piece);
+                piece.chunks(1).for_each(|byte| by_bytes.sent(byte));
+            }
+            Direction::Received => {
+                ledger.received(piece);
+                piece.chunks(1).for_each(|byte| by_bytes.received(byte));
+            }
+        }
+        model.step(direction, piece);
+        for ledger in [&ledger, &by_bytes] {
+            let known = (ledger.gave_up(), ledger.is_settled(), ledger.is_repeatable());
+            assert_eq!(known, (model.gave_up, model.is_settled, model.is_repeatable), "{model:?}");
+        }
+        if let Some(mark) = rest.get(end) {
+            direction = if *mark == 1 { Direction::Sent } else { Direction::Received };
+        }
+        rest = rest.get(end + 1..).unwrap_or_default();
+    }
 }
 
 /// PEM of certificates and keys, and pins.

@@ -250,8 +250,8 @@ settings! {
         variable: "STUNNEL_SPARES",
         default: "1",
         value_name: "N",
-        help: "Connections per tunnel, 0 to 8, that are made beforehand while an app connects again \
-               and again; up to 8 when it does so fast. 0: none",
+        help: "Connections per tunnel, 0 to 8, that are made beforehand while an app connects \
+               again and again; up to 8 when it does so fast. 0: none",
     }
     POOL: PoolMode = values::pool, {
         option: Some("pool"),

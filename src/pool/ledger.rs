@@ -156,7 +156,14 @@ fn add(count: u32, bytes: &[u8]) -> Result<u32, GaveUp> {
 }
 
 #[cfg(test)]
+#[path = "../../fuzz/src/ledger_model.rs"]
+mod ledger_model;
+
+#[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
+    use super::ledger_model::{Direction, Model};
     use super::*;
     use crate::resp::request;
 
@@ -414,5 +421,193 @@ mod tests {
         ledger.sent(&request(&["AUTH", "hunter2"]));
         let shown = format!("{ledger:?}");
         assert!(!shown.contains("hunter2") && !shown.contains("104, 117"), "{shown}");
+    }
+
+    /// What the table says, for the model.
+    fn listed(name: &[u8], argument: Option<&[u8]>) -> Option<ledger_model::Effect> {
+        commands::effect(name, argument).map(|effect| ledger_model::Effect {
+            is_repeatable: effect.is_repeatable(),
+            must_fail: effect == Effect::NoneIfRefused,
+        })
+    }
+
+    /// Follows pieces with the model, with a ledger, and with one that gets them cut further.
+    fn compare(pieces: &[(Direction, Vec<u8>)], cut: usize) -> Result<State, TestCaseError> {
+        let mut model = Model::new(&listed);
+        let (mut ledger, mut by_cut) = (Ledger::new(), Ledger::new());
+        for (direction, piece) in pieces {
+            model.step(*direction, piece);
+            let follow: fn(&mut Ledger, &[u8]) = match direction {
+                Direction::Sent => Ledger::sent,
+                Direction::Received => Ledger::received,
+            };
+            follow(&mut ledger, piece);
+            piece.chunks(cut).for_each(|part| follow(&mut by_cut, part));
+            for ledger in [&ledger, &by_cut] {
+                let known = (ledger.gave_up(), ledger.is_settled(), ledger.is_repeatable());
+                let expected = (model.gave_up, model.is_settled, model.is_repeatable);
+                prop_assert_eq!(known, expected, "{:?}", model);
+            }
+        }
+        Ok(state(&ledger))
+    }
+
+    /// Bits of a conversation, right and wrong ones.
+    fn piece() -> impl Strategy<Value = (Direction, Vec<u8>)> {
+        let sent = prop::sample::select(vec![
+            "*1\r\n$4\r\nPING\r\n",
+            "*2\r\n$3\r\nGET\r\n$1\r\nk\r\n",
+            "*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$2\r\n\r\n\r\n",
+            "*3\r\n$6\r\nCLIENT\r\n$19\r\nMAINT_NOTIFICATIONS\r\n$2\r\nON\r\n",
+            "*2\r\n$6\r\nCLIENT\r\n$2\r\nID\r\n",
+            "PING\r\n",
+            "*1\r\n",
+            "*2\r\n",
+            "$4\r\n",
+            "$3\r\nGET",
+            "PING",
+            "get",
+            " ",
+            "*",
+            "$",
+            "1",
+            "0",
+            "-",
+            "\r\n",
+            "\r",
+            "\n",
+            "x",
+        ]);
+        let received = prop::sample::select(vec![
+            "+OK\r\n",
+            "-ERR\r\n",
+            "$1\r\nv\r\n",
+            "$-1\r\n",
+            "*2\r\n",
+            "*-1\r\n",
+            "*0\r\n",
+            "%1\r\n",
+            "|1\r\n",
+            "|0\r\n",
+            "~1\r\n",
+            "!3\r\nERR\r\n",
+            "=5\r\ntxt:a\r\n",
+            ":1\r\n",
+            "_\r\n",
+            "#t\r\n",
+            ",1.5\r\n",
+            "(1\r\n",
+            ">1\r\n",
+            "*",
+            "$",
+            "%",
+            "1",
+            "0",
+            "-",
+            "\r\n",
+            "\r",
+            "\n",
+            "x",
+        ]);
+        prop_oneof![
+            8 => sent.prop_map(|text| (Direction::Sent, text.into())),
+            8 => received.prop_map(|text| (Direction::Received, text.into())),
+            1 => any::<(bool, Vec<u8>)>().prop_map(|(is_sent, bytes)| {
+                (if is_sent { Direction::Sent } else { Direction::Received }, bytes)
+            }),
+        ]
+    }
+
+    /// Any reply, up to some depth, without a push.
+    fn reply() -> impl Strategy<Value = Vec<u8>> {
+        let bulk = |mark: char| {
+            prop::collection::vec(prop::sample::select(&b"a\r\n*>$1"[..]), 0..9).prop_map(
+                move |bytes| {
+                    let head = format!("{mark}{}\r\n", bytes.len()).into_bytes();
+                    [head, bytes, b"\r\n".to_vec()].concat()
+                },
+            )
+        };
+        let leaf = prop_oneof![
+            prop::sample::select(vec![
+                "+OK\r\n", "-ERR\r\n", ":-1\r\n", "_\r\n", "#f\r\n", ",nan\r\n", "(99\r\n",
+                "$-1\r\n", "*-1\r\n",
+            ])
+            .prop_map(|text| text.as_bytes().to_vec()),
+            bulk('$'),
+            bulk('!'),
+            bulk('='),
+        ];
+        leaf.prop_recursive(6, 40, 6, |inner| {
+            let values = prop::collection::vec(inner.clone(), 0..6);
+            (prop::sample::select(&b"*~%|"[..]), values, inner).prop_map(|(mark, values, value)| {
+                let is_of_pairs = b"%|".contains(&mark);
+                let count = values.len() / if is_of_pairs { 2 } else { 1 };
+                let used = count * if is_of_pairs { 2 } else { 1 };
+                let mut bytes = vec![mark];
+                bytes.extend(format!("{count}\r\n").bytes());
+                bytes.extend(values[..used].concat());
+                if mark == b'|' {
+                    bytes.extend(value);
+                }
+                bytes
+            })
+        })
+    }
+
+    /// A request that is harmless.
+    fn harmless() -> impl Strategy<Value = Vec<u8>> {
+        let words = prop::sample::select(vec![
+            "GET",
+            "set",
+            "HELLO",
+            "BLPOP",
+            "Client SetName",
+            "MULTI",
+            "EXEC",
+            "json.get",
+            "XINFO STREAM",
+        ]);
+        let arguments = prop::collection::vec("[a-z\r\n*$]{0,30}", 0..4);
+        (words, arguments, any::<bool>()).prop_map(|(words, arguments, is_inline)| {
+            if is_inline {
+                return format!("{words}\r\n").into_bytes();
+            }
+            let arguments = arguments.iter().map(String::as_str);
+            request(&words.split(' ').chain(arguments).collect::<Vec<_>>())
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_comes_the_ledger_knows_what_a_simple_model_knows(
+            pieces in prop::collection::vec(piece(), 0..30),
+            cut in 1..5_usize,
+        ) {
+            compare(&pieces, cut)?;
+        }
+
+        #[test]
+        fn a_right_conversation_is_settled_when_all_is_answered_and_never_before(
+            rounds in prop::collection::vec(
+                prop::collection::vec((harmless(), reply()), 1..4), 1..5,
+            ),
+            cut in 1..9_usize,
+        ) {
+            let mut pieces = Vec::new();
+            for round in &rounds {
+                let requests = round.iter().flat_map(|(request, _)| request.clone()).collect();
+                pieces.push((Direction::Sent, requests));
+                prop_assert_eq!(compare(&pieces, cut)?, State::Busy);
+                let replies: Vec<u8> = round.iter().flat_map(|(_, reply)| reply.clone()).collect();
+                let (most, last) = replies.split_at(replies.len() - 1);
+                pieces.push((Direction::Received, most.to_vec()));
+                prop_assert_eq!(compare(&pieces, cut)?, State::Busy);
+                pieces.push((Direction::Received, last.to_vec()));
+                prop_assert_eq!(compare(&pieces, cut)?, State::Settled);
+            }
+            pieces.push((Direction::Received, b"+".to_vec()));
+            prop_assert_eq!(compare(&pieces, cut)?, State::GaveUp);
+        }
     }
 }

@@ -5,7 +5,8 @@
 //!
 //! - the [`ledger`] follows a connection from its first byte, and lets it be kept only if it knows
 //!   each request to leave nothing behind that a reset does not clear, and no reply to be owed;
-//! - `RESET` is sent when the user has gone, and once more in front of the next one's first request;
+//! - `RESET` is sent when the user has gone, and once more in front of the next one's first
+//!   request;
 //! - the [`canary`] has tried what `RESET` does on this server;
 //! - [`stock`] hands over only what is known to be good, and `tunnel` only what has been silent.
 //!

@@ -124,7 +124,7 @@ impl ReplyFramer {
                 (Part::Length, b'-') if self.number.is_none() && b"$*".contains(&self.mark) => {
                     Part::Null
                 }
-                (Part::Length, b'\r') => Part::LengthEnd,
+                (Part::Length, b'\r') if self.number.is_some() => Part::LengthEnd,
                 (Part::Length, digit) => {
                     self.number = with_digit(self.number, digit)?;
                     Part::Length
@@ -183,5 +183,162 @@ impl ReplyFramer {
             self.depth = inner;
         }
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a framer makes of these bytes: the first byte of each reply, and how it ends; the
+    /// same in one piece and byte by byte.
+    #[track_caller]
+    fn frame(bytes: &[u8]) -> String {
+        let frames = [bytes.len().max(1), 1].map(|size| {
+            let (mut framer, mut found) = (ReplyFramer::default(), String::new());
+            let mut ended = false;
+            for mut piece in bytes.chunks(size) {
+                while !ended && !piece.is_empty() {
+                    match framer.next(&mut piece) {
+                        Ok(Some(first)) => found.push(char::from(first)),
+                        Ok(None) => assert!(piece.is_empty()),
+                        Err(why) => {
+                            found += if why == Unframed::Push { " push" } else { " opaque" };
+                            ended = true;
+                            let again = framer.next(&mut &b"+OK\r\n"[..]);
+                            assert_eq!(again, Err(Unframed::Opaque), "for good");
+                        }
+                    }
+                }
+            }
+            found
+        });
+        assert_eq!(frames[0], frames[1], "cutting changes nothing");
+        frames[0].clone()
+    }
+
+    #[test]
+    fn replies_of_every_type_are_framed() {
+        for reply in [
+            "+OK\r\n",
+            "+\r\n",
+            "-ERR no\r\n",
+            ":-12\r\n",
+            "_\r\n",
+            "#t\r\n",
+            ",inf\r\n",
+            "(123456789012345678901234567890\r\n",
+            "$0\r\n\r\n",
+            "$5\r\na\r\n+b\r\n",
+            "$-1\r\n",
+            "!5\r\nERR x\r\n",
+            "=8\r\ntxt:text\r\n",
+            "*0\r\n",
+            "*-1\r\n",
+            "*2\r\n:1\r\n$1\r\nx\r\n",
+            "*1\r\n*0\r\n",
+            "*2\r\n*1\r\n*2\r\n*0\r\n:1\r\n*-1\r\n",
+            "~0\r\n",
+            "~1\r\n+a\r\n",
+            "%0\r\n",
+            "%2\r\n+a\r\n:1\r\n+b\r\n*2\r\n:1\r\n%0\r\n",
+            "|0\r\n+OK\r\n",
+            "|1\r\n+a\r\n*1\r\n:1\r\n*1\r\n:2\r\n",
+            "*2\r\n|1\r\n+ttl\r\n:3600\r\n+a\r\n+b\r\n",
+            "*2\r\n|1\r\n+a\r\n|1\r\n+b\r\n+c\r\n+d\r\n+value\r\n+b\r\n",
+        ] {
+            let first = &reply[..1];
+            assert_eq!(frame(reply.as_bytes()), first, "{reply:?}");
+            for end in 0..reply.len() {
+                assert_eq!(frame(&reply.as_bytes()[..end]), "", "{:?}", &reply[..end]);
+            }
+            assert_eq!(frame(reply.repeat(3).as_bytes()), first.repeat(3), "{reply:?}");
+        }
+    }
+
+    #[test]
+    fn what_no_server_sends_is_not_framed() {
+        for bytes in [
+            "OK\r\n",
+            "\r\n",
+            "\n",
+            " ",
+            "?",
+            ".",
+            ";",
+            "+a\n",
+            "+a\rb",
+            "+a\r\r",
+            "_\n",
+            "$?",
+            "*?",
+            "%?",
+            "~?",
+            "$\r",
+            "*\r",
+            "$-2",
+            "$-0",
+            "$--1",
+            "$1-",
+            "*-2",
+            "$-1\n",
+            "$-11",
+            "$-1\r\r",
+            "~-1",
+            "%-1",
+            "|-1",
+            "=-1",
+            "!-1",
+            "$01",
+            "*01",
+            "$00",
+            "$+1",
+            "$ 1",
+            "$1 ",
+            "$1\n",
+            "$1\rx",
+            "$1\r\nab",
+            "$1\r\na\n",
+            "$1\r\na\rb",
+            "$0\r\n\n",
+            "$4294967296",
+            "*4294967296",
+            "%2147483648\r\n",
+            "|2147483648\r\n",
+            "*1\r\n\r",
+            "*1\r\nx",
+            "%1\r\n+a\r\n?",
+        ] {
+            assert_eq!(frame(bytes.as_bytes()), " opaque", "{bytes:?}");
+        }
+        for bytes in ["$4294967295\r\n", "*4294967295\r\n", "%2147483647\r\n", "|2147483647\r\n"] {
+            assert_eq!(frame(bytes.as_bytes()), "", "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn a_push_is_reported_wherever_it_begins() {
+        for (bytes, expected) in [
+            (">", " push"),
+            ("+OK\r\n>1\r\n+a\r\n", "+ push"),
+            ("*2\r\n+OK\r\n>2\r\n+a\r\n+b\r\n+OK\r\n", " push"),
+            ("|1\r\n>1\r\n", " push"),
+            ("%1\r\n+a\r\n>1\r\n", " push"),
+            ("$3\r\n>1\r\r\n", "$"),
+            ("+>1\r\n", "+"),
+        ] {
+            assert_eq!(frame(bytes.as_bytes()), expected, "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn nesting_is_followed_so_deep_and_no_deeper() {
+        for mark in ["*1\r\n", "~1\r\n", "%1\r\n+a\r\n", "|0\r\n"] {
+            let nested = |depth| format!("{}:1\r\n", mark.repeat(depth));
+            assert_eq!(frame(nested(DEPTH).repeat(2).as_bytes()), mark[..1].repeat(2));
+            assert_eq!(frame(nested(DEPTH + 1).as_bytes()), " opaque");
+        }
+        let empty = format!("{}*0\r\n", "*1\r\n".repeat(DEPTH));
+        assert_eq!(frame(empty.as_bytes()), "*", "an empty one is no level");
     }
 }

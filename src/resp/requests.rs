@@ -223,3 +223,164 @@ impl fmt::Debug for Request<'_> {
         f.write_str("Request")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a framer makes of these bytes: commands and arguments, with `?` for one that is too
+    /// long, and how it ends; the same in one piece and byte by byte.
+    #[track_caller]
+    fn frame(bytes: &[u8]) -> String {
+        let word = |word: Option<&[u8]>| match word {
+            Some(word) => String::from_utf8_lossy(word).into_owned(),
+            None => "?".into(),
+        };
+        let frames = [bytes.len().max(1), 1].map(|size| {
+            let (mut framer, mut found) = (RequestFramer::default(), String::new());
+            let mut is_opaque = false;
+            for mut piece in bytes.chunks(size) {
+                loop {
+                    match framer.next(&mut piece) {
+                        Ok(Some(Request { command, argument })) => {
+                            found += &format!("{},{};", word(command), word(argument));
+                        }
+                        Ok(None) => break,
+                        Err(Opaque) => {
+                            assert!(!framer.is_at_boundary());
+                            is_opaque = true;
+                            break;
+                        }
+                    }
+                }
+                assert!(is_opaque || piece.is_empty());
+            }
+            found += match (is_opaque, framer.is_at_boundary()) {
+                (true, _) => "opaque",
+                (false, true) => "",
+                (false, false) => "half",
+            };
+            found
+        });
+        assert_eq!(frames[0], frames[1], "cutting changes nothing");
+        frames[0].clone()
+    }
+
+    #[test]
+    fn requests_end_where_every_server_ends_them() {
+        for (bytes, expected) in [
+            ("", ""),
+            ("*1\r\n$4\r\nPING\r\n", "PING,;"),
+            ("*1\r\n$4\r\nPING\r\n*2\r\n$3\r\nGET\r\n$1\r\nk\r\n", "PING,;GET,k;"),
+            ("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$4\r\n\r\n\r\n\r\n", "SET,k;"),
+            ("*3\r\n$0\r\n\r\n$0\r\n\r\n$0\r\n\r\n", ",;"),
+            ("*10\r\n", "half"),
+            ("*4294967295\r\n$4294967295\r\nx", "half"),
+            ("*4294967296", "opaque"),
+            ("*1\r\n$4294967296", "opaque"),
+            ("*9999999999", "opaque"),
+            ("*0\r\n", "opaque"),
+            ("*00", "opaque"),
+            ("*01", "opaque"),
+            ("*+1", "opaque"),
+            ("*-1", "opaque"),
+            ("* 1", "opaque"),
+            ("*1 ", "opaque"),
+            ("*:", "opaque"),
+            ("*/", "opaque"),
+            ("*\r", "opaque"),
+            ("*1\n", "opaque"),
+            ("*1\rX", "opaque"),
+            ("*1\r\r", "opaque"),
+            ("*1\r\n", "half"),
+            ("*1\r\n*", "opaque"),
+            ("*1\r\n+", "opaque"),
+            ("*1\r\n$-1", "opaque"),
+            ("*1\r\n$04", "opaque"),
+            ("*1\r\n$\r", "opaque"),
+            ("*1\r\n$4\n", "opaque"),
+            ("*1\r\n$4\rX", "opaque"),
+            ("*1\r\n$4\r\nECHOx", "opaque"),
+            ("*1\r\n$4\r\nECHO\n", "opaque"),
+            ("*1\r\n$4\r\nECHO\rx", "opaque"),
+            ("*1\r\n$4\r\nECHO\r\r", "opaque"),
+            ("*1\r\n$4\r\nPING\r\n\r\n", "PING,;opaque"),
+            // Half a request and RESET are one.
+            ("*1\r\n$4\r\nPI*1\r\n$5\r\nRESET\r\n", "PI*1,;opaque"),
+        ] {
+            assert_eq!(frame(bytes.as_bytes()), expected, "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn an_inline_request_is_a_line_of_plain_words() {
+        for (bytes, expected) in [
+            ("PING\r\n", "PING,;"),
+            ("PING\r\nPING\r\n*1\r\n$4\r\nPING\r\nPING\r\n", "PING,;PING,;PING,;PING,;"),
+            ("  SET  key:1/2_3-4.5   Az09  \r\n", "SET,key:1/2_3-4.5;"),
+            ("GET a\r\nPING\r\n", "GET,a;PING,;"),
+            (" ", "half"),
+            ("a", "half"),
+            ("a\r", "half"),
+            ("a\rb", "opaque"),
+            ("a\r\r", "opaque"),
+            ("a\n", "opaque"),
+            ("\r", "half"),
+            ("\r\n", "opaque"),
+            ("\n", "opaque"),
+            ("  \r\n", "opaque"),
+            ("a\tb", "opaque"),
+            ("a\0", "opaque"),
+            ("a\"", "opaque"),
+            ("a'", "opaque"),
+            ("a*", "opaque"),
+            ("a\\", "opaque"),
+            ("ä", "opaque"),
+            ("$4\r\n", "opaque"),
+            ("a@", "opaque"),
+            ("a[", "opaque"),
+            ("a`", "opaque"),
+            ("a{", "opaque"),
+            ("a;", "opaque"),
+            ("a,", "opaque"),
+            ("a#", "opaque"),
+        ] {
+            assert_eq!(frame(bytes.as_bytes()), expected, "{bytes:?}");
+        }
+        for (length, expected) in [(INLINE, "a,?;"), (INLINE + 1, "opaque")] {
+            let line = format!("a {}\r\n", "b".repeat(length - 2));
+            assert_eq!(frame(line.as_bytes()), expected, "{length}");
+            let spaces = format!("a{}\r\n", " ".repeat(length - 1));
+            assert_eq!(frame(spaces.as_bytes()).replace('?', ""), expected.replace('?', ""));
+        }
+    }
+
+    #[test]
+    fn two_words_are_kept_if_they_are_short() {
+        let [short, long] = [WORD, WORD + 1].map(|length| "x".repeat(length));
+        for (words, expected) in [
+            ([&short, &short], format!("{short},{short};")),
+            ([&long, &short], format!("?,{short};")),
+            ([&short, &long], format!("{short},?;")),
+            ([&long, &long], "?,?;".into()),
+        ] {
+            let [name, argument] = words.map(String::as_str);
+            let request = crate::resp::request(&[name, argument, "third"]);
+            assert_eq!(frame(&request), expected);
+            assert_eq!(frame(format!("{name} {argument} third\r\n").as_bytes()), expected);
+            // Nothing of it is left in the next one.
+            let twice = [&request[..], b"*1\r\n$1\r\na\r\n"].concat();
+            assert_eq!(frame(&twice), format!("{expected}a,;"));
+        }
+    }
+
+    #[test]
+    fn no_word_is_shown() {
+        let mut framer = RequestFramer::default();
+        let request = crate::resp::request(&["AUTH", "hunter2"]);
+        let request = framer.next(&mut &request[..]).unwrap().unwrap();
+        assert_eq!(format!("{request:?}"), "Request");
+        let shown = format!("{framer:?}");
+        assert!(shown.contains("[4 bytes, 7 bytes]") && !shown.contains("hunter"), "{shown}");
+    }
+}

@@ -31,9 +31,9 @@ const LONGEST_UNREST: Duration = Duration::from_secs(1);
 const FLUSH_CHECK: Duration = Duration::from_millis(5);
 /// Bytes that are read at once to be thrown away.
 const IGNORED: usize = 4096;
-/// When the app is looked at that waits for a connection to Redis. Not at once: it costs a system
-/// call, and a Redis that works is there sooner.
-const FIRST_LOOK: Duration = Duration::from_millis(100);
+/// When an app that waits for a connection to Redis is checked for TLS. Not at once: it costs a
+/// system call, and a Redis that works is there sooner.
+const TLS_CHECK_DELAY: Duration = Duration::from_millis(100);
 /// What to change when an app speaks TLS itself.
 const APP_SPEAKS_TLS: &str = "the app speaks TLS to the local port, which speaks none: the \
                               launcher does TLS; take it out of the client's settings: ssl=True \
@@ -65,7 +65,7 @@ pub async fn serve(mut app: AppStream, tunnel: &Arc<Tunnel>) -> Option<TlsUpstre
 /// Connects to Redis; `None` if the app turned out to speak TLS meanwhile.
 async fn connect(app: &mut AppStream, tunnel: &Tunnel) -> Option<Result<Supplied, Failure>> {
     let tls = async {
-        sleep(FIRST_LOOK).await;
+        sleep(TLS_CHECK_DELAY).await;
         if !poll_fn(|cx| app.poll_speaks_tls(cx)).await {
             pending().await
         }

@@ -161,7 +161,8 @@ pub fn connection_limit(tunnel: &Tunnel) -> String {
     };
     format!(
         "the plan's connection limit may be reached (this launcher holds {held} to it; other \
-         processes count, too)"
+         processes count, too): {limit} keeps to a share of it",
+        limit = names::MAX_CONNECTIONS
     )
 }
 

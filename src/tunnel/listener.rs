@@ -4,16 +4,15 @@ use std::env;
 use std::ffi::OsString;
 use std::fs::{self, Permissions};
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use nix::unistd::mkdtemp;
-use socket2::{Domain, SockAddr, Socket, Type};
-use tokio::net::{TcpStream, UnixStream};
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::task::coop::consume_budget;
 use tokio::time::sleep;
 
@@ -50,12 +49,9 @@ pub enum PortTaken {
     Fail,
 }
 
-/// Where a tunnel listens: bound, and not yet served.
+/// Where a tunnel listens, on TCP or on a Unix socket: bound, and not yet served.
 #[derive(Debug)]
-pub enum Listener {
-    Tcp(TcpListener),
-    Unix(UnixListener),
-}
+pub struct Listener(Socket);
 
 impl Listener {
     /// Binds `port` of 127.0.0.1, or one of the kernel's pick when it is 0, or taken and `taken`
@@ -71,28 +67,12 @@ impl Listener {
             }
             other => other,
         }?;
-        let port = listener.local_addr()?.port();
-        Ok((Listener::Tcp(listener), port))
-    }
-
-    /// Accepts what has arrived, without waiting.
-    fn accept(&self) -> io::Result<AppStream> {
-        match self {
-            Listener::Tcp(listener) => {
-                let (stream, address) = listener.accept()?;
-                stream.set_nonblocking(true)?;
-                Ok(AppStream::from_tcp(TcpStream::from_std(stream)?, address))
-            }
-            Listener::Unix(listener) => {
-                let (stream, _) = listener.accept()?;
-                stream.set_nonblocking(true)?;
-                UnixStream::from_std(stream).map(AppStream::from_unix)
-            }
-        }
+        let bound = listener.local_addr()?.as_socket().map_or(port, |address| address.port());
+        Ok((Listener(listener), bound))
     }
 }
 
-fn listen(port: u16) -> io::Result<TcpListener> {
+fn listen(port: u16) -> io::Result<Socket> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     // Connections of an earlier launcher that linger in TIME_WAIT keep no port from us (socket(7)).
     socket.set_reuse_address(true)?;
@@ -102,7 +82,7 @@ fn listen(port: u16) -> io::Result<TcpListener> {
     socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into())?;
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
-    Ok(socket.into())
+    Ok(socket)
 }
 
 fn socket_name(index: usize) -> String {
@@ -142,7 +122,7 @@ impl SocketFolder {
         fs::set_permissions(&path, Permissions::from_mode(0o600))?;
         socket.listen(BACKLOG)?;
         socket.set_nonblocking(true)?;
-        Ok((Listener::Unix(socket.into()), path))
+        Ok((Listener(socket), path))
     }
 }
 
@@ -169,20 +149,20 @@ impl Drop for SocketFolder {
     }
 }
 
-/// A [`Listener`] that the runtime watches.
+/// A [`Listener`] that the runtime watches: by tokio's own types, since its AsyncFd would want an
+/// `unsafe` for the same.
 enum Watched {
-    Tcp(tokio::net::TcpListener),
-    Unix(tokio::net::UnixListener),
+    Tcp(TcpListener),
+    Unix(UnixListener),
 }
 
 impl Watched {
-    fn new(listener: Listener) -> io::Result<Watched> {
-        Ok(match listener {
-            Listener::Tcp(listener) => Watched::Tcp(tokio::net::TcpListener::from_std(listener)?),
-            Listener::Unix(listener) => {
-                Watched::Unix(tokio::net::UnixListener::from_std(listener)?)
-            }
-        })
+    fn new(Listener(socket): Listener) -> io::Result<Watched> {
+        if socket.local_addr()?.is_unix() {
+            UnixListener::from_std(socket.into()).map(Watched::Unix)
+        } else {
+            TcpListener::from_std(socket.into()).map(Watched::Tcp)
+        }
     }
 
     async fn accept(&self) -> io::Result<AppStream> {
@@ -198,11 +178,18 @@ impl Watched {
         }
     }
 
-    fn into_listener(self) -> io::Result<Listener> {
-        Ok(match self {
-            Watched::Tcp(listener) => Listener::Tcp(listener.into_std()?),
-            Watched::Unix(listener) => Listener::Unix(listener.into_std()?),
-        })
+    /// Accepts what the kernel has, even if the runtime has not heard of it yet. Does not wait.
+    fn accept_arrived(&self) -> io::Result<AppStream> {
+        let listener = match self {
+            Watched::Tcp(listener) => SockRef::from(listener),
+            Watched::Unix(listener) => SockRef::from(listener),
+        };
+        let (stream, address) = listener.accept()?;
+        stream.set_nonblocking(true)?;
+        match address.as_socket() {
+            Some(address) => Ok(AppStream::from_tcp(TcpStream::from_std(stream.into())?, address)),
+            None => UnixStream::from_std(stream.into()).map(AppStream::from_unix),
+        }
     }
 }
 
@@ -215,7 +202,7 @@ pub async fn serve(
     tunnel: Arc<Tunnel>,
     mut connections: Connections,
 ) -> io::Result<()> {
-    let accept = |stream: AppStream, alive: Alive| {
+    let begin = |stream: AppStream, alive: Alive| {
         let tunnel = tunnel.clone();
         tokio::spawn(async move {
             let returned = connection::serve(stream, &tunnel).await;
@@ -230,20 +217,18 @@ pub async fn serve(
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok(accepted) => accept(accepted, connections.alive()),
+                Ok(stream) => begin(stream, connections.alive()),
                 Err(error) => after_failed_accept(&tunnel, error).await,
             },
             () = connections.command_ended() => break,
         }
     }
     tunnel.stock.close();
-    // What the app wrote just before it ended may wait in connections not accepted yet; the runtime
-    // may not have heard of them, the kernel has.
-    let listener = listener.into_listener()?;
+    // What the app wrote just before it ended may wait in connections not accepted yet.
     loop {
-        match listener.accept() {
+        match listener.accept_arrived() {
             Ok(stream) => {
-                accept(stream, connections.alive());
+                begin(stream, connections.alive());
                 // However fast others come: the drain's time runs.
                 consume_budget().await;
             }

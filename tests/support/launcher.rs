@@ -207,7 +207,7 @@ impl Held {
 
     /// A TCP connection to the tunnel.
     pub fn tcp(&self) -> TcpStream {
-        TcpStream::connect(("127.0.0.1", self.port)).expect("connect")
+        self.open().stream.into_inner()
     }
 
     /// A client at the tunnel that has said nothing.
