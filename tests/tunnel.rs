@@ -14,6 +14,7 @@ use openssl::sha::Sha256;
 use openssl::ssl::{ShutdownState, SslStream};
 use support::launcher::{Launcher, logged, port_of, with_hosts};
 use support::peer::{Gate, Peer};
+use support::proc::sockets_of;
 use support::resp::{Client, Reply, request};
 use support::servers::{FRONTS, Front, PASSWORD, Server};
 use support::{Process, eventually, reset, rest, two_free_ports};
@@ -400,7 +401,8 @@ fn a_drain_that_takes_too_long_ends_with_a_reset_and_a_warning() {
                   head -c 1048576 /dev/zero >&3; exit 4";
     let ended = Launcher::new(["bash", "-c", script])
         .redis(&peer.url())
-        .env("STUNNEL_DRAIN_TIMEOUT", "200ms")
+        // Enough for the handshake, which may begin only now.
+        .env("STUNNEL_DRAIN_TIMEOUT", "3s")
         .run();
     assert_eq!(ended.code(), 4);
     assert!(ended.stderr.contains("at=drain-timeout"), "{}", ended.stderr);
@@ -546,29 +548,6 @@ fn other_connections_go_on_beside_a_server_of_tiny_tls_records() {
     reading.join().unwrap();
     // It is one reply if they wait for the end of what has arrived, and some hundred if not.
     assert!(answered >= 5, "{answered} replies while {TINY_RECORDS} records came");
-}
-
-/// The TCP and UDP sockets of a process: the table's name, and the columns of /proc/net/tcp
-/// (proc(5)).
-fn sockets_of(pid: i32) -> Vec<(&'static str, Vec<String>)> {
-    let inodes: Vec<String> = std::fs::read_dir(format!("/proc/{pid}/fd"))
-        .unwrap()
-        .filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok())
-        .filter_map(|link| {
-            Some(link.to_str()?.strip_prefix("socket:[")?.trim_end_matches(']').to_owned())
-        })
-        .collect();
-    let mut sockets = Vec::new();
-    for table in ["tcp", "tcp6", "udp", "udp6"] {
-        let all = std::fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default();
-        for line in all.lines().skip(1) {
-            let columns: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
-            if inodes.contains(&columns[9]) {
-                sockets.push((table, columns));
-            }
-        }
-    }
-    sockets
 }
 
 #[test]
@@ -877,8 +856,11 @@ fn a_client_hello_that_comes_byte_by_byte_is_one_and_what_only_begins_like_one_i
         let _ = app.shutdown(Shutdown::Write);
         assert_eq!(rest(&mut app).0, b"");
     }
-    assert_eq!(peer.result().unwrap_or_default(), (vec![], None));
-    assert_eq!(peer.result(), Some((b"\x16*".to_vec(), None)));
+    // A busy machine may tell of the second one first.
+    let seen = [peer.result(), peer.result()];
+    assert!(seen.contains(&Some((b"\x16*".to_vec(), None))), "{seen:?}");
+    let hello = seen.into_iter().flatten().find(|(said, _)| said != b"\x16*");
+    assert_eq!(hello.unwrap_or_default(), (vec![], None));
 }
 
 #[test]

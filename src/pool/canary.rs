@@ -88,6 +88,7 @@ impl Trial {
         self.on.is_none() && (renewed && self.is_passed(now) || self.is_open(now))
     }
 
+    /// A connection could have been reused.
     pub fn note_return(&mut self) {
         self.is_worth_it = true;
     }
@@ -101,8 +102,16 @@ impl Trial {
         due
     }
 
-    pub fn end(&mut self, verdict: Verdict, now: Instant) {
-        (self.verdict, self.on) = (Some((verdict, now)), None);
+    /// What the trial on the connection of this permit came to: nothing, if it has been given up.
+    pub fn end(&mut self, number: u64, verdict: Verdict, now: Instant) {
+        if self.on == Some(number) {
+            (self.verdict, self.on) = (Some((verdict, now)), None);
+        }
+    }
+
+    /// Something else than a trial has shown that connections must not be reused.
+    pub fn fail(&mut self, now: Instant) {
+        (self.verdict, self.on) = (Some((Verdict::Failed, now)), None);
     }
 
     /// The connection of this permit is gone.
@@ -112,9 +121,9 @@ impl Trial {
         }
     }
 
-    /// The server is another.
+    /// The server is another: a trial that is under way is the old one's.
     pub fn forget(&mut self) {
-        self.verdict = None;
+        (self.verdict, self.on) = (None, None);
     }
 }
 
@@ -159,15 +168,21 @@ mod tests {
         assert!(!trial.is_due(start));
         trial.give_up(1);
         assert!(trial.begin(3, start));
-        trial.end(Verdict::Passed, start);
+        trial.end(1, Verdict::Failed, start);
+        assert!(!trial.is_failed(start), "of another trial");
+        trial.end(3, Verdict::Passed, start);
         let passed = [0, 59, 60, 119, 120].map(|second| trial.is_passed(at(second)));
         assert_eq!(passed, [true, true, true, true, false]);
         let due = [0, 59, 60, 119, 120].map(|second| trial.is_due(at(second)));
         assert_eq!(due, [false, false, true, true, true]);
+        assert!(trial.begin(4, at(60)));
         trial.forget();
-        assert!(trial.is_open(start));
+        trial.end(4, Verdict::Passed, start);
+        assert!(trial.is_open(start), "the server of the trial is gone");
         for (verdict, seconds) in [(Verdict::Failed, 3600), (Verdict::Unclear, 60)] {
-            trial.end(verdict, start);
+            trial.forget();
+            assert!(trial.begin(5, start));
+            trial.end(5, verdict, start);
             assert!(trial.is_failed(at(seconds - 1)) && !trial.is_due(at(seconds - 1)));
             assert!(!trial.is_failed(at(seconds)) && trial.is_due(at(seconds)));
         }

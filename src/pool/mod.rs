@@ -19,7 +19,7 @@ pub mod ledger;
 pub mod stock;
 
 pub use ledger::Ledger;
-pub use stock::{Granted, Kept, Origin, Permit, Place, Stock};
+pub use stock::{Granted, HandOver, Kept, Origin, Permit, Place, Stock};
 
 /// The most connections that a tunnel makes beforehand.
 pub const MOST_SPARES: usize = 8;

@@ -54,6 +54,15 @@ pub enum Origin {
     Spare,
 }
 
+/// How a connection is given to its next user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HandOver {
+    /// `RESET` goes in front of the first request.
+    ResetFirst,
+    /// It is as good as new.
+    AsItIs,
+}
+
 /// What an arrival is given.
 #[derive(Debug)]
 pub enum Granted<C> {
@@ -94,6 +103,8 @@ struct State<C> {
     trial: Trial,
     demand: Demand,
     peak: Peak,
+    /// When a connection in use was last gone for good.
+    lost: Option<Instant>,
     next_number: u64,
     closed: bool,
     /// What is to be dropped once the lock is released, since dropping a permit takes it again.
@@ -164,6 +175,7 @@ impl<C> Stock<C> {
             trial: Trial::default(),
             demand: Demand::default(),
             peak: Peak::default(),
+            lost: None,
             next_number: 0,
             closed: false,
             discarded: Vec::new(),
@@ -234,14 +246,15 @@ impl<C> Stock<C> {
         self.with(|state| state.serve(self, now));
     }
 
-    /// Whether there is a TLS session to resume now. `answered`: a server that has given none by
-    /// the time of its first answer gives none.
+    /// Whether there is a TLS session to resume now. `answered`: a connection that has just been
+    /// made has its first answer; a server that has given no session by then gives none.
     pub fn note_session(self: &Arc<Self>, known: bool, answered: bool, now: Instant) {
         self.with(|state| {
             let seen = match state.sessions {
-                SessionsSeen::Never => SessionsSeen::Never,
+                _ if !state.terms.resumes => SessionsSeen::Never,
                 _ if known => SessionsSeen::Known,
                 SessionsSeen::Awaited if answered => SessionsSeen::Never,
+                SessionsSeen::Never => SessionsSeen::Never,
                 // What there was is too old, or has failed.
                 SessionsSeen::Awaited | SessionsSeen::Known => SessionsSeen::Awaited,
             };
@@ -254,21 +267,22 @@ impl<C> Stock<C> {
         });
     }
 
-    /// What a canary came to.
-    fn note_verdict(self: &Arc<Self>, verdict: Verdict, now: Instant) {
-        self.with(|state| {
-            state.trial.end(verdict, now);
-            state.alone = None;
-            if verdict != Verdict::Passed {
-                state.discard_idle(|idle| idle.kept.origin == Origin::Reused);
-            }
-            state.serve(self, now);
-        });
+    /// Lets who waits for a verdict go on.
+    fn after_verdict(self: &Arc<Self>, state: &mut State<C>, now: Instant) {
+        state.alone = None;
+        if state.trial.is_failed(now) {
+            state.discard_idle(|idle| idle.kept.origin == Origin::Reused);
+        }
+        state.serve(self, now);
     }
 
-    /// Whether `RESET` goes in front of the first request of who gets a connection that was kept.
-    pub fn is_reset_at_hand_over(&self, now: Instant) -> bool {
-        self.with(|state| state.trial.is_passed(now))
+    /// How a connection that was granted is handed over now; `None`: not any more.
+    pub fn hand_over(&self, kept: &Kept<C>, now: Instant) -> Option<HandOver> {
+        self.with(|state| {
+            let reset = state.trial.is_passed(now);
+            let how = if reset { HandOver::ResetFirst } else { HandOver::AsItIs };
+            state.may_hand_over(kept, now).then_some(how)
+        })
     }
 
     /// Whether connections are kept, as far as one can tell now.
@@ -278,7 +292,15 @@ impl<C> Stock<C> {
 
     /// A reset was answered as none is: connections are not to be used again here.
     pub fn note_failed(self: &Arc<Self>, now: Instant) {
-        self.note_verdict(Verdict::Failed, now);
+        self.with(|state| {
+            state.trial.fail(now);
+            self.after_verdict(state, now);
+        });
+    }
+
+    /// A connection that was in use has gone for good: others will not come back either.
+    pub fn note_loss(&self, now: Instant) {
+        self.with(|state| state.lost = Some(now));
     }
 
     /// Announces that a connection whose user is gone is being reset; `None` if it is not to be
@@ -308,7 +330,7 @@ impl<C> Stock<C> {
             state.demand.handshake = now - began;
             let wanted = state.demand.wanted;
             let spares = state.usable_idle(now);
-            if state.closed || spares >= wanted && state.waiting.is_empty() {
+            if state.closed || spares >= wanted && !state.somebody_waits() {
                 state.discarded.push(Granted::Kept(spare));
                 return Added { kept: false, watch: false };
             }
@@ -316,12 +338,13 @@ impl<C> Stock<C> {
         })
     }
 
-    /// Keeps only what leads to one of `addresses`, and says how many others there were: then the
-    /// server may be another, of which nothing is known.
-    pub fn keep_only(&self, addresses: &[SocketAddr]) -> usize {
+    /// Keeps only what leads to one of `addresses`, as `granted` should, which is in hand. Says how
+    /// many others there were: then the server may be another, of which nothing is known.
+    pub fn keep_only(&self, addresses: &[SocketAddr], granted: &Kept<C>) -> usize {
+        let is_outdated = |kept: &Kept<C>| addresses.iter().all(|known| known.ip() != kept.address);
         self.with(|state| {
-            let gone = state
-                .discard_idle(|idle| addresses.iter().all(|known| known.ip() != idle.kept.address));
+            let gone = state.discard_idle(|idle| is_outdated(&idle.kept));
+            let gone = gone + usize::from(is_outdated(granted));
             if gone > 0 {
                 state.trial.forget();
             }
@@ -329,14 +352,14 @@ impl<C> Stock<C> {
         })
     }
 
-    /// Closes what has been idle for too long, and says until when to wait for the next that will
-    /// be; `None` when nothing is left to wait for.
-    pub fn expire(&self, now: Instant) -> Option<Instant> {
+    /// Closes what has been idle for too long, and says how many, and until when to wait for the
+    /// next that will be; `None` when nothing is left to wait for.
+    pub fn expire(&self, now: Instant) -> (usize, Option<Instant>) {
         self.with(|state| {
-            state.discard_idle(|idle| now - idle.since >= IDLE);
+            let closed = state.discard_idle(|idle| now - idle.since >= IDLE);
             let next = state.idle.iter().map(|idle| idle.since + IDLE).min();
             state.watched = next.is_some();
-            next
+            (closed, next)
         })
     }
 
@@ -350,6 +373,7 @@ impl<C> Stock<C> {
 }
 
 /// What became of a connection that was offered to the stock.
+#[must_use]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Added {
     /// It is kept, or has been given to who waited.
@@ -370,6 +394,10 @@ impl<C> State<C> {
     /// Whether spares are as good as new connections without a reset: each client logs in.
     fn spares_as_they_are(&self) -> bool {
         self.terms.all_have_passwords
+    }
+
+    fn somebody_waits(&self) -> bool {
+        self.waiting.iter().any(|waiting| !waiting.is_closed())
     }
 
     fn may_hand_over(&self, kept: &Kept<C>, now: Instant) -> bool {
@@ -405,7 +433,7 @@ impl<C> State<C> {
 
     /// What the first of so many who wait gets now.
     fn grant(&mut self, stock: &Arc<Stock<C>>, now: Instant, waiting: usize) -> Option<Granted<C>> {
-        self.discard_idle(|idle| now - idle.since >= IDLE);
+        self.discard_idle(|idle| now - idle.since >= IDLE || now - idle.kept.made >= OLDEST);
         let may_make = self.may_make(now);
         // One canary in passing: the others are served meanwhile.
         let prove_first = may_make && self.trial.is_due(now) && !self.is_full();
@@ -420,7 +448,7 @@ impl<C> State<C> {
         }
         if self.is_full() {
             // What cannot be handed over makes room, which serves whoever waits.
-            if !self.idle.is_empty() {
+            if !self.idle.is_empty() && self.discarded.is_empty() {
                 let oldest = self.idle.remove(0).kept;
                 self.discarded.push(Granted::Kept(oldest));
             }
@@ -474,7 +502,7 @@ impl<C> State<C> {
     /// How many spares there are too few.
     fn missing_spares(&mut self, now: Instant) -> usize {
         let passed = self.trial.is_passed(now);
-        if self.closed || !self.waiting.is_empty() || !(passed || self.spares_as_they_are()) {
+        if self.closed || self.somebody_waits() || !(passed || self.spares_as_they_are()) {
             return 0;
         }
         let wanted = self.demand.wanted;
@@ -485,7 +513,8 @@ impl<C> State<C> {
             beyond
         });
         let mut missing = wanted.saturating_sub(self.usable_idle(now) + self.making_spares);
-        if self.terms.mode == PoolMode::Auto && !self.trial.is_failed(now) {
+        let lost_lately = self.lost.is_some_and(|lost| now - lost < IDLE);
+        if self.terms.mode == PoolMode::Auto && !self.trial.is_failed(now) && !lost_lately {
             // Connections come back: more than were in use at once lately are of no use.
             let peak = self.peak.most(now).max(self.in_use());
             missing = missing.min(peak.saturating_sub(self.open));
@@ -595,7 +624,10 @@ impl<C> Permit<C> {
     /// It has been found out whether connections may be reused.
     pub fn tried(&mut self, verdict: Verdict, now: Instant) {
         self.is_canary = false;
-        self.stock.note_verdict(verdict, now);
+        self.stock.with(|state| {
+            state.trial.end(self.number, verdict, now);
+            self.stock.after_verdict(state, now);
+        });
     }
 
     /// The handshake is over.
@@ -687,8 +719,16 @@ mod tests {
     fn proven(limit: Option<usize>, now: Instant) -> Arc<Stock<Line>> {
         let stock = Stock::new(terms(limit));
         stock.note_session(true, false, now);
-        stock.with(|state| state.trial.end(Verdict::Passed, now));
+        stock.with(|state| judge(state, Verdict::Passed, now));
         stock
+    }
+
+    fn judge(state: &mut State<Line>, verdict: Verdict, now: Instant) {
+        const NUMBER: u64 = u64::MAX;
+        state.trial.forget();
+        state.trial.note_return();
+        assert!(state.trial.begin(NUMBER, now));
+        state.trial.end(NUMBER, verdict, now);
     }
 
     fn kept(name: usize, permit: Permit<Line>, now: Instant) -> Kept<Line> {
@@ -711,7 +751,7 @@ mod tests {
     }
 
     impl Waiting<Line> {
-        fn look(&mut self) -> Option<Granted<Line>> {
+        fn take(&mut self) -> Option<Granted<Line>> {
             self.receiver.try_recv().ok()
         }
     }
@@ -735,12 +775,12 @@ mod tests {
         a.made(now);
         b.made(now);
         let (mut first, mut second) = (waiting(&stock, now), waiting(&stock, now));
-        assert!(first.look().is_none() && second.look().is_none());
-        give_back(&stock, kept(1, a, now), now);
-        assert!(second.look().is_none());
-        assert_eq!(name(first.look()), Some(1));
+        assert!(first.take().is_none() && second.take().is_none());
+        let _ = give_back(&stock, kept(1, a, now), now);
+        assert!(second.take().is_none());
+        assert_eq!(name(first.take()), Some(1));
         drop(b);
-        assert!(matches!(second.look(), Some(Granted::Make(_))));
+        assert!(matches!(second.take(), Some(Granted::Make(_))));
         assert_eq!(stock.figures().open, 0, "both are dropped");
     }
 
@@ -752,10 +792,10 @@ mod tests {
         let mut first = make(&stock, now);
         first.made(now);
         // Nothing is known of the server: it is withheld.
-        give_back(&stock, kept(1, first, now), now);
+        let _ = give_back(&stock, kept(1, first, now), now);
         assert_eq!(stock.figures().idle, 1);
         let mut next = waiting(&stock, now);
-        let Some(Granted::Make(permit)) = next.look() else { panic!("no permit") };
+        let Some(Granted::Make(permit)) = next.take() else { panic!("no permit") };
         assert!(permit.is_canary());
         assert_eq!((stock.figures().idle, stock.figures().open), (0, 1));
     }
@@ -769,13 +809,13 @@ mod tests {
         permits.iter_mut().for_each(|permit| permit.made(now));
         assert!(permits.iter().all(|permit| !permit.is_canary()), "nobody would gain by it");
         for (name, permit) in permits.into_iter().enumerate() {
-            give_back(&stock, kept(name, permit, now), now);
+            let _ = give_back(&stock, kept(name, permit, now), now);
         }
         let mut canary = make(&stock, now);
         assert!(canary.is_canary());
         let mut others = [waiting(&stock, now), waiting(&stock, now)];
         canary.tried(Verdict::Passed, now);
-        let got = others.each_mut().map(|waiting| name(waiting.look()));
+        let got = others.each_mut().map(|waiting| name(waiting.take()));
         assert_eq!(got, [Some(2), Some(1)], "the latest first");
         // On a server that fails, what was kept is closed.
         stock.note_failed(now);
@@ -791,15 +831,15 @@ mod tests {
         let mut others: Vec<_> = (0..HANDSHAKES + 1).map(|_| waiting(&stock, now)).collect();
         // A server may take its time to give a session, and may give none.
         first.made(now);
-        assert!(others.iter_mut().all(|other| other.look().is_none()));
+        assert!(others.iter_mut().all(|other| other.take().is_none()));
         stock.note_session(true, false, now);
-        let granted: Vec<_> = others.iter_mut().filter_map(Waiting::look).collect();
+        let granted: Vec<_> = others.iter_mut().filter_map(Waiting::take).collect();
         assert_eq!(granted.len(), HANDSHAKES);
         // Who takes long keeps nobody waiting.
         stock.serve(now + PATIENCE - MS);
-        assert!(others[HANDSHAKES].look().is_none());
+        assert!(others[HANDSHAKES].take().is_none());
         stock.serve(now + PATIENCE);
-        assert!(others[HANDSHAKES].look().is_some());
+        assert!(others[HANDSHAKES].take().is_some());
     }
 
     #[tokio::test]
@@ -809,12 +849,12 @@ mod tests {
         let first = make(&stock, now);
         let (mut second, mut third) = (waiting(&stock, now), waiting(&stock, now));
         drop(first);
-        let second = second.look().expect("the next one's turn");
+        let second = second.take().expect("the next one's turn");
         stock.serve(now + PATIENCE - MS);
-        assert!(third.look().is_none());
+        assert!(third.take().is_none());
         // By the time of the drop, which is the clock's.
         stock.serve(Instant::now() + PATIENCE);
-        assert!(third.look().is_some());
+        assert!(third.take().is_some());
         drop(second);
     }
 
@@ -826,9 +866,9 @@ mod tests {
         first.made(now);
         let mut second = waiting(&stock, now);
         stock.note_session(false, false, now);
-        assert!(second.look().is_none());
+        assert!(second.take().is_none());
         stock.note_session(false, true, now);
-        assert!(second.look().is_some());
+        assert!(second.take().is_some());
     }
 
     #[tokio::test]
@@ -840,10 +880,10 @@ mod tests {
         let back = stock.take_back(now, now).unwrap();
         let (mut first, mut second) = (waiting(&stock, now), waiting(&stock, now));
         // One comes back and two wait: in order.
-        assert!(matches!(first.look(), Some(Granted::Make(_))));
-        assert!(second.look().is_none());
-        back.keep(kept(7, permit, now), now);
-        assert_eq!(name(second.look()), Some(7));
+        assert!(matches!(first.take(), Some(Granted::Make(_))));
+        assert!(second.take().is_none());
+        let _ = back.keep(kept(7, permit, now), now);
+        assert_eq!(name(second.take()), Some(7));
     }
 
     #[tokio::test]
@@ -864,13 +904,13 @@ mod tests {
                 panic!("nothing is kept")
             };
             assert_eq!(kept.connection.name, 2);
-            give_back(&stock, kept, now);
+            let _ = give_back(&stock, kept, now);
         }
-        assert_eq!(stock.expire(now), Some(start + IDLE));
+        assert_eq!(stock.expire(now), (0, Some(start + IDLE)));
         assert_eq!(stock.figures().idle, 3);
-        assert_eq!(stock.expire(start + IDLE), Some(now + IDLE));
+        assert_eq!(stock.expire(start + IDLE), (2, Some(now + IDLE)));
         assert_eq!(stock.figures().idle, 1);
-        assert_eq!(stock.expire(now + IDLE), None);
+        assert_eq!(stock.expire(now + IDLE), (1, None));
         assert_eq!(stock.figures().open, 0);
     }
 
@@ -899,7 +939,7 @@ mod tests {
             stock.with(|state| {
                 (state.demand.wanted, state.open) = (3, in_use);
                 if let Some(verdict) = verdict {
-                    state.trial.end(verdict, now);
+                    judge(state, verdict, now);
                 }
             });
             let permits = stock.refill(now);
@@ -1027,7 +1067,7 @@ mod tests {
             let mut somebody_waits = false;
             let mut still = VecDeque::new();
             for mut one in waiting.drain(..) {
-                match one.look() {
+                match one.take() {
                     Some(granted) => {
                         assert!(!somebody_waits, "out of order");
                         self.accept(granted);
@@ -1065,15 +1105,15 @@ mod tests {
                         return;
                     }
                     if permit.is_canary() {
-                        self.passed = true;
                         permit.tried(Verdict::Passed, now);
+                        self.passed = stock.with(|state| state.trial.is_passed(now));
                     }
                     permit.made(now);
                     self.names += 1;
                     let kept = kept(self.names, permit, now);
                     if for_spare {
                         let spare = Kept { origin: Origin::Spare, ..kept };
-                        stock.add_spare(spare, now, now);
+                        let _ = stock.add_spare(spare, now, now);
                     } else {
                         self.in_use.push(kept);
                     }
@@ -1088,7 +1128,7 @@ mod tests {
                 Event::Reset(n, ok) => {
                     let Some((back, kept)) = nth(&mut self.resetting, n) else { return };
                     if ok {
-                        back.keep(kept, now);
+                        let _ = back.keep(kept, now);
                     }
                 }
                 Event::Session(known) => stock.note_session(known, true, now),
@@ -1096,11 +1136,14 @@ mod tests {
                     let verdict = [Verdict::Passed, Verdict::Failed, Verdict::Unclear];
                     let verdict = verdict[usize::from(n)];
                     self.passed = verdict == Verdict::Passed;
-                    stock.note_verdict(verdict, now);
+                    stock.with(|state| {
+                        judge(state, verdict, now);
+                        stock.after_verdict(state, now);
+                    });
                 }
                 Event::Wait(ms) => {
                     self.now += MS * ms as u32;
-                    self.passed &= stock.is_reset_at_hand_over(self.now);
+                    self.passed &= stock.with(|state| state.trial.is_passed(self.now));
                 }
                 Event::Refill => {
                     let permits = stock.refill(now);
@@ -1111,9 +1154,9 @@ mod tests {
                     stock.expire(now);
                 }
                 Event::Moved => {
-                    if stock.keep_only(&[]) > 0 {
-                        self.passed = false;
-                    }
+                    let Some(granted) = self.in_use.pop() else { return };
+                    assert!(stock.keep_only(&[], &granted) > 0);
+                    self.passed = false;
                 }
             }
         }
@@ -1163,7 +1206,7 @@ mod tests {
                 world.act(Event::Reset(0, true));
                 world.collect();
                 world.now += PATIENCE;
-                world.passed &= world.stock.is_reset_at_hand_over(world.now);
+                world.passed &= world.stock.with(|state| state.trial.is_passed(world.now));
                 world.stock.serve(world.now);
                 world.collect();
                 world.check();

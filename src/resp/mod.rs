@@ -44,8 +44,8 @@ pub fn request(words: &[&str]) -> Vec<u8> {
 pub fn error(text: &str) -> String {
     let printable = |c: char| if c.is_control() { ' ' } else { c };
     let line: String = format!("-ERR start-stunnel: {text}").chars().map(printable).collect();
-    let end =
-        line.char_indices().map(|(at, _)| at).find(|at| *at > LONGEST - 4).unwrap_or(line.len());
+    let ends = line.char_indices().map(|(at, _)| at).chain([line.len()]);
+    let end = ends.take_while(|end| *end <= LONGEST - 2).last().unwrap_or(0);
     format!("{}\r\n", &line[..end])
 }
 
@@ -158,5 +158,6 @@ mod tests {
         let long = error(&"ä".repeat(400));
         assert!(long.len() <= LONGEST && long.len() > LONGEST - 10, "{}", long.len());
         assert!(long.ends_with("ä\r\n"));
+        assert!((0..4).all(|n| error(&("x".repeat(n) + &"\u{1f512}".repeat(99))).len() <= LONGEST));
     }
 }

@@ -16,10 +16,10 @@ use super::relay::{Relay, RelayEnd, Side};
 use super::reuse::Reuse;
 use super::socket::{reset_on_close, unacknowledged};
 use super::stream::TlsUpstream;
-use super::supply::{self, Supplied};
+use super::supply::{self, Supplied, Unfit};
 use super::{Tunnel, diagnosis, failure, refusal};
 use crate::logging::{debug, info, warning};
-use crate::pool::Place;
+use crate::pool::{HandOver, Place};
 use crate::tls::is_own_failure;
 
 /// How long Redis sends nothing once it has answered everything.
@@ -126,17 +126,20 @@ async fn relay_to_end(
     started: Instant,
     tunnel: &Arc<Tunnel>,
 ) -> Option<TlsUpstream> {
-    let Supplied { stream, mut reset_first } = supplied;
+    let Supplied { stream, mut hand_over, mut is_new } = supplied;
     let mut endpoints = Endpoints { app, redis: Some(stream), finished: false };
     let mut resend = Vec::new();
     let course = loop {
-        let (course, copy) = relay(&mut endpoints, reset_first, &resend, tunnel).await;
+        let again = std::mem::take(&mut resend);
+        let (course, copy) = relay(&mut endpoints, hand_over, is_new, again, tunnel).await;
         let Some(copy) = copy else { break course };
-        debug!(at = "kept-discarded", var = tunnel.variable());
+        supply::note_discarded(tunnel, Unfit::Dead);
         endpoints.redis = None;
         match Box::pin(supply::connect(tunnel, Place::Front)).await {
             Ok(supplied) => {
-                (endpoints.redis, reset_first) = (Some(supplied.stream), supplied.reset_first);
+                let stream;
+                Supplied { stream, hand_over, is_new } = supplied;
+                endpoints.redis = Some(stream);
                 resend = copy;
             }
             Err(failure) => {
@@ -146,7 +149,6 @@ async fn relay_to_end(
             }
         }
     };
-    drop(resend);
     let address = endpoints.redis.as_ref().map(|redis| redis.address);
     let returned = match course.end {
         RelayEnd::Returned(_) if !endpoints.app.speaks_tls() => {
@@ -154,6 +156,7 @@ async fn relay_to_end(
             endpoints.redis.take()
         }
         _ => {
+            tunnel.stock.note_loss(Instant::now());
             Box::pin(end(&mut endpoints, &course, tunnel)).await?;
             None
         }
@@ -190,12 +193,13 @@ async fn relay_to_end(
 /// to Redis turned out to be dead before the app's first request was answered.
 async fn relay(
     endpoints: &mut Endpoints,
-    reset_first: bool,
-    resend: &[u8],
+    hand_over: HandOver,
+    is_new: bool,
+    resend: Vec<u8>,
     tunnel: &Arc<Tunnel>,
 ) -> (Course, Option<Vec<u8>>) {
     let redis = endpoints.redis.as_mut().expect("there is one until it is given back");
-    let reuse = Reuse::new(reset_first, tunnel.stock.keeps(Instant::now()));
+    let reuse = Reuse::new(hand_over == HandOver::ResetFirst, tunnel.stock.keeps(Instant::now()));
     let idle_timeout = tunnel.settings.idle_timeout;
     let mut relay = Relay::new(&mut endpoints.app, redis, idle_timeout, reuse, &tunnel.totals)
         .resending(resend);
@@ -205,7 +209,7 @@ async fn relay(
         // Not before: making a spare costs time in which the first request would wait.
         if !answered && (relay.received() > 0 || end.is_ready()) {
             answered = true;
-            tunnel.note_session(relay.received() > 0);
+            tunnel.note_session(is_new && relay.received() > 0);
             supply::refill(tunnel);
         } else if !answered {
             // The server's tickets come before its first answer.
@@ -214,20 +218,25 @@ async fn relay(
         end
     })
     .await;
+    if relay.was_not_reset() {
+        tunnel.stock.note_failed(Instant::now());
+    }
     let mut copy = None;
+    let mut redis_ended_first = relay.redis_ended_first();
     let end = match end {
         RelayEnd::Stale(error) => {
             copy = relay.take_copy();
-            RelayEnd::Stale(error)
-        }
-        RelayEnd::Reset(Side::Redis, error) if relay.is_unconfirmed() => {
-            tunnel.stock.note_failed(Instant::now());
-            RelayEnd::Reset(Side::Redis, error)
+            redis_ended_first = true;
+            // What cannot be sent once more ends as Redis ended it.
+            match error.kind() {
+                io::ErrorKind::UnexpectedEof => RelayEnd::Closed,
+                _ => RelayEnd::Reset(Side::Redis, error),
+            }
         }
         end => end,
     };
     let (sent, received) = (relay.sent(), relay.received());
-    (Course { end, sent, received, redis_ended_first: relay.redis_ended_first() }, copy)
+    (Course { end, sent, received, redis_ended_first }, copy)
 }
 
 /// Ends a connection that is not kept; `None` if all has been said about it.
@@ -251,7 +260,11 @@ async fn end(endpoints: &mut Endpoints, course: &Course, tunnel: &Tunnel) -> Opt
     }
     if let RelayEnd::Reset(Side::Redis, error) = end
         && *received == 0
-        && let Some(refusal) = diagnosis::late_refusal(tunnel, error).await
+        && let Some(refusal) = {
+            // It is dead, and its place is needed to ask.
+            endpoints.redis = None;
+            diagnosis::late_refusal(tunnel, error).await
+        }
     {
         report(&Failure::Misconfigured(refusal), &mut endpoints.app, tunnel).await;
         endpoints.finished = true;

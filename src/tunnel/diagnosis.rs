@@ -123,8 +123,9 @@ pub async fn late_refusal(tunnel: &Tunnel, error: &io::Error) -> Option<Handshak
     if error.kind() != io::ErrorKind::ConnectionReset {
         return LateRefusal::of(error).map(HandshakeError::from);
     }
+    // Who has no place to ask from leaves the question to others.
+    let _permit = tunnel.stock.try_permit()?;
     let ask = async {
-        let _permit = tunnel.stock.try_permit()?;
         let stream = connect_tcp(look_up(tunnel).await.ok()?).await.ok()?;
         let connected = handshake(tunnel, &tunnel.connector, stream, &Arc::default()).await;
         let (mut tls, _) = connected.ok()?;
@@ -139,8 +140,9 @@ pub async fn late_refusal(tunnel: &Tunnel, error: &io::Error) -> Option<Handshak
 /// never otherwise.
 pub async fn prove_plaintext(tunnel: &Tunnel, address: SocketAddr) {
     sleep(SILENCE).await;
+    // At the limit there is no place to ask from.
+    let Some(_permit) = tunnel.stock.try_permit() else { return std::future::pending().await };
     let ask = async {
-        let _permit = tunnel.stock.try_permit()?;
         let mut stream = TcpStream::connect(address).await.ok()?;
         stream.write_all(b"PING\r\n").await.ok()?;
         // +PONG, or -NOAUTH, -DENIED, -LOADING …

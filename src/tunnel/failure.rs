@@ -13,6 +13,8 @@ use crate::tls::{Flaw, HandshakeError};
 /// How far a connection had come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
+    /// Before it began: other handshakes were under way.
+    Turn,
     LookUp,
     Tcp,
     Tls,
@@ -104,7 +106,7 @@ impl Failure {
             Failure::Outage(Step::Tcp, _) => {
                 format!("check the network and the host and port in {variable}")
             }
-            Failure::Outage(Step::Tls, _) => {
+            Failure::Outage(Step::Turn | Step::Tls, _) => {
                 format!("the server may be down or starting; {without_tls}")
             }
             // Redis at its maxclients closes a TLS connection before the handshake, and so cannot
@@ -183,6 +185,7 @@ impl fmt::Display for Failure {
         match self {
             Failure::Outage(step, error) => {
                 let what = match step {
+                    Step::Turn => "it waited for other connections that were being made",
                     Step::LookUp => "name look-up failed",
                     Step::Tcp => "TCP connection failed",
                     Step::Tls | Step::Unanswered => "TLS handshake broke off",

@@ -97,19 +97,20 @@ impl<'a, A, R> Relay<'a, A, R> {
     }
 
     /// Begins with what the app has sent on another connection, which was dead.
-    pub fn resending(mut self, bytes: &[u8]) -> Self {
+    pub fn resending(mut self, mut bytes: Vec<u8>) -> Self {
         if !bytes.is_empty() {
             let preamble = self.reuse.preamble();
             self.up.preamble = preamble.len() as u64;
-            self.up.stalled = [preamble, bytes].concat();
-            self.reuse.sent(bytes);
+            self.reuse.sent(&bytes);
+            bytes.splice(..0, preamble.iter().copied());
+            self.up.stalled = bytes;
         }
         self
     }
 
-    /// Whether a connection that was not new has not been confirmed to work.
-    pub fn is_unconfirmed(&self) -> bool {
-        self.reuse.is_unconfirmed()
+    /// Whether a connection that was not new was not reset as it should be.
+    pub fn was_not_reset(&self) -> bool {
+        self.reuse.was_refused()
     }
 
     /// After [`RelayEnd::Stale`]: what is to be sent on another connection; `None` if Redis may
@@ -181,9 +182,10 @@ where
         // a socket tells its error once.
         relay.down.ends_in_reset =
             matches!(relay.up.state, State::Discarding(_) | State::Failed(_));
-        let down = relay.down.poll(cx, &mut *relay.redis, &mut *relay.app, &mut relay.reuse);
+        let mut down = relay.down.poll(cx, &mut *relay.redis, &mut *relay.app, &mut relay.reuse);
         if relay.reuse.is_unconfirmed()
-            && let Some(error) = relay.take_death(&down)
+            && !relay.reuse.was_refused()
+            && let Some(error) = relay.take_death(&mut down)
         {
             return Poll::Ready(RelayEnd::Stale(error));
         }
@@ -252,13 +254,10 @@ where
 
 impl<A, R> Relay<'_, A, R> {
     /// Why Redis is dead, if it is, as far as one can tell so far.
-    fn take_death(&mut self, down: &Poll<io::Result<()>>) -> Option<io::Error> {
+    fn take_death(&mut self, down: &mut Poll<io::Result<()>>) -> Option<io::Error> {
         match (&mut self.up.state, &self.down.state, down) {
             (State::Discarding(error) | State::Failed(error), ..) => Some(take(error)),
-            (_, _, Poll::Ready(Err(error))) => {
-                // An answer that is none of a reset's is no death.
-                (error.kind() != io::ErrorKind::InvalidData).then(|| error.kind().into())
-            }
+            (_, _, Poll::Ready(Err(error))) => Some(take(error)),
             (_, State::Closing | State::Closed, _) => Some(io::ErrorKind::UnexpectedEof.into()),
             _ => None,
         }

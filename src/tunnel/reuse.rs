@@ -14,12 +14,14 @@ const MOST_COPIED: usize = 64 * 1024;
 pub struct Reuse {
     /// `None`: the connection is not to be kept, or is not fit for it.
     ledger: Option<Box<Ledger>>,
-    opening: Opening,
+    resetting: Resetting,
+    /// The reset was not answered as it should be.
+    was_refused: bool,
 }
 
 /// How far a connection is reset that had another user, or was made beforehand.
 #[derive(Debug)]
-enum Opening {
+enum Resetting {
     /// It is: whatever is sent and received is its user's.
     Done,
     /// `RESET` goes in front of the first bytes.
@@ -29,15 +31,16 @@ enum Opening {
         /// Bytes of its reply that have come.
         seen: usize,
         /// What the app has sent.
-        copy: Copy,
+        copy: Replay,
     },
 }
 
 /// What the app has sent on a connection that may turn out to be dead.
 #[derive(Debug)]
-enum Copy {
+enum Replay {
     Whole(Vec<u8>),
-    TooLong,
+    /// It is too long to be kept.
+    None,
 }
 
 impl Reuse {
@@ -45,15 +48,16 @@ impl Reuse {
     pub fn new(reset_first: bool, keep: bool) -> Reuse {
         Reuse {
             ledger: keep.then(Box::default),
-            opening: if reset_first { Opening::Due } else { Opening::Done },
+            resetting: if reset_first { Resetting::Due } else { Resetting::Done },
+            was_refused: false,
         }
     }
 
     /// What goes in front of the next bytes of the app.
     pub fn preamble(&self) -> &'static [u8] {
-        match self.opening {
-            Opening::Due => RESET,
-            Opening::Done | Opening::Sent { .. } => &[],
+        match self.resetting {
+            Resetting::Due => RESET,
+            Resetting::Done | Resetting::Sent { .. } => &[],
         }
     }
 
@@ -63,16 +67,18 @@ impl Reuse {
             ledger.sent(bytes);
             self.let_go_of_ledger();
         }
-        if matches!(self.opening, Opening::Due) {
-            self.opening = Opening::Sent { seen: 0, copy: Copy::Whole(Vec::new()) };
+        if matches!(self.resetting, Resetting::Due) {
+            self.resetting = Resetting::Sent { seen: 0, copy: Replay::Whole(Vec::new()) };
         }
-        if let Opening::Sent { copy, .. } = &mut self.opening
-            && let Copy::Whole(known) = copy
+        if let Resetting::Sent { copy, .. } = &mut self.resetting
+            && let Replay::Whole(known) = copy
         {
-            if known.len() + bytes.len() <= MOST_COPIED {
+            if known.len() + bytes.len() <= MOST_COPIED
+                && known.try_reserve_exact(bytes.len()).is_ok()
+            {
                 known.extend(bytes);
             } else {
-                *copy = Copy::TooLong;
+                *copy = Replay::None;
             }
         }
     }
@@ -83,19 +89,20 @@ impl Reuse {
     /// # Errors
     /// When the reply is another: then nobody knows who the user is there.
     pub fn received(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let ours = match &mut self.opening {
-            Opening::Done => 0,
+        let ours = match &mut self.resetting {
+            Resetting::Done => 0,
             // Nobody asked: it is of no use to anybody.
-            Opening::Due => return Err(io::ErrorKind::ConnectionAborted.into()),
-            Opening::Sent { seen, .. } => {
+            Resetting::Due => return Err(io::ErrorKind::ConnectionAborted.into()),
+            Resetting::Sent { seen, .. } => {
                 let expected = &RESET_DONE[*seen..];
                 let count = expected.len().min(bytes.len());
                 if bytes[..count] != expected[..count] {
+                    self.was_refused = true;
                     return Err(no_reset());
                 }
                 *seen += count;
                 if *seen == RESET_DONE.len() {
-                    self.opening = Opening::Done;
+                    self.resetting = Resetting::Done;
                 }
                 count
             }
@@ -110,7 +117,7 @@ impl Reuse {
     fn let_go_of_ledger(&mut self) {
         if self.ledger.as_ref().is_some_and(|ledger| ledger.gave_up()) {
             // A copy's fate depends on it, as long as there is one.
-            if matches!(self.opening, Opening::Done) {
+            if matches!(self.resetting, Resetting::Done) {
                 self.ledger = None;
             }
         }
@@ -119,27 +126,32 @@ impl Reuse {
     /// Whether the connection can be kept if its user goes now.
     pub fn is_settled(&self) -> bool {
         self.ledger.as_ref().is_some_and(|ledger| ledger.is_settled())
-            && !matches!(self.opening, Opening::Sent { .. })
+            && !matches!(self.resetting, Resetting::Sent { .. })
     }
 
     /// Whether it is not known yet that the connection still works.
     pub fn is_unconfirmed(&self) -> bool {
-        !matches!(self.opening, Opening::Done)
+        !matches!(self.resetting, Resetting::Done)
+    }
+
+    /// Whether the reset was answered, but not as it should be.
+    pub fn was_refused(&self) -> bool {
+        self.was_refused
     }
 
     /// What is to be sent on another connection, since this one was dead: all that the app has
     /// sent. `None` if Redis may have got a request that must not be sent twice; `stalled`: not all
     /// that was sent has left us.
     pub fn take_copy(&mut self, stalled: bool) -> Option<Vec<u8>> {
-        match std::mem::replace(&mut self.opening, Opening::Done) {
-            Opening::Due => Some(Vec::new()),
-            Opening::Sent { copy: Copy::Whole(copy), seen: 0 } => {
+        match std::mem::replace(&mut self.resetting, Resetting::Done) {
+            Resetting::Due => Some(Vec::new()),
+            Resetting::Sent { copy: Replay::Whole(copy), seen: 0 } => {
                 let ledger = self.ledger.as_ref()?;
                 // Of a single request the last bytes are missing there.
                 let incomplete = stalled && ledger.is_one_request();
                 (incomplete || ledger.is_repeatable()).then_some(copy)
             }
-            Opening::Sent { .. } | Opening::Done => None,
+            Resetting::Sent { .. } | Resetting::Done => None,
         }
     }
 }

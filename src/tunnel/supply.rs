@@ -13,7 +13,7 @@ use super::stream::TlsUpstream;
 use super::{Tunnel, upstream};
 use crate::logging::debug;
 use crate::pool::canary::{RESET, RESET_DONE};
-use crate::pool::stock::{Added, Asked};
+use crate::pool::stock::{Added, Asked, HandOver};
 use crate::pool::{Granted, Kept, Origin, Place};
 
 /// With `--connect-retry`: the longest pause after the first failure; it doubles with each, up to
@@ -29,8 +29,15 @@ const RESET_TIME: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Supplied {
     pub stream: TlsUpstream,
-    /// `RESET` is to go in front of the first request.
-    pub reset_first: bool,
+    pub hand_over: HandOver,
+    /// It has just been made, for this user.
+    pub is_new: bool,
+}
+
+impl Supplied {
+    fn new(stream: TlsUpstream) -> Supplied {
+        Supplied { stream, hand_over: HandOver::AsItIs, is_new: true }
+    }
 }
 
 /// The pauses between attempts to connect, with full jitter, so that a fleet does not retry in step
@@ -88,7 +95,7 @@ async fn attempt(tunnel: &Tunnel, place: Place, deadline: Instant) -> Result<Sup
         let granted = timeout_at(deadline, asked.granted()).await;
         match granted.map_err(|_| waited_in_vain(tunnel))? {
             Granted::Make(permit) => match upstream::make(tunnel, permit, deadline).await {
-                Ok(stream) => return Ok(Supplied { stream, reset_first: false }),
+                Ok(stream) => return Ok(Supplied::new(stream)),
                 Err((unexplained, permit)) => {
                     // What is asked to explain it has the place of what failed.
                     let failure = unexplained.explain(tunnel).await;
@@ -97,16 +104,42 @@ async fn attempt(tunnel: &Tunnel, place: Place, deadline: Instant) -> Result<Sup
                 }
             },
             Granted::Kept(mut kept) => {
-                let fit = timeout_at(deadline, is_fit(tunnel, &mut kept)).await;
-                if fit.unwrap_or_else(|_| Err(Failure::timed_out(Step::LookUp)))? {
-                    let reset_first = tunnel.stock.is_reset_at_hand_over(Instant::now());
-                    return Ok(Supplied { stream: kept.connection, reset_first });
-                }
-                debug!(at = "kept-discarded", var = tunnel.variable());
+                let unfit = timeout_at(deadline, unfit(tunnel, &mut kept)).await;
+                let unfit = unfit.unwrap_or_else(|_| Err(Failure::timed_out(Step::LookUp)))?;
+                // Now, behind all that took time.
+                let hand_over = tunnel.stock.hand_over(&kept, Instant::now());
+                let reason = match (unfit, hand_over) {
+                    (None, Some(hand_over)) => {
+                        let stream = kept.connection;
+                        return Ok(Supplied { stream, hand_over, is_new: false });
+                    }
+                    (None, None) => Unfit::Untried,
+                    (Some(unfit), _) => unfit,
+                };
+                note_discarded(tunnel, reason);
                 asked = instead_of(tunnel, kept);
             }
         }
     }
+}
+
+/// Why a connection is not used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unfit {
+    /// Its name leads elsewhere now.
+    Outdated,
+    /// It was closed, or something has arrived on it.
+    Touched,
+    /// Nobody knows any more whether this server can reset connections.
+    Untried,
+    /// It was not reset as it should be.
+    NotReset,
+    /// It was closed as it was handed over.
+    Dead,
+}
+
+pub fn note_discarded(tunnel: &Tunnel, reason: Unfit) {
+    debug!(at = "kept-discarded", var = tunnel.variable(), reason = ?reason);
 }
 
 /// Asks for another connection in place of one that is of no use, which makes room for it.
@@ -120,36 +153,38 @@ fn instead_of(tunnel: &Tunnel, useless: Kept<TlsUpstream>) -> Asked<TlsUpstream>
 fn waited_in_vain(tunnel: &Tunnel) -> Failure {
     match tunnel.route.max_connections {
         Some(limit) if tunnel.stock.is_full() => Failure::QueueTimeout(limit),
-        _ => Failure::timed_out(Step::Tls),
+        _ => Failure::timed_out(Step::Turn),
     }
 }
 
-/// Whether a connection is as good as a new one: it leads where the name leads now, and nothing has
-/// arrived on it.
+/// Why a connection is not as good as a new one, if it is not: it leads where the name leads now,
+/// and nothing has arrived on it.
 ///
 /// # Errors
 /// When the name is not found: a new connection would fail for that as well.
-async fn is_fit(tunnel: &Tunnel, kept: &mut Kept<TlsUpstream>) -> Result<bool, Failure> {
+async fn unfit(tunnel: &Tunnel, kept: &mut Kept<TlsUpstream>) -> Result<Option<Unfit>, Failure> {
     let now = Instant::now();
     let since = now.checked_sub(LOOK_UP_AGE).unwrap_or(now);
     let addresses = upstream::look_up_since(tunnel, since).await?;
-    let outdated = tunnel.stock.keep_only(&addresses);
+    let outdated = tunnel.stock.keep_only(&addresses, kept);
     if outdated > 0 {
         debug!(at = "kept-outdated", var = tunnel.variable(), count = outdated);
     }
-    let leads_there = addresses.iter().any(|known| known.ip() == kept.address);
-    Ok(leads_there && kept.connection.is_untouched().await)
+    if addresses.iter().all(|known| known.ip() != kept.address) {
+        return Ok(Some(Unfit::Outdated));
+    }
+    Ok((!kept.connection.is_untouched().await).then_some(Unfit::Touched))
 }
 
 /// Keeps a connection whose user is gone, once Redis has made it as good as new.
 pub async fn give_back(tunnel: &Arc<Tunnel>, mut stream: TlsUpstream) {
     let Some(back) = tunnel.stock.take_back(stream.made, Instant::now()) else {
-        // Nothing is owed: for Redis this is the end that it would have seen.
+        // Nothing is owed: it ends in good order.
         let _ = timeout(Duration::ZERO, stream.shutdown()).await;
         return;
     };
     if !matches!(timeout(RESET_TIME, reset(&mut stream)).await, Ok(true)) {
-        debug!(at = "kept-discarded", var = tunnel.variable());
+        note_discarded(tunnel, Unfit::NotReset);
         return;
     }
     let (address, made) = (stream.address.ip(), stream.made);
@@ -176,10 +211,13 @@ pub fn refill(tunnel: &Arc<Tunnel>) {
             let deadline = began + tunnel.settings.connect_timeout;
             match upstream::make(&tunnel, permit, deadline).await {
                 Ok(stream) => {
-                    debug!(at = "spare-ready", var = tunnel.variable());
                     let (address, made): (IpAddr, _) = (stream.address.ip(), stream.made);
                     let spare = Kept { connection: stream, address, made, origin: Origin::Spare };
-                    watch(&tunnel, tunnel.stock.add_spare(spare, began, Instant::now()));
+                    let added = tunnel.stock.add_spare(spare, began, Instant::now());
+                    if added.kept {
+                        debug!(at = "spare-ready", var = tunnel.variable());
+                    }
+                    watch(&tunnel, added);
                     refill(&tunnel);
                 }
                 // The next connection meets the same, and reports it.
@@ -199,8 +237,14 @@ fn watch(tunnel: &Arc<Tunnel>, added: Added) {
     }
     let tunnel = tunnel.clone();
     tokio::spawn(async move {
-        while let Some(due) = tunnel.stock.expire(Instant::now()) {
-            sleep_until(due).await;
+        loop {
+            let (closed, next) = tunnel.stock.expire(Instant::now());
+            match next {
+                Some(due) => sleep_until(due).await,
+                // The last ones may be in use again.
+                None if closed == 0 => return,
+                None => break,
+            }
         }
         debug!(at = "pool-empty", var = tunnel.variable());
     });

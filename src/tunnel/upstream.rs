@@ -50,7 +50,9 @@ pub async fn make(
         let is_canary = permit.is_canary();
         let mut stream = TlsUpstream::new(tls, permit, address);
         if is_canary {
-            let verdict = try_reset(&mut stream).await;
+            // Should the server not answer, there is to be time for another.
+            let limit = CANARY.min(deadline.saturating_duration_since(Instant::now()) / 2);
+            let verdict = timeout(limit, try_reset(&mut stream)).await.unwrap_or(Verdict::Unclear);
             debug!(at = "pool-tried", var = tunnel.variable(), verdict = ?verdict);
             stream.permit_mut().tried(verdict, Instant::now());
             if verdict != Verdict::Passed {
@@ -83,7 +85,7 @@ async fn try_reset(stream: &mut TlsUpstream) -> Verdict {
         let verdict = Verdict::of(&first, &reset, &second);
         (verdict != Verdict::Passed || stream.is_untouched().await).then_some(verdict)
     };
-    timeout(CANARY, ask).await.ok().flatten().unwrap_or(Verdict::Unclear)
+    ask.await.unwrap_or(Verdict::Unclear)
 }
 
 /// Looks up, connects and shakes hands; `step` says how far it has come.
