@@ -9,9 +9,10 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use openssl::ssl::SslStream;
+use openssl::ssl::{SslStream, SslVersion};
 use support::launcher::{Held, Launcher, logged, with_hosts};
 use support::peer::Peer;
+use support::pki::Certificate;
 use support::resp::{Client, Reply};
 use support::servers::{FRONTS, Front, Options, PASSWORD, Server, connections};
 use support::{eventually, reset};
@@ -651,4 +652,323 @@ fn check_says_how_many_clients_redis_has_and_may_have() {
     assert!(table.contains("clients 3 of 20"), "{table}");
     let json = run(&["--log-format", "json", "--check"]);
     assert!(json.contains(r#""clients":{"connected":3,"max":20}"#), "{json}");
+}
+
+/// Two users, one after the other, and a third that stays: one connection is kept, and proven.
+fn kept_one(held: &Held, requests: &Heard) -> Client {
+    assert_eq!(held.open().ask(&["PING"]), Reply::line("+PONG"));
+    eventually("it comes back", || heard(requests).contains(&"0 RESET".to_owned()).then_some(()));
+    let mut staying = held.open();
+    assert_eq!(staying.ask(&["PING"]), Reply::line("+PONG"));
+    staying
+}
+
+#[test]
+fn an_app_is_whoever_its_certificate_says_on_a_connection_that_is_used_again_too() {
+    // As Redis 8 and Valkey 9 with a login by certificate: RESET gives the default user.
+    let resets = Arc::new(Mutex::new(Vec::new()));
+    let (peer, _) = scripted(move |number, request| {
+        let mut resets = resets.lock().unwrap();
+        Some(match request[0].as_str() {
+            "RESET" => {
+                resets.push(number);
+                "+RESET\r\n".to_owned()
+            }
+            "ACL" if resets.contains(&number) => "+default\r\n".to_owned(),
+            "ACL" => "+tenant\r\n".to_owned(),
+            _ => redis(request),
+        })
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let certificate = Certificate::self_signed(folder.path());
+    let held = hold(
+        &peer.url(),
+        &[
+            ("STUNNEL_CLIENT_CERT", &certificate.pem()),
+            ("STUNNEL_CLIENT_KEY", &certificate.key_pem()),
+        ],
+    );
+    for round in 0..5 {
+        let who = held.open().ask(&["ACL", "WHOAMI"]);
+        assert_eq!(who, Reply::line("+tenant"), "{round}");
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
+#[test]
+fn a_connection_is_reset_at_hand_over_also_when_others_were_just_found_to_lead_elsewhere() {
+    let folder = tempfile::tempdir().unwrap();
+    let hosts = folder.path().join("hosts");
+    let Some(launcher) = with_hosts(&hosts, "127.0.0.2 redis.test\n") else { return };
+    let one = TcpListener::bind(("127.0.0.2", 0)).unwrap();
+    let port = one.local_addr().unwrap().port();
+    let two = TcpListener::bind(("127.0.0.3", port)).unwrap();
+    let requests = Heard::default();
+    let named = |name: &'static str| {
+        let requests = requests.clone();
+        move |stream: SslStream<TcpStream>| {
+            let mut stream = BufReader::new(stream);
+            while let Some(request) = next_request(&mut stream) {
+                requests.lock().unwrap().push(format!("{name} {}", request.join(" ")));
+                if stream.get_mut().write_all(redis(&request).as_bytes()).is_err() {
+                    return;
+                }
+            }
+        }
+    };
+    let _one = Peer::tls_on(one, named("one"));
+    let _two = Peer::tls_on(two, named("two"));
+    let resets = |name: &str| {
+        heard(&requests).iter().filter(|line| **line == format!("{name} RESET")).count()
+    };
+    let held = launcher
+        .redis(&format!("rediss://redis.test:{port}"))
+        .env("STUNNEL_SPARES", "0")
+        .start_held();
+    let user = |request: &[&str]| {
+        let mut app = held.open();
+        assert_eq!(app.ask(request), redis_reply(request));
+        app
+    };
+    drop(user(&["PING"]));
+    eventually("it comes back", || (resets("one") == 1).then_some(()));
+    let tried = user(&["PING"]);
+    thread::sleep(LOOK_UP_AGE);
+    // Both addresses, and new connections go to the second server.
+    fs::write(&hosts, "127.0.0.3 redis.test\n127.0.0.2 redis.test\n").unwrap();
+    let first = user(&["GET", "key"]);
+    let second = user(&["GET", "key"]);
+    assert!(heard(&requests).iter().any(|line| line.starts_with("two ")), "{requests:?}");
+    let before = resets("two");
+    drop(second);
+    eventually("it comes back", || (resets("two") > before).then_some(()));
+    let before = resets("one");
+    drop((first, tried));
+    eventually("they come back", || (resets("one") >= before + 2).then_some(()));
+    // One of the two leaves: what led there is discarded at the hand-over of what leads here.
+    fs::write(&hosts, "127.0.0.2 redis.test\n").unwrap();
+    thread::sleep(LOOK_UP_AGE);
+    let before = heard(&requests).len();
+    let _next = user(&["GET", "key"]);
+    let requests = heard(&requests)[before..].to_vec();
+    let is_new = requests.iter().any(|line| line.ends_with(" PING"));
+    assert!(is_new || requests[0] == "one RESET", "who is logged in? {requests:?}");
+}
+
+/// What [`redis`] says, read.
+fn redis_reply(request: &[&str]) -> Reply {
+    match request[0] {
+        "GET" => Reply::bulk("value"),
+        "PING" => Reply::line("+PONG"),
+        _ => Reply::line("+OK"),
+    }
+}
+
+#[test]
+fn a_server_that_answers_slowly_does_not_cost_an_app_its_connection_because_of_a_trial() {
+    let slow = Arc::new(Mutex::new(false));
+    let is_slow = slow.clone();
+    let (peer, requests) = scripted(move |_, request| {
+        if *is_slow.lock().unwrap() {
+            thread::sleep(Duration::from_millis(1_200));
+        }
+        Some(redis(request))
+    });
+    // The handshake is done at once; how long replies take is not the timeout's matter.
+    let held = hold(&peer.url(), &[("STUNNEL_CONNECT_TIMEOUT", "1s")]);
+    assert_eq!(held.open().ask(&["PING"]), Reply::line("+PONG"));
+    eventually("it comes back", || heard(&requests).contains(&"0 RESET".to_owned()).then_some(()));
+    *slow.lock().unwrap() = true;
+    assert_eq!(held.open().ask(&["PING"]), Reply::line("+PONG"));
+}
+
+#[test]
+fn two_hundred_apps_at_once_get_a_server_that_is_far_away() {
+    // A handshake takes 300 ms: 150 ms there and back, twice.
+    let acceptor = support::peer::acceptor(SslVersion::TLS1_3);
+    let peer = Peer::tcp(move |stream| {
+        thread::sleep(Duration::from_millis(300));
+        let Ok(stream) = acceptor.accept(stream) else { return };
+        let mut stream = BufReader::new(stream);
+        while let Some(request) = next_request(&mut stream) {
+            if stream.get_mut().write_all(redis(&request).as_bytes()).is_err() {
+                return;
+            }
+        }
+    });
+    let held = hold(&peer.url(), &[("STUNNEL_CONNECT_TIMEOUT", "5s")]);
+    let mut apps: Vec<Client> = (0..200).map(|_| held.open()).collect();
+    apps.iter_mut().for_each(|app| app.send(&["PING"]));
+    let answered = apps.iter_mut().filter_map(|app| app.reply().ok()).count();
+    assert_eq!(answered, 200);
+}
+
+#[test]
+fn an_app_whose_connection_is_replaced_keeps_its_place_before_those_that_wait() {
+    let resets = Arc::new(Mutex::new(0));
+    let (peer, requests) = scripted(move |number, request| {
+        let mut resets = resets.lock().unwrap();
+        *resets += usize::from(number == 1 && request[0] == "RESET");
+        // The trial's, the first return's; in front of the next one's request it is closed.
+        (number != 1 || *resets < 3).then(|| redis(request))
+    });
+    let held = hold(
+        &peer.url(),
+        &[
+            ("STUNNEL_SPARES", "0"),
+            ("STUNNEL_MAX_CONNECTIONS", "1"),
+            ("STUNNEL_CONNECT_TIMEOUT", "3s"),
+        ],
+    );
+    drop(kept_one(&held, &requests));
+    eventually("it comes back", || {
+        heard(&requests).iter().filter(|line| *line == "1 RESET").nth(1).map(|_| ())
+    });
+    // It has the connection that is kept; the other one waits.
+    let mut first = held.open();
+    thread::sleep(Duration::from_millis(300));
+    let mut waiting = held.open();
+    waiting.send(&["SET", "key", "second"]);
+    thread::sleep(Duration::from_millis(300));
+    // On the connection that is closed instead of an answer: it may be sent again.
+    first.send(&["GET", "key"]);
+    assert_eq!(first.reply().ok(), Some(Reply::bulk("value")), "it came first");
+    drop(first);
+    assert_eq!(waiting.reply().unwrap(), Reply::line("+OK"));
+}
+
+#[test]
+fn a_server_without_tls_is_named_to_the_app_with_a_limit_too() {
+    let server = Server::start(Front::Redis);
+    // Its plaintext port.
+    let url = format!("rediss://127.0.0.1:{}", server.port);
+    let held = hold(&url, &[("STUNNEL_MAX_CONNECTIONS", "1")]);
+    let mut app = held.open();
+    app.send(&["PING"]);
+    let reply = app.reply();
+    let said = matches!(&reply, Ok(Reply::Line(line)) if line.contains("speaks no TLS"));
+    assert!(said, "{reply:?}");
+}
+
+#[test]
+fn the_log_of_refused_logins_is_not_cleared_twice() {
+    let dies = Arc::new(Mutex::new(false));
+    let dying = dies.clone();
+    let (peer, requests) = scripted(move |number, request| {
+        let dying = *dying.lock().unwrap() && number == 0;
+        match request[0].as_str() {
+            // It was executed, and then Redis goes, with what it had still to send.
+            "RESET" if dying => Some(String::new()),
+            "ACL" if dying => None,
+            _ => Some(redis(request)),
+        }
+    });
+    let held = hold(&peer.url(), &[("STUNNEL_SPARES", "0")]);
+    let _staying = kept_one(&held, &requests);
+    let mut app = held.open();
+    *dies.lock().unwrap() = true;
+    app.send(&["ACL", "LOG", "RESET"]);
+    let _ = app.reply();
+    let times = heard(&requests).iter().filter(|line| line.contains("ACL LOG RESET")).count();
+    assert_eq!(times, 1, "{requests:?}");
+}
+
+#[test]
+fn a_redis_that_freezes_for_a_moment_does_not_end_reuse_for_an_hour() {
+    let server = Server::start(Front::Redis);
+    let mut direct = server.direct();
+    let held = hold(&server.url(), &[("STUNNEL_SPARES", "0"), ("STUNNEL_IDLE_TIMEOUT", "2s")]);
+    warm_up(&held, &mut direct);
+    let mut app = held.open();
+    thread::sleep(Duration::from_millis(200));
+    support::launcher::send_signal(server.pid(), nix::libc::SIGSTOP);
+    // More than the sockets take: it stalls, and ends by the idle timeout.
+    let huge = "x".repeat(8 << 20);
+    app.stream.get_mut().set_write_timeout(Some(Duration::from_secs(4))).unwrap();
+    let request = format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n${}\r\n{huge}\r\n", huge.len());
+    let _ = app.stream.get_mut().write_all(request.as_bytes());
+    drop(app);
+    support::launcher::send_signal(server.pid(), nix::libc::SIGCONT);
+    assert_eq!(direct.ask(&["PING"]), Reply::line("+PONG"));
+    one_request(&held);
+    thread::sleep(Duration::from_secs(1));
+    let before = accepted(&mut direct);
+    for _ in 0..6 {
+        one_request(&held);
+        thread::sleep(Duration::from_millis(200));
+    }
+    let made = accepted(&mut direct) - before;
+    assert!(made <= 2, "{made} connections for six apps, one after the other");
+}
+
+#[test]
+fn a_redis_that_goes_in_good_order_is_an_end_and_no_reset_on_a_reused_connection_too() {
+    for pool in ["off", "auto"] {
+        let server = Server::start(Front::Redis);
+        let mut direct = server.direct();
+        direct.ask(&["CONFIG", "SET", "requirepass", ""]);
+        let url = format!("redis://127.0.0.1:{}", server.port);
+        let held = hold(&url, &[("STUNNEL_SPARES", "0"), ("STUNNEL_POOL", pool)]);
+        for _ in 0..3 {
+            assert_eq!(held.open().ask(&["PING"]), Reply::line("+PONG"));
+            thread::sleep(Duration::from_millis(200));
+        }
+        let mut app = held.open();
+        app.send(&["SHUTDOWN", "NOSAVE"]);
+        let mut rest = Vec::new();
+        let end = std::io::Read::read_to_end(&mut app.stream, &mut rest);
+        assert_eq!(end.map_err(|error| error.kind()), Ok(0), "{pool}");
+    }
+}
+
+#[test]
+fn a_password_that_may_be_sent_again_is_not_shown_by_debug() {
+    let mut reuse = start_stunnel::tunnel::reuse::Reuse::new(true, true);
+    reuse.sent(b"*2\r\n$4\r\nAUTH\r\n$7\r\nhunter2\r\n");
+    let shown = format!("{reuse:?}");
+    assert!(!shown.contains("104, 117, 110, 116, 101, 114, 50"), "{shown}");
+}
+
+#[test]
+fn nobody_becomes_an_administrator_when_another_server_takes_over_the_address() {
+    // Behind a Service or a virtual address a Redis is replaced by a Kvrocks, where RESET makes an
+    // administrator of who sends it.
+    let (is_kvrocks, ranks) = (Arc::new(Mutex::new(false)), Arc::new(Mutex::new(Vec::new())));
+    let replaced = is_kvrocks.clone();
+    let (peer, requests) = scripted(move |number, request| {
+        let (is_kvrocks, mut ranks) = (*replaced.lock().unwrap(), ranks.lock().unwrap());
+        let count = ranks.len().max(number + 1);
+        ranks.resize(count, "");
+        if is_kvrocks && number < 2 {
+            return None;
+        }
+        Some(match (request[0].as_str(), ranks[number]) {
+            ("RESET", _) => {
+                ranks[number] = if is_kvrocks { "administrator" } else { "" };
+                "+RESET\r\n".to_owned()
+            }
+            ("AUTH", _) => {
+                ranks[number] = "user";
+                "+OK\r\n".to_owned()
+            }
+            (_, "") => "-NOAUTH Authentication required.\r\n".to_owned(),
+            (_, rank) => format!("+{rank}\r\n"),
+        })
+    });
+    let held = hold(&peer.url_with_password(), &[("STUNNEL_SPARES", "0")]);
+    let log_in = || {
+        let mut app = held.open();
+        assert_eq!(app.ask(&["AUTH", "pw"]), Reply::line("+OK"));
+        app
+    };
+    let mut staying = vec![log_in()];
+    drop(staying.pop());
+    eventually("it comes back", || heard(&requests).contains(&"0 RESET".to_owned()).then_some(()));
+    staying.push(log_in());
+    *is_kvrocks.lock().unwrap() = true;
+    // The first of the new server's: its user logs in, and leaves.
+    drop(log_in());
+    eventually("it comes back", || heard(&requests).contains(&"2 RESET".to_owned()).then_some(()));
+    let who = held.open().ask(&["GET", "key"]);
+    assert_eq!(who, Reply::line("-NOAUTH Authentication required."));
 }

@@ -14,6 +14,7 @@ use openssl::sha::Sha256;
 use openssl::ssl::{ShutdownState, SslStream};
 use support::launcher::{Launcher, logged, port_of, with_hosts};
 use support::peer::{Gate, Peer};
+use support::proc::sockets_of;
 use support::resp::{Client, Reply, request};
 use support::servers::{FRONTS, Front, PASSWORD, Server};
 use support::{Process, eventually, reset, rest, two_free_ports};
@@ -547,29 +548,6 @@ fn other_connections_go_on_beside_a_server_of_tiny_tls_records() {
     reading.join().unwrap();
     // It is one reply if they wait for the end of what has arrived, and some hundred if not.
     assert!(answered >= 5, "{answered} replies while {TINY_RECORDS} records came");
-}
-
-/// The TCP and UDP sockets of a process: the table's name, and the columns of /proc/net/tcp
-/// (proc(5)).
-fn sockets_of(pid: i32) -> Vec<(&'static str, Vec<String>)> {
-    let inodes: Vec<String> = std::fs::read_dir(format!("/proc/{pid}/fd"))
-        .unwrap()
-        .filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok())
-        .filter_map(|link| {
-            Some(link.to_str()?.strip_prefix("socket:[")?.trim_end_matches(']').to_owned())
-        })
-        .collect();
-    let mut sockets = Vec::new();
-    for table in ["tcp", "tcp6", "udp", "udp6"] {
-        let all = std::fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default();
-        for line in all.lines().skip(1) {
-            let columns: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
-            if inodes.contains(&columns[9]) {
-                sockets.push((table, columns));
-            }
-        }
-    }
-    sockets
 }
 
 #[test]

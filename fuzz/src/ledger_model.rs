@@ -25,9 +25,10 @@ pub struct Model<'a> {
     effects: Effects<'a>,
     sent: Vec<u8>,
     received: Vec<u8>,
-    pub gave_up: bool,
-    pub is_settled: bool,
-    pub is_repeatable: bool,
+    gave_up: bool,
+    is_settled: bool,
+    is_repeatable: bool,
+    is_one_request: bool,
 }
 
 impl fmt::Debug for Model<'_> {
@@ -204,7 +205,13 @@ impl<'a> Model<'a> {
             gave_up: false,
             is_settled: true,
             is_repeatable: true,
+            is_one_request: true,
         }
+    }
+
+    /// Whether it has given up, is settled, is repeatable, and is one request at most.
+    pub fn knows(&self) -> [bool; 4] {
+        [self.gave_up, self.is_settled, self.is_repeatable, self.is_one_request]
     }
 
     /// The next bytes of one direction.
@@ -242,6 +249,7 @@ impl<'a> Model<'a> {
         self.is_repeatable = !self.gave_up
             && !is_half
             && effects.iter().flatten().all(|effect| effect.is_repeatable);
+        self.is_one_request = !self.gave_up && requests.len() + usize::from(is_half) <= 1;
     }
 
     fn effect_of(&self, words: &[Vec<u8>]) -> Option<Effect> {

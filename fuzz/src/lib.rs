@@ -134,8 +134,13 @@ pub fn ledger(data: &[u8]) {
         }
         model.step(direction, piece);
         for ledger in [&ledger, &by_bytes] {
-            let known = (ledger.gave_up(), ledger.is_settled(), ledger.is_repeatable());
-            assert_eq!(known, (model.gave_up, model.is_settled, model.is_repeatable), "{model:?}");
+            let known = [
+                ledger.gave_up(),
+                ledger.is_settled(),
+                ledger.is_repeatable(),
+                ledger.is_one_request(),
+            ];
+            assert_eq!(known, model.knows(), "{model:?}");
         }
         if let Some(mark) = rest.get(end) {
             direction = if *mark == 1 { Direction::Sent } else { Direction::Received };

@@ -201,7 +201,8 @@ mod tests {
             (false, true) => State::GaveUp,
             (true, true) => panic!("{ledger:?}"),
         };
-        assert!(state != State::GaveUp || !ledger.is_repeatable());
+        let may_be_sent_again = ledger.is_repeatable() || ledger.is_one_request();
+        assert!(state != State::GaveUp || !may_be_sent_again);
         state
     }
 
@@ -234,12 +235,15 @@ mod tests {
     #[test]
     fn a_connection_is_settled_between_requests_and_at_no_other_byte() {
         assert_eq!(state_after(&[]), State::Settled);
-        assert!(after(&[]).is_repeatable());
+        assert!(after(&[]).is_repeatable() && after(&[]).is_one_request());
         let (request, reply) = (request(&["GET", "key"]), b"$5\r\nvalue\r\n");
         for end in 1..request.len() {
             let ledger = after(&[raw(&request[..end])]);
             assert_eq!(state(&ledger), State::Busy, "{end}");
             assert!(!ledger.is_repeatable(), "half a request: {end}");
+            assert!(ledger.is_one_request(), "{end}");
+            let second = [raw(&request), raw(&request[..end])];
+            assert!(!after(&second).is_one_request(), "{end}");
         }
         for end in 0..reply.len() {
             let steps = [raw(&request), Step::Received(reply[..end].to_vec())];
@@ -249,6 +253,7 @@ mod tests {
         }
         let answered = [raw(&request), Step::Received(reply.to_vec())];
         assert_eq!(state_after(&answered), State::Settled);
+        assert!(after(&answered).is_one_request());
         // Pipelined: as many replies as requests, no fewer.
         let two = [sent("SET a 1"), sent("GET a"), received("+OK\r\n"), received("$1\r\n1\r\n")];
         assert_eq!(state_after(&two[..3]), State::Busy);
@@ -444,9 +449,13 @@ mod tests {
             follow(&mut ledger, piece);
             piece.chunks(cut).for_each(|part| follow(&mut by_cut, part));
             for ledger in [&ledger, &by_cut] {
-                let known = (ledger.gave_up(), ledger.is_settled(), ledger.is_repeatable());
-                let expected = (model.gave_up, model.is_settled, model.is_repeatable);
-                prop_assert_eq!(known, expected, "{:?}", model);
+                let known = [
+                    ledger.gave_up(),
+                    ledger.is_settled(),
+                    ledger.is_repeatable(),
+                    ledger.is_one_request(),
+                ];
+                prop_assert_eq!(known, model.knows(), "{:?}", model);
             }
         }
         Ok(state(&ledger))

@@ -32,8 +32,11 @@ const IDLE: Duration = Duration::from_secs(30);
 const OLDEST: Duration = Duration::from_secs(3600);
 /// Handshakes at once. By measurement: see `docs/performance.md`.
 const HANDSHAKES: usize = 4;
-/// A handshake that takes longer keeps nobody else waiting, nor does a connection that takes longer
-/// to be reset.
+/// A handshake that takes longer is one of these no more: it waits for the network, or for a server
+/// that does something else.
+const HANDSHAKE: Duration = Duration::from_millis(20);
+/// The first handshake keeps the others waiting for so long at most, and so does a connection that
+/// is being reset.
 const PATIENCE: Duration = Duration::from_millis(250);
 
 /// A connection between two users.
@@ -106,6 +109,8 @@ struct State<C> {
     /// When a connection in use was last gone for good.
     lost: Option<Instant>,
     next_number: u64,
+    /// Grows when the server may have become another: what is older is not kept.
+    epoch: u64,
     closed: bool,
     /// What is to be dropped once the lock is released, since dropping a permit takes it again.
     discarded: Vec<Granted<C>>,
@@ -177,6 +182,7 @@ impl<C> Stock<C> {
             peak: Peak::default(),
             lost: None,
             next_number: 0,
+            epoch: 0,
             closed: false,
             discarded: Vec::new(),
         })))
@@ -305,12 +311,18 @@ impl<C> Stock<C> {
 
     /// Announces that a connection whose user is gone is being reset; `None` if it is not to be
     /// kept.
-    pub fn take_back(self: &Arc<Self>, made: Instant, now: Instant) -> Option<Return<C>> {
+    pub fn take_back(
+        self: &Arc<Self>,
+        permit: &Permit<C>,
+        made: Instant,
+        now: Instant,
+    ) -> Option<Return<C>> {
         self.with(|state| {
-            (state.keeps(now) && now - made < OLDEST).then(|| {
+            let outlived = permit.epoch != state.epoch;
+            (state.keeps(now) && !outlived && now - made < OLDEST).then(|| {
                 state.trial.note_return();
                 state.returning.push(now);
-                Return { stock: self.clone(), began: now }
+                Return { stock: self.clone(), began: now, epoch: state.epoch }
             })
         })
     }
@@ -346,7 +358,7 @@ impl<C> Stock<C> {
             let gone = state.discard_idle(|idle| is_outdated(&idle.kept));
             let gone = gone + usize::from(is_outdated(granted));
             if gone > 0 {
-                state.trial.forget();
+                state.forget_server();
             }
             gone
         })
@@ -474,14 +486,15 @@ impl<C> State<C> {
         if self.sessions == SessionsSeen::Awaited || decides {
             return self.alone.is_none_or(|(_, until)| now >= until);
         }
-        let fresh = self.making.iter().filter(|making| now - making.began < PATIENCE);
+        let fresh = self.making.iter().filter(|making| now - making.began < HANDSHAKE);
         fresh.count() < HANDSHAKES
     }
 
     fn permit(&mut self, stock: &Arc<Stock<C>>) -> Permit<C> {
         self.open += 1;
         self.next_number += 1;
-        Permit { stock: stock.clone(), number: self.next_number, is_canary: false }
+        let (number, epoch) = (self.next_number, self.epoch);
+        Permit { stock: stock.clone(), number, epoch, is_canary: false }
     }
 
     fn permit_to_make(
@@ -555,6 +568,14 @@ impl<C> State<C> {
         self.alone.take_if(|(alone, _)| *alone == number);
     }
 
+    /// The server may be another from now on: nothing is known of it, and nothing that leads to the
+    /// old one is kept.
+    fn forget_server(&mut self) {
+        self.epoch += 1;
+        self.trial.forget();
+        self.discard_idle(|_| true);
+    }
+
     /// A handshake is over, or was given up.
     fn no_longer_making(&mut self, number: u64) {
         if let Some(index) = self.making.iter().position(|making| making.number == number) {
@@ -595,7 +616,7 @@ impl<C> Asked<C> {
                 biased;
                 Ok(granted) = &mut receiver => return granted,
                 // Somebody else's handshake may have become too slow to wait for.
-                () = sleep(PATIENCE) => stock.serve(Instant::now()),
+                () = sleep(HANDSHAKE) => stock.serve(Instant::now()),
             }
         }
     }
@@ -605,6 +626,7 @@ impl<C> Asked<C> {
 pub struct Permit<C> {
     stock: Arc<Stock<C>>,
     number: u64,
+    epoch: u64,
     is_canary: bool,
 }
 
@@ -627,6 +649,16 @@ impl<C> Permit<C> {
         self.stock.with(|state| {
             state.trial.end(self.number, verdict, now);
             self.stock.after_verdict(state, now);
+        });
+    }
+
+    /// The server has ended the connection without having been asked to: it may have restarted, or
+    /// have become another.
+    pub fn server_ended(&self) {
+        self.stock.with(|state| {
+            if state.epoch == self.epoch {
+                state.forget_server();
+            }
         });
     }
 
@@ -660,15 +692,16 @@ impl<C> Drop for Permit<C> {
 pub struct Return<C> {
     stock: Arc<Stock<C>>,
     began: Instant,
+    epoch: u64,
 }
 
 impl<C> Return<C> {
     /// It is as good as new.
     pub fn keep(self, kept: Kept<C>, now: Instant) -> Added {
-        let stock = self.stock.clone();
+        let (stock, epoch) = (self.stock.clone(), self.epoch);
         drop(self);
         stock.with(|state| {
-            if !state.keeps(now) {
+            if !state.keeps(now) || epoch != state.epoch {
                 state.discarded.push(Granted::Kept(kept));
                 return Added { kept: false, watch: false };
             }
@@ -695,6 +728,8 @@ mod tests {
     use std::task::{Context, Poll, Waker};
 
     use proptest::prelude::*;
+    use tokio::runtime::{Builder, Runtime};
+    use tokio::time::advance;
 
     use super::*;
 
@@ -706,7 +741,6 @@ mod tests {
     #[derive(Debug)]
     struct Line {
         name: usize,
-        #[expect(dead_code, reason = "it is there to be dropped")]
         permit: Permit<Line>,
     }
 
@@ -757,7 +791,8 @@ mod tests {
     }
 
     fn give_back(stock: &Arc<Stock<Line>>, kept: Kept<Line>, now: Instant) -> Added {
-        stock.take_back(kept.made, now).expect("it is taken").keep(kept, now)
+        let back = stock.take_back(&kept.connection.permit, kept.made, now);
+        back.expect("it is taken").keep(kept, now)
     }
 
     fn name(granted: Option<Granted<Line>>) -> Option<usize> {
@@ -820,7 +855,8 @@ mod tests {
         // On a server that fails, what was kept is closed.
         stock.note_failed(now);
         assert_eq!(stock.figures().idle, 0);
-        assert!(stock.take_back(now, now).is_none());
+        let permit = make(&stock, now);
+        assert!(stock.take_back(&permit, now, now).is_none());
     }
 
     #[tokio::test]
@@ -836,9 +872,9 @@ mod tests {
         let granted: Vec<_> = others.iter_mut().filter_map(Waiting::take).collect();
         assert_eq!(granted.len(), HANDSHAKES);
         // Who takes long keeps nobody waiting.
-        stock.serve(now + PATIENCE - MS);
+        stock.serve(now + HANDSHAKE - MS);
         assert!(others[HANDSHAKES].take().is_none());
-        stock.serve(now + PATIENCE);
+        stock.serve(now + HANDSHAKE);
         assert!(others[HANDSHAKES].take().is_some());
     }
 
@@ -877,7 +913,7 @@ mod tests {
         let stock = proven(None, now);
         let mut permit = make(&stock, now);
         permit.made(now);
-        let back = stock.take_back(now, now).unwrap();
+        let back = stock.take_back(&permit, now, now).unwrap();
         let (mut first, mut second) = (waiting(&stock, now), waiting(&stock, now));
         // One comes back and two wait: in order.
         assert!(matches!(first.take(), Some(Granted::Make(_))));
@@ -915,17 +951,38 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_is_older_than_a_servers_end_is_not_kept_and_the_next_one_is_tried() {
+        let now = Instant::now();
+        let stock = proven(None, now);
+        let mut permits = [make(&stock, now), make(&stock, now), make(&stock, now)];
+        permits.iter_mut().for_each(|permit| permit.made(now));
+        let [ended, late, idle] = permits;
+        let returning = stock.take_back(&late, now, now).unwrap();
+        let _ = give_back(&stock, kept(1, idle, now), now);
+        ended.server_ended();
+        assert_eq!(stock.figures().idle, 0);
+        assert!(!returning.keep(kept(2, late, now), now).kept);
+        let canary = make(&stock, now);
+        assert!(canary.is_canary());
+        // Of an older one it is no news.
+        ended.server_ended();
+        assert!(stock.take_back(&canary, now, now).is_some());
+    }
+
+    #[tokio::test]
     async fn an_old_connection_is_not_kept_and_none_is_once_command_has_ended() {
         let made = Instant::now();
         let stock = proven(None, made);
-        assert!(stock.take_back(made, made + OLDEST - SECOND).is_some());
-        assert!(stock.take_back(made, made + OLDEST).is_none());
         let mut permit = make(&stock, made);
         permit.made(made);
-        let back = stock.take_back(made, made).unwrap();
+        assert!(stock.take_back(&permit, made, made + OLDEST - SECOND).is_some());
+        assert!(stock.take_back(&permit, made, made + OLDEST).is_none());
+        let other = make(&stock, made);
+        let back = stock.take_back(&permit, made, made).unwrap();
         stock.close();
         assert!(!back.keep(kept(1, permit, made), made).kept);
-        assert!(stock.take_back(made, made).is_none());
+        assert!(stock.take_back(&other, made, made).is_none());
+        drop(other);
         assert_eq!(stock.figures().open, 0);
     }
 
@@ -1011,6 +1068,8 @@ mod tests {
         Refill,
         Expire,
         Moved,
+        /// The server ends the n-th in use.
+        Ended(usize),
     }
 
     fn events() -> impl Strategy<Value = Vec<Event>> {
@@ -1027,6 +1086,7 @@ mod tests {
             2 => Just(Event::Refill),
             1 => Just(Event::Expire),
             1 => Just(Event::Moved),
+            1 => (0..9_usize).prop_map(Event::Ended),
         ];
         prop::collection::vec(event, 0..120)
     }
@@ -1045,16 +1105,24 @@ mod tests {
         in_use: Vec<Kept<Line>>,
         resetting: Vec<(Return<Line>, Kept<Line>)>,
         names: usize,
-        now: Instant,
         passed: bool,
     }
 
+    /// Lets the clock run, which stands still otherwise.
+    fn pass(runtime: &Runtime, time: Duration) {
+        runtime.block_on(advance(time));
+    }
+
     impl World {
+        fn now(&self) -> Instant {
+            Instant::now()
+        }
+
         fn accept(&mut self, granted: Granted<Line>) {
             match granted {
                 Granted::Make(permit) => self.making.push((permit, false)),
                 Granted::Kept(kept) => {
-                    assert!(self.now - kept.made < OLDEST + IDLE);
+                    assert!(self.now() - kept.made < OLDEST + IDLE);
                     assert!(self.passed || kept.origin == Origin::Spare, "it was not proven");
                     self.in_use.push(kept);
                 }
@@ -1081,8 +1149,8 @@ mod tests {
             self.waiting = still;
         }
 
-        fn act(&mut self, event: Event) {
-            let (stock, now) = (self.stock.clone(), self.now);
+        fn act(&mut self, event: Event, runtime: &Runtime) {
+            let (stock, now) = (self.stock.clone(), self.now());
             match event {
                 Event::Ask | Event::AskFirst => {
                     stock.note_arrival(now);
@@ -1120,7 +1188,8 @@ mod tests {
                 }
                 Event::Back(n, ok) => {
                     let Some(kept) = nth(&mut self.in_use, n) else { return };
-                    if let Some(back) = stock.take_back(kept.made, now).filter(|_| ok) {
+                    let permit = &kept.connection.permit;
+                    if let Some(back) = stock.take_back(permit, kept.made, now).filter(|_| ok) {
                         let kept = Kept { origin: Origin::Reused, ..kept };
                         self.resetting.push((back, kept));
                     }
@@ -1142,8 +1211,8 @@ mod tests {
                     });
                 }
                 Event::Wait(ms) => {
-                    self.now += MS * ms as u32;
-                    self.passed &= stock.with(|state| state.trial.is_passed(self.now));
+                    pass(runtime, MS * ms as u32);
+                    self.passed &= stock.with(|state| state.trial.is_passed(self.now()));
                 }
                 Event::Refill => {
                     let permits = stock.refill(now);
@@ -1152,6 +1221,11 @@ mod tests {
                 }
                 Event::Expire => {
                     stock.expire(now);
+                }
+                Event::Ended(n) => {
+                    let Some(kept) = nth(&mut self.in_use, n) else { return };
+                    kept.connection.permit.server_ended();
+                    self.passed = stock.with(|state| state.trial.is_passed(now));
                 }
                 Event::Moved => {
                     let Some(granted) = self.in_use.pop() else { return };
@@ -1184,14 +1258,19 @@ mod tests {
             resumes: bool,
             events in events(),
         ) {
+            let mut runtime = Builder::new_current_thread();
+            let runtime = runtime.enable_time().start_paused(true).build().unwrap();
+            let _inside = runtime.enter();
+            // What is dropped looks at the clock itself.
+            runtime.block_on(async {});
             let terms = Terms { all_have_passwords, resumes, spares: 3, ..terms(limit) };
             let stock = Stock::new(terms);
             let (making, in_use, resetting) = Default::default();
-            let (waiting, names, now, passed) = (VecDeque::new(), 0, Instant::now(), false);
+            let (waiting, names, passed) = (VecDeque::new(), 0, false);
             let mut world =
-                World { stock, limit, waiting, making, in_use, resetting, names, now, passed };
+                World { stock, limit, waiting, making, in_use, resetting, names, passed };
             for event in events {
-                world.act(event);
+                world.act(event, &runtime);
                 world.collect();
                 world.check();
             }
@@ -1200,14 +1279,15 @@ mod tests {
                 if world.waiting.is_empty() {
                     break;
                 }
-                world.act(Event::Made(0, true));
+                world.act(Event::Made(0, true), &runtime);
                 world.collect();
-                world.act(Event::Back(0, true));
-                world.act(Event::Reset(0, true));
+                world.act(Event::Back(0, true), &runtime);
+                world.act(Event::Reset(0, true), &runtime);
                 world.collect();
-                world.now += PATIENCE;
-                world.passed &= world.stock.with(|state| state.trial.is_passed(world.now));
-                world.stock.serve(world.now);
+                pass(&runtime, PATIENCE);
+                let now = world.now();
+                world.passed &= world.stock.with(|state| state.trial.is_passed(now));
+                world.stock.serve(now);
                 world.collect();
                 world.check();
             }

@@ -129,6 +129,7 @@ mod tests {
         let stream = b"*2\r\n$4\r\nAUTH\r\n$6\r\na\r\n*1\n\r\nPING\r\n\r\n*1\r\n$0\r\n\r\n\
             quit\n*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$2\r\n\r\n\r\n";
         assert_eq!(Requests::default().count(stream), 5);
+        assert_eq!(Requests::default().count(&request(&["SET", "k", "v"])), 1);
         for cut in 0..stream.len() {
             let (first, second) = stream.split_at(cut);
             let mut requests = Requests::default();
@@ -155,9 +156,11 @@ mod tests {
     #[test]
     fn an_error_is_one_line_of_at_most_300_bytes() {
         assert_eq!(error("a\r\nb"), "-ERR start-stunnel: a  b\r\n");
-        let long = error(&"ä".repeat(400));
-        assert!(long.len() <= LONGEST && long.len() > LONGEST - 10, "{}", long.len());
-        assert!(long.ends_with("ä\r\n"));
+        for (letter, length) in [("a", 300), ("ä", 300), ("€", 298), ("🦀", 298)] {
+            let long = error(&letter.repeat(400));
+            assert_eq!(long.len(), length, "{letter}");
+            assert!(long.ends_with(&format!("{letter}\r\n")), "{letter}");
+        }
         assert!((0..4).all(|n| error(&("x".repeat(n) + &"\u{1f512}".repeat(99))).len() <= LONGEST));
     }
 }

@@ -138,20 +138,19 @@ impl ReplyFramer {
                         b'|' => Some(number.checked_mul(2).ok_or(Opaque)? + 1),
                         _ => Some(number),
                     };
-                    match (values, number) {
-                        (Some(0), _) => {
+                    match values {
+                        Some(0) => {
                             is_value = true;
                             Part::Mark
                         }
-                        (Some(values), _) => {
+                        Some(values) => {
                             let depth = usize::from(self.depth);
                             *self.missing.get_mut(depth).ok_or(Opaque)? = values;
                             self.depth += 1;
                             Part::Mark
                         }
-                        (None, 0) => Part::BodyEnd,
-                        (None, length) => {
-                            self.left = length;
+                        None => {
+                            self.left = number;
                             Part::Body
                         }
                     }
@@ -199,8 +198,12 @@ mod tests {
             let mut ended = false;
             for mut piece in bytes.chunks(size) {
                 while !ended && !piece.is_empty() {
+                    let before = piece.len();
                     match framer.next(&mut piece) {
-                        Ok(Some(first)) => found.push(char::from(first)),
+                        Ok(Some(first)) => {
+                            assert!(piece.len() < before, "a reply of no byte");
+                            found.push(char::from(first));
+                        }
                         Ok(None) => assert!(piece.is_empty()),
                         Err(why) => {
                             found += if why == Unframed::Push { " push" } else { " opaque" };

@@ -142,7 +142,7 @@ impl RequestFramer {
                 }
                 (Part::LengthEnd, b'\n') => {
                     self.count += 1;
-                    if self.left > 0 { Part::Body } else { Part::BodyEnd }
+                    Part::Body
                 }
                 (Part::BodyEnd, b'\r') => Part::BodyEndLf,
                 (Part::BodyEndLf, b'\n') => {
@@ -241,8 +241,10 @@ mod tests {
             let mut is_opaque = false;
             for mut piece in bytes.chunks(size) {
                 loop {
+                    let before = piece.len();
                     match framer.next(&mut piece) {
                         Ok(Some(Request { command, argument })) => {
+                            assert!(piece.len() < before, "a request of no byte");
                             found += &format!("{},{};", word(command), word(argument));
                         }
                         Ok(None) => break,

@@ -16,7 +16,7 @@ use super::relay::{Relay, RelayEnd, Side};
 use super::reuse::Reuse;
 use super::socket::{reset_on_close, unacknowledged};
 use super::stream::TlsUpstream;
-use super::supply::{self, Supplied, Unfit};
+use super::supply::{self, Supplied};
 use super::{Tunnel, client_limit, diagnosis, failure, refusal};
 use crate::figures::{Arrival, CloseReason};
 use crate::logging::{debug, info, warning};
@@ -139,9 +139,8 @@ async fn relay_to_end(
         let again = std::mem::take(&mut resend);
         let (course, copy) = relay(&mut endpoints, hand_over, is_new, again, tunnel).await;
         let Some(copy) = copy else { break course };
-        supply::note_discarded(tunnel, Unfit::Dead);
-        endpoints.redis = None;
-        match Box::pin(supply::connect(tunnel, Place::Front)).await {
+        let dead = endpoints.redis.take().expect("it was there");
+        match Box::pin(supply::replace(tunnel, dead)).await {
             Ok(supplied) => {
                 let stream;
                 Supplied { stream, hand_over, is_new } = supplied;
@@ -156,19 +155,25 @@ async fn relay_to_end(
         }
     };
     let address = endpoints.redis.as_ref().map(|redis| redis.address);
-    let returned = match course.end {
+    let (returned, unanswered) = match course.end {
         RelayEnd::Returned(_) if !endpoints.app.speaks_tls() => {
             endpoints.finished = true;
-            endpoints.redis.take()
+            (endpoints.redis.take(), false)
         }
         _ => {
             tunnel.stock.note_loss(Instant::now());
-            Box::pin(end(&mut endpoints, &course, &mut arrival, tunnel)).await?;
-            None
+            match Box::pin(end(&mut endpoints, &course, &mut arrival, tunnel)).await {
+                Told::All => return None,
+                Told::Nothing { unanswered } => (None, unanswered),
+            }
         }
     };
     let peer = endpoints.app.peer();
     drop(endpoints);
+    // Behind its end: it is none of those that the launcher holds.
+    if unanswered && tunnel.unanswered_warning.is_due(Instant::now()) {
+        warn_unanswered(tunnel);
+    }
     let Course { end, sent, received, .. } = course;
     let (counted, reason, error) = match &end {
         RelayEnd::Closed | RelayEnd::Returned(None) => (CloseReason::Closed, "closed", None),
@@ -225,11 +230,16 @@ async fn relay(
         end
     })
     .await;
-    if relay.was_not_reset() {
+    let not_reset = relay.was_not_reset();
+    if not_reset {
         tunnel.stock.note_failed(Instant::now());
     }
     let mut copy = None;
     let mut redis_ended_first = relay.redis_ended_first();
+    let unprovoked = match &end {
+        RelayEnd::Stale(_) | RelayEnd::Reset(Side::Redis, _) => !not_reset,
+        _ => redis_ended_first && relay.is_settled(),
+    };
     let end = match end {
         RelayEnd::Stale(error) => {
             copy = relay.take_copy();
@@ -243,16 +253,29 @@ async fn relay(
         end => end,
     };
     let (sent, received) = (relay.sent(), relay.received());
+    drop(relay);
+    if unprovoked && let Some(redis) = &endpoints.redis {
+        redis.permit().server_ended();
+    }
     (Course { end, sent, received, redis_ended_first }, copy)
 }
 
-/// Ends a connection that is not kept; `None` if all has been said about it.
+/// What the log has been told of a connection's end.
+enum Told {
+    All,
+    Nothing {
+        /// Redis closed instead of answering.
+        unanswered: bool,
+    },
+}
+
+/// Ends a connection that is not kept.
 async fn end(
     endpoints: &mut Endpoints,
     course: &Course,
     arrival: &mut Arrival,
     tunnel: &Tunnel,
-) -> Option<()> {
+) -> Told {
     let Course { end, sent, received, .. } = course;
     let (failed, by_redis) = match end {
         RelayEnd::Reset(Side::Redis, error) if is_own_failure(error) => {
@@ -269,7 +292,7 @@ async fn end(
         endpoints.finished = true;
         end_tls_app(&mut endpoints.app, tunnel).await;
         arrival.closed(CloseReason::Closed);
-        return None;
+        return Told::All;
     }
     if let RelayEnd::Reset(Side::Redis, error) = end
         && *received == 0
@@ -282,16 +305,13 @@ async fn end(
         let failure = Failure::Misconfigured(refusal);
         report(&failure, &mut endpoints.app, arrival, tunnel).await;
         endpoints.finished = true;
-        return None;
+        return Told::All;
     }
     if let Some(failure) = failed {
         report(&failure, &mut endpoints.app, arrival, tunnel).await;
     }
     endpoints.close_gracefully(end, tunnel.settings.drain_timeout).await;
-    if by_redis && *sent > 0 && *received == 0 && tunnel.unanswered_warning.is_due(Instant::now()) {
-        warn_unanswered(tunnel);
-    }
-    Some(())
+    Told::Nothing { unanswered: by_redis && *sent > 0 && *received == 0 }
 }
 
 /// Says in the log that Redis closed a connection instead of answering. A TLS front in front of a

@@ -138,19 +138,38 @@ pub async fn late_refusal(tunnel: &Tunnel, error: &io::Error) -> Option<Handshak
     refusal.map(HandshakeError::from)
 }
 
-/// Resolves, some time after it was asked, if the server at `address` answers RESP in plaintext;
+/// What is known of a server that stays silent in the handshake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Silence {
+    /// It answers RESP in plaintext.
+    OfPlaintext,
+    /// It cannot be asked beside the handshake: there is room for one connection only.
+    Unquestioned,
+}
+
+/// Resolves when something is known of a server at `address` that stays silent for some time;
 /// never otherwise.
-pub async fn prove_plaintext(tunnel: &Tunnel, address: SocketAddr) {
+pub async fn question_silence(tunnel: &Tunnel, address: SocketAddr, heard: &Heard) -> Silence {
     sleep(SILENCE).await;
-    // At the limit there is no place to ask from.
-    let Some(_permit) = tunnel.stock.try_permit() else { return std::future::pending().await };
+    let known = tunnel.inquiries.plaintext.known();
+    let permit = tunnel.stock.try_permit();
+    if known.is_none() && permit.is_none() && !heard.anything() {
+        return Silence::Unquestioned;
+    }
+    let is_plaintext = match known {
+        Some(answer) => answer == Some(address),
+        None => permit.is_some() && speaks_plaintext(tunnel, address).await,
+    };
+    if is_plaintext { Silence::OfPlaintext } else { std::future::pending().await }
+}
+
+/// Whether the server at `address` answers RESP in plaintext, as far as it says so in time.
+pub async fn speaks_plaintext(tunnel: &Tunnel, address: SocketAddr) -> bool {
     let ask = async {
         let mut stream = TcpStream::connect(address).await.ok()?;
         stream.write_all(b"PING\r\n").await.ok()?;
         // +PONG, or -NOAUTH, -DENIED, -LOADING …
         matches!(stream.read_u8().await, Ok(b'+' | b'-')).then_some(address)
     };
-    if tunnel.inquiries.plaintext.answer(ANSWER, ask).await != Some(address) {
-        std::future::pending().await
-    }
+    tunnel.inquiries.plaintext.answer(ANSWER, ask).await == Some(address)
 }

@@ -23,6 +23,13 @@ struct Asked<A> {
 }
 
 impl<A: Clone + Default> Inquiry<A> {
+    /// The answer of the last [`PERIOD`], if there is one and nobody is asking.
+    pub fn known(&self) -> Option<A> {
+        let latest = self.latest.try_lock().ok()?;
+        let asked = latest.as_ref().filter(|asked| Instant::now() < asked.when + PERIOD)?;
+        Some(asked.answer.clone())
+    }
+
     /// The answer of the last [`PERIOD`]; if nobody has asked in it, what `ask` yields within
     /// `limit`. Without an answer in time, and when whoever asks gives up, it is the default for
     /// the rest of the period.
@@ -67,10 +74,12 @@ mod tests {
             inquiry.answer(SECOND, ask(&count, SECOND / 2)),
         );
         assert_eq!(answers, (1, 1));
+        assert_eq!(inquiry.known(), Some(1));
         // From the question on, not from the answer.
         advance(PERIOD - SECOND / 2 - Duration::from_millis(1)).await;
         assert_eq!(inquiry.answer(SECOND, ask(&count, SECOND)).await, 1);
         advance(Duration::from_millis(1)).await;
+        assert_eq!(inquiry.known(), None);
         assert_eq!(inquiry.answer(SECOND, ask(&count, SECOND / 2)).await, 2);
     }
 

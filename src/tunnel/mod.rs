@@ -88,8 +88,10 @@ impl Tunnel {
         figures: Arc<TunnelFigures>,
     ) -> Tunnel {
         let unverified = Connector::unverified(&route.trust);
+        // Who logs in by certificate would be the default user after a reset.
+        let mode = if route.trust.identity.is_some() { PoolMode::Off } else { settings.pool };
         let stock = Stock::new(Terms {
-            mode: settings.pool,
+            mode,
             limit: route.max_connections.map(NonZeroUsize::get),
             spares: settings.spares,
             all_have_passwords: route.all_have_passwords,

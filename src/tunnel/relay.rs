@@ -5,6 +5,7 @@
 //! nothing more is read meanwhile. An idle connection holds no buffer.
 
 use std::cell::RefCell;
+use std::fmt;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -115,6 +116,11 @@ impl<'a, A, R> Relay<'a, A, R> {
         self
     }
 
+    /// Whether nothing was asked, or all of it answered, as far as that is known.
+    pub fn is_settled(&self) -> bool {
+        self.reuse.is_settled()
+    }
+
     /// Whether a connection that was not new was not reset as it should be.
     pub fn was_not_reset(&self) -> bool {
         self.reuse.was_refused()
@@ -150,15 +156,15 @@ impl<'a, A, R> Relay<'a, A, R> {
         self.counted = (sent, received);
     }
 
-    /// Takes the time of a request, when nothing was pending, and of its reply's first byte. Up to
-    /// now so many bytes had been sent, and moved towards the app.
-    fn time_replies(&mut self, sent: u64, down: u64) {
+    /// Takes the time of a request, when nothing was pending, and of its reply's first byte. Before
+    /// what has moved at `now`, so many bytes had been sent, and moved towards the app.
+    fn time_replies(&mut self, sent: u64, down: u64, now: Instant) {
         if self.down.moved > down
             && let Some(since) = self.asked.take()
         {
-            self.figures.replied(since, Instant::now());
+            self.figures.replied(since, now);
         } else if self.up.written > sent && self.asked.is_none() {
-            self.asked = Some(Instant::now());
+            self.asked = Some(now);
         }
     }
 
@@ -212,7 +218,12 @@ where
         relay.down.ends_in_reset =
             matches!(relay.up.state, State::Discarding(_) | State::Failed(_));
         let mut down = relay.down.poll(cx, &mut *relay.redis, &mut *relay.app, &mut relay.reuse);
-        relay.time_replies(sent, towards_app);
+        // The one look at the clock, for all who want to know.
+        let moved = relay.up.moved + relay.down.moved != before;
+        let moved = moved.then(Instant::now);
+        if let Some(now) = moved {
+            relay.time_replies(sent, towards_app, now);
+        }
         if !relay.reuse.is_unconfirmed() {
             relay.count();
         }
@@ -270,7 +281,6 @@ where
         if let Poll::Ready(error) = relay.poll_broken_off(cx) {
             return Poll::Ready(RelayEnd::Reset(Side::App, error));
         }
-        let moved = relay.up.moved + relay.down.moved != before;
         match &mut relay.idle {
             Some(idle) => {
                 ready!(idle.poll(cx, moved));
@@ -334,7 +344,6 @@ enum Filled {
 }
 
 /// One of the two directions.
-#[derive(Debug)]
 struct Direction {
     /// Who is read.
     reads: Side,
@@ -353,6 +362,18 @@ struct Direction {
     moved: u64,
     /// The first reply says that Redis has too many clients.
     turned_away: bool,
+}
+
+/// What is stalled may hold a password.
+impl fmt::Debug for Direction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let stalled = self.stalled.len() - self.stalled_from;
+        f.debug_struct("Direction")
+            .field("reads", &self.reads)
+            .field("state", &self.state)
+            .field("stalled", &stalled)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Direction {
@@ -602,10 +623,10 @@ impl Idle {
         Idle { timeout, last_moved, timer: Box::pin(sleep_until(later(last_moved, timeout))) }
     }
 
-    /// Ready when nothing has moved for the timeout.
-    fn poll(&mut self, cx: &mut Context<'_>, moved: bool) -> Poll<()> {
-        if moved {
-            self.last_moved = Instant::now();
+    /// Ready when nothing has moved for the timeout; `moved`: when something has, now.
+    fn poll(&mut self, cx: &mut Context<'_>, moved: Option<Instant>) -> Poll<()> {
+        if let Some(moved) = moved {
+            self.last_moved = moved;
         }
         loop {
             ready!(self.timer.as_mut().poll(cx));

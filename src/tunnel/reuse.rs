@@ -1,5 +1,6 @@
 //! What a relay does so that its connection to Redis can have another user, before or after.
 
+use std::fmt;
 use std::io;
 
 use crate::pool::Ledger;
@@ -36,11 +37,20 @@ enum Resetting {
 }
 
 /// What the app has sent on a connection that may turn out to be dead.
-#[derive(Debug)]
 enum Replay {
     Whole(Vec<u8>),
     /// It is too long to be kept.
     None,
+}
+
+/// It may hold a password.
+impl fmt::Debug for Replay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Replay::Whole(bytes) => write!(f, "{} bytes", bytes.len()),
+            Replay::None => f.write_str("none"),
+        }
+    }
 }
 
 impl Reuse {

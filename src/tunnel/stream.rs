@@ -52,6 +52,10 @@ impl TlsUpstream {
         permit
     }
 
+    pub fn permit(&self) -> &Permit<TlsUpstream> {
+        &self.permit
+    }
+
     pub fn permit_mut(&mut self) -> &mut Permit<TlsUpstream> {
         &mut self.permit
     }

@@ -91,7 +91,27 @@ pub async fn connect_by(
 
 async fn attempt(tunnel: &Tunnel, place: Place, deadline: Instant) -> Result<Supplied, Failure> {
     tunnel.note_session(false);
-    let mut asked = tunnel.stock.ask(place, Instant::now());
+    let asked = tunnel.stock.ask(place, Instant::now());
+    await_fit(tunnel, asked, deadline).await
+}
+
+/// Another connection in place of one that was dead as it was handed over, whose place it gets.
+///
+/// # Errors
+/// What failed.
+pub async fn replace(tunnel: &Tunnel, dead: TlsUpstream) -> Result<Supplied, Failure> {
+    note_discarded(tunnel, Unfit::Dead);
+    let deadline = Instant::now() + tunnel.settings.connect_timeout;
+    let asked = instead_of(tunnel, dead);
+    await_fit(tunnel, asked, deadline).await
+}
+
+/// Waits for what was asked, and goes on asking until it is fit for use.
+async fn await_fit(
+    tunnel: &Tunnel,
+    mut asked: Asked<TlsUpstream>,
+    deadline: Instant,
+) -> Result<Supplied, Failure> {
     loop {
         let waiting = matches!(asked, Asked::Waiting(_)).then(|| tunnel.figures.wait());
         let granted = timeout_at(deadline, asked.granted()).await;
@@ -129,7 +149,10 @@ async fn attempt(tunnel: &Tunnel, place: Place, deadline: Instant) -> Result<Sup
                     (Some(unfit), _) => unfit,
                 };
                 note_discarded(tunnel, reason);
-                asked = instead_of(tunnel, kept);
+                if reason == Unfit::Touched {
+                    kept.connection.permit().server_ended();
+                }
+                asked = instead_of(tunnel, kept.connection);
             }
         }
     }
@@ -155,7 +178,7 @@ pub fn note_discarded(tunnel: &Tunnel, reason: Unfit) {
 }
 
 /// Asks for another connection in place of one that is of no use, which makes room for it.
-fn instead_of(tunnel: &Tunnel, useless: Kept<TlsUpstream>) -> Asked<TlsUpstream> {
+fn instead_of(tunnel: &Tunnel, useless: TlsUpstream) -> Asked<TlsUpstream> {
     let asked = tunnel.stock.ask(Place::Front, Instant::now());
     drop(useless);
     asked
@@ -190,7 +213,8 @@ async fn unfit(tunnel: &Tunnel, kept: &mut Kept<TlsUpstream>) -> Result<Option<U
 
 /// Keeps a connection whose user is gone, once Redis has made it as good as new.
 pub async fn give_back(tunnel: &Arc<Tunnel>, mut stream: TlsUpstream) {
-    let Some(back) = tunnel.stock.take_back(stream.made, Instant::now()) else {
+    let taken = tunnel.stock.take_back(stream.permit(), stream.made, Instant::now());
+    let Some(back) = taken else {
         // Nothing is owed: it ends in good order.
         let _ = timeout(Duration::ZERO, stream.shutdown()).await;
         return;

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_native_tls::TlsStream;
 
 use super::Tunnel;
-use super::diagnosis::{Unexplained, prove_plaintext};
+use super::diagnosis::{Silence, Unexplained, question_silence, speaks_plaintext};
 use super::failure::{Failure, Step};
 use super::headroom::Room;
 use super::read_ahead::ReadAhead;
@@ -162,14 +162,46 @@ pub async fn handshake(
     let heard = stream.heard();
     let tls = tokio::select! {
         finished = connector.shake_hands(&host, stream, sessions) => finished,
-        () = prove_plaintext(tunnel, address) => Err(HandshakeError::NoTls.into()),
+        silence = question_silence(tunnel, address, &heard) => match silence {
+            Silence::OfPlaintext => Err(HandshakeError::NoTls.into()),
+            Silence::Unquestioned => {
+                return in_turn(tunnel, connector, address, sessions).await;
+            }
+        },
     };
     let (tls, resumed) = tls.map_err(|error| Unexplained::of(address, error, &heard))?;
+    note_handshake(tunnel, &tls, resumed, started);
+    Ok((tls, address))
+}
+
+fn note_handshake(tunnel: &Tunnel, tls: &TlsStream<ReadAhead>, resumed: bool, started: Instant) {
     tunnel.figures.shook_hands(resumed, started.elapsed());
     // A server that resumes a session shows none.
-    if !resumed && let Ok(certificate) = certificate_of(&tls) {
+    if !resumed && let Ok(certificate) = certificate_of(tls) {
         tunnel.figures.saw_certificate(certificate.names_in_short(), certificate.expires_at);
     }
+}
+
+/// Asks a server that was silent in the handshake whether it speaks plaintext, in the place of that,
+/// and shakes hands again if not.
+async fn in_turn(
+    tunnel: &Tunnel,
+    connector: &Connector,
+    address: SocketAddr,
+    sessions: &Arc<Sessions>,
+) -> Result<(TlsStream<ReadAhead>, SocketAddr), Unexplained> {
+    if speaks_plaintext(tunnel, address).await {
+        return Err(Failure::Misconfigured(HandshakeError::NoTls).into());
+    }
+    let stream = connect_tcp(vec![address]).await?;
+    let started = Instant::now();
+    let held = tunnel.figures.hold(UpstreamState::Connecting);
+    let stream = ReadAhead::new(stream, held);
+    let heard = stream.heard();
+    let host = tunnel.route.upstream.host_name();
+    let tls = connector.shake_hands(&host, stream, sessions).await;
+    let (tls, resumed) = tls.map_err(|error| Unexplained::of(address, error, &heard))?;
+    note_handshake(tunnel, &tls, resumed, started);
     Ok((tls, address))
 }
 

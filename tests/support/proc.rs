@@ -79,3 +79,36 @@ pub fn core_limit(pid: i32) -> String {
     let line = limits.lines().find(|line| line.starts_with("Max core file size")).expect("a line");
     line.split_whitespace().nth(4).expect("a limit").to_owned()
 }
+
+/// The TCP and UDP sockets of a process: the table's name, and the columns of /proc/net/tcp
+/// (proc(5)).
+pub fn sockets_of(pid: i32) -> Vec<(&'static str, Vec<String>)> {
+    let inodes: Vec<String> = fs::read_dir(format!("/proc/{pid}/fd"))
+        .expect("descriptors")
+        .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
+        .filter_map(|link| {
+            Some(link.to_str()?.strip_prefix("socket:[")?.trim_end_matches(']').to_owned())
+        })
+        .collect();
+    let mut sockets = Vec::new();
+    for table in ["tcp", "tcp6", "udp", "udp6"] {
+        let all = fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default();
+        for line in all.lines().skip(1) {
+            let columns: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+            if inodes.contains(&columns[9]) {
+                sockets.push((table, columns));
+            }
+        }
+    }
+    sockets
+}
+
+/// TCP connections that a process has to one of these ports.
+pub fn connections_to(pid: i32, ports: &[u16]) -> usize {
+    const ESTABLISHED: &str = "01";
+    let ports: Vec<String> = ports.iter().map(|port| format!(":{port:04X}")).collect();
+    let leads_there = |columns: &[String]| {
+        columns[3] == ESTABLISHED && ports.iter().any(|port| columns[2].ends_with(port.as_str()))
+    };
+    sockets_of(pid).iter().filter(|(_, columns)| leads_there(columns)).count()
+}

@@ -1,0 +1,430 @@
+//! Whatever the last user of a connection did, the next one finds what a new connection has: every
+//! command of the real Redis, with arguments made from its own descriptions.
+//!
+//! POOL_SEED repeats a run's choices, POOL_ROUNDS says how often each command is tried.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::env;
+use std::io::{self, BufRead, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use start_stunnel::pool::commands;
+use start_stunnel::resp::replies::ReplyFramer;
+use support::launcher::{Held, Launcher};
+use support::resp::{Client, Reply, request};
+use support::servers::{Front, PASSWORD, Server};
+use support::{PATIENCE, eventually, reset};
+
+/// How often each command is tried when nobody says so.
+const ROUNDS: u64 = 1;
+/// How long a reply is waited for that may never come. Whoever leaves before it has left early.
+const GLANCE: Duration = Duration::from_millis(50);
+/// Users at a time, and how many come one after the other in each of their places.
+const USERS: u64 = 8;
+const VISITS: u64 = 25;
+
+/// Commands that would end the server or its other users if their arguments were left to chance.
+const TAMED: &[(&str, &[&str])] = &[
+    ("acl|deluser", &["nobody"]),
+    ("acl|setuser", &["somebody", "on"]),
+    ("client|kill", &["ID", "99999999"]),
+    ("client|pause", &["10", "ALL"]),
+    ("client|unblock", &["99999999"]),
+    ("debug", &["SLEEP", "0"]),
+    ("failover", &["ABORT"]),
+    ("hello", &["3", "AUTH", "default", PASSWORD, "SETNAME", "somebody"]),
+    ("replicaof", &["NO", "ONE"]),
+    ("select", &["7"]),
+    ("shutdown", &["ABORT"]),
+    ("slaveof", &["NO", "ONE"]),
+];
+
+/// What differs between new connections as well, or is of their memory only. And `multi`: Valkey
+/// 8.1 has it at 0 for good after a transaction, with or without a reset; EXEC is asked instead.
+const OWN: &[&str] = &[
+    "id",
+    "addr",
+    "laddr",
+    "fd",
+    "age",
+    "idle",
+    "qbuf",
+    "qbuf-free",
+    "argv-mem",
+    "multi",
+    "rbs",
+    "rbp",
+    "tot-mem",
+    "tot-net-in",
+    "tot-net-out",
+    "tot-cmds",
+    "cmd",
+    "lib-name",
+    "lib-ver",
+    "io-thread",
+];
+
+/// SplitMix64 (Steele, Lea and Flood, 2014): small, and the same everywhere.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % limit
+    }
+
+    fn one_of<'a, T>(&mut self, choices: &'a [T]) -> &'a T {
+        &choices[self.below(choices.len() as u64) as usize]
+    }
+}
+
+fn number_of(variable: &str) -> Option<u64> {
+    env::var(variable).ok().map(|text| text.parse().expect("a number"))
+}
+
+/// The seed of a run, printed.
+fn seed() -> u64 {
+    let clock = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().subsec_nanos().into();
+    let seed = number_of("POOL_SEED").unwrap_or_else(clock);
+    println!("POOL_SEED={seed}");
+    seed
+}
+
+// --- Commands ---------------------------------------------------------------------------------
+
+/// A field of a description: Redis has them as flat lists of names and values.
+fn field<'a>(description: &'a Reply, name: &str) -> Option<&'a Reply> {
+    let Reply::Array(fields) = description else { panic!("{description:?}") };
+    fields.chunks(2).find(|pair| pair[0] == Reply::bulk(name)).map(|pair| &pair[1])
+}
+
+fn text(reply: &Reply) -> String {
+    match reply {
+        Reply::Bulk(bytes) => String::from_utf8(bytes.clone()).unwrap(),
+        Reply::Line(line) => line.trim_start_matches('+').to_owned(),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn list(reply: Option<&Reply>) -> &[Reply] {
+    match reply {
+        Some(Reply::Array(items)) => items,
+        _ => &[],
+    }
+}
+
+/// Every command and subcommand with the description of its arguments.
+fn descriptions(direct: &mut Client) -> BTreeMap<String, Vec<Reply>> {
+    let Reply::Array(docs) = direct.ask(&["COMMAND", "DOCS"]) else { panic!("no docs") };
+    let Reply::Array(listed) = direct.ask(&["COMMAND", "LIST"]) else { panic!("no list") };
+    let mut found = BTreeMap::new();
+    for of_one in docs.chunks(2) {
+        let subcommands = list(field(&of_one[1], "subcommands"));
+        for pair in of_one.chunks(2).chain(subcommands.chunks(2)) {
+            found.insert(text(&pair[0]), list(field(&pair[1], "arguments")).to_vec());
+        }
+    }
+    let listed: Vec<String> = listed.iter().map(text).collect();
+    let missing: Vec<_> = listed.iter().filter(|name| !found.contains_key(*name)).collect();
+    assert!(missing.is_empty(), "without a description: {missing:?}");
+    found
+}
+
+/// Adds words that an argument so described may be.
+fn add_argument(words: &mut Vec<String>, argument: &Reply, dice: &mut Dice) {
+    let flags: Vec<String> = list(field(argument, "flags")).iter().map(text).collect();
+    if flags.iter().any(|flag| flag == "optional") && dice.below(2) == 0 {
+        return;
+    }
+    if let Some(token) = field(argument, "token") {
+        words.push(text(token));
+    }
+    let name = text(field(argument, "name").expect("a name"));
+    let short = ["timeout", "milliseconds", "seconds"].contains(&name.as_str());
+    match text(field(argument, "type").expect("a type")).as_str() {
+        "pure-token" => {}
+        "oneof" => add_argument(words, dice.one_of(list(field(argument, "arguments"))), dice),
+        "block" => {
+            for part in list(field(argument, "arguments")) {
+                add_argument(words, part, dice);
+            }
+        }
+        "key" => words.push(format!("key:{}", dice.below(4))),
+        "integer" if name == "numkeys" || name == "port" => words.push("1".into()),
+        "integer" if short => words.push("10".into()),
+        "integer" => words.push(dice.below(5).to_string()),
+        "double" => words.push("0.01".into()),
+        "unix-time" => words.push("4102444800".into()),
+        "pattern" => words.push("*".into()),
+        _ if name == "script" => words.push("return redis.call('ping')".into()),
+        _ if name == "host" => words.push("127.0.0.1".into()),
+        // A name is tried often enough to be the one that others have.
+        _ => words.push(format!("text:{}", dice.below(4))),
+    }
+}
+
+/// A request of this command.
+fn words_of(name: &str, arguments: &[Reply], dice: &mut Dice) -> Vec<String> {
+    let mut words: Vec<String> = name.split('|').map(str::to_owned).collect();
+    match TAMED.iter().find(|(tamed, _)| *tamed == name) {
+        Some((_, tame)) => words.extend(tame.iter().map(|word| (*word).to_owned())),
+        None => arguments.iter().for_each(|argument| add_argument(&mut words, argument, dice)),
+    }
+    words
+}
+
+/// Whether a connection may have another user after this command.
+fn is_listed(name: &str) -> bool {
+    let (command, subcommand) = name.split_once('|').unwrap_or((name, ""));
+    commands::effect(command.as_bytes(), Some(subcommand.as_bytes()))
+        .is_some_and(|effect| effect != commands::Effect::NoneIfRefused)
+}
+
+// --- Users ------------------------------------------------------------------------------------
+
+/// How an app goes.
+#[derive(Debug, Clone, Copy)]
+enum Leaving {
+    Close,
+    HalfClose,
+    Reset,
+}
+
+const LEAVINGS: [Leaving; 3] = [Leaving::Close, Leaving::HalfClose, Leaving::Reset];
+
+fn leave(mut client: Client, how: Leaving) {
+    let stream: &TcpStream = client.stream.get_ref();
+    match how {
+        Leaving::Close => {}
+        Leaving::HalfClose => {
+            // It may have been closed from the other end.
+            let _closed = stream.shutdown(Shutdown::Write);
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            let end = io::copy(&mut client.stream, &mut io::sink());
+            let timed_out = |error: &io::Error| error.kind() == io::ErrorKind::WouldBlock;
+            assert!(!end.as_ref().is_err_and(timed_out), "its end is answered: {end:?}");
+        }
+        Leaving::Reset => reset(stream),
+    }
+}
+
+/// Sends a request and reads one whole reply, of whatever version; `None` if none comes in time.
+fn ask_raw(client: &mut Client, words: &[String], patience: Duration) -> Option<Vec<u8>> {
+    let words: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
+    client.stream.get_mut().write_all(&request(&words)).ok()?;
+    client.stream.get_ref().set_read_timeout(Some(patience)).unwrap();
+    let (mut framer, mut reply) = (ReplyFramer::default(), Vec::new());
+    loop {
+        let there = client.stream.fill_buf().ok()?;
+        if there.is_empty() {
+            return None;
+        }
+        let mut rest = there;
+        let complete = framer.next(&mut rest).ok()?;
+        let taken = there.len() - rest.len();
+        reply.extend(&there[..taken]);
+        client.stream.consume(taken);
+        if complete.is_some() {
+            client.stream.get_ref().set_read_timeout(Some(PATIENCE)).unwrap();
+            return Some(reply);
+        }
+    }
+}
+
+/// What CLIENT INFO says that is of the connection's state.
+fn state(client: &mut Client) -> (String, String) {
+    let info = text(&client.ask(&["CLIENT", "INFO"]));
+    let fields: Vec<_> =
+        info.split_whitespace().map(|pair| pair.split_once('=').unwrap()).collect();
+    let id = fields.iter().find(|(name, _)| *name == "id").expect("an id").1.to_owned();
+    let is_state = |(name, _): &&(&str, &str)| !OWN.contains(name);
+    let state: Vec<_> =
+        fields.iter().filter(is_state).map(|(name, value)| format!("{name}={value}")).collect();
+    (id, state.join(" "))
+}
+
+/// A new user finds what a new connection has, and gets its own replies alone. Says which
+/// connection it had.
+#[track_caller]
+fn finds_a_new_connection(
+    client: &mut Client,
+    direct: &mut Client,
+    mark: &str,
+    expected: &str,
+) -> String {
+    assert_eq!(
+        client.ask(&["GET", mark]),
+        Reply::line("-NOAUTH Authentication required."),
+        "not logged in, no database, no protocol of another"
+    );
+    assert_eq!(client.ask(&["AUTH", PASSWORD]), Reply::line("+OK"));
+    let (id, state) = state(client);
+    assert_eq!(state, expected);
+    assert_eq!(client.ask(&["EXEC"]), Reply::line("-ERR EXEC without MULTI"));
+    // Nobody watches for it.
+    assert_eq!(client.ask(&["MULTI"]), Reply::line("+OK"));
+    assert_eq!(client.ask(&["ECHO", mark]), Reply::line("+QUEUED"));
+    for key in 0..4 {
+        direct.ask(&["SET", &format!("key:{key}"), mark]);
+        direct.ask(&["PUBLISH", &format!("text:{key}"), mark]);
+    }
+    assert_eq!(client.ask(&["EXEC"]), Reply::Array(vec![Reply::bulk(mark)]));
+    let script = format!("return '{mark}'");
+    assert_eq!(client.ask(&["EVAL", &script, "0"]), Reply::bulk(mark), "no debugger");
+    client.send(&["ECHO", mark]);
+    client.send(&["ECHO", "last"]);
+    assert_eq!(client.reply().unwrap(), Reply::bulk(mark));
+    assert_eq!(client.reply().unwrap(), Reply::bulk("last"));
+    assert!(client.stream.buffer().is_empty(), "nobody else's");
+    id
+}
+
+/// The connections by TLS that are in use, and those that wait for a user, by their ids.
+fn in_use_and_kept(server: &Server, direct: &mut Client) -> (Vec<String>, Vec<String>) {
+    let clients = text(&direct.ask(&["CLIENT", "LIST"]));
+    let by_tls = format!(":{} ", server.tls_port());
+    let (mut in_use, mut kept) = (Vec::new(), Vec::new());
+    for line in clients.lines().filter(|line| line.contains(&format!(" laddr=127.0.0.1{by_tls}"))) {
+        let id = line.split([' ', '=']).nth(1).expect("an id").to_owned();
+        let list = if line.contains(" cmd=reset ") { &mut kept } else { &mut in_use };
+        list.push(id);
+    }
+    (in_use, kept)
+}
+
+fn wait_until_nobody_is_there(server: &Server, direct: &mut Client, after: &str) {
+    eventually(&format!("the user of {after} has left"), || {
+        in_use_and_kept(server, direct).0.is_empty().then_some(())
+    });
+}
+
+/// A launcher without spares: whoever comes has a connection of another user, or a new one.
+fn hold(server: &Server) -> Held {
+    Launcher::holding(&server.url()).env("STUNNEL_SPARES", "0").start_held()
+}
+
+/// What a new connection has, seen without the launcher.
+fn new_state(server: &Server) -> String {
+    state(&mut server.direct()).1
+}
+
+#[test]
+fn whatever_command_the_last_user_sent_the_next_one_finds_a_new_connection() {
+    let mut dice = Dice(seed());
+    let server = Server::start(Front::Redis);
+    let mut direct = server.direct();
+    let commands = descriptions(&mut direct);
+    assert!(commands.len() > 300, "{}", commands.len());
+    let expected = new_state(&server);
+    let held = hold(&server);
+    let (mut reused, mut reusable, mut tried) = (0, 0, 0);
+    for round in 0..number_of("POOL_ROUNDS").unwrap_or(ROUNDS) {
+        for (index, (name, arguments)) in commands.iter().enumerate() {
+            let how = LEAVINGS[(index + round as usize) % LEAVINGS.len()];
+            let words = words_of(name, arguments, &mut dice);
+            let listed = is_listed(name);
+            let told = format!("{words:?}, {how:?}");
+            println!("{told}");
+
+            let mut user = held.client();
+            let patience = if listed { PATIENCE } else { GLANCE };
+            let reply = ask_raw(&mut user, &words, patience);
+            assert!(reply.is_some() || !listed, "no reply: {told}");
+            let ids = in_use_and_kept(&server, &mut direct).0;
+            leave(user, how);
+            wait_until_nobody_is_there(&server, &mut direct, &told);
+
+            let mark = format!("mark-{round}-{index}");
+            let mut next = held.open();
+            let id = finds_a_new_connection(&mut next, &mut direct, &mark, &expected);
+            leave(next, Leaving::Close);
+            wait_until_nobody_is_there(&server, &mut direct, &told);
+            let is_reused = ids.contains(&id);
+            assert!(!is_reused || listed, "reused after {told}");
+            reused += usize::from(is_reused);
+            reusable += usize::from(listed);
+            tried += 1;
+        }
+    }
+    println!("{tried} commands, {reusable} of them harmless; reused after {reused}");
+    // Not after all: from time to time a server is tried anew.
+    assert!(reused * 10 >= reusable * 8, "reused after {reused} of {reusable}");
+}
+
+#[test]
+fn users_at_the_same_time_find_new_connections_and_get_their_own_replies_alone() {
+    let seed = seed();
+    let server = Server::start(Front::Redis);
+    let mut direct = server.direct();
+    let commands: Vec<_> = descriptions(&mut direct).into_iter().collect();
+    // What would change the others' users, or stop all of them.
+    let is_wild = |name: &str| {
+        let wild = ["sync", "psync", "client|pause", "swapdb", "bgsave", "bgrewriteaof", "save"];
+        wild.contains(&name) || name.starts_with("acl|") || name.starts_with("config|")
+    };
+    let commands: Vec<_> = commands.iter().filter(|(name, _)| !is_wild(name)).collect();
+    let expected = new_state(&server);
+    let held = hold(&server);
+    let visits = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for place in 0..USERS {
+            let (server, held, expected) = (&server, &held, &expected);
+            let (commands, visits) = (&commands, &visits);
+            scope.spawn(move || {
+                let mut dice = Dice(seed.wrapping_add(place));
+                let mut direct = server.direct();
+                for visit in 0..VISITS * number_of("POOL_ROUNDS").unwrap_or(ROUNDS) {
+                    let mark = format!("mark-{place}-{visit}");
+                    let mut user = held.open();
+                    if dice.below(4) == 0 {
+                        finds_a_new_connection(&mut user, &mut direct, &mark, expected);
+                    } else {
+                        let refused = Reply::line("-NOAUTH Authentication required.");
+                        assert_eq!(user.ask(&["GET", &mark]), refused);
+                        assert_eq!(user.ask(&["AUTH", PASSWORD]), Reply::line("+OK"));
+                        // No more is known of the replies once one of these was sent.
+                        let mut is_known = true;
+                        for _ in 0..dice.below(6) {
+                            let (name, arguments) = *dice.one_of(commands);
+                            let words = words_of(name, arguments, &mut dice);
+                            let plain =
+                                is_listed(name) && !["hello", "reset"].contains(&name.as_str());
+                            is_known &= plain;
+                            let patience = if is_known { PATIENCE } else { GLANCE };
+                            let reply = ask_raw(&mut user, &words, patience);
+                            assert!(reply.is_some() || !is_known, "{words:?}");
+                            if !is_known {
+                                break;
+                            }
+                        }
+                        if is_known {
+                            let echo = ["ECHO", &mark].map(str::to_owned);
+                            let reply = ask_raw(&mut user, &echo, PATIENCE).expect("a reply");
+                            let reply = String::from_utf8_lossy(&reply).into_owned();
+                            // In a transaction it is queued.
+                            assert!(reply.contains(&mark) || reply == "+QUEUED\r\n", "{reply}");
+                        }
+                        if dice.below(4) == 0 {
+                            // Half a request, or a whole one whose reply is owed.
+                            let last = request(&[b"ECHO", mark.as_bytes()]);
+                            let end = dice.below(last.len() as u64 + 1) as usize;
+                            // Redis may be gone by then.
+                            let _gone = user.stream.get_mut().write_all(&last[..end]);
+                        }
+                    }
+                    leave(user, *dice.one_of(&LEAVINGS));
+                    visits.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+    });
+    println!("{} visits", visits.into_inner());
+}
