@@ -167,8 +167,8 @@ pub async fn handshake(
     tls.map(|tls| (tls, address)).map_err(|error| Unexplained::of(address, error, &heard))
 }
 
-/// Asks a server that was silent in the handshake whether it speaks plaintext, in the place of that,
-/// and shakes hands again if not.
+/// Asks a server that was silent in the handshake whether it speaks plaintext, in the place of
+/// that, and shakes hands again if not.
 async fn in_turn(
     tunnel: &Tunnel,
     connector: &Connector,
