@@ -207,6 +207,29 @@ fn what_is_owed_is_gone_with_its_app_and_half_a_request_never_meets_another_ones
 }
 
 #[test]
+fn a_replica_that_gets_a_connection_that_was_used_before_is_served() {
+    let server = Server::start(Front::Redis);
+    let mut direct = server.direct();
+    assert_eq!(direct.ask(&["CONFIG", "SET", "requirepass", ""]), Reply::line("+OK"));
+    let held = hold(&format!("redis://127.0.0.1:{}", server.port), &[]);
+    for kept in [1, 2] {
+        assert_eq!(held.open().ask(&["PING"]), Reply::line("+PONG"));
+        wait_for_kept(&mut direct, kept);
+    }
+    for request in [&["PSYNC", "?", "-1"][..], &["SYNC"]] {
+        let mut replica = held.open();
+        replica.send(request);
+        // Empty lines come first, while the snapshot is made.
+        let begins = eventually("an answer", || {
+            let mut line = String::new();
+            replica.stream.read_line(&mut line).unwrap();
+            (!line.trim().is_empty()).then_some(line)
+        });
+        assert!(begins.starts_with("+FULLRESYNC ") || begins.starts_with('$'), "{begins:?}");
+    }
+}
+
+#[test]
 fn who_is_logged_in_is_decided_now_and_not_when_the_connection_was_made() {
     let server = Server::start(Front::Redis);
     let mut direct = server.direct();

@@ -130,7 +130,6 @@ const COMMANDS: &[(&str, Effect)] = &[
     ("acl|getuser", Reads),
     ("acl|help", Reads),
     ("acl|list", Reads),
-    ("acl|log", Changes),
     ("acl|users", Reads),
     ("acl|whoami", Reads),
     ("append", Changes),

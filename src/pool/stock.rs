@@ -652,6 +652,11 @@ impl<C> Permit<C> {
         });
     }
 
+    /// It is for another connection from now on.
+    pub fn renew(&mut self) {
+        self.epoch = self.stock.with(|state| state.epoch);
+    }
+
     /// The server has ended the connection without having been asked to: it may have restarted, or
     /// have become another.
     pub fn server_ended(&self) {

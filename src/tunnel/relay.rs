@@ -129,7 +129,7 @@ impl<'a, A, R> Relay<'a, A, R> {
     /// After [`RelayEnd::Stale`]: what is to be sent on another connection; `None` if Redis may
     /// have got a request that must not be sent twice.
     pub fn take_copy(&mut self) -> Option<Vec<u8>> {
-        let copy = self.reuse.take_copy(self.up.is_stalled());
+        let copy = self.reuse.take_copy(self.up.is_stalled(), self.up.is_held);
         if copy.is_some() {
             // It counts where it arrives.
             self.up.written = 0;
@@ -239,6 +239,10 @@ where
         relay.redis_ended_first |= matches!(relay.up.state, State::Open)
             && matches!(relay.down.state, State::Closing | State::Closed);
 
+        if relay.up.is_held && !relay.reuse.is_unconfirmed() {
+            // Now it may be written.
+            cx.waker().wake_by_ref();
+        }
         if let State::Returning(error) = &mut relay.up.state {
             let down = &relay.down;
             if !relay.reuse.is_settled()
@@ -351,6 +355,8 @@ struct Direction {
     /// What the writer has not taken yet, and from where on. Empty unless it stalls.
     stalled: Vec<u8>,
     stalled_from: usize,
+    /// What is stalled is not to be written before the reset is confirmed.
+    is_held: bool,
     /// How the reader ended, which it says only once, while its last bytes are stalled.
     reader_ended: Option<io::Result<()>>,
     /// The reader's end is not to be passed on as such: a reset will follow.
@@ -383,6 +389,7 @@ impl Direction {
             state: State::default(),
             stalled: Vec::new(),
             stalled_from: 0,
+            is_held: false,
             reader_ended: None,
             ends_in_reset: false,
             written: 0,
@@ -412,6 +419,10 @@ impl Direction {
             match &mut self.state {
                 State::Open => {
                     if self.is_stalled() {
+                        if self.is_held && reuse.is_unconfirmed() {
+                            return Poll::Pending;
+                        }
+                        self.is_held = false;
                         ready!(self.write_stalled(cx, writer));
                         continue;
                     }
@@ -482,7 +493,12 @@ impl Direction {
                 reuse.received(&buffer[..read])?..read
             };
             let bytes = &buffer[bytes];
-            let taken = self.write(cx, writer, bytes);
+            let at_once = match reuse.must_be_confirmed_first() && self.reads == Side::App {
+                true => &bytes[..preamble.len()],
+                false => bytes,
+            };
+            self.is_held = at_once.len() < bytes.len();
+            let taken = self.write(cx, writer, at_once);
             if taken < bytes.len() && matches!(self.state, State::Open) {
                 self.stalled = headroom::copy_of(&bytes[taken..])?;
                 self.stalled_from = 0;

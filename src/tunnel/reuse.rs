@@ -133,6 +133,13 @@ impl Reuse {
         }
     }
 
+    /// Whether what the app has sent first is to wait until the reset is confirmed: it may be a
+    /// command that bears no reply before its own, as SYNC (Redis: "invalid with pending output").
+    pub fn must_be_confirmed_first(&self) -> bool {
+        let is_known = self.ledger.as_ref().is_some_and(|ledger| !ledger.gave_up());
+        matches!(self.resetting, Resetting::Sent { .. }) && !is_known
+    }
+
     /// Whether the connection can be kept if its user goes now.
     pub fn is_settled(&self) -> bool {
         self.ledger.as_ref().is_some_and(|ledger| ledger.is_settled())
@@ -151,10 +158,11 @@ impl Reuse {
 
     /// What is to be sent on another connection, since this one was dead: all that the app has
     /// sent. `None` if Redis may have got a request that must not be sent twice; `stalled`: not all
-    /// that was sent has left us.
-    pub fn take_copy(&mut self, stalled: bool) -> Option<Vec<u8>> {
+    /// that was sent has left us; `held`: nothing has.
+    pub fn take_copy(&mut self, stalled: bool, held: bool) -> Option<Vec<u8>> {
         match std::mem::replace(&mut self.resetting, Resetting::Done) {
             Resetting::Due => Some(Vec::new()),
+            Resetting::Sent { copy: Replay::Whole(copy), .. } if held => Some(copy),
             Resetting::Sent { copy: Replay::Whole(copy), seen: 0 } => {
                 let ledger = self.ledger.as_ref()?;
                 // Of a single request the last bytes are missing there.
@@ -193,6 +201,26 @@ mod tests {
     }
 
     #[test]
+    fn what_nobody_knows_waits_for_the_reset_and_may_be_sent_again_until_then() {
+        const SYNC: &[u8] = b"*1\r\n$4\r\nSYNC\r\n";
+        for keep in [false, true] {
+            let mut reuse = Reuse::new(true, keep);
+            reuse.sent(SYNC);
+            assert!(reuse.must_be_confirmed_first());
+            reuse.received(b"+RES").unwrap();
+            assert!(reuse.must_be_confirmed_first());
+            reuse.received(b"ET\r\n").unwrap();
+            assert!(!reuse.must_be_confirmed_first());
+        }
+        let mut reuse = Reuse::new(true, true);
+        reuse.sent(SYNC);
+        assert_eq!(reuse.take_copy(true, true).as_deref(), Some(SYNC));
+        let mut reuse = Reuse::new(true, true);
+        reuse.sent(GET);
+        assert!(!reuse.must_be_confirmed_first());
+    }
+
+    #[test]
     fn another_reply_is_an_error() {
         for reply in [&b"-NOAUTH Authentication required.\r\n"[..], b"+OK\r\n", b"+RESET \r\n"] {
             let mut reuse = Reuse::new(true, true);
@@ -212,7 +240,7 @@ mod tests {
             if !received.is_empty() {
                 reuse.received(received).unwrap();
             }
-            reuse.take_copy(stalled)
+            reuse.take_copy(stalled, false)
         };
         assert_eq!(copy(&[], b"", false), Some(vec![]));
         assert_eq!(copy(&[GET], b"", false).as_deref(), Some(GET));

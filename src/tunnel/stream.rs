@@ -47,8 +47,9 @@ impl TlsUpstream {
 
     /// Closes it, and returns the permit, for another.
     pub fn into_permit(self) -> Permit<TlsUpstream> {
-        let TlsUpstream { tls, permit, .. } = self;
+        let TlsUpstream { tls, mut permit, .. } = self;
         drop(tls);
+        permit.renew();
         permit
     }
 

@@ -15,7 +15,7 @@ use crate::figures::{PoolResult, UpstreamState};
 use crate::logging::debug;
 use crate::pool::canary::{RESET, RESET_DONE};
 use crate::pool::stock::{Added, Asked, HandOver};
-use crate::pool::{Granted, Kept, Origin, Place};
+use crate::pool::{Granted, Kept, Origin, Permit, Place};
 
 /// With `--connect-retry`: the longest pause after the first failure; it doubles with each, up to
 /// the cap.
@@ -95,15 +95,35 @@ async fn attempt(tunnel: &Tunnel, place: Place, deadline: Instant) -> Result<Sup
     await_fit(tunnel, asked, deadline).await
 }
 
-/// Another connection in place of one that was dead as it was handed over, whose place it gets.
+/// A new connection in place of one that was dead as it was handed over.
 ///
 /// # Errors
 /// What failed.
 pub async fn replace(tunnel: &Tunnel, dead: TlsUpstream) -> Result<Supplied, Failure> {
     note_discarded(tunnel, Unfit::Dead);
     let deadline = Instant::now() + tunnel.settings.connect_timeout;
-    let asked = instead_of(tunnel, dead);
-    await_fit(tunnel, asked, deadline).await
+    make(tunnel, dead.into_permit(), deadline).await
+}
+
+/// A new connection.
+async fn make(
+    tunnel: &Tunnel,
+    permit: Permit<TlsUpstream>,
+    deadline: Instant,
+) -> Result<Supplied, Failure> {
+    match upstream::make(tunnel, permit, deadline).await {
+        Ok(mut stream) => {
+            stream.is_now(UpstreamState::Relaying);
+            tunnel.figures.pooled(PoolResult::New);
+            Ok(Supplied::new(stream))
+        }
+        Err((unexplained, permit)) => {
+            // What is asked to explain it has the place of what failed.
+            let failure = unexplained.explain(tunnel).await;
+            drop(permit);
+            Err(failure)
+        }
+    }
 }
 
 /// Waits for what was asked, and goes on asking until it is fit for use.
@@ -117,19 +137,7 @@ async fn await_fit(
         let granted = timeout_at(deadline, asked.granted()).await;
         drop(waiting);
         match granted.map_err(|_| waited_in_vain(tunnel))? {
-            Granted::Make(permit) => match upstream::make(tunnel, permit, deadline).await {
-                Ok(mut stream) => {
-                    stream.is_now(UpstreamState::Relaying);
-                    tunnel.figures.pooled(PoolResult::New);
-                    return Ok(Supplied::new(stream));
-                }
-                Err((unexplained, permit)) => {
-                    // What is asked to explain it has the place of what failed.
-                    let failure = unexplained.explain(tunnel).await;
-                    drop(permit);
-                    return Err(failure);
-                }
-            },
+            Granted::Make(permit) => return make(tunnel, permit, deadline).await,
             Granted::Kept(mut kept) => {
                 let unfit = timeout_at(deadline, unfit(tunnel, &mut kept)).await;
                 let unfit = unfit.unwrap_or_else(|_| Err(Failure::timed_out(Step::LookUp)))?;

@@ -182,8 +182,8 @@ fn note_handshake(tunnel: &Tunnel, tls: &TlsStream<ReadAhead>, resumed: bool, st
     }
 }
 
-/// Asks a server that was silent in the handshake whether it speaks plaintext, in the place of that,
-/// and shakes hands again if not.
+/// Asks a server that was silent in the handshake whether it speaks plaintext, in the place of
+/// that, and shakes hands again if not.
 async fn in_turn(
     tunnel: &Tunnel,
     connector: &Connector,
