@@ -156,8 +156,8 @@ where
     })
 }
 
-/// Of the certificate of the server at the other end of `stream`: the names in one line, and when it
-/// ends, in seconds since 1970.
+/// Of the certificate of the server at the other end of `stream`: the names in one line, and when
+/// it ends, in seconds since 1970.
 pub fn names_and_end_of<S>(stream: &TlsStream<S>) -> Option<(String, i64)>
 where
     S: AsyncRead + AsyncWrite + Unpin,
