@@ -6,13 +6,13 @@ use std::io::{self, Write as _};
 use crate::command_line::Rewrite;
 use crate::configuration::{ConfigError, Settings, is_variable_name, options};
 use crate::exit;
+use crate::figures::Totals;
 use crate::listen::{Bound, wanted_port};
 use crate::logging::{err, notice, warning};
 use crate::plan::Plan;
 use crate::redis_url::Local;
 use crate::supervisor::ExitOutcome;
 use crate::tls::Verify;
-use crate::tunnel::Totals;
 
 /// Reports what is wrong with the configuration; returns the exit code for that.
 pub fn misconfigured(mistakes: &[ConfigError]) -> u8 {
@@ -145,6 +145,17 @@ pub fn started(plan: &Plan, others: &[String], bound: &Bound, settings: &Setting
             );
         }
     }
+    if let Some(page) = &bound.status {
+        notice!(at = "status-up", address = %page);
+        if page.is_exposed() {
+            warning!(
+                at = "status-exposed",
+                address = %page,
+                msg = "other machines can read it: it shows names of servers and variables, and \
+                       figures, but no password; 127.0.0.1 is for this machine alone",
+            );
+        }
+    }
     if !plan.unauthenticated.is_empty() {
         warning!(
             at = "not-authenticated",
@@ -195,20 +206,19 @@ pub fn environment(plan: &Plan, bound: &Bound) -> anyhow::Result<u8> {
 }
 
 /// How COMMAND ended, and what went through the tunnels.
-pub fn ended(ended: ExitOutcome, totals: &Totals) {
+pub fn ended(ended: ExitOutcome, totals: Totals) {
     let (code, signal) = match ended {
         ExitOutcome::Exited(code) => (Some(code), None),
         ExitOutcome::Killed(signal) => (None, Some(signal)),
     };
-    let counts = totals.counts();
     notice!(
         at = "command-ended",
         code,
         signal,
-        connections = counts.connections,
-        sent = counts.sent,
-        received = counts.received,
-        failed = counts.failed,
+        connections = totals.connections,
+        sent = totals.sent,
+        received = totals.received,
+        failed = totals.failed,
     );
 }
 

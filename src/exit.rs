@@ -6,6 +6,10 @@ use std::io;
 pub const SUCCESS: u8 = 0;
 /// `--check` found a tunnel that does not work.
 pub const CHECK_FAILED: u8 = 1;
+/// `--status` found a tunnel that fails.
+pub const STATUS_FAILING: u8 = 1;
+/// `--status` found no launcher.
+pub const NO_LAUNCHER: u8 = 3;
 /// A defect, or a system that refuses what no launcher can do without.
 pub const INTERNAL_ERROR: u8 = 1;
 /// A setting or a URL is wrong: EX_CONFIG of sysexits.h. Wrong usage of the command line exits with

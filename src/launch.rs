@@ -11,12 +11,14 @@ use crate::announce;
 use crate::command_line::{self, REDISCLI_AUTH};
 use crate::configuration::Settings;
 use crate::environment::{Environment, lookup};
+use crate::figures::{CommandState, Figures, TunnelLabels};
 use crate::listen::Bound;
 use crate::logging::{debug, err, notice, warning};
 use crate::plan::Plan;
+use crate::status::{self, Status};
 use crate::supervisor::{self, Forwarding, Inherited, Supervisor, Terminal};
 use crate::tls::Connector;
-use crate::tunnel::{self, Connections, Listener, Totals, Tunnel};
+use crate::tunnel::{self, Connections, Listener, Route, Tunnel};
 
 /// Set by Heroku in every dyno:
 /// <https://devcenter.heroku.com/articles/dynos#local-environment-variables>.
@@ -62,17 +64,20 @@ fn run(
     inherited: io::Result<Inherited>,
 ) -> anyhow::Result<u8> {
     let inherited = inherited.context("could not take over signals")?;
+    bound.bind_status(settings);
     announce::started(&plan, others, &bound, settings);
 
     let (words, rewrites) = command_line::rewrite(&plan, command, &bound.locals);
     announce::rewritten(&rewrites);
-    let on_dyno = lookup(&environment, DYNO).is_some();
+    let dyno = lookup(&environment, DYNO).map(|dyno| dyno.to_string_lossy().into_owned());
+    let on_dyno = dyno.is_some();
     for (name, value) in plan.changes(&bound.locals) {
         environment.insert(name.into(), value.into());
     }
 
     let words = tell_redis_cli(words, &mut environment, &plan, &bound);
     let listeners = std::mem::take(&mut bound.listeners);
+    let page = bound.status.take();
     let terminal = Terminal::open();
     let placement = supervisor::placement(terminal.as_ref());
     let child = match supervisor::spawn(&words, &environment, placement, inherited) {
@@ -93,14 +98,16 @@ fn run(
         .build()
         .context("could not start the runtime")?;
     let forwarding = Forwarding::new(settings.forward_signals, on_dyno);
-    let totals = Arc::new(Totals::default());
+    let figures = Arc::new(Figures::new(labels(&plan), child.pid.as_raw()));
     let ended = runtime.block_on(async {
-        let mut supervisor =
-            Supervisor::new(child, forwarding, terminal).context("could not listen for signals")?;
+        let mut supervisor = Supervisor::new(child, forwarding, terminal, figures.clone())
+            .context("could not listen for signals")?;
         let (connections, drain) = Connections::new();
-        open_tunnels(plan, listeners, settings, &totals, connections);
+        tell_status(&figures, page, settings, dyno);
+        open_tunnels(plan, listeners, settings, &figures, connections);
 
         let ended = supervisor.wait().await.context("could not listen for signals")?;
+        figures.command.is_now(CommandState::Draining);
         let limit = settings.connection.drain_timeout;
         tokio::select! {
             biased;
@@ -126,7 +133,7 @@ fn run(
     })?;
     // Cuts what is still open; a look-up that hangs in the resolver is not waited for.
     runtime.shutdown_background();
-    announce::ended(ended, &totals);
+    announce::ended(ended, figures.totals());
     Ok(ended.exit_code())
 }
 
@@ -155,16 +162,44 @@ fn tell_redis_cli(
     told.words
 }
 
+/// By what the tunnels of a plan are known to those who read their figures.
+fn labels(plan: &Plan) -> Vec<TunnelLabels> {
+    let of_route = |route: &Route| TunnelLabels {
+        variables: route.variables.clone(),
+        upstream: route.upstream.to_string(),
+        verify: route.trust.verify.word(),
+    };
+    plan.routes.iter().map(of_route).collect()
+}
+
+/// Tells the figures to whoever asks, in tasks of the current runtime that nobody waits for.
+fn tell_status(
+    figures: &Arc<Figures>,
+    page: Option<status::Listener>,
+    settings: &Settings,
+    dyno: Option<String>,
+) {
+    let status = Status::new(figures.clone());
+    if let Some(page) = page {
+        tokio::spawn(status::serve(page, status.clone()));
+    }
+    tokio::spawn(status::serve_local(status));
+    if let Some(interval) = settings.status.metrics_interval {
+        tokio::spawn(status::log_each(interval, figures.clone(), dyno));
+    }
+}
+
 /// Serves every listener, in tasks of the current runtime.
 fn open_tunnels(
     plan: Plan,
     listeners: Vec<Listener>,
     settings: &Settings,
-    totals: &Arc<Totals>,
+    figures: &Figures,
     connections: Connections,
 ) {
     let mut connectors: Vec<Arc<Connector>> = Vec::new();
-    for (route, listener) in plan.routes.into_iter().zip(listeners) {
+    let routes = plan.routes.into_iter().zip(listeners).zip(figures.tunnels());
+    for ((route, listener), figures) in routes {
         let known = connectors.iter().find(|connector| *connector.trust() == route.trust);
         let connector = known.cloned().unwrap_or_else(|| {
             let connector = Connector::new(route.trust.clone());
@@ -172,7 +207,7 @@ fn open_tunnels(
             prepare(connector.clone());
             connector
         });
-        let tunnel = Tunnel::new(route, connector, settings.connection.clone(), totals.clone());
+        let tunnel = Tunnel::new(route, connector, settings.connection.clone(), figures.clone());
         let tunnel = Arc::new(tunnel);
         let connections = connections.clone();
         tokio::spawn(async move {

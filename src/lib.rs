@@ -12,7 +12,8 @@
 //! One byte's way: accepted and moved by [`tunnel`], encrypted by a connector of [`tls`], over a
 //! connection that may come from the [`pool`].
 //!
-//! [`check`] examines the tunnels of a plan instead of opening them.
+//! [`check`] examines the tunnels of a plan instead of opening them. [`figures`] counts what goes
+//! through, and [`status`] tells it to whoever asks.
 //!
 //! The rooms, from the ground up: each may use those listed before it, and none that comes later.
 //! `tests/architecture.rs` reads the list here.
@@ -24,6 +25,7 @@ pub mod exit;
 pub mod names;
 pub mod secret;
 
+pub mod figures;
 pub mod logging;
 pub mod resp;
 
@@ -34,6 +36,8 @@ pub mod pool;
 pub mod supervisor;
 pub mod tls;
 pub mod tunnel;
+
+pub mod status;
 
 pub mod configuration;
 pub mod plan;

@@ -3,15 +3,22 @@
 use std::io;
 
 use crate::configuration::{ConfigError, Settings, options};
+use crate::logging::warning;
 use crate::plan::Plan;
 use crate::redis_url::Local;
+use crate::status::{self, StatusAddress};
 use crate::tunnel::{Listen, Listener, PortTaken, SocketFolder};
+
+/// The status page's socket, beside those of tunnels.
+const STATUS_SOCKET: &str = "status.sock";
 
 /// A local port or socket for each tunnel of a plan, bound and listening, but not yet served.
 #[derive(Debug, Default)]
 pub struct Bound {
     pub listeners: Vec<Listener>,
     pub locals: Vec<Local>,
+    /// Where the status page is served, if it is.
+    pub status: Option<status::Listener>,
     /// Holds the sockets; removed when it is dropped.
     folder: Option<SocketFolder>,
 }
@@ -48,6 +55,38 @@ pub fn bind(plan: &Plan, settings: &Settings) -> Result<Bound, ConfigError> {
         bound.locals.push(local);
     }
     Ok(bound)
+}
+
+impl Bound {
+    /// Binds where the status page is to be served. A page that nobody can see is no reason not to
+    /// start.
+    pub fn bind_status(&mut self, settings: &Settings) {
+        let Some(address) = &settings.status.address else { return };
+        match self.try_bind_status(address) {
+            Ok(listener) => self.status = Some(listener),
+            Err(error) => warning!(
+                at = "status-not-served",
+                address = %address,
+                error = %error,
+                hint = format!(
+                    "set {} to another port, or to unix",
+                    options::STATUS_ADDRESS.declaration.variable
+                ),
+            ),
+        }
+    }
+
+    fn try_bind_status(&mut self, address: &StatusAddress) -> io::Result<status::Listener> {
+        if *address != StatusAddress::Unix {
+            return address.bind();
+        }
+        let folder = match self.folder.take() {
+            Some(folder) => folder,
+            None => SocketFolder::make()?,
+        };
+        let (listener, path) = self.folder.insert(folder).bind_named(STATUS_SOCKET)?;
+        Ok(status::Listener::Unix(listener.into(), path))
+    }
 }
 
 /// There are more tunnels than ports from the first on, and no other may be taken.

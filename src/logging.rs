@@ -5,12 +5,13 @@
 //! `notice!(at = "tunnel-up", listen = %address)`. `docs/operation.md` has every event.
 
 use std::fmt;
+use std::sync::OnceLock;
 
 use serde_json::Value;
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
 use tracing::{Event, Level, Subscriber};
-use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
@@ -51,6 +52,14 @@ const MOST_WAITING_LINES: usize = 4096;
 /// Who wrote a line: so that it is found, or left out, among the app's own.
 const LOGGER: &str = "start-stunnel";
 
+/// Counts the lines that were dropped.
+static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
+
+/// How many lines were dropped since nobody read them in time.
+pub fn dropped_lines() -> u64 {
+    DROPPED.get().map_or(0, |dropped| dropped.dropped_lines() as u64)
+}
+
 /// Starts logging. Lines are written by a thread of their own; dropping the guard waits for those
 /// that are still on their way (about a second at most).
 ///
@@ -62,6 +71,7 @@ pub fn init(settings: LogSettings) -> WorkerGuard {
         .buffered_lines_limit(MOST_WAITING_LINES)
         .thread_name("log")
         .finish(std::io::stderr());
+    DROPPED.get_or_init(|| writer.error_counter());
     tracing_subscriber::fmt()
         .with_max_level(filter(settings.level))
         .event_format(Lines(settings.format))

@@ -14,7 +14,7 @@ use start_stunnel::listen;
 use start_stunnel::logging::{self, LogSettings};
 use start_stunnel::plan::Plan;
 use start_stunnel::supervisor::{self, Inherited};
-use start_stunnel::{announce, check, exit, tls};
+use start_stunnel::{announce, check, exit, status, tls};
 
 /// Stands in for the launcher in an app's repository, where no buildpack put one.
 const SHIM: &str = include_str!("shim.sh");
@@ -24,6 +24,7 @@ fn main() {
     let code = match Invocation::parse_from(env::args_os()) {
         Err(error) => error.exit(),
         Ok(invocation) if invocation.print_shim => print_shim(),
+        Ok(invocation) if invocation.status => tell_status(&invocation),
         Ok(invocation) => {
             let (task, log) = prepare(invocation, env::vars_os().collect());
             let _log = logging::init(log);
@@ -96,6 +97,16 @@ fn perform(task: Task) -> u8 {
         Task::Launch(launch) => launch.run(),
     };
     done.unwrap_or_else(|error| announce::internal_error(&error))
+}
+
+/// Whatever else is wrong with the configuration: a launcher may be running.
+fn tell_status(invocation: &Invocation) -> u8 {
+    let environment = env::vars_os().collect();
+    let log = configuration::log_settings_for_errors(invocation, &environment);
+    status::client::run(log.format, invocation.watch).unwrap_or_else(|error| {
+        eprintln!("start-stunnel: {error:#}");
+        exit::INTERNAL_ERROR
+    })
 }
 
 fn print_shim() -> u8 {

@@ -10,4 +10,5 @@ pub const MIN_TLS: &str = "STUNNEL_MIN_TLS";
 pub const PIN: &str = "STUNNEL_PIN";
 pub const PORT_OFFSET: &str = "STUNNEL_PORT_OFFSET";
 pub const SERVER_NAME: &str = "STUNNEL_SERVER_NAME";
+pub const SPARES: &str = "STUNNEL_SPARES";
 pub const VERIFY: &str = "STUNNEL_VERIFY";

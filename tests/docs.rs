@@ -13,7 +13,10 @@ use std::process::Command;
 use clap::ArgAction;
 use start_stunnel::configuration::cli;
 use start_stunnel::configuration::options::{self, Declaration, Scope};
+use start_stunnel::figures::FailureReason;
+use support::launcher::Launcher;
 use support::links;
+use support::status::StatusPage;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -272,7 +275,7 @@ fn words_of_event_functions(tokens: &[Token]) -> Vec<String> {
 /// The name of a field: `name = value`, or a variable of that name, `%` or `?` before it.
 fn field_name(field: &[Token]) -> Option<&str> {
     match field {
-        [Token::Word(name), Token::Mark('='), ..] => Some(name),
+        [Token::Word(name) | Token::Literal(name), Token::Mark('='), ..] => Some(name),
         [Token::Word(name)] | [Token::Mark('%' | '?'), Token::Word(name)] => Some(name),
         _ => None,
     }
@@ -376,6 +379,73 @@ fn an_event_is_found_however_it_is_written() {
         event("refused", "debug", &["error"]),
     ]);
     assert_eq!(events_of(&[source.to_owned()]), expected);
+}
+
+// --- Figures ----------------------------------------------------------------------------------
+
+/// A metric's name and kind, and the labels of its samples, in the order of the page: those of
+/// Prometheus's text format, as a launcher has them that nobody has used.
+fn metrics_told() -> Vec<(String, String, Vec<String>)> {
+    let held = Launcher::holding("redis://127.0.0.1:1").env("STUNNEL_STATUS_ADDRESS", "0");
+    let held = held.start_held();
+    let page = StatusPage::of(held.running.pid(), &[held.port]);
+    let text = page.get_as("/metrics", "text/plain").body;
+    held.finish();
+    let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+    let labels = |name: &str| {
+        let samples = text.lines().filter(|line| !line.starts_with('#'));
+        let mut labels: Vec<String> = Vec::new();
+        for sample in samples.filter(|line| is_sample_of(line, name)) {
+            let inside = sample.split_once('{').and_then(|(_, rest)| rest.split_once('}'));
+            let pairs = inside.map_or("", |(pairs, _)| pairs).split(',');
+            let names = pairs.filter_map(|pair| Some(pair.split_once('=')?.0.to_owned()));
+            labels.extend(names.filter(|name| name != "le"));
+        }
+        labels.sort();
+        labels.dedup();
+        labels
+    };
+    types.map(|(name, kind)| (name.to_owned(), kind.to_owned(), labels(name))).collect()
+}
+
+fn is_sample_of(line: &str, name: &str) -> bool {
+    let rest = line.strip_prefix(name).unwrap_or("x");
+    ["{", " ", "_bucket{", "_sum", "_count"].iter().any(|next| rest.starts_with(next))
+}
+
+#[test]
+fn every_metric_is_in_the_manual_with_its_kind_and_its_labels() {
+    let told = metrics_told();
+    let page = text("docs/operation.md");
+    let (_, table, _) = around(&page, "metrics");
+    let documented: Vec<(String, String, Vec<String>)> = rows(table)
+        .iter()
+        .map(|row| {
+            let [name, kind, labels, _] = row[..] else { panic!("four cells: {row:?}") };
+            let name = name.trim_matches('`').to_owned();
+            let labels = labels.split(", ").filter(|label| !label.is_empty());
+            let mut labels: Vec<_> =
+                labels.map(|label| label.trim_matches('`').to_owned()).collect();
+            labels.sort();
+            // Without a value there is no sample, and so no label, either.
+            let silent = told.iter().any(|(known, _, labels)| *known == name && labels.is_empty());
+            if silent && !name.ends_with("_info") {
+                labels.retain(|label| label != "tunnel");
+            }
+            (name, kind.to_owned(), labels)
+        })
+        .collect();
+    assert_eq!(documented, told, "docs/operation.md has other metrics than a launcher");
+    assert!(told.len() > 25, "{told:?}");
+}
+
+#[test]
+fn every_reason_of_a_failure_is_in_the_manual() {
+    let page = text("docs/operation.md");
+    let (_, table, _) = around(&page, "reasons");
+    let documented: Vec<&str> = rows(table).iter().map(|row| row[0].trim_matches('`')).collect();
+    let known: Vec<&str> = FailureReason::ALL.iter().map(|reason| reason.word()).collect();
+    assert_eq!(documented, known);
 }
 
 // --- Rooms ------------------------------------------------------------------------------------

@@ -329,8 +329,8 @@ fn redis_takes_no_more_clients() {
     let log = scene.aftermath();
     all_logged(&log, "connection-failed", "TLS handshake broke off");
     let hints = logged(&log, "connection-failed", "hint");
-    let expected = "the plan's connection limit may be reached (this launcher holds 3 other \
-                    connections to it";
+    let expected = "probably at Redis's client limit (this launcher holds 3 other connections to \
+                    it";
     let right = hints.iter().filter(|hint| hint.starts_with(expected)).count();
     assert!(right >= TIMES, "{hints:?}");
 }

@@ -35,6 +35,11 @@ fn no_pem_or_pin_of_the_corpus_breaks_the_reader() {
 }
 
 #[test]
+fn no_request_of_the_corpus_gets_anything_but_http_from_the_status_page() {
+    replay("http", targets::http);
+}
+
+#[test]
 fn no_interleaving_of_the_corpus_makes_the_relay_lose_a_byte() {
     replay("relay", targets::relay);
 }

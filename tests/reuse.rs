@@ -874,29 +874,6 @@ fn a_server_without_tls_is_named_to_the_app_with_a_limit_too() {
 }
 
 #[test]
-fn the_log_of_refused_logins_is_not_cleared_twice() {
-    let dies = Arc::new(Mutex::new(false));
-    let dying = dies.clone();
-    let (peer, requests) = scripted(move |number, request| {
-        let dying = *dying.lock().unwrap() && number == 0;
-        match request[0].as_str() {
-            // It was executed, and then Redis goes, with what it had still to send.
-            "RESET" if dying => Some(String::new()),
-            "ACL" if dying => None,
-            _ => Some(redis(request)),
-        }
-    });
-    let held = hold(&peer.url(), &[("STUNNEL_SPARES", "0")]);
-    let _staying = kept_one(&held, &requests);
-    let mut app = held.open();
-    *dies.lock().unwrap() = true;
-    app.send(&["ACL", "LOG", "RESET"]);
-    let _ = app.reply();
-    let times = heard(&requests).iter().filter(|line| line.contains("ACL LOG RESET")).count();
-    assert_eq!(times, 1, "{requests:?}");
-}
-
-#[test]
 fn a_redis_that_freezes_for_a_moment_does_not_end_reuse_for_an_hour() {
     let server = Server::start(Front::Redis);
     let mut direct = server.direct();

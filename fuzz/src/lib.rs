@@ -18,15 +18,17 @@ use start_stunnel::command_line;
 use start_stunnel::configuration::cli::Invocation;
 use start_stunnel::configuration::{self, Configured};
 use start_stunnel::environment::Environment;
+use start_stunnel::figures::{FailureReason, Figures, TunnelFigures, TunnelLabels};
 use start_stunnel::plan::Plan;
 use start_stunnel::pool::{Ledger, commands};
 use start_stunnel::redis_url::{Local, RedisUrl};
+use start_stunnel::status::{Hosts, Status, serve_connection};
 use start_stunnel::tls::Pin as KeyPin;
 use start_stunnel::tls::pem::{self, Authorities, ClientIdentity};
-use start_stunnel::tunnel::Totals;
 use start_stunnel::tunnel::relay::{App, Relay, RelayEnd, Side};
 use start_stunnel::tunnel::reuse::Reuse;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf, duplex};
+use tokio::time::Instant;
 
 /// What no message may show.
 const PASSWORD: &str = "hunter2";
@@ -157,6 +159,47 @@ pub fn pem(data: &[u8]) {
     if let Err(problem) = ClientIdentity::new(certificate, key) {
         drop(format!("{problem:?}"));
     }
+}
+
+/// A server's idea of its own name.
+const HOSTILE: &str = "</title><script>\u{1b}[2J\"'&";
+
+/// What a visitor of the status page sends: whatever it is, the answer is HTTP or none at all, the
+/// connection ends, and what servers call themselves is no markup.
+pub fn http(data: &[u8]) {
+    let labels = TunnelLabels {
+        variables: vec!["REDIS_URL".to_owned()],
+        upstream: "redis.example:6379".to_owned(),
+        verify: "none",
+    };
+    let figures = Figures::new(vec![labels], 7);
+    let tunnel = &figures.tunnels()[0];
+    tunnel.saw_certificate(HOSTILE.to_owned(), 0);
+    let reason = FailureReason::Certificate;
+    tunnel.accept(Instant::now()).failed(reason, HOSTILE.to_owned(), HOSTILE.to_owned());
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .expect("a runtime");
+    let answer = runtime.block_on(async {
+        let (mut visitor, server) = duplex(1 << 20);
+        let status = Status::new(figures.into());
+        let hosts = Hosts::named("status.example");
+        let visit = async {
+            // The server may have heard enough.
+            let _ = visitor.write_all(data).await;
+            let mut answer = Vec::new();
+            visitor.read_to_end(&mut answer).await.expect("a pipe in memory");
+            answer
+        };
+        tokio::join!(serve_connection(Box::new(server), &status, &hosts), visit).1
+    });
+    let answer = String::from_utf8(answer).expect("text");
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1."), "{answer}");
+    let head = answer.split("\r\n\r\n").next().unwrap_or_default();
+    let is_markup = head.contains("text/html");
+    assert!(!is_markup || (!answer.contains("<script") && head.contains("default-src 'none'")));
 }
 
 /// What a stream does at one call.
@@ -337,7 +380,7 @@ pub fn relay(data: &[u8]) {
     let mut script = || scripts.next().expect("endless");
     let mut app = Mock::new(script(), script());
     let mut redis = Mock::new(script(), script());
-    let totals = Totals::default();
+    let figures = TunnelFigures::unread();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
@@ -345,14 +388,14 @@ pub fn relay(data: &[u8]) {
         .expect("a runtime");
     let timeout = Duration::from_secs(3600);
     let end = runtime.block_on(async {
-        Relay::new(&mut app, &mut redis, Some(timeout), Reuse::new(false, false), &totals).await
+        Relay::new(&mut app, &mut redis, Some(timeout), Reuse::new(false, false), &figures).await
     });
 
     for (from, to) in [(&app, &redis), (&redis, &app)] {
         assert!(to.taken.len() <= from.given, "nothing is added");
         assert!(is_in_order(&to.taken), "in order");
     }
-    let counts = totals.counts();
+    let counts = figures.totals();
     assert_eq!((counts.sent, counts.received), (redis.taken.len() as u64, app.taken.len() as u64));
     let (all_up, all_down) = (redis.taken.len() == app.given, app.taken.len() == redis.given);
     match end {

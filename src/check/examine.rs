@@ -11,15 +11,16 @@ use tokio::time::timeout_at;
 use super::report::{Advice, Clients, Mode, Outcome, Report, STEPS, StepReport, Told};
 use crate::configuration::Settings;
 use crate::configuration::options::{self, Declaration};
+use crate::figures::TunnelFigures;
 use crate::plan::Plan;
 use crate::pool::Place;
 use crate::redis_url::Credentials;
 use crate::resp;
 use crate::secret::MASK;
 use crate::tls::{Certificate, Connector, HandshakeError, Trust, Verify, certificate_of};
+use crate::tunnel::Tunnel;
 use crate::tunnel::diagnosis::{self, Unexplained};
 use crate::tunnel::failure::{self, Failure, Step};
-use crate::tunnel::{Totals, Tunnel};
 use crate::tunnel::{supply, upstream};
 
 /// The longest reply of Redis that is looked at, in bytes.
@@ -35,7 +36,7 @@ pub async fn all(plan: Plan, settings: &Settings) -> Vec<Report> {
         let credentials = plan.credentials(index);
         let connector = Connector::new(tunnel.trust.clone());
         let settings = settings.connection.clone();
-        let tunnel = Tunnel::new(tunnel.clone(), connector, settings, Arc::new(Totals::default()));
+        let tunnel = Tunnel::new(tunnel.clone(), connector, settings, TunnelFigures::unread());
         examinations.spawn(async move { (index, examine(&tunnel, credentials, single).await) });
     }
     let mut reports = examinations.join_all().await;

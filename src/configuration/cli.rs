@@ -14,6 +14,8 @@ use crate::secret::quotable;
 const CHECK: &str = "check";
 const PRINT_ENV: &str = "print-env";
 const PRINT_SHIM: &str = "print-shim";
+const STATUS: &str = "status";
+const WATCH: &str = "watch";
 const COMMAND: &str = "command";
 
 /// What was typed.
@@ -26,6 +28,10 @@ pub struct Invocation {
     pub print_env: bool,
     /// `--print-shim` was given.
     pub print_shim: bool,
+    /// `--status` was given.
+    pub status: bool,
+    /// `--watch` was given.
+    pub watch: bool,
     /// COMMAND and its arguments; empty only together with one of the above.
     pub command: Vec<OsString>,
 }
@@ -43,6 +49,8 @@ impl Invocation {
             check: matches.get_flag(CHECK),
             print_env: matches.get_flag(PRINT_ENV),
             print_shim: matches.get_flag(PRINT_SHIM),
+            status: matches.get_flag(STATUS),
+            watch: matches.get_flag(WATCH),
             command: matches.remove_many(COMMAND).map_or_else(Vec::new, Iterator::collect),
             matches,
         })
@@ -75,7 +83,8 @@ pub fn command() -> Command {
              Exit code: COMMAND's own, or 128 + the number of the signal that ended it; 126 \
              COMMAND \
              cannot be executed; 127 not found; 2 wrong usage; 78 a setting or a URL is wrong; 1 \
-             --check found a tunnel that does not work, or an internal error.",
+             --check found a tunnel that does not work, or --status one that fails, or an internal \
+             error; 3 --status found no launcher.",
             suffixes = options::one_url_suffixes().collect::<Vec<_>>().join(", "),
         ))
         .args(options::with_option().map(|(option, setting)| {
@@ -93,6 +102,17 @@ pub fn command() -> Command {
                 .action(ArgAction::SetTrue)
                 .help("Examine every tunnel, print a report, and exit"),
         )
+        .arg(Arg::new(STATUS).long(STATUS).action(ArgAction::SetTrue).help(
+            "Print the state of this user's running launchers, and exit with 0 if all is well, 1 \
+             if a tunnel fails, 3 if none runs",
+        ))
+        .arg(
+            Arg::new(WATCH)
+                .long(WATCH)
+                .action(ArgAction::SetTrue)
+                .requires(STATUS)
+                .help("With --status: again each second"),
+        )
         .arg(
             Arg::new(PRINT_ENV)
                 .long(PRINT_ENV)
@@ -108,7 +128,7 @@ pub fn command() -> Command {
                 .value_parser(value_parser!(OsString))
                 .num_args(1..)
                 .trailing_var_arg(true)
-                .required_unless_present_any([CHECK, PRINT_ENV, PRINT_SHIM])
+                .required_unless_present_any([CHECK, PRINT_ENV, PRINT_SHIM, STATUS])
                 .help("What to run, with its arguments"),
         )
 }

@@ -14,6 +14,7 @@ use std::fmt;
 
 use crate::environment::Environment;
 use crate::logging::{LogFormat, LogLevel, LogSettings};
+use crate::status::StatusSettings;
 use crate::supervisor::ForwardSignals;
 use crate::tls;
 use crate::tunnel::{ConnectionSettings, Listen, PortTaken};
@@ -63,6 +64,7 @@ pub struct Settings {
     pub listen_port: u16,
     pub port_taken: PortTaken,
     pub connection: ConnectionSettings,
+    pub status: StatusSettings,
     pub forward_signals: ForwardSignals,
     pub log: LogSettings,
 }

@@ -12,6 +12,7 @@ use crate::environment::Environment;
 use crate::logging::{LogFormat, LogLevel};
 use crate::names;
 use crate::pool::PoolMode;
+use crate::status::StatusAddress;
 use crate::supervisor::ForwardSignals;
 use crate::tls::{MinTls, Pin, Verify};
 use crate::tunnel::{Listen, PortTaken};
@@ -247,7 +248,7 @@ settings! {
     }
     SPARES: usize = values::spares, {
         option: Some("spares"),
-        variable: "STUNNEL_SPARES",
+        variable: names::SPARES,
         default: "1",
         value_name: "N",
         help: "Connections per tunnel, 0 to 8, that are made beforehand while an app connects \
@@ -268,6 +269,21 @@ settings! {
         help: "At most so many connections of a tunnel to Redis; others of the app's wait in \
                order, at most the connect timeout",
         scope: Scope::OneUrlToo,
+    }
+    STATUS_ADDRESS: Option<StatusAddress> = values::status_address, {
+        option: Some("status-address"),
+        variable: "STUNNEL_STATUS_ADDRESS",
+        value_name: "ADDRESS",
+        help: "Where the status page, metrics and health checks are served: HOST:PORT, a port of \
+               127.0.0.1, or unix",
+    }
+    METRICS_INTERVAL: Option<Duration> = values::interval, {
+        option: Some("metrics-interval"),
+        variable: "STUNNEL_METRICS_INTERVAL",
+        default: "0",
+        value_name: "DURATION",
+        help: "Log a line of figures for each tunnel so often, as log drains of Heroku's read it; \
+               0: none",
     }
     FORWARD_SIGNALS: ForwardSignals = values::forward_signals, {
         option: Some("forward-signals"),

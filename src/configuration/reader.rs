@@ -11,11 +11,16 @@ use crate::environment::{Environment, lookup};
 use crate::logging::LogSettings;
 use crate::redis_url::UrlTlsParameters;
 use crate::secret::{hidden, quotable, shown};
+use crate::status::{StatusAddress, StatusSettings};
 use crate::tls::pem::{self, Authorities, ClientIdentity, IdentityProblem};
 use crate::tls::{Trust, Verify};
 use crate::tunnel::ConnectionSettings;
 
 use super::cli::Invocation;
+
+/// Where platforms say which port the app is to listen on:
+/// <https://devcenter.heroku.com/articles/dynos#local-environment-variables>.
+const PORT: &str = "PORT";
 
 /// Every mistake found so far, each once.
 #[derive(Debug, Default)]
@@ -158,14 +163,42 @@ impl<'a> Reader<'a> {
                 drain_timeout: DRAIN_TIMEOUT,
             }
         );
+        let status = self.status_settings();
         let log = read_all!(self, LogSettings { level: LOG_LEVEL, format: LOG_FORMAT });
         read_all!(self, Settings {
             listen: LISTEN,
             listen_port: LISTEN_PORT,
             port_taken: PORT_TAKEN,
             forward_signals: FORWARD_SIGNALS,
-            ..connection, log
+            ..connection, status, log
         })
+    }
+
+    fn status_settings(&mut self) -> Checked<StatusSettings> {
+        let address = self.status_address();
+        let metrics_interval = self.read(&options::METRICS_INTERVAL);
+        Ok(StatusSettings { address: address?, metrics_interval: metrics_interval? })
+    }
+
+    /// Not the port that the platform wants the app to have.
+    fn status_address(&mut self) -> Checked<Option<StatusAddress>> {
+        let address = self.read(&options::STATUS_ADDRESS)?;
+        let port = address.as_ref().and_then(StatusAddress::port).map(|port| port.to_string());
+        match (port, lookup(self.environment, PORT)) {
+            (Some(port), Some(wanted)) if wanted == port.as_str() => {
+                let found = self.general(&options::STATUS_ADDRESS.declaration);
+                let mistake = found.map_or_else(
+                    |mistake| mistake,
+                    |found| {
+                        found.wrong(format!(
+                            "is port {port}, which {PORT} says is the app's; set another"
+                        ))
+                    },
+                );
+                Err(self.mistakes.report(mistake))
+            }
+            _ => Ok(address),
+        }
     }
 
     /// Reports every setting of all URLs that has a form for one URL, whether or not a URL uses it.

@@ -8,6 +8,7 @@ use super::Rediss;
 use crate::logging::{LogFormat, LogLevel};
 use crate::pool::{MOST_SPARES, PoolMode};
 use crate::redis_url;
+use crate::status::StatusAddress;
 use crate::supervisor::ForwardSignals;
 use crate::tls::{self, MinTls, Pin, Verify};
 use crate::tunnel::{Listen, PortTaken};
@@ -142,6 +143,22 @@ pub fn port_or_zero(text: &str) -> Result<u16, &'static str> {
 pub fn spares(text: &str) -> Result<usize, &'static str> {
     let known = text.parse().ok().filter(|number| *number <= MOST_SPARES);
     known.ok_or("a whole number from 0 to 8")
+}
+
+pub fn status_address(text: &str) -> Result<Option<StatusAddress>, &'static str> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let address = StatusAddress::parse(text);
+    address.map(Some).ok_or("HOST:PORT, a port of 127.0.0.1, or unix")
+}
+
+/// At least a second: a line each is written in it.
+pub fn interval(text: &str) -> Result<Option<Duration>, &'static str> {
+    const EXPECTED: &str = "a time of a second or more such as 60s, or 0 for none";
+    let interval = duration_or_never(text).map_err(|_| EXPECTED)?;
+    let is_long = |interval: &Duration| *interval >= Duration::from_secs(1);
+    if interval.as_ref().is_none_or(is_long) { Ok(interval) } else { Err(EXPECTED) }
 }
 
 pub fn duration(text: &str) -> Result<Duration, &'static str> {

@@ -23,6 +23,7 @@ mod terminal;
 mod wait;
 
 use std::io;
+use std::sync::Arc;
 
 use nix::sys::signal::{SigSet, Signal, killpg};
 use nix::unistd::{Pid, getpgid, getpgrp, getpid, getsid};
@@ -34,6 +35,7 @@ pub use terminal::Terminal;
 pub use wait::ExitOutcome;
 use wait::JobEvent;
 
+use crate::figures::{CommandState, Figures};
 use crate::logging::{debug, warning};
 
 /// What the kernel sends to a terminal's foreground process group, to a session's leader when the
@@ -136,6 +138,7 @@ pub struct Supervisor {
     signals: Signals,
     /// Whether COMMAND is stopped, as far as the kernel has told us.
     stopped: bool,
+    figures: Arc<Figures>,
     /// Whether a shell has continued the whole process group, so that COMMAND already has the
     /// SIGCONT that is on its way to us.
     resumed_by_shell: bool,
@@ -151,6 +154,7 @@ impl Supervisor {
         command: Child,
         forwarding: Forwarding,
         terminal: Option<Terminal>,
+        figures: Arc<Figures>,
     ) -> io::Result<Supervisor> {
         let signals = Signals::open()?;
         Ok(Supervisor {
@@ -163,6 +167,7 @@ impl Supervisor {
             job_shell: job_shell(),
             signals,
             stopped: false,
+            figures,
             resumed_by_shell: false,
         })
     }
@@ -228,9 +233,9 @@ impl Supervisor {
         if command_ended.is_none() {
             match wait::job_event(self.command) {
                 // The SIGCONT came behind the stop: it is for both.
-                Some(JobEvent::Stopped(_)) if continued => self.stopped = true,
+                Some(JobEvent::Stopped(_)) if continued => self.note_stopped(true),
                 Some(JobEvent::Stopped(signal)) => self.command_stopped(signal),
-                Some(JobEvent::Continued) => self.stopped = false,
+                Some(JobEvent::Continued) => self.note_stopped(false),
                 None => {}
             }
         }
@@ -243,6 +248,12 @@ impl Supervisor {
             let _ = killpg(self.command, Signal::SIGTERM);
             self.take_terminal_back();
         }
+    }
+
+    fn note_stopped(&mut self, stopped: bool) {
+        self.stopped = stopped;
+        let state = if stopped { CommandState::Stopped } else { CommandState::Running };
+        self.figures.command.is_now(state);
     }
 
     /// COMMAND was stopped: stop too, so that whoever waits for the launcher notices.
@@ -259,7 +270,7 @@ impl Supervisor {
             }
             self.take_terminal_back();
         }
-        self.stopped = true;
+        self.note_stopped(true);
         let signal = match (job_control, self.placement) {
             (Some(signal), _) => signal,
             // The shell whose terminal COMMAND occupies must get it back.
@@ -271,7 +282,7 @@ impl Supervisor {
         match signals::stop_self(signal) {
             Ok(Stop::Undone) => {
                 if wait::job_event(self.command) == Some(JobEvent::Continued) {
-                    self.stopped = false;
+                    self.note_stopped(false);
                     self.resumed_by_shell = self.placement == Placement::Shared;
                 }
             }
@@ -299,7 +310,7 @@ impl Supervisor {
                 self.pass_on(Signal::SIGCONT as i32, Target::Group);
             }
         }
-        self.stopped = false;
+        self.note_stopped(false);
     }
 
     /// Whom `received` has to be passed on to, if it is COMMAND's business and has not reached it.

@@ -23,6 +23,8 @@ pub struct Certificate {
     pub valid_from: String,
     /// The last day on which it is valid, `YYYY-MM-DD`, UTC.
     pub expires: String,
+    /// The same in seconds since 1970.
+    pub expires_at: i64,
     /// Whole days until then; negative when it has expired.
     pub days_left: i64,
     /// The DNS names and IP addresses that it is for; its common name when it lists none.
@@ -46,6 +48,7 @@ impl Certificate {
             issuer: printable(&certificate.issuer().to_string()),
             valid_from: day(&validity.not_before),
             expires: day(&validity.not_after),
+            expires_at: validity.not_after.timestamp(),
             days_left: (validity.not_after.timestamp() - now).div_euclid(SECONDS_A_DAY),
             names: names(&certificate),
             pin: Pin::of(certificate.public_key().raw),

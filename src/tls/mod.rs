@@ -93,10 +93,27 @@ impl Connector {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
+        self.shake_hands(host, stream, sessions).await.map(|(stream, _)| stream)
+    }
+
+    /// Like `connect`; says whether a session was resumed as well.
+    ///
+    /// # Errors
+    /// As `connect`.
+    pub async fn shake_hands<S>(
+        &self,
+        host: &str,
+        stream: S,
+        sessions: &Arc<Sessions>,
+    ) -> Result<(TlsStream<S>, bool), ConnectError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
         let connector = self.prepare().await.map_err(HandshakeError::Internal)?;
         let handshake = connector.connect(self.server_name(host), stream);
         let (offer, watch) = sessions.offer();
-        let stream = match session::offering(offer, handshake).await {
+        let (shaken, resumed) = session::offering(offer, handshake).await;
+        let stream = match shaken {
             Ok(stream) => {
                 watch.clear();
                 stream
@@ -121,7 +138,7 @@ impl Connector {
                 return Err(HandshakeError::Pin(pin).into());
             }
         }
-        Ok(stream)
+        Ok((stream, resumed))
     }
 }
 

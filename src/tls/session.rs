@@ -8,7 +8,7 @@
 
 #![allow(unsafe_code)]
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ffi::{c_int, c_long, c_void};
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -183,6 +183,8 @@ impl Drop for Watch {
 thread_local! {
     /// What the handshake that is polled now offers, until it begins.
     static CURRENT: RefCell<Option<Offer>> = const { RefCell::new(None) };
+    /// Whether a handshake that has been done since it was polled last has resumed a session.
+    static RESUMED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Has a context's connections resume sessions, those of [`offering`].
@@ -197,15 +199,17 @@ pub fn resume_in(context: &NewContext) {
     }
 }
 
-/// A handshake that offers what is in `offer`, and keeps the sessions that it is given.
-pub async fn offering<T>(offer: Offer, handshake: impl Future<Output = T>) -> T {
+/// A handshake that offers what is in `offer`, and keeps the sessions that it is given; and whether
+/// it has resumed one.
+pub async fn offering<T>(offer: Offer, handshake: impl Future<Output = T>) -> (T, bool) {
     let mut handshake = pin!(handshake);
     let mut offer = Some(offer);
     poll_fn(|cx| {
         CURRENT.set(offer.take());
+        RESUMED.set(false);
         let polled = handshake.as_mut().poll(cx);
         offer = CURRENT.take();
-        polled
+        polled.map(|done| (done, RESUMED.get()))
     })
     .await
 }
@@ -250,6 +254,7 @@ unsafe extern "C" fn offer_session(ssl: *const ffi::SSL, at: c_int, _: c_int) {
         if let Some(connection) = connection_of(ssl) {
             if at & HANDSHAKE_DONE != 0 && ffi::SSL_session_reused(ssl.cast_mut()) == 1 {
                 connection.sessions.known().failures = 0;
+                RESUMED.set(true);
             }
             return;
         }

@@ -17,7 +17,8 @@ use super::reuse::Reuse;
 use super::socket::{reset_on_close, unacknowledged};
 use super::stream::TlsUpstream;
 use super::supply::{self, Supplied};
-use super::{Tunnel, diagnosis, failure, refusal};
+use super::{Tunnel, client_limit, diagnosis, failure, refusal};
+use crate::figures::{Arrival, CloseReason};
 use crate::logging::{debug, info, warning};
 use crate::pool::{HandOver, Place};
 use crate::tls::is_own_failure;
@@ -45,18 +46,22 @@ const APP_SPEAKS_TLS: &str = "the app speaks TLS to the local port, which speaks
 /// another user.
 pub async fn serve(mut app: AppStream, tunnel: &Arc<Tunnel>) -> Option<TlsUpstream> {
     let started = Instant::now();
-    tunnel.totals.connection();
+    let mut arrival = tunnel.figures.accept(started);
     debug!(at = "connection-accepted", var = tunnel.variable(), peer = %app.peer());
     tunnel.stock.note_arrival(started);
     // Boxed, like all that happens once: an idle connection is to hold no room for it.
     match Box::pin(connect(&mut app, tunnel)).await {
-        Some(Ok(supplied)) => relay_to_end(app, supplied, started, tunnel).await,
+        Some(Ok(supplied)) => {
+            arrival.ready(Instant::now());
+            relay_to_end(app, supplied, arrival, tunnel).await
+        }
         Some(Err(failure)) => {
-            Box::pin(report(&failure, &mut app, tunnel)).await;
+            Box::pin(report(&failure, &mut app, &mut arrival, tunnel)).await;
             None
         }
         None => {
             Box::pin(end_tls_app(&mut app, tunnel)).await;
+            arrival.closed(CloseReason::Closed);
             None
         }
     }
@@ -93,9 +98,10 @@ async fn end_tls_app(app: &mut AppStream, tunnel: &Tunnel) {
 }
 
 /// Says in the log why a connection failed, and to the app if it is not an outage.
-async fn report(failure: &Failure, app: &mut AppStream, tunnel: &Tunnel) {
-    tunnel.totals.failure();
+async fn report(failure: &Failure, app: &mut AppStream, arrival: &mut Arrival, tunnel: &Tunnel) {
     let hint = failure.hint(tunnel);
+    arrival.failed(failure.reason(), failure.to_string(), hint.clone());
+    tunnel.note_failure(failure);
     let upstream = &tunnel.route.upstream;
     let var = tunnel.variable();
     warning!(at = failure.event(), var, upstream = %upstream, error = %failure, hint);
@@ -123,7 +129,7 @@ struct Course {
 async fn relay_to_end(
     app: AppStream,
     supplied: Supplied,
-    started: Instant,
+    mut arrival: Arrival,
     tunnel: &Arc<Tunnel>,
 ) -> Option<TlsUpstream> {
     let Supplied { stream, mut hand_over, mut is_new } = supplied;
@@ -142,7 +148,7 @@ async fn relay_to_end(
                 resend = copy;
             }
             Err(failure) => {
-                Box::pin(report(&failure, &mut endpoints.app, tunnel)).await;
+                Box::pin(report(&failure, &mut endpoints.app, &mut arrival, tunnel)).await;
                 endpoints.finished = true;
                 return None;
             }
@@ -156,7 +162,7 @@ async fn relay_to_end(
         }
         _ => {
             tunnel.stock.note_loss(Instant::now());
-            match Box::pin(end(&mut endpoints, &course, tunnel)).await {
+            match Box::pin(end(&mut endpoints, &course, &mut arrival, tunnel)).await {
                 Told::All => return None,
                 Told::Nothing { unanswered } => (None, unanswered),
             }
@@ -169,16 +175,17 @@ async fn relay_to_end(
         warn_unanswered(tunnel);
     }
     let Course { end, sent, received, .. } = course;
-    let (reason, error) = match &end {
-        RelayEnd::Closed | RelayEnd::Returned(None) => ("closed", None),
-        RelayEnd::Idle => ("idle", None),
+    let (counted, reason, error) = match &end {
+        RelayEnd::Closed | RelayEnd::Returned(None) => (CloseReason::Closed, "closed", None),
+        RelayEnd::Idle => (CloseReason::Idle, "idle", None),
         RelayEnd::Reset(Side::App, error) | RelayEnd::Returned(Some(error)) => {
-            ("reset-by-app", Some(error.to_string()))
+            (CloseReason::AppReset, "reset-by-app", Some(error.to_string()))
         }
         RelayEnd::Reset(Side::Redis, error) | RelayEnd::Stale(error) => {
-            ("reset-by-redis", Some(error.to_string()))
+            (CloseReason::RedisReset, "reset-by-redis", Some(error.to_string()))
         }
     };
+    arrival.closed(counted);
     info!(
         at = "connection-closed",
         var = tunnel.variable(),
@@ -187,7 +194,7 @@ async fn relay_to_end(
         address = address.map(|address| address.to_string()),
         sent,
         received,
-        duration_ms = started.elapsed().as_millis() as u64,
+        duration_ms = arrival.accepted().elapsed().as_millis() as u64,
         reason,
         error,
     );
@@ -206,7 +213,7 @@ async fn relay(
     let redis = endpoints.redis.as_mut().expect("there is one until it is given back");
     let reuse = Reuse::new(hand_over == HandOver::ResetFirst, tunnel.stock.keeps(Instant::now()));
     let idle_timeout = tunnel.settings.idle_timeout;
-    let mut relay = Relay::new(&mut endpoints.app, redis, idle_timeout, reuse, &tunnel.totals)
+    let mut relay = Relay::new(&mut endpoints.app, redis, idle_timeout, reuse, &tunnel.figures)
         .resending(resend);
     let mut answered = false;
     let end = poll_fn(|cx| {
@@ -263,7 +270,12 @@ enum Told {
 }
 
 /// Ends a connection that is not kept.
-async fn end(endpoints: &mut Endpoints, course: &Course, tunnel: &Tunnel) -> Told {
+async fn end(
+    endpoints: &mut Endpoints,
+    course: &Course,
+    arrival: &mut Arrival,
+    tunnel: &Tunnel,
+) -> Told {
     let Course { end, sent, received, .. } = course;
     let (failed, by_redis) = match end {
         RelayEnd::Reset(Side::Redis, error) if is_own_failure(error) => {
@@ -279,6 +291,7 @@ async fn end(endpoints: &mut Endpoints, course: &Course, tunnel: &Tunnel) -> Tol
         }
         endpoints.finished = true;
         end_tls_app(&mut endpoints.app, tunnel).await;
+        arrival.closed(CloseReason::Closed);
         return Told::All;
     }
     if let RelayEnd::Reset(Side::Redis, error) = end
@@ -289,12 +302,13 @@ async fn end(endpoints: &mut Endpoints, course: &Course, tunnel: &Tunnel) -> Tol
             diagnosis::late_refusal(tunnel, error).await
         }
     {
-        report(&Failure::Misconfigured(refusal), &mut endpoints.app, tunnel).await;
+        let failure = Failure::Misconfigured(refusal);
+        report(&failure, &mut endpoints.app, arrival, tunnel).await;
         endpoints.finished = true;
         return Told::All;
     }
     if let Some(failure) = failed {
-        report(&failure, &mut endpoints.app, tunnel).await;
+        report(&failure, &mut endpoints.app, arrival, tunnel).await;
     }
     endpoints.close_gracefully(end, tunnel.settings.drain_timeout).await;
     Told::Nothing { unanswered: by_redis && *sent > 0 && *received == 0 }
@@ -304,7 +318,7 @@ async fn end(endpoints: &mut Endpoints, course: &Course, tunnel: &Tunnel) -> Tol
 /// Redis that is down closes so; in front of one at its maxclients, too, when the error that Redis
 /// sends is overtaken by the reset that it causes.
 fn warn_unanswered(tunnel: &Tunnel) {
-    let limit = failure::connection_limit(tunnel);
+    let limit = client_limit::suspicion(tunnel.figures.open_to_server());
     warning!(
         at = "connection-unanswered",
         var = tunnel.variable(),

@@ -108,6 +108,8 @@ async fn explain(tunnel: &Tunnel, address: SocketAddr, flaw: Flaw, verdict: Stri
     // A server that does not show it again, in time or at all, takes nothing from the verdict.
     match timeout(EXPLANATION, certificate).await.ok().flatten() {
         Some(certificate) => {
+            let names = certificate.names_in_short();
+            tunnel.figures.saw_certificate(names, certificate.expires_at);
             let name = tunnel.connector.server_name(&host);
             flaw.in_plain_words(&verdict, &certificate, name)
         }

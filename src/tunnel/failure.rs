@@ -6,7 +6,8 @@ use std::num::NonZeroUsize;
 
 use nix::errno::Errno;
 
-use super::Tunnel;
+use super::{Tunnel, client_limit};
+use crate::figures::FailureReason;
 use crate::names;
 use crate::tls::{Flaw, HandshakeError};
 
@@ -63,6 +64,42 @@ impl Failure {
         }
     }
 
+    /// The reason under which it is counted.
+    pub fn reason(&self) -> FailureReason {
+        use io::ErrorKind::{ConnectionRefused, TimedOut};
+        match self {
+            Failure::QueueTimeout(_) | Failure::Outage(Step::Turn, _) => {
+                FailureReason::QueueTimeout
+            }
+            Failure::Internal(_) | Failure::NoRoom(_) => FailureReason::Internal,
+            Failure::Outage(_, error) if is_out_of_descriptors(error) => FailureReason::Descriptors,
+            Failure::Outage(Step::LookUp, _) => FailureReason::Dns,
+            Failure::Outage(Step::Tcp, error) => match error.kind() {
+                ConnectionRefused => FailureReason::TcpRefused,
+                TimedOut => FailureReason::TcpTimeout,
+                _ => FailureReason::TcpOther,
+            },
+            Failure::Outage(Step::Unanswered, _) => FailureReason::TlsEof,
+            Failure::Outage(Step::Tls, error) if is_hang_up(error) => FailureReason::TlsEof,
+            Failure::Outage(Step::Tls, error) if error.kind() == TimedOut => {
+                FailureReason::TlsTimeout
+            }
+            Failure::Outage(Step::Tls, _) => FailureReason::TlsOther,
+            Failure::Misconfigured(error) => match error {
+                HandshakeError::NoTls => FailureReason::NoTls,
+                HandshakeError::Certificate(..) => FailureReason::Certificate,
+                HandshakeError::Pin(_) => FailureReason::Pin,
+                HandshakeError::ClientCertificateWanted
+                | HandshakeError::ClientCertificateRefused(_) => FailureReason::ClientCertificate,
+                HandshakeError::NoCommonVersion => FailureReason::TlsVersion,
+                HandshakeError::Internal(_) => FailureReason::Internal,
+                HandshakeError::Refused(_)
+                | HandshakeError::Broken(_)
+                | HandshakeError::Damaged(_) => FailureReason::TlsOther,
+            },
+        }
+    }
+
     /// What the user may change.
     pub fn hint(&self, tunnel: &Tunnel) -> String {
         let variable = tunnel.variable();
@@ -114,7 +151,7 @@ impl Failure {
             Failure::Outage(Step::Unanswered, _) => {
                 format!(
                     "{}, or the server may be down or starting; {without_tls}",
-                    connection_limit(tunnel)
+                    client_limit::suspicion(tunnel.figures.open_to_server())
                 )
             }
             Failure::Misconfigured(error) => match error {
@@ -152,20 +189,6 @@ impl Failure {
             },
         }
     }
-}
-
-/// That a server may take no more connections, with how many this launcher has when it does not.
-pub fn connection_limit(tunnel: &Tunnel) -> String {
-    let held = match tunnel.open_connections() {
-        0 => "no other connection".to_owned(),
-        1 => "1 other connection".to_owned(),
-        many => format!("{many} other connections"),
-    };
-    format!(
-        "the plan's connection limit may be reached (this launcher holds {held} to it; other \
-         processes count, too): {limit} keeps to a share of it",
-        limit = names::MAX_CONNECTIONS
-    )
 }
 
 /// Whether the other side closed or reset a connection.

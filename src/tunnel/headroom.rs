@@ -49,6 +49,11 @@ impl Drop for Room {
     }
 }
 
+/// Whether so many bytes could be had, for something that can do without.
+pub fn has(bytes: usize) -> bool {
+    probe(bytes).is_ok()
+}
+
 /// Whether so many bytes could be had: from the kernel, or of what the allocator has free. The
 /// allocator is asked last: giving a large block back would make it keep more than before for
 /// itself (M_MMAP_THRESHOLD in mallopt(3)).

@@ -110,19 +110,28 @@ impl SocketFolder {
         Err(tried)
     }
 
-    /// Binds the socket of this number; says where it is.
+    /// Binds the socket of the tunnel of this number; says where it is.
     ///
     /// # Errors
     /// As bind(2): above all when the path is longer than a socket's may be, 107 bytes (unix(7)).
     pub fn bind(&self, index: usize) -> io::Result<(Listener, PathBuf)> {
-        let path = self.0.join(socket_name(index));
+        let (socket, path) = self.bind_named(&socket_name(index))?;
+        Ok((Listener(socket), path))
+    }
+
+    /// Like `bind`, for a socket of this name.
+    ///
+    /// # Errors
+    /// As `bind`.
+    pub fn bind_named(&self, name: &str) -> io::Result<(Socket, PathBuf)> {
+        let path = self.0.join(name);
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
         socket.bind(&SockAddr::unix(&path)?)?;
         // Nobody else can enter the folder; this says so of the socket itself, whatever the umask.
         fs::set_permissions(&path, Permissions::from_mode(0o600))?;
         socket.listen(BACKLOG)?;
         socket.set_nonblocking(true)?;
-        Ok((Listener(socket), path))
+        Ok((socket, path))
     }
 }
 
@@ -248,6 +257,7 @@ async fn after_failed_accept(tunnel: &Tunnel, error: io::Error) {
         true => "raise the limit on open files (ulimit -Hn); new connections wait meanwhile",
         false => "new connections wait meanwhile",
     };
+    tunnel.figures.accept_failed();
     warning!(at = "accept-failed", var = tunnel.variable(), error = %error, hint);
     sleep(ACCEPT_PAUSE).await;
 }

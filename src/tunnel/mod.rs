@@ -7,11 +7,12 @@
 //! who are there, and [`socket`] has the knobs of the operating system.
 
 mod app;
+pub mod client_limit;
 mod connection;
 pub mod diagnosis;
 mod drain;
 pub mod failure;
-mod headroom;
+pub mod headroom;
 mod inquiry;
 mod listener;
 mod names;
@@ -25,10 +26,8 @@ mod stream;
 pub mod supply;
 pub mod upstream;
 
-use std::collections::HashMap;
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -36,11 +35,13 @@ use tokio::time::Instant;
 use app::Pace;
 use diagnosis::Inquiries;
 pub use drain::{Connections, Drain};
+use failure::{Failure, Step};
 pub use listener::{Listen, Listener, PortTaken, SocketFolder, serve};
 use names::Names;
 pub use route::{Route, Upstream};
 use stream::TlsUpstream;
 
+use crate::figures::TunnelFigures;
 use crate::pool::{PoolMode, Stock, Terms};
 use crate::tls::{Connector, Sessions};
 
@@ -68,7 +69,7 @@ pub struct Tunnel {
     /// Skips verification; used only to fetch a certificate for an error message.
     pub unverified: Arc<Connector>,
     pub settings: ConnectionSettings,
-    pub totals: Arc<Totals>,
+    pub figures: Arc<TunnelFigures>,
     names: Names,
     stock: Arc<Stock<TlsUpstream>>,
     sessions: Arc<Sessions>,
@@ -77,8 +78,6 @@ pub struct Tunnel {
     tls_warning: Pace,
     /// Of connections that end without an answer.
     unanswered_warning: Pace,
-    /// Connections of this launcher's to the upstream, spares included.
-    open: Arc<AtomicUsize>,
 }
 
 impl Tunnel {
@@ -86,7 +85,7 @@ impl Tunnel {
         route: Route,
         connector: Arc<Connector>,
         settings: ConnectionSettings,
-        totals: Arc<Totals>,
+        figures: Arc<TunnelFigures>,
     ) -> Tunnel {
         let unverified = Connector::unverified(&route.trust);
         // Who logs in by certificate would be the default user after a reset.
@@ -99,26 +98,20 @@ impl Tunnel {
             resumes: connector.resumes(),
         });
         let (names, sessions, inquiries) = Default::default();
-        let open = totals.open(&route.upstream);
+        figures.set_limit(route.max_connections.map(NonZeroUsize::get));
         Tunnel {
             route,
             connector,
             unverified,
             settings,
-            totals,
+            figures,
             names,
             stock,
             sessions,
             inquiries,
             tls_warning: Pace::default(),
             unanswered_warning: Pace::default(),
-            open,
         }
-    }
-
-    /// Counts a connection to the upstream for as long as what is returned lives.
-    fn count_connection(&self) -> Counted {
-        Counted::in_number(&self.open)
     }
 
     /// Lets others resume the TLS session that there may be now. `answered`: a server that has
@@ -127,84 +120,18 @@ impl Tunnel {
         self.stock.note_session(self.sessions.is_known(), answered, Instant::now());
     }
 
-    /// How many connections this launcher has to the upstream now, spares included.
-    pub fn open_connections(&self) -> usize {
-        self.open.load(Ordering::Relaxed)
+    /// Takes note of a failure that looks as if Redis had too many clients: it has cut a handshake
+    /// while others of this launcher's live.
+    fn note_failure(&self, failure: &Failure) {
+        if matches!(failure, Failure::Outage(Step::Unanswered, _))
+            && self.figures.open_to_server() > 0
+        {
+            self.figures.turned_away();
+        }
     }
 
     /// The variable by which log lines and errors call the tunnel.
     pub fn variable(&self) -> &str {
         &self.route.variables[0]
-    }
-}
-
-/// What all tunnels of a launcher have done, and what they hold.
-#[derive(Debug, Default)]
-pub struct Totals {
-    open: Mutex<HashMap<Upstream, Arc<AtomicUsize>>>,
-    connections: AtomicU64,
-    failed: AtomicU64,
-    sent: AtomicU64,
-    received: AtomicU64,
-}
-
-/// [`Totals`] at one moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Counts {
-    /// Accepted from the app.
-    pub connections: u64,
-    /// Of these, those for which Redis could not be reached or was refused.
-    pub failed: u64,
-    /// Bytes from the app to Redis, before TLS.
-    pub sent: u64,
-    /// Bytes from Redis to the app, before TLS.
-    pub received: u64,
-}
-
-/// One open connection to Redis, which counts until this is dropped.
-#[derive(Debug)]
-pub struct Counted(Arc<AtomicUsize>);
-
-impl Counted {
-    fn in_number(number: &Arc<AtomicUsize>) -> Counted {
-        number.fetch_add(1, Ordering::Relaxed);
-        Counted(number.clone())
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl Totals {
-    /// Where the open connections to a server are counted. Tunnels of different settings may lead
-    /// to the same.
-    fn open(&self, upstream: &Upstream) -> Arc<AtomicUsize> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.entry(upstream.clone()).or_default().clone()
-    }
-
-    fn connection(&self) {
-        self.connections.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn failure(&self) {
-        self.failed.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn bytes(&self, sent: u64, received: u64) {
-        self.sent.fetch_add(sent, Ordering::Relaxed);
-        self.received.fetch_add(received, Ordering::Relaxed);
-    }
-
-    pub fn counts(&self) -> Counts {
-        Counts {
-            connections: self.connections.load(Ordering::Relaxed),
-            failed: self.failed.load(Ordering::Relaxed),
-            sent: self.sent.load(Ordering::Relaxed),
-            received: self.received.load(Ordering::Relaxed),
-        }
     }
 }

@@ -16,7 +16,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::task::coop::poll_proceed;
 
-use super::{Counted, headroom};
+use crate::figures::{Held, UpstreamState};
+
+use super::headroom;
 
 /// TLS records of the largest size that are moved at once, as a bulk reply has them.
 pub const RECORDS: usize = 4;
@@ -45,7 +47,7 @@ pub struct ReadAhead {
     records: Records,
     heard: Heard,
     /// That this connection is open.
-    _counted: Counted,
+    held: Held,
 }
 
 /// Whether a server has sent anything at all; outlives the connection, which a handshake that fails
@@ -112,13 +114,18 @@ struct Ahead {
 }
 
 impl ReadAhead {
-    pub fn new(tcp: TcpStream, counted: Counted) -> ReadAhead {
+    pub fn new(tcp: TcpStream, held: Held) -> ReadAhead {
         let (records, heard) = (Records::default(), Heard::default());
-        ReadAhead { tcp, ahead: None, records, heard, _counted: counted }
+        ReadAhead { tcp, ahead: None, records, heard, held }
     }
 
     pub fn heard(&self) -> Heard {
         self.heard.clone()
+    }
+
+    /// What the connection does now.
+    pub fn is_now(&mut self, state: UpstreamState) {
+        self.held.is_now(state);
     }
 
     pub fn tcp(&self) -> &TcpStream {
@@ -229,13 +236,14 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+    use crate::figures::TunnelFigures;
 
     /// Both ends of a connection.
     async fn connection() -> (ReadAhead, TcpStream) {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         (
-            ReadAhead::new(near, Counted::in_number(&Arc::default())),
+            ReadAhead::new(near, TunnelFigures::unread().hold(UpstreamState::Relaying)),
             listener.accept().await.unwrap().0,
         )
     }

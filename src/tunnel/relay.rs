@@ -17,7 +17,8 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::read_ahead::RECORDS;
 use super::reuse::Reuse;
-use super::{Totals, headroom};
+use super::{client_limit, headroom};
+use crate::figures::TunnelFigures;
 
 /// The most bytes moved at once: what the TLS records hold (RFC 8446 section 5.1) that
 /// [`super::read_ahead`] reads at once.
@@ -72,17 +73,21 @@ pub struct Relay<'a, A, R> {
     app_check: Option<Pin<Box<Sleep>>>,
     redis_ended_first: bool,
     reuse: Reuse,
-    totals: &'a Totals,
+    /// When a request was sent that is not answered yet, and none before it was pending.
+    asked: Option<Instant>,
+    /// Bytes that were counted so far: to Redis, and to the app.
+    counted: (u64, u64),
+    figures: &'a TunnelFigures,
 }
 
 impl<'a, A, R> Relay<'a, A, R> {
-    /// What was moved is added to `totals` when the relay is dropped, however it ended.
+    /// What is moved is counted in `figures`.
     pub fn new(
         app: &'a mut A,
         redis: &'a mut R,
         idle_timeout: Option<Duration>,
         reuse: Reuse,
-        totals: &'a Totals,
+        figures: &'a TunnelFigures,
     ) -> Self {
         Relay {
             app,
@@ -93,7 +98,9 @@ impl<'a, A, R> Relay<'a, A, R> {
             app_check: None,
             redis_ended_first: false,
             reuse,
-            totals,
+            asked: None,
+            counted: (0, 0),
+            figures,
         }
     }
 
@@ -140,6 +147,27 @@ impl<'a, A, R> Relay<'a, A, R> {
         self.down.written
     }
 
+    /// Counts what has moved. Bytes for a connection that turns out to be dead count where they are
+    /// sent again.
+    fn count(&mut self) {
+        let (sent, received) = (self.sent(), self.received());
+        self.figures
+            .moved(sent.saturating_sub(self.counted.0), received.saturating_sub(self.counted.1));
+        self.counted = (sent, received);
+    }
+
+    /// Takes the time of a request, when nothing was pending, and of its reply's first byte. Before
+    /// what has moved at `now`, so many bytes had been sent, and moved towards the app.
+    fn time_replies(&mut self, sent: u64, down: u64, now: Instant) {
+        if self.down.moved > down
+            && let Some(since) = self.asked.take()
+        {
+            self.figures.replied(since, now);
+        } else if self.up.written > sent && self.asked.is_none() {
+            self.asked = Some(now);
+        }
+    }
+
     /// Whether Redis closed while the app was still open.
     pub fn redis_ended_first(&self) -> bool {
         self.redis_ended_first
@@ -148,7 +176,7 @@ impl<'a, A, R> Relay<'a, A, R> {
 
 impl<A, R> Drop for Relay<'_, A, R> {
     fn drop(&mut self) {
-        self.totals.bytes(self.sent(), self.received());
+        self.count();
     }
 }
 
@@ -183,12 +211,25 @@ where
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<RelayEnd> {
         let relay = &mut *self;
         let before = relay.up.moved + relay.down.moved;
+        let (sent, towards_app) = (relay.up.written, relay.down.moved);
         let up = relay.up.poll(cx, &mut *relay.app, &mut *relay.redis, &mut relay.reuse);
         // A Redis that cannot be written has broken off, even if reading finds nothing but an end:
         // a socket tells its error once.
         relay.down.ends_in_reset =
             matches!(relay.up.state, State::Discarding(_) | State::Failed(_));
         let mut down = relay.down.poll(cx, &mut *relay.redis, &mut *relay.app, &mut relay.reuse);
+        // The one look at the clock, for all who want to know.
+        let moved = relay.up.moved + relay.down.moved != before;
+        let moved = moved.then(Instant::now);
+        if let Some(now) = moved {
+            relay.time_replies(sent, towards_app, now);
+        }
+        if !relay.reuse.is_unconfirmed() {
+            relay.count();
+        }
+        if std::mem::take(&mut relay.down.turned_away) {
+            relay.figures.turned_away();
+        }
         if relay.reuse.is_unconfirmed()
             && !relay.reuse.was_refused()
             && let Some(error) = relay.take_death(&mut down)
@@ -244,7 +285,6 @@ where
         if let Poll::Ready(error) = relay.poll_broken_off(cx) {
             return Poll::Ready(RelayEnd::Reset(Side::App, error));
         }
-        let moved = relay.up.moved + relay.down.moved != before;
         match &mut relay.idle {
             Some(idle) => {
                 ready!(idle.poll(cx, moved));
@@ -326,6 +366,8 @@ struct Direction {
     preamble: u64,
     /// Bytes that were read or written: grows when anything moves.
     moved: u64,
+    /// The first reply says that Redis has too many clients.
+    turned_away: bool,
 }
 
 /// What is stalled may hold a password.
@@ -353,6 +395,7 @@ impl Direction {
             written: 0,
             preamble: 0,
             moved: 0,
+            turned_away: false,
         }
     }
 
@@ -444,6 +487,9 @@ impl Direction {
                 reuse.sent(&buffer[preamble.len()..end]);
                 0..end
             } else {
+                if self.moved == read as u64 {
+                    self.turned_away = client_limit::is_said_in(&buffer[..read]);
+                }
                 reuse.received(&buffer[..read])?..read
             };
             let bytes = &buffer[bytes];
@@ -593,10 +639,10 @@ impl Idle {
         Idle { timeout, last_moved, timer: Box::pin(sleep_until(later(last_moved, timeout))) }
     }
 
-    /// Ready when nothing has moved for the timeout.
-    fn poll(&mut self, cx: &mut Context<'_>, moved: bool) -> Poll<()> {
-        if moved {
-            self.last_moved = Instant::now();
+    /// Ready when nothing has moved for the timeout; `moved`: when something has, now.
+    fn poll(&mut self, cx: &mut Context<'_>, moved: Option<Instant>) -> Poll<()> {
+        if let Some(moved) = moved {
+            self.last_moved = moved;
         }
         loop {
             ready!(self.timer.as_mut().poll(cx));
@@ -694,7 +740,7 @@ mod tests {
     }
 
     async fn run(app: &mut Scripted, redis: &mut Scripted) -> RelayEnd {
-        Relay::new(app, redis, None, Reuse::new(false, false), &Totals::default()).await
+        Relay::new(app, redis, None, Reuse::new(false, false), &TunnelFigures::unread()).await
     }
 
     #[tokio::test]
@@ -719,9 +765,14 @@ mod tests {
     async fn a_reset_comes_behind_all_that_was_sent_before_it() {
         let mut app = Scripted::new(vec![Ok(b"request"), Err(reset())], usize::MAX);
         let (mut redis, mut far) = duplex(1024);
-        let end =
-            Relay::new(&mut app, &mut redis, None, Reuse::new(false, false), &Totals::default())
-                .await;
+        let end = Relay::new(
+            &mut app,
+            &mut redis,
+            None,
+            Reuse::new(false, false),
+            &TunnelFigures::unread(),
+        )
+        .await;
         assert!(matches!(end, RelayEnd::Reset(Side::App, _)));
         drop(redis);
         let mut received = Vec::new();
@@ -741,8 +792,8 @@ mod tests {
         let (mut app, mut app_far, mut redis, mut redis_far) = narrow();
         let sent: Vec<u8> = (0..200_000_u32).map(|n| (n % 251) as u8).collect();
         app_far.write_all(&sent).await.unwrap();
-        let totals = Totals::default();
-        let mut relay = Relay::new(&mut app, &mut redis, None, Reuse::new(false, false), &totals);
+        let figures = TunnelFigures::unread();
+        let mut relay = Relay::new(&mut app, &mut redis, None, Reuse::new(false, false), &figures);
         // Polled once: it fills what Redis takes, and keeps the rest of one chunk.
         assert!(
             std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut relay).poll(cx)))
@@ -759,15 +810,15 @@ mod tests {
         assert!(received == sent, "the bytes differ");
         assert_eq!(relay.up.stalled.capacity(), 0, "nothing is held while idle");
         drop(relay);
-        assert_eq!(totals.counts().sent, 200_000);
+        assert_eq!(figures.totals().sent, 200_000);
     }
 
     #[tokio::test]
     async fn a_reset_behind_bytes_that_stalled_is_told_once_they_are_delivered() {
         let mut app = Scripted::new(vec![Ok(b"0123456789"), Err(reset())], usize::MAX);
         let (mut redis, mut far) = duplex(4);
-        let totals = Totals::default();
-        let relay = Relay::new(&mut app, &mut redis, None, Reuse::new(false, false), &totals);
+        let figures = TunnelFigures::unread();
+        let relay = Relay::new(&mut app, &mut redis, None, Reuse::new(false, false), &figures);
         let mut received = [0; 10];
         let (end, read) = tokio::join!(relay, far.read_exact(&mut received));
         assert!(matches!(end, RelayEnd::Reset(Side::App, _)), "{end:?}");
@@ -780,9 +831,14 @@ mod tests {
         let mut deaf = join(silent, Scripted::new(vec![], 0));
         let mut app = Scripted::new(vec![Ok(b"request")], usize::MAX);
         let timeout = Some(Duration::from_secs(3600));
-        let end =
-            Relay::new(&mut app, &mut deaf, timeout, Reuse::new(false, false), &Totals::default())
-                .await;
+        let end = Relay::new(
+            &mut app,
+            &mut deaf,
+            timeout,
+            Reuse::new(false, false),
+            &TunnelFigures::unread(),
+        )
+        .await;
         assert!(matches!(end, RelayEnd::Reset(Side::Redis, _)), "{end:?}");
     }
 
@@ -790,14 +846,24 @@ mod tests {
     async fn a_stall_of_the_idle_timeout_ends_in_a_reset_and_silence_in_a_close() {
         let (mut app, mut app_far, mut redis, _redis_far) = narrow();
         let timeout = Some(Duration::from_secs(3600));
-        let end =
-            Relay::new(&mut app, &mut redis, timeout, Reuse::new(false, false), &Totals::default())
-                .await;
+        let end = Relay::new(
+            &mut app,
+            &mut redis,
+            timeout,
+            Reuse::new(false, false),
+            &TunnelFigures::unread(),
+        )
+        .await;
         assert!(matches!(end, RelayEnd::Idle));
         app_far.write_all(&[0; 5000]).await.unwrap();
-        let end =
-            Relay::new(&mut app, &mut redis, timeout, Reuse::new(false, false), &Totals::default())
-                .await;
+        let end = Relay::new(
+            &mut app,
+            &mut redis,
+            timeout,
+            Reuse::new(false, false),
+            &TunnelFigures::unread(),
+        )
+        .await;
         assert!(matches!(end, RelayEnd::Reset(Side::Redis, _)));
     }
 }

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use tokio_native_tls::TlsStream;
 
 use super::read_ahead::ReadAhead;
+use crate::figures::UpstreamState;
 use crate::pool::Permit;
 use crate::tls::is_unannounced_close;
 
@@ -58,6 +59,11 @@ impl TlsUpstream {
 
     pub fn permit_mut(&mut self) -> &mut Permit<TlsUpstream> {
         &mut self.permit
+    }
+
+    /// What the connection does now.
+    pub fn is_now(&mut self, state: UpstreamState) {
+        self.tls.get_mut().get_mut().get_mut().is_now(state);
     }
 
     pub fn tcp(&self) -> &TcpStream {

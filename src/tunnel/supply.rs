@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use super::failure::{Failure, Step};
 use super::stream::TlsUpstream;
 use super::{Tunnel, upstream};
+use crate::figures::{PoolResult, UpstreamState};
 use crate::logging::debug;
 use crate::pool::canary::{RESET, RESET_DONE};
 use crate::pool::stock::{Added, Asked, HandOver};
@@ -111,7 +112,11 @@ async fn make(
     deadline: Instant,
 ) -> Result<Supplied, Failure> {
     match upstream::make(tunnel, permit, deadline).await {
-        Ok(stream) => Ok(Supplied::new(stream)),
+        Ok(mut stream) => {
+            stream.is_now(UpstreamState::Relaying);
+            tunnel.figures.pooled(PoolResult::New);
+            Ok(Supplied::new(stream))
+        }
         Err((unexplained, permit)) => {
             // What is asked to explain it has the place of what failed.
             let failure = unexplained.explain(tunnel).await;
@@ -128,7 +133,9 @@ async fn await_fit(
     deadline: Instant,
 ) -> Result<Supplied, Failure> {
     loop {
+        let waiting = matches!(asked, Asked::Waiting(_)).then(|| tunnel.figures.wait());
         let granted = timeout_at(deadline, asked.granted()).await;
+        drop(waiting);
         match granted.map_err(|_| waited_in_vain(tunnel))? {
             Granted::Make(permit) => return make(tunnel, permit, deadline).await,
             Granted::Kept(mut kept) => {
@@ -138,7 +145,12 @@ async fn await_fit(
                 let hand_over = tunnel.stock.hand_over(&kept, Instant::now());
                 let reason = match (unfit, hand_over) {
                     (None, Some(hand_over)) => {
-                        let stream = kept.connection;
+                        let mut stream = kept.connection;
+                        stream.is_now(UpstreamState::Relaying);
+                        tunnel.figures.pooled(match kept.origin {
+                            Origin::Reused => PoolResult::Reused,
+                            Origin::Spare => PoolResult::Spare,
+                        });
                         return Ok(Supplied { stream, hand_over, is_new: false });
                     }
                     (None, None) => Unfit::Untried,
@@ -215,10 +227,12 @@ pub async fn give_back(tunnel: &Arc<Tunnel>, mut stream: TlsUpstream) {
         let _ = timeout(Duration::ZERO, stream.shutdown()).await;
         return;
     };
+    stream.is_now(UpstreamState::Connecting);
     if !matches!(timeout(RESET_TIME, reset(&mut stream)).await, Ok(true)) {
         note_discarded(tunnel, Unfit::NotReset);
         return;
     }
+    stream.is_now(UpstreamState::Idle);
     let (address, made) = (stream.address.ip(), stream.made);
     let kept = Kept { connection: stream, address, made, origin: Origin::Reused };
     watch(tunnel, back.keep(kept, Instant::now()));
@@ -242,7 +256,8 @@ pub fn refill(tunnel: &Arc<Tunnel>) {
             let began = Instant::now();
             let deadline = began + tunnel.settings.connect_timeout;
             match upstream::make(&tunnel, permit, deadline).await {
-                Ok(stream) => {
+                Ok(mut stream) => {
+                    stream.is_now(UpstreamState::Idle);
                     let (address, made): (IpAddr, _) = (stream.address.ip(), stream.made);
                     let spare = Kept { connection: stream, address, made, origin: Origin::Spare };
                     let added = tunnel.stock.add_spare(spare, began, Instant::now());
@@ -255,6 +270,7 @@ pub fn refill(tunnel: &Arc<Tunnel>) {
                 // The next connection meets the same, and reports it.
                 Err((unexplained, _permit)) => {
                     let error = unexplained.bare();
+                    tunnel.note_failure(&error);
                     debug!(at = "spare-failed", var = tunnel.variable(), error = %error);
                 }
             }

@@ -18,10 +18,11 @@ use super::headroom::Room;
 use super::read_ahead::ReadAhead;
 use super::socket::{keep_alive, send_at_once};
 use super::stream::TlsUpstream;
+use crate::figures::UpstreamState;
 use crate::logging::debug;
 use crate::pool::Permit;
 use crate::pool::canary::{self, Verdict};
-use crate::tls::{Connector, HandshakeError, Sessions};
+use crate::tls::{Connector, HandshakeError, Sessions, certificate_of};
 
 /// How long one address has before the next one is tried beside it (RFC 8305 section 5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
@@ -112,7 +113,9 @@ async fn connect_tls(
     step: &mut Step,
 ) -> Result<(TlsStream<ReadAhead>, SocketAddr), Unexplained> {
     *step = Step::Tcp;
+    let connecting = tunnel.figures.hold(UpstreamState::Connecting);
     let stream = connect_tcp(addresses).await?;
+    drop(connecting);
     *step = Step::Tls;
     handshake(tunnel, &tunnel.connector, stream, sessions).await
 }
@@ -153,10 +156,12 @@ pub async fn handshake(
 ) -> Result<(TlsStream<ReadAhead>, SocketAddr), Unexplained> {
     let address = stream.peer_addr().map_err(|error| Failure::Outage(Step::Tcp, error))?;
     let host = tunnel.route.upstream.host_name();
-    let stream = ReadAhead::new(stream, tunnel.count_connection());
+    let started = Instant::now();
+    let held = tunnel.figures.hold(UpstreamState::Connecting);
+    let stream = ReadAhead::new(stream, held);
     let heard = stream.heard();
     let tls = tokio::select! {
-        finished = connector.connect(&host, stream, sessions) => finished,
+        finished = connector.shake_hands(&host, stream, sessions) => finished,
         silence = question_silence(tunnel, address, &heard) => match silence {
             Silence::OfPlaintext => Err(HandshakeError::NoTls.into()),
             Silence::Unquestioned => {
@@ -164,7 +169,17 @@ pub async fn handshake(
             }
         },
     };
-    tls.map(|tls| (tls, address)).map_err(|error| Unexplained::of(address, error, &heard))
+    let (tls, resumed) = tls.map_err(|error| Unexplained::of(address, error, &heard))?;
+    note_handshake(tunnel, &tls, resumed, started);
+    Ok((tls, address))
+}
+
+fn note_handshake(tunnel: &Tunnel, tls: &TlsStream<ReadAhead>, resumed: bool, started: Instant) {
+    tunnel.figures.shook_hands(resumed, started.elapsed());
+    // A server that resumes a session shows none.
+    if !resumed && let Ok(certificate) = certificate_of(tls) {
+        tunnel.figures.saw_certificate(certificate.names_in_short(), certificate.expires_at);
+    }
 }
 
 /// Asks a server that was silent in the handshake whether it speaks plaintext, in the place of
@@ -179,11 +194,15 @@ async fn in_turn(
         return Err(Failure::Misconfigured(HandshakeError::NoTls).into());
     }
     let stream = connect_tcp(vec![address]).await?;
-    let stream = ReadAhead::new(stream, tunnel.count_connection());
+    let started = Instant::now();
+    let held = tunnel.figures.hold(UpstreamState::Connecting);
+    let stream = ReadAhead::new(stream, held);
     let heard = stream.heard();
     let host = tunnel.route.upstream.host_name();
-    let tls = connector.connect(&host, stream, sessions).await;
-    tls.map(|tls| (tls, address)).map_err(|error| Unexplained::of(address, error, &heard))
+    let tls = connector.shake_hands(&host, stream, sessions).await;
+    let (tls, resumed) = tls.map_err(|error| Unexplained::of(address, error, &heard))?;
+    note_handshake(tunnel, &tls, resumed, started);
+    Ok((tls, address))
 }
 
 /// The first of `addresses` that answers, each given a short start before the next (RFC 8305).

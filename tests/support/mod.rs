@@ -11,6 +11,7 @@ pub mod pty;
 pub mod resp;
 pub mod servers;
 pub mod slow_link;
+pub mod status;
 
 use std::io::{ErrorKind, Read};
 use std::net::{TcpListener, TcpStream};

@@ -196,6 +196,18 @@ impl Server {
         self.processes[0] = Process(self.commands[0].spawn().unwrap());
     }
 
+    /// Ends its `redis-server`.
+    pub fn stop(&mut self) {
+        self.processes[0].0.kill().unwrap();
+        self.processes[0].wait();
+    }
+
+    /// Starts it anew, and waits until it answers.
+    pub fn start_again(&mut self) {
+        self.processes[0] = Process(self.commands[0].spawn().unwrap());
+        assert!(self.answers(), "it starts again");
+    }
+
     /// The URL by which an app knows it.
     pub fn url(&self) -> String {
         format!("redis://default:{PASSWORD}@{}:{}/0", self.address, self.port)

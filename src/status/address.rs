@@ -1,0 +1,144 @@
+//! Where the status page is served: bound before COMMAND starts, served later.
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, ToSocketAddrs as _};
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+
+use super::server::Hosts;
+
+/// Where the status page is to be served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StatusAddress {
+    /// A name or an address of this machine, and a port; 0: the kernel's pick.
+    Tcp(String, u16),
+    /// A socket beside those of `--listen unix`.
+    Unix,
+}
+
+impl StatusAddress {
+    /// From `unix`, a port of 127.0.0.1, or a host and a port; `None`: it is none of these.
+    pub fn parse(text: &str) -> Option<StatusAddress> {
+        if text.eq_ignore_ascii_case("unix") {
+            return Some(StatusAddress::Unix);
+        }
+        let port = |digits: &str| {
+            let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+            is_number.then(|| digits.parse().ok()).flatten()
+        };
+        if let Some(port) = port(text) {
+            return Some(StatusAddress::Tcp(Ipv4Addr::LOCALHOST.to_string(), port));
+        }
+        let (host, digits) = text.rsplit_once(':')?;
+        let host = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+            Some(bracketed) => bracketed.parse::<IpAddr>().ok()?.to_string(),
+            None => host.to_owned(),
+        };
+        let is_name = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+        let is_host =
+            host.parse::<IpAddr>().is_ok() || (!host.is_empty() && host.chars().all(is_name));
+        is_host.then(|| port(digits)).flatten().map(|port| StatusAddress::Tcp(host, port))
+    }
+
+    /// Its port, if it has one that is known.
+    pub fn port(&self) -> Option<u16> {
+        match self {
+            StatusAddress::Tcp(_, port) => Some(*port).filter(|port| *port != 0),
+            StatusAddress::Unix => None,
+        }
+    }
+
+    /// Binds it.
+    ///
+    /// # Errors
+    /// As bind(2), and when the name leads nowhere.
+    ///
+    /// # Panics
+    /// For [`StatusAddress::Unix`]: the folder of the sockets binds that.
+    pub fn bind(&self) -> io::Result<Listener> {
+        let StatusAddress::Tcp(host, port) = self else { panic!("a Unix socket") };
+        let mut refused = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        for address in (host.as_str(), *port).to_socket_addrs()? {
+            match TcpListener::bind(address) {
+                Ok(listener) => {
+                    listener.set_nonblocking(true)?;
+                    let address = listener.local_addr()?;
+                    return Ok(Listener::Tcp(listener, address, host.clone()));
+                }
+                Err(error) => refused = error,
+            }
+        }
+        Err(refused)
+    }
+}
+
+impl fmt::Display for StatusAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StatusAddress::Tcp(host, port) if host.contains(':') => write!(f, "[{host}]:{port}"),
+            StatusAddress::Tcp(host, port) => write!(f, "{host}:{port}"),
+            StatusAddress::Unix => f.write_str("unix"),
+        }
+    }
+}
+
+/// Where the status page is served: bound, and not yet served.
+#[derive(Debug)]
+pub enum Listener {
+    /// With its address, and the name that it was asked for by.
+    Tcp(TcpListener, SocketAddr, String),
+    /// With its path.
+    Unix(UnixListener, PathBuf),
+}
+
+impl Listener {
+    /// Whether other machines can reach it.
+    pub fn is_exposed(&self) -> bool {
+        matches!(self, Listener::Tcp(_, address, _) if !address.ip().is_loopback())
+    }
+
+    /// The hosts by which browsers may ask it.
+    pub fn hosts(&self) -> Hosts {
+        match self {
+            Listener::Tcp(_, _, name) => Hosts::named(name),
+            Listener::Unix(..) => Hosts::default(),
+        }
+    }
+}
+
+impl fmt::Display for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Listener::Tcp(_, address, _) => write!(f, "http://{address}/"),
+            Listener::Unix(_, path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_a_port_a_host_with_a_port_or_unix() {
+        for (text, expected) in [
+            ("9121", "127.0.0.1:9121"),
+            ("0", "127.0.0.1:0"),
+            ("0.0.0.0:80", "0.0.0.0:80"),
+            ("[::1]:9121", "[::1]:9121"),
+            ("::1:9121", "[::1]:9121"),
+            ("localhost:1", "localhost:1"),
+            ("my-host.example:65535", "my-host.example:65535"),
+            ("unix", "unix"),
+            ("UNIX", "unix"),
+        ] {
+            let parsed = StatusAddress::parse(text).map(|address| address.to_string());
+            assert_eq!(parsed.as_deref(), Some(expected), "{text}");
+        }
+        for text in ["", ":9121", "65536", "h:", "h:x", "h:+1", "a b:1", "[x]:1", "http://h:1", "h"]
+        {
+            assert_eq!(StatusAddress::parse(text), None, "{text}");
+        }
+    }
+}

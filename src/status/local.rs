@@ -1,0 +1,138 @@
+//! Where `--status` finds a launcher: an abstract Unix socket that is named after its pid. It has
+//! no file, so that nothing is left behind, and no permissions: the kernel says who connects
+//! (unix(7)).
+
+use std::io;
+use std::sync::Arc;
+
+use nix::unistd::geteuid;
+use socket2::{Domain, SockAddr, Socket, Type};
+use tokio::net::{UnixListener, UnixStream};
+
+use super::Status;
+use super::server::{Accept, Hosts, accept_all};
+use crate::logging::debug;
+
+/// How the names of launchers' sockets begin, behind the NUL that makes them abstract.
+const PREFIX: &str = "start-stunnel/";
+/// Launchers of one pid that can be told apart: containers may share a network, and with it these
+/// names, but not their pids.
+const NAMESAKES: u32 = 16;
+const BACKLOG: i32 = 16;
+
+/// Answers the same user and root, for ever.
+pub async fn serve(status: Arc<Status>) {
+    let served = match bind(status.pid) {
+        Ok(listener) => accept_all(Guarded(listener), status, Hosts::default()).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = served {
+        debug!(at = "status-not-local", error = %error);
+    }
+}
+
+/// Hangs up on other users.
+struct Guarded(UnixListener);
+
+impl Accept for Guarded {
+    type Stream = UnixStream;
+
+    async fn accept(&self) -> io::Result<UnixStream> {
+        loop {
+            let (stream, _) = self.0.accept().await?;
+            if is_same_user_or_root(&stream) {
+                return Ok(stream);
+            }
+        }
+    }
+}
+
+fn bind(pid: u32) -> io::Result<UnixListener> {
+    let mut taken = io::Error::from(io::ErrorKind::AddrInUse);
+    for namesake in 0..NAMESAKES {
+        let name = match namesake {
+            0 => format!("{PREFIX}{pid}"),
+            more => format!("{PREFIX}{pid}.{more}"),
+        };
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        match socket.bind(&address(&name)?) {
+            Ok(()) => {
+                socket.listen(BACKLOG)?;
+                socket.set_nonblocking(true)?;
+                return UnixListener::from_std(socket.into());
+            }
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => taken = error,
+            Err(error) => return Err(error),
+        }
+    }
+    Err(taken)
+}
+
+fn address(name: &str) -> io::Result<SockAddr> {
+    SockAddr::unix(format!("\0{name}"))
+}
+
+/// Whether the process at the other end is of this user, or root's.
+pub fn is_same_user_or_root(stream: &UnixStream) -> bool {
+    stream.peer_cred().is_ok_and(|peer| peer.uid() == 0 || peer.uid() == geteuid().as_raw())
+}
+
+/// A connection to the launcher's socket of this name.
+///
+/// # Errors
+/// As connect(2); EAGAIN when the launcher does not accept any.
+pub fn connect(name: &str) -> io::Result<UnixStream> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.connect(&address(name)?)?;
+    UnixStream::from_std(socket.into())
+}
+
+/// The names of all launchers' sockets in the text of /proc/net/unix (proc_net(5)), by pid.
+pub fn names(sockets: &str) -> Vec<String> {
+    const LISTENS: &str = "00010000";
+    let of_launcher = |line: &str| {
+        // Num, RefCount, Protocol, Flags, Type, St, Inode, Path.
+        let mut fields = line.split_ascii_whitespace().skip(3);
+        let (flags, path) = (fields.next()?, fields.nth(3)?);
+        let name = path.strip_prefix('@').filter(|_| flags == LISTENS)?;
+        let number = name.strip_prefix(PREFIX)?;
+        let is_number = number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+        is_number.then(|| name.to_owned())
+    };
+    let mut names: Vec<String> = sockets.lines().filter_map(of_launcher).collect();
+    let pid = |name: &str| pid_of(name).split('.').next().and_then(|pid| pid.parse::<u32>().ok());
+    names.sort_by_key(|name| (pid(name), name.clone()));
+    names.dedup();
+    names
+}
+
+/// The pid by which a launcher's socket is named.
+pub fn pid_of(name: &str) -> &str {
+    name.strip_prefix(PREFIX).unwrap_or(name)
+}
+
+/// Whether whoever listens at the other end may be believed: root believes everybody, others
+/// themselves and root.
+pub fn is_believed(stream: &UnixStream) -> bool {
+    geteuid().is_root() || is_same_user_or_root(stream)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn launchers_are_found_among_all_sockets() {
+        let sockets = "Num       RefCount Protocol Flags    Type St Inode Path\n\
+            0000000000000000: 00000002 00000000 00010000 0001 01 1234 @start-stunnel/112\n\
+            0000000000000000: 00000002 00000000 00010000 0001 01 1235 @start-stunnel/7\n\
+            0000000000000000: 00000002 00000000 00010000 0001 01 1235 @start-stunnel/7.1\n\
+            0000000000000000: 00000003 00000000 00000000 0001 03 1236 @start-stunnel/9\n\
+            0000000000000000: 00000003 00000000 00000000 0001 03 1237\n\
+            0000000000000000: 00000002 00000000 00010000 0001 01 1238 /run/start-stunnel/8\n\
+            0000000000000000: 00000002 00000000 00010000 0001 01 1239 @start-stunnel/x\n";
+        assert_eq!(names(sockets), ["start-stunnel/7", "start-stunnel/7.1", "start-stunnel/112"]);
+        assert_eq!(pid_of("start-stunnel/7.1"), "7.1");
+    }
+}

@@ -1,0 +1,194 @@
+//! The page for a person who was paged at night: HTML without a script, drawn here.
+
+use std::fmt::{self, Write as _};
+use std::sync::OnceLock;
+
+use openssl::base64;
+use openssl::sha::sha256;
+
+use super::Report;
+use super::words::{self, Block, FAILURES, HELD, Verdict};
+use crate::figures::{POINTS, Point};
+
+/// How often a browser asks again, in seconds.
+const REFRESH: u32 = 5;
+/// The size of a graph, in its own units.
+const WIDTH: usize = POINTS * 10;
+const HEIGHT: usize = 40;
+
+const STYLE: &str = include_str!("page.css");
+
+/// What a browser may do with the page: show it, in this very style.
+pub fn security_policy() -> &'static str {
+    static POLICY: OnceLock<String> = OnceLock::new();
+    POLICY.get_or_init(|| {
+        let style = base64::encode_block(&sha256(STYLE.as_bytes()));
+        format!(
+            "default-src 'none'; style-src 'sha256-{style}'; base-uri 'none'; form-action 'none'; \
+             frame-ancestors 'none'"
+        )
+    })
+}
+
+/// Text as HTML shows it, whatever it holds.
+struct Escaped<'a>(&'a str);
+
+impl fmt::Display for Escaped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.chars().try_for_each(|c| match c {
+            '&' => f.write_str("&amp;"),
+            '<' => f.write_str("&lt;"),
+            '>' => f.write_str("&gt;"),
+            '"' => f.write_str("&quot;"),
+            '\'' => f.write_str("&#39;"),
+            c if c.is_control() => f.write_char('?'),
+            c => f.write_char(c),
+        })
+    }
+}
+
+pub fn written(report: &Report) -> String {
+    let mut page = String::new();
+    write(&mut page, report).expect("a String takes everything");
+    page
+}
+
+fn write(page: &mut String, report: &Report) -> fmt::Result {
+    let title = if report.is_well() { "well" } else { "FAILING" };
+    write!(
+        page,
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
+         <meta name=\"color-scheme\" content=\"light dark\">\
+         <meta http-equiv=\"refresh\" content=\"{REFRESH}\">\
+         <title>{title} · start-stunnel</title><style>{STYLE}</style></head><body>\n\
+         <h1>start-stunnel</h1>\n"
+    )?;
+    let blocks = words::blocks(report);
+    if blocks.is_empty() {
+        page.push_str("<p>No tunnel: COMMAND runs without one.</p>\n");
+    }
+    for (block, tunnel) in blocks.iter().zip(&report.snapshot.tunnels) {
+        section(page, block, &tunnel.graph)?;
+    }
+    let process = words::process(report);
+    write!(
+        page,
+        "<footer><p>{}</p><p><a href=\"metrics\">metrics</a> <a href=\"status.json\">JSON</a></p>\
+         </footer>\n</body></html>\n",
+        Escaped(&process)
+    )
+}
+
+/// The class that colours a verdict, which its word says as well.
+fn class(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Unused => "unused",
+        Verdict::Works => "works",
+        Verdict::Unsteady => "unsteady",
+        Verdict::Fails => "fails",
+    }
+}
+
+fn section(page: &mut String, block: &Block, graph: &[Point]) -> fmt::Result {
+    let since = block.since.as_ref().map_or_else(String::new, |since| format!(" {since}"));
+    let (class, word) = (class(block.verdict), block.verdict.word());
+    writeln!(
+        page,
+        "<section class=\"{class}\"><h2>{} <strong>{word}{}</strong></h2>",
+        Escaped(&block.title),
+        Escaped(&since)
+    )?;
+    if let Some(advice) = &block.advice {
+        writeln!(page, "<p class=\"advice\">{}</p>", Escaped(advice))?;
+    }
+    page.push_str("<dl>\n");
+    for (number, row) in block.rows.iter().enumerate() {
+        let (rank, important) = match number + 1 {
+            rank @ ..=3 => (format!("{rank} "), " class=\"important\""),
+            _ => (String::new(), ""),
+        };
+        let (label, text) = (row.label, Escaped(&row.text));
+        write!(page, "<dt{important}>{rank}{label}</dt><dd{important}>{text}")?;
+        if let Some(advice) = &row.advice {
+            write!(page, "<p class=\"advice\">{}</p>", Escaped(advice))?;
+        }
+        match row.label {
+            HELD => bars(page, "connections to Redis", "held", graph, |point| point.peak)?,
+            FAILURES => bars(page, "failures", "failed", graph, |point| point.failed)?,
+            _ => {}
+        }
+        page.push_str("</dd>\n");
+    }
+    page.push_str("</dl></section>\n");
+    Ok(())
+}
+
+/// The last ten minutes as bars, the running slot on the right; nothing without a value.
+fn bars(
+    page: &mut String,
+    what: &str,
+    class: &str,
+    points: &[Point],
+    value: fn(&Point) -> u32,
+) -> fmt::Result {
+    let most = points.iter().map(value).max().unwrap_or(0);
+    if most == 0 {
+        return Ok(());
+    }
+    let width = WIDTH / POINTS;
+    write!(
+        page,
+        "<svg class=\"{class}\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" \
+         preserveAspectRatio=\"none\" role=\"img\" \
+         aria-label=\"{what} in the last 10 minutes, at most {most}\">"
+    )?;
+    let first = POINTS.saturating_sub(points.len());
+    for (index, value) in points.iter().map(value).enumerate().filter(|(_, value)| *value > 0) {
+        let height = (value as usize * HEIGHT).div_ceil(most as usize);
+        let (x, y) = ((first + index) * width, HEIGHT - height);
+        write!(page, "<rect x=\"{x}\" y=\"{y}\" width=\"{}\" height=\"{height}\"/>", width - 1)?;
+    }
+    write!(page, "</svg><small>{what}, last 10 minutes, at most {most}</small>")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::tests::{HOSTILE, report};
+
+    #[test]
+    fn whatever_a_server_calls_itself_is_shown_as_text() {
+        let page = written(&report());
+        let shown = "&lt;/td&gt;&lt;script&gt;alert(1)&lt;/script&gt;&quot;&#39; &amp;amp; ?[31m ?";
+        assert_eq!(page.matches(shown).count(), 2, "{page}");
+        assert!(!page.contains("<script") && !page.contains(HOSTILE));
+        assert!(!page.contains('\u{1b}'));
+    }
+
+    #[test]
+    fn what_is_shown_in_colour_is_said_in_words_too() {
+        let page = written(&report());
+        for (class, word) in
+            [("works", "working"), ("fails", "failing since"), ("unused", "not used yet")]
+        {
+            let section = page.split("<section class=\"").find(|part| part.starts_with(class));
+            let section = section.unwrap_or_else(|| panic!("no {class}"));
+            assert!(section.contains(&format!("<strong>{word}")), "{section}");
+        }
+        assert!(page.contains("<title>FAILING · start-stunnel</title>"));
+    }
+
+    #[test]
+    fn a_graph_has_a_bar_for_each_slot_that_has_something() {
+        let points = [0, 1, 8].map(|peak| Point { peak, accepted: 0, failed: 0 });
+        let mut page = String::new();
+        bars(&mut page, "x", "held", &points, |point| point.peak).unwrap();
+        assert!(page.contains("<rect x=\"180\" y=\"35\" width=\"9\" height=\"5\"/>"), "{page}");
+        assert!(page.contains("<rect x=\"190\" y=\"0\" width=\"9\" height=\"40\"/>"), "{page}");
+        assert_eq!(page.matches("<rect").count(), 2);
+        page.clear();
+        bars(&mut page, "x", "failed", &points, |point| point.failed).unwrap();
+        assert_eq!(page, "");
+    }
+}

@@ -1,0 +1,109 @@
+//! A report for a terminal.
+
+use std::fmt::Write as _;
+
+use super::Report;
+use super::words::{self, HELD};
+use crate::figures::Point;
+
+/// What fits most terminals.
+const COLUMNS: usize = 100;
+/// Where a row's text begins.
+const INDENT: usize = 13;
+/// Eighths of a line, from one on.
+const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+
+pub fn written(report: &Report) -> String {
+    let mut text = String::new();
+    let blocks = words::blocks(report);
+    if blocks.is_empty() {
+        text.push_str("No tunnel: COMMAND runs without one.\n");
+    }
+    for (block, tunnel) in blocks.iter().zip(&report.snapshot.tunnels) {
+        let since = block.since.as_ref().map_or_else(String::new, |since| format!(" {since}"));
+        let verdict = block.verdict.word().to_uppercase();
+        line(&mut text, 0, &format!("{}   {verdict}{since}", block.title));
+        if let Some(advice) = &block.advice {
+            wrapped(&mut text, 2, "", advice);
+        }
+        for (number, row) in block.rows.iter().enumerate() {
+            let number = if number < 3 { (number + 1).to_string() } else { " ".to_owned() };
+            wrapped(&mut text, INDENT, &format!("  {number} {}", row.label), &row.text);
+            if row.label == HELD && tunnel.graph.len() > 1 {
+                line(&mut text, INDENT, &format!("{}  last 10 minutes", graph(&tunnel.graph)));
+            }
+            if let Some(advice) = &row.advice {
+                wrapped(&mut text, INDENT + 2, &format!("{:INDENT$}>", ""), advice);
+            }
+        }
+    }
+    wrapped(&mut text, 2, "", &words::process(report));
+    text
+}
+
+/// The most connections in each slot, as bars.
+fn graph(points: &[Point]) -> String {
+    let most = points.iter().map(|point| point.peak).max().unwrap_or(0).max(1);
+    let bar = |point: &Point| match point.peak {
+        0 => ' ',
+        peak => BARS[((peak * BARS.len() as u32).div_ceil(most) - 1) as usize],
+    };
+    points.iter().map(bar).collect()
+}
+
+fn line(text: &mut String, indent: usize, content: &str) {
+    // What comes from outside must not speak to the terminal.
+    let content: String = content.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+    writeln!(text, "{:indent$}{}", "", content.trim_end()).expect("a String takes everything");
+}
+
+/// `content`, behind `head` and broken at spaces, below itself.
+fn wrapped(text: &mut String, indent: usize, head: &str, content: &str) {
+    let mut current = format!("{head:indent$}");
+    let mut is_empty = true;
+    for word in content.split(' ') {
+        if !is_empty && current.chars().count() + 1 + word.chars().count() > COLUMNS {
+            line(text, 0, &current);
+            (current, is_empty) = (" ".repeat(indent), true);
+        }
+        if !is_empty {
+            current.push(' ');
+        }
+        current.push_str(word);
+        is_empty = false;
+    }
+    line(text, 0, &current);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::tests::report;
+
+    #[test]
+    fn a_terminal_is_told_what_the_page_says_within_its_width() {
+        let text = written(&report());
+        assert!(text.starts_with("REDIS_URL → redis.example.com:6380   WORKING\n"), "{text}");
+        assert!(text.contains("\nCACHE_URL → cache.example.com:6379   FAILING since "), "{text}");
+        assert!(text.contains("\nOTHER_URL → other.example.com:6379   NOT USED YET\n"), "{text}");
+        assert!(text.contains("\n  1 Held     18 relaying + 0 idle"), "{text}");
+        assert!(text.trim_end().ends_with("only"), "{text}");
+        for line in text.lines() {
+            assert!(line.chars().count() <= COLUMNS, "{line}");
+        }
+    }
+
+    #[test]
+    fn nothing_from_outside_speaks_to_the_terminal() {
+        let text = written(&report());
+        assert!(text.contains("alert(1)") && text.contains("?[31m"), "{text}");
+        assert!(!text.contains('\u{1b}'));
+    }
+
+    #[test]
+    fn a_graph_has_a_bar_for_each_slot() {
+        let points = [0, 1, 8, 4].map(|peak| Point { peak, accepted: 0, failed: 0 });
+        assert_eq!(graph(&points), " ▁█▄");
+        assert_eq!(graph(&[Point { peak: 0, accepted: 0, failed: 0 }]), " ");
+    }
+}

@@ -1,0 +1,396 @@
+//! What a report says in plain words: on the page, and in a terminal.
+
+use std::time::Duration;
+
+use super::Report;
+use crate::figures::{CertificateText, FailureReason, PoolResult, Recent, TunnelSnapshot};
+use crate::names;
+use crate::tunnel::client_limit;
+
+/// A certificate that ends so soon is worth a word, in days.
+const SOON: i64 = 14;
+const SECONDS_A_DAY: i64 = 86_400;
+/// The word of `--verify` with which a certificate's end is of no matter.
+const NONE: &str = "none";
+/// Waits beyond these are worth a word, in seconds.
+const SLOW_LOOP: f64 = 0.05;
+const SLOW_REPLY: f64 = 0.1;
+const SLOW_CONNECT: f64 = 0.25;
+
+/// How a tunnel is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nobody has got to Redis through it, or failed to.
+    Unused,
+    Works,
+    /// The latest attempt got to Redis, but something is to be seen to.
+    Unsteady,
+    /// The latest attempt failed.
+    Fails,
+}
+
+impl Verdict {
+    pub fn of(tunnel: &TunnelSnapshot) -> Verdict {
+        let recent = &tunnel.recent;
+        let ends_soon = tunnel.certificate.as_ref().is_some_and(|shown| days_left(shown) < SOON);
+        if tunnel.failing_since.is_some() {
+            Verdict::Fails
+        } else if tunnel.last_success.is_none() {
+            Verdict::Unused
+        } else if recent.failed_in_all() > 0
+            || recent.turned_away > 0
+            || is_at_limit(tunnel)
+            || (ends_soon && tunnel.labels.verify != NONE)
+        {
+            Verdict::Unsteady
+        } else {
+            Verdict::Works
+        }
+    }
+
+    pub fn word(self) -> &'static str {
+        match self {
+            Verdict::Unused => "not used yet",
+            Verdict::Works => "working",
+            Verdict::Unsteady => "working, see below",
+            Verdict::Fails => "failing",
+        }
+    }
+}
+
+/// A tunnel in words.
+#[derive(Debug, PartialEq)]
+pub struct Block {
+    /// `REDIS_URL → host:6380`.
+    pub title: String,
+    pub verdict: Verdict,
+    /// Since when it fails.
+    pub since: Option<String>,
+    /// What is probably wrong, and what to do.
+    pub advice: Option<String>,
+    /// The most important first.
+    pub rows: Vec<Row>,
+}
+
+#[derive(Debug, PartialEq)]
+pub struct Row {
+    pub label: &'static str,
+    pub text: String,
+    /// What to do about it.
+    pub advice: Option<String>,
+}
+
+impl Row {
+    fn new(label: &'static str, text: String) -> Row {
+        Row { label, text, advice: None }
+    }
+}
+
+/// The labels of the rows that have a graph.
+pub const HELD: &str = "Held";
+pub const FAILURES: &str = "Failures";
+
+pub fn blocks(report: &Report) -> Vec<Block> {
+    report.snapshot.tunnels.iter().map(|tunnel| block(tunnel, report)).collect()
+}
+
+fn block(tunnel: &TunnelSnapshot, report: &Report) -> Block {
+    let now = report.snapshot.at;
+    Block {
+        title: format!("{} → {}", tunnel.labels.variables.join(" "), tunnel.labels.upstream),
+        verdict: Verdict::of(tunnel),
+        since: tunnel
+            .failing_since
+            .map(|since| format!("since {} ({})", minute(since), ago(now.saturating_sub(since)))),
+        advice: advice(tunnel),
+        rows: vec![
+            held(tunnel),
+            failures(tunnel),
+            waits(tunnel, report),
+            tls(tunnel),
+            moved(tunnel),
+        ],
+    }
+}
+
+/// What is probably wrong with a tunnel, and what to do.
+pub fn advice(tunnel: &TunnelSnapshot) -> Option<String> {
+    let recent = &tunnel.recent;
+    if recent.turned_away > 0 {
+        return Some(format!(
+            "Probably at Redis's client limit: {} turned away, {} alive. {}",
+            counted(recent.turned_away.into(), "connection"),
+            counted(tunnel.to_server, "connection"),
+            capitalized(&client_limit::remedy()),
+        ));
+    }
+    let failed = tunnel.failing_since.is_some() || recent.failed_in_all() > 0;
+    let failure = tunnel.failure.as_ref().filter(|_| failed)?;
+    Some(capitalized(&failure.hint))
+}
+
+fn held(tunnel: &TunnelSnapshot) -> Row {
+    let TunnelSnapshot { relaying, idle, connecting, peak, waiting, .. } = tunnel;
+    let limit = tunnel.limit.map_or_else(String::new, |limit| format!(", limit {limit}"));
+    let queue = match waiting {
+        0 => String::new(),
+        waiting => format!(" · {} for one", waits_for(*waiting)),
+    };
+    let held = tunnel.held();
+    let parts = format!("{relaying} relaying + {idle} idle + {connecting} connecting");
+    let mut row = Row::new(HELD, format!("{parts} = {held} (peak {peak}{limit}){queue}"));
+    if is_at_limit(tunnel) {
+        let limit = names::MAX_CONNECTIONS;
+        row.advice =
+            Some(format!("Raise {limit} if Redis allows it, or make the app's pools smaller"));
+    }
+    row
+}
+
+/// Whether connections wait for one of the limited number.
+fn is_at_limit(tunnel: &TunnelSnapshot) -> bool {
+    tunnel.waiting > 0 && tunnel.limit.is_some_and(|limit| tunnel.held() >= limit)
+}
+
+fn waits_for(waiting: u64) -> String {
+    if waiting == 1 {
+        "1 connection waits".to_owned()
+    } else {
+        format!("{waiting} connections wait")
+    }
+}
+
+fn failures(tunnel: &TunnelSnapshot) -> Row {
+    let recent = &tunnel.recent;
+    let mut parts = vec![match recent.failed_in_all() {
+        0 => format!("none of {} in the last 5 min", recent.accepted),
+        failed => format!("last 5 min: {failed} of {}{}", recent.accepted, reasons(recent)),
+    }];
+    if let Some(failure) = &tunnel.failure {
+        parts.push(format!("last at {}: {}", second(failure.at), failure.error));
+    }
+    Row::new(FAILURES, parts.join(" · "))
+}
+
+/// ` · tls_eof 9, dns 1`: the most frequent first.
+fn reasons(recent: &Recent) -> String {
+    let mut counts: Vec<_> = FailureReason::WORDS.into_iter().zip(recent.failed).collect();
+    counts.retain(|(_, count)| *count > 0);
+    counts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    let words = counts.iter().map(|(reason, count)| format!("{reason} {count}"));
+    format!(" · {}", words.collect::<Vec<_>>().join(", "))
+}
+
+fn waits(tunnel: &TunnelSnapshot, report: &Report) -> Row {
+    let (connect, reply) = (tunnel.recent.connection_p95(), tunnel.recent.reply_p95());
+    let own = report.loop_lag.as_secs_f64();
+    let text = format!(
+        "connect {} · reply {} (p95, last 5 min) · our own loop {} now",
+        milliseconds(connect),
+        milliseconds(reply),
+        milliseconds(Some(own)),
+    );
+    let beyond = |wait: Option<f64>, limit| wait.is_some_and(|wait| wait > limit);
+    let advice = if own > SLOW_LOOP {
+        Some("This machine is short of CPU: the launcher itself has to wait for it")
+    } else if beyond(reply, SLOW_REPLY) {
+        Some(
+            "Redis or the way to it is slow: look at SLOWLOG GET and LATENCY DOCTOR there \
+             (commands that block, as BLPOP does, count as well)",
+        )
+    } else if beyond(connect, SLOW_CONNECT) {
+        Some("Connecting is slow: keep connections open in the app, or have more STUNNEL_SPARES")
+    } else {
+        None
+    };
+    Row { label: "Waits", text, advice: advice.map(str::to_owned) }
+}
+
+fn tls(tunnel: &TunnelSnapshot) -> Row {
+    let (full, resumed) = (tunnel.handshakes_full.count(), tunnel.handshakes_resumed.count());
+    let mut parts = vec![format!("handshakes: full {full}, resumed {resumed}")];
+    let mut advice = None;
+    if let Some(certificate) = &tunnel.certificate {
+        let days = days_left(certificate);
+        let ends = match days {
+            ..0 => "has ended".to_owned(),
+            days => format!("ends in {}", counted(days as u64, "day")),
+        };
+        parts.push(format!("certificate for {} {ends}", certificate.names));
+        if days < SOON && tunnel.labels.verify != NONE {
+            advice = Some("Have the server's certificate renewed".to_owned());
+        }
+    }
+    parts.push(format!("verify {}", tunnel.labels.verify));
+    Row { label: "TLS", text: parts.join(" · "), advice }
+}
+
+fn moved(tunnel: &TunnelSnapshot) -> Row {
+    let TunnelSnapshot { sent, received, open, accepted, .. } = tunnel;
+    let pool = PoolResult::WORDS.into_iter().zip(tunnel.pool);
+    let pool: Vec<_> = pool.map(|(result, count)| format!("{result} {count}")).collect();
+    let text = format!(
+        "the app's connections: {open} open of {accepted} ({}) · sent {}, received {}",
+        pool.join(", "),
+        bytes(*sent),
+        bytes(*received)
+    );
+    Row::new("Moved", text)
+}
+
+/// The last line: about COMMAND and the launcher.
+pub fn process(report: &Report) -> String {
+    let command = &report.snapshot.command;
+    let age = ago(report.snapshot.at.saturating_sub(command.started));
+    let of =
+        |most: Option<u64>| most.map_or_else(String::new, |most| format!(" of {}", grouped(most)));
+    let descriptors = report.process.descriptors.map_or_else(String::new, |open| {
+        format!(" · descriptors {}{}", grouped(open), of(report.process.most_descriptors))
+    });
+    let dropped = match report.dropped_lines {
+        0 => String::new(),
+        lines => format!(" · {} of the log dropped", counted(lines, "line")),
+    };
+    format!(
+        "COMMAND pid {}, {} {age}{descriptors}{dropped} · start-stunnel {} pid {} · this process \
+         only",
+        command.pid,
+        command.state.word(),
+        env!("CARGO_PKG_VERSION"),
+        report.pid,
+    )
+}
+
+fn days_left(certificate: &CertificateText) -> i64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let now = now.map_or(0, |now| now.as_secs() as i64);
+    (certificate.expires - now).div_euclid(SECONDS_A_DAY)
+}
+
+fn counted(number: u64, what: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{} {what}{plural}", grouped(number))
+}
+
+/// With a comma between thousands.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+fn capitalized(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
+}
+
+/// The time of day, UTC, of milliseconds since 1970.
+fn second(ms: u64) -> String {
+    let seconds = ms / 1000 % SECONDS_A_DAY as u64;
+    format!("{:02}:{:02}:{:02} UTC", seconds / 3600, seconds / 60 % 60, seconds % 60)
+}
+
+fn minute(ms: u64) -> String {
+    let minutes = ms / 60_000 % 1440;
+    format!("{:02}:{:02} UTC", minutes / 60, minutes % 60)
+}
+
+/// A length of time, in the unit that a person would use.
+fn ago(ms: u64) -> String {
+    match Duration::from_millis(ms).as_secs() {
+        seconds @ ..60 => format!("{seconds} s"),
+        seconds @ 60..3600 => format!("{} min", seconds / 60),
+        seconds @ 3600..86_400 => format!("{} h", seconds / 3600),
+        seconds => format!("{} d", seconds / 86_400),
+    }
+}
+
+fn milliseconds(seconds: Option<f64>) -> String {
+    match seconds.map(|seconds| seconds * 1000.0) {
+        None => "-".to_owned(),
+        Some(ms) if ms >= 10.0 => format!("{ms:.0} ms"),
+        Some(ms) => format!("{ms:.1} ms"),
+    }
+}
+
+fn bytes(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    let (mut value, mut unit) = (bytes as f64 / 1024.0, 0);
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        (value, unit) = (value / 1024.0, unit + 1);
+    }
+    format!("{value:.1} {}", UNITS[unit])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::tests::report;
+
+    #[test]
+    fn the_first_three_rows_explain_an_outage() {
+        let report = report();
+        let [works, fails, unused] = &blocks(&report)[..] else { panic!("three") };
+        let rows = |block: &Block| -> Vec<String> {
+            block.rows.iter().map(|row| format!("{}: {}", row.label, row.text)).collect()
+        };
+        assert_eq!((works.verdict, unused.verdict), (Verdict::Works, Verdict::Unused));
+        assert_eq!(works.advice, None);
+        assert_eq!(rows(works)[0], "Held: 1 relaying + 1 idle + 0 connecting = 2 (peak 2)");
+        assert_eq!(rows(works)[1], "Failures: none of 12 in the last 5 min");
+        assert!(
+            rows(works)[2].starts_with(
+                "Waits: connect 48 ms · reply 2.4 ms (p95, last 5 min) · our own loop "
+            )
+        );
+        assert!(
+            rows(works)[3].starts_with("TLS: handshakes: full 1, resumed 11 · certificate for ")
+        );
+        assert!(rows(works)[3].ends_with(" ends in 394 days · verify none"), "{works:?}");
+        assert_eq!(
+            rows(works)[4],
+            "Moved: the app's connections: 0 open of 12 (reused 4, spare 4, new 4) · sent 1.2 \
+             KiB, received 22.9 MiB"
+        );
+
+        assert_eq!(fails.verdict, Verdict::Fails);
+        assert!(fails.since.as_ref().unwrap().starts_with("since "), "{fails:?}");
+        assert_eq!(
+            fails.advice.as_deref(),
+            Some(
+                "Probably at Redis's client limit: 9 connections turned away, 18 connections \
+                 alive. Try STUNNEL_MAX_CONNECTIONS, smaller pools, STUNNEL_SPARES=0"
+            )
+        );
+        assert_eq!(
+            rows(fails)[0],
+            "Held: 18 relaying + 0 idle + 0 connecting = 18 (peak 18, limit 20) · 2 connections \
+             wait for one"
+        );
+        let row = &rows(fails)[1];
+        assert!(row.starts_with("Failures: last 5 min: 9 of 9 · tls_eof 9 · last at "), "{row}");
+        assert!(process(&report).starts_with("COMMAND pid 7, running 0 s · descriptors "));
+    }
+
+    #[test]
+    fn numbers_are_written_as_people_read_them() {
+        assert_eq!([0, 999, 1024, 1_234_567].map(grouped), ["0", "999", "1,024", "1,234,567"]);
+        assert_eq!(
+            [59, 60, 3599, 3600, 90_000].map(|s| ago(s * 1000)),
+            ["59 s", "1 min", "59 min", "1 h", "1 d"]
+        );
+        assert_eq!([0, 1023, 1024, 5 << 30].map(bytes), ["0 B", "1023 B", "1.0 KiB", "5.0 GiB"]);
+        assert_eq!([None, Some(0.0002), Some(0.038)].map(milliseconds), ["-", "0.2 ms", "38 ms"]);
+        assert_eq!(second(8_398_000), "02:19:58 UTC");
+        assert_eq!(minute(8_398_000), "02:19 UTC");
+    }
+}

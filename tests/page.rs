@@ -1,0 +1,318 @@
+//! What a person sees: the status page in a real browser, on a desk and on a phone, by day and by
+//! night; and what a real Prometheus makes of the metrics.
+//!
+//! `WRITE_DOCS=1 cargo test --test page` takes the manual's screenshots anew.
+
+mod support;
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::{BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use serde_json::Value;
+use support::launcher::{Held, Launcher, port_of};
+use support::pki::{Authority, Request};
+use support::resp::{Client, Reply};
+use support::servers::{Front, Options, PASSWORD, Server, connections};
+use support::status::StatusPage;
+use support::{PATIENCE, Process, eventually, eventually_within, rest, two_free_ports};
+
+/// A certificate's name that would change the page's title, were it taken for markup.
+const HOSTILE: &str = "</dd><script>document.title='owned'</script><img src=x onerror=x>";
+
+/// Colours of the page: red, green, green, by class.
+type Colour = [u8; 3];
+
+/// How a browser shows the page.
+#[derive(Debug, Clone, Copy)]
+struct View {
+    name: &'static str,
+    width: u32,
+    height: u32,
+    dark: bool,
+    background: Colour,
+    good: Colour,
+    bad: Colour,
+}
+
+const LIGHT: View = View {
+    name: "wide-light",
+    width: 1100,
+    height: 960,
+    dark: false,
+    background: [0xff, 0xff, 0xff],
+    good: [0x1a, 0x7f, 0x37],
+    bad: [0xcf, 0x22, 0x2e],
+};
+const DARK: View = View {
+    name: "wide-dark",
+    dark: true,
+    background: [0x0d, 0x11, 0x17],
+    good: [0x3f, 0xb9, 0x50],
+    bad: [0xf8, 0x51, 0x49],
+    ..LIGHT
+};
+const VIEWS: [View; 4] = [
+    LIGHT,
+    DARK,
+    View { name: "narrow-light", width: 360, height: 1150, ..LIGHT },
+    View { name: "narrow-dark", width: 360, height: 1150, ..DARK },
+];
+/// Those that the manual has.
+const IN_THE_MANUAL: [&str; 2] = ["wide-light", "narrow-dark"];
+
+/// How long a browser may take: far more than it does beside others like it.
+const BROWSER: Duration = Duration::from_secs(300);
+
+/// Debian's Chromium, with a profile of its own below `folder`; returns what it prints.
+fn chromium(folder: &Path, words: &[String]) -> String {
+    fs::create_dir(folder).unwrap();
+    let [said, errors] = ["said", "errors"].map(|name| folder.join(name));
+    let child = Command::new("chromium")
+        // root may not have a sandbox, and nothing is shown here but what the test made.
+        .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"])
+        .args(["--hide-scrollbars", "--no-first-run", "--disable-background-networking"])
+        .arg(format!("--user-data-dir={}", folder.join("profile").display()))
+        .args(words)
+        .stdin(Stdio::null())
+        .stdout(File::create(&said).unwrap())
+        .stderr(File::create(&errors).unwrap())
+        .spawn();
+    let mut browser = Process(child.expect("chromium (see bin/setup test)"));
+    let status =
+        eventually_within(BROWSER, "the browser is done", || browser.0.try_wait().expect("wait"));
+    assert!(status.success(), "{}", fs::read_to_string(errors).unwrap());
+    fs::read_to_string(said).expect("text")
+}
+
+/// What a browser has drawn.
+struct Picture {
+    width: u32,
+    height: u32,
+    pixels: Vec<Colour>,
+}
+
+impl Picture {
+    fn read(file: &Path) -> Picture {
+        let decoder = png::Decoder::new(BufReader::new(File::open(file).unwrap()));
+        let mut reader = decoder.read_info().unwrap();
+        let mut bytes = vec![0; reader.output_buffer_size().expect("a small picture")];
+        let info = reader.next_frame(&mut bytes).unwrap();
+        let each = info.color_type.samples();
+        assert!(each >= 3 && info.bit_depth == png::BitDepth::Eight, "{info:?}");
+        let pixels = bytes[..info.buffer_size()].chunks(each).map(|p| [p[0], p[1], p[2]]);
+        Picture { width: info.width, height: info.height, pixels: pixels.collect() }
+    }
+
+    fn at(&self, x: u32, y: u32) -> Colour {
+        self.pixels[(y * self.width + x) as usize]
+    }
+
+    fn counts(&self) -> HashMap<Colour, usize> {
+        let mut counts = HashMap::new();
+        self.pixels.iter().for_each(|pixel| *counts.entry(*pixel).or_default() += 1);
+        counts
+    }
+}
+
+fn check(view: &View, file: &Path) {
+    let picture = Picture::read(file);
+    assert_eq!((picture.width, picture.height), (view.width, view.height), "{view:?}");
+    assert_eq!(picture.at(2, 2), view.background, "{view:?}");
+    let counts = picture.counts();
+    for (what, colour) in [("green", view.good), ("red", view.bad)] {
+        let count = counts.get(&colour).copied().unwrap_or(0);
+        assert!(count > 300, "{what}: {count} pixels in {view:?}");
+    }
+    // Nothing is cut off: the page's margin is there on the right. (At its foot, Chromium leaves
+    // some pixels to itself.)
+    for y in 0..view.height - 50 {
+        let at = picture.at(view.width - 3, y);
+        assert_eq!(at, view.background, "{view:?}: something reaches beyond the edge at {y}");
+    }
+}
+
+/// A launcher with a tunnel that fails at Redis's client limit, one that works, and one to a server
+/// with a hostile name, which fails as well.
+struct Scene {
+    held: Held,
+    page: StatusPage,
+    _servers: [Server; 3],
+    _clients: Vec<Client>,
+}
+
+impl Scene {
+    fn new(folder: &Path) -> Scene {
+        let authority = Authority::new(folder);
+        let request = Request { ip: &[], valid: (-1, 395), ..Request::default() };
+        let [usual, hostile] =
+            [("usual", "redis.example.com"), ("hostile", HOSTILE)].map(|(file, name)| {
+                authority.issue(folder, file, &Request { dns: &[name], ..request })
+            });
+        let servers = [&usual, &usual, &hostile].map(|certificate| {
+            let options = Options { certificate: Some(certificate), ..Options::default() };
+            Server::start_with(Front::Redis, options)
+        });
+        let script = "echo $REDIS_URL; echo $CACHE_URL; echo $HOSTILE_URL; exec cat >/dev/null";
+        let launcher = Launcher::script(script)
+            .redis(&servers[0].url())
+            .env("CACHE_URL", servers[1].url())
+            .env("HOSTILE_URL", servers[2].url())
+            .env("REDIS_STUNNEL_URLS", "REDIS_URL CACHE_URL HOSTILE_URL")
+            .env("HOSTILE_URL_STUNNEL_VERIFY", "full")
+            .env("HOSTILE_URL_STUNNEL_CA_PEM", authority.root.pem())
+            .env("STUNNEL_SPARES", "0")
+            .env("STUNNEL_STATUS_ADDRESS", "0");
+        let mut held = launcher.start_held();
+        let ports = [held.port, port_of(&held.running.line()), port_of(&held.running.line())];
+        let page = StatusPage::of(held.running.pid(), &ports);
+
+        let mut clients: Vec<Client> = (0..5).map(|_| held.client()).collect();
+        let mut direct = servers[0].direct();
+        eventually("only these are left", || (connections(&mut direct) == 5).then_some(()));
+        assert_eq!(direct.ask(&["CONFIG", "SET", "maxclients", "6"]), Reply::line("+OK"));
+        for port in [ports[0], ports[0], ports[2]] {
+            let mut app = Client::open(port).stream.into_inner();
+            let _ = app.write_all(b"PING\r\n");
+            drop(rest(&mut app));
+        }
+        for _ in 0..3 {
+            let mut client = Client::connect(ports[1], PASSWORD);
+            assert_eq!(client.ask(&["SET", "key", "value"]), Reply::line("+OK"));
+            clients.push(client);
+        }
+        clients.push(direct);
+        let told = page.get("/status.json").body;
+        let told: Value = serde_json::from_str(&told).expect("JSON");
+        let states = [0, 1, 2].map(|index| told["tunnels"][index]["state"].clone());
+        assert_eq!(states, ["failing", "working", "failing"], "{told}");
+        Scene { held, page, _servers: servers, _clients: clients }
+    }
+}
+
+#[test]
+fn the_page_is_readable_wide_and_narrow_light_and_dark_and_a_hostile_name_is_only_text() {
+    let folder = tempfile::tempdir().unwrap();
+    let scene = Scene::new(folder.path());
+    let url = scene.page.url();
+    let picture = |view: &View| -> PathBuf { folder.path().join(format!("{}.png", view.name)) };
+    let dom = thread::scope(|scope| {
+        let dom = scope.spawn(|| {
+            chromium(&folder.path().join("dom"), &["--dump-dom".to_owned(), url.clone()])
+        });
+        for view in &VIEWS {
+            let (file, url, folder) = (picture(view), &url, folder.path());
+            scope.spawn(move || {
+                let words = [
+                    format!("--window-size={},{}", view.width, view.height),
+                    format!("--blink-settings=preferredColorScheme={}", u8::from(!view.dark)),
+                    format!("--screenshot={}", file.display()),
+                    url.clone(),
+                ];
+                chromium(&folder.join(view.name), &words);
+            });
+        }
+        dom.join().expect("a page")
+    });
+    for view in &VIEWS {
+        check(view, &picture(view));
+        if std::env::var_os("WRITE_DOCS").is_some() && IN_THE_MANUAL.contains(&view.name) {
+            let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
+            let name = format!("status-{}.png", view.name);
+            fs::copy(picture(view), docs.join(name)).unwrap();
+        }
+    }
+    // As the browser has understood it.
+    assert!(dom.contains("<title>FAILING · start-stunnel</title>"), "{dom}");
+    assert!(!dom.contains("<script") && !dom.contains("<img"), "{dom}");
+    assert!(dom.contains("it is for &lt;/dd&gt;&lt;script&gt;document.title='owned'"), "{dom}");
+    assert_eq!(dom.matches("<svg class=\"held\"").count(), 3, "{dom}");
+    assert_eq!(dom.matches("<svg class=\"failed\"").count(), 2, "{dom}");
+    scene.held.finish();
+}
+
+/// What Prometheus answers to a query, as its first value.
+fn query(port: u16, query: &str) -> Option<f64> {
+    let escaped: String = query.bytes().map(|byte| format!("%{byte:02X}")).collect();
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    // HTTP/1.0: the answer comes in one piece.
+    let request = format!("GET /api/v1/query?query={escaped} HTTP/1.0\r\nHost: localhost\r\n\r\n");
+    stream.write_all(request.as_bytes()).ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let (_, body) = answer.split_once("\r\n\r\n")?;
+    let answer: Value = serde_json::from_str(body).ok()?;
+    assert!(answer["status"] == "success", "{query}: {answer}");
+    answer["data"]["result"][0]["value"][1].as_str()?.parse().ok()
+}
+
+#[test]
+fn promtool_has_nothing_to_say_and_a_real_prometheus_scrapes_a_launcher_under_load() {
+    let server = Server::start(Front::Redis);
+    let launcher = Launcher::holding(&server.url()).env("STUNNEL_STATUS_ADDRESS", "0");
+    let held = launcher.start_held();
+    let page = StatusPage::of(held.running.pid(), &[held.port]);
+    let folder = tempfile::tempdir().unwrap();
+
+    let mut load = Command::new("redis-benchmark");
+    load.args(["-p", &held.port.to_string(), "-a", PASSWORD, "-c", "20", "-l", "-q"]);
+    load.args(["-t", "set,get", "-n", "20000"]).stdin(Stdio::null());
+    let load = load.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    let _load = Process(load.expect("redis-benchmark (see bin/setup)"));
+
+    let configuration = folder.path().join("prometheus.yml");
+    let text = format!(
+        "global: {{ scrape_interval: 2s, scrape_timeout: 2s }}\n\
+         scrape_configs:\n\
+         - job_name: app\n  \
+           static_configs: [{{ targets: ['127.0.0.1:{}'] }}]\n",
+        page.port
+    );
+    fs::write(&configuration, text).unwrap();
+    let port = two_free_ports();
+    let prometheus = Command::new("prometheus")
+        .arg(format!("--config.file={}", configuration.display()))
+        .arg(format!("--storage.tsdb.path={}", folder.path().join("data").display()))
+        .arg(format!("--web.listen-address=127.0.0.1:{port}"))
+        .args(["--log.level=error"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
+    let _prometheus = Process(prometheus.expect("prometheus (see bin/setup test)"));
+    for (what, least) in [
+        ("up{job='app'}", 1.0),
+        ("start_stunnel_build_info", 1.0),
+        ("start_stunnel_connections_open{tunnel='REDIS_URL'}", 20.0),
+        ("start_stunnel_upstream_connections{state='relaying'}", 20.0),
+        ("increase(start_stunnel_sent_bytes_total[1m])", 1e5),
+        ("increase(start_stunnel_received_bytes_total[1m])", 1e4),
+        ("start_stunnel_connections_failed_total{reason='tls_eof'} + 1", 1.0),
+        ("histogram_quantile(0.95, start_stunnel_connection_wait_seconds_bucket)", 1e-5),
+        ("histogram_quantile(0.95, start_stunnel_reply_wait_seconds_bucket)", 1e-5),
+        ("start_stunnel_server_certificate_expiry_timestamp_seconds - time()", 3600.0),
+        ("process_resident_memory_bytes{job='app'}", 1e6),
+        ("scrape_samples_scraped{job='app'}", 100.0),
+    ] {
+        eventually(what, || query(port, what).filter(|value| *value >= least));
+    }
+
+    assert!(page.get_as("/metrics", "application/openmetrics-text").body.ends_with("# EOF\n"));
+    let metrics = page.get_as("/metrics", "text/plain").body;
+    let mut promtool = Command::new("promtool");
+    promtool.args(["check", "metrics"]).stdin(Stdio::piped());
+    let promtool = promtool.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let mut promtool = promtool.expect("promtool (see bin/setup test)");
+    promtool.stdin.take().unwrap().write_all(metrics.as_bytes()).unwrap();
+    let output = promtool.wait_with_output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    assert!(output.status.success() && said.is_empty(), "{said}");
+    held.finish();
+}
