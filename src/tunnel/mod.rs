@@ -2,8 +2,8 @@
 //! moved by the [`relay`]; [`connection`] is the life of all three together. [`supply`] hands over
 //! connections of the pool, too, and [`reuse`] sees to it that each has one user at a time;
 //! [`names`] knows whether they still lead to the right server. [`failure`]
-//! says in a user's words why there is no connection, [`diagnosis`] asks the server for it,
-//! [`refusal`] tells the app. [`drain`] is the end of it all, [`headroom`] keeps memory for those
+//! says in a user's words why there is no connection, [`hints`] what to change, [`diagnosis`] asks
+//! the server for it, [`refusal`] tells the app. [`drain`] is the end of it all, [`headroom`] keeps memory for those
 //! who are there, and [`socket`] has the knobs of the operating system.
 
 mod app;
@@ -12,6 +12,7 @@ pub mod diagnosis;
 mod drain;
 pub mod failure;
 mod headroom;
+pub mod hints;
 mod inquiry;
 mod listener;
 mod names;
