@@ -8,7 +8,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::task::JoinSet;
 use tokio::time::timeout_at;
 
-use super::report::{Advice, Clients, Mode, Outcome, Report, STEPS, StepReport, Told};
+use super::report::{Advice, CheckStep, Clients, Mode, Outcome, Report, StepReport, Told};
 use crate::configuration::Settings;
 use crate::configuration::options::{self, Declaration};
 use crate::plan::Plan;
@@ -76,7 +76,7 @@ async fn examine(tunnel: &Tunnel, credentials: Option<Credentials>, single: bool
     let found = addresses.as_ref().map(|addresses| {
         addresses.iter().map(|address| address.ip().to_string()).collect::<Vec<_>>().join(" ")
     });
-    let failure = report.record("look-up", took, found, tunnel);
+    let failure = report.record(CheckStep::LookUp, took, found, tunnel);
     let Ok(addresses) = addresses else {
         return report.broken_off(failure);
     };
@@ -86,7 +86,7 @@ async fn examine(tunnel: &Tunnel, credentials: Option<Credentials>, single: bool
     let peer = stream.as_ref().map(|stream| {
         stream.peer_addr().map_or_else(|_| String::new(), |address| address.to_string())
     });
-    let failure = report.record("TCP", took, peer, tunnel);
+    let failure = report.record(CheckStep::Tcp, took, peer, tunnel);
     let Ok(stream) = stream else {
         return report.broken_off(failure);
     };
@@ -101,7 +101,7 @@ async fn examine(tunnel: &Tunnel, credentials: Option<Credentials>, single: bool
     let certificate =
         handshake.and_then(|(tls, _)| certificate_of(&tls).map_err(Failure::Misconfigured));
     let subject = certificate.as_ref().map(|certificate| certificate.subject.clone());
-    let failure = report.record("TLS", took, subject, tunnel);
+    let failure = report.record(CheckStep::Tls, took, subject, tunnel);
     let Ok(certificate) = certificate else {
         return report.broken_off(failure);
     };
@@ -109,8 +109,8 @@ async fn examine(tunnel: &Tunnel, credentials: Option<Credentials>, single: bool
     report.steps.push(pin_step(trust, &certificate));
     // Whether it would pass, whatever is demanded now; both at the same time.
     let (ca, full) = tokio::join!(
-        would_pass(tunnel, Verify::Ca, &addresses, deadline),
-        would_pass(tunnel, Verify::Full, &addresses, deadline)
+        would_pass(tunnel, CheckStep::Ca, Verify::Ca, &addresses, deadline),
+        would_pass(tunnel, CheckStep::Full, Verify::Full, &addresses, deadline)
     );
     let passes_full = !full.outcome.is_failed();
     report.steps.extend([ca, full]);
@@ -118,7 +118,8 @@ async fn examine(tunnel: &Tunnel, credentials: Option<Credentials>, single: bool
     report.certificate = Some(certificate);
     if report.works() {
         let (steps, told) = speak(tunnel, credentials, deadline).await;
-        let refused = steps.iter().any(|step| step.name == "AUTH" && step.outcome.is_failed());
+        let refused =
+            steps.iter().any(|step| step.step == CheckStep::Auth && step.outcome.is_failed());
         report.steps.extend(steps);
         if refused {
             let advice = "compare user and password in the URL with the provider's; what is \
@@ -137,14 +138,14 @@ impl Report {
     /// Adds a step; returns the advice that goes with its failure.
     fn record(
         &mut self,
-        name: &'static str,
+        step: CheckStep,
         took: Duration,
         result: Result<String, &Failure>,
         tunnel: &Tunnel,
     ) -> Option<String> {
         let advice = result.as_ref().err().map(|failure| failure.hint(tunnel));
         let outcome = result.map_or_else(Outcome::failed, Outcome::Ok);
-        self.steps.push(StepReport { name, outcome, took, needed: true });
+        self.steps.push(StepReport { step, outcome, took, needed: true });
         advice
     }
 
@@ -155,13 +156,13 @@ impl Report {
     }
 
     fn reach_no_further(&mut self) {
-        let step = |name: &&'static str| StepReport {
-            name,
+        let step = |step: &CheckStep| StepReport {
+            step: *step,
             outcome: Outcome::NotReached,
             took: Duration::ZERO,
             needed: true,
         };
-        self.steps.extend(STEPS[self.steps.len()..].iter().map(step));
+        self.steps.extend(CheckStep::ALL[self.steps.len()..].iter().map(step));
     }
 }
 
@@ -171,12 +172,13 @@ fn pin_step(trust: &Trust, certificate: &Certificate) -> StepReport {
         _ if trust.pin_holds(&certificate.pin) => Outcome::Ok(String::new()),
         _ => Outcome::failed("the server's key is none of the pinned"),
     };
-    StepReport { name: "pin", outcome, took: Duration::ZERO, needed: true }
+    StepReport { step: CheckStep::Pin, outcome, took: Duration::ZERO, needed: true }
 }
 
 /// Whether the server would pass at `verify`, with the CAs and the name that are set.
 async fn would_pass(
     tunnel: &Tunnel,
+    step: CheckStep,
     verify: Verify,
     addresses: &[std::net::SocketAddr],
     deadline: tokio::time::Instant,
@@ -198,7 +200,7 @@ async fn would_pass(
             failure => Outcome::failed(failure),
         },
     };
-    StepReport { name: verify.word(), outcome, took, needed: tunnel.route.trust.verify == verify }
+    StepReport { step, outcome, took, needed: tunnel.route.trust.verify == verify }
 }
 
 /// AUTH and PING, on a connection that holds by the tunnel's settings; and what Redis tells of
@@ -208,29 +210,29 @@ async fn speak(
     credentials: Option<Credentials>,
     deadline: tokio::time::Instant,
 ) -> (Vec<StepReport>, Told) {
-    let report = |name, outcome, took| StepReport { name, outcome, took, needed: true };
-    let not_reached = |name| report(name, Outcome::NotReached, Duration::ZERO);
+    let report = |step, outcome, took| StepReport { step, outcome, took, needed: true };
+    let not_reached = |step| report(step, Outcome::NotReached, Duration::ZERO);
     let started = Instant::now();
     let mut stream = match supply::connect_by(tunnel, Place::Back, deadline).await {
         Ok(supplied) => supplied.stream,
         Err(failure) => {
-            let auth = report("AUTH", Outcome::failed(failure), started.elapsed());
-            return (vec![auth, not_reached("PING")], Told::default());
+            let auth = report(CheckStep::Auth, Outcome::failed(failure), started.elapsed());
+            return (vec![auth, not_reached(CheckStep::Ping)], Told::default());
         }
     };
     let auth = match credentials {
         None => {
             let nothing = Outcome::Skipped("no password in the URL".to_owned());
-            report("AUTH", nothing, Duration::ZERO)
+            report(CheckStep::Auth, nothing, Duration::ZERO)
         }
         Some(ref credentials) => {
             let (reply, took) =
                 ask(tunnel, &mut stream, &credentials.auth_command(), deadline).await;
-            report("AUTH", judge_auth(&reply, Some(credentials)), took)
+            report(CheckStep::Auth, judge_auth(&reply, Some(credentials)), took)
         }
     };
     if auth.outcome.is_failed() {
-        return (vec![auth, not_reached("PING")], Told::default());
+        return (vec![auth, not_reached(CheckStep::Ping)], Told::default());
     }
     let (reply, took) = ask(tunnel, &mut stream, &resp::request(&["PING"]), deadline).await;
     let mut told = Told::default();
@@ -241,7 +243,7 @@ async fn speak(
     };
     // A server that tells nothing, in time or at all, works all the same.
     let _ = timeout_at(deadline, asking).await;
-    (vec![auth, report("PING", judge_ping(&reply, credentials.as_ref()), took)], told)
+    (vec![auth, report(CheckStep::Ping, judge_ping(&reply, credentials.as_ref()), took)], told)
 }
 
 /// What INFO says of a section; empty where this user may not ask.

@@ -4,8 +4,41 @@ use std::time::Duration;
 
 use crate::tls::{Certificate, Verify};
 
-/// The steps of an examination, in their order.
-pub const STEPS: [&str; 8] = ["look-up", "TCP", "TLS", "pin", "ca", "full", "AUTH", "PING"];
+/// The steps of an examination: the rows of its table, in their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CheckStep {
+    LookUp,
+    Tcp,
+    Tls,
+    Pin,
+    /// Whether the server passes under `--verify ca`.
+    Ca,
+    /// Whether it passes under `--verify full`.
+    Full,
+    Auth,
+    Ping,
+}
+
+impl CheckStep {
+    pub const ALL: [CheckStep; 8] = {
+        use CheckStep::{Auth, Ca, Full, LookUp, Pin, Ping, Tcp, Tls};
+        [LookUp, Tcp, Tls, Pin, Ca, Full, Auth, Ping]
+    };
+
+    /// As the table has it; JSON has it in lower case.
+    pub fn name(self) -> &'static str {
+        match self {
+            CheckStep::LookUp => "look-up",
+            CheckStep::Tcp => "TCP",
+            CheckStep::Tls => "TLS",
+            CheckStep::Pin => "pin",
+            CheckStep::Ca => "ca",
+            CheckStep::Full => "full",
+            CheckStep::Auth => "AUTH",
+            CheckStep::Ping => "PING",
+        }
+    }
+}
 
 /// What became of one step.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,7 +80,7 @@ impl Outcome {
 /// One step of an examination.
 #[derive(Debug, Clone)]
 pub struct StepReport {
-    pub name: &'static str,
+    pub step: CheckStep,
     pub outcome: Outcome,
     pub took: Duration,
     /// Whether the tunnel needs it under its settings.
