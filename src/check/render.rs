@@ -80,6 +80,15 @@ pub fn as_table(report: &Report, paint: &Paint) -> String {
     table
 }
 
+/// What is to be said of some variables.
+pub fn note(names: &str, text: &str) -> String {
+    let mut note = String::new();
+    for line in wrapped(&format!("{names}: {text}"), COLUMNS) {
+        line_to(&mut note, &line);
+    }
+    note
+}
+
 /// A row whose text is wrapped below itself. `head` is as wide as `HEAD` columns.
 fn rows(table: &mut String, head: &str, text: &str) {
     const HEAD: usize = 36;
@@ -199,6 +208,7 @@ mod tests {
             certificate: None,
             advice: vec![advice],
             told: Told::default(),
+            selects: false,
         };
         let table = as_table(&report, &Paint(false));
         assert!(table.lines().any(|line| line.trim() == setting), "{table}");

@@ -17,12 +17,14 @@ pub enum CheckStep {
     Full,
     Auth,
     Ping,
+    /// Whether Redis has the databases of the URLs; for others than 0 only.
+    Select,
 }
 
 impl CheckStep {
-    pub const ALL: [CheckStep; 8] = {
-        use CheckStep::{Auth, Ca, Full, LookUp, Pin, Ping, Tcp, Tls};
-        [LookUp, Tcp, Tls, Pin, Ca, Full, Auth, Ping]
+    pub const ALL: [CheckStep; 9] = {
+        use CheckStep::{Auth, Ca, Full, LookUp, Pin, Ping, Select, Tcp, Tls};
+        [LookUp, Tcp, Tls, Pin, Ca, Full, Auth, Ping, Select]
     };
 
     /// As the table has it; JSON has it in lower case.
@@ -36,6 +38,7 @@ impl CheckStep {
             CheckStep::Full => "full",
             CheckStep::Auth => "AUTH",
             CheckStep::Ping => "PING",
+            CheckStep::Select => "SELECT",
         }
     }
 }
@@ -97,6 +100,8 @@ pub struct Report {
     pub certificate: Option<Certificate>,
     pub advice: Vec<Advice>,
     pub told: Told,
+    /// Whether a URL names a database that has to be asked for.
+    pub selects: bool,
 }
 
 /// What Redis tells of itself: nothing, if the check stopped earlier, or to a user who may not ask.

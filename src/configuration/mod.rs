@@ -16,7 +16,7 @@ use crate::environment::Environment;
 use crate::logging::{LogFormat, LogLevel, LogSettings};
 use crate::supervisor::ForwardSignals;
 use crate::tls;
-use crate::tunnel::{ConnectionSettings, Listen, PortTaken};
+use crate::tunnel::{ConnectionSettings, Listen, PortTaken, SettingNames};
 
 use cli::Invocation;
 use reader::Reader;
@@ -65,6 +65,8 @@ pub struct Settings {
     pub connection: ConnectionSettings,
     pub forward_signals: ForwardSignals,
     pub log: LogSettings,
+    /// What they are called, for errors.
+    pub names: SettingNames,
 }
 
 /// All that the user has said.

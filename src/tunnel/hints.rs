@@ -15,27 +15,18 @@ pub const APP_SPEAKS_TLS: &str = "the app speaks TLS to the local port, which sp
                               and ssl_params (Ruby), or code that changes the URL back to \
                               rediss://";
 
+/// When a request of `--check` has no answer.
+pub const NO_ANSWER: &str = "Redis may be down, starting or full behind what speaks TLS for it";
+/// When Redis refuses the URL's password.
+pub const WRONG_PASSWORD: &str = "compare user and password in the URL with the provider's; what \
+                                  is special in them has to be percent-encoded";
+
 impl Failure {
     /// What the user may change.
     pub fn hint(&self, tunnel: &Tunnel) -> String {
         let variable = tunnel.variable();
-        let [enabled, offset, verify] = [names::ENABLED, names::PORT_OFFSET, names::VERIFY];
-        let [ca, pin, name] = [names::CA_FILE, names::PIN, names::SERVER_NAME];
-        let [cert, key, min_tls] = [names::CLIENT_CERT, names::CLIENT_KEY, names::MIN_TLS];
-        let without_tls = if tunnel.route.port_moved {
-            format!(
-                "this Redis may have no TLS, or TLS on another port: set {variable}_{offset}, or \
-                 {enabled}=false to go without a tunnel"
-            )
-        } else {
-            format!("check the host and port in {variable}")
-        };
         match self {
-            Failure::QueueTimeout(_) => format!(
-                "set {variable}_{limit} (or {limit}) higher if the plan allows more, or give the \
-                 app fewer threads or a smaller pool",
-                limit = names::MAX_CONNECTIONS
-            ),
+            Failure::QueueTimeout(_) => queue(tunnel),
             Failure::Internal(_) => {
                 "memory may be short; if not, this is a defect of start-stunnel or of OpenSSL"
                     .to_owned()
@@ -54,77 +45,170 @@ impl Failure {
             Failure::Outage(Step::Tcp, error)
                 if error.kind() == io::ErrorKind::ConnectionRefused =>
             {
-                format!("nothing listens on {}; {without_tls}", tunnel.route.upstream)
+                format!("nothing listens on {}. {}", tunnel.route.upstream, another_port(tunnel))
             }
             Failure::Outage(Step::Tcp, _) => {
                 format!("check the network and the host and port in {variable}")
             }
             Failure::Outage(Step::Turn | Step::Tls, _) => {
-                format!("the server may be down or starting; {without_tls}")
+                format!(
+                    "the server may be down or starting. If this never works: {}",
+                    another_port(tunnel)
+                )
             }
             // Redis at its maxclients closes a TLS connection before the handshake, and so cannot
             // say why.
             Failure::Outage(Step::Unanswered, _) => {
-                format!(
-                    "{}, or the server may be down or starting; {without_tls}",
-                    connection_limit(tunnel)
-                )
+                let port = another_port(tunnel);
+                match tunnel.open_connections() {
+                    0 => format!(
+                        "the server may be down or starting, or {}. If this never works: {port}",
+                        limit_of_others(tunnel)
+                    ),
+                    held => format!(
+                        "{}. Or the server is down or starting. If this never works: {port}",
+                        connection_limit(tunnel, held)
+                    ),
+                }
             }
-            Failure::Misconfigured(error) => match error {
-                HandshakeError::NoTls
-                | HandshakeError::Broken(_)
-                | HandshakeError::Damaged(_)
-                | HandshakeError::Internal(_) => without_tls,
-                HandshakeError::Certificate(Flaw::Name, _) => {
-                    format!("set {name} to a name on the certificate, or {verify}=ca")
-                }
-                HandshakeError::Certificate(Flaw::Date, _) => {
-                    format!("renew it; until then set {verify}=none and {pin} to its key")
-                }
-                HandshakeError::Certificate(Flaw::Chain, _) => format!(
-                    "set {ca} to its CA or {pin} to its key (start-stunnel --check shows them), or \
-                     lower {verify}"
-                ),
-                HandshakeError::Pin(_) => {
-                    format!(
-                        "somebody may be in between; if the provider confirms a new key, set {pin} \
-                         to it, or add it behind a ;"
-                    )
-                }
-                HandshakeError::ClientCertificateWanted => format!("set {cert} and {key}"),
-                HandshakeError::ClientCertificateRefused(_) => {
-                    format!("set {cert} and {key} to what the server accepts")
-                }
-                HandshakeError::NoCommonVersion => {
-                    format!(
-                        "set {min_tls} to what the server speaks (1.2 is the oldest), or update \
-                         the server"
-                    )
-                }
-                HandshakeError::Refused(_) => format!("see {cert}, {key} and {min_tls}"),
-            },
+            Failure::Misconfigured(error) => misconfigured(error, tunnel),
         }
     }
 }
 
-/// That a server may take no more connections, with how many this launcher has when it does not.
-fn connection_limit(tunnel: &Tunnel) -> String {
-    let held = match tunnel.open_connections() {
-        0 => "no other connection".to_owned(),
-        1 => "1 other connection".to_owned(),
-        many => format!("{many} other connections"),
+fn misconfigured(error: &HandshakeError, tunnel: &Tunnel) -> String {
+    let name = |variable| tunnel.route.setting_names.of(variable);
+    let [cert, key] = [names::CLIENT_CERT, names::CLIENT_KEY].map(name);
+    let [pin, min_tls] = [names::PIN, names::MIN_TLS].map(name);
+    match error {
+        HandshakeError::NoTls
+        | HandshakeError::Broken(_)
+        | HandshakeError::Damaged(_)
+        | HandshakeError::Internal(_) => another_port(tunnel),
+        HandshakeError::Certificate(flaw, _) => certificate(*flaw, tunnel),
+        HandshakeError::Pin(_) => {
+            format!(
+                "somebody may be in between; if the provider confirms a new key, set {pin} to it, \
+                 or add it behind a ;"
+            )
+        }
+        HandshakeError::ClientCertificateWanted => format!("set {cert} and {key}"),
+        HandshakeError::ClientCertificateRefused(_) => {
+            format!("set {cert} and {key} to what the server accepts")
+        }
+        HandshakeError::NoCommonVersion => {
+            format!(
+                "set {min_tls} to what the server speaks (1.2 is the oldest), or update the server"
+            )
+        }
+        HandshakeError::Refused(_) if tunnel.route.trust.identity.is_none() => format!(
+            "set {cert} and {key} if the server wants a client certificate; else see {min_tls}"
+        ),
+        HandshakeError::Refused(_) => format!("see {cert}, {key} and {min_tls}"),
+    }
+}
+
+/// When the server's certificate does not hold.
+pub fn certificate(flaw: Flaw, tunnel: &Tunnel) -> String {
+    let names = &tunnel.route.setting_names;
+    let [verify, ca, pin, name] =
+        [names::VERIFY, names::CA_FILE, names::PIN, names::SERVER_NAME].map(|name| names.of(name));
+    let cure = match flaw {
+        Flaw::Name => format!("set {name} to a name on the certificate, or {verify}=ca"),
+        Flaw::Date => format!("renew it; until then set {verify}=none and {pin} to its key"),
+        Flaw::Chain if tunnel.route.trust.pins.is_empty() => format!(
+            "set {ca} to its CA, or {pin} to its key together with {verify}=none (start-stunnel \
+             --check prints both)"
+        ),
+        Flaw::Chain => format!(
+            "a pin does not replace the chain that {verify} demands: set {ca} to its CA, or \
+             {verify}=none so that the pin alone counts"
+        ),
     };
+    match names.full_by_url {
+        false => cure,
+        true => format!(
+            "ssl_cert_reqs in {} asks for full, which {verify}=none overrides: {cure}",
+            tunnel.variable()
+        ),
+    }
+}
+
+/// That TLS may be spoken on another port, or not at all.
+fn another_port(tunnel: &Tunnel) -> String {
+    let variable = tunnel.variable();
+    let (port, offset) = (tunnel.route.upstream.port, tunnel.route.port_offset);
+    if offset == 0 {
+        return format!("check the host and port in {variable}");
+    }
+    let sign = if offset < 0 { '-' } else { '+' };
     format!(
-        "the plan's connection limit may be reached (this launcher holds {held} to it; other \
-         processes count, too): {limit} keeps to a share of it",
-        limit = names::MAX_CONNECTIONS
+        "{port} is the URL's port {sign} {size}: if {own} itself speaks TLS, write rediss://; if \
+         TLS is on another port, set {variable}_{setting}; if this Redis has no TLS, {enabled}=\
+         false does without a tunnel",
+        size = offset.unsigned_abs(),
+        own = i32::from(port) - offset,
+        setting = names::PORT_OFFSET,
+        enabled = tunnel.route.setting_names.of(names::ENABLED),
     )
 }
 
-/// When Redis closed a connection instead of answering.
-pub fn unanswered(tunnel: &Tunnel) -> String {
-    let limit = connection_limit(tunnel);
-    format!("{limit}, or Redis may be down or starting behind what speaks TLS for it")
+/// When apps wait for a connection, or have waited in vain.
+pub fn queue(tunnel: &Tunnel) -> String {
+    format!(
+        "set {} higher if the plan allows more, or give the app fewer threads or a smaller pool",
+        tunnel.route.setting_names.of(names::MAX_CONNECTIONS)
+    )
+}
+
+/// That a server may take no more connections, of which this launcher has `held`, at least one.
+fn connection_limit(tunnel: &Tunnel, held: usize) -> String {
+    let others = if held == 1 { "connection" } else { "connections" };
+    format!(
+        "the plan's connection limit may be reached (this launcher holds {held} other {others} to \
+         it; other processes count, too): {limit} keeps to a share of it",
+        limit = tunnel.route.setting_names.of(names::MAX_CONNECTIONS)
+    )
+}
+
+/// That a server may take no more connections, of which this launcher has none.
+fn limit_of_others(tunnel: &Tunnel) -> String {
+    format!(
+        "other processes have used up the plan's connection limit ({limit} keeps each to a share \
+         of it)",
+        limit = tunnel.route.setting_names.of(names::MAX_CONNECTIONS)
+    )
+}
+
+/// When Redis itself says that it has no room for another client.
+pub fn full(tunnel: &Tunnel) -> String {
+    format!(
+        "the plan's connection limit is reached: {limit} keeps each process to a share of it",
+        limit = tunnel.route.setting_names.of(names::MAX_CONNECTIONS)
+    )
+}
+
+/// When Redis closed a connection instead of answering; `held`: how many others there are.
+pub fn unanswered(tunnel: &Tunnel, held: usize) -> String {
+    match held {
+        0 => format!(
+            "Redis may be down or starting behind what speaks TLS for it, or {}",
+            limit_of_others(tunnel)
+        ),
+        held => format!(
+            "{}. Or Redis may be down or starting behind what speaks TLS for it",
+            connection_limit(tunnel, held)
+        ),
+    }
+}
+
+/// When the URL has no password, and Redis wants one.
+pub fn no_password(tunnel: &Tunnel) -> String {
+    format!(
+        "put user and password into {}, as the provider shows them: rediss://USER:PASSWORD@HOST; \
+         what is special in them has to be percent-encoded",
+        tunnel.variable()
+    )
 }
 
 /// When the system gives no new connection.
