@@ -269,22 +269,23 @@ async fn end(endpoints: &mut Endpoints, course: &Course, tunnel: &Tunnel) -> Opt
     }
     endpoints.close_gracefully(end, tunnel.settings.drain_timeout).await;
     if by_redis && *sent > 0 && *received == 0 && tunnel.unanswered_warning.is_due(Instant::now()) {
-        let own = usize::from(endpoints.redis.is_some());
-        warn_unanswered(tunnel, tunnel.open_connections().saturating_sub(own));
+        // It is none of those that the launcher holds.
+        endpoints.redis = None;
+        warn_unanswered(tunnel);
     }
     Some(())
 }
 
 /// Says in the log that Redis closed a connection instead of answering. A TLS front in front of a
 /// Redis that is down closes so; in front of one at its maxclients, too, when the error that Redis
-/// sends is overtaken by the reset that it causes. `held`: how many other connections there are.
-fn warn_unanswered(tunnel: &Tunnel, held: usize) {
+/// sends is overtaken by the reset that it causes.
+fn warn_unanswered(tunnel: &Tunnel) {
     warning!(
         at = "connection-unanswered",
         var = tunnel.variable(),
         upstream = %tunnel.route.upstream,
         error = "the server closed the connection without an answer",
-        hint = hints::unanswered(tunnel, held),
+        hint = hints::unanswered(tunnel),
     );
 }
 

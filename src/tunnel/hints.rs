@@ -45,7 +45,9 @@ impl Failure {
             Failure::Outage(Step::Tcp, error)
                 if error.kind() == io::ErrorKind::ConnectionRefused =>
             {
-                format!("nothing listens on {}. {}", tunnel.route.upstream, another_port(tunnel))
+                let end = if tunnel.route.port_offset == 0 { ';' } else { '.' };
+                let port = another_port(tunnel);
+                format!("nothing listens on {}{end} {port}", tunnel.route.upstream)
             }
             Failure::Outage(Step::Tcp, _) => {
                 format!("check the network and the host and port in {variable}")
@@ -188,9 +190,9 @@ pub fn full(tunnel: &Tunnel) -> String {
     )
 }
 
-/// When Redis closed a connection instead of answering; `held`: how many others there are.
-pub fn unanswered(tunnel: &Tunnel, held: usize) -> String {
-    match held {
+/// When Redis closed a connection instead of answering, which is not counted any more.
+pub fn unanswered(tunnel: &Tunnel) -> String {
+    match tunnel.open_connections() {
         0 => format!(
             "Redis may be down or starting behind what speaks TLS for it, or {}",
             limit_of_others(tunnel)
