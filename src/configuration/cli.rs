@@ -5,7 +5,7 @@
 
 use std::ffi::{OsStr, OsString};
 
-use clap::error::{ContextKind, ContextValue};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
 use super::options::{self, Declaration};
@@ -135,6 +135,16 @@ pub fn command() -> Command {
 
 /// An error about wrong usage repeats a stray value only if it is a plain word.
 fn without_secrets(mut error: clap::Error) -> clap::Error {
+    // clap calls a value that is not there an invalid one.
+    if error.kind() == ErrorKind::InvalidValue
+        && let Some(ContextValue::String(value)) = error.get(ContextKind::InvalidValue)
+        && value.is_empty()
+        && let Some(ContextValue::String(option)) = error.get(ContextKind::InvalidArg)
+    {
+        let which = if option.ends_with("<BOOL>") { ": yes or no" } else { "" };
+        let text = format!("'{option}' needs a value{which}");
+        return command().error(ErrorKind::InvalidValue, text);
+    }
     if let Some(ContextValue::String(value)) = error.get(ContextKind::InvalidValue) {
         let shown = quotable(value);
         error.insert(ContextKind::InvalidValue, ContextValue::String(shown));
@@ -224,7 +234,9 @@ mod tests {
         let typo = parse(&["--verifi", "full", "x"]).expect_err("wrong usage").to_string();
         assert!(typo.contains("'--verifi'") && typo.contains("'--verify'"), "{typo}");
         let valueless = parse(&["--verify"]).expect_err("wrong usage").to_string();
-        assert!(valueless.contains("--verify"), "{valueless}");
+        assert!(valueless.contains("'--verify <LEVEL>' needs a value\n"), "{valueless}");
+        let valueless = parse(&["--connect-retry"]).expect_err("wrong usage").to_string();
+        assert!(valueless.contains("needs a value: yes or no"), "{valueless}");
     }
 
     #[test]
