@@ -154,3 +154,34 @@ fn execute(words: &[OsString]) -> io::Error {
         Ok(never) => match never {},
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn the_shell_is_given_the_file_that_was_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str, mode: u32| {
+            let file = folder.path().join(name);
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write(&file, "exit 3\n").unwrap();
+            fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+            file.into_os_string()
+        };
+        file("first/script", 0o644);
+        let found = file("second/script", 0o755);
+        let path = env::join_paths(["first", "second"].map(|name| folder.path().join(name)));
+        let path = path.unwrap();
+        let words = ["script", "a", "b c"].map(OsString::from);
+        let expected = [OsString::from("/bin/sh"), found.clone(), "a".into(), "b c".into()];
+        assert_eq!(by_shell(&words, Some(&path)), expected);
+        // A name with a slash is not looked for.
+        let expected = [OsString::from("/bin/sh"), found.clone()];
+        assert_eq!(by_shell(std::slice::from_ref(&found), Some(&path)), expected);
+        assert_eq!(by_shell(&["./script".into()], Some(&path))[1], "./script");
+    }
+}

@@ -72,6 +72,11 @@ impl Mask {
 /// Blocked signals wait for [`Signals`]; even those found ignored arrive there, and dispositions
 /// stay as they were found, for COMMAND to inherit.
 pub fn block_all() -> nix::Result<Mask> {
+    if cfg!(target_env = "musl") {
+        // When a process makes its first thread, musl unblocks the signals that it hides. It has to
+        // be over by then; a thread that cannot be had now cannot be had later, and is told of then.
+        let _ = std::thread::Builder::new().spawn(|| ()).map(std::thread::JoinHandle::join);
+    }
     Mask::ALL.swap()
 }
 
