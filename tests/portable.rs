@@ -12,6 +12,7 @@ use std::sync::OnceLock;
 use nix::libc;
 use nix::unistd::Uid;
 use support::launcher::{Ended, HOLD, Held, Launcher, logged, port_of};
+use support::release_setting;
 use support::resp::{Client, Reply};
 use support::servers::{FRONTS, Front, PASSWORD, Server};
 use tempfile::TempDir;
@@ -81,13 +82,6 @@ fn unpack() -> (TempDir, Vec<Binary>) {
     });
     let binaries = binaries.collect();
     (folder, binaries)
-}
-
-/// A line of release.conf.
-fn release_setting(name: &str) -> String {
-    let settings = fs::read_to_string(Path::new(ROOT).join("release.conf")).unwrap();
-    let found = settings.lines().find_map(|line| line.strip_prefix(&format!("{name}=")));
-    found.unwrap_or_else(|| panic!("no {name}")).to_owned()
 }
 
 #[track_caller]

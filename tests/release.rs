@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
+use support::release_setting;
 use tempfile::TempDir;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -19,13 +20,6 @@ const FILES: [&str; 6] = [
     "CHANGELOG.md",
     "buildpack/buildpack.toml",
 ];
-
-/// A line of release.conf.
-fn release_setting(name: &str) -> String {
-    let settings = fs::read_to_string(Path::new(ROOT).join("release.conf")).unwrap();
-    let found = settings.lines().find_map(|line| line.strip_prefix(&format!("{name}=")));
-    found.unwrap_or_else(|| panic!("no {name}")).to_owned()
-}
 
 /// A checkout that may become version 1.2.3.
 struct Checkout {
