@@ -17,6 +17,11 @@ use start_stunnel::plan::Plan;
 use start_stunnel::supervisor::{self, Inherited};
 use start_stunnel::{announce, check, exit, status, tls};
 
+/// For C code, OpenSSL's above all, as well: the crate's feature `override` sees to that.
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Stands in for the launcher in an app's repository, where no buildpack put one.
 const SHIM: &str = include_str!("shim.sh");
 

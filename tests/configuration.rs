@@ -104,7 +104,13 @@ fn wrong_usage_exits_with_2_and_help_and_version_with_0() {
     assert_eq!((code, errors.as_str()), (0, ""));
     assert!(help.contains("Usage: start-stunnel [OPTIONS] [--] COMMAND [ARG]..."), "{help}");
     let (code, version, _) = run_binary(&["--version"]);
-    assert_eq!((code, version), (0, format!("start-stunnel {}\n", env!("CARGO_PKG_VERSION"))));
+    let lines: Vec<_> = version.lines().collect();
+    assert_eq!((code, lines.len()), (0, 2), "{version}");
+    assert_eq!(lines[0], concat!("start-stunnel ", env!("CARGO_PKG_VERSION")));
+    let (openssl, rest) = lines[1].split_once(", ").unwrap();
+    assert!(openssl.starts_with("OpenSSL ") && openssl.split(' ').count() == 2, "{version}");
+    assert!(rest.starts_with(&format!("{}-linux", std::env::consts::ARCH)), "{version}");
+    assert_eq!(run_binary(&["-V"]), (0, format!("{}\n", lines[0]), String::new()));
     assert_eq!(run_binary(&["--verify", "bogus", "true"]).0, 78);
 }
 
