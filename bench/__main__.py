@@ -75,8 +75,10 @@ def arguments() -> argparse.Namespace:
 
 def packaged_launcher() -> Path:
     """What users get: the binary that bin/package makes."""
-    subprocess.run([ROOT / "bin/package"], check=True, stdout=subprocess.DEVNULL)
-    target = f"{os.uname().machine}-unknown-linux-gnu"
+    machine = os.uname().machine
+    package = [ROOT / "bin/package", f"{machine}-gnu"]
+    subprocess.run(package, check=True, stdout=subprocess.DEVNULL)
+    target = f"{machine}-unknown-linux-gnu"
     return ROOT / "target/package" / target / "release" / OURS
 
 

@@ -14,7 +14,9 @@ fn main() -> std::io::Result<()> {
     for shell in [Shell::Bash, Shell::Fish, Shell::Zsh] {
         generate_to(shell, &mut cli::command(), "start-stunnel", &completions)?;
     }
-    let page = clap_mangen::Man::new(cli::command())
+    // The version's second line would be about this build.
+    let command = cli::command().long_version(env!("CARGO_PKG_VERSION"));
+    let page = clap_mangen::Man::new(command)
         .date("")
         .source(concat!("start-stunnel ", env!("CARGO_PKG_VERSION")));
     page.render(&mut File::create(folder.join("start-stunnel.1"))?)

@@ -71,13 +71,47 @@ fn why_not_executed(program: &str, words: usize, code: u8) -> Option<&'static st
 /// force.
 pub fn unknown_settings(names: &[String]) {
     if !names.is_empty() {
-        warning!(
-            at = "unknown-setting",
-            vars = names.join(" "),
-            msg = "there are no such settings, so that they have no effect: start-stunnel --help \
-                   lists those that there are",
+        warning!(at = "unknown-setting", vars = names.join(" "), msg = NO_SUCH_SETTINGS);
+    }
+}
+
+/// What is said of variables that look like settings and are none.
+pub const NO_SUCH_SETTINGS: &str = "there are no such settings, so that they have no effect: \
+                                    start-stunnel --help lists those that there are";
+
+/// The variables of the environment that have no effect here, though somebody may think so.
+#[derive(Debug)]
+pub struct Unused {
+    /// They hold a Redis URL and stay as they are, since nobody names them.
+    pub others: Vec<String>,
+    /// They look like settings and are none.
+    pub unknown: Vec<String>,
+}
+
+/// Says of both kinds what a run says.
+pub fn unused(plan: &Plan, unused: &Unused) {
+    unknown_settings(&unused.unknown);
+    not_tunnelled(plan, &unused.others);
+}
+
+/// Names the variables with a Redis URL that stay as they are.
+pub fn not_tunnelled(plan: &Plan, others: &[String]) {
+    if !others.is_empty() {
+        notice!(
+            at = "not-tunnelled",
+            vars = others.join(" "),
+            msg = why_not_tunnelled(plan, others)
         );
     }
+}
+
+/// What is said of them.
+pub fn why_not_tunnelled(plan: &Plan, others: &[String]) -> String {
+    format!(
+        "these hold Redis URLs and stay as they are; to tunnel them too, set {}=\"{}\"",
+        options::URLS.declaration.variable,
+        with_others(plan, others)
+    )
 }
 
 /// One line a tunnel, and what the user should know about it.
@@ -108,16 +142,7 @@ pub fn started(plan: &Plan, others: &[String], bound: &Bound, settings: &Setting
             ),
         );
     }
-    if !others.is_empty() {
-        notice!(
-            at = "not-tunnelled",
-            vars = others.join(" "),
-            msg = format!(
-                "these hold Redis URLs and stay as they are; to tunnel them too, set {urls}=\"{}\"",
-                with_others(plan, others)
-            ),
-        );
-    }
+    not_tunnelled(plan, others);
     for (index, (route, local)) in plan.routes.iter().zip(&bound.locals).enumerate() {
         let variables = route.variables.join(" ");
         let wanted = wanted_port(settings, index);
@@ -125,7 +150,13 @@ pub fn started(plan: &Plan, others: &[String], bound: &Bound, settings: &Setting
             && wanted != *port
             && settings.listen_port != 0
         {
-            notice!(at = "port-taken", var = variables, wanted, port);
+            notice!(
+                at = "port-taken",
+                var = variables,
+                wanted,
+                port,
+                msg = "somebody else listens there; COMMAND's URL has the other port",
+            );
         }
         notice!(
             at = "tunnel-up",
@@ -200,6 +231,12 @@ pub fn environment(plan: &Plan, bound: &Bound) -> anyhow::Result<u8> {
     let mut stdout = io::stdout().lock();
     for line in plan.describe(&bound.locals) {
         writeln!(stdout, "{line}")?;
+    }
+    if !plan.found_urls() {
+        eprintln!(
+            "start-stunnel: nothing to print: none of {} holds a Redis URL",
+            options::URLS.declaration.default_shown()
+        );
     }
     stdout.flush()?;
     Ok(exit::SUCCESS)

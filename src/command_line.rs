@@ -1,11 +1,11 @@
 //! COMMAND's own words: URLs that a shell has expanded into them, and a redis-cli that knows no
 //! REDIS_URL. Pure.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
-use crate::plan::{Plan, Tunnelled};
+use crate::plan::{Plan, Tunnelled, Way};
 use crate::redis_url::{Credentials, Local};
 use crate::secret::Secret;
 
@@ -23,15 +23,23 @@ pub struct Rewrite {
     pub variable: String,
 }
 
-/// A redis-cli that has been told where its server is.
+/// What becomes of a redis-cli.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RedisCli {
-    /// The whole command line. Holds no password.
-    pub words: Vec<OsString>,
-    /// For [`REDISCLI_AUTH`].
-    pub password: Option<Secret>,
-    /// The variable whose URL it is.
-    pub variable: String,
+pub enum RedisCli {
+    /// It is told where its server is.
+    Told {
+        /// The whole command line. Holds no password.
+        words: Vec<OsString>,
+        /// For [`REDISCLI_AUTH`].
+        password: Option<Secret>,
+        /// The variable whose URL it is.
+        variable: String,
+    },
+    /// It has an option that is not known to be harmless, or one without its value.
+    LeftAlone {
+        /// Its name; `None` when it is none that can be shown, since it may hold a password.
+        option: Option<String>,
+    },
 }
 
 /// COMMAND's words with every tunnelled URL in them made local: the shell that reads a Procfile
@@ -50,18 +58,21 @@ pub fn rewrite(
     (rewritten.collect(), rewrites)
 }
 
-/// What a redis-cli that is told nothing about its server needs to connect to the first tunnelled
-/// URL; `None` for any other COMMAND, and for one with any option that is not known to be harmless.
-/// It knows no REDIS_URL of its own.
+/// What a redis-cli that is told nothing about its server needs to connect to the first URL that
+/// leads through a tunnel, an outer launcher's included. It knows no REDIS_URL of its own. `None`
+/// for any other COMMAND, and without such a URL.
 pub fn redis_cli(plan: &Plan, words: &[OsString], locals: &[Local]) -> Option<RedisCli> {
     let (program, rest) = words.split_first()?;
     let program = Path::new(program).file_name()?;
     if !REDIS_CLIS.iter().any(|name| program == *name) {
         return None;
     }
-    let names_database = names_database(rest)?;
-    let Tunnelled { variable, route, url, .. } = plan.tunnelled().next()?;
-    let mut options: Vec<OsString> = match &locals[route] {
+    let Way { variable, url, local } = plan.ways(locals).next()?;
+    let names_database = match names_database(rest) {
+        Ok(names_database) => names_database,
+        Err(option) => return Some(RedisCli::LeftAlone { option }),
+    };
+    let mut options: Vec<OsString> = match &local {
         Local::Port(port) => {
             ["-h", "127.0.0.1", "-p", &port.to_string()].map(OsString::from).to_vec()
         }
@@ -76,7 +87,7 @@ pub fn redis_cli(plan: &Plan, words: &[OsString], locals: &[Local]) -> Option<Re
     }
     let words = [&words[..1], &options, rest].concat();
     let password = credentials.map(|credentials| credentials.password().clone());
-    Some(RedisCli { words, password, variable: variable.to_owned() })
+    Some(RedisCli::Told { words, password, variable: variable.to_owned() })
 }
 
 fn rewrite_word(plan: &Plan, word: &[u8], locals: &[Local]) -> (Vec<u8>, Vec<String>) {
@@ -145,21 +156,52 @@ const HARMLESS_OPTIONS: [(&str, usize); 31] = [
     ("--stat", 0),
 ];
 
-/// Whether redis-cli's own `-n` is among its options, if it has no option but [`HARMLESS_OPTIONS`];
-/// else `None`: our password must not go to another server.
-fn names_database(arguments: &[OsString]) -> Option<bool> {
+/// Whether redis-cli's own `-n` is among its options.
+///
+/// # Errors
+/// The first option that is none of [`HARMLESS_OPTIONS`], or has no value: our password must not go
+/// to another server.
+fn names_database(arguments: &[OsString]) -> Result<bool, Option<String>> {
     let mut names_database = false;
     let mut rest = arguments.iter();
     // What does not begin with a dash is the command for Redis, and all behind it belongs to that.
     while let Some(option) = rest.next().filter(|word| word.as_bytes().starts_with(b"-")) {
-        let (option, words) = HARMLESS_OPTIONS.iter().find(|(known, _)| option == *known)?;
-        names_database |= *option == "-n";
+        let known = HARMLESS_OPTIONS.iter().find(|(known, _)| option == *known);
+        let (known, words) = known.ok_or_else(|| option_shown(option))?;
+        names_database |= *known == "-n";
         for _ in 0..*words {
-            rest.next()?;
+            rest.next().ok_or_else(|| option_shown(option))?;
         }
     }
-    Some(names_database)
+    Ok(names_database)
 }
+
+/// An option as the log may name it: without a value that is joined to it.
+fn option_shown(option: &OsStr) -> Option<String> {
+    let option = option.to_str()?;
+    let is_short = option.len() == 2 && option.as_bytes()[1].is_ascii_alphanumeric();
+    let is_long = OPTIONS_THAT_LEAD_ELSEWHERE.contains(&option);
+    (is_short || is_long).then(|| option.to_owned())
+}
+
+/// Long options of redis-cli that may be named as the reason why it is left alone.
+const OPTIONS_THAT_LEAD_ELSEWHERE: [&str; 15] = [
+    "--askpass",
+    "--cacert",
+    "--cacertdir",
+    "--cert",
+    "--cluster",
+    "--help",
+    "--insecure",
+    "--key",
+    "--pass",
+    "--rdb",
+    "--replica",
+    "--sni",
+    "--tls",
+    "--user",
+    "--version",
+];
 
 /// Whether `text` begins with `url`, and the URL ends there instead of going on as another one.
 fn begins_with_url(text: &[u8], url: &str) -> bool {
@@ -178,8 +220,6 @@ fn begins_with_url(text: &[u8], url: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::ffi::OsStr;
-
     use super::*;
     use crate::plan::tests::{plan, ports};
 
@@ -235,10 +275,15 @@ mod tests {
         let plan = plan(&[], &[("REDIS_URL", "redis://us%65r:p%40ss@h/3")]).unwrap();
         let told = |words: &[&str], local: Local| {
             let words: Vec<OsString> = words.iter().map(OsString::from).collect();
-            redis_cli(&plan, &words, &[local]).map(|told| {
-                assert_eq!(told.password, Some(Secret::new("p@ss")));
-                told.words.join(OsStr::new(" ")).into_string().unwrap()
-            })
+            match redis_cli(&plan, &words, &[local])? {
+                RedisCli::LeftAlone { option } => {
+                    Some(format!("left alone: {}", option.unwrap_or_default()))
+                }
+                RedisCli::Told { words, password, .. } => {
+                    assert_eq!(password, Some(Secret::new("p@ss")));
+                    Some(words.join(OsStr::new(" ")).into_string().unwrap())
+                }
+            }
         };
         let port = Local::Port(7);
         for (words, expected) in [
@@ -261,19 +306,22 @@ mod tests {
             told(&["redis-cli"], socket).as_deref(),
             Some("redis-cli -s /t/r.sock -n 3 --user user")
         );
-        for words in [
-            &["redis-cli", "-h", "other"][..],
-            &["redis-cli", "-p", "1", "ping"],
-            &["redis-cli", "-u", "redis://other"],
-            &["redis-cli", "--tls"],
-            &["redis-cli", "-c"],
-            &["redis-cli", "-x", "--cluster", "info"],
-            &["redis-cli", "--no-such-option"],
-            &["redis-cli", "-r"],
-            &["redis-cli", "-"],
-            &["redis-benchmark"],
-            &["sh", "-c", "redis-cli"],
+        for (words, option) in [
+            (&["redis-cli", "-h", "other"][..], "-h"),
+            (&["redis-cli", "-p", "1", "ping"], "-p"),
+            (&["redis-cli", "-u", "redis://other"], "-u"),
+            (&["redis-cli", "--tls"], "--tls"),
+            (&["redis-cli", "-c"], "-c"),
+            (&["redis-cli", "-x", "--cluster", "info"], "--cluster"),
+            (&["redis-cli", "-r"], "-r"),
+            (&["redis-cli", "--no-such-option"], ""),
+            (&["redis-cli", "-ahunter2"], ""),
+            (&["redis-cli", "-"], ""),
         ] {
+            let expected = format!("left alone: {option}");
+            assert_eq!(told(words, port.clone()), Some(expected), "{words:?}");
+        }
+        for words in [&["redis-benchmark"][..], &["sh", "-c", "redis-cli"]] {
             assert_eq!(told(words, port.clone()), None, "{words:?}");
         }
     }

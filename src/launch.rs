@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::Context as _;
 
 use crate::announce;
-use crate::command_line::{self, REDISCLI_AUTH};
+use crate::command_line::{self, REDISCLI_AUTH, RedisCli};
 use crate::configuration::Settings;
 use crate::environment::{Environment, lookup};
 use crate::figures::{CommandState, Figures, TunnelLabels};
@@ -144,22 +144,29 @@ fn tell_redis_cli(
     plan: &Plan,
     bound: &Bound,
 ) -> Vec<OsString> {
-    let Some(told) = command_line::redis_cli(plan, &words, &bound.locals) else {
-        return words;
+    let (words, password) = match command_line::redis_cli(plan, &words, &bound.locals) {
+        None => return words,
+        Some(RedisCli::LeftAlone { option }) => {
+            let option = option.as_deref().unwrap_or("an option of its own");
+            notice!(
+                at = "redis-cli",
+                msg = format!("redis-cli has {option}, so it was not told where the tunnel is"),
+            );
+            return words;
+        }
+        Some(RedisCli::Told { words, password, variable }) => {
+            notice!(
+                at = "redis-cli",
+                var = variable,
+                msg = format!("redis-cli connects to {variable}'s tunnel"),
+            );
+            (words, password)
+        }
     };
-    notice!(
-        at = "redis-cli",
-        var = told.variable,
-        msg = format!(
-            "it is told to connect to {}; with any option that may lead elsewhere, such as -h, -u \
-             or -c, it is left alone",
-            told.variable
-        ),
-    );
-    if let Some(password) = told.password {
+    if let Some(password) = password {
         environment.entry(REDISCLI_AUTH.into()).or_insert_with(|| password.expose().into());
     }
-    told.words
+    words
 }
 
 /// By what the tunnels of a plan are known to those who read their figures.

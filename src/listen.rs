@@ -30,12 +30,13 @@ pub struct Bound {
 pub fn bind(plan: &Plan, settings: &Settings) -> Result<Bound, ConfigError> {
     let mut bound = Bound::default();
     if settings.listen == Listen::Unix && !plan.routes.is_empty() {
-        bound.folder = Some(SocketFolder::make().map_err(no_socket)?);
+        bound.folder = Some(SocketFolder::make().map_err(|error| no_socket(settings, &error))?);
     }
     for index in 0..plan.routes.len() {
         let (listener, local) = match &bound.folder {
             Some(folder) => {
-                let (listener, path) = folder.bind(index).map_err(no_socket)?;
+                let (listener, path) =
+                    folder.bind(index).map_err(|error| no_socket(settings, &error))?;
                 (listener, Local::Socket(path))
             }
             None => {
@@ -44,10 +45,10 @@ pub fn bind(plan: &Plan, settings: &Settings) -> Result<Bound, ConfigError> {
                     && settings.listen_port != 0
                     && settings.port_taken == PortTaken::Fail
                 {
-                    return Err(ports_used_up(settings.listen_port));
+                    return Err(ports_used_up(settings));
                 }
                 let (listener, port) = Listener::bind(wanted, settings.port_taken)
-                    .map_err(|error| no_port(wanted, &error))?;
+                    .map_err(|error| no_port(settings, wanted, &error))?;
                 (listener, Local::Port(port))
             }
         };
@@ -90,32 +91,33 @@ impl Bound {
 }
 
 /// There are more tunnels than ports from the first on, and no other may be taken.
-fn ports_used_up(first: u16) -> ConfigError {
-    let remedy = format!("set a lower one, or {}=move", options::PORT_TAKEN.declaration.variable);
+fn ports_used_up(settings: &Settings) -> ConfigError {
+    let first = settings.listen_port;
+    let taken = settings.names.of(options::PORT_TAKEN.declaration.variable);
+    let remedy = format!("set a lower one, or {taken}=move");
     ConfigError::new(
-        options::LISTEN_PORT.declaration.variable,
+        settings.names.of(options::LISTEN_PORT.declaration.variable),
         format!("is {first}, and there are fewer ports from there on than tunnels; {remedy}"),
     )
 }
 
-fn no_port(wanted: u16, error: &io::Error) -> ConfigError {
+fn no_port(settings: &Settings, wanted: u16, error: &io::Error) -> ConfigError {
+    let taken = settings.names.of(options::PORT_TAKEN.declaration.variable);
     let remedy = match error.kind() {
         io::ErrorKind::AddrInUse => {
-            format!(
-                "end who listens there, or set another port, or {}=move",
-                options::PORT_TAKEN.declaration.variable
-            )
+            format!("end who listens there, or set another port, or {taken}=move")
         }
         _ => "set it to a port from 1024 to 65535, or to 0".to_owned(),
     };
     let problem = format!("leads to 127.0.0.1:{wanted}, which cannot be bound ({error})");
-    ConfigError::new(options::LISTEN_PORT.declaration.variable, format!("{problem}; {remedy}"))
+    let port = settings.names.of(options::LISTEN_PORT.declaration.variable);
+    ConfigError::new(port, format!("{problem}; {remedy}"))
 }
 
-fn no_socket(error: io::Error) -> ConfigError {
+fn no_socket(settings: &Settings, error: &io::Error) -> ConfigError {
     let remedy = "set TMPDIR to a writable folder with a short name, or unset this";
     ConfigError::new(
-        options::LISTEN.declaration.variable,
+        settings.names.of(options::LISTEN.declaration.variable),
         format!("is unix, but no socket can be made ({error}); {remedy}"),
     )
 }

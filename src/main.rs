@@ -6,6 +6,7 @@ use std::env;
 use std::ffi::OsString;
 use std::io::{self, Write as _};
 
+use start_stunnel::announce::Unused;
 use start_stunnel::configuration::cli::Invocation;
 use start_stunnel::configuration::{self, ConfigError, Configuration, Configured, Settings};
 use start_stunnel::environment::Environment;
@@ -15,6 +16,11 @@ use start_stunnel::logging::{self, LogSettings};
 use start_stunnel::plan::Plan;
 use start_stunnel::supervisor::{self, Inherited};
 use start_stunnel::{announce, check, exit, status, tls};
+
+/// For C code, OpenSSL's above all, as well: the crate's feature `override` sees to that.
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Stands in for the launcher in an app's repository, where no buildpack put one.
 const SHIM: &str = include_str!("shim.sh");
@@ -42,8 +48,8 @@ enum Task {
     SayDisabled,
     /// COMMAND, which the launcher was to become, could not be executed.
     NotExecuted(Vec<OsString>, io::Error),
-    Check(Plan, Settings),
-    PrintEnvironment(Plan, listen::Bound),
+    Check(Plan, Settings, Unused),
+    PrintEnvironment(Plan, listen::Bound, Unused),
     Launch(Box<Launch>),
 }
 
@@ -70,7 +76,7 @@ fn prepare(invocation: Invocation, environment: Environment) -> (Task, LogSettin
     unsafe { tls::roots::keep_from_native_tls() };
     if invocation.check {
         supervisor::forbid_core_dumps();
-        return (Task::Check(plan, settings), log);
+        return (Task::Check(plan, settings, Unused { others, unknown }), log);
     }
     // Each thread takes its signal mask from the one that starts it.
     let inherited = Inherited::take_over();
@@ -79,7 +85,7 @@ fn prepare(invocation: Invocation, environment: Environment) -> (Task, LogSettin
         Err(mistake) => return (Task::Refuse(vec![mistake]), log_for_errors),
     };
     if invocation.print_env {
-        return (Task::PrintEnvironment(plan, bound), log);
+        return (Task::PrintEnvironment(plan, bound, Unused { others, unknown }), log);
     }
     let command = invocation.command;
     let launch = Launch { command, environment, settings, plan, others, unknown, bound, inherited };
@@ -92,8 +98,11 @@ fn perform(task: Task) -> u8 {
         Task::Refuse(mistakes) => Ok(announce::misconfigured(&mistakes)),
         Task::SayDisabled => Ok(announce::disabled()),
         Task::NotExecuted(command, error) => Ok(announce::not_executed(&command, &error)),
-        Task::Check(plan, settings) => check::run(plan, &settings),
-        Task::PrintEnvironment(plan, bound) => announce::environment(&plan, &bound),
+        Task::Check(plan, settings, unused) => check::run(plan, &settings, &unused),
+        Task::PrintEnvironment(plan, bound, unused) => {
+            announce::unused(&plan, &unused);
+            announce::environment(&plan, &bound)
+        }
         Task::Launch(launch) => launch.run(),
     };
     done.unwrap_or_else(|error| announce::internal_error(&error))

@@ -36,6 +36,14 @@ pub struct Tunnelled<'a> {
     pub url: &'a RedisUrl,
 }
 
+/// A variable's way through a tunnel, of this launcher or of an outer one.
+#[derive(Debug, Clone)]
+pub struct Way<'a> {
+    pub variable: &'a str,
+    pub url: RedisUrl,
+    pub local: Local,
+}
+
 /// Which tunnels there are, and which variables lead through them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
@@ -62,8 +70,15 @@ impl Plan {
     }
 
     fn tunnel(&mut self, name: &str, tunnelled: TunnelledUrl) -> Place {
-        let TunnelledUrl { url, upstream, port_moved, trust, verify_chosen, max_connections } =
-            tunnelled;
+        let TunnelledUrl {
+            url,
+            upstream,
+            port_offset,
+            setting_names,
+            trust,
+            verify_chosen,
+            max_connections,
+        } = tunnelled;
         if !trust.authenticates() && !verify_chosen {
             self.unauthenticated.push(name.to_owned());
         }
@@ -85,7 +100,8 @@ impl Plan {
                     variables,
                     upstream,
                     trust,
-                    port_moved,
+                    port_offset,
+                    setting_names,
                     all_have_passwords,
                     max_connections,
                 });
@@ -124,10 +140,41 @@ impl Plan {
         })
     }
 
+    /// The variables that lead through a tunnel of this launcher, listening at `locals`, or of an
+    /// outer one: name, where that listens, and the URL's database and credentials.
+    pub fn ways<'a>(&'a self, locals: &'a [Local]) -> impl Iterator<Item = Way<'a>> {
+        self.variables.iter().filter_map(|variable| {
+            let (url, local) = match &variable.place {
+                Place::Route(route, url) => ((**url).clone(), locals[*route].clone()),
+                // With TLS it is left to the app's own.
+                Place::Untouched(url) if !url.scheme().is_tls() => {
+                    ((**url).clone(), Local::Port(url.port()))
+                }
+                Place::Untouched(_) => return None,
+                Place::UntouchedSocket => RedisUrl::from_socket(variable.value.expose())?,
+            };
+            Some(Way { variable: &variable.name, url, local })
+        })
+    }
+
     /// What the first URL that leads through the tunnel of this route says about who the user is.
     pub fn credentials(&self, route: usize) -> Option<Credentials> {
         let mut urls = self.tunnelled().filter(|tunnelled| tunnelled.route == route);
         urls.find_map(|tunnelled| tunnelled.url.credentials())
+    }
+
+    /// The databases that the URLs through the tunnel of this route name, each once, but for 0,
+    /// which every server has.
+    pub fn databases(&self, route: usize) -> Vec<String> {
+        let urls = self.tunnelled().filter(|tunnelled| tunnelled.route == route);
+        let named = urls.filter_map(|tunnelled| tunnelled.url.database());
+        let mut databases: Vec<String> = Vec::new();
+        for database in named.filter(|database| database.bytes().any(|digit| digit != b'0')) {
+            if databases.iter().all(|known| known != database) {
+                databases.push(database.to_owned());
+            }
+        }
+        databases
     }
 
     /// What COMMAND's environment gets, when the tunnels listen at `locals`: names and values,

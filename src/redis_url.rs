@@ -3,8 +3,9 @@
 //! User, password, path and query are carried as they were written, percent-encoding included; only
 //! the host is understood (by the `url` crate's rules), since that is what a tunnel needs.
 
+use std::ffi::OsString;
 use std::fmt;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, percent_encode};
@@ -263,6 +264,21 @@ impl RedisUrl {
             query: query.map(Secret::new),
             fragment: fragment.map(Secret::new),
         })
+    }
+
+    /// Understands what [`RedisUrl::local`] makes for a socket: where that is, and a URL with the
+    /// same user, password and database. `None` for anything else.
+    pub fn from_socket(value: &str) -> Option<(RedisUrl, Local)> {
+        let rest = value.strip_prefix(UNIX)?.strip_prefix("://")?;
+        let (rest, _) = split_off(rest, '#');
+        let (place, query) = split_off(rest, '?');
+        let (userinfo, path) = place.split_at(place.find('/')?);
+        let path: Vec<u8> = percent_decode_str(path).collect();
+        let parameters = url::form_urlencoded::parse(query.unwrap_or_default().as_bytes());
+        let database = parameters.into_iter().find(|(key, _)| key == DATABASE);
+        let database = database.map(|(_, value)| format!("/{value}")).unwrap_or_default();
+        let url = RedisUrl::parse(&format!("redis://{userinfo}localhost{database}")).ok()?;
+        Some((url, Local::Socket(OsString::from_vec(path).into())))
     }
 
     pub fn scheme(&self) -> Scheme {

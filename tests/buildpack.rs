@@ -43,7 +43,7 @@ fn buildpack_archive() -> PathBuf {
 }
 
 fn binary_archive() -> PathBuf {
-    packaged(&format!("start-stunnel-{VERSION}-x86_64-linux.tar.gz"))
+    packaged(&format!("start-stunnel-{VERSION}-x86_64-linux-gnu.tar.gz"))
 }
 
 fn unpack(archive: &Path, folder: &Path) {
@@ -126,6 +126,15 @@ impl Site {
                 .env("CNB_BP_PLAN_PATH", self.at("platform/plan.toml")),
         };
         Said::by(&mut command)
+    }
+
+    /// Makes the checksum of an architecture's launcher that of the file that is there.
+    fn sign_launcher(&self, architecture: &str) {
+        let launcher = self.at("buildpack/launcher");
+        let mut sums = Command::new("sha256sum");
+        sums.arg(format!("{architecture}/start-stunnel"));
+        let sums = sums.current_dir(&launcher).output().unwrap();
+        fs::write(launcher.join("SHA256SUMS"), sums.stdout).unwrap();
     }
 
     /// The names and contents of everything in the app.
@@ -373,7 +382,8 @@ fn another_architecture_is_refused_and_the_app_untouched() {
     let mut site = Site::new();
     site.write("other/uname", "#!/bin/sh\necho riscv64\n");
     site.path = Some(site.at("other"));
-    site.refuses(Site::compile, &["for x86_64", "not for riscv64"]);
+    let words = ["aarch64/ x86_64/", "not for riscv64", "releases for x86_64 and aarch64"];
+    site.refuses(Site::compile, &words);
 }
 
 #[test]
@@ -381,10 +391,7 @@ fn a_system_that_cannot_run_the_binary_is_told_which_can() {
     let site = Site::new();
     // A valid checksum of something that does not run.
     site.write("buildpack/launcher/x86_64/start-stunnel", "#!/no/such/interpreter\n");
-    let launcher = site.at("buildpack/launcher");
-    let mut sums = Command::new("sha256sum");
-    let sums = sums.arg("x86_64/start-stunnel").current_dir(&launcher).output().unwrap();
-    fs::write(launcher.join("SHA256SUMS"), sums.stdout).unwrap();
+    site.sign_launcher("x86_64");
     site.refuses(Site::compile, &["does not run on this system (stack heroku-24)", "glibc 2.31"]);
 }
 
@@ -420,45 +427,46 @@ fn missing_arguments_are_an_error() {
 }
 
 #[test]
-fn a_copy_without_binary_and_sources_says_how_to_get_the_packaged_one() {
+fn a_checkout_of_the_sources_says_how_to_get_the_packaged_one() {
     let site = Site::new();
     fs::remove_dir_all(site.at("buildpack/launcher")).unwrap();
     let archive = format!("start-stunnel-buildpack-{VERSION}.tgz");
-    site.refuses(Site::compile, &["neither the start-stunnel binary nor its sources", &archive]);
-    // A checkout has sources, but here is no cargo.
-    fs::write(site.at("Cargo.toml"), "").unwrap();
-    site.refuses(Site::compile, &["there is no cargo", &archive]);
+    for (build, _) in BUILDS {
+        site.refuses(build, &["holds no start-stunnel binary", "a checkout", &archive]);
+    }
+    // As if the repository's address had been given to `heroku buildpacks:add`: its root has the same scripts.
+    let script = |name: &str| Command::new(Path::new(ROOT).join("bin").join(name));
+    let detected = script("detect").arg(site.at("app")).output().unwrap();
+    assert_eq!(detected.stdout, b"start-stunnel\n");
+    let built = script("compile").args([site.at("app"), site.at("cache")]).output().unwrap();
+    assert_eq!(built.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&built.stderr).contains(&archive), "{built:?}");
 }
 
 #[test]
-fn a_git_checkout_builds_from_source_and_keeps_the_build_in_the_cache() {
-    // As if the repository's address had been given to `heroku buildpacks:add`: bin/compile stands
-    // at its root.
-    let folder = tempfile::tempdir().unwrap();
-    let (app, cache) = (folder.path().join("app"), Path::new(ROOT).join("target/buildpack-cache"));
-    fs::create_dir(&app).unwrap();
-    let compile = || {
-        let mut command = Command::new(Path::new(ROOT).join("bin/compile"));
-        // OpenSSL from source and a small binary are bin/package's business, and tested there.
-        let quickly = [
-            ("OPENSSL_NO_VENDOR", "1"),
-            ("CARGO_PROFILE_RELEASE_LTO", "off"),
-            ("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16"),
-        ];
-        command.envs(quickly);
-        Said::by(command.arg(&app).arg(&cache).arg(folder.path())).ok()
-    };
-    let said = compile();
-    assert!(said.contains("Building start-stunnel from source"), "{said}");
-    assert!(said.contains(&format!("Installed bin/start-stunnel {VERSION}")), "{said}");
-    let version = Command::new(app.join("bin/start-stunnel")).arg("--version").output().unwrap();
-    assert_eq!(version.stdout, format!("start-stunnel {VERSION}\n").into_bytes());
-    let built = cache.join("start-stunnel/target/release/start-stunnel");
-    let first = fs::metadata(&built).unwrap().modified().unwrap();
-    compile();
-    assert_eq!(fs::metadata(&built).unwrap().modified().unwrap(), first, "built again");
-    let detect = Command::new(Path::new(ROOT).join("bin/detect")).arg(&app).output().unwrap();
-    assert_eq!(detect.stdout, b"start-stunnel\n");
+fn a_build_on_arm64_takes_the_binary_for_arm64() {
+    for (build, done) in BUILDS {
+        let mut site = Site::new();
+        site.write("other/uname", "#!/bin/sh\necho aarch64\n");
+        site.path = Some(site.at("other"));
+        let launcher = site.at("buildpack/launcher/aarch64/start-stunnel");
+        let binary = fs::read(&launcher).unwrap();
+        assert_eq!(
+            (&binary[..4], binary[18]),
+            (&b"\x7fELF"[..], 183),
+            "EM_AARCH64, as elf.h has it"
+        );
+        // As if the machine could run it.
+        fs::rename(&launcher, site.at("launcher")).unwrap();
+        let script = format!(
+            "#!/bin/sh\nexec qemu-aarch64-static -L /usr/aarch64-linux-gnu {} \"$@\"\n",
+            site.at("launcher").display()
+        );
+        site.write("buildpack/launcher/aarch64/start-stunnel", &script);
+        site.sign_launcher("aarch64");
+        warned(build(&site), done, &[]);
+        assert_eq!(fs::read_to_string(site.at("app/bin/start-stunnel")).unwrap(), script);
+    }
 }
 
 fn toml(file: &Path) -> toml::Table {
@@ -488,23 +496,14 @@ fn a_cloud_native_build_makes_a_launch_layer_that_runs_the_same_procfile() {
     assert_eq!(types["build"].as_bool(), Some(false));
     assert_eq!(types["cache"].as_bool(), Some(true));
     assert_eq!(layer["metadata"]["version"].as_str(), Some(VERSION));
-    let launch = toml(&site.at("layers/launch.toml"));
-    keys(&launch, &["processes", "labels", "slices"]);
-    for process in launch["processes"].as_array().unwrap() {
-        let process = process.as_table().unwrap();
-        keys(process, &["type", "command", "args", "default", "working-dir"]);
-        let name = process["type"].as_str().unwrap();
-        assert!(name.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c)), "{name}");
-        let words = process["command"].as_array().expect("a list since API 0.9");
-        assert!(words.iter().all(toml::Value::is_str) && !words.is_empty());
-    }
     let left: Vec<_> =
         fs::read_dir(site.at("layers")).unwrap().map(|e| e.unwrap().file_name()).collect();
-    assert_eq!(left.len(), 3, "a layer, its toml, launch.toml: {left:?}");
+    // No launch.toml: a process type can be scaled by accident.
+    assert_eq!(left.len(), 2, "a layer and its toml: {left:?}");
 
     // At run time the layer's bin/ is on PATH, and the Procfile's bin/start-stunnel works too.
     let mut on_path = site.command(Path::new("start-stunnel"));
-    on_path.arg("--version");
+    on_path.arg("-V");
     let bin = site.at("layers/start-stunnel/bin");
     on_path.env("PATH", format!("{}:/usr/bin:/bin", bin.display()));
     assert_eq!(Said::by(&mut on_path).ok(), format!("start-stunnel {VERSION}\n"));
@@ -548,11 +547,15 @@ fn the_buildpacks_description_follows_the_specification() {
         ["id", "version", "name", "description", "keywords", "clear-env", "licenses", "homepage"];
     keys(buildpack, &known);
     assert_eq!(buildpack["version"].as_str(), Some(VERSION));
-    for target in description["targets"].as_array().unwrap() {
-        let target = target.as_table().unwrap();
-        keys(target, &["os", "arch", "variant", "distros"]);
-        assert_eq!(target["arch"].as_str(), Some("amd64"));
+    let id = buildpack["id"].as_str().unwrap();
+    assert!(id.contains('/'), "{id}: the specification wants an id that nobody else has");
+    let targets = description["targets"].as_array().unwrap();
+    for target in targets {
+        keys(target.as_table().unwrap(), &["os", "arch", "variant", "distros"]);
     }
+    let architectures: Vec<_> =
+        targets.iter().map(|target| target["arch"].as_str().unwrap()).collect();
+    assert_eq!(architectures, ["amd64", "arm64"]);
     for script in ["detect", "compile", "release", "build"] {
         let mode =
             fs::metadata(site.at("buildpack/bin").join(script)).unwrap().permissions().mode();
@@ -570,13 +573,17 @@ fn the_archives_match_their_checksums_and_hold_what_a_user_needs() {
 
     let folder = tempfile::tempdir().unwrap();
     unpack(&binary_archive(), folder.path());
-    let inside = folder.path().join(format!("start-stunnel-{VERSION}-x86_64-linux"));
+    let inside = folder.path().join(format!("start-stunnel-{VERSION}-x86_64-linux-gnu"));
     let page = fs::read_to_string(inside.join("start-stunnel.1")).unwrap();
     let bash = fs::read_to_string(inside.join("completions/start-stunnel.bash")).unwrap();
     for (option, _) in start_stunnel::configuration::options::with_option() {
         let escaped = option.replace('-', "\\-");
         assert!(page.contains(&format!("\\-\\-{escaped}")), "{option} in the man page");
         assert!(bash.contains(&format!("--{option}")), "{option}");
+    }
+    let licences = fs::read_to_string(inside.join("THIRD-PARTY-LICENCES")).unwrap();
+    for part in ["\ntokio ", "\nopenssl 3.", "\nrust-std ", "Apache License"] {
+        assert!(licences.contains(part), "{part:?}");
     }
     for name in ["LICENSE", "completions/_start-stunnel", "completions/start-stunnel.fish"] {
         assert!(inside.join(name).exists(), "{name}");
@@ -620,7 +627,7 @@ fn the_binary_runs_a_tunnel_on_the_oldest_system_that_it_supports_as_pid_1() {
     let folder = tempfile::tempdir_in(system.join("tmp")).unwrap();
     unpack(&binary_archive(), folder.path());
     let inside = Path::new("/").join(folder.path().strip_prefix(&system).unwrap());
-    let inside = inside.join(format!("start-stunnel-{VERSION}-x86_64-linux/start-stunnel"));
+    let inside = inside.join(format!("start-stunnel-{VERSION}-x86_64-linux-gnu/start-stunnel"));
 
     let server = Server::start(Front::Redis);
     let script = format!(

@@ -5,8 +5,9 @@ mod support;
 use std::io::Write;
 use std::process::Command;
 
+use nix::libc;
 use serde_json::Value;
-use support::launcher::{BINARY, Launcher, Outcome, logged};
+use support::launcher::{BINARY, Launcher, Outcome, logged, send_signal};
 use support::peer::Peer;
 use support::pki::{Authority, Certificate, Request};
 use support::proc::core_limit;
@@ -151,6 +152,8 @@ fn what_redis_answers_is_told_apart() {
         let first = report["advice"][0].as_str().unwrap();
         let about_password = first.starts_with("compare user and password");
         assert_eq!(about_password, step == "auth" && state == "failed", "{userinfo}: {first}");
+        let lacks_password = first.starts_with("put user and password into REDIS_URL");
+        assert_eq!(lacks_password, userinfo.is_empty(), "{first}");
     }
 
     let loading = Peer::tls(|mut tls| {
@@ -163,6 +166,151 @@ fn what_redis_answers_is_told_apart() {
     let (report, code) = report(&loading.url(), &[]);
     assert_eq!(report["steps"]["ping"]["detail"], "the server is still loading its data");
     assert_eq!(code, 1);
+}
+
+#[test]
+fn a_redis_that_is_down_behind_stunnel_is_no_matter_of_the_password() {
+    let server = Server::start(Front::Stunnel);
+    send_signal(server.pid(), libc::SIGKILL);
+    support::eventually("it is gone", || {
+        std::net::TcpStream::connect(("127.0.0.1", server.port)).is_err().then_some(())
+    });
+    let without_password = server.url().replace(&format!("default:{PASSWORD}@"), "");
+    for (url, step) in [(server.url(), "auth"), (without_password, "ping")] {
+        let (report, code) = report(&url, &[]);
+        assert_eq!((code, report["steps"][step]["state"].as_str()), (1, Some("failed")));
+        let first = report["advice"][0].as_str().unwrap();
+        assert!(first.starts_with("Redis may be down, starting or full behind"), "{report}");
+        assert!(!report["advice"].to_string().contains("password"), "{report}");
+    }
+}
+
+#[test]
+fn a_server_without_room_for_another_client_is_no_matter_of_the_password() {
+    let full = Peer::tls(|mut tls| {
+        // Whoever only looks at the certificate has gone.
+        let _ = tls.write_all(b"-ERR max number of clients reached\r\n");
+        support::rest(&mut tls);
+    });
+    let (report, code) = report(&full.url_with_password(), &[]);
+    assert_eq!((code, report["steps"]["auth"]["state"].as_str()), (1, Some("failed")), "{report}");
+    let first = report["advice"][0].as_str().unwrap();
+    assert!(first.contains("client limit") && !first.contains("password"), "{first}");
+}
+
+#[test]
+fn a_certificate_for_another_name_is_advised_on_as_in_the_log() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new(folder.path());
+    let request =
+        Request { name: "other.example", dns: &["other.example"], ip: &[], ..Request::default() };
+    let certificate = authority.issue(folder.path(), "leaf", &request);
+    let options = Options { certificate: Some(&certificate), ..Options::default() };
+    let server = Server::start_with(Front::Redis, options);
+    let root = authority.root.certificate_file.to_str().unwrap();
+    let (under_full, code) =
+        report(&server.url(), &[("STUNNEL_VERIFY", "full"), ("STUNNEL_CA_FILE", root)]);
+    assert_eq!(code, 1);
+    let first = under_full["advice"][0].as_str().unwrap();
+    assert_eq!(
+        first, "set STUNNEL_SERVER_NAME to a name on the certificate, or STUNNEL_VERIFY=ca",
+        "{under_full}"
+    );
+    // Without a demand, what the server passes is recommended.
+    let (under_none, code) = report(&server.url(), &[("STUNNEL_CA_FILE", root)]);
+    assert_eq!(code, 0);
+    let first = under_none["advice"][0].as_str().unwrap();
+    assert!(first.ends_with(" STUNNEL_VERIFY=ca"), "{under_none}");
+    let (followed, code) =
+        report(&server.url(), &[("STUNNEL_VERIFY", "ca"), ("STUNNEL_CA_FILE", root)]);
+    assert!(code == 0 && !followed["advice"].to_string().contains("STUNNEL_"), "{followed}");
+}
+
+#[test]
+fn whoever_wants_no_verification_is_not_told_that_it_is_a_mistake() {
+    let server = Server::start(Front::Redis);
+    let (by_default, _) = report(&server.url(), &[]);
+    let first = by_default["advice"][0].as_str().unwrap();
+    assert!(first.starts_with("the server is not authenticated: set STUNNEL_PIN="), "{first}");
+    let (on_purpose, _) = report(&server.url(), &[("STUNNEL_VERIFY", "none")]);
+    let first = on_purpose["advice"][0].as_str().unwrap();
+    let expected = "the server is not authenticated, as you wish; if it should be: STUNNEL_PIN=";
+    assert!(first.starts_with(expected), "{first}");
+}
+
+#[test]
+fn a_setting_that_was_given_as_an_option_is_advised_as_one() {
+    let server = Server::start(Front::Redis);
+    let folder = tempfile::tempdir().unwrap();
+    let other = Certificate::self_signed(folder.path()).pin();
+    let ended = Launcher::new(["--check", "--pin", &other]).redis(&server.url()).run();
+    let (_, pin) = copied(&ended.stdout, "--pin");
+    let followed = Launcher::new(["--check", "--pin", pin]).redis(&server.url()).run();
+    assert_eq!((ended.code(), followed.code()), (1, 0), "{}", followed.stdout);
+}
+
+#[test]
+fn a_server_that_passes_nothing_but_its_pin_under_full_gets_both_settings() {
+    let server = Server::start(Front::Redis);
+    let pin = {
+        let (report, _) = report(&server.url(), &[]);
+        report["certificate"]["pin"].as_str().unwrap().to_owned()
+    };
+    let asking = format!("{}?ssl_cert_reqs=required", server.url());
+    for (url, settings) in [
+        (&server.url(), &[("STUNNEL_VERIFY", "full"), ("STUNNEL_PIN", &pin)][..]),
+        (&asking, &[("STUNNEL_PIN", &pin)]),
+    ] {
+        let before = check(url, settings);
+        assert_eq!(before.code(), 1);
+        let mut changed = settings.to_vec();
+        changed.push(copied(&before.stdout, "STUNNEL_VERIFY"));
+        assert_eq!(check(url, &changed).code(), 0, "{}", before.stdout);
+    }
+}
+
+#[test]
+fn a_database_that_the_server_does_not_have_fails_the_check() {
+    let server = Server::start(Front::Redis);
+    let url = |path: &str| server.url().replace("/0", path);
+    for (path, state, code) in
+        [("", None, 0), ("/0", None, 0), ("/15", Some("ok"), 0), ("/99", Some("failed"), 1)]
+    {
+        let (report, ended) = report(&url(path), &[]);
+        assert_eq!(report["steps"]["select"]["state"].as_str(), state, "{path}: {report}");
+        assert_eq!(ended, code, "{path}: {report}");
+    }
+    let table = check(&url("/99"), &[]).stdout;
+    assert!(table.contains("SELECT") && table.contains("database 99"), "{table}");
+    // Two variables of one tunnel: the database of each.
+    let launcher = Launcher::new(["--check"]).redis(&url("/1"));
+    let both = launcher.env("HEROKU_REDIS_SAME_URL", url("/99")).run();
+    assert_eq!(both.code(), 1, "{}", both.stdout);
+    assert!(both.stdout.contains("database 99"), "{}", both.stdout);
+}
+
+#[test]
+fn what_a_run_would_warn_of_is_in_the_report() {
+    let server = Server::start(Front::Redis);
+    let run = |format: &str| {
+        Launcher::new(["--check"])
+            .redis(&server.url())
+            .env("CACHE_URL", "redis://:hunter2@cache.example")
+            .env("STUNNEL_VERIFI", "full")
+            .env("STUNNEL_LOG_FORMAT", format)
+            .run()
+    };
+    let table = run("logfmt").stdout;
+    for text in ["CACHE_URL", "REDIS_STUNNEL_URLS=", "STUNNEL_VERIFI", "no such setting"] {
+        assert!(table.contains(text), "{text} in\n{table}");
+    }
+    assert!(fits_a_terminal(&table), "{table}");
+    let json = run("json");
+    assert_eq!(json.stdout.lines().count(), 1, "one object a tunnel: {}", json.stdout);
+    for event in ["not-tunnelled", "unknown-setting"] {
+        assert!(json.stderr.contains(&format!(r#""at":"{event}""#)), "{}", json.stderr);
+    }
+    assert!(!format!("{table}{json:?}").contains("hunter2"));
 }
 
 #[test]
@@ -208,6 +356,9 @@ fn a_missing_client_certificate_shows_where_redis_is_asked() {
         let (report, code) = report(&server.url(), &[]);
         assert_eq!(code, 1, "{report}");
         assert!(report.to_string().contains("client certificate"), "{protocols}: {report}");
+        let first = report["advice"][0].as_str().unwrap_or_default();
+        let expected = "set STUNNEL_CLIENT_CERT and STUNNEL_CLIENT_KEY";
+        assert!(first.starts_with(expected), "{protocols}: {report}");
     }
 }
 

@@ -104,7 +104,13 @@ fn wrong_usage_exits_with_2_and_help_and_version_with_0() {
     assert_eq!((code, errors.as_str()), (0, ""));
     assert!(help.contains("Usage: start-stunnel [OPTIONS] [--] COMMAND [ARG]..."), "{help}");
     let (code, version, _) = run_binary(&["--version"]);
-    assert_eq!((code, version), (0, format!("start-stunnel {}\n", env!("CARGO_PKG_VERSION"))));
+    let lines: Vec<_> = version.lines().collect();
+    assert_eq!((code, lines.len()), (0, 2), "{version}");
+    assert_eq!(lines[0], concat!("start-stunnel ", env!("CARGO_PKG_VERSION")));
+    let (openssl, rest) = lines[1].split_once(", ").unwrap();
+    assert!(openssl.starts_with("OpenSSL ") && openssl.split(' ').count() == 2, "{version}");
+    assert!(rest.starts_with(&format!("{}-linux", std::env::consts::ARCH)), "{version}");
+    assert_eq!(run_binary(&["-V"]), (0, format!("{}\n", lines[0]), String::new()));
     assert_eq!(run_binary(&["--verify", "bogus", "true"]).0, 78);
 }
 
@@ -189,6 +195,38 @@ fn print_env_shows_what_the_command_would_get_with_secrets_masked() {
     assert!(lines[0].ends_with("/3?password=***"), "{lines:?}");
     assert!(lines[1].starts_with("REDIS_URL_STUNNEL=redis://***:***@127.0.0.1:"), "{lines:?}");
     assert_eq!(lines[2], "HEROKU_REDIS_OWN_URL=rediss://:***@own:6379");
+}
+
+#[test]
+fn print_env_says_why_it_prints_nothing_and_what_a_run_would_warn_of() {
+    let ended = Launcher::new(["--print-env"]).run();
+    assert_eq!((ended.code(), ended.stdout.as_str()), (0, ""));
+    assert_eq!(ended.stderr.lines().count(), 1, "{}", ended.stderr);
+    assert!(ended.stderr.contains("holds a Redis URL"), "{}", ended.stderr);
+    let launcher = Launcher::new(["--print-env"]).redis("redis://h").env("CACHE_URL", "redis://c");
+    let ended = launcher.env("STUNNEL_VERIFI", "full").run();
+    assert_eq!(ended.stdout.lines().count(), 2, "{}", ended.stdout);
+    assert_eq!(logged(&ended.stderr, "not-tunnelled", "vars"), ["CACHE_URL"]);
+    assert_eq!(logged(&ended.stderr, "unknown-setting", "vars"), ["STUNNEL_VERIFI"]);
+}
+
+#[test]
+fn a_port_that_is_taken_is_blamed_on_the_option_that_names_it() {
+    let taken = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let options = ["--port-taken", "fail", "--listen-port", &port, "true"];
+    let by_options = Launcher::new(options).redis("redis://h").run();
+    let launcher = Launcher::new(["true"]).redis("redis://h").env("STUNNEL_LISTEN_PORT", &port);
+    let by_variables = launcher.env("STUNNEL_PORT_TAKEN", "fail").run();
+    for (ended, port, taken) in [
+        (by_options, "--listen-port", "--port-taken=move"),
+        (by_variables, "STUNNEL_LISTEN_PORT", "STUNNEL_PORT_TAKEN=move"),
+    ] {
+        assert_eq!(ended.code(), 78, "{ended:?}");
+        assert_eq!(logged(&ended.stderr, "config-error", "var"), [port]);
+        let message = &logged(&ended.stderr, "config-error", "msg")[0];
+        assert!(message.starts_with(port) && message.contains(taken), "{message}");
+    }
 }
 
 #[test]

@@ -580,6 +580,24 @@ fn whoever_waits_too_long_is_closed_and_the_log_names_the_setting() {
 }
 
 #[test]
+fn whoever_waits_at_the_limit_is_told_of_long_before_the_connect_timeout() {
+    let server = Server::start(Front::Redis);
+    let held =
+        hold(&server.url(), &[("STUNNEL_MAX_CONNECTIONS", "1"), ("STUNNEL_CONNECT_TIMEOUT", "2s")]);
+    let busy = held.client();
+    // They are not closed before they have waited for longer than it takes to be told of.
+    let mut late: Vec<_> = (0..3).map(|_| held.open()).collect();
+    assert!(late.iter_mut().all(|client| client.reply().is_err()));
+    drop(busy);
+    let log = held.finish().stderr;
+    assert_eq!(logged(&log, "queue-waiting", "var"), ["REDIS_URL"], "once a minute: {log}");
+    assert!(logged(&log, "queue-waiting", "hint")[0].contains("STUNNEL_MAX_CONNECTIONS"), "{log}");
+    let [waiting, timeout] =
+        ["queue-waiting", "queue-timeout"].map(|event| log.find(&format!(" at={event} ")));
+    assert!(waiting.unwrap() < timeout.unwrap(), "{log}");
+}
+
+#[test]
 fn a_limit_holds_for_busy_apps_that_are_many_more_and_each_gets_its_own_replies() {
     const LIMIT: usize = 4;
     let server = Server::start_with(
@@ -871,29 +889,6 @@ fn a_server_without_tls_is_named_to_the_app_with_a_limit_too() {
     let reply = app.reply();
     let said = matches!(&reply, Ok(Reply::Line(line)) if line.contains("speaks no TLS"));
     assert!(said, "{reply:?}");
-}
-
-#[test]
-fn the_log_of_refused_logins_is_not_cleared_twice() {
-    let dies = Arc::new(Mutex::new(false));
-    let dying = dies.clone();
-    let (peer, requests) = scripted(move |number, request| {
-        let dying = *dying.lock().unwrap() && number == 0;
-        match request[0].as_str() {
-            // It was executed, and then Redis goes, with what it had still to send.
-            "RESET" if dying => Some(String::new()),
-            "ACL" if dying => None,
-            _ => Some(redis(request)),
-        }
-    });
-    let held = hold(&peer.url(), &[("STUNNEL_SPARES", "0")]);
-    let _staying = kept_one(&held, &requests);
-    let mut app = held.open();
-    *dies.lock().unwrap() = true;
-    app.send(&["ACL", "LOG", "RESET"]);
-    let _ = app.reply();
-    let times = heard(&requests).iter().filter(|line| line.contains("ACL LOG RESET")).count();
-    assert_eq!(times, 1, "{requests:?}");
 }
 
 #[test]

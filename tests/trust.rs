@@ -598,3 +598,79 @@ fn the_check_tells_a_certificate_that_fails_when_the_server_hangs_at_a_second_ha
     let count = ended.stdout.matches("\"self-signed certificate\"").count();
     assert_eq!(count, 2, "{}", ended.stdout);
 }
+
+/// The hint of the log at the first connection through a launcher with these words and settings.
+fn hint(url: &str, options: &[&str], settings: &[(&str, &str)]) -> String {
+    let words = [options, &["sh", "-c", support::launcher::HOLD]].concat();
+    let launcher = Launcher::new(words).redis(url);
+    let held = settings
+        .iter()
+        .fold(launcher, |launcher, (name, value)| launcher.env(name, value))
+        .start_held();
+    let mut client = held.open();
+    client.send(&["PING"]);
+    let Ok(Reply::Line(line)) = client.reply() else { panic!("no error") };
+    drop(client);
+    let log = held.finish().stderr;
+    let hint = logged(&log, "connection-refused", "hint").remove(0);
+    assert!(line.ends_with(&hint), "the app is told the same: {line}");
+    hint
+}
+
+#[test]
+fn a_hint_names_the_setting_that_counts() {
+    let folder = tempfile::tempdir().unwrap();
+    let other = Certificate::self_signed(folder.path()).pin();
+    let server = Server::start(Front::Redis);
+    let url = server.url();
+    for (options, settings, expected) in [
+        (&[][..], &[("STUNNEL_PIN", &*other)][..], "set STUNNEL_PIN to it"),
+        (&["--pin", &other], &[], "set --pin to it"),
+        (&[], &[("REDIS_URL_STUNNEL_PIN", &*other)], "set REDIS_URL_STUNNEL_PIN to it"),
+        (
+            &["--pin", &other],
+            &[("REDIS_URL_STUNNEL_PIN", &*other)],
+            "set REDIS_URL_STUNNEL_PIN to it",
+        ),
+        (&["--verify", "full"], &[], "together with --verify=none"),
+        (&[], &[("REDIS_URL_STUNNEL_VERIFY", "ca")], "together with REDIS_URL_STUNNEL_VERIFY=none"),
+    ] {
+        let hint = hint(&url, options, settings);
+        assert!(hint.contains(expected), "{expected}: {hint}");
+    }
+}
+
+#[test]
+fn a_pin_is_not_said_to_help_where_the_chain_is_demanded_as_well() {
+    let server = Server::start(Front::Redis);
+    let ended = Launcher::new(["--check"]).redis(&server.url()).run();
+    let pin = ended.stdout.split_whitespace().find(|word| word.starts_with("sha256//")).unwrap();
+    let full = ("STUNNEL_VERIFY", "full");
+    assert_eq!(
+        hint(&server.url(), &[], &[full]),
+        "set STUNNEL_CA_FILE to its CA, or STUNNEL_PIN to its key together with \
+         STUNNEL_VERIFY=none (start-stunnel --check prints both)"
+    );
+    assert_eq!(
+        hint(&server.url(), &[], &[full, ("STUNNEL_PIN", pin)]),
+        "a pin does not replace the chain that STUNNEL_VERIFY demands: set STUNNEL_CA_FILE to its \
+         CA, or STUNNEL_VERIFY=none so that the pin alone counts"
+    );
+    // What the hint says is so.
+    let held = Launcher::holding(&server.url())
+        .env("STUNNEL_VERIFY", "none")
+        .env("STUNNEL_PIN", pin)
+        .start_held();
+    assert_eq!(held.client().ask(&["PING"]), Reply::line("+PONG"));
+}
+
+#[test]
+fn a_url_that_demands_full_itself_is_named_and_what_overrides_it() {
+    let server = Server::start(Front::Redis);
+    let url = format!("{}?ssl_cert_reqs=required", server.url());
+    let hint = hint(&url, &[], &[]);
+    let expected = "ssl_cert_reqs in REDIS_URL asks for full, which STUNNEL_VERIFY=none overrides";
+    assert!(hint.starts_with(expected), "{hint}");
+    let held = Launcher::holding(&url).env("STUNNEL_VERIFY", "none").start_held();
+    assert_eq!(held.client().ask(&["PING"]), Reply::line("+PONG"));
+}

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use openssl::sha::Sha256;
 use openssl::ssl::{ShutdownState, SslStream};
-use support::launcher::{Launcher, logged, port_of, with_hosts};
+use support::launcher::{BINARY, Launcher, Outcome, logged, port_of, with_hosts};
 use support::peer::{Gate, Peer};
 use support::proc::sockets_of;
 use support::resp::{Client, Reply, request};
@@ -294,9 +294,7 @@ fn while_the_server_is_down_connections_close_and_when_it_is_back_they_work() {
     let errors = logged(&log, "connection-failed", "error");
     assert_eq!(errors, ["TCP connection failed: connection refused"; 3]);
     let hint = &logged(&log, "connection-failed", "hint")[0];
-    for word in
-        ["nothing listens", "may have no TLS", "STUNNEL_ENABLED=false", "STUNNEL_PORT_OFFSET"]
-    {
+    for word in ["nothing listens", "has no TLS", "STUNNEL_ENABLED=false", "STUNNEL_PORT_OFFSET"] {
         assert!(hint.contains(word), "{hint}");
     }
 }
@@ -702,6 +700,40 @@ fn nothing_is_sent_before_the_app_speaks_and_nothing_is_added_without_a_pool() {
 }
 
 #[test]
+fn a_url_whose_port_speaks_tls_itself_is_said_to_want_rediss() {
+    let port = two_free_ports();
+    let held = Launcher::holding(&format!("redis://localhost:{port}")).start_held();
+    assert!(held.open().reply().is_err());
+    let hint = logged(&held.finish().stderr, "connection-failed", "hint").remove(0);
+    let tls = port + 1;
+    let expected = format!(
+        "nothing listens on localhost:{tls}. {tls} is the URL's port + 1: if {port} itself speaks \
+         TLS, write rediss://"
+    );
+    assert!(hint.starts_with(&expected), "{hint}");
+}
+
+#[test]
+fn a_lone_connection_without_an_answer_is_not_said_to_be_one_of_others() {
+    // As stunnel does whose Redis is down, but never before it has the request.
+    let request = request(&[b"PING"]);
+    let length = request.len();
+    let closing = Peer::tls(move |mut tls| tls.read_exact(&mut vec![0; length]).unwrap());
+    let held = Launcher::holding(&closing.url())
+        .env("STUNNEL_SPARES", "0")
+        .env("STUNNEL_POOL", "off")
+        .start_held();
+    let mut client = held.open();
+    client.stream.get_mut().write_all(&request).unwrap();
+    assert!(client.reply().is_err());
+    closing.result();
+    drop(client);
+    let hint = logged(&held.finish().stderr, "connection-unanswered", "hint").remove(0);
+    assert!(hint.starts_with("Redis may be down"), "{hint}");
+    assert!(!hint.contains("other connection"), "{hint}");
+}
+
+#[test]
 fn redis_cli_sees_what_it_would_see_without_a_tunnel() {
     let server = Server::start(Front::Redis);
     let ended = Launcher::script("redis-cli --no-auth-warning -u \"$REDIS_URL\" set k v; exit 7")
@@ -735,6 +767,28 @@ fn redis_cli_without_further_words_connects_to_the_tunnelled_redis() {
     let port = server.port.to_string();
     let elsewhere = run(&["redis-cli", "-p", &port, "get", "where"]);
     assert_eq!(elsewhere.stdout.trim(), "NOAUTH Authentication required.", "{elsewhere:?}");
+    let told = |ended: &Outcome| logged(&ended.stderr, "redis-cli", "msg");
+    assert_eq!(told(&interactive), ["redis-cli connects to REDIS_URL's tunnel"]);
+    assert_eq!(told(&elsewhere), ["redis-cli has -p, so it was not told where the tunnel is"]);
+    assert!(!elsewhere.stderr.contains(&port), "never a value: {}", elsewhere.stderr);
+}
+
+#[test]
+fn redis_cli_within_a_command_connects_to_the_outer_launchers_tunnel() {
+    let server = Server::start(Front::Redis);
+    let url = server.url().replace("/0", "/5");
+    for listen in ["tcp", "unix"] {
+        // As in `heroku run bash`: a shell behind a launcher, and another launcher in it.
+        let launcher = Launcher::script(&format!("exec {BINARY} redis-cli client info"));
+        let ended = launcher.redis(&url).env("STUNNEL_LISTEN", listen).run();
+        assert!(ended.stdout.contains(" db=5 "), "{listen}: {ended:?}");
+        assert_eq!(logged(&ended.stderr, "redis-cli", "var"), ["REDIS_URL"]);
+        assert!(!ended.stderr.contains(PASSWORD), "{ended:?}");
+    }
+    // A URL that is left to an app's own TLS is not redis-cli's.
+    let launcher = Launcher::new(["redis-cli", "-r", "1", "ping"]).redis("rediss://:pw@h.invalid");
+    let left = launcher.env("STUNNEL_REDISS", "passthrough").run();
+    assert!(logged(&left.stderr, "redis-cli", "var").is_empty(), "{left:?}");
 }
 
 /// A client of which we know that it speaks TLS to `port`; it has no time limit of its own.

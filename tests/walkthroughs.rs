@@ -57,6 +57,24 @@ fn printed(table: &str, name: &str) -> String {
 const RUBY: &str = "require 'redis'; puts Redis.new(url: ENV.fetch('REDIS_URL')).ping";
 
 #[test]
+fn the_apps_own_lists_of_buildpacks_are_well_formed_and_name_this_version_first() {
+    let ours = format!("/start-stunnel-buildpack-{}.tgz", env!("CARGO_PKG_VERSION"));
+    let app: serde_json::Value = serde_json::from_str(&snippet("app.json")).unwrap();
+    let buildpacks = app["buildpacks"].as_array().unwrap();
+    assert!(buildpacks[0]["url"].as_str().unwrap().ends_with(&ours), "{buildpacks:?}");
+    assert!(app["scripts"]["postdeploy"].as_str().unwrap().starts_with("bin/start-stunnel "));
+
+    let project: toml::Table = snippet("project.toml").parse().unwrap();
+    assert_eq!(project["_"]["schema-version"].as_str(), Some("0.2"));
+    let group = project["io"]["buildpacks"]["group"].as_array().unwrap();
+    let uris: Vec<_> = group.iter().filter_map(|one| one.get("uri")).collect();
+    assert_eq!(uris.len(), 1);
+    assert!(uris[0].as_str().unwrap().ends_with(&ours), "{uris:?}");
+    // The last one decides the process types.
+    assert_eq!(group.last().unwrap()["id"].as_str(), Some("heroku/procfile"));
+}
+
+#[test]
 fn from_certificate_verify_failed_to_running() {
     let server = Server::start(Front::Redis);
     let url = format!("rediss://default:{PASSWORD}@127.0.0.1:{}/0", server.tls_port());

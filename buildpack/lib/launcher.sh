@@ -20,52 +20,30 @@ fail() {
 # The buildpack's version, from the one place that has it.
 buildpack_version() { sed -n 's/^version = "\(.*\)"$/\1/p' "$buildpack/buildpack.toml"; }
 
-# Sets $launcher to a binary that was checked and runs here. $1: a folder that outlives this build.
+# Sets $launcher to a binary that was checked and runs here, and $launcher_version to what it says of itself.
 find_launcher() {
-    local cache=$1
-    if [[ -d $buildpack/launcher ]]; then
-        check_packaged_launcher
-    elif [[ -f $buildpack/../Cargo.toml ]]; then
-        build_launcher "$cache"
-    else
-        fail "This copy of the start-stunnel buildpack holds neither the start-stunnel binary nor its sources." \
+    [[ -d $buildpack/launcher ]] ||
+        fail "This copy of the start-stunnel buildpack holds no start-stunnel binary: it is a checkout of the sources." \
             "Use start-stunnel-buildpack-$(buildpack_version).tgz from the project's releases."
-    fi
+    check_launcher
     launcher_version=$("$launcher" --version 2>&1) ||
         fail "start-stunnel does not run on this system${STACK:+ (stack $STACK)}:" "$launcher_version" \
-            "It needs Linux with glibc 2.31 or later: heroku-20 or later, Debian 11, Ubuntu 20.04."
+            "It needs Linux with glibc 2.31 or later: heroku-22 or later, Debian 11, Ubuntu 20.04."
+    # Its first line; the second is about how it was built.
+    launcher_version=${launcher_version%%$'\n'*}
     launcher_version=${launcher_version#start-stunnel }
 }
 
-check_packaged_launcher() {
+check_launcher() {
     local architecture
     architecture=$(uname -m)
     launcher=$buildpack/launcher/$architecture/start-stunnel
     [[ -f $launcher ]] ||
         fail "This package of the buildpack holds start-stunnel for $(cd "$buildpack/launcher" && echo */), not for $architecture." \
-            "Use the package for $architecture from the project's releases."
+            "There are releases for x86_64 and aarch64."
     (cd "$buildpack/launcher" && grep " $architecture/start-stunnel\$" SHA256SUMS | sha256sum --check --strict --status) 2>/dev/null ||
         fail "The start-stunnel binary in this buildpack differs from its checksum: the package is damaged." \
             "Get start-stunnel-buildpack-$(buildpack_version).tgz anew, and compare it with the release's SHA256SUMS."
-}
-
-# From a checkout of the sources.
-build_launcher() {
-    local cache=$1 log
-    command -v cargo >/dev/null ||
-        fail "This is a checkout of start-stunnel's sources, and there is no cargo to build them." \
-            "Use start-stunnel-buildpack-$(buildpack_version).tgz from the project's releases instead of the repository," \
-            "or put a Rust buildpack before this one."
-    detail "Building start-stunnel from source (no packaged binary here); the first time takes minutes"
-    mkdir -p "$cache/start-stunnel" || fail "The cache folder cannot be written: $cache"
-    log=$cache/start-stunnel/build.log
-    CARGO_TARGET_DIR=$cache/start-stunnel/target \
-        cargo build --release --locked --features vendored --manifest-path "$buildpack/../Cargo.toml" >"$log" 2>&1 || {
-        sed 's/^/       /' "$log" >&2
-        fail "cargo could not build start-stunnel: see above. The packaged buildpack needs no compiler:" \
-            "start-stunnel-buildpack-$(buildpack_version).tgz from the project's releases."
-    }
-    launcher=$cache/start-stunnel/target/release/start-stunnel
 }
 
 # Ends the build, before anything is changed, unless $1/bin/start-stunnel can be written.

@@ -1,5 +1,6 @@
 //! Examines the tunnels of a plan, all at the same time, and advises on what was found.
 
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::task::JoinSet;
 use tokio::time::timeout_at;
 
-use super::report::{Advice, Clients, Mode, Outcome, Report, STEPS, StepReport, Told};
+use super::report::{Advice, CheckStep, Clients, Mode, Outcome, Report, StepReport, Told};
 use crate::configuration::Settings;
 use crate::configuration::options::{self, Declaration};
 use crate::figures::TunnelFigures;
@@ -17,11 +18,11 @@ use crate::pool::Place;
 use crate::redis_url::Credentials;
 use crate::resp;
 use crate::secret::MASK;
-use crate::tls::{Certificate, Connector, HandshakeError, Trust, Verify, certificate_of};
+use crate::tls::{Certificate, Connector, Flaw, HandshakeError, Trust, Verify, certificate_of};
 use crate::tunnel::Tunnel;
 use crate::tunnel::diagnosis::{self, Unexplained};
 use crate::tunnel::failure::{self, Failure, Step};
-use crate::tunnel::{supply, upstream};
+use crate::tunnel::{hints, supply, upstream};
 
 /// The longest reply of Redis that is looked at, in bytes.
 const LONGEST_REPLY: usize = 512;
@@ -33,11 +34,16 @@ pub async fn all(plan: Plan, settings: &Settings) -> Vec<Report> {
     let mut examinations = JoinSet::new();
     let single = plan.routes.len() == 1;
     for (index, tunnel) in plan.routes.iter().enumerate() {
-        let credentials = plan.credentials(index);
+        let wishes = Wishes {
+            credentials: plan.credentials(index),
+            databases: plan.databases(index),
+            is_single: single,
+            none_chosen: !tunnel.variables.iter().any(|name| plan.unauthenticated.contains(name)),
+        };
         let connector = Connector::new(tunnel.trust.clone());
         let settings = settings.connection.clone();
         let tunnel = Tunnel::new(tunnel.clone(), connector, settings, TunnelFigures::unread());
-        examinations.spawn(async move { (index, examine(&tunnel, credentials, single).await) });
+        examinations.spawn(async move { (index, examine(&tunnel, wishes).await) });
     }
     let mut reports = examinations.join_all().await;
     reports.sort_by_key(|(index, _)| *index);
@@ -56,8 +62,17 @@ async fn timed<T, E: From<Failure>>(
     (done.unwrap_or_else(|_| Err(Failure::timed_out(late).into())), started.elapsed())
 }
 
-/// `single`: whether it is the only tunnel, so that the general settings are its own.
-async fn examine(tunnel: &Tunnel, credentials: Option<Credentials>, single: bool) -> Report {
+/// What the plan knows of a tunnel beyond its route.
+struct Wishes {
+    credentials: Option<Credentials>,
+    databases: Vec<String>,
+    /// Whether it is the only tunnel, so that the general settings are its own.
+    is_single: bool,
+    /// Whether the user has said that nothing need authenticate it, if nothing does.
+    none_chosen: bool,
+}
+
+async fn examine(tunnel: &Tunnel, wishes: Wishes) -> Report {
     let trust = &tunnel.route.trust;
     let deadline = tokio::time::Instant::now() + tunnel.settings.connect_timeout;
     let mut report = Report {
@@ -68,6 +83,7 @@ async fn examine(tunnel: &Tunnel, credentials: Option<Credentials>, single: bool
         certificate: None,
         advice: Vec::new(),
         told: Told::default(),
+        selects: !wishes.databases.is_empty(),
     };
     // OpenSSL is set up beside the first steps, so that it is not taken for their time.
     let setting_up = tunnel.unverified.clone();
@@ -77,7 +93,7 @@ async fn examine(tunnel: &Tunnel, credentials: Option<Credentials>, single: bool
     let found = addresses.as_ref().map(|addresses| {
         addresses.iter().map(|address| address.ip().to_string()).collect::<Vec<_>>().join(" ")
     });
-    let failure = report.record("look-up", took, found, tunnel);
+    let failure = report.record(CheckStep::LookUp, took, found, tunnel);
     let Ok(addresses) = addresses else {
         return report.broken_off(failure);
     };
@@ -87,7 +103,7 @@ async fn examine(tunnel: &Tunnel, credentials: Option<Credentials>, single: bool
     let peer = stream.as_ref().map(|stream| {
         stream.peer_addr().map_or_else(|_| String::new(), |address| address.to_string())
     });
-    let failure = report.record("TCP", took, peer, tunnel);
+    let failure = report.record(CheckStep::Tcp, took, peer, tunnel);
     let Ok(stream) = stream else {
         return report.broken_off(failure);
     };
@@ -102,7 +118,7 @@ async fn examine(tunnel: &Tunnel, credentials: Option<Credentials>, single: bool
     let certificate =
         handshake.and_then(|(tls, _)| certificate_of(&tls).map_err(Failure::Misconfigured));
     let subject = certificate.as_ref().map(|certificate| certificate.subject.clone());
-    let failure = report.record("TLS", took, subject, tunnel);
+    let failure = report.record(CheckStep::Tls, took, subject, tunnel);
     let Ok(certificate) = certificate else {
         return report.broken_off(failure);
     };
@@ -110,21 +126,19 @@ async fn examine(tunnel: &Tunnel, credentials: Option<Credentials>, single: bool
     report.steps.push(pin_step(trust, &certificate));
     // Whether it would pass, whatever is demanded now; both at the same time.
     let (ca, full) = tokio::join!(
-        would_pass(tunnel, Verify::Ca, &addresses, deadline),
-        would_pass(tunnel, Verify::Full, &addresses, deadline)
+        would_pass(tunnel, CheckStep::Ca, Verify::Ca, &addresses, deadline),
+        would_pass(tunnel, CheckStep::Full, Verify::Full, &addresses, deadline)
     );
-    let passes_full = !full.outcome.is_failed();
+    let passes = Passes { ca: !ca.outcome.is_failed(), full: !full.outcome.is_failed() };
     report.steps.extend([ca, full]);
-    report.advice = advice(tunnel, &certificate, passes_full, single);
+    report.advice = advice(tunnel, &certificate, passes, &wishes);
     report.certificate = Some(certificate);
     if report.works() {
-        let (steps, told) = speak(tunnel, credentials, deadline).await;
-        let refused = steps.iter().any(|step| step.name == "AUTH" && step.outcome.is_failed());
+        let Spoken { steps, told, advice } = speak(tunnel, &wishes, deadline).await;
         report.steps.extend(steps);
-        if refused {
-            let advice = "compare user and password in the URL with the provider's; what is \
-                          special in them has to be percent-encoded";
-            report.advice.insert(0, advice.to_owned().into());
+        report.reach_no_further();
+        if let Some(advice) = advice {
+            report.advice.insert(0, advice.into());
         }
         report.advice.extend(told.mode.and_then(Mode::advice).map(|text| text.to_owned().into()));
         report.told = told;
@@ -138,14 +152,14 @@ impl Report {
     /// Adds a step; returns the advice that goes with its failure.
     fn record(
         &mut self,
-        name: &'static str,
+        step: CheckStep,
         took: Duration,
         result: Result<String, &Failure>,
         tunnel: &Tunnel,
     ) -> Option<String> {
         let advice = result.as_ref().err().map(|failure| failure.hint(tunnel));
         let outcome = result.map_or_else(Outcome::failed, Outcome::Ok);
-        self.steps.push(StepReport { name, outcome, took, needed: true });
+        self.steps.push(StepReport { step, outcome, took, needed: true });
         advice
     }
 
@@ -156,13 +170,14 @@ impl Report {
     }
 
     fn reach_no_further(&mut self) {
-        let step = |name: &&'static str| StepReport {
-            name,
+        let step = |step: &CheckStep| StepReport {
+            step: *step,
             outcome: Outcome::NotReached,
             took: Duration::ZERO,
             needed: true,
         };
-        self.steps.extend(STEPS[self.steps.len()..].iter().map(step));
+        let all = CheckStep::ALL.iter().filter(|step| self.selects || **step != CheckStep::Select);
+        self.steps.extend(all.skip(self.steps.len()).map(step));
     }
 }
 
@@ -172,12 +187,13 @@ fn pin_step(trust: &Trust, certificate: &Certificate) -> StepReport {
         _ if trust.pin_holds(&certificate.pin) => Outcome::Ok(String::new()),
         _ => Outcome::failed("the server's key is none of the pinned"),
     };
-    StepReport { name: "pin", outcome, took: Duration::ZERO, needed: true }
+    StepReport { step: CheckStep::Pin, outcome, took: Duration::ZERO, needed: true }
 }
 
 /// Whether the server would pass at `verify`, with the CAs and the name that are set.
 async fn would_pass(
     tunnel: &Tunnel,
+    step: CheckStep,
     verify: Verify,
     addresses: &[std::net::SocketAddr],
     deadline: tokio::time::Instant,
@@ -199,42 +215,70 @@ async fn would_pass(
             failure => Outcome::failed(failure),
         },
     };
-    StepReport { name: verify.word(), outcome, took, needed: tunnel.route.trust.verify == verify }
+    StepReport { step, outcome, took, needed: tunnel.route.trust.verify == verify }
 }
 
-/// AUTH and PING, on a connection that holds by the tunnel's settings; and what Redis tells of
-/// itself.
-async fn speak(
-    tunnel: &Tunnel,
-    credentials: Option<Credentials>,
-    deadline: tokio::time::Instant,
-) -> (Vec<StepReport>, Told) {
-    let report = |name, outcome, took| StepReport { name, outcome, took, needed: true };
-    let not_reached = |name| report(name, Outcome::NotReached, Duration::ZERO);
+/// What came of asking Redis itself.
+#[derive(Default)]
+struct Spoken {
+    /// As far as they were reached.
+    steps: Vec<StepReport>,
+    told: Told,
+    /// What to do about the one that failed.
+    advice: Option<String>,
+}
+
+impl Spoken {
+    /// Adds a step; whether the next one is reached.
+    fn record(
+        &mut self,
+        step: CheckStep,
+        outcome: Outcome,
+        took: Duration,
+        advice: Option<String>,
+    ) -> bool {
+        let goes_on = !outcome.is_failed();
+        self.advice = advice.filter(|_| !goes_on);
+        self.steps.push(StepReport { step, outcome, took, needed: true });
+        goes_on
+    }
+}
+
+/// AUTH, PING and SELECT, on a connection that holds by the tunnel's settings; and what Redis tells
+/// of itself.
+async fn speak(tunnel: &Tunnel, wishes: &Wishes, deadline: tokio::time::Instant) -> Spoken {
+    let mut spoken = Spoken::default();
+    let credentials = wishes.credentials.as_ref();
     let started = Instant::now();
     let mut stream = match supply::connect_by(tunnel, Place::Back, deadline).await {
         Ok(supplied) => supplied.stream,
         Err(failure) => {
-            let auth = report("AUTH", Outcome::failed(failure), started.elapsed());
-            return (vec![auth, not_reached("PING")], Told::default());
+            let (advice, outcome) = (failure.hint(tunnel), Outcome::failed(failure));
+            spoken.record(CheckStep::Auth, outcome, started.elapsed(), Some(advice));
+            return spoken;
         }
     };
-    let auth = match credentials {
+    let goes_on = match credentials {
         None => {
             let nothing = Outcome::Skipped("no password in the URL".to_owned());
-            report("AUTH", nothing, Duration::ZERO)
+            spoken.record(CheckStep::Auth, nothing, Duration::ZERO, None)
         }
-        Some(ref credentials) => {
-            let (reply, took) =
-                ask(tunnel, &mut stream, &credentials.auth_command(), deadline).await;
-            report("AUTH", judge_auth(&reply, Some(credentials)), took)
+        Some(known) => {
+            let (reply, took) = ask(tunnel, &mut stream, &known.auth_command(), deadline).await;
+            let outcome = judge_auth(&reply, credentials);
+            spoken.record(CheckStep::Auth, outcome, took, advice_on(&reply, tunnel))
         }
     };
-    if auth.outcome.is_failed() {
-        return (vec![auth, not_reached("PING")], Told::default());
+    if !goes_on {
+        return spoken;
     }
     let (reply, took) = ask(tunnel, &mut stream, &resp::request(&["PING"]), deadline).await;
-    let mut told = Told::default();
+    let outcome = judge_ping(&reply, credentials);
+    let goes_on = spoken.record(CheckStep::Ping, outcome, took, advice_on(&reply, tunnel));
+    if goes_on && !wishes.databases.is_empty() {
+        select(tunnel, &mut stream, wishes, deadline, &mut spoken).await;
+    }
+    let told = &mut spoken.told;
     let asking = async {
         told.mode = Mode::of(&info(&mut stream, "server").await?);
         told.clients = Clients::of(&info(&mut stream, "clients").await?);
@@ -242,7 +286,43 @@ async fn speak(
     };
     // A server that tells nothing, in time or at all, works all the same.
     let _ = timeout_at(deadline, asking).await;
-    (vec![auth, report("PING", judge_ping(&reply, credentials.as_ref()), took)], told)
+    spoken
+}
+
+/// Whether Redis has every database that a URL names.
+async fn select(
+    tunnel: &Tunnel,
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    wishes: &Wishes,
+    deadline: tokio::time::Instant,
+    spoken: &mut Spoken,
+) {
+    let started = Instant::now();
+    let mut outcome = Outcome::Ok(format!("database {}", wishes.databases.join(", ")));
+    let mut advice = None;
+    for database in &wishes.databases {
+        let (reply, _) = ask(tunnel, stream, &resp::request(&["SELECT", database]), deadline).await;
+        outcome = match &reply {
+            Err(problem) => Outcome::failed(problem),
+            Ok(line) if line == "+OK" => continue,
+            Ok(line) if line.starts_with("-NOPERM") => {
+                Outcome::Ok("answered; its ACL does not allow this user SELECT".to_owned())
+            }
+            Ok(line) => {
+                let error = shown(line, wishes.credentials.as_ref());
+                Outcome::failed(format!("database {database}: {error}"))
+            }
+        };
+        if outcome.is_failed() {
+            advice = advice_on(&reply, tunnel).or_else(|| {
+                let text = "use a database that this server has: the number behind the last / of \
+                            the URL";
+                Some(text.to_owned())
+            });
+            break;
+        }
+    }
+    spoken.record(CheckStep::Select, outcome, started.elapsed(), advice);
 }
 
 /// What INFO says of a section; empty where this user may not ask.
@@ -275,13 +355,29 @@ async fn read_line(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<u8>>
     Ok(line)
 }
 
+/// Why a request has no reply.
+enum NoReply {
+    /// The server refuses us in TLS.
+    Refused(Failure),
+    Broken(String),
+}
+
+impl fmt::Display for NoReply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NoReply::Refused(failure) => failure.fmt(f),
+            NoReply::Broken(problem) => f.write_str(problem),
+        }
+    }
+}
+
 /// Sends a request, and takes the first line of the reply, or says why there is none.
 async fn ask(
     tunnel: &Tunnel,
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     request: &[u8],
     deadline: tokio::time::Instant,
-) -> (Result<String, String>, Duration) {
+) -> (Result<String, NoReply>, Duration) {
     let started = Instant::now();
     let exchange = async {
         stream.write_all(request).await?;
@@ -296,12 +392,29 @@ async fn ask(
             Ok(line.trim_end().chars().map(|c| if c.is_control() { '?' } else { c }).collect())
         }
         Ok(Err(error)) => Err(match diagnosis::late_refusal(tunnel, &error).await {
-            Some(refusal) => Failure::Misconfigured(refusal).to_string(),
-            None => failure::in_words(&error),
+            Some(refusal) => NoReply::Refused(Failure::Misconfigured(refusal)),
+            None => NoReply::Broken(failure::in_words(&error)),
         }),
-        Err(_) => Err("timed out".to_owned()),
+        Err(_) => Err(NoReply::Broken("timed out".to_owned())),
     };
     (reply, took)
+}
+
+/// What to do about a reply with which a step has failed.
+fn advice_on(reply: &Result<String, NoReply>, tunnel: &Tunnel) -> Option<String> {
+    match reply {
+        Err(NoReply::Refused(failure)) => Some(failure.hint(tunnel)),
+        Err(NoReply::Broken(_)) => Some(hints::NO_ANSWER.to_owned()),
+        Ok(line) if refuses_password(line) => Some(hints::WRONG_PASSWORD.to_owned()),
+        Ok(line) if line.starts_with("-NOAUTH") => Some(hints::no_password(tunnel)),
+        Ok(line) if line.contains("max number of clients") => Some(hints::full()),
+        Ok(_) => None,
+    }
+}
+
+/// Whether an error is about user and password: Redis from 6 on, and before.
+fn refuses_password(line: &str) -> bool {
+    line.starts_with("-WRONGPASS") || line.starts_with("-ERR invalid password")
 }
 
 /// An error of the server's as it may be shown: without the credentials, which it may repeat.
@@ -319,13 +432,11 @@ fn shown(error: &str, credentials: Option<&Credentials>) -> String {
     error
 }
 
-fn judge_auth(reply: &Result<String, String>, credentials: Option<&Credentials>) -> Outcome {
+fn judge_auth(reply: &Result<String, NoReply>, credentials: Option<&Credentials>) -> Outcome {
     match reply {
         Err(problem) => Outcome::failed(problem),
         Ok(line) if line == "+OK" => Outcome::Ok(String::new()),
-        Ok(line) if line.starts_with("-WRONGPASS") || line.starts_with("-ERR invalid password") => {
-            Outcome::failed("wrong user or password")
-        }
+        Ok(line) if refuses_password(line) => Outcome::failed("wrong user or password"),
         // Redis before 6, and a default user without a password: nothing is wrong with the tunnel.
         Ok(line)
             if line.contains("without any password") || line.contains("no password is set") =>
@@ -336,7 +447,7 @@ fn judge_auth(reply: &Result<String, String>, credentials: Option<&Credentials>)
     }
 }
 
-fn judge_ping(reply: &Result<String, String>, credentials: Option<&Credentials>) -> Outcome {
+fn judge_ping(reply: &Result<String, NoReply>, credentials: Option<&Credentials>) -> Outcome {
     match reply {
         Err(problem) => Outcome::failed(problem),
         Ok(line) if line.starts_with("+PONG") => Outcome::Ok(String::new()),
@@ -354,12 +465,19 @@ fn judge_ping(reply: &Result<String, String>, credentials: Option<&Credentials>)
     }
 }
 
+/// Which levels of verification the server passes.
+#[derive(Clone, Copy)]
+struct Passes {
+    ca: bool,
+    full: bool,
+}
+
 /// What the user should do about who the server is.
 fn advice(
     tunnel: &Tunnel,
     certificate: &Certificate,
-    passes_full: bool,
-    single: bool,
+    passes: Passes,
+    wishes: &Wishes,
 ) -> Vec<Advice> {
     let trust = &tunnel.route.trust;
     let advise = |text: &str, settings: &[(&Declaration, &str)]| Advice {
@@ -367,33 +485,43 @@ fn advice(
         settings: settings
             .iter()
             .flat_map(|(setting, value)| {
-                let names = variables_to_set(&tunnel.route.variables, setting, single);
+                let names = names_to_set(tunnel, setting, wishes.is_single);
                 names.into_iter().map(move |name| format!("{name}={value}"))
             })
             .collect(),
     };
-    let pin = certificate.pin.to_string();
-    let [full, none] = [Verify::Full, Verify::None].map(Verify::word);
+    let (pin, verify) = (&options::PIN.declaration, &options::VERIFY.declaration);
+    let key = certificate.pin.to_string();
+    let [full, ca, none] = [Verify::Full, Verify::Ca, Verify::None].map(Verify::word);
+    let passes_demanded = match trust.verify {
+        Verify::None => true,
+        Verify::Ca => passes.ca,
+        Verify::Full => passes.full,
+    };
     let mut all = Vec::new();
     if !trust.authenticates() {
-        all.push(match passes_full {
-            true => advise(
-                "the server is not authenticated: set this, which it passes:",
-                &[(&options::VERIFY.declaration, full)],
-            ),
-            false => {
-                advise("the server is not authenticated: set", &[(&options::PIN.declaration, &pin)])
-            }
-        });
+        // A CA of the system's would vouch for anybody's server.
+        let own_ca = trust.ca.is_some() && passes.ca;
+        let (what, value) = match passes.full {
+            true => (verify, full),
+            false if own_ca => (verify, ca),
+            false => (pin, key.as_str()),
+        };
+        let passes_it =
+            if what.variable == verify.variable { " this, which it passes:" } else { "" };
+        let text = match wishes.none_chosen {
+            true => "the server is not authenticated, as you wish; if it should be:".to_owned(),
+            false => format!("the server is not authenticated: set{passes_it}"),
+        };
+        all.push(advise(&text, &[(what, value)]));
     } else if !trust.pin_holds(&certificate.pin) {
         let text = "the key differs from the pin; if it was changed on purpose, set";
-        all.push(advise(text, &[(&options::PIN.declaration, &pin)]));
-    } else if trust.verify != Verify::None && !passes_full {
+        all.push(advise(text, &[(pin, &key)]));
+    } else if trust.verify == Verify::Full && !passes.full && passes.ca {
+        all.push(hints::certificate(Flaw::Name, tunnel).into());
+    } else if !passes_demanded {
         let text = "to trust this very key, whoever signed it, set";
-        all.push(advise(
-            text,
-            &[(&options::PIN.declaration, &pin), (&options::VERIFY.declaration, none)],
-        ));
+        all.push(advise(text, &[(pin, &key), (verify, none)]));
     }
     const SOON: i64 = 14;
     if certificate.days_left < SOON && trust.verify != Verify::None {
@@ -402,14 +530,15 @@ fn advice(
     all
 }
 
-/// The variables that give `setting` another value for a tunnel: the general one when it is the
-/// only tunnel (`single`) and no variable of its own overrides that, else one for each variable
-/// that leads there.
-fn variables_to_set(variables: &[String], setting: &Declaration, single: bool) -> Vec<String> {
+/// The names that give `setting` another value for a tunnel: the general one, or its option, when
+/// it is the only tunnel and no variable of its own overrides that, else one for each variable that
+/// leads there.
+fn names_to_set(tunnel: &Tunnel, setting: &Declaration, single: bool) -> Vec<String> {
+    let variables = &tunnel.route.variables;
     let per_url = |variable: &String| setting.for_one(variable);
     let is_set = |name: String| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     if single && !variables.iter().map(per_url).any(is_set) {
-        return vec![setting.variable.to_owned()];
+        return vec![tunnel.route.setting_names.of(setting.variable).to_owned()];
     }
     variables.iter().map(per_url).collect()
 }
@@ -426,7 +555,7 @@ mod tests {
         let none =
             "-ERR AUTH <password> called without any password configured for the default user.";
         assert!(!judge_auth(&reply(none), None).is_failed());
-        assert!(judge_auth(&Err("timed out".to_owned()), None).is_failed());
+        assert!(judge_auth(&Err(NoReply::Broken("timed out".to_owned())), None).is_failed());
         assert_eq!(judge_ping(&reply("+PONG"), None), Outcome::Ok(String::new()));
         assert!(
             judge_ping(&reply("-NOAUTH Authentication required."), None)

@@ -7,6 +7,7 @@ mod report;
 
 use std::io::{self, IsTerminal as _, Write as _};
 
+use crate::announce::{self, Unused};
 use crate::configuration::{Settings, options};
 use crate::exit;
 use crate::logging::LogFormat;
@@ -17,7 +18,13 @@ use report::Report;
 ///
 /// # Errors
 /// When the runtime cannot be started or stdout not be written.
-pub fn run(plan: Plan, settings: &Settings) -> anyhow::Result<u8> {
+pub fn run(plan: Plan, settings: &Settings, unused: &Unused) -> anyhow::Result<u8> {
+    let (others, unknown) = (unused.others.join(" "), unused.unknown.join(" "));
+    let why_not = announce::why_not_tunnelled(&plan, &unused.others);
+    if settings.log.format == LogFormat::Json {
+        // Its objects are tunnels, and nothing else.
+        announce::unused(&plan, unused);
+    }
     let untouched = plan.untouched().collect::<Vec<_>>().join(" ");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let reports = runtime.block_on(examine::all(plan, settings));
@@ -39,6 +46,11 @@ pub fn run(plan: Plan, settings: &Settings) -> anyhow::Result<u8> {
             for (index, report) in reports.iter().enumerate() {
                 let space = if index == 0 { "" } else { "\n" };
                 write!(stdout, "{space}{}", render::as_table(report, &paint))?;
+            }
+            for (names, text) in [(others, &*why_not), (unknown, announce::NO_SUCH_SETTINGS)] {
+                if !names.is_empty() {
+                    write!(stdout, "\n{}", render::note(&names, text))?;
+                }
             }
         }
     }

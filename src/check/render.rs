@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::report::{Advice, Mode, Outcome, Report};
+use super::report::{Advice, CheckStep, Mode, Outcome, Report};
 
 /// What fits a terminal.
 const COLUMNS: usize = 80;
@@ -48,9 +48,9 @@ pub fn as_table(report: &Report, paint: &Paint) -> String {
         };
         let demanded = if step.needed { ' ' } else { '?' };
         let word = paint.word(&step.outcome, format!("{:<11}", step.outcome.word()));
-        let head = format!("  {:<8}{demanded} {word} {took:>10}  ", step.name);
+        let head = format!("  {:<8}{demanded} {word} {took:>10}  ", step.step.name());
         rows(&mut table, &head, step.outcome.detail());
-        if let (Some(certificate), "TLS") = (&report.certificate, step.name) {
+        if let (Some(certificate), CheckStep::Tls) = (&report.certificate, step.step) {
             let days = certificate.days_left;
             for (name, value) in [
                 ("issuer", certificate.issuer.clone()),
@@ -78,6 +78,15 @@ pub fn as_table(report: &Report, paint: &Paint) -> String {
         }
     }
     table
+}
+
+/// What is to be said of some variables.
+pub fn note(names: &str, text: &str) -> String {
+    let mut note = String::new();
+    for line in wrapped(&format!("{names}: {text}"), COLUMNS) {
+        line_to(&mut note, &line);
+    }
+    note
 }
 
 /// A row whose text is wrapped below itself. `head` is as wide as `HEAD` columns.
@@ -133,7 +142,7 @@ pub fn as_json(report: &Report) -> Value {
             if !step.outcome.detail().is_empty() {
                 value["detail"] = Value::from(step.outcome.detail());
             }
-            (step.name.to_lowercase(), value)
+            (step.step.name().to_lowercase(), value)
         })
         .collect();
     json!({
@@ -199,6 +208,7 @@ mod tests {
             certificate: None,
             advice: vec![advice],
             told: Told::default(),
+            selects: false,
         };
         let table = as_table(&report, &Paint(false));
         assert!(table.lines().any(|line| line.trim() == setting), "{table}");

@@ -4,8 +4,44 @@ use std::time::Duration;
 
 use crate::tls::{Certificate, Verify};
 
-/// The steps of an examination, in their order.
-pub const STEPS: [&str; 8] = ["look-up", "TCP", "TLS", "pin", "ca", "full", "AUTH", "PING"];
+/// The steps of an examination: the rows of its table, in their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CheckStep {
+    LookUp,
+    Tcp,
+    Tls,
+    Pin,
+    /// Whether the server passes under `--verify ca`.
+    Ca,
+    /// Whether it passes under `--verify full`.
+    Full,
+    Auth,
+    Ping,
+    /// Whether Redis has the databases of the URLs; for others than 0 only.
+    Select,
+}
+
+impl CheckStep {
+    pub const ALL: [CheckStep; 9] = {
+        use CheckStep::{Auth, Ca, Full, LookUp, Pin, Ping, Select, Tcp, Tls};
+        [LookUp, Tcp, Tls, Pin, Ca, Full, Auth, Ping, Select]
+    };
+
+    /// As the table has it; JSON has it in lower case.
+    pub fn name(self) -> &'static str {
+        match self {
+            CheckStep::LookUp => "look-up",
+            CheckStep::Tcp => "TCP",
+            CheckStep::Tls => "TLS",
+            CheckStep::Pin => "pin",
+            CheckStep::Ca => "ca",
+            CheckStep::Full => "full",
+            CheckStep::Auth => "AUTH",
+            CheckStep::Ping => "PING",
+            CheckStep::Select => "SELECT",
+        }
+    }
+}
 
 /// What became of one step.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,7 +83,7 @@ impl Outcome {
 /// One step of an examination.
 #[derive(Debug, Clone)]
 pub struct StepReport {
-    pub name: &'static str,
+    pub step: CheckStep,
     pub outcome: Outcome,
     pub took: Duration,
     /// Whether the tunnel needs it under its settings.
@@ -64,6 +100,8 @@ pub struct Report {
     pub certificate: Option<Certificate>,
     pub advice: Vec<Advice>,
     pub told: Told,
+    /// Whether a URL names a database that has to be asked for.
+    pub selects: bool,
 }
 
 /// What Redis tells of itself: nothing, if the check stopped earlier, or to a user who may not ask.

@@ -3,13 +3,16 @@
 //! Values are taken as they come and judged by the [`super::reader`], so that a wrong option is
 //! reported together with every other mistake instead of alone.
 
+use std::env;
 use std::ffi::{OsStr, OsString};
+use std::sync::LazyLock;
 
-use clap::error::{ContextKind, ContextValue};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
 use super::options::{self, Declaration};
 use crate::secret::quotable;
+use crate::tls;
 
 const CHECK: &str = "check";
 const PRINT_ENV: &str = "print-env";
@@ -66,6 +69,7 @@ impl Invocation {
 pub fn command() -> Command {
     Command::new("start-stunnel")
         .version(env!("CARGO_PKG_VERSION"))
+        .long_version(LONG_VERSION.as_str())
         .about(
             "Runs COMMAND with its Redis traffic behind TLS.\n\n\
              Reads REDIS_URL and its siblings, opens a plaintext port on 127.0.0.1 for each, \
@@ -133,8 +137,41 @@ pub fn command() -> Command {
         )
 }
 
+/// The version; below it which OpenSSL is in use, what this was built for, and from which commit.
+static LONG_VERSION: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "{}\n{}, {}, {}",
+        env!("CARGO_PKG_VERSION"),
+        tls::openssl_version(),
+        target(),
+        // Set by bin/package alone: elsewhere each commit would have everything built anew.
+        option_env!("START_STUNNEL_COMMIT")
+            .map_or("not a release".to_owned(), |commit| format!("commit {commit}")),
+    )
+});
+
+/// What this was built for, as the names of release archives have it: `x86_64-linux-gnu`.
+fn target() -> String {
+    let libc = match () {
+        () if cfg!(target_env = "gnu") => "-gnu",
+        () if cfg!(target_env = "musl") => "-musl",
+        () => "",
+    };
+    format!("{}-{}{libc}", env::consts::ARCH, env::consts::OS)
+}
+
 /// An error about wrong usage repeats a stray value only if it is a plain word.
 fn without_secrets(mut error: clap::Error) -> clap::Error {
+    // clap calls a value that is not there an invalid one.
+    if error.kind() == ErrorKind::InvalidValue
+        && let Some(ContextValue::String(value)) = error.get(ContextKind::InvalidValue)
+        && value.is_empty()
+        && let Some(ContextValue::String(option)) = error.get(ContextKind::InvalidArg)
+    {
+        let which = if option.ends_with("<BOOL>") { ": yes or no" } else { "" };
+        let text = format!("'{option}' needs a value{which}");
+        return command().error(ErrorKind::InvalidValue, text);
+    }
     if let Some(ContextValue::String(value)) = error.get(ContextKind::InvalidValue) {
         let shown = quotable(value);
         error.insert(ContextKind::InvalidValue, ContextValue::String(shown));
@@ -224,7 +261,9 @@ mod tests {
         let typo = parse(&["--verifi", "full", "x"]).expect_err("wrong usage").to_string();
         assert!(typo.contains("'--verifi'") && typo.contains("'--verify'"), "{typo}");
         let valueless = parse(&["--verify"]).expect_err("wrong usage").to_string();
-        assert!(valueless.contains("--verify"), "{valueless}");
+        assert!(valueless.contains("'--verify <LEVEL>' needs a value\n"), "{valueless}");
+        let valueless = parse(&["--connect-retry"]).expect_err("wrong usage").to_string();
+        assert!(valueless.contains("needs a value: yes or no"), "{valueless}");
     }
 
     #[test]

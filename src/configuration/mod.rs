@@ -17,7 +17,7 @@ use crate::logging::{LogFormat, LogLevel, LogSettings};
 use crate::status::StatusSettings;
 use crate::supervisor::ForwardSignals;
 use crate::tls;
-use crate::tunnel::{ConnectionSettings, Listen, PortTaken};
+use crate::tunnel::{ConnectionSettings, Listen, PortTaken, SettingNames};
 
 use cli::Invocation;
 use reader::Reader;
@@ -67,6 +67,8 @@ pub struct Settings {
     pub status: StatusSettings,
     pub forward_signals: ForwardSignals,
     pub log: LogSettings,
+    /// What they are called, for errors.
+    pub names: SettingNames,
 }
 
 /// All that the user has said.

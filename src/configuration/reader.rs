@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::Read;
 use std::num::NonZeroUsize;
 
-use super::options::{self, Declaration, Setting};
+use super::options::{self, Declaration, Scope, Setting};
 use super::{ConfigError, Rediss, Settings};
 use crate::environment::{Environment, lookup};
 use crate::logging::LogSettings;
@@ -14,7 +14,7 @@ use crate::secret::{hidden, quotable, shown};
 use crate::status::{StatusAddress, StatusSettings};
 use crate::tls::pem::{self, Authorities, ClientIdentity, IdentityProblem};
 use crate::tls::{Trust, Verify};
-use crate::tunnel::ConnectionSettings;
+use crate::tunnel::{ConnectionSettings, SettingNames};
 
 use super::cli::Invocation;
 
@@ -62,6 +62,7 @@ pub struct UrlSettings {
     /// Whether the user has said how much of the certificate must hold: `none` is on purpose then.
     pub verify_chosen: bool,
     pub max_connections: Option<NonZeroUsize>,
+    pub names: SettingNames,
 }
 
 /// What is added to a plaintext URL's port.
@@ -165,12 +166,13 @@ impl<'a> Reader<'a> {
         );
         let status = self.status_settings();
         let log = read_all!(self, LogSettings { level: LOG_LEVEL, format: LOG_FORMAT });
+        let names = Ok::<_, Reported>(self.names(None));
         read_all!(self, Settings {
             listen: LISTEN,
             listen_port: LISTEN_PORT,
             port_taken: PORT_TAKEN,
             forward_signals: FORWARD_SIGNALS,
-            ..connection, status, log
+            ..connection, status, log, names
         })
     }
 
@@ -233,7 +235,9 @@ impl<'a> Reader<'a> {
 
         let (mut verify_found, mut verify) = verify?;
         let verify_chosen = verify_found.given != Given::Default;
+        let mut names = self.names(Some(variable));
         if asked.verify == Some(true) && !verify_chosen {
+            names.full_by_url = true;
             verify_found.source = format!("ssl_cert_reqs in {variable}");
             verify = Verify::Full;
         }
@@ -256,6 +260,7 @@ impl<'a> Reader<'a> {
             },
             verify_chosen,
             max_connections: max_connections?.1,
+            names,
         })
     }
 
@@ -371,6 +376,29 @@ impl<'a> Reader<'a> {
             IdentityProblem::Key(problem) => key.wrong(problem),
         });
         self.mistakes.check(identity)
+    }
+
+    /// What settings are called for the URL in `variable`, or for all.
+    fn names(&self, variable: Option<&str>) -> SettingNames {
+        let mut names = SettingNames::default();
+        let [file, pem] = [&options::CA_FILE.declaration, &options::CA_PEM.declaration];
+        for setting in options::ALL {
+            let per_url = variable.filter(|_| setting.scope == Scope::OneUrlToo);
+            let is_per_url = |variable: &&str| {
+                // One of the two for one URL replaces both for all.
+                let replaced = setting.variable == file.variable;
+                self.per_url(variable, setting).is_some()
+                    || replaced && self.per_url(variable, pem).is_some()
+            };
+            if let Some(variable) = per_url.filter(is_per_url) {
+                names.override_with(setting.variable, setting.for_one(variable));
+            } else if let Some(option) = setting.option
+                && self.invocation.option(setting).is_some()
+            {
+                names.override_with(setting.variable, format!("--{option}"));
+            }
+        }
+        names
     }
 
     /// The value that holds for all: option, else variable, else default.

@@ -12,7 +12,7 @@ use crate::environment::{Environment, lookup};
 use crate::redis_url::{Problem, RedisUrl, Scheme, UNIX};
 use crate::secret::Secret;
 use crate::tls::Trust;
-use crate::tunnel::Upstream;
+use crate::tunnel::{SettingNames, Upstream};
 
 /// The variable that is always looked at first.
 const REDIS_URL: &str = "REDIS_URL";
@@ -47,8 +47,9 @@ pub enum Decision {
 pub struct TunnelledUrl {
     pub url: RedisUrl,
     pub upstream: Upstream,
-    /// Whether TLS goes to another port than the URL's.
-    pub port_moved: bool,
+    /// What was added to the URL's port.
+    pub port_offset: i32,
+    pub setting_names: SettingNames,
     pub trust: Trust,
     /// Whether the user has said how much of the certificate must hold: `none` is on purpose then.
     pub verify_chosen: bool,
@@ -99,10 +100,17 @@ fn decide_one(
         return variable(name, value, Decision::Untouched(Box::new(url)));
     }
     let upstream = upstream_of(&name, &url, &settings);
-    let (upstream, port_moved) = reader.mistakes.check(upstream)?;
-    let UrlSettings { trust, verify_chosen, max_connections, .. } = settings;
-    let tunnelled =
-        TunnelledUrl { url, upstream, port_moved, trust, verify_chosen, max_connections };
+    let (upstream, port_offset) = reader.mistakes.check(upstream)?;
+    let UrlSettings { trust, verify_chosen, max_connections, names, .. } = settings;
+    let tunnelled = TunnelledUrl {
+        url,
+        upstream,
+        port_offset,
+        setting_names: names,
+        trust,
+        verify_chosen,
+        max_connections,
+    };
     variable(name, value, Decision::Tunnel(Box::new(tunnelled)))
 }
 
@@ -193,12 +201,12 @@ fn url_in(
     }
 }
 
-/// Where the TLS of `url` is spoken, and whether that is another port than the URL's.
+/// Where the TLS of `url` is spoken, and what was added to the URL's port for that.
 fn upstream_of(
     name: &str,
     url: &RedisUrl,
     settings: &UrlSettings,
-) -> Result<(Upstream, bool), ConfigError> {
+) -> Result<(Upstream, i32), ConfigError> {
     let privatelink = is_endpoint(name)
         || matches!(url.host(), Host::Domain(host)
             if host.trim_end_matches('.').ends_with(PRIVATELINK_DOMAIN));
@@ -209,7 +217,7 @@ fn upstream_of(
     };
     let port = i32::from(url.port()) + offset;
     match u16::try_from(port) {
-        Ok(port) if port != 0 => Ok((Upstream { host: url.host().clone(), port }, offset != 0)),
+        Ok(port) if port != 0 => Ok((Upstream { host: url.host().clone(), port }, offset)),
         _ => Err(ConfigError::new(
             name,
             format!(

@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::libc;
 use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
-use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
-use super::signals;
+use super::signals::{self, Mask};
 
 /// SIGPIPE's disposition, before Rust's runtime ignores it on the way to `main`.
 static SIGPIPE_WAS_IGNORED: AtomicBool = AtomicBool::new(false);
@@ -42,7 +42,7 @@ extern "C" fn record_startup_state() {
 /// What COMMAND gets back.
 #[derive(Debug, Clone, Copy)]
 pub struct Inherited {
-    mask: SigSet,
+    mask: Mask,
     sigchld_was_ignored: bool,
     /// On open descriptors, and on the size of a core dump; `None` where it could not be changed.
     limits: [Option<Limit>; 2],
@@ -114,7 +114,7 @@ impl Inherited {
         }
         restore(Signal::SIGCHLD, self.sigchld_was_ignored)?;
         Inherited::restore_before_exec()?;
-        Ok(self.mask.thread_swap_mask(SigmaskHow::SIG_SETMASK).map(drop)?)
+        Ok(self.mask.swap().map(drop)?)
     }
 }
 

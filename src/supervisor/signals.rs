@@ -5,7 +5,7 @@
 use std::io;
 
 use nix::libc;
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill};
+use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{Pid, getpid};
 use tokio::io::unix::AsyncFd;
@@ -44,11 +44,50 @@ pub struct Signals {
     descriptor: AsyncFd<SignalFd>,
 }
 
+/// A thread's signal mask as the kernel has it: bit n - 1 is signal n. The C libraries hide the
+/// signals that they use for themselves (glibc 32 and 33, musl 34 as well, which is glibc's
+/// SIGRTMIN), and leave them unblocked; a process that is sent one would end by it.
+#[derive(Debug, Clone, Copy)]
+pub struct Mask(u64);
+
+impl Mask {
+    const ALL: Mask = Mask(!0);
+
+    /// Sets this thread's mask, and returns the one before. Async-signal-safe.
+    ///
+    /// # Errors
+    /// As rt_sigprocmask(2); none is expected.
+    pub fn swap(self) -> nix::Result<Mask> {
+        let mut before = Mask(0);
+        let (how, size) = (libc::SIG_SETMASK, size_of::<Mask>());
+        // SAFETY: both point to masks of our own, of the size that is told.
+        let done = unsafe {
+            libc::syscall(libc::SYS_rt_sigprocmask, how, &raw const self.0, &raw mut before.0, size)
+        };
+        nix::errno::Errno::result(done).map(|_| before)
+    }
+}
+
 /// Blocks every signal for this thread and those that it starts, and returns the mask as it was.
 /// Blocked signals wait for [`Signals`]; even those found ignored arrive there, and dispositions
 /// stay as they were found, for COMMAND to inherit.
-pub fn block_all() -> nix::Result<SigSet> {
-    SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)
+pub fn block_all() -> nix::Result<Mask> {
+    if cfg!(target_env = "musl") {
+        // When a process makes its first thread, musl unblocks the signals that it hides. It has to
+        // be over by then; a thread that cannot be had now cannot be had later, and is told of then.
+        let _ = std::thread::Builder::new().spawn(|| ()).map(std::thread::JoinHandle::join);
+    }
+    Mask::ALL.swap()
+}
+
+/// Every signal, those of the C library included: see [`Mask`].
+fn every_signal() -> SigSet {
+    // SAFETY: a sigset_t is plain bits, and any of them may be set.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        std::ptr::write_bytes(&raw mut set, 0xff, 1);
+        SigSet::from_sigset_t_unchecked(set)
+    }
 }
 
 impl Signals {
@@ -61,7 +100,7 @@ impl Signals {
     /// Outside a tokio runtime.
     pub fn open() -> io::Result<Signals> {
         let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
-        let signal_fd = SignalFd::with_flags(&SigSet::all(), flags)?;
+        let signal_fd = SignalFd::with_flags(&every_signal(), flags)?;
         // SAFETY: the SignalFd owns its one descriptor for as long as it lives.
         let descriptor = unsafe { AsyncFd::register(signal_fd)? };
         Ok(Signals { descriptor })

@@ -28,6 +28,12 @@ pub use trust::{MinTls, Trust, Verify};
 
 use handshake::SessionVerdict;
 
+/// Name and version of the OpenSSL that is in use, without its date: `OpenSSL 3.5.5`.
+pub fn openssl_version() -> String {
+    let words: Vec<_> = openssl::version::version().split(' ').take(2).collect();
+    words.join(" ")
+}
+
 /// Makes TLS connections by one set of settings. It is built when first needed, or by
 /// [`Connector::prepare`]: reading the system's certificates takes longer than a start may.
 #[derive(Debug)]

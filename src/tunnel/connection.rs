@@ -17,7 +17,7 @@ use super::reuse::Reuse;
 use super::socket::{reset_on_close, unacknowledged};
 use super::stream::TlsUpstream;
 use super::supply::{self, Supplied};
-use super::{Tunnel, client_limit, diagnosis, failure, refusal};
+use super::{Tunnel, diagnosis, failure, hints, refusal};
 use crate::figures::{Arrival, CloseReason};
 use crate::logging::{debug, info, warning};
 use crate::pool::{HandOver, Place};
@@ -35,12 +35,6 @@ const IGNORED: usize = 4096;
 /// When an app that waits for a connection to Redis is checked for TLS. Not at once: it costs a
 /// system call, and a Redis that works is there sooner.
 const TLS_CHECK_DELAY: Duration = Duration::from_millis(100);
-/// What to change when an app speaks TLS itself.
-const APP_SPEAKS_TLS: &str = "the app speaks TLS to the local port, which speaks none: the \
-                              launcher does TLS; take it out of the client's settings: ssl=True \
-                              (redis-py), tls: {} (ioredis), socket.tls (node-redis), ssl: true \
-                              and ssl_params (Ruby), or code that changes the URL back to \
-                              rediss://";
 
 /// Serves a connection of the app's to its end; returns the connection to Redis if that can have
 /// another user.
@@ -91,9 +85,9 @@ async fn end_tls_app(app: &mut AppStream, tunnel: &Tunnel) {
     }
     // An app may try again a hundred times a second.
     if tunnel.tls_warning.is_due(Instant::now()) {
-        warning!(at = "app-speaks-tls", var, peer = %peer, msg = APP_SPEAKS_TLS);
+        warning!(at = "app-speaks-tls", var, peer = %peer, msg = hints::APP_SPEAKS_TLS);
     } else {
-        info!(at = "app-speaks-tls", var, peer = %peer, msg = APP_SPEAKS_TLS);
+        info!(at = "app-speaks-tls", var, peer = %peer, msg = hints::APP_SPEAKS_TLS);
     }
 }
 
@@ -318,13 +312,12 @@ async fn end(
 /// Redis that is down closes so; in front of one at its maxclients, too, when the error that Redis
 /// sends is overtaken by the reset that it causes.
 fn warn_unanswered(tunnel: &Tunnel) {
-    let limit = client_limit::suspicion(tunnel.figures.open_to_server());
     warning!(
         at = "connection-unanswered",
         var = tunnel.variable(),
         upstream = %tunnel.route.upstream,
         error = "the server closed the connection without an answer",
-        hint = format!("{limit}, or Redis may be down or starting behind what speaks TLS for it"),
+        hint = hints::unanswered(tunnel),
     );
 }
 

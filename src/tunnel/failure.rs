@@ -1,4 +1,4 @@
-//! Why the app got no connection, in words for its user.
+//! Why the app got no connection, in words for its user. What to change: [`super::hints`].
 
 use std::fmt;
 use std::io;
@@ -6,10 +6,8 @@ use std::num::NonZeroUsize;
 
 use nix::errno::Errno;
 
-use super::{Tunnel, client_limit};
 use crate::figures::FailureReason;
-use crate::names;
-use crate::tls::{Flaw, HandshakeError};
+use crate::tls::HandshakeError;
 
 /// How far a connection had come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,96 +94,6 @@ impl Failure {
                 HandshakeError::Refused(_)
                 | HandshakeError::Broken(_)
                 | HandshakeError::Damaged(_) => FailureReason::TlsOther,
-            },
-        }
-    }
-
-    /// What the user may change.
-    pub fn hint(&self, tunnel: &Tunnel) -> String {
-        let variable = tunnel.variable();
-        let [enabled, offset, verify] = [names::ENABLED, names::PORT_OFFSET, names::VERIFY];
-        let [ca, pin, name] = [names::CA_FILE, names::PIN, names::SERVER_NAME];
-        let [cert, key, min_tls] = [names::CLIENT_CERT, names::CLIENT_KEY, names::MIN_TLS];
-        let without_tls = if tunnel.route.port_moved {
-            format!(
-                "this Redis may have no TLS, or TLS on another port: set {variable}_{offset}, or \
-                 {enabled}=false to go without a tunnel"
-            )
-        } else {
-            format!("check the host and port in {variable}")
-        };
-        match self {
-            Failure::QueueTimeout(_) => format!(
-                "set {variable}_{limit} (or {limit}) higher if the plan allows more, or give the \
-                 app fewer threads or a smaller pool",
-                limit = names::MAX_CONNECTIONS
-            ),
-            Failure::Internal(_) => {
-                "memory may be short; if not, this is a defect of start-stunnel or of OpenSSL"
-                    .to_owned()
-            }
-            Failure::NoRoom(_) => {
-                "raise the limit on memory (ulimit -v, vm.overcommit_memory), or open fewer \
-                 connections; those that are open go on"
-                    .to_owned()
-            }
-            Failure::Outage(_, error) if is_out_of_descriptors(error) => {
-                "raise the limit on open files (ulimit -Hn)".to_owned()
-            }
-            Failure::Outage(Step::LookUp, _) => {
-                format!("check the host in {variable} and the resolver")
-            }
-            Failure::Outage(Step::Tcp, error)
-                if error.kind() == io::ErrorKind::ConnectionRefused =>
-            {
-                format!("nothing listens on {}; {without_tls}", tunnel.route.upstream)
-            }
-            Failure::Outage(Step::Tcp, _) => {
-                format!("check the network and the host and port in {variable}")
-            }
-            Failure::Outage(Step::Turn | Step::Tls, _) => {
-                format!("the server may be down or starting; {without_tls}")
-            }
-            // Redis at its maxclients closes a TLS connection before the handshake, and so cannot
-            // say why.
-            Failure::Outage(Step::Unanswered, _) => {
-                format!(
-                    "{}, or the server may be down or starting; {without_tls}",
-                    client_limit::suspicion(tunnel.figures.open_to_server())
-                )
-            }
-            Failure::Misconfigured(error) => match error {
-                HandshakeError::NoTls
-                | HandshakeError::Broken(_)
-                | HandshakeError::Damaged(_)
-                | HandshakeError::Internal(_) => without_tls,
-                HandshakeError::Certificate(Flaw::Name, _) => {
-                    format!("set {name} to a name on the certificate, or {verify}=ca")
-                }
-                HandshakeError::Certificate(Flaw::Date, _) => {
-                    format!("renew it; until then set {verify}=none and {pin} to its key")
-                }
-                HandshakeError::Certificate(Flaw::Chain, _) => format!(
-                    "set {ca} to its CA or {pin} to its key (start-stunnel --check shows them), or \
-                     lower {verify}"
-                ),
-                HandshakeError::Pin(_) => {
-                    format!(
-                        "somebody may be in between; if the provider confirms a new key, set {pin} \
-                         to it, or add it behind a ;"
-                    )
-                }
-                HandshakeError::ClientCertificateWanted => format!("set {cert} and {key}"),
-                HandshakeError::ClientCertificateRefused(_) => {
-                    format!("set {cert} and {key} to what the server accepts")
-                }
-                HandshakeError::NoCommonVersion => {
-                    format!(
-                        "set {min_tls} to what the server speaks (1.2 is the oldest), or update \
-                         the server"
-                    )
-                }
-                HandshakeError::Refused(_) => format!("see {cert}, {key} and {min_tls}"),
             },
         }
     }

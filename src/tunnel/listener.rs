@@ -18,7 +18,7 @@ use tokio::time::sleep;
 
 use super::app::AppStream;
 use super::drain::{Alive, Connections};
-use super::{Tunnel, connection, failure, supply};
+use super::{Tunnel, connection, hints, supply};
 use crate::logging::warning;
 
 /// Connections that may wait to be accepted; the kernel lowers it to net.core.somaxconn
@@ -253,10 +253,7 @@ async fn after_failed_accept(tunnel: &Tunnel, error: io::Error) {
     if error.kind() == io::ErrorKind::ConnectionAborted {
         return;
     }
-    let hint = match failure::is_out_of_descriptors(&error) {
-        true => "raise the limit on open files (ulimit -Hn); new connections wait meanwhile",
-        false => "new connections wait meanwhile",
-    };
+    let hint = hints::accept_failed(&error);
     tunnel.figures.accept_failed();
     warning!(at = "accept-failed", var = tunnel.variable(), error = %error, hint);
     sleep(ACCEPT_PAUSE).await;

@@ -1,8 +1,8 @@
 //! One byte's way: accepted by the [`listener`] as an [`app`]'s, connected by the [`upstream`],
 //! moved by the [`relay`]; [`connection`] is the life of all three together. [`supply`] hands over
 //! connections of the pool, too, and [`reuse`] sees to it that each has one user at a time;
-//! [`names`] knows whether they still lead to the right server. [`failure`]
-//! says in a user's words why there is no connection, [`diagnosis`] asks the server for it,
+//! [`names`] knows whether they still lead to the right server. [`failure`] says in a user's words
+//! why there is no connection, [`hints`] what to change, [`diagnosis`] asks the server for it,
 //! [`refusal`] tells the app. [`drain`] is the end of it all, [`headroom`] keeps memory for those
 //! who are there, and [`socket`] has the knobs of the operating system.
 
@@ -13,6 +13,7 @@ pub mod diagnosis;
 mod drain;
 pub mod failure;
 pub mod headroom;
+pub mod hints;
 mod inquiry;
 mod listener;
 mod names;
@@ -38,7 +39,7 @@ pub use drain::{Connections, Drain};
 use failure::{Failure, Step};
 pub use listener::{Listen, Listener, PortTaken, SocketFolder, serve};
 use names::Names;
-pub use route::{Route, Upstream};
+pub use route::{Route, SettingNames, Upstream};
 use stream::TlsUpstream;
 
 use crate::figures::TunnelFigures;
@@ -78,6 +79,8 @@ pub struct Tunnel {
     tls_warning: Pace,
     /// Of connections that end without an answer.
     unanswered_warning: Pace,
+    /// Of apps that wait at the limit.
+    queue_warning: Pace,
 }
 
 impl Tunnel {
@@ -111,6 +114,7 @@ impl Tunnel {
             inquiries,
             tls_warning: Pace::default(),
             unanswered_warning: Pace::default(),
+            queue_warning: Pace::default(),
         }
     }
 

@@ -28,6 +28,29 @@ impl fmt::Display for Upstream {
     }
 }
 
+/// The names by which settings take effect, where these are not those of the general variables: an
+/// option's, or that of one URL's own variable. A hint that names another would change nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SettingNames {
+    /// General variables, and what overrides each.
+    overridden: Vec<(&'static str, String)>,
+    /// Whether it is the URL's own query that asks for `full`.
+    pub full_by_url: bool,
+}
+
+impl SettingNames {
+    pub fn override_with(&mut self, variable: &'static str, name: String) {
+        self.overridden.push((variable, name));
+    }
+
+    /// What to set in place of the general `variable`: that itself, unless something overrides it.
+    pub fn of<'a>(&'a self, variable: &'a str) -> &'a str {
+        let mut overridden = self.overridden.iter();
+        let found = overridden.find(|(known, _)| *known == variable);
+        found.map_or(variable, |(_, name)| name)
+    }
+}
+
 /// One tunnel, as it was planned.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
@@ -35,8 +58,10 @@ pub struct Route {
     pub variables: Vec<String>,
     pub upstream: Upstream,
     pub trust: Trust,
-    /// Whether TLS goes to another port than the URL's.
-    pub port_moved: bool,
+    /// What was added to the URL's port; 0: TLS is spoken on that itself.
+    pub port_offset: i32,
+    /// What its settings are called, for hints.
+    pub setting_names: SettingNames,
     /// Whether each of its URLs has a password, which clients send on every connection.
     pub all_have_passwords: bool,
     /// The most connections to it; `None`: as many as the app makes.

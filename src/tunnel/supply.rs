@@ -2,6 +2,7 @@
 //! they go when the app has gone.
 
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,9 +11,9 @@ use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::failure::{Failure, Step};
 use super::stream::TlsUpstream;
-use super::{Tunnel, upstream};
+use super::{Tunnel, hints, upstream};
 use crate::figures::{PoolResult, UpstreamState};
-use crate::logging::debug;
+use crate::logging::{debug, warning};
 use crate::pool::canary::{RESET, RESET_DONE};
 use crate::pool::stock::{Added, Asked, HandOver};
 use crate::pool::{Granted, Kept, Origin, Permit, Place};
@@ -25,6 +26,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 const LOOK_UP_AGE: Duration = Duration::from_secs(1);
 /// How long a server may take to reset a connection.
 const RESET_TIME: Duration = Duration::from_secs(1);
+/// How long an app waits for a free connection before that is worth a warning: sooner than clients
+/// give up by default.
+const LONG_WAIT: Duration = Duration::from_secs(1);
 
 /// A connection to Redis for one of the app's.
 #[derive(Debug)]
@@ -134,7 +138,7 @@ async fn await_fit(
 ) -> Result<Supplied, Failure> {
     loop {
         let waiting = matches!(asked, Asked::Waiting(_)).then(|| tunnel.figures.wait());
-        let granted = timeout_at(deadline, asked.granted()).await;
+        let granted = timeout_at(deadline, granted(tunnel, asked)).await;
         drop(waiting);
         match granted.map_err(|_| waited_in_vain(tunnel))? {
             Granted::Make(permit) => return make(tunnel, permit, deadline).await,
@@ -164,6 +168,25 @@ async fn await_fit(
             }
         }
     }
+}
+
+/// Waits until a connection is granted; says so in the log when the limit makes an app wait long.
+async fn granted(tunnel: &Tunnel, asked: Asked<TlsUpstream>) -> Granted<TlsUpstream> {
+    let mut granted = pin!(asked.granted());
+    if let Ok(granted) = timeout(LONG_WAIT, &mut granted).await {
+        return granted;
+    }
+    if tunnel.stock.is_full() && tunnel.queue_warning.is_due(Instant::now()) {
+        warning!(
+            at = "queue-waiting",
+            var = tunnel.variable(),
+            upstream = %tunnel.route.upstream,
+            error = "an app has waited for a second for one of the connections that the tunnel may \
+                     have",
+            hint = hints::queue(tunnel),
+        );
+    }
+    granted.await
 }
 
 /// Why a connection is not used again.

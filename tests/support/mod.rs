@@ -114,3 +114,11 @@ pub fn rest(stream: &mut impl Read) -> (Vec<u8>, Option<ErrorKind>) {
 pub fn reset(stream: &TcpStream) {
     socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO)).unwrap();
 }
+
+/// What release.conf says of `name`.
+pub fn release_setting(name: &str) -> String {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/release.conf");
+    let settings = std::fs::read_to_string(file).unwrap();
+    let found = settings.lines().find_map(|line| line.strip_prefix(&format!("{name}=")));
+    found.unwrap_or_else(|| panic!("no {name} in {file}")).to_owned()
+}

@@ -1,0 +1,205 @@
+//! What the user may change when there is no connection: the text behind `hint=` in the log, in the
+//! app's error and in the advice of `--check`.
+
+use std::io;
+
+use super::failure::{Failure, Step, is_out_of_descriptors};
+use super::{Tunnel, client_limit};
+use crate::names;
+use crate::tls::{Flaw, HandshakeError};
+
+/// What to change when an app speaks TLS itself.
+pub const APP_SPEAKS_TLS: &str = "the app speaks TLS to the local port, which speaks none: the \
+                              launcher does TLS; take it out of the client's settings: ssl=True \
+                              (redis-py), tls: {} (ioredis), socket.tls (node-redis), ssl: true \
+                              and ssl_params (Ruby), or code that changes the URL back to \
+                              rediss://";
+
+/// When a request of `--check` has no answer.
+pub const NO_ANSWER: &str = "Redis may be down, starting or full behind what speaks TLS for it";
+/// When Redis refuses the URL's password.
+pub const WRONG_PASSWORD: &str = "compare user and password in the URL with the provider's; what \
+                                  is special in them has to be percent-encoded";
+
+impl Failure {
+    /// What the user may change.
+    pub fn hint(&self, tunnel: &Tunnel) -> String {
+        let variable = tunnel.variable();
+        match self {
+            Failure::QueueTimeout(_) => queue(tunnel),
+            Failure::Internal(_) => {
+                "memory may be short; if not, this is a defect of start-stunnel or of OpenSSL"
+                    .to_owned()
+            }
+            Failure::NoRoom(_) => {
+                "raise the limit on memory (ulimit -v, vm.overcommit_memory), or open fewer \
+                 connections; those that are open go on"
+                    .to_owned()
+            }
+            Failure::Outage(_, error) if is_out_of_descriptors(error) => {
+                "raise the limit on open files (ulimit -Hn)".to_owned()
+            }
+            Failure::Outage(Step::LookUp, _) => {
+                format!("check the host in {variable} and the resolver")
+            }
+            Failure::Outage(Step::Tcp, error)
+                if error.kind() == io::ErrorKind::ConnectionRefused =>
+            {
+                let end = if tunnel.route.port_offset == 0 { ';' } else { '.' };
+                let port = another_port(tunnel);
+                format!("nothing listens on {}{end} {port}", tunnel.route.upstream)
+            }
+            Failure::Outage(Step::Tcp, _) => {
+                format!("check the network and the host and port in {variable}")
+            }
+            Failure::Outage(Step::Turn | Step::Tls, _) => {
+                format!(
+                    "the server may be down or starting. If this never works: {}",
+                    another_port(tunnel)
+                )
+            }
+            // Redis at its maxclients closes a TLS connection before the handshake, and so cannot
+            // say why.
+            Failure::Outage(Step::Unanswered, _) => {
+                let port = another_port(tunnel);
+                match tunnel.figures.open_to_server() {
+                    0 => format!(
+                        "the server may be down or starting, or {}. If this never works: {port}",
+                        limit_of_others()
+                    ),
+                    held => format!(
+                        "{}. Or the server is down or starting. If this never works: {port}",
+                        client_limit::suspicion(held)
+                    ),
+                }
+            }
+            Failure::Misconfigured(error) => misconfigured(error, tunnel),
+        }
+    }
+}
+
+fn misconfigured(error: &HandshakeError, tunnel: &Tunnel) -> String {
+    let name = |variable| tunnel.route.setting_names.of(variable);
+    let [cert, key] = [names::CLIENT_CERT, names::CLIENT_KEY].map(name);
+    let [pin, min_tls] = [names::PIN, names::MIN_TLS].map(name);
+    match error {
+        HandshakeError::NoTls
+        | HandshakeError::Broken(_)
+        | HandshakeError::Damaged(_)
+        | HandshakeError::Internal(_) => another_port(tunnel),
+        HandshakeError::Certificate(flaw, _) => certificate(*flaw, tunnel),
+        HandshakeError::Pin(_) => {
+            format!(
+                "somebody may be in between; if the provider confirms a new key, set {pin} to it, \
+                 or add it behind a ;"
+            )
+        }
+        HandshakeError::ClientCertificateWanted => format!("set {cert} and {key}"),
+        HandshakeError::ClientCertificateRefused(_) => {
+            format!("set {cert} and {key} to what the server accepts")
+        }
+        HandshakeError::NoCommonVersion => {
+            format!(
+                "set {min_tls} to what the server speaks (1.2 is the oldest), or update the server"
+            )
+        }
+        HandshakeError::Refused(_) if tunnel.route.trust.identity.is_none() => format!(
+            "set {cert} and {key} if the server wants a client certificate; else see {min_tls}"
+        ),
+        HandshakeError::Refused(_) => format!("see {cert}, {key} and {min_tls}"),
+    }
+}
+
+/// When the server's certificate does not hold.
+pub fn certificate(flaw: Flaw, tunnel: &Tunnel) -> String {
+    let names = &tunnel.route.setting_names;
+    let [verify, ca, pin, name] =
+        [names::VERIFY, names::CA_FILE, names::PIN, names::SERVER_NAME].map(|name| names.of(name));
+    let cure = match flaw {
+        Flaw::Name => format!("set {name} to a name on the certificate, or {verify}=ca"),
+        Flaw::Date => format!("renew it; until then set {verify}=none and {pin} to its key"),
+        Flaw::Chain if tunnel.route.trust.pins.is_empty() => format!(
+            "set {ca} to its CA, or {pin} to its key together with {verify}=none (start-stunnel \
+             --check prints both)"
+        ),
+        Flaw::Chain => format!(
+            "a pin does not replace the chain that {verify} demands: set {ca} to its CA, or \
+             {verify}=none so that the pin alone counts"
+        ),
+    };
+    match names.full_by_url {
+        false => cure,
+        true => format!(
+            "ssl_cert_reqs in {} asks for full, which {verify}=none overrides: {cure}",
+            tunnel.variable()
+        ),
+    }
+}
+
+/// That TLS may be spoken on another port, or not at all.
+fn another_port(tunnel: &Tunnel) -> String {
+    let variable = tunnel.variable();
+    let (port, offset) = (tunnel.route.upstream.port, tunnel.route.port_offset);
+    if offset == 0 {
+        return format!("check the host and port in {variable}");
+    }
+    let sign = if offset < 0 { '-' } else { '+' };
+    format!(
+        "{port} is the URL's port {sign} {size}: if {own} itself speaks TLS, write rediss://; if \
+         TLS is on another port, set {variable}_{setting}; if this Redis has no TLS, {enabled}=\
+         false does without a tunnel",
+        size = offset.unsigned_abs(),
+        own = i32::from(port) - offset,
+        setting = names::PORT_OFFSET,
+        enabled = tunnel.route.setting_names.of(names::ENABLED),
+    )
+}
+
+/// When apps wait for a connection, or have waited in vain.
+pub fn queue(tunnel: &Tunnel) -> String {
+    format!(
+        "set {} higher if the plan allows more, or give the app fewer threads or a smaller pool",
+        tunnel.route.setting_names.of(names::MAX_CONNECTIONS)
+    )
+}
+
+/// That a server may take no more connections, of which this launcher has none.
+fn limit_of_others() -> String {
+    format!("other processes may have used up Redis's client limit: {}", client_limit::remedy())
+}
+
+/// When Redis itself says that it has no room for another client.
+pub fn full() -> String {
+    format!("Redis is at its client limit: {}", client_limit::remedy())
+}
+
+/// When Redis closed a connection instead of answering, which is not counted any more.
+pub fn unanswered(tunnel: &Tunnel) -> String {
+    match tunnel.figures.open_to_server() {
+        0 => format!(
+            "Redis may be down or starting behind what speaks TLS for it, or {}",
+            limit_of_others()
+        ),
+        held => format!(
+            "{}. Or Redis may be down or starting behind what speaks TLS for it",
+            client_limit::suspicion(held)
+        ),
+    }
+}
+
+/// When the URL has no password, and Redis wants one.
+pub fn no_password(tunnel: &Tunnel) -> String {
+    format!(
+        "put user and password into {}, as the provider shows them: rediss://USER:PASSWORD@HOST; \
+         what is special in them has to be percent-encoded",
+        tunnel.variable()
+    )
+}
+
+/// When the system gives no new connection.
+pub fn accept_failed(error: &io::Error) -> &'static str {
+    match is_out_of_descriptors(error) {
+        true => "raise the limit on open files (ulimit -Hn); new connections wait meanwhile",
+        false => "new connections wait meanwhile",
+    }
+}

@@ -1,0 +1,271 @@
+//! The portable binaries of `dist/`, each as its users run it: on this machine, under QEMU where they are for another
+//! architecture, and without any library of the system's where they are static.
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+
+use nix::libc;
+use nix::unistd::Uid;
+use support::launcher::{HOLD, Held, Launcher, Outcome, logged, port_of};
+use support::release_setting;
+use support::resp::{Client, Reply};
+use support::servers::{FRONTS, Front, PASSWORD, Server};
+use tempfile::TempDir;
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// Names the targets that are tested, separated by spaces. Those that it names must be in `dist/`.
+const TARGETS: &str = "PORTABLE_TARGETS";
+/// Both architectures and both C libraries, once each: what `bin/test` packages.
+const DEFAULT_TARGETS: &str = "x86_64-gnu aarch64-musl";
+
+/// A binary of `dist/`, unpacked.
+struct Binary {
+    target: String,
+    file: PathBuf,
+}
+
+impl Binary {
+    /// All that are to be tested.
+    fn all() -> &'static [Binary] {
+        static UNPACKED: OnceLock<(TempDir, Vec<Binary>)> = OnceLock::new();
+        &UNPACKED.get_or_init(unpack).1
+    }
+
+    fn architecture(&self) -> &str {
+        self.target.split('-').next().unwrap()
+    }
+
+    fn is_static(&self) -> bool {
+        self.target.ends_with("-musl")
+    }
+
+    /// A launcher with this command line, under QEMU where this machine cannot run it.
+    fn launcher(&self, words: &[&str]) -> Launcher {
+        let architecture = self.architecture();
+        if architecture == std::env::consts::ARCH {
+            return Launcher::of(self.file.to_str().unwrap(), words);
+        }
+        let mut launcher = Launcher::of(&format!("qemu-{architecture}-static"), [""; 0]);
+        // Where Debian's libc6-ARCH-cross has the other architecture's glibc.
+        launcher.command.arg("-L").arg(format!("/usr/{architecture}-linux-gnu"));
+        launcher.command.arg(&self.file).args(words);
+        launcher
+    }
+
+    fn script(&self, script: &str) -> Launcher {
+        self.launcher(&["sh", "-c", script])
+    }
+}
+
+fn unpack() -> (TempDir, Vec<Binary>) {
+    let wanted = std::env::var(TARGETS).unwrap_or_else(|_| DEFAULT_TARGETS.to_owned());
+    let folder = tempfile::tempdir().unwrap();
+    let binaries = wanted.split_whitespace().map(|target| {
+        let (architecture, libc) = target.split_once('-').unwrap();
+        let name = format!("start-stunnel-{VERSION}-{architecture}-linux-{libc}");
+        let archive = Path::new(ROOT).join("dist").join(format!("{name}.tar.gz"));
+        assert!(archive.exists(), "{} is missing: bin/package {target}", archive.display());
+        let mut tar = Command::new("tar");
+        tar.arg("xzf")
+            .arg(&archive)
+            .arg("-C")
+            .arg(folder.path())
+            .arg(format!("{name}/start-stunnel"));
+        assert!(tar.status().unwrap().success());
+        Binary { target: target.to_owned(), file: folder.path().join(name).join("start-stunnel") }
+    });
+    let binaries = binaries.collect();
+    (folder, binaries)
+}
+
+#[track_caller]
+fn ended_with(ended: &Outcome, code: i32, stdout: &str, target: &str) {
+    assert_eq!((ended.code(), ended.stdout.as_str()), (code, stdout), "{target}: {}", ended.stderr);
+}
+
+#[test]
+fn the_second_line_of_the_version_says_what_is_in_it() {
+    let commit =
+        Command::new("git").args(["rev-parse", "HEAD"]).current_dir(ROOT).output().unwrap();
+    let commit = String::from_utf8(commit.stdout).unwrap();
+    for binary in Binary::all() {
+        let ended = binary.launcher(&["--version"]).run();
+        let lines: Vec<_> = ended.stdout.lines().collect();
+        assert_eq!(lines[0], format!("start-stunnel {VERSION}"));
+        let [openssl, target, built]: [&str; 3] =
+            lines[1].split(", ").collect::<Vec<_>>().try_into().unwrap();
+        let branch = format!("OpenSSL {}.", release_setting("OPENSSL_BRANCH"));
+        assert!(openssl.starts_with(&branch), "{openssl}");
+        assert_eq!(target, binary.target.replace('-', "-linux-"));
+        let built = built.strip_prefix("commit ").unwrap().trim_end_matches("-dirty");
+        assert!(
+            commit.starts_with(built),
+            "{built}: packaged from {commit}: run bin/package again"
+        );
+    }
+}
+
+#[test]
+fn a_real_redis_cli_works_and_its_exit_code_comes_through() {
+    for front in FRONTS {
+        let server = Server::start(front);
+        for binary in Binary::all() {
+            let cli = "redis-cli --no-auth-warning -u \"$REDIS_URL\"";
+            let script = format!("{cli} set greeting hello; {cli} get greeting; exit 7");
+            let ended = binary.script(&script).redis(&server.url()).run();
+            ended_with(&ended, 7, "OK\nhello\n", &binary.target);
+            assert_eq!(logged(&ended.stderr, "tunnel-up", "var"), ["REDIS_URL"]);
+            assert!(!ended.stderr.contains(PASSWORD), "{}", ended.stderr);
+        }
+    }
+}
+
+#[test]
+fn a_check_prints_a_pin_which_then_holds_and_another_is_refused() {
+    let server = Server::start(Front::Redis);
+    let other = "sha256//AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+    for binary in Binary::all() {
+        let report = binary.launcher(&["--check"]).redis(&server.url()).run();
+        assert_eq!(report.code(), 0, "{}: {}{}", binary.target, report.stdout, report.stderr);
+        let pin = report.stdout.split_once("sha256//").expect("a pin").1;
+        let pin = format!("sha256//{}", pin.split_whitespace().next().unwrap());
+        let script = "redis-cli --no-auth-warning -u \"$REDIS_URL\" ping";
+        let pinned = binary.script(script).redis(&server.url()).env("STUNNEL_PIN", &pin).run();
+        ended_with(&pinned, 0, "PONG\n", &binary.target);
+        let refused = binary.script(script).redis(&server.url()).env("STUNNEL_PIN", other).run();
+        assert!(!refused.stdout.contains("PONG"), "{}: {refused:?}", binary.target);
+        assert!(refused.stderr.contains(&pin), "{}: {refused:?}", binary.target);
+    }
+}
+
+#[test]
+fn a_thousand_requests_of_ten_connections_are_answered() {
+    let server = Server::start(Front::Redis);
+    for binary in Binary::all() {
+        let held = binary.script(HOLD).redis(&server.url()).start_held();
+        let mut clients: Vec<Client> = (0..10).map(|_| held.client()).collect();
+        for n in 0..100 {
+            for client in &mut clients {
+                client.send(&["ECHO", &format!("{}-{n}", binary.target)]);
+            }
+            for client in &mut clients {
+                let expected = Reply::bulk(&format!("{}-{n}", binary.target));
+                assert_eq!(client.reply().unwrap(), expected);
+            }
+        }
+        drop(clients);
+        ended_with(&held.finish(), 0, "", &binary.target);
+    }
+}
+
+/// Tells its signals by number until it has had SIGTERM; the numbers are the kernel's.
+const TELLS_SIGNALS: &str = r#"
+import os, signal, sys
+wanted = {signal.SIGTERM, signal.SIGUSR1, 34, 64}
+signal.pthread_sigmask(signal.SIG_BLOCK, wanted)
+print("ready", flush=True)
+while True:
+    number = signal.sigwait(wanted)
+    print(int(number), flush=True)
+    if number == signal.SIGTERM:
+        sys.exit(9)
+"#;
+
+#[test]
+fn signals_are_passed_on_those_that_a_c_library_keeps_for_itself_included() {
+    for binary in Binary::all() {
+        let mut running = binary.launcher(&["/usr/bin/python3", "-c", TELLS_SIGNALS]).start();
+        assert_eq!(running.line(), "ready", "{}", binary.target);
+        // 34 is glibc's SIGRTMIN and belongs to musl; QEMU keeps real-time signals for itself.
+        let native = binary.architecture() == std::env::consts::ARCH;
+        let numbers: &[i32] = if native { &[libc::SIGUSR1, 34, 64] } else { &[libc::SIGUSR1] };
+        for number in numbers {
+            running.signal(*number);
+            assert_eq!(running.line(), number.to_string(), "{}", binary.target);
+        }
+        running.signal(libc::SIGTERM);
+        assert_eq!(running.line(), libc::SIGTERM.to_string(), "{}", binary.target);
+        ended_with(&running.finish(), 9, "", &binary.target);
+    }
+}
+
+#[test]
+fn a_script_without_an_interpreter_line_is_run_by_the_shell() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = folder.path().join("script");
+    fs::write(&script, "echo \"$0 $1\"\nexit 6\n").unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:/usr/bin:/bin", folder.path().display());
+    let expected = format!("{} word\n", script.display());
+    for binary in Binary::all() {
+        for enabled in ["true", "false"] {
+            for name in [script.to_str().unwrap(), "script"] {
+                let launcher = binary.launcher(&[name, "word"]).env("PATH", &path);
+                let launcher = launcher.redis("redis://h").env("STUNNEL_ENABLED", enabled);
+                ended_with(&launcher.run(), 6, &expected, &binary.target);
+            }
+            // What cannot be executed at all stays an error.
+            let launcher = binary.launcher(&["./"]).env("STUNNEL_ENABLED", enabled);
+            assert_eq!(launcher.redis("redis://h").run().code(), 126, "{}", binary.target);
+        }
+    }
+}
+
+/// A root folder with a shell and nothing else: no library of any kind.
+fn bare_system() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["bin", "dev", "etc", "tmp"] {
+        fs::create_dir(folder.path().join(name)).unwrap();
+    }
+    // Debian's busybox-static.
+    fs::copy("/bin/busybox", folder.path().join("bin/busybox")).unwrap();
+    for name in ["sh", "cat", "printf"] {
+        symlink("busybox", folder.path().join("bin").join(name)).unwrap();
+    }
+    fs::write(folder.path().join("dev/null"), "").unwrap();
+    fs::write(folder.path().join("etc/hosts"), "127.0.0.1 redis.example\n").unwrap();
+    folder
+}
+
+#[test]
+fn a_static_binary_needs_nothing_of_the_system_that_it_runs_on() {
+    if !Uid::effective().is_root() {
+        eprintln!("skipped: only root may enter another root file system");
+        return;
+    }
+    let needs = Command::new("readelf").args(["--dynamic", "/bin/busybox"]).output().unwrap();
+    assert!(!String::from_utf8_lossy(&needs.stdout).contains("NEEDED"), "install busybox-static");
+    let server = Server::start(Front::Redis);
+    for binary in Binary::all().iter().filter(|binary| binary.is_static()) {
+        let system = bare_system();
+        let inside = |name: &str| system.path().join(name);
+        fs::copy(&binary.file, inside("bin/start-stunnel")).unwrap();
+        let mut words = vec![format!("--root={}", system.path().display())];
+        if binary.architecture() != std::env::consts::ARCH {
+            let Output { stdout, .. } = Command::new("sh")
+                .args([
+                    "-c",
+                    "command -v \"$0\"",
+                    &format!("qemu-{}-static", binary.architecture()),
+                ])
+                .output()
+                .unwrap();
+            fs::copy(String::from_utf8(stdout).unwrap().trim(), inside("bin/qemu")).unwrap();
+            words.push("/bin/qemu".to_owned());
+        }
+        words.extend(["/bin/start-stunnel", "sh", "-c", HOLD].map(str::to_owned));
+        // The name is looked up by the C library's own means.
+        let url = server.url().replace("127.0.0.1", "redis.example");
+        let launcher = Launcher::of("unshare", words).env("PATH", "/bin").redis(&url);
+        let held: Held = launcher.start_held();
+        assert_eq!(held.port, port_of(&held.url));
+        assert_eq!(held.client().ask(&["PING"]), Reply::line("+PONG"), "{}", binary.target);
+        ended_with(&held.finish(), 0, "", &binary.target);
+    }
+}

@@ -1,0 +1,170 @@
+//! What guards a release before anything is built: `bin/release-check` and `bin/check-workflows`.
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use support::release_setting;
+use tempfile::TempDir;
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+/// What `bin/release-check` looks at.
+const FILES: [&str; 6] = [
+    "bin/release-check",
+    "release.conf",
+    "Cargo.toml",
+    "Cargo.lock",
+    "CHANGELOG.md",
+    "buildpack/buildpack.toml",
+];
+
+/// A checkout that may become version 1.2.3.
+struct Checkout {
+    folder: TempDir,
+    rust: String,
+    today: String,
+}
+
+impl Checkout {
+    fn new() -> Checkout {
+        let checkout = Checkout {
+            folder: tempfile::tempdir().unwrap(),
+            rust: release_setting("RUST"),
+            today: release_setting("OPENSSL_SUPPORT_ENDS"),
+        };
+        for name in FILES {
+            let file = checkout.folder.path().join(name);
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::copy(Path::new(ROOT).join(name), &file).unwrap();
+        }
+        let version = format!("version = \"{}\"", env!("CARGO_PKG_VERSION"));
+        for name in ["Cargo.toml", "buildpack/buildpack.toml"] {
+            checkout.replace(name, &version, "version = \"1.2.3\"");
+        }
+        checkout.replace(
+            "CHANGELOG.md",
+            "## Unreleased",
+            "## Unreleased\n\n## 1.2.3 (2026-11-26)\n\n- What is new.\n\n## 1.2.2\n\n- What was.\n",
+        );
+        checkout.git(&["init", "--quiet"]);
+        checkout.commit();
+        checkout
+    }
+
+    fn replace(&self, name: &str, old: &str, new: &str) {
+        let file = self.folder.path().join(name);
+        let text = fs::read_to_string(&file).unwrap();
+        assert!(text.contains(old), "{name}: {old}");
+        fs::write(&file, text.replacen(old, new, 1)).unwrap();
+    }
+
+    fn git(&self, words: &[&str]) {
+        let mut git = Command::new("git");
+        git.args(["-c", "user.name=n", "-c", "user.email=e", "-c", "commit.gpgsign=false"]);
+        assert!(git.args(words).current_dir(self.folder.path()).status().unwrap().success());
+    }
+
+    fn commit(&self) {
+        self.git(&["add", "."]);
+        self.git(&["commit", "--quiet", "--allow-empty", "--message", "x"]);
+    }
+
+    /// Runs `bin/release-check` with a `rustc` that says the wanted version.
+    fn check(&self, words: &[&str]) -> Output {
+        let programs = tempfile::tempdir().unwrap();
+        let rustc = programs.path().join("rustc");
+        fs::write(&rustc, format!("#!/bin/sh\necho rustc {} '(x)'\n", self.rust)).unwrap();
+        fs::set_permissions(&rustc, fs::Permissions::from_mode(0o755)).unwrap();
+        let path = format!("{}:{}", programs.path().display(), std::env::var("PATH").unwrap());
+        let mut check = Command::new(self.folder.path().join("bin/release-check"));
+        check.args(words).env("PATH", path).env("TODAY", &self.today).output().unwrap()
+    }
+
+    #[track_caller]
+    fn refuses(&self, word: &str) {
+        let said = self.check(&["v1.2.3"]);
+        let stderr = String::from_utf8(said.stderr).unwrap();
+        assert_eq!(said.status.code(), Some(1), "{stderr}");
+        assert!(stderr.contains(word), "{stderr}");
+        assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    }
+}
+
+#[test]
+fn a_checkout_that_is_in_order_may_be_released_until_openssls_support_ends() {
+    let mut checkout = Checkout::new();
+    let said = checkout.check(&["v1.2.3"]);
+    assert_eq!(said.status.code(), Some(0), "{}", String::from_utf8_lossy(&said.stderr));
+    checkout.today.push('x'); // Comes after that day.
+    checkout.refuses("has had no security fixes since");
+}
+
+#[test]
+fn each_mistake_is_named_before_anything_is_built() {
+    type Break = fn(&mut Checkout);
+    let cases: [(Break, &str); 5] = [
+        (|it| it.replace("Cargo.toml", "1.2.3", "1.2.4"), "Cargo.toml has another version"),
+        (
+            |it| it.replace("buildpack/buildpack.toml", "1.2.3", "1.2.4"),
+            "buildpack.toml has another version",
+        ),
+        (|it| it.replace("CHANGELOG.md", "- What is new.", ""), "says nothing below"),
+        (
+            |it| it.replace("release.conf", "OPENSSL_BRANCH=3.", "OPENSSL_BRANCH=9."),
+            "which is not of the branch 9.",
+        ),
+        (|it| "1.0.0".clone_into(&mut it.rust), "rustc is 1.0.0"),
+    ];
+    for (break_it, word) in cases {
+        let mut checkout = Checkout::new();
+        break_it(&mut checkout);
+        checkout.commit();
+        checkout.refuses(word);
+    }
+    let checkout = Checkout::new();
+    checkout.replace("CHANGELOG.md", "- What is new.", "- What is newer.");
+    checkout.refuses("files differ from the commit");
+}
+
+#[test]
+fn the_notes_are_the_changelogs_and_name_what_the_release_is_made_with() {
+    let notes = String::from_utf8(Checkout::new().check(&["--notes", "v1.2.3"]).stdout).unwrap();
+    assert!(notes.contains("- What is new.") && !notes.contains("What was"), "{notes}");
+    assert!(notes.contains(&format!("rustc {}", release_setting("RUST"))), "{notes}");
+    assert!(notes.contains(&format!("OpenSSL {}.", release_setting("OPENSSL_BRANCH"))), "{notes}");
+}
+
+#[test]
+fn a_workflow_that_github_would_not_take_or_that_is_unsafe_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let check = |name: &str, old: &str, new: &str| {
+        let workflow = Path::new(ROOT).join(".github/workflows").join(name);
+        let text = fs::read_to_string(workflow).unwrap();
+        assert!(text.contains(old), "{old}");
+        let file = folder.path().join(name);
+        fs::write(&file, text.replacen(old, new, 1)).unwrap();
+        let said = Command::new(Path::new(ROOT).join("bin/check-workflows")).arg(file).output();
+        let said = said.unwrap();
+        let text = [said.stdout, said.stderr].concat();
+        (said.status.success(), String::from_utf8(text).unwrap())
+    };
+    let (taken, said) = check("release.yml", "needs: build", "needs: build");
+    assert!(taken, "{said}");
+    let cases = [
+        ("release.yml", "needs: build", "needs: biuld", "biuld"),
+        (
+            "release.yml",
+            "permissions:\n      contents: read",
+            "permissions: write-all",
+            "excessive-permissions",
+        ),
+        ("test.yml", "@3d3c42e5aac5ba805825da76410c181273ba90b1", "@v7", "unpinned-uses"),
+    ];
+    for (name, old, new, word) in cases {
+        let (taken, said) = check(name, old, new);
+        assert!(!taken && said.contains(word), "{new}: {said}");
+    }
+}
