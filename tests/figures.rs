@@ -66,6 +66,15 @@ impl Scene {
         Scene::new(&[("REDIS_URL", url.to_owned())], |launcher| launcher)
     }
 
+    /// That it has all descriptors that it takes once: COMMAND may be faster than its runtime.
+    fn has_settled(&self) {
+        assert_eq!(self.page.get("/healthz").code, 200);
+        eventually("--status finds it", || {
+            let said = Launcher::new(["--status"]).run().stdout;
+            said.contains(&format!(" pid {} ", self.held.running.pid())).then_some(())
+        });
+    }
+
     fn port(&self, variable: &str) -> u16 {
         self.ports.iter().find(|(name, _)| name == variable).expect("a tunnel").1
     }
@@ -224,6 +233,7 @@ fn limit(pid: i32, what: &str, value: u64) {
 fn a_lack_of_descriptors_is_a_reason_of_its_own() {
     let server = Server::start(Front::Redis);
     let scene = Scene::of(&server.url());
+    scene.has_settled();
     let pid = scene.held.running.pid();
     // One is left: for the app's connection, but not for the one to Redis.
     let is_free = |number: &u64| !Path::new(&format!("/proc/{pid}/fd/{number}")).exists();
@@ -238,8 +248,7 @@ fn a_lack_of_descriptors_is_a_reason_of_its_own() {
 fn status_is_told_even_when_no_descriptor_is_left() {
     let server = Server::start(Front::Redis);
     let scene = Scene::of(&server.url());
-    // Reading it has taken all that it takes once.
-    assert_eq!(scene.page.get("/healthz").code, 200);
+    scene.has_settled();
     let pid = scene.held.running.pid();
     let descriptors = |pid| support::proc::descriptors(pid) as u64;
     let most = descriptors(pid) + 20;
