@@ -492,6 +492,27 @@ fn the_lines_for_log_drains_come_at_each_interval_and_name_the_dyno() {
 }
 
 #[test]
+fn lines_of_figures_in_json_have_the_same_keys() {
+    let server = Server::start(Front::Redis);
+    let scene = Scene::new(&[("REDIS_URL", server.url())], |launcher| {
+        launcher.env("STUNNEL_LOG_FORMAT", "json")
+    });
+    assert_eq!(scene.client().ask(&["PING"]), Reply::line("+PONG"));
+    eventually("the connection is counted", || {
+        let log = fs::read_to_string(scene.log.path()).unwrap();
+        let whole_lines = &log[..log.rfind('\n')? + 1];
+        let mut lines =
+            whole_lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        lines.find(|line| {
+            line["at"] == "metrics"
+                && line["source"] == "REDIS_URL"
+                && line["count#redis-tunnel.accepted"] == 1
+        })
+    });
+    scene.held.finish();
+}
+
+#[test]
 fn the_healthcheck_of_the_docker_example_says_whether_redis_can_be_reached() {
     let dockerfile = include_str!("../examples/docker/Dockerfile");
     let check = dockerfile.lines().find_map(|line| line.strip_prefix("HEALTHCHECK ")).expect("one");

@@ -57,12 +57,23 @@ impl Certificate {
 
     /// The names in one line, shortened when they are many.
     pub fn names_in_short(&self) -> String {
-        const MOST: usize = 3;
-        let shown = self.names.iter().take(MOST).cloned().collect::<Vec<_>>().join(", ");
-        match self.names.len().saturating_sub(MOST) {
-            0 => shown,
-            more => format!("{shown} and {more} more"),
-        }
+        in_short(&self.names)
+    }
+
+    /// The names in one line and when it ends, in seconds since 1970, without the rest, which takes
+    /// most of the time; `None` if it is no certificate.
+    pub fn names_and_end(der: &[u8]) -> Option<(String, i64)> {
+        let (_, certificate) = X509Certificate::from_der(der).ok()?;
+        Some((in_short(&names(&certificate)), certificate.validity().not_after.timestamp()))
+    }
+}
+
+fn in_short(names: &[String]) -> String {
+    const MOST: usize = 3;
+    let shown = names.iter().take(MOST).cloned().collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(MOST) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
     }
 }
 

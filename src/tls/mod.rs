@@ -156,11 +156,26 @@ pub fn certificate_of<S>(stream: &TlsStream<S>) -> Result<Certificate, Handshake
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let unreadable =
-        || HandshakeError::Refused("the server's certificate cannot be read".to_owned());
-    let certificate = stream.get_ref().peer_certificate().ok().flatten().ok_or_else(unreadable)?;
-    let der = certificate.to_der().map_err(|_| unreadable())?;
-    Certificate::from_der(&der).map_err(|_| unreadable())
+    let certificate = der_of(stream).and_then(|der| Certificate::from_der(&der).ok());
+    certificate.ok_or_else(|| {
+        HandshakeError::Refused("the server's certificate cannot be read".to_owned())
+    })
+}
+
+/// Of the certificate of the server at the other end of `stream`: the names in one line, and when
+/// it ends, in seconds since 1970.
+pub fn names_and_end_of<S>(stream: &TlsStream<S>) -> Option<(String, i64)>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    Certificate::names_and_end(&der_of(stream)?)
+}
+
+fn der_of<S>(stream: &TlsStream<S>) -> Option<Vec<u8>>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    stream.get_ref().peer_certificate().ok()??.to_der().ok()
 }
 
 /// Whether OpenSSL can be told to speak nothing older than `version`.

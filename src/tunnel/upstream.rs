@@ -22,7 +22,7 @@ use crate::figures::UpstreamState;
 use crate::logging::debug;
 use crate::pool::Permit;
 use crate::pool::canary::{self, Verdict};
-use crate::tls::{Connector, HandshakeError, Sessions, certificate_of};
+use crate::tls::{Connector, HandshakeError, Sessions, names_and_end_of};
 
 /// How long one address has before the next one is tried beside it (RFC 8305 section 5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
@@ -177,8 +177,8 @@ pub async fn handshake(
 fn note_handshake(tunnel: &Tunnel, tls: &TlsStream<ReadAhead>, resumed: bool, started: Instant) {
     tunnel.figures.shook_hands(resumed, started.elapsed());
     // A server that resumes a session shows none.
-    if !resumed && let Ok(certificate) = certificate_of(tls) {
-        tunnel.figures.saw_certificate(certificate.names_in_short(), certificate.expires_at);
+    if !resumed && let Some((names, end)) = names_and_end_of(tls) {
+        tunnel.figures.saw_certificate(names, end);
     }
 }
 
