@@ -434,7 +434,8 @@ fn a_checkout_of_the_sources_says_how_to_get_the_packaged_one() {
     for (build, _) in BUILDS {
         site.refuses(build, &["holds no start-stunnel binary", "a checkout", &archive]);
     }
-    // As if the repository's address had been given to `heroku buildpacks:add`: its root has the same scripts.
+    // As if the repository's address had been given to `heroku buildpacks:add`: its root has the
+    // same scripts.
     let script = |name: &str| Command::new(Path::new(ROOT).join("bin").join(name));
     let detected = script("detect").arg(site.at("app")).output().unwrap();
     assert_eq!(detected.stdout, b"start-stunnel\n");

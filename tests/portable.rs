@@ -1,5 +1,6 @@
-//! The portable binaries of `dist/`, each as its users run it: on this machine, under QEMU where they are for another
-//! architecture, and without any library of the system's where they are static.
+//! The portable binaries of `dist/`, each as its users run it: on this machine, under QEMU where
+//! they are for another architecture, and without any library of the system's where they are
+//! static.
 
 mod support;
 

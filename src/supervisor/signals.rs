@@ -74,7 +74,8 @@ impl Mask {
 pub fn block_all() -> nix::Result<Mask> {
     if cfg!(target_env = "musl") {
         // When a process makes its first thread, musl unblocks the signals that it hides. It has to
-        // be over by then; a thread that cannot be had now cannot be had later, and is told of then.
+        // be over by then; a thread that cannot be had now cannot be had later, and is told of
+        // then.
         let _ = std::thread::Builder::new().spawn(|| ()).map(std::thread::JoinHandle::join);
     }
     Mask::ALL.swap()
