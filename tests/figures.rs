@@ -281,7 +281,8 @@ fn a_lack_of_memory_is_told_as_a_failure_of_the_launchers_own() {
     });
     assert_eq!(scene.client().ask(&["PING"]), Reply::line("+PONG"));
     let pid = scene.held.running.pid();
-    limit(pid, "as", address_space_kib(pid) * 1024 + 6 * MIB as u64);
+    // What stays for those who are there, and nothing for another one.
+    limit(pid, "as", address_space_kib(pid) * 1024 + 4 * MIB as u64);
     let failed = "connections_failed_total{tunnel=\"REDIS_URL\",reason=\"internal\"}";
     let mut crowd = Vec::new();
     let count = eventually("some fail", || {
