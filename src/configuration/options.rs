@@ -221,7 +221,7 @@ settings! {
         variable: "STUNNEL_CONNECT_TIMEOUT",
         default: "10s",
         value_name: "DURATION",
-        help: "For name look-up, TCP and TLS handshake together",
+        help: "For waiting in turn, name look-up, TCP and TLS handshake together",
     }
     CONNECT_RETRY: bool = values::boolean, {
         option: Some("connect-retry"),
