@@ -30,7 +30,7 @@ const IDLE: Duration = Duration::from_secs(30);
 /// A connection so old is not kept any more: as long as a TLS session is used, after which the
 /// server has to show its certificate again.
 const OLDEST: Duration = Duration::from_secs(3600);
-/// Handshakes at once. By measurement: see `docs/performance.md`.
+/// Handshakes at once, of those that keep Redis busy.
 const HANDSHAKES: usize = 4;
 /// A handshake that takes longer is one of these no more: it waits for the network, or for a server
 /// that does something else.
