@@ -17,6 +17,7 @@
 //! got by itself, and for what the setting allows: see [`Forwarding`] and `Supervisor::target`.
 
 mod child;
+mod forwarding;
 mod inherited;
 mod signals;
 mod terminal;
@@ -29,6 +30,7 @@ use nix::sys::signal::{SigSet, Signal, killpg};
 use nix::unistd::{Pid, getpgid, getpgrp, getpid, getsid};
 
 pub use child::{Child, Placement, become_command, let_go_of_streams, spawn};
+pub use forwarding::{ForwardSignals, Forwarding};
 pub use inherited::{Inherited, forbid_core_dumps};
 use signals::{Received, Sender, Signals, Stop};
 pub use terminal::Terminal;
@@ -54,57 +56,8 @@ const TERMINAL_SIGNALS: [Signal; 6] = [
 /// drivers/tty/tty_jobctrl.c, `tty_signal_session_leader`).
 const HANG_UP_SIGNALS: [Signal; 2] = [Signal::SIGHUP, Signal::SIGCONT];
 
-/// What ends a drain before its time.
-const CUTTING_SIGNALS: [Signal; 4] =
-    [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP];
-
 /// What stops a job, and is undone by a shell's `fg` or `bg`.
 const JOB_CONTROL_SIGNALS: [Signal; 3] = [Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU];
-
-/// Whether signals are passed on to COMMAND.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ForwardSignals {
-    Auto,
-    Always,
-    Never,
-}
-
-/// Which signals that processes send to the launcher are passed on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Forwarding {
-    All,
-    /// A Heroku dyno's manager sends SIGTERM to every process by itself:
-    /// <https://devcenter.heroku.com/articles/dynos#shutdown>.
-    AllButSigterm,
-    None,
-}
-
-impl Forwarding {
-    /// `on_dyno`: whether `DYNO` is set. As pid 1 the launcher is all that a manager signals.
-    pub fn new(setting: ForwardSignals, on_dyno: bool) -> Forwarding {
-        match setting {
-            ForwardSignals::Always => Forwarding::All,
-            ForwardSignals::Never => Forwarding::None,
-            ForwardSignals::Auto if on_dyno && getpid().as_raw() != 1 => Forwarding::AllButSigterm,
-            ForwardSignals::Auto => Forwarding::All,
-        }
-    }
-
-    fn allows(self, received: Received) -> bool {
-        match self {
-            Forwarding::All => true,
-            Forwarding::AllButSigterm => !received.is(Signal::SIGTERM),
-            Forwarding::None => false,
-        }
-    }
-
-    /// Whether `received` is meant to end the drain. The dyno manager's SIGTERM comes to every
-    /// process, more than once, and maybe after COMMAND's end; it must not cost the last bytes.
-    fn cuts_drain(self, received: Received) -> bool {
-        let left_to_manager = self == Forwarding::AllButSigterm && received.is(Signal::SIGTERM);
-        received.one_of(&CUTTING_SIGNALS).is_some() && !left_to_manager
-    }
-}
 
 /// Whom a signal is passed on to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! What a server has to prove, and what we show it.
 
 use super::pem::{Authorities, ClientIdentity};
-use super::pin::Pin;
+use super::pin::{self, Pin};
 
 /// How much of the server's certificate must hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,9 +53,8 @@ impl Trust {
         self.verify != Verify::None || !self.pins.is_empty()
     }
 
-    /// Whether the server's key, of which this is the pin, is one of the pinned; any is when none
-    /// is.
+    /// Whether a server's key, of which this is the pin, is trusted: see [`pin::holds`].
     pub fn pin_holds(&self, pin: &Pin) -> bool {
-        self.pins.is_empty() || self.pins.contains(pin)
+        pin::holds(&self.pins, pin)
     }
 }
