@@ -593,6 +593,8 @@ fn the_archives_match_their_checksums_and_hold_what_a_user_needs() {
     let top = ["README.md", "SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md"];
     let docs = fs::read_dir(inside.join("docs")).unwrap();
     let docs = docs.map(|page| format!("docs/{}", page.unwrap().file_name().display()));
+    // Pictures lead nowhere.
+    let docs = docs.filter(|name| name.ends_with(".md"));
     let pages: Vec<String> = top.map(str::to_owned).into_iter().chain(docs).collect();
     let (links, broken) = links::check(&inside, &pages);
     assert!(broken.is_empty() && links > 30, "{links} links\n{}", broken.join("\n"));
