@@ -667,6 +667,30 @@ fn twenty_connections_at_once_cost_one_full_handshake_and_nothing_the_second_tim
 }
 
 #[test]
+fn at_redis_own_limit_what_is_kept_does_not_lock_the_app_out() {
+    const CLIENTS: usize = 4;
+    let server = Server::start_with(
+        Front::Redis,
+        // One is the test's own.
+        Options { words: &["--maxclients", "4"], ..Options::default() },
+    );
+    let mut direct = server.direct();
+    let held = hold(&server.url(), &[]);
+    let mut apps: Vec<Client> = (1..CLIENTS).map(|_| held.client()).collect();
+    apps.iter_mut().for_each(|app| assert_eq!(app.ask(&["PING"]), Reply::line("+PONG")));
+    drop(apps);
+    wait_for_kept(&mut direct, CLIENTS - 1);
+    // There is no room for one that is tried: it fails, and makes room.
+    let served = || {
+        let mut app = held.open();
+        app.send(&["AUTH", PASSWORD]);
+        app.reply().is_ok_and(|reply| reply == Reply::line("+OK"))
+    };
+    let failed = std::iter::from_fn(|| (!served()).then_some(())).take(100).count();
+    assert!(failed <= 3, "{failed} apps in a row were turned away");
+}
+
+#[test]
 fn what_is_kept_goes_with_the_command() {
     let server = Server::start(Front::Redis);
     let mut direct = server.direct();

@@ -114,11 +114,9 @@ impl Trial {
         (self.verdict, self.on) = (Some((Verdict::Failed, now)), None);
     }
 
-    /// The connection of this permit is gone.
-    pub fn give_up(&mut self, number: u64) {
-        if self.on == Some(number) {
-            self.on = None;
-        }
+    /// The connection of this permit is gone; says whether it was to be tried.
+    pub fn give_up(&mut self, number: u64) -> bool {
+        self.on.take_if(|on| *on == number).is_some()
     }
 
     /// The server is another: a trial that is under way is the old one's.

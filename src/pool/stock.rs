@@ -30,6 +30,8 @@ const IDLE: Duration = Duration::from_secs(30);
 /// A connection so old is not kept any more: as long as a TLS session is used, after which the
 /// server has to show its certificate again.
 const OLDEST: Duration = Duration::from_secs(3600);
+/// After a connection that could not be made there are no spares for so long.
+const NO_SPARES: Duration = Duration::from_secs(10);
 /// Handshakes at once, of those that keep Redis busy.
 const HANDSHAKES: usize = 4;
 /// A handshake that takes longer is one of these no more: it waits for the network, or for a server
@@ -108,6 +110,8 @@ struct State<C> {
     peak: Peak,
     /// When a connection in use was last gone for good.
     lost: Option<Instant>,
+    /// When a connection last could not be made.
+    failed: Option<Instant>,
     next_number: u64,
     /// Grows when the server may have become another: what is older is not kept.
     epoch: u64,
@@ -181,6 +185,7 @@ impl<C> Stock<C> {
             demand: Demand::default(),
             peak: Peak::default(),
             lost: None,
+            failed: None,
             next_number: 0,
             epoch: 0,
             closed: false,
@@ -302,6 +307,12 @@ impl<C> Stock<C> {
             state.trial.fail(now);
             self.after_verdict(state, now);
         });
+    }
+
+    /// A connection could not be made: there are no spares for a while, which would only knock once
+    /// more at a server that is down, or at its client limit.
+    pub fn note_failure(&self, now: Instant) {
+        self.with(|state| state.failed = Some(now));
     }
 
     /// A connection that was in use has gone for good: others will not come back either.
@@ -515,6 +526,9 @@ impl<C> State<C> {
     /// How many spares there are too few.
     fn missing_spares(&mut self, now: Instant) -> usize {
         let passed = self.trial.is_passed(now);
+        if self.failed.is_some_and(|failed| now - failed < NO_SPARES) {
+            return 0;
+        }
         if self.closed || self.somebody_waits() || !(passed || self.spares_as_they_are()) {
             return 0;
         }
@@ -685,7 +699,14 @@ impl<C> Drop for Permit<C> {
         self.stock.with(|state| {
             state.open -= 1;
             state.no_longer_making(self.number);
-            state.trial.give_up(self.number);
+            if state.trial.give_up(self.number) {
+                // No trial, no use: what waits for it may be what keeps Redis from taking it.
+                let now = Instant::now();
+                let useless: Vec<bool> =
+                    state.idle.iter().map(|idle| !state.may_hand_over(&idle.kept, now)).collect();
+                let mut useless = useless.into_iter().rev();
+                state.discard_idle(|_| useless.next().unwrap_or(false));
+            }
             state.end_alone(self.number);
             state.serve(&self.stock, Instant::now());
         });
@@ -953,6 +974,34 @@ mod tests {
         assert_eq!(stock.figures().idle, 1);
         assert_eq!(stock.expire(now + IDLE), (1, None));
         assert_eq!(stock.figures().open, 0);
+    }
+
+    #[tokio::test]
+    async fn what_waits_for_a_trial_that_cannot_be_made_is_closed() {
+        let now = Instant::now();
+        let stock: Arc<Stock<Line>> = Stock::new(terms(None));
+        stock.note_session(true, false, now);
+        let mut permits = [make(&stock, now), make(&stock, now)];
+        permits.iter_mut().for_each(|permit| permit.made(now));
+        for (name, permit) in permits.into_iter().enumerate() {
+            let _ = give_back(&stock, kept(name, permit, now), now);
+        }
+        let canary = make(&stock, now);
+        assert!(canary.is_canary());
+        assert_eq!(stock.figures().idle, 2);
+        drop(canary);
+        assert_eq!((stock.figures().idle, stock.figures().open), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn no_spare_is_made_right_after_a_connection_that_failed() {
+        let now = Instant::now();
+        let stock: Arc<Stock<Line>> = Stock::new(Terms { mode: PoolMode::Off, ..terms(None) });
+        stock.note_session(true, false, now);
+        stock.with(|state| state.demand.wanted = 1);
+        stock.note_failure(now);
+        assert!(stock.refill(now + NO_SPARES - MS).is_empty());
+        assert_eq!(stock.refill(now + NO_SPARES).len(), 1);
     }
 
     #[tokio::test]

@@ -122,6 +122,7 @@ async fn make(
             Ok(Supplied::new(stream))
         }
         Err((unexplained, permit)) => {
+            tunnel.stock.note_failure(Instant::now());
             // What is asked to explain it has the place of what failed.
             let failure = unexplained.explain(tunnel).await;
             drop(permit);
@@ -292,6 +293,7 @@ pub fn refill(tunnel: &Arc<Tunnel>) {
                 }
                 // The next connection meets the same, and reports it.
                 Err((unexplained, _permit)) => {
+                    tunnel.stock.note_failure(Instant::now());
                     let error = unexplained.bare();
                     tunnel.note_failure(&error);
                     debug!(at = "spare-failed", var = tunnel.variable(), error = %error);
