@@ -151,10 +151,10 @@ fn a_workflow_that_github_would_not_take_or_that_is_unsafe_is_refused() {
         let text = [said.stdout, said.stderr].concat();
         (said.status.success(), String::from_utf8(text).unwrap())
     };
-    let (taken, said) = check("release.yml", "needs: build", "needs: build");
+    let (taken, said) = check("release.yml", "needs: [test,", "needs: [test,");
     assert!(taken, "{said}");
     let cases = [
-        ("release.yml", "needs: build", "needs: biuld", "biuld"),
+        ("release.yml", "needs: [test,", "needs: [tset,", "tset"),
         (
             "release.yml",
             "permissions:\n      contents: read",
