@@ -583,7 +583,15 @@ fn the_archives_match_their_checksums_and_hold_what_a_user_needs() {
         assert!(bash.contains(&format!("--{option}")), "{option}");
     }
     let licences = fs::read_to_string(inside.join("THIRD-PARTY-LICENCES")).unwrap();
-    for part in ["\ntokio ", "\nopenssl 3.", "\nrust-std ", "Apache License"] {
+    for part in [
+        "\ntokio ",
+        "\nopenssl 3.",
+        "\nrust-std ",
+        "\nziglang ",
+        "Apache License",
+        "LLVM Exceptions to the Apache 2.0 License",
+        "Copyright notices for The Rust Standard Library",
+    ] {
         assert!(licences.contains(part), "{part:?}");
     }
     for name in ["LICENSE", "completions/_start-stunnel", "completions/start-stunnel.fish"] {

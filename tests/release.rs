@@ -26,6 +26,8 @@ struct Checkout {
     folder: TempDir,
     rust: String,
     today: String,
+    /// Whether it is as in a workflow of GitHub's.
+    workflow: bool,
 }
 
 impl Checkout {
@@ -34,6 +36,7 @@ impl Checkout {
             folder: tempfile::tempdir().unwrap(),
             rust: release_setting("RUST"),
             today: release_setting("OPENSSL_SUPPORT_ENDS"),
+            workflow: false,
         };
         for name in FILES {
             let file = checkout.folder.path().join(name);
@@ -80,6 +83,10 @@ impl Checkout {
         fs::set_permissions(&rustc, fs::Permissions::from_mode(0o755)).unwrap();
         let path = format!("{}:{}", programs.path().display(), std::env::var("PATH").unwrap());
         let mut check = Command::new(self.folder.path().join("bin/release-check"));
+        // Which a workflow's run has, and where TODAY is refused.
+        check
+            .env_remove("GITHUB_ACTIONS")
+            .envs(self.workflow.then_some(("GITHUB_ACTIONS", "true")));
         check.args(words).env("PATH", path).env("TODAY", &self.today).output().unwrap()
     }
 
@@ -105,8 +112,9 @@ fn a_checkout_that_is_in_order_may_be_released_until_openssls_support_ends() {
 #[test]
 fn each_mistake_is_named_before_anything_is_built() {
     type Break = fn(&mut Checkout);
-    let cases: [(Break, &str); 5] = [
+    let cases: [(Break, &str); 8] = [
         (|it| it.replace("Cargo.toml", "1.2.3", "1.2.4"), "Cargo.toml has another version"),
+        (|it| it.replace("Cargo.toml", "1.2.3", "1.203"), "Cargo.toml has another version"),
         (
             |it| it.replace("buildpack/buildpack.toml", "1.2.3", "1.2.4"),
             "buildpack.toml has another version",
@@ -117,6 +125,8 @@ fn each_mistake_is_named_before_anything_is_built() {
             "which is not of the branch 9.",
         ),
         (|it| "1.0.0".clone_into(&mut it.rust), "rustc is 1.0.0"),
+        (|it| it.workflow = true, "TODAY is set"),
+        (|it| it.replace("CHANGELOG.md", "## 1.2.3", "## 1.203"), "says nothing below"),
     ];
     for (break_it, word) in cases {
         let mut checkout = Checkout::new();
@@ -127,6 +137,8 @@ fn each_mistake_is_named_before_anything_is_built() {
     let checkout = Checkout::new();
     checkout.replace("CHANGELOG.md", "- What is new.", "- What is newer.");
     checkout.refuses("files differ from the commit");
+    fs::rename(checkout.folder.path().join(".git"), checkout.folder.path().join("no")).unwrap();
+    checkout.refuses("git cannot tell");
 }
 
 #[test]
@@ -151,10 +163,10 @@ fn a_workflow_that_github_would_not_take_or_that_is_unsafe_is_refused() {
         let text = [said.stdout, said.stderr].concat();
         (said.status.success(), String::from_utf8(text).unwrap())
     };
-    let (taken, said) = check("release.yml", "needs: build", "needs: build");
+    let (taken, said) = check("release.yml", "needs: [test,", "needs: [test,");
     assert!(taken, "{said}");
     let cases = [
-        ("release.yml", "needs: build", "needs: biuld", "biuld"),
+        ("release.yml", "needs: [test,", "needs: [tset,", "tset"),
         (
             "release.yml",
             "permissions:\n      contents: read",
@@ -167,4 +179,20 @@ fn a_workflow_that_github_would_not_take_or_that_is_unsafe_is_refused() {
         let (taken, said) = check(name, old, new);
         assert!(!taken && said.contains(word), "{new}: {said}");
     }
+}
+
+#[test]
+fn workflows_are_not_called_sound_where_node_is_too_old_to_check_them() {
+    let programs = tempfile::tempdir().unwrap();
+    let node = programs.path().join("node");
+    // Which is asked for its version, and whether that will do.
+    let old = "#!/bin/sh\n[ \"$1\" = --version ] || exit 1\necho v12.22.9\n";
+    fs::write(&node, old).unwrap();
+    fs::set_permissions(&node, fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", programs.path().display(), std::env::var("PATH").unwrap());
+    let mut check = Command::new(Path::new(ROOT).join("bin/check-workflows"));
+    let said = check.env("PATH", path).output().unwrap();
+    let stderr = String::from_utf8(said.stderr).unwrap();
+    assert_eq!(said.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("install Node 16 or later") && stderr.contains("v12.22.9"), "{stderr}");
 }
