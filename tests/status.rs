@@ -4,11 +4,11 @@
 mod support;
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use nix::libc;
 use serde_json::Value;
@@ -107,6 +107,46 @@ fn another_user_is_told_nothing() {
     let output = Command::new("/usr/bin/python3").args(["-c", &script]).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stdout), "b''\n", "{output:?}");
     held.finish();
+}
+
+/// Answers in a launcher's stead, on the socket of a launcher of pid `pid`.
+const IMPOSTOR: &str = "import os, socket, sys\n\
+    pid, uid = sys.argv[1:]\n\
+    if uid: os.setgid(int(uid)); os.setuid(int(uid))\n\
+    s = socket.socket(socket.AF_UNIX)\n\
+    s.bind('\\0start-stunnel/' + (pid or str(os.getpid())) + '.9')\n\
+    s.listen(64)\n\
+    print('listening', flush=True)\n\
+    while True:\n \
+        c = s.accept()[0]\n \
+        answer = b'HTTP/1.1 200 OK\\r\\nstart-stunnel-well: true\\r\\n\\r\\n{\"pid\":%d}\\n'\n \
+        try: c.recv(4096), c.sendall(answer % os.getpid())\n \
+        except OSError: pass\n \
+        c.close()\n";
+
+/// What `--status` says of an [`IMPOSTOR`].
+fn said_of_impostor(pid: &str, uid: &str) -> Option<Value> {
+    let mut impostor = Command::new("/usr/bin/python3")
+        .args(["-c", IMPOSTOR, pid, uid])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(impostor.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let said = status_of(impostor.id() as i32);
+    impostor.kill().unwrap();
+    impostor.wait().unwrap();
+    assert_eq!(line, "listening\n");
+    said
+}
+
+#[test]
+fn only_this_users_process_after_which_the_socket_is_named_is_believed() {
+    assert!(said_of_impostor("", "").is_some(), "its own pid, and this user");
+    assert_eq!(said_of_impostor("1", ""), None, "another's pid");
+    if nix::unistd::geteuid().is_root() {
+        assert_eq!(said_of_impostor("", "65534"), None, "another user, even for root");
+    }
 }
 
 #[test]
