@@ -225,12 +225,19 @@ struct Latest {
     certificate: Option<CertificateText>,
 }
 
+/// What went wrong with a connection that had reached Redis, or what speaks TLS for it: it was
+/// closed without an answer.
+pub const UNANSWERED: &str = "unanswered";
+/// The same: its first answer was that Redis has too many clients.
+pub const FULL: &str = "max_clients";
+
 /// The latest failure, in words.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FailureText {
     /// Milliseconds since 1970.
     pub at: u64,
-    pub reason: FailureReason,
+    /// The word of a [`FailureReason`], [`UNANSWERED`], or [`FULL`].
+    pub reason: &'static str,
     pub error: String,
     pub hint: String,
 }
@@ -323,6 +330,30 @@ impl TunnelFigures {
     pub fn replied(&self, since: Instant, now: Instant) {
         self.roll(now);
         self.reply_wait.observe(now - since);
+    }
+
+    /// Redis has sent a connection of the app's its first byte, which is what says that it works.
+    pub fn answered(&self) {
+        self.last_success.set(unix_ms(SystemTime::now()));
+        self.failing_since.set(0);
+    }
+
+    /// Redis has closed a connection of the app's instead of answering it.
+    pub fn unanswered(&self, error: String, hint: String) {
+        self.fails(UNANSWERED, error, hint);
+    }
+
+    /// Redis has answered a connection of the app's that it has no room for it.
+    pub fn refused_as_full(&self, error: String, hint: String) {
+        self.fails(FULL, error, hint);
+    }
+
+    fn fails(&self, reason: &'static str, error: String, hint: String) {
+        let at = unix_ms(SystemTime::now());
+        if self.failing_since.get() == 0 {
+            self.failing_since.set(at);
+        }
+        self.latest().failure = Some(FailureText { at, reason, error, hint });
     }
 
     /// A handshake with the server is done.
@@ -508,12 +539,10 @@ impl Arrival {
         self.accepted
     }
 
-    /// Redis is ready for it.
+    /// It has a connection to the server: to Redis, or to what speaks TLS for it.
     pub fn ready(&self, now: Instant) {
         self.figures.roll(now);
         self.figures.connection_wait.observe(now - self.accepted);
-        self.figures.last_success.set(unix_ms(SystemTime::now()));
-        self.figures.failing_since.set(0);
     }
 
     /// It has failed; what was counted first, counts.
@@ -524,11 +553,7 @@ impl Arrival {
         let figures = &self.figures;
         figures.roll(Instant::now());
         figures.failed[reason as usize].add(1);
-        let at = unix_ms(SystemTime::now());
-        if figures.failing_since.get() == 0 {
-            figures.failing_since.set(at);
-        }
-        figures.latest().failure = Some(FailureText { at, reason, error, hint });
+        figures.fails(reason.word(), error, hint);
     }
 
     /// It was closed; what was counted first, counts.
@@ -669,6 +694,8 @@ mod tests {
         assert!(first.is_some() && since() == first);
         let tunnel = &figures.tunnels()[0];
         tunnel.accept(Instant::now()).ready(Instant::now());
+        assert_eq!(since(), first, "what speaks TLS may be there without Redis");
+        tunnel.answered();
         assert_eq!(since(), None);
         // What it was is still told.
         let failure = figures.snapshot(Instant::now()).tunnels[0].failure.clone();
