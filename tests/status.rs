@@ -236,6 +236,8 @@ fn a_launcher_that_drains_is_not_healthy_any_more() {
         (answer.code == 503).then_some(answer)
     });
     assert_eq!(drains.body, "draining\n");
+    let ready = page.get("/readyz");
+    assert_eq!((ready.code, ready.body.as_str()), (503, "draining\n"));
     held.running.signal(libc::SIGTERM);
     held.finish();
 }

@@ -23,6 +23,9 @@ use history::History;
 pub use history::{POINTS, Point, RECENT, Recent, SLOT};
 pub use reason::{CloseReason, FailureReason, PoolResult};
 
+/// How long a failure says that a tunnel fails, if nobody tries again.
+pub const LAPSE: Duration = Duration::from_secs(60);
+
 /// A number that only grows.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
@@ -221,8 +224,16 @@ pub struct TunnelFigures {
 /// What is told in words.
 #[derive(Debug, Default)]
 struct Latest {
+    failed: Option<Instant>,
     failure: Option<FailureText>,
     certificate: Option<CertificateText>,
+}
+
+impl Latest {
+    /// Whether the latest failure says nothing of the moment `now` any more.
+    fn has_lapsed(&self, now: Instant) -> bool {
+        self.failed.is_none_or(|failed| now - failed >= LAPSE)
+    }
 }
 
 /// What went wrong with a connection that had reached Redis, or what speaks TLS for it: it was
@@ -349,11 +360,13 @@ impl TunnelFigures {
     }
 
     fn fails(&self, reason: &'static str, error: String, hint: String) {
-        let at = unix_ms(SystemTime::now());
-        if self.failing_since.get() == 0 {
+        let (at, now) = (unix_ms(SystemTime::now()), Instant::now());
+        let mut latest = self.latest();
+        if self.failing_since.get() == 0 || latest.has_lapsed(now) {
             self.failing_since.set(at);
         }
-        self.latest().failure = Some(FailureText { at, reason, error, hint });
+        latest.failed = Some(now);
+        latest.failure = Some(FailureText { at, reason, error, hint });
     }
 
     /// A handshake with the server is done.
@@ -378,12 +391,15 @@ impl TunnelFigures {
     pub fn hold(self: &Arc<Self>, state: UpstreamState) -> Held {
         self.roll(Instant::now());
         self.of(state).up();
-        self.of_server.up();
+        if state.is_made() {
+            self.of_server.up();
+        }
         self.note_peak();
         Held { figures: self.clone(), state }
     }
 
-    /// How many connections all tunnels to the server hold now, spares included.
+    /// How many connections all tunnels to the server hold now, spares included, and those that are
+    /// only being made not: attempts that fail together are no sign of a limit.
     pub fn open_to_server(&self) -> u64 {
         self.of_server.get()
     }
@@ -472,7 +488,8 @@ impl TunnelFigures {
             connection_wait: self.connection_wait.observed(),
             reply_wait: self.reply_wait.observed(),
             last_success: set(&self.last_success),
-            failing_since: set(&self.failing_since),
+            failing_since: set(&self.failing_since).filter(|_| !latest.has_lapsed(now)),
+            has_lapsed: set(&self.failing_since).is_some() && latest.has_lapsed(now),
             failure: latest.failure.clone(),
             certificate: latest.certificate.clone(),
             recent: self.history.recent(&self.mark(self.slot_peak.get())),
@@ -502,6 +519,12 @@ pub enum UpstreamState {
     Connecting,
 }
 
+impl UpstreamState {
+    fn is_made(self) -> bool {
+        self != UpstreamState::Connecting
+    }
+}
+
 /// One connection to Redis, which counts until this is dropped.
 #[derive(Debug)]
 pub struct Held {
@@ -513,6 +536,11 @@ impl Held {
     pub fn is_now(&mut self, state: UpstreamState) {
         self.figures.of(self.state).down();
         self.figures.of(state).up();
+        match (self.state.is_made(), state.is_made()) {
+            (false, true) => self.figures.of_server.up(),
+            (true, false) => self.figures.of_server.down(),
+            _ => {}
+        }
         self.state = state;
     }
 }
@@ -521,7 +549,9 @@ impl Drop for Held {
     fn drop(&mut self) {
         self.figures.roll(Instant::now());
         self.figures.of(self.state).down();
-        self.figures.of_server.down();
+        if self.state.is_made() {
+            self.figures.of_server.down();
+        }
     }
 }
 
@@ -615,8 +645,11 @@ pub struct TunnelSnapshot {
     pub connection_wait: Observed,
     pub reply_wait: Observed,
     pub last_success: Option<u64>,
-    /// The first failure since the last success; `None`: it works, or nobody has tried.
+    /// The first of the failures since the last success of which each came within [`LAPSE`] of the
+    /// one before; `None`: it works, or nobody has tried for so long.
     pub failing_since: Option<u64>,
+    /// Whether the latest attempt failed, but longer ago than [`LAPSE`].
+    pub has_lapsed: bool,
     pub failure: Option<FailureText>,
     pub certificate: Option<CertificateText>,
     pub recent: Recent,
@@ -703,10 +736,32 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn one_failure_says_nothing_any_more_after_a_minute_without_an_attempt() {
+        let figures = figures();
+        let seen = || {
+            let tunnel = &figures.snapshot(Instant::now()).tunnels[0];
+            (tunnel.failing_since.is_some(), tunnel.has_lapsed)
+        };
+        assert_eq!(seen(), (false, false));
+        for _ in 0..3 {
+            fail(&figures);
+            tokio::time::advance(LAPSE - SECOND).await;
+            assert_eq!(seen(), (true, false));
+        }
+        tokio::time::advance(SECOND).await;
+        assert_eq!(seen(), (false, true));
+        fail(&figures);
+        assert_eq!(seen(), (true, false));
+        figures.tunnels()[0].answered();
+        assert_eq!(seen(), (false, false));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn connections_to_one_server_are_counted_together_and_the_peak_is_the_most_of_a_tunnel() {
         let figures = figures();
         let [a, b, c] = figures.tunnels() else { panic!("three") };
         let mut first = a.hold(UpstreamState::Connecting);
+        assert_eq!(a.open_to_server(), 0, "it is only being made");
         let second = a.hold(UpstreamState::Idle);
         let _other = b.hold(UpstreamState::Relaying);
         let _elsewhere = c.hold(UpstreamState::Relaying);

@@ -153,8 +153,9 @@ fn print(answers: &[Answer], watch: bool, format: LogFormat) -> io::Result<()> {
 
 /// With the verdicts, which stand in capitals at the end of a tunnel's first line, in colour.
 fn painted(text: &str) -> String {
-    const VERDICTS: [(&str, u8); 4] = [
+    const VERDICTS: [(&str, u8); 5] = [
         ("   FAILING", 31),
+        ("   LAST ATTEMPT FAILED", 33),
         ("   WORKING, SEE BELOW", 33),
         ("   WORKING", 32),
         ("   NOT USED YET", 2),

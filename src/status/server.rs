@@ -318,6 +318,10 @@ fn health(report: &Report) -> Response<Text> {
 }
 
 fn readiness(report: &Report) -> Response<Text> {
+    let state = report.snapshot.command.state;
+    if state == CommandState::Draining {
+        return plain(StatusCode::SERVICE_UNAVAILABLE, &format!("{}\n", state.word()));
+    }
     let failing: Vec<_> = report
         .snapshot
         .tunnels
