@@ -10,9 +10,10 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use nix::libc;
 use serde_json::Value;
 use socket2::{Domain, Socket, Type};
-use support::launcher::{Held, Launcher, port_of};
+use support::launcher::{Held, Launcher, port_of, send_signal};
 use support::peer::Peer;
 use support::pki::Certificate;
 use support::proc::address_space_kib;
@@ -334,6 +335,37 @@ fn a_tunnel_that_works_again_says_so_and_what_has_failed() {
 }
 
 #[test]
+fn a_redis_that_is_down_behind_what_speaks_tls_for_it_fails() {
+    let server = Server::start(Front::Stunnel);
+    let scene = Scene::of(&server.url());
+    let success = "last_success_timestamp_seconds{tunnel=\"REDIS_URL\"}";
+    // stunnel alone makes no success of it.
+    let waits = "connection_wait_seconds_count{tunnel=\"REDIS_URL\"}";
+    let silent = Client::open(scene.port("REDIS_URL"));
+    eventually("it has TLS", || (scene.metric(waits)? == 1.0).then_some(()));
+    assert_eq!(scene.metric(success), None);
+    assert_eq!(scene.client().ask(&["PING"]), Reply::line("+PONG"));
+    let first = scene.metric(success);
+    assert!(first.is_some());
+
+    send_signal(server.pid(), libc::SIGKILL);
+    eventually("it is gone", || TcpStream::connect(("127.0.0.1", server.port)).err());
+    // One may be closed before its request is there, which says nothing.
+    eventually("it fails", || {
+        assert_eq!(scene.exchange("REDIS_URL"), b"");
+        (scene.page.get("/readyz").code == 503).then_some(())
+    });
+    let (text, code) = scene.status("REDIS_URL");
+    assert!(text.contains("   FAILING since ") && code == 1, "{text}");
+    let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(words.contains("Redis may be down or starting behind what speaks TLS"), "{text}");
+    assert_eq!(scene.json()["tunnels"][0]["last_failure"]["reason"], "unanswered");
+    assert_eq!(scene.metric(success), first);
+    drop(silent);
+    scene.held.finish();
+}
+
+#[test]
 fn bytes_count_while_they_move_and_a_connection_ends_for_one_reason() {
     let server = Server::start(Front::Redis);
     let scene = Scene::of(&server.url());
@@ -452,6 +484,7 @@ fn a_redis_at_its_client_limit_is_called_that_in_the_same_words_everywhere() {
             drop(scene.exchange("REDIS_URL"));
             (scene.metric(errors)? > 0.0).then_some(())
         });
+        eventually("it fails", || (scene.page.get("/readyz").code == 503).then_some(()));
         let (text, _) = scene.status("REDIS_URL");
         let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
         let remedy = "STUNNEL_MAX_CONNECTIONS, smaller pools, STUNNEL_SPARES=0";

@@ -4,11 +4,11 @@
 mod support;
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use nix::libc;
 use serde_json::Value;
@@ -109,6 +109,46 @@ fn another_user_is_told_nothing() {
     held.finish();
 }
 
+/// Answers in a launcher's stead, on the socket of a launcher of pid `pid`.
+const IMPOSTOR: &str = "import os, socket, sys\n\
+    pid, uid = sys.argv[1:]\n\
+    if uid: os.setgid(int(uid)); os.setuid(int(uid))\n\
+    s = socket.socket(socket.AF_UNIX)\n\
+    s.bind('\\0start-stunnel/' + (pid or str(os.getpid())) + '.9')\n\
+    s.listen(64)\n\
+    print('listening', flush=True)\n\
+    while True:\n \
+        c = s.accept()[0]\n \
+        answer = b'HTTP/1.1 200 OK\\r\\nstart-stunnel-well: true\\r\\n\\r\\n{\"pid\":%d}\\n'\n \
+        try: c.recv(4096), c.sendall(answer % os.getpid())\n \
+        except OSError: pass\n \
+        c.close()\n";
+
+/// What `--status` says of an [`IMPOSTOR`].
+fn said_of_impostor(pid: &str, uid: &str) -> Option<Value> {
+    let mut impostor = Command::new("/usr/bin/python3")
+        .args(["-c", IMPOSTOR, pid, uid])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(impostor.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let said = status_of(impostor.id() as i32);
+    impostor.kill().unwrap();
+    impostor.wait().unwrap();
+    assert_eq!(line, "listening\n");
+    said
+}
+
+#[test]
+fn only_this_users_process_after_which_the_socket_is_named_is_believed() {
+    assert!(said_of_impostor("", "").is_some(), "its own pid, and this user");
+    assert_eq!(said_of_impostor("1", ""), None, "another's pid");
+    if nix::unistd::geteuid().is_root() {
+        assert_eq!(said_of_impostor("", "65534"), None, "another user, even for root");
+    }
+}
+
 #[test]
 fn watching_draws_again_each_second_until_nobody_reads_any_more() {
     let held = Launcher::hold(NOWHERE);
@@ -156,10 +196,10 @@ fn each_path_answers_and_nothing_else_does() {
 }
 
 #[test]
-fn eight_visitors_who_say_nothing_keep_the_ninth_waiting_only_until_their_time_is_up() {
+fn a_hundred_visitors_who_say_nothing_are_closed_and_keep_no_probe_waiting() {
     let (held, page) = with_page();
     let visitors: Vec<_> =
-        (0..8).map(|_| TcpStream::connect(("127.0.0.1", page.port)).unwrap()).collect();
+        (0..100).map(|_| TcpStream::connect(("127.0.0.1", page.port)).unwrap()).collect();
     assert_eq!(page.get("/healthz").code, 200);
     for mut visitor in visitors {
         assert_eq!(visitor.read_to_end(&mut Vec::new()).unwrap(), 0, "closed, and nothing said");
@@ -196,6 +236,8 @@ fn a_launcher_that_drains_is_not_healthy_any_more() {
         (answer.code == 503).then_some(answer)
     });
     assert_eq!(drains.body, "draining\n");
+    let ready = page.get("/readyz");
+    assert_eq!((ready.code, ready.body.as_str()), (503, "draining\n"));
     held.running.signal(libc::SIGTERM);
     held.finish();
 }

@@ -23,6 +23,9 @@ use history::History;
 pub use history::{POINTS, Point, RECENT, Recent, SLOT};
 pub use reason::{CloseReason, FailureReason, PoolResult};
 
+/// How long a failure says that a tunnel fails, if nobody tries again.
+pub const LAPSE: Duration = Duration::from_secs(60);
+
 /// A number that only grows.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
@@ -221,16 +224,31 @@ pub struct TunnelFigures {
 /// What is told in words.
 #[derive(Debug, Default)]
 struct Latest {
+    failed: Option<Instant>,
     failure: Option<FailureText>,
     certificate: Option<CertificateText>,
 }
+
+impl Latest {
+    /// Whether the latest failure says nothing of the moment `now` any more.
+    fn has_lapsed(&self, now: Instant) -> bool {
+        self.failed.is_none_or(|failed| now - failed >= LAPSE)
+    }
+}
+
+/// What went wrong with a connection that had reached Redis, or what speaks TLS for it: it was
+/// closed without an answer.
+pub const UNANSWERED: &str = "unanswered";
+/// The same: its first answer was that Redis has too many clients.
+pub const FULL: &str = "max_clients";
 
 /// The latest failure, in words.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FailureText {
     /// Milliseconds since 1970.
     pub at: u64,
-    pub reason: FailureReason,
+    /// The word of a [`FailureReason`], [`UNANSWERED`], or [`FULL`].
+    pub reason: &'static str,
     pub error: String,
     pub hint: String,
 }
@@ -325,6 +343,32 @@ impl TunnelFigures {
         self.reply_wait.observe(now - since);
     }
 
+    /// Redis has sent a connection of the app's its first byte, which is what says that it works.
+    pub fn answered(&self) {
+        self.last_success.set(unix_ms(SystemTime::now()));
+        self.failing_since.set(0);
+    }
+
+    /// Redis has closed a connection of the app's instead of answering it.
+    pub fn unanswered(&self, error: String, hint: String) {
+        self.fails(UNANSWERED, error, hint);
+    }
+
+    /// Redis has answered a connection of the app's that it has no room for it.
+    pub fn refused_as_full(&self, error: String, hint: String) {
+        self.fails(FULL, error, hint);
+    }
+
+    fn fails(&self, reason: &'static str, error: String, hint: String) {
+        let (at, now) = (unix_ms(SystemTime::now()), Instant::now());
+        let mut latest = self.latest();
+        if self.failing_since.get() == 0 || latest.has_lapsed(now) {
+            self.failing_since.set(at);
+        }
+        latest.failed = Some(now);
+        latest.failure = Some(FailureText { at, reason, error, hint });
+    }
+
     /// A handshake with the server is done.
     pub fn shook_hands(&self, resumed: bool, took: Duration) {
         let histogram = if resumed { &self.handshakes_resumed } else { &self.handshakes_full };
@@ -347,12 +391,15 @@ impl TunnelFigures {
     pub fn hold(self: &Arc<Self>, state: UpstreamState) -> Held {
         self.roll(Instant::now());
         self.of(state).up();
-        self.of_server.up();
+        if state.is_made() {
+            self.of_server.up();
+        }
         self.note_peak();
         Held { figures: self.clone(), state }
     }
 
-    /// How many connections all tunnels to the server hold now, spares included.
+    /// How many connections all tunnels to the server hold now, spares included, and those that are
+    /// only being made not: attempts that fail together are no sign of a limit.
     pub fn open_to_server(&self) -> u64 {
         self.of_server.get()
     }
@@ -441,7 +488,8 @@ impl TunnelFigures {
             connection_wait: self.connection_wait.observed(),
             reply_wait: self.reply_wait.observed(),
             last_success: set(&self.last_success),
-            failing_since: set(&self.failing_since),
+            failing_since: set(&self.failing_since).filter(|_| !latest.has_lapsed(now)),
+            has_lapsed: set(&self.failing_since).is_some() && latest.has_lapsed(now),
             failure: latest.failure.clone(),
             certificate: latest.certificate.clone(),
             recent: self.history.recent(&self.mark(self.slot_peak.get())),
@@ -471,6 +519,12 @@ pub enum UpstreamState {
     Connecting,
 }
 
+impl UpstreamState {
+    fn is_made(self) -> bool {
+        self != UpstreamState::Connecting
+    }
+}
+
 /// One connection to Redis, which counts until this is dropped.
 #[derive(Debug)]
 pub struct Held {
@@ -482,6 +536,11 @@ impl Held {
     pub fn is_now(&mut self, state: UpstreamState) {
         self.figures.of(self.state).down();
         self.figures.of(state).up();
+        match (self.state.is_made(), state.is_made()) {
+            (false, true) => self.figures.of_server.up(),
+            (true, false) => self.figures.of_server.down(),
+            _ => {}
+        }
         self.state = state;
     }
 }
@@ -490,7 +549,9 @@ impl Drop for Held {
     fn drop(&mut self) {
         self.figures.roll(Instant::now());
         self.figures.of(self.state).down();
-        self.figures.of_server.down();
+        if self.state.is_made() {
+            self.figures.of_server.down();
+        }
     }
 }
 
@@ -508,12 +569,10 @@ impl Arrival {
         self.accepted
     }
 
-    /// Redis is ready for it.
+    /// It has a connection to the server: to Redis, or to what speaks TLS for it.
     pub fn ready(&self, now: Instant) {
         self.figures.roll(now);
         self.figures.connection_wait.observe(now - self.accepted);
-        self.figures.last_success.set(unix_ms(SystemTime::now()));
-        self.figures.failing_since.set(0);
     }
 
     /// It has failed; what was counted first, counts.
@@ -524,11 +583,7 @@ impl Arrival {
         let figures = &self.figures;
         figures.roll(Instant::now());
         figures.failed[reason as usize].add(1);
-        let at = unix_ms(SystemTime::now());
-        if figures.failing_since.get() == 0 {
-            figures.failing_since.set(at);
-        }
-        figures.latest().failure = Some(FailureText { at, reason, error, hint });
+        figures.fails(reason.word(), error, hint);
     }
 
     /// It was closed; what was counted first, counts.
@@ -590,8 +645,11 @@ pub struct TunnelSnapshot {
     pub connection_wait: Observed,
     pub reply_wait: Observed,
     pub last_success: Option<u64>,
-    /// The first failure since the last success; `None`: it works, or nobody has tried.
+    /// The first of the failures since the last success of which each came within [`LAPSE`] of the
+    /// one before; `None`: it works, or nobody has tried for so long.
     pub failing_since: Option<u64>,
+    /// Whether the latest attempt failed, but longer ago than [`LAPSE`].
+    pub has_lapsed: bool,
     pub failure: Option<FailureText>,
     pub certificate: Option<CertificateText>,
     pub recent: Recent,
@@ -669,6 +727,8 @@ mod tests {
         assert!(first.is_some() && since() == first);
         let tunnel = &figures.tunnels()[0];
         tunnel.accept(Instant::now()).ready(Instant::now());
+        assert_eq!(since(), first, "what speaks TLS may be there without Redis");
+        tunnel.answered();
         assert_eq!(since(), None);
         // What it was is still told.
         let failure = figures.snapshot(Instant::now()).tunnels[0].failure.clone();
@@ -676,10 +736,32 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn one_failure_says_nothing_any_more_after_a_minute_without_an_attempt() {
+        let figures = figures();
+        let seen = || {
+            let tunnel = &figures.snapshot(Instant::now()).tunnels[0];
+            (tunnel.failing_since.is_some(), tunnel.has_lapsed)
+        };
+        assert_eq!(seen(), (false, false));
+        for _ in 0..3 {
+            fail(&figures);
+            tokio::time::advance(LAPSE - SECOND).await;
+            assert_eq!(seen(), (true, false));
+        }
+        tokio::time::advance(SECOND).await;
+        assert_eq!(seen(), (false, true));
+        fail(&figures);
+        assert_eq!(seen(), (true, false));
+        figures.tunnels()[0].answered();
+        assert_eq!(seen(), (false, false));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn connections_to_one_server_are_counted_together_and_the_peak_is_the_most_of_a_tunnel() {
         let figures = figures();
         let [a, b, c] = figures.tunnels() else { panic!("three") };
         let mut first = a.hold(UpstreamState::Connecting);
+        assert_eq!(a.open_to_server(), 0, "it is only being made");
         let second = a.hold(UpstreamState::Idle);
         let _other = b.hold(UpstreamState::Relaying);
         let _elsewhere = c.hold(UpstreamState::Relaying);

@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// Between two looks with `--watch`.
 const PAUSE: Duration = Duration::from_secs(1);
 /// The longest answer, in bytes: far more than a launcher has to say.
-const LONGEST: u64 = 16 << 20;
+const LONGEST: u64 = 2 << 20;
 /// Takes a terminal's cursor to its top left corner, and clears what is below (ECMA-48).
 const CLEAR: &str = "\x1b[H\x1b[J";
 
@@ -96,10 +96,11 @@ fn is_gone(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionRefused | ConnectionReset | BrokenPipe | UnexpectedEof)
 }
 
-/// What the launcher at the socket of this name says; `None` if it is another user's.
+/// What the launcher at the socket of this name says; `None` if it is no launcher of
+/// this user's.
 async fn ask(name: &str, format: LogFormat) -> io::Result<Option<Answer>> {
     let mut stream = local::connect(name)?;
-    if !local::is_believed(&stream) {
+    if !local::is_believed(&stream, name) {
         return Ok(None);
     }
     let path = match format {
@@ -152,8 +153,9 @@ fn print(answers: &[Answer], watch: bool, format: LogFormat) -> io::Result<()> {
 
 /// With the verdicts, which stand in capitals at the end of a tunnel's first line, in colour.
 fn painted(text: &str) -> String {
-    const VERDICTS: [(&str, u8); 4] = [
+    const VERDICTS: [(&str, u8); 5] = [
         ("   FAILING", 31),
+        ("   LAST ATTEMPT FAILED", 33),
         ("   WORKING, SEE BELOW", 33),
         ("   WORKING", 32),
         ("   NOT USED YET", 2),

@@ -50,7 +50,7 @@ fn tunnel(tunnel: &TunnelSnapshot) -> Value {
         "last_success": tunnel.last_success.map(unix_seconds),
         "last_failure": tunnel.failure.as_ref().map(|failure| json!({
             "time": unix_seconds(failure.at),
-            "reason": failure.reason.word(),
+            "reason": failure.reason,
             "error": failure.error,
             "hint": failure.hint,
         })),

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, interval_at};
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use crate::figures::{FailureReason, Figures, TunnelSnapshot, p95};
 use crate::logging::notice;
@@ -16,6 +16,8 @@ pub async fn log_each(interval: Duration, figures: Arc<Figures>, dyno: Option<St
     let snapshot = || figures.snapshot(Instant::now()).tunnels;
     let mut before = snapshot();
     let mut ticks = interval_at(Instant::now() + interval, interval);
+    // What is stopped for a while has one line to catch up on, not one for each interval.
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
         ticks.tick().await;
         let now = snapshot();

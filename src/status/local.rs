@@ -73,7 +73,7 @@ fn address(name: &str) -> io::Result<SockAddr> {
 }
 
 /// Whether the process at the other end is of this user, or root's.
-pub fn is_same_user_or_root(stream: &UnixStream) -> bool {
+fn is_same_user_or_root(stream: &UnixStream) -> bool {
     stream.peer_cred().is_ok_and(|peer| peer.uid() == 0 || peer.uid() == geteuid().as_raw())
 }
 
@@ -101,8 +101,7 @@ pub fn names(sockets: &str) -> Vec<String> {
         is_number.then(|| name.to_owned())
     };
     let mut names: Vec<String> = sockets.lines().filter_map(of_launcher).collect();
-    let pid = |name: &str| pid_of(name).split('.').next().and_then(|pid| pid.parse::<u32>().ok());
-    names.sort_by_key(|name| (pid(name), name.clone()));
+    names.sort_by_key(|name| (number_of(name), name.clone()));
     names.dedup();
     names
 }
@@ -112,10 +111,19 @@ pub fn pid_of(name: &str) -> &str {
     name.strip_prefix(PREFIX).unwrap_or(name)
 }
 
-/// Whether whoever listens at the other end may be believed: root believes everybody, others
-/// themselves and root.
-pub fn is_believed(stream: &UnixStream) -> bool {
-    geteuid().is_root() || is_same_user_or_root(stream)
+fn number_of(name: &str) -> Option<u32> {
+    pid_of(name).split('.').next()?.parse().ok()
+}
+
+/// Whether whoever listens at the other end of `stream` is of this user, and the process that the
+/// socket is named after. Anybody can take any name, and containers that share a network, but not
+/// their pids, see each other's: those are not this user's to judge, and the kernel tells them by
+/// another user or pid (0 for one that cannot be seen from here).
+pub fn is_believed(stream: &UnixStream, name: &str) -> bool {
+    stream.peer_cred().is_ok_and(|peer| {
+        let pid = peer.pid().and_then(|pid| u32::try_from(pid).ok());
+        peer.uid() == geteuid().as_raw() && pid.is_some() && pid == number_of(name)
+    })
 }
 
 #[cfg(test)]
@@ -134,5 +142,6 @@ mod tests {
             0000000000000000: 00000002 00000000 00010000 0001 01 1239 @start-stunnel/x\n";
         assert_eq!(names(sockets), ["start-stunnel/7", "start-stunnel/7.1", "start-stunnel/112"]);
         assert_eq!(pid_of("start-stunnel/7.1"), "7.1");
+        assert_eq!(number_of("start-stunnel/7.1"), Some(7));
     }
 }

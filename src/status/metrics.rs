@@ -243,7 +243,7 @@ impl Report {
             ),
             self.each(
                 "last_success_timestamp_seconds",
-                "When Redis was last ready for a connection of the app's",
+                "When Redis last began to answer a connection of the app's",
                 Gauge,
                 |tunnel| seconds(tunnel.last_success),
             ),

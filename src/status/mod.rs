@@ -119,6 +119,7 @@ pub mod tests {
         for n in 0..12 {
             let mut arrival = works.accept(now);
             arrival.ready(now + ms(20 + n));
+            works.answered();
             works.pooled([PoolResult::New, PoolResult::Spare, PoolResult::Reused][n as usize % 3]);
             works.shook_hands(n > 0, ms(9));
             works.replied(now, now + ms(2));

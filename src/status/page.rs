@@ -85,7 +85,7 @@ fn class(verdict: Verdict) -> &'static str {
     match verdict {
         Verdict::Unused => "unused",
         Verdict::Works => "works",
-        Verdict::Unsteady => "unsteady",
+        Verdict::Unsteady | Verdict::Lapsed => "unsteady",
         Verdict::Fails => "fails",
     }
 }

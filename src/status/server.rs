@@ -4,11 +4,13 @@
 //! A page of another site that leads a name of its own to this address (DNS rebinding) is turned
 //! away by the name: <https://owasp.org/www-community/attacks/DNS_Rebinding>.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::fs::File;
 use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -21,8 +23,8 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::Semaphore;
-use tokio::time::{sleep, timeout};
+use tokio::sync::oneshot;
+use tokio::time::sleep;
 
 use super::address::Listener;
 use super::metrics::{self, Format};
@@ -31,10 +33,12 @@ use crate::figures::CommandState;
 use crate::logging::{debug, warning};
 use crate::tunnel::{failure, headroom};
 
-/// Connections that are served at once; others wait in the kernel.
-const MOST_CONNECTIONS: usize = 8;
+/// Connections that are served at once; for another one, one that has not asked yet has to go.
+const MOST_CONNECTIONS: usize = 64;
 /// The longest request line and headers, in bytes.
 const LONGEST_HEADERS: usize = 8 * 1024;
+/// How long a connection may take to ask.
+const LONGEST_SILENCE: Duration = Duration::from_secs(1);
 /// How long a connection may last.
 const LONGEST: Duration = Duration::from_secs(5);
 /// The pause after a failed `accept`, so that a lack of descriptors does not spin.
@@ -116,22 +120,27 @@ pub async fn accept_all(
     status: Arc<Status>,
     hosts: Hosts,
 ) -> io::Result<()> {
-    let free = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    let mut served = VecDeque::new();
     let reserve = Arc::new(Reserve::default());
     reserve.fill();
     loop {
-        let permit = free.clone().acquire_owned().await.map_err(io::Error::other)?;
         match listener.accept().await {
             Ok(_) if !headroom::has(ANSWER) => {
                 debug!(at = "status-unanswered", error = "memory is short");
             }
             Ok(stream) => {
+                make_room(&mut served);
+                let (visit, mut unwanted) = Visit::new();
+                let asked = visit.asked.clone();
+                served.push_back(visit);
                 let (status, hosts, reserve) = (status.clone(), hosts.clone(), reserve.clone());
                 tokio::spawn(async move {
-                    serve_connection(Box::new(stream), &status, &hosts).await;
+                    tokio::select! {
+                        () = serve_visit(Box::new(stream), &status, &hosts, &asked) => {}
+                        _ = &mut unwanted => {}
+                    }
                     // Before anybody else has the descriptor.
                     reserve.fill();
-                    drop(permit);
                 });
             }
             // It is tried again at once, before anybody else has it.
@@ -142,6 +151,32 @@ pub async fn accept_all(
                 reserve.fill();
             }
         }
+    }
+}
+
+/// A connection that is served, until this is dropped.
+struct Visit {
+    /// Whether its request is there.
+    asked: Arc<AtomicBool>,
+    /// Closed once it has been served.
+    served: oneshot::Sender<Infallible>,
+}
+
+impl Visit {
+    /// With what becomes ready when it is dropped.
+    fn new() -> (Visit, oneshot::Receiver<Infallible>) {
+        let (served, unwanted) = oneshot::channel();
+        (Visit { asked: Arc::default(), served }, unwanted)
+    }
+}
+
+/// Sees to it that another connection can be served. Whoever has said nothing for longest goes
+/// first: what watches over a process must get in beside those who only connect.
+fn make_room(served: &mut VecDeque<Visit>) {
+    served.retain(|visit| !visit.served.is_closed());
+    if served.len() >= MOST_CONNECTIONS {
+        let is_silent = |visit: &Visit| !visit.asked.load(Ordering::Relaxed);
+        served.remove(served.iter().position(is_silent).unwrap_or(0));
     }
 }
 
@@ -174,7 +209,18 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Connection for S {}
 
 /// Answers one request, within [`LONGEST`].
 pub async fn serve_connection(stream: Box<dyn Connection>, status: &Status, hosts: &Hosts) {
+    serve_visit(stream, status, hosts, &AtomicBool::new(false)).await;
+}
+
+/// As [`serve_connection`]; `asked` is set once the request is there.
+async fn serve_visit(
+    stream: Box<dyn Connection>,
+    status: &Status,
+    hosts: &Hosts,
+    asked: &AtomicBool,
+) {
     let answer = async |request: Request<hyper::body::Incoming>| {
+        asked.store(true, Ordering::Relaxed);
         let (head, _) = request.into_parts();
         let response = match refused(&head.method, &head.uri, &head.headers, hosts) {
             Some(refusal) => refusal,
@@ -189,10 +235,17 @@ pub async fn serve_connection(stream: Box<dyn Connection>, status: &Status, host
         .max_buf_size(2 * LONGEST_HEADERS)
         .half_close(true);
     let served = server.serve_connection(Stream(stream), service_fn(answer));
-    match timeout(LONGEST, served).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => debug!(at = "status-unanswered", error = %error),
-        Err(_) => debug!(at = "status-unanswered", error = "timed out"),
+    let too_long = async {
+        sleep(LONGEST_SILENCE).await;
+        if asked.load(Ordering::Relaxed) {
+            sleep(LONGEST - LONGEST_SILENCE).await;
+        }
+    };
+    tokio::select! {
+        served = served => if let Err(error) = served {
+            debug!(at = "status-unanswered", error = %error);
+        },
+        () = too_long => debug!(at = "status-unanswered", error = "timed out"),
     }
 }
 
@@ -265,6 +318,10 @@ fn health(report: &Report) -> Response<Text> {
 }
 
 fn readiness(report: &Report) -> Response<Text> {
+    let state = report.snapshot.command.state;
+    if state == CommandState::Draining {
+        return plain(StatusCode::SERVICE_UNAVAILABLE, &format!("{}\n", state.word()));
+    }
     let failing: Vec<_> = report
         .snapshot
         .tunnels
@@ -367,7 +424,8 @@ impl hyper::rt::Write for Stream {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
+    use tokio::sync::mpsc;
 
     /// What a launcher answers to the bytes of a request.
     fn asked(request: &str) -> String {
@@ -459,5 +517,46 @@ mod tests {
         assert_eq!(asked(""), "");
         assert_eq!(asked("GET / HTTP/1.1\r\nHost: local"), "");
         assert!(asked("\x16\x03\x01\r\n\r\n").starts_with("HTTP/1.1 400 "));
+    }
+
+    /// Connections that a test makes.
+    struct Made(tokio::sync::Mutex<mpsc::UnboundedReceiver<DuplexStream>>);
+
+    impl Accept for Made {
+        type Stream = DuplexStream;
+
+        async fn accept(&self) -> io::Result<DuplexStream> {
+            match self.0.lock().await.recv().await {
+                Some(stream) => Ok(stream),
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_hundred_who_say_nothing_keep_nobody_waiting() {
+        let (visitors, made) = mpsc::unbounded_channel();
+        let status = Status::new(crate::status::tests::figures());
+        let made = Made(tokio::sync::Mutex::new(made));
+        tokio::spawn(accept_all(made, status, Hosts::default()));
+        let visit = || {
+            let (client, server) = duplex(1 << 20);
+            visitors.send(server).unwrap();
+            client
+        };
+        let started = tokio::time::Instant::now();
+        let mut silent: Vec<_> = (0..100).map(|_| visit()).collect();
+        let mut asks = visit();
+        asks.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+        // More of them come before it is read.
+        silent.extend((0..MOST_CONNECTIONS / 2).map(|_| visit()));
+        let mut answer = String::new();
+        asks.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        assert_eq!(started.elapsed(), Duration::ZERO);
+        for mut silent in silent {
+            assert_eq!(silent.read(&mut [0]).await.unwrap(), 0, "closed, and nothing said");
+        }
+        assert!(started.elapsed() <= LONGEST_SILENCE + Duration::from_millis(10));
     }
 }

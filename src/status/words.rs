@@ -27,6 +27,8 @@ pub enum Verdict {
     Unsteady,
     /// The latest attempt failed.
     Fails,
+    /// The same, but that was a while ago.
+    Lapsed,
 }
 
 impl Verdict {
@@ -35,6 +37,8 @@ impl Verdict {
         let ends_soon = tunnel.certificate.as_ref().is_some_and(|shown| days_left(shown) < SOON);
         if tunnel.failing_since.is_some() {
             Verdict::Fails
+        } else if tunnel.has_lapsed {
+            Verdict::Lapsed
         } else if tunnel.last_success.is_none() {
             Verdict::Unused
         } else if recent.failed_in_all() > 0
@@ -54,6 +58,7 @@ impl Verdict {
             Verdict::Works => "working",
             Verdict::Unsteady => "working, see below",
             Verdict::Fails => "failing",
+            Verdict::Lapsed => "last attempt failed",
         }
     }
 }
@@ -64,7 +69,7 @@ pub struct Block {
     /// `REDIS_URL → host:6380`.
     pub title: String,
     pub verdict: Verdict,
-    /// Since when it fails.
+    /// Since when it fails, or when it did.
     pub since: Option<String>,
     /// What is probably wrong, and what to do.
     pub advice: Option<String>,
@@ -99,9 +104,15 @@ fn block(tunnel: &TunnelSnapshot, report: &Report) -> Block {
     Block {
         title: format!("{} → {}", tunnel.labels.variables.join(" "), tunnel.labels.upstream),
         verdict: Verdict::of(tunnel),
-        since: tunnel
-            .failing_since
-            .map(|since| format!("since {} ({})", minute(since), ago(now.saturating_sub(since)))),
+        since: match (tunnel.failing_since, &tunnel.failure) {
+            (Some(since), _) => {
+                Some(format!("since {} ({})", minute(since), ago(now.saturating_sub(since))))
+            }
+            (None, Some(failure)) if tunnel.has_lapsed => {
+                Some(format!("at {}, none since", second(failure.at)))
+            }
+            _ => None,
+        },
         advice: advice(tunnel),
         rows: vec![
             held(tunnel),
@@ -124,7 +135,7 @@ pub fn advice(tunnel: &TunnelSnapshot) -> Option<String> {
             capitalized(&client_limit::remedy()),
         ));
     }
-    let failed = tunnel.failing_since.is_some() || recent.failed_in_all() > 0;
+    let failed = tunnel.failing_since.is_some() || tunnel.has_lapsed || recent.failed_in_all() > 0;
     let failure = tunnel.failure.as_ref().filter(|_| failed)?;
     Some(capitalized(&failure.hint))
 }
@@ -379,6 +390,18 @@ mod tests {
         let row = &rows(fails)[1];
         assert!(row.starts_with("Failures: last 5 min: 9 of 9 · tls_eof 9 · last at "), "{row}");
         assert!(process(&report).starts_with("COMMAND pid 7, running 0 s · descriptors "));
+    }
+
+    #[test]
+    fn a_failure_of_a_while_ago_is_told_as_that() {
+        let mut report = report();
+        let tunnel = &mut report.snapshot.tunnels[1];
+        (tunnel.failing_since, tunnel.has_lapsed) = (None, true);
+        let failed = second(tunnel.failure.as_ref().unwrap().at);
+        let block = &blocks(&report)[1];
+        assert_eq!(block.verdict.word(), "last attempt failed");
+        assert_eq!(block.since, Some(format!("at {failed}, none since")));
+        assert!(block.advice.is_some());
     }
 
     #[test]

@@ -23,6 +23,9 @@ use crate::logging::{debug, info, warning};
 use crate::pool::{HandOver, Place};
 use crate::tls::is_own_failure;
 
+/// What went wrong, as the status page and the log have it.
+const UNANSWERED: &str = "the server closed the connection without an answer";
+const FULL: &str = "Redis answered that it has too many clients";
 /// How long Redis sends nothing once it has answered everything.
 const QUIET: Duration = Duration::from_millis(50);
 /// How long it may go on sending after an app has broken off: what it was asked for is worked off
@@ -165,8 +168,8 @@ async fn relay_to_end(
     let peer = endpoints.app.peer();
     drop(endpoints);
     // Behind its end: it is none of those that the launcher holds.
-    if unanswered && tunnel.unanswered_warning.is_due(Instant::now()) {
-        warn_unanswered(tunnel);
+    if unanswered {
+        note_unanswered(tunnel);
     }
     let Course { end, sent, received, .. } = course;
     let (counted, reason, error) = match &end {
@@ -215,6 +218,11 @@ async fn relay(
         // Not before: making a spare costs time in which the first request would wait.
         if !answered && (relay.received() > 0 || end.is_ready()) {
             answered = true;
+            if relay.is_turned_away() {
+                tunnel.figures.refused_as_full(FULL.to_owned(), hints::full());
+            } else if relay.received() > 0 {
+                tunnel.figures.answered();
+            }
             tunnel.note_session(is_new && relay.received() > 0);
             supply::refill(tunnel);
         } else if !answered {
@@ -308,16 +316,21 @@ async fn end(
     Told::Nothing { unanswered: by_redis && *sent > 0 && *received == 0 }
 }
 
-/// Says in the log that Redis closed a connection instead of answering. A TLS front in front of a
+/// Counts, and says in the log, that Redis closed a connection instead of answering. A TLS front in front of a
 /// Redis that is down closes so; in front of one at its maxclients, too, when the error that Redis
 /// sends is overtaken by the reset that it causes.
-fn warn_unanswered(tunnel: &Tunnel) {
+fn note_unanswered(tunnel: &Tunnel) {
+    let (error, hint) = (UNANSWERED, hints::unanswered(tunnel));
+    tunnel.figures.unanswered(error.to_owned(), hint.clone());
+    if !tunnel.unanswered_warning.is_due(Instant::now()) {
+        return;
+    }
     warning!(
         at = "connection-unanswered",
         var = tunnel.variable(),
         upstream = %tunnel.route.upstream,
-        error = "the server closed the connection without an answer",
-        hint = hints::unanswered(tunnel),
+        error,
+        hint,
     );
 }
 

@@ -72,6 +72,7 @@ pub struct Relay<'a, A, R> {
     /// The next check of the app, while Redis stalls.
     app_check: Option<Pin<Box<Sleep>>>,
     redis_ended_first: bool,
+    is_turned_away: bool,
     reuse: Reuse,
     /// When a request was sent that is not answered yet, and none before it was pending.
     asked: Option<Instant>,
@@ -97,6 +98,7 @@ impl<'a, A, R> Relay<'a, A, R> {
             idle: idle_timeout.map(Idle::new),
             app_check: None,
             redis_ended_first: false,
+            is_turned_away: false,
             reuse,
             asked: None,
             counted: (0, 0),
@@ -172,6 +174,11 @@ impl<'a, A, R> Relay<'a, A, R> {
     pub fn redis_ended_first(&self) -> bool {
         self.redis_ended_first
     }
+
+    /// Whether Redis's first reply was that it has too many clients.
+    pub fn is_turned_away(&self) -> bool {
+        self.is_turned_away
+    }
 }
 
 impl<A, R> Drop for Relay<'_, A, R> {
@@ -228,6 +235,7 @@ where
             relay.count();
         }
         if std::mem::take(&mut relay.down.turned_away) {
+            relay.is_turned_away = true;
             relay.figures.turned_away();
         }
         if relay.reuse.is_unconfirmed()
