@@ -69,8 +69,8 @@ const IN_THE_MANUAL: [&str; 2] = ["wide-light", "narrow-dark"];
 /// How long a browser may take: far more than it does beside others like it.
 const BROWSER: Duration = Duration::from_secs(300);
 
-/// Whether there is a browser, or none that `bin/setup test` could install: Ubuntu's apt knows none.
-/// Where apt knows one, or knows nothing at all, a browser that is missing is a mistake.
+/// Whether there is a browser, or none that `bin/setup test` could install: Ubuntu's apt knows
+/// none. Where apt knows one, or knows nothing at all, a browser that is missing is a mistake.
 fn browser_is_to_be_had() -> bool {
     let found = |program: &str| {
         let path = std::env::var_os("PATH").unwrap_or_default();
