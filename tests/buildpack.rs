@@ -564,6 +564,56 @@ fn the_buildpacks_description_follows_the_specification() {
     }
 }
 
+/// Names of files in a listing, one a line.
+fn names(program: &str, words: &[&str]) -> Vec<String> {
+    let said = Command::new(program).args(words).current_dir(ROOT).output().unwrap();
+    assert!(said.status.success(), "{program} {words:?}: {said:?}");
+    String::from_utf8(said.stdout).unwrap().lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn the_archives_hold_no_file_that_only_lies_in_the_checkout() {
+    let tracked = names("git", &["ls-files"]);
+    let within = |archive: &Path, root: &str, folders: [&str; 2], home: &str| {
+        let listing = names("tar", &["tzf", archive.to_str().unwrap()]);
+        let inside = listing.iter().filter_map(|name| name.strip_prefix(root));
+        let inside: Vec<_> = inside
+            .filter(|name| folders.iter().any(|folder| name.starts_with(folder)))
+            .filter(|name| !name.ends_with('/'))
+            .collect();
+        assert!(inside.len() > 4, "{listing:?}");
+        for name in inside {
+            assert!(tracked.contains(&format!("{home}{name}")), "{name} is none of Git's");
+        }
+    };
+    let root = format!("start-stunnel-{VERSION}-x86_64-linux-gnu/");
+    within(&binary_archive(), &root, ["docs/", "examples/"], "");
+    within(&buildpack_archive(), "./", ["bin/", "lib/"], "buildpack/");
+}
+
+#[test]
+fn each_binary_of_the_buildpack_has_its_licences_beside_it_and_glibcs_is_preferred() {
+    let folder = tempfile::tempdir().unwrap();
+    unpack(&buildpack_archive(), folder.path());
+    let launchers = folder.path().join("launcher");
+    let folders = fs::read_dir(&launchers).unwrap().map(|entry| entry.unwrap().path());
+    let folders: Vec<_> = folders.filter(|entry| entry.is_dir()).collect();
+    assert!(folders.contains(&launchers.join("x86_64")), "{folders:?}");
+    for launcher in folders {
+        let architecture = launcher.file_name().unwrap().to_str().unwrap();
+        let gnu = format!("start-stunnel-{VERSION}-{architecture}-linux-gnu.tar.gz");
+        let built_for_gnu = Path::new(ROOT).join("dist").join(gnu).exists();
+        let licences = fs::read_to_string(launcher.join("THIRD-PARTY-LICENCES")).unwrap();
+        assert!(licences.contains("\nziglang "), "{architecture}");
+        let musl = licences.contains("\nmusl as a whole is licensed under");
+        assert_eq!(musl, !built_for_gnu, "{architecture}");
+        // Its loader, which a static one lacks.
+        let binary = fs::read(launcher.join("start-stunnel")).unwrap();
+        let loaded = binary.windows(10).any(|bytes| bytes == b"/ld-linux-");
+        assert_eq!(loaded, built_for_gnu, "{architecture}");
+    }
+}
+
 #[test]
 fn the_archives_match_their_checksums_and_hold_what_a_user_needs() {
     let sums = Command::new("sha256sum")
