@@ -316,9 +316,9 @@ async fn end(
     Told::Nothing { unanswered: by_redis && *sent > 0 && *received == 0 }
 }
 
-/// Counts, and says in the log, that Redis closed a connection instead of answering. A TLS front in front of a
-/// Redis that is down closes so; in front of one at its maxclients, too, when the error that Redis
-/// sends is overtaken by the reset that it causes.
+/// Counts, and says in the log, that Redis closed a connection instead of answering. A TLS front in
+/// front of a Redis that is down closes so; in front of one at its maxclients, too, when the error
+/// that Redis sends is overtaken by the reset that it causes.
 fn note_unanswered(tunnel: &Tunnel) {
     let (error, hint) = (UNANSWERED, hints::unanswered(tunnel));
     tunnel.figures.unanswered(error.to_owned(), hint.clone());
