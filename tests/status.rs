@@ -59,7 +59,7 @@ fn a_launcher_is_found_with_nothing_set_and_gone_when_it_has_ended() {
 }
 
 #[test]
-fn where_no_launcher_runs_the_exit_code_is_3() {
+fn where_no_launcher_runs_the_exit_code_is_3_unless_none_is_to_run() {
     // A network namespace has its own names of sockets.
     let unshare = ["--user", "--map-root-user", "--net", BINARY, "--status"];
     let output = Command::new("unshare").args(unshare).output().unwrap();
@@ -73,6 +73,20 @@ fn where_no_launcher_runs_the_exit_code_is_3() {
         String::from_utf8_lossy(&output.stdout),
         "No start-stunnel of this user runs here.\n"
     );
+    let mut switched_off = Command::new("unshare");
+    let output = switched_off.args(unshare).env("STUNNEL_ENABLED", "false").output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        "No start-stunnel of this user runs here, and none is to: STUNNEL_ENABLED is off.\n"
+    );
+}
+
+#[test]
+fn status_goes_with_no_command_and_no_other_task() {
+    for words in [["--status", "true"], ["--status", "--check"], ["--status", "--print-env"]] {
+        assert_eq!(Launcher::new(words).run().code(), 2, "{words:?}");
+    }
 }
 
 #[test]
@@ -147,6 +161,29 @@ fn only_this_users_process_after_which_the_socket_is_named_is_believed() {
     if nix::unistd::geteuid().is_root() {
         assert_eq!(said_of_impostor("", "65534"), None, "another user, even for root");
     }
+}
+
+#[test]
+fn a_launcher_that_hangs_up_does_not_answer_and_counts_as_failing() {
+    // It hangs up when memory is short: here is one that always does.
+    let script = "import os, socket\n\
+        s = socket.socket(socket.AF_UNIX)\n\
+        s.bind('\\0start-stunnel/%d' % os.getpid())\n\
+        s.listen(64)\n\
+        print('listening', flush=True)\n\
+        while True: s.accept()[0].close()\n";
+    let mut server = Command::new("/usr/bin/python3")
+        .args(["-c", script])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(server.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let said = status(&[]);
+    server.kill().unwrap();
+    server.wait().unwrap();
+    let expected = format!("start-stunnel pid {} does not answer", server.id());
+    assert!(said.stdout.contains(&expected) && said.code() == 1, "{said:?}");
 }
 
 #[test]
@@ -255,6 +292,10 @@ fn the_port_that_the_platform_wants_the_app_to_have_is_refused() {
     );
     let option = Launcher::new(["--status-address", "0.0.0.0:5000", "true"]).redis(NOWHERE);
     assert_eq!(option.env("PORT", "5000").run().code(), 78);
+    for written in ["05000", " 5000 "] {
+        let launcher = Launcher::new(["true"]).redis(NOWHERE).env("PORT", written);
+        assert_eq!(launcher.env("STUNNEL_STATUS_ADDRESS", "5000").run().code(), 78, "{written}");
+    }
 }
 
 #[test]

@@ -106,15 +106,23 @@ pub fn command() -> Command {
                 .action(ArgAction::SetTrue)
                 .help("Examine every tunnel, print a report, and exit"),
         )
-        .arg(Arg::new(STATUS).long(STATUS).action(ArgAction::SetTrue).help(
-            "Print the state of this user's running launchers, and exit with 0 if all is well, 1 \
-             if a tunnel fails, 3 if none runs",
-        ))
+        .arg(
+            Arg::new(STATUS)
+                .long(STATUS)
+                .action(ArgAction::SetTrue)
+                .conflicts_with_all([CHECK, PRINT_ENV, PRINT_SHIM, COMMAND])
+                .help(
+                    "Print the state of this user's running launchers, and exit with 0 if all is \
+                     well, 1 if a tunnel fails, 3 if none runs",
+                ),
+        )
         .arg(
             Arg::new(WATCH)
                 .long(WATCH)
                 .action(ArgAction::SetTrue)
                 .requires(STATUS)
+                // clap asks for nothing that what is there excludes.
+                .conflicts_with_all([CHECK, PRINT_ENV, PRINT_SHIM, COMMAND])
                 .help("With --status: again each second"),
         )
         .arg(

@@ -140,6 +140,12 @@ pub fn log_settings_for_errors(invocation: &Invocation, environment: &Environmen
     LogSettings { level: LogLevel::Err, format }
 }
 
+/// Whether the switch says that there is to be no launcher.
+pub fn is_switched_off(invocation: &Invocation, environment: &Environment) -> bool {
+    let mut reader = Reader::new(invocation, environment, || true);
+    reader.read(&options::ENABLED) == Ok(false)
+}
+
 #[cfg(test)]
 pub mod tests {
     use std::ffi::OsString;

@@ -185,9 +185,11 @@ impl<'a> Reader<'a> {
     /// Not the port that the platform wants the app to have.
     fn status_address(&mut self) -> Checked<Option<StatusAddress>> {
         let address = self.read(&options::STATUS_ADDRESS)?;
-        let port = address.as_ref().and_then(StatusAddress::port).map(|port| port.to_string());
-        match (port, lookup(self.environment, PORT)) {
-            (Some(port), Some(wanted)) if wanted == port.as_str() => {
+        let port = address.as_ref().and_then(StatusAddress::port);
+        let wanted = lookup(self.environment, PORT).and_then(|wanted| wanted.to_str());
+        // However it is written: it is the app that reads it.
+        match (port, wanted.and_then(|wanted| wanted.trim().parse::<u16>().ok())) {
+            (Some(port), Some(wanted)) if wanted == port => {
                 let found = self.general(&options::STATUS_ADDRESS.declaration);
                 let mistake = found.map_or_else(
                     |mistake| mistake,

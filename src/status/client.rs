@@ -13,11 +13,14 @@ use super::local;
 use super::server::WELL;
 use crate::exit;
 use crate::logging::LogFormat;
+use crate::names;
 
 /// Where the system lists its sockets.
 const SOCKETS: &str = "/proc/net/unix";
 /// How long a launcher may take to answer.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// Between two attempts to connect to one that has too many to accept.
+const RETRY: Duration = Duration::from_millis(50);
 /// Between two looks with `--watch`.
 const PAUSE: Duration = Duration::from_secs(1);
 /// The longest answer, in bytes: far more than a launcher has to say.
@@ -31,22 +34,23 @@ struct Answer {
     well: bool,
 }
 
-/// Prints the state of every launcher of this user; with `watch` again and again. Returns the exit
-/// code.
+/// Prints the state of every launcher of this user; with `watch` again and again. That there is
+/// none is all right if they are `switched_off`. Returns the exit code.
 ///
 /// # Errors
 /// When the system does not list its sockets, or stdout cannot be written.
-pub fn run(format: LogFormat, watch: bool) -> anyhow::Result<u8> {
+pub fn run(format: LogFormat, watch: bool, switched_off: bool) -> anyhow::Result<u8> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         loop {
             let answers = ask_all(format).await?;
             let code = match &answers[..] {
+                [] if switched_off => exit::SUCCESS,
                 [] => exit::NO_LAUNCHER,
                 answers if answers.iter().all(|answer| answer.well) => exit::SUCCESS,
                 _ => exit::STATUS_FAILING,
             };
-            match print(&answers, watch, format) {
+            match print(&answers, watch, format, switched_off) {
                 Ok(()) if !watch => return Ok(code),
                 Ok(()) => sleep(PAUSE).await,
                 // Whoever read it has seen enough.
@@ -57,10 +61,15 @@ pub fn run(format: LogFormat, watch: bool) -> anyhow::Result<u8> {
     })
 }
 
-async fn ask_all(format: LogFormat) -> anyhow::Result<Vec<Answer>> {
+/// The names of all launchers' sockets.
+fn sockets() -> anyhow::Result<Vec<String>> {
     // Names of others' sockets may be anything.
     let sockets = fs::read(SOCKETS).with_context(|| format!("could not read {SOCKETS}"))?;
-    let names = local::names(&String::from_utf8_lossy(&sockets));
+    Ok(local::names(&String::from_utf8_lossy(&sockets)))
+}
+
+async fn ask_all(format: LogFormat) -> anyhow::Result<Vec<Answer>> {
+    let names = sockets()?;
     // All at once: one that is stopped keeps no other waiting.
     let asked: Vec<_> = names
         .into_iter()
@@ -79,7 +88,11 @@ async fn answer_of(name: &str, format: LogFormat) -> Option<Answer> {
     let asked = timeout(PATIENCE, ask(name, format)).await;
     let error = match asked.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
         Ok(answer) => return answer,
-        Err(error) if is_gone(&error) => return None,
+        // A launcher that is short of memory hangs up, too, but still listens.
+        Err(error) if is_hang_up(&error) => match after_a_moment().await {
+            Ok(names) if !names.iter().any(|other| other == name) => return None,
+            _ => error,
+        },
         Err(error) => error,
     };
     let pid = local::pid_of(name);
@@ -91,7 +104,13 @@ async fn answer_of(name: &str, format: LogFormat) -> Option<Answer> {
     Some(Answer { text: text + "\n", well: false })
 }
 
-fn is_gone(error: &io::Error) -> bool {
+/// The names, once the system has closed all that a process had open which was just ending.
+async fn after_a_moment() -> anyhow::Result<Vec<String>> {
+    sleep(RETRY).await;
+    sockets()
+}
+
+fn is_hang_up(error: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset, UnexpectedEof};
     matches!(error.kind(), ConnectionRefused | ConnectionReset | BrokenPipe | UnexpectedEof)
 }
@@ -99,7 +118,13 @@ fn is_gone(error: &io::Error) -> bool {
 /// What the launcher at the socket of this name says; `None` if it is no launcher of
 /// this user's.
 async fn ask(name: &str, format: LogFormat) -> io::Result<Option<Answer>> {
-    let mut stream = local::connect(name)?;
+    let mut stream = loop {
+        match local::connect(name) {
+            // It has not come to accept those before.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(RETRY).await,
+            connected => break connected?,
+        }
+    };
     if !local::is_believed(&stream, name) {
         return Ok(None);
     }
@@ -129,7 +154,7 @@ fn printable(text: &str) -> String {
     text.chars().filter(|c| !c.is_control() || *c == '\n').collect()
 }
 
-fn print(answers: &[Answer], watch: bool, format: LogFormat) -> io::Result<()> {
+fn print(answers: &[Answer], watch: bool, format: LogFormat, switched_off: bool) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     let on_terminal = stdout.is_terminal();
     let mut text = String::new();
@@ -145,7 +170,13 @@ fn print(answers: &[Answer], watch: bool, format: LogFormat) -> io::Result<()> {
         text.push_str(&if paint { painted(&answer.text) } else { answer.text.clone() });
     }
     if answers.is_empty() && format == LogFormat::Logfmt {
-        text.push_str("No start-stunnel of this user runs here.\n");
+        text.push_str("No start-stunnel of this user runs here");
+        if switched_off {
+            text.push_str(", and none is to: ");
+            text.push_str(names::ENABLED);
+            text.push_str(" is off");
+        }
+        text.push_str(".\n");
     }
     stdout.write_all(text.as_bytes())?;
     stdout.flush()
@@ -188,7 +219,7 @@ mod tests {
         assert_eq!((answer.text.as_str(), answer.well), ("A [1m\nB\n", true));
         assert!(!read("HTTP/1.1 200 OK\r\n\r\nstart-stunnel-well: true").unwrap().well);
         assert!(read("HTTP/1.1 404 Not Found\r\n\r\n").is_err());
-        assert!(is_gone(&read("").err().unwrap()));
+        assert!(is_hang_up(&read("").err().unwrap()));
     }
 
     #[test]

@@ -18,7 +18,7 @@ const PREFIX: &str = "start-stunnel/";
 /// Launchers of one pid that can be told apart: containers may share a network, and with it these
 /// names, but not their pids.
 const NAMESAKES: u32 = 16;
-const BACKLOG: i32 = 16;
+const BACKLOG: i32 = 128;
 
 /// Answers the same user and root, for ever.
 pub async fn serve(status: Arc<Status>) {
