@@ -18,7 +18,7 @@ macro_rules! words {
             /// In the same order.
             pub const WORDS: [&str; Self::COUNT] = [$($word,)+];
 
-            pub fn word(self) -> &'static str {
+            pub const fn word(self) -> &'static str {
                 Self::WORDS[self as usize]
             }
         }

@@ -11,6 +11,7 @@ use tokio::time::{sleep, timeout};
 
 use super::local;
 use super::server::WELL;
+use super::words::is_harmful;
 use crate::exit;
 use crate::logging::LogFormat;
 use crate::names;
@@ -151,7 +152,7 @@ fn read(answer: &str) -> io::Result<Answer> {
 
 /// What is said must not speak to the terminal, whoever says it.
 fn printable(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control() || *c == '\n').collect()
+    text.chars().filter(|c| *c == '\n' || !is_harmful(*c)).collect()
 }
 
 fn print(answers: &[Answer], watch: bool, format: LogFormat, switched_off: bool) -> io::Result<()> {

@@ -10,6 +10,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
 use super::Report;
+use super::words::harmless;
 use crate::figures::{
     BUCKETS, CloseReason, CommandState, FailureReason, Observed, PoolResult, TunnelSnapshot,
 };
@@ -42,7 +43,13 @@ impl Format {
 }
 
 /// All metrics of a launcher.
-pub fn written(report: Report, format: Format) -> String {
+pub fn written(mut report: Report, format: Format) -> String {
+    for TunnelSnapshot { labels, .. } in &mut report.snapshot.tunnels {
+        // The format escapes quotes and ends of lines alone.
+        for label in labels.variables.iter_mut().chain([&mut labels.upstream]) {
+            *label = harmless(label);
+        }
+    }
     let mut registry = Registry::default();
     registry.register_collector(Box::new(Metrics(report)));
     let mut text = String::new();
@@ -368,6 +375,17 @@ impl Collector for Metrics {
 mod tests {
     use super::*;
     use crate::status::tests::report;
+
+    #[test]
+    fn no_label_holds_what_would_speak_to_a_terminal() {
+        let mut report = report();
+        report.snapshot.tunnels[0].labels.variables[0] = "A\u{1b}\u{202e}B".to_owned();
+        for format in [Format::OpenMetrics, Format::Prometheus] {
+            let text = written(report.clone(), format);
+            assert!(text.contains("{tunnel=\"A??B\""), "{text}");
+            assert!(!text.contains(['\u{1b}', '\u{202e}']), "{text}");
+        }
+    }
 
     #[test]
     fn a_scraper_gets_the_format_that_it_asks_for() {

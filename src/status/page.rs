@@ -41,7 +41,7 @@ impl fmt::Display for Escaped<'_> {
             '>' => f.write_str("&gt;"),
             '"' => f.write_str("&quot;"),
             '\'' => f.write_str("&#39;"),
-            c if c.is_control() => f.write_char('?'),
+            c if words::is_harmful(c) => f.write_char('?'),
             c => f.write_char(c),
         })
     }

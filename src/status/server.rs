@@ -28,6 +28,7 @@ use tokio::time::sleep;
 
 use super::address::Listener;
 use super::metrics::{self, Format};
+use super::words::harmless;
 use super::{Report, Status, json, page, text};
 use crate::figures::CommandState;
 use crate::logging::{debug, warning};
@@ -331,9 +332,10 @@ fn readiness(report: &Report) -> Response<Text> {
         .collect();
     match failing.is_empty() {
         true => plain(StatusCode::OK, "ready\n"),
-        false => {
-            plain(StatusCode::SERVICE_UNAVAILABLE, &format!("failing: {}\n", failing.join(" ")))
-        }
+        false => plain(
+            StatusCode::SERVICE_UNAVAILABLE,
+            &format!("failing: {}\n", harmless(&failing.join(" "))),
+        ),
     }
 }
 

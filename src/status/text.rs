@@ -53,7 +53,7 @@ fn graph(points: &[Point]) -> String {
 
 fn line(text: &mut String, indent: usize, content: &str) {
     // What comes from outside must not speak to the terminal.
-    let content: String = content.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+    let content = words::harmless(content);
     writeln!(text, "{:indent$}{}", "", content.trim_end()).expect("a String takes everything");
 }
 

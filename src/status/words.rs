@@ -12,6 +12,7 @@ const SOON: i64 = 14;
 const SECONDS_A_DAY: i64 = 86_400;
 /// The word of `--verify` with which a certificate's end is of no matter.
 const NONE: &str = "none";
+const REFUSED: &str = FailureReason::TcpRefused.word();
 /// Waits beyond these are worth a word, in seconds.
 const SLOW_LOOP: f64 = 0.05;
 const SLOW_REPLY: f64 = 0.1;
@@ -127,6 +128,14 @@ fn block(tunnel: &TunnelSnapshot, report: &Report) -> Block {
 /// What is probably wrong with a tunnel, and what to do.
 pub fn advice(tunnel: &TunnelSnapshot) -> Option<String> {
     let recent = &tunnel.recent;
+    if recent.turned_away > 0 && tunnel.failing_since.is_none() && tunnel.last_success.is_some() {
+        return Some(format!(
+            "Was probably at Redis's client limit: {} turned away in the last 5 min. If it comes \
+             again, {}",
+            counted(recent.turned_away.into(), "connection"),
+            client_limit::remedy(),
+        ));
+    }
     if recent.turned_away > 0 {
         return Some(format!(
             "Probably at Redis's client limit: {} turned away, {} alive. {}",
@@ -137,6 +146,11 @@ pub fn advice(tunnel: &TunnelSnapshot) -> Option<String> {
     }
     let failed = tunnel.failing_since.is_some() || tunnel.has_lapsed || recent.failed_in_all() > 0;
     let failure = tunnel.failure.as_ref().filter(|_| failed)?;
+    if let (Some(success), true) = (tunnel.last_success, failure.reason == REFUSED) {
+        // What has worked is no mistake in the URL.
+        let reached = second(success);
+        return Some(format!("Redis is down or restarting (last reached at {reached})"));
+    }
     Some(capitalized(&failure.hint))
 }
 
@@ -312,6 +326,16 @@ fn minute(ms: u64) -> String {
     format!("{:02}:{:02} UTC", minutes / 60, minutes % 60)
 }
 
+/// Text that comes from outside, without what would speak to a terminal or turn the direction of
+/// what stands beside it (UAX #9: embeddings, overrides, and isolates).
+pub fn harmless(text: &str) -> String {
+    text.chars().map(|c| if is_harmful(c) { '?' } else { c }).collect()
+}
+
+pub fn is_harmful(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
 /// A length of time, in the unit that a person would use.
 fn ago(ms: u64) -> String {
     match Duration::from_millis(ms).as_secs() {
@@ -379,7 +403,7 @@ mod tests {
             fails.advice.as_deref(),
             Some(
                 "Probably at Redis's client limit: 9 connections turned away, 18 connections \
-                 alive. Try STUNNEL_MAX_CONNECTIONS, smaller pools, STUNNEL_SPARES=0"
+                 alive. Try STUNNEL_MAX_CONNECTIONS (the plan's limit divided by your processes)"
             )
         );
         assert_eq!(
@@ -402,6 +426,27 @@ mod tests {
         assert_eq!(block.verdict.word(), "last attempt failed");
         assert_eq!(block.since, Some(format!("at {failed}, none since")));
         assert!(block.advice.is_some());
+    }
+
+    #[test]
+    fn what_worked_once_and_is_refused_now_is_down_and_a_limit_that_is_over_was() {
+        let mut report = report();
+        let [works, fails, _] = &mut report.snapshot.tunnels[..] else { panic!("three") };
+        fails.last_success = works.last_success;
+        fails.failing_since = None;
+        let said = advice(fails).unwrap();
+        assert!(said.starts_with("Was probably at Redis's client limit: 9 "), "{said}");
+        works.failing_since = works.last_success;
+        works.failure = fails.failure.clone();
+        works.failure.as_mut().unwrap().reason = "tcp_refused";
+        let reached = second(works.last_success.unwrap());
+        let expected = format!("Redis is down or restarting (last reached at {reached})");
+        assert_eq!(advice(works), Some(expected));
+    }
+
+    #[test]
+    fn what_turns_the_direction_of_text_is_not_shown() {
+        assert_eq!(harmless("a\u{1b}b\n\u{202e}c\u{2066}d\u{2069}é"), "a?b??c?d?é");
     }
 
     #[test]

@@ -31,6 +31,5 @@ pub fn suspicion(alive: u64) -> String {
 
 /// What helps against it.
 pub fn remedy() -> String {
-    let (limit, spares) = (names::MAX_CONNECTIONS, names::SPARES);
-    format!("try {limit}, smaller pools, {spares}=0")
+    format!("try {} (the plan's limit divided by your processes)", names::MAX_CONNECTIONS)
 }
