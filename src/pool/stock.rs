@@ -93,8 +93,6 @@ struct State<C> {
     open: usize,
     /// Handshakes under way, by their permits' numbers.
     making: Vec<Making>,
-    /// Of these, those for spares.
-    making_spares: usize,
     /// When connections began to be reset for their next users.
     returning: Vec<Instant>,
     /// The latest that came back last.
@@ -174,7 +172,6 @@ impl<C> Stock<C> {
             terms,
             open: 0,
             making: Vec::new(),
-            making_spares: 0,
             returning: Vec::new(),
             idle: Vec::new(),
             watched: false,
@@ -432,8 +429,12 @@ impl<C> State<C> {
         self.idle.iter().filter(|idle| self.may_hand_over(&idle.kept, now)).count()
     }
 
+    fn making_spares(&self) -> usize {
+        self.making.iter().filter(|making| making.for_spare).count()
+    }
+
     fn in_use(&self) -> usize {
-        self.open.saturating_sub(self.idle.len() + self.making_spares + self.returning.len())
+        self.open.saturating_sub(self.idle.len() + self.making_spares() + self.returning.len())
     }
 
     /// Gives those who wait what there is for them, in order.
@@ -517,7 +518,6 @@ impl<C> State<C> {
         let mut permit = self.permit(stock);
         let number = permit.number;
         self.making.push(Making { number, began: now, for_spare });
-        self.making_spares += usize::from(for_spare);
         self.alone = Some((number, now + PATIENCE));
         permit.is_canary = self.terms.mode == PoolMode::Auto && self.trial.begin(number, now);
         permit
@@ -539,7 +539,7 @@ impl<C> State<C> {
             surplus -= usize::from(beyond);
             beyond
         });
-        let mut missing = wanted.saturating_sub(self.usable_idle(now) + self.making_spares);
+        let mut missing = wanted.saturating_sub(self.usable_idle(now) + self.making_spares());
         let lost_lately = self.lost.is_some_and(|lost| now - lost < IDLE);
         if self.terms.mode == PoolMode::Auto && !self.trial.is_failed(now) && !lost_lately {
             // Connections come back: more than were in use at once lately are of no use.
@@ -593,8 +593,7 @@ impl<C> State<C> {
     /// A handshake is over, or was given up.
     fn no_longer_making(&mut self, number: u64) {
         if let Some(index) = self.making.iter().position(|making| making.number == number) {
-            let making = self.making.swap_remove(index);
-            self.making_spares -= usize::from(making.for_spare);
+            self.making.swap_remove(index);
         }
     }
 }
@@ -1299,7 +1298,7 @@ mod tests {
             self.stock.with(|state| {
                 assert_eq!(state.returning.len(), self.resetting.len());
                 let spares = self.making.iter().filter(|(_, for_spare)| *for_spare).count();
-                assert_eq!(state.making_spares, spares);
+                assert_eq!(state.making_spares(), spares);
             });
         }
     }

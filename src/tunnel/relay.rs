@@ -747,8 +747,18 @@ mod tests {
         io::ErrorKind::ConnectionReset.into()
     }
 
+    /// Relays to the end between two streams of which Redis's is as new and not kept.
+    async fn relay<A, R>(app: &mut A, redis: &mut R, idle_timeout: Option<Duration>) -> RelayEnd
+    where
+        A: App,
+        R: AsyncRead + AsyncWrite + Unpin,
+    {
+        let reuse = Reuse::new(false, false);
+        Relay::new(app, redis, idle_timeout, reuse, &TunnelFigures::unread()).await
+    }
+
     async fn run(app: &mut Scripted, redis: &mut Scripted) -> RelayEnd {
-        Relay::new(app, redis, None, Reuse::new(false, false), &TunnelFigures::unread()).await
+        relay(app, redis, None).await
     }
 
     #[tokio::test]
@@ -773,14 +783,7 @@ mod tests {
     async fn a_reset_comes_behind_all_that_was_sent_before_it() {
         let mut app = Scripted::new(vec![Ok(b"request"), Err(reset())], usize::MAX);
         let (mut redis, mut far) = duplex(1024);
-        let end = Relay::new(
-            &mut app,
-            &mut redis,
-            None,
-            Reuse::new(false, false),
-            &TunnelFigures::unread(),
-        )
-        .await;
+        let end = relay(&mut app, &mut redis, None).await;
         assert!(matches!(end, RelayEnd::Reset(Side::App, _)));
         drop(redis);
         let mut received = Vec::new();
@@ -839,14 +842,7 @@ mod tests {
         let mut deaf = join(silent, Scripted::new(vec![], 0));
         let mut app = Scripted::new(vec![Ok(b"request")], usize::MAX);
         let timeout = Some(Duration::from_secs(3600));
-        let end = Relay::new(
-            &mut app,
-            &mut deaf,
-            timeout,
-            Reuse::new(false, false),
-            &TunnelFigures::unread(),
-        )
-        .await;
+        let end = relay(&mut app, &mut deaf, timeout).await;
         assert!(matches!(end, RelayEnd::Reset(Side::Redis, _)), "{end:?}");
     }
 
@@ -854,24 +850,10 @@ mod tests {
     async fn a_stall_of_the_idle_timeout_ends_in_a_reset_and_silence_in_a_close() {
         let (mut app, mut app_far, mut redis, _redis_far) = narrow();
         let timeout = Some(Duration::from_secs(3600));
-        let end = Relay::new(
-            &mut app,
-            &mut redis,
-            timeout,
-            Reuse::new(false, false),
-            &TunnelFigures::unread(),
-        )
-        .await;
+        let end = relay(&mut app, &mut redis, timeout).await;
         assert!(matches!(end, RelayEnd::Idle));
         app_far.write_all(&[0; 5000]).await.unwrap();
-        let end = Relay::new(
-            &mut app,
-            &mut redis,
-            timeout,
-            Reuse::new(false, false),
-            &TunnelFigures::unread(),
-        )
-        .await;
+        let end = relay(&mut app, &mut redis, timeout).await;
         assert!(matches!(end, RelayEnd::Reset(Side::Redis, _)));
     }
 }
