@@ -15,10 +15,11 @@ use crate::figures::{CommandState, Figures, TunnelLabels};
 use crate::listen::Bound;
 use crate::logging::{debug, err, notice, warning};
 use crate::plan::Plan;
+use crate::pool;
 use crate::status::{self, Status};
 use crate::supervisor::{self, Forwarding, Inherited, Supervisor, Terminal};
 use crate::tls::Connector;
-use crate::tunnel::{self, Connections, Listener, Route, Tunnel};
+use crate::tunnel::{Connections, Listener, Route, Tunnel};
 
 /// Set by Heroku in every dyno:
 /// <https://devcenter.heroku.com/articles/dynos#local-environment-variables>.
@@ -216,10 +217,10 @@ fn open_tunnels(
         });
         let tunnel = Tunnel::new(route, connector, settings.connection.clone(), figures.clone());
         let tunnel = Arc::new(tunnel);
-        let connections = connections.clone();
+        let (mode, connections) = (settings.pool, connections.clone());
         tokio::spawn(async move {
             let variable = tunnel.variable().to_owned();
-            if let Err(error) = tunnel::serve(listener, tunnel, connections).await {
+            if let Err(error) = pool::serve(mode, listener, tunnel, connections).await {
                 err!(at = "tunnel-down", var = variable, error = %error);
             }
         });

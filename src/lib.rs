@@ -9,8 +9,8 @@
 //!    [`command_line`] knows what COMMAND's own words need, [`announce`] what the user is told.
 //! 5. [`supervisor`] watches over COMMAND: signals, terminal, orphans, how it ended.
 //!
-//! One byte's way: accepted and moved by [`tunnel`], encrypted by a connector of [`tls`], over a
-//! connection that may come from the [`pool`].
+//! One byte's way: accepted and moved by [`tunnel`], encrypted by a connector of [`tls`]. The
+//! [`pool`] stands between a tunnel and its connections, if it is on.
 //!
 //! [`check`] examines the tunnels of a plan instead of opening them. [`figures`] counts what goes
 //! through, and [`status`] tells it to whoever asks.
@@ -31,11 +31,11 @@ pub mod resp;
 
 pub mod redis_url;
 
-pub mod pool;
-
 pub mod supervisor;
 pub mod tls;
 pub mod tunnel;
+
+pub mod pool;
 
 pub mod status;
 

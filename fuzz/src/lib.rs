@@ -18,7 +18,7 @@ use start_stunnel::command_line;
 use start_stunnel::configuration::cli::Invocation;
 use start_stunnel::configuration::{self, Configured};
 use start_stunnel::environment::Environment;
-use start_stunnel::figures::{FailureReason, Figures, TunnelFigures, TunnelLabels};
+use start_stunnel::figures::{FailureReason, Figures, TunnelLabels};
 use start_stunnel::plan::Plan;
 use start_stunnel::pool::{Ledger, commands};
 use start_stunnel::redis_url::{Local, RedisUrl};
@@ -26,7 +26,7 @@ use start_stunnel::status::{Hosts, Status, serve_connection};
 use start_stunnel::tls::Pin as KeyPin;
 use start_stunnel::tls::pem::{self, Authorities, ClientIdentity};
 use start_stunnel::tunnel::relay::{App, Relay, RelayEnd, Side};
-use start_stunnel::tunnel::reuse::Reuse;
+use start_stunnel::tunnel::tap::NoTap;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf, duplex};
 use tokio::time::Instant;
 
@@ -367,7 +367,7 @@ impl AsyncWrite for Mock {
 }
 
 impl App for Mock {
-    fn broken_off(&self) -> Option<io::Error> {
+    fn broken_off(&mut self) -> Option<io::Error> {
         None
     }
 }
@@ -380,23 +380,24 @@ pub fn relay(data: &[u8]) {
     let mut script = || scripts.next().expect("endless");
     let mut app = Mock::new(script(), script());
     let mut redis = Mock::new(script(), script());
-    let figures = TunnelFigures::unread();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build()
         .expect("a runtime");
     let timeout = Duration::from_secs(3600);
-    let end = runtime.block_on(async {
-        Relay::new(&mut app, &mut redis, Some(timeout), Reuse::new(false, false), &figures).await
+    let (end, progress) = runtime.block_on(async {
+        let mut tap = NoTap;
+        let mut relay = Relay::new(&mut app, &mut redis, &mut tap, Some(timeout));
+        ((&mut relay).await, relay.progress())
     });
 
     for (from, to) in [(&app, &redis), (&redis, &app)] {
         assert!(to.taken.len() <= from.given, "nothing is added");
         assert!(is_in_order(&to.taken), "in order");
     }
-    let counts = figures.totals();
-    assert_eq!((counts.sent, counts.received), (redis.taken.len() as u64, app.taken.len() as u64));
+    let delivered = (redis.taken.len() as u64, app.taken.len() as u64);
+    assert_eq!((progress.sent, progress.received), delivered);
     let (all_up, all_down) = (redis.taken.len() == app.given, app.taken.len() == redis.given);
     match end {
         RelayEnd::Closed => {
@@ -413,7 +414,9 @@ pub fn relay(data: &[u8]) {
             assert!(app.stuck || redis.stuck);
         }
         RelayEnd::Reset(Side::App, _) => {
-            assert!(app.read_failed || app.stuck, "{app:?} {redis:?}");
+            // An app that has closed its side and takes no replies has gone.
+            let has_gone = app.ended && app.write_failed;
+            assert!(app.read_failed || app.stuck || has_gone, "{app:?} {redis:?}");
             assert!(!app.read_failed || all_up || redis.write_failed || redis.stuck);
         }
         RelayEnd::Reset(Side::Redis, _) => {
@@ -423,6 +426,6 @@ pub fn relay(data: &[u8]) {
                 "its last replies are delivered: {app:?} {redis:?}"
             );
         }
-        RelayEnd::Returned(_) | RelayEnd::Stale(_) => panic!("it is neither kept nor was it"),
+        RelayEnd::Kept(_) => panic!("the tap keeps nothing"),
     }
 }

@@ -14,7 +14,6 @@ use crate::configuration::Settings;
 use crate::configuration::options::{self, Declaration};
 use crate::figures::TunnelFigures;
 use crate::plan::Plan;
-use crate::pool::Place;
 use crate::redis_url::Credentials;
 use crate::resp;
 use crate::secret::MASK;
@@ -22,7 +21,7 @@ use crate::tls::{Certificate, Connector, Flaw, HandshakeError, Trust, Verify, ce
 use crate::tunnel::Tunnel;
 use crate::tunnel::diagnosis::{self, Unexplained};
 use crate::tunnel::failure::{self, Failure, Step};
-use crate::tunnel::{hints, supply, upstream};
+use crate::tunnel::{attempts, hints, upstream};
 
 /// The longest reply of Redis that is looked at, in bytes.
 const LONGEST_REPLY: usize = 512;
@@ -250,8 +249,8 @@ async fn speak(tunnel: &Tunnel, wishes: &Wishes, deadline: tokio::time::Instant)
     let mut spoken = Spoken::default();
     let credentials = wishes.credentials.as_ref();
     let started = Instant::now();
-    let mut stream = match supply::connect_by(tunnel, Place::Back, deadline).await {
-        Ok(supplied) => supplied.stream,
+    let mut stream = match attempts::connect_by(tunnel, deadline).await {
+        Ok(stream) => stream,
         Err(failure) => {
             let (advice, outcome) = (failure.hint(tunnel), Outcome::failed(failure));
             spoken.record(CheckStep::Auth, outcome, started.elapsed(), Some(advice));

@@ -63,6 +63,7 @@ pub struct Settings {
     /// The first local port; 0: the kernel's pick.
     pub listen_port: u16,
     pub port_taken: PortTaken,
+    pub pool: crate::pool::PoolMode,
     pub connection: ConnectionSettings,
     pub status: StatusSettings,
     pub forward_signals: ForwardSignals,

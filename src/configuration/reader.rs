@@ -158,8 +158,6 @@ impl<'a> Reader<'a> {
             ConnectionSettings {
                 connect_timeout: CONNECT_TIMEOUT,
                 connect_retry: CONNECT_RETRY,
-                spares: SPARES,
-                pool: POOL,
                 idle_timeout: IDLE_TIMEOUT,
                 drain_timeout: DRAIN_TIMEOUT,
             }
@@ -171,6 +169,7 @@ impl<'a> Reader<'a> {
             listen: LISTEN,
             listen_port: LISTEN_PORT,
             port_taken: PORT_TAKEN,
+            pool: POOL,
             forward_signals: FORWARD_SIGNALS,
             ..connection, status, log, names
         })
@@ -591,7 +590,6 @@ mod tests {
             ("STUNNEL_CONNECTION_RETRY", "maybe", "'maybe'; expected 1, true"),
             ("STUNNEL_IDLE_TIMEOUT", "1d", "'1d'; expected a time such as 500ms"),
             ("STUNNEL_DRAIN_TIMEOUT", "-1", "'-1'; expected a time such as 500ms"),
-            ("STUNNEL_SPARES", "9", "'9'; expected a whole number from 0 to 8"),
             ("STUNNEL_FORWARD_SIGNALS", "some", "'some'; expected auto, always or never"),
             ("STUNNEL_LOGLEVEL", "8", "'8'; expected emerg, alert"),
             ("STUNNEL_LOG_FORMAT", "xml", "'xml'; expected logfmt or json"),

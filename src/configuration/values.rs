@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::Rediss;
 use crate::logging::{LogFormat, LogLevel};
-use crate::pool::{MOST_SPARES, PoolMode};
+use crate::pool::PoolMode;
 use crate::redis_url;
 use crate::status::StatusAddress;
 use crate::supervisor::ForwardSignals;
@@ -47,7 +47,11 @@ pub fn listen(text: &str) -> Result<Listen, &'static str> {
 }
 
 pub fn pool(text: &str) -> Result<PoolMode, &'static str> {
-    one_of(text, &[("auto", PoolMode::Auto), ("off", PoolMode::Off)], "auto or off")
+    one_of(
+        text,
+        &[("off", PoolMode::Off), ("on", PoolMode::On), ("auto", PoolMode::Auto)],
+        "off, on or auto",
+    )
 }
 
 /// Empty: no limit.
@@ -141,7 +145,7 @@ pub fn port_or_zero(text: &str) -> Result<u16, &'static str> {
 }
 
 pub fn spares(text: &str) -> Result<usize, &'static str> {
-    let known = text.parse().ok().filter(|number| *number <= MOST_SPARES);
+    let known = text.parse().ok().filter(|number| *number <= 8usize);
     known.ok_or("a whole number from 0 to 8")
 }
 

@@ -35,6 +35,8 @@ words! {
         Idle = "idle",
         AppReset = "app_reset",
         RedisReset = "redis_reset",
+        /// The app gave up while it waited for Redis.
+        Abandoned = "abandoned",
         /// It was still open when the drain was over.
         Drain = "drain",
     }
@@ -69,8 +71,6 @@ words! {
     PoolResult {
         /// The app had used and closed it before.
         Reused = "reused",
-        /// It was made beforehand.
-        Spare = "spare",
         New = "new",
     }
 }

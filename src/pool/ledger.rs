@@ -29,8 +29,15 @@ pub struct Ledger {
     /// So many replies from now comes the one that must be an error; 0 if none is awaited.
     refusal_in: u16,
     is_repeatable: bool,
+    /// The server has said that it is a replica, or not ready.
+    role_changed: bool,
     gave_up: bool,
 }
+
+/// Top-level errors after which connections made before must not be used again: the server has
+/// become a replica (READONLY), has lost its master (MASTERDOWN), loads its data (LOADING), or its
+/// cluster is incomplete (CLUSTERDOWN).
+const ROLE_CHANGES: [&[u8]; 4] = [b"READONLY", b"MASTERDOWN", b"LOADING", b"CLUSTERDOWN"];
 
 /// Something may be left behind, or nobody knows.
 struct GaveUp;
@@ -65,6 +72,7 @@ impl Ledger {
             owed: 0,
             refusal_in: 0,
             is_repeatable: true,
+            role_changed: false,
             gave_up: false,
         }
     }
@@ -106,6 +114,11 @@ impl Ledger {
         self.gave_up
     }
 
+    /// Whether the server has said since the last call that it is a replica, or not ready.
+    pub fn take_role_change(&mut self) -> bool {
+        std::mem::take(&mut self.role_changed)
+    }
+
     fn follow_requests(&mut self, mut bytes: &[u8]) -> Result<(), GaveUp> {
         self.sent = add(self.sent, bytes)?;
         while let Some(request) = self.requests.next(&mut bytes)? {
@@ -138,6 +151,8 @@ impl Ledger {
             }
             let Some(first) = self.replies.next(&mut bytes)? else { break };
             self.owed -= 1;
+            self.role_changed |=
+                first == b'-' && ROLE_CHANGES.contains(&self.replies.error_code());
             if self.refusal_in > 0 {
                 self.refusal_in -= 1;
                 if self.refusal_in == 0 && !b"-!".contains(&first) {
@@ -318,6 +333,29 @@ mod tests {
             let half = request(&command.split(' ').collect::<Vec<_>>());
             let half = [raw(&half[..half.len() - 1])];
             assert_eq!(state_after(&half), State::Busy, "{command}");
+        }
+    }
+
+    #[test]
+    fn a_top_level_error_tells_a_role_change() {
+        let changes = |reply: &str| {
+            let mut ledgers = [1, 1000].map(|size| {
+                let mut ledger = after(&[sent("SET a b")]);
+                reply.as_bytes().chunks(size).for_each(|piece| ledger.received(piece));
+                ledger
+            });
+            let [whole, cut] = ledgers.each_mut().map(Ledger::take_role_change);
+            assert_eq!(whole, cut);
+            assert!(!ledgers[0].take_role_change(), "only once");
+            whole
+        };
+        for code in ["READONLY You can't write", "MASTERDOWN Link", "LOADING", "CLUSTERDOWN The"] {
+            assert!(changes(&format!("-{code}\r\n")), "{code}");
+            assert!(!changes(&format!("+{code}\r\n")), "{code}");
+            assert!(!changes(&format!("*1\r\n-{code}\r\n")), "{code}");
+        }
+        for code in ["READONLYX", "ERR READONLY", "CLUSTERDOWNS x", ""] {
+            assert!(!changes(&format!("-{code}\r\n")), "{code}");
         }
     }
 

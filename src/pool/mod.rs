@@ -1,47 +1,248 @@
-//! Connections to Redis between two users: made beforehand, used before, limits, queue.
+//! Connections to Redis that a second app connection may use.
 //!
-//! Whoever gets a connection must find what a new one has, whatever its last user did. Four things
-//! see to that, and each alone would nearly do:
+//! The tunnel knows nothing of this module: `serve` stands between a tunnel's listener and its
+//! connections. Whoever gets a connection must find what a new one has, whatever its last user did.
+//! Four things see to that:
 //!
-//! - the [`ledger`] follows a connection from its first byte, and lets it be kept only if it knows
-//!   each request to leave nothing behind that a reset does not clear, and no reply to be owed;
-//! - `RESET` is sent when the user has gone, and once more in front of the next one's first
-//!   request;
-//! - the [`canary`] has tried what `RESET` does on this server;
-//! - [`stock`] hands over only what is known to be good, and `tunnel` only what has been silent.
+//! - the [`ledger`] follows a connection from its first byte. It lets the connection be kept only
+//!   if every request is known to leave nothing behind that `RESET` does not clear, and every reply
+//!   has come;
+//! - `RESET` is sent when a user has left, and again in front of the next user's first request
+//!   ([`handover`]);
+//! - the [`trial`] has tried what `RESET` does on this server;
+//! - a name lookup that began after the app connected must still lead to the connection's address.
 //!
-//! Nothing here knows the network.
+//! In the mode `auto` the pool is off until the app reconnects frequently ([`engagement`]).
 
-pub mod canary;
 pub mod commands;
-mod demand;
+mod engagement;
+mod handover;
+mod idle;
 pub mod ledger;
-pub mod stock;
+mod serve;
+mod supply;
+mod tap;
+mod trial;
 
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use engagement::Engagement;
+use idle::Idle;
 pub use ledger::Ledger;
-pub use stock::{Granted, HandOver, Kept, Origin, Permit, Place, Stock};
+pub use serve::serve;
+use trial::{Trial, Verdict};
 
-/// The most connections that a tunnel makes beforehand.
-pub const MOST_SPARES: usize = 8;
+use crate::tunnel::connection::Outcome;
+use crate::tunnel::stream::TlsUpstream;
+use crate::tunnel::{Slot, Tunnel};
 
-/// Whether connections are used again.
+/// An older connection is not kept. TLS sessions are used for as long; after that the server must
+/// show its certificate again.
+const OLDEST: Duration = Duration::from_secs(3600);
+
+/// When a connection may have a second user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PoolMode {
-    /// Where that is safe.
-    Auto,
+    /// Never: a plain tunnel.
     Off,
+    /// Always, where the server allows it.
+    On,
+    /// While the app reconnects frequently.
+    Auto,
 }
 
-/// What a [`Stock`] has to keep to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Terms {
-    pub mode: PoolMode,
-    /// The most connections at a time; `None`: as many as are asked for.
-    pub limit: Option<usize>,
-    /// `--spares`: as many under little demand, at most [`MOST_SPARES`]; 0: none.
-    pub spares: usize,
-    /// Whether each user logs in on every connection.
-    pub all_have_passwords: bool,
-    /// Whether TLS sessions are resumed, if the server agrees.
-    pub resumes: bool,
+/// The pool of one tunnel.
+#[derive(Debug)]
+struct Pool {
+    tunnel: Arc<Tunnel>,
+    mode: PoolMode,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    engagement: Engagement,
+    idle: Idle<TlsUpstream>,
+    trial: Trial,
+    /// Connections made at this moment or before it are not kept: the server may be another now.
+    retired: Option<Instant>,
+    /// A task closes idle connections when their time is up.
+    is_watched: bool,
+    /// COMMAND has ended: nothing is kept any more.
+    is_closed: bool,
+}
+
+/// What an app connection gets.
+enum Granted {
+    /// An idle connection.
+    Kept(TlsUpstream),
+    /// The permission to make one.
+    Slot(Slot),
+}
+
+impl Pool {
+    fn new(tunnel: Arc<Tunnel>, mode: PoolMode) -> Pool {
+        let state = Mutex::new(State {
+            engagement: Engagement::default(),
+            idle: Idle::new(tunnel.limit.is_limited()),
+            trial: Trial::default(),
+            retired: None,
+            is_watched: false,
+            is_closed: false,
+        });
+        Pool { tunnel, mode, state }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether an app connection that begins now uses the pool.
+    fn is_on(&self, now: Instant) -> bool {
+        self.mode == PoolMode::On || self.state().engagement.is_on(now)
+    }
+
+    /// An app connection has ended.
+    fn note(&self, outcome: &Outcome, now: Instant) {
+        self.state().engagement.note(outcome, now);
+    }
+
+    /// An idle connection or a free slot, if there is one now; else a place in the queue for an
+    /// idle connection.
+    fn ask(&self, now: Instant) -> Result<Granted, oneshot::Receiver<TlsUpstream>> {
+        let mut state = self.state();
+        if !state.idle.somebody_waits() {
+            if let Some(kept) = state.idle.take(|upstream| now - upstream.made < OLDEST) {
+                return Ok(Granted::Kept(kept));
+            }
+            if let Some(slot) = self.tunnel.limit.try_slot() {
+                return Ok(Granted::Slot(slot));
+            }
+        }
+        Err(state.idle.wait())
+    }
+
+    /// Whether a connection made at `made` may be kept now.
+    fn may_keep(&self, made: Instant, now: Instant) -> bool {
+        let is_on = self.is_on(now);
+        let state = self.state();
+        is_on && !state.is_closed && state.trial.is_passed() && state.allows(made, now)
+    }
+
+    /// Keeps a connection that was reset, or gives it to an app that waits. Says whether somebody
+    /// must call [`Pool::expire`] from now on.
+    fn keep(&self, upstream: TlsUpstream, now: Instant) -> bool {
+        if !self.may_keep(upstream.made, now) {
+            return false;
+        }
+        let mut state = self.state();
+        if !state.idle.somebody_waits() && self.tunnel.limit.somebody_waits() {
+            // An app connection that began without the pool waits for this one's slot.
+            return false;
+        }
+        state.idle.add(upstream, now);
+        !std::mem::replace(&mut state.is_watched, true)
+    }
+
+    /// Closes the idle connections whose time is up. Says when to do it again; `None`: nothing is
+    /// left to close.
+    fn expire(&self, now: Instant) -> Option<Instant> {
+        let is_on = self.is_on(now);
+        let mut state = self.state();
+        if !is_on {
+            state.idle.remove(|_| true);
+        }
+        let next = state.idle.expire(now);
+        let off = state.engagement.until().filter(|_| self.mode == PoolMode::Auto);
+        state.is_watched = next.is_some();
+        next.map(|next| off.map_or(next, |off| off.min(next)))
+    }
+
+    /// Closes the idle connections that lead elsewhere than the name does now. If there are any,
+    /// the server may be another, and must be tried anew.
+    fn keep_only(&self, addresses: &[SocketAddr], now: Instant) -> usize {
+        let is_outdated = |kept: &TlsUpstream| !leads_to(kept, addresses);
+        let mut state = self.state();
+        let outdated = state.idle.remove(is_outdated);
+        if outdated > 0 {
+            state.forget_server(now);
+        }
+        outdated
+    }
+
+    /// Redis has ended a connection without being asked to: it may have restarted.
+    fn server_ended(&self, now: Instant) {
+        self.state().forget_server(now);
+    }
+
+    /// The server has become a replica, or has lost its data or its master: connections made at
+    /// `made` or before must not be used again.
+    fn retire(&self, made: Instant) {
+        let mut state = self.state();
+        state.retired = state.retired.max(Some(made));
+        state.idle.remove(|kept| kept.made <= made);
+    }
+
+    /// Whether the connection that the caller has just made is to be tried. If so, the caller tells
+    /// the verdict to what is returned.
+    fn begin_trial(&self, now: Instant) -> Option<RunningTrial<'_>> {
+        self.state().trial.begin(now).then_some(RunningTrial(self))
+    }
+
+    /// `RESET` was not answered as it should be: connections of this server are not used again.
+    fn note_wrong_reset(&self, now: Instant) {
+        let mut state = self.state();
+        state.trial.end(Verdict::Failed, now);
+        state.idle.remove(|_| true);
+    }
+
+    /// COMMAND has ended: nothing is kept any more.
+    fn close(&self) {
+        let mut state = self.state();
+        state.is_closed = true;
+        state.idle.remove(|_| true);
+    }
+}
+
+impl State {
+    fn allows(&self, made: Instant, now: Instant) -> bool {
+        self.retired.is_none_or(|retired| made > retired) && now - made < OLDEST
+    }
+
+    /// The server may be another from now on: nothing that leads to the old one is kept.
+    fn forget_server(&mut self, now: Instant) {
+        self.retired = Some(now);
+        self.trial.forget();
+        self.idle.remove(|_| true);
+    }
+}
+
+/// A trial that runs. If the app gives up meanwhile, another connection is tried.
+struct RunningTrial<'a>(&'a Pool);
+
+impl RunningTrial<'_> {
+    /// The trial has ended, on a connection made at `made`.
+    fn end(self, verdict: Verdict, made: Instant, now: Instant) {
+        let mut state = self.0.state();
+        // The server may have become another meanwhile.
+        if state.allows(made, now) {
+            state.trial.end(verdict, now);
+        }
+    }
+}
+
+impl Drop for RunningTrial<'_> {
+    fn drop(&mut self) {
+        self.0.state().trial.stop();
+    }
+}
+
+/// Whether the connection leads to one of these addresses.
+fn leads_to(upstream: &TlsUpstream, addresses: &[SocketAddr]) -> bool {
+    addresses.iter().any(|known| known.ip() == upstream.address.ip())
 }

@@ -22,7 +22,13 @@ pub struct ReplyFramer {
     depth: u8,
     /// Values that each open aggregate still lacks, outermost first.
     missing: [u32; DEPTH],
+    /// How the latest reply begins that is an error, behind its `-`.
+    error: [u8; ERROR],
+    error_length: u8,
 }
+
+/// How many bytes of an error are kept: the longest code that anybody asks for, and a space.
+const ERROR: usize = 12;
 
 /// The deepest nesting that is followed. COMMAND DOCS of Redis 8 needs about 10.
 pub const DEPTH: usize = 16;
@@ -92,6 +98,7 @@ impl ReplyFramer {
                     continue;
                 }
                 Part::Line => {
+                    self.note_error(bytes);
                     let is_end = |byte: &u8| matches!(byte, b'\r' | b'\n');
                     let Some(length) = bytes.iter().position(is_end) else {
                         *bytes = &[];
@@ -112,7 +119,7 @@ impl ReplyFramer {
                 (Part::Mark, mark) => {
                     self.mark = mark;
                     if self.depth == 0 {
-                        self.first = mark;
+                        (self.first, self.error_length) = (mark, 0);
                     }
                     match mark {
                         b'+' | b'-' | b':' | b'_' | b'#' | b',' | b'(' => Part::Line,
@@ -169,6 +176,21 @@ impl ReplyFramer {
             }
         }
         Ok(None)
+    }
+
+    /// The first word of the latest reply, if it is an error: its code, as `READONLY`.
+    pub fn error_code(&self) -> &[u8] {
+        let error = &self.error[..usize::from(self.error_length)];
+        error.split(|byte| matches!(byte, b' ' | b'\r' | b'\n')).next().unwrap_or_default()
+    }
+
+    fn note_error(&mut self, line: &[u8]) {
+        if self.depth == 0 && self.mark == b'-' {
+            let known = usize::from(self.error_length);
+            let more = line.len().min(ERROR - known);
+            self.error[known..known + more].copy_from_slice(&line[..more]);
+            self.error_length = (known + more) as u8;
+        }
     }
 
     /// Counts a complete value, and the aggregates that it completes.

@@ -120,7 +120,7 @@ pub mod tests {
             let mut arrival = works.accept(now);
             arrival.ready(now + ms(20 + n));
             works.answered();
-            works.pooled([PoolResult::New, PoolResult::Spare, PoolResult::Reused][n as usize % 3]);
+            works.pooled([PoolResult::New, PoolResult::Reused][n as usize % 2]);
             works.shook_hands(n > 0, ms(9));
             works.replied(now, now + ms(2));
             works.moved(100, 2_000_000);

@@ -32,7 +32,7 @@ use super::words::harmless;
 use super::{Report, Status, json, page, text};
 use crate::figures::CommandState;
 use crate::logging::{debug, warning};
-use crate::tunnel::{failure, headroom};
+use crate::tunnel::failure;
 
 /// Connections that are served at once; for another one, one that has not asked yet has to go.
 const MOST_CONNECTIONS: usize = 64;
@@ -44,9 +44,6 @@ const LONGEST_SILENCE: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(5);
 /// The pause after a failed `accept`, so that a lack of descriptors does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
-/// Bytes that an answer may take, the page of many tunnels included: without them it is none, since
-/// what there is left is for those who use the tunnels.
-const ANSWER: usize = 1024 * 1024;
 /// By what `--status` learns whether a tunnel fails, besides the text: `true` or `false`.
 pub const WELL: &str = "start-stunnel-well";
 
@@ -126,9 +123,6 @@ pub async fn accept_all(
     reserve.fill();
     loop {
         match listener.accept().await {
-            Ok(_) if !headroom::has(ANSWER) => {
-                debug!(at = "status-unanswered", error = "memory is short");
-            }
             Ok(stream) => {
                 make_room(&mut served);
                 let (visit, mut unwanted) = Visit::new();

@@ -19,6 +19,7 @@ use std::time::Duration;
 use foreign_types::ForeignType;
 use openssl::ssl::SslSession;
 use openssl_sys as ffi;
+use tokio::sync::SetOnce;
 use tokio::time::Instant;
 
 use super::context::NewContext;
@@ -46,6 +47,8 @@ unsafe extern "C" {
 #[derive(Default)]
 pub struct Sessions {
     known: Mutex<Known>,
+    /// Set with the first session.
+    first: SetOnce<()>,
 }
 
 #[derive(Default)]
@@ -108,9 +111,9 @@ impl Sessions {
         self.known().forget(Instant::now());
     }
 
-    /// Whether there is a session that the next handshake would offer.
-    pub fn is_known(&self) -> bool {
-        self.known().to_offer(Instant::now()).is_some()
+    /// Waits for the first session.
+    pub async fn first(&self) {
+        self.first.wait().await;
     }
 
     /// What the next handshake offers, and the watch over it.
@@ -145,6 +148,10 @@ impl Connection {
         let inherited = self.offered_since.filter(|_| resumed);
         let full_handshake = inherited.unwrap_or(self.began);
         self.sessions.known().keep(Session { session, full_handshake });
+        if !self.sessions.first.initialized() {
+            // Nobody else sets it: OpenSSL calls on the thread that all connections share.
+            let _ = self.sessions.first.set(());
+        }
     }
 }
 

@@ -8,7 +8,6 @@ use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -17,22 +16,49 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::Instant;
 
 use super::relay::App;
+use super::socket::{has_hung_up, probe};
 
 /// How a ClientHello begins, and no request to Redis: the record's type and the first byte of its
 /// version (RFC 8446 section 5.1).
 const CLIENT_HELLO: [u8; 2] = [0x16, 0x03];
 /// Bytes that are read at once to be thrown away.
 const IGNORED: usize = 4096;
+/// Redis has this long to work off what an app on a Unix socket has left behind: as long as a TCP
+/// socket takes to find out that the app has gone (tcp_fin_timeout in tcp(7)).
+const HUNG_UP: Duration = Duration::from_secs(60);
+/// The most bytes read ahead while the app waits for Redis, and the size of one such read.
+const MOST_AHEAD: usize = 16 * 1024;
+const AHEAD_READ: usize = 4096;
 
 /// See the module's description.
 #[derive(Debug)]
 pub struct AppStream {
     socket: Socket,
     opening: Opening,
-    /// What was read to look at it, and has not been handed over: bytes, and the error behind them,
-    /// which a socket tells once.
+    /// What was read ahead and has not been handed over.
     held: Vec<u8>,
-    failed: Option<io::Error>,
+    last_ahead: Option<Instant>,
+    /// The app's end was read ahead.
+    ended: bool,
+    /// TCP keepalive probes find out whether an app that has closed its side still exists.
+    is_probed: bool,
+    /// When the app was first seen to have closed its Unix socket for good.
+    hung_up: Option<Instant>,
+}
+
+/// What reading ahead has found.
+#[derive(Debug)]
+pub enum Ahead {
+    /// More bytes, which are held for the next reader.
+    Bytes,
+    /// As many bytes are held as may be.
+    Full,
+    /// The app speaks TLS.
+    Tls,
+    /// The app has closed its side.
+    Ended,
+    /// The app has broken off.
+    Failed(io::Error),
 }
 
 #[derive(Debug)]
@@ -74,7 +100,15 @@ impl AppStream {
     }
 
     fn new(socket: Socket) -> AppStream {
-        AppStream { socket, opening: Opening::Open, held: Vec::new(), failed: None }
+        AppStream {
+            socket,
+            opening: Opening::Open,
+            held: Vec::new(),
+            last_ahead: None,
+            ended: false,
+            is_probed: false,
+            hung_up: None,
+        }
     }
 
     /// Who is there, for the log: an address, or a process.
@@ -95,32 +129,56 @@ impl AppStream {
         }
     }
 
+    /// Why the app has reset its connection, if it has. A Unix socket knows no reset (unix(7)).
+    pub fn reset_error(&self) -> Option<io::Error> {
+        self.tcp()?.take_error().ok()?
+    }
+
     /// Whether what has been read of the app is TLS. Then reading fails, and none of it is handed
     /// over.
     pub fn speaks_tls(&self) -> bool {
         self.opening == Opening::Tls
     }
 
-    /// Reads until it is known how the app begins, and keeps what it reads for who reads next, an
-    /// error included. Ready with whether it is TLS.
-    pub fn poll_speaks_tls(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
-        while self.opening == Opening::Open {
-            let mut bytes = [0; CLIENT_HELLO.len()];
-            let mut buffer = ReadBuf::new(&mut bytes[self.held.len()..]);
-            let read = ready!(self.socket.poll_read(cx, &mut buffer));
-            let fresh = buffer.filled();
-            self.held.extend(fresh);
-            self.opening = match read {
-                Ok(()) if !fresh.is_empty() => Opening::of(&self.held),
-                // Whoever reads next finds the end, too.
-                Ok(()) => Opening::Plain,
-                Err(error) => {
-                    self.failed = Some(error);
-                    Opening::Plain
-                }
-            };
+    /// Reads ahead: what the app sends while nobody can take it is held for the next reader.
+    pub fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<Ahead> {
+        if self.ended {
+            return Poll::Ready(Ahead::Ended);
         }
-        Poll::Ready(self.speaks_tls())
+        if self.held.len() >= MOST_AHEAD {
+            return Poll::Ready(Ahead::Full);
+        }
+        let mut bytes = [0; AHEAD_READ];
+        let mut buffer = ReadBuf::new(&mut bytes);
+        if let Err(error) = ready!(self.socket.poll_read(cx, &mut buffer)) {
+            return Poll::Ready(Ahead::Failed(error));
+        }
+        let fresh = buffer.filled();
+        if fresh.is_empty() {
+            self.ended = true;
+            return Poll::Ready(Ahead::Ended);
+        }
+        self.last_ahead = Some(Instant::now());
+        self.held.extend(fresh);
+        if self.opening == Opening::Open {
+            self.opening = Opening::of(&self.held);
+        }
+        Poll::Ready(if self.speaks_tls() { Ahead::Tls } else { Ahead::Bytes })
+    }
+
+    /// Whether something was read ahead.
+    pub fn has_ahead(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    /// When something was last read ahead.
+    pub fn last_ahead(&self) -> Option<Instant> {
+        self.last_ahead
+    }
+
+    /// Takes what was read ahead.
+    pub fn take_ahead(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.held)
     }
 
     /// Closes a connection whose app speaks TLS. What has come is read first, since closing with
@@ -174,10 +232,24 @@ impl fmt::Display for Peer {
 }
 
 impl App for AppStream {
-    fn broken_off(&self) -> Option<io::Error> {
-        // A Unix socket has no error of its own to tell: that the app has gone is its end of
-        // stream.
-        self.tcp()?.take_error().ok()?
+    fn broken_off(&mut self) -> Option<io::Error> {
+        match &self.socket {
+            Socket::Tcp(stream, _) => {
+                if !std::mem::replace(&mut self.is_probed, true) {
+                    // Without probes only the idle timeout ends the connection.
+                    let _ = probe(stream);
+                }
+                self.reset_error()
+            }
+            Socket::Unix(stream) => {
+                let now = Instant::now();
+                let since = match has_hung_up(stream) {
+                    true => *self.hung_up.get_or_insert(now),
+                    false => return None,
+                };
+                (now - since >= HUNG_UP).then(|| io::ErrorKind::ConnectionReset.into())
+            }
+        }
     }
 }
 
@@ -188,8 +260,8 @@ impl AsyncRead for AppStream {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let app = self.get_mut();
-        if app.opening == Opening::Open && app.held.is_empty() {
-            // Nearly always this decides: the first bytes are looked at where they are read anyway.
+        if app.opening == Opening::Open && app.held.is_empty() && !app.ended {
+            // The usual case: the first bytes are looked at where they are read anyway.
             let before = buf.filled().len();
             ready!(app.socket.poll_read(cx, buf))?;
             let fresh = &buf.filled()[before..];
@@ -200,19 +272,24 @@ impl AsyncRead for AppStream {
             app.held.extend(fresh);
             buf.set_filled(before);
         }
-        if ready!(app.poll_speaks_tls(cx)) {
+        while app.opening == Opening::Open && !app.ended {
+            if let Ahead::Failed(error) = ready!(app.poll_ahead(cx)) {
+                return Poll::Ready(Err(error));
+            }
+        }
+        if app.speaks_tls() {
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "it speaks TLS")));
         }
         if !app.held.is_empty() {
             let count = app.held.len().min(buf.remaining());
             buf.put_slice(&app.held[..count]);
             app.held.drain(..count);
+            if app.held.is_empty() {
+                app.held = Vec::new();
+            }
             return Poll::Ready(Ok(()));
         }
-        match app.failed.take() {
-            Some(error) => Poll::Ready(Err(error)),
-            None => app.socket.poll_read(cx, buf),
-        }
+        if app.ended { Poll::Ready(Ok(())) } else { app.socket.poll_read(cx, buf) }
     }
 }
 
@@ -244,24 +321,6 @@ impl AsyncWrite for AppStream {
     }
 }
 
-/// Paces a warning that an app may cause hundreds of times a second.
-#[derive(Debug, Default)]
-pub struct Pace(Mutex<Option<Instant>>);
-
-impl Pace {
-    const AT_MOST_EVERY: Duration = Duration::from_secs(60);
-
-    /// Whether the warning is due now; then the next one is a minute later.
-    pub fn is_due(&self, now: Instant) -> bool {
-        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let due = last.is_none_or(|last| now - last >= Pace::AT_MOST_EVERY);
-        if due {
-            *last = Some(now);
-        }
-        due
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use tokio::io::AsyncReadExt;
@@ -273,6 +332,11 @@ mod tests {
         (AppStream::from_unix(near), far)
     }
 
+    /// Reads ahead to the app's end.
+    async fn look_ahead(app: &mut AppStream) {
+        while matches!(poll_fn(|cx| app.poll_ahead(cx)).await, Ahead::Bytes) {}
+    }
+
     /// Everything that is read of an app that sends `parts` one after the other, `at_once` bytes at
     /// most with each read, and whether that ended with an error.
     async fn read_of(parts: &[&[u8]], at_once: usize, look_first: bool) -> (Vec<u8>, bool) {
@@ -281,8 +345,7 @@ mod tests {
         if look_first {
             far.write_all(parts.concat().as_slice()).await.unwrap();
             drop(far);
-            let tls = poll_fn(|cx| app.poll_speaks_tls(cx)).await;
-            assert_eq!(tls, app.speaks_tls());
+            look_ahead(&mut app).await;
         } else {
             for part in parts {
                 far.write_all(part).await.unwrap();
@@ -333,26 +396,5 @@ mod tests {
                 }
             }
         }
-    }
-
-    #[tokio::test]
-    async fn an_error_met_before_reading_is_told_to_who_reads_next() {
-        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-        let far = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let (near, address) = listener.accept().await.unwrap();
-        let mut app = AppStream::from_tcp(near, address);
-        super::super::socket::reset_on_close(&far);
-        drop(far);
-        assert!(!poll_fn(|cx| app.poll_speaks_tls(cx)).await);
-        let error = app.read(&mut [0; 9]).await.unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
-    }
-
-    #[tokio::test]
-    async fn a_warning_is_due_at_once_and_then_once_a_minute() {
-        let (pace, now) = (Pace::default(), Instant::now());
-        let due_after = [0, 0, 59, 60, 61, 119, 120]
-            .map(|seconds| pace.is_due(now + Duration::from_secs(seconds)));
-        assert_eq!(due_after, [true, false, false, true, false, false, true]);
     }
 }

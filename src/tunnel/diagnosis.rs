@@ -125,8 +125,8 @@ pub async fn late_refusal(tunnel: &Tunnel, error: &io::Error) -> Option<Handshak
     if error.kind() != io::ErrorKind::ConnectionReset {
         return LateRefusal::of(error).map(HandshakeError::from);
     }
-    // Who has no place to ask from leaves the question to others.
-    let _permit = tunnel.stock.try_permit()?;
+    // At the limit, do not ask.
+    let _slot = tunnel.limit.try_slot()?;
     let ask = async {
         let stream = connect_tcp(look_up(tunnel).await.ok()?).await.ok()?;
         let connected = handshake(tunnel, &tunnel.connector, stream, &Arc::default()).await;
@@ -152,13 +152,13 @@ pub enum Silence {
 pub async fn question_silence(tunnel: &Tunnel, address: SocketAddr, heard: &Heard) -> Silence {
     sleep(SILENCE).await;
     let known = tunnel.inquiries.plaintext.known();
-    let permit = tunnel.stock.try_permit();
-    if known.is_none() && permit.is_none() && !heard.anything() {
+    let slot = tunnel.limit.try_slot();
+    if known.is_none() && slot.is_none() && !heard.anything() {
         return Silence::Unquestioned;
     }
     let is_plaintext = match known {
         Some(answer) => answer == Some(address),
-        None => permit.is_some() && speaks_plaintext(tunnel, address).await,
+        None => slot.is_some() && speaks_plaintext(tunnel, address).await,
     };
     if is_plaintext { Silence::OfPlaintext } else { std::future::pending().await }
 }

@@ -2,20 +2,15 @@
 
 use tokio::sync::{mpsc, watch};
 
-/// Lets connections know that COMMAND has ended, and the launcher when the last one is done.
+/// Lets connections know that COMMAND has ended, and the launcher when the last one is done. Each
+/// connection and each listener holds one; the drain waits until all are dropped.
 #[derive(Debug, Clone)]
 pub struct Connections {
-    alive: Alive,
-    command_ended: watch::Receiver<bool>,
-}
-
-/// The drain waits for whoever holds one: each connection and each listener.
-#[derive(Debug, Clone)]
-pub struct Alive(
     /// Nothing is ever sent.
     #[expect(dead_code, reason = "it is there to be dropped")]
-    mpsc::Sender<()>,
-);
+    alive: mpsc::Sender<()>,
+    command_ended: watch::Receiver<bool>,
+}
 
 /// The launcher's end of [`Connections`].
 #[derive(Debug)]
@@ -29,12 +24,7 @@ impl Connections {
         let (alive, all_done) = mpsc::channel(1);
         let (ended_sender, command_ended) = watch::channel(false);
         let drain = Drain { all_done, command_ended: ended_sender };
-        (Connections { alive: Alive(alive), command_ended }, drain)
-    }
-
-    /// What each connection is given to hold.
-    pub fn alive(&self) -> Alive {
-        self.alive.clone()
+        (Connections { alive, command_ended }, drain)
     }
 
     /// Waits for COMMAND's end; a launcher that is gone counts as that, too.
@@ -65,7 +55,7 @@ mod tests {
         let (connections, drain) = Connections::new();
         let mut connections = connections;
         for lifetime in [3, 1, 2] {
-            let alive = connections.alive();
+            let alive = connections.clone();
             tokio::spawn(async move {
                 sleep(Duration::from_secs(lifetime)).await;
                 drop(alive);
@@ -97,7 +87,7 @@ mod tests {
             let mut connections = connections;
             connections.command_ended().await;
             // It waited in the backlog.
-            let late = connections.alive();
+            let late = connections.clone();
             drop(connections);
             sleep(Duration::from_secs(2)).await;
             drop(late);

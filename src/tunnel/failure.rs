@@ -12,8 +12,6 @@ use crate::tls::HandshakeError;
 /// How far a connection had come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
-    /// Before it began: other handshakes were under way.
-    Turn,
     LookUp,
     Tcp,
     Tls,
@@ -31,8 +29,6 @@ pub enum Failure {
     /// OpenSSL could not do its part: a lack of memory passes, and for the app it is an outage,
     /// too.
     Internal(io::Error),
-    /// There is too little memory for another connection: an outage, too.
-    NoRoom(io::Error),
     /// So many connections were open, and none came free in time.
     QueueTimeout(NonZeroUsize),
 }
@@ -56,7 +52,7 @@ impl Failure {
     /// The word after `at=` in the log.
     pub fn event(&self) -> &'static str {
         match self {
-            Failure::Outage(..) | Failure::Internal(_) | Failure::NoRoom(_) => "connection-failed",
+            Failure::Outage(..) | Failure::Internal(_) => "connection-failed",
             Failure::Misconfigured(_) => "connection-refused",
             Failure::QueueTimeout(_) => "queue-timeout",
         }
@@ -66,10 +62,8 @@ impl Failure {
     pub fn reason(&self) -> FailureReason {
         use io::ErrorKind::{ConnectionRefused, TimedOut};
         match self {
-            Failure::QueueTimeout(_) | Failure::Outage(Step::Turn, _) => {
-                FailureReason::QueueTimeout
-            }
-            Failure::Internal(_) | Failure::NoRoom(_) => FailureReason::Internal,
+            Failure::QueueTimeout(_) => FailureReason::QueueTimeout,
+            Failure::Internal(_) => FailureReason::Internal,
             Failure::Outage(_, error) if is_out_of_descriptors(error) => FailureReason::Descriptors,
             Failure::Outage(Step::LookUp, _) => FailureReason::Dns,
             Failure::Outage(Step::Tcp, error) => match error.kind() {
@@ -116,7 +110,6 @@ impl fmt::Display for Failure {
         match self {
             Failure::Outage(step, error) => {
                 let what = match step {
-                    Step::Turn => "it waited for other connections that were being made",
                     Step::LookUp => "name look-up failed",
                     Step::Tcp => "TCP connection failed",
                     Step::Tls | Step::Unanswered => "TLS handshake broke off",
@@ -124,7 +117,6 @@ impl fmt::Display for Failure {
                 write!(f, "{what}: {}", in_words(error))
             }
             Failure::Internal(error) => write!(f, "OpenSSL failed: {error}"),
-            Failure::NoRoom(error) => write!(f, "memory is short: {}", in_words(error)),
             Failure::QueueTimeout(limit) => write!(
                 f,
                 "all {limit} connections that the tunnel may have were in use until the connect \

@@ -31,11 +31,6 @@ impl Failure {
                 "memory may be short; if not, this is a defect of start-stunnel or of OpenSSL"
                     .to_owned()
             }
-            Failure::NoRoom(_) => {
-                "raise the limit on memory (ulimit -v, vm.overcommit_memory), or open fewer \
-                 connections; those that are open go on"
-                    .to_owned()
-            }
             Failure::Outage(_, error) if is_out_of_descriptors(error) => {
                 "raise the limit on open files (ulimit -Hn)".to_owned()
             }
@@ -52,7 +47,7 @@ impl Failure {
             Failure::Outage(Step::Tcp, _) => {
                 format!("check the network and the host and port in {variable}")
             }
-            Failure::Outage(Step::Turn | Step::Tls, _) => {
+            Failure::Outage(Step::Tls, _) => {
                 format!(
                     "the server may be down or starting. If this never works: {}",
                     another_port(tunnel)
@@ -158,9 +153,15 @@ fn another_port(tunnel: &Tunnel) -> String {
 /// When apps wait for a connection, or have waited in vain.
 pub fn queue(tunnel: &Tunnel) -> String {
     format!(
-        "set {} higher if the plan allows more, or give the app fewer threads or a smaller pool",
+        "set {} to what the app holds at once (Sidekiq: its concurrency plus 5; Puma: its \
+         connection pools), if the plan allows it; else give the app fewer threads",
         tunnel.route.setting_names.of(names::MAX_CONNECTIONS)
     )
+}
+
+/// When no connection has come free for a long time: the app never closes them.
+pub fn queue_stuck(tunnel: &Tunnel) -> String {
+    format!("this queue cannot move, since the app keeps its connections open: {}", queue(tunnel))
 }
 
 /// That a server may take no more connections, of which this launcher has none.

@@ -3,11 +3,11 @@
 use std::env;
 use std::ffi::OsString;
 use std::fs::{self, Permissions};
+use std::future::Future;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use nix::unistd::mkdtemp;
@@ -17,8 +17,8 @@ use tokio::task::coop::consume_budget;
 use tokio::time::sleep;
 
 use super::app::AppStream;
-use super::drain::{Alive, Connections};
-use super::{Tunnel, connection, hints, supply};
+use super::drain::Connections;
+use super::{Tunnel, hints};
 use crate::logging::warning;
 
 /// Connections that may wait to be accepted; the kernel lowers it to net.core.somaxconn
@@ -202,48 +202,42 @@ impl Watched {
     }
 }
 
-/// Accepts the app's connections until COMMAND has ended, and serves each in a task of its own.
+/// Accepts app connections until COMMAND has ended. `handle` serves each in a task of its own, and
+/// drops the [`Connections`] that it is given once the app has got everything.
 ///
 /// # Errors
 /// When the listener cannot be handed to the runtime.
-pub async fn serve(
+pub async fn serve<H, F>(
     listener: Listener,
-    tunnel: Arc<Tunnel>,
+    tunnel: &Tunnel,
     mut connections: Connections,
-) -> io::Result<()> {
-    let begin = |stream: AppStream, alive: Alive| {
-        let tunnel = tunnel.clone();
-        tokio::spawn(async move {
-            let returned = connection::serve(stream, &tunnel).await;
-            // The app has gone: what is left to do has nothing to deliver.
-            drop(alive);
-            if let Some(redis) = returned {
-                Box::pin(supply::give_back(&tunnel, redis)).await;
-            }
-        });
-    };
+    handle: H,
+) -> io::Result<()>
+where
+    H: Fn(AppStream, Connections) -> F,
+    F: Future<Output = ()> + Send + 'static,
+{
     let listener = Watched::new(listener)?;
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok(stream) => begin(stream, connections.alive()),
-                Err(error) => after_failed_accept(&tunnel, error).await,
+                Ok(app) => drop(tokio::spawn(handle(app, connections.clone()))),
+                Err(error) => after_failed_accept(tunnel, error).await,
             },
             () = connections.command_ended() => break,
         }
     }
-    tunnel.stock.close();
     // What the app wrote just before it ended may wait in connections not accepted yet.
     loop {
         match listener.accept_arrived() {
-            Ok(stream) => {
-                begin(stream, connections.alive());
+            Ok(app) => {
+                tokio::spawn(handle(app, connections.clone()));
                 // However fast others come: the drain's time runs.
                 consume_budget().await;
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
             // A descriptor may become free when another connection is done.
-            Err(error) => after_failed_accept(&tunnel, error).await,
+            Err(error) => after_failed_accept(tunnel, error).await,
         }
     }
 }

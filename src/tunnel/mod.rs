@@ -1,61 +1,67 @@
-//! One byte's way: accepted by the [`listener`] as an [`app`]'s, connected by the [`upstream`],
-//! moved by the [`relay`]; [`connection`] is the life of all three together. [`supply`] hands over
-//! connections of the pool, too, and [`reuse`] sees to it that each has one user at a time;
-//! [`names`] knows whether they still lead to the right server. [`failure`] says in a user's words
-//! why there is no connection, [`hints`] what to change, [`diagnosis`] asks the server for it,
-//! [`refusal`] tells the app. [`drain`] is the end of it all, [`headroom`] keeps memory for those
-//! who are there, and [`socket`] has the knobs of the operating system.
+//! A byte's way from the app to Redis and back.
+//!
+//! The [`listener`] accepts an [`app`]'s connection. [`connection`] is the life of one: it gets an
+//! [`upstream`], moves bytes with the [`relay`], and closes both [`ends`]. While an app waits
+//! ([`waiting`]) for its upstream, [`queue`] and [`limit`] keep `--max-connections`, and
+//! [`attempts`] keeps the connect timeout. A [`tap`] sees the bytes that pass; [`meter`] counts
+//! them.
+//!
+//! [`failure`] says in a user's words why there is no connection, [`hints`] what to change,
+//! [`diagnosis`] asks the server for it; [`report`] tells the log, and [`refusal`] the app. [`drain`]
+//! is the end of it all.
 
-mod app;
+pub mod app;
+pub mod attempts;
 pub mod client_limit;
-mod connection;
+pub mod connection;
 pub mod diagnosis;
 mod drain;
+mod ends;
 pub mod failure;
+mod first_handshake;
 pub mod headroom;
 pub mod hints;
 mod inquiry;
+mod limit;
 mod listener;
-mod names;
+mod meter;
+mod pace;
+pub mod queue;
 mod read_ahead;
 mod refusal;
 pub mod relay;
-pub mod reuse;
+mod report;
+mod resolver;
 pub mod route;
 mod socket;
-mod stream;
-pub mod supply;
+pub mod stream;
+pub mod tap;
 pub mod upstream;
+mod waiting;
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
-
-use app::Pace;
 use diagnosis::Inquiries;
 pub use drain::{Connections, Drain};
-use failure::{Failure, Step};
+use first_handshake::FirstHandshake;
+pub use limit::{Limit, Slot};
 pub use listener::{Listen, Listener, PortTaken, SocketFolder, serve};
-use names::Names;
+use pace::Pace;
+use resolver::Resolver;
 pub use route::{Route, SettingNames, Upstream};
-use stream::TlsUpstream;
 
 use crate::figures::TunnelFigures;
-use crate::pool::{PoolMode, Stock, Terms};
 use crate::tls::{Connector, Sessions};
 
 /// How connections to Redis are made and given up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConnectionSettings {
-    /// For name look-up, TCP and TLS together; more than zero.
+    /// For the queue, name lookup, TCP and TLS together; more than zero.
     pub connect_timeout: Duration,
     /// Whether to keep trying until `connect_timeout`.
     pub connect_retry: bool,
-    /// Connections made beforehand for each tunnel, at most [`crate::pool::MOST_SPARES`]; 0: none.
-    pub spares: usize,
-    pub pool: PoolMode,
     /// `None`: never.
     pub idle_timeout: Option<Duration>,
     /// After COMMAND's end; zero means not to wait.
@@ -71,16 +77,18 @@ pub struct Tunnel {
     pub unverified: Arc<Connector>,
     pub settings: ConnectionSettings,
     pub figures: Arc<TunnelFigures>,
-    names: Names,
-    stock: Arc<Stock<TlsUpstream>>,
+    pub limit: Arc<Limit>,
+    resolver: Resolver,
     sessions: Arc<Sessions>,
+    first_handshake: FirstHandshake,
     inquiries: Inquiries,
-    /// Of apps that speak TLS.
+    /// Apps that speak TLS.
     tls_warning: Pace,
-    /// Of connections that end without an answer.
+    /// Connections that end without an answer.
     unanswered_warning: Pace,
-    /// Of apps that wait at the limit.
+    /// Apps that wait at the limit, and a queue that cannot move.
     queue_warning: Pace,
+    stuck_warning: Pace,
 }
 
 impl Tunnel {
@@ -90,47 +98,22 @@ impl Tunnel {
         settings: ConnectionSettings,
         figures: Arc<TunnelFigures>,
     ) -> Tunnel {
-        let unverified = Connector::unverified(&route.trust);
-        // Who logs in by certificate would be the default user after a reset.
-        let mode = if route.trust.identity.is_some() { PoolMode::Off } else { settings.pool };
-        let stock = Stock::new(Terms {
-            mode,
-            limit: route.max_connections.map(NonZeroUsize::get),
-            spares: settings.spares,
-            all_have_passwords: route.all_have_passwords,
-            resumes: connector.resumes(),
-        });
-        let (names, sessions, inquiries) = Default::default();
         figures.set_limit(route.max_connections.map(NonZeroUsize::get));
         Tunnel {
-            route,
-            connector,
-            unverified,
-            settings,
-            figures,
-            names,
-            stock,
-            sessions,
-            inquiries,
+            unverified: Connector::unverified(&route.trust),
+            limit: Limit::new(route.max_connections),
+            resolver: Resolver::default(),
+            sessions: Arc::default(),
+            first_handshake: FirstHandshake::new(connector.resumes(), settings.connect_timeout),
+            inquiries: Inquiries::default(),
             tls_warning: Pace::default(),
             unanswered_warning: Pace::default(),
             queue_warning: Pace::default(),
-        }
-    }
-
-    /// Lets others resume the TLS session that there may be now. `answered`: a server that has
-    /// given none by its first answer gives none.
-    fn note_session(&self, answered: bool) {
-        self.stock.note_session(self.sessions.is_known(), answered, Instant::now());
-    }
-
-    /// Takes note of a failure that looks as if Redis had too many clients: it has cut a handshake
-    /// while others of this launcher's live.
-    fn note_failure(&self, failure: &Failure) {
-        if matches!(failure, Failure::Outage(Step::Unanswered, _))
-            && self.figures.open_to_server() > 0
-        {
-            self.figures.turned_away();
+            stuck_warning: Pace::default(),
+            route,
+            connector,
+            settings,
+            figures,
         }
     }
 

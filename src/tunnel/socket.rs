@@ -3,11 +3,12 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{SockRef, TcpKeepalive};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 
 /// Silence before the first keepalive probe towards Redis: below the 350 s after which AWS's
 /// balancers and NAT gateways forget a connection.
@@ -16,6 +17,10 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 /// Unanswered probes until the connection counts as broken.
 const KEEPALIVE_PROBES: u32 = 4;
+
+/// Silence before the first probe of an app that has closed its side, and between probes. After an
+/// app has gone, its kernel answers probes for a minute (tcp_fin_timeout in tcp(7)), then resets.
+const APP_PROBE_INTERVAL: Duration = Duration::from_secs(15);
 
 /// Small requests must not wait for one another (Nagle's algorithm).
 pub fn send_at_once(stream: &TcpStream) -> io::Result<()> {
@@ -32,6 +37,23 @@ pub fn keep_alive(stream: &TcpStream) -> io::Result<()> {
         .with_interval(KEEPALIVE_INTERVAL)
         .with_retries(KEEPALIVE_PROBES);
     SockRef::from(stream).set_tcp_keepalive(&keepalive)
+}
+
+/// Has the kernel find out whether an app still exists.
+pub fn probe(stream: &TcpStream) -> io::Result<()> {
+    let keepalive = TcpKeepalive::new()
+        .with_time(APP_PROBE_INTERVAL)
+        .with_interval(APP_PROBE_INTERVAL)
+        .with_retries(KEEPALIVE_PROBES);
+    SockRef::from(stream).set_tcp_keepalive(&keepalive)
+}
+
+/// Whether the peer has closed a Unix socket for good, and not only its own side (poll(2)).
+pub fn has_hung_up(stream: &UnixStream) -> bool {
+    let mut watched = [PollFd::new(stream.as_fd(), PollFlags::empty())];
+    let polled = poll(&mut watched, PollTimeout::ZERO);
+    let events = watched[0].revents().unwrap_or(PollFlags::empty());
+    polled.is_ok() && events.contains(PollFlags::POLLHUP)
 }
 
 /// Bytes that were written but that the peer's kernel has not acknowledged yet; 0 when nobody

@@ -14,9 +14,9 @@ use tokio::task::yield_now;
 use tokio::time::Instant;
 use tokio_native_tls::TlsStream;
 
+use super::limit::Slot;
 use super::read_ahead::ReadAhead;
 use crate::figures::UpstreamState;
-use crate::pool::Permit;
 use crate::tls::is_unannounced_close;
 
 /// How often a stream is checked until the runtime has heard of all that the kernel has.
@@ -26,8 +26,8 @@ const READINESS_TRIES: usize = 4;
 #[derive(Debug)]
 pub struct TlsUpstream {
     tls: TlsStream<ReadAhead>,
-    /// That there may be this connection; dropped once it is closed.
-    permit: Permit<TlsUpstream>,
+    /// The permission to have this connection, given back once it is closed.
+    slot: Slot,
     pub address: SocketAddr,
     pub made: Instant,
     /// OpenSSL has given all that it had: it is not asked again before something arrives.
@@ -36,29 +36,18 @@ pub struct TlsUpstream {
 }
 
 impl TlsUpstream {
-    pub fn new(
-        tls: TlsStream<ReadAhead>,
-        permit: Permit<TlsUpstream>,
-        address: SocketAddr,
-    ) -> TlsUpstream {
+    pub fn new(tls: TlsStream<ReadAhead>, slot: Slot, address: SocketAddr) -> TlsUpstream {
         let (exhausted, close_notify_sent, made) = (false, false, Instant::now());
-        TlsUpstream { tls, permit, address, made, exhausted, close_notify_sent }
+        TlsUpstream { tls, slot, address, made, exhausted, close_notify_sent }
     }
 
-    /// Closes it, and returns the permit, for another.
-    pub fn into_permit(self) -> Permit<TlsUpstream> {
-        let TlsUpstream { tls, mut permit, .. } = self;
-        drop(tls);
-        permit.renew();
-        permit
+    /// Closes the connection, and returns its slot for another.
+    pub fn into_slot(self) -> Slot {
+        self.slot
     }
 
-    pub fn permit(&self) -> &Permit<TlsUpstream> {
-        &self.permit
-    }
-
-    pub fn permit_mut(&mut self) -> &mut Permit<TlsUpstream> {
-        &mut self.permit
+    pub fn slot(&self) -> &Slot {
+        &self.slot
     }
 
     /// What the connection does now.

@@ -2,101 +2,55 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 use tokio_native_tls::TlsStream;
 
 use super::Tunnel;
 use super::diagnosis::{Silence, Unexplained, question_silence, speaks_plaintext};
 use super::failure::{Failure, Step};
-use super::headroom::Room;
+use super::first_handshake::SLOW_TCP;
 use super::read_ahead::ReadAhead;
 use super::socket::{keep_alive, send_at_once};
-use super::stream::TlsUpstream;
 use crate::figures::UpstreamState;
-use crate::logging::debug;
-use crate::pool::Permit;
-use crate::pool::canary::{self, Verdict};
 use crate::tls::{Connector, HandshakeError, Sessions, names_and_end_of};
 
 /// How long one address has before the next one is tried beside it (RFC 8305 section 5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
-/// How long a server may take to answer a canary.
-const CANARY: Duration = Duration::from_secs(1);
 
-/// Makes a connection, until `deadline`, and finds out whether connections to this server may be
-/// reused if that is its permit's task.
+/// Makes a connection to an address that the name had at `since` or later, until `deadline`.
 ///
 /// # Errors
-/// What failed, and the permit.
-pub async fn make(
+/// What failed.
+pub async fn connect(
     tunnel: &Tunnel,
-    mut permit: Permit<TlsUpstream>,
+    since: Instant,
     deadline: Instant,
-) -> Result<TlsUpstream, (Unexplained, Permit<TlsUpstream>)> {
-    loop {
-        let mut step = Step::LookUp;
-        let made = timeout_at(deadline, take_steps(tunnel, &mut step)).await;
-        let made = made.unwrap_or_else(|_| Err(Failure::timed_out(step).into()));
-        let (tls, address) = match made {
-            Ok(made) => made,
-            Err(unexplained) => return Err((unexplained, permit)),
-        };
-        tunnel.note_session(false);
-        let is_canary = permit.is_canary();
-        let mut stream = TlsUpstream::new(tls, permit, address);
-        if is_canary {
-            // Should the server not answer, there is to be time for another.
-            let limit = CANARY.min(deadline.saturating_duration_since(Instant::now()) / 2);
-            let verdict = timeout(limit, try_reset(&mut stream)).await.unwrap_or(Verdict::Unclear);
-            debug!(at = "pool-tried", var = tunnel.variable(), verdict = ?verdict);
-            stream.permit_mut().tried(verdict, Instant::now());
-            if verdict != Verdict::Passed {
-                // Who knows what it is now.
-                permit = stream.into_permit();
-                continue;
-            }
-        }
-        stream.permit_mut().made(Instant::now());
-        return Ok(stream);
-    }
+) -> Result<(TlsStream<ReadAhead>, SocketAddr), Unexplained> {
+    let mut step = Step::LookUp;
+    let connected = timeout_at(deadline, take_steps(tunnel, since, &mut step)).await;
+    connected.unwrap_or_else(|_| Err(Failure::timed_out(step).into()))
 }
 
-/// Whether this server's connections may be reused: see [`crate::pool::canary`].
-async fn try_reset(stream: &mut TlsUpstream) -> Verdict {
-    let ask = async {
-        stream.write_all(canary::REQUESTS).await.ok()?;
-        stream.flush().await.ok()?;
-        let mut lines = [Vec::new(), Vec::new(), Vec::new()];
-        for line in &mut lines {
-            while !line.ends_with(b"\r\n") {
-                if line.len() == canary::LONGEST_LINE {
-                    return None;
-                }
-                line.push(stream.read_u8().await.ok()?);
-            }
-            line.truncate(line.len() - 2);
-        }
-        let [first, reset, second] = lines;
-        let verdict = Verdict::of(&first, &reset, &second);
-        (verdict != Verdict::Passed || stream.is_untouched().await).then_some(verdict)
-    };
-    ask.await.unwrap_or(Verdict::Unclear)
+/// Whether the server has cut the handshake without having sent a byte, as a Redis does that has too
+/// many clients.
+pub fn is_cut(unexplained: &Unexplained) -> bool {
+    matches!(unexplained, Unexplained::Failed(Failure::Outage(Step::Unanswered, _)))
 }
 
 /// Looks up, connects and shakes hands; `step` says how far it has come.
 async fn take_steps(
     tunnel: &Tunnel,
+    since: Instant,
     step: &mut Step,
 ) -> Result<(TlsStream<ReadAhead>, SocketAddr), Unexplained> {
-    let _room = Room::claim().map_err(Failure::NoRoom)?;
     tunnel.connector.prepare().await.map_err(Failure::Internal)?;
-    let addresses = look_up(tunnel).await?;
+    let addresses = look_up_since(tunnel, since).await?;
     let mut tls = connect_tls(tunnel, addresses.clone(), &tunnel.sessions, step).await;
     if let Err(Unexplained::OfSession(_)) = tls {
         // A server may take offence at a session, even one of its own from before a restart.
@@ -114,10 +68,26 @@ async fn connect_tls(
 ) -> Result<(TlsStream<ReadAhead>, SocketAddr), Unexplained> {
     *step = Step::Tcp;
     let connecting = tunnel.figures.hold(UpstreamState::Connecting);
-    let stream = connect_tcp(addresses).await?;
+    let mut first = tunnel.first_handshake.turn(&tunnel.sessions).await;
+    let stream = {
+        let mut stream = pin!(connect_tcp(addresses));
+        tokio::select! {
+            biased;
+            connected = &mut stream => connected?,
+            () = sleep(SLOW_TCP), if first.is_some() => {
+                // The others stop waiting for a server that is so far away.
+                first = None;
+                stream.await?
+            }
+        }
+    };
     drop(connecting);
     *step = Step::Tls;
-    handshake(tunnel, &tunnel.connector, stream, sessions).await
+    let tls = handshake(tunnel, &tunnel.connector, stream, sessions).await?;
+    if let Some(first) = first {
+        first.succeeded();
+    }
+    Ok(tls)
 }
 
 /// The upstream's addresses. Anew each time: a fail-over moves the name.
@@ -132,7 +102,7 @@ pub async fn look_up_since(tunnel: &Tunnel, since: Instant) -> Result<Vec<Socket
         let addresses = lookup_host((host.as_str(), tunnel.route.upstream.port)).await;
         addresses.map(Iterator::collect)
     };
-    let addresses = tunnel.names.addresses(since, ask).await;
+    let addresses = tunnel.resolver.addresses(since, ask).await;
     addresses.map_err(|error| Failure::Outage(Step::LookUp, error))
 }
 

@@ -1,4 +1,4 @@
-//! Where a tunnel's name leads: what the resolver said last, and when it was asked.
+//! A tunnel's name lookups. Lookups in flight are shared, and each answer has its time.
 
 use std::future::Future;
 use std::io;
@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 /// One tunnel's look-ups.
 #[derive(Debug, Default)]
-pub struct Names {
+pub struct Resolver {
     latest: Mutex<Latest>,
 }
 
@@ -34,7 +34,7 @@ struct LookUp {
     result: OnceCell<io::Result<Vec<SocketAddr>>>,
 }
 
-impl Names {
+impl Resolver {
     fn latest(&self) -> MutexGuard<'_, Latest> {
         self.latest.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -113,44 +113,44 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_answer_holds_for_whoever_does_not_want_a_newer_one() {
-        let (names, count) = (Names::default(), Cell::new(0));
+        let (resolver, count) = (Resolver::default(), Cell::new(0));
         let start = Instant::now();
-        assert_eq!(number(names.addresses(start, ask(&count, true)).await), 1);
-        assert_eq!(number(names.addresses(start, ask(&count, true)).await), 1);
+        assert_eq!(number(resolver.addresses(start, ask(&count, true)).await), 1);
+        assert_eq!(number(resolver.addresses(start, ask(&count, true)).await), 1);
         // The question counts, not the answer.
         let later = start + Duration::from_millis(1);
-        assert_eq!(number(names.addresses(later, ask(&count, true)).await), 2);
+        assert_eq!(number(resolver.addresses(later, ask(&count, true)).await), 2);
     }
 
     #[tokio::test(start_paused = true)]
     async fn several_at_once_ask_once_and_a_failure_is_told_to_all_and_not_kept() {
-        let (names, count) = (Names::default(), Cell::new(0));
+        let (resolver, count) = (Resolver::default(), Cell::new(0));
         let start = Instant::now();
         let (one, other) = tokio::join!(
-            names.addresses(start, ask(&count, false)),
-            names.addresses(start, ask(&count, false)),
+            resolver.addresses(start, ask(&count, false)),
+            resolver.addresses(start, ask(&count, false)),
         );
         for result in [one, other] {
             assert_eq!(result.unwrap_err().kind(), io::ErrorKind::NotFound);
         }
         assert_eq!((count.get(), start.elapsed()), (1, SECOND));
-        assert_eq!(number(names.addresses(start, ask(&count, true)).await), 2);
+        assert_eq!(number(resolver.addresses(start, ask(&count, true)).await), 2);
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_waits_for_another_that_gives_up_asks_itself() {
-        let (names, count) = (Names::default(), Cell::new(0));
+        let (resolver, count) = (Resolver::default(), Cell::new(0));
         let start = Instant::now();
         let half = Duration::from_millis(500);
-        let impatient = timeout(half, names.addresses(start, ask(&count, true)));
-        let (gone, answered) = tokio::join!(impatient, names.addresses(start, ask(&count, true)));
+        let impatient = timeout(half, resolver.addresses(start, ask(&count, true)));
+        let (gone, answered) = tokio::join!(impatient, resolver.addresses(start, ask(&count, true)));
         assert!(gone.is_err());
         assert_eq!((number(answered), start.elapsed()), (2, half + SECOND));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_slow_answer_to_an_older_question_does_not_replace_a_newer_one() {
-        let (names, count) = (Names::default(), Cell::new(0));
+        let (resolver, count) = (Resolver::default(), Cell::new(0));
         let start = Instant::now();
         let slow = async {
             sleep(SECOND * 5).await;
@@ -158,10 +158,10 @@ mod tests {
         };
         let later = async {
             sleep(SECOND).await;
-            names.addresses(Instant::now(), ask(&count, true)).await
+            resolver.addresses(Instant::now(), ask(&count, true)).await
         };
-        let (slow, later) = tokio::join!(names.addresses(start, slow), later);
+        let (slow, later) = tokio::join!(resolver.addresses(start, slow), later);
         assert_eq!((number(later), number(slow)), (1, 2));
-        assert_eq!(number(names.addresses(start, ask(&count, true)).await), 1);
+        assert_eq!(number(resolver.addresses(start, ask(&count, true)).await), 1);
     }
 }

@@ -1,0 +1,103 @@
+//! When `--pool auto` switches the pool on and off: it counts short app connections.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::tunnel::connection::Outcome;
+
+/// So many short connections within [`WINDOW`] switch the pool on.
+const MANY: usize = 16;
+const WINDOW: Duration = Duration::from_secs(10);
+/// A connection that lasted less than this is short.
+const SHORT: Duration = Duration::from_secs(10);
+/// The pool switches off after this long without so many in any window.
+const LINGER: Duration = Duration::from_secs(60);
+
+/// See the module's description.
+#[derive(Debug, Default)]
+pub struct Engagement {
+    /// When the latest short connections ended, at most [`MANY`].
+    ends: VecDeque<Instant>,
+    until: Option<Instant>,
+}
+
+impl Engagement {
+    pub fn is_on(&self, now: Instant) -> bool {
+        self.until.is_some_and(|until| now < until)
+    }
+
+    /// When the pool switches off, if nothing changes.
+    pub fn until(&self) -> Option<Instant> {
+        self.until
+    }
+
+    /// An app connection has ended. It counts if it was short, got a reply, and was closed by the
+    /// app without an error.
+    pub fn note(&mut self, outcome: &Outcome, now: Instant) {
+        if outcome.lasted >= SHORT || !outcome.answered || !outcome.closed_by_app {
+            return;
+        }
+        self.ends.push_back(now);
+        if self.ends.len() > MANY {
+            self.ends.pop_front();
+        }
+        let first = self.ends.front().copied().unwrap_or(now);
+        if self.ends.len() == MANY && now - first <= WINDOW {
+            self.until = Some(now + LINGER);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: Outcome =
+        Outcome { lasted: Duration::from_secs(1), answered: true, closed_by_app: true };
+
+    /// Whether the pool is on after connections that end every `pause`.
+    fn is_on_after(count: usize, pause: Duration, outcome: Outcome) -> bool {
+        let (mut engagement, mut now) = (Engagement::default(), Instant::now());
+        for _ in 0..count {
+            now += pause;
+            engagement.note(&outcome, now);
+        }
+        engagement.is_on(now)
+    }
+
+    #[tokio::test]
+    async fn sixteen_short_connections_in_ten_seconds_switch_it_on() {
+        let ms = Duration::from_millis;
+        assert!(!is_on_after(15, ms(1), GOOD));
+        assert!(is_on_after(16, ms(1), GOOD));
+        assert!(is_on_after(16, WINDOW / 15, GOOD));
+        assert!(!is_on_after(100, WINDOW / 15 + ms(1), GOOD));
+    }
+
+    #[tokio::test]
+    async fn long_unanswered_and_broken_connections_do_not_count() {
+        for other in [
+            Outcome { lasted: SHORT, ..GOOD },
+            Outcome { answered: false, ..GOOD },
+            Outcome { closed_by_app: false, ..GOOD },
+        ] {
+            assert!(!is_on_after(100, Duration::from_millis(1), other), "{other:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_minute_without_many_switches_it_off() {
+        let (mut engagement, start) = (Engagement::default(), Instant::now());
+        for _ in 0..MANY {
+            engagement.note(&GOOD, start);
+        }
+        // One every second is too few to keep it on.
+        for second in 1..60 {
+            engagement.note(&GOOD, start + Duration::from_secs(second));
+        }
+        assert!(engagement.is_on(start + Duration::from_secs(60)));
+        assert!(!engagement.is_on(start + Duration::from_secs(5) + LINGER + LINGER / 2));
+    }
+}

@@ -1,0 +1,159 @@
+//! Idle connections, and the app connections that wait for one.
+//!
+//! Idle connections are a stack: the latest that came back goes first, so the oldest is the one
+//! that nobody has needed.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+/// An idle connection closes after this long: well before Heroku's 300 s
+/// (<https://devcenter.heroku.com/articles/heroku-redis#timeout>).
+const IDLE: Duration = Duration::from_secs(30);
+/// Without a limit of connections, only this many idle ones stay that long. Other processes need
+/// the plan's connections, too.
+const FEW: usize = 2;
+/// Further ones close after this long.
+const SURPLUS_IDLE: Duration = Duration::from_secs(1);
+
+/// Idle connections of type `C`.
+pub struct Idle<C> {
+    /// The latest that came back last.
+    kept: Vec<Kept<C>>,
+    waiting: VecDeque<oneshot::Sender<C>>,
+    /// How many may stay for [`IDLE`].
+    few: usize,
+}
+
+struct Kept<C> {
+    connection: C,
+    since: Instant,
+}
+
+impl<C> fmt::Debug for Idle<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Idle({} kept, {} waiting)", self.kept.len(), self.waiting.len())
+    }
+}
+
+impl<C> Idle<C> {
+    /// `is_limited`: a limit of connections is set, which says how many the process may have.
+    pub fn new(is_limited: bool) -> Idle<C> {
+        let few = if is_limited { usize::MAX } else { FEW };
+        Idle { kept: Vec::new(), waiting: VecDeque::new(), few }
+    }
+
+    /// The latest connection that is fit. Those found unfit are closed.
+    pub fn take(&mut self, is_fit: impl Fn(&C) -> bool) -> Option<C> {
+        while let Some(Kept { connection, .. }) = self.kept.pop() {
+            if is_fit(&connection) {
+                return Some(connection);
+            }
+        }
+        None
+    }
+
+    /// Adds a connection, or gives it to whoever waits longest.
+    pub fn add(&mut self, mut connection: C, now: Instant) {
+        while let Some(first) = self.waiting.pop_front() {
+            match first.send(connection) {
+                Ok(()) => return,
+                // It has given up.
+                Err(returned) => connection = returned,
+            }
+        }
+        self.kept.push(Kept { connection, since: now });
+    }
+
+    /// A place in the queue.
+    pub fn wait(&mut self) -> oneshot::Receiver<C> {
+        let (sender, receiver) = oneshot::channel();
+        self.waiting.push_back(sender);
+        receiver
+    }
+
+    /// Whether anybody waits for a connection.
+    pub fn somebody_waits(&mut self) -> bool {
+        self.waiting.retain(|waiting| !waiting.is_closed());
+        !self.waiting.is_empty()
+    }
+
+    /// Closes the connections that are of no use, and says how many.
+    pub fn remove(&mut self, is_useless: impl Fn(&C) -> bool) -> usize {
+        let before = self.kept.len();
+        self.kept.retain(|kept| !is_useless(&kept.connection));
+        before - self.kept.len()
+    }
+
+    /// Closes the connections whose time is up, and says when the next one's will be.
+    pub fn expire(&mut self, now: Instant) -> Option<Instant> {
+        while let Some(oldest) = self.kept.first() {
+            let time = if self.kept.len() > self.few { SURPLUS_IDLE } else { IDLE };
+            let due = oldest.since + time;
+            if now < due {
+                return Some(due);
+            }
+            self.kept.remove(0);
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn any<C>(_: &C) -> bool {
+        true
+    }
+
+    #[tokio::test]
+    async fn the_latest_connection_goes_first() {
+        let (mut idle, now) = (Idle::new(false), Instant::now());
+        (1..4).for_each(|name| idle.add(name, now));
+        assert_eq!(idle.take(any), Some(3));
+        assert_eq!(idle.take(|name| *name == 1), Some(1), "the other one is closed");
+        assert_eq!(idle.take(any), None);
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_longest_gets_the_next_connection() {
+        let (mut idle, now) = (Idle::new(false), Instant::now());
+        let (first, gone, mut third) = (idle.wait(), idle.wait(), idle.wait());
+        drop(gone);
+        idle.add(1, now);
+        idle.add(2, now);
+        assert_eq!((first.await, third.try_recv()), (Ok(1), Ok(2)));
+        assert!(!idle.somebody_waits());
+        idle.add(3, now);
+        assert_eq!(idle.take(any), Some(3));
+    }
+
+    #[tokio::test]
+    async fn two_stay_for_thirty_seconds_and_the_others_for_one() {
+        let (mut idle, start) = (Idle::new(false), Instant::now());
+        (1..5).for_each(|name| idle.add(name, start));
+        assert_eq!(idle.expire(start), Some(start + SURPLUS_IDLE));
+        assert_eq!(idle.kept.len(), 4);
+        assert_eq!(idle.expire(start + SURPLUS_IDLE), Some(start + IDLE));
+        let left: Vec<_> = idle.kept.iter().map(|kept| kept.connection).collect();
+        assert_eq!(left, [3, 4]);
+        assert!(idle.expire(start + IDLE - MS).is_some());
+        assert_eq!(idle.expire(start + IDLE), None);
+    }
+
+    #[tokio::test]
+    async fn with_a_limit_all_stay_for_thirty_seconds() {
+        let (mut idle, start) = (Idle::new(true), Instant::now());
+        (0..20).for_each(|name| idle.add(name, start));
+        assert_eq!(idle.expire(start + IDLE - MS), Some(start + IDLE));
+        assert_eq!(idle.kept.len(), 20);
+        assert_eq!(idle.expire(start + IDLE), None);
+        assert!(idle.kept.is_empty());
+    }
+}

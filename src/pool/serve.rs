@@ -1,0 +1,151 @@
+//! Serves a tunnel's app connections, with the pool or without it.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::handover::{NotHandedOver, hand_over};
+use super::supply::{Supplied, Unfit, note_discarded, supply};
+use super::tap::PoolTap;
+use super::trial::{RESET, RESET_DONE};
+use super::{Pool, PoolMode};
+use crate::figures::UpstreamState;
+use crate::logging::debug;
+use crate::tunnel::app::AppStream;
+use crate::tunnel::connection::{self, Connection, Course, Outcome};
+use crate::tunnel::relay::{Begun, RelayEnd, Side};
+use crate::tunnel::stream::TlsUpstream;
+use crate::tunnel::{self, Connections, Listener, Tunnel};
+
+/// How long a server may take to reset a connection.
+const RESET_TIME: Duration = Duration::from_secs(1);
+
+/// Serves a tunnel until COMMAND has ended.
+///
+/// # Errors
+/// As [`tunnel::serve`].
+pub async fn serve(
+    mode: PoolMode,
+    listener: Listener,
+    tunnel: Arc<Tunnel>,
+    connections: Connections,
+) -> io::Result<()> {
+    // Where Redis logs a client in by its certificate, RESET would log it in as another user.
+    if mode == PoolMode::Off || tunnel.route.trust.identity.is_some() {
+        let plain = |app, mut connections: Connections| {
+            let tunnel = tunnel.clone();
+            async move {
+                connection::serve(app, &tunnel, &mut connections).await;
+            }
+        };
+        return tunnel::serve(listener, &tunnel, connections, plain).await;
+    }
+    let pool = Arc::new(Pool::new(tunnel.clone(), mode));
+    let mut end = connections.clone();
+    let closing = pool.clone();
+    tokio::spawn(async move {
+        end.command_ended().await;
+        closing.close();
+    });
+    let handle = |app, connections| serve_app(app, pool.clone(), connections);
+    tunnel::serve(listener, &tunnel, connections, handle).await
+}
+
+async fn serve_app(app: AppStream, pool: Arc<Pool>, mut connections: Connections) {
+    let (outcome, left) = match pool.is_on(Instant::now()) {
+        true => with_pool(app, &pool, &mut connections).await,
+        false => (connection::serve(app, &pool.tunnel, &mut connections).await, None),
+    };
+    pool.note(&outcome, Instant::now());
+    // The app has got everything.
+    drop(connections);
+    if let Some(upstream) = left {
+        Box::pin(take_back(&pool, upstream)).await;
+    }
+}
+
+/// Serves one app connection; returns the connection to Redis if another may use it.
+async fn with_pool(
+    app: AppStream,
+    pool: &Pool,
+    connections: &mut Connections,
+) -> (Outcome, Option<TlsUpstream>) {
+    let mut connection = Connection::accept(app, &pool.tunnel);
+    // Boxed, like all that happens once: an idle connection must not hold memory for it.
+    let supplied = Box::pin(connection.connect(supply(pool), connections)).await;
+    let (mut tap, handed_over) = match supplied {
+        None => return (connection.outcome(), None),
+        Some(Supplied::New(upstream)) => {
+            (PoolTap::new(pool, upstream.made), Ok((upstream, Begun::default())))
+        }
+        Some(Supplied::Kept(kept)) => {
+            let mut tap = PoolTap::new(pool, kept.made);
+            let handing = hand_over(&mut connection, connections, &mut tap, pool, kept);
+            let handed_over = Box::pin(handing).await;
+            (tap, handed_over)
+        }
+    };
+    let course = match handed_over {
+        Ok((upstream, begun)) => connection.relay(upstream, &mut tap, begun).await,
+        Err(NotHandedOver::Ended(course)) => course,
+        Err(NotHandedOver::Failed) => return (connection.outcome(), None),
+    };
+    end(connection, course, &tap, pool).await
+}
+
+async fn end(
+    mut connection: Connection<'_>,
+    course: Course,
+    tap: &PoolTap<'_>,
+    pool: &Pool,
+) -> (Outcome, Option<TlsUpstream>) {
+    if matches!(course.end, RelayEnd::Kept(_)) && !connection.ends.app.speaks_tls() {
+        connection.ends.finish();
+        let left = connection.ends.redis.take();
+        return (connection.closed(&course), left);
+    }
+    let by_redis = matches!(course.end, RelayEnd::Reset(Side::Redis, _));
+    if by_redis || course.redis_ended_first && tap.ledger.is_settled() {
+        pool.server_ended(Instant::now());
+    }
+    (Box::pin(connection.close(course)).await, None)
+}
+
+/// Keeps a connection whose user has left, once Redis has made it as good as new.
+async fn take_back(pool: &Arc<Pool>, mut upstream: TlsUpstream) {
+    if !pool.may_keep(upstream.made, Instant::now()) {
+        // Nothing is owed: it ends in good order.
+        let _ = timeout(Duration::ZERO, upstream.shutdown()).await;
+        return;
+    }
+    upstream.is_now(UpstreamState::Connecting);
+    if !matches!(timeout(RESET_TIME, reset(&mut upstream)).await, Ok(true)) {
+        note_discarded(pool, Unfit::NotReset);
+        return;
+    }
+    upstream.is_now(UpstreamState::Idle);
+    if pool.keep(upstream, Instant::now()) {
+        tokio::spawn(close_unused(pool.clone()));
+    }
+}
+
+/// Whether Redis has reset the connection, and said nothing else.
+async fn reset(upstream: &mut TlsUpstream) -> bool {
+    let mut reply = [0; RESET_DONE.len()];
+    upstream.write_all(RESET).await.is_ok()
+        && upstream.flush().await.is_ok()
+        && upstream.read_exact(&mut reply).await.is_ok()
+        && reply == RESET_DONE
+        && upstream.is_untouched().await
+}
+
+/// Closes idle connections when their time is up, until none is left.
+async fn close_unused(pool: Arc<Pool>) {
+    while let Some(next) = pool.expire(Instant::now()) {
+        sleep_until(next).await;
+    }
+    debug!(at = "pool-empty", var = pool.tunnel.variable());
+}

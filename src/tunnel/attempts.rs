@@ -1,0 +1,153 @@
+//! Attempts to connect: within the connect timeout, and again if `--connect-retry` allows it.
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::failure::{Failure, Step};
+use super::limit::Slot;
+use super::stream::TlsUpstream;
+use super::{Tunnel, queue, upstream};
+
+/// With `--connect-retry`: the longest pause after the first failure. It doubles with each failure,
+/// up to the cap.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// How long to wait for Redis to free the client of a connection that was just closed.
+const FREEING: Duration = Duration::from_millis(50);
+
+/// The pauses between attempts, with full jitter, so that a fleet does not retry in step
+/// (<https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/>).
+#[derive(Debug, Default)]
+struct Backoff {
+    failures: u32,
+}
+
+impl Backoff {
+    /// The pause after another failure: anything up to the longest that is due.
+    fn next(&mut self, random: &mut fastrand::Rng) -> Duration {
+        let longest = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(self.failures));
+        self.failures = self.failures.saturating_add(1);
+        longest.min(LONGEST_PAUSE).mul_f64(random.f64())
+    }
+}
+
+/// A new connection within the connect timeout.
+///
+/// # Errors
+/// What failed last. A failure may take a second more to explain.
+pub async fn connect(tunnel: &Tunnel) -> Result<TlsUpstream, Failure> {
+    connect_by(tunnel, Instant::now() + tunnel.settings.connect_timeout).await
+}
+
+/// Like [`connect`], until `deadline`.
+///
+/// # Errors
+/// What failed last.
+pub async fn connect_by(tunnel: &Tunnel, deadline: Instant) -> Result<TlsUpstream, Failure> {
+    retry(tunnel, deadline, || async {
+        let slot = queue::slot(tunnel, deadline).await?;
+        connect_in(tunnel, slot, Instant::now(), deadline).await
+    })
+    .await
+}
+
+/// Tries once, or as often as `--connect-retry` allows until `deadline`.
+///
+/// # Errors
+/// What failed last.
+pub async fn retry<T, A>(
+    tunnel: &Tunnel,
+    deadline: Instant,
+    attempt: impl Fn() -> A,
+) -> Result<T, Failure>
+where
+    A: Future<Output = Result<T, Failure>>,
+{
+    let (mut backoff, mut random) = (Backoff::default(), fastrand::Rng::new());
+    loop {
+        let failure = match attempt().await {
+            Ok(connected) => return Ok(connected),
+            Err(failure) => failure,
+        };
+        let again = tunnel.settings.connect_retry && failure.is_outage();
+        let pause = backoff.next(&mut random);
+        if !again || Instant::now() + pause >= deadline {
+            return Err(failure);
+        }
+        sleep(pause).await;
+    }
+}
+
+/// A new connection in this slot, to an address that the name had at `since` or later.
+///
+/// # Errors
+/// What failed. Connections that are made to explain it use the same slot.
+pub async fn connect_in(
+    tunnel: &Tunnel,
+    slot: Slot,
+    since: Instant,
+    deadline: Instant,
+) -> Result<TlsUpstream, Failure> {
+    let mut connected = upstream::connect(tunnel, since, deadline).await;
+    let is_cut = connected.as_ref().is_err_and(upstream::is_cut);
+    if is_cut && tunnel.limit.may_still_be_counted(Instant::now()) {
+        sleep(FREEING).await;
+        connected = upstream::connect(tunnel, since, deadline).await;
+    }
+    match connected {
+        Ok((tls, address)) => Ok(TlsUpstream::new(tls, slot, address)),
+        Err(unexplained) => {
+            let failure = unexplained.explain(tunnel).await;
+            note_client_limit(&failure, tunnel);
+            Err(failure)
+        }
+    }
+}
+
+/// Counts a failure that looks as if Redis had too many clients: it has cut a handshake while other
+/// connections of this launcher live.
+fn note_client_limit(failure: &Failure, tunnel: &Tunnel) {
+    let is_cut = matches!(failure, Failure::Outage(Step::Unanswered, _));
+    if is_cut && tunnel.figures.open_to_server() > 0 {
+        tunnel.figures.turned_away();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The longest and the mean of many first, second … pauses.
+    fn pauses(runs: u64, failures: usize) -> Vec<(Duration, Duration)> {
+        let mut pauses = vec![(Duration::ZERO, Duration::ZERO); failures];
+        for seed in 0..runs {
+            let (mut backoff, mut random) = (Backoff::default(), fastrand::Rng::with_seed(seed));
+            for (longest, sum) in &mut pauses {
+                let pause = backoff.next(&mut random);
+                *longest = pause.max(*longest);
+                *sum += pause;
+            }
+        }
+        pauses.into_iter().map(|(longest, sum)| (longest, sum / runs as u32)).collect()
+    }
+
+    #[test]
+    fn pauses_double_up_to_the_cap_with_full_jitter() {
+        let bounds = [50, 100, 200, 400, 800, 1000, 1000, 1000];
+        for ((longest, mean), bound) in pauses(10_000, bounds.len()).into_iter().zip(bounds) {
+            let bound = Duration::from_millis(bound);
+            assert!(longest <= bound && longest > bound.mul_f64(0.99), "{longest:?} of {bound:?}");
+            assert!(mean > bound.mul_f64(0.48) && mean < bound.mul_f64(0.52), "{mean:?}");
+        }
+    }
+
+    #[test]
+    fn no_pause_is_longer_than_the_cap() {
+        let mut random = fastrand::Rng::with_seed(0);
+        for failures in [31, 32, 64, u32::MAX] {
+            assert!(Backoff { failures }.next(&mut random) <= LONGEST_PAUSE);
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! `--max-connections`: how many connections to Redis a tunnel may have at once.
+
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+
+/// If no slot has changed hands for this long while others wait, the queue cannot move.
+const STUCK: Duration = Duration::from_secs(10);
+/// Redis frees a client slightly after its connection was closed. For this long after that, a
+/// handshake that Redis cuts may succeed at a second attempt.
+const FREEING: Duration = Duration::from_secs(1);
+
+/// One tunnel's limit. Waiting app connections form a fair queue, which an app that gives up
+/// leaves.
+#[derive(Debug)]
+pub struct Limit {
+    /// `None`: no limit.
+    slots: Option<Arc<Semaphore>>,
+    /// When a slot last changed hands.
+    moved: Mutex<Option<Instant>>,
+    /// How many wait for a slot.
+    waiting: AtomicUsize,
+}
+
+impl Limit {
+    /// `most`: connections at once; `None`: no limit.
+    pub fn new(most: Option<NonZeroUsize>) -> Arc<Limit> {
+        let slots =
+            most.map(|most| Arc::new(Semaphore::new(most.get().min(Semaphore::MAX_PERMITS))));
+        Arc::new(Limit { slots, moved: Mutex::new(None), waiting: AtomicUsize::new(0) })
+    }
+
+    /// The permission to have one connection, if one is free now.
+    pub fn try_slot(self: &Arc<Self>) -> Option<Slot> {
+        let permit = match &self.slots {
+            Some(slots) => Some(slots.clone().try_acquire_owned().ok()?),
+            None => None,
+        };
+        Some(self.hand_out(permit))
+    }
+
+    /// The permission to have one connection, in the order of those who wait.
+    pub async fn slot(self: &Arc<Self>) -> Slot {
+        let _waiting = Waiting::new(&self.waiting);
+        let permit = match &self.slots {
+            // It fails only once the semaphore is closed, which nobody does.
+            Some(slots) => slots.clone().acquire_owned().await.ok(),
+            None => None,
+        };
+        self.hand_out(permit)
+    }
+
+    fn hand_out(self: &Arc<Self>, permit: Option<OwnedSemaphorePermit>) -> Slot {
+        self.note_move();
+        Slot { limit: self.clone(), _permit: permit }
+    }
+
+    /// Whether anybody waits for a slot.
+    pub fn somebody_waits(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
+    }
+
+    pub fn is_limited(&self) -> bool {
+        self.slots.is_some()
+    }
+
+    /// Whether every slot is taken.
+    pub fn is_full(&self) -> bool {
+        self.slots.as_ref().is_some_and(|slots| slots.available_permits() == 0)
+    }
+
+    /// Whether the same app connections have held every slot for ten seconds.
+    pub fn is_stuck(&self, now: Instant) -> bool {
+        self.is_full() && self.last_moved().is_some_and(|moved| now - moved >= STUCK)
+    }
+
+    /// Whether Redis may still count a connection that this tunnel has closed.
+    pub fn may_still_be_counted(&self, now: Instant) -> bool {
+        self.is_full() && self.last_moved().is_some_and(|moved| now - moved < FREEING)
+    }
+
+    fn last_moved(&self) -> Option<Instant> {
+        *self.moved.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note_move(&self) {
+        if self.is_limited() {
+            *self.moved.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        }
+    }
+}
+
+/// Somebody who waits for a slot, until this is dropped.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn new(waiting: &'a AtomicUsize) -> Waiting<'a> {
+        waiting.fetch_add(1, Ordering::Relaxed);
+        Waiting(waiting)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The permission to have one connection to Redis, until it is dropped.
+#[derive(Debug)]
+pub struct Slot {
+    limit: Arc<Limit>,
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Slot {
+    /// The connection has another user now.
+    pub fn changes_hands(&self) {
+        self.limit.note_move();
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.limit.note_move();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use tokio::time::{advance, timeout};
+
+    use super::*;
+
+    const MOMENT: Duration = Duration::from_millis(1);
+
+    fn limit(most: usize) -> Arc<Limit> {
+        Limit::new(NonZeroUsize::new(most))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_waits_longest_gets_the_next_slot() {
+        let limit = limit(1);
+        let held = limit.try_slot().unwrap();
+        assert!(limit.try_slot().is_none() && limit.is_full());
+        let (mut first, mut second) = (pin!(limit.slot()), pin!(limit.slot()));
+        assert!(timeout(MOMENT, &mut first).await.is_err());
+        assert!(timeout(MOMENT, &mut second).await.is_err());
+        drop(held);
+        assert!(limit.try_slot().is_none(), "nobody jumps the queue");
+        assert!(timeout(MOMENT, &mut second).await.is_err());
+        let got = timeout(MOMENT, &mut first).await.unwrap();
+        drop(got);
+        assert!(timeout(MOMENT, &mut second).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_app_that_leaves_the_queue_passes_its_turn_on() {
+        let limit = limit(1);
+        let held = limit.try_slot().unwrap();
+        {
+            let mut gone = pin!(limit.slot());
+            assert!(timeout(MOMENT, &mut gone).await.is_err());
+        }
+        drop(held);
+        assert!(limit.try_slot().is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_queue_is_stuck_after_ten_seconds_without_a_change() {
+        let limit = limit(1);
+        let slot = limit.try_slot().unwrap();
+        advance(STUCK - MOMENT).await;
+        assert!(!limit.is_stuck(Instant::now()));
+        advance(MOMENT).await;
+        assert!(limit.is_stuck(Instant::now()));
+        slot.changes_hands();
+        assert!(!limit.is_stuck(Instant::now()));
+        advance(STUCK).await;
+        drop(slot);
+        assert!(!limit.is_stuck(Instant::now()), "a slot is free");
+    }
+
+    #[tokio::test]
+    async fn without_a_limit_there_is_always_a_slot() {
+        let limit = Limit::new(None);
+        let slots: Vec<_> = (0..100).map(|_| limit.try_slot().unwrap()).collect();
+        assert!(!limit.is_full() && !limit.is_stuck(Instant::now()));
+        drop(slots);
+    }
+}

@@ -1,0 +1,84 @@
+//! Counts what a relay moves, times replies, and notices Redis's first answer.
+
+use std::mem;
+
+use tokio::time::Instant;
+
+use super::tap::{Progress, Tap};
+use super::{Tunnel, client_limit, hints};
+
+/// What the status page and the log say about a Redis that takes no more clients.
+const FULL: &str = "Redis answered that it has too many clients";
+
+/// A tap that keeps one connection's figures, and shows what passes to another tap.
+#[derive(Debug)]
+pub struct Meter<'a, T> {
+    tunnel: &'a Tunnel,
+    inner: &'a mut T,
+    counted: Progress,
+    /// When a request was sent that is not answered yet, while none was pending.
+    asked: Option<Instant>,
+    /// Redis has sent something since the last step.
+    replied: bool,
+    /// Redis has sent something at all.
+    answered: bool,
+}
+
+impl<'a, T> Meter<'a, T> {
+    /// `asked`: when a request was sent before the relay began.
+    pub fn new(tunnel: &'a Tunnel, inner: &'a mut T, asked: Option<Instant>) -> Meter<'a, T> {
+        Meter {
+            tunnel,
+            inner,
+            counted: Progress::default(),
+            asked,
+            replied: false,
+            answered: false,
+        }
+    }
+
+    fn first_answer(&mut self, bytes: &[u8]) {
+        self.answered = true;
+        let figures = &self.tunnel.figures;
+        if client_limit::is_said_in(bytes) {
+            figures.turned_away();
+            figures.refused_as_full(FULL.to_owned(), hints::full());
+        } else {
+            figures.answered();
+        }
+        // A server that has sent no session by now sends none.
+        self.tunnel.first_handshake.is_over();
+    }
+}
+
+impl<T: Tap> Tap for Meter<'_, T> {
+    fn from_app(&mut self, bytes: &[u8]) {
+        self.inner.from_app(bytes);
+    }
+
+    fn from_redis(&mut self, bytes: &[u8]) {
+        self.replied = true;
+        if !self.answered {
+            self.first_answer(bytes);
+        }
+        self.inner.from_redis(bytes);
+    }
+
+    fn moved(&mut self, progress: Progress, now: Instant) {
+        let before = mem::replace(&mut self.counted, progress);
+        let figures = &self.tunnel.figures;
+        figures.moved(progress.sent - before.sent, progress.received - before.received);
+        if mem::take(&mut self.replied)
+            && let Some(since) = self.asked.take()
+        {
+            figures.replied(since, now);
+        } else if progress.sent > before.sent && self.asked.is_none() {
+            self.asked = Some(now);
+        }
+        self.inner.moved(progress, now);
+    }
+
+    fn keeps_upstream(&self) -> bool {
+        self.inner.keeps_upstream()
+    }
+}

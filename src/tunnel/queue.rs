@@ -1,0 +1,75 @@
+//! Waiting for one of the connections that `--max-connections` allows.
+
+use std::future::Future;
+use std::pin::pin;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::failure::{Failure, Step};
+use super::limit::Slot;
+use super::{Tunnel, hints};
+use crate::logging::warning;
+
+/// How long an app waits before the log says so: sooner than clients give up by default.
+const LONG_WAIT: Duration = Duration::from_secs(1);
+
+/// A slot, in the order of those who wait.
+///
+/// # Errors
+/// When none came free until `deadline`.
+pub async fn slot(tunnel: &Tunnel, deadline: Instant) -> Result<Slot, Failure> {
+    match tunnel.limit.try_slot() {
+        Some(slot) => Ok(slot),
+        None => wait(tunnel, deadline, tunnel.limit.slot()).await,
+    }
+}
+
+/// Waits for what comes free, and says in the log when that takes long.
+///
+/// # Errors
+/// When nothing came free until `deadline`.
+pub async fn wait<T>(
+    tunnel: &Tunnel,
+    deadline: Instant,
+    waiting: impl Future<Output = T>,
+) -> Result<T, Failure> {
+    let _counted = tunnel.figures.wait();
+    let mut waiting = pin!(waiting);
+    let patient = async {
+        loop {
+            tokio::select! {
+                biased;
+                got = &mut waiting => return got,
+                () = sleep(LONG_WAIT) => warn_of_long_wait(tunnel),
+            }
+        }
+    };
+    timeout_at(deadline, patient).await.map_err(|_| match tunnel.route.max_connections {
+        Some(limit) => Failure::QueueTimeout(limit),
+        None => Failure::timed_out(Step::Tls),
+    })
+}
+
+fn warn_of_long_wait(tunnel: &Tunnel) {
+    let now = Instant::now();
+    let var = tunnel.variable();
+    if tunnel.limit.is_stuck(now) && tunnel.stuck_warning.take_turn(now) {
+        warning!(
+            at = "queue-stuck",
+            var,
+            upstream = %tunnel.route.upstream,
+            error = "the same app connections have held every allowed connection for 10 s, while \
+                     others wait",
+            hint = hints::queue_stuck(tunnel),
+        );
+    } else if tunnel.queue_warning.take_turn(now) {
+        warning!(
+            at = "queue-waiting",
+            var,
+            upstream = %tunnel.route.upstream,
+            error = "an app has waited a second for one of the connections that the tunnel may have",
+            hint = hints::queue(tunnel),
+        );
+    }
+}

@@ -1,0 +1,39 @@
+//! The seam between moving bytes and knowing what they mean.
+//!
+//! A relay shows everything that passes to one tap, chosen when the relay is built. The compiler
+//! makes a copy of the relay for each kind of tap, so that [`NoTap`] costs nothing.
+
+use tokio::time::Instant;
+
+/// Sees what passes through a relay. A tap cannot change a byte.
+pub trait Tap {
+    /// The app has sent these bytes, which are about to be written to Redis.
+    fn from_app(&mut self, _bytes: &[u8]) {}
+
+    /// Redis has sent these bytes, which are about to be written to the app.
+    fn from_redis(&mut self, _bytes: &[u8]) {}
+
+    /// Bytes were read or written.
+    fn moved(&mut self, _progress: Progress, _now: Instant) {}
+
+    /// The app has ended: whether the relay must end here, without telling Redis, because the tap's
+    /// owner has another use for the connection.
+    fn keeps_upstream(&self) -> bool {
+        false
+    }
+}
+
+/// What a relay has delivered so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Bytes of the app that Redis's side has taken.
+    pub sent: u64,
+    /// Bytes of Redis that the app's side has taken.
+    pub received: u64,
+}
+
+/// A tap that sees nothing.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoTap;
+
+impl Tap for NoTap {}

@@ -1,0 +1,147 @@
+//! An app that waits for Redis may give up. Its requests must not be executed then.
+
+use std::future::poll_fn;
+use std::io;
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use super::app::{Ahead, AppStream};
+use super::drain::Connections;
+
+/// A close this soon after the app's last byte is a half-close: the app waits for its reply, as
+/// `printf 'PING\r\n' | nc` does.
+const HALF_CLOSE: Duration = Duration::from_millis(500);
+/// COMMAND's own end closes its connections, too. What COMMAND wrote before is sent, so a close
+/// counts only if COMMAND is still there after this time.
+const COMMAND_END: Duration = Duration::from_millis(100);
+/// How often an app is checked for a reset once nothing more is read from it.
+const RESET_CHECK: Duration = Duration::from_millis(250);
+
+/// Why an app no longer waits for Redis.
+#[derive(Debug)]
+pub enum Departure {
+    /// The app speaks TLS itself.
+    SpeaksTls,
+    /// The app has closed its connection, or reset it with this error.
+    GaveUp(Option<io::Error>),
+}
+
+/// Reads ahead from an app that waits for Redis. Resolves when the app has departed; never while it
+/// may still wait for a reply.
+pub async fn departure(app: &mut AppStream, connections: &mut Connections) -> Departure {
+    loop {
+        match poll_fn(|cx| app.poll_ahead(cx)).await {
+            Ahead::Bytes => {}
+            Ahead::Tls => return Departure::SpeaksTls,
+            Ahead::Failed(error) => return Departure::GaveUp(Some(error)),
+            // Whether the app has closed its side is behind the bytes that nobody can take now.
+            Ahead::Full => break,
+            Ahead::Ended => {
+                let is_half_close = app.last_ahead().is_some_and(|at| at.elapsed() < HALF_CLOSE);
+                if !is_half_close && command_goes_on(connections).await {
+                    return Departure::GaveUp(None);
+                }
+                break;
+            }
+        }
+    }
+    loop {
+        sleep(RESET_CHECK).await;
+        if let Some(error) = app.reset_error() {
+            return Departure::GaveUp(Some(error));
+        }
+    }
+}
+
+/// Whether COMMAND still runs a moment later.
+async fn command_goes_on(connections: &mut Connections) -> bool {
+    tokio::select! {
+        biased;
+        () = connections.command_ended() => false,
+        () = sleep(COMMAND_END) => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::UnixStream;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(60);
+    const MOMENT: Duration = Duration::from_millis(1);
+
+    fn app() -> (AppStream, UnixStream) {
+        let (near, far) = UnixStream::pair().unwrap();
+        (AppStream::from_unix(near), far)
+    }
+
+    /// How an app departs that sends `bytes`, waits, and shuts down its side.
+    async fn after(bytes: &[u8], pause: Duration) -> Option<Departure> {
+        let (mut app, mut far) = app();
+        let (mut connections, _drain) = Connections::new();
+        let acts = async {
+            far.write_all(bytes).await.unwrap();
+            sleep(pause).await;
+            far.shutdown().await.unwrap();
+            sleep(LONG * 2).await;
+        };
+        tokio::select! {
+            departed = timeout(LONG, departure(&mut app, &mut connections)) => departed.ok(),
+            () = acts => None,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_close_soon_after_the_request_is_a_half_close() {
+        assert!(after(b"PING\r\n", HALF_CLOSE - MOMENT).await.is_none());
+        let late = after(b"PING\r\n", HALF_CLOSE + MOMENT).await;
+        assert!(matches!(late, Some(Departure::GaveUp(None))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_close_before_any_byte_gives_up() {
+        assert!(matches!(after(b"", MOMENT).await, Some(Departure::GaveUp(None))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_close_that_comes_with_commands_end_is_served() {
+        let (mut app, far) = app();
+        let (mut connections, drain) = Connections::new();
+        drop(far);
+        let drain = async {
+            sleep(COMMAND_END - MOMENT).await;
+            drain.finish().await;
+        };
+        tokio::select! {
+            departed = timeout(LONG, departure(&mut app, &mut connections)) => {
+                assert!(departed.is_err());
+            }
+            () = drain => panic!("the connection still waits"),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_read_ahead_is_there_for_the_next_reader() {
+        let (mut app, mut far) = app();
+        let (mut connections, _drain) = Connections::new();
+        far.write_all(b"GET a\r\n").await.unwrap();
+        far.shutdown().await.unwrap();
+        let waited = timeout(MOMENT * 20, departure(&mut app, &mut connections)).await;
+        assert!(waited.is_err());
+        let mut read = Vec::new();
+        app.read_to_end(&mut read).await.unwrap();
+        assert_eq!(read, b"GET a\r\n");
+    }
+
+    #[tokio::test]
+    async fn an_app_that_speaks_tls_is_told_apart() {
+        let (mut app, mut far) = app();
+        let (mut connections, _drain) = Connections::new();
+        far.write_all(b"\x16\x03\x01").await.unwrap();
+        assert!(matches!(departure(&mut app, &mut connections).await, Departure::SpeaksTls));
+    }
+}
