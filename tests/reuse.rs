@@ -89,7 +89,7 @@ fn without_a_pool_each_app_has_its_own_connection() {
     let server = Server::start(Front::Redis);
     let mut direct = server.direct();
     let before = accepted(&mut direct);
-    let held = hold(&server.url(), &[("STUNNEL_POOL", "off"), ("STUNNEL_SPARES", "0")]);
+    let held = hold(&server.url(), &[("STUNNEL_POOL", "off")]);
     for _ in 0..5 {
         one_request(&held);
     }
@@ -151,7 +151,7 @@ fn read_map(app: &mut Client) {
 fn a_connection_that_leaves_something_behind_is_not_used_again() {
     let server = Server::start(Front::Redis);
     let mut direct = server.direct();
-    let held = hold(&server.url(), &[("STUNNEL_SPARES", "0")]);
+    let held = hold(&server.url(), &[]);
     let pasts: [&[&str]; 6] = [
         &["SUBSCRIBE", "channel"],
         &["CLIENT", "ID"],
@@ -235,7 +235,7 @@ fn who_is_logged_in_is_decided_now_and_not_when_the_connection_was_made() {
     let mut direct = server.direct();
     assert_eq!(direct.ask(&["CONFIG", "SET", "requirepass", ""]), Reply::line("+OK"));
     let url = format!("redis://127.0.0.1:{}", server.port);
-    let held = hold(&url, &[("STUNNEL_SPARES", "3")]);
+    let held = hold(&url, &[]);
     let ping = || held.open().ask(&["PING"]);
     for kept in [1, 2] {
         assert_eq!(ping(), Reply::line("+PONG"));
@@ -388,7 +388,7 @@ fn a_reset_that_is_answered_late_wrongly_or_with_more_ends_the_connection_and_no
                 _ => redis(request),
             })
         });
-        let held = hold(&peer.url(), &[("STUNNEL_SPARES", "0")]);
+        let held = hold(&peer.url(), &[]);
         for _ in 0..4 {
             assert_eq!(held.open().ask(&["PING"]), Reply::line("+PONG"), "{wrong:?}");
         }
@@ -409,7 +409,7 @@ fn dying(dies_at: &'static str) -> (Peer<()>, Heard, Held) {
         let again = number == 0 && resets == 2;
         (!again || request[0] != dies_at && dies_at != "*").then(|| redis(request))
     });
-    let held = hold(&peer.url(), &[("STUNNEL_SPARES", "0")]);
+    let held = hold(&peer.url(), &[]);
     assert_eq!(held.open().ask(&["PING"]), Reply::line("+PONG"));
     let first = requests.clone();
     eventually("it comes back", || heard(&first).contains(&"0 RESET".to_owned()).then_some(()));
@@ -461,7 +461,7 @@ fn a_reset_in_front_of_a_request_that_is_answered_wrongly_is_a_broken_connection
         // The first app's return, the trial; then a first request's.
         Some(if *resets == 3 { "-NOAUTH no\r\n" } else { "+RESET\r\n" }.to_owned())
     });
-    let held = hold(&peer.url(), &[("STUNNEL_SPARES", "0")]);
+    let held = hold(&peer.url(), &[]);
     assert_eq!(held.open().ask(&["PING"]), Reply::line("+PONG"));
     eventually("it comes back", || (*resets.lock().unwrap() == 1).then_some(()));
     let mut staying = held.open();
@@ -788,7 +788,7 @@ fn a_connection_is_reset_at_hand_over_also_when_others_were_just_found_to_lead_e
     };
     let held = launcher
         .redis(&format!("rediss://redis.test:{port}"))
-        .env("STUNNEL_SPARES", "0")
+        .env
         .start_held();
     let user = |request: &[&str]| {
         let mut app = held.open();
@@ -880,7 +880,7 @@ fn an_app_whose_connection_is_replaced_keeps_its_place_before_those_that_wait() 
     let held = hold(
         &peer.url(),
         &[
-            ("STUNNEL_SPARES", "0"),
+            ,
             ("STUNNEL_MAX_CONNECTIONS", "1"),
             ("STUNNEL_CONNECT_TIMEOUT", "3s"),
         ],
@@ -919,7 +919,7 @@ fn a_server_without_tls_is_named_to_the_app_with_a_limit_too() {
 fn a_redis_that_freezes_for_a_moment_does_not_end_reuse_for_an_hour() {
     let server = Server::start(Front::Redis);
     let mut direct = server.direct();
-    let held = hold(&server.url(), &[("STUNNEL_SPARES", "0"), ("STUNNEL_IDLE_TIMEOUT", "2s")]);
+    let held = hold(&server.url(), &[("STUNNEL_IDLE_TIMEOUT", "2s")]);
     warm_up(&held, &mut direct);
     let mut app = held.open();
     thread::sleep(Duration::from_millis(200));
@@ -950,7 +950,7 @@ fn a_redis_that_goes_in_good_order_is_an_end_and_no_reset_on_a_reused_connection
         let mut direct = server.direct();
         direct.ask(&["CONFIG", "SET", "requirepass", ""]);
         let url = format!("redis://127.0.0.1:{}", server.port);
-        let held = hold(&url, &[("STUNNEL_SPARES", "0"), ("STUNNEL_POOL", pool)]);
+        let held = hold(&url, &[("STUNNEL_POOL", pool)]);
         for _ in 0..3 {
             assert_eq!(held.open().ask(&["PING"]), Reply::line("+PONG"));
             thread::sleep(Duration::from_millis(200));
@@ -997,7 +997,7 @@ fn nobody_becomes_an_administrator_when_another_server_takes_over_the_address() 
             (_, rank) => format!("+{rank}\r\n"),
         })
     });
-    let held = hold(&peer.url_with_password(), &[("STUNNEL_SPARES", "0")]);
+    let held = hold(&peer.url_with_password(), &[]);
     let log_in = || {
         let mut app = held.open();
         assert_eq!(app.ask(&["AUTH", "pw"]), Reply::line("+OK"));

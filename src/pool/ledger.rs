@@ -151,8 +151,7 @@ impl Ledger {
             }
             let Some(first) = self.replies.next(&mut bytes)? else { break };
             self.owed -= 1;
-            self.role_changed |=
-                first == b'-' && ROLE_CHANGES.contains(&self.replies.error_code());
+            self.role_changed |= first == b'-' && ROLE_CHANGES.contains(&self.replies.error_code());
             if self.refusal_in > 0 {
                 self.refusal_in -= 1;
                 if self.refusal_in == 0 && !b"-!".contains(&first) {

@@ -89,7 +89,8 @@ impl Trial {
 
     /// Begins a trial if one is due, and says whether.
     pub fn begin(&mut self, now: Instant) -> bool {
-        let is_due = !self.is_running && self.verdict.is_none_or(|verdict| has_lapsed(verdict, now));
+        let is_due =
+            !self.is_running && self.verdict.is_none_or(|verdict| has_lapsed(verdict, now));
         self.is_running |= is_due;
         is_due
     }

@@ -145,7 +145,7 @@ impl<'t> Connection<'t> {
         }
         self.ends.close(&course.end, self.tunnel.settings.drain_timeout).await;
         // Closed first: the hint counts the connections that the launcher holds.
-        self.ends.redis = None;
+        self.ends.let_go_of_redis();
         if self.is_unanswered(&course) {
             report::unanswered(self.tunnel);
         }
@@ -202,7 +202,7 @@ impl<'t> Connection<'t> {
             return None;
         }
         // The connection is dead, and asking the server may need its slot.
-        self.ends.redis = None;
+        self.ends.let_go_of_redis();
         diagnosis::late_refusal(self.tunnel, error).await
     }
 

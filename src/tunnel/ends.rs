@@ -41,6 +41,15 @@ impl Ends {
         self.is_finished = true;
     }
 
+    /// Closes the connection to Redis, or resets it if the connection has come to no good end.
+    pub fn let_go_of_redis(&mut self) {
+        if let Some(redis) = self.redis.take()
+            && !self.is_finished
+        {
+            reset_on_close(redis.tcp());
+        }
+    }
+
     /// Closes the connection to Redis in good order. Redis was not sent a byte.
     pub async fn close_unused_redis(&mut self) {
         if let Some(mut redis) = self.redis.take() {
@@ -77,14 +86,11 @@ impl Ends {
 
 impl Drop for Ends {
     fn drop(&mut self) {
-        if self.is_finished {
-            return;
-        }
-        if let Some(tcp) = self.app.tcp() {
+        self.let_go_of_redis();
+        if let Some(tcp) = self.app.tcp()
+            && !self.is_finished
+        {
             reset_on_close(tcp);
-        }
-        if let Some(redis) = &self.redis {
-            reset_on_close(redis.tcp());
         }
     }
 }

@@ -93,7 +93,6 @@ impl<'a, A, R, T: Tap> Relay<'a, A, R, T> {
         }
     }
 
-
     /// Continues a connection that has begun without a relay. The tap is shown what Redis has sent.
     pub fn continuing(mut self, begun: Begun) -> Self {
         if !begun.to_app.is_empty() {

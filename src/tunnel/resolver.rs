@@ -143,7 +143,8 @@ mod tests {
         let start = Instant::now();
         let half = Duration::from_millis(500);
         let impatient = timeout(half, resolver.addresses(start, ask(&count, true)));
-        let (gone, answered) = tokio::join!(impatient, resolver.addresses(start, ask(&count, true)));
+        let (gone, answered) =
+            tokio::join!(impatient, resolver.addresses(start, ask(&count, true)));
         assert!(gone.is_err());
         assert_eq!((number(answered), start.elapsed()), (2, half + SECOND));
     }

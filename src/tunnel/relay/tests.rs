@@ -139,9 +139,7 @@ async fn a_stalled_writer_gets_everything_and_holds_one_chunk() {
     let mut relay = Relay::new(&mut app, &mut redis, &mut tap, None);
     // Polled once: it fills what Redis takes, and keeps the rest of one chunk.
     assert!(
-        std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut relay).poll(cx)))
-            .await
-            .is_pending()
+        std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut relay).poll(cx))).await.is_pending()
     );
     assert_eq!(relay.up.stalled(), CHUNK - 1000);
 
