@@ -786,10 +786,7 @@ fn a_connection_is_reset_at_hand_over_also_when_others_were_just_found_to_lead_e
     let resets = |name: &str| {
         heard(&requests).iter().filter(|line| **line == format!("{name} RESET")).count()
     };
-    let held = launcher
-        .redis(&format!("rediss://redis.test:{port}"))
-        .env
-        .start_held();
+    let held = launcher.redis(&format!("rediss://redis.test:{port}")).env.start_held();
     let user = |request: &[&str]| {
         let mut app = held.open();
         assert_eq!(app.ask(request), redis_reply(request));
@@ -877,14 +874,8 @@ fn an_app_whose_connection_is_replaced_keeps_its_place_before_those_that_wait() 
         // The trial's, the first return's; in front of the next one's request it is closed.
         (number != 1 || *resets < 3).then(|| redis(request))
     });
-    let held = hold(
-        &peer.url(),
-        &[
-            ,
-            ("STUNNEL_MAX_CONNECTIONS", "1"),
-            ("STUNNEL_CONNECT_TIMEOUT", "3s"),
-        ],
-    );
+    let held =
+        hold(&peer.url(), &[("STUNNEL_MAX_CONNECTIONS", "1"), ("STUNNEL_CONNECT_TIMEOUT", "3s")]);
     drop(kept_one(&held, &requests));
     eventually("it comes back", || {
         heard(&requests).iter().filter(|line| *line == "1 RESET").nth(1).map(|_| ())
