@@ -191,7 +191,7 @@ impl Pool {
     /// Whether the connection that the caller has just made is to be tried. If so, the caller tells
     /// the verdict to what is returned.
     fn begin_trial(&self, now: Instant) -> Option<RunningTrial<'_>> {
-        self.state().trial.begin(now).then_some(RunningTrial(self))
+        self.state().trial.begin(now).then(|| RunningTrial(self))
     }
 
     /// `RESET` was not answered as it should be: connections of this server are not used again.
