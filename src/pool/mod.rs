@@ -191,7 +191,9 @@ impl Pool {
     /// Whether the connection that the caller has just made is to be tried. If so, the caller tells
     /// the verdict to what is returned.
     fn begin_trial(&self, now: Instant) -> Option<RunningTrial<'_>> {
-        self.state().trial.begin(now).then_some(RunningTrial(self))
+        let is_due = self.state().trial.begin(now);
+        // Made only if it is due: dropping it ends the trial that runs.
+        is_due.then(|| RunningTrial(self))
     }
 
     /// `RESET` was not answered as it should be: connections of this server are not used again.
