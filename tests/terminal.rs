@@ -3,6 +3,7 @@
 mod support;
 
 use std::fs;
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::thread::sleep;
@@ -61,6 +62,23 @@ fn ctrl_c_and_ctrl_backslash_end_a_command_as_without_the_launcher() {
         terminal.expect("$ ");
         terminal.type_keys("echo code=$?\n");
         terminal.expect(&format!("code={code}"));
+    }
+}
+
+#[test]
+fn ctrl_c_ends_a_shell_loop_around_the_launcher() {
+    // As without the launcher, for the user's shell and for a script.
+    for launcher in ["", BINARY] {
+        let mut terminal = Terminal::shell(&[]);
+        let rounds = format!("while :; do {launcher} sh -c 'echo rea''dy; exec sleep 1000'; done");
+        for line in [rounds.clone(), format!("bash -c \"{rounds}\"")] {
+            terminal.type_line(&line);
+            terminal.expect("ready");
+            terminal.type_keys(CTRL_C);
+            terminal.expect("$ ");
+            terminal.type_line("echo code=$?");
+            terminal.expect("code=130");
+        }
     }
 }
 
@@ -347,7 +365,7 @@ fn a_hang_up_ends_the_command_of_a_sessions_leader_as_without_the_launcher() {
     let mut terminal = leader(&["perl", "-e", &notes.script(&["HUP"])]);
     let (command, _) = notes.pids();
     terminal.hang_up();
-    assert_eq!(terminal.process.wait().code(), Some(129));
+    assert_eq!(terminal.process.wait().signal(), Some(nix::libc::SIGHUP));
     assert!(!is_alive(command));
 }
 

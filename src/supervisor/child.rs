@@ -2,22 +2,26 @@
 
 #![allow(unsafe_code)]
 
-use std::env;
-use std::ffi::{CString, OsStr, OsString};
+use std::convert::Infallible;
+use std::ffi::OsString;
 use std::fs::File;
-use std::io;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::io::{self, Read as _};
 
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::libc;
-use nix::sys::signal::SigSet;
-use nix::unistd::{AccessFlags, Pid, access, dup2_stdin, dup2_stdout, execvp, getpid, getppid};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::wait::waitpid;
+use nix::unistd::{
+    ForkResult, Pid, dup2_stdin, dup2_stdout, fork, getpid, getppid, pipe2, setpgid, write,
+};
 
+use super::environment::{ChildEnvironment, CommandEnvironment};
 use super::inherited::Inherited;
+use super::not_executed::{self, NotExecuted};
+use super::program::{Failure, Program};
 use super::signals;
-use crate::environment::Environment;
 
 /// Which process group COMMAND runs in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,84 +41,88 @@ pub struct Child {
     pub(super) missed: SigSet,
 }
 
-/// Starts COMMAND, with `environment` and nothing else of ours.
+/// Starts COMMAND with `environment`.
 ///
 /// # Errors
-/// When it cannot be executed; see [`crate::exit::not_executed`].
+/// When COMMAND cannot be executed.
 ///
 /// # Panics
 /// When `words` is empty.
 pub fn spawn(
     words: &[OsString],
-    environment: &Environment,
+    environment: CommandEnvironment,
     placement: Placement,
     inherited: Inherited,
-) -> io::Result<Child> {
-    let missed = signals::pending()?;
-    let start = |words: &[OsString]| {
-        let mut command = Command::new(&words[0]);
-        command.args(&words[1..]).env_clear().envs(environment);
-        if placement == Placement::Own {
-            command.process_group(0);
-        }
-        let launcher = getpid();
-        // SAFETY: between fork and exec only async-signal-safe calls are made, on copies of plain
-        // data.
-        unsafe {
-            command.pre_exec(move || {
-                die_with(launcher)?;
-                inherited.give_back()
-            });
-        }
-        command.spawn()
+) -> Result<Child, NotExecuted> {
+    let missed = signals::pending().map_err(io::Error::from)?;
+    let mut program = Program::new(words, environment.get("PATH"));
+    let launcher = getpid();
+    let mut environment = environment.for_child_of(launcher);
+    let mut start = |program: &mut Program| {
+        in_child(|| {
+            become_child(placement, launcher, &inherited).map_err(Failure::of_system)?;
+            environment.write_pid(getpid());
+            Err(program.execute(&mut environment))
+        })
     };
-    let path = environment.get(OsStr::new("PATH")).map(OsString::as_os_str);
-    let child = match start(words) {
-        Err(error) if is_unknown_format(&error) => start(&by_shell(words, path))?,
-        started => started?,
+    let started = match start(&mut program)? {
+        Err(failure) if let Some(script) = not_executed::script_for_shell(&program, failure) => {
+            program = Program::shell(&script, words);
+            start(&mut program)?
+        }
+        started => started,
     };
-    Ok(Child { pid: Pid::from_raw(child.id() as i32), placement, missed })
-}
-
-/// Whether the kernel knows no way to execute a file: most often a script whose first line is no
-/// `#!`.
-fn is_unknown_format(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(libc::ENOEXEC)
-}
-
-/// `words` as the shell runs them, for a file of an unknown format: POSIX wants that of execvp(3),
-/// glibc does it, musl does not. `path` is what PATH says.
-fn by_shell(words: &[OsString], path: Option<&OsStr>) -> Vec<OsString> {
-    let name = &words[0];
-    let mut file = PathBuf::from(name);
-    if !name.as_bytes().contains(&b'/') {
-        // What execvp(3) has found; an empty element of PATH is the current folder.
-        let folders = env::split_paths(path.unwrap_or(OsStr::new("/bin:/usr/bin")));
-        let mut files = folders.map(|folder| Path::new(".").join(folder).join(name));
-        let is_executable = |file: &PathBuf| access(file, AccessFlags::X_OK).is_ok();
-        file = files.find(|file| file.is_file() && is_executable(file)).unwrap_or(file);
+    match started {
+        Ok(pid) => Ok(Child { pid, placement, missed }),
+        Err(failure) => Err(not_executed::explain(&program, failure)),
     }
-    ["/bin/sh".into(), file.into()].into_iter().chain(words[1..].iter().cloned()).collect()
 }
 
-/// Has the kernel send SIGTERM to this process when the launcher's main thread, which starts
-/// COMMAND, is gone (PR_SET_PDEATHSIG(2const)).
-#[cfg(target_os = "linux")]
-fn die_with(launcher: Pid) -> io::Result<()> {
-    nix::errno::Errno::result(
-        // SAFETY: prctl(2) with PR_SET_PDEATHSIG takes a number and touches no memory.
-        unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) },
-    )?;
-    // It may have gone before the kernel was told.
+/// Runs `execute` in a new process. Returns the process's pid once it has executed a program, or
+/// its failure.
+///
+/// # Errors
+/// When the system gives no process, or no pipe.
+fn in_child(
+    mut execute: impl FnMut() -> Result<Infallible, Failure>,
+) -> io::Result<Result<Pid, Failure>> {
+    // A successful exec closes the child's end.
+    let (failed, tell_failure) = pipe2(OFlag::O_CLOEXEC)?;
+    // SAFETY: the child makes async-signal-safe calls only, until it executes a program or exits.
+    let child = match unsafe { fork() }? {
+        ForkResult::Child => {
+            let Err(failure) = execute();
+            // Without a launcher there is nobody to tell.
+            let _ = write(&tell_failure, &failure.to_bytes());
+            // SAFETY: ends the process.
+            unsafe { libc::_exit(1) }
+        }
+        ForkResult::Parent { child } => child,
+    };
+    drop(tell_failure);
+    let mut failure = Vec::new();
+    File::from(failed).read_to_end(&mut failure)?;
+    match Failure::from_bytes(&failure) {
+        None => Ok(Ok(child)),
+        Some(failure) => {
+            waitpid(child, None)?;
+            Ok(Err(failure))
+        }
+    }
+}
+
+/// Turns a copy of the launcher into a process that is ready to execute COMMAND.
+fn become_child(placement: Placement, launcher: Pid, inherited: &Inherited) -> nix::Result<()> {
+    if placement == Placement::Own {
+        setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
+    }
+    // Sent when the launcher's main thread, which forks, is gone (PR_SET_PDEATHSIG(2const)).
+    set_pdeathsig(Signal::SIGTERM)?;
+    // The launcher may have gone before the kernel was told.
     if getppid() != launcher {
-        return Err(io::ErrorKind::Interrupted.into());
+        return Err(Errno::ESRCH);
     }
-    Ok(())
-}
-
-#[cfg(not(target_os = "linux"))]
-fn die_with(_: Pid) -> io::Result<()> {
-    Ok(())
+    inherited.give_back()
 }
 
 /// Lets go of stdin and stdout, which are COMMAND's alone: when COMMAND closes them, whoever is at
@@ -130,58 +138,16 @@ pub fn let_go_of_streams() -> io::Result<()> {
 }
 
 /// Becomes COMMAND: same pid, environment untouched. Returns only when that fails.
-pub fn become_command(words: Vec<OsString>) -> io::Error {
+pub fn become_command(words: &[OsString], environment: CommandEnvironment) -> NotExecuted {
     if let Err(error) = Inherited::restore_before_exec() {
-        return error;
+        return NotExecuted::from(io::Error::from(error));
     }
-    let error = execute(&words);
-    if is_unknown_format(&error) {
-        return execute(&by_shell(&words, env::var_os("PATH").as_deref()));
+    let mut program = Program::new(words, environment.get("PATH"));
+    let mut environment = ChildEnvironment::unchanged(environment);
+    let mut failure = program.execute(&mut environment);
+    if let Some(script) = not_executed::script_for_shell(&program, failure) {
+        program = Program::shell(&script, words);
+        failure = program.execute(&mut environment);
     }
-    error
-}
-
-/// Executes a program in this process's place. Returns only when that fails.
-fn execute(words: &[OsString]) -> io::Error {
-    let words: Result<Vec<CString>, _> =
-        words.iter().map(|word| CString::new(word.as_bytes())).collect();
-    let words = match words {
-        Ok(words) => words,
-        Err(error) => return error.into(),
-    };
-    match execvp(&words[0], &words) {
-        Err(error) => error.into(),
-        Ok(never) => match never {},
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::fs;
-    use std::os::unix::fs::PermissionsExt;
-
-    use super::*;
-
-    #[test]
-    fn the_shell_is_given_the_file_that_was_found() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = |name: &str, mode: u32| {
-            let file = folder.path().join(name);
-            fs::create_dir_all(file.parent().unwrap()).unwrap();
-            fs::write(&file, "exit 3\n").unwrap();
-            fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
-            file.into_os_string()
-        };
-        file("first/script", 0o644);
-        let found = file("second/script", 0o755);
-        let path = env::join_paths(["first", "second"].map(|name| folder.path().join(name)));
-        let path = path.unwrap();
-        let words = ["script", "a", "b c"].map(OsString::from);
-        let expected = [OsString::from("/bin/sh"), found.clone(), "a".into(), "b c".into()];
-        assert_eq!(by_shell(&words, Some(&path)), expected);
-        // A name with a slash is not looked for.
-        let expected = [OsString::from("/bin/sh"), found.clone()];
-        assert_eq!(by_shell(std::slice::from_ref(&found), Some(&path)), expected);
-        assert_eq!(by_shell(&["./script".into()], Some(&path))[1], "./script");
-    }
+    not_executed::explain(&program, failure)
 }

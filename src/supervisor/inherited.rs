@@ -3,6 +3,7 @@
 
 #![allow(unsafe_code)]
 
+use std::ffi::{CStr, CString, c_char};
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -37,6 +38,28 @@ extern "C" fn record_startup_state() {
             }
         }
     }
+}
+
+unsafe extern "C" {
+    /// See environ(7).
+    static environ: *const *const c_char;
+}
+
+/// The process's environment, entry by entry. [`std::env::vars_os`] leaves out entries without `=`.
+///
+/// Call it while there is only one thread.
+pub fn environment() -> Vec<CString> {
+    let mut entries = Vec::new();
+    // SAFETY: `environ` is null, or an array of strings that a null pointer ends; no other thread
+    // changes the environment, as the caller promises.
+    unsafe {
+        let mut entry = environ;
+        while !entry.is_null() && !(*entry).is_null() {
+            entries.push(CStr::from_ptr(*entry).to_owned());
+            entry = entry.add(1);
+        }
+    }
+    entries
 }
 
 /// What COMMAND gets back.
@@ -83,8 +106,8 @@ fn no_core_dumps() -> Option<Limit> {
 impl Inherited {
     /// What an unchanged launcher gives to the program that it becomes: only what Rust's runtime
     /// has changed is put back.
-    pub fn restore_before_exec() -> io::Result<()> {
-        Ok(restore(Signal::SIGPIPE, SIGPIPE_WAS_IGNORED.load(Ordering::Relaxed))?)
+    pub fn restore_before_exec() -> nix::Result<()> {
+        restore(Signal::SIGPIPE, SIGPIPE_WAS_IGNORED.load(Ordering::Relaxed))
     }
 
     /// Changes for the launcher what it needs otherwise: all signals blocked (see
@@ -108,13 +131,13 @@ impl Inherited {
     }
 
     /// Gives everything back; called between fork and exec, and async-signal-safe for that.
-    pub fn give_back(&self) -> io::Result<()> {
+    pub fn give_back(&self) -> nix::Result<()> {
         for Limit { resource, soft, hard } in self.limits.iter().flatten() {
             setrlimit(*resource, *soft, *hard)?;
         }
         restore(Signal::SIGCHLD, self.sigchld_was_ignored)?;
         Inherited::restore_before_exec()?;
-        Ok(self.mask.swap().map(drop)?)
+        self.mask.swap().map(drop)
     }
 }
 

@@ -17,9 +17,14 @@
 //! got by itself, and for what the setting allows: see [`Forwarding`] and `Supervisor::target`.
 
 mod child;
+mod elf;
+mod environment;
 mod forwarding;
 mod inherited;
+mod not_executed;
+mod program;
 mod signals;
+mod strings;
 mod terminal;
 mod wait;
 
@@ -30,8 +35,10 @@ use nix::sys::signal::{SigSet, Signal, killpg};
 use nix::unistd::{Pid, getpgid, getpgrp, getpid, getsid};
 
 pub use child::{Child, Placement, become_command, let_go_of_streams, spawn};
+pub use environment::CommandEnvironment;
 pub use forwarding::{ForwardSignals, Forwarding};
 pub use inherited::{Inherited, forbid_core_dumps};
+pub use not_executed::{Cause, NotExecuted};
 use signals::{Received, Sender, Signals, Stop};
 pub use terminal::Terminal;
 pub use wait::ExitOutcome;
@@ -357,13 +364,5 @@ mod tests {
             assert_eq!(forwarding.allows(sigterm), term, "{setting:?} {on_dyno}");
             assert_eq!(forwarding.allows(sigint), int, "{setting:?} {on_dyno}");
         }
-    }
-
-    #[test]
-    fn exit_codes_are_those_of_a_shell() {
-        assert_eq!(ExitOutcome::Exited(0).exit_code(), 0);
-        assert_eq!(ExitOutcome::Exited(255).exit_code(), 255);
-        assert_eq!(ExitOutcome::Killed(15).exit_code(), 143);
-        assert_eq!(ExitOutcome::Killed(64).exit_code(), 192);
     }
 }

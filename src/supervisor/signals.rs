@@ -5,6 +5,7 @@
 use std::io;
 
 use nix::libc;
+use nix::sys::prctl::set_dumpable;
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{Pid, getpid};
@@ -52,6 +53,10 @@ pub struct Mask(u64);
 
 impl Mask {
     const ALL: Mask = Mask(!0);
+
+    fn all_but(number: i32) -> Mask {
+        Mask(!(1 << (number - 1)))
+    }
 
     /// Sets this thread's mask, and returns the one before. Async-signal-safe.
     ///
@@ -142,6 +147,20 @@ fn received(info: &libc::signalfd_siginfo) -> Received {
 pub fn send(to: Pid, number: i32) -> nix::Result<()> {
     // SAFETY: kill(2) touches no memory of ours. nix's wrapper knows no real-time signals.
     nix::errno::Errno::result(unsafe { libc::kill(to.as_raw(), number) }).map(drop)
+}
+
+/// Ends this process by signal `number`, without a core dump. Returns only if that is impossible:
+/// the kernel keeps pid 1 from killing itself.
+///
+/// Call it on the main thread: every other thread blocks all signals.
+pub fn die_by(number: i32) {
+    // Even with RLIMIT_CORE 0 a collector would get the memory (core(5)).
+    let _ = set_dumpable(false);
+    // SAFETY: installs no handler. Fails for SIGKILL, which needs no action.
+    unsafe { libc::signal(number, libc::SIG_DFL) };
+    if send(getpid(), number).is_ok() {
+        let _ = Mask::all_but(number).swap();
+    }
 }
 
 /// The signals that wait for this process and have not been read from [`Signals`].

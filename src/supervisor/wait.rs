@@ -1,4 +1,4 @@
-//! waitid(2), with real-time signals told apart, which nix's wrapper cannot.
+//! How processes end: waitid(2), with real-time signals told apart, which nix's wrapper cannot.
 
 #![allow(unsafe_code)]
 
@@ -6,7 +6,9 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::unistd::Pid;
 
-/// How a child ended.
+use super::signals;
+
+/// How a process ended, or is to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExitOutcome {
     /// By itself, with this code (0 to 255).
@@ -16,12 +18,24 @@ pub enum ExitOutcome {
 }
 
 impl ExitOutcome {
-    /// The launcher's own exit code: the child's, or 128 + the signal's number, as shells have it.
-    pub fn exit_code(self) -> u8 {
+    /// The exit code: 128 + the signal's number, as in shells, for a process that a signal killed.
+    fn exit_code(self) -> i32 {
         match self {
-            ExitOutcome::Exited(code) => code as u8,
-            ExitOutcome::Killed(signal) => 128 + signal as u8,
+            ExitOutcome::Exited(code) => code,
+            ExitOutcome::Killed(signal) => 128 + signal,
         }
+    }
+
+    /// Ends the launcher in the same way: a shell that runs it in a loop, xargs and others look at
+    /// the signal, not at the exit code. If the signal does not kill the launcher, its exit code
+    /// tells the signal.
+    pub fn end_launcher(self) -> ! {
+        if let ExitOutcome::Killed(signal) = self {
+            signals::die_by(signal);
+        }
+        // SAFETY: ends the process, and nothing else. `exit` would have OpenSSL tear down its
+        // globals while another thread may still read certificates.
+        unsafe { libc::_exit(self.exit_code()) }
     }
 }
 
@@ -94,5 +108,18 @@ fn waitid(kind: libc::idtype_t, id: libc::id_t, options: i32) -> Option<Info> {
                 Err(_) => return None,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exit_codes_are_those_of_a_shell() {
+        assert_eq!(ExitOutcome::Exited(0).exit_code(), 0);
+        assert_eq!(ExitOutcome::Exited(255).exit_code(), 255);
+        assert_eq!(ExitOutcome::Killed(15).exit_code(), 143);
+        assert_eq!(ExitOutcome::Killed(64).exit_code(), 192);
     }
 }
