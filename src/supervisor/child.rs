@@ -65,13 +65,13 @@ pub fn spawn(
             Err(program.execute(&mut environment))
         })
     };
-    let started = match start(&mut program)? {
-        Err(failure) if let Some(script) = not_executed::script_for_shell(&program, failure) => {
-            program = Program::shell(&script, words);
-            start(&mut program)?
-        }
-        started => started,
-    };
+    let mut started = start(&mut program)?;
+    if let Err(failure) = started
+        && let Some(script) = not_executed::script_for_shell(&program, failure)
+    {
+        program = Program::shell(&script, words);
+        started = start(&mut program)?;
+    }
     match started {
         Ok(pid) => Ok(Child { pid, placement, missed }),
         Err(failure) => Err(not_executed::explain(&program, failure)),
