@@ -203,7 +203,8 @@ fn a_signal_during_the_commands_end_does_not_change_how_it_ends() {
     }
 }
 
-/// A launcher whose COMMAND has ended by `end` and that drains, for longer than any test lasts: a daemon of a session of its own keeps a connection open, and says how that ends.
+/// A launcher whose COMMAND has ended by `end` and that drains, for longer than any test lasts: a
+/// daemon with its own session keeps a connection open, and says how the connection ends.
 fn draining(server: &Server, end: &str, launcher: fn(&str) -> Launcher) -> Running {
     let daemon = r#"
         open(my $redis, "+<&=3"); open(my $out, ">&=4"); syswrite(STDOUT, "$$\n"); close(STDOUT);

@@ -152,7 +152,7 @@ fn job_event(pid: i32) -> WaitStatus {
 const STOPS: [Signal; 3] = [Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU];
 
 #[test]
-fn without_a_terminal_a_stop_signal_stops_launcher_and_command_and_sigcont_continues_both_once() {
+fn without_a_terminal_one_sigcont_continues_what_a_stop_stopped() {
     let mut running = job(&["perl", "-e", STOPPABLE]);
     let pid = Pid::from_raw(running.pid());
     let command = command_of(running.pid());
@@ -202,7 +202,7 @@ fn sigterm_to_a_stopped_launcher_takes_effect_with_sigcont() {
 }
 
 #[test]
-fn a_command_that_handles_a_stop_signal_and_goes_on_is_not_stopped_nor_is_the_launcher() {
+fn a_handled_stop_signal_stops_neither_command_nor_launcher() {
     let mut running = job(&["perl", "-e", RECORDER]);
     for signal in STOPS {
         running.signal(signal as i32);
@@ -229,7 +229,7 @@ fn in_an_orphaned_process_group_a_stop_signal_freezes_nothing() {
 }
 
 #[test]
-fn a_command_that_is_stopped_alone_keeps_its_tunnel_until_somebody_continues_it() {
+fn a_command_that_is_stopped_alone_keeps_its_tunnel() {
     let server = Server::start(Front::Redis);
     let script = ["perl", "-e", STOPPABLE];
     let mut launcher = Launcher::new(["sh", "-c", "echo \"$REDIS_URL\"; exec \"$@\"", "sh"]);
@@ -312,7 +312,7 @@ fn as_pid_1_on_a_dyno_it_passes_sigterm_on() {
 }
 
 #[test]
-fn every_thread_of_the_launcher_leaves_signals_to_the_one_that_waits_for_them() {
+fn every_thread_of_the_launcher_blocks_signals() {
     let server = Server::start(Front::Redis);
     let held = Launcher::hold(&server.url());
     assert_eq!(held.client().ask(&["PING"]), Reply::line("+PONG"));
@@ -351,7 +351,7 @@ fn as_pid_1_it_survives_a_storm_of_short_lived_orphans() {
 }
 
 #[test]
-fn a_command_that_closes_every_descriptor_is_supervised_all_the_same() {
+fn a_command_that_closes_every_descriptor_gets_signals() {
     let script = "import os, time, signal\n\
                   signal.signal(signal.SIGTERM, lambda *_: os._exit(7))\n\
                   print('ready', flush=True)\n\
@@ -364,7 +364,7 @@ fn a_command_that_closes_every_descriptor_is_supervised_all_the_same() {
 }
 
 #[test]
-fn a_command_that_becomes_another_user_still_gets_signals_and_the_tunnel() {
+fn a_command_that_becomes_another_user_keeps_signals_and_tunnel() {
     if !nix::unistd::Uid::effective().is_root() {
         eprintln!("skipped: only root can become another user");
         return;

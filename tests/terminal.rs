@@ -10,7 +10,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use support::eventually;
-use support::launcher::{BINARY, send_signal};
+use support::launcher::{BINARY, as_pid_1, send_signal};
 use support::proc::{cpu_ticks, is_alive};
 use support::pty::Terminal;
 use support::servers::{Front, Server};
@@ -53,7 +53,7 @@ fn ctrl_c_reaches_the_command_once() {
 }
 
 #[test]
-fn ctrl_c_and_ctrl_backslash_end_a_command_as_without_the_launcher() {
+fn ctrl_c_and_ctrl_backslash_end_the_command() {
     let mut terminal = Terminal::shell(&[]);
     for (key, code) in [(CTRL_C, "130"), (CTRL_BACKSLASH, "131")] {
         terminal.type_line(&format!("{BINARY} sh -c 'echo rea''dy; exec sleep 1000'"));
@@ -80,6 +80,22 @@ fn ctrl_c_ends_a_shell_loop_around_the_launcher() {
             terminal.expect("code=130");
         }
     }
+}
+
+#[test]
+fn as_pid_1_on_a_terminal_ctrl_c_works_and_ctrl_z_does_not() {
+    // As under `docker run -it`: pid 1 leads the terminal's session.
+    let script = "echo ready; exec cat";
+    let Some(launcher) = as_pid_1(script) else { return };
+    let mut command = Command::new("unshare");
+    command.args(launcher.command.get_args()).env("STUNNEL_LOGLEVEL", "crit");
+    let mut terminal = Terminal::start(command);
+    terminal.expect("ready");
+    terminal.type_keys(CTRL_Z);
+    talk_to_cat(&mut terminal, "still here");
+    terminal.type_keys(CTRL_C);
+    // unshare(1) would die by a signal that killed pid 1.
+    assert_eq!(terminal.process.wait().code(), Some(130));
 }
 
 #[test]
@@ -167,7 +183,7 @@ fn a_pipeline_works_and_ctrl_z_stops_all_of_it() {
 }
 
 #[test]
-fn in_the_foreground_the_command_shares_the_launchers_process_group() {
+fn in_the_foreground_both_share_a_process_group() {
     let mut terminal = Terminal::shell(&[]);
     let script = "set -- $(cat /proc/$PPID/stat) $(cat /proc/$$/stat); echo same=$(($5 == ${57}))";
     terminal.type_line(&format!("{BINARY} bash -c '{script}' | cat"));
@@ -199,7 +215,7 @@ fn a_background_job_can_be_brought_to_the_foreground() {
 }
 
 #[test]
-fn an_interactive_shell_as_the_command_has_job_control_of_its_own() {
+fn an_interactive_shell_as_the_command_has_job_control() {
     let mut terminal = Terminal::shell(&[]);
     terminal.type_line(&format!("PS1='inner> ' {BINARY} bash --norc --noediting -i"));
     terminal.expect("inner> ");
@@ -360,7 +376,7 @@ fn a_hang_up_reaches_the_command_of_a_sessions_leader_once() {
 }
 
 #[test]
-fn a_hang_up_ends_the_command_of_a_sessions_leader_as_without_the_launcher() {
+fn a_hang_up_ends_the_command_of_a_sessions_leader() {
     let notes = Notes::new();
     let mut terminal = leader(&["perl", "-e", &notes.script(&["HUP"])]);
     let (command, _) = notes.pids();
@@ -443,7 +459,7 @@ fn a_shells_hang_up_reaches_a_background_job_once() {
 }
 
 #[test]
-fn a_shells_hang_up_reaches_a_foreground_job_as_without_the_launcher() {
+fn a_shells_hang_up_reaches_a_foreground_job() {
     // The shell tells the job, and so does the kernel when the shell has ended; if the second comes
     // before the first was handled, both are one.
     for words in [&[][..], &[BINARY]] {
