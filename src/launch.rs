@@ -102,7 +102,7 @@ impl Launch {
     ) -> Result<Child, NotExecuted> {
         let placement = supervisor::placement(terminal);
         let environment = self.environment.clone();
-        let child = supervisor::spawn(&self.command, environment, placement, inherited)?;
+        let child = supervisor::spawn(&self.command, environment, placement, &inherited)?;
         debug!(at = "command-started", pid = child.pid.as_raw(), placement = ?placement);
         if let Err(error) = supervisor::let_go_of_streams() {
             debug!(at = "streams-kept", error = %error);

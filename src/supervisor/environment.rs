@@ -6,11 +6,13 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use nix::unistd::Pid;
 
-use super::inherited;
-use super::strings::Strings;
+use crate::system::process;
 
-/// Hold the pid of the process that they are meant for (sd_listen_fds(3), sd_watchdog_enabled(3)).
-const PID_VARIABLES: [&str; 2] = ["LISTEN_PID", "WATCHDOG_PID"];
+/// Holds the pid of the process that systemd's sockets are meant for (sd_listen_fds(3)).
+const LISTEN_PID: &str = "LISTEN_PID";
+
+/// LISTEN_PID, and the same for systemd's watchdog (sd_watchdog_enabled(3)).
+const PID_VARIABLES: [&str; 2] = [LISTEN_PID, "WATCHDOG_PID"];
 
 /// Names the same process as LISTEN_PID, in another way. Programs ignore it when it is unset.
 const LISTEN_PIDFDID: &str = "LISTEN_PIDFDID";
@@ -25,7 +27,7 @@ pub struct CommandEnvironment {
 impl CommandEnvironment {
     /// The environment that the launcher has now.
     pub fn of_launcher() -> CommandEnvironment {
-        CommandEnvironment { entries: inherited::environment() }
+        CommandEnvironment { entries: process::environment() }
     }
 
     /// The value of `name`: of its first entry, as getenv(3) has it.
@@ -51,22 +53,27 @@ impl CommandEnvironment {
         self.entries.retain(|entry| value(entry, name).is_none());
     }
 
-    /// The environment for execve(2) in a child of `launcher`.
-    pub(super) fn for_child_of(mut self, launcher: Pid) -> ChildEnvironment {
+    /// The entries in which COMMAND has to find its own pid, since they hold the pid of `launcher`:
+    /// the index of each, and the byte at which the pid starts.
+    pub(super) fn pid_entries(&self, launcher: Pid) -> Vec<(usize, usize)> {
         let launcher = launcher.to_string();
-        let is_pid_entry = |entry: &CString| {
-            let held = PID_VARIABLES.iter().find_map(|name| value(entry, name));
-            held.is_some_and(|pid| pid == launcher.as_bytes())
+        let start = |(index, entry): (usize, &CString)| {
+            let held = PID_VARIABLES.iter().find_map(|name| value(entry, name))?;
+            let start = entry.as_bytes().len() - held.len();
+            (held == launcher.as_bytes()).then_some((index, start))
         };
-        if self.get(PID_VARIABLES[0]) == Some(OsStr::new(&launcher)) {
+        self.entries.iter().enumerate().filter_map(start).collect()
+    }
+
+    /// Removes LISTEN_PIDFDID if it names `launcher`, because LISTEN_PID does.
+    pub(super) fn remove_pidfd(&mut self, launcher: Pid) {
+        if self.get(LISTEN_PID) == Some(OsStr::new(&launcher.to_string())) {
             self.remove(LISTEN_PIDFDID);
         }
-        let pids = self.entries.iter().enumerate().filter(|(_, entry)| is_pid_entry(entry));
-        let pids = pids.map(|(index, entry)| (index, entry.as_bytes().len() - launcher.len()));
-        let pids: Vec<(usize, usize)> = pids.collect();
-        let mut strings = Strings::new(self.entries);
-        pids.iter().for_each(|(index, _)| strings.reserve_number(*index));
-        ChildEnvironment { strings, pids }
+    }
+
+    pub(super) fn into_entries(self) -> Vec<CString> {
+        self.entries
     }
 }
 
@@ -74,26 +81,6 @@ impl CommandEnvironment {
 impl fmt::Debug for CommandEnvironment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CommandEnvironment").finish_non_exhaustive()
-    }
-}
-
-/// COMMAND's environment, ready for execve(2).
-pub(super) struct ChildEnvironment {
-    pub strings: Strings,
-    /// Each entry that holds the launcher's pid: its index, and the byte at which the pid starts.
-    pids: Vec<(usize, usize)>,
-}
-
-impl ChildEnvironment {
-    pub fn unchanged(found: CommandEnvironment) -> ChildEnvironment {
-        ChildEnvironment { strings: Strings::new(found.entries), pids: Vec::new() }
-    }
-
-    /// Replaces the launcher's pid with `pid`. Async-signal-safe.
-    pub fn write_pid(&mut self, pid: Pid) {
-        for (index, start) in &self.pids {
-            self.strings.write_number(*index, *start, pid.as_raw());
-        }
     }
 }
 
@@ -134,24 +121,14 @@ mod tests {
             "WATCHDOG_PID=77",
             "OTHER_PID=7",
         ]);
-        let strings = |launcher: i32| {
-            let mut child = found.clone().for_child_of(Pid::from_raw(launcher));
-            child.write_pid(Pid::from_raw(i32::MAX));
-            child.strings.to_vec()
+        let places = |launcher: i32| found.pid_entries(Pid::from_raw(launcher));
+        assert_eq!(places(7), [(0, "WATCHDOG_PID=".len())]);
+        assert_eq!(places(70), [(1, "LISTEN_PID=".len())]);
+        let after = |launcher: i32| {
+            let mut environment = found.clone();
+            environment.remove_pidfd(Pid::from_raw(launcher));
+            environment.get(LISTEN_PIDFDID).is_some()
         };
-        assert_eq!(
-            strings(7),
-            [
-                "WATCHDOG_PID=2147483647",
-                "LISTEN_PID=70",
-                "LISTEN_PIDFDID=9",
-                "WATCHDOG_PID=77",
-                "OTHER_PID=7"
-            ]
-        );
-        assert_eq!(
-            strings(70),
-            ["WATCHDOG_PID=7", "LISTEN_PID=2147483647", "WATCHDOG_PID=77", "OTHER_PID=7"]
-        );
+        assert_eq!((after(7), after(70)), (true, false));
     }
 }

@@ -3,7 +3,7 @@
 use nix::sys::signal::Signal;
 use nix::unistd::getpid;
 
-use super::signals::Received;
+use crate::system::signals::Received;
 
 /// What ends a drain before its time.
 const CUTTING_SIGNALS: [Signal; 4] =

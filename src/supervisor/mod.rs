@@ -20,13 +20,9 @@ mod child;
 mod elf;
 mod environment;
 mod forwarding;
-mod inherited;
 mod not_executed;
 mod program;
-mod signals;
-mod strings;
 mod terminal;
-mod wait;
 
 use std::io;
 use std::sync::Arc;
@@ -34,18 +30,18 @@ use std::sync::Arc;
 use nix::sys::signal::{SigSet, Signal, killpg};
 use nix::unistd::{Pid, getpgid, getpgrp, getpid, getsid};
 
-pub use child::{Child, Placement, become_command, let_go_of_streams, spawn};
+pub use child::{Child, become_command, let_go_of_streams, spawn};
 pub use environment::CommandEnvironment;
 pub use forwarding::{ForwardSignals, Forwarding};
-pub use inherited::{Inherited, forbid_core_dumps};
 pub use not_executed::{Cause, NotExecuted};
-use signals::{Received, Sender, Signals, Stop};
 pub use terminal::Terminal;
-pub use wait::ExitOutcome;
-use wait::JobEvent;
 
 use crate::figures::{CommandState, Figures};
 use crate::logging::{debug, warning};
+pub use crate::system::inherited::{Inherited, forbid_core_dumps};
+use crate::system::process::{self, JobEvent};
+pub use crate::system::process::{ExitOutcome, Placement};
+use crate::system::signals::{self, Received, Sender, Signals, Stop};
 
 /// What the kernel sends to a terminal's foreground process group, to a session's leader when the
 /// terminal hangs up, and to a stopped group that has become orphaned. Other signals of the
@@ -169,7 +165,7 @@ impl Supervisor {
         loop {
             let received = self.signals.next().await?;
             if received.is(Signal::SIGCHLD) {
-                wait::reap_all();
+                process::reap_all();
             } else if self.forwarding.cuts_drain(received) {
                 return Ok(received.number);
             } else {
@@ -182,16 +178,16 @@ impl Supervisor {
     /// takes note when COMMAND was stopped or continued. `continued`: the launcher has just been.
     fn look_after_children(&mut self, continued: bool) -> Option<ExitOutcome> {
         let mut command_ended = None;
-        while let Some((pid, ended)) = wait::ended_child() {
+        while let Some((pid, ended)) = process::ended_child() {
             if pid == self.command {
                 // As long as COMMAND is a zombie, its process group's number is nobody else's.
                 self.end_leftovers();
                 command_ended = Some(ended);
             }
-            wait::reap(pid);
+            process::reap(pid);
         }
         if command_ended.is_none() {
-            match wait::job_event(self.command) {
+            match process::job_event(self.command) {
                 // The SIGCONT came behind the stop: it is for both.
                 Some(JobEvent::Stopped(_)) if continued => self.note_stopped(true),
                 Some(JobEvent::Stopped(signal)) => self.command_stopped(signal),
@@ -241,7 +237,7 @@ impl Supervisor {
         };
         match signals::stop_self(signal) {
             Ok(Stop::Undone) => {
-                if wait::job_event(self.command) == Some(JobEvent::Continued) {
+                if process::job_event(self.command) == Some(JobEvent::Continued) {
                     self.note_stopped(false);
                     self.resumed_by_shell = self.placement == Placement::Shared;
                 }

@@ -12,8 +12,9 @@ use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access};
 
 use super::elf::Elf;
-use super::program::{Failure, Program};
+use super::program::paths;
 use crate::exit;
+use crate::system::process::{Failure, Program};
 
 /// How much of a file the kernel reads to find out what it is (BINPRM_BUF_SIZE).
 const START: u64 = 256;
@@ -80,7 +81,7 @@ impl From<io::Error> for NotExecuted {
 
 /// Explains why `program` could not be executed.
 pub fn explain(program: &Program, failure: Failure) -> NotExecuted {
-    let mut files = program.files();
+    let mut files = paths(program);
     let (file, cause_without_file) = match failure.error {
         // If the file exists, its interpreter or loader does not.
         Errno::ENOENT => (files.find(|file| file.exists()), Cause::NoSuchCommand),
@@ -94,7 +95,7 @@ pub fn explain(program: &Program, failure: Failure) -> NotExecuted {
 /// line. execvp(3) does the same.
 pub fn script_for_shell(program: &Program, failure: Failure) -> Option<PathBuf> {
     let file =
-        program.files().nth(failure.file as usize).filter(|_| failure.error == Errno::ENOEXEC)?;
+        paths(program).nth(failure.file as usize).filter(|_| failure.error == Errno::ENOEXEC)?;
     let start = start(file).ok()?;
     let line = start.split(|byte| *byte == b'\n').next().unwrap_or_default();
     // As bash: a text file has no NUL in its first line.

@@ -1,85 +1,37 @@
-//! Finding and executing a program as execvp(3) does, in steps that are safe after fork.
+//! COMMAND as a program to execute: its file is looked up in PATH as execvp(3) does.
 
 use std::ffi::{CString, OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
-
-use super::environment::ChildEnvironment;
-use super::strings::Strings;
+use super::environment::CommandEnvironment;
+use crate::system::process::{Program, Strings};
 
 /// Where execvp(3) looks if PATH is unset.
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
 
-/// COMMAND, ready for execve(2).
-pub struct Program {
-    /// The files to try, in order.
-    files: Vec<CString>,
-    words: Strings,
+/// COMMAND with `environment` as it is.
+///
+/// # Panics
+/// When `words` is empty, or one of them has a NUL inside.
+pub fn program(words: &[OsString], environment: CommandEnvironment) -> Program {
+    let files = files(&words[0], environment.get("PATH"));
+    let files = files.into_iter().map(|file| c_string(file.into())).collect();
+    Program::new(files, strings(words), Strings::new(environment.into_entries()))
 }
 
-/// Why no file of a [`Program`] could be executed.
-#[derive(Debug, Clone, Copy)]
-pub struct Failure {
-    pub error: Errno,
-    /// The index of the file that the error is about; [`u32::MAX`] if it is about none.
-    pub file: u32,
+/// Makes `program` the shell that runs the script `file`, whose first line names no interpreter.
+pub fn run_by_shell(program: &mut Program, file: &Path, words: &[OsString]) {
+    let arguments = words[1..].iter().cloned();
+    let words: Vec<OsString> =
+        ["/bin/sh".into(), file.into()].into_iter().chain(arguments).collect();
+    program.files = vec![c"/bin/sh".to_owned()];
+    program.words = strings(&words);
 }
 
-impl Failure {
-    /// The system refused a call that is not about a file.
-    pub fn of_system(error: Errno) -> Failure {
-        Failure { error, file: u32::MAX }
-    }
-
-    /// For a pipe between child and launcher.
-    pub fn to_bytes(self) -> [u8; 8] {
-        (u64::from(self.file) << 32 | self.error as u64).to_ne_bytes()
-    }
-
-    /// `None` if `bytes` come from no [`Failure::to_bytes`].
-    pub fn from_bytes(bytes: &[u8]) -> Option<Failure> {
-        let both = u64::from_ne_bytes(bytes.try_into().ok()?);
-        Some(Failure { error: Errno::from_raw(both as i32), file: (both >> 32) as u32 })
-    }
-}
-
-impl Program {
-    /// # Panics
-    /// When `words` is empty, or one of them has a NUL inside.
-    pub fn new(words: &[OsString], path: Option<&OsStr>) -> Program {
-        let files = files(&words[0], path).into_iter().map(|file| c_string(file.into()));
-        Program { files: files.collect(), words: strings(words) }
-    }
-
-    /// The shell that runs the script `file`, whose first line names no interpreter.
-    pub fn shell(file: &Path, words: &[OsString]) -> Program {
-        let arguments = words[1..].iter().cloned();
-        let words: Vec<OsString> =
-            ["/bin/sh".into(), file.into()].into_iter().chain(arguments).collect();
-        Program { files: vec![c"/bin/sh".to_owned()], words: strings(&words) }
-    }
-
-    /// Executes the first file that can be executed, in place of this process. Returns only when
-    /// none can. Async-signal-safe.
-    pub fn execute(&mut self, environment: &mut ChildEnvironment) -> Failure {
-        let mut failure = Failure { error: Errno::ENOENT, file: 0 };
-        for (path, file) in self.files.iter().zip(0..) {
-            match self.words.execute(path, &mut environment.strings) {
-                // A later folder may have the program.
-                Errno::ENOENT | Errno::ENOTDIR => {}
-                Errno::EACCES => failure = Failure { error: Errno::EACCES, file },
-                error => return Failure { error, file },
-            }
-        }
-        failure
-    }
-
-    /// The files to try, in order.
-    pub fn files(&self) -> impl Iterator<Item = &Path> {
-        self.files.iter().map(|file| Path::new(OsStr::from_bytes(file.as_bytes())))
-    }
+/// The files of `program`, in the order in which they are tried.
+pub fn paths(program: &Program) -> impl Iterator<Item = &Path> {
+    program.files.iter().map(|file| Path::new(OsStr::from_bytes(file.as_bytes())))
 }
 
 /// Where `name` may be. A name with a slash is a path; others are looked up in the folders of
@@ -117,7 +69,8 @@ mod tests {
     #[test]
     fn the_shell_gets_the_file_and_the_arguments() {
         let words = ["script", "a", "b c"].map(OsString::from);
-        let program = Program::shell(Path::new("/x/script"), &words);
+        let mut program = program(&words, CommandEnvironment::of_launcher());
+        run_by_shell(&mut program, Path::new("/x/script"), &words);
         assert_eq!(program.words.to_vec(), ["/bin/sh", "/x/script", "a", "b c"]);
     }
 }

@@ -6,7 +6,7 @@ use std::io;
 
 use nix::libc;
 use nix::sys::prctl::set_dumpable;
-use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, kill, sigaction};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{Pid, getpid};
 use tokio::io::unix::AsyncFd;
@@ -70,6 +70,33 @@ impl Mask {
             libc::syscall(libc::SYS_rt_sigprocmask, how, &raw const self.0, &raw mut before.0, size)
         };
         nix::errno::Errno::result(done).map(|_| before)
+    }
+}
+
+/// What a process does with a signal that it neither blocks nor handles.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Disposition {
+    Default,
+    Ignored,
+}
+
+impl Disposition {
+    /// Sets the disposition of `signal`, and returns the one before. Async-signal-safe.
+    ///
+    /// # Errors
+    /// As sigaction(2); none is expected.
+    pub fn set(self, signal: Signal) -> nix::Result<Disposition> {
+        let handler = match self {
+            Disposition::Default => SigHandler::SigDfl,
+            Disposition::Ignored => SigHandler::SigIgn,
+        };
+        let action = SigAction::new(handler, SaFlags::empty(), SigSet::empty());
+        // SAFETY: installs no handler, so nothing can be interrupted by one.
+        let before = unsafe { sigaction(signal, &action)? };
+        match before.handler() {
+            SigHandler::SigIgn => Ok(Disposition::Ignored),
+            _ => Ok(Disposition::Default),
+        }
     }
 }
 
