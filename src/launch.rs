@@ -35,9 +35,9 @@ pub struct Launch {
     pub environment: CommandEnvironment,
     pub settings: Settings,
     pub plan: Plan,
-    /// The variables with a Redis URL that stay as they are, since nobody names them.
+    /// Variables with a Redis URL that is not tunnelled, since no setting names them.
     pub others: Vec<String>,
-    /// The variables that look like settings and are none.
+    /// Variables named like settings that do not exist.
     pub unknown: Vec<String>,
     pub bound: Bound,
     pub inherited: io::Result<Inherited>,
@@ -63,23 +63,22 @@ impl Launch {
             }
         };
         let figures = Arc::new(Figures::new(labels(&self.plan), child.pid.as_raw()));
-        // One thread. On two cores with 50 clients and Redis, 40,000 small requests cost 1.21 s of
-        // CPU so, 1.28 s on a multi-thread runtime with one worker, 1.33 s with two; pipelined
-        // 0.42, 0.43 and 0.47; the rates differ by less than their noise. Redis has one thread as
-        // well, and more to do.
+        // One thread costs the least CPU: for 40,000 small requests of 50 clients on two cores 1.21
+        // s, a multi-thread runtime with one worker 1.28 s, with two workers 1.33 s; pipelined 0.42,
+        // 0.43 and 0.47 s. The rates are the same. Redis has one thread, too, and more to do.
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .context("could not start the runtime")?;
         let ended = runtime.block_on(self.serve(child, terminal, figures.clone()))?;
-        // Cuts what is still open; a look-up that hangs in the resolver is not waited for.
+        // Cuts open connections, without waiting for a name lookup that hangs.
         runtime.shutdown_background();
         announce::ended(ended, figures.totals());
         Ok(ended)
     }
 
-    /// Binds the status page, tells the user what COMMAND will find, and makes COMMAND's words and
-    /// environment lead to the tunnels.
+    /// Binds the status page, logs the tunnels, and rewrites the URLs in COMMAND's arguments and
+    /// environment.
     fn prepare(&mut self) {
         announce::unknown_settings(&self.unknown);
         self.bound.bind_status(&self.settings);
@@ -110,7 +109,7 @@ impl Launch {
         Ok(child)
     }
 
-    /// Opens the tunnels and watches over COMMAND until it has ended and its last bytes are sent.
+    /// Opens the tunnels, waits for COMMAND's end, and drains the tunnels.
     async fn serve(
         self,
         child: Child,
@@ -135,7 +134,7 @@ impl Launch {
     }
 }
 
-/// Waits until the tunnels have sent what COMMAND wrote last, a signal cuts the wait, or `limit` is
+/// Waits until the tunnels have sent COMMAND's last bytes, a signal cuts the drain, or `limit` is
 /// over.
 async fn drain(tunnels: Drain, supervisor: &mut Supervisor, limit: Duration) -> anyhow::Result<()> {
     tokio::select! {

@@ -43,19 +43,19 @@ fn exit_with(code: u8) -> ExitOutcome {
     ExitOutcome::Exited(code.into())
 }
 
-/// What is left to do once the command line and the environment are read.
+/// The rest of the work once the command line and the environment are read.
 enum Task {
     Refuse(Vec<ConfigError>),
     SayDisabled,
-    /// COMMAND, which the launcher was to become, could not be executed.
+    /// The launcher should have become COMMAND, which could not be executed.
     NotExecuted(Vec<OsString>, NotExecuted),
     Check(Plan, Settings, Unused),
     PrintEnvironment(Plan, listen::Bound, Unused),
     Launch(Box<Launch>),
 }
 
-/// What must happen while there is one thread only; returns the rest, and how it is to log. Where
-/// the switch says so, it becomes COMMAND, and does not return.
+/// Does what needs a process with a single thread; returns the rest of the work and how to log it.
+/// If the launcher is disabled, becomes COMMAND and does not return.
 #[expect(unsafe_code)]
 fn prepare(invocation: Invocation, environment: Environment) -> (Task, LogSettings) {
     let command_environment = CommandEnvironment::of_launcher();

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use support::eventually;
 use support::launcher::{BINARY, as_pid_1, send_signal};
-use support::proc::{cpu_ticks, is_alive};
+use support::proc::{children, cpu_ticks, is_alive};
 use support::pty::Terminal;
 use support::servers::{Front, Server};
 
@@ -80,6 +80,28 @@ fn ctrl_c_ends_a_shell_loop_around_the_launcher() {
             terminal.expect("code=130");
         }
     }
+}
+
+#[test]
+fn ctrl_c_cuts_the_drain_and_the_exit_code_stays() {
+    let server = Server::start(Front::Redis);
+    let url = format!("redis://127.0.0.1:{}", server.port);
+    let mut terminal = Terminal::shell(&[("REDIS_URL", &url), ("STUNNEL_DRAIN_TIMEOUT", "1h")]);
+    // A daemon keeps COMMAND's connection open; it has its own session, which Ctrl-C does not reach.
+    let script = "exec 3<>/dev/tcp/127.0.0.1/${REDIS_URL##*:}; setsid sleep 1000 & \
+                  echo pids $PPID $!.; exit 6";
+    terminal.type_line(&format!("{BINARY} bash -c '{script}'"));
+    terminal.expect("pids ");
+    let pids = terminal.expect(".\r\n");
+    let pids: Vec<i32> = pids.split(' ').map(|pid| pid.parse().unwrap()).collect();
+    let [launcher, daemon] = pids[..] else { panic!("{pids:?}") };
+    eventually("COMMAND has ended", || children(launcher).is_empty().then_some(()));
+    assert!(is_alive(launcher), "it drains");
+    terminal.type_keys(CTRL_C);
+    terminal.expect("$ ");
+    terminal.type_line("echo code=$?");
+    terminal.expect("code=6");
+    send_signal(daemon, nix::libc::SIGKILL);
 }
 
 #[test]

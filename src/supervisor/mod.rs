@@ -191,9 +191,9 @@ impl Supervisor {
         if command_ended.is_none() {
             match process::job_event(self.command) {
                 // The SIGCONT came after the stop, so it is meant for both.
-                Some(JobEvent::Stopped(_)) if continued => self.note_stopped(true),
+                Some(JobEvent::Stopped(_)) if continued => self.enter(CommandState::Stopped),
                 Some(JobEvent::Stopped(signal)) => self.command_stopped(signal),
-                Some(JobEvent::Continued) => self.note_stopped(false),
+                Some(JobEvent::Continued) => self.enter(CommandState::Running),
                 None => {}
             }
         }
@@ -208,9 +208,8 @@ impl Supervisor {
         }
     }
 
-    fn note_stopped(&mut self, stopped: bool) {
-        self.stopped = stopped;
-        let state = if stopped { CommandState::Stopped } else { CommandState::Running };
+    fn enter(&mut self, state: CommandState) {
+        self.stopped = state == CommandState::Stopped;
         self.figures.command.is_now(state);
     }
 
@@ -228,7 +227,7 @@ impl Supervisor {
             }
             self.take_terminal_back();
         }
-        self.note_stopped(true);
+        self.enter(CommandState::Stopped);
         let signal = match (job_control, self.placement) {
             (Some(signal), _) => signal,
             // The shell must get its terminal back.
@@ -240,7 +239,7 @@ impl Supervisor {
         match signals::stop_self(signal) {
             Ok(Stop::Undone) => {
                 if process::job_event(self.command) == Some(JobEvent::Continued) {
-                    self.note_stopped(false);
+                    self.enter(CommandState::Running);
                     self.resumed_by_shell = self.placement == Placement::Shared;
                 }
             }
@@ -268,7 +267,7 @@ impl Supervisor {
                 self.forward(Signal::SIGCONT as i32, Target::Group);
             }
         }
-        self.note_stopped(false);
+        self.enter(CommandState::Running);
     }
 
     /// Where `received` has to be forwarded to; `None` if COMMAND has received it, or must not.
