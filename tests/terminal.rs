@@ -87,7 +87,7 @@ fn ctrl_c_cuts_the_drain_and_the_exit_code_stays() {
     let server = Server::start(Front::Redis);
     let url = format!("redis://127.0.0.1:{}", server.port);
     let mut terminal = Terminal::shell(&[("REDIS_URL", &url), ("STUNNEL_DRAIN_TIMEOUT", "1h")]);
-    // A daemon keeps COMMAND's connection open; it has its own session, which Ctrl-C does not reach.
+    // A daemon with its own session, which Ctrl-C does not reach, keeps a connection open.
     let script = "exec 3<>/dev/tcp/127.0.0.1/${REDIS_URL##*:}; setsid sleep 1000 & \
                   echo pids $PPID $!.; exit 6";
     terminal.type_line(&format!("{BINARY} bash -c '{script}'"));
