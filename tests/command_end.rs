@@ -120,6 +120,18 @@ fn a_killed_launcher_takes_its_command_along() {
 }
 
 #[test]
+fn timeout_behind_the_launcher_kills_the_commands_children() {
+    let script = "trap '' TERM; sleep 1000 & echo $!; sleep 1000";
+    let words = ["timeout", "-s", "KILL", "1000", "sh", "-c", script];
+    let mut running = Launcher::new(words).start();
+    let child: i32 = running.line().parse().unwrap();
+    // What timeout(1) gets when the time is over.
+    running.signal(libc::SIGALRM);
+    assert_eq!(running.finish().signal(), libc::SIGKILL);
+    eventually("the child is gone", || (!is_alive(child)).then_some(()));
+}
+
+#[test]
 fn what_is_left_of_the_commands_process_group_gets_sigterm() {
     let mut running = Launcher::script("sleep 1000 & echo $!; exit 5").start();
     let leftover: i32 = running.line().parse().unwrap();
