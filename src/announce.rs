@@ -1,5 +1,6 @@
 //! What the user is told: at start, when it cannot start, and at the end.
 
+use std::env::consts::ARCH;
 use std::ffi::OsString;
 use std::io::{self, Write as _};
 
@@ -11,7 +12,7 @@ use crate::listen::{Bound, wanted_port};
 use crate::logging::{err, notice, warning};
 use crate::plan::Plan;
 use crate::redis_url::Local;
-use crate::supervisor::ExitOutcome;
+use crate::supervisor::{Cause, ExitOutcome, NotExecuted};
 use crate::tls::Verify;
 
 /// Reports what is wrong with the configuration; returns the exit code for that.
@@ -30,11 +31,14 @@ pub fn internal_error(error: &anyhow::Error) -> u8 {
 }
 
 /// Reports that COMMAND could not be executed; returns the exit code for that.
-pub fn not_executed(words: &[OsString], error: &io::Error) -> u8 {
-    let code = exit::not_executed(error);
+pub fn not_executed(words: &[OsString], not_executed: &NotExecuted) -> u8 {
+    let code = not_executed.exit_code();
     let program = words[0].to_string_lossy();
-    let (name, hint) = (program_name(&program), why_not_executed(&program, words.len(), code));
-    let error = error.to_string();
+    let hint = match &not_executed.cause {
+        Cause::NoSuchCommand => Some(why_no_such_command(&program, words.len()).to_owned()),
+        cause => why_not_executed(cause),
+    };
+    let (name, error) = (program_name(&program), not_executed.error.to_string());
     err!(at = "command-failed", command = name, error, code, hint);
     code
 }
@@ -48,23 +52,64 @@ fn program_name(word: &str) -> &str {
     if !name.is_empty() && name.chars().all(is_path) { name } else { "(not shown)" }
 }
 
-/// What the user may have meant.
-fn why_not_executed(program: &str, words: usize, code: u8) -> Option<&'static str> {
-    match code {
-        127 if program.is_empty() => Some("COMMAND is empty: is a variable in it unset?"),
-        127 if words == 1 && program.contains(char::is_whitespace) => Some(
+/// What the user may have meant by a command that does not exist.
+fn why_no_such_command(program: &str, words: usize) -> &'static str {
+    match program {
+        "" => "COMMAND is empty: is a variable in it unset?",
+        _ if words == 1 && program.contains(char::is_whitespace) => {
             "the whole command line is one word: leave out the quotes around it, or put sh -c \
-             before it",
-        ),
-        127 if program.ends_with(':') => {
-            Some("this is the label of a Procfile's line: leave it out")
+             before it"
         }
-        127 if program.split('/').next().is_some_and(|start| start.contains('=')) => {
-            Some("this is no program, but an assignment: put env before it")
+        _ if program.ends_with(':') => "this is the label of a Procfile's line: leave it out",
+        _ if program.split('/').next().is_some_and(|start| start.contains('=')) => {
+            "this is no program, but an assignment: put env before it"
         }
-        127 => Some("no such command: check its name and PATH"),
-        _ => None,
+        _ => "no such command: check its name and PATH",
     }
+}
+
+/// Why an existing file could not be executed, and what to do about it.
+fn why_not_executed(cause: &Cause) -> Option<String> {
+    Some(match cause {
+        Cause::NoSuchCommand | Cause::Other => return None,
+        Cause::NoInterpreter { file, interpreter } if interpreter.ends_with('\r') => format!(
+            "{} has Windows line ends, so its interpreter {} does not exist: convert the file with \
+             dos2unix",
+            file.display(),
+            interpreter.escape_debug()
+        ),
+        Cause::NoInterpreter { file, interpreter } => format!(
+            "{0} exists, but its interpreter {interpreter} does not: install it, or change the \
+             first line of {0}",
+            file.display()
+        ),
+        Cause::NoLoader { file, loader } => format!(
+            "{} exists, but its dynamic loader {} does not: install the C library that it was \
+             built for, or a build for this system",
+            file.display(),
+            loader.display()
+        ),
+        Cause::Directory(file) => {
+            format!("{} is a directory: name a program in it", file.display())
+        }
+        Cause::NotExecutable(file) => format!(
+            "{0} has no execute permission: run chmod +x {0}, or put its interpreter before it",
+            file.display()
+        ),
+        Cause::NotPermitted(file) => format!(
+            "this user may not execute {}: check its owner and mode, and whether its file system \
+             is mounted with noexec",
+            file.display()
+        ),
+        Cause::Foreign { file, built_for } => format!(
+            "{} is built for {built_for}; this system runs programs for Linux on {ARCH}",
+            file.display()
+        ),
+        Cause::NotAProgram(file) => format!(
+            "{} is neither a script nor a program for this system: is it damaged, or a data file?",
+            file.display()
+        ),
+    })
 }
 
 /// Warns of variables that look like settings and are none: a misspelt one leaves a default in

@@ -1,7 +1,5 @@
-//! Every exit code of the launcher's own, with its source. COMMAND's code, or 128 + the number of
-//! the signal that ended it, comes from [`crate::supervisor::ExitOutcome`].
-
-use std::io;
+//! The launcher's own exit codes. Otherwise the launcher ends as COMMAND did: see
+//! [`crate::supervisor::ExitOutcome`].
 
 pub const SUCCESS: u8 = 0;
 /// `--check` found a tunnel that does not work.
@@ -16,11 +14,7 @@ pub const INTERNAL_ERROR: u8 = 1;
 /// 2, by clap.
 pub const CONFIG: u8 = 78;
 
-/// For a COMMAND that could not be executed: 127 when there is none of that name, 126 when there is
-/// one that cannot be run (POSIX.1-2017 Shell & Utilities 2.8.2).
-pub fn not_executed(error: &io::Error) -> u8 {
-    match error.kind() {
-        io::ErrorKind::NotFound => 127,
-        _ => 126,
-    }
-}
+/// COMMAND exists, but cannot be executed (POSIX.1-2017, Shell & Utilities, 2.8.2).
+pub const COMMAND_NOT_EXECUTABLE: u8 = 126;
+/// COMMAND, or the interpreter that it needs, does not exist.
+pub const COMMAND_NOT_FOUND: u8 = 127;

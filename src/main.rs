@@ -14,7 +14,7 @@ use start_stunnel::launch::Launch;
 use start_stunnel::listen;
 use start_stunnel::logging::{self, LogSettings};
 use start_stunnel::plan::Plan;
-use start_stunnel::supervisor::{self, Inherited};
+use start_stunnel::supervisor::{self, CommandEnvironment, ExitOutcome, Inherited, NotExecuted};
 use start_stunnel::{announce, check, exit, status, tls};
 
 /// For C code, OpenSSL's above all, as well: the crate's feature `override` sees to that.
@@ -25,38 +25,40 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// Stands in for the launcher in an app's repository, where no buildpack put one.
 const SHIM: &str = include_str!("shim.sh");
 
-#[expect(unsafe_code)]
 fn main() {
-    let code = match Invocation::parse_from(env::args_os()) {
+    let outcome = match Invocation::parse_from(env::args_os()) {
         Err(error) => error.exit(),
-        Ok(invocation) if invocation.print_shim => print_shim(),
-        Ok(invocation) if invocation.status => tell_status(&invocation),
+        Ok(invocation) if invocation.print_shim => exit_with(print_shim()),
+        Ok(invocation) if invocation.status => exit_with(tell_status(&invocation)),
         Ok(invocation) => {
             let (task, log) = prepare(invocation, env::vars_os().collect());
             let _log = logging::init(log);
             perform(task)
         }
     };
-    // SAFETY: ends the process, and nothing else. Not `exit`: that has OpenSSL tear down its
-    // globals while another thread may still be reading certificates.
-    unsafe { nix::libc::_exit(code.into()) }
+    outcome.end_launcher()
 }
 
-/// What is left to do once the command line and the environment are read.
+fn exit_with(code: u8) -> ExitOutcome {
+    ExitOutcome::Exited(code.into())
+}
+
+/// The rest of the work once the command line and the environment are read.
 enum Task {
     Refuse(Vec<ConfigError>),
     SayDisabled,
-    /// COMMAND, which the launcher was to become, could not be executed.
-    NotExecuted(Vec<OsString>, io::Error),
+    /// The launcher should have become COMMAND, which could not be executed.
+    NotExecuted(Vec<OsString>, NotExecuted),
     Check(Plan, Settings, Unused),
     PrintEnvironment(Plan, listen::Bound, Unused),
     Launch(Box<Launch>),
 }
 
-/// What must happen while there is one thread only; returns the rest, and how it is to log. Where
-/// the switch says so, it becomes COMMAND, and does not return.
+/// Does what needs a process with a single thread; returns the rest of the work and how to log it.
+/// If the launcher is disabled, becomes COMMAND and does not return.
 #[expect(unsafe_code)]
 fn prepare(invocation: Invocation, environment: Environment) -> (Task, LogSettings) {
+    let command_environment = CommandEnvironment::of_launcher();
     let log_for_errors = configuration::log_settings_for_errors(&invocation, &environment);
     let configuration = match configuration::read(&invocation, &environment) {
         Err(mistakes) => return (Task::Refuse(mistakes), log_for_errors),
@@ -64,8 +66,9 @@ fn prepare(invocation: Invocation, environment: Environment) -> (Task, LogSettin
             return (Task::SayDisabled, log_for_errors);
         }
         Ok(Configured::Disabled) => {
-            let error = supervisor::become_command(invocation.command.clone());
-            return (Task::NotExecuted(invocation.command, error), log_for_errors);
+            let command = invocation.command;
+            let error = supervisor::become_command(&command, command_environment);
+            return (Task::NotExecuted(command, error), log_for_errors);
         }
         Ok(Configured::Enabled(configuration)) => *configuration,
     };
@@ -87,14 +90,14 @@ fn prepare(invocation: Invocation, environment: Environment) -> (Task, LogSettin
     if invocation.print_env {
         return (Task::PrintEnvironment(plan, bound, Unused { others, unknown }), log);
     }
-    let command = invocation.command;
+    let (command, environment) = (invocation.command, command_environment);
     let launch = Launch { command, environment, settings, plan, others, unknown, bound, inherited };
     (Task::Launch(Box::new(launch)), log)
 }
 
-/// Returns the exit code.
-fn perform(task: Task) -> u8 {
-    let done = match task {
+/// Returns how the launcher is to end.
+fn perform(task: Task) -> ExitOutcome {
+    let code = match task {
         Task::Refuse(mistakes) => Ok(announce::misconfigured(&mistakes)),
         Task::SayDisabled => Ok(announce::disabled()),
         Task::NotExecuted(command, error) => Ok(announce::not_executed(&command, &error)),
@@ -103,9 +106,13 @@ fn perform(task: Task) -> u8 {
             announce::unused(&plan, &unused);
             announce::environment(&plan, &bound)
         }
-        Task::Launch(launch) => launch.run(),
+        Task::Launch(launch) => {
+            return launch
+                .run()
+                .unwrap_or_else(|error| exit_with(announce::internal_error(&error)));
+        }
     };
-    done.unwrap_or_else(|error| announce::internal_error(&error))
+    exit_with(code.unwrap_or_else(|error| announce::internal_error(&error)))
 }
 
 /// Whatever else is wrong with the configuration: a launcher may be running.

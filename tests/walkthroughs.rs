@@ -358,7 +358,7 @@ fn a_plain_port_for_an_app_that_start_stunnel_does_not_start() {
     drop(app);
     running.signal(libc::SIGTERM);
     let ended = running.finish();
-    assert_eq!(ended.code(), 143, "{}", ended.stderr);
+    assert_eq!(ended.signal(), libc::SIGTERM, "{}", ended.stderr);
 }
 
 #[test]
@@ -395,8 +395,6 @@ fn the_examples_for_docker_kubernetes_and_systemd_are_well_formed() {
     }
     for name in ["worker.service", "redis-tunnel.service"] {
         let unit = page(&format!("examples/systemd/{name}"));
-        // What SIGTERM ends is stopped in good order, and no failure.
-        assert!(unit.contains("\nSuccessExitStatus=143\n"), "{unit}");
         let file = folder.path().join(name);
         fs::write(&file, with_ours(&unit, &[("/usr/local/bin/start-stunnel", BINARY)])).unwrap();
         let verified =
