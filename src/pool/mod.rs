@@ -24,12 +24,15 @@ pub use stock::{Granted, HandOver, Kept, Origin, Permit, Place, Stock};
 /// The most connections that a tunnel makes beforehand.
 pub const MOST_SPARES: usize = 8;
 
-/// Whether connections are used again.
+/// Whether the app's next connection gets one that the app has closed: `--pool`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PoolMode {
-    /// Where that is safe.
-    Auto,
+    /// Never: a plain tunnel.
     Off,
+    /// Always, where that is safe.
+    On,
+    /// Only while the app reconnects frequently.
+    Auto,
 }
 
 /// What a [`Stock`] has to keep to.

@@ -408,7 +408,7 @@ impl<C> State<C> {
     }
 
     fn keeps(&self, now: Instant) -> bool {
-        self.terms.mode == PoolMode::Auto && !self.closed && !self.trial.is_failed(now)
+        self.terms.mode != PoolMode::Off && !self.closed && !self.trial.is_failed(now)
     }
 
     /// Whether spares are as good as new connections without a reset: each client logs in.
@@ -519,7 +519,7 @@ impl<C> State<C> {
         let number = permit.number;
         self.making.push(Making { number, began: now, for_spare });
         self.alone = Some((number, now + PATIENCE));
-        permit.is_canary = self.terms.mode == PoolMode::Auto && self.trial.begin(number, now);
+        permit.is_canary = self.terms.mode != PoolMode::Off && self.trial.begin(number, now);
         permit
     }
 
@@ -541,7 +541,7 @@ impl<C> State<C> {
         });
         let mut missing = wanted.saturating_sub(self.usable_idle(now) + self.making_spares());
         let lost_lately = self.lost.is_some_and(|lost| now - lost < IDLE);
-        if self.terms.mode == PoolMode::Auto && !self.trial.is_failed(now) && !lost_lately {
+        if self.terms.mode != PoolMode::Off && !self.trial.is_failed(now) && !lost_lately {
             // Connections come back: more than were in use at once lately are of no use.
             let peak = self.peak.most(now).max(self.in_use());
             missing = missing.min(peak.saturating_sub(self.open));
