@@ -9,13 +9,13 @@ use anyhow::Context as _;
 
 use crate::announce;
 use crate::command_line::{self, REDISCLI_AUTH, RedisCli};
-use crate::configuration::Settings;
+use crate::configuration::{Settings, Unused};
 use crate::environment::{Environment, lookup};
 use crate::figures::{CommandState, Figures, TunnelLabels};
 use crate::listen::Bound;
 use crate::logging::{debug, err, notice, warning};
 use crate::plan::Plan;
-use crate::status::{self, Status};
+use crate::status::{self, RedisUrls, Status};
 use crate::supervisor::{self, Forwarding, Inherited, Supervisor, Terminal};
 use crate::tls::Connector;
 use crate::tunnel::{self, Connections, Listener, Route, Tunnel};
@@ -33,10 +33,7 @@ pub struct Launch {
     pub environment: Environment,
     pub settings: Settings,
     pub plan: Plan,
-    /// The variables with a Redis URL that stay as they are, since nobody names them.
-    pub others: Vec<String>,
-    /// The variables that look like settings and are none.
-    pub unknown: Vec<String>,
+    pub unused: Unused,
     pub bound: Bound,
     pub inherited: io::Result<Inherited>,
 }
@@ -47,10 +44,9 @@ impl Launch {
     /// # Errors
     /// An internal error: the system refuses what no launcher can do without.
     pub fn run(self) -> anyhow::Result<u8> {
-        let Launch { command, environment, settings, plan, others, unknown, bound, inherited } =
-            self;
-        announce::unknown_settings(&unknown);
-        run(command, environment, &settings, plan, &others, bound, inherited)
+        let Launch { command, environment, settings, plan, unused, bound, inherited } = self;
+        announce::unused_settings(&plan, &unused);
+        run(command, environment, &settings, plan, &unused.other_urls, bound, inherited)
     }
 }
 
@@ -103,7 +99,8 @@ fn run(
         let mut supervisor = Supervisor::new(child, forwarding, terminal, figures.clone())
             .context("could not listen for signals")?;
         let (connections, drain) = Connections::new();
-        tell_status(&figures, page, settings, dyno);
+        let urls = if plan.found_urls() { RedisUrls::Found } else { RedisUrls::Missing };
+        tell_status(&figures, urls, page, settings, dyno);
         open_tunnels(plan, listeners, settings, &figures, connections);
 
         let ended = supervisor.wait().await.context("could not listen for signals")?;
@@ -179,14 +176,15 @@ fn labels(plan: &Plan) -> Vec<TunnelLabels> {
     plan.routes.iter().map(of_route).collect()
 }
 
-/// Tells the figures to whoever asks, in tasks of the current runtime that nobody waits for.
+/// Serves the status to everybody who asks, in tasks of the current runtime that nobody waits for.
 fn tell_status(
     figures: &Arc<Figures>,
+    urls: RedisUrls,
     page: Option<status::Listener>,
     settings: &Settings,
     dyno: Option<String>,
 ) {
-    let status = Status::new(figures.clone());
+    let status = Status::new(figures.clone(), urls);
     if let Some(page) = page {
         tokio::spawn(status::serve(page, status.clone()));
     }

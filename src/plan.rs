@@ -77,6 +77,7 @@ impl Plan {
             setting_names,
             trust,
             verify_chosen,
+            pool,
             max_connections,
         } = tunnelled;
         if !trust.authenticates() && !verify_chosen {
@@ -86,6 +87,7 @@ impl Plan {
         let same = |route: &Route| {
             route.upstream == upstream
                 && route.trust == trust
+                && route.pool == pool
                 && route.max_connections == max_connections
         };
         let index = match self.routes.iter().position(same) {
@@ -103,6 +105,7 @@ impl Plan {
                     port_offset,
                     setting_names,
                     all_have_passwords,
+                    pool,
                     max_connections,
                 });
                 self.routes.len() - 1
@@ -219,21 +222,28 @@ pub mod tests {
     }
 
     #[test]
-    fn two_variables_share_a_tunnel_only_with_the_same_upstream_and_settings() {
+    fn variables_share_a_tunnel_if_upstream_and_settings_are_equal() {
         let pairs = [
             ("REDIS_URL", "redis://:a@h:6379/0"),
             ("HEROKU_REDIS_A_URL", "rediss://u:b@H:6380/1"),
             ("HEROKU_REDIS_B_URL", "redis://h:6379"),
             ("HEROKU_REDIS_B_URL_STUNNEL_VERIFY", "full"),
             ("HEROKU_REDIS_C_URL", "redis://h:6378"),
+            ("HEROKU_REDIS_D_URL", "redis://h:6378"),
+            ("HEROKU_REDIS_D_URL_STUNNEL_POOL", "off"),
         ];
         let plan = plan(&[], &pairs).unwrap();
         let shared: Vec<_> = plan.routes.iter().map(|tunnel| tunnel.variables.join(" ")).collect();
         assert_eq!(
             shared,
-            ["REDIS_URL HEROKU_REDIS_A_URL", "HEROKU_REDIS_B_URL", "HEROKU_REDIS_C_URL"]
+            [
+                "REDIS_URL HEROKU_REDIS_A_URL",
+                "HEROKU_REDIS_B_URL",
+                "HEROKU_REDIS_C_URL",
+                "HEROKU_REDIS_D_URL"
+            ]
         );
-        let changes = plan.changes(&ports([1, 2, 3]));
+        let changes = plan.changes(&ports([1, 2, 3, 4]));
         assert_eq!(changes[0], ("REDIS_URL".into(), "redis://:a@127.0.0.1:1/0".into()));
         assert_eq!(changes[1], ("REDIS_URL_STUNNEL".into(), "redis://:a@127.0.0.1:1/0".into()));
         assert_eq!(changes[2], ("HEROKU_REDIS_A_URL".into(), "redis://u:b@127.0.0.1:1/1".into()));

@@ -1,4 +1,4 @@
-//! Which variables hold Redis URLs, and what becomes of each: a tunnel, nothing, or a mistake.
+//! Which variables hold Redis URLs, and the decision about each: a tunnel, no change, or a mistake.
 
 use std::ffi::{OsStr, OsString};
 use std::net::Ipv4Addr;
@@ -6,9 +6,12 @@ use std::num::NonZeroUsize;
 
 use url::Host;
 
-use super::reader::{Reader, UrlSettings};
-use super::{ConfigError, Rediss, Reported, options};
+use super::mistakes::{ConfigError, Reported};
+use super::options;
+use super::reader::Reader;
+use super::settings::{Rediss, UrlSettings};
 use crate::environment::{Environment, lookup};
+use crate::pool::PoolMode;
 use crate::redis_url::{Problem, RedisUrl, Scheme, UNIX};
 use crate::secret::Secret;
 use crate::tls::Trust;
@@ -31,41 +34,42 @@ pub struct RedisVariable {
     pub decision: Decision,
 }
 
-/// What becomes of a Redis variable.
+/// What happens to a Redis variable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
-    /// It is to lead through a tunnel.
+    /// It will point to a tunnel.
     Tunnel(Box<TunnelledUrl>),
-    /// It stays as it is, since the user wants that or an outer launcher made it.
+    /// It stays unchanged: the user wants that, or an outer launcher made it.
     Untouched(Box<RedisUrl>),
-    /// It stays as it is: it leads to an outer launcher's Unix socket.
+    /// It stays unchanged: it leads to an outer launcher's Unix socket.
     UntouchedSocket,
 }
 
-/// A URL that is to lead through a tunnel.
+/// A URL that gets a tunnel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TunnelledUrl {
     pub url: RedisUrl,
     pub upstream: Upstream,
-    /// What was added to the URL's port.
+    /// The number that was added to the URL's port.
     pub port_offset: i32,
     pub setting_names: SettingNames,
     pub trust: Trust,
-    /// Whether the user has said how much of the certificate must hold: `none` is on purpose then.
+    /// Whether the user chose the verification level. If so, `none` is intended.
     pub verify_chosen: bool,
+    pub pool: PoolMode,
     pub max_connections: Option<NonZeroUsize>,
 }
 
-/// Decides about every Redis variable: those `listed` by the user, or those that are discovered.
+/// Decides about every Redis variable: those `listed` by the user, or else those that it discovers.
 ///
 /// # Errors
-/// When anything about any of them is wrong.
+/// If any of them is wrong.
 pub fn decide(
     listed: Option<Vec<String>>,
     reader: &mut Reader<'_>,
 ) -> Result<Vec<RedisVariable>, Reported> {
     let (mut decided, mut wrong) = (Vec::new(), None);
-    for (name, listed) in candidates(listed, reader.environment()) {
+    for (name, listed) in candidates(listed, reader.sources.environment) {
         match decide_one(name, listed, reader) {
             Ok(variable) => decided.extend(variable),
             Err(reported) => wrong = Some(reported),
@@ -74,13 +78,13 @@ pub fn decide(
     wrong.map_or(Ok(decided), Err)
 }
 
-/// Decides about the variable `name`; `None` when there is no URL in it, and need be none.
+/// Decides about the variable `name`; `None` if it holds no URL, and does not have to.
 fn decide_one(
     name: String,
     listed: bool,
     reader: &mut Reader<'_>,
 ) -> Result<Option<RedisVariable>, Reported> {
-    let environment = reader.environment();
+    let environment = reader.sources.environment;
     let variable = |name, value, decision| {
         Ok(Some(RedisVariable { name, value: Secret::new(value), decision }))
     };
@@ -93,15 +97,15 @@ fn decide_one(
     if equals_its_copy(&name, OsStr::new(&value), environment) && leads_to_a_tunnel(&url) {
         return variable(name, value, Decision::Untouched(Box::new(url)));
     }
-    let asked = url.tls_parameters().map_err(|problem| ConfigError::new(&name, problem));
-    let asked = reader.mistakes.check(asked)?;
-    let settings = reader.url_settings(&name, &asked)?;
+    let in_url = url.tls_parameters().map_err(|problem| ConfigError::new(&name, problem));
+    let in_url = reader.mistakes.check(in_url)?;
+    let settings = reader.url_settings(&name, &in_url)?;
     if url.scheme().is_tls() && settings.rediss == Rediss::Passthrough {
         return variable(name, value, Decision::Untouched(Box::new(url)));
     }
     let upstream = upstream_of(&name, &url, &settings);
     let (upstream, port_offset) = reader.mistakes.check(upstream)?;
-    let UrlSettings { trust, verify_chosen, max_connections, names, .. } = settings;
+    let UrlSettings { trust, verify_chosen, pool, max_connections, names, .. } = settings;
     let tunnelled = TunnelledUrl {
         url,
         upstream,
@@ -109,12 +113,13 @@ fn decide_one(
         setting_names: names,
         trust,
         verify_chosen,
+        pool,
         max_connections,
     };
     variable(name, value, Decision::Tunnel(Box::new(tunnelled)))
 }
 
-/// The names of variables with a Redis URL that are none of the `decided`.
+/// The names of all variables with a Redis URL except the `decided` ones.
 pub fn others(decided: &[RedisVariable], environment: &Environment) -> Vec<String> {
     let is_url = |value: &OsString| value.to_str().and_then(Scheme::of).is_some();
     environment
@@ -201,7 +206,7 @@ fn url_in(
     }
 }
 
-/// Where the TLS of `url` is spoken, and what was added to the URL's port for that.
+/// The server and TLS port for `url`, and the offset that was added to the URL's port.
 fn upstream_of(
     name: &str,
     url: &RedisUrl,
@@ -222,8 +227,8 @@ fn upstream_of(
             name,
             format!(
                 "leads to TLS port {port} (port {} plus {offset} from {}), which does not exist; \
-                 set {} so that the sum is 1 to 65535, or write rediss:// when the port in \
-                 the URL speaks TLS itself",
+                 set {} so that the sum is 1 to 65535, or write rediss:// if the port in the URL \
+                 speaks TLS itself",
                 url.port(),
                 settings.port_offset.source,
                 options::PORT_OFFSET.declaration.for_one(name),
@@ -379,7 +384,7 @@ mod tests {
                 "REDIS_URL leads to TLS port 0 (port 1 plus -1 from STUNNEL_PORT_OFFSET)",
             ),
             (&[("HEROKU_REDIS_X_URL", "redis://h:x")], "HEROKU_REDIS_X_URL has a port"),
-            (&[("HEROKU_REDIS_X_URL", " redis://h")], "HEROKU_REDIS_X_URL holds white space"),
+            (&[("HEROKU_REDIS_X_URL", " redis://h")], "HEROKU_REDIS_X_URL contains white space"),
             (&[("REDIS_ENDPOINT_X_URL", "valkeys:h")], "REDIS_ENDPOINT_X_URL has no //"),
             (&[("REDIS_STUNNEL_URLS", "A")], "A is not set, but REDIS_STUNNEL_URLS lists it"),
             (&[("REDIS_STUNNEL_URLS", "A"), ("A", "")], "A is not set"),

@@ -1,12 +1,14 @@
-//! The system's certificates, read once and only when something is verified against them.
+//! The system's CA certificates, read once and only if something is verified against them.
 //!
-//! native-tls reads them for every connector, even for one that is told to do without: 30 ms of CPU
-//! and 2 MiB each time. So we hide the bundle from it, and load it once.
+//! native-tls reads them for every connector, even for one that does not verify: 30 ms of CPU and
+//! 2 MiB each time. So we hide the bundle from native-tls, and load it once.
 
 #![allow(unsafe_code)]
 
 use std::env;
+use std::ffi::OsString;
 use std::fs;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -14,18 +16,27 @@ use native_tls::Certificate;
 
 use super::pem;
 
-/// The variable by which OpenSSL is told where the bundle is (openssl-env(7)).
+/// The variables that tell OpenSSL where the bundle and the directories are (openssl-env(7)).
 const CERT_FILE: &str = "SSL_CERT_FILE";
+const CERT_DIR: &str = "SSL_CERT_DIR";
 
 /// The bundle that native-tls would have read.
 static BUNDLE: OnceLock<PathBuf> = OnceLock::new();
 static ROOTS: OnceLock<Vec<Certificate>> = OnceLock::new();
 
-/// Keeps native-tls from reading the system's bundle. COMMAND's environment is not affected, if it
-/// was copied before.
+/// Why no system root can be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RootsProblem {
+    /// `variable` names something that cannot be read. `problem` is a predicate of the variable.
+    Unreadable { variable: &'static str, problem: String },
+    /// The system has no CA certificate.
+    None,
+}
+
+/// Keeps native-tls from reading the system's bundle. This does not affect COMMAND, whose
+/// environment must be copied before.
 ///
-/// Folders of certificates (SSL_CERT_DIR) are left to it: OpenSSL looks into them only when it
-/// must.
+/// native-tls still knows the directories (SSL_CERT_DIR), which OpenSSL reads only when it must.
 ///
 /// # Safety
 /// No other thread may run yet: this changes the process's environment.
@@ -37,22 +48,85 @@ pub unsafe fn keep_from_native_tls() {
     }
 }
 
-/// The certificates of the bundle. One that cannot be read is left out: a bundle of the system's is
-/// not the user's to mend.
+/// The certificates of the bundle, except for unreadable ones: the user cannot repair the system's
+/// bundle.
 pub fn of_bundle() -> &'static [Certificate] {
     let read = || {
-        let pem = BUNDLE.get().and_then(|bundle| fs::read(bundle).ok()).unwrap_or_default();
+        let pem = BUNDLE.get().and_then(|bundle| read(bundle).ok()).unwrap_or_default();
         certificates_in(&pem).collect()
     };
     ROOTS.get_or_init(read)
 }
 
-/// Whether the system has any certificate to trust.
-pub fn exist() -> bool {
+/// Checks that the system has CA certificates, and that those which the user names are readable:
+/// OpenSSL would silently use others instead.
+///
+/// # Errors
+/// The first problem found.
+pub fn check() -> Result<(), RootsProblem> {
+    if let Some(file) = setting(CERT_FILE) {
+        check_file(Path::new(&file))?;
+    }
+    let directories = setting(CERT_DIR).map(|list| env::split_paths(&list).collect::<Vec<_>>());
+    if let Some(directories) = &directories {
+        check_directories(directories)?;
+    }
     let found = openssl_probe::probe();
-    let bundle = found.cert_file.and_then(|bundle| fs::read(bundle).ok());
-    bundle.is_some_and(|pem| certificates_in(&pem).next().is_some())
-        || found.cert_dir.iter().any(|folder| holds_hashed_names(folder))
+    let bundle = found.cert_file.and_then(|bundle| read(&bundle).ok());
+    let directories = directories.unwrap_or_default();
+    let has_some = bundle.is_some_and(|pem| certificates_in(&pem).next().is_some())
+        || directories.iter().chain(&found.cert_dir).any(|folder| holds_hashed_names(folder));
+    if has_some { Ok(()) } else { Err(RootsProblem::None) }
+}
+
+/// The value of an environment variable, unless it is empty.
+fn setting(variable: &str) -> Option<OsString> {
+    env::var_os(variable).filter(|value| !value.is_empty())
+}
+
+/// Checks that the bundle can be read. An empty one is valid, since `/dev/null` means: directories
+/// only.
+fn check_file(file: &Path) -> Result<(), RootsProblem> {
+    let reason = match read(file) {
+        Ok(pem) if pem.is_empty() || certificates_in(&pem).next().is_some() => return Ok(()),
+        Ok(_) => "which holds no certificate".to_owned(),
+        Err(error) => format!("which cannot be read ({error})"),
+    };
+    Err(RootsProblem::Unreadable {
+        variable: CERT_FILE,
+        problem: format!(
+            "is '{}', {reason}; set it to a readable PEM bundle, or unset it to use the system's",
+            file.display()
+        ),
+    })
+}
+
+/// The longest bundle to read, in bytes.
+const LONGEST: u64 = 16 << 20;
+
+fn read(file: &Path) -> io::Result<Vec<u8>> {
+    let mut pem = Vec::new();
+    fs::File::open(file)?.take(LONGEST).read_to_end(&mut pem)?;
+    Ok(pem)
+}
+
+/// Checks that at least one of the directories can be read.
+fn check_directories(directories: &[PathBuf]) -> Result<(), RootsProblem> {
+    let mut errors = Vec::new();
+    for directory in directories.iter().filter(|directory| !directory.as_os_str().is_empty()) {
+        match fs::read_dir(directory) {
+            Ok(_) => return Ok(()),
+            Err(error) => errors.push(format!("'{}' ({error})", directory.display())),
+        }
+    }
+    Err(RootsProblem::Unreadable {
+        variable: CERT_DIR,
+        problem: format!(
+            "names no directory that can be read: {}; set it to a list of directories separated \
+             by colons, or unset it to use the system's",
+            errors.join(", ")
+        ),
+    })
 }
 
 fn certificates_in(pem: &[u8]) -> impl Iterator<Item = Certificate> {
@@ -70,7 +144,7 @@ fn holds_hashed_names(folder: &Path) -> bool {
         })
     };
     let Ok(entries) = fs::read_dir(folder) else { return false };
-    // A link that dangles leads to no certificate.
+    // A dangling link leads to no certificate.
     entries
         .flatten()
         .any(|entry| entry.file_name().to_str().is_some_and(hashed) && entry.path().exists())
@@ -81,7 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_counts_when_openssl_would_find_a_certificate_in_it() {
+    fn a_directory_counts_if_openssl_would_find_a_certificate_in_it() {
         let folder = tempfile::tempdir().unwrap();
         for name in ["README", "ca.pem", "0123456.0", "01234567.", "01234567.r0", "zzzzzzzz.0"] {
             fs::write(folder.path().join(name), "").unwrap();

@@ -53,9 +53,6 @@ pub struct ConnectionSettings {
     pub connect_timeout: Duration,
     /// Whether to keep trying until `connect_timeout`.
     pub connect_retry: bool,
-    /// Connections made beforehand for each tunnel, at most [`crate::pool::MOST_SPARES`]; 0: none.
-    pub spares: usize,
-    pub pool: PoolMode,
     /// `None`: never.
     pub idle_timeout: Option<Duration>,
     /// After COMMAND's end; zero means not to wait.
@@ -92,11 +89,11 @@ impl Tunnel {
     ) -> Tunnel {
         let unverified = Connector::unverified(&route.trust);
         // Who logs in by certificate would be the default user after a reset.
-        let mode = if route.trust.identity.is_some() { PoolMode::Off } else { settings.pool };
+        let mode = if route.trust.identity.is_some() { PoolMode::Off } else { route.pool };
         let stock = Stock::new(Terms {
             mode,
             limit: route.max_connections.map(NonZeroUsize::get),
-            spares: settings.spares,
+            spares: 0,
             all_have_passwords: route.all_have_passwords,
             resumes: connector.resumes(),
         });

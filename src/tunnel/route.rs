@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 
 use url::Host;
 
+use crate::pool::PoolMode;
 use crate::redis_url;
 use crate::tls::Trust;
 
@@ -64,6 +65,7 @@ pub struct Route {
     pub setting_names: SettingNames,
     /// Whether each of its URLs has a password, which clients send on every connection.
     pub all_have_passwords: bool,
+    pub pool: PoolMode,
     /// The most connections to it; `None`: as many as the app makes.
     pub max_connections: Option<NonZeroUsize>,
 }
