@@ -12,7 +12,8 @@ use std::process::{Command, Stdio};
 
 use start_stunnel::configuration::options;
 use support::launcher::{BINARY, Launcher, Outcome, logged, with_mounted};
-use support::pki::Certificate;
+use support::pki::{Authority, Certificate};
+use support::servers::{Front, Options, Server};
 
 fn run_binary(words: &[&str]) -> (i32, String, String) {
     let output = Command::new(BINARY).args(words).env_clear().output().unwrap();
@@ -518,4 +519,39 @@ fn the_help_is_grouped_and_has_a_short_form() {
     for part in ["Usage:", "--verify", "--check", "start-stunnel --help"] {
         assert!(short.contains(part), "{part} in {short}");
     }
+}
+
+#[test]
+fn directories_of_certificates_replace_those_of_the_system() {
+    let folder = tempfile::tempdir().unwrap();
+    let [certs, empty] = ["certs", "empty"].map(|name| folder.path().join(name));
+    for directory in [&certs, &empty] {
+        fs::create_dir(directory).unwrap();
+    }
+    let certificate = Certificate::self_signed(&certs);
+    let rehashed = Command::new("openssl").arg("rehash").arg(&certs).status().unwrap();
+    assert!(rehashed.success());
+    let options = Options { certificate: Some(&certificate), ..Options::default() };
+    let server = Server::start_with(Front::Redis, options);
+    let other = folder.path().join("other.pem");
+    fs::write(&other, Authority::named(folder.path(), "other").root.pem()).unwrap();
+    let [certs, empty, other] =
+        [certs, empty, other].map(|path| path.into_os_string().into_string().unwrap());
+    let list = format!("/no/such:{certs}");
+
+    let check = |launcher: Launcher, settings: &[(&str, &str)]| {
+        let launcher = launcher.redis(&server.url()).env("STUNNEL_VERIFY", "ca");
+        settings.iter().fold(launcher, |launcher, (name, value)| launcher.env(name, value)).run()
+    };
+    let trusted = check(Launcher::new(["--check"]), &[("SSL_CERT_DIR", &list)]);
+    assert_eq!(trusted.code(), 0, "{trusted:?}");
+    // The system trusts the server, and the user does not.
+    let Some(launcher) = with_mounted(Path::new(&certs), "/etc/ssl/certs", ["--check"]) else {
+        return;
+    };
+    let refused = check(launcher, &[("SSL_CERT_DIR", &empty), ("SSL_CERT_FILE", &other)]);
+    assert_eq!(refused.code(), 1, "{refused:?}");
+    let by_system = with_mounted(Path::new(&certs), "/etc/ssl/certs", ["--check"]).unwrap();
+    let by_system = check(by_system, &[("SSL_CERT_FILE", &other)]);
+    assert_eq!(by_system.code(), 0, "{by_system:?}");
 }

@@ -41,15 +41,17 @@ pub fn identity(
     key: &Found<'_>,
     mistakes: &mut Mistakes,
 ) -> Result<Option<ClientIdentity>, Reported> {
-    let missing = |found: &Found<'_>, other: &Found<'_>| {
-        let other = &other.source;
-        found.wrong(format!("is not set, but {other} is; a client certificate needs both"))
-    };
-    match (certificate.value.is_empty(), key.value.is_empty()) {
+    let incomplete = match (certificate.value.is_empty(), key.value.is_empty()) {
         (true, true) => return Ok(None),
-        (true, false) => return Err(mistakes.report(missing(certificate, key))),
-        (false, true) => return Err(mistakes.report(missing(key, certificate))),
-        (false, false) => {}
+        (true, false) => Some((certificate, key)),
+        (false, true) => Some((key, certificate)),
+        (false, false) => None,
+    };
+    if let Some((absent, given)) = incomplete {
+        mistakes.check(read_pem(given)).ok();
+        let given = &given.source;
+        let problem = format!("is not set, but {given} is; a client certificate needs both");
+        return Err(mistakes.report(absent.wrong(problem)));
     }
     let [certificate_pem, key_pem] =
         [certificate, key].map(|found| mistakes.check(read_pem(found)));

@@ -36,7 +36,7 @@ pub enum RootsProblem {
 /// Keeps native-tls from reading the system's bundle. This does not affect COMMAND, whose
 /// environment must be copied before.
 ///
-/// native-tls still knows the directories (SSL_CERT_DIR), which OpenSSL reads only when it must.
+/// native-tls still knows the system's directories, which OpenSSL reads only when it must.
 ///
 /// # Safety
 /// No other thread may run yet: this changes the process's environment.
@@ -48,14 +48,24 @@ pub unsafe fn keep_from_native_tls() {
     }
 }
 
-/// The certificates of the bundle, except for unreadable ones: the user cannot repair the system's
-/// bundle.
-pub fn of_bundle() -> &'static [Certificate] {
-    let read = || {
-        let pem = BUNDLE.get().and_then(|bundle| read(bundle).ok()).unwrap_or_default();
-        certificates_in(&pem).collect()
+/// The certificates of the bundle and of the directories that the user names, except for unreadable
+/// ones: the user cannot repair the system's bundle.
+pub fn loaded() -> &'static [Certificate] {
+    let load = || {
+        let bundle = BUNDLE.get().into_iter().cloned();
+        let directories = own_directories().unwrap_or_default();
+        let files = bundle.chain(directories.iter().flat_map(|directory| hashed(directory)));
+        let pems = files.filter_map(|file| read(&file).ok());
+        pems.flat_map(|pem| certificates_in(&pem).collect::<Vec<_>>()).collect()
     };
-    ROOTS.get_or_init(read)
+    ROOTS.get_or_init(load)
+}
+
+/// The directories in SSL_CERT_DIR; `None` if it is unset. They replace the system's directories,
+/// which native-tls would use as well.
+pub fn own_directories() -> Option<Vec<PathBuf>> {
+    let list = setting(CERT_DIR)?;
+    Some(env::split_paths(&list).filter(|directory| !directory.as_os_str().is_empty()).collect())
 }
 
 /// Checks that the system has CA certificates, and that those which the user names are readable:
@@ -67,15 +77,15 @@ pub fn check() -> Result<(), RootsProblem> {
     if let Some(file) = setting(CERT_FILE) {
         check_file(Path::new(&file))?;
     }
-    let directories = setting(CERT_DIR).map(|list| env::split_paths(&list).collect::<Vec<_>>());
-    if let Some(directories) = &directories {
+    let own_directories = own_directories();
+    if let Some(directories) = &own_directories {
         check_directories(directories)?;
     }
     let found = openssl_probe::probe();
     let bundle = found.cert_file.and_then(|bundle| read(&bundle).ok());
-    let directories = directories.unwrap_or_default();
+    let directories = own_directories.unwrap_or(found.cert_dir);
     let has_some = bundle.is_some_and(|pem| certificates_in(&pem).next().is_some())
-        || directories.iter().chain(&found.cert_dir).any(|folder| holds_hashed_names(folder));
+        || directories.iter().any(|directory| hashed(directory).next().is_some());
     if has_some { Ok(()) } else { Err(RootsProblem::None) }
 }
 
@@ -113,7 +123,7 @@ fn read(file: &Path) -> io::Result<Vec<u8>> {
 /// Checks that at least one of the directories can be read.
 fn check_directories(directories: &[PathBuf]) -> Result<(), RootsProblem> {
     let mut errors = Vec::new();
-    for directory in directories.iter().filter(|directory| !directory.as_os_str().is_empty()) {
+    for directory in directories {
         match fs::read_dir(directory) {
             Ok(_) => return Ok(()),
             Err(error) => errors.push(format!("'{}' ({error})", directory.display())),
@@ -133,9 +143,9 @@ fn certificates_in(pem: &[u8]) -> impl Iterator<Item = Certificate> {
     pem::blocks(pem).filter_map(|block| Certificate::from_pem(block).ok())
 }
 
-/// Whether OpenSSL could find a certificate there: it looks for `HASH.NUMBER` (openssl-rehash(1)).
-fn holds_hashed_names(folder: &Path) -> bool {
-    let hashed = |name: &str| {
+/// The files in which OpenSSL would look for certificates: `HASH.NUMBER` (openssl-rehash(1)).
+fn hashed(directory: &Path) -> impl Iterator<Item = PathBuf> {
+    let is_hashed = |name: &str| {
         name.split_once('.').is_some_and(|(hash, number)| {
             hash.len() == 8
                 && hash.bytes().all(|byte| byte.is_ascii_hexdigit())
@@ -143,11 +153,10 @@ fn holds_hashed_names(folder: &Path) -> bool {
                 && number.bytes().all(|byte| byte.is_ascii_digit())
         })
     };
-    let Ok(entries) = fs::read_dir(folder) else { return false };
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let named = entries.filter(move |entry| entry.file_name().to_str().is_some_and(is_hashed));
     // A dangling link leads to no certificate.
-    entries
-        .flatten()
-        .any(|entry| entry.file_name().to_str().is_some_and(hashed) && entry.path().exists())
+    named.map(|entry| entry.path()).filter(|path| path.exists())
 }
 
 #[cfg(test)]
@@ -160,12 +169,12 @@ mod tests {
         for name in ["README", "ca.pem", "0123456.0", "01234567.", "01234567.r0", "zzzzzzzz.0"] {
             fs::write(folder.path().join(name), "").unwrap();
         }
-        assert!(!holds_hashed_names(folder.path()));
+        assert_eq!(hashed(folder.path()).next(), None);
         let dangling = folder.path().join("01234567.0");
         std::os::unix::fs::symlink("nowhere", &dangling).unwrap();
-        assert!(!holds_hashed_names(folder.path()));
+        assert_eq!(hashed(folder.path()).next(), None);
         fs::write(folder.path().join("01234567.1"), "").unwrap();
-        assert!(holds_hashed_names(folder.path()));
-        assert!(!holds_hashed_names(&folder.path().join("none")));
+        assert!(hashed(folder.path()).next().is_some());
+        assert_eq!(hashed(&folder.path().join("none")).next(), None);
     }
 }
