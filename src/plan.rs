@@ -251,7 +251,7 @@ pub mod tests {
     }
 
     #[test]
-    fn a_tunnel_knows_whether_a_url_without_a_password_leads_through_it() {
+    fn a_tunnel_knows_whether_all_its_urls_have_passwords() {
         let cases: &[(&[&str], bool)] = &[
             (&["redis://:pw@h"], true),
             (&["redis://u:pw@h"], true),

@@ -469,6 +469,7 @@ fn unreadable_system_roots_end_the_start() {
         &[("SSL_CERT_FILE", &bundle), ("SSL_CERT_DIR", &list)],
         &[("SSL_CERT_FILE", &missing), ("STUNNEL_VERIFY", "none")],
         &[("SSL_CERT_FILE", &missing), ("STUNNEL_CA_FILE", &bundle)],
+        &[("SSL_CERT_FILE", &missing), ("STUNNEL_REDISS", "passthrough")],
         &[("SSL_CERT_FILE", "")],
     ] {
         let ended = verifying(settings);

@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_from_the_first_word_that_is_no_option_is_the_command() {
+    fn the_command_begins_at_the_first_word_that_is_no_option() {
         let cases: &[(&[&str], &[&str])] = &[
             (&["puma", "-C", "config/puma.rb"], &["puma", "-C", "config/puma.rb"]),
             (&["--", "puma", "-C", "x"], &["puma", "-C", "x"]),

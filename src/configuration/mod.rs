@@ -22,9 +22,10 @@ use crate::logging::{LogFormat, LogLevel, LogSettings};
 use crate::tls;
 
 use cli::Invocation;
-pub use mistakes::{ConfigError, Reported};
+pub use mistakes::ConfigError;
+use mistakes::Reported;
 use reader::{Reader, SystemRoots};
-pub use settings::{Rediss, Settings};
+pub use settings::Settings;
 pub use values::is_variable_name;
 pub use variables::{COPY_SUFFIX, Decision, RedisVariable, TunnelledUrl};
 

@@ -7,7 +7,7 @@ use super::cli::Invocation;
 use super::found::{Found, Given};
 use super::mistakes::{ConfigError, Mistakes, Reported};
 use super::options::{self, Declaration, Setting};
-use super::settings::{PortOffset, Settings, UrlSettings};
+use super::settings::{PortOffset, Rediss, Settings, UrlSettings};
 use super::sources::Sources;
 use crate::environment::{Environment, lookup};
 use crate::logging::LogSettings;
@@ -131,6 +131,29 @@ impl<'a> Reader<'a> {
         checked.and(authorities).and(identity)
     }
 
+    /// How to handle the URL in `variable` if it asks for TLS itself.
+    ///
+    /// # Errors
+    /// When the setting is wrong.
+    pub fn rediss_for(&mut self, variable: &str) -> Result<Rediss, Reported> {
+        self.read_for(variable, &options::REDISS).map(|(_, rediss)| rediss)
+    }
+
+    /// Reports every mistake in the settings for the URL in `variable` alone, although no tunnel
+    /// uses them.
+    ///
+    /// # Errors
+    /// When any of them is wrong.
+    pub fn check_for(&mut self, variable: &str) -> Result<(), Reported> {
+        let mut checked = Ok(());
+        for declaration in options::for_one_url() {
+            if let Some(found) = self.sources.per_url(variable, declaration) {
+                checked = self.mistakes.check(found.check()).and(checked);
+            }
+        }
+        checked
+    }
+
     /// The settings for the URL in `variable`, whose query may contain TLS parameters.
     ///
     /// # Errors
@@ -140,7 +163,6 @@ impl<'a> Reader<'a> {
         variable: &str,
         in_url: &UrlTlsParameters,
     ) -> Result<UrlSettings, Reported> {
-        let rediss = self.read_for(variable, &options::REDISS);
         let port_offset = self.read_for(variable, &options::PORT_OFFSET);
         let pool = self.read_for(variable, &options::POOL);
         let max_connections = self.read_for(variable, &options::MAX_CONNECTIONS);
@@ -152,7 +174,6 @@ impl<'a> Reader<'a> {
         let (offset_found, value) = port_offset?;
         let per_url = offset_found.given == Given::ForOne;
         Ok(UrlSettings {
-            rediss: rediss?.1,
             port_offset: PortOffset { per_url, source: offset_found.source, value },
             trust,
             verify_chosen: chosen_by == VerifyChosenBy::Setting,

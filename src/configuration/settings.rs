@@ -31,10 +31,9 @@ pub struct Settings {
     pub names: SettingNames,
 }
 
-/// The settings that one variable can have for itself.
+/// The settings of the tunnel for one URL.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UrlSettings {
-    pub rediss: Rediss,
     pub port_offset: PortOffset,
     pub trust: Trust,
     /// Whether the user chose the verification level. If so, `none` is intended.

@@ -11,15 +11,16 @@ use super::options;
 use super::reader::Reader;
 use super::settings::{Rediss, UrlSettings};
 use crate::environment::{Environment, lookup};
+use crate::names;
 use crate::pool::PoolMode;
 use crate::redis_url::{Problem, RedisUrl, Scheme, UNIX};
 use crate::secret::Secret;
 use crate::tls::Trust;
 use crate::tunnel::{SettingNames, Upstream};
 
-/// The variable that is always looked at first.
+/// The variable that comes first.
 const REDIS_URL: &str = "REDIS_URL";
-/// What the launcher appends to a variable's name for its own copy of the local URL.
+/// The suffix of the variable with the launcher's copy of the local URL: `REDIS_URL_STUNNEL`.
 pub const COPY_SUFFIX: &str = "_STUNNEL";
 /// The hosts of Heroku's PrivateLink endpoints, which speak TLS on the port of the URL:
 /// <https://devcenter.heroku.com/articles/heroku-redis-via-privatelink>.
@@ -69,8 +70,8 @@ pub fn decide(
     reader: &mut Reader<'_>,
 ) -> Result<Vec<RedisVariable>, Reported> {
     let (mut decided, mut wrong) = (Vec::new(), None);
-    for (name, listed) in candidates(listed, reader.sources.environment) {
-        match decide_one(name, listed, reader) {
+    for candidate in candidates(listed, reader.sources.environment) {
+        match decide_one(candidate, reader) {
             Ok(variable) => decided.extend(variable),
             Err(reported) => wrong = Some(reported),
         }
@@ -78,12 +79,19 @@ pub fn decide(
     wrong.map_or(Ok(decided), Err)
 }
 
-/// Decides about the variable `name`; `None` if it holds no URL, and does not have to.
-fn decide_one(
+/// A variable that may hold a Redis URL.
+struct Candidate {
     name: String,
-    listed: bool,
+    /// The user listed it, so it must hold a URL.
+    is_listed: bool,
+}
+
+/// Decides about one variable; `None` if it holds no URL, and does not have to.
+fn decide_one(
+    candidate: Candidate,
     reader: &mut Reader<'_>,
 ) -> Result<Option<RedisVariable>, Reported> {
+    let Candidate { name, is_listed } = candidate;
     let environment = reader.sources.environment;
     let variable = |name, value, decision| {
         Ok(Some(RedisVariable { name, value: Secret::new(value), decision }))
@@ -91,18 +99,21 @@ fn decide_one(
     if let Some(value) = tunnelled_socket(&name, environment) {
         return variable(name, value, Decision::UntouchedSocket);
     }
-    let Some((value, url)) = reader.mistakes.check(url_in(&name, listed, environment))? else {
+    let Some((value, url)) = reader.mistakes.check(url_in(&name, is_listed, environment))? else {
         return Ok(None);
     };
     if equals_its_copy(&name, OsStr::new(&value), environment) && leads_to_a_tunnel(&url) {
         return variable(name, value, Decision::Untouched(Box::new(url)));
     }
+    let rediss = reader.rediss_for(&name);
+    if url.scheme().is_tls() && rediss == Ok(Rediss::Passthrough) {
+        reader.check_for(&name)?;
+        return variable(name, value, Decision::Untouched(Box::new(url)));
+    }
     let in_url = url.tls_parameters().map_err(|problem| ConfigError::new(&name, problem));
     let in_url = reader.mistakes.check(in_url)?;
     let settings = reader.url_settings(&name, &in_url)?;
-    if url.scheme().is_tls() && settings.rediss == Rediss::Passthrough {
-        return variable(name, value, Decision::Untouched(Box::new(url)));
-    }
+    rediss?;
     let upstream = upstream_of(&name, &url, &settings);
     let (upstream, port_offset) = reader.mistakes.check(upstream)?;
     let UrlSettings { trust, verify_chosen, pool, max_connections, names, .. } = settings;
@@ -132,18 +143,19 @@ pub fn others(decided: &[RedisVariable], environment: &Environment) -> Vec<Strin
         .collect()
 }
 
-/// The names to look at, each with whether the user listed it.
-fn candidates(listed: Option<Vec<String>>, environment: &Environment) -> Vec<(String, bool)> {
+/// The listed variables, or else those in which URLs are discovered.
+fn candidates(listed: Option<Vec<String>>, environment: &Environment) -> Vec<Candidate> {
     if let Some(listed) = listed {
-        return listed.into_iter().map(|name| (name, true)).collect();
+        return listed.into_iter().map(|name| Candidate { name, is_listed: true }).collect();
     }
     let discovered = environment
         .keys()
         .filter_map(|name| name.to_str())
         .filter(|name| name.starts_with("HEROKU_REDIS_") || is_endpoint(name))
         .filter(|name| !is_ours(name));
-    // The environment is a sorted map: alphabetical order comes of itself.
-    std::iter::once(REDIS_URL).chain(discovered).map(|name| (name.to_owned(), false)).collect()
+    // The environment is a sorted map, so the names are in alphabetical order.
+    let names = std::iter::once(REDIS_URL).chain(discovered).map(str::to_owned);
+    names.map(|name| Candidate { name, is_listed: false }).collect()
 }
 
 /// Whether an outer launcher may have made this value of variable `name`.
@@ -151,12 +163,12 @@ fn equals_its_copy(name: &str, value: &OsStr, environment: &Environment) -> bool
     lookup(environment, &format!("{name}{COPY_SUFFIX}")) == Some(value)
 }
 
-/// Whether `url` leads where a launcher listens: without TLS to 127.0.0.1.
+/// Whether `url` leads to an address where launchers listen: without TLS, to 127.0.0.1.
 fn leads_to_a_tunnel(url: &RedisUrl) -> bool {
     !url.scheme().is_tls() && matches!(url.host(), Host::Ipv4(Ipv4Addr::LOCALHOST))
 }
 
-/// Whether a name is of the launcher's own making, or of one of its settings.
+/// Whether the launcher made this variable, or it is a setting.
 fn is_ours(name: &str) -> bool {
     name.ends_with(COPY_SUFFIX) || name.contains("_STUNNEL_")
 }
@@ -173,35 +185,25 @@ fn is_endpoint(name: &str) -> bool {
     name.strip_prefix("REDIS_ENDPOINT_").is_some_and(|rest| rest.ends_with("_URL"))
 }
 
-/// The URL in variable `name`, as written and parsed; `None` when there is nothing to tunnel.
+/// The URL in variable `name`, as written and parsed; `None` if there is none and need be none.
 fn url_in(
     name: &str,
-    listed: bool,
+    is_listed: bool,
     environment: &Environment,
 ) -> Result<Option<(String, RedisUrl)>, ConfigError> {
     let Some(value) = lookup(environment, name) else {
-        return match listed {
-            true => Err(ConfigError::new(
-                name,
-                format!(
-                    "is not set, but {} lists it; set it, or remove it from the list",
-                    options::URLS.declaration.variable
-                ),
-            )),
-            false => Ok(None),
-        };
+        let problem =
+            format!("is not set, but {} lists it; set it, or remove it from the list", names::URLS);
+        return if is_listed { Err(ConfigError::new(name, problem)) } else { Ok(None) };
     };
     let parsed = match value.to_str() {
         Some(text) => RedisUrl::parse(text).map(|url| (text.to_owned(), url)),
         None => Err(Problem::NotUtf8),
     };
+    let must_be_url = is_listed || name == REDIS_URL;
     match parsed {
         Ok(found) => Ok(Some(found)),
-        Err(_)
-            if !listed && name != REDIS_URL && Scheme::of(&value.to_string_lossy()).is_none() =>
-        {
-            Ok(None)
-        }
+        Err(_) if !must_be_url && Scheme::of(&value.to_string_lossy()).is_none() => Ok(None),
         Err(problem) => Err(ConfigError::new(name, problem)),
     }
 }
@@ -267,62 +269,64 @@ mod tests {
         variables.iter().filter_map(upstream).collect()
     }
 
+    /// Variables, and the server to which the tunnel leads.
+    const UPSTREAMS: &[(&[(&str, &str)], &str)] = &[
+        (&[("REDIS_URL", "redis://h:6379")], "h:6380"),
+        (&[("REDIS_URL", "valkey://h:6379")], "h:6380"),
+        (&[("REDIS_URL", "redis://h")], "h:6380"),
+        (&[("REDIS_URL", "rediss://h:6379")], "h:6379"),
+        (&[("REDIS_URL", "valkeys://h:6379")], "h:6379"),
+        (&[("REDIS_URL", "rediss://h")], "h:6379"),
+        (&[("REDIS_URL", "rediss://h"), ("STUNNEL_PORT_OFFSET", "7")], "h:6379"),
+        (&[("REDIS_URL", "rediss://h"), ("REDIS_URL_STUNNEL_PORT_OFFSET", "7")], "h:6379"),
+        (&[("REDIS_URL", "rediss://h:65535")], "h:65535"),
+        (&[("REDIS_URL", "redis://h:6379"), ("STUNNEL_PORT_OFFSET", "0")], "h:6379"),
+        (&[("REDIS_URL", "redis://h:6379"), ("STUNNEL_PORT_OFFSET", "-79")], "h:6300"),
+        (
+            &[
+                ("REDIS_URL", "redis://h:6379"),
+                ("STUNNEL_PORT_OFFSET", "5"),
+                ("REDIS_URL_STUNNEL_PORT_OFFSET", "9"),
+            ],
+            "h:6388",
+        ),
+        (&[("REDIS_URL", "redis://[::1]:6379")], "[::1]:6380"),
+        (
+            &[("REDIS_URL", "redis://vpce-1.vpce.amazonaws.com:6379")],
+            "vpce-1.vpce.amazonaws.com:6379",
+        ),
+        (&[("REDIS_URL", "redis://A.VPCE.Amazonaws.com.")], "a.vpce.amazonaws.com.:6379"),
+        (
+            &[("REDIS_URL", "redis://a.vpce.amazonaws.com.evil.net")],
+            "a.vpce.amazonaws.com.evil.net:6380",
+        ),
+        (&[("REDIS_URL", "redis://xvpce.amazonaws.com")], "xvpce.amazonaws.com:6380"),
+        (
+            &[("REDIS_URL", "redis://a.vpce.amazonaws.com"), ("STUNNEL_PORT_OFFSET", "1")],
+            "a.vpce.amazonaws.com:6379",
+        ),
+        (
+            &[
+                ("REDIS_URL", "redis://a.vpce.amazonaws.com"),
+                ("REDIS_URL_STUNNEL_PORT_OFFSET", "1"),
+            ],
+            "a.vpce.amazonaws.com:6380",
+        ),
+        (&[("REDIS_ENDPOINT_X_URL", "redis://h:6379")], "h:6379"),
+        (&[("REDIS_ENDPOINT_X_URL", "valkey://h:6379")], "h:6379"),
+        (&[("REDIS_ENDPOINT_X_URL", "rediss://h:6379")], "h:6379"),
+        (
+            &[
+                ("REDIS_ENDPOINT_X_URL", "redis://h:6379"),
+                ("REDIS_ENDPOINT_X_URL_STUNNEL_PORT_OFFSET", "1"),
+            ],
+            "h:6380",
+        ),
+    ];
+
     #[test]
-    fn tls_goes_where_the_table_of_the_manual_says() {
-        let cases: &[(&[(&str, &str)], &str)] = &[
-            (&[("REDIS_URL", "redis://h:6379")], "h:6380"),
-            (&[("REDIS_URL", "valkey://h:6379")], "h:6380"),
-            (&[("REDIS_URL", "redis://h")], "h:6380"),
-            (&[("REDIS_URL", "rediss://h:6379")], "h:6379"),
-            (&[("REDIS_URL", "valkeys://h:6379")], "h:6379"),
-            (&[("REDIS_URL", "rediss://h")], "h:6379"),
-            (&[("REDIS_URL", "rediss://h"), ("STUNNEL_PORT_OFFSET", "7")], "h:6379"),
-            (&[("REDIS_URL", "rediss://h"), ("REDIS_URL_STUNNEL_PORT_OFFSET", "7")], "h:6379"),
-            (&[("REDIS_URL", "rediss://h:65535")], "h:65535"),
-            (&[("REDIS_URL", "redis://h:6379"), ("STUNNEL_PORT_OFFSET", "0")], "h:6379"),
-            (&[("REDIS_URL", "redis://h:6379"), ("STUNNEL_PORT_OFFSET", "-79")], "h:6300"),
-            (
-                &[
-                    ("REDIS_URL", "redis://h:6379"),
-                    ("STUNNEL_PORT_OFFSET", "5"),
-                    ("REDIS_URL_STUNNEL_PORT_OFFSET", "9"),
-                ],
-                "h:6388",
-            ),
-            (&[("REDIS_URL", "redis://[::1]:6379")], "[::1]:6380"),
-            (
-                &[("REDIS_URL", "redis://vpce-1.vpce.amazonaws.com:6379")],
-                "vpce-1.vpce.amazonaws.com:6379",
-            ),
-            (&[("REDIS_URL", "redis://A.VPCE.Amazonaws.com.")], "a.vpce.amazonaws.com.:6379"),
-            (
-                &[("REDIS_URL", "redis://a.vpce.amazonaws.com.evil.net")],
-                "a.vpce.amazonaws.com.evil.net:6380",
-            ),
-            (&[("REDIS_URL", "redis://xvpce.amazonaws.com")], "xvpce.amazonaws.com:6380"),
-            (
-                &[("REDIS_URL", "redis://a.vpce.amazonaws.com"), ("STUNNEL_PORT_OFFSET", "1")],
-                "a.vpce.amazonaws.com:6379",
-            ),
-            (
-                &[
-                    ("REDIS_URL", "redis://a.vpce.amazonaws.com"),
-                    ("REDIS_URL_STUNNEL_PORT_OFFSET", "1"),
-                ],
-                "a.vpce.amazonaws.com:6380",
-            ),
-            (&[("REDIS_ENDPOINT_X_URL", "redis://h:6379")], "h:6379"),
-            (&[("REDIS_ENDPOINT_X_URL", "valkey://h:6379")], "h:6379"),
-            (&[("REDIS_ENDPOINT_X_URL", "rediss://h:6379")], "h:6379"),
-            (
-                &[
-                    ("REDIS_ENDPOINT_X_URL", "redis://h:6379"),
-                    ("REDIS_ENDPOINT_X_URL_STUNNEL_PORT_OFFSET", "1"),
-                ],
-                "h:6380",
-            ),
-        ];
-        for (pairs, upstream) in cases {
+    fn tls_goes_where_the_manual_says() {
+        for (pairs, upstream) in UPSTREAMS {
             let decided = decided(&[], pairs);
             let decided = decided.unwrap_or_else(|errors| panic!("{pairs:?}: {errors:?}"));
             assert_eq!(
@@ -334,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn redis_url_comes_first_then_the_others_in_alphabetical_order() {
+    fn redis_url_comes_first_then_the_others_by_alphabet() {
         let found = decided(
             &[],
             &[
@@ -364,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn listed_names_count_alone_and_whatever_their_form() {
+    fn only_listed_names_count_whatever_their_form() {
         let pairs = [("REDIS_URL", "redis://main"), ("B", "redis://b"), ("A_STUNNEL", "redis://a")];
         let by_option = decided(&["--urls", "B,A_STUNNEL"], &pairs).unwrap();
         assert_eq!(upstreams(&by_option), ["B=b:6380", "A_STUNNEL=a:6380"]);
@@ -374,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn what_would_leave_the_app_in_plaintext_is_an_error() {
+    fn a_value_that_would_leave_the_app_in_plaintext_is_an_error() {
         let cases: &[(&[(&str, &str)], &str)] = &[
             (&[("REDIS_URL", "http://h")], "REDIS_URL does not begin with redis://"),
             (&[("REDIS_URL", "redis://")], "REDIS_URL names no host"),

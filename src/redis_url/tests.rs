@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 
 #[test]
-fn urls_reach_the_app_byte_for_byte_but_for_scheme_host_and_port() {
+fn a_local_url_keeps_all_but_scheme_host_and_port() {
     let cases = [
         ("redis://h", "h", 6379, "redis://127.0.0.1:1"),
         ("redis://h:7000", "h", 7000, "redis://127.0.0.1:1"),

@@ -25,7 +25,7 @@ fn settings(
 }
 
 #[test]
-fn every_default_is_a_value_that_its_setting_accepts() {
+fn the_defaults_are_those_of_the_manual() {
     let (configuration, trust) = settings(&[], &[]).unwrap();
     let settings = configuration.settings;
     assert_eq!(settings.listen_port, 6371);
@@ -49,7 +49,7 @@ fn every_default_is_a_value_that_its_setting_accepts() {
 }
 
 #[test]
-fn option_beats_variable_beats_default_and_empty_counts_as_unset() {
+fn an_option_overrides_its_variable_and_that_the_default() {
     let verify =
         |options: &[&str], pairs: &[(&str, &str)]| settings(options, pairs).unwrap().1.verify;
     assert_eq!(verify(&[], &[("STUNNEL_VERIFY", "ca")]), Verify::Ca);
@@ -62,7 +62,7 @@ fn option_beats_variable_beats_default_and_empty_counts_as_unset() {
 }
 
 #[test]
-fn every_wrong_value_is_reported_at_once_with_its_name_and_what_is_right() {
+fn all_wrong_values_are_reported_with_the_accepted_forms() {
     let wrong = [
         ("STUNNEL_ENABLED", "flase", "'flase'; expected 1, true, yes or on"),
         ("STUNNEL_REDISS", "tunel", "'tunel'; expected tunnel or passthrough"),
@@ -110,7 +110,7 @@ fn a_value_that_is_not_utf8_is_an_error_that_does_not_repeat_it() {
 }
 
 #[test]
-fn a_valid_option_hides_its_variable_and_an_invalid_one_does_not() {
+fn only_a_valid_option_hides_its_variable() {
     let pairs = [("STUNNEL_VERIFY", "bogus"), ("STUNNEL_LOG_LEVEL", "bogus")];
     settings(&["--verify", "full", "--log-level", "info"], &pairs).unwrap();
     let errors = settings(&["--verify", "ful", "--log-level", ""], &pairs).unwrap_err();
