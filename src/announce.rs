@@ -270,19 +270,25 @@ pub fn command_ignored(option: &str) {
 ///
 /// # Errors
 /// When stdout cannot be written.
-pub fn environment(plan: &Plan, bound: &Bound) -> io::Result<u8> {
-    let mut stdout = io::stdout().lock();
-    for line in plan.describe(&bound.locals) {
-        writeln!(stdout, "{line}")?;
-    }
+pub fn environment(plan: &Plan, bound: &Bound) -> anyhow::Result<u8> {
     if !plan.found_urls() {
         note(&format!(
             "start-stunnel: nothing to print: none of {} holds a Redis URL",
             options::DISCOVERED
         ));
     }
-    stdout.flush()?;
-    Ok(exit::SUCCESS)
+    let text: String = plan.describe(&bound.locals).into_iter().map(|line| line + "\n").collect();
+    Ok(print(&text)?)
+}
+
+/// Writes `text` to stdout; returns the exit code for that.
+///
+/// # Errors
+/// When stdout cannot be written, unless its reader has gone.
+pub fn print(text: &str) -> io::Result<u8> {
+    let mut stdout = io::stdout().lock();
+    let printed = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    exit::despite_closed_pipe(printed, exit::SUCCESS)
 }
 
 /// Writes a line to stderr. If nobody reads it, that is no reason to fail.

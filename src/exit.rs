@@ -16,6 +16,17 @@ pub const INTERNAL_ERROR: u8 = 1;
 /// 2, by clap.
 pub const CONFIG: u8 = 78;
 
+/// The exit code `code`, also if the reader of stdout has gone: `start-stunnel --check | head -1`.
+///
+/// # Errors
+/// Any other error of `printed`.
+pub fn despite_closed_pipe(printed: io::Result<()>, code: u8) -> io::Result<u8> {
+    match printed {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
+        _ => Ok(code),
+    }
+}
+
 /// For a COMMAND that could not be executed: 127 when there is none of that name, 126 when there is
 /// one that cannot be run (POSIX.1-2017 Shell & Utilities 2.8.2).
 pub fn not_executed(error: &io::Error) -> u8 {

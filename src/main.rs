@@ -4,7 +4,7 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::io::{self, Write as _};
+use std::io;
 
 use start_stunnel::configuration::cli::Invocation;
 use start_stunnel::configuration::{
@@ -103,22 +103,14 @@ fn perform(task: Task) -> u8 {
         Task::Refuse(mistakes) => Ok(announce::misconfigured(&mistakes)),
         Task::SayDisabled => Ok(announce::disabled()),
         Task::NotExecuted(command, error) => Ok(announce::not_executed(&command, &error)),
-        Task::Check(plan, settings, unused) => quiet(check::run(plan, &settings, &unused)),
+        Task::Check(plan, settings, unused) => check::run(plan, &settings, &unused),
         Task::PrintEnvironment(plan, bound, unused) => {
             announce::unused(&plan, &unused);
-            quiet(announce::environment(&plan, &bound).map_err(Into::into))
+            announce::environment(&plan, &bound)
         }
         Task::Launch(launch) => launch.run(),
     };
     done.unwrap_or_else(|error| announce::internal_error(&error))
-}
-
-/// Ends quietly if the reader of stdout has gone, as in `start-stunnel --print-env | head -1`.
-fn quiet(printed: anyhow::Result<u8>) -> anyhow::Result<u8> {
-    printed.or_else(|error| match error.downcast_ref::<io::Error>() {
-        Some(cause) if cause.kind() == io::ErrorKind::BrokenPipe => Ok(exit::SUCCESS),
-        _ => Err(error),
-    })
 }
 
 /// The options that print something and exit do not run COMMAND.
@@ -147,9 +139,7 @@ fn tell_status(invocation: &Invocation) -> u8 {
 }
 
 fn print_shim() -> u8 {
-    let mut stdout = io::stdout();
-    let written = stdout.write_all(SHIM.as_bytes()).and_then(|()| stdout.flush());
-    quiet(written.map(|()| exit::SUCCESS).map_err(Into::into)).unwrap_or_else(|error| {
+    announce::print(SHIM).unwrap_or_else(|error| {
         eprintln!("start-stunnel: could not write the shim: {error}");
         exit::INTERNAL_ERROR
     })

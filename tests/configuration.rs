@@ -427,6 +427,12 @@ fn printing_ends_quietly_if_nobody_reads() {
             for word in ["internal", "panicked", "roken pipe"] {
                 assert!(!ended.stderr.contains(word), "{option}: {}", ended.stderr);
             }
+            let expected = match (option, url) {
+                ("--check", "") => 78,
+                ("--check", _) => 1,
+                _ => 0,
+            };
+            assert_eq!(ended.code(), expected, "{option} {url}");
             let mut launcher = Launcher::new([option, "true"]).redis(url);
             launcher.command.stdout(Stdio::null()).stderr(writer);
             let code = launcher.run().code();

@@ -33,36 +33,42 @@ pub fn run(plan: Plan, settings: &Settings, unused: &Unused) -> anyhow::Result<u
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let reports = runtime.block_on(examine::all(plan, settings));
     runtime.shutdown_background();
-    let works = reports.iter().all(Report::works);
-    let mut stdout = io::stdout().lock();
-    match settings.log.format {
-        LogFormat::Json => {
-            for report in &reports {
-                writeln!(stdout, "{}", render::as_json(report))?;
-            }
-        }
-        LogFormat::Logfmt => {
-            let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-            let paint = render::Paint(stdout.is_terminal() && !no_color);
-            if reports.is_empty() {
-                writeln!(stdout, "No tunnel to check: {}.", why_none(&untouched))?;
-            }
-            for (index, report) in reports.iter().enumerate() {
-                let space = if index == 0 { "" } else { "\n" };
-                write!(stdout, "{space}{}", render::as_table(report, &paint))?;
-            }
-            for (names, text) in &notes {
-                write!(stdout, "\n{}", render::note(names, text))?;
-            }
-        }
-    }
-    stdout.flush()?;
-    Ok(match works {
+    let code = match reports.iter().all(Report::works) {
         // The name of a variable may be misspelt.
         _ if !found_urls => exit::CONFIG,
         true => exit::SUCCESS,
         false => exit::CHECK_FAILED,
-    })
+    };
+    let printed = match settings.log.format {
+        LogFormat::Json => print_json(&reports),
+        LogFormat::Logfmt => print_tables(&reports, &untouched, &notes),
+    };
+    Ok(exit::despite_closed_pipe(printed, code)?)
+}
+
+fn print_json(reports: &[Report]) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    for report in reports {
+        writeln!(stdout, "{}", render::as_json(report))?;
+    }
+    stdout.flush()
+}
+
+fn print_tables(reports: &[Report], untouched: &str, notes: &[(String, String)]) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let paint = render::Paint(stdout.is_terminal() && !no_color);
+    if reports.is_empty() {
+        writeln!(stdout, "No tunnel to check: {}.", why_none(untouched))?;
+    }
+    for (index, report) in reports.iter().enumerate() {
+        let space = if index == 0 { "" } else { "\n" };
+        write!(stdout, "{space}{}", render::as_table(report, &paint))?;
+    }
+    for (names, text) in notes {
+        write!(stdout, "\n{}", render::note(names, text))?;
+    }
+    stdout.flush()
 }
 
 /// Variables and options without an effect, each with the reason.
@@ -77,7 +83,7 @@ fn notes(plan: &Plan, unused: &Unused) -> Vec<(String, String)> {
     given.map(|(names, text)| (names.join(" "), text)).collect()
 }
 
-/// `untouched`: the variables that hold Redis URLs and have no tunnel.
+/// Why there is no tunnel. `untouched`: the variables that hold Redis URLs.
 fn why_none(untouched: &str) -> String {
     match untouched {
         "" => format!(
@@ -86,7 +92,8 @@ fn why_none(untouched: &str) -> String {
             names::URLS
         ),
         variables => format!(
-            "{variables}: it already points to a tunnel, or {}=passthrough leaves TLS to the app",
+            "{variables} needs none, because it already points to a tunnel, or {}=passthrough \
+             leaves TLS to the app",
             options::REDISS.declaration.variable
         ),
     }

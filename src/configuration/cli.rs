@@ -49,7 +49,7 @@ impl Invocation {
     pub fn parse_from(
         words: impl IntoIterator<Item = OsString>,
     ) -> Result<Invocation, clap::Error> {
-        let mut matches = command().try_get_matches_from(words).map_err(without_secrets)?;
+        let mut matches = parser().try_get_matches_from(words).map_err(without_secrets)?;
         Ok(Invocation {
             check: matches.get_flag(CHECK),
             print_env: matches.get_flag(PRINT_ENV),
@@ -68,7 +68,24 @@ impl Invocation {
     }
 }
 
-/// The command line as clap sees it.
+/// The parser of the command line: `-h` is short, and retired options are accepted.
+fn parser() -> Command {
+    let retired = Arg::new(options::RETIRED_OPTION)
+        .long(options::RETIRED_OPTION)
+        .value_parser(value_parser!(OsString))
+        .hide(true);
+    let is_rare = |name: &str| {
+        let mut rare = options::with_option().filter(|(_, setting)| !setting.is_common);
+        rare.any(|(option, _)| option == name) || [PRINT_SHIM, WATCH].contains(&name)
+    };
+    let shorten = |arg: Arg| {
+        let is_rare = is_rare(arg.get_id().as_str());
+        arg.hide_short_help(is_rare)
+    };
+    command().mut_args(shorten).arg(retired)
+}
+
+/// The command line as the manual and shell completions show it.
 pub fn command() -> Command {
     Command::new("start-stunnel")
         .version(env!("CARGO_PKG_VERSION"))
@@ -88,12 +105,6 @@ pub fn command() -> Command {
         .args(options::with_option().map(|(option, setting)| setting_arg(option, setting)))
         .args(task_args())
         .arg(
-            Arg::new(options::RETIRED_OPTION)
-                .long(options::RETIRED_OPTION)
-                .value_parser(value_parser!(OsString))
-                .hide(true),
-        )
-        .arg(
             Arg::new(COMMAND)
                 .value_name("COMMAND")
                 .value_parser(value_parser!(OsString))
@@ -111,8 +122,7 @@ fn setting_arg(option: &'static str, setting: &'static Declaration) -> Arg {
         .value_parser(value_parser!(OsString))
         .action(ArgAction::Set)
         .allow_negative_numbers(true)
-        .help(help(setting))
-        .hide_short_help(!setting.is_common);
+        .help(help(setting));
     match setting.heading {
         options::OPTIONS => arg,
         heading => arg.help_heading(heading),
@@ -132,8 +142,7 @@ fn task_args() -> [Arg; 5] {
             PRINT_SHIM,
             "Print a shell script to keep as bin/start-stunnel where the launcher is not \
              installed, and exit",
-        )
-        .hide_short_help(true),
+        ),
         flag(
             STATUS,
             "Print the state of this user's running launchers and exit: 0 if all is well, 1 if a \
@@ -143,7 +152,6 @@ fn task_args() -> [Arg; 5] {
         .conflicts_with_all([CHECK, PRINT_ENV, PRINT_SHIM, COMMAND]),
         flag(WATCH, "With --status: print again every second")
             .help_heading(options::STATUS)
-            .hide_short_help(true)
             .requires(STATUS)
             // clap drops a `requires` when a conflicting argument is present.
             .conflicts_with_all([CHECK, PRINT_ENV, PRINT_SHIM, COMMAND]),
@@ -320,6 +328,6 @@ mod tests {
 
     #[test]
     fn the_command_line_is_consistent() {
-        command().debug_assert();
+        parser().debug_assert();
     }
 }
