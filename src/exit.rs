@@ -1,6 +1,8 @@
 //! The launcher's own exit codes. Otherwise the launcher ends as COMMAND did: see
 //! [`crate::supervisor::ExitOutcome`].
 
+use std::io;
+
 pub const SUCCESS: u8 = 0;
 /// `--check` found a tunnel that does not work.
 pub const CHECK_FAILED: u8 = 1;
@@ -18,3 +20,13 @@ pub const CONFIG: u8 = 78;
 pub const COMMAND_NOT_EXECUTABLE: u8 = 126;
 /// COMMAND, or the interpreter that it needs, does not exist.
 pub const COMMAND_NOT_FOUND: u8 = 127;
+/// The exit code `code`, also if the reader of stdout has gone: `start-stunnel --check | head -1`.
+///
+/// # Errors
+/// Any other error of `printed`.
+pub fn despite_closed_pipe(printed: io::Result<()>, code: u8) -> io::Result<u8> {
+    match printed {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
+        _ => Ok(code),
+    }
+}

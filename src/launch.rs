@@ -9,13 +9,13 @@ use anyhow::{Context as _, bail};
 
 use crate::announce;
 use crate::command_line::{self, REDISCLI_AUTH, RedisCli};
-use crate::configuration::Settings;
+use crate::configuration::{Settings, Unused};
 use crate::figures::{CommandState, Figures, TunnelLabels};
 use crate::listen::Bound;
 use crate::logging::{debug, err, notice, warning};
 use crate::plan::Plan;
 use crate::pool;
-use crate::status::{self, Status};
+use crate::status::{self, RedisUrls, Status};
 use crate::supervisor::{
     self, Child, CommandEnvironment, ExitOutcome, Forwarding, Inherited, NotExecuted, Supervisor,
     Terminal,
@@ -36,10 +36,7 @@ pub struct Launch {
     pub environment: CommandEnvironment,
     pub settings: Settings,
     pub plan: Plan,
-    /// Variables with a Redis URL that is not tunnelled, since no setting names them.
-    pub others: Vec<String>,
-    /// Variables named like settings that do not exist.
-    pub unknown: Vec<String>,
+    pub unused: Unused,
     pub bound: Bound,
     pub inherited: io::Result<Inherited>,
 }
@@ -81,9 +78,9 @@ impl Launch {
     /// Binds the status page, logs the tunnels, and rewrites the URLs in COMMAND's arguments and
     /// environment.
     fn prepare(&mut self) {
-        announce::unknown_settings(&self.unknown);
+        announce::unused_settings(&self.plan, &self.unused);
         self.bound.bind_status(&self.settings);
-        announce::started(&self.plan, &self.others, &self.bound, &self.settings);
+        announce::started(&self.plan, &self.unused.other_urls, &self.bound, &self.settings);
 
         let command = std::mem::take(&mut self.command);
         let (words, rewrites) = command_line::rewrite(&self.plan, command, &self.bound.locals);
@@ -124,7 +121,8 @@ impl Launch {
             .context("could not listen for signals")?;
         let (connections, drain_of_tunnels) = Connections::new();
         let dyno = dyno.map(|dyno| dyno.to_string_lossy().into_owned());
-        tell_status(&figures, bound.status.take(), &settings, dyno);
+        let urls = if plan.found_urls() { RedisUrls::Found } else { RedisUrls::Missing };
+        tell_status(&figures, urls, bound.status.take(), &settings, dyno);
         let listeners = std::mem::take(&mut bound.listeners);
         open_tunnels(plan, listeners, &settings, &figures, connections);
 
@@ -205,14 +203,15 @@ fn labels(plan: &Plan) -> Vec<TunnelLabels> {
     plan.routes.iter().map(of_route).collect()
 }
 
-/// Tells the figures to whoever asks, in tasks of the current runtime that nobody waits for.
+/// Serves the status to everybody who asks, in tasks of the current runtime that nobody waits for.
 fn tell_status(
     figures: &Arc<Figures>,
+    urls: RedisUrls,
     page: Option<status::Listener>,
     settings: &Settings,
     dyno: Option<String>,
 ) {
-    let status = Status::new(figures.clone());
+    let status = Status::new(figures.clone(), urls);
     if let Some(page) = page {
         tokio::spawn(status::serve(page, status.clone()));
     }
@@ -231,8 +230,8 @@ fn open_tunnels(
     connections: Connections,
 ) {
     let mut connectors: Vec<Arc<Connector>> = Vec::new();
-    let routes = plan.routes.into_iter().zip(listeners).zip(figures.tunnels());
-    for ((route, listener), figures) in routes {
+    let routes = plan.routes.into_iter().zip(plan.reuse).zip(listeners).zip(figures.tunnels());
+    for (((route, reuse), listener), figures) in routes {
         let known = connectors.iter().find(|connector| *connector.trust() == route.trust);
         let connector = known.cloned().unwrap_or_else(|| {
             let connector = Connector::new(route.trust.clone());
@@ -242,10 +241,10 @@ fn open_tunnels(
         });
         let tunnel = Tunnel::new(route, connector, settings.connection.clone(), figures.clone());
         let tunnel = Arc::new(tunnel);
-        let (mode, connections) = (settings.pool, connections.clone());
+        let connections = connections.clone();
         tokio::spawn(async move {
             let variable = tunnel.variable().to_owned();
-            if let Err(error) = pool::serve(mode, listener, tunnel, connections).await {
+            if let Err(error) = pool::serve(reuse.pool, listener, tunnel, connections).await {
                 err!(at = "tunnel-down", var = variable, error = %error);
             }
         });

@@ -4,11 +4,12 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::io::{self, Write as _};
+use std::io;
 
-use start_stunnel::announce::Unused;
 use start_stunnel::configuration::cli::Invocation;
-use start_stunnel::configuration::{self, ConfigError, Configuration, Configured, Settings};
+use start_stunnel::configuration::{
+    self, ConfigError, Configuration, Configured, Settings, Unused,
+};
 use start_stunnel::environment::Environment;
 use start_stunnel::launch::Launch;
 use start_stunnel::listen;
@@ -28,7 +29,10 @@ const SHIM: &str = include_str!("shim.sh");
 fn main() {
     let outcome = match Invocation::parse_from(env::args_os()) {
         Err(error) => error.exit(),
-        Ok(invocation) if invocation.print_shim => exit_with(print_shim()),
+        Ok(invocation) if invocation.print_shim => {
+            note_ignored_command(&invocation);
+            exit_with(print_shim())
+        }
         Ok(invocation) if invocation.status => exit_with(tell_status(&invocation)),
         Ok(invocation) => {
             let (task, log) = prepare(invocation, env::vars_os().collect());
@@ -59,6 +63,7 @@ enum Task {
 #[expect(unsafe_code)]
 fn prepare(invocation: Invocation, environment: Environment) -> (Task, LogSettings) {
     let command_environment = CommandEnvironment::of_launcher();
+    note_ignored_command(&invocation);
     let log_for_errors = configuration::log_settings_for_errors(&invocation, &environment);
     let configuration = match configuration::read(&invocation, &environment) {
         Err(mistakes) => return (Task::Refuse(mistakes), log_for_errors),
@@ -72,14 +77,14 @@ fn prepare(invocation: Invocation, environment: Environment) -> (Task, LogSettin
         }
         Ok(Configured::Enabled(configuration)) => *configuration,
     };
-    let Configuration { settings, variables, others, unknown } = configuration;
+    let Configuration { settings, variables, unused } = configuration;
     let log = settings.log;
     let plan = Plan::new(variables);
     // SAFETY: this is the only thread.
     unsafe { tls::roots::keep_from_native_tls() };
     if invocation.check {
         supervisor::forbid_core_dumps();
-        return (Task::Check(plan, settings, Unused { others, unknown }), log);
+        return (Task::Check(plan, settings, unused), log);
     }
     // Each thread takes its signal mask from the one that starts it.
     let inherited = Inherited::take_over();
@@ -88,10 +93,10 @@ fn prepare(invocation: Invocation, environment: Environment) -> (Task, LogSettin
         Err(mistake) => return (Task::Refuse(vec![mistake]), log_for_errors),
     };
     if invocation.print_env {
-        return (Task::PrintEnvironment(plan, bound, Unused { others, unknown }), log);
+        return (Task::PrintEnvironment(plan, bound, unused), log);
     }
     let (command, environment) = (invocation.command, command_environment);
-    let launch = Launch { command, environment, settings, plan, others, unknown, bound, inherited };
+    let launch = Launch { command, environment, settings, plan, unused, bound, inherited };
     (Task::Launch(Box::new(launch)), log)
 }
 
@@ -115,6 +120,20 @@ fn perform(task: Task) -> ExitOutcome {
     exit_with(code.unwrap_or_else(|error| announce::internal_error(&error)))
 }
 
+/// The options that print something and exit do not run COMMAND.
+fn note_ignored_command(invocation: &Invocation) {
+    let given = [
+        ("--check", invocation.check),
+        ("--print-env", invocation.print_env),
+        ("--print-shim", invocation.print_shim),
+    ];
+    if let Some((option, _)) = given.iter().find(|(_, is_given)| *is_given)
+        && !invocation.command.is_empty()
+    {
+        announce::command_ignored(option);
+    }
+}
+
 /// Whatever else is wrong with the configuration: a launcher may be running.
 fn tell_status(invocation: &Invocation) -> u8 {
     let environment = env::vars_os().collect();
@@ -127,12 +146,8 @@ fn tell_status(invocation: &Invocation) -> u8 {
 }
 
 fn print_shim() -> u8 {
-    let mut stdout = io::stdout();
-    match stdout.write_all(SHIM.as_bytes()).and_then(|()| stdout.flush()) {
-        Ok(()) => exit::SUCCESS,
-        Err(error) => {
-            eprintln!("start-stunnel: could not write the shim: {error}");
-            exit::INTERNAL_ERROR
-        }
-    }
+    announce::print(SHIM).unwrap_or_else(|error| {
+        eprintln!("start-stunnel: could not write the shim: {error}");
+        exit::INTERNAL_ERROR
+    })
 }

@@ -12,7 +12,7 @@ use std::process::Command;
 
 use clap::ArgAction;
 use start_stunnel::configuration::cli;
-use start_stunnel::configuration::options::{self, Declaration, Scope};
+use start_stunnel::configuration::options::{self, Declaration};
 use start_stunnel::figures::FailureReason;
 use support::launcher::Launcher;
 use support::links;
@@ -94,9 +94,10 @@ fn flags() -> Vec<(String, String)> {
 fn settings_table() -> String {
     let head = "| option | variable | default | meaning |\n| --- | --- | --- | --- |\n";
     let options = options::with_option().map(|(option, setting)| {
-        let default_shown = setting.default_shown();
+        let default =
+            setting.default_shown().map_or("unset".to_owned(), |text| format!("`{text}`"));
         let Declaration { variable, help, .. } = setting;
-        format!("| `--{option}` | `{variable}` | `{default_shown}` | {} |\n", cell(help))
+        format!("| `--{option}` | `{variable}` | {default} | {} |\n", cell(help))
     });
     let flags = flags();
     let flags = flags.iter().map(|(flag, help)| format!("| `--{flag}` | | | {} |\n", cell(help)));
@@ -106,8 +107,7 @@ fn settings_table() -> String {
 
 fn one_url_table() -> String {
     let head = "| for all URLs | for the URL in `CACHE_URL` alone |\n| --- | --- |\n";
-    let settings = options::ALL.iter().filter(|setting| setting.scope == Scope::OneUrlToo);
-    let rows: String = settings
+    let rows: String = options::for_one_url()
         .map(|setting| format!("| `{}` | `{}` |\n", setting.variable, setting.for_one("CACHE_URL")))
         .collect();
     format!("\n{head}{rows}\n")
@@ -142,7 +142,8 @@ fn the_help_names_every_setting_that_the_page_names() {
     let (settings, one_url) = (settings_table(), one_url_table());
     let of_settings = rows(&settings).concat();
     let of_one_url = rows(&one_url).into_iter().map(|row| row[1].trim_start_matches("`CACHE_URL"));
-    for cell in of_settings.into_iter().chain(of_one_url) {
+    let cells = of_settings.into_iter().chain(of_one_url).filter(|cell| *cell != "unset");
+    for cell in cells {
         let words = cell.replace(['`', '\\'], "");
         assert!(help.contains(&in_one_line(&words)), "--help lacks: {words}");
     }
