@@ -121,7 +121,8 @@ fn tell_status(invocation: &Invocation) -> u8 {
 
 fn print_shim() -> u8 {
     let mut stdout = io::stdout();
-    match stdout.write_all(SHIM.as_bytes()).and_then(|()| stdout.flush()) {
+    let shim = SHIM.replacen("home=''", concat!("home='", env!("CARGO_PKG_REPOSITORY"), "'"), 1);
+    match stdout.write_all(shim.as_bytes()).and_then(|()| stdout.flush()) {
         Ok(()) => exit::SUCCESS,
         Err(error) => {
             eprintln!("start-stunnel: could not write the shim: {error}");
