@@ -216,7 +216,7 @@ fn run_as_a_dyno(mut command: Command, server: &Server) {
 }
 
 #[test]
-fn a_classic_build_makes_a_slug_that_runs_anywhere() {
+fn classic_build_makes_a_slug_that_runs_anywhere() {
     let site = Site::new();
     assert_eq!(site.classic("detect", &["app"]).ok(), "start-stunnel\n");
     let said = site.compile().ok();
@@ -234,7 +234,7 @@ fn a_classic_build_makes_a_slug_that_runs_anywhere() {
 }
 
 #[test]
-fn an_apps_own_shim_is_replaced_and_its_other_files_are_left_alone() {
+fn build_replaces_the_shim_and_no_other_file() {
     let site = Site::new();
     site.write("app/bin/start-stunnel", include_str!("../src/shim.sh"));
     site.write("app/bin/rails", "#!/bin/sh\n");
@@ -248,7 +248,7 @@ fn an_apps_own_shim_is_replaced_and_its_other_files_are_left_alone() {
 }
 
 #[test]
-fn a_shim_that_is_a_link_is_replaced_and_not_followed() {
+fn build_replaces_a_linked_shim_but_not_its_target() {
     let site = Site::new();
     let shim = include_str!("../src/shim.sh");
     site.write("app/tools/shim", shim);
@@ -278,12 +278,12 @@ fn warned(said: Said, done: &str, words: &[&str]) {
 }
 
 #[test]
-fn an_app_that_brings_another_start_stunnel_is_told_that_it_is_replaced() {
+fn build_warns_when_it_replaces_another_start_stunnel() {
     for (build, done) in BUILDS {
         let site = Site::new();
         // What heroku/redis puts there, or an app's own copy of it.
         site.write("app/bin/start-stunnel", "#!/usr/bin/env bash\nn=1\nbin/stunnel-conf.sh\n");
-        let words = ["bin/start-stunnel", "is replaced", "heroku buildpacks:remove heroku/redis"];
+        let words = ["replaces another bin/start-stunnel", "heroku buildpacks:remove heroku/redis"];
         warned(build(&site), done, &words);
         let bytes = fs::read(site.at("app/bin/start-stunnel")).unwrap();
         assert!(bytes.starts_with(b"\x7fELF"), "replaced all the same");
@@ -293,7 +293,7 @@ fn an_app_that_brings_another_start_stunnel_is_told_that_it_is_replaced() {
 }
 
 #[test]
-fn an_older_shim_is_replaced_without_a_word() {
+fn build_replaces_older_shims_silently() {
     let older = "#!/bin/sh\n\
                  # Stands in for it. Made by: start-stunnel --print-shim > bin/start-stunnel\n\
                  exec start-stunnel \"$@\"\n";
@@ -308,7 +308,7 @@ fn an_older_shim_is_replaced_without_a_word() {
 }
 
 #[test]
-fn what_the_retired_buildpack_left_in_the_app_is_named() {
+fn build_warns_of_files_of_the_retired_buildpack() {
     for (build, done) in BUILDS {
         let site = Site::new();
         site.write("app/bin/stunnel-conf.sh", "#!/usr/bin/env bash\n");
@@ -319,11 +319,11 @@ fn what_the_retired_buildpack_left_in_the_app_is_named() {
 }
 
 #[test]
-fn a_bin_that_is_a_link_to_nowhere_is_named() {
+fn build_refuses_a_bin_that_is_a_broken_link() {
     let site = Site::new();
     symlink("../elsewhere/bin", site.at("app/bin")).unwrap();
     for (build, _) in BUILDS {
-        site.refuses(build, &["bin is a link that leads nowhere", "../elsewhere/bin"]);
+        site.refuses(build, &["bin is a broken link", "../elsewhere/bin"]);
     }
     // One that leads to a folder of the app is as good as a folder.
     fs::remove_file(site.at("app/bin")).unwrap();
@@ -336,7 +336,7 @@ fn a_bin_that_is_a_link_to_nowhere_is_named() {
 }
 
 #[test]
-fn a_procfile_that_does_not_use_it_gets_a_hint() {
+fn build_hints_if_the_procfile_does_not_use_it() {
     let site = Site::new();
     for procfile in [Some("web: bundle exec puma\n# bin/start-stunnel\n"), None] {
         let file = site.at("app/Procfile");
@@ -351,7 +351,7 @@ fn a_procfile_that_does_not_use_it_gets_a_hint() {
 }
 
 #[test]
-fn a_build_is_the_same_whether_the_tunnel_is_enabled_or_not() {
+fn build_ignores_stunnel_enabled() {
     let site = Site::new();
     fs::write(site.at("env/STUNNEL_ENABLED"), "false").unwrap();
     site.compile().ok();
@@ -363,7 +363,7 @@ fn a_build_is_the_same_whether_the_tunnel_is_enabled_or_not() {
 }
 
 #[test]
-fn a_damaged_package_is_refused_and_the_app_untouched() {
+fn build_refuses_a_damaged_package() {
     for build in [Site::compile as fn(&Site) -> Said, |site| site.cloud_native("build")] {
         let site = Site::new();
         site.write("app/bin/start-stunnel", "the shim");
@@ -378,16 +378,16 @@ fn a_damaged_package_is_refused_and_the_app_untouched() {
 }
 
 #[test]
-fn another_architecture_is_refused_and_the_app_untouched() {
+fn build_refuses_an_unsupported_architecture() {
     let mut site = Site::new();
     site.write("other/uname", "#!/bin/sh\necho riscv64\n");
     site.path = Some(site.at("other"));
-    let words = ["aarch64/ x86_64/", "not for riscv64", "releases for x86_64 and aarch64"];
+    let words = ["aarch64/ x86_64/", "not for riscv64", "supports x86_64 and aarch64"];
     site.refuses(Site::compile, &words);
 }
 
 #[test]
-fn a_system_that_cannot_run_the_binary_is_told_which_can() {
+fn build_names_the_systems_that_can_run_the_binary() {
     let site = Site::new();
     // A valid checksum of something that does not run.
     site.write("buildpack/launcher/x86_64/start-stunnel", "#!/no/such/interpreter\n");
@@ -396,43 +396,50 @@ fn a_system_that_cannot_run_the_binary_is_told_which_can() {
 }
 
 #[test]
-fn a_folder_that_cannot_be_written_is_named() {
+fn build_names_a_folder_that_it_cannot_write() {
     let site = Site::new();
     fs::create_dir(site.at("app/bin")).unwrap();
     fs::set_permissions(site.at("app/bin"), fs::Permissions::from_mode(0o555)).unwrap();
-    site.refuses(Site::compile, &["cannot be written", "/app/bin"]);
-    site.refuses(|site| site.cloud_native("build"), &["cannot be written", "/app/bin"]);
+    site.refuses(Site::compile, &["cannot write", "/app/bin"]);
+    site.refuses(|site| site.cloud_native("build"), &["cannot write", "/app/bin"]);
     fs::set_permissions(site.at("app/bin"), fs::Permissions::from_mode(0o755)).unwrap();
     fs::create_dir(site.at("app/bin/start-stunnel")).unwrap();
     site.refuses(Site::compile, &["bin/start-stunnel is a folder"]);
     fs::remove_dir_all(site.at("app/bin")).unwrap();
     fs::write(site.at("app/bin"), "").unwrap();
-    site.refuses(Site::compile, &["bin is no folder"]);
+    site.refuses(Site::compile, &["bin is not a folder"]);
 }
 
 #[test]
-fn missing_arguments_are_an_error() {
+fn build_without_arguments_prints_its_usage() {
     let site = Site::new();
     site.refuses(|site| site.classic("compile", &[]), &["Usage: bin/compile BUILD_DIR CACHE_DIR"]);
     site.refuses(|site| site.classic("compile", &["app"]), &["Usage: bin/compile"]);
     site.refuses(
         |site| site.classic("compile", &["nowhere", "cache"]),
-        &["BUILD_DIR is no folder"],
+        &["BUILD_DIR is not a folder"],
     );
     site.refuses(|site| site.classic("detect", &[]), &["Usage: bin/detect BUILD_DIR"]);
     site.refuses(
         |site| Said::by(&mut site.command(&site.at("buildpack/bin/build"))),
-        &["CNB_LAYERS_DIR is no folder: not set"],
+        &["CNB_LAYERS_DIR is not a folder: not set"],
     );
 }
 
 #[test]
-fn a_checkout_of_the_sources_says_how_to_get_the_packaged_one() {
+fn build_from_a_checkout_names_the_archive_to_use() {
     let site = Site::new();
     fs::remove_dir_all(site.at("buildpack/launcher")).unwrap();
     let archive = format!("start-stunnel-buildpack-{VERSION}.tgz");
-    for (build, _) in BUILDS {
-        site.refuses(build, &["holds no start-stunnel binary", "a checkout", &archive]);
+    // Without a public address, the archive must be built.
+    for (repository, source) in [
+        ("", format!("{archive}, which bin/package makes")),
+        ("https://example.com/it", format!("/it/releases/download/v{VERSION}/{archive}.")),
+    ] {
+        fs::write(site.at("buildpack/release.conf"), format!("REPOSITORY={repository}\n")).unwrap();
+        for (build, _) in BUILDS {
+            site.refuses(build, &["holds no start-stunnel binary", "a checkout", &source]);
+        }
     }
     // As if the repository's address had been given to `heroku buildpacks:add`: its root has the
     // same scripts.
@@ -445,7 +452,7 @@ fn a_checkout_of_the_sources_says_how_to_get_the_packaged_one() {
 }
 
 #[test]
-fn a_build_on_arm64_takes_the_binary_for_arm64() {
+fn build_on_arm64_installs_the_arm64_binary() {
     for (build, done) in BUILDS {
         let mut site = Site::new();
         site.write("other/uname", "#!/bin/sh\necho aarch64\n");
@@ -482,7 +489,7 @@ fn keys(table: &toml::Table, allowed: &[&str]) {
 }
 
 #[test]
-fn a_cloud_native_build_makes_a_launch_layer_that_runs_the_same_procfile() {
+fn cloud_native_build_runs_the_same_procfile() {
     let site = Site::new();
     assert_eq!(site.cloud_native("detect").code, 0);
     let said = site.cloud_native("build").ok();
@@ -512,7 +519,7 @@ fn a_cloud_native_build_makes_a_launch_layer_that_runs_the_same_procfile() {
 }
 
 #[test]
-fn a_cloud_native_rebuild_uses_the_cached_layer_only_if_its_checksum_holds() {
+fn cloud_native_rebuild_verifies_the_cached_layer() {
     let site = Site::new();
     site.cloud_native("build").ok();
     let (layer, binary) =
@@ -538,7 +545,7 @@ fn a_cloud_native_rebuild_uses_the_cached_layer_only_if_its_checksum_holds() {
 }
 
 #[test]
-fn the_buildpacks_description_follows_the_specification() {
+fn buildpack_toml_follows_the_specification() {
     let site = Site::new();
     let description = toml(&site.at("buildpack/buildpack.toml"));
     keys(&description, &["api", "buildpack", "targets"]);
@@ -572,7 +579,7 @@ fn names(program: &str, words: &[&str]) -> Vec<String> {
 }
 
 #[test]
-fn the_archives_hold_no_file_that_only_lies_in_the_checkout() {
+fn archives_hold_tracked_files_only() {
     let tracked = names("git", &["ls-files"]);
     let within = |archive: &Path, root: &str, folders: [&str; 2], home: &str| {
         let listing = names("tar", &["tzf", archive.to_str().unwrap()]);
@@ -592,7 +599,7 @@ fn the_archives_hold_no_file_that_only_lies_in_the_checkout() {
 }
 
 #[test]
-fn each_binary_of_the_buildpack_has_its_licences_beside_it_and_glibcs_is_preferred() {
+fn buildpack_has_licences_and_prefers_glibc_builds() {
     let folder = tempfile::tempdir().unwrap();
     unpack(&buildpack_archive(), folder.path());
     let launchers = folder.path().join("launcher");
@@ -615,7 +622,7 @@ fn each_binary_of_the_buildpack_has_its_licences_beside_it_and_glibcs_is_preferr
 }
 
 #[test]
-fn the_archives_match_their_checksums_and_hold_what_a_user_needs() {
+fn archives_match_checksums_and_hold_the_manual() {
     let sums = Command::new("sha256sum")
         .args(["--check", "--strict", "--quiet", "SHA256SUMS"])
         .current_dir(packaged("SHA256SUMS").parent().unwrap())
@@ -668,7 +675,7 @@ fn the_archives_match_their_checksums_and_hold_what_a_user_needs() {
 }
 
 #[test]
-fn the_binary_runs_a_tunnel_on_the_oldest_system_that_it_supports_as_pid_1() {
+fn binary_runs_as_pid_1_on_the_oldest_supported_system() {
     if !Uid::effective().is_root() {
         eprintln!("skipped: only root may enter another root file system");
         return;

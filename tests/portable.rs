@@ -91,7 +91,7 @@ fn ended_with(ended: &Outcome, code: i32, stdout: &str, target: &str) {
 }
 
 #[test]
-fn the_second_line_of_the_version_says_what_is_in_it() {
+fn version_names_openssl_target_and_commit() {
     let commit =
         Command::new("git").args(["rev-parse", "HEAD"]).current_dir(ROOT).output().unwrap();
     let commit = String::from_utf8(commit.stdout).unwrap();
@@ -113,7 +113,7 @@ fn the_second_line_of_the_version_says_what_is_in_it() {
 }
 
 #[test]
-fn a_real_redis_cli_works_and_its_exit_code_comes_through() {
+fn redis_cli_works_and_exit_code_is_kept() {
     for front in FRONTS {
         let server = Server::start(front);
         for binary in Binary::all() {
@@ -128,7 +128,7 @@ fn a_real_redis_cli_works_and_its_exit_code_comes_through() {
 }
 
 #[test]
-fn a_check_prints_a_pin_which_then_holds_and_another_is_refused() {
+fn pin_printed_by_check_works_and_another_is_refused() {
     let server = Server::start(Front::Redis);
     let other = "sha256//AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
     for binary in Binary::all() {
@@ -146,7 +146,7 @@ fn a_check_prints_a_pin_which_then_holds_and_another_is_refused() {
 }
 
 #[test]
-fn a_thousand_requests_of_ten_connections_are_answered() {
+fn thousand_requests_on_ten_connections_are_answered() {
     let server = Server::start(Front::Redis);
     for binary in Binary::all() {
         let held = binary.script(HOLD).redis(&server.url()).start_held();
@@ -179,7 +179,7 @@ while True:
 "#;
 
 #[test]
-fn signals_are_passed_on_those_that_a_c_library_keeps_for_itself_included() {
+fn signals_reserved_by_c_libraries_are_forwarded() {
     for binary in Binary::all() {
         let mut running = binary.launcher(&["/usr/bin/python3", "-c", TELLS_SIGNALS]).start();
         assert_eq!(running.line(), "ready", "{}", binary.target);
@@ -197,7 +197,7 @@ fn signals_are_passed_on_those_that_a_c_library_keeps_for_itself_included() {
 }
 
 #[test]
-fn a_script_without_an_interpreter_line_is_run_by_the_shell() {
+fn script_without_interpreter_line_runs_in_sh() {
     let folder = tempfile::tempdir().unwrap();
     let script = folder.path().join("script");
     fs::write(&script, "echo \"$0 $1\"\nexit 6\n").unwrap();
@@ -235,7 +235,7 @@ fn bare_system() -> TempDir {
 }
 
 #[test]
-fn a_static_binary_needs_nothing_of_the_system_that_it_runs_on() {
+fn static_binary_runs_without_any_library() {
     if !Uid::effective().is_root() {
         eprintln!("skipped: only root may enter another root file system");
         return;
