@@ -16,6 +16,7 @@ use support::links;
 use support::proc::{command_of, is_alive};
 use support::resp::Reply;
 use support::servers::{Front, PASSWORD, Server};
+use support::snippets::{snippet, with_ours};
 use tempfile::TempDir;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -672,6 +673,20 @@ fn archives_match_checksums_and_hold_the_manual() {
         assert_eq!(String::from_utf8_lossy(&shown.stderr), "");
         assert!(String::from_utf8_lossy(&shown.stdout).contains("STUNNEL_VERIFY"));
     }
+}
+
+#[test]
+fn readme_commands_install_the_binary() {
+    let folder = tempfile::tempdir().unwrap();
+    symlink(Path::new(ROOT).join("dist"), folder.path().join("dist")).unwrap();
+    let target = folder.path().join("start-stunnel");
+    let ours = [("sudo ", ""), ("/usr/local/bin/", target.to_str().unwrap())];
+    let commands = with_ours(&snippet("install"), &ours);
+    let mut shell = Command::new("sh");
+    let ended = shell.args(["-ec", &commands]).current_dir(folder.path()).output().unwrap();
+    assert!(ended.status.success(), "{commands}: {ended:?}");
+    let version = Command::new(target).arg("-V").output().unwrap();
+    assert_eq!(version.stdout, format!("start-stunnel {VERSION}\n").as_bytes());
 }
 
 #[test]

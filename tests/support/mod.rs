@@ -11,6 +11,7 @@ pub mod pty;
 pub mod resp;
 pub mod servers;
 pub mod slow_link;
+pub mod snippets;
 pub mod status;
 
 use std::io::{ErrorKind, Read};
