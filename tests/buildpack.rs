@@ -692,7 +692,7 @@ fn readme_commands_install_the_binary() {
 #[test]
 fn binary_runs_as_pid_1_on_the_oldest_supported_system() {
     if !Uid::effective().is_root() {
-        eprintln!("skipped: only root may enter another root file system");
+        support::skip("only root may enter another root file system");
         return;
     }
     // glibc 2.31, no OpenSSL, no perl, no certificate.

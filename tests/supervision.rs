@@ -487,7 +487,7 @@ fn as_pid_1(script: &str) -> Option<Launcher> {
     let words = ["--pid", "--fork", "--mount-proc", "--kill-child"];
     let allowed = Command::new("unshare").args(words).arg("true").stderr(Stdio::null()).status();
     if !allowed.is_ok_and(|status| status.success()) {
-        eprintln!("skipped: unshare may not make a pid namespace here");
+        support::skip("unshare may not make a pid namespace here");
         return None;
     }
     Some(Launcher::of("unshare", words.iter().copied().chain([BINARY, "sh", "-c", script])))
@@ -730,7 +730,7 @@ fn a_command_that_closes_every_descriptor_is_supervised_all_the_same() {
 #[test]
 fn a_command_that_becomes_another_user_still_gets_signals_and_the_tunnel() {
     if !nix::unistd::Uid::effective().is_root() {
-        eprintln!("skipped: only root can become another user");
+        support::skip("only root can become another user");
         return;
     }
     let server = Server::start(Front::Redis);

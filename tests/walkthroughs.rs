@@ -250,7 +250,7 @@ fn examples_for_containers_and_systemd_are_valid() {
     assert!(dockerfile.contains("\nUSER 65534\n"));
 
     if Command::new("systemd-analyze").arg("--version").output().is_err() {
-        eprintln!("skipped: there is no systemd-analyze");
+        support::skip("there is no systemd-analyze");
         return;
     }
     for name in ["worker.service", "redis-tunnel.service"] {

@@ -238,7 +238,7 @@ pub fn with_mounted<const N: usize>(
     let unshare = ["--mount", "sh", "-c", &script];
     let allowed = Command::new("unshare").args(unshare).arg("true").stderr(Stdio::null()).status();
     if !allowed.is_ok_and(|status| status.success()) {
-        eprintln!("skipped: unshare may not make a mount namespace here");
+        super::skip("unshare may not make a mount namespace here");
         return None;
     }
     Some(Launcher::of("unshare", unshare.into_iter().chain([BINARY]).chain(words)))
