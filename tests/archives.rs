@@ -61,7 +61,7 @@ fn buildpack_has_licences_and_prefers_glibc_builds() {
         assert!(licences.contains("\nziglang "), "{architecture}");
         let musl = licences.contains("\nmusl as a whole is licensed under");
         assert_eq!(musl, !built_for_gnu, "{architecture}");
-        // Its loader, which a static one lacks.
+        // Static binaries name no loader.
         let binary = fs::read(launcher.join("start-stunnel")).unwrap();
         let loaded = binary.windows(10).any(|bytes| bytes == b"/ld-linux-");
         assert_eq!(loaded, built_for_gnu, "{architecture}");
@@ -101,11 +101,11 @@ fn archives_match_checksums_and_hold_the_manual() {
     for name in ["LICENSE", "completions/_start-stunnel", "completions/start-stunnel.fish"] {
         assert!(inside.join(name).exists(), "{name}");
     }
-    // The pages, and all that they lead to.
+    // The pages, and every file that they link to.
     let top = ["README.md", "SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md"];
     let docs = fs::read_dir(inside.join("docs")).unwrap();
     let docs = docs.map(|page| format!("docs/{}", page.unwrap().file_name().display()));
-    // Pictures lead nowhere.
+    // Pictures contain no links.
     let docs = docs.filter(|name| name.ends_with(".md"));
     let pages: Vec<String> = top.map(str::to_owned).into_iter().chain(docs).collect();
     let (links, broken) = links::check(&inside, &pages);
@@ -141,7 +141,7 @@ fn binary_runs_as_pid_1_on_the_oldest_supported_system() {
         support::skip("only root may enter another root file system");
         return;
     }
-    // glibc 2.31, no OpenSSL, no perl, no certificate.
+    // It has glibc 2.31, and no OpenSSL, perl or certificates.
     let made = Command::new(Path::new(ROOT).join("tests/support/oldest-system")).output().unwrap();
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     let system = PathBuf::from(String::from_utf8(made.stdout).unwrap().trim_end());

@@ -1,5 +1,5 @@
-//! The buildpack in `dist/`, classic and Cloud Native. Builds run as an unprivileged user in an empty
-//! environment.
+//! The buildpack in `dist/`, classic and Cloud Native. Builds run as an unprivileged user in an
+//! empty environment.
 
 mod support;
 
@@ -20,9 +20,9 @@ use tempfile::TempDir;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const VERSION: &str = env!("CARGO_PKG_VERSION");
-/// nobody's, on Debian and elsewhere.
+/// The user id of nobody.
 const UNPRIVILEGED: &str = "65534";
-/// An app that tells its URL, and on SIGTERM uses Redis once more before it ends.
+/// An app that stores its first argument in Redis, and on SIGTERM uses Redis once more.
 const APP: &str = r#"#!/bin/sh
 redis() { redis-cli --no-auth-warning -u "$REDIS_URL" "$@" >/dev/null; }
 trap 'redis set farewell "after SIGTERM"; exit 5' TERM
@@ -31,10 +31,10 @@ echo ready
 while :; do sleep 0.02; done
 "#;
 
-/// What a builder has: the unpacked buildpack, an app, and folders for what is kept.
+/// A build machine: the unpacked buildpack, an app, and folders for caches and layers.
 struct Site {
     folder: TempDir,
-    /// Comes before the system's programs on PATH.
+    /// A folder that precedes the system's programs on PATH.
     path: Option<PathBuf>,
 }
 
@@ -62,8 +62,7 @@ impl Site {
         fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
     }
 
-    /// A program as the unprivileged user, who owns everything here, with nothing in its
-    /// environment.
+    /// A program with an empty environment, run by an unprivileged user who owns all files here.
     fn command(&self, program: &Path) -> Command {
         let mut command = Command::new("setpriv");
         if Uid::effective().is_root() {
@@ -107,7 +106,7 @@ impl Site {
         Said::by(&mut command)
     }
 
-    /// Makes the checksum of an architecture's launcher that of the file that is there.
+    /// Updates the checksum after a test has replaced an architecture's launcher.
     fn sign_launcher(&self, architecture: &str) {
         let launcher = self.at("buildpack/launcher");
         let mut sums = Command::new("sha256sum");
@@ -116,12 +115,12 @@ impl Site {
         fs::write(launcher.join("SHA256SUMS"), sums.stdout).unwrap();
     }
 
-    /// The names and contents of everything in the app.
+    /// The names and contents of all files in the app.
     fn app(&self) -> Vec<(PathBuf, Vec<u8>)> {
         files(&self.at("app"))
     }
 
-    /// Asserts that a build was refused with these words, in Heroku's style, and changed nothing.
+    /// Asserts that the build fails with these words, in Heroku's style, and changes nothing.
     fn refuses(&self, build: impl Fn(&Site) -> Said, words: &[&str]) {
         let before = self.app();
         let said = build(self);
@@ -170,8 +169,7 @@ impl Said {
     }
 }
 
-/// Runs the app's line for `web` as a dyno does, ends it as a dyno does, and looks at what Redis
-/// got.
+/// Runs the Procfile's `web` line and stops it as a dyno does, and checks what Redis has stored.
 fn run_as_a_dyno(mut command: Command, server: &Server) {
     command.args(["-c", "exec bin/start-stunnel ./serve web"]);
     command.env("DYNO", "web.1").env("REDIS_URL", server.url());
@@ -204,7 +202,7 @@ fn classic_build_makes_a_slug_that_runs_anywhere() {
     assert_eq!(site.classic("release", &["app"]).ok(), "--- {}\n");
     assert!(files(&site.at("cache")).is_empty(), "nothing needs the cache");
 
-    // The slug is unpacked elsewhere, and the buildpack is not there any more.
+    // A dyno unpacks the slug in another place, without the buildpack.
     fs::rename(site.at("app"), site.at("slug")).unwrap();
     fs::remove_dir_all(site.at("buildpack")).unwrap();
     let mut dyno = site.command(Path::new("bash"));
@@ -238,13 +236,12 @@ fn build_replaces_a_linked_shim_but_not_its_target() {
     assert!(!site.at("app/bin/start-stunnel").is_symlink());
 }
 
-/// A way to build, and a word of what it says when it is done.
+/// A way to build, and a word that it prints at the end.
 type Build = (fn(&Site) -> Said, &'static str);
 const BUILDS: [Build; 2] =
     [(Site::compile, "Installed"), (|site| site.cloud_native("build"), "start-stunnel ")];
 
-/// Asserts that a build went on to its end, and warned in Heroku's style with these words, or not
-/// at all.
+/// Asserts that the build succeeded, and warned with exactly these words, in Heroku's style.
 #[track_caller]
 fn warned(said: Said, done: &str, words: &[&str]) {
     assert_eq!(said.code, 0, "{said:?}");
@@ -260,13 +257,13 @@ fn warned(said: Said, done: &str, words: &[&str]) {
 fn build_warns_when_it_replaces_another_start_stunnel() {
     for (build, done) in BUILDS {
         let site = Site::new();
-        // What heroku/redis puts there, or an app's own copy of it.
+        // The script of heroku/redis, or an app's own copy of it.
         site.write("app/bin/start-stunnel", "#!/usr/bin/env bash\nn=1\nbin/stunnel-conf.sh\n");
         let words = ["replaces another bin/start-stunnel", "heroku buildpacks:remove heroku/redis"];
         warned(build(&site), done, &words);
         let bytes = fs::read(site.at("app/bin/start-stunnel")).unwrap();
         assert!(bytes.starts_with(b"\x7fELF"), "replaced all the same");
-        // What the build itself has put there is no other one.
+        // The launcher of an earlier build causes no warning.
         warned(build(&site), done, &[]);
     }
 }
@@ -304,7 +301,7 @@ fn build_refuses_a_bin_that_is_a_broken_link() {
     for (build, _) in BUILDS {
         site.refuses(build, &["bin is a broken link", "../elsewhere/bin"]);
     }
-    // One that leads to a folder of the app is as good as a folder.
+    // A link to a folder of the app works like a folder.
     fs::remove_file(site.at("app/bin")).unwrap();
     fs::create_dir(site.at("app/scripts")).unwrap();
     symlink("scripts", site.at("app/bin")).unwrap();
@@ -334,7 +331,7 @@ fn build_ignores_stunnel_enabled() {
     let site = Site::new();
     fs::write(site.at("env/STUNNEL_ENABLED"), "false").unwrap();
     site.compile().ok();
-    // At run time it decides.
+    // The setting takes effect at run time.
     let mut command = site.command(&site.at("app/bin/start-stunnel"));
     command.args(["sh", "-c", "echo $REDIS_URL"]).env("REDIS_URL", "redis://h");
     command.env("STUNNEL_ENABLED", "false");
@@ -368,7 +365,7 @@ fn build_refuses_an_unsupported_architecture() {
 #[test]
 fn build_names_the_systems_that_can_run_the_binary() {
     let site = Site::new();
-    // A valid checksum of something that does not run.
+    // The checksum is valid, but the file cannot run.
     site.write("buildpack/launcher/x86_64/start-stunnel", "#!/no/such/interpreter\n");
     site.sign_launcher("x86_64");
     site.refuses(Site::compile, &["does not run on this system (stack heroku-24)", "glibc 2.31"]);
@@ -420,8 +417,8 @@ fn build_from_a_checkout_names_the_archive_to_use() {
             site.refuses(build, &["holds no start-stunnel binary", "a checkout", &source]);
         }
     }
-    // As if the repository's address had been given to `heroku buildpacks:add`: its root has the
-    // same scripts.
+    // The repository's root has the same scripts, for those who give its address to
+    // `heroku buildpacks:add`.
     let script = |name: &str| Command::new(Path::new(ROOT).join("bin").join(name));
     let detected = script("detect").arg(site.at("app")).output().unwrap();
     assert_eq!(detected.stdout, b"start-stunnel\n");
@@ -443,7 +440,7 @@ fn build_on_arm64_installs_the_arm64_binary() {
             (&b"\x7fELF"[..], 183),
             "EM_AARCH64, as elf.h has it"
         );
-        // As if the machine could run it.
+        // Let QEMU run it, as if this machine could.
         fs::rename(&launcher, site.at("launcher")).unwrap();
         let script = format!(
             "#!/bin/sh\nexec qemu-aarch64-static -L /usr/aarch64-linux-gnu {} \"$@\"\n",
@@ -460,7 +457,7 @@ fn toml(file: &Path) -> toml::Table {
     fs::read_to_string(file).unwrap().parse().unwrap()
 }
 
-/// Asserts that a table has no key but these.
+/// Asserts that a table has only these keys.
 fn keys(table: &toml::Table, allowed: &[&str]) {
     for key in table.keys() {
         assert!(allowed.contains(&key.as_str()), "the specification knows no {key}: {table:?}");
@@ -485,10 +482,10 @@ fn cloud_native_build_runs_the_same_procfile() {
     assert_eq!(layer["metadata"]["version"].as_str(), Some(VERSION));
     let left: Vec<_> =
         fs::read_dir(site.at("layers")).unwrap().map(|e| e.unwrap().file_name()).collect();
-    // No launch.toml: a process type can be scaled by accident.
+    // There is no launch.toml, since a process type could be scaled by accident.
     assert_eq!(left.len(), 2, "a layer and its toml: {left:?}");
 
-    // At run time the layer's bin/ is on PATH, and the Procfile's bin/start-stunnel works too.
+    // At run time the layer's bin/ is on PATH, and bin/start-stunnel leads there.
     let mut on_path = site.command(Path::new("start-stunnel"));
     on_path.arg("-V");
     let bin = site.at("layers/start-stunnel/bin");
@@ -504,7 +501,7 @@ fn cloud_native_rebuild_verifies_the_cached_layer() {
     let (layer, binary) =
         (site.at("layers/start-stunnel.toml"), site.at("layers/start-stunnel/bin/start-stunnel"));
     let first = toml(&layer);
-    // The lifecycle restores a layer with its metadata, but without its types; the app comes anew.
+    // The lifecycle restores a layer with its metadata, without its types, beside a new app.
     let metadata = toml::Table::from_iter([("metadata".to_owned(), first["metadata"].clone())]);
     let restore = || {
         fs::write(&layer, metadata.to_string()).unwrap();

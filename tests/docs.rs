@@ -1,7 +1,6 @@
-//! The manual says what the program does: settings, log events, rooms and links, compared with
-//! their sources.
+//! Compares the manual with the program: settings, log events, metrics, modules, links, versions.
 //!
-//! `WRITE_DOCS=1 cargo test --test docs` writes anew what is generated.
+//! `WRITE_DOCS=1 cargo test --test docs` updates the generated tables.
 
 mod support;
 
@@ -28,7 +27,7 @@ fn text(name: &str) -> String {
     fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
 }
 
-/// All files below a folder of this repository whose names end so, in alphabetical order.
+/// All files below a folder of this repository with this extension, in alphabetical order.
 fn files(folder: &str, extension: &str) -> Vec<String> {
     let (mut folders, mut files) = (vec![PathBuf::from(ROOT).join(folder)], Vec::new());
     while let Some(folder) = folders.pop() {
@@ -45,8 +44,8 @@ fn files(folder: &str, extension: &str) -> Vec<String> {
     files
 }
 
-/// A page in three: what stands before the comment `<!-- NAME … -->`, it included; the part that it
-/// begins; and what follows from `<!-- end of NAME -->` on.
+/// Splits a page into three parts: up to the comment `<!-- NAME … -->`, up to `<!-- end of NAME
+/// -->`, and the rest.
 fn around<'a>(page: &'a str, name: &str) -> (&'a str, &'a str, &'a str) {
     let begin = page.find(&format!("<!-- {name}")).unwrap_or_else(|| panic!("no <!-- {name}"));
     let begin = begin + page[begin..].find("-->\n").expect("the comment's end") + "-->\n".len();
@@ -55,13 +54,13 @@ fn around<'a>(page: &'a str, name: &str) -> (&'a str, &'a str, &'a str) {
     (&page[..begin], &page[begin..end], &page[end..])
 }
 
-/// The rows of a Markdown table behind its head, each as its cells.
+/// The cells of each row of a Markdown table, without its head.
 fn rows(table: &str) -> Vec<Vec<&str>> {
     let lines = table.lines().filter_map(|line| line.strip_prefix('|')?.strip_suffix('|'));
     lines.skip(2).map(cells).collect()
 }
 
-/// The cells of a row: `\|` is a character of a cell.
+/// The cells of a row. `\|` does not separate cells.
 fn cells(row: &str) -> Vec<&str> {
     let (mut cells, mut begin) = (Vec::new(), 0);
     for (bar, _) in row.match_indices('|').filter(|(bar, _)| !row[..*bar].ends_with('\\')) {
@@ -72,15 +71,14 @@ fn cells(row: &str) -> Vec<&str> {
     cells
 }
 
-/// A table's cell of plain text.
+/// Plain text as a cell of a Markdown table.
 fn cell(text: &str) -> String {
     text.replace('|', "\\|").replace('<', "\\<").replace('*', "\\*")
 }
 
 // --- Settings ---------------------------------------------------------------------------------
 
-/// The options that take no value, each with its help: what the launcher is to do instead of
-/// launching.
+/// The options without a value, such as --check, each with its help.
 fn flags() -> Vec<(String, String)> {
     let command = cli::command();
     let flags =
@@ -152,7 +150,7 @@ fn help_names_every_setting_of_the_manual() {
 
 // --- Log events -------------------------------------------------------------------------------
 
-/// The macros that write a line, which are the levels' names as well.
+/// The macros that write a log line; each has its level's name.
 const LEVELS: [&str; 5] = ["err", "warning", "notice", "info", "debug"];
 
 /// Adds the fields of every call of a macro that writes a line to `calls`, with its level.
@@ -187,7 +185,8 @@ fn is_mark(token: &TokenTree, marks: &[char]) -> bool {
     matches!(token, TokenTree::Punct(punct) if marks.contains(&punct.as_char()))
 }
 
-/// Adds the words of every `fn event` to `words`: the values that `at = something.event()` can have.
+/// Adds the words of every `fn event` to `words`: the values that `at = something.event()` can
+/// have.
 fn find_event_words(stream: TokenStream, inside: bool, words: &mut Vec<String>) {
     let mut names = [String::new(), String::new()];
     for token in stream {
@@ -225,8 +224,8 @@ fn field_name(field: &[TokenTree]) -> Option<String> {
     }
 }
 
-/// Every event that the sources can log: the word behind `at=`, with its level, or levels, and its
-/// fields. What several places log has the fields of all of them.
+/// Every event that the sources can log: its name (`at=`), with its levels and fields. An event
+/// that is logged in several places has the fields of all of them.
 fn events_of(sources: &[String]) -> BTreeMap<String, (String, Vec<String>)> {
     let (mut calls, mut by_function) = (Vec::new(), Vec::new());
     for source in sources {
@@ -325,11 +324,11 @@ fn log_events_are_found_in_any_notation() {
     assert_eq!(events_of(&[source.to_owned()]), expected);
 }
 
-// --- Figures ----------------------------------------------------------------------------------
+// --- Metrics ----------------------------------------------------------------------------------
 
-/// A metric's name and kind, and the labels of its samples, in the order of the page: those of
-/// Prometheus's text format, as a launcher has them that nobody has used.
-fn metrics_told() -> Vec<(String, String, Vec<String>)> {
+/// The name, kind and labels of each metric in Prometheus's text format, as a new launcher prints
+/// them, in that order.
+fn metrics_of_a_launcher() -> Vec<(String, String, Vec<String>)> {
     let held = Launcher::holding("redis://127.0.0.1:1").env("STUNNEL_STATUS_ADDRESS", "0");
     let held = held.start_held();
     let page = StatusPage::of(held.running.pid(), &[held.port]);
@@ -359,7 +358,7 @@ fn is_sample_of(line: &str, name: &str) -> bool {
 
 #[test]
 fn manual_has_every_metric_with_kind_and_labels() {
-    let told = metrics_told();
+    let served = metrics_of_a_launcher();
     let page = text("docs/operation.md");
     let (_, table, _) = around(&page, "metrics");
     let documented: Vec<(String, String, Vec<String>)> = rows(table)
@@ -371,16 +370,17 @@ fn manual_has_every_metric_with_kind_and_labels() {
             let mut labels: Vec<_> =
                 labels.map(|label| label.trim_matches('`').to_owned()).collect();
             labels.sort();
-            // Without a value there is no sample, and so no label, either.
-            let silent = told.iter().any(|(known, _, labels)| *known == name && labels.is_empty());
+            // A metric without a sample shows no labels.
+            let silent =
+                served.iter().any(|(known, _, labels)| *known == name && labels.is_empty());
             if silent && !name.ends_with("_info") {
                 labels.retain(|label| label != "tunnel");
             }
             (name, kind.to_owned(), labels)
         })
         .collect();
-    assert_eq!(documented, told, "docs/operation.md has other metrics than a launcher");
-    assert!(told.len() > 25, "{told:?}");
+    assert_eq!(documented, served, "docs/operation.md has other metrics than a launcher");
+    assert!(served.len() > 25, "{served:?}");
 }
 
 #[test]
@@ -392,23 +392,23 @@ fn manual_has_every_failure_reason() {
     assert_eq!(documented, known);
 }
 
-// --- Rooms ------------------------------------------------------------------------------------
+// --- Modules ----------------------------------------------------------------------------------
 
 #[test]
 fn design_page_lists_the_modules_in_order() {
     let map = text("src/lib.rs");
-    let rooms_of_map: Vec<&str> =
+    let in_source: Vec<&str> =
         map.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';')).collect();
     let page = text("docs/design.md");
     let (_, table, _) = around(&page, "rooms");
-    let rooms_of_page: Vec<&str> =
+    let in_page: Vec<&str> =
         rows(table).iter().map(|row| row[0].trim_matches(['`', '/'])).collect();
-    assert_eq!(rooms_of_page, rooms_of_map);
+    assert_eq!(in_page, in_source);
 }
 
 // --- Links ------------------------------------------------------------------------------------
 
-/// Every page of the manual, and those beside it.
+/// Every page of the manual, and the pages at the top level.
 fn pages() -> Vec<String> {
     let top = ["README.md", "SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md"];
     top.map(str::to_owned).into_iter().chain(files("docs", "md")).collect()
@@ -440,7 +440,7 @@ fn pages_name_this_version_and_the_address_in_release_conf() {
     let version = env!("CARGO_PKG_VERSION");
     let repository = release_setting("REPOSITORY");
     assert_eq!(env!("CARGO_PKG_REPOSITORY"), repository, "Cargo.toml's `repository`");
-    // Until there is an address, an example stands for the reader's own.
+    // Until there is an address, example.com stands for the reader's own.
     let address = match repository.as_str() {
         "" => "https://example.com".to_owned(),
         repository => format!("{repository}/releases/download/v{version}"),
@@ -471,7 +471,7 @@ fn pages_name_this_version_and_the_address_in_release_conf() {
     }
 }
 
-/// The Rust files that a page names in code, `a/{b,c}.rs` as `a/b.rs` and `a/c.rs`.
+/// The Rust files that a page names. `a/{b,c}.rs` counts as `a/b.rs` and `a/c.rs`.
 fn files_named(page: &str) -> Vec<String> {
     let words = page.split(|c: char| c.is_whitespace() || "`()".contains(c));
     let names = words.filter(|word| word.ends_with(".rs") && !word.contains(['*', ':']));
@@ -489,7 +489,7 @@ fn files_named(page: &str) -> Vec<String> {
 fn source_files_named_in_pages_exist() {
     let sources = ["src", "tests", "examples", "fuzz"].map(|folder| files(folder, "rs")).concat();
     let mut named = 0;
-    // The change log names files of its time.
+    // The change log names files that existed at its time.
     for page in pages().into_iter().filter(|page| page != "CHANGELOG.md") {
         for name in files_named(&text(&page)) {
             named += 1;

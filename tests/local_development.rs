@@ -11,7 +11,7 @@ use support::launcher::{BINARY, Launcher, Outcome};
 use support::servers::{Front, Server};
 use tempfile::TempDir;
 
-/// An app's checkout with the shim in its `bin/`, and a folder for programs.
+/// An app's repository with the shim in its `bin/`, and a folder for programs.
 struct Checkout {
     folder: TempDir,
 }
@@ -36,12 +36,12 @@ impl Checkout {
         self.at("app/bin/start-stunnel")
     }
 
-    /// As after an installation of the launcher.
+    /// Installs the launcher in the folder for programs.
     fn install(&self) {
         symlink(BINARY, self.at("programs/start-stunnel")).unwrap();
     }
 
-    /// The shim with these words, with the app's own `bin/` first on PATH.
+    /// The shim with these arguments, with the app's own `bin/` first on PATH.
     fn launcher(&self, words: &[&str]) -> Launcher {
         let path = format!(
             "{}:{}::/usr/bin:/bin",
@@ -65,7 +65,7 @@ fn printed_shim_is_a_short_script_for_sh() {
 fn shim_runs_the_launcher_on_path_and_never_itself() {
     let checkout = Checkout::new();
     checkout.install();
-    // Another app's shim, before the launcher on PATH.
+    // Another app's shim precedes the launcher on PATH.
     fs::create_dir(checkout.at("programs/other")).unwrap();
     fs::copy(checkout.shim(), checkout.at("programs/other/start-stunnel")).unwrap();
     let path = format!(
@@ -147,17 +147,17 @@ fn shim_without_launcher_runs_no_command_for_check_or_help() {
         for words in [&[flag.as_str()][..], &[flag, "echo", "ran"]] {
             let ended = checkout.launcher(words).env("STUNNEL_ENABLED", "false").run();
             assert_eq!((ended.code(), ended.stdout.as_str()), (127, ""), "{words:?}");
-            // Without a tunnel there would be nothing to check.
+            // Switching the tunnel off would not help these options.
             assert!(!ended.stderr.contains("STUNNEL_ENABLED"), "{words:?}: {}", ended.stderr);
             assert_eq!(ended.stderr.lines().count(), 1, "{words:?}: {}", ended.stderr);
         }
     }
-    // An option whose value is missing.
+    // The value is missing.
     let ended = checkout.launcher(&["--verify"]).env("STUNNEL_ENABLED", "false").run();
     assert_eq!((ended.code(), ended.stderr.lines().count()), (127, 1), "{}", ended.stderr);
 }
 
-/// foreman runs a Procfile as on a laptop.
+/// Runs a Procfile with foreman, as on a laptop.
 fn foreman(checkout: &Checkout, procfile: &str, redis_url: &str) -> Outcome {
     fs::write(checkout.at("app/Procfile"), procfile).unwrap();
     fs::write(checkout.at("app/.env"), format!("REDIS_URL={redis_url}\n")).unwrap();
@@ -174,7 +174,7 @@ fn foreman_runs_two_launchers_on_different_ports() {
     let checkout = Checkout::new();
     checkout.install();
     let server = Server::start(Front::Redis);
-    // Each waits for the other, so that both tunnels are up at once.
+    // Each process waits for the other, so that both tunnels are up at the same time.
     let script = r#"
         redis() { redis-cli --no-auth-warning -u "$REDIS_URL" "$@" >/dev/null; }
         redis rpush "for-$1" "$REDIS_URL"; redis blpop "for-$2" 20; echo "$1 met $2 at $REDIS_URL"

@@ -18,7 +18,9 @@ use support::{PATIENCE, Process, eventually, two_free_ports};
 /// Prints where PHP sees `REDIS_URL`, and asks Redis for an answer.
 const PAGE: &str = r#"<?php
 $url = getenv('REDIS_URL');
-echo $url ? 'getenv ' : '', isset($_SERVER['REDIS_URL']) ? 'server ' : '', isset($_ENV['REDIS_URL']) ? 'env ' : '';
+echo $url ? 'getenv ' : '';
+echo isset($_SERVER['REDIS_URL']) ? 'server ' : '';
+echo isset($_ENV['REDIS_URL']) ? 'env ' : '';
 if ($url) {
     $parts = parse_url($url);
     $redis = new Redis();

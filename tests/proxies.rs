@@ -14,8 +14,8 @@ use support::servers::{Front, PASSWORD, Server};
 use support::snippets::{printed, snippet, with_ours};
 use support::{Process, eventually, two_free_ports};
 
-/// A configuration file as its Debian package installs it. Lines that begin with the given words are
-/// replaced, since a test has other users, folders and ports; the old line stays as a comment.
+/// A configuration file as its Debian package installs it. Lines that begin with the given words
+/// are replaced, since a test has other users, folders and ports; the old line stays as a comment.
 fn stock(file: &str, replaced: &[(&str, &str)]) -> String {
     let stock = fs::read_to_string(file)
         .unwrap_or_else(|error| panic!("{file}: {error} (bin/setup test installs it)"));
@@ -49,8 +49,8 @@ impl Proxy {
         self.folder.path().join(name)
     }
 
-    /// Debian's haproxy.cfg with `snippet` appended. `timeout`, in milliseconds, replaces Debian's 50
-    /// seconds, so that a snippet without timeouts of its own fails soon.
+    /// Debian's haproxy.cfg with `snippet` appended. `timeout`, in milliseconds, replaces Debian's
+    /// 50 seconds, so that a snippet without timeouts of its own fails soon.
     fn haproxy(&self, snippet: &str, timeout: u32) -> Command {
         let timeouts = ["client", "server"].map(|side| format!("timeout {side} {timeout}"));
         let replaced = [
@@ -114,8 +114,8 @@ impl Proxy {
     }
 }
 
-/// Follows the manual: set the pin that `--check` prints; then the app reaches Redis, also after more
-/// silence than the proxy allows without the manual's timeouts.
+/// Follows the manual: set the pin that `--check` prints; then the app reaches Redis, also after
+/// more silence than the proxy allows without the manual's timeouts.
 fn pinned_through(port: u16) {
     let url = format!("rediss://default:{PASSWORD}@127.0.0.1:{port}/0");
     let checked = Launcher::new(["--check"]).redis(&url).run();

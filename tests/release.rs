@@ -1,4 +1,5 @@
-//! What guards a release before anything is built: `bin/release-check` and `bin/check-workflows`.
+//! `bin/release-check` and `bin/check-workflows`, which stop a bad release before anything is
+//! built.
 
 mod support;
 
@@ -11,7 +12,7 @@ use support::release_setting;
 use tempfile::TempDir;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
-/// What `bin/release-check` looks at.
+/// The files that `bin/release-check` reads.
 const FILES: [&str; 6] = [
     "bin/release-check",
     "release.conf",
@@ -21,12 +22,12 @@ const FILES: [&str; 6] = [
     "buildpack/buildpack.toml",
 ];
 
-/// A checkout that may become version 1.2.3.
+/// A checkout that is ready for the release of version 1.2.3.
 struct Checkout {
     folder: TempDir,
     rust: String,
     today: String,
-    /// Whether it is as in a workflow of GitHub's.
+    /// Whether the check runs as in a GitHub workflow.
     workflow: bool,
 }
 
@@ -79,7 +80,7 @@ impl Checkout {
         self.git(&["commit", "--quiet", "--allow-empty", "--message", "x"]);
     }
 
-    /// Runs `bin/release-check` with a `rustc` that says the wanted version.
+    /// Runs `bin/release-check` with a `rustc` that prints the version `rust`.
     fn check(&self, words: &[&str]) -> Output {
         let programs = tempfile::tempdir().unwrap();
         let rustc = programs.path().join("rustc");
@@ -87,7 +88,7 @@ impl Checkout {
         fs::set_permissions(&rustc, fs::Permissions::from_mode(0o755)).unwrap();
         let path = format!("{}:{}", programs.path().display(), std::env::var("PATH").unwrap());
         let mut check = Command::new(self.folder.path().join("bin/release-check"));
-        // Which a workflow's run has, and where TODAY is refused.
+        // GitHub sets this variable for workflows, and `bin/release-check` then refuses TODAY.
         check
             .env_remove("GITHUB_ACTIONS")
             .envs(self.workflow.then_some(("GITHUB_ACTIONS", "true")));
@@ -191,7 +192,7 @@ fn check_workflows_refuses_broken_and_unsafe_workflows() {
 fn check_workflows_fails_if_node_is_too_old() {
     let programs = tempfile::tempdir().unwrap();
     let node = programs.path().join("node");
-    // Which is asked for its version, and whether that will do.
+    // The script asks node for its version, and whether that is new enough.
     let old = "#!/bin/sh\n[ \"$1\" = --version ] || exit 1\necho v12.22.9\n";
     fs::write(&node, old).unwrap();
     fs::set_permissions(&node, fs::Permissions::from_mode(0o755)).unwrap();

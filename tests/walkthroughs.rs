@@ -19,7 +19,7 @@ use support::{eventually, rest, two_free_ports};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
-/// A Rails user's console, in one line.
+/// A Ruby program that pings Redis.
 const RUBY: &str = "require 'redis'; puts Redis.new(url: ENV.fetch('REDIS_URL')).ping";
 
 #[test]
@@ -36,7 +36,7 @@ fn app_json_and_project_toml_list_the_buildpack() {
     let uris: Vec<_> = group.iter().filter_map(|one| one.get("uri")).collect();
     assert_eq!(uris.len(), 1);
     assert!(uris[0].as_str().unwrap().ends_with(&ours), "{uris:?}");
-    // The last one decides the process types.
+    // The last buildpack decides the process types.
     assert_eq!(group.last().unwrap()["id"].as_str(), Some("heroku/procfile"));
 }
 
@@ -47,7 +47,7 @@ fn certificate_verify_failed_is_gone_with_the_launcher() {
     let run = |enabled: &str| {
         Launcher::new(["ruby", "-e", RUBY]).redis(&url).env("STUNNEL_ENABLED", enabled).run()
     };
-    // What they saw after the plan's upgrade, and what they see with the Procfile's line.
+    // Without the launcher, as after the plan's upgrade; and with it.
     let before = run("false");
     assert!(before.stderr.contains("certificate verify failed"), "{}", before.stderr);
     let after = run("true");
@@ -56,8 +56,8 @@ fn certificate_verify_failed_is_gone_with_the_launcher() {
 
 #[test]
 fn elasticache_url_works_with_full_verification() {
-    // Its certificates are from a public CA, for the name in the URL: here our own CA stands for
-    // that.
+    // ElastiCache's certificates are signed by a public CA for the name in the URL. A CA of this
+    // test's own stands for that.
     let folder = tempfile::tempdir().unwrap();
     let name = "master.cache.test";
     let authority = Authority::new(folder.path());
@@ -85,14 +85,14 @@ fn privatelink_endpoint_works_as_given() {
     assert_eq!(ended.stdout, "PONG\n", "{}", ended.stderr);
 }
 
-/// A folder with the launcher under its name, for PATH.
+/// A folder for PATH that contains the launcher.
 fn installed() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     symlink(BINARY, folder.path().join("start-stunnel")).unwrap();
     folder
 }
 
-/// A shell with these words of a page, the launcher on its PATH.
+/// A shell that runs a command line of the manual, with the launcher on PATH.
 fn shell(words: &str, programs: &Path) -> Launcher {
     let path = format!("{}:/usr/local/bin:/usr/bin:/bin", programs.display());
     Launcher::of("sh", ["-c", words]).env("PATH", path)
@@ -128,7 +128,7 @@ fn app_with_host_and_port_reaches_redis() {
     }
 }
 
-/// Runs a Sidekiq with this initializer and one job; whether the job was done.
+/// Runs Sidekiq with this initializer and one job. Returns whether the job was enqueued and done.
 fn sidekiq_works(initializer: &str, server: &Server, enabled: &str) -> bool {
     let folder = tempfile::tempdir().unwrap();
     let app = folder.path().join("app.rb");
@@ -174,7 +174,7 @@ fn kubernetes_probes_reach_the_status_page_by_pod_ip() {
     }
     let held = Launcher::holding(&server.url());
     let held = held.env("STUNNEL_STATUS_ADDRESS", format!("0.0.0.0:{port}")).start_held();
-    // Every address of 127.0.0.0/8 is this machine's: this one stands for a pod's.
+    // Every address in 127.0.0.0/8 belongs to this machine. This one stands for a pod's.
     let probe = |path: &str| {
         let mut stream = TcpStream::connect(("127.0.0.2", port)).unwrap();
         let request = format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.2:{port}\r\n\r\n");
@@ -206,7 +206,7 @@ fn plain_port_serves_an_app_started_elsewhere() {
     let mut app = Client::connect(port, PASSWORD);
     assert_eq!(app.ask(&["PING"]), Reply::line("+PONG"));
 
-    // A second one does not move to a port that nobody knows.
+    // A second launcher does not move to another port, which the app would not know.
     let second = shell(&line, programs.path()).run();
     assert_eq!(second.code(), 78, "{}", second.stderr);
 
@@ -255,7 +255,7 @@ fn examples_for_containers_and_systemd_are_valid() {
     }
     for name in ["worker.service", "redis-tunnel.service"] {
         let unit = page(&format!("examples/systemd/{name}"));
-        // What SIGTERM ends is stopped in good order, and no failure.
+        // An end by SIGTERM is a normal stop, not a failure.
         assert!(unit.contains("\nSuccessExitStatus=143\n"), "{unit}");
         let file = folder.path().join(name);
         fs::write(&file, with_ours(&unit, &[("/usr/local/bin/start-stunnel", BINARY)])).unwrap();
@@ -275,7 +275,7 @@ fn changed_server_key_is_handled_as_the_manual_says() {
     let server = Server::start(Front::Redis);
     let url = server.url();
 
-    // What the page says that the app and the log say.
+    // The app and the log say what the page says.
     let held = Launcher::holding(&url).env("STUNNEL_PIN", &old).start_held();
     let Reply::Line(said) = held.open().ask(&["PING"]) else { panic!("no error") };
     let trust = page("docs/trust.md");
@@ -284,7 +284,7 @@ fn changed_server_key_is_handled_as_the_manual_says() {
     assert!(words.iter().all(|word| said.contains(word)), "{said}");
     assert!(held.finish().stderr.contains(" at=connection-refused "));
 
-    // --check prints the key that is there now; it holds, alone or beside the old one.
+    // --check prints the new key. As a pin it works alone, and beside the old one.
     let checked = Launcher::new(["--check"]).redis(&url).env("STUNNEL_PIN", &old).run();
     let new = printed(&checked.stdout, "STUNNEL_PIN");
     let both = "'STUNNEL_PIN=sha256//OLD;sha256//NEW'";
@@ -302,8 +302,8 @@ fn changed_server_key_is_handled_as_the_manual_says() {
 }
 
 /// A row of the clients' table in `docs/migrate.md`: the program that runs it, the program's code
-/// before and after the code in the table, how that begins, and for clients that fail at once with a
-/// TLS setting left in: where that goes, and the setting.
+/// before and after the code in the table, how that begins, and for clients that fail at once with
+/// a TLS setting left in: where that goes, and the setting.
 struct TableRow {
     program: &'static str,
     before: &'static str,

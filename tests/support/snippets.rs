@@ -1,4 +1,5 @@
-//! The commands and configuration that the pages of the manual show, so that tests run exactly these.
+//! The commands and configuration that the pages of the manual show, so that tests run exactly
+//! these.
 
 use std::fs;
 use std::path::{Path, PathBuf};
