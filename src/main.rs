@@ -146,7 +146,8 @@ fn tell_status(invocation: &Invocation) -> u8 {
 }
 
 fn print_shim() -> u8 {
-    announce::print(SHIM).unwrap_or_else(|error| {
+    let shim = SHIM.replacen("home=''", concat!("home='", env!("CARGO_PKG_REPOSITORY"), "'"), 1);
+    announce::print(&shim).unwrap_or_else(|error| {
         eprintln!("start-stunnel: could not write the shim: {error}");
         exit::INTERNAL_ERROR
     })

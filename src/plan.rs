@@ -253,27 +253,6 @@ pub mod tests {
     }
 
     #[test]
-    fn a_tunnel_knows_whether_all_its_urls_have_passwords() {
-        let cases: &[(&[&str], bool)] = &[
-            (&["redis://:pw@h"], true),
-            (&["redis://u:pw@h"], true),
-            (&["redis://h"], false),
-            (&["redis://u@h"], false),
-            (&["redis://u:@h"], false),
-            (&["redis://:pw@h", "redis://:other@h/1"], true),
-            (&["redis://:pw@h", "redis://h/1"], false),
-            (&["redis://h", "redis://:pw@h/1"], false),
-        ];
-        for (urls, expected) in cases {
-            let pairs: Vec<_> =
-                ["REDIS_URL", "HEROKU_REDIS_A_URL"].into_iter().zip(urls.iter().copied()).collect();
-            let plan = plan(&[], &pairs).unwrap();
-            assert_eq!(plan.routes.len(), 1);
-            assert_eq!(plan.routes[0].all_have_passwords, *expected, "{urls:?}");
-        }
-    }
-
-    #[test]
     fn fifty_urls_get_fifty_tunnels() {
         let names: Vec<_> = (10..60).map(|n| format!("HEROKU_REDIS_{n}_URL")).collect();
         let values: Vec<_> = (10..60).map(|n| format!("redis://:pw{n}@h{n}:6379/{n}")).collect();

@@ -59,19 +59,19 @@ fn a_port_that_cannot_be_bound_is_an_error_at_any_level() {
     let may_switch =
         Command::new("setpriv").args(["--reuid=65534", "--clear-groups", "true"]).status();
     if !may_switch.is_ok_and(|status| status.success()) {
-        eprintln!("skipped: only root can become another user");
+        support::skip("only root can become another user");
         return;
     }
     let restricted = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap();
     if restricted.trim().parse::<u16>().unwrap() < 1024 {
-        eprintln!("skipped: every user may bind low ports here");
+        support::skip("every user may bind low ports here");
         return;
     }
     let binary_is_reachable = Command::new("setpriv")
         .args(["--reuid=65534", "--clear-groups", BINARY, "--version"])
         .status();
     if !binary_is_reachable.is_ok_and(|status| status.success()) {
-        eprintln!("skipped: the build folder is not readable for another user");
+        support::skip("the build folder is not readable for another user");
         return;
     }
     let ended = Launcher::of("sh", ["-c", &script])

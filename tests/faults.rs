@@ -982,7 +982,7 @@ fn faketime() -> Option<&'static str> {
     ];
     let found = LIBRARIES.into_iter().find(|path| Path::new(path).exists());
     if found.is_none() {
-        eprintln!("skipped: there is no libfaketime here");
+        support::skip("there is no libfaketime here");
     }
     found
 }

@@ -215,9 +215,7 @@ impl Scene {
 #[test]
 fn the_page_is_readable_wide_and_narrow_light_and_dark_and_a_hostile_name_is_only_text() {
     if !browser_is_to_be_had() {
-        // Not eprintln: that is shown of tests alone that fail.
-        writeln!(std::io::stderr(), "SKIPPED: the status page in a browser: apt has no chromium")
-            .unwrap();
+        support::skip("the status page in a browser: apt has no chromium");
         return;
     }
     let folder = tempfile::tempdir().unwrap();

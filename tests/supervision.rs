@@ -366,7 +366,7 @@ fn a_command_that_closes_every_descriptor_gets_signals() {
 #[test]
 fn a_command_that_becomes_another_user_keeps_signals_and_tunnel() {
     if !nix::unistd::Uid::effective().is_root() {
-        eprintln!("skipped: only root can become another user");
+        support::skip("only root can become another user");
         return;
     }
     let server = Server::start(Front::Redis);

@@ -206,7 +206,7 @@ fn status_from_inside(environment: &[(&str, &str)]) -> Option<(String, i32)> {
         environment.iter().fold(launcher, |launcher, (name, value)| launcher.env(name, value));
     let ended = launcher.run();
     if ended.stderr.contains("unshare failed") {
-        eprintln!("skipped: unshare may not make a namespace here");
+        support::skip("unshare may not make a namespace here");
         return None;
     }
     let code = ended.code();

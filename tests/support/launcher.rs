@@ -244,7 +244,7 @@ pub fn with_mounted<const N: usize>(
     let unshare = ["--mount", "sh", "-c", &script];
     let allowed = Command::new("unshare").args(unshare).arg("true").stderr(Stdio::null()).status();
     if !allowed.is_ok_and(|status| status.success()) {
-        eprintln!("skipped: unshare may not make a mount namespace here");
+        super::skip("unshare may not make a mount namespace here");
         return None;
     }
     Some(Launcher::of("unshare", unshare.into_iter().chain([BINARY]).chain(words)))
@@ -256,7 +256,7 @@ pub fn as_pid_1(script: &str) -> Option<Launcher> {
     let words = ["--pid", "--fork", "--mount-proc", "--kill-child"];
     let allowed = Command::new("unshare").args(words).arg("true").stderr(Stdio::null()).status();
     if !allowed.is_ok_and(|status| status.success()) {
-        eprintln!("skipped: unshare may not make a pid namespace here");
+        super::skip("unshare may not make a pid namespace here");
         return None;
     }
     Some(Launcher::of("unshare", words.iter().copied().chain([BINARY, "sh", "-c", script])))
