@@ -4,7 +4,6 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::io;
 
 use start_stunnel::configuration::cli::Invocation;
 use start_stunnel::configuration::{
