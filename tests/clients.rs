@@ -26,6 +26,7 @@ const OPTIONS: Options<'static> = Options {
     words: &[],
     user: Some(USER),
     link: None,
+    address: None,
 };
 /// What every app of the first kind checks, in this order.
 const CHECKS: [&str; 8] =

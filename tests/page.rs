@@ -183,7 +183,6 @@ impl Scene {
             .env("REDIS_STUNNEL_URLS", "REDIS_URL CACHE_URL HOSTILE_URL")
             .env("HOSTILE_URL_STUNNEL_VERIFY", "full")
             .env("HOSTILE_URL_STUNNEL_CA_PEM", authority.root.pem())
-            .env("STUNNEL_SPARES", "0")
             .env("STUNNEL_STATUS_ADDRESS", "0");
         let mut held = launcher.start_held();
         let ports = [held.port, port_of(&held.running.line()), port_of(&held.running.line())];

@@ -719,10 +719,7 @@ fn a_lone_connection_without_an_answer_is_not_said_to_be_one_of_others() {
     let request = request(&[b"PING"]);
     let length = request.len();
     let closing = Peer::tls(move |mut tls| tls.read_exact(&mut vec![0; length]).unwrap());
-    let held = Launcher::holding(&closing.url())
-        .env("STUNNEL_SPARES", "0")
-        .env("STUNNEL_POOL", "off")
-        .start_held();
+    let held = Launcher::holding(&closing.url()).env("STUNNEL_POOL", "off").start_held();
     let mut client = held.open();
     client.stream.get_mut().write_all(&request).unwrap();
     assert!(client.reply().is_err());

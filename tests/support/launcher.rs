@@ -89,6 +89,14 @@ impl Launcher {
         self
     }
 
+    /// With several settings at once.
+    pub fn settings(mut self, settings: &[(&str, &str)]) -> Launcher {
+        for (name, value) in settings {
+            self.command.env(name, value);
+        }
+        self
+    }
+
     pub fn redis(self, url: &str) -> Launcher {
         self.env("REDIS_URL", url)
     }

@@ -10,6 +10,7 @@ pub mod pki;
 pub mod proc;
 pub mod pty;
 pub mod resp;
+pub mod scripted;
 pub mod servers;
 pub mod slow_link;
 pub mod snippets;
