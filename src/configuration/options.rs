@@ -123,16 +123,15 @@ settings! {
         default: "true",
         value_name: "BOOL",
         help: "1/true/yes/on or 0/false/no/off, any case. If false, the launcher becomes COMMAND \
-               (exec, same pid, same environment). Any other value is an error: a typo must never \
-               mean plaintext",
+               (exec, same pid, same environment). Any other value is an error",
     }
     FORWARD_SIGNALS: ForwardSignals = values::forward_signals, {
         option: Some("forward-signals"),
         variable: "STUNNEL_FORWARD_SIGNALS",
         default: "auto",
         value_name: "WHEN",
-        help: "Forward signals to COMMAND: auto (all of them, except SIGTERM on a Heroku dyno, \
-               whose manager sends SIGTERM to every process), always, or never",
+        help: "Forward signals to COMMAND: auto (all, but on a Heroku dyno not SIGTERM, which the \
+               dyno manager sends to every process), always, or never",
     }
     URLS: Option<Vec<String>> = values::names, {
         option: Some("urls"),
@@ -184,9 +183,8 @@ settings! {
         variable: "STUNNEL_LISTEN",
         default: "tcp",
         value_name: "WHERE",
-        help: "tcp (a port on 127.0.0.1, open to every user of this machine), or unix (a socket \
-               that only this user can open; the URL becomes unix://, which not every client \
-               supports)",
+        help: "tcp (a port on 127.0.0.1), or unix (a socket that only this user can open; the URL \
+               becomes unix://, which not every client supports)",
         heading: TUNNEL,
     }
     VERIFY: Verify = values::verify, {
@@ -205,8 +203,7 @@ settings! {
         default_shown: Some("system roots"),
         value_name: "FILE",
         help: "PEM bundle to use instead of the system roots. STUNNEL_CA_PEM holds the PEM text \
-               itself, for platforms with config variables but no files; with both, both bundles \
-               are trusted",
+               itself; with both, both bundles are trusted",
         heading: TRUST,
         is_common: true,
         scope: Scope::OneUrlToo,
@@ -224,8 +221,7 @@ settings! {
         variable: names::PIN,
         value_name: "PINS",
         help: "sha256//BASE64 of the server key's SubjectPublicKeyInfo, as in curl's \
-               --pinnedpubkey; separate several with ;. Checked under every --verify level. \
-               start-stunnel --check prints the value",
+               --pinnedpubkey; separate several with ;. Checked under every --verify level",
         heading: TRUST,
         is_common: true,
         scope: Scope::OneUrlToo,

@@ -72,24 +72,46 @@ fn owner(name: &str) -> Option<&str> {
     options::for_one_url().find_map(owner).filter(|owner| !owner.is_empty())
 }
 
+/// A name under which a setting can be set.
+struct Spelling {
+    setting: &'static Declaration,
+    name: String,
+    /// The name to recommend: it differs from `name` if that is an old one.
+    current: String,
+}
+
 /// The unset setting with the closest name for which `value` would be valid.
 fn intended(name: &str, value: &OsStr, sources: Sources<'_>) -> Option<String> {
-    let general = options::ALL.iter().flat_map(|setting| {
+    let spellings = general_spellings(sources).chain(spellings_for_one_url(name, sources));
+    let fitting =
+        spellings.filter(|known| is_close(name, &known.name) && is_valid(known.setting, value));
+    let closest = fitting.min_by_key(|known| osa_distance(name, &known.name));
+    closest.map(|known| known.current)
+}
+
+/// The names of every unset setting for all URLs.
+fn general_spellings(sources: Sources<'_>) -> impl Iterator<Item = Spelling> {
+    let unset = options::ALL.iter().filter(move |setting| !sources.is_given(setting));
+    unset.flat_map(|setting| {
         let names = [Some(setting.variable), setting.old_variable].into_iter().flatten();
-        names.map(|spelling| (*setting, spelling.to_owned(), setting.variable.to_owned()))
-    });
-    let general = general.filter(|(setting, ..)| !sources.is_given(setting));
-    let for_one = name.rsplit_once(INFIX).into_iter().flat_map(|(variable, _)| {
+        names.map(|name| Spelling {
+            setting,
+            name: name.to_owned(),
+            current: setting.variable.to_owned(),
+        })
+    })
+}
+
+/// The names of every unset setting for the URL in the variable with which `name` begins.
+fn spellings_for_one_url(name: &str, sources: Sources<'_>) -> impl Iterator<Item = Spelling> {
+    let variable = name.rsplit_once(INFIX).map(|(variable, _)| variable);
+    let spellings = variable.into_iter().flat_map(|variable| {
         options::for_one_url().map(move |setting| {
-            let full = setting.for_one(variable);
-            (setting, full.clone(), full)
+            let name = setting.for_one(variable);
+            Spelling { setting, name: name.clone(), current: name }
         })
     });
-    let for_one = for_one.filter(|(_, full, _)| lookup(sources.environment, full).is_none());
-    let close = general.chain(for_one).filter(|(_, spelling, _)| is_close(name, spelling));
-    let fitting = close.filter(|(setting, ..)| is_valid(setting, value));
-    let closest = fitting.min_by_key(|(_, spelling, _)| osa_distance(name, spelling));
-    closest.map(|(_, _, current)| current)
+    spellings.filter(move |known| lookup(sources.environment, &known.name).is_none())
 }
 
 fn is_close(name: &str, setting: &str) -> bool {
