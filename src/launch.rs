@@ -1,5 +1,6 @@
 //! The order of things: bind, spawn, supervise, drain.
 
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::io;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use crate::plan::Plan;
 use crate::status::{self, Status};
 use crate::supervisor::{self, Forwarding, Inherited, Supervisor, Terminal};
 use crate::tls::Connector;
-use crate::tunnel::{self, Connections, Listener, Route, Tunnel};
+use crate::tunnel::{self, Connections, Listener, Route, ServerLoad, Tunnel};
 
 /// Set by Heroku in every dyno:
 /// <https://devcenter.heroku.com/articles/dynos#local-environment-variables>.
@@ -205,6 +206,7 @@ fn open_tunnels(
     connections: Connections,
 ) {
     let mut connectors: Vec<Arc<Connector>> = Vec::new();
+    let mut loads: HashMap<String, Arc<ServerLoad>> = HashMap::new();
     let routes = plan.routes.into_iter().zip(listeners).zip(figures.tunnels());
     for ((route, listener), figures) in routes {
         let known = connectors.iter().find(|connector| *connector.trust() == route.trust);
@@ -214,8 +216,9 @@ fn open_tunnels(
             prepare(connector.clone());
             connector
         });
-        let tunnel = Tunnel::new(route, connector, settings.connection.clone(), figures.clone());
-        let tunnel = Arc::new(tunnel);
+        let load = loads.entry(route.upstream.to_string()).or_default().clone();
+        let (connection, figures) = (settings.connection.clone(), figures.clone());
+        let tunnel = Arc::new(Tunnel::new(route, connector, connection, figures, load));
         let connections = connections.clone();
         tokio::spawn(async move {
             let variable = tunnel.variable().to_owned();

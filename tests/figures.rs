@@ -1,5 +1,4 @@
-//! What is counted of all that goes through, and that the status page, metrics, `--status` and the
-//! log say the same of it.
+//! What is counted, and that the page, metrics, `--status` and the log agree.
 
 mod support;
 
@@ -158,7 +157,7 @@ fn full_queue() -> (Socket, Vec<TcpStream>, u16) {
 }
 
 #[test]
-fn each_reason_of_a_failure_is_told_on_the_page_in_metrics_by_status_and_in_the_log() {
+fn each_failure_reason_is_shown_everywhere() {
     let server = Server::start(Front::Redis);
     let old = Server::start_with(
         Front::Redis,
@@ -231,7 +230,7 @@ fn limit(pid: i32, what: &str, value: u64) {
 }
 
 #[test]
-fn a_lack_of_descriptors_is_a_reason_of_its_own() {
+fn a_lack_of_descriptors_has_its_own_reason() {
     let server = Server::start(Front::Redis);
     let scene = Scene::of(&server.url());
     scene.has_settled();
@@ -246,7 +245,7 @@ fn a_lack_of_descriptors_is_a_reason_of_its_own() {
 }
 
 #[test]
-fn status_is_told_even_when_no_descriptor_is_left() {
+fn status_answers_even_without_free_descriptors() {
     let server = Server::start(Front::Redis);
     let scene = Scene::of(&server.url());
     scene.has_settled();
@@ -274,7 +273,7 @@ fn status_is_told_even_when_no_descriptor_is_left() {
 }
 
 #[test]
-fn a_lack_of_memory_is_told_as_a_failure_of_the_launchers_own() {
+fn a_lack_of_memory_is_an_internal_failure() {
     let server = Server::start(Front::Redis);
     // Else it may have 64 MiB of address space for each thread, to fill before memory ends.
     let scene = Scene::new(&[("REDIS_URL", server.url())], |launcher| {
@@ -303,7 +302,7 @@ fn a_lack_of_memory_is_told_as_a_failure_of_the_launchers_own() {
 }
 
 #[test]
-fn a_tunnel_that_works_again_says_so_and_what_has_failed() {
+fn a_recovered_tunnel_shows_its_last_failure() {
     let mut server = Server::start(Front::Redis);
     let scene = Scene::of(&server.url());
     assert_eq!(scene.client().ask(&["PING"]), Reply::line("+PONG"));
@@ -335,7 +334,38 @@ fn a_tunnel_that_works_again_says_so_and_what_has_failed() {
 }
 
 #[test]
-fn a_redis_that_is_down_behind_what_speaks_tls_for_it_fails() {
+fn a_hanging_redis_shows_the_longest_wait_and_no_verdict() {
+    let server = Server::start(Front::Redis);
+    let scene = Scene::of(&server.url());
+    let sample = "longest_wait_for_reply_seconds{tunnel=\"REDIS_URL\"}";
+    let longest = || scene.metric(sample).expect("a sample");
+    let mut client = scene.client();
+    assert_eq!(client.ask(&["PING"]), Reply::line("+PONG"));
+    let idle = scene.client();
+    assert_eq!(longest(), 0.0, "nothing was asked");
+
+    send_signal(server.pid(), libc::SIGSTOP);
+    client.send(&["PING"]);
+    eventually("it waits for more than a second", || (longest() > 1.0).then_some(()));
+    assert!(scene.json()["tunnels"][0]["longest_wait_for_reply_seconds"].as_f64() > Some(1.0));
+    let (text, _) = scene.status("REDIS_URL");
+    let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    for said in [&words, &scene.page.get("/").body] {
+        let (_, wait) = said.split_once("longest wait for a reply now ").expect("the wait");
+        assert!(!wait.starts_with("none") && !wait.starts_with("0"), "{said}");
+    }
+    assert!(words.contains(" WORKING 1 Held "), "{words}");
+    assert_eq!(scene.page.get("/readyz").code, 200);
+
+    send_signal(server.pid(), libc::SIGCONT);
+    assert_eq!(client.reply().unwrap(), Reply::line("+PONG"));
+    eventually("the wait is over", || (longest() == 0.0).then_some(()));
+    drop(idle);
+    scene.held.finish();
+}
+
+#[test]
+fn a_redis_down_behind_a_tls_front_fails() {
     let server = Server::start(Front::Stunnel);
     let scene = Scene::of(&server.url());
     let success = "last_success_timestamp_seconds{tunnel=\"REDIS_URL\"}";
@@ -366,7 +396,7 @@ fn a_redis_that_is_down_behind_what_speaks_tls_for_it_fails() {
 }
 
 #[test]
-fn bytes_count_while_they_move_and_a_connection_ends_for_one_reason() {
+fn bytes_count_as_they_move_and_each_end_once() {
     let server = Server::start(Front::Redis);
     let scene = Scene::of(&server.url());
     let tunnel = "{tunnel=\"REDIS_URL\"}";
@@ -405,7 +435,7 @@ fn bytes_count_while_they_move_and_a_connection_ends_for_one_reason() {
 }
 
 #[test]
-fn the_pools_connections_are_told_apart_and_so_are_handshakes() {
+fn pool_results_and_handshake_modes_are_counted() {
     let server = Server::start(Front::Redis);
     let scene = Scene::of(&server.url());
     let pooled = |result: &str| {
@@ -425,7 +455,7 @@ fn the_pools_connections_are_told_apart_and_so_are_handshakes() {
         assert_eq!(scene.client().ask(&["PING"]), Reply::line("+PONG"));
         (pooled("reused") > 0.0).then_some(())
     });
-    let got = ["reused", "spare", "new"].map(pooled).iter().sum::<f64>();
+    let got = ["reused", "new"].map(pooled).iter().sum::<f64>();
     let accepted = scene.metric("connections_accepted_total{tunnel=\"REDIS_URL\"}");
     assert_eq!(accepted, Some(got));
     let mut direct = server.direct();
@@ -447,7 +477,7 @@ fn the_pools_connections_are_told_apart_and_so_are_handshakes() {
 }
 
 #[test]
-fn whoever_waits_for_one_of_the_limited_number_is_seen() {
+fn connections_waiting_at_the_limit_are_shown() {
     let server = Server::start(Front::Redis);
     let scene = Scene::new(&[("REDIS_URL", server.url())], |launcher| {
         launcher.env("STUNNEL_MAX_CONNECTIONS", "1").env("STUNNEL_CONNECT_TIMEOUT", "30s")
@@ -461,7 +491,7 @@ fn whoever_waits_for_one_of_the_limited_number_is_seen() {
     let waiting = || scene.metric(&format!("connections_waiting{tunnel}")).unwrap();
     eventually("it waits", || (waiting() == 1.0).then_some(()));
     let (text, _) = scene.status("REDIS_URL");
-    assert!(text.contains("= 1 (peak 1, limit 1) · 1 connection waits for one"), "{text}");
+    assert!(text.contains("= 1 (peak 1, limit 1) · 1 app connection waits"), "{text}");
     assert!(text.contains("> Raise STUNNEL_MAX_CONNECTIONS if Redis allows it"), "{text}");
     drop(first);
     assert_eq!(second.reply().unwrap(), Reply::line("+OK"));
@@ -470,7 +500,7 @@ fn whoever_waits_for_one_of_the_limited_number_is_seen() {
 }
 
 #[test]
-fn a_redis_at_its_client_limit_is_called_that_in_the_same_words_everywhere() {
+fn a_client_limit_has_the_same_words_everywhere() {
     for front in [Front::Redis, Front::Stunnel] {
         let server = Server::start(front);
         let scene = Scene::of(&server.url());
@@ -507,7 +537,7 @@ fn a_redis_at_its_client_limit_is_called_that_in_the_same_words_everywhere() {
 }
 
 #[test]
-fn the_lines_for_log_drains_come_at_each_interval_and_name_the_dyno() {
+fn metrics_lines_come_each_interval_and_name_the_dyno() {
     let server = Server::start(Front::Redis);
     let scene =
         Scene::new(&[("REDIS_URL", server.url())], |launcher| launcher.env("DYNO", "web.1"));
@@ -535,7 +565,7 @@ fn the_lines_for_log_drains_come_at_each_interval_and_name_the_dyno() {
 }
 
 #[test]
-fn lines_of_figures_in_json_have_the_same_keys() {
+fn metrics_lines_in_json_have_the_same_keys() {
     let server = Server::start(Front::Redis);
     let scene = Scene::new(&[("REDIS_URL", server.url())], |launcher| {
         launcher.env("STUNNEL_LOG_FORMAT", "json")
@@ -556,7 +586,7 @@ fn lines_of_figures_in_json_have_the_same_keys() {
 }
 
 #[test]
-fn the_healthcheck_of_the_docker_example_says_whether_redis_can_be_reached() {
+fn the_docker_examples_healthcheck_works() {
     let dockerfile = include_str!("../examples/docker/Dockerfile");
     let check = dockerfile.lines().find_map(|line| line.strip_prefix("HEALTHCHECK ")).expect("one");
     let (_, words) = check.split_once(" CMD ").expect("its words");

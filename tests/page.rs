@@ -1,5 +1,5 @@
-//! What a person sees: the status page in a real browser, on a desk and on a phone, by day and by
-//! night; and what a real Prometheus makes of the metrics.
+//! The status page in a real browser, wide and narrow, light and dark; and the metrics in a real
+//! Prometheus.
 //!
 //! `WRITE_DOCS=1 cargo test --test page` takes the manual's screenshots anew.
 
@@ -213,7 +213,7 @@ impl Scene {
 }
 
 #[test]
-fn the_page_is_readable_wide_and_narrow_light_and_dark_and_a_hostile_name_is_only_text() {
+fn a_browser_shows_the_page_in_every_size_and_colour() {
     if !browser_is_to_be_had() {
         // Not eprintln: that is shown of tests alone that fail.
         writeln!(std::io::stderr(), "SKIPPED: the status page in a browser: apt has no chromium")
@@ -276,7 +276,7 @@ fn query(port: u16, query: &str) -> Option<f64> {
 }
 
 #[test]
-fn promtool_has_nothing_to_say_and_a_real_prometheus_scrapes_a_launcher_under_load() {
+fn prometheus_scrapes_a_launcher_under_load() {
     let server = Server::start(Front::Redis);
     let launcher = Launcher::holding(&server.url()).env("STUNNEL_STATUS_ADDRESS", "0");
     let held = launcher.start_held();
@@ -327,15 +327,92 @@ fn promtool_has_nothing_to_say_and_a_real_prometheus_scrapes_a_launcher_under_lo
     }
 
     assert!(page.get_as("/metrics", "application/openmetrics-text").body.ends_with("# EOF\n"));
-    let metrics = page.get_as("/metrics", "text/plain").body;
+    // curl's Accept header.
+    let metrics = page.get_as("/metrics", "*/*").body;
+    assert_eq!(promtool(&["check", "metrics"], &metrics), "");
+    held.finish();
+}
+
+/// What promtool prints for this input, if it finds no mistake.
+fn promtool(words: &[&str], input: &str) -> String {
     let mut promtool = Command::new("promtool");
-    promtool.args(["check", "metrics"]).stdin(Stdio::piped());
-    let promtool = promtool.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-    let mut promtool = promtool.expect("promtool (see bin/setup test)");
-    promtool.stdin.take().unwrap().write_all(metrics.as_bytes()).unwrap();
+    promtool.args(words).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut promtool = promtool.spawn().expect("promtool (see bin/setup test)");
+    promtool.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
     let output = promtool.wait_with_output().unwrap();
     let said = [output.stdout, output.stderr].concat();
-    let said = String::from_utf8_lossy(&said);
-    assert!(output.status.success() && said.is_empty(), "{said}");
-    held.finish();
+    let said = String::from_utf8(said).unwrap();
+    assert!(output.status.success(), "promtool {words:?}: {said}");
+    said
+}
+
+/// The YAML examples in the manual's section about Prometheus.
+fn examples() -> Vec<String> {
+    let manual = include_str!("../docs/operation.md");
+    let (_, section) = manual.split_once("\n### Prometheus\n").expect("the section");
+    let section = section.split("\n### ").next().unwrap_or(section);
+    let blocks = section.split("```yaml\n").skip(1);
+    blocks.map(|block| block.split("```").next().unwrap_or(block).to_owned()).collect()
+}
+
+/// How the manual's alerts behave: failing, queueing, and silent tunnels.
+const ALERT_TESTS: &str = r#"
+rule_files: [alerts.yml]
+evaluation_interval: 1m
+tests:
+- interval: 1m
+  input_series:
+  - series: start_stunnel_tunnel_failing{tunnel="REDIS_URL"}
+    values: 0 0 1 1 1 1 0 0 0 0 0
+  - series: start_stunnel_connections_waiting{tunnel="REDIS_URL"}
+    values: 0 0 0 0 0 3 1 2 1 0 0
+  - series: start_stunnel_received_bytes_total{tunnel="REDIS_URL"}
+    values: 0 0 0 0 0 0 0 0 0 0 0
+  alert_rule_test:
+  - {eval_time: 1m, alertname: RedisTunnelFailing}
+  - eval_time: 5m
+    alertname: RedisTunnelFailing
+    exp_alerts: [exp_labels: {tunnel: REDIS_URL}]
+  - {eval_time: 10m, alertname: RedisTunnelFailing}
+  - {eval_time: 4m, alertname: RedisTunnelQueueing}
+  - eval_time: 8m
+    alertname: RedisTunnelQueueing
+    exp_alerts: [exp_labels: {tunnel: REDIS_URL}]
+  - {eval_time: 10m, alertname: RedisTunnelSilent}
+- interval: 1m
+  input_series:
+  - series: start_stunnel_received_bytes_total{tunnel="REDIS_URL"}
+    values: 0+10x30 300+0x40
+  alert_rule_test:
+  - {eval_time: 40m, alertname: RedisTunnelSilent}
+  - eval_time: 65m
+    alertname: RedisTunnelSilent
+    exp_alerts: [exp_labels: {tunnel: REDIS_URL}]
+"#;
+
+#[test]
+fn the_manuals_prometheus_examples_work() {
+    let folder = tempfile::tempdir().unwrap();
+    let [scrape, alerts] = &examples()[..] else { panic!("two examples") };
+    // Annotations are texts for people, which a test would have to repeat.
+    let (without_texts, mut in_annotations) = (alerts.lines(), false);
+    let without_texts = without_texts.filter(|line| {
+        in_annotations =
+            line.trim() == "annotations:" || (in_annotations && line.contains("summary:"));
+        !in_annotations
+    });
+    let without_texts: Vec<&str> = without_texts.collect();
+    for (name, text) in [
+        ("prometheus.yml", scrape.as_str()),
+        ("manual.yml", alerts),
+        ("alerts.yml", &without_texts.join("\n")),
+        ("tests.yml", ALERT_TESTS),
+    ] {
+        fs::write(folder.path().join(name), text).unwrap();
+    }
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    promtool(&["check", "config", &path("prometheus.yml")], "");
+    let said = promtool(&["check", "rules", &path("manual.yml")], "");
+    assert!(said.contains("3 rules found"), "{said}");
+    promtool(&["test", "rules", &path("tests.yml")], "");
 }

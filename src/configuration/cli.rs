@@ -18,7 +18,6 @@ const CHECK: &str = "check";
 const PRINT_ENV: &str = "print-env";
 const PRINT_SHIM: &str = "print-shim";
 const STATUS: &str = "status";
-const WATCH: &str = "watch";
 const COMMAND: &str = "command";
 
 /// What was typed.
@@ -33,8 +32,6 @@ pub struct Invocation {
     pub print_shim: bool,
     /// `--status` was given.
     pub status: bool,
-    /// `--watch` was given.
-    pub watch: bool,
     /// COMMAND and its arguments; empty only together with one of the above.
     pub command: Vec<OsString>,
 }
@@ -53,7 +50,6 @@ impl Invocation {
             print_env: matches.get_flag(PRINT_ENV),
             print_shim: matches.get_flag(PRINT_SHIM),
             status: matches.get_flag(STATUS),
-            watch: matches.get_flag(WATCH),
             command: matches.remove_many(COMMAND).map_or_else(Vec::new, Iterator::collect),
             matches,
         })
@@ -115,15 +111,6 @@ pub fn command() -> Command {
                     "Print the state of this user's running launchers, and exit with 0 if all is \
                      well, 1 if a tunnel fails, 3 if none runs",
                 ),
-        )
-        .arg(
-            Arg::new(WATCH)
-                .long(WATCH)
-                .action(ArgAction::SetTrue)
-                .requires(STATUS)
-                // clap asks for nothing that what is there excludes.
-                .conflicts_with_all([CHECK, PRINT_ENV, PRINT_SHIM, COMMAND])
-                .help("With --status: again each second"),
         )
         .arg(
             Arg::new(PRINT_ENV)

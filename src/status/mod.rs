@@ -1,13 +1,15 @@
-//! What goes through, told to whoever asks: a person ([`page`], [`text`]), a metrics system
-//! ([`metrics`], [`l2met`]), a health check, a program ([`json`]). [`server`] answers over HTTP,
-//! [`local`] is where `--status` finds a launcher, and [`client`] is `--status` itself.
+//! Tells people and programs what goes through a launcher, and changes nothing.
 //!
-//! Everything here is made of one [`Report`], which is [`crate::figures`] at one moment and what
-//! the system says of the process: they are two rooms, since the one who counts must not know who
-//! reads. Nothing can be changed through any of it.
+//! A [`Report`] is a snapshot of [`crate::figures`] together with what the system says about the
+//! process. People read it as [`page`] or [`text`], both in the same [`words`]; programs read it as
+//! [`json`], [`metrics`] or, in the log, [`l2met`].
+//!
+//! [`server`] answers over HTTP, on the [`address`] that the user set, and on the [`local`] socket
+//! where `--status`, which is [`client`], finds each launcher.
 
 mod address;
 pub mod client;
+mod host;
 mod json;
 mod l2met;
 mod local;
@@ -25,23 +27,24 @@ use tokio::task::yield_now;
 use tokio::time::Instant;
 
 pub use address::{Listener, StatusAddress};
+pub use host::HostCheck;
 pub use l2met::log_each;
 pub use local::serve as serve_local;
 use process::Process;
-pub use server::{Hosts, serve, serve_connection};
+pub use server::{serve, serve_connection};
 
 use crate::figures::{Figures, Snapshot};
 use crate::logging;
 
-/// Whether and where figures are told without being asked for by `--status`.
+/// The settings of the status page and of the metrics in the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StatusSettings {
     pub address: Option<StatusAddress>,
-    /// Between two lines of figures in the log; `None`: there are none.
+    /// The interval of metrics lines in the log; `None`: no lines.
     pub metrics_interval: Option<Duration>,
 }
 
-/// A launcher that can be asked.
+/// What makes reports about a launcher.
 #[derive(Debug)]
 pub struct Status {
     figures: Arc<Figures>,
@@ -56,9 +59,9 @@ impl Status {
         Arc::new(Status { figures, pid: std::process::id(), started: started.as_secs_f64() })
     }
 
-    /// Everything that there is to tell now.
+    /// The state of the launcher now.
     pub async fn report(&self) -> Report {
-        // From being woken to being served: what any connection waits for the loop meanwhile.
+        // The time until this task runs again is what any connection waits for the event loop.
         let woken = Instant::now();
         yield_now().await;
         let now = Instant::now();
@@ -73,7 +76,7 @@ impl Status {
     }
 }
 
-/// A launcher at one moment.
+/// The state of a launcher at one moment.
 #[derive(Debug, Clone)]
 pub struct Report {
     pub snapshot: Snapshot,
@@ -97,10 +100,10 @@ pub mod tests {
     use super::*;
     use crate::figures::{CloseReason, FailureReason, PoolResult, TunnelLabels, UpstreamState};
 
-    /// What a certificate's name, or a server's error, may hold.
+    /// A name or an error from a hostile server.
     pub const HOSTILE: &str = "</td><script>alert(1)</script>\"' &amp; \u{1b}[31m \n{}\\";
 
-    /// A launcher with a tunnel that works, one that fails, and one that nobody has used.
+    /// A launcher with a tunnel that works, one that fails, and one that was never used.
     pub fn figures() -> Arc<Figures> {
         let labels = |variable: &str, upstream: &str| TunnelLabels {
             variables: vec![variable.to_owned()],
@@ -120,9 +123,11 @@ pub mod tests {
             let mut arrival = works.accept(now);
             arrival.ready(now + ms(20 + n));
             works.answered();
-            works.pooled([PoolResult::New, PoolResult::Spare, PoolResult::Reused][n as usize % 3]);
+            works.pooled(PoolResult::ALL[n as usize % 2]);
             works.shook_hands(n > 0, ms(9));
-            works.replied(now, now + ms(2));
+            let clock = works.reply_clock();
+            clock.sent(now);
+            clock.received(now + ms(2));
             works.moved(100, 2_000_000);
             arrival.closed(CloseReason::Closed);
         }

@@ -62,7 +62,7 @@ impl Failure {
             // say why.
             Failure::Outage(Step::Unanswered, _) => {
                 let port = another_port(tunnel);
-                match tunnel.figures.open_to_server() {
+                match tunnel.load.connections() {
                     0 => format!(
                         "the server may be down or starting, or {}. If this never works: {port}",
                         limit_of_others()
@@ -175,7 +175,7 @@ pub fn full() -> String {
 
 /// When Redis closed a connection instead of answering, which is not counted any more.
 pub fn unanswered(tunnel: &Tunnel) -> String {
-    match tunnel.figures.open_to_server() {
+    match tunnel.load.connections() {
         0 => format!(
             "Redis may be down or starting behind what speaks TLS for it, or {}",
             limit_of_others()

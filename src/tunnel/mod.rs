@@ -4,7 +4,8 @@
 //! [`names`] knows whether they still lead to the right server. [`failure`] says in a user's words
 //! why there is no connection, [`hints`] what to change, [`diagnosis`] asks the server for it,
 //! [`refusal`] tells the app. [`drain`] is the end of it all, [`headroom`] keeps memory for those
-//! who are there, and [`socket`] has the knobs of the operating system.
+//! who are there, and [`socket`] has the knobs of the operating system. [`server_load`] counts the
+//! connections to each server.
 
 mod app;
 pub mod client_limit;
@@ -22,6 +23,7 @@ mod refusal;
 pub mod relay;
 pub mod reuse;
 pub mod route;
+mod server_load;
 mod socket;
 mod stream;
 pub mod supply;
@@ -40,6 +42,7 @@ use failure::{Failure, Step};
 pub use listener::{Listen, Listener, PortTaken, SocketFolder, serve};
 use names::Names;
 pub use route::{Route, SettingNames, Upstream};
+pub use server_load::ServerLoad;
 use stream::TlsUpstream;
 
 use crate::figures::TunnelFigures;
@@ -71,6 +74,7 @@ pub struct Tunnel {
     pub unverified: Arc<Connector>,
     pub settings: ConnectionSettings,
     pub figures: Arc<TunnelFigures>,
+    load: Arc<ServerLoad>,
     names: Names,
     stock: Arc<Stock<TlsUpstream>>,
     sessions: Arc<Sessions>,
@@ -89,6 +93,7 @@ impl Tunnel {
         connector: Arc<Connector>,
         settings: ConnectionSettings,
         figures: Arc<TunnelFigures>,
+        load: Arc<ServerLoad>,
     ) -> Tunnel {
         let unverified = Connector::unverified(&route.trust);
         // Who logs in by certificate would be the default user after a reset.
@@ -108,6 +113,7 @@ impl Tunnel {
             unverified,
             settings,
             figures,
+            load,
             names,
             stock,
             sessions,
@@ -127,9 +133,7 @@ impl Tunnel {
     /// Takes note of a failure that looks as if Redis had too many clients: it has cut a handshake
     /// while others of this launcher's live.
     fn note_failure(&self, failure: &Failure) {
-        if matches!(failure, Failure::Outage(Step::Unanswered, _))
-            && self.figures.open_to_server() > 0
-        {
+        if matches!(failure, Failure::Outage(Step::Unanswered, _)) && self.load.connections() > 0 {
             self.figures.turned_away();
         }
     }

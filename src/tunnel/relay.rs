@@ -18,7 +18,7 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use super::read_ahead::RECORDS;
 use super::reuse::Reuse;
 use super::{client_limit, headroom};
-use crate::figures::TunnelFigures;
+use crate::figures::{ReplyClock, TunnelFigures};
 
 /// The most bytes moved at once: what the TLS records hold (RFC 8446 section 5.1) that
 /// [`super::read_ahead`] reads at once.
@@ -74,8 +74,7 @@ pub struct Relay<'a, A, R> {
     redis_ended_first: bool,
     is_turned_away: bool,
     reuse: Reuse,
-    /// When a request was sent that is not answered yet, and none before it was pending.
-    asked: Option<Instant>,
+    replies: ReplyClock<'a>,
     /// Bytes that were counted so far: to Redis, and to the app.
     counted: (u64, u64),
     figures: &'a TunnelFigures,
@@ -100,7 +99,7 @@ impl<'a, A, R> Relay<'a, A, R> {
             redis_ended_first: false,
             is_turned_away: false,
             reuse,
-            asked: None,
+            replies: figures.reply_clock(),
             counted: (0, 0),
             figures,
         }
@@ -158,15 +157,13 @@ impl<'a, A, R> Relay<'a, A, R> {
         self.counted = (sent, received);
     }
 
-    /// Takes the time of a request, when nothing was pending, and of its reply's first byte. Before
-    /// what has moved at `now`, so many bytes had been sent, and moved towards the app.
+    /// Tells the clock what has moved since `sent` bytes were written to Redis and `down` bytes
+    /// were moved towards the app.
     fn time_replies(&mut self, sent: u64, down: u64, now: Instant) {
-        if self.down.moved > down
-            && let Some(since) = self.asked.take()
-        {
-            self.figures.replied(since, now);
-        } else if self.up.written > sent && self.asked.is_none() {
-            self.asked = Some(now);
+        if self.down.moved > down {
+            self.replies.received(now);
+        } else if self.up.written > sent {
+            self.replies.sent(now);
         }
     }
 

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use tokio_native_tls::TlsStream;
 
 use super::read_ahead::ReadAhead;
+use super::server_load::Counted;
 use crate::figures::UpstreamState;
 use crate::pool::Permit;
 use crate::tls::is_unannounced_close;
@@ -28,6 +29,8 @@ pub struct TlsUpstream {
     tls: TlsStream<ReadAhead>,
     /// That there may be this connection; dropped once it is closed.
     permit: Permit<TlsUpstream>,
+    /// Counts the connection as long as it lives.
+    _counted: Counted,
     pub address: SocketAddr,
     pub made: Instant,
     /// OpenSSL has given all that it had: it is not asked again before something arrives.
@@ -39,10 +42,12 @@ impl TlsUpstream {
     pub fn new(
         tls: TlsStream<ReadAhead>,
         permit: Permit<TlsUpstream>,
+        counted: Counted,
         address: SocketAddr,
     ) -> TlsUpstream {
         let (exhausted, close_notify_sent, made) = (false, false, Instant::now());
-        TlsUpstream { tls, permit, address, made, exhausted, close_notify_sent }
+        let _counted = counted;
+        TlsUpstream { tls, permit, _counted, address, made, exhausted, close_notify_sent }
     }
 
     /// Closes it, and returns the permit, for another.

@@ -154,7 +154,7 @@ async fn await_fit(
                         stream.is_now(UpstreamState::Relaying);
                         tunnel.figures.pooled(match kept.origin {
                             Origin::Reused => PoolResult::Reused,
-                            Origin::Spare => PoolResult::Spare,
+                            Origin::Spare => PoolResult::New,
                         });
                         return Ok(Supplied { stream, hand_over, is_new: false });
                     }

@@ -49,7 +49,7 @@ pub async fn make(
         };
         tunnel.note_session(false);
         let is_canary = permit.is_canary();
-        let mut stream = TlsUpstream::new(tls, permit, address);
+        let mut stream = TlsUpstream::new(tls, permit, tunnel.load.count(), address);
         if is_canary {
             // Should the server not answer, there is to be time for another.
             let limit = CANARY.min(deadline.saturating_duration_since(Instant::now()) / 2);
