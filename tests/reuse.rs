@@ -590,7 +590,7 @@ fn whoever_waits_at_the_limit_is_told_of_long_before_the_connect_timeout() {
     assert!(late.iter_mut().all(|client| client.reply().is_err()));
     drop(busy);
     let log = held.finish().stderr;
-    assert_eq!(logged(&log, "queue-waiting", "var"), ["REDIS_URL"], "once a minute: {log}");
+    assert_eq!(logged(&log, "queue-waiting", "var"), ["REDIS_URL"; 3], "{log}");
     assert!(logged(&log, "queue-waiting", "hint")[0].contains("STUNNEL_MAX_CONNECTIONS"), "{log}");
     let [waiting, timeout] =
         ["queue-waiting", "queue-timeout"].map(|event| log.find(&format!(" at={event} ")));

@@ -8,13 +8,10 @@ use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::time::Instant;
 
 use super::relay::App;
 
@@ -244,24 +241,6 @@ impl AsyncWrite for AppStream {
     }
 }
 
-/// Paces a warning that an app may cause hundreds of times a second.
-#[derive(Debug, Default)]
-pub struct Pace(Mutex<Option<Instant>>);
-
-impl Pace {
-    const AT_MOST_EVERY: Duration = Duration::from_secs(60);
-
-    /// Whether the warning is due now; then the next one is a minute later.
-    pub fn is_due(&self, now: Instant) -> bool {
-        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let due = last.is_none_or(|last| now - last >= Pace::AT_MOST_EVERY);
-        if due {
-            *last = Some(now);
-        }
-        due
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use tokio::io::AsyncReadExt;
@@ -287,7 +266,7 @@ mod tests {
             for part in parts {
                 far.write_all(part).await.unwrap();
                 let reading = app.read(&mut buffer);
-                match tokio::time::timeout(Duration::from_millis(10), reading).await {
+                match tokio::time::timeout(std::time::Duration::from_millis(10), reading).await {
                     Ok(Ok(count)) => read.extend(&buffer[..count]),
                     Ok(Err(_)) => return (read, true),
                     Err(_) => {} // It is held back.
@@ -346,13 +325,5 @@ mod tests {
         assert!(!poll_fn(|cx| app.poll_speaks_tls(cx)).await);
         let error = app.read(&mut [0; 9]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
-    }
-
-    #[tokio::test]
-    async fn a_warning_is_due_at_once_and_then_once_a_minute() {
-        let (pace, now) = (Pace::default(), Instant::now());
-        let due_after = [0, 0, 59, 60, 61, 119, 120]
-            .map(|seconds| pace.is_due(now + Duration::from_secs(seconds)));
-        assert_eq!(due_after, [true, false, false, true, false, false, true]);
     }
 }

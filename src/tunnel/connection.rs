@@ -17,9 +17,10 @@ use super::reuse::Reuse;
 use super::socket::{reset_on_close, unacknowledged};
 use super::stream::TlsUpstream;
 use super::supply::{self, Supplied};
+use super::warnings::{UpstreamEvent, Warning};
 use super::{Tunnel, diagnosis, failure, hints, refusal};
 use crate::figures::{Arrival, CloseReason};
-use crate::logging::{debug, info, warning};
+use crate::logging::{debug, info};
 use crate::pool::{HandOver, Place};
 use crate::tls::is_own_failure;
 
@@ -86,12 +87,8 @@ async fn end_tls_app(app: &mut AppStream, tunnel: &Tunnel) {
     if let Err(error) = app.hang_up().await {
         debug!(at = "connection-gone", var, error = %error);
     }
-    // An app may try again a hundred times a second.
-    if tunnel.tls_warning.is_due(Instant::now()) {
-        warning!(at = "app-speaks-tls", var, peer = %peer, msg = hints::APP_SPEAKS_TLS);
-    } else {
-        info!(at = "app-speaks-tls", var, peer = %peer, msg = hints::APP_SPEAKS_TLS);
-    }
+    let (peer, msg) = (peer.to_string(), hints::APP_SPEAKS_TLS);
+    tunnel.warnings.warn(Warning::AppSpeaksTls { peer, msg });
 }
 
 /// Says in the log why a connection failed, and to the app if it is not an outage.
@@ -101,7 +98,7 @@ async fn report(failure: &Failure, app: &mut AppStream, arrival: &mut Arrival, t
     tunnel.note_failure(failure);
     let upstream = &tunnel.route.upstream;
     let var = tunnel.variable();
-    warning!(at = failure.event(), var, upstream = %upstream, error = %failure, hint);
+    tunnel.warnings.warn(failure.warning(hint.clone()));
     if !failure.is_outage() {
         let answer = format!("{upstream}: {failure}; {hint}");
         if let Err(error) = refusal::refuse(app, &answer).await {
@@ -320,18 +317,10 @@ async fn end(
 /// front of a Redis that is down closes so; in front of one at its maxclients, too, when the error
 /// that Redis sends is overtaken by the reset that it causes.
 fn note_unanswered(tunnel: &Tunnel) {
-    let (error, hint) = (UNANSWERED, hints::unanswered(tunnel));
-    tunnel.figures.unanswered(error.to_owned(), hint.clone());
-    if !tunnel.unanswered_warning.is_due(Instant::now()) {
-        return;
-    }
-    warning!(
-        at = "connection-unanswered",
-        var = tunnel.variable(),
-        upstream = %tunnel.route.upstream,
-        error,
-        hint,
-    );
+    let (error, hint) = (UNANSWERED.to_owned(), hints::unanswered(tunnel));
+    tunnel.figures.unanswered(error.clone(), hint.clone());
+    let event = UpstreamEvent::Unanswered;
+    tunnel.warnings.warn(Warning::Upstream { event, reason: None, error, hint });
 }
 
 /// Both ends of a connection. Unless it came to a good end they are reset: a failure, a panic or a

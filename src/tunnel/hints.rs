@@ -4,7 +4,9 @@
 use std::io;
 
 use super::failure::{Failure, Step, is_out_of_descriptors};
+use super::warnings::Warning;
 use super::{Tunnel, client_limit};
+use crate::figures::FailureReason;
 use crate::names;
 use crate::tls::{Flaw, HandshakeError};
 
@@ -197,9 +199,13 @@ pub fn no_password(tunnel: &Tunnel) -> String {
 }
 
 /// When the system gives no new connection.
-pub fn accept_failed(error: &io::Error) -> &'static str {
-    match is_out_of_descriptors(error) {
-        true => "raise the limit on open files (ulimit -Hn); new connections wait meanwhile",
-        false => "new connections wait meanwhile",
-    }
+pub fn accept_failed(error: &io::Error) -> Warning {
+    let (reason, hint) = match is_out_of_descriptors(error) {
+        true => (
+            FailureReason::Descriptors.word(),
+            "raise the limit on open files (ulimit -Hn); new connections wait meanwhile",
+        ),
+        false => ("other", "new connections wait meanwhile"),
+    };
+    Warning::AcceptFailed { error: error.to_string(), hint, reason }
 }

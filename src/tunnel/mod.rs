@@ -5,7 +5,7 @@
 //! why there is no connection, [`hints`] what to change, [`diagnosis`] asks the server for it,
 //! [`refusal`] tells the app. [`drain`] is the end of it all, [`headroom`] keeps memory for those
 //! who are there, and [`socket`] has the knobs of the operating system. [`server_load`] counts the
-//! connections to each server.
+//! connections to each server, and [`warnings`] keeps an outage from filling the log.
 
 mod app;
 pub mod client_limit;
@@ -28,6 +28,7 @@ mod socket;
 mod stream;
 pub mod supply;
 pub mod upstream;
+mod warnings;
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -35,7 +36,6 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use app::Pace;
 use diagnosis::Inquiries;
 pub use drain::{Connections, Drain};
 use failure::{Failure, Step};
@@ -44,6 +44,7 @@ use names::Names;
 pub use route::{Route, SettingNames, Upstream};
 pub use server_load::ServerLoad;
 use stream::TlsUpstream;
+use warnings::Warnings;
 
 use crate::figures::TunnelFigures;
 use crate::pool::{PoolMode, Stock, Terms};
@@ -79,12 +80,7 @@ pub struct Tunnel {
     stock: Arc<Stock<TlsUpstream>>,
     sessions: Arc<Sessions>,
     inquiries: Inquiries,
-    /// Of apps that speak TLS.
-    tls_warning: Pace,
-    /// Of connections that end without an answer.
-    unanswered_warning: Pace,
-    /// Of apps that wait at the limit.
-    queue_warning: Pace,
+    warnings: Arc<Warnings>,
 }
 
 impl Tunnel {
@@ -107,6 +103,7 @@ impl Tunnel {
         });
         let (names, sessions, inquiries) = Default::default();
         figures.set_limit(route.max_connections.map(NonZeroUsize::get));
+        let warnings = Warnings::new(route.variables[0].clone(), route.upstream.to_string());
         Tunnel {
             route,
             connector,
@@ -118,9 +115,7 @@ impl Tunnel {
             stock,
             sessions,
             inquiries,
-            tls_warning: Pace::default(),
-            unanswered_warning: Pace::default(),
-            queue_warning: Pace::default(),
+            warnings,
         }
     }
 

@@ -11,9 +11,10 @@ use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::failure::{Failure, Step};
 use super::stream::TlsUpstream;
+use super::warnings::{UpstreamEvent, Warning};
 use super::{Tunnel, hints, upstream};
 use crate::figures::{PoolResult, UpstreamState};
-use crate::logging::{debug, warning};
+use crate::logging::debug;
 use crate::pool::canary::{RESET, RESET_DONE};
 use crate::pool::stock::{Added, Asked, HandOver};
 use crate::pool::{Granted, Kept, Origin, Permit, Place};
@@ -177,15 +178,11 @@ async fn granted(tunnel: &Tunnel, asked: Asked<TlsUpstream>) -> Granted<TlsUpstr
     if let Ok(granted) = timeout(LONG_WAIT, &mut granted).await {
         return granted;
     }
-    if tunnel.stock.is_full() && tunnel.queue_warning.is_due(Instant::now()) {
-        warning!(
-            at = "queue-waiting",
-            var = tunnel.variable(),
-            upstream = %tunnel.route.upstream,
-            error = "an app has waited for a second for one of the connections that the tunnel may \
-                     have",
-            hint = hints::queue(tunnel),
-        );
+    if tunnel.stock.is_full() {
+        let error = "an app connection has waited for a second: the tunnel is at its limit";
+        let (event, hint) = (UpstreamEvent::QueueWaiting, hints::queue(tunnel));
+        let warning = Warning::Upstream { event, reason: None, error: error.to_owned(), hint };
+        tunnel.warnings.warn(warning);
     }
     granted.await
 }
