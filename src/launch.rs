@@ -183,7 +183,7 @@ fn labels(plan: &Plan) -> Vec<TunnelLabels> {
 /// Tells the figures to whoever asks, in tasks of the current runtime that nobody waits for.
 fn tell_status(
     figures: &Arc<Figures>,
-    page: Option<status::Listener>,
+    page: Option<status::StatusListener>,
     settings: &Settings,
     dyno: Option<String>,
 ) {

@@ -328,7 +328,7 @@ fn redis_takes_no_more_clients() {
     drop((held, direct));
     let log = scene.aftermath();
     all_logged(&log, "connection-failed", "TLS handshake broke off");
-    let hints = logged(&log, "connection-failed", "hint");
+    let hints = warned(&log, "connection-failed", "hint");
     let expected = "probably at Redis's client limit (this launcher holds 3 other connections to \
                     it";
     let right = hints.iter().filter(|hint| hint.starts_with(expected)).count();

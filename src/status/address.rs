@@ -56,7 +56,7 @@ impl StatusAddress {
     ///
     /// # Panics
     /// For [`StatusAddress::Unix`], which the folder of the sockets binds.
-    pub fn bind(&self) -> io::Result<Listener> {
+    pub fn bind(&self) -> io::Result<StatusListener> {
         let StatusAddress::Tcp(host, port) = self else {
             panic!("a Unix socket is not bound here")
         };
@@ -66,7 +66,7 @@ impl StatusAddress {
                 Ok(listener) => {
                     listener.set_nonblocking(true)?;
                     let address = listener.local_addr()?;
-                    return Ok(Listener::Tcp(listener, address, host.clone()));
+                    return Ok(StatusListener::Tcp(listener, address, host.clone()));
                 }
                 Err(error) => refused = error,
             }
@@ -87,33 +87,36 @@ impl fmt::Display for StatusAddress {
 
 /// A bound address of the status page.
 #[derive(Debug)]
-pub enum Listener {
+pub enum StatusListener {
     /// With its address, and the host that the user set.
     Tcp(TcpListener, SocketAddr, String),
     /// With its path.
     Unix(UnixListener, PathBuf),
 }
 
-impl Listener {
+impl StatusListener {
     /// Whether other machines can reach this address.
     pub fn is_exposed(&self) -> bool {
-        matches!(self, Listener::Tcp(_, address, _) if !address.ip().to_canonical().is_loopback())
+        match self {
+            StatusListener::Tcp(_, address, _) => !address.ip().to_canonical().is_loopback(),
+            StatusListener::Unix(..) => false,
+        }
     }
 
     pub fn host_check(&self) -> HostCheck {
         match self {
-            Listener::Tcp(_, address, name) => HostCheck::new(*address, name),
+            StatusListener::Tcp(_, address, name) => HostCheck::new(*address, name),
             // No browser can connect to it.
-            Listener::Unix(..) => HostCheck::Off,
+            StatusListener::Unix(..) => HostCheck::Off,
         }
     }
 }
 
-impl fmt::Display for Listener {
+impl fmt::Display for StatusListener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Listener::Tcp(_, address, _) => write!(f, "http://{address}/"),
-            Listener::Unix(_, path) => write!(f, "{}", path.display()),
+            StatusListener::Tcp(_, address, _) => write!(f, "http://{address}/"),
+            StatusListener::Unix(_, path) => write!(f, "{}", path.display()),
         }
     }
 }

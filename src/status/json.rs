@@ -3,15 +3,15 @@
 
 use serde_json::{Map, Value, json};
 
-use super::Report;
+use super::StatusReport;
 use super::metrics;
-use super::words::{Verdict, advice};
+use super::words::{TunnelState, advice};
 use crate::figures::{FailureReason, TunnelSnapshot};
 
 /// The version of the fields below.
 const VERSION: u32 = 1;
 
-pub fn written(report: &Report) -> Value {
+pub fn written(report: &StatusReport) -> Value {
     let command = &report.snapshot.command;
     let mut status = json!({
         "version": VERSION,
@@ -33,7 +33,7 @@ fn tunnel(tunnel: &TunnelSnapshot) -> Value {
         "variables": tunnel.labels.variables,
         "upstream": tunnel.labels.upstream,
         "verify": tunnel.labels.verify,
-        "state": Verdict::of(tunnel).word(),
+        "state": TunnelState::of(tunnel).word(),
         "advice": advice(tunnel),
         "failing_since": tunnel.failing_since.map(unix_seconds),
         "last_failure": tunnel.failure.as_ref().map(|failure| json!({

@@ -1,8 +1,8 @@
 //! Tells people and programs what goes through a launcher, and changes nothing.
 //!
-//! A [`Report`] is a snapshot of [`crate::figures`] together with what the system says about the
-//! process. People read it as [`page`] or [`text`], both in the same [`words`]; programs read it as
-//! [`json`], [`metrics`] or, in the log, [`l2met`].
+//! A [`StatusReport`] is a snapshot of [`crate::figures`] together with what the system says about
+//! the process. People read it as [`page`] or [`text`], both in the same [`words`]; programs read
+//! it as [`json`], [`metrics`] or, in the log, [`l2met`].
 //!
 //! [`server`] answers over HTTP, on the [`address`] that the user set, and on the [`local`] socket
 //! where `--status`, which is [`client`], finds each launcher.
@@ -26,7 +26,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::task::yield_now;
 use tokio::time::Instant;
 
-pub use address::{Listener, StatusAddress};
+pub use address::{StatusAddress, StatusListener};
 pub use host::HostCheck;
 pub use l2met::log_each;
 pub use local::serve as serve_local;
@@ -60,12 +60,12 @@ impl Status {
     }
 
     /// The state of the launcher now.
-    pub async fn report(&self) -> Report {
+    pub async fn report(&self) -> StatusReport {
         // The time until this task runs again is what any connection waits for the event loop.
         let woken = Instant::now();
         yield_now().await;
         let now = Instant::now();
-        Report {
+        StatusReport {
             snapshot: self.figures.snapshot(now),
             pid: self.pid,
             started: self.started,
@@ -78,7 +78,7 @@ impl Status {
 
 /// The state of a launcher at one moment.
 #[derive(Debug, Clone)]
-pub struct Report {
+pub struct StatusReport {
     pub snapshot: Snapshot,
     pub pid: u32,
     /// Seconds since 1970.
@@ -88,7 +88,7 @@ pub struct Report {
     pub process: Process,
 }
 
-impl Report {
+impl StatusReport {
     /// Whether no tunnel fails.
     pub fn is_well(&self) -> bool {
         self.snapshot.tunnels.iter().all(|tunnel| tunnel.failing_since.is_none())
@@ -152,7 +152,7 @@ pub mod tests {
     }
 
     /// The report of [`figures`].
-    pub fn report() -> Report {
+    pub fn report() -> StatusReport {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(Status::new(figures()).report())
     }

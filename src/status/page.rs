@@ -6,8 +6,8 @@ use std::sync::OnceLock;
 use openssl::base64;
 use openssl::sha::sha256;
 
-use super::Report;
-use super::words::{self, Block, FAILURES, HELD, Verdict};
+use super::StatusReport;
+use super::words::{self, Block, FAILURES, HELD, TunnelState};
 use crate::figures::{POINTS, Point};
 
 /// Browsers reload the page at this interval, in seconds.
@@ -47,13 +47,13 @@ impl fmt::Display for Escaped<'_> {
     }
 }
 
-pub fn written(report: &Report) -> String {
+pub fn written(report: &StatusReport) -> String {
     let mut page = String::new();
     write(&mut page, report).expect("writing to a String cannot fail");
     page
 }
 
-fn write(page: &mut String, report: &Report) -> fmt::Result {
+fn write(page: &mut String, report: &StatusReport) -> fmt::Result {
     let title = if report.is_well() { "well" } else { "FAILING" };
     write!(
         page,
@@ -80,19 +80,19 @@ fn write(page: &mut String, report: &Report) -> fmt::Result {
     )
 }
 
-/// The CSS class that colours a verdict. The verdict is also written out.
-fn class(verdict: Verdict) -> &'static str {
-    match verdict {
-        Verdict::Unused => "unused",
-        Verdict::Works => "works",
-        Verdict::Unsteady | Verdict::Lapsed => "unsteady",
-        Verdict::Fails => "fails",
+/// The CSS class that colours a tunnel's state, which is also written out.
+fn class(state: TunnelState) -> &'static str {
+    match state {
+        TunnelState::Unused => "unused",
+        TunnelState::Works => "works",
+        TunnelState::Unsteady | TunnelState::Lapsed => "unsteady",
+        TunnelState::Fails => "fails",
     }
 }
 
 fn section(page: &mut String, block: &Block, graph: &[Point]) -> fmt::Result {
     let since = block.since.as_ref().map_or_else(String::new, |since| format!(" {since}"));
-    let (class, word) = (class(block.verdict), block.verdict.word());
+    let (class, word) = (class(block.state), block.state.word());
     writeln!(
         page,
         "<section class=\"{class}\"><h2>{} <strong>{word}{}</strong></h2>",

@@ -19,11 +19,11 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
-use super::address::Listener;
+use super::address::StatusListener;
 use super::host::HostCheck;
 use super::metrics::{self, Format};
 use super::words::harmless;
-use super::{Report, Status, json, page, text};
+use super::{Status, StatusReport, json, page, text};
 use crate::figures::CommandState;
 use crate::logging::{debug, warning};
 use crate::tunnel::{failure, headroom};
@@ -68,14 +68,14 @@ impl Accept for UnixListener {
 }
 
 /// Serves the status page on `listener`, for ever.
-pub async fn serve(listener: Listener, status: Arc<Status>) {
+pub async fn serve(listener: StatusListener, status: Arc<Status>) {
     let hosts = listener.host_check();
     let error = match listener {
-        Listener::Tcp(listener, ..) => match TcpListener::from_std(listener) {
+        StatusListener::Tcp(listener, ..) => match TcpListener::from_std(listener) {
             Ok(listener) => return accept_all(listener, status, hosts).await,
             Err(error) => error,
         },
-        Listener::Unix(listener, _) => match UnixListener::from_std(listener) {
+        StatusListener::Unix(listener, _) => match UnixListener::from_std(listener) {
             Ok(listener) => return accept_all(listener, status, hosts).await,
             Err(error) => error,
         },
@@ -181,7 +181,7 @@ fn refused(request: &Request<Incoming>, hosts: &HostCheck) -> Option<Answer> {
     None
 }
 
-fn answered(path: &str, headers: &HeaderMap, report: Report) -> Answer {
+fn answered(path: &str, headers: &HeaderMap, report: StatusReport) -> Answer {
     match path {
         "/" => {
             let page = page::written(&report);
@@ -198,9 +198,9 @@ fn answered(path: &str, headers: &HeaderMap, report: Report) -> Answer {
         "/status.json" => {
             let json = json::written(&report).to_string() + "\n";
             let response = typed(StatusCode::OK, "application/json", json);
-            with_verdict(response, &report)
+            with_well(response, &report)
         }
-        "/status.txt" => with_verdict(plain(StatusCode::OK, &text::written(&report)), &report),
+        "/status.txt" => with_well(plain(StatusCode::OK, &text::written(&report)), &report),
         "/healthz" => health(&report),
         "/readyz" => readiness(&report),
         _ => plain(
@@ -210,7 +210,7 @@ fn answered(path: &str, headers: &HeaderMap, report: Report) -> Answer {
     }
 }
 
-fn with_verdict(mut response: Answer, report: &Report) -> Answer {
+fn with_well(mut response: Answer, report: &StatusReport) -> Answer {
     let well = HeaderValue::from_static(if report.is_well() { "true" } else { "false" });
     response.headers_mut().insert(WELL, well);
     response
@@ -218,7 +218,7 @@ fn with_verdict(mut response: Answer, report: &Report) -> Answer {
 
 /// An answer proves that the event loop runs. Redis's state does not count: an outage of Redis must
 /// not make a platform restart every app.
-fn health(report: &Report) -> Answer {
+fn health(report: &StatusReport) -> Answer {
     let state = report.snapshot.command.state;
     let code = match state {
         // Somebody may continue it.
@@ -228,7 +228,7 @@ fn health(report: &Report) -> Answer {
     plain(code, &format!("{}\n", state.word()))
 }
 
-fn readiness(report: &Report) -> Answer {
+fn readiness(report: &StatusReport) -> Answer {
     let state = report.snapshot.command.state;
     if state == CommandState::Draining {
         return plain(StatusCode::SERVICE_UNAVAILABLE, &format!("{}\n", state.word()));

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::Report;
+use super::StatusReport;
 use super::words::{self, HELD};
 use crate::figures::Point;
 
@@ -13,7 +13,7 @@ const INDENT: usize = 13;
 /// Bars of one to eight eighths of a line.
 const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
-pub fn written(report: &Report) -> String {
+pub fn written(report: &StatusReport) -> String {
     let mut text = String::new();
     let blocks = words::blocks(report);
     if blocks.is_empty() {
@@ -21,8 +21,8 @@ pub fn written(report: &Report) -> String {
     }
     for (block, tunnel) in blocks.iter().zip(&report.snapshot.tunnels) {
         let since = block.since.as_ref().map_or_else(String::new, |since| format!(" {since}"));
-        let verdict = block.verdict.word().to_uppercase();
-        line(&mut text, 0, &format!("{}   {verdict}{since}", block.title));
+        let state = block.state.word().to_uppercase();
+        line(&mut text, 0, &format!("{}   {state}{since}", block.title));
         if let Some(advice) = &block.advice {
             wrapped(&mut text, 2, "", advice);
         }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::Report;
+use super::StatusReport;
 use crate::figures::{
     CertificateText, Counter, FailureReason, Handshake, PoolResult, Recent, TunnelSnapshot,
     UpstreamState,
@@ -23,7 +23,7 @@ const SLOW_CONNECT: f64 = 0.25;
 
 /// The state of a tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum TunnelState {
     /// No connection has reached Redis, or failed to.
     Unused,
     Works,
@@ -35,34 +35,34 @@ pub enum Verdict {
     Lapsed,
 }
 
-impl Verdict {
-    pub fn of(tunnel: &TunnelSnapshot) -> Verdict {
+impl TunnelState {
+    pub fn of(tunnel: &TunnelSnapshot) -> TunnelState {
         let recent = &tunnel.recent;
         let ends_soon = tunnel.certificate.as_ref().is_some_and(|shown| days_left(shown) < SOON);
         if tunnel.failing_since.is_some() {
-            Verdict::Fails
+            TunnelState::Fails
         } else if tunnel.has_lapsed {
-            Verdict::Lapsed
+            TunnelState::Lapsed
         } else if tunnel.counts.last_success.get_set().is_none() {
-            Verdict::Unused
+            TunnelState::Unused
         } else if recent.failed_in_all() > 0
             || recent.turned_away > 0
             || is_at_limit(tunnel)
             || (ends_soon && tunnel.labels.verify != NONE)
         {
-            Verdict::Unsteady
+            TunnelState::Unsteady
         } else {
-            Verdict::Works
+            TunnelState::Works
         }
     }
 
     pub fn word(self) -> &'static str {
         match self {
-            Verdict::Unused => "not used yet",
-            Verdict::Works => "working",
-            Verdict::Unsteady => "working, see below",
-            Verdict::Fails => "failing",
-            Verdict::Lapsed => "last attempt failed",
+            TunnelState::Unused => "not used yet",
+            TunnelState::Works => "working",
+            TunnelState::Unsteady => "working, see below",
+            TunnelState::Fails => "failing",
+            TunnelState::Lapsed => "last attempt failed",
         }
     }
 }
@@ -72,7 +72,7 @@ impl Verdict {
 pub struct Block {
     /// `REDIS_URL → host:6380`.
     pub title: String,
-    pub verdict: Verdict,
+    pub state: TunnelState,
     /// Since when the tunnel fails, or when it failed last.
     pub since: Option<String>,
     /// What is probably wrong, and what to do.
@@ -99,15 +99,15 @@ impl Row {
 pub const HELD: &str = "Held";
 pub const FAILURES: &str = "Failures";
 
-pub fn blocks(report: &Report) -> Vec<Block> {
+pub fn blocks(report: &StatusReport) -> Vec<Block> {
     report.snapshot.tunnels.iter().map(|tunnel| block(tunnel, report)).collect()
 }
 
-fn block(tunnel: &TunnelSnapshot, report: &Report) -> Block {
+fn block(tunnel: &TunnelSnapshot, report: &StatusReport) -> Block {
     let now = report.snapshot.at;
     Block {
         title: format!("{} → {}", tunnel.labels.variables.join(" "), tunnel.labels.upstream),
-        verdict: Verdict::of(tunnel),
+        state: TunnelState::of(tunnel),
         since: match (tunnel.failing_since, &tunnel.failure) {
             (Some(since), _) => {
                 Some(format!("since {} ({})", minute(since), ago(now.saturating_sub(since))))
@@ -205,7 +205,7 @@ fn reasons(recent: &Recent) -> String {
     format!(" · {}", words.collect::<Vec<_>>().join(", "))
 }
 
-fn waits(tunnel: &TunnelSnapshot, report: &Report) -> Row {
+fn waits(tunnel: &TunnelSnapshot, report: &StatusReport) -> Row {
     let (connect, reply) = (tunnel.recent.connection_p95(), tunnel.recent.reply_p95());
     let own = report.loop_lag.as_secs_f64();
     let longest = match tunnel.longest_wait_for_reply {
@@ -214,8 +214,8 @@ fn waits(tunnel: &TunnelSnapshot, report: &Report) -> Row {
         waited => ago(waited.as_millis() as u64),
     };
     let text = format!(
-        "connect {} · reply {} (p95, last 5 min) · longest wait for a reply now {longest} · our \
-         own loop {} now",
+        "connect {} · reply {} (p95, last 5 min) · longest wait for a reply {longest} · our own \
+         loop {} (now)",
         milliseconds(connect),
         milliseconds(reply),
         milliseconds(Some(own)),
@@ -272,7 +272,7 @@ fn moved(tunnel: &TunnelSnapshot) -> Row {
 }
 
 /// The last line, about COMMAND and the launcher.
-pub fn process(report: &Report) -> String {
+pub fn process(report: &StatusReport) -> String {
     let command = &report.snapshot.command;
     let age = ago(report.snapshot.at.saturating_sub(command.started));
     let of =
@@ -386,12 +386,12 @@ mod tests {
         let rows = |block: &Block| -> Vec<String> {
             block.rows.iter().map(|row| format!("{}: {}", row.label, row.text)).collect()
         };
-        assert_eq!((works.verdict, unused.verdict), (Verdict::Works, Verdict::Unused));
+        assert_eq!((works.state, unused.state), (TunnelState::Works, TunnelState::Unused));
         assert_eq!(works.advice, None);
         assert_eq!(rows(works)[0], "Held: 1 relaying + 1 idle + 0 connecting = 2 (peak 2)");
         assert_eq!(rows(works)[1], "Failures: none of 12 in the last 5 min");
         assert!(rows(works)[2].starts_with(
-            "Waits: connect 48 ms · reply 2.4 ms (p95, last 5 min) · longest wait for a reply now \
+            "Waits: connect 48 ms · reply 2.4 ms (p95, last 5 min) · longest wait for a reply \
                  none · our own loop "
         ));
         assert!(
@@ -404,7 +404,7 @@ mod tests {
              MiB"
         );
 
-        assert_eq!(fails.verdict, Verdict::Fails);
+        assert_eq!(fails.state, TunnelState::Fails);
         assert!(fails.since.as_ref().unwrap().starts_with("since "), "{fails:?}");
         assert_eq!(
             fails.advice.as_deref(),
@@ -430,7 +430,7 @@ mod tests {
         (tunnel.failing_since, tunnel.has_lapsed) = (None, true);
         let failed = second(tunnel.failure.as_ref().unwrap().at);
         let block = &blocks(&report)[1];
-        assert_eq!(block.verdict.word(), "last attempt failed");
+        assert_eq!(block.state.word(), "last attempt failed");
         assert_eq!(block.since, Some(format!("at {failed}, none since")));
         assert!(block.advice.is_some());
     }

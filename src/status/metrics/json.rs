@@ -4,7 +4,7 @@ use serde_json::{Value as Json, json};
 
 use super::table::{LAUNCHER, Metric, Samples, TUNNEL, Value};
 use crate::figures::TunnelSnapshot;
-use crate::status::Report;
+use crate::status::StatusReport;
 
 /// Adds a tunnel's metrics to an object.
 pub fn add_of_tunnel(object: &mut Json, tunnel: &TunnelSnapshot) {
@@ -12,7 +12,7 @@ pub fn add_of_tunnel(object: &mut Json, tunnel: &TunnelSnapshot) {
 }
 
 /// Adds the launcher's metrics to an object.
-pub fn add_of_launcher(object: &mut Json, report: &Report) {
+pub fn add_of_launcher(object: &mut Json, report: &StatusReport) {
     LAUNCHER.iter().for_each(|metric| add(object, metric, report));
 }
 

@@ -12,7 +12,7 @@ use prometheus_client::encoding::{
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
-use super::Report;
+use super::StatusReport;
 use super::words::harmless;
 use crate::figures::{BUCKETS, TunnelSnapshot};
 pub use json::{add_of_launcher, add_of_tunnel};
@@ -44,7 +44,7 @@ impl Format {
 }
 
 /// All metrics of a launcher.
-pub fn written(mut report: Report, format: Format) -> String {
+pub fn written(mut report: StatusReport, format: Format) -> String {
     for TunnelSnapshot { labels, .. } in &mut report.snapshot.tunnels {
         // The encoder escapes only quotes, backslashes and line ends.
         for label in labels.variables.iter_mut().chain([&mut labels.upstream]) {
@@ -63,7 +63,7 @@ pub fn written(mut report: Report, format: Format) -> String {
 }
 
 #[derive(Debug)]
-struct Metrics(Report);
+struct Metrics(StatusReport);
 
 impl Collector for Metrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {

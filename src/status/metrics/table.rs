@@ -10,7 +10,7 @@ use crate::figures::{
     CloseReason, CommandState, Counter, FailureReason, Gauge, Handshake, Histogram, PoolResult,
     TunnelSnapshot, UpstreamState,
 };
-use crate::status::Report;
+use crate::status::StatusReport;
 
 /// A metric of a `T`: of each tunnel, or of the launcher.
 pub struct Metric<T: 'static> {
@@ -240,7 +240,7 @@ pub static TUNNEL: &[Metric<TunnelSnapshot>] = &[
 ];
 
 /// The metrics of the launcher.
-pub static LAUNCHER: &[Metric<Report>] = &[
+pub static LAUNCHER: &[Metric<StatusReport>] = &[
     not_in_json(
         MetricType::Gauge,
         "start_stunnel_command_state",
