@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::Path;
@@ -12,136 +12,18 @@ use std::time::Duration;
 use nix::libc;
 use serde_json::Value;
 use socket2::{Domain, Socket, Type};
-use support::launcher::{Held, Launcher, logged, port_of, send_signal};
+use support::figures::Scene;
+use support::launcher::{logged, send_signal};
 use support::peer::Peer;
 use support::pki::Certificate;
 use support::proc::address_space_kib;
 use support::resp::{Client, Reply};
 use support::servers::{Front, Options, PASSWORD, Server, connections};
-use support::status::StatusPage;
 use support::{eventually, rest, two_free_ports};
 
 const MIB: usize = 1024 * 1024;
 
-/// Prints the URL in each of the variables that `REDIS_STUNNEL_URLS` lists, then lives until its
-/// standard input ends.
-const HOLD_ALL: &str = "for name in $REDIS_STUNNEL_URLS; do eval \"echo \\$$name\"; done
-                        exec cat >/dev/null";
-
-/// A launcher whose page, `--status` and log are read.
-struct Scene {
-    held: Held,
-    page: StatusPage,
-    /// The variables, with the local port of each.
-    ports: Vec<(String, u16)>,
-    /// Where its log is, which can be read while it runs.
-    log: tempfile::NamedTempFile,
-}
-
-impl Scene {
-    /// With a tunnel for each URL, and lines of figures each second.
-    fn new(urls: &[(&str, String)], set: impl FnOnce(Launcher) -> Launcher) -> Scene {
-        let log = tempfile::NamedTempFile::new().unwrap();
-        let names: Vec<&str> = urls.iter().map(|(name, _)| *name).collect();
-        let mut launcher = Launcher::script(HOLD_ALL)
-            .env("REDIS_STUNNEL_URLS", names.join(" "))
-            .env("STUNNEL_STATUS_ADDRESS", "0")
-            .env("STUNNEL_METRICS_INTERVAL", "1s");
-        for (name, url) in urls {
-            launcher = launcher.env(name, url);
-        }
-        launcher.command.stderr(File::create(log.path()).unwrap());
-        let mut held = set(launcher).start_held();
-        let mut ports = vec![(names[0].to_owned(), held.port)];
-        for name in &names[1..] {
-            ports.push(((*name).to_owned(), port_of(&held.running.line())));
-        }
-        let taken: Vec<u16> = ports.iter().map(|(_, port)| *port).collect();
-        let page = StatusPage::of(held.running.pid(), &taken);
-        Scene { held, page, ports, log }
-    }
-
-    /// With one tunnel, for `REDIS_URL`.
-    fn of(url: &str) -> Scene {
-        Scene::new(&[("REDIS_URL", url.to_owned())], |launcher| launcher)
-    }
-
-    /// That it has all descriptors that it takes once: COMMAND may be faster than its runtime.
-    fn has_settled(&self) {
-        assert_eq!(self.page.get("/healthz").code, 200);
-        eventually("--status finds it", || {
-            let said = Launcher::new(["--status"]).run().stdout;
-            said.contains(&format!(" pid {} ", self.held.running.pid())).then_some(())
-        });
-    }
-
-    fn port(&self, variable: &str) -> u16 {
-        self.ports.iter().find(|(name, _)| name == variable).expect("a tunnel").1
-    }
-
-    fn client(&self) -> Client {
-        Client::connect(self.ports[0].1, PASSWORD)
-    }
-
-    /// What an app reads that has sent a request to a tunnel.
-    fn exchange(&self, variable: &str) -> Vec<u8> {
-        let mut app = Client::open(self.port(variable)).stream.into_inner();
-        // The connection may be gone before the request is; then reading finds its end only.
-        let _ = app.write_all(b"PING\r\n");
-        rest(&mut app).0
-    }
-
-    /// A sample of `/metrics`, by its name behind the prefix and its labels.
-    fn metric(&self, sample: &str) -> Option<f64> {
-        self.page.metric(&format!("start_stunnel_{sample}"))
-    }
-
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.page.get("/status.json").body).expect("JSON")
-    }
-
-    /// The block of a tunnel in what `--status` prints of this launcher, and the exit code.
-    fn status(&self, variable: &str) -> (String, i32) {
-        let ended = Launcher::new(["--status"]).run();
-        let pid = format!("start-stunnel 0.1.0 pid {} ", self.held.running.pid());
-        let of_us = ended.stdout.split("\n\n").find(|part| part.contains(&pid));
-        let of_us = of_us.unwrap_or_else(|| panic!("{pid} is not in {}", ended.stdout));
-        let begin = of_us.find(&format!("{variable} → ")).expect("a block");
-        let end = of_us[begin..].find("\n    Moved").expect("its last row");
-        (of_us[begin..begin + end].to_owned(), ended.code())
-    }
-
-    /// What the lines of figures of a tunnel have counted under a key, in all.
-    fn logged(&self, variable: &str, key: &str) -> u64 {
-        let log = fs::read_to_string(self.log.path()).unwrap();
-        let lines =
-            log.lines().filter(|line| line.contains(&format!(" at=metrics source={variable} ")));
-        let values = lines.filter_map(|line| {
-            let (_, rest) = line.split_once(&format!(" {key}="))?;
-            rest.split(' ').next()?.parse::<u64>().ok()
-        });
-        values.sum()
-    }
-
-    /// That a tunnel has failed once for this reason, in all ways to read it.
-    fn failed_once(&self, variable: &str, reason: &str) {
-        let sample =
-            format!("connections_failed_total{{tunnel=\"{variable}\",reason=\"{reason}\"}}");
-        eventually(&format!("{variable} fails"), || (self.metric(&sample)? == 1.0).then_some(()));
-        let page = self.page.get("/").body;
-        assert!(page.contains(&format!(" · {reason} 1")), "{page}");
-        let (text, code) = self.status(variable);
-        let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
-        assert!(words.contains(&format!(" · {reason} 1 ")), "{text}");
-        assert!(words.contains(" FAILING since ") && code == 1, "{code} {text}");
-        let key = format!("count#redis-tunnel.failed.{}", reason.replace('_', "-"));
-        eventually(&format!("{key} of {variable} is logged"), || {
-            (self.logged(variable, &key) == 1).then_some(())
-        });
-    }
-}
-
-/// A port of 127.0.0.1 whose queue is full: nobody answers who connects. The streams fill it.
+/// A port whose queue is full, so that attempts to connect time out. The streams fill the queue.
 fn full_queue() -> (Socket, Vec<TcpStream>, u16) {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
@@ -170,7 +52,7 @@ fn each_failure_reason_is_shown_everywhere() {
     let cut = Peer::tcp(drop);
     let silent = Peer::tcp(|mut stream| stream.read_to_end(&mut Vec::new()).map(drop));
     let alert = Peer::tcp(|mut stream| {
-        // An alert: fatal, handshake_failure (RFC 8446 section 6).
+        // A fatal alert, handshake_failure (RFC 8446 section 6).
         stream.read_exact(&mut [0; 1]).unwrap();
         stream.write_all(&[21, 3, 3, 0, 2, 2, 40]).unwrap();
         stream.read_to_end(&mut Vec::new()).map(drop)
@@ -180,7 +62,7 @@ fn each_failure_reason_is_shown_everywhere() {
         ("DNS_URL", "dns", "rediss://no-such-host.invalid:6379".to_owned()),
         ("REFUSED_URL", "tcp_refused", local(two_free_ports())),
         ("TIMEOUT_URL", "tcp_timeout", local(full)),
-        // The broadcast address has no TCP.
+        // TCP cannot connect to the broadcast address.
         ("NO_ROUTE_URL", "tcp_other", "rediss://255.255.255.255:6379".to_owned()),
         ("CUT_URL", "tls_eof", cut.url()),
         ("SILENT_URL", "tls_timeout", silent.url()),
@@ -217,12 +99,12 @@ fn each_failure_reason_is_shown_everywhere() {
     for (variable, ..) in &cases {
         assert!(readiness.body.contains(variable), "{readiness:?}");
     }
-    // An outage of Redis is no reason to kill the app.
+    // A platform must not restart the app because Redis is down.
     assert_eq!(scene.page.get("/healthz").code, 200);
     scene.held.finish();
 }
 
-/// Sets a limit of a process, its soft half.
+/// Sets a soft limit of a process.
 fn limit(pid: i32, what: &str, value: u64) {
     let limit = format!("--{what}={value}:");
     let set = Command::new("prlimit").args([format!("--pid={pid}"), limit]).status();
@@ -235,7 +117,7 @@ fn a_lack_of_descriptors_has_its_own_reason() {
     let scene = Scene::of(&server.url());
     scene.has_settled();
     let pid = scene.held.running.pid();
-    // One is left: for the app's connection, but not for the one to Redis.
+    // One descriptor is left, for the app connection, but none for a connection to Redis.
     let is_free = |number: &u64| !Path::new(&format!("/proc/{pid}/fd/{number}")).exists();
     limit(pid, "nofile", (0..).find(is_free).expect("an end") + 1);
     assert_eq!(scene.exchange("REDIS_URL"), b"");
@@ -275,20 +157,20 @@ fn status_answers_even_without_free_descriptors() {
 #[test]
 fn a_lack_of_memory_is_an_internal_failure() {
     let server = Server::start(Front::Redis);
-    // Else it may have 64 MiB of address space for each thread, to fill before memory ends.
+    // Without this, malloc may reserve 64 MiB per thread, which would take long to fill.
     let scene = Scene::new(&[("REDIS_URL", server.url())], |launcher| {
         launcher.env("MALLOC_ARENA_MAX", "1")
     });
     assert_eq!(scene.client().ask(&["PING"]), Reply::line("+PONG"));
     let pid = scene.held.running.pid();
-    // What stays for those who are there, and nothing for another one.
+    // Enough memory for the open connections, but not for another one.
     limit(pid, "as", address_space_kib(pid) * 1024 + 4 * MIB as u64);
     let failed = "connections_failed_total{tunnel=\"REDIS_URL\",reason=\"internal\"}";
     let mut crowd = Vec::new();
     let count = eventually("some fail", || {
         let mut client = Client::open(scene.ports[0].1);
         client.send(&["AUTH", PASSWORD]);
-        // It is answered, or closed.
+        // Redis answers, or the launcher closes the connection.
         drop(client.reply());
         crowd.push(client);
         scene.metric(failed).filter(|count| *count > 0.0)
@@ -306,7 +188,7 @@ fn a_recovered_tunnel_shows_its_last_failure() {
     let mut server = Server::start(Front::Redis);
     let scene = Scene::of(&server.url());
     assert_eq!(scene.client().ask(&["PING"]), Reply::line("+PONG"));
-    // The exit code is about every launcher that runs here.
+    // Ignore the exit code: it is about all launchers on this machine.
     let (text, _) = scene.status("REDIS_URL");
     assert!(text.contains("   WORKING\n"), "{text}");
     assert_eq!(scene.page.get("/readyz").code, 200);
@@ -369,7 +251,7 @@ fn a_redis_down_behind_a_tls_front_fails() {
     let server = Server::start(Front::Stunnel);
     let scene = Scene::of(&server.url());
     let success = "last_success_timestamp_seconds{tunnel=\"REDIS_URL\"}";
-    // stunnel alone makes no success of it.
+    // A connection to stunnel alone is no success.
     let waits = "connection_wait_seconds_count{tunnel=\"REDIS_URL\"}";
     let silent = Client::open(scene.port("REDIS_URL"));
     eventually("it has TLS", || (scene.metric(waits)? == 1.0).then_some(()));
@@ -380,7 +262,7 @@ fn a_redis_down_behind_a_tls_front_fails() {
 
     send_signal(server.pid(), libc::SIGKILL);
     eventually("it is gone", || TcpStream::connect(("127.0.0.1", server.port)).err());
-    // One may be closed before its request is there, which says nothing.
+    // A connection that is closed before its request arrives proves nothing.
     eventually("it fails", || {
         assert_eq!(scene.exchange("REDIS_URL"), b"");
         (scene.page.get("/readyz").code == 503).then_some(())
@@ -450,7 +332,7 @@ fn pool_results_and_handshake_modes_are_counted() {
     assert_eq!(first.ask(&["PING"]), Reply::line("+PONG"));
     assert_eq!((pooled("new"), upstream("relaying")), (1.0, 1.0));
     drop(first);
-    // As many as it takes until one has another user's connection.
+    // Connect until a connection is reused.
     eventually("one is reused", || {
         assert_eq!(scene.client().ask(&["PING"]), Reply::line("+PONG"));
         (pooled("reused") > 0.0).then_some(())
@@ -468,7 +350,7 @@ fn pool_results_and_handshake_modes_are_counted() {
     assert!(tunnel["tls_handshakes"]["full"]["count"].as_u64() >= Some(1), "{tunnel}");
     assert!(tunnel["tls_handshakes"]["resumed"]["count"].as_u64() >= Some(1), "{tunnel}");
     assert_eq!(tunnel["connection_wait"]["count"], accepted.unwrap() as u64);
-    // Each client has sent two requests, one behind the other's reply.
+    // Each client sent two requests, the second one after the reply to the first one.
     assert_eq!(tunnel["reply_wait"]["count"], 2 * accepted.unwrap() as u64);
     let ends = tunnel["certificate"]["expires"].as_i64().expect("a certificate was shown");
     let sample = "server_certificate_expiry_timestamp_seconds{tunnel=\"REDIS_URL\"}";
@@ -509,7 +391,7 @@ fn a_client_limit_has_the_same_words_everywhere() {
         eventually("only these are left", || (connections(&mut direct) == 3).then_some(()));
         assert_eq!(direct.ask(&["CONFIG", "SET", "maxclients", "4"]), Reply::line("+OK"));
         let errors = "max_clients_errors_total{tunnel=\"REDIS_URL\"}";
-        // stunnel may lose the error to the reset that it causes.
+        // stunnel may lose Redis's error message to the reset that follows it.
         eventually("it is noticed", || {
             drop(scene.exchange("REDIS_URL"));
             (scene.metric(errors)? > 0.0).then_some(())
@@ -585,7 +467,7 @@ fn metrics_lines_in_json_have_the_same_keys() {
     scene.held.finish();
 }
 
-/// How often each line about an event stands for a warning: 1, or the line's `count`.
+/// How many warnings each line about an event stands for: its `count`, or 1.
 fn counts(log: &str, event: &str) -> Vec<usize> {
     let counts = logged(log, event, "count").into_iter();
     counts.map(|count| if count.is_empty() { 1 } else { count.parse().expect("a count") }).collect()
@@ -656,7 +538,7 @@ fn the_docker_examples_healthcheck_works() {
     let (_, words) = check.split_once(" CMD ").expect("its words");
     let words: Vec<String> = serde_json::from_str(words).expect("a list");
     assert_eq!(words, ["start-stunnel", "--status"]);
-    // A container has a network namespace of its own, and so no launchers but its own.
+    // A container has its own network namespace, and therefore sees only its own launchers.
     let script = format!(
         "ip link set lo up; STUNNEL_LISTEN_PORT=0 REDIS_URL=rediss://127.0.0.1:1 {0} sh -c '\
          until {0} {1}; do sleep 0.05; done; \

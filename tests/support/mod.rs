@@ -2,6 +2,7 @@
 
 #![allow(dead_code)] // Each test file uses its own part.
 
+pub mod figures;
 pub mod launcher;
 pub mod links;
 pub mod peer;
