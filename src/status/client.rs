@@ -15,6 +15,7 @@ use super::words::is_harmful;
 use crate::exit;
 use crate::logging::LogFormat;
 use crate::names;
+use crate::tunnel::failure::is_hang_up;
 
 /// The kernel's list of Unix sockets.
 const SOCKETS: &str = "/proc/net/unix";
@@ -80,7 +81,7 @@ async fn answer_of(name: &str, format: LogFormat) -> Option<Answer> {
     let error = match asked.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
         Ok(answer) => return answer,
         // A launcher that is short of memory also closes the connection, but still listens.
-        Err(error) if is_hang_up(&error) => match after_a_moment().await {
+        Err(error) if may_have_ended(&error) => match after_a_moment().await {
             Ok(names) if !names.iter().any(|other| other == name) => return None,
             _ => error,
         },
@@ -101,9 +102,9 @@ async fn after_a_moment() -> anyhow::Result<Vec<String>> {
     sockets()
 }
 
-fn is_hang_up(error: &io::Error) -> bool {
-    use io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset, UnexpectedEof};
-    matches!(error.kind(), ConnectionRefused | ConnectionReset | BrokenPipe | UnexpectedEof)
+/// Whether the launcher may have ended: nothing listens, or the connection was closed.
+fn may_have_ended(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::ConnectionRefused || is_hang_up(error)
 }
 
 /// Asks the launcher at the socket with this name; `None` if it is no launcher of this user.
@@ -175,6 +176,6 @@ mod tests {
         assert_eq!((answer.text.as_str(), answer.well), ("A [1m\nB\n", true));
         assert!(!read("HTTP/1.1 200 OK\r\n\r\nstart-stunnel-well: true").unwrap().well);
         assert!(read("HTTP/1.1 404 Not Found\r\n\r\n").is_err());
-        assert!(is_hang_up(&read("").err().unwrap()));
+        assert!(may_have_ended(&read("").err().unwrap()));
     }
 }
