@@ -256,7 +256,7 @@ fn tunnel_up(route: &Route, local: &Local) {
     }
 }
 
-fn status_up(page: &status::Listener) {
+fn status_up(page: &status::StatusListener) {
     notice!(at = "status-up", address = %page);
     if page.is_exposed() {
         warning!(

@@ -1,5 +1,6 @@
 //! One launch, step by step: prepare, spawn, serve, drain.
 
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::io;
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use crate::supervisor::{
     Terminal,
 };
 use crate::tls::Connector;
-use crate::tunnel::{Connections, Drain, Listener, Route, Tunnel};
+use crate::tunnel::{Connections, Drain, Listener, Route, ServerLoad, Tunnel};
 
 /// Set by Heroku in every dyno:
 /// <https://devcenter.heroku.com/articles/dynos#local-environment-variables>.
@@ -207,7 +208,7 @@ fn labels(plan: &Plan) -> Vec<TunnelLabels> {
 fn tell_status(
     figures: &Arc<Figures>,
     urls: RedisUrls,
-    page: Option<status::Listener>,
+    page: Option<status::StatusListener>,
     settings: &Settings,
     dyno: Option<String>,
 ) {
@@ -230,6 +231,7 @@ fn open_tunnels(
     connections: Connections,
 ) {
     let mut connectors: Vec<Arc<Connector>> = Vec::new();
+    let mut loads: HashMap<String, Arc<ServerLoad>> = HashMap::new();
     let routes = plan.routes.into_iter().zip(plan.reuse).zip(listeners).zip(figures.tunnels());
     for (((route, reuse), listener), figures) in routes {
         let known = connectors.iter().find(|connector| *connector.trust() == route.trust);
@@ -239,8 +241,9 @@ fn open_tunnels(
             prepare(connector.clone());
             connector
         });
-        let tunnel = Tunnel::new(route, connector, settings.connection.clone(), figures.clone());
-        let tunnel = Arc::new(tunnel);
+        let load = loads.entry(route.upstream.to_string()).or_default().clone();
+        let (connection, figures) = (settings.connection.clone(), figures.clone());
+        let tunnel = Arc::new(Tunnel::new(route, connector, connection, figures, load));
         let connections = connections.clone();
         tokio::spawn(async move {
             let variable = tunnel.variable().to_owned();

@@ -18,7 +18,7 @@ pub struct Bound {
     pub listeners: Vec<Listener>,
     pub locals: Vec<Local>,
     /// Where the status page is served, if it is.
-    pub status: Option<status::Listener>,
+    pub status: Option<status::StatusListener>,
     /// Holds the sockets; removed when it is dropped.
     folder: Option<SocketFolder>,
 }
@@ -81,7 +81,7 @@ impl Bound {
         }
     }
 
-    fn try_bind_status(&mut self, address: &StatusAddress) -> io::Result<status::Listener> {
+    fn try_bind_status(&mut self, address: &StatusAddress) -> io::Result<status::StatusListener> {
         if *address != StatusAddress::Unix {
             return address.bind();
         }
@@ -90,7 +90,7 @@ impl Bound {
             None => SocketFolder::make()?,
         };
         let (listener, path) = self.folder.insert(folder).bind_named(STATUS_SOCKET)?;
-        Ok(status::Listener::Unix(listener.into(), path))
+        Ok(status::StatusListener::Unix(listener.into(), path))
     }
 }
 

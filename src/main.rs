@@ -138,7 +138,7 @@ fn tell_status(invocation: &Invocation) -> u8 {
     let environment = env::vars_os().collect();
     let log = configuration::log_settings_for_errors(invocation, &environment);
     let switched_off = configuration::is_switched_off(invocation, &environment);
-    status::client::run(log.format, invocation.watch, switched_off).unwrap_or_else(|error| {
+    status::client::run(log.format, switched_off).unwrap_or_else(|error| {
         eprintln!("start-stunnel: {error:#}");
         exit::INTERNAL_ERROR
     })

@@ -506,6 +506,33 @@ fn source_files_named_in_pages_exist() {
 }
 
 #[test]
+fn security_names_every_file_with_unsafe_code() {
+    let page = text("SECURITY.md");
+    let (_, section) = page.split_once("## The code").expect("the section");
+    let (unsafe_code, _) = section.split_once("\n\nURL rules").expect("the next paragraph");
+    let mut named = files_named(unsafe_code);
+    named.push("main.rs".to_owned());
+    let keyword = ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern"];
+    let sources = files("src", "rs").into_iter();
+    let sources: Vec<_> =
+        sources.filter(|file| keyword.iter().any(|word| text(file).contains(word))).collect();
+    let is_named = |file: &String| named.iter().any(|name| Path::new(file).ends_with(name));
+    let missing: Vec<_> = sources.iter().filter(|file| !is_named(file)).collect();
+    assert!(missing.is_empty(), "SECURITY.md does not name {missing:?}");
+    assert_eq!(sources.len(), named.len(), "{sources:?}, but SECURITY.md names {named:?}");
+}
+
+#[test]
+fn security_names_the_openssl_version_inside() {
+    let lock = text("Cargo.lock");
+    let (_, package) = lock.split_once("name = \"openssl-src\"\nversion = \"").expect("a package");
+    let (version, _) = package.split_once('"').expect("a version");
+    let (_, version) = version.split_once('+').expect("OpenSSL's version");
+    let sentence = format!("The version is {version}, ");
+    assert!(text("SECURITY.md").contains(&sentence), "SECURITY.md does not say: {sentence}");
+}
+
+#[test]
 fn broken_links_are_found() {
     let folder = tempfile::tempdir().unwrap();
     let page = "# A page\n\n## `at=` and, or\n\n[a](b.md), `[no](link.md)`\n\n    [no](link.md)\n\n\

@@ -846,26 +846,6 @@ fn an_app_that_still_speaks_tls_fails_at_once_and_the_log_says_what_to_remove() 
 }
 
 #[test]
-fn an_app_that_tries_tls_again_and_again_gets_one_warning_a_minute() {
-    let peer = Peer::unless_left(|mut tls| rest(&mut tls));
-    let held = Launcher::holding(&peer.url()).env("STUNNEL_LOGLEVEL", "info").start_held();
-    let started = Instant::now();
-    for _ in 0..20 {
-        let mut app = held.tcp();
-        app.write_all(CLIENT_HELLO).unwrap();
-        assert_eq!(rest(&mut app), (vec![], None));
-    }
-    let minutes = started.elapsed().as_secs() / 60;
-    let log = held.finish().stderr;
-    let lines: Vec<&str> =
-        log.lines().filter(|line| line.contains(" at=app-speaks-tls ")).collect();
-    assert_eq!(lines.len(), 20, "{log}");
-    let warnings = lines.iter().filter(|line| line.contains(" level=warning ")).count() as u64;
-    assert!((1..=1 + minutes).contains(&warnings), "{log}");
-    assert!(lines[0].contains(" level=warning ") && lines[1].contains(" level=info "), "{log}");
-}
-
-#[test]
 fn an_app_that_speaks_tls_does_not_wait_for_a_redis_that_is_silent() {
     let silent = Peer::tcp(|mut stream| rest(&mut stream).0.len());
     let launcher = Launcher::holding(&silent.url());

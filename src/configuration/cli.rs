@@ -18,7 +18,6 @@ const CHECK: &str = "check";
 const PRINT_ENV: &str = "print-env";
 const PRINT_SHIM: &str = "print-shim";
 const STATUS: &str = "status";
-const WATCH: &str = "watch";
 const COMMAND: &str = "command";
 
 /// The parsed command line.
@@ -33,8 +32,6 @@ pub struct Invocation {
     pub print_shim: bool,
     /// `--status` was given.
     pub status: bool,
-    /// `--watch` was given.
-    pub watch: bool,
     /// A retired option was given. It has no effect.
     pub retired_option: bool,
     /// COMMAND and its arguments; empty only together with one of the above.
@@ -55,7 +52,6 @@ impl Invocation {
             print_env: matches.get_flag(PRINT_ENV),
             print_shim: matches.get_flag(PRINT_SHIM),
             status: matches.get_flag(STATUS),
-            watch: matches.get_flag(WATCH),
             retired_option: matches.contains_id(options::RETIRED_OPTION),
             command: matches.remove_many(COMMAND).map_or_else(Vec::new, Iterator::collect),
             matches,
@@ -76,7 +72,7 @@ fn parser() -> Command {
         .hide(true);
     let is_rare = |name: &str| {
         let mut rare = options::with_option().filter(|(_, setting)| !setting.is_common);
-        rare.any(|(option, _)| option == name) || [PRINT_SHIM, WATCH].contains(&name)
+        rare.any(|(option, _)| option == name) || name == PRINT_SHIM
     };
     let shorten = |arg: Arg| {
         let is_rare = is_rare(arg.get_id().as_str());
@@ -130,7 +126,7 @@ fn setting_arg(option: &'static str, setting: &'static Declaration) -> Arg {
 }
 
 /// The options that make the launcher do something else than run COMMAND.
-fn task_args() -> [Arg; 5] {
+fn task_args() -> [Arg; 4] {
     let flag = |name, help| Arg::new(name).long(name).action(ArgAction::SetTrue).help(help);
     [
         flag(CHECK, "Examine every tunnel, print a report and exit"),
@@ -150,11 +146,6 @@ fn task_args() -> [Arg; 5] {
         )
         .help_heading(options::STATUS)
         .conflicts_with_all([CHECK, PRINT_ENV, PRINT_SHIM, COMMAND]),
-        flag(WATCH, "With --status: print again every second")
-            .help_heading(options::STATUS)
-            .requires(STATUS)
-            // clap drops a `requires` when a conflicting argument is present.
-            .conflicts_with_all([CHECK, PRINT_ENV, PRINT_SHIM, COMMAND]),
     ]
 }
 

@@ -296,3 +296,11 @@ pub fn logged(log: &str, event: &str, key: &str) -> Vec<String> {
         })
         .collect()
 }
+
+/// Like [`logged`], for warnings that the launcher summarises: a line with a `count` stands for so
+/// many warnings.
+pub fn warned(log: &str, event: &str, key: &str) -> Vec<String> {
+    let counts = logged(log, event, "count").into_iter().map(|count| count.parse().unwrap_or(1));
+    let values = logged(log, event, key).into_iter().zip(counts);
+    values.flat_map(|(value, count)| std::iter::repeat_n(value, count)).collect()
+}

@@ -3,6 +3,7 @@
 #![allow(dead_code)] // Each test file uses its own part.
 
 pub mod dist;
+pub mod figures;
 pub mod launcher;
 pub mod links;
 pub mod peer;
