@@ -286,7 +286,7 @@ fn the_port_that_the_platform_wants_the_app_to_have_is_refused() {
     assert_eq!(ended.code(), 78);
     assert!(
         ended.stderr.contains(
-            "STUNNEL_STATUS_ADDRESS is port 5000, which PORT says is the app's; set another"
+            "STUNNEL_STATUS_ADDRESS is port 5000, which PORT gives to the app; set another"
         ),
         "{ended:?}"
     );
@@ -360,8 +360,8 @@ fn a_wrong_address_and_a_wrong_interval_are_told_with_what_would_be_right() {
     let ended = launcher.env("STUNNEL_METRICS_INTERVAL", "10ms").run();
     assert_eq!(ended.code(), 78);
     for said in [
-        "STUNNEL_STATUS_ADDRESS is 'here'; expected HOST:PORT, a port of 127.0.0.1, or unix",
-        "STUNNEL_METRICS_INTERVAL is '10ms'; expected a time of a second or more such as 60s, or 0",
+        "STUNNEL_STATUS_ADDRESS is 'here'; expected HOST:PORT (0.0.0.0:9121 for every interface)",
+        "STUNNEL_METRICS_INTERVAL is '10ms'; expected a time of 1s or more such as 60s, or 0",
     ] {
         assert!(ended.stderr.contains(said), "{ended:?}");
     }
