@@ -297,7 +297,7 @@ fn the_status_port_must_not_be_the_apps_port() {
     assert_eq!(ended.code(), 78);
     assert!(
         ended.stderr.contains(
-            "STUNNEL_STATUS_ADDRESS is port 5000, which PORT says is the app's; set another"
+            "STUNNEL_STATUS_ADDRESS is port 5000, which PORT gives to the app; set another"
         ),
         "{ended:?}"
     );
@@ -371,8 +371,8 @@ fn wrong_settings_are_reported_with_valid_ones() {
     let ended = launcher.env("STUNNEL_METRICS_INTERVAL", "10ms").run();
     assert_eq!(ended.code(), 78);
     for said in [
-        "STUNNEL_STATUS_ADDRESS is 'here'; expected HOST:PORT, a port of 127.0.0.1, or unix",
-        "STUNNEL_METRICS_INTERVAL is '10ms'; expected a time of a second or more such as 60s, or 0",
+        "STUNNEL_STATUS_ADDRESS is 'here'; expected HOST:PORT (0.0.0.0:9121 for every interface)",
+        "STUNNEL_METRICS_INTERVAL is '10ms'; expected a time of 1s or more such as 60s, or 0",
     ] {
         assert!(ended.stderr.contains(said), "{ended:?}");
     }
