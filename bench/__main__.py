@@ -2,8 +2,8 @@
 
 Everything runs on this machine, in one run, with the same load for all. Rounds alternate between
 the contenders; figures are medians over rounds, with minimum and maximum. CPU is user + system time
-of the proxy's processes, from /proc. Ratios are ours to the best peer's of the same run: for CPU,
-latency and memory below 1 is better than every peer, for rates above 1.
+of the proxy's processes, from /proc. Ratios divide our figure by the best peer's of the same run:
+for CPU, latency and memory, less than 1 is better than every peer; for rates, more than 1 is.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from types import FrameType
 
 import report
 from loads import LOADS, START_UP
-from peers import BEFORE, DESCRIPTORS, OURS, PEERS, Lineup, versions
+from peers import BEFORE, DESCRIPTORS, OURS, PEERS, POOL_MODES, Lineup, versions
 from run import Run
 from system import ENDING_SIGNALS, ROOT, fail
 
@@ -49,7 +49,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="smaller loads and 2 rounds, in less than two minutes; writes no file",
+        help="smaller loads and 2 rounds, in a few minutes; writes no file",
     )
     parser.add_argument("--rounds", type=int, help="rounds of each load (default: 5)")
     parser.add_argument(
@@ -59,7 +59,21 @@ def arguments() -> argparse.Namespace:
         default=[],
         help="only loads whose name holds one of these",
     )
-    parser.add_argument("--peers", nargs="*", choices=list(PEERS), default=list(PEERS))
+    parser.add_argument(
+        "--peers",
+        nargs="*",
+        choices=list(PEERS),
+        default=list(PEERS),
+        help="peers to measure (default: all)",
+    )
+    modes = list(POOL_MODES.values())
+    parser.add_argument(
+        "--modes",
+        nargs="+",
+        choices=modes,
+        default=modes,
+        help="STUNNEL_POOL modes to measure (default: all)",
+    )
     parser.add_argument(
         "--binary",
         type=launcher,
@@ -68,7 +82,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--before",
         type=launcher,
-        help="another launcher, measured beside it: one from before a change",
+        help="an older launcher to measure beside it, with its own default settings",
     )
     return parser.parse_args()
 
@@ -118,10 +132,12 @@ def main() -> None:
     options = arguments()
     end_cleanly_by_signals()
     os.environ["PATH"] += f":{SYSTEM_PATH}"
-    full = not options.quick and not options.only
+    everything = options.peers == list(PEERS) and options.modes == list(POOL_MODES.values())
+    full = everything and not options.quick and not options.only
     if full:
-        report.page_around_table()  # Better known now than in 20 minutes.
-    launchers = {OURS: options.binary or packaged_launcher()}
+        report.page_around_table()  # Fail now rather than in 20 minutes.
+    binary = options.binary or packaged_launcher()
+    launchers = {name: binary for name, mode in POOL_MODES.items() if mode in options.modes}
     if options.before:
         launchers[BEFORE] = options.before
     raise_descriptor_limit()
@@ -135,7 +151,7 @@ def main() -> None:
     print(report.table(results))
     print(f"\n{time.monotonic() - started:.0f} s, {rounds} rounds")
     if full:
-        for path, text in report.files(results, rounds, versions(launchers[OURS])).items():
+        for path, text in report.files(results, rounds, versions(binary)).items():
             path.write_text(text)
 
 

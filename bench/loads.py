@@ -36,20 +36,16 @@ PIPELINE = 16
 REDIS_BENCHMARK_PATIENCE = 600
 # New connections a second, where they are paced.
 PACE = 50
-# New connections of a burst, how many bursts, and seconds between two.
-BURST, BURSTS, BURST_PAUSE = 50, 4, 0.1
-# Instances in front of one Redis in a storm, and the connections that each gets at once.
+# Launchers in front of one Redis in a storm, and the connections that each gets at once.
 STORM, STORM_CONNECTIONS = 10, 20
-# Seconds after which all come once more.
-AGAIN_AFTER = 0.5
-# Processes of an app written in PHP, what each says on every connection, and the replies.
-PHP_WORKERS = 20
-PHP_VALUE = "x" * SMALL_VALUE
-PHP_CALLS = (
+# An app that reconnects for every page, as PHP does: processes, and a page's requests and replies.
+PAGE_WORKERS = 20
+PAGE_VALUE = "x" * SMALL_VALUE
+PAGE_CALLS = (
     (("AUTH", USER, PASSWORD), "+OK\r\n"),
     (("SELECT", "1"), "+OK\r\n"),
-    (("SET", "session", PHP_VALUE), "+OK\r\n"),
-    (("GET", "session"), f"${SMALL_VALUE}\r\n{PHP_VALUE}\r\n"),
+    (("SET", "session", PAGE_VALUE), "+OK\r\n"),
+    (("GET", "session"), f"${SMALL_VALUE}\r\n{PAGE_VALUE}\r\n"),
     (("EXPIRE", "session", "1440"), ":1\r\n"),
 )
 # A line of redis-benchmark's CSV: the test, requests a second, and in milliseconds mean, minimum,
@@ -151,37 +147,49 @@ def many_connections(contender: Contender) -> int:
     return 600 if contender.name == "stunnel" else 4_000
 
 
-def php(contender: Contender, scale: Scale) -> Figures:
-    """PHP_WORKERS processes, each with a new connection for every page.
+def reconnecting_app(contender: Contender, scale: Scale) -> Figures:
+    """An app that reconnects all the time, first as fast as it can, then paced.
 
-    A page: connect, log in, choose a database, three requests one after the other, close.
+    PAGE_WORKERS processes serve pages. A page connects, logs in, selects a database, sends three
+    requests one after the other, and closes.
     """
     if contender.options:
-        return {}  # Python's own TLS would be measured.
-    pages = -(-scale(many_connections(contender)) // PHP_WORKERS)
-    calls = [(_request(words), reply.encode()) for words, reply in PHP_CALLS]
-
-    def page() -> float:
-        started = time.perf_counter()
-        with contender.connect() as client:
-            for request, expected in calls:
-                client.socket.sendall(request)
-                reply = b""
-                while len(reply) < len(expected) and (more := client.socket.recv(4096)):
-                    reply += more
-                if reply != expected:
-                    raise OSError(f"{contender.name} answers {request!r} with {reply!r}")
-        return (time.perf_counter() - started) * 1000
-
+        return {}  # We would measure Python's own TLS.
+    pages = -(-scale(many_connections(contender)) // PAGE_WORKERS)
     meter = Meter(contender)
-    elapsed, times = in_processes(PHP_WORKERS, lambda: [page() for _ in range(pages)])
+    elapsed, times = in_processes(PAGE_WORKERS, lambda: [page(contender) for _ in range(pages)])
     cpu = meter.figures("ms/connection", len(times) / 1000)
     return {
         "connections/s": len(times) / elapsed,
         "p50 ms": percentile(times, 0.5),
         "p99 ms": percentile(times, 0.99),
         "max ms": max(times),
+        "paced p50 ms": percentile(paced(lambda: page(contender), scale(200)), 0.5),
     } | cpu
+
+
+def page(contender: Contender) -> float:
+    """Serves one page; returns its time in milliseconds."""
+    started = time.perf_counter()
+    with contender.connect() as client:
+        for words, expected in PAGE_CALLS:
+            client.socket.sendall(_request(words))
+            reply = b""
+            while len(reply) < len(expected) and (more := client.socket.recv(4096)):
+                reply += more
+            if reply != expected.encode():
+                raise OSError(f"{contender.name} answers {words} with {reply!r}")
+    return (time.perf_counter() - started) * 1000
+
+
+def paced(work: Callable[[], float], count: int) -> list[float]:
+    """Does the work `count` times, PACE times a second; returns the results."""
+    begun = time.monotonic()
+    results = []
+    for index in range(count):
+        time.sleep(max(0, begun + index / PACE - time.monotonic()))
+        results.append(work())
+    return results
 
 
 def _request(words: Sequence[str]) -> bytes:
@@ -193,16 +201,17 @@ def _request(words: Sequence[str]) -> bytes:
 def paced_new_connections(contender: Contender, scale: Scale) -> Figures:
     """PACE new connections a second, each timed from connect to first reply."""
     if contender.options:
-        return {}  # Python's own TLS would be measured.
-    times: list[float] = []
-    meter, begun = Meter(contender), time.monotonic()
-    for index in range(scale(200)):
-        time.sleep(max(0, begun + index / PACE - time.monotonic()))
+        return {}  # We would measure Python's own TLS.
+
+    def first_reply() -> float:
         started = time.perf_counter()
         with contender.connect() as client:
             if not client.ping():
                 fail(f"{contender.name}: no reply")
-            times.append((time.perf_counter() - started) * 1000)
+            return (time.perf_counter() - started) * 1000
+
+    meter = Meter(contender)
+    times = paced(first_reply, scale(200))
     cpu = meter.figures("ms/connection", len(times) / 1000)
     return {
         "p50 ms": percentile(times, 0.5),
@@ -211,89 +220,22 @@ def paced_new_connections(contender: Contender, scale: Scale) -> Figures:
     } | cpu
 
 
-def one_burst(contender: Contender, steady: socket.socket) -> tuple[list[float], float]:
-    """BURST connections start at once, while `steady` goes on asking.
+def storm(contender: Contender, _scale: Scale) -> Figures:
+    """Every instance gets STORM_CONNECTIONS connections at once, each with a PING.
 
-    How long the first reply of each took, and the longest that `steady` waited, in seconds.
+    No connection closes before the last reply. A proxy's own CPU comes in ticks, too coarse here.
     """
-    first_replies: list[float] = []
-    worst_wait = 0.0
-    asked: dict[socket.socket, float] = {}
-    with selectors.DefaultSelector() as selector:
-        started = time.perf_counter()
-        for _ in range(BURST):
-            new = socket.socket()
-            new.setblocking(False)
-            new.connect_ex((contender.address, contender.port))
-            new.send(b"PING\r\n")
-            asked[new] = started
-            selector.register(new, selectors.EVENT_READ, new)
-        steady.send(b"PING\r\n")
-        steady_asked = time.perf_counter()
-        selector.register(steady, selectors.EVENT_READ, steady)
-        while asked:
-            ready = selector.select(PATIENCE)
-            if not ready:
-                fail(f"{contender.name}: no reply")
-            for key, _ in ready:
-                now = time.perf_counter()
-                answered: socket.socket = key.data
-                if not answered.recv(64):
-                    fail(f"{contender.name}: closed")
-                if answered is steady:
-                    worst_wait = max(worst_wait, now - steady_asked)
-                    steady.send(b"PING\r\n")
-                    steady_asked = now
-                else:
-                    first_replies.append(now - asked.pop(answered))
-                    selector.unregister(answered)
-                    answered.close()
-        # The last answer of the steady one.
-        selector.select(PATIENCE)
-        worst_wait = max(worst_wait, time.perf_counter() - steady_asked)
-        steady.recv(64)
-    return first_replies, worst_wait
-
-
-def burst(contender: Contender, _scale: Scale) -> Figures:
-    """Bursts of new connections beside one that goes on asking: the worst wait of either."""
     if contender.options:
-        return {}  # Python's own TLS would be measured.
-    first_replies: list[float] = []
-    worst_wait = 0.0
-    meter = Meter(contender)
-    with contender.connect() as steady:
-        steady.ping()
-        steady.socket.setblocking(False)
-        for _ in range(BURSTS):
-            replies, wait = one_burst(contender, steady.socket)
-            first_replies += replies
-            worst_wait = max(worst_wait, wait)
-            time.sleep(BURST_PAUSE)
-    cpu = meter.figures("ms/connection", len(first_replies) / 1000)
-    return {
-        "worst first reply ms": max(first_replies) * 1000,
-        "worst wait of another ms": worst_wait * 1000,
-    } | cpu
-
-
-def crowd(
-    contender: Contender, each: int, figures_now: Callable[[], Figures]
-) -> tuple[float, Figures]:
-    """Each instance gets `each` connections at the same moment, PING sent.
-
-    The longest that a first reply took, in seconds, and `figures_now` of the moment when it had
-    come; until then all connections stay.
-    """
+        return {}  # We would measure Python's own TLS.
     with contextlib.ExitStack() as stack, selectors.DefaultSelector() as selector:
-        ways = [(contender.address, port) for _ in range(each) for port in contender.ports]
-        new = [(stack.enter_context(socket.socket()), way) for way in ways]
+        ports = contender.ports * STORM_CONNECTIONS
+        new = [(stack.enter_context(socket.socket()), port) for port in ports]
         for client, _ in new:
             client.setblocking(False)
             selector.register(client, selectors.EVENT_READ, client)
-        started = time.perf_counter()
-        for client, way in new:
-            client.connect_ex(way)
+        meter, started = Meter(contender), time.perf_counter()
+        for client, port in new:
+            client.connect_ex((contender.address, port))
             client.send(b"PING\r\n")
         while selector.get_map():
             ready = selector.select(PATIENCE)
@@ -303,35 +245,9 @@ def crowd(
                 if key.data.recv(64) != b"+PONG\r\n":
                     fail(f"{contender.name}: no +PONG")
                 selector.unregister(key.data)
-        return time.perf_counter() - started, figures_now()
-
-
-def crowd_twice(each: int) -> Measure:
-    """A crowd at proxies that nobody has used before, and once more after all have closed."""
-
-    def measure(contender: Contender, _scale: Scale) -> Figures:
-        if contender.options:
-            return {}  # Python's own TLS would be measured.
-        figures: Figures = {}
-        for when in ("first", "again"):
-            accepted, meter = contender.redis.accepted(), Meter(contender)
-
-            def redis_figures(accepted: int = accepted, meter: Meter = meter) -> Figures:
-                # A proxy's own CPU comes in ticks, too coarse here.
-                cpu = meter.figures("ms", 1 / 1000)["Redis CPU ms"]
-                new = contender.redis.accepted() - accepted
-                return {"Redis CPU ms": cpu, "connections at Redis": new}
-
-            worst, found = crowd(contender, each, redis_figures)
-            # What is done behind the replies counts as well, but for nobody who waits.
-            time.sleep(AGAIN_AFTER)
-            later = redis_figures()
-            figures |= {f"{when}: worst first reply ms": worst * 1000}
-            figures |= {f"{when}: {name}": value for name, value in found.items()}
-            figures |= {f"{when}, later: {name}": value for name, value in later.items()}
-        return figures
-
-    return measure
+        slowest = time.perf_counter() - started
+        redis = meter.figures("ms", 1 / 1000)["Redis CPU ms"]
+        return {"slowest first reply ms": slowest * 1000, "Redis CPU ms": redis}
 
 
 def idle_connections(count: int) -> Measure:
@@ -392,7 +308,7 @@ class Setting(enum.Enum):
 
     TOGETHER = "contenders that all run for the whole time and take turns"
     ALONE = "proxies that are started for this one measurement"
-    UNUSED = "the same, and nobody has connected through them before"
+    UNUSED = "fresh proxies that nobody has connected through before"
     FAR = "contenders whose Redis is behind a link of 2 ms; they take turns"
 
 
@@ -415,12 +331,6 @@ def _by_name(*loads: Load) -> dict[str, Load]:
     return {load.name: load for load in loads}
 
 
-# What counts where all come at once.
-_CROWD_FIGURES = {
-    f"{when}: {name}": False
-    for when in ("first", "again")
-    for name in ("worst first reply ms", "Redis CPU ms", "connections at Redis")
-}
 # Every load but for START_UP, in the order of the short table.
 LOADS = _by_name(
     Load(
@@ -454,14 +364,14 @@ LOADS = _by_name(
         {"requests/s": True, "CPU s/million": False, "Redis CPU s/million": False},
     ),
     Load(
-        "PHP",
-        php,
-        {"connections/s": True, "CPU ms/connection": False, "Redis CPU ms/connection": False},
-    ),
-    Load(
-        "paced new connections",
-        paced_new_connections,
-        {"p50 ms": False, "CPU ms/connection": False, "Redis CPU ms/connection": False},
+        "app that reconnects",
+        reconnecting_app,
+        {
+            "connections/s": True,
+            "CPU ms/connection": False,
+            "Redis CPU ms/connection": False,
+            "paced p50 ms": False,
+        },
     ),
     Load(
         "paced new connections, 2 ms away",
@@ -470,19 +380,9 @@ LOADS = _by_name(
         Setting.FAR,
     ),
     Load(
-        "burst of 50 connections",
-        burst,
-        {
-            "worst first reply ms": False,
-            "worst wait of another ms": False,
-            "Redis CPU ms/connection": False,
-        },
-    ),
-    Load("50 at once", crowd_twice(BURST), _CROWD_FIGURES, Setting.UNUSED),
-    Load(
         f"storm of {STORM} x {STORM_CONNECTIONS}",
-        crowd_twice(STORM_CONNECTIONS),
-        _CROWD_FIGURES,
+        storm,
+        {"slowest first reply ms": False, "Redis CPU ms": False},
         Setting.UNUSED,
         instances=STORM,
     ),

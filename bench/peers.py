@@ -26,16 +26,21 @@ from system import (
     wait_until,
 )
 
-# The launcher that is measured, by the name it has in tables.
+# The launcher under test, as tables call it: with its defaults, and with the pool off and on.
 OURS = "start-stunnel"
-# Another launcher beside it, from before a change.
+OFF, ON = f"{OURS}, off", f"{OURS}, on"
+# STUNNEL_POOL of each. The default is not set, since a launcher must not need it.
+POOL_MODES = {OURS: "auto", OFF: "off", ON: "on"}
+# The launcher of --before. It may be too old to know STUNNEL_POOL, so we never set that.
 BEFORE = "before"
-# Without a proxy between client and Redis: what the best could reach.
+# No proxy between client and Redis: the best that a proxy could reach.
 TLS_DIRECTLY = "TLS directly"
 PLAINTEXT = "plaintext"
-# Open files that each process needs: for 5,000 connections, which are two each in a proxy.
+# nginx as it comes, and limited to TLS 1.3.
+NGINX, NGINX_TLS13 = "nginx", "nginx TLS 1.3"
+# Open files that each process needs: a proxy has two for each of 5,000 connections.
 DESCRIPTORS = 15_000
-# Who logs in where a load logs in, and the password, which is of no use elsewhere.
+# The login of the loads that log in.
 USER, PASSWORD = "app", "benchmark"
 # Seconds for a proxy to get ready that listens already.
 START_PAUSE = 0.5
@@ -157,14 +162,14 @@ class Redis:
 
 
 def start_ours(processes: Processes, redis: Redis, name: str, binary: Path) -> Contender:
-    """start-stunnel; STUNNEL_… of the caller's apply, for comparing settings."""
+    """start-stunnel; the caller's STUNNEL_… variables apply, to compare settings."""
     port = free_port()
-    # With a password, as a user's: no spares are made for a URL without one. This Redis asks for
-    # none.
-    url = f"rediss://:unasked@{redis.address}:{redis.tls}"
-    environment = {"PATH": os.environ["PATH"], "REDIS_URL": url}
+    environment = {"PATH": os.environ["PATH"]}
+    environment["REDIS_URL"] = f"rediss://{redis.address}:{redis.tls}"
     environment |= {name: text for name, text in os.environ.items() if name.startswith("STUNNEL_")}
     environment |= {"STUNNEL_LISTEN_PORT": str(port), "STUNNEL_LOGLEVEL": "warning"}
+    if name in (OFF, ON):
+        environment["STUNNEL_POOL"] = POOL_MODES[name]
     process = processes.start([binary, *COMMAND], env=environment)
     return Contender(name, redis, (port,), mains=(process.pid,))
 
@@ -214,10 +219,24 @@ listen redis
 
 
 def start_nginx(folder: Path, processes: Processes, redis: Redis) -> Contender:
-    """nginx with its stream module, with a worker for each of two cores."""
+    """nginx with its stream module, with a worker for each of two cores.
+
+    It resumes TLS 1.2 sessions to Redis, without a key exchange.
+    """
+    return _start_nginx(folder, processes, redis, NGINX, "")
+
+
+def start_nginx_tls13(folder: Path, processes: Processes, redis: Redis) -> Contender:
+    """nginx with TLS 1.3, where a resumed session too needs a key exchange, as start-stunnel's."""
+    return _start_nginx(folder, processes, redis, NGINX_TLS13, "proxy_ssl_protocols TLSv1.3;")
+
+
+def _start_nginx(
+    folder: Path, processes: Processes, redis: Redis, name: str, setting: str
+) -> Contender:
     port = free_port()
     configuration = folder / "nginx.conf"
-    # Otherwise root's workers would become another user, who may not read `folder`.
+    # By default root's workers switch to a user that may not read `folder`.
     user = "user root;\n" if os.geteuid() == 0 else ""
     configuration.write_text(f"""\
 load_module /usr/lib/nginx/modules/ngx_stream_module.so;
@@ -232,6 +251,7 @@ stream {{
     listen 127.0.0.1:{port} backlog=4096;
     proxy_pass {redis.address}:{redis.tls};
     proxy_ssl on;
+    {setting}
     proxy_ssl_verify off;
     proxy_ssl_session_reuse on;
     proxy_buffer_size 16k;
@@ -241,17 +261,18 @@ stream {{
 }}
 """)
     process = processes.start(["nginx", "-p", folder, "-e", "stderr", "-c", configuration])
-    return Contender("nginx", redis, (port,), mains=(process.pid,))
+    return Contender(name, redis, (port,), mains=(process.pid,))
 
 
 # What one would use instead of start-stunnel, in the order of tables.
 PEERS: dict[str, Callable[[Path, Processes, Redis], Contender]] = {
-    "nginx": start_nginx,
+    NGINX: start_nginx,
+    NGINX_TLS13: start_nginx_tls13,
     "haproxy": start_haproxy,
     "stunnel": start_stunnel,
 }
 # The columns of tables.
-COLUMNS = (OURS, BEFORE, *PEERS, TLS_DIRECTLY, PLAINTEXT)
+COLUMNS = (*POOL_MODES, BEFORE, *PEERS, TLS_DIRECTLY, PLAINTEXT)
 
 
 @dataclass
@@ -259,7 +280,7 @@ class Lineup:
     """Who takes part in a run, and the folder for what they need on disk."""
 
     folder: Path
-    # Launchers to measure: OURS, and BEFORE if there is one to compare with.
+    # Launchers to measure: OURS with the wanted pool modes, and BEFORE if there is one.
     launchers: dict[str, Path]
     peers: list[str]
 
@@ -276,13 +297,13 @@ class Lineup:
     def start_unused(
         self, name: str, instances: int, processes: Processes, redis: Redis
     ) -> Contender:
-        """Starts as many of it, and waits until they listen: nobody has used them yet."""
+        """Starts `instances` fresh proxies and waits until they listen."""
         started = [self._start_once(name, processes, redis) for _ in range(instances)]
         ports = tuple(port for contender in started for port in contender.ports)
         mains = tuple(main for contender in started for main in contender.mains)
         contender = Contender(name, redis, ports, mains=mains)
         wait_until(f"{name} listens", contender.listens)
-        # A port is there before the workers behind it are.
+        # The port opens before the workers are ready.
         time.sleep(START_PAUSE)
         return contender
 
@@ -290,7 +311,7 @@ class Lineup:
         if name in self.launchers:
             return start_ours(processes, redis, name, self.launchers[name])
         # Instances do not share their files.
-        folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.folder))
+        folder = Path(tempfile.mkdtemp(prefix="peer-", dir=self.folder))
         return PEERS[name](folder, processes, redis)
 
     def start_all(self, processes: Processes, redis: Redis) -> list[Contender]:
