@@ -35,7 +35,7 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 
 def fail(message: str) -> NoReturn:
     """Ends the run with exit code 1."""
-    sys.exit(f"bin/bench: {message}")
+    sys.exit(f"bin/{Path(sys.argv[0]).name}: {message}")
 
 
 def wait_until(what: str, condition: Callable[[], bool]) -> None:
