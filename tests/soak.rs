@@ -1,8 +1,8 @@
-//! Loads and faults mixed at random, from a seed: each reply is checked, and each error has to be
-//! explained by a fault.
+//! Loads, faults and leaving apps mixed at random, from a seed. The test checks each reply, and a
+//! fault must explain each error.
 //!
-//! `bin/soak --minutes N` runs it for long; `bin/test` for a few seconds. SOAK_SECONDS and
-//! SOAK_SEED say how.
+//! `bin/soak --minutes N` runs it for long, `bin/test` for a few seconds. SOAK_SECONDS, SOAK_SEED
+//! and SOAK_POOL (the launcher's pool mode) override the defaults.
 
 mod support;
 
@@ -19,7 +19,7 @@ use nix::libc;
 use support::launcher::{Held, Launcher, port_of, send_signal};
 use support::proc::{descriptors, resident_kib};
 use support::resp::{Client, Reply, request};
-use support::servers::{Front, Options, PASSWORD, Server};
+use support::servers::{Front, Options, PASSWORD, Server, connections};
 use support::{eventually, eventually_within, reset};
 
 /// How long a run takes when nobody says so.
@@ -39,6 +39,44 @@ const DURABLE: &[&str] =
 /// Both URLs, then life until standard input ends, whatever signals are passed on.
 const HOLD_TWO: &str =
     "trap '' HUP TERM USR1 USR2; echo $REDIS_URL; echo $CLEAN_URL; while read -r _; do :; done";
+
+/// A key of database 0. A connection that its last user left in another database does not find it.
+const HOME: &str = "home";
+/// A key that only transactions without EXEC set.
+const NEVER: &str = "never";
+
+/// What an app may have begun on a connection when it leaves.
+struct Unfinished {
+    name: &'static str,
+    requests: &'static [&'static [&'static str]],
+    /// The replies that the app may read before it leaves.
+    replies: u64,
+}
+
+const UNFINISHED: &[Unfinished] = &[
+    Unfinished { name: "nothing", requests: &[], replies: 0 },
+    Unfinished { name: "a PING", requests: &[&["PING"]], replies: 1 },
+    Unfinished { name: "MULTI", requests: &[&["MULTI"], &["SET", NEVER, "1"]], replies: 2 },
+    Unfinished { name: "WATCH", requests: &[&["WATCH", HOME]], replies: 1 },
+    Unfinished { name: "SELECT", requests: &[&["SELECT", "7"]], replies: 1 },
+    Unfinished { name: "SUBSCRIBE", requests: &[&["SUBSCRIBE", "news"]], replies: 1 },
+    Unfinished { name: "BLPOP", requests: &[&["BLPOP", "empty list", "0.5"]], replies: 0 },
+    Unfinished { name: "HELLO 3", requests: &[&["HELLO", "3"]], replies: 0 },
+    Unfinished {
+        name: "TRACKING",
+        requests: &[&["HELLO", "3"], &["CLIENT", "TRACKING", "ON"], &["GET", HOME]],
+        replies: 0,
+    },
+    Unfinished { name: "REPLY OFF", requests: &[&["CLIENT", "REPLY", "OFF"]], replies: 0 },
+    Unfinished { name: "REPLY SKIP", requests: &[&["CLIENT", "REPLY", "SKIP"]], replies: 0 },
+];
+/// One leaving app of this many has sent half a request.
+const HALF_REQUEST_IN: u64 = 8;
+const HALF_REQUEST: &str = "half a request";
+/// How an app leaves.
+const CLOSED: &str = "closed";
+const HALF_CLOSED: &str = "half-closed";
+const RESET: &str = "reset";
 
 /// SplitMix64 (Steele, Lea and Flood, 2014): small, and the same everywhere.
 #[derive(Clone)]
@@ -76,6 +114,8 @@ struct Counts {
     /// Connections to Redis that a fault ended, or kept from being made.
     ended_by_faults: AtomicU64,
     faults: Mutex<HashMap<&'static str, u64>>,
+    /// How apps left, and what they had begun.
+    leavers: Mutex<HashMap<(&'static str, &'static str), u64>>,
 }
 
 impl Counts {
@@ -287,6 +327,8 @@ struct App {
     /// Elements that were sent, acknowledged or not.
     sent: u64,
     over: Arc<AtomicBool>,
+    /// Whether it meets faults.
+    disturbed: bool,
 }
 
 type Broken = std::io::Error;
@@ -312,7 +354,10 @@ impl App {
     fn use_a_connection(&mut self) -> Result<(), Broken> {
         let mut client = Client::open(self.port);
         assert_eq!(self.ask(&mut client, &[b"AUTH", PASSWORD.as_bytes()])?, Reply::line("+OK"));
-        for _ in 0..=self.dice.below(40) {
+        assert_eq!(self.ask(&mut client, &[b"GET", HOME.as_bytes()])?, Reply::bulk(HOME));
+        // Half of the connections are short, so that many users follow each other.
+        let longest = if self.dice.below(2) == 0 { 2 } else { 40 };
+        for _ in 0..self.dice.below(longest) {
             if self.over.load(Ordering::Relaxed) {
                 break;
             }
@@ -329,13 +374,47 @@ impl App {
                 _ => self.read_slowly(&mut client)?,
             }
         }
-        match self.dice.below(4) {
-            // Closed with a question open, as by an app that has changed its mind: nobody waits for
-            // what becomes of it.
-            0 => drop(client.stream.get_mut().write_all(&request(&[b"PING"]))),
-            1 => reset(client.stream.get_ref()),
-            _ => {}
-        }
+        self.leave(client)
+    }
+
+    /// Leaves a connection in one of many ways. Whatever was begun there must not reach its next
+    /// user, who checks every reply.
+    fn leave(&mut self, mut client: Client) -> Result<(), Broken> {
+        let begun = if self.dice.below(HALF_REQUEST_IN) == 0 {
+            // Its end, if anybody sent one, would make an element that `lost` does not know.
+            let list = format!("list of {}", self.name);
+            let request = request(&[b"RPUSH", list.as_bytes(), b"not an element"]);
+            let half = 1 + self.dice.below(request.len() as u64 - 1) as usize;
+            client.stream.get_mut().write_all(&request[..half])?;
+            HALF_REQUEST
+        } else {
+            let begun = &UNFINISHED[self.dice.below(UNFINISHED.len() as u64) as usize];
+            for words in begun.requests {
+                let words: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
+                client.stream.get_mut().write_all(&request(&words))?;
+            }
+            for _ in 0..self.dice.below(begun.replies + 1) {
+                reply(&mut client)?;
+            }
+            begun.name
+        };
+        let way = match self.dice.below(3) {
+            0 => CLOSED,
+            1 => {
+                reset(client.stream.get_ref());
+                RESET
+            }
+            _ => {
+                client.stream.get_ref().shutdown(Shutdown::Write)?;
+                let ended = client.stream.read_to_end(&mut Vec::new());
+                // A fault after the half-close ends what no app waits for any more.
+                if !self.disturbed {
+                    ended?;
+                }
+                HALF_CLOSED
+            }
+        };
+        *self.counts.leavers.lock().unwrap().entry((way, begun)).or_default() += 1;
         Ok(())
     }
 
@@ -474,6 +553,11 @@ fn disturb(
     }
 }
 
+/// The launcher's pool mode in this run.
+fn pool() -> String {
+    env::var("SOAK_POOL").unwrap_or_else(|_| "auto".to_owned())
+}
+
 fn from_environment(name: &str, default: u64) -> u64 {
     env::var(name)
         .map_or(default, |value| value.parse().unwrap_or_else(|_| panic!("{name}: a number")))
@@ -492,11 +576,15 @@ fn run_apps(apps: &mut [App], counts: &Counts, while_they_run: impl FnOnce()) {
 }
 
 /// The launcher's memory and descriptors when nobody is connected.
-fn at_rest(held: &Held, network: &Network) -> (u64, usize) {
+fn at_rest(held: &Held, network: &Network, clean: &Server) -> (u64, usize) {
     let pid = held.running.pid();
-    // Those that are kept go half a minute later.
+    // The pool keeps idle connections for half a minute.
     eventually_within(Duration::from_secs(120), "every connection is gone", || {
         network.open.lock().unwrap().is_empty().then_some(())
+    });
+    let mut direct = clean.direct();
+    eventually_within(Duration::from_secs(120), "every witness's connection is gone", || {
+        (connections(&mut direct) == 0).then_some(())
     });
     // Descriptors of the last connections are closed a moment later.
     let mut last = 0;
@@ -509,11 +597,11 @@ fn at_rest(held: &Held, network: &Network) -> (u64, usize) {
 }
 
 #[test]
-fn loads_and_faults_at_random_lose_nothing_and_leave_nothing() {
+fn loads_and_faults_at_random_lose_nothing() {
     let seconds = from_environment("SOAK_SECONDS", SECONDS);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     let seed = from_environment("SOAK_SEED", now);
-    println!("seed {seed}, {seconds} s");
+    println!("seed {seed}, {seconds} s, pool {}", pool());
     let mut dice = Dice(seed);
     let counts = Arc::new(Counts::default());
 
@@ -526,6 +614,7 @@ fn loads_and_faults_at_random_lose_nothing_and_leave_nothing() {
         .env("CLEAN_URL", clean.url())
         .env("REDIS_STUNNEL_URLS", "REDIS_URL CLEAN_URL")
         .env("REDIS_URL_STUNNEL_MAX_CONNECTIONS", LIMIT)
+        .env("STUNNEL_POOL", pool())
         .env("STUNNEL_SPARES", "0");
     let mut held = launcher.start_held();
     let clean_url = held.running.line();
@@ -533,6 +622,9 @@ fn loads_and_faults_at_random_lose_nothing_and_leave_nothing() {
     let pid = held.running.pid();
 
     let over = Arc::new(AtomicBool::new(false));
+    for server in [&redis, &clean] {
+        assert_eq!(server.direct().ask(&["SET", HOME, HOME]), Reply::line("+OK"));
+    }
     let mut app = |kind: &str, n: u64, port, counts: &Arc<Counts>| App {
         name: format!("{kind} {n}"),
         dice: Dice(dice.next()),
@@ -541,6 +633,7 @@ fn loads_and_faults_at_random_lose_nothing_and_leave_nothing() {
         acknowledged: 0,
         sent: 0,
         over: over.clone(),
+        disturbed: kind == "app",
     };
     let mut apps: Vec<App> = (0..APPS).map(|n| app("app", n, held.port, &counts)).collect();
     let witness_counts = Arc::new(Counts::default());
@@ -553,7 +646,7 @@ fn loads_and_faults_at_random_lose_nothing_and_leave_nothing() {
     let warm = Duration::from_secs(seconds / 10 + 2);
     run_apps(&mut apps, &counts, || thread::sleep(warm));
     assert_eq!(counts.broken.load(Ordering::Relaxed), 0, "without faults");
-    let before = at_rest(&held, &network);
+    let before = at_rest(&held, &network, &clean);
 
     let witnessing = {
         let counts = witness_counts.clone();
@@ -577,22 +670,29 @@ fn loads_and_faults_at_random_lose_nothing_and_leave_nothing() {
     let broken = counts.broken.load(Ordering::Relaxed);
     run_apps(&mut apps, &counts, || thread::sleep(warm));
     let broken_later = counts.broken.load(Ordering::Relaxed) - broken;
-    let after = at_rest(&held, &network);
+    let after = at_rest(&held, &network, &clean);
 
     let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     let mut through = Client::connect(held.port, PASSWORD);
     let lost: u64 = apps.iter().map(|app| app.lost(&mut through)).sum();
     let mut through_clean = Client::connect(clean_port, PASSWORD);
+    for client in [&mut through, &mut through_clean] {
+        assert_eq!(client.ask(&["GET", NEVER]), Reply::Nil, "a transaction without EXEC ran");
+    }
     let lost_by_witnesses: u64 = witnesses.iter().map(|app| app.lost(&mut through_clean)).sum();
     let mut faults: Vec<_> =
         counts.faults.lock().unwrap().iter().map(|(name, count)| (*name, *count)).collect();
     faults.sort_unstable();
+    let left = |way: &'static str, begun: &'static str| -> u64 {
+        let counts = [&counts, &witness_counts].map(|counts| counts.leavers.lock().unwrap());
+        counts.iter().filter_map(|leavers| leavers.get(&(way, begun))).sum()
+    };
     let ended_by_faults = count(&counts.ended_by_faults);
     let witness_broken = count(&witness_counts.broken);
 
     println!("| what | count |\n| --- | --- |");
     let row = |what: &str, count: &dyn std::fmt::Display| println!("| {what} | {count} |");
-    row("seconds, seed", &format!("{seconds}, {seed}"));
+    row("seconds, seed, pool", &format!("{seconds}, {seed}, {}", pool()));
     row(
         "requests, each reply checked",
         &(count(&counts.requests) + count(&witness_counts.requests)),
@@ -601,6 +701,10 @@ fn loads_and_faults_at_random_lose_nothing_and_leave_nothing() {
     row("MiB sent", &((count(&counts.bytes) + count(&witness_counts.bytes)) / (1024 * 1024)));
     for (name, count) in &faults {
         row(&format!("fault: {name}"), count);
+    }
+    for begun in UNFINISHED.iter().map(|begun| begun.name).chain([HALF_REQUEST]) {
+        let ways = [CLOSED, HALF_CLOSED, RESET].map(|way| left(way, begun).to_string());
+        row(&format!("closed, half-closed, reset after {begun}"), &ways.join(", "));
     }
     row("connections to Redis that a fault ended", &ended_by_faults);
     row("of these, seen as broken by an app", &broken);
