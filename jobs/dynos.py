@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ledger import Ledger
-from system import LOOK_INTERVAL, Processes, wait_until
+from system import LOOK_INTERVAL, Processes, fail, wait_until
 
 # Seconds between a platform's SIGTERM and its SIGKILL.
 GRACE = 30
@@ -51,6 +51,7 @@ class Dyno:
         """Starts the command; its output goes to a file in the ledger's folder."""
         self.name, self.words, self.environment = name, words, environment
         self.processes, self.ledger = processes, ledger
+        self.log_file = ledger.folder / f"log-{name}"
         self.generation = 0
         self.start()
 
@@ -58,7 +59,7 @@ class Dyno:
         """Starts the command once more."""
         self.generation += 1
         names = {"DYNO": self.name, "JOBS_WORKER": f"{self.name}.{self.generation}"}
-        with (self.ledger.folder / f"log-{self.name}").open("ab") as log:
+        with self.log_file.open("ab") as log:
             output = log.fileno()
             self.process = self.processes.start(
                 self.words, env=self.environment | names, stdout=output, stderr=output
@@ -67,7 +68,20 @@ class Dyno:
     def wait_until_ready(self) -> None:
         """Waits until the app says so."""
         name = f"{self.name}.{self.generation}"
-        wait_until(f"{name} is ready", lambda: name in self.ledger.lines("ready"))
+
+        def is_ready() -> bool:
+            if name in self.ledger.lines("ready"):
+                return True
+            if self.process.poll() is not None:
+                told = self.log().rstrip().rpartition("\n")[2]
+                fail(f"{self.name} ended before it was ready: {told}")
+            return False
+
+        wait_until(f"{name} is ready", is_ready)
+
+    def log(self) -> str:
+        """What it has printed."""
+        return self.log_file.read_text(errors="replace")
 
     def wait(self) -> int:
         """Waits until the command ends by itself; returns its exit code."""

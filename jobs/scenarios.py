@@ -205,10 +205,11 @@ def in_pair(system: JobSystem, mode: str | None, folder: Path, options: Options)
 
 
 Scenario = Callable[[JobSystem, str | None, Path, Options], Counts]
-# Each scenario, and the job systems that it is for.
+# Each scenario, and the job systems that it is for. Celery's workers end when their server becomes
+# a replica; they lose and double jobs even in plaintext, so a comparison would be chance.
 SCENARIOS: dict[str, tuple[Scenario, tuple[str, ...]]] = {
     "restarts": (alone(rolling_restarts), tuple(SYSTEMS)),
     "redis-restarts": (alone(redis_restarts), tuple(SYSTEMS)),
     "plan": (alone(full_plan, "--maxclients", PLAN), ("sidekiq",)),
-    "fail-overs": (in_pair, tuple(SYSTEMS)),
+    "fail-overs": (in_pair, ("sidekiq", "bullmq")),
 }
