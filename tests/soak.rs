@@ -12,7 +12,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::libc;
@@ -575,7 +575,7 @@ fn run_apps(apps: &mut [App], counts: &Counts, while_they_run: impl FnOnce()) {
     });
 }
 
-/// The launcher's memory and descriptors when nobody is connected.
+/// The launcher's memory and descriptors without any connection.
 fn at_rest(held: &Held, network: &Network, clean: &Server) -> (u64, usize) {
     let pid = held.running.pid();
     // The pool keeps idle connections for half a minute.
@@ -596,6 +596,92 @@ fn at_rest(held: &Held, network: &Network, clean: &Server) -> (u64, usize) {
     (resident_kib(pid), count)
 }
 
+/// A launcher with a tunnel through the network of faults, and a clean one.
+fn hold_two(network: &Network, clean: &Server) -> Held {
+    let launcher = Launcher::script(HOLD_TWO)
+        .redis(&format!("rediss://127.0.0.1:{}", network.port))
+        .env("CLEAN_URL", clean.url())
+        .env("REDIS_STUNNEL_URLS", "REDIS_URL CLEAN_URL")
+        .env("REDIS_URL_STUNNEL_MAX_CONNECTIONS", LIMIT)
+        .env("STUNNEL_POOL", pool())
+        .env("STUNNEL_SPARES", "0");
+    launcher.start_held()
+}
+
+/// Runs the witnesses until the end; the thread returns them.
+fn start_witnesses(mut witnesses: Vec<App>, counts: Arc<Counts>) -> JoinHandle<Vec<App>> {
+    thread::spawn(move || {
+        let broken: Vec<u64> = thread::scope(|scope| {
+            let running: Vec<_> =
+                witnesses.iter_mut().map(|witness| scope.spawn(|| witness.run())).collect();
+            running.into_iter().map(|app| app.join().expect("a witness")).collect()
+        });
+        add(&counts.broken, broken.iter().sum());
+        witnesses
+    })
+}
+
+/// What a run found.
+struct Summary<'a> {
+    /// Of the apps that met faults, and of the witnesses.
+    counts: [&'a Counts; 2],
+    /// Connections that an app saw broken while there were faults.
+    broken: u64,
+    /// Connections that an app saw broken where no fault was.
+    unexplained: u64,
+    lost: u64,
+    /// Memory in KiB and descriptors at rest.
+    before: (u64, usize),
+    after: (u64, usize),
+}
+
+impl Summary<'_> {
+    fn sum(&self, counter: impl Fn(&Counts) -> u64) -> u64 {
+        self.counts.iter().map(|counts| counter(counts)).sum()
+    }
+
+    fn print(&self) {
+        let row = |what: &str, count: &dyn std::fmt::Display| println!("| {what} | {count} |");
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        row("requests, each reply checked", &self.sum(|counts| count(&counts.requests)));
+        row("connections", &self.sum(|counts| count(&counts.connections)));
+        row("MiB sent", &(self.sum(|counts| count(&counts.bytes)) / (1024 * 1024)));
+        let mut faults: Vec<_> =
+            self.counts[0].faults.lock().unwrap().clone().into_iter().collect();
+        faults.sort_unstable();
+        for (name, count) in &faults {
+            row(&format!("fault: {name}"), count);
+        }
+        for begun in UNFINISHED.iter().map(|begun| begun.name).chain([HALF_REQUEST]) {
+            let ways = [CLOSED, HALF_CLOSED, RESET].map(|way| self.left(way, begun).to_string());
+            row(&format!("closed, half-closed, reset after {begun}"), &ways.join(", "));
+        }
+        row("connections to Redis that a fault ended", &count(&self.counts[0].ended_by_faults));
+        row("of these, seen as broken by an app", &self.broken);
+        row("broken without a fault, or beside one", &self.unexplained);
+        row("acknowledged writes lost", &self.lost);
+        let (before, after) = (self.before, self.after);
+        row("memory at rest, KiB, before and after", &format!("{}, {}", before.0, after.0));
+        row("descriptors at rest, before and after", &format!("{}, {}", before.1, after.1));
+    }
+
+    /// How many apps left in this way.
+    fn left(&self, way: &'static str, begun: &'static str) -> u64 {
+        self.sum(|counts| {
+            counts.leavers.lock().unwrap().get(&(way, begun)).copied().unwrap_or_default()
+        })
+    }
+
+    fn check(&self) {
+        let ended_by_faults = self.counts[0].ended_by_faults.load(Ordering::Relaxed);
+        assert!(self.broken <= ended_by_faults, "a fault explains every broken connection");
+        assert_eq!(self.unexplained, 0, "no fault, nothing broken");
+        assert_eq!(self.lost, 0);
+        assert_eq!(self.after.1, self.before.1, "descriptors");
+        assert!(self.after.0 < self.before.0 + KEPT_KIB, "memory");
+    }
+}
+
 #[test]
 fn loads_and_faults_at_random_lose_nothing() {
     let seconds = from_environment("SOAK_SECONDS", SECONDS);
@@ -609,14 +695,7 @@ fn loads_and_faults_at_random_lose_nothing() {
     let mut redis = Server::start_with(Front::Redis, options);
     let network = Network::start(redis.tls_port(), &counts);
     let clean = Server::start(Front::Redis);
-    let launcher = Launcher::script(HOLD_TWO)
-        .redis(&format!("rediss://127.0.0.1:{}", network.port))
-        .env("CLEAN_URL", clean.url())
-        .env("REDIS_STUNNEL_URLS", "REDIS_URL CLEAN_URL")
-        .env("REDIS_URL_STUNNEL_MAX_CONNECTIONS", LIMIT)
-        .env("STUNNEL_POOL", pool())
-        .env("STUNNEL_SPARES", "0");
-    let mut held = launcher.start_held();
+    let mut held = hold_two(&network, &clean);
     let clean_url = held.running.line();
     let clean_port = port_of(&clean_url);
     let pid = held.running.pid();
@@ -642,83 +721,45 @@ fn loads_and_faults_at_random_lose_nothing() {
     let witnesses_over = Arc::new(AtomicBool::new(false));
     witnesses.iter_mut().for_each(|witness| witness.over = witnesses_over.clone());
 
-    // What is kept for the next time is there before it is measured.
+    // The launcher allocates what it keeps before we measure.
     let warm = Duration::from_secs(seconds / 10 + 2);
     run_apps(&mut apps, &counts, || thread::sleep(warm));
     assert_eq!(counts.broken.load(Ordering::Relaxed), 0, "without faults");
     let before = at_rest(&held, &network, &clean);
 
-    let witnessing = {
-        let counts = witness_counts.clone();
-        thread::spawn(move || {
-            let broken: Vec<u64> = thread::scope(|scope| {
-                let running: Vec<_> =
-                    witnesses.iter_mut().map(|witness| scope.spawn(|| witness.run())).collect();
-                running.into_iter().map(|app| app.join().expect("a witness")).collect()
-            });
-            add(&counts.broken, broken.iter().sum());
-            witnesses
-        })
-    };
+    let witnessing = start_witnesses(witnesses, witness_counts.clone());
     let until = Instant::now() + Duration::from_secs(seconds);
     run_apps(&mut apps, &counts, || disturb(&mut dice, &network, &mut redis, pid, until, &counts));
     witnesses_over.store(true, Ordering::Relaxed);
     let witnesses = witnessing.join().unwrap();
 
-    // It is over: nothing breaks any more.
+    // Without faults nothing breaks any more.
     assert!(redis.answers());
     let broken = counts.broken.load(Ordering::Relaxed);
     run_apps(&mut apps, &counts, || thread::sleep(warm));
     let broken_later = counts.broken.load(Ordering::Relaxed) - broken;
     let after = at_rest(&held, &network, &clean);
 
-    let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     let mut through = Client::connect(held.port, PASSWORD);
-    let lost: u64 = apps.iter().map(|app| app.lost(&mut through)).sum();
     let mut through_clean = Client::connect(clean_port, PASSWORD);
     for client in [&mut through, &mut through_clean] {
         assert_eq!(client.ask(&["GET", NEVER]), Reply::Nil, "a transaction without EXEC ran");
     }
-    let lost_by_witnesses: u64 = witnesses.iter().map(|app| app.lost(&mut through_clean)).sum();
-    let mut faults: Vec<_> =
-        counts.faults.lock().unwrap().iter().map(|(name, count)| (*name, *count)).collect();
-    faults.sort_unstable();
-    let left = |way: &'static str, begun: &'static str| -> u64 {
-        let counts = [&counts, &witness_counts].map(|counts| counts.leavers.lock().unwrap());
-        counts.iter().filter_map(|leavers| leavers.get(&(way, begun))).sum()
-    };
-    let ended_by_faults = count(&counts.ended_by_faults);
-    let witness_broken = count(&witness_counts.broken);
-
-    println!("| what | count |\n| --- | --- |");
-    let row = |what: &str, count: &dyn std::fmt::Display| println!("| {what} | {count} |");
-    row("seconds, seed, pool", &format!("{seconds}, {seed}, {}", pool()));
-    row(
-        "requests, each reply checked",
-        &(count(&counts.requests) + count(&witness_counts.requests)),
-    );
-    row("connections", &(count(&counts.connections) + count(&witness_counts.connections)));
-    row("MiB sent", &((count(&counts.bytes) + count(&witness_counts.bytes)) / (1024 * 1024)));
-    for (name, count) in &faults {
-        row(&format!("fault: {name}"), count);
-    }
-    for begun in UNFINISHED.iter().map(|begun| begun.name).chain([HALF_REQUEST]) {
-        let ways = [CLOSED, HALF_CLOSED, RESET].map(|way| left(way, begun).to_string());
-        row(&format!("closed, half-closed, reset after {begun}"), &ways.join(", "));
-    }
-    row("connections to Redis that a fault ended", &ended_by_faults);
-    row("of these, seen as broken by an app", &broken);
-    row("broken without a fault, or beside one", &(broken_later + witness_broken));
-    row("acknowledged writes lost", &(lost + lost_by_witnesses));
-    row("memory at rest, KiB, before and after", &format!("{}, {}", before.0, after.0));
-    row("descriptors at rest, before and after", &format!("{}, {}", before.1, after.1));
-
-    assert!(broken <= ended_by_faults, "every broken connection is explained by a fault");
-    assert_eq!((broken_later, witness_broken), (0, 0), "no fault, nothing broken");
-    assert_eq!(lost + lost_by_witnesses, 0);
-    assert_eq!(after.1, before.1, "descriptors");
-    assert!(after.0 < before.0 + KEPT_KIB, "memory");
+    let lost = apps.iter().map(|app| app.lost(&mut through)).sum::<u64>()
+        + witnesses.iter().map(|app| app.lost(&mut through_clean)).sum::<u64>();
     drop((through, through_clean));
+    let summary = Summary {
+        counts: [&counts, &witness_counts],
+        broken,
+        unexplained: broken_later + witness_counts.broken.load(Ordering::Relaxed),
+        lost,
+        before,
+        after,
+    };
+    println!("| what | count |\n| --- | --- |");
+    println!("| seconds, seed, pool | {seconds}, {seed}, {} |", pool());
+    summary.print();
+    summary.check();
     let ended = held.finish();
     assert_eq!(ended.code(), 0);
     assert!(!ended.stderr.contains("panicked"), "{}", ended.stderr);
