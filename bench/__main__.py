@@ -1,4 +1,4 @@
-"""Measures start-stunnel beside what one would use instead: stunnel, HAProxy, nginx.
+"""Measures start-stunnel beside nginx, HAProxy and stunnel.
 
 Everything runs on this machine, in one run, with the same load for all. Rounds alternate between
 the contenders; figures are medians over rounds, with minimum and maximum. CPU is user + system time
@@ -26,20 +26,20 @@ from system import ENDING_SIGNALS, ROOT, fail
 
 # Rounds of each load, in a full run and in the quick form.
 ROUNDS, ROUNDS_QUICK = 5, 2
-# Where Debian keeps what only root is expected to run.
+# Debian's folders for programs of root.
 SYSTEM_PATH = "/usr/sbin:/sbin"
 
 
 def launcher(text: str) -> Path:
-    """The path of a program, which must be there."""
+    """The path of an existing program."""
     found = shutil.which(Path(text).absolute())
     if not found:
-        raise argparse.ArgumentTypeError(f"{text} is no program")
+        raise argparse.ArgumentTypeError(f"{text} is not a program")
     return Path(found)
 
 
 def arguments() -> argparse.Namespace:
-    """What the user wants; wrong usage ends here."""
+    """Reads the command line."""
     parser = argparse.ArgumentParser(
         prog="bin/bench",
         description=__doc__,
@@ -88,7 +88,7 @@ def arguments() -> argparse.Namespace:
 
 
 def packaged_launcher() -> Path:
-    """What users get: the binary that bin/package makes."""
+    """The binary that users get, from bin/package."""
     machine = os.uname().machine
     package = [ROOT / "bin/package", f"{machine}-gnu"]
     subprocess.run(package, check=True, stdout=subprocess.DEVNULL)
@@ -97,7 +97,7 @@ def packaged_launcher() -> Path:
 
 
 def raise_descriptor_limit() -> None:
-    """Proxies and clients of many connections inherit the limit."""
+    """Raises the limit for this process and all that it starts."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     if hard < DESCRIPTORS:
         allowed = f"{DESCRIPTORS} open files are needed and {hard} allowed"
@@ -106,22 +106,22 @@ def raise_descriptor_limit() -> None:
 
 
 class EndedBySignal(BaseException):
-    """Unwinds the run, which ends what was started."""
+    """Unwinds the run, which ends all that it started."""
 
     def __init__(self, number: int) -> None:
-        """With the number of the signal."""
+        """Keeps the signal's number."""
         self.number = number
 
 
 def _end(number: int, _: FrameType | None) -> None:
-    # A second signal does not cut the end short.
+    # A second signal does not cut the clean-up short.
     for ending in ENDING_SIGNALS:
         signal.signal(ending, signal.SIG_IGN)
     raise EndedBySignal(number)
 
 
 def end_cleanly_by_signals() -> None:
-    """Has a signal leave nothing behind; one that is ignored, as by nohup(1), stays so."""
+    """Cleans up on signals, except on those that our caller ignores, as nohup(1) does."""
     for ending in ENDING_SIGNALS:
         if signal.getsignal(ending) is not signal.SIG_IGN:
             signal.signal(ending, _end)
@@ -159,6 +159,6 @@ if __name__ == "__main__":
     try:
         main()
     except EndedBySignal as ended:
-        # By that signal, so that a shell sees it, and ends its loop at Ctrl-C.
+        # End by the same signal, so that Ctrl-C ends a shell's loop too.
         signal.signal(ended.number, signal.SIG_DFL)
         signal.raise_signal(ended.number)

@@ -1,4 +1,4 @@
-"""The loads: each is put on a contender and returns its figures, by name.
+"""The loads. Each one runs against a contender and returns figures by name.
 
 A new load is a function that takes a contender and how to scale a number of requests, and its line
 in LOADS. A Meter tells what it cost.
@@ -21,20 +21,20 @@ from client import Client
 from peers import PASSWORD, USER, Contender, Redis
 from system import PATIENCE, fail, in_processes
 
-# What was measured: values by the name of a figure, which ends with its unit.
+# Measured values by name. The name ends with the unit.
 Figures = dict[str, float]
-# How many requests are made of a number that is meant for a full run.
+# Scales the number of requests of a full run to this run.
 Scale = Callable[[int], int]
 Measure = Callable[[Contender, Scale], Figures]
 
-# Bytes of a small value, and of a large one, of which there are 16 in a MiB.
+# Bytes of a small and of a large value; 16 large values are a MiB.
 SMALL_VALUE, LARGE_VALUE = 100, 65_536
 LARGE_VALUES_PER_MIB, LARGE_VALUES_PER_GIB = 16, 16_384
-# Requests that are sent before a reply is waited for.
+# Requests that a client sends before it waits for a reply.
 PIPELINE = 16
-# Seconds that redis-benchmark may take.
+# Time limit of redis-benchmark, in seconds.
 REDIS_BENCHMARK_PATIENCE = 600
-# New connections a second, where they are paced.
+# New connections per second in paced loads.
 PACE = 50
 # Launchers in front of one Redis in a storm, and the connections that each gets at once.
 STORM, STORM_CONNECTIONS = 10, 20
@@ -49,7 +49,7 @@ PAGE_CALLS = (
     (("EXPIRE", "session", "1440"), ":1\r\n"),
 )
 # A line of redis-benchmark's CSV: the test, requests a second, and in milliseconds mean, minimum,
-# p50, p95, p99, maximum. It holds requests a second, p50, p99 and maximum.
+# p50, p95, p99, maximum. The groups are requests a second, p50, p99 and maximum.
 CSV_ROW = re.compile(
     r'^"(?:SET|GET|PING_INLINE)",'
     r'"([\d.]+)","[\d.]+","[\d.]+","([\d.]+)","[\d.]+","([\d.]+)","([\d.]+)"',
@@ -63,10 +63,10 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 class Meter:
-    """The CPU time that a contender's proxy, and Redis, use from here on."""
+    """The CPU time that a contender's proxy and Redis use from now on."""
 
     def __init__(self, contender: Contender) -> None:
-        """Begins to measure."""
+        """Starts to measure."""
         self.contender = contender
         self.proxy, self.redis = contender.cpu(), contender.redis.cpu()
 
@@ -121,7 +121,7 @@ def one_connection(contender: Contender, scale: Scale) -> Figures:
 
 
 def pipelined(contender: Contender, scale: Scale) -> Figures:
-    """SET and GET over 50 connections, with many requests under way on each."""
+    """SET and GET over 50 connections, each with a pipeline of requests."""
     arguments = ("-c", 50, "-d", SMALL_VALUE, "-P", PIPELINE)
     return redis_benchmark(contender, ["set", "get"], scale(400_000), *arguments)
 
@@ -142,8 +142,8 @@ def new_connections(contender: Contender, scale: Scale) -> Figures:
 
 
 def many_connections(contender: Contender) -> int:
-    """How many new connections tell what one costs."""
-    # stunnel makes a thread and a full handshake for each: fewer tell as much.
+    """The number of new connections to measure."""
+    # stunnel makes a thread and a full handshake for each, so fewer suffice.
     return 600 if contender.name == "stunnel" else 4_000
 
 
@@ -251,7 +251,7 @@ def storm(contender: Contender, _scale: Scale) -> Figures:
 
 
 def idle_connections(count: int) -> Measure:
-    """Memory that each of `count` connections takes that has said PING once."""
+    """Memory per connection, for `count` connections that sent one PING each."""
 
     def measure(contender: Contender, _scale: Scale) -> Figures:
         before, meter = contender.resident(), Meter(contender)
@@ -271,7 +271,7 @@ def idle_connections(count: int) -> Measure:
 
 
 def start_up(binary: Path, redis: Redis, runs: int) -> dict[str, list[float]]:
-    """Milliseconds until COMMAND's first output, less the same without launcher, of each run."""
+    """Milliseconds that the launcher adds until COMMAND's first output, for each run."""
     environment = {
         "PATH": os.environ["PATH"],
         "STUNNEL_LISTEN_PORT": "0",
@@ -304,7 +304,7 @@ def start_up(binary: Path, redis: Redis, runs: int) -> dict[str, list[float]]:
 
 
 class Setting(enum.Enum):
-    """What a load is measured against."""
+    """How the contenders run while a load is measured."""
 
     TOGETHER = "contenders that all run for the whole time and take turns"
     ALONE = "proxies that are started for this one measurement"
@@ -318,12 +318,12 @@ class Load:
 
     name: str
     measure: Measure
-    # Figures whose ratio to the best peer is told, and whether more is better.
+    # The figures whose ratios count, and whether more is better.
     more_is_better: dict[str, bool]
     setting: Setting = Setting.TOGETHER
-    # Whether the quick form has it.
+    # Whether the quick form includes it.
     quick: bool = True
-    # How many of a proxy stand in front of Redis; more than one for UNUSED only.
+    # Instances of the proxy; more than one only with UNUSED.
     instances: int = 1
 
 
@@ -331,7 +331,7 @@ def _by_name(*loads: Load) -> dict[str, Load]:
     return {load.name: load for load in loads}
 
 
-# Every load but for START_UP, in the order of the short table.
+# Every load except START_UP, in the order of the short table.
 LOADS = _by_name(
     Load(
         "small requests",
@@ -400,5 +400,5 @@ LOADS = _by_name(
         quick=False,
     ),
 )
-# Launchers only: it has no peer, so no ratio.
+# Only launchers have this figure: it has no ratio.
 START_UP = "start-up"

@@ -1,4 +1,4 @@
-"""What stands between a client and Redis: start-stunnel, its peers, or nothing; and Redis itself.
+"""The contenders (start-stunnel, its peers, or no proxy) and Redis itself.
 
 A new peer is a function `start_…` and its line in PEERS.
 """
@@ -18,8 +18,10 @@ from system import (
     accepts_connections,
     children_of,
     cpu_seconds,
+    fail,
     first_line,
     free_port,
+    has_ended,
     listens,
     name_of,
     resident_bytes,
@@ -42,23 +44,23 @@ NGINX, NGINX_TLS13 = "nginx", "nginx TLS 1.3"
 DESCRIPTORS = 15_000
 # The login of the loads that log in.
 USER, PASSWORD = "app", "benchmark"
-# Seconds for a proxy to get ready that listens already.
+# Seconds that a listening proxy may need to get its workers ready.
 START_PAUSE = 0.5
-# What start-stunnel runs here; it does nothing, and neither its CPU nor its memory count.
+# COMMAND of start-stunnel. It does nothing, and its CPU and memory do not count.
 COMMAND = ("sleep", "infinity")
 
 
 @dataclass
 class Contender:
-    """A way to Redis: a port, or several of as many instances of a proxy."""
+    """A way to Redis: the port of a proxy, or the ports of several instances."""
 
     name: str
     redis: "Redis"
     ports: tuple[int, ...]
     address: str = "127.0.0.1"
-    # The first process of each instance; none if there is no proxy.
+    # The main process of each instance; empty without a proxy.
     mains: tuple[int, ...] = ()
-    # What redis-benchmark needs to connect there.
+    # The options with which redis-benchmark connects.
     options: tuple[str, ...] = ()
 
     @property
@@ -88,12 +90,16 @@ class Contender:
         """A new plaintext connection."""
         return Client(self.address, self.port)
 
+    def runs(self) -> bool:
+        """Whether no main process has ended."""
+        return not any(has_ended(pid) for pid in self.mains)
+
     def listens(self) -> bool:
-        """Whether its proxy listens, which is found out without a connection."""
+        """Whether its proxy listens. Opens no connection."""
         return all(listens(port) for port in self.ports)
 
     def answers(self) -> bool:
-        """Whether Redis can be reached there."""
+        """Whether Redis answers through it."""
         try:
             with self.connect() as client:
                 return client.ping()
@@ -111,7 +117,7 @@ class Redis:
         address: str = "127.0.0.1",
         namespace: str | None = None,
     ) -> None:
-        """Starts it, in a network namespace if one is named, where `address` must lead to it."""
+        """Starts it, in network namespace `namespace` if given; `address` must lead there."""
         self.address, self.plain, self.tls = address, free_port(), free_port()
         key, certificate = folder / "key.pem", folder / "cert.pem"
         if not key.exists():
@@ -124,7 +130,7 @@ class Redis:
         words += ["--maxclients", DESCRIPTORS, "--tcp-backlog", 4096]
         words += ["--tls-cert-file", certificate, "--tls-key-file", key]
         words += ["--tls-ca-cert-file", certificate, "--tls-auth-clients", "no"]
-        # Beside the default user, who needs no password.
+        # The default user needs no password.
         words += ["--user", USER, "on", f">{PASSWORD}", "~*", "&*", "+@all"]
         processes.start(words)
         ports = (self.plain, self.tls)
@@ -132,20 +138,16 @@ class Redis:
             "redis-server answers",
             lambda: all(accepts_connections(address, port) for port in ports),
         )
-        # One for all questions, so that asking adds no connections to those that are counted.
+        # One connection for all questions: new ones would change what we measure.
         self.control = Client(address, self.plain)
 
     def wait_until_unused(self) -> None:
-        """Waits until it has closed all connections but our own."""
+        """Waits until ours is its only connection."""
 
         def is_unused() -> bool:
             return int(self.control.info("clients")["connected_clients"]) == 1
 
         wait_until("Redis has closed all connections", is_unused)
-
-    def accepted(self) -> int:
-        """How many connections it has accepted since it started."""
-        return int(self.control.info("stats")["total_connections_received"])
 
     def cpu(self) -> float:
         """User and system time of its process, in seconds; exact to some microseconds."""
@@ -153,7 +155,7 @@ class Redis:
         return float(info["used_cpu_user"]) + float(info["used_cpu_sys"])
 
     def without_proxy(self) -> list[Contender]:
-        """The ways to it that lead through no proxy."""
+        """The ways to it without a proxy."""
         insecure = ("--tls", "--insecure")
         return [
             Contender(TLS_DIRECTLY, self, (self.tls,), self.address, options=insecure),
@@ -167,10 +169,11 @@ def start_ours(processes: Processes, redis: Redis, name: str, binary: Path) -> C
     environment = {"PATH": os.environ["PATH"]}
     environment["REDIS_URL"] = f"rediss://{redis.address}:{redis.tls}"
     environment |= {name: text for name, text in os.environ.items() if name.startswith("STUNNEL_")}
-    environment |= {"STUNNEL_LISTEN_PORT": str(port), "STUNNEL_LOGLEVEL": "warning"}
+    environment |= {"STUNNEL_LISTEN_PORT": str(port), "STUNNEL_LOGLEVEL": "err"}
     if name in (OFF, ON):
         environment["STUNNEL_POOL"] = POOL_MODES[name]
-    process = processes.start([binary, *COMMAND], env=environment)
+    # Its errors belong to the user: a setting may be invalid.
+    process = processes.start([binary, *COMMAND], env=environment, stderr=None)
     return Contender(name, redis, (port,), mains=(process.pid,))
 
 
@@ -264,7 +267,7 @@ stream {{
     return Contender(name, redis, (port,), mains=(process.pid,))
 
 
-# What one would use instead of start-stunnel, in the order of tables.
+# The alternatives to start-stunnel, in the order of tables.
 PEERS: dict[str, Callable[[Path, Processes, Redis], Contender]] = {
     NGINX: start_nginx,
     NGINX_TLS13: start_nginx_tls13,
@@ -277,7 +280,7 @@ COLUMNS = (*POOL_MODES, BEFORE, *PEERS, TLS_DIRECTLY, PLAINTEXT)
 
 @dataclass
 class Lineup:
-    """Who takes part in a run, and the folder for what they need on disk."""
+    """The contenders of a run, and the folder for their files."""
 
     folder: Path
     # Launchers to measure: OURS with the wanted pool modes, and BEFORE if there is one.
@@ -291,7 +294,13 @@ class Lineup:
     def start(self, name: str, processes: Processes, redis: Redis) -> Contender:
         """Starts a launcher or a peer, and waits until Redis answers through it."""
         contender = self._start_once(name, processes, redis)
-        wait_until(f"{name} answers", contender.answers)
+
+        def answers() -> bool:
+            if not contender.runs():
+                fail(f"{name} ended instead of starting")
+            return contender.answers()
+
+        wait_until(f"{name} answers", answers)
         return contender
 
     def start_unused(

@@ -1,4 +1,4 @@
-"""What a run found: values, ratios, and the tables and the picture that show them."""
+"""The results of a run: values, ratios, tables and a picture."""
 
 import html
 import json
@@ -11,10 +11,10 @@ from loads import LOADS
 from peers import BEFORE, COLUMNS, NGINX_TLS13, OFF, OURS, PEERS, PLAINTEXT
 from system import ROOT, fail
 
-# The page that holds the short table, between these two lines.
+# The page with the short table, and the two lines around the table.
 PAGE = ROOT / "docs/performance.md"
 PAGE_MARKS = ("<!-- bin/bench writes this table -->", "<!-- its end -->")
-# All figures for people, for programs, and the ratios as a picture.
+# All figures for people and for programs, and the ratios as a picture.
 TABLE = ROOT / "bench/RESULTS.md"
 DATA = ROOT / "bench/results.json"
 PICTURE = ROOT / "bench/ratios.svg"
@@ -51,13 +51,13 @@ class Results:
     values: dict[str, dict[str, dict[str, list[float]]]] = field(default_factory=dict)
 
     def add(self, load: str, contender: str, figures: Mapping[str, float | list[float]]) -> None:
-        """Notes what one measurement found."""
+        """Adds the figures of one measurement."""
         for figure, found in figures.items():
             values = self.values.setdefault(load, {}).setdefault(contender, {})
             values.setdefault(figure, []).extend(found if isinstance(found, list) else [found])
 
     def of(self, load: str, contender: str, figure: str) -> list[float]:
-        """The values of all rounds; none if it was not measured."""
+        """The values of all rounds; empty if it was not measured."""
         return self.values.get(load, {}).get(contender, {}).get(figure, [])
 
     def median(self, load: str, contender: str, figure: str) -> float | None:
@@ -154,7 +154,7 @@ def short_table(results: Results) -> str:
 
 
 def page_around_table() -> tuple[str, str]:
-    """What PAGE holds before and after the short table, with the marks."""
+    """The text of PAGE before and after the short table, with the marks."""
     start, end = PAGE_MARKS
     before, found, rest = PAGE.read_text().partition(start)
     _, also_found, after = rest.partition(end)
@@ -198,7 +198,7 @@ def picture(results: Results) -> str:
 
 
 def files(results: Results, rounds: int, versions: Mapping[str, str]) -> dict[Path, str]:
-    """The files that show a full run, with what they hold."""
+    """The files of a full run, with their contents."""
     heading = f"# Benchmark\n\nMade by `bin/bench`; medians (minimum to maximum) of {rounds} rounds"
     listing = "\n".join(f"- {name}: {version}" for name, version in versions.items())
     ratios = [

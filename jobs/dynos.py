@@ -99,9 +99,13 @@ class Dyno:
         while (left := session(leader)) and time.monotonic() < deadline:
             self.process.poll()
             time.sleep(LOOK_INTERVAL)
-        send(left, signal.SIGKILL)
-        self.process.wait()
+        self.kill()
         return bool(left)
+
+    def kill(self) -> None:
+        """SIGKILL to every process that is left."""
+        send(session(self.process.pid), signal.SIGKILL)
+        self.process.wait()
 
 
 def launched(

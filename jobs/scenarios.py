@@ -59,18 +59,25 @@ class Stage:
         """A dyno's command line."""
         return launched(command, self.mode, self.binary, self.namespace)
 
-    def dyno(self, name: str, *command: object) -> Dyno:
-        """Starts a dyno."""
+    def start_worker(self, name: str) -> None:
+        """Starts a worker."""
+        self.workers.append(self._dyno(name, *self.system.worker))
+
+    def start_producer(self, name: str, *command: object) -> None:
+        """Starts a process that enqueues jobs."""
+        self.producers.append(self._dyno(name, *command))
+
+    def _dyno(self, name: str, *command: object) -> Dyno:
         words = self.words(command)
         return Dyno(name, words, self.environment, self.processes, self.ledger)
 
-    def start(self, workers: int = 2) -> None:
-        """Starts workers and a producer, and waits until jobs are done."""
-        for number in range(1, workers + 1):
-            self.workers.append(self.dyno(f"worker.{number}", *self.system.worker))
+    def start(self) -> None:
+        """Starts two workers and a producer, and waits until jobs are done."""
+        for name in ("worker.1", "worker.2"):
+            self.start_worker(name)
         for worker in self.workers:
             worker.wait_until_ready()
-        self.producers.append(self.dyno("web.1", *self.system.producer))
+        self.start_producer("web.1", *self.system.producer)
         self.wait_for_jobs()
 
     def wait_for_jobs(self) -> None:
@@ -104,6 +111,14 @@ class Stage:
         self.killed += worker.stop()
         worker.start()
         worker.wait_until_ready()
+
+    def __enter__(self) -> "Stage":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Ends what an interrupted or failed run has left."""
+        for dyno in [*self.workers, *self.producers]:
+            dyno.kill()
 
     def finish(self) -> Counts:
         """Ends the producers, waits for the last jobs, and counts."""
@@ -152,12 +167,11 @@ def redis_restarts(stage: Stage, options: Options) -> Counts:
 
 def full_plan(stage: Stage, options: Options) -> Counts:
     """Web processes, a worker and one-off jobs share a plan whose connections just suffice."""
-    stage.workers.append(stage.dyno("worker.1", *stage.system.worker))
-    stage.workers[0].wait_until_ready()
+    stage.start_worker("worker.1")
     for number in (1, 2):
-        web = stage.dyno(f"web.{number}", PYTHON, APPS / "web.py", WEB_THREADS, number)
-        stage.producers.append(web)
-        web.wait_until_ready()
+        stage.start_producer(f"web.{number}", PYTHON, APPS / "web.py", WEB_THREADS, number)
+    for dyno in [*stage.workers, *stage.producers]:
+        dyno.wait_until_ready()
     stage.wait_for_jobs()
     failed = []
     for number in range(1, options.one_off_jobs + 1):
@@ -188,8 +202,8 @@ def alone(scenario: Callable[[Stage, Options], Counts], *extra: object) -> "Scen
         with Processes() as processes:
             redis = start_redis(folder, processes, *extra)
             with Processes() as dynos:
-                stage = Stage(system, mode, options.binary, folder, dynos, redis)
-                return scenario(stage, options)
+                with Stage(system, mode, options.binary, folder, dynos, redis) as stage:
+                    return scenario(stage, options)
 
     return run
 
@@ -199,9 +213,9 @@ def in_pair(system: JobSystem, mode: str | None, folder: Path, options: Options)
     with Processes() as processes:
         pair = Pair(folder, processes)
         with Processes() as dynos:
-            redis, namespace = pair.primary, pair.namespace
-            stage = Stage(system, mode, options.binary, folder, dynos, redis, HOST, namespace)
-            return fail_overs(stage, pair, options)
+            place = (pair.primary, HOST, pair.namespace)
+            with Stage(system, mode, options.binary, folder, dynos, *place) as stage:
+                return fail_overs(stage, pair, options)
 
 
 Scenario = Callable[[JobSystem, str | None, Path, Options], Counts]

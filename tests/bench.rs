@@ -16,15 +16,15 @@ use support::{Process, eventually};
 use tempfile::TempDir;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
-/// The files of `bin/setup bench` that tests do not need otherwise.
+/// Files from `bin/setup bench` that no other test needs.
 const PEERS: [&str; 3] =
     ["/usr/sbin/haproxy", "/usr/sbin/nginx", "/usr/lib/nginx/modules/ngx_stream_module.so"];
-/// Open files that a run asks for.
+/// Open files that a run needs.
 const DESCRIPTORS: u64 = 15_000;
 /// What a full run writes.
 const FILES: [&str; 3] = ["bench/RESULTS.md", "bench/results.json", "bench/ratios.svg"];
 
-/// Says aloud, and returns `false`, when a run is not possible here.
+/// Whether a run is possible here; prints the reason if not.
 fn may_run() -> bool {
     if let Some(missing) = PEERS.iter().find(|file| !Path::new(file).exists()) {
         eprintln!("skipped: there is no {missing} (see bin/setup bench)");
@@ -38,62 +38,67 @@ fn may_run() -> bool {
     true
 }
 
-/// A run of `bin/bench` in a folder of its own, which is its folder for temporary files as well.
+/// A run of `bin/bench` in a folder of its own, which is also its TMPDIR.
 struct Bench {
     folder: TempDir,
     process: Process,
 }
 
 impl Bench {
-    /// The quick form, which measures the debug binary, with further `words`; in a process group
-    /// of its own, as a shell would start it.
+    /// Starts the quick form with the debug binary, in a process group of its own, as a shell
+    /// does.
     fn start(words: &[&str]) -> Bench {
+        Bench::start_with(words, |_| ())
+    }
+
+    fn start_with(words: &[&str], change: impl FnOnce(&mut Command)) -> Bench {
         let folder = tempfile::tempdir().unwrap();
         symlink(BINARY, folder.path().join("other")).unwrap();
-        // Whoever runs tests in the background may ignore SIGINT.
+        // Background jobs ignore SIGINT, and we may be one.
         let mut bench = Command::new("env");
         bench.arg("--default-signal").arg(Path::new(ROOT).join("bin/bench"));
         bench.args(["--quick", "--binary", BINARY, "--modes", "auto", "off"]).args(words);
         bench.current_dir(folder.path()).env("TMPDIR", folder.path()).process_group(0);
         bench.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        change(&mut bench);
         let process = Process(bench.spawn().expect("bin/bench"));
         Bench { folder, process }
     }
 
-    /// Processes that work in its folder, as everything does that it starts.
+    /// Processes that run in its folder: all that it has started.
     fn running(&self) -> Vec<PathBuf> {
         let folder = self.folder.path().canonicalize().unwrap();
         let processes = fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().path());
         let inside = |process: &PathBuf| {
-            // Most processes in /proc are others', and some end meanwhile.
+            // Other users' processes are unreadable, and some end meanwhile.
             fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd.starts_with(&folder))
         };
         processes.filter(inside).collect()
     }
 
-    /// Names of the temporary files that are there.
+    /// Names of its temporary files.
     fn files(&self) -> Vec<String> {
         let names = fs::read_dir(&self.folder).unwrap().map(|entry| entry.unwrap().file_name());
         names.map(|name| name.into_string().unwrap()).filter(|name| name != "other").collect()
     }
 
-    /// Of a run that has ended.
+    /// Call this after the run.
     fn assert_nothing_is_left(&self) {
         eventually("all has ended", || self.running().is_empty().then_some(()));
         assert_eq!(self.files(), Vec::<String>::new());
     }
 
-    /// The rest of what it prints, standard output and error; reads until it has ended.
+    /// Its remaining standard output and error, until the end.
     fn output(&mut self) -> (String, String) {
         let (mut stdout, mut stderr) = (String::new(), String::new());
-        // One after the other: what it prints to either fits into a pipe.
+        // Standard output fits into a pipe while we read standard error.
         self.process.0.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
         self.process.0.stdout.take().unwrap().read_to_string(&mut stdout).unwrap();
         (stdout, stderr)
     }
 }
 
-/// The cells of the one row of a Markdown table that starts so.
+/// The cells of the row that starts so, in a Markdown table.
 fn row<'a>(table: &'a str, start: &str) -> Vec<&'a str> {
     let row = table.lines().find(|line| line.starts_with(start));
     let row = row.unwrap_or_else(|| panic!("no {start}\n{table}"));
@@ -179,7 +184,7 @@ fn reconnecting_app_and_storm_measure_every_contender() {
 }
 
 #[test]
-fn a_run_that_is_interrupted_leaves_nothing() {
+fn interrupted_run_leaves_nothing() {
     if !may_run() {
         return;
     }
@@ -190,7 +195,7 @@ fn a_run_that_is_interrupted_leaves_nothing() {
         stderr.read_exact(&mut dot).expect("it measures");
         assert_eq!(dot, *b".");
         assert!(bench.running().len() > 5, "servers and peers run");
-        // To the group, as a terminal sends it.
+        // A terminal signals the whole group.
         send_signal(-bench.process.pid(), signal);
         let (stdout, stderr) = bench.output();
         assert_eq!(bench.process.wait().signal(), Some(signal), "{stdout}{stderr}");
@@ -200,19 +205,35 @@ fn a_run_that_is_interrupted_leaves_nothing() {
 }
 
 #[test]
-fn a_launcher_that_does_not_exist_is_wrong_usage() {
-    // bin/setup would install them.
+fn launcher_that_does_not_start_ends_the_run() {
+    if !may_run() {
+        return;
+    }
+    let only = ["--rounds", "1", "--peers", "--only", "one connection"];
+    let mut bench = Bench::start_with(&only, |bench| {
+        bench.env("STUNNEL_VERIFY", "nonsense");
+    });
+    let (stdout, stderr) = bench.output();
+    assert_eq!(bench.process.wait().code(), Some(1), "{stdout}{stderr}");
+    assert!(stderr.contains("STUNNEL_VERIFY is 'nonsense'"), "{stderr}");
+    assert!(stderr.ends_with("bin/bench: start-stunnel ended instead of starting\n"), "{stderr}");
+    bench.assert_nothing_is_left();
+}
+
+#[test]
+fn missing_launcher_is_a_usage_error() {
+    // bin/bench would install the peers first.
     if !may_run() {
         return;
     }
     let mut bench = Bench::start(&["--before", "./nothing"]);
     let (stdout, stderr) = bench.output();
     assert_eq!(bench.process.wait().code(), Some(2), "{stdout}{stderr}");
-    assert!(stderr.ends_with("argument --before: ./nothing is no program\n"), "{stderr}");
+    assert!(stderr.ends_with("argument --before: ./nothing is not a program\n"), "{stderr}");
 }
 
 #[test]
-fn the_published_tables_and_picture_are_of_one_run() {
+fn published_tables_and_picture_are_from_one_run() {
     let script = "import json, sys; sys.path.insert(0, sys.argv[1]); import report; \
         run = json.loads(report.DATA.read_text()); results = report.Results(run['values']); \
         files = report.files(results, run['rounds'], run['versions']); \

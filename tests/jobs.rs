@@ -1,11 +1,18 @@
 //! `bin/jobs` counts what happens to the jobs of real job systems. One short round.
 
+mod support;
+
 use std::fs;
+use std::io::Read;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
+
+use nix::libc;
+use support::launcher::{BINARY, send_signal};
+use support::{Process, eventually};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
-const BINARY: &str = env!("CARGO_BIN_EXE_start-stunnel");
 
 /// A run of `bin/jobs` with these arguments: standard output, standard error, and the exit code.
 fn jobs(arguments: &[&str]) -> (String, String, Option<i32>) {
@@ -81,6 +88,34 @@ fn lost_doubled_and_rejected_jobs_are_found() {
         ['lost', 'doubled', 'rejected'] ['lost', 'doubled'] ['lost', 'doubled'] []\n";
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!((String::from_utf8_lossy(&output.stdout).as_ref(), stderr.as_ref()), (expected, ""));
+}
+
+#[test]
+fn interrupted_run_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let home = folder.path().canonicalize().unwrap();
+    // Background jobs ignore SIGINT, and we may be one.
+    let mut command = Command::new("env");
+    command.arg("--default-signal").arg(Path::new(ROOT).join("bin/jobs"));
+    command.args(["--binary", BINARY, "--systems", "celery", "--scenarios", "restarts"]);
+    command.current_dir(&home).env("TMPDIR", &home).process_group(0);
+    command.stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut run = Process(command.spawn().unwrap());
+    // All that a run starts stays in this folder or below.
+    let running = || {
+        let entries = fs::read_dir("/proc").unwrap().filter_map(Result::ok);
+        let folders = entries.filter_map(|entry| fs::read_link(entry.path().join("cwd")).ok());
+        folders.filter(|cwd| cwd.starts_with(&home)).count()
+    };
+    // bin/jobs, Redis, and two workers with two child processes each.
+    eventually("the workers run", || (running() >= 8).then_some(()));
+    send_signal(-run.pid(), libc::SIGINT);
+    assert_eq!(run.wait().code(), Some(1));
+    let mut stderr = String::new();
+    run.0.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+    assert_eq!(stderr, "bin/jobs: interrupted\n");
+    eventually("all has ended", || (running() == 0).then_some(()));
+    assert_eq!(fs::read_dir(&home).unwrap().count(), 0, "no file is left");
 }
 
 #[test]

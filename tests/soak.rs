@@ -22,21 +22,21 @@ use support::resp::{Client, Reply, request};
 use support::servers::{Front, Options, PASSWORD, Server, connections};
 use support::{eventually, eventually_within, reset};
 
-/// How long a run takes when nobody says so.
+/// Duration of a run, unless SOAK_SECONDS says otherwise.
 const SECONDS: u64 = 8;
-/// Apps that meet faults, and apps beside them that must not notice any.
+/// Apps that meet faults, and witnesses that must not notice any.
 const APPS: u64 = 24;
 const WITNESSES: u64 = 6;
-/// The connections that the apps that meet faults may have to Redis: fewer than there are of them.
+/// Connections to Redis for the apps that meet faults: fewer than apps, so that they queue.
 const LIMIT: &str = "16";
 /// The largest value, in bytes.
 const LARGEST: u64 = 1024 * 1024;
-/// What the launcher may have kept for the next time.
+/// Memory that the launcher may keep for later connections.
 const KEPT_KIB: u64 = 24 * 1024;
-/// What makes Redis keep what it has acknowledged when it is killed.
+/// A killed Redis keeps what it has acknowledged.
 const DURABLE: &[&str] =
     &["--appendonly", "yes", "--appendfsync", "no", "--auto-aof-rewrite-percentage", "100"];
-/// Both URLs, then life until standard input ends, whatever signals are passed on.
+/// Prints both URLs and ignores forwarded signals until standard input ends.
 const HOLD_TWO: &str =
     "trap '' HUP TERM USR1 USR2; echo $REDIS_URL; echo $CLEAN_URL; while read -r _; do :; done";
 
@@ -103,7 +103,7 @@ impl Dice {
     }
 }
 
-/// What is counted.
+/// The counters.
 #[derive(Default)]
 struct Counts {
     requests: AtomicU64,
@@ -111,7 +111,7 @@ struct Counts {
     bytes: AtomicU64,
     /// Connections that an app saw broken.
     broken: AtomicU64,
-    /// Connections to Redis that a fault ended, or kept from being made.
+    /// Connections to Redis that a fault ended or prevented.
     ended_by_faults: AtomicU64,
     faults: Mutex<HashMap<&'static str, u64>>,
     /// How apps left, and what they had begun.
@@ -128,7 +128,7 @@ fn add(counter: &AtomicU64, count: u64) {
     counter.fetch_add(count, Ordering::Relaxed);
 }
 
-/// What may be done to one connection between the launcher and Redis.
+/// A fault of one connection between the launcher and Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mischief {
     Reset,
@@ -141,13 +141,13 @@ enum Mischief {
 /// The network between the launcher and Redis.
 struct Network {
     port: u16,
-    /// Each open connection, and what is to be done to it next.
+    /// Each open connection and its next fault.
     open: Mutex<HashMap<u64, Arc<Mutex<Option<Mischief>>>>>,
     counts: Arc<Counts>,
 }
 
 impl Network {
-    /// Leads to TLS port `to`, which may be away for some time.
+    /// Leads to TLS port `to`, which may be down for a while.
     fn start(to: u16, counts: &Arc<Counts>) -> Arc<Network> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let network = Arc::new(Network {
@@ -188,7 +188,7 @@ impl Network {
             let down = pump(far, near_too, &orders);
             let left = left.load(Ordering::Relaxed);
             let up = up.join().unwrap();
-            // Redis ended of itself if the launcher had not ended before.
+            // Redis ended the connection if the launcher had not done so before.
             down == PumpEnd::Mischief
                 || (down == PumpEnd::OfReader && (!left || up == PumpEnd::OfWriter))
         });
@@ -198,7 +198,7 @@ impl Network {
         }
     }
 
-    /// Does something to a connection at random, if there is any.
+    /// Gives a random open connection a random fault.
     fn mischief(&self, dice: &mut Dice) {
         let open = self.open.lock().unwrap();
         if open.is_empty() {
@@ -222,11 +222,11 @@ impl Network {
 /// How a direction ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum PumpEnd {
-    /// By mischief.
+    /// By a fault.
     Mischief,
-    /// The side that was read from closed, or broke off.
+    /// The reading side was closed or reset.
     OfReader,
-    /// The side that was written to was gone.
+    /// The writing side was gone.
     OfWriter,
 }
 
@@ -237,7 +237,7 @@ fn pump(mut from: TcpStream, mut to: TcpStream, orders: &Mutex<Option<Mischief>>
     let give_up = |from: &TcpStream, to: &TcpStream| {
         for stream in [from, to] {
             reset(stream);
-            // The other thread is to notice; a socket that is dead already says so.
+            // Wakes the other thread. The socket may be dead already.
             let _ = stream.shutdown(Shutdown::Both);
         }
     };
@@ -255,7 +255,7 @@ fn pump(mut from: TcpStream, mut to: TcpStream, orders: &Mutex<Option<Mischief>>
             }
         };
         let order = if read == 0 {
-            // What needs bytes waits for them.
+            // The other faults wait for bytes.
             let mut orders = orders.lock().unwrap();
             match *orders {
                 Some(Mischief::Reset | Mischief::Close) => orders.take(),
@@ -270,8 +270,7 @@ fn pump(mut from: TcpStream, mut to: TcpStream, orders: &Mutex<Option<Mischief>>
                 return PumpEnd::Mischief;
             }
             Some(Mischief::Close) => {
-                // Whoever reads sees an end, in the middle of a reply perhaps; what it sends is
-                // lost.
+                // The reader sees an end, perhaps within a reply. What the reader sends is lost.
                 let _ = to.write_all(&buffer[..read / 2]);
                 let _ = to.shutdown(Shutdown::Both);
                 let _ = from.shutdown(Shutdown::Both);
@@ -279,7 +278,7 @@ fn pump(mut from: TcpStream, mut to: TcpStream, orders: &Mutex<Option<Mischief>>
             }
             Some(Mischief::Corrupt) => {
                 buffer[read / 2] ^= 0x20;
-                // TLS notices: the connection is done for.
+                // TLS detects the change and ends the connection.
                 let _ = to.write_all(&buffer[..read]);
                 let _ = from.read(&mut buffer);
                 give_up(&from, &to);
@@ -304,11 +303,11 @@ fn pump(mut from: TcpStream, mut to: TcpStream, orders: &Mutex<Option<Mischief>>
     }
 }
 
-/// The next reply, unless it says that something is wrong with Redis or on the way to it.
+/// The next reply; an error if it reports an outage.
 fn reply(client: &mut Client) -> Result<Reply, Broken> {
     match client.reply()? {
         Reply::Line(line) if line.starts_with("-LOADING") => Err(ErrorKind::WouldBlock.into()),
-        // A handshake that was tampered with may fail for any reason.
+        // A corrupted handshake may fail for any reason.
         Reply::Line(line) if line.starts_with("-ERR start-stunnel") => {
             Err(ErrorKind::ConnectionRefused.into())
         }
@@ -316,7 +315,7 @@ fn reply(client: &mut Client) -> Result<Reply, Broken> {
     }
 }
 
-/// What an app knows: its own keys, and what it was told about them.
+/// An app, and what it knows about its own keys.
 struct App {
     name: String,
     dice: Dice,
@@ -324,7 +323,7 @@ struct App {
     counts: Arc<Counts>,
     /// Elements that Redis has acknowledged.
     acknowledged: u64,
-    /// Elements that were sent, acknowledged or not.
+    /// Elements that it has sent, acknowledged or not.
     sent: u64,
     over: Arc<AtomicBool>,
     /// Whether it meets faults.
@@ -341,7 +340,7 @@ impl App {
             add(&self.counts.connections, 1);
             match self.use_a_connection() {
                 Ok(()) => {}
-                // Redis says that it has just started.
+                // Redis is still loading its data.
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     thread::sleep(Duration::from_millis(10));
                 }
@@ -381,7 +380,7 @@ impl App {
     /// user, who checks every reply.
     fn leave(&mut self, mut client: Client) -> Result<(), Broken> {
         let begun = if self.dice.below(HALF_REQUEST_IN) == 0 {
-            // Its end, if anybody sent one, would make an element that `lost` does not know.
+            // If another user's bytes completed it, `lost` would find an unknown element.
             let list = format!("list of {}", self.name);
             let request = request(&[b"RPUSH", list.as_bytes(), b"not an element"]);
             let half = 1 + self.dice.below(request.len() as u64 - 1) as usize;
@@ -407,7 +406,7 @@ impl App {
             _ => {
                 client.stream.get_ref().shutdown(Shutdown::Write)?;
                 let ended = client.stream.read_to_end(&mut Vec::new());
-                // A fault after the half-close ends what no app waits for any more.
+                // A fault may end it, which is no broken connection: the app has left.
                 if !self.disturbed {
                     ended?;
                 }
@@ -441,7 +440,7 @@ impl App {
         Ok(())
     }
 
-    /// Appends to a list of its own, whose length tells later whether anything was lost.
+    /// Appends to the app's own list, whose length later shows whether a write was lost.
     fn push(&mut self, client: &mut Client) -> Result<(), Broken> {
         let list = format!("list of {}", self.name);
         self.sent += 1;
@@ -453,7 +452,7 @@ impl App {
     }
 
     fn value(&mut self, client: &mut Client) -> Result<(), Broken> {
-        // A key of its own: a request of an earlier connection that broke may still be on its way.
+        // A new key: Redis may still execute a request of an earlier, broken connection.
         let key = format!("value of {} {:x}", self.name, self.dice.next());
         let size = self.dice.below(LARGEST);
         let value = self.dice.bytes(size);
@@ -493,7 +492,7 @@ impl App {
         Ok(())
     }
 
-    /// That Redis has every acknowledged element, each at most once, and none that was never sent.
+    /// Counts the acknowledged elements that Redis does not have. Each may be there once at most.
     fn lost(&self, redis: &mut Client) -> u64 {
         let list = format!("list of {}", self.name);
         let Reply::Array(elements) = redis.ask(&["LRANGE", &list, "0", "-1"]) else {
@@ -586,7 +585,7 @@ fn at_rest(held: &Held, network: &Network, clean: &Server) -> (u64, usize) {
     eventually_within(Duration::from_secs(120), "every witness's connection is gone", || {
         (connections(&mut direct) == 0).then_some(())
     });
-    // Descriptors of the last connections are closed a moment later.
+    // The launcher closes the last descriptors a moment later.
     let mut last = 0;
     let count = eventually("descriptors are at rest", || {
         thread::sleep(Duration::from_millis(100));
