@@ -2,7 +2,8 @@
 
 Counts the jobs that were lost, done twice or rejected, for each pool mode and in plaintext. Fails
 if a mode loses or doubles more jobs than plaintext, or if a full plan or a fail-over rejects more:
-there a launcher could take connections from others, or lead to the old primary.
+there a launcher could take connections from others, or lead to the old primary. Run it on an idle
+machine: under load, TLS handshakes and slow closes alone make a full plan overflow.
 """
 
 import argparse

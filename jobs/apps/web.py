@@ -18,7 +18,7 @@ FOLDER = Path(os.environ["JOBS_FOLDER"])
 # longer than the second for which a pool keeps connections beyond two.
 BURST, TURN = 1.0, 2.5
 # Longest pause of a thread between two requests, in seconds.
-LONGEST_PAUSE = 0.05
+LONGEST_PAUSE = 0.2
 
 
 def note(file: str, line: str) -> None:
