@@ -1,7 +1,6 @@
 """The loads. Each one runs against a contender and returns figures by name.
 
-A new load is a function that takes a contender and how to scale a number of requests, and its line
-in LOADS. A Meter tells what it cost.
+A new load needs a function and a line in LOADS. A Meter measures its CPU time.
 """
 
 import contextlib
@@ -60,6 +59,12 @@ CSV_ROW = re.compile(
 def percentile(values: Sequence[float], share: float) -> float:
     """The value that a `share` of all, from 0 to 1, does not exceed."""
     return sorted(values)[min(len(values) - 1, int(len(values) * share))]
+
+
+def latencies(times: Sequence[float]) -> Figures:
+    """The usual figures of times in milliseconds."""
+    p50, p99 = percentile(times, 0.5), percentile(times, 0.99)
+    return {"p50 ms": p50, "p99 ms": p99, "max ms": max(times)}
 
 
 class Meter:
@@ -159,13 +164,9 @@ def reconnecting_app(contender: Contender, scale: Scale) -> Figures:
     meter = Meter(contender)
     elapsed, times = in_processes(PAGE_WORKERS, lambda: [page(contender) for _ in range(pages)])
     cpu = meter.figures("ms/connection", len(times) / 1000)
-    return {
-        "connections/s": len(times) / elapsed,
-        "p50 ms": percentile(times, 0.5),
-        "p99 ms": percentile(times, 0.99),
-        "max ms": max(times),
-        "paced p50 ms": percentile(paced(lambda: page(contender), scale(200)), 0.5),
-    } | cpu
+    paced_times = paced(lambda: page(contender), scale(200))
+    rate = {"connections/s": len(times) / elapsed}
+    return rate | latencies(times) | {"paced p50 ms": percentile(paced_times, 0.5)} | cpu
 
 
 def page(contender: Contender) -> float:
@@ -212,12 +213,7 @@ def paced_new_connections(contender: Contender, scale: Scale) -> Figures:
 
     meter = Meter(contender)
     times = paced(first_reply, scale(200))
-    cpu = meter.figures("ms/connection", len(times) / 1000)
-    return {
-        "p50 ms": percentile(times, 0.5),
-        "p99 ms": percentile(times, 0.99),
-        "max ms": max(times),
-    } | cpu
+    return latencies(times) | meter.figures("ms/connection", len(times) / 1000)
 
 
 def storm(contender: Contender, _scale: Scale) -> Figures:
