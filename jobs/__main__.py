@@ -43,6 +43,7 @@ def arguments() -> argparse.Namespace:
         ("redis-restarts", 3, "restarts of Redis"),
         ("fail-overs", 3, "fail-overs"),
         ("one-off-jobs", 90, "one-off jobs beside the web processes"),
+        ("linger", 25, "seconds to watch for jobs that are done again at the end"),
     ):
         told = f"{told} (default: {default})"
         parser.add_argument(f"--{option}", type=int, default=default, metavar="N", help=told)
@@ -75,7 +76,12 @@ def main() -> None:
     if options.keep and options.keep.exists():
         sys.exit(f"bin/jobs: --keep: {options.keep} exists already; name a new folder")
     how = Options(
-        binary, options.restarts, options.redis_restarts, options.fail_overs, options.one_off_jobs
+        binary,
+        options.restarts,
+        options.redis_restarts,
+        options.fail_overs,
+        options.one_off_jobs,
+        options.linger,
     )
     print(row((*HEADINGS, *MORE_HEADINGS)))
     print(row(("---",) * len((*HEADINGS, *MORE_HEADINGS))))

@@ -26,13 +26,27 @@ DOWN = 1
 PLAN, WEB_THREADS = 20, 7
 
 
+@dataclass(frozen=True)
+class Options:
+    """What the command line says about a run."""
+
+    binary: Path
+    # Rolling restarts of the workers, restarts of Redis, fail-overs, and one-off jobs.
+    restarts: int
+    redis_restarts: int
+    fail_overs: int
+    one_off_jobs: int
+    # Seconds to watch for jobs that are done again after the last one was done.
+    linger: float
+
+
 @dataclass
 class Stage:
     """One run of a scenario: the processes, and how they reach Redis."""
 
     system: JobSystem
     mode: str | None
-    binary: Path
+    options: Options
     folder: Path
     processes: Processes
     redis: Redis
@@ -57,7 +71,7 @@ class Stage:
 
     def words(self, command: tuple[object, ...]) -> list[object]:
         """A dyno's command line."""
-        return launched(command, self.mode, self.binary, self.namespace)
+        return launched(command, self.mode, self.options.binary, self.namespace)
 
     def start_worker(self, name: str) -> None:
         """Starts a worker."""
@@ -126,38 +140,28 @@ class Stage:
         for producer in self.producers:
             producer.wait()
         self._wait_while_it_falls(lambda: len(self.ledger.open_jobs()))
+        # A job that a lost worker had not acknowledged is delivered again after a while.
+        time.sleep(self.options.linger)
         self.killed += sum(worker.stop() for worker in self.workers)
         counts = self.ledger.counts()
         counts.killed, counts.crashed = self.killed, self.crashed
         return counts
 
 
-@dataclass(frozen=True)
-class Options:
-    """What the command line says about a run."""
-
-    binary: Path
-    # Rolling restarts of the workers, restarts of Redis, fail-overs, and one-off jobs.
-    restarts: int
-    redis_restarts: int
-    fail_overs: int
-    one_off_jobs: int
-
-
-def rolling_restarts(stage: Stage, options: Options) -> Counts:
+def rolling_restarts(stage: Stage) -> Counts:
     """Each time one worker after the other is restarted under load."""
     stage.start()
-    for _ in range(options.restarts):
+    for _ in range(stage.options.restarts):
         for worker in stage.workers:
             stage.restart(worker)
         stage.wait_for_jobs()
     return stage.finish()
 
 
-def redis_restarts(stage: Stage, options: Options) -> Counts:
+def redis_restarts(stage: Stage) -> Counts:
     """Redis goes away for a moment and comes back with its data."""
     stage.start()
-    for _ in range(options.redis_restarts):
+    for _ in range(stage.options.redis_restarts):
         stage.redis.stop()
         time.sleep(DOWN)
         stage.redis.start()
@@ -165,7 +169,7 @@ def redis_restarts(stage: Stage, options: Options) -> Counts:
     return stage.finish()
 
 
-def full_plan(stage: Stage, options: Options) -> Counts:
+def full_plan(stage: Stage) -> Counts:
     """Web processes, a worker and one-off jobs share a plan whose connections just suffice."""
     stage.start_worker("worker.1")
     for number in (1, 2):
@@ -174,7 +178,7 @@ def full_plan(stage: Stage, options: Options) -> Counts:
         dyno.wait_until_ready()
     stage.wait_for_jobs()
     failed = []
-    for number in range(1, options.one_off_jobs + 1):
+    for number in range(1, stage.options.one_off_jobs + 1):
         words = stage.words((PYTHON, APPS / "one_off.py"))
         run = stage.environment | {"DYNO": f"run.{number}"}
         if error := run_to_end(words, run, PATIENCE):
@@ -186,24 +190,24 @@ def full_plan(stage: Stage, options: Options) -> Counts:
     return counts
 
 
-def fail_overs(stage: Stage, pair: Pair, options: Options) -> Counts:
+def fail_overs(stage: Stage, pair: Pair) -> Counts:
     """The replica becomes the primary, and the old primary stays up as a replica."""
     stage.start()
-    for _ in range(options.fail_overs):
+    for _ in range(stage.options.fail_overs):
         pair.fail_over()
         stage.wait_for_jobs()
     return stage.finish()
 
 
-def alone(scenario: Callable[[Stage, Options], Counts], *extra: object) -> "Scenario":
+def alone(scenario: Callable[[Stage], Counts], *extra: object) -> "Scenario":
     """A scenario with one Redis, which has further arguments."""
 
     def run(system: JobSystem, mode: str | None, folder: Path, options: Options) -> Counts:
         with Processes() as processes:
             redis = start_redis(folder, processes, *extra)
             with Processes() as dynos:
-                with Stage(system, mode, options.binary, folder, dynos, redis) as stage:
-                    return scenario(stage, options)
+                with Stage(system, mode, options, folder, dynos, redis) as stage:
+                    return scenario(stage)
 
     return run
 
@@ -214,8 +218,8 @@ def in_pair(system: JobSystem, mode: str | None, folder: Path, options: Options)
         pair = Pair(folder, processes)
         with Processes() as dynos:
             place = (pair.primary, HOST, pair.namespace)
-            with Stage(system, mode, options.binary, folder, dynos, *place) as stage:
-                return fail_overs(stage, pair, options)
+            with Stage(system, mode, options, folder, dynos, *place) as stage:
+                return fail_overs(stage, pair)
 
 
 Scenario = Callable[[JobSystem, str | None, Path, Options], Counts]

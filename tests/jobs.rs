@@ -32,6 +32,7 @@ fn figures(table: &str, start: &str) -> Vec<u64> {
 /// Runs one short scenario without a pool and in plaintext; nothing may be lost or doubled.
 fn loses_nothing(system: &str, scenario: &str, once: &str) {
     let words = ["--modes", "off", "--systems", system, "--scenarios", scenario, once, "1"];
+    let words = [&words[..], &["--linger", "0"]].concat();
     let (stdout, stderr, code) = jobs(&words);
     assert_eq!(code, Some(0), "{stdout}{stderr}");
     for mode in ["plaintext", "off"] {
