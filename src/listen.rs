@@ -18,7 +18,7 @@ pub struct Bound {
     pub listeners: Vec<Listener>,
     pub locals: Vec<Local>,
     /// Where the status page is served, if it is.
-    pub status: Option<status::Listener>,
+    pub status: Option<status::StatusListener>,
     /// Holds the sockets; removed when it is dropped.
     folder: Option<SocketFolder>,
 }
@@ -26,9 +26,13 @@ pub struct Bound {
 /// Binds a local port or socket for each tunnel.
 ///
 /// # Errors
-/// When a port cannot be had for another reason than that it is taken, or no socket be made.
+/// When a port cannot be bound for another reason than that it is taken, a socket cannot be made,
+/// or no tunnel would listen on the port that other programs rely on.
 pub fn bind(plan: &Plan, settings: &Settings) -> Result<Bound, ConfigError> {
     let mut bound = Bound::default();
+    if settings.port_taken == PortTaken::Fail && !plan.found_urls() {
+        return Err(no_url(settings));
+    }
     if settings.listen == Listen::Unix && !plan.routes.is_empty() {
         bound.folder = Some(SocketFolder::make().map_err(|error| no_socket(settings, &error))?);
     }
@@ -77,7 +81,7 @@ impl Bound {
         }
     }
 
-    fn try_bind_status(&mut self, address: &StatusAddress) -> io::Result<status::Listener> {
+    fn try_bind_status(&mut self, address: &StatusAddress) -> io::Result<status::StatusListener> {
         if *address != StatusAddress::Unix {
             return address.bind();
         }
@@ -86,8 +90,21 @@ impl Bound {
             None => SocketFolder::make()?,
         };
         let (listener, path) = self.folder.insert(folder).bind_named(STATUS_SOCKET)?;
-        Ok(status::Listener::Unix(listener.into(), path))
+        Ok(status::StatusListener::Unix(listener.into(), path))
     }
+}
+
+/// Other programs rely on a local port, and no variable holds a Redis URL to tunnel.
+fn no_url(settings: &Settings) -> ConfigError {
+    ConfigError::new(
+        settings.names.of(options::PORT_TAKEN.declaration.variable),
+        format!(
+            "is fail, because other programs rely on the port, but none of {} holds a Redis URL, \
+             so nothing would listen there; set REDIS_URL, or list your variables in {}",
+            options::DISCOVERED,
+            options::URLS.declaration.variable
+        ),
+    )
 }
 
 /// There are more tunnels than ports from the first on, and no other may be taken.

@@ -1,8 +1,8 @@
-//! Log lines, logfmt or JSON, one an event, on stderr.
+//! Log lines on stderr: one line per event, in logfmt or JSON.
 //!
-//! The macros carry syslog's names, as `--log-level` does; `tracing` underneath has a coarser scale
-//! of its own. The word after `at=` names the event and comes first in every call:
-//! `notice!(at = "tunnel-up", listen = %address)`. `docs/operation.md` has every event.
+//! The macros have syslog's names, like `--log-level`. They map to the levels of `tracing`,
+//! whose names are shifted: `notice` is INFO there. Every call begins with the name of the event:
+//! `notice!(at = "tunnel-up", listen = %address)`. `docs/operation.md` lists all events.
 
 use std::fmt;
 use std::sync::OnceLock;
@@ -19,8 +19,8 @@ use tracing_subscriber::registry::LookupSpan;
 
 pub use tracing::{debug as info, error as err, info as notice, trace as debug, warn as warning};
 
-/// Syslog's severities that the launcher tells apart, the most severe first. Severities above `Err`
-/// silence it, since it emits nothing so severe.
+/// The syslog severities that make a difference, the most severe first. Those above `Err` silence
+/// the launcher, because it logs nothing that severe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LogLevel {
     Silent,
@@ -31,40 +31,40 @@ pub enum LogLevel {
     Debug,
 }
 
-/// How a line is written.
+/// The format of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
     Logfmt,
     Json,
 }
 
-/// Where and how log lines are written.
+/// Which log lines are written, and how.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogSettings {
     pub level: LogLevel,
     pub format: LogFormat,
 }
 
-/// How many lines may wait for a slow reader of stderr; more are dropped rather than let a log stop
-/// the traffic.
+/// Lines that may wait for a slow reader of stderr. Further lines are dropped, because a log must
+/// not stop the traffic.
 const MOST_WAITING_LINES: usize = 4096;
 
-/// Who wrote a line: so that it is found, or left out, among the app's own.
+/// Marks the launcher's lines, so that they can be told from the app's.
 const LOGGER: &str = "start-stunnel";
 
 /// Counts the lines that were dropped.
 static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
 
-/// How many lines were dropped since nobody read them in time.
+/// The number of lines dropped because stderr was not read in time.
 pub fn dropped_lines() -> u64 {
     DROPPED.get().map_or(0, |dropped| dropped.dropped_lines() as u64)
 }
 
-/// Starts logging. Lines are written by a thread of their own; dropping the guard waits for those
-/// that are still on their way (about a second at most).
+/// Starts logging. A thread writes the lines. Dropping the guard waits until it has written them
+/// all, for at most about a second.
 ///
 /// # Panics
-/// When called twice in one process.
+/// If called twice in one process.
 pub fn init(settings: LogSettings) -> WorkerGuard {
     let (writer, guard) = NonBlockingBuilder::default()
         .lossy(true)
@@ -131,7 +131,7 @@ where
     }
 }
 
-/// The fields of an event, in the order in which they were given.
+/// The fields of an event, in the order of the call.
 struct Fields(Vec<(&'static str, Value)>);
 
 impl Visit for Fields {
@@ -161,14 +161,14 @@ fn logfmt(writer: &mut impl fmt::Write, fields: &[(&str, Value)]) -> fmt::Result
         let space = if index == 0 { "" } else { " " };
         match value {
             Value::String(text) if is_bare(text) => write!(writer, "{space}{name}={text}")?,
-            // A JSON string is a logfmt string: the same quotes and escapes.
+            // logfmt has the same quotes and escapes as JSON.
             value => write!(writer, "{space}{name}={value}")?,
         }
     }
     Ok(())
 }
 
-/// Whether logfmt takes `text` without quotes.
+/// Whether `text` needs no quotes in logfmt.
 fn is_bare(text: &str) -> bool {
     let special = |c: char| c.is_whitespace() || c.is_control() || matches!(c, '"' | '=' | '\\');
     !text.is_empty() && !text.contains(special)
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn logfmt_quotes_what_would_break_a_line_or_a_pair() {
+    fn logfmt_quotes_text_that_would_break_a_line_or_pair() {
         let mut line = String::new();
         logfmt(&mut line, &fields()).unwrap();
         assert_eq!(

@@ -46,7 +46,7 @@ impl Scene {
             ("STUNNEL_MAX_CONNECTIONS", "1"),
             ("STUNNEL_CONNECT_TIMEOUT", "60s"),
             ("STUNNEL_STATUS_ADDRESS", "0"),
-            ("STUNNEL_LOGLEVEL", "info"),
+            ("STUNNEL_LOG_LEVEL", "info"),
         ]);
         let held = launcher.settings(settings).start_held();
         let page = StatusPage::of(held.running.pid(), &[held.port]);
@@ -326,7 +326,7 @@ fn on_a_unix_socket(folder: &Path) -> (Server, support::launcher::Running, UnixS
         ("STUNNEL_LISTEN", "unix"),
         ("STUNNEL_MAX_CONNECTIONS", "1"),
         ("STUNNEL_CONNECT_TIMEOUT", "60s"),
-        ("STUNNEL_LOGLEVEL", "debug"),
+        ("STUNNEL_LOG_LEVEL", "debug"),
     ]);
     let mut running = launcher.env("TMPDIR", folder).start();
     let url = running.line();

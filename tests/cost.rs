@@ -48,7 +48,7 @@ fn a_round_trip_takes_six_system_calls() {
     stderr.read_line(&mut said).unwrap();
     if !said.contains("attached") {
         assert!(said.contains("not permitted"), "{said}");
-        eprintln!("skipped: strace may not look at a process here");
+        support::skip("strace may not look at a process here");
         return;
     }
     for _ in 0..ROUND_TRIPS {

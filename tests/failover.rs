@@ -36,7 +36,7 @@ impl Hosts {
     /// A launcher for which redis.test has this address; `None` where that is not allowed.
     fn launcher(&self, address: &str) -> Option<Launcher> {
         let launcher = with_hosts(&self.path(), &Hosts::content(&[address]))?;
-        Some(launcher.settings(&[("STUNNEL_POOL", "on"), ("STUNNEL_LOGLEVEL", "debug")]))
+        Some(launcher.settings(&[("STUNNEL_POOL", "on"), ("STUNNEL_LOG_LEVEL", "debug")]))
     }
 
     /// From now on redis.test has these addresses, the first of which is tried first.

@@ -1,9 +1,8 @@
-//! What is counted of all that goes through, and that the status page, metrics, `--status` and the
-//! log say the same of it.
+//! What is counted, and that the page, metrics, `--status` and the log agree.
 
 mod support;
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::Path;
@@ -13,135 +12,17 @@ use std::time::Duration;
 use nix::libc;
 use serde_json::Value;
 use socket2::{Domain, Socket, Type};
-use support::launcher::{Held, Launcher, port_of, send_signal};
+use support::figures::Scene;
+use support::launcher::{logged, send_signal};
 use support::peer::Peer;
 use support::pki::Certificate;
 use support::resp::{Client, Reply};
 use support::servers::{Front, Options, PASSWORD, Server, connections};
-use support::status::StatusPage;
 use support::{eventually, rest, two_free_ports};
 
 const MIB: usize = 1024 * 1024;
 
-/// Prints the URL in each of the variables that `REDIS_STUNNEL_URLS` lists, then lives until its
-/// standard input ends.
-const HOLD_ALL: &str = "for name in $REDIS_STUNNEL_URLS; do eval \"echo \\$$name\"; done
-                        exec cat >/dev/null";
-
-/// A launcher whose page, `--status` and log are read.
-struct Scene {
-    held: Held,
-    page: StatusPage,
-    /// The variables, with the local port of each.
-    ports: Vec<(String, u16)>,
-    /// Where its log is, which can be read while it runs.
-    log: tempfile::NamedTempFile,
-}
-
-impl Scene {
-    /// With a tunnel for each URL, and lines of figures each second.
-    fn new(urls: &[(&str, String)], set: impl FnOnce(Launcher) -> Launcher) -> Scene {
-        let log = tempfile::NamedTempFile::new().unwrap();
-        let names: Vec<&str> = urls.iter().map(|(name, _)| *name).collect();
-        let mut launcher = Launcher::script(HOLD_ALL)
-            .env("REDIS_STUNNEL_URLS", names.join(" "))
-            .env("STUNNEL_STATUS_ADDRESS", "0")
-            .env("STUNNEL_METRICS_INTERVAL", "1s");
-        for (name, url) in urls {
-            launcher = launcher.env(name, url);
-        }
-        launcher.command.stderr(File::create(log.path()).unwrap());
-        let mut held = set(launcher).start_held();
-        let mut ports = vec![(names[0].to_owned(), held.port)];
-        for name in &names[1..] {
-            ports.push(((*name).to_owned(), port_of(&held.running.line())));
-        }
-        let taken: Vec<u16> = ports.iter().map(|(_, port)| *port).collect();
-        let page = StatusPage::of(held.running.pid(), &taken);
-        Scene { held, page, ports, log }
-    }
-
-    /// With one tunnel, for `REDIS_URL`.
-    fn of(url: &str) -> Scene {
-        Scene::new(&[("REDIS_URL", url.to_owned())], |launcher| launcher)
-    }
-
-    /// That it has all descriptors that it takes once: COMMAND may be faster than its runtime.
-    fn has_settled(&self) {
-        assert_eq!(self.page.get("/healthz").code, 200);
-        eventually("--status finds it", || {
-            let said = Launcher::new(["--status"]).run().stdout;
-            said.contains(&format!(" pid {} ", self.held.running.pid())).then_some(())
-        });
-    }
-
-    fn port(&self, variable: &str) -> u16 {
-        self.ports.iter().find(|(name, _)| name == variable).expect("a tunnel").1
-    }
-
-    fn client(&self) -> Client {
-        Client::connect(self.ports[0].1, PASSWORD)
-    }
-
-    /// What an app reads that has sent a request to a tunnel.
-    fn exchange(&self, variable: &str) -> Vec<u8> {
-        let mut app = Client::open(self.port(variable)).stream.into_inner();
-        // The connection may be gone before the request is; then reading finds its end only.
-        let _ = app.write_all(b"PING\r\n");
-        rest(&mut app).0
-    }
-
-    /// A sample of `/metrics`, by its name behind the prefix and its labels.
-    fn metric(&self, sample: &str) -> Option<f64> {
-        self.page.metric(&format!("start_stunnel_{sample}"))
-    }
-
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.page.get("/status.json").body).expect("JSON")
-    }
-
-    /// The block of a tunnel in what `--status` prints of this launcher, and the exit code.
-    fn status(&self, variable: &str) -> (String, i32) {
-        let ended = Launcher::new(["--status"]).run();
-        let pid = format!("start-stunnel 0.1.0 pid {} ", self.held.running.pid());
-        let of_us = ended.stdout.split("\n\n").find(|part| part.contains(&pid));
-        let of_us = of_us.unwrap_or_else(|| panic!("{pid} is not in {}", ended.stdout));
-        let begin = of_us.find(&format!("{variable} → ")).expect("a block");
-        let end = of_us[begin..].find("\n    Moved").expect("its last row");
-        (of_us[begin..begin + end].to_owned(), ended.code())
-    }
-
-    /// What the lines of figures of a tunnel have counted under a key, in all.
-    fn logged(&self, variable: &str, key: &str) -> u64 {
-        let log = fs::read_to_string(self.log.path()).unwrap();
-        let lines =
-            log.lines().filter(|line| line.contains(&format!(" at=metrics source={variable} ")));
-        let values = lines.filter_map(|line| {
-            let (_, rest) = line.split_once(&format!(" {key}="))?;
-            rest.split(' ').next()?.parse::<u64>().ok()
-        });
-        values.sum()
-    }
-
-    /// That a tunnel has failed once for this reason, in all ways to read it.
-    fn failed_once(&self, variable: &str, reason: &str) {
-        let sample =
-            format!("connections_failed_total{{tunnel=\"{variable}\",reason=\"{reason}\"}}");
-        eventually(&format!("{variable} fails"), || (self.metric(&sample)? == 1.0).then_some(()));
-        let page = self.page.get("/").body;
-        assert!(page.contains(&format!(" · {reason} 1")), "{page}");
-        let (text, code) = self.status(variable);
-        let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
-        assert!(words.contains(&format!(" · {reason} 1 ")), "{text}");
-        assert!(words.contains(" FAILING since ") && code == 1, "{code} {text}");
-        let key = format!("count#redis-tunnel.failed.{}", reason.replace('_', "-"));
-        eventually(&format!("{key} of {variable} is logged"), || {
-            (self.logged(variable, &key) == 1).then_some(())
-        });
-    }
-}
-
-/// A port of 127.0.0.1 whose queue is full: nobody answers who connects. The streams fill it.
+/// A port whose queue is full, so that attempts to connect time out. The streams fill the queue.
 fn full_queue() -> (Socket, Vec<TcpStream>, u16) {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
@@ -157,7 +38,7 @@ fn full_queue() -> (Socket, Vec<TcpStream>, u16) {
 }
 
 #[test]
-fn each_reason_of_a_failure_is_told_on_the_page_in_metrics_by_status_and_in_the_log() {
+fn each_failure_reason_is_shown_everywhere() {
     let server = Server::start(Front::Redis);
     let old = Server::start_with(
         Front::Redis,
@@ -170,7 +51,7 @@ fn each_reason_of_a_failure_is_told_on_the_page_in_metrics_by_status_and_in_the_
     let cut = Peer::tcp(drop);
     let silent = Peer::tcp(|mut stream| stream.read_to_end(&mut Vec::new()).map(drop));
     let alert = Peer::tcp(|mut stream| {
-        // An alert: fatal, handshake_failure (RFC 8446 section 6).
+        // A fatal alert, handshake_failure (RFC 8446 section 6).
         stream.read_exact(&mut [0; 1]).unwrap();
         stream.write_all(&[21, 3, 3, 0, 2, 2, 40]).unwrap();
         stream.read_to_end(&mut Vec::new()).map(drop)
@@ -180,7 +61,7 @@ fn each_reason_of_a_failure_is_told_on_the_page_in_metrics_by_status_and_in_the_
         ("DNS_URL", "dns", "rediss://no-such-host.invalid:6379".to_owned()),
         ("REFUSED_URL", "tcp_refused", local(two_free_ports())),
         ("TIMEOUT_URL", "tcp_timeout", local(full)),
-        // The broadcast address has no TCP.
+        // TCP cannot connect to the broadcast address.
         ("NO_ROUTE_URL", "tcp_other", "rediss://255.255.255.255:6379".to_owned()),
         ("CUT_URL", "tls_eof", cut.url()),
         ("SILENT_URL", "tls_timeout", silent.url()),
@@ -217,12 +98,12 @@ fn each_reason_of_a_failure_is_told_on_the_page_in_metrics_by_status_and_in_the_
     for (variable, ..) in &cases {
         assert!(readiness.body.contains(variable), "{readiness:?}");
     }
-    // An outage of Redis is no reason to kill the app.
+    // A platform must not restart the app because Redis is down.
     assert_eq!(scene.page.get("/healthz").code, 200);
     scene.held.finish();
 }
 
-/// Sets a limit of a process, its soft half.
+/// Sets a soft limit of a process.
 fn limit(pid: i32, what: &str, value: u64) {
     let limit = format!("--{what}={value}:");
     let set = Command::new("prlimit").args([format!("--pid={pid}"), limit]).status();
@@ -230,12 +111,12 @@ fn limit(pid: i32, what: &str, value: u64) {
 }
 
 #[test]
-fn a_lack_of_descriptors_is_a_reason_of_its_own() {
+fn a_lack_of_descriptors_has_its_own_reason() {
     let server = Server::start(Front::Redis);
     let scene = Scene::of(&server.url());
     scene.has_settled();
     let pid = scene.held.running.pid();
-    // One is left: for the app's connection, but not for the one to Redis.
+    // One descriptor is left, for the app connection, but none for a connection to Redis.
     let is_free = |number: &u64| !Path::new(&format!("/proc/{pid}/fd/{number}")).exists();
     limit(pid, "nofile", (0..).find(is_free).expect("an end") + 1);
     assert_eq!(scene.exchange("REDIS_URL"), b"");
@@ -245,7 +126,7 @@ fn a_lack_of_descriptors_is_a_reason_of_its_own() {
 }
 
 #[test]
-fn status_is_told_even_when_no_descriptor_is_left() {
+fn status_answers_even_without_free_descriptors() {
     let server = Server::start(Front::Redis);
     let scene = Scene::of(&server.url());
     scene.has_settled();
@@ -277,7 +158,7 @@ fn a_tunnel_that_works_again_says_so_and_what_has_failed() {
     let mut server = Server::start(Front::Redis);
     let scene = Scene::of(&server.url());
     assert_eq!(scene.client().ask(&["PING"]), Reply::line("+PONG"));
-    // The exit code is about every launcher that runs here.
+    // Ignore the exit code: it is about all launchers on this machine.
     let (text, _) = scene.status("REDIS_URL");
     assert!(text.contains("   WORKING\n"), "{text}");
     assert_eq!(scene.page.get("/readyz").code, 200);
@@ -305,11 +186,42 @@ fn a_tunnel_that_works_again_says_so_and_what_has_failed() {
 }
 
 #[test]
-fn a_redis_that_is_down_behind_what_speaks_tls_for_it_fails() {
+fn a_hanging_redis_shows_the_longest_wait_and_no_verdict() {
+    let server = Server::start(Front::Redis);
+    let scene = Scene::of(&server.url());
+    let sample = "longest_wait_for_reply_seconds{tunnel=\"REDIS_URL\"}";
+    let longest = || scene.metric(sample).expect("a sample");
+    let mut client = scene.client();
+    assert_eq!(client.ask(&["PING"]), Reply::line("+PONG"));
+    let idle = scene.client();
+    assert_eq!(longest(), 0.0, "nothing was asked");
+
+    send_signal(server.pid(), libc::SIGSTOP);
+    client.send(&["PING"]);
+    eventually("it waits for more than a second", || (longest() > 1.0).then_some(()));
+    assert!(scene.json()["tunnels"][0]["longest_wait_for_reply_seconds"].as_f64() > Some(1.0));
+    let (text, _) = scene.status("REDIS_URL");
+    let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    for said in [&words, &scene.page.get("/").body] {
+        let (_, wait) = said.split_once("longest wait for a reply ").expect("the wait");
+        assert!(!wait.starts_with("none") && !wait.starts_with("0"), "{said}");
+    }
+    assert!(words.contains(" WORKING 1 Held "), "{words}");
+    assert_eq!(scene.page.get("/readyz").code, 200);
+
+    send_signal(server.pid(), libc::SIGCONT);
+    assert_eq!(client.reply().unwrap(), Reply::line("+PONG"));
+    eventually("the wait is over", || (longest() == 0.0).then_some(()));
+    drop(idle);
+    scene.held.finish();
+}
+
+#[test]
+fn a_redis_down_behind_a_tls_front_fails() {
     let server = Server::start(Front::Stunnel);
     let scene = Scene::of(&server.url());
     let success = "last_success_timestamp_seconds{tunnel=\"REDIS_URL\"}";
-    // stunnel alone makes no success of it.
+    // A connection to stunnel alone is no success.
     let waits = "connection_wait_seconds_count{tunnel=\"REDIS_URL\"}";
     let silent = Client::open(scene.port("REDIS_URL"));
     eventually("it has TLS", || (scene.metric(waits)? == 1.0).then_some(()));
@@ -320,7 +232,7 @@ fn a_redis_that_is_down_behind_what_speaks_tls_for_it_fails() {
 
     send_signal(server.pid(), libc::SIGKILL);
     eventually("it is gone", || TcpStream::connect(("127.0.0.1", server.port)).err());
-    // One may be closed before its request is there, which says nothing.
+    // A connection that is closed before its request arrives proves nothing.
     eventually("it fails", || {
         assert_eq!(scene.exchange("REDIS_URL"), b"");
         (scene.page.get("/readyz").code == 503).then_some(())
@@ -336,7 +248,7 @@ fn a_redis_that_is_down_behind_what_speaks_tls_for_it_fails() {
 }
 
 #[test]
-fn bytes_count_while_they_move_and_a_connection_ends_for_one_reason() {
+fn bytes_count_as_they_move_and_each_end_once() {
     let server = Server::start(Front::Redis);
     let scene = Scene::of(&server.url());
     let tunnel = "{tunnel=\"REDIS_URL\"}";
@@ -375,7 +287,7 @@ fn bytes_count_while_they_move_and_a_connection_ends_for_one_reason() {
 }
 
 #[test]
-fn the_pools_connections_are_told_apart_and_so_are_handshakes() {
+fn pool_results_and_handshake_modes_are_counted() {
     let server = Server::start(Front::Redis);
     let scene =
         Scene::new(&[("REDIS_URL", server.url())], |launcher| launcher.env("STUNNEL_POOL", "on"));
@@ -391,7 +303,7 @@ fn the_pools_connections_are_told_apart_and_so_are_handshakes() {
     assert_eq!(first.ask(&["PING"]), Reply::line("+PONG"));
     assert_eq!((pooled("new"), upstream("relaying")), (1.0, 1.0));
     drop(first);
-    // As many as it takes until one has another user's connection.
+    // Connect until a connection is reused.
     eventually("one is reused", || {
         assert_eq!(scene.client().ask(&["PING"]), Reply::line("+PONG"));
         (pooled("reused") > 0.0).then_some(())
@@ -409,7 +321,7 @@ fn the_pools_connections_are_told_apart_and_so_are_handshakes() {
     assert!(tunnel["tls_handshakes"]["full"]["count"].as_u64() >= Some(1), "{tunnel}");
     assert!(tunnel["tls_handshakes"]["resumed"]["count"].as_u64() >= Some(1), "{tunnel}");
     assert_eq!(tunnel["connection_wait"]["count"], accepted.unwrap() as u64);
-    // Each client has sent two requests, one behind the other's reply.
+    // Each client sent two requests, the second one after the reply to the first one.
     assert_eq!(tunnel["reply_wait"]["count"], 2 * accepted.unwrap() as u64);
     let ends = tunnel["certificate"]["expires"].as_i64().expect("a certificate was shown");
     let sample = "server_certificate_expiry_timestamp_seconds{tunnel=\"REDIS_URL\"}";
@@ -418,7 +330,7 @@ fn the_pools_connections_are_told_apart_and_so_are_handshakes() {
 }
 
 #[test]
-fn whoever_waits_for_one_of_the_limited_number_is_seen() {
+fn connections_waiting_at_the_limit_are_shown() {
     let server = Server::start(Front::Redis);
     let scene = Scene::new(&[("REDIS_URL", server.url())], |launcher| {
         launcher.env("STUNNEL_MAX_CONNECTIONS", "1").env("STUNNEL_CONNECT_TIMEOUT", "30s")
@@ -432,7 +344,7 @@ fn whoever_waits_for_one_of_the_limited_number_is_seen() {
     let waiting = || scene.metric(&format!("connections_waiting{tunnel}")).unwrap();
     eventually("it waits", || (waiting() == 1.0).then_some(()));
     let (text, _) = scene.status("REDIS_URL");
-    assert!(text.contains("= 1 (peak 1, limit 1) · 1 connection waits for one"), "{text}");
+    assert!(text.contains("= 1 (peak 1, limit 1) · 1 app connection waits"), "{text}");
     assert!(text.contains("> Raise STUNNEL_MAX_CONNECTIONS if Redis allows it"), "{text}");
     drop(first);
     assert_eq!(second.reply().unwrap(), Reply::line("+OK"));
@@ -441,7 +353,7 @@ fn whoever_waits_for_one_of_the_limited_number_is_seen() {
 }
 
 #[test]
-fn a_redis_at_its_client_limit_is_called_that_in_the_same_words_everywhere() {
+fn a_client_limit_has_the_same_words_everywhere() {
     for front in [Front::Redis, Front::Stunnel] {
         let server = Server::start(front);
         let scene = Scene::of(&server.url());
@@ -450,7 +362,7 @@ fn a_redis_at_its_client_limit_is_called_that_in_the_same_words_everywhere() {
         eventually("only these are left", || (connections(&mut direct) == 3).then_some(()));
         assert_eq!(direct.ask(&["CONFIG", "SET", "maxclients", "4"]), Reply::line("+OK"));
         let errors = "max_clients_errors_total{tunnel=\"REDIS_URL\"}";
-        // stunnel may lose the error to the reset that it causes.
+        // stunnel may lose Redis's error message to the reset that follows it.
         eventually("it is noticed", || {
             drop(scene.exchange("REDIS_URL"));
             (scene.metric(errors)? > 0.0).then_some(())
@@ -478,7 +390,7 @@ fn a_redis_at_its_client_limit_is_called_that_in_the_same_words_everywhere() {
 }
 
 #[test]
-fn the_lines_for_log_drains_come_at_each_interval_and_name_the_dyno() {
+fn metrics_lines_come_each_interval_and_name_the_dyno() {
     let server = Server::start(Front::Redis);
     let scene =
         Scene::new(&[("REDIS_URL", server.url())], |launcher| launcher.env("DYNO", "web.1"));
@@ -506,7 +418,7 @@ fn the_lines_for_log_drains_come_at_each_interval_and_name_the_dyno() {
 }
 
 #[test]
-fn lines_of_figures_in_json_have_the_same_keys() {
+fn metrics_lines_in_json_have_the_same_keys() {
     let server = Server::start(Front::Redis);
     let scene = Scene::new(&[("REDIS_URL", server.url())], |launcher| {
         launcher.env("STUNNEL_LOG_FORMAT", "json")
@@ -526,14 +438,78 @@ fn lines_of_figures_in_json_have_the_same_keys() {
     scene.held.finish();
 }
 
+/// How many warnings each line about an event stands for: its `count`, or 1.
+fn counts(log: &str, event: &str) -> Vec<usize> {
+    let counts = logged(log, event, "count").into_iter();
+    counts.map(|count| if count.is_empty() { 1 } else { count.parse().expect("a count") }).collect()
+}
+
 #[test]
-fn the_healthcheck_of_the_docker_example_says_whether_redis_can_be_reached() {
+fn an_outage_logs_five_lines_and_then_counts() {
+    const ATTEMPTS: usize = 300;
+    let refused = format!("rediss://127.0.0.1:{}", two_free_ports());
+    let urls = [("REDIS_URL", refused), ("DNS_URL", "rediss://no-such.invalid:1".to_owned())];
+    let scene = Scene::new(&urls, |launcher| launcher);
+    let began = std::time::Instant::now();
+    for _ in 0..ATTEMPTS {
+        assert_eq!(scene.exchange("REDIS_URL"), b"");
+    }
+    assert_eq!(scene.exchange("DNS_URL"), b"");
+    let failed = "connections_failed_total{tunnel=\"REDIS_URL\",reason=\"tcp_refused\"}";
+    assert_eq!(scene.metric(failed), Some(ATTEMPTS as f64), "metrics count each of them");
+    let periods = began.elapsed().as_secs() as usize / 10;
+    let log = scene.log.path().to_owned();
+    scene.held.finish();
+    let log = fs::read_to_string(log).unwrap();
+    let (other, log): (Vec<_>, Vec<_>) = log.lines().partition(|line| line.contains("DNS_URL"));
+    let (other, log) = (other.join("\n"), log.join("\n"));
+    let counts = counts(&log, "connection-failed");
+    assert_eq!(counts[..5], [1; 5], "{log}");
+    assert!((6..=6 + periods).contains(&counts.len()), "{log}");
+    assert_eq!(counts.iter().sum::<usize>(), ATTEMPTS, "{log}");
+    assert_eq!(logged(&log, "connection-failed", "reason").last().unwrap(), "tcp_refused");
+    assert!(log.lines().last().unwrap().contains(" at=command-ended "), "{log}");
+    assert_eq!(logged(&other, "connection-failed", "reason"), ["dns"], "another tunnel's: {other}");
+}
+
+#[test]
+fn a_summary_comes_ten_seconds_after_the_first_line() {
+    let refused = format!("rediss://127.0.0.1:{}", two_free_ports());
+    let scene = Scene::of(&refused);
+    for _ in 0..8 {
+        assert_eq!(scene.exchange("REDIS_URL"), b"");
+    }
+    let written = || counts(&fs::read_to_string(scene.log.path()).unwrap(), "connection-failed");
+    eventually("the summary comes while COMMAND runs", || {
+        (written() == [1, 1, 1, 1, 1, 3]).then_some(())
+    });
+    scene.held.finish();
+}
+
+#[test]
+fn apps_that_speak_tls_are_summarised_too() {
+    let server = Server::start(Front::Redis);
+    let scene = Scene::of(&server.url());
+    for _ in 0..20 {
+        let mut app = Client::open(scene.port("REDIS_URL")).stream.into_inner();
+        let _ = app.write_all(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03");
+        assert_eq!(rest(&mut app).0, b"");
+    }
+    let log = scene.log.path().to_owned();
+    scene.held.finish();
+    let log = fs::read_to_string(log).unwrap();
+    let counts = counts(&log, "app-speaks-tls");
+    assert_eq!((&counts[..5], counts.iter().sum::<usize>()), (&[1; 5][..], 20), "{log}");
+}
+
+#[test]
+fn the_docker_examples_healthcheck_works() {
     let dockerfile = include_str!("../examples/docker/Dockerfile");
     let check = dockerfile.lines().find_map(|line| line.strip_prefix("HEALTHCHECK ")).expect("one");
     let (_, words) = check.split_once(" CMD ").expect("its words");
     let words: Vec<String> = serde_json::from_str(words).expect("a list");
     assert_eq!(words, ["start-stunnel", "--status"]);
-    // A container has a network namespace of its own, and so no launchers but its own.
+    // A container has its own network namespace, and therefore sees only its own launchers.
     let script = format!(
         "ip link set lo up; STUNNEL_LISTEN_PORT=0 REDIS_URL=rediss://127.0.0.1:1 {0} sh -c '\
          until {0} {1}; do sleep 0.05; done; \
@@ -548,7 +524,7 @@ fn the_healthcheck_of_the_docker_example_says_whether_redis_can_be_reached() {
     let (said, error) =
         (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     if error.contains("unshare failed") {
-        eprintln!("skipped: unshare may not make a namespace here");
+        support::skip("unshare may not make a namespace here");
         return;
     }
     assert!(said.contains("REDIS_URL → 127.0.0.1:1   NOT USED YET\n"), "{said} {error}");

@@ -22,7 +22,7 @@ const KEPT_KIB: u64 = 16 * 1024;
 fn may_open(needed: u64) -> bool {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     if hard < needed {
-        eprintln!("skipped: {needed} descriptors are needed, and the hard limit is {hard}");
+        support::skip(&format!("{needed} descriptors are needed, and the hard limit is {hard}"));
         return false;
     }
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();

@@ -1,5 +1,5 @@
-//! What a person sees: the status page in a real browser, on a desk and on a phone, by day and by
-//! night; and what a real Prometheus makes of the metrics.
+//! The status page in a real browser, wide and narrow, light and dark; and the metrics in a real
+//! Prometheus.
 //!
 //! `WRITE_DOCS=1 cargo test --test page` takes the manual's screenshots anew.
 
@@ -22,13 +22,13 @@ use support::servers::{Front, Options, PASSWORD, Server, connections};
 use support::status::StatusPage;
 use support::{PATIENCE, Process, eventually, eventually_within, rest, two_free_ports};
 
-/// A certificate's name that would change the page's title, were it taken for markup.
+/// A name on a certificate that would change the page's title if the page treated it as HTML.
 const HOSTILE: &str = "</dd><script>document.title='owned'</script><img src=x onerror=x>";
 
-/// Colours of the page: red, green, green, by class.
+/// Red, green and blue.
 type Colour = [u8; 3];
 
-/// How a browser shows the page.
+/// A browser window.
 #[derive(Debug, Clone, Copy)]
 struct View {
     name: &'static str,
@@ -63,14 +63,14 @@ const VIEWS: [View; 4] = [
     View { name: "narrow-light", width: 360, height: 1150, ..LIGHT },
     View { name: "narrow-dark", width: 360, height: 1150, ..DARK },
 ];
-/// Those that the manual has.
+/// The views that the manual shows.
 const IN_THE_MANUAL: [&str; 2] = ["wide-light", "narrow-dark"];
 
-/// How long a browser may take: far more than it does beside others like it.
+/// A browser may take this long: far longer than it does even beside others.
 const BROWSER: Duration = Duration::from_secs(300);
 
-/// Whether there is a browser, or none that `bin/setup test` could install: Ubuntu's apt knows
-/// none. Where apt knows one, or knows nothing at all, a browser that is missing is a mistake.
+/// Whether this test needs a browser: if Chromium is installed, or if `bin/setup test` could have
+/// installed it. Ubuntu's apt does not have it.
 fn browser_is_to_be_had() -> bool {
     let found = |program: &str| {
         let path = std::env::var_os("PATH").unwrap_or_default();
@@ -79,19 +79,19 @@ fn browser_is_to_be_had() -> bool {
     if found("chromium") || !found("apt-cache") {
         return true;
     }
-    // What apt's sources have, whatever is installed: "chromium | VERSION | SOURCE".
+    // Lists what apt can install: "chromium | VERSION | SOURCE".
     let said = Command::new("apt-cache").args(["madison", "bash", "chromium"]).output();
     let said = String::from_utf8(said.expect("apt-cache").stdout).expect("text");
     let has = |name: &str| said.lines().any(|line| line.trim_start().starts_with(name));
     has("chromium |") || !has("bash |")
 }
 
-/// Debian's Chromium, with a profile of its own below `folder`; returns what it prints.
+/// Runs Chromium with a profile in `folder`, and returns what it prints.
 fn chromium(folder: &Path, words: &[String]) -> String {
     fs::create_dir(folder).unwrap();
     let [said, errors] = ["said", "errors"].map(|name| folder.join(name));
     let child = Command::new("chromium")
-        // root may not have a sandbox, and nothing is shown here but what the test made.
+        // The sandbox does not work for root. The page is the test's own.
         .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"])
         .args(["--hide-scrollbars", "--no-first-run", "--disable-background-networking"])
         .arg(format!("--user-data-dir={}", folder.join("profile").display()))
@@ -107,7 +107,7 @@ fn chromium(folder: &Path, words: &[String]) -> String {
     fs::read_to_string(said).expect("text")
 }
 
-/// What a browser has drawn.
+/// A screenshot.
 struct Picture {
     width: u32,
     height: u32,
@@ -146,16 +146,15 @@ fn check(view: &View, file: &Path) {
         let count = counts.get(&colour).copied().unwrap_or(0);
         assert!(count > 300, "{what}: {count} pixels in {view:?}");
     }
-    // Nothing is cut off: the page's margin is there on the right. (At its foot, Chromium leaves
-    // some pixels to itself.)
+    // The right margin is empty, so nothing is cut off. (Chromium does not draw the last rows.)
     for y in 0..view.height - 50 {
         let at = picture.at(view.width - 3, y);
         assert_eq!(at, view.background, "{view:?}: something reaches beyond the edge at {y}");
     }
 }
 
-/// A launcher with a tunnel that fails at Redis's client limit, one that works, and one to a server
-/// with a hostile name, which fails as well.
+/// A launcher with three tunnels: one fails at Redis's client limit, one works, and one fails
+/// because of its server's hostile name.
 struct Scene {
     held: Held,
     page: StatusPage,
@@ -212,11 +211,9 @@ impl Scene {
 }
 
 #[test]
-fn the_page_is_readable_wide_and_narrow_light_and_dark_and_a_hostile_name_is_only_text() {
+fn a_browser_shows_the_page_in_every_size_and_colour() {
     if !browser_is_to_be_had() {
-        // Not eprintln: that is shown of tests alone that fail.
-        writeln!(std::io::stderr(), "SKIPPED: the status page in a browser: apt has no chromium")
-            .unwrap();
+        support::skip("the status page in a browser: apt has no chromium");
         return;
     }
     let folder = tempfile::tempdir().unwrap();
@@ -249,7 +246,7 @@ fn the_page_is_readable_wide_and_narrow_light_and_dark_and_a_hostile_name_is_onl
             fs::copy(picture(view), docs.join(name)).unwrap();
         }
     }
-    // As the browser has understood it.
+    // The page as the browser has parsed it.
     assert!(dom.contains("<title>FAILING · start-stunnel</title>"), "{dom}");
     assert!(!dom.contains("<script") && !dom.contains("<img"), "{dom}");
     assert!(dom.contains("it is for &lt;/dd&gt;&lt;script&gt;document.title='owned'"), "{dom}");
@@ -258,12 +255,12 @@ fn the_page_is_readable_wide_and_narrow_light_and_dark_and_a_hostile_name_is_onl
     scene.held.finish();
 }
 
-/// What Prometheus answers to a query, as its first value.
+/// The first value in Prometheus's answer to a query.
 fn query(port: u16, query: &str) -> Option<f64> {
     let escaped: String = query.bytes().map(|byte| format!("%{byte:02X}")).collect();
     let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    // HTTP/1.0: the answer comes in one piece.
+    // With HTTP/1.0, the answer is not chunked.
     let request = format!("GET /api/v1/query?query={escaped} HTTP/1.0\r\nHost: localhost\r\n\r\n");
     stream.write_all(request.as_bytes()).ok()?;
     let mut answer = String::new();
@@ -275,7 +272,7 @@ fn query(port: u16, query: &str) -> Option<f64> {
 }
 
 #[test]
-fn promtool_has_nothing_to_say_and_a_real_prometheus_scrapes_a_launcher_under_load() {
+fn prometheus_scrapes_a_launcher_under_load() {
     let server = Server::start(Front::Redis);
     let launcher = Launcher::holding(&server.url()).env("STUNNEL_STATUS_ADDRESS", "0");
     let held = launcher.start_held();
@@ -326,15 +323,92 @@ fn promtool_has_nothing_to_say_and_a_real_prometheus_scrapes_a_launcher_under_lo
     }
 
     assert!(page.get_as("/metrics", "application/openmetrics-text").body.ends_with("# EOF\n"));
-    let metrics = page.get_as("/metrics", "text/plain").body;
+    // curl's Accept header.
+    let metrics = page.get_as("/metrics", "*/*").body;
+    assert_eq!(promtool(&["check", "metrics"], &metrics), "");
+    held.finish();
+}
+
+/// Runs promtool, which must find no mistake, and returns what it prints.
+fn promtool(words: &[&str], input: &str) -> String {
     let mut promtool = Command::new("promtool");
-    promtool.args(["check", "metrics"]).stdin(Stdio::piped());
-    let promtool = promtool.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-    let mut promtool = promtool.expect("promtool (see bin/setup test)");
-    promtool.stdin.take().unwrap().write_all(metrics.as_bytes()).unwrap();
+    promtool.args(words).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut promtool = promtool.spawn().expect("promtool (see bin/setup test)");
+    promtool.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
     let output = promtool.wait_with_output().unwrap();
     let said = [output.stdout, output.stderr].concat();
-    let said = String::from_utf8_lossy(&said);
-    assert!(output.status.success() && said.is_empty(), "{said}");
-    held.finish();
+    let said = String::from_utf8(said).unwrap();
+    assert!(output.status.success(), "promtool {words:?}: {said}");
+    said
+}
+
+/// The YAML examples in the manual's section about Prometheus.
+fn examples() -> Vec<String> {
+    let manual = include_str!("../docs/operation.md");
+    let (_, section) = manual.split_once("\n### Prometheus\n").expect("the section");
+    let section = section.split("\n### ").next().unwrap_or(section);
+    let blocks = section.split("```yaml\n").skip(1);
+    blocks.map(|block| block.split("```").next().unwrap_or(block).to_owned()).collect()
+}
+
+/// How the manual's alerts behave: failing, queueing, and silent tunnels.
+const ALERT_TESTS: &str = r#"
+rule_files: [alerts.yml]
+evaluation_interval: 1m
+tests:
+- interval: 1m
+  input_series:
+  - series: start_stunnel_tunnel_failing{tunnel="REDIS_URL"}
+    values: 0 0 1 1 1 1 0 0 0 0 0
+  - series: start_stunnel_connections_waiting{tunnel="REDIS_URL"}
+    values: 0 0 0 0 0 3 1 2 1 0 0
+  - series: start_stunnel_received_bytes_total{tunnel="REDIS_URL"}
+    values: 0 0 0 0 0 0 0 0 0 0 0
+  alert_rule_test:
+  - {eval_time: 1m, alertname: RedisTunnelFailing}
+  - eval_time: 5m
+    alertname: RedisTunnelFailing
+    exp_alerts: [exp_labels: {tunnel: REDIS_URL}]
+  - {eval_time: 10m, alertname: RedisTunnelFailing}
+  - {eval_time: 4m, alertname: RedisTunnelQueueing}
+  - eval_time: 8m
+    alertname: RedisTunnelQueueing
+    exp_alerts: [exp_labels: {tunnel: REDIS_URL}]
+  - {eval_time: 10m, alertname: RedisTunnelSilent}
+- interval: 1m
+  input_series:
+  - series: start_stunnel_received_bytes_total{tunnel="REDIS_URL"}
+    values: 0+10x30 300+0x40
+  alert_rule_test:
+  - {eval_time: 40m, alertname: RedisTunnelSilent}
+  - eval_time: 65m
+    alertname: RedisTunnelSilent
+    exp_alerts: [exp_labels: {tunnel: REDIS_URL}]
+"#;
+
+#[test]
+fn the_manuals_prometheus_examples_work() {
+    let folder = tempfile::tempdir().unwrap();
+    let [scrape, alerts] = &examples()[..] else { panic!("two examples") };
+    // Remove the annotations, which the tests of the alerts would have to repeat.
+    let (without_texts, mut in_annotations) = (alerts.lines(), false);
+    let without_texts = without_texts.filter(|line| {
+        in_annotations =
+            line.trim() == "annotations:" || (in_annotations && line.contains("summary:"));
+        !in_annotations
+    });
+    let without_texts: Vec<&str> = without_texts.collect();
+    for (name, text) in [
+        ("prometheus.yml", scrape.as_str()),
+        ("manual.yml", alerts),
+        ("alerts.yml", &without_texts.join("\n")),
+        ("tests.yml", ALERT_TESTS),
+    ] {
+        fs::write(folder.path().join(name), text).unwrap();
+    }
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    promtool(&["check", "config", &path("prometheus.yml")], "");
+    let said = promtool(&["check", "rules", &path("manual.yml")], "");
+    assert!(said.contains("3 rules found"), "{said}");
+    promtool(&["test", "rules", &path("tests.yml")], "");
 }

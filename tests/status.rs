@@ -1,5 +1,4 @@
-//! Who may read what goes through, where, and how: the status page, `--status`, metrics and lines
-//! of the log.
+//! Who can read the status of a launcher, and how: `--status` and the status page.
 
 mod support;
 
@@ -17,22 +16,28 @@ use support::proc::{command_of, state};
 use support::status::StatusPage;
 use support::{eventually, two_free_ports};
 
-/// A URL that nobody connects to here.
+/// A URL that no test connects to.
 const NOWHERE: &str = "redis://:s3cret-password@127.0.0.1:1";
 
-/// A launcher that serves its page at a port of the kernel's pick.
+/// A launcher that serves its page on a port chosen by the kernel.
 fn with_page() -> (Held, StatusPage) {
     let held = Launcher::holding(NOWHERE).env("STUNNEL_STATUS_ADDRESS", "0").start_held();
     let page = StatusPage::of(held.running.pid(), &[held.port]);
     (held, page)
 }
 
-/// `start-stunnel --status` with further words.
+/// Checks that SECURITY.md still has this sentence, which the calling test proves.
+fn security_says(sentence: &str) {
+    let page = include_str!("../SECURITY.md").split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(page.contains(sentence), "SECURITY.md does not say: {sentence}");
+}
+
+/// Runs `start-stunnel --status` with further words.
 fn status(words: &[&str]) -> Outcome {
     Launcher::new([&["--status"], words].concat()).run()
 }
 
-/// What `--status` in JSON says of one launcher among all that run here.
+/// What `--status` says in JSON about one of the launchers that run here.
 fn status_of(launcher: i32) -> Option<Value> {
     let said = status(&["--log-format", "json"]).stdout;
     let mut launchers = said.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
@@ -40,7 +45,7 @@ fn status_of(launcher: i32) -> Option<Value> {
 }
 
 #[test]
-fn a_launcher_is_found_with_nothing_set_and_gone_when_it_has_ended() {
+fn status_finds_a_launcher_without_any_setting() {
     let held = Launcher::hold(NOWHERE);
     let pid = held.running.pid();
     let found = eventually("it is found", || status_of(pid));
@@ -59,13 +64,13 @@ fn a_launcher_is_found_with_nothing_set_and_gone_when_it_has_ended() {
 }
 
 #[test]
-fn where_no_launcher_runs_the_exit_code_is_3_unless_none_is_to_run() {
+fn status_without_a_launcher_exits_with_3() {
     // A network namespace has its own names of sockets.
     let unshare = ["--user", "--map-root-user", "--net", BINARY, "--status"];
     let output = Command::new("unshare").args(unshare).output().unwrap();
     let error = String::from_utf8_lossy(&output.stderr);
     if error.contains("unshare failed") {
-        eprintln!("skipped: unshare may not make a namespace here");
+        support::skip("unshare may not make a namespace here");
         return;
     }
     assert_eq!(output.status.code(), Some(3), "{output:?}");
@@ -78,19 +83,19 @@ fn where_no_launcher_runs_the_exit_code_is_3_unless_none_is_to_run() {
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     assert_eq!(
         String::from_utf8_lossy(&output.stdout),
-        "No start-stunnel of this user runs here, and none is to: STUNNEL_ENABLED is off.\n"
+        "No start-stunnel of this user runs here, because STUNNEL_ENABLED turns it off.\n"
     );
 }
 
 #[test]
-fn status_goes_with_no_command_and_no_other_task() {
+fn status_excludes_a_command_and_other_tasks() {
     for words in [["--status", "true"], ["--status", "--check"], ["--status", "--print-env"]] {
         assert_eq!(Launcher::new(words).run().code(), 2, "{words:?}");
     }
 }
 
 #[test]
-fn a_launcher_that_is_frozen_does_not_answer_and_counts_as_failing() {
+fn a_frozen_launcher_counts_as_failing() {
     let held = Launcher::hold(NOWHERE);
     let pid = held.running.pid();
     eventually("it is found", || status_of(pid));
@@ -104,11 +109,12 @@ fn a_launcher_that_is_frozen_does_not_answer_and_counts_as_failing() {
 }
 
 #[test]
-fn another_user_is_told_nothing() {
+fn status_answers_only_its_own_user_and_root() {
     if !nix::unistd::geteuid().is_root() {
-        eprintln!("skipped: only root can become somebody else");
+        support::skip("only root can become somebody else");
         return;
     }
+    security_says("it answers only its own user and root");
     let held = Launcher::hold(NOWHERE);
     let pid = held.running.pid();
     eventually("it is found", || status_of(pid));
@@ -123,7 +129,7 @@ fn another_user_is_told_nothing() {
     held.finish();
 }
 
-/// Answers in a launcher's stead, on the socket of a launcher of pid `pid`.
+/// Answers instead of a launcher, on the socket of the launcher with the pid `pid`.
 const IMPOSTOR: &str = "import os, socket, sys\n\
     pid, uid = sys.argv[1:]\n\
     if uid: os.setgid(int(uid)); os.setuid(int(uid))\n\
@@ -138,7 +144,7 @@ const IMPOSTOR: &str = "import os, socket, sys\n\
         except OSError: pass\n \
         c.close()\n";
 
-/// What `--status` says of an [`IMPOSTOR`].
+/// What `--status` says about an [`IMPOSTOR`].
 fn said_of_impostor(pid: &str, uid: &str) -> Option<Value> {
     let mut impostor = Command::new("/usr/bin/python3")
         .args(["-c", IMPOSTOR, pid, uid])
@@ -155,7 +161,8 @@ fn said_of_impostor(pid: &str, uid: &str) -> Option<Value> {
 }
 
 #[test]
-fn only_this_users_process_after_which_the_socket_is_named_is_believed() {
+fn status_believes_only_its_own_users_launcher() {
+    security_says("`--status` believes only processes of its own user, even if that user is root");
     assert!(said_of_impostor("", "").is_some(), "its own pid, and this user");
     assert_eq!(said_of_impostor("1", ""), None, "another's pid");
     if nix::unistd::geteuid().is_root() {
@@ -164,8 +171,8 @@ fn only_this_users_process_after_which_the_socket_is_named_is_believed() {
 }
 
 #[test]
-fn a_launcher_that_hangs_up_does_not_answer_and_counts_as_failing() {
-    // It hangs up when memory is short: here is one that always does.
+fn a_launcher_that_hangs_up_counts_as_failing() {
+    // A launcher that is short of memory hangs up. This one always does.
     let script = "import os, socket\n\
         s = socket.socket(socket.AF_UNIX)\n\
         s.bind('\\0start-stunnel/%d' % os.getpid())\n\
@@ -187,38 +194,29 @@ fn a_launcher_that_hangs_up_does_not_answer_and_counts_as_failing() {
 }
 
 #[test]
-fn watching_draws_again_each_second_until_nobody_reads_any_more() {
-    let held = Launcher::hold(NOWHERE);
-    let pid = held.running.pid();
-    eventually("it is found", || status_of(pid));
-    let mut watching = Launcher::new(["--status", "--watch", "--log-format", "json"]).start();
-    let needle = format!("\"pid\":{pid},");
-    let mut seen = 0;
-    while seen < 2 {
-        seen += usize::from(watching.line().contains(&needle));
+fn status_ends_quietly_when_nobody_reads_it() {
+    for words in [&[][..], &["--log-format", "json"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut launcher = Launcher::new([&["--status"], words].concat());
+        launcher.command.stdout(writer);
+        let ended = launcher.run();
+        assert_eq!(ended.stderr, "");
+        assert!([0, 1, 3].contains(&ended.code()), "{ended:?}");
     }
-    drop(watching.stdout.take());
-    let ended = watching.finish();
-    assert!(ended.status.code().is_some(), "{ended:?}");
-    held.finish();
 }
 
 #[test]
-fn watching_alone_is_wrong_usage() {
-    assert_eq!(Launcher::new(["--watch", "true"]).run().code(), 2);
-}
-
-#[test]
-fn each_path_answers_and_nothing_else_does() {
+fn each_path_has_its_own_content() {
     let (held, page) = with_page();
     for (path, code, kind, begin) in [
         ("/", 200, "text/html; charset=utf-8", "<!doctype html>"),
-        ("/metrics", 200, "application/openmetrics-text; version=1.0.0; charset=utf-8", "# HELP "),
+        ("/metrics", 200, "text/plain; version=0.0.4; charset=utf-8", "# HELP "),
         ("/status.json", 200, "application/json", "{"),
         ("/status.txt", 200, "text/plain; charset=utf-8", "REDIS_URL → "),
         ("/healthz", 200, "text/plain; charset=utf-8", "running\n"),
         ("/readyz", 200, "text/plain; charset=utf-8", "ready\n"),
-        ("/nothing", 404, "text/plain; charset=utf-8", "there are: "),
+        ("/nothing", 404, "text/plain; charset=utf-8", "paths: "),
     ] {
         let answer = page.get(path);
         assert_eq!(answer.code, code, "{path}: {answer:?}");
@@ -226,14 +224,27 @@ fn each_path_answers_and_nothing_else_does() {
         assert!(answer.body.starts_with(begin), "{path}: {answer:?}");
         assert!(!answer.body.contains("s3cret-password"), "{path}");
     }
-    let ask = |request: &str| page.ask(request).expect("an answer").code;
-    assert_eq!(ask("POST /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n"), 405);
-    assert_eq!(ask("GET /healthz HTTP/1.1\r\nHost: evil.example\r\n\r\n"), 421);
+    let post = "POST /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n";
+    assert_eq!(page.ask(post).expect("an answer").code, 405);
     held.finish();
 }
 
 #[test]
-fn a_hundred_visitors_who_say_nothing_are_closed_and_keep_no_probe_waiting() {
+fn only_loopback_refuses_unknown_host_names() {
+    security_says("a request with a foreign name in `Host` gets 421");
+    for (address, code) in [("127.0.0.1:0", 421), ("localhost:0", 421), ("0.0.0.0:0", 200)] {
+        let launcher = Launcher::holding(NOWHERE).env("STUNNEL_STATUS_ADDRESS", address);
+        let held = launcher.start_held();
+        let page = StatusPage::of(held.running.pid(), &[held.port]);
+        let scrape = "GET /metrics HTTP/1.1\r\nHost: app-1.internal:9121\r\n\r\n";
+        assert_eq!(page.ask(scrape).expect("an answer").code, code, "{address}");
+        assert_eq!(page.get("/healthz").code, 200, "{address}");
+        held.finish();
+    }
+}
+
+#[test]
+fn a_hundred_silent_connections_delay_no_probe() {
     let (held, page) = with_page();
     let visitors: Vec<_> =
         (0..100).map(|_| TcpStream::connect(("127.0.0.1", page.port)).unwrap()).collect();
@@ -245,7 +256,7 @@ fn a_hundred_visitors_who_say_nothing_are_closed_and_keep_no_probe_waiting() {
 }
 
 #[test]
-fn a_command_that_is_stopped_is_told_and_health_is_not_hurt() {
+fn a_stopped_command_is_shown_and_stays_healthy() {
     let (held, page) = with_page();
     let command = command_of(held.running.pid());
     send_signal(command, libc::SIGSTOP);
@@ -257,9 +268,9 @@ fn a_command_that_is_stopped_is_told_and_health_is_not_hurt() {
 }
 
 #[test]
-fn a_launcher_that_drains_is_not_healthy_any_more() {
+fn a_draining_launcher_is_neither_healthy_nor_ready() {
     let launcher = Launcher::script("echo $REDIS_URL; sleep 1000 & exec cat >/dev/null");
-    // Its app has gone away without closing: nobody answers, so that there is something to drain.
+    // The server never answers, so the connection is still open when COMMAND ends.
     let silent = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let url = format!("rediss://127.0.0.1:{}", silent.local_addr().unwrap().port());
     let launcher = launcher.redis(&url).env("STUNNEL_STATUS_ADDRESS", "0");
@@ -280,13 +291,13 @@ fn a_launcher_that_drains_is_not_healthy_any_more() {
 }
 
 #[test]
-fn the_port_that_the_platform_wants_the_app_to_have_is_refused() {
+fn the_status_port_must_not_be_the_apps_port() {
     let launcher = Launcher::new(["true"]).redis(NOWHERE).env("PORT", "5000");
     let ended = launcher.env("STUNNEL_STATUS_ADDRESS", "5000").run();
     assert_eq!(ended.code(), 78);
     assert!(
         ended.stderr.contains(
-            "STUNNEL_STATUS_ADDRESS is port 5000, which PORT says is the app's; set another"
+            "STUNNEL_STATUS_ADDRESS is port 5000, which PORT gives to the app; set another"
         ),
         "{ended:?}"
     );
@@ -299,7 +310,7 @@ fn the_port_that_the_platform_wants_the_app_to_have_is_refused() {
 }
 
 #[test]
-fn a_port_that_is_taken_costs_a_warning_and_no_more() {
+fn a_taken_status_port_costs_only_a_warning() {
     let taken = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let address = taken.local_addr().unwrap();
     let launcher = Launcher::new(["sh", "-c", "exit 7"]).redis(NOWHERE);
@@ -309,7 +320,7 @@ fn a_port_that_is_taken_costs_a_warning_and_no_more() {
 }
 
 #[test]
-fn the_page_is_there_before_the_command() {
+fn the_page_is_served_before_the_command_runs() {
     let port = two_free_ports();
     let script = "exec 3<>/dev/tcp/127.0.0.1/$1 && \
                   printf 'GET /healthz HTTP/1.1\\r\\nHost: localhost\\r\\n\\r\\n' >&3 && cat <&3";
@@ -319,7 +330,7 @@ fn the_page_is_there_before_the_command() {
 }
 
 #[test]
-fn an_address_that_others_can_reach_is_warned_of() {
+fn an_exposed_status_address_is_warned_about() {
     for (address, exposed) in [("0.0.0.0:0", true), ("127.0.0.1:0", false), ("0", false)] {
         let launcher = Launcher::new(["true"]).redis(NOWHERE);
         let ended = launcher.env("STUNNEL_STATUS_ADDRESS", address).run();
@@ -331,7 +342,7 @@ fn an_address_that_others_can_reach_is_warned_of() {
 }
 
 #[test]
-fn a_socket_of_this_users_has_the_page_beside_those_of_the_tunnels() {
+fn the_page_can_be_served_on_a_private_socket() {
     for listen in ["tcp", "unix"] {
         let folder = tempfile::tempdir().unwrap();
         let launcher = Launcher::holding(NOWHERE).env("STUNNEL_STATUS_ADDRESS", "unix");
@@ -355,13 +366,13 @@ fn a_socket_of_this_users_has_the_page_beside_those_of_the_tunnels() {
 }
 
 #[test]
-fn a_wrong_address_and_a_wrong_interval_are_told_with_what_would_be_right() {
+fn wrong_settings_are_reported_with_valid_ones() {
     let launcher = Launcher::new(["true"]).redis(NOWHERE).env("STUNNEL_STATUS_ADDRESS", "here");
     let ended = launcher.env("STUNNEL_METRICS_INTERVAL", "10ms").run();
     assert_eq!(ended.code(), 78);
     for said in [
-        "STUNNEL_STATUS_ADDRESS is 'here'; expected HOST:PORT, a port of 127.0.0.1, or unix",
-        "STUNNEL_METRICS_INTERVAL is '10ms'; expected a time of a second or more such as 60s, or 0",
+        "STUNNEL_STATUS_ADDRESS is 'here'; expected HOST:PORT (0.0.0.0:9121 for every interface)",
+        "STUNNEL_METRICS_INTERVAL is '10ms'; expected a time of 1s or more such as 60s, or 0",
     ] {
         assert!(ended.stderr.contains(said), "{ended:?}");
     }

@@ -41,7 +41,10 @@ pub async fn all(plan: Plan, settings: &Settings) -> Vec<Report> {
         };
         let connector = Connector::new(tunnel.trust.clone());
         let settings = settings.connection.clone();
-        let tunnel = Tunnel::new(tunnel.clone(), connector, settings, TunnelFigures::unread());
+        let tunnel = {
+            let figures = TunnelFigures::unread();
+            Tunnel::new(tunnel.clone(), connector, settings, figures, Arc::default())
+        };
         examinations.spawn(async move { (index, examine(&tunnel, wishes).await) });
     }
     let mut reports = examinations.join_all().await;

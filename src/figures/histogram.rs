@@ -1,15 +1,15 @@
-//! How long something took, how often.
+//! Durations, counted in buckets.
 
 use std::time::Duration;
 
 use super::Counter;
 
-/// The upper bounds of the buckets, in seconds; one without a bound follows.
+/// The upper bounds of the buckets, in seconds. One more bucket, without a bound, follows.
 pub const BUCKETS: [f64; 13] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
-/// How many buckets there are, the last one included.
-const COUNT: usize = BUCKETS.len() + 1;
-/// The same in microseconds: no floating point while counting.
+/// The number of buckets, including the one without a bound.
+pub const BUCKET_COUNT: usize = BUCKETS.len() + 1;
+/// The same bounds in microseconds, so that counting needs no floating point.
 const BOUNDS_US: [u64; BUCKETS.len()] = {
     let mut bounds = [0; BUCKETS.len()];
     let mut index = 0;
@@ -20,54 +20,46 @@ const BOUNDS_US: [u64; BUCKETS.len()] = {
     bounds
 };
 
-#[derive(Debug, Default)]
+/// How many durations fell into each bucket, and their sum.
+#[derive(Debug, Default, Clone)]
 pub struct Histogram {
-    counts: [Counter; COUNT],
+    counts: [Counter; BUCKET_COUNT],
     microseconds: Counter,
 }
 
-/// What a [`Histogram`] has observed.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Observed {
-    /// By bucket, each for itself; the last is for what took longer than all bounds.
-    pub counts: [u64; COUNT],
-    pub seconds: f64,
-}
-
 impl Histogram {
-    pub fn observe(&self, took: Duration) {
-        let us = took.as_micros() as u64;
+    pub fn observe(&self, duration: Duration) {
+        let us = duration.as_micros() as u64;
         self.counts[BOUNDS_US.iter().take_while(|bound| us > **bound).count()].add(1);
         self.microseconds.add(us);
     }
 
-    pub fn counts(&self) -> [u64; COUNT] {
+    /// The durations in each bucket. Unlike Prometheus's, these counts are not cumulative.
+    pub fn counts(&self) -> [u64; BUCKET_COUNT] {
         self.counts.each_ref().map(Counter::get)
     }
 
-    pub fn observed(&self) -> Observed {
-        Observed { counts: self.counts(), seconds: self.microseconds.get() as f64 / 1e6 }
+    /// The durations in each bucket that `before`, an earlier copy, does not have.
+    pub fn counts_since(&self, before: &Histogram) -> [u64; BUCKET_COUNT] {
+        let (now, before) = (self.counts(), before.counts());
+        std::array::from_fn(|index| now[index] - before[index])
     }
-}
 
-impl Observed {
+    /// The number of all durations.
     pub fn count(&self) -> u64 {
-        self.counts.iter().sum()
+        self.counts().iter().sum()
     }
 
-    /// What came since `before`.
-    pub fn since(&self, before: &Observed) -> Observed {
-        Observed {
-            counts: std::array::from_fn(|index| self.counts[index] - before.counts[index]),
-            seconds: self.seconds - before.seconds,
-        }
+    /// The sum of all durations, in seconds.
+    pub fn seconds(&self) -> f64 {
+        self.microseconds.get() as f64 / 1e6
     }
 }
 
-/// The time, in seconds, below which 95 of 100 of what is in the buckets lie, as Prometheus's
-/// histogram_quantile reckons it: evenly spread within a bucket, and the last bound for what lies
-/// beyond it. `None` when they are empty.
-pub fn p95(counts: &[u64; COUNT]) -> Option<f64> {
+/// The 95th percentile of durations counted in buckets, in seconds, computed like Prometheus's
+/// `histogram_quantile`: durations are assumed to be evenly spread within a bucket, and those above
+/// the last bound count as that bound. `None` if there are no durations.
+pub fn p95(counts: &[u64; BUCKET_COUNT]) -> Option<f64> {
     let all: u64 = counts.iter().sum();
     if all == 0 {
         return None;
@@ -89,21 +81,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bucket_holds_what_took_no_longer_than_its_bound() {
+    fn a_bucket_includes_its_upper_bound() {
         let histogram = Histogram::default();
         for ms in [0, 1, 2, 5_000, 10_000, 10_001] {
             histogram.observe(Duration::from_millis(ms));
         }
-        let observed = histogram.observed();
-        assert_eq!(observed.counts, [2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1]);
-        assert_eq!((observed.count(), observed.seconds), (6, 25.004));
-        assert_eq!(observed.since(&observed), Observed::default());
+        assert_eq!(histogram.counts(), [2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1]);
+        assert_eq!((histogram.count(), histogram.seconds()), (6, 25.004));
+        let before = histogram.clone();
+        histogram.observe(Duration::ZERO);
+        assert_eq!(histogram.counts_since(&before)[..2], [1, 0]);
     }
 
     #[test]
-    fn the_percentile_is_that_of_prometheus() {
+    fn p95_equals_prometheus_histogram_quantile() {
         let counts = |pairs: &[(usize, u64)]| {
-            let mut counts = [0; COUNT];
+            let mut counts = [0; BUCKET_COUNT];
             pairs.iter().for_each(|(bucket, count)| counts[*bucket] = *count);
             p95(&counts)
         };

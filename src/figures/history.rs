@@ -1,5 +1,8 @@
-//! The last ten minutes, without a clock of their own: totals are put down at the end of each slot
-//! of time, by whoever comes next. Nothing has changed in between, or somebody would have come.
+//! The last ten minutes, in slots of 30 s.
+//!
+//! No timer ticks. Whoever counts something first calls [`History::roll`], which records the totals
+//! for each slot that has ended since. The totals are still those of the slot's end, because
+//! nothing was counted in between.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,46 +11,46 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::histogram::BUCKETS;
+use super::histogram::BUCKET_COUNT;
 use super::reason::FailureReason;
 
-/// How long a slot is.
+/// The length of a slot.
 pub const SLOT: Duration = Duration::from_secs(30);
-/// As many points as ten minutes have, the running slot included.
+/// The number of slots in ten minutes, including the current one.
 pub const POINTS: usize = 20;
-/// What [`Recent`] is about: these last slots, and the running one.
+/// [`Recent`] covers this many past slots and the current one.
 const RECENT_SLOTS: usize = 10;
-/// The least time that [`Recent`] is about, if the launcher has run for so long.
+/// The shortest time that [`Recent`] covers, unless the launcher is younger.
 pub const RECENT: Duration = Duration::from_secs(SLOT.as_secs() * RECENT_SLOTS as u64);
 
-/// Totals at the end of a slot; differences of two are right even when they have wrapped around.
+/// Totals at the end of a slot. Only differences are used, so a total may wrap around.
 #[derive(Debug, Clone, Default)]
 pub struct Mark {
-    /// The most connections to Redis within the slot.
+    /// The highest number of connections to Redis within the slot.
     pub peak: u32,
     pub accepted: u32,
     pub turned_away: u32,
     pub failed: [u32; FailureReason::COUNT],
-    pub connection_wait: [u32; BUCKETS.len() + 1],
-    pub reply_wait: [u32; BUCKETS.len() + 1],
+    pub connection_wait: [u32; BUCKET_COUNT],
+    pub reply_wait: [u32; BUCKET_COUNT],
 }
 
-/// What came in the last five minutes.
+/// What was counted in the last five minutes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Recent {
     pub accepted: u32,
     pub turned_away: u32,
     /// In the order of [`FailureReason::ALL`].
     pub failed: [u32; FailureReason::COUNT],
-    /// By bucket of the histograms.
-    pub connection_wait: [u32; BUCKETS.len() + 1],
-    pub reply_wait: [u32; BUCKETS.len() + 1],
+    /// By bucket of the histogram.
+    pub connection_wait: [u32; BUCKET_COUNT],
+    pub reply_wait: [u32; BUCKET_COUNT],
 }
 
-/// What came in one slot.
+/// One slot of the graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Point {
-    /// The most connections to Redis.
+    /// The highest number of connections to Redis.
     pub peak: u32,
     pub accepted: u32,
     pub failed: u32,
@@ -74,12 +77,13 @@ impl Recent {
         self.failed.iter().sum()
     }
 
-    /// The time, in seconds, within which 95 of 100 connections got to Redis.
+    /// The 95th percentile of the time from accepting an app connection until Redis was ready, in
+    /// seconds.
     pub fn connection_p95(&self) -> Option<f64> {
         super::histogram::p95(&self.connection_wait.map(u64::from))
     }
 
-    /// The time, in seconds, within which 95 of 100 replies began.
+    /// The 95th percentile of the time from a request to the first byte of its reply, in seconds.
     pub fn reply_p95(&self) -> Option<f64> {
         super::histogram::p95(&self.reply_wait.map(u64::from))
     }
@@ -88,10 +92,10 @@ impl Recent {
 #[derive(Debug)]
 pub struct History {
     began: Instant,
-    /// When the running slot ends, in milliseconds since `began`.
+    /// The end of the current slot, in milliseconds since `began`.
     due: AtomicU64,
-    /// Of the slots that have ended, the oldest first: one more than points are shown, which is
-    /// where the oldest of them begins.
+    /// One mark for each past slot, the oldest first. There is one mark more than past slots in the
+    /// graph: the oldest mark is the beginning of the graph's first slot.
     marks: Mutex<VecDeque<Mark>>,
 }
 
@@ -105,7 +109,7 @@ impl History {
         self.marks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends the slots that are over at `now`, each with what `mark` says.
+    /// Ends the slots that are over at `now`, each with the totals that `mark` returns.
     pub fn roll(&self, now: Instant, mark: impl FnMut() -> Mark) {
         let elapsed = now.saturating_duration_since(self.began).as_millis() as u64;
         if elapsed >= self.due.load(Ordering::Relaxed) {
@@ -127,14 +131,14 @@ impl History {
         self.due.store(due + over * slot, Ordering::Relaxed);
     }
 
-    /// What came in the last five minutes until `now`, and up to a slot before.
+    /// What was counted in the last five minutes before `now`; up to one slot more.
     pub fn recent(&self, now: &Mark) -> Recent {
         let marks = self.marks();
         let before = marks.len().checked_sub(RECENT_SLOTS + 1).map(|index| &marks[index]);
         now.since(before.unwrap_or(&Mark::default()))
     }
 
-    /// The last ten minutes, the running slot, which `now` ends, last.
+    /// The slots of the last ten minutes, the oldest first. `now` ends the current slot.
     pub fn graph(&self, now: &Mark) -> Vec<Point> {
         let marks = self.marks();
         let origin = Mark::default();
@@ -144,7 +148,7 @@ impl History {
             let came = mark.since(before);
             Point { peak: mark.peak, accepted: came.accepted, failed: came.failed_in_all() }
         });
-        // The oldest mark is where the first point begins, unless the launcher is as young.
+        // Once the marks are complete, the oldest one only begins the first slot.
         points.skip((marks.len() + 1).saturating_sub(POINTS)).collect()
     }
 }

@@ -1,7 +1,6 @@
-//! The words by which ends, failures and sources of connections are told apart: labels of metrics,
-//! and part of log lines and pages.
+//! Enums that are labels of metrics. The same words appear in log lines and on the page.
 
-/// Declares an enum whose variants have a word each, in the order in which they are shown.
+/// Declares an enum with a word for each variant, in the order in which they are shown.
 macro_rules! words {
     ($(#[$doc:meta])* $name:ident {
         $($(#[$variant_doc:meta])* $variant:ident = $word:literal,)+
@@ -13,9 +12,9 @@ macro_rules! words {
         }
 
         impl $name {
-            pub const ALL: &[$name] = &[$($name::$variant,)+];
-            pub const COUNT: usize = Self::ALL.len();
-            /// In the same order.
+            pub const ALL: [$name; Self::COUNT] = [$($name::$variant,)+];
+            pub const COUNT: usize = [$($word,)+].len();
+            /// The words, in the order of `ALL`.
             pub const WORDS: [&str; Self::COUNT] = [$($word,)+];
 
             pub const fn word(self) -> &'static str {
@@ -26,8 +25,7 @@ macro_rules! words {
 }
 
 words! {
-    /// Why a connection of the app's ended that had reached Redis, or that was no failure of
-    /// Redis's.
+    /// Why an app connection ended that did not fail.
     CloseReason {
         /// Both sides closed, or the app spoke TLS itself.
         Closed = "closed",
@@ -37,19 +35,19 @@ words! {
         RedisReset = "redis_reset",
         /// The app gave up while it waited for Redis.
         Abandoned = "abandoned",
-        /// It was still open when the drain was over.
+        /// The connection was still open at the end of the drain.
         Drain = "drain",
     }
 }
 
 words! {
-    /// Why a connection of the app's got no connection to Redis.
+    /// Why an app connection got no connection to Redis.
     FailureReason {
         Dns = "dns",
         TcpRefused = "tcp_refused",
         TcpTimeout = "tcp_timeout",
         TcpOther = "tcp_other",
-        /// The server closed the connection in the handshake.
+        /// The server closed the connection during the handshake.
         TlsEof = "tls_eof",
         TlsTimeout = "tls_timeout",
         NoTls = "no_tls",
@@ -58,19 +56,51 @@ words! {
         ClientCertificate = "client_certificate",
         TlsVersion = "tls_version",
         TlsOther = "tls_other",
-        /// Of the process, or of the system.
+        /// The process, or the system, has no free file descriptor.
         Descriptors = "descriptors",
-        /// None of the limited number became free in time, or its turn to make one did not come.
+        /// The connection timed out in the queue of `--max-connections`, or while it waited for
+        /// another connection's handshake.
         QueueTimeout = "queue_timeout",
         Internal = "internal",
     }
 }
 
 words! {
-    /// Where the connection to Redis came from that a connection of the app's got.
+    /// What a connection to Redis is doing.
+    UpstreamState {
+        /// It serves an app connection.
+        Relaying = "relaying",
+        /// It waits for its next user.
+        Idle = "idle",
+        /// It is being opened, or reset for its next user.
+        Connecting = "connecting",
+    }
+}
+
+words! {
+    /// Which kind of connection to Redis an app connection got.
     PoolResult {
-        /// The app had used and closed it before.
+        /// An earlier app connection had used and left it.
         Reused = "reused",
         New = "new",
+    }
+}
+
+words! {
+    /// How a TLS handshake went.
+    Handshake {
+        Full = "full",
+        /// It resumed an earlier session.
+        Resumed = "resumed",
+    }
+}
+
+words! {
+    /// What COMMAND is doing.
+    CommandState {
+        Running = "running",
+        Stopped = "stopped",
+        /// COMMAND has exited; its last bytes are being sent.
+        Draining = "draining",
     }
 }

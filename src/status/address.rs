@@ -1,4 +1,4 @@
-//! Where the status page is served: bound before COMMAND starts, served later.
+//! The address of the status page. It is bound before COMMAND starts and served later.
 
 use std::fmt;
 use std::io;
@@ -6,19 +6,19 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, ToSocketAddrs as _};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 
-use super::server::Hosts;
+use super::host::HostCheck;
 
-/// Where the status page is to be served.
+/// The value of `--status-address`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StatusAddress {
-    /// A name or an address of this machine, and a port; 0: the kernel's pick.
+    /// A name or an address of this machine, and a port; 0: let the kernel choose.
     Tcp(String, u16),
-    /// A socket beside those of `--listen unix`.
+    /// A Unix socket in the folder of those of `--listen unix`.
     Unix,
 }
 
 impl StatusAddress {
-    /// From `unix`, a port of 127.0.0.1, or a host and a port; `None`: it is none of these.
+    /// Parses `unix`, a port on 127.0.0.1, or a host and a port.
     pub fn parse(text: &str) -> Option<StatusAddress> {
         if text.eq_ignore_ascii_case("unix") {
             return Some(StatusAddress::Unix);
@@ -41,7 +41,7 @@ impl StatusAddress {
         is_host.then(|| port(digits)).flatten().map(|port| StatusAddress::Tcp(host, port))
     }
 
-    /// Its port, if it has one that is known.
+    /// The port, if it is known before binding.
     pub fn port(&self) -> Option<u16> {
         match self {
             StatusAddress::Tcp(_, port) => Some(*port).filter(|port| *port != 0),
@@ -49,22 +49,24 @@ impl StatusAddress {
         }
     }
 
-    /// Binds it.
+    /// Binds the address.
     ///
     /// # Errors
-    /// As bind(2), and when the name leads nowhere.
+    /// Those of bind(2), or if the name cannot be resolved.
     ///
     /// # Panics
-    /// For [`StatusAddress::Unix`]: the folder of the sockets binds that.
-    pub fn bind(&self) -> io::Result<Listener> {
-        let StatusAddress::Tcp(host, port) = self else { panic!("a Unix socket") };
+    /// For [`StatusAddress::Unix`], which the folder of the sockets binds.
+    pub fn bind(&self) -> io::Result<StatusListener> {
+        let StatusAddress::Tcp(host, port) = self else {
+            panic!("a Unix socket is not bound here")
+        };
         let mut refused = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
         for address in (host.as_str(), *port).to_socket_addrs()? {
             match TcpListener::bind(address) {
                 Ok(listener) => {
                     listener.set_nonblocking(true)?;
                     let address = listener.local_addr()?;
-                    return Ok(Listener::Tcp(listener, address, host.clone()));
+                    return Ok(StatusListener::Tcp(listener, address, host.clone()));
                 }
                 Err(error) => refused = error,
             }
@@ -83,35 +85,38 @@ impl fmt::Display for StatusAddress {
     }
 }
 
-/// Where the status page is served: bound, and not yet served.
+/// A bound address of the status page.
 #[derive(Debug)]
-pub enum Listener {
-    /// With its address, and the name that it was asked for by.
+pub enum StatusListener {
+    /// With its address, and the host that the user set.
     Tcp(TcpListener, SocketAddr, String),
     /// With its path.
     Unix(UnixListener, PathBuf),
 }
 
-impl Listener {
-    /// Whether other machines can reach it.
+impl StatusListener {
+    /// Whether other machines can reach this address.
     pub fn is_exposed(&self) -> bool {
-        matches!(self, Listener::Tcp(_, address, _) if !address.ip().is_loopback())
+        match self {
+            StatusListener::Tcp(_, address, _) => !address.ip().to_canonical().is_loopback(),
+            StatusListener::Unix(..) => false,
+        }
     }
 
-    /// The hosts by which browsers may ask it.
-    pub fn hosts(&self) -> Hosts {
+    pub fn host_check(&self) -> HostCheck {
         match self {
-            Listener::Tcp(_, _, name) => Hosts::named(name),
-            Listener::Unix(..) => Hosts::default(),
+            StatusListener::Tcp(_, address, name) => HostCheck::new(*address, name),
+            // No browser can connect to it.
+            StatusListener::Unix(..) => HostCheck::Off,
         }
     }
 }
 
-impl fmt::Display for Listener {
+impl fmt::Display for StatusListener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Listener::Tcp(_, address, _) => write!(f, "http://{address}/"),
-            Listener::Unix(_, path) => write!(f, "{}", path.display()),
+            StatusListener::Tcp(_, address, _) => write!(f, "http://{address}/"),
+            StatusListener::Unix(_, path) => write!(f, "{}", path.display()),
         }
     }
 }

@@ -1,105 +1,59 @@
-//! A report for programs: `/status.json`, and `--status` with `--log-format json`. What a version
-//! has keeps its name and its meaning; more may be added. `docs/operation.md` has the fields.
+//! A report for programs: `/status.json`, and `--status` with `--log-format json`. Within a version
+//! every field keeps its name and meaning; fields may be added. `docs/operation.md` lists them.
 
 use serde_json::{Map, Value, json};
 
-use super::Report;
-use super::words::{Verdict, advice};
-use crate::figures::{CloseReason, FailureReason, Observed, PoolResult, TunnelSnapshot};
+use super::StatusReport;
+use super::metrics;
+use super::words::{TunnelState, advice};
+use crate::figures::{FailureReason, TunnelSnapshot};
 
-/// Of the fields below.
+/// The version of the fields below.
 const VERSION: u32 = 1;
 
-pub fn written(report: &Report) -> Value {
+pub fn written(report: &StatusReport) -> Value {
     let command = &report.snapshot.command;
-    let process = &report.process;
-    json!({
+    let mut status = json!({
         "version": VERSION,
         "start_stunnel": env!("CARGO_PKG_VERSION"),
         "pid": report.pid,
         "well": report.is_well(),
         "time": unix_seconds(report.snapshot.at),
-        "started": report.started,
-        "command": {
-            "pid": command.pid,
-            "state": command.state.word(),
-            "started": unix_seconds(command.started),
-        },
-        "event_loop_lag_seconds": report.loop_lag.as_secs_f64(),
-        "log_lines_dropped": report.dropped_lines,
-        "process": {
-            "cpu_seconds": process.cpu.map(|cpu| cpu.as_secs_f64()),
-            "resident_memory_bytes": process.resident,
-            "virtual_memory_bytes": process.virtual_memory,
-            "open_fds": process.descriptors,
-            "max_fds": process.most_descriptors,
-        },
+        "command": { "pid": command.pid, "state": command.state.word() },
         "tunnels": report.snapshot.tunnels.iter().map(tunnel).collect::<Vec<_>>(),
-    })
+    });
+    metrics::add_of_launcher(&mut status, report);
+    status
 }
 
 fn tunnel(tunnel: &TunnelSnapshot) -> Value {
     let recent = &tunnel.recent;
-    json!({
+    let failed = FailureReason::WORDS.map(str::to_owned).into_iter().zip(recent.failed);
+    let mut status = json!({
         "variables": tunnel.labels.variables,
         "upstream": tunnel.labels.upstream,
         "verify": tunnel.labels.verify,
-        "state": Verdict::of(tunnel).word(),
+        "state": TunnelState::of(tunnel).word(),
         "advice": advice(tunnel),
         "failing_since": tunnel.failing_since.map(unix_seconds),
-        "last_success": tunnel.last_success.map(unix_seconds),
         "last_failure": tunnel.failure.as_ref().map(|failure| json!({
             "time": unix_seconds(failure.at),
             "reason": failure.reason,
             "error": failure.error,
             "hint": failure.hint,
         })),
-        "connections": {
-            "open": tunnel.open,
-            "accepted": tunnel.accepted,
-            "closed": by_word(CloseReason::WORDS, tunnel.closed),
-            "failed": by_word(FailureReason::WORDS, tunnel.failed),
-            "waiting": tunnel.waiting,
-        },
-        "upstream_connections": {
-            "relaying": tunnel.relaying,
-            "idle": tunnel.idle,
-            "connecting": tunnel.connecting,
-            "peak": tunnel.peak,
-            "limit": tunnel.limit,
-        },
-        "pool_requests": by_word(PoolResult::WORDS, tunnel.pool),
-        "max_clients_errors": tunnel.max_clients,
-        "accept_errors": tunnel.accept_errors,
-        "sent_bytes": tunnel.sent,
-        "received_bytes": tunnel.received,
-        "tls_handshakes": {
-            "full": times(&tunnel.handshakes_full),
-            "resumed": times(&tunnel.handshakes_resumed),
-        },
-        "connection_wait": times(&tunnel.connection_wait),
-        "reply_wait": times(&tunnel.reply_wait),
-        "certificate": tunnel.certificate.as_ref().map(|certificate| json!({
-            "names": certificate.names,
-            "expires": certificate.expires,
-        })),
+        "upstream_connections": { "peak": tunnel.counts.peak.get() },
+        "certificate": tunnel.certificate.as_ref().map(|shown| json!({ "names": shown.names })),
         "last_5_minutes": {
             "accepted": recent.accepted,
-            "failed": by_word(FailureReason::WORDS, recent.failed.map(u64::from)),
+            "failed": failed.map(|(word, count)| (word, count.into())).collect::<Map<_, _>>(),
             "max_clients_errors": recent.turned_away,
             "connection_wait_p95_seconds": recent.connection_p95(),
             "reply_wait_p95_seconds": recent.reply_p95(),
         },
-    })
-}
-
-/// A count, and what is between.
-fn times(observed: &Observed) -> Value {
-    json!({ "count": observed.count(), "seconds": observed.seconds })
-}
-
-fn by_word<const N: usize>(words: [&str; N], values: [u64; N]) -> Map<String, Value> {
-    words.map(str::to_owned).into_iter().zip(values.map(Value::from)).collect()
+    });
+    metrics::add_of_tunnel(&mut status, tunnel);
+    status
 }
 
 fn unix_seconds(ms: u64) -> f64 {
@@ -112,7 +66,7 @@ mod tests {
     use crate::status::tests::{HOSTILE, report};
 
     #[test]
-    fn a_program_finds_what_a_person_reads() {
+    fn json_says_what_the_page_says() {
         let status = written(&report());
         assert_eq!((&status["version"], &status["well"]), (&json!(1), &json!(false)));
         let [works, fails, unused] = &status["tunnels"].as_array().unwrap()[..] else {
@@ -120,12 +74,17 @@ mod tests {
         };
         assert_eq!(works["state"], "working");
         assert_eq!(works["certificate"]["names"], HOSTILE);
+        assert!(works["certificate"]["expires"].is_u64());
         assert_eq!(works["connections"]["closed"]["closed"], 12);
+        assert_eq!(works["longest_wait_for_reply_seconds"], 0.0);
+        assert_eq!(works["tls_handshakes"]["full"]["count"], 1);
+        assert_eq!(works["upstream_connections"]["relaying"], 1);
         assert_eq!(fails["state"], "failing");
         assert_eq!(fails["last_failure"]["reason"], "tls_eof");
         assert_eq!(fails["last_5_minutes"]["failed"]["tls_eof"], 9);
         assert!(fails["advice"].as_str().unwrap().contains("client limit"), "{fails}");
         assert_eq!(unused["state"], "not used yet");
         assert_eq!(unused["last_success"], Value::Null);
+        assert_eq!(unused["certificate"], Value::Null);
     }
 }

@@ -1,22 +1,22 @@
-//! A line of figures for each tunnel, each so often, in l2met's form, which Heroku's own data
-//! stores use and log drains parse: `sample#` is a value, `count#` what came since the line before
-//! (<https://github.com/ryandotsmith/l2met>).
+//! Metrics in the log, for `--metrics-interval`: one line per tunnel and interval, in l2met's
+//! format, which Heroku's log drains parse. `sample#` is a current value, `count#` an increase
+//! since the previous line (<https://github.com/ryandotsmith/l2met>).
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
-use crate::figures::{FailureReason, Figures, TunnelSnapshot, p95};
+use crate::figures::{Counter, Counts, FailureReason, Figures, TunnelSnapshot, p95};
 use crate::logging::notice;
 
-/// Logs the figures of each tunnel at each interval, for ever. `dyno`: what tells this process from
-/// others.
+/// Logs the metrics of each tunnel at each interval, for ever. `dyno` names this process among the
+/// others of the app.
 pub async fn log_each(interval: Duration, figures: Arc<Figures>, dyno: Option<String>) {
     let snapshot = || figures.snapshot(Instant::now()).tunnels;
     let mut before = snapshot();
     let mut ticks = interval_at(Instant::now() + interval, interval);
-    // What is stopped for a while has one line to catch up on, not one for each interval.
+    // After SIGSTOP and SIGCONT, log one line instead of one for each missed interval.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
         ticks.tick().await;
@@ -33,24 +33,27 @@ fn log(before: &TunnelSnapshot, now: &TunnelSnapshot, dyno: Option<&str>) {
         Some(dyno) => format!("{dyno}.{}", now.variable()),
         None => now.variable().to_owned(),
     };
-    let since = |count: fn(&TunnelSnapshot) -> u64| count(now) - count(before);
+    let waited = now.longest_wait_for_reply.as_secs_f64();
+    let longest_wait = milliseconds(Some(waited).filter(|waited| *waited > 0.0));
+    let (before, now) = (&before.counts, &now.counts);
+    let since = |counter: fn(&Counts) -> &Counter| counter(now).get() - counter(before).get();
     let failed = |reason: FailureReason| {
-        let came = now.failed[reason as usize] - before.failed[reason as usize];
-        (came > 0).then_some(came)
+        let [before, now] = [before, now].map(|counts| counts.failed[reason as usize].get());
+        (now > before).then_some(now - before)
     };
-    let wait = milliseconds(p95(&now.connection_wait.since(&before.connection_wait).counts));
-    let reply = milliseconds(p95(&now.reply_wait.since(&before.reply_wait).counts));
+    let wait = milliseconds(p95(&now.connection_wait.counts_since(&before.connection_wait)));
+    let reply = milliseconds(p95(&now.reply_wait.counts_since(&before.reply_wait)));
     notice!(
         at = "metrics",
         source,
-        "sample#redis-tunnel.open" = now.open,
+        "sample#redis-tunnel.open" = now.open.get(),
         "sample#redis-tunnel.upstream" = now.held(),
-        "sample#redis-tunnel.waiting" = now.waiting,
-        "count#redis-tunnel.accepted" = since(|tunnel| tunnel.accepted),
-        "count#redis-tunnel.sent-bytes" = since(|tunnel| tunnel.sent),
-        "count#redis-tunnel.received-bytes" = since(|tunnel| tunnel.received),
-        "count#redis-tunnel.max-clients-errors" = since(|tunnel| tunnel.max_clients),
-        "count#redis-tunnel.failed" = since(TunnelSnapshot::failed_in_all),
+        "sample#redis-tunnel.waiting" = now.waiting.get(),
+        "count#redis-tunnel.accepted" = since(|counts| &counts.accepted),
+        "count#redis-tunnel.sent-bytes" = since(|counts| &counts.sent),
+        "count#redis-tunnel.received-bytes" = since(|counts| &counts.received),
+        "count#redis-tunnel.max-clients-errors" = since(|counts| &counts.max_clients),
+        "count#redis-tunnel.failed" = now.failed_in_all() - before.failed_in_all(),
         "count#redis-tunnel.failed.dns" = failed(FailureReason::Dns),
         "count#redis-tunnel.failed.tcp-refused" = failed(FailureReason::TcpRefused),
         "count#redis-tunnel.failed.tcp-timeout" = failed(FailureReason::TcpTimeout),
@@ -68,10 +71,11 @@ fn log(before: &TunnelSnapshot, now: &TunnelSnapshot, dyno: Option<&str>) {
         "count#redis-tunnel.failed.internal" = failed(FailureReason::Internal),
         "sample#redis-tunnel.wait.p95" = wait,
         "sample#redis-tunnel.reply.p95" = reply,
+        "sample#redis-tunnel.longest-wait-for-reply" = longest_wait,
     );
 }
 
-/// Without an exponent, however long or short.
+/// A number that never has an exponent, which l2met would not parse.
 fn milliseconds(seconds: Option<f64>) -> Option<String> {
     seconds.map(|seconds| format!("{:.1}ms", seconds * 1000.0))
 }

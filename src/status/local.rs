@@ -1,6 +1,6 @@
-//! Where `--status` finds a launcher: an abstract Unix socket that is named after its pid. It has
-//! no file, so that nothing is left behind, and no permissions: the kernel says who connects
-//! (unix(7)).
+//! Where `--status` finds a launcher: at an abstract Unix socket named after the launcher's pid.
+//! Such a socket has no file that could be left behind. It has no permissions either, so both sides
+//! ask the kernel who is at the other end (unix(7)).
 
 use std::io;
 use std::sync::Arc;
@@ -10,28 +10,26 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::net::{UnixListener, UnixStream};
 
 use super::Status;
-use super::server::{Accept, Hosts, accept_all};
+use super::host::HostCheck;
+use super::server::{Accept, accept_all};
 use crate::logging::debug;
 
-/// How the names of launchers' sockets begin, behind the NUL that makes them abstract.
+/// The names of launchers' sockets begin with this, after the NUL that makes them abstract.
 const PREFIX: &str = "start-stunnel/";
-/// Launchers of one pid that can be told apart: containers may share a network, and with it these
-/// names, but not their pids.
+/// So many launchers may have the same pid: containers that share a network share these names, but
+/// have pids of their own.
 const NAMESAKES: u32 = 16;
 const BACKLOG: i32 = 128;
 
-/// Answers the same user and root, for ever.
+/// Answers `--status` of the same user or root, for ever.
 pub async fn serve(status: Arc<Status>) {
-    let served = match bind(status.pid) {
-        Ok(listener) => accept_all(Guarded(listener), status, Hosts::default()).await,
-        Err(error) => Err(error),
-    };
-    if let Err(error) = served {
-        debug!(at = "status-not-local", error = %error);
+    match bind(status.pid) {
+        Ok(listener) => accept_all(Guarded(listener), status, HostCheck::Off).await,
+        Err(error) => debug!(at = "status-not-local", error = %error),
     }
 }
 
-/// Hangs up on other users.
+/// Closes connections from other users.
 struct Guarded(UnixListener);
 
 impl Accept for Guarded {
@@ -72,15 +70,15 @@ fn address(name: &str) -> io::Result<SockAddr> {
     SockAddr::unix(format!("\0{name}"))
 }
 
-/// Whether the process at the other end is of this user, or root's.
+/// Whether the process at the other end belongs to this user or to root.
 fn is_same_user_or_root(stream: &UnixStream) -> bool {
     stream.peer_cred().is_ok_and(|peer| peer.uid() == 0 || peer.uid() == geteuid().as_raw())
 }
 
-/// A connection to the launcher's socket of this name.
+/// Connects to the launcher's socket with this name.
 ///
 /// # Errors
-/// As connect(2); EAGAIN when the launcher does not accept any.
+/// Those of connect(2); EAGAIN if the queue of the launcher is full.
 pub fn connect(name: &str) -> io::Result<UnixStream> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
@@ -106,7 +104,7 @@ pub fn names(sockets: &str) -> Vec<String> {
     names
 }
 
-/// The pid by which a launcher's socket is named.
+/// The pid in the name of a launcher's socket.
 pub fn pid_of(name: &str) -> &str {
     name.strip_prefix(PREFIX).unwrap_or(name)
 }
@@ -115,10 +113,10 @@ fn number_of(name: &str) -> Option<u32> {
     pid_of(name).split('.').next()?.parse().ok()
 }
 
-/// Whether whoever listens at the other end of `stream` is of this user, and the process that the
-/// socket is named after. Anybody can take any name, and containers that share a network, but not
-/// their pids, see each other's: those are not this user's to judge, and the kernel tells them by
-/// another user or pid (0 for one that cannot be seen from here).
+/// Whether the listener at the other end of `stream` belongs to this user, root included, and is
+/// the process that the socket is named after. Anybody can bind any name. Containers that share a
+/// network see each other's sockets; there the kernel reports another user or pid (0 for a process
+/// that is invisible here).
 pub fn is_believed(stream: &UnixStream, name: &str) -> bool {
     stream.peer_cred().is_ok_and(|peer| {
         let pid = peer.pid().and_then(|pid| u32::try_from(pid).ok());

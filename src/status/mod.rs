@@ -1,13 +1,15 @@
-//! What goes through, told to whoever asks: a person ([`page`], [`text`]), a metrics system
-//! ([`metrics`], [`l2met`]), a health check, a program ([`json`]). [`server`] answers over HTTP,
-//! [`local`] is where `--status` finds a launcher, and [`client`] is `--status` itself.
+//! Tells people and programs what goes through a launcher, and changes nothing.
 //!
-//! Everything here is made of one [`Report`], which is [`crate::figures`] at one moment and what
-//! the system says of the process: they are two rooms, since the one who counts must not know who
-//! reads. Nothing can be changed through any of it.
+//! A [`StatusReport`] is a snapshot of [`crate::figures`] together with what the system says about
+//! the process. People read it as [`page`] or [`text`], both in the same [`words`]; programs read
+//! it as [`json`], [`metrics`] or, in the log, [`l2met`].
+//!
+//! [`server`] answers over HTTP, on the [`address`] that the user set, and on the [`local`] socket
+//! where `--status`, which is [`client`], finds each launcher.
 
 mod address;
 pub mod client;
+mod host;
 mod json;
 mod l2met;
 mod local;
@@ -24,46 +26,58 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::task::yield_now;
 use tokio::time::Instant;
 
-pub use address::{Listener, StatusAddress};
+pub use address::{StatusAddress, StatusListener};
+pub use host::HostCheck;
 pub use l2met::log_each;
 pub use local::serve as serve_local;
 use process::Process;
-pub use server::{Hosts, serve, serve_connection};
+pub use server::{serve, serve_connection};
 
 use crate::figures::{Figures, Snapshot};
 use crate::logging;
 
-/// Whether and where figures are told without being asked for by `--status`.
+/// The settings of the status page and of the metrics in the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StatusSettings {
     pub address: Option<StatusAddress>,
-    /// Between two lines of figures in the log; `None`: there are none.
+    /// The interval of metrics lines in the log; `None`: no lines.
     pub metrics_interval: Option<Duration>,
 }
 
-/// A launcher that can be asked.
+/// Whether any variable holds a Redis URL, with or without a tunnel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RedisUrls {
+    Found,
+    /// The name of a variable may be misspelt, so this launcher must not look healthy.
+    Missing,
+}
+
+/// What makes reports about a launcher.
 #[derive(Debug)]
 pub struct Status {
     figures: Arc<Figures>,
+    urls: RedisUrls,
     pid: u32,
     /// Seconds since 1970.
     started: f64,
 }
 
 impl Status {
-    pub fn new(figures: Arc<Figures>) -> Arc<Status> {
+    pub fn new(figures: Arc<Figures>, urls: RedisUrls) -> Arc<Status> {
         let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Arc::new(Status { figures, pid: std::process::id(), started: started.as_secs_f64() })
+        let (pid, started) = (std::process::id(), started.as_secs_f64());
+        Arc::new(Status { figures, urls, pid, started })
     }
 
-    /// Everything that there is to tell now.
-    pub async fn report(&self) -> Report {
-        // From being woken to being served: what any connection waits for the loop meanwhile.
+    /// The state of the launcher now.
+    pub async fn report(&self) -> StatusReport {
+        // The time until this task runs again is what any connection waits for the event loop.
         let woken = Instant::now();
         yield_now().await;
         let now = Instant::now();
-        Report {
+        StatusReport {
             snapshot: self.figures.snapshot(now),
+            urls: self.urls,
             pid: self.pid,
             started: self.started,
             loop_lag: now - woken,
@@ -73,10 +87,11 @@ impl Status {
     }
 }
 
-/// A launcher at one moment.
+/// The state of a launcher at one moment.
 #[derive(Debug, Clone)]
-pub struct Report {
+pub struct StatusReport {
     pub snapshot: Snapshot,
+    pub urls: RedisUrls,
     pub pid: u32,
     /// Seconds since 1970.
     pub started: f64,
@@ -85,10 +100,11 @@ pub struct Report {
     pub process: Process,
 }
 
-impl Report {
-    /// Whether no tunnel fails.
+impl StatusReport {
+    /// Whether there is a Redis URL, and no tunnel fails.
     pub fn is_well(&self) -> bool {
-        self.snapshot.tunnels.iter().all(|tunnel| tunnel.failing_since.is_none())
+        self.urls == RedisUrls::Found
+            && self.snapshot.tunnels.iter().all(|tunnel| tunnel.failing_since.is_none())
     }
 }
 
@@ -97,10 +113,10 @@ pub mod tests {
     use super::*;
     use crate::figures::{CloseReason, FailureReason, PoolResult, TunnelLabels, UpstreamState};
 
-    /// What a certificate's name, or a server's error, may hold.
+    /// A name or an error from a hostile server.
     pub const HOSTILE: &str = "</td><script>alert(1)</script>\"' &amp; \u{1b}[31m \n{}\\";
 
-    /// A launcher with a tunnel that works, one that fails, and one that nobody has used.
+    /// A launcher with a tunnel that works, one that fails, and one that was never used.
     pub fn figures() -> Arc<Figures> {
         let labels = |variable: &str, upstream: &str| TunnelLabels {
             variables: vec![variable.to_owned()],
@@ -120,9 +136,11 @@ pub mod tests {
             let mut arrival = works.accept(now);
             arrival.ready(now + ms(20 + n));
             works.answered();
-            works.pooled([PoolResult::New, PoolResult::Reused][n as usize % 2]);
+            works.pooled(PoolResult::ALL[n as usize % 2]);
             works.shook_hands(n > 0, ms(9));
-            works.replied(now, now + ms(2));
+            let clock = works.reply_clock();
+            clock.sent(now);
+            clock.received(now + ms(2));
             works.moved(100, 2_000_000);
             arrival.closed(CloseReason::Closed);
         }
@@ -147,9 +165,9 @@ pub mod tests {
     }
 
     /// The report of [`figures`].
-    pub fn report() -> Report {
+    pub fn report() -> StatusReport {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(Status::new(figures()).report())
+        runtime.block_on(Status::new(figures(), RedisUrls::Found).report())
     }
 
     #[test]
@@ -158,5 +176,7 @@ pub mod tests {
         assert!(!report.is_well());
         report.snapshot.tunnels.remove(1);
         assert!(report.is_well());
+        report.urls = RedisUrls::Missing;
+        assert!(!report.is_well());
     }
 }

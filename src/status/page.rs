@@ -1,4 +1,4 @@
-//! The page for a person who was paged at night: HTML without a script, drawn here.
+//! The status page: HTML without scripts, with its graphs drawn as SVG.
 
 use std::fmt::{self, Write as _};
 use std::sync::OnceLock;
@@ -6,19 +6,19 @@ use std::sync::OnceLock;
 use openssl::base64;
 use openssl::sha::sha256;
 
-use super::Report;
-use super::words::{self, Block, FAILURES, HELD, Verdict};
+use super::StatusReport;
+use super::words::{self, Block, FAILURES, HELD, TunnelState};
 use crate::figures::{POINTS, Point};
 
-/// How often a browser asks again, in seconds.
+/// Browsers reload the page at this interval, in seconds.
 const REFRESH: u32 = 5;
-/// The size of a graph, in its own units.
+/// The size of a graph, in SVG units.
 const WIDTH: usize = POINTS * 10;
 const HEIGHT: usize = 40;
 
 const STYLE: &str = include_str!("page.css");
 
-/// What a browser may do with the page: show it, in this very style.
+/// The Content-Security-Policy: a browser may apply exactly this style, and nothing else.
 pub fn security_policy() -> &'static str {
     static POLICY: OnceLock<String> = OnceLock::new();
     POLICY.get_or_init(|| {
@@ -30,7 +30,7 @@ pub fn security_policy() -> &'static str {
     })
 }
 
-/// Text as HTML shows it, whatever it holds.
+/// Displays any text as HTML text.
 struct Escaped<'a>(&'a str);
 
 impl fmt::Display for Escaped<'_> {
@@ -47,13 +47,13 @@ impl fmt::Display for Escaped<'_> {
     }
 }
 
-pub fn written(report: &Report) -> String {
+pub fn written(report: &StatusReport) -> String {
     let mut page = String::new();
-    write(&mut page, report).expect("a String takes everything");
+    write(&mut page, report).expect("writing to a String cannot fail");
     page
 }
 
-fn write(page: &mut String, report: &Report) -> fmt::Result {
+fn write(page: &mut String, report: &StatusReport) -> fmt::Result {
     let title = if report.is_well() { "well" } else { "FAILING" };
     write!(
         page,
@@ -66,7 +66,7 @@ fn write(page: &mut String, report: &Report) -> fmt::Result {
     )?;
     let blocks = words::blocks(report);
     if blocks.is_empty() {
-        page.push_str("<p>No tunnel: COMMAND runs without one.</p>\n");
+        writeln!(page, "<p>{}</p>", Escaped(words::no_tunnel(report)))?;
     }
     for (block, tunnel) in blocks.iter().zip(&report.snapshot.tunnels) {
         section(page, block, &tunnel.graph)?;
@@ -80,19 +80,19 @@ fn write(page: &mut String, report: &Report) -> fmt::Result {
     )
 }
 
-/// The class that colours a verdict, which its word says as well.
-fn class(verdict: Verdict) -> &'static str {
-    match verdict {
-        Verdict::Unused => "unused",
-        Verdict::Works => "works",
-        Verdict::Unsteady | Verdict::Lapsed => "unsteady",
-        Verdict::Fails => "fails",
+/// The CSS class that colours a tunnel's state, which is also written out.
+fn class(state: TunnelState) -> &'static str {
+    match state {
+        TunnelState::Unused => "unused",
+        TunnelState::Works => "works",
+        TunnelState::Unsteady | TunnelState::Lapsed => "unsteady",
+        TunnelState::Fails => "fails",
     }
 }
 
 fn section(page: &mut String, block: &Block, graph: &[Point]) -> fmt::Result {
     let since = block.since.as_ref().map_or_else(String::new, |since| format!(" {since}"));
-    let (class, word) = (class(block.verdict), block.verdict.word());
+    let (class, word) = (class(block.state), block.state.word());
     writeln!(
         page,
         "<section class=\"{class}\"><h2>{} <strong>{word}{}</strong></h2>",
@@ -124,7 +124,8 @@ fn section(page: &mut String, block: &Block, graph: &[Point]) -> fmt::Result {
     Ok(())
 }
 
-/// The last ten minutes as bars, the running slot on the right; nothing without a value.
+/// Draws a value over the last ten minutes as bars, the current slot on the right. Draws nothing if
+/// all values are 0.
 fn bars(
     page: &mut String,
     what: &str,
@@ -158,7 +159,7 @@ mod tests {
     use crate::status::tests::{HOSTILE, report};
 
     #[test]
-    fn whatever_a_server_calls_itself_is_shown_as_text() {
+    fn a_servers_hostile_name_is_shown_as_text() {
         let page = written(&report());
         let shown = "&lt;/td&gt;&lt;script&gt;alert(1)&lt;/script&gt;&quot;&#39; &amp;amp; ?[31m ?";
         assert_eq!(page.matches(shown).count(), 2, "{page}");
@@ -167,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shown_in_colour_is_said_in_words_too() {
+    fn colours_are_also_said_in_words() {
         let page = written(&report());
         for (class, word) in
             [("works", "working"), ("fails", "failing since"), ("unused", "not used yet")]
@@ -180,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_graph_has_a_bar_for_each_slot_that_has_something() {
+    fn a_graph_has_a_bar_for_each_slot_with_a_value() {
         let points = [0, 1, 8].map(|peak| Point { peak, accepted: 0, failed: 0 });
         let mut page = String::new();
         bars(&mut page, "x", "held", &points, |point| point.peak).unwrap();

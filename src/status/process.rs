@@ -1,4 +1,4 @@
-//! What the system says of this process (proc(5), getrusage(2)).
+//! What the system says about this process (proc(5), getrusage(2)).
 
 use std::fs;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage};
 use nix::unistd::{SysconfVar, sysconf};
 
-/// What the system says of this process; what it does not say is `None`.
+/// What the system says about this process; `None` where it says nothing.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Process {
     pub cpu: Option<Duration>,
@@ -15,7 +15,7 @@ pub struct Process {
     /// In bytes.
     pub virtual_memory: Option<u64>,
     pub descriptors: Option<u64>,
-    /// `None`, too, when there is no limit.
+    /// `None` also if there is no limit.
     pub most_descriptors: Option<u64>,
 }
 
@@ -24,12 +24,12 @@ impl Process {
         let usage = getrusage(UsageWho::RUSAGE_SELF).ok();
         let cpu = usage.map(|usage| usage.user_time() + usage.system_time());
         let page = sysconf(SysconfVar::PAGE_SIZE).ok().flatten().unwrap_or(4096) as u64;
-        // Total and resident pages come first.
+        // The first two fields are total and resident pages.
         let pages = fs::read_to_string("/proc/self/statm").unwrap_or_default();
         let mut pages = pages.split_whitespace().map(|field| field.parse::<u64>().ok());
         let mut bytes = || pages.next().flatten().map(|pages| pages * page);
         let (virtual_memory, resident) = (bytes(), bytes());
-        // One of them is the descriptor that reads the folder.
+        // Reading the folder takes one descriptor itself.
         let descriptors = fs::read_dir("/proc/self/fd").map(|folder| folder.count() as u64 - 1);
         let limit = getrlimit(Resource::RLIMIT_NOFILE).ok().map(|(soft, _)| soft);
         Process {
@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_system_tells_of_this_process() {
+    fn the_system_reports_this_process() {
         let file = fs::File::open("/dev/null").unwrap();
         let with = Process::now();
         drop(file);

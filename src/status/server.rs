@@ -1,80 +1,50 @@
-//! Answers over HTTP/1.1: one request a connection, GET and HEAD only, nothing that changes
-//! anything.
-//!
-//! A page of another site that leads a name of its own to this address (DNS rebinding) is turned
-//! away by the name: <https://owasp.org/www-community/attacks/DNS_Rebinding>.
+//! Answers over HTTP/1.1: one request per connection, GET and HEAD only.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::fs::File;
 use std::io;
-use std::net::IpAddr;
-use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::body::{Body, Bytes, Frame, SizeHint};
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
 use hyper::header::{self, HeaderMap, HeaderValue};
-use hyper::rt::ReadBufCursor;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode, Uri};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::oneshot;
-use tokio::time::sleep;
+use tokio::task::AbortHandle;
+use tokio::time::{sleep, timeout};
 
-use super::address::Listener;
+use super::address::StatusListener;
+use super::host::HostCheck;
 use super::metrics::{self, Format};
-use super::words::harmless;
-use super::{Report, Status, json, page, text};
+use super::words::{self, harmless};
+use super::{RedisUrls, Status, StatusReport, json, page, text};
 use crate::figures::CommandState;
 use crate::logging::{debug, warning};
 use crate::tunnel::failure;
 
-/// Connections that are served at once; for another one, one that has not asked yet has to go.
+/// Connections that are served at a time. One more ends the oldest.
 const MOST_CONNECTIONS: usize = 64;
 /// The longest request line and headers, in bytes.
 const LONGEST_HEADERS: usize = 8 * 1024;
-/// How long a connection may take to ask.
+/// A connection has this long to send its request.
 const LONGEST_SILENCE: Duration = Duration::from_secs(1);
-/// How long a connection may last.
+/// A connection may last this long.
 const LONGEST: Duration = Duration::from_secs(5);
 /// The pause after a failed `accept`, so that a lack of descriptors does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
-/// By what `--status` learns whether a tunnel fails, besides the text: `true` or `false`.
+/// The header that tells `--status` whether all tunnels work: `true` or `false`.
 pub const WELL: &str = "start-stunnel-well";
 
-/// The hosts by which browsers may ask: addresses, `localhost`, and the name that was bound, if it
-/// is one.
-#[derive(Debug, Clone, Default)]
-pub struct Hosts(Option<String>);
-
-impl Hosts {
-    pub fn named(name: &str) -> Hosts {
-        Hosts(Some(name.to_owned()))
-    }
-
-    /// Whether a request to `authority`, a host with or without a port, is meant for this launcher.
-    fn allow(&self, authority: &str) -> bool {
-        let host = match authority.rsplit_once(':') {
-            Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
-            _ => authority,
-        };
-        let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-        bracketed.unwrap_or(host).parse::<IpAddr>().is_ok()
-            || host.eq_ignore_ascii_case("localhost")
-            || self.0.as_ref().is_some_and(|name| host.eq_ignore_ascii_case(name))
-    }
-}
-
-/// Where connections come from.
+/// A source of connections.
 pub trait Accept {
-    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+    type Stream: Connection + 'static;
 
-    /// The next one.
     fn accept(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
 }
 
@@ -94,170 +64,109 @@ impl Accept for UnixListener {
     }
 }
 
-/// Serves the page at `listener`, for ever.
-pub async fn serve(listener: Listener, status: Arc<Status>) {
-    let hosts = listener.hosts();
-    let served = match listener {
-        Listener::Tcp(listener, ..) => match TcpListener::from_std(listener) {
-            Ok(listener) => accept_all(listener, status, hosts).await,
-            Err(error) => Err(error),
+/// Serves the status page on `listener`, for ever.
+pub async fn serve(listener: StatusListener, status: Arc<Status>) {
+    let hosts = listener.host_check();
+    let error = match listener {
+        StatusListener::Tcp(listener, ..) => match TcpListener::from_std(listener) {
+            Ok(listener) => return accept_all(listener, status, hosts).await,
+            Err(error) => error,
         },
-        Listener::Unix(listener, _) => match UnixListener::from_std(listener) {
-            Ok(listener) => accept_all(listener, status, hosts).await,
-            Err(error) => Err(error),
+        StatusListener::Unix(listener, _) => match UnixListener::from_std(listener) {
+            Ok(listener) => return accept_all(listener, status, hosts).await,
+            Err(error) => error,
         },
     };
-    if let Err(error) = served {
-        warning!(at = "status-down", error = %error);
-    }
+    warning!(at = "status-down", error = %error);
 }
 
-/// Serves whoever comes, [`MOST_CONNECTIONS`] at once.
-pub async fn accept_all(
-    listener: impl Accept,
-    status: Arc<Status>,
-    hosts: Hosts,
-) -> io::Result<()> {
+/// Serves all connections, for ever. One descriptor is held in reserve: a lack of descriptors is
+/// when people look at the status most.
+pub async fn accept_all(listener: impl Accept, status: Arc<Status>, hosts: HostCheck) {
     let mut served = VecDeque::new();
-    let reserve = Arc::new(Reserve::default());
-    reserve.fill();
+    let mut reserve = a_descriptor();
     loop {
         match listener.accept().await {
             Ok(stream) => {
                 make_room(&mut served);
-                let (visit, mut unwanted) = Visit::new();
-                let asked = visit.asked.clone();
-                served.push_back(visit);
-                let (status, hosts, reserve) = (status.clone(), hosts.clone(), reserve.clone());
-                tokio::spawn(async move {
-                    tokio::select! {
-                        () = serve_visit(Box::new(stream), &status, &hosts, &asked) => {}
-                        _ = &mut unwanted => {}
-                    }
-                    // Before anybody else has the descriptor.
-                    reserve.fill();
+                let (status, hosts) = (status.clone(), hosts.clone());
+                let serving = tokio::spawn(async move {
+                    serve_connection(Box::new(stream), &status, &hosts).await;
                 });
+                served.push_back(serving.abort_handle());
             }
-            // It is tried again at once, before anybody else has it.
-            Err(error) if failure::is_out_of_descriptors(&error) && reserve.give_up() => {}
+            Err(error) if failure::is_out_of_descriptors(&error) && reserve.is_some() => {
+                drop(reserve.take());
+                if let Ok(stream) = listener.accept().await {
+                    serve_connection(Box::new(stream), &status, &hosts).await;
+                }
+            }
             Err(error) => {
                 debug!(at = "status-not-accepted", error = %error);
                 sleep(ACCEPT_PAUSE).await;
-                reserve.fill();
             }
         }
-    }
-}
-
-/// A connection that is served, until this is dropped.
-struct Visit {
-    /// Whether its request is there.
-    asked: Arc<AtomicBool>,
-    /// Closed once it has been served.
-    served: oneshot::Sender<Infallible>,
-}
-
-impl Visit {
-    /// With what becomes ready when it is dropped.
-    fn new() -> (Visit, oneshot::Receiver<Infallible>) {
-        let (served, unwanted) = oneshot::channel();
-        (Visit { asked: Arc::default(), served }, unwanted)
-    }
-}
-
-/// Sees to it that another connection can be served. Whoever has said nothing for longest goes
-/// first: what watches over a process must get in beside those who only connect.
-fn make_room(served: &mut VecDeque<Visit>) {
-    served.retain(|visit| !visit.served.is_closed());
-    if served.len() >= MOST_CONNECTIONS {
-        let is_silent = |visit: &Visit| !visit.asked.load(Ordering::Relaxed);
-        served.remove(served.iter().position(is_silent).unwrap_or(0));
-    }
-}
-
-/// A descriptor for the time when there is no other: then people ask most.
-#[derive(Default)]
-struct Reserve(Mutex<Option<File>>);
-
-impl Reserve {
-    fn held(&self) -> MutexGuard<'_, Option<File>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn fill(&self) {
-        let mut held = self.held();
-        if held.is_none() {
-            *held = File::open("/dev/null").ok();
+        if reserve.is_none() {
+            reserve = a_descriptor();
         }
     }
+}
 
-    /// Says whether there was one.
-    fn give_up(&self) -> bool {
-        self.held().take().is_some()
+fn a_descriptor() -> Option<File> {
+    File::open("/dev/null").ok()
+}
+
+/// Ends the oldest connection if there are too many. Whoever wants an answer gets it at once, so
+/// the oldest connection is most likely silent.
+fn make_room(served: &mut VecDeque<AbortHandle>) {
+    served.retain(|serving| !serving.is_finished());
+    if served.len() >= MOST_CONNECTIONS
+        && let Some(oldest) = served.pop_front()
+    {
+        oldest.abort();
     }
 }
 
-/// A connection of any kind: the HTTP behind it is there once.
+/// A connection of any kind. Boxed, so that the HTTP code is compiled once.
 pub trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Connection for S {}
 
-/// Answers one request, within [`LONGEST`].
-pub async fn serve_connection(stream: Box<dyn Connection>, status: &Status, hosts: &Hosts) {
-    serve_visit(stream, status, hosts, &AtomicBool::new(false)).await;
-}
-
-/// As [`serve_connection`]; `asked` is set once the request is there.
-async fn serve_visit(
-    stream: Box<dyn Connection>,
-    status: &Status,
-    hosts: &Hosts,
-    asked: &AtomicBool,
-) {
-    let answer = async |request: Request<hyper::body::Incoming>| {
-        asked.store(true, Ordering::Relaxed);
-        let (head, _) = request.into_parts();
-        let response = match refused(&head.method, &head.uri, &head.headers, hosts) {
+/// Answers one request.
+pub async fn serve_connection(stream: Box<dyn Connection>, status: &Status, hosts: &HostCheck) {
+    let answer = async |request: Request<Incoming>| {
+        let response = match refused(&request, hosts) {
             Some(refusal) => refusal,
-            None => answered(head.uri.path(), &head.headers, status.report().await),
+            None => answered(request.uri().path(), request.headers(), status.report().await),
         };
         Ok::<_, Infallible>(response)
     };
-    let mut server = http1::Builder::new();
-    server
+    let served = http1::Builder::new()
         .keep_alive(false)
         .max_header_size(LONGEST_HEADERS)
         .max_buf_size(2 * LONGEST_HEADERS)
-        .half_close(true);
-    let served = server.serve_connection(Stream(stream), service_fn(answer));
-    let too_long = async {
-        sleep(LONGEST_SILENCE).await;
-        if asked.load(Ordering::Relaxed) {
-            sleep(LONGEST - LONGEST_SILENCE).await;
-        }
-    };
-    tokio::select! {
-        served = served => if let Err(error) = served {
-            debug!(at = "status-unanswered", error = %error);
-        },
-        () = too_long => debug!(at = "status-unanswered", error = "timed out"),
+        .half_close(true)
+        .timer(TokioTimer::new())
+        .header_read_timeout(LONGEST_SILENCE)
+        .serve_connection(TokioIo::new(stream), service_fn(answer));
+    match timeout(LONGEST, served).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => debug!(at = "status-unanswered", error = %error),
+        Err(_) => debug!(at = "status-unanswered", error = "timed out"),
     }
 }
 
-/// What is said to a request that is not answered.
-fn refused(
-    method: &Method,
-    uri: &Uri,
-    headers: &HeaderMap,
-    hosts: &Hosts,
-) -> Option<Response<Text>> {
-    let named = headers.get_all(header::HOST).iter().map(HeaderValue::to_str);
-    let mut named = named.chain(uri.authority().map(|authority| Ok(authority.as_str())));
-    if !named.all(|host| host.is_ok_and(|host| hosts.allow(host))) {
-        let text = "the name in Host leads elsewhere; ask by localhost or by an address\n";
+type Answer = Response<Full<Bytes>>;
+
+/// The answer to a request that is refused.
+fn refused(request: &Request<Incoming>, hosts: &HostCheck) -> Option<Answer> {
+    let named = request.headers().get_all(header::HOST).iter().map(HeaderValue::to_str);
+    let in_target = request.uri().authority().map(|authority| Ok(authority.as_str()));
+    if !named.chain(in_target).all(|host| host.is_ok_and(|host| hosts.accepts(host))) {
+        let text = "this Host is not accepted here; use localhost or an IP address\n";
         return Some(plain(StatusCode::MISDIRECTED_REQUEST, text));
     }
-    if ![Method::GET, Method::HEAD].contains(method) {
+    if ![Method::GET, Method::HEAD].contains(request.method()) {
         let mut refusal = plain(StatusCode::METHOD_NOT_ALLOWED, "GET and HEAD only\n");
         refusal.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
         return Some(refusal);
@@ -265,7 +174,7 @@ fn refused(
     None
 }
 
-fn answered(path: &str, headers: &HeaderMap, report: Report) -> Response<Text> {
+fn answered(path: &str, headers: &HeaderMap, report: StatusReport) -> Answer {
     match path {
         "/" => {
             let page = page::written(&report);
@@ -282,37 +191,37 @@ fn answered(path: &str, headers: &HeaderMap, report: Report) -> Response<Text> {
         "/status.json" => {
             let json = json::written(&report).to_string() + "\n";
             let response = typed(StatusCode::OK, "application/json", json);
-            with_verdict(response, &report)
+            with_well(response, &report)
         }
-        "/status.txt" => with_verdict(plain(StatusCode::OK, &text::written(&report)), &report),
+        "/status.txt" => with_well(plain(StatusCode::OK, &text::written(&report)), &report),
         "/healthz" => health(&report),
         "/readyz" => readiness(&report),
         _ => plain(
             StatusCode::NOT_FOUND,
-            "there are: / /metrics /status.json /status.txt /healthz /readyz\n",
+            "paths: / /metrics /status.json /status.txt /healthz /readyz\n",
         ),
     }
 }
 
-fn with_verdict(mut response: Response<Text>, report: &Report) -> Response<Text> {
+fn with_well(mut response: Answer, report: &StatusReport) -> Answer {
     let well = HeaderValue::from_static(if report.is_well() { "true" } else { "false" });
     response.headers_mut().insert(WELL, well);
     response
 }
 
-/// That this is answered at all says that the loop is alive. Redis's state does not count: else an
-/// outage of Redis would have a platform kill every app.
-fn health(report: &Report) -> Response<Text> {
+/// An answer proves that the event loop runs. Redis's state does not count: an outage of Redis must
+/// not make a platform restart every app.
+fn health(report: &StatusReport) -> Answer {
     let state = report.snapshot.command.state;
     let code = match state {
-        // It may be continued.
+        // Somebody may continue it.
         CommandState::Running | CommandState::Stopped => StatusCode::OK,
         CommandState::Draining => StatusCode::SERVICE_UNAVAILABLE,
     };
     plain(code, &format!("{}\n", state.word()))
 }
 
-fn readiness(report: &Report) -> Response<Text> {
+fn readiness(report: &StatusReport) -> Answer {
     let state = report.snapshot.command.state;
     if state == CommandState::Draining {
         return plain(StatusCode::SERVICE_UNAVAILABLE, &format!("{}\n", state.word()));
@@ -325,6 +234,9 @@ fn readiness(report: &Report) -> Response<Text> {
         .map(|tunnel| tunnel.variable())
         .collect();
     match failing.is_empty() {
+        true if report.urls == RedisUrls::Missing => {
+            plain(StatusCode::SERVICE_UNAVAILABLE, &format!("{}\n", words::NO_URL))
+        }
         true => plain(StatusCode::OK, "ready\n"),
         false => plain(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -333,12 +245,12 @@ fn readiness(report: &Report) -> Response<Text> {
     }
 }
 
-fn plain(code: StatusCode, text: &str) -> Response<Text> {
+fn plain(code: StatusCode, text: &str) -> Answer {
     typed(code, "text/plain; charset=utf-8", text.to_owned())
 }
 
-fn typed(code: StatusCode, content_type: &'static str, text: String) -> Response<Text> {
-    let mut response = Response::new(Text::new(text));
+fn typed(code: StatusCode, content_type: &'static str, text: String) -> Answer {
+    let mut response = Response::new(Full::from(text));
     *response.status_mut() = code;
     for (name, value) in [
         (header::CONTENT_TYPE, content_type),
@@ -352,78 +264,13 @@ fn typed(code: StatusCode, content_type: &'static str, text: String) -> Response
     response
 }
 
-/// A body that is there as a whole.
-struct Text(Option<Bytes>);
-
-impl Text {
-    fn new(text: String) -> Text {
-        Text((!text.is_empty()).then(|| text.into()))
-    }
-}
-
-impl Body for Text {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Poll::Ready(self.0.take().map(|text| Ok(Frame::data(text))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.0.is_none()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.0.as_ref().map_or(0, |text| text.len() as u64))
-    }
-}
-
-/// A stream of tokio's as hyper takes it.
-struct Stream(Box<dyn Connection>);
-
-impl hyper::rt::Read for Stream {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        mut buffer: ReadBufCursor<'_>,
-    ) -> Poll<io::Result<()>> {
-        let mut bytes = [0; 1024];
-        let most = buffer.remaining().min(bytes.len());
-        let mut read = ReadBuf::new(&mut bytes[..most]);
-        ready!(Pin::new(&mut self.0).poll_read(cx, &mut read))?;
-        buffer.put_slice(read.filled());
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl hyper::rt::Write for Stream {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
     use tokio::sync::mpsc;
 
-    /// What a launcher answers to the bytes of a request.
+    /// The answer to the bytes of a request.
     fn asked(request: &str) -> String {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
@@ -433,8 +280,13 @@ mod tests {
         runtime.block_on(async {
             let (mut client, server) = duplex(1 << 20);
             client.write_all(request.as_bytes()).await.unwrap();
-            let status = Status::new(crate::status::tests::figures());
-            serve_connection(Box::new(server), &status, &Hosts::named("status.example")).await;
+            let status = Status::new(crate::status::tests::figures(), RedisUrls::Found);
+            serve_connection(
+                Box::new(server),
+                &status,
+                &HostCheck::Named("status.example".to_owned()),
+            )
+            .await;
             let mut answer = String::new();
             client.read_to_string(&mut answer).await.unwrap();
             answer
@@ -446,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn each_path_answers_in_its_own_form() {
+    fn each_path_has_its_own_content() {
         for (path, code, begin) in [
             ("/", "200 OK", "<!doctype html>"),
             ("/metrics", "200 OK", "# HELP start_stunnel_connections_open "),
@@ -455,8 +307,8 @@ mod tests {
             ("/healthz", "200 OK", "running\n"),
             ("/readyz", "503 Service Unavailable", "failing: CACHE_URL\n"),
             ("/readyz?verbose", "503 Service Unavailable", "failing: CACHE_URL\n"),
-            ("/other", "404 Not Found", "there are: / "),
-            ("//", "404 Not Found", "there are: / "),
+            ("/other", "404 Not Found", "paths: / "),
+            ("//", "404 Not Found", "paths: / "),
         ] {
             let answer = get(path);
             let (head, body) = answer.split_once("\r\n\r\n").unwrap();
@@ -469,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_leads_here_from_elsewhere_is_refused() {
+    fn a_host_of_another_site_is_refused() {
         for (host, code) in [
             ("localhost", 200),
             ("LOCALHOST:9121", 200),
@@ -491,12 +343,12 @@ mod tests {
         assert!(asked(absolute).starts_with("HTTP/1.1 421 "));
         let twice = "GET / HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n";
         assert!(asked(twice).starts_with("HTTP/1.1 421 "));
-        // Browsers always say whom they ask.
+        // A browser always sends a Host.
         assert!(asked("GET /healthz HTTP/1.0\r\n\r\n").starts_with("HTTP/1.0 200 "));
     }
 
     #[test]
-    fn nothing_but_a_look_is_answered() {
+    fn only_get_and_head_are_answered() {
         for method in ["POST", "PUT", "DELETE", "OPTIONS", "CONNECT", "PATCH", "TRACE"] {
             let target = if method == "CONNECT" { "localhost:80" } else { "/" };
             let answer = asked(&format!("{method} {target} HTTP/1.1\r\nHost: localhost\r\n\r\n"));
@@ -506,16 +358,33 @@ mod tests {
     }
 
     #[test]
-    fn whoever_sends_too_much_or_nothing_at_all_does_not_hold_the_launcher() {
+    fn long_or_incomplete_requests_are_cut_off() {
         let long = format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(LONGEST_HEADERS));
         assert!(asked(&long).starts_with("HTTP/1.1 431 "), "{}", asked(&long));
-        // The clock stands still but for what waits: the time is up.
+        // The test's clock jumps to the timeout.
         assert_eq!(asked(""), "");
         assert_eq!(asked("GET / HTTP/1.1\r\nHost: local"), "");
         assert!(asked("\x16\x03\x01\r\n\r\n").starts_with("HTTP/1.1 400 "));
     }
 
-    /// Connections that a test makes.
+    #[test]
+    fn the_manual_states_the_limits() {
+        let security = include_str!("../../SECURITY.md");
+        let manual = include_str!("../../docs/operation.md");
+        let [seconds, silence] = [LONGEST, LONGEST_SILENCE].map(|limit| limit.as_secs());
+        assert_eq!(silence, 1, "the manual says: one second");
+        for (page, sentence) in [
+            (security, format!("at most {MOST_CONNECTIONS} at a time")),
+            (manual, format!("at most {MOST_CONNECTIONS} connections at a time")),
+            (manual, format!("{} KiB of headers, one second", LONGEST_HEADERS / 1024)),
+            (manual, format!("and {seconds} seconds in all")),
+        ] {
+            let page = page.split_whitespace().collect::<Vec<_>>().join(" ");
+            assert!(page.contains(&sentence), "not said: {sentence}");
+        }
+    }
+
+    /// Connections made by a test.
     struct Made(tokio::sync::Mutex<mpsc::UnboundedReceiver<DuplexStream>>);
 
     impl Accept for Made {
@@ -530,11 +399,11 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_hundred_who_say_nothing_keep_nobody_waiting() {
+    async fn a_hundred_silent_connections_delay_no_answer() {
         let (visitors, made) = mpsc::unbounded_channel();
-        let status = Status::new(crate::status::tests::figures());
+        let status = Status::new(crate::status::tests::figures(), RedisUrls::Found);
         let made = Made(tokio::sync::Mutex::new(made));
-        tokio::spawn(accept_all(made, status, Hosts::default()));
+        tokio::spawn(accept_all(made, status, HostCheck::Off));
         let visit = || {
             let (client, server) = duplex(1 << 20);
             visitors.send(server).unwrap();
@@ -544,7 +413,7 @@ mod tests {
         let mut silent: Vec<_> = (0..100).map(|_| visit()).collect();
         let mut asks = visit();
         asks.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
-        // More of them come before it is read.
+        // More silent connections come before the request is read.
         silent.extend((0..MOST_CONNECTIONS / 2).map(|_| visit()));
         let mut answer = String::new();
         asks.read_to_string(&mut answer).await.unwrap();

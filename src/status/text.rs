@@ -1,28 +1,28 @@
-//! A report for a terminal.
+//! What `--status` prints about one launcher.
 
 use std::fmt::Write as _;
 
-use super::Report;
+use super::StatusReport;
 use super::words::{self, HELD};
 use crate::figures::Point;
 
-/// What fits most terminals.
+/// Wide enough to read, and narrow enough for most terminals.
 const COLUMNS: usize = 100;
-/// Where a row's text begins.
+/// The column where a row's text begins.
 const INDENT: usize = 13;
-/// Eighths of a line, from one on.
+/// Bars of one to eight eighths of a line.
 const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
-pub fn written(report: &Report) -> String {
+pub fn written(report: &StatusReport) -> String {
     let mut text = String::new();
     let blocks = words::blocks(report);
     if blocks.is_empty() {
-        text.push_str("No tunnel: COMMAND runs without one.\n");
+        line(&mut text, 0, words::no_tunnel(report));
     }
     for (block, tunnel) in blocks.iter().zip(&report.snapshot.tunnels) {
         let since = block.since.as_ref().map_or_else(String::new, |since| format!(" {since}"));
-        let verdict = block.verdict.word().to_uppercase();
-        line(&mut text, 0, &format!("{}   {verdict}{since}", block.title));
+        let state = block.state.word().to_uppercase();
+        line(&mut text, 0, &format!("{}   {state}{since}", block.title));
         if let Some(advice) = &block.advice {
             wrapped(&mut text, 2, "", advice);
         }
@@ -41,7 +41,7 @@ pub fn written(report: &Report) -> String {
     text
 }
 
-/// The most connections in each slot, as bars.
+/// The highest number of connections in each slot, as bars.
 fn graph(points: &[Point]) -> String {
     let most = points.iter().map(|point| point.peak).max().unwrap_or(0).max(1);
     let bar = |point: &Point| match point.peak {
@@ -52,12 +52,13 @@ fn graph(points: &[Point]) -> String {
 }
 
 fn line(text: &mut String, indent: usize, content: &str) {
-    // What comes from outside must not speak to the terminal.
+    // Text from outside must not control the terminal.
     let content = words::harmless(content);
-    writeln!(text, "{:indent$}{}", "", content.trim_end()).expect("a String takes everything");
+    writeln!(text, "{:indent$}{}", "", content.trim_end())
+        .expect("writing to a String cannot fail");
 }
 
-/// `content`, behind `head` and broken at spaces, below itself.
+/// Writes `head` and `content`, with line breaks at spaces. Further lines begin at `indent`.
 fn wrapped(text: &mut String, indent: usize, head: &str, content: &str) {
     let mut current = format!("{head:indent$}");
     let mut is_empty = true;
@@ -81,7 +82,7 @@ mod tests {
     use crate::status::tests::report;
 
     #[test]
-    fn a_terminal_is_told_what_the_page_says_within_its_width() {
+    fn text_fits_the_width_of_a_terminal() {
         let text = written(&report());
         assert!(text.starts_with("REDIS_URL → redis.example.com:6380   WORKING\n"), "{text}");
         assert!(text.contains("\nCACHE_URL → cache.example.com:6379   FAILING since "), "{text}");
@@ -94,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_from_outside_speaks_to_the_terminal() {
+    fn text_from_outside_cannot_control_the_terminal() {
         let text = written(&report());
         assert!(text.contains("alert(1)") && text.contains("?[31m"), "{text}");
         assert!(!text.contains('\u{1b}'));

@@ -1,80 +1,98 @@
-//! What a report says in plain words: on the page, and in a terminal.
+//! What the page and `--status` say about each tunnel, in plain words.
 
 use std::time::Duration;
 
-use super::Report;
-use crate::figures::{CertificateText, FailureReason, PoolResult, Recent, TunnelSnapshot};
+use super::{RedisUrls, StatusReport};
+use crate::figures::{
+    CertificateText, Counter, FailureReason, Handshake, PoolResult, Recent, TunnelSnapshot,
+    UpstreamState,
+};
 use crate::names;
 use crate::tunnel::client_limit;
 
-/// A certificate that ends so soon is worth a word, in days.
+/// A certificate with fewer days left is worth a warning.
 const SOON: i64 = 14;
 const SECONDS_A_DAY: i64 = 86_400;
-/// The word of `--verify` with which a certificate's end is of no matter.
+/// The level of `--verify` that ignores the certificate.
 const NONE: &str = "none";
 const REFUSED: &str = FailureReason::TcpRefused.word();
-/// Waits beyond these are worth a word, in seconds.
+/// Longer waits than these, in seconds, are worth a hint.
 const SLOW_LOOP: f64 = 0.05;
 const SLOW_REPLY: f64 = 0.1;
 const SLOW_CONNECT: f64 = 0.25;
 
-/// How a tunnel is.
+/// The state of a tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
-    /// Nobody has got to Redis through it, or failed to.
+pub enum TunnelState {
+    /// No connection has reached Redis, or failed to.
     Unused,
     Works,
-    /// The latest attempt got to Redis, but something is to be seen to.
+    /// The latest attempt reached Redis, but something needs attention.
     Unsteady,
     /// The latest attempt failed.
     Fails,
-    /// The same, but that was a while ago.
+    /// The latest attempt failed, but too long ago to say how the tunnel is now.
     Lapsed,
 }
 
-impl Verdict {
-    pub fn of(tunnel: &TunnelSnapshot) -> Verdict {
+/// Why this launcher is not ready, if no variable holds a Redis URL.
+pub const NO_URL: &str =
+    "no variable holds a Redis URL: set REDIS_URL, or list your variables in REDIS_STUNNEL_URLS";
+
+/// What is shown in place of tunnels if there is none.
+pub fn no_tunnel(report: &StatusReport) -> &'static str {
+    match report.urls {
+        RedisUrls::Found => "No tunnel: COMMAND runs without one.",
+        RedisUrls::Missing => {
+            "NO REDIS URL: COMMAND runs without a tunnel. Set REDIS_URL, or list your variables in \
+             REDIS_STUNNEL_URLS."
+        }
+    }
+}
+
+impl TunnelState {
+    pub fn of(tunnel: &TunnelSnapshot) -> TunnelState {
         let recent = &tunnel.recent;
         let ends_soon = tunnel.certificate.as_ref().is_some_and(|shown| days_left(shown) < SOON);
         if tunnel.failing_since.is_some() {
-            Verdict::Fails
+            TunnelState::Fails
         } else if tunnel.has_lapsed {
-            Verdict::Lapsed
-        } else if tunnel.last_success.is_none() {
-            Verdict::Unused
+            TunnelState::Lapsed
+        } else if tunnel.counts.last_success.get_set().is_none() {
+            TunnelState::Unused
         } else if recent.failed_in_all() > 0
             || recent.turned_away > 0
             || is_at_limit(tunnel)
             || (ends_soon && tunnel.labels.verify != NONE)
         {
-            Verdict::Unsteady
+            TunnelState::Unsteady
         } else {
-            Verdict::Works
+            TunnelState::Works
         }
     }
 
     pub fn word(self) -> &'static str {
         match self {
-            Verdict::Unused => "not used yet",
-            Verdict::Works => "working",
-            Verdict::Unsteady => "working, see below",
-            Verdict::Fails => "failing",
-            Verdict::Lapsed => "last attempt failed",
+            TunnelState::Unused => "not used yet",
+            TunnelState::Works => "working",
+            TunnelState::Unsteady => "working, see below",
+            TunnelState::Fails => "failing",
+            TunnelState::Lapsed => "last attempt failed",
         }
     }
 }
 
-/// A tunnel in words.
+/// What is said about one tunnel.
 #[derive(Debug, PartialEq)]
 pub struct Block {
     /// `REDIS_URL → host:6380`.
     pub title: String,
-    pub verdict: Verdict,
-    /// Since when it fails, or when it did.
+    pub state: TunnelState,
+    /// Since when the tunnel fails, or when it failed last.
     pub since: Option<String>,
     /// What is probably wrong, and what to do.
     pub advice: Option<String>,
-    /// The most important first.
+    /// The most important rows come first.
     pub rows: Vec<Row>,
 }
 
@@ -82,7 +100,7 @@ pub struct Block {
 pub struct Row {
     pub label: &'static str,
     pub text: String,
-    /// What to do about it.
+    /// What to do, if something in this row needs attention.
     pub advice: Option<String>,
 }
 
@@ -92,19 +110,19 @@ impl Row {
     }
 }
 
-/// The labels of the rows that have a graph.
+/// The labels of the rows with a graph.
 pub const HELD: &str = "Held";
 pub const FAILURES: &str = "Failures";
 
-pub fn blocks(report: &Report) -> Vec<Block> {
+pub fn blocks(report: &StatusReport) -> Vec<Block> {
     report.snapshot.tunnels.iter().map(|tunnel| block(tunnel, report)).collect()
 }
 
-fn block(tunnel: &TunnelSnapshot, report: &Report) -> Block {
+fn block(tunnel: &TunnelSnapshot, report: &StatusReport) -> Block {
     let now = report.snapshot.at;
     Block {
         title: format!("{} → {}", tunnel.labels.variables.join(" "), tunnel.labels.upstream),
-        verdict: Verdict::of(tunnel),
+        state: TunnelState::of(tunnel),
         since: match (tunnel.failing_since, &tunnel.failure) {
             (Some(since), _) => {
                 Some(format!("since {} ({})", minute(since), ago(now.saturating_sub(since))))
@@ -128,26 +146,27 @@ fn block(tunnel: &TunnelSnapshot, report: &Report) -> Block {
 /// What is probably wrong with a tunnel, and what to do.
 pub fn advice(tunnel: &TunnelSnapshot) -> Option<String> {
     let recent = &tunnel.recent;
-    if recent.turned_away > 0 && tunnel.failing_since.is_none() && tunnel.last_success.is_some() {
+    let last_success = tunnel.counts.last_success.get_set();
+    if recent.turned_away > 0 && tunnel.failing_since.is_none() && last_success.is_some() {
         return Some(format!(
-            "Was probably at Redis's client limit: {} turned away in the last 5 min. If it comes \
-             again, {}",
+            "Was probably at Redis's client limit: {} turned away in the last 5 min. If this \
+             happens again, {}",
             counted(recent.turned_away.into(), "connection"),
             client_limit::remedy(),
         ));
     }
     if recent.turned_away > 0 {
         return Some(format!(
-            "Probably at Redis's client limit: {} turned away, {} alive. {}",
+            "Probably at Redis's client limit: {} turned away, {} open. {}",
             counted(recent.turned_away.into(), "connection"),
-            counted(tunnel.to_server, "connection"),
+            counted(tunnel.open_to_server, "connection"),
             capitalized(&client_limit::remedy()),
         ));
     }
     let failed = tunnel.failing_since.is_some() || tunnel.has_lapsed || recent.failed_in_all() > 0;
     let failure = tunnel.failure.as_ref().filter(|_| failed)?;
-    if let (Some(success), true) = (tunnel.last_success, failure.reason == REFUSED) {
-        // What has worked is no mistake in the URL.
+    if let (Some(success), true) = (last_success, failure.reason == REFUSED) {
+        // The URL is right: it has worked.
         let reached = second(success);
         return Some(format!("Redis is down or restarting (last reached at {reached})"));
     }
@@ -155,14 +174,16 @@ pub fn advice(tunnel: &TunnelSnapshot) -> Option<String> {
 }
 
 fn held(tunnel: &TunnelSnapshot) -> Row {
-    let TunnelSnapshot { relaying, idle, connecting, peak, waiting, .. } = tunnel;
-    let limit = tunnel.limit.map_or_else(String::new, |limit| format!(", limit {limit}"));
-    let queue = match waiting {
+    let counts = &tunnel.counts;
+    let states =
+        UpstreamState::ALL.map(|state| format!("{} {}", counts.upstream(state), state.word()));
+    let limit = counts.limit.get_set().map_or_else(String::new, |limit| format!(", limit {limit}"));
+    let queue = match counts.waiting.get() {
         0 => String::new(),
-        waiting => format!(" · {} for one", waits_for(*waiting)),
+        1 => " · 1 app connection waits".to_owned(),
+        waiting => format!(" · {waiting} app connections wait"),
     };
-    let held = tunnel.held();
-    let parts = format!("{relaying} relaying + {idle} idle + {connecting} connecting");
+    let (parts, held, peak) = (states.join(" + "), counts.held(), counts.peak.get());
     let mut row = Row::new(HELD, format!("{parts} = {held} (peak {peak}{limit}){queue}"));
     if is_at_limit(tunnel) {
         let limit = names::MAX_CONNECTIONS;
@@ -172,17 +193,10 @@ fn held(tunnel: &TunnelSnapshot) -> Row {
     row
 }
 
-/// Whether connections wait for one of the limited number.
+/// Whether app connections wait because the tunnel is at its connection limit.
 fn is_at_limit(tunnel: &TunnelSnapshot) -> bool {
-    tunnel.waiting > 0 && tunnel.limit.is_some_and(|limit| tunnel.held() >= limit)
-}
-
-fn waits_for(waiting: u64) -> String {
-    if waiting == 1 {
-        "1 connection waits".to_owned()
-    } else {
-        format!("{waiting} connections wait")
-    }
+    let counts = &tunnel.counts;
+    counts.waiting.get() > 0 && counts.limit.get_set().is_some_and(|limit| counts.held() >= limit)
 }
 
 fn failures(tunnel: &TunnelSnapshot) -> Row {
@@ -206,25 +220,31 @@ fn reasons(recent: &Recent) -> String {
     format!(" · {}", words.collect::<Vec<_>>().join(", "))
 }
 
-fn waits(tunnel: &TunnelSnapshot, report: &Report) -> Row {
+fn waits(tunnel: &TunnelSnapshot, report: &StatusReport) -> Row {
     let (connect, reply) = (tunnel.recent.connection_p95(), tunnel.recent.reply_p95());
     let own = report.loop_lag.as_secs_f64();
+    let longest = match tunnel.longest_wait_for_reply {
+        Duration::ZERO => "none".to_owned(),
+        waited if waited < Duration::from_secs(1) => milliseconds(Some(waited.as_secs_f64())),
+        waited => ago(waited.as_millis() as u64),
+    };
     let text = format!(
-        "connect {} · reply {} (p95, last 5 min) · our own loop {} now",
+        "connect {} · reply {} (p95, last 5 min) · longest wait for a reply {longest} · our own \
+         loop {} (now)",
         milliseconds(connect),
         milliseconds(reply),
         milliseconds(Some(own)),
     );
-    let beyond = |wait: Option<f64>, limit| wait.is_some_and(|wait| wait > limit);
+    let exceeds = |wait: Option<f64>, limit| wait.is_some_and(|wait| wait > limit);
     let advice = if own > SLOW_LOOP {
         Some("This machine is short of CPU: the launcher itself has to wait for it")
-    } else if beyond(reply, SLOW_REPLY) {
+    } else if exceeds(reply, SLOW_REPLY) {
         Some(
-            "Redis or the way to it is slow: look at SLOWLOG GET and LATENCY DOCTOR there \
-             (commands that block, as BLPOP does, count as well)",
+            "Redis or the network is slow: look at SLOWLOG GET and LATENCY DOCTOR there (blocking \
+             commands such as BLPOP count as well)",
         )
-    } else if beyond(connect, SLOW_CONNECT) {
-        Some("Connecting is slow: keep connections open in the app, or have more STUNNEL_SPARES")
+    } else if exceeds(connect, SLOW_CONNECT) {
+        Some("Connecting is slow: keep connections open in the app, or set STUNNEL_POOL=on")
     } else {
         None
     };
@@ -232,18 +252,19 @@ fn waits(tunnel: &TunnelSnapshot, report: &Report) -> Row {
 }
 
 fn tls(tunnel: &TunnelSnapshot) -> Row {
-    let (full, resumed) = (tunnel.handshakes_full.count(), tunnel.handshakes_resumed.count());
-    let mut parts = vec![format!("handshakes: full {full}, resumed {resumed}")];
+    let handshakes = Handshake::WORDS.into_iter().zip(&tunnel.counts.handshakes);
+    let handshakes = handshakes.map(|(mode, durations)| format!("{mode} {}", durations.count()));
+    let mut parts = vec![format!("handshakes: {}", handshakes.collect::<Vec<_>>().join(", "))];
     let mut advice = None;
     if let Some(certificate) = &tunnel.certificate {
         let days = days_left(certificate);
-        let ends = match days {
-            ..0 => "has ended".to_owned(),
-            days => format!("ends in {}", counted(days as u64, "day")),
+        let expires = match days {
+            ..0 => "has expired".to_owned(),
+            days => format!("expires in {}", counted(days as u64, "day")),
         };
-        parts.push(format!("certificate for {} {ends}", certificate.names));
+        parts.push(format!("certificate for {} {expires}", certificate.names));
         if days < SOON && tunnel.labels.verify != NONE {
-            advice = Some("Have the server's certificate renewed".to_owned());
+            advice = Some("Renew the server's certificate".to_owned());
         }
     }
     parts.push(format!("verify {}", tunnel.labels.verify));
@@ -251,20 +272,22 @@ fn tls(tunnel: &TunnelSnapshot) -> Row {
 }
 
 fn moved(tunnel: &TunnelSnapshot) -> Row {
-    let TunnelSnapshot { sent, received, open, accepted, .. } = tunnel;
-    let pool = PoolResult::WORDS.into_iter().zip(tunnel.pool);
+    let counts = &tunnel.counts;
+    let pool = PoolResult::WORDS.into_iter().zip(counts.pool.each_ref().map(Counter::get));
     let pool: Vec<_> = pool.map(|(result, count)| format!("{result} {count}")).collect();
     let text = format!(
-        "the app's connections: {open} open of {accepted} ({}) · sent {}, received {}",
+        "app connections: {} open of {} ({}) · sent {}, received {}",
+        counts.open.get(),
+        counts.accepted.get(),
         pool.join(", "),
-        bytes(*sent),
-        bytes(*received)
+        bytes(counts.sent.get()),
+        bytes(counts.received.get())
     );
     Row::new("Moved", text)
 }
 
-/// The last line: about COMMAND and the launcher.
-pub fn process(report: &Report) -> String {
+/// The last line, about COMMAND and the launcher.
+pub fn process(report: &StatusReport) -> String {
     let command = &report.snapshot.command;
     let age = ago(report.snapshot.at.saturating_sub(command.started));
     let of =
@@ -274,7 +297,7 @@ pub fn process(report: &Report) -> String {
     });
     let dropped = match report.dropped_lines {
         0 => String::new(),
-        lines => format!(" · {} of the log dropped", counted(lines, "line")),
+        lines => format!(" · {} dropped", counted(lines, "log line")),
     };
     format!(
         "COMMAND pid {}, {} {age}{descriptors}{dropped} · start-stunnel {} pid {} · this process \
@@ -297,7 +320,7 @@ fn counted(number: u64, what: &str) -> String {
     format!("{} {what}{plural}", grouped(number))
 }
 
-/// With a comma between thousands.
+/// A number with a comma between thousands.
 fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
@@ -326,8 +349,8 @@ fn minute(ms: u64) -> String {
     format!("{:02}:{:02} UTC", minutes / 60, minutes % 60)
 }
 
-/// Text that comes from outside, without what would speak to a terminal or turn the direction of
-/// what stands beside it (UAX #9: embeddings, overrides, and isolates).
+/// Replaces characters that would control a terminal or reverse the text beside them (UAX #9:
+/// embeddings, overrides and isolates), for text from outside.
 pub fn harmless(text: &str) -> String {
     text.chars().map(|c| if is_harmful(c) { '?' } else { c }).collect()
 }
@@ -336,7 +359,7 @@ pub fn is_harmful(c: char) -> bool {
     c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// A length of time, in the unit that a person would use.
+/// A duration in the unit that a person would use.
 fn ago(ms: u64) -> String {
     match Duration::from_millis(ms).as_secs() {
         seconds @ ..60 => format!("{seconds} s"),
@@ -378,38 +401,37 @@ mod tests {
         let rows = |block: &Block| -> Vec<String> {
             block.rows.iter().map(|row| format!("{}: {}", row.label, row.text)).collect()
         };
-        assert_eq!((works.verdict, unused.verdict), (Verdict::Works, Verdict::Unused));
+        assert_eq!((works.state, unused.state), (TunnelState::Works, TunnelState::Unused));
         assert_eq!(works.advice, None);
         assert_eq!(rows(works)[0], "Held: 1 relaying + 1 idle + 0 connecting = 2 (peak 2)");
         assert_eq!(rows(works)[1], "Failures: none of 12 in the last 5 min");
-        assert!(
-            rows(works)[2].starts_with(
-                "Waits: connect 48 ms · reply 2.4 ms (p95, last 5 min) · our own loop "
-            )
-        );
+        assert!(rows(works)[2].starts_with(
+            "Waits: connect 48 ms · reply 2.4 ms (p95, last 5 min) · longest wait for a reply \
+                 none · our own loop "
+        ));
         assert!(
             rows(works)[3].starts_with("TLS: handshakes: full 1, resumed 11 · certificate for ")
         );
-        assert!(rows(works)[3].ends_with(" ends in 394 days · verify none"), "{works:?}");
+        assert!(rows(works)[3].ends_with(" expires in 394 days · verify none"), "{works:?}");
         assert_eq!(
             rows(works)[4],
-            "Moved: the app's connections: 0 open of 12 (reused 4, spare 4, new 4) · sent 1.2 \
-             KiB, received 22.9 MiB"
+            "Moved: app connections: 0 open of 12 (reused 6, new 6) · sent 1.2 KiB, received 22.9 \
+             MiB"
         );
 
-        assert_eq!(fails.verdict, Verdict::Fails);
+        assert_eq!(fails.state, TunnelState::Fails);
         assert!(fails.since.as_ref().unwrap().starts_with("since "), "{fails:?}");
         assert_eq!(
             fails.advice.as_deref(),
             Some(
                 "Probably at Redis's client limit: 9 connections turned away, 18 connections \
-                 alive. Try STUNNEL_MAX_CONNECTIONS (the plan's limit divided by your processes)"
+                 open. Try STUNNEL_MAX_CONNECTIONS (the plan's limit divided by your processes)"
             )
         );
         assert_eq!(
             rows(fails)[0],
-            "Held: 18 relaying + 0 idle + 0 connecting = 18 (peak 18, limit 20) · 2 connections \
-             wait for one"
+            "Held: 18 relaying + 0 idle + 0 connecting = 18 (peak 18, limit 20) · 2 app \
+             connections wait"
         );
         let row = &rows(fails)[1];
         assert!(row.starts_with("Failures: last 5 min: 9 of 9 · tls_eof 9 · last at "), "{row}");
@@ -417,40 +439,41 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_of_a_while_ago_is_told_as_that() {
+    fn an_old_failure_is_shown_as_old() {
         let mut report = report();
         let tunnel = &mut report.snapshot.tunnels[1];
         (tunnel.failing_since, tunnel.has_lapsed) = (None, true);
         let failed = second(tunnel.failure.as_ref().unwrap().at);
         let block = &blocks(&report)[1];
-        assert_eq!(block.verdict.word(), "last attempt failed");
+        assert_eq!(block.state.word(), "last attempt failed");
         assert_eq!(block.since, Some(format!("at {failed}, none since")));
         assert!(block.advice.is_some());
     }
 
     #[test]
-    fn what_worked_once_and_is_refused_now_is_down_and_a_limit_that_is_over_was() {
+    fn advice_depends_on_what_worked_before() {
         let mut report = report();
         let [works, fails, _] = &mut report.snapshot.tunnels[..] else { panic!("three") };
-        fails.last_success = works.last_success;
+        let success = works.counts.last_success.get();
+        fails.counts.last_success.set(success);
         fails.failing_since = None;
         let said = advice(fails).unwrap();
         assert!(said.starts_with("Was probably at Redis's client limit: 9 "), "{said}");
-        works.failing_since = works.last_success;
+        works.failing_since = Some(success);
         works.failure = fails.failure.clone();
         works.failure.as_mut().unwrap().reason = "tcp_refused";
-        let reached = second(works.last_success.unwrap());
+        let reached = second(success);
         let expected = format!("Redis is down or restarting (last reached at {reached})");
         assert_eq!(advice(works), Some(expected));
     }
 
     #[test]
-    fn what_turns_the_direction_of_text_is_not_shown() {
+    fn characters_that_reverse_text_are_replaced() {
         assert_eq!(harmless("a\u{1b}b\n\u{202e}c\u{2066}d\u{2069}é"), "a?b??c?d?é");
     }
 
     #[test]
-    fn numbers_are_written_as_people_read_them() {
+    fn numbers_have_units_that_people_read() {
         assert_eq!([0, 999, 1024, 1_234_567].map(grouped), ["0", "999", "1,024", "1,234,567"]);
         assert_eq!(
             [59, 60, 3599, 3600, 90_000].map(|s| ago(s * 1000)),

@@ -208,7 +208,12 @@ fn build(trust: &Trust, resumes: bool) -> native_tls::Result<TlsConnector> {
             authorities.certificates()
         }
         (None, Verify::None) => &[],
-        (None, _) => roots::of_bundle(),
+        (None, _) => {
+            if roots::own_directories().is_some() {
+                builder.disable_built_in_roots(true);
+            }
+            roots::loaded()
+        }
     };
     for root in roots {
         builder.add_root_certificate(root.clone());

@@ -1,12 +1,14 @@
-//! The system's certificates, read once and only when something is verified against them.
+//! The system's CA certificates, read once and only if something is verified against them.
 //!
-//! native-tls reads them for every connector, even for one that is told to do without: 30 ms of CPU
-//! and 2 MiB each time. So we hide the bundle from it, and load it once.
+//! native-tls reads them for every connector, even for one that does not verify: 30 ms of CPU and
+//! 2 MiB each time. So we hide the bundle from native-tls, and load it once.
 
 #![allow(unsafe_code)]
 
 use std::env;
+use std::ffi::OsString;
 use std::fs;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -14,18 +16,27 @@ use native_tls::Certificate;
 
 use super::pem;
 
-/// The variable by which OpenSSL is told where the bundle is (openssl-env(7)).
+/// The variables that tell OpenSSL where the bundle and the directories are (openssl-env(7)).
 const CERT_FILE: &str = "SSL_CERT_FILE";
+const CERT_DIR: &str = "SSL_CERT_DIR";
 
 /// The bundle that native-tls would have read.
 static BUNDLE: OnceLock<PathBuf> = OnceLock::new();
 static ROOTS: OnceLock<Vec<Certificate>> = OnceLock::new();
 
-/// Keeps native-tls from reading the system's bundle. COMMAND's environment is not affected, if it
-/// was copied before.
+/// Why no system root can be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RootsProblem {
+    /// `variable` names something that cannot be read. `problem` is a predicate of the variable.
+    Unreadable { variable: &'static str, problem: String },
+    /// The system has no CA certificate.
+    None,
+}
+
+/// Keeps native-tls from reading the system's bundle. This does not affect COMMAND, whose
+/// environment must be copied before.
 ///
-/// Folders of certificates (SSL_CERT_DIR) are left to it: OpenSSL looks into them only when it
-/// must.
+/// native-tls still knows the system's directories, which OpenSSL reads only when it must.
 ///
 /// # Safety
 /// No other thread may run yet: this changes the process's environment.
@@ -37,31 +48,104 @@ pub unsafe fn keep_from_native_tls() {
     }
 }
 
-/// The certificates of the bundle. One that cannot be read is left out: a bundle of the system's is
-/// not the user's to mend.
-pub fn of_bundle() -> &'static [Certificate] {
-    let read = || {
-        let pem = BUNDLE.get().and_then(|bundle| fs::read(bundle).ok()).unwrap_or_default();
-        certificates_in(&pem).collect()
+/// The certificates of the bundle and of the directories that the user names, except for unreadable
+/// ones: the user cannot repair the system's bundle.
+pub fn loaded() -> &'static [Certificate] {
+    let load = || {
+        let bundle = BUNDLE.get().into_iter().cloned();
+        let directories = own_directories().unwrap_or_default();
+        let files = bundle.chain(directories.iter().flat_map(|directory| hashed(directory)));
+        let pems = files.filter_map(|file| read(&file).ok());
+        pems.flat_map(|pem| certificates_in(&pem).collect::<Vec<_>>()).collect()
     };
-    ROOTS.get_or_init(read)
+    ROOTS.get_or_init(load)
 }
 
-/// Whether the system has any certificate to trust.
-pub fn exist() -> bool {
+/// The directories in SSL_CERT_DIR; `None` if it is unset. They replace the system's directories,
+/// which native-tls would use as well.
+pub fn own_directories() -> Option<Vec<PathBuf>> {
+    let list = setting(CERT_DIR)?;
+    Some(env::split_paths(&list).filter(|directory| !directory.as_os_str().is_empty()).collect())
+}
+
+/// Checks that the system has CA certificates, and that those which the user names are readable:
+/// OpenSSL would silently use others instead.
+///
+/// # Errors
+/// The first problem found.
+pub fn check() -> Result<(), RootsProblem> {
+    if let Some(file) = setting(CERT_FILE) {
+        check_file(Path::new(&file))?;
+    }
+    let own_directories = own_directories();
+    if let Some(directories) = &own_directories {
+        check_directories(directories)?;
+    }
     let found = openssl_probe::probe();
-    let bundle = found.cert_file.and_then(|bundle| fs::read(bundle).ok());
-    bundle.is_some_and(|pem| certificates_in(&pem).next().is_some())
-        || found.cert_dir.iter().any(|folder| holds_hashed_names(folder))
+    let bundle = found.cert_file.and_then(|bundle| read(&bundle).ok());
+    let directories = own_directories.unwrap_or(found.cert_dir);
+    let has_some = bundle.is_some_and(|pem| certificates_in(&pem).next().is_some())
+        || directories.iter().any(|directory| hashed(directory).next().is_some());
+    if has_some { Ok(()) } else { Err(RootsProblem::None) }
+}
+
+/// The value of an environment variable, unless it is empty.
+fn setting(variable: &str) -> Option<OsString> {
+    env::var_os(variable).filter(|value| !value.is_empty())
+}
+
+/// Checks that the bundle can be read. An empty one is valid, since `/dev/null` means: directories
+/// only.
+fn check_file(file: &Path) -> Result<(), RootsProblem> {
+    let reason = match read(file) {
+        Ok(pem) if pem.is_empty() || certificates_in(&pem).next().is_some() => return Ok(()),
+        Ok(_) => "which holds no certificate".to_owned(),
+        Err(error) => format!("which cannot be read ({error})"),
+    };
+    Err(RootsProblem::Unreadable {
+        variable: CERT_FILE,
+        problem: format!(
+            "is '{}', {reason}; set it to a readable PEM bundle, or unset it to use the system's",
+            file.display()
+        ),
+    })
+}
+
+/// The longest bundle to read, in bytes.
+const LONGEST: u64 = 16 << 20;
+
+fn read(file: &Path) -> io::Result<Vec<u8>> {
+    let mut pem = Vec::new();
+    fs::File::open(file)?.take(LONGEST).read_to_end(&mut pem)?;
+    Ok(pem)
+}
+
+/// Checks that at least one of the directories can be read.
+fn check_directories(directories: &[PathBuf]) -> Result<(), RootsProblem> {
+    let mut errors = Vec::new();
+    for directory in directories {
+        match fs::read_dir(directory) {
+            Ok(_) => return Ok(()),
+            Err(error) => errors.push(format!("'{}' ({error})", directory.display())),
+        }
+    }
+    Err(RootsProblem::Unreadable {
+        variable: CERT_DIR,
+        problem: format!(
+            "names no directory that can be read: {}; set it to a list of directories separated \
+             by colons, or unset it to use the system's",
+            errors.join(", ")
+        ),
+    })
 }
 
 fn certificates_in(pem: &[u8]) -> impl Iterator<Item = Certificate> {
     pem::blocks(pem).filter_map(|block| Certificate::from_pem(block).ok())
 }
 
-/// Whether OpenSSL could find a certificate there: it looks for `HASH.NUMBER` (openssl-rehash(1)).
-fn holds_hashed_names(folder: &Path) -> bool {
-    let hashed = |name: &str| {
+/// The files in which OpenSSL would look for certificates: `HASH.NUMBER` (openssl-rehash(1)).
+fn hashed(directory: &Path) -> impl Iterator<Item = PathBuf> {
+    let is_hashed = |name: &str| {
         name.split_once('.').is_some_and(|(hash, number)| {
             hash.len() == 8
                 && hash.bytes().all(|byte| byte.is_ascii_hexdigit())
@@ -69,11 +153,10 @@ fn holds_hashed_names(folder: &Path) -> bool {
                 && number.bytes().all(|byte| byte.is_ascii_digit())
         })
     };
-    let Ok(entries) = fs::read_dir(folder) else { return false };
-    // A link that dangles leads to no certificate.
-    entries
-        .flatten()
-        .any(|entry| entry.file_name().to_str().is_some_and(hashed) && entry.path().exists())
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let named = entries.filter(move |entry| entry.file_name().to_str().is_some_and(is_hashed));
+    // A dangling link leads to no certificate.
+    named.map(|entry| entry.path()).filter(|path| path.exists())
 }
 
 #[cfg(test)]
@@ -81,17 +164,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_counts_when_openssl_would_find_a_certificate_in_it() {
+    fn a_directory_counts_if_openssl_would_find_a_certificate_in_it() {
         let folder = tempfile::tempdir().unwrap();
         for name in ["README", "ca.pem", "0123456.0", "01234567.", "01234567.r0", "zzzzzzzz.0"] {
             fs::write(folder.path().join(name), "").unwrap();
         }
-        assert!(!holds_hashed_names(folder.path()));
+        assert_eq!(hashed(folder.path()).next(), None);
         let dangling = folder.path().join("01234567.0");
         std::os::unix::fs::symlink("nowhere", &dangling).unwrap();
-        assert!(!holds_hashed_names(folder.path()));
+        assert_eq!(hashed(folder.path()).next(), None);
         fs::write(folder.path().join("01234567.1"), "").unwrap();
-        assert!(holds_hashed_names(folder.path()));
-        assert!(!holds_hashed_names(&folder.path().join("none")));
+        assert!(hashed(folder.path()).next().is_some());
+        assert_eq!(hashed(&folder.path().join("none")).next(), None);
     }
 }

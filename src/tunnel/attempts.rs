@@ -97,7 +97,7 @@ pub async fn connect_in(
         connected = upstream::connect(tunnel, since, deadline).await;
     }
     match connected {
-        Ok((tls, address)) => Ok(TlsUpstream::new(tls, slot, address)),
+        Ok((tls, address)) => Ok(TlsUpstream::new(tls, slot, tunnel.load.count(), address)),
         Err(unexplained) => {
             let failure = unexplained.explain(tunnel).await;
             note_client_limit(&failure, tunnel);
@@ -110,7 +110,7 @@ pub async fn connect_in(
 /// connections of this launcher live.
 fn note_client_limit(failure: &Failure, tunnel: &Tunnel) {
     let is_cut = matches!(failure, Failure::Outage(Step::Unanswered, _));
-    if is_cut && tunnel.figures.open_to_server() > 0 {
+    if is_cut && tunnel.load.connections() > 0 {
         tunnel.figures.turned_away();
     }
 }

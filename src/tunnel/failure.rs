@@ -6,6 +6,7 @@ use std::num::NonZeroUsize;
 
 use nix::errno::Errno;
 
+use super::warnings::{UpstreamEvent, Warning};
 use crate::figures::FailureReason;
 use crate::tls::HandshakeError;
 
@@ -49,13 +50,15 @@ impl Failure {
         !matches!(self, Failure::Misconfigured(_))
     }
 
-    /// The word after `at=` in the log.
-    pub fn event(&self) -> &'static str {
-        match self {
-            Failure::Outage(..) | Failure::Internal(_) => "connection-failed",
-            Failure::Misconfigured(_) => "connection-refused",
-            Failure::QueueTimeout(_) => "queue-timeout",
-        }
+    /// The warning about this failure.
+    pub fn warning(&self, hint: String) -> Warning {
+        let event = match self {
+            Failure::Outage(..) | Failure::Internal(_) => UpstreamEvent::Failed,
+            Failure::Misconfigured(_) => UpstreamEvent::Refused,
+            Failure::QueueTimeout(_) => UpstreamEvent::QueueTimeout,
+        };
+        let reason = Some(self.reason().word());
+        Warning::Upstream { event, reason, error: self.to_string(), hint }
     }
 
     /// The reason under which it is counted.

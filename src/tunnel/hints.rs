@@ -4,7 +4,9 @@
 use std::io;
 
 use super::failure::{Failure, Step, is_out_of_descriptors};
+use super::warnings::Warning;
 use super::{Tunnel, client_limit};
+use crate::figures::FailureReason;
 use crate::names;
 use crate::tls::{Flaw, HandshakeError};
 
@@ -57,7 +59,7 @@ impl Failure {
             // say why.
             Failure::Outage(Step::Unanswered, _) => {
                 let port = another_port(tunnel);
-                match tunnel.figures.open_to_server() {
+                match tunnel.load.connections() {
                     0 => format!(
                         "the server may be down or starting, or {}. If this never works: {port}",
                         limit_of_others()
@@ -176,7 +178,7 @@ pub fn full() -> String {
 
 /// When Redis closed a connection instead of answering, which is not counted any more.
 pub fn unanswered(tunnel: &Tunnel) -> String {
-    match tunnel.figures.open_to_server() {
+    match tunnel.load.connections() {
         0 => format!(
             "Redis may be down or starting behind what speaks TLS for it, or {}",
             limit_of_others()
@@ -198,9 +200,13 @@ pub fn no_password(tunnel: &Tunnel) -> String {
 }
 
 /// When the system gives no new connection.
-pub fn accept_failed(error: &io::Error) -> &'static str {
-    match is_out_of_descriptors(error) {
-        true => "raise the limit on open files (ulimit -Hn); new connections wait meanwhile",
-        false => "new connections wait meanwhile",
-    }
+pub fn accept_failed(error: &io::Error) -> Warning {
+    let (reason, hint) = match is_out_of_descriptors(error) {
+        true => (
+            FailureReason::Descriptors.word(),
+            "raise the limit on open files (ulimit -Hn); new connections wait meanwhile",
+        ),
+        false => ("other", "new connections wait meanwhile"),
+    };
+    Warning::AcceptFailed { error: error.to_string(), hint, reason }
 }

@@ -247,9 +247,8 @@ async fn after_failed_accept(tunnel: &Tunnel, error: io::Error) {
     if error.kind() == io::ErrorKind::ConnectionAborted {
         return;
     }
-    let hint = hints::accept_failed(&error);
     tunnel.figures.accept_failed();
-    warning!(at = "accept-failed", var = tunnel.variable(), error = %error, hint);
+    tunnel.warnings.warn(hints::accept_failed(&error));
     sleep(ACCEPT_PAUSE).await;
 }
 

@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use super::tap::{Progress, Tap};
 use super::{Tunnel, client_limit, hints};
+use crate::figures::ReplyClock;
 
 /// What the status page and the log say about a Redis that takes no more clients.
 const FULL: &str = "Redis answered that it has too many clients";
@@ -16,8 +17,7 @@ pub struct Meter<'a, T> {
     tunnel: &'a Tunnel,
     inner: &'a mut T,
     counted: Progress,
-    /// When a request was sent that is not answered yet, while none was pending.
-    asked: Option<Instant>,
+    replies: ReplyClock<'a>,
     /// Redis has sent something since the last step.
     replied: bool,
     /// Redis has sent something at all.
@@ -27,14 +27,12 @@ pub struct Meter<'a, T> {
 impl<'a, T> Meter<'a, T> {
     /// `asked`: when a request was sent before the relay began.
     pub fn new(tunnel: &'a Tunnel, inner: &'a mut T, asked: Option<Instant>) -> Meter<'a, T> {
-        Meter {
-            tunnel,
-            inner,
-            counted: Progress::default(),
-            asked,
-            replied: false,
-            answered: false,
+        let replies = tunnel.figures.reply_clock();
+        if let Some(asked) = asked {
+            replies.sent(asked);
         }
+        let counted = Progress::default();
+        Meter { tunnel, inner, counted, replies, replied: false, answered: false }
     }
 
     fn first_answer(&mut self, bytes: &[u8]) {
@@ -66,14 +64,12 @@ impl<T: Tap> Tap for Meter<'_, T> {
 
     fn moved(&mut self, progress: Progress, now: Instant) {
         let before = mem::replace(&mut self.counted, progress);
-        let figures = &self.tunnel.figures;
-        figures.moved(progress.sent - before.sent, progress.received - before.received);
-        if mem::take(&mut self.replied)
-            && let Some(since) = self.asked.take()
-        {
-            figures.replied(since, now);
-        } else if progress.sent > before.sent && self.asked.is_none() {
-            self.asked = Some(now);
+        let sent = progress.sent - before.sent;
+        self.tunnel.figures.moved(sent, progress.received - before.received);
+        if mem::take(&mut self.replied) {
+            self.replies.received(now);
+        } else if sent > 0 {
+            self.replies.sent(now);
         }
         self.inner.moved(progress, now);
     }

@@ -7,8 +7,8 @@
 //! them.
 //!
 //! [`failure`] says in a user's words why there is no connection, [`hints`] what to change,
-//! [`diagnosis`] asks the server for it; [`report`] tells the log, and [`refusal`] the app. [`drain`]
-//! is the end of it all.
+//! [`diagnosis`] asks the server for it; [`report`] tells the log, and [`refusal`] the app. [`warnings`]
+//! keeps an outage from filling the log. [`drain`] is the end of it all.
 
 pub mod app;
 pub mod attempts;
@@ -33,11 +33,13 @@ pub mod relay;
 mod report;
 mod resolver;
 pub mod route;
+mod server_load;
 mod socket;
 pub mod stream;
 pub mod tap;
 pub mod upstream;
 mod waiting;
+mod warnings;
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -51,6 +53,8 @@ pub use listener::{Listen, Listener, PortTaken, SocketFolder, serve};
 use pace::Pace;
 use resolver::Resolver;
 pub use route::{Route, SettingNames, Upstream};
+pub use server_load::ServerLoad;
+use warnings::Warnings;
 
 use crate::figures::TunnelFigures;
 use crate::tls::{Connector, Sessions};
@@ -78,16 +82,13 @@ pub struct Tunnel {
     pub settings: ConnectionSettings,
     pub figures: Arc<TunnelFigures>,
     pub limit: Arc<Limit>,
+    load: Arc<ServerLoad>,
     resolver: Resolver,
     sessions: Arc<Sessions>,
     first_handshake: FirstHandshake,
     inquiries: Inquiries,
-    /// Apps that speak TLS.
-    tls_warning: Pace,
-    /// Connections that end without an answer.
-    unanswered_warning: Pace,
-    /// Apps that wait at the limit, and a queue that cannot move.
-    queue_warning: Pace,
+    warnings: Arc<Warnings>,
+    /// A queue that cannot move.
     stuck_warning: Pace,
 }
 
@@ -97,8 +98,10 @@ impl Tunnel {
         connector: Arc<Connector>,
         settings: ConnectionSettings,
         figures: Arc<TunnelFigures>,
+        load: Arc<ServerLoad>,
     ) -> Tunnel {
         figures.set_limit(route.max_connections.map(NonZeroUsize::get));
+        let warnings = Warnings::new(route.variables[0].clone(), route.upstream.to_string());
         Tunnel {
             unverified: Connector::unverified(&route.trust),
             limit: Limit::new(route.max_connections),
@@ -106,14 +109,13 @@ impl Tunnel {
             sessions: Arc::default(),
             first_handshake: FirstHandshake::new(connector.resumes(), settings.connect_timeout),
             inquiries: Inquiries::default(),
-            tls_warning: Pace::default(),
-            unanswered_warning: Pace::default(),
-            queue_warning: Pace::default(),
             stuck_warning: Pace::default(),
             route,
             connector,
             settings,
             figures,
+            load,
+            warnings,
         }
     }
 

@@ -8,6 +8,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::failure::{Failure, Step};
 use super::limit::Slot;
+use super::warnings::{UpstreamEvent, Warning};
 use super::{Tunnel, hints};
 use crate::logging::warning;
 
@@ -53,23 +54,19 @@ pub async fn wait<T>(
 
 fn warn_of_long_wait(tunnel: &Tunnel) {
     let now = Instant::now();
-    let var = tunnel.variable();
     if tunnel.limit.is_stuck(now) && tunnel.stuck_warning.take_turn(now) {
         warning!(
             at = "queue-stuck",
-            var,
+            var = tunnel.variable(),
             upstream = %tunnel.route.upstream,
             error = "the same app connections have held every allowed connection for 10 s, while \
                      others wait",
             hint = hints::queue_stuck(tunnel),
         );
-    } else if tunnel.queue_warning.take_turn(now) {
-        warning!(
-            at = "queue-waiting",
-            var,
-            upstream = %tunnel.route.upstream,
-            error = "an app has waited a second for one of the connections that the tunnel may have",
-            hint = hints::queue(tunnel),
-        );
+    } else {
+        let error = "an app connection has waited for a second: the tunnel is at its limit";
+        let (event, hint) = (UpstreamEvent::QueueWaiting, hints::queue(tunnel));
+        let warning = Warning::Upstream { event, reason: None, error: error.to_owned(), hint };
+        tunnel.warnings.warn(warning);
     }
 }

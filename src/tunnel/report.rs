@@ -2,13 +2,12 @@
 
 use std::io;
 
-use tokio::time::Instant;
-
 use super::app::AppStream;
 use super::failure::Failure;
+use super::warnings::{UpstreamEvent, Warning};
 use super::{Tunnel, hints, refusal};
 use crate::figures::{Arrival, CloseReason};
-use crate::logging::{debug, info, warning};
+use crate::logging::{debug, info};
 
 /// What the log and the status page say when Redis closes instead of answering.
 const UNANSWERED: &str = "the server closed the connection without an answer";
@@ -23,7 +22,7 @@ pub async fn failure(
     let hint = failure.hint(tunnel);
     arrival.failed(failure.reason(), failure.to_string(), hint.clone());
     let (upstream, var) = (&tunnel.route.upstream, tunnel.variable());
-    warning!(at = failure.event(), var, upstream = %upstream, error = %failure, hint);
+    tunnel.warnings.warn(failure.warning(hint.clone()));
     if failure.is_outage() {
         return;
     }
@@ -43,12 +42,8 @@ pub async fn app_speaks_tls(app: &mut AppStream, tunnel: &Tunnel) {
     if let Err(error) = app.hang_up().await {
         debug!(at = "connection-gone", var, error = %error);
     }
-    // An app may try again a hundred times a second.
-    if tunnel.tls_warning.take_turn(Instant::now()) {
-        warning!(at = "app-speaks-tls", var, peer = %peer, msg = hints::APP_SPEAKS_TLS);
-    } else {
-        info!(at = "app-speaks-tls", var, peer = %peer, msg = hints::APP_SPEAKS_TLS);
-    }
+    let (peer, msg) = (peer.to_string(), hints::APP_SPEAKS_TLS);
+    tunnel.warnings.warn(Warning::AppSpeaksTls { peer, msg });
 }
 
 /// Counts and logs an app that gave up while it waited for Redis.
@@ -71,15 +66,8 @@ pub fn abandoned(
 /// Counts and logs that Redis closed a connection instead of answering. A TLS front does so whose
 /// Redis is down or at its maxclients: the reset overtakes Redis's error message.
 pub fn unanswered(tunnel: &Tunnel) {
-    let (error, hint) = (UNANSWERED, hints::unanswered(tunnel));
-    tunnel.figures.unanswered(error.to_owned(), hint.clone());
-    if tunnel.unanswered_warning.take_turn(Instant::now()) {
-        warning!(
-            at = "connection-unanswered",
-            var = tunnel.variable(),
-            upstream = %tunnel.route.upstream,
-            error,
-            hint,
-        );
-    }
+    let (error, hint) = (UNANSWERED.to_owned(), hints::unanswered(tunnel));
+    tunnel.figures.unanswered(error.clone(), hint.clone());
+    let event = UpstreamEvent::Unanswered;
+    tunnel.warnings.warn(Warning::Upstream { event, reason: None, error, hint });
 }

@@ -16,6 +16,7 @@ use tokio_native_tls::TlsStream;
 
 use super::limit::Slot;
 use super::read_ahead::ReadAhead;
+use super::server_load::Counted;
 use crate::figures::UpstreamState;
 use crate::tls::is_unannounced_close;
 
@@ -28,6 +29,8 @@ pub struct TlsUpstream {
     tls: TlsStream<ReadAhead>,
     /// The permission to have this connection, given back once it is closed.
     slot: Slot,
+    /// Counts the connection while it lives.
+    _counted: Counted,
     pub address: SocketAddr,
     pub made: Instant,
     /// OpenSSL has given all that it had: it is not asked again before something arrives.
@@ -36,9 +39,14 @@ pub struct TlsUpstream {
 }
 
 impl TlsUpstream {
-    pub fn new(tls: TlsStream<ReadAhead>, slot: Slot, address: SocketAddr) -> TlsUpstream {
+    pub fn new(
+        tls: TlsStream<ReadAhead>,
+        slot: Slot,
+        counted: Counted,
+        address: SocketAddr,
+    ) -> TlsUpstream {
         let (exhausted, close_notify_sent, made) = (false, false, Instant::now());
-        TlsUpstream { tls, slot, address, made, exhausted, close_notify_sent }
+        TlsUpstream { tls, slot, _counted: counted, address, made, exhausted, close_notify_sent }
     }
 
     /// Closes the connection, and returns its slot for another.

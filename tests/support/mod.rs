@@ -2,6 +2,8 @@
 
 #![allow(dead_code)] // Each test file uses its own part.
 
+pub mod dist;
+pub mod figures;
 pub mod launcher;
 pub mod links;
 pub mod peer;
@@ -12,9 +14,10 @@ pub mod resp;
 pub mod scripted;
 pub mod servers;
 pub mod slow_link;
+pub mod snippets;
 pub mod status;
 
-use std::io::{ErrorKind, Read};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus};
@@ -104,6 +107,13 @@ pub fn heed_signals(command: &mut Command) {
     }
 }
 
+/// Says that the running test is skipped, and why. bin/test counts these lines, so they are written
+/// past the test harness, which hides what a successful test prints.
+pub fn skip(reason: &str) {
+    let line = format!("skipped: {reason}\n");
+    std::io::stderr().write_all(line.as_bytes()).unwrap();
+}
+
 /// Reads to the end and says how it came.
 pub fn rest(stream: &mut impl Read) -> (Vec<u8>, Option<ErrorKind>) {
     let mut all = Vec::new();
@@ -125,7 +135,7 @@ pub fn faketime() -> Option<&'static str> {
     ];
     let found = LIBRARIES.into_iter().find(|path| std::path::Path::new(path).exists());
     if found.is_none() {
-        eprintln!("skipped: there is no libfaketime here");
+        skip("there is no libfaketime here");
     }
     found
 }

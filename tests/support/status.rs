@@ -7,13 +7,13 @@ use std::os::unix::fs::MetadataExt;
 
 use super::{PATIENCE, eventually};
 
-/// Where a launcher serves its status page.
+/// The status page of a launcher.
 #[derive(Debug, Clone, Copy)]
 pub struct StatusPage {
     pub port: u16,
 }
 
-/// What it answers.
+/// An answer of the page.
 #[derive(Debug)]
 pub struct Answer {
     pub code: u16,
@@ -22,7 +22,8 @@ pub struct Answer {
 }
 
 impl StatusPage {
-    /// Of a launcher with `STUNNEL_STATUS_ADDRESS=0`, whose tunnels listen on these ports.
+    /// Finds the page of a launcher with `STUNNEL_STATUS_ADDRESS=0` whose tunnels listen on these
+    /// ports.
     pub fn of(launcher: i32, tunnels: &[u16]) -> StatusPage {
         eventually("a status page", || {
             let ports = ports_of(launcher);
@@ -44,7 +45,7 @@ impl StatusPage {
             .expect("an answer")
     }
 
-    /// `None` where no HTTP is spoken.
+    /// `None` if there is no HTTP answer.
     pub fn ask(&self, request: &str) -> Option<Answer> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -56,16 +57,15 @@ impl StatusPage {
         Some(Answer { code, head: head.to_owned(), body: body.to_owned() })
     }
 
-    /// The value of a sample in Prometheus's text format, by its name with its labels; `None` if
-    /// there is none.
+    /// The value of a sample, by its name with its labels.
     pub fn metric(&self, sample: &str) -> Option<f64> {
-        let text = self.get_as("/metrics", "text/plain").body;
+        let text = self.get("/metrics").body;
         let value = text.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '))?;
         Some(value.parse().expect("a number"))
     }
 }
 
-/// The ports of 127.0.0.1 on which a process listens, in the order of their numbers (proc_net(5)).
+/// The IPv4 ports on which a process listens, in ascending order (proc_net(5)).
 fn ports_of(pid: i32) -> Vec<u16> {
     const LISTENS: &str = "0A";
     let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten();

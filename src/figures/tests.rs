@@ -1,0 +1,128 @@
+//! Tests of the figures as a whole.
+
+use super::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn figures() -> Figures {
+    let labels = |variable: &str, upstream: &str| TunnelLabels {
+        variables: vec![variable.to_owned()],
+        upstream: upstream.to_owned(),
+        verify: "none",
+    };
+    Figures::new(vec![labels("A", "h:1"), labels("B", "h:1"), labels("C", "g:1")], 7)
+}
+
+/// The first tunnel's figures now.
+fn first_of(figures: &Figures) -> TunnelSnapshot {
+    figures.snapshot(Instant::now()).tunnels.swap_remove(0)
+}
+
+fn fail(figures: &Figures) {
+    let mut arrival = figures.tunnels()[0].accept(Instant::now());
+    arrival.failed(FailureReason::TlsEof, "cut".to_owned(), "less".to_owned());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_accepted_connection_is_open_or_closed_or_failed() {
+    let figures = figures();
+    let tunnel = &figures.tunnels()[0];
+    let _open = tunnel.accept(Instant::now());
+    tunnel.accept(Instant::now()).closed(CloseReason::Idle);
+    drop(tunnel.accept(Instant::now()));
+    fail(&figures);
+    let mut both = tunnel.accept(Instant::now());
+    both.failed(FailureReason::Internal, String::new(), String::new());
+    both.closed(CloseReason::RedisReset);
+    drop(both);
+    let counts = first_of(&figures).counts;
+    assert_eq!((counts.accepted.get(), counts.open.get(), counts.failed_in_all()), (5, 1, 2));
+    assert_eq!(counts.closed.iter().map(Counter::get).sum::<u64>(), 2);
+    assert_eq!(counts.closed[CloseReason::Drain as usize].get(), 1);
+    assert_eq!(figures.totals().connections, 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tunnel_fails_from_the_first_failure_to_an_answer() {
+    let figures = figures();
+    let since = || first_of(&figures).failing_since;
+    assert_eq!(since(), None);
+    fail(&figures);
+    let first = since();
+    fail(&figures);
+    assert!(first.is_some() && since() == first);
+    let tunnel = &figures.tunnels()[0];
+    tunnel.accept(Instant::now()).ready(Instant::now());
+    assert_eq!(since(), first, "a TLS front may be up without Redis");
+    tunnel.answered();
+    assert_eq!(since(), None);
+    let failure = first_of(&figures).failure;
+    assert_eq!(failure.map(|failure| failure.error), Some("cut".to_owned()), "still shown");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_lapses_after_a_minute_without_attempts() {
+    let figures = figures();
+    let seen = || {
+        let tunnel = first_of(&figures);
+        (tunnel.failing_since.is_some(), tunnel.has_lapsed)
+    };
+    assert_eq!(seen(), (false, false));
+    for _ in 0..3 {
+        fail(&figures);
+        tokio::time::advance(LAPSE - SECOND).await;
+        assert_eq!(seen(), (true, false));
+    }
+    tokio::time::advance(SECOND).await;
+    assert_eq!(seen(), (false, true));
+    fail(&figures);
+    assert_eq!(seen(), (true, false));
+    figures.tunnels()[0].answered();
+    assert_eq!(seen(), (false, false));
+}
+
+#[tokio::test(start_paused = true)]
+async fn connections_to_one_server_add_up_across_tunnels() {
+    let figures = figures();
+    let [a, b, c] = figures.tunnels() else { panic!("three") };
+    let mut first = a.hold(UpstreamState::Connecting);
+    assert_eq!(first_of(&figures).open_to_server, 0, "an attempt does not count");
+    let second = a.hold(UpstreamState::Idle);
+    let _other = b.hold(UpstreamState::Relaying);
+    let _elsewhere = c.hold(UpstreamState::Relaying);
+    first.is_now(UpstreamState::Relaying);
+    let seen = figures.snapshot(Instant::now()).tunnels;
+    assert_eq!([0, 1, 2].map(|index| seen[index].open_to_server), [3, 3, 1]);
+    drop(second);
+    let seen = first_of(&figures);
+    assert_eq!(UpstreamState::ALL.map(|state| seen.counts.upstream(state)), [1, 0, 0]);
+    assert_eq!((seen.counts.held(), seen.counts.peak.get(), seen.open_to_server), (1, 2, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_history_needs_no_timer() {
+    let figures = figures();
+    let tunnel = &figures.tunnels()[0];
+    fail(&figures);
+    let held = tunnel.hold(UpstreamState::Relaying);
+    tokio::time::advance(200 * SECOND).await;
+    drop(held);
+    let clock = tunnel.reply_clock();
+    clock.sent(Instant::now() - SECOND / 100);
+    clock.received(Instant::now());
+    let seen = first_of(&figures);
+    assert_eq!((seen.recent.accepted, seen.recent.failed_in_all()), (1, 1));
+    let peaks: Vec<_> = seen.graph.iter().map(|point| point.peak).collect();
+    // The connection was open for six slots of 30 s, and closed in the seventh.
+    assert_eq!(peaks, [1, 1, 1, 1, 1, 1, 1]);
+    tokio::time::advance(SLOT).await;
+    let seen = first_of(&figures);
+    assert_eq!(seen.graph.last().map(|point| point.peak), Some(0));
+    assert_eq!(seen.recent.reply_wait.iter().sum::<u32>(), 1);
+    tokio::time::advance(RECENT + SLOT).await;
+    let seen = first_of(&figures);
+    assert_eq!((seen.recent.accepted, seen.recent.failed_in_all()), (0, 0));
+    tokio::time::advance(3600 * SECOND).await;
+    let seen = first_of(&figures);
+    assert_eq!((seen.graph.len(), seen.counts.accepted.get()), (POINTS, 1));
+}

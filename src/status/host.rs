@@ -1,0 +1,61 @@
+//! Which `Host` headers are accepted.
+//!
+//! Any website can make a name of its own resolve to 127.0.0.1 and then have a browser read what is
+//! served there (DNS rebinding, <https://owasp.org/www-community/attacks/DNS_Rebinding>). The
+//! `Host` header gives the attack away. Other addresses are served to the network anyway, and
+//! scrapers know them by many names.
+
+use std::net::{IpAddr, SocketAddr};
+
+#[derive(Debug, Clone)]
+pub enum HostCheck {
+    /// Every host is accepted.
+    Off,
+    /// IP addresses, `localhost` and this name, the one that the user bound, are accepted.
+    Named(String),
+}
+
+impl HostCheck {
+    /// For what listens on `address`, to which the user's setting `name` resolved.
+    pub fn new(address: SocketAddr, name: &str) -> HostCheck {
+        match address.ip().to_canonical().is_loopback() {
+            true => HostCheck::Named(name.to_owned()),
+            false => HostCheck::Off,
+        }
+    }
+
+    /// Whether a request to `authority`, a host with or without a port, is accepted.
+    pub fn accepts(&self, authority: &str) -> bool {
+        let HostCheck::Named(name) = self else { return true };
+        let host = match authority.rsplit_once(':') {
+            Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+            _ => authority,
+        };
+        let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        bracketed.unwrap_or(host).parse::<IpAddr>().is_ok()
+            || host.eq_ignore_ascii_case("localhost")
+            || host.eq_ignore_ascii_case(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_loopback_checks_hosts() {
+        for (address, checks) in [
+            ("127.0.0.1:1", true),
+            ("127.3.2.1:1", true),
+            ("[::1]:1", true),
+            ("[::ffff:127.0.0.1]:1", true),
+            ("0.0.0.0:1", false),
+            ("[::]:1", false),
+            ("10.0.0.7:1", false),
+        ] {
+            let check = HostCheck::new(address.parse().unwrap(), "localhost");
+            assert_eq!(check.accepts("evil.example"), !checks, "{address}");
+            assert!(check.accepts("localhost:9121"), "{address}");
+        }
+    }
+}

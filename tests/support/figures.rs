@@ -1,0 +1,130 @@
+//! A launcher whose figures are read in every way.
+
+use std::fs::{self, File};
+use std::io::Write;
+
+use serde_json::Value;
+
+use super::launcher::{Held, Launcher, port_of};
+use super::resp::Client;
+use super::servers::PASSWORD;
+use super::status::StatusPage;
+use super::{eventually, rest};
+
+/// Prints the URL of each variable in `REDIS_STUNNEL_URLS`, then runs until its input ends.
+const HOLD_ALL: &str = "for name in $REDIS_STUNNEL_URLS; do eval \"echo \\$$name\"; done
+                        exec cat >/dev/null";
+
+/// A launcher with a status page, and with metrics in its log each second.
+pub struct Scene {
+    pub held: Held,
+    pub page: StatusPage,
+    /// The variables and their local ports.
+    pub ports: Vec<(String, u16)>,
+    /// The log, which can be read while the launcher runs.
+    pub log: tempfile::NamedTempFile,
+}
+
+impl Scene {
+    /// With a tunnel for each URL.
+    pub fn new(urls: &[(&str, String)], set: impl FnOnce(Launcher) -> Launcher) -> Scene {
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let names: Vec<&str> = urls.iter().map(|(name, _)| *name).collect();
+        let mut launcher = Launcher::script(HOLD_ALL)
+            .env("REDIS_STUNNEL_URLS", names.join(" "))
+            .env("STUNNEL_STATUS_ADDRESS", "0")
+            .env("STUNNEL_METRICS_INTERVAL", "1s");
+        for (name, url) in urls {
+            launcher = launcher.env(name, url);
+        }
+        launcher.command.stderr(File::create(log.path()).unwrap());
+        let mut held = set(launcher).start_held();
+        let mut ports = vec![(names[0].to_owned(), held.port)];
+        for name in &names[1..] {
+            ports.push(((*name).to_owned(), port_of(&held.running.line())));
+        }
+        let taken: Vec<u16> = ports.iter().map(|(_, port)| *port).collect();
+        let page = StatusPage::of(held.running.pid(), &taken);
+        Scene { held, page, ports, log }
+    }
+
+    /// With one tunnel, for `REDIS_URL`.
+    pub fn of(url: &str) -> Scene {
+        Scene::new(&[("REDIS_URL", url.to_owned())], |launcher| launcher)
+    }
+
+    /// Waits until the launcher has opened all descriptors that it opens once. COMMAND may start
+    /// earlier.
+    pub fn has_settled(&self) {
+        assert_eq!(self.page.get("/healthz").code, 200);
+        eventually("--status finds it", || {
+            let said = Launcher::new(["--status"]).run().stdout;
+            said.contains(&format!(" pid {} ", self.held.running.pid())).then_some(())
+        });
+    }
+
+    pub fn port(&self, variable: &str) -> u16 {
+        self.ports.iter().find(|(name, _)| name == variable).expect("a tunnel").1
+    }
+
+    pub fn client(&self) -> Client {
+        Client::connect(self.ports[0].1, PASSWORD)
+    }
+
+    /// Sends a request through a tunnel, and returns what the app reads.
+    pub fn exchange(&self, variable: &str) -> Vec<u8> {
+        let mut app = Client::open(self.port(variable)).stream.into_inner();
+        // The connection may be closed before the request is sent; then there is nothing to read.
+        let _ = app.write_all(b"PING\r\n");
+        rest(&mut app).0
+    }
+
+    /// A sample of `/metrics`, by its name without the prefix, and its labels.
+    pub fn metric(&self, sample: &str) -> Option<f64> {
+        self.page.metric(&format!("start_stunnel_{sample}"))
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.page.get("/status.json").body).expect("JSON")
+    }
+
+    /// What `--status` prints about a tunnel of this launcher, and the exit code.
+    pub fn status(&self, variable: &str) -> (String, i32) {
+        let ended = Launcher::new(["--status"]).run();
+        let pid = format!("start-stunnel 0.1.0 pid {} ", self.held.running.pid());
+        let of_us = ended.stdout.split("\n\n").find(|part| part.contains(&pid));
+        let of_us = of_us.unwrap_or_else(|| panic!("{pid} is not in {}", ended.stdout));
+        let begin = of_us.find(&format!("{variable} → ")).expect("a block");
+        let end = of_us[begin..].find("\n    Moved").expect("its last row");
+        (of_us[begin..begin + end].to_owned(), ended.code())
+    }
+
+    /// The sum of a key in the metrics lines of a tunnel.
+    pub fn logged(&self, variable: &str, key: &str) -> u64 {
+        let log = fs::read_to_string(self.log.path()).unwrap();
+        let lines =
+            log.lines().filter(|line| line.contains(&format!(" at=metrics source={variable} ")));
+        let values = lines.filter_map(|line| {
+            let (_, rest) = line.split_once(&format!(" {key}="))?;
+            rest.split(' ').next()?.parse::<u64>().ok()
+        });
+        values.sum()
+    }
+
+    /// Checks that a tunnel has failed once for this reason, wherever that can be read.
+    pub fn failed_once(&self, variable: &str, reason: &str) {
+        let sample =
+            format!("connections_failed_total{{tunnel=\"{variable}\",reason=\"{reason}\"}}");
+        eventually(&format!("{variable} fails"), || (self.metric(&sample)? == 1.0).then_some(()));
+        let page = self.page.get("/").body;
+        assert!(page.contains(&format!(" · {reason} 1")), "{page}");
+        let (text, code) = self.status(variable);
+        let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(words.contains(&format!(" · {reason} 1 ")), "{text}");
+        assert!(words.contains(" FAILING since ") && code == 1, "{code} {text}");
+        let key = format!("count#redis-tunnel.failed.{}", reason.replace('_', "-"));
+        eventually(&format!("{key} of {variable} is logged"), || {
+            (self.logged(variable, &key) == 1).then_some(())
+        });
+    }
+}
