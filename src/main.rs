@@ -15,7 +15,7 @@ use start_stunnel::listen;
 use start_stunnel::logging::{self, LogSettings};
 use start_stunnel::plan::Plan;
 use start_stunnel::supervisor::{self, Inherited};
-use start_stunnel::{announce, check, exit, status, tls};
+use start_stunnel::{announce, check, exit, status};
 
 /// For C code, OpenSSL's above all, as well: the crate's feature `override` sees to that.
 #[cfg(target_env = "musl")]
@@ -55,7 +55,6 @@ enum Task {
 
 /// What must happen while there is one thread only; returns the rest, and how it is to log. Where
 /// the switch says so, it becomes COMMAND, and does not return.
-#[expect(unsafe_code)]
 fn prepare(invocation: Invocation, environment: Environment) -> (Task, LogSettings) {
     let log_for_errors = configuration::log_settings_for_errors(&invocation, &environment);
     let configuration = match configuration::read(&invocation, &environment) {
@@ -72,8 +71,6 @@ fn prepare(invocation: Invocation, environment: Environment) -> (Task, LogSettin
     let Configuration { settings, variables, others, unknown } = configuration;
     let log = settings.log;
     let plan = Plan::new(variables);
-    // SAFETY: this is the only thread.
-    unsafe { tls::roots::keep_from_native_tls() };
     if invocation.check {
         supervisor::forbid_core_dumps();
         return (Task::Check(plan, settings, Unused { others, unknown }), log);

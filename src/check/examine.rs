@@ -114,8 +114,8 @@ async fn examine(tunnel: &Tunnel, wishes: Wishes) -> Report {
     let (handshake, took) = timed(deadline, Step::Tls, unverified).await;
     // It takes any certificate: there is none to be explained.
     let handshake = handshake.map_err(Unexplained::bare);
-    let certificate =
-        handshake.and_then(|(tls, _)| certificate_of(&tls).map_err(Failure::Misconfigured));
+    let unreadable = || Failure::Misconfigured(HandshakeError::unreadable_certificate());
+    let certificate = handshake.and_then(|(tls, _)| certificate_of(&tls).ok_or_else(unreadable));
     let subject = certificate.as_ref().map(|certificate| certificate.subject.clone());
     let failure = report.record(CheckStep::Tls, took, subject, tunnel);
     let Ok(certificate) = certificate else {

@@ -1,47 +1,42 @@
-//! The system's certificates, read once and only when something is verified against them.
-//!
-//! native-tls reads them for every connector, even for one that is told to do without: 30 ms of CPU
-//! and 2 MiB each time. So we hide the bundle from it, and load it once.
+//! The system's CA certificates, read once and only when something is verified against them: that
+//! takes 30 ms of CPU and 2 MiB.
 
-#![allow(unsafe_code)]
-
-use std::env;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::OnceLock;
 
-use native_tls::Certificate;
+use openssl::error::ErrorStack;
+use openssl::ssl::SslFiletype;
+use openssl::x509::X509;
+use openssl::x509::store::{X509Lookup, X509StoreBuilderRef};
 
 use super::pem;
 
-/// The variable by which OpenSSL is told where the bundle is (openssl-env(7)).
-const CERT_FILE: &str = "SSL_CERT_FILE";
-
-/// The bundle that native-tls would have read.
-static BUNDLE: OnceLock<PathBuf> = OnceLock::new();
-static ROOTS: OnceLock<Vec<Certificate>> = OnceLock::new();
-
-/// Keeps native-tls from reading the system's bundle. COMMAND's environment is not affected, if it
-/// was copied before.
-///
-/// Folders of certificates (SSL_CERT_DIR) are left to it: OpenSSL looks into them only when it
+/// Adds the system's bundle, and its folders of certificates, into which OpenSSL looks only when it
 /// must.
 ///
-/// # Safety
-/// No other thread may run yet: this changes the process's environment.
-pub unsafe fn keep_from_native_tls() {
-    if let Some(bundle) = openssl_probe::probe().cert_file {
-        BUNDLE.get_or_init(|| bundle);
-        // SAFETY: as this function demands of its caller.
-        unsafe { env::set_var(CERT_FILE, "/dev/null") };
+/// # Errors
+/// When OpenSSL has no memory.
+pub fn add_to(store: &mut X509StoreBuilderRef) -> Result<(), ErrorStack> {
+    for certificate in of_bundle() {
+        store.add_cert(certificate.clone())?;
     }
+    let folders = store.add_lookup(X509Lookup::hash_dir())?;
+    for folder in openssl_probe::probe().cert_dir {
+        if let Some(folder) = folder.to_str() {
+            folders.add_dir(folder, SslFiletype::PEM)?;
+        }
+    }
+    Ok(())
 }
 
-/// The certificates of the bundle. One that cannot be read is left out: a bundle of the system's is
-/// not the user's to mend.
-pub fn of_bundle() -> &'static [Certificate] {
+/// The certificates of the bundle. An unreadable one is left out: the system's bundle is not the
+/// user's to repair.
+fn of_bundle() -> &'static [X509] {
+    static ROOTS: OnceLock<Vec<X509>> = OnceLock::new();
     let read = || {
-        let pem = BUNDLE.get().and_then(|bundle| fs::read(bundle).ok()).unwrap_or_default();
+        let bundle = openssl_probe::probe().cert_file;
+        let pem = bundle.and_then(|bundle| fs::read(bundle).ok()).unwrap_or_default();
         certificates_in(&pem).collect()
     };
     ROOTS.get_or_init(read)
@@ -55,8 +50,8 @@ pub fn exist() -> bool {
         || found.cert_dir.iter().any(|folder| holds_hashed_names(folder))
 }
 
-fn certificates_in(pem: &[u8]) -> impl Iterator<Item = Certificate> {
-    pem::blocks(pem).filter_map(|block| Certificate::from_pem(block).ok())
+fn certificates_in(pem: &[u8]) -> impl Iterator<Item = X509> {
+    pem::blocks(pem).filter_map(|block| X509::from_pem(block).ok())
 }
 
 /// Whether OpenSSL could find a certificate there: it looks for `HASH.NUMBER` (openssl-rehash(1)).

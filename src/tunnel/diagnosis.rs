@@ -96,14 +96,14 @@ impl Unexplained {
     }
 }
 
-/// OpenSSL's verdict on the certificate at `address` in plain words: native-tls shows a certificate
-/// only when a handshake succeeds, so another one is made that takes any.
+/// OpenSSL's verdict on the certificate at `address` in plain words. OpenSSL keeps a certificate
+/// only when its handshake succeeds, so this makes another connection, which accepts any.
 async fn explain(tunnel: &Tunnel, address: SocketAddr, flaw: Flaw, verdict: String) -> String {
     let host = tunnel.route.upstream.host_name();
     let certificate = async {
         let stream = TcpStream::connect(address).await.ok()?;
         let tls = tunnel.unverified.connect(&host, stream, &Arc::default()).await.ok()?;
-        certificate_of(&tls).ok()
+        certificate_of(&tls)
     };
     // A server that does not show it again, in time or at all, takes nothing from the verdict.
     match timeout(EXPLANATION, certificate).await.ok().flatten() {

@@ -112,7 +112,14 @@ pub fn certificate(flaw: Flaw, tunnel: &Tunnel) -> String {
         [names::VERIFY, names::CA_FILE, names::PIN, names::SERVER_NAME].map(|name| names.of(name));
     let cure = match flaw {
         Flaw::Name => format!("set {name} to a name on the certificate, or {verify}=ca"),
-        Flaw::Date => format!("renew it; until then set {verify}=none and {pin} to its key"),
+        Flaw::Expired => format!("renew it; until then set {verify}=none and {pin} to its key"),
+        Flaw::NotYetValid => format!(
+            "check this machine's clock; if it is right, set {verify}=none and {pin} to its key \
+             until then"
+        ),
+        Flaw::Key => "give the server a usual key: ECDSA, or RSA with 2048 to 4096 bits and the \
+                      exponent 65537"
+            .to_owned(),
         Flaw::Chain if tunnel.route.trust.pins.is_empty() => format!(
             "set {ca} to its CA, or {pin} to its key together with {verify}=none (start-stunnel \
              --check prints both)"

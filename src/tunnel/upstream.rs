@@ -9,7 +9,6 @@ use std::time::Duration;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
-use tokio_native_tls::TlsStream;
 
 use super::Tunnel;
 use super::diagnosis::{Silence, Unexplained, question_silence, speaks_plaintext};
@@ -18,7 +17,7 @@ use super::first_handshake::SLOW_TCP;
 use super::read_ahead::ReadAhead;
 use super::socket::{keep_alive, send_at_once};
 use crate::figures::UpstreamState;
-use crate::tls::{Connector, HandshakeError, Sessions, names_and_end_of};
+use crate::tls::{Connector, HandshakeError, Sessions, TlsStream, names_and_end_of};
 
 /// How long one address has before the next one is tried beside it (RFC 8305 section 5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
@@ -131,7 +130,7 @@ pub async fn handshake(
     let stream = ReadAhead::new(stream, held);
     let heard = stream.heard();
     let tls = tokio::select! {
-        finished = connector.shake_hands(&host, stream, sessions) => finished,
+        finished = connector.connect(&host, stream, sessions) => finished,
         silence = question_silence(tunnel, address, &heard) => match silence {
             Silence::OfPlaintext => Err(HandshakeError::NoTls.into()),
             Silence::Unquestioned => {
@@ -139,12 +138,14 @@ pub async fn handshake(
             }
         },
     };
-    let (tls, resumed) = tls.map_err(|error| Unexplained::of(address, error, &heard))?;
-    note_handshake(tunnel, &tls, resumed, started);
+    let mut tls = tls.map_err(|error| Unexplained::of(address, error, &heard))?;
+    tls.get_mut().permit_silence();
+    note_handshake(tunnel, &tls, started);
     Ok((tls, address))
 }
 
-fn note_handshake(tunnel: &Tunnel, tls: &TlsStream<ReadAhead>, resumed: bool, started: Instant) {
+fn note_handshake(tunnel: &Tunnel, tls: &TlsStream<ReadAhead>, started: Instant) {
+    let resumed = tls.ssl().session_reused();
     tunnel.figures.shook_hands(resumed, started.elapsed());
     // A server that resumes a session shows none.
     if !resumed && let Some((names, end)) = names_and_end_of(tls) {
@@ -169,9 +170,10 @@ async fn in_turn(
     let stream = ReadAhead::new(stream, held);
     let heard = stream.heard();
     let host = tunnel.route.upstream.host_name();
-    let tls = connector.shake_hands(&host, stream, sessions).await;
-    let (tls, resumed) = tls.map_err(|error| Unexplained::of(address, error, &heard))?;
-    note_handshake(tunnel, &tls, resumed, started);
+    let tls = connector.connect(&host, stream, sessions).await;
+    let mut tls = tls.map_err(|error| Unexplained::of(address, error, &heard))?;
+    tls.get_mut().permit_silence();
+    note_handshake(tunnel, &tls, started);
     Ok((tls, address))
 }
 
