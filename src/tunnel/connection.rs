@@ -12,6 +12,7 @@ use super::drain::Connections;
 use super::ends::Ends;
 use super::failure::{Failure, is_hang_up};
 use super::meter::Meter;
+use super::refusal::FirstRequest;
 use super::relay::{Begun, Relay, RelayEnd, Side};
 use super::stream::TlsUpstream;
 use super::tap::{NoTap, Progress, Tap};
@@ -92,7 +93,10 @@ impl<'t> Connection<'t> {
                     return Some(upstream);
                 }
                 Err(failure) => {
-                    report::failure(&failure, app, &mut self.arrival, self.tunnel).await;
+                    // A second connection is for a request that was read from the app before.
+                    let first = FirstRequest::read_if(self.was_ready);
+                    let arrival = &mut self.arrival;
+                    report::failure(&failure, app, first, arrival, self.tunnel).await;
                     self.ends.finish();
                     return None;
                 }
@@ -184,7 +188,9 @@ impl<'t> Connection<'t> {
 
     /// Reports a failure to the log, and to the app if it can be told.
     pub async fn fail(&mut self, failure: Failure) {
-        report::failure(&failure, &mut self.ends.app, &mut self.arrival, self.tunnel).await;
+        let first = FirstRequest::read_if(self.moved.sent > 0);
+        let (app, arrival) = (&mut self.ends.app, &mut self.arrival);
+        report::failure(&failure, app, first, arrival, self.tunnel).await;
     }
 
     /// Closes the connection of an app that turned out to speak TLS. Redis was not sent a byte.
