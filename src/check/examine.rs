@@ -262,11 +262,7 @@ async fn speak(tunnel: &Tunnel, wishes: &Wishes, deadline: tokio::time::Instant)
             let nothing = Outcome::Skipped("no password in the URL".to_owned());
             spoken.record(CheckStep::Auth, nothing, Duration::ZERO, None)
         }
-        Some(known) => {
-            let (reply, took) = ask(tunnel, &mut stream, &known.auth_command(), deadline).await;
-            let outcome = judge_auth(&reply, credentials);
-            spoken.record(CheckStep::Auth, outcome, took, advice_on(&reply, tunnel))
-        }
+        Some(known) => authenticate(tunnel, &mut stream, known, deadline, &mut spoken).await,
     };
     if !goes_on {
         return spoken;
@@ -286,6 +282,40 @@ async fn speak(tunnel: &Tunnel, wishes: &Wishes, deadline: tokio::time::Instant)
     // A server that tells nothing, in time or at all, works all the same.
     let _ = timeout_at(deadline, asking).await;
     spoken
+}
+
+/// AUTH with the URL's user and password; says whether the next step is reached. Redis 5 and older
+/// know no users: there, as clients do, with the password alone.
+async fn authenticate(
+    tunnel: &Tunnel,
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    known: &Credentials,
+    deadline: tokio::time::Instant,
+    spoken: &mut Spoken,
+) -> bool {
+    let (reply, took) = ask(tunnel, stream, &known.auth_command(), deadline).await;
+    if known.user().is_none() || !knows_no_users(&reply) {
+        let outcome = judge_auth(&reply, Some(known));
+        return spoken.record(CheckStep::Auth, outcome, took, advice_on(&reply, tunnel));
+    }
+    let password_alone = known.auth_command_without_user();
+    let (reply, more) = ask(tunnel, stream, &password_alone, deadline).await;
+    let mut outcome = judge_auth(&reply, Some(known));
+    if let Outcome::Ok(detail) = &mut outcome
+        && detail.is_empty()
+    {
+        *detail = "with the password alone: this Redis (5 or older) knows no users. Clients that \
+                   insist on the URL's user fail"
+            .to_owned();
+    }
+    spoken.record(CheckStep::Auth, outcome, took + more, advice_on(&reply, tunnel))
+}
+
+/// Whether AUTH with a user was refused by a Redis before 6.
+fn knows_no_users(reply: &Result<String, NoReply>) -> bool {
+    reply.as_ref().is_ok_and(|line| {
+        line.to_ascii_lowercase().starts_with("-err wrong number of arguments for 'auth'")
+    })
 }
 
 /// Whether Redis has every database that a URL names.

@@ -32,8 +32,13 @@ const EXCESSIVE_MESSAGE_SIZE: i32 = 152;
 const CERTIFICATE_REQUIRED: i32 = 1116;
 /// SSL_R_SSLV3_ALERT_HANDSHAKE_FAILURE, by which a TLS 1.2 server misses a client certificate, too.
 const HANDSHAKE_FAILURE: i32 = 1040;
+/// SSL_R_TLSV1_UNRECOGNIZED_NAME.
+const UNRECOGNIZED_NAME: i32 = 1112;
 /// Alerts about the client's certificate: bad, unsupported, revoked, expired, unknown, unknown CA.
 const CLIENT_CERTIFICATE_REFUSED: [i32; 6] = [1042, 1043, 1044, 1045, 1046, 1048];
+
+/// How much of an issuer's name is shown: the app's error has to hold the remedy as well.
+const LONGEST_ISSUER: usize = 60;
 
 /// Whether a reason is one of ERR_R_FATAL: memory is short, or OpenSSL at a loss, whatever the peer
 /// said. The flags of OpenSSL 3 (ERR_RFLAG_FATAL and ERR_RFLAG_COMMON), or the numbers below every
@@ -63,6 +68,8 @@ pub enum HandshakeError {
     ClientCertificateWanted,
     /// The server refuses the client certificate, for this reason.
     ClientCertificateRefused(String),
+    /// The server has no certificate for the name that it was asked for, or demands one (SNI).
+    UnknownName,
     /// No TLS version suits both.
     NoCommonVersion,
     /// The two sides do not agree otherwise, for OpenSSL's reason.
@@ -159,6 +166,11 @@ impl Flaw {
             Flaw::Expired if certificate.days_left < 0 => {
                 format!("it expired on {}", certificate.expires)
             }
+            Flaw::Chain if certificate.chain_issuer != certificate.subject => {
+                let issuer: String =
+                    certificate.chain_issuer.chars().take(LONGEST_ISSUER).collect();
+                format!("{verdict}: {issuer}")
+            }
             // Another certificate of the chain has expired.
             Flaw::Expired | Flaw::Key | Flaw::Chain => verdict.to_owned(),
         }
@@ -187,6 +199,7 @@ impl HandshakeError {
             HandshakeError::Internal(_)
             | HandshakeError::Certificate(..)
             | HandshakeError::Pin(_)
+            | HandshakeError::UnknownName
             | HandshakeError::ClientCertificateWanted
             | HandshakeError::ClientCertificateRefused(_) => SessionVerdict::Cleared,
             HandshakeError::Broken(_) => SessionVerdict::Doubtful,
@@ -217,6 +230,7 @@ impl HandshakeError {
                 bounds::LONGEST_CHAIN / 1024
             )),
             CERTIFICATE_REQUIRED => HandshakeError::ClientCertificateWanted,
+            UNRECOGNIZED_NAME => HandshakeError::UnknownName,
             HANDSHAKE_FAILURE => HandshakeError::Refused(
                 "handshake failure (it may want a client certificate, or share no cipher)"
                     .to_owned(),
