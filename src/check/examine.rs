@@ -19,9 +19,9 @@ use crate::resp;
 use crate::secret::MASK;
 use crate::tls::{Certificate, Connector, Flaw, HandshakeError, Trust, Verify, certificate_of};
 use crate::tunnel::Tunnel;
-use crate::tunnel::diagnosis::{self, Unexplained};
+use crate::tunnel::diagnosis::Unexplained;
 use crate::tunnel::failure::{self, Failure, Step};
-use crate::tunnel::{attempts, hints, upstream};
+use crate::tunnel::{attempts, hints, late_refusal, upstream};
 
 /// The longest reply of Redis that is looked at, in bytes.
 const LONGEST_REPLY: usize = 512;
@@ -420,7 +420,7 @@ async fn ask(
             let line = String::from_utf8_lossy(&line).into_owned();
             Ok(line.trim_end().chars().map(|c| if c.is_control() { '?' } else { c }).collect())
         }
-        Ok(Err(error)) => Err(match diagnosis::late_refusal(tunnel, &error).await {
+        Ok(Err(error)) => Err(match late_refusal::behind(tunnel, &error).await {
             Some(refusal) => NoReply::Refused(Failure::Misconfigured(refusal)),
             None => NoReply::Broken(failure::in_words(&error)),
         }),

@@ -17,7 +17,7 @@ use super::relay::{Begun, Relay, RelayEnd, Side};
 use super::stream::TlsUpstream;
 use super::tap::{NoTap, Progress, Tap};
 use super::waiting::{self, Departure};
-use super::{Tunnel, attempts, diagnosis, report};
+use super::{Tunnel, attempts, late_refusal, report};
 use crate::figures::{Arrival, CloseReason, UpstreamState};
 use crate::logging::{debug, info};
 use crate::tls::{HandshakeError, is_own_failure};
@@ -209,7 +209,7 @@ impl<'t> Connection<'t> {
         }
         // The connection is dead, and asking the server may need its slot.
         self.ends.let_go_of_redis();
-        diagnosis::late_refusal(self.tunnel, error).await
+        late_refusal::behind(self.tunnel, error).await
     }
 
     /// Whether Redis closed the connection instead of answering.
