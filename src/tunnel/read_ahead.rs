@@ -33,7 +33,7 @@ const FETCHES: usize = 8;
 /// Records that a server may send after its handshake without a byte for the app. Servers send two
 /// to four, with session tickets. OpenSSL handles all that a record holds at once: 800 tickets take
 /// 3 ms.
-const MOST_SILENT_RECORDS: u32 = 32;
+const MOST_SILENT_RECORDS: u32 = 16;
 /// After so many of these records, other connections have their turn before each further one.
 const SILENT_RECORDS_AT_ONCE: u32 = 4;
 
@@ -157,8 +157,8 @@ impl ReadAhead {
         ReadAhead { tcp, ahead: None, records, heard, silent: None, held }
     }
 
-    /// The handshake is done, or the app has been given bytes: the server may send some more records
-    /// without any.
+    /// Permits some more records without a byte for the app: the handshake is done, or the app has
+    /// been given bytes.
     pub fn permit_silence(&mut self) {
         self.silent = Some(Silent::default());
     }
