@@ -66,8 +66,8 @@ impl Connector {
     /// When OpenSSL cannot be set up.
     pub async fn prepare(&self) -> io::Result<&SslContext> {
         let build = || async {
-            let (trust, resumes) = (self.trust.clone(), self.resumes());
-            let built = tokio::task::spawn_blocking(move || build(&trust, resumes)).await;
+            let trust = self.trust.clone();
+            let built = tokio::task::spawn_blocking(move || build(&trust)).await;
             built.map_err(io::Error::other)?.map_err(io::Error::other)
         };
         self.context.get_or_try_init(build).await
@@ -89,6 +89,8 @@ impl Connector {
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let context = self.prepare().await.map_err(HandshakeError::Internal)?;
+        let none = Arc::default();
+        let sessions = if self.resumes() { sessions } else { &none };
         let (offer, watch) = sessions.offer();
         let ssl = self.ssl(context, host).and_then(|mut ssl| {
             offer.put_into(&mut ssl)?;
@@ -150,10 +152,8 @@ fn blame(error: HandshakeError, watch: Watch) -> ConnectError {
     }
 }
 
-fn build(trust: &Trust, resumes: bool) -> Result<SslContext, ErrorStack> {
+fn build(trust: &Trust) -> Result<SslContext, ErrorStack> {
     let mut context = context::builder(trust)?;
-    if resumes {
-        session::collect_in(&mut context)?;
-    }
+    session::collect_in(&mut context)?;
     Ok(context.build())
 }

@@ -18,7 +18,7 @@ pub use handshake::{
     ConnectError, Flaw, HandshakeError, LateRefusal, is_own_failure, is_unannounced_close,
 };
 pub use pin::Pin;
-pub use session::Sessions;
+pub use session::{Sessions, has_too_many_tickets};
 /// A TLS connection.
 pub use tokio_openssl::SslStream as TlsStream;
 pub use trust::{MinTls, Trust, Verify};

@@ -6,9 +6,11 @@
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use foreign_types::ForeignTypeRef as _;
 use openssl::error::ErrorStack;
 use openssl::ex_data::Index;
 use openssl::ssl::{Ssl, SslContextBuilder, SslRef, SslSession, SslSessionCacheMode};
+use openssl_sys as ffi;
 use tokio::sync::SetOnce;
 use tokio::time::Instant;
 
@@ -19,6 +21,10 @@ const FULL_HANDSHAKE_EVERY: Duration = Duration::from_secs(3600);
 const FAILURES: u32 = 2;
 /// For how long.
 const NONE_OFFERED: Duration = Duration::from_secs(600);
+
+/// Session tickets that a server may send over one connection: usual are two to four. Each takes some
+/// microseconds, and a TLS record holds 900.
+const MOST_TICKETS: u32 = 64;
 
 /// The latest session with one server, for one set of trust settings.
 #[derive(Default)]
@@ -98,7 +104,7 @@ impl Sessions {
         let began = Instant::now();
         let offered = self.known().to_offer(began).cloned();
         let offered_since = offered.as_ref().map(|offered| offered.full_handshake);
-        let connection = Connection { sessions: self.clone(), began, offered_since };
+        let connection = Connection { sessions: self.clone(), began, offered_since, tickets: 0 };
         let session = offered.map(|offered| offered.session);
         let watch = Watch { sessions: self.clone(), suspected_since: offered_since };
         (Offer { connection, session }, watch)
@@ -134,6 +140,8 @@ struct Connection {
     began: Instant,
     /// When the full handshake took place that the offered session goes back to.
     offered_since: Option<Instant>,
+    /// Session tickets that the server has sent.
+    tickets: u32,
 }
 
 impl Connection {
@@ -196,16 +204,30 @@ pub fn collect_in(context: &mut SslContextBuilder) -> Result<(), ErrorStack> {
     let ours = SslSessionCacheMode::CLIENT | SslSessionCacheMode::NO_INTERNAL;
     context.set_session_cache_mode(ours);
     context.set_new_session_callback(move |ssl, session| {
-        if let Some(connection) = ssl.ex_data(index) {
-            connection.keep(session, ssl.session_reused());
+        let resumed = ssl.session_reused();
+        let Some(connection) = ssl.ex_data_mut(index) else { return };
+        connection.tickets += 1;
+        if connection.tickets <= MOST_TICKETS {
+            connection.keep(session, resumed);
+        } else {
+            // SAFETY: OpenSSL calls this with a live object. It discards the rest of the record, and
+            // reading ends.
+            unsafe { ffi::SSL_set_shutdown(ssl.as_ptr(), ffi::SSL_RECEIVED_SHUTDOWN) };
         }
     });
     Ok(())
 }
 
+/// Whether the end of a connection is ours, since the server sent too many session tickets.
+pub fn has_too_many_tickets(ssl: &SslRef) -> bool {
+    let connection = INDEX.get().and_then(|index| ssl.ex_data(*index));
+    connection.is_some_and(|connection| connection.tickets > MOST_TICKETS)
+}
+
+static INDEX: OnceLock<Index<Ssl, Connection>> = OnceLock::new();
+
 /// Where OpenSSL keeps a [`Connection`].
 fn index() -> Result<Index<Ssl, Connection>, ErrorStack> {
-    static INDEX: OnceLock<Index<Ssl, Connection>> = OnceLock::new();
     match INDEX.get() {
         Some(index) => Ok(*index),
         None => Ssl::new_ex_index().map(|index| *INDEX.get_or_init(|| index)),

@@ -31,9 +31,11 @@ const KEPT: usize = 2;
 /// one system call: records may be tiny, and a task that never yields keeps all others waiting.
 const FETCHES: usize = 8;
 /// Records that a server may send after its handshake without a byte for the app. Servers send two
-/// to four, with session tickets. OpenSSL handles all that a record holds at once: 800 tickets take
-/// 3 ms.
+/// to four, with session tickets.
 const MOST_SILENT_RECORDS: u32 = 16;
+/// Answers that OpenSSL may write meanwhile, as to requests for renegotiation, of which a record
+/// holds 4,000.
+const MOST_ANSWERS: u32 = 16;
 /// After so many of these records, other connections have their turn before each further one.
 const SILENT_RECORDS_AT_ONCE: u32 = 4;
 
@@ -62,6 +64,7 @@ pub struct ReadAhead {
 #[derive(Debug, Default)]
 struct Silent {
     records: u32,
+    answers: u32,
     /// Whether others have had their turn before the next one.
     yielded: bool,
 }
@@ -73,9 +76,7 @@ impl Silent {
     /// When there have been too many.
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.records == MOST_SILENT_RECORDS {
-            return Poll::Ready(Err(io::Error::other(
-                "the server sends TLS messages without end, and no data",
-            )));
+            return Poll::Ready(Err(endless()));
         }
         if self.records >= SILENT_RECORDS_AT_ONCE && !self.yielded {
             self.yielded = true;
@@ -86,6 +87,11 @@ impl Silent {
         self.yielded = false;
         Poll::Ready(Ok(()))
     }
+}
+
+/// Why a connection is broken off that moves no data, but makes work.
+pub fn endless() -> io::Error {
+    io::Error::other("the server sends TLS messages without end, and no data")
 }
 
 /// Whether a server has sent anything at all; outlives the connection, which a handshake that fails
@@ -161,6 +167,13 @@ impl ReadAhead {
     /// been given bytes.
     pub fn permit_silence(&mut self) {
         self.silent = Some(Silent::default());
+    }
+
+    /// The app's bytes follow: what is written is no answer of OpenSSL's.
+    pub fn permit_writes(&mut self) {
+        if let Some(silent) = &mut self.silent {
+            silent.answers = 0;
+        }
     }
 
     pub fn heard(&self) -> Heard {
@@ -262,6 +275,12 @@ impl AsyncWrite for ReadAhead {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        if let Some(silent) = &mut self.silent {
+            if silent.answers == MOST_ANSWERS {
+                return Poll::Ready(Err(endless()));
+            }
+            silent.answers += 1;
+        }
         Pin::new(&mut self.tcp).poll_write(cx, bytes)
     }
 

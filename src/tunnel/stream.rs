@@ -14,9 +14,9 @@ use tokio::task::yield_now;
 use tokio::time::Instant;
 
 use super::limit::Slot;
-use super::read_ahead::ReadAhead;
+use super::read_ahead::{ReadAhead, endless};
 use crate::figures::UpstreamState;
-use crate::tls::{TlsStream, is_unannounced_close};
+use crate::tls::{TlsStream, has_too_many_tickets, is_unannounced_close};
 
 /// How often a stream is checked until the runtime has heard of all that the kernel has.
 const READINESS_TRIES: usize = 4;
@@ -106,6 +106,9 @@ impl AsyncRead for TlsUpstream {
             self.tls.get_mut().permit_silence();
         }
         match ready!(read) {
+            Ok(()) if !got_bytes && has_too_many_tickets(self.tls.ssl()) => {
+                Poll::Ready(Err(endless()))
+            }
             Err(error) if is_unannounced_close(&error) => Poll::Ready(Ok(())),
             other => Poll::Ready(other),
         }
@@ -118,6 +121,7 @@ impl AsyncWrite for TlsUpstream {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.tls.get_mut().permit_writes();
         Pin::new(&mut self.tls).poll_write(cx, buf)
     }
 
