@@ -14,7 +14,7 @@ fn main() -> std::io::Result<()> {
     for shell in [Shell::Bash, Shell::Fish, Shell::Zsh] {
         generate_to(shell, &mut cli::command(), "start-stunnel", &completions)?;
     }
-    // The version's second line would be about this build.
+    // The second line of --version describes this build, not the packaged one.
     let command = cli::command().long_version(env!("CARGO_PKG_VERSION"));
     let page = clap_mangen::Man::new(command)
         .date("")

@@ -1,18 +1,22 @@
 //! What the user is told: at start, when it cannot start, and at the end.
 
+use std::env::consts::ARCH;
 use std::ffi::OsString;
 use std::io::{self, Write as _};
 
 use crate::command_line::Rewrite;
-use crate::configuration::{ConfigError, Settings, is_variable_name, options};
+use crate::configuration::{ConfigError, Settings, Unused, is_variable_name, options};
 use crate::exit;
 use crate::figures::Totals;
 use crate::listen::{Bound, wanted_port};
 use crate::logging::{err, notice, warning};
+use crate::names;
 use crate::plan::Plan;
 use crate::redis_url::Local;
-use crate::supervisor::ExitOutcome;
+use crate::status;
+use crate::supervisor::{Cause, ExitOutcome, NotExecuted};
 use crate::tls::Verify;
+use crate::tunnel::Route;
 
 /// Reports what is wrong with the configuration; returns the exit code for that.
 pub fn misconfigured(mistakes: &[ConfigError]) -> u8 {
@@ -30,11 +34,14 @@ pub fn internal_error(error: &anyhow::Error) -> u8 {
 }
 
 /// Reports that COMMAND could not be executed; returns the exit code for that.
-pub fn not_executed(words: &[OsString], error: &io::Error) -> u8 {
-    let code = exit::not_executed(error);
+pub fn not_executed(words: &[OsString], not_executed: &NotExecuted) -> u8 {
+    let code = not_executed.exit_code();
     let program = words[0].to_string_lossy();
-    let (name, hint) = (program_name(&program), why_not_executed(&program, words.len(), code));
-    let error = error.to_string();
+    let hint = match &not_executed.cause {
+        Cause::NoSuchCommand => Some(why_no_such_command(&program, words.len()).to_owned()),
+        cause => why_not_executed(cause),
+    };
+    let (name, error) = (program_name(&program), not_executed.error.to_string());
     err!(at = "command-failed", command = name, error, code, hint);
     code
 }
@@ -48,155 +55,231 @@ fn program_name(word: &str) -> &str {
     if !name.is_empty() && name.chars().all(is_path) { name } else { "(not shown)" }
 }
 
-/// What the user may have meant.
-fn why_not_executed(program: &str, words: usize, code: u8) -> Option<&'static str> {
-    match code {
-        127 if program.is_empty() => Some("COMMAND is empty: is a variable in it unset?"),
-        127 if words == 1 && program.contains(char::is_whitespace) => Some(
+/// What the user may have meant by a command that does not exist.
+fn why_no_such_command(program: &str, words: usize) -> &'static str {
+    match program {
+        "" => "COMMAND is empty: is a variable in it unset?",
+        _ if words == 1 && program.contains(char::is_whitespace) => {
             "the whole command line is one word: leave out the quotes around it, or put sh -c \
-             before it",
+             before it"
+        }
+        _ if program.ends_with(':') => "this is the label of a Procfile's line: leave it out",
+        _ if program.split('/').next().is_some_and(|start| start.contains('=')) => {
+            "this is no program, but an assignment: put env before it"
+        }
+        _ => "no such command: check its name and PATH",
+    }
+}
+
+/// Why an existing file could not be executed, and what to do about it.
+fn why_not_executed(cause: &Cause) -> Option<String> {
+    Some(match cause {
+        Cause::NoSuchCommand | Cause::Other => return None,
+        Cause::NoInterpreter { file, interpreter } if interpreter.ends_with('\r') => format!(
+            "{} has Windows line ends, so its interpreter {} does not exist: convert the file with \
+             dos2unix",
+            file.display(),
+            interpreter.escape_debug()
         ),
-        127 if program.ends_with(':') => {
-            Some("this is the label of a Procfile's line: leave it out")
+        Cause::NoInterpreter { file, interpreter } => format!(
+            "{0} exists, but its interpreter {interpreter} does not: install it, or change the \
+             first line of {0}",
+            file.display()
+        ),
+        Cause::NoLoader { file, loader } => format!(
+            "{} exists, but its dynamic loader {} does not: install the C library that it was \
+             built for, or a build for this system",
+            file.display(),
+            loader.display()
+        ),
+        Cause::Directory(file) => {
+            format!("{} is a directory: name a program in it", file.display())
         }
-        127 if program.split('/').next().is_some_and(|start| start.contains('=')) => {
-            Some("this is no program, but an assignment: put env before it")
-        }
-        127 => Some("no such command: check its name and PATH"),
-        _ => None,
-    }
+        Cause::NotExecutable(file) => format!(
+            "{0} has no execute permission: run chmod +x {0}, or put its interpreter before it",
+            file.display()
+        ),
+        Cause::NotPermitted(file) => format!(
+            "this user may not execute {}: check its owner and mode, and whether its file system \
+             is mounted with noexec",
+            file.display()
+        ),
+        Cause::Foreign { file, built_for } => format!(
+            "{} is built for {built_for}; this system runs programs for Linux on {ARCH}",
+            file.display()
+        ),
+        Cause::NotAProgram(file) => format!(
+            "{} is neither a script nor a program for this system: is it damaged, or a data file?",
+            file.display()
+        ),
+    })
 }
 
-/// Warns of variables that look like settings and are none: a misspelt one leaves a default in
-/// force.
-pub fn unknown_settings(names: &[String]) {
-    if !names.is_empty() {
-        warning!(at = "unknown-setting", vars = names.join(" "), msg = NO_SUCH_SETTINGS);
-    }
-}
+/// The log message about variables that look like settings but are none.
+pub const UNKNOWN: &str = "unknown settings, ignored; see start-stunnel --help";
 
-/// What is said of variables that look like settings and are none.
-pub const NO_SUCH_SETTINGS: &str = "there are no such settings, so that they have no effect: \
-                                    start-stunnel --help lists those that there are";
+/// The log message about the retired option and variable.
+pub const RETIRED: &str = "retired and ignored: start-stunnel no longer opens connections in \
+                           advance; remove this setting";
 
-/// The variables of the environment that have no effect here, though somebody may think so.
-#[derive(Debug)]
-pub struct Unused {
-    /// They hold a Redis URL and stay as they are, since nobody names them.
-    pub others: Vec<String>,
-    /// They look like settings and are none.
-    pub unknown: Vec<String>,
-}
-
-/// Says of both kinds what a run says.
+/// Names every variable and option that has no effect.
 pub fn unused(plan: &Plan, unused: &Unused) {
-    unknown_settings(&unused.unknown);
-    not_tunnelled(plan, &unused.others);
+    unused_settings(plan, unused);
+    other_urls(plan, &unused.other_urls);
 }
 
-/// Names the variables with a Redis URL that stay as they are.
-pub fn not_tunnelled(plan: &Plan, others: &[String]) {
-    if !others.is_empty() {
-        notice!(
-            at = "not-tunnelled",
-            vars = others.join(" "),
-            msg = why_not_tunnelled(plan, others)
+/// Warns about settings that have no effect.
+pub fn unused_settings(plan: &Plan, unused: &Unused) {
+    if !unused.retired.is_empty() {
+        warning!(at = "retired-setting", vars = unused.retired.join(" "), msg = RETIRED);
+    }
+    if !unused.unknown.is_empty() {
+        warning!(at = "unknown-setting", vars = unused.unknown.join(" "), msg = UNKNOWN);
+    }
+    if !unused.without_url.is_empty() {
+        warning!(
+            at = "unknown-setting",
+            vars = unused.without_url.join(" "),
+            msg = why_without_effect(plan),
         );
     }
 }
 
-/// What is said of them.
-pub fn why_not_tunnelled(plan: &Plan, others: &[String]) -> String {
+/// The log message about settings for variables that hold no Redis URL.
+pub fn why_without_effect(plan: &Plan) -> String {
+    let tunnelled: Vec<_> = plan.tunnelled().map(|tunnelled| tunnelled.variable).collect();
+    let tunnels = match tunnelled.is_empty() {
+        true => "no variable has a tunnel".to_owned(),
+        false => format!("variables with a tunnel: {}", tunnelled.join(" ")),
+    };
+    format!("ignored, because no tunnel leads to the URL in that variable; {tunnels}")
+}
+
+/// Names the variables with a Redis URL that stay unchanged because nothing includes them.
+fn other_urls(plan: &Plan, others: &[String]) {
+    if !others.is_empty() {
+        let msg = how_to_include(plan, others);
+        notice!(at = "not-tunnelled", vars = others.join(" "), msg);
+    }
+}
+
+/// The log message about such variables.
+pub fn how_to_include(plan: &Plan, others: &[String]) -> String {
+    let names = plan.variables().chain(others.iter().map(String::as_str));
+    let all: Vec<_> = names.filter(|name| is_variable_name(name)).collect();
     format!(
-        "these hold Redis URLs and stay as they are; to tunnel them too, set {}=\"{}\"",
-        options::URLS.declaration.variable,
-        with_others(plan, others)
+        "these variables hold Redis URLs and stay unchanged; to tunnel them too, set {}=\"{}\"",
+        names::URLS,
+        all.join(" ")
     )
 }
 
-/// One line a tunnel, and what the user should know about it.
+/// Logs one line per tunnel, and everything that the user should know before COMMAND starts.
 pub fn started(plan: &Plan, others: &[String], bound: &Bound, settings: &Settings) {
-    let urls = options::URLS.declaration.variable;
     if !plan.found_urls() {
-        let remedy = match others.is_empty() {
-            true => format!("Set REDIS_URL, or name your variables in {urls}"),
-            false => "Others do: see the next line".to_owned(),
-        };
-        warning!(
-            at = "no-redis-url",
-            msg = format!(
-                "none of {} holds a Redis URL; COMMAND runs without a tunnel. {remedy}",
-                options::URLS.declaration.default_shown()
-            ),
-        );
+        no_redis_url(others);
     }
+    left_alone(plan);
+    other_urls(plan, others);
+    for (index, (route, local)) in plan.routes.iter().zip(&bound.locals).enumerate() {
+        let wanted = wanted_port(settings, index);
+        if settings.listen_port != 0 {
+            port_taken(route, wanted, local);
+        }
+        tunnel_up(route, local);
+    }
+    if let Some(page) = &bound.status {
+        status_up(page);
+    }
+    not_authenticated(&plan.unauthenticated);
+}
+
+fn no_redis_url(others: &[String]) {
+    let remedy = match others.is_empty() {
+        true => format!("set REDIS_URL, or list your variables in {}", names::URLS),
+        false => "the next line names variables that do".to_owned(),
+    };
+    warning!(
+        at = "no-redis-url",
+        msg = format!(
+            "none of {} holds a Redis URL; COMMAND runs without a tunnel. To change this, {remedy}",
+            options::DISCOVERED
+        ),
+    );
+}
+
+/// Names the variables that hold Redis URLs and deliberately get no tunnel.
+fn left_alone(plan: &Plan) {
     let untouched: Vec<&str> = plan.untouched().collect();
     if !untouched.is_empty() {
         notice!(
             at = "left-alone",
             vars = untouched.join(" "),
             msg = format!(
-                "these have no tunnel here: they lead through one already, or {}=passthrough \
+                "no tunnel for these variables: they already point to one, or {}=passthrough \
                  leaves TLS to the app",
                 options::REDISS.declaration.variable
             ),
         );
     }
-    not_tunnelled(plan, others);
-    for (index, (route, local)) in plan.routes.iter().zip(&bound.locals).enumerate() {
-        let variables = route.variables.join(" ");
-        let wanted = wanted_port(settings, index);
-        if let Local::Port(port) = local
-            && wanted != *port
-            && settings.listen_port != 0
-        {
-            notice!(
-                at = "port-taken",
-                var = variables,
-                wanted,
-                port,
-                msg = "somebody else listens there; COMMAND's URL has the other port",
-            );
-        }
+}
+
+fn port_taken(route: &Route, wanted: u16, local: &Local) {
+    if let Local::Port(port) = local
+        && *port != wanted
+    {
         notice!(
-            at = "tunnel-up",
-            var = variables,
-            listen = %local,
-            upstream = %route.upstream,
-            verify = route.trust.verify.word(),
+            at = "port-taken",
+            var = route.variables.join(" "),
+            wanted,
+            port,
+            msg = "the port is taken; the tunnel uses another one, and COMMAND's URL points to it",
         );
-        if route.trust.verify == Verify::None && route.trust.ca.is_some() {
-            warning!(
-                at = "ca-unused",
-                var = variables,
-                msg = format!(
-                    "a CA is set, but not used: set {0}=ca or {0}=full",
-                    options::VERIFY.declaration.variable
-                ),
-            );
-        }
     }
-    if let Some(page) = &bound.status {
-        notice!(at = "status-up", address = %page);
-        if page.is_exposed() {
-            warning!(
-                at = "status-exposed",
-                address = %page,
-                msg = "other machines can read it: it shows names of servers and variables, and \
-                       figures, but no password; 127.0.0.1 is for this machine alone",
-            );
-        }
+}
+
+fn tunnel_up(route: &Route, local: &Local) {
+    let variables = route.variables.join(" ");
+    notice!(
+        at = "tunnel-up",
+        var = variables,
+        listen = %local,
+        upstream = %route.upstream,
+        verify = route.trust.verify.word(),
+    );
+    if route.trust.verify == Verify::None && route.trust.ca.is_some() {
+        warning!(
+            at = "ca-unused",
+            var = variables,
+            msg = format!("a CA is set, but not used: set {0}=ca or {0}=full", names::VERIFY),
+        );
     }
-    if !plan.unauthenticated.is_empty() {
+}
+
+fn status_up(page: &status::Listener) {
+    notice!(at = "status-up", address = %page);
+    if page.is_exposed() {
+        warning!(
+            at = "status-exposed",
+            address = %page,
+            msg = "other machines can read the status page: it shows names of servers and \
+                   variables, and metrics, but no password; 127.0.0.1 is for this machine alone",
+        );
+    }
+}
+
+/// Warns about servers that could be anybody.
+fn not_authenticated(variables: &[String]) {
+    if !variables.is_empty() {
         warning!(
             at = "not-authenticated",
-            vars = plan.unauthenticated.join(" "),
+            vars = variables.join(" "),
             msg = format!(
-                "traffic is encrypted, but nothing proves that the servers are the right ones: set \
-                 {pin} (start-stunnel --check prints the value), or {verify}=full for a \
-                 certificate of a public CA; {verify}=none says that it is meant so",
-                pin = options::PIN.declaration.variable,
-                verify = options::VERIFY.declaration.variable
+                "traffic is encrypted, but the servers are not authenticated: set {pin} \
+                 (start-stunnel --check prints the value), or {verify}=full for a certificate of a \
+                 public CA; {verify}=none says that this is intended",
+                pin = names::PIN,
+                verify = names::VERIFY
             ),
         );
     }
@@ -217,10 +300,15 @@ pub fn rewritten(rewrites: &[Rewrite]) {
     }
 }
 
-/// Says why there is nothing to print or to check; returns the exit code for that.
+/// Says why `--check` or `--print-env` does nothing; returns the exit code for that.
 pub fn disabled() -> u8 {
-    eprintln!("start-stunnel is disabled: no tunnel, and COMMAND's environment is untouched");
+    note("start-stunnel is disabled: no tunnel, and COMMAND's environment stays unchanged");
     exit::SUCCESS
+}
+
+/// Says that `option`, `--check` for example, does not run the COMMAND that was given.
+pub fn command_ignored(option: &str) {
+    note(&format!("start-stunnel: {option} does not run COMMAND; the given command is ignored"));
 }
 
 /// Writes the Redis variables that COMMAND would get to stdout; returns the exit code for that.
@@ -228,18 +316,29 @@ pub fn disabled() -> u8 {
 /// # Errors
 /// When stdout cannot be written.
 pub fn environment(plan: &Plan, bound: &Bound) -> anyhow::Result<u8> {
-    let mut stdout = io::stdout().lock();
-    for line in plan.describe(&bound.locals) {
-        writeln!(stdout, "{line}")?;
-    }
     if !plan.found_urls() {
-        eprintln!(
+        note(&format!(
             "start-stunnel: nothing to print: none of {} holds a Redis URL",
-            options::URLS.declaration.default_shown()
-        );
+            options::DISCOVERED
+        ));
     }
-    stdout.flush()?;
-    Ok(exit::SUCCESS)
+    let text: String = plan.describe(&bound.locals).into_iter().map(|line| line + "\n").collect();
+    Ok(print(&text)?)
+}
+
+/// Writes `text` to stdout; returns the exit code for that.
+///
+/// # Errors
+/// When stdout cannot be written, unless its reader has gone.
+pub fn print(text: &str) -> io::Result<u8> {
+    let mut stdout = io::stdout().lock();
+    let printed = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    exit::despite_closed_pipe(printed, exit::SUCCESS)
+}
+
+/// Writes a line to stderr. If nobody reads it, that is no reason to fail.
+fn note(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
 }
 
 /// How COMMAND ended, and what went through the tunnels.
@@ -257,10 +356,4 @@ pub fn ended(ended: ExitOutcome, totals: Totals) {
         received = totals.received,
         failed = totals.failed,
     );
-}
-
-/// What [`options::URLS`] would have to be for the others to be tunnelled as well.
-fn with_others(plan: &Plan, others: &[String]) -> String {
-    let names = plan.variables().chain(others.iter().map(String::as_str));
-    names.filter(|name| is_variable_name(name)).collect::<Vec<_>>().join(" ")
 }

@@ -1,5 +1,5 @@
-//! Every exit code of the launcher's own, with its source. COMMAND's code, or 128 + the number of
-//! the signal that ended it, comes from [`crate::supervisor::ExitOutcome`].
+//! The launcher's own exit codes. Otherwise the launcher ends as COMMAND did: see
+//! [`crate::supervisor::ExitOutcome`].
 
 use std::io;
 
@@ -16,11 +16,17 @@ pub const INTERNAL_ERROR: u8 = 1;
 /// 2, by clap.
 pub const CONFIG: u8 = 78;
 
-/// For a COMMAND that could not be executed: 127 when there is none of that name, 126 when there is
-/// one that cannot be run (POSIX.1-2017 Shell & Utilities 2.8.2).
-pub fn not_executed(error: &io::Error) -> u8 {
-    match error.kind() {
-        io::ErrorKind::NotFound => 127,
-        _ => 126,
+/// COMMAND exists, but cannot be executed (POSIX.1-2017, Shell & Utilities, 2.8.2).
+pub const COMMAND_NOT_EXECUTABLE: u8 = 126;
+/// COMMAND, or the interpreter that it needs, does not exist.
+pub const COMMAND_NOT_FOUND: u8 = 127;
+/// The exit code `code`, also if the reader of stdout has gone: `start-stunnel --check | head -1`.
+///
+/// # Errors
+/// Any other error of `printed`.
+pub fn despite_closed_pipe(printed: io::Result<()>, code: u8) -> io::Result<u8> {
+    match printed {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
+        _ => Ok(code),
     }
 }

@@ -1,25 +1,27 @@
-//! The order of things: bind, spawn, supervise, drain.
+//! One launch, step by step: prepare, spawn, serve, drain.
 
 use std::ffi::OsString;
 use std::io;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 
 use crate::announce;
 use crate::command_line::{self, REDISCLI_AUTH, RedisCli};
-use crate::configuration::Settings;
-use crate::environment::{Environment, lookup};
+use crate::configuration::{Settings, Unused};
 use crate::figures::{CommandState, Figures, TunnelLabels};
 use crate::listen::Bound;
 use crate::logging::{debug, err, notice, warning};
 use crate::plan::Plan;
 use crate::pool;
-use crate::status::{self, Status};
-use crate::supervisor::{self, Forwarding, Inherited, Supervisor, Terminal};
+use crate::status::{self, RedisUrls, Status};
+use crate::supervisor::{
+    self, Child, CommandEnvironment, ExitOutcome, Forwarding, Inherited, NotExecuted, Supervisor,
+    Terminal,
+};
 use crate::tls::Connector;
-use crate::tunnel::{Connections, Listener, Route, Tunnel};
+use crate::tunnel::{Connections, Drain, Listener, Route, Tunnel};
 
 /// Set by Heroku in every dyno:
 /// <https://devcenter.heroku.com/articles/dynos#local-environment-variables>.
@@ -30,118 +32,137 @@ const DYNO: &str = "DYNO";
 pub struct Launch {
     /// COMMAND and its arguments.
     pub command: Vec<OsString>,
-    /// As it was found.
-    pub environment: Environment,
+    /// COMMAND's environment: the launcher's until [`Launch::prepare`].
+    pub environment: CommandEnvironment,
     pub settings: Settings,
     pub plan: Plan,
-    /// The variables with a Redis URL that stay as they are, since nobody names them.
-    pub others: Vec<String>,
-    /// The variables that look like settings and are none.
-    pub unknown: Vec<String>,
+    pub unused: Unused,
     pub bound: Bound,
     pub inherited: io::Result<Inherited>,
 }
 
 impl Launch {
-    /// Runs COMMAND behind the tunnels of the plan, and returns the launcher's exit code.
+    /// Runs COMMAND behind the tunnels of the plan, and returns how the launcher is to end.
     ///
     /// # Errors
     /// An internal error: the system refuses what no launcher can do without.
-    pub fn run(self) -> anyhow::Result<u8> {
-        let Launch { command, environment, settings, plan, others, unknown, bound, inherited } =
-            self;
-        announce::unknown_settings(&unknown);
-        run(command, environment, &settings, plan, &others, bound, inherited)
-    }
-}
-
-fn run(
-    command: Vec<OsString>,
-    mut environment: Environment,
-    settings: &Settings,
-    plan: Plan,
-    others: &[String],
-    mut bound: Bound,
-    inherited: io::Result<Inherited>,
-) -> anyhow::Result<u8> {
-    let inherited = inherited.context("could not take over signals")?;
-    bound.bind_status(settings);
-    announce::started(&plan, others, &bound, settings);
-
-    let (words, rewrites) = command_line::rewrite(&plan, command, &bound.locals);
-    announce::rewritten(&rewrites);
-    let dyno = lookup(&environment, DYNO).map(|dyno| dyno.to_string_lossy().into_owned());
-    let on_dyno = dyno.is_some();
-    for (name, value) in plan.changes(&bound.locals) {
-        environment.insert(name.into(), value.into());
-    }
-
-    let words = tell_redis_cli(words, &mut environment, &plan, &bound);
-    let listeners = std::mem::take(&mut bound.listeners);
-    let page = bound.status.take();
-    let terminal = Terminal::open();
-    let placement = supervisor::placement(terminal.as_ref());
-    let child = match supervisor::spawn(&words, &environment, placement, inherited) {
-        Ok(child) => child,
-        Err(error) => return Ok(announce::not_executed(&words, &error)),
-    };
-    debug!(at = "command-started", pid = child.pid.as_raw(), placement = ?placement);
-    if let Err(error) = supervisor::let_go_of_streams() {
-        debug!(at = "streams-kept", error = %error);
+    pub fn run(mut self) -> anyhow::Result<ExitOutcome> {
+        let inherited = match &self.inherited {
+            Ok(inherited) => *inherited,
+            Err(error) => bail!("could not take over signals: {error}"),
+        };
+        self.prepare();
+        let terminal = Terminal::open();
+        let child = match self.spawn(inherited, terminal.as_ref()) {
+            Ok(child) => child,
+            Err(error) => {
+                let code = announce::not_executed(&self.command, &error);
+                return Ok(ExitOutcome::Exited(code.into()));
+            }
+        };
+        let figures = Arc::new(Figures::new(labels(&self.plan), child.pid.as_raw()));
+        // One thread costs the least CPU: for 40,000 small requests of 50 clients on two cores
+        // 1.21 s, a multi-thread runtime with one worker 1.28 s, with two workers 1.33 s; pipelined
+        // 0.42, 0.43 and 0.47 s. The rates are the same. Redis has one thread, too, and more to do.
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("could not start the runtime")?;
+        let ended = runtime.block_on(self.serve(child, terminal, figures.clone()))?;
+        // Cuts open connections, without waiting for a name lookup that hangs.
+        runtime.shutdown_background();
+        announce::ended(ended, figures.totals());
+        Ok(ended)
     }
 
-    // One thread. On two cores with 50 clients and Redis, 40,000 small requests cost 1.21 s of CPU
-    // so, 1.28 s on a multi-thread runtime with one worker, 1.33 s with two; pipelined 0.42, 0.43
-    // and 0.47; the rates differ by less than their noise. Redis has one thread as well, and more
-    // to do.
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("could not start the runtime")?;
-    let forwarding = Forwarding::new(settings.forward_signals, on_dyno);
-    let figures = Arc::new(Figures::new(labels(&plan), child.pid.as_raw()));
-    let ended = runtime.block_on(async {
+    /// Binds the status page, logs the tunnels, and rewrites the URLs in COMMAND's arguments and
+    /// environment.
+    fn prepare(&mut self) {
+        announce::unused_settings(&self.plan, &self.unused);
+        self.bound.bind_status(&self.settings);
+        announce::started(&self.plan, &self.unused.other_urls, &self.bound, &self.settings);
+
+        let command = std::mem::take(&mut self.command);
+        let (words, rewrites) = command_line::rewrite(&self.plan, command, &self.bound.locals);
+        announce::rewritten(&rewrites);
+        for (name, value) in self.plan.changes(&self.bound.locals) {
+            self.environment.set(&name, value);
+        }
+        self.command = tell_redis_cli(words, &mut self.environment, &self.plan, &self.bound);
+    }
+
+    /// Starts COMMAND.
+    fn spawn(
+        &self,
+        inherited: Inherited,
+        terminal: Option<&Terminal>,
+    ) -> Result<Child, NotExecuted> {
+        let placement = supervisor::placement(terminal);
+        let environment = self.environment.clone();
+        let child = supervisor::spawn(&self.command, environment, placement, &inherited)?;
+        debug!(at = "command-started", pid = child.pid.as_raw(), placement = ?placement);
+        if let Err(error) = supervisor::let_go_of_streams() {
+            debug!(at = "streams-kept", error = %error);
+        }
+        Ok(child)
+    }
+
+    /// Opens the tunnels, waits for COMMAND's end, and drains the tunnels.
+    async fn serve(
+        self,
+        child: Child,
+        terminal: Option<Terminal>,
+        figures: Arc<Figures>,
+    ) -> anyhow::Result<ExitOutcome> {
+        let Launch { environment, settings, plan, mut bound, .. } = self;
+        let dyno = environment.get(DYNO).filter(|dyno| !dyno.is_empty());
+        let forwarding = Forwarding::new(settings.forward_signals, dyno.is_some());
         let mut supervisor = Supervisor::new(child, forwarding, terminal, figures.clone())
             .context("could not listen for signals")?;
-        let (connections, drain) = Connections::new();
-        tell_status(&figures, page, settings, dyno);
-        open_tunnels(plan, listeners, settings, &figures, connections);
+        let (connections, drain_of_tunnels) = Connections::new();
+        let dyno = dyno.map(|dyno| dyno.to_string_lossy().into_owned());
+        let urls = if plan.found_urls() { RedisUrls::Found } else { RedisUrls::Missing };
+        tell_status(&figures, urls, bound.status.take(), &settings, dyno);
+        let listeners = std::mem::take(&mut bound.listeners);
+        open_tunnels(plan, listeners, &settings, &figures, connections);
 
         let ended = supervisor.wait().await.context("could not listen for signals")?;
         figures.command.is_now(CommandState::Draining);
-        let limit = settings.connection.drain_timeout;
-        tokio::select! {
-            biased;
-            () = drain.finish() => {}
-            cut = supervisor.drain_cut() => {
-                let signal = cut.context("could not listen for signals")?;
-                warning!(
-                    at = "drain-cut",
-                    signal,
-                    msg = format!("connections were still open at signal {signal} and are cut"),
-                );
-            }
-            () = tokio::time::sleep(limit) => {
-                warning!(
-                    at = "drain-timeout",
-                    msg = format!(
-                        "connections were still open {limit:?} after COMMAND had ended and are cut"
-                    ),
-                );
-            }
+        drain(drain_of_tunnels, &mut supervisor, settings.connection.drain_timeout).await?;
+        Ok(ended)
+    }
+}
+
+/// Waits until the tunnels have sent COMMAND's last bytes, a signal cuts the drain, or `limit` is
+/// over.
+async fn drain(tunnels: Drain, supervisor: &mut Supervisor, limit: Duration) -> anyhow::Result<()> {
+    tokio::select! {
+        biased;
+        () = tunnels.finish() => {}
+        cut = supervisor.drain_cut() => {
+            let signal = cut.context("could not listen for signals")?;
+            warning!(
+                at = "drain-cut",
+                signal,
+                msg = format!("connections were still open at signal {signal} and are cut"),
+            );
         }
-        anyhow::Ok(ended)
-    })?;
-    // Cuts what is still open; a look-up that hangs in the resolver is not waited for.
-    runtime.shutdown_background();
-    announce::ended(ended, figures.totals());
-    Ok(ended.exit_code())
+        () = tokio::time::sleep(limit) => {
+            warning!(
+                at = "drain-timeout",
+                msg = format!(
+                    "connections were still open {limit:?} after COMMAND had ended and are cut"
+                ),
+            );
+        }
+    }
+    Ok(())
 }
 
 /// COMMAND's words, and the environment, with what a redis-cli needs to know if COMMAND is one.
 fn tell_redis_cli(
     words: Vec<OsString>,
-    environment: &mut Environment,
+    environment: &mut CommandEnvironment,
     plan: &Plan,
     bound: &Bound,
 ) -> Vec<OsString> {
@@ -164,8 +185,10 @@ fn tell_redis_cli(
             (words, password)
         }
     };
-    if let Some(password) = password {
-        environment.entry(REDISCLI_AUTH.into()).or_insert_with(|| password.expose().into());
+    if let Some(password) = password
+        && environment.get(REDISCLI_AUTH).is_none()
+    {
+        environment.set(REDISCLI_AUTH, password.expose());
     }
     words
 }
@@ -180,14 +203,15 @@ fn labels(plan: &Plan) -> Vec<TunnelLabels> {
     plan.routes.iter().map(of_route).collect()
 }
 
-/// Tells the figures to whoever asks, in tasks of the current runtime that nobody waits for.
+/// Serves the status to everybody who asks, in tasks of the current runtime that nobody waits for.
 fn tell_status(
     figures: &Arc<Figures>,
+    urls: RedisUrls,
     page: Option<status::Listener>,
     settings: &Settings,
     dyno: Option<String>,
 ) {
-    let status = Status::new(figures.clone());
+    let status = Status::new(figures.clone(), urls);
     if let Some(page) = page {
         tokio::spawn(status::serve(page, status.clone()));
     }
@@ -206,8 +230,8 @@ fn open_tunnels(
     connections: Connections,
 ) {
     let mut connectors: Vec<Arc<Connector>> = Vec::new();
-    let routes = plan.routes.into_iter().zip(listeners).zip(figures.tunnels());
-    for ((route, listener), figures) in routes {
+    let routes = plan.routes.into_iter().zip(plan.reuse).zip(listeners).zip(figures.tunnels());
+    for (((route, reuse), listener), figures) in routes {
         let known = connectors.iter().find(|connector| *connector.trust() == route.trust);
         let connector = known.cloned().unwrap_or_else(|| {
             let connector = Connector::new(route.trust.clone());
@@ -217,10 +241,10 @@ fn open_tunnels(
         });
         let tunnel = Tunnel::new(route, connector, settings.connection.clone(), figures.clone());
         let tunnel = Arc::new(tunnel);
-        let (mode, connections) = (settings.pool, connections.clone());
+        let connections = connections.clone();
         tokio::spawn(async move {
             let variable = tunnel.variable().to_owned();
-            if let Err(error) = pool::serve(mode, listener, tunnel, connections).await {
+            if let Err(error) = pool::serve(reuse.pool, listener, tunnel, connections).await {
                 err!(at = "tunnel-down", var = variable, error = %error);
             }
         });

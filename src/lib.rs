@@ -24,6 +24,7 @@ pub mod environment;
 pub mod exit;
 pub mod names;
 pub mod secret;
+pub mod system;
 
 pub mod figures;
 pub mod logging;

@@ -27,9 +27,13 @@ pub struct Bound {
 /// Binds a local port or socket for each tunnel.
 ///
 /// # Errors
-/// When a port cannot be had for another reason than that it is taken, or no socket be made.
+/// When a port cannot be bound for another reason than that it is taken, a socket cannot be made,
+/// or no tunnel would listen on the port that other programs rely on.
 pub fn bind(plan: &Plan, settings: &Settings) -> Result<Bound, ConfigError> {
     let mut bound = Bound::default();
+    if settings.port_taken == PortTaken::Fail && !plan.found_urls() {
+        return Err(no_url(settings));
+    }
     if settings.listen == Listen::Unix && !plan.routes.is_empty() {
         let made = SocketFolder::make();
         bound.folder = Some(made.map_err(|error| no_socket(plan, settings, &error))?);
@@ -90,6 +94,19 @@ impl Bound {
         let (listener, path) = self.folder.insert(folder).bind_named(STATUS_SOCKET)?;
         Ok(status::Listener::Unix(listener.into(), path))
     }
+}
+
+/// Other programs rely on a local port, and no variable holds a Redis URL to tunnel.
+fn no_url(settings: &Settings) -> ConfigError {
+    ConfigError::new(
+        settings.names.of(options::PORT_TAKEN.declaration.variable),
+        format!(
+            "is fail, because other programs rely on the port, but none of {} holds a Redis URL, \
+             so nothing would listen there; set REDIS_URL, or list your variables in {}",
+            options::DISCOVERED,
+            options::URLS.declaration.variable
+        ),
+    )
 }
 
 /// There are more tunnels than ports from the first on, and no other may be taken.

@@ -4,17 +4,17 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::io::{self, Write as _};
 
-use start_stunnel::announce::Unused;
 use start_stunnel::configuration::cli::Invocation;
-use start_stunnel::configuration::{self, ConfigError, Configuration, Configured, Settings};
+use start_stunnel::configuration::{
+    self, ConfigError, Configuration, Configured, Settings, Unused,
+};
 use start_stunnel::environment::Environment;
 use start_stunnel::launch::Launch;
 use start_stunnel::listen;
 use start_stunnel::logging::{self, LogSettings};
 use start_stunnel::plan::Plan;
-use start_stunnel::supervisor::{self, Inherited};
+use start_stunnel::supervisor::{self, CommandEnvironment, ExitOutcome, Inherited, NotExecuted};
 use start_stunnel::{announce, check, exit, status};
 
 /// For C code, OpenSSL's above all, as well: the crate's feature `override` sees to that.
@@ -25,37 +25,43 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// Stands in for the launcher in an app's repository, where no buildpack put one.
 const SHIM: &str = include_str!("shim.sh");
 
-#[expect(unsafe_code)]
 fn main() {
-    let code = match Invocation::parse_from(env::args_os()) {
+    let outcome = match Invocation::parse_from(env::args_os()) {
         Err(error) => error.exit(),
-        Ok(invocation) if invocation.print_shim => print_shim(),
-        Ok(invocation) if invocation.status => tell_status(&invocation),
+        Ok(invocation) if invocation.print_shim => {
+            note_ignored_command(&invocation);
+            exit_with(print_shim())
+        }
+        Ok(invocation) if invocation.status => exit_with(tell_status(&invocation)),
         Ok(invocation) => {
             let (task, log) = prepare(invocation, env::vars_os().collect());
             let _log = logging::init(log);
             perform(task)
         }
     };
-    // SAFETY: ends the process, and nothing else. Not `exit`: that has OpenSSL tear down its
-    // globals while another thread may still be reading certificates.
-    unsafe { nix::libc::_exit(code.into()) }
+    outcome.end_launcher()
 }
 
-/// What is left to do once the command line and the environment are read.
+fn exit_with(code: u8) -> ExitOutcome {
+    ExitOutcome::Exited(code.into())
+}
+
+/// The rest of the work once the command line and the environment are read.
 enum Task {
     Refuse(Vec<ConfigError>),
     SayDisabled,
-    /// COMMAND, which the launcher was to become, could not be executed.
-    NotExecuted(Vec<OsString>, io::Error),
+    /// The launcher should have become COMMAND, which could not be executed.
+    NotExecuted(Vec<OsString>, NotExecuted),
     Check(Plan, Settings, Unused),
     PrintEnvironment(Plan, listen::Bound, Unused),
     Launch(Box<Launch>),
 }
 
-/// What must happen while there is one thread only; returns the rest, and how it is to log. Where
-/// the switch says so, it becomes COMMAND, and does not return.
+/// Does what needs a process with a single thread; returns the rest of the work and how to log it.
+/// If the launcher is disabled, becomes COMMAND and does not return.
 fn prepare(invocation: Invocation, environment: Environment) -> (Task, LogSettings) {
+    let command_environment = CommandEnvironment::of_launcher();
+    note_ignored_command(&invocation);
     let log_for_errors = configuration::log_settings_for_errors(&invocation, &environment);
     let configuration = match configuration::read(&invocation, &environment) {
         Err(mistakes) => return (Task::Refuse(mistakes), log_for_errors),
@@ -63,17 +69,18 @@ fn prepare(invocation: Invocation, environment: Environment) -> (Task, LogSettin
             return (Task::SayDisabled, log_for_errors);
         }
         Ok(Configured::Disabled) => {
-            let error = supervisor::become_command(invocation.command.clone());
-            return (Task::NotExecuted(invocation.command, error), log_for_errors);
+            let command = invocation.command;
+            let error = supervisor::become_command(&command, command_environment);
+            return (Task::NotExecuted(command, error), log_for_errors);
         }
         Ok(Configured::Enabled(configuration)) => *configuration,
     };
-    let Configuration { settings, variables, others, unknown } = configuration;
+    let Configuration { settings, variables, unused } = configuration;
     let log = settings.log;
     let plan = Plan::new(variables);
     if invocation.check {
         supervisor::forbid_core_dumps();
-        return (Task::Check(plan, settings, Unused { others, unknown }), log);
+        return (Task::Check(plan, settings, unused), log);
     }
     // Each thread takes its signal mask from the one that starts it.
     let inherited = Inherited::take_over();
@@ -82,16 +89,16 @@ fn prepare(invocation: Invocation, environment: Environment) -> (Task, LogSettin
         Err(mistake) => return (Task::Refuse(vec![mistake]), log_for_errors),
     };
     if invocation.print_env {
-        return (Task::PrintEnvironment(plan, bound, Unused { others, unknown }), log);
+        return (Task::PrintEnvironment(plan, bound, unused), log);
     }
-    let command = invocation.command;
-    let launch = Launch { command, environment, settings, plan, others, unknown, bound, inherited };
+    let (command, environment) = (invocation.command, command_environment);
+    let launch = Launch { command, environment, settings, plan, unused, bound, inherited };
     (Task::Launch(Box::new(launch)), log)
 }
 
-/// Returns the exit code.
-fn perform(task: Task) -> u8 {
-    let done = match task {
+/// Returns how the launcher is to end.
+fn perform(task: Task) -> ExitOutcome {
+    let code = match task {
         Task::Refuse(mistakes) => Ok(announce::misconfigured(&mistakes)),
         Task::SayDisabled => Ok(announce::disabled()),
         Task::NotExecuted(command, error) => Ok(announce::not_executed(&command, &error)),
@@ -100,9 +107,27 @@ fn perform(task: Task) -> u8 {
             announce::unused(&plan, &unused);
             announce::environment(&plan, &bound)
         }
-        Task::Launch(launch) => launch.run(),
+        Task::Launch(launch) => {
+            return launch
+                .run()
+                .unwrap_or_else(|error| exit_with(announce::internal_error(&error)));
+        }
     };
-    done.unwrap_or_else(|error| announce::internal_error(&error))
+    exit_with(code.unwrap_or_else(|error| announce::internal_error(&error)))
+}
+
+/// The options that print something and exit do not run COMMAND.
+fn note_ignored_command(invocation: &Invocation) {
+    let given = [
+        ("--check", invocation.check),
+        ("--print-env", invocation.print_env),
+        ("--print-shim", invocation.print_shim),
+    ];
+    if let Some((option, _)) = given.iter().find(|(_, is_given)| *is_given)
+        && !invocation.command.is_empty()
+    {
+        announce::command_ignored(option);
+    }
 }
 
 /// Whatever else is wrong with the configuration: a launcher may be running.
@@ -117,12 +142,9 @@ fn tell_status(invocation: &Invocation) -> u8 {
 }
 
 fn print_shim() -> u8 {
-    let mut stdout = io::stdout();
-    match stdout.write_all(SHIM.as_bytes()).and_then(|()| stdout.flush()) {
-        Ok(()) => exit::SUCCESS,
-        Err(error) => {
-            eprintln!("start-stunnel: could not write the shim: {error}");
-            exit::INTERNAL_ERROR
-        }
-    }
+    let shim = SHIM.replacen("home=''", concat!("home='", env!("CARGO_PKG_REPOSITORY"), "'"), 1);
+    announce::print(&shim).unwrap_or_else(|error| {
+        eprintln!("start-stunnel: could not write the shim: {error}");
+        exit::INTERNAL_ERROR
+    })
 }

@@ -1,7 +1,8 @@
-//! The names of settings that hints mention in rooms listed before [`crate::configuration`], which
-//! declares what they mean.
+//! The variables of settings that messages outside [`crate::configuration`] mention. Their meaning
+//! is declared there.
 
 pub const CA_FILE: &str = "STUNNEL_CA_FILE";
+pub const CA_PEM: &str = "STUNNEL_CA_PEM";
 pub const CLIENT_CERT: &str = "STUNNEL_CLIENT_CERT";
 pub const CLIENT_KEY: &str = "STUNNEL_CLIENT_KEY";
 pub const ENABLED: &str = "STUNNEL_ENABLED";
@@ -9,7 +10,8 @@ pub const MAX_CONNECTIONS: &str = "STUNNEL_MAX_CONNECTIONS";
 pub const MIN_TLS: &str = "STUNNEL_MIN_TLS";
 pub const PIN: &str = "STUNNEL_PIN";
 pub const PIN_OPTION: &str = "--pin";
+pub const POOL: &str = "STUNNEL_POOL";
 pub const PORT_OFFSET: &str = "STUNNEL_PORT_OFFSET";
 pub const SERVER_NAME: &str = "STUNNEL_SERVER_NAME";
-pub const SPARES: &str = "STUNNEL_SPARES";
+pub const URLS: &str = "REDIS_STUNNEL_URLS";
 pub const VERIFY: &str = "STUNNEL_VERIFY";

@@ -1,6 +1,6 @@
-//! What was decided about variables -> routes, and what COMMAND's environment gets. Pure.
+//! Turns the decisions about variables into routes and COMMAND's environment. Pure.
 
-use crate::configuration::{COPY_SUFFIX, Decision, RedisVariable, TunnelledUrl};
+use crate::configuration::{COPY_SUFFIX, Decision, RedisVariable, ReuseSettings, TunnelledUrl};
 use crate::redis_url::{Credentials, Local, RedisUrl, UNIX};
 use crate::secret::{MASK, Secret};
 use crate::tunnel::Route;
@@ -11,21 +11,21 @@ struct Variable {
     name: String,
     /// As found.
     value: Secret,
-    place: Place,
+    destination: Destination,
 }
 
 /// Where a variable leads.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Place {
-    /// Through the tunnel of the route with this index.
+enum Destination {
+    /// To the tunnel of the route with this index.
     Route(usize, Box<RedisUrl>),
-    /// Where it led before.
+    /// To the same server as before.
     Untouched(Box<RedisUrl>),
     /// To an outer launcher's Unix socket, as before.
     UntouchedSocket,
 }
 
-/// A variable that leads through a tunnel.
+/// A variable that leads to a tunnel.
 #[derive(Debug, Clone, Copy)]
 pub struct Tunnelled<'a> {
     pub variable: &'a str,
@@ -36,7 +36,7 @@ pub struct Tunnelled<'a> {
     pub url: &'a RedisUrl,
 }
 
-/// A variable's way through a tunnel, of this launcher or of an outer one.
+/// How a variable leads to a tunnel, of this launcher or of an outer one.
 #[derive(Debug, Clone)]
 pub struct Way<'a> {
     pub variable: &'a str,
@@ -44,13 +44,15 @@ pub struct Way<'a> {
     pub local: Local,
 }
 
-/// Which tunnels there are, and which variables lead through them.
+/// The tunnels, and the variables that lead to them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
     pub routes: Vec<Route>,
-    /// The variables whose servers nothing authenticates, without anybody having said so.
+    /// How the connections of each route are reused.
+    pub reuse: Vec<ReuseSettings>,
+    /// The variables whose servers are not authenticated, although the user did not ask for that.
     pub unauthenticated: Vec<String>,
-    /// In the order in which they were decided about.
+    /// In the order of the decisions.
     variables: Vec<Variable>,
 }
 
@@ -59,17 +61,17 @@ impl Plan {
     pub fn new(variables: Vec<RedisVariable>) -> Plan {
         let mut plan = Plan::default();
         for RedisVariable { name, value, decision } in variables {
-            let place = match decision {
+            let destination = match decision {
                 Decision::Tunnel(url) => plan.tunnel(&name, *url),
-                Decision::Untouched(url) => Place::Untouched(url),
-                Decision::UntouchedSocket => Place::UntouchedSocket,
+                Decision::Untouched(url) => Destination::Untouched(url),
+                Decision::UntouchedSocket => Destination::UntouchedSocket,
             };
-            plan.variables.push(Variable { name, value, place });
+            plan.variables.push(Variable { name, value, destination });
         }
         plan
     }
 
-    fn tunnel(&mut self, name: &str, tunnelled: TunnelledUrl) -> Place {
+    fn tunnel(&mut self, name: &str, tunnelled: TunnelledUrl) -> Destination {
         let TunnelledUrl {
             url,
             upstream,
@@ -77,66 +79,66 @@ impl Plan {
             setting_names,
             trust,
             verify_chosen,
+            reuse,
             max_connections,
         } = tunnelled;
         if !trust.authenticates() && !verify_chosen {
             self.unauthenticated.push(name.to_owned());
         }
-        let has_password = url.credentials().is_some();
-        let same = |route: &Route| {
+        let same = |(route, known): (&Route, &ReuseSettings)| {
             route.upstream == upstream
                 && route.trust == trust
                 && route.max_connections == max_connections
+                && *known == reuse
         };
-        let index = match self.routes.iter().position(same) {
+        let index = match self.routes.iter().zip(&self.reuse).position(same) {
             Some(index) => {
                 self.routes[index].variables.push(name.to_owned());
-                self.routes[index].all_have_passwords &= has_password;
                 index
             }
             None => {
-                let (variables, all_have_passwords) = (vec![name.to_owned()], has_password);
+                self.reuse.push(reuse);
                 self.routes.push(Route {
-                    variables,
+                    variables: vec![name.to_owned()],
                     upstream,
                     trust,
                     port_offset,
                     setting_names,
-                    all_have_passwords,
                     max_connections,
                 });
                 self.routes.len() - 1
             }
         };
-        Place::Route(index, Box::new(url))
+        Destination::Route(index, Box::new(url))
     }
 
-    /// Whether any Redis URL was found at all.
+    /// Whether any variable holds a Redis URL, with or without a tunnel.
     pub fn found_urls(&self) -> bool {
         !self.variables.is_empty()
     }
 
-    /// The names of all variables about which something was decided.
+    /// The names of all variables that hold a Redis URL.
     pub fn variables(&self) -> impl Iterator<Item = &str> {
         self.variables.iter().map(|variable| variable.name.as_str())
     }
 
-    /// The names of variables that stay as they are.
+    /// The names of the variables that stay unchanged.
     pub fn untouched(&self) -> impl Iterator<Item = &str> {
-        let untouched = |variable: &&Variable| !matches!(variable.place, Place::Route(..));
+        let untouched =
+            |variable: &&Variable| !matches!(variable.destination, Destination::Route(..));
         self.variables.iter().filter(untouched).map(|variable| variable.name.as_str())
     }
 
-    /// The variables that lead through tunnels.
+    /// The variables that lead to this launcher's tunnels.
     pub fn tunnelled(&self) -> impl Iterator<Item = Tunnelled<'_>> {
-        self.variables.iter().filter_map(|variable| match &variable.place {
-            Place::Route(route, url) => Some(Tunnelled {
+        self.variables.iter().filter_map(|variable| match &variable.destination {
+            Destination::Route(route, url) => Some(Tunnelled {
                 variable: &variable.name,
                 value: &variable.value,
                 route: *route,
                 url,
             }),
-            Place::Untouched(_) | Place::UntouchedSocket => None,
+            Destination::Untouched(_) | Destination::UntouchedSocket => None,
         })
     }
 
@@ -144,20 +146,20 @@ impl Plan {
     /// outer one: name, where that listens, and the URL's database and credentials.
     pub fn ways<'a>(&'a self, locals: &'a [Local]) -> impl Iterator<Item = Way<'a>> {
         self.variables.iter().filter_map(|variable| {
-            let (url, local) = match &variable.place {
-                Place::Route(route, url) => ((**url).clone(), locals[*route].clone()),
-                // With TLS it is left to the app's own.
-                Place::Untouched(url) if !url.scheme().is_tls() => {
+            let (url, local) = match &variable.destination {
+                Destination::Route(route, url) => ((**url).clone(), locals[*route].clone()),
+                // The app does its own TLS.
+                Destination::Untouched(url) if !url.scheme().is_tls() => {
                     ((**url).clone(), Local::Port(url.port()))
                 }
-                Place::Untouched(_) => return None,
-                Place::UntouchedSocket => RedisUrl::from_socket(variable.value.expose())?,
+                Destination::Untouched(_) => return None,
+                Destination::UntouchedSocket => RedisUrl::from_socket(variable.value.expose())?,
             };
             Some(Way { variable: &variable.name, url, local })
         })
     }
 
-    /// What the first URL that leads through the tunnel of this route says about who the user is.
+    /// User and password of the first URL with a password that leads to the tunnel of this route.
     pub fn credentials(&self, route: usize) -> Option<Credentials> {
         let mut urls = self.tunnelled().filter(|tunnelled| tunnelled.route == route);
         urls.find_map(|tunnelled| tunnelled.url.credentials())
@@ -190,12 +192,15 @@ impl Plan {
 
     /// Every Redis variable as COMMAND would see it, one `NAME=value` each, secrets masked.
     pub fn describe(&self, locals: &[Local]) -> Vec<String> {
-        let lines = self.variables.iter().flat_map(|Variable { name, place, .. }| match place {
-            Place::Untouched(url) => vec![format!("{name}={url}")],
-            Place::UntouchedSocket => vec![format!("{name}={UNIX}://{MASK}")],
-            Place::Route(index, url) => {
-                let local = url.local(&locals[*index]);
-                vec![format!("{name}={local}"), format!("{name}{COPY_SUFFIX}={local}")]
+        let lines = self.variables.iter().flat_map(|variable| {
+            let name = &variable.name;
+            match &variable.destination {
+                Destination::Untouched(url) => vec![format!("{name}={url}")],
+                Destination::UntouchedSocket => vec![format!("{name}={UNIX}://{MASK}")],
+                Destination::Route(index, url) => {
+                    let local = url.local(&locals[*index]);
+                    vec![format!("{name}={local}"), format!("{name}{COPY_SUFFIX}={local}")]
+                }
             }
         });
         lines.collect()
@@ -219,46 +224,32 @@ pub mod tests {
     }
 
     #[test]
-    fn two_variables_share_a_tunnel_only_with_the_same_upstream_and_settings() {
+    fn variables_share_a_tunnel_if_upstream_and_settings_are_equal() {
         let pairs = [
             ("REDIS_URL", "redis://:a@h:6379/0"),
             ("HEROKU_REDIS_A_URL", "rediss://u:b@H:6380/1"),
             ("HEROKU_REDIS_B_URL", "redis://h:6379"),
             ("HEROKU_REDIS_B_URL_STUNNEL_VERIFY", "full"),
             ("HEROKU_REDIS_C_URL", "redis://h:6378"),
+            ("HEROKU_REDIS_D_URL", "redis://h:6378"),
+            ("HEROKU_REDIS_D_URL_STUNNEL_POOL", "off"),
         ];
         let plan = plan(&[], &pairs).unwrap();
         let shared: Vec<_> = plan.routes.iter().map(|tunnel| tunnel.variables.join(" ")).collect();
         assert_eq!(
             shared,
-            ["REDIS_URL HEROKU_REDIS_A_URL", "HEROKU_REDIS_B_URL", "HEROKU_REDIS_C_URL"]
+            [
+                "REDIS_URL HEROKU_REDIS_A_URL",
+                "HEROKU_REDIS_B_URL",
+                "HEROKU_REDIS_C_URL",
+                "HEROKU_REDIS_D_URL"
+            ]
         );
-        let changes = plan.changes(&ports([1, 2, 3]));
+        let changes = plan.changes(&ports([1, 2, 3, 4]));
         assert_eq!(changes[0], ("REDIS_URL".into(), "redis://:a@127.0.0.1:1/0".into()));
         assert_eq!(changes[1], ("REDIS_URL_STUNNEL".into(), "redis://:a@127.0.0.1:1/0".into()));
         assert_eq!(changes[2], ("HEROKU_REDIS_A_URL".into(), "redis://u:b@127.0.0.1:1/1".into()));
         assert_eq!(changes[4], ("HEROKU_REDIS_B_URL".into(), "redis://127.0.0.1:2".into()));
-    }
-
-    #[test]
-    fn a_tunnel_knows_whether_a_url_without_a_password_leads_through_it() {
-        let cases: &[(&[&str], bool)] = &[
-            (&["redis://:pw@h"], true),
-            (&["redis://u:pw@h"], true),
-            (&["redis://h"], false),
-            (&["redis://u@h"], false),
-            (&["redis://u:@h"], false),
-            (&["redis://:pw@h", "redis://:other@h/1"], true),
-            (&["redis://:pw@h", "redis://h/1"], false),
-            (&["redis://h", "redis://:pw@h/1"], false),
-        ];
-        for (urls, expected) in cases {
-            let pairs: Vec<_> =
-                ["REDIS_URL", "HEROKU_REDIS_A_URL"].into_iter().zip(urls.iter().copied()).collect();
-            let plan = plan(&[], &pairs).unwrap();
-            assert_eq!(plan.routes.len(), 1);
-            assert_eq!(plan.routes[0].all_have_passwords, *expected, "{urls:?}");
-        }
     }
 
     #[test]

@@ -1,15 +1,25 @@
 #!/bin/sh
-# Runs start-stunnel where no buildpack put it, as on a laptop. Made by: start-stunnel --print-shim > bin/start-stunnel
+# Runs the start-stunnel on PATH, where no buildpack installs it. Made by: start-stunnel --print-shim > bin/start-stunnel
+home='' # Where to get it.
 set -f; IFS=:
 for directory in $PATH; do
     launcher=${directory:-.}/start-stunnel
     [ -f "$launcher" ] && [ -x "$launcher" ] || continue
     [ "$launcher" -ef "$0" ] || cmp -s "$launcher" "$0" || exec "$launcher" "$@"
 done
-case ${STUNNEL_ENABLED-} in 0 | [Ff][Aa][Ll][Ss][Ee] | [Nn][Oo] | [Oo][Ff][Ff])
-    while case ${1-} in --) shift; false ;; --*=*) shift ;; --?*) shift 2 ;; *) false ;; esac; do :; done
-    exec "$@" ;;
-esac
-echo "bin/start-stunnel: no start-stunnel on PATH: download it from the project's releases, or build it with \
-cargo install; or set STUNNEL_ENABLED=false to run the command without a tunnel" >&2
+
+# It is not installed. If the tunnel is off, run COMMAND without the options that precede it.
+enabled=${STUNNEL_ENABLED-} off='; or set STUNNEL_ENABLED=false to run the command without a tunnel'
+while [ $# -gt 0 ]; do
+    case $1 in
+        --) shift; break ;;
+        --enabled=*) enabled=${1#*=}; shift ;;
+        --*=*) shift ;;
+        --check | --status | --watch | --print-env | --print-shim | --help | --version | -[!-]*) off='' enabled=''; break ;;
+        --*) [ "$1" != --enabled ] || enabled=${2-}; shift; [ $# = 0 ] || shift ;;
+        *) break ;;
+    esac
+done
+case $enabled in 0 | [Ff][Aa][Ll][Ss][Ee] | [Nn][Oo] | [Oo][Ff][Ff]) [ $# = 0 ] || exec "$@" ;; esac
+echo "bin/start-stunnel: start-stunnel is not on PATH: install it${home:+ from $home}$off" >&2
 exit 127

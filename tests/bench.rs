@@ -27,12 +27,14 @@ const FILES: [&str; 3] = ["bench/RESULTS.md", "bench/results.json", "bench/ratio
 /// Says aloud, and returns `false`, when a run is not possible here.
 fn may_run() -> bool {
     if let Some(missing) = PEERS.iter().find(|file| !Path::new(file).exists()) {
-        eprintln!("skipped: there is no {missing} (see bin/setup bench)");
+        support::skip(&format!("there is no {missing} (see bin/setup bench)"));
         return false;
     }
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     if hard < DESCRIPTORS {
-        eprintln!("skipped: {DESCRIPTORS} descriptors are needed, and the hard limit is {hard}");
+        support::skip(&format!(
+            "{DESCRIPTORS} descriptors are needed, and the hard limit is {hard}"
+        ));
         return false;
     }
     true

@@ -1,5 +1,5 @@
-//! What `bin/package` puts into `dist/`, as users get it: the buildpack, classic and Cloud Native,
-//! and the portable binary. Builds run as an unprivileged user in an empty environment.
+//! The buildpack in `dist/`, classic and Cloud Native. Builds run as an unprivileged user in an
+//! empty environment.
 
 mod support;
 
@@ -10,9 +10,9 @@ use std::process::{Command, Output, Stdio};
 
 use nix::libc;
 use nix::unistd::Uid;
+use support::dist::{buildpack_archive, unpack};
 use support::eventually;
 use support::launcher::{Launcher, logged, send_signal};
-use support::links;
 use support::proc::{command_of, is_alive};
 use support::resp::Reply;
 use support::servers::{Front, PASSWORD, Server};
@@ -20,9 +20,9 @@ use tempfile::TempDir;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const VERSION: &str = env!("CARGO_PKG_VERSION");
-/// nobody's, on Debian and elsewhere.
+/// The user id of nobody.
 const UNPRIVILEGED: &str = "65534";
-/// An app that tells its URL, and on SIGTERM uses Redis once more before it ends.
+/// An app that stores its first argument in Redis, and on SIGTERM uses Redis once more.
 const APP: &str = r#"#!/bin/sh
 redis() { redis-cli --no-auth-warning -u "$REDIS_URL" "$@" >/dev/null; }
 trap 'redis set farewell "after SIGTERM"; exit 5' TERM
@@ -31,31 +31,10 @@ echo ready
 while :; do sleep 0.02; done
 "#;
 
-/// A file of `dist/`.
-fn packaged(name: &str) -> PathBuf {
-    let file = Path::new(ROOT).join("dist").join(name);
-    assert!(file.exists(), "{} is missing: run bin/package first", file.display());
-    file
-}
-
-fn buildpack_archive() -> PathBuf {
-    packaged(&format!("start-stunnel-buildpack-{VERSION}.tgz"))
-}
-
-fn binary_archive() -> PathBuf {
-    packaged(&format!("start-stunnel-{VERSION}-x86_64-linux-gnu.tar.gz"))
-}
-
-fn unpack(archive: &Path, folder: &Path) {
-    fs::create_dir_all(folder).unwrap();
-    let done = Command::new("tar").arg("xzf").arg(archive).arg("-C").arg(folder).status().unwrap();
-    assert!(done.success(), "{}", archive.display());
-}
-
-/// What a builder has: the unpacked buildpack, an app, and folders for what is kept.
+/// A build machine: the unpacked buildpack, an app, and folders for caches and layers.
 struct Site {
     folder: TempDir,
-    /// Comes before the system's programs on PATH.
+    /// A folder that precedes the system's programs on PATH.
     path: Option<PathBuf>,
 }
 
@@ -83,8 +62,7 @@ impl Site {
         fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
     }
 
-    /// A program as the unprivileged user, who owns everything here, with nothing in its
-    /// environment.
+    /// A program with an empty environment, run by an unprivileged user who owns all files here.
     fn command(&self, program: &Path) -> Command {
         let mut command = Command::new("setpriv");
         if Uid::effective().is_root() {
@@ -128,7 +106,7 @@ impl Site {
         Said::by(&mut command)
     }
 
-    /// Makes the checksum of an architecture's launcher that of the file that is there.
+    /// Updates the checksum after a test has replaced an architecture's launcher.
     fn sign_launcher(&self, architecture: &str) {
         let launcher = self.at("buildpack/launcher");
         let mut sums = Command::new("sha256sum");
@@ -137,12 +115,12 @@ impl Site {
         fs::write(launcher.join("SHA256SUMS"), sums.stdout).unwrap();
     }
 
-    /// The names and contents of everything in the app.
+    /// The names and contents of all files in the app.
     fn app(&self) -> Vec<(PathBuf, Vec<u8>)> {
         files(&self.at("app"))
     }
 
-    /// Asserts that a build was refused with these words, in Heroku's style, and changed nothing.
+    /// Asserts that the build fails with these words, in Heroku's style, and changes nothing.
     fn refuses(&self, build: impl Fn(&Site) -> Said, words: &[&str]) {
         let before = self.app();
         let said = build(self);
@@ -191,8 +169,7 @@ impl Said {
     }
 }
 
-/// Runs the app's line for `web` as a dyno does, ends it as a dyno does, and looks at what Redis
-/// got.
+/// Runs the Procfile's `web` line and stops it as a dyno does, and checks what Redis has stored.
 fn run_as_a_dyno(mut command: Command, server: &Server) {
     command.args(["-c", "exec bin/start-stunnel ./serve web"]);
     command.env("DYNO", "web.1").env("REDIS_URL", server.url());
@@ -216,7 +193,7 @@ fn run_as_a_dyno(mut command: Command, server: &Server) {
 }
 
 #[test]
-fn a_classic_build_makes_a_slug_that_runs_anywhere() {
+fn classic_build_makes_a_slug_that_runs_anywhere() {
     let site = Site::new();
     assert_eq!(site.classic("detect", &["app"]).ok(), "start-stunnel\n");
     let said = site.compile().ok();
@@ -225,7 +202,7 @@ fn a_classic_build_makes_a_slug_that_runs_anywhere() {
     assert_eq!(site.classic("release", &["app"]).ok(), "--- {}\n");
     assert!(files(&site.at("cache")).is_empty(), "nothing needs the cache");
 
-    // The slug is unpacked elsewhere, and the buildpack is not there any more.
+    // A dyno unpacks the slug in another place, without the buildpack.
     fs::rename(site.at("app"), site.at("slug")).unwrap();
     fs::remove_dir_all(site.at("buildpack")).unwrap();
     let mut dyno = site.command(Path::new("bash"));
@@ -234,7 +211,7 @@ fn a_classic_build_makes_a_slug_that_runs_anywhere() {
 }
 
 #[test]
-fn an_apps_own_shim_is_replaced_and_its_other_files_are_left_alone() {
+fn build_replaces_the_shim_and_no_other_file() {
     let site = Site::new();
     site.write("app/bin/start-stunnel", include_str!("../src/shim.sh"));
     site.write("app/bin/rails", "#!/bin/sh\n");
@@ -248,7 +225,7 @@ fn an_apps_own_shim_is_replaced_and_its_other_files_are_left_alone() {
 }
 
 #[test]
-fn a_shim_that_is_a_link_is_replaced_and_not_followed() {
+fn build_replaces_a_linked_shim_but_not_its_target() {
     let site = Site::new();
     let shim = include_str!("../src/shim.sh");
     site.write("app/tools/shim", shim);
@@ -259,13 +236,12 @@ fn a_shim_that_is_a_link_is_replaced_and_not_followed() {
     assert!(!site.at("app/bin/start-stunnel").is_symlink());
 }
 
-/// A way to build, and a word of what it says when it is done.
+/// A way to build, and a word that it prints at the end.
 type Build = (fn(&Site) -> Said, &'static str);
 const BUILDS: [Build; 2] =
     [(Site::compile, "Installed"), (|site| site.cloud_native("build"), "start-stunnel ")];
 
-/// Asserts that a build went on to its end, and warned in Heroku's style with these words, or not
-/// at all.
+/// Asserts that the build succeeded, and warned with exactly these words, in Heroku's style.
 #[track_caller]
 fn warned(said: Said, done: &str, words: &[&str]) {
     assert_eq!(said.code, 0, "{said:?}");
@@ -278,22 +254,22 @@ fn warned(said: Said, done: &str, words: &[&str]) {
 }
 
 #[test]
-fn an_app_that_brings_another_start_stunnel_is_told_that_it_is_replaced() {
+fn build_warns_when_it_replaces_another_start_stunnel() {
     for (build, done) in BUILDS {
         let site = Site::new();
-        // What heroku/redis puts there, or an app's own copy of it.
+        // The script of heroku/redis, or an app's own copy of it.
         site.write("app/bin/start-stunnel", "#!/usr/bin/env bash\nn=1\nbin/stunnel-conf.sh\n");
-        let words = ["bin/start-stunnel", "is replaced", "heroku buildpacks:remove heroku/redis"];
+        let words = ["replaces another bin/start-stunnel", "heroku buildpacks:remove heroku/redis"];
         warned(build(&site), done, &words);
         let bytes = fs::read(site.at("app/bin/start-stunnel")).unwrap();
         assert!(bytes.starts_with(b"\x7fELF"), "replaced all the same");
-        // What the build itself has put there is no other one.
+        // The launcher of an earlier build causes no warning.
         warned(build(&site), done, &[]);
     }
 }
 
 #[test]
-fn an_older_shim_is_replaced_without_a_word() {
+fn build_replaces_older_shims_silently() {
     let older = "#!/bin/sh\n\
                  # Stands in for it. Made by: start-stunnel --print-shim > bin/start-stunnel\n\
                  exec start-stunnel \"$@\"\n";
@@ -308,7 +284,7 @@ fn an_older_shim_is_replaced_without_a_word() {
 }
 
 #[test]
-fn what_the_retired_buildpack_left_in_the_app_is_named() {
+fn build_warns_of_files_of_the_retired_buildpack() {
     for (build, done) in BUILDS {
         let site = Site::new();
         site.write("app/bin/stunnel-conf.sh", "#!/usr/bin/env bash\n");
@@ -319,13 +295,13 @@ fn what_the_retired_buildpack_left_in_the_app_is_named() {
 }
 
 #[test]
-fn a_bin_that_is_a_link_to_nowhere_is_named() {
+fn build_refuses_a_bin_that_is_a_broken_link() {
     let site = Site::new();
     symlink("../elsewhere/bin", site.at("app/bin")).unwrap();
     for (build, _) in BUILDS {
-        site.refuses(build, &["bin is a link that leads nowhere", "../elsewhere/bin"]);
+        site.refuses(build, &["bin is a broken link", "../elsewhere/bin"]);
     }
-    // One that leads to a folder of the app is as good as a folder.
+    // A link to a folder of the app works like a folder.
     fs::remove_file(site.at("app/bin")).unwrap();
     fs::create_dir(site.at("app/scripts")).unwrap();
     symlink("scripts", site.at("app/bin")).unwrap();
@@ -336,7 +312,7 @@ fn a_bin_that_is_a_link_to_nowhere_is_named() {
 }
 
 #[test]
-fn a_procfile_that_does_not_use_it_gets_a_hint() {
+fn build_hints_if_the_procfile_does_not_use_it() {
     let site = Site::new();
     for procfile in [Some("web: bundle exec puma\n# bin/start-stunnel\n"), None] {
         let file = site.at("app/Procfile");
@@ -351,11 +327,11 @@ fn a_procfile_that_does_not_use_it_gets_a_hint() {
 }
 
 #[test]
-fn a_build_is_the_same_whether_the_tunnel_is_enabled_or_not() {
+fn build_ignores_stunnel_enabled() {
     let site = Site::new();
     fs::write(site.at("env/STUNNEL_ENABLED"), "false").unwrap();
     site.compile().ok();
-    // At run time it decides.
+    // The setting takes effect at run time.
     let mut command = site.command(&site.at("app/bin/start-stunnel"));
     command.args(["sh", "-c", "echo $REDIS_URL"]).env("REDIS_URL", "redis://h");
     command.env("STUNNEL_ENABLED", "false");
@@ -363,7 +339,7 @@ fn a_build_is_the_same_whether_the_tunnel_is_enabled_or_not() {
 }
 
 #[test]
-fn a_damaged_package_is_refused_and_the_app_untouched() {
+fn build_refuses_a_damaged_package() {
     for build in [Site::compile as fn(&Site) -> Said, |site| site.cloud_native("build")] {
         let site = Site::new();
         site.write("app/bin/start-stunnel", "the shim");
@@ -378,64 +354,71 @@ fn a_damaged_package_is_refused_and_the_app_untouched() {
 }
 
 #[test]
-fn another_architecture_is_refused_and_the_app_untouched() {
+fn build_refuses_an_unsupported_architecture() {
     let mut site = Site::new();
     site.write("other/uname", "#!/bin/sh\necho riscv64\n");
     site.path = Some(site.at("other"));
-    let words = ["aarch64/ x86_64/", "not for riscv64", "releases for x86_64 and aarch64"];
+    let words = ["aarch64/ x86_64/", "not for riscv64", "supports x86_64 and aarch64"];
     site.refuses(Site::compile, &words);
 }
 
 #[test]
-fn a_system_that_cannot_run_the_binary_is_told_which_can() {
+fn build_names_the_systems_that_can_run_the_binary() {
     let site = Site::new();
-    // A valid checksum of something that does not run.
+    // The checksum is valid, but the file cannot run.
     site.write("buildpack/launcher/x86_64/start-stunnel", "#!/no/such/interpreter\n");
     site.sign_launcher("x86_64");
     site.refuses(Site::compile, &["does not run on this system (stack heroku-24)", "glibc 2.31"]);
 }
 
 #[test]
-fn a_folder_that_cannot_be_written_is_named() {
+fn build_names_a_folder_that_it_cannot_write() {
     let site = Site::new();
     fs::create_dir(site.at("app/bin")).unwrap();
     fs::set_permissions(site.at("app/bin"), fs::Permissions::from_mode(0o555)).unwrap();
-    site.refuses(Site::compile, &["cannot be written", "/app/bin"]);
-    site.refuses(|site| site.cloud_native("build"), &["cannot be written", "/app/bin"]);
+    site.refuses(Site::compile, &["cannot write", "/app/bin"]);
+    site.refuses(|site| site.cloud_native("build"), &["cannot write", "/app/bin"]);
     fs::set_permissions(site.at("app/bin"), fs::Permissions::from_mode(0o755)).unwrap();
     fs::create_dir(site.at("app/bin/start-stunnel")).unwrap();
     site.refuses(Site::compile, &["bin/start-stunnel is a folder"]);
     fs::remove_dir_all(site.at("app/bin")).unwrap();
     fs::write(site.at("app/bin"), "").unwrap();
-    site.refuses(Site::compile, &["bin is no folder"]);
+    site.refuses(Site::compile, &["bin is not a folder"]);
 }
 
 #[test]
-fn missing_arguments_are_an_error() {
+fn build_without_arguments_prints_its_usage() {
     let site = Site::new();
     site.refuses(|site| site.classic("compile", &[]), &["Usage: bin/compile BUILD_DIR CACHE_DIR"]);
     site.refuses(|site| site.classic("compile", &["app"]), &["Usage: bin/compile"]);
     site.refuses(
         |site| site.classic("compile", &["nowhere", "cache"]),
-        &["BUILD_DIR is no folder"],
+        &["BUILD_DIR is not a folder"],
     );
     site.refuses(|site| site.classic("detect", &[]), &["Usage: bin/detect BUILD_DIR"]);
     site.refuses(
         |site| Said::by(&mut site.command(&site.at("buildpack/bin/build"))),
-        &["CNB_LAYERS_DIR is no folder: not set"],
+        &["CNB_LAYERS_DIR is not a folder: not set"],
     );
 }
 
 #[test]
-fn a_checkout_of_the_sources_says_how_to_get_the_packaged_one() {
+fn build_from_a_checkout_names_the_archive_to_use() {
     let site = Site::new();
     fs::remove_dir_all(site.at("buildpack/launcher")).unwrap();
     let archive = format!("start-stunnel-buildpack-{VERSION}.tgz");
-    for (build, _) in BUILDS {
-        site.refuses(build, &["holds no start-stunnel binary", "a checkout", &archive]);
+    // Without a public address, the archive must be built.
+    for (repository, source) in [
+        ("", format!("{archive}, which bin/package makes")),
+        ("https://example.com/it", format!("/it/releases/download/v{VERSION}/{archive}.")),
+    ] {
+        fs::write(site.at("buildpack/release.conf"), format!("REPOSITORY={repository}\n")).unwrap();
+        for (build, _) in BUILDS {
+            site.refuses(build, &["holds no start-stunnel binary", "a checkout", &source]);
+        }
     }
-    // As if the repository's address had been given to `heroku buildpacks:add`: its root has the
-    // same scripts.
+    // The repository's root has the same scripts, for those who give its address to
+    // `heroku buildpacks:add`.
     let script = |name: &str| Command::new(Path::new(ROOT).join("bin").join(name));
     let detected = script("detect").arg(site.at("app")).output().unwrap();
     assert_eq!(detected.stdout, b"start-stunnel\n");
@@ -445,7 +428,7 @@ fn a_checkout_of_the_sources_says_how_to_get_the_packaged_one() {
 }
 
 #[test]
-fn a_build_on_arm64_takes_the_binary_for_arm64() {
+fn build_on_arm64_installs_the_arm64_binary() {
     for (build, done) in BUILDS {
         let mut site = Site::new();
         site.write("other/uname", "#!/bin/sh\necho aarch64\n");
@@ -457,7 +440,7 @@ fn a_build_on_arm64_takes_the_binary_for_arm64() {
             (&b"\x7fELF"[..], 183),
             "EM_AARCH64, as elf.h has it"
         );
-        // As if the machine could run it.
+        // Let QEMU run it, as if this machine could.
         fs::rename(&launcher, site.at("launcher")).unwrap();
         let script = format!(
             "#!/bin/sh\nexec qemu-aarch64-static -L /usr/aarch64-linux-gnu {} \"$@\"\n",
@@ -474,7 +457,7 @@ fn toml(file: &Path) -> toml::Table {
     fs::read_to_string(file).unwrap().parse().unwrap()
 }
 
-/// Asserts that a table has no key but these.
+/// Asserts that a table has only these keys.
 fn keys(table: &toml::Table, allowed: &[&str]) {
     for key in table.keys() {
         assert!(allowed.contains(&key.as_str()), "the specification knows no {key}: {table:?}");
@@ -482,7 +465,7 @@ fn keys(table: &toml::Table, allowed: &[&str]) {
 }
 
 #[test]
-fn a_cloud_native_build_makes_a_launch_layer_that_runs_the_same_procfile() {
+fn cloud_native_build_runs_the_same_procfile() {
     let site = Site::new();
     assert_eq!(site.cloud_native("detect").code, 0);
     let said = site.cloud_native("build").ok();
@@ -499,10 +482,10 @@ fn a_cloud_native_build_makes_a_launch_layer_that_runs_the_same_procfile() {
     assert_eq!(layer["metadata"]["version"].as_str(), Some(VERSION));
     let left: Vec<_> =
         fs::read_dir(site.at("layers")).unwrap().map(|e| e.unwrap().file_name()).collect();
-    // No launch.toml: a process type can be scaled by accident.
+    // There is no launch.toml, since a process type could be scaled by accident.
     assert_eq!(left.len(), 2, "a layer and its toml: {left:?}");
 
-    // At run time the layer's bin/ is on PATH, and the Procfile's bin/start-stunnel works too.
+    // At run time the layer's bin/ is on PATH, and bin/start-stunnel leads there.
     let mut on_path = site.command(Path::new("start-stunnel"));
     on_path.arg("-V");
     let bin = site.at("layers/start-stunnel/bin");
@@ -512,13 +495,13 @@ fn a_cloud_native_build_makes_a_launch_layer_that_runs_the_same_procfile() {
 }
 
 #[test]
-fn a_cloud_native_rebuild_uses_the_cached_layer_only_if_its_checksum_holds() {
+fn cloud_native_rebuild_verifies_the_cached_layer() {
     let site = Site::new();
     site.cloud_native("build").ok();
     let (layer, binary) =
         (site.at("layers/start-stunnel.toml"), site.at("layers/start-stunnel/bin/start-stunnel"));
     let first = toml(&layer);
-    // The lifecycle restores a layer with its metadata, but without its types; the app comes anew.
+    // The lifecycle restores a layer with its metadata, without its types, beside a new app.
     let metadata = toml::Table::from_iter([("metadata".to_owned(), first["metadata"].clone())]);
     let restore = || {
         fs::write(&layer, metadata.to_string()).unwrap();
@@ -538,7 +521,7 @@ fn a_cloud_native_rebuild_uses_the_cached_layer_only_if_its_checksum_holds() {
 }
 
 #[test]
-fn the_buildpacks_description_follows_the_specification() {
+fn buildpack_toml_follows_the_specification() {
     let site = Site::new();
     let description = toml(&site.at("buildpack/buildpack.toml"));
     keys(&description, &["api", "buildpack", "targets"]);
@@ -562,146 +545,4 @@ fn the_buildpacks_description_follows_the_specification() {
             fs::metadata(site.at("buildpack/bin").join(script)).unwrap().permissions().mode();
         assert_eq!(mode & 0o111, 0o111, "{script} is executable");
     }
-}
-
-/// Names of files in a listing, one a line.
-fn names(program: &str, words: &[&str]) -> Vec<String> {
-    let said = Command::new(program).args(words).current_dir(ROOT).output().unwrap();
-    assert!(said.status.success(), "{program} {words:?}: {said:?}");
-    String::from_utf8(said.stdout).unwrap().lines().map(str::to_owned).collect()
-}
-
-#[test]
-fn the_archives_hold_no_file_that_only_lies_in_the_checkout() {
-    let tracked = names("git", &["ls-files"]);
-    let within = |archive: &Path, root: &str, folders: [&str; 2], home: &str| {
-        let listing = names("tar", &["tzf", archive.to_str().unwrap()]);
-        let inside = listing.iter().filter_map(|name| name.strip_prefix(root));
-        let inside: Vec<_> = inside
-            .filter(|name| folders.iter().any(|folder| name.starts_with(folder)))
-            .filter(|name| !name.ends_with('/'))
-            .collect();
-        assert!(inside.len() > 4, "{listing:?}");
-        for name in inside {
-            assert!(tracked.contains(&format!("{home}{name}")), "{name} is none of Git's");
-        }
-    };
-    let root = format!("start-stunnel-{VERSION}-x86_64-linux-gnu/");
-    within(&binary_archive(), &root, ["docs/", "examples/"], "");
-    within(&buildpack_archive(), "./", ["bin/", "lib/"], "buildpack/");
-}
-
-#[test]
-fn each_binary_of_the_buildpack_has_its_licences_beside_it_and_glibcs_is_preferred() {
-    let folder = tempfile::tempdir().unwrap();
-    unpack(&buildpack_archive(), folder.path());
-    let launchers = folder.path().join("launcher");
-    let folders = fs::read_dir(&launchers).unwrap().map(|entry| entry.unwrap().path());
-    let folders: Vec<_> = folders.filter(|entry| entry.is_dir()).collect();
-    assert!(folders.contains(&launchers.join("x86_64")), "{folders:?}");
-    for launcher in folders {
-        let architecture = launcher.file_name().unwrap().to_str().unwrap();
-        let gnu = format!("start-stunnel-{VERSION}-{architecture}-linux-gnu.tar.gz");
-        let built_for_gnu = Path::new(ROOT).join("dist").join(gnu).exists();
-        let licences = fs::read_to_string(launcher.join("THIRD-PARTY-LICENCES")).unwrap();
-        assert!(licences.contains("\nziglang "), "{architecture}");
-        let musl = licences.contains("\nmusl as a whole is licensed under");
-        assert_eq!(musl, !built_for_gnu, "{architecture}");
-        // Its loader, which a static one lacks.
-        let binary = fs::read(launcher.join("start-stunnel")).unwrap();
-        let loaded = binary.windows(10).any(|bytes| bytes == b"/ld-linux-");
-        assert_eq!(loaded, built_for_gnu, "{architecture}");
-    }
-}
-
-#[test]
-fn the_archives_match_their_checksums_and_hold_what_a_user_needs() {
-    let sums = Command::new("sha256sum")
-        .args(["--check", "--strict", "--quiet", "SHA256SUMS"])
-        .current_dir(packaged("SHA256SUMS").parent().unwrap())
-        .status();
-    assert!(sums.unwrap().success());
-
-    let folder = tempfile::tempdir().unwrap();
-    unpack(&binary_archive(), folder.path());
-    let inside = folder.path().join(format!("start-stunnel-{VERSION}-x86_64-linux-gnu"));
-    let page = fs::read_to_string(inside.join("start-stunnel.1")).unwrap();
-    let bash = fs::read_to_string(inside.join("completions/start-stunnel.bash")).unwrap();
-    for (option, _) in start_stunnel::configuration::options::with_option() {
-        let escaped = option.replace('-', "\\-");
-        assert!(page.contains(&format!("\\-\\-{escaped}")), "{option} in the man page");
-        assert!(bash.contains(&format!("--{option}")), "{option}");
-    }
-    let licences = fs::read_to_string(inside.join("THIRD-PARTY-LICENCES")).unwrap();
-    for part in [
-        "\ntokio ",
-        "\nopenssl 3.",
-        "\nrust-std ",
-        "\nziglang ",
-        "Apache License",
-        "LLVM Exceptions to the Apache 2.0 License",
-        "Copyright notices for The Rust Standard Library",
-    ] {
-        assert!(licences.contains(part), "{part:?}");
-    }
-    for name in ["LICENSE", "completions/_start-stunnel", "completions/start-stunnel.fish"] {
-        assert!(inside.join(name).exists(), "{name}");
-    }
-    // The pages, and all that they lead to.
-    let top = ["README.md", "SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md"];
-    let docs = fs::read_dir(inside.join("docs")).unwrap();
-    let docs = docs.map(|page| format!("docs/{}", page.unwrap().file_name().display()));
-    // Pictures lead nowhere.
-    let docs = docs.filter(|name| name.ends_with(".md"));
-    let pages: Vec<String> = top.map(str::to_owned).into_iter().chain(docs).collect();
-    let (links, broken) = links::check(&inside, &pages);
-    assert!(broken.is_empty() && links > 30, "{links} links\n{}", broken.join("\n"));
-    assert!(fs::metadata(inside.join("start-stunnel")).unwrap().len() <= 7 << 20);
-    let bash_file = inside.join("completions/start-stunnel.bash");
-    assert!(Command::new("bash").arg("-n").arg(bash_file).status().unwrap().success());
-    if Command::new("man").arg("--version").output().is_ok() {
-        let page = inside.join("start-stunnel.1");
-        let shown = Command::new("man").arg("--warnings").arg(page).output().unwrap();
-        assert_eq!(String::from_utf8_lossy(&shown.stderr), "");
-        assert!(String::from_utf8_lossy(&shown.stdout).contains("STUNNEL_VERIFY"));
-    }
-}
-
-#[test]
-fn the_binary_runs_a_tunnel_on_the_oldest_system_that_it_supports_as_pid_1() {
-    if !Uid::effective().is_root() {
-        eprintln!("skipped: only root may enter another root file system");
-        return;
-    }
-    // glibc 2.31, no OpenSSL, no perl, no certificate.
-    let made = Command::new(Path::new(ROOT).join("tests/support/oldest-system")).output().unwrap();
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    let system = PathBuf::from(String::from_utf8(made.stdout).unwrap().trim_end());
-    for absent in [
-        "usr/bin/perl",
-        "usr/bin/openssl",
-        "usr/lib/x86_64-linux-gnu/libssl.so.1.1",
-        "etc/ssl/certs",
-    ] {
-        assert!(!system.join(absent).exists(), "{absent} is there");
-    }
-    let folder = tempfile::tempdir_in(system.join("tmp")).unwrap();
-    unpack(&binary_archive(), folder.path());
-    let inside = Path::new("/").join(folder.path().strip_prefix(&system).unwrap());
-    let inside = inside.join(format!("start-stunnel-{VERSION}-x86_64-linux-gnu/start-stunnel"));
-
-    let server = Server::start(Front::Redis);
-    let script = format!(
-        "port=${{REDIS_URL##*:}}; exec 3<>/dev/tcp/127.0.0.1/${{port%%/*}}; \
-         printf 'AUTH {PASSWORD}\\r\\nPING\\r\\n' >&3; \
-         read -r authenticated <&3; read -r pong <&3; \
-         echo \"$authenticated $pong parent $PPID\"; exit 9"
-    );
-    let mut launcher = Launcher::of("unshare", ["--pid", "--fork", "--kill-child"]);
-    launcher.command.arg(format!("--root={}", system.display())).arg(&inside);
-    launcher.command.args(["bash", "-c", &script]);
-    let launcher = launcher.env("PATH", "/usr/bin:/bin").redis(&server.url());
-    let ended = launcher.run();
-    assert_eq!(ended.stdout, "+OK\r +PONG\r parent 1\n", "{}", ended.stderr);
-    assert_eq!(ended.code(), 9);
 }

@@ -332,12 +332,12 @@ fn what_a_run_would_warn_of_is_in_the_report() {
         Launcher::new(["--check"])
             .redis(&server.url())
             .env("CACHE_URL", "redis://:hunter2@cache.example")
-            .env("STUNNEL_VERIFI", "full")
+            .env("STUNNEL_VERIFY_IT", "full")
             .env("STUNNEL_LOG_FORMAT", format)
             .run()
     };
     let table = run("logfmt").stdout;
-    for text in ["CACHE_URL", "REDIS_STUNNEL_URLS=", "STUNNEL_VERIFI", "no such setting"] {
+    for text in ["CACHE_URL", "REDIS_STUNNEL_URLS=", "STUNNEL_VERIFY_IT", "unknown settings"] {
         assert!(table.contains(text), "{text} in\n{table}");
     }
     assert!(fits_a_terminal(&table), "{table}");
@@ -517,7 +517,7 @@ fn a_long_name_on_a_certificate_is_shown_whole() {
 #[test]
 fn without_a_tunnel_there_is_nothing_to_check() {
     let ended = Launcher::new(["--check"]).run();
-    assert_eq!(ended.code(), 0);
+    assert_eq!(ended.code(), 78);
     assert!(ended.stdout.contains("No tunnel to check"), "{ended:?}");
     let wrong = Launcher::new(["--check"]).redis("redis://").run();
     assert_eq!(wrong.code(), 78);

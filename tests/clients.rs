@@ -26,6 +26,7 @@ const OPTIONS: Options<'static> = Options {
     words: &[],
     user: Some(USER),
     link: None,
+    address: None,
 };
 /// What every app of the first kind checks, in this order.
 const CHECKS: [&str; 8] =
@@ -176,7 +177,7 @@ impl Example {
             assert_eq!(stored(&server, "finished"), Reply::bulk("7"), "{}", ended.stderr);
             no_secret(&ended);
         }
-        let worked = "a job in flight is finished when SIGTERM comes";
+        let worked = "finishes a running job after SIGTERM";
         record(self.name, &[&self.version(version), worked, "", "", "", note]);
     }
 }
@@ -280,8 +281,7 @@ fn ruby_rails_cache_store() {
     let refused = example.web("", &url(&server)).env("STUNNEL_VERIFY", "full").run().stdout;
     assert!(refused.contains("certificate check failed"), "{refused}");
     let version = "ruby -r active_support -e 'puts ActiveSupport.version'";
-    let note =
-        "a cache that cannot be reached is a cache miss: errors go to its `error_handler` alone";
+    let note = "an unreachable cache is a cache miss; only `error_handler` sees errors";
     let version = example.version(version);
     record(
         "rails-cache",
@@ -314,7 +314,7 @@ fn python_celery() {
     example.finishes_its_job(
         version,
         "?ssl_cert_reqs=none",
-        "its `ssl_cert_reqs` is taken out of the URL",
+        "the launcher removes `ssl_cert_reqs` from the URL",
     );
 }
 
@@ -340,7 +340,7 @@ fn python_rq() {
 #[test]
 fn node_ioredis() {
     let version = "node -p 'require(\"ioredis/package.json\").version'";
-    Example { name: "ioredis" }.works(version, "the reason is in its `error` event");
+    Example { name: "ioredis" }.works(version, "the `error` event holds the reason");
 }
 
 #[test]
@@ -366,15 +366,14 @@ fn php_phpredis() {
     let version = "php -r 'echo phpversion(\"redis\");'";
     Example { name: "phpredis" }.works(
         version,
-        "takes no URL; returns `false` for a refusal, with the text in `getLastError()`",
+        "accepts no URL; returns `false` if refused; `getLastError()` has the text",
     );
 }
 
 #[test]
 fn php_predis() {
     let version = "php -r 'require \"Predis/autoload.php\"; echo Predis\\Client::VERSION;'";
-    Example { name: "predis" }
-        .works(version, "1.1 knows no user names in a URL: AUTH is the app's");
+    Example { name: "predis" }.works(version, "1.1 ignores user names in URLs: the app sends AUTH");
 }
 
 #[test]
@@ -400,14 +399,14 @@ fn php_sessions_make_a_connection_for_each_request() {
         assert!(ended.stderr.contains("connections=20 "), "{}", ended.stderr);
     }
     let version = Example { name: "php-session" }.version("php -r 'echo phpversion(\"redis\");'");
-    let worked = "sessions, a connection for each request";
+    let worked = "sessions, one connection for each request";
     record("php-session", &[&version, worked, "", "", "", ""]);
 }
 
 #[test]
 fn c_hiredis() {
     let version = "dpkg-query -W -f '${Version}' libhiredis-dev";
-    Example { name: "hiredis" }.works(version, "takes no URL: the app takes it apart");
+    Example { name: "hiredis" }.works(version, "accepts no URL: the app parses it");
 }
 
 #[test]

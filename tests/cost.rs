@@ -48,7 +48,7 @@ fn a_round_trip_takes_six_system_calls() {
     stderr.read_line(&mut said).unwrap();
     if !said.contains("attached") {
         assert!(said.contains("not permitted"), "{said}");
-        eprintln!("skipped: strace may not look at a process here");
+        support::skip("strace may not look at a process here");
         return;
     }
     for _ in 0..ROUND_TRIPS {
@@ -113,9 +113,7 @@ fn a_connection_that_stalls_both_ways_costs_no_more_than_security_md_says() {
         push(&mut tls);
         tls
     });
-    // A spare would be pushed into as well.
-    let launcher = Launcher::holding(&peer.url()).env("STUNNEL_SPARES", "0");
-    let held = launcher.start_held();
+    let held = Launcher::hold(&peer.url());
     let stall = |count: u64| -> Vec<_> {
         let apps: Vec<_> = (0..count)
             .map(|_| {

@@ -1,7 +1,6 @@
-//! The manual says what the program does: settings, log events, rooms and links, compared with
-//! their sources.
+//! Compares the manual with the program: settings, log events, metrics, modules, links, versions.
 //!
-//! `WRITE_DOCS=1 cargo test --test docs` writes anew what is generated.
+//! `WRITE_DOCS=1 cargo test --test docs` updates the generated tables.
 
 mod support;
 
@@ -11,11 +10,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use clap::ArgAction;
+use proc_macro2::{Delimiter, TokenStream, TokenTree};
 use start_stunnel::configuration::cli;
-use start_stunnel::configuration::options::{self, Declaration, Scope};
+use start_stunnel::configuration::options::{self, Declaration};
 use start_stunnel::figures::FailureReason;
 use support::launcher::Launcher;
 use support::links;
+use support::release_setting;
 use support::status::StatusPage;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -26,7 +27,7 @@ fn text(name: &str) -> String {
     fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
 }
 
-/// All files below a folder of this repository whose names end so, in alphabetical order.
+/// All files below a folder of this repository with this extension, in alphabetical order.
 fn files(folder: &str, extension: &str) -> Vec<String> {
     let (mut folders, mut files) = (vec![PathBuf::from(ROOT).join(folder)], Vec::new());
     while let Some(folder) = folders.pop() {
@@ -43,8 +44,8 @@ fn files(folder: &str, extension: &str) -> Vec<String> {
     files
 }
 
-/// A page in three: what stands before the comment `<!-- NAME … -->`, it included; the part that it
-/// begins; and what follows from `<!-- end of NAME -->` on.
+/// Splits a page into three parts: up to the comment `<!-- NAME … -->`, up to `<!-- end of NAME
+/// -->`, and the rest.
 fn around<'a>(page: &'a str, name: &str) -> (&'a str, &'a str, &'a str) {
     let begin = page.find(&format!("<!-- {name}")).unwrap_or_else(|| panic!("no <!-- {name}"));
     let begin = begin + page[begin..].find("-->\n").expect("the comment's end") + "-->\n".len();
@@ -53,13 +54,13 @@ fn around<'a>(page: &'a str, name: &str) -> (&'a str, &'a str, &'a str) {
     (&page[..begin], &page[begin..end], &page[end..])
 }
 
-/// The rows of a Markdown table behind its head, each as its cells.
+/// The cells of each row of a Markdown table, without its head.
 fn rows(table: &str) -> Vec<Vec<&str>> {
     let lines = table.lines().filter_map(|line| line.strip_prefix('|')?.strip_suffix('|'));
     lines.skip(2).map(cells).collect()
 }
 
-/// The cells of a row: `\|` is a character of a cell.
+/// The cells of a row. `\|` does not separate cells.
 fn cells(row: &str) -> Vec<&str> {
     let (mut cells, mut begin) = (Vec::new(), 0);
     for (bar, _) in row.match_indices('|').filter(|(bar, _)| !row[..*bar].ends_with('\\')) {
@@ -70,15 +71,14 @@ fn cells(row: &str) -> Vec<&str> {
     cells
 }
 
-/// A table's cell of plain text.
+/// Plain text as a cell of a Markdown table.
 fn cell(text: &str) -> String {
     text.replace('|', "\\|").replace('<', "\\<").replace('*', "\\*")
 }
 
 // --- Settings ---------------------------------------------------------------------------------
 
-/// The options that take no value, each with its help: what the launcher is to do instead of
-/// launching.
+/// The options without a value, such as --check, each with its help.
 fn flags() -> Vec<(String, String)> {
     let command = cli::command();
     let flags =
@@ -94,9 +94,10 @@ fn flags() -> Vec<(String, String)> {
 fn settings_table() -> String {
     let head = "| option | variable | default | meaning |\n| --- | --- | --- | --- |\n";
     let options = options::with_option().map(|(option, setting)| {
-        let default_shown = setting.default_shown();
+        let default =
+            setting.default_shown().map_or("unset".to_owned(), |text| format!("`{text}`"));
         let Declaration { variable, help, .. } = setting;
-        format!("| `--{option}` | `{variable}` | `{default_shown}` | {} |\n", cell(help))
+        format!("| `--{option}` | `{variable}` | {default} | {} |\n", cell(help))
     });
     let flags = flags();
     let flags = flags.iter().map(|(flag, help)| format!("| `--{flag}` | | | {} |\n", cell(help)));
@@ -106,15 +107,14 @@ fn settings_table() -> String {
 
 fn one_url_table() -> String {
     let head = "| for all URLs | for the URL in `CACHE_URL` alone |\n| --- | --- |\n";
-    let settings = options::ALL.iter().filter(|setting| setting.scope == Scope::OneUrlToo);
-    let rows: String = settings
+    let rows: String = options::for_one_url()
         .map(|setting| format!("| `{}` | `{}` |\n", setting.variable, setting.for_one("CACHE_URL")))
         .collect();
     format!("\n{head}{rows}\n")
 }
 
 #[test]
-fn the_pages_tables_of_settings_are_those_of_the_declarations() {
+fn tables_of_settings_match_the_declarations() {
     let name = "docs/configuration.md";
     let page = text(name);
     let mut written = page.clone();
@@ -135,14 +135,15 @@ fn the_pages_tables_of_settings_are_those_of_the_declarations() {
 }
 
 #[test]
-fn the_help_names_every_setting_that_the_page_names() {
+fn help_names_every_setting_of_the_manual() {
     let output = Command::new(env!("CARGO_BIN_EXE_start-stunnel")).arg("--help").output().unwrap();
     let in_one_line = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
     let help = in_one_line(&String::from_utf8(output.stdout).unwrap());
     let (settings, one_url) = (settings_table(), one_url_table());
     let of_settings = rows(&settings).concat();
     let of_one_url = rows(&one_url).into_iter().map(|row| row[1].trim_start_matches("`CACHE_URL"));
-    for cell in of_settings.into_iter().chain(of_one_url) {
+    let cells = of_settings.into_iter().chain(of_one_url).filter(|cell| *cell != "unset");
+    for cell in cells {
         let words = cell.replace(['`', '\\'], "");
         assert!(help.contains(&in_one_line(&words)), "--help lacks: {words}");
     }
@@ -150,153 +151,96 @@ fn the_help_names_every_setting_that_the_page_names() {
 
 // --- Log events -------------------------------------------------------------------------------
 
-/// The macros that write a line, which are the levels' names as well.
+/// The macros that write a log line; each has its level's name.
 const LEVELS: [&str; 5] = ["err", "warning", "notice", "info", "debug"];
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Token {
-    /// A name or a number.
-    Word(String),
-    /// What a string literal holds, as it is written.
-    Literal(String),
-    Mark(char),
-}
-
-/// The tokens of Rust source text, as far as this test needs them apart; comments are left out.
-fn tokens(source: &str) -> Vec<Token> {
-    let is_word = |c: char| c.is_alphanumeric() || c == '_';
-    let mut tokens = Vec::new();
-    let mut rest = source;
-    while let Some(first) = rest.chars().next() {
-        let raw = rest.strip_prefix('r').map(|rest| rest.trim_start_matches('#'));
-        let length = if rest.starts_with("//") {
-            rest.find('\n').unwrap_or(rest.len())
-        } else if raw.is_some_and(|raw| raw.starts_with('"')) {
-            let hashes = "#".repeat(rest.len() - 1 - raw.unwrap().len());
-            let begin = 1 + hashes.len() + 1;
-            let end = begin + rest[begin..].find(&format!("\"{hashes}")).expect("a string's end");
-            tokens.push(Token::Literal(rest[begin..end].to_owned()));
-            end + 1 + hashes.len()
-        } else if first == '"' {
-            let end = 1 + closing_quote(&rest[1..]);
-            tokens.push(Token::Literal(rest[1..end].to_owned()));
-            end + 1
-        } else if first == '\'' {
-            char_literal(rest).unwrap_or(1)
-        } else if is_word(first) {
-            let end = rest.find(|c| !is_word(c)).unwrap_or(rest.len());
-            tokens.push(Token::Word(rest[..end].to_owned()));
-            end
-        } else {
-            if !first.is_whitespace() {
-                tokens.push(Token::Mark(first));
-            }
-            first.len_utf8()
+/// Adds the fields of every call of a macro that writes a line to `calls`, with its level.
+fn find_calls(stream: TokenStream, calls: &mut Vec<(&'static str, Vec<Vec<TokenTree>>)>) {
+    let tokens: Vec<TokenTree> = stream.into_iter().collect();
+    for window in tokens.windows(3) {
+        let [TokenTree::Ident(name), TokenTree::Punct(mark), TokenTree::Group(group)] = window
+        else {
+            continue;
         };
-        rest = &rest[length..];
+        let level = LEVELS.iter().find(|level| name == *level);
+        if let (Some(level), '!') = (level, mark.as_char()) {
+            calls.push((level, fields(group.stream())));
+        }
     }
-    tokens
-}
-
-/// Where the quote is that ends a string literal.
-fn closing_quote(text: &str) -> usize {
-    let mut escaped = false;
-    let end = text.find(|c| {
-        let ends = c == '"' && !escaped;
-        escaped = c == '\\' && !escaped;
-        ends
-    });
-    end.expect("a string's end")
-}
-
-/// The length of a character literal; `None` for a lifetime.
-fn char_literal(text: &str) -> Option<usize> {
-    let inside = &text[1..];
-    if let Some(escape) = inside.strip_prefix('\\') {
-        let behind = 1 + escape.chars().next()?.len_utf8();
-        return Some(1 + behind + inside[behind..].find('\'')? + 1);
+    for token in tokens {
+        if let TokenTree::Group(group) = token {
+            find_calls(group.stream(), calls);
+        }
     }
-    let length = inside.chars().next()?.len_utf8();
-    inside[length..].starts_with('\'').then_some(1 + length + 1)
 }
 
-/// What stands in the bracket that the first token opens, cut at the commas of its own.
-fn in_bracket(tokens: &[Token]) -> Vec<&[Token]> {
-    let (mut depth, mut begin, mut parts) = (0, 1, Vec::new());
-    for (index, token) in tokens.iter().enumerate() {
-        match token {
-            Token::Mark('(' | '[' | '{') => depth += 1,
-            Token::Mark(')' | ']' | '}') => depth -= 1,
-            Token::Mark(',') if depth == 1 => {
-                parts.push(&tokens[begin..index]);
-                begin = index + 1;
+/// The fields of a call, which are separated by commas.
+fn fields(stream: TokenStream) -> Vec<Vec<TokenTree>> {
+    let tokens: Vec<TokenTree> = stream.into_iter().collect();
+    let is_comma = |token: &TokenTree| is_mark(token, &[',']);
+    let fields = tokens.split(is_comma).filter(|field| !field.is_empty());
+    fields.map(<[TokenTree]>::to_vec).collect()
+}
+
+fn is_mark(token: &TokenTree, marks: &[char]) -> bool {
+    matches!(token, TokenTree::Punct(punct) if marks.contains(&punct.as_char()))
+}
+
+/// Adds the words of every `fn event` to `words`: the values that `at = something.event()` can
+/// have.
+fn find_event_words(stream: TokenStream, inside: bool, words: &mut Vec<String>) {
+    let mut names = [String::new(), String::new()];
+    for token in stream {
+        match &token {
+            TokenTree::Group(group) => {
+                let body = group.delimiter() == Delimiter::Brace && names == ["fn", "event"];
+                find_event_words(group.stream(), inside || body, words);
+                if group.delimiter() == Delimiter::Brace {
+                    names = Default::default();
+                }
             }
+            TokenTree::Literal(literal) if inside => words.extend(string(&literal.to_string())),
+            // The latest `fn` and its name.
+            TokenTree::Ident(ident) if ident == "fn" => names = ["fn".to_owned(), String::new()],
+            TokenTree::Ident(ident) if names[1].is_empty() => names[1] = ident.to_string(),
             _ => {}
         }
-        if depth == 0 {
-            parts.push(&tokens[begin..index]);
-            parts.retain(|part| !part.is_empty());
-            return parts;
-        }
     }
-    panic!("a bracket is not closed: {:?}", &tokens[..tokens.len().min(9)]);
 }
 
-/// Every call of a macro that writes a line: its level, and its fields, cut at commas.
-fn calls(tokens: &[Token]) -> Vec<(&'static str, Vec<&[Token]>)> {
-    let mut calls = Vec::new();
-    for (index, window) in tokens.windows(3).enumerate() {
-        if let [Token::Word(name), Token::Mark('!'), Token::Mark('(')] = window
-            && let Some(level) = LEVELS.iter().find(|level| *level == name)
-        {
-            calls.push((*level, in_bracket(&tokens[index + 2..])));
-        }
-    }
-    calls
+/// The text of a string literal.
+fn string(literal: &str) -> Option<String> {
+    Some(literal.strip_prefix('"')?.strip_suffix('"')?.to_owned())
 }
 
-/// The words of every `fn event`: what `at = something.event()` may be.
-fn words_of_event_functions(tokens: &[Token]) -> Vec<String> {
-    let mut words = Vec::new();
-    for (index, window) in tokens.windows(2).enumerate() {
-        let [Token::Word(keyword), Token::Word(name)] = window else { continue };
-        if keyword == "fn" && name == "event" {
-            let body = tokens[index..].iter().position(|token| *token == Token::Mark('{'));
-            let body = in_bracket(&tokens[index + body.expect("a body")..]).concat();
-            words.extend(body.into_iter().filter_map(|token| match token {
-                Token::Literal(word) => Some(word),
-                _ => None,
-            }));
-        }
-    }
-    words
-}
-
-/// The name of a field: `name = value`, or a variable of that name, `%` or `?` before it.
-fn field_name(field: &[Token]) -> Option<&str> {
+/// The name of a field: `name = value`, `name`, `%name` or `?name`.
+fn field_name(field: &[TokenTree]) -> Option<String> {
     match field {
-        [Token::Word(name) | Token::Literal(name), Token::Mark('='), ..] => Some(name),
-        [Token::Word(name)] | [Token::Mark('%' | '?'), Token::Word(name)] => Some(name),
+        [name, equals, ..] if is_mark(equals, &['=']) => {
+            Some(string(&name.to_string()).unwrap_or_else(|| name.to_string()))
+        }
+        [name @ TokenTree::Ident(_)] => Some(name.to_string()),
+        [mark, name @ TokenTree::Ident(_)] if is_mark(mark, &['%', '?']) => Some(name.to_string()),
         _ => None,
     }
 }
 
-/// Every event that the sources can log: the word behind `at=`, with its level, or levels, and its
-/// fields. What several places log has the fields of all of them.
+/// Every event that the sources can log: its name (`at=`), with its levels and fields. An event
+/// that is logged in several places has the fields of all of them.
 fn events_of(sources: &[String]) -> BTreeMap<String, (String, Vec<String>)> {
-    let sources: Vec<Vec<Token>> = sources.iter().map(|source| tokens(source)).collect();
-    let by_function: Vec<String> =
-        sources.iter().flat_map(|source| words_of_event_functions(source)).collect();
+    let (mut calls, mut by_function) = (Vec::new(), Vec::new());
+    for source in sources {
+        let stream: TokenStream = source.parse().expect("the source is Rust");
+        find_calls(stream.clone(), &mut calls);
+        find_event_words(stream, false, &mut by_function);
+    }
     let mut events: BTreeMap<String, (String, Vec<String>)> = BTreeMap::new();
-    for (level, fields) in sources.iter().flat_map(|source| calls(source)) {
+    for (level, fields) in calls {
         let [at, fields @ ..] = &fields[..] else { panic!("{level}! without a field") };
-        let words = match *at {
-            [Token::Word(name), Token::Mark('='), Token::Literal(word)] if name == "at" => {
-                vec![word.clone()]
-            }
-            [Token::Word(name), Token::Mark('='), .., Token::Word(method), _, _]
-                if name == "at" && method == "event" =>
-            {
+        assert_eq!(field_name(at).as_deref(), Some("at"), "{level}!: the first field");
+        let words = match &at[2..] {
+            [word] => vec![string(&word.to_string()).expect("a string")],
+            [.., method, TokenTree::Group(_)] if method.to_string() == "event" => {
                 by_function.clone()
             }
             _ => panic!("{level}! does not begin with at = \"word\", or at = ….event(): {at:?}"),
@@ -310,8 +254,8 @@ fn events_of(sources: &[String]) -> BTreeMap<String, (String, Vec<String>)> {
             }
             for field in fields {
                 let name = field_name(field).unwrap_or_else(|| panic!("{word}: {field:?}"));
-                if !names.iter().any(|known| known == name) {
-                    names.push(name.to_owned());
+                if !names.contains(&name) {
+                    names.push(name);
                 }
             }
         }
@@ -320,7 +264,7 @@ fn events_of(sources: &[String]) -> BTreeMap<String, (String, Vec<String>)> {
 }
 
 #[test]
-fn every_log_event_is_in_the_manual_with_its_level_and_its_fields() {
+fn manual_has_every_log_event_with_level_and_fields() {
     let sources: Vec<String> = files("src", "rs").iter().map(|name| text(name)).collect();
     let logged: Vec<String> = events_of(&sources)
         .into_iter()
@@ -353,7 +297,7 @@ fn every_log_event_is_in_the_manual_with_its_level_and_its_fields() {
 }
 
 #[test]
-fn an_event_is_found_however_it_is_written() {
+fn log_events_are_found_in_any_notation() {
     let source = r##"
         // notice!(at = "in-a-comment", x = 1);
         fn event(&self) -> &'static str { match self { A(..) => "gone", _ => "refused" } }
@@ -381,11 +325,11 @@ fn an_event_is_found_however_it_is_written() {
     assert_eq!(events_of(&[source.to_owned()]), expected);
 }
 
-// --- Figures ----------------------------------------------------------------------------------
+// --- Metrics ----------------------------------------------------------------------------------
 
-/// A metric's name and kind, and the labels of its samples, in the order of the page: those of
-/// Prometheus's text format, as a launcher has them that nobody has used.
-fn metrics_told() -> Vec<(String, String, Vec<String>)> {
+/// The name, kind and labels of each metric in Prometheus's text format, as a new launcher prints
+/// them, in that order.
+fn metrics_of_a_launcher() -> Vec<(String, String, Vec<String>)> {
     let held = Launcher::holding("redis://127.0.0.1:1").env("STUNNEL_STATUS_ADDRESS", "0");
     let held = held.start_held();
     let page = StatusPage::of(held.running.pid(), &[held.port]);
@@ -414,8 +358,8 @@ fn is_sample_of(line: &str, name: &str) -> bool {
 }
 
 #[test]
-fn every_metric_is_in_the_manual_with_its_kind_and_its_labels() {
-    let told = metrics_told();
+fn manual_has_every_metric_with_kind_and_labels() {
+    let served = metrics_of_a_launcher();
     let page = text("docs/operation.md");
     let (_, table, _) = around(&page, "metrics");
     let documented: Vec<(String, String, Vec<String>)> = rows(table)
@@ -427,20 +371,21 @@ fn every_metric_is_in_the_manual_with_its_kind_and_its_labels() {
             let mut labels: Vec<_> =
                 labels.map(|label| label.trim_matches('`').to_owned()).collect();
             labels.sort();
-            // Without a value there is no sample, and so no label, either.
-            let silent = told.iter().any(|(known, _, labels)| *known == name && labels.is_empty());
+            // A metric without a sample shows no labels.
+            let silent =
+                served.iter().any(|(known, _, labels)| *known == name && labels.is_empty());
             if silent && !name.ends_with("_info") {
                 labels.retain(|label| label != "tunnel");
             }
             (name, kind.to_owned(), labels)
         })
         .collect();
-    assert_eq!(documented, told, "docs/operation.md has other metrics than a launcher");
-    assert!(told.len() > 25, "{told:?}");
+    assert_eq!(documented, served, "docs/operation.md has other metrics than a launcher");
+    assert!(served.len() > 25, "{served:?}");
 }
 
 #[test]
-fn every_reason_of_a_failure_is_in_the_manual() {
+fn manual_has_every_failure_reason() {
     let page = text("docs/operation.md");
     let (_, table, _) = around(&page, "reasons");
     let documented: Vec<&str> = rows(table).iter().map(|row| row[0].trim_matches('`')).collect();
@@ -448,37 +393,37 @@ fn every_reason_of_a_failure_is_in_the_manual() {
     assert_eq!(documented, known);
 }
 
-// --- Rooms ------------------------------------------------------------------------------------
+// --- Modules ----------------------------------------------------------------------------------
 
 #[test]
-fn the_page_about_the_design_has_the_rooms_of_the_map_in_its_order() {
+fn design_page_lists_the_modules_in_order() {
     let map = text("src/lib.rs");
-    let rooms_of_map: Vec<&str> =
+    let in_source: Vec<&str> =
         map.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';')).collect();
     let page = text("docs/design.md");
     let (_, table, _) = around(&page, "rooms");
-    let rooms_of_page: Vec<&str> =
+    let in_page: Vec<&str> =
         rows(table).iter().map(|row| row[0].trim_matches(['`', '/'])).collect();
-    assert_eq!(rooms_of_page, rooms_of_map);
+    assert_eq!(in_page, in_source);
 }
 
 // --- Links ------------------------------------------------------------------------------------
 
-/// Every page of the manual, and those beside it.
+/// Every page of the manual, and the pages at the top level.
 fn pages() -> Vec<String> {
     let top = ["README.md", "SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md"];
     top.map(str::to_owned).into_iter().chain(files("docs", "md")).collect()
 }
 
 #[test]
-fn every_link_between_pages_leads_somewhere() {
+fn no_link_between_pages_is_broken() {
     let (links, broken) = links::check(Path::new(ROOT), &pages());
     assert!(broken.is_empty(), "{}", broken.join("\n"));
     assert!(links > 30, "{links} links");
 }
 
 #[test]
-fn every_page_of_the_manual_can_be_reached_from_the_readme() {
+fn readme_links_to_every_page() {
     let readme = links::targets(&text("README.md"));
     for page in files("docs", "md") {
         let linked = readme.iter().any(|target| target.split('#').next() == Some(page.as_str()));
@@ -486,7 +431,48 @@ fn every_page_of_the_manual_can_be_reached_from_the_readme() {
     }
 }
 
-/// The Rust files that a page names in code, `a/{b,c}.rs` as `a/b.rs` and `a/c.rs`.
+/// The pages that say how to install it.
+fn pages_about_installing() -> Vec<String> {
+    ["README.md".to_owned()].into_iter().chain(files("docs", "md")).collect()
+}
+
+#[test]
+fn pages_name_this_version_and_the_address_in_release_conf() {
+    let version = env!("CARGO_PKG_VERSION");
+    let repository = release_setting("REPOSITORY");
+    assert_eq!(env!("CARGO_PKG_REPOSITORY"), repository, "Cargo.toml's `repository`");
+    // Until there is an address, example.com stands for the reader's own.
+    let address = match repository.as_str() {
+        "" => "https://example.com".to_owned(),
+        repository => format!("{repository}/releases/download/v{version}"),
+    };
+    let mut named = 0;
+    let examples = files("examples", "yaml").into_iter();
+    let dockerfile = "examples/docker/Dockerfile".to_owned();
+    for page in pages_about_installing().into_iter().chain(examples).chain([dockerfile]) {
+        let text = text(&page);
+        for (before, archive) in
+            text.match_indices("start-stunnel-").map(|(at, _)| text.split_at(at))
+        {
+            let archive = archive["start-stunnel-".len()..].trim_start_matches("buildpack-");
+            if !archive.starts_with(|c: char| c.is_ascii_digit()) {
+                continue;
+            }
+            named += 1;
+            assert!(archive.starts_with(version), "{page}: another version than {version}");
+            let word = before.rsplit(|c: char| c.is_whitespace() || "\"(`".contains(c)).next();
+            let word = word.unwrap().trim_end_matches('/');
+            assert!(!word.contains("://") || word == address, "{page}: {word}, not {address}");
+        }
+    }
+    assert!(named > 5, "{named} archives");
+    for page in ["README.md", "docs/releases.md"] {
+        let says_so = text(page).contains("There is no published release yet");
+        assert_eq!(says_so, repository.is_empty(), "{page}: whether there is a release");
+    }
+}
+
+/// The Rust files that a page names. `a/{b,c}.rs` counts as `a/b.rs` and `a/c.rs`.
 fn files_named(page: &str) -> Vec<String> {
     let words = page.split(|c: char| c.is_whitespace() || "`()".contains(c));
     let names = words.filter(|word| word.ends_with(".rs") && !word.contains(['*', ':']));
@@ -501,10 +487,10 @@ fn files_named(page: &str) -> Vec<String> {
 }
 
 #[test]
-fn every_source_file_that_a_page_names_is_there() {
+fn source_files_named_in_pages_exist() {
     let sources = ["src", "tests", "examples", "fuzz"].map(|folder| files(folder, "rs")).concat();
     let mut named = 0;
-    // The change log names files of its time.
+    // The change log names files that existed at its time.
     for page in pages().into_iter().filter(|page| page != "CHANGELOG.md") {
         for name in files_named(&text(&page)) {
             named += 1;
@@ -520,7 +506,7 @@ fn every_source_file_that_a_page_names_is_there() {
 }
 
 #[test]
-fn a_link_that_leads_nowhere_is_seen() {
+fn broken_links_are_found() {
     let folder = tempfile::tempdir().unwrap();
     let page = "# A page\n\n## `at=` and, or\n\n[a](b.md), `[no](link.md)`\n\n    [no](link.md)\n\n\
                 ```\n# no heading\n[no](link.md)\n```\n\n[c](#at-and-or) [d](https://example.com)\n\

@@ -20,8 +20,7 @@ use openssl::ssl::{HandshakeError, SslStream, SslVersion};
 use support::launcher::{BINARY, Held, Launcher, logged, port_of, send_signal, with_hosts};
 use support::peer::{Peer, acceptor, demanding_acceptor};
 use support::proc::{
-    address_space_kib, command_of, connections_to, cpu_ticks, descriptors, is_alive, resident_kib,
-    state,
+    command_of, connections_to, cpu_ticks, descriptors, is_alive, resident_kib, state,
 };
 use support::resp::{Client, Reply};
 use support::servers::{Front, Options, PASSWORD, Server, connections};
@@ -95,9 +94,7 @@ impl Scene {
             .redis(url)
             .env("HEALTHY_URL", healthy.url())
             .env("REDIS_STUNNEL_URLS", "REDIS_URL HEALTHY_URL")
-            .env("STUNNEL_LOGLEVEL", "info")
-            // So that descriptors can be counted.
-            .env("STUNNEL_SPARES", "0");
+            .env("STUNNEL_LOGLEVEL", "info");
         let mut held = launcher.start_held();
         let healthy_port = port_of(&held.running.line());
         let mut witness = Client::connect(healthy_port, PASSWORD);
@@ -637,7 +634,9 @@ fn the_app_resets_half_closes_or_is_killed() {
         tls.write_all(b"hello").unwrap();
         rest(&mut tls)
     });
-    let scene = Scene::new(&peer.url());
+    // Every byte counts here, and a trial of the pool would add some.
+    let launcher = Launcher::script(HOLD_TWO).env("STUNNEL_POOL", "off");
+    let scene = Scene::with(launcher, &peer.url());
     let greeted = || {
         let mut app = scene.open();
         app.read_exact(&mut [0; 5]).unwrap();
@@ -898,90 +897,6 @@ fn no_descriptor_is_left() {
     assert!(log.contains("raise the limit on open files"), "{log}");
 }
 
-#[test]
-fn memory_is_short() {
-    fault!("memory is short (`prlimit --as`)");
-    // By chance it would end for a handshake, a neighbour's reply, or the launcher as a whole.
-    for pages in (0..24).step_by(8) {
-        let (mut scene, _server) = little_memory(pages * 4096);
-        // Until there is no memory for another one.
-        let mut clients: Vec<Client> = (0..5000).map_while(|_| fill(&mut scene)).collect();
-        scene.others_go_on();
-        for (n, client) in clients.iter_mut().enumerate() {
-            assert_eq!(client.ask(&["ECHO", &n.to_string()]), Reply::bulk(&n.to_string()));
-        }
-        // The last one may keep the launcher from giving memory back, but not from using it.
-        let mut last = clients.pop().expect("a connection before memory ends");
-        drop(clients);
-        eventually("there is room again", || fill(&mut scene));
-        assert_eq!(last.ask(&["PING"]), Reply::line("+PONG"));
-        drop(last);
-        told_of_memory(scene);
-    }
-}
-
-#[test]
-fn a_crowd_comes_when_memory_is_short() {
-    let (mut scene, _server) = little_memory(0);
-    let mut crowd: Vec<Client> = (0..200).map(|_| scene.held.open()).collect();
-    for client in &mut crowd {
-        ask_for_login(client);
-    }
-    let served = crowd.iter_mut().filter_map(|client| client.reply().ok()).count();
-    assert!((1..200).contains(&served), "{served}");
-    scene.others_go_on();
-    drop(crowd);
-    eventually("there is room again", || fill(&mut scene));
-    told_of_memory(scene);
-}
-
-/// A launcher with memory for some dozens of connections, and so much more.
-fn little_memory(more: u64) -> (Scene, Server) {
-    let server = Server::start(Front::Redis);
-    // Else it may have 64 MiB of address space for each thread, to fill before memory ends.
-    let launcher = Launcher::script(HOLD_TWO).env("MALLOC_ARENA_MAX", "1");
-    let mut scene = Scene::with(launcher, &server.url());
-    // What a first connection needs once.
-    assert_eq!(scene.held.client().ask(&["PING"]), Reply::line("+PONG"));
-    let limit = address_space_kib(scene.pid()) * 1024 + 6 * MIB as u64 + more;
-    let set = Command::new("prlimit")
-        .args([format!("--pid={}", scene.pid()), format!("--as={limit}:unlimited")])
-        .status();
-    assert!(set.expect("prlimit of util-linux").success());
-    scene.kib = u64::MAX - KEPT_KIB; // It is filled on purpose.
-    (scene, server)
-}
-
-fn ask_for_login(client: &mut Client) {
-    // The connection may be gone before the request is.
-    let request = support::resp::request(&[b"AUTH", PASSWORD.as_bytes()]);
-    let _ = client.stream.get_mut().write_all(&request);
-}
-
-/// Another connection, unless it is closed at once.
-fn fill(scene: &mut Scene) -> Option<Client> {
-    let mut client = scene.held.open();
-    ask_for_login(&mut client);
-    match client.reply() {
-        Ok(reply) => {
-            assert_eq!(reply, Reply::line("+OK"), "no lack of memory is told as something else");
-            Some(client)
-        }
-        Err(error) => {
-            let kinds = [ErrorKind::UnexpectedEof, ErrorKind::ConnectionReset];
-            assert!(kinds.contains(&error.kind()), "{error}");
-            None
-        }
-    }
-}
-
-/// That nothing else was affected, and that the log says so.
-fn told_of_memory(scene: Scene) {
-    let log = scene.aftermath();
-    assert!(log.contains("memory is short"), "{log}");
-    assert!(!log.contains("OpenSSL failed"), "{log}");
-}
-
 /// libfaketime, by which the clock can be made to jump while a program runs; `None`, said aloud,
 /// without.
 fn faketime() -> Option<&'static str> {
@@ -991,7 +906,7 @@ fn faketime() -> Option<&'static str> {
     ];
     let found = LIBRARIES.into_iter().find(|path| Path::new(path).exists());
     if found.is_none() {
-        eprintln!("skipped: there is no libfaketime here");
+        support::skip("there is no libfaketime here");
     }
     found
 }

@@ -22,7 +22,7 @@ const KEPT_KIB: u64 = 16 * 1024;
 fn may_open(needed: u64) -> bool {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     if hard < needed {
-        eprintln!("skipped: {needed} descriptors are needed, and the hard limit is {hard}");
+        support::skip(&format!("{needed} descriptors are needed, and the hard limit is {hard}"));
         return false;
     }
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
@@ -76,7 +76,7 @@ fn nine_thousand_connections_at_once_each_get_their_own_replies() {
     // The launcher has to raise its soft limit by itself.
     let script = format!("ulimit -Sn 1024; exec {} sh -c '{HOLD}'", support::launcher::BINARY);
     let launcher = Launcher::of("sh", ["-c", &script]).redis(&server.url());
-    let held = launcher.env("STUNNEL_SPARES", "0").start_held();
+    let held = launcher.start_held();
     let (warm, before) = at_rest(&held);
     let mut clients: Vec<Client> = (0..CONNECTIONS).map(|_| held.client()).collect();
     assert!(descriptors(held.running.pid()) >= 2 * CONNECTIONS);
@@ -128,8 +128,7 @@ fn connection_after_connection_leaves_nothing_behind() {
     let all = std::env::var("LOAD_CONNECTIONS").map_or(20_000, |all| all.parse().unwrap());
     let connections = all / THREADS;
     let server = Server::start(Front::Redis);
-    let launcher = Launcher::holding(&server.url());
-    let held = launcher.env("STUNNEL_SPARES", "0").start_held();
+    let held = Launcher::hold(&server.url());
     let one_after_the_other = |count: usize| {
         side_by_side(THREADS, |_| {
             for _ in 0..count {

@@ -1,19 +1,17 @@
-//! Where no buildpack ran: the shim of an app's repository, process managers, and the examples.
+//! Where no buildpack ran: the shim in an app's repository, and process managers.
 
 mod support;
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use support::launcher::{BINARY, Launcher, Outcome};
 use support::servers::{Front, Server};
 use tempfile::TempDir;
 
-const ROOT: &str = env!("CARGO_MANIFEST_DIR");
-
-/// An app's checkout with the shim in its `bin/`, and a folder for programs.
+/// An app's repository with the shim in its `bin/`, and a folder for programs.
 struct Checkout {
     folder: TempDir,
 }
@@ -38,12 +36,12 @@ impl Checkout {
         self.at("app/bin/start-stunnel")
     }
 
-    /// As after an installation of the launcher.
+    /// Installs the launcher in the folder for programs.
     fn install(&self) {
         symlink(BINARY, self.at("programs/start-stunnel")).unwrap();
     }
 
-    /// The shim with these words, with the app's own `bin/` first on PATH.
+    /// The shim with these arguments, with the app's own `bin/` first on PATH.
     fn launcher(&self, words: &[&str]) -> Launcher {
         let path = format!(
             "{}:{}::/usr/bin:/bin",
@@ -57,16 +55,17 @@ impl Checkout {
 }
 
 #[test]
-fn the_shim_is_short_and_runs_in_any_posix_shell() {
+fn printed_shim_is_a_short_script_for_sh() {
     let shim = fs::read_to_string(Checkout::new().shim()).unwrap();
-    assert!(shim.lines().count() <= 15 && shim.starts_with("#!/bin/sh\n"), "{shim}");
+    assert!(shim.lines().count() <= 30 && shim.starts_with("#!/bin/sh\n"), "{shim}");
+    assert!(shim.contains(concat!("\nhome='", env!("CARGO_PKG_REPOSITORY"), "' ")), "{shim}");
 }
 
 #[test]
-fn the_shim_runs_the_launcher_that_is_on_path_and_never_itself() {
+fn shim_runs_the_launcher_on_path_and_never_itself() {
     let checkout = Checkout::new();
     checkout.install();
-    // Another app's shim, before the launcher on PATH.
+    // Another app's shim precedes the launcher on PATH.
     fs::create_dir(checkout.at("programs/other")).unwrap();
     fs::copy(checkout.shim(), checkout.at("programs/other/start-stunnel")).unwrap();
     let path = format!(
@@ -84,34 +83,81 @@ fn the_shim_runs_the_launcher_that_is_on_path_and_never_itself() {
 }
 
 #[test]
-fn without_a_launcher_the_shim_runs_the_command_as_it_is_when_disabled() {
+fn shim_without_launcher_runs_the_command_if_disabled() {
     let checkout = Checkout::new();
     let script = r#"printf '%s|' "$REDIS_URL" "$@"; exit 3"#;
+    let command = ["sh", "-c", script, "sh", "a b", "", "*"];
+    let options = [
+        &[][..],
+        &["--"],
+        &["--verify", "full", "--port-offset=0", "--"],
+        &["--enabled", "off", "--verify", "full"],
+    ];
     for disabled in ["false", "0", "No", "OFF", "False"] {
-        for options in [&[][..], &["--"], &["--verify", "full", "--port-offset=0", "--"]] {
-            let words = [options, &["sh", "-c", script, "sh", "a b", "", "*"]].concat();
-            let launcher = checkout.launcher(&words).redis("redis://h/3");
+        for options in options {
+            let launcher = checkout.launcher(&[options, &command].concat()).redis("redis://h/3");
             let ended = launcher.env("STUNNEL_ENABLED", disabled).run();
             assert_eq!(ended.stdout, "redis://h/3|a b||*|", "{}", ended.stderr);
             assert_eq!((ended.code(), ended.stderr.as_str()), (3, ""));
         }
     }
+    // The option overrides the variable.
+    let words = [&["--enabled=no"][..], &command].concat();
+    let ended = checkout.launcher(&words).redis("redis://h").env("STUNNEL_ENABLED", "yes").run();
+    assert_eq!(ended.code(), 3, "{}", ended.stderr);
+    let words = [&["--enabled", "yes"][..], &command].concat();
+    let ended = checkout.launcher(&words).redis("redis://h").env("STUNNEL_ENABLED", "no").run();
+    assert_eq!((ended.code(), ended.stdout.as_str()), (127, ""));
 }
 
 #[test]
-fn without_a_launcher_the_shim_says_how_to_install_it_and_runs_nothing() {
+fn shim_without_launcher_says_that_it_must_be_installed() {
     for enabled in ["", "true", "flase"] {
         let ended = Checkout::new()
             .launcher(&["sh", "-c", "echo ran"])
             .env("STUNNEL_ENABLED", enabled)
             .run();
         assert_eq!((ended.code(), ended.stdout.as_str()), (127, ""));
-        assert!(ended.stderr.contains("no start-stunnel on PATH"), "{}", ended.stderr);
+        assert!(ended.stderr.contains("start-stunnel is not on PATH"), "{}", ended.stderr);
         assert!(ended.stderr.contains("STUNNEL_ENABLED=false"), "{}", ended.stderr);
     }
 }
 
-/// foreman runs a Procfile as on a laptop.
+/// Every option without a value: `--check`, `-h`, ...
+fn flags() -> Vec<String> {
+    let mut command = start_stunnel::configuration::cli::command();
+    command.build();
+    let flags = command.get_arguments().filter(|flag| !flag.is_positional());
+    let flags = flags.filter(|flag| !flag.get_action().takes_values());
+    flags
+        .flat_map(|flag| {
+            let short = flag.get_short().map(|short| format!("-{short}"));
+            let long = flag.get_long().map(|long| format!("--{long}"));
+            short.into_iter().chain(long)
+        })
+        .collect()
+}
+
+#[test]
+fn shim_without_launcher_runs_no_command_for_check_or_help() {
+    let checkout = Checkout::new();
+    let flags = flags();
+    assert!(flags.iter().any(|flag| flag == "--check") && flags.len() > 5, "{flags:?}");
+    for flag in &flags {
+        for words in [&[flag.as_str()][..], &[flag, "echo", "ran"]] {
+            let ended = checkout.launcher(words).env("STUNNEL_ENABLED", "false").run();
+            assert_eq!((ended.code(), ended.stdout.as_str()), (127, ""), "{words:?}");
+            // Switching the tunnel off would not help these options.
+            assert!(!ended.stderr.contains("STUNNEL_ENABLED"), "{words:?}: {}", ended.stderr);
+            assert_eq!(ended.stderr.lines().count(), 1, "{words:?}: {}", ended.stderr);
+        }
+    }
+    // The value is missing.
+    let ended = checkout.launcher(&["--verify"]).env("STUNNEL_ENABLED", "false").run();
+    assert_eq!((ended.code(), ended.stderr.lines().count()), (127, 1), "{}", ended.stderr);
+}
+
+/// Runs a Procfile with foreman, as on a laptop.
 fn foreman(checkout: &Checkout, procfile: &str, redis_url: &str) -> Outcome {
     fs::write(checkout.at("app/Procfile"), procfile).unwrap();
     fs::write(checkout.at("app/.env"), format!("REDIS_URL={redis_url}\n")).unwrap();
@@ -124,11 +170,11 @@ fn foreman(checkout: &Checkout, procfile: &str, redis_url: &str) -> Outcome {
 }
 
 #[test]
-fn several_procfile_lines_on_one_machine_do_not_fight_over_ports() {
+fn foreman_runs_two_launchers_on_different_ports() {
     let checkout = Checkout::new();
     checkout.install();
     let server = Server::start(Front::Redis);
-    // Each waits for the other, so that both tunnels are up at once.
+    // Each process waits for the other, so that both tunnels are up at the same time.
     let script = r#"
         redis() { redis-cli --no-auth-warning -u "$REDIS_URL" "$@" >/dev/null; }
         redis rpush "for-$1" "$REDIS_URL"; redis blpop "for-$2" 20; echo "$1 met $2 at $REDIS_URL"
@@ -144,43 +190,4 @@ fn several_procfile_lines_on_one_machine_do_not_fight_over_ports() {
         line.rsplit(" at ").next().unwrap().to_owned()
     };
     assert_ne!(url_of("web"), url_of("worker"));
-}
-
-#[test]
-fn the_systemd_unit_is_valid() {
-    let available = Command::new("systemd-analyze").arg("--version").output();
-    if available.is_err() {
-        eprintln!("skipped: there is no systemd-analyze");
-        return;
-    }
-    // The unit's program is installed nowhere here: another stands for it.
-    let folder = tempfile::tempdir().unwrap();
-    let unit = fs::read_to_string(Path::new(ROOT).join("examples/systemd/worker.service")).unwrap();
-    assert!(unit.contains("ExecStart=/usr/local/bin/start-stunnel "), "{unit}");
-    let file = folder.path().join("worker.service");
-    fs::write(&file, unit.replace("/usr/local/bin/start-stunnel", BINARY)).unwrap();
-    let verified = Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&file).output();
-    let verified = verified.unwrap();
-    let said = String::from_utf8_lossy(&verified.stderr);
-    let about_the_unit: Vec<_> =
-        said.lines().filter(|line| line.contains("worker.service")).collect();
-    assert!(verified.status.success() && about_the_unit.is_empty(), "{said}");
-}
-
-#[test]
-fn the_examples_name_this_version_and_are_well_formed() {
-    let read = |name: &str| fs::read_to_string(Path::new(ROOT).join(name)).unwrap();
-    let version = env!("CARGO_PKG_VERSION");
-    for archive in ["*-linux-gnu", "$(uname -m)-linux-gnu"] {
-        let archive = format!("start-stunnel-{version}-{archive}");
-        assert!(read("examples/docker/Dockerfile").contains(&archive), "{archive}");
-    }
-    let parse = "import sys, yaml\nfor name in sys.argv[1:]: yaml.safe_load(open(name))";
-    let parsed = Command::new("/usr/bin/python3")
-        .args(["-c", parse, "examples/docker/compose.yaml"])
-        .args([".github/workflows/test.yml", ".github/workflows/release.yml"])
-        .current_dir(ROOT)
-        .output()
-        .unwrap();
-    assert!(parsed.status.success(), "{}", String::from_utf8_lossy(&parsed.stderr));
 }

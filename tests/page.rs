@@ -183,7 +183,6 @@ impl Scene {
             .env("REDIS_STUNNEL_URLS", "REDIS_URL CACHE_URL HOSTILE_URL")
             .env("HOSTILE_URL_STUNNEL_VERIFY", "full")
             .env("HOSTILE_URL_STUNNEL_CA_PEM", authority.root.pem())
-            .env("STUNNEL_SPARES", "0")
             .env("STUNNEL_STATUS_ADDRESS", "0");
         let mut held = launcher.start_held();
         let ports = [held.port, port_of(&held.running.line()), port_of(&held.running.line())];
@@ -215,9 +214,7 @@ impl Scene {
 #[test]
 fn the_page_is_readable_wide_and_narrow_light_and_dark_and_a_hostile_name_is_only_text() {
     if !browser_is_to_be_had() {
-        // Not eprintln: that is shown of tests alone that fail.
-        writeln!(std::io::stderr(), "SKIPPED: the status page in a browser: apt has no chromium")
-            .unwrap();
+        support::skip("the status page in a browser: apt has no chromium");
         return;
     }
     let folder = tempfile::tempdir().unwrap();

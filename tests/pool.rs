@@ -1,7 +1,8 @@
 //! Whatever the last user of a connection did, the next one finds what a new connection has: every
 //! command of the real Redis, with arguments made from its own descriptions.
 //!
-//! POOL_SEED repeats a run's choices, POOL_ROUNDS says how often each command is tried.
+//! POOL_SEED repeats a run's choices. POOL_ROUNDS says how often each command is tried, and
+//! POOL_CONNECTIONS how many connections leave in a mess.
 
 mod support;
 
@@ -18,10 +19,13 @@ use start_stunnel::resp::replies::ReplyFramer;
 use support::launcher::{Held, Launcher};
 use support::resp::{Client, Reply, request};
 use support::servers::{Front, PASSWORD, Server};
+use support::status::StatusPage;
 use support::{PATIENCE, eventually, reset};
 
-/// How often each command is tried when nobody says so.
+/// How often each command is tried by default.
 const ROUNDS: u64 = 1;
+/// Connections that leave in a mess by default, of both modes together.
+const CONNECTIONS: u64 = 600;
 /// How long a reply is waited for that may never come. Whoever leaves before it has left early.
 const GLANCE: Duration = Duration::from_millis(50);
 /// Users at a time, and how many come one after the other in each of their places.
@@ -306,9 +310,20 @@ fn wait_until_nobody_is_there(server: &Server, direct: &mut Client, after: &str)
     });
 }
 
-/// A launcher without spares: whoever comes has a connection of another user, or a new one.
-fn hold(server: &Server) -> Held {
-    Launcher::holding(&server.url()).env("STUNNEL_SPARES", "0").start_held()
+fn hold(server: &Server, pool: &str) -> Held {
+    Launcher::holding(&server.url())
+        .settings(&[("STUNNEL_POOL", pool), ("STUNNEL_STATUS_ADDRESS", "0")])
+        .start_held()
+}
+
+/// How many app connections got a used connection, and how many a new one of the pool's.
+fn reused_and_new(held: &Held) -> (f64, f64) {
+    let page = StatusPage::of(held.running.pid(), &[held.port]);
+    let count = |result: &str| {
+        let labels = format!("{{tunnel=\"REDIS_URL\",result=\"{result}\"}}");
+        page.metric(&format!("start_stunnel_pool_requests_total{labels}")).unwrap_or(0.0)
+    };
+    (count("reused"), count("new"))
 }
 
 /// What a new connection has, seen without the launcher.
@@ -317,62 +332,185 @@ fn new_state(server: &Server) -> String {
 }
 
 #[test]
-fn whatever_command_the_last_user_sent_the_next_one_finds_a_new_connection() {
-    let mut dice = Dice(seed());
-    let server = Server::start(Front::Redis);
-    let mut direct = server.direct();
-    let commands = descriptions(&mut direct);
-    assert!(commands.len() > 300, "{}", commands.len());
-    let expected = new_state(&server);
-    let held = hold(&server);
-    let (mut reused, mut reusable, mut tried) = (0, 0, 0);
-    for round in 0..number_of("POOL_ROUNDS").unwrap_or(ROUNDS) {
-        for (index, (name, arguments)) in commands.iter().enumerate() {
-            let how = LEAVINGS[(index + round as usize) % LEAVINGS.len()];
-            let words = words_of(name, arguments, &mut dice);
-            let listed = is_listed(name);
-            let told = format!("{words:?}, {how:?}");
-            println!("{told}");
+fn no_command_leaves_anything_for_the_next_user() {
+    for pool in ["on", "auto"] {
+        let mut dice = Dice(seed());
+        let server = Server::start(Front::Redis);
+        let mut direct = server.direct();
+        let commands = descriptions(&mut direct);
+        assert!(commands.len() > 300, "{}", commands.len());
+        let expected = new_state(&server);
+        let held = hold(&server, pool);
+        let (mut reused, mut reusable, mut tried) = (0, 0, 0);
+        for round in 0..number_of("POOL_ROUNDS").unwrap_or(ROUNDS) {
+            for (index, (name, arguments)) in commands.iter().enumerate() {
+                let how = LEAVINGS[(index + round as usize) % LEAVINGS.len()];
+                let words = words_of(name, arguments, &mut dice);
+                let listed = is_listed(name);
+                let told = format!("{words:?}, {how:?}, {pool}");
+                println!("{told}");
 
-            let mut user = held.client();
-            let patience = if listed { PATIENCE } else { GLANCE };
-            let reply = ask_raw(&mut user, &words, patience);
-            assert!(reply.is_some() || !listed, "no reply: {told}");
-            let ids = in_use_and_kept(&server, &mut direct).0;
-            leave(user, how);
-            wait_until_nobody_is_there(&server, &mut direct, &told);
+                let mut user = held.client();
+                let patience = if listed { PATIENCE } else { GLANCE };
+                let reply = ask_raw(&mut user, &words, patience);
+                assert!(reply.is_some() || !listed, "no reply: {told}");
+                let ids = in_use_and_kept(&server, &mut direct).0;
+                leave(user, how);
+                wait_until_nobody_is_there(&server, &mut direct, &told);
 
-            let mark = format!("mark-{round}-{index}");
-            let mut next = held.open();
-            let id = finds_a_new_connection(&mut next, &mut direct, &mark, &expected);
-            leave(next, Leaving::Close);
-            wait_until_nobody_is_there(&server, &mut direct, &told);
-            let is_reused = ids.contains(&id);
-            assert!(!is_reused || listed, "reused after {told}");
-            reused += usize::from(is_reused);
-            reusable += usize::from(listed);
-            tried += 1;
+                let mark = format!("mark-{round}-{index}");
+                let mut next = held.open();
+                let id = finds_a_new_connection(&mut next, &mut direct, &mark, &expected);
+                leave(next, Leaving::Close);
+                wait_until_nobody_is_there(&server, &mut direct, &told);
+                let is_reused = ids.contains(&id);
+                assert!(!is_reused || listed, "reused after {told}");
+                reused += usize::from(is_reused);
+                reusable += usize::from(listed);
+                tried += 1;
+            }
         }
+        println!("{pool}: {tried} commands, {reusable} of them harmless; reused after {reused}");
+        // Under `auto`, the first users have a plain tunnel.
+        let least = if pool == "on" { 9 } else { 7 };
+        assert!(reused * 10 >= reusable * least, "reused after {reused} of {reusable}");
     }
-    println!("{tried} commands, {reusable} of them harmless; reused after {reused}");
-    // Not after all: from time to time a server is tried anew.
-    assert!(reused * 10 >= reusable * 8, "reused after {reused} of {reusable}");
+}
+
+/// What a user may leave behind.
+#[derive(Debug, Clone, Copy)]
+enum Mess {
+    Multi,
+    Watch,
+    Select,
+    Subscribe,
+    Tracking,
+    Hello3,
+    ReplySkip,
+    HalfARequest,
+    Blpop,
+    /// A reply that has not been read.
+    Echo,
+}
+
+const MESSES: [Mess; 10] = [
+    Mess::Multi,
+    Mess::Watch,
+    Mess::Select,
+    Mess::Subscribe,
+    Mess::Tracking,
+    Mess::Hello3,
+    Mess::ReplySkip,
+    Mess::HalfARequest,
+    Mess::Blpop,
+    Mess::Echo,
+];
+
+/// Sends what leaves the mess behind. The launcher may have noticed the end of Redis meanwhile.
+fn make(mess: Mess, user: &mut Client, mark: &str, dice: &mut Dice) {
+    let patience = if dice.below(2) == 0 { PATIENCE } else { Duration::from_micros(1) };
+    let mut ask = |words: &[&str]| {
+        let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+        ask_raw(user, &words, patience)
+    };
+    let _whether_answered = match mess {
+        Mess::Multi => ask(&["MULTI"]).and_then(|_| ask(&["SET", "lost", mark])),
+        Mess::Watch => ask(&["WATCH", "key:0"]),
+        Mess::Select => ask(&["SELECT", "7"]),
+        Mess::Subscribe => ask(&["SUBSCRIBE", "text:0"]),
+        Mess::Tracking => {
+            ask(&["HELLO", "3"]).and_then(|_| ask(&["CLIENT", "TRACKING", "on", "BCAST"]))
+        }
+        Mess::Hello3 => ask(&["HELLO", "3"]),
+        Mess::ReplySkip => {
+            // The reply to the next request is left out.
+            let skip = request(&[b"CLIENT", b"REPLY", b"SKIP"]);
+            user.stream.get_mut().write_all(&skip).ok().map(|()| Vec::new())
+        }
+        Mess::HalfARequest => {
+            let whole = request(&[b"ECHO", mark.as_bytes()]);
+            let end = 1 + dice.below(whole.len() as u64 - 1) as usize;
+            user.stream.get_mut().write_all(&whole[..end]).ok().map(|()| Vec::new())
+        }
+        Mess::Blpop => {
+            let blocking = request(&[b"BLPOP", b"nothing", b"0"]);
+            user.stream.get_mut().write_all(&blocking).ok().map(|()| Vec::new())
+        }
+        Mess::Echo => {
+            let echo = request(&[b"ECHO", mark.as_bytes()]);
+            user.stream.get_mut().write_all(&echo).ok().map(|()| Vec::new())
+        }
+    };
+}
+
+/// One user: leaves in a mess, or finds a new connection.
+fn visit(server: &Server, held: &Held, direct: &mut Client, mark: &str, dice: &mut Dice) {
+    let mut user = held.open();
+    if dice.below(4) == 0 {
+        finds_a_new_connection(&mut user, direct, mark, &new_state(server));
+        leave(user, Leaving::Close);
+        return;
+    }
+    let refused = Reply::line("-NOAUTH Authentication required.");
+    assert_eq!(user.ask(&["GET", mark]), refused);
+    assert_eq!(user.ask(&["AUTH", PASSWORD]), Reply::line("+OK"));
+    assert_eq!(user.ask(&["ECHO", mark]), Reply::bulk(mark));
+    let mess = *dice.one_of(&MESSES);
+    make(mess, &mut user, mark, dice);
+    // Who half-closes while Redis blocks would wait forever.
+    let how = match mess {
+        Mess::Blpop => Leaving::Reset,
+        _ => *dice.one_of(&LEAVINGS),
+    };
+    leave(user, how);
 }
 
 #[test]
-fn users_at_the_same_time_find_new_connections_and_get_their_own_replies_alone() {
+fn mixed_leavers_leave_nothing_for_the_next_user() {
+    let seed = seed();
+    let all = number_of("POOL_CONNECTIONS").unwrap_or(CONNECTIONS);
+    for pool in ["on", "auto"] {
+        let server = Server::start(Front::Redis);
+        let held = hold(&server, pool);
+        thread::scope(|scope| {
+            for place in 0..USERS {
+                let (server, held) = (&server, &held);
+                scope.spawn(move || {
+                    let mut dice = Dice(seed.wrapping_add(place));
+                    let mut direct = server.direct();
+                    for number in 0..all / USERS / 2 {
+                        let mark = format!("mark-{place}-{number}");
+                        visit(server, held, &mut direct, &mark, &mut dice);
+                    }
+                });
+            }
+        });
+        let (reused, new) = reused_and_new(&held);
+        println!("{pool}: {} connections; the pool made {new} and reused {reused}", all / 2);
+        assert!(reused > 0.0, "{pool}");
+    }
+}
+
+#[test]
+fn concurrent_users_get_their_own_replies_alone() {
+    for pool in ["on", "auto"] {
+        concurrent_users(pool);
+    }
+}
+
+fn concurrent_users(pool: &str) {
     let seed = seed();
     let server = Server::start(Front::Redis);
     let mut direct = server.direct();
     let commands: Vec<_> = descriptions(&mut direct).into_iter().collect();
-    // What would change the others' users, or stop all of them.
+    // These would change the other users' state, or stop all of them.
     let is_wild = |name: &str| {
         let wild = ["sync", "psync", "client|pause", "swapdb", "bgsave", "bgrewriteaof", "save"];
         wild.contains(&name) || name.starts_with("acl|") || name.starts_with("config|")
     };
     let commands: Vec<_> = commands.iter().filter(|(name, _)| !is_wild(name)).collect();
     let expected = new_state(&server);
-    let held = hold(&server);
+    let held = hold(&server, pool);
     let visits = AtomicUsize::new(0);
     thread::scope(|scope| {
         for place in 0..USERS {
@@ -387,38 +525,7 @@ fn users_at_the_same_time_find_new_connections_and_get_their_own_replies_alone()
                     if dice.below(4) == 0 {
                         finds_a_new_connection(&mut user, &mut direct, &mark, expected);
                     } else {
-                        let refused = Reply::line("-NOAUTH Authentication required.");
-                        assert_eq!(user.ask(&["GET", &mark]), refused);
-                        assert_eq!(user.ask(&["AUTH", PASSWORD]), Reply::line("+OK"));
-                        // No more is known of the replies once one of these was sent.
-                        let mut is_known = true;
-                        for _ in 0..dice.below(6) {
-                            let (name, arguments) = *dice.one_of(commands);
-                            let words = words_of(name, arguments, &mut dice);
-                            let plain =
-                                is_listed(name) && !["hello", "reset"].contains(&name.as_str());
-                            is_known &= plain;
-                            let patience = if is_known { PATIENCE } else { GLANCE };
-                            let reply = ask_raw(&mut user, &words, patience);
-                            assert!(reply.is_some() || !is_known, "{words:?}");
-                            if !is_known {
-                                break;
-                            }
-                        }
-                        if is_known {
-                            let echo = ["ECHO", &mark].map(str::to_owned);
-                            let reply = ask_raw(&mut user, &echo, PATIENCE).expect("a reply");
-                            let reply = String::from_utf8_lossy(&reply).into_owned();
-                            // In a transaction it is queued.
-                            assert!(reply.contains(&mark) || reply == "+QUEUED\r\n", "{reply}");
-                        }
-                        if dice.below(4) == 0 {
-                            // Half a request, or a whole one whose reply is owed.
-                            let last = request(&[b"ECHO", mark.as_bytes()]);
-                            let end = dice.below(last.len() as u64 + 1) as usize;
-                            // Redis may be gone by then.
-                            let _gone = user.stream.get_mut().write_all(&last[..end]);
-                        }
+                        send_at_random(&mut user, commands, &mark, &mut dice);
                     }
                     leave(user, *dice.one_of(&LEAVINGS));
                     visits.fetch_add(1, Ordering::Relaxed);
@@ -426,5 +533,41 @@ fn users_at_the_same_time_find_new_connections_and_get_their_own_replies_alone()
             });
         }
     });
-    println!("{} visits", visits.into_inner());
+    println!("{pool}: {} visits", visits.into_inner());
+}
+
+/// Logs in and sends some commands. As long as their replies are known, they are the user's own.
+fn send_at_random(
+    user: &mut Client,
+    commands: &[&(String, Vec<Reply>)],
+    mark: &str,
+    dice: &mut Dice,
+) {
+    let refused = Reply::line("-NOAUTH Authentication required.");
+    assert_eq!(user.ask(&["GET", mark]), refused);
+    assert_eq!(user.ask(&["AUTH", PASSWORD]), Reply::line("+OK"));
+    for _ in 0..dice.below(6) {
+        let (name, arguments) = *dice.one_of(commands);
+        let words = words_of(name, arguments, dice);
+        // After any other command, the replies are no longer known.
+        let is_known = is_listed(name) && !["hello", "reset"].contains(&name.as_str());
+        let patience = if is_known { PATIENCE } else { GLANCE };
+        let reply = ask_raw(user, &words, patience);
+        if !is_known {
+            return;
+        }
+        assert!(reply.is_some(), "{words:?}");
+    }
+    let echo = ["ECHO", mark].map(str::to_owned);
+    let reply = ask_raw(user, &echo, PATIENCE).expect("a reply");
+    let reply = String::from_utf8_lossy(&reply).into_owned();
+    // In a transaction it is queued.
+    assert!(reply.contains(mark) || reply == "+QUEUED\r\n", "{reply}");
+    if dice.below(4) == 0 {
+        // Half a request, or a whole one whose reply is owed.
+        let last = request(&[b"ECHO", mark.as_bytes()]);
+        let end = dice.below(last.len() as u64 + 1) as usize;
+        // Redis may be gone by then.
+        let _gone = user.stream.get_mut().write_all(&last[..end]);
+    }
 }

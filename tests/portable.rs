@@ -1,6 +1,5 @@
-//! The portable binaries of `dist/`, each as its users run it: on this machine, under QEMU where
-//! they are for another architecture, and without any library of the system's where they are
-//! static.
+//! The portable binaries in `dist/`. QEMU runs those for another architecture. Static ones also run
+//! in a root folder without any library.
 
 mod support;
 
@@ -20,9 +19,9 @@ use tempfile::TempDir;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const VERSION: &str = env!("CARGO_PKG_VERSION");
-/// Names the targets that are tested, separated by spaces. Those that it names must be in `dist/`.
+/// The variable that names the targets to test, separated by spaces. They must be in `dist/`.
 const TARGETS: &str = "PORTABLE_TARGETS";
-/// Both architectures and both C libraries, once each: what `bin/test` packages.
+/// The targets that `bin/test` packages: each architecture and each C library once.
 const DEFAULT_TARGETS: &str = "x86_64-gnu aarch64-musl";
 
 /// A binary of `dist/`, unpacked.
@@ -32,7 +31,7 @@ struct Binary {
 }
 
 impl Binary {
-    /// All that are to be tested.
+    /// All binaries to test.
     fn all() -> &'static [Binary] {
         static UNPACKED: OnceLock<(TempDir, Vec<Binary>)> = OnceLock::new();
         &UNPACKED.get_or_init(unpack).1
@@ -46,14 +45,14 @@ impl Binary {
         self.target.ends_with("-musl")
     }
 
-    /// A launcher with this command line, under QEMU where this machine cannot run it.
+    /// The binary with this command line, under QEMU if it is for another architecture.
     fn launcher(&self, words: &[&str]) -> Launcher {
         let architecture = self.architecture();
         if architecture == std::env::consts::ARCH {
             return Launcher::of(self.file.to_str().unwrap(), words);
         }
         let mut launcher = Launcher::of(&format!("qemu-{architecture}-static"), [""; 0]);
-        // Where Debian's libc6-ARCH-cross has the other architecture's glibc.
+        // Debian's libc6-ARCH-cross installs the other architecture's glibc there.
         launcher.command.arg("-L").arg(format!("/usr/{architecture}-linux-gnu"));
         launcher.command.arg(&self.file).args(words);
         launcher
@@ -91,7 +90,7 @@ fn ended_with(ended: &Outcome, code: i32, stdout: &str, target: &str) {
 }
 
 #[test]
-fn the_second_line_of_the_version_says_what_is_in_it() {
+fn version_names_openssl_target_and_commit() {
     let commit =
         Command::new("git").args(["rev-parse", "HEAD"]).current_dir(ROOT).output().unwrap();
     let commit = String::from_utf8(commit.stdout).unwrap();
@@ -113,7 +112,7 @@ fn the_second_line_of_the_version_says_what_is_in_it() {
 }
 
 #[test]
-fn a_real_redis_cli_works_and_its_exit_code_comes_through() {
+fn redis_cli_works_and_exit_code_is_kept() {
     for front in FRONTS {
         let server = Server::start(front);
         for binary in Binary::all() {
@@ -128,7 +127,7 @@ fn a_real_redis_cli_works_and_its_exit_code_comes_through() {
 }
 
 #[test]
-fn a_check_prints_a_pin_which_then_holds_and_another_is_refused() {
+fn pin_printed_by_check_works_and_another_is_refused() {
     let server = Server::start(Front::Redis);
     let other = "sha256//AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
     for binary in Binary::all() {
@@ -146,7 +145,7 @@ fn a_check_prints_a_pin_which_then_holds_and_another_is_refused() {
 }
 
 #[test]
-fn a_thousand_requests_of_ten_connections_are_answered() {
+fn thousand_requests_on_ten_connections_are_answered() {
     let server = Server::start(Front::Redis);
     for binary in Binary::all() {
         let held = binary.script(HOLD).redis(&server.url()).start_held();
@@ -165,7 +164,7 @@ fn a_thousand_requests_of_ten_connections_are_answered() {
     }
 }
 
-/// Tells its signals by number until it has had SIGTERM; the numbers are the kernel's.
+/// Prints the number of each signal that it receives; SIGTERM ends it.
 const TELLS_SIGNALS: &str = r#"
 import os, signal, sys
 wanted = {signal.SIGTERM, signal.SIGUSR1, 34, 64}
@@ -179,11 +178,11 @@ while True:
 "#;
 
 #[test]
-fn signals_are_passed_on_those_that_a_c_library_keeps_for_itself_included() {
+fn signals_reserved_by_c_libraries_are_forwarded() {
     for binary in Binary::all() {
         let mut running = binary.launcher(&["/usr/bin/python3", "-c", TELLS_SIGNALS]).start();
         assert_eq!(running.line(), "ready", "{}", binary.target);
-        // 34 is glibc's SIGRTMIN and belongs to musl; QEMU keeps real-time signals for itself.
+        // glibc and musl reserve 32 to 34 for themselves; QEMU reserves real-time signals.
         let native = binary.architecture() == std::env::consts::ARCH;
         let numbers: &[i32] = if native { &[libc::SIGUSR1, 34, 64] } else { &[libc::SIGUSR1] };
         for number in numbers {
@@ -197,7 +196,7 @@ fn signals_are_passed_on_those_that_a_c_library_keeps_for_itself_included() {
 }
 
 #[test]
-fn a_script_without_an_interpreter_line_is_run_by_the_shell() {
+fn script_without_interpreter_line_runs_in_sh() {
     let folder = tempfile::tempdir().unwrap();
     let script = folder.path().join("script");
     fs::write(&script, "echo \"$0 $1\"\nexit 6\n").unwrap();
@@ -211,20 +210,20 @@ fn a_script_without_an_interpreter_line_is_run_by_the_shell() {
                 let launcher = launcher.redis("redis://h").env("STUNNEL_ENABLED", enabled);
                 ended_with(&launcher.run(), 6, &expected, &binary.target);
             }
-            // What cannot be executed at all stays an error.
+            // A folder cannot be executed, by no shell either.
             let launcher = binary.launcher(&["./"]).env("STUNNEL_ENABLED", enabled);
             assert_eq!(launcher.redis("redis://h").run().code(), 126, "{}", binary.target);
         }
     }
 }
 
-/// A root folder with a shell and nothing else: no library of any kind.
+/// A root folder with a static shell and without any library.
 fn bare_system() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     for name in ["bin", "dev", "etc", "tmp"] {
         fs::create_dir(folder.path().join(name)).unwrap();
     }
-    // Debian's busybox-static.
+    // From Debian's package busybox-static.
     fs::copy("/bin/busybox", folder.path().join("bin/busybox")).unwrap();
     for name in ["sh", "cat", "printf"] {
         symlink("busybox", folder.path().join("bin").join(name)).unwrap();
@@ -235,9 +234,9 @@ fn bare_system() -> TempDir {
 }
 
 #[test]
-fn a_static_binary_needs_nothing_of_the_system_that_it_runs_on() {
+fn static_binary_runs_without_any_library() {
     if !Uid::effective().is_root() {
-        eprintln!("skipped: only root may enter another root file system");
+        support::skip("only root may enter another root file system");
         return;
     }
     let needs = Command::new("readelf").args(["--dynamic", "/bin/busybox"]).output().unwrap();
@@ -261,7 +260,7 @@ fn a_static_binary_needs_nothing_of_the_system_that_it_runs_on() {
             words.push("/bin/qemu".to_owned());
         }
         words.extend(["/bin/start-stunnel", "sh", "-c", HOLD].map(str::to_owned));
-        // The name is looked up by the C library's own means.
+        // The static C library looks up the name, in the root folder's /etc/hosts.
         let url = server.url().replace("127.0.0.1", "redis.example");
         let launcher = Launcher::of("unshare", words).env("PATH", "/bin").redis(&url);
         let held: Held = launcher.start_held();

@@ -1,4 +1,5 @@
-//! What guards a release before anything is built: `bin/release-check` and `bin/check-workflows`.
+//! `bin/release-check` and `bin/check-workflows`, which stop a bad release before anything is
+//! built.
 
 mod support;
 
@@ -11,7 +12,7 @@ use support::release_setting;
 use tempfile::TempDir;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
-/// What `bin/release-check` looks at.
+/// The files that `bin/release-check` reads.
 const FILES: [&str; 6] = [
     "bin/release-check",
     "release.conf",
@@ -21,12 +22,12 @@ const FILES: [&str; 6] = [
     "buildpack/buildpack.toml",
 ];
 
-/// A checkout that may become version 1.2.3.
+/// A checkout that is ready for the release of version 1.2.3.
 struct Checkout {
     folder: TempDir,
     rust: String,
     today: String,
-    /// Whether it is as in a workflow of GitHub's.
+    /// Whether the check runs as in a GitHub workflow.
     workflow: bool,
 }
 
@@ -47,6 +48,10 @@ impl Checkout {
         for name in ["Cargo.toml", "buildpack/buildpack.toml"] {
             checkout.replace(name, &version, "version = \"1.2.3\"");
         }
+        let setting = format!("\nREPOSITORY={}\n", release_setting("REPOSITORY"));
+        checkout.replace("release.conf", &setting, "\nREPOSITORY=https://example.com/it\n");
+        let repository = "[package]\nrepository = \"https://example.com/it\"\n";
+        checkout.replace("Cargo.toml", "[package]\n", repository);
         checkout.replace(
             "CHANGELOG.md",
             "## Unreleased",
@@ -75,7 +80,7 @@ impl Checkout {
         self.git(&["commit", "--quiet", "--allow-empty", "--message", "x"]);
     }
 
-    /// Runs `bin/release-check` with a `rustc` that says the wanted version.
+    /// Runs `bin/release-check` with a `rustc` that prints the version `rust`.
     fn check(&self, words: &[&str]) -> Output {
         let programs = tempfile::tempdir().unwrap();
         let rustc = programs.path().join("rustc");
@@ -83,7 +88,7 @@ impl Checkout {
         fs::set_permissions(&rustc, fs::Permissions::from_mode(0o755)).unwrap();
         let path = format!("{}:{}", programs.path().display(), std::env::var("PATH").unwrap());
         let mut check = Command::new(self.folder.path().join("bin/release-check"));
-        // Which a workflow's run has, and where TODAY is refused.
+        // GitHub sets this variable for workflows, and `bin/release-check` then refuses TODAY.
         check
             .env_remove("GITHUB_ACTIONS")
             .envs(self.workflow.then_some(("GITHUB_ACTIONS", "true")));
@@ -101,7 +106,7 @@ impl Checkout {
 }
 
 #[test]
-fn a_checkout_that_is_in_order_may_be_released_until_openssls_support_ends() {
+fn release_check_passes_until_openssl_support_ends() {
     let mut checkout = Checkout::new();
     let said = checkout.check(&["v1.2.3"]);
     assert_eq!(said.status.code(), Some(0), "{}", String::from_utf8_lossy(&said.stderr));
@@ -110,9 +115,11 @@ fn a_checkout_that_is_in_order_may_be_released_until_openssls_support_ends() {
 }
 
 #[test]
-fn each_mistake_is_named_before_anything_is_built() {
+fn release_check_names_each_mistake() {
     type Break = fn(&mut Checkout);
-    let cases: [(Break, &str); 8] = [
+    let cases: [(Break, &str); 10] = [
+        (|it| it.replace("release.conf", "https://example.com/it", ""), "has no REPOSITORY"),
+        (|it| it.replace("Cargo.toml", "example.com/it", "example.com/other"), "the repository of"),
         (|it| it.replace("Cargo.toml", "1.2.3", "1.2.4"), "Cargo.toml has another version"),
         (|it| it.replace("Cargo.toml", "1.2.3", "1.203"), "Cargo.toml has another version"),
         (
@@ -142,7 +149,7 @@ fn each_mistake_is_named_before_anything_is_built() {
 }
 
 #[test]
-fn the_notes_are_the_changelogs_and_name_what_the_release_is_made_with() {
+fn release_notes_come_from_the_changelog() {
     let notes = String::from_utf8(Checkout::new().check(&["--notes", "v1.2.3"]).stdout).unwrap();
     assert!(notes.contains("- What is new.") && !notes.contains("What was"), "{notes}");
     assert!(notes.contains(&format!("rustc {}", release_setting("RUST"))), "{notes}");
@@ -150,7 +157,7 @@ fn the_notes_are_the_changelogs_and_name_what_the_release_is_made_with() {
 }
 
 #[test]
-fn a_workflow_that_github_would_not_take_or_that_is_unsafe_is_refused() {
+fn check_workflows_refuses_broken_and_unsafe_workflows() {
     let folder = tempfile::tempdir().unwrap();
     let check = |name: &str, old: &str, new: &str| {
         let workflow = Path::new(ROOT).join(".github/workflows").join(name);
@@ -182,10 +189,10 @@ fn a_workflow_that_github_would_not_take_or_that_is_unsafe_is_refused() {
 }
 
 #[test]
-fn workflows_are_not_called_sound_where_node_is_too_old_to_check_them() {
+fn check_workflows_fails_if_node_is_too_old() {
     let programs = tempfile::tempdir().unwrap();
     let node = programs.path().join("node");
-    // Which is asked for its version, and whether that will do.
+    // The script asks node for its version, and whether that is new enough.
     let old = "#!/bin/sh\n[ \"$1\" = --version ] || exit 1\necho v12.22.9\n";
     fs::write(&node, old).unwrap();
     fs::set_permissions(&node, fs::Permissions::from_mode(0o755)).unwrap();

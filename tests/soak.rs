@@ -525,8 +525,7 @@ fn loads_and_faults_at_random_lose_nothing_and_leave_nothing() {
         .redis(&format!("rediss://127.0.0.1:{}", network.port))
         .env("CLEAN_URL", clean.url())
         .env("REDIS_STUNNEL_URLS", "REDIS_URL CLEAN_URL")
-        .env("REDIS_URL_STUNNEL_MAX_CONNECTIONS", LIMIT)
-        .env("STUNNEL_SPARES", "0");
+        .env("REDIS_URL_STUNNEL_MAX_CONNECTIONS", LIMIT);
     let mut held = launcher.start_held();
     let clean_url = held.running.line();
     let clean_port = port_of(&clean_url);

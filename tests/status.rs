@@ -65,7 +65,7 @@ fn where_no_launcher_runs_the_exit_code_is_3_unless_none_is_to_run() {
     let output = Command::new("unshare").args(unshare).output().unwrap();
     let error = String::from_utf8_lossy(&output.stderr);
     if error.contains("unshare failed") {
-        eprintln!("skipped: unshare may not make a namespace here");
+        support::skip("unshare may not make a namespace here");
         return;
     }
     assert_eq!(output.status.code(), Some(3), "{output:?}");
@@ -106,7 +106,7 @@ fn a_launcher_that_is_frozen_does_not_answer_and_counts_as_failing() {
 #[test]
 fn another_user_is_told_nothing() {
     if !nix::unistd::geteuid().is_root() {
-        eprintln!("skipped: only root can become somebody else");
+        support::skip("only root can become somebody else");
         return;
     }
     let held = Launcher::hold(NOWHERE);

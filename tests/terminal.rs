@@ -3,14 +3,15 @@
 mod support;
 
 use std::fs;
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
 
 use support::eventually;
-use support::launcher::{BINARY, send_signal};
-use support::proc::{cpu_ticks, is_alive};
+use support::launcher::{BINARY, as_pid_1, send_signal};
+use support::proc::{children, cpu_ticks, is_alive};
 use support::pty::Terminal;
 use support::servers::{Front, Server};
 
@@ -52,7 +53,7 @@ fn ctrl_c_reaches_the_command_once() {
 }
 
 #[test]
-fn ctrl_c_and_ctrl_backslash_end_a_command_as_without_the_launcher() {
+fn ctrl_c_and_ctrl_backslash_end_the_command() {
     let mut terminal = Terminal::shell(&[]);
     for (key, code) in [(CTRL_C, "130"), (CTRL_BACKSLASH, "131")] {
         terminal.type_line(&format!("{BINARY} sh -c 'echo rea''dy; exec sleep 1000'"));
@@ -62,6 +63,61 @@ fn ctrl_c_and_ctrl_backslash_end_a_command_as_without_the_launcher() {
         terminal.type_keys("echo code=$?\n");
         terminal.expect(&format!("code={code}"));
     }
+}
+
+#[test]
+fn ctrl_c_ends_a_shell_loop_around_the_launcher() {
+    // As without the launcher, for the user's shell and for a script.
+    for launcher in ["", BINARY] {
+        let mut terminal = Terminal::shell(&[]);
+        let rounds = format!("while :; do {launcher} sh -c 'echo rea''dy; exec sleep 1000'; done");
+        for line in [rounds.clone(), format!("bash -c \"{rounds}\"")] {
+            terminal.type_line(&line);
+            terminal.expect("ready");
+            terminal.type_keys(CTRL_C);
+            terminal.expect("$ ");
+            terminal.type_line("echo code=$?");
+            terminal.expect("code=130");
+        }
+    }
+}
+
+#[test]
+fn ctrl_c_cuts_the_drain_and_the_exit_code_stays() {
+    let server = Server::start(Front::Redis);
+    let url = format!("redis://127.0.0.1:{}", server.port);
+    let mut terminal = Terminal::shell(&[("REDIS_URL", &url), ("STUNNEL_DRAIN_TIMEOUT", "1h")]);
+    // A daemon with its own session, which Ctrl-C does not reach, keeps a connection open.
+    let script = "exec 3<>/dev/tcp/127.0.0.1/${REDIS_URL##*:}; setsid sleep 1000 & \
+                  echo pids $PPID $!.; exit 6";
+    terminal.type_line(&format!("{BINARY} bash -c '{script}'"));
+    terminal.expect("pids ");
+    let pids = terminal.expect(".\r\n");
+    let pids: Vec<i32> = pids.split(' ').map(|pid| pid.parse().unwrap()).collect();
+    let [launcher, daemon] = pids[..] else { panic!("{pids:?}") };
+    eventually("COMMAND has ended", || children(launcher).is_empty().then_some(()));
+    assert!(is_alive(launcher), "it drains");
+    terminal.type_keys(CTRL_C);
+    terminal.expect("$ ");
+    terminal.type_line("echo code=$?");
+    terminal.expect("code=6");
+    send_signal(daemon, nix::libc::SIGKILL);
+}
+
+#[test]
+fn as_pid_1_on_a_terminal_ctrl_c_works_and_ctrl_z_does_not() {
+    // As under `docker run -it`: pid 1 leads the terminal's session.
+    let script = "echo ready; exec cat";
+    let Some(launcher) = as_pid_1(script) else { return };
+    let mut command = Command::new("unshare");
+    command.args(launcher.command.get_args()).env("STUNNEL_LOGLEVEL", "crit");
+    let mut terminal = Terminal::start(command);
+    terminal.expect("ready");
+    terminal.type_keys(CTRL_Z);
+    talk_to_cat(&mut terminal, "still here");
+    terminal.type_keys(CTRL_C);
+    // unshare(1) would die by a signal that killed pid 1.
+    assert_eq!(terminal.process.wait().code(), Some(130));
 }
 
 #[test]
@@ -149,7 +205,7 @@ fn a_pipeline_works_and_ctrl_z_stops_all_of_it() {
 }
 
 #[test]
-fn in_the_foreground_the_command_shares_the_launchers_process_group() {
+fn in_the_foreground_both_share_a_process_group() {
     let mut terminal = Terminal::shell(&[]);
     let script = "set -- $(cat /proc/$PPID/stat) $(cat /proc/$$/stat); echo same=$(($5 == ${57}))";
     terminal.type_line(&format!("{BINARY} bash -c '{script}' | cat"));
@@ -181,7 +237,7 @@ fn a_background_job_can_be_brought_to_the_foreground() {
 }
 
 #[test]
-fn an_interactive_shell_as_the_command_has_job_control_of_its_own() {
+fn an_interactive_shell_as_the_command_has_job_control() {
     let mut terminal = Terminal::shell(&[]);
     terminal.type_line(&format!("PS1='inner> ' {BINARY} bash --norc --noediting -i"));
     terminal.expect("inner> ");
@@ -342,12 +398,12 @@ fn a_hang_up_reaches_the_command_of_a_sessions_leader_once() {
 }
 
 #[test]
-fn a_hang_up_ends_the_command_of_a_sessions_leader_as_without_the_launcher() {
+fn a_hang_up_ends_the_command_of_a_sessions_leader() {
     let notes = Notes::new();
     let mut terminal = leader(&["perl", "-e", &notes.script(&["HUP"])]);
     let (command, _) = notes.pids();
     terminal.hang_up();
-    assert_eq!(terminal.process.wait().code(), Some(129));
+    assert_eq!(terminal.process.wait().signal(), Some(nix::libc::SIGHUP));
     assert!(!is_alive(command));
 }
 
@@ -425,7 +481,7 @@ fn a_shells_hang_up_reaches_a_background_job_once() {
 }
 
 #[test]
-fn a_shells_hang_up_reaches_a_foreground_job_as_without_the_launcher() {
+fn a_shells_hang_up_reaches_a_foreground_job() {
     // The shell tells the job, and so does the kernel when the shell has ended; if the second comes
     // before the first was handled, both are one.
     for words in [&[][..], &[BINARY]] {

@@ -182,7 +182,8 @@ fn ca_file_and_ca_pem_are_both_trusted_and_a_variables_own_replaces_both() {
         Pong,
         "both, the other way",
     );
-    let own = [("STUNNEL_CA_FILE", our_file), ("REDIS_URL_STUNNEL_CA_FILE", other_file)];
+    let general = [("STUNNEL_CA_FILE", our_file), ("STUNNEL_CA_PEM", our_pem.as_str())];
+    let own = [general[0], general[1], ("REDIS_URL_STUNNEL_CA_FILE", other_file)];
     check(&hold(&own), unknown, "its own CA alone");
     let own = [("STUNNEL_CA_FILE", other_file), ("REDIS_URL_STUNNEL_CA_PEM", &our_pem)];
     check(&hold(&own), Pong, "its own CA");

@@ -86,7 +86,7 @@ fn a_place_where_no_socket_can_be_made_gives_way_to_the_next() {
 #[test]
 fn another_user_cannot_connect() {
     if !nix::unistd::Uid::effective().is_root() {
-        eprintln!("skipped: only root can become another user");
+        support::skip("only root can become another user");
         return;
     }
     let folder = tempfile::tempdir().unwrap();

@@ -1,35 +1,44 @@
 # shellcheck shell=bash
-# What the classic and the Cloud Native buildpack share: their voice, and where the launcher comes from.
+# What the classic and the Cloud Native buildpack share: their output, and where the launcher comes from.
 # Expects $buildpack, the buildpack's own folder.
 
 title() { echo "-----> $*"; }
 detail() { echo "       $*"; }
 
-# Every line of the message in Heroku's style for warnings and errors.
+# Prints each argument as a line of a warning or error, in Heroku's style.
 warn() {
     local line
     for line in "$@"; do echo " !     $line" >&2; done
 }
 
-# The same; then the build ends.
+# Prints an error and ends the build.
 fail() {
     warn "$@"
     exit 1
 }
 
-# The buildpack's version, from the one place that has it.
-buildpack_version() { sed -n 's/^version = "\(.*\)"$/\1/p' "$buildpack/buildpack.toml"; }
+# The archive of this version, and where to get it. bin/package puts release.conf into the archive; a checkout has it above.
+archive_to_use() {
+    local version address
+    version=$(sed -n 's/^version = "\(.*\)"$/\1/p' "$buildpack/buildpack.toml")
+    address=$(cat "$buildpack/release.conf" "$buildpack/../release.conf" 2>/dev/null | sed -n 's/^REPOSITORY=//p;T;q' || true)
+    if [[ $address ]]; then
+        echo "$address/releases/download/v$version/start-stunnel-buildpack-$version.tgz"
+    else
+        echo "start-stunnel-buildpack-$version.tgz, which bin/package makes in a clone of start-stunnel (README, \"Install\")"
+    fi
+}
 
 # Sets $launcher to a binary that was checked and runs here, and $launcher_version to what it says of itself.
 find_launcher() {
     [[ -d $buildpack/launcher ]] ||
-        fail "This copy of the start-stunnel buildpack holds no start-stunnel binary: it is a checkout of the sources." \
-            "Use start-stunnel-buildpack-$(buildpack_version).tgz from the project's releases."
+        fail "This copy of the start-stunnel buildpack is a checkout of the sources, and holds no start-stunnel binary." \
+            "Use $(archive_to_use)."
     check_launcher
     launcher_version=$("$launcher" --version 2>&1) ||
         fail "start-stunnel does not run on this system${STACK:+ (stack $STACK)}:" "$launcher_version" \
-            "It needs Linux with glibc 2.31 or later: heroku-22 or later, Debian 11, Ubuntu 20.04."
-    # Its first line; the second is about how it was built.
+            "It needs Linux with glibc 2.31 or later: heroku-22, Debian 11, Ubuntu 20.04, or a later version of these."
+    # The second line says how the binary was built.
     launcher_version=${launcher_version%%$'\n'*}
     launcher_version=${launcher_version#start-stunnel }
 }
@@ -40,44 +49,44 @@ check_launcher() {
     launcher=$buildpack/launcher/$architecture/start-stunnel
     [[ -f $launcher ]] ||
         fail "This package of the buildpack holds start-stunnel for $(cd "$buildpack/launcher" && echo */), not for $architecture." \
-            "There are releases for x86_64 and aarch64."
+            "start-stunnel supports x86_64 and aarch64: use $(archive_to_use)."
     (cd "$buildpack/launcher" && grep " $architecture/start-stunnel\$" SHA256SUMS | sha256sum --check --strict --status) 2>/dev/null ||
         fail "The start-stunnel binary in this buildpack differs from its checksum: the package is damaged." \
-            "Get start-stunnel-buildpack-$(buildpack_version).tgz anew, and compare it with the release's SHA256SUMS."
+            "Compare it with the SHA256SUMS beside it, and replace it by $(archive_to_use)."
 }
 
-# Ends the build, before anything is changed, unless $1/bin/start-stunnel can be written.
+# Ends the build unless $1/bin/start-stunnel can be written, before the build changes anything.
 check_app() {
     local app=$1
     [[ ! -L $app/bin || -e $app/bin ]] ||
-        fail "The app's bin is a link that leads nowhere here: $(readlink "$app/bin")" \
-            "Make it a folder, or a link to a folder of the app: bin/start-stunnel goes there."
-    [[ ! -e $app/bin || -d $app/bin ]] || fail "The app's bin is no folder, so bin/start-stunnel cannot be put there."
+        fail "The app's bin is a broken link: $(readlink "$app/bin")" \
+            "Make it a folder, or a link to a folder of the app: the launcher is installed as bin/start-stunnel."
+    [[ ! -e $app/bin || -d $app/bin ]] || fail "The app's bin is not a folder, but the launcher is installed as bin/start-stunnel."
     [[ ! -d $app/bin/start-stunnel || -L $app/bin/start-stunnel ]] ||
-        fail "The app's bin/start-stunnel is a folder; rename it: the launcher goes there."
+        fail "The app's bin/start-stunnel is a folder. Rename it: the launcher is installed under this name."
     local folder=$app
     [[ ! -d $app/bin ]] || folder=$app/bin
-    [[ -w $folder && -x $folder ]] || fail "The app's folder cannot be written: $folder"
+    [[ -w $folder && -x $folder ]] || fail "The build cannot write to the app's folder: $folder"
 }
 
-# Whether $1 is the launcher, or a shim of this or of an older version, which all have this line.
+# Whether $1 is the launcher or a shim. Every version of the shim has this line.
 is_ours() { cmp -s "$1" "$launcher" || grep -qs '^# .*start-stunnel --print-shim' "$1"; }
 
-# Names what the app brings that the launcher does not go together with. Expects $launcher.
+# Warns of files in the app that the retired buildpack, or a copy of it, left there. Expects $launcher.
 warn_of_leftovers() {
     local app=$1 remove="If heroku/redis is still among the buildpacks: heroku buildpacks:remove heroku/redis"
     if [[ -e $app/bin/start-stunnel ]] && ! is_ours "$app/bin/start-stunnel"; then
-        warn "The app brings another bin/start-stunnel, which is replaced by the launcher." "$remove" \
-            "If it is in the app's repository, delete it there, or keep the shim instead: start-stunnel --print-shim"
+        warn "The launcher replaces another bin/start-stunnel in the app." "$remove" \
+            "If the app's repository contains it, delete it there, or replace it by the shim: start-stunnel --print-shim"
     fi
     if [[ -e $app/bin/stunnel-conf.sh ]]; then
-        warn "The app has a bin/stunnel-conf.sh, as the retired Redis buildpack had; the launcher does not run it." "$remove" \
-            "If it is in the app's repository, delete it there; settings are variables now (STUNNEL_...)."
+        warn "The app has a bin/stunnel-conf.sh, a part of the retired Redis buildpack. The launcher does not run it." "$remove" \
+            "If the app's repository contains it, delete it there. Settings are now variables (STUNNEL_...)."
     fi
 }
 
-# Puts a file or a link in place in one step, so that a build that fails leaves what was there.
-# $1: the target; then a command that makes the file whose name is appended.
+# Replaces the file $1 in one step, so that a failed build leaves the old file. The other arguments are a command that
+# creates the file whose name is appended.
 replace() {
     local target=$1 new
     shift
@@ -90,11 +99,11 @@ replace() {
 
 checksum_of() { sha256sum <"$1" | cut -d ' ' -f 1; }
 
-# Says what to do next when no process of the app uses the launcher.
+# Says what to do next if no line of the Procfile uses the launcher.
 hint_at_procfile() {
     local app=$1
     if ! grep -qsE '^[A-Za-z0-9_-]+:.*start-stunnel' "$app/Procfile"; then
-        detail "No line of the Procfile uses it yet. Put it before a command whose Redis traffic is to be encrypted:"
+        detail "No line of the Procfile uses it yet. Put it in front of each command that uses Redis:"
         detail "    web: bin/start-stunnel bundle exec puma -C config/puma.rb"
     fi
 }

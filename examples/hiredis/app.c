@@ -9,7 +9,7 @@
 
 static char error_text[512];
 
-/* Connects by REDIS_URL: redis://USER:PASSWORD@HOST:PORT/DATABASE. NULL: see error_text. */
+/* Connects to REDIS_URL, redis://USER:PASSWORD@HOST:PORT/DATABASE. On failure it returns NULL and sets error_text. */
 static redisContext *connect_to_redis(void)
 {
     char user[64], password[64], host[64];

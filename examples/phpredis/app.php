@@ -43,7 +43,7 @@ function checks(): void
     });
     check("transaction", fn() => $redis->multi()->set("a", 1)->incr("a")->exec() === [true, 2]);
     check("pubsub", function () {
-        // One process: the publisher is another.
+        // Publish from a second process, since subscribe blocks this one.
         $command = [PHP_BINARY, __FILE__, "publish"];
         $publisher = proc_open($command, [], $pipes);
         $heard = null;
@@ -55,7 +55,7 @@ function checks(): void
                 $listener->close();
             });
         } catch (RedisException) {
-            // The only way out of subscribe.
+            // Only an exception ends subscribe.
         }
         proc_close($publisher);
         return $heard === "hello";
@@ -113,7 +113,7 @@ function outlive(): void
             try {
                 $redis = connect();
             } catch (Throwable) {
-                // Counted at the next ping.
+                // The next ping counts the failure.
             }
         }
     }

@@ -4,7 +4,7 @@ require "Predis/autoload.php";
 
 function connect(): Predis\Client
 {
-    // Predis 1.1 knows no user names: password and database come from the URL, AUTH with a user is the app's.
+    // Predis 1.1 ignores the URL's user name, so the app sends AUTH itself.
     $url = parse_url(getenv("REDIS_URL"));
     $redis = new Predis\Client(["host" => $url["host"], "port" => $url["port"], "read_write_timeout" => 15]);
     $answer = $redis->executeRaw(["AUTH", rawurldecode($url["user"]), rawurldecode($url["pass"])], $failed);
@@ -119,7 +119,7 @@ function outlive(): void
             try {
                 $redis = connect();
             } catch (Throwable) {
-                // Counted at the next ping.
+                // The next ping counts the failure.
             }
         }
     }

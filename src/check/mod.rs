@@ -7,10 +7,11 @@ mod report;
 
 use std::io::{self, IsTerminal as _, Write as _};
 
-use crate::announce::{self, Unused};
-use crate::configuration::{Settings, options};
+use crate::announce;
+use crate::configuration::{Settings, Unused, options};
 use crate::exit;
-use crate::logging::LogFormat;
+use crate::logging::{LogFormat, err};
+use crate::names;
 use crate::plan::Plan;
 use report::Report;
 
@@ -19,57 +20,81 @@ use report::Report;
 /// # Errors
 /// When the runtime cannot be started or stdout not be written.
 pub fn run(plan: Plan, settings: &Settings, unused: &Unused) -> anyhow::Result<u8> {
-    let (others, unknown) = (unused.others.join(" "), unused.unknown.join(" "));
-    let why_not = announce::why_not_tunnelled(&plan, &unused.others);
-    if settings.log.format == LogFormat::Json {
-        // Its objects are tunnels, and nothing else.
-        announce::unused(&plan, unused);
-    }
+    let found_urls = plan.found_urls();
+    let notes = notes(&plan, unused);
     let untouched = plan.untouched().collect::<Vec<_>>().join(" ");
+    if settings.log.format == LogFormat::Json {
+        // stdout gets one object per tunnel, and nothing else.
+        announce::unused(&plan, unused);
+        if !found_urls {
+            err!(at = "no-redis-url", msg = why_none(&untouched));
+        }
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let reports = runtime.block_on(examine::all(plan, settings));
     runtime.shutdown_background();
-    let works = reports.iter().all(Report::works);
-    let mut stdout = io::stdout().lock();
-    match settings.log.format {
-        LogFormat::Json => {
-            for report in &reports {
-                writeln!(stdout, "{}", render::as_json(report))?;
-            }
-        }
-        LogFormat::Logfmt => {
-            let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-            let paint = render::Paint(stdout.is_terminal() && !no_color);
-            if reports.is_empty() {
-                writeln!(stdout, "No tunnel to check: {}.", why_none(&untouched))?;
-            }
-            for (index, report) in reports.iter().enumerate() {
-                let space = if index == 0 { "" } else { "\n" };
-                write!(stdout, "{space}{}", render::as_table(report, &paint))?;
-            }
-            for (names, text) in [(others, &*why_not), (unknown, announce::NO_SUCH_SETTINGS)] {
-                if !names.is_empty() {
-                    write!(stdout, "\n{}", render::note(&names, text))?;
-                }
-            }
-        }
-    }
-    stdout.flush()?;
-    Ok(if works { exit::SUCCESS } else { exit::CHECK_FAILED })
+    let code = match reports.iter().all(Report::works) {
+        // The name of a variable may be misspelt.
+        _ if !found_urls => exit::CONFIG,
+        true => exit::SUCCESS,
+        false => exit::CHECK_FAILED,
+    };
+    let printed = match settings.log.format {
+        LogFormat::Json => print_json(&reports),
+        LogFormat::Logfmt => print_tables(&reports, &untouched, &notes),
+    };
+    Ok(exit::despite_closed_pipe(printed, code)?)
 }
 
-/// `untouched`: the variables that hold Redis URLs and have no tunnel.
+fn print_json(reports: &[Report]) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    for report in reports {
+        writeln!(stdout, "{}", render::as_json(report))?;
+    }
+    stdout.flush()
+}
+
+fn print_tables(reports: &[Report], untouched: &str, notes: &[(String, String)]) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let paint = render::Paint(stdout.is_terminal() && !no_color);
+    if reports.is_empty() {
+        writeln!(stdout, "No tunnel to check: {}.", why_none(untouched))?;
+    }
+    for (index, report) in reports.iter().enumerate() {
+        let space = if index == 0 { "" } else { "\n" };
+        write!(stdout, "{space}{}", render::as_table(report, &paint))?;
+    }
+    for (names, text) in notes {
+        write!(stdout, "\n{}", render::note(names, text))?;
+    }
+    stdout.flush()
+}
+
+/// Variables and options without an effect, each with the reason.
+fn notes(plan: &Plan, unused: &Unused) -> Vec<(String, String)> {
+    let notes = [
+        (&unused.other_urls, announce::how_to_include(plan, &unused.other_urls)),
+        (&unused.unknown, announce::UNKNOWN.to_owned()),
+        (&unused.without_url, announce::why_without_effect(plan)),
+        (&unused.retired, announce::RETIRED.to_owned()),
+    ];
+    let given = notes.into_iter().filter(|(names, _)| !names.is_empty());
+    given.map(|(names, text)| (names.join(" "), text)).collect()
+}
+
+/// Why there is no tunnel. `untouched`: the variables that hold Redis URLs.
 fn why_none(untouched: &str) -> String {
-    let [urls, rediss] = [&options::URLS.declaration, &options::REDISS.declaration];
     match untouched {
         "" => format!(
-            "none of {} holds a Redis URL. Set REDIS_URL, or name your variables in {}",
-            urls.default_shown(),
-            urls.variable
+            "none of {} holds a Redis URL. Set REDIS_URL, or list your variables in {}",
+            options::DISCOVERED,
+            names::URLS
         ),
-        names => format!(
-            "{names} leads through one already, or has none because of {}=passthrough",
-            rediss.variable
+        variables => format!(
+            "{variables} needs none, because it already points to a tunnel, or {}=passthrough \
+             leaves TLS to the app",
+            options::REDISS.declaration.variable
         ),
     }
 }

@@ -1,7 +1,7 @@
-//! The command line: clap over the table of [`options`].
+//! The command line, made with clap from the declarations in [`options`].
 //!
-//! Values are taken as they come and judged by the [`super::reader`], so that a wrong option is
-//! reported together with every other mistake instead of alone.
+//! clap does not check values: the [`super::reader`] does, so that a wrong option is reported
+//! together with all other mistakes.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -21,7 +21,7 @@ const STATUS: &str = "status";
 const WATCH: &str = "watch";
 const COMMAND: &str = "command";
 
-/// What was typed.
+/// The parsed command line.
 #[derive(Debug)]
 pub struct Invocation {
     matches: ArgMatches,
@@ -35,6 +35,8 @@ pub struct Invocation {
     pub status: bool,
     /// `--watch` was given.
     pub watch: bool,
+    /// A retired option was given. It has no effect.
+    pub retired_option: bool,
     /// COMMAND and its arguments; empty only together with one of the above.
     pub command: Vec<OsString>,
 }
@@ -47,13 +49,14 @@ impl Invocation {
     pub fn parse_from(
         words: impl IntoIterator<Item = OsString>,
     ) -> Result<Invocation, clap::Error> {
-        let mut matches = command().try_get_matches_from(words).map_err(without_secrets)?;
+        let mut matches = parser().try_get_matches_from(words).map_err(without_secrets)?;
         Ok(Invocation {
             check: matches.get_flag(CHECK),
             print_env: matches.get_flag(PRINT_ENV),
             print_shim: matches.get_flag(PRINT_SHIM),
             status: matches.get_flag(STATUS),
             watch: matches.get_flag(WATCH),
+            retired_option: matches.contains_id(options::RETIRED_OPTION),
             command: matches.remove_many(COMMAND).map_or_else(Vec::new, Iterator::collect),
             matches,
         })
@@ -65,75 +68,42 @@ impl Invocation {
     }
 }
 
-/// The command line as clap sees it.
+/// The parser of the command line: `-h` is short, and retired options are accepted.
+fn parser() -> Command {
+    let retired = Arg::new(options::RETIRED_OPTION)
+        .long(options::RETIRED_OPTION)
+        .value_parser(value_parser!(OsString))
+        .hide(true);
+    let is_rare = |name: &str| {
+        let mut rare = options::with_option().filter(|(_, setting)| !setting.is_common);
+        rare.any(|(option, _)| option == name) || [PRINT_SHIM, WATCH].contains(&name)
+    };
+    let shorten = |arg: Arg| {
+        let is_rare = is_rare(arg.get_id().as_str());
+        arg.hide_short_help(is_rare)
+    };
+    command().mut_args(shorten).arg(retired)
+}
+
+/// The command line as the manual and shell completions show it.
 pub fn command() -> Command {
     Command::new("start-stunnel")
         .version(env!("CARGO_PKG_VERSION"))
         .long_version(LONG_VERSION.as_str())
-        .about(
-            "Runs COMMAND with its Redis traffic behind TLS.\n\n\
-             Reads REDIS_URL and its siblings, opens a plaintext port on 127.0.0.1 for each, \
-             tunnels \
-             it over TLS, rewrites the variables, and runs COMMAND.",
+        .about("Runs COMMAND and tunnels its Redis traffic over TLS.")
+        .long_about(
+            "Runs COMMAND and tunnels its Redis traffic over TLS.\n\n\
+             For each Redis URL in the environment (REDIS_URL and others), start-stunnel opens a \
+             plaintext port on 127.0.0.1, tunnels it to the server over TLS, points the variable \
+             to that port, and runs COMMAND. Every option has a variable, which works without a \
+             change to the command line.",
         )
         .args_override_self(true)
         .override_usage("start-stunnel [OPTIONS] [--] COMMAND [ARG]...")
-        .after_help(format!(
-            "An option wins over its variable, a variable over the default; an empty variable \
-             counts \
-             as unset, an empty value of an option is an error.\n\
-             One URL's own setting: <VAR>{suffixes}; for example CACHE_URL_STUNNEL_VERIFY=full.\n\
-             Durations: 500ms, 10s, 5m, 24h, or a bare number of seconds.\n\
-             Exit code: COMMAND's own, or 128 + the number of the signal that ended it; 126 \
-             COMMAND \
-             cannot be executed; 127 not found; 2 wrong usage; 78 a setting or a URL is wrong; 1 \
-             --check found a tunnel that does not work, or --status one that fails, or an internal \
-             error; 3 --status found no launcher.",
-            suffixes = options::one_url_suffixes().collect::<Vec<_>>().join(", "),
-        ))
-        .args(options::with_option().map(|(option, setting)| {
-            Arg::new(option)
-                .long(option)
-                .value_name(setting.value_name)
-                .value_parser(value_parser!(OsString))
-                .action(ArgAction::Set)
-                .allow_negative_numbers(true)
-                .help(help(setting))
-        }))
-        .arg(
-            Arg::new(CHECK)
-                .long(CHECK)
-                .action(ArgAction::SetTrue)
-                .help("Examine every tunnel, print a report, and exit"),
-        )
-        .arg(
-            Arg::new(STATUS)
-                .long(STATUS)
-                .action(ArgAction::SetTrue)
-                .conflicts_with_all([CHECK, PRINT_ENV, PRINT_SHIM, COMMAND])
-                .help(
-                    "Print the state of this user's running launchers, and exit with 0 if all is \
-                     well, 1 if a tunnel fails, 3 if none runs",
-                ),
-        )
-        .arg(
-            Arg::new(WATCH)
-                .long(WATCH)
-                .action(ArgAction::SetTrue)
-                .requires(STATUS)
-                // clap asks for nothing that what is there excludes.
-                .conflicts_with_all([CHECK, PRINT_ENV, PRINT_SHIM, COMMAND])
-                .help("With --status: again each second"),
-        )
-        .arg(
-            Arg::new(PRINT_ENV)
-                .long(PRINT_ENV)
-                .action(ArgAction::SetTrue)
-                .help("Print the Redis variables that COMMAND would get, secrets masked, and exit"),
-        )
-        .arg(Arg::new(PRINT_SHIM).long(PRINT_SHIM).action(ArgAction::SetTrue).help(
-            "Print a script to keep as an app's bin/start-stunnel, for local development, and exit",
-        ))
+        .after_help("start-stunnel --help lists all options and their variables.")
+        .after_long_help(after_long_help())
+        .args(options::with_option().map(|(option, setting)| setting_arg(option, setting)))
+        .args(task_args())
         .arg(
             Arg::new(COMMAND)
                 .value_name("COMMAND")
@@ -141,24 +111,99 @@ pub fn command() -> Command {
                 .num_args(1..)
                 .trailing_var_arg(true)
                 .required_unless_present_any([CHECK, PRINT_ENV, PRINT_SHIM, STATUS])
-                .help("What to run, with its arguments"),
+                .help("The command to run, with its arguments"),
         )
 }
 
-/// The version; below it which OpenSSL is in use, what this was built for, and from which commit.
+fn setting_arg(option: &'static str, setting: &'static Declaration) -> Arg {
+    let arg = Arg::new(option)
+        .long(option)
+        .value_name(setting.value_name)
+        .value_parser(value_parser!(OsString))
+        .action(ArgAction::Set)
+        .allow_negative_numbers(true)
+        .help(help(setting));
+    match setting.heading {
+        options::OPTIONS => arg,
+        heading => arg.help_heading(heading),
+    }
+}
+
+/// The options that make the launcher do something else than run COMMAND.
+fn task_args() -> [Arg; 5] {
+    let flag = |name, help| Arg::new(name).long(name).action(ArgAction::SetTrue).help(help);
+    [
+        flag(CHECK, "Examine every tunnel, print a report and exit"),
+        flag(
+            PRINT_ENV,
+            "Print the Redis variables that COMMAND would get, passwords masked, and exit",
+        ),
+        flag(
+            PRINT_SHIM,
+            "Print a shell script to keep as bin/start-stunnel where the launcher is not \
+             installed, and exit",
+        ),
+        flag(
+            STATUS,
+            "Print the state of this user's running launchers and exit: 0 if all is well, 1 if a \
+             launcher fails, 3 if none runs",
+        )
+        .help_heading(options::STATUS)
+        .conflicts_with_all([CHECK, PRINT_ENV, PRINT_SHIM, COMMAND]),
+        flag(WATCH, "With --status: print again every second")
+            .help_heading(options::STATUS)
+            .requires(STATUS)
+            // clap drops a `requires` when a conflicting argument is present.
+            .conflicts_with_all([CHECK, PRINT_ENV, PRINT_SHIM, COMMAND]),
+    ]
+}
+
+/// The end of `--help`.
+fn after_long_help() -> String {
+    let suffixes: Vec<_> =
+        options::for_one_url().map(|setting| format!("_{}", setting.variable)).collect();
+    format!(
+        "An option overrides its variable; the variable overrides the default. An empty variable \
+         counts as unset; an empty option value is an error.\n\n\
+         Settings for one variable: <VAR>{suffixes} apply only to the URL in <VAR>, for example \
+         CACHE_URL_STUNNEL_VERIFY=full.\n\n\
+         Durations: 500ms, 10s, 5m, 24h, or a bare number of seconds.\n\n\
+         Exit codes: COMMAND's own, or 128 + n if signal n killed COMMAND; 126: COMMAND cannot be \
+         executed; 127: COMMAND was not found; 2: the command line cannot be parsed; 78: a setting \
+         or a URL is invalid; 1: --check found a tunnel that does not work, --status found a \
+         launcher that fails, or an internal error; 3: --status found no launcher.\n\n\
+         Examples:\n  \
+         start-stunnel bundle exec puma -C config/puma.rb\n  \
+         start-stunnel --verify full celery -A app worker\n  \
+         start-stunnel --check\n\n\
+         Manual: {manual}",
+        suffixes = suffixes.join(", "),
+        manual = manual(),
+    )
+}
+
+/// Where to find the manual.
+fn manual() -> &'static str {
+    match env!("CARGO_PKG_REPOSITORY") {
+        "" => "README.md and docs/ beside the program in its release archive",
+        repository => repository,
+    }
+}
+
+/// The version, and below it OpenSSL's version, the target and the commit of this build.
 static LONG_VERSION: LazyLock<String> = LazyLock::new(|| {
     format!(
         "{}\n{}, {}, {}",
         env!("CARGO_PKG_VERSION"),
         tls::openssl_version(),
         target(),
-        // Set by bin/package alone: elsewhere each commit would have everything built anew.
+        // Only bin/package sets this: elsewhere every commit would cause a complete rebuild.
         option_env!("START_STUNNEL_COMMIT")
             .map_or("not a release".to_owned(), |commit| format!("commit {commit}")),
     )
 });
 
-/// What this was built for, as the names of release archives have it: `x86_64-linux-gnu`.
+/// The target of this build, as in the names of release archives: `x86_64-linux-gnu`.
 fn target() -> String {
     let libc = match () {
         () if cfg!(target_env = "gnu") => "-gnu",
@@ -168,9 +213,9 @@ fn target() -> String {
     format!("{}-{}{libc}", env::consts::ARCH, env::consts::OS)
 }
 
-/// An error about wrong usage repeats a stray value only if it is a plain word.
+/// Hides values in clap's error, unless they are plain words.
 fn without_secrets(mut error: clap::Error) -> clap::Error {
-    // clap calls a value that is not there an invalid one.
+    // clap reports a missing value as an invalid one.
     if error.kind() == ErrorKind::InvalidValue
         && let Some(ContextValue::String(value)) = error.get(ContextKind::InvalidValue)
         && value.is_empty()
@@ -184,7 +229,7 @@ fn without_secrets(mut error: clap::Error) -> clap::Error {
         let shown = quotable(value);
         error.insert(ContextKind::InvalidValue, ContextValue::String(shown));
     }
-    // A value that was joined to an option's name: `--pin$REDIS_URL`.
+    // A value joined to the option's name: `--pin$REDIS_URL`.
     let is_name = |word: &str| word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-');
     if let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidArg)
         && !is_name(word)
@@ -192,19 +237,18 @@ fn without_secrets(mut error: clap::Error) -> clap::Error {
     {
         let shown = format!("an option of {} bytes, not shown", word.len());
         error.insert(ContextKind::InvalidArg, ContextValue::String(shown));
-        // The tip repeats it.
+        // The tip would show the value again.
         error.remove(ContextKind::Suggested);
     }
     error
 }
 
 fn help(setting: &Declaration) -> String {
-    format!(
-        "{} [variable: {}] [default: {}]",
-        setting.help,
-        setting.variable,
-        setting.default_shown()
-    )
+    let variable = format!("{} [variable: {}]", setting.help, setting.variable);
+    match setting.default_shown() {
+        Some(default) => format!("{variable} [default: {default}]"),
+        None => variable,
+    }
 }
 
 #[cfg(test)]
@@ -217,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_from_the_first_word_that_is_no_option_is_the_command() {
+    fn the_command_begins_at_the_first_word_that_is_no_option() {
         let cases: &[(&[&str], &[&str])] = &[
             (&["puma", "-C", "config/puma.rb"], &["puma", "-C", "config/puma.rb"]),
             (&["--", "puma", "-C", "x"], &["puma", "-C", "x"]),
@@ -284,6 +328,6 @@ mod tests {
 
     #[test]
     fn the_command_line_is_consistent() {
-        command().debug_assert();
+        parser().debug_assert();
     }
 }

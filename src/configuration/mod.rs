@@ -1,99 +1,67 @@
 //! Command line and environment -> [`Configuration`], or every mistake at once.
 //!
-//! [`options`] declares the settings, [`cli`] has the command line made of them, [`reader`] knows
-//! which of several values counts, [`values`] reads one, and [`variables`] decides about each Redis
-//! URL.
+//! [`options`] declares the settings, with the parsers of [`values`], and [`cli`] makes the command
+//! line of them. [`sources`] knows whether a value comes from an option, a variable or a default;
+//! [`reader`] reads the values, [`certificates`] the PEM files that they name. [`variables`]
+//! decides what happens to each Redis URL, and [`spelling`] finds misspelt settings.
 
+mod certificates;
 pub mod cli;
+mod found;
+mod mistakes;
 pub mod options;
 mod reader;
+mod settings;
+mod sources;
+mod spelling;
 mod values;
 mod variables;
 
-use std::fmt;
-
-use crate::environment::Environment;
+use crate::environment::{Environment, lookup};
 use crate::logging::{LogFormat, LogLevel, LogSettings};
-use crate::status::StatusSettings;
-use crate::supervisor::ForwardSignals;
 use crate::tls;
-use crate::tunnel::{ConnectionSettings, Listen, PortTaken, SettingNames};
 
 use cli::Invocation;
-use reader::Reader;
+pub use mistakes::ConfigError;
+use mistakes::Reported;
+use reader::{Reader, SystemRoots};
+pub use settings::{ReuseSettings, Settings};
 pub use values::is_variable_name;
 pub use variables::{COPY_SUFFIX, Decision, RedisVariable, TunnelledUrl};
 
-/// One mistake in the configuration. Holds no secret.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ConfigError {
-    /// The option (`--verify`) or variable (`STUNNEL_VERIFY`) at fault.
-    pub name: String,
-    /// What is wrong and what would be right, as a predicate of the name.
-    pub problem: String,
-}
-
-impl ConfigError {
-    pub fn new(name: &str, problem: impl ToString) -> ConfigError {
-        ConfigError { name: name.to_owned(), problem: problem.to_string() }
-    }
-}
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.name, self.problem)
-    }
-}
-
-/// The proof that a mistake was reported: only [`reader::Mistakes`] makes one, so that whoever
-/// fails for a mistake cannot have forgotten to report it.
-pub use reader::Reported;
-
-/// What to do with a URL that asks for TLS itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rediss {
-    Tunnel,
-    Passthrough,
-}
-
-/// Everything that holds for the launcher as a whole.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
-    pub listen: Listen,
-    /// The first local port; 0: the kernel's pick.
-    pub listen_port: u16,
-    pub port_taken: PortTaken,
-    pub pool: crate::pool::PoolMode,
-    pub connection: ConnectionSettings,
-    pub status: StatusSettings,
-    pub forward_signals: ForwardSignals,
-    pub log: LogSettings,
-    /// What they are called, for errors.
-    pub names: SettingNames,
-}
-
-/// All that the user has said.
+/// Everything that the user configured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Configuration {
     pub settings: Settings,
-    /// Each Redis variable, and what becomes of it; `REDIS_URL` first, or in the order in which
-    /// they are listed.
+    /// Each Redis variable and the decision about it: `REDIS_URL` first, or in the order in which
+    /// the user listed them.
     pub variables: Vec<RedisVariable>,
-    /// The variables with a Redis URL that stay as they are, since nobody names them.
-    pub others: Vec<String>,
-    /// The variables that look like settings and are none: misspelt, most often.
-    pub unknown: Vec<String>,
+    pub unused: Unused,
 }
 
-/// What the switch says.
+/// The variables and options that have no effect, although the user may expect one.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Unused {
+    /// Variables that hold a Redis URL and stay unchanged because they are neither discovered nor
+    /// listed.
+    pub other_urls: Vec<String>,
+    /// Variables that look like settings but are none.
+    pub unknown: Vec<String>,
+    /// Settings for one variable that holds no Redis URL.
+    pub without_url: Vec<String>,
+    /// Options and variables that are retired.
+    pub retired: Vec<String>,
+}
+
+/// What the switch `--enabled` says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Configured {
-    /// No tunnel: the launcher becomes COMMAND, and nothing else is read.
+    /// No tunnel: the launcher becomes COMMAND, and no other setting is read.
     Disabled,
     Enabled(Box<Configuration>),
 }
 
-/// Reads everything that the user has said.
+/// Reads the whole configuration.
 ///
 /// # Errors
 /// Every mistake in it, at least one.
@@ -101,12 +69,11 @@ pub fn read(
     invocation: &Invocation,
     environment: &Environment,
 ) -> Result<Configured, Vec<ConfigError>> {
-    read_on(tls::roots::exist, invocation, environment)
+    read_on(tls::roots::check, invocation, environment)
 }
 
-/// `system_roots`: whether the system has certificates to trust.
 fn read_on(
-    system_roots: fn() -> bool,
+    system_roots: SystemRoots,
     invocation: &Invocation,
     environment: &Environment,
 ) -> Result<Configured, Vec<ConfigError>> {
@@ -120,30 +87,50 @@ fn configure(reader: &mut Reader<'_>) -> Result<Configured, Reported> {
     if enabled == Ok(false) {
         return Ok(Configured::Disabled);
     }
-    // Each is read before any `?`, so that all mistakes are found.
+    // Everything is read before the first `?`, so that all mistakes are found.
     let settings = reader.settings();
     let for_all_urls = reader.for_all_urls();
+    let suspects = spelling::suspects(reader.sources);
+    let mut spelled = Ok(());
+    for mistake in suspects.misspelt {
+        spelled = Err(reader.mistakes.report(mistake));
+    }
     let listed = reader.read(&options::URLS);
     let variables = listed.and_then(|listed| variables::decide(listed, reader));
     enabled?;
     for_all_urls?;
+    spelled?;
     let (settings, variables) = (settings?, variables?);
-    let others = variables::others(&variables, reader.environment());
-    let unknown = options::unknown(reader.environment());
-    Ok(Configured::Enabled(Box::new(Configuration { settings, variables, others, unknown })))
+
+    let holds_url = |name: &str| variables.iter().any(|variable| variable.name == name);
+    let without_url = suspects.for_one_url.iter().filter(|(_, variable)| !holds_url(variable));
+    let unused = Unused {
+        other_urls: variables::others(&variables, reader.sources.environment),
+        unknown: suspects.unknown.iter().map(|name| (*name).to_owned()).collect(),
+        without_url: without_url.map(|(name, _)| (*name).to_owned()).collect(),
+        retired: retired(reader.sources.invocation, reader.sources.environment),
+    };
+    Ok(Configured::Enabled(Box::new(Configuration { settings, variables, unused })))
 }
 
-/// How to log what ends the launch before it has begun: such errors are never silent, and what is
-/// wrong with the format is one of them.
+/// The retired option and variable, as far as they are used.
+fn retired(invocation: &Invocation, environment: &Environment) -> Vec<String> {
+    let option = invocation.retired_option.then(|| format!("--{}", options::RETIRED_OPTION));
+    let variable = lookup(environment, options::RETIRED_VARIABLE);
+    option.into_iter().chain(variable.map(|_| options::RETIRED_VARIABLE.to_owned())).collect()
+}
+
+/// How to log an error that ends the launch before it has begun. Such an error is never silent, and
+/// a wrong log format is one of them.
 pub fn log_settings_for_errors(invocation: &Invocation, environment: &Environment) -> LogSettings {
-    let mut reader = Reader::new(invocation, environment, || true);
+    let mut reader = Reader::new(invocation, environment, || Ok(()));
     let format = reader.read(&options::LOG_FORMAT).unwrap_or(LogFormat::Logfmt);
     LogSettings { level: LogLevel::Err, format }
 }
 
-/// Whether the switch says that there is to be no launcher.
+/// Whether `--enabled` is false.
 pub fn is_switched_off(invocation: &Invocation, environment: &Environment) -> bool {
-    let mut reader = Reader::new(invocation, environment, || true);
+    let mut reader = Reader::new(invocation, environment, || Ok(()));
     reader.read(&options::ENABLED) == Ok(false)
 }
 
@@ -158,13 +145,12 @@ pub mod tests {
         pairs.iter().map(|(name, value)| (name.into(), value.into())).collect()
     }
 
-    /// What is read of `options` and an environment, on a system that has CA certificates, for
-    /// tests.
+    /// Reads `options` and an environment, on a system that has CA certificates, for tests.
     pub fn read(options: &[&str], environment: &Environment) -> Result<Configuration, Vec<String>> {
         let words = ["start-stunnel"].iter().chain(options).chain(&["true"]);
         let invocation =
             Invocation::parse_from(words.map(OsString::from)).expect("a good command line");
-        match read_on(|| true, &invocation, environment) {
+        match read_on(|| Ok(()), &invocation, environment) {
             Ok(Configured::Enabled(configuration)) => Ok(*configuration),
             Ok(Configured::Disabled) => panic!("disabled"),
             Err(mistakes) => Err(mistakes.iter().map(ConfigError::to_string).collect()),

@@ -1,10 +1,10 @@
-//! From the text of a setting to its value. The error of each function is what would have been
-//! right: it follows "expected" in a message, and never repeats the text.
+//! Parsers from a setting's text to its value. The error of each function lists the accepted forms:
+//! it follows "expected" in a message, and never repeats the text.
 
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use super::Rediss;
+use super::settings::Rediss;
 use crate::logging::{LogFormat, LogLevel};
 use crate::pool::PoolMode;
 use crate::redis_url;
@@ -13,7 +13,7 @@ use crate::supervisor::ForwardSignals;
 use crate::tls::{self, MinTls, Pin, Verify};
 use crate::tunnel::{Listen, PortTaken};
 
-/// Text that is read as it is, for those who know more about it.
+/// Text that this module does not interpret.
 pub fn text(text: &str) -> Result<String, &'static str> {
     Ok(text.to_owned())
 }
@@ -47,11 +47,8 @@ pub fn listen(text: &str) -> Result<Listen, &'static str> {
 }
 
 pub fn pool(text: &str) -> Result<PoolMode, &'static str> {
-    one_of(
-        text,
-        &[("off", PoolMode::Off), ("on", PoolMode::On), ("auto", PoolMode::Auto)],
-        "off, on or auto",
-    )
+    let words = [("off", PoolMode::Off), ("on", PoolMode::On), ("auto", PoolMode::Auto)];
+    one_of(text, &words, "off, on or auto")
 }
 
 /// Empty: no limit.
@@ -74,9 +71,9 @@ pub fn verify(text: &str) -> Result<Verify, &'static str> {
 
 pub fn min_tls(text: &str) -> Result<MinTls, &'static str> {
     let version = one_of(text, &[("1.2", MinTls::V1_2), ("1.3", MinTls::V1_3)], "1.2 or 1.3")?;
-    // Every OpenSSL that this can be built with has 1.2, and asking it costs start-up time.
+    // Every supported OpenSSL has 1.2, and asking it costs start-up time.
     let spoken = version == MinTls::V1_2 || tls::speaks(version);
-    spoken.then_some(version).ok_or("1.2, as this machine's OpenSSL speaks no newer one")
+    spoken.then_some(version).ok_or("1.2, because this machine's OpenSSL does not support 1.3")
 }
 
 pub fn pins(text: &str) -> Result<Vec<Pin>, &'static str> {
@@ -84,7 +81,7 @@ pub fn pins(text: &str) -> Result<Vec<Pin>, &'static str> {
         return Ok(Vec::new());
     }
     Pin::parse_all(text).ok_or(
-        "sha256// and the base64 of 32 bytes, several joined by ; (start-stunnel --check prints \
+        "sha256// and the base64 of 32 bytes, several separated by ; (start-stunnel --check prints \
          the server's)",
     )
 }
@@ -141,12 +138,7 @@ pub fn port_taken(text: &str) -> Result<PortTaken, &'static str> {
 }
 
 pub fn port_or_zero(text: &str) -> Result<u16, &'static str> {
-    text.parse().map_err(|_| "a port from 1 to 65535, or 0 for the kernel's pick")
-}
-
-pub fn spares(text: &str) -> Result<usize, &'static str> {
-    let known = text.parse().ok().filter(|number| *number <= 8usize);
-    known.ok_or("a whole number from 0 to 8")
+    text.parse().map_err(|_| "a port from 1 to 65535, or 0 to let the kernel choose")
 }
 
 pub fn status_address(text: &str) -> Result<Option<StatusAddress>, &'static str> {
@@ -154,12 +146,14 @@ pub fn status_address(text: &str) -> Result<Option<StatusAddress>, &'static str>
         return Ok(None);
     }
     let address = StatusAddress::parse(text);
-    address.map(Some).ok_or("HOST:PORT, a port of 127.0.0.1, or unix")
+    address
+        .map(Some)
+        .ok_or("HOST:PORT (0.0.0.0:9121 for every interface), a port on 127.0.0.1 (9121), or unix")
 }
 
-/// At least a second: a line each is written in it.
+/// At least a second, so that the log stays readable.
 pub fn interval(text: &str) -> Result<Option<Duration>, &'static str> {
-    const EXPECTED: &str = "a time of a second or more such as 60s, or 0 for none";
+    const EXPECTED: &str = "a time of 1s or more such as 60s, or 0 for off";
     let interval = duration_or_never(text).map_err(|_| EXPECTED)?;
     let is_long = |interval: &Duration| *interval >= Duration::from_secs(1);
     if interval.as_ref().is_none_or(is_long) { Ok(interval) } else { Err(EXPECTED) }
@@ -191,12 +185,12 @@ pub fn positive_duration(text: &str) -> Result<Duration, &'static str> {
         .ok_or("a time of more than zero such as 500ms, 10s, 5m, 24h, or a bare number of seconds")
 }
 
-/// Whether `--urls` takes `name`.
+/// Whether `--urls` accepts `name`.
 pub fn is_variable_name(name: &str) -> bool {
     name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 
-/// Names of variables; an error never repeats one, since a URL is sometimes put here.
+/// Names of variables. Empty: none.
 pub fn names(text: &str) -> Result<Option<Vec<String>>, &'static str> {
     if text.is_empty() {
         return Ok(None);

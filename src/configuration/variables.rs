@@ -1,4 +1,4 @@
-//! Which variables hold Redis URLs, and what becomes of each: a tunnel, nothing, or a mistake.
+//! Which variables hold Redis URLs, and the decision about each: a tunnel, no change, or a mistake.
 
 use std::ffi::{OsStr, OsString};
 use std::net::Ipv4Addr;
@@ -6,17 +6,20 @@ use std::num::NonZeroUsize;
 
 use url::Host;
 
-use super::reader::{Reader, UrlSettings};
-use super::{ConfigError, Rediss, Reported, options};
+use super::mistakes::{ConfigError, Reported};
+use super::options;
+use super::reader::Reader;
+use super::settings::{Rediss, ReuseSettings, UrlSettings};
 use crate::environment::{Environment, lookup};
+use crate::names;
 use crate::redis_url::{Problem, RedisUrl, Scheme, UNIX};
 use crate::secret::Secret;
 use crate::tls::Trust;
 use crate::tunnel::{SettingNames, Upstream};
 
-/// The variable that is always looked at first.
+/// The variable that comes first.
 const REDIS_URL: &str = "REDIS_URL";
-/// What the launcher appends to a variable's name for its own copy of the local URL.
+/// The suffix of the variable with the launcher's copy of the local URL: `REDIS_URL_STUNNEL`.
 pub const COPY_SUFFIX: &str = "_STUNNEL";
 /// The hosts of Heroku's PrivateLink endpoints, which speak TLS on the port of the URL:
 /// <https://devcenter.heroku.com/articles/heroku-redis-via-privatelink>.
@@ -31,42 +34,43 @@ pub struct RedisVariable {
     pub decision: Decision,
 }
 
-/// What becomes of a Redis variable.
+/// What happens to a Redis variable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
-    /// It is to lead through a tunnel.
+    /// It will point to a tunnel.
     Tunnel(Box<TunnelledUrl>),
-    /// It stays as it is, since the user wants that or an outer launcher made it.
+    /// It stays unchanged: the user wants that, or an outer launcher made it.
     Untouched(Box<RedisUrl>),
-    /// It stays as it is: it leads to an outer launcher's Unix socket.
+    /// It stays unchanged: it leads to an outer launcher's Unix socket.
     UntouchedSocket,
 }
 
-/// A URL that is to lead through a tunnel.
+/// A URL that gets a tunnel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TunnelledUrl {
     pub url: RedisUrl,
     pub upstream: Upstream,
-    /// What was added to the URL's port.
+    /// The number that was added to the URL's port.
     pub port_offset: i32,
     pub setting_names: SettingNames,
     pub trust: Trust,
-    /// Whether the user has said how much of the certificate must hold: `none` is on purpose then.
+    /// Whether the user chose the verification level. If so, `none` is intended.
     pub verify_chosen: bool,
+    pub reuse: ReuseSettings,
     pub max_connections: Option<NonZeroUsize>,
 }
 
-/// Decides about every Redis variable: those `listed` by the user, or those that are discovered.
+/// Decides about every Redis variable: those `listed` by the user, or else those that it discovers.
 ///
 /// # Errors
-/// When anything about any of them is wrong.
+/// If any of them is wrong.
 pub fn decide(
     listed: Option<Vec<String>>,
     reader: &mut Reader<'_>,
 ) -> Result<Vec<RedisVariable>, Reported> {
     let (mut decided, mut wrong) = (Vec::new(), None);
-    for (name, listed) in candidates(listed, reader.environment()) {
-        match decide_one(name, listed, reader) {
+    for candidate in candidates(listed, reader.sources.environment) {
+        match decide_one(candidate, reader) {
             Ok(variable) => decided.extend(variable),
             Err(reported) => wrong = Some(reported),
         }
@@ -74,34 +78,44 @@ pub fn decide(
     wrong.map_or(Ok(decided), Err)
 }
 
-/// Decides about the variable `name`; `None` when there is no URL in it, and need be none.
-fn decide_one(
+/// A variable that may hold a Redis URL.
+struct Candidate {
     name: String,
-    listed: bool,
+    /// The user listed it, so it must hold a URL.
+    is_listed: bool,
+}
+
+/// Decides about one variable; `None` if it holds no URL, and does not have to.
+fn decide_one(
+    candidate: Candidate,
     reader: &mut Reader<'_>,
 ) -> Result<Option<RedisVariable>, Reported> {
-    let environment = reader.environment();
+    let Candidate { name, is_listed } = candidate;
+    let environment = reader.sources.environment;
     let variable = |name, value, decision| {
         Ok(Some(RedisVariable { name, value: Secret::new(value), decision }))
     };
     if let Some(value) = tunnelled_socket(&name, environment) {
         return variable(name, value, Decision::UntouchedSocket);
     }
-    let Some((value, url)) = reader.mistakes.check(url_in(&name, listed, environment))? else {
+    let Some((value, url)) = reader.mistakes.check(url_in(&name, is_listed, environment))? else {
         return Ok(None);
     };
     if equals_its_copy(&name, OsStr::new(&value), environment) && leads_to_a_tunnel(&url) {
         return variable(name, value, Decision::Untouched(Box::new(url)));
     }
-    let asked = url.tls_parameters().map_err(|problem| ConfigError::new(&name, problem));
-    let asked = reader.mistakes.check(asked)?;
-    let settings = reader.url_settings(&name, &asked)?;
-    if url.scheme().is_tls() && settings.rediss == Rediss::Passthrough {
+    let rediss = reader.rediss_for(&name);
+    if url.scheme().is_tls() && rediss == Ok(Rediss::Passthrough) {
+        reader.check_for(&name)?;
         return variable(name, value, Decision::Untouched(Box::new(url)));
     }
+    let in_url = url.tls_parameters().map_err(|problem| ConfigError::new(&name, problem));
+    let in_url = reader.mistakes.check(in_url)?;
+    let settings = reader.url_settings(&name, &in_url)?;
+    rediss?;
     let upstream = upstream_of(&name, &url, &settings);
     let (upstream, port_offset) = reader.mistakes.check(upstream)?;
-    let UrlSettings { trust, verify_chosen, max_connections, names, .. } = settings;
+    let UrlSettings { trust, verify_chosen, reuse, max_connections, names, .. } = settings;
     let tunnelled = TunnelledUrl {
         url,
         upstream,
@@ -109,12 +123,13 @@ fn decide_one(
         setting_names: names,
         trust,
         verify_chosen,
+        reuse,
         max_connections,
     };
     variable(name, value, Decision::Tunnel(Box::new(tunnelled)))
 }
 
-/// The names of variables with a Redis URL that are none of the `decided`.
+/// The names of all variables with a Redis URL except the `decided` ones.
 pub fn others(decided: &[RedisVariable], environment: &Environment) -> Vec<String> {
     let is_url = |value: &OsString| value.to_str().and_then(Scheme::of).is_some();
     environment
@@ -127,18 +142,19 @@ pub fn others(decided: &[RedisVariable], environment: &Environment) -> Vec<Strin
         .collect()
 }
 
-/// The names to look at, each with whether the user listed it.
-fn candidates(listed: Option<Vec<String>>, environment: &Environment) -> Vec<(String, bool)> {
+/// The listed variables, or else those in which URLs are discovered.
+fn candidates(listed: Option<Vec<String>>, environment: &Environment) -> Vec<Candidate> {
     if let Some(listed) = listed {
-        return listed.into_iter().map(|name| (name, true)).collect();
+        return listed.into_iter().map(|name| Candidate { name, is_listed: true }).collect();
     }
     let discovered = environment
         .keys()
         .filter_map(|name| name.to_str())
         .filter(|name| name.starts_with("HEROKU_REDIS_") || is_endpoint(name))
         .filter(|name| !is_ours(name));
-    // The environment is a sorted map: alphabetical order comes of itself.
-    std::iter::once(REDIS_URL).chain(discovered).map(|name| (name.to_owned(), false)).collect()
+    // The environment is a sorted map, so the names are in alphabetical order.
+    let names = std::iter::once(REDIS_URL).chain(discovered).map(str::to_owned);
+    names.map(|name| Candidate { name, is_listed: false }).collect()
 }
 
 /// Whether an outer launcher may have made this value of variable `name`.
@@ -146,12 +162,12 @@ fn equals_its_copy(name: &str, value: &OsStr, environment: &Environment) -> bool
     lookup(environment, &format!("{name}{COPY_SUFFIX}")) == Some(value)
 }
 
-/// Whether `url` leads where a launcher listens: without TLS to 127.0.0.1.
+/// Whether `url` leads to an address where launchers listen: without TLS, to 127.0.0.1.
 fn leads_to_a_tunnel(url: &RedisUrl) -> bool {
     !url.scheme().is_tls() && matches!(url.host(), Host::Ipv4(Ipv4Addr::LOCALHOST))
 }
 
-/// Whether a name is of the launcher's own making, or of one of its settings.
+/// Whether the launcher made this variable, or it is a setting.
 fn is_ours(name: &str) -> bool {
     name.ends_with(COPY_SUFFIX) || name.contains("_STUNNEL_")
 }
@@ -168,40 +184,30 @@ fn is_endpoint(name: &str) -> bool {
     name.strip_prefix("REDIS_ENDPOINT_").is_some_and(|rest| rest.ends_with("_URL"))
 }
 
-/// The URL in variable `name`, as written and parsed; `None` when there is nothing to tunnel.
+/// The URL in variable `name`, as written and parsed; `None` if there is none and need be none.
 fn url_in(
     name: &str,
-    listed: bool,
+    is_listed: bool,
     environment: &Environment,
 ) -> Result<Option<(String, RedisUrl)>, ConfigError> {
     let Some(value) = lookup(environment, name) else {
-        return match listed {
-            true => Err(ConfigError::new(
-                name,
-                format!(
-                    "is not set, but {} lists it; set it, or remove it from the list",
-                    options::URLS.declaration.variable
-                ),
-            )),
-            false => Ok(None),
-        };
+        let problem =
+            format!("is not set, but {} lists it; set it, or remove it from the list", names::URLS);
+        return if is_listed { Err(ConfigError::new(name, problem)) } else { Ok(None) };
     };
     let parsed = match value.to_str() {
         Some(text) => RedisUrl::parse(text).map(|url| (text.to_owned(), url)),
         None => Err(Problem::NotUtf8),
     };
+    let must_be_url = is_listed || name == REDIS_URL;
     match parsed {
         Ok(found) => Ok(Some(found)),
-        Err(_)
-            if !listed && name != REDIS_URL && Scheme::of(&value.to_string_lossy()).is_none() =>
-        {
-            Ok(None)
-        }
+        Err(_) if !must_be_url && Scheme::of(&value.to_string_lossy()).is_none() => Ok(None),
         Err(problem) => Err(ConfigError::new(name, problem)),
     }
 }
 
-/// Where the TLS of `url` is spoken, and what was added to the URL's port for that.
+/// The server and TLS port for `url`, and the offset that was added to the URL's port.
 fn upstream_of(
     name: &str,
     url: &RedisUrl,
@@ -222,8 +228,8 @@ fn upstream_of(
             name,
             format!(
                 "leads to TLS port {port} (port {} plus {offset} from {}), which does not exist; \
-                 set {} so that the sum is 1 to 65535, or write rediss:// when the port in \
-                 the URL speaks TLS itself",
+                 set {} so that the sum is 1 to 65535, or write rediss:// if the port in the URL \
+                 speaks TLS itself",
                 url.port(),
                 settings.port_offset.source,
                 options::PORT_OFFSET.declaration.for_one(name),
@@ -262,62 +268,64 @@ mod tests {
         variables.iter().filter_map(upstream).collect()
     }
 
+    /// Variables, and the server to which the tunnel leads.
+    const UPSTREAMS: &[(&[(&str, &str)], &str)] = &[
+        (&[("REDIS_URL", "redis://h:6379")], "h:6380"),
+        (&[("REDIS_URL", "valkey://h:6379")], "h:6380"),
+        (&[("REDIS_URL", "redis://h")], "h:6380"),
+        (&[("REDIS_URL", "rediss://h:6379")], "h:6379"),
+        (&[("REDIS_URL", "valkeys://h:6379")], "h:6379"),
+        (&[("REDIS_URL", "rediss://h")], "h:6379"),
+        (&[("REDIS_URL", "rediss://h"), ("STUNNEL_PORT_OFFSET", "7")], "h:6379"),
+        (&[("REDIS_URL", "rediss://h"), ("REDIS_URL_STUNNEL_PORT_OFFSET", "7")], "h:6379"),
+        (&[("REDIS_URL", "rediss://h:65535")], "h:65535"),
+        (&[("REDIS_URL", "redis://h:6379"), ("STUNNEL_PORT_OFFSET", "0")], "h:6379"),
+        (&[("REDIS_URL", "redis://h:6379"), ("STUNNEL_PORT_OFFSET", "-79")], "h:6300"),
+        (
+            &[
+                ("REDIS_URL", "redis://h:6379"),
+                ("STUNNEL_PORT_OFFSET", "5"),
+                ("REDIS_URL_STUNNEL_PORT_OFFSET", "9"),
+            ],
+            "h:6388",
+        ),
+        (&[("REDIS_URL", "redis://[::1]:6379")], "[::1]:6380"),
+        (
+            &[("REDIS_URL", "redis://vpce-1.vpce.amazonaws.com:6379")],
+            "vpce-1.vpce.amazonaws.com:6379",
+        ),
+        (&[("REDIS_URL", "redis://A.VPCE.Amazonaws.com.")], "a.vpce.amazonaws.com.:6379"),
+        (
+            &[("REDIS_URL", "redis://a.vpce.amazonaws.com.evil.net")],
+            "a.vpce.amazonaws.com.evil.net:6380",
+        ),
+        (&[("REDIS_URL", "redis://xvpce.amazonaws.com")], "xvpce.amazonaws.com:6380"),
+        (
+            &[("REDIS_URL", "redis://a.vpce.amazonaws.com"), ("STUNNEL_PORT_OFFSET", "1")],
+            "a.vpce.amazonaws.com:6379",
+        ),
+        (
+            &[
+                ("REDIS_URL", "redis://a.vpce.amazonaws.com"),
+                ("REDIS_URL_STUNNEL_PORT_OFFSET", "1"),
+            ],
+            "a.vpce.amazonaws.com:6380",
+        ),
+        (&[("REDIS_ENDPOINT_X_URL", "redis://h:6379")], "h:6379"),
+        (&[("REDIS_ENDPOINT_X_URL", "valkey://h:6379")], "h:6379"),
+        (&[("REDIS_ENDPOINT_X_URL", "rediss://h:6379")], "h:6379"),
+        (
+            &[
+                ("REDIS_ENDPOINT_X_URL", "redis://h:6379"),
+                ("REDIS_ENDPOINT_X_URL_STUNNEL_PORT_OFFSET", "1"),
+            ],
+            "h:6380",
+        ),
+    ];
+
     #[test]
-    fn tls_goes_where_the_table_of_the_manual_says() {
-        let cases: &[(&[(&str, &str)], &str)] = &[
-            (&[("REDIS_URL", "redis://h:6379")], "h:6380"),
-            (&[("REDIS_URL", "valkey://h:6379")], "h:6380"),
-            (&[("REDIS_URL", "redis://h")], "h:6380"),
-            (&[("REDIS_URL", "rediss://h:6379")], "h:6379"),
-            (&[("REDIS_URL", "valkeys://h:6379")], "h:6379"),
-            (&[("REDIS_URL", "rediss://h")], "h:6379"),
-            (&[("REDIS_URL", "rediss://h"), ("STUNNEL_PORT_OFFSET", "7")], "h:6379"),
-            (&[("REDIS_URL", "rediss://h"), ("REDIS_URL_STUNNEL_PORT_OFFSET", "7")], "h:6379"),
-            (&[("REDIS_URL", "rediss://h:65535")], "h:65535"),
-            (&[("REDIS_URL", "redis://h:6379"), ("STUNNEL_PORT_OFFSET", "0")], "h:6379"),
-            (&[("REDIS_URL", "redis://h:6379"), ("STUNNEL_PORT_OFFSET", "-79")], "h:6300"),
-            (
-                &[
-                    ("REDIS_URL", "redis://h:6379"),
-                    ("STUNNEL_PORT_OFFSET", "5"),
-                    ("REDIS_URL_STUNNEL_PORT_OFFSET", "9"),
-                ],
-                "h:6388",
-            ),
-            (&[("REDIS_URL", "redis://[::1]:6379")], "[::1]:6380"),
-            (
-                &[("REDIS_URL", "redis://vpce-1.vpce.amazonaws.com:6379")],
-                "vpce-1.vpce.amazonaws.com:6379",
-            ),
-            (&[("REDIS_URL", "redis://A.VPCE.Amazonaws.com.")], "a.vpce.amazonaws.com.:6379"),
-            (
-                &[("REDIS_URL", "redis://a.vpce.amazonaws.com.evil.net")],
-                "a.vpce.amazonaws.com.evil.net:6380",
-            ),
-            (&[("REDIS_URL", "redis://xvpce.amazonaws.com")], "xvpce.amazonaws.com:6380"),
-            (
-                &[("REDIS_URL", "redis://a.vpce.amazonaws.com"), ("STUNNEL_PORT_OFFSET", "1")],
-                "a.vpce.amazonaws.com:6379",
-            ),
-            (
-                &[
-                    ("REDIS_URL", "redis://a.vpce.amazonaws.com"),
-                    ("REDIS_URL_STUNNEL_PORT_OFFSET", "1"),
-                ],
-                "a.vpce.amazonaws.com:6380",
-            ),
-            (&[("REDIS_ENDPOINT_X_URL", "redis://h:6379")], "h:6379"),
-            (&[("REDIS_ENDPOINT_X_URL", "valkey://h:6379")], "h:6379"),
-            (&[("REDIS_ENDPOINT_X_URL", "rediss://h:6379")], "h:6379"),
-            (
-                &[
-                    ("REDIS_ENDPOINT_X_URL", "redis://h:6379"),
-                    ("REDIS_ENDPOINT_X_URL_STUNNEL_PORT_OFFSET", "1"),
-                ],
-                "h:6380",
-            ),
-        ];
-        for (pairs, upstream) in cases {
+    fn tls_goes_where_the_manual_says() {
+        for (pairs, upstream) in UPSTREAMS {
             let decided = decided(&[], pairs);
             let decided = decided.unwrap_or_else(|errors| panic!("{pairs:?}: {errors:?}"));
             assert_eq!(
@@ -329,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn redis_url_comes_first_then_the_others_in_alphabetical_order() {
+    fn redis_url_comes_first_then_the_others_by_alphabet() {
         let found = decided(
             &[],
             &[
@@ -359,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn listed_names_count_alone_and_whatever_their_form() {
+    fn only_listed_names_count_whatever_their_form() {
         let pairs = [("REDIS_URL", "redis://main"), ("B", "redis://b"), ("A_STUNNEL", "redis://a")];
         let by_option = decided(&["--urls", "B,A_STUNNEL"], &pairs).unwrap();
         assert_eq!(upstreams(&by_option), ["B=b:6380", "A_STUNNEL=a:6380"]);
@@ -369,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn what_would_leave_the_app_in_plaintext_is_an_error() {
+    fn a_value_that_would_leave_the_app_in_plaintext_is_an_error() {
         let cases: &[(&[(&str, &str)], &str)] = &[
             (&[("REDIS_URL", "http://h")], "REDIS_URL does not begin with redis://"),
             (&[("REDIS_URL", "redis://")], "REDIS_URL names no host"),
@@ -379,7 +387,7 @@ mod tests {
                 "REDIS_URL leads to TLS port 0 (port 1 plus -1 from STUNNEL_PORT_OFFSET)",
             ),
             (&[("HEROKU_REDIS_X_URL", "redis://h:x")], "HEROKU_REDIS_X_URL has a port"),
-            (&[("HEROKU_REDIS_X_URL", " redis://h")], "HEROKU_REDIS_X_URL holds white space"),
+            (&[("HEROKU_REDIS_X_URL", " redis://h")], "HEROKU_REDIS_X_URL contains white space"),
             (&[("REDIS_ENDPOINT_X_URL", "valkeys:h")], "REDIS_ENDPOINT_X_URL has no //"),
             (&[("REDIS_STUNNEL_URLS", "A")], "A is not set, but REDIS_STUNNEL_URLS lists it"),
             (&[("REDIS_STUNNEL_URLS", "A"), ("A", "")], "A is not set"),

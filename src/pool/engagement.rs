@@ -28,11 +28,6 @@ impl Engagement {
         self.until.is_some_and(|until| now < until)
     }
 
-    /// When the pool switches off, if nothing changes.
-    pub fn until(&self) -> Option<Instant> {
-        self.until
-    }
-
     /// An app connection has ended. It counts if it was short, got a reply, and was closed by the
     /// app without an error.
     pub fn note(&mut self, outcome: &Outcome, now: Instant) {

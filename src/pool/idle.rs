@@ -88,17 +88,20 @@ impl<C> Idle<C> {
         before - self.kept.len()
     }
 
-    /// Closes the connections whose time is up, and says when the next one's will be.
-    pub fn expire(&mut self, now: Instant) -> Option<Instant> {
+    /// Whether no connection is idle.
+    pub fn is_empty(&self) -> bool {
+        self.kept.is_empty()
+    }
+
+    /// Closes the connections whose time is up.
+    pub fn expire(&mut self, now: Instant) {
         while let Some(oldest) = self.kept.first() {
             let time = if self.kept.len() > self.few { SURPLUS_IDLE } else { IDLE };
-            let due = oldest.since + time;
-            if now < due {
-                return Some(due);
+            if now < oldest.since + time {
+                return;
             }
             self.kept.remove(0);
         }
-        None
     }
 }
 
@@ -138,22 +141,24 @@ mod tests {
     async fn two_stay_for_thirty_seconds_and_the_others_for_one() {
         let (mut idle, start) = (Idle::new(false), Instant::now());
         (1..5).for_each(|name| idle.add(name, start));
-        assert_eq!(idle.expire(start), Some(start + SURPLUS_IDLE));
+        idle.expire(start + SURPLUS_IDLE - MS);
         assert_eq!(idle.kept.len(), 4);
-        assert_eq!(idle.expire(start + SURPLUS_IDLE), Some(start + IDLE));
+        idle.expire(start + SURPLUS_IDLE);
         let left: Vec<_> = idle.kept.iter().map(|kept| kept.connection).collect();
         assert_eq!(left, [3, 4]);
-        assert!(idle.expire(start + IDLE - MS).is_some());
-        assert_eq!(idle.expire(start + IDLE), None);
+        idle.expire(start + IDLE - MS);
+        assert_eq!(idle.kept.len(), 2);
+        idle.expire(start + IDLE);
+        assert!(idle.is_empty());
     }
 
     #[tokio::test]
     async fn with_a_limit_all_stay_for_thirty_seconds() {
         let (mut idle, start) = (Idle::new(true), Instant::now());
         (0..20).for_each(|name| idle.add(name, start));
-        assert_eq!(idle.expire(start + IDLE - MS), Some(start + IDLE));
+        idle.expire(start + IDLE - MS);
         assert_eq!(idle.kept.len(), 20);
-        assert_eq!(idle.expire(start + IDLE), None);
-        assert!(idle.kept.is_empty());
+        idle.expire(start + IDLE);
+        assert!(idle.is_empty());
     }
 }

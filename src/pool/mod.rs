@@ -149,18 +149,17 @@ impl Pool {
         !std::mem::replace(&mut state.is_watched, true)
     }
 
-    /// Closes the idle connections whose time is up. Says when to do it again; `None`: nothing is
-    /// left to close.
-    fn expire(&self, now: Instant) -> Option<Instant> {
+    /// Closes the idle connections whose time is up, or all of them once the pool is off. Says
+    /// whether any are left, for which the caller must call this again.
+    fn expire(&self, now: Instant) -> bool {
         let is_on = self.is_on(now);
         let mut state = self.state();
         if !is_on {
             state.idle.remove(|_| true);
         }
-        let next = state.idle.expire(now);
-        let off = state.engagement.until().filter(|_| self.mode == PoolMode::Auto);
-        state.is_watched = next.is_some();
-        next.map(|next| off.map_or(next, |off| off.min(next)))
+        state.idle.expire(now);
+        state.is_watched = !state.idle.is_empty();
+        state.is_watched
     }
 
     /// Closes the idle connections that lead elsewhere than the name does now. If there are any,
@@ -191,7 +190,9 @@ impl Pool {
     /// Whether the connection that the caller has just made is to be tried. If so, the caller tells
     /// the verdict to what is returned.
     fn begin_trial(&self, now: Instant) -> Option<RunningTrial<'_>> {
-        self.state().trial.begin(now).then_some(RunningTrial(self))
+        let is_due = self.state().trial.begin(now);
+        // Made only if it is due: dropping it ends the trial that runs.
+        is_due.then(|| RunningTrial(self))
     }
 
     /// `RESET` was not answered as it should be: connections of this server are not used again.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::handover::{NotHandedOver, hand_over};
 use super::supply::{Supplied, Unfit, note_discarded, supply};
@@ -22,6 +22,9 @@ use crate::tunnel::{self, Connections, Listener, Tunnel};
 
 /// How long a server may take to reset a connection.
 const RESET_TIME: Duration = Duration::from_secs(1);
+
+/// How often the time of idle connections is checked.
+const CHECK: Duration = Duration::from_millis(250);
 
 /// Serves a tunnel until COMMAND has ended.
 ///
@@ -89,27 +92,26 @@ async fn with_pool(
         }
     };
     let course = match handed_over {
-        Ok((upstream, begun)) => connection.relay(upstream, &mut tap, begun).await,
+        Ok((upstream, begun)) => {
+            let course = connection.relay(upstream, &mut tap, begun).await;
+            let by_redis = matches!(course.end, RelayEnd::Reset(Side::Redis, _));
+            if by_redis || course.redis_ended_first && tap.ledger.is_settled() {
+                pool.server_ended(Instant::now());
+            }
+            course
+        }
+        // The hand-over has told the pool what it learned about the server.
         Err(NotHandedOver::Ended(course)) => course,
         Err(NotHandedOver::Failed) => return (connection.outcome(), None),
     };
-    end(connection, course, &tap, pool).await
+    end(connection, course).await
 }
 
-async fn end(
-    mut connection: Connection<'_>,
-    course: Course,
-    tap: &PoolTap<'_>,
-    pool: &Pool,
-) -> (Outcome, Option<TlsUpstream>) {
+async fn end(mut connection: Connection<'_>, course: Course) -> (Outcome, Option<TlsUpstream>) {
     if matches!(course.end, RelayEnd::Kept(_)) && !connection.ends.app.speaks_tls() {
         connection.ends.finish();
         let left = connection.ends.redis.take();
         return (connection.closed(&course), left);
-    }
-    let by_redis = matches!(course.end, RelayEnd::Reset(Side::Redis, _));
-    if by_redis || course.redis_ended_first && tap.ledger.is_settled() {
-        pool.server_ended(Instant::now());
     }
     (Box::pin(connection.close(course)).await, None)
 }
@@ -144,8 +146,9 @@ async fn reset(upstream: &mut TlsUpstream) -> bool {
 
 /// Closes idle connections when their time is up, until none is left.
 async fn close_unused(pool: Arc<Pool>) {
-    while let Some(next) = pool.expire(Instant::now()) {
-        sleep_until(next).await;
+    while pool.expire(Instant::now()) {
+        // Connections that come back meanwhile may be more than may stay.
+        sleep(CHECK).await;
     }
     debug!(at = "pool-empty", var = pool.tunnel.variable());
 }

@@ -41,19 +41,29 @@ pub struct StatusSettings {
     pub metrics_interval: Option<Duration>,
 }
 
+/// Whether any variable holds a Redis URL, with or without a tunnel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RedisUrls {
+    Found,
+    /// The name of a variable may be misspelt, so this launcher must not look healthy.
+    Missing,
+}
+
 /// A launcher that can be asked.
 #[derive(Debug)]
 pub struct Status {
     figures: Arc<Figures>,
+    urls: RedisUrls,
     pid: u32,
     /// Seconds since 1970.
     started: f64,
 }
 
 impl Status {
-    pub fn new(figures: Arc<Figures>) -> Arc<Status> {
+    pub fn new(figures: Arc<Figures>, urls: RedisUrls) -> Arc<Status> {
         let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Arc::new(Status { figures, pid: std::process::id(), started: started.as_secs_f64() })
+        let (pid, started) = (std::process::id(), started.as_secs_f64());
+        Arc::new(Status { figures, urls, pid, started })
     }
 
     /// Everything that there is to tell now.
@@ -64,6 +74,7 @@ impl Status {
         let now = Instant::now();
         Report {
             snapshot: self.figures.snapshot(now),
+            urls: self.urls,
             pid: self.pid,
             started: self.started,
             loop_lag: now - woken,
@@ -77,6 +88,7 @@ impl Status {
 #[derive(Debug, Clone)]
 pub struct Report {
     pub snapshot: Snapshot,
+    pub urls: RedisUrls,
     pub pid: u32,
     /// Seconds since 1970.
     pub started: f64,
@@ -86,9 +98,10 @@ pub struct Report {
 }
 
 impl Report {
-    /// Whether no tunnel fails.
+    /// Whether there is a Redis URL, and no tunnel fails.
     pub fn is_well(&self) -> bool {
-        self.snapshot.tunnels.iter().all(|tunnel| tunnel.failing_since.is_none())
+        self.urls == RedisUrls::Found
+            && self.snapshot.tunnels.iter().all(|tunnel| tunnel.failing_since.is_none())
     }
 }
 
@@ -149,7 +162,7 @@ pub mod tests {
     /// The report of [`figures`].
     pub fn report() -> Report {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(Status::new(figures()).report())
+        runtime.block_on(Status::new(figures(), RedisUrls::Found).report())
     }
 
     #[test]
@@ -158,5 +171,7 @@ pub mod tests {
         assert!(!report.is_well());
         report.snapshot.tunnels.remove(1);
         assert!(report.is_well());
+        report.urls = RedisUrls::Missing;
+        assert!(!report.is_well());
     }
 }

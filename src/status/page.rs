@@ -66,7 +66,7 @@ fn write(page: &mut String, report: &Report) -> fmt::Result {
     )?;
     let blocks = words::blocks(report);
     if blocks.is_empty() {
-        page.push_str("<p>No tunnel: COMMAND runs without one.</p>\n");
+        writeln!(page, "<p>{}</p>", Escaped(words::no_tunnel(report)))?;
     }
     for (block, tunnel) in blocks.iter().zip(&report.snapshot.tunnels) {
         section(page, block, &tunnel.graph)?;

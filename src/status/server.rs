@@ -28,8 +28,8 @@ use tokio::time::sleep;
 
 use super::address::Listener;
 use super::metrics::{self, Format};
-use super::words::harmless;
-use super::{Report, Status, json, page, text};
+use super::words::{self, harmless};
+use super::{RedisUrls, Report, Status, json, page, text};
 use crate::figures::CommandState;
 use crate::logging::{debug, warning};
 use crate::tunnel::failure;
@@ -325,6 +325,9 @@ fn readiness(report: &Report) -> Response<Text> {
         .map(|tunnel| tunnel.variable())
         .collect();
     match failing.is_empty() {
+        true if report.urls == RedisUrls::Missing => {
+            plain(StatusCode::SERVICE_UNAVAILABLE, &format!("{}\n", words::NO_URL))
+        }
         true => plain(StatusCode::OK, "ready\n"),
         false => plain(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -433,7 +436,7 @@ mod tests {
         runtime.block_on(async {
             let (mut client, server) = duplex(1 << 20);
             client.write_all(request.as_bytes()).await.unwrap();
-            let status = Status::new(crate::status::tests::figures());
+            let status = Status::new(crate::status::tests::figures(), RedisUrls::Found);
             serve_connection(Box::new(server), &status, &Hosts::named("status.example")).await;
             let mut answer = String::new();
             client.read_to_string(&mut answer).await.unwrap();
@@ -532,7 +535,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_hundred_who_say_nothing_keep_nobody_waiting() {
         let (visitors, made) = mpsc::unbounded_channel();
-        let status = Status::new(crate::status::tests::figures());
+        let status = Status::new(crate::status::tests::figures(), RedisUrls::Found);
         let made = Made(tokio::sync::Mutex::new(made));
         tokio::spawn(accept_all(made, status, Hosts::default()));
         let visit = || {

@@ -17,7 +17,7 @@ pub fn written(report: &Report) -> String {
     let mut text = String::new();
     let blocks = words::blocks(report);
     if blocks.is_empty() {
-        text.push_str("No tunnel: COMMAND runs without one.\n");
+        line(&mut text, 0, words::no_tunnel(report));
     }
     for (block, tunnel) in blocks.iter().zip(&report.snapshot.tunnels) {
         let since = block.since.as_ref().map_or_else(String::new, |since| format!(" {since}"));

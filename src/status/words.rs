@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::Report;
+use super::{RedisUrls, Report};
 use crate::figures::{CertificateText, FailureReason, PoolResult, Recent, TunnelSnapshot};
 use crate::names;
 use crate::tunnel::client_limit;
@@ -30,6 +30,21 @@ pub enum Verdict {
     Fails,
     /// The same, but that was a while ago.
     Lapsed,
+}
+
+/// Why this launcher is not ready, if no variable holds a Redis URL.
+pub const NO_URL: &str =
+    "no variable holds a Redis URL: set REDIS_URL, or list your variables in REDIS_STUNNEL_URLS";
+
+/// What is shown in place of tunnels if there is none.
+pub fn no_tunnel(report: &Report) -> &'static str {
+    match report.urls {
+        RedisUrls::Found => "No tunnel: COMMAND runs without one.",
+        RedisUrls::Missing => {
+            "NO REDIS URL: COMMAND runs without a tunnel. Set REDIS_URL, or list your variables in \
+             REDIS_STUNNEL_URLS."
+        }
+    }
 }
 
 impl Verdict {
@@ -224,7 +239,7 @@ fn waits(tunnel: &TunnelSnapshot, report: &Report) -> Row {
              (commands that block, as BLPOP does, count as well)",
         )
     } else if beyond(connect, SLOW_CONNECT) {
-        Some("Connecting is slow: keep connections open in the app, or have more STUNNEL_SPARES")
+        Some("Connecting is slow: keep connections open in the app, or set STUNNEL_POOL=on")
     } else {
         None
     };

@@ -1,15 +1,15 @@
-//! Which signals are passed on to COMMAND, and which cut a drain short: what SIGTERM does.
+//! Which signals are forwarded to COMMAND, and which cut a drain short.
 
 use nix::sys::signal::Signal;
 use nix::unistd::getpid;
 
-use super::signals::Received;
+use crate::system::signals::Received;
 
-/// What ends a drain before its time.
+/// These end a drain early.
 const CUTTING_SIGNALS: [Signal; 4] =
     [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP];
 
-/// Whether signals are passed on to COMMAND.
+/// The setting `--forward-signals`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ForwardSignals {
     Auto,
@@ -17,18 +17,18 @@ pub enum ForwardSignals {
     Never,
 }
 
-/// Which signals that processes send to the launcher are passed on.
+/// Which of the signals that processes send to the launcher are forwarded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Forwarding {
     All,
-    /// A Heroku dyno's manager sends SIGTERM to every process by itself:
+    /// Heroku's dyno manager sends SIGTERM to every process itself:
     /// <https://devcenter.heroku.com/articles/dynos#shutdown>.
     AllButSigterm,
     None,
 }
 
 impl Forwarding {
-    /// `on_dyno`: whether `DYNO` is set. As pid 1 the launcher is all that a manager signals.
+    /// `on_dyno`: whether `DYNO` is set. A manager signals pid 1 alone.
     pub fn new(setting: ForwardSignals, on_dyno: bool) -> Forwarding {
         match setting {
             ForwardSignals::Always => Forwarding::All,
@@ -38,7 +38,7 @@ impl Forwarding {
         }
     }
 
-    /// Whether `received` is passed on.
+    /// Whether `received` is forwarded.
     pub fn allows(self, received: Received) -> bool {
         match self {
             Forwarding::All => true,
@@ -47,8 +47,8 @@ impl Forwarding {
         }
     }
 
-    /// Whether `received` is meant to end the drain. The dyno manager's SIGTERM comes to every
-    /// process, more than once, and maybe after COMMAND's end; it must not cost the last bytes.
+    /// Whether `received` ends the drain. The dyno manager sends SIGTERM to every process, more
+    /// than once and maybe after COMMAND's end, but the last bytes must still be sent.
     pub fn cuts_drain(self, received: Received) -> bool {
         let left_to_manager = self == Forwarding::AllButSigterm && received.is(Signal::SIGTERM);
         received.one_of(&CUTTING_SIGNALS).is_some() && !left_to_manager

@@ -1,27 +1,30 @@
-//! COMMAND's life: signals passed on, job control, orphans reaped, leftovers told to go.
+//! COMMAND's life: starts it, forwards signals, does job control, reaps orphans, ends leftovers.
 //!
-//! What becomes of a signal that arrives at the launcher:
+//! What the launcher does with a signal while COMMAND …
 //!
-//! | signal | COMMAND starts | runs | is stopped | has ended: draining |
+//! | signal | starts | runs | is stopped | has ended (drain) |
 //! | --- | --- | --- | --- | --- |
-//! | HUP INT QUIT TERM | passed on once it runs | passed on | passed on, acts later | cuts drain |
-//! | TSTP TTIN TTOU | the same | passed on; if it stops, so do we | passed on | kept: ends soon |
-//! | CONT | the same | passed on | continues it | kept |
-//! | CHLD | orphans are reaped | and COMMAND looked after | the same | orphans are reaped |
-//! | any other that can be caught | the same | passed on | passed on | kept |
+//! | HUP INT QUIT TERM | forwards later | forwards | forwards | cuts the drain |
+//! | TSTP TTIN TTOU | forwards later | forwards, stops with COMMAND | forwards | ignores |
+//! | CONT | forwards later | forwards | continues COMMAND | ignores |
+//! | CHLD | reaps orphans | reaps orphans, checks COMMAND | the same | reaps orphans |
+//! | all others | forwards later | forwards | forwards | ignores |
 //!
-//! STOP and KILL ask nobody: a stopped launcher's tunnels wait; if it is killed, COMMAND gets TERM.
+//! The launcher cannot catch STOP and KILL. While it is stopped, its tunnels wait. When it is
+//! killed, the kernel sends TERM to COMMAND.
 //!
-//! As long as the launcher is stopped, too, signals wait, and are read in the order of their
-//! numbers when it is continued: SIGTERM before SIGCONT. "Passed on" is for what COMMAND has not
-//! got by itself, and for what the setting allows: see [`Forwarding`] and `Supervisor::target`.
+//! Signals that arrive while the launcher is stopped wait, too. Once continued, the launcher reads
+//! them in the order of their numbers: SIGTERM before SIGCONT. It forwards only signals that
+//! COMMAND has not received itself and that the setting allows: see [`Forwarding`] and
+//! `Supervisor::target`.
 
 mod child;
+mod elf;
+mod environment;
 mod forwarding;
-mod inherited;
-mod signals;
+mod not_executed;
+mod program;
 mod terminal;
-mod wait;
 
 use std::io;
 use std::sync::Arc;
@@ -29,20 +32,22 @@ use std::sync::Arc;
 use nix::sys::signal::{SigSet, Signal, killpg};
 use nix::unistd::{Pid, getpgid, getpgrp, getpid, getsid};
 
-pub use child::{Child, Placement, become_command, let_go_of_streams, spawn};
+pub use child::{Child, become_command, let_go_of_streams, spawn};
+pub use environment::CommandEnvironment;
 pub use forwarding::{ForwardSignals, Forwarding};
-pub use inherited::{Inherited, forbid_core_dumps};
-use signals::{Received, Sender, Signals, Stop};
+pub use not_executed::{Cause, NotExecuted};
 pub use terminal::Terminal;
-pub use wait::ExitOutcome;
-use wait::JobEvent;
 
 use crate::figures::{CommandState, Figures};
 use crate::logging::{debug, warning};
+pub use crate::system::inherited::{Inherited, forbid_core_dumps};
+use crate::system::process::{self, JobEvent};
+pub use crate::system::process::{ExitOutcome, Placement};
+use crate::system::signals::{self, Received, Sender, Signals, Stop};
 
-/// What the kernel sends to a terminal's foreground process group, to a session's leader when the
-/// terminal hangs up, and to a stopped group that has become orphaned. Other signals of the
-/// kernel's (SIGPIPE, SIGXCPU, …) concern the launcher alone.
+/// The kernel sends these to a terminal's foreground process group, to a session leader whose
+/// terminal hangs up, and to a stopped process group that has become orphaned. Other signals from
+/// the kernel (SIGPIPE, SIGXCPU, …) are meant for the launcher alone.
 const TERMINAL_SIGNALS: [Signal; 6] = [
     Signal::SIGHUP,
     Signal::SIGINT,
@@ -52,23 +57,23 @@ const TERMINAL_SIGNALS: [Signal; 6] = [
     Signal::SIGCONT,
 ];
 
-/// What a terminal that hangs up has sent to the session's leader, and to nobody else (Linux,
+/// When a terminal hangs up, the kernel sends these to the session leader alone (Linux,
 /// drivers/tty/tty_jobctrl.c, `tty_signal_session_leader`).
 const HANG_UP_SIGNALS: [Signal; 2] = [Signal::SIGHUP, Signal::SIGCONT];
 
-/// What stops a job, and is undone by a shell's `fg` or `bg`.
+/// These stop a job, and a shell's `fg` or `bg` continues it.
 const JOB_CONTROL_SIGNALS: [Signal; 3] = [Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU];
 
-/// Whom a signal is passed on to.
+/// Where a signal is forwarded to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Target {
     Command,
-    /// All of COMMAND's process group, as the kernel does.
+    /// COMMAND's process group, as the kernel does.
     Group,
 }
 
-/// Where COMMAND is to run: with the launcher when that is in a terminal's foreground, so that the
-/// terminal's keys reach both; else in a process group of its own, so that it can be tidied up.
+/// COMMAND's process group. In a terminal's foreground it is the launcher's, so that the terminal's
+/// keys reach both. Elsewhere COMMAND gets its own group, whose leftovers the launcher can end.
 pub fn placement(terminal: Option<&Terminal>) -> Placement {
     match terminal {
         Some(terminal) if terminal.is_ours() => Placement::Shared,
@@ -81,19 +86,19 @@ pub fn placement(terminal: Option<&Terminal>) -> Placement {
 pub struct Supervisor {
     command: Pid,
     placement: Placement,
-    /// See [`Child`]; each is taken out when it has been passed on.
+    /// See [`Child`]; without the signals that have been forwarded since.
     missed: SigSet,
     forwarding: Forwarding,
     terminal: Option<Terminal>,
     leads_session: bool,
-    /// The shell with job control whose job the launcher is, if any.
+    /// The shell with job control that started the launcher as a job.
     job_shell: Option<Pid>,
     signals: Signals,
-    /// Whether COMMAND is stopped, as far as the kernel has told us.
+    /// Whether COMMAND is stopped, by the last SIGCHLD.
     stopped: bool,
     figures: Arc<Figures>,
-    /// Whether a shell has continued the whole process group, so that COMMAND already has the
-    /// SIGCONT that is on its way to us.
+    /// A shell has continued the whole process group: the SIGCONT that the launcher reads next has
+    /// reached COMMAND, too.
     resumed_by_shell: bool,
 }
 
@@ -125,8 +130,8 @@ impl Supervisor {
         })
     }
 
-    /// Passes signals on until COMMAND has ended; what is left of a process group of its own has
-    /// been sent SIGTERM then.
+    /// Forwards signals until COMMAND has ended, and sends SIGTERM to the rest of COMMAND's own
+    /// process group.
     ///
     /// # Errors
     /// When the launcher's signals cannot be read.
@@ -147,14 +152,13 @@ impl Supervisor {
                 continue;
             }
             match self.target(received) {
-                Some(target) => self.pass_on(received.number, target),
+                Some(target) => self.forward(received.number, target),
                 None => debug!(at = "signal-kept", signal = received.number),
             }
         }
     }
 
-    /// Reaps orphans, after COMMAND's end, until a signal says that nobody waits for the drain any
-    /// longer; returns its number.
+    /// Reaps orphans after COMMAND's end until a signal cuts the drain; returns that signal.
     ///
     /// # Errors
     /// When the launcher's signals cannot be read.
@@ -162,7 +166,7 @@ impl Supervisor {
         loop {
             let received = self.signals.next().await?;
             if received.is(Signal::SIGCHLD) {
-                wait::reap_all();
+                process::reap_all();
             } else if self.forwarding.cuts_drain(received) {
                 return Ok(received.number);
             } else {
@@ -171,24 +175,25 @@ impl Supervisor {
         }
     }
 
-    /// Reaps whatever child has ended (as pid 1, or behind a shell's `exec`, not only COMMAND) and
-    /// takes note when COMMAND was stopped or continued. `continued`: the launcher has just been.
+    /// Reaps every child that has ended, and follows COMMAND's stops. As pid 1, and after a shell's
+    /// `exec`, the launcher has other children than COMMAND. `continued`: the launcher has just
+    /// been continued.
     fn look_after_children(&mut self, continued: bool) -> Option<ExitOutcome> {
         let mut command_ended = None;
-        while let Some((pid, ended)) = wait::ended_child() {
+        while let Some((pid, ended)) = process::ended_child() {
             if pid == self.command {
-                // As long as COMMAND is a zombie, its process group's number is nobody else's.
+                // While COMMAND is a zombie, no other process group can have its number.
                 self.end_leftovers();
                 command_ended = Some(ended);
             }
-            wait::reap(pid);
+            process::reap(pid);
         }
         if command_ended.is_none() {
-            match wait::job_event(self.command) {
-                // The SIGCONT came behind the stop: it is for both.
-                Some(JobEvent::Stopped(_)) if continued => self.note_stopped(true),
+            match process::job_event(self.command) {
+                // The SIGCONT came after the stop, so it is meant for both.
+                Some(JobEvent::Stopped(_)) if continued => self.enter(CommandState::Stopped),
                 Some(JobEvent::Stopped(signal)) => self.command_stopped(signal),
-                Some(JobEvent::Continued) => self.note_stopped(false),
+                Some(JobEvent::Continued) => self.enter(CommandState::Running),
                 None => {}
             }
         }
@@ -197,49 +202,48 @@ impl Supervisor {
 
     fn end_leftovers(&self) {
         if self.placement == Placement::Own {
-            // An error means that nothing is left.
+            // An error means that no process is left.
             let _ = killpg(self.command, Signal::SIGTERM);
             self.take_terminal_back();
         }
     }
 
-    fn note_stopped(&mut self, stopped: bool) {
-        self.stopped = stopped;
-        let state = if stopped { CommandState::Stopped } else { CommandState::Running };
+    fn enter(&mut self, state: CommandState) {
+        self.stopped = state == CommandState::Stopped;
         self.figures.command.is_now(state);
     }
 
-    /// COMMAND was stopped: stop too, so that whoever waits for the launcher notices.
+    /// COMMAND was stopped: stops the launcher, too, so that its parent notices.
     fn command_stopped(&mut self, number: i32) {
         let job_control = JOB_CONTROL_SIGNALS.into_iter().find(|signal| *signal as i32 == number);
         let wants_terminal = matches!(job_control, Some(Signal::SIGTTIN | Signal::SIGTTOU))
             && self.terminal.as_ref().is_some_and(|terminal| !terminal.has_hung_up());
         if self.placement == Placement::Own {
-            // Put into the foreground by a shell (`fg`) while COMMAND ran: it is COMMAND that wants
-            // the terminal.
+            // A shell has put the launcher into the foreground (`fg`), but COMMAND needs the
+            // terminal.
             if wants_terminal && self.hand_over_terminal() {
-                self.pass_on(Signal::SIGCONT as i32, Target::Group);
+                self.forward(Signal::SIGCONT as i32, Target::Group);
                 return;
             }
             self.take_terminal_back();
         }
-        self.note_stopped(true);
+        self.enter(CommandState::Stopped);
         let signal = match (job_control, self.placement) {
             (Some(signal), _) => signal,
-            // The shell whose terminal COMMAND occupies must get it back.
+            // The shell must get its terminal back.
             (None, Placement::Shared) => Signal::SIGTSTP,
-            // By SIGSTOP, and from elsewhere. Whoever sent it to COMMAND alone also continues
-            // COMMAND alone, which needs its tunnels then.
+            // SIGSTOP was sent to COMMAND alone. Its sender will continue COMMAND alone, too, and
+            // COMMAND needs its tunnels then.
             (None, Placement::Own) => return,
         };
         match signals::stop_self(signal) {
             Ok(Stop::Undone) => {
-                if wait::job_event(self.command) == Some(JobEvent::Continued) {
-                    self.note_stopped(false);
+                if process::job_event(self.command) == Some(JobEvent::Continued) {
+                    self.enter(CommandState::Running);
                     self.resumed_by_shell = self.placement == Placement::Shared;
                 }
             }
-            // In the launcher's process group nothing stops; so COMMAND does not, either.
+            // The launcher's process group cannot be stopped, so COMMAND must not be, either.
             Ok(Stop::Discarded) if self.placement == Placement::Own && !wants_terminal => {
                 self.resume();
             }
@@ -254,19 +258,19 @@ impl Supervisor {
         }
     }
 
-    /// The launcher was continued while COMMAND was stopped: COMMAND goes on, too.
+    /// The launcher was continued while COMMAND was stopped: continues COMMAND, too.
     fn resume(&mut self) {
         match self.placement {
-            Placement::Shared => self.pass_on(Signal::SIGCONT as i32, Target::Command),
+            Placement::Shared => self.forward(Signal::SIGCONT as i32, Target::Command),
             Placement::Own => {
                 self.hand_over_terminal();
-                self.pass_on(Signal::SIGCONT as i32, Target::Group);
+                self.forward(Signal::SIGCONT as i32, Target::Group);
             }
         }
-        self.note_stopped(false);
+        self.enter(CommandState::Running);
     }
 
-    /// Whom `received` has to be passed on to, if it is COMMAND's business and has not reached it.
+    /// Where `received` has to be forwarded to; `None` if COMMAND has received it, or must not.
     fn target(&mut self, received: Received) -> Option<Target> {
         if !self.forwarding.allows(received) {
             return None;
@@ -274,9 +278,9 @@ impl Supervisor {
         let shared = self.placement == Placement::Shared;
         match received.sender {
             Sender::Process(pid) if pid == getpid() => None,
-            // COMMAND signals its own group (`kill 0` in a script): it has it already.
+            // COMMAND signals its own process group (`kill 0` in a script), which includes COMMAND.
             Sender::Process(pid) if pid == self.command && shared => None,
-            // When its terminal has hung up, a shell tells each of its jobs, as a process group.
+            // A shell whose terminal has hung up sends SIGHUP to each job's process group.
             Sender::Process(pid)
                 if Some(pid) == self.job_shell
                     && shared
@@ -301,7 +305,7 @@ impl Supervisor {
         }
     }
 
-    fn pass_on(&self, number: i32, target: Target) {
+    fn forward(&self, number: i32, target: Target) {
         let sent = match target {
             Target::Command => signals::send(self.command, number),
             Target::Group => signals::send(Pid::from_raw(-self.command.as_raw()), number),
@@ -312,7 +316,8 @@ impl Supervisor {
         }
     }
 
-    /// Gives COMMAND's own process group the terminal, if the launcher has it. Says whether it did.
+    /// Puts COMMAND's own process group into the foreground if the launcher's is there. Returns
+    /// whether that worked.
     fn hand_over_terminal(&self) -> bool {
         match &self.terminal {
             Some(terminal) if terminal.is_ours() => terminal.give_to(self.command).is_ok(),
@@ -330,7 +335,7 @@ impl Supervisor {
     }
 }
 
-/// The session's leader, if its jobs have process groups of their own: a shell with job control.
+/// The session leader, if its jobs have their own process groups: a shell with job control.
 fn job_shell() -> Option<Pid> {
     let leader = getsid(None).ok()?;
     let group = getpgid(Some(leader)).ok()?;
@@ -357,13 +362,5 @@ mod tests {
             assert_eq!(forwarding.allows(sigterm), term, "{setting:?} {on_dyno}");
             assert_eq!(forwarding.allows(sigint), int, "{setting:?} {on_dyno}");
         }
-    }
-
-    #[test]
-    fn exit_codes_are_those_of_a_shell() {
-        assert_eq!(ExitOutcome::Exited(0).exit_code(), 0);
-        assert_eq!(ExitOutcome::Exited(255).exit_code(), 255);
-        assert_eq!(ExitOutcome::Killed(15).exit_code(), 143);
-        assert_eq!(ExitOutcome::Killed(64).exit_code(), 192);
     }
 }

@@ -11,7 +11,7 @@ use nix::unistd::{Pid, getpgrp, tcgetpgrp, tcsetpgrp};
 pub struct Terminal(File);
 
 impl Terminal {
-    /// Opens it; `None` when there is none, as in a service or a dyno.
+    /// Opens the terminal; `None` if there is none, as in a service or a dyno.
     pub fn open() -> Option<Terminal> {
         let mut options = File::options();
         options.read(true).write(true).custom_flags(libc::O_NOCTTY);
@@ -23,7 +23,7 @@ impl Terminal {
         self.is_of(getpgrp())
     }
 
-    /// Whether it has hung up, so that nothing can be asked of it any more.
+    /// Whether the terminal has hung up.
     pub fn has_hung_up(&self) -> bool {
         tcgetpgrp(&self.0).is_err()
     }
@@ -34,7 +34,7 @@ impl Terminal {
     }
 
     /// Puts process group `group` into the foreground. SIGTTOU must be blocked: the kernel sends it
-    /// to a background group that tries this (tcsetpgrp(3)).
+    /// to a background process group that tries this (tcsetpgrp(3)).
     pub fn give_to(&self, group: Pid) -> nix::Result<()> {
         tcsetpgrp(&self.0, group)
     }

@@ -1,8 +1,10 @@
-//! The system's CA certificates, read once and only when something is verified against them: that
-//! takes 30 ms of CPU and 2 MiB.
+//! The system's CA certificates, read only if something is verified against them.
 
+use std::env;
+use std::ffi::OsString;
 use std::fs;
-use std::path::Path;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use openssl::error::ErrorStack;
@@ -12,7 +14,20 @@ use openssl::x509::store::{X509Lookup, X509StoreBuilderRef};
 
 use super::pem;
 
-/// Adds the system's bundle, and its folders of certificates, into which OpenSSL looks only when it
+/// The variables that tell OpenSSL where the bundle and the directories are (openssl-env(7)).
+const CERT_FILE: &str = "SSL_CERT_FILE";
+const CERT_DIR: &str = "SSL_CERT_DIR";
+
+/// Why no system root can be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RootsProblem {
+    /// `variable` names something that cannot be read. `problem` is a predicate of the variable.
+    Unreadable { variable: &'static str, problem: String },
+    /// The system has no CA certificate.
+    None,
+}
+
+/// Adds the system's bundle, and its directories of certificates, which OpenSSL reads only when it
 /// must.
 ///
 /// # Errors
@@ -21,42 +36,110 @@ pub fn add_to(store: &mut X509StoreBuilderRef) -> Result<(), ErrorStack> {
     for certificate in of_bundle() {
         store.add_cert(certificate.clone())?;
     }
-    let folders = store.add_lookup(X509Lookup::hash_dir())?;
-    for folder in openssl_probe::probe().cert_dir {
-        if let Some(folder) = folder.to_str() {
-            folders.add_dir(folder, SslFiletype::PEM)?;
-        }
+    let lookup = store.add_lookup(X509Lookup::hash_dir())?;
+    let directories = own_directories().unwrap_or_else(|| openssl_probe::probe().cert_dir);
+    for directory in directories.iter().filter_map(|directory| directory.to_str()) {
+        lookup.add_dir(directory, SslFiletype::PEM)?;
     }
     Ok(())
 }
 
-/// The certificates of the bundle. An unreadable one is left out: the system's bundle is not the
-/// user's to repair.
+/// The certificates of the bundle, read once: that takes 30 ms of CPU and 2 MiB. An unreadable one
+/// is left out, since the user cannot repair the system's bundle.
 fn of_bundle() -> &'static [X509] {
     static ROOTS: OnceLock<Vec<X509>> = OnceLock::new();
-    let read = || {
+    let load = || {
         let bundle = openssl_probe::probe().cert_file;
-        let pem = bundle.and_then(|bundle| fs::read(bundle).ok()).unwrap_or_default();
+        let pem = bundle.and_then(|bundle| read(&bundle).ok()).unwrap_or_default();
         certificates_in(&pem).collect()
     };
-    ROOTS.get_or_init(read)
+    ROOTS.get_or_init(load)
 }
 
-/// Whether the system has any certificate to trust.
-pub fn exist() -> bool {
+/// The directories in SSL_CERT_DIR; `None` if it is unset. They replace the system's directories.
+fn own_directories() -> Option<Vec<PathBuf>> {
+    let list = setting(CERT_DIR)?;
+    Some(env::split_paths(&list).filter(|directory| !directory.as_os_str().is_empty()).collect())
+}
+
+/// Checks that the system has CA certificates, and that those which the user names are readable:
+/// OpenSSL would silently use others instead.
+///
+/// # Errors
+/// The first problem found.
+pub fn check() -> Result<(), RootsProblem> {
+    if let Some(file) = setting(CERT_FILE) {
+        check_file(Path::new(&file))?;
+    }
+    let own_directories = own_directories();
+    if let Some(directories) = &own_directories {
+        check_directories(directories)?;
+    }
     let found = openssl_probe::probe();
-    let bundle = found.cert_file.and_then(|bundle| fs::read(bundle).ok());
-    bundle.is_some_and(|pem| certificates_in(&pem).next().is_some())
-        || found.cert_dir.iter().any(|folder| holds_hashed_names(folder))
+    let bundle = found.cert_file.and_then(|bundle| read(&bundle).ok());
+    let directories = own_directories.unwrap_or(found.cert_dir);
+    let has_some = bundle.is_some_and(|pem| certificates_in(&pem).next().is_some())
+        || directories.iter().any(|directory| hashed(directory).next().is_some());
+    if has_some { Ok(()) } else { Err(RootsProblem::None) }
+}
+
+/// The value of an environment variable, unless it is empty.
+fn setting(variable: &str) -> Option<OsString> {
+    env::var_os(variable).filter(|value| !value.is_empty())
+}
+
+/// Checks that the bundle can be read. An empty one is valid, since `/dev/null` means: directories
+/// only.
+fn check_file(file: &Path) -> Result<(), RootsProblem> {
+    let reason = match read(file) {
+        Ok(pem) if pem.is_empty() || certificates_in(&pem).next().is_some() => return Ok(()),
+        Ok(_) => "which holds no certificate".to_owned(),
+        Err(error) => format!("which cannot be read ({error})"),
+    };
+    Err(RootsProblem::Unreadable {
+        variable: CERT_FILE,
+        problem: format!(
+            "is '{}', {reason}; set it to a readable PEM bundle, or unset it to use the system's",
+            file.display()
+        ),
+    })
+}
+
+/// The longest bundle to read, in bytes.
+const LONGEST: u64 = 16 << 20;
+
+fn read(file: &Path) -> io::Result<Vec<u8>> {
+    let mut pem = Vec::new();
+    fs::File::open(file)?.take(LONGEST).read_to_end(&mut pem)?;
+    Ok(pem)
+}
+
+/// Checks that at least one of the directories can be read.
+fn check_directories(directories: &[PathBuf]) -> Result<(), RootsProblem> {
+    let mut errors = Vec::new();
+    for directory in directories {
+        match fs::read_dir(directory) {
+            Ok(_) => return Ok(()),
+            Err(error) => errors.push(format!("'{}' ({error})", directory.display())),
+        }
+    }
+    Err(RootsProblem::Unreadable {
+        variable: CERT_DIR,
+        problem: format!(
+            "names no directory that can be read: {}; set it to a list of directories separated \
+             by colons, or unset it to use the system's",
+            errors.join(", ")
+        ),
+    })
 }
 
 fn certificates_in(pem: &[u8]) -> impl Iterator<Item = X509> {
     pem::blocks(pem).filter_map(|block| X509::from_pem(block).ok())
 }
 
-/// Whether OpenSSL could find a certificate there: it looks for `HASH.NUMBER` (openssl-rehash(1)).
-fn holds_hashed_names(folder: &Path) -> bool {
-    let hashed = |name: &str| {
+/// The files in which OpenSSL would look for certificates: `HASH.NUMBER` (openssl-rehash(1)).
+fn hashed(directory: &Path) -> impl Iterator<Item = PathBuf> {
+    let is_hashed = |name: &str| {
         name.split_once('.').is_some_and(|(hash, number)| {
             hash.len() == 8
                 && hash.bytes().all(|byte| byte.is_ascii_hexdigit())
@@ -64,11 +147,10 @@ fn holds_hashed_names(folder: &Path) -> bool {
                 && number.bytes().all(|byte| byte.is_ascii_digit())
         })
     };
-    let Ok(entries) = fs::read_dir(folder) else { return false };
-    // A link that dangles leads to no certificate.
-    entries
-        .flatten()
-        .any(|entry| entry.file_name().to_str().is_some_and(hashed) && entry.path().exists())
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let named = entries.filter(move |entry| entry.file_name().to_str().is_some_and(is_hashed));
+    // A dangling link leads to no certificate.
+    named.map(|entry| entry.path()).filter(|path| path.exists())
 }
 
 #[cfg(test)]
@@ -76,17 +158,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_counts_when_openssl_would_find_a_certificate_in_it() {
+    fn a_directory_counts_if_openssl_would_find_a_certificate_in_it() {
         let folder = tempfile::tempdir().unwrap();
         for name in ["README", "ca.pem", "0123456.0", "01234567.", "01234567.r0", "zzzzzzzz.0"] {
             fs::write(folder.path().join(name), "").unwrap();
         }
-        assert!(!holds_hashed_names(folder.path()));
+        assert_eq!(hashed(folder.path()).next(), None);
         let dangling = folder.path().join("01234567.0");
         std::os::unix::fs::symlink("nowhere", &dangling).unwrap();
-        assert!(!holds_hashed_names(folder.path()));
+        assert_eq!(hashed(folder.path()).next(), None);
         fs::write(folder.path().join("01234567.1"), "").unwrap();
-        assert!(holds_hashed_names(folder.path()));
-        assert!(!holds_hashed_names(&folder.path().join("none")));
+        assert!(hashed(folder.path()).next().is_some());
+        assert_eq!(hashed(&folder.path().join("none")).next(), None);
     }
 }

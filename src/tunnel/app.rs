@@ -324,6 +324,7 @@ impl AsyncWrite for AppStream {
 #[cfg(test)]
 mod tests {
     use tokio::io::AsyncReadExt;
+    use tokio::time::advance;
 
     use super::*;
 
@@ -396,5 +397,20 @@ mod tests {
                 }
             }
         }
+    }
+    #[tokio::test(start_paused = true)]
+    async fn a_unix_app_counts_as_gone_a_minute_after_its_close() {
+        let (mut app, mut far) = pair();
+        far.shutdown().await.unwrap();
+        assert!(app.broken_off().is_none());
+        advance(HUNG_UP * 100).await;
+        assert!(app.broken_off().is_none(), "it has only half-closed, and waits");
+        drop(far);
+        assert!(app.broken_off().is_none(), "Redis still works off its requests");
+        advance(HUNG_UP - Duration::from_millis(1)).await;
+        assert!(app.broken_off().is_none());
+        advance(Duration::from_millis(1)).await;
+        let error = app.broken_off().expect("it is gone");
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -20,10 +20,18 @@ const FREEING: Duration = Duration::from_secs(1);
 pub struct Limit {
     /// `None`: no limit.
     slots: Option<Arc<Semaphore>>,
-    /// When a slot last changed hands.
-    moved: Mutex<Option<Instant>>,
+    moves: Mutex<Moves>,
     /// How many wait for a slot.
     waiting: AtomicUsize,
+}
+
+/// When something last happened to a limited tunnel's slots.
+#[derive(Debug, Clone, Copy, Default)]
+struct Moves {
+    /// A slot changed hands.
+    changed: Option<Instant>,
+    /// A connection was closed.
+    closed: Option<Instant>,
 }
 
 impl Limit {
@@ -31,7 +39,7 @@ impl Limit {
     pub fn new(most: Option<NonZeroUsize>) -> Arc<Limit> {
         let slots =
             most.map(|most| Arc::new(Semaphore::new(most.get().min(Semaphore::MAX_PERMITS))));
-        Arc::new(Limit { slots, moved: Mutex::new(None), waiting: AtomicUsize::new(0) })
+        Arc::new(Limit { slots, moves: Mutex::default(), waiting: AtomicUsize::new(0) })
     }
 
     /// The permission to have one connection, if one is free now.
@@ -55,7 +63,7 @@ impl Limit {
     }
 
     fn hand_out(self: &Arc<Self>, permit: Option<OwnedSemaphorePermit>) -> Slot {
-        self.note_move();
+        self.note(|moves, now| moves.changed = Some(now));
         Slot { limit: self.clone(), _permit: permit }
     }
 
@@ -75,21 +83,21 @@ impl Limit {
 
     /// Whether the same app connections have held every slot for ten seconds.
     pub fn is_stuck(&self, now: Instant) -> bool {
-        self.is_full() && self.last_moved().is_some_and(|moved| now - moved >= STUCK)
+        self.is_full() && self.moves().changed.is_some_and(|changed| now - changed >= STUCK)
     }
 
     /// Whether Redis may still count a connection that this tunnel has closed.
     pub fn may_still_be_counted(&self, now: Instant) -> bool {
-        self.is_full() && self.last_moved().is_some_and(|moved| now - moved < FREEING)
+        self.is_full() && self.moves().closed.is_some_and(|closed| now - closed < FREEING)
     }
 
-    fn last_moved(&self) -> Option<Instant> {
-        *self.moved.lock().unwrap_or_else(PoisonError::into_inner)
+    fn moves(&self) -> MutexGuard<'_, Moves> {
+        self.moves.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn note_move(&self) {
+    fn note(&self, note: impl FnOnce(&mut Moves, Instant)) {
         if self.is_limited() {
-            *self.moved.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+            note(&mut self.moves(), Instant::now());
         }
     }
 }
@@ -120,13 +128,19 @@ pub struct Slot {
 impl Slot {
     /// The connection has another user now.
     pub fn changes_hands(&self) {
-        self.limit.note_move();
+        self.limit.note(|moves, now| moves.changed = Some(now));
+    }
+
+    /// The connection is closed, and another takes its place.
+    pub fn is_vacant(&self) {
+        self.limit.note(|moves, now| moves.closed = Some(now));
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.limit.note_move();
+        self.changes_hands();
+        self.is_vacant();
     }
 }
 
@@ -185,6 +199,21 @@ mod tests {
         advance(STUCK).await;
         drop(slot);
         assert!(!limit.is_stuck(Instant::now()), "a slot is free");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_closed_connection_may_still_be_counted_for_a_second() {
+        let limit = limit(2);
+        let (first, second) = (limit.try_slot().unwrap(), limit.try_slot().unwrap());
+        assert!(!limit.may_still_be_counted(Instant::now()), "nothing was closed");
+        second.is_vacant();
+        assert!(limit.may_still_be_counted(Instant::now()));
+        advance(FREEING).await;
+        assert!(!limit.may_still_be_counted(Instant::now()));
+        drop(first);
+        assert!(!limit.may_still_be_counted(Instant::now()), "a slot is free");
+        let _third = limit.try_slot().unwrap();
+        assert!(limit.may_still_be_counted(Instant::now()));
     }
 
     #[tokio::test]

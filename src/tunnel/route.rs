@@ -62,8 +62,6 @@ pub struct Route {
     pub port_offset: i32,
     /// What its settings are called, for hints.
     pub setting_names: SettingNames,
-    /// Whether each of its URLs has a password, which clients send on every connection.
-    pub all_have_passwords: bool,
     /// The most connections to it; `None`: as many as the app makes.
     pub max_connections: Option<NonZeroUsize>,
 }

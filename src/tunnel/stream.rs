@@ -42,6 +42,7 @@ impl TlsUpstream {
 
     /// Closes the connection, and returns its slot for another.
     pub fn into_slot(self) -> Slot {
+        self.slot.is_vacant();
         self.slot
     }
 

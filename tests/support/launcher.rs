@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::os::fd::AsFd;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::thread::{self, JoinHandle};
@@ -40,6 +41,11 @@ pub struct Outcome {
 impl Outcome {
     pub fn code(&self) -> i32 {
         self.status.code().unwrap_or_else(|| panic!("ended by a signal: {self:?}"))
+    }
+
+    /// The signal that killed the launcher.
+    pub fn signal(&self) -> i32 {
+        self.status.signal().unwrap_or_else(|| panic!("ended by no signal: {self:?}"))
     }
 }
 
@@ -80,6 +86,14 @@ impl Launcher {
 
     pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Launcher {
         self.command.env(name, value);
+        self
+    }
+
+    /// With several settings at once.
+    pub fn settings(mut self, settings: &[(&str, &str)]) -> Launcher {
+        for (name, value) in settings {
+            self.command.env(name, value);
+        }
         self
     }
 
@@ -238,10 +252,22 @@ pub fn with_mounted<const N: usize>(
     let unshare = ["--mount", "sh", "-c", &script];
     let allowed = Command::new("unshare").args(unshare).arg("true").stderr(Stdio::null()).status();
     if !allowed.is_ok_and(|status| status.success()) {
-        eprintln!("skipped: unshare may not make a mount namespace here");
+        super::skip("unshare may not make a mount namespace here");
         return None;
     }
     Some(Launcher::of("unshare", unshare.into_iter().chain([BINARY]).chain(words)))
+}
+
+/// A launcher that is pid 1 of a pid namespace of its own, with a shell script as COMMAND; `None`,
+/// said aloud, where that is not allowed.
+pub fn as_pid_1(script: &str) -> Option<Launcher> {
+    let words = ["--pid", "--fork", "--mount-proc", "--kill-child"];
+    let allowed = Command::new("unshare").args(words).arg("true").stderr(Stdio::null()).status();
+    if !allowed.is_ok_and(|status| status.success()) {
+        super::skip("unshare may not make a pid namespace here");
+        return None;
+    }
+    Some(Launcher::of("unshare", words.iter().copied().chain([BINARY, "sh", "-c", script])))
 }
 
 /// The port in a local URL.

@@ -2,6 +2,7 @@
 
 #![allow(dead_code)] // Each test file uses its own part.
 
+pub mod dist;
 pub mod launcher;
 pub mod links;
 pub mod peer;
@@ -9,11 +10,13 @@ pub mod pki;
 pub mod proc;
 pub mod pty;
 pub mod resp;
+pub mod scripted;
 pub mod servers;
 pub mod slow_link;
+pub mod snippets;
 pub mod status;
 
-use std::io::{ErrorKind, Read};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus};
@@ -101,6 +104,13 @@ pub fn heed_signals(command: &mut Command) {
             Ok(())
         });
     }
+}
+
+/// Says that the running test is skipped, and why. bin/test counts these lines, so they are written
+/// past the test harness, which hides what a successful test prints.
+pub fn skip(reason: &str) {
+    let line = format!("skipped: {reason}\n");
+    std::io::stderr().write_all(line.as_bytes()).unwrap();
 }
 
 /// Reads to the end and says how it came.

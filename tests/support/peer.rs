@@ -106,7 +106,7 @@ impl<T: Send + 'static> Peer<T> {
         format!("rediss://127.0.0.1:{}", self.port)
     }
 
-    /// Like `url`, with a password: spares are made for such a URL only.
+    /// Like `url`, with a password.
     pub fn url_with_password(&self) -> String {
         format!("rediss://:pw@127.0.0.1:{}", self.port)
     }

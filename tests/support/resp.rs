@@ -32,7 +32,11 @@ impl Reply {
 impl Client {
     /// Connects to a port of 127.0.0.1 without saying a word.
     pub fn open(port: u16) -> Client {
-        let stream = TcpStream::connect(("127.0.0.1", port)).expect("connect");
+        Client::open_to("127.0.0.1", port)
+    }
+
+    fn open_to(address: &str, port: u16) -> Client {
+        let stream = TcpStream::connect((address, port)).expect("connect");
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         stream.set_nodelay(true).unwrap();
@@ -41,7 +45,12 @@ impl Client {
 
     /// Connects and authenticates.
     pub fn connect(port: u16, password: &str) -> Client {
-        let mut client = Client::open(port);
+        Client::connect_to("127.0.0.1", port, password)
+    }
+
+    /// Like `connect`, to another address.
+    pub fn connect_to(address: &str, port: u16, password: &str) -> Client {
+        let mut client = Client::open_to(address, port);
         assert_eq!(client.ask(&["AUTH", password]), Reply::line("+OK"));
         client
     }

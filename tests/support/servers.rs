@@ -40,12 +40,48 @@ pub struct Options<'a> {
     pub user: Option<(&'a str, &'a str)>,
     /// It runs on the host at the other end.
     pub link: Option<&'a SlowLink>,
+    /// The address of this machine where it listens; by default 127.0.0.1.
+    pub address: Option<&'a str>,
 }
 
 /// Connections that Redis has beside the one that asks.
 pub fn connections(direct: &mut Client) -> usize {
-    match direct.ask(&["CLIENT", "LIST"]) {
-        Reply::Bulk(list) => String::from_utf8(list).unwrap().lines().count() - 1,
+    clients(direct).lines().count() - 1
+}
+
+/// Redis's list of its clients, one a line.
+pub fn clients(direct: &mut Client) -> String {
+    text_of(direct.ask(&["CLIENT", "LIST"]))
+}
+
+/// Idle connections of the pool: those that were reset and have no user.
+pub fn idle_connections(direct: &mut Client) -> usize {
+    clients(direct).lines().filter(|line| line.contains(" cmd=reset ")).count()
+}
+
+/// Connections that Redis has accepted since its start, the asking one included.
+pub fn accepted(direct: &mut Client) -> usize {
+    info(direct, "stats", "total_connections_received").expect("a number")
+}
+
+/// How often Redis has executed a command.
+pub fn calls(direct: &mut Client, command: &str) -> usize {
+    let stats = text_of(direct.ask(&["INFO", "commandstats"]));
+    let line = stats.lines().find_map(|line| {
+        line.strip_prefix(&format!("cmdstat_{command}:calls="))?.split(',').next()?.parse().ok()
+    });
+    line.unwrap_or(0)
+}
+
+/// A number in Redis's description of itself.
+pub fn info(direct: &mut Client, section: &str, field: &str) -> Option<usize> {
+    let info = text_of(direct.ask(&["INFO", section]));
+    info.lines().find_map(|line| line.strip_prefix(&format!("{field}:"))?.parse().ok())
+}
+
+fn text_of(reply: Reply) -> String {
+    match reply {
+        Reply::Bulk(text) => String::from_utf8(text).unwrap(),
         other => panic!("{other:?}"),
     }
 }
@@ -87,7 +123,8 @@ impl Server {
     /// Like `start_on`, for a server that is not the default one.
     pub fn try_start(front: Front, port: u16, options: Options<'_>) -> Option<Server> {
         let folder = tempfile::tempdir().unwrap();
-        let address = options.link.map_or("127.0.0.1", |link| link.address.as_str()).to_owned();
+        let address = options.link.map(|link| link.address.as_str()).or(options.address);
+        let address = address.unwrap_or("127.0.0.1").to_owned();
         let mut server =
             Server { address, port, front, folder, commands: Vec::new(), processes: Vec::new() };
         let own =
@@ -215,6 +252,6 @@ impl Server {
 
     /// A client that asks it directly, in plaintext.
     pub fn direct(&self) -> Client {
-        Client::connect(self.port, PASSWORD)
+        Client::connect_to(&self.address, self.port, PASSWORD)
     }
 }

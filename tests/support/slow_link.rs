@@ -37,9 +37,9 @@ impl SlowLink {
             let output = child.wait_with_output().unwrap();
             let reason = String::from_utf8_lossy(&output.stderr);
             let reason = reason.lines().last().unwrap_or_default();
-            eprintln!(
-                "skipped: no network namespace with a TUN device can be made here ({reason})"
-            );
+            super::skip(&format!(
+                "no network namespace with a TUN device can be made here ({reason})"
+            ));
             return None;
         }
         let address = address.trim().to_owned();

@@ -1,11 +1,12 @@
-//! Signals as data: blocked, then read from a descriptor with who sent them.
+//! Signals as data: blocked, then read from a descriptor together with their sender.
 
 #![allow(unsafe_code)]
 
 use std::io;
 
 use nix::libc;
-use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::prctl::set_dumpable;
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, kill, sigaction};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{Pid, getpid};
 use tokio::io::unix::AsyncFd;
@@ -15,7 +16,8 @@ use tokio::io::unix::AsyncFd;
 pub enum Sender {
     /// The kernel, most often on behalf of a terminal (`si_code` SI_KERNEL).
     Kernel,
-    /// A process, by kill(2), sigqueue(3) or tgkill(2). 0 when it lives outside our pid namespace.
+    /// A process, by kill(2), sigqueue(3) or tgkill(2). 0 stands for a process outside the
+    /// launcher's pid namespace.
     Process(Pid),
 }
 
@@ -32,7 +34,7 @@ impl Received {
         self.number == signal as i32
     }
 
-    /// Which of `signals` it is, if any.
+    /// The one of `signals` that this is.
     pub fn one_of(&self, signals: &[Signal]) -> Option<Signal> {
         signals.iter().copied().find(|signal| self.is(*signal))
     }
@@ -45,13 +47,17 @@ pub struct Signals {
 }
 
 /// A thread's signal mask as the kernel has it: bit n - 1 is signal n. The C libraries hide the
-/// signals that they use for themselves (glibc 32 and 33, musl 34 as well, which is glibc's
-/// SIGRTMIN), and leave them unblocked; a process that is sent one would end by it.
+/// signals that they use themselves and keep them unblocked, so that such a signal would kill the
+/// launcher: glibc 32 and 33, musl also 34, which is glibc's SIGRTMIN.
 #[derive(Debug, Clone, Copy)]
 pub struct Mask(u64);
 
 impl Mask {
     const ALL: Mask = Mask(!0);
+
+    fn all_but(number: i32) -> Mask {
+        Mask(!(1 << (number - 1)))
+    }
 
     /// Sets this thread's mask, and returns the one before. Async-signal-safe.
     ///
@@ -68,20 +74,46 @@ impl Mask {
     }
 }
 
-/// Blocks every signal for this thread and those that it starts, and returns the mask as it was.
-/// Blocked signals wait for [`Signals`]; even those found ignored arrive there, and dispositions
-/// stay as they were found, for COMMAND to inherit.
+/// What a process does with a signal that it neither blocks nor handles.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Disposition {
+    Default,
+    Ignored,
+}
+
+impl Disposition {
+    /// Sets the disposition of `signal`, and returns the one before. Async-signal-safe.
+    ///
+    /// # Errors
+    /// As sigaction(2); none is expected.
+    pub fn set(self, signal: Signal) -> nix::Result<Disposition> {
+        let handler = match self {
+            Disposition::Default => SigHandler::SigDfl,
+            Disposition::Ignored => SigHandler::SigIgn,
+        };
+        let action = SigAction::new(handler, SaFlags::empty(), SigSet::empty());
+        // SAFETY: installs no handler, so nothing can be interrupted by one.
+        let before = unsafe { sigaction(signal, &action)? };
+        match before.handler() {
+            SigHandler::SigIgn => Ok(Disposition::Ignored),
+            _ => Ok(Disposition::Default),
+        }
+    }
+}
+
+/// Blocks every signal for this thread and the threads that it starts, and returns the mask as it
+/// was. Blocked signals wait for [`Signals`], even if they are ignored. Dispositions stay as they
+/// were found, so that COMMAND inherits them.
 pub fn block_all() -> nix::Result<Mask> {
     if cfg!(target_env = "musl") {
-        // When a process makes its first thread, musl unblocks the signals that it hides. It has to
-        // be over by then; a thread that cannot be had now cannot be had later, and is told of
-        // then.
+        // When a process starts its first thread, musl unblocks the signals that it hides, so start
+        // one before they are blocked. If that fails, later threads fail, too, and are reported.
         let _ = std::thread::Builder::new().spawn(|| ()).map(std::thread::JoinHandle::join);
     }
     Mask::ALL.swap()
 }
 
-/// Every signal, those of the C library included: see [`Mask`].
+/// Every signal, including the C library's: see [`Mask`].
 fn every_signal() -> SigSet {
     // SAFETY: a sigset_t is plain bits, and any of them may be set.
     unsafe {
@@ -95,14 +127,14 @@ impl Signals {
     /// Opens the stream. Signals that arrived since [`block_all`] come first.
     ///
     /// # Errors
-    /// When no descriptor is left.
+    /// When the system gives no descriptor.
     ///
     /// # Panics
     /// Outside a tokio runtime.
     pub fn open() -> io::Result<Signals> {
         let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
         let signal_fd = SignalFd::with_flags(&every_signal(), flags)?;
-        // SAFETY: the SignalFd owns its one descriptor for as long as it lives.
+        // SAFETY: the SignalFd owns its one descriptor and never replaces it.
         let descriptor = unsafe { AsyncFd::register(signal_fd)? };
         Ok(Signals { descriptor })
     }
@@ -123,8 +155,7 @@ impl Signals {
 }
 
 fn received(info: &libc::signalfd_siginfo) -> Received {
-    // The kernel's own SIGPIPE and the like carry SI_USER and our own pid; they end up as sent by
-    // us.
+    // The kernel sends SIGPIPE and the like with SI_USER and the launcher's own pid.
     let sender = match info.ssi_code {
         libc::SI_USER | libc::SI_QUEUE | libc::SI_TKILL => {
             Sender::Process(Pid::from_raw(info.ssi_pid as i32))
@@ -144,7 +175,21 @@ pub fn send(to: Pid, number: i32) -> nix::Result<()> {
     nix::errno::Errno::result(unsafe { libc::kill(to.as_raw(), number) }).map(drop)
 }
 
-/// The signals that wait for this process and have not been read from [`Signals`].
+/// Ends this process by signal `number`, without a core dump. Returns only if that is impossible:
+/// the kernel keeps pid 1 from killing itself.
+///
+/// Call it on the main thread: every other thread blocks all signals.
+pub fn die_by(number: i32) {
+    // Even with RLIMIT_CORE 0 a collector would get the memory (core(5)).
+    let _ = set_dumpable(false);
+    // SAFETY: installs no handler. Fails for SIGKILL, which needs no action.
+    unsafe { libc::signal(number, libc::SIG_DFL) };
+    if send(getpid(), number).is_ok() {
+        let _ = Mask::all_but(number).swap();
+    }
+}
+
+/// The signals that have arrived and have not been read from [`Signals`].
 pub fn pending() -> nix::Result<SigSet> {
     // SAFETY: a zeroed sigset_t is a valid one, and sigpending(2) fills it.
     unsafe {
@@ -154,25 +199,25 @@ pub fn pending() -> nix::Result<SigSet> {
     }
 }
 
-/// What became of [`stop_self`].
+/// The result of [`stop_self`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stop {
-    /// A SIGCONT has undone it, and waits to be read.
+    /// A SIGCONT has continued the process, and waits to be read.
     Undone,
-    /// The kernel let the signal pass without effect, as it does in an orphaned process group,
-    /// where no shell could continue it (POSIX 2.4.3), and for pid 1.
+    /// The kernel has ignored the signal: the process is pid 1, or its process group is orphaned,
+    /// so that no shell could continue it (POSIX 2.4.3).
     Discarded,
 }
 
-/// Stops this process as `signal` (SIGTSTP, SIGTTIN, SIGTTOU) does by default, and returns when it
-/// is continued, or at once where the kernel does not allow the stop.
+/// Stops this process as `signal` (SIGTSTP, SIGTTIN, SIGTTOU) does by default. Returns when the
+/// process is continued, or at once if the kernel ignores the signal.
 pub fn stop_self(signal: Signal) -> nix::Result<Stop> {
     let (process, mask) = (getpid(), SigSet::from(signal));
-    // A stop signal discards a SIGCONT that waits, and with it what would wake this process again.
-    // No system call does both; what comes between these two is lost.
+    // A stop signal discards a waiting SIGCONT, which nobody would send again. No system call
+    // checks and stops at once: a SIGCONT between these two calls is lost.
     if !pending()?.contains(Signal::SIGCONT) {
         kill(process, signal)?;
-        mask.thread_unblock()?; // It is delivered, and this process stops, here.
+        mask.thread_unblock()?; // The signal is delivered, and this process stops, here.
         mask.thread_block()?;
     }
     match pending()?.contains(Signal::SIGCONT) {

@@ -1,0 +1,156 @@
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::time::Duration;
+
+use super::super::tests::{environment, read};
+use super::super::{Configuration, Decision};
+use super::*;
+use crate::logging::{LogFormat, LogLevel};
+use crate::pool::PoolMode;
+use crate::supervisor::ForwardSignals;
+use crate::tls::MinTls;
+
+/// What is read for one URL in `CACHE_URL`.
+fn settings(
+    options: &[&str],
+    pairs: &[(&str, &str)],
+) -> Result<(Configuration, Trust), Vec<String>> {
+    let url = [("REDIS_STUNNEL_URLS", "CACHE_URL"), ("CACHE_URL", "redis://h")];
+    let configuration = read(options, &environment(&[&url[..], pairs].concat()))?;
+    let Decision::Tunnel(url) = &configuration.variables[0].decision else {
+        panic!("not tunnelled: {configuration:?}");
+    };
+    let trust = url.trust.clone();
+    Ok((configuration, trust))
+}
+
+#[test]
+fn the_defaults_are_those_of_the_manual() {
+    let (configuration, trust) = settings(&[], &[]).unwrap();
+    let settings = configuration.settings;
+    assert_eq!(settings.listen_port, 6371);
+    assert_eq!(settings.connection.connect_timeout, Duration::from_secs(10));
+    assert!(!settings.connection.connect_retry);
+    assert_eq!(settings.connection.idle_timeout, Some(Duration::from_secs(86_400)));
+    assert_eq!(settings.connection.drain_timeout, Duration::from_secs(5));
+    assert_eq!(settings.forward_signals, ForwardSignals::Auto);
+    assert_eq!(settings.log.level, LogLevel::Notice);
+    assert_eq!(settings.log.format, LogFormat::Logfmt);
+    let plain = Trust {
+        verify: Verify::None,
+        min_tls: MinTls::V1_2,
+        ca: None,
+        pins: vec![],
+        identity: None,
+        server_name: None,
+    };
+    assert_eq!(trust, plain);
+    assert!(!trust.authenticates());
+}
+
+#[test]
+fn an_option_overrides_its_variable_and_that_the_default() {
+    let verify =
+        |options: &[&str], pairs: &[(&str, &str)]| settings(options, pairs).unwrap().1.verify;
+    assert_eq!(verify(&[], &[("STUNNEL_VERIFY", "ca")]), Verify::Ca);
+    assert_eq!(verify(&[], &[("STUNNEL_VERIFY", "")]), Verify::None);
+    assert_eq!(verify(&["--verify", "full"], &[("STUNNEL_VERIFY", "ca")]), Verify::Full);
+    assert_eq!(verify(&["--verify", "full"], &[("STUNNEL_VERIFY", "bogus")]), Verify::Full);
+    assert_eq!(verify(&["--verify", "ca"], &[("CACHE_URL_STUNNEL_VERIFY", "full")]), Verify::Full);
+    assert_eq!(verify(&["--verify", "ca"], &[("CACHE_URL_STUNNEL_VERIFY", "")]), Verify::Ca);
+    assert_eq!(verify(&[], &[("OTHER_URL_STUNNEL_VERIFY", "full")]), Verify::None);
+}
+
+#[test]
+fn all_wrong_values_are_reported_with_the_accepted_forms() {
+    let wrong = [
+        ("STUNNEL_ENABLED", "flase", "'flase'; expected 1, true, yes or on"),
+        ("STUNNEL_REDISS", "tunel", "'tunel'; expected tunnel or passthrough"),
+        ("STUNNEL_PORT_OFFSET", "one", "'one'; expected a whole number"),
+        ("STUNNEL_LISTEN_PORT", "65536", "'65536'; expected a port"),
+        ("STUNNEL_VERIFY", "fulll", "'fulll'; expected none, ca or full"),
+        ("STUNNEL_MIN_TLS", "1.1", "'1.1'; expected 1.2 or 1.3"),
+        ("STUNNEL_CONNECT_TIMEOUT", "0", "'0'; expected a time of more than zero"),
+        ("STUNNEL_CONNECTION_RETRY", "maybe", "'maybe'; expected 1, true"),
+        ("STUNNEL_IDLE_TIMEOUT", "1d", "'1d'; expected a time such as 500ms"),
+        ("STUNNEL_DRAIN_TIMEOUT", "-1", "'-1'; expected a time such as 500ms"),
+        ("STUNNEL_POOL", "of", "'of'; expected off, on or auto"),
+        ("STUNNEL_FORWARD_SIGNALS", "some", "'some'; expected auto, always or never"),
+        ("STUNNEL_LOGLEVEL", "8", "'8'; expected emerg, alert"),
+        ("STUNNEL_LOG_FORMAT", "xml", "'xml'; expected logfmt or json"),
+        ("CACHE_URL_STUNNEL_VERIFY", "x", "'x'; expected none, ca or full"),
+        ("CACHE_URL_STUNNEL_PORT_OFFSET", "99999", "'99999'; expected a whole number"),
+        ("CACHE_URL_STUNNEL_REDISS", "x", "'x'; expected tunnel or passthrough"),
+        ("CACHE_URL_STUNNEL_POOL", "yes", "'yes'; expected off, on or auto"),
+        ("STUNNEL_STATUS_ADDRESS", ":9121", "':9121'; expected HOST:PORT (0.0.0.0:9121 for"),
+    ];
+    let pairs = wrong.map(|(name, value, _)| (name, value));
+    let errors = settings(&[], &pairs).unwrap_err();
+    assert_eq!(errors.len(), wrong.len(), "{errors:#?}");
+    for (name, _, expected) in wrong {
+        let mut matching = errors.iter().filter(|error| error.starts_with(&format!("{name} is ")));
+        let error = matching.next_back().unwrap_or_else(|| panic!("{name} in {errors:#?}"));
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn a_url_in_place_of_the_names_of_variables_is_not_shown() {
+    let mistakes = settings(&["--urls", "redis://:pw@h"], &[]).unwrap_err();
+    assert!(mistakes[0].starts_with("--urls is a value of 13 bytes, not shown; expected names"));
+    assert_eq!(mistakes.len(), 1, "{mistakes:?}");
+}
+
+#[test]
+fn a_value_that_is_not_utf8_is_an_error_that_does_not_repeat_it() {
+    let mut environment = environment(&[]);
+    environment.insert("STUNNEL_VERIFY".into(), OsString::from_vec(vec![0xff, 0xfe]));
+    let mistakes = read(&[], &environment).unwrap_err();
+    assert_eq!(mistakes, ["STUNNEL_VERIFY is not valid UTF-8"]);
+}
+
+#[test]
+fn only_a_valid_option_hides_its_variable() {
+    let pairs = [("STUNNEL_VERIFY", "bogus"), ("STUNNEL_LOG_LEVEL", "bogus")];
+    settings(&["--verify", "full", "--log-level", "info"], &pairs).unwrap();
+    let errors = settings(&["--verify", "ful", "--log-level", ""], &pairs).unwrap_err();
+    let names: Vec<_> = errors.iter().map(|error| error.split(' ').next().unwrap()).collect();
+    assert_eq!(names, ["--log-level", "STUNNEL_LOG_LEVEL", "--verify", "STUNNEL_VERIFY"]);
+}
+
+#[test]
+fn the_retired_buildpacks_names_still_work() {
+    let read = |pairs: &[(&str, &str)]| {
+        settings(&[], pairs).map(|(configuration, _)| {
+            let settings = configuration.settings;
+            (settings.log.level, settings.connection.connect_retry)
+        })
+    };
+    let (debug, notice) = (LogLevel::Debug, LogLevel::Notice);
+    assert_eq!(read(&[("STUNNEL_LOGLEVEL", "debug")]), Ok((debug, false)));
+    assert_eq!(read(&[("STUNNEL_LOG_LEVEL", "debug")]), Ok((debug, false)));
+    assert_eq!(read(&[("STUNNEL_CONNECTION_RETRY", "yes")]), Ok((notice, true)));
+    assert_eq!(read(&[("STUNNEL_CONNECT_RETRY", "yes")]), Ok((notice, true)));
+    let same = [("STUNNEL_LOG_LEVEL", "debug"), ("STUNNEL_LOGLEVEL", "debug")];
+    assert_eq!(read(&same), Ok((debug, false)));
+    let different = [("STUNNEL_CONNECT_RETRY", "yes"), ("STUNNEL_CONNECTION_RETRY", "no")];
+    let errors = read(&different).unwrap_err();
+    assert_eq!(errors.len(), 1, "{errors:?}");
+    for name in ["STUNNEL_CONNECT_RETRY and STUNNEL_CONNECTION_RETRY", "different values"] {
+        assert!(errors[0].contains(name), "{errors:?}");
+    }
+    let (configuration, _) = settings(&["--connect-retry", "no"], &different).unwrap();
+    assert!(!configuration.settings.connection.connect_retry, "the option hides both variables");
+}
+
+#[test]
+fn one_url_can_have_its_own_pool_mode() {
+    let mode = |options: &[&str], pairs: &[(&str, &str)]| {
+        let (configuration, _) = settings(options, pairs).unwrap();
+        let Decision::Tunnel(url) = &configuration.variables[0].decision else { panic!("tunnel") };
+        url.reuse.pool
+    };
+    assert_eq!(mode(&[], &[]), PoolMode::Auto);
+    assert_eq!(mode(&[], &[("STUNNEL_POOL", "off")]), PoolMode::Off);
+    assert_eq!(mode(&["--pool", "off"], &[("CACHE_URL_STUNNEL_POOL", "on")]), PoolMode::On);
+}

@@ -1,0 +1,214 @@
+//! Variables that look like settings but are none: a typo must never weaken security.
+
+use std::ffi::OsStr;
+
+use strsim::osa_distance;
+
+use super::certificates;
+use super::found::{Found, Given};
+use super::mistakes::ConfigError;
+use super::options::{self, Declaration};
+use super::sources::Sources;
+use crate::environment::lookup;
+use crate::names;
+
+/// A name within this many edits of a setting's name may be a misspelling of it.
+const MOST_EDITS: usize = 2;
+/// What the names of all settings begin with.
+const PREFIX: &str = "STUNNEL_";
+/// What stands between a variable's name and a setting for this variable alone.
+const INFIX: &str = "_STUNNEL_";
+
+/// The variables that look like settings but have no effect.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Suspects<'a> {
+    /// They misspell a setting.
+    pub misspelt: Vec<ConfigError>,
+    /// They are no settings.
+    pub unknown: Vec<&'a str>,
+    /// They are settings for one variable, each with the name of that variable.
+    pub for_one_url: Vec<(&'a str, &'a str)>,
+}
+
+/// Finds every variable that looks like a setting of all URLs but is none, and every setting for
+/// one URL.
+pub fn suspects<'a>(sources: Sources<'a>) -> Suspects<'a> {
+    let mut suspects = Suspects::default();
+    let set = sources.environment.iter().filter(|(_, value)| !value.is_empty());
+    for (name, value) in set.filter_map(|(name, value)| Some((name.to_str()?, value))) {
+        if !looks_like_setting(name) || is_general(name) {
+            continue;
+        }
+        if let Some(variable) = owner(name) {
+            suspects.for_one_url.push((name, variable));
+        } else if let Some(intended) = intended(name, value, sources) {
+            let problem = format!(
+                "is not a setting, and looks like a misspelling of {intended}; rename it to \
+                 {intended}, or unset it"
+            );
+            suspects.misspelt.push(ConfigError::new(name, problem));
+        } else {
+            suspects.unknown.push(name);
+        }
+    }
+    suspects
+}
+
+fn looks_like_setting(name: &str) -> bool {
+    name.starts_with(PREFIX) || name.contains(INFIX) || is_close(name, names::URLS)
+}
+
+/// Whether `name` is a current or retired setting for all URLs.
+fn is_general(name: &str) -> bool {
+    let is_name_of = |setting: &&Declaration| {
+        setting.variable == name || setting.old_variable.is_some_and(|old| old == name)
+    };
+    options::ALL.iter().any(is_name_of) || name == options::RETIRED_VARIABLE
+}
+
+/// The variable `<VAR>` if `name` is a setting for it alone: `<VAR>_STUNNEL_VERIFY` and so on.
+fn owner(name: &str) -> Option<&str> {
+    let owner = |setting: &Declaration| name.strip_suffix(setting.variable)?.strip_suffix('_');
+    options::for_one_url().find_map(owner).filter(|owner| !owner.is_empty())
+}
+
+/// A name under which a setting can be set.
+struct Spelling {
+    setting: &'static Declaration,
+    name: String,
+    /// The name to recommend: it differs from `name` if that is an old one.
+    current: String,
+}
+
+/// The unset setting with the closest name for which `value` would be valid.
+fn intended(name: &str, value: &OsStr, sources: Sources<'_>) -> Option<String> {
+    let spellings = general_spellings(sources).chain(spellings_for_one_url(name, sources));
+    let fitting =
+        spellings.filter(|known| is_close(name, &known.name) && is_valid(known.setting, value));
+    let closest = fitting.min_by_key(|known| osa_distance(name, &known.name));
+    closest.map(|known| known.current)
+}
+
+/// The names of every unset setting for all URLs.
+fn general_spellings(sources: Sources<'_>) -> impl Iterator<Item = Spelling> {
+    let unset = options::ALL.iter().filter(move |setting| !sources.is_given(setting));
+    unset.flat_map(|setting| {
+        let names = [Some(setting.variable), setting.old_variable].into_iter().flatten();
+        names.map(|name| Spelling {
+            setting,
+            name: name.to_owned(),
+            current: setting.variable.to_owned(),
+        })
+    })
+}
+
+/// The names of every unset setting for the URL in the variable with which `name` begins.
+fn spellings_for_one_url(name: &str, sources: Sources<'_>) -> impl Iterator<Item = Spelling> {
+    let variable = name.rsplit_once(INFIX).map(|(variable, _)| variable);
+    let spellings = variable.into_iter().flat_map(|variable| {
+        options::for_one_url().map(move |setting| {
+            let name = setting.for_one(variable);
+            Spelling { setting, name: name.clone(), current: name }
+        })
+    });
+    spellings.filter(move |known| lookup(sources.environment, &known.name).is_none())
+}
+
+fn is_close(name: &str, setting: &str) -> bool {
+    name.len().abs_diff(setting.len()) <= MOST_EDITS && osa_distance(name, setting) <= MOST_EDITS
+}
+
+/// Whether `value` would be valid for `setting`, including the file that it names.
+fn is_valid(setting: &'static Declaration, value: &OsStr) -> bool {
+    let found =
+        Found { source: String::new(), value, given: Given::Generally, declaration: setting };
+    found.check().is_ok() && (!setting.is_pem || certificates::read_pem(&found).is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+
+    use super::super::cli::Invocation;
+    use super::super::tests::environment;
+    use super::*;
+
+    /// The misspelt, the unknown and the settings for one URL among `pairs`.
+    fn found(options: &[&str], pairs: &[(&str, &str)]) -> [Vec<String>; 3] {
+        let words = ["start-stunnel"].iter().chain(options).chain(&["true"]);
+        let invocation = Invocation::parse_from(words.map(OsString::from)).unwrap();
+        let environment = environment(pairs);
+        let sources = Sources { invocation: &invocation, environment: &environment };
+        let suspects = suspects(sources);
+        let for_one = suspects.for_one_url.iter().map(|(name, _)| (*name).to_owned()).collect();
+        let unknown = suspects.unknown.iter().map(|name| (*name).to_owned()).collect();
+        [suspects.misspelt.iter().map(ConfigError::to_string).collect(), unknown, for_one]
+    }
+
+    #[test]
+    fn a_misspelt_setting_is_told_with_the_intended_one() {
+        for (name, value, intended) in [
+            ("STUNNEL_VERFIY", "full", "STUNNEL_VERIFY"),
+            ("STUNNEL_VERIFIY", "full", "STUNNEL_VERIFY"),
+            ("STUNNEL_VERIY", "ca", "STUNNEL_VERIFY"),
+            ("STUNNEL_ENABLE", "false", "STUNNEL_ENABLED"),
+            ("STUNNEL_LOGLEVL", "debug", "STUNNEL_LOG_LEVEL"),
+            ("STUNNEL_CONECTION_RETRY", "yes", "STUNNEL_CONNECT_RETRY"),
+            ("STUNNEL_CAFILE", "/etc/hostname", "STUNNEL_CA_FILE"),
+            ("REDIS_STUNNEL_URL", "REDIS_URL", "REDIS_STUNNEL_URLS"),
+            ("REDIS_STUNEL_URLS", "A B", "REDIS_STUNNEL_URLS"),
+            ("REDIS_URL_STUNNEL_VERFIY", "full", "REDIS_URL_STUNNEL_VERIFY"),
+            ("A_STUNNEL_B_STUNNEL_POL", "on", "A_STUNNEL_B_STUNNEL_POOL"),
+        ] {
+            let [misspelt, unknown, for_one] = found(&[], &[(name, value)]);
+            let expected = format!("{name} is not a setting, and looks like a misspelling of");
+            assert_eq!(misspelt.len(), 1, "{name}: {unknown:?}");
+            assert!(misspelt[0].starts_with(&format!("{expected} {intended};")), "{misspelt:?}");
+            assert!(unknown.is_empty() && for_one.is_empty());
+        }
+    }
+
+    #[test]
+    fn an_unknown_name_that_is_no_typo_is_only_unknown() {
+        for (options, pairs) in [
+            // Not within two edits.
+            (&[][..], &[("STUNNEL_VRFY_IT", "full")][..]),
+            // Not a value of the setting.
+            (&[], &[("STUNNEL_PORT", "tcp://10.0.0.1:6379")]),
+            (&[], &[("STUNNEL_PINS", "hunter2")]),
+            (&[], &[("STUNNEL_CAFILE", "/no/such")]),
+            (&[], &[("REDIS_STUNNEL_URL", "redis://h")]),
+            // The intended setting is set.
+            (&[], &[("STUNNEL_VERFIY", "full"), ("STUNNEL_VERIFY", "ca")]),
+            (&[], &[("STUNNEL_LOGLEVL", "info"), ("STUNNEL_LOGLEVEL", "debug")]),
+            (&["--verify", "ca"], &[("STUNNEL_VERFIY", "full")]),
+            // A setting for all URLs only.
+            (&[], &[("REDIS_URL_STUNNEL_LISTEN_PORT", "1")]),
+        ] {
+            let [misspelt, unknown, for_one] = found(options, pairs);
+            assert_eq!((misspelt, unknown), (vec![], vec![pairs[0].0.to_owned()]), "{pairs:?}");
+            assert!(for_one.is_empty());
+        }
+    }
+
+    #[test]
+    fn settings_and_other_variables_are_not_suspected() {
+        let [misspelt, unknown, for_one] = found(
+            &[],
+            &[
+                ("STUNNEL_VERIFY", "full"),
+                ("STUNNEL_LOGLEVEL", "info"),
+                ("STUNNEL_SPARES", "1"),
+                ("REDIS_STUNNEL_URLS", "A"),
+                ("REDIS_URL", "redis://h"),
+                ("CACHE_URL_STUNNEL_VERIFY", "full"),
+                ("CACHE_URL_STUNNEL", "redis://127.0.0.1:1"),
+                ("STUNNEL_VERFIY", ""),
+                ("STUNNEL", "x"),
+                ("MYSTUNNEL_X", "x"),
+            ],
+        );
+        assert!(misspelt.is_empty() && unknown.is_empty(), "{misspelt:?} {unknown:?}");
+        assert_eq!(for_one, ["CACHE_URL_STUNNEL_VERIFY"]);
+    }
+}

@@ -1,0 +1,356 @@
+//! A Redis URL: parsed, masked, and turned into its local form.
+//!
+//! User, password, path and query stay as they were written, including percent-encoding. Only the
+//! host is interpreted (by the `url` crate's rules), because that is what a tunnel needs.
+
+mod problem;
+mod query;
+mod text;
+
+use std::ffi::OsString;
+use std::fmt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, percent_encode};
+use url::Host;
+
+use crate::resp;
+use crate::secret::Secret;
+pub use problem::Problem;
+pub use query::UrlTlsParameters;
+use query::{key_of, without_tls_parameters};
+pub use text::UrlText;
+
+/// The port of a URL that names none, <https://www.iana.org/assignments/uri-schemes/prov/redis>.
+pub const DEFAULT_PORT: u16 = 6379;
+
+/// Characters of a host's name, with its final dot (RFC 1035 section 3.1).
+const LONGEST_NAME: usize = 254;
+
+/// The scheme of a URL that names a Unix socket, and the parameter that names the database there,
+/// as redis-py, go-redis and ioredis have them:
+/// <https://redis.readthedocs.io/en/stable/connections.html>.
+pub const UNIX: &str = "unix";
+const DATABASE: &str = "db";
+/// What must not stand in a path as it is (RFC 3986 section 3.3).
+const IN_PATH: &AsciiSet = &CONTROLS
+    .add(b' ')
+    .add(b'"')
+    .add(b'#')
+    .add(b'%')
+    .add(b'<')
+    .add(b'>')
+    .add(b'?')
+    .add(b'`')
+    .add(b'{')
+    .add(b'}');
+
+/// Where a tunnel listens on this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Local {
+    /// A port of 127.0.0.1.
+    Port(u16),
+    /// A Unix socket.
+    Socket(PathBuf),
+}
+
+impl fmt::Display for Local {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Local::Port(port) => write!(f, "{}:{port}", std::net::Ipv4Addr::LOCALHOST),
+            Local::Socket(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+/// The schemes that mean Redis.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scheme {
+    Redis,
+    Rediss,
+    Valkey,
+    Valkeys,
+}
+
+impl Scheme {
+    const ALL: [Scheme; 4] = [Scheme::Redis, Scheme::Rediss, Scheme::Valkey, Scheme::Valkeys];
+
+    /// The scheme that `value` starts with, in any case and behind any white space; `None` when it
+    /// is no Redis URL at all.
+    pub fn of(value: &str) -> Option<Scheme> {
+        let (word, _) = value.trim_start().split_once(':')?;
+        Scheme::ALL.into_iter().find(|scheme| scheme.word().eq_ignore_ascii_case(word))
+    }
+
+    /// Whether the URL itself asks for TLS.
+    pub fn is_tls(self) -> bool {
+        matches!(self, Scheme::Rediss | Scheme::Valkeys)
+    }
+
+    /// The scheme of the same URL without TLS.
+    fn plaintext(self) -> Scheme {
+        match self {
+            Scheme::Redis | Scheme::Rediss => Scheme::Redis,
+            Scheme::Valkey | Scheme::Valkeys => Scheme::Valkey,
+        }
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Scheme::Redis => "redis",
+            Scheme::Rediss => "rediss",
+            Scheme::Valkey => "valkey",
+            Scheme::Valkeys => "valkeys",
+        }
+    }
+}
+
+/// User and password of a URL, as they go into AUTH.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Credentials {
+    user: Option<Secret>,
+    password: Secret,
+}
+
+impl Credentials {
+    pub fn user(&self) -> Option<&Secret> {
+        self.user.as_ref()
+    }
+
+    pub fn password(&self) -> &Secret {
+        &self.password
+    }
+
+    /// The request that authenticates, in RESP: with the user where there is one (Redis 6).
+    pub fn auth_command(&self) -> Vec<u8> {
+        let user = self.user.as_ref().map(Secret::expose);
+        let words = ["AUTH"].into_iter().chain(user).chain([self.password.expose()]);
+        resp::request(&words.collect::<Vec<_>>())
+    }
+
+    /// The same without the user, for Redis before 6, which knows only a password.
+    pub fn auth_command_without_user(&self) -> Vec<u8> {
+        resp::request(&["AUTH", self.password.expose()])
+    }
+}
+
+/// A parsed Redis URL. `Debug` and `Display` mask user, password and whatever in the query looks
+/// like one.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RedisUrl {
+    scheme: Scheme,
+    /// What stands before the last `@` of the authority, as written.
+    userinfo: Option<Secret>,
+    host: Host<String>,
+    port: u16,
+    /// Path, with its leading slash, as written; may be empty.
+    path: String,
+    /// What stands behind `?`, as written.
+    query: Option<Secret>,
+    /// What stands behind `#`, as written.
+    fragment: Option<Secret>,
+}
+
+impl RedisUrl {
+    /// Parses `value` by RFC 3986 section 3, with the host judged by the `url` crate.
+    ///
+    /// # Errors
+    /// [`Problem`] says what is wrong without repeating any of the value.
+    pub fn parse(value: &str) -> Result<RedisUrl, Problem> {
+        let scheme = Scheme::of(value).ok_or(Problem::NotRedis)?;
+        if value.chars().any(|c| c.is_whitespace() || c.is_control()) {
+            return Err(Problem::Unprintable);
+        }
+        let rest = value[scheme.word().len()..].strip_prefix("://").ok_or(Problem::NoSlashes)?;
+
+        let (authority, tail) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+        let (userinfo, host_and_port) = match authority.rsplit_once('@') {
+            Some((userinfo, rest)) => (Some(Secret::new(userinfo)), rest),
+            None => (None, authority),
+        };
+        // A password that is not percent-encoded causes one of these: then no part of the URL is
+        // what it seems to be.
+        let lists_hosts = userinfo.as_ref().is_some_and(|userinfo| {
+            let (_, behind) = split_off(userinfo.expose(), '@');
+            behind.is_some_and(|behind| behind.contains([',', ';']))
+        });
+        if rest.contains("://") || lists_hosts {
+            return Err(Problem::SeveralUrls);
+        }
+        if tail.contains('@') {
+            return Err(Problem::UnescapedUserinfo);
+        }
+        if host_and_port.contains([',', ';']) {
+            return Err(Problem::HostList);
+        }
+        let (host, port) = split_port(host_and_port)?;
+        if host.is_empty() {
+            return Err(Problem::NoHost);
+        }
+        let host = parse_host(host).ok_or(Problem::Host)?;
+
+        let (tail, fragment) = split_off(tail, '#');
+        let (path, query) = split_off(tail, '?');
+        Ok(RedisUrl {
+            scheme,
+            userinfo,
+            host,
+            port,
+            path: path.to_owned(),
+            query: query.map(Secret::new),
+            fragment: fragment.map(Secret::new),
+        })
+    }
+
+    /// Understands what [`RedisUrl::local`] makes for a socket: where that is, and a URL with the
+    /// same user, password and database. `None` for anything else.
+    pub fn from_socket(value: &str) -> Option<(RedisUrl, Local)> {
+        let rest = value.strip_prefix(UNIX)?.strip_prefix("://")?;
+        let (rest, _) = split_off(rest, '#');
+        let (place, query) = split_off(rest, '?');
+        let (userinfo, path) = place.split_at(place.find('/')?);
+        let path: Vec<u8> = percent_decode_str(path).collect();
+        let parameters = url::form_urlencoded::parse(query.unwrap_or_default().as_bytes());
+        let database = parameters.into_iter().find(|(key, _)| key == DATABASE);
+        let database = database.map(|(_, value)| format!("/{value}")).unwrap_or_default();
+        let url = RedisUrl::parse(&format!("redis://{userinfo}localhost{database}")).ok()?;
+        Some((url, Local::Socket(OsString::from_vec(path).into())))
+    }
+
+    pub fn scheme(&self) -> Scheme {
+        self.scheme
+    }
+
+    pub fn host(&self) -> &Host<String> {
+        &self.host
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The URL by which a client reaches a tunnel at `local`: everything as written, but without
+    /// TLS, and without the parameters that only make sense with it.
+    pub fn local(&self, local: &Local) -> UrlText {
+        let query = self.query.as_ref().and_then(without_tls_parameters);
+        match local {
+            Local::Port(port) => {
+                let place = format!("{}:{port}{}", std::net::Ipv4Addr::LOCALHOST, self.path);
+                self.text(self.scheme.plaintext().word(), place, query)
+            }
+            Local::Socket(path) => {
+                let path = percent_encode(path.as_os_str().as_bytes(), IN_PATH).to_string();
+                self.text(UNIX, path, self.with_database(query))
+            }
+        }
+    }
+
+    /// `query` with the database that the path names: where the path leads to a socket, clients
+    /// look for it there.
+    fn with_database(&self, query: Option<Secret>) -> Option<Secret> {
+        let named = query
+            .as_ref()
+            .is_some_and(|query| query.expose().split('&').any(|part| key_of(part) == DATABASE));
+        let Some(database) = self.database().filter(|_| !named) else {
+            return query;
+        };
+        let mut parameters = format!("{DATABASE}={database}");
+        if let Some(query) = query.filter(|query| !query.expose().is_empty()) {
+            parameters += &format!("&{}", query.expose());
+        }
+        Some(Secret::new(parameters))
+    }
+
+    fn text(&self, scheme: &'static str, place: String, query: Option<Secret>) -> UrlText {
+        let (userinfo, fragment) = (self.userinfo.clone(), self.fragment.clone());
+        UrlText { scheme, userinfo, place, query, fragment }
+    }
+
+    /// The number of the database that the path names, in digits.
+    pub fn database(&self) -> Option<&str> {
+        let database = self.path.trim_matches('/');
+        let is_number = !database.is_empty() && database.bytes().all(|byte| byte.is_ascii_digit());
+        is_number.then_some(database)
+    }
+
+    /// User and password, percent-decoded; `None` without a password.
+    pub fn credentials(&self) -> Option<Credentials> {
+        let (user, password) = self.userinfo.as_ref()?.expose().split_once(':')?;
+        let decoded = |text: &str| Secret::new(percent_decode_str(text).decode_utf8_lossy());
+        (!password.is_empty()).then(|| Credentials {
+            user: (!user.is_empty()).then(|| decoded(user)),
+            password: decoded(password),
+        })
+    }
+
+    /// The TLS parameters in the URL's query.
+    ///
+    /// # Errors
+    /// If one of them is unknown or empty, or two contradict each other.
+    pub fn tls_parameters(&self) -> Result<UrlTlsParameters, Problem> {
+        query::tls_parameters(self.query.as_ref().map_or("", Secret::expose))
+    }
+}
+
+impl fmt::Display for RedisUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let place = format!("{}:{}{}", self.host, self.port, self.path);
+        self.text(self.scheme.word(), place, self.query.clone()).fmt(f)
+    }
+}
+
+impl fmt::Debug for RedisUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A host by the `url` crate's rules, and with nothing in its name but what names of hosts have
+/// (RFC 1123 section 2.1, and the underscore of Docker's): the crate takes more, `,` and `;` among
+/// it, and any length.
+pub fn parse_host(text: &str) -> Option<Host<String>> {
+    let host = Host::parse(text).ok()?;
+    let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    match &host {
+        Host::Domain(name) if name.len() > LONGEST_NAME || !name.bytes().all(is_part) => None,
+        _ => Some(host),
+    }
+}
+
+/// The host without the brackets of an IPv6 address: for look-up and SNI.
+pub fn unbracketed(host: &Host<String>) -> String {
+    match host {
+        Host::Domain(name) => name.clone(),
+        Host::Ipv4(address) => address.to_string(),
+        Host::Ipv6(address) => address.to_string(),
+    }
+}
+
+/// Splits `h:1`, `[::1]:1`, `h:` and `h`; an absent or empty port means the default.
+fn split_port(authority: &str) -> Result<(&str, u16), Problem> {
+    let after_host = match authority.strip_prefix('[') {
+        Some(rest) => rest.find(']').ok_or(Problem::Host)? + 2,
+        None => authority.find(':').unwrap_or(authority.len()),
+    };
+    let (host, port) = authority.split_at(after_host);
+    let port = match port.strip_prefix(':') {
+        Some("") => DEFAULT_PORT,
+        Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => {
+            digits.parse().ok().filter(|port| *port != 0).ok_or(Problem::Port)?
+        }
+        None if port.is_empty() => DEFAULT_PORT,
+        _ => return Err(Problem::Port),
+    };
+    Ok((host, port))
+}
+
+fn split_off(text: &str, separator: char) -> (&str, Option<&str>) {
+    match text.split_once(separator) {
+        Some((before, after)) => (before, Some(after)),
+        None => (text, None),
+    }
+}
+
+#[cfg(test)]
+mod tests;

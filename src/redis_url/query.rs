@@ -1,0 +1,73 @@
+//! The query of a URL, and the TLS parameters in it.
+
+use super::problem::Problem;
+use crate::secret::Secret;
+
+/// The TLS parameters in a URL's query, as redis-py, Celery and Kombu define them:
+/// <https://redis.readthedocs.io/en/stable/connections.html>.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UrlTlsParameters {
+    /// `ssl_cert_reqs`: whether to verify the server's certificate.
+    pub verify: Option<bool>,
+    /// `ssl_ca_certs`: the file with the CAs to trust.
+    pub ca_file: Option<String>,
+}
+
+/// The TLS parameters in `query`.
+///
+/// # Errors
+/// If one of them is unknown or empty, or two contradict each other.
+pub fn tls_parameters(query: &str) -> Result<UrlTlsParameters, Problem> {
+    /// Clients differ in which of two values they use.
+    fn note<T: PartialEq>(known: &mut Option<T>, value: T) -> Result<(), Problem> {
+        match known.replace(value) {
+            Some(earlier) if Some(&earlier) != known.as_ref() => Err(Problem::SslTwice),
+            _ => Ok(()),
+        }
+    }
+    let mut asked = UrlTlsParameters::default();
+    for (key, value) in url::form_urlencoded::parse(query.as_bytes()) {
+        match key.to_ascii_lowercase().as_str() {
+            "ssl_cert_reqs" => {
+                let value = value.to_ascii_lowercase();
+                let verify = match value.strip_prefix("cert_").unwrap_or(&value) {
+                    // To a client, optional means the same (Python's ssl.CERT_OPTIONAL).
+                    "required" | "optional" => true,
+                    "none" => false,
+                    _ => return Err(Problem::SslCertReqs),
+                };
+                note(&mut asked.verify, verify)?;
+            }
+            // In a template whose variable is unset it must not mean the system's CAs.
+            "ssl_ca_certs" if value.is_empty() => return Err(Problem::SslCaCerts),
+            "ssl_ca_certs" => note(&mut asked.ca_file, value.into_owned())?,
+            _ => {}
+        }
+    }
+    Ok(asked)
+}
+
+/// The name of a parameter, in lower case.
+pub fn key_of(parameter: &str) -> String {
+    parameter.split('=').next().unwrap_or_default().to_ascii_lowercase()
+}
+
+/// The query without TLS parameters; `None` if there was nothing else in it.
+pub fn without_tls_parameters(query: &Secret) -> Option<Secret> {
+    let all: Vec<&str> = query.expose().split('&').collect();
+    let kept: Vec<&str> = all.iter().copied().filter(|part| !is_tls_parameter(part)).collect();
+    if kept.is_empty() && !all.is_empty() {
+        return None;
+    }
+    Some(Secret::new(kept.join("&")))
+}
+
+/// Whether a client would reject this parameter in a plaintext URL, or start TLS because of it:
+/// redis-py, Celery and Kombu (`ssl_…`), ioredis (`tls`), Predis (`ssl[…]`), go-redis
+/// (`skip_verify`), Lettuce (`verifyPeer`).
+fn is_tls_parameter(parameter: &str) -> bool {
+    const EXACT: [&str; 4] = ["ssl", "tls", "skip_verify", "verifypeer"];
+    const PREFIXES: [&str; 4] = ["ssl_", "tls_", "ssl[", "tls["];
+    let key = key_of(parameter);
+    EXACT.contains(&key.as_str()) || PREFIXES.iter().any(|prefix| key.starts_with(prefix))
+}

@@ -1,0 +1,88 @@
+//! What the launcher changes for itself when it starts, and gives back to COMMAND: signal mask,
+//! signal dispositions and resource limits.
+
+use std::io;
+
+use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
+use nix::sys::signal::Signal;
+
+use super::signals::{self, Disposition, Mask};
+use super::startup;
+
+/// What COMMAND gets back.
+#[derive(Debug, Clone, Copy)]
+pub struct Inherited {
+    mask: Mask,
+    sigchld: Disposition,
+    /// On open descriptors and on core dumps; `None` for a limit that could not be changed.
+    limits: [Option<Limit>; 2],
+}
+
+/// A resource limit as it was found.
+#[derive(Debug, Clone, Copy)]
+struct Limit {
+    resource: Resource,
+    soft: rlim_t,
+    hard: rlim_t,
+}
+
+impl Limit {
+    /// Changes the soft limit to what `wanted` makes of the hard limit; returns the limit as it was
+    /// found, or `None` if it could not be changed.
+    fn change(resource: Resource, wanted: impl Fn(rlim_t) -> rlim_t) -> Option<Limit> {
+        let (soft, hard) = getrlimit(resource).ok()?;
+        setrlimit(resource, wanted(hard), hard).ok()?;
+        Some(Limit { resource, soft, hard })
+    }
+}
+
+/// A core dump would write passwords, keys and traffic to a disk. A limit of 1 prevents it, and
+/// also keeps the kernel from piping the dump to a collector, which a limit of 0 does not (core(5),
+/// and the kernel's fs/coredump.c).
+const NO_CORE: rlim_t = 1;
+
+/// Keeps this process from dumping core, as far as the system allows.
+pub fn forbid_core_dumps() {
+    no_core_dumps();
+}
+
+fn no_core_dumps() -> Option<Limit> {
+    Limit::change(Resource::RLIMIT_CORE, |hard| NO_CORE.min(hard))
+}
+
+impl Inherited {
+    /// Undoes what Rust's runtime has changed. That is all if the launcher becomes COMMAND.
+    ///
+    /// # Errors
+    /// As sigaction(2); none is expected.
+    pub fn restore_before_exec() -> nix::Result<()> {
+        startup::sigpipe().set(Signal::SIGPIPE).map(drop)
+    }
+
+    /// Changes what the launcher needs otherwise: it blocks all signals (see
+    /// [`signals::block_all`]), receives SIGCHLD even if that was ignored, may open as many
+    /// descriptors as the hard limit allows, since a connection takes two, and dumps no core.
+    ///
+    /// # Errors
+    /// As the system calls; none is expected.
+    pub fn take_over() -> io::Result<Inherited> {
+        let mask = signals::block_all()?;
+        let sigchld = Disposition::Default.set(Signal::SIGCHLD)?;
+        // If the limit cannot be raised, `accept` reports the lack of descriptors later.
+        let limits = [Limit::change(Resource::RLIMIT_NOFILE, |hard| hard), no_core_dumps()];
+        Ok(Inherited { mask, sigchld, limits })
+    }
+
+    /// Gives everything back. Async-signal-safe.
+    ///
+    /// # Errors
+    /// As the system calls; none is expected.
+    pub fn give_back(&self) -> nix::Result<()> {
+        for Limit { resource, soft, hard } in self.limits.iter().flatten() {
+            setrlimit(*resource, *soft, *hard)?;
+        }
+        self.sigchld.set(Signal::SIGCHLD)?;
+        Inherited::restore_before_exec()?;
+        self.mask.swap().map(drop)
+    }
+}

@@ -1,0 +1,326 @@
+//! Processes: started, executed, waited for, ended.
+
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, CString};
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::libc::{self, c_char};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
+use nix::sys::wait::waitpid;
+use nix::unistd::{ForkResult, Pid, fork, getpid, getppid, pipe2, setpgid, write};
+
+use super::inherited::Inherited;
+use super::signals;
+
+unsafe extern "C" {
+    /// See environ(7).
+    static environ: *const *const c_char;
+}
+
+/// The process's environment, entry by entry. [`std::env::vars_os`] leaves out entries without `=`.
+pub fn environment() -> Vec<CString> {
+    let mut entries = Vec::new();
+    // SAFETY: `environ` is null, or an array of strings that a null pointer ends. Whoever changes
+    // the environment (`env::set_var`) must ensure that no other thread runs.
+    unsafe {
+        let mut entry = environ;
+        while !entry.is_null() && !(*entry).is_null() {
+            entries.push(CStr::from_ptr(*entry).to_owned());
+            entry = entry.add(1);
+        }
+    }
+    entries
+}
+
+/// A list of strings, each of which ends with a NUL.
+pub struct Strings {
+    strings: Vec<Vec<u8>>,
+    /// Allocated beforehand: nothing may be allocated between fork and exec.
+    pointers: Vec<*const c_char>,
+}
+
+impl Strings {
+    pub fn new(strings: Vec<CString>) -> Strings {
+        let pointers = Vec::with_capacity(strings.len() + 1);
+        let strings = strings.into_iter().map(CString::into_bytes_with_nul).collect();
+        Strings { strings, pointers }
+    }
+
+    /// Makes room in string `index` for [`Strings::write_number`].
+    pub fn reserve_number(&mut self, index: usize) {
+        const LONGEST: usize = "-2147483648\0".len();
+        self.strings[index].reserve(LONGEST);
+    }
+
+    /// Replaces all of string `index` from byte `start` on with a number. Async-signal-safe after
+    /// [`Strings::reserve_number`].
+    pub fn write_number(&mut self, index: usize, start: usize, number: i32) {
+        let string = &mut self.strings[index];
+        string.truncate(start);
+        write!(string, "{number}\0").expect("a Vec takes everything");
+    }
+
+    /// Pointers to the strings, then a null pointer; valid until `self` changes.
+    fn array(&mut self) -> *const *const c_char {
+        self.pointers.clear();
+        self.pointers.extend(self.strings.iter().map(|string| string.as_ptr().cast::<c_char>()));
+        self.pointers.push(std::ptr::null());
+        self.pointers.as_ptr()
+    }
+}
+
+/// A program to execute, prepared so that nothing has to be allocated between fork and exec.
+pub struct Program {
+    /// The files to try, in order.
+    pub files: Vec<CString>,
+    pub words: Strings,
+    environment: Strings,
+    /// Each entry of `environment` that gets the program's pid: its index, and the byte at which
+    /// the pid starts.
+    pid_entries: Vec<(usize, usize)>,
+}
+
+/// Why no file of a [`Program`] could be executed.
+#[derive(Debug, Clone, Copy)]
+pub struct Failure {
+    pub error: Errno,
+    /// The index of the file that the error is about; [`u32::MAX`] if it is about none.
+    pub file: u32,
+}
+
+impl Failure {
+    fn to_bytes(self) -> [u8; 8] {
+        (u64::from(self.file) << 32 | self.error as u64).to_ne_bytes()
+    }
+
+    fn from_bytes(bytes: [u8; 8]) -> Failure {
+        let both = u64::from_ne_bytes(bytes);
+        Failure { error: Errno::from_raw(both as i32), file: (both >> 32) as u32 }
+    }
+}
+
+/// Which process group a child runs in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Placement {
+    /// The launcher's: the terminal talks to both.
+    Shared,
+    /// Its own.
+    Own,
+}
+
+impl Program {
+    pub fn new(files: Vec<CString>, words: Strings, environment: Strings) -> Program {
+        Program { files, words, environment, pid_entries: Vec::new() }
+    }
+
+    /// Has [`Program::execute`] write the program's pid into these entries.
+    pub fn name_pid_in(&mut self, entries: Vec<(usize, usize)>) {
+        entries.iter().for_each(|(index, _)| self.environment.reserve_number(*index));
+        self.pid_entries = entries;
+    }
+
+    /// Executes the first file that can be executed, in place of this process. Returns only when
+    /// none can. Async-signal-safe.
+    pub fn execute(&mut self) -> Failure {
+        for (index, start) in &self.pid_entries {
+            self.environment.write_number(*index, *start, getpid().as_raw());
+        }
+        let (words, environment) = (self.words.array(), self.environment.array());
+        let mut failure = Failure { error: Errno::ENOENT, file: 0 };
+        for (path, file) in self.files.iter().zip(0..) {
+            // SAFETY: every string ends with a NUL and both arrays with a null pointer, and all of
+            // them belong to `self`, which does not change meanwhile.
+            unsafe { libc::execve(path.as_ptr(), words, environment) };
+            match Errno::last() {
+                // A later folder of PATH may have the program, as in execvp(3).
+                Errno::ENOENT | Errno::ENOTDIR => {}
+                Errno::EACCES => failure = Failure { error: Errno::EACCES, file },
+                error => return Failure { error, file },
+            }
+        }
+        failure
+    }
+
+    /// Executes the program in a child that gets back what the launcher found, and SIGTERM when the
+    /// launcher dies. The inner error is the program's.
+    ///
+    /// # Errors
+    /// When the system gives no process, or no pipe.
+    pub fn spawn(
+        &mut self,
+        placement: Placement,
+        inherited: &Inherited,
+    ) -> io::Result<Result<Pid, Failure>> {
+        let launcher = getpid();
+        // A successful exec closes the child's end.
+        let (from_child, to_launcher) = pipe2(OFlag::O_CLOEXEC)?;
+        // SAFETY: the child makes async-signal-safe calls only, until it executes a file or exits.
+        let child = match unsafe { fork() }? {
+            ForkResult::Parent { child } => child,
+            ForkResult::Child => {
+                let failure = match become_child(placement, launcher, inherited) {
+                    Ok(()) => self.execute(),
+                    Err(error) => Failure { error, file: u32::MAX },
+                };
+                // If this fails, the launcher is gone.
+                let _ = write(&to_launcher, &failure.to_bytes());
+                // SAFETY: ends the process, and nothing else.
+                unsafe { libc::_exit(1) }
+            }
+        };
+        drop(to_launcher);
+        let mut written = Vec::new();
+        File::from(from_child).read_to_end(&mut written)?;
+        match <[u8; 8]>::try_from(written) {
+            Err(_) => Ok(Ok(child)),
+            Ok(failure) => {
+                waitpid(child, None)?;
+                Ok(Err(Failure::from_bytes(failure)))
+            }
+        }
+    }
+}
+
+/// Turns a copy of the launcher into a process that is ready to execute COMMAND. Async-signal-safe.
+fn become_child(placement: Placement, launcher: Pid, inherited: &Inherited) -> nix::Result<()> {
+    if placement == Placement::Own {
+        setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
+    }
+    // Sent when the launcher's main thread, which forks, is gone (PR_SET_PDEATHSIG(2const)).
+    set_pdeathsig(Signal::SIGTERM)?;
+    // The launcher may have gone before the kernel was told.
+    if getppid() != launcher {
+        return Err(Errno::ESRCH);
+    }
+    inherited.give_back()
+}
+
+/// How a process ended, or is to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExitOutcome {
+    /// With this exit code, 0 to 255.
+    Exited(i32),
+    /// Killed by the signal with this number.
+    Killed(i32),
+}
+
+impl ExitOutcome {
+    /// The exit code: 128 + the signal's number, as in shells, for a process that a signal killed.
+    fn exit_code(self) -> i32 {
+        match self {
+            ExitOutcome::Exited(code) => code,
+            ExitOutcome::Killed(signal) => 128 + signal,
+        }
+    }
+
+    /// Ends the launcher in the same way: shell loops and xargs stop only if a signal killed it. If
+    /// the signal does not kill the launcher, its exit code names the signal.
+    pub fn end_launcher(self) -> ! {
+        if let ExitOutcome::Killed(signal) = self {
+            signals::die_by(signal);
+        }
+        // SAFETY: ends the process, and nothing else. `exit` would have OpenSSL tear down its
+        // globals while another thread may still read certificates.
+        unsafe { libc::_exit(self.exit_code()) }
+    }
+}
+
+/// What happened to a child that still lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JobEvent {
+    /// Stopped by the signal with this number.
+    Stopped(i32),
+    Continued,
+}
+
+/// A child that has ended, if there is one. It stays a zombie until [`reap`], so that its pid and
+/// process group are not reused.
+pub fn ended_child() -> Option<(Pid, ExitOutcome)> {
+    let info = waitid(libc::P_ALL, 0, libc::WEXITED | libc::WNOWAIT)?;
+    let ended = match info.code {
+        libc::CLD_EXITED => ExitOutcome::Exited(info.status),
+        _ => ExitOutcome::Killed(info.status),
+    };
+    Some((info.pid, ended))
+}
+
+/// Removes a zombie.
+pub fn reap(zombie: Pid) {
+    waitid(libc::P_PID, zombie.as_raw() as libc::id_t, libc::WEXITED);
+}
+
+/// Removes every zombie that is there.
+pub fn reap_all() {
+    while let Some((zombie, _)) = ended_child() {
+        reap(zombie);
+    }
+}
+
+/// Whether `child` was stopped or continued since the last call: the latest of these events.
+pub fn job_event(child: Pid) -> Option<JobEvent> {
+    let id = child.as_raw() as libc::id_t;
+    let info = waitid(libc::P_PID, id, libc::WSTOPPED | libc::WCONTINUED)?;
+    match info.code {
+        libc::CLD_STOPPED => Some(JobEvent::Stopped(info.status)),
+        libc::CLD_CONTINUED => Some(JobEvent::Continued),
+        _ => None,
+    }
+}
+
+struct Info {
+    pid: Pid,
+    code: i32,
+    status: i32,
+}
+
+/// waitid(2), which tells real-time signals apart, unlike nix's wrapper. Never waits; `None` if
+/// there is no event, or no child.
+fn waitid(kind: libc::idtype_t, id: libc::id_t, options: i32) -> Option<Info> {
+    // SAFETY: all zeroes are a valid siginfo_t. For a child's event, waitid(2) fills si_pid and
+    // si_status; without an event, si_pid stays 0.
+    unsafe {
+        let mut info: libc::siginfo_t = std::mem::zeroed();
+        loop {
+            match Errno::result(libc::waitid(kind, id, &mut info, options | libc::WNOHANG)) {
+                Ok(_) if info.si_pid() == 0 => return None,
+                Ok(_) => {
+                    return Some(Info {
+                        pid: Pid::from_raw(info.si_pid()),
+                        code: info.si_code,
+                        status: info.si_status(),
+                    });
+                }
+                Err(Errno::EINTR) => {}
+                // ECHILD: there is no child. Other errors would be a defect in the arguments.
+                Err(_) => return None,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+impl Strings {
+    pub fn to_vec(&self) -> Vec<String> {
+        let text = |string: &Vec<u8>| String::from_utf8(string.clone()).expect("text");
+        let texts = self.strings.iter().map(text);
+        texts.map(|text| text.strip_suffix('\0').expect("a NUL").to_owned()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exit_codes_are_those_of_a_shell() {
+        assert_eq!(ExitOutcome::Exited(0).exit_code(), 0);
+        assert_eq!(ExitOutcome::Exited(255).exit_code(), 255);
+        assert_eq!(ExitOutcome::Killed(15).exit_code(), 143);
+        assert_eq!(ExitOutcome::Killed(64).exit_code(), 192);
+    }
+}

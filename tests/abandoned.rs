@@ -1,0 +1,408 @@
+//! Apps that give up while they wait for Redis: their requests must not be executed.
+//!
+//! With `--max-connections 1` and a busy app, a second app waits in the queue.
+
+mod support;
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use openssl::ssl::SslVersion;
+use support::launcher::{Held, Launcher, logged};
+use support::peer::{Peer, acceptor};
+use support::proc::{children, sockets_of};
+use support::resp::{Client, Reply, request};
+use support::scripted::{converse, redis};
+use support::servers::{Front, PASSWORD, Server, connections, info};
+use support::status::StatusPage;
+use support::{PATIENCE, eventually, reset, rest};
+
+/// A close this long after the last byte means that the app has given up.
+const LATE: Duration = Duration::from_millis(700);
+/// More than the launcher reads ahead of an app that waits.
+const MORE_THAN_THE_BUFFER: usize = 20_000;
+
+/// A launcher with one connection to Redis, which `busy` has.
+struct Scene {
+    server: Server,
+    held: Held,
+    page: StatusPage,
+    busy: Client,
+}
+
+impl Scene {
+    fn new(settings: &[(&str, &str)]) -> Scene {
+        Scene::of(Launcher::script(support::launcher::HOLD), settings)
+    }
+
+    /// With a launcher whose COMMAND prints its URL first.
+    fn of(launcher: Launcher, settings: &[(&str, &str)]) -> Scene {
+        let server = Server::start(Front::Redis);
+        let launcher = launcher.redis(&server.url()).settings(&[
+            ("STUNNEL_MAX_CONNECTIONS", "1"),
+            ("STUNNEL_CONNECT_TIMEOUT", "60s"),
+            ("STUNNEL_STATUS_ADDRESS", "0"),
+            ("STUNNEL_LOGLEVEL", "info"),
+        ]);
+        let held = launcher.settings(settings).start_held();
+        let page = StatusPage::of(held.running.pid(), &[held.port]);
+        let mut busy = held.client();
+        assert_eq!(busy.ask(&["PING"]), Reply::line("+PONG"));
+        Scene { server, held, page, busy }
+    }
+
+    fn metric(&self, name: &str) -> f64 {
+        self.page.metric(&format!("start_stunnel_{name}")).unwrap_or(0.0)
+    }
+
+    fn wait_for_waiting(&self, count: f64) {
+        eventually("so many apps wait", || {
+            (self.metric("connections_waiting{tunnel=\"REDIS_URL\"}") == count).then_some(())
+        });
+    }
+
+    fn abandoned(&self) -> f64 {
+        self.metric("connections_closed_total{tunnel=\"REDIS_URL\",reason=\"abandoned\"}")
+    }
+
+    /// An app that has just sent this behind its login.
+    fn sent(&self, request: &[u8]) -> TcpStream {
+        let mut app = self.held.tcp();
+        app.write_all(&login_and(request)).unwrap();
+        app
+    }
+
+    /// An app that waits in the queue, and has sent this behind its login.
+    fn waiting(&self, request: &[u8]) -> TcpStream {
+        let app = self.sent(request);
+        self.wait_for_waiting(1.0);
+        app
+    }
+
+    fn wait_for_abandoned(&self) {
+        eventually("it is abandoned", || (self.abandoned() == 1.0).then_some(()));
+        self.wait_for_waiting(0.0);
+    }
+
+    /// Lets the busy app leave. Returns what the key holds once the next app has been served.
+    fn value(self) -> (Reply, String) {
+        drop(self.busy);
+        assert_eq!(self.held.client().ask(&["PING"]), Reply::line("+PONG"));
+        let mut direct = self.server.direct();
+        let value = direct.ask(&["GET", "key"]);
+        (value, self.held.finish().stderr)
+    }
+}
+
+fn login_and(words: &[u8]) -> Vec<u8> {
+    [&request(&[b"AUTH", PASSWORD.as_bytes()]), words].concat()
+}
+
+fn incr() -> Vec<u8> {
+    request(&[b"INCR", b"key"])
+}
+
+/// A request that sets the key, longer than what the launcher reads ahead.
+fn long_set() -> Vec<u8> {
+    request(&[b"SET", b"key", &[b'x'; MORE_THAN_THE_BUFFER]])
+}
+
+const POOLS: [&str; 2] = ["off", "on"];
+
+#[test]
+fn a_reset_in_the_queue_cancels_the_request() {
+    for pool in POOLS {
+        let scene = Scene::new(&[("STUNNEL_POOL", pool)]);
+        let app = scene.waiting(&incr());
+        reset(&app);
+        drop(app);
+        scene.wait_for_abandoned();
+        let (value, log) = scene.value();
+        assert_eq!(value, Reply::Nil, "{pool}");
+        assert_eq!(logged(&log, "connection-abandoned", "var"), ["REDIS_URL"], "{log}");
+        assert_eq!(logged(&log, "command-ended", "failed"), ["0"], "{log}");
+    }
+}
+
+#[test]
+fn a_late_close_in_the_queue_cancels_the_request() {
+    for pool in POOLS {
+        let scene = Scene::new(&[("STUNNEL_POOL", pool)]);
+        let app = scene.waiting(&incr());
+        thread::sleep(LATE);
+        drop(app);
+        scene.wait_for_abandoned();
+        assert_eq!(scene.value().0, Reply::Nil, "{pool}");
+    }
+}
+
+#[test]
+fn a_close_before_any_byte_gives_up_the_place() {
+    for pool in POOLS {
+        let scene = Scene::new(&[("STUNNEL_POOL", pool)]);
+        let app = scene.held.tcp();
+        scene.wait_for_waiting(1.0);
+        drop(app);
+        scene.wait_for_abandoned();
+        scene.value();
+    }
+}
+
+#[test]
+fn a_close_right_after_the_request_is_served() {
+    for pool in POOLS {
+        let scene = Scene::new(&[("STUNNEL_POOL", pool)]);
+        drop(scene.sent(&incr()));
+        scene.wait_for_waiting(1.0);
+        thread::sleep(LATE); // The wait itself does not count.
+        let (value, log) = scene.value();
+        assert_eq!(value, Reply::bulk("1"), "{pool}: {log}");
+    }
+}
+
+#[test]
+fn a_half_close_right_after_the_request_gets_the_reply() {
+    for pool in POOLS {
+        let scene = Scene::new(&[("STUNNEL_POOL", pool)]);
+        let mut app = scene.sent(&incr());
+        app.shutdown(Shutdown::Write).unwrap();
+        scene.wait_for_waiting(1.0);
+        app.set_read_timeout(Some(PATIENCE)).unwrap();
+        thread::sleep(LATE); // The wait itself does not count.
+        let Scene { busy, server: _server, held: _held, .. } = scene;
+        drop(busy);
+        assert_eq!(rest(&mut app), (b"+OK\r\n:1\r\n".to_vec(), None), "{pool}");
+    }
+}
+
+#[test]
+fn a_late_close_beyond_the_buffer_is_served() {
+    let scene = Scene::new(&[]);
+    let app = scene.waiting(&long_set());
+    thread::sleep(LATE);
+    // The close is behind bytes that nobody can read yet.
+    drop(app);
+    thread::sleep(LATE);
+    assert_eq!(scene.abandoned(), 0.0);
+    let mut direct = scene.server.direct();
+    let Scene { busy, held, .. } = scene;
+    drop(busy);
+    eventually("it is set", || {
+        (direct.ask(&["STRLEN", "key"]) == Reply::line(":20000")).then_some(())
+    });
+    held.finish();
+}
+
+#[test]
+fn a_reset_beyond_the_buffer_cancels_the_request() {
+    let scene = Scene::new(&[]);
+    let app = scene.waiting(&long_set());
+    reset(&app);
+    drop(app);
+    scene.wait_for_abandoned();
+    assert_eq!(scene.value().0, Reply::Nil);
+}
+
+#[test]
+fn an_abandoned_lpop_takes_no_job() {
+    for pool in POOLS {
+        let scene = Scene::new(&[("STUNNEL_POOL", pool)]);
+        scene.server.direct().ask(&["RPUSH", "jobs", "job"]);
+        // The client times out and closes.
+        let app = scene.waiting(&request(&[b"LPOP", b"jobs"]));
+        thread::sleep(LATE);
+        drop(app);
+        scene.wait_for_abandoned();
+        let Scene { server: _server, held, busy, .. } = scene;
+        drop(busy);
+        assert_eq!(held.client().ask(&["LLEN", "jobs"]), Reply::line(":1"), "{pool}");
+    }
+}
+
+#[test]
+fn an_app_that_gives_up_passes_its_turn_on() {
+    for pool in POOLS {
+        let scene = Scene::new(&[("STUNNEL_POOL", pool)]);
+        let gone = scene.waiting(&incr());
+        let mut next = scene.held.open();
+        next.stream.get_mut().write_all(&login_and(&incr())).unwrap();
+        scene.wait_for_waiting(2.0);
+        reset(&gone);
+        drop(gone);
+        scene.wait_for_waiting(1.0);
+        let Scene { busy, server: _server, held: _held, .. } = scene;
+        drop(busy);
+        assert_eq!(next.reply().unwrap(), Reply::line("+OK"));
+        assert_eq!(next.reply().unwrap(), Reply::line(":1"), "{pool}: the first one's did not run");
+    }
+}
+
+#[test]
+fn a_reset_in_the_handshake_frees_the_slot_at_once() {
+    for pool in POOLS {
+        // The first connection gets no answer to its ClientHello.
+        let acceptor = acceptor(SslVersion::TLS1_3);
+        let peer = Peer::numbered(move |number, mut stream| {
+            if number == 0 {
+                return rest(&mut stream).1;
+            }
+            let stream = acceptor.accept(stream).expect("handshake");
+            converse(stream, |request| Some(redis(request)));
+            None
+        });
+        let launcher = Launcher::holding(&peer.url()).settings(&[
+            ("STUNNEL_MAX_CONNECTIONS", "1"),
+            ("STUNNEL_CONNECT_TIMEOUT", "60s"),
+            ("STUNNEL_POOL", pool),
+        ]);
+        let held = launcher.start_held();
+        let mut first = held.open();
+        first.send(&["INCR", "key"]);
+        eventually("the handshake begins", || (peer.accepted() == 1).then_some(()));
+        let mut second = held.open();
+        second.send(&["PING"]);
+        reset(first.stream.get_ref());
+        drop(first);
+        // Long before the connect timeout.
+        assert_eq!(second.reply().unwrap(), Reply::line("+PONG"), "{pool}");
+    }
+}
+
+#[test]
+fn a_late_close_in_the_handshake_cancels_it() {
+    let peer = Peer::tcp(|mut stream| rest(&mut stream));
+    let held = Launcher::holding(&peer.url()).env("STUNNEL_CONNECT_TIMEOUT", "60s").start_held();
+    let mut app = held.open();
+    app.send(&["INCR", "key"]);
+    eventually("the handshake begins", || (peer.accepted() == 1).then_some(()));
+    thread::sleep(LATE);
+    drop(app);
+    peer.result(); // Long before the connect timeout.
+    let log = held.finish().stderr;
+    assert_eq!(logged(&log, "command-ended", "failed"), ["0"], "{log}");
+}
+
+/// Sends what its standard input has first, then waits for the end of it, and exits without
+/// another word to Redis.
+const WRITE_AND_EXIT: &str = "printf '%s\\n' \"$REDIS_URL\"; read -r port size;
+    exec 3<>/dev/tcp/127.0.0.1/$port; head -c $size >&3; echo sent; cat >/dev/null";
+
+#[test]
+fn what_command_wrote_before_its_end_is_sent() {
+    for request in [incr(), long_set()] {
+        let launcher = Launcher::new(["bash", "-c", WRITE_AND_EXIT]);
+        let mut scene = Scene::of(launcher, &[("STUNNEL_DRAIN_TIMEOUT", "30s")]);
+        let bytes = login_and(&request);
+        let port = scene.held.port;
+        let running = &mut scene.held.running;
+        running.say(&format!("{port} {}\n", bytes.len()));
+        running.stdin.as_mut().unwrap().write_all(&bytes).unwrap();
+        assert_eq!(running.line(), "sent");
+        scene.wait_for_waiting(1.0);
+        thread::sleep(LATE);
+        let Scene { server, mut held, busy, .. } = scene;
+        drop(held.running.stdin.take());
+        let pid = held.running.pid();
+        eventually("COMMAND has ended", || children(pid).is_empty().then_some(()));
+        thread::sleep(LATE);
+        drop(busy);
+        let ended = held.finish();
+        assert_eq!(ended.code(), 0);
+        let length = server.direct().ask(&["STRLEN", "key"]);
+        let expected = if request.len() > MORE_THAN_THE_BUFFER { ":20000" } else { ":1" };
+        assert_eq!(length, Reply::line(expected), "{}", ended.stderr);
+    }
+}
+
+/// A launcher with one connection on a Unix socket, a client that has it, and another that waits
+/// with a request.
+fn on_a_unix_socket(folder: &Path) -> (Server, support::launcher::Running, UnixStream, UnixStream) {
+    let server = Server::start(Front::Redis);
+    let launcher = Launcher::holding(&server.url()).settings(&[
+        ("STUNNEL_LISTEN", "unix"),
+        ("STUNNEL_MAX_CONNECTIONS", "1"),
+        ("STUNNEL_CONNECT_TIMEOUT", "60s"),
+        ("STUNNEL_LOGLEVEL", "debug"),
+    ]);
+    let mut running = launcher.env("TMPDIR", folder).start();
+    let url = running.line();
+    let path = &url[url.find("@/").unwrap() + 1..url.find('?').unwrap()];
+    let connect = || {
+        let stream = UnixStream::connect(path).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream
+    };
+    let mut busy = connect();
+    busy.write_all(&login_and(b"")).unwrap();
+    busy.read_exact(&mut [0; 5]).unwrap();
+    let mut waiting = connect();
+    waiting.write_all(&login_and(&incr())).unwrap();
+    (server, running, busy, waiting)
+}
+
+#[test]
+fn on_a_unix_socket_a_close_after_the_request_is_served() {
+    let folder = tempfile::tempdir().unwrap();
+    let (server, running, busy, waiting) = on_a_unix_socket(folder.path());
+    drop(waiting);
+    thread::sleep(LATE);
+    drop(busy);
+    let mut direct = server.direct();
+    eventually("it is served", || (direct.ask(&["GET", "key"]) == Reply::bulk("1")).then_some(()));
+    running.finish();
+}
+
+#[test]
+fn on_a_unix_socket_a_late_close_cancels_the_request() {
+    let folder = tempfile::tempdir().unwrap();
+    let (server, running, busy, waiting) = on_a_unix_socket(folder.path());
+    thread::sleep(LATE);
+    drop(waiting);
+    // Until it has been noticed; 100 ms are for COMMAND's end.
+    thread::sleep(LATE);
+    drop(busy);
+    let mut direct = server.direct();
+    eventually("the queue is empty", || (connections(&mut direct) == 0).then_some(()));
+    assert_eq!(direct.ask(&["GET", "key"]), Reply::Nil);
+    let log = running.finish().stderr;
+    assert_eq!(logged(&log, "connection-abandoned", "var"), ["REDIS_URL"], "{log}");
+}
+
+/// Whether a launcher's end of an app connection, in this state of /proc/net/tcp, has a keepalive
+/// timer (proc(5)).
+fn has_keepalive(held: &Held, state: &str) -> Option<bool> {
+    const KEEPALIVE: &str = "02:";
+    let local = format!(":{:04X}", held.port);
+    let sockets = sockets_of(held.running.pid());
+    let mut sockets = sockets.iter().map(|(_, columns)| columns);
+    let socket = sockets.find(|columns| columns[1].ends_with(&local) && columns[3] == state)?;
+    Some(socket[5].starts_with(KEEPALIVE))
+}
+
+#[test]
+fn a_half_closed_app_is_probed_and_may_wait() {
+    const ESTABLISHED: &str = "01";
+    const CLOSE_WAIT: &str = "08";
+    for pool in POOLS {
+        let server = Server::start(Front::Redis);
+        let held = Launcher::holding(&server.url()).env("STUNNEL_POOL", pool).start_held();
+        let mut app = held.client();
+        app.send(&["BLPOP", "list", "0"]);
+        let mut direct = server.direct();
+        eventually("it waits", || {
+            (info(&mut direct, "clients", "blocked_clients") == Some(1)).then_some(())
+        });
+        assert_eq!(has_keepalive(&held, ESTABLISHED), Some(false));
+        app.stream.get_ref().shutdown(Shutdown::Write).unwrap();
+        // Without probes, a launcher cannot tell this app from one that has gone.
+        eventually("it is probed", || has_keepalive(&held, CLOSE_WAIT)?.then_some(()));
+        direct.ask(&["RPUSH", "list", "value"]);
+        let reply = Reply::Array(vec![Reply::bulk("list"), Reply::bulk("value")]);
+        assert_eq!(app.reply().unwrap(), reply, "{pool}");
+        assert!(app.reply().is_err(), "a close follows");
+    }
+}

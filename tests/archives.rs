@@ -1,0 +1,175 @@
+//! The archives that `bin/package` puts into `dist/`: their contents, the commands of README that
+//! install the binary, and the oldest system that it runs on.
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use nix::unistd::Uid;
+use support::dist::{binary_archive, buildpack_archive, packaged, unpack};
+use support::launcher::Launcher;
+use support::links;
+use support::servers::{Front, PASSWORD, Server};
+use support::snippets::{snippet, with_ours};
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The lines that a program prints, for example names of files.
+fn names(program: &str, words: &[&str]) -> Vec<String> {
+    let said = Command::new(program).args(words).current_dir(ROOT).output().unwrap();
+    assert!(said.status.success(), "{program} {words:?}: {said:?}");
+    String::from_utf8(said.stdout).unwrap().lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn archives_hold_tracked_files_only() {
+    let tracked = names("git", &["ls-files"]);
+    let within = |archive: &Path, root: &str, folders: [&str; 2], home: &str| {
+        let listing = names("tar", &["tzf", archive.to_str().unwrap()]);
+        let inside = listing.iter().filter_map(|name| name.strip_prefix(root));
+        let inside: Vec<_> = inside
+            .filter(|name| folders.iter().any(|folder| name.starts_with(folder)))
+            .filter(|name| !name.ends_with('/'))
+            .collect();
+        assert!(inside.len() > 4, "{listing:?}");
+        for name in inside {
+            assert!(tracked.contains(&format!("{home}{name}")), "{name} is none of Git's");
+        }
+    };
+    let root = format!("start-stunnel-{VERSION}-x86_64-linux-gnu/");
+    within(&binary_archive(), &root, ["docs/", "examples/"], "");
+    within(&buildpack_archive(), "./", ["bin/", "lib/"], "buildpack/");
+}
+
+#[test]
+fn buildpack_has_licences_and_prefers_glibc_builds() {
+    let folder = tempfile::tempdir().unwrap();
+    unpack(&buildpack_archive(), folder.path());
+    let launchers = folder.path().join("launcher");
+    let folders = fs::read_dir(&launchers).unwrap().map(|entry| entry.unwrap().path());
+    let folders: Vec<_> = folders.filter(|entry| entry.is_dir()).collect();
+    assert!(folders.contains(&launchers.join("x86_64")), "{folders:?}");
+    for launcher in folders {
+        let architecture = launcher.file_name().unwrap().to_str().unwrap();
+        let gnu = format!("start-stunnel-{VERSION}-{architecture}-linux-gnu.tar.gz");
+        let built_for_gnu = Path::new(ROOT).join("dist").join(gnu).exists();
+        let licences = fs::read_to_string(launcher.join("THIRD-PARTY-LICENCES")).unwrap();
+        assert!(licences.contains("\nziglang "), "{architecture}");
+        let musl = licences.contains("\nmusl as a whole is licensed under");
+        assert_eq!(musl, !built_for_gnu, "{architecture}");
+        // Static binaries name no loader.
+        let binary = fs::read(launcher.join("start-stunnel")).unwrap();
+        let loaded = binary.windows(10).any(|bytes| bytes == b"/ld-linux-");
+        assert_eq!(loaded, built_for_gnu, "{architecture}");
+    }
+}
+
+#[test]
+fn archives_match_checksums_and_hold_the_manual() {
+    let sums = Command::new("sha256sum")
+        .args(["--check", "--strict", "--quiet", "SHA256SUMS"])
+        .current_dir(packaged("SHA256SUMS").parent().unwrap())
+        .status();
+    assert!(sums.unwrap().success());
+
+    let folder = tempfile::tempdir().unwrap();
+    unpack(&binary_archive(), folder.path());
+    let inside = folder.path().join(format!("start-stunnel-{VERSION}-x86_64-linux-gnu"));
+    let page = fs::read_to_string(inside.join("start-stunnel.1")).unwrap();
+    let bash = fs::read_to_string(inside.join("completions/start-stunnel.bash")).unwrap();
+    for (option, _) in start_stunnel::configuration::options::with_option() {
+        let escaped = option.replace('-', "\\-");
+        assert!(page.contains(&format!("\\-\\-{escaped}")), "{option} in the man page");
+        assert!(bash.contains(&format!("--{option}")), "{option}");
+    }
+    let licences = fs::read_to_string(inside.join("THIRD-PARTY-LICENCES")).unwrap();
+    for part in [
+        "\ntokio ",
+        "\nopenssl 3.",
+        "\nrust-std ",
+        "\nziglang ",
+        "Apache License",
+        "LLVM Exceptions to the Apache 2.0 License",
+        "Copyright notices for The Rust Standard Library",
+    ] {
+        assert!(licences.contains(part), "{part:?}");
+    }
+    for name in ["LICENSE", "completions/_start-stunnel", "completions/start-stunnel.fish"] {
+        assert!(inside.join(name).exists(), "{name}");
+    }
+    // The pages, and every file that they link to.
+    let top = ["README.md", "SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md"];
+    let docs = fs::read_dir(inside.join("docs")).unwrap();
+    let docs = docs.map(|page| format!("docs/{}", page.unwrap().file_name().display()));
+    // Pictures contain no links.
+    let docs = docs.filter(|name| name.ends_with(".md"));
+    let pages: Vec<String> = top.map(str::to_owned).into_iter().chain(docs).collect();
+    let (links, broken) = links::check(&inside, &pages);
+    assert!(broken.is_empty() && links > 30, "{links} links\n{}", broken.join("\n"));
+    assert!(fs::metadata(inside.join("start-stunnel")).unwrap().len() <= 7 << 20);
+    let bash_file = inside.join("completions/start-stunnel.bash");
+    assert!(Command::new("bash").arg("-n").arg(bash_file).status().unwrap().success());
+    if Command::new("man").arg("--version").output().is_ok() {
+        let page = inside.join("start-stunnel.1");
+        let shown = Command::new("man").arg("--warnings").arg(page).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&shown.stderr), "");
+        assert!(String::from_utf8_lossy(&shown.stdout).contains("STUNNEL_VERIFY"));
+    }
+}
+
+#[test]
+fn readme_commands_install_the_binary() {
+    let folder = tempfile::tempdir().unwrap();
+    symlink(Path::new(ROOT).join("dist"), folder.path().join("dist")).unwrap();
+    let target = folder.path().join("start-stunnel");
+    let ours = [("sudo ", ""), ("/usr/local/bin/", target.to_str().unwrap())];
+    let commands = with_ours(&snippet("install"), &ours);
+    let mut shell = Command::new("sh");
+    let ended = shell.args(["-ec", &commands]).current_dir(folder.path()).output().unwrap();
+    assert!(ended.status.success(), "{commands}: {ended:?}");
+    let version = Command::new(target).arg("-V").output().unwrap();
+    assert_eq!(version.stdout, format!("start-stunnel {VERSION}\n").as_bytes());
+}
+
+#[test]
+fn binary_runs_as_pid_1_on_the_oldest_supported_system() {
+    if !Uid::effective().is_root() {
+        support::skip("only root may enter another root file system");
+        return;
+    }
+    // It has glibc 2.31, and no OpenSSL, perl or certificates.
+    let made = Command::new(Path::new(ROOT).join("tests/support/oldest-system")).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let system = PathBuf::from(String::from_utf8(made.stdout).unwrap().trim_end());
+    for absent in [
+        "usr/bin/perl",
+        "usr/bin/openssl",
+        "usr/lib/x86_64-linux-gnu/libssl.so.1.1",
+        "etc/ssl/certs",
+    ] {
+        assert!(!system.join(absent).exists(), "{absent} is there");
+    }
+    let folder = tempfile::tempdir_in(system.join("tmp")).unwrap();
+    unpack(&binary_archive(), folder.path());
+    let inside = Path::new("/").join(folder.path().strip_prefix(&system).unwrap());
+    let inside = inside.join(format!("start-stunnel-{VERSION}-x86_64-linux-gnu/start-stunnel"));
+
+    let server = Server::start(Front::Redis);
+    let script = format!(
+        "port=${{REDIS_URL##*:}}; exec 3<>/dev/tcp/127.0.0.1/${{port%%/*}}; \
+         printf 'AUTH {PASSWORD}\\r\\nPING\\r\\n' >&3; \
+         read -r authenticated <&3; read -r pong <&3; \
+         echo \"$authenticated $pong parent $PPID\"; exit 9"
+    );
+    let mut launcher = Launcher::of("unshare", ["--pid", "--fork", "--kill-child"]);
+    launcher.command.arg(format!("--root={}", system.display())).arg(&inside);
+    launcher.command.args(["bash", "-c", &script]);
+    let launcher = launcher.env("PATH", "/usr/bin:/bin").redis(&server.url());
+    let ended = launcher.run();
+    assert_eq!(ended.stdout, "+OK\r +PONG\r parent 1\n", "{}", ended.stderr);
+    assert_eq!(ended.code(), 9);
+}

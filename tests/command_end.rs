@@ -1,0 +1,345 @@
+//! How COMMAND and the launcher end (docs/operation.md): exit codes, signals, leftovers, the drain.
+
+mod support;
+
+use std::fs;
+use std::io::Read;
+use std::os::unix::process::ExitStatusExt;
+use std::time::Instant;
+
+use nix::libc;
+use support::eventually;
+use support::launcher::{BINARY, Launcher, Running, as_pid_1, logged, send_signal};
+use support::proc::{children, command_of, is_alive};
+use support::resp::Reply;
+use support::servers::{Front, Server};
+
+#[test]
+fn the_exit_code_is_the_commands() {
+    for code in [0, 1, 2, 7, 78, 126, 127, 255] {
+        assert_eq!(Launcher::script(&format!("exit {code}")).run().code(), code);
+    }
+}
+
+#[test]
+fn a_signal_that_kills_the_command_kills_the_launcher() {
+    for number in [1, 2, 3, 6, 9, 11, 13, 15, 34, 64] {
+        let ended = Launcher::new(["perl", "-e", &format!("kill {number}, $$; sleep 60")]).run();
+        assert_eq!(ended.signal(), number);
+        // The last log line is complete.
+        assert_eq!(logged(&ended.stderr, "command-ended", "signal"), [number.to_string()]);
+    }
+}
+
+#[test]
+fn the_launcher_dies_by_a_signal_without_a_core_dump() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = "ulimit -Sc unlimited 2>/dev/null; exec \"$@\"";
+    let died = |words: &[&str]| {
+        let words = [&["-c", script, "sh"], words, &["sh", "-c", "ulimit -c 0; kill -SEGV $$"]];
+        let mut launcher = Launcher::of("sh", words.concat());
+        launcher.command.current_dir(folder.path());
+        launcher.run()
+    };
+    let ended = died(&[BINARY]);
+    assert_eq!((ended.signal(), ended.status.core_dumped()), (libc::SIGSEGV, false));
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
+}
+
+#[test]
+fn an_ignored_and_blocked_signal_ends_the_launcher_all_the_same() {
+    // COMMAND finds both as the launcher did, and undoes it before it dies.
+    let scene = r#"
+        use POSIX;
+        $SIG{HUP} = 'IGNORE';
+        POSIX::sigprocmask(SIG_BLOCK, POSIX::SigSet->new(SIGHUP));
+        exec @ARGV;
+    "#;
+    let die = r#"
+        use POSIX;
+        $SIG{HUP} = 'DEFAULT';
+        POSIX::sigprocmask(SIG_UNBLOCK, POSIX::SigSet->new(SIGHUP));
+        kill HUP => $$;
+    "#;
+    let ended = Launcher::of("perl", ["-e", scene, BINARY, "perl", "-e", die]).run();
+    assert_eq!(ended.signal(), libc::SIGHUP);
+}
+
+#[test]
+fn as_pid_1_it_exits_with_128_plus_the_signals_number() {
+    for number in [libc::SIGTERM, libc::SIGKILL, 34] {
+        // unshare(1) would die by the signal that pid 1 died by.
+        if let Some(launcher) = as_pid_1(&format!("kill -{number} $$; sleep 60")) {
+            assert_eq!(launcher.run().code(), 128 + number);
+        }
+    }
+}
+
+#[test]
+fn xargs_stops_after_a_command_that_a_signal_killed() {
+    let script = format!("printf '1\\n2\\n' | xargs -n 1 {BINARY} sh -c 'echo $0; kill $$'");
+    let ended = Launcher::of("sh", ["-c", &script]).run();
+    assert_eq!((ended.stdout.as_str(), ended.code()), ("1\n", 125), "{}", ended.stderr);
+}
+
+#[test]
+fn sockets_are_removed_before_the_launcher_dies_by_a_signal() {
+    let folder = tempfile::tempdir().unwrap();
+    let ended = Launcher::script("kill -KILL $$")
+        .redis("redis://h")
+        .env("STUNNEL_LISTEN", "unix")
+        .env("XDG_RUNTIME_DIR", folder.path())
+        .run();
+    assert_eq!(ended.signal(), libc::SIGKILL);
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 0, "{}", ended.stderr);
+}
+
+#[test]
+fn the_tunnel_outlives_sigterm_until_the_command_has_ended() {
+    let server = Server::start(Front::Redis);
+    let script = "trap 'redis-cli --no-auth-warning -u \"$REDIS_URL\" set last word; exit 3' TERM; \
+                  echo ready; while :; do sleep 0.01; done";
+    let mut running = Launcher::script(script).redis(&server.url()).start();
+    assert_eq!(running.line(), "ready");
+    running.signal(libc::SIGTERM);
+    let ended = running.finish();
+    assert_eq!((ended.stdout.as_str(), ended.code()), ("OK\n", 3), "{}", ended.stderr);
+    assert_eq!(server.direct().ask(&["GET", "last"]), Reply::bulk("word"));
+}
+
+#[test]
+fn a_killed_launcher_takes_its_command_along() {
+    let mut running =
+        Launcher::script("trap 'echo told; exit' TERM; echo ready; while :; do sleep 0.01; done")
+            .start();
+    assert_eq!(running.line(), "ready");
+    let command = command_of(running.pid());
+    running.signal(libc::SIGKILL);
+    assert_eq!(running.line(), "told");
+    eventually("COMMAND ends", || (!is_alive(command)).then_some(()));
+}
+
+#[test]
+fn timeout_behind_the_launcher_kills_the_commands_children() {
+    let script = "trap '' TERM; sleep 1000 & echo $!; sleep 1000";
+    let words = ["timeout", "-s", "KILL", "1000", "sh", "-c", script];
+    let mut running = Launcher::new(words).start();
+    let child: i32 = running.line().parse().unwrap();
+    // What timeout(1) gets when the time is over.
+    running.signal(libc::SIGALRM);
+    assert_eq!(running.finish().signal(), libc::SIGKILL);
+    eventually("the child is gone", || (!is_alive(child)).then_some(()));
+}
+
+#[test]
+fn what_is_left_of_the_commands_process_group_gets_sigterm() {
+    let mut running = Launcher::script("sleep 1000 & echo $!; exit 5").start();
+    let leftover: i32 = running.line().parse().unwrap();
+    assert_eq!(running.finish().code(), 5);
+    eventually("the leftover is gone", || (!is_alive(leftover)).then_some(()));
+}
+
+#[test]
+fn output_captured_by_a_pipe_returns_when_the_command_ends() {
+    // A leftover that ignores SIGTERM and has closed its streams keeps nothing open.
+    let script = "trap '' TERM; sleep 1000 >&- 2>&- <&- & echo $!; exit 0";
+    let started = Instant::now();
+    let ended = Launcher::script(script).run();
+    let leftover: i32 = ended.stdout.trim().parse().unwrap();
+    assert!(is_alive(leftover), "it ignores SIGTERM");
+    send_signal(leftover, libc::SIGKILL);
+    assert!(started.elapsed() < support::PATIENCE);
+}
+
+#[test]
+fn a_command_that_closes_its_output_ends_the_pipe() {
+    let mut running = Launcher::script("echo last; exec >&-; exec cat >/dev/null").start();
+    let mut all = String::new();
+    running.stdout.as_mut().unwrap().read_to_string(&mut all).unwrap();
+    assert_eq!(all, "last\n", "the pipe ended while COMMAND still ran");
+    assert!(is_alive(command_of(running.pid())));
+    assert_eq!(running.finish().code(), 0);
+}
+
+#[test]
+fn nothing_of_the_launcher_stays_when_it_ends() {
+    let server = Server::start(Front::Redis);
+    let held = Launcher::hold(&server.url());
+    assert_eq!(held.client().ask(&["PING"]), Reply::line("+PONG"));
+    let (pid, port) = (held.running.pid(), held.port);
+    let command = command_of(pid);
+    assert_eq!(held.finish().code(), 0);
+    assert!(!is_alive(pid) && !is_alive(command));
+    let again = Launcher::holding(&server.url()).env("STUNNEL_LISTEN_PORT", port.to_string());
+    assert_eq!(again.start_held().port, port, "the port is free at once");
+}
+
+#[test]
+fn the_exit_code_is_learnt_even_if_sigchld_was_ignored() {
+    let script = format!("$SIG{{CHLD}} = 'IGNORE'; exec '{BINARY}', 'sh', '-c', 'exit 8'");
+    assert_eq!(Launcher::of("perl", ["-e", &script]).run().code(), 8);
+}
+
+#[test]
+fn twenty_launchers_end_cleanly_when_their_commands_end_at_once() {
+    let server = Server::start(Front::Redis);
+    let start = |n: i32| {
+        let script = format!("redis-cli --no-auth-warning -u \"$REDIS_URL\" ping; exit {n}");
+        Launcher::script(&script).redis(&server.url()).start()
+    };
+    let running: Vec<_> = (0..20).map(start).collect();
+    for (n, running) in running.into_iter().enumerate() {
+        let ended = running.finish();
+        assert_eq!((ended.stdout.as_str(), ended.code()), ("PONG\n", n as i32), "{}", ended.stderr);
+    }
+}
+
+#[test]
+fn a_pipeline_that_reads_no_more_ends_the_command_with_sigpipe() {
+    let script = format!("{BINARY} yes | head -n 1; echo ${{PIPESTATUS[@]}}");
+    assert_eq!(Launcher::of("bash", ["-c", &script]).run().stdout, "y\n141 0\n");
+}
+
+#[test]
+fn a_signal_during_the_commands_end_does_not_change_how_it_ends() {
+    for round in 0..100 {
+        let mut running = Launcher::script("echo ready; read -r _; exit 5").start();
+        assert_eq!(running.line(), "ready");
+        // The end of its input, and a signal, which comes a little later in each round.
+        drop(running.stdin.take());
+        (0..round * 500).for_each(|_| std::hint::spin_loop());
+        running.signal(libc::SIGTERM);
+        let ended = running.finish();
+        let killed = ended.status.signal() == Some(libc::SIGTERM);
+        assert!(killed || ended.code() == 5, "round {round}: {ended:?}");
+    }
+}
+
+/// A launcher whose COMMAND has ended by `end` and that drains, for longer than any test lasts: a
+/// daemon with its own session keeps a connection open, and says how the connection ends.
+fn draining(server: &Server, end: &str, launcher: fn(&str) -> Launcher) -> Running {
+    let daemon = r#"
+        open(my $redis, "+<&=3"); open(my $out, ">&=4"); syswrite(STDOUT, "$$\n"); close(STDOUT);
+        my $read = sysread($redis, my $reply, 1);
+        syswrite($out, defined($read) ? "closed\n" : "reset\n")
+    "#;
+    // COMMAND ends once the daemon has left its session.
+    let script = format!(
+        "exec 3<>/dev/tcp/127.0.0.1/${{REDIS_URL##*:}} 4>&1; \
+         printf 'PING\\r\\n' >&3; read -r reply <&3; \
+         read -r daemon < <(exec setsid perl -e '{daemon}'); echo \"$daemon\"; {end}"
+    );
+    let url = format!("redis://127.0.0.1:{}", server.port);
+    let launcher = launcher(&script).redis(&url).env("STUNNEL_DRAIN_TIMEOUT", "1h");
+    launcher.start()
+}
+
+/// Waits until the launcher has no child left.
+fn command_has_ended(pid: i32) {
+    eventually("COMMAND has ended", || children(pid).is_empty().then_some(()));
+}
+
+#[test]
+fn a_signal_cuts_the_drain_short() {
+    let server = Server::start(Front::Redis);
+    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT, libc::SIGHUP] {
+        let mut running =
+            draining(&server, "exit 6", |script| Launcher::new(["bash", "-c", script]));
+        let _daemon: i32 = running.line().parse().unwrap();
+        command_has_ended(running.pid());
+        // None of these does: a shell's Ctrl-Z finds nothing to stop, and the rest is not meant for
+        // us.
+        for other in [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU, libc::SIGCONT, libc::SIGUSR1] {
+            running.signal(other);
+        }
+        running.signal(signal);
+        assert_eq!(running.line(), "reset", "{signal}");
+        let ended = running.finish();
+        assert_eq!(ended.code(), 6, "{}", ended.stderr);
+        let cut = logged(&ended.stderr, "drain-cut", "signal");
+        assert_eq!(cut, [signal.to_string()], "{}", ended.stderr);
+    }
+}
+
+#[test]
+fn a_signal_that_cuts_the_drain_does_not_change_how_it_ends() {
+    let server = Server::start(Front::Redis);
+    let end = "kill -USR1 $$; sleep 60";
+    let mut running = draining(&server, end, |script| Launcher::new(["bash", "-c", script]));
+    let _daemon: i32 = running.line().parse().unwrap();
+    command_has_ended(running.pid());
+    running.signal(libc::SIGTERM);
+    assert_eq!(running.line(), "reset");
+    assert_eq!(running.finish().signal(), libc::SIGUSR1);
+}
+
+#[test]
+fn on_a_dyno_the_managers_sigterm_does_not_cut_the_drain() {
+    let server = Server::start(Front::Redis);
+    let mut running = draining(&server, "exit 6", |script| {
+        Launcher::new(["bash", "-c", script]).env("DYNO", "web.1").env("STUNNEL_LOGLEVEL", "debug")
+    });
+    let _daemon: i32 = running.line().parse().unwrap();
+    command_has_ended(running.pid());
+    for signal in [libc::SIGTERM, libc::SIGINT] {
+        running.signal(signal);
+    }
+    let ended = running.finish();
+    assert_eq!(ended.code(), 6);
+    assert_eq!(logged(&ended.stderr, "drain-cut", "signal"), ["2"], "{}", ended.stderr);
+}
+
+#[test]
+fn orphans_are_reaped_while_it_drains() {
+    let server = Server::start(Front::Redis);
+    let mut running = draining(&server, "exit 6", |script| {
+        // The shell's child becomes the launcher's, and outlives COMMAND.
+        let scene = format!("sleep 1000 >&- 2>&- & echo $!; exec {BINARY} bash -c \"$1\"");
+        Launcher::of("sh", ["-c", &scene, "sh", script])
+    });
+    let orphan: i32 = running.line().parse().unwrap();
+    let _daemon: i32 = running.line().parse().unwrap();
+    let pid = running.pid();
+    eventually("the orphan is all that is left", || (children(pid) == [orphan]).then_some(()));
+    send_signal(orphan, libc::SIGKILL);
+    eventually("no zombie is left", || {
+        (!fs::exists(format!("/proc/{orphan}")).unwrap()).then_some(())
+    });
+    assert!(is_alive(pid), "it drains still");
+    running.signal(libc::SIGTERM);
+    assert_eq!(running.line(), "reset");
+    assert_eq!(running.finish().code(), 6);
+}
+
+#[test]
+fn the_last_bytes_of_a_command_that_ignores_sigterm_arrive() {
+    let server = Server::start(Front::Redis);
+    let script = format!(
+        "trap '' TERM; port=${{REDIS_URL##*:}}; exec 3<>/dev/tcp/127.0.0.1/${{port%%/*}}; \
+         printf 'AUTH {}\\r\\nCLIENT REPLY OFF\\r\\n' >&3; read -r ok <&3; echo ready; read -r _; \
+         printf 'INCR n\\r\\n%.0s' $(seq 1000) >&3; exit 3",
+        support::servers::PASSWORD
+    );
+    let mut running = Launcher::new(["bash", "-c", &script]).redis(&server.url()).start();
+    assert_eq!(running.line(), "ready");
+    for _ in 0..20 {
+        running.signal(libc::SIGTERM);
+    }
+    // It is still there, and so is the tunnel.
+    running.say("go on\n");
+    assert_eq!(running.finish().code(), 3);
+    assert_eq!(server.direct().ask(&["GET", "n"]), Reply::bulk("1000"));
+}
+
+#[test]
+fn a_daemon_that_the_command_started_lives_on() {
+    // A daemon has a session of its own: nobody's process group reaches it, as without the
+    // launcher.
+    let script = "setsid sh -c 'echo $$; exec sleep 60 >/dev/null 2>&1' & read -r _; exit 2";
+    let mut running = Launcher::script(script).start();
+    let daemon: i32 = running.line().parse().unwrap();
+    drop(running.stdin.take());
+    assert_eq!(running.process.wait().code(), Some(2));
+    assert!(is_alive(daemon));
+    send_signal(daemon, libc::SIGKILL);
+}

@@ -1,0 +1,307 @@
+//! How COMMAND starts (docs/operation.md): what it inherits, and what cannot be executed.
+
+mod support;
+
+use std::ffi::CString;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+
+use nix::libc;
+use support::Process;
+use support::launcher::{BINARY, Launcher, logged};
+use support::proc::{command_of, core_limit};
+use support::servers::{Front, Server};
+use tempfile::TempDir;
+
+/// How a launcher ends that cannot execute `command`, and the hint that it gives.
+fn not_executed(command: &str, enabled: &str) -> (i32, String) {
+    let ended = Launcher::new([command]).env("STUNNEL_ENABLED", enabled).run();
+    let hints = logged(&ended.stderr, "command-failed", "hint");
+    assert_eq!(hints.len(), 1, "{}", ended.stderr);
+    (ended.code(), hints.concat())
+}
+
+/// Makes a file that may be executed.
+fn executable(folder: &TempDir, name: &str, content: impl AsRef<[u8]>) -> String {
+    let file = folder.path().join(name);
+    fs::write(&file, content).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+    file.to_str().unwrap().to_owned()
+}
+
+/// /bin/true with the name of a dynamic loader that does not exist.
+fn without_loader() -> Vec<u8> {
+    let mut program = fs::read("/bin/true").unwrap();
+    let place = program.windows(4).position(|bytes| bytes == b"/ld-").unwrap();
+    program[place..place + 4].copy_from_slice(b"/no-");
+    program
+}
+
+#[test]
+fn a_command_that_does_not_exist_gives_127() {
+    for enabled in ["true", "false"] {
+        for (command, hint) in [
+            ("no-such-command", "no such command"),
+            ("/no/such/command", "no such command"),
+            ("", "COMMAND is empty"),
+        ] {
+            let (code, said) = not_executed(command, enabled);
+            assert_eq!(code, 127, "{command}");
+            assert!(said.contains(hint), "{said}");
+        }
+    }
+}
+
+#[test]
+fn a_missing_interpreter_gives_127_and_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let inner = executable(&folder, "inner", "#!/no/such/interpreter\n");
+    let cases = [
+        (executable(&folder, "script", "#! /no/such/interpreter -x\n"), "/no/such/interpreter"),
+        (executable(&folder, "outer", format!("#!{inner}\n")), "/no/such/interpreter"),
+        (executable(&folder, "windows", "#!/bin/sh\r\necho\r\n"), "dos2unix"),
+        (executable(&folder, "elf", without_loader()), "/no-"),
+    ];
+    for enabled in ["true", "false"] {
+        for (command, named) in &cases {
+            let (code, hint) = not_executed(command, enabled);
+            assert_eq!(code, 127, "{command}");
+            assert!(hint.contains(named), "{hint}");
+        }
+    }
+}
+
+#[test]
+fn a_command_that_cannot_be_executed_gives_126_and_the_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let plain = folder.path().join("plain").to_str().unwrap().to_owned();
+    fs::write(&plain, "#!/bin/sh\n").unwrap();
+    // No machine that runs these tests is one of IBM's mainframes.
+    let mut foreign = fs::read("/bin/true").unwrap();
+    foreign[18..20].copy_from_slice(&22u16.to_ne_bytes());
+    let cases = [
+        (executable(&folder, "foreign", foreign), "built for s390x"),
+        (executable(&folder, "mac", b"\xcf\xfa\xed\xfe\x07\0\0\x01"), "built for macOS"),
+        (executable(&folder, "data", b"a\0b"), "neither a script nor a program"),
+        (executable(&folder, "script", format!("#!{plain}\n")), "chmod +x"),
+        (plain, "chmod +x"),
+        ("/".to_owned(), "is a directory"),
+    ];
+    for enabled in ["true", "false"] {
+        for (command, reason) in &cases {
+            let (code, hint) = not_executed(command, enabled);
+            assert_eq!(code, 126, "{command}");
+            assert!(hint.contains(reason), "{hint}");
+        }
+    }
+}
+
+#[test]
+fn a_command_is_looked_up_in_path_like_a_shell_does() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["first", "second"] {
+        fs::create_dir(folder.path().join(name)).unwrap();
+    }
+    let path = format!("{0}/first:{0}/second:/usr/bin:/bin", folder.path().display());
+    let run = || Launcher::new(["my-script", "x"]).env("PATH", &path).run();
+    let in_first = folder.path().join("first/my-script");
+    fs::write(&in_first, "exit 1").unwrap();
+    let ended = run();
+    assert_eq!(ended.code(), 126);
+    assert!(ended.stderr.contains(in_first.to_str().unwrap()), "{}", ended.stderr);
+    // Without a `#!` line it is the shell's.
+    executable(&folder, "second/my-script", "echo \"$0 $1\"; exit 6");
+    let ended = run();
+    let expected = format!("{}/second/my-script x\n", folder.path().display());
+    assert_eq!((ended.code(), ended.stdout), (6, expected));
+}
+
+/// Runs the launcher with this environment, entry by entry, and returns what COMMAND finds.
+fn environment_of_command(entries: &[&str]) -> Vec<String> {
+    let c_strings = |words: &[&str]| -> Vec<CString> {
+        words.iter().map(|word| CString::new(*word).unwrap()).collect()
+    };
+    let words = c_strings(&[BINARY, "cat", "/proc/self/environ"]);
+    let environment = c_strings(entries);
+    let mut launcher = Launcher::new([""; 0]);
+    // SAFETY: the closure only executes the launcher, from copies that exist already.
+    unsafe {
+        launcher.command.pre_exec(move || {
+            let error = nix::unistd::execve(&words[0], &words, &environment).unwrap_err();
+            Err(error.into())
+        });
+    }
+    let ended = launcher.run();
+    assert_eq!(ended.code(), 0, "{}", ended.stderr);
+    ended.stdout.split_terminator('\0').map(str::to_owned).collect()
+}
+
+#[test]
+fn the_environment_keeps_order_duplicates_and_odd_entries() {
+    let url = "REDIS_URL=redis://h:6379";
+    let found = ["Z=1", "odd", url, "A=1", "A=2", url, "=x", "PATH=/usr/bin:/bin"];
+    let off = [&found[..], &["STUNNEL_ENABLED=off"]].concat();
+    assert_eq!(environment_of_command(&off), off);
+
+    let on = [&found[..], &["STUNNEL_LISTEN_PORT=0"]].concat();
+    let command = environment_of_command(&on);
+    let local = command[2].strip_prefix("REDIS_URL=redis://127.0.0.1:").unwrap();
+    let (url, copy) = (&command[2], format!("REDIS_URL_STUNNEL=redis://127.0.0.1:{local}"));
+    let expected = ["Z=1", "odd", url, "A=1", "A=2", "=x", "PATH=/usr/bin:/bin"];
+    assert_eq!(command, [&expected[..], &["STUNNEL_LISTEN_PORT=0", &copy]].concat());
+}
+
+#[test]
+fn systemds_pid_variables_hold_the_commands_pid() {
+    let print = "echo $$ $LISTEN_PID $WATCHDOG_PID ${LISTEN_PIDFDID-none}";
+    let run = |assignments: &str| {
+        let script = format!("exec env {assignments} LISTEN_PIDFDID=5 {BINARY} sh -c '{print}'");
+        let printed = Launcher::of("sh", ["-c", &script]).run().stdout;
+        let words: Vec<String> = printed.split_whitespace().map(str::to_owned).collect();
+        <[String; 4]>::try_from(words).unwrap()
+    };
+    let [pid, listen, watchdog, pidfd] = run("LISTEN_PID=$$ WATCHDOG_PID=$$");
+    assert_eq!([&*listen, &*watchdog, &*pidfd], [&*pid, &*pid, "none"]);
+    // The pid of another process stays, and so does everything where there is no launcher.
+    let [_, listen, watchdog, pidfd] = run("LISTEN_PID=1 WATCHDOG_PID=1");
+    assert_eq!([&*listen, &*watchdog, &*pidfd], ["1", "1", "5"]);
+    let [pid, listen, _, pidfd] = run("LISTEN_PID=$$ WATCHDOG_PID=1 STUNNEL_ENABLED=no");
+    assert_eq!([&*listen, &*pidfd], [&*pid, "5"]);
+}
+
+/// Signal mask and ignored signals, limits and descriptors, as a process sees them.
+const WHAT_IT_FOUND: &str = "grep -E '^Sig(Blk|Ign)' /proc/self/status; ulimit -a; ulimit -Ha; \
+                             for fd in /proc/self/fd/*; do \
+                             n=${fd##*/}; [ \"$n\" -le 20 ] && echo \"$n\"; done; true";
+
+#[test]
+fn the_command_inherits_all_that_the_launcher_found() {
+    let server = Server::start(Front::Redis);
+    // perl sets the scene, since a shell cannot block signals: blocked USR1 and TERM, ignored PIPE,
+    // HUP and CHLD, a low soft limit, and descriptor 9.
+    let scene = r#"
+        use POSIX;
+        POSIX::sigprocmask(SIG_BLOCK, POSIX::SigSet->new(SIGUSR1, SIGTERM));
+        $SIG{$_} = 'IGNORE' for qw(PIPE HUP CHLD);
+        POSIX::dup2(1, 9);
+        exec 'sh', '-c', 'ulimit -Sn 100; exec "$@"', 'sh', @ARGV;
+    "#;
+    let run = |words: &[&str], enabled: &str| {
+        let words = [&["-e", scene], words].concat();
+        Launcher::of("perl", words)
+            .redis(&server.url())
+            .env("STUNNEL_ENABLED", enabled)
+            .run()
+            .stdout
+    };
+    let bare = run(&["sh", "-c", WHAT_IT_FOUND], "true");
+    assert!(bare.contains("100") && bare.contains("\n9\n"), "{bare}");
+    for enabled in ["true", "false"] {
+        assert_eq!(run(&[BINARY, "sh", "-c", WHAT_IT_FOUND], enabled), bare, "enabled: {enabled}");
+    }
+}
+
+#[test]
+fn closed_standard_streams_stay_closed_for_the_command() {
+    let folder = tempfile::tempdir().unwrap();
+    let result = folder.path().join("result");
+    for enabled in ["true", "false"] {
+        let script = format!(
+            "exec {BINARY} sh -c \
+             'for n in 0 1 2; do [ -e /proc/$$/fd/$n ] && echo $n; done >{}; true' <&- >&- 2>&-",
+            result.display()
+        );
+        let ended = Launcher::of("sh", ["-c", &script]).env("STUNNEL_ENABLED", enabled).run();
+        assert_eq!(ended.code(), 0);
+        // The redirection of the loop's own output is on descriptor 1.
+        assert_eq!(fs::read_to_string(&result).unwrap(), "1\n", "enabled: {enabled}");
+    }
+}
+
+#[test]
+fn disabled_it_becomes_the_command_and_touches_nothing() {
+    for value in ["0", "false", "No", "OFF"] {
+        let launcher = Launcher::script("echo $$; env; exit 6")
+            .env("STUNNEL_ENABLED", value)
+            .env("REDIS_URL", "not even a URL")
+            .env("STUNNEL_VERIFY", "bogus");
+        let running = launcher.start();
+        let pid = running.pid();
+        let ended = running.finish();
+        assert_eq!(ended.code(), 6);
+        assert!(ended.stdout.starts_with(&format!("{pid}\n")), "the same pid: {}", ended.stdout);
+        assert!(ended.stdout.contains("REDIS_URL=not even a URL\n"));
+        assert!(!ended.stdout.contains("REDIS_URL_STUNNEL"));
+        assert_eq!(ended.stderr, "");
+    }
+    let by_option = Launcher::new(["--enabled=off", "--verify=bogus", "sh", "-c", "echo $$"]).run();
+    assert_eq!((by_option.code(), by_option.stderr.as_str()), (0, ""));
+}
+
+#[test]
+fn without_a_terminal_the_command_has_its_own_process_group() {
+    let script = "set -- $(cat /proc/$$/stat); echo $1 $5";
+    let ended = Launcher::script(script).run();
+    let (pid, group) = ended.stdout.trim().split_once(' ').unwrap();
+    assert_eq!(pid, group);
+}
+
+#[test]
+fn a_command_without_any_redis_url_runs_with_a_warning() {
+    let ended = Launcher::script("echo fine").run();
+    assert_eq!((ended.stdout.as_str(), ended.code()), ("fine\n", 0));
+    assert!(
+        ended.stderr.contains("level=warning logger=start-stunnel at=no-redis-url"),
+        "{}",
+        ended.stderr
+    );
+}
+
+#[test]
+fn a_session_without_a_terminal_is_no_obstacle() {
+    let mut command = Command::new(BINARY);
+    command
+        .args(["sh", "-c", "exit 3"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    // SAFETY: setsid(2) is async-signal-safe.
+    unsafe { command.pre_exec(|| Ok(nix::unistd::setsid().map(drop)?)) };
+    assert_eq!(Process(command.spawn().unwrap()).wait().code(), Some(3));
+}
+
+#[test]
+fn the_launcher_dumps_no_core_and_the_command_may() {
+    let script =
+        "ulimit -Sc 4096 2>/dev/null || ulimit -Sc 0; exec \"$0\" sh -c 'ulimit -c; read -r _'";
+    let mut running = Launcher::of("sh", ["-c", script, BINARY]).start();
+    let commands = running.line();
+    let own = core_limit(running.pid());
+    assert!(["0", "1"].contains(&own.as_str()), "{own}");
+    assert_eq!(commands, if own == "1" { "4096" } else { "0" });
+    assert_eq!(running.finish().code(), 1);
+}
+
+#[test]
+fn every_descriptor_of_the_launchers_is_closed_on_exec() {
+    let server = Server::start(Front::Redis);
+    let held = Launcher::hold(&server.url());
+    let client = held.client();
+    let pid = held.running.pid();
+    for entry in fs::read_dir(format!("/proc/{pid}/fdinfo")).unwrap() {
+        let entry = entry.unwrap();
+        let number: i32 = entry.file_name().to_str().unwrap().parse().unwrap();
+        let info = fs::read_to_string(entry.path()).unwrap();
+        let flags = info.lines().find_map(|line| line.strip_prefix("flags:\t")).unwrap();
+        let flags = i32::from_str_radix(flags.trim(), 8).unwrap();
+        let what = fs::read_link(format!("/proc/{pid}/fd/{number}")).unwrap();
+        // What the test itself left open for the launcher is the launcher's to pass on.
+        let inherited = fs::read_link(format!("/proc/{}/fd/{number}", command_of(pid))).ok();
+        if number > 2 && inherited.as_ref() != Some(&what) {
+            assert_ne!(flags & libc::O_CLOEXEC, 0, "{number}: {what:?}");
+        }
+    }
+    drop(client);
+}

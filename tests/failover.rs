@@ -1,0 +1,282 @@
+//! Fail-overs: with the pool, no more requests reach the old server than without a tunnel.
+//!
+//! The servers listen on two addresses of this machine. The launcher has a hosts file of its own.
+
+mod support;
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::PathBuf;
+
+use support::launcher::{Held, Launcher, logged, with_hosts};
+use support::peer::Peer;
+use support::resp::{Client, Reply};
+use support::scripted::{Heard, converse, redis, scripted};
+use support::servers::{Front, Options, PASSWORD, Server, accepted, connections, idle_connections};
+use support::{eventually, rest, two_free_ports};
+use tempfile::TempDir;
+
+const OLD: &str = "127.0.0.2";
+const NEW: &str = "127.0.0.3";
+
+/// The hosts file of a launcher.
+struct Hosts {
+    folder: TempDir,
+}
+
+impl Hosts {
+    fn new() -> Hosts {
+        Hosts { folder: tempfile::tempdir().unwrap() }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("hosts")
+    }
+
+    /// A launcher for which redis.test has this address; `None` where that is not allowed.
+    fn launcher(&self, address: &str) -> Option<Launcher> {
+        let launcher = with_hosts(&self.path(), &Hosts::content(&[address]))?;
+        Some(launcher.settings(&[("STUNNEL_POOL", "on"), ("STUNNEL_LOGLEVEL", "debug")]))
+    }
+
+    /// From now on redis.test has these addresses, the first of which is tried first.
+    fn name(&self, addresses: &[&str]) {
+        fs::write(self.path(), Hosts::content(addresses)).unwrap();
+    }
+
+    fn content(addresses: &[&str]) -> String {
+        addresses.iter().map(|address| format!("{address} redis.test\n")).collect()
+    }
+}
+
+/// Two Redis servers on the same port of two addresses, and a launcher that leads to the first.
+struct Scene {
+    hosts: Hosts,
+    old: Server,
+    new: Server,
+    held: Held,
+}
+
+impl Scene {
+    fn new() -> Option<Scene> {
+        let hosts = Hosts::new();
+        let launcher = hosts.launcher(OLD)?;
+        let (old, new) = eventually("two servers start", || {
+            let port = two_free_ports();
+            let on = |address| {
+                let options = Options { address: Some(address), ..Options::default() };
+                Server::try_start(Front::Redis, port, options)
+            };
+            Some((on(OLD)?, on(NEW)?))
+        });
+        let url = format!("redis://default:{PASSWORD}@redis.test:{}/0", old.port);
+        let held = launcher.redis(&url).start_held();
+        Some(Scene { hosts, old, new, held })
+    }
+
+    /// Some apps that write at the same time, and leave. Returns what they are told.
+    fn writers(&self, count: usize) -> Vec<Reply> {
+        let mut apps: Vec<Client> = (0..count).map(|_| self.held.client()).collect();
+        apps.iter_mut().map(|app| app.ask(&["SET", "key", "value"])).collect()
+    }
+}
+
+/// Makes the server a replica whose primary is not there.
+fn make_replica(direct: &mut Client) {
+    assert_eq!(direct.ask(&["REPLICAOF", "127.0.0.1", "1"]), Reply::line("+OK"));
+}
+
+fn is_error(reply: &Reply, code: &str) -> bool {
+    matches!(reply, Reply::Line(line) if line.starts_with(&format!("-{code} ")))
+}
+
+#[test]
+fn after_a_fail_over_no_write_reaches_the_old_primary() {
+    let Some(scene) = Scene::new() else { return };
+    let mut old = scene.old.direct();
+    let mut new = scene.new.direct();
+    assert_eq!(scene.writers(5), vec![Reply::line("+OK"); 5]);
+    eventually("some are kept", || (idle_connections(&mut old) > 0).then_some(()));
+    make_replica(&mut old);
+    scene.hosts.name(&[NEW]);
+    for _ in 0..50 {
+        assert_eq!(scene.writers(1), [Reply::line("+OK")], "nobody is told READONLY");
+    }
+    assert_eq!(connections(&mut old), 0, "what led to the old primary is closed");
+    assert_eq!(new.ask(&["GET", "key"]), Reply::bulk("value"));
+    let log = scene.held.finish().stderr;
+    assert!(log.contains(" at=kept-outdated "), "{log}");
+}
+
+#[test]
+fn a_name_that_follows_late_is_followed_at_once() {
+    let Some(scene) = Scene::new() else { return };
+    let mut old = scene.old.direct();
+    assert_eq!(scene.writers(3), vec![Reply::line("+OK"); 3]);
+    make_replica(&mut old);
+    // The name still leads to the old primary: everybody is told READONLY, as without a tunnel.
+    for _ in 0..3 {
+        assert!(scene.writers(2).iter().all(|reply| is_error(reply, "READONLY")));
+    }
+    scene.hosts.name(&[NEW]);
+    for _ in 0..20 {
+        assert_eq!(scene.writers(2), vec![Reply::line("+OK"); 2]);
+    }
+}
+
+#[test]
+fn a_role_change_retires_the_connections_from_before_it() {
+    let requests: [(&[&str], &str); 2] =
+        [(&["SET", "key", "value"], "READONLY"), (&["GET", "key"], "MASTERDOWN")];
+    for (request, code) in requests {
+        let server = Server::start(Front::Redis);
+        let mut direct = server.direct();
+        let held = Launcher::holding(&server.url()).env("STUNNEL_POOL", "on").start_held();
+        drop([held.client(), held.client()]);
+        eventually("two are kept", || (idle_connections(&mut direct) == 2).then_some(()));
+        direct.ask(&["CONFIG", "SET", "replica-serve-stale-data", "no"]);
+        make_replica(&mut direct);
+        let before = accepted(&mut direct);
+        let mut app = held.client();
+        assert!(is_error(&app.ask(request), code), "{code}");
+        assert_eq!(accepted(&mut direct), before, "on an old connection");
+        eventually("the idle one is closed", || (connections(&mut direct) == 1).then_some(()));
+        drop(app);
+        eventually("this one, too", || (connections(&mut direct) == 0).then_some(()));
+    }
+}
+
+#[test]
+fn a_reader_endpoint_that_refuses_writes_is_pooled() {
+    let server = Server::start(Front::Redis);
+    let mut direct = server.direct();
+    make_replica(&mut direct);
+    let held = Launcher::holding(&server.url()).env("STUNNEL_POOL", "on").start_held();
+    assert!(is_error(&held.client().ask(&["SET", "key", "value"]), "READONLY"));
+    eventually("it is closed", || (connections(&mut direct) == 0).then_some(()));
+    let before = accepted(&mut direct);
+    for _ in 0..10 {
+        assert_eq!(held.client().ask(&["GET", "key"]), Reply::Nil);
+        eventually("it comes back", || (idle_connections(&mut direct) == 1).then_some(()));
+    }
+    assert_eq!(accepted(&mut direct) - before, 1);
+}
+
+#[test]
+fn only_top_level_role_errors_retire_a_connection() {
+    for (reply, retires) in [
+        ("-READONLY You can't write against a read only replica.\r\n", true),
+        ("-MASTERDOWN Link with MASTER is down\r\n", true),
+        ("-LOADING Redis is loading the dataset in memory\r\n", true),
+        ("-CLUSTERDOWN The cluster is down\r\n", true),
+        ("-READONLYX\r\n", false),
+        ("-ERR READONLY\r\n", false),
+        ("$8\r\nREADONLY\r\n", false),
+        ("*1\r\n-READONLY in a transaction\r\n", false),
+    ] {
+        let (peer, heard) = scripted(move |_, request| {
+            Some(if request[0] == "GET" { reply.to_owned() } else { redis(request) })
+        });
+        let held = Launcher::holding(&peer.url()).env("STUNNEL_POOL", "on").start_held();
+        let mut app = held.open();
+        app.send(&["GET", "key"]);
+        let mut said = vec![0; reply.len()];
+        std::io::Read::read_exact(&mut app.stream, &mut said).unwrap();
+        drop(app);
+        // Later users share the connection, or a new one if it was retired.
+        let (name, first) = if retires { ("1 RESET", 0) } else { ("0 RESET", 2) };
+        if !retires {
+            eventually("it comes back", || (heard.count(name) == first).then_some(()));
+        }
+        for resets in [1, 3, 5] {
+            assert_eq!(held.open().ask(&["PING"]), Reply::line("+PONG"));
+            let resets = first + resets + usize::from(!retires);
+            eventually("it comes back", || (heard.count(name) == resets).then_some(()));
+        }
+        held.finish();
+        assert_eq!(peer.accepted(), if retires { 2 } else { 1 }, "{reply:?}: {:?}", heard.all());
+    }
+}
+
+/// A server that answers GET with its name, and notes every request.
+fn named(listener: TcpListener, name: &'static str, heard: &Heard) -> Peer<()> {
+    let heard = heard.clone();
+    Peer::tls_on(listener, move |stream| {
+        converse(stream, |request| {
+            heard.add(name, request);
+            Some(if request[0] == "GET" { format!("+{name}\r\n") } else { redis(request) })
+        });
+    })
+}
+
+/// Two named servers on the same port of two addresses, what they heard, and the launcher.
+fn two_names(hosts: &Hosts) -> Option<(Peer<()>, Peer<()>, Heard, Held)> {
+    let launcher = hosts.launcher(OLD)?;
+    let old = TcpListener::bind((OLD, 0)).unwrap();
+    let port = old.local_addr().unwrap().port();
+    let new = TcpListener::bind((NEW, port)).unwrap();
+    let heard = Heard::default();
+    let (old, new) = (named(old, "old", &heard), named(new, "new", &heard));
+    let held = launcher.redis(&format!("rediss://redis.test:{port}")).start_held();
+    Some((old, new, heard, held))
+}
+
+fn who(held: &Held) -> Reply {
+    held.open().ask(&["GET", "name"])
+}
+
+#[test]
+fn a_connection_is_reused_while_its_address_is_among_others() {
+    let hosts = Hosts::new();
+    let Some((old, _new, heard, held)) = two_names(&hosts) else { return };
+    let comes_back = |count| {
+        eventually("it comes back", || (heard.count("old RESET") == count).then_some(()));
+    };
+    assert_eq!(who(&held), Reply::line("+old"));
+    // The trial, and the first user.
+    comes_back(2);
+    hosts.name(&[NEW, OLD]);
+    assert_eq!(who(&held), Reply::line("+old"));
+    assert_eq!(old.accepted(), 1);
+    comes_back(4);
+    hosts.name(&[NEW]);
+    for _ in 0..3 {
+        assert_eq!(who(&held), Reply::line("+new"));
+    }
+    old.result();
+}
+
+#[test]
+fn a_name_that_is_not_found_closes_the_app_as_without_a_pool() {
+    let hosts = Hosts::new();
+    let Some((old, _new, heard, held)) = two_names(&hosts) else { return };
+    assert_eq!(who(&held), Reply::line("+old"));
+    eventually("it comes back", || (heard.count("old RESET") == 2).then_some(()));
+    hosts.name(&[]);
+    assert_eq!(rest(held.open().stream.get_mut()), (vec![], None));
+    hosts.name(&[OLD]);
+    assert_eq!(who(&held), Reply::line("+old"));
+    assert_eq!(old.accepted(), 1);
+    let log = held.finish().stderr;
+    let errors = logged(&log, "connection-failed", "error");
+    assert!(errors.len() == 1 && errors[0].contains("name look-up failed"), "{log}");
+}
+
+#[test]
+fn when_an_address_goes_the_server_is_tried_again() {
+    let hosts = Hosts::new();
+    let Some((_old, _new, heard, held)) = two_names(&hosts) else { return };
+    let mut first = held.open();
+    assert_eq!(first.ask(&["GET", "name"]), Reply::line("+old"));
+    hosts.name(&[NEW, OLD]);
+    let mut second = held.open();
+    assert_eq!(second.ask(&["GET", "name"]), Reply::line("+new"));
+    let before = heard.count_all("RESET");
+    drop((first, second));
+    eventually("both come back", || (heard.count_all("RESET") == before + 2).then_some(()));
+    hosts.name(&[OLD]);
+    let before = heard.all().len();
+    assert_eq!(who(&held), Reply::line("+old"));
+    let later = &heard.all()[before..];
+    assert_eq!(later[0], "old PING", "a trial on a new connection: {later:?}");
+}

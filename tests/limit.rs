@@ -1,0 +1,257 @@
+//! `--max-connections`: who waits, in which order, and what the log says about it.
+
+mod support;
+
+use std::io::Read;
+use std::thread;
+
+use openssl::ssl::SslVersion;
+use support::eventually;
+use support::launcher::{Held, Launcher, logged};
+use support::peer::{Peer, acceptor};
+use support::resp::{Client, Reply};
+use support::scripted::{converse, redis};
+use support::servers::{FRONTS, Front, Options, PASSWORD, Server, accepted, connections};
+use support::status::StatusPage;
+
+const LIMIT: &str = "STUNNEL_MAX_CONNECTIONS";
+const TIMEOUT: &str = "STUNNEL_CONNECT_TIMEOUT";
+const POOL: &str = "STUNNEL_POOL";
+
+fn hold(url: &str, settings: &[(&str, &str)]) -> Held {
+    Launcher::holding(url).settings(settings).start_held()
+}
+
+#[test]
+fn waiting_apps_are_served_in_order() {
+    for (front, pool) in FRONTS.into_iter().flat_map(|front| [(front, "off"), (front, "on")]) {
+        let server = Server::start(front);
+        let mut direct = server.direct();
+        let before = accepted(&mut direct);
+        let settings = [(LIMIT, "2"), (POOL, pool), ("STUNNEL_STATUS_ADDRESS", "0")];
+        let held = hold(&server.url(), &settings);
+        let page = StatusPage::of(held.running.pid(), &[held.port]);
+        let mut busy = vec![held.client(), held.client()];
+        let mut waiting = Vec::new();
+        for number in 0..6 {
+            let mut app = held.open();
+            app.send(&["AUTH", PASSWORD]);
+            app.send(&["ECHO", &number.to_string()]);
+            waiting.push(app);
+            let sample = "start_stunnel_connections_waiting{tunnel=\"REDIS_URL\"}";
+            eventually("it waits", || {
+                (page.metric(sample)? == f64::from(number) + 1.0).then_some(())
+            });
+        }
+        for (number, mut app) in waiting.into_iter().enumerate() {
+            // One app leaves, and the one that has waited longest is served.
+            drop(busy.remove(0));
+            assert_eq!(app.reply().unwrap(), Reply::line("+OK"));
+            assert_eq!(app.reply().unwrap(), Reply::bulk(&number.to_string()));
+            busy.push(app);
+        }
+        let made = accepted(&mut direct) - before;
+        assert_eq!(made, if pool == "on" { 2 } else { 8 }, "{front:?}");
+        drop(busy);
+        let log = held.finish().stderr;
+        assert_eq!(logged(&log, "command-ended", "failed"), ["0"], "{log}");
+    }
+}
+
+#[test]
+fn an_app_that_waits_too_long_is_closed() {
+    let server = Server::start(Front::Redis);
+    let held =
+        hold(&server.url(), &[("REDIS_URL_STUNNEL_MAX_CONNECTIONS", "1"), (TIMEOUT, "200ms")]);
+    let mut busy = held.client();
+    let mut late = held.open();
+    late.send(&["PING"]);
+    assert!(late.reply().is_err());
+    assert_eq!(busy.ask(&["PING"]), Reply::line("+PONG"), "others are not affected");
+    drop(busy);
+    let log = held.finish().stderr;
+    assert_eq!(logged(&log, "queue-timeout", "var"), ["REDIS_URL"], "{log}");
+    assert!(logged(&log, "queue-timeout", "hint")[0].contains(LIMIT), "{log}");
+    assert_eq!(logged(&log, "command-ended", "failed"), ["1"], "{log}");
+}
+
+#[test]
+fn a_long_wait_is_logged_before_the_connect_timeout() {
+    let server = Server::start(Front::Redis);
+    let held = hold(&server.url(), &[(LIMIT, "1"), (TIMEOUT, "2s")]);
+    let busy = held.client();
+    // Each of them waits until the connect timeout.
+    let mut late: Vec<_> = (0..3).map(|_| held.open()).collect();
+    assert!(late.iter_mut().all(|client| client.reply().is_err()));
+    drop(busy);
+    let log = held.finish().stderr;
+    assert_eq!(logged(&log, "queue-waiting", "var"), ["REDIS_URL"], "once a minute: {log}");
+    assert!(logged(&log, "queue-waiting", "hint")[0].contains(LIMIT), "{log}");
+    let [waiting, timeout] =
+        ["queue-waiting", "queue-timeout"].map(|event| log.find(&format!(" at={event} ")));
+    assert!(waiting.unwrap() < timeout.unwrap(), "{log}");
+}
+
+#[test]
+fn a_queue_that_cannot_move_is_logged_as_stuck() {
+    let server = Server::start(Front::Redis);
+    // It counts as stuck after ten seconds.
+    let held = hold(&server.url(), &[(LIMIT, "2"), (TIMEOUT, "12s")]);
+    let mut busy = [held.client(), held.client()];
+    let mut late = held.open();
+    late.send(&["PING"]);
+    assert!(late.reply().is_err());
+    // The app uses its connections. It only never closes them.
+    assert!(busy.iter_mut().all(|app| app.ask(&["PING"]) == Reply::line("+PONG")));
+    drop(busy);
+    let log = held.finish().stderr;
+    assert_eq!(logged(&log, "queue-stuck", "var"), ["REDIS_URL"], "{log}");
+    let hint = &logged(&log, "queue-stuck", "hint")[0];
+    assert!(hint.contains(LIMIT) && hint.contains("Sidekiq"), "{hint}");
+}
+
+#[test]
+fn many_apps_share_a_limit_equal_to_maxclients() {
+    const CONNECTIONS: usize = 4;
+    for pool in ["off", "on"] {
+        let server = Server::start_with(
+            Front::Redis,
+            // One client is the test's own.
+            Options { words: &["--maxclients", "5"], ..Options::default() },
+        );
+        let mut direct = server.direct();
+        let held = hold(&server.url(), &[(LIMIT, &CONNECTIONS.to_string()), (POOL, pool)]);
+        thread::scope(|scope| {
+            for app in 0..25 {
+                let held = &held;
+                scope.spawn(move || {
+                    for round in 0..20 {
+                        let mark = format!("{app}/{round}");
+                        let mut client = held.client();
+                        assert_eq!(client.ask(&["ECHO", &mark]), Reply::bulk(&mark), "{pool}");
+                        if round % 7 == 3 {
+                            // This connection is not reused.
+                            client.ask(&["CLIENT", "ID"]);
+                        }
+                    }
+                });
+            }
+            for _ in 0..50 {
+                assert!(connections(&mut direct) <= CONNECTIONS);
+            }
+        });
+        let log = held.finish().stderr;
+        assert_eq!(logged(&log, "command-ended", "failed"), ["0"], "{log}");
+    }
+}
+
+/// A server that cuts the handshakes with these numbers, as a Redis with too many clients does.
+fn cutting(cut: &'static [usize]) -> Peer<()> {
+    let acceptor = acceptor(SslVersion::TLS1_3);
+    Peer::numbered(move |number, mut stream| {
+        if cut.contains(&number) {
+            // The ClientHello is read: closing with unread bytes would be a reset.
+            let _ = stream.read(&mut [0; 4096]);
+            return;
+        }
+        let Ok(stream) = acceptor.accept(stream) else { return };
+        converse(stream, |request| Some(redis(request)));
+    })
+}
+
+#[test]
+fn a_cut_handshake_right_after_a_close_is_tried_again() {
+    let peer = cutting(&[1]);
+    let held = hold(&peer.url(), &[(LIMIT, "1"), (POOL, "off")]);
+    let mut first = held.open();
+    assert_eq!(first.ask(&["PING"]), Reply::line("+PONG"));
+    let mut second = held.open();
+    second.send(&["PING"]);
+    drop(first);
+    assert_eq!(second.reply().unwrap(), Reply::line("+PONG"));
+    assert_eq!(peer.accepted(), 3);
+    let log = held.finish().stderr;
+    assert_eq!(logged(&log, "command-ended", "failed"), ["0"], "{log}");
+}
+
+#[test]
+fn a_cut_handshake_is_tried_again_only_once() {
+    let peer = cutting(&[1, 2, 3, 4]);
+    let held = hold(&peer.url(), &[(LIMIT, "1"), (POOL, "off")]);
+    let mut first = held.open();
+    assert_eq!(first.ask(&["PING"]), Reply::line("+PONG"));
+    let mut second = held.open();
+    second.send(&["PING"]);
+    drop(first);
+    assert!(second.reply().is_err());
+    assert_eq!(peer.accepted(), 3);
+}
+
+#[test]
+fn a_cut_handshake_without_a_close_is_not_tried_again() {
+    let peer = cutting(&[0, 1, 2]);
+    let held = hold(&peer.url(), &[(LIMIT, "1"), (POOL, "off")]);
+    let mut app = held.open();
+    app.send(&["PING"]);
+    assert!(app.reply().is_err());
+    assert_eq!(peer.accepted(), 1, "no client of this launcher is about to be freed");
+}
+
+#[test]
+fn the_launchers_own_questions_keep_to_the_limit() {
+    let server = Server::start(Front::Redis);
+    let held = hold(&server.url(), &[(LIMIT, "1"), ("STUNNEL_VERIFY", "full")]);
+    // The certificate fails, and the launcher fetches it once more to say why.
+    let reply = held.open().ask(&["PING"]);
+    let Reply::Line(line) = &reply else { panic!("{reply:?}") };
+    assert!(line.contains("certificate check failed"), "{line}");
+}
+
+#[test]
+fn a_server_without_tls_is_explained_at_the_limit_too() {
+    let server = Server::start(Front::Redis);
+    let plaintext = format!("rediss://127.0.0.1:{}", server.port);
+    let held = hold(&plaintext, &[(LIMIT, "1")]);
+    let mut app = held.open();
+    app.send(&["PING"]);
+    let reply = app.reply();
+    let said = matches!(&reply, Ok(Reply::Line(line)) if line.contains("speaks no TLS"));
+    assert!(said, "{reply:?}");
+}
+
+#[test]
+fn idle_connections_leave_room_at_redis_own_limit() {
+    const CLIENTS: usize = 4;
+    let server = Server::start_with(
+        Front::Redis,
+        // One client is the test's own.
+        Options { words: &["--maxclients", "4"], ..Options::default() },
+    );
+    let mut direct = server.direct();
+    let held = hold(&server.url(), &[(POOL, "on")]);
+    let mut apps: Vec<Client> = (1..CLIENTS).map(|_| held.client()).collect();
+    assert!(apps.iter_mut().all(|app| app.ask(&["PING"]) == Reply::line("+PONG")));
+    drop(apps);
+    eventually("the burst is over", || (connections(&mut direct) == 2).then_some(()));
+    for _ in 0..20 {
+        assert_eq!(held.client().ask(&["PING"]), Reply::line("+PONG"));
+    }
+}
+
+#[test]
+fn check_prints_how_many_clients_redis_has_and_allows() {
+    let server = Server::start_with(
+        Front::Redis,
+        Options { words: &["--maxclients", "20"], ..Options::default() },
+    );
+    let _others = [server.direct(), server.direct()];
+    let run = |words: &[&str]| {
+        let checked = Launcher::new(words).redis(&server.url()).run();
+        assert_eq!(checked.code(), 0, "{checked:?}");
+        checked.stdout
+    };
+    let table = run(&["--check"]);
+    assert!(table.contains("clients 3 of 20"), "{table}");
+    let json = run(&["--log-format", "json", "--check"]);
+    assert!(json.contains(r#""clients":{"connected":3,"max":20}"#), "{json}");
+}

@@ -1,0 +1,166 @@
+//! The log (docs/operation.md), seen from outside.
+
+mod support;
+
+use std::fs;
+use std::io::Write;
+use std::os::fd::AsRawFd;
+
+use support::launcher::{Launcher, logged};
+use support::resp::Reply;
+use support::servers::{Front, PASSWORD, Server};
+
+#[test]
+fn no_secret_is_in_any_debug_output_or_command_line() {
+    let server = Server::start(Front::Redis);
+    let nobody = format!("rediss://us3r-name:{PASSWORD}@127.0.0.1:1/0?token={PASSWORD}");
+    for format in ["logfmt", "json"] {
+        for verify in ["none", "full"] {
+            let mut held = Launcher::holding(&server.url())
+                .env("HEROKU_REDIS_DEAD_URL", &nobody)
+                .env("STUNNEL_LOGLEVEL", "debug")
+                .env("STUNNEL_LOG_FORMAT", format)
+                .env("STUNNEL_VERIFY", verify)
+                .start_held();
+            let mut client = held.open();
+            client.send(&["AUTH", PASSWORD]);
+            client.reply().unwrap();
+            drop(client);
+            let pid = held.running.pid();
+            let command_line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap();
+            assert!(!command_line.contains(PASSWORD));
+            held.running.say("end\n");
+            let log = held.finish().stderr;
+            assert!(log.contains("connection-accepted"), "this is the debug level: {log}");
+            assert!(!log.contains(PASSWORD) && !log.contains("us3r-name"), "{log}");
+        }
+    }
+}
+
+#[test]
+fn json_lines_have_the_same_keys() {
+    let server = Server::start(Front::Redis);
+    let script = "redis-cli --no-auth-warning -u \"$REDIS_URL\" ping";
+    let run = |format: &str| {
+        Launcher::script(script)
+            .redis(&server.url())
+            .env("STUNNEL_LOG_FORMAT", format)
+            .env("STUNNEL_LOGLEVEL", "info")
+            .run()
+            .stderr
+    };
+    let json = run("json");
+    let parsed: Vec<serde_json::Value> =
+        json.lines().map(|line| serde_json::from_str(line).expect("a JSON line")).collect();
+    let events: Vec<_> = parsed.iter().map(|line| line["at"].as_str().unwrap()).collect();
+    assert_eq!(events, ["tunnel-up", "not-authenticated", "connection-closed", "command-ended"]);
+    assert_eq!(parsed[0]["upstream"], format!("127.0.0.1:{}", server.tls_port()));
+    assert!(parsed[2]["sent"].as_u64().unwrap() > 0 && parsed[2]["received"].as_u64().unwrap() > 0);
+    assert_eq!(parsed[3]["code"], 0);
+    assert_eq!(parsed[3]["sent"], parsed[2]["sent"]);
+
+    let logfmt = run("logfmt");
+    for (line, parsed) in logfmt.lines().zip(&parsed) {
+        for key in parsed.as_object().unwrap().keys() {
+            assert!(format!(" {line}").contains(&format!(" {key}=")), "{key} in {line}");
+        }
+        assert!(line.starts_with("ts=2"), "{line}");
+    }
+}
+
+#[test]
+fn the_level_decides_what_is_logged() {
+    let server = Server::start(Front::Redis);
+    let events = |level: &str| {
+        let script = "redis-cli --no-auth-warning -u \"$REDIS_URL\" ping";
+        let launcher = Launcher::script(script).redis(&server.url()).env("STUNNEL_LOGLEVEL", level);
+        let log = launcher.run().stderr;
+        log.lines()
+            .map(|line| line.split(" at=").nth(1).unwrap().split(' ').next().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert!(events("emerg").is_empty() && events("2").is_empty() && events("err").is_empty());
+    assert_eq!(events("warning"), ["not-authenticated"]);
+    assert_eq!(events("5"), ["tunnel-up", "not-authenticated", "command-ended"]);
+    assert!(events("info").contains(&"connection-closed".to_owned()));
+    assert!(events("debug").contains(&"command-started".to_owned()));
+}
+
+#[test]
+fn standard_output_is_the_commands_alone() {
+    let server = Server::start(Front::Redis);
+    let ended = Launcher::script("echo out; echo err >&2").redis(&server.url()).run();
+    assert_eq!(ended.stdout, "out\n");
+    assert!(ended.stderr.contains("err\n"));
+}
+
+#[test]
+fn one_warning_names_every_unauthenticated_variable() {
+    let run = |settings: &[(&str, &str)]| {
+        let launcher = Launcher::script("true").redis("redis://h");
+        let launcher = launcher
+            .env("HEROKU_REDIS_GOLD_URL", "redis://gold")
+            .env("HEROKU_REDIS_SAME_URL", "redis://h");
+        let launcher =
+            settings.iter().fold(launcher, |launcher, (name, value)| launcher.env(name, value));
+        logged(&launcher.run().stderr, "not-authenticated", "vars")
+    };
+    let all = "REDIS_URL HEROKU_REDIS_GOLD_URL HEROKU_REDIS_SAME_URL";
+    assert_eq!(run(&[]), [all]);
+    assert_eq!(run(&[("STUNNEL_VERIFY", "")]), [all]);
+    assert_eq!(
+        run(&[("REDIS_URL_STUNNEL_VERIFY", "none")]),
+        [all.trim_start_matches("REDIS_URL ")]
+    );
+    for meant in ["none", "ca", "full"] {
+        assert!(run(&[("STUNNEL_VERIFY", meant)]).is_empty(), "{meant}");
+    }
+    let by_option = Launcher::new(["--verify", "none", "true"]).redis("redis://h").run();
+    assert!(!by_option.stderr.contains("not-authenticated"), "{}", by_option.stderr);
+}
+
+#[test]
+fn every_line_says_who_wrote_it() {
+    for (format, mark) in
+        [("logfmt", " logger=start-stunnel at="), ("json", r#""logger":"start-stunnel","at":""#)]
+    {
+        let runs = [
+            Launcher::script("true").redis("redis://h"),
+            Launcher::script("true").redis("redis://"),
+            Launcher::new(["no-such-program"]).env("STUNNEL_ENABLED", "false"),
+        ];
+        for launcher in runs {
+            let log = launcher.env("STUNNEL_LOG_FORMAT", format).run().stderr;
+            assert!(!log.is_empty());
+            assert!(log.lines().all(|line| line.contains(mark)), "{log}");
+        }
+    }
+}
+
+#[test]
+fn a_log_that_nobody_reads_blocks_nothing() {
+    let server = Server::start(Front::Redis);
+    // Standard error is a pipe that nobody reads, and full.
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    // SAFETY: F_SETPIPE_SZ takes a number and touches no memory.
+    let size = unsafe { nix::libc::fcntl(writer.as_raw_fd(), nix::libc::F_SETPIPE_SZ, 4096) };
+    writer.write_all(&vec![0; size as usize]).unwrap();
+    let mut launcher = Launcher::holding(&server.url()).env("STUNNEL_LOGLEVEL", "debug");
+    launcher.command.stderr(writer);
+    let held = launcher.start_held();
+    for n in 1..=100 {
+        assert_eq!(held.client().ask(&["INCR", "n"]), Reply::line(&format!(":{n}")));
+    }
+    assert_eq!(held.finish().code(), 0);
+    drop(reader);
+}
+
+#[test]
+fn the_log_is_complete_when_the_launcher_has_ended() {
+    let log = Launcher::script("exit 2").redis("redis://h").run().stderr;
+    let last = log.lines().last().unwrap();
+    assert!(
+        last.contains("at=command-ended code=2 connections=0 sent=0 received=0 failed=0"),
+        "{log}"
+    );
+}

@@ -1,0 +1,191 @@
+//! PHP-FPM behind nginx, and Apache with mod_php and CGI, set up as `docs/php.md` says.
+
+mod support;
+
+use std::fs::{self, Permissions};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use nix::libc;
+use support::launcher::{BINARY, Launcher, Running};
+use support::servers::{Front, PASSWORD, Server};
+use support::snippets::{snippet, with_ours};
+use support::{PATIENCE, Process, eventually, two_free_ports};
+
+/// Prints where PHP sees `REDIS_URL`, and asks Redis for an answer.
+const PAGE: &str = r#"<?php
+$url = getenv('REDIS_URL');
+echo $url ? 'getenv ' : '';
+echo isset($_SERVER['REDIS_URL']) ? 'server ' : '';
+echo isset($_ENV['REDIS_URL']) ? 'env ' : '';
+if ($url) {
+    $parts = parse_url($url);
+    $redis = new Redis();
+    $redis->connect($parts['host'], $parts['port']);
+    $redis->auth($parts['pass']);
+    echo $redis->ping() ? 'PONG' : 'no answer';
+}
+"#;
+
+/// A web site that every user can read.
+struct Site {
+    folder: tempfile::TempDir,
+    port: u16,
+    redis: Server,
+}
+
+impl Site {
+    fn new() -> Site {
+        let folder = tempfile::tempdir().unwrap();
+        fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
+        let site = Site { folder, port: two_free_ports(), redis: Server::start(Front::Redis) };
+        site.write("index.php", PAGE);
+        site
+    }
+
+    fn write(&self, name: &str, text: &str) -> PathBuf {
+        let file = self.folder.path().join(name);
+        fs::write(&file, text).unwrap();
+        fs::set_permissions(&file, Permissions::from_mode(0o755)).unwrap();
+        file
+    }
+
+    /// Runs a command line of the manual, whose `start-stunnel` is the launcher.
+    fn run(&self, line: &str) -> Running {
+        let line = line.trim().replacen("start-stunnel ", &format!("{BINARY} "), 1);
+        let launcher = Launcher::of("sh", ["-c", &format!("exec {line}")]);
+        let path = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin";
+        let url = format!("rediss://default:{PASSWORD}@127.0.0.1:{}/3", self.redis.tls_port());
+        launcher.redis(&url).env("PATH", path).start()
+    }
+
+    /// The body of a page, once the web server has it.
+    fn get(&self, path: &str) -> String {
+        eventually("the web server answers", || {
+            let mut stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).ok()?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).ok()?;
+            let (head, body) = answer.split_once("\r\n\r\n")?;
+            head.lines().next()?.ends_with(" 200 OK").then(|| body.to_owned())
+        })
+    }
+
+    /// nginx in front of PHP-FPM. It needs no tunnel.
+    fn nginx(&self) -> Process {
+        let folder = self.folder.path().display();
+        let configuration = format!(
+            "daemon off; master_process off; pid {folder}/pid; error_log {folder}/error;
+            events {{}}
+            http {{
+                access_log off;
+                server {{
+                    listen 127.0.0.1:{};
+                    location / {{
+                        include /etc/nginx/fastcgi_params;
+                        fastcgi_param SCRIPT_FILENAME {folder}/index.php;
+                        fastcgi_pass unix:{folder}/fpm;
+                    }}
+                }}
+            }}",
+            self.port
+        );
+        let file = self.write("nginx.conf", &configuration);
+        let mut nginx = Command::new("/usr/sbin/nginx");
+        nginx.arg("-e").arg(self.folder.path().join("error")).arg("-c").arg(file);
+        let nginx = nginx.stdin(Stdio::null()).stderr(Stdio::null()).spawn();
+        Process(nginx.expect("nginx (see bin/setup test)"))
+    }
+
+    /// What PHP sees with this line in the pool's file.
+    fn php_fpm(&self, line: &str) -> String {
+        let folder = self.folder.path().display();
+        let configuration = format!(
+            "[global]\ndaemonize = no\nerror_log = {folder}/fpm.log\n\
+             [www]\nuser = nobody\ngroup = nogroup\nlisten = {folder}/fpm\nlisten.mode = 0666\n\
+             pm = static\npm.max_children = 2\n{line}\n"
+        );
+        let file = self.write("fpm.conf", &configuration);
+        let program = program("/usr/sbin", "php-fpm");
+        let command = snippet("php-fpm-command");
+        let ours = format!("{} --nodaemonize --fpm-config {}", program.display(), file.display());
+        let running = self.run(&with_ours(&command, &[("php-fpm8.2 --nodaemonize", &ours)]));
+        let nginx = self.nginx();
+        let seen = self.get("/");
+        drop(nginx);
+        running.signal(libc::SIGQUIT);
+        let ended = running.finish();
+        assert_eq!(ended.code(), 0, "{}", ended.stderr);
+        seen
+    }
+}
+
+/// The file in this folder whose name begins with `name`; distributions append PHP's version.
+fn program(folder: &str, name: &str) -> PathBuf {
+    let entries = fs::read_dir(folder).into_iter().flatten().map(|entry| entry.unwrap().path());
+    let is_it = |path: &PathBuf| {
+        path.file_name().is_some_and(|file| file.to_string_lossy().starts_with(name))
+    };
+    entries.into_iter().find(is_it).unwrap_or_else(|| panic!("{name}: see bin/setup clients"))
+}
+
+#[test]
+fn php_fpm_sees_the_url_with_either_line_of_the_manual() {
+    assert_eq!(Site::new().php_fpm(""), "", "clear_env is on by default");
+    for marker in ["php-fpm-env", "php-fpm-clear-env"] {
+        assert_eq!(Site::new().php_fpm(&snippet(marker)), "getenv server PONG", "{marker}");
+    }
+}
+
+#[test]
+fn apache_sees_the_url_with_pass_env() {
+    let with_mod_php = |line: &str| {
+        let site = Site::new();
+        let folder = site.folder.path().display();
+        fs::create_dir(site.folder.path().join("cgi")).unwrap();
+        site.write(
+            "cgi/url",
+            "#!/bin/sh\nprintf 'Content-Type: text/plain\n\n%s' \"${REDIS_URL+set}\"\n",
+        );
+        let php = program("/usr/lib/apache2/modules", "libphp");
+        let modules = ["mpm_prefork", "env", "cgi", "mime", "authz_core", "alias"];
+        let modules: String = modules
+            .iter()
+            .map(|name| {
+                format!("LoadModule {name}_module /usr/lib/apache2/modules/mod_{name}.so\n")
+            })
+            .collect();
+        let file = site.write(
+            "apache.conf",
+            &format!(
+                "ServerName localhost\nListen 127.0.0.1:{}\nUser nobody\nGroup nogroup\n\
+             PidFile {folder}/pid\nErrorLog {folder}/error\nDefaultRuntimeDir {folder}\n\
+             {modules}LoadModule php_module {}\nTypesConfig /dev/null\n\
+             AddType application/x-httpd-php .php\nDocumentRoot {folder}\n\
+             ScriptAlias /cgi/ {folder}/cgi/\n{line}\n",
+                site.port,
+                php.display()
+            ),
+        );
+        let no_variables = Path::new("/dev/null");
+        let running = site.run(&with_ours(
+            &snippet("apache-command"),
+            &[
+                ("/etc/apache2/envvars", no_variables.to_str().unwrap()),
+                ("-D FOREGROUND", &format!("-D FOREGROUND -f {}", file.display())),
+            ],
+        ));
+        let seen = (site.get("/index.php"), site.get("/cgi/url"));
+        running.signal(libc::SIGTERM);
+        let ended = running.finish();
+        assert_eq!(ended.code(), 0, "{}", ended.stderr);
+        seen
+    };
+    assert_eq!(with_mod_php(""), ("getenv PONG".to_owned(), String::new()));
+    let passed = with_mod_php(&snippet("apache"));
+    assert_eq!(passed, ("getenv server PONG".to_owned(), "set".to_owned()));
+}

@@ -1,0 +1,186 @@
+//! When `--pool` pools: `off`, `on` and `auto`, and how many idle connections stay.
+
+mod support;
+
+use std::thread;
+use std::time::Duration;
+
+use support::eventually;
+use support::launcher::{Held, Launcher};
+use support::resp::{Client, Reply};
+use support::servers::{Front, Server, accepted, calls, clients, connections, idle_connections};
+
+/// Short connections that switch the pool on under `auto`.
+const MANY: usize = 16;
+
+fn hold(server: &Server, settings: &[(&str, &str)]) -> Held {
+    Launcher::holding(&server.url()).settings(settings).start_held()
+}
+
+fn one_request(held: &Held) {
+    assert_eq!(held.client().ask(&["ECHO", "short"]), Reply::bulk("short"));
+}
+
+/// `RESET` and `PING` that Redis has executed. No app of these tests sends one.
+fn own_commands(direct: &mut Client) -> usize {
+    calls(direct, "reset") + calls(direct, "ping")
+}
+
+/// Connects frequently enough that `auto` switches the pool on, beside `others` that stay open.
+fn engage(held: &Held, direct: &mut Client, others: usize) {
+    eventually("the pool is on", || {
+        one_request(held);
+        let kept = eventually("it has ended", || {
+            let idle = idle_connections(direct);
+            (connections(direct) == idle + others).then_some(idle)
+        });
+        (kept > 0).then_some(())
+    });
+}
+
+#[test]
+fn off_never_sends_a_command_of_its_own() {
+    let server = Server::start(Front::Redis);
+    let mut direct = server.direct();
+    let pings = own_commands(&mut direct);
+    let before = accepted(&mut direct);
+    let held = hold(&server, &[("STUNNEL_POOL", "off")]);
+    (0..2 * MANY).for_each(|_| one_request(&held));
+    assert_eq!(accepted(&mut direct) - before, 2 * MANY, "each app has its own connection");
+    eventually("nothing is kept", || (connections(&mut direct) == 0).then_some(()));
+    assert_eq!(own_commands(&mut direct), pings);
+    assert!(!held.finish().stderr.contains("at=pool-"));
+}
+
+#[test]
+fn auto_pools_after_sixteen_short_connections() {
+    let server = Server::start(Front::Redis);
+    let mut direct = server.direct();
+    let pings = own_commands(&mut direct);
+    let before = accepted(&mut direct);
+    let held = hold(&server, &[]);
+    for _ in 0..MANY {
+        one_request(&held);
+        eventually("it has ended", || (connections(&mut direct) == 0).then_some(()));
+    }
+    assert_eq!(accepted(&mut direct) - before, MANY);
+    assert_eq!(own_commands(&mut direct), pings, "a plain tunnel until then");
+    engage(&held, &mut direct, 0);
+    let made = accepted(&mut direct);
+    assert!(made - before <= MANY + 2, "the pool is on from the next connection on");
+    for _ in 0..10 {
+        one_request(&held);
+        eventually("it comes back", || (idle_connections(&mut direct) == 1).then_some(()));
+    }
+    assert_eq!(accepted(&mut direct), made, "one connection serves them all");
+}
+
+#[test]
+fn auto_leaves_long_lived_connections_alone() {
+    let server = Server::start(Front::Redis);
+    let mut direct = server.direct();
+    let pings = own_commands(&mut direct);
+    let held = hold(&server, &[]);
+    let mut staying: Vec<Client> = (0..3).map(|_| held.client()).collect();
+    for round in 0..100 {
+        for app in &mut staying {
+            let text = round.to_string();
+            assert_eq!(app.ask(&["ECHO", &text]), Reply::bulk(&text));
+        }
+    }
+    // A few short connections beside them, as a release task or a console makes.
+    (1..MANY).for_each(|_| one_request(&held));
+    drop(staying);
+    eventually("all have ended", || (connections(&mut direct) == 0).then_some(()));
+    assert_eq!(own_commands(&mut direct), pings);
+}
+
+#[test]
+fn auto_does_not_count_connections_without_an_answer() {
+    let server = Server::start(Front::Redis);
+    let mut direct = server.direct();
+    let pings = own_commands(&mut direct);
+    let held = hold(&server, &[]);
+    for _ in 0..2 * MANY {
+        // A port scan, or a health check that only connects.
+        drop(held.open());
+    }
+    eventually("all have ended", || (connections(&mut direct) == 0).then_some(()));
+    (0..2).for_each(|_| one_request(&held));
+    eventually("all have ended", || (connections(&mut direct) == 0).then_some(()));
+    assert_eq!(own_commands(&mut direct), pings);
+}
+
+#[test]
+fn a_connection_keeps_the_mode_that_it_began_with() {
+    let server = Server::start(Front::Redis);
+    let mut direct = server.direct();
+    let held = hold(&server, &[]);
+    let mut early = held.client();
+    early.ask(&["CLIENT", "SETNAME", "early"]);
+    let list = clients(&mut direct);
+    let line = list.lines().find(|line| line.contains(" name=early ")).expect("a line");
+    let id = line.split(' ').next().unwrap().to_owned();
+    engage(&held, &mut direct, 1);
+    drop(early);
+    eventually("its connection is closed, not kept", || {
+        (!clients(&mut direct).lines().any(|line| line.starts_with(&format!("{id} "))))
+            .then_some(())
+    });
+}
+
+/// Apps that connect, send a request each, and leave together.
+fn burst(held: &Held, count: usize) {
+    let mut apps: Vec<Client> = (0..count).map(|_| held.client()).collect();
+    for app in &mut apps {
+        assert_eq!(app.ask(&["ECHO", "burst"]), Reply::bulk("burst"));
+    }
+}
+
+/// Further idle connections stay for a second; this is that second and more.
+const LONGER: Duration = Duration::from_millis(1_500);
+
+#[test]
+fn two_idle_connections_stay_after_a_burst() {
+    let server = Server::start(Front::Redis);
+    let mut direct = server.direct();
+    let before = accepted(&mut direct);
+    let held = hold(&server, &[("STUNNEL_POOL", "on")]);
+    // One comes back long before the others.
+    burst(&held, 1);
+    eventually("it comes back", || (idle_connections(&mut direct) == 1).then_some(()));
+    burst(&held, 20);
+    assert_eq!(accepted(&mut direct) - before, 20, "as many as were needed at once");
+    eventually("two stay", || (connections(&mut direct) == 2).then_some(()));
+    thread::sleep(LONGER);
+    assert_eq!(idle_connections(&mut direct), 2);
+}
+
+#[test]
+fn with_a_limit_all_idle_connections_stay() {
+    let server = Server::start(Front::Redis);
+    let mut direct = server.direct();
+    let held = hold(&server, &[("STUNNEL_POOL", "on"), ("STUNNEL_MAX_CONNECTIONS", "6")]);
+    burst(&held, 6);
+    eventually("all come back", || (idle_connections(&mut direct) == 6).then_some(()));
+    thread::sleep(LONGER);
+    assert_eq!(idle_connections(&mut direct), 6);
+}
+
+#[test]
+fn idle_connections_leave_other_processes_their_share() {
+    // A plan of 30 that another process needs 20 of, after a burst of 25 (one is the test's own).
+    let server = Server::start_with(
+        Front::Redis,
+        support::servers::Options {
+            words: &["--maxclients", "30"],
+            ..support::servers::Options::default()
+        },
+    );
+    let mut direct = server.direct();
+    let held = hold(&server, &[("STUNNEL_POOL", "on")]);
+    burst(&held, 25);
+    eventually("the burst is over", || (connections(&mut direct) == 2).then_some(()));
+    let mut others: Vec<Client> = (0..20).map(|_| server.direct()).collect();
+    assert!(others.iter_mut().all(|other| other.ask(&["ECHO", "mine"]) == Reply::bulk("mine")));
+}

@@ -1,0 +1,315 @@
+//! `--pool on` with a real Redis: who gets a used connection, and what the next user finds on it.
+
+mod support;
+
+use std::io::{BufRead, Read, Write};
+use std::net::Shutdown;
+use std::time::Duration;
+
+use nix::libc;
+use support::launcher::{Held, Launcher, logged, send_signal};
+use support::resp::{Client, Reply};
+use support::servers::{
+    FRONTS, Front, PASSWORD, Server, accepted, calls, connections, idle_connections, info,
+};
+use support::{eventually, reset};
+
+fn hold(url: &str) -> Held {
+    Launcher::holding(url).settings(&[("STUNNEL_POOL", "on")]).start_held()
+}
+
+fn one_request(held: &Held) {
+    assert_eq!(held.client().ask(&["PING"]), Reply::line("+PONG"));
+}
+
+/// Waits until this many connections are idle, and no other is open.
+fn wait_for_idle(direct: &mut Client, count: usize) {
+    eventually("connections come back", || {
+        (idle_connections(direct) == count && connections(direct) == count).then_some(())
+    });
+}
+
+/// A launcher that keeps one idle connection.
+fn warm(server: &Server, direct: &mut Client) -> Held {
+    let held = hold(&server.url());
+    one_request(&held);
+    wait_for_idle(direct, 1);
+    held
+}
+
+/// A Redis without a password, and the URL to it.
+fn without_password() -> (Server, Client, String) {
+    let server = Server::start(Front::Redis);
+    let mut direct = server.direct();
+    assert_eq!(direct.ask(&["CONFIG", "SET", "requirepass", ""]), Reply::line("+OK"));
+    let url = format!("redis://127.0.0.1:{}", server.port);
+    (server, direct, url)
+}
+
+#[test]
+fn apps_one_after_another_share_one_connection() {
+    for front in FRONTS {
+        let server = Server::start(front);
+        let mut direct = server.direct();
+        let before = accepted(&mut direct);
+        let held = Launcher::holding(&server.url())
+            .settings(&[("STUNNEL_POOL", "on"), ("STUNNEL_LOGLEVEL", "debug")])
+            .start_held();
+        for round in 0..30 {
+            let mut app = held.client();
+            assert_eq!(app.ask(&["SET", "key", &round.to_string()]), Reply::line("+OK"));
+            match round % 3 {
+                0 => {}
+                1 => app.stream.get_ref().shutdown(Shutdown::Write).unwrap(),
+                _ => reset(app.stream.get_ref()),
+            }
+            drop(app);
+            wait_for_idle(&mut direct, 1);
+        }
+        assert_eq!(accepted(&mut direct) - before, 1, "{front:?}");
+        let log = held.finish().stderr;
+        assert_eq!(logged(&log, "pool-tried", "verdict"), ["Passed"], "{log}");
+        assert!(!log.contains(PASSWORD), "{log}");
+    }
+}
+
+#[test]
+fn the_next_user_finds_what_a_new_connection_has() {
+    let server = Server::start(Front::Redis);
+    let mut direct = server.direct();
+    let held = warm(&server, &mut direct);
+    let pasts: [&[&[&str]]; 7] = [
+        &[&["SELECT", "3"]],
+        &[&["MULTI"], &["SET", "key", "lost"]],
+        &[&["WATCH", "key"]],
+        &[&["CLIENT", "SETNAME", "gone"]],
+        &[&["HELLO", "3"]],
+        &[&["READONLY"]],
+        &[&["MULTI"], &["SELECT", "5"], &["EXEC"], &["HELLO", "3"]],
+    ];
+    let before = accepted(&mut direct);
+    for past in pasts {
+        let mut app = held.client();
+        for request in past {
+            app.send(request);
+            if request[0] == "HELLO" {
+                read_map(&mut app);
+            } else {
+                app.reply().unwrap();
+            }
+        }
+        drop(app);
+        wait_for_idle(&mut direct, 1);
+        let mut next = held.open();
+        let refused = next.ask(&["GET", "key"]);
+        assert!(matches!(&refused, Reply::Line(line) if line.starts_with("-NOAUTH")), "{past:?}");
+        assert_eq!(next.ask(&["AUTH", PASSWORD]), Reply::line("+OK"));
+        assert_eq!(next.ask(&["GET", "key"]), Reply::Nil, "{past:?}");
+        assert_eq!(next.ask(&["CLIENT", "GETNAME"]), Reply::Nil, "{past:?}");
+        assert_eq!(next.ask(&["MULTI"]), Reply::line("+OK"));
+        assert_eq!(next.ask(&["EXEC"]), Reply::Array(vec![]), "{past:?}");
+        drop(next);
+        wait_for_idle(&mut direct, 1);
+    }
+    assert_eq!(accepted(&mut direct), before, "all of them had the same connection");
+}
+
+/// Reads the reply to `HELLO 3`, which ends with an empty list of modules.
+fn read_map(app: &mut Client) {
+    let mut reply = Vec::new();
+    while !reply.ends_with(b"modules\r\n*0\r\n") {
+        let read = app.stream.read_until(b'\n', &mut reply).unwrap();
+        assert!(read > 0, "{}", String::from_utf8_lossy(&reply));
+    }
+}
+
+#[test]
+fn a_connection_that_keeps_traces_is_not_reused() {
+    let server = Server::start(Front::Redis);
+    let mut direct = server.direct();
+    let held = warm(&server, &mut direct);
+    let pasts: [&[&str]; 7] = [
+        &["SUBSCRIBE", "channel"],
+        &["CLIENT", "ID"],
+        &["CLIENT", "NO-EVICT", "on"],
+        &["CLIENT", "TRACKING", "on"],
+        &["SCRIPT", "DEBUG", "YES"],
+        &["CLIENT", "REPLY", "ON"],
+        &["NO", "SUCH", "COMMAND"],
+    ];
+    for past in pasts {
+        let before = accepted(&mut direct);
+        held.client().ask(past);
+        eventually("it is closed", || (connections(&mut direct) == 0).then_some(()));
+        one_request(&held);
+        wait_for_idle(&mut direct, 1);
+        assert_eq!(accepted(&mut direct) - before, 1, "{past:?}");
+    }
+}
+
+#[test]
+fn a_blocked_command_ends_with_its_app() {
+    let server = Server::start(Front::Redis);
+    let mut direct = server.direct();
+    let held = warm(&server, &mut direct);
+    let mut blocked = held.client();
+    blocked.send(&["BLPOP", "list", "0"]);
+    eventually("it waits", || {
+        (info(&mut direct, "clients", "blocked_clients") == Some(1)).then_some(())
+    });
+    reset(blocked.stream.get_ref());
+    drop(blocked);
+    eventually("it is gone", || (connections(&mut direct) == 0).then_some(()));
+    assert_eq!(direct.ask(&["RPUSH", "list", "mine"]), Reply::line(":1"));
+    assert_eq!(held.client().ask(&["LLEN", "list"]), Reply::line(":1"));
+}
+
+#[test]
+fn half_a_request_never_meets_another_users_request() {
+    let server = Server::start(Front::Redis);
+    let mut direct = server.direct();
+    let held = warm(&server, &mut direct);
+    for half in [&b"*1\r\n$4\r\nPI"[..], b"PI", b"*2\r\n$4\r\nECHO\r\n", b"*", b"*1\r\n"] {
+        let mut app = held.client();
+        app.stream.get_mut().write_all(half).unwrap();
+        drop(app);
+        assert_eq!(held.client().ask(&["ECHO", "mine"]), Reply::bulk("mine"));
+    }
+}
+
+#[test]
+fn a_replica_is_served_on_a_used_connection() {
+    let (_server, mut direct, url) = without_password();
+    let held = hold(&url);
+    for request in [&["PSYNC", "?", "-1"][..], &["SYNC"]] {
+        assert_eq!(held.open().ask(&["PING"]), Reply::line("+PONG"));
+        eventually("one is kept", || (idle_connections(&mut direct) == 1).then_some(()));
+        let before = accepted(&mut direct);
+        let mut replica = held.open();
+        replica.send(request);
+        // Empty lines come first, while Redis makes the snapshot.
+        let begins = eventually("an answer", || {
+            let mut line = String::new();
+            replica.stream.read_line(&mut line).unwrap();
+            (!line.trim().is_empty()).then_some(line)
+        });
+        assert!(begins.starts_with("+FULLRESYNC ") || begins.starts_with('$'), "{begins:?}");
+        assert_eq!(accepted(&mut direct), before, "it was used before");
+    }
+}
+
+#[test]
+fn the_login_state_is_decided_at_the_hand_over() {
+    let (_server, mut direct, url) = without_password();
+    let held = hold(&url);
+    let ping = || held.open().ask(&["PING"]);
+    let noauth = Reply::line("-NOAUTH Authentication required.");
+    assert_eq!(ping(), Reply::line("+PONG"));
+    for _ in 0..3 {
+        wait_for_idle(&mut direct, 1);
+        direct.ask(&["CONFIG", "SET", "requirepass", PASSWORD]);
+        assert_eq!(held.open().ask(&["SET", "key", "value"]), noauth);
+        wait_for_idle(&mut direct, 1);
+        direct.ask(&["CONFIG", "SET", "requirepass", ""]);
+        assert_eq!(ping(), Reply::line("+PONG"));
+        wait_for_idle(&mut direct, 1);
+        direct.ask(&["ACL", "SETUSER", "default", "off"]);
+        assert_eq!(ping(), noauth);
+        direct.ask(&["ACL", "SETUSER", "default", "on"]);
+    }
+}
+
+#[test]
+fn no_app_gets_a_connection_from_before_a_restart() {
+    let mut server = Server::start(Front::Redis);
+    let held = warm(&server, &mut server.direct());
+    for _ in 0..3 {
+        server.restart(Duration::ZERO);
+        assert!(server.answers());
+        for _ in 0..3 {
+            one_request(&held);
+        }
+    }
+}
+
+#[test]
+fn an_idle_connection_that_redis_has_closed_is_replaced() {
+    let server = Server::start(Front::Redis);
+    let mut direct = server.direct();
+    let held = warm(&server, &mut direct);
+    for round in 0..20 {
+        wait_for_idle(&mut direct, 1);
+        // At different moments before the app comes.
+        for _ in 0..round {
+            direct.ask(&["PING"]);
+        }
+        direct.ask(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+        one_request(&held);
+    }
+    assert_eq!(logged(&held.finish().stderr, "command-ended", "failed"), ["0"]);
+}
+
+#[test]
+fn idle_connections_close_when_the_command_ends() {
+    let server = Server::start(Front::Redis);
+    let mut direct = server.direct();
+    let log = warm(&server, &mut direct).finish().stderr;
+    assert!(!log.contains("at=drain-"), "{log}");
+    eventually("nothing is left", || (connections(&mut direct) == 0).then_some(()));
+}
+
+#[test]
+fn a_shutdown_of_redis_is_a_close_and_no_reset() {
+    for pool in ["off", "on"] {
+        let (_server, mut direct, url) = without_password();
+        let held = Launcher::holding(&url).env("STUNNEL_POOL", pool).start_held();
+        assert_eq!(held.open().ask(&["PING"]), Reply::line("+PONG"));
+        let kept = usize::from(pool == "on");
+        wait_for_idle(&mut direct, kept);
+        let mut app = held.open();
+        app.send(&["SHUTDOWN", "NOSAVE"]);
+        let end = app.stream.read_to_end(&mut Vec::new());
+        assert_eq!(end.map_err(|error| error.kind()), Ok(0), "{pool}");
+    }
+}
+
+#[test]
+fn a_redis_that_freezes_for_a_moment_is_pooled_again() {
+    let server = Server::start(Front::Redis);
+    let mut direct = server.direct();
+    let held = Launcher::holding(&server.url())
+        .settings(&[("STUNNEL_POOL", "on"), ("STUNNEL_IDLE_TIMEOUT", "1s")])
+        .start_held();
+    one_request(&held);
+    wait_for_idle(&mut direct, 1);
+    send_signal(server.pid(), libc::SIGSTOP);
+    let mut app = held.open();
+    // More than the sockets take: the hand-over stalls until the idle timeout.
+    let request = format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n${}\r\n", 64 << 20);
+    app.stream.get_mut().write_all(request.as_bytes()).unwrap();
+    let chunk = vec![b'x'; 1 << 20];
+    while app.stream.get_mut().write_all(&chunk).is_ok() {}
+    send_signal(server.pid(), libc::SIGCONT);
+    assert_eq!(direct.ask(&["PING"]), Reply::line("+PONG"));
+    one_request(&held);
+    wait_for_idle(&mut direct, 1);
+    let before = accepted(&mut direct);
+    for _ in 0..6 {
+        one_request(&held);
+        wait_for_idle(&mut direct, 1);
+    }
+    assert_eq!(accepted(&mut direct), before);
+}
+
+#[test]
+fn a_used_connection_costs_redis_two_resets() {
+    let server = Server::start(Front::Redis);
+    let mut direct = server.direct();
+    let held = warm(&server, &mut direct);
+    // One in the trial, one when the first user left.
+    assert_eq!(calls(&mut direct, "reset"), 2);
+    one_request(&held);
+    wait_for_idle(&mut direct, 1);
+    // One in front of the second user's request, one when that user left. The PING is the user's.
+    assert_eq!((calls(&mut direct, "reset"), calls(&mut direct, "ping")), (4, 2));
+}

@@ -1,0 +1,278 @@
+//! `--pool on` with servers that do not behave as Redis does: the trial, and what `RESET` is told.
+
+mod support;
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use support::eventually;
+use support::launcher::{Held, Launcher, logged};
+use support::peer::Peer;
+use support::pki::Certificate;
+use support::resp::Reply;
+use support::scripted::{Heard, redis, scripted};
+use support::status::StatusPage;
+
+fn hold(url: &str, settings: &[(&str, &str)]) -> Held {
+    let launcher = Launcher::holding(url).env("STUNNEL_POOL", "on");
+    launcher.env("STUNNEL_LOGLEVEL", "debug").settings(settings).start_held()
+}
+
+fn ping(held: &Held) {
+    assert_eq!(held.open().ask(&["PING"]), Reply::line("+PONG"));
+}
+
+/// The number of the connection on which each request with this text came.
+fn connections_of(heard: &Heard, request: &str) -> Vec<String> {
+    let all = heard.all();
+    let lines = all.iter().filter_map(|line| line.split_once(' '));
+    lines.filter(|(_, text)| *text == request).map(|(number, _)| number.to_owned()).collect()
+}
+
+#[test]
+fn a_server_whose_reset_differs_is_not_pooled() {
+    let noauth = "-NOAUTH Authentication required.\r\n";
+    // What PING gets before RESET, what RESET gets, and what PING gets after it: Kvrocks, Redis
+    // 6.2, an older Redis, a renamed RESET.
+    for (before, reset, after) in [
+        (noauth, "+RESET\r\n", "+PONG\r\n"),
+        (noauth, noauth, noauth),
+        ("+PONG\r\n", "-ERR unknown command `RESET`\r\n", "+PONG\r\n"),
+        ("+PONG\r\n", "+OK\r\n", "+PONG\r\n"),
+    ] {
+        let was_reset = Arc::new(Mutex::new(Vec::new()));
+        let (peer, heard) = scripted(move |number, request| {
+            let mut was_reset = was_reset.lock().unwrap();
+            Some(match request[0].as_str() {
+                "RESET" => {
+                    was_reset.push(number);
+                    reset.to_owned()
+                }
+                "PING" if was_reset.contains(&number) => after.to_owned(),
+                "PING" => before.to_owned(),
+                _ => "+OK\r\n".to_owned(),
+            })
+        });
+        let held = hold(&peer.url(), &[]);
+        for _ in 0..6 {
+            assert_eq!(held.open().ask(&["ECHO", "mine"]), Reply::line("+OK"));
+        }
+        let log = held.finish().stderr;
+        assert_eq!(logged(&log, "pool-tried", "verdict"), ["Failed"], "{log}");
+        assert_eq!(logged(&log, "command-ended", "failed"), ["0"], "{log}");
+        assert_eq!(heard.count_all("RESET"), 1, "{:?}", heard.all());
+        let mut users = connections_of(&heard, "ECHO mine");
+        users.dedup();
+        assert_eq!(users.len(), 6, "each app has its own connection: {:?}", heard.all());
+        assert!(!users.contains(&"0".to_owned()), "the tried one has no user: {users:?}");
+    }
+}
+
+#[test]
+fn a_server_that_hangs_up_on_the_trial_fails_no_app() {
+    let (peer, _) = scripted(|_, request| match request[0].as_str() {
+        "RESET" => None,
+        _ => Some(redis(request)),
+    });
+    let held = hold(&peer.url(), &[]);
+    (0..5).for_each(|_| ping(&held));
+    let log = held.finish().stderr;
+    assert_eq!(logged(&log, "pool-tried", "verdict"), ["Unclear"], "{log}");
+    assert_eq!(logged(&log, "command-ended", "failed"), ["0"], "{log}");
+}
+
+#[test]
+fn a_slow_trial_costs_no_app_its_connection() {
+    let (peer, _) = scripted(|_, request| {
+        thread::sleep(Duration::from_millis(1_200)); // Longer than a trial may take.
+        Some(redis(request))
+    });
+    // The handshake is fast; the connect timeout does not limit replies.
+    let held = hold(&peer.url(), &[("STUNNEL_CONNECT_TIMEOUT", "1s")]);
+    ping(&held);
+    let log = held.finish().stderr;
+    assert_eq!(logged(&log, "pool-tried", "verdict"), ["Unclear"], "{log}");
+}
+
+#[test]
+fn a_wrong_reset_reply_after_an_app_fails_no_app() {
+    for wrong in ["", "+RESE", "+RESET\r\n+OK\r\n", "+OK\r\n", "-ERR no\r\n"] {
+        let is_tried = Arc::new(AtomicBool::new(false));
+        let (peer, heard) = scripted(move |_, request| {
+            Some(match request[0].as_str() {
+                "RESET" if is_tried.swap(true, Ordering::SeqCst) => wrong.to_owned(),
+                _ => redis(request),
+            })
+        });
+        let held = hold(&peer.url(), &[]);
+        for _ in 0..4 {
+            assert_eq!(held.open().ask(&["ECHO", "mine"]), Reply::line("+OK"), "{wrong:?}");
+        }
+        let log = held.finish().stderr;
+        assert_eq!(logged(&log, "command-ended", "failed"), ["0"], "{log}");
+        let mut users = connections_of(&heard, "ECHO mine");
+        users.dedup();
+        assert_eq!(users.len(), 4, "{wrong:?}: {:?}", heard.all());
+    }
+}
+
+/// A server that closes its first connection when the second user's `RESET` arrives; and a
+/// launcher that keeps this connection.
+fn dying() -> (Peer<()>, Heard, Held) {
+    let resets = Arc::new(AtomicUsize::new(0));
+    let (peer, heard) = scripted(move |number, request| {
+        // The trial's, the first user's, the second user's.
+        let is_last =
+            number == 0 && request[0] == "RESET" && resets.fetch_add(1, Ordering::SeqCst) == 2;
+        (!is_last).then(|| redis(request))
+    });
+    let held = hold(&peer.url(), &[]);
+    ping(&held);
+    eventually("it comes back", || (heard.count("0 RESET") == 2).then_some(()));
+    (peer, heard, held)
+}
+
+#[test]
+fn a_read_is_sent_again_if_redis_closes_at_the_hand_over() {
+    let (_peer, heard, held) = dying();
+    assert_eq!(held.open().ask(&["GET", "key"]), Reply::bulk("value"));
+    assert_eq!(heard.count("1 GET key"), 1, "{:?}", heard.all());
+    let log = held.finish().stderr;
+    assert_eq!(logged(&log, "command-ended", "failed"), ["0"], "{log}");
+}
+
+#[test]
+fn a_write_that_may_have_run_is_not_sent_twice() {
+    let (_peer, heard, held) = dying();
+    let mut app = held.open();
+    app.send(&["INCR", "key"]);
+    assert!(app.reply().is_err(), "its connection ends");
+    assert_eq!(held.open().ask(&["INCR", "other"]), Reply::line("+OK"));
+    assert_eq!(heard.count_all("INCR key"), 0, "{:?}", heard.all());
+}
+
+#[test]
+fn a_wrong_reset_reply_closes_the_connection_and_ends_reuse() {
+    let resets = Arc::new(AtomicUsize::new(0));
+    let count = resets.clone();
+    let (peer, heard) = scripted(move |_, request| {
+        let is_third = request[0] == "RESET" && count.fetch_add(1, Ordering::SeqCst) == 2;
+        Some(if is_third { "-NOAUTH no\r\n".to_owned() } else { redis(request) })
+    });
+    let held = hold(&peer.url(), &[]);
+    ping(&held);
+    eventually("it comes back", || (heard.count("0 RESET") == 2).then_some(()));
+    let mut app = held.open();
+    app.send(&["PING"]);
+    assert!(app.reply().is_err(), "the app gets no reply of another user's");
+    (0..3).for_each(|_| ping(&held));
+    held.finish();
+    assert_eq!(resets.load(Ordering::SeqCst), 3, "nothing is reset any more");
+}
+
+#[test]
+fn a_client_certificate_turns_the_pool_off() {
+    // As Redis 8 and Valkey 9 with a login by certificate: RESET logs in the default user.
+    let was_reset = Arc::new(Mutex::new(Vec::new()));
+    let (peer, heard) = scripted(move |number, request| {
+        let mut was_reset = was_reset.lock().unwrap();
+        Some(match request[0].as_str() {
+            "RESET" => {
+                was_reset.push(number);
+                "+RESET\r\n".to_owned()
+            }
+            "ACL" if was_reset.contains(&number) => "+default\r\n".to_owned(),
+            "ACL" => "+tenant\r\n".to_owned(),
+            _ => redis(request),
+        })
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let certificate = Certificate::self_signed(folder.path());
+    let settings =
+        [("STUNNEL_CLIENT_CERT", certificate.pem()), ("STUNNEL_CLIENT_KEY", certificate.key_pem())];
+    let settings = settings.each_ref().map(|(name, value)| (*name, value.as_str()));
+    let held = hold(&peer.url(), &settings);
+    for _ in 0..5 {
+        assert_eq!(held.open().ask(&["ACL", "WHOAMI"]), Reply::line("+tenant"));
+    }
+    held.finish();
+    assert_eq!(heard.count_all("RESET"), 0, "{:?}", heard.all());
+}
+
+#[test]
+fn a_replaced_connection_keeps_its_place_before_the_queue() {
+    let resets = Arc::new(AtomicUsize::new(0));
+    let (peer, heard) = scripted(move |number, request| {
+        let is_third =
+            number == 0 && request[0] == "RESET" && resets.fetch_add(1, Ordering::SeqCst) == 2;
+        (!is_third).then(|| redis(request))
+    });
+    let settings = [("STUNNEL_MAX_CONNECTIONS", "1"), ("STUNNEL_STATUS_ADDRESS", "0")];
+    let held = hold(&peer.url(), &settings);
+    let page = StatusPage::of(held.running.pid(), &[held.port]);
+    let metric = |name: &str| page.metric(&format!("start_stunnel_{name}")).unwrap();
+    ping(&held);
+    eventually("it comes back", || (heard.count("0 RESET") == 2).then_some(()));
+    let mut first = held.open();
+    eventually("the first app has the idle connection", || {
+        let reused = "pool_requests_total{tunnel=\"REDIS_URL\",result=\"reused\"}";
+        (metric(reused) == 1.0).then_some(())
+    });
+    let mut waiting = held.open();
+    waiting.send(&["SET", "key", "second"]);
+    eventually("the second one waits", || {
+        (metric("connections_waiting{tunnel=\"REDIS_URL\"}") == 1.0).then_some(())
+    });
+    // The server closes instead of answering. A read may be sent again.
+    first.send(&["GET", "key"]);
+    assert_eq!(first.reply().ok(), Some(Reply::bulk("value")), "it came first");
+    drop(first);
+    assert_eq!(waiting.reply().unwrap(), Reply::line("+OK"));
+}
+
+#[test]
+fn no_app_becomes_administrator_when_the_server_changes() {
+    // Behind a virtual address a Redis is replaced by a Kvrocks, where RESET makes the sender an
+    // administrator.
+    let is_kvrocks = Arc::new(AtomicBool::new(false));
+    let (replaced, ranks) = (is_kvrocks.clone(), Mutex::new(Vec::new()));
+    let ranks = Arc::new(ranks);
+    let (peer, heard) = scripted(move |number, request| {
+        let (is_kvrocks, mut ranks) = (replaced.load(Ordering::SeqCst), ranks.lock().unwrap());
+        let count = ranks.len().max(number + 1);
+        ranks.resize(count, "");
+        if is_kvrocks && number < 2 {
+            return None;
+        }
+        Some(match (request[0].as_str(), ranks[number]) {
+            ("RESET", _) => {
+                ranks[number] = if is_kvrocks { "administrator" } else { "" };
+                "+RESET\r\n".to_owned()
+            }
+            ("AUTH", _) => {
+                ranks[number] = "user";
+                "+OK\r\n".to_owned()
+            }
+            (_, "") => "-NOAUTH Authentication required.\r\n".to_owned(),
+            (_, rank) => format!("+{rank}\r\n"),
+        })
+    });
+    let held = hold(&peer.url_with_password(), &[]);
+    let log_in = || {
+        let mut app = held.open();
+        assert_eq!(app.ask(&["AUTH", "pw"]), Reply::line("+OK"));
+        app
+    };
+    let staying = [log_in(), log_in()];
+    drop(staying);
+    eventually("both come back", || (heard.count_all("RESET") == 3).then_some(()));
+    is_kvrocks.store(true, Ordering::SeqCst);
+    // The first user of the new server logs in, and leaves.
+    drop(log_in());
+    for _ in 0..3 {
+        let who = held.open().ask(&["GET", "key"]);
+        assert_eq!(who, Reply::line("-NOAUTH Authentication required."));
+    }
+}

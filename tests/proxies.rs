@@ -1,0 +1,215 @@
+//! A TLS proxy in front of Redis, set up as `docs/servers.md` says: real HAProxy and nginx, with
+//! Debian's own configuration.
+
+mod support;
+
+use std::fs;
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use support::launcher::Launcher;
+use support::resp::Reply;
+use support::servers::{Front, PASSWORD, Server};
+use support::snippets::{printed, snippet, with_ours};
+use support::{Process, eventually, two_free_ports};
+
+/// A configuration file as its Debian package installs it. Lines that begin with the given words
+/// are replaced, since a test has other users, folders and ports; the old line stays as a comment.
+fn stock(file: &str, replaced: &[(&str, &str)]) -> String {
+    let stock = fs::read_to_string(file)
+        .unwrap_or_else(|error| panic!("{file}: {error} (bin/setup test installs it)"));
+    let lines = stock.lines().map(|line| {
+        let words = line.split_whitespace().collect::<Vec<_>>().join(" ");
+        match replaced.iter().find(|(beginning, _)| words.starts_with(beginning)) {
+            Some((_, ours)) => format!("# {line}\n{ours}\n"),
+            None => format!("{line}\n"),
+        }
+    });
+    lines.collect()
+}
+
+/// A proxy's folder: certificate, configuration, log.
+struct Proxy {
+    folder: tempfile::TempDir,
+}
+
+impl Proxy {
+    /// Makes the certificate as the manual does.
+    fn new() -> Proxy {
+        let proxy = Proxy { folder: tempfile::tempdir().unwrap() };
+        let mut shell = Command::new("sh");
+        shell.args(["-ec", &snippet("certificate")]).current_dir(proxy.folder.path());
+        let made = shell.stdin(Stdio::null()).output().unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        proxy
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Debian's haproxy.cfg with `snippet` appended. `timeout`, in milliseconds, replaces Debian's
+    /// 50 seconds, so that a snippet without timeouts of its own fails soon.
+    fn haproxy(&self, snippet: &str, timeout: u32) -> Command {
+        let timeouts = ["client", "server"].map(|side| format!("timeout {side} {timeout}"));
+        let replaced = [
+            ("chroot ", ""),
+            ("user ", ""),
+            ("group ", ""),
+            ("stats socket ", ""),
+            ("timeout client ", timeouts[0].as_str()),
+            ("timeout server ", timeouts[1].as_str()),
+        ];
+        let text = stock("/etc/haproxy/haproxy.cfg", &replaced) + "\n" + snippet;
+        let file = self.at("haproxy.cfg");
+        fs::write(&file, text).unwrap();
+        let mut command = Command::new("/usr/sbin/haproxy");
+        // -db: not in the background, whatever the file says.
+        command.args(["-db", "-f"]).arg(file);
+        command
+    }
+
+    /// Debian's nginx.conf with `snippet` appended.
+    fn nginx(&self, snippet: &str) -> Command {
+        let folder = self.folder.path().display();
+        let (pid, error_log) = (format!("pid {folder}/pid;"), format!("error_log {folder}/error;"));
+        let access_log = format!("access_log {folder}/access;");
+        let replaced = [
+            ("pid ", pid.as_str()),
+            ("error_log ", error_log.as_str()),
+            ("access_log ", access_log.as_str()),
+            // Its own site is on port 80.
+            ("include /etc/nginx/sites-enabled/", ""),
+        ];
+        let text = stock("/etc/nginx/nginx.conf", &replaced) + "\n" + snippet;
+        let file = self.at("nginx.conf");
+        fs::write(&file, text).unwrap();
+        let mut command = Command::new("/usr/sbin/nginx");
+        // One process, so that none is left when that is killed.
+        let alone = "daemon off; master_process off;";
+        command.arg("-e").arg(self.at("error")).args(["-g", alone, "-c"]).arg(file);
+        command
+    }
+
+    /// Starts the proxy, and waits until it answers on these ports.
+    fn start(&self, mut command: Command, ports: &[u16]) -> Process {
+        let said = self.at("said");
+        let output = fs::File::create(&said).unwrap();
+        command.stdin(Stdio::null()).stdout(output.try_clone().unwrap()).stderr(output);
+        let program = command.get_program().to_string_lossy().into_owned();
+        let mut process = Process(
+            command.spawn().unwrap_or_else(|error| panic!("{program} (bin/setup test): {error}")),
+        );
+        for port in ports {
+            eventually("the proxy answers", || {
+                let ended = process.0.try_wait().unwrap().is_some();
+                assert!(!ended, "{program} ended: {}", fs::read_to_string(&said).unwrap());
+                TcpStream::connect(("127.0.0.1", *port)).ok()
+            });
+        }
+        let said = fs::read_to_string(&said).unwrap();
+        assert!(!said.contains("WARNING") && !said.contains("[warn]"), "{said}");
+        process
+    }
+}
+
+/// Follows the manual: set the pin that `--check` prints; then the app reaches Redis, also after
+/// more silence than the proxy allows without the manual's timeouts.
+fn pinned_through(port: u16) {
+    let url = format!("rediss://default:{PASSWORD}@127.0.0.1:{port}/0");
+    let checked = Launcher::new(["--check"]).redis(&url).run();
+    assert_eq!(checked.code(), 0, "{}", checked.stdout);
+    let pin = printed(&checked.stdout, "STUNNEL_PIN");
+    let held = Launcher::holding(&url).env("STUNNEL_PIN", &pin).start_held();
+    let mut client = held.client();
+    assert_eq!(client.ask(&["PING"]), Reply::line("+PONG"));
+    // Redis itself keeps both sides silent for a second.
+    assert_eq!(client.ask(&["BLPOP", "nothing", "1"]), Reply::Nil);
+    assert_eq!(client.ask(&["PING"]), Reply::line("+PONG"));
+    drop(client);
+    let log = held.finish().stderr;
+    assert!(!log.contains("not-authenticated"), "{log}");
+}
+
+/// Shorter than the second of silence in [`pinned_through`], in milliseconds.
+const STOCK_TIMEOUT: u32 = 300;
+
+#[test]
+fn haproxy_works_with_the_lines_of_the_manual() {
+    let proxy = Proxy::new();
+    let server = Server::start(Front::Redis);
+    let port = two_free_ports();
+    let text = with_ours(
+        &snippet("haproxy"),
+        &[
+            ("bind :6380 ", &format!("bind 127.0.0.1:{port} ")),
+            ("/etc/haproxy/redis.pem", proxy.at("redis.pem").to_str().unwrap()),
+            ("127.0.0.1:6379", &format!("127.0.0.1:{}", server.port)),
+        ],
+    );
+    let _haproxy = proxy.start(proxy.haproxy(&text, STOCK_TIMEOUT), &[port]);
+    pinned_through(port);
+}
+
+#[test]
+fn haproxy_works_in_front_of_a_tls_redis() {
+    let proxy = Proxy::new();
+    let server = Server::start(Front::Redis);
+    let port = two_free_ports();
+    let text = with_ours(
+        &snippet("haproxy-tls"),
+        &[
+            ("bind :6380 ", &format!("bind 127.0.0.1:{port} ")),
+            ("/etc/haproxy/redis.pem", proxy.at("redis.pem").to_str().unwrap()),
+            ("redis.internal:6379", &format!("127.0.0.1:{}", server.tls_port())),
+        ],
+    );
+    let _haproxy = proxy.start(proxy.haproxy(&text, STOCK_TIMEOUT), &[port]);
+    pinned_through(port);
+}
+
+#[test]
+fn nginx_works_with_the_lines_of_the_manual() {
+    let proxy = Proxy::new();
+    let server = Server::start(Front::Redis);
+    let port = two_free_ports();
+    let text = with_ours(
+        &snippet("nginx"),
+        &[
+            ("listen 6380 ", &format!("listen 127.0.0.1:{port} ")),
+            ("/etc/nginx/redis.pem", proxy.at("redis.pem").to_str().unwrap()),
+            ("127.0.0.1:6379", &format!("127.0.0.1:{}", server.port)),
+        ],
+    );
+    let _nginx = proxy.start(proxy.nginx(&text), &[port]);
+    pinned_through(port);
+    // TLS 1.3 as well: nginx before 1.23.4 has it only when it is named.
+    let url = format!("rediss://default:{PASSWORD}@127.0.0.1:{port}/0");
+    let newest = Launcher::new(["--min-tls", "1.3", "--check"]).redis(&url).run();
+    assert_eq!(newest.code(), 0, "{}", newest.stdout);
+}
+
+#[test]
+fn proxies_wait_longer_than_the_launchers_idle_timeout() {
+    let idle: u32 = start_stunnel::configuration::options::IDLE_TIMEOUT
+        .declaration
+        .default
+        .strip_suffix('h')
+        .unwrap()
+        .parse()
+        .unwrap();
+    for (marker, names) in [
+        ("haproxy", &["timeout client ", "timeout server "][..]),
+        ("haproxy-tls", &["timeout client ", "timeout server "]),
+        ("nginx", &["proxy_timeout "]),
+    ] {
+        let text = snippet(marker);
+        for name in names {
+            let (_, value) = text.split_once(name).unwrap_or_else(|| panic!("{name}: {text}"));
+            let hours = value.split(|c: char| !c.is_ascii_digit()).next().unwrap();
+            assert!(value[hours.len()..].starts_with('h'), "{name}: {value}");
+            assert!(hours.parse::<u32>().unwrap() > idle, "{name}: {value}");
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! TLS sessions: when they are resumed, when not, and the tunnel's first handshake.
+
+mod support;
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use openssl::ssl::{SslStream, SslVersion};
+use support::launcher::{Held, Launcher};
+use support::peer::{Peer, acceptor, offers_session};
+use support::pki::Certificate;
+use support::resp::{Client, Reply};
+use support::scripted::{converse, redis};
+use support::servers::{Front, Options, PASSWORD, Server};
+use support::slow_link::SlowLink;
+use support::status::StatusPage;
+use support::{eventually, reset, rest};
+
+fn hold_to(url: &str, settings: &[(&str, &str)]) -> Held {
+    // Each app gets its own connection.
+    Launcher::holding(url).env("STUNNEL_POOL", "off").settings(settings).start_held()
+}
+
+/// An app that connects anew for each request.
+fn one_request(held: &Held) {
+    assert_eq!(held.client().ask(&["PING"]), Reply::line("+PONG"));
+}
+
+#[test]
+fn a_changed_key_is_refused_under_a_pin_despite_a_session() {
+    let folder = tempfile::tempdir().unwrap();
+    let certificate = Certificate::self_signed(folder.path());
+    let server = Server::start_with(
+        Front::Redis,
+        Options { certificate: Some(&certificate), ..Options::default() },
+    );
+    let port = server.port;
+    let held = hold_to(&server.url(), &[("STUNNEL_PIN", &certificate.pin())]);
+    for _ in 0..3 {
+        one_request(&held);
+    }
+    drop(server);
+    // The same address with another key.
+    let server = eventually("the server is back", || Server::start_on(Front::Redis, port));
+    let mut client = held.open();
+    client.send(&["AUTH", PASSWORD]);
+    let reply = client.reply().unwrap();
+    assert!(matches!(&reply, Reply::Line(line) if line.contains("STUNNEL_PIN")), "{reply:?}");
+    drop(server);
+}
+
+#[test]
+fn later_connections_resume_the_first_session() {
+    let peer = Peer::tls(|mut stream| {
+        // Tickets are on their way with the first reply.
+        let mut request = [0; 64];
+        while matches!(stream.read(&mut request), Ok(1..)) {
+            stream.write_all(b"+OK\r\n").unwrap();
+        }
+        (stream.ssl().session_reused(), stream.ssl().version_str())
+    });
+    let held = hold_to(&peer.url(), &[]);
+    let mut seen = Vec::new();
+    for _ in 0..3 {
+        assert_eq!(held.open().ask(&["PING"]), Reply::line("+OK"));
+        seen.push(peer.result());
+    }
+    assert_eq!(seen, [(false, "TLSv1.3"), (true, "TLSv1.3"), (true, "TLSv1.3")]);
+}
+
+/// Says OK to each request; returns whether the client's session was resumed.
+fn say_ok(mut stream: SslStream<TcpStream>) -> bool {
+    let mut request = [0; 64];
+    while matches!(stream.read(&mut request), Ok(1..)) {
+        if stream.write_all(b"+OK\r\n").is_err() {
+            break;
+        }
+    }
+    stream.ssl().session_reused()
+}
+
+/// A server that treats a connection by `refuse` if it offers a session, and serves any other.
+fn averse_to_sessions(refuse: fn(TcpStream)) -> Peer<()> {
+    let acceptor = acceptor(SslVersion::TLS1_3);
+    Peer::tcp(move |stream| {
+        if offers_session(&stream) {
+            refuse(stream);
+        } else if let Ok(stream) = acceptor.accept(stream) {
+            assert!(!say_ok(stream));
+        }
+    })
+}
+
+/// A launcher whose connections to `peer` may take 5 seconds.
+fn impatient<T: Send + 'static>(peer: &Peer<T>) -> Held {
+    hold_to(&peer.url(), &[("STUNNEL_CONNECT_TIMEOUT", "5s")])
+}
+
+/// Whether an app's new connection works; otherwise it ends without a word.
+fn works(held: &Held) -> bool {
+    let mut stream = held.tcp();
+    stream.write_all(b"PING\r\n").unwrap();
+    let mut first = [0; 5];
+    matches!(stream.read(&mut first), Ok(1..)) && first == *b"+OK\r\n"
+}
+
+#[test]
+fn a_session_that_hangs_the_server_is_not_offered_again() {
+    let peer = averse_to_sessions(|mut stream| drop(rest(&mut stream)));
+    let held = impatient(&peer);
+    let seen: Vec<bool> = (0..8).map(|_| works(&held)).collect();
+    // After two sessions in a row that failed, no other is offered either.
+    assert_eq!(seen, [true, false, true, false, true, true, true, true]);
+}
+
+#[test]
+fn a_cut_resumption_is_not_tried_again_for_the_same_app() {
+    let close = |mut stream: TcpStream| drop(stream.read(&mut [0; 1 << 14]));
+    for refuse in [close, |stream: TcpStream| reset(&stream)] {
+        let peer = averse_to_sessions(refuse);
+        let held = impatient(&peer);
+        let seen = [(); 3].map(|()| (works(&held), peer.accepted()));
+        assert_eq!(seen, [(true, 1), (false, 2), (true, 3)]);
+    }
+}
+
+#[test]
+fn a_refused_session_is_followed_by_a_full_handshake() {
+    let peer = averse_to_sessions(|mut stream| {
+        // A fatal decrypt_error (RFC 8446 section 6), as for a binder that does not fit.
+        let _ = stream.read(&mut [0; 1 << 14]);
+        stream.write_all(&[21, 3, 3, 0, 2, 2, 51]).unwrap();
+        rest(&mut stream);
+    });
+    let held = impatient(&peer);
+    let seen = [(); 3].map(|()| (works(&held), peer.accepted()));
+    assert_eq!(seen, [(true, 1), (true, 3), (true, 4)]);
+}
+
+/// Apps that connect at the same time, and are answered.
+fn storm(held: &Held, count: usize) {
+    let mut apps: Vec<Client> = (0..count).map(|_| held.open()).collect();
+    apps.iter_mut().for_each(|app| app.send(&["AUTH", PASSWORD]));
+    assert!(apps.iter_mut().all(|app| app.reply().unwrap() == Reply::line("+OK")));
+}
+
+/// Full and resumed handshakes of a tunnel so far.
+fn handshakes(page: StatusPage) -> [f64; 2] {
+    ["full", "resumed"].map(|mode| {
+        let labels = format!("{{tunnel=\"REDIS_URL\",mode=\"{mode}\"}}");
+        let name = "start_stunnel_tls_handshake_duration_seconds_count";
+        page.metric(&format!("{name}{labels}")).unwrap_or(0.0)
+    })
+}
+
+#[test]
+fn a_storm_of_first_connections_costs_one_full_handshake() {
+    let server = Server::start(Front::Redis);
+    let held = hold_to(&server.url(), &[("STUNNEL_STATUS_ADDRESS", "0")]);
+    let page = StatusPage::of(held.running.pid(), &[held.port]);
+    storm(&held, 20);
+    assert_eq!(handshakes(page), [1.0, 19.0]);
+}
+
+#[test]
+fn nobody_waits_for_the_first_handshake_of_a_distant_server() {
+    // TCP takes longer than 80 ms, after which the others no longer wait for a session.
+    let Some(link) = SlowLink::make(&["--delay-ms", "300"]) else { return };
+    let options = Options { link: Some(&link), ..Options::default() };
+    let server = Server::start_with(Front::Redis, options);
+    let held = hold_to(&server.url(), &[("STUNNEL_STATUS_ADDRESS", "0")]);
+    let page = StatusPage::of(held.running.pid(), &[held.port]);
+    storm(&held, 10);
+    assert_eq!(handshakes(page), [10.0, 0.0], "none had a session to resume");
+}
+
+#[test]
+fn two_hundred_apps_at_once_reach_a_distant_server() {
+    // A handshake takes 300 ms.
+    let acceptor = acceptor(SslVersion::TLS1_3);
+    let peer = Peer::tcp(move |stream| {
+        thread::sleep(Duration::from_millis(300));
+        let Ok(stream) = acceptor.accept(stream) else { return };
+        converse(stream, |request| Some(redis(request)));
+    });
+    let held = hold_to(&peer.url(), &[("STUNNEL_CONNECT_TIMEOUT", "10s")]);
+    let mut apps: Vec<Client> = (0..200).map(|_| held.open()).collect();
+    apps.iter_mut().for_each(|app| app.send(&["PING"]));
+    let answered = apps.iter_mut().filter_map(|app| app.reply().ok()).count();
+    assert_eq!(answered, 200);
+}
+
+#[test]
+fn a_silent_first_handshake_delays_the_others_only_once() {
+    const APPS: u32 = 40;
+    /// How long an app waits at most for the first handshake.
+    const PATIENCE: Duration = Duration::from_millis(250);
+    let acceptor = acceptor(SslVersion::TLS1_3);
+    let peer = Peer::numbered(move |number, mut stream| {
+        if number == 0 {
+            rest(&mut stream);
+            return;
+        }
+        let Ok(stream) = acceptor.accept(stream) else { return };
+        converse(stream, |request| Some(redis(request)));
+    });
+    let held = hold_to(&peer.url(), &[("STUNNEL_CONNECT_TIMEOUT", "60s")]);
+    let mut silent = held.open();
+    silent.send(&["PING"]);
+    eventually("the first handshake begins", || (peer.accepted() == 1).then_some(()));
+    let began = Instant::now();
+    for _ in 0..APPS {
+        assert_eq!(held.open().ask(&["PING"]), Reply::line("+PONG"));
+    }
+    // With one delay for each, they would take ten seconds.
+    let took = began.elapsed();
+    assert!(took < PATIENCE * APPS / 2, "{took:?}");
+}

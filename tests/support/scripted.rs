@@ -1,0 +1,89 @@
+//! A server that understands requests, and answers each as a test wants.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use super::peer::Peer;
+
+/// The words of the next request; `None` at the end of the stream.
+pub fn next_request(stream: &mut impl BufRead) -> Option<Vec<String>> {
+    let count = number(stream)?;
+    let mut words = Vec::new();
+    for _ in 0..count {
+        let mut word = vec![0; number(stream)? + 2];
+        stream.read_exact(&mut word).ok()?;
+        word.truncate(word.len() - 2);
+        words.push(String::from_utf8(word).unwrap());
+    }
+    Some(words)
+}
+
+/// The number in the next line, behind its first character.
+fn number(stream: &mut impl BufRead) -> Option<usize> {
+    let mut line = String::new();
+    stream.read_line(&mut line).ok().filter(|read| *read > 0)?;
+    line.get(1..)?.trim_end().parse().ok()
+}
+
+/// Answers requests until one gets no answer, or the stream ends.
+pub fn converse<S: Read + Write>(stream: S, mut answer: impl FnMut(&[String]) -> Option<String>) {
+    let mut stream = BufReader::new(stream);
+    while let Some(request) = next_request(&mut stream) {
+        let Some(answer) = answer(&request) else { return };
+        if stream.get_mut().write_all(answer.as_bytes()).is_err() {
+            return;
+        }
+    }
+}
+
+/// The requests that a server has got, each behind the number of its connection.
+#[derive(Debug, Clone, Default)]
+pub struct Heard(Arc<Mutex<Vec<String>>>);
+
+impl Heard {
+    pub fn all(&self) -> Vec<String> {
+        self.0.lock().unwrap().clone()
+    }
+
+    /// How many requests with this text have come.
+    pub fn count(&self, request: &str) -> usize {
+        self.all().iter().filter(|line| *line == request).count()
+    }
+
+    /// How many requests with this text have come, on whichever connection.
+    pub fn count_all(&self, request: &str) -> usize {
+        self.all().iter().filter(|line| line.split_once(' ').unwrap().1 == request).count()
+    }
+
+    pub fn add(&self, name: &str, request: &[String]) {
+        self.0.lock().unwrap().push(format!("{name} {}", request.join(" ")));
+    }
+}
+
+/// A TLS server that answers each request with `answer`, which also gets the number of the
+/// connection. `None` closes the connection.
+pub fn scripted(
+    answer: impl Fn(usize, &[String]) -> Option<String> + Send + Sync + Clone + 'static,
+) -> (Peer<()>, Heard) {
+    let heard = Heard::default();
+    let (hears, count) = (heard.clone(), Arc::new(AtomicUsize::new(0)));
+    let peer = Peer::tls(move |stream| {
+        let number = count.fetch_add(1, Ordering::SeqCst);
+        converse(stream, |request| {
+            hears.add(&number.to_string(), request);
+            answer(number, request)
+        });
+    });
+    (peer, heard)
+}
+
+/// What a Redis without a password answers.
+pub fn redis(request: &[String]) -> String {
+    match request[0].as_str() {
+        "PING" => "+PONG\r\n".to_owned(),
+        "RESET" => "+RESET\r\n".to_owned(),
+        "GET" => "$5\r\nvalue\r\n".to_owned(),
+        _ => "+OK\r\n".to_owned(),
+    }
+}

@@ -1,0 +1,294 @@
+//! Which variables get a tunnel, and what COMMAND sees (docs/configuration.md), seen from outside.
+
+mod support;
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+
+use support::launcher::{BINARY, Launcher, logged};
+use support::servers::{Front, PASSWORD, Server};
+use support::status::StatusPage;
+
+#[test]
+fn the_command_sees_local_urls_and_an_unchanged_rest() {
+    let garbage = OsString::from_vec(vec![b'a', 0xff, 0xfe]);
+    let ended = Launcher::script("env")
+        .redis("rediss://us%40er:p%2Fw@h.example:6379/3?x=1&ssl_cert_reqs=none")
+        .env("HEROKU_REDIS_GOLD_URL", "valkey://other.example")
+        .env("HEROKU_REDIS_GOLD_URL_STUNNEL", "stale")
+        .env("UNRELATED", "redis://h.example:6379")
+        .env("GARBAGE", &garbage)
+        .run();
+    let port = |n: usize| logged(&ended.stderr, "tunnel-up", "listen")[n].clone();
+    let first = format!("redis://us%40er:p%2Fw@{}/3?x=1", port(0));
+    let second = format!("valkey://{}", port(1));
+    for line in [
+        format!("REDIS_URL={first}"),
+        format!("REDIS_URL_STUNNEL={first}"),
+        format!("HEROKU_REDIS_GOLD_URL={second}"),
+        format!("HEROKU_REDIS_GOLD_URL_STUNNEL={second}"),
+        "UNRELATED=redis://h.example:6379".to_owned(),
+        "GARBAGE=a\u{fffd}\u{fffd}".to_owned(),
+        "STUNNEL_LISTEN_PORT=0".to_owned(),
+    ] {
+        assert!(ended.stdout.lines().any(|found| found == line), "{line} in\n{}", ended.stdout);
+    }
+    assert!(!ended.stdout.contains("SSL_CERT_FILE"), "{}", ended.stdout);
+    let upstreams = logged(&ended.stderr, "tunnel-up", "upstream");
+    assert_eq!(upstreams, ["h.example:6379", "other.example:6380"]);
+}
+
+#[test]
+fn fifty_urls_get_fifty_ports() {
+    let mut launcher = Launcher::script("env | grep '^HEROKU_REDIS_.*_URL=' | sort");
+    for n in 10..60 {
+        launcher = launcher.env(&format!("HEROKU_REDIS_{n}_URL"), format!("redis://h{n}"));
+    }
+    let ended = launcher.run();
+    let mut ports: Vec<&str> =
+        ended.stdout.lines().map(|line| line.rsplit(':').next().unwrap()).collect();
+    ports.sort_unstable();
+    ports.dedup();
+    assert_eq!(ports.len(), 50, "{}", ended.stdout);
+}
+
+#[test]
+fn a_url_expanded_by_the_shell_leads_through_the_tunnel() {
+    let server = Server::start(Front::Redis);
+    let script = format!("exec {BINARY} redis-cli --no-auth-warning -u $REDIS_URL client id");
+    let ended = Launcher::of("sh", ["-c", &script]).redis(&server.url()).run();
+    assert!(ended.stdout.trim().parse::<u32>().is_ok(), "{ended:?}");
+    assert_eq!(logged(&ended.stderr, "argument-rewritten", "argument"), ["3"]);
+    assert_eq!(logged(&ended.stderr, "argument-rewritten", "var"), ["REDIS_URL"]);
+    assert_eq!(logged(&ended.stderr, "command-ended", "connections"), ["1"]);
+}
+
+#[test]
+fn a_nested_launcher_does_no_harm() {
+    let server = Server::start(Front::Redis);
+    let inner = "redis-cli --no-auth-warning -u \"$REDIS_URL\" ping; echo $REDIS_URL";
+    let ended = Launcher::new([BINARY, "sh", "-c", inner]).redis(&server.url()).run();
+    let ups = logged(&ended.stderr, "tunnel-up", "listen");
+    assert_eq!(ups.len(), 1, "{}", ended.stderr);
+    assert_eq!(ended.stdout, format!("PONG\nredis://default:{PASSWORD}@{}/0\n", ups[0]));
+    assert!(!ended.stderr.contains("no-redis-url"), "{}", ended.stderr);
+}
+
+#[test]
+fn print_env_shows_the_commands_urls_with_secrets_masked() {
+    let ended = Launcher::new(["--print-env"])
+        .redis("redis://user:hunter2@h:6379/3?password=hunter2")
+        .env("HEROKU_REDIS_OWN_URL", "rediss://:hunter2@own")
+        .env("HEROKU_REDIS_OWN_URL_STUNNEL_REDISS", "passthrough")
+        .run();
+    assert_eq!(ended.code(), 0);
+    let listen = &logged(&ended.stderr, "tunnel-up", "listen");
+    assert!(listen.is_empty(), "nothing is up: {}", ended.stderr);
+    let lines: Vec<&str> = ended.stdout.lines().collect();
+    assert_eq!(lines.len(), 3, "{lines:?}");
+    assert!(lines[0].starts_with("REDIS_URL=redis://***:***@127.0.0.1:"), "{lines:?}");
+    assert!(lines[0].ends_with("/3?password=***"), "{lines:?}");
+    assert!(lines[1].starts_with("REDIS_URL_STUNNEL=redis://***:***@127.0.0.1:"), "{lines:?}");
+    assert_eq!(lines[2], "HEROKU_REDIS_OWN_URL=rediss://:***@own:6379");
+}
+
+#[test]
+fn print_env_says_why_it_prints_nothing_and_warns_like_a_run() {
+    let ended = Launcher::new(["--print-env"]).run();
+    assert_eq!((ended.code(), ended.stdout.as_str()), (0, ""));
+    assert_eq!(ended.stderr.lines().count(), 1, "{}", ended.stderr);
+    assert!(ended.stderr.contains("holds a Redis URL"), "{}", ended.stderr);
+    let launcher = Launcher::new(["--print-env"]).redis("redis://h").env("CACHE_URL", "redis://c");
+    let ended = launcher.env("STUNNEL_VERIFY_IT", "full").run();
+    assert_eq!(ended.stdout.lines().count(), 2, "{}", ended.stdout);
+    assert_eq!(logged(&ended.stderr, "not-tunnelled", "vars"), ["CACHE_URL"]);
+    assert_eq!(logged(&ended.stderr, "unknown-setting", "vars"), ["STUNNEL_VERIFY_IT"]);
+}
+
+#[test]
+fn urls_without_a_tunnel_are_named_with_how_to_include_them() {
+    let run = |settings: &[(&str, &str)]| {
+        let launcher = Launcher::script("true")
+            .env("REDISCLOUD_URL", "rediss://:hunter2@cloud")
+            .env("SIDEKIQ_REDIS_URL", "valkey://:hunter2@sidekiq")
+            .env("DATABASE_URL", "postgres://:hunter2@h")
+            .env("npm_package-redis", "redis://odd");
+        let launcher =
+            settings.iter().fold(launcher, |launcher, (name, value)| launcher.env(name, value));
+        launcher.run().stderr
+    };
+    let beside = run(&[("REDIS_URL", "redis://h"), ("REDIS_URL_STUNNEL", "redis://stale")]);
+    let names = "REDISCLOUD_URL SIDEKIQ_REDIS_URL npm_package-redis";
+    assert_eq!(logged(&beside, "not-tunnelled", "vars"), [names]);
+    assert!(
+        beside.contains("REDIS_STUNNEL_URLS=\\\"REDIS_URL REDISCLOUD_URL SIDEKIQ_REDIS_URL\\\""),
+        "{beside}"
+    );
+    assert!(!beside.contains("hunter2") && !beside.contains("no-redis-url"), "{beside}");
+
+    let alone = run(&[]);
+    assert_eq!(logged(&alone, "not-tunnelled", "vars"), [names]);
+    assert!(alone.contains("at=no-redis-url") && !alone.contains("no variable holds"), "{alone}");
+
+    let listed = run(&[("REDIS_STUNNEL_URLS", "REDISCLOUD_URL,SIDEKIQ_REDIS_URL")]);
+    assert_eq!(logged(&listed, "not-tunnelled", "vars"), ["npm_package-redis"]);
+    let outer =
+        run(&[("REDIS_URL", "redis://127.0.0.1:1"), ("REDIS_URL_STUNNEL", "redis://127.0.0.1:1")]);
+    assert_eq!(logged(&outer, "not-tunnelled", "vars"), [names]);
+}
+
+#[test]
+fn only_a_copy_that_leads_to_a_tunnel_is_left_alone() {
+    for (url, tunnelled) in [
+        ("redis://:hunter2@h:6379", true),
+        ("rediss://127.0.0.1:6371", true),
+        ("redis://127.0.0.2:6371", true),
+        ("redis://localhost:6371", true),
+        ("redis://127.0.0.1:6371", false),
+        ("valkey://u:p@127.0.0.1:1/2", false),
+        ("unix:///run/start-stunnel-x/redis0.sock", false),
+    ] {
+        let ended = Launcher::script("true").redis(url).env("REDIS_URL_STUNNEL", url).run();
+        assert_eq!(ended.stderr.contains("at=tunnel-up"), tunnelled, "{url}: {}", ended.stderr);
+    }
+}
+
+#[test]
+fn an_ambiguous_url_is_refused_and_not_shown() {
+    for url in [
+        "redis://:p@ss/word@host:6379/0",
+        "redis://:hunter2@alpha,redis://:hunter3@beta",
+        "redis://:hunter2@alpha,:hunter3@beta",
+        "redis://alpha,beta:6379",
+        "redis://alpha;beta",
+        "redis://:hunter2@alpha/0?next=u@beta",
+    ] {
+        for words in [&["true"][..], &["--print-env"], &["--check"]] {
+            let ended = Launcher::new(words).redis(url).run();
+            assert_eq!((ended.code(), ended.stdout.as_str()), (78, ""), "{url}");
+            for part in ["ss", "word@", "host:", "hunter", "alpha", "beta"] {
+                let message = ended.stderr.split(" msg=").nth(1).unwrap();
+                let message = message.replace("password", "");
+                assert!(
+                    !message.contains(part) || part == "ss" && message.contains("address"),
+                    "{message}"
+                );
+            }
+            assert!(ended.stderr.contains("percent-encoded"), "{}", ended.stderr);
+        }
+    }
+}
+
+#[test]
+fn urls_that_stay_without_a_tunnel_are_named_with_the_reason() {
+    let passthrough = |words: &[&str]| {
+        let launcher = Launcher::new(words).redis("rediss://:hunter2@h");
+        launcher.env("STUNNEL_REDISS", "passthrough").run()
+    };
+    let started = passthrough(&["true"]);
+    assert_eq!(logged(&started.stderr, "left-alone", "vars"), ["REDIS_URL"]);
+    assert!(started.stderr.contains("STUNNEL_REDISS=passthrough"), "{}", started.stderr);
+    let checked = passthrough(&["--check"]).stdout;
+    assert!(checked.contains("REDIS_URL") && checked.contains("passthrough"), "{checked}");
+    let nothing = Launcher::new(["--check"]).run().stdout;
+    assert!(nothing.contains("none of REDIS_URL HEROKU_REDIS_*"), "{nothing}");
+}
+
+/// What `--status` prints and its exit code, run as COMMAND of a launcher in a network namespace of
+/// its own, where no other launcher is found; `None`, said aloud, where that is not allowed.
+fn status_from_inside(environment: &[(&str, &str)]) -> Option<(String, i32)> {
+    let script = format!(
+        "until {BINARY} --status >/dev/null; [ $? -ne 3 ]; do :; done; {BINARY} --status; exit $?"
+    );
+    let words = ["--user", "--map-root-user", "--net", BINARY, "sh", "-c", &script];
+    let launcher = Launcher::of("unshare", words);
+    let launcher =
+        environment.iter().fold(launcher, |launcher, (name, value)| launcher.env(name, value));
+    let ended = launcher.run();
+    if ended.stderr.contains("unshare failed") {
+        support::skip("unshare may not make a namespace here");
+        return None;
+    }
+    let code = ended.code();
+    Some((ended.stdout, code))
+}
+
+/// The body of `/readyz`, and its status code.
+fn readiness(environment: &[(&str, &str)]) -> (u16, String) {
+    let launcher = Launcher::script("echo up; exec cat").env("STUNNEL_STATUS_ADDRESS", "0");
+    let launcher =
+        environment.iter().fold(launcher, |launcher, (name, value)| launcher.env(name, value));
+    let mut running = launcher.start();
+    assert_eq!(running.line(), "up");
+    let answer = StatusPage::of(running.pid(), &[]).get("/readyz");
+    running.finish();
+    (answer.code, answer.body)
+}
+
+const MISNAMED: [(&str, &str); 1] = [("REDISS_URL", "redis://127.0.0.1:1")];
+const PASSED_THROUGH: [(&str, &str); 2] =
+    [("REDIS_URL", "rediss://127.0.0.1:1"), ("STUNNEL_REDISS", "passthrough")];
+const NESTED: [(&str, &str); 2] =
+    [("REDIS_URL", "redis://127.0.0.1:1"), ("REDIS_URL_STUNNEL", "redis://127.0.0.1:1")];
+
+#[test]
+fn a_check_without_any_url_fails() {
+    let check = |options: &[&str], environment: &[(&str, &str)]| {
+        let launcher = Launcher::new(options.iter().chain(&["--check"]));
+        environment.iter().fold(launcher, |launcher, (name, value)| launcher.env(name, value)).run()
+    };
+    let table = check(&[], &MISNAMED);
+    assert_eq!(table.code(), 78, "{table:?}");
+    assert!(table.stdout.contains("none of REDIS_URL"), "{}", table.stdout);
+    let json = check(&["--log-format", "json"], &MISNAMED);
+    assert_eq!((json.code(), json.stdout.as_str()), (78, ""), "{json:?}");
+    assert!(json.stderr.contains("none of REDIS_URL"), "{}", json.stderr);
+    for environment in [&PASSED_THROUGH, &NESTED] {
+        assert_eq!(check(&[], environment).code(), 0, "{environment:?}");
+    }
+}
+
+#[test]
+fn a_launcher_without_any_url_is_not_ready() {
+    let (code, body) = readiness(&MISNAMED);
+    assert_eq!(code, 503, "{body}");
+    assert!(body.contains("no variable holds a Redis URL"), "{body}");
+    for environment in [&PASSED_THROUGH, &NESTED] {
+        assert_eq!(readiness(environment), (200, "ready\n".to_owned()), "{environment:?}");
+    }
+}
+
+#[test]
+fn a_launcher_without_any_url_is_not_well() {
+    let Some((text, code)) = status_from_inside(&MISNAMED) else { return };
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("NO REDIS URL"), "{text}");
+    for environment in [&PASSED_THROUGH, &NESTED] {
+        let (text, code) = status_from_inside(environment).expect("allowed before");
+        assert_eq!(code, 0, "{environment:?}: {text}");
+    }
+}
+
+#[test]
+fn a_port_that_others_rely_on_needs_a_url() {
+    let run = |environment: &[(&str, &str)]| {
+        let launcher = Launcher::new(["--port-taken", "fail", "echo", "ran"]);
+        environment.iter().fold(launcher, |launcher, (name, value)| launcher.env(name, value)).run()
+    };
+    let refused = run(&MISNAMED);
+    assert_eq!((refused.code(), refused.stdout.as_str()), (78, ""), "{}", refused.stderr);
+    assert_eq!(logged(&refused.stderr, "config-error", "var"), ["--port-taken"]);
+    for environment in [&PASSED_THROUGH, &NESTED] {
+        assert_eq!(run(environment).stdout, "ran\n", "{environment:?}");
+    }
+}
+
+#[test]
+fn a_list_of_hosts_is_called_so() {
+    for url in ["rediss://:hunter2@h1:6379,h2:6379", "redis://h1,h2", "redis://h1;h2:1/0"] {
+        let ended = Launcher::script("echo ran").redis(url).run();
+        assert_eq!((ended.code(), ended.stdout.as_str()), (78, ""), "{}", ended.stderr);
+        assert!(ended.stderr.contains("REDIS_URL is a list of hosts"), "{}", ended.stderr);
+        assert!(!ended.stderr.contains("hunter2") && !ended.stderr.contains("h2"));
+    }
+}
