@@ -1,134 +1,85 @@
-//! OpenSSL's context behind a connector of native-tls, for what native-tls does not expose.
-//!
-//! native-tls hides it, so it is caught when OpenSSL makes it: OpenSSL tells whoever has registered
-//! for data of their own in every context (CRYPTO_get_ex_new_index(3)). What is caught is an owned
-//! reference: the context lives at least as long as that, whatever native-tls does with its own,
-//! above all when building fails and frees it.
+//! OpenSSL's context: what all connections of a tunnel share.
 
-#![allow(unsafe_code)]
+use openssl::error::ErrorStack;
+use openssl::ssl::{SslContextBuilder, SslMethod, SslMode, SslOptions, SslVerifyMode, SslVersion};
+use openssl::x509::store::X509StoreBuilder;
 
-use std::cell::RefCell;
-use std::ffi::{CStr, c_int, c_long, c_void};
-use std::ptr;
-use std::sync::OnceLock;
+use super::trust::{MinTls, Trust, Verify};
+use super::{bounds, roots};
 
-use foreign_types::ForeignType;
-use openssl::ssl::SslContext;
-use openssl_sys as ffi;
+/// Key exchange groups. The first one's key share goes into the first message; a server that
+/// prefers another group asks for it, one round trip later (RFC 8446 section 4.1.4). OpenSSL 3.5
+/// would send a share of ML-KEM as well, which costs 1.2 kB and a tenth of a handshake's time, and
+/// 8 kB of memory as long as the connection lives.
+///
+/// The list has no finite-field group (ffdhe): one handshake with such a group takes up to a third
+/// of a second, in which no other connection moves.
+const GROUPS: &str = "X25519:X25519MLKEM768:P-256:P-384:P-521";
+/// The same for an OpenSSL that does not know ML-KEM (before 3.5), which rejects the whole list.
+const GROUPS_WITHOUT_ML_KEM: &str = "X25519:P-256:P-384:P-521";
 
-use super::session;
+/// Ciphers for TLS 1.2: OpenSSL's choice without weak ones, and without Diffie-Hellman over finite
+/// fields (kDHE), where the server picks the size of the numbers: with 10,000 bits it would stop
+/// all connections for a second.
+const CIPHERS: &str =
+    "DEFAULT:!aNULL:!eNULL:!MD5:!3DES:!DES:!RC4:!IDEA:!SEED:!aDSS:!SRP:!PSK:!kDHE";
+/// Ciphers for TLS 1.3: OpenSSL's own, but AES-128 first, as browsers have it. Its SHA-256 derives
+/// keys faster than the SHA-384 of AES-256, which saves a tenth of a handshake's time.
+const CIPHER_SUITES: &str =
+    "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256";
 
-/// Key exchange groups, the first with a key share in the first message. OpenSSL 3.5's own list
-/// would send a share of ML-KEM as well, which costs 1.2 kB a handshake, a tenth of its time, and 8
-/// kB of memory as long as the connection lives. Here a server that wants it asks for it (RFC 8446
-/// section 4.1.4), one round trip later.
-const GROUPS: &CStr = c"X25519:X25519MLKEM768:P-256:P-384:P-521";
+/// SSL_OP_NO_RX_CERTIFICATE_COMPRESSION, which the openssl crate lacks: a compressed certificate
+/// saves little, and decompression is work for a server to cause. OpenSSL before 3.2 ignores it.
+const NO_CERTIFICATE_COMPRESSION: SslOptions = SslOptions::from_bits_retain(1 << 33);
 
-/// A context that [`set_up`] has just had made, and that no connection uses yet.
-pub struct NewContext(SslContext);
-
-impl NewContext {
-    /// Valid as long as `self` lives.
-    pub fn as_ptr(&self) -> *mut ffi::SSL_CTX {
-        self.0.as_ptr()
+/// Makes a context for clients that trust servers by `trust`.
+pub fn builder(trust: &Trust) -> Result<SslContextBuilder, ErrorStack> {
+    let mut context = SslContextBuilder::new(SslMethod::tls_client())?;
+    context.set_options(
+        // Workarounds for old servers; a server must not renegotiate, again and again.
+        SslOptions::ALL | SslOptions::NO_RENEGOTIATION | NO_CERTIFICATE_COMPRESSION,
+    );
+    // Without RELEASE_BUFFERS an idle connection would hold 34 kB more.
+    context.set_mode(
+        SslMode::AUTO_RETRY
+            | SslMode::ACCEPT_MOVING_WRITE_BUFFER
+            | SslMode::ENABLE_PARTIAL_WRITE
+            | SslMode::RELEASE_BUFFERS,
+    );
+    context.set_min_proto_version(Some(number(trust.min_tls)))?;
+    context.set_cipher_list(CIPHERS)?;
+    context.set_ciphersuites(CIPHER_SUITES)?;
+    context.set_groups_list(GROUPS).or_else(|_| context.set_groups_list(GROUPS_WITHOUT_ML_KEM))?;
+    bounds::set_in(&mut context, trust.verify);
+    trust_authorities(&mut context, trust)?;
+    if let Some(identity) = &trust.identity {
+        identity.show_in(&mut context)?;
     }
-
-    fn set_groups(&self) {
-        // SAFETY: `self` keeps the context alive, and OpenSSL copies what it needs of the list.
-        unsafe {
-            // An OpenSSL that knows no ML-KEM refuses, and keeps its own list, which has none.
-            if ffi::SSL_CTX_set1_groups_list(self.as_ptr(), GROUPS.as_ptr()) != 1 {
-                ffi::ERR_clear_error();
-            }
-        }
-    }
+    Ok(context)
 }
 
-thread_local! {
-    /// The contexts that OpenSSL has made on this thread since [`set_up`] began to watch; `None`:
-    /// nobody watches.
-    static CAUGHT: RefCell<Option<Vec<NewContext>>> = const { RefCell::new(None) };
+fn trust_authorities(context: &mut SslContextBuilder, trust: &Trust) -> Result<(), ErrorStack> {
+    let mut store = X509StoreBuilder::new()?;
+    match (trust.verify, &trust.ca) {
+        (Verify::None, _) => {}
+        (Verify::Ca | Verify::Full, Some(authorities)) => authorities.add_to(&mut store)?,
+        (Verify::Ca | Verify::Full, None) => roots::add_to(&mut store)?,
+    }
+    context.set_cert_store(store.build());
+    // Under `none`, the callback of `bounds` accepts every chain.
+    context.set_verify(SslVerifyMode::PEER);
+    Ok(())
 }
 
-/// Runs `build`, which makes a context, and sets that up; with `resume` its connections resume
-/// sessions. When `build` fails nothing is set up.
-pub fn set_up<T, E>(resume: bool, build: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
-    static CATCH: OnceLock<c_int> = OnceLock::new();
-    // SAFETY: registers a callback that lives as long as the program, and takes no data.
-    CATCH.get_or_init(|| unsafe {
-        ffi::SSL_CTX_get_ex_new_index(0, ptr::null_mut(), Some(catch_context), None, None)
-    });
-    CAUGHT.set(Some(Vec::new()));
-    let built = build();
-    let caught = CAUGHT.take().unwrap_or_default();
-    let built = built?;
-    for context in &caught {
-        context.set_groups();
-        if resume {
-            session::resume_in(context);
-        }
-    }
-    Ok(built)
+/// Whether OpenSSL can be told to speak nothing older than `version`.
+pub fn speaks(version: MinTls) -> bool {
+    let context = SslContextBuilder::new(SslMethod::tls_client());
+    context.is_ok_and(|mut context| context.set_min_proto_version(Some(number(version))).is_ok())
 }
 
-unsafe extern "C" fn catch_context(
-    parent: *mut c_void,
-    _: *mut c_void,
-    _: *mut ffi::CRYPTO_EX_DATA,
-    _: c_int,
-    _: c_long,
-    _: *mut c_void,
-) {
-    CAUGHT.with_borrow_mut(|caught| {
-        let Some(caught) = caught else { return };
-        let context = parent.cast::<ffi::SSL_CTX>();
-        // SAFETY: OpenSSL calls this with the context that it is making, whose count of references
-        // it has set before (SSL_CTX_new in its ssl_lib.c); the reference that is added here
-        // belongs to the SslContext, which gives it back.
-        unsafe {
-            if ffi::SSL_CTX_up_ref(context) == 1 {
-                caught.push(NewContext(SslContext::from_ptr(context)));
-            }
-        }
-    });
-}
-
-#[cfg(test)]
-mod tests {
-    use openssl::ssl::{SslContextBuilder, SslMethod};
-
-    use super::*;
-
-    fn make() -> Result<SslContext, openssl::error::ErrorStack> {
-        SslContextBuilder::new(SslMethod::tls()).map(SslContextBuilder::build)
-    }
-
-    /// How often `context` has been caught, while somebody watches.
-    fn caught(context: &SslContext) -> usize {
-        CAUGHT.with_borrow(|caught| {
-            let known = caught.as_deref().unwrap_or_default();
-            known.iter().filter(|known| known.as_ptr() == context.as_ptr()).count()
-        })
-    }
-
-    #[test]
-    fn a_context_whose_building_fails_is_alive_until_it_is_let_go_of() {
-        let failed = set_up(true, || {
-            // As native-tls does when it is given what OpenSSL refuses: made, and dropped.
-            drop(make().unwrap());
-            Err::<(), _>("refused")
-        });
-        assert_eq!(failed, Err("refused"));
-    }
-
-    #[test]
-    fn a_context_is_caught_only_while_somebody_watches() {
-        let watched = set_up(false, || {
-            let context = make()?;
-            assert_eq!(caught(&context), 1);
-            Ok::<_, openssl::error::ErrorStack>(context)
-        });
-        assert_eq!(caught(&watched.unwrap()), 0);
-        assert_eq!(caught(&make().unwrap()), 0);
+fn number(version: MinTls) -> SslVersion {
+    match version {
+        MinTls::V1_2 => SslVersion::TLS1_2,
+        MinTls::V1_3 => SslVersion::TLS1_3,
     }
 }
