@@ -15,7 +15,7 @@ use start_stunnel::listen;
 use start_stunnel::logging::{self, LogSettings};
 use start_stunnel::plan::Plan;
 use start_stunnel::supervisor::{self, CommandEnvironment, ExitOutcome, Inherited, NotExecuted};
-use start_stunnel::{announce, check, exit, status};
+use start_stunnel::{announce, check, exit, status, tls};
 
 /// For C code, OpenSSL's above all, as well: the crate's feature `override` sees to that.
 #[cfg(target_env = "musl")]
@@ -59,6 +59,7 @@ enum Task {
 
 /// Does what needs a process with a single thread; returns the rest of the work and how to log it.
 /// If the launcher is disabled, becomes COMMAND and does not return.
+#[expect(unsafe_code)]
 fn prepare(invocation: Invocation, environment: Environment) -> (Task, LogSettings) {
     let command_environment = CommandEnvironment::of_launcher();
     note_ignored_command(&invocation);
@@ -78,6 +79,8 @@ fn prepare(invocation: Invocation, environment: Environment) -> (Task, LogSettin
     let Configuration { settings, variables, unused } = configuration;
     let log = settings.log;
     let plan = Plan::new(variables);
+    // SAFETY: this is the only thread.
+    unsafe { tls::roots::keep_from_native_tls() };
     if invocation.check {
         supervisor::forbid_core_dumps();
         return (Task::Check(plan, settings, unused), log);

@@ -4,14 +4,15 @@ use std::net::IpAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use openssl::x509::X509Ref;
+use tokio::io::{AsyncRead, AsyncWrite};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::error::X509Error;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 use x509_parser::time::ASN1Time;
 
-use super::TlsStream;
 use super::pin::Pin;
+use super::stream::TlsStream;
 
 const SECONDS_A_DAY: i64 = 86_400;
 
@@ -68,32 +69,31 @@ impl Certificate {
 }
 
 /// The certificate of the server at the other end of `stream`; `None` if it is unreadable.
-pub fn certificate_of<S>(stream: &TlsStream<S>) -> Option<Certificate> {
-    let mut certificate = Certificate::from_der(&der_of(stream)?).ok()?;
-    let last = stream.ssl().peer_cert_chain().and_then(|chain| chain.iter().last());
-    if let Some(issuer) = last.and_then(issuer_of) {
+pub fn certificate_of<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &TlsStream<S>,
+) -> Option<Certificate> {
+    let mut certificate = Certificate::from_der(&stream.peer_certificate()?).ok()?;
+    if let Some(issuer) = stream.chain_end().and_then(|last| issuer_of(last)) {
         certificate.chain_issuer = issuer;
     }
     Some(certificate)
 }
 
 /// The pin of the server at the other end of `stream`; `None` if its certificate is unreadable.
-pub fn pin_of<S>(stream: &TlsStream<S>) -> Option<Pin> {
-    let der = der_of(stream)?;
+pub fn pin_of<S: AsyncRead + AsyncWrite + Unpin>(stream: &TlsStream<S>) -> Option<Pin> {
+    let der = stream.peer_certificate()?;
     let (_, certificate) = X509Certificate::from_der(&der).ok()?;
     Some(Pin::of(certificate.public_key().raw))
 }
 
 /// Of the certificate of the server at the other end of `stream`: the names in one line, and when
 /// it ends, in seconds since 1970; without the rest, which takes most of the time.
-pub fn names_and_end_of<S>(stream: &TlsStream<S>) -> Option<(String, i64)> {
-    let der = der_of(stream)?;
+pub fn names_and_end_of<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &TlsStream<S>,
+) -> Option<(String, i64)> {
+    let der = stream.peer_certificate()?;
     let (_, certificate) = X509Certificate::from_der(&der).ok()?;
     Some((in_short(&names(&certificate)), certificate.validity().not_after.timestamp()))
-}
-
-fn der_of<S>(stream: &TlsStream<S>) -> Option<Vec<u8>> {
-    stream.ssl().peer_certificate()?.to_der().ok()
 }
 
 fn issuer_of(certificate: &X509Ref) -> Option<String> {

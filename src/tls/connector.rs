@@ -1,39 +1,29 @@
 //! Makes TLS connections by one set of settings.
 
-use std::fmt;
 use std::io;
-use std::net::IpAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 
-use openssl::error::ErrorStack;
-use openssl::ssl::{Ssl, SslContext, SslContextRef};
-use openssl::x509::verify::X509CheckFlags;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::OnceCell;
+use tokio_native_tls::TlsConnector;
 
-use super::certificate;
 use super::handshake::{ConnectError, HandshakeError, SessionVerdict};
 use super::session::{Sessions, Watch};
+use super::stream::TlsStream;
 use super::trust::{Trust, Verify};
-use super::{TlsStream, context, session};
+use super::{certificate, context, session};
 
-/// Makes TLS connections by one set of settings. Its context is built when first needed, or by
+/// Makes TLS connections by one set of settings. It is built when first needed, or by
 /// [`Connector::prepare`]: reading the system's certificates takes longer than a start may.
+#[derive(Debug)]
 pub struct Connector {
     trust: Trust,
-    context: OnceCell<SslContext>,
-}
-
-impl fmt::Debug for Connector {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connector").field("trust", &self.trust).finish_non_exhaustive()
-    }
+    built: OnceCell<TlsConnector>,
 }
 
 impl Connector {
     pub fn new(trust: Trust) -> Arc<Connector> {
-        Arc::new(Connector { trust, context: OnceCell::new() })
+        Arc::new(Connector { trust, built: OnceCell::new() })
     }
 
     /// One that skips verification; used only to fetch a certificate for an error message. It must
@@ -60,17 +50,17 @@ impl Connector {
         self.trust.identity.is_none()
     }
 
-    /// Builds the context on another thread, unless it exists.
+    /// Builds the connector on another thread, unless it exists.
     ///
     /// # Errors
     /// When OpenSSL cannot be set up.
-    pub async fn prepare(&self) -> io::Result<&SslContext> {
+    pub async fn prepare(&self) -> io::Result<&TlsConnector> {
         let build = || async {
             let trust = self.trust.clone();
             let built = tokio::task::spawn_blocking(move || build(&trust)).await;
-            built.map_err(io::Error::other)?.map_err(io::Error::other)
+            built.map_err(io::Error::other)?
         };
-        self.context.get_or_try_init(build).await
+        self.built.get_or_try_init(build).await
     }
 
     /// Makes a connection to `host` a TLS connection that satisfies the settings, pins included.
@@ -88,22 +78,17 @@ impl Connector {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let context = self.prepare().await.map_err(HandshakeError::Internal)?;
+        let connector = self.prepare().await.map_err(HandshakeError::Internal)?;
         let none = Arc::default();
         let sessions = if self.resumes() { sessions } else { &none };
         let (offer, watch) = sessions.offer();
-        let ssl = self.ssl(context, host).and_then(|mut ssl| {
-            offer.put_into(&mut ssl)?;
-            TlsStream::new(ssl, stream)
-        });
-        let mut stream = ssl.map_err(|error| HandshakeError::Internal(io::Error::other(error)))?;
-        if let Err(error) = Pin::new(&mut stream).connect().await {
-            return Err(blame(
-                HandshakeError::classify(error, stream.ssl().verify_result()),
-                watch,
-            ));
-        }
-        if stream.ssl().session_reused() {
+        let facts = offer.facts().clone();
+        let handshake = connector.connect(self.server_name(host), stream);
+        let stream = match session::offering(offer, handshake).await {
+            Ok(stream) => TlsStream::new(stream, facts),
+            Err(error) => return Err(blame(HandshakeError::classify(error, &facts), watch)),
+        };
+        if stream.resumed() {
             watch.resumed()
         } else {
             watch.clear()
@@ -119,25 +104,6 @@ impl Connector {
         }
         Ok(stream)
     }
-
-    /// One connection's side of OpenSSL, with the name to send and to verify.
-    fn ssl(&self, context: &SslContextRef, host: &str) -> Result<Ssl, ErrorStack> {
-        let mut ssl = Ssl::new(context)?;
-        let name = self.server_name(host);
-        let address = name.parse::<IpAddr>().ok();
-        if address.is_none() {
-            ssl.set_hostname(name)?;
-        }
-        if self.trust.verify == Verify::Full {
-            let demanded = ssl.param_mut();
-            demanded.set_hostflags(X509CheckFlags::NO_PARTIAL_WILDCARDS);
-            match address {
-                Some(address) => demanded.set_ip(address)?,
-                None => demanded.set_host(name)?,
-            }
-        }
-        Ok(ssl)
-    }
 }
 
 /// Decides whether the session that a failed handshake offered may be the cause.
@@ -152,8 +118,8 @@ fn blame(error: HandshakeError, watch: Watch) -> ConnectError {
     }
 }
 
-fn build(trust: &Trust) -> Result<SslContext, ErrorStack> {
-    let mut context = context::builder(trust)?;
-    session::collect_in(&mut context)?;
-    Ok(context.build())
+fn build(trust: &Trust) -> io::Result<TlsConnector> {
+    let (connector, mut context) = context::connector(trust)?;
+    session::resume_in(&mut context)?;
+    Ok(connector.into())
 }

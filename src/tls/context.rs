@@ -1,11 +1,14 @@
-//! OpenSSL's context: what all connections of a tunnel share.
+//! What all connections of a tunnel share: a connector of native-tls, and OpenSSL's context behind
+//! it, for the settings that native-tls does not have.
 
+use std::io;
+
+use native_tls::{Protocol, TlsConnector, TlsConnectorBuilder};
 use openssl::error::ErrorStack;
-use openssl::ssl::{SslContextBuilder, SslMethod, SslMode, SslOptions, SslVerifyMode, SslVersion};
-use openssl::x509::store::X509StoreBuilder;
+use openssl::ssl::{SslContextBuilder, SslMethod, SslOptions, SslVersion};
 
 use super::trust::{MinTls, Trust, Verify};
-use super::{bounds, roots};
+use super::{bounds, raw, roots};
 
 /// Key exchange groups. The first one's key share goes into the first message; a server that
 /// prefers another group asks for it, one round trip later (RFC 8446 section 4.1.4). OpenSSL 3.5
@@ -18,9 +21,9 @@ const GROUPS: &str = "X25519:X25519MLKEM768:P-256:P-384:P-521";
 /// The same for an OpenSSL that does not know ML-KEM (before 3.5), which rejects the whole list.
 const GROUPS_WITHOUT_ML_KEM: &str = "X25519:P-256:P-384:P-521";
 
-/// Ciphers for TLS 1.2: OpenSSL's choice without weak ones, and without Diffie-Hellman over finite
-/// fields (kDHE), where the server picks the size of the numbers: with 10,000 bits it would stop
-/// all connections for a second.
+/// Ciphers for TLS 1.2: those of native-tls, but without Diffie-Hellman over finite fields (kDHE),
+/// where the server picks the size of the numbers: with 10,000 bits it would stop all connections
+/// for a second.
 const CIPHERS: &str =
     "DEFAULT:!aNULL:!eNULL:!MD5:!3DES:!DES:!RC4:!IDEA:!SEED:!aDSS:!SRP:!PSK:!kDHE";
 /// Ciphers for TLS 1.3: OpenSSL's own, but AES-128 first, as browsers have it. Its SHA-256 derives
@@ -32,54 +35,62 @@ const CIPHER_SUITES: &str =
 /// saves little, and decompression is work for a server to cause. OpenSSL before 3.2 ignores it.
 const NO_CERTIFICATE_COMPRESSION: SslOptions = SslOptions::from_bits_retain(1 << 33);
 
-/// Makes a context for clients that trust servers by `trust`.
-pub fn builder(trust: &Trust) -> Result<SslContextBuilder, ErrorStack> {
-    let mut context = SslContextBuilder::new(SslMethod::tls_client())?;
-    context.set_options(
-        // Workarounds for old servers; a server must not renegotiate, again and again.
-        SslOptions::ALL | SslOptions::NO_RENEGOTIATION | NO_CERTIFICATE_COMPRESSION,
-    );
-    // Without RELEASE_BUFFERS an idle connection would hold 34 kB more.
-    context.set_mode(
-        SslMode::AUTO_RETRY
-            | SslMode::ACCEPT_MOVING_WRITE_BUFFER
-            | SslMode::ENABLE_PARTIAL_WRITE
-            | SslMode::RELEASE_BUFFERS,
-    );
-    context.set_min_proto_version(Some(number(trust.min_tls)))?;
+/// Makes a connector that trusts servers by `trust`, and its context, which can be set up further.
+///
+/// # Errors
+/// When OpenSSL cannot be set up.
+pub fn connector(trust: &Trust) -> io::Result<(TlsConnector, SslContextBuilder)> {
+    let builder = builder(trust);
+    let (connector, contexts) = raw::catch(|| builder.build()).map_err(io::Error::other)?;
+    let Ok([mut context]) = <[_; 1]>::try_from(contexts) else {
+        return Err(io::Error::other("the context of native-tls cannot be set up"));
+    };
+    set_up(&mut context, trust.verify)?;
+    Ok((connector, context))
+}
+
+fn builder(trust: &Trust) -> TlsConnectorBuilder {
+    let mut builder = TlsConnector::builder();
+    builder.min_protocol_version(Some(match trust.min_tls {
+        MinTls::V1_2 => Protocol::Tlsv12,
+        MinTls::V1_3 => Protocol::Tlsv13,
+    }));
+    // No `danger_accept_invalid_certs` for `none`: OpenSSL would ignore the bounds on keys as well.
+    // Instead, the verification of `bounds` accepts every chain.
+    builder.danger_accept_invalid_hostnames(trust.verify != Verify::Full);
+    let own_roots = trust.ca.is_some() || roots::own_directories().is_some();
+    builder.disable_built_in_roots(own_roots || trust.verify == Verify::None);
+    let roots = match (&trust.ca, trust.verify) {
+        (Some(authorities), _) => authorities.certificates(),
+        (None, Verify::None) => &[],
+        (None, Verify::Ca | Verify::Full) => roots::loaded(),
+    };
+    for root in roots {
+        builder.add_root_certificate(root.clone());
+    }
+    if let Some(identity) = &trust.identity {
+        builder.identity(identity.loaded().clone());
+    }
+    builder
+}
+
+/// Sets what native-tls does not have.
+fn set_up(context: &mut SslContextBuilder, verify: Verify) -> Result<(), ErrorStack> {
+    // A server must not renegotiate, again and again.
+    context.set_options(SslOptions::NO_RENEGOTIATION | NO_CERTIFICATE_COMPRESSION);
     context.set_cipher_list(CIPHERS)?;
     context.set_ciphersuites(CIPHER_SUITES)?;
     context.set_groups_list(GROUPS).or_else(|_| context.set_groups_list(GROUPS_WITHOUT_ML_KEM))?;
-    bounds::set_in(&mut context, trust.verify);
-    trust_authorities(&mut context, trust)?;
-    if let Some(identity) = &trust.identity {
-        identity.show_in(&mut context)?;
-    }
-    Ok(context)
-}
-
-fn trust_authorities(context: &mut SslContextBuilder, trust: &Trust) -> Result<(), ErrorStack> {
-    let mut store = X509StoreBuilder::new()?;
-    match (trust.verify, &trust.ca) {
-        (Verify::None, _) => {}
-        (Verify::Ca | Verify::Full, Some(authorities)) => authorities.add_to(&mut store)?,
-        (Verify::Ca | Verify::Full, None) => roots::add_to(&mut store)?,
-    }
-    context.set_cert_store(store.build());
-    // Under `none`, the callback of `bounds` accepts every chain.
-    context.set_verify(SslVerifyMode::PEER);
+    bounds::set_in(context, verify);
     Ok(())
 }
 
 /// Whether OpenSSL can be told to speak nothing older than `version`.
 pub fn speaks(version: MinTls) -> bool {
-    let context = SslContextBuilder::new(SslMethod::tls_client());
-    context.is_ok_and(|mut context| context.set_min_proto_version(Some(number(version))).is_ok())
-}
-
-fn number(version: MinTls) -> SslVersion {
-    match version {
+    let version = match version {
         MinTls::V1_2 => SslVersion::TLS1_2,
         MinTls::V1_3 => SslVersion::TLS1_3,
-    }
+    };
+    let context = SslContextBuilder::new(SslMethod::tls_client());
+    context.is_ok_and(|mut context| context.set_min_proto_version(Some(version)).is_ok())
 }

@@ -1,14 +1,15 @@
 //! Why a handshake failed, in a user's terms.
 
+use std::error::Error as _;
 use std::io;
 
 use openssl::error::ErrorStack;
-use openssl::ssl;
 use openssl::x509::X509VerifyResult;
 use openssl_sys as ffi;
 
 use super::bounds;
 use super::certificate::Certificate;
+use super::facts::Facts;
 use super::pin::Pin;
 
 /// OpenSSL's SSL_R_CERTIFICATE_VERIFY_FAILED.
@@ -152,7 +153,7 @@ impl Flaw {
             ffi::X509_V_ERR_HOSTNAME_MISMATCH | ffi::X509_V_ERR_IP_ADDRESS_MISMATCH => Flaw::Name,
             ffi::X509_V_ERR_CERT_HAS_EXPIRED => Flaw::Expired,
             ffi::X509_V_ERR_CERT_NOT_YET_VALID => Flaw::NotYetValid,
-            bounds::KEY_TOO_LONG => Flaw::Key,
+            _ if verified == bounds::KEY_TOO_LONG => Flaw::Key,
             _ => Flaw::Chain,
         }
     }
@@ -182,13 +183,20 @@ impl HandshakeError {
         HandshakeError::Refused("the server's certificate cannot be read".to_owned())
     }
 
-    /// Classifies OpenSSL's `error`; `verified` is its verdict on the server's certificate chain.
-    pub fn classify(error: ssl::Error, verified: X509VerifyResult) -> HandshakeError {
-        match error.ssl_error() {
-            Some(stack) => HandshakeError::from_stack(stack, verified),
-            None => HandshakeError::Broken(
-                error.into_io_error().unwrap_or_else(|_| io::ErrorKind::UnexpectedEof.into()),
-            ),
+    /// Classifies the error of a handshake about which OpenSSL has reported `facts`.
+    pub fn classify(error: native_tls::Error, facts: &Facts) -> HandshakeError {
+        if !facts.has_begun() {
+            return HandshakeError::Internal(io::Error::other(error));
+        }
+        let Some(source) = error.source() else {
+            return HandshakeError::Broken(io::ErrorKind::UnexpectedEof.into());
+        };
+        if let Some(broken) = source.downcast_ref::<io::Error>() {
+            return HandshakeError::Broken(io::Error::new(broken.kind(), broken.to_string()));
+        }
+        match source.downcast_ref::<ErrorStack>() {
+            Some(stack) => HandshakeError::from_stack(stack, facts.verified()),
+            None => HandshakeError::Refused(error.to_string()),
         }
     }
 
@@ -263,5 +271,5 @@ pub fn is_own_failure(error: &io::Error) -> bool {
 
 /// OpenSSL's stack of errors in an error of reading or writing.
 fn stack_of(error: &io::Error) -> Option<&ErrorStack> {
-    error.get_ref()?.downcast_ref::<ssl::Error>()?.ssl_error()
+    error.get_ref()?.downcast_ref::<openssl::ssl::Error>()?.ssl_error()
 }

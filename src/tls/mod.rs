@@ -4,11 +4,14 @@ mod bounds;
 mod certificate;
 mod connector;
 mod context;
+mod facts;
 mod handshake;
 pub mod pem;
 mod pin;
+mod raw;
 pub mod roots;
 mod session;
+mod stream;
 mod trust;
 
 pub use certificate::{Certificate, certificate_of, names_and_end_of};
@@ -18,9 +21,8 @@ pub use handshake::{
     ConnectError, Flaw, HandshakeError, LateRefusal, is_own_failure, is_unannounced_close,
 };
 pub use pin::Pin;
-pub use session::{Sessions, has_too_many_tickets};
-/// A TLS connection.
-pub use tokio_openssl::SslStream as TlsStream;
+pub use session::Sessions;
+pub use stream::TlsStream;
 pub use trust::{MinTls, Trust, Verify};
 
 /// Name and version of the OpenSSL that is in use, without its date: `OpenSSL 3.5.5`.

@@ -1,11 +1,11 @@
 //! PEM as users hand it over: certificates and keys, read and judged by OpenSSL before anything
 //! starts, so that nothing which OpenSSL refuses is met only by the first connection.
 
+use native_tls::Identity;
 use openssl::error::ErrorStack;
 use openssl::nid::Nid;
 use openssl::pkey::{Id, PKey, Private};
 use openssl::ssl::{Ssl, SslContext, SslContextBuilder, SslMethod};
-use openssl::x509::store::X509StoreBuilderRef;
 use openssl::x509::{X509, X509Ref};
 
 use crate::secret::Secret;
@@ -32,7 +32,7 @@ pub fn with_line_ends(text: &str) -> String {
 pub struct Authorities {
     /// Some bundles hold a key, too.
     pem: Secret,
-    certificates: Vec<X509>,
+    certificates: Vec<native_tls::Certificate>,
 }
 
 impl Authorities {
@@ -42,8 +42,8 @@ impl Authorities {
     /// What is wrong, as a predicate of the setting that holds it: there is none, or one cannot be
     /// read.
     pub fn from_pem(pem: String) -> Result<Authorities, String> {
-        let certificates =
-            X509::stack_from_pem(pem.as_bytes()).map_err(|_| unreadable_certificate(&pem))?;
+        let certificates = native_tls::Certificate::stack_from_pem(pem.as_bytes())
+            .map_err(|_| unreadable_certificate(&pem))?;
         if certificates.is_empty() {
             return Err(no_certificate());
         }
@@ -57,12 +57,8 @@ impl Authorities {
         self
     }
 
-    /// Adds the certificates to what a connection trusts.
-    ///
-    /// # Errors
-    /// When OpenSSL has no memory.
-    pub fn add_to(&self, store: &mut X509StoreBuilderRef) -> Result<(), ErrorStack> {
-        self.certificates.iter().try_for_each(|certificate| store.add_cert(certificate.clone()))
+    pub fn certificates(&self) -> &[native_tls::Certificate] {
+        &self.certificates
     }
 }
 
@@ -120,10 +116,7 @@ fn unreadable_certificate(pem: &str) -> String {
 pub struct ClientIdentity {
     certificate: Secret,
     key: Secret,
-    parsed_key: PKey<Private>,
-    /// The client's own certificate, and those that lead to its CA.
-    leaf: X509,
-    issuers: Vec<X509>,
+    loaded: Identity,
 }
 
 /// What is wrong with a [`ClientIdentity`], as a predicate of the setting that holds it.
@@ -144,11 +137,9 @@ impl ClientIdentity {
     pub fn new(certificate: &str, key: &str) -> Result<ClientIdentity, IdentityProblem> {
         let chain = X509::stack_from_pem(certificate.as_bytes())
             .map_err(|_| IdentityProblem::Certificate(unreadable_certificate(certificate)))?;
-        let mut chain = chain.into_iter();
-        let Some(leaf) = chain.next() else {
+        let Some((leaf, issuers)) = chain.split_first() else {
             return Err(IdentityProblem::Certificate(no_certificate()));
         };
-        let issuers: Vec<X509> = chain.collect();
         let wrong = |problem: &str| IdentityProblem::Key(problem.to_owned());
         if key.contains("-----BEGIN ENCRYPTED PRIVATE KEY-----")
             || key.contains("Proc-Type: 4,ENCRYPTED")
@@ -169,27 +160,22 @@ impl ClientIdentity {
         let key = &key[start..];
         let unreadable =
             "holds a key that cannot be read; copy the PEM again, whole, with its line ends";
-        let parsed_key =
-            PKey::private_key_from_pem(key.as_bytes()).map_err(|_| wrong(unreadable))?;
-        if !leaf.public_key().is_ok_and(|public| public.public_eq(&parsed_key)) {
+        let parsed = PKey::private_key_from_pem(key.as_bytes()).map_err(|_| wrong(unreadable))?;
+        if !leaf.public_key().is_ok_and(|public| public.public_eq(&parsed)) {
             return Err(wrong(
                 "holds a key that does not belong to the first certificate of the client \
                  certificate",
             ));
         }
-        judge(&leaf, &issuers, &parsed_key)?;
-        let (certificate, key) = (Secret::new(certificate), Secret::new(key));
-        Ok(ClientIdentity { certificate, key, parsed_key, leaf, issuers })
+        judge(leaf, issuers, &parsed)?;
+        let loaded = Identity::from_pkcs8(certificate.as_bytes(), key.as_bytes())
+            .map_err(|_| wrong(unreadable))?;
+        Ok(ClientIdentity { certificate: Secret::new(certificate), key: Secret::new(key), loaded })
     }
 
-    /// Has a context show the certificate to servers that ask for one.
-    ///
-    /// # Errors
-    /// When OpenSSL has no memory.
-    pub fn show_in(&self, context: &mut SslContextBuilder) -> Result<(), ErrorStack> {
-        context.set_certificate(&self.leaf)?;
-        context.set_private_key(&self.parsed_key)?;
-        self.issuers.iter().try_for_each(|issuer| context.add_extra_chain_cert(issuer.clone()))
+    /// The same for native-tls.
+    pub fn loaded(&self) -> &Identity {
+        &self.loaded
     }
 }
 

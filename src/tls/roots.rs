@@ -1,4 +1,9 @@
-//! The system's CA certificates, read only if something is verified against them.
+//! The system's CA certificates, read once and only if something is verified against them.
+//!
+//! native-tls reads them for every connector, even for one that does not verify: 30 ms of CPU and
+//! 2 MiB each time. So we hide the bundle from native-tls, and load it once.
+
+#![allow(unsafe_code)]
 
 use std::env;
 use std::ffi::OsString;
@@ -7,16 +12,17 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use openssl::error::ErrorStack;
-use openssl::ssl::SslFiletype;
-use openssl::x509::X509;
-use openssl::x509::store::{X509Lookup, X509StoreBuilderRef};
+use native_tls::Certificate;
 
 use super::pem;
 
 /// The variables that tell OpenSSL where the bundle and the directories are (openssl-env(7)).
 const CERT_FILE: &str = "SSL_CERT_FILE";
 const CERT_DIR: &str = "SSL_CERT_DIR";
+
+/// The bundle that native-tls would have read.
+static BUNDLE: OnceLock<PathBuf> = OnceLock::new();
+static ROOTS: OnceLock<Vec<Certificate>> = OnceLock::new();
 
 /// Why no system root can be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,37 +33,37 @@ pub enum RootsProblem {
     None,
 }
 
-/// Adds the system's bundle, and its directories of certificates, which OpenSSL reads only when it
-/// must.
+/// Keeps native-tls from reading the system's bundle. This does not affect COMMAND, whose
+/// environment must be copied before.
 ///
-/// # Errors
-/// When OpenSSL has no memory.
-pub fn add_to(store: &mut X509StoreBuilderRef) -> Result<(), ErrorStack> {
-    for certificate in of_bundle() {
-        store.add_cert(certificate.clone())?;
+/// native-tls still knows the system's directories, which OpenSSL reads only when it must.
+///
+/// # Safety
+/// No other thread may run yet: this changes the process's environment.
+pub unsafe fn keep_from_native_tls() {
+    if let Some(bundle) = openssl_probe::probe().cert_file {
+        BUNDLE.get_or_init(|| bundle);
+        // SAFETY: as this function demands of its caller.
+        unsafe { env::set_var(CERT_FILE, "/dev/null") };
     }
-    let lookup = store.add_lookup(X509Lookup::hash_dir())?;
-    let directories = own_directories().unwrap_or_else(|| openssl_probe::probe().cert_dir);
-    for directory in directories.iter().filter_map(|directory| directory.to_str()) {
-        lookup.add_dir(directory, SslFiletype::PEM)?;
-    }
-    Ok(())
 }
 
-/// The certificates of the bundle, read once: that takes 30 ms of CPU and 2 MiB. An unreadable one
-/// is left out, since the user cannot repair the system's bundle.
-fn of_bundle() -> &'static [X509] {
-    static ROOTS: OnceLock<Vec<X509>> = OnceLock::new();
+/// The certificates of the bundle and of the directories that the user names, except for unreadable
+/// ones: the user cannot repair the system's bundle.
+pub fn loaded() -> &'static [Certificate] {
     let load = || {
-        let bundle = openssl_probe::probe().cert_file;
-        let pem = bundle.and_then(|bundle| read(&bundle).ok()).unwrap_or_default();
-        certificates_in(&pem).collect()
+        let bundle = BUNDLE.get().into_iter().cloned();
+        let directories = own_directories().unwrap_or_default();
+        let files = bundle.chain(directories.iter().flat_map(|directory| hashed(directory)));
+        let pems = files.filter_map(|file| read(&file).ok());
+        pems.flat_map(|pem| certificates_in(&pem).collect::<Vec<_>>()).collect()
     };
     ROOTS.get_or_init(load)
 }
 
-/// The directories in SSL_CERT_DIR; `None` if it is unset. They replace the system's directories.
-fn own_directories() -> Option<Vec<PathBuf>> {
+/// The directories in SSL_CERT_DIR; `None` if it is unset. They replace the system's directories,
+/// which native-tls would use as well.
+pub fn own_directories() -> Option<Vec<PathBuf>> {
     let list = setting(CERT_DIR)?;
     Some(env::split_paths(&list).filter(|directory| !directory.as_os_str().is_empty()).collect())
 }
@@ -133,8 +139,8 @@ fn check_directories(directories: &[PathBuf]) -> Result<(), RootsProblem> {
     })
 }
 
-fn certificates_in(pem: &[u8]) -> impl Iterator<Item = X509> {
-    pem::blocks(pem).filter_map(|block| X509::from_pem(block).ok())
+fn certificates_in(pem: &[u8]) -> impl Iterator<Item = Certificate> {
+    pem::blocks(pem).filter_map(|block| Certificate::from_pem(block).ok())
 }
 
 /// The files in which OpenSSL would look for certificates: `HASH.NUMBER` (openssl-rehash(1)).

@@ -1,18 +1,25 @@
 //! TLS sessions that are resumed: a connection to a known server spares both sides the
 //! certificate, its verification and the server's signature (RFC 8446 section 2.2).
+//!
+//! native-tls gives no access to OpenSSL's object for a connection, so OpenSSL's callbacks do this:
+//! they offer the session when a handshake starts, and collect tickets as the server sends them.
 
 #![allow(unsafe_code)]
 
+use std::cell::RefCell;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use foreign_types::ForeignTypeRef as _;
 use openssl::error::ErrorStack;
 use openssl::ex_data::Index;
 use openssl::ssl::{Ssl, SslContextBuilder, SslRef, SslSession, SslSessionCacheMode};
-use openssl_sys as ffi;
 use tokio::sync::SetOnce;
 use tokio::time::Instant;
+
+use super::facts::Facts;
+use super::raw::{self, Observer};
 
 /// How long sessions may follow from one another until the server has to show its certificate
 /// again.
@@ -21,10 +28,6 @@ const FULL_HANDSHAKE_EVERY: Duration = Duration::from_secs(3600);
 const FAILURES: u32 = 2;
 /// For how long.
 const NONE_OFFERED: Duration = Duration::from_secs(600);
-
-/// Session tickets that a server may send over one connection: usual are two to four. Each takes some
-/// microseconds, and a TLS record holds 900.
-const MOST_TICKETS: u32 = 64;
 
 /// The latest session with one server, for one set of trust settings.
 #[derive(Default)]
@@ -104,7 +107,8 @@ impl Sessions {
         let began = Instant::now();
         let offered = self.known().to_offer(began).cloned();
         let offered_since = offered.as_ref().map(|offered| offered.full_handshake);
-        let connection = Connection { sessions: self.clone(), began, offered_since, tickets: 0 };
+        let (sessions, facts) = (self.clone(), Arc::default());
+        let connection = Connection { sessions, began, offered_since, facts };
         let session = offered.map(|offered| offered.session);
         let watch = Watch { sessions: self.clone(), suspected_since: offered_since };
         (Offer { connection, session }, watch)
@@ -118,18 +122,22 @@ pub struct Offer {
 }
 
 impl Offer {
+    /// Filled in by the handshake that makes this offer, and by its connection.
+    pub fn facts(&self) -> &Arc<Facts> {
+        &self.connection.facts
+    }
+
     /// Makes the handshake of `ssl` offer the session, and collects the sessions that the server
     /// sends.
-    ///
-    /// # Errors
-    /// When OpenSSL has no memory, or does not take the session.
-    pub fn put_into(self, ssl: &mut SslRef) -> Result<(), ErrorStack> {
-        ssl.set_ex_data(index()?, self.connection);
-        match &self.session {
+    fn put_into(self, ssl: &mut SslRef) {
+        let Ok(index) = index() else { return };
+        self.connection.facts.begin();
+        ssl.set_ex_data(index, self.connection);
+        if let Some(session) = &self.session {
+            // If OpenSSL does not take the session, this is a full handshake.
             // SAFETY: a `Sessions` belongs to one connector, so the session comes from a connection
             // with the same context as this one.
-            Some(session) => unsafe { ssl.set_session(session) },
-            None => Ok(()),
+            let _ = unsafe { ssl.set_session(session) };
         }
     }
 }
@@ -140,8 +148,7 @@ struct Connection {
     began: Instant,
     /// When the full handshake took place that the offered session goes back to.
     offered_since: Option<Instant>,
-    /// Session tickets that the server has sent.
-    tickets: u32,
+    facts: Arc<Facts>,
 }
 
 impl Connection {
@@ -195,33 +202,61 @@ impl Drop for Watch {
     }
 }
 
-/// Makes a context hand the sessions of its connections to the [`Sessions`] of each.
+thread_local! {
+    /// What the handshake that is being polled offers, until it begins.
+    static TO_OFFER: RefCell<Option<Offer>> = const { RefCell::new(None) };
+}
+
+/// Runs a handshake that makes the offer, with a connector whose context is set up by
+/// [`resume_in`].
+pub async fn offering<T>(offer: Offer, handshake: impl Future<Output = T>) -> T {
+    let mut handshake = pin!(handshake);
+    let mut offer = Some(offer);
+    poll_fn(|cx| {
+        TO_OFFER.set(offer.take());
+        let polled = handshake.as_mut().poll(cx);
+        offer = TO_OFFER.take();
+        polled
+    })
+    .await
+}
+
+/// Makes the connections of a context resume sessions, and hand theirs to the [`Sessions`] of
+/// each.
 ///
 /// # Errors
 /// When OpenSSL has no memory.
-pub fn collect_in(context: &mut SslContextBuilder) -> Result<(), ErrorStack> {
+pub fn resume_in(context: &mut SslContextBuilder) -> Result<(), ErrorStack> {
     let index = index()?;
+    raw::observe_by::<Handshakes>(context);
     let ours = SslSessionCacheMode::CLIENT | SslSessionCacheMode::NO_INTERNAL;
     context.set_session_cache_mode(ours);
     context.set_new_session_callback(move |ssl, session| {
         let resumed = ssl.session_reused();
-        let Some(connection) = ssl.ex_data_mut(index) else { return };
-        connection.tickets += 1;
-        if connection.tickets <= MOST_TICKETS {
+        let Some(connection) = ssl.ex_data(index) else { return };
+        if connection.facts.count_ticket() {
             connection.keep(session, resumed);
         } else {
-            // SAFETY: OpenSSL calls this with a live object. It discards the rest of the record, and
-            // reading ends.
-            unsafe { ffi::SSL_set_shutdown(ssl.as_ptr(), ffi::SSL_RECEIVED_SHUTDOWN) };
+            raw::end_reading(ssl);
         }
     });
     Ok(())
 }
 
-/// Whether the end of a connection is ours, since the server sent too many session tickets.
-pub fn has_too_many_tickets(ssl: &SslRef) -> bool {
-    let connection = INDEX.get().and_then(|index| ssl.ex_data(*index));
-    connection.is_some_and(|connection| connection.tickets > MOST_TICKETS)
+struct Handshakes;
+
+impl Observer for Handshakes {
+    fn begins(ssl: &mut SslRef) {
+        if let Some(offer) = TO_OFFER.take() {
+            offer.put_into(ssl);
+        }
+    }
+
+    fn pauses(ssl: &mut SslRef) {
+        if let Some(connection) = INDEX.get().and_then(|index| ssl.ex_data(*index)) {
+            connection.facts.update(ssl);
+        }
+    }
 }
 
 static INDEX: OnceLock<Index<Ssl, Connection>> = OnceLock::new();

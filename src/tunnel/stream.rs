@@ -17,7 +17,7 @@ use super::limit::Slot;
 use super::read_ahead::{ReadAhead, endless};
 use super::server_load::Counted;
 use crate::figures::UpstreamState;
-use crate::tls::{TlsStream, has_too_many_tickets, is_unannounced_close};
+use crate::tls::{TlsStream, is_unannounced_close};
 
 /// How often a stream is checked until the runtime has heard of all that the kernel has.
 const READINESS_TRIES: usize = 4;
@@ -115,9 +115,7 @@ impl AsyncRead for TlsUpstream {
             self.tls.get_mut().permit_silence();
         }
         match ready!(read) {
-            Ok(()) if !got_bytes && has_too_many_tickets(self.tls.ssl()) => {
-                Poll::Ready(Err(endless()))
-            }
+            Ok(()) if !got_bytes && self.tls.has_too_many_tickets() => Poll::Ready(Err(endless())),
             Err(error) if is_unannounced_close(&error) => Poll::Ready(Ok(())),
             other => Poll::Ready(other),
         }
@@ -138,15 +136,13 @@ impl AsyncWrite for TlsUpstream {
         Pin::new(&mut self.tls).poll_flush(cx)
     }
 
-    /// Half-closes: close_notify, then FIN. Reading goes on.
+    /// Half-closes: close_notify, then the FIN that tokio-native-tls does not send. Reading goes
+    /// on.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.close_notify_sent {
-            let sent = ready!(Pin::new(&mut self.tls).poll_shutdown(cx));
+            // After a fatal alert or an unannounced close OpenSSL sends nothing, and says so.
+            let _ = ready!(Pin::new(&mut self.tls).poll_shutdown(cx));
             self.close_notify_sent = true;
-            if sent.is_ok() {
-                return Poll::Ready(Ok(()));
-            }
-            // After a fatal alert or an unannounced close OpenSSL sends nothing.
         }
         Pin::new(self.tls.get_mut()).poll_shutdown(cx)
     }

@@ -157,7 +157,7 @@ async fn shake_hands(
     let (host, started) = (tunnel.route.upstream.host_name(), Instant::now());
     let mut tls = connector.connect(&host, stream, sessions).await?;
     tls.get_mut().permit_silence();
-    let resumed = tls.ssl().session_reused();
+    let resumed = tls.resumed();
     tunnel.figures.shook_hands(resumed, started.elapsed());
     // A server that resumes a session shows no certificate.
     if !resumed && let Some((names, end)) = names_and_end_of(&tls) {
