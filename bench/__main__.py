@@ -1,9 +1,9 @@
-"""Measures start-stunnel beside what one would use instead: stunnel, HAProxy, nginx.
+"""Measures start-stunnel beside nginx, HAProxy and stunnel.
 
 Everything runs on this machine, in one run, with the same load for all. Rounds alternate between
 the contenders; figures are medians over rounds, with minimum and maximum. CPU is user + system time
-of the proxy's processes, from /proc. Ratios are ours to the best peer's of the same run: for CPU,
-latency and memory below 1 is better than every peer, for rates above 1.
+of the proxy's processes, from /proc. Ratios divide our figure by the best peer's of the same run:
+for CPU, latency and memory, less than 1 is better than every peer; for rates, more than 1 is.
 """
 
 import argparse
@@ -20,26 +20,26 @@ from types import FrameType
 
 import report
 from loads import LOADS, START_UP
-from peers import BEFORE, DESCRIPTORS, OURS, PEERS, Lineup, versions
+from peers import BEFORE, DESCRIPTORS, OURS, PEERS, POOL_MODES, Lineup, versions
 from run import Run
 from system import ENDING_SIGNALS, ROOT, fail
 
 # Rounds of each load, in a full run and in the quick form.
 ROUNDS, ROUNDS_QUICK = 5, 2
-# Where Debian keeps what only root is expected to run.
+# Debian's folders for programs of root.
 SYSTEM_PATH = "/usr/sbin:/sbin"
 
 
 def launcher(text: str) -> Path:
-    """The path of a program, which must be there."""
+    """The path of an existing program."""
     found = shutil.which(Path(text).absolute())
     if not found:
-        raise argparse.ArgumentTypeError(f"{text} is no program")
+        raise argparse.ArgumentTypeError(f"{text} is not a program")
     return Path(found)
 
 
 def arguments() -> argparse.Namespace:
-    """What the user wants; wrong usage ends here."""
+    """Reads the command line."""
     parser = argparse.ArgumentParser(
         prog="bin/bench",
         description=__doc__,
@@ -49,7 +49,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="smaller loads and 2 rounds, in less than two minutes; writes no file",
+        help="smaller loads and 2 rounds, in a few minutes; writes no file",
     )
     parser.add_argument("--rounds", type=int, help="rounds of each load (default: 5)")
     parser.add_argument(
@@ -59,7 +59,21 @@ def arguments() -> argparse.Namespace:
         default=[],
         help="only loads whose name holds one of these",
     )
-    parser.add_argument("--peers", nargs="*", choices=list(PEERS), default=list(PEERS))
+    parser.add_argument(
+        "--peers",
+        nargs="*",
+        choices=list(PEERS),
+        default=list(PEERS),
+        help="peers to measure (default: all)",
+    )
+    modes = list(POOL_MODES.values())
+    parser.add_argument(
+        "--modes",
+        nargs="+",
+        choices=modes,
+        default=modes,
+        help="STUNNEL_POOL modes to measure (default: all)",
+    )
     parser.add_argument(
         "--binary",
         type=launcher,
@@ -68,13 +82,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--before",
         type=launcher,
-        help="another launcher, measured beside it: one from before a change",
+        help="an older launcher to measure beside it, with its own default settings",
     )
     return parser.parse_args()
 
 
 def packaged_launcher() -> Path:
-    """What users get: the binary that bin/package makes."""
+    """The binary that users get, from bin/package."""
     machine = os.uname().machine
     package = [ROOT / "bin/package", f"{machine}-gnu"]
     subprocess.run(package, check=True, stdout=subprocess.DEVNULL)
@@ -83,7 +97,7 @@ def packaged_launcher() -> Path:
 
 
 def raise_descriptor_limit() -> None:
-    """Proxies and clients of many connections inherit the limit."""
+    """Raises the limit for this process and all that it starts."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     if hard < DESCRIPTORS:
         allowed = f"{DESCRIPTORS} open files are needed and {hard} allowed"
@@ -92,22 +106,22 @@ def raise_descriptor_limit() -> None:
 
 
 class EndedBySignal(BaseException):
-    """Unwinds the run, which ends what was started."""
+    """Unwinds the run, which ends all that it started."""
 
     def __init__(self, number: int) -> None:
-        """With the number of the signal."""
+        """Keeps the signal's number."""
         self.number = number
 
 
 def _end(number: int, _: FrameType | None) -> None:
-    # A second signal does not cut the end short.
+    # A second signal does not cut the clean-up short.
     for ending in ENDING_SIGNALS:
         signal.signal(ending, signal.SIG_IGN)
     raise EndedBySignal(number)
 
 
 def end_cleanly_by_signals() -> None:
-    """Has a signal leave nothing behind; one that is ignored, as by nohup(1), stays so."""
+    """Cleans up on signals, except on those that our caller ignores, as nohup(1) does."""
     for ending in ENDING_SIGNALS:
         if signal.getsignal(ending) is not signal.SIG_IGN:
             signal.signal(ending, _end)
@@ -118,10 +132,12 @@ def main() -> None:
     options = arguments()
     end_cleanly_by_signals()
     os.environ["PATH"] += f":{SYSTEM_PATH}"
-    full = not options.quick and not options.only
+    everything = options.peers == list(PEERS) and options.modes == list(POOL_MODES.values())
+    full = everything and not options.quick and not options.only
     if full:
-        report.page_around_table()  # Better known now than in 20 minutes.
-    launchers = {OURS: options.binary or packaged_launcher()}
+        report.page_around_table()  # Fail now rather than in 20 minutes.
+    binary = options.binary or packaged_launcher()
+    launchers = {name: binary for name, mode in POOL_MODES.items() if mode in options.modes}
     if options.before:
         launchers[BEFORE] = options.before
     raise_descriptor_limit()
@@ -135,7 +151,7 @@ def main() -> None:
     print(report.table(results))
     print(f"\n{time.monotonic() - started:.0f} s, {rounds} rounds")
     if full:
-        for path, text in report.files(results, rounds, versions(launchers[OURS])).items():
+        for path, text in report.files(results, rounds, versions(binary)).items():
             path.write_text(text)
 
 
@@ -143,6 +159,6 @@ if __name__ == "__main__":
     try:
         main()
     except EndedBySignal as ended:
-        # By that signal, so that a shell sees it, and ends its loop at Ctrl-C.
+        # End by the same signal, so that Ctrl-C ends a shell's loop too.
         signal.signal(ended.number, signal.SIG_DFL)
         signal.raise_signal(ended.number)

@@ -1,4 +1,4 @@
-"""One plaintext connection to Redis, as an app has it."""
+"""A plaintext connection to Redis, as an app opens it."""
 
 import socket
 from types import TracebackType
@@ -19,7 +19,7 @@ class Client:
         return self.socket.recv(64) == b"+PONG\r\n"
 
     def info(self, section: str) -> dict[str, str]:
-        """What Redis says of itself, by name."""
+        """A section of INFO, as a dictionary."""
         self.socket.sendall(f"INFO {section}\r\n".encode())
         with self.socket.makefile("rb") as replies:
             header = replies.readline()

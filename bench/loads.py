@@ -1,7 +1,6 @@
-"""The loads: each is put on a contender and returns its figures, by name.
+"""The loads. Each one runs against a contender and returns figures by name.
 
-A new load is a function that takes a contender and how to scale a number of requests, and its line
-in LOADS. A Meter tells what it cost.
+A new load needs a function and a line in LOADS. A Meter measures its CPU time.
 """
 
 import contextlib
@@ -21,39 +20,35 @@ from client import Client
 from peers import PASSWORD, USER, Contender, Redis
 from system import PATIENCE, fail, in_processes
 
-# What was measured: values by the name of a figure, which ends with its unit.
+# Measured values by name. The name ends with the unit.
 Figures = dict[str, float]
-# How many requests are made of a number that is meant for a full run.
+# Scales the number of requests of a full run to this run.
 Scale = Callable[[int], int]
 Measure = Callable[[Contender, Scale], Figures]
 
-# Bytes of a small value, and of a large one, of which there are 16 in a MiB.
+# Bytes of a small and of a large value; 16 large values are a MiB.
 SMALL_VALUE, LARGE_VALUE = 100, 65_536
 LARGE_VALUES_PER_MIB, LARGE_VALUES_PER_GIB = 16, 16_384
-# Requests that are sent before a reply is waited for.
+# Requests that a client sends before it waits for a reply.
 PIPELINE = 16
-# Seconds that redis-benchmark may take.
+# Time limit of redis-benchmark, in seconds.
 REDIS_BENCHMARK_PATIENCE = 600
-# New connections a second, where they are paced.
+# New connections per second in paced loads.
 PACE = 50
-# New connections of a burst, how many bursts, and seconds between two.
-BURST, BURSTS, BURST_PAUSE = 50, 4, 0.1
-# Instances in front of one Redis in a storm, and the connections that each gets at once.
+# Launchers in front of one Redis in a storm, and the connections that each gets at once.
 STORM, STORM_CONNECTIONS = 10, 20
-# Seconds after which all come once more.
-AGAIN_AFTER = 0.5
-# Processes of an app written in PHP, what each says on every connection, and the replies.
-PHP_WORKERS = 20
-PHP_VALUE = "x" * SMALL_VALUE
-PHP_CALLS = (
+# An app that reconnects for every page, as PHP does: processes, and a page's requests and replies.
+PAGE_WORKERS = 20
+PAGE_VALUE = "x" * SMALL_VALUE
+PAGE_CALLS = (
     (("AUTH", USER, PASSWORD), "+OK\r\n"),
     (("SELECT", "1"), "+OK\r\n"),
-    (("SET", "session", PHP_VALUE), "+OK\r\n"),
-    (("GET", "session"), f"${SMALL_VALUE}\r\n{PHP_VALUE}\r\n"),
+    (("SET", "session", PAGE_VALUE), "+OK\r\n"),
+    (("GET", "session"), f"${SMALL_VALUE}\r\n{PAGE_VALUE}\r\n"),
     (("EXPIRE", "session", "1440"), ":1\r\n"),
 )
 # A line of redis-benchmark's CSV: the test, requests a second, and in milliseconds mean, minimum,
-# p50, p95, p99, maximum. It holds requests a second, p50, p99 and maximum.
+# p50, p95, p99, maximum. The groups are requests a second, p50, p99 and maximum.
 CSV_ROW = re.compile(
     r'^"(?:SET|GET|PING_INLINE)",'
     r'"([\d.]+)","[\d.]+","[\d.]+","([\d.]+)","[\d.]+","([\d.]+)","([\d.]+)"',
@@ -66,11 +61,17 @@ def percentile(values: Sequence[float], share: float) -> float:
     return sorted(values)[min(len(values) - 1, int(len(values) * share))]
 
 
+def latencies(times: Sequence[float]) -> Figures:
+    """The usual figures of times in milliseconds."""
+    p50, p99 = percentile(times, 0.5), percentile(times, 0.99)
+    return {"p50 ms": p50, "p99 ms": p99, "max ms": max(times)}
+
+
 class Meter:
-    """The CPU time that a contender's proxy, and Redis, use from here on."""
+    """The CPU time that a contender's proxy and Redis use from now on."""
 
     def __init__(self, contender: Contender) -> None:
-        """Begins to measure."""
+        """Starts to measure."""
         self.contender = contender
         self.proxy, self.redis = contender.cpu(), contender.redis.cpu()
 
@@ -125,7 +126,7 @@ def one_connection(contender: Contender, scale: Scale) -> Figures:
 
 
 def pipelined(contender: Contender, scale: Scale) -> Figures:
-    """SET and GET over 50 connections, with many requests under way on each."""
+    """SET and GET over 50 connections, each with a pipeline of requests."""
     arguments = ("-c", 50, "-d", SMALL_VALUE, "-P", PIPELINE)
     return redis_benchmark(contender, ["set", "get"], scale(400_000), *arguments)
 
@@ -146,42 +147,50 @@ def new_connections(contender: Contender, scale: Scale) -> Figures:
 
 
 def many_connections(contender: Contender) -> int:
-    """How many new connections tell what one costs."""
-    # stunnel makes a thread and a full handshake for each: fewer tell as much.
+    """The number of new connections to measure."""
+    # stunnel makes a thread and a full handshake for each, so fewer suffice.
     return 600 if contender.name == "stunnel" else 4_000
 
 
-def php(contender: Contender, scale: Scale) -> Figures:
-    """PHP_WORKERS processes, each with a new connection for every page.
+def reconnecting_app(contender: Contender, scale: Scale) -> Figures:
+    """An app that reconnects all the time, first as fast as it can, then paced.
 
-    A page: connect, log in, choose a database, three requests one after the other, close.
+    PAGE_WORKERS processes serve pages. A page connects, logs in, selects a database, sends three
+    requests one after the other, and closes.
     """
     if contender.options:
-        return {}  # Python's own TLS would be measured.
-    pages = -(-scale(many_connections(contender)) // PHP_WORKERS)
-    calls = [(_request(words), reply.encode()) for words, reply in PHP_CALLS]
-
-    def page() -> float:
-        started = time.perf_counter()
-        with contender.connect() as client:
-            for request, expected in calls:
-                client.socket.sendall(request)
-                reply = b""
-                while len(reply) < len(expected) and (more := client.socket.recv(4096)):
-                    reply += more
-                if reply != expected:
-                    raise OSError(f"{contender.name} answers {request!r} with {reply!r}")
-        return (time.perf_counter() - started) * 1000
-
+        return {}  # We would measure Python's own TLS.
+    pages = -(-scale(many_connections(contender)) // PAGE_WORKERS)
     meter = Meter(contender)
-    elapsed, times = in_processes(PHP_WORKERS, lambda: [page() for _ in range(pages)])
+    elapsed, times = in_processes(PAGE_WORKERS, lambda: [page(contender) for _ in range(pages)])
     cpu = meter.figures("ms/connection", len(times) / 1000)
-    return {
-        "connections/s": len(times) / elapsed,
-        "p50 ms": percentile(times, 0.5),
-        "p99 ms": percentile(times, 0.99),
-        "max ms": max(times),
-    } | cpu
+    paced_times = paced(lambda: page(contender), scale(200))
+    rate = {"connections/s": len(times) / elapsed}
+    return rate | latencies(times) | {"paced p50 ms": percentile(paced_times, 0.5)} | cpu
+
+
+def page(contender: Contender) -> float:
+    """Serves one page; returns its time in milliseconds."""
+    started = time.perf_counter()
+    with contender.connect() as client:
+        for words, expected in PAGE_CALLS:
+            client.socket.sendall(_request(words))
+            reply = b""
+            while len(reply) < len(expected) and (more := client.socket.recv(4096)):
+                reply += more
+            if reply != expected.encode():
+                raise OSError(f"{contender.name} answers {words} with {reply!r}")
+    return (time.perf_counter() - started) * 1000
+
+
+def paced(work: Callable[[], float], count: int) -> list[float]:
+    """Does the work `count` times, PACE times a second; returns the results."""
+    begun = time.monotonic()
+    results = []
+    for index in range(count):
+        time.sleep(max(0, begun + index / PACE - time.monotonic()))
+        results.append(work())
+    return results
 
 
 def _request(words: Sequence[str]) -> bytes:
@@ -193,107 +202,36 @@ def _request(words: Sequence[str]) -> bytes:
 def paced_new_connections(contender: Contender, scale: Scale) -> Figures:
     """PACE new connections a second, each timed from connect to first reply."""
     if contender.options:
-        return {}  # Python's own TLS would be measured.
-    times: list[float] = []
-    meter, begun = Meter(contender), time.monotonic()
-    for index in range(scale(200)):
-        time.sleep(max(0, begun + index / PACE - time.monotonic()))
+        return {}  # We would measure Python's own TLS.
+
+    def first_reply() -> float:
         started = time.perf_counter()
         with contender.connect() as client:
             if not client.ping():
                 fail(f"{contender.name}: no reply")
-            times.append((time.perf_counter() - started) * 1000)
-    cpu = meter.figures("ms/connection", len(times) / 1000)
-    return {
-        "p50 ms": percentile(times, 0.5),
-        "p99 ms": percentile(times, 0.99),
-        "max ms": max(times),
-    } | cpu
+            return (time.perf_counter() - started) * 1000
 
-
-def one_burst(contender: Contender, steady: socket.socket) -> tuple[list[float], float]:
-    """BURST connections start at once, while `steady` goes on asking.
-
-    How long the first reply of each took, and the longest that `steady` waited, in seconds.
-    """
-    first_replies: list[float] = []
-    worst_wait = 0.0
-    asked: dict[socket.socket, float] = {}
-    with selectors.DefaultSelector() as selector:
-        started = time.perf_counter()
-        for _ in range(BURST):
-            new = socket.socket()
-            new.setblocking(False)
-            new.connect_ex((contender.address, contender.port))
-            new.send(b"PING\r\n")
-            asked[new] = started
-            selector.register(new, selectors.EVENT_READ, new)
-        steady.send(b"PING\r\n")
-        steady_asked = time.perf_counter()
-        selector.register(steady, selectors.EVENT_READ, steady)
-        while asked:
-            ready = selector.select(PATIENCE)
-            if not ready:
-                fail(f"{contender.name}: no reply")
-            for key, _ in ready:
-                now = time.perf_counter()
-                answered: socket.socket = key.data
-                if not answered.recv(64):
-                    fail(f"{contender.name}: closed")
-                if answered is steady:
-                    worst_wait = max(worst_wait, now - steady_asked)
-                    steady.send(b"PING\r\n")
-                    steady_asked = now
-                else:
-                    first_replies.append(now - asked.pop(answered))
-                    selector.unregister(answered)
-                    answered.close()
-        # The last answer of the steady one.
-        selector.select(PATIENCE)
-        worst_wait = max(worst_wait, time.perf_counter() - steady_asked)
-        steady.recv(64)
-    return first_replies, worst_wait
-
-
-def burst(contender: Contender, _scale: Scale) -> Figures:
-    """Bursts of new connections beside one that goes on asking: the worst wait of either."""
-    if contender.options:
-        return {}  # Python's own TLS would be measured.
-    first_replies: list[float] = []
-    worst_wait = 0.0
     meter = Meter(contender)
-    with contender.connect() as steady:
-        steady.ping()
-        steady.socket.setblocking(False)
-        for _ in range(BURSTS):
-            replies, wait = one_burst(contender, steady.socket)
-            first_replies += replies
-            worst_wait = max(worst_wait, wait)
-            time.sleep(BURST_PAUSE)
-    cpu = meter.figures("ms/connection", len(first_replies) / 1000)
-    return {
-        "worst first reply ms": max(first_replies) * 1000,
-        "worst wait of another ms": worst_wait * 1000,
-    } | cpu
+    times = paced(first_reply, scale(200))
+    return latencies(times) | meter.figures("ms/connection", len(times) / 1000)
 
 
-def crowd(
-    contender: Contender, each: int, figures_now: Callable[[], Figures]
-) -> tuple[float, Figures]:
-    """Each instance gets `each` connections at the same moment, PING sent.
+def storm(contender: Contender, _scale: Scale) -> Figures:
+    """Every instance gets STORM_CONNECTIONS connections at once, each with a PING.
 
-    The longest that a first reply took, in seconds, and `figures_now` of the moment when it had
-    come; until then all connections stay.
+    No connection closes before the last reply. A proxy's own CPU comes in ticks, too coarse here.
     """
+    if contender.options:
+        return {}  # We would measure Python's own TLS.
     with contextlib.ExitStack() as stack, selectors.DefaultSelector() as selector:
-        ways = [(contender.address, port) for _ in range(each) for port in contender.ports]
-        new = [(stack.enter_context(socket.socket()), way) for way in ways]
+        ports = contender.ports * STORM_CONNECTIONS
+        new = [(stack.enter_context(socket.socket()), port) for port in ports]
         for client, _ in new:
             client.setblocking(False)
             selector.register(client, selectors.EVENT_READ, client)
-        started = time.perf_counter()
-        for client, way in new:
-            client.connect_ex(way)
+        meter, started = Meter(contender), time.perf_counter()
+        for client, port in new:
+            client.connect_ex((contender.address, port))
             client.send(b"PING\r\n")
         while selector.get_map():
             ready = selector.select(PATIENCE)
@@ -303,39 +241,13 @@ def crowd(
                 if key.data.recv(64) != b"+PONG\r\n":
                     fail(f"{contender.name}: no +PONG")
                 selector.unregister(key.data)
-        return time.perf_counter() - started, figures_now()
-
-
-def crowd_twice(each: int) -> Measure:
-    """A crowd at proxies that nobody has used before, and once more after all have closed."""
-
-    def measure(contender: Contender, _scale: Scale) -> Figures:
-        if contender.options:
-            return {}  # Python's own TLS would be measured.
-        figures: Figures = {}
-        for when in ("first", "again"):
-            accepted, meter = contender.redis.accepted(), Meter(contender)
-
-            def redis_figures(accepted: int = accepted, meter: Meter = meter) -> Figures:
-                # A proxy's own CPU comes in ticks, too coarse here.
-                cpu = meter.figures("ms", 1 / 1000)["Redis CPU ms"]
-                new = contender.redis.accepted() - accepted
-                return {"Redis CPU ms": cpu, "connections at Redis": new}
-
-            worst, found = crowd(contender, each, redis_figures)
-            # What is done behind the replies counts as well, but for nobody who waits.
-            time.sleep(AGAIN_AFTER)
-            later = redis_figures()
-            figures |= {f"{when}: worst first reply ms": worst * 1000}
-            figures |= {f"{when}: {name}": value for name, value in found.items()}
-            figures |= {f"{when}, later: {name}": value for name, value in later.items()}
-        return figures
-
-    return measure
+        slowest = time.perf_counter() - started
+        redis = meter.figures("ms", 1 / 1000)["Redis CPU ms"]
+        return {"slowest first reply ms": slowest * 1000, "Redis CPU ms": redis}
 
 
 def idle_connections(count: int) -> Measure:
-    """Memory that each of `count` connections takes that has said PING once."""
+    """Memory per connection, for `count` connections that sent one PING each."""
 
     def measure(contender: Contender, _scale: Scale) -> Figures:
         before, meter = contender.resident(), Meter(contender)
@@ -355,7 +267,7 @@ def idle_connections(count: int) -> Measure:
 
 
 def start_up(binary: Path, redis: Redis, runs: int) -> dict[str, list[float]]:
-    """Milliseconds until COMMAND's first output, less the same without launcher, of each run."""
+    """Milliseconds that the launcher adds until COMMAND's first output, for each run."""
     environment = {
         "PATH": os.environ["PATH"],
         "STUNNEL_LISTEN_PORT": "0",
@@ -388,11 +300,11 @@ def start_up(binary: Path, redis: Redis, runs: int) -> dict[str, list[float]]:
 
 
 class Setting(enum.Enum):
-    """What a load is measured against."""
+    """How the contenders run while a load is measured."""
 
     TOGETHER = "contenders that all run for the whole time and take turns"
     ALONE = "proxies that are started for this one measurement"
-    UNUSED = "the same, and nobody has connected through them before"
+    UNUSED = "fresh proxies that nobody has connected through before"
     FAR = "contenders whose Redis is behind a link of 2 ms; they take turns"
 
 
@@ -402,12 +314,12 @@ class Load:
 
     name: str
     measure: Measure
-    # Figures whose ratio to the best peer is told, and whether more is better.
+    # The figures whose ratios count, and whether more is better.
     more_is_better: dict[str, bool]
     setting: Setting = Setting.TOGETHER
-    # Whether the quick form has it.
+    # Whether the quick form includes it.
     quick: bool = True
-    # How many of a proxy stand in front of Redis; more than one for UNUSED only.
+    # Instances of the proxy; more than one only with UNUSED.
     instances: int = 1
 
 
@@ -415,13 +327,7 @@ def _by_name(*loads: Load) -> dict[str, Load]:
     return {load.name: load for load in loads}
 
 
-# What counts where all come at once.
-_CROWD_FIGURES = {
-    f"{when}: {name}": False
-    for when in ("first", "again")
-    for name in ("worst first reply ms", "Redis CPU ms", "connections at Redis")
-}
-# Every load but for START_UP, in the order of the short table.
+# Every load except START_UP, in the order of the short table.
 LOADS = _by_name(
     Load(
         "small requests",
@@ -454,14 +360,14 @@ LOADS = _by_name(
         {"requests/s": True, "CPU s/million": False, "Redis CPU s/million": False},
     ),
     Load(
-        "PHP",
-        php,
-        {"connections/s": True, "CPU ms/connection": False, "Redis CPU ms/connection": False},
-    ),
-    Load(
-        "paced new connections",
-        paced_new_connections,
-        {"p50 ms": False, "CPU ms/connection": False, "Redis CPU ms/connection": False},
+        "app that reconnects",
+        reconnecting_app,
+        {
+            "connections/s": True,
+            "CPU ms/connection": False,
+            "Redis CPU ms/connection": False,
+            "paced p50 ms": False,
+        },
     ),
     Load(
         "paced new connections, 2 ms away",
@@ -470,19 +376,9 @@ LOADS = _by_name(
         Setting.FAR,
     ),
     Load(
-        "burst of 50 connections",
-        burst,
-        {
-            "worst first reply ms": False,
-            "worst wait of another ms": False,
-            "Redis CPU ms/connection": False,
-        },
-    ),
-    Load("50 at once", crowd_twice(BURST), _CROWD_FIGURES, Setting.UNUSED),
-    Load(
         f"storm of {STORM} x {STORM_CONNECTIONS}",
-        crowd_twice(STORM_CONNECTIONS),
-        _CROWD_FIGURES,
+        storm,
+        {"slowest first reply ms": False, "Redis CPU ms": False},
         Setting.UNUSED,
         instances=STORM,
     ),
@@ -500,5 +396,5 @@ LOADS = _by_name(
         quick=False,
     ),
 )
-# Launchers only: it has no peer, so no ratio.
+# Only launchers have this figure: it has no ratio.
 START_UP = "start-up"

@@ -1,4 +1,4 @@
-"""What stands between a client and Redis: start-stunnel, its peers, or nothing; and Redis itself.
+"""The contenders (start-stunnel, its peers, or no proxy) and Redis itself.
 
 A new peer is a function `start_…` and its line in PEERS.
 """
@@ -18,42 +18,49 @@ from system import (
     accepts_connections,
     children_of,
     cpu_seconds,
+    fail,
     first_line,
     free_port,
+    has_ended,
     listens,
     name_of,
     resident_bytes,
     wait_until,
 )
 
-# The launcher that is measured, by the name it has in tables.
+# The launcher under test, as tables call it: with its defaults, and with the pool off and on.
 OURS = "start-stunnel"
-# Another launcher beside it, from before a change.
+OFF, ON = f"{OURS}, off", f"{OURS}, on"
+# STUNNEL_POOL of each. The default is not set, since a launcher must not need it.
+POOL_MODES = {OURS: "auto", OFF: "off", ON: "on"}
+# The launcher of --before. It may be too old to know STUNNEL_POOL, so we never set that.
 BEFORE = "before"
-# Without a proxy between client and Redis: what the best could reach.
+# No proxy between client and Redis: the best that a proxy could reach.
 TLS_DIRECTLY = "TLS directly"
 PLAINTEXT = "plaintext"
-# Open files that each process needs: for 5,000 connections, which are two each in a proxy.
+# nginx as it comes, and limited to TLS 1.3.
+NGINX, NGINX_TLS13 = "nginx", "nginx TLS 1.3"
+# Open files that each process needs: a proxy has two for each of 5,000 connections.
 DESCRIPTORS = 15_000
-# Who logs in where a load logs in, and the password, which is of no use elsewhere.
+# The login of the loads that log in.
 USER, PASSWORD = "app", "benchmark"
-# Seconds for a proxy to get ready that listens already.
+# Seconds that a listening proxy may need to get its workers ready.
 START_PAUSE = 0.5
-# What start-stunnel runs here; it does nothing, and neither its CPU nor its memory count.
+# COMMAND of start-stunnel. It does nothing, and its CPU and memory do not count.
 COMMAND = ("sleep", "infinity")
 
 
 @dataclass
 class Contender:
-    """A way to Redis: a port, or several of as many instances of a proxy."""
+    """A way to Redis: the port of a proxy, or the ports of several instances."""
 
     name: str
     redis: "Redis"
     ports: tuple[int, ...]
     address: str = "127.0.0.1"
-    # The first process of each instance; none if there is no proxy.
+    # The main process of each instance; empty without a proxy.
     mains: tuple[int, ...] = ()
-    # What redis-benchmark needs to connect there.
+    # The options with which redis-benchmark connects.
     options: tuple[str, ...] = ()
 
     @property
@@ -83,12 +90,16 @@ class Contender:
         """A new plaintext connection."""
         return Client(self.address, self.port)
 
+    def runs(self) -> bool:
+        """Whether no main process has ended."""
+        return not any(has_ended(pid) for pid in self.mains)
+
     def listens(self) -> bool:
-        """Whether its proxy listens, which is found out without a connection."""
+        """Whether its proxy listens. Opens no connection."""
         return all(listens(port) for port in self.ports)
 
     def answers(self) -> bool:
-        """Whether Redis can be reached there."""
+        """Whether Redis answers through it."""
         try:
             with self.connect() as client:
                 return client.ping()
@@ -106,7 +117,7 @@ class Redis:
         address: str = "127.0.0.1",
         namespace: str | None = None,
     ) -> None:
-        """Starts it, in a network namespace if one is named, where `address` must lead to it."""
+        """Starts it, in network namespace `namespace` if given; `address` must lead there."""
         self.address, self.plain, self.tls = address, free_port(), free_port()
         key, certificate = folder / "key.pem", folder / "cert.pem"
         if not key.exists():
@@ -119,7 +130,7 @@ class Redis:
         words += ["--maxclients", DESCRIPTORS, "--tcp-backlog", 4096]
         words += ["--tls-cert-file", certificate, "--tls-key-file", key]
         words += ["--tls-ca-cert-file", certificate, "--tls-auth-clients", "no"]
-        # Beside the default user, who needs no password.
+        # The default user needs no password.
         words += ["--user", USER, "on", f">{PASSWORD}", "~*", "&*", "+@all"]
         processes.start(words)
         ports = (self.plain, self.tls)
@@ -127,20 +138,16 @@ class Redis:
             "redis-server answers",
             lambda: all(accepts_connections(address, port) for port in ports),
         )
-        # One for all questions, so that asking adds no connections to those that are counted.
+        # One connection for all questions: new ones would change what we measure.
         self.control = Client(address, self.plain)
 
     def wait_until_unused(self) -> None:
-        """Waits until it has closed all connections but our own."""
+        """Waits until ours is its only connection."""
 
         def is_unused() -> bool:
             return int(self.control.info("clients")["connected_clients"]) == 1
 
         wait_until("Redis has closed all connections", is_unused)
-
-    def accepted(self) -> int:
-        """How many connections it has accepted since it started."""
-        return int(self.control.info("stats")["total_connections_received"])
 
     def cpu(self) -> float:
         """User and system time of its process, in seconds; exact to some microseconds."""
@@ -148,7 +155,7 @@ class Redis:
         return float(info["used_cpu_user"]) + float(info["used_cpu_sys"])
 
     def without_proxy(self) -> list[Contender]:
-        """The ways to it that lead through no proxy."""
+        """The ways to it without a proxy."""
         insecure = ("--tls", "--insecure")
         return [
             Contender(TLS_DIRECTLY, self, (self.tls,), self.address, options=insecure),
@@ -157,15 +164,16 @@ class Redis:
 
 
 def start_ours(processes: Processes, redis: Redis, name: str, binary: Path) -> Contender:
-    """start-stunnel; STUNNEL_… of the caller's apply, for comparing settings."""
+    """start-stunnel; the caller's STUNNEL_… variables apply, to compare settings."""
     port = free_port()
-    # With a password, as a user's: no spares are made for a URL without one. This Redis asks for
-    # none.
-    url = f"rediss://:unasked@{redis.address}:{redis.tls}"
-    environment = {"PATH": os.environ["PATH"], "REDIS_URL": url}
+    environment = {"PATH": os.environ["PATH"]}
+    environment["REDIS_URL"] = f"rediss://{redis.address}:{redis.tls}"
     environment |= {name: text for name, text in os.environ.items() if name.startswith("STUNNEL_")}
-    environment |= {"STUNNEL_LISTEN_PORT": str(port), "STUNNEL_LOGLEVEL": "warning"}
-    process = processes.start([binary, *COMMAND], env=environment)
+    environment |= {"STUNNEL_LISTEN_PORT": str(port), "STUNNEL_LOGLEVEL": "err"}
+    if name in (OFF, ON):
+        environment["STUNNEL_POOL"] = POOL_MODES[name]
+    # Its errors belong to the user: a setting may be invalid.
+    process = processes.start([binary, *COMMAND], env=environment, stderr=None)
     return Contender(name, redis, (port,), mains=(process.pid,))
 
 
@@ -214,10 +222,24 @@ listen redis
 
 
 def start_nginx(folder: Path, processes: Processes, redis: Redis) -> Contender:
-    """nginx with its stream module, with a worker for each of two cores."""
+    """nginx with its stream module, with a worker for each of two cores.
+
+    It resumes TLS 1.2 sessions to Redis, without a key exchange.
+    """
+    return _start_nginx(folder, processes, redis, NGINX, "")
+
+
+def start_nginx_tls13(folder: Path, processes: Processes, redis: Redis) -> Contender:
+    """nginx with TLS 1.3, where a resumed session too needs a key exchange, as start-stunnel's."""
+    return _start_nginx(folder, processes, redis, NGINX_TLS13, "proxy_ssl_protocols TLSv1.3;")
+
+
+def _start_nginx(
+    folder: Path, processes: Processes, redis: Redis, name: str, setting: str
+) -> Contender:
     port = free_port()
     configuration = folder / "nginx.conf"
-    # Otherwise root's workers would become another user, who may not read `folder`.
+    # By default root's workers switch to a user that may not read `folder`.
     user = "user root;\n" if os.geteuid() == 0 else ""
     configuration.write_text(f"""\
 load_module /usr/lib/nginx/modules/ngx_stream_module.so;
@@ -232,6 +254,7 @@ stream {{
     listen 127.0.0.1:{port} backlog=4096;
     proxy_pass {redis.address}:{redis.tls};
     proxy_ssl on;
+    {setting}
     proxy_ssl_verify off;
     proxy_ssl_session_reuse on;
     proxy_buffer_size 16k;
@@ -241,25 +264,26 @@ stream {{
 }}
 """)
     process = processes.start(["nginx", "-p", folder, "-e", "stderr", "-c", configuration])
-    return Contender("nginx", redis, (port,), mains=(process.pid,))
+    return Contender(name, redis, (port,), mains=(process.pid,))
 
 
-# What one would use instead of start-stunnel, in the order of tables.
+# The alternatives to start-stunnel, in the order of tables.
 PEERS: dict[str, Callable[[Path, Processes, Redis], Contender]] = {
-    "nginx": start_nginx,
+    NGINX: start_nginx,
+    NGINX_TLS13: start_nginx_tls13,
     "haproxy": start_haproxy,
     "stunnel": start_stunnel,
 }
 # The columns of tables.
-COLUMNS = (OURS, BEFORE, *PEERS, TLS_DIRECTLY, PLAINTEXT)
+COLUMNS = (*POOL_MODES, BEFORE, *PEERS, TLS_DIRECTLY, PLAINTEXT)
 
 
 @dataclass
 class Lineup:
-    """Who takes part in a run, and the folder for what they need on disk."""
+    """The contenders of a run, and the folder for their files."""
 
     folder: Path
-    # Launchers to measure: OURS, and BEFORE if there is one to compare with.
+    # Launchers to measure: OURS with the wanted pool modes, and BEFORE if there is one.
     launchers: dict[str, Path]
     peers: list[str]
 
@@ -270,19 +294,25 @@ class Lineup:
     def start(self, name: str, processes: Processes, redis: Redis) -> Contender:
         """Starts a launcher or a peer, and waits until Redis answers through it."""
         contender = self._start_once(name, processes, redis)
-        wait_until(f"{name} answers", contender.answers)
+
+        def answers() -> bool:
+            if not contender.runs():
+                fail(f"{name} ended instead of starting")
+            return contender.answers()
+
+        wait_until(f"{name} answers", answers)
         return contender
 
     def start_unused(
         self, name: str, instances: int, processes: Processes, redis: Redis
     ) -> Contender:
-        """Starts as many of it, and waits until they listen: nobody has used them yet."""
+        """Starts `instances` fresh proxies and waits until they listen."""
         started = [self._start_once(name, processes, redis) for _ in range(instances)]
         ports = tuple(port for contender in started for port in contender.ports)
         mains = tuple(main for contender in started for main in contender.mains)
         contender = Contender(name, redis, ports, mains=mains)
         wait_until(f"{name} listens", contender.listens)
-        # A port is there before the workers behind it are.
+        # The port opens before the workers are ready.
         time.sleep(START_PAUSE)
         return contender
 
@@ -290,7 +320,7 @@ class Lineup:
         if name in self.launchers:
             return start_ours(processes, redis, name, self.launchers[name])
         # Instances do not share their files.
-        folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.folder))
+        folder = Path(tempfile.mkdtemp(prefix="peer-", dir=self.folder))
         return PEERS[name](folder, processes, redis)
 
     def start_all(self, processes: Processes, redis: Redis) -> list[Contender]:

@@ -1,4 +1,4 @@
-"""What a run found: values, ratios, and the tables and the picture that show them."""
+"""The results of a run: values, ratios, tables and a picture."""
 
 import html
 import json
@@ -8,19 +8,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from loads import LOADS
-from peers import COLUMNS, OURS, PEERS, PLAINTEXT
+from peers import BEFORE, COLUMNS, NGINX_TLS13, OFF, OURS, PEERS, PLAINTEXT
 from system import ROOT, fail
 
-# The page that holds the short table, between these two lines.
+# The page with the short table, and the two lines around the table.
 PAGE = ROOT / "docs/performance.md"
 PAGE_MARKS = ("<!-- bin/bench writes this table -->", "<!-- its end -->")
-# All figures for people, for programs, and the ratios as a picture.
+# All figures for people and for programs, and the ratios as a picture.
 TABLE = ROOT / "bench/RESULTS.md"
 DATA = ROOT / "bench/results.json"
 PICTURE = ROOT / "bench/ratios.svg"
 
-# The last columns of tables.
-RATIO_HEADINGS = ("ours / best peer", "ours / plaintext")
+# The last columns of tables. "off" is a plain tunnel: it is compared with an older launcher, and
+# with a peer whose handshakes are as expensive.
+BEST_PEER = "ours / best peer"
+QUOTIENTS = {
+    "ours / plaintext": (OURS, PLAINTEXT),
+    "off / before": (OFF, BEFORE),
+    f"off / {NGINX_TLS13}": (OFF, NGINX_TLS13),
+}
 # The picture: pixels of a row's height, of the space left of the bars, of a bar of ratio 1; and
 # the ratio at which bars are cut.
 ROW_HEIGHT, LEFT, UNIT, WIDEST = 22, 370, 220, 2.0
@@ -36,8 +42,6 @@ class Ratio:
     ratio: float
     peer: str
     more_is_better: bool
-    # The same to plaintext, where there is such a figure: what a tunnel costs, whoever makes it.
-    to_plaintext: float | None
 
 
 @dataclass
@@ -47,13 +51,13 @@ class Results:
     values: dict[str, dict[str, dict[str, list[float]]]] = field(default_factory=dict)
 
     def add(self, load: str, contender: str, figures: Mapping[str, float | list[float]]) -> None:
-        """Notes what one measurement found."""
+        """Adds the figures of one measurement."""
         for figure, found in figures.items():
             values = self.values.setdefault(load, {}).setdefault(contender, {})
             values.setdefault(figure, []).extend(found if isinstance(found, list) else [found])
 
     def of(self, load: str, contender: str, figure: str) -> list[float]:
-        """The values of all rounds; none if it was not measured."""
+        """The values of all rounds; empty if it was not measured."""
         return self.values.get(load, {}).get(contender, {}).get(figure, [])
 
     def median(self, load: str, contender: str, figure: str) -> float | None:
@@ -62,8 +66,8 @@ class Results:
         return statistics.median(values) if values else None
 
     def ratio(self, load: str, figure: str) -> Ratio | None:
-        """`None` if the figure is none whose ratio counts, or was not measured."""
-        if load not in LOADS or figure not in LOADS[load].more_is_better:
+        """`None` if the figure does not count, or was not measured."""
+        if not counts(load, figure):
             return None
         more_is_better = LOADS[load].more_is_better[figure]
         peers = {name: self.median(load, name, figure) for name in PEERS}
@@ -72,9 +76,17 @@ class Results:
         if not measured or ours is None:
             return None
         best = (max if more_is_better else min)(measured, key=lambda name: measured[name])
-        plaintext = self.median(load, PLAINTEXT, figure)
-        to_plaintext = ours / plaintext if plaintext else None
-        return Ratio(load, figure, ours / measured[best], best, more_is_better, to_plaintext)
+        return Ratio(load, figure, ours / measured[best], best, more_is_better)
+
+    def quotient(self, load: str, figure: str, heading: str) -> str:
+        """The cell of a figure below one of QUOTIENTS; empty if it was not measured."""
+        one, other = (self.median(load, name, figure) for name in QUOTIENTS[heading])
+        return f"{one / other:.2f}" if one is not None and other and counts(load, figure) else ""
+
+    def quotients(self) -> list[str]:
+        """The headings of QUOTIENTS for which both contenders were measured."""
+        names = {name for found in self.values.values() for name in found}
+        return [heading for heading, pair in QUOTIENTS.items() if names.issuperset(pair)]
 
     def ratios(self) -> Iterator[Ratio]:
         """All of them, in the order of LOADS."""
@@ -82,6 +94,11 @@ class Results:
             for figure in load.more_is_better:
                 if found := self.ratio(load.name, figure):
                     yield found
+
+
+def counts(load: str, figure: str) -> bool:
+    """Whether ratios of the figure are shown."""
+    return load in LOADS and figure in LOADS[load].more_is_better
 
 
 def number(value: float | None) -> str:
@@ -108,6 +125,7 @@ def markdown(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def table(results: Results) -> str:
     """Every figure of every contender."""
     names = [name for name in COLUMNS if any(name in found for found in results.values.values())]
+    headings = results.quotients()
     rows = []
     for load, contenders in results.values.items():
         figures = dict.fromkeys(figure for found in contenders.values() for figure in found)
@@ -115,17 +133,14 @@ def table(results: Results) -> str:
             cells = [spread(results.of(load, name, figure)) for name in names]
             ratio = results.ratio(load, figure)
             told = f"**{ratio.ratio:.2f}** ({ratio.peer})" if ratio else ""
-            rows.append([load, figure, *cells, told, to_plaintext(ratio)])
-    return markdown(["load", "figure", *names, *RATIO_HEADINGS], rows)
-
-
-def to_plaintext(ratio: Ratio | None) -> str:
-    """Our ratio to plaintext, as tables have it."""
-    return number(ratio.to_plaintext) if ratio else ""
+            quotients = [results.quotient(load, figure, heading) for heading in headings]
+            rows.append([load, figure, *cells, told, *quotients])
+    return markdown(["load", "figure", *names, BEST_PEER, *headings], rows)
 
 
 def short_table(results: Results) -> str:
-    """The figures whose ratio counts: medians of ours and of the best peer."""
+    """The figures that count: medians of ours and of the best peer."""
+    headings = results.quotients()
     rows = []
     for found in results.ratios():
         ours, best = (
@@ -133,12 +148,13 @@ def short_table(results: Results) -> str:
         )
         peer = f"{best} ({found.peer})"
         ratio = f"{found.ratio:.2f}"
-        rows.append([found.load, found.figure, ours, peer, ratio, to_plaintext(found)])
-    return markdown(["load", "figure", OURS, "best peer", *RATIO_HEADINGS], rows)
+        quotients = [results.quotient(found.load, found.figure, heading) for heading in headings]
+        rows.append([found.load, found.figure, ours, peer, ratio, *quotients])
+    return markdown(["load", "figure", OURS, "best peer", BEST_PEER, *headings], rows)
 
 
 def page_around_table() -> tuple[str, str]:
-    """What PAGE holds before and after the short table, with the marks."""
+    """The text of PAGE before and after the short table, with the marks."""
     start, end = PAGE_MARKS
     before, found, rest = PAGE.read_text().partition(start)
     _, also_found, after = rest.partition(end)
@@ -182,7 +198,7 @@ def picture(results: Results) -> str:
 
 
 def files(results: Results, rounds: int, versions: Mapping[str, str]) -> dict[Path, str]:
-    """The files that show a full run, with what they hold."""
+    """The files of a full run, with their contents."""
     heading = f"# Benchmark\n\nMade by `bin/bench`; medians (minimum to maximum) of {rounds} rounds"
     listing = "\n".join(f"- {name}: {version}" for name, version in versions.items())
     ratios = [
@@ -191,7 +207,6 @@ def files(results: Results, rounds: int, versions: Mapping[str, str]) -> dict[Pa
             "figure": ratio.figure,
             "ratio": ratio.ratio,
             "best peer": ratio.peer,
-            "to plaintext": ratio.to_plaintext,
         }
         for ratio in results.ratios()
     ]

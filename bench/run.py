@@ -1,4 +1,4 @@
-"""A run: which loads are put on whom, in which order, and how often."""
+"""A run: which contender gets which load, in which order, and how often."""
 
 import os
 import subprocess
@@ -13,31 +13,31 @@ from peers import PLAINTEXT, Contender, Lineup, Redis
 from report import Results
 from system import ROOT, Processes, fail
 
-# The quick form makes this part of the requests, but not fewer than the minimum.
+# The quick form divides the number of requests by this, down to a minimum.
 QUICK_SHARE, FEWEST_REQUESTS = 6, 50
-# Milliseconds of the link of Setting.FAR, both ways together.
+# Round-trip time of the slow link of Setting.FAR, in milliseconds.
 FAR_DELAY_MS = 2
 # Measurements of each proxy for Setting.ALONE, in a full run and in the quick form.
 ALONE_TIMES, ALONE_TIMES_QUICK = 3, 1
-# Starts that START_UP times, in a full run and in the quick form.
+# Starts that START_UP measures, in a full run and in the quick form.
 STARTS, STARTS_QUICK = 200, 20
-# Measurements of each proxy for Setting.UNUSED in the quick form; in a full run, as many as rounds.
+# Measurements of each proxy for Setting.UNUSED in the quick form. A full run makes one per round.
 UNUSED_TIMES_QUICK = 1
 
 
 @dataclass
 class Run:
-    """What is to be measured; `measure` does it."""
+    """What to measure."""
 
     lineup: Lineup
     rounds: int
     quick: bool
-    # Only loads whose name holds one of these; all if there is none.
+    # Only loads whose name contains one of these words; empty: all loads.
     only: Sequence[str]
     results: Results = field(default_factory=Results)
 
     def wanted(self, setting: Setting) -> list[Load]:
-        """The loads of this run that are measured so."""
+        """The loads of this run with this setting."""
         return [
             load
             for load in LOADS.values()
@@ -47,11 +47,11 @@ class Run:
         ]
 
     def scale(self, requests: int) -> int:
-        """How many requests this run makes where a full one makes `requests`."""
+        """The number of requests in this run, where a full run makes `requests`."""
         return max(FEWEST_REQUESTS, requests // QUICK_SHARE) if self.quick else requests
 
     def measure(self) -> Results:
-        """Starts everything, measures it, and leaves nothing running."""
+        """Starts everything, measures it, and ends everything."""
         with Processes() as servers:
             redis = Redis(self.lineup.folder, servers)
             self._together(redis)
@@ -70,7 +70,7 @@ class Run:
         self.results.add(load.name, contender.name, load.measure(contender, self.scale))
 
     def _together(self, redis: Redis) -> None:
-        """All run for the whole time; and none later, where it would still close connections."""
+        """All contenders run at once, and end before other loads start."""
         if loads := self.wanted(Setting.TOGETHER):
             with Processes() as proxies:
                 contenders = self.lineup.start_all(proxies, redis) + redis.without_proxy()
@@ -78,11 +78,11 @@ class Run:
                     self._in_turns(load, contenders)
 
     def _in_turns(self, load: Load, contenders: list[Contender]) -> None:
-        """Each contender is measured once a round."""
+        """Measures each contender once per round."""
         self._take_turns(load, self.rounds, [partial(self._note, load, way) for way in contenders])
 
     def _take_turns(self, load: Load, rounds: int, turns: Sequence[Callable[[], None]]) -> None:
-        """Each round begins with another."""
+        """Each round starts with a different contender."""
         for index in range(rounds):
             first = index % len(turns)
             for turn in [*turns[first:], *turns[:first]]:
@@ -91,7 +91,7 @@ class Run:
         print(f" {load.name}", file=sys.stderr)
 
     def _unused(self, load: Load, redis: Redis) -> None:
-        """Proxies are started for one measurement, and ended."""
+        """Starts fresh proxies for each measurement."""
 
         def measure(name: str) -> None:
             with Processes() as processes:
@@ -105,7 +105,7 @@ class Run:
         self._take_turns(load, UNUSED_TIMES_QUICK if self.quick else self.rounds, turns)
 
     def _alone(self, load: Load, redis: Redis) -> None:
-        """Each proxy is started for one measurement, and ended."""
+        """Starts a fresh proxy for each measurement."""
 
         def measure(name: str) -> None:
             with Processes() as processes:
@@ -124,7 +124,7 @@ class Run:
         namespace = f"bench-{os.getpid()}"
         words = [ROOT / "tests/support/slow-link", namespace, "--delay-ms", FAR_DELAY_MS]
         with Processes() as processes:
-            # The namespace goes with the link.
+            # The link's end removes the namespace.
             pipe = subprocess.PIPE
             link = processes.start(words, stdin=pipe, stdout=pipe, stderr=None)
             assert link.stdout

@@ -1,4 +1,4 @@
-"""What the rest needs from the operating system: waiting, ports, processes and what they use."""
+"""The operating system: waiting, ports, processes, and the CPU time and memory they use."""
 
 import ctypes
 import os
@@ -18,11 +18,11 @@ from typing import BinaryIO, NoReturn
 ROOT = Path(__file__).resolve().parent.parent
 # Seconds that anything may take before the run fails.
 PATIENCE = 60
-# Seconds between two looks at a condition.
+# Seconds between two checks of a condition.
 LOOK_INTERVAL = 0.005
-# Seconds that a program has to end after SIGTERM, before SIGKILL.
+# Seconds between SIGTERM and SIGKILL.
 END_PATIENCE = 10
-# Signals that end a run, with all that it started.
+# Signals that end a run and everything it started.
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # Ticks a second, the unit of CPU time in proc_pid_stat(5).
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -35,7 +35,7 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 
 def fail(message: str) -> NoReturn:
     """Ends the run with exit code 1."""
-    sys.exit(f"bin/bench: {message}")
+    sys.exit(f"bin/{Path(sys.argv[0]).name}: {message}")
 
 
 def wait_until(what: str, condition: Callable[[], bool]) -> None:
@@ -48,7 +48,7 @@ def wait_until(what: str, condition: Callable[[], bool]) -> None:
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody has now."""
+    """A free TCP port of 127.0.0.1."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -56,7 +56,7 @@ def free_port() -> int:
 
 
 def listens(port: int) -> bool:
-    """Whether somebody listens at 127.0.0.1, which is found out without a connection."""
+    """Whether a program listens on this port of 127.0.0.1. Opens no connection."""
     # Address, little-endian, and state: proc_pid_net(5).
     local, state = f"0100007F:{port:04X}", "0A"
     rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines()]
@@ -64,7 +64,7 @@ def listens(port: int) -> bool:
 
 
 def accepts_connections(address: str, port: int) -> bool:
-    """Whether somebody listens there."""
+    """Whether a connection succeeds."""
     try:
         socket.create_connection((address, port), 1).close()
         return True
@@ -73,19 +73,19 @@ def accepts_connections(address: str, port: int) -> bool:
 
 
 def first_line(*words: str) -> str:
-    """The first line that a command prints, wherever it prints it."""
+    """The first line of a command's standard output, or else of its standard error."""
     out = subprocess.run(words, capture_output=True, text=True)
     return (out.stdout + out.stderr).strip().splitlines()[0]
 
 
 def _end_with_parent() -> None:
-    """In a child before it executes: it gets SIGTERM when we are gone."""
+    """In a child before exec: asks the kernel for SIGTERM when the parent ends."""
     if LIBC.prctl(PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGTERM)) != 0:
         raise OSError(ctypes.get_errno(), "prctl PR_SET_PDEATHSIG")
 
 
 class Processes:
-    """Started programs, which end with the `with` block, the last one first."""
+    """Programs that end with the `with` block, in reverse order."""
 
     def __init__(self) -> None:
         self.started: list[subprocess.Popen[bytes]] = []
@@ -98,10 +98,10 @@ class Processes:
         stdout: int = subprocess.DEVNULL,
         stderr: int | None = subprocess.DEVNULL,
     ) -> subprocess.Popen[bytes]:
-        """Starts a program; `None` for what it shares with us.
+        """Starts a program; `None` lets it inherit our stream.
 
-        It is in a session of its own, so that Ctrl-C reaches only us, who end it in order. If we
-        are interrupted before it is noted down, the kernel ends it.
+        The program leads a session of its own: Ctrl-C reaches only us, and we end the programs in
+        order. If a signal interrupts us here, the kernel ends the program.
         """
         process = subprocess.Popen(
             [str(word) for word in words],
@@ -116,7 +116,7 @@ class Processes:
         return process
 
     def stop(self) -> None:
-        """Ends all that were started, and waits for them."""
+        """Ends all programs and waits for them."""
         for process in reversed(self.started):
             if process.stdin:
                 process.stdin.close()
@@ -144,9 +144,9 @@ class Processes:
 
 
 def in_processes(count: int, work: Callable[[], Sequence[float]]) -> tuple[float, list[float]]:
-    """Has `count` processes do the same at the same time.
+    """Runs `work` in `count` processes at the same time.
 
-    How many seconds all took together, and what they found.
+    Returns the seconds until the last one ended, and all results.
     """
     gate, opener = os.pipe()
     workers: list[int] = []
@@ -154,7 +154,7 @@ def in_processes(count: int, work: Callable[[], Sequence[float]]) -> tuple[float
     try:
         for _ in range(count):
             output, result = os.pipe()
-            # Our handlers are not for the child: it gets the signals once it has its own.
+            # Hold signals back until the child has replaced our handlers.
             signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
             if (pid := os.fork()) == 0:
                 os.close(opener)
@@ -182,7 +182,7 @@ def in_processes(count: int, work: Callable[[], Sequence[float]]) -> tuple[float
 
 
 def _work(gate: int, result: int, work: Callable[[], Sequence[float]]) -> NoReturn:
-    """In a child: waits until the gate opens, works, and tells what it found."""
+    """In a child: waits until the gate opens, works, and writes the results."""
     code = 1
     try:
         for ending in ENDING_SIGNALS:
@@ -200,13 +200,18 @@ def _work(gate: int, result: int, work: Callable[[], Sequence[float]]) -> NoRetu
 
 
 def children_of(pid: int) -> list[int]:
-    """The processes that `pid` has started and that run."""
+    """The running children of `pid`."""
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def name_of(pid: int) -> str:
     """The name of the program that `pid` runs."""
     return Path(f"/proc/{pid}/comm").read_text().strip()
+
+
+def has_ended(pid: int) -> bool:
+    """Whether our child `pid` has ended; it is a zombie until we wait for it."""
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
 
 
 def cpu_seconds(pid: int) -> float:

@@ -1,6 +1,7 @@
 //! The order of rooms in `src/lib.rs`: no room uses one that the list has after it, so there are no
 //! circles either.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -70,6 +71,134 @@ fn no_room_uses_one_below_it() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert!(rooms.len() > 10 && uses > 50, "this test sees {} rooms, {uses} uses", rooms.len());
+}
+
+/// The files that mention the pool in their code, by their paths below `src`.
+fn files_that_name_the_pool() -> Vec<String> {
+    let mut named = Vec::new();
+    for file in all_below(sources()) {
+        let path = file.strip_prefix(sources()).unwrap().to_str().unwrap().to_owned();
+        let text = fs::read_to_string(&file).unwrap();
+        if path.ends_with(".rs") && used(&text).iter().any(|(_, room)| room == "pool") {
+            named.push(path);
+        }
+    }
+    named.retain(|path| !path.starts_with("pool/") && !path.starts_with("configuration/"));
+    named
+}
+
+#[test]
+fn one_file_outside_the_pool_names_it() {
+    assert_eq!(files_that_name_the_pool(), ["launch.rs"]);
+    for file in all_below(sources().join("tunnel")) {
+        let text = fs::read_to_string(&file).unwrap().to_lowercase();
+        // Puma's, in a hint.
+        let text = text.replace("connection pools", "");
+        assert!(!text.contains("pool"), "{} knows of the pool", file.display());
+    }
+}
+
+/// The modules of a folder that each of its modules uses: `super::name`, or `crate::folder::name`.
+fn uses_inside(folder: &Path) -> BTreeMap<String, BTreeSet<String>> {
+    let room = folder.file_name().unwrap().to_str().unwrap();
+    let modules: BTreeSet<String> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned())
+        .filter(|name| !["mod", "tests"].contains(&name.as_str()))
+        .collect();
+    let mut uses = BTreeMap::new();
+    for module in &modules {
+        let file = folder.join(module).with_extension("rs");
+        let files = if file.exists() { vec![file] } else { all_below(folder.join(module)) };
+        let mut found = BTreeSet::new();
+        for file in files {
+            let text = fs::read_to_string(&file).unwrap();
+            let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+            let code: Vec<_> = code.lines().filter_map(|line| line.split("//").next()).collect();
+            let code = code.join("\n");
+            let prefixes = ["super::".to_owned(), format!("crate::{room}::")];
+            found.extend(names_behind(&code, &prefixes));
+        }
+        found.retain(|name| modules.contains(name) && name != module);
+        uses.insert(module.clone(), found);
+    }
+    uses
+}
+
+/// The names behind these prefixes, braces included: `super::{a, b::C}` has `a` and `b`.
+fn names_behind(code: &str, prefixes: &[String]) -> Vec<String> {
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let first_name = |text: &str| text.chars().take_while(|c| is_name(*c)).collect::<String>();
+    let mut names = Vec::new();
+    for prefix in prefixes {
+        for (at, _) in code.match_indices(prefix) {
+            let rest = &code[at + prefix.len()..];
+            match rest.strip_prefix('{') {
+                None => names.push(first_name(rest)),
+                Some(list) => {
+                    let list = list.split('}').next().unwrap_or_default();
+                    names.extend(list.split(',').map(|part| first_name(part.trim())));
+                }
+            }
+        }
+    }
+    names
+}
+
+/// A circle of uses, if there is one.
+fn circle(uses: &BTreeMap<String, BTreeSet<String>>) -> Option<Vec<String>> {
+    fn walk(
+        uses: &BTreeMap<String, BTreeSet<String>>,
+        path: &mut Vec<String>,
+        done: &mut BTreeSet<String>,
+    ) -> bool {
+        let last = path.last().expect("a path").clone();
+        for next in &uses[&last] {
+            if path.contains(next) {
+                path.push(next.clone());
+                return true;
+            }
+            if !done.contains(next) {
+                path.push(next.clone());
+                if walk(uses, path, done) {
+                    return true;
+                }
+                path.pop();
+            }
+        }
+        done.insert(last);
+        false
+    }
+    let mut done = BTreeSet::new();
+    uses.keys().find_map(|module| {
+        let mut path = vec![module.clone()];
+        walk(uses, &mut path, &mut done).then_some(path)
+    })
+}
+
+#[test]
+fn modules_of_a_folder_use_each_other_in_one_direction() {
+    let mut seen = 0;
+    let folders = fs::read_dir(sources()).unwrap().map(|entry| entry.unwrap().path());
+    for folder in folders.filter(|path| path.is_dir()) {
+        let uses = uses_inside(&folder);
+        seen += uses.values().map(BTreeSet::len).sum::<usize>();
+        assert_eq!(circle(&uses), None, "in {}", folder.display());
+    }
+    assert!(seen > 50, "this test sees {seen} uses");
+}
+
+#[test]
+fn circles_are_found() {
+    let graph = |edges: &[(&str, &[&str])]| -> BTreeMap<String, BTreeSet<String>> {
+        let names = |list: &[&str]| list.iter().map(|name| (*name).to_owned()).collect();
+        edges.iter().map(|(from, to)| ((*from).to_owned(), names(to))).collect()
+    };
+    assert_eq!(circle(&graph(&[("a", &["b", "c"]), ("b", &["c"]), ("c", &[])])), None);
+    let found = circle(&graph(&[("a", &["b"]), ("b", &["c"]), ("c", &["b"])])).unwrap();
+    assert_eq!(found, ["a", "b", "c", "b"]);
+    let prefixes = ["super::".to_owned()];
+    assert_eq!(names_behind("use super::{a, b::C};\nsuper::d::e()", &prefixes), ["a", "b", "d"]);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The benchmark runs, prints, and leaves nothing behind; how fast anything is, no test asks.
+//! The benchmark runs, prints, and leaves nothing behind. No test asks how fast anything is.
 
 mod support;
 
@@ -16,15 +16,15 @@ use support::{Process, eventually};
 use tempfile::TempDir;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
-/// The files of `bin/setup bench` that tests do not need otherwise.
+/// Files from `bin/setup bench` that no other test needs.
 const PEERS: [&str; 3] =
     ["/usr/sbin/haproxy", "/usr/sbin/nginx", "/usr/lib/nginx/modules/ngx_stream_module.so"];
-/// Open files that a run asks for.
+/// Open files that a run needs.
 const DESCRIPTORS: u64 = 15_000;
 /// What a full run writes.
 const FILES: [&str; 3] = ["bench/RESULTS.md", "bench/results.json", "bench/ratios.svg"];
 
-/// Says aloud, and returns `false`, when a run is not possible here.
+/// Whether a run is possible here; prints the reason if not.
 fn may_run() -> bool {
     if let Some(missing) = PEERS.iter().find(|file| !Path::new(file).exists()) {
         support::skip(&format!("there is no {missing} (see bin/setup bench)"));
@@ -40,62 +40,67 @@ fn may_run() -> bool {
     true
 }
 
-/// A run of `bin/bench` in a folder of its own, which is its folder for temporary files as well.
+/// A run of `bin/bench` in a folder of its own, which is also its TMPDIR.
 struct Bench {
     folder: TempDir,
     process: Process,
 }
 
 impl Bench {
-    /// The quick form, which measures the debug binary, with further `words`; in a process group
-    /// of its own, as a shell would start it.
+    /// Starts the quick form with the debug binary, in a process group of its own, as a shell
+    /// does.
     fn start(words: &[&str]) -> Bench {
+        Bench::start_with(words, |_| ())
+    }
+
+    fn start_with(words: &[&str], change: impl FnOnce(&mut Command)) -> Bench {
         let folder = tempfile::tempdir().unwrap();
         symlink(BINARY, folder.path().join("other")).unwrap();
-        // Whoever runs tests in the background may ignore SIGINT.
+        // Background jobs ignore SIGINT, and we may be one.
         let mut bench = Command::new("env");
         bench.arg("--default-signal").arg(Path::new(ROOT).join("bin/bench"));
-        bench.args(["--quick", "--binary", BINARY]).args(words);
+        bench.args(["--quick", "--binary", BINARY, "--modes", "auto", "off"]).args(words);
         bench.current_dir(folder.path()).env("TMPDIR", folder.path()).process_group(0);
         bench.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        change(&mut bench);
         let process = Process(bench.spawn().expect("bin/bench"));
         Bench { folder, process }
     }
 
-    /// Processes that work in its folder, as everything does that it starts.
+    /// Processes that run in its folder: all that it has started.
     fn running(&self) -> Vec<PathBuf> {
         let folder = self.folder.path().canonicalize().unwrap();
         let processes = fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().path());
         let inside = |process: &PathBuf| {
-            // Most processes in /proc are others', and some end meanwhile.
+            // Other users' processes are unreadable, and some end meanwhile.
             fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd.starts_with(&folder))
         };
         processes.filter(inside).collect()
     }
 
-    /// Names of the temporary files that are there.
+    /// Names of its temporary files.
     fn files(&self) -> Vec<String> {
         let names = fs::read_dir(&self.folder).unwrap().map(|entry| entry.unwrap().file_name());
         names.map(|name| name.into_string().unwrap()).filter(|name| name != "other").collect()
     }
 
-    /// Of a run that has ended.
+    /// Call this after the run.
     fn assert_nothing_is_left(&self) {
         eventually("all has ended", || self.running().is_empty().then_some(()));
         assert_eq!(self.files(), Vec::<String>::new());
     }
 
-    /// The rest of what it prints, standard output and error; reads until it has ended.
+    /// Its remaining standard output and error, until the end.
     fn output(&mut self) -> (String, String) {
         let (mut stdout, mut stderr) = (String::new(), String::new());
-        // One after the other: what it prints to either fits into a pipe.
+        // Standard output fits into a pipe while we read standard error.
         self.process.0.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
         self.process.0.stdout.take().unwrap().read_to_string(&mut stdout).unwrap();
         (stdout, stderr)
     }
 }
 
-/// The cells of the one row of a Markdown table that starts so.
+/// The cells of the row that starts so, in a Markdown table.
 fn row<'a>(table: &'a str, start: &str) -> Vec<&'a str> {
     let row = table.lines().find(|line| line.starts_with(start));
     let row = row.unwrap_or_else(|| panic!("no {start}\n{table}"));
@@ -103,7 +108,7 @@ fn row<'a>(table: &'a str, start: &str) -> Vec<&'a str> {
 }
 
 #[test]
-fn a_small_run_prints_figures_of_every_contender_and_leaves_nothing() {
+fn small_run_prints_figures_of_every_contender() {
     if !may_run() {
         return;
     }
@@ -114,68 +119,74 @@ fn a_small_run_prints_figures_of_every_contender_and_leaves_nothing() {
     let (stdout, stderr) = bench.output();
     assert!(bench.process.wait().success(), "{stdout}{stderr}");
 
-    let contenders = "start-stunnel before nginx haproxy stunnel TLS_directly plaintext";
-    let contenders: Vec<String> =
-        contenders.split(' ').map(|name| name.replace('_', " ")).collect();
-    assert_eq!(row(&stdout, "| load |")[2..9], contenders);
+    let columns = [
+        "start-stunnel",
+        "start-stunnel, off",
+        "before",
+        "nginx",
+        "nginx TLS 1.3",
+        "haproxy",
+        "stunnel",
+        "TLS directly",
+        "plaintext",
+        "ours / best peer",
+        "ours / plaintext",
+        "off / before",
+        "off / nginx TLS 1.3",
+    ];
+    assert_eq!(row(&stdout, "| load |")[2..], columns);
     for figure in ["requests/s", "p50 ms", "p99 ms", "max ms", "Redis CPU s/million"] {
         let cells = row(&stdout, &format!("| one connection | {figure} |"));
-        assert!(cells[2..9].iter().all(|cell| cell.contains(" to ")), "{cells:?}");
+        assert!(cells[2..11].iter().all(|cell| cell.contains(" to ")), "{cells:?}");
     }
     let cpu = row(&stdout, "| one connection | CPU s/million |");
-    assert!(cpu[2..7].iter().all(|cell| cell.contains(" to ")), "{cpu:?}");
-    assert!(cpu[7..9].iter().all(|cell| cell.is_empty()), "there is no proxy: {cpu:?}");
+    assert!(cpu[2..9].iter().all(|cell| cell.contains(" to ")), "{cpu:?}");
+    assert!(cpu[9..11].iter().all(|cell| cell.is_empty()), "there is no proxy: {cpu:?}");
+    let ratio = |cell: &str| cell.parse::<f64>().is_ok_and(|ratio| ratio > 0.0);
+    assert!(cpu[12].is_empty() && ratio(cpu[13]) && ratio(cpu[14]), "{cpu:?}");
     for figure in ["launcher ms", "disabled ms"] {
         let cells = row(&stdout, &format!("| start-up | {figure} |"));
-        assert!(cells[2..4].iter().all(|cell| cell.contains(" to ")), "{cells:?}");
+        assert!(cells[2..5].iter().all(|cell| cell.contains(" to ")), "{cells:?}");
     }
     let mut figures = stdout.lines().filter(|line| line.contains(" to "));
     let wanted = ["| one connection |", "| start-up |"];
     let is_wanted = |line: &str| wanted.iter().any(|load| line.starts_with(load));
     assert!(figures.all(is_wanted), "no other load: {stdout}");
-    assert!(stderr.ends_with("....... one connection\n"), "{stderr}");
+    assert!(stderr.ends_with("......... one connection\n"), "{stderr}");
 
     bench.assert_nothing_is_left();
     assert!(published() == before, "the quick form writes no file");
 }
 
 #[test]
-fn loads_of_new_connections_tell_what_each_contender_and_redis_did() {
+fn reconnecting_app_and_storm_measure_every_contender() {
     if !may_run() {
         return;
     }
-    let only = ["--rounds", "1", "--peers", "nginx", "--only", "PHP", "50 at once", "storm"];
+    let only = ["--rounds", "1", "--peers", "nginx", "--only", "app that", "storm"];
     let mut bench = Bench::start(&only);
     let (stdout, stderr) = bench.output();
     assert!(bench.process.wait().success(), "{stdout}{stderr}");
 
-    let told = |load: &str, figure: &str, contenders: &[usize]| {
+    let told = |load: &str, figure: &str, columns: &[usize]| {
         let cells = row(&stdout, &format!("| {load} | {figure} |"));
-        for contender in contenders {
-            let figure = cells[*contender].split(' ').next().unwrap().replace(',', "");
-            // A peer does something for each connection, as Redis does.
+        for column in columns {
+            let figure = cells[*column].split(' ').next().unwrap().replace(',', "");
             assert!(figure.parse::<f64>().is_ok_and(|figure| figure > 0.0), "{cells:?}");
         }
     };
-    // Columns: start-stunnel, nginx, plaintext.
-    for figure in ["connections/s", "p50 ms", "Redis CPU ms/connection"] {
-        told("PHP", figure, &[2, 3, 4]);
+    // Columns: start-stunnel, start-stunnel off, nginx, plaintext.
+    for figure in ["connections/s", "p50 ms", "paced p50 ms", "Redis CPU ms/connection"] {
+        told("app that reconnects", figure, &[2, 3, 4, 5]);
     }
-    told("PHP", "CPU ms/connection", &[2, 3]);
-    for load in ["50 at once", "storm of 10 x 20"] {
-        for when in ["first", "again"] {
-            told(load, &format!("{when}: worst first reply ms"), &[2, 3, 4]);
-            told(load, &format!("{when}: Redis CPU ms"), &[2, 3, 4]);
-            told(load, &format!("{when}: connections at Redis"), &[3, 4]);
-        }
-    }
-    let storm = row(&stdout, "| storm of 10 x 20 | first: connections at Redis |");
-    assert!(storm[3].starts_with("200 ") && storm[4].starts_with("200 "), "{storm:?}");
+    told("app that reconnects", "CPU ms/connection", &[2, 3, 4]);
+    told("storm of 10 x 20", "slowest first reply ms", &[2, 3, 4, 5]);
+    told("storm of 10 x 20", "Redis CPU ms", &[2, 3, 4, 5]);
     bench.assert_nothing_is_left();
 }
 
 #[test]
-fn a_run_that_is_interrupted_leaves_nothing() {
+fn interrupted_run_leaves_nothing() {
     if !may_run() {
         return;
     }
@@ -186,7 +197,7 @@ fn a_run_that_is_interrupted_leaves_nothing() {
         stderr.read_exact(&mut dot).expect("it measures");
         assert_eq!(dot, *b".");
         assert!(bench.running().len() > 5, "servers and peers run");
-        // To the group, as a terminal sends it.
+        // A terminal signals the whole group.
         send_signal(-bench.process.pid(), signal);
         let (stdout, stderr) = bench.output();
         assert_eq!(bench.process.wait().signal(), Some(signal), "{stdout}{stderr}");
@@ -196,19 +207,35 @@ fn a_run_that_is_interrupted_leaves_nothing() {
 }
 
 #[test]
-fn a_launcher_that_does_not_exist_is_wrong_usage() {
-    // bin/setup would install them.
+fn launcher_that_does_not_start_ends_the_run() {
+    if !may_run() {
+        return;
+    }
+    let only = ["--rounds", "1", "--peers", "--only", "one connection"];
+    let mut bench = Bench::start_with(&only, |bench| {
+        bench.env("STUNNEL_VERIFY", "nonsense");
+    });
+    let (stdout, stderr) = bench.output();
+    assert_eq!(bench.process.wait().code(), Some(1), "{stdout}{stderr}");
+    assert!(stderr.contains("STUNNEL_VERIFY is 'nonsense'"), "{stderr}");
+    assert!(stderr.ends_with("bin/bench: start-stunnel ended instead of starting\n"), "{stderr}");
+    bench.assert_nothing_is_left();
+}
+
+#[test]
+fn missing_launcher_is_a_usage_error() {
+    // bin/bench would install the peers first.
     if !may_run() {
         return;
     }
     let mut bench = Bench::start(&["--before", "./nothing"]);
     let (stdout, stderr) = bench.output();
     assert_eq!(bench.process.wait().code(), Some(2), "{stdout}{stderr}");
-    assert!(stderr.ends_with("argument --before: ./nothing is no program\n"), "{stderr}");
+    assert!(stderr.ends_with("argument --before: ./nothing is not a program\n"), "{stderr}");
 }
 
 #[test]
-fn the_published_tables_and_picture_are_of_one_run() {
+fn published_tables_and_picture_are_from_one_run() {
     let script = "import json, sys; sys.path.insert(0, sys.argv[1]); import report; \
         run = json.loads(report.DATA.read_text()); results = report.Results(run['values']); \
         files = report.files(results, run['rounds'], run['versions']); \

@@ -1,8 +1,8 @@
-//! Loads and faults mixed at random, from a seed: each reply is checked, and each error has to be
-//! explained by a fault.
+//! Loads, faults and leaving apps mixed at random, from a seed. The test checks each reply, and a
+//! fault must explain each error.
 //!
-//! `bin/soak --minutes N` runs it for long; `bin/test` for a few seconds. SOAK_SECONDS and
-//! SOAK_SEED say how.
+//! `bin/soak --minutes N` runs it for long, `bin/test` for a few seconds. SOAK_SECONDS, SOAK_SEED
+//! and SOAK_POOL (the launcher's pool mode) override the defaults.
 
 mod support;
 
@@ -12,33 +12,71 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::libc;
 use support::launcher::{Held, Launcher, port_of, send_signal};
 use support::proc::{descriptors, resident_kib};
 use support::resp::{Client, Reply, request};
-use support::servers::{Front, Options, PASSWORD, Server};
+use support::servers::{Front, Options, PASSWORD, Server, connections};
 use support::{eventually, eventually_within, reset};
 
-/// How long a run takes when nobody says so.
+/// Duration of a run, unless SOAK_SECONDS says otherwise.
 const SECONDS: u64 = 8;
-/// Apps that meet faults, and apps beside them that must not notice any.
+/// Apps that meet faults, and witnesses that must not notice any.
 const APPS: u64 = 24;
 const WITNESSES: u64 = 6;
-/// The connections that the apps that meet faults may have to Redis: fewer than there are of them.
+/// Connections to Redis for the apps that meet faults: fewer than apps, so that they queue.
 const LIMIT: &str = "16";
 /// The largest value, in bytes.
 const LARGEST: u64 = 1024 * 1024;
-/// What the launcher may have kept for the next time.
+/// Memory that the launcher may keep for later connections.
 const KEPT_KIB: u64 = 24 * 1024;
-/// What makes Redis keep what it has acknowledged when it is killed.
+/// A killed Redis keeps what it has acknowledged.
 const DURABLE: &[&str] =
     &["--appendonly", "yes", "--appendfsync", "no", "--auto-aof-rewrite-percentage", "100"];
-/// Both URLs, then life until standard input ends, whatever signals are passed on.
+/// Prints both URLs and ignores forwarded signals until standard input ends.
 const HOLD_TWO: &str =
     "trap '' HUP TERM USR1 USR2; echo $REDIS_URL; echo $CLEAN_URL; while read -r _; do :; done";
+
+/// A key of database 0. A connection that its last user left in another database does not find it.
+const HOME: &str = "home";
+/// A key that only transactions without EXEC set.
+const NEVER: &str = "never";
+
+/// What an app may have begun on a connection when it leaves.
+struct Unfinished {
+    name: &'static str,
+    requests: &'static [&'static [&'static str]],
+    /// The replies that the app may read before it leaves.
+    replies: u64,
+}
+
+const UNFINISHED: &[Unfinished] = &[
+    Unfinished { name: "nothing", requests: &[], replies: 0 },
+    Unfinished { name: "a PING", requests: &[&["PING"]], replies: 1 },
+    Unfinished { name: "MULTI", requests: &[&["MULTI"], &["SET", NEVER, "1"]], replies: 2 },
+    Unfinished { name: "WATCH", requests: &[&["WATCH", HOME]], replies: 1 },
+    Unfinished { name: "SELECT", requests: &[&["SELECT", "7"]], replies: 1 },
+    Unfinished { name: "SUBSCRIBE", requests: &[&["SUBSCRIBE", "news"]], replies: 1 },
+    Unfinished { name: "BLPOP", requests: &[&["BLPOP", "empty list", "0.5"]], replies: 0 },
+    Unfinished { name: "HELLO 3", requests: &[&["HELLO", "3"]], replies: 0 },
+    Unfinished {
+        name: "TRACKING",
+        requests: &[&["HELLO", "3"], &["CLIENT", "TRACKING", "ON"], &["GET", HOME]],
+        replies: 0,
+    },
+    Unfinished { name: "REPLY OFF", requests: &[&["CLIENT", "REPLY", "OFF"]], replies: 0 },
+    Unfinished { name: "REPLY SKIP", requests: &[&["CLIENT", "REPLY", "SKIP"]], replies: 0 },
+];
+/// One leaving app of this many has sent half a request.
+const HALF_REQUEST_IN: u64 = 8;
+const HALF_REQUEST: &str = "half a request";
+/// How an app leaves.
+const CLOSED: &str = "closed";
+const HALF_CLOSED: &str = "half-closed";
+const RESET: &str = "reset";
 
 /// SplitMix64 (Steele, Lea and Flood, 2014): small, and the same everywhere.
 #[derive(Clone)]
@@ -65,7 +103,7 @@ impl Dice {
     }
 }
 
-/// What is counted.
+/// The counters.
 #[derive(Default)]
 struct Counts {
     requests: AtomicU64,
@@ -73,9 +111,11 @@ struct Counts {
     bytes: AtomicU64,
     /// Connections that an app saw broken.
     broken: AtomicU64,
-    /// Connections to Redis that a fault ended, or kept from being made.
+    /// Connections to Redis that a fault ended or prevented.
     ended_by_faults: AtomicU64,
     faults: Mutex<HashMap<&'static str, u64>>,
+    /// How apps left, and what they had begun.
+    leavers: Mutex<HashMap<(&'static str, &'static str), u64>>,
 }
 
 impl Counts {
@@ -88,7 +128,7 @@ fn add(counter: &AtomicU64, count: u64) {
     counter.fetch_add(count, Ordering::Relaxed);
 }
 
-/// What may be done to one connection between the launcher and Redis.
+/// A fault of one connection between the launcher and Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mischief {
     Reset,
@@ -101,13 +141,13 @@ enum Mischief {
 /// The network between the launcher and Redis.
 struct Network {
     port: u16,
-    /// Each open connection, and what is to be done to it next.
+    /// Each open connection and its next fault.
     open: Mutex<HashMap<u64, Arc<Mutex<Option<Mischief>>>>>,
     counts: Arc<Counts>,
 }
 
 impl Network {
-    /// Leads to TLS port `to`, which may be away for some time.
+    /// Leads to TLS port `to`, which may be down for a while.
     fn start(to: u16, counts: &Arc<Counts>) -> Arc<Network> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let network = Arc::new(Network {
@@ -148,7 +188,7 @@ impl Network {
             let down = pump(far, near_too, &orders);
             let left = left.load(Ordering::Relaxed);
             let up = up.join().unwrap();
-            // Redis ended of itself if the launcher had not ended before.
+            // Redis ended the connection if the launcher had not done so before.
             down == PumpEnd::Mischief
                 || (down == PumpEnd::OfReader && (!left || up == PumpEnd::OfWriter))
         });
@@ -158,7 +198,7 @@ impl Network {
         }
     }
 
-    /// Does something to a connection at random, if there is any.
+    /// Gives a random open connection a random fault.
     fn mischief(&self, dice: &mut Dice) {
         let open = self.open.lock().unwrap();
         if open.is_empty() {
@@ -182,11 +222,11 @@ impl Network {
 /// How a direction ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum PumpEnd {
-    /// By mischief.
+    /// By a fault.
     Mischief,
-    /// The side that was read from closed, or broke off.
+    /// The reading side was closed or reset.
     OfReader,
-    /// The side that was written to was gone.
+    /// The writing side was gone.
     OfWriter,
 }
 
@@ -197,7 +237,7 @@ fn pump(mut from: TcpStream, mut to: TcpStream, orders: &Mutex<Option<Mischief>>
     let give_up = |from: &TcpStream, to: &TcpStream| {
         for stream in [from, to] {
             reset(stream);
-            // The other thread is to notice; a socket that is dead already says so.
+            // Wakes the other thread. The socket may be dead already.
             let _ = stream.shutdown(Shutdown::Both);
         }
     };
@@ -215,7 +255,7 @@ fn pump(mut from: TcpStream, mut to: TcpStream, orders: &Mutex<Option<Mischief>>
             }
         };
         let order = if read == 0 {
-            // What needs bytes waits for them.
+            // The other faults wait for bytes.
             let mut orders = orders.lock().unwrap();
             match *orders {
                 Some(Mischief::Reset | Mischief::Close) => orders.take(),
@@ -230,8 +270,7 @@ fn pump(mut from: TcpStream, mut to: TcpStream, orders: &Mutex<Option<Mischief>>
                 return PumpEnd::Mischief;
             }
             Some(Mischief::Close) => {
-                // Whoever reads sees an end, in the middle of a reply perhaps; what it sends is
-                // lost.
+                // The reader sees an end, perhaps within a reply. What the reader sends is lost.
                 let _ = to.write_all(&buffer[..read / 2]);
                 let _ = to.shutdown(Shutdown::Both);
                 let _ = from.shutdown(Shutdown::Both);
@@ -239,7 +278,7 @@ fn pump(mut from: TcpStream, mut to: TcpStream, orders: &Mutex<Option<Mischief>>
             }
             Some(Mischief::Corrupt) => {
                 buffer[read / 2] ^= 0x20;
-                // TLS notices: the connection is done for.
+                // TLS detects the change and ends the connection.
                 let _ = to.write_all(&buffer[..read]);
                 let _ = from.read(&mut buffer);
                 give_up(&from, &to);
@@ -264,11 +303,11 @@ fn pump(mut from: TcpStream, mut to: TcpStream, orders: &Mutex<Option<Mischief>>
     }
 }
 
-/// The next reply, unless it says that something is wrong with Redis or on the way to it.
+/// The next reply; an error if it reports an outage.
 fn reply(client: &mut Client) -> Result<Reply, Broken> {
     match client.reply()? {
         Reply::Line(line) if line.starts_with("-LOADING") => Err(ErrorKind::WouldBlock.into()),
-        // A handshake that was tampered with may fail for any reason.
+        // A corrupted handshake may fail for any reason.
         Reply::Line(line) if line.starts_with("-ERR start-stunnel") => {
             Err(ErrorKind::ConnectionRefused.into())
         }
@@ -276,7 +315,7 @@ fn reply(client: &mut Client) -> Result<Reply, Broken> {
     }
 }
 
-/// What an app knows: its own keys, and what it was told about them.
+/// An app, and what it knows about its own keys.
 struct App {
     name: String,
     dice: Dice,
@@ -284,9 +323,11 @@ struct App {
     counts: Arc<Counts>,
     /// Elements that Redis has acknowledged.
     acknowledged: u64,
-    /// Elements that were sent, acknowledged or not.
+    /// Elements that it has sent, acknowledged or not.
     sent: u64,
     over: Arc<AtomicBool>,
+    /// Whether it meets faults.
+    disturbed: bool,
 }
 
 type Broken = std::io::Error;
@@ -299,7 +340,7 @@ impl App {
             add(&self.counts.connections, 1);
             match self.use_a_connection() {
                 Ok(()) => {}
-                // Redis says that it has just started.
+                // Redis is still loading its data.
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     thread::sleep(Duration::from_millis(10));
                 }
@@ -312,7 +353,10 @@ impl App {
     fn use_a_connection(&mut self) -> Result<(), Broken> {
         let mut client = Client::open(self.port);
         assert_eq!(self.ask(&mut client, &[b"AUTH", PASSWORD.as_bytes()])?, Reply::line("+OK"));
-        for _ in 0..=self.dice.below(40) {
+        assert_eq!(self.ask(&mut client, &[b"GET", HOME.as_bytes()])?, Reply::bulk(HOME));
+        // Half of the connections are short, so that many users follow each other.
+        let longest = if self.dice.below(2) == 0 { 2 } else { 40 };
+        for _ in 0..self.dice.below(longest) {
             if self.over.load(Ordering::Relaxed) {
                 break;
             }
@@ -329,13 +373,47 @@ impl App {
                 _ => self.read_slowly(&mut client)?,
             }
         }
-        match self.dice.below(4) {
-            // Closed with a question open, as by an app that has changed its mind: nobody waits for
-            // what becomes of it.
-            0 => drop(client.stream.get_mut().write_all(&request(&[b"PING"]))),
-            1 => reset(client.stream.get_ref()),
-            _ => {}
-        }
+        self.leave(client)
+    }
+
+    /// Leaves a connection in one of many ways. Whatever was begun there must not reach its next
+    /// user, who checks every reply.
+    fn leave(&mut self, mut client: Client) -> Result<(), Broken> {
+        let begun = if self.dice.below(HALF_REQUEST_IN) == 0 {
+            // If another user's bytes completed it, `lost` would find an unknown element.
+            let list = format!("list of {}", self.name);
+            let request = request(&[b"RPUSH", list.as_bytes(), b"not an element"]);
+            let half = 1 + self.dice.below(request.len() as u64 - 1) as usize;
+            client.stream.get_mut().write_all(&request[..half])?;
+            HALF_REQUEST
+        } else {
+            let begun = &UNFINISHED[self.dice.below(UNFINISHED.len() as u64) as usize];
+            for words in begun.requests {
+                let words: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
+                client.stream.get_mut().write_all(&request(&words))?;
+            }
+            for _ in 0..self.dice.below(begun.replies + 1) {
+                reply(&mut client)?;
+            }
+            begun.name
+        };
+        let way = match self.dice.below(3) {
+            0 => CLOSED,
+            1 => {
+                reset(client.stream.get_ref());
+                RESET
+            }
+            _ => {
+                client.stream.get_ref().shutdown(Shutdown::Write)?;
+                let ended = client.stream.read_to_end(&mut Vec::new());
+                // A fault may end it, which is no broken connection: the app has left.
+                if !self.disturbed {
+                    ended?;
+                }
+                HALF_CLOSED
+            }
+        };
+        *self.counts.leavers.lock().unwrap().entry((way, begun)).or_default() += 1;
         Ok(())
     }
 
@@ -362,7 +440,7 @@ impl App {
         Ok(())
     }
 
-    /// Appends to a list of its own, whose length tells later whether anything was lost.
+    /// Appends to the app's own list, whose length later shows whether a write was lost.
     fn push(&mut self, client: &mut Client) -> Result<(), Broken> {
         let list = format!("list of {}", self.name);
         self.sent += 1;
@@ -374,7 +452,7 @@ impl App {
     }
 
     fn value(&mut self, client: &mut Client) -> Result<(), Broken> {
-        // A key of its own: a request of an earlier connection that broke may still be on its way.
+        // A new key: Redis may still execute a request of an earlier, broken connection.
         let key = format!("value of {} {:x}", self.name, self.dice.next());
         let size = self.dice.below(LARGEST);
         let value = self.dice.bytes(size);
@@ -414,7 +492,7 @@ impl App {
         Ok(())
     }
 
-    /// That Redis has every acknowledged element, each at most once, and none that was never sent.
+    /// Counts the acknowledged elements that Redis does not have. Each may be there once at most.
     fn lost(&self, redis: &mut Client) -> u64 {
         let list = format!("list of {}", self.name);
         let Reply::Array(elements) = redis.ask(&["LRANGE", &list, "0", "-1"]) else {
@@ -474,6 +552,11 @@ fn disturb(
     }
 }
 
+/// The launcher's pool mode in this run.
+fn pool() -> String {
+    env::var("SOAK_POOL").unwrap_or_else(|_| "auto".to_owned())
+}
+
 fn from_environment(name: &str, default: u64) -> u64 {
     env::var(name)
         .map_or(default, |value| value.parse().unwrap_or_else(|_| panic!("{name}: a number")))
@@ -491,14 +574,18 @@ fn run_apps(apps: &mut [App], counts: &Counts, while_they_run: impl FnOnce()) {
     });
 }
 
-/// The launcher's memory and descriptors when nobody is connected.
-fn at_rest(held: &Held, network: &Network) -> (u64, usize) {
+/// The launcher's memory and descriptors without any connection.
+fn at_rest(held: &Held, network: &Network, clean: &Server) -> (u64, usize) {
     let pid = held.running.pid();
-    // Those that are kept go half a minute later.
+    // The pool keeps idle connections for half a minute.
     eventually_within(Duration::from_secs(120), "every connection is gone", || {
         network.open.lock().unwrap().is_empty().then_some(())
     });
-    // Descriptors of the last connections are closed a moment later.
+    let mut direct = clean.direct();
+    eventually_within(Duration::from_secs(120), "every witness's connection is gone", || {
+        (connections(&mut direct) == 0).then_some(())
+    });
+    // The launcher closes the last descriptors a moment later.
     let mut last = 0;
     let count = eventually("descriptors are at rest", || {
         thread::sleep(Duration::from_millis(100));
@@ -508,12 +595,97 @@ fn at_rest(held: &Held, network: &Network) -> (u64, usize) {
     (resident_kib(pid), count)
 }
 
+/// A launcher with a tunnel through the network of faults, and a clean one.
+fn hold_two(network: &Network, clean: &Server) -> Held {
+    let launcher = Launcher::script(HOLD_TWO)
+        .redis(&format!("rediss://127.0.0.1:{}", network.port))
+        .env("CLEAN_URL", clean.url())
+        .env("REDIS_STUNNEL_URLS", "REDIS_URL CLEAN_URL")
+        .env("REDIS_URL_STUNNEL_MAX_CONNECTIONS", LIMIT)
+        .env("STUNNEL_POOL", pool());
+    launcher.start_held()
+}
+
+/// Runs the witnesses until the end; the thread returns them.
+fn start_witnesses(mut witnesses: Vec<App>, counts: Arc<Counts>) -> JoinHandle<Vec<App>> {
+    thread::spawn(move || {
+        let broken: Vec<u64> = thread::scope(|scope| {
+            let running: Vec<_> =
+                witnesses.iter_mut().map(|witness| scope.spawn(|| witness.run())).collect();
+            running.into_iter().map(|app| app.join().expect("a witness")).collect()
+        });
+        add(&counts.broken, broken.iter().sum());
+        witnesses
+    })
+}
+
+/// What a run found.
+struct Summary<'a> {
+    /// Of the apps that met faults, and of the witnesses.
+    counts: [&'a Counts; 2],
+    /// Connections that an app saw broken while there were faults.
+    broken: u64,
+    /// Connections that an app saw broken where no fault was.
+    unexplained: u64,
+    lost: u64,
+    /// Memory in KiB and descriptors at rest.
+    before: (u64, usize),
+    after: (u64, usize),
+}
+
+impl Summary<'_> {
+    fn sum(&self, counter: impl Fn(&Counts) -> u64) -> u64 {
+        self.counts.iter().map(|counts| counter(counts)).sum()
+    }
+
+    fn print(&self) {
+        let row = |what: &str, count: &dyn std::fmt::Display| println!("| {what} | {count} |");
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        row("requests, each reply checked", &self.sum(|counts| count(&counts.requests)));
+        row("connections", &self.sum(|counts| count(&counts.connections)));
+        row("MiB sent", &(self.sum(|counts| count(&counts.bytes)) / (1024 * 1024)));
+        let mut faults: Vec<_> =
+            self.counts[0].faults.lock().unwrap().clone().into_iter().collect();
+        faults.sort_unstable();
+        for (name, count) in &faults {
+            row(&format!("fault: {name}"), count);
+        }
+        for begun in UNFINISHED.iter().map(|begun| begun.name).chain([HALF_REQUEST]) {
+            let ways = [CLOSED, HALF_CLOSED, RESET].map(|way| self.left(way, begun).to_string());
+            row(&format!("closed, half-closed, reset after {begun}"), &ways.join(", "));
+        }
+        row("connections to Redis that a fault ended", &count(&self.counts[0].ended_by_faults));
+        row("of these, seen as broken by an app", &self.broken);
+        row("broken without a fault, or beside one", &self.unexplained);
+        row("acknowledged writes lost", &self.lost);
+        let (before, after) = (self.before, self.after);
+        row("memory at rest, KiB, before and after", &format!("{}, {}", before.0, after.0));
+        row("descriptors at rest, before and after", &format!("{}, {}", before.1, after.1));
+    }
+
+    /// How many apps left in this way.
+    fn left(&self, way: &'static str, begun: &'static str) -> u64 {
+        self.sum(|counts| {
+            counts.leavers.lock().unwrap().get(&(way, begun)).copied().unwrap_or_default()
+        })
+    }
+
+    fn check(&self) {
+        let ended_by_faults = self.counts[0].ended_by_faults.load(Ordering::Relaxed);
+        assert!(self.broken <= ended_by_faults, "a fault explains every broken connection");
+        assert_eq!(self.unexplained, 0, "no fault, nothing broken");
+        assert_eq!(self.lost, 0);
+        assert_eq!(self.after.1, self.before.1, "descriptors");
+        assert!(self.after.0 < self.before.0 + KEPT_KIB, "memory");
+    }
+}
+
 #[test]
-fn loads_and_faults_at_random_lose_nothing_and_leave_nothing() {
+fn loads_and_faults_at_random_lose_nothing() {
     let seconds = from_environment("SOAK_SECONDS", SECONDS);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     let seed = from_environment("SOAK_SEED", now);
-    println!("seed {seed}, {seconds} s");
+    println!("seed {seed}, {seconds} s, pool {}", pool());
     let mut dice = Dice(seed);
     let counts = Arc::new(Counts::default());
 
@@ -521,17 +693,15 @@ fn loads_and_faults_at_random_lose_nothing_and_leave_nothing() {
     let mut redis = Server::start_with(Front::Redis, options);
     let network = Network::start(redis.tls_port(), &counts);
     let clean = Server::start(Front::Redis);
-    let launcher = Launcher::script(HOLD_TWO)
-        .redis(&format!("rediss://127.0.0.1:{}", network.port))
-        .env("CLEAN_URL", clean.url())
-        .env("REDIS_STUNNEL_URLS", "REDIS_URL CLEAN_URL")
-        .env("REDIS_URL_STUNNEL_MAX_CONNECTIONS", LIMIT);
-    let mut held = launcher.start_held();
+    let mut held = hold_two(&network, &clean);
     let clean_url = held.running.line();
     let clean_port = port_of(&clean_url);
     let pid = held.running.pid();
 
     let over = Arc::new(AtomicBool::new(false));
+    for server in [&redis, &clean] {
+        assert_eq!(server.direct().ask(&["SET", HOME, HOME]), Reply::line("+OK"));
+    }
     let mut app = |kind: &str, n: u64, port, counts: &Arc<Counts>| App {
         name: format!("{kind} {n}"),
         dice: Dice(dice.next()),
@@ -540,6 +710,7 @@ fn loads_and_faults_at_random_lose_nothing_and_leave_nothing() {
         acknowledged: 0,
         sent: 0,
         over: over.clone(),
+        disturbed: kind == "app",
     };
     let mut apps: Vec<App> = (0..APPS).map(|n| app("app", n, held.port, &counts)).collect();
     let witness_counts = Arc::new(Counts::default());
@@ -548,72 +719,45 @@ fn loads_and_faults_at_random_lose_nothing_and_leave_nothing() {
     let witnesses_over = Arc::new(AtomicBool::new(false));
     witnesses.iter_mut().for_each(|witness| witness.over = witnesses_over.clone());
 
-    // What is kept for the next time is there before it is measured.
+    // The launcher allocates what it keeps before we measure.
     let warm = Duration::from_secs(seconds / 10 + 2);
     run_apps(&mut apps, &counts, || thread::sleep(warm));
     assert_eq!(counts.broken.load(Ordering::Relaxed), 0, "without faults");
-    let before = at_rest(&held, &network);
+    let before = at_rest(&held, &network, &clean);
 
-    let witnessing = {
-        let counts = witness_counts.clone();
-        thread::spawn(move || {
-            let broken: Vec<u64> = thread::scope(|scope| {
-                let running: Vec<_> =
-                    witnesses.iter_mut().map(|witness| scope.spawn(|| witness.run())).collect();
-                running.into_iter().map(|app| app.join().expect("a witness")).collect()
-            });
-            add(&counts.broken, broken.iter().sum());
-            witnesses
-        })
-    };
+    let witnessing = start_witnesses(witnesses, witness_counts.clone());
     let until = Instant::now() + Duration::from_secs(seconds);
     run_apps(&mut apps, &counts, || disturb(&mut dice, &network, &mut redis, pid, until, &counts));
     witnesses_over.store(true, Ordering::Relaxed);
     let witnesses = witnessing.join().unwrap();
 
-    // It is over: nothing breaks any more.
+    // Without faults nothing breaks any more.
     assert!(redis.answers());
     let broken = counts.broken.load(Ordering::Relaxed);
     run_apps(&mut apps, &counts, || thread::sleep(warm));
     let broken_later = counts.broken.load(Ordering::Relaxed) - broken;
-    let after = at_rest(&held, &network);
+    let after = at_rest(&held, &network, &clean);
 
-    let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     let mut through = Client::connect(held.port, PASSWORD);
-    let lost: u64 = apps.iter().map(|app| app.lost(&mut through)).sum();
     let mut through_clean = Client::connect(clean_port, PASSWORD);
-    let lost_by_witnesses: u64 = witnesses.iter().map(|app| app.lost(&mut through_clean)).sum();
-    let mut faults: Vec<_> =
-        counts.faults.lock().unwrap().iter().map(|(name, count)| (*name, *count)).collect();
-    faults.sort_unstable();
-    let ended_by_faults = count(&counts.ended_by_faults);
-    let witness_broken = count(&witness_counts.broken);
-
-    println!("| what | count |\n| --- | --- |");
-    let row = |what: &str, count: &dyn std::fmt::Display| println!("| {what} | {count} |");
-    row("seconds, seed", &format!("{seconds}, {seed}"));
-    row(
-        "requests, each reply checked",
-        &(count(&counts.requests) + count(&witness_counts.requests)),
-    );
-    row("connections", &(count(&counts.connections) + count(&witness_counts.connections)));
-    row("MiB sent", &((count(&counts.bytes) + count(&witness_counts.bytes)) / (1024 * 1024)));
-    for (name, count) in &faults {
-        row(&format!("fault: {name}"), count);
+    for client in [&mut through, &mut through_clean] {
+        assert_eq!(client.ask(&["GET", NEVER]), Reply::Nil, "a transaction without EXEC ran");
     }
-    row("connections to Redis that a fault ended", &ended_by_faults);
-    row("of these, seen as broken by an app", &broken);
-    row("broken without a fault, or beside one", &(broken_later + witness_broken));
-    row("acknowledged writes lost", &(lost + lost_by_witnesses));
-    row("memory at rest, KiB, before and after", &format!("{}, {}", before.0, after.0));
-    row("descriptors at rest, before and after", &format!("{}, {}", before.1, after.1));
-
-    assert!(broken <= ended_by_faults, "every broken connection is explained by a fault");
-    assert_eq!((broken_later, witness_broken), (0, 0), "no fault, nothing broken");
-    assert_eq!(lost + lost_by_witnesses, 0);
-    assert_eq!(after.1, before.1, "descriptors");
-    assert!(after.0 < before.0 + KEPT_KIB, "memory");
+    let lost = apps.iter().map(|app| app.lost(&mut through)).sum::<u64>()
+        + witnesses.iter().map(|app| app.lost(&mut through_clean)).sum::<u64>();
     drop((through, through_clean));
+    let summary = Summary {
+        counts: [&counts, &witness_counts],
+        broken,
+        unexplained: broken_later + witness_counts.broken.load(Ordering::Relaxed),
+        lost,
+        before,
+        after,
+    };
+    println!("| what | count |\n| --- | --- |");
+    println!("| seconds, seed, pool | {seconds}, {seed}, {} |", pool());
+    summary.print();
+    summary.check();
     let ended = held.finish();
     assert_eq!(ended.code(), 0);
     assert!(!ended.stderr.contains("panicked"), "{}", ended.stderr);

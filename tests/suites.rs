@@ -1,0 +1,116 @@
+//! `bin/suites` compares other projects' test suites. A stub stands in for redis-py's suite here.
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use support::launcher::BINARY;
+use tempfile::TempDir;
+
+/// A checkout of redis-py, a Python whose pytest is a shell script, and a page of explanations.
+struct Suite {
+    folder: TempDir,
+}
+
+impl Suite {
+    /// `pytest` is the script's body. It writes its report to `$report`; `$STUNNEL_POOL` is empty
+    /// where the suite runs without the launcher.
+    fn new(pytest: &str) -> Suite {
+        let suite = Suite { folder: tempfile::tempdir().unwrap() };
+        fs::create_dir(suite.path("tests")).unwrap();
+        fs::write(suite.path("tests/conftest.py"), "").unwrap();
+        fs::write(suite.path("explained.md"), "`tests.a::counts_clients`: the pool has some")
+            .unwrap();
+        // bin/suites asks for some modules first, by -c.
+        let python = format!(
+            "#!/bin/sh\n[ \"$1\" != -c ] || exit 0\n\
+             while [ \"$1\" != --junit-xml ]; do shift; done\nreport=$2\n\
+             test_case() {{ echo \"<testcase classname='tests.a' name='$1'>$2</testcase>\"; }}\n\
+             {pytest}\n"
+        );
+        fs::write(suite.path("python"), python).unwrap();
+        fs::set_permissions(suite.path("python"), fs::Permissions::from_mode(0o755)).unwrap();
+        suite
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn run(&self, ways: &str) -> Output {
+        Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("bin/suites"))
+            .args(["--binary", BINARY, "--ways", ways, "--redis-py"])
+            .arg(self.folder.path())
+            .arg("--python")
+            .arg(self.path("python"))
+            .arg("--accepted")
+            .arg(self.path("explained.md"))
+            .output()
+            .unwrap()
+    }
+}
+
+/// What a run prints, and its exit code.
+fn told(output: &Output) -> (String, String, Option<i32>) {
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    (text(&output.stdout), text(&output.stderr), output.status.code())
+}
+
+#[test]
+fn suite_that_stops_during_collection_fails() {
+    // What pytest does when a test module cannot be imported.
+    let pytest = "echo 'ERROR tests/a.py: No module named mock'\n\
+        { echo '<testsuites>'; for n in 1 2 3 4; do test_case \"$n\" '<error/>'; done\n\
+        echo '</testsuites>'; } >\"$report\"\nexit 2";
+    let (stdout, stderr, code) = told(&Suite::new(pytest).run("direct off"));
+    assert_eq!(code, Some(1), "{stdout}{stderr}");
+    assert_eq!(stdout, "");
+    for way in ["direct", "off"] {
+        let line = format!("redis-py, {way}: the suite stopped before its end (exit code 2)");
+        assert!(stderr.contains(&line), "{stderr}");
+    }
+    assert!(stderr.contains("No module named mock"), "the suite's own words: {stderr}");
+}
+
+#[test]
+fn suite_in_which_no_test_passes_fails() {
+    let pytest = "{ echo '<testsuites>'; test_case one '<failure/>'; echo '</testsuites>'; } \
+        >\"$report\"\nexit 1";
+    let (stdout, stderr, code) = told(&Suite::new(pytest).run("direct"));
+    assert_eq!(code, Some(1), "{stdout}{stderr}");
+    assert!(stderr.ends_with("redis-py, direct: no test passed\n"), "{stderr}");
+}
+
+/// Fails one test where the launcher runs the suite with one of `modes`.
+fn failing(test: &str, modes: &str) -> Suite {
+    Suite::new(&format!(
+        "outcome=; case $STUNNEL_POOL in {modes}) outcome='<failure/>' ;; esac\n\
+         {{ echo '<testsuites>'; test_case always; test_case {test} \"$outcome\"\n\
+         echo '</testsuites>'; }} >\"$report\"\n[ -z \"$outcome\" ]"
+    ))
+}
+
+#[test]
+fn test_that_ends_differently_fails_unless_it_is_explained() {
+    let all_pass = told(&failing("sets", "none").run("direct off auto"));
+    assert_eq!(all_pass.2, Some(0), "{all_pass:?}");
+    assert!(all_pass.0.contains("redis-py, off: 0 of 2 tests end differently"), "{all_pass:?}");
+
+    let unexplained = told(&failing("sets", "auto").run("direct off auto"));
+    assert_eq!(unexplained.2, Some(1), "{unexplained:?}");
+    let line = "\n  tests.a::sets: direct passed, auto failed\n\
+        redis-py, auto: 1 of 2 tests end differently than direct; 1 of these unexplained\n";
+    assert!(unexplained.0.ends_with(line), "{unexplained:?}");
+
+    let explained = told(&failing("counts_clients", "auto").run("direct off auto"));
+    assert_eq!(explained.2, Some(0), "{explained:?}");
+    let line = "\n  tests.a::counts_clients: direct passed, auto failed (explained)\n";
+    assert!(explained.0.contains(line), "{explained:?}");
+
+    // Without a pool, the launcher has no excuse.
+    let off = told(&failing("counts_clients", "off").run("direct off"));
+    assert_eq!(off.2, Some(1), "{off:?}");
+}
