@@ -94,3 +94,76 @@ pub fn speaks(version: MinTls) -> bool {
     let context = SslContextBuilder::new(SslMethod::tls_client());
     context.is_ok_and(|mut context| context.set_min_proto_version(Some(version)).is_ok())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+    use std::thread;
+
+    use super::*;
+
+    /// Types of extensions (RFC 8446 section 4.2).
+    const SUPPORTED_GROUPS: u16 = 10;
+    const KEY_SHARE: u16 = 51;
+
+    fn trust() -> Trust {
+        let (verify, min_tls) = (Verify::None, MinTls::V1_2);
+        let (ca, pins, identity, server_name) = (None, Vec::new(), None, None);
+        Trust { verify, min_tls, ca, pins, identity, server_name }
+    }
+
+    /// The first message of a handshake, without the record's header and the message's.
+    fn client_hello() -> Vec<u8> {
+        let (connector, _context) = connector(&trust()).unwrap();
+        let (client, mut server) = UnixStream::pair().unwrap();
+        let handshake = thread::spawn(move || connector.connect("redis.test", client).is_err());
+        let mut header = [0; 9];
+        server.read_exact(&mut header).unwrap();
+        let mut message = vec![0; usize::from(number(&header[7..]))];
+        server.read_exact(&mut message).unwrap();
+        drop(server);
+        assert!(handshake.join().unwrap());
+        message
+    }
+
+    fn number(bytes: &[u8]) -> u16 {
+        u16::from_be_bytes([bytes[0], bytes[1]])
+    }
+
+    /// Splits a field off that begins with its length.
+    fn field(bytes: &[u8]) -> (&[u8], &[u8]) {
+        bytes[2..].split_at(number(bytes).into())
+    }
+
+    fn numbers(bytes: &[u8]) -> Vec<u16> {
+        bytes.chunks_exact(2).map(number).collect()
+    }
+
+    #[test]
+    fn handshakes_offer_what_is_cheap_and_nothing_expensive() {
+        let message = client_hello();
+        // Version, random and session id come first (RFC 8446 section 4.1.2).
+        let session = usize::from(message[34]);
+        let (ciphers, rest) = field(&message[35 + session..]);
+        let ciphers = numbers(ciphers);
+        assert_eq!(ciphers[0], 0x1301, "TLS_AES_128_GCM_SHA256: {ciphers:x?}");
+        let dhe = [0x33, 0x39, 0x67, 0x6b, 0x9e, 0x9f, 0xccaa];
+        assert!(!ciphers.iter().any(|cipher| dhe.contains(cipher)), "{ciphers:x?}");
+        let (mut extensions, _) = field(&rest[2..]);
+        let (mut groups, mut shares) = (Vec::new(), Vec::new());
+        while !extensions.is_empty() {
+            let (content, following) = field(&extensions[2..]);
+            match number(extensions) {
+                SUPPORTED_GROUPS => groups = numbers(field(content).0),
+                KEY_SHARE => shares = field(content).0.to_vec(),
+                _ => {}
+            }
+            extensions = following;
+        }
+        let x25519 = 0x1d;
+        assert_eq!(groups[0], x25519, "{groups:x?}");
+        assert!(groups.iter().all(|group| !(0x100..0x200).contains(group)), "ffdhe: {groups:x?}");
+        assert_eq!((number(&shares), shares.len()), (x25519, 4 + 32), "{shares:x?}");
+    }
+}

@@ -88,9 +88,11 @@ fn misconfigured(error: &HandshakeError, tunnel: &Tunnel) -> String {
         | HandshakeError::Internal(_) => another_port(tunnel),
         HandshakeError::Certificate(flaw, _) => certificate(*flaw, tunnel),
         HandshakeError::Pin(_) => {
-            // Where the option is in force, the variable takes effect only without it.
-            let instead = if pin == names::PIN_OPTION { " in place of --pin" } else { "" };
-            let pin = if instead.is_empty() { pin } else { names::PIN };
+            // Dynos have no command line. But the variable takes effect only without the option.
+            let (pin, instead) = match pin {
+                names::PIN_OPTION => (names::PIN, " in place of --pin"),
+                _ => (pin, ""),
+            };
             format!(
                 "somebody may be in between; if the provider confirms a new key, set {pin} to \
                  it{instead}, or add it behind a ;"
