@@ -7,6 +7,7 @@ use crate::logging::warning;
 use crate::plan::Plan;
 use crate::redis_url::Local;
 use crate::status::{self, StatusAddress};
+use crate::tunnel::failure::is_out_of_descriptors;
 use crate::tunnel::{Listen, Listener, PortTaken, SocketFolder};
 
 /// The status page's socket, beside those of tunnels.
@@ -34,13 +35,14 @@ pub fn bind(plan: &Plan, settings: &Settings) -> Result<Bound, ConfigError> {
         return Err(no_url(settings));
     }
     if settings.listen == Listen::Unix && !plan.routes.is_empty() {
-        bound.folder = Some(SocketFolder::make().map_err(|error| no_socket(settings, &error))?);
+        let made = SocketFolder::make();
+        bound.folder = Some(made.map_err(|error| no_socket(plan, settings, &error))?);
     }
     for index in 0..plan.routes.len() {
         let (listener, local) = match &bound.folder {
             Some(folder) => {
                 let (listener, path) =
-                    folder.bind(index).map_err(|error| no_socket(settings, &error))?;
+                    folder.bind(index).map_err(|error| no_socket(plan, settings, &error))?;
                 (listener, Local::Socket(path))
             }
             None => {
@@ -52,7 +54,7 @@ pub fn bind(plan: &Plan, settings: &Settings) -> Result<Bound, ConfigError> {
                     return Err(ports_used_up(settings));
                 }
                 let (listener, port) = Listener::bind(wanted, settings.port_taken)
-                    .map_err(|error| no_port(settings, wanted, &error))?;
+                    .map_err(|error| no_port(plan, settings, wanted, &error))?;
                 (listener, Local::Port(port))
             }
         };
@@ -118,7 +120,20 @@ fn ports_used_up(settings: &Settings) -> ConfigError {
     )
 }
 
-fn no_port(settings: &Settings, wanted: u16, error: &io::Error) -> ConfigError {
+/// The limit on open files allows fewer listeners than there are tunnels.
+fn too_few_descriptors(plan: &Plan, error: &io::Error) -> ConfigError {
+    let problem = format!(
+        "name {} servers, more than the limit on open files allows ({error}); raise the limit \
+         (ulimit -n, LimitNOFILE= of systemd, --ulimit nofile= of docker)",
+        plan.routes.len()
+    );
+    ConfigError::new("the Redis URLs", problem)
+}
+
+fn no_port(plan: &Plan, settings: &Settings, wanted: u16, error: &io::Error) -> ConfigError {
+    if is_out_of_descriptors(error) {
+        return too_few_descriptors(plan, error);
+    }
     let taken = settings.names.of(options::PORT_TAKEN.declaration.variable);
     let remedy = match error.kind() {
         io::ErrorKind::AddrInUse => {
@@ -131,7 +146,10 @@ fn no_port(settings: &Settings, wanted: u16, error: &io::Error) -> ConfigError {
     ConfigError::new(port, format!("{problem}; {remedy}"))
 }
 
-fn no_socket(settings: &Settings, error: &io::Error) -> ConfigError {
+fn no_socket(plan: &Plan, settings: &Settings, error: &io::Error) -> ConfigError {
+    if is_out_of_descriptors(error) {
+        return too_few_descriptors(plan, error);
+    }
     let remedy = "set TMPDIR to a writable folder with a short name, or unset this";
     ConfigError::new(
         settings.names.of(options::LISTEN.declaration.variable),

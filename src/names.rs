@@ -9,6 +9,7 @@ pub const ENABLED: &str = "STUNNEL_ENABLED";
 pub const MAX_CONNECTIONS: &str = "STUNNEL_MAX_CONNECTIONS";
 pub const MIN_TLS: &str = "STUNNEL_MIN_TLS";
 pub const PIN: &str = "STUNNEL_PIN";
+pub const PIN_OPTION: &str = "--pin";
 pub const POOL: &str = "STUNNEL_POOL";
 pub const PORT_OFFSET: &str = "STUNNEL_PORT_OFFSET";
 pub const SERVER_NAME: &str = "STUNNEL_SERVER_NAME";

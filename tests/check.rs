@@ -2,10 +2,12 @@
 
 mod support;
 
-use std::io::Write;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::process::Command;
 
 use nix::libc;
+use openssl::ssl::SslStream;
 use serde_json::Value;
 use support::launcher::{BINARY, Launcher, Outcome, logged, send_signal};
 use support::peer::Peer;
@@ -166,6 +168,40 @@ fn what_redis_answers_is_told_apart() {
     let (report, code) = report(&loading.url(), &[]);
     assert_eq!(report["steps"]["ping"]["detail"], "the server is still loading its data");
     assert_eq!(code, 1);
+}
+
+/// Answers as Redis 5 does, which knows no users.
+fn redis_5(mut tls: SslStream<TcpStream>) {
+    let mut request = [0; 1024];
+    while let Ok(read @ 1..) = tls.read(&mut request) {
+        let answer: &[u8] = match &request[..read] {
+            request if request.starts_with(b"*3\r\n$4\r\nAUTH\r\n") => {
+                b"-ERR wrong number of arguments for 'auth' command\r\n"
+            }
+            b"*2\r\n$4\r\nAUTH\r\n$2\r\npw\r\n" => b"+OK\r\n",
+            request if request.starts_with(b"*2\r\n$4\r\nAUTH\r\n") => b"-ERR invalid password\r\n",
+            b"*1\r\n$4\r\nPING\r\n" => b"+PONG\r\n",
+            _ => b"$-1\r\n",
+        };
+        if tls.write_all(answer).is_err() {
+            return;
+        }
+    }
+}
+
+#[test]
+fn user_in_the_url_of_an_old_redis_is_no_failure() {
+    let old = Peer::tls(redis_5);
+    let url = |userinfo: &str| format!("rediss://{userinfo}@127.0.0.1:{}", old.port);
+    let (right, code) = report(&url("h:pw"), &[]);
+    assert_eq!((code, right["steps"]["auth"]["state"].as_str()), (0, Some("ok")), "{right}");
+    let detail = right["steps"]["auth"]["detail"].as_str().unwrap();
+    assert!(detail.starts_with("with the password alone: this Redis (5 or older)"), "{detail}");
+    let (wrong, code) = report(&url("h:other"), &[]);
+    assert_eq!((code, wrong["steps"]["auth"]["state"].as_str()), (1, Some("failed")), "{wrong}");
+    assert_eq!(wrong["steps"]["auth"]["detail"], "wrong user or password");
+    let (without, code) = report(&url(":pw"), &[]);
+    assert_eq!((code, &without["steps"]["auth"]["detail"]), (0, &Value::Null), "{without}");
 }
 
 #[test]

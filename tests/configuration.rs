@@ -22,6 +22,22 @@ fn run_binary(words: &[&str]) -> (i32, String, String) {
 }
 
 #[test]
+fn too_low_limit_on_open_files_is_named_as_the_problem() {
+    let script = "ulimit -n 100; exec \"$0\" echo ran";
+    let names: Vec<_> = (0..200).map(|number| format!("CACHE_{number}")).collect();
+    let launcher = Launcher::of("sh", ["-c", script, BINARY]);
+    let launcher = launcher.env("REDIS_STUNNEL_URLS", names.join(" "));
+    let launcher = names.iter().enumerate().fold(launcher, |launcher, (number, name)| {
+        launcher.env(name, format!("rediss://host-{number}"))
+    });
+    let ended = launcher.run();
+    assert_eq!((ended.code(), ended.stdout.as_str()), (78, ""), "{}", ended.stderr);
+    let problem = "name 200 servers, more than the limit on open files allows";
+    assert!(ended.stderr.contains(problem) && ended.stderr.contains("ulimit -n"), "{ended:?}");
+    assert!(!ended.stderr.contains("LISTEN_PORT"), "{}", ended.stderr);
+}
+
+#[test]
 fn every_mistake_is_reported_before_anything_starts() {
     let folder = tempfile::tempdir().unwrap();
     let started = folder.path().join("started");

@@ -573,15 +573,14 @@ unsafe extern "C" {
 const UPDATE_REQUESTED: libc::c_int = 1;
 
 /// Echoes 200 messages of 1,000 bytes, and has keys changed between them.
-fn echo_with_new_keys(
-    mut tls: SslStream<TcpStream>,
-    change: impl Fn(*mut openssl_sys::SSL) -> bool,
-) -> usize {
+fn echo_with_new_keys(mut tls: SslStream<TcpStream>) -> usize {
     let mut message = [0; 1000];
     let mut count = 0;
     while tls.read_exact(&mut message).is_ok() {
         tls.write_all(&message[..500]).unwrap();
-        assert!(change(tls.ssl().as_ptr()), "the server's keys change");
+        // SAFETY: the stream owns the connection and outlives the call.
+        let changed = unsafe { SSL_key_update(tls.ssl().as_ptr(), UPDATE_REQUESTED) };
+        assert_eq!(changed, 1, "the server's keys change");
         tls.write_all(&message[500..]).unwrap();
         count += 1;
     }
@@ -590,31 +589,41 @@ fn echo_with_new_keys(
 
 #[test]
 fn redis_asks_for_new_keys() {
-    fault!("it asks for new keys (key update, renegotiation)");
-    // SAFETY: the stream owns the connection and outlives the calls.
-    let update = |ssl| unsafe { SSL_key_update(ssl, UPDATE_REQUESTED) == 1 };
-    // SAFETY: as above.
-    let renegotiate = |ssl| unsafe { SSL_renegotiate(ssl) == 1 && SSL_do_handshake(ssl) == 1 };
-    let listener = || TcpListener::bind(("127.0.0.1", 0)).unwrap();
-    let peers = [
-        Peer::tls_on(listener(), move |tls| echo_with_new_keys(tls, update)),
-        Peer::tls_up_to(SslVersion::TLS1_2, listener(), move |tls| {
-            echo_with_new_keys(tls, renegotiate)
-        }),
-    ];
-    for peer in peers {
-        let scene = Scene::new(&peer.url());
-        let mut app = scene.open();
-        for n in 0..200_u8 {
-            app.write_all(&[n; 1000]).unwrap();
-            let mut echo = [0; 1000];
-            app.read_exact(&mut echo).unwrap();
-            assert_eq!(echo, [n; 1000]);
-        }
-        drop(app);
-        assert_eq!(peer.result(), 200);
-        scene.aftermath();
+    fault!("it asks for new keys (key update)");
+    let peer = Peer::tls(echo_with_new_keys);
+    let scene = Scene::new(&peer.url());
+    let mut app = scene.open();
+    for n in 0..200_u8 {
+        app.write_all(&[n; 1000]).unwrap();
+        let mut echo = [0; 1000];
+        app.read_exact(&mut echo).unwrap();
+        assert_eq!(echo, [n; 1000]);
     }
+    drop(app);
+    assert_eq!(peer.result(), 200);
+    scene.aftermath();
+}
+
+#[test]
+fn redis_renegotiates() {
+    fault!("it renegotiates (TLS 1.2)");
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    // It says hello, asks for another handshake, and tells whether that is declined.
+    let peer = Peer::tls_up_to(SslVersion::TLS1_2, listener, |mut tls| {
+        tls.write_all(b"hello").unwrap();
+        let ssl = tls.ssl().as_ptr();
+        // SAFETY: the stream owns the connection and outlives the calls.
+        let asked = unsafe { SSL_renegotiate(ssl) == 1 && SSL_do_handshake(ssl) == 1 };
+        assert!(asked);
+        tls.ssl_read(&mut [0; 1]).is_err()
+    });
+    let scene = Scene::new(&peer.url());
+    for _ in 0..TIMES {
+        let (said, _) = rest(&mut scene.open());
+        assert_eq!(said, b"hello");
+        assert!(peer.result(), "declined");
+    }
+    scene.aftermath();
 }
 
 #[test]

@@ -310,17 +310,6 @@ fn wait_until_nobody_is_there(server: &Server, direct: &mut Client, after: &str)
     });
 }
 
-/// Waits until the launcher has taken back, or closed, what its users have left.
-fn wait_until_all_is_idle(page: &StatusPage) {
-    eventually("all connections are idle", || {
-        let busy = ["relaying", "connecting"].map(|state| {
-            let labels = format!("{{tunnel=\"REDIS_URL\",state=\"{state}\"}}");
-            page.metric(&format!("start_stunnel_upstream_connections{labels}")).unwrap()
-        });
-        (busy == [0.0, 0.0]).then_some(())
-    });
-}
-
 fn hold(server: &Server, pool: &str) -> Held {
     Launcher::holding(&server.url())
         .settings(&[("STUNNEL_POOL", pool), ("STUNNEL_STATUS_ADDRESS", "0")])
@@ -369,14 +358,14 @@ fn no_command_leaves_anything_for_the_next_user() {
                 let ids = in_use_and_kept(&server, &mut direct).0;
                 leave(user, how);
                 wait_until_nobody_is_there(&server, &mut direct, &told);
-                wait_until_all_is_idle(&page);
+                page.wait_until_all_is_idle();
 
                 let mark = format!("mark-{round}-{index}");
                 let mut next = held.open();
                 let id = finds_a_new_connection(&mut next, &mut direct, &mark, &expected);
                 leave(next, Leaving::Close);
                 wait_until_nobody_is_there(&server, &mut direct, &told);
-                wait_until_all_is_idle(&page);
+                page.wait_until_all_is_idle();
                 let is_reused = ids.contains(&id);
                 assert!(!is_reused || listed, "reused after {told}");
                 reused += usize::from(is_reused);

@@ -12,6 +12,7 @@ use support::resp::{Client, Reply};
 use support::servers::{
     FRONTS, Front, PASSWORD, Server, accepted, calls, connections, idle_connections, info,
 };
+use support::status::StatusPage;
 use support::{eventually, reset};
 
 fn hold(url: &str) -> Held {
@@ -53,8 +54,13 @@ fn apps_one_after_another_share_one_connection() {
         let mut direct = server.direct();
         let before = accepted(&mut direct);
         let held = Launcher::holding(&server.url())
-            .settings(&[("STUNNEL_POOL", "on"), ("STUNNEL_LOG_LEVEL", "debug")])
+            .settings(&[
+                ("STUNNEL_POOL", "on"),
+                ("STUNNEL_LOG_LEVEL", "debug"),
+                ("STUNNEL_STATUS_ADDRESS", "0"),
+            ])
             .start_held();
+        let page = StatusPage::of(held.running.pid(), &[held.port]);
         for round in 0..30 {
             let mut app = held.client();
             assert_eq!(app.ask(&["SET", "key", &round.to_string()]), Reply::line("+OK"));
@@ -65,6 +71,8 @@ fn apps_one_after_another_share_one_connection() {
             }
             drop(app);
             wait_for_idle(&mut direct, 1);
+            // Redis has reset the connection before the launcher knows.
+            page.wait_until_all_is_idle();
         }
         assert_eq!(accepted(&mut direct) - before, 1, "{front:?}");
         let log = held.finish().stderr;

@@ -5,6 +5,7 @@ mod support;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use openssl::ssl::SslVersion;
 use support::launcher::{HOLD, Held, Launcher, Outcome, logged, with_hosts};
@@ -626,7 +627,7 @@ fn a_hint_names_the_setting_that_counts() {
     let url = server.url();
     for (options, settings, expected) in [
         (&[][..], &[("STUNNEL_PIN", &*other)][..], "set STUNNEL_PIN to it"),
-        (&["--pin", &other], &[], "set --pin to it"),
+        (&["--pin", &other], &[], "set STUNNEL_PIN to it in place of --pin"),
         (&[], &[("REDIS_URL_STUNNEL_PIN", &*other)], "set REDIS_URL_STUNNEL_PIN to it"),
         (
             &["--pin", &other],
@@ -649,8 +650,8 @@ fn a_pin_is_not_said_to_help_where_the_chain_is_demanded_as_well() {
     let full = ("STUNNEL_VERIFY", "full");
     assert_eq!(
         hint(&server.url(), &[], &[full]),
-        "set STUNNEL_CA_FILE to its CA, or STUNNEL_PIN to its key together with \
-         STUNNEL_VERIFY=none (start-stunnel --check prints both)"
+        "set STUNNEL_CA_FILE to its CA, or STUNNEL_PIN to its key (start-stunnel --check prints \
+         it) together with STUNNEL_VERIFY=none"
     );
     assert_eq!(
         hint(&server.url(), &[], &[full, ("STUNNEL_PIN", pin)]),
@@ -674,4 +675,101 @@ fn a_url_that_demands_full_itself_is_named_and_what_overrides_it() {
     assert!(hint.starts_with(expected), "{hint}");
     let held = Launcher::holding(&url).env("STUNNEL_VERIFY", "none").start_held();
     assert_eq!(held.client().ask(&["PING"]), Reply::line("+PONG"));
+}
+
+#[test]
+fn untrusted_chain_names_its_issuer_and_the_setting() {
+    let [ours, theirs] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let authority = Authority::new(ours.path());
+    let certificate = authority.issue(ours.path(), "leaf", &Request::default());
+    let options = Options { certificate: Some(&certificate), ..Options::default() };
+    let server = Server::start_with(Front::Redis, options);
+    let other = Authority::named(theirs.path(), "Other").root;
+    let settings = |verify| {
+        let launcher = Launcher::holding(&server.url()).env("STUNNEL_VERIFY", verify);
+        launcher.env("STUNNEL_CA_FILE", &other.certificate_file).start_held()
+    };
+    let line = sees(&settings("ca")).unwrap_err();
+    let issuer = "unable to get local issuer certificate: CN=Test Root;";
+    let remedy = "none of the CAs that are set signed this chain: set STUNNEL_CA_FILE to its \
+                  issuer, or STUNNEL_PIN to its key";
+    assert!(line.contains(issuer) && line.contains(remedy), "{line}");
+    // Following it helps.
+    let both = [other.pem(), authority.root.pem()].concat();
+    fs::write(&other.certificate_file, both).unwrap();
+    assert_eq!(sees(&settings("ca")), Ok(()));
+}
+
+/// HAProxy in front of `server`, for clients that ask for localhost by name only (`strict-sni`).
+fn strict_haproxy(folder: &Path, server: &Server) -> (Process, u16) {
+    let certificate =
+        Certificate::issue(folder, "named", &Request { ip: &[], ..Request::default() }, None, &[]);
+    let pem = folder.join("both.pem");
+    fs::write(&pem, certificate.pem() + &certificate.key_pem()).unwrap();
+    let (port, configuration) = (two_free_ports(), folder.join("haproxy.cfg"));
+    let lines = format!(
+        "defaults\n mode tcp\n timeout connect 9s\n timeout client 99s\n timeout server 99s\n\
+         listen redis\n bind 127.0.0.1:{port} ssl crt {} strict-sni\n server r 127.0.0.1:{}\n",
+        pem.display(),
+        server.port
+    );
+    fs::write(&configuration, lines).unwrap();
+    let mut haproxy = Command::new("haproxy");
+    haproxy.arg("-f").arg(&configuration).stdout(Stdio::null()).stderr(Stdio::null());
+    let process = Process(haproxy.spawn().expect("haproxy (see bin/setup)"));
+    eventually("HAProxy listens", || std::net::TcpStream::connect(("127.0.0.1", port)).ok());
+    (process, port)
+}
+
+#[test]
+fn server_that_demands_a_name_gets_the_setting_for_it() {
+    let (folder, server) = (tempfile::tempdir().unwrap(), Server::start(Front::Redis));
+    let (_haproxy, port) = strict_haproxy(folder.path(), &server);
+    let hold = |host: &str, name: &str| {
+        let url = format!("rediss://:{PASSWORD}@{host}:{port}");
+        Launcher::holding(&url).env("STUNNEL_SERVER_NAME", name).start_held()
+    };
+    let told = |host: &str, name: &str| sees(&hold(host, name)).unwrap_err();
+    let by_address = told("127.0.0.1", "");
+    for part in ["the name it was asked for (SNI)", "IP address; set STUNNEL_SERVER_NAME to a name"]
+    {
+        assert!(by_address.contains(part), "{by_address}");
+    }
+    assert!(!by_address.contains("CLIENT_CERT"), "{by_address}");
+    let by_other_name = told("127.0.0.1", "other.example");
+    let expected = "other.example was sent; set STUNNEL_SERVER_NAME to a name that";
+    assert!(by_other_name.contains(expected), "{by_other_name}");
+    assert_eq!(sees(&hold("127.0.0.1", "localhost")), Ok(()));
+}
+
+#[test]
+fn rediss_url_with_a_plaintext_port_says_what_to_write() {
+    let server = Server::start(Front::Redis);
+    let hint = hint(&format!("rediss://127.0.0.1:{}", server.port), &[], &[]);
+    for part in [
+        "set the port in REDIS_URL to the one that speaks TLS",
+        &format!("often {} + 1", server.port),
+        "write redis:// and set STUNNEL_ENABLED=false",
+    ] {
+        assert!(hint.contains(part), "{hint}");
+    }
+}
+
+#[test]
+fn missing_client_certificate_is_told_before_the_app_gives_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new(folder.path());
+    let server = Server::for_clients_of(&authority.root, "TLSv1.3");
+    // Two seconds would pass if the launcher waited for a second request. A busy machine may need
+    // another attempt.
+    let soon = (0..10).any(|_| {
+        let held = Launcher::hold(&server.url());
+        let mut client = held.open();
+        let asked = Instant::now();
+        client.send(&["PING"]);
+        let Ok(Reply::Line(line)) = client.reply() else { panic!("no error") };
+        assert!(line.contains("client certificate"), "{line}");
+        asked.elapsed() < Duration::from_secs(1)
+    });
+    assert!(soon);
 }

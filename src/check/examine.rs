@@ -19,9 +19,9 @@ use crate::resp;
 use crate::secret::MASK;
 use crate::tls::{Certificate, Connector, Flaw, HandshakeError, Trust, Verify, certificate_of};
 use crate::tunnel::Tunnel;
-use crate::tunnel::diagnosis::{self, Unexplained};
+use crate::tunnel::diagnosis::Unexplained;
 use crate::tunnel::failure::{self, Failure, Step};
-use crate::tunnel::{attempts, hints, upstream};
+use crate::tunnel::{attempts, hints, late_refusal, upstream};
 
 /// The longest reply of Redis that is looked at, in bytes.
 const LONGEST_REPLY: usize = 512;
@@ -117,8 +117,8 @@ async fn examine(tunnel: &Tunnel, wishes: Wishes) -> Report {
     let (handshake, took) = timed(deadline, Step::Tls, unverified).await;
     // It takes any certificate: there is none to be explained.
     let handshake = handshake.map_err(Unexplained::bare);
-    let certificate =
-        handshake.and_then(|(tls, _)| certificate_of(&tls).map_err(Failure::Misconfigured));
+    let unreadable = || Failure::Misconfigured(HandshakeError::unreadable_certificate());
+    let certificate = handshake.and_then(|(tls, _)| certificate_of(&tls).ok_or_else(unreadable));
     let subject = certificate.as_ref().map(|certificate| certificate.subject.clone());
     let failure = report.record(CheckStep::Tls, took, subject, tunnel);
     let Ok(certificate) = certificate else {
@@ -265,11 +265,7 @@ async fn speak(tunnel: &Tunnel, wishes: &Wishes, deadline: tokio::time::Instant)
             let nothing = Outcome::Skipped("no password in the URL".to_owned());
             spoken.record(CheckStep::Auth, nothing, Duration::ZERO, None)
         }
-        Some(known) => {
-            let (reply, took) = ask(tunnel, &mut stream, &known.auth_command(), deadline).await;
-            let outcome = judge_auth(&reply, credentials);
-            spoken.record(CheckStep::Auth, outcome, took, advice_on(&reply, tunnel))
-        }
+        Some(known) => authenticate(tunnel, &mut stream, known, deadline, &mut spoken).await,
     };
     if !goes_on {
         return spoken;
@@ -289,6 +285,40 @@ async fn speak(tunnel: &Tunnel, wishes: &Wishes, deadline: tokio::time::Instant)
     // A server that tells nothing, in time or at all, works all the same.
     let _ = timeout_at(deadline, asking).await;
     spoken
+}
+
+/// AUTH with the URL's user and password; says whether the next step is reached. Redis 5 and older
+/// know no users: there, as clients do, with the password alone.
+async fn authenticate(
+    tunnel: &Tunnel,
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    known: &Credentials,
+    deadline: tokio::time::Instant,
+    spoken: &mut Spoken,
+) -> bool {
+    let (reply, took) = ask(tunnel, stream, &known.auth_command(), deadline).await;
+    if known.user().is_none() || !knows_no_users(&reply) {
+        let outcome = judge_auth(&reply, Some(known));
+        return spoken.record(CheckStep::Auth, outcome, took, advice_on(&reply, tunnel));
+    }
+    let password_alone = known.auth_command_without_user();
+    let (reply, more) = ask(tunnel, stream, &password_alone, deadline).await;
+    let mut outcome = judge_auth(&reply, Some(known));
+    if let Outcome::Ok(detail) = &mut outcome
+        && detail.is_empty()
+    {
+        *detail = "with the password alone: this Redis (5 or older) knows no users. Clients that \
+                   insist on the URL's user fail"
+            .to_owned();
+    }
+    spoken.record(CheckStep::Auth, outcome, took + more, advice_on(&reply, tunnel))
+}
+
+/// Whether AUTH with a user was refused by a Redis before 6.
+fn knows_no_users(reply: &Result<String, NoReply>) -> bool {
+    reply.as_ref().is_ok_and(|line| {
+        line.to_ascii_lowercase().starts_with("-err wrong number of arguments for 'auth'")
+    })
 }
 
 /// Whether Redis has every database that a URL names.
@@ -393,7 +423,7 @@ async fn ask(
             let line = String::from_utf8_lossy(&line).into_owned();
             Ok(line.trim_end().chars().map(|c| if c.is_control() { '?' } else { c }).collect())
         }
-        Ok(Err(error)) => Err(match diagnosis::late_refusal(tunnel, &error).await {
+        Ok(Err(error)) => Err(match late_refusal::behind(tunnel, &error).await {
             Some(refusal) => NoReply::Refused(Failure::Misconfigured(refusal)),
             None => NoReply::Broken(failure::in_words(&error)),
         }),

@@ -54,7 +54,7 @@ pub fn as_table(report: &Report, paint: &Paint) -> String {
             let days = certificate.days_left;
             for (name, value) in [
                 ("issuer", certificate.issuer.clone()),
-                ("expires", format!("{} ({days} days)", certificate.expires)),
+                ("expires", format!("{} ({})", certificate.expires, in_days(days))),
                 ("names", certificate.names.join(", ")),
             ] {
                 rows(&mut table, &format!("  {:23}{name:>9}  ", ""), &value);
@@ -78,6 +78,17 @@ pub fn as_table(report: &Report, paint: &Paint) -> String {
         }
     }
     table
+}
+
+/// How long a certificate with so many whole days left is valid.
+fn in_days(left: i64) -> String {
+    match left {
+        ..-1 => format!("expired {} days ago", left.unsigned_abs()),
+        -1 => "expired a day ago".to_owned(),
+        0 => "less than a day".to_owned(),
+        1 => "1 day".to_owned(),
+        _ => format!("{left} days"),
+    }
 }
 
 /// What is to be said of some variables.
@@ -178,6 +189,20 @@ mod tests {
     fn text_is_wrapped_within_its_width() {
         assert_eq!(wrapped("", 5), [""]);
         assert_eq!(wrapped("one two three", 7), ["one two", "three"]);
+    }
+
+    #[test]
+    fn days_left_read_as_english() {
+        let cases = [
+            (394, "394 days"),
+            (1, "1 day"),
+            (0, "less than a day"),
+            (-1, "expired a day ago"),
+            (-2, "expired 2 days ago"),
+        ];
+        for (left, text) in cases {
+            assert_eq!(in_days(left), text);
+        }
     }
 
     #[test]

@@ -128,6 +128,11 @@ impl Credentials {
         let words = ["AUTH"].into_iter().chain(user).chain([self.password.expose()]);
         resp::request(&words.collect::<Vec<_>>())
     }
+
+    /// The same without the user, for Redis before 6, which knows only a password.
+    pub fn auth_command_without_user(&self) -> Vec<u8> {
+        resp::request(&["AUTH", self.password.expose()])
+    }
 }
 
 /// A parsed Redis URL. `Debug` and `Display` mask user, password and whatever in the query looks

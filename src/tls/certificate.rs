@@ -3,6 +3,8 @@
 use std::net::IpAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use openssl::x509::X509Ref;
+use tokio::io::{AsyncRead, AsyncWrite};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::error::X509Error;
 use x509_parser::extensions::GeneralName;
@@ -10,6 +12,7 @@ use x509_parser::prelude::FromDer;
 use x509_parser::time::ASN1Time;
 
 use super::pin::Pin;
+use super::stream::TlsStream;
 
 const SECONDS_A_DAY: i64 = 86_400;
 
@@ -30,6 +33,8 @@ pub struct Certificate {
     /// The DNS names and IP addresses that it is for; its common name when it lists none.
     pub names: Vec<String>,
     pub pin: Pin,
+    /// Who signed the last certificate of the chain that the server sent.
+    pub chain_issuer: String,
 }
 
 impl Certificate {
@@ -43,9 +48,11 @@ impl Certificate {
         let validity = certificate.validity();
         let now =
             SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs() as i64);
+        let issuer = printable(&certificate.issuer().to_string());
         Ok(Certificate {
             subject: printable(&certificate.subject().to_string()),
-            issuer: printable(&certificate.issuer().to_string()),
+            chain_issuer: issuer.clone(),
+            issuer,
             valid_from: day(&validity.not_before),
             expires: day(&validity.not_after),
             expires_at: validity.not_after.timestamp(),
@@ -59,13 +66,40 @@ impl Certificate {
     pub fn names_in_short(&self) -> String {
         in_short(&self.names)
     }
+}
 
-    /// The names in one line and when it ends, in seconds since 1970, without the rest, which takes
-    /// most of the time; `None` if it is no certificate.
-    pub fn names_and_end(der: &[u8]) -> Option<(String, i64)> {
-        let (_, certificate) = X509Certificate::from_der(der).ok()?;
-        Some((in_short(&names(&certificate)), certificate.validity().not_after.timestamp()))
+/// The certificate of the server at the other end of `stream`; `None` if it is unreadable.
+pub fn certificate_of<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &TlsStream<S>,
+) -> Option<Certificate> {
+    let mut certificate = Certificate::from_der(&stream.peer_certificate()?).ok()?;
+    if let Some(issuer) = stream.chain_end().and_then(|last| issuer_of(last)) {
+        certificate.chain_issuer = issuer;
     }
+    Some(certificate)
+}
+
+/// The pin of the server at the other end of `stream`; `None` if its certificate is unreadable.
+pub fn pin_of<S: AsyncRead + AsyncWrite + Unpin>(stream: &TlsStream<S>) -> Option<Pin> {
+    let der = stream.peer_certificate()?;
+    let (_, certificate) = X509Certificate::from_der(&der).ok()?;
+    Some(Pin::of(certificate.public_key().raw))
+}
+
+/// Of the certificate of the server at the other end of `stream`: the names in one line, and when
+/// it ends, in seconds since 1970; without the rest, which takes most of the time.
+pub fn names_and_end_of<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &TlsStream<S>,
+) -> Option<(String, i64)> {
+    let der = stream.peer_certificate()?;
+    let (_, certificate) = X509Certificate::from_der(&der).ok()?;
+    Some((in_short(&names(&certificate)), certificate.validity().not_after.timestamp()))
+}
+
+fn issuer_of(certificate: &X509Ref) -> Option<String> {
+    let der = certificate.to_der().ok()?;
+    let (_, certificate) = X509Certificate::from_der(&der).ok()?;
+    Some(printable(&certificate.issuer().to_string()))
 }
 
 fn in_short(names: &[String]) -> String {

@@ -1,134 +1,169 @@
-//! OpenSSL's context behind a connector of native-tls, for what native-tls does not expose.
-//!
-//! native-tls hides it, so it is caught when OpenSSL makes it: OpenSSL tells whoever has registered
-//! for data of their own in every context (CRYPTO_get_ex_new_index(3)). What is caught is an owned
-//! reference: the context lives at least as long as that, whatever native-tls does with its own,
-//! above all when building fails and frees it.
+//! What all connections of a tunnel share: a connector of native-tls, and OpenSSL's context behind
+//! it, for the settings that native-tls does not have.
 
-#![allow(unsafe_code)]
+use std::io;
 
-use std::cell::RefCell;
-use std::ffi::{CStr, c_int, c_long, c_void};
-use std::ptr;
-use std::sync::OnceLock;
+use native_tls::{Protocol, TlsConnector, TlsConnectorBuilder};
+use openssl::error::ErrorStack;
+use openssl::ssl::{SslContextBuilder, SslMethod, SslOptions, SslVersion};
 
-use foreign_types::ForeignType;
-use openssl::ssl::SslContext;
-use openssl_sys as ffi;
+use super::trust::{MinTls, Trust, Verify};
+use super::{bounds, raw, roots};
 
-use super::session;
+/// Key exchange groups. The first one's key share goes into the first message; a server that
+/// prefers another group asks for it, one round trip later (RFC 8446 section 4.1.4). OpenSSL 3.5
+/// would send a share of ML-KEM as well, which costs 1.2 kB and a tenth of a handshake's time, and
+/// 8 kB of memory as long as the connection lives.
+///
+/// The list has no finite-field group (ffdhe): one handshake with such a group takes up to a third
+/// of a second, in which no other connection moves.
+const GROUPS: &str = "X25519:X25519MLKEM768:P-256:P-384:P-521";
+/// The same for an OpenSSL that does not know ML-KEM (before 3.5), which rejects the whole list.
+const GROUPS_WITHOUT_ML_KEM: &str = "X25519:P-256:P-384:P-521";
 
-/// Key exchange groups, the first with a key share in the first message. OpenSSL 3.5's own list
-/// would send a share of ML-KEM as well, which costs 1.2 kB a handshake, a tenth of its time, and 8
-/// kB of memory as long as the connection lives. Here a server that wants it asks for it (RFC 8446
-/// section 4.1.4), one round trip later.
-const GROUPS: &CStr = c"X25519:X25519MLKEM768:P-256:P-384:P-521";
+/// Ciphers for TLS 1.2: those of native-tls, but without Diffie-Hellman over finite fields (kDHE),
+/// where the server picks the size of the numbers: with 10,000 bits it would stop all connections
+/// for a second.
+const CIPHERS: &str =
+    "DEFAULT:!aNULL:!eNULL:!MD5:!3DES:!DES:!RC4:!IDEA:!SEED:!aDSS:!SRP:!PSK:!kDHE";
+/// Ciphers for TLS 1.3: OpenSSL's own, but AES-128 first, as browsers have it. Its SHA-256 derives
+/// keys faster than the SHA-384 of AES-256, which saves a tenth of a handshake's time.
+const CIPHER_SUITES: &str =
+    "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256";
 
-/// A context that [`set_up`] has just had made, and that no connection uses yet.
-pub struct NewContext(SslContext);
+/// SSL_OP_NO_RX_CERTIFICATE_COMPRESSION, which the openssl crate lacks: a compressed certificate
+/// saves little, and decompression is work for a server to cause. OpenSSL before 3.2 ignores it.
+const NO_CERTIFICATE_COMPRESSION: SslOptions = SslOptions::from_bits_retain(1 << 33);
 
-impl NewContext {
-    /// Valid as long as `self` lives.
-    pub fn as_ptr(&self) -> *mut ffi::SSL_CTX {
-        self.0.as_ptr()
-    }
-
-    fn set_groups(&self) {
-        // SAFETY: `self` keeps the context alive, and OpenSSL copies what it needs of the list.
-        unsafe {
-            // An OpenSSL that knows no ML-KEM refuses, and keeps its own list, which has none.
-            if ffi::SSL_CTX_set1_groups_list(self.as_ptr(), GROUPS.as_ptr()) != 1 {
-                ffi::ERR_clear_error();
-            }
-        }
-    }
+/// Makes a connector that trusts servers by `trust`, and its context, which can be set up further.
+///
+/// # Errors
+/// When OpenSSL cannot be set up.
+pub fn connector(trust: &Trust) -> io::Result<(TlsConnector, SslContextBuilder)> {
+    let builder = builder(trust);
+    let (connector, contexts) = raw::catch(|| builder.build()).map_err(io::Error::other)?;
+    let Ok([mut context]) = <[_; 1]>::try_from(contexts) else {
+        return Err(io::Error::other("the context of native-tls cannot be set up"));
+    };
+    set_up(&mut context, trust.verify)?;
+    Ok((connector, context))
 }
 
-thread_local! {
-    /// The contexts that OpenSSL has made on this thread since [`set_up`] began to watch; `None`:
-    /// nobody watches.
-    static CAUGHT: RefCell<Option<Vec<NewContext>>> = const { RefCell::new(None) };
-}
-
-/// Runs `build`, which makes a context, and sets that up; with `resume` its connections resume
-/// sessions. When `build` fails nothing is set up.
-pub fn set_up<T, E>(resume: bool, build: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
-    static CATCH: OnceLock<c_int> = OnceLock::new();
-    // SAFETY: registers a callback that lives as long as the program, and takes no data.
-    CATCH.get_or_init(|| unsafe {
-        ffi::SSL_CTX_get_ex_new_index(0, ptr::null_mut(), Some(catch_context), None, None)
-    });
-    CAUGHT.set(Some(Vec::new()));
-    let built = build();
-    let caught = CAUGHT.take().unwrap_or_default();
-    let built = built?;
-    for context in &caught {
-        context.set_groups();
-        if resume {
-            session::resume_in(context);
-        }
+fn builder(trust: &Trust) -> TlsConnectorBuilder {
+    let mut builder = TlsConnector::builder();
+    builder.min_protocol_version(Some(match trust.min_tls {
+        MinTls::V1_2 => Protocol::Tlsv12,
+        MinTls::V1_3 => Protocol::Tlsv13,
+    }));
+    // No `danger_accept_invalid_certs` for `none`: OpenSSL would ignore the bounds on keys as well.
+    // Instead, the verification of `bounds` accepts every chain.
+    builder.danger_accept_invalid_hostnames(trust.verify != Verify::Full);
+    let own_roots = trust.ca.is_some() || roots::own_directories().is_some();
+    builder.disable_built_in_roots(own_roots || trust.verify == Verify::None);
+    let roots = match (&trust.ca, trust.verify) {
+        (Some(authorities), _) => authorities.certificates(),
+        (None, Verify::None) => &[],
+        (None, Verify::Ca | Verify::Full) => roots::loaded(),
+    };
+    for root in roots {
+        builder.add_root_certificate(root.clone());
     }
-    Ok(built)
+    if let Some(identity) = &trust.identity {
+        builder.identity(identity.loaded().clone());
+    }
+    builder
 }
 
-unsafe extern "C" fn catch_context(
-    parent: *mut c_void,
-    _: *mut c_void,
-    _: *mut ffi::CRYPTO_EX_DATA,
-    _: c_int,
-    _: c_long,
-    _: *mut c_void,
-) {
-    CAUGHT.with_borrow_mut(|caught| {
-        let Some(caught) = caught else { return };
-        let context = parent.cast::<ffi::SSL_CTX>();
-        // SAFETY: OpenSSL calls this with the context that it is making, whose count of references
-        // it has set before (SSL_CTX_new in its ssl_lib.c); the reference that is added here
-        // belongs to the SslContext, which gives it back.
-        unsafe {
-            if ffi::SSL_CTX_up_ref(context) == 1 {
-                caught.push(NewContext(SslContext::from_ptr(context)));
-            }
-        }
-    });
+/// Sets what native-tls does not have.
+fn set_up(context: &mut SslContextBuilder, verify: Verify) -> Result<(), ErrorStack> {
+    // A server must not renegotiate, again and again.
+    context.set_options(SslOptions::NO_RENEGOTIATION | NO_CERTIFICATE_COMPRESSION);
+    context.set_cipher_list(CIPHERS)?;
+    context.set_ciphersuites(CIPHER_SUITES)?;
+    context.set_groups_list(GROUPS).or_else(|_| context.set_groups_list(GROUPS_WITHOUT_ML_KEM))?;
+    bounds::set_in(context, verify);
+    Ok(())
+}
+
+/// Whether OpenSSL can be told to speak nothing older than `version`.
+pub fn speaks(version: MinTls) -> bool {
+    let version = match version {
+        MinTls::V1_2 => SslVersion::TLS1_2,
+        MinTls::V1_3 => SslVersion::TLS1_3,
+    };
+    let context = SslContextBuilder::new(SslMethod::tls_client());
+    context.is_ok_and(|mut context| context.set_min_proto_version(Some(version)).is_ok())
 }
 
 #[cfg(test)]
 mod tests {
-    use openssl::ssl::{SslContextBuilder, SslMethod};
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+    use std::thread;
 
     use super::*;
 
-    fn make() -> Result<SslContext, openssl::error::ErrorStack> {
-        SslContextBuilder::new(SslMethod::tls()).map(SslContextBuilder::build)
+    /// Types of extensions (RFC 8446 section 4.2).
+    const SUPPORTED_GROUPS: u16 = 10;
+    const KEY_SHARE: u16 = 51;
+
+    fn trust() -> Trust {
+        let (verify, min_tls) = (Verify::None, MinTls::V1_2);
+        let (ca, pins, identity, server_name) = (None, Vec::new(), None, None);
+        Trust { verify, min_tls, ca, pins, identity, server_name }
     }
 
-    /// How often `context` has been caught, while somebody watches.
-    fn caught(context: &SslContext) -> usize {
-        CAUGHT.with_borrow(|caught| {
-            let known = caught.as_deref().unwrap_or_default();
-            known.iter().filter(|known| known.as_ptr() == context.as_ptr()).count()
-        })
+    /// The first message of a handshake, without the record's header and the message's.
+    fn client_hello() -> Vec<u8> {
+        let (connector, _context) = connector(&trust()).unwrap();
+        let (client, mut server) = UnixStream::pair().unwrap();
+        let handshake = thread::spawn(move || connector.connect("redis.test", client).is_err());
+        let mut header = [0; 9];
+        server.read_exact(&mut header).unwrap();
+        let mut message = vec![0; usize::from(number(&header[7..]))];
+        server.read_exact(&mut message).unwrap();
+        drop(server);
+        assert!(handshake.join().unwrap());
+        message
+    }
+
+    fn number(bytes: &[u8]) -> u16 {
+        u16::from_be_bytes([bytes[0], bytes[1]])
+    }
+
+    /// Splits a field off that begins with its length.
+    fn field(bytes: &[u8]) -> (&[u8], &[u8]) {
+        bytes[2..].split_at(number(bytes).into())
+    }
+
+    fn numbers(bytes: &[u8]) -> Vec<u16> {
+        bytes.chunks_exact(2).map(number).collect()
     }
 
     #[test]
-    fn a_context_whose_building_fails_is_alive_until_it_is_let_go_of() {
-        let failed = set_up(true, || {
-            // As native-tls does when it is given what OpenSSL refuses: made, and dropped.
-            drop(make().unwrap());
-            Err::<(), _>("refused")
-        });
-        assert_eq!(failed, Err("refused"));
-    }
-
-    #[test]
-    fn a_context_is_caught_only_while_somebody_watches() {
-        let watched = set_up(false, || {
-            let context = make()?;
-            assert_eq!(caught(&context), 1);
-            Ok::<_, openssl::error::ErrorStack>(context)
-        });
-        assert_eq!(caught(&watched.unwrap()), 0);
-        assert_eq!(caught(&make().unwrap()), 0);
+    fn handshakes_offer_what_is_cheap_and_nothing_expensive() {
+        let message = client_hello();
+        // Version, random and session id come first (RFC 8446 section 4.1.2).
+        let session = usize::from(message[34]);
+        let (ciphers, rest) = field(&message[35 + session..]);
+        let ciphers = numbers(ciphers);
+        assert_eq!(ciphers[0], 0x1301, "TLS_AES_128_GCM_SHA256: {ciphers:x?}");
+        let dhe = [0x33, 0x39, 0x67, 0x6b, 0x9e, 0x9f, 0xccaa];
+        assert!(!ciphers.iter().any(|cipher| dhe.contains(cipher)), "{ciphers:x?}");
+        let (mut extensions, _) = field(&rest[2..]);
+        let (mut groups, mut shares) = (Vec::new(), Vec::new());
+        while !extensions.is_empty() {
+            let (content, following) = field(&extensions[2..]);
+            match number(extensions) {
+                SUPPORTED_GROUPS => groups = numbers(field(content).0),
+                KEY_SHARE => shares = field(content).0.to_vec(),
+                _ => {}
+            }
+            extensions = following;
+        }
+        let x25519 = 0x1d;
+        assert_eq!(groups[0], x25519, "{groups:x?}");
+        assert!(groups.iter().all(|group| !(0x100..0x200).contains(group)), "ffdhe: {groups:x?}");
+        assert_eq!((number(&shares), shares.len()), (x25519, 4 + 32), "{shares:x?}");
     }
 }

@@ -4,8 +4,12 @@ use std::error::Error as _;
 use std::io;
 
 use openssl::error::ErrorStack;
+use openssl::x509::X509VerifyResult;
+use openssl_sys as ffi;
 
+use super::bounds;
 use super::certificate::Certificate;
+use super::facts::Facts;
 use super::pin::Pin;
 
 /// OpenSSL's SSL_R_CERTIFICATE_VERIFY_FAILED.
@@ -23,12 +27,19 @@ const NO_TLS: [i32; 7] = [267, 156, 155, 198, 244, 245, 313];
 const DAMAGED: [i32; 6] = [281, 149, 123, 1020, 1021, 1051];
 /// SSL_R_UNSUPPORTED_PROTOCOL, SSL_R_NO_PROTOCOLS_AVAILABLE, SSL_R_TLSV1_ALERT_PROTOCOL_VERSION.
 const NO_COMMON_VERSION: [i32; 3] = [258, 191, 1070];
+/// OpenSSL's SSL_R_EXCESSIVE_MESSAGE_SIZE.
+const EXCESSIVE_MESSAGE_SIZE: i32 = 152;
 /// SSL_R_TLSV13_ALERT_CERTIFICATE_REQUIRED.
 const CERTIFICATE_REQUIRED: i32 = 1116;
 /// SSL_R_SSLV3_ALERT_HANDSHAKE_FAILURE, by which a TLS 1.2 server misses a client certificate, too.
 const HANDSHAKE_FAILURE: i32 = 1040;
+/// SSL_R_TLSV1_UNRECOGNIZED_NAME.
+const UNRECOGNIZED_NAME: i32 = 1112;
 /// Alerts about the client's certificate: bad, unsupported, revoked, expired, unknown, unknown CA.
 const CLIENT_CERTIFICATE_REFUSED: [i32; 6] = [1042, 1043, 1044, 1045, 1046, 1048];
+
+/// How much of an issuer's name is shown: the app's error has to hold the remedy as well.
+const LONGEST_ISSUER: usize = 60;
 
 /// Whether a reason is one of ERR_R_FATAL: memory is short, or OpenSSL at a loss, whatever the peer
 /// said. The flags of OpenSSL 3 (ERR_RFLAG_FATAL and ERR_RFLAG_COMMON), or the numbers below every
@@ -58,6 +69,8 @@ pub enum HandshakeError {
     ClientCertificateWanted,
     /// The server refuses the client certificate, for this reason.
     ClientCertificateRefused(String),
+    /// The server has no certificate for the name that it was asked for, or demands one (SNI).
+    UnknownName,
     /// No TLS version suits both.
     NoCommonVersion,
     /// The two sides do not agree otherwise, for OpenSSL's reason.
@@ -103,7 +116,7 @@ pub enum LateRefusal {
 impl LateRefusal {
     /// From an error of reading; `None` when that is no alert of this kind.
     pub fn of(error: &io::Error) -> Option<LateRefusal> {
-        match HandshakeError::from_stack(stack_of(error)?, "") {
+        match HandshakeError::from_stack(stack_of(error)?, X509VerifyResult::OK) {
             HandshakeError::ClientCertificateWanted => Some(LateRefusal::Wanted),
             HandshakeError::ClientCertificateRefused(reason) => Some(LateRefusal::Refused(reason)),
             _ => None,
@@ -125,21 +138,23 @@ impl From<LateRefusal> for HandshakeError {
 pub enum Flaw {
     /// It is for another name.
     Name,
-    /// It has expired, or is not valid yet.
-    Date,
+    Expired,
+    NotYetValid,
+    /// Its key takes too long to verify a signature with.
+    Key,
     /// Nobody who is trusted vouches for it.
     Chain,
 }
 
 impl Flaw {
-    /// From OpenSSL's verdict (X509_verify_cert_error_string(3)).
-    fn of(verdict: &str) -> Flaw {
-        if verdict.contains("mismatch") {
-            Flaw::Name
-        } else if verdict.contains("expired") || verdict.contains("not yet valid") {
-            Flaw::Date
-        } else {
-            Flaw::Chain
+    /// Translates OpenSSL's verdict (X509_verify_cert_error_string(3)).
+    fn of(verified: X509VerifyResult) -> Flaw {
+        match verified.as_raw() {
+            ffi::X509_V_ERR_HOSTNAME_MISMATCH | ffi::X509_V_ERR_IP_ADDRESS_MISMATCH => Flaw::Name,
+            ffi::X509_V_ERR_CERT_HAS_EXPIRED => Flaw::Expired,
+            ffi::X509_V_ERR_CERT_NOT_YET_VALID => Flaw::NotYetValid,
+            _ if verified == bounds::KEY_TOO_LONG => Flaw::Key,
+            _ => Flaw::Chain,
         }
     }
 
@@ -148,20 +163,31 @@ impl Flaw {
     pub fn in_plain_words(self, verdict: &str, certificate: &Certificate, name: &str) -> String {
         match self {
             Flaw::Name => format!("it is for {}, not for {name}", certificate.names_in_short()),
-            Flaw::Date if verdict.contains("not yet valid") => {
-                format!("it is not valid before {}", certificate.valid_from)
-            }
-            Flaw::Date if certificate.days_left < 0 => {
+            Flaw::NotYetValid => format!("it is not valid before {}", certificate.valid_from),
+            Flaw::Expired if certificate.days_left < 0 => {
                 format!("it expired on {}", certificate.expires)
             }
-            // Another one of its chain.
-            Flaw::Date | Flaw::Chain => verdict.to_owned(),
+            Flaw::Chain if certificate.chain_issuer != certificate.subject => {
+                let issuer: String =
+                    certificate.chain_issuer.chars().take(LONGEST_ISSUER).collect();
+                format!("{verdict}: {issuer}")
+            }
+            // Another certificate of the chain has expired.
+            Flaw::Expired | Flaw::Key | Flaw::Chain => verdict.to_owned(),
         }
     }
 }
 
 impl HandshakeError {
-    pub fn classify(error: &native_tls::Error) -> HandshakeError {
+    pub fn unreadable_certificate() -> HandshakeError {
+        HandshakeError::Refused("the server's certificate cannot be read".to_owned())
+    }
+
+    /// Classifies the error of a handshake about which OpenSSL has reported `facts`.
+    pub fn classify(error: native_tls::Error, facts: &Facts) -> HandshakeError {
+        if !facts.has_begun() {
+            return HandshakeError::Internal(io::Error::other(error));
+        }
         let Some(source) = error.source() else {
             return HandshakeError::Broken(io::ErrorKind::UnexpectedEof.into());
         };
@@ -169,7 +195,7 @@ impl HandshakeError {
             return HandshakeError::Broken(io::Error::new(broken.kind(), broken.to_string()));
         }
         match source.downcast_ref::<ErrorStack>() {
-            Some(stack) => HandshakeError::from_stack(stack, &error.to_string()),
+            Some(stack) => HandshakeError::from_stack(stack, facts.verified()),
             None => HandshakeError::Refused(error.to_string()),
         }
     }
@@ -181,6 +207,7 @@ impl HandshakeError {
             HandshakeError::Internal(_)
             | HandshakeError::Certificate(..)
             | HandshakeError::Pin(_)
+            | HandshakeError::UnknownName
             | HandshakeError::ClientCertificateWanted
             | HandshakeError::ClientCertificateRefused(_) => SessionVerdict::Cleared,
             HandshakeError::Broken(_) => SessionVerdict::Doubtful,
@@ -191,9 +218,7 @@ impl HandshakeError {
         }
     }
 
-    /// `text`: the whole error, behind whose stack OpenSSL's verdict on the chain stands in
-    /// brackets.
-    fn from_stack(stack: &ErrorStack, text: &str) -> HandshakeError {
+    fn from_stack(stack: &ErrorStack, verified: X509VerifyResult) -> HandshakeError {
         let Some(innermost) = stack.errors().last() else {
             return HandshakeError::Broken(io::ErrorKind::UnexpectedEof.into());
         };
@@ -201,11 +226,19 @@ impl HandshakeError {
         match innermost.reason_code() {
             UNEXPECTED_EOF => HandshakeError::Broken(io::ErrorKind::UnexpectedEof.into()),
             CERTIFICATE_VERIFY_FAILED => {
-                let verdict = text.rsplit_once('(').map(|(_, rest)| rest.trim_end_matches(')'));
-                let verdict = verdict.unwrap_or(&reason);
-                HandshakeError::Certificate(Flaw::of(verdict), verdict.to_owned())
+                let flaw = Flaw::of(verified);
+                let verdict = match flaw {
+                    Flaw::Key => "its RSA key or exponent is too long",
+                    _ => verified.error_string(),
+                };
+                HandshakeError::Certificate(flaw, verdict.to_owned())
             }
+            EXCESSIVE_MESSAGE_SIZE => HandshakeError::Refused(format!(
+                "the server's certificate chain is longer than {} KiB",
+                bounds::LONGEST_CHAIN / 1024
+            )),
             CERTIFICATE_REQUIRED => HandshakeError::ClientCertificateWanted,
+            UNRECOGNIZED_NAME => HandshakeError::UnknownName,
             HANDSHAKE_FAILURE => HandshakeError::Refused(
                 "handshake failure (it may want a client certificate, or share no cipher)"
                     .to_owned(),

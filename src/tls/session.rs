@@ -1,28 +1,25 @@
-//! TLS sessions that are resumed: a connection to a server that is known spares both sides the
-//! certificate, its check and the server's signature (RFC 8446 section 2.2).
+//! TLS sessions that are resumed: a connection to a known server spares both sides the
+//! certificate, its verification and the server's signature (RFC 8446 section 2.2).
 //!
-//! native-tls does not expose this, so OpenSSL is asked directly, by its documented hooks: in the
-//! [`super::context`] the session is offered when a handshake starts
-//! (SSL_CTX_set_info_callback(3)), and tickets are collected as the server sends them
-//! (SSL_CTX_sess_set_new_cb(3)).
+//! native-tls gives no access to OpenSSL's object for a connection, so OpenSSL's callbacks do this:
+//! they offer the session when a handshake starts, and collect tickets as the server sends them.
 
 #![allow(unsafe_code)]
 
-use std::cell::{Cell, RefCell};
-use std::ffi::{c_int, c_long, c_void};
+use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
-use std::ptr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use foreign_types::ForeignType;
-use openssl::ssl::SslSession;
-use openssl_sys as ffi;
+use openssl::error::ErrorStack;
+use openssl::ex_data::Index;
+use openssl::ssl::{Ssl, SslContextBuilder, SslRef, SslSession, SslSessionCacheMode};
 use tokio::sync::SetOnce;
 use tokio::time::Instant;
 
-use super::context::NewContext;
+use super::facts::Facts;
+use super::raw::{self, Observer};
 
 /// How long sessions may follow from one another until the server has to show its certificate
 /// again.
@@ -31,17 +28,6 @@ const FULL_HANDSHAKE_EVERY: Duration = Duration::from_secs(3600);
 const FAILURES: u32 = 2;
 /// For how long.
 const NONE_OFFERED: Duration = Duration::from_secs(600);
-/// SSL_CB_HANDSHAKE_START and SSL_CB_HANDSHAKE_DONE of <openssl/ssl.h>.
-const HANDSHAKE_START: c_int = 0x10;
-const HANDSHAKE_DONE: c_int = 0x20;
-
-unsafe extern "C" {
-    /// SSL_CTX_set_info_callback(3), which openssl-sys leaves out.
-    fn SSL_CTX_set_info_callback(
-        context: *mut ffi::SSL_CTX,
-        callback: Option<unsafe extern "C" fn(ssl: *const ffi::SSL, at: c_int, value: c_int)>,
-    );
-}
 
 /// The latest session with one server, for one set of trust settings.
 #[derive(Default)]
@@ -121,29 +107,52 @@ impl Sessions {
         let began = Instant::now();
         let offered = self.known().to_offer(began).cloned();
         let offered_since = offered.as_ref().map(|offered| offered.full_handshake);
-        let connection = Connection { sessions: self.clone(), began, offered_since };
+        let (sessions, facts) = (self.clone(), Arc::default());
+        let connection = Connection { sessions, began, offered_since, facts };
         let session = offered.map(|offered| offered.session);
         let watch = Watch { sessions: self.clone(), suspected_since: offered_since };
-        (Offer { connection: Box::new(connection), session }, watch)
+        (Offer { connection, session }, watch)
     }
 }
 
 /// What one handshake offers.
 pub struct Offer {
-    connection: Box<Connection>,
+    connection: Connection,
     session: Option<SslSession>,
 }
 
-/// What hangs at a connection's SSL object: where its sessions go, and how old they are.
+impl Offer {
+    /// Filled in by the handshake that makes this offer, and by its connection.
+    pub fn facts(&self) -> &Arc<Facts> {
+        &self.connection.facts
+    }
+
+    /// Makes the handshake of `ssl` offer the session, and collects the sessions that the server
+    /// sends.
+    fn put_into(self, ssl: &mut SslRef) {
+        let Ok(index) = index() else { return };
+        self.connection.facts.begin();
+        ssl.set_ex_data(index, self.connection);
+        if let Some(session) = &self.session {
+            // If OpenSSL does not take the session, this is a full handshake.
+            // SAFETY: a `Sessions` belongs to one connector, so the session comes from a connection
+            // with the same context as this one.
+            let _ = unsafe { ssl.set_session(session) };
+        }
+    }
+}
+
+/// What each connection carries: where its sessions go, and how old they are.
 struct Connection {
     sessions: Arc<Sessions>,
     began: Instant,
-    /// When the full handshake was that the session which it offers goes back to.
+    /// When the full handshake took place that the offered session goes back to.
     offered_since: Option<Instant>,
+    facts: Arc<Facts>,
 }
 
 impl Connection {
-    /// Takes in a session, as old as the certificate that this connection rests on.
+    /// Stores a session, as old as the certificate that this connection relies on.
     fn keep(&self, session: SslSession, resumed: bool) {
         let inherited = self.offered_since.filter(|_| resumed);
         let full_handshake = inherited.unwrap_or(self.began);
@@ -155,8 +164,8 @@ impl Connection {
     }
 }
 
-/// Watches over a handshake that may offer a session: unless that is cleared, it is forgotten, also
-/// when the handshake is dropped because somebody's time is up.
+/// Watches over a handshake that may offer a session. Unless the session is cleared, it is
+/// forgotten, also when the handshake is dropped because its time is up.
 #[must_use]
 pub struct Watch {
     sessions: Arc<Sessions>,
@@ -169,9 +178,15 @@ impl Watch {
         self.suspected_since.is_some()
     }
 
-    /// No session has done harm.
+    /// The session did no harm.
     pub fn clear(mut self) {
         self.suspected_since = None;
+    }
+
+    /// The server resumed the session.
+    pub fn resumed(self) {
+        self.sessions.known().failures = 0;
+        self.clear();
     }
 }
 
@@ -179,7 +194,7 @@ impl Drop for Watch {
     fn drop(&mut self) {
         let Some(since) = self.suspected_since else { return };
         let mut known = self.sessions.known();
-        // Of several handshakes that offered the same, one counts.
+        // Of several handshakes that offered the same session, one counts.
         if known.forget(since) {
             known.failures = known.failures.saturating_add(1);
             known.failed = Some(Instant::now());
@@ -188,107 +203,70 @@ impl Drop for Watch {
 }
 
 thread_local! {
-    /// What the handshake that is polled now offers, until it begins.
-    static CURRENT: RefCell<Option<Offer>> = const { RefCell::new(None) };
-    /// Whether a handshake that has been done since it was polled last has resumed a session.
-    static RESUMED: Cell<bool> = const { Cell::new(false) };
+    /// What the handshake that is being polled offers, until it begins.
+    static TO_OFFER: RefCell<Option<Offer>> = const { RefCell::new(None) };
 }
 
-/// Has a context's connections resume sessions, those of [`offering`].
-pub fn resume_in(context: &NewContext) {
-    // SAFETY: `context` keeps it alive, and no connection uses it yet; the callbacks live as long
-    // as the program.
-    unsafe {
-        let mode = ffi::SSL_SESS_CACHE_CLIENT | ffi::SSL_SESS_CACHE_NO_INTERNAL;
-        ffi::SSL_CTX_set_session_cache_mode(context.as_ptr(), mode);
-        ffi::SSL_CTX_sess_set_new_cb(context.as_ptr(), Some(keep_session));
-        SSL_CTX_set_info_callback(context.as_ptr(), Some(offer_session));
-    }
-}
-
-/// A handshake that offers what is in `offer`, and keeps the sessions that it is given; and whether
-/// it has resumed one.
-pub async fn offering<T>(offer: Offer, handshake: impl Future<Output = T>) -> (T, bool) {
+/// Runs a handshake that makes the offer, with a connector whose context is set up by
+/// [`resume_in`].
+pub async fn offering<T>(offer: Offer, handshake: impl Future<Output = T>) -> T {
     let mut handshake = pin!(handshake);
     let mut offer = Some(offer);
     poll_fn(|cx| {
-        CURRENT.set(offer.take());
-        RESUMED.set(false);
+        TO_OFFER.set(offer.take());
         let polled = handshake.as_mut().poll(cx);
-        offer = CURRENT.take();
-        polled.map(|done| (done, RESUMED.get()))
+        offer = TO_OFFER.take();
+        polled
     })
     .await
 }
 
-/// Where a [`Connection`] hangs at its SSL object.
-fn index() -> c_int {
-    static INDEX: OnceLock<c_int> = OnceLock::new();
-    // SAFETY: registers a callback that lives as long as the program.
-    *INDEX.get_or_init(|| unsafe {
-        ffi::SSL_get_ex_new_index(0, ptr::null_mut(), None, None, Some(release_connection))
-    })
-}
-
-unsafe extern "C" fn release_connection(
-    _: *mut c_void,
-    connection: *mut c_void,
-    _: *mut ffi::CRYPTO_EX_DATA,
-    _: c_int,
-    _: c_long,
-    _: *mut c_void,
-) {
-    if !connection.is_null() {
-        // SAFETY: `offer_session` put it there with `into_raw`; the SSL object is being freed.
-        drop(unsafe { Box::from_raw(connection.cast::<Connection>()) });
-    }
-}
-
-/// What hangs at an SSL object.
+/// Makes the connections of a context resume sessions, and hand theirs to the [`Sessions`] of
+/// each.
 ///
-/// # Safety
-/// `ssl` must be alive for as long as the reference is used.
-unsafe fn connection_of<'a>(ssl: *const ffi::SSL) -> Option<&'a Connection> {
-    // SAFETY: only `offer_session` puts something there, and it stays until the object is freed.
-    unsafe { ffi::SSL_get_ex_data(ssl, index()).cast::<Connection>().as_ref() }
+/// # Errors
+/// When OpenSSL has no memory.
+pub fn resume_in(context: &mut SslContextBuilder) -> Result<(), ErrorStack> {
+    let index = index()?;
+    raw::observe_by::<Handshakes>(context);
+    let ours = SslSessionCacheMode::CLIENT | SslSessionCacheMode::NO_INTERNAL;
+    context.set_session_cache_mode(ours);
+    context.set_new_session_callback(move |ssl, session| {
+        let resumed = ssl.session_reused();
+        let Some(connection) = ssl.ex_data(index) else { return };
+        if connection.facts.count_ticket() {
+            connection.keep(session, resumed);
+        } else {
+            raw::end_reading(ssl);
+        }
+    });
+    Ok(())
 }
 
-unsafe extern "C" fn offer_session(ssl: *const ffi::SSL, at: c_int, _: c_int) {
-    // SAFETY: OpenSSL calls this with a live object, on the thread whose handshake it is; it takes
-    // a reference of its own to the session, and `release_connection` gives back what hangs at the
-    // object.
-    unsafe {
-        if let Some(connection) = connection_of(ssl) {
-            if at & HANDSHAKE_DONE != 0 && ffi::SSL_session_reused(ssl.cast_mut()) == 1 {
-                connection.sessions.known().failures = 0;
-                RESUMED.set(true);
-            }
-            return;
+struct Handshakes;
+
+impl Observer for Handshakes {
+    fn begins(ssl: &mut SslRef) {
+        if let Some(offer) = TO_OFFER.take() {
+            offer.put_into(ssl);
         }
-        if at & HANDSHAKE_START == 0 {
-            return;
-        }
-        let Some(Offer { connection, session }) = CURRENT.take() else { return };
-        let ssl = ssl.cast_mut();
-        let connection = Box::into_raw(connection);
-        if ffi::SSL_set_ex_data(ssl, index(), connection.cast()) != 1 {
-            drop(Box::from_raw(connection));
-        } else if let Some(session) = session {
-            // Refused, it is a full handshake.
-            ffi::SSL_set_session(ssl, session.as_ptr());
+    }
+
+    fn pauses(ssl: &mut SslRef) {
+        if let Some(connection) = INDEX.get().and_then(|index| ssl.ex_data(*index)) {
+            connection.facts.update(ssl);
         }
     }
 }
 
-unsafe extern "C" fn keep_session(ssl: *mut ffi::SSL, session: *mut ffi::SSL_SESSION) -> c_int {
-    // SAFETY: OpenSSL calls this with live objects; the reference to the session is ours if we
-    // return 1.
-    unsafe {
-        let Some(connection) = connection_of(ssl) else { return 0 };
-        let resumed = ffi::SSL_session_reused(ssl) == 1;
-        connection.keep(SslSession::from_ptr(session), resumed);
+static INDEX: OnceLock<Index<Ssl, Connection>> = OnceLock::new();
+
+/// Where OpenSSL keeps a [`Connection`].
+fn index() -> Result<Index<Ssl, Connection>, ErrorStack> {
+    match INDEX.get() {
+        Some(index) => Ok(*index),
+        None => Ssl::new_ex_index().map(|index| *INDEX.get_or_init(|| index)),
     }
-    1
 }
 
 #[cfg(test)]
@@ -307,10 +285,9 @@ mod tests {
     use tokio::net::UnixStream;
     use tokio::task::spawn_blocking;
     use tokio::time::{advance, timeout};
-    use tokio_native_tls::TlsStream;
 
     use super::*;
-    use crate::tls::{Connector, MinTls, Pin, Trust, Verify};
+    use crate::tls::{Connector, MinTls, Pin, TlsStream, Trust, Verify};
 
     const MINUTE: Duration = Duration::from_secs(60);
 

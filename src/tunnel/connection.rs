@@ -12,11 +12,12 @@ use super::drain::Connections;
 use super::ends::Ends;
 use super::failure::{Failure, is_hang_up};
 use super::meter::Meter;
+use super::refusal::FirstRequest;
 use super::relay::{Begun, Relay, RelayEnd, Side};
 use super::stream::TlsUpstream;
 use super::tap::{NoTap, Progress, Tap};
 use super::waiting::{self, Departure};
-use super::{Tunnel, attempts, diagnosis, report};
+use super::{Tunnel, attempts, late_refusal, report};
 use crate::figures::{Arrival, CloseReason, UpstreamState};
 use crate::logging::{debug, info};
 use crate::tls::{HandshakeError, is_own_failure};
@@ -92,7 +93,10 @@ impl<'t> Connection<'t> {
                     return Some(upstream);
                 }
                 Err(failure) => {
-                    report::failure(&failure, app, &mut self.arrival, self.tunnel).await;
+                    // A second connection is for a request that was read from the app before.
+                    let first = FirstRequest::read_if(self.was_ready);
+                    let arrival = &mut self.arrival;
+                    report::failure(&failure, app, first, arrival, self.tunnel).await;
                     self.ends.finish();
                     return None;
                 }
@@ -184,7 +188,9 @@ impl<'t> Connection<'t> {
 
     /// Reports a failure to the log, and to the app if it can be told.
     pub async fn fail(&mut self, failure: Failure) {
-        report::failure(&failure, &mut self.ends.app, &mut self.arrival, self.tunnel).await;
+        let first = FirstRequest::read_if(self.moved.sent > 0);
+        let (app, arrival) = (&mut self.ends.app, &mut self.arrival);
+        report::failure(&failure, app, first, arrival, self.tunnel).await;
     }
 
     /// Closes the connection of an app that turned out to speak TLS. Redis was not sent a byte.
@@ -203,7 +209,7 @@ impl<'t> Connection<'t> {
         }
         // The connection is dead, and asking the server may need its slot.
         self.ends.let_go_of_redis();
-        diagnosis::late_refusal(self.tunnel, error).await
+        late_refusal::behind(self.tunnel, error).await
     }
 
     /// Whether Redis closed the connection instead of answering.

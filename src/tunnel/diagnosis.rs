@@ -1,6 +1,5 @@
 //! Why a connection to Redis failed, as far as asking the server again can tell.
 
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +12,6 @@ use super::Tunnel;
 use super::failure::{Failure, Step};
 use super::inquiry::Inquiry;
 use super::read_ahead::Heard;
-use super::upstream::{connect_tcp, handshake, look_up};
 use crate::tls::{ConnectError, Flaw, HandshakeError, LateRefusal, certificate_of};
 
 /// How long a server may stay silent in the handshake before it is asked whether it speaks RESP
@@ -22,8 +20,6 @@ use crate::tls::{ConnectError, Flaw, HandshakeError, LateRefusal, certificate_of
 const SILENCE: Duration = Duration::from_secs(1);
 /// How long a server may take to answer that.
 const ANSWER: Duration = Duration::from_secs(1);
-/// How long a server may take to refuse a client certificate after the handshake.
-const LATE: Duration = Duration::from_secs(1);
 /// How long the explanation of a certificate that fails may take, beyond the connect timeout.
 const EXPLANATION: Duration = Duration::from_secs(1);
 
@@ -31,7 +27,7 @@ const EXPLANATION: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub struct Inquiries {
     /// Why it resets connections before it says a word.
-    late_refusal: Inquiry<Option<LateRefusal>>,
+    pub late_refusal: Inquiry<Option<LateRefusal>>,
     /// Which address answers RESP without TLS.
     plaintext: Inquiry<Option<SocketAddr>>,
 }
@@ -96,14 +92,14 @@ impl Unexplained {
     }
 }
 
-/// OpenSSL's verdict on the certificate at `address` in plain words: native-tls shows a certificate
-/// only when a handshake succeeds, so another one is made that takes any.
+/// OpenSSL's verdict on the certificate at `address` in plain words. OpenSSL keeps a certificate
+/// only when its handshake succeeds, so this makes another connection, which accepts any.
 async fn explain(tunnel: &Tunnel, address: SocketAddr, flaw: Flaw, verdict: String) -> String {
     let host = tunnel.route.upstream.host_name();
     let certificate = async {
         let stream = TcpStream::connect(address).await.ok()?;
         let tls = tunnel.unverified.connect(&host, stream, &Arc::default()).await.ok()?;
-        certificate_of(&tls).ok()
+        certificate_of(&tls)
     };
     // A server that does not show it again, in time or at all, takes nothing from the verdict.
     match timeout(EXPLANATION, certificate).await.ok().flatten() {
@@ -115,27 +111,6 @@ async fn explain(tunnel: &Tunnel, address: SocketAddr, flaw: Flaw, verdict: Stri
         }
         None => verdict,
     }
-}
-
-/// Whether a server that broke a connection with `error` before it said a word refuses us for our
-/// certificate, as TLS 1.3 has it only after the handshake. A reset may have overtaken the alert
-/// that says so: then it is asked again, on a connection of its own, once for all that meet the
-/// same.
-pub async fn late_refusal(tunnel: &Tunnel, error: &io::Error) -> Option<HandshakeError> {
-    if error.kind() != io::ErrorKind::ConnectionReset {
-        return LateRefusal::of(error).map(HandshakeError::from);
-    }
-    // At the limit, do not ask.
-    let _slot = tunnel.limit.try_slot()?;
-    let ask = async {
-        let stream = connect_tcp(look_up(tunnel).await.ok()?).await.ok()?;
-        let connected = handshake(tunnel, &tunnel.connector, stream, &Arc::default()).await;
-        let (mut tls, _) = connected.ok()?;
-        LateRefusal::of(&tls.read_u8().await.err()?)
-    };
-    let limit = tunnel.settings.connect_timeout.min(LATE);
-    let refusal = tunnel.inquiries.late_refusal.answer(limit, ask).await;
-    refusal.map(HandshakeError::from)
 }
 
 /// What is known of a server that stays silent in the handshake.

@@ -88,7 +88,8 @@ impl Failure {
                 | HandshakeError::ClientCertificateRefused(_) => FailureReason::ClientCertificate,
                 HandshakeError::NoCommonVersion => FailureReason::TlsVersion,
                 HandshakeError::Internal(_) => FailureReason::Internal,
-                HandshakeError::Refused(_)
+                HandshakeError::UnknownName
+                | HandshakeError::Refused(_)
                 | HandshakeError::Broken(_)
                 | HandshakeError::Damaged(_) => FailureReason::TlsOther,
             },
@@ -138,6 +139,9 @@ impl fmt::Display for Failure {
                 }
                 HandshakeError::ClientCertificateRefused(reason) => {
                     write!(f, "the server refuses the client certificate: {reason}")
+                }
+                HandshakeError::UnknownName => {
+                    f.write_str("the server has no certificate for the name it was asked for (SNI)")
                 }
                 HandshakeError::NoCommonVersion => f.write_str("no common TLS version"),
                 HandshakeError::Refused(reason) => write!(f, "TLS handshake refused: {reason}"),

@@ -2,6 +2,7 @@
 //! app's error and in the advice of `--check`.
 
 use std::io;
+use std::net::IpAddr;
 
 use super::failure::{Failure, Step, is_out_of_descriptors};
 use super::warnings::Warning;
@@ -80,17 +81,24 @@ fn misconfigured(error: &HandshakeError, tunnel: &Tunnel) -> String {
     let [cert, key] = [names::CLIENT_CERT, names::CLIENT_KEY].map(name);
     let [pin, min_tls] = [names::PIN, names::MIN_TLS].map(name);
     match error {
+        HandshakeError::NoTls if tunnel.route.port_offset == 0 => no_tls_here(tunnel),
         HandshakeError::NoTls
         | HandshakeError::Broken(_)
         | HandshakeError::Damaged(_)
         | HandshakeError::Internal(_) => another_port(tunnel),
         HandshakeError::Certificate(flaw, _) => certificate(*flaw, tunnel),
         HandshakeError::Pin(_) => {
+            // Dynos have no command line. But the variable takes effect only without the option.
+            let (pin, instead) = match pin {
+                names::PIN_OPTION => (names::PIN, " in place of --pin"),
+                _ => (pin, ""),
+            };
             format!(
-                "somebody may be in between; if the provider confirms a new key, set {pin} to it, \
-                 or add it behind a ;"
+                "somebody may be in between; if the provider confirms a new key, set {pin} to \
+                 it{instead}, or add it behind a ;"
             )
         }
+        HandshakeError::UnknownName => unknown_name(tunnel),
         HandshakeError::ClientCertificateWanted => format!("set {cert} and {key}"),
         HandshakeError::ClientCertificateRefused(_) => {
             format!("set {cert} and {key} to what the server accepts")
@@ -100,6 +108,11 @@ fn misconfigured(error: &HandshakeError, tunnel: &Tunnel) -> String {
                 "set {min_tls} to what the server speaks (1.2 is the oldest), or update the server"
             )
         }
+        HandshakeError::Refused(_) if sent_name(tunnel).is_none() => format!(
+            "set {cert} and {key} if the server wants a client certificate, or {} if it wants a \
+             name (SNI); else see {min_tls}",
+            name(names::SERVER_NAME)
+        ),
         HandshakeError::Refused(_) if tunnel.route.trust.identity.is_none() => format!(
             "set {cert} and {key} if the server wants a client certificate; else see {min_tls}"
         ),
@@ -114,15 +127,15 @@ pub fn certificate(flaw: Flaw, tunnel: &Tunnel) -> String {
         [names::VERIFY, names::CA_FILE, names::PIN, names::SERVER_NAME].map(|name| names.of(name));
     let cure = match flaw {
         Flaw::Name => format!("set {name} to a name on the certificate, or {verify}=ca"),
-        Flaw::Date => format!("renew it; until then set {verify}=none and {pin} to its key"),
-        Flaw::Chain if tunnel.route.trust.pins.is_empty() => format!(
-            "set {ca} to its CA, or {pin} to its key together with {verify}=none (start-stunnel \
-             --check prints both)"
+        Flaw::Expired => format!("renew it; until then set {verify}=none and {pin} to its key"),
+        Flaw::NotYetValid => format!(
+            "check this machine's clock; if it is right, set {verify}=none and {pin} to its key \
+             until then"
         ),
-        Flaw::Chain => format!(
-            "a pin does not replace the chain that {verify} demands: set {ca} to its CA, or \
-             {verify}=none so that the pin alone counts"
-        ),
+        Flaw::Key => "give the server a usual key: ECDSA, or RSA with 2048 to 4096 bits and the \
+                      exponent 65537"
+            .to_owned(),
+        Flaw::Chain => chain(tunnel, [verify, ca, pin]),
     };
     match names.full_by_url {
         false => cure,
@@ -131,6 +144,58 @@ pub fn certificate(flaw: Flaw, tunnel: &Tunnel) -> String {
             tunnel.variable()
         ),
     }
+}
+
+/// When no trusted CA has signed the chain. `names`: those of the verification level, the CA file
+/// and the pin.
+fn chain(tunnel: &Tunnel, [verify, ca, pin]: [&str; 3]) -> String {
+    let trust = &tunnel.route.trust;
+    let add_ca = match trust.ca {
+        None => format!("set {ca} to its CA"),
+        Some(_) => {
+            format!("none of the CAs that are set signed this chain: set {ca} to its issuer")
+        }
+    };
+    match trust.pins.is_empty() {
+        true => format!(
+            "{add_ca}, or {pin} to its key (start-stunnel --check prints it) together with \
+             {verify}=none"
+        ),
+        false => format!(
+            "a pin does not replace the chain that {verify} demands: {add_ca}, or \
+             {verify}=none so that the pin alone counts"
+        ),
+    }
+}
+
+/// When the server rejects the name that was sent to it, or wants one.
+fn unknown_name(tunnel: &Tunnel) -> String {
+    let setting = tunnel.route.setting_names.of(names::SERVER_NAME);
+    match sent_name(tunnel) {
+        Some(sent) => format!("{sent} was sent; set {setting} to a name that the server has"),
+        None => format!(
+            "none was sent, as the upstream is an IP address; set {setting} to a name that the \
+             server has"
+        ),
+    }
+}
+
+/// The name that the server was sent; `None` for an IP address (RFC 6066 section 3).
+fn sent_name(tunnel: &Tunnel) -> Option<String> {
+    let host = tunnel.route.upstream.host_name();
+    let name = tunnel.connector.server_name(&host);
+    name.parse::<IpAddr>().is_err().then(|| name.to_owned())
+}
+
+/// When the URL's own port, on which TLS is expected, speaks none.
+fn no_tls_here(tunnel: &Tunnel) -> String {
+    let (variable, port) = (tunnel.variable(), tunnel.route.upstream.port);
+    format!(
+        "set the port in {variable} to the one that speaks TLS (with stunnel in front of Redis \
+         often {port} + 1); if this Redis has no TLS, write redis:// and set {enabled}=false to \
+         do without a tunnel",
+        enabled = tunnel.route.setting_names.of(names::ENABLED),
+    )
 }
 
 /// That TLS may be spoken on another port, or not at all.

@@ -22,6 +22,7 @@ mod first_handshake;
 pub mod headroom;
 pub mod hints;
 mod inquiry;
+pub mod late_refusal;
 mod limit;
 mod listener;
 mod meter;

@@ -30,6 +30,14 @@ const KEPT: usize = 2;
 /// So many fetches of what has been read take as much of a task's budget ([`tokio::task::coop`]) as
 /// one system call: records may be tiny, and a task that never yields keeps all others waiting.
 const FETCHES: usize = 8;
+/// Records that a server may send after its handshake without a byte for the app. Servers send two
+/// to four, with session tickets.
+const MOST_SILENT_RECORDS: u32 = 16;
+/// Answers that OpenSSL may write meanwhile, as to requests for renegotiation, of which a record
+/// holds 4,000.
+const MOST_ANSWERS: u32 = 16;
+/// After so many of these records, other connections have their turn before each further one.
+const SILENT_RECORDS_AT_ONCE: u32 = 4;
 
 type Buffer = Box<[u8]>;
 
@@ -46,8 +54,44 @@ pub struct ReadAhead {
     /// Of what was fetched.
     records: Records,
     heard: Heard,
+    /// Records since the last byte for the app; not counted in the handshake, which OpenSSL bounds.
+    silent: Option<Silent>,
     /// That this connection is open.
     held: Held,
+}
+
+/// Records that had nothing for the app.
+#[derive(Debug, Default)]
+struct Silent {
+    records: u32,
+    answers: u32,
+    /// Whether others have had their turn before the next one.
+    yielded: bool,
+}
+
+impl Silent {
+    /// Counts another record, when its turn has come.
+    ///
+    /// # Errors
+    /// When there have been too many.
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.records == MOST_SILENT_RECORDS {
+            return Poll::Ready(Err(endless()));
+        }
+        if self.records >= SILENT_RECORDS_AT_ONCE && !self.yielded {
+            self.yielded = true;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        self.records += 1;
+        self.yielded = false;
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Why a connection is broken off that moves no data, but makes work.
+pub fn endless() -> io::Error {
+    io::Error::other("the server sends TLS messages without end, and no data")
 }
 
 /// Whether a server has sent anything at all; outlives the connection, which a handshake that fails
@@ -116,7 +160,20 @@ struct Ahead {
 impl ReadAhead {
     pub fn new(tcp: TcpStream, held: Held) -> ReadAhead {
         let (records, heard) = (Records::default(), Heard::default());
-        ReadAhead { tcp, ahead: None, records, heard, held }
+        ReadAhead { tcp, ahead: None, records, heard, silent: None, held }
+    }
+
+    /// Permits some more records without a byte for the app: the handshake is done, or the app has
+    /// been given bytes.
+    pub fn permit_silence(&mut self) {
+        self.silent = Some(Silent::default());
+    }
+
+    /// The app's bytes follow: what is written is no answer of OpenSSL's.
+    pub fn permit_writes(&mut self) {
+        if let Some(silent) = &mut self.silent {
+            silent.answers = 0;
+        }
     }
 
     pub fn heard(&self) -> Heard {
@@ -143,10 +200,6 @@ impl ReadAhead {
     /// Whether all that has come from the network is complete records, and has been fetched.
     pub fn is_between_records(&self) -> bool {
         self.ahead.is_none() && self.records.is_complete()
-    }
-
-    pub fn tcp_mut(&mut self) -> &mut TcpStream {
-        &mut self.tcp
     }
 }
 
@@ -177,7 +230,7 @@ impl AsyncRead for ReadAhead {
         cx: &mut Context<'_>,
         wanted: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let ReadAhead { tcp, ahead, records, heard, .. } = &mut *self;
+        let ReadAhead { tcp, ahead, records, heard, silent, .. } = &mut *self;
         let held = match ahead {
             Some(held) => {
                 if held.fetches == FETCHES {
@@ -198,6 +251,12 @@ impl AsyncRead for ReadAhead {
                 ahead.insert(fresh)
             }
         };
+        if held.to > 0
+            && records.is_complete()
+            && let Some(silent) = silent
+        {
+            ready!(silent.poll_next(cx))?;
+        }
         let fetched = wanted.remaining().min(held.to - held.from);
         let bytes = &held.buffer[held.from..held.from + fetched];
         records.follow(bytes);
@@ -216,6 +275,12 @@ impl AsyncWrite for ReadAhead {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        if let Some(silent) = &mut self.silent {
+            if silent.answers == MOST_ANSWERS {
+                return Poll::Ready(Err(endless()));
+            }
+            silent.answers += 1;
+        }
         Pin::new(&mut self.tcp).poll_write(cx, bytes)
     }
 

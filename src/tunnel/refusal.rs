@@ -19,14 +19,27 @@ const LINGER: Duration = Duration::from_secs(1);
 /// How long a refused app is answered at most.
 const LONGEST_TALK: Duration = Duration::from_secs(10);
 
-/// Answers the app's requests with one and the same error each, and closes when no more come.
+/// Whether the app has sent a request already, which has been read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FirstRequest {
+    Read,
+    ToCome,
+}
+
+impl FirstRequest {
+    pub fn read_if(read: bool) -> FirstRequest {
+        if read { FirstRequest::Read } else { FirstRequest::ToCome }
+    }
+}
+
+/// Answers the app's requests with the same error each, and closes when no more come.
 ///
 /// # Errors
 /// When the app is gone.
-pub async fn refuse(app: &mut AppStream, text: &str) -> io::Result<()> {
+pub async fn refuse(app: &mut AppStream, text: &str, first: FirstRequest) -> io::Result<()> {
     let answer = error(text);
-    // Talked out, or the app has gone: in either case it is over.
-    let _ = timeout(LONGEST_TALK, answer_all(app, answer.as_bytes())).await;
+    // If the time is up, or the app has gone, this is over as well.
+    let _ = timeout(LONGEST_TALK, answer_all(app, answer.as_bytes(), first)).await;
     app.shutdown().await?;
     // Closing with unread bytes is a reset, which may overtake the answer (RFC 1122 section
     // 4.2.2.13).
@@ -38,9 +51,13 @@ pub async fn refuse(app: &mut AppStream, text: &str) -> io::Result<()> {
     timeout(LINGER, read_to_the_end).await.unwrap_or(Ok(()))
 }
 
-async fn answer_all(app: &mut AppStream, answer: &[u8]) -> io::Result<()> {
+async fn answer_all(app: &mut AppStream, answer: &[u8], first: FirstRequest) -> io::Result<()> {
     let (mut requests, mut answered) = (Requests::default(), false);
     let mut buffer = [0; 1024];
+    if first == FirstRequest::Read {
+        app.write_all(answer).await?;
+        answered = true;
+    }
     loop {
         let patience = if answered { LINGER } else { FIRST_REQUEST };
         match timeout(patience, app.read(&mut buffer)).await {

@@ -4,6 +4,7 @@ use std::io;
 
 use super::app::AppStream;
 use super::failure::Failure;
+use super::refusal::FirstRequest;
 use super::warnings::{UpstreamEvent, Warning};
 use super::{Tunnel, hints, refusal};
 use crate::figures::{Arrival, CloseReason};
@@ -16,6 +17,7 @@ const UNANSWERED: &str = "the server closed the connection without an answer";
 pub async fn failure(
     failure: &Failure,
     app: &mut AppStream,
+    first: FirstRequest,
     arrival: &mut Arrival,
     tunnel: &Tunnel,
 ) {
@@ -27,7 +29,7 @@ pub async fn failure(
         return;
     }
     let answer = format!("{upstream}: {failure}; {hint}");
-    if let Err(error) = refusal::refuse(app, &answer).await {
+    if let Err(error) = refusal::refuse(app, &answer, first).await {
         if app.speaks_tls() {
             return app_speaks_tls(app, tunnel).await;
         }

@@ -12,13 +12,12 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::task::yield_now;
 use tokio::time::Instant;
-use tokio_native_tls::TlsStream;
 
 use super::limit::Slot;
-use super::read_ahead::ReadAhead;
+use super::read_ahead::{ReadAhead, endless};
 use super::server_load::Counted;
 use crate::figures::UpstreamState;
-use crate::tls::is_unannounced_close;
+use crate::tls::{TlsStream, is_unannounced_close};
 
 /// How often a stream is checked until the runtime has heard of all that the kernel has.
 const READINESS_TRIES: usize = 4;
@@ -61,7 +60,7 @@ impl TlsUpstream {
 
     /// What the connection does now.
     pub fn is_now(&mut self, state: UpstreamState) {
-        self.tls.get_mut().get_mut().get_mut().is_now(state);
+        self.tls.get_mut().is_now(state);
     }
 
     pub fn tcp(&self) -> &TcpStream {
@@ -93,7 +92,7 @@ impl TlsUpstream {
     }
 
     fn network(&self) -> &ReadAhead {
-        self.tls.get_ref().get_ref().get_ref()
+        self.tls.get_ref()
     }
 }
 
@@ -110,8 +109,13 @@ impl AsyncRead for TlsUpstream {
         let read = Pin::new(&mut self.tls).poll_read(cx, buf);
         // A record that fits is given as a whole, and a read never goes beyond one record
         // (SSL_read(3)).
-        self.exhausted = read.is_pending() || (buf.remaining() > 0 && buf.filled().len() > before);
+        let got_bytes = buf.filled().len() > before;
+        self.exhausted = read.is_pending() || (buf.remaining() > 0 && got_bytes);
+        if got_bytes {
+            self.tls.get_mut().permit_silence();
+        }
         match ready!(read) {
+            Ok(()) if !got_bytes && self.tls.has_too_many_tickets() => Poll::Ready(Err(endless())),
             Err(error) if is_unannounced_close(&error) => Poll::Ready(Ok(())),
             other => Poll::Ready(other),
         }
@@ -124,6 +128,7 @@ impl AsyncWrite for TlsUpstream {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.tls.get_mut().permit_writes();
         Pin::new(&mut self.tls).poll_write(cx, buf)
     }
 
@@ -135,11 +140,10 @@ impl AsyncWrite for TlsUpstream {
     /// on.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.close_notify_sent {
-            // After a fatal alert or an unannounced close there is nobody to notify.
+            // After a fatal alert or an unannounced close OpenSSL sends nothing, and says so.
             let _ = ready!(Pin::new(&mut self.tls).poll_shutdown(cx));
             self.close_notify_sent = true;
         }
-        let tcp = self.tls.get_mut().get_mut().get_mut().tcp_mut();
-        Pin::new(tcp).poll_shutdown(cx)
+        Pin::new(self.tls.get_mut()).poll_shutdown(cx)
     }
 }

@@ -9,7 +9,6 @@ use std::time::Duration;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
-use tokio_native_tls::TlsStream;
 
 use super::Tunnel;
 use super::diagnosis::{Silence, Unexplained, question_silence, speaks_plaintext};
@@ -18,7 +17,7 @@ use super::first_handshake::SLOW_TCP;
 use super::read_ahead::ReadAhead;
 use super::socket::{keep_alive, send_at_once};
 use crate::figures::UpstreamState;
-use crate::tls::{Connector, HandshakeError, Sessions, names_and_end_of};
+use crate::tls::{ConnectError, Connector, HandshakeError, Sessions, TlsStream, names_and_end_of};
 
 /// How long one address has before the next one is tried beside it (RFC 8305 section 5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
@@ -125,54 +124,46 @@ pub async fn handshake(
     sessions: &Arc<Sessions>,
 ) -> Result<(TlsStream<ReadAhead>, SocketAddr), Unexplained> {
     let address = stream.peer_addr().map_err(|error| Failure::Outage(Step::Tcp, error))?;
-    let host = tunnel.route.upstream.host_name();
-    let started = Instant::now();
-    let held = tunnel.figures.hold(UpstreamState::Connecting);
-    let stream = ReadAhead::new(stream, held);
+    let stream = read_ahead(tunnel, stream);
     let heard = stream.heard();
-    let tls = tokio::select! {
-        finished = connector.shake_hands(&host, stream, sessions) => finished,
-        silence = question_silence(tunnel, address, &heard) => match silence {
-            Silence::OfPlaintext => Err(HandshakeError::NoTls.into()),
-            Silence::Unquestioned => {
-                return in_turn(tunnel, connector, address, sessions).await;
-            }
-        },
+    let silence = tokio::select! {
+        tls = shake_hands(tunnel, connector, stream, sessions) => {
+            return Ok((tls.map_err(|error| Unexplained::of(address, error, &heard))?, address));
+        }
+        silence = question_silence(tunnel, address, &heard) => silence,
     };
-    let (tls, resumed) = tls.map_err(|error| Unexplained::of(address, error, &heard))?;
-    note_handshake(tunnel, &tls, resumed, started);
-    Ok((tls, address))
-}
-
-fn note_handshake(tunnel: &Tunnel, tls: &TlsStream<ReadAhead>, resumed: bool, started: Instant) {
-    tunnel.figures.shook_hands(resumed, started.elapsed());
-    // A server that resumes a session shows none.
-    if !resumed && let Some((names, end)) = names_and_end_of(tls) {
-        tunnel.figures.saw_certificate(names, end);
-    }
-}
-
-/// Asks a server that was silent in the handshake whether it speaks plaintext, in the place of
-/// that, and shakes hands again if not.
-async fn in_turn(
-    tunnel: &Tunnel,
-    connector: &Connector,
-    address: SocketAddr,
-    sessions: &Arc<Sessions>,
-) -> Result<(TlsStream<ReadAhead>, SocketAddr), Unexplained> {
-    if speaks_plaintext(tunnel, address).await {
+    // There is room for one connection: the server is asked in place of the handshake, which is
+    // repeated if the server does not speak plaintext.
+    if silence == Silence::OfPlaintext || speaks_plaintext(tunnel, address).await {
         return Err(Failure::Misconfigured(HandshakeError::NoTls).into());
     }
-    let stream = connect_tcp(vec![address]).await?;
-    let started = Instant::now();
-    let held = tunnel.figures.hold(UpstreamState::Connecting);
-    let stream = ReadAhead::new(stream, held);
+    let stream = read_ahead(tunnel, connect_tcp(vec![address]).await?);
     let heard = stream.heard();
-    let host = tunnel.route.upstream.host_name();
-    let tls = connector.shake_hands(&host, stream, sessions).await;
-    let (tls, resumed) = tls.map_err(|error| Unexplained::of(address, error, &heard))?;
-    note_handshake(tunnel, &tls, resumed, started);
-    Ok((tls, address))
+    let tls = shake_hands(tunnel, connector, stream, sessions).await;
+    Ok((tls.map_err(|error| Unexplained::of(address, error, &heard))?, address))
+}
+
+fn read_ahead(tunnel: &Tunnel, stream: TcpStream) -> ReadAhead {
+    ReadAhead::new(stream, tunnel.figures.hold(UpstreamState::Connecting))
+}
+
+/// A handshake, counted if it succeeds.
+async fn shake_hands(
+    tunnel: &Tunnel,
+    connector: &Connector,
+    stream: ReadAhead,
+    sessions: &Arc<Sessions>,
+) -> Result<TlsStream<ReadAhead>, ConnectError> {
+    let (host, started) = (tunnel.route.upstream.host_name(), Instant::now());
+    let mut tls = connector.connect(&host, stream, sessions).await?;
+    tls.get_mut().permit_silence();
+    let resumed = tls.resumed();
+    tunnel.figures.shook_hands(resumed, started.elapsed());
+    // A server that resumes a session shows no certificate.
+    if !resumed && let Some((names, end)) = names_and_end_of(&tls) {
+        tunnel.figures.saw_certificate(names, end);
+    }
+    Ok(tls)
 }
 
 /// The first of `addresses` that answers, each given a short start before the next (RFC 8305).

@@ -134,7 +134,8 @@ pub fn demanding_acceptor() -> SslAcceptor {
     acceptor.build()
 }
 
-fn acceptor_builder(newest: SslVersion) -> SslAcceptorBuilder {
+/// Like [`acceptor`], to be changed first.
+pub fn acceptor_builder(newest: SslVersion) -> SslAcceptorBuilder {
     let folder = tempfile::tempdir().unwrap();
     let certificate = Certificate::self_signed(folder.path());
     let mut acceptor = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls()).unwrap();

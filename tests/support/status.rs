@@ -63,6 +63,17 @@ impl StatusPage {
         let value = text.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '))?;
         Some(value.parse().expect("a number"))
     }
+
+    /// Waits until the launcher has taken back, or closed, what its users have left.
+    pub fn wait_until_all_is_idle(&self) {
+        eventually("all connections are idle", || {
+            let busy = ["relaying", "connecting"].map(|state| {
+                let labels = format!("{{tunnel=\"REDIS_URL\",state=\"{state}\"}}");
+                self.metric(&format!("start_stunnel_upstream_connections{labels}")).unwrap()
+            });
+            (busy == [0.0, 0.0]).then_some(())
+        });
+    }
 }
 
 /// The IPv4 ports on which a process listens, in ascending order (proc_net(5)).

@@ -1,0 +1,35 @@
+//! A server that refuses the client certificate, or its absence, after the handshake, as TLS 1.3
+//! has it (RFC 8446 section 4.4.2.4).
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::AsyncReadExt;
+
+use super::Tunnel;
+use super::upstream::{connect_tcp, handshake, look_up};
+use crate::tls::{HandshakeError, LateRefusal};
+
+/// How long a server may take to refuse a client certificate after the handshake.
+const LATE: Duration = Duration::from_secs(1);
+
+/// The refusal behind `error`, with which a server broke a connection before it sent a byte; `None`
+/// if it is about something else. A reset may have overtaken the alert: then this asks the server
+/// again on another connection, once for all connections that meet the same.
+pub async fn behind(tunnel: &Tunnel, error: &io::Error) -> Option<HandshakeError> {
+    if error.kind() != io::ErrorKind::ConnectionReset {
+        return LateRefusal::of(error).map(HandshakeError::from);
+    }
+    // At the limit, do not ask.
+    let _slot = tunnel.limit.try_slot()?;
+    let ask = async {
+        let stream = connect_tcp(look_up(tunnel).await.ok()?).await.ok()?;
+        let connected = handshake(tunnel, &tunnel.connector, stream, &Arc::default()).await;
+        let (mut tls, _) = connected.ok()?;
+        LateRefusal::of(&tls.read_u8().await.err()?)
+    };
+    let limit = tunnel.settings.connect_timeout.min(LATE);
+    let refusal = tunnel.inquiries.late_refusal.answer(limit, ask).await;
+    refusal.map(HandshakeError::from)
+}

@@ -1,0 +1,247 @@
+//! Servers that make TLS expensive: each costs its own connection, and no other one waits for it.
+
+mod support;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
+
+use openssl::asn1::Asn1Time;
+use openssl::bn::BigNum;
+use openssl::hash::MessageDigest;
+use openssl::pkey::PKey;
+use openssl::rsa::Rsa;
+use openssl::sign::Signer;
+use openssl::ssl::{SslAcceptor, SslAcceptorBuilder, SslStream, SslVersion};
+use openssl::symm::{Cipher, encrypt_aead};
+use openssl::x509::X509;
+use support::launcher::{Held, Launcher, logged, port_of};
+use support::peer::{Peer, acceptor_builder};
+use support::pki::{Authority, Certificate};
+use support::resp::{Client, Reply};
+use support::servers::{Front, Server};
+use support::{PATIENCE, Process, eventually, rest, two_free_ports};
+
+/// A server whose handshakes may fail.
+fn server_of(acceptor: SslAcceptorBuilder) -> Peer<bool> {
+    let acceptor = acceptor.build();
+    Peer::tcp(move |stream| acceptor.accept(stream).is_ok())
+}
+
+/// What the app is told about a server that the launcher does not connect to.
+fn refusal(peer: &Peer<bool>) -> String {
+    let held = Launcher::hold(&peer.url());
+    let mut client = held.open();
+    client.send(&["PING"]);
+    let Ok(Reply::Line(line)) = client.reply() else { panic!("no error") };
+    assert!(!peer.result(), "the server has a TLS connection: {line}");
+    line
+}
+
+#[test]
+fn server_with_dhe_alone_is_refused() {
+    let mut tls_1_2 = acceptor_builder(SslVersion::TLS1_2);
+    tls_1_2.set_cipher_list("DHE-RSA-AES256-GCM-SHA384").unwrap();
+    let mut tls_1_3 = acceptor_builder(SslVersion::TLS1_3);
+    tls_1_3.set_min_proto_version(Some(SslVersion::TLS1_3)).unwrap();
+    tls_1_3.set_groups_list("ffdhe2048").unwrap();
+    for acceptor in [tls_1_2, tls_1_3] {
+        let line = refusal(&server_of(acceptor));
+        assert!(line.contains("TLS handshake refused: handshake failure"), "{line}");
+    }
+}
+
+/// A server with an RSA key of this public exponent.
+fn with_exponent(exponent: &str) -> SslAcceptorBuilder {
+    let exponent = BigNum::from_hex_str(exponent).unwrap();
+    let key = PKey::from_rsa(Rsa::generate_with_e(2048, &exponent).unwrap()).unwrap();
+    let mut certificate = X509::builder().unwrap();
+    certificate.set_version(2).unwrap();
+    certificate.set_pubkey(&key).unwrap();
+    certificate.set_not_before(&Asn1Time::days_from_now(0).unwrap()).unwrap();
+    certificate.set_not_after(&Asn1Time::days_from_now(1).unwrap()).unwrap();
+    certificate.sign(&key, MessageDigest::sha256()).unwrap();
+    let mut acceptor = acceptor_builder(SslVersion::TLS1_3);
+    acceptor.set_certificate(&certificate.build()).unwrap();
+    acceptor.set_private_key(&key).unwrap();
+    acceptor
+}
+
+#[test]
+fn server_whose_key_is_slow_to_verify_is_refused() {
+    // OpenSSL makes no exponent that takes milliseconds.
+    let line = refusal(&server_of(with_exponent("10000000000000000000000000000000F")));
+    assert!(line.contains("its RSA key or exponent is too long"), "{line}");
+    assert!(line.contains("RSA with 2048 to 4096 bits"), "{line}");
+    let usual = server_of(with_exponent("10001"));
+    let held = Launcher::hold(&usual.url());
+    drop(held.open());
+    assert!(usual.result());
+}
+
+#[test]
+fn server_with_an_endless_chain_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new(folder.path());
+    let mut acceptor = acceptor_builder(SslVersion::TLS1_3);
+    for _ in 0..100 {
+        acceptor.add_extra_chain_cert(authority.root.certificate.clone()).unwrap();
+    }
+    let line = refusal(&server_of(acceptor));
+    assert!(line.contains("the server's certificate chain is longer than 16 KiB"), "{line}");
+}
+
+#[test]
+fn server_that_renegotiates_is_told_no() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut server, port) = s_server(folder.path(), &["-tls1_2", "-msg"]);
+    let held = Launcher::hold(&format!("rediss://127.0.0.1:{port}"));
+    let _app = held.open();
+    let log = || fs::read_to_string(folder.path().join("log")).unwrap();
+    eventually("a handshake", || log().contains("Secure Renegotiation").then_some(()));
+    server.0.stdin.as_mut().unwrap().write_all(b"r\n").unwrap();
+    eventually("an answer", || log().contains("no_renegotiation").then_some(()));
+    assert_eq!(log().matches("ClientHello").count(), 1, "{}", log());
+}
+
+/// `openssl s_server` with these options. It takes commands, and prints into `log`.
+fn s_server(folder: &Path, options: &[&str]) -> (Process, u16) {
+    let certificate = Certificate::self_signed(folder);
+    let port = two_free_ports();
+    let log = fs::File::create(folder.join("log")).unwrap();
+    let mut server = Command::new("openssl");
+    server.arg("s_server").args(options).args(["-accept", &format!("127.0.0.1:{port}")]);
+    server.arg("-cert").arg(&certificate.certificate_file);
+    server.arg("-key").arg(&certificate.key_file);
+    server.stdin(Stdio::piped()).stdout(log.try_clone().unwrap()).stderr(log);
+    let server = Process(server.spawn().expect("openssl (see bin/setup)"));
+    eventually("s_server listens", || {
+        let log = fs::read_to_string(folder.join("log")).unwrap();
+        log.contains("ACCEPT").then_some(())
+    });
+    (server, port)
+}
+
+/// Types of a record's content (RFC 8446 section 5.1).
+const HANDSHAKE: u8 = 22;
+const DATA: u8 = 23;
+
+/// What encrypts a TLS 1.3 server's records after its handshake, for TLS_AES_128_GCM_SHA256
+/// (RFC 8446 sections 5.2 and 7.3).
+struct RecordKeys {
+    key: Vec<u8>,
+    iv: Vec<u8>,
+    sequence: u64,
+}
+
+impl RecordKeys {
+    /// From a line of a key log (SSLKEYLOGFILE).
+    fn new(secret: &str) -> RecordKeys {
+        let secret = BigNum::from_hex_str(secret).unwrap().to_vec_padded(32).unwrap();
+        let secret = PKey::hmac(&secret).unwrap();
+        let expand = |label: &str, length: u8| {
+            let label = format!("tls13 {label}");
+            let mut signer = Signer::new(MessageDigest::sha256(), &secret).unwrap();
+            signer.update(&[0, length, label.len() as u8]).unwrap();
+            signer.update(label.as_bytes()).unwrap();
+            signer.update(&[0, 1]).unwrap();
+            signer.sign_to_vec().unwrap()[..usize::from(length)].to_vec()
+        };
+        RecordKeys { key: expand("key", 16), iv: expand("iv", 12), sequence: 0 }
+    }
+
+    /// A record with `content` of this type.
+    fn record(&mut self, content: &[u8], kind: u8) -> Vec<u8> {
+        let plain = [content, &[kind]].concat();
+        let mut nonce = self.iv.clone();
+        for (byte, number) in nonce[4..].iter_mut().zip(self.sequence.to_be_bytes()) {
+            *byte ^= number;
+        }
+        self.sequence += 1;
+        let [high, low] = (plain.len() as u16 + 16).to_be_bytes();
+        let header = [23, 3, 3, high, low];
+        let mut tag = [0; 16];
+        let cipher = Cipher::aes_128_gcm();
+        let sealed =
+            encrypt_aead(cipher, &self.key, Some(&nonce), &header, &plain, &mut tag).unwrap();
+        [&header[..], &sealed, &tag].concat()
+    }
+}
+
+/// The shortest session ticket (RFC 8446 section 4.6.1).
+const TICKET: [u8; 18] = [4, 0, 0, 14, 0, 0, 14, 16, 0, 0, 0, 0, 0, 0, 1, b'x', 0, 0];
+/// As many of them as a record holds.
+const MOST_TICKETS: usize = (1 << 14) / TICKET.len();
+
+/// A TLS 1.3 server that makes its records itself.
+fn server_with_keys<T: Send + 'static>(
+    behaviour: impl Fn(SslStream<TcpStream>, RecordKeys) -> T + Send + Sync + Clone + 'static,
+) -> Peer<T> {
+    let secrets: Arc<Mutex<Vec<String>>> = Arc::default();
+    let log = secrets.clone();
+    let mut acceptor = acceptor_builder(SslVersion::TLS1_3);
+    acceptor.set_ciphersuites("TLS_AES_128_GCM_SHA256").unwrap();
+    acceptor.set_num_tickets(0).unwrap();
+    acceptor.set_keylog_callback(move |_, line| {
+        if let Some(rest) = line.strip_prefix("SERVER_TRAFFIC_SECRET_0 ") {
+            log.lock().unwrap().push(rest.split(' ').nth(1).unwrap().to_owned());
+        }
+    });
+    let acceptor: SslAcceptor = acceptor.build();
+    Peer::tcp(move |stream| {
+        let stream = acceptor.accept(stream).unwrap();
+        let secret = secrets.lock().unwrap().pop().unwrap();
+        behaviour(stream, RecordKeys::new(&secret))
+    })
+}
+
+#[test]
+fn endless_session_tickets_end_their_connection_alone() {
+    let server = Server::start(Front::Redis);
+    // It floods until the launcher breaks off, and tells how many records it got rid of.
+    let peer = server_with_keys(|mut stream, mut keys| {
+        let (tcp, tickets) = (stream.get_mut(), TICKET.repeat(MOST_TICKETS));
+        (0..).find(|_| tcp.write_all(&keys.record(&tickets, HANDSHAKE)).is_err()).unwrap()
+    });
+    let launcher = Launcher::script("echo $REDIS_URL; echo $OTHER_URL; exec cat >/dev/null")
+        .redis(&server.url())
+        .env("OTHER_URL", peer.url())
+        .env("STUNNEL_LOGLEVEL", "info")
+        .env("REDIS_STUNNEL_URLS", "REDIS_URL OTHER_URL");
+    let mut held: Held = launcher.start_held();
+    let mut client = held.client();
+    let other = port_of(&held.running.line());
+    let mut flooded = Client::open(other).stream.into_inner();
+    flooded.set_read_timeout(Some(PATIENCE)).unwrap();
+    let (bytes, error) = rest(&mut flooded);
+    assert!(bytes.is_empty() && error.is_some(), "{bytes:?} {error:?}");
+    let records: usize = peer.result();
+    assert!(records < 1000, "{records}");
+    assert_eq!(client.ask(&["PING"]), Reply::line("+PONG"));
+    drop((client, flooded));
+    let log = held.finish().stderr;
+    let errors = logged(&log, "connection-closed", "error");
+    assert!(errors.iter().any(|error| error.contains("TLS messages without end")), "{log}");
+}
+
+#[test]
+fn session_tickets_before_every_reply_are_fine() {
+    let peer = server_with_keys(|mut stream, mut keys| {
+        let mut request = [0; 64];
+        while stream.read(&mut request).is_ok_and(|read| read > 0) {
+            let tcp = stream.get_mut();
+            for _ in 0..3 {
+                tcp.write_all(&keys.record(&TICKET, HANDSHAKE)).unwrap();
+            }
+            tcp.write_all(&keys.record(b"+PONG\r\n", DATA)).unwrap();
+        }
+    });
+    let held = Launcher::hold(&peer.url());
+    let mut client = held.open();
+    for _ in 0..16 {
+        assert_eq!(client.ask(&["PING"]), Reply::line("+PONG"));
+    }
+}
