@@ -17,6 +17,7 @@ use crate::logging::{debug, err, notice, warning};
 use crate::plan::Plan;
 use crate::status::{self, Status};
 use crate::supervisor::{self, Forwarding, Inherited, Supervisor, Terminal};
+use crate::threads;
 use crate::tls::Connector;
 use crate::tunnel::{self, Connections, Listener, Route, Tunnel};
 
@@ -80,6 +81,9 @@ fn run(
     let page = bound.status.take();
     let terminal = Terminal::open();
     let placement = supervisor::placement(terminal.as_ref());
+    if !listeners.is_empty() {
+        threads::keep_one_ready();
+    }
     let child = match supervisor::spawn(&words, &environment, placement, inherited) {
         Ok(child) => child,
         Err(error) => return Ok(announce::not_executed(&words, &error)),

@@ -5,6 +5,7 @@
 use std::env;
 use std::ffi::OsString;
 use std::io::{self, Write as _};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use start_stunnel::announce::Unused;
 use start_stunnel::configuration::cli::Invocation;
@@ -34,7 +35,8 @@ fn main() {
         Ok(invocation) => {
             let (task, log) = prepare(invocation, env::vars_os().collect());
             let _log = logging::init(log);
-            perform(task)
+            // The panic hook has logged it.
+            catch_unwind(AssertUnwindSafe(|| perform(task))).unwrap_or(exit::INTERNAL_ERROR)
         }
     };
     // SAFETY: ends the process, and nothing else. Not `exit`: that has OpenSSL tear down its

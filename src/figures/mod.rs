@@ -14,6 +14,7 @@ mod reason;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
@@ -555,8 +556,12 @@ impl Drop for Held {
     }
 }
 
+/// What the status page says of a connection that ended by a panic, and what to do.
+const DEFECT: &str = "start-stunnel has a defect";
+const DEFECT_HINT: &str = "please report the log line at=internal-error";
+
 /// One connection of the app's: open until this is dropped, and then closed or failed, for one
-/// reason. Dropped before anybody has given one, it was cut by the drain.
+/// reason. Dropped before anybody has given one, it was cut by the drain or by a panic.
 #[derive(Debug)]
 pub struct Arrival {
     figures: Arc<TunnelFigures>,
@@ -596,6 +601,9 @@ impl Arrival {
 
 impl Drop for Arrival {
     fn drop(&mut self) {
+        if thread::panicking() {
+            self.failed(FailureReason::Internal, DEFECT.to_owned(), DEFECT_HINT.to_owned());
+        }
         self.closed(CloseReason::Drain);
         self.figures.open.down();
     }
@@ -714,6 +722,20 @@ mod tests {
         assert_eq!(seen.closed.iter().sum::<u64>(), 2);
         assert_eq!(seen.closed[CloseReason::Drain as usize], 1);
         assert_eq!(figures.totals().connections, 5);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_ends_by_a_panic_counts_as_failed() {
+        let figures = figures();
+        let arrival = figures.tunnels()[0].accept(Instant::now());
+        let task = tokio::spawn(async move {
+            let _arrival = arrival;
+            panic!("on purpose");
+        });
+        assert!(task.await.unwrap_err().is_panic());
+        let seen = &figures.snapshot(Instant::now()).tunnels[0];
+        assert_eq!((seen.open, seen.failed[FailureReason::Internal as usize]), (0, 1));
+        assert_eq!(seen.failure.as_ref().map(|failure| failure.error.as_str()), Some(DEFECT));
     }
 
     #[tokio::test(start_paused = true)]

@@ -58,6 +58,8 @@ words! {
         TlsOther = "tls_other",
         /// Of the process, or of the system.
         Descriptors = "descriptors",
+        /// The system refuses to start a thread for the name lookup.
+        Threads = "threads",
         /// None of the limited number became free in time, or its turn to make one did not come.
         QueueTimeout = "queue_timeout",
         Internal = "internal",

@@ -28,6 +28,8 @@ pub use trust::{MinTls, Trust, Verify};
 
 use handshake::SessionVerdict;
 
+use crate::threads;
+
 /// Name and version of the OpenSSL that is in use, without its date: `OpenSSL 3.5.5`.
 pub fn openssl_version() -> String {
     let words: Vec<_> = openssl::version::version().split(' ').take(2).collect();
@@ -74,12 +76,11 @@ impl Connector {
     /// Builds the connector on another thread, unless it exists.
     ///
     /// # Errors
-    /// When OpenSSL cannot be set up.
+    /// When OpenSSL cannot be set up, or no thread is free (EAGAIN).
     pub async fn prepare(&self) -> io::Result<&TlsConnector> {
         let build = || async {
             let (trust, resumes) = (self.trust.clone(), self.resumes());
-            let built = tokio::task::spawn_blocking(move || build(&trust, resumes)).await;
-            built.map_err(io::Error::other)?.map_err(io::Error::other)
+            threads::run(move || build(&trust, resumes)).await?.map_err(io::Error::other)
         };
         self.built.get_or_try_init(build).await
     }
