@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -9,16 +10,17 @@ use anyhow::Context as _;
 
 use crate::announce;
 use crate::command_line::{self, REDISCLI_AUTH, RedisCli};
-use crate::configuration::Settings;
+use crate::configuration::{ConfigError, Settings, options};
 use crate::environment::{Environment, lookup};
 use crate::figures::{CommandState, Figures, TunnelLabels};
 use crate::listen::Bound;
-use crate::logging::{debug, err, notice, warning};
+use crate::logging::{self, debug, err, notice, warning};
 use crate::plan::Plan;
+use crate::sandbox::{self, Rights, SandboxMode};
 use crate::status::{self, Status};
 use crate::supervisor::{self, Forwarding, Inherited, Supervisor, Terminal};
 use crate::threads;
-use crate::tls::Connector;
+use crate::tls::{self, Connector};
 use crate::tunnel::{self, Connections, Listener, Route, Tunnel};
 
 /// Set by Heroku in every dyno:
@@ -77,6 +79,12 @@ fn run(
     }
 
     let words = tell_redis_cli(words, &mut environment, &plan, &bound);
+    let sockets = bound.socket_folder().map(Path::to_owned);
+    if settings.sandbox == SandboxMode::Require
+        && let Some(mistake) = try_sandbox(&rights(&plan, sockets.clone()), settings)
+    {
+        return Ok(announce::misconfigured(&[mistake]));
+    }
     let listeners = std::mem::take(&mut bound.listeners);
     let page = bound.status.take();
     let terminal = Terminal::open();
@@ -108,6 +116,11 @@ fn run(
             .context("could not listen for signals")?;
         let (connections, drain) = Connections::new();
         tell_status(&figures, page, settings, dyno);
+        // The last step before bytes arrive from the network: what comes before needs more rights.
+        match settings.sandbox {
+            SandboxMode::Off => sandbox::leave_off(),
+            SandboxMode::Auto | SandboxMode::Require => enter_sandbox(&rights(&plan, sockets)),
+        }
         open_tunnels(plan, listeners, settings, &figures, connections);
 
         let ended = supervisor.wait().await.context("could not listen for signals")?;
@@ -171,6 +184,37 @@ fn tell_redis_cli(
         environment.entry(REDISCLI_AUTH.into()).or_insert_with(|| password.expose().into());
     }
     words
+}
+
+/// The rights that the launcher needs once COMMAND runs.
+fn rights(plan: &Plan, sockets: Option<PathBuf>) -> Rights {
+    Rights {
+        ports: plan.routes.iter().map(|route| route.upstream.port).collect(),
+        read: tls::late_files(plan.routes.iter().map(|route| &route.trust)),
+        sockets,
+    }
+}
+
+/// Returns what is wrong if the user requires a sandbox and there would be none.
+fn try_sandbox(rights: &Rights, settings: &Settings) -> Option<ConfigError> {
+    let found = rights.try_out();
+    let name = settings.names.of(options::SANDBOX.declaration.variable);
+    found.abi().is_none().then(|| {
+        ConfigError::new(
+            name,
+            format!("is require, but the sandbox would be {found}; set auto or off to do without"),
+        )
+    })
+}
+
+/// Restricts every thread of the launcher.
+fn enter_sandbox(rights: &Rights) {
+    match rights.keep_only() {
+        sandbox::State::Failed(error) => warning!(at = "sandbox-failed", error),
+        state => debug!(at = "sandbox", state = %state),
+    }
+    logging::enter_sandbox();
+    threads::enter_sandbox();
 }
 
 /// By what the tunnels of a plan are known to those who read their figures.

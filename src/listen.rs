@@ -1,6 +1,7 @@
 //! A local port or socket for each route: bound before COMMAND starts, served later.
 
 use std::io;
+use std::path::Path;
 
 use crate::configuration::{ConfigError, Settings, options};
 use crate::logging::warning;
@@ -75,6 +76,19 @@ impl Bound {
                 ),
             ),
         }
+    }
+
+    /// The folder of the sockets, if there are any.
+    pub fn socket_folder(&self) -> Option<&Path> {
+        let tunnels = self.locals.iter().find_map(|local| match local {
+            Local::Socket(path) => Some(path),
+            Local::Port(_) => None,
+        });
+        let page = match &self.status {
+            Some(status::Listener::Unix(_, path)) => Some(path),
+            _ => None,
+        };
+        tunnels.or(page)?.parent()
     }
 
     fn try_bind_status(&mut self, address: &StatusAddress) -> io::Result<status::Listener> {

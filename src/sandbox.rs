@@ -31,16 +31,26 @@ pub enum SandboxMode {
 }
 
 /// What name lookups read. A rule for a single file would end when the file is replaced by a
-/// rename, so the rules name directories.
-const RESOLVER_DIRECTORIES: &[&str] =
-    &["/etc", "/run/systemd/resolve", "/run/resolvconf", "/run/NetworkManager", "/run/connman"];
+/// rename, so the rules name directories. The C library loads modules for lookups (nss(5)) when it
+/// first needs them, and OpenSSL its providers. An empty file takes the place of OpenSSL's bundle.
+const READABLE: &[&str] = &[
+    "/etc",
+    "/run/systemd/resolve",
+    "/run/resolvconf",
+    "/run/NetworkManager",
+    "/run/connman",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/usr/lib",
+    "/usr/lib32",
+    "/usr/lib64",
+    "/usr/local/lib",
+    "/dev/null",
+];
 /// Files that may be links to other directories.
 const RESOLVER_FILES: &[&str] =
     &["/etc/hosts", "/etc/resolv.conf", "/etc/nsswitch.conf", "/etc/gai.conf"];
-/// The C library loads modules for lookups (nss(5)) when it first needs them, OpenSSL its
-/// providers.
-const LIBRARY_DIRECTORIES: &[&str] =
-    &["/lib", "/lib32", "/lib64", "/usr/lib", "/usr/lib32", "/usr/lib64", "/usr/local/lib"];
 /// DNS over TCP, for replies that are too large for UDP.
 const DNS_PORT: u16 = 53;
 
@@ -68,8 +78,10 @@ pub struct Rights {
 pub enum State {
     /// The settings say so.
     Off,
-    /// The kernel cannot, or refuses; why.
-    Unavailable(String),
+    /// This kernel has no Landlock; why.
+    Unavailable(&'static str),
+    /// The kernel has Landlock, but refused the rules; why.
+    Failed(String),
     /// The rules of this ABI version hold.
     Landlock(ABI),
 }
@@ -92,8 +104,8 @@ impl Rights {
         let tried = tried.map(thread::JoinHandle::join);
         match tried {
             Ok(Ok(state)) => state,
-            Ok(Err(_)) => State::Unavailable("the trial failed".to_owned()),
-            Err(error) => State::Unavailable(format!("no thread for the trial: {error}")),
+            Ok(Err(_)) => State::Failed("the trial panicked".to_owned()),
+            Err(error) => State::Failed(format!("no thread for the trial: {error}")),
         }
     }
 
@@ -134,11 +146,11 @@ impl Rights {
     }
 
     fn readable(&self) -> impl Iterator<Item = PathBuf> {
-        let fixed = RESOLVER_DIRECTORIES.iter().chain(LIBRARY_DIRECTORIES).map(PathBuf::from);
+        let fixed = READABLE.iter().map(PathBuf::from);
         let linked = RESOLVER_FILES.iter().filter_map(|file| directory_of(Path::new(file)));
         // A file of names that hostname(7) describes.
         let aliases = std::env::var_os("HOSTALIASES").map(PathBuf::from);
-        fixed.chain(linked).chain(aliases).chain(self.read.clone())
+        fixed.chain(linked).chain(aliases).chain(self.read.iter().cloned())
     }
 }
 
@@ -172,19 +184,17 @@ pub fn state() -> &'static State {
 }
 
 fn failed(error: RulesetError) -> State {
-    State::Unavailable(error.to_string())
+    State::Failed(error.to_string())
 }
 
 impl State {
     fn of(status: RestrictionStatus) -> State {
         match status.landlock {
             LandlockStatus::Available { effective_abi, .. } => State::Landlock(effective_abi),
-            LandlockStatus::NotEnabled => {
-                State::Unavailable("Landlock is off in this kernel".to_owned())
+            LandlockStatus::NotEnabled => State::Unavailable("Landlock is off in this kernel"),
+            LandlockStatus::NotImplemented => {
+                State::Unavailable("the kernel lacks Landlock, or a seccomp profile forbids it")
             }
-            LandlockStatus::NotImplemented => State::Unavailable(
-                "no Landlock: the kernel has none, or a seccomp profile forbids it".to_owned(),
-            ),
         }
     }
 
@@ -192,7 +202,7 @@ impl State {
     pub fn abi(&self) -> Option<u32> {
         match self {
             State::Landlock(abi) => Some(*abi as u32),
-            State::Off | State::Unavailable(_) => None,
+            State::Off | State::Unavailable(_) | State::Failed(_) => None,
         }
     }
 
@@ -208,6 +218,7 @@ impl fmt::Display for State {
         match self {
             State::Off => f.write_str("off"),
             State::Unavailable(reason) => write!(f, "none ({reason})"),
+            State::Failed(reason) => write!(f, "none ({reason})"),
             State::Landlock(abi) => {
                 write!(f, "Landlock ABI {abi}")?;
                 match self.missing()[..] {

@@ -12,6 +12,7 @@ use crate::configuration::{Settings, options};
 use crate::exit;
 use crate::logging::LogFormat;
 use crate::plan::Plan;
+use crate::sandbox::{Rights, SandboxMode};
 use report::Report;
 
 /// Examines every tunnel of `plan`, prints the report to stdout, and returns the exit code.
@@ -51,6 +52,10 @@ pub fn run(plan: Plan, settings: &Settings, unused: &Unused) -> anyhow::Result<u
                 if !names.is_empty() {
                     write!(stdout, "\n{}", render::note(&names, text))?;
                 }
+            }
+            if settings.sandbox != SandboxMode::Off {
+                let offered = Rights::default().try_out();
+                write!(stdout, "\n{}", render::note("sandbox", &offered.to_string()))?;
             }
         }
     }

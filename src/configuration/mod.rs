@@ -14,6 +14,7 @@ use std::fmt;
 
 use crate::environment::Environment;
 use crate::logging::{LogFormat, LogLevel, LogSettings};
+use crate::sandbox::SandboxMode;
 use crate::status::StatusSettings;
 use crate::supervisor::ForwardSignals;
 use crate::tls;
@@ -66,6 +67,7 @@ pub struct Settings {
     pub connection: ConnectionSettings,
     pub status: StatusSettings,
     pub forward_signals: ForwardSignals,
+    pub sandbox: SandboxMode,
     pub log: LogSettings,
     /// What they are called, for errors.
     pub names: SettingNames,

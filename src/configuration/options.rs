@@ -12,6 +12,7 @@ use crate::environment::Environment;
 use crate::logging::{LogFormat, LogLevel};
 use crate::names;
 use crate::pool::PoolMode;
+use crate::sandbox::SandboxMode;
 use crate::status::StatusAddress;
 use crate::supervisor::ForwardSignals;
 use crate::tls::{MinTls, Pin, Verify};
@@ -292,6 +293,14 @@ settings! {
         value_name: "WHEN",
         help: "auto (all; on a Heroku dyno all but SIGTERM, which the dyno manager itself sends to \
                every process), always, never",
+    }
+    SANDBOX: SandboxMode = values::sandbox, {
+        option: Some("sandbox"),
+        variable: "STUNNEL_SANDBOX",
+        default: "auto",
+        value_name: "MODE",
+        help: "Restrict the launcher with Landlock once COMMAND runs: auto (as far as the kernel \
+               supports it), off, require (exit 78 if a trial before COMMAND's start fails)",
     }
     LOG_LEVEL: LogLevel = values::log_level, {
         option: Some("log-level"),

@@ -34,6 +34,10 @@ pub fn written(report: &Report) -> Value {
             "open_fds": process.descriptors,
             "max_fds": process.most_descriptors,
         },
+        "sandbox": {
+            "landlock_abi": report.sandbox.abi(),
+            "state": report.sandbox.to_string(),
+        },
         "tunnels": report.snapshot.tunnels.iter().map(tunnel).collect::<Vec<_>>(),
     })
 }

@@ -27,11 +27,12 @@ use tokio::time::Instant;
 pub use address::{Listener, StatusAddress};
 pub use l2met::log_each;
 pub use local::serve as serve_local;
-use process::Process;
+use process::{ProcFiles, Process};
 pub use server::{Hosts, serve, serve_connection};
 
 use crate::figures::{Figures, Snapshot};
 use crate::logging;
+use crate::sandbox;
 
 /// Whether and where figures are told without being asked for by `--status`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,12 +49,18 @@ pub struct Status {
     pid: u32,
     /// Seconds since 1970.
     started: f64,
+    files: ProcFiles,
 }
 
 impl Status {
     pub fn new(figures: Arc<Figures>) -> Arc<Status> {
         let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Arc::new(Status { figures, pid: std::process::id(), started: started.as_secs_f64() })
+        Arc::new(Status {
+            figures,
+            pid: std::process::id(),
+            started: started.as_secs_f64(),
+            files: ProcFiles::open(),
+        })
     }
 
     /// Everything that there is to tell now.
@@ -68,7 +75,8 @@ impl Status {
             started: self.started,
             loop_lag: now - woken,
             dropped_lines: logging::dropped_lines(),
-            process: Process::now(),
+            process: Process::now(&self.files),
+            sandbox: sandbox::state(),
         }
     }
 }
@@ -83,6 +91,7 @@ pub struct Report {
     pub loop_lag: Duration,
     pub dropped_lines: u64,
     pub process: Process,
+    pub sandbox: &'static sandbox::State,
 }
 
 impl Report {

@@ -71,12 +71,17 @@ impl Limit {
 /// fs/coredump.c).
 const NO_CORE: rlim_t = 1;
 
-/// Keeps this process from dumping core, as far as the system allows.
+/// Keeps this process from dumping core, and other processes of the user from reading its memory,
+/// as far as the system allows.
 pub fn forbid_core_dumps() {
     no_core_dumps();
 }
 
 fn no_core_dumps() -> Option<Limit> {
+    // COMMAND becomes dumpable again by exec (PR_SET_DUMPABLE(2const)). A kernel that refuses
+    // leaves the limit below.
+    #[cfg(target_os = "linux")]
+    let _ = nix::sys::prctl::set_dumpable(false);
     Limit::change(Resource::RLIMIT_CORE, |hard| NO_CORE.min(hard))
 }
 

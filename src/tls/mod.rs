@@ -3,6 +3,7 @@
 mod certificate;
 mod context;
 mod handshake;
+mod late_files;
 pub mod pem;
 mod pin;
 pub mod roots;
@@ -22,6 +23,7 @@ pub use certificate::Certificate;
 pub use handshake::{
     ConnectError, Flaw, HandshakeError, LateRefusal, is_own_failure, is_unannounced_close,
 };
+pub use late_files::late_files;
 pub use pin::Pin;
 pub use session::Sessions;
 pub use trust::{MinTls, Trust, Verify};

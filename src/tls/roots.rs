@@ -47,6 +47,11 @@ pub fn of_bundle() -> &'static [Certificate] {
     ROOTS.get_or_init(read)
 }
 
+/// Where the bundle is.
+pub fn bundle() -> Option<&'static Path> {
+    BUNDLE.get().map(PathBuf::as_path)
+}
+
 /// Whether the system has any certificate to trust.
 pub fn exist() -> bool {
     let found = openssl_probe::probe();
