@@ -277,13 +277,13 @@ pub fn process(report: &Report) -> String {
         lines => format!(" · {} of the log dropped", counted(lines, "line")),
     };
     format!(
-        "COMMAND pid {}, {} {age}{descriptors}{dropped} · sandbox {} · start-stunnel {} pid {} · \
+        "COMMAND pid {}, {} {age}{descriptors}{dropped} · start-stunnel {} pid {} · sandbox {} · \
          this process only",
         command.pid,
         command.state.word(),
-        report.sandbox,
         env!("CARGO_PKG_VERSION"),
         report.pid,
+        report.sandbox,
     )
 }
 
