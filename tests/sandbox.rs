@@ -12,12 +12,12 @@ use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread;
 
 use nix::libc;
-use start_stunnel::sandbox::{Rights, State};
+use start_stunnel::sandbox::{self, Rights, State};
 use support::launcher::{BINARY, HOLD, Held, Launcher, Running, logged};
 use support::proc::command_of;
 use support::resp::Reply;
@@ -75,6 +75,34 @@ impl Surroundings {
     }
 }
 
+/// A thread that is older than the rules.
+struct OlderThread {
+    orders: mpsc::Sender<fn() -> i32>,
+    results: mpsc::Receiver<i32>,
+}
+
+impl OlderThread {
+    fn start() -> OlderThread {
+        let (orders, ordered) = mpsc::channel::<fn() -> i32>();
+        let (done, results) = mpsc::channel();
+        thread::spawn(move || ordered.iter().try_for_each(|order| done.send(order())));
+        OlderThread { orders, results }
+    }
+
+    fn run(&self, order: fn() -> i32) -> i32 {
+        self.orders.send(order).unwrap();
+        self.results.recv().unwrap()
+    }
+
+    fn enter(&self) {
+        assert_eq!(self.run(|| errno(sandbox::enter())), 0);
+    }
+
+    fn starts_a_program(&self) -> i32 {
+        self.run(|| errno(Command::new("/bin/true").status()))
+    }
+}
+
 /// An errno as the attempt's result.
 fn errno<T>(attempt: io::Result<T>) -> i32 {
     attempt.err().and_then(|error| error.raw_os_error()).unwrap_or(0)
@@ -119,7 +147,13 @@ fn attack(around: Surroundings) {
     let redis = around.redis.local_addr().unwrap();
     let rights = Rights { ports: vec![redis.port()], ..Rights::default() };
     let missing = rights.try_out().missing();
-    assert!(rights.keep_only().abi().is_some());
+    let older = OlderThread::start();
+    let abi = rights.keep_only().abi().expect("Landlock");
+    if abi >= 8 {
+        assert_eq!(older.starts_a_program(), libc::EACCES, "all threads at once");
+    }
+    older.enter();
+    assert_eq!(older.starts_a_program(), libc::EACCES, "an older thread");
     let (app, pid) = (&around.app, around.command.pid());
     let secrets = app.join("secrets");
     let of_command = |file: &str| File::open(format!("/proc/{pid}/{file}"));
