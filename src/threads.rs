@@ -51,13 +51,15 @@ pub fn keep_one_ready() {
     }
 }
 
-/// Has the idle threads apply the sandbox's rules now instead of before their next job.
+/// Has the thread that stays apply the sandbox's rules now instead of before its next job. Waits
+/// for that: a younger thread could take the job from it.
 pub fn enter_sandbox() {
-    for _ in 0..THREADS.free.available_permits() {
-        if let Ok(permit) = THREADS.free.try_acquire() {
-            permit.forget();
-            THREADS.give(Box::new(|| ()));
-        }
+    if let Ok(permit) = THREADS.free.try_acquire() {
+        permit.forget();
+        let (done, entered) = crossbeam_channel::bounded(1);
+        THREADS.give(Box::new(move || done.send(()).expect("it is awaited")));
+        // The rules are applied before the job runs.
+        let _ = entered.recv();
     }
 }
 
