@@ -115,14 +115,13 @@ impl Rights {
         STATE.get_or_init(|| state)
     }
 
-    fn restrict(&self) -> Result<RestrictionStatus, RulesetError> {
-        let rules = self.rules()?;
-        let for_others = rules.try_clone();
-        let status = rules.all_threads(true)?.restrict_self()?;
+    fn restrict(&self) -> io::Result<RestrictionStatus> {
+        let rules = self.rules().map_err(io::Error::other)?;
+        let for_others = rules.try_clone()?;
+        let restricted = rules.all_threads(true).and_then(RulesetCreated::restrict_self);
+        let status = restricted.map_err(io::Error::other)?;
         HAS_ENTERED.set(true);
-        if let Ok(rules) = for_others {
-            RULES.get_or_init(|| rules);
-        }
+        RULES.get_or_init(|| for_others);
         Ok(status)
     }
 
@@ -178,12 +177,18 @@ pub fn enter() -> io::Result<()> {
     rules.try_clone()?.restrict_self().map(drop).map_err(io::Error::other)
 }
 
+/// Made by a thread that starts another: what the new thread does first. It inherits the rules.
+pub fn inheritance() -> impl FnOnce() + Send + 'static {
+    let has_entered = HAS_ENTERED.get();
+    move || HAS_ENTERED.set(has_entered)
+}
+
 /// What protects this launcher.
 pub fn state() -> &'static State {
     STATE.get().unwrap_or(&State::Off)
 }
 
-fn failed(error: RulesetError) -> State {
+fn failed(error: impl fmt::Display) -> State {
     State::Failed(error.to_string())
 }
 

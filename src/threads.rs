@@ -110,7 +110,9 @@ impl Threads {
     /// Starts a thread, which has no permit yet.
     fn start(&self) -> io::Result<()> {
         if self.started.fetch_add(1, Ordering::Relaxed) < MOST_THREADS {
+            let inherit = sandbox::inheritance();
             let started = thread::Builder::new().name("blocking".to_owned()).spawn(|| {
+                inherit();
                 THREADS.work();
                 THREADS.started.fetch_sub(1, Ordering::Relaxed);
             });

@@ -19,9 +19,10 @@ use std::thread;
 use nix::libc;
 use start_stunnel::sandbox::{self, Rights, State};
 use support::launcher::{BINARY, HOLD, Held, Launcher, Running, logged};
+use support::pki::{Authority, Request};
 use support::proc::command_of;
 use support::resp::Reply;
-use support::servers::{Front, PASSWORD, Server};
+use support::servers::{Front, Options, PASSWORD, Server};
 use support::{Process, eventually};
 
 /// Whether this kernel has Landlock; says aloud if not.
@@ -375,6 +376,30 @@ fn a_replaced_resolv_conf_behind_a_link_is_followed() {
 fn wait_for_sandbox_if_any(running: &Running) {
     if has_landlock() {
         wait_for_sandbox(running.pid());
+    }
+}
+
+#[test]
+fn ca_certificates_outside_etc_are_readable() {
+    let folder = tempfile::tempdir().unwrap();
+    let [linked, store] = ["linked", "store"].map(|name| folder.path().join(name));
+    fs::create_dir(&linked).unwrap();
+    fs::create_dir(&store).unwrap();
+    let authority = Authority::new(&store);
+    let certificate = authority.issue(folder.path(), "leaf", &Request::default());
+    let options = Options { certificate: Some(&certificate), ..Options::default() };
+    let server = Server::start_with(Front::Redis, options);
+    // OpenSSL finds a CA by its hashed name, when it needs it (openssl-rehash(1)).
+    let root = &authority.root;
+    let name = format!("{:08x}.0", root.certificate.subject_name_hash());
+    symlink(&root.certificate_file, linked.join(name)).unwrap();
+    let places = [("SSL_CERT_DIR", linked.as_path()), ("SSL_CERT_FILE", &root.certificate_file)];
+    for (variable, place) in places {
+        let launcher = Launcher::holding(&server.url()).env("STUNNEL_VERIFY", "full");
+        let held = launcher.env(variable, place).start_held();
+        wait_for_sandbox_if_any(&held.running);
+        assert_eq!(held.client().ask(&["PING"]), Reply::line("+PONG"), "{variable}");
+        assert_eq!(held.finish().code(), 0);
     }
 }
 

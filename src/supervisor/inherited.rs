@@ -78,8 +78,8 @@ pub fn forbid_core_dumps() {
 }
 
 fn no_core_dumps() -> Option<Limit> {
-    // COMMAND becomes dumpable again by exec (PR_SET_DUMPABLE(2const)). A kernel that refuses
-    // leaves the limit below.
+    // exec makes COMMAND dumpable again (PR_SET_DUMPABLE(2const)). If the kernel refuses, the
+    // limit below still prevents core dumps.
     #[cfg(target_os = "linux")]
     let _ = nix::sys::prctl::set_dumpable(false);
     Limit::change(Resource::RLIMIT_CORE, |hard| NO_CORE.min(hard))
