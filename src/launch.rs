@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -80,9 +80,7 @@ fn run(
 
     let words = tell_redis_cli(words, &mut environment, &plan, &bound);
     let sockets = bound.socket_folder().map(Path::to_owned);
-    if settings.sandbox == SandboxMode::Require
-        && let Some(mistake) = try_sandbox(&rights(&plan, sockets.clone()), settings)
-    {
+    if let Err(mistake) = try_sandbox(&plan, sockets.as_deref(), settings) {
         return Ok(announce::misconfigured(&[mistake]));
     }
     let listeners = std::mem::take(&mut bound.listeners);
@@ -117,10 +115,7 @@ fn run(
         let (connections, drain) = Connections::new();
         tell_status(&figures, page, settings, dyno);
         // The last step before bytes arrive from the network: what comes before needs more rights.
-        match settings.sandbox {
-            SandboxMode::Off => sandbox::leave_off(),
-            SandboxMode::Auto | SandboxMode::Require => enter_sandbox(&rights(&plan, sockets)),
-        }
+        enter_sandbox(&plan, sockets.as_deref(), settings);
         open_tunnels(plan, listeners, settings, &figures, connections);
 
         let ended = supervisor.wait().await.context("could not listen for signals")?;
@@ -186,30 +181,40 @@ fn tell_redis_cli(
     words
 }
 
-/// The rights that the launcher needs once COMMAND runs.
-fn rights(plan: &Plan, sockets: Option<PathBuf>) -> Rights {
+/// The rights that the launcher needs once COMMAND runs. `sockets`: the directory of its Unix
+/// sockets.
+fn rights(plan: &Plan, sockets: Option<&Path>) -> Rights {
     Rights {
         ports: plan.routes.iter().map(|route| route.upstream.port).collect(),
         read: tls::late_files(plan.routes.iter().map(|route| &route.trust)),
-        sockets,
+        sockets: sockets.map(Path::to_owned),
     }
 }
 
-/// Returns what is wrong if the user requires a sandbox and there would be none.
-fn try_sandbox(rights: &Rights, settings: &Settings) -> Option<ConfigError> {
-    let found = rights.try_out();
+/// Tries the sandbox if the user requires one; an error if there would be none.
+fn try_sandbox(
+    plan: &Plan,
+    sockets: Option<&Path>,
+    settings: &Settings,
+) -> Result<(), ConfigError> {
+    if settings.sandbox != SandboxMode::Require {
+        return Ok(());
+    }
+    let found = rights(plan, sockets).try_out();
+    if found.abi().is_some() {
+        return Ok(());
+    }
     let name = settings.names.of(options::SANDBOX.declaration.variable);
-    found.abi().is_none().then(|| {
-        ConfigError::new(
-            name,
-            format!("is require, but the sandbox would be {found}; set auto or off to do without"),
-        )
-    })
+    let problem = "is require, but the sandbox would be";
+    Err(ConfigError::new(name, format!("{problem} {found}; set auto or off to do without")))
 }
 
 /// Restricts every thread of the launcher.
-fn enter_sandbox(rights: &Rights) {
-    match rights.keep_only() {
+fn enter_sandbox(plan: &Plan, sockets: Option<&Path>, settings: &Settings) {
+    if settings.sandbox == SandboxMode::Off {
+        return sandbox::leave_off();
+    }
+    match rights(plan, sockets).keep_only() {
         sandbox::State::Failed(error) => warning!(at = "sandbox-failed", error),
         state => debug!(at = "sandbox", state = %state),
     }
