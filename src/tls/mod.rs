@@ -3,6 +3,7 @@
 mod certificate;
 mod context;
 mod handshake;
+mod late_files;
 pub mod pem;
 mod pin;
 pub mod roots;
@@ -22,11 +23,14 @@ pub use certificate::Certificate;
 pub use handshake::{
     ConnectError, Flaw, HandshakeError, LateRefusal, is_own_failure, is_unannounced_close,
 };
+pub use late_files::late_files;
 pub use pin::Pin;
 pub use session::Sessions;
 pub use trust::{MinTls, Trust, Verify};
 
 use handshake::SessionVerdict;
+
+use crate::threads;
 
 /// Name and version of the OpenSSL that is in use, without its date: `OpenSSL 3.5.5`.
 pub fn openssl_version() -> String {
@@ -74,12 +78,11 @@ impl Connector {
     /// Builds the connector on another thread, unless it exists.
     ///
     /// # Errors
-    /// When OpenSSL cannot be set up.
+    /// When OpenSSL cannot be set up, or no thread is free (EAGAIN).
     pub async fn prepare(&self) -> io::Result<&TlsConnector> {
         let build = || async {
             let (trust, resumes) = (self.trust.clone(), self.resumes());
-            let built = tokio::task::spawn_blocking(move || build(&trust, resumes)).await;
-            built.map_err(io::Error::other)?.map_err(io::Error::other)
+            threads::run(move || build(&trust, resumes)).await?.map_err(io::Error::other)
         };
         self.built.get_or_try_init(build).await
     }
