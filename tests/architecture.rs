@@ -114,8 +114,10 @@ fn uses_inside(folder: &Path) -> BTreeMap<String, BTreeSet<String>> {
         for file in files {
             let text = fs::read_to_string(&file).unwrap();
             let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+            let code: Vec<_> = code.lines().filter_map(|line| line.split("//").next()).collect();
+            let code = code.join("\n");
             let prefixes = ["super::".to_owned(), format!("crate::{room}::")];
-            found.extend(names_behind(code, &prefixes));
+            found.extend(names_behind(&code, &prefixes));
         }
         found.retain(|name| modules.contains(name) && name != module);
         uses.insert(module.clone(), found);

@@ -7,7 +7,6 @@ use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -25,7 +24,7 @@ use support::proc::{
 use support::resp::{Client, Reply};
 use support::servers::{Front, Options, PASSWORD, Server, connections};
 use support::slow_link::SlowLink;
-use support::{eventually, eventually_within, reset, rest};
+use support::{eventually, eventually_within, faketime, reset, rest};
 
 const MIB: usize = 1024 * 1024;
 
@@ -886,20 +885,6 @@ fn no_descriptor_is_left() {
     let log = scene.aftermath();
     assert!(log.contains("at=accept-failed") || log.contains("at=connection-failed"), "{log}");
     assert!(log.contains("raise the limit on open files"), "{log}");
-}
-
-/// libfaketime, by which the clock can be made to jump while a program runs; `None`, said aloud,
-/// without.
-fn faketime() -> Option<&'static str> {
-    const LIBRARIES: [&str; 2] = [
-        "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1",
-        "/usr/lib/aarch64-linux-gnu/faketime/libfaketimeMT.so.1",
-    ];
-    let found = LIBRARIES.into_iter().find(|path| Path::new(path).exists());
-    if found.is_none() {
-        support::skip("there is no libfaketime here");
-    }
-    found
 }
 
 #[test]

@@ -2,13 +2,14 @@
 
 mod support;
 
+use std::fs;
 use std::thread;
 use std::time::Duration;
 
-use support::eventually;
-use support::launcher::{Held, Launcher};
+use support::launcher::{HOLD, Held, Launcher};
 use support::resp::{Client, Reply};
 use support::servers::{Front, Server, accepted, calls, clients, connections, idle_connections};
+use support::{eventually, faketime};
 
 /// Short connections that switch the pool on under `auto`.
 const MANY: usize = 16;
@@ -127,6 +128,31 @@ fn a_connection_keeps_the_mode_that_it_began_with() {
         (!clients(&mut direct).lines().any(|line| line.starts_with(&format!("{id} "))))
             .then_some(())
     });
+}
+
+#[test]
+fn auto_switches_off_after_a_minute_without_short_connections() {
+    let Some(library) = faketime() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let clock = folder.path().join("clock");
+    fs::write(&clock, "+0").unwrap();
+    let server = Server::start(Front::Redis);
+    let mut direct = server.direct();
+    let held = Launcher::script(&format!("unset LD_PRELOAD; {HOLD}"))
+        .redis(&server.url())
+        .env("LD_PRELOAD", library)
+        .env("FAKETIME_TIMESTAMP_FILE", &clock)
+        .env("FAKETIME_NO_CACHE", "1")
+        .start_held();
+    engage(&held, &mut direct, 0);
+    fs::write(&clock, "+61s").unwrap();
+    eventually("idle connections are closed", || (connections(&mut direct) == 0).then_some(()));
+    let resets = calls(&mut direct, "reset");
+    for _ in 0..3 {
+        one_request(&held);
+        eventually("it has ended", || (connections(&mut direct) == 0).then_some(()));
+    }
+    assert_eq!(calls(&mut direct, "reset"), resets, "a plain tunnel again");
 }
 
 /// Apps that connect, send a request each, and leave together.

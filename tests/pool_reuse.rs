@@ -53,7 +53,7 @@ fn apps_one_after_another_share_one_connection() {
         let mut direct = server.direct();
         let before = accepted(&mut direct);
         let held = Launcher::holding(&server.url())
-            .settings(&[("STUNNEL_POOL", "on"), ("STUNNEL_LOGLEVEL", "debug")])
+            .settings(&[("STUNNEL_POOL", "on"), ("STUNNEL_LOG_LEVEL", "debug")])
             .start_held();
         for round in 0..30 {
             let mut app = held.client();

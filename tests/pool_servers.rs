@@ -17,7 +17,7 @@ use support::status::StatusPage;
 
 fn hold(url: &str, settings: &[(&str, &str)]) -> Held {
     let launcher = Launcher::holding(url).env("STUNNEL_POOL", "on");
-    launcher.env("STUNNEL_LOGLEVEL", "debug").settings(settings).start_held()
+    launcher.env("STUNNEL_LOG_LEVEL", "debug").settings(settings).start_held()
 }
 
 fn ping(held: &Held) {

@@ -426,7 +426,8 @@ mod tests {
             fails.advice.as_deref(),
             Some(
                 "Probably at Redis's client limit: 9 connections turned away, 18 connections \
-                 open. Try STUNNEL_MAX_CONNECTIONS (the plan's limit divided by your processes)"
+                 open. Try STUNNEL_MAX_CONNECTIONS (what this process holds at once; all must fit \
+                 the plan)"
             )
         );
         assert_eq!(

@@ -31,7 +31,6 @@ const MOST_AHEAD: usize = 16 * 1024;
 const AHEAD_READ: usize = 4096;
 
 /// See the module's description.
-#[derive(Debug)]
 pub struct AppStream {
     socket: Socket,
     opening: Opening,
@@ -87,6 +86,14 @@ impl Opening {
         } else {
             Opening::Plain
         }
+    }
+}
+
+impl fmt::Debug for AppStream {
+    /// Without what was read ahead, which may be a password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let AppStream { socket, opening, held, .. } = self;
+        write!(f, "AppStream({socket:?}, {opening:?}, {} bytes ahead)", held.len())
     }
 }
 
@@ -398,6 +405,21 @@ mod tests {
             }
         }
     }
+    #[tokio::test]
+    async fn debug_shows_no_byte_that_was_read_ahead() {
+        let (mut app, mut far) = pair();
+        far.write_all(b"AUTH hunter2").await.unwrap();
+        drop(far);
+        look_ahead(&mut app).await;
+        assert_eq!(app.held, b"AUTH hunter2");
+        let shown = format!("{app:?}");
+        let bytes = format!("{:?}", b"hunter2");
+        assert!(
+            !shown.contains("hunter2") && !shown.contains(&bytes[1..bytes.len() - 1]),
+            "{shown}"
+        );
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_unix_app_counts_as_gone_a_minute_after_its_close() {
         let (mut app, mut far) = pair();

@@ -7,8 +7,8 @@
 //! them.
 //!
 //! [`failure`] says in a user's words why there is no connection, [`hints`] what to change,
-//! [`diagnosis`] asks the server for it; [`report`] tells the log, and [`refusal`] the app. [`warnings`]
-//! keeps an outage from filling the log. [`drain`] is the end of it all.
+//! [`diagnosis`] asks the server for it; [`report`] tells the log, and [`refusal`] the app.
+//! [`warnings`] keeps an outage from filling the log. [`drain`] is the end of it all.
 
 pub mod app;
 pub mod attempts;

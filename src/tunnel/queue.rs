@@ -4,7 +4,7 @@ use std::future::Future;
 use std::pin::pin;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::failure::{Failure, Step};
 use super::limit::Slot;
@@ -38,12 +38,15 @@ pub async fn wait<T>(
     let _counted = tunnel.figures.wait();
     let mut waiting = pin!(waiting);
     let patient = async {
+        if let Ok(got) = timeout(LONG_WAIT, &mut waiting).await {
+            return got;
+        }
+        warn_of_long_wait(tunnel);
         loop {
-            tokio::select! {
-                biased;
-                got = &mut waiting => return got,
-                () = sleep(LONG_WAIT) => warn_of_long_wait(tunnel),
-            }
+            match timeout(LONG_WAIT, &mut waiting).await {
+                Ok(got) => return got,
+                Err(_) => warn_if_stuck(tunnel),
+            };
         }
     };
     timeout_at(deadline, patient).await.map_err(|_| match tunnel.route.max_connections {
@@ -52,9 +55,22 @@ pub async fn wait<T>(
     })
 }
 
+/// Warns about an app connection that has waited for a second.
 fn warn_of_long_wait(tunnel: &Tunnel) {
+    if warn_if_stuck(tunnel) {
+        return;
+    }
+    let error = "an app connection has waited for a second: the tunnel is at its limit";
+    let (event, hint) = (UpstreamEvent::QueueWaiting, hints::queue(tunnel));
+    let warning = Warning::Upstream { event, reason: None, error: error.to_owned(), hint };
+    tunnel.warnings.warn(warning);
+}
+
+/// Warns, at most once a minute, about a queue that cannot move. Says whether it did.
+fn warn_if_stuck(tunnel: &Tunnel) -> bool {
     let now = Instant::now();
-    if tunnel.limit.is_stuck(now) && tunnel.stuck_warning.take_turn(now) {
+    let is_due = tunnel.limit.is_stuck(now) && tunnel.stuck_warning.take_turn(now);
+    if is_due {
         warning!(
             at = "queue-stuck",
             var = tunnel.variable(),
@@ -63,10 +79,6 @@ fn warn_of_long_wait(tunnel: &Tunnel) {
                      others wait",
             hint = hints::queue_stuck(tunnel),
         );
-    } else {
-        let error = "an app connection has waited for a second: the tunnel is at its limit";
-        let (event, hint) = (UpstreamEvent::QueueWaiting, hints::queue(tunnel));
-        let warning = Warning::Upstream { event, reason: None, error: error.to_owned(), hint };
-        tunnel.warnings.warn(warning);
     }
+    is_due
 }

@@ -6,6 +6,7 @@
 use tokio::time::Instant;
 
 /// Sees what passes through a relay. A tap cannot change a byte.
+#[expect(clippy::wrong_self_convention, reason = "`from` says where bytes come from")]
 pub trait Tap {
     /// The app has sent these bytes, which are about to be written to Redis.
     fn from_app(&mut self, _bytes: &[u8]) {}

@@ -38,8 +38,8 @@ pub async fn connect(
     connected.unwrap_or_else(|_| Err(Failure::timed_out(step).into()))
 }
 
-/// Whether the server has cut the handshake without having sent a byte, as a Redis does that has too
-/// many clients.
+/// Whether the server has cut the handshake without having sent a byte, as a Redis with too many
+/// clients does.
 pub fn is_cut(unexplained: &Unexplained) -> bool {
     matches!(unexplained, Unexplained::Failed(Failure::Outage(Step::Unanswered, _)))
 }
