@@ -370,7 +370,8 @@ fn a_client_limit_has_the_same_words_everywhere() {
         eventually("it fails", || (scene.page.get("/readyz").code == 503).then_some(()));
         let (text, _) = scene.status("REDIS_URL");
         let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
-        let remedy = "STUNNEL_MAX_CONNECTIONS (what this process holds at once; all must fit the plan)";
+        let remedy =
+            "STUNNEL_MAX_CONNECTIONS (what this process holds at once; all must fit the plan)";
         for said in [&words, &scene.page.get("/").body] {
             assert!(
                 said.contains("Probably at Redis&#39;s client limit: ")

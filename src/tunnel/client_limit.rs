@@ -31,5 +31,8 @@ pub fn suspicion(alive: u64) -> String {
 
 /// What helps against it.
 pub fn remedy() -> String {
-    format!("try {} (what this process holds at once; all must fit the plan)", names::MAX_CONNECTIONS)
+    format!(
+        "try {} (what this process holds at once; all must fit the plan)",
+        names::MAX_CONNECTIONS
+    )
 }
