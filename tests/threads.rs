@@ -156,23 +156,28 @@ fn a_user_without_any_thread_gets_one_clear_error() {
 const PANICS: &str = "START_STUNNEL_TEST_PANICS";
 
 #[test]
-fn a_panic_is_one_line_in_the_log() {
+fn a_panic_is_one_line_and_repeated_panics_are_few() {
     if std::env::var_os(PANICS).is_some() {
         let log = LogSettings { level: LogLevel::Notice, format: LogFormat::Json };
         let guard = logging::init(log);
-        thread::spawn(|| panic!("hunter2\nsecond line")).join().unwrap_err();
+        for _ in 0..20 {
+            thread::spawn(|| panic!("hunter2\nsecond line")).join().unwrap_err();
+        }
         drop(guard);
         return;
     }
     let child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "a_panic_is_one_line_in_the_log", "--nocapture"])
+        .args(["--exact", "a_panic_is_one_line_and_repeated_panics_are_few", "--nocapture"])
         .env(PANICS, "1")
         .output()
         .unwrap();
     let log = String::from_utf8(child.stderr).unwrap();
-    let line: Value = serde_json::from_str(log.trim_end()).expect(&log);
-    assert_eq!((&line["level"], &line["at"]), (&"err".into(), &"internal-error".into()));
-    let error = line["error"].as_str().unwrap();
+    let lines: Vec<Value> =
+        log.lines().map(|line| serde_json::from_str(line).expect(&log)).collect();
+    let counts: Vec<_> = lines.iter().map(|line| line["count"].as_u64().unwrap()).collect();
+    assert_eq!(counts, [1, 2, 3, 4, 5, 8, 16], "{log}");
+    assert_eq!((&lines[0]["level"], &lines[0]["at"]), (&"err".into(), &"internal-error".into()));
+    let error = lines[0]["error"].as_str().unwrap();
     assert!(error.starts_with("start-stunnel has a defect at tests/threads.rs:"), "{error}");
     assert!(!log.contains("hunter2"), "{log}");
 }
