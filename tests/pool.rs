@@ -310,6 +310,17 @@ fn wait_until_nobody_is_there(server: &Server, direct: &mut Client, after: &str)
     });
 }
 
+/// Waits until the launcher has taken back, or closed, what its users have left.
+fn wait_until_all_is_idle(page: &StatusPage) {
+    eventually("all connections are idle", || {
+        let busy = ["relaying", "connecting"].map(|state| {
+            let labels = format!("{{tunnel=\"REDIS_URL\",state=\"{state}\"}}");
+            page.metric(&format!("start_stunnel_upstream_connections{labels}")).unwrap()
+        });
+        (busy == [0.0, 0.0]).then_some(())
+    });
+}
+
 fn hold(server: &Server, pool: &str) -> Held {
     Launcher::holding(&server.url())
         .settings(&[("STUNNEL_POOL", pool), ("STUNNEL_STATUS_ADDRESS", "0")])
@@ -341,6 +352,7 @@ fn no_command_leaves_anything_for_the_next_user() {
         assert!(commands.len() > 300, "{}", commands.len());
         let expected = new_state(&server);
         let held = hold(&server, pool);
+        let page = StatusPage::of(held.running.pid(), &[held.port]);
         let (mut reused, mut reusable, mut tried) = (0, 0, 0);
         for round in 0..number_of("POOL_ROUNDS").unwrap_or(ROUNDS) {
             for (index, (name, arguments)) in commands.iter().enumerate() {
@@ -357,12 +369,14 @@ fn no_command_leaves_anything_for_the_next_user() {
                 let ids = in_use_and_kept(&server, &mut direct).0;
                 leave(user, how);
                 wait_until_nobody_is_there(&server, &mut direct, &told);
+                wait_until_all_is_idle(&page);
 
                 let mark = format!("mark-{round}-{index}");
                 let mut next = held.open();
                 let id = finds_a_new_connection(&mut next, &mut direct, &mark, &expected);
                 leave(next, Leaving::Close);
                 wait_until_nobody_is_there(&server, &mut direct, &told);
+                wait_until_all_is_idle(&page);
                 let is_reused = ids.contains(&id);
                 assert!(!is_reused || listed, "reused after {told}");
                 reused += usize::from(is_reused);
