@@ -103,7 +103,9 @@ fn uses_inside(folder: &Path) -> BTreeMap<String, BTreeSet<String>> {
     let room = folder.file_name().unwrap().to_str().unwrap();
     let modules: BTreeSet<String> = fs::read_dir(folder)
         .unwrap()
-        .map(|entry| entry.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned())
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.is_dir() || path.extension().is_some_and(|kind| kind == "rs"))
+        .map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned())
         .filter(|name| !["mod", "tests"].contains(&name.as_str()))
         .collect();
     let mut uses = BTreeMap::new();
@@ -112,6 +114,9 @@ fn uses_inside(folder: &Path) -> BTreeMap<String, BTreeSet<String>> {
         let files = if file.exists() { vec![file] } else { all_below(folder.join(module)) };
         let mut found = BTreeSet::new();
         for file in files {
+            if file.extension().is_none_or(|kind| kind != "rs") {
+                continue;
+            }
             let text = fs::read_to_string(&file).unwrap();
             let code = text.split("#[cfg(test)]").next().unwrap_or_default();
             let code: Vec<_> = code.lines().filter_map(|line| line.split("//").next()).collect();

@@ -7,6 +7,7 @@
 //! To count is to add to an atomic number: no allocation, no system call, no clock of its own.
 
 mod counter;
+mod counts;
 mod guard;
 mod histogram;
 mod history;
@@ -25,13 +26,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::Instant;
 
 pub use counter::{Counter, Gauge};
+pub use counts::{Counts, TunnelLabels};
 pub use guard::{Arrival, Held, Waiting};
 pub use histogram::{BUCKETS, Histogram, p95};
 pub use history::{POINTS, Point, RECENT, Recent, SLOT};
 pub use reason::{CloseReason, CommandState, FailureReason, Handshake, PoolResult, UpstreamState};
 pub use replies::ReplyClock;
 pub use snapshot::{CertificateText, CommandSnapshot, FailureText, Snapshot, TunnelSnapshot};
-pub use tunnel::{Counts, FULL, TunnelFigures, TunnelLabels, UNANSWERED};
+pub use tunnel::{FULL, TunnelFigures, UNANSWERED};
 
 /// A failure counts as current for this long.
 pub const LAPSE: Duration = Duration::from_secs(60);

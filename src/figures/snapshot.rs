@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use super::counts::{Counts, TunnelLabels};
 use super::history::{Point, Recent};
 use super::reason::{CommandState, UpstreamState};
-use super::tunnel::{Counts, TunnelLabels};
 
 #[derive(Debug, Clone)]
 pub struct Snapshot {
