@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,18 +11,20 @@ use anyhow::{Context as _, bail};
 
 use crate::announce;
 use crate::command_line::{self, REDISCLI_AUTH, RedisCli};
-use crate::configuration::{Settings, Unused};
+use crate::configuration::{ConfigError, Settings, Unused, options};
 use crate::figures::{CommandState, Figures, TunnelLabels};
 use crate::listen::Bound;
-use crate::logging::{debug, err, notice, warning};
+use crate::logging::{self, debug, err, notice, warning};
 use crate::plan::Plan;
 use crate::pool;
+use crate::sandbox::{self, Rights, SandboxMode};
 use crate::status::{self, RedisUrls, Status};
 use crate::supervisor::{
     self, Child, CommandEnvironment, ExitOutcome, Forwarding, Inherited, NotExecuted, Supervisor,
     Terminal,
 };
-use crate::tls::Connector;
+use crate::threads;
+use crate::tls::{self, Connector};
 use crate::tunnel::{Connections, Drain, Listener, Route, ServerLoad, Tunnel};
 
 /// Set by Heroku in every dyno:
@@ -53,6 +56,9 @@ impl Launch {
             Err(error) => bail!("could not take over signals: {error}"),
         };
         self.prepare();
+        if let Err(mistake) = try_sandbox(&self.plan, &self.bound, &self.settings) {
+            return Ok(ExitOutcome::Exited(announce::misconfigured(&[mistake]).into()));
+        }
         let terminal = Terminal::open();
         let child = match self.spawn(inherited, terminal.as_ref()) {
             Ok(child) => child,
@@ -100,6 +106,9 @@ impl Launch {
     ) -> Result<Child, NotExecuted> {
         let placement = supervisor::placement(terminal);
         let environment = self.environment.clone();
+        if !self.bound.listeners.is_empty() {
+            threads::keep_one_ready();
+        }
         let child = supervisor::spawn(&self.command, environment, placement, &inherited)?;
         debug!(at = "command-started", pid = child.pid.as_raw(), placement = ?placement);
         if let Err(error) = supervisor::let_go_of_streams() {
@@ -124,6 +133,8 @@ impl Launch {
         let dyno = dyno.map(|dyno| dyno.to_string_lossy().into_owned());
         let urls = if plan.found_urls() { RedisUrls::Found } else { RedisUrls::Missing };
         tell_status(&figures, urls, bound.status.take(), &settings, dyno);
+        // The last step before bytes arrive from the network: what comes before needs more rights.
+        enter_sandbox(&plan, &bound, &settings);
         let listeners = std::mem::take(&mut bound.listeners);
         open_tunnels(plan, listeners, &settings, &figures, connections);
 
@@ -192,6 +203,42 @@ fn tell_redis_cli(
         environment.set(REDISCLI_AUTH, password.expose());
     }
     words
+}
+
+/// The rights that the launcher needs once COMMAND runs.
+fn rights(plan: &Plan, bound: &Bound) -> Rights {
+    Rights {
+        ports: plan.routes.iter().map(|route| route.upstream.port).collect(),
+        read: tls::late_files(plan.routes.iter().map(|route| &route.trust)),
+        sockets: bound.socket_folder().map(Path::to_owned),
+    }
+}
+
+/// Tries the sandbox if the user requires one; an error if there would be none.
+fn try_sandbox(plan: &Plan, bound: &Bound, settings: &Settings) -> Result<(), ConfigError> {
+    if settings.sandbox != SandboxMode::Require {
+        return Ok(());
+    }
+    let found = rights(plan, bound).try_out();
+    if found.abi().is_some() {
+        return Ok(());
+    }
+    let name = settings.names.of(options::SANDBOX.declaration.variable);
+    let problem = "is require, but the sandbox would be";
+    Err(ConfigError::new(name, format!("{problem} {found}; set auto or off to do without")))
+}
+
+/// Restricts every thread of the launcher.
+fn enter_sandbox(plan: &Plan, bound: &Bound, settings: &Settings) {
+    if settings.sandbox == SandboxMode::Off {
+        return sandbox::leave_off();
+    }
+    match rights(plan, bound).keep_only() {
+        sandbox::State::Failed(error) => warning!(at = "sandbox-failed", error),
+        state => debug!(at = "sandbox", state = %state),
+    }
+    logging::enter_sandbox();
+    threads::enter_sandbox();
 }
 
 /// By what the tunnels of a plan are known to those who read their figures.

@@ -23,12 +23,14 @@
 pub mod environment;
 pub mod exit;
 pub mod names;
+pub mod sandbox;
 pub mod secret;
 pub mod system;
 
 pub mod figures;
 pub mod logging;
 pub mod resp;
+pub mod threads;
 
 pub mod redis_url;
 

@@ -1,6 +1,7 @@
 //! A local port or socket for each route: bound before COMMAND starts, served later.
 
 use std::io;
+use std::path::Path;
 
 use crate::configuration::{ConfigError, Settings, options};
 use crate::logging::warning;
@@ -81,6 +82,11 @@ impl Bound {
                 ),
             ),
         }
+    }
+
+    /// The folder of the sockets, if there are any.
+    pub fn socket_folder(&self) -> Option<&Path> {
+        self.folder.as_ref().map(SocketFolder::path)
     }
 
     fn try_bind_status(&mut self, address: &StatusAddress) -> io::Result<status::StatusListener> {

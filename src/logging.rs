@@ -5,17 +5,23 @@
 //! `notice!(at = "tunnel-up", listen = %address)`. `docs/operation.md` lists all events.
 
 use std::fmt;
+use std::io::{self, Stderr, Write};
+use std::panic;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::Value;
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
 use tracing::{Event, Level, Subscriber};
-use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
+use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
+
+use crate::sandbox;
 
 pub use tracing::{debug as info, error as err, info as notice, trace as debug, warn as warning};
 
@@ -52,32 +58,85 @@ const MOST_WAITING_LINES: usize = 4096;
 /// Marks the launcher's lines, so that they can be told from the app's.
 const LOGGER: &str = "start-stunnel";
 
-/// Counts the lines that were dropped.
-static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
+/// Hands lines to the log's thread; empty if there is no such thread.
+static THREAD: OnceLock<NonBlocking> = OnceLock::new();
 
 /// The number of lines dropped because stderr was not read in time.
 pub fn dropped_lines() -> u64 {
-    DROPPED.get().map_or(0, |dropped| dropped.dropped_lines() as u64)
+    let dropped = THREAD.get().map(NonBlocking::error_counter);
+    dropped.map_or(0, |dropped| dropped.dropped_lines() as u64)
 }
 
-/// Starts logging. A thread writes the lines. Dropping the guard waits until it has written them
-/// all, for at most about a second.
+/// Starts logging, also of panics. A thread writes the lines. Dropping the guard waits until it has
+/// written them all, for at most about a second. Without a guard, the system refused to start a
+/// thread, and each line is written at once.
 ///
 /// # Panics
 /// If called twice in one process.
-pub fn init(settings: LogSettings) -> WorkerGuard {
-    let (writer, guard) = NonBlockingBuilder::default()
-        .lossy(true)
-        .buffered_lines_limit(MOST_WAITING_LINES)
-        .thread_name("log")
-        .finish(std::io::stderr());
-    DROPPED.get_or_init(|| writer.error_counter());
+pub fn init(settings: LogSettings) -> Option<WorkerGuard> {
+    // tracing-appender panics if the thread cannot be started.
+    panic::set_hook(Box::new(|_| ()));
+    let started = panic::catch_unwind(|| {
+        NonBlockingBuilder::default()
+            .lossy(true)
+            .buffered_lines_limit(MOST_WAITING_LINES)
+            .thread_name("log")
+            .finish(SandboxedStderr(io::stderr()))
+    });
+    let (writer, guard) = match started {
+        Ok((writer, guard)) => {
+            (BoxMakeWriter::new(THREAD.get_or_init(|| writer).clone()), Some(guard))
+        }
+        Err(_) => (BoxMakeWriter::new(io::stderr), None),
+    };
     tracing_subscriber::fmt()
         .with_max_level(filter(settings.level))
         .event_format(Lines(settings.format))
         .with_writer(writer)
         .init();
+    panic::set_hook(Box::new(log_panic));
     guard
+}
+
+/// Writes a panic as one line. Its message is left out, because it may quote an app or a server.
+///
+/// A defect may repeat with every connection. After the fifth panic, only the 8th, 16th, 32nd and
+/// so on are written.
+fn log_panic(panic: &panic::PanicHookInfo<'_>) {
+    static PANICS: AtomicU64 = AtomicU64::new(0);
+    let count = PANICS.fetch_add(1, Ordering::Relaxed) + 1;
+    if count <= 5 || count.is_power_of_two() {
+        let place = panic.location().map_or_else(String::new, |place| format!(" at {place}"));
+        err!(at = "internal-error", error = format!("start-stunnel has a defect{place}"), count);
+    }
+}
+
+/// Has the log's thread apply the sandbox's rules now instead of before its next line.
+pub fn enter_sandbox() {
+    if let Some(mut thread) = THREAD.get().cloned() {
+        // An empty line writes nothing.
+        let _ = thread.write(b"");
+    }
+}
+
+/// Standard error for the log's thread, which is older than COMMAND.
+struct SandboxedStderr(Stderr);
+
+impl Write for SandboxedStderr {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.write(line)
+    }
+
+    fn write_all(&mut self, line: &[u8]) -> io::Result<()> {
+        if let Err(error) = sandbox::enter() {
+            warning!(at = "sandbox-failed", error = %error);
+        }
+        self.0.write_all(line)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
 }
 
 fn filter(level: LogLevel) -> LevelFilter {

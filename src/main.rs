@@ -4,6 +4,7 @@
 
 use std::env;
 use std::ffi::OsString;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use start_stunnel::configuration::cli::Invocation;
 use start_stunnel::configuration::{
@@ -36,7 +37,9 @@ fn main() {
         Ok(invocation) => {
             let (task, log) = prepare(invocation, env::vars_os().collect());
             let _log = logging::init(log);
-            perform(task)
+            // The panic hook has logged it.
+            catch_unwind(AssertUnwindSafe(|| perform(task)))
+                .unwrap_or_else(|_| exit_with(exit::INTERNAL_ERROR))
         }
     };
     outcome.end_launcher()

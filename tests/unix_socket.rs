@@ -199,8 +199,11 @@ fn an_app_that_speaks_tls_to_a_socket_fails_at_once_too() {
     let client = client.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let mut client = Process(client);
     assert!(!client.wait().success());
-    assert_eq!(peer.result().unwrap_or_default(), (vec![], None), "no byte reaches Redis");
     let log = running.finish().stderr;
+    // The launcher may notice TLS before it connects to the server.
+    if peer.accepted() > 0 {
+        assert_eq!(peer.result().unwrap_or_default(), (vec![], None), "no byte reaches Redis");
+    }
     let expected = format!("pid:{}", client.pid());
     assert_eq!(logged(&log, "app-speaks-tls", "peer"), [expected], "{log}");
 }

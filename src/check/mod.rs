@@ -13,6 +13,7 @@ use crate::exit;
 use crate::logging::{LogFormat, err};
 use crate::names;
 use crate::plan::Plan;
+use crate::sandbox::{Rights, SandboxMode};
 use report::Report;
 
 /// Examines every tunnel of `plan`, prints the report to stdout, and returns the exit code.
@@ -21,7 +22,7 @@ use report::Report;
 /// When the runtime cannot be started or stdout not be written.
 pub fn run(plan: Plan, settings: &Settings, unused: &Unused) -> anyhow::Result<u8> {
     let found_urls = plan.found_urls();
-    let notes = notes(&plan, unused);
+    let mut notes = notes(&plan, unused);
     let untouched = plan.untouched().collect::<Vec<_>>().join(" ");
     if settings.log.format == LogFormat::Json {
         // stdout gets one object per tunnel, and nothing else.
@@ -33,6 +34,9 @@ pub fn run(plan: Plan, settings: &Settings, unused: &Unused) -> anyhow::Result<u
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let reports = runtime.block_on(examine::all(plan, settings));
     runtime.shutdown_background();
+    if settings.sandbox != SandboxMode::Off {
+        notes.push(("sandbox".to_owned(), Rights::default().try_out().to_string()));
+    }
     let code = match reports.iter().all(Report::works) {
         // The name of a variable may be misspelt.
         _ if !found_urls => exit::CONFIG,

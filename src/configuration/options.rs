@@ -10,6 +10,7 @@ use super::values;
 use crate::logging::{LogFormat, LogLevel};
 use crate::names;
 use crate::pool::PoolMode;
+use crate::sandbox::SandboxMode;
 use crate::status::StatusAddress;
 use crate::supervisor::ForwardSignals;
 use crate::tls::{MinTls, Pin, Verify};
@@ -132,6 +133,14 @@ settings! {
         value_name: "WHEN",
         help: "Forward signals to COMMAND: auto (all, but on a Heroku dyno not SIGTERM, which the \
                dyno manager sends to every process), always, or never",
+    }
+    SANDBOX: SandboxMode = values::sandbox, {
+        option: Some("sandbox"),
+        variable: "STUNNEL_SANDBOX",
+        default: "auto",
+        value_name: "MODE",
+        help: "Restrict the launcher with Landlock once COMMAND runs: auto (as far as the kernel \
+               supports it), off, require (exit 78 if a trial before COMMAND's start fails)",
     }
     URLS: Option<Vec<String>> = values::names, {
         option: Some("urls"),

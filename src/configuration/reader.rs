@@ -88,6 +88,7 @@ impl<'a> Reader<'a> {
             listen_port: LISTEN_PORT,
             port_taken: PORT_TAKEN,
             forward_signals: FORWARD_SIGNALS,
+            sandbox: SANDBOX,
             ..connection, status, log, names
         })
     }

@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 
 use crate::logging::LogSettings;
 use crate::pool::PoolMode;
+use crate::sandbox::SandboxMode;
 use crate::status::StatusSettings;
 use crate::supervisor::ForwardSignals;
 use crate::tls::Trust;
@@ -26,6 +27,7 @@ pub struct Settings {
     pub connection: ConnectionSettings,
     pub status: StatusSettings,
     pub forward_signals: ForwardSignals,
+    pub sandbox: SandboxMode,
     pub log: LogSettings,
     /// The names of these settings, for errors.
     pub names: SettingNames,

@@ -8,6 +8,7 @@ use super::settings::Rediss;
 use crate::logging::{LogFormat, LogLevel};
 use crate::pool::PoolMode;
 use crate::redis_url;
+use crate::sandbox::SandboxMode;
 use crate::status::StatusAddress;
 use crate::supervisor::ForwardSignals;
 use crate::tls::{self, MinTls, Pin, Verify};
@@ -102,6 +103,12 @@ pub fn forward_signals(text: &str) -> Result<ForwardSignals, &'static str> {
         ("never", ForwardSignals::Never),
     ];
     one_of(text, &words, "auto, always or never")
+}
+
+pub fn sandbox(text: &str) -> Result<SandboxMode, &'static str> {
+    let words =
+        [("auto", SandboxMode::Auto), ("off", SandboxMode::Off), ("require", SandboxMode::Require)];
+    one_of(text, &words, "auto, off or require")
 }
 
 pub fn log_level(text: &str) -> Result<LogLevel, &'static str> {

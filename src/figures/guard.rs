@@ -1,6 +1,7 @@
 //! Values that count something for as long as they live.
 
 use std::sync::Arc;
+use std::thread;
 
 use tokio::time::Instant;
 
@@ -53,8 +54,12 @@ impl Drop for Held {
     }
 }
 
+/// The status page's error for a connection that ended in a panic.
+const DEFECT: &str = "start-stunnel has a defect";
+const DEFECT_HINT: &str = "please report the log line at=internal-error";
+
 /// An app connection. It counts as open until this is dropped, and then as closed or failed. The
-/// first reason given counts. Without a reason, the drain has cut the connection.
+/// first reason given counts. Without a reason, the drain or a panic has cut the connection.
 #[derive(Debug)]
 pub struct Arrival {
     figures: Arc<TunnelFigures>,
@@ -97,6 +102,9 @@ impl Arrival {
 
 impl Drop for Arrival {
     fn drop(&mut self) {
+        if thread::panicking() {
+            self.failed(FailureReason::Internal, DEFECT.to_owned(), DEFECT_HINT.to_owned());
+        }
         self.closed(CloseReason::Drain);
         self.figures.counts.open.down();
     }

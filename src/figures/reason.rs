@@ -58,6 +58,8 @@ words! {
         TlsOther = "tls_other",
         /// The process, or the system, has no free file descriptor.
         Descriptors = "descriptors",
+        /// The system refuses to start a thread for the name lookup.
+        Threads = "threads",
         /// The connection timed out in the queue of `--max-connections`, or while it waited for
         /// another connection's handshake.
         QueueTimeout = "queue_timeout",

@@ -43,6 +43,21 @@ async fn an_accepted_connection_is_open_or_closed_or_failed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_connection_that_ends_in_a_panic_counts_as_failed() {
+    let figures = figures();
+    let arrival = figures.tunnels()[0].accept(Instant::now());
+    let task = tokio::spawn(async move {
+        let _arrival = arrival;
+        panic!("on purpose");
+    });
+    assert!(task.await.unwrap_err().is_panic());
+    let seen = first_of(&figures);
+    assert_eq!(seen.counts.open.get(), 0);
+    assert_eq!(seen.counts.failed[FailureReason::Internal as usize].get(), 1);
+    assert_eq!(seen.failure.unwrap().error, "start-stunnel has a defect");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_tunnel_fails_from_the_first_failure_to_an_answer() {
     let figures = figures();
     let since = || first_of(&figures).failing_since;

@@ -20,6 +20,10 @@ pub fn written(report: &StatusReport) -> Value {
         "well": report.is_well(),
         "time": unix_seconds(report.snapshot.at),
         "command": { "pid": command.pid, "state": command.state.word() },
+        "sandbox": {
+            "landlock_abi": report.sandbox.abi(),
+            "state": report.sandbox.to_string(),
+        },
         "tunnels": report.snapshot.tunnels.iter().map(tunnel).collect::<Vec<_>>(),
     });
     metrics::add_of_launcher(&mut status, report);

@@ -67,6 +67,7 @@ fn log(before: &TunnelSnapshot, now: &TunnelSnapshot, dyno: Option<&str>) {
         "count#redis-tunnel.failed.tls-version" = failed(FailureReason::TlsVersion),
         "count#redis-tunnel.failed.tls-other" = failed(FailureReason::TlsOther),
         "count#redis-tunnel.failed.descriptors" = failed(FailureReason::Descriptors),
+        "count#redis-tunnel.failed.threads" = failed(FailureReason::Threads),
         "count#redis-tunnel.failed.queue-timeout" = failed(FailureReason::QueueTimeout),
         "count#redis-tunnel.failed.internal" = failed(FailureReason::Internal),
         "sample#redis-tunnel.wait.p95" = wait,

@@ -30,11 +30,12 @@ pub use address::{StatusAddress, StatusListener};
 pub use host::HostCheck;
 pub use l2met::log_each;
 pub use local::serve as serve_local;
-use process::Process;
+use process::{ProcFiles, Process};
 pub use server::{serve, serve_connection};
 
 use crate::figures::{Figures, Snapshot};
 use crate::logging;
+use crate::sandbox;
 
 /// The settings of the status page and of the metrics in the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,13 +61,14 @@ pub struct Status {
     pid: u32,
     /// Seconds since 1970.
     started: f64,
+    files: ProcFiles,
 }
 
 impl Status {
     pub fn new(figures: Arc<Figures>, urls: RedisUrls) -> Arc<Status> {
         let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let (pid, started) = (std::process::id(), started.as_secs_f64());
-        Arc::new(Status { figures, urls, pid, started })
+        Arc::new(Status { figures, urls, pid, started, files: ProcFiles::open() })
     }
 
     /// The state of the launcher now.
@@ -82,7 +84,8 @@ impl Status {
             started: self.started,
             loop_lag: now - woken,
             dropped_lines: logging::dropped_lines(),
-            process: Process::now(),
+            process: Process::now(&self.files),
+            sandbox: sandbox::state(),
         }
     }
 }
@@ -98,6 +101,7 @@ pub struct StatusReport {
     pub loop_lag: Duration,
     pub dropped_lines: u64,
     pub process: Process,
+    pub sandbox: &'static sandbox::State,
 }
 
 impl StatusReport {

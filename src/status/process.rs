@@ -1,8 +1,12 @@
 //! What the system says about this process (proc(5), getrusage(2)).
 
-use std::fs;
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use nix::dir::Dir;
+use nix::fcntl::OFlag;
 use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage};
 use nix::unistd::{SysconfVar, sysconf};
 
@@ -19,18 +23,49 @@ pub struct Process {
     pub most_descriptors: Option<u64>,
 }
 
+/// What /proc has about this process, opened before the sandbox closes it.
+#[derive(Debug)]
+pub struct ProcFiles {
+    statm: Option<File>,
+    descriptors: Option<Mutex<Dir>>,
+}
+
+impl ProcFiles {
+    pub fn open() -> ProcFiles {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let descriptors = Dir::open("/proc/self/fd", flags, nix::sys::stat::Mode::empty());
+        ProcFiles {
+            statm: File::open("/proc/self/statm").ok(),
+            descriptors: descriptors.ok().map(Mutex::new),
+        }
+    }
+
+    /// Sizes in pages: total, resident, and others.
+    fn pages(&self) -> String {
+        let mut text = [0; 128];
+        let length = self.statm.as_ref().and_then(|statm| statm.read_at(&mut text, 0).ok());
+        String::from_utf8_lossy(&text[..length.unwrap_or(0)]).into_owned()
+    }
+
+    /// How many descriptors are open, the two that this holds included.
+    fn descriptors(&self) -> Option<u64> {
+        let mut folder = self.descriptors.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
+        let entries = folder.iter().flatten();
+        let is_number = |name: &[u8]| name.iter().all(u8::is_ascii_digit);
+        Some(entries.filter(|entry| is_number(entry.file_name().to_bytes())).count() as u64)
+    }
+}
+
 impl Process {
-    pub fn now() -> Process {
+    pub fn now(files: &ProcFiles) -> Process {
         let usage = getrusage(UsageWho::RUSAGE_SELF).ok();
         let cpu = usage.map(|usage| usage.user_time() + usage.system_time());
         let page = sysconf(SysconfVar::PAGE_SIZE).ok().flatten().unwrap_or(4096) as u64;
         // The first two fields are total and resident pages.
-        let pages = fs::read_to_string("/proc/self/statm").unwrap_or_default();
+        let pages = files.pages();
         let mut pages = pages.split_whitespace().map(|field| field.parse::<u64>().ok());
         let mut bytes = || pages.next().flatten().map(|pages| pages * page);
         let (virtual_memory, resident) = (bytes(), bytes());
-        // Reading the folder takes one descriptor itself.
-        let descriptors = fs::read_dir("/proc/self/fd").map(|folder| folder.count() as u64 - 1);
         let limit = getrlimit(Resource::RLIMIT_NOFILE).ok().map(|(soft, _)| soft);
         Process {
             cpu: cpu.map(|time| {
@@ -40,7 +75,7 @@ impl Process {
             }),
             resident,
             virtual_memory,
-            descriptors: descriptors.ok(),
+            descriptors: files.descriptors(),
             most_descriptors: limit.filter(|limit| *limit != nix::libc::RLIM_INFINITY),
         }
     }
@@ -52,9 +87,12 @@ mod tests {
 
     #[test]
     fn the_system_reports_this_process() {
-        let file = fs::File::open("/dev/null").unwrap();
-        let with = Process::now();
+        let files = ProcFiles::open();
+        let before = Process::now(&files).descriptors;
+        let file = File::open("/dev/null").unwrap();
+        let with = Process::now(&files);
         drop(file);
+        assert!(before < with.descriptors, "{before:?} {with:?}");
         assert!(with.cpu.is_some() && with.most_descriptors.is_some_and(|most| most > 3));
         assert!(with.descriptors.is_some_and(|open| open >= 4), "{with:?}");
         assert!(with.resident.unwrap() > 1 << 20 && with.virtual_memory >= with.resident);

@@ -300,12 +300,13 @@ pub fn process(report: &StatusReport) -> String {
         lines => format!(" · {} dropped", counted(lines, "log line")),
     };
     format!(
-        "COMMAND pid {}, {} {age}{descriptors}{dropped} · start-stunnel {} pid {} · this process \
-         only",
+        "COMMAND pid {}, {} {age}{descriptors}{dropped} · start-stunnel {} pid {} · sandbox {} · \
+         this process only",
         command.pid,
         command.state.word(),
         env!("CARGO_PKG_VERSION"),
         report.pid,
+        report.sandbox,
     )
 }
 

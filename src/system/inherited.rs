@@ -41,12 +41,16 @@ impl Limit {
 /// and the kernel's fs/coredump.c).
 const NO_CORE: rlim_t = 1;
 
-/// Keeps this process from dumping core, as far as the system allows.
+/// Keeps this process from dumping core, and other processes of the user from reading its memory,
+/// as far as the system allows.
 pub fn forbid_core_dumps() {
     no_core_dumps();
 }
 
 fn no_core_dumps() -> Option<Limit> {
+    // exec makes COMMAND dumpable again (PR_SET_DUMPABLE(2const)). If the kernel refuses, the
+    // limit below still prevents core dumps.
+    let _ = nix::sys::prctl::set_dumpable(false);
     Limit::change(Resource::RLIMIT_CORE, |hard| NO_CORE.min(hard))
 }
 

@@ -12,6 +12,7 @@ use super::session::{Sessions, Watch};
 use super::stream::TlsStream;
 use super::trust::{Trust, Verify};
 use super::{certificate, context, session};
+use crate::threads;
 
 /// Makes TLS connections by one set of settings. It is built when first needed, or by
 /// [`Connector::prepare`]: reading the system's certificates takes longer than a start may.
@@ -53,12 +54,11 @@ impl Connector {
     /// Builds the connector on another thread, unless it exists.
     ///
     /// # Errors
-    /// When OpenSSL cannot be set up.
+    /// When OpenSSL cannot be set up, or no thread is free (EAGAIN).
     pub async fn prepare(&self) -> io::Result<&TlsConnector> {
         let build = || async {
             let trust = self.trust.clone();
-            let built = tokio::task::spawn_blocking(move || build(&trust)).await;
-            built.map_err(io::Error::other)?
+            threads::run(move || build(&trust)).await?
         };
         self.built.get_or_try_init(build).await
     }

@@ -6,6 +6,7 @@ mod connector;
 mod context;
 mod facts;
 mod handshake;
+mod late_files;
 pub mod pem;
 mod pin;
 mod raw;
@@ -20,6 +21,7 @@ pub use context::speaks;
 pub use handshake::{
     ConnectError, Flaw, HandshakeError, LateRefusal, is_own_failure, is_unannounced_close,
 };
+pub use late_files::late_files;
 pub use pin::Pin;
 pub use session::Sessions;
 pub use stream::TlsStream;

@@ -61,6 +61,11 @@ pub fn loaded() -> &'static [Certificate] {
     ROOTS.get_or_init(load)
 }
 
+/// The bundle's path.
+pub fn bundle() -> Option<&'static Path> {
+    BUNDLE.get().map(PathBuf::as_path)
+}
+
 /// The directories in SSL_CERT_DIR; `None` if it is unset. They replace the system's directories,
 /// which native-tls would use as well.
 pub fn own_directories() -> Option<Vec<PathBuf>> {

@@ -66,6 +66,11 @@ impl Failure {
         use io::ErrorKind::{ConnectionRefused, TimedOut};
         match self {
             Failure::QueueTimeout(_) => FailureReason::QueueTimeout,
+            Failure::Internal(error) | Failure::Outage(Step::LookUp, error)
+                if is_out_of_threads(error) =>
+            {
+                FailureReason::Threads
+            }
             Failure::Internal(_) => FailureReason::Internal,
             Failure::Outage(_, error) if is_out_of_descriptors(error) => FailureReason::Descriptors,
             Failure::Outage(Step::LookUp, _) => FailureReason::Dns,
@@ -109,9 +114,19 @@ pub fn is_out_of_descriptors(error: &io::Error) -> bool {
     code == Some(Errno::EMFILE as i32) || code == Some(Errno::ENFILE as i32)
 }
 
+/// Whether the system refuses to start a thread: see [`crate::threads`].
+pub fn is_out_of_threads(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::EAGAIN as i32)
+}
+
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Failure::Internal(error) | Failure::Outage(Step::LookUp, error)
+                if is_out_of_threads(error) =>
+            {
+                write!(f, "no thread is free for the name lookup: {}", in_words(error))
+            }
             Failure::Outage(step, error) => {
                 let what = match step {
                     Step::LookUp => "name look-up failed",

@@ -4,7 +4,7 @@
 use std::io;
 use std::net::IpAddr;
 
-use super::failure::{Failure, Step, is_out_of_descriptors};
+use super::failure::{Failure, Step, is_out_of_descriptors, is_out_of_threads};
 use super::warnings::Warning;
 use super::{Tunnel, client_limit};
 use crate::figures::FailureReason;
@@ -30,6 +30,13 @@ impl Failure {
         let variable = tunnel.variable();
         match self {
             Failure::QueueTimeout(_) => queue(tunnel),
+            Failure::Internal(error) | Failure::Outage(Step::LookUp, error)
+                if is_out_of_threads(error) =>
+            {
+                "raise the limit on processes and threads (ulimit -u, or the container's pids \
+                 limit), or start fewer of them"
+                    .to_owned()
+            }
             Failure::Internal(_) => {
                 "memory may be short; if not, this is a defect of start-stunnel or of OpenSSL"
                     .to_owned()

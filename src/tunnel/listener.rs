@@ -7,7 +7,7 @@ use std::future::Future;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::unistd::mkdtemp;
@@ -108,6 +108,10 @@ impl SocketFolder {
             }
         }
         Err(tried)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
     }
 
     /// Binds the socket of the tunnel of this number; says where it is.

@@ -6,7 +6,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -17,6 +17,7 @@ use super::first_handshake::SLOW_TCP;
 use super::read_ahead::ReadAhead;
 use super::socket::{keep_alive, send_at_once};
 use crate::figures::UpstreamState;
+use crate::threads;
 use crate::tls::{ConnectError, Connector, HandshakeError, Sessions, TlsStream, names_and_end_of};
 
 /// How long one address has before the next one is tried beside it (RFC 8305 section 5).
@@ -97,9 +98,7 @@ pub async fn look_up(tunnel: &Tunnel) -> Result<Vec<SocketAddr>, Failure> {
 /// The upstream's addresses by a look-up that began at `since` or later.
 pub async fn look_up_since(tunnel: &Tunnel, since: Instant) -> Result<Vec<SocketAddr>, Failure> {
     let ask = async {
-        let host = tunnel.route.upstream.host_name();
-        let addresses = lookup_host((host.as_str(), tunnel.route.upstream.port)).await;
-        addresses.map(Iterator::collect)
+        threads::look_up(tunnel.route.upstream.host_name(), tunnel.route.upstream.port).await
     };
     let addresses = tunnel.resolver.addresses(since, ask).await;
     addresses.map_err(|error| Failure::Outage(Step::LookUp, error))

@@ -1,0 +1,260 @@
+//! Takes rights from the launcher that it no longer needs once COMMAND runs, with Landlock
+//! (<https://docs.kernel.org/userspace-api/landlock.html>). A flaw in the TLS library or the
+//! resolver then does not let an attacker start programs, write files or read the app's files.
+//!
+//! COMMAND starts before the rules apply, so that it inherits neither them nor no_new_privs.
+//!
+//! Rules bind the thread that applies them and the threads that it starts later. Threads that are
+//! older than COMMAND call [`enter`] before each job; ABI 8 can restrict all threads at once.
+
+use std::cell::Cell;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::thread;
+
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, BitFlags, LandlockStatus, NetPort, RestrictSelfAttr as _,
+    RestrictionStatus, Ruleset, RulesetAttr as _, RulesetCreated, RulesetCreatedAttr as _,
+    RulesetError, Scope, path_beneath_rules,
+};
+
+/// How much the user wants a sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SandboxMode {
+    /// As far as the kernel supports it.
+    Auto,
+    Off,
+    /// Or COMMAND does not start.
+    Require,
+}
+
+/// What name lookups read. A rule for a single file would end when the file is replaced by a
+/// rename, so the rules name directories. The C library loads modules for lookups (nss(5)) when it
+/// first needs them, and OpenSSL its providers. An empty file takes the place of OpenSSL's bundle.
+const READABLE: &[&str] = &[
+    "/etc",
+    "/run/systemd/resolve",
+    "/run/resolvconf",
+    "/run/NetworkManager",
+    "/run/connman",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/usr/lib",
+    "/usr/lib32",
+    "/usr/lib64",
+    "/usr/local/lib",
+    "/dev/null",
+];
+/// Files that may be links to other directories.
+const RESOLVER_FILES: &[&str] =
+    &["/etc/hosts", "/etc/resolv.conf", "/etc/nsswitch.conf", "/etc/gai.conf"];
+/// DNS over TCP, for replies that are too large for UDP.
+const DNS_PORT: u16 = 53;
+
+/// What each ABI version adds. Without it, the launcher keeps the right.
+const ADDED: &[(ABI, &str)] = &[
+    (ABI::V3, "truncating files"),
+    (ABI::V4, "TCP to other ports"),
+    (ABI::V5, "ioctl on devices"),
+    (ABI::V6, "abstract Unix sockets"),
+];
+
+/// The rights that the launcher keeps.
+#[derive(Debug, Clone, Default)]
+pub struct Rights {
+    /// TCP ports to connect to, besides DNS.
+    pub ports: Vec<u16>,
+    /// Files and directories to read, besides those that name lookups need.
+    pub read: Vec<PathBuf>,
+    /// The directory of the launcher's Unix sockets, which it removes at the end.
+    pub sockets: Option<PathBuf>,
+}
+
+/// What protects the launcher, as far as it has been decided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    /// The settings say so.
+    Off,
+    /// This kernel has no Landlock; why.
+    Unavailable(&'static str),
+    /// The kernel has Landlock, but refused the rules; why.
+    Failed(String),
+    /// The rules of this ABI version hold.
+    Landlock(ABI),
+}
+
+static STATE: OnceLock<State> = OnceLock::new();
+/// The rules, for the threads that have yet to apply them.
+static RULES: OnceLock<RulesetCreated> = OnceLock::new();
+
+thread_local! {
+    static HAS_ENTERED: Cell<bool> = const { Cell::new(false) };
+}
+
+impl Rights {
+    /// Applies the rules to a thread that ends at once, and says what would hold.
+    pub fn try_out(&self) -> State {
+        let rights = self.clone();
+        let tried = thread::Builder::new().spawn(move || {
+            rights.rules().and_then(RulesetCreated::restrict_self).map_or_else(failed, State::of)
+        });
+        let tried = tried.map(thread::JoinHandle::join);
+        match tried {
+            Ok(Ok(state)) => state,
+            Ok(Err(_)) => State::Failed("the trial panicked".to_owned()),
+            Err(error) => State::Failed(format!("no thread for the trial: {error}")),
+        }
+    }
+
+    /// Applies the rules to this thread, and has other threads apply them when they [`enter`].
+    pub fn keep_only(&self) -> &'static State {
+        let state = self.restrict().map_or_else(failed, State::of);
+        STATE.get_or_init(|| state)
+    }
+
+    fn restrict(&self) -> io::Result<RestrictionStatus> {
+        let rules = self.rules().map_err(io::Error::other)?;
+        let for_others = rules.try_clone()?;
+        let restricted = rules.all_threads(true).and_then(RulesetCreated::restrict_self);
+        let status = restricted.map_err(io::Error::other)?;
+        HAS_ENTERED.set(true);
+        RULES.get_or_init(|| for_others);
+        Ok(status)
+    }
+
+    fn rules(&self) -> Result<RulesetCreated, RulesetError> {
+        let read = AccessFs::ReadFile | AccessFs::ReadDir;
+        let ports = self.ports.iter().chain(&[DNS_PORT]);
+        let ports = ports.map(|port| Ok(NetPort::new(*port, AccessNet::ConnectTcp)));
+        let sockets = self.sockets.as_deref();
+        let rules: RulesetCreated = Ruleset::default()
+            .handle_access(AccessFs::from_all(ABI::V5))?
+            .handle_access(AccessNet::from_all(ABI::V4))?
+            // Not Scope::Signal: COMMAND gets signals from here.
+            .scope(Scope::AbstractUnixSocket)?
+            .create()?
+            .add_rules(path_beneath_rules(self.readable(), read))?
+            .add_rules::<_, _, _, RulesetError>(ports)?
+            .add_rules(path_beneath_rules(sockets, AccessFs::ReadDir | AccessFs::RemoveFile))?;
+        // Removing an empty directory is a right on the directory that it is in.
+        let parent = sockets.and_then(Path::parent);
+        rules.add_rules(path_beneath_rules(parent, BitFlags::from(AccessFs::RemoveDir)))
+    }
+
+    fn readable(&self) -> impl Iterator<Item = PathBuf> {
+        let fixed = READABLE.iter().map(PathBuf::from);
+        let linked = RESOLVER_FILES.iter().filter_map(|file| directory_of(Path::new(file)));
+        // A file of names that hostname(7) describes.
+        let aliases = std::env::var_os("HOSTALIASES").map(PathBuf::from);
+        fixed.chain(linked).chain(aliases).chain(self.read.iter().cloned())
+    }
+}
+
+/// The directory of the file that `path` leads to; the file itself if that is the root directory.
+pub fn directory_of(path: &Path) -> Option<PathBuf> {
+    let file = path.canonicalize().ok()?;
+    let directory = file.parent()?;
+    Some(if directory == Path::new("/") { file } else { directory.to_owned() })
+}
+
+/// Notes that the settings want no sandbox.
+pub fn leave_off() {
+    STATE.get_or_init(|| State::Off);
+}
+
+/// Applies the rules to this thread if they are in force and it has not done so yet.
+///
+/// # Errors
+/// If the kernel refuses.
+pub fn enter() -> io::Result<()> {
+    let Some(rules) = RULES.get() else { return Ok(()) };
+    if HAS_ENTERED.replace(true) {
+        return Ok(());
+    }
+    rules.try_clone()?.restrict_self().map(drop).map_err(io::Error::other)
+}
+
+/// Made by a thread that starts another: what the new thread does first. It inherits the rules.
+pub fn inheritance() -> impl FnOnce() + Send + 'static {
+    let has_entered = HAS_ENTERED.get();
+    move || HAS_ENTERED.set(has_entered)
+}
+
+/// What protects this launcher.
+pub fn state() -> &'static State {
+    STATE.get().unwrap_or(&State::Off)
+}
+
+fn failed(error: impl fmt::Display) -> State {
+    State::Failed(error.to_string())
+}
+
+impl State {
+    fn of(status: RestrictionStatus) -> State {
+        match status.landlock {
+            LandlockStatus::Available { effective_abi, .. } => State::Landlock(effective_abi),
+            LandlockStatus::NotEnabled => State::Unavailable("Landlock is off in this kernel"),
+            LandlockStatus::NotImplemented => {
+                State::Unavailable("the kernel lacks Landlock, or a seccomp profile forbids it")
+            }
+        }
+    }
+
+    /// The ABI version whose rules hold.
+    pub fn abi(&self) -> Option<u32> {
+        match self {
+            State::Landlock(abi) => Some(*abi as u32),
+            State::Off | State::Unavailable(_) | State::Failed(_) => None,
+        }
+    }
+
+    /// What this kernel cannot deny, though the launcher does not need it.
+    pub fn missing(&self) -> Vec<&'static str> {
+        let State::Landlock(abi) = self else { return Vec::new() };
+        ADDED.iter().filter(|(since, _)| since > abi).map(|(_, right)| *right).collect()
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            State::Off => f.write_str("off"),
+            State::Unavailable(reason) => write!(f, "none ({reason})"),
+            State::Failed(reason) => write!(f, "none ({reason})"),
+            State::Landlock(abi) => {
+                write!(f, "Landlock ABI {abi}")?;
+                match self.missing()[..] {
+                    [] => Ok(()),
+                    _ => write!(f, " without {}", self.missing().join(", ")),
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_old_kernel_says_what_it_cannot_deny() {
+        let shown = |abi| State::Landlock(abi).to_string();
+        assert_eq!(shown(ABI::V7), "Landlock ABI 7");
+        assert_eq!(shown(ABI::V5), "Landlock ABI 5 without abstract Unix sockets");
+        assert!(shown(ABI::V1).starts_with("Landlock ABI 1 without truncating files, TCP"));
+    }
+
+    #[test]
+    fn the_root_directory_never_becomes_readable() {
+        let folder = tempfile::tempdir().unwrap();
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink("/dev/null", &link).unwrap();
+        assert_eq!(directory_of(&link).unwrap(), Path::new("/dev"));
+        std::fs::remove_file(&link).unwrap();
+        std::os::unix::fs::symlink("/", &link).unwrap();
+        assert_eq!(directory_of(&link), None);
+    }
+}

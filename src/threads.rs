@@ -1,0 +1,182 @@
+//! Threads for work that blocks: looking up names, and setting up TLS.
+//!
+//! Tokio has such threads too, but it panics if the system refuses to start one. An app that forks
+//! until its limit (RLIMIT_NPROC) is reached would end every new connection that way. Here one
+//! thread starts before COMMAND and stays. Further threads start on demand, because a name server
+//! that does not answer must not delay other tunnels, and end when they have been idle.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender};
+use nix::errno::Errno;
+use tokio::sync::{Semaphore, oneshot};
+use tokio::time::timeout;
+
+use crate::logging::warning;
+use crate::sandbox;
+
+/// The most threads at a time, like tokio's own limit: name servers may stay silent for long.
+const MOST_THREADS: usize = 512;
+/// How long a thread waits for work before it ends.
+const IDLE: Duration = Duration::from_secs(10);
+/// How long work waits for a busy thread if no other thread can be started.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+type Job = Box<dyn FnOnce() + Send>;
+
+static THREADS: LazyLock<Threads> = LazyLock::new(|| {
+    let (give, take) = crossbeam_channel::unbounded();
+    Threads { give, take, free: Semaphore::new(0), started: AtomicUsize::new(0) }
+});
+
+struct Threads {
+    give: Sender<Job>,
+    take: Receiver<Job>,
+    /// One permit for each thread that has no work.
+    free: Semaphore,
+    started: AtomicUsize,
+}
+
+/// Starts the thread that stays. To be called before COMMAND starts, after which the system may
+/// refuse. If it refuses already, the first job tries again and reports the error.
+pub fn keep_one_ready() {
+    if THREADS.start().is_ok() {
+        THREADS.free.add_permits(1);
+    }
+}
+
+/// Has the thread that stays apply the sandbox's rules now instead of before its next job. Waits
+/// for that: a younger thread could take the job from it.
+pub fn enter_sandbox() {
+    if let Ok(permit) = THREADS.free.try_acquire() {
+        permit.forget();
+        let (done, entered) = crossbeam_channel::bounded(1);
+        THREADS.give(Box::new(move || done.send(()).expect("it is awaited")));
+        // The rules are applied before the job runs.
+        let _ = entered.recv();
+    }
+}
+
+/// The addresses of `host`, which may be an address itself.
+///
+/// # Errors
+/// The resolver's, or EAGAIN if no thread is free.
+pub async fn look_up(host: String, port: u16) -> io::Result<Vec<SocketAddr>> {
+    if let Ok(address) = host.parse::<IpAddr>() {
+        return Ok(vec![SocketAddr::new(address, port)]);
+    }
+    run(move || (host.as_str(), port).to_socket_addrs().map(Iterator::collect)).await?
+}
+
+/// Does `work` on a thread that may block.
+///
+/// # Errors
+/// EAGAIN if no thread is free and none can be started.
+pub async fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+    THREADS.claim().await?;
+    let (reply, result) = oneshot::channel();
+    // Whoever asked may have given up meanwhile.
+    THREADS.give(Box::new(move || drop(reply.send(work()))));
+    result.await.map_err(|_| io::Error::other("a thread panicked"))
+}
+
+impl Threads {
+    /// Finds or starts a thread for one job, which the caller gives at once.
+    async fn claim(&self) -> io::Result<()> {
+        if let Ok(permit) = self.free.try_acquire() {
+            permit.forget();
+            return Ok(());
+        }
+        let Err(refused) = self.start() else { return Ok(()) };
+        match timeout(PATIENCE, self.free.acquire()).await {
+            Ok(Ok(permit)) => {
+                permit.forget();
+                Ok(())
+            }
+            _ => Err(refused),
+        }
+    }
+
+    fn give(&self, job: Job) {
+        self.give.send(job).expect("the receiver lives as long as the sender");
+    }
+
+    /// Starts a thread, which has no permit yet.
+    fn start(&self) -> io::Result<()> {
+        if self.started.fetch_add(1, Ordering::Relaxed) < MOST_THREADS {
+            let inherit = sandbox::inheritance();
+            let started = thread::Builder::new().name("blocking".to_owned()).spawn(|| {
+                inherit();
+                THREADS.work();
+                THREADS.started.fetch_sub(1, Ordering::Relaxed);
+            });
+            if started.is_ok() {
+                return Ok(());
+            }
+        }
+        self.started.fetch_sub(1, Ordering::Relaxed);
+        Err(Errno::EAGAIN.into())
+    }
+
+    /// A thread's life.
+    fn work(&self) {
+        loop {
+            let job = match self.take.recv_timeout(IDLE) {
+                Ok(job) => job,
+                Err(_) if self.may_end() => return,
+                // The last free thread stays.
+                Err(_) => self.take.recv().expect("the sender lives as long as the receiver"),
+            };
+            if let Err(error) = sandbox::enter() {
+                warning!(at = "sandbox-failed", error = %error);
+            }
+            // The panic hook has reported it.
+            let _ = catch_unwind(AssertUnwindSafe(job));
+            self.free.add_permits(1);
+        }
+    }
+
+    /// Whether a thread without work may end; takes its permit then.
+    fn may_end(&self) -> bool {
+        let Ok(permit) = self.free.try_acquire() else { return false };
+        let others = self.free.available_permits() > 0;
+        if others {
+            permit.forget();
+        }
+        others
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_address_needs_no_thread() {
+        for (host, expected) in [("127.0.0.1", "127.0.0.1:6379"), ("::1", "[::1]:6379")] {
+            let found = look_up(host.to_owned(), 6379).await.unwrap();
+            assert_eq!(found, [expected.parse().unwrap()]);
+        }
+    }
+
+    #[tokio::test]
+    async fn jobs_run_side_by_side_and_survive_a_panic() {
+        let (first, second) = tokio::join!(
+            run(|| -> () { panic!("on purpose") }),
+            run(|| thread::current().name().map(str::to_owned)),
+        );
+        assert!(first.is_err());
+        assert_eq!(second.unwrap().as_deref(), Some("blocking"));
+        let (hold, held) = crossbeam_channel::bounded::<()>(0);
+        let waiting = tokio::spawn(run(move || held.recv().is_err()));
+        assert_eq!(run(|| 1).await.unwrap(), 1, "while another job waits");
+        drop(hold);
+        assert!(waiting.await.unwrap().unwrap());
+    }
+}
