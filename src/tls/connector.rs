@@ -123,3 +123,23 @@ fn build(trust: &Trust) -> io::Result<TlsConnector> {
     session::resume_in(&mut context)?;
     Ok(connector.into())
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::UnixStream;
+
+    use super::*;
+    use crate::tls::MinTls;
+
+    #[tokio::test]
+    async fn handshake_that_cannot_begin_is_no_fault_of_the_server() {
+        let (verify, min_tls) = (Verify::None, MinTls::V1_2);
+        let (ca, pins, identity, server_name) = (None, Vec::new(), None, None);
+        let connector = Connector::new(Trust { verify, min_tls, ca, pins, identity, server_name });
+        let (client, _server) = UnixStream::pair().unwrap();
+        // SNI holds 255 bytes at most.
+        let too_long = "x".repeat(300);
+        let error = connector.connect(&too_long, client, &Arc::default()).await.unwrap_err();
+        assert!(matches!(error, ConnectError::Failed(HandshakeError::Internal(_))), "{error:?}");
+    }
+}
