@@ -9,6 +9,7 @@ use std::time::Duration;
 use support::launcher::{HOLD, Held, Launcher};
 use support::resp::{Client, Reply};
 use support::servers::{Front, Server, accepted, calls, clients, connections, idle_connections};
+use support::status::StatusPage;
 use support::{eventually, faketime};
 
 /// Short connections that switch the pool on under `auto`.
@@ -59,7 +60,8 @@ fn auto_pools_after_sixteen_short_connections() {
     let mut direct = server.direct();
     let pings = own_commands(&mut direct);
     let before = accepted(&mut direct);
-    let held = hold(&server, &[]);
+    let held = hold(&server, &[("STUNNEL_STATUS_ADDRESS", "0")]);
+    let page = StatusPage::of(held.running.pid(), &[held.port]);
     for _ in 0..MANY {
         one_request(&held);
         eventually("it has ended", || (connections(&mut direct) == 0).then_some(()));
@@ -67,11 +69,14 @@ fn auto_pools_after_sixteen_short_connections() {
     assert_eq!(accepted(&mut direct) - before, MANY);
     assert_eq!(own_commands(&mut direct), pings, "a plain tunnel until then");
     engage(&held, &mut direct, 0);
+    // Redis has reset a connection before the launcher knows.
+    page.wait_until_all_is_idle();
     let made = accepted(&mut direct);
     assert!(made - before <= MANY + 2, "the pool is on from the next connection on");
     for _ in 0..10 {
         one_request(&held);
         eventually("it comes back", || (idle_connections(&mut direct) == 1).then_some(()));
+        page.wait_until_all_is_idle();
     }
     assert_eq!(accepted(&mut direct), made, "one connection serves them all");
 }
@@ -143,6 +148,8 @@ fn auto_switches_off_after_a_minute_without_short_connections() {
         .env("LD_PRELOAD", library)
         .env("FAKETIME_TIMESTAMP_FILE", &clock)
         .env("FAKETIME_NO_CACHE", "1")
+        // The library reads the file from inside the launcher.
+        .env("STUNNEL_SANDBOX", "off")
         .start_held();
     engage(&held, &mut direct, 0);
     fs::write(&clock, "+61s").unwrap();
