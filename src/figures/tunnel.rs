@@ -145,6 +145,7 @@ impl TunnelFigures {
     /// Redis has turned a connection away because it has too many clients: it said so, or closed
     /// the connection during the handshake while other connections of this launcher were open.
     pub fn turned_away(&self) {
+        self.roll(Instant::now());
         self.counts.max_clients.add(1);
     }
 

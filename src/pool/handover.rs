@@ -5,7 +5,7 @@ use std::future::{Future, pending, poll_fn};
 use std::io;
 use std::mem;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -15,24 +15,26 @@ use super::Pool;
 use super::supply::{self, Unfit};
 use super::tap::PoolTap;
 use super::trial::{RESET, RESET_DONE};
+use crate::figures::PoolResult;
 use crate::tunnel::Connections;
 use crate::tunnel::app::{Ahead, AppStream};
 use crate::tunnel::connection::{Connection, Course};
-use crate::tunnel::relay::{Begun, RelayEnd, Side};
+use crate::tunnel::ends::Ends;
+use crate::tunnel::relay::{App as _, Begun, RelayEnd, Side};
 use crate::tunnel::stream::TlsUpstream;
 use crate::tunnel::tap::Tap;
 
-/// How often an app is checked for a reset while its reset is awaited.
+/// How often to check whether the app is gone while Redis owes its reply to `RESET`.
 const APP_CHECK: Duration = Duration::from_secs(1);
 /// Bytes that are read at once while the reset's reply is awaited.
 const READ: usize = 4096;
 
-/// How a hand-over ended without a connection to relay on.
+/// Why there is nothing to relay after a hand-over.
 #[derive(Debug)]
 pub enum NotHandedOver {
-    /// The app connection has ended so. The connection to Redis is among its ends.
+    /// The app connection has ended. `ends` still owns the connection to Redis.
     Ended(Course),
-    /// There is no connection to Redis, as the app and the log know.
+    /// No connection could be made. That is reported already.
     Failed,
 }
 
@@ -42,92 +44,118 @@ impl From<RelayEnd> for NotHandedOver {
     }
 }
 
-/// Waits for the app's first bytes and sends them behind `RESET`. If the connection turns out to be
-/// dead, a new one takes its place, unless Redis may have executed what cannot be sent twice.
-///
-/// # Errors
-/// When the app connection has ended meanwhile.
-pub async fn hand_over<'p>(
-    connection: &mut Connection<'_>,
-    connections: &mut Connections,
-    tap: &mut PoolTap<'p>,
-    pool: &'p Pool,
-    kept: TlsUpstream,
-) -> Result<(TlsUpstream, Begun), NotHandedOver> {
-    let kept = connection.ends.redis.insert(kept);
-    let idle = idle_timeout(pool);
-    let app = &mut connection.ends.app;
-    let first = tokio::select! {
-        biased;
-        first = poll_fn(|cx| poll_first(app, kept, cx)) => first,
-        () = idle => return Err(RelayEnd::Idle.into()),
-    };
-    match first {
-        First::Bytes => {}
-        First::AppEnded(error) => return Err(RelayEnd::Kept(error).into()),
-        First::RedisEnded => {
-            supply::note_discarded(pool, Unfit::Dead);
-            return replace(connection, connections, tap, pool, Vec::new()).await;
+/// Gives an idle connection to an app connection.
+pub struct HandOver<'h, 'c, 'p> {
+    pub connection: &'h mut Connection<'c>,
+    pub connections: &'h mut Connections,
+    pub tap: &'h mut PoolTap<'p>,
+    pub pool: &'p Pool,
+}
+
+type HandedOver = Result<(TlsUpstream, Begun), NotHandedOver>;
+
+impl HandOver<'_, '_, '_> {
+    /// Waits for the app's first bytes and sends them behind `RESET`. If the connection turns out
+    /// to be dead, a new one takes its place, unless Redis may have executed what must not be sent
+    /// twice.
+    ///
+    /// # Errors
+    /// If the app connection has ended meanwhile.
+    pub async fn begin(mut self, kept: TlsUpstream) -> HandedOver {
+        let Ends { app, redis, .. } = &mut self.connection.ends;
+        let kept = redis.insert(kept);
+        let first = tokio::select! {
+            biased;
+            first = poll_fn(|cx| poll_first(app, kept, cx)) => first,
+            () = idle_timeout(self.pool) => return Err(RelayEnd::Idle.into()),
+        };
+        match first {
+            First::Bytes => self.reset().await,
+            First::AppEnded(error) => Err(RelayEnd::Kept(error).into()),
+            First::RedisEnded => self.replace(Vec::new()).await,
         }
     }
-    let request = app.take_ahead();
-    tap.from_app(&request);
-    // A command that nobody knows may be one that bears no reply before its own, as SYNC (Redis:
-    // "invalid with pending output").
-    let goes_at_once = !tap.ledger.gave_up();
-    let mut reset = Reset::in_front_of(if goes_at_once { &request } else { &[] });
-    let asked = Instant::now();
-    let confirmed = tokio::select! {
-        biased;
-        confirmed = poll_fn(|cx| reset.poll(kept, cx)) => confirmed,
-        error = app_reset(app) => return Err(RelayEnd::Reset(Side::App, error).into()),
-        () = idle_timeout(pool) => return Err(RelayEnd::Idle.into()),
-    };
-    match confirmed {
-        Ok(()) => {
-            let redis = connection.ends.redis.take().expect("it was put there");
-            let to_redis = if goes_at_once { reset.unsent() } else { request };
-            let sent = reset.sent();
-            Ok((redis, Begun { to_redis, to_app: reset.behind, sent, asked: Some(asked) }))
-        }
-        Err(error) if reset.is_refused => {
-            pool.note_wrong_reset(asked);
-            Err(RelayEnd::Reset(Side::Redis, error).into())
-        }
-        Err(error) => {
-            supply::note_discarded(pool, Unfit::Dead);
-            if !goes_at_once || reset.may_send_again(tap) {
-                return replace(connection, connections, tap, pool, request).await;
+
+    /// Sends `RESET` and the first request, and waits for the confirmation.
+    async fn reset(&mut self) -> HandedOver {
+        let Ends { app, redis, .. } = &mut self.connection.ends;
+        let redis = redis.as_mut().expect("a hand-over has one");
+        let request = app.take_ahead();
+        self.tap.from_app(&request);
+        // An unknown command waits for the confirmation: SYNC fails while a reply is pending.
+        let goes_at_once = !self.tap.ledger.gave_up();
+        let mut reset = Reset::in_front_of(if goes_at_once { &request } else { &[] });
+        let asked = Instant::now();
+        let confirmed = tokio::select! {
+            biased;
+            confirmed = poll_fn(|cx| reset.poll(redis, cx)) => confirmed.map_err(Unconfirmed::from),
+            error = app_gone(app) => Err((RelayEnd::Reset(Side::App, error)).into()),
+            () = idle_timeout(self.pool) => Err(RelayEnd::Idle.into()),
+        };
+        let (sent, made) = (reset.sent(), redis.made);
+        self.connection.note_begun(sent);
+        match confirmed {
+            Ok(()) => {
+                let to_redis = if goes_at_once { reset.unsent() } else { request };
+                let redis = self.connection.ends.redis.take().expect("it was there");
+                self.pool.tunnel.figures.pooled(PoolResult::Reused);
+                Ok((redis, Begun { to_redis, to_app: reset.behind, sent, asked: Some(asked) }))
             }
-            pool.server_ended(Instant::now());
-            let end = match error.kind() {
-                io::ErrorKind::UnexpectedEof => RelayEnd::Closed,
-                _ => RelayEnd::Reset(Side::Redis, error),
-            };
-            Err(NotHandedOver::Ended(Course { end, redis_ended_first: true }))
+            Err(Unconfirmed::Ended(end)) => Err(end),
+            Err(Unconfirmed::Broken(error)) if reset.is_refused => {
+                self.pool.note_wrong_reset(made, Instant::now());
+                Err(RelayEnd::Reset(Side::Redis, error).into())
+            }
+            Err(Unconfirmed::Broken(_)) if !goes_at_once || reset.may_send_again(self.tap) => {
+                self.replace(request).await
+            }
+            Err(Unconfirmed::Broken(error)) => {
+                self.pool.server_ended(Instant::now());
+                let end = match error.kind() {
+                    io::ErrorKind::UnexpectedEof => RelayEnd::Closed,
+                    _ => RelayEnd::Reset(Side::Redis, error),
+                };
+                Err(NotHandedOver::Ended(Course { end, redis_ended_first: true }))
+            }
         }
+    }
+
+    /// Makes a new connection in place of the dead one, for this request.
+    async fn replace(&mut self, request: Vec<u8>) -> HandedOver {
+        supply::note_discarded(self.pool, Unfit::Dead);
+        let now = Instant::now();
+        self.pool.server_ended(now);
+        let dead = self.connection.ends.redis.take().expect("a hand-over has one");
+        let deadline = now + self.pool.tunnel.settings.connect_timeout;
+        let made = supply::make(self.pool, dead.into_slot(), deadline);
+        self.connection.note_request_read(!request.is_empty());
+        let Some(redis) = self.connection.connect(made, self.connections).await else {
+            return Err(NotHandedOver::Failed);
+        };
+        self.connection.note_begun(0);
+        *self.tap = PoolTap::new(self.pool, redis.made);
+        self.tap.from_app(&request);
+        Ok((redis, Begun { to_redis: request, ..Begun::default() }))
     }
 }
 
-/// A new connection in place of one that was dead, and the request to send on it.
-async fn replace<'p>(
-    connection: &mut Connection<'_>,
-    connections: &mut Connections,
-    tap: &mut PoolTap<'p>,
-    pool: &'p Pool,
-    request: Vec<u8>,
-) -> Result<(TlsUpstream, Begun), NotHandedOver> {
-    let now = Instant::now();
-    pool.server_ended(now);
-    let dead = connection.ends.redis.take().expect("it was put there");
-    let deadline = now + pool.tunnel.settings.connect_timeout;
-    let made = supply::make(pool, dead.into_slot(), now, deadline);
-    let Some(redis) = connection.connect(made, connections).await else {
-        return Err(NotHandedOver::Failed);
-    };
-    *tap = PoolTap::new(pool, redis.made);
-    tap.from_app(&request);
-    Ok((redis, Begun { to_redis: request, ..Begun::default() }))
+/// Why `RESET` was not confirmed.
+enum Unconfirmed {
+    Ended(NotHandedOver),
+    /// The connection to Redis failed, or Redis gave another answer.
+    Broken(io::Error),
+}
+
+impl From<RelayEnd> for Unconfirmed {
+    fn from(end: RelayEnd) -> Unconfirmed {
+        Unconfirmed::Ended(end.into())
+    }
+}
+
+impl From<io::Error> for Unconfirmed {
+    fn from(error: io::Error) -> Unconfirmed {
+        Unconfirmed::Broken(error)
+    }
 }
 
 /// What happens first on a connection that is handed over.
@@ -141,22 +169,21 @@ enum First {
     RedisEnded,
 }
 
+/// Redis first: a request must not be sent on a connection that is known to be dead.
 fn poll_first(app: &mut AppStream, kept: &mut TlsUpstream, cx: &mut Context<'_>) -> Poll<First> {
-    if app.has_ahead() {
-        return Poll::Ready(First::Bytes);
-    }
-    if let Poll::Ready(ahead) = app.poll_ahead(cx) {
-        return Poll::Ready(match ahead {
-            Ahead::Bytes | Ahead::Full => First::Bytes,
-            Ahead::Tls | Ahead::Ended => First::AppEnded(None),
-            Ahead::Failed(error) => First::AppEnded(Some(error)),
-        });
-    }
     let mut byte = [0];
-    match Pin::new(kept).poll_read(cx, &mut ReadBuf::new(&mut byte)) {
-        Poll::Ready(_) => Poll::Ready(First::RedisEnded),
-        Poll::Pending => Poll::Pending,
+    if Pin::new(kept).poll_read(cx, &mut ReadBuf::new(&mut byte)).is_ready() {
+        return Poll::Ready(First::RedisEnded);
     }
+    while !app.has_begun() {
+        match ready!(app.poll_ahead(cx)) {
+            Ahead::Bytes => {}
+            Ahead::Full => break,
+            Ahead::Tls | Ahead::Ended => return Poll::Ready(First::AppEnded(None)),
+            Ahead::Failed(error) => return Poll::Ready(First::AppEnded(Some(error))),
+        }
+    }
+    Poll::Ready(First::Bytes)
 }
 
 /// Resolves after the idle timeout; never if there is none.
@@ -170,11 +197,11 @@ fn idle_timeout(pool: &Pool) -> impl Future<Output = ()> + use<> {
     }
 }
 
-/// Resolves when the app has reset its connection.
-async fn app_reset(app: &AppStream) -> io::Error {
+/// Resolves when the app is gone.
+async fn app_gone(app: &mut AppStream) -> io::Error {
     loop {
         sleep(APP_CHECK).await;
-        if let Some(error) = app.reset_error() {
+        if let Some(error) = app.broken_off() {
             return error;
         }
     }

@@ -134,8 +134,8 @@ impl Pool {
         is_on && !state.is_closed && state.trial.is_passed() && state.allows(made, now)
     }
 
-    /// Keeps a connection that was reset, or gives it to an app that waits. Says whether somebody
-    /// must call [`Pool::expire`] from now on.
+    /// Keeps a connection that was reset, or gives it to an app that waits. Returns whether the
+    /// caller must start closing idle connections whose time is up.
     fn keep(&self, upstream: TlsUpstream, now: Instant) -> bool {
         if !self.may_keep(upstream.made, now) {
             return false;
@@ -146,7 +146,7 @@ impl Pool {
             return false;
         }
         state.idle.add(upstream, now);
-        !std::mem::replace(&mut state.is_watched, true)
+        !state.idle.is_empty() && !std::mem::replace(&mut state.is_watched, true)
     }
 
     /// Closes the idle connections whose time is up, or all of them once the pool is off. Says
@@ -196,8 +196,12 @@ impl Pool {
     }
 
     /// `RESET` was not answered as it should be: connections of this server are not used again.
-    fn note_wrong_reset(&self, now: Instant) {
+    fn note_wrong_reset(&self, made: Instant, now: Instant) {
         let mut state = self.state();
+        // The server may have become another meanwhile.
+        if !state.allows(made, now) {
+            return;
+        }
         state.trial.end(Verdict::Failed, now);
         state.idle.remove(|_| true);
     }
@@ -217,7 +221,7 @@ impl State {
 
     /// The server may be another from now on: nothing that leads to the old one is kept.
     fn forget_server(&mut self, now: Instant) {
-        self.retired = Some(now);
+        self.retired = self.retired.max(Some(now));
         self.trial.forget();
         self.idle.remove(|_| true);
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::handover::{NotHandedOver, hand_over};
+use super::handover::{HandOver, NotHandedOver};
 use super::supply::{Supplied, Unfit, note_discarded, supply};
 use super::tap::PoolTap;
 use super::trial::{RESET, RESET_DONE};
@@ -77,7 +77,7 @@ async fn with_pool(
     connections: &mut Connections,
 ) -> (Outcome, Option<TlsUpstream>) {
     let mut connection = Connection::accept(app, &pool.tunnel);
-    // Boxed, like all that happens once: an idle connection must not hold memory for it.
+    // Boxed, so that an idle connection's task stays small.
     let supplied = Box::pin(connection.connect(supply(pool), connections)).await;
     let (mut tap, handed_over) = match supplied {
         None => return (connection.outcome(), None),
@@ -86,8 +86,9 @@ async fn with_pool(
         }
         Some(Supplied::Kept(kept)) => {
             let mut tap = PoolTap::new(pool, kept.made);
-            let handing = hand_over(&mut connection, connections, &mut tap, pool, kept);
-            let handed_over = Box::pin(handing).await;
+            let connection = &mut connection;
+            let hand_over = HandOver { connection, connections, tap: &mut tap, pool };
+            let handed_over = Box::pin(hand_over.begin(kept)).await;
             (tap, handed_over)
         }
     };
@@ -95,7 +96,7 @@ async fn with_pool(
         Ok((upstream, begun)) => {
             let course = connection.relay(upstream, &mut tap, begun).await;
             let by_redis = matches!(course.end, RelayEnd::Reset(Side::Redis, _));
-            if by_redis || course.redis_ended_first && tap.ledger.is_settled() {
+            if by_redis || (course.redis_ended_first && tap.ledger.is_settled()) {
                 pool.server_ended(Instant::now());
             }
             course
@@ -119,7 +120,7 @@ async fn end(mut connection: Connection<'_>, course: Course) -> (Outcome, Option
 /// Keeps a connection whose user has left, once Redis has made it as good as new.
 async fn take_back(pool: &Arc<Pool>, mut upstream: TlsUpstream) {
     if !pool.may_keep(upstream.made, Instant::now()) {
-        // Nothing is owed: it ends in good order.
+        // No reply is outstanding, so close cleanly.
         let _ = timeout(Duration::ZERO, upstream.shutdown()).await;
         return;
     }
@@ -147,7 +148,7 @@ async fn reset(upstream: &mut TlsUpstream) -> bool {
 /// Closes idle connections when their time is up, until none is left.
 async fn close_unused(pool: Arc<Pool>) {
     while pool.expire(Instant::now()) {
-        // Connections that come back meanwhile may be more than may stay.
+        // More connections may come back than may stay, and those close after a second.
         sleep(CHECK).await;
     }
     debug!(at = "pool-empty", var = pool.tunnel.variable());

@@ -7,7 +7,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::trial::{self, Verdict};
 use super::{Granted, Pool, leads_to};
-use crate::figures::PoolResult;
+use crate::figures::{PoolResult, UpstreamState};
 use crate::logging::debug;
 use crate::tunnel::failure::{Failure, Step};
 use crate::tunnel::stream::TlsUpstream;
@@ -55,18 +55,14 @@ async fn attempt(pool: &Pool, deadline: Instant) -> Result<Supplied, Failure> {
     if outdated > 0 {
         debug!(at = "kept-outdated", var = pool.tunnel.variable(), count = outdated);
     }
-    loop {
-        match granted(pool, deadline).await? {
-            Granted::Slot(slot) => {
-                return Ok(Supplied::New(make(pool, slot, began, deadline).await?));
-            }
-            Granted::Kept(kept) => {
-                if let Some(kept) = fit(pool, kept, &addresses).await {
-                    return Ok(Supplied::Kept(kept));
-                }
-            }
-        }
-    }
+    let slot = match granted(pool, deadline).await? {
+        Granted::Slot(slot) => slot,
+        Granted::Kept(kept) => match fit(pool, kept, &addresses).await {
+            Ok(kept) => return Ok(Supplied::Kept(kept)),
+            Err(slot) => slot,
+        },
+    };
+    make(pool, slot, deadline).await.map(Supplied::New)
 }
 
 /// An idle connection or a slot, whichever comes first.
@@ -85,8 +81,13 @@ async fn granted(pool: &Pool, deadline: Instant) -> Result<Granted, Failure> {
     queue::wait(&pool.tunnel, deadline, first).await
 }
 
-/// The idle connection, if it leads where the name leads now, and nothing has arrived on it.
-async fn fit(pool: &Pool, mut kept: TlsUpstream, addresses: &[SocketAddr]) -> Option<TlsUpstream> {
+/// The idle connection, if it leads where the name leads now, and nothing has arrived on it; else
+/// its slot.
+async fn fit(
+    pool: &Pool,
+    mut kept: TlsUpstream,
+    addresses: &[SocketAddr],
+) -> Result<TlsUpstream, Slot> {
     let unfit = if !leads_to(&kept, addresses) {
         Unfit::Outdated
     } else if !kept.is_untouched().await {
@@ -94,37 +95,33 @@ async fn fit(pool: &Pool, mut kept: TlsUpstream, addresses: &[SocketAddr]) -> Op
         Unfit::Touched
     } else {
         kept.slot().changes_hands();
-        pool.tunnel.figures.pooled(PoolResult::Reused);
-        return Some(kept);
+        kept.is_now(UpstreamState::Relaying);
+        return Ok(kept);
     };
     note_discarded(pool, unfit);
-    None
+    Err(kept.into_slot())
 }
 
 pub fn note_discarded(pool: &Pool, reason: Unfit) {
     debug!(at = "kept-discarded", var = pool.tunnel.variable(), reason = ?reason);
 }
 
-/// A new connection, tried first if the server must be.
-pub async fn make(
-    pool: &Pool,
-    slot: Slot,
-    since: Instant,
-    deadline: Instant,
-) -> Result<TlsUpstream, Failure> {
-    let mut upstream = attempts::connect_in(&pool.tunnel, slot, since, deadline).await?;
-    pool.tunnel.figures.pooled(PoolResult::New);
+/// Makes a connection. If a trial is due, runs it on this connection first.
+pub async fn make(pool: &Pool, slot: Slot, deadline: Instant) -> Result<TlsUpstream, Failure> {
+    let tunnel = &pool.tunnel;
+    let mut upstream = attempts::connect_in(tunnel, slot, Instant::now(), deadline).await?;
+    tunnel.figures.pooled(PoolResult::New);
     if let Some(trial) = pool.begin_trial(Instant::now()) {
         // If the server does not answer, there must be time for another connection.
         let limit = TRIAL.min(deadline.saturating_duration_since(Instant::now()) / 2);
         let verdict = timeout(limit, trial::run(&mut upstream)).await;
         let verdict = verdict.unwrap_or(Verdict::Unclear);
-        debug!(at = "pool-tried", var = pool.tunnel.variable(), verdict = ?verdict);
+        debug!(at = "pool-tried", var = tunnel.variable(), verdict = ?verdict);
         trial.end(verdict, upstream.made, Instant::now());
         if verdict != Verdict::Passed {
             // Nobody knows what state that connection is in.
             let slot = upstream.into_slot();
-            upstream = attempts::connect_in(&pool.tunnel, slot, since, deadline).await?;
+            upstream = attempts::connect_in(tunnel, slot, Instant::now(), deadline).await?;
         }
     }
     Ok(upstream)

@@ -109,8 +109,14 @@ impl Connector {
 /// Decides whether the session that a failed handshake offered may be the cause.
 fn blame(error: HandshakeError, watch: Watch) -> ConnectError {
     match error.verdict_on_session() {
-        SessionVerdict::Suspected if watch.suspects() => ConnectError::OfSession(error),
-        SessionVerdict::Suspected | SessionVerdict::Doubtful => error.into(),
+        SessionVerdict::Suspected if watch.suspects() => {
+            watch.failed();
+            ConnectError::OfSession(error)
+        }
+        SessionVerdict::Suspected | SessionVerdict::Doubtful => {
+            watch.failed();
+            error.into()
+        }
         SessionVerdict::Cleared => {
             watch.clear();
             error.into()

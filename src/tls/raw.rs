@@ -10,8 +10,8 @@ use std::ffi::{c_int, c_long, c_void};
 use std::ptr;
 use std::sync::OnceLock;
 
-use foreign_types::ForeignTypeRef as _;
-use openssl::ssl::{SslContextBuilder, SslRef};
+use foreign_types::{ForeignType as _, ForeignTypeRef as _};
+use openssl::ssl::{SslContextBuilder, SslRef, SslSession, SslSessionRef};
 use openssl::x509::{X509Ref, X509StoreContextRef};
 use openssl_sys as ffi;
 
@@ -31,6 +31,7 @@ unsafe extern "C" {
         callback: Option<VerifyCallback>,
         argument: *mut c_void,
     );
+    fn SSL_SESSION_dup(session: *const ffi::SSL_SESSION) -> *mut ffi::SSL_SESSION;
     fn X509_STORE_CTX_get0_cert(context: *const ffi::X509_STORE_CTX) -> *mut ffi::X509;
 }
 
@@ -145,6 +146,16 @@ unsafe extern "C" fn observe<O: Observer>(ssl: *const ffi::SSL, at: c_int, _: c_
 pub fn end_reading(ssl: &mut SslRef) {
     // SAFETY: `ssl` is alive.
     unsafe { ffi::SSL_set_shutdown(ssl.as_ptr(), ffi::SSL_RECEIVED_SHUTDOWN) };
+}
+
+/// A copy of a session that does not share its fate: OpenSSL makes the session of a connection that
+/// ends without close_notify unusable, in `SSL_free`. `None`: there is no memory.
+pub fn copy_of(session: &SslSessionRef) -> Option<SslSession> {
+    // SAFETY: `session` is alive, and the copy belongs to the caller alone.
+    unsafe {
+        let copy = SSL_SESSION_dup(session.as_ptr());
+        (!copy.is_null()).then(|| SslSession::from_ptr(copy))
+    }
 }
 
 #[cfg(test)]

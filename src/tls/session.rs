@@ -110,10 +110,18 @@ impl Sessions {
         let (sessions, facts) = (self.clone(), Arc::default());
         let connection = Connection { sessions, began, offered_since, facts };
         let session = offered.map(|offered| offered.session);
-        let watch = Watch { sessions: self.clone(), suspected_since: offered_since };
+        let watch = Watch {
+            sessions: self.clone(),
+            began,
+            suspected_since: offered_since,
+            has_failed: false,
+        };
         (Offer { connection, session }, watch)
     }
 }
+
+/// A handshake that is given up sooner says nothing about its session: its app has left.
+const HUNG: Duration = Duration::from_secs(1);
 
 /// What one handshake offers.
 pub struct Offer {
@@ -169,7 +177,9 @@ impl Connection {
 #[must_use]
 pub struct Watch {
     sessions: Arc<Sessions>,
+    began: Instant,
     suspected_since: Option<Instant>,
+    has_failed: bool,
 }
 
 impl Watch {
@@ -181,6 +191,11 @@ impl Watch {
     /// The session did no harm.
     pub fn clear(mut self) {
         self.suspected_since = None;
+    }
+
+    /// The handshake has failed, and the session may be the cause.
+    pub fn failed(mut self) {
+        self.has_failed = true;
     }
 
     /// The server resumed the session.
@@ -195,7 +210,8 @@ impl Drop for Watch {
         let Some(since) = self.suspected_since else { return };
         let mut known = self.sessions.known();
         // Of several handshakes that offered the same session, one counts.
-        if known.forget(since) {
+        let counts = self.has_failed || self.began.elapsed() >= HUNG;
+        if known.forget(since) && counts {
             known.failures = known.failures.saturating_add(1);
             known.failed = Some(Instant::now());
         }
@@ -234,10 +250,10 @@ pub fn resume_in(context: &mut SslContextBuilder) -> Result<(), ErrorStack> {
     context.set_new_session_callback(move |ssl, session| {
         let resumed = ssl.session_reused();
         let Some(connection) = ssl.ex_data(index) else { return };
-        if connection.facts.count_ticket() {
-            connection.keep(session, resumed);
-        } else {
+        if !connection.facts.count_ticket() {
             raw::end_reading(ssl);
+        } else if let Some(session) = raw::copy_of(&session) {
+            connection.keep(session, resumed);
         }
     });
     Ok(())
@@ -449,6 +465,31 @@ mod tests {
         scene.hang().await;
         connection.read().await;
         assert_eq!(scene.offered_since(), Some(began));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_outlives_a_connection_that_breaks_off() {
+        let scene = Scene::new();
+        let mut first = scene.connect().await;
+        first.server.write_all(b"+").unwrap();
+        assert_eq!(first.client.read_u8().await.unwrap(), b'+');
+        // No close_notify: as after a reset, or when an idle connection is dropped.
+        drop(first);
+        let second = scene.connect().await;
+        assert!(second.server.ssl().session_reused());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn apps_that_give_up_soon_do_not_end_resumption() {
+        let scene = Scene::new();
+        for _ in 0..3 {
+            scene.connect().await.read().await;
+            let (client, _server) = pair();
+            let handshake = scene.connector.connect("redis.test", client, &scene.sessions);
+            assert!(timeout(HUNG / 2, handshake).await.is_err());
+        }
+        scene.connect().await.read().await;
+        assert!(scene.offered_since().is_some());
     }
 
     #[tokio::test(start_paused = true)]

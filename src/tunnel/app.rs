@@ -173,9 +173,9 @@ impl AppStream {
         Poll::Ready(if self.speaks_tls() { Ahead::Tls } else { Ahead::Bytes })
     }
 
-    /// Whether something was read ahead.
-    pub fn has_ahead(&self) -> bool {
-        !self.held.is_empty()
+    /// Whether a request was read ahead, as far as the first bytes tell it from TLS.
+    pub fn has_begun(&self) -> bool {
+        self.opening == Opening::Plain && !self.held.is_empty()
     }
 
     /// When something was last read ahead.

@@ -92,7 +92,8 @@ pub async fn connect_in(
 ) -> Result<TlsUpstream, Failure> {
     let mut connected = upstream::connect(tunnel, since, deadline).await;
     let is_cut = connected.as_ref().is_err_and(upstream::is_cut);
-    if is_cut && tunnel.limit.may_still_be_counted(Instant::now()) {
+    let now = Instant::now();
+    if is_cut && tunnel.limit.may_still_be_counted(now) && now + FREEING < deadline {
         sleep(FREEING).await;
         connected = upstream::connect(tunnel, since, deadline).await;
     }

@@ -42,6 +42,8 @@ pub struct Connection<'t> {
     address: Option<SocketAddr>,
     /// The app connection has had a connection to Redis.
     was_ready: bool,
+    /// The first request was read from the app, and waits for an answer.
+    request_was_read: bool,
 }
 
 /// How a relay went.
@@ -67,7 +69,15 @@ impl<'t> Connection<'t> {
         let arrival = tunnel.figures.accept(Instant::now());
         debug!(at = "connection-accepted", var = tunnel.variable(), peer = %app.peer());
         let (ends, moved) = (Ends::new(app), Progress::default());
-        Connection { tunnel, arrival, ends, moved, address: None, was_ready: false }
+        Connection {
+            tunnel,
+            arrival,
+            ends,
+            moved,
+            address: None,
+            was_ready: false,
+            request_was_read: false,
+        }
     }
 
     /// When the app connected.
@@ -93,8 +103,7 @@ impl<'t> Connection<'t> {
                     return Some(upstream);
                 }
                 Err(failure) => {
-                    // A second connection is for a request that was read from the app before.
-                    let first = FirstRequest::read_if(self.was_ready);
+                    let first = FirstRequest::read_if(self.request_was_read);
                     let arrival = &mut self.arrival;
                     report::failure(&failure, app, first, arrival, self.tunnel).await;
                     self.ends.finish();
@@ -110,6 +119,17 @@ impl<'t> Connection<'t> {
             }
         }
         None
+    }
+
+    /// Before the relay, this many bytes of the app were sent on the connection to Redis.
+    pub fn note_begun(&mut self, sent: u64) {
+        self.address = self.ends.redis.as_ref().map(|redis| redis.address);
+        self.moved.sent = sent;
+    }
+
+    /// Whether the app's first request was read before the relay.
+    pub fn note_request_read(&mut self, was_read: bool) {
+        self.request_was_read = was_read;
     }
 
     /// Relays between the app and Redis, beginning with what was read before.
@@ -137,7 +157,7 @@ impl<'t> Connection<'t> {
             self.end_tls_app().await;
             return self.outcome();
         }
-        if let Some(refusal) = self.late_refusal(&course.end).await {
+        if let Some(refusal) = self.late_refusal(&course).await {
             self.fail(Failure::Misconfigured(refusal)).await;
             self.ends.finish();
             return self.outcome();
@@ -202,9 +222,10 @@ impl<'t> Connection<'t> {
     }
 
     /// Why the server refused us after the handshake, if that is how the relay ended.
-    async fn late_refusal(&mut self, end: &RelayEnd) -> Option<HandshakeError> {
-        let RelayEnd::Reset(Side::Redis, error) = end else { return None };
-        if self.moved.received > 0 {
+    async fn late_refusal(&mut self, course: &Course) -> Option<HandshakeError> {
+        let RelayEnd::Reset(Side::Redis, error) = &course.end else { return None };
+        // After a hand-over, this server has served us before.
+        if self.moved.received > 0 || course.redis_ended_first {
             return None;
         }
         // The connection is dead, and asking the server may need its slot.

@@ -1,5 +1,6 @@
 //! Why a connection to Redis failed, as far as asking the server again can tell.
 
+use std::future::pending;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -126,16 +127,18 @@ pub enum Silence {
 /// never otherwise.
 pub async fn question_silence(tunnel: &Tunnel, address: SocketAddr, heard: &Heard) -> Silence {
     sleep(SILENCE).await;
-    let known = tunnel.inquiries.plaintext.known();
-    let slot = tunnel.limit.try_slot();
-    if known.is_none() && slot.is_none() && !heard.anything() {
-        return Silence::Unquestioned;
+    if heard.anything() {
+        return pending().await;
     }
-    let is_plaintext = match known {
+    let is_plaintext = match tunnel.inquiries.plaintext.known() {
         Some(answer) => answer == Some(address),
-        None => slot.is_some() && speaks_plaintext(tunnel, address).await,
+        None => {
+            let Some(_slot) = tunnel.limit.try_slot() else { return Silence::Unquestioned };
+            speaks_plaintext(tunnel, address).await
+            // The slot is free again here: the handshake may take long.
+        }
     };
-    if is_plaintext { Silence::OfPlaintext } else { std::future::pending().await }
+    if is_plaintext { Silence::OfPlaintext } else { pending().await }
 }
 
 /// Whether the server at `address` answers RESP in plaintext, as far as it says so in time.

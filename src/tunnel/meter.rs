@@ -69,6 +69,7 @@ impl<T: Tap> Tap for Meter<'_, T> {
         if mem::take(&mut self.replied) {
             self.replies.received(now);
         } else if sent > 0 {
+            // A request that is sent in the step that reads an earlier reply may be answered by it.
             self.replies.sent(now);
         }
         self.inner.moved(progress, now);

@@ -16,7 +16,7 @@ pub mod client_limit;
 pub mod connection;
 pub mod diagnosis;
 mod drain;
-mod ends;
+pub mod ends;
 pub mod failure;
 mod first_handshake;
 pub mod headroom;
