@@ -217,8 +217,8 @@ fn a_replaced_connection_keeps_its_place_before_the_queue() {
     eventually("it comes back", || (heard.count("0 RESET") == 2).then_some(()));
     let mut first = held.open();
     eventually("the first app has the idle connection", || {
-        let reused = "pool_requests_total{tunnel=\"REDIS_URL\",result=\"reused\"}";
-        (metric(reused) == 1.0).then_some(())
+        let relaying = "upstream_connections{tunnel=\"REDIS_URL\",state=\"relaying\"}";
+        (metric(relaying) == 1.0).then_some(())
     });
     let mut waiting = held.open();
     waiting.send(&["SET", "key", "second"]);

@@ -23,6 +23,7 @@ use crate::tunnel::ends::Ends;
 use crate::tunnel::relay::{App as _, Begun, RelayEnd, Side};
 use crate::tunnel::stream::TlsUpstream;
 use crate::tunnel::tap::Tap;
+use crate::tunnel::waiting::{self, Departure};
 
 /// How often to check whether the app is gone while Redis owes its reply to `RESET`.
 const APP_CHECK: Duration = Duration::from_secs(1);
@@ -80,33 +81,43 @@ impl HandOver<'_, '_, '_> {
     async fn reset(&mut self) -> HandedOver {
         let Ends { app, redis, .. } = &mut self.connection.ends;
         let redis = redis.as_mut().expect("a hand-over has one");
-        let request = app.take_ahead();
-        self.tap.from_app(&request);
+        self.tap.from_app(app.ahead());
         // An unknown command waits for the confirmation: SYNC fails while a reply is pending.
         let goes_at_once = !self.tap.ledger.gave_up();
-        let mut reset = Reset::in_front_of(if goes_at_once { &request } else { &[] });
+        let request = if goes_at_once { app.take_ahead() } else { Vec::new() };
+        let mut reset = Reset::in_front_of(&request);
         let asked = Instant::now();
         let confirmed = tokio::select! {
             biased;
             confirmed = poll_fn(|cx| reset.poll(redis, cx)) => confirmed.map_err(Unconfirmed::from),
-            error = app_gone(app) => Err((RelayEnd::Reset(Side::App, error)).into()),
-            () = idle_timeout(self.pool) => Err(RelayEnd::Idle.into()),
+            left = app_left(app, self.connections, goes_at_once) => Err(left),
+            // A Redis that hangs would not have made a new connection either.
+            () = sleep(self.pool.tunnel.settings.connect_timeout) => {
+                Err(Unconfirmed::Broken(io::ErrorKind::TimedOut.into()))
+            }
         };
         let (sent, made) = (reset.sent(), redis.made);
         self.connection.note_begun(sent);
         match confirmed {
             Ok(()) => {
-                let to_redis = if goes_at_once { reset.unsent() } else { request };
+                let to_redis = reset.unsent();
                 let redis = self.connection.ends.redis.take().expect("it was there");
                 self.pool.tunnel.figures.pooled(PoolResult::Reused);
                 Ok((redis, Begun { to_redis, to_app: reset.behind, sent, asked: Some(asked) }))
             }
-            Err(Unconfirmed::Ended(end)) => Err(end),
+            Err(Unconfirmed::AppGone(error)) => Err(RelayEnd::Reset(Side::App, error).into()),
+            Err(Unconfirmed::GaveUp(reset)) => {
+                self.connection.abandoned(reset.as_ref());
+                Err(NotHandedOver::Failed)
+            }
             Err(Unconfirmed::Broken(error)) if reset.is_refused => {
                 self.pool.note_wrong_reset(made, Instant::now());
                 Err(RelayEnd::Reset(Side::Redis, error).into())
             }
-            Err(Unconfirmed::Broken(_)) if !goes_at_once || reset.may_send_again(self.tap) => {
+            Err(Unconfirmed::Broken(error))
+                if error.kind() != io::ErrorKind::TimedOut
+                    && (!goes_at_once || reset.may_send_again(self.tap)) =>
+            {
                 self.replace(request).await
             }
             Err(Unconfirmed::Broken(error)) => {
@@ -141,15 +152,12 @@ impl HandOver<'_, '_, '_> {
 
 /// Why `RESET` was not confirmed.
 enum Unconfirmed {
-    Ended(NotHandedOver),
-    /// The connection to Redis failed, or Redis gave another answer.
+    /// The app is gone. Redis has its request.
+    AppGone(io::Error),
+    /// The app gave up, with this reset, before its request was sent.
+    GaveUp(Option<io::Error>),
+    /// The connection to Redis failed or hangs, or Redis gave another answer.
     Broken(io::Error),
-}
-
-impl From<RelayEnd> for Unconfirmed {
-    fn from(end: RelayEnd) -> Unconfirmed {
-        Unconfirmed::Ended(end.into())
-    }
 }
 
 impl From<io::Error> for Unconfirmed {
@@ -197,12 +205,22 @@ fn idle_timeout(pool: &Pool) -> impl Future<Output = ()> + use<> {
     }
 }
 
-/// Resolves when the app is gone.
-async fn app_gone(app: &mut AppStream) -> io::Error {
+/// Resolves when the app is gone, or has given up waiting for a request that was not sent.
+async fn app_left(
+    app: &mut AppStream,
+    connections: &mut Connections,
+    was_sent: bool,
+) -> Unconfirmed {
+    if !was_sent {
+        return match waiting::departure(app, connections).await {
+            Departure::SpeaksTls => Unconfirmed::GaveUp(None),
+            Departure::GaveUp(reset) => Unconfirmed::GaveUp(reset),
+        };
+    }
     loop {
         sleep(APP_CHECK).await;
         if let Some(error) = app.broken_off() {
-            return error;
+            return Unconfirmed::AppGone(error);
         }
     }
 }

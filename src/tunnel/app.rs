@@ -183,6 +183,11 @@ impl AppStream {
         self.last_ahead
     }
 
+    /// What was read ahead.
+    pub fn ahead(&self) -> &[u8] {
+        &self.held
+    }
+
     /// Takes what was read ahead.
     pub fn take_ahead(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.held)

@@ -114,11 +114,14 @@ impl<'t> Connection<'t> {
         };
         match departure {
             Departure::SpeaksTls => self.end_tls_app().await,
-            Departure::GaveUp(reset) => {
-                report::abandoned(reset.as_ref(), app, &mut self.arrival, self.tunnel);
-            }
+            Departure::GaveUp(reset) => self.abandoned(reset.as_ref()),
         }
         None
+    }
+
+    /// Counts and logs that the app gave up while it waited, with this reset.
+    pub fn abandoned(&mut self, reset: Option<&io::Error>) {
+        report::abandoned(reset, &self.ends.app, &mut self.arrival, self.tunnel);
     }
 
     /// Before the relay, this many bytes of the app were sent on the connection to Redis.

@@ -39,7 +39,7 @@ mod socket;
 pub mod stream;
 pub mod tap;
 pub mod upstream;
-mod waiting;
+pub mod waiting;
 mod warnings;
 
 use std::num::NonZeroUsize;

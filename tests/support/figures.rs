@@ -59,7 +59,7 @@ impl Scene {
         assert_eq!(self.page.get("/healthz").code, 200);
         eventually("--status finds it", || {
             let said = Launcher::new(["--status"]).run().stdout;
-            said.contains(&format!(" pid {} ", self.held.running.pid())).then_some(())
+            self.is_ours(&said).then_some(())
         });
     }
 
@@ -91,12 +91,18 @@ impl Scene {
     /// What `--status` prints about a tunnel of this launcher, and the exit code.
     pub fn status(&self, variable: &str) -> (String, i32) {
         let ended = Launcher::new(["--status"]).run();
-        let pid = format!("start-stunnel 0.1.0 pid {} ", self.held.running.pid());
-        let of_us = ended.stdout.split("\n\n").find(|part| part.contains(&pid));
-        let of_us = of_us.unwrap_or_else(|| panic!("{pid} is not in {}", ended.stdout));
+        let of_us = ended.stdout.split("\n\n").find(|part| self.is_ours(part));
+        let of_us = of_us.unwrap_or_else(|| panic!("we are not in {}", ended.stdout));
         let begin = of_us.find(&format!("{variable} → ")).expect("a block");
         let end = of_us[begin..].find("\n    Moved").expect("its last row");
         (of_us[begin..begin + end].to_owned(), ended.code())
+    }
+
+    /// Whether the output of `--status`, which breaks its lines, is about this launcher.
+    fn is_ours(&self, said: &str) -> bool {
+        let words: Vec<_> = said.split_whitespace().collect();
+        let pid = self.held.running.pid().to_string();
+        words.windows(4).any(|four| four[0] == "start-stunnel" && four[2..] == ["pid", &pid])
     }
 
     /// The sum of a key in the metrics lines of a tunnel.
