@@ -67,6 +67,9 @@ fn why_no_such_command(program: &str, words: usize) -> &'static str {
         _ if program.split('/').next().is_some_and(|start| start.contains('=')) => {
             "this is no program, but an assignment: put env before it"
         }
+        "help" => "no such command: did you mean start-stunnel --help?",
+        "version" => "no such command: did you mean start-stunnel --version?",
+        "status" => "no such command: did you mean start-stunnel --status?",
         _ => "no such command: check its name and PATH",
     }
 }

@@ -148,7 +148,8 @@ fn tell_status(invocation: &Invocation) -> u8 {
 }
 
 fn print_shim() -> u8 {
-    let shim = SHIM.replacen("home=''", concat!("home='", env!("CARGO_PKG_REPOSITORY"), "'"), 1);
+    let install_from = concat!("install_from='", env!("CARGO_PKG_REPOSITORY"), "'");
+    let shim = SHIM.replacen("install_from=''", install_from, 1);
     announce::print(&shim).unwrap_or_else(|error| {
         eprintln!("start-stunnel: could not write the shim: {error}");
         exit::INTERNAL_ERROR

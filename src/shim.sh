@@ -1,6 +1,6 @@
 #!/bin/sh
 # Runs the start-stunnel on PATH, where no buildpack installs it. Made by: start-stunnel --print-shim > bin/start-stunnel
-home='' # Where to get it.
+install_from=''
 set -f; IFS=:
 for directory in $PATH; do
     launcher=${directory:-.}/start-stunnel
@@ -15,11 +15,11 @@ while [ $# -gt 0 ]; do
         --) shift; break ;;
         --enabled=*) enabled=${1#*=}; shift ;;
         --*=*) shift ;;
-        --check | --status | --watch | --print-env | --print-shim | --help | --version | -[!-]*) off='' enabled=''; break ;;
+        --check | --status | --print-env | --print-shim | --help | --version | -[!-]*) off='' enabled=''; break ;;
         --*) [ "$1" != --enabled ] || enabled=${2-}; shift; [ $# = 0 ] || shift ;;
         *) break ;;
     esac
 done
 case $enabled in 0 | [Ff][Aa][Ll][Ss][Ee] | [Nn][Oo] | [Oo][Ff][Ff]) [ $# = 0 ] || exec "$@" ;; esac
-echo "bin/start-stunnel: start-stunnel is not on PATH: install it${home:+ from $home}$off" >&2
+echo "bin/start-stunnel: start-stunnel is not on PATH: install it${install_from:+ from $install_from}$off" >&2
 exit 127

@@ -286,7 +286,21 @@ fn a_setting_that_was_given_as_an_option_is_advised_as_one() {
 }
 
 #[test]
-fn a_server_that_passes_nothing_but_its_pin_under_full_gets_both_settings() {
+fn a_refused_certificate_gets_a_caution_before_the_pin() {
+    let server = Server::start(Front::Redis);
+    for level in ["ca", "full"] {
+        let (report, code) = report(&server.url(), &[("STUNNEL_VERIFY", level)]);
+        assert_eq!(code, 1);
+        let advice = report["advice"][0].as_str().unwrap();
+        let at = |part: &str| advice.find(part).unwrap_or_else(|| panic!("{part} in {advice}"));
+        assert!(at("someone may be in between") < at("STUNNEL_CA_FILE"));
+        assert!(at("STUNNEL_CA_FILE") < at("over a connection that you trust"));
+        assert!(at("over a connection that you trust") < at("STUNNEL_PIN=sha256//"));
+    }
+}
+
+#[test]
+fn a_server_with_the_right_pin_under_full_gets_the_level_that_it_passes() {
     let server = Server::start(Front::Redis);
     let pin = {
         let (report, _) = report(&server.url(), &[]);
@@ -299,6 +313,7 @@ fn a_server_that_passes_nothing_but_its_pin_under_full_gets_both_settings() {
     ] {
         let before = check(url, settings);
         assert_eq!(before.code(), 1);
+        assert!(!before.stdout.contains("STUNNEL_PIN="), "it is set already: {}", before.stdout);
         let mut changed = settings.to_vec();
         changed.push(copied(&before.stdout, "STUNNEL_VERIFY"));
         assert_eq!(check(url, &changed).code(), 0, "{}", before.stdout);

@@ -46,6 +46,9 @@ fn a_command_that_does_not_exist_gives_127() {
             ("no-such-command", "no such command"),
             ("/no/such/command", "no such command"),
             ("", "COMMAND is empty"),
+            ("help", "did you mean start-stunnel --help?"),
+            ("version", "did you mean start-stunnel --version?"),
+            ("status", "did you mean start-stunnel --status?"),
         ] {
             let (code, said) = not_executed(command, enabled);
             assert_eq!(code, 127, "{command}");

@@ -58,7 +58,8 @@ impl Checkout {
 fn printed_shim_is_a_short_script_for_sh() {
     let shim = fs::read_to_string(Checkout::new().shim()).unwrap();
     assert!(shim.lines().count() <= 30 && shim.starts_with("#!/bin/sh\n"), "{shim}");
-    assert!(shim.contains(concat!("\nhome='", env!("CARGO_PKG_REPOSITORY"), "' ")), "{shim}");
+    let home = concat!("\ninstall_from='", env!("CARGO_PKG_REPOSITORY"), "'\n");
+    assert!(shim.contains(home), "{shim}");
 }
 
 #[test]
@@ -136,6 +137,20 @@ fn flags() -> Vec<String> {
             short.into_iter().chain(long)
         })
         .collect()
+}
+
+#[test]
+fn shim_lists_the_options_without_a_value_and_no_others() {
+    let shim = fs::read_to_string(Checkout::new().shim()).unwrap();
+    let line = shim.lines().find(|line| line.contains("--check |")).unwrap();
+    let (list, _) = line.split_once(')').unwrap();
+    let listed = list.split('|').map(str::trim).filter(|flag| flag.starts_with("--"));
+    let mut listed: Vec<_> = listed.map(str::to_owned).collect();
+    let mut declared = flags();
+    declared.retain(|flag| flag.starts_with("--"));
+    listed.sort();
+    declared.sort();
+    assert_eq!(listed, declared);
 }
 
 #[test]

@@ -747,9 +747,8 @@ fn rediss_url_with_a_plaintext_port_says_what_to_write() {
     let server = Server::start(Front::Redis);
     let hint = hint(&format!("rediss://127.0.0.1:{}", server.port), &[], &[]);
     for part in [
-        "set the port in REDIS_URL to the one that speaks TLS",
-        &format!("often {} + 1", server.port),
-        "write redis:// and set STUNNEL_ENABLED=false",
+        &format!("if TLS is on the next port, {}, write redis://;", server.port + 1),
+        "if this Redis has no TLS, write redis:// and set STUNNEL_ENABLED=false",
     ] {
         assert!(hint.contains(part), "{hint}");
     }

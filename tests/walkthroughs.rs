@@ -41,6 +41,30 @@ fn app_json_and_project_toml_list_the_buildpack() {
 }
 
 #[test]
+fn demo_prints_help_and_exits() {
+    for (word, code) in [("--help", 0), ("-h", 0), ("--bogus", 2)] {
+        let ended = Launcher::of(&format!("{ROOT}/bin/demo"), [word]).run();
+        assert_eq!(ended.code(), code, "{}", ended.stderr);
+        assert!(!ended.stdout.contains("Building"), "{}", ended.stdout);
+        assert_eq!(ended.stdout.contains("\nbin/demo --help"), code == 0, "{}", ended.stdout);
+    }
+}
+
+#[test]
+fn compose_example_publishes_the_ports_of_nginx_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("compose.yaml");
+    fs::write(&file, snippet("compose-php")).unwrap();
+    let parse = "import sys, yaml; services = yaml.safe_load(open(sys.argv[1]))['services']; \
+                 php = services['php']; assert php['network_mode'] == 'service:tunnel'; \
+                 print([name for name in services if 'ports' in services[name]])";
+    let parsed = Command::new("/usr/bin/python3").args(["-c", parse]).arg(file).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&parsed.stdout), "['nginx']\n", "{parsed:?}");
+    let list = r#"command: ["--listen-port", "6379", "--port-taken", "fail", "sleep", "infinity"]"#;
+    assert!(snippet("compose-php").contains(list));
+}
+
+#[test]
 fn certificate_verify_failed_is_gone_with_the_launcher() {
     let server = Server::start(Front::Redis);
     let url = format!("rediss://default:{PASSWORD}@127.0.0.1:{}/0", server.tls_port());

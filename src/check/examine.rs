@@ -552,14 +552,26 @@ fn advice(
     } else if trust.verify == Verify::Full && !passes.full && passes.ca {
         all.push(hints::certificate(Flaw::Name, tunnel).into());
     } else if !passes_demanded {
-        let text = "to trust this very key, whoever signed it, set";
-        all.push(advise(text, &[(pin, &key), (verify, none)]));
+        all.push(match trust.pins.is_empty() {
+            true => advise(&unverified(tunnel, wishes.is_single), &[(pin, &key), (verify, none)]),
+            // The pin holds, so it is the right server.
+            false => advise("the pin holds; to let the pin alone decide, set", &[(verify, none)]),
+        });
     }
     const SOON: i64 = 14;
     if certificate.days_left < SOON && trust.verify != Verify::None {
         all.push(format!("the certificate expires on {}", certificate.expires).into());
     }
     all
+}
+
+/// What to consider before the key of a server whose certificate is not trusted becomes the pin.
+fn unverified(tunnel: &Tunnel, is_single: bool) -> String {
+    let ca = names_to_set(tunnel, &options::CA_FILE.declaration, is_single).join(" and ");
+    format!(
+        "someone may be in between. If a CA of your own signed the certificate, set {ca} to that \
+         CA. Otherwise get the pin over a connection that you trust; if it is the same as here, set"
+    )
 }
 
 /// The names that give `setting` another value for a tunnel: the general one, or its option, when

@@ -161,8 +161,9 @@ fn after_long_help() -> String {
          Durations: 500ms, 10s, 5m, 24h, or a bare number of seconds.\n\n\
          Exit codes: COMMAND's own, or 128 + n if signal n killed COMMAND; 126: COMMAND cannot be \
          executed; 127: COMMAND was not found; 2: the command line cannot be parsed; 78: a setting \
-         or a URL is invalid; 1: --check found a tunnel that does not work, --status found a \
-         launcher that fails, or an internal error; 3: --status found no launcher.\n\n\
+         or a URL is invalid, or --check or --port-taken fail found no Redis URL; 1: --check found \
+         a tunnel that does not work, an internal error, or --status found a launcher that fails \
+         or has no Redis URL; 3: --status found no launcher.\n\n\
          Examples:\n  \
          start-stunnel bundle exec puma -C config/puma.rb\n  \
          start-stunnel --verify full celery -A app worker\n  \
@@ -176,7 +177,7 @@ fn after_long_help() -> String {
 /// Where to find the manual.
 fn manual() -> &'static str {
     match env!("CARGO_PKG_REPOSITORY") {
-        "" => "README.md and docs/ beside the program in its release archive",
+        "" => "README.md and docs/ in the release archive and in the source repository",
         repository => repository,
     }
 }
@@ -315,6 +316,15 @@ mod tests {
         assert_eq!(parsed.option(&options::VERIFY.declaration), Some(OsStr::new("full")));
         assert_eq!(parsed.option(&options::PORT_OFFSET.declaration), Some(OsStr::new("-2")));
         assert_eq!(parsed.option(&options::MIN_TLS.declaration), None);
+    }
+
+    #[test]
+    fn help_names_the_exit_codes_without_a_redis_url() {
+        let help = command().render_long_help().to_string();
+        let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+        for part in ["78: a setting or a URL is invalid, or --check", "no Redis URL; 3: --status"] {
+            assert!(help.contains(part), "{help}");
+        }
     }
 
     #[test]

@@ -11,7 +11,6 @@ use super::options;
 use super::reader::Reader;
 use super::settings::{Rediss, ReuseSettings, UrlSettings};
 use crate::environment::{Environment, lookup};
-use crate::names;
 use crate::redis_url::{Problem, RedisUrl, Scheme, UNIX};
 use crate::secret::Secret;
 use crate::tls::Trust;
@@ -69,8 +68,11 @@ pub fn decide(
     reader: &mut Reader<'_>,
 ) -> Result<Vec<RedisVariable>, Reported> {
     let (mut decided, mut wrong) = (Vec::new(), None);
-    for candidate in candidates(listed, reader.sources.environment) {
-        match decide_one(candidate, reader) {
+    let list = reader.sources.general(&options::URLS.declaration).ok().map(|found| found.source);
+    let list = list.filter(|_| listed.is_some());
+    let names = listed.unwrap_or_else(|| discovered(reader.sources.environment));
+    for name in names {
+        match decide_one(name, list.as_deref(), reader) {
             Ok(variable) => decided.extend(variable),
             Err(reported) => wrong = Some(reported),
         }
@@ -78,19 +80,13 @@ pub fn decide(
     wrong.map_or(Ok(decided), Err)
 }
 
-/// A variable that may hold a Redis URL.
-struct Candidate {
-    name: String,
-    /// The user listed it, so it must hold a URL.
-    is_listed: bool,
-}
-
-/// Decides about one variable; `None` if it holds no URL, and does not have to.
+/// Decides about one variable; `None` if it holds no URL, and does not have to. `list`: the option
+/// or variable that lists it.
 fn decide_one(
-    candidate: Candidate,
+    name: String,
+    list: Option<&str>,
     reader: &mut Reader<'_>,
 ) -> Result<Option<RedisVariable>, Reported> {
-    let Candidate { name, is_listed } = candidate;
     let environment = reader.sources.environment;
     let variable = |name, value, decision| {
         Ok(Some(RedisVariable { name, value: Secret::new(value), decision }))
@@ -98,7 +94,7 @@ fn decide_one(
     if let Some(value) = tunnelled_socket(&name, environment) {
         return variable(name, value, Decision::UntouchedSocket);
     }
-    let Some((value, url)) = reader.mistakes.check(url_in(&name, is_listed, environment))? else {
+    let Some((value, url)) = reader.mistakes.check(url_in(&name, list, environment))? else {
         return Ok(None);
     };
     if equals_its_copy(&name, OsStr::new(&value), environment) && leads_to_a_tunnel(&url) {
@@ -142,19 +138,15 @@ pub fn others(decided: &[RedisVariable], environment: &Environment) -> Vec<Strin
         .collect()
 }
 
-/// The listed variables, or else those in which URLs are discovered.
-fn candidates(listed: Option<Vec<String>>, environment: &Environment) -> Vec<Candidate> {
-    if let Some(listed) = listed {
-        return listed.into_iter().map(|name| Candidate { name, is_listed: true }).collect();
-    }
+/// The variables that may hold a Redis URL if the user lists none.
+fn discovered(environment: &Environment) -> Vec<String> {
     let discovered = environment
         .keys()
         .filter_map(|name| name.to_str())
         .filter(|name| name.starts_with("HEROKU_REDIS_") || is_endpoint(name))
         .filter(|name| !is_ours(name));
     // The environment is a sorted map, so the names are in alphabetical order.
-    let names = std::iter::once(REDIS_URL).chain(discovered).map(str::to_owned);
-    names.map(|name| Candidate { name, is_listed: false }).collect()
+    std::iter::once(REDIS_URL).chain(discovered).map(str::to_owned).collect()
 }
 
 /// Whether an outer launcher may have made this value of variable `name`.
@@ -187,19 +179,20 @@ fn is_endpoint(name: &str) -> bool {
 /// The URL in variable `name`, as written and parsed; `None` if there is none and need be none.
 fn url_in(
     name: &str,
-    is_listed: bool,
+    list: Option<&str>,
     environment: &Environment,
 ) -> Result<Option<(String, RedisUrl)>, ConfigError> {
     let Some(value) = lookup(environment, name) else {
+        let Some(list) = list else { return Ok(None) };
         let problem =
-            format!("is not set, but {} lists it; set it, or remove it from the list", names::URLS);
-        return if is_listed { Err(ConfigError::new(name, problem)) } else { Ok(None) };
+            format!("is not set, but {list} lists it; set it, or remove it from the list");
+        return Err(ConfigError::new(name, problem));
     };
     let parsed = match value.to_str() {
         Some(text) => RedisUrl::parse(text).map(|url| (text.to_owned(), url)),
         None => Err(Problem::NotUtf8),
     };
-    let must_be_url = is_listed || name == REDIS_URL;
+    let must_be_url = list.is_some() || name == REDIS_URL;
     match parsed {
         Ok(found) => Ok(Some(found)),
         Err(_) if !must_be_url && Scheme::of(&value.to_string_lossy()).is_none() => Ok(None),
@@ -402,6 +395,15 @@ mod tests {
             assert_eq!(errors.len(), 1, "{errors:?}");
             assert!(errors[0].starts_with(expected), "{errors:?}");
         }
+    }
+
+    #[test]
+    fn an_unset_variable_in_urls_is_traced_to_the_option() {
+        let environment = environment(&[("REDIS_STUNNEL_URLS", "B")]);
+        let errors = decided_with(&["--urls", "REDIS_ULR"], &environment).unwrap_err();
+        let expected = "REDIS_ULR is not set, but --urls lists it; set it, or remove it from the \
+                        list";
+        assert_eq!(errors, [expected]);
     }
 
     #[test]

@@ -275,11 +275,15 @@ fn moved(tunnel: &TunnelSnapshot) -> Row {
     let counts = &tunnel.counts;
     let pool = PoolResult::WORDS.into_iter().zip(counts.pool.each_ref().map(Counter::get));
     let pool: Vec<_> = pool.map(|(result, count)| format!("{result} {count}")).collect();
+    // Both stay 0 while the pool is off.
+    let pool = match counts.pool.iter().any(|count| count.get() > 0) {
+        true => format!(" ({})", pool.join(", ")),
+        false => String::new(),
+    };
     let text = format!(
-        "app connections: {} open of {} ({}) · sent {}, received {}",
+        "app connections: {} open of {}{pool} · sent {}, received {}",
         counts.open.get(),
         counts.accepted.get(),
-        pool.join(", "),
         bytes(counts.sent.get()),
         bytes(counts.received.get())
     );
@@ -438,6 +442,14 @@ mod tests {
         let row = &rows(fails)[1];
         assert!(row.starts_with("Failures: last 5 min: 9 of 9 · tls_eof 9 · last at "), "{row}");
         assert!(process(&report).starts_with("COMMAND pid 7, running 0 s · descriptors "));
+    }
+
+    #[test]
+    fn pool_results_are_shown_only_once_the_pool_was_on() {
+        let mut report = report();
+        report.snapshot.tunnels[0].counts.pool = Default::default();
+        let moved = moved(&report.snapshot.tunnels[0]).text;
+        assert_eq!(moved, "app connections: 0 open of 12 · sent 1.2 KiB, received 22.9 MiB");
     }
 
     #[test]

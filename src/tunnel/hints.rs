@@ -198,9 +198,9 @@ fn sent_name(tunnel: &Tunnel) -> Option<String> {
 fn no_tls_here(tunnel: &Tunnel) -> String {
     let (variable, port) = (tunnel.variable(), tunnel.route.upstream.port);
     format!(
-        "set the port in {variable} to the one that speaks TLS (with stunnel in front of Redis \
-         often {port} + 1); if this Redis has no TLS, write redis:// and set {enabled}=false to \
-         do without a tunnel",
+        "if TLS is on the next port, {next}, write redis://; if it is on another one, set the port \
+         in {variable} to that; if this Redis has no TLS, write redis:// and set {enabled}=false",
+        next = u32::from(port) + 1,
         enabled = tunnel.route.setting_names.of(names::ENABLED),
     )
 }
@@ -228,7 +228,7 @@ fn another_port(tunnel: &Tunnel) -> String {
 pub fn queue(tunnel: &Tunnel) -> String {
     format!(
         "set {} to what the app holds at once (Sidekiq: its concurrency plus 5; Puma: its \
-         connection pools), if the plan allows it; else give the app fewer threads",
+         connection pools), if the plan allows it; else make the app's connection pools smaller",
         tunnel.route.setting_names.of(names::MAX_CONNECTIONS)
     )
 }
