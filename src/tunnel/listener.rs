@@ -6,6 +6,7 @@ use std::fs::{self, Permissions};
 use std::future::Future;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -18,6 +19,7 @@ use tokio::time::sleep;
 
 use super::app::AppStream;
 use super::drain::Connections;
+use super::failure::is_out_of_descriptors;
 use super::{Tunnel, hints};
 use crate::logging::warning;
 
@@ -191,6 +193,16 @@ impl Watched {
         }
     }
 
+    /// Whether the system would give two more descriptors.
+    fn finds_two_descriptors(&self) -> bool {
+        let copy = || match self {
+            Watched::Tcp(listener) => listener.as_fd().try_clone_to_owned(),
+            Watched::Unix(listener) => listener.as_fd().try_clone_to_owned(),
+        };
+        let (first, second) = (copy(), copy());
+        first.is_ok() && second.is_ok()
+    }
+
     /// Accepts what the kernel has, even if the runtime has not heard of it yet. Does not wait.
     fn accept_arrived(&self) -> io::Result<AppStream> {
         let listener = match self {
@@ -226,7 +238,7 @@ where
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok(app) => drop(tokio::spawn(handle(app, connections.clone()))),
-                Err(error) => after_failed_accept(tunnel, error).await,
+                Err(error) => after_failed_accept(tunnel, &listener, error).await,
             },
             () = connections.command_ended() => break,
         }
@@ -241,12 +253,12 @@ where
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
             // A descriptor may become free when another connection is done.
-            Err(error) => after_failed_accept(tunnel, error).await,
+            Err(error) => after_failed_accept(tunnel, &listener, error).await,
         }
     }
 }
 
-async fn after_failed_accept(tunnel: &Tunnel, error: io::Error) {
+async fn after_failed_accept(tunnel: &Tunnel, listener: &Watched, error: io::Error) {
     // The app gave up before it was accepted: its affair (accept(2)).
     if error.kind() == io::ErrorKind::ConnectionAborted {
         return;
@@ -254,6 +266,10 @@ async fn after_failed_accept(tunnel: &Tunnel, error: io::Error) {
     tunnel.figures.accept_failed();
     tunnel.warnings.warn(hints::accept_failed(&error));
     sleep(ACCEPT_PAUSE).await;
+    // An app needs two descriptors. A single one is left to those who ask for the status.
+    while is_out_of_descriptors(&error) && !listener.finds_two_descriptors() {
+        sleep(ACCEPT_PAUSE).await;
+    }
 }
 
 #[cfg(test)]
