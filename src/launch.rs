@@ -49,7 +49,7 @@ impl Launch {
     /// Runs COMMAND behind the tunnels of the plan, and returns how the launcher is to end.
     ///
     /// # Errors
-    /// An internal error: the system refuses what no launcher can do without.
+    /// An internal error: the system refuses something essential.
     pub fn run(mut self) -> anyhow::Result<ExitOutcome> {
         let inherited = match &self.inherited {
             Ok(inherited) => *inherited,
@@ -171,7 +171,7 @@ async fn drain(tunnels: Drain, supervisor: &mut Supervisor, limit: Duration) -> 
     Ok(())
 }
 
-/// COMMAND's words, and the environment, with what a redis-cli needs to know if COMMAND is one.
+/// If COMMAND is redis-cli, adds the tunnel's address and password.
 fn tell_redis_cli(
     words: Vec<OsString>,
     environment: &mut CommandEnvironment,
@@ -241,7 +241,7 @@ fn enter_sandbox(plan: &Plan, bound: &Bound, settings: &Settings) {
     threads::enter_sandbox();
 }
 
-/// By what the tunnels of a plan are known to those who read their figures.
+/// Names of the tunnels in metrics and logs.
 fn labels(plan: &Plan) -> Vec<TunnelLabels> {
     let of_route = |route: &Route| TunnelLabels {
         variables: route.variables.clone(),
@@ -251,7 +251,7 @@ fn labels(plan: &Plan) -> Vec<TunnelLabels> {
     plan.routes.iter().map(of_route).collect()
 }
 
-/// Serves the status to everybody who asks, in tasks of the current runtime that nobody waits for.
+/// Serves status and metrics in background tasks.
 fn tell_status(
     figures: &Arc<Figures>,
     urls: RedisUrls,

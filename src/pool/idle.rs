@@ -1,7 +1,6 @@
 //! Idle connections, and the app connections that wait for one.
 //!
-//! Idle connections are a stack: the latest that came back goes first, so the oldest is the one
-//! that nobody has needed.
+//! A stack: the connection returned last is reused first; the bottom one has been unused longest.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -21,7 +20,7 @@ const SURPLUS_IDLE: Duration = Duration::from_secs(1);
 
 /// Idle connections of type `C`.
 pub struct Idle<C> {
-    /// The latest that came back last.
+    /// The connection returned last is at the end.
     kept: Vec<Kept<C>>,
     waiting: VecDeque<oneshot::Sender<C>>,
     /// How many may stay for [`IDLE`].
@@ -46,7 +45,7 @@ impl<C> Idle<C> {
         Idle { kept: Vec::new(), waiting: VecDeque::new(), few }
     }
 
-    /// The latest connection that is fit. Those found unfit are closed.
+    /// Takes the connection returned last that is fit. Closes the unfit ones above it.
     pub fn take(&mut self, is_fit: impl Fn(&C) -> bool) -> Option<C> {
         while let Some(Kept { connection, .. }) = self.kept.pop() {
             if is_fit(&connection) {
@@ -56,32 +55,32 @@ impl<C> Idle<C> {
         None
     }
 
-    /// Adds a connection, or gives it to whoever waits longest.
+    /// Gives a connection to the app that has waited longest, or keeps it if no app waits.
     pub fn add(&mut self, mut connection: C, now: Instant) {
         while let Some(first) = self.waiting.pop_front() {
             match first.send(connection) {
                 Ok(()) => return,
-                // It has given up.
+                // This app has given up.
                 Err(returned) => connection = returned,
             }
         }
         self.kept.push(Kept { connection, since: now });
     }
 
-    /// A place in the queue.
+    /// Joins the queue for a connection.
     pub fn wait(&mut self) -> oneshot::Receiver<C> {
         let (sender, receiver) = oneshot::channel();
         self.waiting.push_back(sender);
         receiver
     }
 
-    /// Whether anybody waits for a connection.
+    /// Whether an app waits for a connection.
     pub fn somebody_waits(&mut self) -> bool {
         self.waiting.retain(|waiting| !waiting.is_closed());
         !self.waiting.is_empty()
     }
 
-    /// Closes the connections that are of no use, and says how many.
+    /// Closes the useless connections, and returns their number.
     pub fn remove(&mut self, is_useless: impl Fn(&C) -> bool) -> usize {
         let before = self.kept.len();
         self.kept.retain(|kept| !is_useless(&kept.connection));

@@ -25,7 +25,7 @@ use crate::tls::{HandshakeError, is_own_failure};
 /// Serves one app connection over a new connection to Redis.
 pub async fn serve(app: AppStream, tunnel: &Tunnel, connections: &mut Connections) -> Outcome {
     let mut connection = Connection::accept(app, tunnel);
-    // Boxed, like all that happens once: an idle connection must not hold memory for it.
+    // Boxed, so that an idle connection's task stays small.
     let connected = Box::pin(connection.connect(attempts::connect(tunnel), connections)).await;
     let Some(upstream) = connected else { return connection.outcome() };
     let course = connection.relay(upstream, &mut NoTap, Begun::default()).await;

@@ -26,7 +26,7 @@ use crate::logging::warning;
 const BACKLOG: i32 = 4096;
 /// Bytes of a socket's path, the NUL behind it included (sockaddr_un in unix(7)).
 const MOST_PATH: usize = 108;
-/// The number of a tunnel beyond which nobody goes.
+/// Tunnel numbers are assumed to have at most three digits.
 const LAST_SOCKET: usize = 999;
 /// The pause after a failed `accept`, so that a lack of descriptors does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -54,8 +54,8 @@ pub enum PortTaken {
 pub struct Listener(Socket);
 
 impl Listener {
-    /// Binds `port` of 127.0.0.1, or one of the kernel's pick when it is 0, or taken and `taken`
-    /// allows it; says which it is.
+    /// Binds `port` of 127.0.0.1, and returns the bound port. If `port` is 0, or taken and `taken`
+    /// is `Move`, the kernel picks one.
     ///
     /// # Errors
     /// When not even the kernel finds a port, or `port` is taken (EADDRINUSE) or not for us
@@ -236,7 +236,7 @@ where
         match listener.accept_arrived() {
             Ok(app) => {
                 tokio::spawn(handle(app, connections.clone()));
-                // However fast others come: the drain's time runs.
+                // A flood must not stop the drain timer.
                 consume_budget().await;
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
@@ -247,7 +247,7 @@ where
 }
 
 async fn after_failed_accept(tunnel: &Tunnel, error: io::Error) {
-    // The app gave up before it was accepted: its affair (accept(2)).
+    // The app closed before accept; not our error (accept(2)).
     if error.kind() == io::ErrorKind::ConnectionAborted {
         return;
     }

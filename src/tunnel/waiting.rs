@@ -35,7 +35,7 @@ pub async fn departure(app: &mut AppStream, connections: &mut Connections) -> De
             Ahead::Bytes => {}
             Ahead::Tls => return Departure::SpeaksTls,
             Ahead::Failed(error) => return Departure::GaveUp(Some(error)),
-            // Whether the app has closed its side is behind the bytes that nobody can take now.
+            // The buffer is full, so a close cannot be seen; watch for a reset only.
             Ahead::Full => break,
             Ahead::Ended => {
                 let is_half_close = app.last_ahead().is_some_and(|at| at.elapsed() < HALF_CLOSE);
