@@ -14,7 +14,7 @@ use tokio::time::Instant;
 const IDLE: Duration = Duration::from_secs(30);
 /// Without a limit of connections, only this many idle ones stay that long. Other processes need
 /// the plan's connections, too.
-const FEW: usize = 2;
+pub const FEW: usize = 2;
 /// Further ones close after this long.
 const SURPLUS_IDLE: Duration = Duration::from_secs(1);
 
@@ -24,7 +24,7 @@ pub struct Idle<C> {
     kept: Vec<Kept<C>>,
     waiting: VecDeque<oneshot::Sender<C>>,
     /// How many may stay for [`IDLE`].
-    few: usize,
+    may_stay: usize,
 }
 
 struct Kept<C> {
@@ -39,10 +39,9 @@ impl<C> fmt::Debug for Idle<C> {
 }
 
 impl<C> Idle<C> {
-    /// `is_limited`: a limit of connections is set, which says how many the process may have.
-    pub fn new(is_limited: bool) -> Idle<C> {
-        let few = if is_limited { usize::MAX } else { FEW };
-        Idle { kept: Vec::new(), waiting: VecDeque::new(), few }
+    /// `may_stay`: how many connections may stay for [`IDLE`].
+    pub fn new(may_stay: usize) -> Idle<C> {
+        Idle { kept: Vec::new(), waiting: VecDeque::new(), may_stay }
     }
 
     /// Takes the connection returned last that is fit. Closes the unfit ones above it.
@@ -95,7 +94,7 @@ impl<C> Idle<C> {
     /// Closes the connections whose time is up.
     pub fn expire(&mut self, now: Instant) {
         while let Some(oldest) = self.kept.first() {
-            let time = if self.kept.len() > self.few { SURPLUS_IDLE } else { IDLE };
+            let time = if self.kept.len() > self.may_stay { SURPLUS_IDLE } else { IDLE };
             if now < oldest.since + time {
                 return;
             }
@@ -116,7 +115,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_latest_connection_goes_first() {
-        let (mut idle, now) = (Idle::new(false), Instant::now());
+        let (mut idle, now) = (Idle::new(FEW), Instant::now());
         (1..4).for_each(|name| idle.add(name, now));
         assert_eq!(idle.take(any), Some(3));
         assert_eq!(idle.take(|name| *name == 1), Some(1), "the other one is closed");
@@ -125,7 +124,7 @@ mod tests {
 
     #[tokio::test]
     async fn whoever_waits_longest_gets_the_next_connection() {
-        let (mut idle, now) = (Idle::new(false), Instant::now());
+        let (mut idle, now) = (Idle::new(FEW), Instant::now());
         let (first, gone, mut third) = (idle.wait(), idle.wait(), idle.wait());
         drop(gone);
         idle.add(1, now);
@@ -138,7 +137,7 @@ mod tests {
 
     #[tokio::test]
     async fn two_stay_for_thirty_seconds_and_the_others_for_one() {
-        let (mut idle, start) = (Idle::new(false), Instant::now());
+        let (mut idle, start) = (Idle::new(FEW), Instant::now());
         (1..5).for_each(|name| idle.add(name, start));
         idle.expire(start + SURPLUS_IDLE - MS);
         assert_eq!(idle.kept.len(), 4);
@@ -153,7 +152,7 @@ mod tests {
 
     #[tokio::test]
     async fn with_a_limit_all_stay_for_thirty_seconds() {
-        let (mut idle, start) = (Idle::new(true), Instant::now());
+        let (mut idle, start) = (Idle::new(usize::MAX), Instant::now());
         (0..20).for_each(|name| idle.add(name, start));
         idle.expire(start + IDLE - MS);
         assert_eq!(idle.kept.len(), 20);

@@ -87,9 +87,10 @@ enum Granted {
 
 impl Pool {
     fn new(tunnel: Arc<Tunnel>, mode: PoolMode) -> Pool {
+        let may_stay = if tunnel.limit.is_limited() { usize::MAX } else { idle::FEW };
         let state = Mutex::new(State {
             engagement: Engagement::default(),
-            idle: Idle::new(tunnel.limit.is_limited()),
+            idle: Idle::new(may_stay),
             trial: Trial::default(),
             retired: None,
             is_watched: false,

@@ -14,7 +14,7 @@ use super::{Tunnel, queue, upstream};
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// How long to wait for Redis to free the client of a connection that was just closed.
-const FREEING: Duration = Duration::from_millis(50);
+const PAUSE_FOR_REDIS: Duration = Duration::from_millis(50);
 
 /// The pauses between attempts, with full jitter, so that a fleet does not retry in step
 /// (<https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/>).
@@ -92,8 +92,8 @@ pub async fn connect_in(
     let mut connected = upstream::connect(tunnel, since, deadline).await;
     let is_cut = connected.as_ref().is_err_and(upstream::is_cut);
     let now = Instant::now();
-    if is_cut && tunnel.limit.may_still_be_counted(now) && now + FREEING < deadline {
-        sleep(FREEING).await;
+    if is_cut && tunnel.limit.may_still_be_counted(now) && now + PAUSE_FOR_REDIS < deadline {
+        sleep(PAUSE_FOR_REDIS).await;
         connected = upstream::connect(tunnel, since, deadline).await;
     }
     match connected {

@@ -17,7 +17,7 @@ use tokio::task::coop::consume_budget;
 use tokio::time::sleep;
 
 use super::app::AppStream;
-use super::drain::Connections;
+use super::drain::DrainGuard;
 use super::{Tunnel, hints};
 use crate::logging::warning;
 
@@ -207,35 +207,35 @@ impl Watched {
 }
 
 /// Accepts app connections until COMMAND has ended. `handle` serves each in a task of its own, and
-/// drops the [`Connections`] that it is given once the app has got everything.
+/// drops the [`DrainGuard`] that it is given once the app has got everything.
 ///
 /// # Errors
 /// When the listener cannot be handed to the runtime.
 pub async fn serve<H, F>(
     listener: Listener,
     tunnel: &Tunnel,
-    mut connections: Connections,
+    mut guard: DrainGuard,
     handle: H,
 ) -> io::Result<()>
 where
-    H: Fn(AppStream, Connections) -> F,
+    H: Fn(AppStream, DrainGuard) -> F,
     F: Future<Output = ()> + Send + 'static,
 {
     let listener = Watched::new(listener)?;
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok(app) => drop(tokio::spawn(handle(app, connections.clone()))),
+                Ok(app) => drop(tokio::spawn(handle(app, guard.clone()))),
                 Err(error) => after_failed_accept(tunnel, error).await,
             },
-            () = connections.command_ended() => break,
+            () = guard.command_ended() => break,
         }
     }
     // What the app wrote just before it ended may wait in connections not accepted yet.
     loop {
         match listener.accept_arrived() {
             Ok(app) => {
-                tokio::spawn(handle(app, connections.clone()));
+                tokio::spawn(handle(app, guard.clone()));
                 // A flood must not stop the drain timer.
                 consume_budget().await;
             }
