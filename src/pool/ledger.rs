@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_is_settled_between_requests_and_at_no_other_byte() {
+    fn a_connection_is_settled_only_between_requests() {
         assert_eq!(state_after(&[]), State::Settled);
         assert!(after(&[]).is_repeatable() && after(&[]).is_one_request());
         let (request, reply) = (request(&["GET", "key"]), b"$5\r\nvalue\r\n");
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_that_leaves_something_behind_ends_reuse_in_a_transaction_too() {
+    fn a_command_that_leaves_state_ends_reuse_even_in_multi() {
         for command in [
             "CLIENT REPLY SKIP",
             "CLIENT REPLY OFF",
@@ -634,7 +634,7 @@ mod tests {
         }
 
         #[test]
-        fn a_right_conversation_is_settled_when_all_is_answered_and_never_before(
+        fn a_valid_conversation_is_settled_once_all_is_answered(
             rounds in prop::collection::vec(
                 prop::collection::vec((harmless(), reply()), 1..4), 1..5,
             ),
