@@ -25,7 +25,7 @@ use crate::supervisor::{
 };
 use crate::threads;
 use crate::tls::{self, Connector};
-use crate::tunnel::{Connections, Drain, Listener, Route, ServerLoad, Tunnel};
+use crate::tunnel::{Drain, DrainGuard, Listener, Route, ServerLoad, Tunnel};
 
 /// Set by Heroku in every dyno:
 /// <https://devcenter.heroku.com/articles/dynos#local-environment-variables>.
@@ -49,7 +49,7 @@ impl Launch {
     /// Runs COMMAND behind the tunnels of the plan, and returns how the launcher is to end.
     ///
     /// # Errors
-    /// An internal error: the system refuses what no launcher can do without.
+    /// An internal error: the system refuses something essential.
     pub fn run(mut self) -> anyhow::Result<ExitOutcome> {
         let inherited = match &self.inherited {
             Ok(inherited) => *inherited,
@@ -129,17 +129,17 @@ impl Launch {
         let forwarding = Forwarding::new(settings.forward_signals, dyno.is_some());
         let mut supervisor = Supervisor::new(child, forwarding, terminal, figures.clone())
             .context("could not listen for signals")?;
-        let (connections, drain_of_tunnels) = Connections::new();
+        let (guard, drain_of_tunnels) = DrainGuard::new();
         let dyno = dyno.map(|dyno| dyno.to_string_lossy().into_owned());
         let urls = if plan.found_urls() { RedisUrls::Found } else { RedisUrls::Missing };
         tell_status(&figures, urls, bound.status.take(), &settings, dyno);
         // The last step before bytes arrive from the network: what comes before needs more rights.
         enter_sandbox(&plan, &bound, &settings);
         let listeners = std::mem::take(&mut bound.listeners);
-        open_tunnels(plan, listeners, &settings, &figures, connections);
+        open_tunnels(plan, listeners, &settings, &figures, guard);
 
         let ended = supervisor.wait().await.context("could not listen for signals")?;
-        figures.command.is_now(CommandState::Draining);
+        figures.command.set_state(CommandState::Draining);
         drain(drain_of_tunnels, &mut supervisor, settings.connection.drain_timeout).await?;
         Ok(ended)
     }
@@ -171,7 +171,7 @@ async fn drain(tunnels: Drain, supervisor: &mut Supervisor, limit: Duration) -> 
     Ok(())
 }
 
-/// COMMAND's words, and the environment, with what a redis-cli needs to know if COMMAND is one.
+/// If COMMAND is redis-cli, adds the tunnel's address and password.
 fn tell_redis_cli(
     words: Vec<OsString>,
     environment: &mut CommandEnvironment,
@@ -241,7 +241,7 @@ fn enter_sandbox(plan: &Plan, bound: &Bound, settings: &Settings) {
     threads::enter_sandbox();
 }
 
-/// By what the tunnels of a plan are known to those who read their figures.
+/// Names of the tunnels in metrics and logs.
 fn labels(plan: &Plan) -> Vec<TunnelLabels> {
     let of_route = |route: &Route| TunnelLabels {
         variables: route.variables.clone(),
@@ -251,7 +251,7 @@ fn labels(plan: &Plan) -> Vec<TunnelLabels> {
     plan.routes.iter().map(of_route).collect()
 }
 
-/// Serves the status to everybody who asks, in tasks of the current runtime that nobody waits for.
+/// Serves status and metrics in background tasks.
 fn tell_status(
     figures: &Arc<Figures>,
     urls: RedisUrls,
@@ -275,7 +275,7 @@ fn open_tunnels(
     listeners: Vec<Listener>,
     settings: &Settings,
     figures: &Figures,
-    connections: Connections,
+    guard: DrainGuard,
 ) {
     let mut connectors: Vec<Arc<Connector>> = Vec::new();
     let mut loads: HashMap<String, Arc<ServerLoad>> = HashMap::new();
@@ -291,10 +291,10 @@ fn open_tunnels(
         let load = loads.entry(route.upstream.to_string()).or_default().clone();
         let (connection, figures) = (settings.connection.clone(), figures.clone());
         let tunnel = Arc::new(Tunnel::new(route, connector, connection, figures, load));
-        let connections = connections.clone();
+        let guard = guard.clone();
         tokio::spawn(async move {
             let variable = tunnel.variable().to_owned();
-            if let Err(error) = pool::serve(reuse.pool, listener, tunnel, connections).await {
+            if let Err(error) = pool::serve(reuse.pool, listener, tunnel, guard).await {
                 err!(at = "tunnel-down", var = variable, error = %error);
             }
         });

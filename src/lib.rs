@@ -3,19 +3,20 @@
 //! One launch, in order:
 //!
 //! 1. [`configuration`] reads the command line and the environment, and collects every mistake.
-//! 2. [`plan`] makes routes of what was decided about each variable.
+//! 2. [`plan`] turns the settings into routes.
 //! 3. [`listen`] binds a local port or socket for each route.
 //! 4. [`launch`] starts COMMAND, opens the tunnels, and after COMMAND's end drains them;
-//!    [`command_line`] knows what COMMAND's own words need, [`announce`] what the user is told.
+//!    [`command_line`] rewrites COMMAND's arguments, [`announce`] logs what the user is told.
 //! 5. [`supervisor`] watches over COMMAND: signals, terminal, orphans, how it ended.
 //!
-//! One byte's way: accepted and moved by [`tunnel`], encrypted by a connector of [`tls`]. The
-//! [`pool`] stands between a tunnel and its connections, if it is on.
+//! A connection's path: [`launch`] gives each listener to `pool::serve`. `tunnel::serve` accepts;
+//! [`tunnel::connection`] connects, with a connector of [`tls`], and relays. If the pool is on,
+//! [`pool`] chooses the connection to Redis.
 //!
 //! [`check`] examines the tunnels of a plan instead of opening them. [`figures`] counts what goes
 //! through, and [`status`] tells it to whoever asks.
 //!
-//! The rooms, from the ground up: each may use those listed before it, and none that comes later.
+//! Modules, lowest layer first: a module may use those listed before it, and none listed after it.
 //! `tests/architecture.rs` reads the list here.
 
 #![deny(unsafe_code)] // Allowed in the few modules that say so.

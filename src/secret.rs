@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_and_pins_are_shown_and_what_was_put_in_their_place_is_not() {
+    fn paths_and_pins_are_shown_but_misplaced_secrets_are_not() {
         for public in ["/etc/ssl/my ca.pem", "sha256//x=", "sha1//x;y", "sha256:AB:CD"] {
             assert_eq!(shown(public), format!("'{public}'"));
         }

@@ -1,5 +1,5 @@
-//! The order of rooms in `src/lib.rs`: no room uses one that the list has after it, so there are no
-//! circles either.
+//! The order of modules in `src/lib.rs`: no module uses one listed after it, so there are no
+//! circles.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -10,20 +10,20 @@ fn sources() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
 }
 
-/// The rooms in the order of `lib.rs`.
-fn rooms() -> Vec<String> {
+/// The modules in the order of `lib.rs`.
+fn modules() -> Vec<String> {
     let map = fs::read_to_string(sources().join("lib.rs")).unwrap();
-    let rooms = map.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';'));
-    rooms.map(str::to_owned).collect()
+    let modules = map.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';'));
+    modules.map(str::to_owned).collect()
 }
 
-/// The files of a room: `room.rs`, or all below `room/`.
-fn files(room: &str) -> Vec<PathBuf> {
-    let file = sources().join(room).with_extension("rs");
+/// The files of a module: `module.rs`, or all below `module/`.
+fn files(module: &str) -> Vec<PathBuf> {
+    let file = sources().join(module).with_extension("rs");
     if file.exists() {
         return vec![file];
     }
-    all_below(sources().join(room))
+    all_below(sources().join(module))
 }
 
 fn all_below(folder: PathBuf) -> Vec<PathBuf> {
@@ -38,7 +38,7 @@ fn all_below(folder: PathBuf) -> Vec<PathBuf> {
     files
 }
 
-/// The rooms that a text names as `crate::room`, comments aside, each with its line.
+/// The modules that a text names as `crate::module`, comments aside, each with its line.
 fn used(text: &str) -> Vec<(usize, String)> {
     let mut used = Vec::new();
     for (number, line) in text.lines().enumerate() {
@@ -54,23 +54,27 @@ fn used(text: &str) -> Vec<(usize, String)> {
 }
 
 #[test]
-fn no_room_uses_one_below_it() {
-    let rooms = rooms();
+fn no_module_uses_one_listed_after_it() {
+    let modules = modules();
     let (mut uses, mut wrong) = (0, Vec::new());
-    for (place, room) in rooms.iter().enumerate() {
-        for file in files(room) {
+    for (place, module) in modules.iter().enumerate() {
+        for file in files(module) {
             for (line, other) in used(&fs::read_to_string(&file).unwrap()) {
                 uses += 1;
-                // `use crate::{a, b}` would hide its rooms from this test.
-                let known = rooms.iter().position(|room| *room == other);
+                // `use crate::{a, b}` would hide its modules from this test.
+                let known = modules.iter().position(|module| *module == other);
                 if known.is_none_or(|known| known > place) {
-                    wrong.push(format!("{}:{line}: {room} uses crate::{other}", file.display()));
+                    wrong.push(format!("{}:{line}: {module} uses crate::{other}", file.display()));
                 }
             }
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    assert!(rooms.len() > 10 && uses > 50, "this test sees {} rooms, {uses} uses", rooms.len());
+    assert!(
+        modules.len() > 10 && uses > 50,
+        "this test sees {} modules, {uses} uses",
+        modules.len()
+    );
 }
 
 /// The files that mention the pool in their code, by their paths below `src`.
@@ -79,7 +83,7 @@ fn files_that_name_the_pool() -> Vec<String> {
     for file in all_below(sources()) {
         let path = file.strip_prefix(sources()).unwrap().to_str().unwrap().to_owned();
         let text = fs::read_to_string(&file).unwrap();
-        if path.ends_with(".rs") && used(&text).iter().any(|(_, room)| room == "pool") {
+        if path.ends_with(".rs") && used(&text).iter().any(|(_, module)| module == "pool") {
             named.push(path);
         }
     }
@@ -100,7 +104,7 @@ fn one_file_outside_the_pool_names_it() {
 
 /// The modules of a folder that each of its modules uses: `super::name`, or `crate::folder::name`.
 fn uses_inside(folder: &Path) -> BTreeMap<String, BTreeSet<String>> {
-    let room = folder.file_name().unwrap().to_str().unwrap();
+    let parent = folder.file_name().unwrap().to_str().unwrap();
     let modules: BTreeSet<String> = fs::read_dir(folder)
         .unwrap()
         .map(|entry| entry.unwrap().path())
@@ -121,7 +125,7 @@ fn uses_inside(folder: &Path) -> BTreeMap<String, BTreeSet<String>> {
             let code = text.split("#[cfg(test)]").next().unwrap_or_default();
             let code: Vec<_> = code.lines().filter_map(|line| line.split("//").next()).collect();
             let code = code.join("\n");
-            let prefixes = ["super::".to_owned(), format!("crate::{room}::")];
+            let prefixes = ["super::".to_owned(), format!("crate::{parent}::")];
             found.extend(names_behind(&code, &prefixes));
         }
         found.retain(|name| modules.contains(name) && name != module);
@@ -207,14 +211,14 @@ fn circles_are_found() {
 }
 
 #[test]
-fn every_file_belongs_to_a_room_of_the_list() {
-    let rooms = rooms();
+fn every_file_belongs_to_a_listed_module() {
+    let modules = modules();
     for entry in fs::read_dir(sources()).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_stem().unwrap().to_str().unwrap();
         let is_source = path.is_dir() || path.extension().is_some_and(|kind| kind == "rs");
-        let is_room = rooms.iter().any(|room| room == name);
-        assert!(!is_source || is_room || ["lib", "main"].contains(&name), "{name}");
+        let is_module = modules.iter().any(|module| module == name);
+        assert!(!is_source || is_module || ["lib", "main"].contains(&name), "{name}");
     }
 }
 
@@ -222,7 +226,7 @@ fn every_file_belongs_to_a_room_of_the_list() {
 fn an_arrow_that_runs_up_is_seen() {
     let text = "use crate::b::X; // crate::c\nfn f() { crate::d::g(crate::e) }";
     let names: Vec<_> =
-        used(text).into_iter().map(|(line, room)| format!("{line}{room}")).collect();
+        used(text).into_iter().map(|(line, module)| format!("{line}{module}")).collect();
     assert_eq!(names, ["1b", "2d", "2e"]);
 }
 

@@ -40,7 +40,7 @@ fn states(report: &Value) -> Vec<String> {
 }
 
 #[test]
-fn a_server_that_works_is_described_and_the_way_to_authenticate_it_is_shown() {
+fn a_working_server_is_described_with_how_to_authenticate_it() {
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::new(folder.path());
     let certificate = authority.issue(folder.path(), "leaf", &Request::default());
@@ -205,7 +205,7 @@ fn user_in_the_url_of_an_old_redis_is_no_failure() {
 }
 
 #[test]
-fn a_redis_that_is_down_behind_stunnel_is_no_matter_of_the_password() {
+fn a_redis_down_behind_stunnel_is_not_blamed_on_the_password() {
     let server = Server::start(Front::Stunnel);
     send_signal(server.pid(), libc::SIGKILL);
     support::eventually("it is gone", || {
@@ -222,7 +222,7 @@ fn a_redis_that_is_down_behind_stunnel_is_no_matter_of_the_password() {
 }
 
 #[test]
-fn a_server_without_room_for_another_client_is_no_matter_of_the_password() {
+fn a_full_server_is_not_blamed_on_the_password() {
     let full = Peer::tls(|mut tls| {
         // Whoever only looks at the certificate has gone.
         let _ = tls.write_all(b"-ERR max number of clients reached\r\n");
@@ -263,7 +263,7 @@ fn a_certificate_for_another_name_is_advised_on_as_in_the_log() {
 }
 
 #[test]
-fn whoever_wants_no_verification_is_not_told_that_it_is_a_mistake() {
+fn an_explicit_verify_none_is_not_called_a_mistake() {
     let server = Server::start(Front::Redis);
     let (by_default, _) = report(&server.url(), &[]);
     let first = by_default["advice"][0].as_str().unwrap();
@@ -365,7 +365,7 @@ fn what_a_run_would_warn_of_is_in_the_report() {
 }
 
 #[test]
-fn a_server_that_repeats_user_and_password_in_an_error_gets_them_masked() {
+fn credentials_that_the_server_repeats_are_masked() {
     // "unknown command 'AUTH', with args beginning with: …": a proxy, or Redis with AUTH renamed.
     let options = Options { words: &["--rename-command", "AUTH", ""], ..Options::default() };
     let folder = tempfile::tempdir().unwrap();
@@ -385,7 +385,7 @@ fn a_server_that_repeats_user_and_password_in_an_error_gets_them_masked() {
 }
 
 #[test]
-fn a_server_that_says_nothing_is_given_up_after_the_connect_timeout() {
+fn a_silent_server_is_given_up_after_the_connect_timeout() {
     let silent = Peer::tcp(|stream| {
         drop(stream.peek(&mut [0; 1]).and_then(|_| {
             use std::io::Read;
@@ -443,7 +443,7 @@ fn fits_a_terminal(table: &str) -> bool {
 }
 
 #[test]
-fn a_pin_that_is_copied_from_the_table_is_taken_whatever_the_variables_name() {
+fn a_pin_copied_from_the_table_works_for_any_variable_name() {
     let (one, two) = (Server::start(Front::Redis), Server::start(Front::Redis));
     let long = "HEROKU_REDIS_CHARCOAL_OF_THE_REPORTING_TEAM_URL";
     let cases = [
@@ -496,7 +496,7 @@ fn what_a_changed_key_needs_is_copied_line_by_line() {
 }
 
 #[test]
-fn two_variables_of_one_tunnel_each_get_the_setting_that_is_to_be_copied() {
+fn two_variables_of_one_tunnel_each_get_a_setting_to_copy() {
     let (one, two) = (Server::start(Front::Redis), Server::start(Front::Redis));
     let urls = |launcher: Launcher| {
         let launcher = launcher.redis(&one.url()).env("HEROKU_REDIS_SAME_URL", one.url());
@@ -552,7 +552,7 @@ fn colour_is_for_terminals_that_want_it() {
 }
 
 #[test]
-fn a_node_of_a_cluster_is_told_with_what_works_and_what_does_not() {
+fn a_cluster_node_is_reported_with_what_works_and_what_fails() {
     let options = Options { words: &["--cluster-enabled", "yes"], ..Options::default() };
     let server = Server::start_with(Front::Redis, options);
     let (report, code) = report(&server.url(), &[]);

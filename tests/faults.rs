@@ -246,7 +246,7 @@ fn redis_resets_right_after_the_handshake() {
 }
 
 #[test]
-fn a_server_that_resets_is_asked_for_its_reason_once_and_not_for_each_connection() {
+fn a_resetting_server_is_asked_for_its_reason_only_once() {
     let peer = Peer::tls(|tls| reset(tls.get_ref()));
     let scene = Scene::new(&peer.url());
     for _ in 0..TIMES {
@@ -278,7 +278,7 @@ fn the_reason_for_a_reset_is_told_to_all_who_meet_it() {
 }
 
 #[test]
-fn a_silent_server_is_asked_once_and_not_for_each_connection_whether_it_speaks_plaintext() {
+fn a_silent_server_is_probed_for_plaintext_only_once() {
     // As one that is overloaded, and as a Redis without TLS.
     for (answer, expected) in [("", ""), ("+PONG\r\n", "the server speaks no TLS")] {
         let peer = Peer::tcp(move |mut stream| {
@@ -687,7 +687,7 @@ fn the_name_is_not_found_then_it_is() {
 }
 
 #[test]
-fn a_name_with_a_refusing_or_swallowing_address_and_a_live_one_works() {
+fn one_live_address_of_a_name_is_enough() {
     fault!("its name has a dead address and a live one");
     let folder = tempfile::tempdir().unwrap();
     let hosts = folder.path().join("hosts");

@@ -35,7 +35,7 @@ fn no_pem_or_pin_of_the_corpus_breaks_the_reader() {
 }
 
 #[test]
-fn no_request_of_the_corpus_gets_anything_but_http_from_the_status_page() {
+fn the_status_page_answers_the_whole_corpus_in_http() {
     replay("http", targets::http);
 }
 

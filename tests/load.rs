@@ -97,7 +97,7 @@ fn nine_thousand_connections_at_once_each_get_their_own_replies() {
 }
 
 #[test]
-fn a_million_requests_over_a_thousand_connections_each_get_their_own_reply() {
+fn a_million_requests_each_get_their_own_reply() {
     const THREADS: usize = 4;
     const CONNECTIONS: usize = 250;
     const REQUESTS: usize = 1_000;

@@ -150,7 +150,7 @@ fn the_dates_of_a_certificate_are_told() {
 }
 
 #[test]
-fn ca_file_and_ca_pem_are_both_trusted_and_a_variables_own_replaces_both() {
+fn ca_file_and_ca_pem_add_up_and_a_variables_own_replaces_both() {
     let folder = tempfile::tempdir().unwrap();
     let other_folder = tempfile::tempdir().unwrap();
     let ours = Authority::new(folder.path());
@@ -304,7 +304,7 @@ fn without_a_common_tls_version_the_app_is_told() {
 }
 
 #[test]
-fn wrong_trust_settings_are_errors_at_start_that_name_the_remedy() {
+fn wrong_trust_settings_fail_at_start_and_name_the_remedy() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
     let write = |name: &str, text: &str| {
@@ -384,7 +384,7 @@ fn wrong_trust_settings_are_errors_at_start_that_name_the_remedy() {
 }
 
 #[test]
-fn what_the_url_asks_of_tls_holds_unless_a_setting_says_otherwise() {
+fn tls_parameters_in_the_url_hold_unless_a_setting_overrides() {
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::new(folder.path());
     let certificate = authority.issue(folder.path(), "leaf", &Request::default());
@@ -438,7 +438,7 @@ fn real_clients_show_the_reason_to_their_users() {
 }
 
 #[test]
-fn a_pin_authenticates_and_quiets_the_warning_and_an_unused_ca_gets_one() {
+fn a_pin_silences_the_warning_and_an_unused_ca_causes_one() {
     let folder = tempfile::tempdir().unwrap();
     let certificate = Certificate::self_signed(folder.path());
     let events = |settings: &[(&str, &str)]| {
@@ -454,7 +454,7 @@ fn a_pin_authenticates_and_quiets_the_warning_and_an_unused_ca_gets_one() {
 }
 
 #[test]
-fn a_weak_client_certificate_is_refused_at_start_with_the_reason() {
+fn a_weak_client_certificate_fails_at_start_with_the_reason() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     let server = Server::start(Front::Redis);
@@ -568,7 +568,7 @@ fn mute_after(handshakes: usize) -> Peer<()> {
 }
 
 #[test]
-fn a_certificate_that_fails_is_told_when_the_server_hangs_at_a_second_handshake() {
+fn a_bad_certificate_is_reported_though_the_server_then_hangs() {
     let is_told = |timeout: &str| {
         let peer = mute_after(1);
         let held = Launcher::holding(&peer.url())
@@ -590,7 +590,7 @@ fn a_certificate_that_fails_is_told_when_the_server_hangs_at_a_second_handshake(
 }
 
 #[test]
-fn the_check_tells_a_certificate_that_fails_when_the_server_hangs_at_a_second_handshake() {
+fn check_reports_a_bad_certificate_though_the_server_then_hangs() {
     // The look at the server, and one for each level.
     let peer = mute_after(3);
     let ended = Launcher::new(["--check", "--log-format", "json", "--connect-timeout", "5s"])
@@ -643,7 +643,7 @@ fn a_hint_names_the_setting_that_counts() {
 }
 
 #[test]
-fn a_pin_is_not_said_to_help_where_the_chain_is_demanded_as_well() {
+fn no_pin_is_advised_where_the_chain_is_verified_as_well() {
     let server = Server::start(Front::Redis);
     let ended = Launcher::new(["--check"]).redis(&server.url()).run();
     let pin = ended.stdout.split_whitespace().find(|word| word.starts_with("sha256//")).unwrap();
@@ -667,7 +667,7 @@ fn a_pin_is_not_said_to_help_where_the_chain_is_demanded_as_well() {
 }
 
 #[test]
-fn a_url_that_demands_full_itself_is_named_and_what_overrides_it() {
+fn a_hint_names_a_url_that_demands_full_and_its_override() {
     let server = Server::start(Front::Redis);
     let url = format!("{}?ssl_cert_reqs=required", server.url());
     let hint = hint(&url, &[], &[]);

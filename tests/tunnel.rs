@@ -172,7 +172,7 @@ fn a_half_close_is_passed_on_and_the_answer_still_comes() {
 }
 
 #[test]
-fn a_half_close_by_redis_is_passed_on_and_the_app_may_go_on_writing() {
+fn after_redis_half_closes_the_app_can_still_write() {
     let peer = Peer::tls(|mut tls| {
         tls.write_all(b"goodbye").unwrap();
         tls.shutdown().unwrap();
@@ -196,7 +196,7 @@ fn a_server_that_closes_without_close_notify_is_an_ordinary_end() {
 }
 
 #[test]
-fn a_reset_by_the_server_reaches_the_app_as_a_reset_behind_the_last_reply() {
+fn a_server_reset_reaches_the_app_after_the_last_reply() {
     let peer = Peer::tls(|mut tls| {
         tls.write_all(b"reply").unwrap();
         let mut request = [0; 7];
@@ -212,7 +212,7 @@ fn a_reset_by_the_server_reaches_the_app_as_a_reset_behind_the_last_reply() {
 }
 
 #[test]
-fn a_reset_by_the_app_reaches_redis_as_a_reset_behind_the_last_request() {
+fn an_app_reset_reaches_redis_after_the_last_request() {
     let peer = Peer::tls(|mut tls| {
         tls.write_all(b"hello").unwrap();
         rest(&mut tls)
@@ -245,7 +245,7 @@ fn a_damaged_record_reaches_the_app_as_a_reset() {
 }
 
 #[test]
-fn a_connection_on_which_nothing_moves_is_closed_after_the_idle_timeout() {
+fn a_silent_connection_closes_after_the_idle_timeout() {
     let peer = Peer::tls(|mut tls| {
         tls.write_all(b"hi").unwrap();
         rest(&mut tls)
@@ -272,7 +272,7 @@ fn traffic_keeps_a_connection_open_beyond_the_idle_timeout() {
 }
 
 #[test]
-fn while_the_server_is_down_connections_close_and_when_it_is_back_they_work() {
+fn connections_close_while_redis_is_down_and_work_afterwards() {
     let server = Server::start(Front::Redis);
     let (url, port) = (server.url(), server.port);
     drop(server);
@@ -616,7 +616,7 @@ fn borrowed_socket(pid: i32, descriptor: i32) -> Option<socket2::Socket> {
 }
 
 #[test]
-fn a_dead_address_of_a_name_does_not_keep_a_live_one_from_working() {
+fn a_live_address_works_behind_a_dead_one_of_the_same_name() {
     let folder = tempfile::tempdir().unwrap();
     let hosts = folder.path().join("hosts");
     let addresses = "127.0.0.3 redis.test\n127.0.0.2 redis.test\n";
@@ -691,7 +691,7 @@ fn tunnels_take_consecutive_ports_from_the_first_on() {
 }
 
 #[test]
-fn nothing_is_sent_before_the_app_speaks_and_nothing_is_added_without_a_pool() {
+fn without_a_pool_only_the_apps_own_bytes_are_sent() {
     let peer = Peer::tls(|mut tls| rest(&mut tls));
     let held = Launcher::holding(&peer.url()).env("STUNNEL_POOL", "off").start_held();
     let app = held.tcp();
@@ -714,7 +714,7 @@ fn a_url_whose_port_speaks_tls_itself_is_said_to_want_rediss() {
 }
 
 #[test]
-fn a_lone_connection_without_an_answer_is_not_said_to_be_one_of_others() {
+fn an_unanswered_lone_connection_hint_counts_no_others() {
     // As stunnel does whose Redis is down, but never before it has the request.
     let request = request(&[b"PING"]);
     let length = request.len();
@@ -744,7 +744,7 @@ fn redis_cli_sees_what_it_would_see_without_a_tunnel() {
 }
 
 #[test]
-fn redis_cli_without_further_words_connects_to_the_tunnelled_redis() {
+fn bare_redis_cli_connects_to_the_tunnelled_redis() {
     let server = Server::start(Front::Redis);
     let url = server.url().replace("/0", "/5");
     let run = |words: &[&str]| {
@@ -771,7 +771,7 @@ fn redis_cli_without_further_words_connects_to_the_tunnelled_redis() {
 }
 
 #[test]
-fn redis_cli_within_a_command_connects_to_the_outer_launchers_tunnel() {
+fn nested_redis_cli_connects_to_the_outer_launchers_tunnel() {
     let server = Server::start(Front::Redis);
     let url = server.url().replace("/0", "/5");
     for listen in ["tcp", "unix"] {
@@ -823,7 +823,7 @@ fn output_of(mut client: Command) -> String {
 const CLIENT_HELLO: &[u8] = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03";
 
 #[test]
-fn an_app_that_still_speaks_tls_fails_at_once_and_the_log_says_what_to_remove() {
+fn a_tls_app_fails_at_once_and_the_log_says_what_to_remove() {
     // A slow machine finds out before the handshake with Redis is done.
     let peer = Peer::unless_left(|mut tls| rest(&mut tls));
     let held = Launcher::holding(&peer.url()).env("STUNNEL_LOGLEVEL", "info").start_held();
@@ -846,7 +846,7 @@ fn an_app_that_still_speaks_tls_fails_at_once_and_the_log_says_what_to_remove() 
 }
 
 #[test]
-fn an_app_that_speaks_tls_does_not_wait_for_a_redis_that_is_silent() {
+fn a_tls_app_fails_at_once_even_if_redis_is_silent() {
     let silent = Peer::tcp(|mut stream| rest(&mut stream).0.len());
     let launcher = Launcher::holding(&silent.url());
     let held = launcher.env("STUNNEL_CONNECT_TIMEOUT", "1h").start_held();
@@ -859,7 +859,7 @@ fn an_app_that_speaks_tls_does_not_wait_for_a_redis_that_is_silent() {
 }
 
 #[test]
-fn an_app_that_speaks_tls_is_not_answered_in_resp_when_redis_is_refused() {
+fn a_tls_app_gets_no_resp_error_when_redis_is_misconfigured() {
     let peer = Peer::tls(|_| ());
     let launcher = Launcher::holding(&peer.url()).env("STUNNEL_VERIFY", "full");
     let held = launcher.start_held();
@@ -897,7 +897,7 @@ fn a_client_hello_is_noticed_byte_by_byte() {
 }
 
 #[test]
-fn a_subscriber_that_breaks_off_is_gone_though_messages_keep_coming() {
+fn a_vanished_subscriber_is_noticed_while_messages_keep_coming() {
     let server = Server::start(Front::Redis);
     let held = Launcher::holding(&server.url()).env("STUNNEL_DRAIN_TIMEOUT", "1h").start_held();
     let mut subscriber = held.client();

@@ -165,7 +165,7 @@ fn a_nested_launcher_leaves_the_socket_alone() {
 }
 
 #[test]
-fn a_folder_in_which_no_socket_can_be_made_is_an_error_that_says_what_to_do() {
+fn an_unusable_socket_folder_is_an_error_that_says_what_to_do() {
     let folder = tempfile::tempdir().unwrap();
     let deep = folder.path().join("x".repeat(100));
     fs::create_dir(&deep).unwrap();

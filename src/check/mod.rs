@@ -1,6 +1,8 @@
 //! `--check`: examines every tunnel at the same time, and reports what would work and what would
 //! not.
 
+mod advice;
+mod dialogue;
 mod examine;
 mod render;
 mod report;

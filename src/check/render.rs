@@ -218,8 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_setting_to_be_copied_has_a_line_of_its_own_in_the_table_and_is_part_of_one_string_in_json()
-    {
+    fn a_setting_to_copy_is_alone_on_its_line_in_the_table() {
         let setting = format!("{}_STUNNEL_PIN=sha256//{}", "X".repeat(COLUMNS), "y".repeat(44));
         let advice =
             Advice { text: "not authenticated: set".to_owned(), settings: vec![setting.clone()] };

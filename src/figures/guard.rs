@@ -39,7 +39,7 @@ impl Held {
     }
 
     /// Moves the connection to another state.
-    pub fn is_now(&mut self, state: UpstreamState) {
+    pub fn set_state(&mut self, state: UpstreamState) {
         let upstream = &self.figures.counts.upstream;
         upstream[self.state as usize].down();
         upstream[state as usize].up();

@@ -60,7 +60,7 @@ impl Command {
         Command { pid, started: SystemTime::now(), state }
     }
 
-    pub fn is_now(&self, state: CommandState) {
+    pub fn set_state(&self, state: CommandState) {
         self.state.store(state as u8, Ordering::Relaxed);
     }
 

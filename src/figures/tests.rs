@@ -105,7 +105,7 @@ async fn connections_to_one_server_add_up_across_tunnels() {
     let second = a.hold(UpstreamState::Idle);
     let _other = b.hold(UpstreamState::Relaying);
     let _elsewhere = c.hold(UpstreamState::Relaying);
-    first.is_now(UpstreamState::Relaying);
+    first.set_state(UpstreamState::Relaying);
     let seen = figures.snapshot(Instant::now()).tunnels;
     assert_eq!([0, 1, 2].map(|index| seen[index].open_to_server), [3, 3, 1]);
     drop(second);

@@ -610,7 +610,7 @@ mod tests {
     }
 
     #[test]
-    fn every_command_of_redis_is_listed_with_what_it_leaves_behind_or_left_out_with_a_reason() {
+    fn every_redis_command_is_listed_or_left_out_with_a_reason() {
         let mut listed = BTreeSet::from(["command|"]);
         assert_eq!(of("command|"), Some(Reads));
         let left_out: Vec<_> = LEFT_OUT.iter().flat_map(|(_, names)| *names).collect();
@@ -685,7 +685,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_found_in_any_case_and_by_nothing_but_the_whole_name() {
+    fn commands_match_in_any_case_and_by_the_whole_name_only() {
         for (name, argument, expected) in [
             ("get", Some("k"), Some(Reads)),
             ("GeT", None, Some(Reads)),

@@ -16,7 +16,7 @@ use super::supply::{self, Unfit};
 use super::tap::PoolTap;
 use super::trial::{RESET, RESET_DONE};
 use crate::figures::PoolResult;
-use crate::tunnel::Connections;
+use crate::tunnel::DrainGuard;
 use crate::tunnel::app::{Ahead, AppStream};
 use crate::tunnel::connection::{Connection, Course};
 use crate::tunnel::ends::Ends;
@@ -48,7 +48,7 @@ impl From<RelayEnd> for NotHandedOver {
 /// Gives an idle connection to an app connection.
 pub struct HandOver<'h, 'c, 'p> {
     pub connection: &'h mut Connection<'c>,
-    pub connections: &'h mut Connections,
+    pub guard: &'h mut DrainGuard,
     pub tap: &'h mut PoolTap<'p>,
     pub pool: &'p Pool,
 }
@@ -140,7 +140,7 @@ impl HandOver<'_, '_, '_> {
         let deadline = now + self.pool.tunnel.settings.connect_timeout;
         let made = supply::make(self.pool, dead.into_slot(), deadline);
         self.connection.note_request_read(!request.is_empty());
-        let Some(redis) = self.connection.connect(made, self.connections).await else {
+        let Some(redis) = self.connection.connect(made, self.guard).await else {
             return Err(NotHandedOver::Failed);
         };
         self.connection.note_begun(0);

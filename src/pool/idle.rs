@@ -1,7 +1,6 @@
 //! Idle connections, and the app connections that wait for one.
 //!
-//! Idle connections are a stack: the latest that came back goes first, so the oldest is the one
-//! that nobody has needed.
+//! A stack: the connection returned last is reused first; the bottom one has been unused longest.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -15,17 +14,17 @@ use tokio::time::Instant;
 const IDLE: Duration = Duration::from_secs(30);
 /// Without a limit of connections, only this many idle ones stay that long. Other processes need
 /// the plan's connections, too.
-const FEW: usize = 2;
+pub const FEW: usize = 2;
 /// Further ones close after this long.
 const SURPLUS_IDLE: Duration = Duration::from_secs(1);
 
 /// Idle connections of type `C`.
 pub struct Idle<C> {
-    /// The latest that came back last.
+    /// The connection returned last is at the end.
     kept: Vec<Kept<C>>,
     waiting: VecDeque<oneshot::Sender<C>>,
     /// How many may stay for [`IDLE`].
-    few: usize,
+    may_stay: usize,
 }
 
 struct Kept<C> {
@@ -40,13 +39,12 @@ impl<C> fmt::Debug for Idle<C> {
 }
 
 impl<C> Idle<C> {
-    /// `is_limited`: a limit of connections is set, which says how many the process may have.
-    pub fn new(is_limited: bool) -> Idle<C> {
-        let few = if is_limited { usize::MAX } else { FEW };
-        Idle { kept: Vec::new(), waiting: VecDeque::new(), few }
+    /// `may_stay`: how many connections may stay for [`IDLE`].
+    pub fn new(may_stay: usize) -> Idle<C> {
+        Idle { kept: Vec::new(), waiting: VecDeque::new(), may_stay }
     }
 
-    /// The latest connection that is fit. Those found unfit are closed.
+    /// Takes the connection returned last that is fit. Closes the unfit ones above it.
     pub fn take(&mut self, is_fit: impl Fn(&C) -> bool) -> Option<C> {
         while let Some(Kept { connection, .. }) = self.kept.pop() {
             if is_fit(&connection) {
@@ -56,32 +54,32 @@ impl<C> Idle<C> {
         None
     }
 
-    /// Adds a connection, or gives it to whoever waits longest.
+    /// Gives a connection to the app that has waited longest, or keeps it if no app waits.
     pub fn add(&mut self, mut connection: C, now: Instant) {
         while let Some(first) = self.waiting.pop_front() {
             match first.send(connection) {
                 Ok(()) => return,
-                // It has given up.
+                // This app has given up.
                 Err(returned) => connection = returned,
             }
         }
         self.kept.push(Kept { connection, since: now });
     }
 
-    /// A place in the queue.
+    /// Joins the queue for a connection.
     pub fn wait(&mut self) -> oneshot::Receiver<C> {
         let (sender, receiver) = oneshot::channel();
         self.waiting.push_back(sender);
         receiver
     }
 
-    /// Whether anybody waits for a connection.
+    /// Whether an app waits for a connection.
     pub fn somebody_waits(&mut self) -> bool {
         self.waiting.retain(|waiting| !waiting.is_closed());
         !self.waiting.is_empty()
     }
 
-    /// Closes the connections that are of no use, and says how many.
+    /// Closes the useless connections, and returns their number.
     pub fn remove(&mut self, is_useless: impl Fn(&C) -> bool) -> usize {
         let before = self.kept.len();
         self.kept.retain(|kept| !is_useless(&kept.connection));
@@ -96,7 +94,7 @@ impl<C> Idle<C> {
     /// Closes the connections whose time is up.
     pub fn expire(&mut self, now: Instant) {
         while let Some(oldest) = self.kept.first() {
-            let time = if self.kept.len() > self.few { SURPLUS_IDLE } else { IDLE };
+            let time = if self.kept.len() > self.may_stay { SURPLUS_IDLE } else { IDLE };
             if now < oldest.since + time {
                 return;
             }
@@ -117,7 +115,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_latest_connection_goes_first() {
-        let (mut idle, now) = (Idle::new(false), Instant::now());
+        let (mut idle, now) = (Idle::new(FEW), Instant::now());
         (1..4).for_each(|name| idle.add(name, now));
         assert_eq!(idle.take(any), Some(3));
         assert_eq!(idle.take(|name| *name == 1), Some(1), "the other one is closed");
@@ -126,7 +124,7 @@ mod tests {
 
     #[tokio::test]
     async fn whoever_waits_longest_gets_the_next_connection() {
-        let (mut idle, now) = (Idle::new(false), Instant::now());
+        let (mut idle, now) = (Idle::new(FEW), Instant::now());
         let (first, gone, mut third) = (idle.wait(), idle.wait(), idle.wait());
         drop(gone);
         idle.add(1, now);
@@ -139,7 +137,7 @@ mod tests {
 
     #[tokio::test]
     async fn two_stay_for_thirty_seconds_and_the_others_for_one() {
-        let (mut idle, start) = (Idle::new(false), Instant::now());
+        let (mut idle, start) = (Idle::new(FEW), Instant::now());
         (1..5).for_each(|name| idle.add(name, start));
         idle.expire(start + SURPLUS_IDLE - MS);
         assert_eq!(idle.kept.len(), 4);
@@ -154,7 +152,7 @@ mod tests {
 
     #[tokio::test]
     async fn with_a_limit_all_stay_for_thirty_seconds() {
-        let (mut idle, start) = (Idle::new(true), Instant::now());
+        let (mut idle, start) = (Idle::new(usize::MAX), Instant::now());
         (0..20).for_each(|name| idle.add(name, start));
         idle.expire(start + IDLE - MS);
         assert_eq!(idle.kept.len(), 20);

@@ -6,15 +6,16 @@ use crate::resp::Opaque;
 use crate::resp::replies::{ReplyFramer, Unframed};
 use crate::resp::requests::RequestFramer;
 
-/// How many bytes of a connection are followed, in each direction. Who moves more than 1 MiB has
-/// no gain from a handshake saved.
+/// How many bytes of a connection are followed, in each direction. After 1 MiB, a saved handshake
+/// is negligible.
 const BYTES: u32 = 1 << 20;
 
-/// How many requests of a connection are followed; the same reason.
+/// How many requests of a connection are followed. After 1,000 requests, too, a saved handshake is
+/// negligible.
 const REQUESTS: u16 = 1_000;
 
-/// Knows, at any moment, whether a connection may have another user, or what was sent on it
-/// another connection. It copies none of the bytes and allocates nothing.
+/// Knows, at any moment, whether the connection may get another user, and whether its requests may
+/// be sent again on another connection. It copies none of the bytes and allocates nothing.
 #[derive(Debug)]
 pub struct Ledger {
     requests: RequestFramer,
@@ -24,9 +25,9 @@ pub struct Ledger {
     received: u32,
     /// Complete requests.
     count: u16,
-    /// Their replies that are not complete.
+    /// Requests whose reply is not complete.
     owed: u16,
-    /// So many replies from now comes the one that must be an error; 0 if none is awaited.
+    /// Replies until the one that must be an error, itself included; 0: none.
     refusal_in: u16,
     is_repeatable: bool,
     /// The server has said that it is a replica, or not ready.
@@ -39,7 +40,7 @@ pub struct Ledger {
 /// cluster is incomplete (CLUSTERDOWN).
 const ROLE_CHANGES: [&[u8]; 4] = [b"READONLY", b"MASTERDOWN", b"LOADING", b"CLUSTERDOWN"];
 
-/// Something may be left behind, or nobody knows.
+/// The user may have left something that RESET does not clear.
 struct GaveUp;
 
 impl From<Opaque> for GaveUp {
@@ -61,7 +62,7 @@ impl Default for Ledger {
 }
 
 impl Ledger {
-    /// Of a connection whose user has not sent anything.
+    /// A ledger for a connection whose user has not sent anything.
     pub fn new() -> Ledger {
         Ledger {
             requests: RequestFramer::default(),
@@ -77,7 +78,7 @@ impl Ledger {
         }
     }
 
-    /// The app's next bytes. They are to be told before any reply to them is.
+    /// The app's next bytes. Call this before `received` for their replies.
     pub fn sent(&mut self, bytes: &[u8]) {
         if !self.gave_up && self.follow_requests(bytes).is_err() {
             self.gave_up = true;
@@ -92,7 +93,7 @@ impl Ledger {
     }
 
     /// Whether the connection may be kept for another user: every request is complete and
-    /// answered, and what its user leaves behind RESET clears.
+    /// answered, and RESET clears everything the user left.
     pub fn is_settled(&self) -> bool {
         !self.gave_up && self.requests.is_at_boundary() && self.owed == 0
     }
@@ -108,8 +109,7 @@ impl Ledger {
         !self.gave_up && (self.count == 0 || self.count == 1 && self.requests.is_at_boundary())
     }
 
-    /// Whether nothing will be known any more: the ledger may be dropped, and the connection has
-    /// no user after this one.
+    /// Whether the ledger has given up; the connection must not be reused.
     pub fn gave_up(&self) -> bool {
         self.gave_up
     }
@@ -133,7 +133,7 @@ impl Ledger {
             self.owed += 1;
             self.is_repeatable &= effect.is_repeatable();
             if effect == Effect::NoneIfRefused {
-                // One at a time: no client asks twice.
+                // The ledger follows one such request at a time: no client sends a second.
                 if self.refusal_in > 0 {
                     return Err(GaveUp);
                 }
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_is_settled_between_requests_and_at_no_other_byte() {
+    fn a_connection_is_settled_only_between_requests() {
         assert_eq!(state_after(&[]), State::Settled);
         assert!(after(&[]).is_repeatable() && after(&[]).is_one_request());
         let (request, reply) = (request(&["GET", "key"]), b"$5\r\nvalue\r\n");
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_that_leaves_something_behind_ends_reuse_in_a_transaction_too() {
+    fn a_command_that_leaves_state_ends_reuse_even_in_multi() {
         for command in [
             "CLIENT REPLY SKIP",
             "CLIENT REPLY OFF",
@@ -634,7 +634,7 @@ mod tests {
         }
 
         #[test]
-        fn a_right_conversation_is_settled_when_all_is_answered_and_never_before(
+        fn a_valid_conversation_is_settled_once_all_is_answered(
             rounds in prop::collection::vec(
                 prop::collection::vec((harmless(), reply()), 1..4), 1..5,
             ),

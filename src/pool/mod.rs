@@ -1,8 +1,8 @@
 //! Connections to Redis that a second app connection may use.
 //!
 //! The tunnel knows nothing of this module: `serve` stands between a tunnel's listener and its
-//! connections. Whoever gets a connection must find what a new one has, whatever its last user did.
-//! Four things see to that:
+//! connections. A reused connection must behave exactly like a new one, whatever its last user did.
+//! Four things ensure this:
 //!
 //! - the [`ledger`] follows a connection from its first byte. It lets the connection be kept only
 //!   if every request is known to leave nothing behind that `RESET` does not clear, and every reply
@@ -87,9 +87,10 @@ enum Granted {
 
 impl Pool {
     fn new(tunnel: Arc<Tunnel>, mode: PoolMode) -> Pool {
+        let may_stay = if tunnel.limit.is_limited() { usize::MAX } else { idle::FEW };
         let state = Mutex::new(State {
             engagement: Engagement::default(),
-            idle: Idle::new(tunnel.limit.is_limited()),
+            idle: Idle::new(may_stay),
             trial: Trial::default(),
             retired: None,
             is_watched: false,
@@ -187,8 +188,7 @@ impl Pool {
         state.idle.remove(|kept| kept.made <= made);
     }
 
-    /// Whether the connection that the caller has just made is to be tried. If so, the caller tells
-    /// the verdict to what is returned.
+    /// Starts a trial if one is due; report its result to the returned value.
     fn begin_trial(&self, now: Instant) -> Option<RunningTrial<'_>> {
         let is_due = self.state().trial.begin(now);
         // Made only if it is due: dropping it ends the trial that runs.

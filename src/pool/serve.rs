@@ -18,7 +18,7 @@ use crate::tunnel::app::AppStream;
 use crate::tunnel::connection::{self, Connection, Course, Outcome};
 use crate::tunnel::relay::{Begun, RelayEnd, Side};
 use crate::tunnel::stream::TlsUpstream;
-use crate::tunnel::{self, Connections, Listener, Tunnel};
+use crate::tunnel::{self, DrainGuard, Listener, Tunnel};
 
 /// How long a server may take to reset a connection.
 const RESET_TIME: Duration = Duration::from_secs(1);
@@ -34,37 +34,37 @@ pub async fn serve(
     mode: PoolMode,
     listener: Listener,
     tunnel: Arc<Tunnel>,
-    connections: Connections,
+    guard: DrainGuard,
 ) -> io::Result<()> {
     // Where Redis logs a client in by its certificate, RESET would log it in as another user.
     if mode == PoolMode::Off || tunnel.route.trust.identity.is_some() {
-        let plain = |app, mut connections: Connections| {
+        let plain = |app, mut guard: DrainGuard| {
             let tunnel = tunnel.clone();
             async move {
-                connection::serve(app, &tunnel, &mut connections).await;
+                connection::serve(app, &tunnel, &mut guard).await;
             }
         };
-        return tunnel::serve(listener, &tunnel, connections, plain).await;
+        return tunnel::serve(listener, &tunnel, guard, plain).await;
     }
     let pool = Arc::new(Pool::new(tunnel.clone(), mode));
-    let mut end = connections.clone();
+    let mut end = guard.clone();
     let closing = pool.clone();
     tokio::spawn(async move {
         end.command_ended().await;
         closing.close();
     });
-    let handle = |app, connections| serve_app(app, pool.clone(), connections);
-    tunnel::serve(listener, &tunnel, connections, handle).await
+    let handle = |app, guard| serve_app(app, pool.clone(), guard);
+    tunnel::serve(listener, &tunnel, guard, handle).await
 }
 
-async fn serve_app(app: AppStream, pool: Arc<Pool>, mut connections: Connections) {
+async fn serve_app(app: AppStream, pool: Arc<Pool>, mut guard: DrainGuard) {
     let (outcome, left) = match pool.is_on(Instant::now()) {
-        true => with_pool(app, &pool, &mut connections).await,
-        false => (connection::serve(app, &pool.tunnel, &mut connections).await, None),
+        true => with_pool(app, &pool, &mut guard).await,
+        false => (connection::serve(app, &pool.tunnel, &mut guard).await, None),
     };
     pool.note(&outcome, Instant::now());
     // The app has got everything.
-    drop(connections);
+    drop(guard);
     if let Some(upstream) = left {
         Box::pin(take_back(&pool, upstream)).await;
     }
@@ -74,11 +74,11 @@ async fn serve_app(app: AppStream, pool: Arc<Pool>, mut connections: Connections
 async fn with_pool(
     app: AppStream,
     pool: &Pool,
-    connections: &mut Connections,
+    guard: &mut DrainGuard,
 ) -> (Outcome, Option<TlsUpstream>) {
     let mut connection = Connection::accept(app, &pool.tunnel);
     // Boxed, so that an idle connection's task stays small.
-    let supplied = Box::pin(connection.connect(supply(pool), connections)).await;
+    let supplied = Box::pin(connection.connect(supply(pool), guard)).await;
     let (mut tap, handed_over) = match supplied {
         None => return (connection.outcome(), None),
         Some(Supplied::New(upstream)) => {
@@ -87,7 +87,7 @@ async fn with_pool(
         Some(Supplied::Kept(kept)) => {
             let mut tap = PoolTap::new(pool, kept.made);
             let connection = &mut connection;
-            let hand_over = HandOver { connection, connections, tap: &mut tap, pool };
+            let hand_over = HandOver { connection, guard, tap: &mut tap, pool };
             let handed_over = Box::pin(hand_over.begin(kept)).await;
             (tap, handed_over)
         }
@@ -124,12 +124,12 @@ async fn take_back(pool: &Arc<Pool>, mut upstream: TlsUpstream) {
         let _ = timeout(Duration::ZERO, upstream.shutdown()).await;
         return;
     }
-    upstream.is_now(UpstreamState::Connecting);
+    upstream.set_state(UpstreamState::Connecting);
     if !matches!(timeout(RESET_TIME, reset(&mut upstream)).await, Ok(true)) {
         note_discarded(pool, Unfit::NotReset);
         return;
     }
-    upstream.is_now(UpstreamState::Idle);
+    upstream.set_state(UpstreamState::Idle);
     if pool.keep(upstream, Instant::now()) {
         tokio::spawn(close_unused(pool.clone()));
     }

@@ -94,8 +94,8 @@ async fn fit(
         pool.server_ended(Instant::now());
         Unfit::Touched
     } else {
-        kept.slot().changes_hands();
-        kept.is_now(UpstreamState::Relaying);
+        kept.slot().note_new_user();
+        kept.set_state(UpstreamState::Relaying);
         return Ok(kept);
     };
     note_discarded(pool, unfit);

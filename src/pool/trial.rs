@@ -1,4 +1,4 @@
-//! Whether a server's connections may be reused: what `RESET` does there is tried, not believed.
+//! Tests `RESET` on this server before reuse.
 //!
 //! On a new connection, before its user gets it, go `PING`, `RESET` and `PING`. The second `PING`
 //! must get the same answer as the first, and `RESET` must have done its work. Servers differ:
@@ -19,7 +19,7 @@ pub const RESET_DONE: &[u8] = b"+RESET\r\n";
 const REQUESTS: &[u8] = b"*1\r\n$4\r\nPING\r\n*1\r\n$5\r\nRESET\r\n*1\r\n$4\r\nPING\r\n";
 /// The longest line that an answer may be, in bytes.
 const LONGEST_LINE: usize = 512;
-/// A server that cannot do it is not tried again for this long.
+/// A server that failed is not tried again for this long.
 const FAILED: Duration = Duration::from_secs(3600);
 /// A server that did not answer is not tried again for this long.
 const UNCLEAR: Duration = Duration::from_secs(60);
@@ -28,7 +28,7 @@ const UNCLEAR: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     Passed,
-    /// `RESET` does something else there, or nothing.
+    /// `RESET` is missing or means something else.
     Failed,
     /// The server did not answer, or has other troubles.
     Unclear,

@@ -86,96 +86,116 @@ impl ReplyFramer {
     }
 
     fn advance(&mut self, bytes: &mut &[u8]) -> Result<Option<u8>, Unframed> {
-        while let Some((&byte, rest)) = bytes.split_first() {
+        while !bytes.is_empty() {
             match self.part {
-                Part::Body => {
-                    let taken = bytes.len().min(self.left as usize);
-                    *bytes = &bytes[taken..];
-                    self.left -= taken as u32;
-                    if self.left == 0 {
-                        self.part = Part::BodyEnd;
-                    }
-                    continue;
-                }
-                Part::Line => {
-                    self.note_error(bytes);
-                    let is_end = |byte: &u8| matches!(byte, b'\r' | b'\n');
-                    let Some(length) = bytes.iter().position(is_end) else {
-                        *bytes = &[];
-                        continue;
-                    };
-                    // A bare LF is no end.
-                    if bytes[length] == b'\n' {
-                        return Err(Unframed::Opaque);
-                    }
-                    *bytes = &bytes[length + 1..];
-                    self.part = Part::LineEnd;
-                    continue;
-                }
-                _ => *bytes = rest,
-            }
-            let mut is_value = false;
-            self.part = match (self.part, byte) {
-                (Part::Mark, mark) => {
-                    self.mark = mark;
-                    if self.depth == 0 {
-                        (self.first, self.error_length) = (mark, 0);
-                    }
-                    match mark {
-                        b'+' | b'-' | b':' | b'_' | b'#' | b',' | b'(' => Part::Line,
-                        b'$' | b'!' | b'=' | b'*' | b'~' | b'%' | b'|' => Part::Length,
-                        b'>' => return Err(Unframed::Push),
-                        _ => return Err(Unframed::Opaque),
+                Part::Body => self.skip_body(bytes),
+                Part::Line => self.skip_line(bytes)?,
+                _ => {
+                    if self.take_byte(bytes)? && self.completes_reply() {
+                        return Ok(Some(self.first));
                     }
                 }
-                (Part::Length, b'-') if self.number.is_none() && b"$*".contains(&self.mark) => {
-                    Part::Null
-                }
-                (Part::Length, b'\r') if self.number.is_some() => Part::LengthEnd,
-                (Part::Length, digit) => {
-                    self.number = with_digit(self.number, digit)?;
-                    Part::Length
-                }
-                (Part::LengthEnd, b'\n') => {
-                    let number = self.number.take().ok_or(Opaque)?;
-                    let values = match self.mark {
-                        b'$' | b'!' | b'=' => None,
-                        b'%' => Some(number.checked_mul(2).ok_or(Opaque)?),
-                        // As well as what the attributes are about.
-                        b'|' => Some(number.checked_mul(2).ok_or(Opaque)? + 1),
-                        _ => Some(number),
-                    };
-                    match values {
-                        Some(0) => {
-                            is_value = true;
-                            Part::Mark
-                        }
-                        Some(values) => {
-                            let depth = usize::from(self.depth);
-                            *self.missing.get_mut(depth).ok_or(Opaque)? = values;
-                            self.depth += 1;
-                            Part::Mark
-                        }
-                        None => {
-                            self.left = number;
-                            Part::Body
-                        }
-                    }
-                }
-                (Part::Null, b'1') => Part::NullEnd,
-                (Part::NullEnd, b'\r') => Part::NullEndLf,
-                (Part::BodyEnd, b'\r') => Part::BodyEndLf,
-                (Part::LineEnd | Part::NullEndLf | Part::BodyEndLf, b'\n') => {
-                    is_value = true;
-                    Part::Mark
-                }
-                _ => return Err(Unframed::Opaque),
-            };
-            if is_value && self.completes_reply() {
-                return Ok(Some(self.first));
             }
         }
         Ok(None)
+    }
+
+    /// Skips a string as far as its bytes are there.
+    fn skip_body(&mut self, bytes: &mut &[u8]) {
+        let taken = bytes.len().min(self.left as usize);
+        *bytes = &bytes[taken..];
+        self.left -= taken as u32;
+        if self.left == 0 {
+            self.part = Part::BodyEnd;
+        }
+    }
+
+    /// Skips a line up to its CR, or as far as its bytes are there.
+    fn skip_line(&mut self, bytes: &mut &[u8]) -> Result<(), Unframed> {
+        self.note_error(bytes);
+        let is_end = |byte: &u8| matches!(byte, b'\r' | b'\n');
+        let Some(length) = bytes.iter().position(is_end) else {
+            *bytes = &[];
+            return Ok(());
+        };
+        // A bare LF is no end.
+        if bytes[length] == b'\n' {
+            return Err(Unframed::Opaque);
+        }
+        *bytes = &bytes[length + 1..];
+        self.part = Part::LineEnd;
+        Ok(())
+    }
+
+    /// Takes one byte that is neither inside a line nor inside a string. Returns whether it
+    /// completes a value.
+    fn take_byte(&mut self, bytes: &mut &[u8]) -> Result<bool, Unframed> {
+        let Some((&byte, rest)) = bytes.split_first() else { return Ok(false) };
+        *bytes = rest;
+        let mut is_value = false;
+        self.part = match (self.part, byte) {
+            (Part::Mark, mark) => self.begin_value(mark)?,
+            (Part::Length, b'-') if self.number.is_none() && b"$*".contains(&self.mark) => {
+                Part::Null
+            }
+            (Part::Length, b'\r') if self.number.is_some() => Part::LengthEnd,
+            (Part::Length, digit) => {
+                self.number = with_digit(self.number, digit)?;
+                Part::Length
+            }
+            (Part::LengthEnd, b'\n') => {
+                let number = self.number.take().ok_or(Opaque)?;
+                match self.mark {
+                    b'$' | b'!' | b'=' => {
+                        self.left = number;
+                        Part::Body
+                    }
+                    _ => {
+                        is_value = self.open_aggregate(number)?;
+                        Part::Mark
+                    }
+                }
+            }
+            (Part::Null, b'1') => Part::NullEnd,
+            (Part::NullEnd, b'\r') => Part::NullEndLf,
+            (Part::BodyEnd, b'\r') => Part::BodyEndLf,
+            (Part::LineEnd | Part::NullEndLf | Part::BodyEndLf, b'\n') => {
+                is_value = true;
+                Part::Mark
+            }
+            _ => return Err(Unframed::Opaque),
+        };
+        Ok(is_value)
+    }
+
+    /// Begins the value of this mark. Returns what follows the mark.
+    fn begin_value(&mut self, mark: u8) -> Result<Part, Unframed> {
+        self.mark = mark;
+        if self.depth == 0 {
+            (self.first, self.error_length) = (mark, 0);
+        }
+        match mark {
+            b'+' | b'-' | b':' | b'_' | b'#' | b',' | b'(' => Ok(Part::Line),
+            b'$' | b'!' | b'=' | b'*' | b'~' | b'%' | b'|' => Ok(Part::Length),
+            b'>' => Err(Unframed::Push),
+            _ => Err(Unframed::Opaque),
+        }
+    }
+
+    /// Opens an aggregate of this length. Returns whether it is empty, and so complete.
+    fn open_aggregate(&mut self, length: u32) -> Result<bool, Unframed> {
+        let values = match self.mark {
+            b'%' => length.checked_mul(2).ok_or(Opaque)?,
+            // As well as what the attributes are about.
+            b'|' => length.checked_mul(2).ok_or(Opaque)? + 1,
+            _ => length,
+        };
+        if values == 0 {
+            return Ok(true);
+        }
+        *self.missing.get_mut(usize::from(self.depth)).ok_or(Opaque)? = values;
+        self.depth += 1;
+        Ok(false)
     }
 
     /// The first word of the latest reply, if it is an error: its code, as `READONLY`.

@@ -403,7 +403,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_resumed_connections_tickets_are_as_old_as_the_handshake_that_it_goes_back_to() {
+    async fn resumed_tickets_age_from_the_full_handshake() {
         for version in [SslVersion::TLS1_2, SslVersion::TLS1_3] {
             tickets_inherit(version).await;
         }
@@ -442,7 +442,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_handshake_that_is_given_up_forgets_the_session_that_it_offered() {
+    async fn an_abandoned_handshake_forgets_the_session_it_offered() {
         let scene = Scene::new();
         let mut late = scene.connect().await;
         scene.connect().await.read().await;
@@ -493,7 +493,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_server_that_fails_at_two_sessions_in_a_row_is_offered_none_for_ten_minutes() {
+    async fn after_two_failed_resumptions_none_is_offered_for_ten_minutes() {
         let scene = Scene::new();
         // One that was resumed in between makes good for it.
         for resumed in [false, true, false] {
@@ -512,7 +512,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_session_of_a_server_with_another_key_than_the_pinned_is_not_kept() {
+    async fn a_session_of_a_server_with_an_unpinned_key_is_not_kept() {
         let mut scene = Scene::new();
         scene.acceptor = acceptor(SslVersion::TLS1_2);
         // TLS 1.2 gives it in the handshake.

@@ -384,7 +384,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn bytes_come_through_however_they_are_cut_and_none_of_a_client_hello_does() {
+    async fn bytes_pass_however_cut_but_a_client_hello_does_not() {
         let plain: [&[&[u8]]; 8] = [
             &[],
             &[b"P"],

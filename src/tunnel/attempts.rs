@@ -10,12 +10,11 @@ use super::limit::Slot;
 use super::stream::TlsUpstream;
 use super::{Tunnel, queue, upstream};
 
-/// With `--connect-retry`: the longest pause after the first failure. It doubles with each failure,
-/// up to the cap.
+/// Upper bound of the first random pause; it doubles with each failure up to `LONGEST_PAUSE`.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// How long to wait for Redis to free the client of a connection that was just closed.
-const FREEING: Duration = Duration::from_millis(50);
+const PAUSE_FOR_REDIS: Duration = Duration::from_millis(50);
 
 /// The pauses between attempts, with full jitter, so that a fleet does not retry in step
 /// (<https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/>).
@@ -25,7 +24,7 @@ struct Backoff {
 }
 
 impl Backoff {
-    /// The pause after another failure: anything up to the longest that is due.
+    /// The pause after another failure: random, up to the current upper bound.
     fn next(&mut self, random: &mut fastrand::Rng) -> Duration {
         let longest = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(self.failures));
         self.failures = self.failures.saturating_add(1);
@@ -36,7 +35,7 @@ impl Backoff {
 /// A new connection within the connect timeout.
 ///
 /// # Errors
-/// What failed last. A failure may take a second more to explain.
+/// What failed last. Explaining a bad certificate may take 1 s beyond the timeout.
 pub async fn connect(tunnel: &Tunnel) -> Result<TlsUpstream, Failure> {
     connect_by(tunnel, Instant::now() + tunnel.settings.connect_timeout).await
 }
@@ -80,7 +79,7 @@ where
     }
 }
 
-/// A new connection in this slot, to an address that the name had at `since` or later.
+/// A new connection in this slot, to an address from a lookup that began at `since` or later.
 ///
 /// # Errors
 /// What failed. Connections that are made to explain it use the same slot.
@@ -93,8 +92,8 @@ pub async fn connect_in(
     let mut connected = upstream::connect(tunnel, since, deadline).await;
     let is_cut = connected.as_ref().is_err_and(upstream::is_cut);
     let now = Instant::now();
-    if is_cut && tunnel.limit.may_still_be_counted(now) && now + FREEING < deadline {
-        sleep(FREEING).await;
+    if is_cut && tunnel.limit.may_still_be_counted(now) && now + PAUSE_FOR_REDIS < deadline {
+        sleep(PAUSE_FOR_REDIS).await;
         connected = upstream::connect(tunnel, since, deadline).await;
     }
     match connected {

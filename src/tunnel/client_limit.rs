@@ -18,7 +18,6 @@ pub fn is_said_in(reply: &[u8]) -> bool {
 /// What is suspected when a handshake is cut while `alive` other connections of this launcher live.
 pub fn suspicion(alive: u64) -> String {
     let held = match alive {
-        0 => "no other connection".to_owned(),
         1 => "1 other connection".to_owned(),
         many => format!("{many} other connections"),
     };

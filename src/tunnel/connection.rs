@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::app::AppStream;
-use super::drain::Connections;
+use super::drain::DrainGuard;
 use super::ends::Ends;
 use super::failure::{Failure, is_hang_up};
 use super::meter::Meter;
@@ -23,10 +23,10 @@ use crate::logging::{debug, info};
 use crate::tls::{HandshakeError, is_own_failure};
 
 /// Serves one app connection over a new connection to Redis.
-pub async fn serve(app: AppStream, tunnel: &Tunnel, connections: &mut Connections) -> Outcome {
+pub async fn serve(app: AppStream, tunnel: &Tunnel, guard: &mut DrainGuard) -> Outcome {
     let mut connection = Connection::accept(app, tunnel);
-    // Boxed, like all that happens once: an idle connection must not hold memory for it.
-    let connected = Box::pin(connection.connect(attempts::connect(tunnel), connections)).await;
+    // Boxed, so that an idle connection's task stays small.
+    let connected = Box::pin(connection.connect(attempts::connect(tunnel), guard)).await;
     let Some(upstream) = connected else { return connection.outcome() };
     let course = connection.relay(upstream, &mut NoTap, Begun::default()).await;
     Box::pin(connection.close(course)).await
@@ -80,17 +80,12 @@ impl<'t> Connection<'t> {
         }
     }
 
-    /// When the app connected.
-    pub fn accepted(&self) -> Instant {
-        self.arrival.accepted()
-    }
-
     /// Waits for a connection to Redis, and for an app that gives up meanwhile. `None`: the
     /// connection is over, and the log and the app know why.
     pub async fn connect<U>(
         &mut self,
         upstream: impl Future<Output = Result<U, Failure>>,
-        connections: &mut Connections,
+        guard: &mut DrainGuard,
     ) -> Option<U> {
         let app = &mut self.ends.app;
         let departure = tokio::select! {
@@ -110,7 +105,7 @@ impl<'t> Connection<'t> {
                     return None;
                 }
             },
-            departure = waiting::departure(app, connections) => departure,
+            departure = waiting::departure(app, guard) => departure,
         };
         match departure {
             Departure::SpeaksTls => self.end_tls_app().await,
@@ -142,7 +137,7 @@ impl<'t> Connection<'t> {
         tap: &mut T,
         begun: Begun,
     ) -> Course {
-        upstream.is_now(UpstreamState::Relaying);
+        upstream.set_state(UpstreamState::Relaying);
         self.address = Some(upstream.address);
         let redis = self.ends.redis.insert(upstream);
         let mut meter = Meter::new(self.tunnel, tap, begun.asked);
@@ -210,7 +205,7 @@ impl<'t> Connection<'t> {
     }
 
     /// Reports a failure to the log, and to the app if it can be told.
-    pub async fn fail(&mut self, failure: Failure) {
+    async fn fail(&mut self, failure: Failure) {
         let first = FirstRequest::read_if(self.moved.sent > 0);
         let (app, arrival) = (&mut self.ends.app, &mut self.arrival);
         report::failure(&failure, app, first, arrival, self.tunnel).await;
@@ -247,7 +242,7 @@ impl<'t> Connection<'t> {
 
     /// What is known so far.
     pub fn outcome(&self) -> Outcome {
-        let (lasted, answered) = (self.accepted().elapsed(), self.moved.received > 0);
+        let (lasted, answered) = (self.arrival.accepted().elapsed(), self.moved.received > 0);
         Outcome { lasted, answered, closed_by_app: false }
     }
 }

@@ -5,26 +5,26 @@ use tokio::sync::{mpsc, watch};
 /// Lets connections know that COMMAND has ended, and the launcher when the last one is done. Each
 /// connection and each listener holds one; the drain waits until all are dropped.
 #[derive(Debug, Clone)]
-pub struct Connections {
+pub struct DrainGuard {
     /// Nothing is ever sent.
     #[expect(dead_code, reason = "it is there to be dropped")]
     alive: mpsc::Sender<()>,
     command_ended: watch::Receiver<bool>,
 }
 
-/// The launcher's end of [`Connections`].
+/// The launcher's end of [`DrainGuard`].
 #[derive(Debug)]
 pub struct Drain {
     all_done: mpsc::Receiver<()>,
     command_ended: watch::Sender<bool>,
 }
 
-impl Connections {
-    pub fn new() -> (Connections, Drain) {
+impl DrainGuard {
+    pub fn new() -> (DrainGuard, Drain) {
         let (alive, all_done) = mpsc::channel(1);
         let (ended_sender, command_ended) = watch::channel(false);
         let drain = Drain { all_done, command_ended: ended_sender };
-        (Connections { alive, command_ended }, drain)
+        (DrainGuard { alive, command_ended }, drain)
     }
 
     /// Waits for COMMAND's end; a launcher that is gone counts as that, too.
@@ -35,7 +35,7 @@ impl Connections {
 
 impl Drain {
     /// Says that COMMAND has ended, and waits until every connection is done: the caller gives up
-    /// its own [`Connections`] first.
+    /// its own [`DrainGuard`] first.
     pub async fn finish(mut self) {
         self.command_ended.send_replace(true);
         let _ = self.all_done.recv().await;
@@ -52,10 +52,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_drain_lasts_as_long_as_the_last_connection() {
-        let (connections, drain) = Connections::new();
-        let mut connections = connections;
+        let (guard, drain) = DrainGuard::new();
+        let mut guard = guard;
         for lifetime in [3, 1, 2] {
-            let alive = connections.clone();
+            let alive = guard.clone();
             tokio::spawn(async move {
                 sleep(Duration::from_secs(lifetime)).await;
                 drop(alive);
@@ -63,8 +63,8 @@ mod tests {
         }
         // The listener: it stops when COMMAND has ended, and lets go of its own.
         tokio::spawn(async move {
-            connections.command_ended().await;
-            drop(connections);
+            guard.command_ended().await;
+            drop(guard);
         });
         let started = tokio::time::Instant::now();
         drain.finish().await;
@@ -73,8 +73,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_drain_without_connections_is_over_at_once() {
-        let (connections, drain) = Connections::new();
-        drop(connections);
+        let (guard, drain) = DrainGuard::new();
+        drop(guard);
         let started = tokio::time::Instant::now();
         drain.finish().await;
         assert_eq!(started.elapsed(), Duration::ZERO);
@@ -82,13 +82,13 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_that_begins_during_the_drain_is_waited_for_too() {
-        let (connections, drain) = Connections::new();
+        let (guard, drain) = DrainGuard::new();
         tokio::spawn(async move {
-            let mut connections = connections;
-            connections.command_ended().await;
+            let mut guard = guard;
+            guard.command_ended().await;
             // It waited in the backlog.
-            let late = connections.clone();
-            drop(connections);
+            let late = guard.clone();
+            drop(guard);
             sleep(Duration::from_secs(2)).await;
             drop(late);
         });

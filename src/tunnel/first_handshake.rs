@@ -26,15 +26,20 @@ pub struct FirstHandshake {
 }
 
 impl FirstHandshake {
-    /// `resumes`: whether sessions are resumed at all.
-    pub fn new(resumes: bool, connect_timeout: Duration) -> FirstHandshake {
-        let over = if resumes { SetOnce::new() } else { SetOnce::new_with(Some(())) };
+    /// For a tunnel whose connections resume sessions.
+    pub fn new(connect_timeout: Duration) -> FirstHandshake {
         let patience = PATIENCE.min(connect_timeout / 4);
-        FirstHandshake { has_begun: AtomicBool::new(false), over, patience }
+        FirstHandshake { has_begun: AtomicBool::new(false), over: SetOnce::new(), patience }
+    }
+
+    /// For a tunnel that never resumes a session: no connection waits.
+    pub fn without_resumption() -> FirstHandshake {
+        let over = SetOnce::new_with(Some(()));
+        FirstHandshake { has_begun: AtomicBool::new(true), over, patience: Duration::ZERO }
     }
 
     /// Nobody needs to wait any more.
-    pub fn is_over(&self) {
+    pub fn finish(&self) {
         if !self.over.initialized() {
             // Another task may have been faster: it said the same.
             let _ = self.over.set(());
@@ -59,7 +64,7 @@ impl FirstHandshake {
         };
         // However it ended, nobody waits a second time.
         let _ = timeout_at(deadline, first).await;
-        self.is_over();
+        self.finish();
         None
     }
 }
@@ -80,7 +85,7 @@ impl First<'_> {
 
 impl Drop for First<'_> {
     fn drop(&mut self) {
-        self.0.is_over();
+        self.0.finish();
     }
 }
 
@@ -91,7 +96,7 @@ mod tests {
     use super::*;
 
     fn first_handshake() -> (FirstHandshake, Arc<Sessions>) {
-        (FirstHandshake::new(true, Duration::from_secs(10)), Arc::default())
+        (FirstHandshake::new(Duration::from_secs(10)), Arc::default())
     }
 
     #[tokio::test(start_paused = true)]
@@ -119,7 +124,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_short_connect_timeout_shortens_the_wait() {
-        let gate = FirstHandshake::new(true, Duration::from_millis(400));
+        let gate = FirstHandshake::new(Duration::from_millis(400));
         let sessions = Arc::default();
         let began = Instant::now();
         gate.turn(&sessions).await.unwrap().succeeded();
@@ -129,7 +134,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn without_resumption_nobody_waits() {
-        let gate = FirstHandshake::new(false, Duration::from_secs(10));
+        let gate = FirstHandshake::without_resumption();
         assert!(gate.turn(&Arc::default()).await.is_none());
     }
 }

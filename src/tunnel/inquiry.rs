@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_question_without_an_answer_is_not_put_again_within_the_minute() {
+    async fn an_unanswered_question_is_not_repeated_within_a_minute() {
         let (inquiry, count) = (Inquiry::default(), Cell::new(0));
         assert_eq!(inquiry.answer(SECOND, ask(&count, SECOND * 2)).await, 0);
         assert_eq!(inquiry.answer(SECOND, ask(&count, SECOND / 2)).await, 0);

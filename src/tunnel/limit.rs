@@ -127,20 +127,20 @@ pub struct Slot {
 
 impl Slot {
     /// The connection has another user now.
-    pub fn changes_hands(&self) {
+    pub fn note_new_user(&self) {
         self.limit.note(|moves, now| moves.changed = Some(now));
     }
 
-    /// The connection is closed, and another takes its place.
-    pub fn is_vacant(&self) {
+    /// The connection is closed; another may take its place.
+    pub fn note_closed(&self) {
         self.limit.note(|moves, now| moves.closed = Some(now));
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.changes_hands();
-        self.is_vacant();
+        self.note_new_user();
+        self.note_closed();
     }
 }
 
@@ -194,7 +194,7 @@ mod tests {
         assert!(!limit.is_stuck(Instant::now()));
         advance(MOMENT).await;
         assert!(limit.is_stuck(Instant::now()));
-        slot.changes_hands();
+        slot.note_new_user();
         assert!(!limit.is_stuck(Instant::now()));
         advance(STUCK).await;
         drop(slot);
@@ -206,7 +206,7 @@ mod tests {
         let limit = limit(2);
         let (first, second) = (limit.try_slot().unwrap(), limit.try_slot().unwrap());
         assert!(!limit.may_still_be_counted(Instant::now()), "nothing was closed");
-        second.is_vacant();
+        second.note_closed();
         assert!(limit.may_still_be_counted(Instant::now()));
         advance(FREEING).await;
         assert!(!limit.may_still_be_counted(Instant::now()));

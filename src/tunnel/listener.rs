@@ -18,7 +18,7 @@ use tokio::task::coop::consume_budget;
 use tokio::time::sleep;
 
 use super::app::AppStream;
-use super::drain::Connections;
+use super::drain::DrainGuard;
 use super::failure::is_out_of_descriptors;
 use super::{Tunnel, hints};
 use crate::logging::warning;
@@ -28,7 +28,7 @@ use crate::logging::warning;
 const BACKLOG: i32 = 4096;
 /// Bytes of a socket's path, the NUL behind it included (sockaddr_un in unix(7)).
 const MOST_PATH: usize = 108;
-/// The number of a tunnel beyond which nobody goes.
+/// Tunnel numbers are assumed to have at most three digits.
 const LAST_SOCKET: usize = 999;
 /// The pause after a failed `accept`, so that a lack of descriptors does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -56,8 +56,8 @@ pub enum PortTaken {
 pub struct Listener(Socket);
 
 impl Listener {
-    /// Binds `port` of 127.0.0.1, or one of the kernel's pick when it is 0, or taken and `taken`
-    /// allows it; says which it is.
+    /// Binds `port` of 127.0.0.1, and returns the bound port. If `port` is 0, or taken and `taken`
+    /// is `Move`, the kernel picks one.
     ///
     /// # Errors
     /// When not even the kernel finds a port, or `port` is taken (EADDRINUSE) or not for us
@@ -219,36 +219,36 @@ impl Watched {
 }
 
 /// Accepts app connections until COMMAND has ended. `handle` serves each in a task of its own, and
-/// drops the [`Connections`] that it is given once the app has got everything.
+/// drops the [`DrainGuard`] that it is given once the app has got everything.
 ///
 /// # Errors
 /// When the listener cannot be handed to the runtime.
 pub async fn serve<H, F>(
     listener: Listener,
     tunnel: &Tunnel,
-    mut connections: Connections,
+    mut guard: DrainGuard,
     handle: H,
 ) -> io::Result<()>
 where
-    H: Fn(AppStream, Connections) -> F,
+    H: Fn(AppStream, DrainGuard) -> F,
     F: Future<Output = ()> + Send + 'static,
 {
     let listener = Watched::new(listener)?;
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok(app) => drop(tokio::spawn(handle(app, connections.clone()))),
+                Ok(app) => drop(tokio::spawn(handle(app, guard.clone()))),
                 Err(error) => after_failed_accept(tunnel, &listener, error).await,
             },
-            () = connections.command_ended() => break,
+            () = guard.command_ended() => break,
         }
     }
     // What the app wrote just before it ended may wait in connections not accepted yet.
     loop {
         match listener.accept_arrived() {
             Ok(app) => {
-                tokio::spawn(handle(app, connections.clone()));
-                // However fast others come: the drain's time runs.
+                tokio::spawn(handle(app, guard.clone()));
+                // A flood must not stop the drain timer.
                 consume_budget().await;
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
@@ -259,7 +259,7 @@ where
 }
 
 async fn after_failed_accept(tunnel: &Tunnel, listener: &Watched, error: io::Error) {
-    // The app gave up before it was accepted: its affair (accept(2)).
+    // The app closed before accept; not our error (accept(2)).
     if error.kind() == io::ErrorKind::ConnectionAborted {
         return;
     }

@@ -45,7 +45,7 @@ impl<'a, T> Meter<'a, T> {
             figures.answered();
         }
         // A server that has sent no session by now sends none.
-        self.tunnel.first_handshake.is_over();
+        self.tunnel.first_handshake.finish();
     }
 }
 

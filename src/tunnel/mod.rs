@@ -47,7 +47,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use diagnosis::Inquiries;
-pub use drain::{Connections, Drain};
+pub use drain::{Drain, DrainGuard};
 use first_handshake::FirstHandshake;
 pub use limit::{Limit, Slot};
 pub use listener::{Listen, Listener, PortTaken, SocketFolder, serve};
@@ -103,12 +103,16 @@ impl Tunnel {
     ) -> Tunnel {
         figures.set_limit(route.max_connections.map(NonZeroUsize::get));
         let warnings = Warnings::new(route.variables[0].clone(), route.upstream.to_string());
+        let first_handshake = match connector.resumes() {
+            true => FirstHandshake::new(settings.connect_timeout),
+            false => FirstHandshake::without_resumption(),
+        };
         Tunnel {
             unverified: Connector::unverified(&route.trust),
             limit: Limit::new(route.max_connections),
             resolver: Resolver::default(),
             sessions: Arc::default(),
-            first_handshake: FirstHandshake::new(connector.resumes(), settings.connect_timeout),
+            first_handshake,
             inquiries: Inquiries::default(),
             stuck_warning: Pace::default(),
             route,

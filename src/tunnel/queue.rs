@@ -15,10 +15,10 @@ use crate::logging::warning;
 /// How long an app waits before the log says so: sooner than clients give up by default.
 const LONG_WAIT: Duration = Duration::from_secs(1);
 
-/// A slot, in the order of those who wait.
+/// Waits, in arrival order, for a free slot.
 ///
 /// # Errors
-/// When none came free until `deadline`.
+/// When no slot became free before `deadline`.
 pub async fn slot(tunnel: &Tunnel, deadline: Instant) -> Result<Slot, Failure> {
     match tunnel.limit.try_slot() {
         Some(slot) => Ok(slot),
@@ -26,10 +26,10 @@ pub async fn slot(tunnel: &Tunnel, deadline: Instant) -> Result<Slot, Failure> {
     }
 }
 
-/// Waits for what comes free, and says in the log when that takes long.
+/// Awaits `waiting` until `deadline`, and logs long waits.
 ///
 /// # Errors
-/// When nothing came free until `deadline`.
+/// When `waiting` was not ready before `deadline`.
 pub async fn wait<T>(
     tunnel: &Tunnel,
     deadline: Instant,

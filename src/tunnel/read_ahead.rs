@@ -181,8 +181,8 @@ impl ReadAhead {
     }
 
     /// What the connection does now.
-    pub fn is_now(&mut self, state: UpstreamState) {
-        self.held.is_now(state);
+    pub fn set_state(&mut self, state: UpstreamState) {
+        self.held.set_state(state);
     }
 
     pub fn tcp(&self) -> &TcpStream {

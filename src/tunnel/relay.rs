@@ -206,7 +206,7 @@ where
     /// Why the relay has ended, if neither side has anything left to say.
     fn both_ended(&mut self) -> Option<RelayEnd> {
         match (&mut self.up.state, &self.down.state) {
-            // What a Redis that cannot be written to had sent before has been passed on.
+            // Everything that Redis sent before writing to it failed has been passed on.
             (
                 State::Discarding(error) | State::Failed(error),
                 State::Closed | State::Discarding(_) | State::Failed(_),

@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn several_at_once_ask_once_and_a_failure_is_told_to_all_and_not_kept() {
+    async fn concurrent_lookups_share_one_result_but_keep_no_failure() {
         let (resolver, count) = (Resolver::default(), Cell::new(0));
         let start = Instant::now();
         let (one, other) = tokio::join!(
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_slow_answer_to_an_older_question_does_not_replace_a_newer_one() {
+    async fn a_slow_older_answer_does_not_replace_a_newer_one() {
         let (resolver, count) = (Resolver::default(), Cell::new(0));
         let start = Instant::now();
         let slow = async {

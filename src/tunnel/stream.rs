@@ -50,7 +50,7 @@ impl TlsUpstream {
 
     /// Closes the connection, and returns its slot for another.
     pub fn into_slot(self) -> Slot {
-        self.slot.is_vacant();
+        self.slot.note_closed();
         self.slot
     }
 
@@ -59,8 +59,8 @@ impl TlsUpstream {
     }
 
     /// What the connection does now.
-    pub fn is_now(&mut self, state: UpstreamState) {
-        self.tls.get_mut().is_now(state);
+    pub fn set_state(&mut self, state: UpstreamState) {
+        self.tls.get_mut().set_state(state);
     }
 
     pub fn tcp(&self) -> &TcpStream {

@@ -8,17 +8,19 @@ use tokio::time::Instant;
 /// Sees what passes through a relay. A tap cannot change a byte.
 #[expect(clippy::wrong_self_convention, reason = "`from` says where bytes come from")]
 pub trait Tap {
-    /// The app has sent these bytes, which are about to be written to Redis.
+    /// The app has sent these bytes, which are about to be written to Redis, or discarded if the
+    /// other side has failed.
     fn from_app(&mut self, _bytes: &[u8]) {}
 
-    /// Redis has sent these bytes, which are about to be written to the app.
+    /// Redis has sent these bytes, which are about to be written to the app, or discarded if the
+    /// other side has failed.
     fn from_redis(&mut self, _bytes: &[u8]) {}
 
     /// Bytes were read or written.
     fn moved(&mut self, _progress: Progress, _now: Instant) {}
 
-    /// The app has ended: whether the relay must end here, without telling Redis, because the tap's
-    /// owner has another use for the connection.
+    /// Called when the app has ended. If true, the relay ends and leaves the connection to Redis
+    /// open.
     fn keeps_upstream(&self) -> bool {
         false
     }

@@ -23,7 +23,7 @@ use crate::tls::{ConnectError, Connector, HandshakeError, Sessions, TlsStream, n
 /// How long one address has before the next one is tried beside it (RFC 8305 section 5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
-/// Makes a connection to an address that the name had at `since` or later, until `deadline`.
+/// Connects, before `deadline`, to an address from a lookup that began at `since` or later.
 ///
 /// # Errors
 /// What failed.
@@ -53,7 +53,7 @@ async fn take_steps(
     let addresses = look_up_since(tunnel, since).await?;
     let mut tls = connect_tls(tunnel, addresses.clone(), &tunnel.sessions, step).await;
     if let Err(Unexplained::OfSession(_)) = tls {
-        // A server may take offence at a session, even one of its own from before a restart.
+        // A server may reject a session, for example from before its restart: retry without one.
         tls = connect_tls(tunnel, addresses, &Arc::default(), step).await;
     }
     tls
@@ -90,7 +90,7 @@ async fn connect_tls(
     Ok(tls)
 }
 
-/// The upstream's addresses. Anew each time: a fail-over moves the name.
+/// The upstream's addresses. Not cached: a fail-over changes the address.
 pub async fn look_up(tunnel: &Tunnel) -> Result<Vec<SocketAddr>, Failure> {
     look_up_since(tunnel, Instant::now()).await
 }
@@ -131,8 +131,8 @@ pub async fn handshake(
         }
         silence = question_silence(tunnel, address, &heard) => silence,
     };
-    // There is room for one connection: the server is asked in place of the handshake, which is
-    // repeated if the server does not speak plaintext.
+    // The limit allows no second connection: the handshake was dropped; probe in its place, then
+    // repeat it if the server is not plaintext.
     if silence == Silence::OfPlaintext || speaks_plaintext(tunnel, address).await {
         return Err(Failure::Misconfigured(HandshakeError::NoTls).into());
     }

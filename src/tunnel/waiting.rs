@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::app::{Ahead, AppStream};
-use super::drain::Connections;
+use super::drain::DrainGuard;
 
 /// A close this soon after the app's last byte is a half-close: the app waits for its reply, as
 /// `printf 'PING\r\n' | nc` does.
@@ -29,17 +29,17 @@ pub enum Departure {
 
 /// Reads ahead from an app that waits for Redis. Resolves when the app has departed; never while it
 /// may still wait for a reply.
-pub async fn departure(app: &mut AppStream, connections: &mut Connections) -> Departure {
+pub async fn departure(app: &mut AppStream, guard: &mut DrainGuard) -> Departure {
     loop {
         match poll_fn(|cx| app.poll_ahead(cx)).await {
             Ahead::Bytes => {}
             Ahead::Tls => return Departure::SpeaksTls,
             Ahead::Failed(error) => return Departure::GaveUp(Some(error)),
-            // Whether the app has closed its side is behind the bytes that nobody can take now.
+            // The buffer is full, so a close cannot be seen; watch for a reset only.
             Ahead::Full => break,
             Ahead::Ended => {
                 let is_half_close = app.last_ahead().is_some_and(|at| at.elapsed() < HALF_CLOSE);
-                if !is_half_close && command_goes_on(connections).await {
+                if !is_half_close && command_goes_on(guard).await {
                     return Departure::GaveUp(None);
                 }
                 break;
@@ -55,10 +55,10 @@ pub async fn departure(app: &mut AppStream, connections: &mut Connections) -> De
 }
 
 /// Whether COMMAND still runs a moment later.
-async fn command_goes_on(connections: &mut Connections) -> bool {
+async fn command_goes_on(guard: &mut DrainGuard) -> bool {
     tokio::select! {
         biased;
-        () = connections.command_ended() => false,
+        () = guard.command_ended() => false,
         () = sleep(COMMAND_END) => true,
     }
 }
@@ -82,7 +82,7 @@ mod tests {
     /// How an app departs that sends `bytes`, waits, and shuts down its side.
     async fn after(bytes: &[u8], pause: Duration) -> Option<Departure> {
         let (mut app, mut far) = app();
-        let (mut connections, _drain) = Connections::new();
+        let (mut guard, _drain) = DrainGuard::new();
         let acts = async {
             far.write_all(bytes).await.unwrap();
             sleep(pause).await;
@@ -90,7 +90,7 @@ mod tests {
             sleep(LONG * 2).await;
         };
         tokio::select! {
-            departed = timeout(LONG, departure(&mut app, &mut connections)) => departed.ok(),
+            departed = timeout(LONG, departure(&mut app, &mut guard)) => departed.ok(),
             () = acts => None,
         }
     }
@@ -110,14 +110,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_close_that_comes_with_commands_end_is_served() {
         let (mut app, far) = app();
-        let (mut connections, drain) = Connections::new();
+        let (mut guard, drain) = DrainGuard::new();
         drop(far);
         let drain = async {
             sleep(COMMAND_END - MOMENT).await;
             drain.finish().await;
         };
         tokio::select! {
-            departed = timeout(LONG, departure(&mut app, &mut connections)) => {
+            departed = timeout(LONG, departure(&mut app, &mut guard)) => {
                 assert!(departed.is_err());
             }
             () = drain => panic!("the connection still waits"),
@@ -127,10 +127,10 @@ mod tests {
     #[tokio::test]
     async fn what_was_read_ahead_is_there_for_the_next_reader() {
         let (mut app, mut far) = app();
-        let (mut connections, _drain) = Connections::new();
+        let (mut guard, _drain) = DrainGuard::new();
         far.write_all(b"GET a\r\n").await.unwrap();
         far.shutdown().await.unwrap();
-        let waited = timeout(MOMENT * 20, departure(&mut app, &mut connections)).await;
+        let waited = timeout(MOMENT * 20, departure(&mut app, &mut guard)).await;
         assert!(waited.is_err());
         let mut read = Vec::new();
         app.read_to_end(&mut read).await.unwrap();
@@ -140,8 +140,8 @@ mod tests {
     #[tokio::test]
     async fn an_app_that_speaks_tls_is_told_apart() {
         let (mut app, mut far) = app();
-        let (mut connections, _drain) = Connections::new();
+        let (mut guard, _drain) = DrainGuard::new();
         far.write_all(b"\x16\x03\x01").await.unwrap();
-        assert!(matches!(departure(&mut app, &mut connections).await, Departure::SpeaksTls));
+        assert!(matches!(departure(&mut app, &mut guard).await, Departure::SpeaksTls));
     }
 }

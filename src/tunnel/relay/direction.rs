@@ -35,8 +35,7 @@ pub enum State {
     Closing,
     /// The writer has been told.
     Closed,
-    /// The writer failed. What the reader still sends is thrown away: a reader that nobody reads
-    /// from might never end.
+    /// The writer failed. Input is still read and discarded, because the peer may close only then.
     Discarding(io::Error),
     /// The writer failed, and the reader has ended, too.
     Failed(io::Error),
