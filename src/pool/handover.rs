@@ -90,7 +90,7 @@ impl HandOver<'_, '_, '_> {
         let confirmed = tokio::select! {
             biased;
             confirmed = poll_fn(|cx| reset.poll(redis, cx)) => confirmed.map_err(Unconfirmed::from),
-            left = app_left(app, self.connections, goes_at_once) => Err(left),
+            left = app_left(app, self.guard, goes_at_once) => Err(left),
             // A Redis that hangs would not have made a new connection either.
             () = sleep(self.pool.tunnel.settings.connect_timeout) => {
                 Err(Unconfirmed::Broken(io::ErrorKind::TimedOut.into()))
@@ -206,13 +206,9 @@ fn idle_timeout(pool: &Pool) -> impl Future<Output = ()> + use<> {
 }
 
 /// Resolves when the app is gone, or has given up waiting for a request that was not sent.
-async fn app_left(
-    app: &mut AppStream,
-    connections: &mut Connections,
-    was_sent: bool,
-) -> Unconfirmed {
+async fn app_left(app: &mut AppStream, guard: &mut DrainGuard, was_sent: bool) -> Unconfirmed {
     if !was_sent {
-        return match waiting::departure(app, connections).await {
+        return match waiting::departure(app, guard).await {
             Departure::SpeaksTls => Unconfirmed::GaveUp(None),
             Departure::GaveUp(reset) => Unconfirmed::GaveUp(reset),
         };
