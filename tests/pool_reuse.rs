@@ -321,3 +321,60 @@ fn a_used_connection_costs_redis_two_resets() {
     // One in front of the second user's request, one when that user left. The PING is the user's.
     assert_eq!((calls(&mut direct, "reset"), calls(&mut direct, "ping")), (4, 2));
 }
+
+/// A Redis without a password that hangs, and a launcher that keeps one idle connection to it.
+fn hanging_redis(connect_timeout: &str) -> (Server, Client, Held) {
+    let (server, mut direct, url) = without_password();
+    let settings = [
+        ("STUNNEL_POOL", "on"),
+        ("STUNNEL_CONNECT_TIMEOUT", connect_timeout),
+        ("STUNNEL_STATUS_ADDRESS", "0"),
+    ];
+    let held = Launcher::holding(&url).settings(&settings).start_held();
+    assert_eq!(held.open().ask(&["PING"]), Reply::line("+PONG"));
+    wait_for_idle(&mut direct, 1);
+    send_signal(server.pid(), libc::SIGSTOP);
+    (server, direct, held)
+}
+
+#[test]
+fn a_hanging_redis_ends_a_handover_at_the_connect_timeout() {
+    let (server, _direct, held) = hanging_redis("1s");
+    let mut app = held.open();
+    app.send(&["GET", "key"]);
+    let kind = app.reply().map_err(|error| error.kind());
+    send_signal(server.pid(), libc::SIGCONT);
+    // Not WouldBlock: the connection was ended.
+    let ends = [std::io::ErrorKind::ConnectionReset, std::io::ErrorKind::UnexpectedEof];
+    assert!(kind.as_ref().is_err_and(|kind| ends.contains(kind)), "{kind:?}");
+}
+
+#[test]
+fn a_request_held_back_is_dropped_if_its_app_gives_up() {
+    let (server, mut direct, held) = hanging_redis("20s");
+    let mut app = held.open();
+    // The pool does not follow this command, so it waits for the reply to RESET.
+    app.send(&["CONFIG", "SET", "slowlog-max-len", "777"]);
+    std::thread::sleep(Duration::from_millis(700)); // The app gives up.
+    drop(app);
+    let page = StatusPage::of(held.running.pid(), &[held.port]);
+    let name = "start_stunnel_connections_closed_total";
+    let sample = format!("{name}{{tunnel=\"REDIS_URL\",reason=\"abandoned\"}}");
+    eventually("it is abandoned", || (page.metric(&sample) == Some(1.0)).then_some(()));
+    send_signal(server.pid(), libc::SIGCONT);
+    let reply = direct.ask(&["CONFIG", "GET", "slowlog-max-len"]);
+    assert!(!format!("{reply:?}").contains("777"), "{reply:?}");
+}
+
+#[test]
+fn a_split_client_hello_is_noticed_on_a_used_connection() {
+    let server = Server::start(Front::Redis);
+    let held = warm(&server, &mut server.direct());
+    let mut app = held.tcp();
+    app.write_all(b"\x16").unwrap();
+    std::thread::sleep(Duration::from_millis(100)); // So that it is read alone.
+    app.write_all(b"\x03\x01").unwrap();
+    assert_eq!(support::rest(&mut app).0, b"");
+    let log = held.finish().stderr;
+    assert_eq!(logged(&log, "app-speaks-tls", "var"), ["REDIS_URL"], "{log}");
+}
