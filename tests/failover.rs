@@ -162,9 +162,11 @@ fn a_reader_endpoint_that_refuses_writes_is_pooled() {
     let before = accepted(&mut direct);
     for _ in 0..10 {
         assert_eq!(held.client().ask(&["GET", "key"]), Reply::Nil);
-        eventually("it comes back", || (idle_connections(&mut direct) == 1).then_some(()));
+        eventually("it comes back", || (idle_connections(&mut direct) >= 1).then_some(()));
     }
-    assert_eq!(accepted(&mut direct) - before, 1);
+    // Redis may have answered RESET before the launcher has read it: then the next user gets another.
+    let made = accepted(&mut direct) - before;
+    assert!((1..=5).contains(&made), "10 users, {made} connections");
 }
 
 #[test]

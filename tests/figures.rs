@@ -302,6 +302,8 @@ fn pool_results_and_handshake_modes_are_counted() {
     let mut first = scene.client();
     assert_eq!(first.ask(&["PING"]), Reply::line("+PONG"));
     assert_eq!((pooled("new"), upstream("relaying")), (1.0, 1.0));
+    // None is idle, so that the second one makes its own, and resumes the first one's session.
+    assert_eq!(scene.client().ask(&["PING"]), Reply::line("+PONG"));
     drop(first);
     // Connect until a connection is reused.
     eventually("one is reused", || {
