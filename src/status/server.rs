@@ -97,7 +97,14 @@ pub async fn accept_all(listener: impl Accept, status: Arc<Status>, hosts: HostC
             }
             Err(error) if failure::is_out_of_descriptors(&error) && reserve.is_some() => {
                 drop(reserve.take());
-                if let Ok(stream) = listener.accept().await {
+                // `accept` wants a descriptor before it looks whether anybody waits. If nobody
+                // does, keep the reserve: an app would take it.
+                let waiting = tokio::select! {
+                    biased;
+                    accepted = listener.accept() => accepted.ok(),
+                    () = std::future::ready(()) => None,
+                };
+                if let Some(stream) = waiting {
                     serve_connection(Box::new(stream), &status, &hosts).await;
                 }
             }
