@@ -164,7 +164,7 @@ fn a_reader_endpoint_that_refuses_writes_is_pooled() {
         assert_eq!(held.client().ask(&["GET", "key"]), Reply::Nil);
         eventually("it comes back", || (idle_connections(&mut direct) >= 1).then_some(()));
     }
-    // Redis may have answered RESET before the launcher has read it: then the next user gets another.
+    // Redis may answer RESET before the launcher reads that: then the next user gets another one.
     let made = accepted(&mut direct) - before;
     assert!((1..=5).contains(&made), "10 users, {made} connections");
 }
