@@ -300,7 +300,7 @@ fn a_refused_certificate_gets_a_caution_before_the_pin() {
 }
 
 #[test]
-fn a_server_with_the_right_pin_under_full_gets_the_level_that_it_passes() {
+fn right_pin_under_full_is_advised_the_level_that_passes() {
     let server = Server::start(Front::Redis);
     let pin = {
         let (report, _) = report(&server.url(), &[]);

@@ -57,6 +57,18 @@ fn a_command_that_does_not_exist_gives_127() {
     }
 }
 
+/// Asserts, with the tunnels and without, that each command gives `exit_code` and a hint that
+/// contains the words beside it.
+fn none_is_executed(cases: &[(String, &str)], exit_code: i32) {
+    for enabled in ["true", "false"] {
+        for (command, words) in cases {
+            let (code, hint) = not_executed(command, enabled);
+            assert_eq!(code, exit_code, "{command}");
+            assert!(hint.contains(words), "{hint}");
+        }
+    }
+}
+
 #[test]
 fn a_missing_interpreter_gives_127_and_is_named() {
     let folder = tempfile::tempdir().unwrap();
@@ -67,13 +79,7 @@ fn a_missing_interpreter_gives_127_and_is_named() {
         (executable(&folder, "windows", "#!/bin/sh\r\necho\r\n"), "dos2unix"),
         (executable(&folder, "elf", without_loader()), "/no-"),
     ];
-    for enabled in ["true", "false"] {
-        for (command, named) in &cases {
-            let (code, hint) = not_executed(command, enabled);
-            assert_eq!(code, 127, "{command}");
-            assert!(hint.contains(named), "{hint}");
-        }
-    }
+    none_is_executed(&cases, 127);
 }
 
 #[test]
@@ -92,13 +98,7 @@ fn a_command_that_cannot_be_executed_gives_126_and_the_reason() {
         (plain, "chmod +x"),
         ("/".to_owned(), "is a directory"),
     ];
-    for enabled in ["true", "false"] {
-        for (command, reason) in &cases {
-            let (code, hint) = not_executed(command, enabled);
-            assert_eq!(code, 126, "{command}");
-            assert!(hint.contains(reason), "{hint}");
-        }
-    }
+    none_is_executed(&cases, 126);
 }
 
 #[test]

@@ -159,15 +159,21 @@ fn cutting(cut: &'static [usize]) -> Peer<()> {
     })
 }
 
-#[test]
-fn a_cut_handshake_right_after_a_close_is_tried_again() {
-    let peer = cutting(&[1]);
-    let held = hold(&peer.url(), &[(LIMIT, "1"), (POOL, "off")]);
+/// An app that waits for the only connection until another app, which was served, closes it.
+fn right_after_a_close(held: &Held) -> Client {
     let mut first = held.open();
     assert_eq!(first.ask(&["PING"]), Reply::line("+PONG"));
     let mut second = held.open();
     second.send(&["PING"]);
     drop(first);
+    second
+}
+
+#[test]
+fn a_cut_handshake_right_after_a_close_is_tried_again() {
+    let peer = cutting(&[1]);
+    let held = hold(&peer.url(), &[(LIMIT, "1"), (POOL, "off")]);
+    let mut second = right_after_a_close(&held);
     assert_eq!(second.reply().unwrap(), Reply::line("+PONG"));
     assert_eq!(peer.accepted(), 3);
     let log = held.finish().stderr;
@@ -178,11 +184,7 @@ fn a_cut_handshake_right_after_a_close_is_tried_again() {
 fn a_cut_handshake_is_tried_again_only_once() {
     let peer = cutting(&[1, 2, 3, 4]);
     let held = hold(&peer.url(), &[(LIMIT, "1"), (POOL, "off")]);
-    let mut first = held.open();
-    assert_eq!(first.ask(&["PING"]), Reply::line("+PONG"));
-    let mut second = held.open();
-    second.send(&["PING"]);
-    drop(first);
+    let mut second = right_after_a_close(&held);
     assert!(second.reply().is_err());
     assert_eq!(peer.accepted(), 3);
 }

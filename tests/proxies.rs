@@ -135,17 +135,16 @@ fn pinned_through(port: u16) {
 /// Shorter than the second of silence in [`pinned_through`], in milliseconds.
 const STOCK_TIMEOUT: u32 = 300;
 
-#[test]
-fn haproxy_works_with_the_lines_of_the_manual() {
+/// HAProxy with this snippet of the manual, and `backend` in place of the `manual`'s server.
+fn haproxy_works(name: &str, manual: &str, backend: u16) {
     let proxy = Proxy::new();
-    let server = Server::start(Front::Redis);
     let port = two_free_ports();
     let text = with_ours(
-        &snippet("haproxy"),
+        &snippet(name),
         &[
             ("bind :6380 ", &format!("bind 127.0.0.1:{port} ")),
             ("/etc/haproxy/redis.pem", proxy.at("redis.pem").to_str().unwrap()),
-            ("127.0.0.1:6379", &format!("127.0.0.1:{}", server.port)),
+            (manual, &format!("127.0.0.1:{backend}")),
         ],
     );
     let _haproxy = proxy.start(proxy.haproxy(&text, STOCK_TIMEOUT), &[port]);
@@ -153,20 +152,15 @@ fn haproxy_works_with_the_lines_of_the_manual() {
 }
 
 #[test]
-fn haproxy_works_in_front_of_a_tls_redis() {
-    let proxy = Proxy::new();
+fn haproxy_works_with_the_lines_of_the_manual() {
     let server = Server::start(Front::Redis);
-    let port = two_free_ports();
-    let text = with_ours(
-        &snippet("haproxy-tls"),
-        &[
-            ("bind :6380 ", &format!("bind 127.0.0.1:{port} ")),
-            ("/etc/haproxy/redis.pem", proxy.at("redis.pem").to_str().unwrap()),
-            ("redis.internal:6379", &format!("127.0.0.1:{}", server.tls_port())),
-        ],
-    );
-    let _haproxy = proxy.start(proxy.haproxy(&text, STOCK_TIMEOUT), &[port]);
-    pinned_through(port);
+    haproxy_works("haproxy", "127.0.0.1:6379", server.port);
+}
+
+#[test]
+fn haproxy_works_in_front_of_a_tls_redis() {
+    let server = Server::start(Front::Redis);
+    haproxy_works("haproxy-tls", "redis.internal:6379", server.tls_port());
 }
 
 #[test]
