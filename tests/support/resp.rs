@@ -56,13 +56,22 @@ impl Client {
     }
 
     pub fn ask(&mut self, words: &[&str]) -> Reply {
-        self.send(words);
-        self.reply().expect("a reply")
+        self.try_ask(words).expect("a reply")
+    }
+
+    /// Like `ask`, for a connection that may break.
+    pub fn try_ask(&mut self, words: &[&str]) -> io::Result<Reply> {
+        self.try_send(words)?;
+        self.reply()
     }
 
     pub fn send(&mut self, words: &[&str]) {
+        self.try_send(words).expect("send");
+    }
+
+    fn try_send(&mut self, words: &[&str]) -> io::Result<()> {
         let words: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
-        self.stream.get_mut().write_all(&request(&words)).expect("send");
+        self.stream.get_mut().write_all(&request(&words))
     }
 
     pub fn reply(&mut self) -> io::Result<Reply> {
