@@ -139,7 +139,7 @@ impl Launch {
         open_tunnels(plan, listeners, &settings, &figures, guard);
 
         let ended = supervisor.wait().await.context("could not listen for signals")?;
-        figures.command.set_state(CommandState::Draining);
+        figures.set_command_state(CommandState::Draining);
         drain(drain_of_tunnels, &mut supervisor, settings.connection.drain_timeout).await?;
         Ok(ended)
     }

@@ -246,10 +246,17 @@ fn only_loopback_refuses_unknown_host_names() {
 #[test]
 fn a_hundred_silent_connections_delay_no_probe() {
     let (held, page) = with_page();
-    let visitors: Vec<_> =
-        (0..100).map(|_| TcpStream::connect(("127.0.0.1", page.port)).unwrap()).collect();
-    assert_eq!(page.get("/healthz").code, 200);
-    for mut visitor in visitors {
+    let silent = |count: usize| -> Vec<_> {
+        (0..count).map(|_| TcpStream::connect(("127.0.0.1", page.port)).unwrap()).collect()
+    };
+    let visitors = silent(100);
+    let mut probe = TcpStream::connect(("127.0.0.1", page.port)).unwrap();
+    probe.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    let later_visitors = silent(30);
+    let mut answer = String::new();
+    probe.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    for mut visitor in visitors.into_iter().chain(later_visitors) {
         assert_eq!(visitor.read_to_end(&mut Vec::new()).unwrap(), 0, "closed, and nothing said");
     }
     held.finish();

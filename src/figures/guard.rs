@@ -8,20 +8,45 @@ use tokio::time::Instant;
 use super::TunnelFigures;
 use super::reason::{CloseReason, FailureReason, UpstreamState};
 
+impl TunnelFigures {
+    /// An app connection was accepted at `now`.
+    pub fn accept(self: &Arc<Self>, now: Instant) -> Arrival {
+        let counts = &mut self.state_at(now).counts;
+        counts.accepted += 1;
+        counts.open += 1;
+        Arrival { figures: self.clone(), accepted: now, decided: false }
+    }
+
+    /// Counts an app connection that waits for a connection to Redis, until the guard is dropped.
+    pub fn wait(self: &Arc<Self>) -> Waiting {
+        self.state().counts.waiting += 1;
+        Waiting(self.clone())
+    }
+
+    /// Counts a connection to Redis until the guard is dropped.
+    pub fn hold(self: &Arc<Self>, state: UpstreamState) -> Held {
+        let counts = &mut self.state_at(Instant::now()).counts;
+        counts.upstream[state as usize] += 1;
+        counts.slot_peak = counts.slot_peak.max(counts.held());
+        counts.peak = counts.peak.max(counts.slot_peak);
+        Held { figures: self.clone(), state }
+    }
+
+    /// A clock for the replies on one connection.
+    pub fn reply_clock(&self) -> ReplyClock<'_> {
+        let mut state = self.state();
+        state.last_key += 1;
+        ReplyClock { figures: self, key: state.last_key }
+    }
+}
+
 /// An app connection that waits for a connection to Redis.
 #[derive(Debug)]
 pub struct Waiting(Arc<TunnelFigures>);
 
-impl Waiting {
-    pub(super) fn new(figures: Arc<TunnelFigures>) -> Waiting {
-        figures.counts.waiting.up();
-        Waiting(figures)
-    }
-}
-
 impl Drop for Waiting {
     fn drop(&mut self) {
-        self.0.counts.waiting.down();
+        self.0.state().counts.waiting -= 1;
     }
 }
 
@@ -33,24 +58,18 @@ pub struct Held {
 }
 
 impl Held {
-    pub(super) fn new(figures: Arc<TunnelFigures>, state: UpstreamState) -> Held {
-        figures.counts.upstream[state as usize].up();
-        Held { figures, state }
-    }
-
     /// Moves the connection to another state.
     pub fn set_state(&mut self, state: UpstreamState) {
-        let upstream = &self.figures.counts.upstream;
-        upstream[self.state as usize].down();
-        upstream[state as usize].up();
+        let upstream = &mut self.figures.state().counts.upstream;
+        upstream[self.state as usize] -= 1;
+        upstream[state as usize] += 1;
         self.state = state;
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.figures.roll(Instant::now());
-        self.figures.counts.upstream[self.state as usize].down();
+        self.figures.state_at(Instant::now()).counts.upstream[self.state as usize] -= 1;
     }
 }
 
@@ -68,34 +87,26 @@ pub struct Arrival {
 }
 
 impl Arrival {
-    pub(super) fn new(figures: Arc<TunnelFigures>, accepted: Instant) -> Arrival {
-        figures.counts.accepted.add(1);
-        figures.counts.open.up();
-        Arrival { figures, accepted, decided: false }
-    }
-
     pub fn accepted(&self) -> Instant {
         self.accepted
     }
 
     /// There is a connection to the server: to Redis, or to a TLS front before Redis.
     pub fn ready(&self, now: Instant) {
-        self.figures.roll(now);
-        self.figures.counts.connection_wait.observe(now - self.accepted);
+        self.figures.state_at(now).counts.connection_wait.observe(now - self.accepted);
     }
 
     pub fn failed(&mut self, reason: FailureReason, error: String, hint: String) {
-        if std::mem::replace(&mut self.decided, true) {
-            return;
+        if !std::mem::replace(&mut self.decided, true) {
+            let mut state = self.figures.state_at(Instant::now());
+            state.counts.failed[reason as usize] += 1;
+            state.fails(reason.word(), error, hint);
         }
-        self.figures.roll(Instant::now());
-        self.figures.counts.failed[reason as usize].add(1);
-        self.figures.fails(reason.word(), error, hint);
     }
 
     pub fn closed(&mut self, reason: CloseReason) {
         if !std::mem::replace(&mut self.decided, true) {
-            self.figures.counts.closed[reason as usize].add(1);
+            self.figures.state().counts.closed[reason as usize] += 1;
         }
     }
 }
@@ -106,6 +117,35 @@ impl Drop for Arrival {
             self.failed(FailureReason::Internal, DEFECT.to_owned(), DEFECT_HINT.to_owned());
         }
         self.closed(CloseReason::Drain);
-        self.figures.counts.open.down();
+        self.figures.state().counts.open -= 1;
+    }
+}
+
+/// How long Redis takes to reply on one relayed connection. Dropping the clock ends the wait.
+#[derive(Debug)]
+pub struct ReplyClock<'a> {
+    figures: &'a TunnelFigures,
+    key: u64,
+}
+
+impl ReplyClock<'_> {
+    /// Bytes were sent to Redis. A wait begins, unless one is under way.
+    pub fn sent(&self, now: Instant) {
+        self.figures.state().waits.entry(self.key).or_insert(now);
+    }
+
+    /// Bytes came from Redis. The wait, if there is one, is over.
+    pub fn received(&self, now: Instant) {
+        let mut state = self.figures.state_at(now);
+        let began = state.waits.remove(&self.key);
+        if let Some(began) = began {
+            state.counts.reply_wait.observe(now - began);
+        }
+    }
+}
+
+impl Drop for ReplyClock<'_> {
+    fn drop(&mut self) {
+        self.figures.state().waits.remove(&self.key);
     }
 }

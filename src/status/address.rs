@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, ToSocketAddrs as _};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 
@@ -60,18 +60,10 @@ impl StatusAddress {
         let StatusAddress::Tcp(host, port) = self else {
             panic!("a Unix socket is not bound here")
         };
-        let mut refused = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-        for address in (host.as_str(), *port).to_socket_addrs()? {
-            match TcpListener::bind(address) {
-                Ok(listener) => {
-                    listener.set_nonblocking(true)?;
-                    let address = listener.local_addr()?;
-                    return Ok(StatusListener::Tcp(listener, address, host.clone()));
-                }
-                Err(error) => refused = error,
-            }
-        }
-        Err(refused)
+        let listener = TcpListener::bind((host.as_str(), *port))?;
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        Ok(StatusListener::Tcp(listener, address, host.clone()))
     }
 }
 

@@ -11,7 +11,7 @@ use tokio::net::{UnixListener, UnixStream};
 
 use super::Status;
 use super::host::HostCheck;
-use super::server::{Accept, accept_all};
+use super::server::{Listener, accept_all};
 use crate::logging::debug;
 
 /// The names of launchers' sockets begin with this, after the NUL that makes them abstract.
@@ -24,24 +24,8 @@ const BACKLOG: i32 = 128;
 /// Answers `--status` of the same user or root, for ever.
 pub async fn serve(status: Arc<Status>) {
     match bind(status.pid) {
-        Ok(listener) => accept_all(Guarded(listener), status, HostCheck::Off).await,
+        Ok(listener) => accept_all(Listener::Unix(listener), status, HostCheck::Off).await,
         Err(error) => debug!(at = "status-not-local", error = %error),
-    }
-}
-
-/// Closes connections from other users.
-struct Guarded(UnixListener);
-
-impl Accept for Guarded {
-    type Stream = UnixStream;
-
-    async fn accept(&self) -> io::Result<UnixStream> {
-        loop {
-            let (stream, _) = self.0.accept().await?;
-            if is_same_user_or_root(&stream) {
-                return Ok(stream);
-            }
-        }
     }
 }
 
@@ -68,11 +52,6 @@ fn bind(pid: u32) -> io::Result<UnixListener> {
 
 fn address(name: &str) -> io::Result<SockAddr> {
     SockAddr::unix(format!("\0{name}"))
-}
-
-/// Whether the process at the other end belongs to this user or to root.
-fn is_same_user_or_root(stream: &UnixStream) -> bool {
-    stream.peer_cred().is_ok_and(|peer| peer.uid() == 0 || peer.uid() == geteuid().as_raw())
 }
 
 /// Connects to the launcher's socket with this name.

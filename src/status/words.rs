@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{RedisUrls, StatusReport};
 use crate::figures::{
-    CertificateText, Counter, FailureReason, Handshake, PoolResult, Recent, TunnelSnapshot,
+    CertificateText, Counts, FailureReason, Handshake, Histogram, PoolResult, TunnelSnapshot,
     UpstreamState,
 };
 use crate::names;
@@ -36,17 +36,22 @@ pub enum TunnelState {
 }
 
 /// Why this launcher is not ready, if no variable holds a Redis URL.
-pub const NO_URL: &str =
-    "no variable holds a Redis URL: set REDIS_URL, or list your variables in REDIS_STUNNEL_URLS";
+pub fn no_url() -> String {
+    format!(
+        "no variable holds a Redis URL: set REDIS_URL, or list your variables in {}",
+        names::URLS
+    )
+}
 
 /// What is shown in place of tunnels if there is none.
-pub fn no_tunnel(report: &StatusReport) -> &'static str {
+pub fn no_tunnel(report: &StatusReport) -> String {
     match report.urls {
-        RedisUrls::Found => "No tunnel: COMMAND runs without one.",
-        RedisUrls::Missing => {
+        RedisUrls::Found => "No tunnel: COMMAND runs without one.".to_owned(),
+        RedisUrls::Missing => format!(
             "NO REDIS URL: COMMAND runs without a tunnel. Set REDIS_URL, or list your variables in \
-             REDIS_STUNNEL_URLS."
-        }
+             {}.",
+            names::URLS
+        ),
     }
 }
 
@@ -58,10 +63,10 @@ impl TunnelState {
             TunnelState::Fails
         } else if tunnel.has_lapsed {
             TunnelState::Lapsed
-        } else if tunnel.counts.last_success.get_set().is_none() {
+        } else if tunnel.counts.last_success.is_none() {
             TunnelState::Unused
         } else if recent.failed_in_all() > 0
-            || recent.turned_away > 0
+            || recent.max_clients > 0
             || is_at_limit(tunnel)
             || (ends_soon && tunnel.labels.verify != NONE)
         {
@@ -146,19 +151,19 @@ fn block(tunnel: &TunnelSnapshot, report: &StatusReport) -> Block {
 /// What is probably wrong with a tunnel, and what to do.
 pub fn advice(tunnel: &TunnelSnapshot) -> Option<String> {
     let recent = &tunnel.recent;
-    let last_success = tunnel.counts.last_success.get_set();
-    if recent.turned_away > 0 && tunnel.failing_since.is_none() && last_success.is_some() {
+    let last_success = tunnel.counts.last_success;
+    if recent.max_clients > 0 && tunnel.failing_since.is_none() && last_success.is_some() {
         return Some(format!(
             "Was probably at Redis's client limit: {} turned away in the last 5 min. If this \
              happens again, {}",
-            counted(recent.turned_away.into(), "connection"),
+            counted(recent.max_clients, "connection"),
             client_limit::remedy(),
         ));
     }
-    if recent.turned_away > 0 {
+    if recent.max_clients > 0 {
         return Some(format!(
             "Probably at Redis's client limit: {} turned away, {} open. {}",
-            counted(recent.turned_away.into(), "connection"),
+            counted(recent.max_clients, "connection"),
             counted(tunnel.open_to_server, "connection"),
             capitalized(&client_limit::remedy()),
         ));
@@ -175,15 +180,15 @@ pub fn advice(tunnel: &TunnelSnapshot) -> Option<String> {
 
 fn held(tunnel: &TunnelSnapshot) -> Row {
     let counts = &tunnel.counts;
-    let states =
-        UpstreamState::ALL.map(|state| format!("{} {}", counts.upstream(state), state.word()));
-    let limit = counts.limit.get_set().map_or_else(String::new, |limit| format!(", limit {limit}"));
-    let queue = match counts.waiting.get() {
+    let states = UpstreamState::ALL
+        .map(|state| format!("{} {}", counts.upstream[state as usize], state.word()));
+    let limit = counts.limit.map_or_else(String::new, |limit| format!(", limit {limit}"));
+    let queue = match counts.waiting {
         0 => String::new(),
         1 => " · 1 app connection waits".to_owned(),
         waiting => format!(" · {waiting} app connections wait"),
     };
-    let (parts, held, peak) = (states.join(" + "), counts.held(), counts.peak.get());
+    let (parts, held, peak) = (states.join(" + "), counts.held(), counts.peak);
     let mut row = Row::new(HELD, format!("{parts} = {held} (peak {peak}{limit}){queue}"));
     if is_at_limit(tunnel) {
         let limit = names::MAX_CONNECTIONS;
@@ -196,7 +201,7 @@ fn held(tunnel: &TunnelSnapshot) -> Row {
 /// Whether app connections wait because the tunnel is at its connection limit.
 fn is_at_limit(tunnel: &TunnelSnapshot) -> bool {
     let counts = &tunnel.counts;
-    counts.waiting.get() > 0 && counts.limit.get_set().is_some_and(|limit| counts.held() >= limit)
+    counts.waiting > 0 && counts.limit.is_some_and(|limit| counts.held() >= limit)
 }
 
 fn failures(tunnel: &TunnelSnapshot) -> Row {
@@ -212,16 +217,21 @@ fn failures(tunnel: &TunnelSnapshot) -> Row {
 }
 
 /// ` · tls_eof 9, dns 1`: the most frequent first.
-fn reasons(recent: &Recent) -> String {
+fn reasons(recent: &Counts) -> String {
     let mut counts: Vec<_> = FailureReason::WORDS.into_iter().zip(recent.failed).collect();
     counts.retain(|(_, count)| *count > 0);
     counts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
-    let words = counts.iter().map(|(reason, count)| format!("{reason} {count}"));
-    format!(" · {}", words.collect::<Vec<_>>().join(", "))
+    format!(" · {}", listed(counts))
+}
+
+/// `tls_eof 9, dns 1`.
+fn listed(counts: impl IntoIterator<Item = (&'static str, u64)>) -> String {
+    let words = counts.into_iter().map(|(word, count)| format!("{word} {count}"));
+    words.collect::<Vec<_>>().join(", ")
 }
 
 fn waits(tunnel: &TunnelSnapshot, report: &StatusReport) -> Row {
-    let (connect, reply) = (tunnel.recent.connection_p95(), tunnel.recent.reply_p95());
+    let (connect, reply) = (tunnel.recent.connection_wait.p95(), tunnel.recent.reply_wait.p95());
     let own = report.loop_lag.as_secs_f64();
     let longest = match tunnel.longest_wait_for_reply {
         Duration::ZERO => "none".to_owned(),
@@ -237,24 +247,26 @@ fn waits(tunnel: &TunnelSnapshot, report: &StatusReport) -> Row {
     );
     let exceeds = |wait: Option<f64>, limit| wait.is_some_and(|wait| wait > limit);
     let advice = if own > SLOW_LOOP {
-        Some("This machine is short of CPU: the launcher itself has to wait for it")
+        Some("This machine is short of CPU: the launcher itself has to wait for it".to_owned())
     } else if exceeds(reply, SLOW_REPLY) {
         Some(
             "Redis or the network is slow: look at SLOWLOG GET and LATENCY DOCTOR there (blocking \
-             commands such as BLPOP count as well)",
+             commands such as BLPOP count as well)"
+                .to_owned(),
         )
     } else if exceeds(connect, SLOW_CONNECT) {
-        Some("Connecting is slow: keep connections open in the app, or set STUNNEL_POOL=on")
+        let pool = names::POOL;
+        Some(format!("Connecting is slow: keep connections open in the app, or set {pool}=on"))
     } else {
         None
     };
-    Row { label: "Waits", text, advice: advice.map(str::to_owned) }
+    Row { label: "Waits", text, advice }
 }
 
 fn tls(tunnel: &TunnelSnapshot) -> Row {
-    let handshakes = Handshake::WORDS.into_iter().zip(&tunnel.counts.handshakes);
-    let handshakes = handshakes.map(|(mode, durations)| format!("{mode} {}", durations.count()));
-    let mut parts = vec![format!("handshakes: {}", handshakes.collect::<Vec<_>>().join(", "))];
+    let handshakes = tunnel.counts.handshakes.each_ref().map(Histogram::count);
+    let handshakes = listed(Handshake::WORDS.into_iter().zip(handshakes));
+    let mut parts = vec![format!("handshakes: {handshakes}")];
     let mut advice = None;
     if let Some(certificate) = &tunnel.certificate {
         let days = days_left(certificate);
@@ -273,19 +285,17 @@ fn tls(tunnel: &TunnelSnapshot) -> Row {
 
 fn moved(tunnel: &TunnelSnapshot) -> Row {
     let counts = &tunnel.counts;
-    let pool = PoolResult::WORDS.into_iter().zip(counts.pool.each_ref().map(Counter::get));
-    let pool: Vec<_> = pool.map(|(result, count)| format!("{result} {count}")).collect();
     // Both stay 0 while the pool is off.
-    let pool = match counts.pool.iter().any(|count| count.get() > 0) {
-        true => format!(" ({})", pool.join(", ")),
-        false => String::new(),
+    let pool = match counts.pool {
+        [0, 0] => String::new(),
+        counts => format!(" ({})", listed(PoolResult::WORDS.into_iter().zip(counts))),
     };
     let text = format!(
         "app connections: {} open of {}{pool} · sent {}, received {}",
-        counts.open.get(),
-        counts.accepted.get(),
-        bytes(counts.sent.get()),
-        bytes(counts.received.get())
+        counts.open,
+        counts.accepted,
+        bytes(counts.sent),
+        bytes(counts.received)
     );
     Row::new("Moved", text)
 }
@@ -468,8 +478,8 @@ mod tests {
     fn advice_depends_on_what_worked_before() {
         let mut report = report();
         let [works, fails, _] = &mut report.snapshot.tunnels[..] else { panic!("three") };
-        let success = works.counts.last_success.get();
-        fails.counts.last_success.set(success);
+        let success = works.counts.last_success.unwrap();
+        fails.counts.last_success = Some(success);
         fails.failing_since = None;
         let said = advice(fails).unwrap();
         assert!(said.starts_with("Was probably at Redis's client limit: 9 "), "{said}");
