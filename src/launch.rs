@@ -78,7 +78,7 @@ impl Launch {
         let ended = runtime.block_on(self.serve(child, terminal, figures.clone()))?;
         // Cuts open connections, without waiting for a name lookup that hangs.
         runtime.shutdown_background();
-        announce::ended(ended, figures.totals());
+        announce::ended(ended, &figures);
         Ok(ended)
     }
 

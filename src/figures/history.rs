@@ -31,11 +31,13 @@ pub struct History {
     marks: VecDeque<Counts>,
 }
 
-impl History {
-    pub fn new() -> History {
+impl Default for History {
+    fn default() -> History {
         History { slot_end: Instant::now() + SLOT, marks: VecDeque::from([Counts::default()]) }
     }
+}
 
+impl History {
     /// Ends the slots that are over at `now`.
     ///
     /// No timer does this, so it comes before anything is counted: then `counts` are still those of

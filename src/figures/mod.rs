@@ -88,30 +88,10 @@ impl Figures {
         Snapshot { at: unix_ms(SystemTime::now()), command, tunnels }
     }
 
-    /// The totals of all tunnels.
-    pub fn totals(&self) -> Totals {
-        let mut totals = Totals::default();
-        for tunnel in &self.tunnels {
-            let counts = &tunnel.state().counts;
-            totals.connections += counts.accepted;
-            totals.failed += counts.failed_in_all();
-            totals.sent += counts.sent;
-            totals.received += counts.received;
-        }
-        totals
+    /// The sum of a count of all tunnels.
+    pub fn sum(&self, count: fn(&Counts) -> u64) -> u64 {
+        self.tunnels.iter().map(|tunnel| count(&tunnel.state().counts)).sum()
     }
-}
-
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Totals {
-    /// Accepted app connections.
-    pub connections: u64,
-    /// Those of them that got no connection to Redis.
-    pub failed: u64,
-    /// Bytes from the app to Redis, before TLS.
-    pub sent: u64,
-    /// Bytes from Redis to the app, before TLS.
-    pub received: u64,
 }
 
 fn unix_ms(time: SystemTime) -> u64 {

@@ -57,7 +57,7 @@ pub struct TunnelFigures {
     state: Mutex<State>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct State {
     pub counts: Counts,
     history: History,
@@ -120,17 +120,7 @@ impl State {
 
 impl TunnelFigures {
     pub fn new(labels: TunnelLabels) -> TunnelFigures {
-        let state = State {
-            counts: Counts::default(),
-            history: History::new(),
-            failing_since: None,
-            last_failed: None,
-            failure: None,
-            certificate: None,
-            waits: HashMap::new(),
-            last_key: 0,
-        };
-        TunnelFigures { labels, state: Mutex::new(state) }
+        TunnelFigures { labels, state: Mutex::default() }
     }
 
     /// Figures that nobody reads: for `--check` and tests.

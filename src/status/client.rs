@@ -46,7 +46,9 @@ pub fn run(format: LogFormat, switched_off: bool) -> anyhow::Result<u8> {
         answers if answers.iter().all(|answer| answer.well) => exit::SUCCESS,
         _ => exit::STATUS_FAILING,
     };
-    match print(&shown(&answers, format, switched_off)) {
+    let mut stdout = io::stdout().lock();
+    let text = shown(&answers, format, switched_off);
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         // The reader, such as `head`, has read enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(code),
         printed => printed.map(|()| code).map_err(Into::into),
@@ -80,13 +82,16 @@ async fn answer_of(name: &str, format: LogFormat) -> Option<Answer> {
     let asked = timeout(PATIENCE, ask(name, format)).await;
     let error = match asked.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
         Ok(answer) => return answer,
-        // A launcher that is short of memory also closes the connection, but still listens.
-        Err(error) if may_have_ended(&error) => match after_a_moment().await {
-            Ok(names) if !names.iter().any(|other| other == name) => return None,
-            _ => error,
-        },
         Err(error) => error,
     };
+    // A launcher that is short of memory also closes the connection, but still listens.
+    if may_have_ended(&error) {
+        // The kernel may still be closing the sockets of a process that was ending.
+        sleep(RETRY).await;
+        if sockets().is_ok_and(|names| !names.iter().any(|other| other == name)) {
+            return None;
+        }
+    }
     let pid = local::pid_of(name);
     let text = format!("start-stunnel pid {pid} does not answer: {error}");
     let text = match format {
@@ -94,12 +99,6 @@ async fn answer_of(name: &str, format: LogFormat) -> Option<Answer> {
         LogFormat::Json => json!({ "pid": pid.parse::<u32>().ok(), "error": text }).to_string(),
     };
     Some(Answer { text: text + "\n", well: false })
-}
-
-/// The names of the sockets, once the kernel has closed those of a process that was ending.
-async fn after_a_moment() -> anyhow::Result<Vec<String>> {
-    sleep(RETRY).await;
-    sockets()
 }
 
 /// Whether the launcher may have ended: nothing listens, or the connection was closed.
@@ -156,12 +155,6 @@ fn shown(answers: &[Answer], format: LogFormat, switched_off: bool) -> String {
             names::ENABLED
         ),
     }
-}
-
-fn print(text: &str) -> io::Result<()> {
-    let mut stdout = io::stdout().lock();
-    stdout.write_all(text.as_bytes())?;
-    stdout.flush()
 }
 
 #[cfg(test)]

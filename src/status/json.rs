@@ -8,6 +8,8 @@ use super::words::{TunnelState, advice};
 use crate::figures::{
     CloseReason, FailureReason, Handshake, Histogram, PoolResult, TunnelSnapshot, UpstreamState,
 };
+use crate::logging;
+use crate::sandbox;
 
 /// The version of the fields below.
 const VERSION: u32 = 1;
@@ -17,7 +19,7 @@ pub fn written(report: &StatusReport) -> Value {
     json!({
         "version": VERSION,
         "start_stunnel": env!("CARGO_PKG_VERSION"),
-        "pid": report.pid,
+        "pid": std::process::id(),
         "started": report.started,
         "well": report.is_well(),
         "time": unix_seconds(report.snapshot.at),
@@ -27,7 +29,7 @@ pub fn written(report: &StatusReport) -> Value {
             "started": unix_seconds(command.started),
         },
         "event_loop_lag_seconds": report.loop_lag.as_secs_f64(),
-        "log_lines_dropped": report.dropped_lines,
+        "log_lines_dropped": logging::dropped_lines(),
         "process": {
             "cpu_seconds": process.cpu.map(|cpu| cpu.as_secs_f64()),
             "resident_memory_bytes": process.resident,
@@ -36,8 +38,8 @@ pub fn written(report: &StatusReport) -> Value {
             "max_fds": process.most_descriptors,
         },
         "sandbox": {
-            "landlock_abi": report.sandbox.abi(),
-            "state": report.sandbox.to_string(),
+            "landlock_abi": sandbox::state().abi(),
+            "state": sandbox::state().to_string(),
         },
         "tunnels": report.snapshot.tunnels.iter().map(tunnel).collect::<Vec<_>>(),
     })

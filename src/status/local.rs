@@ -23,7 +23,7 @@ const BACKLOG: i32 = 128;
 
 /// Answers `--status` of the same user or root, for ever.
 pub async fn serve(status: Arc<Status>) {
-    match bind(status.pid) {
+    match bind(std::process::id()) {
         Ok(listener) => accept_all(Listener::Unix(listener), status, HostCheck::Off).await,
         Err(error) => debug!(at = "status-not-local", error = %error),
     }

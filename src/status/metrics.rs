@@ -19,30 +19,8 @@ use crate::figures::{
     TunnelSnapshot, UpstreamState,
 };
 
-/// How metrics are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
-    /// Prometheus's text format 0.0.4, which every tool can read.
-    Text,
-    OpenMetrics,
-}
-
-impl Format {
-    /// The format that an `Accept` header asks for.
-    pub fn wanted(accept: &str) -> Format {
-        match accept.contains("application/openmetrics-text") {
-            true => Format::OpenMetrics,
-            false => Format::Text,
-        }
-    }
-
-    pub fn content_type(self) -> &'static str {
-        match self {
-            Format::Text => "text/plain; version=0.0.4; charset=utf-8",
-            Format::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
-        }
-    }
-}
+const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// A metric, declared once.
 #[derive(Debug)]
@@ -218,8 +196,9 @@ const PROCESS: &[Metric] = &[
     gauge("start_time_seconds", "When the launcher started", At("/started")),
 ];
 
-/// All metrics of a launcher.
-pub fn written(report: &StatusReport, format: Format) -> String {
+/// All metrics of a launcher, and their content type: OpenMetrics if the `Accept` header asks for it,
+/// otherwise Prometheus's text format 0.0.4, which every tool can read.
+pub fn written(report: &StatusReport, accept: &str) -> (&'static str, String) {
     let tunnel = |tunnel: &TunnelSnapshot| Measured {
         labels: vec![("tunnel", harmless(tunnel.variable()))],
         report: json::tunnel(tunnel),
@@ -238,12 +217,12 @@ pub fn written(report: &StatusReport, format: Format) -> String {
         registry.register_collector(Box::new(Metrics { metrics, measured }));
     }
     let mut text = String::new();
-    let written = match format {
-        Format::Text => prometheus_text::encode(&mut text, &registry),
-        Format::OpenMetrics => text::encode(&mut text, &registry),
+    let (content_type, written) = match accept.contains("application/openmetrics-text") {
+        true => (OPEN_METRICS, text::encode(&mut text, &registry)),
+        false => (TEXT, prometheus_text::encode(&mut text, &registry)),
     };
     written.expect("writing to a String cannot fail");
-    text
+    (content_type, text)
 }
 
 /// A tunnel, or the launcher.
@@ -345,8 +324,8 @@ mod tests {
     fn labels_hold_no_control_characters() {
         let mut report = report();
         report.snapshot.tunnels[0].labels.variables[0] = "A\u{1b}\u{202e}B".to_owned();
-        for format in [Format::OpenMetrics, Format::Text] {
-            let text = written(&report, format);
+        for accept in ["application/openmetrics-text", ""] {
+            let (_, text) = written(&report, accept);
             assert!(text.contains("{tunnel=\"A??B\""), "{text}");
             assert!(!text.contains(['\u{1b}', '\u{202e}']), "{text}");
         }
@@ -355,15 +334,15 @@ mod tests {
     #[test]
     fn open_metrics_is_served_only_to_whoever_names_it() {
         let prometheus = "application/openmetrics-text;version=1.0.0,text/plain;q=0.5";
-        assert_eq!(Format::wanted(prometheus), Format::OpenMetrics);
+        assert_eq!(written(&report(), prometheus).0, OPEN_METRICS);
         for accept in ["", "*/*", "text/plain;version=0.0.4", "text/html, text/plain"] {
-            assert_eq!(Format::wanted(accept), Format::Text, "{accept}");
+            assert_eq!(written(&report(), accept).0, TEXT, "{accept}");
         }
     }
 
     #[test]
     fn reasons_start_at_zero_and_histograms_add_up() {
-        let text = written(&report(), Format::OpenMetrics);
+        let (_, text) = written(&report(), "application/openmetrics-text");
         assert!(text.ends_with("# EOF\n"));
         for tunnel in ["REDIS_URL", "CACHE_URL", "OTHER_URL"] {
             for reason in FailureReason::WORDS {

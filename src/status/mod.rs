@@ -36,8 +36,6 @@ use process::{ProcFiles, Process};
 pub use server::{serve, serve_connection};
 
 use crate::figures::{Figures, Snapshot};
-use crate::logging;
-use crate::sandbox;
 
 /// The settings of the status page and of the metrics in the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,7 +58,6 @@ pub enum RedisUrls {
 pub struct Status {
     figures: Arc<Figures>,
     urls: RedisUrls,
-    pid: u32,
     /// Seconds since 1970.
     started: f64,
     files: ProcFiles,
@@ -69,8 +66,8 @@ pub struct Status {
 impl Status {
     pub fn new(figures: Arc<Figures>, urls: RedisUrls) -> Arc<Status> {
         let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let (pid, started) = (std::process::id(), started.as_secs_f64());
-        Arc::new(Status { figures, urls, pid, started, files: ProcFiles::open() })
+        let started = started.as_secs_f64();
+        Arc::new(Status { figures, urls, started, files: ProcFiles::open() })
     }
 
     /// The state of the launcher now.
@@ -82,12 +79,9 @@ impl Status {
         StatusReport {
             snapshot: self.figures.snapshot(now),
             urls: self.urls,
-            pid: self.pid,
             started: self.started,
             loop_lag: now - woken,
-            dropped_lines: logging::dropped_lines(),
             process: Process::now(&self.files),
-            sandbox: sandbox::state(),
         }
     }
 }
@@ -97,13 +91,10 @@ impl Status {
 pub struct StatusReport {
     pub snapshot: Snapshot,
     pub urls: RedisUrls,
-    pub pid: u32,
     /// Seconds since 1970.
     pub started: f64,
     pub loop_lag: Duration,
-    pub dropped_lines: u64,
     pub process: Process,
-    pub sandbox: &'static sandbox::State,
 }
 
 impl StatusReport {

@@ -1,7 +1,6 @@
 //! The status page: HTML without scripts, with its graphs drawn as SVG.
 
 use std::fmt::{self, Write as _};
-use std::sync::OnceLock;
 
 use openssl::base64;
 use openssl::sha::sha256;
@@ -19,15 +18,12 @@ const HEIGHT: usize = 40;
 const STYLE: &str = include_str!("page.css");
 
 /// The Content-Security-Policy: a browser may apply exactly this style, and nothing else.
-pub fn security_policy() -> &'static str {
-    static POLICY: OnceLock<String> = OnceLock::new();
-    POLICY.get_or_init(|| {
-        let style = base64::encode_block(&sha256(STYLE.as_bytes()));
-        format!(
-            "default-src 'none'; style-src 'sha256-{style}'; base-uri 'none'; form-action 'none'; \
-             frame-ancestors 'none'"
-        )
-    })
+pub fn security_policy() -> String {
+    let style = base64::encode_block(&sha256(STYLE.as_bytes()));
+    format!(
+        "default-src 'none'; style-src 'sha256-{style}'; base-uri 'none'; form-action 'none'; \
+         frame-ancestors 'none'"
+    )
 }
 
 /// Any text as HTML text.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use nix::dir::Dir;
 use nix::fcntl::OFlag;
 use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage};
+use nix::sys::time::TimeValLike as _;
 use nix::unistd::{SysconfVar, sysconf};
 
 /// What the system says about this process; `None` where it says nothing.
@@ -40,11 +41,14 @@ impl ProcFiles {
         }
     }
 
-    /// Sizes in pages: total, resident, and others.
-    fn pages(&self) -> String {
+    /// Total and resident memory in bytes: the first two fields of statm, which counts pages.
+    fn memory(&self) -> [Option<u64>; 2] {
         let mut text = [0; 128];
         let length = self.statm.as_ref().and_then(|statm| statm.read_at(&mut text, 0).ok());
-        String::from_utf8_lossy(&text[..length.unwrap_or(0)]).into_owned()
+        let text = String::from_utf8_lossy(&text[..length.unwrap_or(0)]);
+        let page = sysconf(SysconfVar::PAGE_SIZE).ok().flatten().unwrap_or(4096) as u64;
+        let mut fields = text.split(' ').map(|pages| pages.parse::<u64>().ok());
+        [0, 1].map(|_| Some(fields.next()?? * page))
     }
 
     /// How many descriptors are open, the two that this holds included.
@@ -60,19 +64,10 @@ impl Process {
     pub fn now(files: &ProcFiles) -> Process {
         let usage = getrusage(UsageWho::RUSAGE_SELF).ok();
         let cpu = usage.map(|usage| usage.user_time() + usage.system_time());
-        let page = sysconf(SysconfVar::PAGE_SIZE).ok().flatten().unwrap_or(4096) as u64;
-        // The first two fields are total and resident pages.
-        let pages = files.pages();
-        let mut pages = pages.split_whitespace().map(|field| field.parse::<u64>().ok());
-        let mut bytes = || pages.next().flatten().map(|pages| pages * page);
-        let (virtual_memory, resident) = (bytes(), bytes());
+        let [virtual_memory, resident] = files.memory();
         let limit = getrlimit(Resource::RLIMIT_NOFILE).ok().map(|(soft, _)| soft);
         Process {
-            cpu: cpu.map(|time| {
-                let microseconds = time.tv_usec().max(0) as u64;
-                Duration::from_secs(time.tv_sec().max(0) as u64)
-                    + Duration::from_micros(microseconds)
-            }),
+            cpu: cpu.map(|time| Duration::from_micros(time.num_microseconds() as u64)),
             resident,
             virtual_memory,
             descriptors: files.descriptors(),

@@ -22,9 +22,8 @@ use tokio::time::{sleep, timeout};
 
 use super::address::StatusListener;
 use super::host::HostCheck;
-use super::metrics::{self, Format};
 use super::words::{self, harmless};
-use super::{RedisUrls, Status, StatusReport, json, page, text};
+use super::{RedisUrls, Status, StatusReport, json, metrics, page, text};
 use crate::figures::CommandState;
 use crate::logging::{debug, warning};
 use crate::tunnel::failure;
@@ -186,14 +185,15 @@ fn answered(path: &str, headers: &HeaderMap, report: &StatusReport) -> Answer {
         "/" => {
             let page = page::written(report);
             let mut response = typed(StatusCode::OK, "text/html; charset=utf-8", page);
-            let policy = HeaderValue::from_static(page::security_policy());
+            let policy = HeaderValue::from_str(&page::security_policy()).expect("ASCII");
             response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
             response
         }
         "/metrics" => {
             let accept = headers.get_all(header::ACCEPT).iter().filter_map(|one| one.to_str().ok());
-            let format = Format::wanted(&accept.collect::<Vec<_>>().join(","));
-            typed(StatusCode::OK, format.content_type(), metrics::written(&report, format))
+            let accept = accept.collect::<Vec<_>>().join(",");
+            let (content_type, metrics) = metrics::written(report, &accept);
+            typed(StatusCode::OK, content_type, metrics)
         }
         "/status.json" => {
             let json = json::written(report).to_string() + "\n";
@@ -230,26 +230,19 @@ fn health(report: &StatusReport) -> Answer {
 
 fn readiness(report: &StatusReport) -> Answer {
     let state = report.snapshot.command.state;
-    if state == CommandState::Draining {
-        return plain(StatusCode::SERVICE_UNAVAILABLE, &format!("{}\n", state.word()));
-    }
-    let failing: Vec<_> = report
-        .snapshot
-        .tunnels
-        .iter()
-        .filter(|tunnel| tunnel.failing_since.is_some())
-        .map(|tunnel| tunnel.variable())
-        .collect();
-    match failing.is_empty() {
-        true if report.urls == RedisUrls::Missing => {
-            plain(StatusCode::SERVICE_UNAVAILABLE, &format!("{}\n", words::no_url()))
-        }
-        true => plain(StatusCode::OK, "ready\n"),
-        false => plain(
-            StatusCode::SERVICE_UNAVAILABLE,
-            &format!("failing: {}\n", harmless(&failing.join(" "))),
-        ),
-    }
+    let tunnels = report.snapshot.tunnels.iter();
+    let failing = tunnels.filter(|tunnel| tunnel.failing_since.is_some());
+    let failing: Vec<_> = failing.map(|tunnel| harmless(tunnel.variable())).collect();
+    let problem = if state == CommandState::Draining {
+        state.word().to_owned()
+    } else if !failing.is_empty() {
+        format!("failing: {}", failing.join(" "))
+    } else if report.urls == RedisUrls::Missing {
+        words::no_url()
+    } else {
+        return plain(StatusCode::OK, "ready\n");
+    };
+    plain(StatusCode::SERVICE_UNAVAILABLE, &(problem + "\n"))
 }
 
 fn plain(code: StatusCode, text: &str) -> Answer {

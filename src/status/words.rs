@@ -7,7 +7,9 @@ use crate::figures::{
     CertificateText, Counts, FailureReason, Handshake, Histogram, PoolResult, TunnelSnapshot,
     UpstreamState,
 };
+use crate::logging;
 use crate::names;
+use crate::sandbox;
 use crate::tunnel::client_limit;
 
 /// A certificate with fewer days left is worth a warning.
@@ -309,7 +311,7 @@ pub fn process(report: &StatusReport) -> String {
     let descriptors = report.process.descriptors.map_or_else(String::new, |open| {
         format!(" · descriptors {}{}", grouped(open), of(report.process.most_descriptors))
     });
-    let dropped = match report.dropped_lines {
+    let dropped = match logging::dropped_lines() {
         0 => String::new(),
         lines => format!(" · {} dropped", counted(lines, "log line")),
     };
@@ -319,8 +321,8 @@ pub fn process(report: &StatusReport) -> String {
         command.pid,
         command.state.word(),
         env!("CARGO_PKG_VERSION"),
-        report.pid,
-        report.sandbox,
+        std::process::id(),
+        sandbox::state(),
     )
 }
 
@@ -360,8 +362,7 @@ fn second(ms: u64) -> String {
 }
 
 fn minute(ms: u64) -> String {
-    let minutes = ms / 60_000 % 1440;
-    format!("{:02}:{:02} UTC", minutes / 60, minutes % 60)
+    format!("{} UTC", &second(ms)[..5])
 }
 
 /// Replaces characters that would control a terminal or reverse the text beside them (UAX #9:
@@ -393,15 +394,13 @@ fn milliseconds(seconds: Option<f64>) -> String {
 }
 
 fn bytes(bytes: u64) -> String {
-    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
-    if bytes < 1024 {
-        return format!("{bytes} B");
+    const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    match bytes.checked_ilog2().unwrap_or(0) / 10 {
+        0 => format!("{bytes} B"),
+        unit => {
+            format!("{:.1} {}", bytes as f64 / 1024_f64.powi(unit as i32), UNITS[unit as usize])
+        }
     }
-    let (mut value, mut unit) = (bytes as f64 / 1024.0, 0);
-    while value >= 1024.0 && unit + 1 < UNITS.len() {
-        (value, unit) = (value / 1024.0, unit + 1);
-    }
-    format!("{value:.1} {}", UNITS[unit])
 }
 
 #[cfg(test)]
