@@ -7,8 +7,7 @@ mod support;
 
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io::{BufReader, Read, Write};
-use std::net::TcpStream;
+use std::io::{BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
@@ -20,7 +19,7 @@ use support::pki::{Authority, Request};
 use support::resp::{Client, Reply};
 use support::servers::{Front, Options, PASSWORD, Server, connections};
 use support::status::StatusPage;
-use support::{PATIENCE, Process, eventually, eventually_within, rest, two_free_ports};
+use support::{Process, eventually, eventually_within, rest, two_free_ports};
 
 /// A name on a certificate that would change the page's title if the page treated it as HTML.
 const HOSTILE: &str = "</dd><script>document.title='owned'</script><img src=x onerror=x>";
@@ -256,17 +255,11 @@ fn a_browser_shows_the_page_in_every_size_and_colour() {
 }
 
 /// The first value in Prometheus's answer to a query.
-fn query(port: u16, query: &str) -> Option<f64> {
+fn query(prometheus: StatusPage, query: &str) -> Option<f64> {
     let escaped: String = query.bytes().map(|byte| format!("%{byte:02X}")).collect();
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
     // With HTTP/1.0, the answer is not chunked.
-    let request = format!("GET /api/v1/query?query={escaped} HTTP/1.0\r\nHost: localhost\r\n\r\n");
-    stream.write_all(request.as_bytes()).ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    let (_, body) = answer.split_once("\r\n\r\n")?;
-    let answer: Value = serde_json::from_str(body).ok()?;
+    let answer = prometheus.ask(&format!("GET /api/v1/query?query={escaped} HTTP/1.0\r\n\r\n"))?;
+    let answer: Value = serde_json::from_str(&answer.body).ok()?;
     assert!(answer["status"] == "success", "{query}: {answer}");
     answer["data"]["result"][0]["value"][1].as_str()?.parse().ok()
 }
@@ -319,7 +312,8 @@ fn prometheus_scrapes_a_launcher_under_load() {
         ("process_resident_memory_bytes{job='app'}", 1e6),
         ("scrape_samples_scraped{job='app'}", 100.0),
     ] {
-        eventually(what, || query(port, what).filter(|value| *value >= least));
+        let prometheus = StatusPage { port };
+        eventually(what, || query(prometheus, what).filter(|value| *value >= least));
     }
 
     assert!(page.get_as("/metrics", "application/openmetrics-text").body.ends_with("# EOF\n"));

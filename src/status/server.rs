@@ -298,20 +298,23 @@ mod tests {
 
     #[test]
     fn each_path_has_its_own_content() {
-        for (path, code, begin) in [
-            ("/", "200 OK", "<!doctype html>"),
-            ("/metrics", "200 OK", "# HELP start_stunnel_connections_open "),
-            ("/status.json", "200 OK", "{"),
-            ("/status.txt", "200 OK", "REDIS_URL → "),
-            ("/healthz", "200 OK", "running\n"),
-            ("/readyz", "503 Service Unavailable", "failing: CACHE_URL\n"),
-            ("/readyz?verbose", "503 Service Unavailable", "failing: CACHE_URL\n"),
-            ("/other", "404 Not Found", "paths: / "),
-            ("//", "404 Not Found", "paths: / "),
+        const TEXT: &str = "text/plain; charset=utf-8";
+        const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
+        for (path, code, kind, begin) in [
+            ("/", "200 OK", "text/html; charset=utf-8", "<!doctype html>"),
+            ("/metrics", "200 OK", METRICS, "# HELP start_stunnel_connections_open "),
+            ("/status.json", "200 OK", "application/json", "{"),
+            ("/status.txt", "200 OK", TEXT, "REDIS_URL → "),
+            ("/healthz", "200 OK", TEXT, "running\n"),
+            ("/readyz", "503 Service Unavailable", TEXT, "failing: CACHE_URL\n"),
+            ("/readyz?verbose", "503 Service Unavailable", TEXT, "failing: CACHE_URL\n"),
+            ("/other", "404 Not Found", TEXT, "paths: / "),
+            ("//", "404 Not Found", TEXT, "paths: / "),
         ] {
             let answer = get(path);
             let (head, body) = answer.split_once("\r\n\r\n").unwrap();
             assert!(head.starts_with(&format!("HTTP/1.1 {code}\r\n")), "{path}: {head}");
+            assert!(head.contains(&format!("\r\ncontent-type: {kind}\r\n")), "{path}: {head}");
             assert!(body.starts_with(begin), "{path}: {body}");
             assert!(head.contains("\r\ncontent-security-policy: default-src 'none'; "), "{head}");
         }

@@ -58,8 +58,7 @@ impl Scene {
     pub fn has_settled(&self) {
         assert_eq!(self.page.get("/healthz").code, 200);
         eventually("--status finds it", || {
-            let said = Launcher::new(["--status"]).run().stdout;
-            self.is_ours(&said).then_some(())
+            self.is_ours(&one_line(&Launcher::new(["--status"]).run().stdout)).then_some(())
         });
     }
 
@@ -79,30 +78,34 @@ impl Scene {
         rest(&mut app).0
     }
 
-    /// A sample of `/metrics`, by its name without the prefix, and its labels.
-    pub fn metric(&self, sample: &str) -> Option<f64> {
-        self.page.metric(&format!("start_stunnel_{sample}"))
+    /// A metric of the tunnel of `REDIS_URL`, by its name without `start_stunnel_`.
+    pub fn metric(&self, name: &str) -> Option<f64> {
+        self.page.of_tunnel(name, "")
+    }
+
+    /// The same for one word of a further label.
+    pub fn count(&self, name: &str, label: &str, word: &str) -> f64 {
+        self.page.of_tunnel(name, &format!(",{label}=\"{word}\"")).expect("a sample")
     }
 
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.page.get("/status.json").body).expect("JSON")
     }
 
-    /// What `--status` prints about a tunnel of this launcher, and the exit code.
+    /// What `--status` prints about a tunnel of this launcher, without its line breaks, and the exit
+    /// code, which is about all launchers on this machine.
     pub fn status(&self, variable: &str) -> (String, i32) {
         let ended = Launcher::new(["--status"]).run();
-        let of_us = ended.stdout.split("\n\n").find(|part| self.is_ours(part));
+        let of_us = ended.stdout.split("\n\n").map(one_line).find(|said| self.is_ours(said));
         let of_us = of_us.unwrap_or_else(|| panic!("we are not in {}", ended.stdout));
         let begin = of_us.find(&format!("{variable} → ")).expect("a block");
-        let end = of_us[begin..].find("\n    Moved").expect("its last row");
+        let end = of_us[begin..].find(" Moved ").expect("its last row");
         (of_us[begin..begin + end].to_owned(), ended.code())
     }
 
-    /// Whether the output of `--status`, which breaks its lines, is about this launcher.
+    /// Whether this output of `--status`, on one line, is about this launcher.
     fn is_ours(&self, said: &str) -> bool {
-        let words: Vec<_> = said.split_whitespace().collect();
-        let pid = self.held.running.pid().to_string();
-        words.windows(4).any(|four| four[0] == "start-stunnel" && four[2..] == ["pid", &pid])
+        said.contains(&format!(" pid {} · sandbox ", self.held.running.pid()))
     }
 
     /// The sum of a key in the metrics lines of a tunnel.
@@ -119,18 +122,25 @@ impl Scene {
 
     /// Checks that a tunnel has failed once for this reason, wherever that can be read.
     pub fn failed_once(&self, variable: &str, reason: &str) {
-        let sample =
-            format!("connections_failed_total{{tunnel=\"{variable}\",reason=\"{reason}\"}}");
-        eventually(&format!("{variable} fails"), || (self.metric(&sample)? == 1.0).then_some(()));
+        let sample = format!(
+            "start_stunnel_connections_failed_total{{tunnel=\"{variable}\",reason=\"{reason}\"}}"
+        );
+        eventually(&format!("{variable} fails"), || {
+            (self.page.metric(&sample)? == 1.0).then_some(())
+        });
         let page = self.page.get("/").body;
-        assert!(page.contains(&format!(" · {reason} 1")), "{page}");
+        assert!(page.contains(&format!(" · {reason} 1")) && !page.contains(PASSWORD), "{page}");
         let (text, code) = self.status(variable);
-        let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
-        assert!(words.contains(&format!(" · {reason} 1 ")), "{text}");
-        assert!(words.contains(" FAILING since ") && code == 1, "{code} {text}");
+        assert!(text.contains(&format!(" · {reason} 1 ")), "{text}");
+        assert!(text.contains(" FAILING since ") && code == 1, "{code} {text}");
         let key = format!("count#redis-tunnel.failed.{}", reason.replace('_', "-"));
         eventually(&format!("{key} of {variable} is logged"), || {
             (self.logged(variable, &key) == 1).then_some(())
         });
     }
+}
+
+/// Text without its line breaks.
+pub fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
