@@ -154,13 +154,3 @@ fn a_log_that_nobody_reads_blocks_nothing() {
     assert_eq!(held.finish().code(), 0);
     drop(reader);
 }
-
-#[test]
-fn the_log_is_complete_when_the_launcher_has_ended() {
-    let log = Launcher::script("exit 2").redis("redis://h").run().stderr;
-    let last = log.lines().last().unwrap();
-    assert!(
-        last.contains("at=command-ended code=2 connections=0 sent=0 received=0 failed=0"),
-        "{log}"
-    );
-}

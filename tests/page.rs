@@ -14,12 +14,12 @@ use std::thread;
 use std::time::Duration;
 
 use serde_json::Value;
-use support::launcher::{Held, Launcher, port_of};
+use support::figures::Scene;
 use support::pki::{Authority, Request};
 use support::resp::{Client, Reply};
 use support::servers::{Front, Options, PASSWORD, Server, connections};
 use support::status::StatusPage;
-use support::{Process, eventually, eventually_within, rest, two_free_ports};
+use support::{Process, eventually, eventually_within, two_free_ports};
 
 /// A name on a certificate that would change the page's title if the page treated it as HTML.
 const HOSTILE: &str = "</dd><script>document.title='owned'</script><img src=x onerror=x>";
@@ -153,60 +153,41 @@ fn check(view: &View, file: &Path) {
 }
 
 /// A launcher with three tunnels: one fails at Redis's client limit, one works, and one fails
-/// because of its server's hostile name.
-struct Scene {
-    held: Held,
-    page: StatusPage,
-    _servers: [Server; 3],
-    _clients: Vec<Client>,
-}
-
-impl Scene {
-    fn new(folder: &Path) -> Scene {
-        let authority = Authority::new(folder);
-        let request = Request { ip: &[], valid: (-1, 395), ..Request::default() };
-        let [usual, hostile] =
-            [("usual", "redis.example.com"), ("hostile", HOSTILE)].map(|(file, name)| {
-                authority.issue(folder, file, &Request { dns: &[name], ..request })
-            });
-        let servers = [&usual, &usual, &hostile].map(|certificate| {
-            let options = Options { certificate: Some(certificate), ..Options::default() };
-            Server::start_with(Front::Redis, options)
-        });
-        let script = "echo $REDIS_URL; echo $CACHE_URL; echo $HOSTILE_URL; exec cat >/dev/null";
-        let launcher = Launcher::script(script)
-            .redis(&servers[0].url())
-            .env("CACHE_URL", servers[1].url())
-            .env("HOSTILE_URL", servers[2].url())
-            .env("REDIS_STUNNEL_URLS", "REDIS_URL CACHE_URL HOSTILE_URL")
+/// because of its server's hostile name. The servers and clients keep it so.
+fn three_tunnels(folder: &Path) -> (Scene, [Server; 3], Vec<Client>) {
+    let authority = Authority::new(folder);
+    let request = Request { ip: &[], valid: (-1, 395), ..Request::default() };
+    let [usual, hostile] = [("usual", "redis.example.com"), ("hostile", HOSTILE)]
+        .map(|(file, name)| authority.issue(folder, file, &Request { dns: &[name], ..request }));
+    let servers = [&usual, &usual, &hostile].map(|certificate| {
+        let options = Options { certificate: Some(certificate), ..Options::default() };
+        Server::start_with(Front::Redis, options)
+    });
+    let variables = ["REDIS_URL", "CACHE_URL", "HOSTILE_URL"];
+    let urls = [0, 1, 2].map(|index| (variables[index], servers[index].url()));
+    let scene = Scene::new(&urls, |launcher| {
+        launcher
             .env("HOSTILE_URL_STUNNEL_VERIFY", "full")
             .env("HOSTILE_URL_STUNNEL_CA_PEM", authority.root.pem())
-            .env("STUNNEL_STATUS_ADDRESS", "0");
-        let mut held = launcher.start_held();
-        let ports = [held.port, port_of(&held.running.line()), port_of(&held.running.line())];
-        let page = StatusPage::of(held.running.pid(), &ports);
+    });
 
-        let mut clients: Vec<Client> = (0..5).map(|_| held.client()).collect();
-        let mut direct = servers[0].direct();
-        eventually("only these are left", || (connections(&mut direct) == 5).then_some(()));
-        assert_eq!(direct.ask(&["CONFIG", "SET", "maxclients", "6"]), Reply::line("+OK"));
-        for port in [ports[0], ports[0], ports[2]] {
-            let mut app = Client::open(port).stream.into_inner();
-            let _ = app.write_all(b"PING\r\n");
-            drop(rest(&mut app));
-        }
-        for _ in 0..3 {
-            let mut client = Client::connect(ports[1], PASSWORD);
-            assert_eq!(client.ask(&["SET", "key", "value"]), Reply::line("+OK"));
-            clients.push(client);
-        }
-        clients.push(direct);
-        let told = page.get("/status.json").body;
-        let told: Value = serde_json::from_str(&told).expect("JSON");
-        let states = [0, 1, 2].map(|index| told["tunnels"][index]["state"].clone());
-        assert_eq!(states, ["failing", "working", "failing"], "{told}");
-        Scene { held, page, _servers: servers, _clients: clients }
+    let mut clients: Vec<Client> = (0..5).map(|_| scene.client()).collect();
+    let mut direct = servers[0].direct();
+    eventually("only these are left", || (connections(&mut direct) == 5).then_some(()));
+    assert_eq!(direct.ask(&["CONFIG", "SET", "maxclients", "6"]), Reply::line("+OK"));
+    for variable in ["REDIS_URL", "REDIS_URL", "HOSTILE_URL"] {
+        scene.exchange(variable);
     }
+    for _ in 0..3 {
+        let mut client = Client::connect(scene.port("CACHE_URL"), PASSWORD);
+        assert_eq!(client.ask(&["SET", "key", "value"]), Reply::line("+OK"));
+        clients.push(client);
+    }
+    clients.push(direct);
+    let status = scene.json();
+    let states = [0, 1, 2].map(|index| status["tunnels"][index]["state"].clone());
+    assert_eq!(states, ["failing", "working", "failing"], "{status}");
+    (scene, servers, clients)
 }
 
 #[test]
@@ -216,7 +197,7 @@ fn a_browser_shows_the_page_in_every_size_and_colour() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    let scene = Scene::new(folder.path());
+    let (scene, _servers, _clients) = three_tunnels(folder.path());
     let url = scene.page.url();
     let picture = |view: &View| -> PathBuf { folder.path().join(format!("{}.png", view.name)) };
     let dom = thread::scope(|scope| {
@@ -267,13 +248,11 @@ fn query(prometheus: StatusPage, query: &str) -> Option<f64> {
 #[test]
 fn prometheus_scrapes_a_launcher_under_load() {
     let server = Server::start(Front::Redis);
-    let launcher = Launcher::holding(&server.url()).env("STUNNEL_STATUS_ADDRESS", "0");
-    let held = launcher.start_held();
-    let page = StatusPage::of(held.running.pid(), &[held.port]);
+    let scene = Scene::of(&server.url());
     let folder = tempfile::tempdir().unwrap();
 
     let mut load = Command::new("redis-benchmark");
-    load.args(["-p", &held.port.to_string(), "-a", PASSWORD, "-c", "20", "-l", "-q"]);
+    load.args(["-p", &scene.port("REDIS_URL").to_string(), "-a", PASSWORD, "-c", "20", "-l", "-q"]);
     load.args(["-t", "set,get", "-n", "20000"]).stdin(Stdio::null());
     let load = load.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
     let _load = Process(load.expect("redis-benchmark (see bin/setup)"));
@@ -284,7 +263,7 @@ fn prometheus_scrapes_a_launcher_under_load() {
          scrape_configs:\n\
          - job_name: app\n  \
            static_configs: [{{ targets: ['127.0.0.1:{}'] }}]\n",
-        page.port
+        scene.page.port
     );
     fs::write(&configuration, text).unwrap();
     let port = two_free_ports();
@@ -316,11 +295,13 @@ fn prometheus_scrapes_a_launcher_under_load() {
         eventually(what, || query(prometheus, what).filter(|value| *value >= least));
     }
 
-    assert!(page.get_as("/metrics", "application/openmetrics-text").body.ends_with("# EOF\n"));
+    assert!(
+        scene.page.get_as("/metrics", "application/openmetrics-text").body.ends_with("# EOF\n")
+    );
     // curl's Accept header.
-    let metrics = page.get_as("/metrics", "*/*").body;
+    let metrics = scene.page.get_as("/metrics", "*/*").body;
     assert_eq!(promtool(&["check", "metrics"], &metrics), "");
-    held.finish();
+    scene.held.finish();
 }
 
 /// Runs promtool, which must find no mistake, and returns what it prints.

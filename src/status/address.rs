@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 
@@ -23,22 +23,19 @@ impl StatusAddress {
         if text.eq_ignore_ascii_case("unix") {
             return Some(StatusAddress::Unix);
         }
-        let port = |digits: &str| {
-            let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
-            is_number.then(|| digits.parse().ok()).flatten()
+        let is_port = |text: &str| !text.is_empty() && text.bytes().all(|c| c.is_ascii_digit());
+        let (host, port) = match is_port(text) {
+            true => ("127.0.0.1", text),
+            false => text.rsplit_once(':').filter(|(_, port)| is_port(port))?,
         };
-        if let Some(port) = port(text) {
-            return Some(StatusAddress::Tcp(Ipv4Addr::LOCALHOST.to_string(), port));
-        }
-        let (host, digits) = text.rsplit_once(':')?;
-        let host = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
-            Some(bracketed) => bracketed.parse::<IpAddr>().ok()?.to_string(),
-            None => host.to_owned(),
-        };
+        let port = port.parse().ok()?;
         let is_name = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
-        let is_host =
-            host.parse::<IpAddr>().is_ok() || (!host.is_empty() && host.chars().all(is_name));
-        is_host.then(|| port(digits)).flatten().map(|port| StatusAddress::Tcp(host, port))
+        let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        match bracketed.unwrap_or(host).parse::<IpAddr>() {
+            Ok(address) => Some(StatusAddress::Tcp(address.to_string(), port)),
+            Err(_) if host.is_empty() || !host.chars().all(is_name) => None,
+            Err(_) => Some(StatusAddress::Tcp(host.to_owned(), port)),
+        }
     }
 
     /// The port, if it is known before binding.

@@ -80,13 +80,12 @@ fn class(state: TunnelState) -> &'static str {
 }
 
 fn section(page: &mut String, block: &Block, graph: &[Point]) -> fmt::Result {
-    let since = block.since.as_ref().map_or_else(String::new, |since| format!(" {since}"));
     let (class, word) = (class(block.state), block.state.word());
     writeln!(
         page,
         "<section class=\"{class}\"><h2>{} <strong>{word}{}</strong></h2>",
         escaped(&block.title),
-        escaped(&since)
+        escaped(&block.since)
     )?;
     if let Some(advice) = &block.advice {
         writeln!(page, "<p class=\"advice\">{}</p>", escaped(advice))?;

@@ -20,9 +20,8 @@ pub fn written(report: &StatusReport) -> String {
         line(&mut text, 0, &words::no_tunnel(report));
     }
     for (block, tunnel) in blocks.iter().zip(&report.snapshot.tunnels) {
-        let since = block.since.as_ref().map_or_else(String::new, |since| format!(" {since}"));
         let state = block.state.word().to_uppercase();
-        line(&mut text, 0, &format!("{}   {state}{since}", block.title));
+        line(&mut text, 0, &format!("{}   {state}{}", block.title, block.since));
         if let Some(advice) = &block.advice {
             wrapped(&mut text, 2, "", advice);
         }

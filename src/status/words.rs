@@ -95,8 +95,8 @@ pub struct Block {
     /// `REDIS_URL → host:6380`.
     pub title: String,
     pub state: TunnelState,
-    /// Since when the tunnel fails, or when it failed last.
-    pub since: Option<String>,
+    /// Since when the tunnel fails, or when it failed last; begins with a space unless it is empty.
+    pub since: String,
     /// What is probably wrong, and what to do.
     pub advice: Option<String>,
     /// The most important rows come first.
@@ -132,12 +132,12 @@ fn block(tunnel: &TunnelSnapshot, report: &StatusReport) -> Block {
         state: TunnelState::of(tunnel),
         since: match (tunnel.failing_since, &tunnel.failure) {
             (Some(since), _) => {
-                Some(format!("since {} ({})", minute(since), ago(now.saturating_sub(since))))
+                format!(" since {} ({})", minute(since), ago(now.saturating_sub(since)))
             }
             (None, Some(failure)) if tunnel.has_lapsed => {
-                Some(format!("at {}, none since", second(failure.at)))
+                format!(" at {}, none since", second(failure.at))
             }
-            _ => None,
+            _ => String::new(),
         },
         advice: advice(tunnel),
         rows: vec![
@@ -434,7 +434,7 @@ mod tests {
         );
 
         assert_eq!(fails.state, TunnelState::Fails);
-        assert!(fails.since.as_ref().unwrap().starts_with("since "), "{fails:?}");
+        assert!(fails.since.starts_with(" since "), "{fails:?}");
         assert_eq!(
             fails.advice.as_deref(),
             Some(
@@ -469,7 +469,7 @@ mod tests {
         let failed = second(tunnel.failure.as_ref().unwrap().at);
         let block = &blocks(&report)[1];
         assert_eq!(block.state.word(), "last attempt failed");
-        assert_eq!(block.since, Some(format!("at {failed}, none since")));
+        assert_eq!(block.since, format!(" at {failed}, none since"));
         assert!(block.advice.is_some());
     }
 
