@@ -1,4 +1,4 @@
-//! What is counted, and that the page, metrics, `--status` and the log agree.
+//! The counts of a launcher, which the page, metrics, `--status` and the log show alike.
 
 mod support;
 
@@ -22,7 +22,7 @@ use support::{eventually, two_free_ports};
 
 const MIB: usize = 1024 * 1024;
 
-/// A port whose queue is full, so that attempts to connect time out. The streams fill the queue.
+/// A port whose queue is full, so that connecting times out. The streams fill the queue.
 fn full_queue() -> (Socket, Vec<TcpStream>, u16) {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
@@ -154,7 +154,7 @@ fn status_answers_even_without_free_descriptors() {
 }
 
 #[test]
-fn a_tunnel_that_works_again_says_so_and_what_has_failed() {
+fn a_recovered_tunnel_still_shows_its_last_failure() {
     let mut server = Server::start(Front::Redis);
     let scene = Scene::of(&server.url());
     assert_eq!(scene.client().ask(&["PING"]), Reply::line("+PONG"));
@@ -185,7 +185,7 @@ fn a_tunnel_that_works_again_says_so_and_what_has_failed() {
 }
 
 #[test]
-fn a_hanging_redis_shows_the_longest_wait_and_no_verdict() {
+fn a_hanging_redis_shows_a_long_wait_and_no_failure() {
     let server = Server::start(Front::Redis);
     let scene = Scene::of(&server.url());
     let longest = || scene.metric("longest_wait_for_reply_seconds").expect("a sample");
@@ -230,7 +230,7 @@ fn a_redis_down_behind_a_tls_front_fails() {
 
     send_signal(server.pid(), libc::SIGKILL);
     eventually("it is gone", || TcpStream::connect(("127.0.0.1", server.port)).err());
-    // A connection that is closed before its request arrives proves nothing.
+    // A connection that closes before its request arrives does not count as a failure.
     eventually("it fails", || {
         assert_eq!(scene.exchange("REDIS_URL"), b"");
         (scene.page.get("/readyz").code == 503).then_some(())
@@ -245,7 +245,7 @@ fn a_redis_down_behind_a_tls_front_fails() {
 }
 
 #[test]
-fn bytes_count_as_they_move_and_each_end_once() {
+fn bytes_count_as_they_move_and_each_close_counts_once() {
     let server = Server::start(Front::Redis);
     let scene = Scene::of(&server.url());
     let moved = |direction: &str| scene.metric(&format!("{direction}_bytes_total")).unwrap();
@@ -398,7 +398,7 @@ fn metrics_lines_come_each_interval_and_name_the_dyno() {
     scene.held.finish();
 }
 
-/// How many warnings each line about an event stands for: its `count`, or 1.
+/// The number of warnings that each line of an event stands for: its `count`, or 1.
 fn counts(log: &str, event: &str) -> Vec<usize> {
     let counts = logged(log, event, "count").into_iter();
     counts.map(|count| if count.is_empty() { 1 } else { count.parse().expect("a count") }).collect()

@@ -1,7 +1,7 @@
 //! The status page in a real browser, wide and narrow, light and dark; and the metrics in a real
 //! Prometheus.
 //!
-//! `WRITE_DOCS=1 cargo test --test page` takes the manual's screenshots anew.
+//! `WRITE_DOCS=1 cargo test --test page` retakes the manual's screenshots.
 
 mod support;
 
@@ -21,7 +21,7 @@ use support::servers::{Front, Options, PASSWORD, Server, connections};
 use support::status::StatusPage;
 use support::{Process, eventually, eventually_within, two_free_ports};
 
-/// A name on a certificate that would change the page's title if the page treated it as HTML.
+/// A name on a certificate. It would change the page's title if the page took it for HTML.
 const HOSTILE: &str = "</dd><script>document.title='owned'</script><img src=x onerror=x>";
 
 /// Red, green and blue.
@@ -65,12 +65,12 @@ const VIEWS: [View; 4] = [
 /// The views that the manual shows.
 const IN_THE_MANUAL: [&str; 2] = ["wide-light", "narrow-dark"];
 
-/// A browser may take this long: far longer than it does even beside others.
+/// The browser's time limit: far longer than it needs, even beside other tests.
 const BROWSER: Duration = Duration::from_secs(300);
 
-/// Whether this test needs a browser: if Chromium is installed, or if `bin/setup test` could have
-/// installed it. Ubuntu's apt does not have it.
-fn browser_is_to_be_had() -> bool {
+/// Whether Chromium is installed, or `bin/setup test` could install it. Ubuntu's apt does not have
+/// it.
+fn browser_is_available() -> bool {
     let found = |program: &str| {
         let path = std::env::var_os("PATH").unwrap_or_default();
         std::env::split_paths(&path).any(|folder| folder.join(program).exists())
@@ -153,7 +153,7 @@ fn check(view: &View, file: &Path) {
 }
 
 /// A launcher with three tunnels: one fails at Redis's client limit, one works, and one fails
-/// because of its server's hostile name. The servers and clients keep it so.
+/// because of its server's hostile name. Dropping the servers or the clients would change this.
 fn three_tunnels(folder: &Path) -> (Scene, [Server; 3], Vec<Client>) {
     let authority = Authority::new(folder);
     let request = Request { ip: &[], valid: (-1, 395), ..Request::default() };
@@ -192,7 +192,7 @@ fn three_tunnels(folder: &Path) -> (Scene, [Server; 3], Vec<Client>) {
 
 #[test]
 fn a_browser_shows_the_page_in_every_size_and_colour() {
-    if !browser_is_to_be_had() {
+    if !browser_is_available() {
         support::skip("the status page in a browser: apt has no chromium");
         return;
     }
@@ -304,7 +304,7 @@ fn prometheus_scrapes_a_launcher_under_load() {
     scene.held.finish();
 }
 
-/// Runs promtool, which must find no mistake, and returns what it prints.
+/// Runs promtool, which must succeed, and returns its output.
 fn promtool(words: &[&str], input: &str) -> String {
     let mut promtool = Command::new("promtool");
     promtool.args(words).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -326,7 +326,7 @@ fn examples() -> Vec<String> {
     blocks.map(|block| block.split("```").next().unwrap_or(block).to_owned()).collect()
 }
 
-/// How the manual's alerts behave: failing, queueing, and silent tunnels.
+/// Tests of the manual's alerts: failing, queueing, and silent tunnels.
 const ALERT_TESTS: &str = r#"
 rule_files: [alerts.yml]
 evaluation_interval: 1m

@@ -1,4 +1,4 @@
-//! Who can read the status of a launcher, and how: `--status` and the status page.
+//! Access to the status of a launcher: `--status` and the status page.
 
 mod support;
 
@@ -26,7 +26,7 @@ fn with_page() -> (Held, StatusPage) {
     (held, page)
 }
 
-/// Checks that SECURITY.md still has this sentence, which the calling test proves.
+/// Checks that SECURITY.md has this sentence. The calling test proves it.
 fn security_says(sentence: &str) {
     let page = include_str!("../SECURITY.md").split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(page.contains(sentence), "SECURITY.md does not say: {sentence}");
@@ -37,7 +37,7 @@ fn status(words: &[&str]) -> Outcome {
     Launcher::new([&["--status"], words].concat()).run()
 }
 
-/// What `--status` says in JSON about one of the launchers that run here.
+/// The JSON of `--status` about one launcher; `None` if it is not found.
 fn status_of(launcher: i32) -> Option<Value> {
     let said = status(&["--log-format", "json"]).stdout;
     let mut launchers = said.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
@@ -106,7 +106,7 @@ fn a_frozen_launcher_counts_as_failing() {
 #[test]
 fn status_answers_only_its_own_user_and_root() {
     if !nix::unistd::geteuid().is_root() {
-        support::skip("only root can become somebody else");
+        support::skip("only root can change its user");
         return;
     }
     security_says("it answers only its own user and root");
@@ -124,8 +124,8 @@ fn status_answers_only_its_own_user_and_root() {
     held.finish();
 }
 
-/// Answers with `argv[3]` instead of a launcher. Its socket is named after the pid in `argv[1]`, or
-/// its own; it belongs to the user in `argv[2]`, if there is one.
+/// Pretends to be a launcher. The arguments: the pid in the socket's name (empty: its own), the
+/// user to run as (empty: unchanged), and the answer (empty: none).
 const IMPOSTOR: &str = "import os, socket, sys\n\
     pid, uid, answer = sys.argv[1:]\n\
     if uid: os.setgid(int(uid)); os.setuid(int(uid))\n\
@@ -135,7 +135,9 @@ const IMPOSTOR: &str = "import os, socket, sys\n\
     print('listening', flush=True)\n\
     while True:\n \
         c = s.accept()[0]\n \
-        try: answer and (c.recv(4096), c.sendall(answer.replace('PID', str(os.getpid())).encode()))\n \
+        try:\n  \
+            if answer: c.recv(4096)\n  \
+            c.sendall(answer.replace('PID', str(os.getpid())).encode())\n \
         except OSError: pass\n \
         c.close()\n";
 
@@ -159,7 +161,7 @@ fn status_believes_only_its_own_users_launcher() {
         status_of(impostor.pid())
     };
     assert!(said_of("", "").is_some(), "its own pid, and this user");
-    assert_eq!(said_of("1", ""), None, "another's pid");
+    assert_eq!(said_of("1", ""), None, "the pid of another process");
     if nix::unistd::geteuid().is_root() {
         assert_eq!(said_of("", "65534"), None, "another user, even for root");
     }
@@ -167,7 +169,7 @@ fn status_believes_only_its_own_users_launcher() {
 
 #[test]
 fn a_launcher_that_hangs_up_counts_as_failing() {
-    // As a launcher that is short of memory does.
+    // A launcher that is short of memory does this.
     let hangs_up = impostor("", "", "");
     let said = status(&[]);
     let expected = format!("start-stunnel pid {}.9 does not answer", hangs_up.pid());
@@ -175,7 +177,7 @@ fn a_launcher_that_hangs_up_counts_as_failing() {
 }
 
 #[test]
-fn status_ends_quietly_when_nobody_reads_it() {
+fn status_ends_quietly_if_its_output_is_closed() {
     for words in [&[][..], &["--log-format", "json"]] {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
@@ -215,7 +217,7 @@ fn a_hundred_silent_connections_delay_no_probe() {
     probe.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     for mut visitor in visitors.into_iter().chain(later_visitors) {
-        assert_eq!(visitor.read_to_end(&mut Vec::new()).unwrap(), 0, "closed, and nothing said");
+        assert_eq!(visitor.read_to_end(&mut Vec::new()).unwrap(), 0, "closed without an answer");
     }
     held.finish();
 }
@@ -225,10 +227,10 @@ fn a_stopped_command_is_shown_and_stays_healthy() {
     let (held, page) = with_page();
     let command = command_of(held.running.pid());
     send_signal(command, libc::SIGSTOP);
-    eventually("it is told", || (page.get("/healthz").body == "stopped\n").then_some(()));
+    eventually("/healthz reports it", || (page.get("/healthz").body == "stopped\n").then_some(()));
     assert_eq!(page.get("/healthz").code, 200);
     send_signal(command, libc::SIGCONT);
-    eventually("it is told", || (page.get("/healthz").body == "running\n").then_some(()));
+    eventually("/healthz reports it", || (page.get("/healthz").body == "running\n").then_some(()));
     held.finish();
 }
 
@@ -256,7 +258,7 @@ fn a_draining_launcher_is_neither_healthy_nor_ready() {
 }
 
 #[test]
-fn the_status_port_must_not_be_the_apps_port() {
+fn a_status_port_equal_to_the_apps_port_exits_with_78() {
     for (address, port) in [("5000", "5000"), ("0.0.0.0:5000", "05000"), ("5000", " 5000 ")] {
         let launcher = Launcher::new(["true"]).redis(NOWHERE).env("PORT", port);
         let ended = launcher.env("STUNNEL_STATUS_ADDRESS", address).run();
@@ -289,7 +291,7 @@ fn the_page_is_served_before_the_command_runs() {
 }
 
 #[test]
-fn an_exposed_status_address_is_warned_about() {
+fn a_status_address_open_to_others_causes_a_warning() {
     for (address, exposed) in [("0.0.0.0:0", true), ("127.0.0.1:0", false), ("0", false)] {
         let launcher = Launcher::new(["true"]).redis(NOWHERE);
         let ended = launcher.env("STUNNEL_STATUS_ADDRESS", address).run();

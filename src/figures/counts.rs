@@ -1,23 +1,24 @@
-//! The numbers that are counted for one tunnel.
+//! The counters and gauges of one tunnel.
 
 use super::histogram::{Histogram, differences};
 use super::reason::{CloseReason, FailureReason, Handshake, PoolResult, UpstreamState};
 
-/// One tunnel's numbers. Unless said otherwise, they only grow.
+/// The numbers of one tunnel. All are counters, which only grow, unless their comment says "now",
+/// "highest", "limit" or "latest".
 #[derive(Debug, Default, Clone)]
 pub struct Counts {
-    /// App connections that are open now.
+    /// Open app connections now.
     pub open: u64,
     pub accepted: u64,
     /// In the order of [`CloseReason::ALL`].
     pub closed: [u64; CloseReason::COUNT],
     /// In the order of [`FailureReason::ALL`].
     pub failed: [u64; FailureReason::COUNT],
-    /// App connections that wait for a connection to Redis now.
+    /// App connections waiting for a connection to Redis now.
     pub waiting: u64,
-    /// How often accept(2) failed.
+    /// Failed calls of accept(2).
     pub accept_errors: u64,
-    /// Connections that Redis turned away because it has too many clients.
+    /// Connections that Redis refused, probably at its client limit.
     pub max_clients: u64,
     /// Bytes from the app to Redis, before TLS.
     pub sent: u64,
@@ -27,7 +28,8 @@ pub struct Counts {
     pub upstream: [u64; UpstreamState::COUNT],
     /// The highest number of connections to Redis since the launcher started.
     pub peak: u64,
-    /// The highest number of connections to Redis in the current slot of the history.
+    /// The highest number of connections to Redis in the current slot of
+    /// [`super::history::History`].
     pub slot_peak: u64,
     /// The limit on connections to Redis.
     pub limit: Option<u64>,
@@ -35,11 +37,11 @@ pub struct Counts {
     pub pool: [u64; PoolResult::COUNT],
     /// Durations of successful handshakes, in the order of [`Handshake::ALL`].
     pub handshakes: [Histogram; Handshake::COUNT],
-    /// From accepting an app connection until Redis was ready for it.
+    /// Times from accepting an app connection until Redis was ready for it.
     pub connection_wait: Histogram,
-    /// From a request to the first byte of its reply.
+    /// Times from a request to the first byte of its reply.
     pub reply_wait: Histogram,
-    /// Milliseconds since 1970.
+    /// When Redis answered the latest app connection, in milliseconds since 1970.
     pub last_success: Option<u64>,
 }
 
@@ -49,8 +51,8 @@ impl Counts {
         self.upstream.iter().sum()
     }
 
-    /// Connections whose handshake is done. Attempts do not count: when several fail together, that
-    /// is no sign of Redis's client limit.
+    /// Connections whose handshake is done. Attempts do not count, because several attempts that
+    /// fail together do not prove that Redis is at its client limit.
     pub fn established(&self) -> u64 {
         self.held() - self.upstream[UpstreamState::Connecting as usize]
     }
@@ -59,8 +61,8 @@ impl Counts {
         self.failed.iter().sum()
     }
 
-    /// What was counted since `before`, an earlier copy. Numbers that do not only grow stay as they
-    /// are.
+    /// The increase of each counter since `before`, an earlier copy. Other numbers are those of
+    /// `self`.
     pub fn since(&self, before: &Counts) -> Counts {
         let handshakes = |mode: usize| self.handshakes[mode].since(&before.handshakes[mode]);
         Counts {

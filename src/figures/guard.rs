@@ -1,4 +1,4 @@
-//! Values that count something for as long as they live.
+//! Guards: each counts a connection until it is dropped.
 
 use std::sync::Arc;
 use std::thread;
@@ -9,7 +9,7 @@ use super::TunnelFigures;
 use super::reason::{CloseReason, FailureReason, UpstreamState};
 
 impl TunnelFigures {
-    /// An app connection was accepted at `now`.
+    /// Counts an app connection that was accepted at `now`.
     pub fn accept(self: &Arc<Self>, now: Instant) -> Arrival {
         let counts = &mut self.state_at(now).counts;
         counts.accepted += 1;
@@ -17,13 +17,13 @@ impl TunnelFigures {
         Arrival { figures: self.clone(), accepted: now, decided: false }
     }
 
-    /// Counts an app connection that waits for a connection to Redis, until the guard is dropped.
+    /// Counts an app connection as waiting for a connection to Redis.
     pub fn wait(self: &Arc<Self>) -> Waiting {
         self.state().counts.waiting += 1;
         Waiting(self.clone())
     }
 
-    /// Counts a connection to Redis until the guard is dropped.
+    /// Counts a connection to Redis.
     pub fn hold(self: &Arc<Self>, state: UpstreamState) -> Held {
         let counts = &mut self.state_at(Instant::now()).counts;
         counts.upstream[state as usize] += 1;
@@ -32,7 +32,7 @@ impl TunnelFigures {
         Held { figures: self.clone(), state }
     }
 
-    /// A clock for the replies on one connection.
+    /// Starts to time the replies on a connection.
     pub fn reply_clock(&self) -> ReplyClock<'_> {
         let mut state = self.state();
         state.last_key += 1;
@@ -73,12 +73,12 @@ impl Drop for Held {
     }
 }
 
-/// The status page's error for a connection that ended in a panic.
+/// The error and the hint on the status page after a panic.
 const DEFECT: &str = "start-stunnel has a defect";
 const DEFECT_HINT: &str = "please report the log line at=internal-error";
 
-/// An app connection. It counts as open until this is dropped, and then as closed or failed. The
-/// first reason given counts. Without a reason, the drain or a panic has cut the connection.
+/// An app connection. It counts as open until the guard is dropped, and then as closed or failed,
+/// with the first reason given. Without a reason, the end of the drain or a panic closed it.
 #[derive(Debug)]
 pub struct Arrival {
     figures: Arc<TunnelFigures>,
@@ -91,7 +91,7 @@ impl Arrival {
         self.accepted
     }
 
-    /// There is a connection to the server: to Redis, or to a TLS front before Redis.
+    /// The app connection got its connection to Redis, or to a TLS front before Redis.
     pub fn ready(&self, now: Instant) {
         self.figures.state_at(now).counts.connection_wait.observe(now - self.accepted);
     }
@@ -121,7 +121,7 @@ impl Drop for Arrival {
     }
 }
 
-/// How long Redis takes to reply on one relayed connection. Dropping the clock ends the wait.
+/// Times Redis's replies on one relayed connection. Dropping the clock ends the wait.
 #[derive(Debug)]
 pub struct ReplyClock<'a> {
     figures: &'a TunnelFigures,
@@ -129,12 +129,12 @@ pub struct ReplyClock<'a> {
 }
 
 impl ReplyClock<'_> {
-    /// Bytes were sent to Redis. A wait begins, unless one is under way.
+    /// Bytes were sent to Redis: a wait begins, unless one is under way.
     pub fn sent(&self, now: Instant) {
         self.figures.state().waits.entry(self.key).or_insert(now);
     }
 
-    /// Bytes came from Redis. The wait, if there is one, is over.
+    /// Bytes came from Redis: the wait ends, if there is one.
     pub fn received(&self, now: Instant) {
         let mut state = self.figures.state_at(now);
         let began = state.waits.remove(&self.key);

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-/// The upper bounds of the buckets, in seconds. One more bucket, without a bound, follows.
+/// The upper bounds of the buckets, in seconds. The last bucket has no bound and follows these.
 pub const BUCKETS: [f64; 13] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
-/// How many durations fell into each bucket, and their sum.
+/// The number of durations in each bucket, and their sum.
 #[derive(Debug, Default, Clone)]
 pub struct Histogram {
-    /// Unlike Prometheus's, these counts are not cumulative.
+    /// Not cumulative, unlike Prometheus's buckets.
     pub counts: [u64; BUCKETS.len() + 1],
     pub sum: Duration,
 }
@@ -26,15 +26,15 @@ impl Histogram {
         self.counts.iter().sum()
     }
 
-    /// The durations that `before`, an earlier copy, does not have.
+    /// The durations counted since `before`, an earlier copy.
     pub fn since(&self, before: &Histogram) -> Histogram {
         let counts = differences(&self.counts, &before.counts);
         Histogram { counts, sum: self.sum - before.sum }
     }
 
     /// The 95th percentile in seconds, computed like Prometheus's `histogram_quantile`: durations
-    /// are assumed to be evenly spread within a bucket, and those above the last bound count as
-    /// that bound. `None` if there are no durations.
+    /// count as evenly spread within a bucket, and those above the last bound count as that bound.
+    /// `None` if there are no durations.
     pub fn p95(&self) -> Option<f64> {
         let all = self.count();
         if all == 0 {

@@ -1,4 +1,4 @@
-//! The last ten minutes, in slots of 30 s.
+//! The counts of the last ten minutes, in slots of 30 s.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use super::counts::Counts;
 pub const SLOT: Duration = Duration::from_secs(30);
 /// The number of slots in ten minutes, including the current one.
 pub const POINTS: usize = 20;
-/// [`History::recent`] covers this many past slots and the current one.
+/// [`History::recent`] covers this many past slots, and the current one.
 const RECENT_SLOTS: usize = 10;
 
 /// One slot of the graph.
@@ -27,7 +27,7 @@ pub struct Point {
 pub struct History {
     /// When the current slot ends.
     slot_end: Instant,
-    /// The counts at the begin of the graph's first slot, and at the end of each past slot.
+    /// The first entry is the start of the oldest slot. Each further one is the end of a past slot.
     marks: VecDeque<Counts>,
 }
 
@@ -40,8 +40,8 @@ impl Default for History {
 impl History {
     /// Ends the slots that are over at `now`.
     ///
-    /// No timer does this, so it comes before anything is counted: then `counts` are still those of
-    /// the slot's end.
+    /// There is no timer. Callers call this before they count, so that `counts` still are the
+    /// counts at the end of the slot.
     pub fn roll(&mut self, now: Instant, counts: &mut Counts) {
         while now >= self.slot_end {
             self.slot_end += SLOT;
@@ -53,12 +53,12 @@ impl History {
         }
     }
 
-    /// What was counted in the last five minutes, or up to one slot more. `now` are the counts now.
+    /// The counts of the last five minutes, or of up to one slot more. `now`: the current counts.
     pub fn recent(&self, now: &Counts) -> Counts {
         now.since(&self.marks[self.marks.len().saturating_sub(RECENT_SLOTS + 1)])
     }
 
-    /// The slots of the last ten minutes, the oldest first. `now` are the counts now.
+    /// The slots of the last ten minutes, the oldest first. `now`: the current counts.
     pub fn graph(&self, now: &Counts) -> Vec<Point> {
         let ends = self.marks.iter().skip(1).chain([now]);
         let slots = self.marks.iter().zip(ends);

@@ -1,11 +1,10 @@
-//! Counts what goes through a launcher.
+//! Counts connections, bytes, failures and waits.
 //!
-//! [`crate::tunnel`], [`crate::pool`] and [`crate::launch`] count; [`crate::status`] reads a
-//! [`Snapshot`]. Nothing that moves bytes reads a figure, and counting does not depend on whether
-//! anybody reads.
+//! [`crate::tunnel`], [`crate::pool`] and [`crate::supervisor`] count. [`crate::status`] reads a
+//! [`Snapshot`]. The code that moves bytes never reads a figure.
 //!
-//! To count is to lock a mutex that is free, because one thread does it all, and to add: no system
-//! call, no clock of its own.
+//! A mutex protects the figures of each tunnel. It is always free, because one thread does all the
+//! counting.
 
 mod counts;
 mod guard;
@@ -38,7 +37,7 @@ pub struct Figures {
     tunnels: Vec<Arc<TunnelFigures>>,
 }
 
-/// What is known about COMMAND.
+/// COMMAND's pid, start and state.
 #[derive(Debug, Clone, Copy)]
 pub struct Command {
     pub pid: i32,
@@ -57,7 +56,7 @@ pub struct Snapshot {
 }
 
 impl Figures {
-    /// For tunnels with these labels, and a COMMAND that has just been started.
+    /// `tunnels`: one entry per tunnel. `command`: the pid of COMMAND, which has just started.
     pub fn new(tunnels: Vec<TunnelLabels>, command: i32) -> Figures {
         let tunnels = tunnels.into_iter().map(|labels| Arc::new(TunnelFigures::new(labels)));
         let (started, state) = (unix_ms(SystemTime::now()), CommandState::Running);
@@ -65,7 +64,7 @@ impl Figures {
         Figures { tunnels: tunnels.collect(), command }
     }
 
-    /// The tunnels' figures, in the order of their labels.
+    /// In the order of the labels given to [`Figures::new`].
     pub fn tunnels(&self) -> &[Arc<TunnelFigures>] {
         &self.tunnels
     }
@@ -78,7 +77,7 @@ impl Figures {
     pub fn snapshot(&self, now: Instant) -> Snapshot {
         let tunnels = self.tunnels.iter().map(|tunnel| tunnel.snapshot(now));
         let mut tunnels: Vec<TunnelSnapshot> = tunnels.collect();
-        // Several tunnels may lead to the same server.
+        // Several tunnels may lead to the same server: add up their connections.
         for index in 0..tunnels.len() {
             let upstream = &tunnels[index].labels.upstream;
             let same_server = tunnels.iter().filter(|other| other.labels.upstream == *upstream);
@@ -88,7 +87,7 @@ impl Figures {
         Snapshot { at: unix_ms(SystemTime::now()), command, tunnels }
     }
 
-    /// The sum of a count of all tunnels.
+    /// Adds up a count over all tunnels.
     pub fn sum(&self, count: fn(&Counts) -> u64) -> u64 {
         self.tunnels.iter().map(|tunnel| count(&tunnel.state().counts)).sum()
     }

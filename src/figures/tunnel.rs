@@ -1,4 +1,4 @@
-//! What is counted for one tunnel.
+//! The figures of one tunnel.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,7 +11,7 @@ use super::history::{History, Point};
 use super::reason::{Handshake, PoolResult};
 use super::unix_ms;
 
-/// How a tunnel is named to readers of its figures. Holds no secret.
+/// The texts that identify a tunnel in metrics, on the page and in the log. They hold no secret.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TunnelLabels {
     /// The variables that lead through the tunnel; never empty. The first one names the tunnel.
@@ -22,29 +22,29 @@ pub struct TunnelLabels {
     pub verify: &'static str,
 }
 
-/// The latest failure, in words.
+/// The latest failure.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FailureText {
     /// Milliseconds since 1970.
     pub at: u64,
-    /// The word of a [`super::FailureReason`], or [`UNANSWERED`], or [`FULL`].
+    /// The word of a [`super::FailureReason`], [`UNANSWERED`] or [`FULL`].
     pub reason: &'static str,
     pub error: String,
     pub hint: String,
 }
 
-/// The server's certificate in the latest full handshake.
+/// The server's certificate as of the latest full handshake.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CertificateText {
-    /// The certificate's names, in the server's own words.
+    /// The certificate's names. The server chooses them, so they are not trusted.
     pub names: String,
     /// Seconds since 1970.
     pub expires: i64,
 }
 
-/// The reason shown when Redis closed a connection instead of answering.
+/// The reason shown if Redis closed a connection instead of answering.
 pub const UNANSWERED: &str = "unanswered";
-/// The reason shown when Redis's first reply was that it has too many clients.
+/// The reason shown if Redis's first reply was that it has too many clients.
 pub const FULL: &str = "max_clients";
 
 /// A failure counts as current for this long.
@@ -66,10 +66,10 @@ pub(super) struct State {
     last_failed: Option<Instant>,
     failure: Option<FailureText>,
     certificate: Option<CertificateText>,
-    /// For each connection that waits for a reply: the time of the oldest bytes that were sent
-    /// after Redis's last reply.
+    /// For each connection that waits for a reply: when its oldest unanswered bytes were sent. The
+    /// keys are those of [`super::ReplyClock`].
     pub waits: HashMap<u64, Instant>,
-    /// The latest key of `waits` that was given away.
+    /// The latest key given to a [`super::ReplyClock`].
     pub last_key: u64,
 }
 
@@ -78,18 +78,18 @@ pub(super) struct State {
 pub struct TunnelSnapshot {
     pub labels: TunnelLabels,
     pub counts: Counts,
-    /// Open connections to this tunnel's server, of all tunnels.
+    /// The number of open connections from all tunnels to this tunnel's server.
     pub open_to_server: u64,
-    /// The longest time since a connection's oldest bytes that were sent after Redis's last reply.
+    /// The longest time that a connection has waited for Redis's next reply; zero if none waits.
     pub longest_wait_for_reply: Duration,
-    /// The first failure since the last success, in milliseconds since 1970. `None` if the tunnel
-    /// works, or if nobody has tried for [`LAPSE`].
+    /// When the tunnel first failed after its last success, in milliseconds since 1970. `None` if
+    /// the tunnel works, or if its latest failure is older than [`LAPSE`].
     pub failing_since: Option<u64>,
-    /// Whether the latest attempt failed, but longer ago than [`LAPSE`].
+    /// Whether the latest attempt failed, and is older than [`LAPSE`].
     pub has_lapsed: bool,
     pub failure: Option<FailureText>,
     pub certificate: Option<CertificateText>,
-    /// What was counted in the last five minutes.
+    /// The counts of the last five minutes.
     pub recent: Counts,
     /// The last ten minutes, the oldest slot first.
     pub graph: Vec<Point>,
@@ -123,17 +123,17 @@ impl TunnelFigures {
         TunnelFigures { labels, state: Mutex::default() }
     }
 
-    /// Figures that nobody reads: for `--check` and tests.
+    /// Figures nobody reads: for `--check` and tests.
     pub fn unread() -> Arc<TunnelFigures> {
         Arc::new(TunnelFigures::new(TunnelLabels::default()))
     }
 
-    /// For what the history does not cover.
+    /// The state, for counts that the history does not show.
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// With the history brought up to `now`.
+    /// The state, with the history brought up to `now`.
     pub(super) fn state_at(&self, now: Instant) -> MutexGuard<'_, State> {
         let mut guard = self.state();
         let state = &mut *guard;
@@ -141,19 +141,19 @@ impl TunnelFigures {
         guard
     }
 
-    /// accept(2) failed.
+    /// Counts a failed accept(2).
     pub fn accept_failed(&self) {
         self.state().counts.accept_errors += 1;
     }
 
-    /// So many bytes were written to Redis, and to the app.
+    /// Counts bytes written to Redis (`sent`) and to the app (`received`).
     pub fn moved(&self, sent: u64, received: u64) {
         let counts = &mut self.state().counts;
         counts.sent += sent;
         counts.received += received;
     }
 
-    /// Redis has sent an app connection its first byte. Only this proves that the tunnel works.
+    /// Redis has sent the first byte to an app connection. Only this proves that the tunnel works.
     pub fn answered(&self) {
         let mut state = self.state();
         state.counts.last_success = Some(unix_ms(SystemTime::now()));
@@ -170,20 +170,20 @@ impl TunnelFigures {
         self.state().fails(FULL, error, hint);
     }
 
-    /// A handshake with the server succeeded.
+    /// Counts a successful handshake.
     pub fn shook_hands(&self, resumed: bool, took: Duration) {
         let kind = if resumed { Handshake::Resumed } else { Handshake::Full };
         self.state().counts.handshakes[kind as usize].observe(took);
     }
 
-    /// The server has shown its certificate for `names`, which expires at `expires`, in seconds
-    /// since 1970.
+    /// Notes the server's certificate. `expires`: seconds since 1970.
     pub fn saw_certificate(&self, names: String, expires: i64) {
         self.state().certificate = Some(CertificateText { names, expires });
     }
 
-    /// Redis has turned a connection away because it has too many clients: it said so, or closed
-    /// the connection during the handshake while other connections of this launcher were open.
+    /// Counts a connection that Redis refused, probably at its client limit: Redis said so, or
+    /// closed the connection during the handshake while other connections of this launcher were
+    /// open.
     pub fn turned_away(&self) {
         self.state_at(Instant::now()).counts.max_clients += 1;
     }
@@ -193,7 +193,7 @@ impl TunnelFigures {
         self.state().counts.limit = limit.map(|limit| limit as u64);
     }
 
-    /// An app connection got a connection to Redis of this kind.
+    /// Counts a connection to Redis that an app connection got from the pool.
     pub fn pooled(&self, result: PoolResult) {
         self.state().counts.pool[result as usize] += 1;
     }

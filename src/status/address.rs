@@ -11,9 +11,9 @@ use super::host::HostCheck;
 /// The value of `--status-address`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StatusAddress {
-    /// A name or an address of this machine, and a port; 0: let the kernel choose.
+    /// A name or an address of this machine, and a port. 0: let the kernel choose.
     Tcp(String, u16),
-    /// A Unix socket in the folder of those of `--listen unix`.
+    /// A Unix socket, in the folder of the sockets of `--listen unix`.
     Unix,
 }
 
@@ -49,10 +49,10 @@ impl StatusAddress {
     /// Binds the address.
     ///
     /// # Errors
-    /// Those of bind(2), or if the name cannot be resolved.
+    /// Those of bind(2), or of the name lookup.
     ///
     /// # Panics
-    /// For [`StatusAddress::Unix`], which the folder of the sockets binds.
+    /// For [`StatusAddress::Unix`], which `listen` binds in the folder of the sockets.
     pub fn bind(&self) -> io::Result<StatusListener> {
         let StatusAddress::Tcp(host, port) = self else {
             panic!("a Unix socket is not bound here")
@@ -77,7 +77,7 @@ impl fmt::Display for StatusAddress {
 /// A bound address of the status page.
 #[derive(Debug)]
 pub enum StatusListener {
-    /// With its address, and the host that the user set.
+    /// With its address, and the host in the user's setting.
     Tcp(TcpListener, SocketAddr, String),
     /// With its path.
     Unix(UnixListener, PathBuf),
@@ -95,7 +95,7 @@ impl StatusListener {
     pub fn host_check(&self) -> HostCheck {
         match self {
             StatusListener::Tcp(_, address, name) => HostCheck::new(*address, name),
-            // No browser can connect to it.
+            // Browsers cannot connect to a Unix socket.
             StatusListener::Unix(..) => HostCheck::Off,
         }
     }

@@ -1,5 +1,7 @@
-//! A report for programs: `/status.json`, and `--status` with `--log-format json`. Within a version
-//! every field keeps its name and meaning; fields may be added. `docs/operation.md` lists them.
+//! The report as JSON: `/status.json`, and `--status` with `--log-format json`.
+//!
+//! Within a version, every field keeps its name and meaning, and fields may be added.
+//! `docs/operation.md` lists them.
 
 use serde_json::{Value, json};
 
@@ -14,7 +16,7 @@ use crate::sandbox;
 /// The version of the fields below.
 const VERSION: u32 = 1;
 
-pub fn written(report: &StatusReport) -> Value {
+pub fn render(report: &StatusReport) -> Value {
     let (command, process) = (&report.snapshot.command, &report.process);
     json!({
         "version": VERSION,
@@ -35,7 +37,7 @@ pub fn written(report: &StatusReport) -> Value {
             "resident_memory_bytes": process.resident,
             "virtual_memory_bytes": process.virtual_memory,
             "open_fds": process.descriptors,
-            "max_fds": process.most_descriptors,
+            "max_fds": process.max_descriptors,
         },
         "sandbox": {
             "landlock_abi": sandbox::state().abi(),
@@ -114,7 +116,7 @@ mod tests {
 
     #[test]
     fn json_says_what_the_page_says() {
-        let status = written(&report());
+        let status = render(&report());
         assert_eq!((&status["version"], &status["well"]), (&json!(1), &json!(false)));
         let [works, fails, unused] = &status["tunnels"].as_array().unwrap()[..] else {
             panic!("{status}")

@@ -1,6 +1,7 @@
-//! Metrics in the log, for `--metrics-interval`: one line per tunnel and interval, in l2met's
-//! format, which Heroku's log drains parse. `sample#` is a current value, `count#` an increase
-//! since the previous line (<https://github.com/ryandotsmith/l2met>).
+//! Metrics in the log, for `--metrics-interval`: one line per tunnel and interval.
+//!
+//! The format is l2met's, which Heroku's log drains parse. `sample#` is a current value, `count#`
+//! an increase since the previous line (<https://github.com/ryandotsmith/l2met>).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,8 +11,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use crate::figures::{FailureReason, Figures, TunnelSnapshot};
 use crate::logging::notice;
 
-/// Logs the metrics of each tunnel at each interval, for ever. `dyno` names this process among the
-/// others of the app.
+/// Logs the metrics of each tunnel at each interval, for ever. `dyno`: the name of this process
+/// within the app.
 pub async fn log_each(interval: Duration, figures: Arc<Figures>, dyno: Option<String>) {
     let snapshot = || figures.snapshot(Instant::now()).tunnels;
     let mut before = snapshot();
@@ -70,7 +71,7 @@ fn log(before: &TunnelSnapshot, now: &TunnelSnapshot, dyno: Option<&str>) {
     );
 }
 
-/// A number that never has an exponent, which l2met would not parse.
+/// A number without an exponent, which l2met could not parse.
 fn milliseconds(seconds: Option<f64>) -> Option<String> {
     seconds.map(|seconds| format!("{:.1}ms", seconds * 1000.0))
 }

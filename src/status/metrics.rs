@@ -1,6 +1,6 @@
 //! Metrics for Prometheus, in its text format or in OpenMetrics.
 //!
-//! Their values are those of the [`json`] report. `docs/operation.md` lists all metrics.
+//! The values come from the [`json`] report. `docs/operation.md` lists all metrics.
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 use serde_json::Value;
 
-use super::words::harmless;
+use super::words::printable;
 use super::{StatusReport, json};
 use crate::figures::{
     BUCKETS, CloseReason, CommandState, Counts, FailureReason, Handshake, Histogram, PoolResult,
@@ -22,7 +22,7 @@ use crate::figures::{
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// A metric, declared once.
+/// One metric.
 #[derive(Debug)]
 struct Metric {
     kind: MetricType,
@@ -35,18 +35,18 @@ struct Metric {
 
 type Text = &'static str;
 
-/// Where a metric's values are. Paths are JSON pointers (RFC 6901) into the report.
+/// The place of a metric's values. Paths are JSON pointers (RFC 6901) into the report.
 #[derive(Debug)]
 enum Samples {
-    /// The number at this path; none if it is null.
+    /// The number at this path. No sample if it is null.
     At(Text),
-    /// For each of these words of a label, the number under this path.
+    /// A label, its words, and a path: one sample per word, with the number at `path/word`.
     ByWord(Text, &'static [Text], Text),
-    /// For each of these words of a label, whether it is the one at this path.
+    /// A label, its words, and a path: one sample per word, 1 for the word at the path.
     WhichWord(Text, &'static [Text], Text),
-    /// Whether there is anything at this path.
+    /// 1 if the value at this path is not null.
     IsSet(Text),
-    /// Labels, each with the text at a path.
+    /// Labels and the paths of their texts. There is no value.
     Labels(&'static [(Text, Text)]),
     Durations(fn(&Counts) -> &Histogram),
     Handshakes,
@@ -174,7 +174,7 @@ const LAUNCHER: &[Metric] = &[
     info("build", "The launcher's version", Labels(&[("version", "/start_stunnel")])),
 ];
 
-/// The metrics with names that Prometheus gives to every process. They begin with `process_`.
+/// The metrics that Prometheus's clients have for every process. Their names begin with `process_`.
 const PROCESS: &[Metric] = &[
     counter("cpu_seconds", "User and system CPU time of the launcher", At("/process/cpu_seconds")),
     gauge(
@@ -196,17 +196,17 @@ const PROCESS: &[Metric] = &[
     gauge("start_time_seconds", "When the launcher started", At("/started")),
 ];
 
-/// All metrics of a launcher, and their content type: OpenMetrics if the `Accept` header asks for it,
-/// otherwise Prometheus's text format 0.0.4, which every tool can read.
-pub fn written(report: &StatusReport, accept: &str) -> (&'static str, String) {
+/// Returns the content type and all metrics. The format is OpenMetrics if the `Accept` header names
+/// it, and otherwise Prometheus's text format 0.0.4, which every tool reads.
+pub fn render(report: &StatusReport, accept: &str) -> (&'static str, String) {
     let tunnel = |tunnel: &TunnelSnapshot| Measured {
-        labels: vec![("tunnel", harmless(tunnel.variable()))],
+        labels: vec![("tunnel", printable(tunnel.variable()))],
         report: json::tunnel(tunnel),
         counts: tunnel.counts.clone(),
     };
     let tunnels = report.snapshot.tunnels.iter().map(tunnel).collect();
     let (labels, counts) = (Vec::new(), Counts::default());
-    let launcher = vec![Measured { labels, report: json::written(report), counts }];
+    let launcher = vec![Measured { labels, report: json::render(report), counts }];
     let mut registry = Registry::default();
     for (prefix, metrics, measured) in [
         ("start_stunnel", TUNNEL, tunnels),
@@ -230,11 +230,11 @@ pub fn written(report: &StatusReport, accept: &str) -> (&'static str, String) {
 struct Measured {
     labels: Vec<(Text, String)>,
     report: Value,
-    /// For histograms, of which the report has only the sums. Empty for the launcher.
+    /// For the buckets of histograms, which are not in the report. Empty for the launcher.
     counts: Counts,
 }
 
-/// Metrics, and everything that has them.
+/// Metrics, and the tunnels or the launcher that have them.
 #[derive(Debug)]
 struct Metrics {
     metrics: &'static [Metric],
@@ -276,7 +276,7 @@ impl Measured {
                 family.encode_family(&with(label, word))?.encode_gauge(&is_it)
             }),
             Labels(labels) => {
-                let text = |path| harmless(at(path).as_str().unwrap_or_default());
+                let text = |path| printable(at(path).as_str().unwrap_or_default());
                 let labels = labels.iter().map(|(label, path)| (*label, text(path)));
                 family.encode_info(&[self.labels.clone(), labels.collect()].concat())
             }
@@ -325,7 +325,7 @@ mod tests {
         let mut report = report();
         report.snapshot.tunnels[0].labels.variables[0] = "A\u{1b}\u{202e}B".to_owned();
         for accept in ["application/openmetrics-text", ""] {
-            let (_, text) = written(&report, accept);
+            let (_, text) = render(&report, accept);
             assert!(text.contains("{tunnel=\"A??B\""), "{text}");
             assert!(!text.contains(['\u{1b}', '\u{202e}']), "{text}");
         }
@@ -334,15 +334,15 @@ mod tests {
     #[test]
     fn open_metrics_is_served_only_to_whoever_names_it() {
         let prometheus = "application/openmetrics-text;version=1.0.0,text/plain;q=0.5";
-        assert_eq!(written(&report(), prometheus).0, OPEN_METRICS);
+        assert_eq!(render(&report(), prometheus).0, OPEN_METRICS);
         for accept in ["", "*/*", "text/plain;version=0.0.4", "text/html, text/plain"] {
-            assert_eq!(written(&report(), accept).0, TEXT, "{accept}");
+            assert_eq!(render(&report(), accept).0, TEXT, "{accept}");
         }
     }
 
     #[test]
     fn reasons_start_at_zero_and_histograms_add_up() {
-        let (_, text) = written(&report(), "application/openmetrics-text");
+        let (_, text) = render(&report(), "application/openmetrics-text");
         assert!(text.ends_with("# EOF\n"));
         for tunnel in ["REDIS_URL", "CACHE_URL", "OTHER_URL"] {
             for reason in FailureReason::WORDS {

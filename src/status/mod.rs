@@ -1,11 +1,11 @@
-//! Tells people and programs what goes through a launcher, and changes nothing.
+//! Shows the state of a launcher to people and programs. Nothing can be changed through it.
 //!
-//! A [`StatusReport`] is a snapshot of [`crate::figures`] together with what the system says about
-//! the process. People read it as [`page`] or [`text`], both in the same [`words`]; programs read
-//! it as [`json`], [`metrics`] or, in the log, [`l2met`].
+//! A [`StatusReport`] is a snapshot of [`crate::figures`] and of the process. People read it as a
+//! [`page`] or [`text`], with the same [`words`]. Programs read it as [`json`] or [`metrics`], or
+//! in the log as [`l2met`].
 //!
-//! [`server`] answers over HTTP, on the [`address`] that the user set, and on the [`local`] socket
-//! where `--status`, which is [`client`], finds each launcher.
+//! [`server`] answers over HTTP: on the [`address`] that the user set, and on the [`local`] socket,
+//! where [`client`] (`--status`) finds each launcher.
 
 mod address;
 pub mod client;
@@ -45,15 +45,15 @@ pub struct StatusSettings {
     pub metrics_interval: Option<Duration>,
 }
 
-/// Whether any variable holds a Redis URL, with or without a tunnel.
+/// Whether any variable holds a Redis URL, even one without a tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RedisUrls {
     Found,
-    /// The name of a variable may be misspelt, so this launcher must not look healthy.
+    /// A variable's name may be misspelt, so this launcher must not look healthy.
     Missing,
 }
 
-/// What makes reports about a launcher.
+/// The source of a launcher's reports.
 #[derive(Debug)]
 pub struct Status {
     figures: Arc<Figures>,
@@ -72,7 +72,7 @@ impl Status {
 
     /// The state of the launcher now.
     pub async fn report(&self) -> StatusReport {
-        // The time until this task runs again is what any connection waits for the event loop.
+        // The time until this task runs again is the time that any task waits for the event loop.
         let woken = Instant::now();
         yield_now().await;
         let now = Instant::now();
@@ -98,7 +98,7 @@ pub struct StatusReport {
 }
 
 impl StatusReport {
-    /// Whether there is a Redis URL, and no tunnel fails.
+    /// Whether there is a Redis URL and no tunnel fails.
     pub fn is_well(&self) -> bool {
         self.urls == RedisUrls::Found
             && self.snapshot.tunnels.iter().all(|tunnel| tunnel.failing_since.is_none())

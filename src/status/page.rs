@@ -1,4 +1,4 @@
-//! The status page: HTML without scripts, with its graphs drawn as SVG.
+//! The status page: HTML without scripts, with graphs in SVG.
 
 use std::fmt::{self, Write as _};
 
@@ -17,7 +17,7 @@ const HEIGHT: usize = 40;
 
 const STYLE: &str = include_str!("page.css");
 
-/// The Content-Security-Policy: a browser may apply exactly this style, and nothing else.
+/// The Content-Security-Policy: browsers apply exactly this style, and load nothing else.
 pub fn security_policy() -> String {
     let style = base64::encode_block(&sha256(STYLE.as_bytes()));
     format!(
@@ -26,9 +26,9 @@ pub fn security_policy() -> String {
     )
 }
 
-/// Any text as HTML text.
+/// Escapes text for HTML.
 fn escaped(text: &str) -> String {
-    words::harmless(text)
+    words::printable(text)
         .replace('&', "&amp;")
         .replace('<', "&lt;")
         .replace('>', "&gt;")
@@ -36,7 +36,7 @@ fn escaped(text: &str) -> String {
         .replace('\'', "&#39;")
 }
 
-pub fn written(report: &StatusReport) -> String {
+pub fn render(report: &StatusReport) -> String {
     let mut page = String::new();
     write(&mut page, report).expect("writing to a String cannot fail");
     page
@@ -69,7 +69,7 @@ fn write(page: &mut String, report: &StatusReport) -> fmt::Result {
     )
 }
 
-/// The CSS class that colours a tunnel's state, which is also written out.
+/// The CSS class that colours a tunnel's section. The page also names the state in words.
 fn class(state: TunnelState) -> &'static str {
     match state {
         TunnelState::Unused => "unused",
@@ -112,8 +112,8 @@ fn section(page: &mut String, block: &Block, graph: &[Point]) -> fmt::Result {
     Ok(())
 }
 
-/// Draws a value over the last ten minutes as bars, the current slot on the right. Draws nothing if
-/// all values are 0.
+/// Draws one bar for each slot of the last ten minutes, the current slot on the right. Draws no
+/// graph if all values are 0.
 fn bars(
     page: &mut String,
     what: &str,
@@ -148,7 +148,7 @@ mod tests {
 
     #[test]
     fn a_servers_hostile_name_is_shown_as_text() {
-        let page = written(&report());
+        let page = render(&report());
         let shown = "&lt;/td&gt;&lt;script&gt;alert(1)&lt;/script&gt;&quot;&#39; &amp;amp; ?[31m ?";
         assert_eq!(page.matches(shown).count(), 2, "{page}");
         assert!(!page.contains("<script") && !page.contains(HOSTILE));
@@ -157,7 +157,7 @@ mod tests {
 
     #[test]
     fn colours_are_also_said_in_words() {
-        let page = written(&report());
+        let page = render(&report());
         for (class, word) in
             [("works", "working"), ("fails", "failing since"), ("unused", "not used yet")]
         {

@@ -1,4 +1,4 @@
-//! What the system says about this process (proc(5), getrusage(2)).
+//! The system's figures of this process (proc(5), getrusage(2)).
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -11,7 +11,7 @@ use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage};
 use nix::sys::time::TimeValLike as _;
 use nix::unistd::{SysconfVar, sysconf};
 
-/// What the system says about this process; `None` where it says nothing.
+/// The resources that this process uses. `None`: unknown.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Process {
     pub cpu: Option<Duration>,
@@ -20,11 +20,11 @@ pub struct Process {
     /// In bytes.
     pub virtual_memory: Option<u64>,
     pub descriptors: Option<u64>,
-    /// `None` also if there is no limit.
-    pub most_descriptors: Option<u64>,
+    /// The limit on descriptors. `None` also if there is no limit.
+    pub max_descriptors: Option<u64>,
 }
 
-/// What /proc has about this process, opened before the sandbox closes it.
+/// This process's files in /proc, opened before the sandbox forbids it.
 #[derive(Debug)]
 pub struct ProcFiles {
     statm: Option<File>,
@@ -51,7 +51,7 @@ impl ProcFiles {
         [0, 1].map(|_| Some(fields.next()?? * page))
     }
 
-    /// How many descriptors are open, the two that this holds included.
+    /// The number of open descriptors, including the two of `self`.
     fn descriptors(&self) -> Option<u64> {
         let mut folder = self.descriptors.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
         let entries = folder.iter().flatten();
@@ -71,7 +71,7 @@ impl Process {
             resident,
             virtual_memory,
             descriptors: files.descriptors(),
-            most_descriptors: limit.filter(|limit| *limit != nix::libc::RLIM_INFINITY),
+            max_descriptors: limit.filter(|limit| *limit != nix::libc::RLIM_INFINITY),
         }
     }
 }
@@ -88,7 +88,7 @@ mod tests {
         let with = Process::now(&files);
         drop(file);
         assert!(before < with.descriptors, "{before:?} {with:?}");
-        assert!(with.cpu.is_some() && with.most_descriptors.is_some_and(|most| most > 3));
+        assert!(with.cpu.is_some() && with.max_descriptors.is_some_and(|most| most > 3));
         assert!(with.descriptors.is_some_and(|open| open >= 4), "{with:?}");
         assert!(with.resident.unwrap() > 1 << 20 && with.virtual_memory >= with.resident);
     }

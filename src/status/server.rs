@@ -1,4 +1,4 @@
-//! Answers over HTTP/1.1: one request per connection, GET and HEAD only.
+//! The HTTP/1.1 server of the status: one request per connection, GET and HEAD only.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -22,21 +22,21 @@ use tokio::time::{sleep, timeout};
 
 use super::address::StatusListener;
 use super::host::HostCheck;
-use super::words::{self, harmless};
+use super::words::{self, printable};
 use super::{RedisUrls, Status, StatusReport, json, metrics, page, text};
 use crate::figures::CommandState;
 use crate::logging::{debug, warning};
 use crate::tunnel::failure;
 
-/// Connections that are served at a time. One more ends the oldest.
-const MOST_CONNECTIONS: usize = 64;
-/// The longest request line and headers, in bytes.
-const LONGEST_HEADERS: usize = 8 * 1024;
-/// A connection has this long to send its request.
-const LONGEST_SILENCE: Duration = Duration::from_secs(1);
-/// A connection may last this long.
-const LONGEST: Duration = Duration::from_secs(5);
-/// The pause after a failed `accept`, so that a lack of descriptors does not spin.
+/// The maximum number of connections at a time. A further one ends the oldest.
+const MAX_CONNECTIONS: usize = 64;
+/// The maximum size of request line and headers.
+const MAX_HEADER_BYTES: usize = 8 * 1024;
+/// The time limit for the request line and headers.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(1);
+/// The time limit for a connection.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// The pause after a failed `accept`. Without it, a lack of descriptors would keep the CPU busy.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 /// The header that tells `--status` whether all tunnels work: `true` or `false`.
 pub const WELL: &str = "start-stunnel-well";
@@ -44,7 +44,7 @@ pub const WELL: &str = "start-stunnel-well";
 /// A source of connections.
 pub enum Listener {
     Tcp(TcpListener),
-    /// Serves the same user and root only.
+    /// Serves only the same user and root.
     Unix(UnixListener),
 }
 
@@ -79,15 +79,16 @@ pub async fn serve(listener: StatusListener, status: Arc<Status>) {
     }
 }
 
-/// Serves all connections, for ever. One descriptor is held in reserve: a lack of descriptors is
-/// when people look at the status most.
+/// Serves all connections, for ever.
+///
+/// One descriptor is kept in reserve, because people look at the status when descriptors run out.
 pub async fn accept_all(listener: Listener, status: Arc<Status>, hosts: HostCheck) {
     let mut served = VecDeque::new();
-    let mut reserve = a_descriptor();
+    let mut reserve = open_reserve();
     loop {
         match listener.accept().await {
             Ok(stream) => {
-                make_room(&mut served);
+                end_oldest_if_full(&mut served);
                 let (status, hosts) = (status.clone(), hosts.clone());
                 let serving = tokio::spawn(async move {
                     serve_connection(stream, &status, &hosts).await;
@@ -96,8 +97,8 @@ pub async fn accept_all(listener: Listener, status: Arc<Status>, hosts: HostChec
             }
             Err(error) if failure::is_out_of_descriptors(&error) && reserve.is_some() => {
                 drop(reserve.take());
-                // `accept` wants a descriptor before it looks whether anybody waits. If nobody
-                // does, keep the reserve: an app would take it.
+                // accept(2) takes a descriptor even if no connection waits. In that case open the
+                // reserve again at once, before an app connection takes it.
                 let waiting = tokio::select! {
                     biased;
                     accepted = listener.accept() => accepted.ok(),
@@ -113,27 +114,27 @@ pub async fn accept_all(listener: Listener, status: Arc<Status>, hosts: HostChec
             }
         }
         if reserve.is_none() {
-            reserve = a_descriptor();
+            reserve = open_reserve();
         }
     }
 }
 
-fn a_descriptor() -> Option<File> {
+fn open_reserve() -> Option<File> {
     File::open("/dev/null").ok()
 }
 
-/// Ends the oldest connection if there are too many. Whoever wants an answer gets it at once, so
-/// the oldest connection is most likely silent.
-fn make_room(served: &mut VecDeque<AbortHandle>) {
+/// Ends the oldest connection if there are too many. Requests are answered at once, so the oldest
+/// connection has probably sent none.
+fn end_oldest_if_full(served: &mut VecDeque<AbortHandle>) {
     served.retain(|serving| !serving.is_finished());
-    if served.len() >= MOST_CONNECTIONS
+    if served.len() >= MAX_CONNECTIONS
         && let Some(oldest) = served.pop_front()
     {
         oldest.abort();
     }
 }
 
-/// A connection of any kind. Boxed, so that the HTTP code is compiled once.
+/// A connection of any kind. The server boxes it, so that the HTTP code is compiled once.
 pub trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Connection for S {}
@@ -141,21 +142,21 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Connection for S {}
 /// Answers one request.
 pub async fn serve_connection(stream: Box<dyn Connection>, status: &Status, hosts: &HostCheck) {
     let answer = async |request: Request<Incoming>| {
-        let response = match refused(&request, hosts) {
+        let response = match refusal(&request, hosts) {
             Some(refusal) => refusal,
-            None => answered(request.uri().path(), request.headers(), &status.report().await),
+            None => response_to(request.uri().path(), request.headers(), &status.report().await),
         };
         Ok::<_, Infallible>(response)
     };
     let served = http1::Builder::new()
         .keep_alive(false)
-        .max_header_size(LONGEST_HEADERS)
-        .max_buf_size(2 * LONGEST_HEADERS)
+        .max_header_size(MAX_HEADER_BYTES)
+        .max_buf_size(2 * MAX_HEADER_BYTES)
         .half_close(true)
         .timer(TokioTimer::new())
-        .header_read_timeout(LONGEST_SILENCE)
+        .header_read_timeout(HEADER_TIMEOUT)
         .serve_connection(TokioIo::new(stream), service_fn(answer));
-    match timeout(LONGEST, served).await {
+    match timeout(TIMEOUT, served).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => debug!(at = "status-unanswered", error = %error),
         Err(_) => debug!(at = "status-unanswered", error = "timed out"),
@@ -164,46 +165,45 @@ pub async fn serve_connection(stream: Box<dyn Connection>, status: &Status, host
 
 type Answer = Response<Full<Bytes>>;
 
-/// The answer to a request that is refused.
-fn refused(request: &Request<Incoming>, hosts: &HostCheck) -> Option<Answer> {
+/// The answer to a request that is refused; `None` if it is accepted.
+fn refusal(request: &Request<Incoming>, hosts: &HostCheck) -> Option<Answer> {
     let named = request.headers().get_all(header::HOST).iter().map(HeaderValue::to_str);
     let in_target = request.uri().authority().map(|authority| Ok(authority.as_str()));
     if !named.chain(in_target).all(|host| host.is_ok_and(|host| hosts.accepts(host))) {
-        let text = "this Host is not accepted here; use localhost or an IP address\n";
-        return Some(plain(StatusCode::MISDIRECTED_REQUEST, text));
+        let text = "this Host header is not accepted; use localhost or an IP address\n";
+        return Some(text_response(StatusCode::MISDIRECTED_REQUEST, text));
     }
     if ![Method::GET, Method::HEAD].contains(request.method()) {
-        let mut refusal = plain(StatusCode::METHOD_NOT_ALLOWED, "GET and HEAD only\n");
+        let mut refusal = text_response(StatusCode::METHOD_NOT_ALLOWED, "GET and HEAD only\n");
         refusal.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
         return Some(refusal);
     }
     None
 }
 
-fn answered(path: &str, headers: &HeaderMap, report: &StatusReport) -> Answer {
+fn response_to(path: &str, headers: &HeaderMap, report: &StatusReport) -> Answer {
     match path {
         "/" => {
-            let page = page::written(report);
-            let mut response = typed(StatusCode::OK, "text/html; charset=utf-8", page);
+            let page = page::render(report);
+            let mut answer = response(StatusCode::OK, "text/html; charset=utf-8", page);
             let policy = HeaderValue::from_str(&page::security_policy()).expect("ASCII");
-            response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
-            response
+            answer.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
+            answer
         }
         "/metrics" => {
             let accept = headers.get_all(header::ACCEPT).iter().filter_map(|one| one.to_str().ok());
             let accept = accept.collect::<Vec<_>>().join(",");
-            let (content_type, metrics) = metrics::written(report, &accept);
-            typed(StatusCode::OK, content_type, metrics)
+            let (content_type, metrics) = metrics::render(report, &accept);
+            response(StatusCode::OK, content_type, metrics)
         }
         "/status.json" => {
-            let json = json::written(report).to_string() + "\n";
-            let response = typed(StatusCode::OK, "application/json", json);
-            with_well(response, report)
+            let json = json::render(report).to_string() + "\n";
+            with_well(response(StatusCode::OK, "application/json", json), report)
         }
-        "/status.txt" => with_well(plain(StatusCode::OK, &text::written(report)), report),
+        "/status.txt" => with_well(text_response(StatusCode::OK, &text::render(report)), report),
         "/healthz" => health(report),
         "/readyz" => readiness(report),
-        _ => plain(
+        _ => text_response(
             StatusCode::NOT_FOUND,
             "paths: / /metrics /status.json /status.txt /healthz /readyz\n",
         ),
@@ -216,23 +216,23 @@ fn with_well(mut response: Answer, report: &StatusReport) -> Answer {
     response
 }
 
-/// An answer proves that the event loop runs. Redis's state does not count: an outage of Redis must
-/// not make a platform restart every app.
+/// Any answer proves that the event loop runs. Redis's state does not count, because an outage of
+/// Redis must not make a platform restart every app.
 fn health(report: &StatusReport) -> Answer {
     let state = report.snapshot.command.state;
     let code = match state {
-        // Somebody may continue it.
+        // The user who stopped COMMAND may continue it.
         CommandState::Running | CommandState::Stopped => StatusCode::OK,
         CommandState::Draining => StatusCode::SERVICE_UNAVAILABLE,
     };
-    plain(code, &format!("{}\n", state.word()))
+    text_response(code, &format!("{}\n", state.word()))
 }
 
 fn readiness(report: &StatusReport) -> Answer {
     let state = report.snapshot.command.state;
     let tunnels = report.snapshot.tunnels.iter();
     let failing = tunnels.filter(|tunnel| tunnel.failing_since.is_some());
-    let failing: Vec<_> = failing.map(|tunnel| harmless(tunnel.variable())).collect();
+    let failing: Vec<_> = failing.map(|tunnel| printable(tunnel.variable())).collect();
     let problem = if state == CommandState::Draining {
         state.word().to_owned()
     } else if !failing.is_empty() {
@@ -240,16 +240,16 @@ fn readiness(report: &StatusReport) -> Answer {
     } else if report.urls == RedisUrls::Missing {
         words::no_url()
     } else {
-        return plain(StatusCode::OK, "ready\n");
+        return text_response(StatusCode::OK, "ready\n");
     };
-    plain(StatusCode::SERVICE_UNAVAILABLE, &(problem + "\n"))
+    text_response(StatusCode::SERVICE_UNAVAILABLE, &(problem + "\n"))
 }
 
-fn plain(code: StatusCode, text: &str) -> Answer {
-    typed(code, "text/plain; charset=utf-8", text.to_owned())
+fn text_response(code: StatusCode, text: &str) -> Answer {
+    response(code, "text/plain; charset=utf-8", text.to_owned())
 }
 
-fn typed(code: StatusCode, content_type: &'static str, text: String) -> Answer {
+fn response(code: StatusCode, content_type: &'static str, text: String) -> Answer {
     let mut response = Response::new(Full::from(text));
     *response.status_mut() = code;
     for (name, value) in [
@@ -269,7 +269,7 @@ mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
 
-    /// The answer to the bytes of a request.
+    /// The server's answer to these bytes.
     fn asked(request: &str) -> String {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
@@ -361,9 +361,9 @@ mod tests {
 
     #[test]
     fn long_or_incomplete_requests_are_cut_off() {
-        let long = format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(LONGEST_HEADERS));
+        let long = format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(MAX_HEADER_BYTES));
         assert!(asked(&long).starts_with("HTTP/1.1 431 "), "{}", asked(&long));
-        // The test's clock jumps to the timeout.
+        // The paused clock jumps to the timeout.
         assert_eq!(asked(""), "");
         assert_eq!(asked("GET / HTTP/1.1\r\nHost: local"), "");
         assert!(asked("\x16\x03\x01\r\n\r\n").starts_with("HTTP/1.1 400 "));
@@ -373,12 +373,12 @@ mod tests {
     fn the_manual_states_the_limits() {
         let security = include_str!("../../SECURITY.md");
         let manual = include_str!("../../docs/operation.md");
-        let [seconds, silence] = [LONGEST, LONGEST_SILENCE].map(|limit| limit.as_secs());
+        let [seconds, silence] = [TIMEOUT, HEADER_TIMEOUT].map(|limit| limit.as_secs());
         assert_eq!(silence, 1, "the manual says: one second");
         for (page, sentence) in [
-            (security, format!("at most {MOST_CONNECTIONS} at a time")),
-            (manual, format!("at most {MOST_CONNECTIONS} connections at a time")),
-            (manual, format!("{} KiB of headers, one second", LONGEST_HEADERS / 1024)),
+            (security, format!("at most {MAX_CONNECTIONS} at a time")),
+            (manual, format!("at most {MAX_CONNECTIONS} connections at a time")),
+            (manual, format!("{} KiB of headers, one second", MAX_HEADER_BYTES / 1024)),
             (manual, format!("and {seconds} seconds in all")),
         ] {
             let page = page.split_whitespace().collect::<Vec<_>>().join(" ");

@@ -1,4 +1,4 @@
-//! A launcher for tests of every way to tell its state.
+//! A report for the unit tests of this folder.
 
 use super::*;
 use crate::figures::{CloseReason, FailureReason, PoolResult, TunnelLabels, UpstreamState};
@@ -6,7 +6,7 @@ use crate::figures::{CloseReason, FailureReason, PoolResult, TunnelLabels, Upstr
 /// A name or an error from a hostile server.
 pub const HOSTILE: &str = "</td><script>alert(1)</script>\"' &amp; \u{1b}[31m \n{}\\";
 
-/// A launcher with a tunnel that works, one that fails, and one that was never used.
+/// One tunnel that works, one that fails, and one that was never used.
 pub fn figures() -> Arc<Figures> {
     let labels = |variable: &str, upstream: &str| TunnelLabels {
         variables: vec![variable.to_owned()],

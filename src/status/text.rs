@@ -1,4 +1,4 @@
-//! What `--status` prints about one launcher.
+//! The report as text, for `--status` and `/status.txt`.
 
 use std::fmt::Write as _;
 
@@ -6,14 +6,14 @@ use super::StatusReport;
 use super::words::{self, HELD};
 use crate::figures::Point;
 
-/// Wide enough to read, and narrow enough for most terminals.
+/// The width of a line. It fits most terminals.
 const COLUMNS: usize = 100;
-/// The column where a row's text begins.
+/// The column where the text of a row begins.
 const INDENT: usize = 13;
-/// Bars of one to eight eighths of a line.
+/// Bars with one to eight eighths of a line's height.
 const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
-pub fn written(report: &StatusReport) -> String {
+pub fn render(report: &StatusReport) -> String {
     let mut text = String::new();
     let blocks = words::blocks(report);
     if blocks.is_empty() {
@@ -51,13 +51,13 @@ fn graph(points: &[Point]) -> String {
 }
 
 fn line(text: &mut String, indent: usize, content: &str) {
-    // Text from outside must not control the terminal.
-    let content = words::harmless(content);
+    // Names and errors from servers must not control the terminal.
+    let content = words::printable(content);
     writeln!(text, "{:indent$}{}", "", content.trim_end())
         .expect("writing to a String cannot fail");
 }
 
-/// Writes `head` and `content`, with line breaks at spaces. Further lines begin at `indent`.
+/// Writes `head` and `content`, broken into lines at spaces. Further lines begin at `indent`.
 fn wrapped(text: &mut String, indent: usize, head: &str, content: &str) {
     let mut current = format!("{head:indent$}");
     let mut is_empty = true;
@@ -82,7 +82,7 @@ mod tests {
 
     #[test]
     fn text_fits_the_width_of_a_terminal() {
-        let text = written(&report());
+        let text = render(&report());
         assert!(text.starts_with("REDIS_URL → redis.example.com:6380   WORKING\n"), "{text}");
         assert!(text.contains("\nCACHE_URL → cache.example.com:6379   FAILING since "), "{text}");
         assert!(text.contains("\nOTHER_URL → other.example.com:6379   NOT USED YET\n"), "{text}");
@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn text_from_outside_cannot_control_the_terminal() {
-        let text = written(&report());
+        let text = render(&report());
         assert!(text.contains("alert(1)") && text.contains("?[31m"), "{text}");
         assert!(!text.contains('\u{1b}'));
     }

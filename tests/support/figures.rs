@@ -1,4 +1,4 @@
-//! A launcher whose figures are read in every way.
+//! A launcher whose figures tests read in every format.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -21,7 +21,7 @@ pub struct Scene {
     pub page: StatusPage,
     /// The variables and their local ports.
     pub ports: Vec<(String, u16)>,
-    /// The log, which can be read while the launcher runs.
+    /// The log, readable while the launcher runs.
     pub log: tempfile::NamedTempFile,
 }
 
@@ -53,8 +53,7 @@ impl Scene {
         Scene::new(&[("REDIS_URL", url.to_owned())], |launcher| launcher)
     }
 
-    /// Waits until the launcher has opened all descriptors that it opens once. COMMAND may start
-    /// earlier.
+    /// Waits until the launcher has opened all its lasting descriptors. COMMAND may start earlier.
     pub fn has_settled(&self) {
         assert_eq!(self.page.get("/healthz").code, 200);
         eventually("--status finds it", || {
@@ -92,8 +91,8 @@ impl Scene {
         serde_json::from_str(&self.page.get("/status.json").body).expect("JSON")
     }
 
-    /// What `--status` prints about a tunnel of this launcher, without its line breaks, and the exit
-    /// code, which is about all launchers on this machine.
+    /// The output of `--status` about a tunnel of this launcher, without line breaks, and the exit
+    /// code, which depends on all launchers of this user.
     pub fn status(&self, variable: &str) -> (String, i32) {
         let ended = Launcher::new(["--status"]).run();
         let of_us = ended.stdout.split("\n\n").map(one_line).find(|said| self.is_ours(said));
@@ -108,7 +107,7 @@ impl Scene {
         said.contains(&format!(" pid {} · sandbox ", self.held.running.pid()))
     }
 
-    /// The sum of a key in the metrics lines of a tunnel.
+    /// The sum of a key's values in the metrics lines of a tunnel.
     pub fn logged(&self, variable: &str, key: &str) -> u64 {
         let log = fs::read_to_string(self.log.path()).unwrap();
         let lines =
@@ -120,7 +119,8 @@ impl Scene {
         values.sum()
     }
 
-    /// Checks that a tunnel has failed once for this reason, wherever that can be read.
+    /// Checks that metrics, page, `--status` and log all show one failure of a tunnel, for this
+    /// reason.
     pub fn failed_once(&self, variable: &str, reason: &str) {
         let sample = format!(
             "start_stunnel_connections_failed_total{{tunnel=\"{variable}\",reason=\"{reason}\"}}"

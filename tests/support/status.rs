@@ -1,4 +1,4 @@
-//! A launcher's status over HTTP, as curl or a scraper sees it.
+//! A launcher's status page, read over HTTP.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -64,13 +64,13 @@ impl StatusPage {
         Some(value.parse().expect("a number"))
     }
 
-    /// A metric of the tunnel of `REDIS_URL`, by its name without `start_stunnel_`, and further labels
-    /// such as `,state="idle"`.
+    /// A metric of the tunnel of `REDIS_URL`, by its name without `start_stunnel_`, and further
+    /// labels such as `,state="idle"`.
     pub fn of_tunnel(&self, name: &str, labels: &str) -> Option<f64> {
         self.metric(&format!("start_stunnel_{name}{{tunnel=\"REDIS_URL\"{labels}}}"))
     }
 
-    /// Waits until the launcher has taken back, or closed, what its users have left.
+    /// Waits until no connection to Redis is in use, being opened, or being reset.
     pub fn wait_until_all_is_idle(&self) {
         eventually("all connections are idle", || {
             let busy = ["relaying", "connecting"].map(|state| {
