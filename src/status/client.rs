@@ -48,7 +48,7 @@ pub fn run(format: LogFormat, switched_off: bool) -> anyhow::Result<u8> {
         _ => exit::STATUS_FAILING,
     };
     let mut stdout = io::stdout().lock();
-    let text = shown(&answers, format, switched_off);
+    let text = output(&answers, format, switched_off);
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         // The reader has closed the pipe, as `head` does.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(code),
@@ -127,10 +127,10 @@ async fn ask(name: &str, format: LogFormat) -> io::Result<Option<Answer>> {
     stream.write_all(request.as_bytes()).await?;
     let mut answer = Vec::new();
     stream.take(MAX_ANSWER_BYTES).read_to_end(&mut answer).await?;
-    read(&String::from_utf8_lossy(&answer)).map(Some)
+    parse(&String::from_utf8_lossy(&answer)).map(Some)
 }
 
-fn read(answer: &str) -> io::Result<Answer> {
+fn parse(answer: &str) -> io::Result<Answer> {
     let (head, text) = answer.split_once("\r\n\r\n").ok_or(io::ErrorKind::UnexpectedEof)?;
     let (code, headers) = head.split_once("\r\n").unwrap_or((head, ""));
     if code != "HTTP/1.1 200 OK" {
@@ -148,16 +148,18 @@ fn without_controls(text: &str) -> String {
     text.chars().filter(|c| *c == '\n' || !is_unprintable(*c)).collect()
 }
 
-fn shown(answers: &[Answer], format: LogFormat, switched_off: bool) -> String {
+fn output(answers: &[Answer], format: LogFormat, switched_off: bool) -> String {
     let texts: Vec<&str> = answers.iter().map(|answer| answer.text.as_str()).collect();
-    match (format, answers.is_empty(), switched_off) {
-        (LogFormat::Json, ..) => texts.concat(),
-        (LogFormat::Logfmt, false, _) => texts.join("\n"),
-        (LogFormat::Logfmt, true, false) => "No start-stunnel of this user runs here.\n".to_owned(),
-        (LogFormat::Logfmt, true, true) => format!(
-            "No start-stunnel of this user runs here, because {} turns it off.\n",
-            names::ENABLED
-        ),
+    let reason = match switched_off {
+        true => format!(", because {} turns it off", names::ENABLED),
+        false => String::new(),
+    };
+    match format {
+        LogFormat::Json => texts.concat(),
+        LogFormat::Logfmt if texts.is_empty() => {
+            format!("No start-stunnel of this user runs here{reason}.\n")
+        }
+        LogFormat::Logfmt => texts.join("\n"),
     }
 }
 
@@ -168,11 +170,11 @@ mod tests {
     #[test]
     fn whether_all_is_well_is_a_header_of_the_answer() {
         let answer =
-            read("HTTP/1.1 200 OK\r\nstart-stunnel-well: true\r\nx: y\r\n\r\nA \x1b[1m\nB\n");
+            parse("HTTP/1.1 200 OK\r\nstart-stunnel-well: true\r\nx: y\r\n\r\nA \x1b[1m\nB\n");
         let answer = answer.unwrap();
         assert_eq!((answer.text.as_str(), answer.well), ("A [1m\nB\n", true));
-        assert!(!read("HTTP/1.1 200 OK\r\n\r\nstart-stunnel-well: true").unwrap().well);
-        assert!(read("HTTP/1.1 404 Not Found\r\n\r\n").is_err());
-        assert!(may_have_ended(&read("").err().unwrap()));
+        assert!(!parse("HTTP/1.1 200 OK\r\n\r\nstart-stunnel-well: true").unwrap().well);
+        assert!(parse("HTTP/1.1 404 Not Found\r\n\r\n").is_err());
+        assert!(may_have_ended(&parse("").err().unwrap()));
     }
 }
