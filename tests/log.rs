@@ -87,14 +87,6 @@ fn lines_above_the_log_level_are_left_out() {
 }
 
 #[test]
-fn the_launcher_writes_nothing_to_standard_output() {
-    let server = Server::start(Front::Redis);
-    let ended = Launcher::script("echo out; echo err >&2").redis(&server.url()).run();
-    assert_eq!(ended.stdout, "out\n");
-    assert!(ended.stderr.contains("err\n"));
-}
-
-#[test]
 fn one_warning_names_every_unauthenticated_variable() {
     let run = |settings: &[(&str, &str)]| {
         let launcher = Launcher::script("true").redis("redis://h");

@@ -333,57 +333,52 @@ evaluation_interval: 1m
 tests:
 - interval: 1m
   input_series:
-  - series: start_stunnel_tunnel_failing{tunnel="REDIS_URL"}
+  - series: start_stunnel_tunnel_failing{tunnel="REDIS_URL", instance="app-1"}
     values: 0 0 1 1 1 1 0 0 0 0 0
-  - series: start_stunnel_connections_waiting{tunnel="REDIS_URL"}
+  - series: start_stunnel_connections_waiting{tunnel="REDIS_URL", instance="app-1"}
     values: 0 0 0 0 0 3 1 2 1 0 0
-  - series: start_stunnel_received_bytes_total{tunnel="REDIS_URL"}
+  - series: start_stunnel_received_bytes_total{tunnel="REDIS_URL", instance="app-1"}
     values: 0 0 0 0 0 0 0 0 0 0 0
   alert_rule_test:
   - {eval_time: 1m, alertname: RedisTunnelFailing}
   - eval_time: 5m
     alertname: RedisTunnelFailing
-    exp_alerts: [exp_labels: {tunnel: REDIS_URL}]
+    exp_alerts:
+    - exp_labels: {tunnel: REDIS_URL, instance: app-1}
+      exp_annotations: {summary: REDIS_URL on app-1 cannot reach Redis}
   - {eval_time: 10m, alertname: RedisTunnelFailing}
   - {eval_time: 4m, alertname: RedisTunnelQueueing}
   - eval_time: 8m
     alertname: RedisTunnelQueueing
-    exp_alerts: [exp_labels: {tunnel: REDIS_URL}]
+    exp_alerts:
+    - exp_labels: {tunnel: REDIS_URL, instance: app-1}
+      exp_annotations: {summary: App connections on app-1 wait for REDIS_URL}
   - {eval_time: 10m, alertname: RedisTunnelSilent}
 - interval: 1m
   input_series:
-  - series: start_stunnel_received_bytes_total{tunnel="REDIS_URL"}
+  - series: start_stunnel_received_bytes_total{tunnel="REDIS_URL", instance="app-1"}
     values: 0+10x30 300+0x40
   alert_rule_test:
   - {eval_time: 40m, alertname: RedisTunnelSilent}
   - eval_time: 65m
     alertname: RedisTunnelSilent
-    exp_alerts: [exp_labels: {tunnel: REDIS_URL}]
+    exp_alerts:
+    - exp_labels: {tunnel: REDIS_URL, instance: app-1}
+      exp_annotations: {summary: REDIS_URL on app-1 has received nothing for 30 min}
 "#;
 
 #[test]
 fn the_manuals_prometheus_examples_work() {
     let folder = tempfile::tempdir().unwrap();
-    let [scrape, alerts] = &examples()[..] else { panic!("two examples") };
-    // Remove the annotations, which the tests of the alerts would have to repeat.
-    let (without_texts, mut in_annotations) = (alerts.lines(), false);
-    let without_texts = without_texts.filter(|line| {
-        in_annotations =
-            line.trim() == "annotations:" || (in_annotations && line.contains("summary:"));
-        !in_annotations
-    });
-    let without_texts: Vec<&str> = without_texts.collect();
-    for (name, text) in [
-        ("prometheus.yml", scrape.as_str()),
-        ("manual.yml", alerts),
-        ("alerts.yml", &without_texts.join("\n")),
-        ("tests.yml", ALERT_TESTS),
-    ] {
-        fs::write(folder.path().join(name), text).unwrap();
-    }
     let path = |name: &str| folder.path().join(name).display().to_string();
+    let [scrape, alerts] = &examples()[..] else { panic!("two examples") };
+    for (name, text) in
+        [("prometheus.yml", scrape.as_str()), ("alerts.yml", alerts), ("tests.yml", ALERT_TESTS)]
+    {
+        fs::write(path(name), text).unwrap();
+    }
     promtool(&["check", "config", &path("prometheus.yml")], "");
-    let said = promtool(&["check", "rules", &path("manual.yml")], "");
+    let said = promtool(&["check", "rules", &path("alerts.yml")], "");
     assert!(said.contains("3 rules found"), "{said}");
     promtool(&["test", "rules", &path("tests.yml")], "");
 }

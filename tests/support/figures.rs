@@ -5,7 +5,7 @@ use std::io::Write;
 
 use serde_json::Value;
 
-use super::launcher::{Held, Launcher, port_of};
+use super::launcher::{Held, Launcher, logged, port_of};
 use super::resp::Client;
 use super::servers::PASSWORD;
 use super::status::StatusPage;
@@ -110,13 +110,10 @@ impl Scene {
     /// The sum of a key's values in the metrics lines of a tunnel.
     pub fn logged(&self, variable: &str, key: &str) -> u64 {
         let log = fs::read_to_string(self.log.path()).unwrap();
-        let lines =
-            log.lines().filter(|line| line.contains(&format!(" at=metrics source={variable} ")));
-        let values = lines.filter_map(|line| {
-            let (_, rest) = line.split_once(&format!(" {key}="))?;
-            rest.split(' ').next()?.parse::<u64>().ok()
-        });
-        values.sum()
+        let source = format!(" source={variable} ");
+        let lines: Vec<&str> = log.lines().filter(|line| line.contains(&source)).collect();
+        let values = logged(&lines.join("\n"), "metrics", key).into_iter();
+        values.filter_map(|value| value.parse::<u64>().ok()).sum()
     }
 
     /// Checks that metrics, page, `--status` and log all show one failure of a tunnel, for this
