@@ -7,7 +7,7 @@ use std::io::{self, Write as _};
 use crate::command_line::Rewrite;
 use crate::configuration::{ConfigError, Settings, Unused, is_variable_name, options};
 use crate::exit;
-use crate::figures::Totals;
+use crate::figures::{Counts, Figures};
 use crate::listen::{Bound, wanted_port};
 use crate::logging::{err, notice, warning};
 use crate::names;
@@ -345,7 +345,7 @@ fn note(line: &str) {
 }
 
 /// How COMMAND ended, and what went through the tunnels.
-pub fn ended(ended: ExitOutcome, totals: Totals) {
+pub fn ended(ended: ExitOutcome, figures: &Figures) {
     let (code, signal) = match ended {
         ExitOutcome::Exited(code) => (Some(code), None),
         ExitOutcome::Killed(signal) => (None, Some(signal)),
@@ -354,9 +354,9 @@ pub fn ended(ended: ExitOutcome, totals: Totals) {
         at = "command-ended",
         code,
         signal,
-        connections = totals.connections,
-        sent = totals.sent,
-        received = totals.received,
-        failed = totals.failed,
+        connections = figures.sum(|counts| counts.accepted),
+        sent = figures.sum(|counts| counts.sent),
+        received = figures.sum(|counts| counts.received),
+        failed = figures.sum(Counts::failed_in_all),
     );
 }

@@ -78,7 +78,7 @@ impl Launch {
         let ended = runtime.block_on(self.serve(child, terminal, figures.clone()))?;
         // Cuts open connections, without waiting for a name lookup that hangs.
         runtime.shutdown_background();
-        announce::ended(ended, figures.totals());
+        announce::ended(ended, &figures);
         Ok(ended)
     }
 
@@ -139,7 +139,7 @@ impl Launch {
         open_tunnels(plan, listeners, &settings, &figures, guard);
 
         let ended = supervisor.wait().await.context("could not listen for signals")?;
-        figures.command.set_state(CommandState::Draining);
+        figures.set_command_state(CommandState::Draining);
         drain(drain_of_tunnels, &mut supervisor, settings.connection.drain_timeout).await?;
         Ok(ended)
     }

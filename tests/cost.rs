@@ -1,4 +1,4 @@
-//! What a connection costs, where it can be counted whatever the machine does.
+//! The cost of a connection, in numbers that do not depend on the machine's speed.
 
 mod support;
 
@@ -16,15 +16,15 @@ use support::proc::resident_kib;
 use support::resp::Reply;
 use support::servers::{Front, Server};
 
-/// Round trips that are counted.
+/// The number of round trips.
 const ROUND_TRIPS: usize = 500;
-/// For each: two waits, two reads, two writes.
+/// System calls per round trip: two waits, two reads, two writes.
 const CALLS: usize = 6;
-/// Calls that have nothing to do with round trips: timers, and whoever asks for the state of this
-/// user's launchers meanwhile. Far fewer than one more for each.
+/// The maximum of other calls, such as those of timers and of other tests' `--status`. Far fewer
+/// than one per round trip.
 const OTHERS: usize = 300;
 
-/// The calls in a table of `strace -c`: its column `calls` is the fourth, its last line the total.
+/// The number of calls in a table of `strace -c`: the fourth column of the line `total`.
 fn total_calls(table: &str) -> Option<usize> {
     let total = table.lines().find(|line| line.ends_with(" total"))?;
     total.split_whitespace().nth(3)?.parse().ok()
@@ -48,7 +48,7 @@ fn a_round_trip_takes_six_system_calls() {
     stderr.read_line(&mut said).unwrap();
     if !said.contains("attached") {
         assert!(said.contains("not permitted"), "{said}");
-        support::skip("strace may not look at a process here");
+        support::skip("strace may not attach to a process here");
         return;
     }
     for _ in 0..ROUND_TRIPS {
@@ -58,15 +58,15 @@ fn a_round_trip_takes_six_system_calls() {
     strace.wait();
     let table = fs::read_to_string(table).unwrap();
     let calls = total_calls(&table).unwrap_or_else(|| panic!("{table}"));
-    assert!(calls >= ROUND_TRIPS * 4, "they were not counted: {table}");
+    assert!(calls >= ROUND_TRIPS * 4, "strace missed calls: {table}");
     assert!(calls <= ROUND_TRIPS * CALLS + OTHERS, "{table}");
 }
 
 #[test]
 fn an_idle_connection_holds_no_buffer() {
     const CONNECTIONS: u64 = 300;
-    /// What OpenSSL and the runtime keep for each, with room for other versions of OpenSSL; one
-    /// buffer of the relay's would be 64 more.
+    /// Memory of OpenSSL and the runtime per connection, with a margin for other versions of
+    /// OpenSSL. One buffer of the relay would add 64 KiB.
     const KIB_EACH: u64 = 48;
     let server = Server::start(Front::Redis);
     let held = Launcher::holding(&server.url()).start_held();
@@ -89,9 +89,9 @@ fn an_idle_connection_holds_no_buffer() {
     assert!(grown <= CONNECTIONS * KIB_EACH, "{} KiB each", grown / CONNECTIONS);
 }
 
-/// Writes until nobody takes anything any more.
+/// Writes until the other side stops reading.
 fn push(stream: &mut impl Write) {
-    // A size that does not divide the launcher's buffers: some of it stays in each of them.
+    // This size does not divide the launcher's buffers, so each of them keeps some bytes.
     let chunk = [b'x'; 10_000];
     let error = loop {
         if let Err(error) = stream.write_all(&chunk) {

@@ -1,28 +1,27 @@
 //! The status page in a real browser, wide and narrow, light and dark; and the metrics in a real
 //! Prometheus.
 //!
-//! `WRITE_DOCS=1 cargo test --test page` takes the manual's screenshots anew.
+//! `WRITE_DOCS=1 cargo test --test page` retakes the manual's screenshots.
 
 mod support;
 
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io::{BufReader, Read, Write};
-use std::net::TcpStream;
+use std::io::{BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
 use serde_json::Value;
-use support::launcher::{Held, Launcher, port_of};
+use support::figures::Scene;
 use support::pki::{Authority, Request};
 use support::resp::{Client, Reply};
 use support::servers::{Front, Options, PASSWORD, Server, connections};
 use support::status::StatusPage;
-use support::{PATIENCE, Process, eventually, eventually_within, rest, two_free_ports};
+use support::{Process, eventually, eventually_within, two_free_ports};
 
-/// A name on a certificate that would change the page's title if the page treated it as HTML.
+/// A name on a certificate. It would change the page's title if the page took it for HTML.
 const HOSTILE: &str = "</dd><script>document.title='owned'</script><img src=x onerror=x>";
 
 /// Red, green and blue.
@@ -66,12 +65,12 @@ const VIEWS: [View; 4] = [
 /// The views that the manual shows.
 const IN_THE_MANUAL: [&str; 2] = ["wide-light", "narrow-dark"];
 
-/// A browser may take this long: far longer than it does even beside others.
+/// The browser's time limit: far longer than it needs, even beside other tests.
 const BROWSER: Duration = Duration::from_secs(300);
 
-/// Whether this test needs a browser: if Chromium is installed, or if `bin/setup test` could have
-/// installed it. Ubuntu's apt does not have it.
-fn browser_is_to_be_had() -> bool {
+/// Whether Chromium is installed, or `bin/setup test` could install it. Ubuntu's apt does not have
+/// it.
+fn browser_is_available() -> bool {
     let found = |program: &str| {
         let path = std::env::var_os("PATH").unwrap_or_default();
         std::env::split_paths(&path).any(|folder| folder.join(program).exists())
@@ -154,70 +153,51 @@ fn check(view: &View, file: &Path) {
 }
 
 /// A launcher with three tunnels: one fails at Redis's client limit, one works, and one fails
-/// because of its server's hostile name.
-struct Scene {
-    held: Held,
-    page: StatusPage,
-    _servers: [Server; 3],
-    _clients: Vec<Client>,
-}
-
-impl Scene {
-    fn new(folder: &Path) -> Scene {
-        let authority = Authority::new(folder);
-        let request = Request { ip: &[], valid: (-1, 395), ..Request::default() };
-        let [usual, hostile] =
-            [("usual", "redis.example.com"), ("hostile", HOSTILE)].map(|(file, name)| {
-                authority.issue(folder, file, &Request { dns: &[name], ..request })
-            });
-        let servers = [&usual, &usual, &hostile].map(|certificate| {
-            let options = Options { certificate: Some(certificate), ..Options::default() };
-            Server::start_with(Front::Redis, options)
-        });
-        let script = "echo $REDIS_URL; echo $CACHE_URL; echo $HOSTILE_URL; exec cat >/dev/null";
-        let launcher = Launcher::script(script)
-            .redis(&servers[0].url())
-            .env("CACHE_URL", servers[1].url())
-            .env("HOSTILE_URL", servers[2].url())
-            .env("REDIS_STUNNEL_URLS", "REDIS_URL CACHE_URL HOSTILE_URL")
+/// because of its server's hostile name. Dropping the servers or the clients would change this.
+fn three_tunnels(folder: &Path) -> (Scene, [Server; 3], Vec<Client>) {
+    let authority = Authority::new(folder);
+    let request = Request { ip: &[], valid: (-1, 395), ..Request::default() };
+    let [usual, hostile] = [("usual", "redis.example.com"), ("hostile", HOSTILE)]
+        .map(|(file, name)| authority.issue(folder, file, &Request { dns: &[name], ..request }));
+    let servers = [&usual, &usual, &hostile].map(|certificate| {
+        let options = Options { certificate: Some(certificate), ..Options::default() };
+        Server::start_with(Front::Redis, options)
+    });
+    let variables = ["REDIS_URL", "CACHE_URL", "HOSTILE_URL"];
+    let urls = [0, 1, 2].map(|index| (variables[index], servers[index].url()));
+    let scene = Scene::new(&urls, |launcher| {
+        launcher
             .env("HOSTILE_URL_STUNNEL_VERIFY", "full")
             .env("HOSTILE_URL_STUNNEL_CA_PEM", authority.root.pem())
-            .env("STUNNEL_STATUS_ADDRESS", "0");
-        let mut held = launcher.start_held();
-        let ports = [held.port, port_of(&held.running.line()), port_of(&held.running.line())];
-        let page = StatusPage::of(held.running.pid(), &ports);
+    });
 
-        let mut clients: Vec<Client> = (0..5).map(|_| held.client()).collect();
-        let mut direct = servers[0].direct();
-        eventually("only these are left", || (connections(&mut direct) == 5).then_some(()));
-        assert_eq!(direct.ask(&["CONFIG", "SET", "maxclients", "6"]), Reply::line("+OK"));
-        for port in [ports[0], ports[0], ports[2]] {
-            let mut app = Client::open(port).stream.into_inner();
-            let _ = app.write_all(b"PING\r\n");
-            drop(rest(&mut app));
-        }
-        for _ in 0..3 {
-            let mut client = Client::connect(ports[1], PASSWORD);
-            assert_eq!(client.ask(&["SET", "key", "value"]), Reply::line("+OK"));
-            clients.push(client);
-        }
-        clients.push(direct);
-        let told = page.get("/status.json").body;
-        let told: Value = serde_json::from_str(&told).expect("JSON");
-        let states = [0, 1, 2].map(|index| told["tunnels"][index]["state"].clone());
-        assert_eq!(states, ["failing", "working", "failing"], "{told}");
-        Scene { held, page, _servers: servers, _clients: clients }
+    let mut clients: Vec<Client> = (0..5).map(|_| scene.client()).collect();
+    let mut direct = servers[0].direct();
+    eventually("only these are left", || (connections(&mut direct) == 5).then_some(()));
+    assert_eq!(direct.ask(&["CONFIG", "SET", "maxclients", "6"]), Reply::line("+OK"));
+    for variable in ["REDIS_URL", "REDIS_URL", "HOSTILE_URL"] {
+        scene.exchange(variable);
     }
+    for _ in 0..3 {
+        let mut client = Client::connect(scene.port("CACHE_URL"), PASSWORD);
+        assert_eq!(client.ask(&["SET", "key", "value"]), Reply::line("+OK"));
+        clients.push(client);
+    }
+    clients.push(direct);
+    let status = scene.json();
+    let states = [0, 1, 2].map(|index| status["tunnels"][index]["state"].clone());
+    assert_eq!(states, ["failing", "working", "failing"], "{status}");
+    (scene, servers, clients)
 }
 
 #[test]
 fn a_browser_shows_the_page_in_every_size_and_colour() {
-    if !browser_is_to_be_had() {
+    if !browser_is_available() {
         support::skip("the status page in a browser: apt has no chromium");
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    let scene = Scene::new(folder.path());
+    let (scene, _servers, _clients) = three_tunnels(folder.path());
     let url = scene.page.url();
     let picture = |view: &View| -> PathBuf { folder.path().join(format!("{}.png", view.name)) };
     let dom = thread::scope(|scope| {
@@ -256,17 +236,11 @@ fn a_browser_shows_the_page_in_every_size_and_colour() {
 }
 
 /// The first value in Prometheus's answer to a query.
-fn query(port: u16, query: &str) -> Option<f64> {
+fn query(prometheus: StatusPage, query: &str) -> Option<f64> {
     let escaped: String = query.bytes().map(|byte| format!("%{byte:02X}")).collect();
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
     // With HTTP/1.0, the answer is not chunked.
-    let request = format!("GET /api/v1/query?query={escaped} HTTP/1.0\r\nHost: localhost\r\n\r\n");
-    stream.write_all(request.as_bytes()).ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    let (_, body) = answer.split_once("\r\n\r\n")?;
-    let answer: Value = serde_json::from_str(body).ok()?;
+    let answer = prometheus.ask(&format!("GET /api/v1/query?query={escaped} HTTP/1.0\r\n\r\n"))?;
+    let answer: Value = serde_json::from_str(&answer.body).ok()?;
     assert!(answer["status"] == "success", "{query}: {answer}");
     answer["data"]["result"][0]["value"][1].as_str()?.parse().ok()
 }
@@ -274,13 +248,11 @@ fn query(port: u16, query: &str) -> Option<f64> {
 #[test]
 fn prometheus_scrapes_a_launcher_under_load() {
     let server = Server::start(Front::Redis);
-    let launcher = Launcher::holding(&server.url()).env("STUNNEL_STATUS_ADDRESS", "0");
-    let held = launcher.start_held();
-    let page = StatusPage::of(held.running.pid(), &[held.port]);
+    let scene = Scene::of(&server.url());
     let folder = tempfile::tempdir().unwrap();
 
     let mut load = Command::new("redis-benchmark");
-    load.args(["-p", &held.port.to_string(), "-a", PASSWORD, "-c", "20", "-l", "-q"]);
+    load.args(["-p", &scene.port("REDIS_URL").to_string(), "-a", PASSWORD, "-c", "20", "-l", "-q"]);
     load.args(["-t", "set,get", "-n", "20000"]).stdin(Stdio::null());
     let load = load.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
     let _load = Process(load.expect("redis-benchmark (see bin/setup)"));
@@ -291,7 +263,7 @@ fn prometheus_scrapes_a_launcher_under_load() {
          scrape_configs:\n\
          - job_name: app\n  \
            static_configs: [{{ targets: ['127.0.0.1:{}'] }}]\n",
-        page.port
+        scene.page.port
     );
     fs::write(&configuration, text).unwrap();
     let port = two_free_ports();
@@ -319,17 +291,20 @@ fn prometheus_scrapes_a_launcher_under_load() {
         ("process_resident_memory_bytes{job='app'}", 1e6),
         ("scrape_samples_scraped{job='app'}", 100.0),
     ] {
-        eventually(what, || query(port, what).filter(|value| *value >= least));
+        let prometheus = StatusPage { port };
+        eventually(what, || query(prometheus, what).filter(|value| *value >= least));
     }
 
-    assert!(page.get_as("/metrics", "application/openmetrics-text").body.ends_with("# EOF\n"));
+    assert!(
+        scene.page.get_as("/metrics", "application/openmetrics-text").body.ends_with("# EOF\n")
+    );
     // curl's Accept header.
-    let metrics = page.get_as("/metrics", "*/*").body;
+    let metrics = scene.page.get_as("/metrics", "*/*").body;
     assert_eq!(promtool(&["check", "metrics"], &metrics), "");
-    held.finish();
+    scene.held.finish();
 }
 
-/// Runs promtool, which must find no mistake, and returns what it prints.
+/// Runs promtool, which must succeed, and returns its output.
 fn promtool(words: &[&str], input: &str) -> String {
     let mut promtool = Command::new("promtool");
     promtool.args(words).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -351,64 +326,59 @@ fn examples() -> Vec<String> {
     blocks.map(|block| block.split("```").next().unwrap_or(block).to_owned()).collect()
 }
 
-/// How the manual's alerts behave: failing, queueing, and silent tunnels.
+/// Tests of the manual's alerts: failing, queueing, and silent tunnels.
 const ALERT_TESTS: &str = r#"
 rule_files: [alerts.yml]
 evaluation_interval: 1m
 tests:
 - interval: 1m
   input_series:
-  - series: start_stunnel_tunnel_failing{tunnel="REDIS_URL"}
+  - series: start_stunnel_tunnel_failing{tunnel="REDIS_URL", instance="app-1"}
     values: 0 0 1 1 1 1 0 0 0 0 0
-  - series: start_stunnel_connections_waiting{tunnel="REDIS_URL"}
+  - series: start_stunnel_connections_waiting{tunnel="REDIS_URL", instance="app-1"}
     values: 0 0 0 0 0 3 1 2 1 0 0
-  - series: start_stunnel_received_bytes_total{tunnel="REDIS_URL"}
+  - series: start_stunnel_received_bytes_total{tunnel="REDIS_URL", instance="app-1"}
     values: 0 0 0 0 0 0 0 0 0 0 0
   alert_rule_test:
   - {eval_time: 1m, alertname: RedisTunnelFailing}
   - eval_time: 5m
     alertname: RedisTunnelFailing
-    exp_alerts: [exp_labels: {tunnel: REDIS_URL}]
+    exp_alerts:
+    - exp_labels: {tunnel: REDIS_URL, instance: app-1}
+      exp_annotations: {summary: REDIS_URL on app-1 cannot reach Redis}
   - {eval_time: 10m, alertname: RedisTunnelFailing}
   - {eval_time: 4m, alertname: RedisTunnelQueueing}
   - eval_time: 8m
     alertname: RedisTunnelQueueing
-    exp_alerts: [exp_labels: {tunnel: REDIS_URL}]
+    exp_alerts:
+    - exp_labels: {tunnel: REDIS_URL, instance: app-1}
+      exp_annotations: {summary: App connections on app-1 wait for REDIS_URL}
   - {eval_time: 10m, alertname: RedisTunnelSilent}
 - interval: 1m
   input_series:
-  - series: start_stunnel_received_bytes_total{tunnel="REDIS_URL"}
+  - series: start_stunnel_received_bytes_total{tunnel="REDIS_URL", instance="app-1"}
     values: 0+10x30 300+0x40
   alert_rule_test:
   - {eval_time: 40m, alertname: RedisTunnelSilent}
   - eval_time: 65m
     alertname: RedisTunnelSilent
-    exp_alerts: [exp_labels: {tunnel: REDIS_URL}]
+    exp_alerts:
+    - exp_labels: {tunnel: REDIS_URL, instance: app-1}
+      exp_annotations: {summary: REDIS_URL on app-1 has received nothing for 30 min}
 "#;
 
 #[test]
 fn the_manuals_prometheus_examples_work() {
     let folder = tempfile::tempdir().unwrap();
-    let [scrape, alerts] = &examples()[..] else { panic!("two examples") };
-    // Remove the annotations, which the tests of the alerts would have to repeat.
-    let (without_texts, mut in_annotations) = (alerts.lines(), false);
-    let without_texts = without_texts.filter(|line| {
-        in_annotations =
-            line.trim() == "annotations:" || (in_annotations && line.contains("summary:"));
-        !in_annotations
-    });
-    let without_texts: Vec<&str> = without_texts.collect();
-    for (name, text) in [
-        ("prometheus.yml", scrape.as_str()),
-        ("manual.yml", alerts),
-        ("alerts.yml", &without_texts.join("\n")),
-        ("tests.yml", ALERT_TESTS),
-    ] {
-        fs::write(folder.path().join(name), text).unwrap();
-    }
     let path = |name: &str| folder.path().join(name).display().to_string();
+    let [scrape, alerts] = &examples()[..] else { panic!("two examples") };
+    for (name, text) in
+        [("prometheus.yml", scrape.as_str()), ("alerts.yml", alerts), ("tests.yml", ALERT_TESTS)]
+    {
+        fs::write(path(name), text).unwrap();
+    }
     promtool(&["check", "config", &path("prometheus.yml")], "");
-    let said = promtool(&["check", "rules", &path("manual.yml")], "");
+    let said = promtool(&["check", "rules", &path("alerts.yml")], "");
     assert!(said.contains("3 rules found"), "{said}");
     promtool(&["test", "rules", &path("tests.yml")], "");
 }

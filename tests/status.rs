@@ -1,4 +1,4 @@
-//! Who can read the status of a launcher, and how: `--status` and the status page.
+//! Access to the status of a launcher: `--status` and the status page.
 
 mod support;
 
@@ -14,7 +14,7 @@ use serde_json::Value;
 use support::launcher::{BINARY, Held, Launcher, Outcome, logged, send_signal};
 use support::proc::{command_of, state};
 use support::status::StatusPage;
-use support::{eventually, two_free_ports};
+use support::{Process, eventually, two_free_ports};
 
 /// A URL that no test connects to.
 const NOWHERE: &str = "redis://:s3cret-password@127.0.0.1:1";
@@ -26,7 +26,7 @@ fn with_page() -> (Held, StatusPage) {
     (held, page)
 }
 
-/// Checks that SECURITY.md still has this sentence, which the calling test proves.
+/// Checks that SECURITY.md has this sentence. The calling test proves it.
 fn security_says(sentence: &str) {
     let page = include_str!("../SECURITY.md").split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(page.contains(sentence), "SECURITY.md does not say: {sentence}");
@@ -37,7 +37,7 @@ fn status(words: &[&str]) -> Outcome {
     Launcher::new([&["--status"], words].concat()).run()
 }
 
-/// What `--status` says in JSON about one of the launchers that run here.
+/// The JSON of `--status` about one launcher; `None` if it is not found.
 fn status_of(launcher: i32) -> Option<Value> {
     let said = status(&["--log-format", "json"]).stdout;
     let mut launchers = said.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
@@ -67,24 +67,19 @@ fn status_finds_a_launcher_without_any_setting() {
 fn status_without_a_launcher_exits_with_3() {
     // A network namespace has its own names of sockets.
     let unshare = ["--user", "--map-root-user", "--net", BINARY, "--status"];
-    let output = Command::new("unshare").args(unshare).output().unwrap();
-    let error = String::from_utf8_lossy(&output.stderr);
-    if error.contains("unshare failed") {
-        support::skip("unshare may not make a namespace here");
-        return;
+    for (enabled, code, reason) in
+        [("true", 3, ""), ("false", 0, ", because STUNNEL_ENABLED turns it off")]
+    {
+        let mut command = Command::new("unshare");
+        let output = command.args(unshare).env("STUNNEL_ENABLED", enabled).output().unwrap();
+        if String::from_utf8_lossy(&output.stderr).contains("unshare failed") {
+            support::skip("unshare may not make a namespace here");
+            return;
+        }
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+        let expected = format!("No start-stunnel of this user runs here{reason}.\n");
+        assert_eq!(String::from_utf8_lossy(&output.stdout), expected);
     }
-    assert_eq!(output.status.code(), Some(3), "{output:?}");
-    assert_eq!(
-        String::from_utf8_lossy(&output.stdout),
-        "No start-stunnel of this user runs here.\n"
-    );
-    let mut switched_off = Command::new("unshare");
-    let output = switched_off.args(unshare).env("STUNNEL_ENABLED", "false").output().unwrap();
-    assert_eq!(output.status.code(), Some(0), "{output:?}");
-    assert_eq!(
-        String::from_utf8_lossy(&output.stdout),
-        "No start-stunnel of this user runs here, because STUNNEL_ENABLED turns it off.\n"
-    );
 }
 
 #[test]
@@ -111,7 +106,7 @@ fn a_frozen_launcher_counts_as_failing() {
 #[test]
 fn status_answers_only_its_own_user_and_root() {
     if !nix::unistd::geteuid().is_root() {
-        support::skip("only root can become somebody else");
+        support::skip("only root can change its user");
         return;
     }
     security_says("it answers only its own user and root");
@@ -129,9 +124,10 @@ fn status_answers_only_its_own_user_and_root() {
     held.finish();
 }
 
-/// Answers instead of a launcher, on the socket of the launcher with the pid `pid`.
+/// Pretends to be a launcher. The arguments: the pid in the socket's name (empty: its own), the
+/// user to run as (empty: unchanged), and the answer (empty: none).
 const IMPOSTOR: &str = "import os, socket, sys\n\
-    pid, uid = sys.argv[1:]\n\
+    pid, uid, answer = sys.argv[1:]\n\
     if uid: os.setgid(int(uid)); os.setuid(int(uid))\n\
     s = socket.socket(socket.AF_UNIX)\n\
     s.bind('\\0start-stunnel/' + (pid or str(os.getpid())) + '.9')\n\
@@ -139,62 +135,49 @@ const IMPOSTOR: &str = "import os, socket, sys\n\
     print('listening', flush=True)\n\
     while True:\n \
         c = s.accept()[0]\n \
-        answer = b'HTTP/1.1 200 OK\\r\\nstart-stunnel-well: true\\r\\n\\r\\n{\"pid\":%d}\\n'\n \
-        try: c.recv(4096), c.sendall(answer % os.getpid())\n \
+        try:\n  \
+            if answer: c.recv(4096)\n  \
+            c.sendall(answer.replace('PID', str(os.getpid())).encode())\n \
         except OSError: pass\n \
         c.close()\n";
 
-/// What `--status` says about an [`IMPOSTOR`].
-fn said_of_impostor(pid: &str, uid: &str) -> Option<Value> {
-    let mut impostor = Command::new("/usr/bin/python3")
-        .args(["-c", IMPOSTOR, pid, uid])
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+/// Starts an [`IMPOSTOR`], and waits until it listens.
+fn impostor(pid: &str, uid: &str, answer: &str) -> Process {
+    let mut command = Command::new("/usr/bin/python3");
+    command.args(["-c", IMPOSTOR, pid, uid, answer]).stdout(Stdio::piped());
+    let mut impostor = Process(command.spawn().unwrap());
     let mut line = String::new();
-    BufReader::new(impostor.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    let said = status_of(impostor.id() as i32);
-    impostor.kill().unwrap();
-    impostor.wait().unwrap();
+    BufReader::new(impostor.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
     assert_eq!(line, "listening\n");
-    said
+    impostor
 }
 
 #[test]
 fn status_believes_only_its_own_users_launcher() {
     security_says("`--status` believes only processes of its own user, even if that user is root");
-    assert!(said_of_impostor("", "").is_some(), "its own pid, and this user");
-    assert_eq!(said_of_impostor("1", ""), None, "another's pid");
+    let said_of = |pid, uid| {
+        let answer = "HTTP/1.1 200 OK\r\nstart-stunnel-well: true\r\n\r\n{\"pid\":PID}\n";
+        let impostor = impostor(pid, uid, answer);
+        status_of(impostor.pid())
+    };
+    assert!(said_of("", "").is_some(), "its own pid, and this user");
+    assert_eq!(said_of("1", ""), None, "the pid of another process");
     if nix::unistd::geteuid().is_root() {
-        assert_eq!(said_of_impostor("", "65534"), None, "another user, even for root");
+        assert_eq!(said_of("", "65534"), None, "another user, even for root");
     }
 }
 
 #[test]
 fn a_launcher_that_hangs_up_counts_as_failing() {
-    // A launcher that is short of memory hangs up. This one always does.
-    let script = "import os, socket\n\
-        s = socket.socket(socket.AF_UNIX)\n\
-        s.bind('\\0start-stunnel/%d' % os.getpid())\n\
-        s.listen(64)\n\
-        print('listening', flush=True)\n\
-        while True: s.accept()[0].close()\n";
-    let mut server = Command::new("/usr/bin/python3")
-        .args(["-c", script])
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut line = String::new();
-    BufReader::new(server.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    // A launcher that is short of memory does this.
+    let hangs_up = impostor("", "", "");
     let said = status(&[]);
-    server.kill().unwrap();
-    server.wait().unwrap();
-    let expected = format!("start-stunnel pid {} does not answer", server.id());
+    let expected = format!("start-stunnel pid {}.9 does not answer", hangs_up.pid());
     assert!(said.stdout.contains(&expected) && said.code() == 1, "{said:?}");
 }
 
 #[test]
-fn status_ends_quietly_when_nobody_reads_it() {
+fn status_ends_quietly_if_its_output_is_closed() {
     for words in [&[][..], &["--log-format", "json"]] {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
@@ -204,29 +187,6 @@ fn status_ends_quietly_when_nobody_reads_it() {
         assert_eq!(ended.stderr, "");
         assert!([0, 1, 3].contains(&ended.code()), "{ended:?}");
     }
-}
-
-#[test]
-fn each_path_has_its_own_content() {
-    let (held, page) = with_page();
-    for (path, code, kind, begin) in [
-        ("/", 200, "text/html; charset=utf-8", "<!doctype html>"),
-        ("/metrics", 200, "text/plain; version=0.0.4; charset=utf-8", "# HELP "),
-        ("/status.json", 200, "application/json", "{"),
-        ("/status.txt", 200, "text/plain; charset=utf-8", "REDIS_URL → "),
-        ("/healthz", 200, "text/plain; charset=utf-8", "running\n"),
-        ("/readyz", 200, "text/plain; charset=utf-8", "ready\n"),
-        ("/nothing", 404, "text/plain; charset=utf-8", "paths: "),
-    ] {
-        let answer = page.get(path);
-        assert_eq!(answer.code, code, "{path}: {answer:?}");
-        assert!(answer.head.contains(&format!("\r\ncontent-type: {kind}\r\n")), "{answer:?}");
-        assert!(answer.body.starts_with(begin), "{path}: {answer:?}");
-        assert!(!answer.body.contains("s3cret-password"), "{path}");
-    }
-    let post = "POST /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n";
-    assert_eq!(page.ask(post).expect("an answer").code, 405);
-    held.finish();
 }
 
 #[test]
@@ -246,11 +206,18 @@ fn only_loopback_refuses_unknown_host_names() {
 #[test]
 fn a_hundred_silent_connections_delay_no_probe() {
     let (held, page) = with_page();
-    let visitors: Vec<_> =
-        (0..100).map(|_| TcpStream::connect(("127.0.0.1", page.port)).unwrap()).collect();
-    assert_eq!(page.get("/healthz").code, 200);
-    for mut visitor in visitors {
-        assert_eq!(visitor.read_to_end(&mut Vec::new()).unwrap(), 0, "closed, and nothing said");
+    let silent = |count: usize| -> Vec<_> {
+        (0..count).map(|_| TcpStream::connect(("127.0.0.1", page.port)).unwrap()).collect()
+    };
+    let visitors = silent(100);
+    let mut probe = TcpStream::connect(("127.0.0.1", page.port)).unwrap();
+    probe.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    let later_visitors = silent(30);
+    let mut answer = String::new();
+    probe.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    for mut visitor in visitors.into_iter().chain(later_visitors) {
+        assert_eq!(visitor.read_to_end(&mut Vec::new()).unwrap(), 0, "closed without an answer");
     }
     held.finish();
 }
@@ -260,10 +227,10 @@ fn a_stopped_command_is_shown_and_stays_healthy() {
     let (held, page) = with_page();
     let command = command_of(held.running.pid());
     send_signal(command, libc::SIGSTOP);
-    eventually("it is told", || (page.get("/healthz").body == "stopped\n").then_some(()));
+    eventually("/healthz reports it", || (page.get("/healthz").body == "stopped\n").then_some(()));
     assert_eq!(page.get("/healthz").code, 200);
     send_signal(command, libc::SIGCONT);
-    eventually("it is told", || (page.get("/healthz").body == "running\n").then_some(()));
+    eventually("/healthz reports it", || (page.get("/healthz").body == "running\n").then_some(()));
     held.finish();
 }
 
@@ -291,22 +258,16 @@ fn a_draining_launcher_is_neither_healthy_nor_ready() {
 }
 
 #[test]
-fn the_status_port_must_not_be_the_apps_port() {
-    let launcher = Launcher::new(["true"]).redis(NOWHERE).env("PORT", "5000");
-    let ended = launcher.env("STUNNEL_STATUS_ADDRESS", "5000").run();
-    assert_eq!(ended.code(), 78);
-    assert!(
-        ended.stderr.contains(
-            "STUNNEL_STATUS_ADDRESS is port 5000, which PORT gives to the app; set another"
-        ),
-        "{ended:?}"
-    );
-    let option = Launcher::new(["--status-address", "0.0.0.0:5000", "true"]).redis(NOWHERE);
-    assert_eq!(option.env("PORT", "5000").run().code(), 78);
-    for written in ["05000", " 5000 "] {
-        let launcher = Launcher::new(["true"]).redis(NOWHERE).env("PORT", written);
-        assert_eq!(launcher.env("STUNNEL_STATUS_ADDRESS", "5000").run().code(), 78, "{written}");
+fn a_status_port_equal_to_the_apps_port_exits_with_78() {
+    for (address, port) in [("5000", "5000"), ("0.0.0.0:5000", "05000"), ("5000", " 5000 ")] {
+        let launcher = Launcher::new(["true"]).redis(NOWHERE).env("PORT", port);
+        let ended = launcher.env("STUNNEL_STATUS_ADDRESS", address).run();
+        assert_eq!(ended.code(), 78, "{address} {port}");
+        let expected = "STUNNEL_STATUS_ADDRESS is port 5000, which PORT gives to the app";
+        assert!(ended.stderr.contains(expected), "{ended:?}");
     }
+    let option = Launcher::new(["--status-address", "5000", "true"]).redis(NOWHERE);
+    assert_eq!(option.env("PORT", "5000").run().code(), 78);
 }
 
 #[test]
@@ -330,7 +291,7 @@ fn the_page_is_served_before_the_command_runs() {
 }
 
 #[test]
-fn an_exposed_status_address_is_warned_about() {
+fn a_status_address_open_to_others_causes_a_warning() {
     for (address, exposed) in [("0.0.0.0:0", true), ("127.0.0.1:0", false), ("0", false)] {
         let launcher = Launcher::new(["true"]).redis(NOWHERE);
         let ended = launcher.env("STUNNEL_STATUS_ADDRESS", address).run();

@@ -1,91 +1,83 @@
-//! The numbers that are counted for one tunnel.
+//! The counters and gauges of one tunnel.
 
-use super::Totals;
-use super::counter::{Counter, Gauge};
-use super::histogram::Histogram;
-use super::history::Mark;
+use super::histogram::{Histogram, differences};
 use super::reason::{CloseReason, FailureReason, Handshake, PoolResult, UpstreamState};
 
-/// How a tunnel is named to readers of its figures. Holds no secret.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct TunnelLabels {
-    /// The variables that lead through the tunnel; never empty. The first one names the tunnel.
-    pub variables: Vec<String>,
-    /// The server, as `host:port`.
-    pub upstream: String,
-    /// The tunnel's `--verify` level.
-    pub verify: &'static str,
-}
-
-/// One tunnel's numbers. A clone is a copy at one moment.
+/// The numbers of one tunnel. All are counters, which only grow, unless their comment says "now",
+/// "highest", "limit" or "latest".
 #[derive(Debug, Default, Clone)]
 pub struct Counts {
-    /// App connections.
-    pub open: Gauge,
-    pub accepted: Counter,
+    /// Open app connections now.
+    pub open: u64,
+    pub accepted: u64,
     /// In the order of [`CloseReason::ALL`].
-    pub closed: [Counter; CloseReason::COUNT],
+    pub closed: [u64; CloseReason::COUNT],
     /// In the order of [`FailureReason::ALL`].
-    pub failed: [Counter; FailureReason::COUNT],
-    /// App connections that wait for a connection to Redis.
-    pub waiting: Gauge,
-    /// How often accept(2) failed.
-    pub accept_errors: Counter,
-    /// Connections that Redis turned away because it has too many clients.
-    pub max_clients: Counter,
+    pub failed: [u64; FailureReason::COUNT],
+    /// App connections waiting for a connection to Redis now.
+    pub waiting: u64,
+    /// Failed calls of accept(2).
+    pub accept_errors: u64,
+    /// Connections that Redis refused, probably at its client limit.
+    pub max_clients: u64,
     /// Bytes from the app to Redis, before TLS.
-    pub sent: Counter,
+    pub sent: u64,
     /// Bytes from Redis to the app, before TLS.
-    pub received: Counter,
-    /// Connections to Redis, in the order of [`UpstreamState::ALL`].
-    pub upstream: [Gauge; UpstreamState::COUNT],
+    pub received: u64,
+    /// Connections to Redis now, in the order of [`UpstreamState::ALL`].
+    pub upstream: [u64; UpstreamState::COUNT],
     /// The highest number of connections to Redis since the launcher started.
-    pub peak: Gauge,
-    /// The limit on connections to Redis; 0: none.
-    pub limit: Gauge,
+    pub peak: u64,
+    /// The highest number of connections to Redis in the current slot of
+    /// [`super::history::History`].
+    pub slot_peak: u64,
+    /// The limit on connections to Redis.
+    pub limit: Option<u64>,
     /// In the order of [`PoolResult::ALL`].
-    pub pool: [Counter; PoolResult::COUNT],
+    pub pool: [u64; PoolResult::COUNT],
     /// Durations of successful handshakes, in the order of [`Handshake::ALL`].
     pub handshakes: [Histogram; Handshake::COUNT],
-    /// From accepting an app connection until Redis was ready for it.
+    /// Times from accepting an app connection until Redis was ready for it.
     pub connection_wait: Histogram,
-    /// From a request to the first byte of its reply.
+    /// Times from a request to the first byte of its reply.
     pub reply_wait: Histogram,
-    /// Milliseconds since 1970; 0: never.
-    pub last_success: Gauge,
+    /// When Redis answered the latest app connection, in milliseconds since 1970.
+    pub last_success: Option<u64>,
 }
 
 impl Counts {
-    pub fn upstream(&self, state: UpstreamState) -> u64 {
-        self.upstream[state as usize].get()
-    }
-
     /// Connections to Redis in any state.
     pub fn held(&self) -> u64 {
-        self.upstream.iter().map(Gauge::get).sum()
+        self.upstream.iter().sum()
+    }
+
+    /// Connections whose handshake is done. Attempts do not count, because several attempts that
+    /// fail together do not prove that Redis is at its client limit.
+    pub fn established(&self) -> u64 {
+        self.held() - self.upstream[UpstreamState::Connecting as usize]
     }
 
     pub fn failed_in_all(&self) -> u64 {
-        self.failed.iter().map(Counter::get).sum()
+        self.failed.iter().sum()
     }
 
-    pub fn totals(&self) -> Totals {
-        Totals {
-            connections: self.accepted.get(),
-            failed: self.failed_in_all(),
-            sent: self.sent.get(),
-            received: self.received.get(),
-        }
-    }
-
-    pub(super) fn mark(&self, peak: u64) -> Mark {
-        Mark {
-            peak: peak as u32,
-            accepted: self.accepted.get() as u32,
-            turned_away: self.max_clients.get() as u32,
-            failed: self.failed.each_ref().map(|count| count.get() as u32),
-            connection_wait: self.connection_wait.counts().map(|count| count as u32),
-            reply_wait: self.reply_wait.counts().map(|count| count as u32),
+    /// The increase of each counter since `before`, an earlier copy. Other numbers are those of
+    /// `self`.
+    pub fn since(&self, before: &Counts) -> Counts {
+        let handshakes = |mode: usize| self.handshakes[mode].since(&before.handshakes[mode]);
+        Counts {
+            accepted: self.accepted - before.accepted,
+            closed: differences(&self.closed, &before.closed),
+            failed: differences(&self.failed, &before.failed),
+            accept_errors: self.accept_errors - before.accept_errors,
+            max_clients: self.max_clients - before.max_clients,
+            sent: self.sent - before.sent,
+            received: self.received - before.received,
+            pool: differences(&self.pool, &before.pool),
+            handshakes: std::array::from_fn(handshakes),
+            connection_wait: self.connection_wait.since(&before.connection_wait),
+            reply_wait: self.reply_wait.since(&before.reply_wait),
+            ..self.clone()
         }
     }
 }

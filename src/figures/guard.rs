@@ -1,4 +1,4 @@
-//! Values that count something for as long as they live.
+//! Guards: each counts a connection until it is dropped.
 
 use std::sync::Arc;
 use std::thread;
@@ -8,20 +8,45 @@ use tokio::time::Instant;
 use super::TunnelFigures;
 use super::reason::{CloseReason, FailureReason, UpstreamState};
 
+impl TunnelFigures {
+    /// Counts an app connection that was accepted at `now`.
+    pub fn accept(self: &Arc<Self>, now: Instant) -> Arrival {
+        let counts = &mut self.state_at(now).counts;
+        counts.accepted += 1;
+        counts.open += 1;
+        Arrival { figures: self.clone(), accepted: now, decided: false }
+    }
+
+    /// Counts an app connection as waiting for a connection to Redis.
+    pub fn wait(self: &Arc<Self>) -> Waiting {
+        self.state().counts.waiting += 1;
+        Waiting(self.clone())
+    }
+
+    /// Counts a connection to Redis.
+    pub fn hold(self: &Arc<Self>, state: UpstreamState) -> Held {
+        let counts = &mut self.state_at(Instant::now()).counts;
+        counts.upstream[state as usize] += 1;
+        counts.slot_peak = counts.slot_peak.max(counts.held());
+        counts.peak = counts.peak.max(counts.slot_peak);
+        Held { figures: self.clone(), state }
+    }
+
+    /// Starts to time the replies on a connection.
+    pub fn reply_clock(&self) -> ReplyClock<'_> {
+        let mut state = self.state();
+        state.last_key += 1;
+        ReplyClock { figures: self, key: state.last_key }
+    }
+}
+
 /// An app connection that waits for a connection to Redis.
 #[derive(Debug)]
 pub struct Waiting(Arc<TunnelFigures>);
 
-impl Waiting {
-    pub(super) fn new(figures: Arc<TunnelFigures>) -> Waiting {
-        figures.counts.waiting.up();
-        Waiting(figures)
-    }
-}
-
 impl Drop for Waiting {
     fn drop(&mut self) {
-        self.0.counts.waiting.down();
+        self.0.state().counts.waiting -= 1;
     }
 }
 
@@ -33,33 +58,27 @@ pub struct Held {
 }
 
 impl Held {
-    pub(super) fn new(figures: Arc<TunnelFigures>, state: UpstreamState) -> Held {
-        figures.counts.upstream[state as usize].up();
-        Held { figures, state }
-    }
-
     /// Moves the connection to another state.
     pub fn set_state(&mut self, state: UpstreamState) {
-        let upstream = &self.figures.counts.upstream;
-        upstream[self.state as usize].down();
-        upstream[state as usize].up();
+        let upstream = &mut self.figures.state().counts.upstream;
+        upstream[self.state as usize] -= 1;
+        upstream[state as usize] += 1;
         self.state = state;
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.figures.roll(Instant::now());
-        self.figures.counts.upstream[self.state as usize].down();
+        self.figures.state_at(Instant::now()).counts.upstream[self.state as usize] -= 1;
     }
 }
 
-/// The status page's error for a connection that ended in a panic.
+/// The error and the hint on the status page after a panic.
 const DEFECT: &str = "start-stunnel has a defect";
 const DEFECT_HINT: &str = "please report the log line at=internal-error";
 
-/// An app connection. It counts as open until this is dropped, and then as closed or failed. The
-/// first reason given counts. Without a reason, the drain or a panic has cut the connection.
+/// An app connection. It counts as open until the guard is dropped, and then as closed or failed,
+/// with the first reason given. Without a reason, the end of the drain or a panic closed it.
 #[derive(Debug)]
 pub struct Arrival {
     figures: Arc<TunnelFigures>,
@@ -68,34 +87,26 @@ pub struct Arrival {
 }
 
 impl Arrival {
-    pub(super) fn new(figures: Arc<TunnelFigures>, accepted: Instant) -> Arrival {
-        figures.counts.accepted.add(1);
-        figures.counts.open.up();
-        Arrival { figures, accepted, decided: false }
-    }
-
     pub fn accepted(&self) -> Instant {
         self.accepted
     }
 
-    /// There is a connection to the server: to Redis, or to a TLS front before Redis.
+    /// The app connection got its connection to Redis, or to a TLS front before Redis.
     pub fn ready(&self, now: Instant) {
-        self.figures.roll(now);
-        self.figures.counts.connection_wait.observe(now - self.accepted);
+        self.figures.state_at(now).counts.connection_wait.observe(now - self.accepted);
     }
 
     pub fn failed(&mut self, reason: FailureReason, error: String, hint: String) {
-        if std::mem::replace(&mut self.decided, true) {
-            return;
+        if !std::mem::replace(&mut self.decided, true) {
+            let mut state = self.figures.state_at(Instant::now());
+            state.counts.failed[reason as usize] += 1;
+            state.fails(reason.word(), error, hint);
         }
-        self.figures.roll(Instant::now());
-        self.figures.counts.failed[reason as usize].add(1);
-        self.figures.fails(reason.word(), error, hint);
     }
 
     pub fn closed(&mut self, reason: CloseReason) {
         if !std::mem::replace(&mut self.decided, true) {
-            self.figures.counts.closed[reason as usize].add(1);
+            self.figures.state().counts.closed[reason as usize] += 1;
         }
     }
 }
@@ -106,6 +117,35 @@ impl Drop for Arrival {
             self.failed(FailureReason::Internal, DEFECT.to_owned(), DEFECT_HINT.to_owned());
         }
         self.closed(CloseReason::Drain);
-        self.figures.counts.open.down();
+        self.figures.state().counts.open -= 1;
+    }
+}
+
+/// Times Redis's replies on one relayed connection. Dropping the clock ends the wait.
+#[derive(Debug)]
+pub struct ReplyClock<'a> {
+    figures: &'a TunnelFigures,
+    key: u64,
+}
+
+impl ReplyClock<'_> {
+    /// Bytes were sent to Redis: a wait begins, unless one is under way.
+    pub fn sent(&self, now: Instant) {
+        self.figures.state().waits.entry(self.key).or_insert(now);
+    }
+
+    /// Bytes came from Redis: the wait ends, if there is one.
+    pub fn received(&self, now: Instant) {
+        let mut state = self.figures.state_at(now);
+        let began = state.waits.remove(&self.key);
+        if let Some(began) = began {
+            state.counts.reply_wait.observe(now - began);
+        }
+    }
+}
+
+impl Drop for ReplyClock<'_> {
+    fn drop(&mut self) {
+        self.figures.state().waits.remove(&self.key);
     }
 }

@@ -1,122 +1,96 @@
-//! Counts what goes through a launcher.
+//! Counts connections, bytes, failures and waits.
 //!
-//! [`crate::tunnel`], [`crate::pool`] and [`crate::launch`] count; [`crate::status`] reads a
-//! [`Snapshot`]. Nothing that moves bytes reads a figure, and counting does not depend on whether
-//! anybody reads.
+//! [`crate::tunnel`], [`crate::pool`] and [`crate::supervisor`] count. [`crate::status`] reads a
+//! [`Snapshot`]. The code that moves bytes never reads a figure.
 //!
-//! To count is to add to an atomic number: no allocation, no system call, no clock of its own.
+//! A mutex protects the figures of each tunnel. It is always free, because one thread does all the
+//! counting.
 
-mod counter;
 mod counts;
 mod guard;
 mod histogram;
 mod history;
 mod reason;
-mod replies;
-mod snapshot;
 mod tunnel;
 
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
-pub use counter::{Counter, Gauge};
-pub use counts::{Counts, TunnelLabels};
-pub use guard::{Arrival, Held, Waiting};
-pub use histogram::{BUCKETS, Histogram, p95};
-pub use history::{POINTS, Point, RECENT, Recent, SLOT};
+pub use counts::Counts;
+pub use guard::{Arrival, Held, ReplyClock, Waiting};
+pub use histogram::{BUCKETS, Histogram};
+pub use history::{POINTS, Point};
 pub use reason::{CloseReason, CommandState, FailureReason, Handshake, PoolResult, UpstreamState};
-pub use replies::ReplyClock;
-pub use snapshot::{CertificateText, CommandSnapshot, FailureText, Snapshot, TunnelSnapshot};
-pub use tunnel::{FULL, TunnelFigures, UNANSWERED};
-
-/// A failure counts as current for this long.
-pub const LAPSE: Duration = Duration::from_secs(60);
+pub use tunnel::{
+    CertificateText, FULL, FailureText, TunnelFigures, TunnelLabels, TunnelSnapshot, UNANSWERED,
+};
 
 /// A launcher's figures.
 #[derive(Debug)]
 pub struct Figures {
-    pub command: Command,
+    command: Mutex<Command>,
     tunnels: Vec<Arc<TunnelFigures>>,
 }
 
-/// What is known about COMMAND.
-#[derive(Debug)]
+/// COMMAND's pid, start and state.
+#[derive(Debug, Clone, Copy)]
 pub struct Command {
     pub pid: i32,
-    started: SystemTime,
-    state: AtomicU8,
+    /// Milliseconds since 1970.
+    pub started: u64,
+    pub state: CommandState,
 }
 
-impl Command {
-    /// For a COMMAND that has just been started.
-    fn new(pid: i32) -> Command {
-        let state = AtomicU8::new(CommandState::Running as u8);
-        Command { pid, started: SystemTime::now(), state }
-    }
-
-    pub fn set_state(&self, state: CommandState) {
-        self.state.store(state as u8, Ordering::Relaxed);
-    }
-
-    fn snapshot(&self) -> CommandSnapshot {
-        let state = self.state.load(Ordering::Relaxed);
-        CommandSnapshot {
-            pid: self.pid,
-            started: unix_ms(self.started),
-            state: CommandState::ALL[usize::from(state)],
-        }
-    }
+/// A launcher's figures at one moment.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// Milliseconds since 1970.
+    pub at: u64,
+    pub command: Command,
+    pub tunnels: Vec<TunnelSnapshot>,
 }
 
 impl Figures {
-    /// For tunnels with these labels, and a COMMAND that has just been started.
+    /// `tunnels`: one entry per tunnel. `command`: the pid of COMMAND, which has just started.
     pub fn new(tunnels: Vec<TunnelLabels>, command: i32) -> Figures {
         let tunnels = tunnels.into_iter().map(|labels| Arc::new(TunnelFigures::new(labels)));
-        Figures { tunnels: tunnels.collect(), command: Command::new(command) }
+        let (started, state) = (unix_ms(SystemTime::now()), CommandState::Running);
+        let command = Mutex::new(Command { pid: command, started, state });
+        Figures { tunnels: tunnels.collect(), command }
     }
 
-    /// The tunnels' figures, in the order of their labels.
+    /// In the order of the labels given to [`Figures::new`].
     pub fn tunnels(&self) -> &[Arc<TunnelFigures>] {
         &self.tunnels
+    }
+
+    pub fn set_command_state(&self, state: CommandState) {
+        self.command.lock().unwrap_or_else(PoisonError::into_inner).state = state;
     }
 
     /// The figures at the moment `now`.
     pub fn snapshot(&self, now: Instant) -> Snapshot {
         let tunnels = self.tunnels.iter().map(|tunnel| tunnel.snapshot(now));
         let mut tunnels: Vec<TunnelSnapshot> = tunnels.collect();
-        snapshot::add_up_by_server(&mut tunnels);
-        Snapshot { at: unix_ms(SystemTime::now()), command: self.command.snapshot(), tunnels }
-    }
-
-    /// The totals of all tunnels.
-    pub fn totals(&self) -> Totals {
-        let mut totals = Totals::default();
-        for tunnel in self.tunnels.iter().map(|tunnel| tunnel.totals()) {
-            totals.connections += tunnel.connections;
-            totals.failed += tunnel.failed;
-            totals.sent += tunnel.sent;
-            totals.received += tunnel.received;
+        // Several tunnels may lead to the same server: add up their connections.
+        for index in 0..tunnels.len() {
+            let upstream = &tunnels[index].labels.upstream;
+            let same_server = tunnels.iter().filter(|other| other.labels.upstream == *upstream);
+            tunnels[index].open_to_server = same_server.map(|t| t.counts.established()).sum();
         }
-        totals
+        let command = *self.command.lock().unwrap_or_else(PoisonError::into_inner);
+        Snapshot { at: unix_ms(SystemTime::now()), command, tunnels }
     }
-}
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Totals {
-    /// Accepted app connections.
-    pub connections: u64,
-    /// Those of them that got no connection to Redis.
-    pub failed: u64,
-    /// Bytes from the app to Redis, before TLS.
-    pub sent: u64,
-    /// Bytes from Redis to the app, before TLS.
-    pub received: u64,
+    /// Adds up a count over all tunnels.
+    pub fn sum(&self, count: fn(&Counts) -> u64) -> u64 {
+        self.tunnels.iter().map(|tunnel| count(&tunnel.state().counts)).sum()
+    }
 }
 
 fn unix_ms(time: SystemTime) -> u64 {

@@ -1,6 +1,6 @@
-//! Enums that are labels of metrics. The same words appear in log lines and on the page.
+//! The words of metrics' labels. Log lines and the page use the same words.
 
-/// Declares an enum with a word for each variant, in the order in which they are shown.
+/// Declares an enum and the word of each variant, in the order in which the words are shown.
 macro_rules! words {
     ($(#[$doc:meta])* $name:ident {
         $($(#[$variant_doc:meta])* $variant:ident = $word:literal,)+
@@ -25,11 +25,11 @@ macro_rules! words {
 }
 
 words! {
-    /// Why an app connection ended that did not fail.
+    /// Why an app connection ended, if it did not fail.
     CloseReason {
-        /// Both sides closed, or the app spoke TLS itself.
+        /// Both sides closed the connection, or the app spoke TLS itself.
         Closed = "closed",
-        /// Nothing moved for the idle timeout.
+        /// No byte moved during the idle timeout.
         Idle = "idle",
         AppReset = "app_reset",
         RedisReset = "redis_reset",
@@ -68,7 +68,7 @@ words! {
 }
 
 words! {
-    /// What a connection to Redis is doing.
+    /// The state of a connection to Redis.
     UpstreamState {
         /// It serves an app connection.
         Relaying = "relaying",
@@ -82,14 +82,14 @@ words! {
 words! {
     /// Which kind of connection to Redis an app connection got.
     PoolResult {
-        /// An earlier app connection had used and left it.
+        /// A connection that an earlier app connection had used.
         Reused = "reused",
         New = "new",
     }
 }
 
 words! {
-    /// How a TLS handshake went.
+    /// The mode of a TLS handshake.
     Handshake {
         Full = "full",
         /// It resumed an earlier session.
@@ -98,7 +98,7 @@ words! {
 }
 
 words! {
-    /// What COMMAND is doing.
+    /// The state of COMMAND.
     CommandState {
         Running = "running",
         Stopped = "stopped",

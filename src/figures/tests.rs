@@ -1,5 +1,9 @@
 //! Tests of the figures as a whole.
 
+use std::time::Duration;
+
+use super::history::SLOT;
+use super::tunnel::LAPSE;
 use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -36,10 +40,10 @@ async fn an_accepted_connection_is_open_or_closed_or_failed() {
     both.closed(CloseReason::RedisReset);
     drop(both);
     let counts = first_of(&figures).counts;
-    assert_eq!((counts.accepted.get(), counts.open.get(), counts.failed_in_all()), (5, 1, 2));
-    assert_eq!(counts.closed.iter().map(Counter::get).sum::<u64>(), 2);
-    assert_eq!(counts.closed[CloseReason::Drain as usize].get(), 1);
-    assert_eq!(figures.totals().connections, 5);
+    assert_eq!((counts.accepted, counts.open, counts.failed_in_all()), (5, 1, 2));
+    assert_eq!(counts.closed.iter().sum::<u64>(), 2);
+    assert_eq!(counts.closed[CloseReason::Drain as usize], 1);
+    assert_eq!(figures.sum(|counts| counts.accepted), 5);
 }
 
 #[tokio::test(start_paused = true)]
@@ -52,8 +56,8 @@ async fn a_connection_that_ends_in_a_panic_counts_as_failed() {
     });
     assert!(task.await.unwrap_err().is_panic());
     let seen = first_of(&figures);
-    assert_eq!(seen.counts.open.get(), 0);
-    assert_eq!(seen.counts.failed[FailureReason::Internal as usize].get(), 1);
+    assert_eq!(seen.counts.open, 0);
+    assert_eq!(seen.counts.failed[FailureReason::Internal as usize], 1);
     assert_eq!(seen.failure.unwrap().error, "start-stunnel has a defect");
 }
 
@@ -110,8 +114,8 @@ async fn connections_to_one_server_add_up_across_tunnels() {
     assert_eq!([0, 1, 2].map(|index| seen[index].open_to_server), [3, 3, 1]);
     drop(second);
     let seen = first_of(&figures);
-    assert_eq!(UpstreamState::ALL.map(|state| seen.counts.upstream(state)), [1, 0, 0]);
-    assert_eq!((seen.counts.held(), seen.counts.peak.get(), seen.open_to_server), (1, 2, 2));
+    assert_eq!(seen.counts.upstream, [1, 0, 0]);
+    assert_eq!((seen.counts.held(), seen.counts.peak, seen.open_to_server), (1, 2, 2));
 }
 
 #[tokio::test(start_paused = true)]
@@ -133,11 +137,35 @@ async fn the_history_needs_no_timer() {
     tokio::time::advance(SLOT).await;
     let seen = first_of(&figures);
     assert_eq!(seen.graph.last().map(|point| point.peak), Some(0));
-    assert_eq!(seen.recent.reply_wait.iter().sum::<u32>(), 1);
-    tokio::time::advance(RECENT + SLOT).await;
+    assert_eq!(seen.recent.reply_wait.count(), 1);
+    tokio::time::advance(11 * SLOT).await;
     let seen = first_of(&figures);
     assert_eq!((seen.recent.accepted, seen.recent.failed_in_all()), (0, 0));
     tokio::time::advance(3600 * SECOND).await;
     let seen = first_of(&figures);
-    assert_eq!((seen.graph.len(), seen.counts.accepted.get()), (POINTS, 1));
+    assert_eq!((seen.graph.len(), seen.counts.accepted), (POINTS, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_longest_wait_is_the_oldest_unanswered_request() {
+    let figures = figures();
+    let tunnel = &figures.tunnels()[0];
+    let longest = || first_of(&figures).longest_wait_for_reply;
+    let (first, other) = (tunnel.reply_clock(), tunnel.reply_clock());
+    assert_eq!(longest(), Duration::ZERO);
+    first.sent(Instant::now());
+    tokio::time::advance(SECOND).await;
+    other.sent(Instant::now());
+    tokio::time::advance(SECOND).await;
+    // More bytes do not restart the wait.
+    first.sent(Instant::now());
+    assert_eq!(longest(), 2 * SECOND);
+    first.received(Instant::now());
+    assert_eq!(longest(), SECOND);
+    // Bytes that nobody asked for end no wait.
+    first.received(Instant::now());
+    let waits = first_of(&figures).counts.reply_wait;
+    assert_eq!((waits.count(), waits.sum), (1, 2 * SECOND));
+    drop(other);
+    assert_eq!(longest(), Duration::ZERO);
 }

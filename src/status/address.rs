@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, ToSocketAddrs as _};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 
@@ -11,9 +11,9 @@ use super::host::HostCheck;
 /// The value of `--status-address`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StatusAddress {
-    /// A name or an address of this machine, and a port; 0: let the kernel choose.
+    /// A name or an address of this machine, and a port. 0: let the kernel choose.
     Tcp(String, u16),
-    /// A Unix socket in the folder of those of `--listen unix`.
+    /// A Unix socket, in the folder of the sockets of `--listen unix`.
     Unix,
 }
 
@@ -23,22 +23,19 @@ impl StatusAddress {
         if text.eq_ignore_ascii_case("unix") {
             return Some(StatusAddress::Unix);
         }
-        let port = |digits: &str| {
-            let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
-            is_number.then(|| digits.parse().ok()).flatten()
+        let is_port = |text: &str| !text.is_empty() && text.bytes().all(|c| c.is_ascii_digit());
+        let (host, port) = match is_port(text) {
+            true => ("127.0.0.1", text),
+            false => text.rsplit_once(':').filter(|(_, port)| is_port(port))?,
         };
-        if let Some(port) = port(text) {
-            return Some(StatusAddress::Tcp(Ipv4Addr::LOCALHOST.to_string(), port));
-        }
-        let (host, digits) = text.rsplit_once(':')?;
-        let host = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
-            Some(bracketed) => bracketed.parse::<IpAddr>().ok()?.to_string(),
-            None => host.to_owned(),
-        };
+        let port = port.parse().ok()?;
         let is_name = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
-        let is_host =
-            host.parse::<IpAddr>().is_ok() || (!host.is_empty() && host.chars().all(is_name));
-        is_host.then(|| port(digits)).flatten().map(|port| StatusAddress::Tcp(host, port))
+        let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        match bracketed.unwrap_or(host).parse::<IpAddr>() {
+            Ok(address) => Some(StatusAddress::Tcp(address.to_string(), port)),
+            Err(_) if host.is_empty() || !host.chars().all(is_name) => None,
+            Err(_) => Some(StatusAddress::Tcp(host.to_owned(), port)),
+        }
     }
 
     /// The port, if it is known before binding.
@@ -52,26 +49,18 @@ impl StatusAddress {
     /// Binds the address.
     ///
     /// # Errors
-    /// Those of bind(2), or if the name cannot be resolved.
+    /// Those of bind(2), or of the name lookup.
     ///
     /// # Panics
-    /// For [`StatusAddress::Unix`], which the folder of the sockets binds.
+    /// For [`StatusAddress::Unix`], which `listen` binds in the folder of the sockets.
     pub fn bind(&self) -> io::Result<StatusListener> {
         let StatusAddress::Tcp(host, port) = self else {
             panic!("a Unix socket is not bound here")
         };
-        let mut refused = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-        for address in (host.as_str(), *port).to_socket_addrs()? {
-            match TcpListener::bind(address) {
-                Ok(listener) => {
-                    listener.set_nonblocking(true)?;
-                    let address = listener.local_addr()?;
-                    return Ok(StatusListener::Tcp(listener, address, host.clone()));
-                }
-                Err(error) => refused = error,
-            }
-        }
-        Err(refused)
+        let listener = TcpListener::bind((host.as_str(), *port))?;
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        Ok(StatusListener::Tcp(listener, address, host.clone()))
     }
 }
 
@@ -88,7 +77,7 @@ impl fmt::Display for StatusAddress {
 /// A bound address of the status page.
 #[derive(Debug)]
 pub enum StatusListener {
-    /// With its address, and the host that the user set.
+    /// With its address, and the host in the user's setting.
     Tcp(TcpListener, SocketAddr, String),
     /// With its path.
     Unix(UnixListener, PathBuf),
@@ -106,7 +95,7 @@ impl StatusListener {
     pub fn host_check(&self) -> HostCheck {
         match self {
             StatusListener::Tcp(_, address, name) => HostCheck::new(*address, name),
-            // No browser can connect to it.
+            // Browsers cannot connect to a Unix socket.
             StatusListener::Unix(..) => HostCheck::Off,
         }
     }

@@ -1,9 +1,9 @@
 //! Which `Host` headers are accepted.
 //!
-//! Any website can make a name of its own resolve to 127.0.0.1 and then have a browser read what is
-//! served there (DNS rebinding, <https://owasp.org/www-community/attacks/DNS_Rebinding>). The
-//! `Host` header gives the attack away. Other addresses are served to the network anyway, and
-//! scrapers know them by many names.
+//! A website can let its own name resolve to 127.0.0.1. Then a browser lets the website read pages
+//! that are served there (DNS rebinding, <https://owasp.org/www-community/attacks/DNS_Rebinding>).
+//! Such requests have the website's name in `Host`. Addresses other than loopback are open to the
+//! network anyway, and scrapers reach them by many names.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -11,12 +11,13 @@ use std::net::{IpAddr, SocketAddr};
 pub enum HostCheck {
     /// Every host is accepted.
     Off,
-    /// IP addresses, `localhost` and this name, the one that the user bound, are accepted.
+    /// IP addresses, `localhost` and this name are accepted. The name is the one in the user's
+    /// setting.
     Named(String),
 }
 
 impl HostCheck {
-    /// For what listens on `address`, to which the user's setting `name` resolved.
+    /// For a listener on `address`. `name`: the host in the user's setting.
     pub fn new(address: SocketAddr, name: &str) -> HostCheck {
         match address.ip().to_canonical().is_loopback() {
             true => HostCheck::Named(name.to_owned()),

@@ -1,63 +1,108 @@
-//! A report for programs: `/status.json`, and `--status` with `--log-format json`. Within a version
-//! every field keeps its name and meaning; fields may be added. `docs/operation.md` lists them.
+//! The report as JSON: `/status.json`, and `--status` with `--log-format json`.
+//!
+//! Within a version, every field keeps its name and meaning, and fields may be added.
+//! `docs/operation.md` lists them.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::StatusReport;
-use super::metrics;
 use super::words::{TunnelState, advice};
-use crate::figures::{FailureReason, TunnelSnapshot};
+use crate::figures::{
+    CloseReason, FailureReason, Handshake, Histogram, PoolResult, TunnelSnapshot, UpstreamState,
+};
+use crate::logging;
+use crate::sandbox;
 
 /// The version of the fields below.
 const VERSION: u32 = 1;
 
-pub fn written(report: &StatusReport) -> Value {
-    let command = &report.snapshot.command;
-    let mut status = json!({
+pub fn render(report: &StatusReport) -> Value {
+    let (command, process) = (&report.snapshot.command, &report.process);
+    json!({
         "version": VERSION,
         "start_stunnel": env!("CARGO_PKG_VERSION"),
-        "pid": report.pid,
+        "pid": std::process::id(),
+        "started": report.started,
         "well": report.is_well(),
         "time": unix_seconds(report.snapshot.at),
-        "command": { "pid": command.pid, "state": command.state.word() },
+        "command": {
+            "pid": command.pid,
+            "state": command.state.word(),
+            "started": unix_seconds(command.started),
+        },
+        "event_loop_lag_seconds": report.loop_lag.as_secs_f64(),
+        "log_lines_dropped": logging::dropped_lines(),
+        "process": {
+            "cpu_seconds": process.cpu.map(|cpu| cpu.as_secs_f64()),
+            "resident_memory_bytes": process.resident,
+            "virtual_memory_bytes": process.virtual_memory,
+            "open_fds": process.descriptors,
+            "max_fds": process.max_descriptors,
+        },
         "sandbox": {
-            "landlock_abi": report.sandbox.abi(),
-            "state": report.sandbox.to_string(),
+            "landlock_abi": sandbox::state().abi(),
+            "state": sandbox::state().to_string(),
         },
         "tunnels": report.snapshot.tunnels.iter().map(tunnel).collect::<Vec<_>>(),
-    });
-    metrics::add_of_launcher(&mut status, report);
-    status
+    })
 }
 
-fn tunnel(tunnel: &TunnelSnapshot) -> Value {
-    let recent = &tunnel.recent;
-    let failed = FailureReason::WORDS.map(str::to_owned).into_iter().zip(recent.failed);
-    let mut status = json!({
+pub fn tunnel(tunnel: &TunnelSnapshot) -> Value {
+    let (counts, recent) = (&tunnel.counts, &tunnel.recent);
+    let mut upstream_connections = by_word(UpstreamState::WORDS, counts.upstream);
+    upstream_connections["peak"] = counts.peak.into();
+    upstream_connections["limit"] = counts.limit.into();
+    json!({
         "variables": tunnel.labels.variables,
         "upstream": tunnel.labels.upstream,
         "verify": tunnel.labels.verify,
         "state": TunnelState::of(tunnel).word(),
         "advice": advice(tunnel),
         "failing_since": tunnel.failing_since.map(unix_seconds),
+        "last_success": counts.last_success.map(unix_seconds),
         "last_failure": tunnel.failure.as_ref().map(|failure| json!({
             "time": unix_seconds(failure.at),
             "reason": failure.reason,
             "error": failure.error,
             "hint": failure.hint,
         })),
-        "upstream_connections": { "peak": tunnel.counts.peak.get() },
-        "certificate": tunnel.certificate.as_ref().map(|shown| json!({ "names": shown.names })),
+        "connections": {
+            "open": counts.open,
+            "accepted": counts.accepted,
+            "closed": by_word(CloseReason::WORDS, counts.closed),
+            "failed": by_word(FailureReason::WORDS, counts.failed),
+            "waiting": counts.waiting,
+        },
+        "upstream_connections": upstream_connections,
+        "pool_requests": by_word(PoolResult::WORDS, counts.pool),
+        "max_clients_errors": counts.max_clients,
+        "accept_errors": counts.accept_errors,
+        "sent_bytes": counts.sent,
+        "received_bytes": counts.received,
+        "tls_handshakes": by_word(Handshake::WORDS, counts.handshakes.each_ref().map(durations)),
+        "connection_wait": durations(&counts.connection_wait),
+        "reply_wait": durations(&counts.reply_wait),
+        "longest_wait_for_reply_seconds": tunnel.longest_wait_for_reply.as_secs_f64(),
+        "certificate": tunnel.certificate.as_ref().map(|shown| json!({
+            "names": shown.names,
+            "expires": shown.expires.max(0) as u64,
+        })),
         "last_5_minutes": {
             "accepted": recent.accepted,
-            "failed": failed.map(|(word, count)| (word, count.into())).collect::<Map<_, _>>(),
-            "max_clients_errors": recent.turned_away,
-            "connection_wait_p95_seconds": recent.connection_p95(),
-            "reply_wait_p95_seconds": recent.reply_p95(),
+            "failed": by_word(FailureReason::WORDS, recent.failed),
+            "max_clients_errors": recent.max_clients,
+            "connection_wait_p95_seconds": recent.connection_wait.p95(),
+            "reply_wait_p95_seconds": recent.reply_wait.p95(),
         },
-    });
-    metrics::add_of_tunnel(&mut status, tunnel);
-    status
+    })
+}
+
+fn by_word<const N: usize>(words: [&str; N], values: [impl Into<Value>; N]) -> Value {
+    words.into_iter().zip(values).collect()
+}
+
+fn durations(histogram: &Histogram) -> Value {
+    json!({ "count": histogram.count(), "seconds": histogram.sum.as_secs_f64() })
 }
 
 fn unix_seconds(ms: u64) -> f64 {
@@ -71,7 +116,7 @@ mod tests {
 
     #[test]
     fn json_says_what_the_page_says() {
-        let status = written(&report());
+        let status = render(&report());
         assert_eq!((&status["version"], &status["well"]), (&json!(1), &json!(false)));
         let [works, fails, unused] = &status["tunnels"].as_array().unwrap()[..] else {
             panic!("{status}")

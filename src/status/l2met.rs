@@ -1,17 +1,18 @@
-//! Metrics in the log, for `--metrics-interval`: one line per tunnel and interval, in l2met's
-//! format, which Heroku's log drains parse. `sample#` is a current value, `count#` an increase
-//! since the previous line (<https://github.com/ryandotsmith/l2met>).
+//! Metrics in the log, for `--metrics-interval`: one line per tunnel and interval.
+//!
+//! The format is l2met's, which Heroku's log drains parse. `sample#` is a current value, `count#`
+//! an increase since the previous line (<https://github.com/ryandotsmith/l2met>).
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
-use crate::figures::{Counter, Counts, FailureReason, Figures, TunnelSnapshot, p95};
+use crate::figures::{FailureReason, Figures, TunnelSnapshot};
 use crate::logging::notice;
 
-/// Logs the metrics of each tunnel at each interval, for ever. `dyno` names this process among the
-/// others of the app.
+/// Logs the metrics of each tunnel at each interval, for ever. `dyno`: the name of this process
+/// within the app.
 pub async fn log_each(interval: Duration, figures: Arc<Figures>, dyno: Option<String>) {
     let snapshot = || figures.snapshot(Instant::now()).tunnels;
     let mut before = snapshot();
@@ -33,27 +34,20 @@ fn log(before: &TunnelSnapshot, now: &TunnelSnapshot, dyno: Option<&str>) {
         Some(dyno) => format!("{dyno}.{}", now.variable()),
         None => now.variable().to_owned(),
     };
-    let waited = now.longest_wait_for_reply.as_secs_f64();
-    let longest_wait = milliseconds(Some(waited).filter(|waited| *waited > 0.0));
-    let (before, now) = (&before.counts, &now.counts);
-    let since = |counter: fn(&Counts) -> &Counter| counter(now).get() - counter(before).get();
-    let failed = |reason: FailureReason| {
-        let [before, now] = [before, now].map(|counts| counts.failed[reason as usize].get());
-        (now > before).then_some(now - before)
-    };
-    let wait = milliseconds(p95(&now.connection_wait.counts_since(&before.connection_wait)));
-    let reply = milliseconds(p95(&now.reply_wait.counts_since(&before.reply_wait)));
+    let longest = Some(now.longest_wait_for_reply).filter(|waited| !waited.is_zero());
+    let (now, new) = (&now.counts, now.counts.since(&before.counts));
+    let failed = |reason| Some(new.failed[reason as usize]).filter(|count| *count > 0);
     notice!(
         at = "metrics",
         source,
-        "sample#redis-tunnel.open" = now.open.get(),
+        "sample#redis-tunnel.open" = now.open,
         "sample#redis-tunnel.upstream" = now.held(),
-        "sample#redis-tunnel.waiting" = now.waiting.get(),
-        "count#redis-tunnel.accepted" = since(|counts| &counts.accepted),
-        "count#redis-tunnel.sent-bytes" = since(|counts| &counts.sent),
-        "count#redis-tunnel.received-bytes" = since(|counts| &counts.received),
-        "count#redis-tunnel.max-clients-errors" = since(|counts| &counts.max_clients),
-        "count#redis-tunnel.failed" = now.failed_in_all() - before.failed_in_all(),
+        "sample#redis-tunnel.waiting" = now.waiting,
+        "count#redis-tunnel.accepted" = new.accepted,
+        "count#redis-tunnel.sent-bytes" = new.sent,
+        "count#redis-tunnel.received-bytes" = new.received,
+        "count#redis-tunnel.max-clients-errors" = new.max_clients,
+        "count#redis-tunnel.failed" = new.failed_in_all(),
         "count#redis-tunnel.failed.dns" = failed(FailureReason::Dns),
         "count#redis-tunnel.failed.tcp-refused" = failed(FailureReason::TcpRefused),
         "count#redis-tunnel.failed.tcp-timeout" = failed(FailureReason::TcpTimeout),
@@ -70,13 +64,14 @@ fn log(before: &TunnelSnapshot, now: &TunnelSnapshot, dyno: Option<&str>) {
         "count#redis-tunnel.failed.threads" = failed(FailureReason::Threads),
         "count#redis-tunnel.failed.queue-timeout" = failed(FailureReason::QueueTimeout),
         "count#redis-tunnel.failed.internal" = failed(FailureReason::Internal),
-        "sample#redis-tunnel.wait.p95" = wait,
-        "sample#redis-tunnel.reply.p95" = reply,
-        "sample#redis-tunnel.longest-wait-for-reply" = longest_wait,
+        "sample#redis-tunnel.wait.p95" = milliseconds(new.connection_wait.p95()),
+        "sample#redis-tunnel.reply.p95" = milliseconds(new.reply_wait.p95()),
+        "sample#redis-tunnel.longest-wait-for-reply" =
+            milliseconds(longest.map(|waited| waited.as_secs_f64())),
     );
 }
 
-/// A number that never has an exponent, which l2met would not parse.
+/// A number without an exponent, which l2met could not parse.
 fn milliseconds(seconds: Option<f64>) -> Option<String> {
     seconds.map(|seconds| format!("{:.1}ms", seconds * 1000.0))
 }

@@ -1,6 +1,8 @@
-//! Where `--status` finds a launcher: at an abstract Unix socket named after the launcher's pid.
-//! Such a socket has no file that could be left behind. It has no permissions either, so both sides
-//! ask the kernel who is at the other end (unix(7)).
+//! The socket where `--status` finds a launcher: an abstract Unix socket named after the launcher's
+//! pid (unix(7)).
+//!
+//! Such a socket has no file that could be left behind. It has no permissions either, so each side
+//! asks the kernel for the user of the other side.
 
 use std::io;
 use std::sync::Arc;
@@ -11,37 +13,21 @@ use tokio::net::{UnixListener, UnixStream};
 
 use super::Status;
 use super::host::HostCheck;
-use super::server::{Accept, accept_all};
+use super::server::{Listener, accept_all};
 use crate::logging::debug;
 
-/// The names of launchers' sockets begin with this, after the NUL that makes them abstract.
+/// The beginning of each launcher's socket name, after the NUL byte that makes it abstract.
 const PREFIX: &str = "start-stunnel/";
-/// So many launchers may have the same pid: containers that share a network share these names, but
-/// have pids of their own.
+/// The number of launchers that may have the same pid. Containers that share a network share these
+/// names, but each container has its own pids.
 const NAMESAKES: u32 = 16;
 const BACKLOG: i32 = 128;
 
 /// Answers `--status` of the same user or root, for ever.
 pub async fn serve(status: Arc<Status>) {
-    match bind(status.pid) {
-        Ok(listener) => accept_all(Guarded(listener), status, HostCheck::Off).await,
+    match bind(std::process::id()) {
+        Ok(listener) => accept_all(Listener::Unix(listener), status, HostCheck::Off).await,
         Err(error) => debug!(at = "status-not-local", error = %error),
-    }
-}
-
-/// Closes connections from other users.
-struct Guarded(UnixListener);
-
-impl Accept for Guarded {
-    type Stream = UnixStream;
-
-    async fn accept(&self) -> io::Result<UnixStream> {
-        loop {
-            let (stream, _) = self.0.accept().await?;
-            if is_same_user_or_root(&stream) {
-                return Ok(stream);
-            }
-        }
     }
 }
 
@@ -70,15 +56,10 @@ fn address(name: &str) -> io::Result<SockAddr> {
     SockAddr::unix(format!("\0{name}"))
 }
 
-/// Whether the process at the other end belongs to this user or to root.
-fn is_same_user_or_root(stream: &UnixStream) -> bool {
-    stream.peer_cred().is_ok_and(|peer| peer.uid() == 0 || peer.uid() == geteuid().as_raw())
-}
-
-/// Connects to the launcher's socket with this name.
+/// Connects to the socket with this name.
 ///
 /// # Errors
-/// Those of connect(2); EAGAIN if the queue of the launcher is full.
+/// Those of connect(2): EAGAIN if the launcher's queue is full.
 pub fn connect(name: &str) -> io::Result<UnixStream> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
@@ -86,7 +67,8 @@ pub fn connect(name: &str) -> io::Result<UnixStream> {
     UnixStream::from_std(socket.into())
 }
 
-/// The names of all launchers' sockets in the text of /proc/net/unix (proc_net(5)), by pid.
+/// Finds the names of launchers' sockets in the text of /proc/net/unix (proc_net(5)), in the order
+/// of pids.
 pub fn names(sockets: &str) -> Vec<String> {
     const LISTENS: &str = "00010000";
     let of_launcher = |line: &str| {
@@ -104,7 +86,7 @@ pub fn names(sockets: &str) -> Vec<String> {
     names
 }
 
-/// The pid in the name of a launcher's socket.
+/// The pid in the name of a launcher's socket, with the number after it if there is one.
 pub fn pid_of(name: &str) -> &str {
     name.strip_prefix(PREFIX).unwrap_or(name)
 }
@@ -113,11 +95,11 @@ fn number_of(name: &str) -> Option<u32> {
     pid_of(name).split('.').next()?.parse().ok()
 }
 
-/// Whether the listener at the other end of `stream` belongs to this user, root included, and is
-/// the process that the socket is named after. Anybody can bind any name. Containers that share a
-/// network see each other's sockets; there the kernel reports another user or pid (0 for a process
-/// that is invisible here).
-pub fn is_believed(stream: &UnixStream, name: &str) -> bool {
+/// Whether the listener belongs to this user, and is the process that the socket is named after.
+///
+/// Any process can bind any name. Containers that share a network see each other's sockets. For
+/// those, the kernel reports another user or pid (0 for a process in another pid namespace).
+pub fn belongs_to_launcher(stream: &UnixStream, name: &str) -> bool {
     stream.peer_cred().is_ok_and(|peer| {
         let pid = peer.pid().and_then(|pid| u32::try_from(pid).ok());
         peer.uid() == geteuid().as_raw() && pid.is_some() && pid == number_of(name)

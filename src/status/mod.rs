@@ -1,11 +1,11 @@
-//! Tells people and programs what goes through a launcher, and changes nothing.
+//! Shows the state of a launcher to people and programs. Nothing can be changed through it.
 //!
-//! A [`StatusReport`] is a snapshot of [`crate::figures`] together with what the system says about
-//! the process. People read it as [`page`] or [`text`], both in the same [`words`]; programs read
-//! it as [`json`], [`metrics`] or, in the log, [`l2met`].
+//! A [`StatusReport`] is a snapshot of [`crate::figures`] and of the process. People read it as a
+//! [`page`] or [`text`], with the same [`words`]. Programs read it as [`json`] or [`metrics`], or
+//! in the log as [`l2met`].
 //!
-//! [`server`] answers over HTTP, on the [`address`] that the user set, and on the [`local`] socket
-//! where `--status`, which is [`client`], finds each launcher.
+//! [`server`] answers over HTTP: on the [`address`] that the user set, and on the [`local`] socket,
+//! where [`client`] (`--status`) finds each launcher.
 
 mod address;
 pub mod client;
@@ -17,6 +17,8 @@ mod metrics;
 mod page;
 mod process;
 mod server;
+#[cfg(test)]
+mod tests;
 mod text;
 mod words;
 
@@ -34,8 +36,6 @@ use process::{ProcFiles, Process};
 pub use server::{serve, serve_connection};
 
 use crate::figures::{Figures, Snapshot};
-use crate::logging;
-use crate::sandbox;
 
 /// The settings of the status page and of the metrics in the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,20 +45,19 @@ pub struct StatusSettings {
     pub metrics_interval: Option<Duration>,
 }
 
-/// Whether any variable holds a Redis URL, with or without a tunnel.
+/// Whether any variable holds a Redis URL, even one without a tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RedisUrls {
     Found,
-    /// The name of a variable may be misspelt, so this launcher must not look healthy.
+    /// A variable's name may be misspelt, so this launcher must not look healthy.
     Missing,
 }
 
-/// What makes reports about a launcher.
+/// The source of a launcher's reports.
 #[derive(Debug)]
 pub struct Status {
     figures: Arc<Figures>,
     urls: RedisUrls,
-    pid: u32,
     /// Seconds since 1970.
     started: f64,
     files: ProcFiles,
@@ -67,25 +66,22 @@ pub struct Status {
 impl Status {
     pub fn new(figures: Arc<Figures>, urls: RedisUrls) -> Arc<Status> {
         let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let (pid, started) = (std::process::id(), started.as_secs_f64());
-        Arc::new(Status { figures, urls, pid, started, files: ProcFiles::open() })
+        let started = started.as_secs_f64();
+        Arc::new(Status { figures, urls, started, files: ProcFiles::open() })
     }
 
     /// The state of the launcher now.
     pub async fn report(&self) -> StatusReport {
-        // The time until this task runs again is what any connection waits for the event loop.
+        // The time until this task runs again is the time that any task waits for the event loop.
         let woken = Instant::now();
         yield_now().await;
         let now = Instant::now();
         StatusReport {
             snapshot: self.figures.snapshot(now),
             urls: self.urls,
-            pid: self.pid,
             started: self.started,
             loop_lag: now - woken,
-            dropped_lines: logging::dropped_lines(),
             process: Process::now(&self.files),
-            sandbox: sandbox::state(),
         }
     }
 }
@@ -95,92 +91,16 @@ impl Status {
 pub struct StatusReport {
     pub snapshot: Snapshot,
     pub urls: RedisUrls,
-    pub pid: u32,
     /// Seconds since 1970.
     pub started: f64,
     pub loop_lag: Duration,
-    pub dropped_lines: u64,
     pub process: Process,
-    pub sandbox: &'static sandbox::State,
 }
 
 impl StatusReport {
-    /// Whether there is a Redis URL, and no tunnel fails.
+    /// Whether there is a Redis URL and no tunnel fails.
     pub fn is_well(&self) -> bool {
         self.urls == RedisUrls::Found
             && self.snapshot.tunnels.iter().all(|tunnel| tunnel.failing_since.is_none())
-    }
-}
-
-#[cfg(test)]
-pub mod tests {
-    use super::*;
-    use crate::figures::{CloseReason, FailureReason, PoolResult, TunnelLabels, UpstreamState};
-
-    /// A name or an error from a hostile server.
-    pub const HOSTILE: &str = "</td><script>alert(1)</script>\"' &amp; \u{1b}[31m \n{}\\";
-
-    /// A launcher with a tunnel that works, one that fails, and one that was never used.
-    pub fn figures() -> Arc<Figures> {
-        let labels = |variable: &str, upstream: &str| TunnelLabels {
-            variables: vec![variable.to_owned()],
-            upstream: upstream.to_owned(),
-            verify: "none",
-        };
-        let tunnels = vec![
-            labels("REDIS_URL", "redis.example.com:6380"),
-            labels("CACHE_URL", "cache.example.com:6379"),
-            labels("OTHER_URL", "other.example.com:6379"),
-        ];
-        let figures = Figures::new(tunnels, 7);
-        let [works, fails, _] = figures.tunnels() else { panic!("three") };
-        let now = Instant::now();
-        let ms = Duration::from_millis;
-        for n in 0..12 {
-            let mut arrival = works.accept(now);
-            arrival.ready(now + ms(20 + n));
-            works.answered();
-            works.pooled(PoolResult::ALL[n as usize % 2]);
-            works.shook_hands(n > 0, ms(9));
-            let clock = works.reply_clock();
-            clock.sent(now);
-            clock.received(now + ms(2));
-            works.moved(100, 2_000_000);
-            arrival.closed(CloseReason::Closed);
-        }
-        works.saw_certificate(HOSTILE.to_owned(), (unix_seconds() + 34_100_000.0) as i64);
-        std::mem::forget(works.hold(UpstreamState::Relaying));
-        std::mem::forget(works.hold(UpstreamState::Idle));
-        for _ in 0..9 {
-            fails.turned_away();
-            let error = format!("the server closed the connection in the handshake {HOSTILE}");
-            fails.accept(now).failed(FailureReason::TlsEof, error, "set less".to_owned());
-        }
-        for _ in 0..18 {
-            std::mem::forget(fails.hold(UpstreamState::Relaying));
-        }
-        fails.set_limit(Some(20));
-        std::mem::forget([fails.wait(), fails.wait()]);
-        Arc::new(figures)
-    }
-
-    fn unix_seconds() -> f64 {
-        SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64()
-    }
-
-    /// The report of [`figures`].
-    pub fn report() -> StatusReport {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(Status::new(figures(), RedisUrls::Found).report())
-    }
-
-    #[test]
-    fn a_launcher_is_well_unless_a_tunnel_fails() {
-        let mut report = report();
-        assert!(!report.is_well());
-        report.snapshot.tunnels.remove(1);
-        assert!(report.is_well());
-        report.urls = RedisUrls::Missing;
-        assert!(!report.is_well());
     }
 }

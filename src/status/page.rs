@@ -1,7 +1,6 @@
-//! The status page: HTML without scripts, with its graphs drawn as SVG.
+//! The status page: HTML without scripts, with graphs in SVG.
 
 use std::fmt::{self, Write as _};
-use std::sync::OnceLock;
 
 use openssl::base64;
 use openssl::sha::sha256;
@@ -18,36 +17,26 @@ const HEIGHT: usize = 40;
 
 const STYLE: &str = include_str!("page.css");
 
-/// The Content-Security-Policy: a browser may apply exactly this style, and nothing else.
-pub fn security_policy() -> &'static str {
-    static POLICY: OnceLock<String> = OnceLock::new();
-    POLICY.get_or_init(|| {
-        let style = base64::encode_block(&sha256(STYLE.as_bytes()));
-        format!(
-            "default-src 'none'; style-src 'sha256-{style}'; base-uri 'none'; form-action 'none'; \
-             frame-ancestors 'none'"
-        )
-    })
+/// The Content-Security-Policy: browsers apply exactly this style, and load nothing else.
+pub fn security_policy() -> String {
+    let style = base64::encode_block(&sha256(STYLE.as_bytes()));
+    format!(
+        "default-src 'none'; style-src 'sha256-{style}'; base-uri 'none'; form-action 'none'; \
+         frame-ancestors 'none'"
+    )
 }
 
-/// Displays any text as HTML text.
-struct Escaped<'a>(&'a str);
-
-impl fmt::Display for Escaped<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.chars().try_for_each(|c| match c {
-            '&' => f.write_str("&amp;"),
-            '<' => f.write_str("&lt;"),
-            '>' => f.write_str("&gt;"),
-            '"' => f.write_str("&quot;"),
-            '\'' => f.write_str("&#39;"),
-            c if words::is_harmful(c) => f.write_char('?'),
-            c => f.write_char(c),
-        })
-    }
+/// Escapes text for HTML.
+fn escaped(text: &str) -> String {
+    words::printable(text)
+        .replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;")
+        .replace('\'', "&#39;")
 }
 
-pub fn written(report: &StatusReport) -> String {
+pub fn render(report: &StatusReport) -> String {
     let mut page = String::new();
     write(&mut page, report).expect("writing to a String cannot fail");
     page
@@ -66,7 +55,7 @@ fn write(page: &mut String, report: &StatusReport) -> fmt::Result {
     )?;
     let blocks = words::blocks(report);
     if blocks.is_empty() {
-        writeln!(page, "<p>{}</p>", Escaped(words::no_tunnel(report)))?;
+        writeln!(page, "<p>{}</p>", escaped(&words::no_tunnel(report)))?;
     }
     for (block, tunnel) in blocks.iter().zip(&report.snapshot.tunnels) {
         section(page, block, &tunnel.graph)?;
@@ -76,11 +65,11 @@ fn write(page: &mut String, report: &StatusReport) -> fmt::Result {
         page,
         "<footer><p>{}</p><p><a href=\"metrics\">metrics</a> <a href=\"status.json\">JSON</a></p>\
          </footer>\n</body></html>\n",
-        Escaped(&process)
+        escaped(&process)
     )
 }
 
-/// The CSS class that colours a tunnel's state, which is also written out.
+/// The CSS class that colours a tunnel's section. The page also names the state in words.
 fn class(state: TunnelState) -> &'static str {
     match state {
         TunnelState::Unused => "unused",
@@ -91,16 +80,15 @@ fn class(state: TunnelState) -> &'static str {
 }
 
 fn section(page: &mut String, block: &Block, graph: &[Point]) -> fmt::Result {
-    let since = block.since.as_ref().map_or_else(String::new, |since| format!(" {since}"));
     let (class, word) = (class(block.state), block.state.word());
     writeln!(
         page,
         "<section class=\"{class}\"><h2>{} <strong>{word}{}</strong></h2>",
-        Escaped(&block.title),
-        Escaped(&since)
+        escaped(&block.title),
+        escaped(&block.since)
     )?;
     if let Some(advice) = &block.advice {
-        writeln!(page, "<p class=\"advice\">{}</p>", Escaped(advice))?;
+        writeln!(page, "<p class=\"advice\">{}</p>", escaped(advice))?;
     }
     page.push_str("<dl>\n");
     for (number, row) in block.rows.iter().enumerate() {
@@ -108,10 +96,10 @@ fn section(page: &mut String, block: &Block, graph: &[Point]) -> fmt::Result {
             rank @ ..=3 => (format!("{rank} "), " class=\"important\""),
             _ => (String::new(), ""),
         };
-        let (label, text) = (row.label, Escaped(&row.text));
+        let (label, text) = (row.label, escaped(&row.text));
         write!(page, "<dt{important}>{rank}{label}</dt><dd{important}>{text}")?;
         if let Some(advice) = &row.advice {
-            write!(page, "<p class=\"advice\">{}</p>", Escaped(advice))?;
+            write!(page, "<p class=\"advice\">{}</p>", escaped(advice))?;
         }
         match row.label {
             HELD => bars(page, "connections to Redis", "held", graph, |point| point.peak)?,
@@ -124,14 +112,14 @@ fn section(page: &mut String, block: &Block, graph: &[Point]) -> fmt::Result {
     Ok(())
 }
 
-/// Draws a value over the last ten minutes as bars, the current slot on the right. Draws nothing if
-/// all values are 0.
+/// Draws one bar for each slot of the last ten minutes, the current slot on the right. Draws no
+/// graph if all values are 0.
 fn bars(
     page: &mut String,
     what: &str,
     class: &str,
     points: &[Point],
-    value: fn(&Point) -> u32,
+    value: fn(&Point) -> u64,
 ) -> fmt::Result {
     let most = points.iter().map(value).max().unwrap_or(0);
     if most == 0 {
@@ -160,7 +148,7 @@ mod tests {
 
     #[test]
     fn a_servers_hostile_name_is_shown_as_text() {
-        let page = written(&report());
+        let page = render(&report());
         let shown = "&lt;/td&gt;&lt;script&gt;alert(1)&lt;/script&gt;&quot;&#39; &amp;amp; ?[31m ?";
         assert_eq!(page.matches(shown).count(), 2, "{page}");
         assert!(!page.contains("<script") && !page.contains(HOSTILE));
@@ -169,7 +157,7 @@ mod tests {
 
     #[test]
     fn colours_are_also_said_in_words() {
-        let page = written(&report());
+        let page = render(&report());
         for (class, word) in
             [("works", "working"), ("fails", "failing since"), ("unused", "not used yet")]
         {
@@ -182,7 +170,7 @@ mod tests {
 
     #[test]
     fn a_graph_has_a_bar_for_each_slot_with_a_value() {
-        let points = [0, 1, 8].map(|peak| Point { peak, accepted: 0, failed: 0 });
+        let points = [0, 1, 8].map(|peak| Point { peak, failed: 0 });
         let mut page = String::new();
         bars(&mut page, "x", "held", &points, |point| point.peak).unwrap();
         assert!(page.contains("<rect x=\"180\" y=\"35\" width=\"9\" height=\"5\"/>"), "{page}");

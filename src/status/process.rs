@@ -1,4 +1,4 @@
-//! What the system says about this process (proc(5), getrusage(2)).
+//! The system's figures of this process (proc(5), getrusage(2)).
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -8,9 +8,10 @@ use std::time::Duration;
 use nix::dir::Dir;
 use nix::fcntl::OFlag;
 use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage};
+use nix::sys::time::TimeValLike as _;
 use nix::unistd::{SysconfVar, sysconf};
 
-/// What the system says about this process; `None` where it says nothing.
+/// The resources that this process uses. `None`: unknown.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Process {
     pub cpu: Option<Duration>,
@@ -19,11 +20,11 @@ pub struct Process {
     /// In bytes.
     pub virtual_memory: Option<u64>,
     pub descriptors: Option<u64>,
-    /// `None` also if there is no limit.
-    pub most_descriptors: Option<u64>,
+    /// The limit on descriptors. `None` also if there is no limit.
+    pub max_descriptors: Option<u64>,
 }
 
-/// What /proc has about this process, opened before the sandbox closes it.
+/// This process's files in /proc, opened before the sandbox forbids it.
 #[derive(Debug)]
 pub struct ProcFiles {
     statm: Option<File>,
@@ -40,14 +41,17 @@ impl ProcFiles {
         }
     }
 
-    /// Sizes in pages: total, resident, and others.
-    fn pages(&self) -> String {
+    /// Total and resident memory in bytes: the first two fields of statm, which counts pages.
+    fn memory(&self) -> [Option<u64>; 2] {
         let mut text = [0; 128];
         let length = self.statm.as_ref().and_then(|statm| statm.read_at(&mut text, 0).ok());
-        String::from_utf8_lossy(&text[..length.unwrap_or(0)]).into_owned()
+        let text = String::from_utf8_lossy(&text[..length.unwrap_or(0)]);
+        let page = sysconf(SysconfVar::PAGE_SIZE).ok().flatten().unwrap_or(4096) as u64;
+        let mut fields = text.split(' ').map(|pages| pages.parse::<u64>().ok());
+        [0, 1].map(|_| Some(fields.next()?? * page))
     }
 
-    /// How many descriptors are open, the two that this holds included.
+    /// The number of open descriptors, including the two of `self`.
     fn descriptors(&self) -> Option<u64> {
         let mut folder = self.descriptors.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
         let entries = folder.iter().flatten();
@@ -60,23 +64,14 @@ impl Process {
     pub fn now(files: &ProcFiles) -> Process {
         let usage = getrusage(UsageWho::RUSAGE_SELF).ok();
         let cpu = usage.map(|usage| usage.user_time() + usage.system_time());
-        let page = sysconf(SysconfVar::PAGE_SIZE).ok().flatten().unwrap_or(4096) as u64;
-        // The first two fields are total and resident pages.
-        let pages = files.pages();
-        let mut pages = pages.split_whitespace().map(|field| field.parse::<u64>().ok());
-        let mut bytes = || pages.next().flatten().map(|pages| pages * page);
-        let (virtual_memory, resident) = (bytes(), bytes());
+        let [virtual_memory, resident] = files.memory();
         let limit = getrlimit(Resource::RLIMIT_NOFILE).ok().map(|(soft, _)| soft);
         Process {
-            cpu: cpu.map(|time| {
-                let microseconds = time.tv_usec().max(0) as u64;
-                Duration::from_secs(time.tv_sec().max(0) as u64)
-                    + Duration::from_micros(microseconds)
-            }),
+            cpu: cpu.map(|time| Duration::from_micros(time.num_microseconds() as u64)),
             resident,
             virtual_memory,
             descriptors: files.descriptors(),
-            most_descriptors: limit.filter(|limit| *limit != nix::libc::RLIM_INFINITY),
+            max_descriptors: limit.filter(|limit| *limit != nix::libc::RLIM_INFINITY),
         }
     }
 }
@@ -93,7 +88,7 @@ mod tests {
         let with = Process::now(&files);
         drop(file);
         assert!(before < with.descriptors, "{before:?} {with:?}");
-        assert!(with.cpu.is_some() && with.most_descriptors.is_some_and(|most| most > 3));
+        assert!(with.cpu.is_some() && with.max_descriptors.is_some_and(|most| most > 3));
         assert!(with.descriptors.is_some_and(|open| open >= 4), "{with:?}");
         assert!(with.resident.unwrap() > 1 << 20 && with.virtual_memory >= with.resident);
     }

@@ -1,4 +1,4 @@
-//! What `--status` prints about one launcher.
+//! The report as text, for `--status` and `/status.txt`.
 
 use std::fmt::Write as _;
 
@@ -6,23 +6,22 @@ use super::StatusReport;
 use super::words::{self, HELD};
 use crate::figures::Point;
 
-/// Wide enough to read, and narrow enough for most terminals.
+/// The width of a line. It fits most terminals.
 const COLUMNS: usize = 100;
-/// The column where a row's text begins.
+/// The column where the text of a row begins.
 const INDENT: usize = 13;
-/// Bars of one to eight eighths of a line.
+/// Bars with one to eight eighths of a line's height.
 const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
-pub fn written(report: &StatusReport) -> String {
+pub fn render(report: &StatusReport) -> String {
     let mut text = String::new();
     let blocks = words::blocks(report);
     if blocks.is_empty() {
-        line(&mut text, 0, words::no_tunnel(report));
+        line(&mut text, 0, &words::no_tunnel(report));
     }
     for (block, tunnel) in blocks.iter().zip(&report.snapshot.tunnels) {
-        let since = block.since.as_ref().map_or_else(String::new, |since| format!(" {since}"));
         let state = block.state.word().to_uppercase();
-        line(&mut text, 0, &format!("{}   {state}{since}", block.title));
+        line(&mut text, 0, &format!("{}   {state}{}", block.title, block.since));
         if let Some(advice) = &block.advice {
             wrapped(&mut text, 2, "", advice);
         }
@@ -46,19 +45,19 @@ fn graph(points: &[Point]) -> String {
     let most = points.iter().map(|point| point.peak).max().unwrap_or(0).max(1);
     let bar = |point: &Point| match point.peak {
         0 => ' ',
-        peak => BARS[((peak * BARS.len() as u32).div_ceil(most) - 1) as usize],
+        peak => BARS[((peak * BARS.len() as u64).div_ceil(most) - 1) as usize],
     };
     points.iter().map(bar).collect()
 }
 
 fn line(text: &mut String, indent: usize, content: &str) {
-    // Text from outside must not control the terminal.
-    let content = words::harmless(content);
+    // Names and errors from servers must not control the terminal.
+    let content = words::printable(content);
     writeln!(text, "{:indent$}{}", "", content.trim_end())
         .expect("writing to a String cannot fail");
 }
 
-/// Writes `head` and `content`, with line breaks at spaces. Further lines begin at `indent`.
+/// Writes `head` and `content`, broken into lines at spaces. Further lines begin at `indent`.
 fn wrapped(text: &mut String, indent: usize, head: &str, content: &str) {
     let mut current = format!("{head:indent$}");
     let mut is_empty = true;
@@ -83,7 +82,7 @@ mod tests {
 
     #[test]
     fn text_fits_the_width_of_a_terminal() {
-        let text = written(&report());
+        let text = render(&report());
         assert!(text.starts_with("REDIS_URL → redis.example.com:6380   WORKING\n"), "{text}");
         assert!(text.contains("\nCACHE_URL → cache.example.com:6379   FAILING since "), "{text}");
         assert!(text.contains("\nOTHER_URL → other.example.com:6379   NOT USED YET\n"), "{text}");
@@ -96,15 +95,15 @@ mod tests {
 
     #[test]
     fn text_from_outside_cannot_control_the_terminal() {
-        let text = written(&report());
+        let text = render(&report());
         assert!(text.contains("alert(1)") && text.contains("?[31m"), "{text}");
         assert!(!text.contains('\u{1b}'));
     }
 
     #[test]
     fn a_graph_has_a_bar_for_each_slot() {
-        let points = [0, 1, 8, 4].map(|peak| Point { peak, accepted: 0, failed: 0 });
+        let points = [0, 1, 8, 4].map(|peak| Point { peak, failed: 0 });
         assert_eq!(graph(&points), " ▁█▄");
-        assert_eq!(graph(&[Point { peak: 0, accepted: 0, failed: 0 }]), " ");
+        assert_eq!(graph(&[Point { peak: 0, failed: 0 }]), " ");
     }
 }

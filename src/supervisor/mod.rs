@@ -210,7 +210,7 @@ impl Supervisor {
 
     fn enter(&mut self, state: CommandState) {
         self.stopped = state == CommandState::Stopped;
-        self.figures.command.set_state(state);
+        self.figures.set_command_state(state);
     }
 
     /// COMMAND was stopped: stops the launcher, too, so that its parent notices.

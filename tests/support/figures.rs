@@ -1,11 +1,11 @@
-//! A launcher whose figures are read in every way.
+//! A launcher whose figures tests read in every format.
 
 use std::fs::{self, File};
 use std::io::Write;
 
 use serde_json::Value;
 
-use super::launcher::{Held, Launcher, port_of};
+use super::launcher::{Held, Launcher, logged, port_of};
 use super::resp::Client;
 use super::servers::PASSWORD;
 use super::status::StatusPage;
@@ -21,7 +21,7 @@ pub struct Scene {
     pub page: StatusPage,
     /// The variables and their local ports.
     pub ports: Vec<(String, u16)>,
-    /// The log, which can be read while the launcher runs.
+    /// The log, readable while the launcher runs.
     pub log: tempfile::NamedTempFile,
 }
 
@@ -53,13 +53,11 @@ impl Scene {
         Scene::new(&[("REDIS_URL", url.to_owned())], |launcher| launcher)
     }
 
-    /// Waits until the launcher has opened all descriptors that it opens once. COMMAND may start
-    /// earlier.
+    /// Waits until the launcher has opened all its lasting descriptors. COMMAND may start earlier.
     pub fn has_settled(&self) {
         assert_eq!(self.page.get("/healthz").code, 200);
         eventually("--status finds it", || {
-            let said = Launcher::new(["--status"]).run().stdout;
-            self.is_ours(&said).then_some(())
+            self.is_ours(&one_line(&Launcher::new(["--status"]).run().stdout)).then_some(())
         });
     }
 
@@ -79,58 +77,67 @@ impl Scene {
         rest(&mut app).0
     }
 
-    /// A sample of `/metrics`, by its name without the prefix, and its labels.
-    pub fn metric(&self, sample: &str) -> Option<f64> {
-        self.page.metric(&format!("start_stunnel_{sample}"))
+    /// A metric of the tunnel of `REDIS_URL`, by its name without `start_stunnel_`.
+    pub fn metric(&self, name: &str) -> Option<f64> {
+        self.page.of_tunnel(name, "")
+    }
+
+    /// The same for one word of a further label.
+    pub fn count(&self, name: &str, label: &str, word: &str) -> f64 {
+        self.page.of_tunnel(name, &format!(",{label}=\"{word}\"")).expect("a sample")
     }
 
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.page.get("/status.json").body).expect("JSON")
     }
 
-    /// What `--status` prints about a tunnel of this launcher, and the exit code.
+    /// The output of `--status` about a tunnel of this launcher, without line breaks, and the exit
+    /// code, which depends on all launchers of this user.
     pub fn status(&self, variable: &str) -> (String, i32) {
         let ended = Launcher::new(["--status"]).run();
-        let of_us = ended.stdout.split("\n\n").find(|part| self.is_ours(part));
+        let of_us = ended.stdout.split("\n\n").map(one_line).find(|said| self.is_ours(said));
         let of_us = of_us.unwrap_or_else(|| panic!("we are not in {}", ended.stdout));
         let begin = of_us.find(&format!("{variable} → ")).expect("a block");
-        let end = of_us[begin..].find("\n    Moved").expect("its last row");
+        let end = of_us[begin..].find(" Moved ").expect("its last row");
         (of_us[begin..begin + end].to_owned(), ended.code())
     }
 
-    /// Whether the output of `--status`, which breaks its lines, is about this launcher.
+    /// Whether this output of `--status`, on one line, is about this launcher.
     fn is_ours(&self, said: &str) -> bool {
-        let words: Vec<_> = said.split_whitespace().collect();
-        let pid = self.held.running.pid().to_string();
-        words.windows(4).any(|four| four[0] == "start-stunnel" && four[2..] == ["pid", &pid])
+        said.contains(&format!(" pid {} · sandbox ", self.held.running.pid()))
     }
 
-    /// The sum of a key in the metrics lines of a tunnel.
+    /// The sum of a key's values in the metrics lines of a tunnel.
     pub fn logged(&self, variable: &str, key: &str) -> u64 {
         let log = fs::read_to_string(self.log.path()).unwrap();
-        let lines =
-            log.lines().filter(|line| line.contains(&format!(" at=metrics source={variable} ")));
-        let values = lines.filter_map(|line| {
-            let (_, rest) = line.split_once(&format!(" {key}="))?;
-            rest.split(' ').next()?.parse::<u64>().ok()
-        });
-        values.sum()
+        let source = format!(" source={variable} ");
+        let lines: Vec<&str> = log.lines().filter(|line| line.contains(&source)).collect();
+        let values = logged(&lines.join("\n"), "metrics", key).into_iter();
+        values.filter_map(|value| value.parse::<u64>().ok()).sum()
     }
 
-    /// Checks that a tunnel has failed once for this reason, wherever that can be read.
+    /// Checks that metrics, page, `--status` and log all show one failure of a tunnel, for this
+    /// reason.
     pub fn failed_once(&self, variable: &str, reason: &str) {
-        let sample =
-            format!("connections_failed_total{{tunnel=\"{variable}\",reason=\"{reason}\"}}");
-        eventually(&format!("{variable} fails"), || (self.metric(&sample)? == 1.0).then_some(()));
+        let sample = format!(
+            "start_stunnel_connections_failed_total{{tunnel=\"{variable}\",reason=\"{reason}\"}}"
+        );
+        eventually(&format!("{variable} fails"), || {
+            (self.page.metric(&sample)? == 1.0).then_some(())
+        });
         let page = self.page.get("/").body;
-        assert!(page.contains(&format!(" · {reason} 1")), "{page}");
+        assert!(page.contains(&format!(" · {reason} 1")) && !page.contains(PASSWORD), "{page}");
         let (text, code) = self.status(variable);
-        let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
-        assert!(words.contains(&format!(" · {reason} 1 ")), "{text}");
-        assert!(words.contains(" FAILING since ") && code == 1, "{code} {text}");
+        assert!(text.contains(&format!(" · {reason} 1 ")), "{text}");
+        assert!(text.contains(" FAILING since ") && code == 1, "{code} {text}");
         let key = format!("count#redis-tunnel.failed.{}", reason.replace('_', "-"));
         eventually(&format!("{key} of {variable} is logged"), || {
             (self.logged(variable, &key) == 1).then_some(())
         });
     }
+}
+
+/// Text without its line breaks.
+pub fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }

@@ -1,4 +1,4 @@
-//! A launcher's status over HTTP, as curl or a scraper sees it.
+//! A launcher's status page, read over HTTP.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -53,7 +53,7 @@ impl StatusPage {
         let mut answer = String::new();
         stream.read_to_string(&mut answer).ok()?;
         let (head, body) = answer.split_once("\r\n\r\n")?;
-        let code = head.strip_prefix("HTTP/1.1 ")?.get(..3)?.parse().ok()?;
+        let code = head.strip_prefix("HTTP/1.")?.get(2..5)?.parse().ok()?;
         Some(Answer { code, head: head.to_owned(), body: body.to_owned() })
     }
 
@@ -64,12 +64,17 @@ impl StatusPage {
         Some(value.parse().expect("a number"))
     }
 
-    /// Waits until the launcher has taken back, or closed, what its users have left.
+    /// A metric of the tunnel of `REDIS_URL`, by its name without `start_stunnel_`, and further
+    /// labels such as `,state="idle"`.
+    pub fn of_tunnel(&self, name: &str, labels: &str) -> Option<f64> {
+        self.metric(&format!("start_stunnel_{name}{{tunnel=\"REDIS_URL\"{labels}}}"))
+    }
+
+    /// Waits until no connection to Redis is in use, being opened, or being reset.
     pub fn wait_until_all_is_idle(&self) {
         eventually("all connections are idle", || {
             let busy = ["relaying", "connecting"].map(|state| {
-                let labels = format!("{{tunnel=\"REDIS_URL\",state=\"{state}\"}}");
-                self.metric(&format!("start_stunnel_upstream_connections{labels}")).unwrap()
+                self.of_tunnel("upstream_connections", &format!(",state=\"{state}\"")).unwrap()
             });
             (busy == [0.0, 0.0]).then_some(())
         });
