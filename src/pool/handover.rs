@@ -1,14 +1,11 @@
 //! Gives a connection that had another user to its next one: `RESET` goes in front of the first
 //! request, in the same TLS record, and its reply is taken out. Who is logged in is decided now.
 
-use std::future::{Future, pending, poll_fn};
+use std::future::poll_fn;
 use std::io;
-use std::mem;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep};
 
 use super::Pool;
@@ -65,15 +62,16 @@ impl HandOver<'_, '_, '_> {
     pub async fn begin(mut self, kept: TlsUpstream) -> HandedOver {
         let Ends { app, redis, .. } = &mut self.connection.ends;
         let kept = redis.insert(kept);
-        let first = tokio::select! {
+        let idle_timeout = self.pool.tunnel.settings.idle_timeout.unwrap_or(Duration::MAX);
+        tokio::select! {
             biased;
-            first = poll_fn(|cx| poll_first(app, kept, cx)) => first,
-            () = idle_timeout(self.pool) => return Err(RelayEnd::Idle.into()),
-        };
-        match first {
-            First::Bytes => self.reset().await,
-            First::AppEnded(error) => Err(RelayEnd::Kept(error).into()),
-            First::RedisEnded => self.replace(Vec::new()).await,
+            // First, so that no request is sent on a connection that is known to be dead.
+            _ = kept.read_u8() => self.replace(Vec::new()).await,
+            begun = request_begins(app) => match begun {
+                Ok(()) => self.reset().await,
+                Err(error) => Err(RelayEnd::Kept(error).into()),
+            },
+            () = sleep(idle_timeout) => Err(RelayEnd::Idle.into()),
         }
     }
 
@@ -89,7 +87,7 @@ impl HandOver<'_, '_, '_> {
         let asked = Instant::now();
         let confirmed = tokio::select! {
             biased;
-            confirmed = poll_fn(|cx| reset.poll(redis, cx)) => confirmed.map_err(Unconfirmed::from),
+            confirmed = reset.confirm(redis) => confirmed,
             left = app_left(app, self.guard, goes_at_once) => Err(left),
             // A Redis that hangs would not have made a new connection either.
             () = sleep(self.pool.tunnel.settings.connect_timeout) => {
@@ -100,18 +98,20 @@ impl HandOver<'_, '_, '_> {
         self.connection.note_begun(sent);
         match confirmed {
             Ok(()) => {
-                let to_redis = reset.unsent();
                 let redis = self.connection.ends.redis.take().expect("it was there");
                 self.pool.tunnel.figures.pooled(PoolResult::Reused);
-                Ok((redis, Begun { to_redis, to_app: reset.behind, sent, asked: Some(asked) }))
+                let to_app = reset.reply.split_off(RESET_DONE.len());
+                Ok((redis, Begun { to_app, sent, asked: Some(asked), ..Begun::default() }))
             }
             Err(Unconfirmed::AppGone(error)) => Err(RelayEnd::Reset(Side::App, error).into()),
             Err(Unconfirmed::GaveUp(reset)) => {
                 self.connection.abandoned(reset.as_ref());
                 Err(NotHandedOver::Failed)
             }
-            Err(Unconfirmed::Broken(error)) if reset.is_refused => {
+            Err(Unconfirmed::Refused) => {
                 self.pool.note_wrong_reset(made, Instant::now());
+                let problem = "RESET was not answered as it should be";
+                let error = io::Error::new(io::ErrorKind::InvalidData, problem);
                 Err(RelayEnd::Reset(Side::Redis, error).into())
             }
             Err(Unconfirmed::Broken(error))
@@ -156,7 +156,9 @@ enum Unconfirmed {
     AppGone(io::Error),
     /// The app gave up, with this reset, before its request was sent.
     GaveUp(Option<io::Error>),
-    /// The connection to Redis failed or hangs, or Redis gave another answer.
+    /// Redis gave another answer.
+    Refused,
+    /// The connection to Redis failed or hangs.
     Broken(io::Error),
 }
 
@@ -166,43 +168,20 @@ impl From<io::Error> for Unconfirmed {
     }
 }
 
-/// What happens first on a connection that is handed over.
-#[derive(Debug)]
-enum First {
-    /// The app has sent its first bytes.
-    Bytes,
-    /// The app has left, without an error or with one.
-    AppEnded(Option<io::Error>),
-    /// Redis has closed the connection, or sent what nobody asked for.
-    RedisEnded,
-}
-
-/// Redis first: a request must not be sent on a connection that is known to be dead.
-fn poll_first(app: &mut AppStream, kept: &mut TlsUpstream, cx: &mut Context<'_>) -> Poll<First> {
-    let mut byte = [0];
-    if Pin::new(kept).poll_read(cx, &mut ReadBuf::new(&mut byte)).is_ready() {
-        return Poll::Ready(First::RedisEnded);
-    }
+/// Reads ahead until the app's first request has begun.
+///
+/// # Errors
+/// If the app has left, without an error or with one.
+async fn request_begins(app: &mut AppStream) -> Result<(), Option<io::Error>> {
     while !app.has_begun() {
-        match ready!(app.poll_ahead(cx)) {
+        match poll_fn(|cx| app.poll_ahead(cx)).await {
             Ahead::Bytes => {}
             Ahead::Full => break,
-            Ahead::Tls | Ahead::Ended => return Poll::Ready(First::AppEnded(None)),
-            Ahead::Failed(error) => return Poll::Ready(First::AppEnded(Some(error))),
+            Ahead::Tls | Ahead::Ended => return Err(None),
+            Ahead::Failed(error) => return Err(Some(error)),
         }
     }
-    Poll::Ready(First::Bytes)
-}
-
-/// Resolves after the idle timeout; never if there is none.
-fn idle_timeout(pool: &Pool) -> impl Future<Output = ()> + use<> {
-    let timeout = pool.tunnel.settings.idle_timeout;
-    async move {
-        match timeout {
-            Some(timeout) => sleep(timeout).await,
-            None => pending().await,
-        }
-    }
+    Ok(())
 }
 
 /// Resolves when the app is gone, or has given up waiting for a request that was not sent.
@@ -226,60 +205,34 @@ struct Reset {
     /// `RESET`, and the request behind it.
     bytes: Vec<u8>,
     written: usize,
-    /// Bytes of the confirmation that have come.
-    seen: usize,
-    /// What came behind the confirmation.
-    behind: Vec<u8>,
-    /// `RESET` was answered with something else.
-    is_refused: bool,
+    /// What has come: the confirmation, and what is behind it.
+    reply: Vec<u8>,
 }
 
 impl Reset {
     fn in_front_of(request: &[u8]) -> Reset {
         let bytes = [RESET, request].concat();
-        Reset { bytes, written: 0, seen: 0, behind: Vec::new(), is_refused: false }
+        Reset { bytes, written: 0, reply: Vec::with_capacity(READ) }
     }
 
     /// Writes what is left to write, and reads until the confirmation is complete.
-    fn poll(&mut self, redis: &mut TlsUpstream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    async fn confirm(&mut self, redis: &mut TlsUpstream) -> Result<(), Unconfirmed> {
         while self.written < self.bytes.len() {
-            match Pin::new(&mut *redis).poll_write(cx, &self.bytes[self.written..]) {
-                Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                Poll::Ready(Ok(taken)) => self.written += taken,
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                Poll::Pending => break,
+            match redis.write(&self.bytes[self.written..]).await? {
+                0 => return Err(io::Error::from(io::ErrorKind::WriteZero).into()),
+                taken => self.written += taken,
             }
         }
-        let mut bytes = [0; READ];
-        loop {
-            let mut buffer = ReadBuf::new(&mut bytes);
-            match Pin::new(&mut *redis).poll_read(cx, &mut buffer) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                Poll::Ready(Ok(())) if buffer.filled().is_empty() => {
-                    return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
-                }
-                Poll::Ready(Ok(())) => {
-                    if self.confirm(buffer.filled())? {
-                        return Poll::Ready(Ok(()));
-                    }
-                }
+        while self.reply.len() < RESET_DONE.len() {
+            if redis.read_buf(&mut self.reply).await? == 0 {
+                return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+            }
+            let seen = self.reply.len().min(RESET_DONE.len());
+            if self.reply[..seen] != RESET_DONE[..seen] {
+                return Err(Unconfirmed::Refused);
             }
         }
-    }
-
-    /// Whether these bytes complete the confirmation.
-    fn confirm(&mut self, bytes: &[u8]) -> io::Result<bool> {
-        let expected = &RESET_DONE[self.seen..];
-        let count = expected.len().min(bytes.len());
-        if bytes[..count] != expected[..count] {
-            self.is_refused = true;
-            let problem = "RESET was not answered as it should be";
-            return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
-        }
-        self.seen += count;
-        self.behind.extend_from_slice(&bytes[count..]);
-        Ok(self.seen == RESET_DONE.len())
+        Ok(())
     }
 
     /// Bytes of the request that Redis's side has taken.
@@ -287,16 +240,11 @@ impl Reset {
         self.written.saturating_sub(RESET.len()) as u64
     }
 
-    /// What is left of the request.
-    fn unsent(&mut self) -> Vec<u8> {
-        mem::take(&mut self.bytes).split_off(self.written.max(RESET.len()))
-    }
-
     /// Whether the request may be sent on another connection, since Redis cannot have executed it,
     /// or may execute it twice.
     fn may_send_again(&self, tap: &PoolTap<'_>) -> bool {
         let is_incomplete = self.written < self.bytes.len() && tap.ledger.is_one_request();
         let was_not_sent = self.written <= RESET.len();
-        self.seen == 0 && (was_not_sent || is_incomplete || tap.ledger.is_repeatable())
+        self.reply.is_empty() && (was_not_sent || is_incomplete || tap.ledger.is_repeatable())
     }
 }

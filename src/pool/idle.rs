@@ -44,14 +44,9 @@ impl<C> Idle<C> {
         Idle { kept: Vec::new(), waiting: VecDeque::new(), may_stay }
     }
 
-    /// Takes the connection returned last that is fit. Closes the unfit ones above it.
-    pub fn take(&mut self, is_fit: impl Fn(&C) -> bool) -> Option<C> {
-        while let Some(Kept { connection, .. }) = self.kept.pop() {
-            if is_fit(&connection) {
-                return Some(connection);
-            }
-        }
-        None
+    /// Takes the connection returned last.
+    pub fn take(&mut self) -> Option<C> {
+        self.kept.pop().map(|kept| kept.connection)
     }
 
     /// Gives a connection to the app that has waited longest, or keeps it if no app waits.
@@ -109,17 +104,12 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    fn any<C>(_: &C) -> bool {
-        true
-    }
-
     #[tokio::test]
     async fn the_latest_connection_goes_first() {
         let (mut idle, now) = (Idle::new(FEW), Instant::now());
         (1..4).for_each(|name| idle.add(name, now));
-        assert_eq!(idle.take(any), Some(3));
-        assert_eq!(idle.take(|name| *name == 1), Some(1), "the other one is closed");
-        assert_eq!(idle.take(any), None);
+        assert_eq!([idle.take(), idle.take(), idle.take()], [Some(3), Some(2), Some(1)]);
+        assert_eq!(idle.take(), None);
     }
 
     #[tokio::test]
@@ -132,7 +122,7 @@ mod tests {
         assert_eq!((first.await, third.try_recv()), (Ok(1), Ok(2)));
         assert!(!idle.somebody_waits());
         idle.add(3, now);
-        assert_eq!(idle.take(any), Some(3));
+        assert_eq!(idle.take(), Some(3));
     }
 
     #[tokio::test]

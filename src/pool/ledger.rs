@@ -16,7 +16,7 @@ const REQUESTS: u16 = 1_000;
 
 /// Knows, at any moment, whether the connection may get another user, and whether its requests may
 /// be sent again on another connection. It copies none of the bytes and allocates nothing.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Ledger {
     requests: RequestFramer,
     replies: ReplyFramer,
@@ -29,7 +29,8 @@ pub struct Ledger {
     owed: u16,
     /// Replies until the one that must be an error, itself included; 0: none.
     refusal_in: u16,
-    is_repeatable: bool,
+    /// A request must not be executed twice.
+    is_unrepeatable: bool,
     /// The server has said that it is a replica, or not ready.
     role_changed: bool,
     gave_up: bool,
@@ -55,29 +56,7 @@ impl From<Unframed> for GaveUp {
     }
 }
 
-impl Default for Ledger {
-    fn default() -> Ledger {
-        Ledger::new()
-    }
-}
-
 impl Ledger {
-    /// A ledger for a connection whose user has not sent anything.
-    pub fn new() -> Ledger {
-        Ledger {
-            requests: RequestFramer::default(),
-            replies: ReplyFramer::default(),
-            sent: 0,
-            received: 0,
-            count: 0,
-            owed: 0,
-            refusal_in: 0,
-            is_repeatable: true,
-            role_changed: false,
-            gave_up: false,
-        }
-    }
-
     /// The app's next bytes. Call this before `received` for their replies.
     pub fn sent(&mut self, bytes: &[u8]) {
         if !self.gave_up && self.follow_requests(bytes).is_err() {
@@ -101,7 +80,7 @@ impl Ledger {
     /// Whether all that was sent may be sent again on another connection, even if it has been
     /// executed: complete requests, that only read or set up their connection.
     pub fn is_repeatable(&self) -> bool {
-        !self.gave_up && self.requests.is_at_boundary() && self.is_repeatable
+        !self.gave_up && self.requests.is_at_boundary() && !self.is_unrepeatable
     }
 
     /// Whether all that was sent is one request at most, complete or not.
@@ -131,7 +110,7 @@ impl Ledger {
             }
             self.count += 1;
             self.owed += 1;
-            self.is_repeatable &= effect.is_repeatable();
+            self.is_unrepeatable |= !effect.is_repeatable();
             if effect == Effect::NoneIfRefused {
                 // The ledger follows one such request at a time: no client sends a second.
                 if self.refusal_in > 0 {
@@ -223,7 +202,7 @@ mod tests {
     /// The ledger behind these steps; it is the same if they come byte by byte.
     #[track_caller]
     fn after(steps: &[Step]) -> Ledger {
-        let (mut whole, mut cut) = (Ledger::new(), Ledger::new());
+        let (mut whole, mut cut) = (Ledger::default(), Ledger::default());
         for step in steps {
             match step {
                 Step::Sent(bytes) => {
@@ -459,7 +438,7 @@ mod tests {
     #[test]
     fn a_ledger_is_small_and_shows_no_word_of_the_app() {
         assert!(size_of::<Ledger>() < 256, "{} bytes", size_of::<Ledger>());
-        let mut ledger = Ledger::new();
+        let mut ledger = Ledger::default();
         ledger.sent(&request(&["AUTH", "hunter2"]));
         let shown = format!("{ledger:?}");
         assert!(!shown.contains("hunter2") && !shown.contains("104, 117"), "{shown}");
@@ -476,7 +455,7 @@ mod tests {
     /// Follows pieces with the model, with a ledger, and with one that gets them cut further.
     fn compare(pieces: &[(Direction, Vec<u8>)], cut: usize) -> Result<State, TestCaseError> {
         let mut model = Model::new(&listed);
-        let (mut ledger, mut by_cut) = (Ledger::new(), Ledger::new());
+        let (mut ledger, mut by_cut) = (Ledger::default(), Ledger::default());
         for (direction, piece) in pieces {
             model.step(*direction, piece);
             let follow: fn(&mut Ledger, &[u8]) = match direction {

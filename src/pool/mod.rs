@@ -115,10 +115,10 @@ impl Pool {
 
     /// An idle connection or a free slot, if there is one now; else a place in the queue for an
     /// idle connection.
-    fn ask(&self, now: Instant) -> Result<Granted, oneshot::Receiver<TlsUpstream>> {
+    fn ask(&self) -> Result<Granted, oneshot::Receiver<TlsUpstream>> {
         let mut state = self.state();
         if !state.idle.somebody_waits() {
-            if let Some(kept) = state.idle.take(|upstream| now - upstream.made < OLDEST) {
+            if let Some(kept) = state.idle.take() {
                 return Ok(Granted::Kept(kept));
             }
             if let Some(slot) = self.tunnel.limit.try_slot() {
@@ -188,11 +188,18 @@ impl Pool {
         state.idle.remove(|kept| kept.made <= made);
     }
 
-    /// Starts a trial if one is due; report its result to the returned value.
-    fn begin_trial(&self, now: Instant) -> Option<RunningTrial<'_>> {
-        let is_due = self.state().trial.begin(now);
-        // Made only if it is due: dropping it ends the trial that runs.
-        is_due.then(|| RunningTrial(self))
+    /// Begins a trial if one is due, and says whether.
+    fn begin_trial(&self, now: Instant) -> bool {
+        self.state().trial.begin(now)
+    }
+
+    /// A trial on a connection made at `made` has ended.
+    fn end_trial(&self, verdict: Verdict, made: Instant, now: Instant) {
+        let mut state = self.state();
+        // The server may have become another meanwhile.
+        if state.allows(made, now) {
+            state.trial.end(verdict, now);
+        }
     }
 
     /// `RESET` was not answered as it should be: connections of this server are not used again.
@@ -224,26 +231,6 @@ impl State {
         self.retired = self.retired.max(Some(now));
         self.trial.forget();
         self.idle.remove(|_| true);
-    }
-}
-
-/// A trial that runs. If the app gives up meanwhile, another connection is tried.
-struct RunningTrial<'a>(&'a Pool);
-
-impl RunningTrial<'_> {
-    /// The trial has ended, on a connection made at `made`.
-    fn end(self, verdict: Verdict, made: Instant, now: Instant) {
-        let mut state = self.0.state();
-        // The server may have become another meanwhile.
-        if state.allows(made, now) {
-            state.trial.end(verdict, now);
-        }
-    }
-}
-
-impl Drop for RunningTrial<'_> {
-    fn drop(&mut self) {
-        self.0.state().trial.stop();
     }
 }
 

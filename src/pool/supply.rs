@@ -67,7 +67,7 @@ async fn attempt(pool: &Pool, deadline: Instant) -> Result<Supplied, Failure> {
 
 /// An idle connection or a slot, whichever comes first.
 async fn granted(pool: &Pool, deadline: Instant) -> Result<Granted, Failure> {
-    let kept = match pool.ask(Instant::now()) {
+    let kept = match pool.ask() {
         Ok(granted) => return Ok(granted),
         Err(waiting) => waiting,
     };
@@ -111,13 +111,13 @@ pub async fn make(pool: &Pool, slot: Slot, deadline: Instant) -> Result<TlsUpstr
     let tunnel = &pool.tunnel;
     let mut upstream = attempts::connect_in(tunnel, slot, Instant::now(), deadline).await?;
     tunnel.figures.pooled(PoolResult::New);
-    if let Some(trial) = pool.begin_trial(Instant::now()) {
+    if pool.begin_trial(Instant::now()) {
         // If the server does not answer, there must be time for another connection.
         let limit = TRIAL.min(deadline.saturating_duration_since(Instant::now()) / 2);
         let verdict = timeout(limit, trial::run(&mut upstream)).await;
         let verdict = verdict.unwrap_or(Verdict::Unclear);
         debug!(at = "pool-tried", var = tunnel.variable(), verdict = ?verdict);
-        trial.end(verdict, upstream.made, Instant::now());
+        pool.end_trial(verdict, upstream.made, Instant::now());
         if verdict != Verdict::Passed {
             // Nobody knows what state that connection is in.
             let slot = upstream.into_slot();

@@ -16,7 +16,7 @@ pub struct PoolTap<'a> {
 
 impl<'a> PoolTap<'a> {
     pub fn new(pool: &'a Pool, made: Instant) -> PoolTap<'a> {
-        PoolTap { pool, made, ledger: Ledger::new() }
+        PoolTap { pool, made, ledger: Ledger::default() }
     }
 }
 

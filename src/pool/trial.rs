@@ -73,40 +73,32 @@ async fn answers(upstream: &mut TlsUpstream) -> Option<[Vec<u8>; 3]> {
     Some(lines)
 }
 
-/// What is known of a server.
+/// The latest verdict on a server, and its time.
 #[derive(Debug, Default)]
-pub struct Trial {
-    /// The latest verdict, and its time.
-    verdict: Option<(Verdict, Instant)>,
-    is_running: bool,
-}
+pub struct Trial(Option<(Verdict, Instant)>);
 
 impl Trial {
     /// Whether connections may be reused.
     pub fn is_passed(&self) -> bool {
-        matches!(self.verdict, Some((Verdict::Passed, _)))
+        matches!(self.0, Some((Verdict::Passed, _)))
     }
 
-    /// Begins a trial if one is due, and says whether.
+    /// Begins a trial if one is due, and says whether. Until it ends, the verdict is open.
     pub fn begin(&mut self, now: Instant) -> bool {
-        let is_due =
-            !self.is_running && self.verdict.is_none_or(|verdict| has_lapsed(verdict, now));
-        self.is_running |= is_due;
+        let is_due = self.0.is_none_or(|verdict| has_lapsed(verdict, now));
+        if is_due {
+            self.end(Verdict::Unclear, now);
+        }
         is_due
     }
 
     pub fn end(&mut self, verdict: Verdict, now: Instant) {
-        self.verdict = Some((verdict, now));
-    }
-
-    /// The trial that ran does not run any more.
-    pub fn stop(&mut self) {
-        self.is_running = false;
+        self.0 = Some((verdict, now));
     }
 
     /// The server may be another: nothing is known of it.
     pub fn forget(&mut self) {
-        self.verdict = None;
+        self.0 = None;
     }
 }
 
@@ -152,10 +144,8 @@ mod tests {
     async fn one_trial_runs_at_a_time_until_there_is_a_verdict() {
         let (start, mut trial) = (Instant::now(), Trial::default());
         assert!(trial.begin(start) && !trial.begin(start));
-        trial.stop();
-        assert!(trial.begin(start), "the app of the first one gave up");
+        assert!(trial.begin(start + UNCLEAR), "the app of the first one gave up");
         trial.end(Verdict::Passed, start);
-        trial.stop();
         assert!(trial.is_passed() && !trial.begin(start + FAILED));
         trial.forget();
         assert!(!trial.is_passed() && trial.begin(start));
