@@ -177,12 +177,6 @@ pub fn enter() -> io::Result<()> {
     rules.try_clone()?.restrict_self().map(drop).map_err(io::Error::other)
 }
 
-/// Made by a thread that starts another: what the new thread does first. It inherits the rules.
-pub fn inheritance() -> impl FnOnce() + Send + 'static {
-    let has_entered = HAS_ENTERED.get();
-    move || HAS_ENTERED.set(has_entered)
-}
-
 /// What protects this launcher.
 pub fn state() -> &'static State {
     STATE.get().unwrap_or(&State::Off)

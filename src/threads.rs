@@ -9,7 +9,6 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::LazyLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -32,7 +31,7 @@ type Job = Box<dyn FnOnce() + Send>;
 
 static THREADS: LazyLock<Threads> = LazyLock::new(|| {
     let (give, take) = crossbeam_channel::unbounded();
-    Threads { give, take, free: Semaphore::new(0), started: AtomicUsize::new(0) }
+    Threads { give, take, free: Semaphore::new(0), places: Semaphore::new(MOST_THREADS) }
 });
 
 struct Threads {
@@ -40,7 +39,8 @@ struct Threads {
     take: Receiver<Job>,
     /// One permit for each thread that has no work.
     free: Semaphore,
-    started: AtomicUsize,
+    /// One permit for each thread that may still be started.
+    places: Semaphore,
 }
 
 /// Starts the thread that stays. To be called before COMMAND starts, after which the system may
@@ -88,7 +88,7 @@ pub async fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -
 
 impl Threads {
     /// Finds or starts a thread for one job, which the caller gives at once.
-    async fn claim(&self) -> io::Result<()> {
+    async fn claim(&'static self) -> io::Result<()> {
         if let Ok(permit) = self.free.try_acquire() {
             permit.forget();
             return Ok(());
@@ -108,20 +108,13 @@ impl Threads {
     }
 
     /// Starts a thread, which has no permit yet.
-    fn start(&self) -> io::Result<()> {
-        if self.started.fetch_add(1, Ordering::Relaxed) < MOST_THREADS {
-            let inherit = sandbox::inheritance();
-            let started = thread::Builder::new().name("blocking".to_owned()).spawn(|| {
-                inherit();
-                THREADS.work();
-                THREADS.started.fetch_sub(1, Ordering::Relaxed);
-            });
-            if started.is_ok() {
-                return Ok(());
-            }
-        }
-        self.started.fetch_sub(1, Ordering::Relaxed);
-        Err(Errno::EAGAIN.into())
+    fn start(&'static self) -> io::Result<()> {
+        let place = self.places.try_acquire().map_err(|_| Errno::EAGAIN)?;
+        let started = thread::Builder::new().name("blocking".to_owned()).spawn(move || {
+            self.work();
+            drop(place);
+        });
+        started.map(drop).map_err(|_| Errno::EAGAIN.into())
     }
 
     /// A thread's life.

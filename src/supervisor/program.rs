@@ -65,12 +65,4 @@ mod tests {
         assert_eq!(found("./app", Some("/a")), paths(&["./app"]));
         assert_eq!(found("", Some("/a")), paths(&[""]));
     }
-
-    #[test]
-    fn the_shell_gets_the_file_and_the_arguments() {
-        let words = ["script", "a", "b c"].map(OsString::from);
-        let mut program = program(&words, CommandEnvironment::of_launcher());
-        run_by_shell(&mut program, Path::new("/x/script"), &words);
-        assert_eq!(program.words.to_vec(), ["/bin/sh", "/x/script", "a", "b c"]);
-    }
 }

@@ -7,7 +7,6 @@ use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 use nix::sys::signal::Signal;
 
 use super::signals::{self, Disposition, Mask};
-use super::startup;
 
 /// What COMMAND gets back.
 #[derive(Debug, Clone, Copy)]
@@ -60,7 +59,7 @@ impl Inherited {
     /// # Errors
     /// As sigaction(2); none is expected.
     pub fn restore_before_exec() -> nix::Result<()> {
-        startup::sigpipe().set(Signal::SIGPIPE).map(drop)
+        signals::sigpipe_at_start().set(Signal::SIGPIPE).map(drop)
     }
 
     /// Changes what the launcher needs otherwise: it blocks all signals (see

@@ -1,7 +1,7 @@
-//! The operating system's processes and signals, behind safe functions. [`crate::supervisor`]
-//! decides what to do with them.
+//! The operating system's processes, signals and sockets, behind safe functions.
+//! [`crate::supervisor`] decides what to do with processes and signals.
 
 pub mod inherited;
 pub mod process;
 pub mod signals;
-mod startup;
+pub mod socket;

@@ -2,8 +2,9 @@
 
 #![allow(unsafe_code)]
 
+use std::env;
 use std::ffi::{CStr, CString};
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
 
 use nix::errno::Errno;
@@ -25,8 +26,8 @@ unsafe extern "C" {
 /// The process's environment, entry by entry. [`std::env::vars_os`] leaves out entries without `=`.
 pub fn environment() -> Vec<CString> {
     let mut entries = Vec::new();
-    // SAFETY: `environ` is null, or an array of strings that a null pointer ends. Whoever changes
-    // the environment (`env::set_var`) must ensure that no other thread runs.
+    // SAFETY: `environ` is null, or an array of strings that a null pointer ends. Only
+    // `set_variable` changes the environment, while no other thread exists.
     unsafe {
         let mut entry = environ;
         while !entry.is_null() && !(*entry).is_null() {
@@ -35,6 +36,17 @@ pub fn environment() -> Vec<CString> {
         }
     }
     entries
+}
+
+/// Sets a variable in this process's environment, if the process has only one thread: others might
+/// read the environment meanwhile. Returns whether it is set.
+pub fn set_variable(name: &str, value: &str) -> bool {
+    let is_alone = fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() == 1);
+    if is_alone {
+        // SAFETY: no other thread exists, and this one starts none meanwhile.
+        unsafe { env::set_var(name, value) };
+    }
+    is_alone
 }
 
 /// A list of strings, each of which ends with a NUL.
@@ -300,15 +312,6 @@ fn waitid(kind: libc::idtype_t, id: libc::id_t, options: i32) -> Option<Info> {
                 Err(_) => return None,
             }
         }
-    }
-}
-
-#[cfg(test)]
-impl Strings {
-    pub fn to_vec(&self) -> Vec<String> {
-        let text = |string: &Vec<u8>| String::from_utf8(string.clone()).expect("text");
-        let texts = self.strings.iter().map(text);
-        texts.map(|text| text.strip_suffix('\0').expect("a NUL").to_owned()).collect()
     }
 }
 
