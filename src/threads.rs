@@ -27,6 +27,7 @@ const IDLE: Duration = Duration::from_secs(10);
 /// How long work waits for a busy thread if no other thread can be started.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// Frees its thread before it replies.
 type Job = Box<dyn FnOnce() + Send>;
 
 static THREADS: LazyLock<Threads> = LazyLock::new(|| {
@@ -57,7 +58,10 @@ pub fn enter_sandbox() {
     if let Ok(permit) = THREADS.free.try_acquire() {
         permit.forget();
         let (done, entered) = crossbeam_channel::bounded(1);
-        THREADS.give(Box::new(move || done.send(()).expect("it is awaited")));
+        THREADS.give(Box::new(move || {
+            THREADS.free.add_permits(1);
+            done.send(()).expect("it is awaited");
+        }));
         // The rules are applied before the job runs.
         let _ = entered.recv();
     }
@@ -81,9 +85,18 @@ pub async fn look_up(host: String, port: u16) -> io::Result<Vec<SocketAddr>> {
 pub async fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
     THREADS.claim().await?;
     let (reply, result) = oneshot::channel();
-    // Whoever asked may have given up meanwhile.
-    THREADS.give(Box::new(move || drop(reply.send(work()))));
-    result.await.map_err(|_| io::Error::other("a thread panicked"))
+    THREADS.give(Box::new(move || {
+        // The panic hook reports a panic.
+        let done = catch_unwind(AssertUnwindSafe(work));
+        // Before the reply, so that the caller's next job finds this thread free.
+        THREADS.free.add_permits(1);
+        // Whoever asked may have given up meanwhile.
+        drop(reply.send(done));
+    }));
+    match result.await {
+        Ok(Ok(done)) => Ok(done),
+        _ => Err(io::Error::other("a thread panicked")),
+    }
 }
 
 impl Threads {
@@ -129,9 +142,7 @@ impl Threads {
             if let Err(error) = sandbox::enter() {
                 warning!(at = "sandbox-failed", error = %error);
             }
-            // The panic hook has reported it.
-            let _ = catch_unwind(AssertUnwindSafe(job));
-            self.free.add_permits(1);
+            job();
         }
     }
 
@@ -148,6 +159,8 @@ impl Threads {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
 
     #[tokio::test]
@@ -171,5 +184,15 @@ mod tests {
         assert_eq!(run(|| 1).await.unwrap(), 1, "while another job waits");
         drop(hold);
         assert!(waiting.await.unwrap().unwrap());
+    }
+
+    #[tokio::test]
+    async fn jobs_one_after_another_need_one_thread() {
+        let mut threads = HashSet::new();
+        for _ in 0..10_000 {
+            threads.insert(run(|| thread::current().id()).await.unwrap());
+        }
+        // Tests beside this one use a few.
+        assert!(threads.len() < 5, "{threads:?}");
     }
 }
