@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use support::launcher::{HOLD, Held, Launcher};
 use support::resp::{Client, Reply};
-use support::servers::{Front, Server, accepted, calls, clients, connections, idle_connections};
+use support::servers::{
+    Front, Options, Server, accepted, calls, clients, connections, idle_connections,
+};
 use support::status::StatusPage;
 use support::{eventually, faketime};
 
@@ -26,6 +28,11 @@ fn one_request(held: &Held) {
 /// `RESET` and `PING` that Redis has executed. No app of these tests sends one.
 fn own_commands(direct: &mut Client) -> usize {
     calls(direct, "reset") + calls(direct, "ping")
+}
+
+/// Waits until the launcher has no connection to Redis.
+fn wait_for_their_end(direct: &mut Client) {
+    eventually("all connections have ended", || (connections(direct) == 0).then_some(()));
 }
 
 /// Connects frequently enough that `auto` switches the pool on, beside `others` that stay open.
@@ -49,7 +56,7 @@ fn off_never_sends_a_command_of_its_own() {
     let held = hold(&server, &[("STUNNEL_POOL", "off")]);
     (0..2 * MANY).for_each(|_| one_request(&held));
     assert_eq!(accepted(&mut direct) - before, 2 * MANY, "each app has its own connection");
-    eventually("nothing is kept", || (connections(&mut direct) == 0).then_some(()));
+    wait_for_their_end(&mut direct);
     assert_eq!(own_commands(&mut direct), pings);
     assert!(!held.finish().stderr.contains("at=pool-"));
 }
@@ -64,7 +71,7 @@ fn auto_pools_after_sixteen_short_connections() {
     let page = StatusPage::of(held.running.pid(), &[held.port]);
     for _ in 0..MANY {
         one_request(&held);
-        eventually("it has ended", || (connections(&mut direct) == 0).then_some(()));
+        wait_for_their_end(&mut direct);
     }
     assert_eq!(accepted(&mut direct) - before, MANY);
     assert_eq!(own_commands(&mut direct), pings, "a plain tunnel until then");
@@ -81,40 +88,40 @@ fn auto_pools_after_sixteen_short_connections() {
     assert_eq!(accepted(&mut direct), made, "one connection serves them all");
 }
 
-#[test]
-fn auto_leaves_long_lived_connections_alone() {
+/// Asserts that `auto` stays a plain tunnel after what `apps` do.
+fn auto_stays_off_after(apps: impl Fn(&Held, &mut Client)) {
     let server = Server::start(Front::Redis);
     let mut direct = server.direct();
     let pings = own_commands(&mut direct);
     let held = hold(&server, &[]);
-    let mut staying: Vec<Client> = (0..3).map(|_| held.client()).collect();
-    for round in 0..100 {
-        for app in &mut staying {
-            let text = round.to_string();
-            assert_eq!(app.ask(&["ECHO", &text]), Reply::bulk(&text));
-        }
-    }
-    // A few short connections beside them, as a release task or a console makes.
-    (1..MANY).for_each(|_| one_request(&held));
-    drop(staying);
-    eventually("all have ended", || (connections(&mut direct) == 0).then_some(()));
+    apps(&held, &mut direct);
+    wait_for_their_end(&mut direct);
     assert_eq!(own_commands(&mut direct), pings);
 }
 
 #[test]
+fn auto_leaves_long_lived_connections_alone() {
+    auto_stays_off_after(|held, _| {
+        let mut staying: Vec<Client> = (0..3).map(|_| held.client()).collect();
+        for round in 0..100 {
+            for app in &mut staying {
+                let text = round.to_string();
+                assert_eq!(app.ask(&["ECHO", &text]), Reply::bulk(&text));
+            }
+        }
+        // A few short connections beside them, as a release task or a console makes.
+        (1..MANY).for_each(|_| one_request(held));
+    });
+}
+
+#[test]
 fn auto_does_not_count_connections_without_an_answer() {
-    let server = Server::start(Front::Redis);
-    let mut direct = server.direct();
-    let pings = own_commands(&mut direct);
-    let held = hold(&server, &[]);
-    for _ in 0..2 * MANY {
+    auto_stays_off_after(|held, direct| {
         // A port scan, or a health check that only connects.
-        drop(held.open());
-    }
-    eventually("all have ended", || (connections(&mut direct) == 0).then_some(()));
-    (0..2).for_each(|_| one_request(&held));
-    eventually("all have ended", || (connections(&mut direct) == 0).then_some(()));
-    assert_eq!(own_commands(&mut direct), pings);
+        (0..2 * MANY).for_each(|_| drop(held.open()));
+        wait_for_their_end(direct);
+        (0..2).for_each(|_| one_request(held));
+    });
 }
 
 #[test]
@@ -153,11 +160,11 @@ fn auto_switches_off_after_a_minute_without_short_connections() {
         .start_held();
     engage(&held, &mut direct, 0);
     fs::write(&clock, "+61s").unwrap();
-    eventually("idle connections are closed", || (connections(&mut direct) == 0).then_some(()));
+    wait_for_their_end(&mut direct);
     let resets = calls(&mut direct, "reset");
     for _ in 0..3 {
         one_request(&held);
-        eventually("it has ended", || (connections(&mut direct) == 0).then_some(()));
+        wait_for_their_end(&mut direct);
     }
     assert_eq!(calls(&mut direct, "reset"), resets, "a plain tunnel again");
 }
@@ -175,16 +182,20 @@ const LONGER: Duration = Duration::from_millis(1_500);
 
 #[test]
 fn two_idle_connections_stay_after_a_burst() {
-    let server = Server::start(Front::Redis);
+    // A plan of 30 connections, of which another process needs 20 (one is the test's own).
+    let options = Options { words: &["--maxclients", "30"], ..Options::default() };
+    let server = Server::start_with(Front::Redis, options);
     let mut direct = server.direct();
     let before = accepted(&mut direct);
     let held = hold(&server, &[("STUNNEL_POOL", "on")]);
     // One comes back long before the others.
     burst(&held, 1);
     eventually("it comes back", || (idle_connections(&mut direct) == 1).then_some(()));
-    burst(&held, 20);
-    assert_eq!(accepted(&mut direct) - before, 20, "as many as were needed at once");
+    burst(&held, 25);
+    assert_eq!(accepted(&mut direct) - before, 25, "as many as were needed at once");
     eventually("two stay", || (connections(&mut direct) == 2).then_some(()));
+    let mut others: Vec<Client> = (0..20).map(|_| server.direct()).collect();
+    assert!(others.iter_mut().all(|other| other.ask(&["ECHO", "mine"]) == Reply::bulk("mine")));
     thread::sleep(LONGER);
     assert_eq!(idle_connections(&mut direct), 2);
 }
@@ -198,22 +209,4 @@ fn with_a_limit_all_idle_connections_stay() {
     eventually("all come back", || (idle_connections(&mut direct) == 6).then_some(()));
     thread::sleep(LONGER);
     assert_eq!(idle_connections(&mut direct), 6);
-}
-
-#[test]
-fn idle_connections_leave_other_processes_their_share() {
-    // A plan of 30 that another process needs 20 of, after a burst of 25 (one is the test's own).
-    let server = Server::start_with(
-        Front::Redis,
-        support::servers::Options {
-            words: &["--maxclients", "30"],
-            ..support::servers::Options::default()
-        },
-    );
-    let mut direct = server.direct();
-    let held = hold(&server, &[("STUNNEL_POOL", "on")]);
-    burst(&held, 25);
-    eventually("the burst is over", || (connections(&mut direct) == 2).then_some(()));
-    let mut others: Vec<Client> = (0..20).map(|_| server.direct()).collect();
-    assert!(others.iter_mut().all(|other| other.ask(&["ECHO", "mine"]) == Reply::bulk("mine")));
 }

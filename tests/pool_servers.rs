@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -31,6 +32,20 @@ fn connections_of(heard: &Heard, request: &str) -> Vec<String> {
     lines.filter(|(_, text)| *text == request).map(|(number, _)| number.to_owned()).collect()
 }
 
+/// A server whose answer to a command also depends on whether the connection was reset.
+fn changed_by_reset(
+    answer: impl Fn(&str, bool) -> &'static str + Send + Sync + Clone + 'static,
+) -> (Peer<()>, Heard) {
+    let was_reset = Arc::new(Mutex::new(HashSet::new()));
+    scripted(move |number, request| {
+        let mut was_reset = was_reset.lock().unwrap();
+        if request[0] == "RESET" {
+            was_reset.insert(number);
+        }
+        Some(answer(&request[0], was_reset.contains(&number)).to_owned())
+    })
+}
+
 #[test]
 fn a_server_whose_reset_differs_is_not_pooled() {
     let noauth = "-NOAUTH Authentication required.\r\n";
@@ -42,18 +57,11 @@ fn a_server_whose_reset_differs_is_not_pooled() {
         ("+PONG\r\n", "-ERR unknown command `RESET`\r\n", "+PONG\r\n"),
         ("+PONG\r\n", "+OK\r\n", "+PONG\r\n"),
     ] {
-        let was_reset = Arc::new(Mutex::new(Vec::new()));
-        let (peer, heard) = scripted(move |number, request| {
-            let mut was_reset = was_reset.lock().unwrap();
-            Some(match request[0].as_str() {
-                "RESET" => {
-                    was_reset.push(number);
-                    reset.to_owned()
-                }
-                "PING" if was_reset.contains(&number) => after.to_owned(),
-                "PING" => before.to_owned(),
-                _ => "+OK\r\n".to_owned(),
-            })
+        let (peer, heard) = changed_by_reset(move |request, was_reset| match request {
+            "RESET" => reset,
+            "PING" if was_reset => after,
+            "PING" => before,
+            _ => "+OK\r\n",
         });
         let held = hold(&peer.url(), &[]);
         for _ in 0..6 {
@@ -119,8 +127,8 @@ fn a_wrong_reset_reply_after_an_app_fails_no_app() {
 }
 
 /// A server that closes its first connection when the second user's `RESET` arrives; and a
-/// launcher that keeps this connection.
-fn dying() -> (Peer<()>, Heard, Held) {
+/// launcher with these settings that keeps this connection.
+fn dying(settings: &[(&str, &str)]) -> (Peer<()>, Heard, Held) {
     let resets = Arc::new(AtomicUsize::new(0));
     let (peer, heard) = scripted(move |number, request| {
         // The trial's, the first user's, the second user's.
@@ -128,7 +136,7 @@ fn dying() -> (Peer<()>, Heard, Held) {
             number == 0 && request[0] == "RESET" && resets.fetch_add(1, Ordering::SeqCst) == 2;
         (!is_last).then(|| redis(request))
     });
-    let held = hold(&peer.url(), &[]);
+    let held = hold(&peer.url(), settings);
     ping(&held);
     eventually("it comes back", || (heard.count("0 RESET") == 2).then_some(()));
     (peer, heard, held)
@@ -136,7 +144,7 @@ fn dying() -> (Peer<()>, Heard, Held) {
 
 #[test]
 fn a_read_is_sent_again_if_redis_closes_at_the_hand_over() {
-    let (_peer, heard, held) = dying();
+    let (_peer, heard, held) = dying(&[]);
     assert_eq!(held.open().ask(&["GET", "key"]), Reply::bulk("value"));
     assert_eq!(heard.count("1 GET key"), 1, "{:?}", heard.all());
     let log = held.finish().stderr;
@@ -145,7 +153,7 @@ fn a_read_is_sent_again_if_redis_closes_at_the_hand_over() {
 
 #[test]
 fn a_write_that_may_have_run_is_not_sent_twice() {
-    let (_peer, heard, held) = dying();
+    let (_peer, heard, held) = dying(&[]);
     let mut app = held.open();
     app.send(&["INCR", "key"]);
     assert!(app.reply().is_err(), "its connection ends");
@@ -175,18 +183,11 @@ fn a_wrong_reset_reply_closes_the_connection_and_ends_reuse() {
 #[test]
 fn a_client_certificate_turns_the_pool_off() {
     // As Redis 8 and Valkey 9 with a login by certificate: RESET logs in the default user.
-    let was_reset = Arc::new(Mutex::new(Vec::new()));
-    let (peer, heard) = scripted(move |number, request| {
-        let mut was_reset = was_reset.lock().unwrap();
-        Some(match request[0].as_str() {
-            "RESET" => {
-                was_reset.push(number);
-                "+RESET\r\n".to_owned()
-            }
-            "ACL" if was_reset.contains(&number) => "+default\r\n".to_owned(),
-            "ACL" => "+tenant\r\n".to_owned(),
-            _ => redis(request),
-        })
+    let (peer, heard) = changed_by_reset(|request, was_reset| match request {
+        "RESET" => "+RESET\r\n",
+        "ACL" if was_reset => "+default\r\n",
+        "ACL" => "+tenant\r\n",
+        _ => "+PONG\r\n",
     });
     let folder = tempfile::tempdir().unwrap();
     let certificate = Certificate::self_signed(folder.path());
@@ -203,18 +204,10 @@ fn a_client_certificate_turns_the_pool_off() {
 
 #[test]
 fn a_replaced_connection_keeps_its_place_before_the_queue() {
-    let resets = Arc::new(AtomicUsize::new(0));
-    let (peer, heard) = scripted(move |number, request| {
-        let is_third =
-            number == 0 && request[0] == "RESET" && resets.fetch_add(1, Ordering::SeqCst) == 2;
-        (!is_third).then(|| redis(request))
-    });
     let settings = [("STUNNEL_MAX_CONNECTIONS", "1"), ("STUNNEL_STATUS_ADDRESS", "0")];
-    let held = hold(&peer.url(), &settings);
+    let (_peer, _heard, held) = dying(&settings);
     let page = StatusPage::of(held.running.pid(), &[held.port]);
     let metric = |name: &str| page.metric(&format!("start_stunnel_{name}")).unwrap();
-    ping(&held);
-    eventually("it comes back", || (heard.count("0 RESET") == 2).then_some(()));
     let mut first = held.open();
     eventually("the first app has the idle connection", || {
         let relaying = "upstream_connections{tunnel=\"REDIS_URL\",state=\"relaying\"}";

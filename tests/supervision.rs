@@ -327,18 +327,6 @@ fn every_thread_of_the_launcher_blocks_signals() {
 }
 
 #[test]
-fn five_hundred_sigterms_do_no_more_than_one() {
-    let script =
-        "trap 'done=1' TERM; echo ready; while [ -z \"$done\" ]; do sleep 0.01; done; exit 9";
-    let mut running = Launcher::script(script).start();
-    assert_eq!(running.line(), "ready");
-    for _ in 0..500 {
-        running.signal(libc::SIGTERM);
-    }
-    assert_eq!(running.finish().code(), 9);
-}
-
-#[test]
 fn as_pid_1_it_survives_a_storm_of_short_lived_orphans() {
     // Each of the 2,000 is orphaned at once, and most end before the next is born.
     let script = "perl -e 'for (1 .. 2000) { if (!fork) { fork && exit; exit } wait }'; \

@@ -12,12 +12,11 @@ use std::time::Duration;
 use support::eventually;
 use support::launcher::{BINARY, as_pid_1, send_signal};
 use support::proc::{children, cpu_ticks, is_alive};
-use support::pty::Terminal;
+use support::pty::{CTRL_Z, Terminal};
 use support::servers::{Front, Server};
 
 const CTRL_C: &str = "\x03";
 const CTRL_D: &str = "\x04";
-const CTRL_Z: &str = "\x1a";
 const CTRL_BACKSLASH: &str = "\x1c";
 
 /// Counts a signal, and ends when it is told to.
@@ -48,8 +47,7 @@ fn ctrl_c_reaches_the_command_once() {
     terminal.expect("got 2!");
     terminal.type_keys("\n");
     terminal.expect("total 2.");
-    terminal.type_line("echo code=$?");
-    terminal.expect("code=5");
+    assert_eq!(terminal.exit_code(), "5");
 }
 
 #[test]
@@ -59,9 +57,7 @@ fn ctrl_c_and_ctrl_backslash_end_the_command() {
         terminal.type_line(&format!("{BINARY} sh -c 'echo rea''dy; exec sleep 1000'"));
         terminal.expect("ready");
         terminal.type_keys(key);
-        terminal.expect("$ ");
-        terminal.type_keys("echo code=$?\n");
-        terminal.expect(&format!("code={code}"));
+        assert_eq!(terminal.exit_code(), code);
     }
 }
 
@@ -75,9 +71,7 @@ fn ctrl_c_ends_a_shell_loop_around_the_launcher() {
             terminal.type_line(&line);
             terminal.expect("ready");
             terminal.type_keys(CTRL_C);
-            terminal.expect("$ ");
-            terminal.type_line("echo code=$?");
-            terminal.expect("code=130");
+            assert_eq!(terminal.exit_code(), "130");
         }
     }
 }
@@ -98,9 +92,7 @@ fn ctrl_c_cuts_the_drain_and_the_exit_code_stays() {
     eventually("COMMAND has ended", || children(launcher).is_empty().then_some(()));
     assert!(is_alive(launcher), "it drains");
     terminal.type_keys(CTRL_C);
-    terminal.expect("$ ");
-    terminal.type_line("echo code=$?");
-    terminal.expect("code=6");
+    assert_eq!(terminal.exit_code(), "6");
     send_signal(daemon, nix::libc::SIGKILL);
 }
 
@@ -121,35 +113,12 @@ fn as_pid_1_on_a_terminal_ctrl_c_works_and_ctrl_z_does_not() {
 }
 
 #[test]
-fn ctrl_z_gives_the_shell_back_and_fg_goes_on() {
-    let mut terminal = Terminal::shell(&[]);
-    terminal.type_line(&format!("{BINARY} sh -c 'echo rea''dy; exec cat'"));
-    terminal.expect("ready");
-    for round in 1..=3 {
-        terminal.type_keys(CTRL_Z);
-        terminal.expect("Stopped");
-        terminal.expect("$ ");
-        terminal.type_line("jobs");
-        terminal.expect("Stopped");
-        terminal.type_keys("fg\n");
-        terminal.expect("exec cat'");
-        talk_to_cat(&mut terminal, &format!("round {round}"));
-    }
-    terminal.type_keys(CTRL_D);
-    terminal.expect("$ ");
-    terminal.type_line("echo code=$?");
-    terminal.expect("code=0");
-}
-
-#[test]
 fn fg_sends_a_stopped_command_one_sigcont_only() {
     let mut terminal = Terminal::shell(&[]);
     terminal.type_line(&counter("CONT"));
     terminal.expect("ready");
-    terminal.type_keys(CTRL_Z);
-    terminal.expect("Stopped");
-    terminal.type_keys("fg\n");
-    terminal.expect("got 1!");
+    terminal.suspend();
+    terminal.bring_to_foreground("got 1!");
     terminal.type_keys("\n");
     terminal.expect("total 1.");
 }
@@ -163,9 +132,7 @@ fn a_tunnel_works_again_after_ctrl_z_and_fg() {
     for _ in 0..2 {
         terminal.type_keys("ping\n");
         terminal.expect("PONG");
-        terminal.type_keys(CTRL_Z);
-        terminal.expect("Stopped");
-        terminal.expect("$ ");
+        terminal.suspend();
         terminal.type_keys("fg\n");
     }
     terminal.type_keys("echo done\n");
@@ -191,17 +158,12 @@ fn a_pipeline_works_and_ctrl_z_stops_all_of_it() {
     let mut terminal = Terminal::shell(&[]);
     terminal.type_line(&format!("{BINARY} sh -c 'echo rea''dy; exec cat' </dev/tty | tr a-z A-Z"));
     terminal.expect("READY");
-    terminal.type_keys(CTRL_Z);
-    terminal.expect("Stopped");
-    terminal.expect("$ ");
-    terminal.type_keys("fg\n");
-    terminal.expect("tr a-z A-Z");
+    terminal.suspend();
+    terminal.bring_to_foreground("tr a-z A-Z");
     terminal.type_keys("through the pipe\n");
     terminal.type_keys(CTRL_D);
     terminal.expect("THROUGH THE PIPE");
-    terminal.expect("$ ");
-    terminal.type_line("echo code=$?");
-    terminal.expect("code=0");
+    assert_eq!(terminal.exit_code(), "0");
 }
 
 #[test]
@@ -221,19 +183,13 @@ fn a_background_job_can_be_brought_to_the_foreground() {
     terminal.type_line("while ! jobs | grep -q Stopped; do :; done; echo sto''pped");
     terminal.expect("stopped");
     terminal.expect("$ ");
-    terminal.type_keys("fg\n");
-    terminal.expect("exec cat'");
+    terminal.bring_to_foreground("exec cat'");
     talk_to_cat(&mut terminal, "from the background");
-    terminal.type_keys(CTRL_Z);
-    terminal.expect("Stopped");
-    terminal.expect("$ ");
-    terminal.type_keys("fg\n");
-    terminal.expect("exec cat'");
+    terminal.suspend();
+    terminal.bring_to_foreground("exec cat'");
     talk_to_cat(&mut terminal, "once more");
     terminal.type_keys(CTRL_C);
-    terminal.expect("$ ");
-    terminal.type_line("echo code=$?");
-    terminal.expect("code=130");
+    assert_eq!(terminal.exit_code(), "130");
 }
 
 #[test]
@@ -251,9 +207,7 @@ fn an_interactive_shell_as_the_command_has_job_control() {
     terminal.type_keys(CTRL_C);
     terminal.expect("inner> ");
     terminal.type_line("exit 12");
-    terminal.expect("$ ");
-    terminal.type_line("echo code=$?");
-    terminal.expect("code=12");
+    assert_eq!(terminal.exit_code(), "12");
 }
 
 #[test]
@@ -288,17 +242,15 @@ fn stopping_and_continuing_in_a_loop_loses_no_key_and_no_signal() {
     terminal.type_line(&format!("{BINARY} sh -c 'echo rea''dy; exec cat'"));
     terminal.expect("ready");
     for round in 1..=25 {
-        terminal.type_keys(CTRL_Z);
+        terminal.suspend();
+        terminal.type_line("jobs");
         terminal.expect("Stopped");
         terminal.expect("$ ");
-        terminal.type_keys("fg\n");
-        terminal.expect("exec cat'");
+        terminal.bring_to_foreground("exec cat'");
         talk_to_cat(&mut terminal, &format!("round {round}."));
     }
     terminal.type_keys(CTRL_C);
-    terminal.expect("$ ");
-    terminal.type_line("echo code=$?");
-    terminal.expect("code=130");
+    assert_eq!(terminal.exit_code(), "130");
 }
 
 /// A COMMAND that writes the signals it gets, and who sent them, into a file: a terminal that has
@@ -496,12 +448,9 @@ fn ctrl_c_ends_all_of_a_job_that_was_brought_to_the_foreground() {
     // The inner shell does not end before its child has.
     terminal.type_line(&format!("{BINARY} sh -c 'echo rea''dy; sleep 1000; echo not reached' &"));
     terminal.expect("ready");
-    terminal.type_keys("fg\n");
-    terminal.expect("not reached'");
+    terminal.bring_to_foreground("not reached'");
     terminal.type_keys(CTRL_C);
-    terminal.expect("$ ");
-    terminal.type_line("echo code=$?");
-    terminal.expect("code=130");
+    assert_eq!(terminal.exit_code(), "130");
 }
 
 #[test]
@@ -518,7 +467,5 @@ fn ctrl_c_before_the_command_runs_is_not_lost() {
         .type_keys(&format!("perl -MPOSIX -e '{before}' {BINARY} perl -MPOSIX -e '{command}'\n"));
     terminal.expect("ready");
     terminal.type_keys(CTRL_C);
-    terminal.expect("$ ");
-    terminal.type_line("echo code=$?");
-    terminal.expect("code=130");
+    assert_eq!(terminal.exit_code(), "130");
 }

@@ -341,26 +341,3 @@ fn job_shell() -> Option<Pid> {
     let group = getpgid(Some(leader)).ok()?;
     (group != getpgrp()).then_some(leader)
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sigterm_is_kept_back_on_a_dyno_only() {
-        let sigterm =
-            Received { number: Signal::SIGTERM as i32, sender: Sender::Process(Pid::from_raw(1)) };
-        let sigint = Received { number: Signal::SIGINT as i32, ..sigterm };
-        let cases = [
-            (ForwardSignals::Auto, false, true, true),
-            (ForwardSignals::Auto, true, false, true),
-            (ForwardSignals::Always, true, true, true),
-            (ForwardSignals::Never, false, false, false),
-        ];
-        for (setting, on_dyno, term, int) in cases {
-            let forwarding = Forwarding::new(setting, on_dyno);
-            assert_eq!(forwarding.allows(sigterm), term, "{setting:?} {on_dyno}");
-            assert_eq!(forwarding.allows(sigint), int, "{setting:?} {on_dyno}");
-        }
-    }
-}

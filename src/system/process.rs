@@ -314,16 +314,3 @@ fn waitid(kind: libc::idtype_t, id: libc::id_t, options: i32) -> Option<Info> {
         }
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn exit_codes_are_those_of_a_shell() {
-        assert_eq!(ExitOutcome::Exited(0).exit_code(), 0);
-        assert_eq!(ExitOutcome::Exited(255).exit_code(), 255);
-        assert_eq!(ExitOutcome::Killed(15).exit_code(), 143);
-        assert_eq!(ExitOutcome::Killed(64).exit_code(), 192);
-    }
-}

@@ -19,6 +19,8 @@ use nix::unistd::Pid;
 use super::proc::session;
 use super::{Process, eventually, heed_signals};
 
+pub const CTRL_Z: &str = "\x1a";
+
 /// A program on a terminal of its own, as the leader of its session.
 pub struct Terminal {
     pub process: Process,
@@ -102,6 +104,27 @@ impl Terminal {
         );
         self.seen = seen + found + text.len();
         self.screen.lock().unwrap()[seen..seen + found].to_owned()
+    }
+
+    /// The exit code of the shell's last job, once the shell shows its prompt again.
+    pub fn exit_code(&mut self) -> String {
+        self.expect("$ ");
+        self.type_line("echo code=$?");
+        self.expect("code=");
+        self.expect("\r\n")
+    }
+
+    /// Stops the shell's foreground job by Ctrl-Z.
+    pub fn suspend(&mut self) {
+        self.type_keys(CTRL_Z);
+        self.expect("Stopped");
+        self.expect("$ ");
+    }
+
+    /// Continues the shell's job, of whose command line the shell shows `words` then.
+    pub fn bring_to_foreground(&mut self, words: &str) {
+        self.type_keys("fg\n");
+        self.expect(words);
     }
 
     pub fn resize(&mut self, rows: u16, columns: u16) {
