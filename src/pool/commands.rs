@@ -1,75 +1,75 @@
-//! Which commands leave a connection fit for another user, by allow-list.
+//! The commands after which a connection may be reused; all others are unknown.
 //!
-//! Drawn from the descriptions that servers give of their own commands (COMMAND of Redis 7.0, and
-//! the release notes of Redis up to 8.6 and Valkey up to 9.1). Left out, and so the end of a
-//! connection's reuse, is what RESET does not undo, or not on every server:
+//! The list comes from the servers' own descriptions of their commands: COMMAND of Redis 7.0, and
+//! the release notes of Redis up to 8.6 and of Valkey up to 9.1. It leaves out commands whose
+//! effects RESET does not undo, or not on every server:
 //!
-//! - what makes replies stay away or come unasked: the forms of SUBSCRIBE and UNSUBSCRIBE,
-//!   MONITOR, SYNC, PSYNC, REPLCONF, CLIENT REPLY, TRACKING (whose table RESET does not empty) and
-//!   CACHING;
-//! - what else stays: CLIENT NO-EVICT and NO-TOUCH (cleared from Redis 7.2 on), CAPA and
-//!   IMPORT-SOURCE (of Valkey), SCRIPT DEBUG, DEBUG, PFDEBUG;
-//! - what tells the connection's id, which others may then use, or uses others': CLIENT ID, INFO,
-//!   LIST, KILL, UNBLOCK. (HELLO tells it as well; clients send HELLO to speak RESP3.)
-//! - what ends the connection or the server: QUIT, SHUTDOWN;
-//! - what an administrator does to a server or a cluster, CLIENT PAUSE among it: rare, and such a
-//!   connection is no loss;
-//! - whatever is not known: new, renamed, a module's.
+//! - Commands that suppress replies or cause unrequested ones: all forms of SUBSCRIBE and
+//!   UNSUBSCRIBE, MONITOR, SYNC, PSYNC, REPLCONF, CLIENT REPLY, CLIENT TRACKING (RESET does not
+//!   empty the tracking table), and CLIENT CACHING.
+//! - Other lasting changes: CLIENT NO-EVICT and NO-TOUCH (cleared only from Redis 7.2), CLIENT CAPA
+//!   and IMPORT-SOURCE (Valkey), SCRIPT DEBUG, DEBUG, PFDEBUG.
+//! - Commands that reveal this connection's id, by which others can act on it, or that act on other
+//!   connections: CLIENT ID, INFO, LIST, KILL, UNBLOCK. (HELLO reveals the id as well, but clients
+//!   need it for RESP3.)
+//! - Commands that end the connection or the server: QUIT, SHUTDOWN.
+//! - Administration of a server or a cluster, such as CLIENT PAUSE. It is rare, so reuse would gain
+//!   little.
 //!
-//! A command that MULTI queues counts as if it were executed.
+//! A command that MULTI queues counts as executed.
 
 use std::sync::LazyLock;
 
 use Effect::{Changes, NoneIfRefused, Queues, Reads, SetsUp};
 
-/// What a command leaves on the connection that it came by. One reply is owed for each.
+/// A command's effect on its connection. Each command gets one reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effect {
-    /// Nothing, and it changes nothing elsewhere: it may be executed twice.
+    /// None, and no effect elsewhere either: the command may be executed twice.
     Reads,
-    /// Nothing. It changes data or the server's other state, waits for a change, or may do so (a
-    /// script, a module's command); executed twice, it might do something else.
+    /// None. The command changes data or the server's state, waits for a change, or may do either
+    /// (a script, a module's command). Executed twice, it might have another result.
     Changes,
-    /// What RESET clears: login, database, protocol, name, mode. (SETINFO's stays, for people who
-    /// read CLIENT LIST; WATCH and MULTI are [`Effect::Queues`].) It belongs to a connection, and
-    /// is sent again to another one.
+    /// Changes that RESET clears: login, database, protocol, name, mode. (RESET does not clear
+    /// SETINFO's names, but only CLIENT LIST shows them.) The command may be sent again on another
+    /// connection.
     SetsUp,
-    /// A transaction, which RESET clears. Never sent again: what it is about may have changed.
+    /// A transaction, which RESET clears. The command is never sent again, because the keys that
+    /// the transaction watches may have changed.
     Queues,
-    /// Nothing if it is answered with an error, as by every server but Redis Cloud and Redis
-    /// Software; else pushes. Clients send it when they set up a connection.
+    /// None if the reply is an error, as on every server except Redis Cloud and Redis Software.
+    /// Otherwise Redis sends pushes. Clients send the command when they set up a connection.
     NoneIfRefused,
 }
 
 impl Effect {
-    /// Whether the command may be sent again on another connection, though it may have been
-    /// executed.
+    /// Whether the command may be sent again on another connection, even if Redis has executed it.
     pub fn is_repeatable(self) -> bool {
         matches!(self, Effect::Reads | Effect::SetsUp | Effect::NoneIfRefused)
     }
 }
 
-/// What a command of this name and first argument leaves behind, if both are listed.
+/// The effect of the command with this name and first argument, if it is listed.
 pub fn effect(name: &[u8], argument: Option<&[u8]>) -> Option<Effect> {
     let name = match name.iter().position(|byte| matches!(byte, b'.' | b'|')) {
         None => name,
-        // A module's commands have its name and a dot in front.
+        // Names of modules' commands begin with the module's name and a dot.
         Some(dot) if name[dot] == b'.' => &name[..=dot],
-        // The table's way of writing, not the protocol's.
+        // Only the table joins a command and its subcommand with a bar.
         Some(_) => return None,
     };
     let name = name.iter();
     listed(name.clone()).or_else(|| listed(name.chain(b"|").chain(argument?)))
 }
 
-/// The effect of a name of the table, in any case.
+/// Looks a name up in the table; case does not matter.
 fn listed<'a>(name: impl Iterator<Item = &'a u8> + Clone) -> Option<Effect> {
     let name = name.map(u8::to_ascii_lowercase);
     let found = COMMANDS.binary_search_by(|(other, _)| other.bytes().cmp(name.clone()));
     found.ok().map(|index| COMMANDS[index].1)
 }
 
-/// Every harmless command, in order of names.
+/// The table: every listed command, sorted by name.
 static COMMANDS: LazyLock<Vec<(&str, Effect)>> = LazyLock::new(|| {
     let names =
         |(effect, names): (Effect, &'static str)| names.split(' ').map(move |name| (name, effect));
@@ -78,8 +78,8 @@ static COMMANDS: LazyLock<Vec<(&str, Effect)>> = LazyLock::new(|| {
     commands
 });
 
-/// The harmless commands by what they leave: `command`, `container|subcommand` as ACLs name them
-/// (nothing behind the bar stands for no subcommand), or `module.` for all of a module.
+/// The listed commands by effect: `command`, `container|subcommand` as in ACL rules (with nothing
+/// behind the bar: without a subcommand), or `module.` for all commands of a module.
 const BY_EFFECT: [(Effect, &str); 5] = [
     (
         Reads,
@@ -140,40 +140,40 @@ mod tests {
 
     use super::*;
 
-    /// What COMMAND of Redis 7.0 says: a line for each command and subcommand, with its flags and
-    /// its categories.
+    /// The output of COMMAND of Redis 7.0: each command and subcommand, its flags and its ACL
+    /// categories.
     const REDIS_7_0: &str = include_str!("redis-7.0-commands.txt");
 
-    /// What of it ends reuse, and why, though no flag says so.
+    /// Commands that end reuse though no flag shows it, and the reason.
     const LEFT_OUT: &[(&str, &str)] = &[
         (
-            "replies come unasked, or more than one",
+            "sends unrequested replies, or several",
             "subscribe unsubscribe psubscribe punsubscribe ssubscribe sunsubscribe",
         ),
-        ("replies stay away", "client|reply"),
+        ("suppresses replies", "client|reply"),
         ("the tracking table stays", "client|tracking client|caching"),
-        ("others know the connection by its id", "client|id client|info"),
+        ("reveals the connection's id", "client|id client|info"),
         ("the next EVAL enters the debugger", "script|debug"),
         ("the server closes", "quit"),
         ("for cluster nodes only", "restore-asking"),
     ];
 
-    /// What of it reads, though a flag says that it is for administrators.
+    /// Commands that only read, though their flag is `admin`.
     const READS_FOR_ADMINISTRATORS: &str = "acl|dryrun acl|getuser acl|list acl|users \
         cluster|count-failure-reports cluster|replicas cluster|slaves config|get latency|doctor \
         latency|graph latency|histogram latency|history latency|latest module|list slowlog|get \
         slowlog|len";
 
-    /// What of it RESET clears.
+    /// Commands whose effect RESET clears.
     const CLEARED: &str = "asking auth client|setname hello ping readonly readwrite reset select";
     const TRANSACTIONS: &str = "discard exec multi unwatch watch";
 
-    /// What of it neither reads nor writes keys, but is more than a question: a script may do
-    /// anything but change its connection, and WAIT is about the writes of its own connection.
+    /// Commands without the flag `write` that may not be executed twice. A script may do anything
+    /// but change its connection; WAIT depends on the earlier writes of its connection.
     const CHANGES_NO_KEY: &str = "eval evalsha fcall function|kill memory|purge publish \
         script|flush script|kill script|load spublish wait";
 
-    /// What later versions have.
+    /// Commands of later versions and of modules.
     const LATER: &[(&str, Effect, &str)] = &[
         ("Redis 7.2", SetsUp, "client|setinfo"),
         ("Redis 7.2", Reads, "cluster|myshardid"),
@@ -198,7 +198,7 @@ mod tests {
         ("RedisTimeSeries", Changes, "ts."),
     ];
 
-    /// The effect of a name of the table.
+    /// The effect of a command by its name in the table.
     fn of(name: &str) -> Option<Effect> {
         let (command, subcommand) = name.split_once('|').unwrap_or((name, "an argument"));
         effect(command.as_bytes(), Some(subcommand.as_bytes()))
@@ -232,7 +232,7 @@ mod tests {
                 assert!(!has("readonly"), "{line}");
                 Some(Changes)
             } else {
-                // What has no flag of either kind asks about the server or this connection.
+                // Commands with neither flag ask about the server or this connection.
                 Some(Reads)
             };
             assert_eq!(of(name), expected, "{line}");
@@ -240,7 +240,7 @@ mod tests {
                 listed.insert(name);
             }
         }
-        assert_eq!(seen, left_out.len(), "a reason for what is not there");
+        assert_eq!(seen, left_out.len(), "a command is left out that Redis does not have");
         for (version, expected, names) in LATER {
             for name in names.split(' ') {
                 assert_eq!(of(name), Some(*expected), "{version}: {name}");
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn questions_without_a_flag_are_these() {
+    fn commands_that_read_without_a_flag_are_these() {
         let mut questions = Vec::new();
         for line in REDIS_7_0.lines() {
             let (name, flags) = line.split_once(' ').unwrap();

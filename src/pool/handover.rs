@@ -1,5 +1,7 @@
-//! Gives a connection that had another user to its next one: `RESET` goes in front of the first
-//! request, in the same TLS record, and its reply is taken out. Who is logged in is decided now.
+//! Hands an idle connection over to its next user.
+//!
+//! `RESET` goes in front of the user's first request, in the same TLS record, and its reply is
+//! removed. So Redis decides now, as on a new connection, whether the user is logged in.
 
 use std::future::poll_fn;
 use std::io;
@@ -22,17 +24,17 @@ use crate::tunnel::stream::TlsUpstream;
 use crate::tunnel::tap::Tap;
 use crate::tunnel::waiting::{self, Departure};
 
-/// How often to check whether the app is gone while Redis owes its reply to `RESET`.
+/// How often to check, while the reply to `RESET` is outstanding, whether the app is gone.
 const APP_CHECK: Duration = Duration::from_secs(1);
-/// Bytes that are read at once while the reset's reply is awaited.
+/// Bytes read at once while the reply to `RESET` is outstanding.
 const READ: usize = 4096;
 
-/// Why there is nothing to relay after a hand-over.
+/// Why no relay follows a hand-over.
 #[derive(Debug)]
 pub enum NotHandedOver {
-    /// The app connection has ended. `ends` still owns the connection to Redis.
+    /// The app connection has ended, as described here. `ends` still owns the connection to Redis.
     Ended(Course),
-    /// No connection could be made. That is reported already.
+    /// The app gave up, or no new connection could be made. Either is already reported.
     Failed,
 }
 
@@ -42,7 +44,7 @@ impl From<RelayEnd> for NotHandedOver {
     }
 }
 
-/// Gives an idle connection to an app connection.
+/// The hand-over of an idle connection to an app connection.
 pub struct HandOver<'h, 'c, 'p> {
     pub connection: &'h mut Connection<'c>,
     pub guard: &'h mut DrainGuard,
@@ -54,18 +56,18 @@ type HandedOver = Result<(TlsUpstream, Begun), NotHandedOver>;
 
 impl HandOver<'_, '_, '_> {
     /// Waits for the app's first bytes and sends them behind `RESET`. If the connection turns out
-    /// to be dead, a new one takes its place, unless Redis may have executed what must not be sent
+    /// to be dead, makes a new one, unless Redis may have executed a request that must not be sent
     /// twice.
     ///
     /// # Errors
-    /// If the app connection has ended meanwhile.
+    /// If the app connection has ended.
     pub async fn begin(mut self, kept: TlsUpstream) -> HandedOver {
         let Ends { app, redis, .. } = &mut self.connection.ends;
         let kept = redis.insert(kept);
         let idle_timeout = self.pool.tunnel.settings.idle_timeout.unwrap_or(Duration::MAX);
         tokio::select! {
             biased;
-            // First, so that no request is sent on a connection that is known to be dead.
+            // This branch comes first, so that no request goes to a connection known to be dead.
             _ = kept.read_u8() => self.replace(Vec::new()).await,
             begun = request_begins(app) => match begun {
                 Ok(()) => self.reset().await,
@@ -78,9 +80,9 @@ impl HandOver<'_, '_, '_> {
     /// Sends `RESET` and the first request, and waits for the confirmation.
     async fn reset(&mut self) -> HandedOver {
         let Ends { app, redis, .. } = &mut self.connection.ends;
-        let redis = redis.as_mut().expect("a hand-over has one");
+        let redis = redis.as_mut().expect("a hand-over has a connection");
         self.tap.from_app(app.ahead());
-        // An unknown command waits for the confirmation: SYNC fails while a reply is pending.
+        // Hold unknown commands back until the confirmation: SYNC fails while a reply is pending.
         let goes_at_once = !self.tap.ledger.gave_up();
         let request = if goes_at_once { app.take_ahead() } else { Vec::new() };
         let mut reset = Reset::in_front_of(&request);
@@ -89,7 +91,7 @@ impl HandOver<'_, '_, '_> {
             biased;
             confirmed = reset.confirm(redis) => confirmed,
             left = app_left(app, self.guard, goes_at_once) => Err(left),
-            // A Redis that hangs would not have made a new connection either.
+            // A Redis that hangs would not have accepted a new connection either.
             () = sleep(self.pool.tunnel.settings.connect_timeout) => {
                 Err(Unconfirmed::Broken(io::ErrorKind::TimedOut.into()))
             }
@@ -98,7 +100,8 @@ impl HandOver<'_, '_, '_> {
         self.connection.note_begun(sent);
         match confirmed {
             Ok(()) => {
-                let redis = self.connection.ends.redis.take().expect("it was there");
+                let redis =
+                    self.connection.ends.redis.take().expect("a hand-over has a connection");
                 self.pool.tunnel.figures.pooled(PoolResult::Reused);
                 let to_app = reset.reply.split_off(RESET_DONE.len());
                 Ok((redis, Begun { to_app, sent, asked: Some(asked), ..Begun::default() }))
@@ -110,7 +113,7 @@ impl HandOver<'_, '_, '_> {
             }
             Err(Unconfirmed::Refused) => {
                 self.pool.note_wrong_reset(made, Instant::now());
-                let problem = "RESET was not answered as it should be";
+                let problem = "RESET got a wrong reply";
                 let error = io::Error::new(io::ErrorKind::InvalidData, problem);
                 Err(RelayEnd::Reset(Side::Redis, error).into())
             }
@@ -131,12 +134,12 @@ impl HandOver<'_, '_, '_> {
         }
     }
 
-    /// Makes a new connection in place of the dead one, for this request.
+    /// Makes a new connection in place of the dead one, and relays `request` on it.
     async fn replace(&mut self, request: Vec<u8>) -> HandedOver {
         supply::note_discarded(self.pool, Unfit::Dead);
         let now = Instant::now();
         self.pool.server_ended(now);
-        let dead = self.connection.ends.redis.take().expect("a hand-over has one");
+        let dead = self.connection.ends.redis.take().expect("a hand-over has a connection");
         let deadline = now + self.pool.tunnel.settings.connect_timeout;
         let made = supply::make(self.pool, dead.into_slot(), deadline);
         self.connection.note_request_read(!request.is_empty());
@@ -152,13 +155,13 @@ impl HandOver<'_, '_, '_> {
 
 /// Why `RESET` was not confirmed.
 enum Unconfirmed {
-    /// The app is gone. Redis has its request.
+    /// The app is gone; its request was sent.
     AppGone(io::Error),
-    /// The app gave up, with this reset, before its request was sent.
+    /// The app gave up before its request was sent; the error is its reset, if it sent one.
     GaveUp(Option<io::Error>),
-    /// Redis gave another answer.
+    /// Redis sent another reply.
     Refused,
-    /// The connection to Redis failed or hangs.
+    /// The connection to Redis failed, or Redis hangs.
     Broken(io::Error),
 }
 
@@ -168,10 +171,10 @@ impl From<io::Error> for Unconfirmed {
     }
 }
 
-/// Reads ahead until the app's first request has begun.
+/// Reads ahead until the app's first request begins.
 ///
 /// # Errors
-/// If the app has left, without an error or with one.
+/// If the app has left; with its error, if there was one.
 async fn request_begins(app: &mut AppStream) -> Result<(), Option<io::Error>> {
     while !app.has_begun() {
         match poll_fn(|cx| app.poll_ahead(cx)).await {
@@ -184,7 +187,7 @@ async fn request_begins(app: &mut AppStream) -> Result<(), Option<io::Error>> {
     Ok(())
 }
 
-/// Resolves when the app is gone, or has given up waiting for a request that was not sent.
+/// Resolves when the app is gone, or gives up before its request `was_sent`.
 async fn app_left(app: &mut AppStream, guard: &mut DrainGuard, was_sent: bool) -> Unconfirmed {
     if !was_sent {
         return match waiting::departure(app, guard).await {
@@ -200,12 +203,13 @@ async fn app_left(app: &mut AppStream, guard: &mut DrainGuard, was_sent: bool) -
     }
 }
 
-/// A `RESET` that is sent in front of a request, until it is confirmed.
+/// A `RESET` in front of a request.
 struct Reset {
-    /// `RESET`, and the request behind it.
+    /// `RESET` and the request.
     bytes: Vec<u8>,
+    /// How many of them were written.
     written: usize,
-    /// What has come: the confirmation, and what is behind it.
+    /// The bytes received: the confirmation, and maybe more.
     reply: Vec<u8>,
 }
 
@@ -215,7 +219,7 @@ impl Reset {
         Reset { bytes, written: 0, reply: Vec::with_capacity(READ) }
     }
 
-    /// Writes what is left to write, and reads until the confirmation is complete.
+    /// Writes all bytes, and reads until the confirmation is complete.
     async fn confirm(&mut self, redis: &mut TlsUpstream) -> Result<(), Unconfirmed> {
         while self.written < self.bytes.len() {
             match redis.write(&self.bytes[self.written..]).await? {
@@ -235,13 +239,13 @@ impl Reset {
         Ok(())
     }
 
-    /// Bytes of the request that Redis's side has taken.
+    /// Bytes of the request that were written.
     fn sent(&self) -> u64 {
         self.written.saturating_sub(RESET.len()) as u64
     }
 
-    /// Whether the request may be sent on another connection, since Redis cannot have executed it,
-    /// or may execute it twice.
+    /// Whether the request may be sent again on another connection: Redis cannot have executed it,
+    /// or executing it twice does no harm.
     fn may_send_again(&self, tap: &PoolTap<'_>) -> bool {
         let is_incomplete = self.written < self.bytes.len() && tap.ledger.is_one_request();
         let was_not_sent = self.written <= RESET.len();
