@@ -38,9 +38,9 @@ pub struct Ledger {
     gave_up: bool,
 }
 
-/// Codes of top-level errors after which older connections must not be reused: the server has become
-/// a replica (READONLY), has lost its master (MASTERDOWN), is loading its data (LOADING), or its
-/// cluster is incomplete (CLUSTERDOWN).
+/// Codes of top-level errors after which older connections must not be reused: the server has
+/// become a replica (READONLY), has lost its master (MASTERDOWN), is loading its data (LOADING), or
+/// its cluster is incomplete (CLUSTERDOWN).
 const ROLE_CHANGES: [&[u8]; 4] = [b"READONLY", b"MASTERDOWN", b"LOADING", b"CLUSTERDOWN"];
 
 /// The user may have left something that RESET does not clear, so the ledger follows the connection
@@ -80,8 +80,8 @@ impl Ledger {
         !self.gave_up && self.requests.is_at_boundary() && self.owed == 0
     }
 
-    /// Whether all requests may be sent again on another connection, even if Redis has executed them:
-    /// they are complete, and only read or set up their connection.
+    /// Whether all requests may be sent again on another connection, even if Redis has executed
+    /// them: they are complete, and only read or set up their connection.
     pub fn is_repeatable(&self) -> bool {
         !self.gave_up && self.requests.is_at_boundary() && !self.is_unrepeatable
     }

@@ -1,4 +1,4 @@
-//! What the kernel tells of a socket, beyond the standard library and tokio.
+//! The state of a TCP socket in the kernel.
 
 #![allow(unsafe_code)]
 
@@ -6,8 +6,8 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use nix::libc;
 
-/// Bytes that were written to a TCP socket, but that the peer's kernel has not acknowledged yet; 0
-/// if the kernel does not say.
+/// Number of bytes written to a TCP socket that the peer's kernel has not acknowledged; 0 if
+/// unknown.
 pub fn unacknowledged(socket: &impl AsFd) -> i32 {
     let mut bytes: libc::c_int = 0;
     // SAFETY: TIOCOUTQ, which is SIOCOUTQ for a socket (tcp(7)), fills one int.
