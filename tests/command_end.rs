@@ -10,7 +10,7 @@ use std::time::Instant;
 use nix::libc;
 use support::eventually;
 use support::launcher::{BINARY, Launcher, Running, as_pid_1, logged, send_signal};
-use support::proc::{children, command_of, is_alive};
+use support::proc::{children, command_of, is_alive, wait_until_reaped};
 use support::resp::Reply;
 use support::servers::{Front, Server};
 
@@ -215,9 +215,10 @@ fn a_signal_during_the_commands_end_does_not_change_how_it_ends() {
     }
 }
 
-/// A launcher whose COMMAND has ended by `end` and that drains, for longer than any test lasts: a
-/// daemon with its own session keeps a connection open, and says how the connection ends.
-fn draining(server: &Server, end: &str, launcher: fn(&str) -> Launcher) -> Running {
+/// A launcher whose COMMAND ends by `end`, and that then drains for longer than any test lasts: a
+/// daemon in its own session keeps a connection open. The daemon prints its pid, and how the
+/// connection ends. `launcher` gets COMMAND's script for bash.
+fn start_with_daemon(server: &Server, end: &str, launcher: impl Fn(&str) -> Launcher) -> Running {
     let daemon = r#"
         open(my $redis, "+<&=3"); open(my $out, ">&=4"); syswrite(STDOUT, "$$\n"); close(STDOUT);
         my $read = sysread($redis, my $reply, 1);
@@ -234,19 +235,22 @@ fn draining(server: &Server, end: &str, launcher: fn(&str) -> Launcher) -> Runni
     launcher.start()
 }
 
-/// Waits until the launcher has no child left.
-fn command_has_ended(pid: i32) {
+/// Such a launcher with these settings, once its COMMAND has ended.
+fn draining(server: &Server, end: &str, settings: &[(&str, &str)]) -> Running {
+    let mut running = start_with_daemon(server, end, |script| {
+        Launcher::new(["bash", "-c", script]).settings(settings)
+    });
+    let _daemon: i32 = running.line().parse().unwrap();
+    let pid = running.pid();
     eventually("COMMAND has ended", || children(pid).is_empty().then_some(()));
+    running
 }
 
 #[test]
 fn a_signal_cuts_the_drain_short() {
     let server = Server::start(Front::Redis);
     for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT, libc::SIGHUP] {
-        let mut running =
-            draining(&server, "exit 6", |script| Launcher::new(["bash", "-c", script]));
-        let _daemon: i32 = running.line().parse().unwrap();
-        command_has_ended(running.pid());
+        let mut running = draining(&server, "exit 6", &[]);
         // None of these does: a shell's Ctrl-Z finds nothing to stop, and the rest is not meant for
         // us.
         for other in [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU, libc::SIGCONT, libc::SIGUSR1] {
@@ -265,9 +269,7 @@ fn a_signal_cuts_the_drain_short() {
 fn a_signal_that_cuts_the_drain_does_not_change_how_it_ends() {
     let server = Server::start(Front::Redis);
     let end = "kill -USR1 $$; sleep 60";
-    let mut running = draining(&server, end, |script| Launcher::new(["bash", "-c", script]));
-    let _daemon: i32 = running.line().parse().unwrap();
-    command_has_ended(running.pid());
+    let mut running = draining(&server, end, &[]);
     running.signal(libc::SIGTERM);
     assert_eq!(running.line(), "reset");
     assert_eq!(running.finish().signal(), libc::SIGUSR1);
@@ -276,11 +278,8 @@ fn a_signal_that_cuts_the_drain_does_not_change_how_it_ends() {
 #[test]
 fn on_a_dyno_the_managers_sigterm_does_not_cut_the_drain() {
     let server = Server::start(Front::Redis);
-    let mut running = draining(&server, "exit 6", |script| {
-        Launcher::new(["bash", "-c", script]).env("DYNO", "web.1").env("STUNNEL_LOGLEVEL", "debug")
-    });
-    let _daemon: i32 = running.line().parse().unwrap();
-    command_has_ended(running.pid());
+    let settings = [("DYNO", "web.1"), ("STUNNEL_LOGLEVEL", "debug")];
+    let running = draining(&server, "exit 6", &settings);
     for signal in [libc::SIGTERM, libc::SIGINT] {
         running.signal(signal);
     }
@@ -292,7 +291,7 @@ fn on_a_dyno_the_managers_sigterm_does_not_cut_the_drain() {
 #[test]
 fn orphans_are_reaped_while_it_drains() {
     let server = Server::start(Front::Redis);
-    let mut running = draining(&server, "exit 6", |script| {
+    let mut running = start_with_daemon(&server, "exit 6", |script| {
         // The shell's child becomes the launcher's, and outlives COMMAND.
         let scene = format!("sleep 1000 >&- 2>&- & echo $!; exec {BINARY} bash -c \"$1\"");
         Launcher::of("sh", ["-c", &scene, "sh", script])
@@ -302,9 +301,7 @@ fn orphans_are_reaped_while_it_drains() {
     let pid = running.pid();
     eventually("the orphan is all that is left", || (children(pid) == [orphan]).then_some(()));
     send_signal(orphan, libc::SIGKILL);
-    eventually("no zombie is left", || {
-        (!fs::exists(format!("/proc/{orphan}")).unwrap()).then_some(())
-    });
+    wait_until_reaped(orphan);
     assert!(is_alive(pid), "it drains still");
     running.signal(libc::SIGTERM);
     assert_eq!(running.line(), "reset");

@@ -267,29 +267,29 @@ fn off_restricts_nothing_and_says_so() {
     assert_eq!(held.finish().code(), 0);
 }
 
+/// A launcher that another user starts, from a copy in `folder`.
+fn as_another_user(folder: &Path, script: &str) -> Launcher {
+    fs::set_permissions(folder, Permissions::from_mode(0o755)).unwrap();
+    let launcher = folder.join("start-stunnel");
+    fs::copy(BINARY, &launcher).unwrap();
+    let user = ["--reuid=65534", "--regid=65534", "--clear-groups"];
+    let words = user.into_iter().chain([launcher.to_str().unwrap(), "sh", "-c", script]);
+    Launcher::of("setpriv", words).redis("redis://localhost")
+}
+
 #[test]
 fn a_setuid_program_started_by_command_works() {
     if !is_root() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    let place = |name: &str, from: &str, mode: u32| {
-        let file = folder.path().join(name);
-        fs::copy(from, &file).unwrap();
-        fs::set_permissions(&file, Permissions::from_mode(mode)).unwrap();
-        file
-    };
-    fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
-    let launcher = place("start-stunnel", BINARY, 0o755);
-    let as_root = place("id", "/usr/bin/id", 0o4755);
+    let as_root = folder.path().join("id");
+    fs::copy("/usr/bin/id", &as_root).unwrap();
+    fs::set_permissions(&as_root, Permissions::from_mode(0o4755)).unwrap();
     let script = format!("echo $REDIS_URL; read go; exec {} -u", as_root.display());
-    let words = ["--reuid=65534", "--regid=65534", "--clear-groups", launcher.to_str().unwrap()];
-    let words = words.into_iter().chain(["sh", "-c", &script]);
-    let mut running = Launcher::of("setpriv", words).redis("redis://localhost").start();
+    let mut running = as_another_user(folder.path(), &script).start();
     running.line();
-    if has_landlock() {
-        wait_for_sandbox(running.pid());
-    }
+    wait_for_sandbox_if_any(&running);
     running.say("go\n");
     let ended = running.finish();
     assert_eq!((ended.code(), ended.stdout.as_str()), (0, "0\n"), "{}", ended.stderr);
@@ -301,15 +301,10 @@ fn the_same_user_cannot_read_the_launchers_environment() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
-    let launcher = folder.path().join("start-stunnel");
-    fs::copy(BINARY, &launcher).unwrap();
-    let user = ["--reuid=65534", "--regid=65534", "--clear-groups"];
     // COMMAND is dumpable again, and its limit on core dumps is what the launcher found.
     let script = "cat /proc/self/environ >/dev/null && echo own; \
                   cat /proc/$PPID/environ 2>/dev/null || echo denied; ulimit -c";
-    let words = user.into_iter().chain([launcher.to_str().unwrap(), "sh", "-c", script]);
-    let ended = Launcher::of("setpriv", words).redis("redis://localhost").run();
+    let ended = as_another_user(folder.path(), script).run();
     let limit = Command::new("sh").args(["-c", "ulimit -c"]).output().unwrap();
     let limit = String::from_utf8(limit.stdout).unwrap();
     assert_eq!(ended.stdout, format!("own\ndenied\n{limit}"), "{}", ended.stderr);

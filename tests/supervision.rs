@@ -12,7 +12,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use support::eventually;
 use support::launcher::{BINARY, Launcher, Running, as_pid_1, send_signal};
-use support::proc::{command_of, state};
+use support::proc::{command_of, state, wait_until_reaped};
 use support::resp::Reply;
 use support::servers::{Front, Server};
 
@@ -279,9 +279,7 @@ fn orphans_behind_a_shells_exec_are_reaped() {
     let mut running = Launcher::of("sh", ["-c", &script]).start();
     let orphan: i32 = running.line().parse().unwrap();
     assert_eq!(running.line(), "ready");
-    eventually("no zombie is left", || {
-        (!fs::exists(format!("/proc/{orphan}")).unwrap()).then_some(())
-    });
+    wait_until_reaped(orphan);
     assert_eq!(running.finish().code(), 0);
 }
 

@@ -29,6 +29,11 @@ pub fn is_alive(pid: i32) -> bool {
     stat(pid).is_some_and(|stat| stat[0] != "Z")
 }
 
+/// Waits until no process with this pid exists, not even a zombie.
+pub fn wait_until_reaped(pid: i32) {
+    eventually("no zombie is left", || stat(pid).is_none().then_some(()));
+}
+
 /// The pids of all processes in the session of `leader`.
 pub fn session(leader: i32) -> Vec<i32> {
     let processes = fs::read_dir("/proc").expect("/proc");
