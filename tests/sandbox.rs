@@ -1,5 +1,5 @@
-//! The launcher's sandbox (SECURITY.md): what an attacker inside it cannot do, what goes on working
-//! all the same, and kernels that refuse.
+//! The launcher's sandbox (SECURITY.md): what it denies to an attacker, what still works in it, and
+//! kernels that refuse it.
 
 mod support;
 
@@ -25,7 +25,7 @@ use support::resp::Reply;
 use support::servers::{Front, Options, PASSWORD, Server};
 use support::{Process, eventually};
 
-/// Whether this kernel has Landlock; says aloud if not.
+/// Whether this kernel has Landlock. If not, the test is skipped.
 fn has_landlock() -> bool {
     let state = Rights::default().try_out();
     if state.abi().is_none() {
@@ -44,10 +44,10 @@ fn is_root() -> bool {
 
 // --- What an attacker tries -------------------------------------------------------------------
 
-/// The variable that makes a test's process the attacker, and names the app's directory.
+/// The variable that turns the test's process into the attacker. It holds the app's directory.
 const APP: &str = "START_STUNNEL_TEST_APP";
 
-/// What an attacker in the launcher finds around it.
+/// What an attacker inside the launcher tries to reach.
 struct Surroundings {
     app: PathBuf,
     command: Process,
@@ -76,7 +76,7 @@ impl Surroundings {
     }
 }
 
-/// A thread that is older than the rules.
+/// A thread that started before the rules apply.
 struct OlderThread {
     orders: mpsc::Sender<fn() -> i32>,
     results: mpsc::Receiver<i32>,
@@ -104,7 +104,7 @@ impl OlderThread {
     }
 }
 
-/// An errno as the attempt's result.
+/// The errno of an attempt; 0 if it succeeded.
 fn errno<T>(attempt: io::Result<T>) -> i32 {
     attempt.err().and_then(|error| error.raw_os_error()).unwrap_or(0)
 }
@@ -118,13 +118,13 @@ fn traced(pid: i32) -> io::Result<()> {
 fn peeked(pid: i32) -> io::Result<()> {
     let mut byte = 0u8;
     let local = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
-    // SAFETY: `local` is a byte of our own; what `remote` points to is the other process's.
+    // SAFETY: the local iovec is a byte of our own; the remote one concerns only the other process.
     let result = unsafe { libc::process_vm_readv(pid, &local, 1, &local, 1, 0) };
     nix::errno::Errno::result(result).map(drop).map_err(io::Error::from)
 }
 
 #[test]
-fn an_attacker_inside_is_refused_what_the_table_says() {
+fn an_attacker_inside_the_sandbox_is_refused() {
     if let Some(app) = std::env::var_os(APP) {
         return attack(Surroundings::new(app.into()));
     }
@@ -133,9 +133,9 @@ fn an_attacker_inside_is_refused_what_the_table_says() {
     }
     let app = tempfile::tempdir().unwrap();
     fs::write(app.path().join("secrets"), "hunter2").unwrap();
-    // A process of its own: newer kernels restrict all threads of a process at once.
+    // In its own process, because newer kernels restrict all threads of a process at once.
     let attacker = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "an_attacker_inside_is_refused_what_the_table_says", "--nocapture"])
+        .args(["--exact", "an_attacker_inside_the_sandbox_is_refused", "--nocapture"])
         .env(APP, app.path())
         .output()
         .unwrap();
@@ -143,7 +143,7 @@ fn an_attacker_inside_is_refused_what_the_table_says() {
     assert!(output.contains("1 passed"), "{output}{}", String::from_utf8_lossy(&attacker.stderr));
 }
 
-/// Applies the launcher's rules, and tries what they should prevent.
+/// Applies the launcher's rules, and tries to break them.
 fn attack(around: Surroundings) {
     let redis = around.redis.local_addr().unwrap();
     let rights = Rights { ports: vec![redis.port()], ..Rights::default() };
@@ -175,11 +175,11 @@ fn attack(around: Surroundings) {
         ("read COMMAND's memory", errno(of_command("mem")), libc::EACCES),
         ("copy COMMAND's memory", errno(peeked(pid)), libc::EPERM),
         ("trace COMMAND", errno(traced(pid)), libc::EPERM),
-        // What the launcher needs still works.
+        // The launcher needs these.
         ("read /etc", errno(fs::read("/etc/passwd")), 0),
         ("connect to Redis", errno(TcpStream::connect(redis)), 0),
         ("signal COMMAND", errno(signalled(pid)), 0),
-        // Landlock has no right for these.
+        // Landlock cannot deny these.
         ("send UDP", errno(UdpSocket::bind(("127.0.0.1", 0))), 0),
         ("listen on any port", errno(listened()), 0),
         ("connect to a path", errno(UnixStream::connect(app.join("socket"))), 0),
@@ -200,7 +200,7 @@ fn attack(around: Surroundings) {
     }
 }
 
-/// Listens on a port that the kernel picks.
+/// Listens on a port that the kernel chooses.
 fn listened() -> io::Result<()> {
     socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?.listen(1)
 }
@@ -211,7 +211,7 @@ fn signalled(pid: i32) -> io::Result<()> {
 
 // --- The real launcher ------------------------------------------------------------------------
 
-/// `NoNewPrivs` of every thread of a process. A thread sets it when it applies the rules.
+/// Whether each thread of a process has set `NoNewPrivs`, as it does when it applies the rules.
 fn no_new_privs(pid: i32) -> Vec<bool> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
     let statuses =
@@ -252,7 +252,7 @@ fn every_thread_is_restricted_and_command_is_not() {
 }
 
 #[test]
-fn off_restricts_nothing_and_says_so() {
+fn off_restricts_no_thread_and_status_says_so() {
     let server = Server::start(Front::Redis);
     let held = Launcher::holding(&server.url()).env("STUNNEL_SANDBOX", "off").start_held();
     let pid = held.running.pid();
@@ -301,7 +301,7 @@ fn the_same_user_cannot_read_the_launchers_environment() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    // COMMAND is dumpable again, and its limit on core dumps is what the launcher found.
+    // Exec makes COMMAND dumpable again, and COMMAND gets the limit that the launcher found.
     let script = "cat /proc/self/environ >/dev/null && echo own; \
                   cat /proc/$PPID/environ 2>/dev/null || echo denied; ulimit -c";
     let ended = as_another_user(folder.path(), script).run();
@@ -312,7 +312,7 @@ fn the_same_user_cannot_read_the_launchers_environment() {
 
 // --- Files that lookups read ------------------------------------------------------------------
 
-/// A launcher in a mount namespace of its own, in which the commands of `mounts` have run.
+/// A launcher in its own mount namespace, after the shell commands `mounts`.
 fn with_mounts(mounts: &str, url: &str) -> Held {
     let script = format!("{mounts} && exec \"$0\" \"$@\"");
     let words = ["--mount", "sh", "-c", &script, BINARY, "sh", "-c", HOLD];
@@ -389,7 +389,7 @@ fn ca_certificates_outside_etc_are_readable() {
     let certificate = authority.issue(folder.path(), "leaf", &Request::default());
     let options = Options { certificate: Some(&certificate), ..Options::default() };
     let server = Server::start_with(Front::Redis, options);
-    // OpenSSL finds a CA by its hashed name, when it needs it (openssl-rehash(1)).
+    // OpenSSL finds a CA by the hash of its name, when it needs that CA (openssl-rehash(1)).
     let root = &authority.root;
     let name = format!("{:08x}.0", root.certificate.subject_name_hash());
     symlink(&root.certificate_file, linked.join(name)).unwrap();
@@ -403,7 +403,7 @@ fn ca_certificates_outside_etc_are_readable() {
     }
 }
 
-/// A name server that answers every question for an IPv4 address with the same one.
+/// A name server that answers every query for an IPv4 address with the same address.
 struct NameServer {
     asked: Arc<AtomicBool>,
 }
@@ -442,8 +442,8 @@ impl NameServer {
 
 // --- Kernels that refuse ----------------------------------------------------------------------
 
-/// Makes the system calls from `first` on, up to landlock_restrict_self(2), fail with `errno` in
-/// the program that `command` becomes, as a container's seccomp profile does.
+/// Makes the system calls from `first` up to landlock_restrict_self(2) fail with `errno` in
+/// `command`, like a container's seccomp profile.
 fn forbid(command: &mut Command, first: libc::c_long, errno: i32) {
     const LAST: u32 = libc::SYS_landlock_restrict_self as u32;
     let jump =
@@ -469,7 +469,7 @@ fn forbid(command: &mut Command, first: libc::c_long, errno: i32) {
     }
 }
 
-/// A launcher for whom Landlock's system calls fail, and its log's level.
+/// A launcher for which Landlock's system calls fail from `first` on.
 fn refused(server: &Server, first: libc::c_long, errno: i32) -> Launcher {
     let mut launcher = Launcher::holding(&server.url()).env("STUNNEL_LOG_LEVEL", "debug");
     forbid(&mut launcher.command, first, errno);
@@ -477,7 +477,7 @@ fn refused(server: &Server, first: libc::c_long, errno: i32) -> Launcher {
 }
 
 #[test]
-fn a_kernel_without_landlock_only_lacks_the_sandbox() {
+fn without_landlock_the_launcher_works_unrestricted() {
     if !is_root() {
         return;
     }
@@ -496,7 +496,7 @@ fn a_kernel_without_landlock_only_lacks_the_sandbox() {
 }
 
 #[test]
-fn rules_that_the_kernel_refuses_are_a_warning() {
+fn rules_refused_by_the_kernel_cause_a_warning() {
     if !is_root() || !has_landlock() {
         return;
     }
@@ -510,7 +510,7 @@ fn rules_that_the_kernel_refuses_are_a_warning() {
 }
 
 #[test]
-fn require_starts_nothing_without_a_sandbox() {
+fn require_without_a_sandbox_exits_with_78() {
     if !is_root() {
         return;
     }
@@ -526,7 +526,7 @@ fn require_starts_nothing_without_a_sandbox() {
 }
 
 #[test]
-fn check_shows_what_the_kernel_offers() {
+fn check_shows_which_sandbox_the_kernel_offers() {
     let server = Server::start(Front::Redis);
     let ended = Launcher::new(["--check"]).redis(&server.url()).run();
     let expected = match Rights::default().try_out() {
