@@ -64,15 +64,16 @@ impl<C> Idle<C> {
 
     /// Joins the queue; the receiver gets a connection.
     pub fn wait(&mut self) -> oneshot::Receiver<C> {
+        // App connections that gave up have left the queue.
+        self.waiting.retain(|waiting| !waiting.is_closed());
         let (sender, receiver) = oneshot::channel();
         self.waiting.push_back(sender);
         receiver
     }
 
     /// Whether app connections wait in the queue.
-    pub fn has_waiters(&mut self) -> bool {
-        self.waiting.retain(|waiting| !waiting.is_closed());
-        !self.waiting.is_empty()
+    pub fn has_waiters(&self) -> bool {
+        self.waiting.iter().any(|waiting| !waiting.is_closed())
     }
 
     /// Closes useless connections, and returns their number.

@@ -37,7 +37,6 @@ pub use ledger::Ledger;
 pub use serve::serve;
 use trial::{Trial, Verdict};
 
-use crate::tunnel::connection::Outcome;
 use crate::tunnel::stream::TlsUpstream;
 use crate::tunnel::{Slot, Tunnel};
 
@@ -107,11 +106,6 @@ impl Pool {
     /// Whether an app connection that begins now uses the pool.
     fn is_on(&self, now: Instant) -> bool {
         self.mode == PoolMode::On || self.state().engagement.is_on(now)
-    }
-
-    /// Counts an app connection that has ended.
-    fn note(&self, outcome: &Outcome, now: Instant) {
-        self.state().engagement.note(outcome, now);
     }
 
     /// An idle connection or a free slot, if one is available now. Otherwise the receiver gets the
@@ -187,11 +181,6 @@ impl Pool {
         let mut state = self.state();
         state.retired = state.retired.max(Some(made));
         state.idle.remove(|kept| kept.made <= made);
-    }
-
-    /// Begins a trial if one is due, and returns whether it did.
-    fn begin_trial(&self, now: Instant) -> bool {
-        self.state().trial.begin(now)
     }
 
     /// Records the verdict of a trial on a connection made at `made`.

@@ -62,7 +62,7 @@ async fn serve_app(app: AppStream, pool: Arc<Pool>, mut guard: DrainGuard) {
         true => with_pool(app, &pool, &mut guard).await,
         false => (connection::serve(app, &pool.tunnel, &mut guard).await, None),
     };
-    pool.note(&outcome, Instant::now());
+    pool.state().engagement.note(&outcome, Instant::now());
     // The app has received all replies, so the drain need not wait for the RESET.
     drop(guard);
     if let Some(upstream) = left {

@@ -112,7 +112,8 @@ pub async fn make(pool: &Pool, slot: Slot, deadline: Instant) -> Result<TlsUpstr
     let tunnel = &pool.tunnel;
     let mut upstream = attempts::connect_in(tunnel, slot, Instant::now(), deadline).await?;
     tunnel.figures.pooled(PoolResult::New);
-    if pool.begin_trial(Instant::now()) {
+    let is_trial_due = pool.state().trial.begin(Instant::now());
+    if is_trial_due {
         // If the server does not answer, there must be time left for another connection.
         let limit = TRIAL.min(deadline.saturating_duration_since(Instant::now()) / 2);
         let verdict = timeout(limit, trial::run(&mut upstream)).await;

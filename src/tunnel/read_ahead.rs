@@ -6,6 +6,7 @@
 
 use std::cell::RefCell;
 use std::io;
+use std::num::NonZeroUsize;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,7 +23,7 @@ use super::headroom;
 /// TLS records of the largest size that are moved at once, as a bulk reply has them.
 pub const RECORDS: usize = 4;
 /// What they take on the network (RFC 8446 section 5.2).
-const AHEAD: usize = RECORDS * (16 * 1024 + 256 + 5);
+const AHEAD: NonZeroUsize = NonZeroUsize::new(RECORDS * (16 * 1024 + 256 + 5)).unwrap();
 /// Buffers that a thread keeps for whoever reads next. Connections that wait in the middle of a
 /// record, if they are more, have theirs made and freed.
 const KEPT: usize = 2;

@@ -1,7 +1,9 @@
 //! The knobs of the operating system's TCP.
 
+#![allow(unsafe_code)]
+
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -52,6 +54,15 @@ pub fn has_hung_up(stream: &UnixStream) -> bool {
     let polled = poll(&mut watched, PollTimeout::ZERO);
     let events = watched[0].revents().unwrap_or(PollFlags::empty());
     polled.is_ok() && events.contains(PollFlags::POLLHUP)
+}
+
+/// Bytes that were written but that the peer's kernel has not acknowledged yet; 0 when nobody
+/// knows.
+pub fn unacknowledged(stream: &TcpStream) -> i32 {
+    let mut bytes: nix::libc::c_int = 0;
+    // SAFETY: TIOCOUTQ, which is SIOCOUTQ for a socket (tcp(7)), fills one int.
+    let done = unsafe { nix::libc::ioctl(stream.as_raw_fd(), nix::libc::TIOCOUTQ, &mut bytes) };
+    if done == 0 { bytes } else { 0 }
 }
 
 /// Makes closing `stream` send a reset instead of a clean end (socket(7), SO_LINGER).
