@@ -226,7 +226,7 @@ impl fmt::Display for State {
                 write!(f, "Landlock ABI {abi}")?;
                 match self.missing()[..] {
                     [] => Ok(()),
-                    _ => write!(f, " without {}", self.missing().join(", ")),
+                    _ => write!(f, " (cannot deny {})", self.missing().join(", ")),
                 }
             }
         }
@@ -241,8 +241,8 @@ mod tests {
     fn an_old_kernel_names_the_rights_it_leaves() {
         let shown = |abi| State::Landlock(abi).to_string();
         assert_eq!(shown(ABI::V7), "Landlock ABI 7");
-        assert_eq!(shown(ABI::V5), "Landlock ABI 5 without abstract Unix sockets");
-        assert!(shown(ABI::V1).starts_with("Landlock ABI 1 without truncating files, TCP"));
+        assert_eq!(shown(ABI::V5), "Landlock ABI 5 (cannot deny abstract Unix sockets)");
+        assert!(shown(ABI::V1).starts_with("Landlock ABI 1 (cannot deny truncating files, TCP"));
     }
 
     #[test]
