@@ -1,7 +1,6 @@
-//! The operating system's processes, signals and sockets, behind safe functions.
-//! [`crate::supervisor`] decides what to do with processes and signals.
+//! The operating system's processes and signals, behind safe functions. The modules that call these
+//! functions decide what to do.
 
 pub mod inherited;
 pub mod process;
 pub mod signals;
-pub mod socket;
