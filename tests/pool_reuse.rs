@@ -281,7 +281,7 @@ fn a_held_back_request_is_dropped_if_its_app_gives_up() {
     let mut app = held.open();
     // The ledger does not know this command, so it is held back until Redis confirms RESET.
     app.send(&["CONFIG", "SET", "slowlog-max-len", "777"]);
-    std::thread::sleep(Duration::from_millis(700)); // So long that the close means giving up.
+    std::thread::sleep(Duration::from_secs(1)); // The app gives up.
     drop(app);
     let page = StatusPage::of(held.running.pid(), &[held.port]);
     let name = "start_stunnel_connections_closed_total";

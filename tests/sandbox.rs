@@ -76,34 +76,6 @@ impl Surroundings {
     }
 }
 
-/// A thread that started before the rules apply.
-struct OlderThread {
-    orders: mpsc::Sender<fn() -> i32>,
-    results: mpsc::Receiver<i32>,
-}
-
-impl OlderThread {
-    fn start() -> OlderThread {
-        let (orders, ordered) = mpsc::channel::<fn() -> i32>();
-        let (done, results) = mpsc::channel();
-        thread::spawn(move || ordered.iter().try_for_each(|order| done.send(order())));
-        OlderThread { orders, results }
-    }
-
-    fn run(&self, order: fn() -> i32) -> i32 {
-        self.orders.send(order).unwrap();
-        self.results.recv().unwrap()
-    }
-
-    fn enter(&self) {
-        assert_eq!(self.run(|| errno(sandbox::enter())), 0);
-    }
-
-    fn starts_a_program(&self) -> i32 {
-        self.run(|| errno(Command::new("/bin/true").status()))
-    }
-}
-
 /// The errno of an attempt; 0 if it succeeded.
 fn errno<T>(attempt: io::Result<T>) -> i32 {
     attempt.err().and_then(|error| error.raw_os_error()).unwrap_or(0)
@@ -148,13 +120,18 @@ fn attack(around: Surroundings) {
     let redis = around.redis.local_addr().unwrap();
     let rights = Rights { ports: vec![redis.port()], ..Rights::default() };
     let missing = rights.try_out().missing();
-    let older = OlderThread::start();
+    // This thread starts before the rules apply.
+    let (applied, wait) = mpsc::channel::<()>();
+    let older = thread::spawn(move || {
+        wait.recv().unwrap_err();
+        let starts_a_program = || errno(Command::new("/bin/true").status());
+        (starts_a_program(), errno(sandbox::enter()), starts_a_program())
+    });
     let abi = rights.keep_only().abi().expect("Landlock");
-    if abi >= 8 {
-        assert_eq!(older.starts_a_program(), libc::EACCES, "all threads at once");
-    }
-    older.enter();
-    assert_eq!(older.starts_a_program(), libc::EACCES, "an older thread");
+    drop(applied);
+    let (before, entered, after) = older.join().unwrap();
+    assert_eq!(before, if abi >= 8 { libc::EACCES } else { 0 }, "ABI 8 restricts all threads");
+    assert_eq!((entered, after), (0, libc::EACCES));
     let (app, pid) = (&around.app, around.command.pid());
     let secrets = app.join("secrets");
     let of_command = |file: &str| File::open(format!("/proc/{pid}/{file}"));

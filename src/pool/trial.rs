@@ -17,7 +17,7 @@ pub const RESET: &[u8] = b"*1\r\n$5\r\nRESET\r\n";
 pub const RESET_DONE: &[u8] = b"+RESET\r\n";
 /// The requests of a trial. Each reply is one line.
 const REQUESTS: &[u8] = b"*1\r\n$4\r\nPING\r\n*1\r\n$5\r\nRESET\r\n*1\r\n$4\r\nPING\r\n";
-/// The longest accepted reply, in bytes.
+/// The longest line that an answer may be, in bytes.
 const LONGEST_LINE: usize = 512;
 /// Pause before the next trial of a server that failed.
 const FAILED: Duration = Duration::from_secs(3600);

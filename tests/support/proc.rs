@@ -1,25 +1,26 @@
-//! Reads facts about processes from /proc (proc(5)).
+//! Facts about processes, from /proc (proc(5)).
 
 use std::fs;
+use std::path::Path;
 
 use super::eventually;
 
-/// The fields of `/proc/PID/stat` from the third on, which follows the command's name. `None` if
-/// there is no such process.
+/// The fields of `/proc/PID/stat` after the command's name: the first one is number 3 in proc(5).
+/// `None` if the process does not exist.
 fn stat(pid: i32) -> Option<Vec<String>> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name is in brackets, and may contain any character.
+    // The name is in brackets, and may contain brackets itself.
     let (_, fields) = stat.rsplit_once(')')?;
     Some(fields.split_whitespace().map(str::to_owned).collect())
 }
 
-/// CPU time of a process, in ticks of 10 ms.
+/// CPU time that a process has used, in ticks of 10 ms.
 pub fn cpu_ticks(pid: i32) -> u64 {
     let stat = stat(pid).expect("a process");
     [&stat[11], &stat[12]].into_iter().map(|ticks| ticks.parse::<u64>().expect("ticks")).sum()
 }
 
-/// The state of a process: `S` (sleeping), `T` (stopped), `Z` (zombie), …
+/// The state of a process: `S` sleeps, `T` is stopped, `Z` is a zombie.
 pub fn state(pid: i32) -> char {
     stat(pid).expect("a process")[0].chars().next().expect("a state")
 }
@@ -42,6 +43,15 @@ pub fn session(leader: i32) -> Vec<i32> {
     pids.filter(|pid| stat(*pid).is_some_and(|stat| stat[3] == leader)).collect()
 }
 
+/// How many processes run in a folder or below it.
+pub fn processes_in(folder: &Path) -> usize {
+    let folder = folder.canonicalize().expect("a folder");
+    let processes = fs::read_dir("/proc").expect("/proc").filter_map(Result::ok);
+    // Other users' processes are unreadable, and some end meanwhile.
+    let folders = processes.filter_map(|process| fs::read_link(process.path().join("cwd")).ok());
+    folders.filter(|cwd| cwd.starts_with(&folder)).count()
+}
+
 /// The pids of the children of a process's main thread.
 pub fn children(pid: i32) -> Vec<i32> {
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
@@ -49,7 +59,7 @@ pub fn children(pid: i32) -> Vec<i32> {
     children.split_whitespace().map(|child| child.parse().expect("a pid")).collect()
 }
 
-/// Waits for the launcher's only child, and returns its pid.
+/// Waits until the launcher has exactly one child; returns its pid.
 pub fn command_of(launcher: i32) -> i32 {
     eventually("COMMAND runs", || match children(launcher)[..] {
         [command] => Some(command),
@@ -57,7 +67,7 @@ pub fn command_of(launcher: i32) -> i32 {
     })
 }
 
-/// The number of open descriptors of a process.
+/// The number of a process's open descriptors.
 pub fn descriptors(pid: i32) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).expect("descriptors").count()
 }
@@ -85,8 +95,8 @@ pub fn core_limit(pid: i32) -> String {
     line.split_whitespace().nth(4).expect("a limit").to_owned()
 }
 
-/// The TCP and UDP sockets of a process: the table in /proc/net, and the socket's columns there
-/// (proc_net(5)).
+/// The TCP and UDP sockets of a process: the name of the table in /proc/net, and the columns of the
+/// row (proc(5)).
 pub fn sockets_of(pid: i32) -> Vec<(&'static str, Vec<String>)> {
     let inodes: Vec<String> = fs::read_dir(format!("/proc/{pid}/fd"))
         .expect("descriptors")
@@ -108,7 +118,7 @@ pub fn sockets_of(pid: i32) -> Vec<(&'static str, Vec<String>)> {
     sockets
 }
 
-/// The number of TCP connections of a process to these ports.
+/// The number of a process's TCP connections to one of these ports.
 pub fn connections_to(pid: i32, ports: &[u16]) -> usize {
     const ESTABLISHED: &str = "01";
     let ports: Vec<String> = ports.iter().map(|port| format!(":{port:04X}")).collect();
