@@ -56,7 +56,7 @@ const RESOLVER_FILES: &[&str] =
 /// DNS over TCP, for replies that are too large for UDP.
 const DNS_PORT: u16 = 53;
 
-/// Rights that the launcher keeps on kernels with an older ABI version than this.
+/// Rights that Landlock can deny only from this ABI version on.
 const ADDED: &[(ABI, &str)] = &[
     (ABI::V3, "truncating files"),
     (ABI::V4, "TCP to other ports"),

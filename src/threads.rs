@@ -1,8 +1,8 @@
 //! Threads for blocking work: name lookups, and setting up TLS.
 //!
 //! Tokio has such threads too, but it panics if the system refuses to start one. Then an app that
-//! reaches its limit of processes (RLIMIT_NPROC) would lose every new connection. Here one thread
-//! starts before COMMAND and stays. Further threads start on demand, because a silent name server
+//! reaches its limit of processes (RLIMIT_NPROC) would lose every new connection. Here, one
+//! permanent thread starts before COMMAND. Further threads start on demand: a silent name server
 //! must not delay other tunnels, and end when they are idle.
 
 use std::io;
@@ -44,7 +44,7 @@ struct Threads {
     places: Semaphore,
 }
 
-/// Starts the thread that stays. Call this before COMMAND starts, because later the system may
+/// Starts the permanent thread. Call this before COMMAND starts, because later the system may
 /// refuse a thread. If it refuses already, the first job tries again and reports the error.
 pub fn keep_one_ready() {
     if THREADS.start().is_ok() {
@@ -52,7 +52,7 @@ pub fn keep_one_ready() {
     }
 }
 
-/// Makes the thread that stays apply the sandbox's rules now instead of before its next job, and
+/// Makes the permanent thread apply the sandbox's rules now instead of before its next job, and
 /// waits until it has: otherwise a new thread could take this job from it.
 pub fn enter_sandbox() {
     if let Ok(permit) = THREADS.free.try_acquire() {

@@ -252,7 +252,7 @@ fn a_signal_cuts_the_drain_short() {
     let server = Server::start(Front::Redis);
     for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT, libc::SIGHUP] {
         let mut running = draining(&server, "exit 6", &[]);
-        // These signals do not cut it.
+        // These signals do not cut the drain.
         for other in [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU, libc::SIGCONT, libc::SIGUSR1] {
             running.signal(other);
         }

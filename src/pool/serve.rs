@@ -20,7 +20,7 @@ use crate::tunnel::relay::{Begun, RelayEnd, Side};
 use crate::tunnel::stream::TlsUpstream;
 use crate::tunnel::{self, DrainGuard, Listener, Tunnel};
 
-/// Time limit for the reply to the `RESET` after a user.
+/// Time limit for the reply to the `RESET` that follows a user.
 const RESET_TIME: Duration = Duration::from_secs(1);
 
 /// How often to look for expired idle connections.

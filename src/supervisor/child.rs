@@ -14,7 +14,7 @@ use crate::system::inherited::Inherited;
 use crate::system::process::Placement;
 use crate::system::signals;
 
-/// COMMAND, started.
+/// A running COMMAND.
 #[derive(Debug, Clone, Copy)]
 pub struct Child {
     pub pid: Pid,
