@@ -2,8 +2,8 @@
 //!
 //! Tokio has such threads too, but it panics if the system refuses to start one. Then an app that
 //! reaches its limit of processes (RLIMIT_NPROC) would lose every new connection. Here, one
-//! permanent thread starts before COMMAND. Further threads start on demand: a silent name server
-//! must not delay other tunnels, and end when they are idle.
+//! permanent thread starts before COMMAND. Further threads start on demand, and end when they are
+//! idle. So a silent name server does not delay other tunnels.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
