@@ -62,7 +62,6 @@ enum Task {
 
 /// Does what needs a process with a single thread; returns the rest of the work and how to log it.
 /// If the launcher is disabled, becomes COMMAND and does not return.
-#[expect(unsafe_code)]
 fn prepare(invocation: Invocation, environment: Environment) -> (Task, LogSettings) {
     let command_environment = CommandEnvironment::of_launcher();
     note_ignored_command(&invocation);
@@ -82,8 +81,7 @@ fn prepare(invocation: Invocation, environment: Environment) -> (Task, LogSettin
     let Configuration { settings, variables, unused } = configuration;
     let log = settings.log;
     let plan = Plan::new(variables);
-    // SAFETY: this is the only thread.
-    unsafe { tls::roots::keep_from_native_tls() };
+    tls::roots::keep_from_native_tls();
     if invocation.check {
         supervisor::forbid_core_dumps();
         return (Task::Check(plan, settings, unused), log);

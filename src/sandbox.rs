@@ -1,11 +1,12 @@
-//! Takes rights from the launcher that it no longer needs once COMMAND runs, with Landlock
-//! (<https://docs.kernel.org/userspace-api/landlock.html>). A flaw in the TLS library or the
-//! resolver then does not let an attacker start programs, write files or read the app's files.
+//! The sandbox: once COMMAND runs, the launcher gives up the rights that it no longer needs, with
+//! Landlock (<https://docs.kernel.org/userspace-api/landlock.html>). After that, an attacker who
+//! exploits a flaw in the TLS library or the resolver cannot start programs, write files or read
+//! the app's files.
 //!
 //! COMMAND starts before the rules apply, so that it inherits neither them nor no_new_privs.
 //!
-//! Rules bind the thread that applies them and the threads that it starts later. Threads that are
-//! older than COMMAND call [`enter`] before each job; ABI 8 can restrict all threads at once.
+//! Rules bind the thread that applies them, and the threads that it starts later. All other threads
+//! call [`enter`] before each job. From ABI 8 on, one call restricts all threads.
 
 use std::cell::Cell;
 use std::fmt;
@@ -20,19 +21,20 @@ use landlock::{
     RulesetError, Scope, path_beneath_rules,
 };
 
-/// How much the user wants a sandbox.
+/// The setting `--sandbox`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SandboxMode {
-    /// As far as the kernel supports it.
+    /// Restrict the launcher as far as the kernel supports it.
     Auto,
     Off,
-    /// Or COMMAND does not start.
+    /// Start COMMAND only if a trial of the sandbox succeeds.
     Require,
 }
 
-/// What name lookups read. A rule for a single file would end when the file is replaced by a
-/// rename, so the rules name directories. The C library loads modules for lookups (nss(5)) when it
-/// first needs them, and OpenSSL its providers. An empty file takes the place of OpenSSL's bundle.
+/// Files and directories that name lookups and OpenSSL read. A rule for a single file no longer
+/// applies once another file replaces that file by a rename, so the rules name directories. The C
+/// library loads modules for lookups (nss(5)) when it first needs them, and OpenSSL its providers.
+/// /dev/null takes the place of OpenSSL's bundle.
 const READABLE: &[&str] = &[
     "/etc",
     "/run/systemd/resolve",
@@ -48,13 +50,13 @@ const READABLE: &[&str] = &[
     "/usr/local/lib",
     "/dev/null",
 ];
-/// Files that may be links to other directories.
+/// Files that may be links into other directories.
 const RESOLVER_FILES: &[&str] =
     &["/etc/hosts", "/etc/resolv.conf", "/etc/nsswitch.conf", "/etc/gai.conf"];
 /// DNS over TCP, for replies that are too large for UDP.
 const DNS_PORT: u16 = 53;
 
-/// What each ABI version adds. Without it, the launcher keeps the right.
+/// Rights that Landlock can deny only from this ABI version on.
 const ADDED: &[(ABI, &str)] = &[
     (ABI::V3, "truncating files"),
     (ABI::V4, "TCP to other ports"),
@@ -62,32 +64,32 @@ const ADDED: &[(ABI, &str)] = &[
     (ABI::V6, "abstract Unix sockets"),
 ];
 
-/// The rights that the launcher keeps.
+/// The rights that the launcher keeps in the sandbox.
 #[derive(Debug, Clone, Default)]
 pub struct Rights {
     /// TCP ports to connect to, besides DNS.
     pub ports: Vec<u16>,
-    /// Files and directories to read, besides those that name lookups need.
+    /// Files and directories to read, besides those that every launcher needs.
     pub read: Vec<PathBuf>,
-    /// The directory of the launcher's Unix sockets, which it removes at the end.
+    /// The directory of the launcher's Unix sockets, which the launcher removes at the end.
     pub sockets: Option<PathBuf>,
 }
 
-/// What protects the launcher, as far as it has been decided.
+/// The sandbox's state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
-    /// The settings say so.
+    /// Off by the setting, or not decided yet.
     Off,
-    /// This kernel has no Landlock; why.
+    /// This kernel has no Landlock, for this reason.
     Unavailable(&'static str),
-    /// The kernel has Landlock, but refused the rules; why.
+    /// The kernel has Landlock, but the rules could not be applied, for this reason.
     Failed(String),
-    /// The rules of this ABI version hold.
+    /// The rules of this ABI version apply.
     Landlock(ABI),
 }
 
 static STATE: OnceLock<State> = OnceLock::new();
-/// The rules, for the threads that have yet to apply them.
+/// The rules, for threads that have not applied them yet.
 static RULES: OnceLock<RulesetCreated> = OnceLock::new();
 
 thread_local! {
@@ -95,7 +97,8 @@ thread_local! {
 }
 
 impl Rights {
-    /// Applies the rules to a thread that ends at once, and says what would hold.
+    /// Applies the rules to a thread that ends at once, and returns the state that they would lead
+    /// to.
     pub fn try_out(&self) -> State {
         let rights = self.clone();
         let tried = thread::Builder::new().spawn(move || {
@@ -109,7 +112,7 @@ impl Rights {
         }
     }
 
-    /// Applies the rules to this thread, and has other threads apply them when they [`enter`].
+    /// Applies the rules to this thread; other threads apply them when they [`enter`].
     pub fn keep_only(&self) -> &'static State {
         let state = self.restrict().map_or_else(failed, State::of);
         STATE.get_or_init(|| state)
@@ -133,13 +136,13 @@ impl Rights {
         let rules: RulesetCreated = Ruleset::default()
             .handle_access(AccessFs::from_all(ABI::V5))?
             .handle_access(AccessNet::from_all(ABI::V4))?
-            // Not Scope::Signal: COMMAND gets signals from here.
+            // Without Scope::Signal, because the launcher sends signals to COMMAND.
             .scope(Scope::AbstractUnixSocket)?
             .create()?
             .add_rules(path_beneath_rules(self.readable(), read))?
             .add_rules::<_, _, _, RulesetError>(ports)?
             .add_rules(path_beneath_rules(sockets, AccessFs::ReadDir | AccessFs::RemoveFile))?;
-        // Removing an empty directory is a right on the directory that it is in.
+        // The right to remove a directory belongs to its parent.
         let parent = sockets.and_then(Path::parent);
         rules.add_rules(path_beneath_rules(parent, BitFlags::from(AccessFs::RemoveDir)))
     }
@@ -147,25 +150,26 @@ impl Rights {
     fn readable(&self) -> impl Iterator<Item = PathBuf> {
         let fixed = READABLE.iter().map(PathBuf::from);
         let linked = RESOLVER_FILES.iter().filter_map(|file| directory_of(Path::new(file)));
-        // A file of names that hostname(7) describes.
+        // HOSTALIASES names a file of host names (hostname(7)).
         let aliases = std::env::var_os("HOSTALIASES").map(PathBuf::from);
         fixed.chain(linked).chain(aliases).chain(self.read.iter().cloned())
     }
 }
 
-/// The directory of the file that `path` leads to; the file itself if that is the root directory.
+/// The directory of the file that `path` leads to, with links resolved. If that is the root
+/// directory: the file itself.
 pub fn directory_of(path: &Path) -> Option<PathBuf> {
     let file = path.canonicalize().ok()?;
     let directory = file.parent()?;
     Some(if directory == Path::new("/") { file } else { directory.to_owned() })
 }
 
-/// Notes that the settings want no sandbox.
+/// Records that the setting turns the sandbox off.
 pub fn leave_off() {
     STATE.get_or_init(|| State::Off);
 }
 
-/// Applies the rules to this thread if they are in force and it has not done so yet.
+/// Applies the rules to this thread, unless there are none or the thread has already applied them.
 ///
 /// # Errors
 /// If the kernel refuses.
@@ -177,13 +181,7 @@ pub fn enter() -> io::Result<()> {
     rules.try_clone()?.restrict_self().map(drop).map_err(io::Error::other)
 }
 
-/// Made by a thread that starts another: what the new thread does first. It inherits the rules.
-pub fn inheritance() -> impl FnOnce() + Send + 'static {
-    let has_entered = HAS_ENTERED.get();
-    move || HAS_ENTERED.set(has_entered)
-}
-
-/// What protects this launcher.
+/// The state of this launcher's sandbox.
 pub fn state() -> &'static State {
     STATE.get().unwrap_or(&State::Off)
 }
@@ -203,7 +201,7 @@ impl State {
         }
     }
 
-    /// The ABI version whose rules hold.
+    /// The ABI version whose rules apply.
     pub fn abi(&self) -> Option<u32> {
         match self {
             State::Landlock(abi) => Some(*abi as u32),
@@ -211,7 +209,7 @@ impl State {
         }
     }
 
-    /// What this kernel cannot deny, though the launcher does not need it.
+    /// Rights that the launcher does not need but this kernel cannot take away.
     pub fn missing(&self) -> Vec<&'static str> {
         let State::Landlock(abi) = self else { return Vec::new() };
         ADDED.iter().filter(|(since, _)| since > abi).map(|(_, right)| *right).collect()
@@ -228,7 +226,7 @@ impl fmt::Display for State {
                 write!(f, "Landlock ABI {abi}")?;
                 match self.missing()[..] {
                     [] => Ok(()),
-                    _ => write!(f, " without {}", self.missing().join(", ")),
+                    _ => write!(f, " (cannot deny {})", self.missing().join(", ")),
                 }
             }
         }
@@ -240,11 +238,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_old_kernel_says_what_it_cannot_deny() {
+    fn an_old_kernel_names_the_rights_it_leaves() {
         let shown = |abi| State::Landlock(abi).to_string();
         assert_eq!(shown(ABI::V7), "Landlock ABI 7");
-        assert_eq!(shown(ABI::V5), "Landlock ABI 5 without abstract Unix sockets");
-        assert!(shown(ABI::V1).starts_with("Landlock ABI 1 without truncating files, TCP"));
+        assert_eq!(shown(ABI::V5), "Landlock ABI 5 (cannot deny abstract Unix sockets)");
+        assert!(shown(ABI::V1).starts_with("Landlock ABI 1 (cannot deny truncating files, TCP"));
     }
 
     #[test]

@@ -1,15 +1,14 @@
-//! Threads for work that blocks: looking up names, and setting up TLS.
+//! Threads for blocking work: name lookups, and setting up TLS.
 //!
-//! Tokio has such threads too, but it panics if the system refuses to start one. An app that forks
-//! until its limit (RLIMIT_NPROC) is reached would end every new connection that way. Here one
-//! thread starts before COMMAND and stays. Further threads start on demand, because a name server
-//! that does not answer must not delay other tunnels, and end when they have been idle.
+//! Tokio has such threads too, but it panics if the system refuses to start one. Then an app that
+//! reaches its limit of processes (RLIMIT_NPROC) would lose every new connection. Here, one
+//! permanent thread starts before COMMAND. Further threads start on demand, and end when they are
+//! idle. So a silent name server does not delay other tunnels.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::LazyLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -21,49 +20,54 @@ use tokio::time::timeout;
 use crate::logging::warning;
 use crate::sandbox;
 
-/// The most threads at a time, like tokio's own limit: name servers may stay silent for long.
+/// Maximum number of threads, equal to tokio's own limit: name servers may be silent for long.
 const MOST_THREADS: usize = 512;
-/// How long a thread waits for work before it ends.
+/// Time without work after which a thread ends.
 const IDLE: Duration = Duration::from_secs(10);
-/// How long work waits for a busy thread if no other thread can be started.
+/// Time limit for a job that waits for a busy thread because no thread can be started.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// A job counts its thread as free before it replies.
 type Job = Box<dyn FnOnce() + Send>;
 
 static THREADS: LazyLock<Threads> = LazyLock::new(|| {
     let (give, take) = crossbeam_channel::unbounded();
-    Threads { give, take, free: Semaphore::new(0), started: AtomicUsize::new(0) }
+    Threads { give, take, free: Semaphore::new(0), places: Semaphore::new(MOST_THREADS) }
 });
 
 struct Threads {
     give: Sender<Job>,
     take: Receiver<Job>,
-    /// One permit for each thread that has no work.
+    /// One permit for each thread without work.
     free: Semaphore,
-    started: AtomicUsize,
+    /// One permit for each thread that may still be started.
+    places: Semaphore,
 }
 
-/// Starts the thread that stays. To be called before COMMAND starts, after which the system may
-/// refuse. If it refuses already, the first job tries again and reports the error.
+/// Starts the permanent thread. Call this before COMMAND starts, because later the system may
+/// refuse a thread. If it refuses already, the first job tries again and reports the error.
 pub fn keep_one_ready() {
     if THREADS.start().is_ok() {
         THREADS.free.add_permits(1);
     }
 }
 
-/// Has the thread that stays apply the sandbox's rules now instead of before its next job. Waits
-/// for that: a younger thread could take the job from it.
+/// Makes the permanent thread apply the sandbox's rules now instead of before its next job, and
+/// waits until it has: otherwise a new thread could take this job from it.
 pub fn enter_sandbox() {
     if let Ok(permit) = THREADS.free.try_acquire() {
         permit.forget();
         let (done, entered) = crossbeam_channel::bounded(1);
-        THREADS.give(Box::new(move || done.send(()).expect("it is awaited")));
+        THREADS.give(Box::new(move || {
+            THREADS.free.add_permits(1);
+            done.send(()).expect("the caller waits");
+        }));
         // The rules are applied before the job runs.
         let _ = entered.recv();
     }
 }
 
-/// The addresses of `host`, which may be an address itself.
+/// The addresses of `host`, which may itself be an address.
 ///
 /// # Errors
 /// The resolver's, or EAGAIN if no thread is free.
@@ -74,21 +78,30 @@ pub async fn look_up(host: String, port: u16) -> io::Result<Vec<SocketAddr>> {
     run(move || (host.as_str(), port).to_socket_addrs().map(Iterator::collect)).await?
 }
 
-/// Does `work` on a thread that may block.
+/// Does `work`, which may block, on a thread.
 ///
 /// # Errors
 /// EAGAIN if no thread is free and none can be started.
 pub async fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
     THREADS.claim().await?;
     let (reply, result) = oneshot::channel();
-    // Whoever asked may have given up meanwhile.
-    THREADS.give(Box::new(move || drop(reply.send(work()))));
-    result.await.map_err(|_| io::Error::other("a thread panicked"))
+    THREADS.give(Box::new(move || {
+        // The panic hook reports a panic.
+        let done = catch_unwind(AssertUnwindSafe(work));
+        // Before the reply, so that the caller's next job finds this thread free.
+        THREADS.free.add_permits(1);
+        // The caller may have given up meanwhile.
+        drop(reply.send(done));
+    }));
+    match result.await {
+        Ok(Ok(done)) => Ok(done),
+        _ => Err(io::Error::other("a thread panicked")),
+    }
 }
 
 impl Threads {
-    /// Finds or starts a thread for one job, which the caller gives at once.
-    async fn claim(&self) -> io::Result<()> {
+    /// Finds or starts a thread for one job. The caller must give that job at once.
+    async fn claim(&'static self) -> io::Result<()> {
         if let Ok(permit) = self.free.try_acquire() {
             permit.forget();
             return Ok(());
@@ -107,21 +120,14 @@ impl Threads {
         self.give.send(job).expect("the receiver lives as long as the sender");
     }
 
-    /// Starts a thread, which has no permit yet.
-    fn start(&self) -> io::Result<()> {
-        if self.started.fetch_add(1, Ordering::Relaxed) < MOST_THREADS {
-            let inherit = sandbox::inheritance();
-            let started = thread::Builder::new().name("blocking".to_owned()).spawn(|| {
-                inherit();
-                THREADS.work();
-                THREADS.started.fetch_sub(1, Ordering::Relaxed);
-            });
-            if started.is_ok() {
-                return Ok(());
-            }
-        }
-        self.started.fetch_sub(1, Ordering::Relaxed);
-        Err(Errno::EAGAIN.into())
+    /// Starts a thread, which does not count as free yet.
+    fn start(&'static self) -> io::Result<()> {
+        let place = self.places.try_acquire().map_err(|_| Errno::EAGAIN)?;
+        let started = thread::Builder::new().name("blocking".to_owned()).spawn(move || {
+            self.work();
+            drop(place);
+        });
+        started.map(drop).map_err(|_| Errno::EAGAIN.into())
     }
 
     /// A thread's life.
@@ -136,13 +142,11 @@ impl Threads {
             if let Err(error) = sandbox::enter() {
                 warning!(at = "sandbox-failed", error = %error);
             }
-            // The panic hook has reported it.
-            let _ = catch_unwind(AssertUnwindSafe(job));
-            self.free.add_permits(1);
+            job();
         }
     }
 
-    /// Whether a thread without work may end; takes its permit then.
+    /// Whether a thread without work may end. If so, it no longer counts as free.
     fn may_end(&self) -> bool {
         let Ok(permit) = self.free.try_acquire() else { return false };
         let others = self.free.available_permits() > 0;
@@ -155,10 +159,12 @@ impl Threads {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
 
     #[tokio::test]
-    async fn an_address_needs_no_thread() {
+    async fn an_address_needs_no_lookup() {
         for (host, expected) in [("127.0.0.1", "127.0.0.1:6379"), ("::1", "[::1]:6379")] {
             let found = look_up(host.to_owned(), 6379).await.unwrap();
             assert_eq!(found, [expected.parse().unwrap()]);
@@ -166,7 +172,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn jobs_run_side_by_side_and_survive_a_panic() {
+    async fn jobs_run_in_parallel_and_survive_a_panic() {
         let (first, second) = tokio::join!(
             run(|| -> () { panic!("on purpose") }),
             run(|| thread::current().name().map(str::to_owned)),
@@ -178,5 +184,15 @@ mod tests {
         assert_eq!(run(|| 1).await.unwrap(), 1, "while another job waits");
         drop(hold);
         assert!(waiting.await.unwrap().unwrap());
+    }
+
+    #[tokio::test]
+    async fn consecutive_jobs_need_one_thread() {
+        let mut threads = HashSet::new();
+        for _ in 0..10_000 {
+            threads.insert(run(|| thread::current().id()).await.unwrap());
+        }
+        // Other tests use a few threads at the same time.
+        assert!(threads.len() < 5, "{threads:?}");
     }
 }

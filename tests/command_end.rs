@@ -1,4 +1,5 @@
-//! How COMMAND and the launcher end (docs/operation.md): exit codes, signals, leftovers, the drain.
+//! The end of COMMAND and of the launcher (docs/operation.md): exit codes, signals, the rest of the
+//! process group, the drain.
 
 mod support;
 
@@ -10,7 +11,7 @@ use std::time::Instant;
 use nix::libc;
 use support::eventually;
 use support::launcher::{BINARY, Launcher, Running, as_pid_1, logged, send_signal};
-use support::proc::{children, command_of, is_alive};
+use support::proc::{children, command_of, is_alive, wait_until_reaped};
 use support::resp::Reply;
 use support::servers::{Front, Server};
 
@@ -47,8 +48,8 @@ fn the_launcher_dies_by_a_signal_without_a_core_dump() {
 }
 
 #[test]
-fn an_ignored_and_blocked_signal_ends_the_launcher_all_the_same() {
-    // COMMAND finds both as the launcher did, and undoes it before it dies.
+fn an_ignored_and_blocked_signal_still_ends_the_launcher() {
+    // COMMAND inherits both, and undoes them before it dies.
     let scene = r#"
         use POSIX;
         $SIG{HUP} = 'IGNORE';
@@ -68,7 +69,7 @@ fn an_ignored_and_blocked_signal_ends_the_launcher_all_the_same() {
 #[test]
 fn as_pid_1_it_exits_with_128_plus_the_signals_number() {
     for number in [libc::SIGTERM, libc::SIGKILL, 34] {
-        // unshare(1) would die by the signal that pid 1 died by.
+        // If a signal had killed pid 1, unshare(1) would die by the same signal.
         if let Some(launcher) = as_pid_1(&format!("kill -{number} $$; sleep 60")) {
             assert_eq!(launcher.run().code(), 128 + number);
         }
@@ -108,7 +109,7 @@ fn the_tunnel_outlives_sigterm_until_the_command_has_ended() {
 }
 
 #[test]
-fn a_killed_launcher_takes_its_command_along() {
+fn when_the_launcher_is_killed_the_command_gets_sigterm() {
     let mut running =
         Launcher::script("trap 'echo told; exit' TERM; echo ready; while :; do sleep 0.01; done")
             .start();
@@ -120,34 +121,34 @@ fn a_killed_launcher_takes_its_command_along() {
 }
 
 #[test]
-fn timeout_behind_the_launcher_kills_the_commands_children() {
+fn timeout_as_the_command_kills_its_children() {
     let script = "trap '' TERM; sleep 1000 & echo $!; sleep 1000";
     let words = ["timeout", "-s", "KILL", "1000", "sh", "-c", script];
     let mut running = Launcher::new(words).start();
     let child: i32 = running.line().parse().unwrap();
-    // What timeout(1) gets when the time is over.
+    // timeout(1) gets SIGALRM when the time is over.
     running.signal(libc::SIGALRM);
     assert_eq!(running.finish().signal(), libc::SIGKILL);
     eventually("the child is gone", || (!is_alive(child)).then_some(()));
 }
 
 #[test]
-fn what_is_left_of_the_commands_process_group_gets_sigterm() {
+fn the_rest_of_the_commands_process_group_gets_sigterm() {
     let mut running = Launcher::script("sleep 1000 & echo $!; exit 5").start();
-    let leftover: i32 = running.line().parse().unwrap();
+    let remaining: i32 = running.line().parse().unwrap();
     assert_eq!(running.finish().code(), 5);
-    eventually("the leftover is gone", || (!is_alive(leftover)).then_some(()));
+    eventually("the remaining process is gone", || (!is_alive(remaining)).then_some(()));
 }
 
 #[test]
 fn output_captured_by_a_pipe_returns_when_the_command_ends() {
-    // A leftover that ignores SIGTERM and has closed its streams keeps nothing open.
+    // The remaining process ignores SIGTERM, and has closed its streams.
     let script = "trap '' TERM; sleep 1000 >&- 2>&- <&- & echo $!; exit 0";
     let started = Instant::now();
     let ended = Launcher::script(script).run();
-    let leftover: i32 = ended.stdout.trim().parse().unwrap();
-    assert!(is_alive(leftover), "it ignores SIGTERM");
-    send_signal(leftover, libc::SIGKILL);
+    let remaining: i32 = ended.stdout.trim().parse().unwrap();
+    assert!(is_alive(remaining), "it ignores SIGTERM");
+    send_signal(remaining, libc::SIGKILL);
     assert!(started.elapsed() < support::PATIENCE);
 }
 
@@ -162,7 +163,7 @@ fn a_command_that_closes_its_output_ends_the_pipe() {
 }
 
 #[test]
-fn nothing_of_the_launcher_stays_when_it_ends() {
+fn no_process_and_no_port_remain_after_the_end() {
     let server = Server::start(Front::Redis);
     let held = Launcher::hold(&server.url());
     assert_eq!(held.client().ask(&["PING"]), Reply::line("+PONG"));
@@ -175,7 +176,7 @@ fn nothing_of_the_launcher_stays_when_it_ends() {
 }
 
 #[test]
-fn the_exit_code_is_learnt_even_if_sigchld_was_ignored() {
+fn the_exit_code_is_known_even_if_sigchld_was_ignored() {
     let script = format!("$SIG{{CHLD}} = 'IGNORE'; exec '{BINARY}', 'sh', '-c', 'exit 8'");
     assert_eq!(Launcher::of("perl", ["-e", &script]).run().code(), 8);
 }
@@ -195,17 +196,17 @@ fn twenty_launchers_end_cleanly_when_their_commands_end_at_once() {
 }
 
 #[test]
-fn a_pipeline_that_reads_no_more_ends_the_command_with_sigpipe() {
+fn a_closed_pipeline_ends_the_command_with_sigpipe() {
     let script = format!("{BINARY} yes | head -n 1; echo ${{PIPESTATUS[@]}}");
     assert_eq!(Launcher::of("bash", ["-c", &script]).run().stdout, "y\n141 0\n");
 }
 
 #[test]
-fn a_signal_during_the_commands_end_does_not_change_how_it_ends() {
+fn a_signal_at_the_commands_end_keeps_its_exit_code() {
     for round in 0..100 {
         let mut running = Launcher::script("echo ready; read -r _; exit 5").start();
         assert_eq!(running.line(), "ready");
-        // The end of its input, and a signal, which comes a little later in each round.
+        // COMMAND ends with its input; the signal comes a little later in each round.
         drop(running.stdin.take());
         (0..round * 500).for_each(|_| std::hint::spin_loop());
         running.signal(libc::SIGTERM);
@@ -215,15 +216,16 @@ fn a_signal_during_the_commands_end_does_not_change_how_it_ends() {
     }
 }
 
-/// A launcher whose COMMAND has ended by `end` and that drains, for longer than any test lasts: a
-/// daemon with its own session keeps a connection open, and says how the connection ends.
-fn draining(server: &Server, end: &str, launcher: fn(&str) -> Launcher) -> Running {
+/// A launcher whose COMMAND ends by `end`, and that then drains for longer than any test lasts: a
+/// daemon in its own session keeps a connection open. The daemon prints its pid, and how the
+/// connection ends. `launcher` gets COMMAND's script for bash.
+fn start_with_daemon(server: &Server, end: &str, launcher: impl Fn(&str) -> Launcher) -> Running {
     let daemon = r#"
         open(my $redis, "+<&=3"); open(my $out, ">&=4"); syswrite(STDOUT, "$$\n"); close(STDOUT);
         my $read = sysread($redis, my $reply, 1);
         syswrite($out, defined($read) ? "closed\n" : "reset\n")
     "#;
-    // COMMAND ends once the daemon has left its session.
+    // COMMAND waits until the daemon has left its session.
     let script = format!(
         "exec 3<>/dev/tcp/127.0.0.1/${{REDIS_URL##*:}} 4>&1; \
          printf 'PING\\r\\n' >&3; read -r reply <&3; \
@@ -234,21 +236,23 @@ fn draining(server: &Server, end: &str, launcher: fn(&str) -> Launcher) -> Runni
     launcher.start()
 }
 
-/// Waits until the launcher has no child left.
-fn command_has_ended(pid: i32) {
+/// Such a launcher with these settings, once its COMMAND has ended.
+fn draining(server: &Server, end: &str, settings: &[(&str, &str)]) -> Running {
+    let mut running = start_with_daemon(server, end, |script| {
+        Launcher::new(["bash", "-c", script]).settings(settings)
+    });
+    let _daemon: i32 = running.line().parse().unwrap();
+    let pid = running.pid();
     eventually("COMMAND has ended", || children(pid).is_empty().then_some(()));
+    running
 }
 
 #[test]
 fn a_signal_cuts_the_drain_short() {
     let server = Server::start(Front::Redis);
     for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT, libc::SIGHUP] {
-        let mut running =
-            draining(&server, "exit 6", |script| Launcher::new(["bash", "-c", script]));
-        let _daemon: i32 = running.line().parse().unwrap();
-        command_has_ended(running.pid());
-        // None of these does: a shell's Ctrl-Z finds nothing to stop, and the rest is not meant for
-        // us.
+        let mut running = draining(&server, "exit 6", &[]);
+        // These signals do not cut the drain.
         for other in [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU, libc::SIGCONT, libc::SIGUSR1] {
             running.signal(other);
         }
@@ -262,12 +266,10 @@ fn a_signal_cuts_the_drain_short() {
 }
 
 #[test]
-fn a_signal_that_cuts_the_drain_does_not_change_how_it_ends() {
+fn a_signal_that_cuts_the_drain_keeps_the_exit_status() {
     let server = Server::start(Front::Redis);
     let end = "kill -USR1 $$; sleep 60";
-    let mut running = draining(&server, end, |script| Launcher::new(["bash", "-c", script]));
-    let _daemon: i32 = running.line().parse().unwrap();
-    command_has_ended(running.pid());
+    let mut running = draining(&server, end, &[]);
     running.signal(libc::SIGTERM);
     assert_eq!(running.line(), "reset");
     assert_eq!(running.finish().signal(), libc::SIGUSR1);
@@ -276,11 +278,8 @@ fn a_signal_that_cuts_the_drain_does_not_change_how_it_ends() {
 #[test]
 fn on_a_dyno_the_managers_sigterm_does_not_cut_the_drain() {
     let server = Server::start(Front::Redis);
-    let mut running = draining(&server, "exit 6", |script| {
-        Launcher::new(["bash", "-c", script]).env("DYNO", "web.1").env("STUNNEL_LOGLEVEL", "debug")
-    });
-    let _daemon: i32 = running.line().parse().unwrap();
-    command_has_ended(running.pid());
+    let settings = [("DYNO", "web.1"), ("STUNNEL_LOGLEVEL", "debug")];
+    let running = draining(&server, "exit 6", &settings);
     for signal in [libc::SIGTERM, libc::SIGINT] {
         running.signal(signal);
     }
@@ -290,10 +289,10 @@ fn on_a_dyno_the_managers_sigterm_does_not_cut_the_drain() {
 }
 
 #[test]
-fn orphans_are_reaped_while_it_drains() {
+fn orphans_are_reaped_during_the_drain() {
     let server = Server::start(Front::Redis);
-    let mut running = draining(&server, "exit 6", |script| {
-        // The shell's child becomes the launcher's, and outlives COMMAND.
+    let mut running = start_with_daemon(&server, "exit 6", |script| {
+        // After exec, the shell's child is the launcher's, and outlives COMMAND.
         let scene = format!("sleep 1000 >&- 2>&- & echo $!; exec {BINARY} bash -c \"$1\"");
         Launcher::of("sh", ["-c", &scene, "sh", script])
     });
@@ -302,9 +301,7 @@ fn orphans_are_reaped_while_it_drains() {
     let pid = running.pid();
     eventually("the orphan is all that is left", || (children(pid) == [orphan]).then_some(()));
     send_signal(orphan, libc::SIGKILL);
-    eventually("no zombie is left", || {
-        (!fs::exists(format!("/proc/{orphan}")).unwrap()).then_some(())
-    });
+    wait_until_reaped(orphan);
     assert!(is_alive(pid), "it drains still");
     running.signal(libc::SIGTERM);
     assert_eq!(running.line(), "reset");
@@ -325,16 +322,15 @@ fn the_last_bytes_of_a_command_that_ignores_sigterm_arrive() {
     for _ in 0..20 {
         running.signal(libc::SIGTERM);
     }
-    // It is still there, and so is the tunnel.
+    // COMMAND and the tunnel still work.
     running.say("go on\n");
     assert_eq!(running.finish().code(), 3);
     assert_eq!(server.direct().ask(&["GET", "n"]), Reply::bulk("1000"));
 }
 
 #[test]
-fn a_daemon_that_the_command_started_lives_on() {
-    // A daemon has a session of its own: nobody's process group reaches it, as without the
-    // launcher.
+fn a_daemon_that_the_command_started_survives() {
+    // A daemon has its own session, so signals to COMMAND's process group do not reach it.
     let script = "setsid sh -c 'echo $$; exec sleep 60 >/dev/null 2>&1' & read -r _; exit 2";
     let mut running = Launcher::script(script).start();
     let daemon: i32 = running.line().parse().unwrap();

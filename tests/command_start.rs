@@ -1,4 +1,4 @@
-//! How COMMAND starts (docs/operation.md): what it inherits, and what cannot be executed.
+//! COMMAND's start (docs/operation.md): what it inherits, and why it may not be executable.
 
 mod support;
 
@@ -15,7 +15,7 @@ use support::proc::{command_of, core_limit};
 use support::servers::{Front, Server};
 use tempfile::TempDir;
 
-/// How a launcher ends that cannot execute `command`, and the hint that it gives.
+/// The exit code and the hint of a launcher that cannot execute `command`.
 fn not_executed(command: &str, enabled: &str) -> (i32, String) {
     let ended = Launcher::new([command]).env("STUNNEL_ENABLED", enabled).run();
     let hints = logged(&ended.stderr, "command-failed", "hint");
@@ -23,7 +23,7 @@ fn not_executed(command: &str, enabled: &str) -> (i32, String) {
     (ended.code(), hints.concat())
 }
 
-/// Makes a file that may be executed.
+/// Makes an executable file.
 fn executable(folder: &TempDir, name: &str, content: impl AsRef<[u8]>) -> String {
     let file = folder.path().join(name);
     fs::write(&file, content).unwrap();
@@ -31,7 +31,7 @@ fn executable(folder: &TempDir, name: &str, content: impl AsRef<[u8]>) -> String
     file.to_str().unwrap().to_owned()
 }
 
-/// /bin/true with the name of a dynamic loader that does not exist.
+/// A copy of /bin/true whose dynamic loader does not exist.
 fn without_loader() -> Vec<u8> {
     let mut program = fs::read("/bin/true").unwrap();
     let place = program.windows(4).position(|bytes| bytes == b"/ld-").unwrap();
@@ -40,7 +40,7 @@ fn without_loader() -> Vec<u8> {
 }
 
 #[test]
-fn a_command_that_does_not_exist_gives_127() {
+fn a_missing_command_gives_127() {
     for enabled in ["true", "false"] {
         for (command, hint) in [
             ("no-such-command", "no such command"),
@@ -57,8 +57,8 @@ fn a_command_that_does_not_exist_gives_127() {
     }
 }
 
-/// Asserts, with the tunnels and without, that each command gives `exit_code` and a hint that
-/// contains the words beside it.
+/// Asserts, with and without tunnels, that each command leads to `exit_code`, and to a hint with
+/// the words beside the command.
 fn none_is_executed(cases: &[(String, &str)], exit_code: i32) {
     for enabled in ["true", "false"] {
         for (command, words) in cases {
@@ -87,7 +87,7 @@ fn a_command_that_cannot_be_executed_gives_126_and_the_reason() {
     let folder = tempfile::tempdir().unwrap();
     let plain = folder.path().join("plain").to_str().unwrap().to_owned();
     fs::write(&plain, "#!/bin/sh\n").unwrap();
-    // No machine that runs these tests is one of IBM's mainframes.
+    // These tests never run on IBM's s390x.
     let mut foreign = fs::read("/bin/true").unwrap();
     foreign[18..20].copy_from_slice(&22u16.to_ne_bytes());
     let cases = [
@@ -114,14 +114,14 @@ fn a_command_is_looked_up_in_path_like_a_shell_does() {
     let ended = run();
     assert_eq!(ended.code(), 126);
     assert!(ended.stderr.contains(in_first.to_str().unwrap()), "{}", ended.stderr);
-    // Without a `#!` line it is the shell's.
+    // The shell runs a script without a `#!` line.
     executable(&folder, "second/my-script", "echo \"$0 $1\"; exit 6");
     let ended = run();
     let expected = format!("{}/second/my-script x\n", folder.path().display());
     assert_eq!((ended.code(), ended.stdout), (6, expected));
 }
 
-/// Runs the launcher with this environment, entry by entry, and returns what COMMAND finds.
+/// Runs the launcher with exactly these entries as its environment, and returns COMMAND's entries.
 fn environment_of_command(entries: &[&str]) -> Vec<String> {
     let c_strings = |words: &[&str]| -> Vec<CString> {
         words.iter().map(|word| CString::new(*word).unwrap()).collect()
@@ -157,7 +157,7 @@ fn the_environment_keeps_order_duplicates_and_odd_entries() {
 }
 
 #[test]
-fn systemds_pid_variables_hold_the_commands_pid() {
+fn systemds_variables_hold_the_commands_pid() {
     let print = "echo $$ $LISTEN_PID $WATCHDOG_PID ${LISTEN_PIDFDID-none}";
     let run = |assignments: &str| {
         let script = format!("exec env {assignments} LISTEN_PIDFDID=5 {BINARY} sh -c '{print}'");
@@ -167,23 +167,23 @@ fn systemds_pid_variables_hold_the_commands_pid() {
     };
     let [pid, listen, watchdog, pidfd] = run("LISTEN_PID=$$ WATCHDOG_PID=$$");
     assert_eq!([&*listen, &*watchdog, &*pidfd], [&*pid, &*pid, "none"]);
-    // The pid of another process stays, and so does everything where there is no launcher.
+    // Another process's pid stays, and so does everything if the launcher becomes COMMAND.
     let [_, listen, watchdog, pidfd] = run("LISTEN_PID=1 WATCHDOG_PID=1");
     assert_eq!([&*listen, &*watchdog, &*pidfd], ["1", "1", "5"]);
     let [pid, listen, _, pidfd] = run("LISTEN_PID=$$ WATCHDOG_PID=1 STUNNEL_ENABLED=no");
     assert_eq!([&*listen, &*pidfd], [&*pid, "5"]);
 }
 
-/// Signal mask and ignored signals, limits and descriptors, as a process sees them.
-const WHAT_IT_FOUND: &str = "grep -E '^Sig(Blk|Ign)' /proc/self/status; ulimit -a; ulimit -Ha; \
+/// Prints a process's signal mask, ignored signals, limits and descriptors.
+const PRINT_STATE: &str = "grep -E '^Sig(Blk|Ign)' /proc/self/status; ulimit -a; ulimit -Ha; \
                              for fd in /proc/self/fd/*; do \
                              n=${fd##*/}; [ \"$n\" -le 20 ] && echo \"$n\"; done; true";
 
 #[test]
-fn the_command_inherits_all_that_the_launcher_found() {
+fn the_command_inherits_the_state_that_the_launcher_found() {
     let server = Server::start(Front::Redis);
-    // perl sets the scene, since a shell cannot block signals: blocked USR1 and TERM, ignored PIPE,
-    // HUP and CHLD, a low soft limit, and descriptor 9.
+    // perl blocks USR1 and TERM, which a shell cannot do. Further: ignored PIPE, HUP and CHLD, a
+    // low soft limit, and descriptor 9.
     let scene = r#"
         use POSIX;
         POSIX::sigprocmask(SIG_BLOCK, POSIX::SigSet->new(SIGUSR1, SIGTERM));
@@ -199,10 +199,10 @@ fn the_command_inherits_all_that_the_launcher_found() {
             .run()
             .stdout
     };
-    let bare = run(&["sh", "-c", WHAT_IT_FOUND], "true");
+    let bare = run(&["sh", "-c", PRINT_STATE], "true");
     assert!(bare.contains("100") && bare.contains("\n9\n"), "{bare}");
     for enabled in ["true", "false"] {
-        assert_eq!(run(&[BINARY, "sh", "-c", WHAT_IT_FOUND], enabled), bare, "enabled: {enabled}");
+        assert_eq!(run(&[BINARY, "sh", "-c", PRINT_STATE], enabled), bare, "enabled: {enabled}");
     }
 }
 
@@ -218,13 +218,13 @@ fn closed_standard_streams_stay_closed_for_the_command() {
         );
         let ended = Launcher::of("sh", ["-c", &script]).env("STUNNEL_ENABLED", enabled).run();
         assert_eq!(ended.code(), 0);
-        // The redirection of the loop's own output is on descriptor 1.
+        // Descriptor 1 is the redirection of the loop's own output.
         assert_eq!(fs::read_to_string(&result).unwrap(), "1\n", "enabled: {enabled}");
     }
 }
 
 #[test]
-fn disabled_it_becomes_the_command_and_touches_nothing() {
+fn a_disabled_launcher_becomes_the_command() {
     for value in ["0", "false", "No", "OFF"] {
         let launcher = Launcher::script("echo $$; env; exit 6")
             .env("STUNNEL_ENABLED", value)
@@ -263,7 +263,7 @@ fn a_command_without_any_redis_url_runs_with_a_warning() {
 }
 
 #[test]
-fn a_session_without_a_terminal_is_no_obstacle() {
+fn the_launcher_works_in_a_session_without_a_terminal() {
     let mut command = Command::new(BINARY);
     command
         .args(["sh", "-c", "exit 3"])
@@ -288,7 +288,7 @@ fn the_launcher_dumps_no_core_and_the_command_may() {
 }
 
 #[test]
-fn every_descriptor_of_the_launchers_is_closed_on_exec() {
+fn the_command_gets_none_of_the_launchers_descriptors() {
     let server = Server::start(Front::Redis);
     let held = Launcher::hold(&server.url());
     let client = held.client();
@@ -300,7 +300,7 @@ fn every_descriptor_of_the_launchers_is_closed_on_exec() {
         let flags = info.lines().find_map(|line| line.strip_prefix("flags:\t")).unwrap();
         let flags = i32::from_str_radix(flags.trim(), 8).unwrap();
         let what = fs::read_link(format!("/proc/{pid}/fd/{number}")).unwrap();
-        // What the test itself left open for the launcher is the launcher's to pass on.
+        // COMMAND inherits the descriptors that the launcher has from this test.
         let inherited = fs::read_link(format!("/proc/{}/fd/{number}", command_of(pid))).ok();
         if number > 2 && inherited.as_ref() != Some(&what) {
             assert_ne!(flags & libc::O_CLOEXEC, 0, "{number}: {what:?}");

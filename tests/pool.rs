@@ -1,8 +1,8 @@
-//! Whatever the last user of a connection did, the next one finds what a new connection has: every
-//! command of the real Redis, with arguments made from its own descriptions.
+//! A connection's next user finds it like a new one, whatever the last user sent. The tests send
+//! every command of a real Redis, with arguments made from Redis's own descriptions.
 //!
 //! POOL_SEED repeats a run's choices. POOL_ROUNDS says how often each command is tried, and
-//! POOL_CONNECTIONS how many connections leave in a mess.
+//! POOL_VISITS how many users come one after the other.
 
 mod support;
 
@@ -10,10 +10,10 @@ use std::collections::BTreeMap;
 use std::env;
 use std::io::{self, BufRead, Write};
 use std::net::{Shutdown, TcpStream};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use fastrand::Rng;
 use start_stunnel::pool::commands;
 use start_stunnel::resp::replies::ReplyFramer;
 use support::launcher::{Held, Launcher};
@@ -24,15 +24,13 @@ use support::{PATIENCE, eventually, reset};
 
 /// How often each command is tried by default.
 const ROUNDS: u64 = 1;
-/// Connections that leave in a mess by default, of both modes together.
-const CONNECTIONS: u64 = 600;
-/// How long a reply is waited for that may never come. Whoever leaves before it has left early.
+/// Time to wait for a reply that may never come. A user who leaves before it leaves early.
 const GLANCE: Duration = Duration::from_millis(50);
-/// Users at a time, and how many come one after the other in each of their places.
+/// Users at a time, and by default how many follow one another in each place.
 const USERS: u64 = 8;
-const VISITS: u64 = 25;
+const VISITS: u64 = 60;
 
-/// Commands that would end the server or its other users if their arguments were left to chance.
+/// Commands with fixed arguments: random ones could end the server or disturb its other users.
 const TAMED: &[(&str, &[&str])] = &[
     ("acl|deluser", &["nobody"]),
     ("acl|setuser", &["somebody", "on"]),
@@ -48,47 +46,10 @@ const TAMED: &[(&str, &[&str])] = &[
     ("slaveof", &["NO", "ONE"]),
 ];
 
-/// What differs between new connections as well, or is of their memory only. And `multi`: Valkey
-/// 8.1 has it at 0 for good after a transaction, with or without a reset; EXEC is asked instead.
-const OWN: &[&str] = &[
-    "id",
-    "addr",
-    "laddr",
-    "fd",
-    "age",
-    "idle",
-    "qbuf",
-    "qbuf-free",
-    "argv-mem",
-    "multi",
-    "rbs",
-    "rbp",
-    "tot-mem",
-    "tot-net-in",
-    "tot-net-out",
-    "tot-cmds",
-    "cmd",
-    "lib-name",
-    "lib-ver",
-    "io-thread",
-];
-
-/// SplitMix64 (Steele, Lea and Flood, 2014): small, and the same everywhere.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % limit
-    }
-
-    fn one_of<'a, T>(&mut self, choices: &'a [T]) -> &'a T {
-        &choices[self.below(choices.len() as u64) as usize]
-    }
-}
+/// Fields of CLIENT INFO that differ between new connections, too, or are only about memory. And
+/// `multi`: in Valkey 8.1 it stays 0 after a transaction, even after a reset; EXEC is sent instead.
+const OWN: &str = "id addr laddr fd age idle qbuf qbuf-free argv-mem multi rbs rbp tot-mem \
+                   tot-net-in tot-net-out tot-cmds cmd lib-name lib-ver io-thread";
 
 fn number_of(variable: &str) -> Option<u64> {
     env::var(variable).ok().map(|text| text.parse().expect("a number"))
@@ -104,7 +65,7 @@ fn seed() -> u64 {
 
 // --- Commands ---------------------------------------------------------------------------------
 
-/// A field of a description: Redis has them as flat lists of names and values.
+/// A field of a description, which is a flat list of names and values.
 fn field<'a>(description: &'a Reply, name: &str) -> Option<&'a Reply> {
     let Reply::Array(fields) = description else { panic!("{description:?}") };
     fields.chunks(2).find(|pair| pair[0] == Reply::bulk(name)).map(|pair| &pair[1])
@@ -125,7 +86,7 @@ fn list(reply: Option<&Reply>) -> &[Reply] {
     }
 }
 
-/// Every command and subcommand with the description of its arguments.
+/// All commands and subcommands, with the descriptions of their arguments.
 fn descriptions(direct: &mut Client) -> BTreeMap<String, Vec<Reply>> {
     let Reply::Array(docs) = direct.ask(&["COMMAND", "DOCS"]) else { panic!("no docs") };
     let Reply::Array(listed) = direct.ask(&["COMMAND", "LIST"]) else { panic!("no list") };
@@ -142,10 +103,10 @@ fn descriptions(direct: &mut Client) -> BTreeMap<String, Vec<Reply>> {
     found
 }
 
-/// Adds words that an argument so described may be.
-fn add_argument(words: &mut Vec<String>, argument: &Reply, dice: &mut Dice) {
+/// Adds words that match the description of an argument.
+fn add_argument(words: &mut Vec<String>, argument: &Reply, dice: &mut Rng) {
     let flags: Vec<String> = list(field(argument, "flags")).iter().map(text).collect();
-    if flags.iter().any(|flag| flag == "optional") && dice.below(2) == 0 {
+    if flags.iter().any(|flag| flag == "optional") && dice.bool() {
         return;
     }
     if let Some(token) = field(argument, "token") {
@@ -155,28 +116,32 @@ fn add_argument(words: &mut Vec<String>, argument: &Reply, dice: &mut Dice) {
     let short = ["timeout", "milliseconds", "seconds"].contains(&name.as_str());
     match text(field(argument, "type").expect("a type")).as_str() {
         "pure-token" => {}
-        "oneof" => add_argument(words, dice.one_of(list(field(argument, "arguments"))), dice),
+        "oneof" => add_argument(words, one_of(list(field(argument, "arguments")), dice), dice),
         "block" => {
             for part in list(field(argument, "arguments")) {
                 add_argument(words, part, dice);
             }
         }
-        "key" => words.push(format!("key:{}", dice.below(4))),
+        "key" => words.push(format!("key:{}", dice.u64(..4))),
         "integer" if name == "numkeys" || name == "port" => words.push("1".into()),
         "integer" if short => words.push("10".into()),
-        "integer" => words.push(dice.below(5).to_string()),
+        "integer" => words.push(dice.u64(..5).to_string()),
         "double" => words.push("0.01".into()),
         "unix-time" => words.push("4102444800".into()),
         "pattern" => words.push("*".into()),
         _ if name == "script" => words.push("return redis.call('ping')".into()),
         _ if name == "host" => words.push("127.0.0.1".into()),
-        // A name is tried often enough to be the one that others have.
-        _ => words.push(format!("text:{}", dice.below(4))),
+        // Few names, so that users often have the same one.
+        _ => words.push(format!("text:{}", dice.u64(..4))),
     }
 }
 
-/// A request of this command.
-fn words_of(name: &str, arguments: &[Reply], dice: &mut Dice) -> Vec<String> {
+fn one_of<'a, T>(choices: &'a [T], dice: &mut Rng) -> &'a T {
+    &choices[dice.usize(..choices.len())]
+}
+
+/// A request with this command.
+fn words_of(name: &str, arguments: &[Reply], dice: &mut Rng) -> Vec<String> {
     let mut words: Vec<String> = name.split('|').map(str::to_owned).collect();
     match TAMED.iter().find(|(tamed, _)| *tamed == name) {
         Some((_, tame)) => words.extend(tame.iter().map(|word| (*word).to_owned())),
@@ -185,7 +150,7 @@ fn words_of(name: &str, arguments: &[Reply], dice: &mut Dice) -> Vec<String> {
     words
 }
 
-/// Whether a connection may have another user after this command.
+/// Whether a connection may be reused after this command.
 fn is_listed(name: &str) -> bool {
     let (command, subcommand) = name.split_once('|').unwrap_or((name, ""));
     commands::effect(command.as_bytes(), Some(subcommand.as_bytes()))
@@ -194,7 +159,7 @@ fn is_listed(name: &str) -> bool {
 
 // --- Users ------------------------------------------------------------------------------------
 
-/// How an app goes.
+/// How an app leaves.
 #[derive(Debug, Clone, Copy)]
 enum Leaving {
     Close,
@@ -209,18 +174,18 @@ fn leave(mut client: Client, how: Leaving) {
     match how {
         Leaving::Close => {}
         Leaving::HalfClose => {
-            // It may have been closed from the other end.
+            // The launcher may have closed it already.
             let _closed = stream.shutdown(Shutdown::Write);
             stream.set_read_timeout(Some(PATIENCE)).unwrap();
             let end = io::copy(&mut client.stream, &mut io::sink());
             let timed_out = |error: &io::Error| error.kind() == io::ErrorKind::WouldBlock;
-            assert!(!end.as_ref().is_err_and(timed_out), "its end is answered: {end:?}");
+            assert!(!end.as_ref().is_err_and(timed_out), "the launcher closes its side: {end:?}");
         }
         Leaving::Reset => reset(stream),
     }
 }
 
-/// Sends a request and reads one whole reply, of whatever version; `None` if none comes in time.
+/// Sends a request and reads one whole reply, in RESP2 or RESP3; `None` if none comes in time.
 fn ask_raw(client: &mut Client, words: &[String], patience: Duration) -> Option<Vec<u8>> {
     let words: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
     client.stream.get_mut().write_all(&request(&words)).ok()?;
@@ -243,37 +208,32 @@ fn ask_raw(client: &mut Client, words: &[String], patience: Duration) -> Option<
     }
 }
 
-/// What CLIENT INFO says that is of the connection's state.
+/// The connection's id, and its state according to CLIENT INFO.
 fn state(client: &mut Client) -> (String, String) {
     let info = text(&client.ask(&["CLIENT", "INFO"]));
     let fields: Vec<_> =
         info.split_whitespace().map(|pair| pair.split_once('=').unwrap()).collect();
     let id = fields.iter().find(|(name, _)| *name == "id").expect("an id").1.to_owned();
-    let is_state = |(name, _): &&(&str, &str)| !OWN.contains(name);
+    let is_state = |(name, _): &&(&str, &str)| !OWN.split(' ').any(|own| own == *name);
     let state: Vec<_> =
         fields.iter().filter(is_state).map(|(name, value)| format!("{name}={value}")).collect();
     (id, state.join(" "))
 }
 
-/// A new user finds what a new connection has, and gets its own replies alone. Says which
-/// connection it had.
+/// Asserts that a user finds the state of a new connection, and gets only its own replies. Returns
+/// the connection's id.
 #[track_caller]
-fn finds_a_new_connection(
-    client: &mut Client,
-    direct: &mut Client,
-    mark: &str,
-    expected: &str,
-) -> String {
+fn assert_like_new(client: &mut Client, direct: &mut Client, mark: &str, expected: &str) -> String {
     assert_eq!(
         client.ask(&["GET", mark]),
         Reply::line("-NOAUTH Authentication required."),
-        "not logged in, no database, no protocol of another"
+        "nobody is logged in, and the protocol is RESP2"
     );
     assert_eq!(client.ask(&["AUTH", PASSWORD]), Reply::line("+OK"));
     let (id, state) = state(client);
     assert_eq!(state, expected);
     assert_eq!(client.ask(&["EXEC"]), Reply::line("-ERR EXEC without MULTI"));
-    // Nobody watches for it.
+    // Changes of keys and published messages reach no earlier user's WATCH or subscription.
     assert_eq!(client.ask(&["MULTI"]), Reply::line("+OK"));
     assert_eq!(client.ask(&["ECHO", mark]), Reply::line("+QUEUED"));
     for key in 0..4 {
@@ -287,11 +247,11 @@ fn finds_a_new_connection(
     client.send(&["ECHO", "last"]);
     assert_eq!(client.reply().unwrap(), Reply::bulk(mark));
     assert_eq!(client.reply().unwrap(), Reply::bulk("last"));
-    assert!(client.stream.buffer().is_empty(), "nobody else's");
+    assert!(client.stream.buffer().is_empty(), "another user's reply");
     id
 }
 
-/// The connections by TLS that are in use, and those that wait for a user, by their ids.
+/// The ids of the launcher's connections: those in use, and the idle ones.
 fn in_use_and_kept(server: &Server, direct: &mut Client) -> (Vec<String>, Vec<String>) {
     let clients = text(&direct.ask(&["CLIENT", "LIST"]));
     let by_tls = format!(":{} ", server.tls_port());
@@ -304,7 +264,7 @@ fn in_use_and_kept(server: &Server, direct: &mut Client) -> (Vec<String>, Vec<St
     (in_use, kept)
 }
 
-fn wait_until_nobody_is_there(server: &Server, direct: &mut Client, after: &str) {
+fn wait_until_none_is_in_use(server: &Server, direct: &mut Client, after: &str) {
     eventually(&format!("the user of {after} has left"), || {
         in_use_and_kept(server, direct).0.is_empty().then_some(())
     });
@@ -316,7 +276,7 @@ fn hold(server: &Server, pool: &str) -> Held {
         .start_held()
 }
 
-/// How many app connections got a used connection, and how many a new one of the pool's.
+/// How many app connections got a reused connection from the pool, and how many a new one.
 fn reused_and_new(held: &Held) -> (f64, f64) {
     let page = StatusPage::of(held.running.pid(), &[held.port]);
     let count = |result: &str| {
@@ -326,7 +286,7 @@ fn reused_and_new(held: &Held) -> (f64, f64) {
     (count("reused"), count("new"))
 }
 
-/// What a new connection has, seen without the launcher.
+/// The state of a new connection without the launcher.
 fn new_state(server: &Server) -> String {
     state(&mut server.direct()).1
 }
@@ -334,7 +294,7 @@ fn new_state(server: &Server) -> String {
 #[test]
 fn no_command_leaves_anything_for_the_next_user() {
     for pool in ["on", "auto"] {
-        let mut dice = Dice(seed());
+        let mut dice = Rng::with_seed(seed());
         let server = Server::start(Front::Redis);
         let mut direct = server.direct();
         let commands = descriptions(&mut direct);
@@ -348,229 +308,155 @@ fn no_command_leaves_anything_for_the_next_user() {
                 let how = LEAVINGS[(index + round as usize) % LEAVINGS.len()];
                 let words = words_of(name, arguments, &mut dice);
                 let listed = is_listed(name);
-                let told = format!("{words:?}, {how:?}, {pool}");
-                println!("{told}");
+                let scene = format!("{words:?}, {how:?}, {pool}");
+                println!("{scene}");
 
                 let mut user = held.client();
                 let patience = if listed { PATIENCE } else { GLANCE };
                 let reply = ask_raw(&mut user, &words, patience);
-                assert!(reply.is_some() || !listed, "no reply: {told}");
+                assert!(reply.is_some() || !listed, "no reply: {scene}");
                 let ids = in_use_and_kept(&server, &mut direct).0;
                 leave(user, how);
-                wait_until_nobody_is_there(&server, &mut direct, &told);
+                wait_until_none_is_in_use(&server, &mut direct, &scene);
                 page.wait_until_all_is_idle();
 
                 let mark = format!("mark-{round}-{index}");
                 let mut next = held.open();
-                let id = finds_a_new_connection(&mut next, &mut direct, &mark, &expected);
+                let id = assert_like_new(&mut next, &mut direct, &mark, &expected);
                 leave(next, Leaving::Close);
-                wait_until_nobody_is_there(&server, &mut direct, &told);
+                wait_until_none_is_in_use(&server, &mut direct, &scene);
                 page.wait_until_all_is_idle();
                 let is_reused = ids.contains(&id);
-                assert!(!is_reused || listed, "reused after {told}");
+                assert!(!is_reused || listed, "reused after {scene}");
                 reused += usize::from(is_reused);
                 reusable += usize::from(listed);
                 tried += 1;
             }
         }
         println!("{pool}: {tried} commands, {reusable} of them harmless; reused after {reused}");
-        // Under `auto`, the first users have a plain tunnel.
+        // Under `auto`, the tunnel begins without the pool.
         let least = if pool == "on" { 9 } else { 7 };
         assert!(reused * 10 >= reusable * least, "reused after {reused} of {reusable}");
     }
 }
 
-/// What a user may leave behind.
-#[derive(Debug, Clone, Copy)]
-enum Mess {
-    Multi,
-    Watch,
-    Select,
-    Subscribe,
-    Tracking,
-    Hello3,
-    ReplySkip,
-    HalfARequest,
-    Blpop,
-    /// A reply that has not been read.
-    Echo,
-}
-
-const MESSES: [Mess; 10] = [
-    Mess::Multi,
-    Mess::Watch,
-    Mess::Select,
-    Mess::Subscribe,
-    Mess::Tracking,
-    Mess::Hello3,
-    Mess::ReplySkip,
-    Mess::HalfARequest,
-    Mess::Blpop,
-    Mess::Echo,
+/// Conversations that a user breaks off: requests whose replies are read, and one whose reply is
+/// not read, or of which only a part is sent.
+const MESSES: [(&[&str], &str); 9] = [
+    (&["MULTI", "SET lost x"], ""),
+    (&["WATCH key:0"], ""),
+    (&["SELECT 7"], ""),
+    (&["SUBSCRIBE text:0"], ""),
+    (&["HELLO 3", "CLIENT TRACKING on BCAST"], ""),
+    (&["HELLO 3"], ""),
+    (&[], "CLIENT REPLY SKIP"),
+    (&[], "BLPOP nothing 0"),
+    (&[], "ECHO unread"),
 ];
 
-/// Sends what leaves the mess behind. The launcher may have noticed the end of Redis meanwhile.
-fn make(mess: Mess, user: &mut Client, mark: &str, dice: &mut Dice) {
-    let patience = if dice.below(2) == 0 { PATIENCE } else { Duration::from_micros(1) };
-    let mut ask = |words: &[&str]| {
-        let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
-        ask_raw(user, &words, patience)
+/// Breaks a conversation off. The launcher may close the connection meanwhile.
+fn leave_in_a_mess(mut user: Client, dice: &mut Rng) {
+    let patience = if dice.bool() { PATIENCE } else { Duration::from_micros(1) };
+    let (asked, sent) = *one_of(&MESSES, dice);
+    for asked in asked {
+        let words: Vec<_> = asked.split(' ').map(str::to_owned).collect();
+        if ask_raw(&mut user, &words, patience).is_none() {
+            break;
+        }
+    }
+    if !sent.is_empty() {
+        let whole = request(&sent.split(' ').map(str::as_bytes).collect::<Vec<_>>());
+        let end = if dice.bool() { whole.len() } else { dice.usize(1..whole.len()) };
+        let _gone = user.stream.get_mut().write_all(&whole[..end]);
+    }
+    // After a half-close, a blocked command would wait forever.
+    let how = match sent.starts_with("BLPOP") {
+        true => Leaving::Reset,
+        false => *one_of(&LEAVINGS, dice),
     };
-    let _whether_answered = match mess {
-        Mess::Multi => ask(&["MULTI"]).and_then(|_| ask(&["SET", "lost", mark])),
-        Mess::Watch => ask(&["WATCH", "key:0"]),
-        Mess::Select => ask(&["SELECT", "7"]),
-        Mess::Subscribe => ask(&["SUBSCRIBE", "text:0"]),
-        Mess::Tracking => {
-            ask(&["HELLO", "3"]).and_then(|_| ask(&["CLIENT", "TRACKING", "on", "BCAST"]))
-        }
-        Mess::Hello3 => ask(&["HELLO", "3"]),
-        Mess::ReplySkip => {
-            // The reply to the next request is left out.
-            let skip = request(&[b"CLIENT", b"REPLY", b"SKIP"]);
-            user.stream.get_mut().write_all(&skip).ok().map(|()| Vec::new())
-        }
-        Mess::HalfARequest => {
-            let whole = request(&[b"ECHO", mark.as_bytes()]);
-            let end = 1 + dice.below(whole.len() as u64 - 1) as usize;
-            user.stream.get_mut().write_all(&whole[..end]).ok().map(|()| Vec::new())
-        }
-        Mess::Blpop => {
-            let blocking = request(&[b"BLPOP", b"nothing", b"0"]);
-            user.stream.get_mut().write_all(&blocking).ok().map(|()| Vec::new())
-        }
-        Mess::Echo => {
-            let echo = request(&[b"ECHO", mark.as_bytes()]);
-            user.stream.get_mut().write_all(&echo).ok().map(|()| Vec::new())
-        }
-    };
+    leave(user, how);
 }
 
-/// One user: leaves in a mess, or finds a new connection.
-fn visit(server: &Server, held: &Held, direct: &mut Client, mark: &str, dice: &mut Dice) {
+/// Sends some random commands, checks that their replies are the user's own, and leaves.
+fn leave_after_random_commands(
+    mut user: Client,
+    commands: &[(String, Vec<Reply>)],
+    mark: &str,
+    dice: &mut Rng,
+) {
+    let is_known = (0..dice.u64(..6)).all(|_| {
+        let (name, arguments) = one_of(commands, dice);
+        let words = words_of(name, arguments, dice);
+        // After any other command, the next replies are unpredictable.
+        let is_known = is_listed(name) && !["hello", "reset"].contains(&name.as_str());
+        let patience = if is_known { PATIENCE } else { GLANCE };
+        let reply = ask_raw(&mut user, &words, patience);
+        assert!(reply.is_some() || !is_known, "{words:?}");
+        is_known
+    });
+    if is_known {
+        let echo = ["ECHO", mark].map(str::to_owned);
+        let reply = ask_raw(&mut user, &echo, PATIENCE).expect("a reply");
+        let reply = String::from_utf8_lossy(&reply).into_owned();
+        // In a transaction, ECHO is queued.
+        assert!(reply.contains(mark) || reply == "+QUEUED\r\n", "{reply}");
+    }
+    leave(user, *one_of(&LEAVINGS, dice));
+}
+
+/// One user, who checks the connection, breaks a conversation off, or sends random commands.
+fn visit(
+    (server, held): (&Server, &Held),
+    direct: &mut Client,
+    commands: &[(String, Vec<Reply>)],
+    mark: &str,
+    dice: &mut Rng,
+) {
     let mut user = held.open();
-    if dice.below(4) == 0 {
-        finds_a_new_connection(&mut user, direct, mark, &new_state(server));
-        leave(user, Leaving::Close);
-        return;
+    if dice.u64(..4) == 0 {
+        assert_like_new(&mut user, direct, mark, &new_state(server));
+        return leave(user, Leaving::Close);
     }
     let refused = Reply::line("-NOAUTH Authentication required.");
     assert_eq!(user.ask(&["GET", mark]), refused);
     assert_eq!(user.ask(&["AUTH", PASSWORD]), Reply::line("+OK"));
     assert_eq!(user.ask(&["ECHO", mark]), Reply::bulk(mark));
-    let mess = *dice.one_of(&MESSES);
-    make(mess, &mut user, mark, dice);
-    // Who half-closes while Redis blocks would wait forever.
-    let how = match mess {
-        Mess::Blpop => Leaving::Reset,
-        _ => *dice.one_of(&LEAVINGS),
-    };
-    leave(user, how);
+    match dice.bool() {
+        true => leave_in_a_mess(user, dice),
+        false => leave_after_random_commands(user, commands, mark, dice),
+    }
 }
 
 #[test]
-fn mixed_leavers_leave_nothing_for_the_next_user() {
+fn concurrent_users_leave_nothing_for_each_other() {
     let seed = seed();
-    let all = number_of("POOL_CONNECTIONS").unwrap_or(CONNECTIONS);
+    let visits = number_of("POOL_VISITS").unwrap_or(VISITS);
     for pool in ["on", "auto"] {
         let server = Server::start(Front::Redis);
+        // Commands that change the state of other users, or stop all users.
+        let is_wild = |name: &str| {
+            let wild =
+                ["sync", "psync", "client|pause", "swapdb", "bgsave", "bgrewriteaof", "save"];
+            wild.contains(&name) || name.starts_with("acl|") || name.starts_with("config|")
+        };
+        let commands = descriptions(&mut server.direct()).into_iter();
+        let commands: Vec<_> = commands.filter(|(name, _)| !is_wild(name)).collect();
         let held = hold(&server, pool);
         thread::scope(|scope| {
             for place in 0..USERS {
-                let (server, held) = (&server, &held);
+                let (server, held, commands) = (&server, &held, &commands);
                 scope.spawn(move || {
-                    let mut dice = Dice(seed.wrapping_add(place));
+                    let mut dice = Rng::with_seed(seed.wrapping_add(place));
                     let mut direct = server.direct();
-                    for number in 0..all / USERS / 2 {
+                    for number in 0..visits {
                         let mark = format!("mark-{place}-{number}");
-                        visit(server, held, &mut direct, &mark, &mut dice);
+                        visit((server, held), &mut direct, commands, &mark, &mut dice);
                     }
                 });
             }
         });
         let (reused, new) = reused_and_new(&held);
-        println!("{pool}: {} connections; the pool made {new} and reused {reused}", all / 2);
+        println!("{pool}: the pool made {new} connections and reused {reused}");
         assert!(reused > 0.0, "{pool}");
-    }
-}
-
-#[test]
-fn concurrent_users_get_their_own_replies_alone() {
-    for pool in ["on", "auto"] {
-        concurrent_users(pool);
-    }
-}
-
-fn concurrent_users(pool: &str) {
-    let seed = seed();
-    let server = Server::start(Front::Redis);
-    let mut direct = server.direct();
-    let commands: Vec<_> = descriptions(&mut direct).into_iter().collect();
-    // These would change the other users' state, or stop all of them.
-    let is_wild = |name: &str| {
-        let wild = ["sync", "psync", "client|pause", "swapdb", "bgsave", "bgrewriteaof", "save"];
-        wild.contains(&name) || name.starts_with("acl|") || name.starts_with("config|")
-    };
-    let commands: Vec<_> = commands.iter().filter(|(name, _)| !is_wild(name)).collect();
-    let expected = new_state(&server);
-    let held = hold(&server, pool);
-    let visits = AtomicUsize::new(0);
-    thread::scope(|scope| {
-        for place in 0..USERS {
-            let (server, held, expected) = (&server, &held, &expected);
-            let (commands, visits) = (&commands, &visits);
-            scope.spawn(move || {
-                let mut dice = Dice(seed.wrapping_add(place));
-                let mut direct = server.direct();
-                for visit in 0..VISITS * number_of("POOL_ROUNDS").unwrap_or(ROUNDS) {
-                    let mark = format!("mark-{place}-{visit}");
-                    let mut user = held.open();
-                    if dice.below(4) == 0 {
-                        finds_a_new_connection(&mut user, &mut direct, &mark, expected);
-                    } else {
-                        send_at_random(&mut user, commands, &mark, &mut dice);
-                    }
-                    leave(user, *dice.one_of(&LEAVINGS));
-                    visits.fetch_add(1, Ordering::Relaxed);
-                }
-            });
-        }
-    });
-    println!("{pool}: {} visits", visits.into_inner());
-}
-
-/// Logs in and sends some commands. As long as their replies are known, they are the user's own.
-fn send_at_random(
-    user: &mut Client,
-    commands: &[&(String, Vec<Reply>)],
-    mark: &str,
-    dice: &mut Dice,
-) {
-    let refused = Reply::line("-NOAUTH Authentication required.");
-    assert_eq!(user.ask(&["GET", mark]), refused);
-    assert_eq!(user.ask(&["AUTH", PASSWORD]), Reply::line("+OK"));
-    for _ in 0..dice.below(6) {
-        let (name, arguments) = *dice.one_of(commands);
-        let words = words_of(name, arguments, dice);
-        // After any other command, the replies are no longer known.
-        let is_known = is_listed(name) && !["hello", "reset"].contains(&name.as_str());
-        let patience = if is_known { PATIENCE } else { GLANCE };
-        let reply = ask_raw(user, &words, patience);
-        if !is_known {
-            return;
-        }
-        assert!(reply.is_some(), "{words:?}");
-    }
-    let echo = ["ECHO", mark].map(str::to_owned);
-    let reply = ask_raw(user, &echo, PATIENCE).expect("a reply");
-    let reply = String::from_utf8_lossy(&reply).into_owned();
-    // In a transaction it is queued.
-    assert!(reply.contains(mark) || reply == "+QUEUED\r\n", "{reply}");
-    if dice.below(4) == 0 {
-        // Half a request, or a whole one whose reply is owed.
-        let last = request(&[b"ECHO", mark.as_bytes()]);
-        let end = dice.below(last.len() as u64 + 1) as usize;
-        // Redis may be gone by then.
-        let _gone = user.stream.get_mut().write_all(&last[..end]);
     }
 }

@@ -1,4 +1,4 @@
-//! When `--pool` pools: `off`, `on` and `auto`, and how many idle connections stay.
+//! The modes of `--pool`: when the pool is on, and how many idle connections stay.
 
 mod support;
 
@@ -8,11 +8,13 @@ use std::time::Duration;
 
 use support::launcher::{HOLD, Held, Launcher};
 use support::resp::{Client, Reply};
-use support::servers::{Front, Server, accepted, calls, clients, connections, idle_connections};
+use support::servers::{
+    Front, Options, Server, accepted, calls, clients, connections, idle_connections,
+};
 use support::status::StatusPage;
 use support::{eventually, faketime};
 
-/// Short connections that switch the pool on under `auto`.
+/// Number of short connections that switch the pool on under `auto`.
 const MANY: usize = 16;
 
 fn hold(server: &Server, settings: &[(&str, &str)]) -> Held {
@@ -23,13 +25,18 @@ fn one_request(held: &Held) {
     assert_eq!(held.client().ask(&["ECHO", "short"]), Reply::bulk("short"));
 }
 
-/// `RESET` and `PING` that Redis has executed. No app of these tests sends one.
+/// How often Redis has executed `RESET` and `PING`. Only the launcher sends them in these tests.
 fn own_commands(direct: &mut Client) -> usize {
     calls(direct, "reset") + calls(direct, "ping")
 }
 
-/// Connects frequently enough that `auto` switches the pool on, beside `others` that stay open.
-fn engage(held: &Held, direct: &mut Client, others: usize) {
+/// Waits until the launcher has no connection to Redis.
+fn wait_until_all_are_closed(direct: &mut Client) {
+    eventually("all connections are closed", || (connections(direct) == 0).then_some(()));
+}
+
+/// Makes short connections until `auto` switches the pool on, while `others` stay open.
+fn switch_pool_on(held: &Held, direct: &mut Client, others: usize) {
     eventually("the pool is on", || {
         one_request(held);
         let kept = eventually("it has ended", || {
@@ -41,7 +48,7 @@ fn engage(held: &Held, direct: &mut Client, others: usize) {
 }
 
 #[test]
-fn off_never_sends_a_command_of_its_own() {
+fn off_never_adds_a_command() {
     let server = Server::start(Front::Redis);
     let mut direct = server.direct();
     let pings = own_commands(&mut direct);
@@ -49,7 +56,7 @@ fn off_never_sends_a_command_of_its_own() {
     let held = hold(&server, &[("STUNNEL_POOL", "off")]);
     (0..2 * MANY).for_each(|_| one_request(&held));
     assert_eq!(accepted(&mut direct) - before, 2 * MANY, "each app has its own connection");
-    eventually("nothing is kept", || (connections(&mut direct) == 0).then_some(()));
+    wait_until_all_are_closed(&mut direct);
     assert_eq!(own_commands(&mut direct), pings);
     assert!(!held.finish().stderr.contains("at=pool-"));
 }
@@ -64,12 +71,12 @@ fn auto_pools_after_sixteen_short_connections() {
     let page = StatusPage::of(held.running.pid(), &[held.port]);
     for _ in 0..MANY {
         one_request(&held);
-        eventually("it has ended", || (connections(&mut direct) == 0).then_some(()));
+        wait_until_all_are_closed(&mut direct);
     }
     assert_eq!(accepted(&mut direct) - before, MANY);
     assert_eq!(own_commands(&mut direct), pings, "a plain tunnel until then");
-    engage(&held, &mut direct, 0);
-    // Redis has reset a connection before the launcher knows.
+    switch_pool_on(&held, &mut direct, 0);
+    // Redis resets a connection slightly before the launcher counts it as idle.
     page.wait_until_all_is_idle();
     let made = accepted(&mut direct);
     assert!(made - before <= MANY + 2, "the pool is on from the next connection on");
@@ -81,44 +88,44 @@ fn auto_pools_after_sixteen_short_connections() {
     assert_eq!(accepted(&mut direct), made, "one connection serves them all");
 }
 
-#[test]
-fn auto_leaves_long_lived_connections_alone() {
+/// Asserts that the pool stays off under `auto` while `apps` run.
+fn assert_auto_stays_off(apps: impl Fn(&Held, &mut Client)) {
     let server = Server::start(Front::Redis);
     let mut direct = server.direct();
     let pings = own_commands(&mut direct);
     let held = hold(&server, &[]);
-    let mut staying: Vec<Client> = (0..3).map(|_| held.client()).collect();
-    for round in 0..100 {
-        for app in &mut staying {
-            let text = round.to_string();
-            assert_eq!(app.ask(&["ECHO", &text]), Reply::bulk(&text));
-        }
-    }
-    // A few short connections beside them, as a release task or a console makes.
-    (1..MANY).for_each(|_| one_request(&held));
-    drop(staying);
-    eventually("all have ended", || (connections(&mut direct) == 0).then_some(()));
+    apps(&held, &mut direct);
+    wait_until_all_are_closed(&mut direct);
     assert_eq!(own_commands(&mut direct), pings);
+}
+
+#[test]
+fn auto_leaves_long_lived_connections_alone() {
+    assert_auto_stays_off(|held, _| {
+        let mut staying: Vec<Client> = (0..3).map(|_| held.client()).collect();
+        for round in 0..100 {
+            for app in &mut staying {
+                let text = round.to_string();
+                assert_eq!(app.ask(&["ECHO", &text]), Reply::bulk(&text));
+            }
+        }
+        // At the same time a few short connections, as a release task or a console makes them.
+        (1..MANY).for_each(|_| one_request(held));
+    });
 }
 
 #[test]
 fn auto_does_not_count_connections_without_an_answer() {
-    let server = Server::start(Front::Redis);
-    let mut direct = server.direct();
-    let pings = own_commands(&mut direct);
-    let held = hold(&server, &[]);
-    for _ in 0..2 * MANY {
-        // A port scan, or a health check that only connects.
-        drop(held.open());
-    }
-    eventually("all have ended", || (connections(&mut direct) == 0).then_some(()));
-    (0..2).for_each(|_| one_request(&held));
-    eventually("all have ended", || (connections(&mut direct) == 0).then_some(()));
-    assert_eq!(own_commands(&mut direct), pings);
+    assert_auto_stays_off(|held, direct| {
+        // As a port scan does, or a health check that only connects.
+        (0..2 * MANY).for_each(|_| drop(held.open()));
+        wait_until_all_are_closed(direct);
+        (0..2).for_each(|_| one_request(held));
+    });
 }
 
 #[test]
-fn a_connection_keeps_the_mode_that_it_began_with() {
+fn a_connection_keeps_the_mode_it_began_with() {
     let server = Server::start(Front::Redis);
     let mut direct = server.direct();
     let held = hold(&server, &[]);
@@ -127,7 +134,7 @@ fn a_connection_keeps_the_mode_that_it_began_with() {
     let list = clients(&mut direct);
     let line = list.lines().find(|line| line.contains(" name=early ")).expect("a line");
     let id = line.split(' ').next().unwrap().to_owned();
-    engage(&held, &mut direct, 1);
+    switch_pool_on(&held, &mut direct, 1);
     drop(early);
     eventually("its connection is closed, not kept", || {
         (!clients(&mut direct).lines().any(|line| line.starts_with(&format!("{id} "))))
@@ -148,21 +155,21 @@ fn auto_switches_off_after_a_minute_without_short_connections() {
         .env("LD_PRELOAD", library)
         .env("FAKETIME_TIMESTAMP_FILE", &clock)
         .env("FAKETIME_NO_CACHE", "1")
-        // The library reads the file from inside the launcher.
+        // libfaketime reads the file from inside the launcher.
         .env("STUNNEL_SANDBOX", "off")
         .start_held();
-    engage(&held, &mut direct, 0);
+    switch_pool_on(&held, &mut direct, 0);
     fs::write(&clock, "+61s").unwrap();
-    eventually("idle connections are closed", || (connections(&mut direct) == 0).then_some(()));
+    wait_until_all_are_closed(&mut direct);
     let resets = calls(&mut direct, "reset");
     for _ in 0..3 {
         one_request(&held);
-        eventually("it has ended", || (connections(&mut direct) == 0).then_some(()));
+        wait_until_all_are_closed(&mut direct);
     }
     assert_eq!(calls(&mut direct, "reset"), resets, "a plain tunnel again");
 }
 
-/// Apps that connect, send a request each, and leave together.
+/// `count` apps connect, send one request each, and leave together.
 fn burst(held: &Held, count: usize) {
     let mut apps: Vec<Client> = (0..count).map(|_| held.client()).collect();
     for app in &mut apps {
@@ -170,21 +177,25 @@ fn burst(held: &Held, count: usize) {
     }
 }
 
-/// Further idle connections stay for a second; this is that second and more.
+/// More than the second after which surplus idle connections close.
 const LONGER: Duration = Duration::from_millis(1_500);
 
 #[test]
 fn two_idle_connections_stay_after_a_burst() {
-    let server = Server::start(Front::Redis);
+    // A plan of 30 connections, of which another process needs 20 (one is the test's own).
+    let options = Options { words: &["--maxclients", "30"], ..Options::default() };
+    let server = Server::start_with(Front::Redis, options);
     let mut direct = server.direct();
     let before = accepted(&mut direct);
     let held = hold(&server, &[("STUNNEL_POOL", "on")]);
-    // One comes back long before the others.
+    // One connection is idle long before the others.
     burst(&held, 1);
     eventually("it comes back", || (idle_connections(&mut direct) == 1).then_some(()));
-    burst(&held, 20);
-    assert_eq!(accepted(&mut direct) - before, 20, "as many as were needed at once");
+    burst(&held, 25);
+    assert_eq!(accepted(&mut direct) - before, 25, "as many as were needed at once");
     eventually("two stay", || (connections(&mut direct) == 2).then_some(()));
+    let mut others: Vec<Client> = (0..20).map(|_| server.direct()).collect();
+    assert!(others.iter_mut().all(|other| other.ask(&["ECHO", "mine"]) == Reply::bulk("mine")));
     thread::sleep(LONGER);
     assert_eq!(idle_connections(&mut direct), 2);
 }
@@ -198,22 +209,4 @@ fn with_a_limit_all_idle_connections_stay() {
     eventually("all come back", || (idle_connections(&mut direct) == 6).then_some(()));
     thread::sleep(LONGER);
     assert_eq!(idle_connections(&mut direct), 6);
-}
-
-#[test]
-fn idle_connections_leave_other_processes_their_share() {
-    // A plan of 30 that another process needs 20 of, after a burst of 25 (one is the test's own).
-    let server = Server::start_with(
-        Front::Redis,
-        support::servers::Options {
-            words: &["--maxclients", "30"],
-            ..support::servers::Options::default()
-        },
-    );
-    let mut direct = server.direct();
-    let held = hold(&server, &[("STUNNEL_POOL", "on")]);
-    burst(&held, 25);
-    eventually("the burst is over", || (connections(&mut direct) == 2).then_some(()));
-    let mut others: Vec<Client> = (0..20).map(|_| server.direct()).collect();
-    assert!(others.iter_mut().all(|other| other.ask(&["ECHO", "mine"]) == Reply::bulk("mine")));
 }

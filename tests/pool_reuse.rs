@@ -1,4 +1,4 @@
-//! `--pool on` with a real Redis: who gets a used connection, and what the next user finds on it.
+//! `--pool on` with a real Redis: which connections are reused, and by whom.
 
 mod support;
 
@@ -30,7 +30,7 @@ fn wait_for_idle(direct: &mut Client, count: usize) {
     });
 }
 
-/// A launcher that keeps one idle connection.
+/// A launcher with one idle connection.
 fn warm(server: &Server, direct: &mut Client) -> Held {
     let held = hold(&server.url());
     one_request(&held);
@@ -38,7 +38,7 @@ fn warm(server: &Server, direct: &mut Client) -> Held {
     held
 }
 
-/// A Redis without a password, and the URL to it.
+/// A Redis without a password, a direct client, and the URL.
 fn without_password() -> (Server, Client, String) {
     let server = Server::start(Front::Redis);
     let mut direct = server.direct();
@@ -71,7 +71,7 @@ fn apps_one_after_another_share_one_connection() {
             }
             drop(app);
             wait_for_idle(&mut direct, 1);
-            // Redis has reset the connection before the launcher knows.
+            // Redis resets the connection slightly before the launcher counts it as idle.
             page.wait_until_all_is_idle();
         }
         assert_eq!(accepted(&mut direct) - before, 1, "{front:?}");
@@ -82,81 +82,7 @@ fn apps_one_after_another_share_one_connection() {
 }
 
 #[test]
-fn the_next_user_finds_what_a_new_connection_has() {
-    let server = Server::start(Front::Redis);
-    let mut direct = server.direct();
-    let held = warm(&server, &mut direct);
-    let pasts: [&[&[&str]]; 7] = [
-        &[&["SELECT", "3"]],
-        &[&["MULTI"], &["SET", "key", "lost"]],
-        &[&["WATCH", "key"]],
-        &[&["CLIENT", "SETNAME", "gone"]],
-        &[&["HELLO", "3"]],
-        &[&["READONLY"]],
-        &[&["MULTI"], &["SELECT", "5"], &["EXEC"], &["HELLO", "3"]],
-    ];
-    let before = accepted(&mut direct);
-    for past in pasts {
-        let mut app = held.client();
-        for request in past {
-            app.send(request);
-            if request[0] == "HELLO" {
-                read_map(&mut app);
-            } else {
-                app.reply().unwrap();
-            }
-        }
-        drop(app);
-        wait_for_idle(&mut direct, 1);
-        let mut next = held.open();
-        let refused = next.ask(&["GET", "key"]);
-        assert!(matches!(&refused, Reply::Line(line) if line.starts_with("-NOAUTH")), "{past:?}");
-        assert_eq!(next.ask(&["AUTH", PASSWORD]), Reply::line("+OK"));
-        assert_eq!(next.ask(&["GET", "key"]), Reply::Nil, "{past:?}");
-        assert_eq!(next.ask(&["CLIENT", "GETNAME"]), Reply::Nil, "{past:?}");
-        assert_eq!(next.ask(&["MULTI"]), Reply::line("+OK"));
-        assert_eq!(next.ask(&["EXEC"]), Reply::Array(vec![]), "{past:?}");
-        drop(next);
-        wait_for_idle(&mut direct, 1);
-    }
-    assert_eq!(accepted(&mut direct), before, "all of them had the same connection");
-}
-
-/// Reads the reply to `HELLO 3`, which ends with an empty list of modules.
-fn read_map(app: &mut Client) {
-    let mut reply = Vec::new();
-    while !reply.ends_with(b"modules\r\n*0\r\n") {
-        let read = app.stream.read_until(b'\n', &mut reply).unwrap();
-        assert!(read > 0, "{}", String::from_utf8_lossy(&reply));
-    }
-}
-
-#[test]
-fn a_connection_that_keeps_traces_is_not_reused() {
-    let server = Server::start(Front::Redis);
-    let mut direct = server.direct();
-    let held = warm(&server, &mut direct);
-    let pasts: [&[&str]; 7] = [
-        &["SUBSCRIBE", "channel"],
-        &["CLIENT", "ID"],
-        &["CLIENT", "NO-EVICT", "on"],
-        &["CLIENT", "TRACKING", "on"],
-        &["SCRIPT", "DEBUG", "YES"],
-        &["CLIENT", "REPLY", "ON"],
-        &["NO", "SUCH", "COMMAND"],
-    ];
-    for past in pasts {
-        let before = accepted(&mut direct);
-        held.client().ask(past);
-        eventually("it is closed", || (connections(&mut direct) == 0).then_some(()));
-        one_request(&held);
-        wait_for_idle(&mut direct, 1);
-        assert_eq!(accepted(&mut direct) - before, 1, "{past:?}");
-    }
-}
-
-#[test]
-fn a_blocked_command_ends_with_its_app() {
+fn a_blocked_command_ends_when_its_app_resets() {
     let server = Server::start(Front::Redis);
     let mut direct = server.direct();
     let held = warm(&server, &mut direct);
@@ -186,7 +112,7 @@ fn half_a_request_never_meets_another_users_request() {
 }
 
 #[test]
-fn a_replica_is_served_on_a_used_connection() {
+fn a_replica_can_use_a_reused_connection() {
     let (_server, mut direct, url) = without_password();
     let held = hold(&url);
     for request in [&["PSYNC", "?", "-1"][..], &["SYNC"]] {
@@ -195,14 +121,14 @@ fn a_replica_is_served_on_a_used_connection() {
         let before = accepted(&mut direct);
         let mut replica = held.open();
         replica.send(request);
-        // Empty lines come first, while Redis makes the snapshot.
+        // Redis sends empty lines first, while it makes the snapshot.
         let begins = eventually("an answer", || {
             let mut line = String::new();
             replica.stream.read_line(&mut line).unwrap();
             (!line.trim().is_empty()).then_some(line)
         });
         assert!(begins.starts_with("+FULLRESYNC ") || begins.starts_with('$'), "{begins:?}");
-        assert_eq!(accepted(&mut direct), before, "it was used before");
+        assert_eq!(accepted(&mut direct), before, "no new connection was made");
     }
 }
 
@@ -247,7 +173,7 @@ fn an_idle_connection_that_redis_has_closed_is_replaced() {
     let held = warm(&server, &mut direct);
     for round in 0..20 {
         wait_for_idle(&mut direct, 1);
-        // At different moments before the app comes.
+        // The time between the kill and the app's request differs in each round.
         for _ in 0..round {
             direct.ask(&["PING"]);
         }
@@ -267,7 +193,7 @@ fn idle_connections_close_when_the_command_ends() {
 }
 
 #[test]
-fn a_shutdown_of_redis_is_a_close_and_no_reset() {
+fn a_shutdown_of_redis_is_no_reset_for_the_app() {
     for pool in ["off", "on"] {
         let (_server, mut direct, url) = without_password();
         let held = Launcher::holding(&url).env("STUNNEL_POOL", pool).start_held();
@@ -292,7 +218,7 @@ fn a_redis_that_freezes_for_a_moment_is_pooled_again() {
     wait_for_idle(&mut direct, 1);
     send_signal(server.pid(), libc::SIGSTOP);
     let mut app = held.open();
-    // More than the sockets take: the hand-over stalls until the idle timeout.
+    // More bytes than the sockets' buffers hold: the hand-over stalls until its time limit.
     let request = format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n${}\r\n", 64 << 20);
     app.stream.get_mut().write_all(request.as_bytes()).unwrap();
     let chunk = vec![b'x'; 1 << 20];
@@ -310,19 +236,19 @@ fn a_redis_that_freezes_for_a_moment_is_pooled_again() {
 }
 
 #[test]
-fn a_used_connection_costs_redis_two_resets() {
+fn reuse_costs_redis_two_resets() {
     let server = Server::start(Front::Redis);
     let mut direct = server.direct();
     let held = warm(&server, &mut direct);
-    // One in the trial, one when the first user left.
+    // One in the trial, and one after the first user.
     assert_eq!(calls(&mut direct, "reset"), 2);
     one_request(&held);
     wait_for_idle(&mut direct, 1);
-    // One in front of the second user's request, one when that user left. The PING is the user's.
+    // One in front of the second user's request, and one after that user. The user sent the PING.
     assert_eq!((calls(&mut direct, "reset"), calls(&mut direct, "ping")), (4, 2));
 }
 
-/// A Redis without a password that hangs, and a launcher that keeps one idle connection to it.
+/// A Redis without a password that hangs, and a launcher with one idle connection to it.
 fn hanging_redis(connect_timeout: &str) -> (Server, Client, Held) {
     let (server, mut direct, url) = without_password();
     let settings = [
@@ -344,18 +270,18 @@ fn a_hanging_redis_ends_a_handover_at_the_connect_timeout() {
     app.send(&["GET", "key"]);
     let kind = app.reply().map_err(|error| error.kind());
     send_signal(server.pid(), libc::SIGCONT);
-    // Not WouldBlock: the connection was ended.
+    // Not WouldBlock: the launcher has ended the connection.
     let ends = [std::io::ErrorKind::ConnectionReset, std::io::ErrorKind::UnexpectedEof];
     assert!(kind.as_ref().is_err_and(|kind| ends.contains(kind)), "{kind:?}");
 }
 
 #[test]
-fn a_request_held_back_is_dropped_if_its_app_gives_up() {
+fn a_held_back_request_is_dropped_if_its_app_gives_up() {
     let (server, mut direct, held) = hanging_redis("20s");
     let mut app = held.open();
-    // The pool does not follow this command, so it waits for the reply to RESET.
+    // The ledger does not know this command, so it is held back until Redis confirms RESET.
     app.send(&["CONFIG", "SET", "slowlog-max-len", "777"]);
-    std::thread::sleep(Duration::from_millis(700)); // The app gives up.
+    std::thread::sleep(Duration::from_secs(1)); // The app gives up.
     drop(app);
     let page = StatusPage::of(held.running.pid(), &[held.port]);
     let name = "start_stunnel_connections_closed_total";
@@ -367,12 +293,12 @@ fn a_request_held_back_is_dropped_if_its_app_gives_up() {
 }
 
 #[test]
-fn a_split_client_hello_is_noticed_on_a_used_connection() {
+fn a_split_client_hello_is_noticed_on_a_reused_connection() {
     let server = Server::start(Front::Redis);
     let held = warm(&server, &mut server.direct());
     let mut app = held.tcp();
     app.write_all(b"\x16").unwrap();
-    std::thread::sleep(Duration::from_millis(100)); // So that it is read alone.
+    std::thread::sleep(Duration::from_millis(100)); // The byte is read alone.
     app.write_all(b"\x03\x01").unwrap();
     assert_eq!(support::rest(&mut app).0, b"");
     let log = held.finish().stderr;

@@ -1,7 +1,8 @@
-//! `--pool on` with servers that do not behave as Redis does: the trial, and what `RESET` is told.
+//! `--pool on` with servers that answer `RESET` unlike Redis: the trial and the hand-over.
 
 mod support;
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -24,36 +25,43 @@ fn ping(held: &Held) {
     assert_eq!(held.open().ask(&["PING"]), Reply::line("+PONG"));
 }
 
-/// The number of the connection on which each request with this text came.
+/// The numbers of the connections on which requests with this text arrived.
 fn connections_of(heard: &Heard, request: &str) -> Vec<String> {
     let all = heard.all();
     let lines = all.iter().filter_map(|line| line.split_once(' '));
     lines.filter(|(_, text)| *text == request).map(|(number, _)| number.to_owned()).collect()
 }
 
+/// A server whose replies depend on the command, and on whether the connection was reset.
+fn changed_by_reset(
+    answer: impl Fn(&str, bool) -> &'static str + Send + Sync + Clone + 'static,
+) -> (Peer<()>, Heard) {
+    let was_reset = Arc::new(Mutex::new(HashSet::new()));
+    scripted(move |number, request| {
+        let mut was_reset = was_reset.lock().unwrap();
+        if request[0] == "RESET" {
+            was_reset.insert(number);
+        }
+        Some(answer(&request[0], was_reset.contains(&number)).to_owned())
+    })
+}
+
 #[test]
 fn a_server_whose_reset_differs_is_not_pooled() {
     let noauth = "-NOAUTH Authentication required.\r\n";
-    // What PING gets before RESET, what RESET gets, and what PING gets after it: Kvrocks, Redis
-    // 6.2, an older Redis, a renamed RESET.
+    // The replies to PING before RESET, to RESET, and to PING after it: of Kvrocks, of Redis 6.2,
+    // of an older Redis, and with RESET renamed.
     for (before, reset, after) in [
         (noauth, "+RESET\r\n", "+PONG\r\n"),
         (noauth, noauth, noauth),
         ("+PONG\r\n", "-ERR unknown command `RESET`\r\n", "+PONG\r\n"),
         ("+PONG\r\n", "+OK\r\n", "+PONG\r\n"),
     ] {
-        let was_reset = Arc::new(Mutex::new(Vec::new()));
-        let (peer, heard) = scripted(move |number, request| {
-            let mut was_reset = was_reset.lock().unwrap();
-            Some(match request[0].as_str() {
-                "RESET" => {
-                    was_reset.push(number);
-                    reset.to_owned()
-                }
-                "PING" if was_reset.contains(&number) => after.to_owned(),
-                "PING" => before.to_owned(),
-                _ => "+OK\r\n".to_owned(),
-            })
+        let (peer, heard) = changed_by_reset(move |request, was_reset| match request {
+            "RESET" => reset,
+            "PING" if was_reset => after,
+            "PING" => before,
+            _ => "+OK\r\n",
         });
         let held = hold(&peer.url(), &[]);
         for _ in 0..6 {
@@ -66,12 +74,12 @@ fn a_server_whose_reset_differs_is_not_pooled() {
         let mut users = connections_of(&heard, "ECHO mine");
         users.dedup();
         assert_eq!(users.len(), 6, "each app has its own connection: {:?}", heard.all());
-        assert!(!users.contains(&"0".to_owned()), "the tried one has no user: {users:?}");
+        assert!(!users.contains(&"0".to_owned()), "no app gets the tried connection: {users:?}");
     }
 }
 
 #[test]
-fn a_server_that_hangs_up_on_the_trial_fails_no_app() {
+fn a_server_that_closes_in_the_trial_fails_no_app() {
     let (peer, _) = scripted(|_, request| match request[0].as_str() {
         "RESET" => None,
         _ => Some(redis(request)),
@@ -86,10 +94,10 @@ fn a_server_that_hangs_up_on_the_trial_fails_no_app() {
 #[test]
 fn a_slow_trial_costs_no_app_its_connection() {
     let (peer, _) = scripted(|_, request| {
-        thread::sleep(Duration::from_millis(1_200)); // Longer than a trial may take.
+        thread::sleep(Duration::from_millis(1_200)); // Longer than the limit of a trial.
         Some(redis(request))
     });
-    // The handshake is fast; the connect timeout does not limit replies.
+    // The connect timeout limits the handshake, not replies.
     let held = hold(&peer.url(), &[("STUNNEL_CONNECT_TIMEOUT", "1s")]);
     ping(&held);
     let log = held.finish().stderr;
@@ -119,16 +127,16 @@ fn a_wrong_reset_reply_after_an_app_fails_no_app() {
 }
 
 /// A server that closes its first connection when the second user's `RESET` arrives; and a
-/// launcher that keeps this connection.
-fn dying() -> (Peer<()>, Heard, Held) {
+/// launcher with these settings, to which this connection is idle.
+fn closing_at_hand_over(settings: &[(&str, &str)]) -> (Peer<()>, Heard, Held) {
     let resets = Arc::new(AtomicUsize::new(0));
     let (peer, heard) = scripted(move |number, request| {
-        // The trial's, the first user's, the second user's.
+        // The first RESET is the trial's, the second follows the first user.
         let is_last =
             number == 0 && request[0] == "RESET" && resets.fetch_add(1, Ordering::SeqCst) == 2;
         (!is_last).then(|| redis(request))
     });
-    let held = hold(&peer.url(), &[]);
+    let held = hold(&peer.url(), settings);
     ping(&held);
     eventually("it comes back", || (heard.count("0 RESET") == 2).then_some(()));
     (peer, heard, held)
@@ -136,7 +144,7 @@ fn dying() -> (Peer<()>, Heard, Held) {
 
 #[test]
 fn a_read_is_sent_again_if_redis_closes_at_the_hand_over() {
-    let (_peer, heard, held) = dying();
+    let (_peer, heard, held) = closing_at_hand_over(&[]);
     assert_eq!(held.open().ask(&["GET", "key"]), Reply::bulk("value"));
     assert_eq!(heard.count("1 GET key"), 1, "{:?}", heard.all());
     let log = held.finish().stderr;
@@ -145,16 +153,16 @@ fn a_read_is_sent_again_if_redis_closes_at_the_hand_over() {
 
 #[test]
 fn a_write_that_may_have_run_is_not_sent_twice() {
-    let (_peer, heard, held) = dying();
+    let (_peer, heard, held) = closing_at_hand_over(&[]);
     let mut app = held.open();
     app.send(&["INCR", "key"]);
-    assert!(app.reply().is_err(), "its connection ends");
+    assert!(app.reply().is_err(), "the app's connection ends");
     assert_eq!(held.open().ask(&["INCR", "other"]), Reply::line("+OK"));
     assert_eq!(heard.count_all("INCR key"), 0, "{:?}", heard.all());
 }
 
 #[test]
-fn a_wrong_reset_reply_closes_the_connection_and_ends_reuse() {
+fn a_wrong_reset_reply_closes_the_connection_and_stops_reuse() {
     let resets = Arc::new(AtomicUsize::new(0));
     let count = resets.clone();
     let (peer, heard) = scripted(move |_, request| {
@@ -166,27 +174,20 @@ fn a_wrong_reset_reply_closes_the_connection_and_ends_reuse() {
     eventually("it comes back", || (heard.count("0 RESET") == 2).then_some(()));
     let mut app = held.open();
     app.send(&["PING"]);
-    assert!(app.reply().is_err(), "the app gets no reply of another user's");
+    assert!(app.reply().is_err(), "the app gets no reply");
     (0..3).for_each(|_| ping(&held));
     held.finish();
-    assert_eq!(resets.load(Ordering::SeqCst), 3, "nothing is reset any more");
+    assert_eq!(resets.load(Ordering::SeqCst), 3, "no connection is reset any more");
 }
 
 #[test]
 fn a_client_certificate_turns_the_pool_off() {
-    // As Redis 8 and Valkey 9 with a login by certificate: RESET logs in the default user.
-    let was_reset = Arc::new(Mutex::new(Vec::new()));
-    let (peer, heard) = scripted(move |number, request| {
-        let mut was_reset = was_reset.lock().unwrap();
-        Some(match request[0].as_str() {
-            "RESET" => {
-                was_reset.push(number);
-                "+RESET\r\n".to_owned()
-            }
-            "ACL" if was_reset.contains(&number) => "+default\r\n".to_owned(),
-            "ACL" => "+tenant\r\n".to_owned(),
-            _ => redis(request),
-        })
+    // Like Redis 8 and Valkey 9 with login by certificate, where RESET selects the default user.
+    let (peer, heard) = changed_by_reset(|request, was_reset| match request {
+        "RESET" => "+RESET\r\n",
+        "ACL" if was_reset => "+default\r\n",
+        "ACL" => "+tenant\r\n",
+        _ => "+PONG\r\n",
     });
     let folder = tempfile::tempdir().unwrap();
     let certificate = Certificate::self_signed(folder.path());
@@ -202,19 +203,11 @@ fn a_client_certificate_turns_the_pool_off() {
 }
 
 #[test]
-fn a_replaced_connection_keeps_its_place_before_the_queue() {
-    let resets = Arc::new(AtomicUsize::new(0));
-    let (peer, heard) = scripted(move |number, request| {
-        let is_third =
-            number == 0 && request[0] == "RESET" && resets.fetch_add(1, Ordering::SeqCst) == 2;
-        (!is_third).then(|| redis(request))
-    });
+fn a_replaced_connection_stays_ahead_of_the_queue() {
     let settings = [("STUNNEL_MAX_CONNECTIONS", "1"), ("STUNNEL_STATUS_ADDRESS", "0")];
-    let held = hold(&peer.url(), &settings);
+    let (_peer, _heard, held) = closing_at_hand_over(&settings);
     let page = StatusPage::of(held.running.pid(), &[held.port]);
     let metric = |name: &str| page.metric(&format!("start_stunnel_{name}")).unwrap();
-    ping(&held);
-    eventually("it comes back", || (heard.count("0 RESET") == 2).then_some(()));
     let mut first = held.open();
     eventually("the first app has the idle connection", || {
         let relaying = "upstream_connections{tunnel=\"REDIS_URL\",state=\"relaying\"}";
@@ -225,16 +218,16 @@ fn a_replaced_connection_keeps_its_place_before_the_queue() {
     eventually("the second one waits", || {
         (metric("connections_waiting{tunnel=\"REDIS_URL\"}") == 1.0).then_some(())
     });
-    // The server closes instead of answering. A read may be sent again.
+    // The server closes the connection instead of answering, and GET is sent again.
     first.send(&["GET", "key"]);
-    assert_eq!(first.reply().ok(), Some(Reply::bulk("value")), "it came first");
+    assert_eq!(first.reply().ok(), Some(Reply::bulk("value")), "the first app is served first");
     drop(first);
     assert_eq!(waiting.reply().unwrap(), Reply::line("+OK"));
 }
 
 #[test]
 fn no_app_becomes_administrator_when_the_server_changes() {
-    // Behind a virtual address a Redis is replaced by a Kvrocks, where RESET makes the sender an
+    // Behind a virtual address, Kvrocks replaces Redis. There RESET makes the client an
     // administrator.
     let is_kvrocks = Arc::new(AtomicBool::new(false));
     let (replaced, ranks) = (is_kvrocks.clone(), Mutex::new(Vec::new()));
@@ -269,7 +262,7 @@ fn no_app_becomes_administrator_when_the_server_changes() {
     drop(staying);
     eventually("both come back", || (heard.count_all("RESET") == 3).then_some(()));
     is_kvrocks.store(true, Ordering::SeqCst);
-    // The first user of the new server logs in, and leaves.
+    // The new server's first user logs in, and leaves.
     drop(log_in());
     for _ in 0..3 {
         let who = held.open().ask(&["GET", "key"]);

@@ -1,5 +1,5 @@
-//! The launcher's sandbox (SECURITY.md): what an attacker inside it cannot do, what goes on working
-//! all the same, and kernels that refuse.
+//! The launcher's sandbox (SECURITY.md): what it denies to an attacker, what still works in it, and
+//! kernels that refuse it.
 
 mod support;
 
@@ -25,7 +25,7 @@ use support::resp::Reply;
 use support::servers::{Front, Options, PASSWORD, Server};
 use support::{Process, eventually};
 
-/// Whether this kernel has Landlock; says aloud if not.
+/// Whether this kernel has Landlock. If not, the test is skipped.
 fn has_landlock() -> bool {
     let state = Rights::default().try_out();
     if state.abi().is_none() {
@@ -44,10 +44,10 @@ fn is_root() -> bool {
 
 // --- What an attacker tries -------------------------------------------------------------------
 
-/// The variable that makes a test's process the attacker, and names the app's directory.
+/// The variable that turns the test's process into the attacker. It holds the app's directory.
 const APP: &str = "START_STUNNEL_TEST_APP";
 
-/// What an attacker in the launcher finds around it.
+/// What an attacker inside the launcher tries to reach.
 struct Surroundings {
     app: PathBuf,
     command: Process,
@@ -76,35 +76,7 @@ impl Surroundings {
     }
 }
 
-/// A thread that is older than the rules.
-struct OlderThread {
-    orders: mpsc::Sender<fn() -> i32>,
-    results: mpsc::Receiver<i32>,
-}
-
-impl OlderThread {
-    fn start() -> OlderThread {
-        let (orders, ordered) = mpsc::channel::<fn() -> i32>();
-        let (done, results) = mpsc::channel();
-        thread::spawn(move || ordered.iter().try_for_each(|order| done.send(order())));
-        OlderThread { orders, results }
-    }
-
-    fn run(&self, order: fn() -> i32) -> i32 {
-        self.orders.send(order).unwrap();
-        self.results.recv().unwrap()
-    }
-
-    fn enter(&self) {
-        assert_eq!(self.run(|| errno(sandbox::enter())), 0);
-    }
-
-    fn starts_a_program(&self) -> i32 {
-        self.run(|| errno(Command::new("/bin/true").status()))
-    }
-}
-
-/// An errno as the attempt's result.
+/// The errno of an attempt; 0 if it succeeded.
 fn errno<T>(attempt: io::Result<T>) -> i32 {
     attempt.err().and_then(|error| error.raw_os_error()).unwrap_or(0)
 }
@@ -118,13 +90,13 @@ fn traced(pid: i32) -> io::Result<()> {
 fn peeked(pid: i32) -> io::Result<()> {
     let mut byte = 0u8;
     let local = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
-    // SAFETY: `local` is a byte of our own; what `remote` points to is the other process's.
+    // SAFETY: the local iovec is a byte of our own; the remote one concerns only the other process.
     let result = unsafe { libc::process_vm_readv(pid, &local, 1, &local, 1, 0) };
     nix::errno::Errno::result(result).map(drop).map_err(io::Error::from)
 }
 
 #[test]
-fn an_attacker_inside_is_refused_what_the_table_says() {
+fn an_attacker_inside_the_sandbox_is_refused() {
     if let Some(app) = std::env::var_os(APP) {
         return attack(Surroundings::new(app.into()));
     }
@@ -133,9 +105,9 @@ fn an_attacker_inside_is_refused_what_the_table_says() {
     }
     let app = tempfile::tempdir().unwrap();
     fs::write(app.path().join("secrets"), "hunter2").unwrap();
-    // A process of its own: newer kernels restrict all threads of a process at once.
+    // In its own process, because newer kernels restrict all threads of a process at once.
     let attacker = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "an_attacker_inside_is_refused_what_the_table_says", "--nocapture"])
+        .args(["--exact", "an_attacker_inside_the_sandbox_is_refused", "--nocapture"])
         .env(APP, app.path())
         .output()
         .unwrap();
@@ -143,18 +115,23 @@ fn an_attacker_inside_is_refused_what_the_table_says() {
     assert!(output.contains("1 passed"), "{output}{}", String::from_utf8_lossy(&attacker.stderr));
 }
 
-/// Applies the launcher's rules, and tries what they should prevent.
+/// Applies the launcher's rules, and tries to break them.
 fn attack(around: Surroundings) {
     let redis = around.redis.local_addr().unwrap();
     let rights = Rights { ports: vec![redis.port()], ..Rights::default() };
     let missing = rights.try_out().missing();
-    let older = OlderThread::start();
+    // This thread starts before the rules apply.
+    let (applied, wait) = mpsc::channel::<()>();
+    let older = thread::spawn(move || {
+        wait.recv().unwrap_err();
+        let starts_a_program = || errno(Command::new("/bin/true").status());
+        (starts_a_program(), errno(sandbox::enter()), starts_a_program())
+    });
     let abi = rights.keep_only().abi().expect("Landlock");
-    if abi >= 8 {
-        assert_eq!(older.starts_a_program(), libc::EACCES, "all threads at once");
-    }
-    older.enter();
-    assert_eq!(older.starts_a_program(), libc::EACCES, "an older thread");
+    drop(applied);
+    let (before, entered, after) = older.join().unwrap();
+    assert_eq!(before, if abi >= 8 { libc::EACCES } else { 0 }, "ABI 8 restricts all threads");
+    assert_eq!((entered, after), (0, libc::EACCES));
     let (app, pid) = (&around.app, around.command.pid());
     let secrets = app.join("secrets");
     let of_command = |file: &str| File::open(format!("/proc/{pid}/{file}"));
@@ -175,11 +152,11 @@ fn attack(around: Surroundings) {
         ("read COMMAND's memory", errno(of_command("mem")), libc::EACCES),
         ("copy COMMAND's memory", errno(peeked(pid)), libc::EPERM),
         ("trace COMMAND", errno(traced(pid)), libc::EPERM),
-        // What the launcher needs still works.
+        // The launcher needs these.
         ("read /etc", errno(fs::read("/etc/passwd")), 0),
         ("connect to Redis", errno(TcpStream::connect(redis)), 0),
         ("signal COMMAND", errno(signalled(pid)), 0),
-        // Landlock has no right for these.
+        // Landlock cannot deny these.
         ("send UDP", errno(UdpSocket::bind(("127.0.0.1", 0))), 0),
         ("listen on any port", errno(listened()), 0),
         ("connect to a path", errno(UnixStream::connect(app.join("socket"))), 0),
@@ -200,7 +177,7 @@ fn attack(around: Surroundings) {
     }
 }
 
-/// Listens on a port that the kernel picks.
+/// Listens on a port that the kernel chooses.
 fn listened() -> io::Result<()> {
     socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?.listen(1)
 }
@@ -211,7 +188,7 @@ fn signalled(pid: i32) -> io::Result<()> {
 
 // --- The real launcher ------------------------------------------------------------------------
 
-/// `NoNewPrivs` of every thread of a process. A thread sets it when it applies the rules.
+/// Whether each thread of a process has set `NoNewPrivs`, as it does when it applies the rules.
 fn no_new_privs(pid: i32) -> Vec<bool> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
     let statuses =
@@ -233,22 +210,26 @@ fn every_thread_is_restricted_and_command_is_not() {
         return;
     }
     let server = Server::start(Front::Redis);
-    let held = Launcher::hold(&server.url().replace("127.0.0.1", "localhost"));
-    wait_for_sandbox(held.running.pid());
-    assert_eq!(held.client().ask(&["PING"]), Reply::line("+PONG"));
-    assert!(no_new_privs(held.running.pid()).into_iter().all(|restricted| restricted));
-    let command = command_of(held.running.pid());
-    assert_eq!(no_new_privs(command), [false]);
+    for mode in ["auto", "require"] {
+        let held = Launcher::holding(&server.url().replace("127.0.0.1", "localhost"))
+            .env("STUNNEL_SANDBOX", mode)
+            .start_held();
+        wait_for_sandbox(held.running.pid());
+        assert_eq!(held.client().ask(&["PING"]), Reply::line("+PONG"));
+        assert!(no_new_privs(held.running.pid()).into_iter().all(|restricted| restricted));
+        let command = command_of(held.running.pid());
+        assert_eq!(no_new_privs(command), [false]);
 
-    let status = Command::new(BINARY).arg("--status").output().unwrap();
-    let status = String::from_utf8(status.stdout).unwrap();
-    let words: Vec<_> = status.split_whitespace().collect();
-    assert!(words.join(" ").contains("sandbox Landlock ABI "), "{status}");
-    assert_eq!(held.finish().code(), 0);
+        let status = Command::new(BINARY).arg("--status").output().unwrap();
+        let status = String::from_utf8(status.stdout).unwrap();
+        let words: Vec<_> = status.split_whitespace().collect();
+        assert!(words.join(" ").contains("sandbox Landlock ABI "), "{status}");
+        assert_eq!(held.finish().code(), 0);
+    }
 }
 
 #[test]
-fn off_restricts_nothing_and_says_so() {
+fn off_restricts_no_thread_and_status_says_so() {
     let server = Server::start(Front::Redis);
     let held = Launcher::holding(&server.url()).env("STUNNEL_SANDBOX", "off").start_held();
     let pid = held.running.pid();
@@ -263,29 +244,29 @@ fn off_restricts_nothing_and_says_so() {
     assert_eq!(held.finish().code(), 0);
 }
 
+/// A launcher that another user starts, from a copy in `folder`.
+fn as_another_user(folder: &Path, script: &str) -> Launcher {
+    fs::set_permissions(folder, Permissions::from_mode(0o755)).unwrap();
+    let launcher = folder.join("start-stunnel");
+    fs::copy(BINARY, &launcher).unwrap();
+    let user = ["--reuid=65534", "--regid=65534", "--clear-groups"];
+    let words = user.into_iter().chain([launcher.to_str().unwrap(), "sh", "-c", script]);
+    Launcher::of("setpriv", words).redis("redis://localhost")
+}
+
 #[test]
 fn a_setuid_program_started_by_command_works() {
     if !is_root() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    let place = |name: &str, from: &str, mode: u32| {
-        let file = folder.path().join(name);
-        fs::copy(from, &file).unwrap();
-        fs::set_permissions(&file, Permissions::from_mode(mode)).unwrap();
-        file
-    };
-    fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
-    let launcher = place("start-stunnel", BINARY, 0o755);
-    let as_root = place("id", "/usr/bin/id", 0o4755);
+    let as_root = folder.path().join("id");
+    fs::copy("/usr/bin/id", &as_root).unwrap();
+    fs::set_permissions(&as_root, Permissions::from_mode(0o4755)).unwrap();
     let script = format!("echo $REDIS_URL; read go; exec {} -u", as_root.display());
-    let words = ["--reuid=65534", "--regid=65534", "--clear-groups", launcher.to_str().unwrap()];
-    let words = words.into_iter().chain(["sh", "-c", &script]);
-    let mut running = Launcher::of("setpriv", words).redis("redis://localhost").start();
+    let mut running = as_another_user(folder.path(), &script).start();
     running.line();
-    if has_landlock() {
-        wait_for_sandbox(running.pid());
-    }
+    wait_for_sandbox_if_any(&running);
     running.say("go\n");
     let ended = running.finish();
     assert_eq!((ended.code(), ended.stdout.as_str()), (0, "0\n"), "{}", ended.stderr);
@@ -297,15 +278,10 @@ fn the_same_user_cannot_read_the_launchers_environment() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
-    let launcher = folder.path().join("start-stunnel");
-    fs::copy(BINARY, &launcher).unwrap();
-    let user = ["--reuid=65534", "--regid=65534", "--clear-groups"];
-    // COMMAND is dumpable again, and its limit on core dumps is what the launcher found.
+    // Exec makes COMMAND dumpable again, and COMMAND gets the limit that the launcher found.
     let script = "cat /proc/self/environ >/dev/null && echo own; \
                   cat /proc/$PPID/environ 2>/dev/null || echo denied; ulimit -c";
-    let words = user.into_iter().chain([launcher.to_str().unwrap(), "sh", "-c", script]);
-    let ended = Launcher::of("setpriv", words).redis("redis://localhost").run();
+    let ended = as_another_user(folder.path(), script).run();
     let limit = Command::new("sh").args(["-c", "ulimit -c"]).output().unwrap();
     let limit = String::from_utf8(limit.stdout).unwrap();
     assert_eq!(ended.stdout, format!("own\ndenied\n{limit}"), "{}", ended.stderr);
@@ -313,7 +289,7 @@ fn the_same_user_cannot_read_the_launchers_environment() {
 
 // --- Files that lookups read ------------------------------------------------------------------
 
-/// A launcher in a mount namespace of its own, in which the commands of `mounts` have run.
+/// A launcher in its own mount namespace, after the shell commands `mounts`.
 fn with_mounts(mounts: &str, url: &str) -> Held {
     let script = format!("{mounts} && exec \"$0\" \"$@\"");
     let words = ["--mount", "sh", "-c", &script, BINARY, "sh", "-c", HOLD];
@@ -390,7 +366,7 @@ fn ca_certificates_outside_etc_are_readable() {
     let certificate = authority.issue(folder.path(), "leaf", &Request::default());
     let options = Options { certificate: Some(&certificate), ..Options::default() };
     let server = Server::start_with(Front::Redis, options);
-    // OpenSSL finds a CA by its hashed name, when it needs it (openssl-rehash(1)).
+    // OpenSSL finds a CA by the hash of its name, when it needs that CA (openssl-rehash(1)).
     let root = &authority.root;
     let name = format!("{:08x}.0", root.certificate.subject_name_hash());
     symlink(&root.certificate_file, linked.join(name)).unwrap();
@@ -404,7 +380,7 @@ fn ca_certificates_outside_etc_are_readable() {
     }
 }
 
-/// A name server that answers every question for an IPv4 address with the same one.
+/// A name server that answers every query for an IPv4 address with the same address.
 struct NameServer {
     asked: Arc<AtomicBool>,
 }
@@ -443,8 +419,8 @@ impl NameServer {
 
 // --- Kernels that refuse ----------------------------------------------------------------------
 
-/// Makes the system calls from `first` on, up to landlock_restrict_self(2), fail with `errno` in
-/// the program that `command` becomes, as a container's seccomp profile does.
+/// Makes the system calls from `first` up to landlock_restrict_self(2) fail with `errno` in
+/// `command`, like a container's seccomp profile.
 fn forbid(command: &mut Command, first: libc::c_long, errno: i32) {
     const LAST: u32 = libc::SYS_landlock_restrict_self as u32;
     let jump =
@@ -470,7 +446,7 @@ fn forbid(command: &mut Command, first: libc::c_long, errno: i32) {
     }
 }
 
-/// A launcher for whom Landlock's system calls fail, and its log's level.
+/// A launcher for which Landlock's system calls fail from `first` on.
 fn refused(server: &Server, first: libc::c_long, errno: i32) -> Launcher {
     let mut launcher = Launcher::holding(&server.url()).env("STUNNEL_LOG_LEVEL", "debug");
     forbid(&mut launcher.command, first, errno);
@@ -478,7 +454,7 @@ fn refused(server: &Server, first: libc::c_long, errno: i32) -> Launcher {
 }
 
 #[test]
-fn a_kernel_without_landlock_only_lacks_the_sandbox() {
+fn without_landlock_the_launcher_works_unrestricted() {
     if !is_root() {
         return;
     }
@@ -497,7 +473,7 @@ fn a_kernel_without_landlock_only_lacks_the_sandbox() {
 }
 
 #[test]
-fn rules_that_the_kernel_refuses_are_a_warning() {
+fn rules_refused_by_the_kernel_cause_a_warning() {
     if !is_root() || !has_landlock() {
         return;
     }
@@ -511,7 +487,7 @@ fn rules_that_the_kernel_refuses_are_a_warning() {
 }
 
 #[test]
-fn require_starts_nothing_without_a_sandbox() {
+fn require_without_a_sandbox_exits_with_78() {
     if !is_root() {
         return;
     }
@@ -527,19 +503,7 @@ fn require_starts_nothing_without_a_sandbox() {
 }
 
 #[test]
-fn require_starts_command_where_landlock_works() {
-    if !has_landlock() {
-        return;
-    }
-    let server = Server::start(Front::Redis);
-    let held = Launcher::holding(&server.url()).env("STUNNEL_SANDBOX", "require").start_held();
-    wait_for_sandbox(held.running.pid());
-    assert_eq!(held.client().ask(&["PING"]), Reply::line("+PONG"));
-    assert_eq!(held.finish().code(), 0);
-}
-
-#[test]
-fn check_shows_what_the_kernel_offers() {
+fn check_shows_which_sandbox_the_kernel_offers() {
     let server = Server::start(Front::Redis);
     let ended = Launcher::new(["--check"]).redis(&server.url()).run();
     let expected = match Rights::default().try_out() {

@@ -1,5 +1,5 @@
-//! COMMAND's life (docs/operation.md): signals, stops, orphans. How it starts is in
-//! command_start.rs, how it ends in command_end.rs.
+//! A running COMMAND (docs/operation.md): signals, stops, orphans. See command_start.rs for its
+//! start, and command_end.rs for its end.
 
 mod support;
 
@@ -12,11 +12,11 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use support::eventually;
 use support::launcher::{BINARY, Launcher, Running, as_pid_1, send_signal};
-use support::proc::{command_of, state};
+use support::proc::{command_of, state, wait_until_reaped};
 use support::resp::Reply;
 use support::servers::{Front, Server};
 
-/// Says "ready", then names every signal that arrives, until SIGKILL or the end of standard input.
+/// Prints "ready", then the number of every signal that arrives, until standard input ends.
 const RECORDER: &str = r#"
     use POSIX; $| = 1;
     for my $n (1 .. 64) {
@@ -43,9 +43,9 @@ fn record_signals() -> Launcher {
 }
 
 #[test]
-fn every_signal_is_passed_on_exactly_once() {
+fn every_signal_is_forwarded_exactly_once() {
     let mut running = recorder(record_signals());
-    // What ends or stops a process by default comes as any other; 32 and 33 belong to the C
+    // Including the signals that end or stop a process by default. 32 and 33 belong to the C
     // library.
     let numbers = (1..=64).filter(|n| ![libc::SIGKILL, libc::SIGSTOP, 32, 33].contains(n));
     for number in numbers {
@@ -53,7 +53,7 @@ fn every_signal_is_passed_on_exactly_once() {
         assert_eq!(running.line(), number.to_string());
     }
     let ended = running.finish();
-    assert_eq!((ended.stdout.as_str(), ended.code()), ("", 0), "nothing came twice");
+    assert_eq!((ended.stdout.as_str(), ended.code()), ("", 0), "no signal came twice");
 }
 
 #[test]
@@ -74,7 +74,8 @@ fn a_signal_that_comes_before_the_command_runs_is_not_lost() {
     for _ in 0..20 {
         let running = record_signals().start();
         running.signal(libc::SIGTERM);
-        // It ended the launcher, which had not taken over yet, or COMMAND, or COMMAND handled it.
+        // The signal killed the launcher before it blocked signals, or killed COMMAND, or COMMAND
+        // handled it.
         let ended = running.finish();
         let killed = ended.status.signal() == Some(libc::SIGTERM);
         assert!(killed || ended.stdout.contains("15\n"), "{ended:?}");
@@ -82,7 +83,7 @@ fn a_signal_that_comes_before_the_command_runs_is_not_lost() {
 }
 
 #[test]
-fn sigterm_is_left_to_the_dyno_manager_on_a_dyno() {
+fn on_a_dyno_sigterm_is_not_forwarded() {
     let cases = [
         (Some("web.1"), "auto", false),
         (Some("web.1"), "always", true),
@@ -92,17 +93,17 @@ fn sigterm_is_left_to_the_dyno_manager_on_a_dyno() {
         (None, "never", false),
         (Some(""), "auto", true),
     ];
-    for (dyno, setting, passed_on) in cases {
+    for (dyno, setting, forwarded) in cases {
         let mut launcher = record_signals().env("STUNNEL_FORWARD_SIGNALS", setting);
         if let Some(dyno) = dyno {
             launcher = launcher.env("DYNO", dyno);
         }
         let mut running = recorder(launcher);
         running.signal(libc::SIGTERM);
-        if passed_on {
+        if forwarded {
             assert_eq!(running.line(), "15", "{dyno:?} {setting}");
         }
-        // Another signal gets through, behind the one that did not.
+        // The next signal is forwarded, so the first one was not merely late.
         running.signal(libc::SIGUSR1);
         if setting != "never" {
             assert_eq!(running.line(), "10", "{dyno:?} {setting}");
@@ -111,8 +112,7 @@ fn sigterm_is_left_to_the_dyno_manager_on_a_dyno() {
     }
 }
 
-/// Says "ready", "continued" for each SIGCONT, and whatever it is told, until the end of standard
-/// input.
+/// Prints "ready", then "continued" for each SIGCONT, and copies standard input to its end.
 const STOPPABLE: &str = r#"
     use POSIX; $| = 1;
     POSIX::sigaction(SIGCONT, POSIX::SigAction->new(sub { syswrite(STDOUT, "continued\n") }));
@@ -124,21 +124,20 @@ const STOPPABLE: &str = r#"
     }
 "#;
 
-/// A launcher in a process group of its own: as a job of ours, which is not orphaned.
+/// A launcher in its own process group, which is a job of this test and not orphaned.
 fn job(words: &[&str]) -> Running {
     let mut launcher = Launcher::new(words);
     launcher.command.process_group(0);
     recorder(launcher)
 }
 
-/// A launcher that leads a session without a terminal, as services do: its process group is
+/// A launcher that leads a session without a terminal, like a service: its process group is
 /// orphaned.
 fn service(words: &[&str]) -> Running {
     recorder(Launcher::of("setsid", [&[BINARY][..], words].concat()))
 }
 
-/// What its parent, which waits for that, next learns of a launcher: that it was stopped, or
-/// continued.
+/// The next stop or continuation of a launcher, as its parent learns of it from waitpid(2).
 fn job_event(pid: i32) -> WaitStatus {
     let flags = WaitPidFlag::WUNTRACED | WaitPidFlag::WCONTINUED | WaitPidFlag::WNOHANG;
     eventually("the launcher is stopped or continued", || {
@@ -152,7 +151,7 @@ fn job_event(pid: i32) -> WaitStatus {
 const STOPS: [Signal; 3] = [Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU];
 
 #[test]
-fn without_a_terminal_one_sigcont_continues_what_a_stop_stopped() {
+fn without_a_terminal_one_sigcont_continues_both() {
     let mut running = job(&["perl", "-e", STOPPABLE]);
     let pid = Pid::from_raw(running.pid());
     let command = command_of(running.pid());
@@ -167,14 +166,13 @@ fn without_a_terminal_one_sigcont_continues_what_a_stop_stopped() {
         assert_eq!(running.line(), "on we go");
     }
     let ended = running.finish();
-    assert_eq!((ended.stdout.as_str(), ended.code()), ("", 0), "nothing came twice");
+    assert_eq!((ended.stdout.as_str(), ended.code()), ("", 0), "no signal came twice");
 }
 
 #[test]
-fn a_script_with_job_control_stops_it_and_brings_it_back() {
+fn a_script_with_job_control_stops_and_continues_the_launcher() {
     let folder = tempfile::tempdir().unwrap();
-    // COMMAND waits for a file: standard input is the script's, and two would compete for its
-    // lines.
+    // COMMAND waits for a file, because the script reads standard input.
     let end = folder.path().join("end");
     let script = format!(
         "set -m; \
@@ -207,7 +205,7 @@ fn a_handled_stop_signal_stops_neither_command_nor_launcher() {
     for signal in STOPS {
         running.signal(signal as i32);
         assert_eq!(running.line(), (signal as i32).to_string());
-        // The launcher works on.
+        // The launcher still runs.
         running.signal(libc::SIGUSR1);
         assert_eq!(running.line(), "10");
         assert_ne!(state(running.pid()), 'T');
@@ -216,7 +214,7 @@ fn a_handled_stop_signal_stops_neither_command_nor_launcher() {
 }
 
 #[test]
-fn in_an_orphaned_process_group_a_stop_signal_freezes_nothing() {
+fn in_an_orphaned_process_group_a_stop_signal_has_no_effect() {
     let mut running = service(&["perl", "-e", STOPPABLE]);
     for signal in STOPS {
         running.signal(signal as i32);
@@ -229,7 +227,7 @@ fn in_an_orphaned_process_group_a_stop_signal_freezes_nothing() {
 }
 
 #[test]
-fn a_command_that_is_stopped_alone_keeps_its_tunnel() {
+fn a_command_stopped_alone_keeps_its_tunnel() {
     let server = Server::start(Front::Redis);
     let script = ["perl", "-e", STOPPABLE];
     let mut launcher = Launcher::new(["sh", "-c", "echo \"$REDIS_URL\"; exec \"$@\"", "sh"]);
@@ -237,7 +235,7 @@ fn a_command_that_is_stopped_alone_keeps_its_tunnel() {
     let mut held = launcher.redis(&server.url()).start_held();
     assert_eq!(held.running.line(), "ready");
     let command = command_of(held.running.pid());
-    // Whoever continues it may not know that there is a launcher.
+    // The process that continues COMMAND may not know the launcher.
     for continued in [command, held.running.pid()] {
         send_signal(command, libc::SIGSTOP);
         eventually("COMMAND stops", || (state(command) == 'T').then_some(()));
@@ -252,15 +250,14 @@ fn a_command_that_is_stopped_alone_keeps_its_tunnel() {
 }
 
 #[test]
-fn stop_and_continue_without_a_pause_leave_it_running() {
+fn rapid_stops_and_continuations_leave_both_running() {
     let mut running = job(&["perl", "-e", "$| = 1; print \"ready\\n\"; print while <STDIN>"]);
     for round in 0..200 {
         running.signal(libc::SIGTSTP);
         (0..round * 200).for_each(|_| std::hint::spin_loop());
         running.signal(libc::SIGCONT);
     }
-    // A stop that begins in the very moment of a SIGCONT discards it, in any process; the next one
-    // counts.
+    // In any process, a stop that begins at the moment of a SIGCONT discards it, so send another.
     let command = command_of(running.pid());
     eventually("both run", || {
         running.signal(libc::SIGCONT);
@@ -273,21 +270,19 @@ fn stop_and_continue_without_a_pause_leave_it_running() {
 
 #[test]
 fn orphans_behind_a_shells_exec_are_reaped() {
-    // The shell's child becomes the launcher's.
+    // After exec, the shell's child is the launcher's.
     let script =
         format!("sleep 0.05 & echo $!; exec {BINARY} sh -c 'echo ready; exec cat >/dev/null'");
     let mut running = Launcher::of("sh", ["-c", &script]).start();
     let orphan: i32 = running.line().parse().unwrap();
     assert_eq!(running.line(), "ready");
-    eventually("no zombie is left", || {
-        (!fs::exists(format!("/proc/{orphan}")).unwrap()).then_some(())
-    });
+    wait_until_reaped(orphan);
     assert_eq!(running.finish().code(), 0);
 }
 
 #[test]
 fn as_pid_1_it_reaps_orphans_and_keeps_the_exit_code() {
-    // The orphan's zombie would stay in /proc, and the script in its loop.
+    // If the launcher did not reap the orphan, its zombie would keep the script in the loop.
     let script = "orphan=$(sh -c 'sleep 0.05 >&- & echo $!'); \
                   while [ -e /proc/$orphan ]; do sleep 0.01; done; \
                   cat /proc/1/comm; exit 9";
@@ -299,7 +294,7 @@ fn as_pid_1_it_reaps_orphans_and_keeps_the_exit_code() {
 }
 
 #[test]
-fn as_pid_1_on_a_dyno_it_passes_sigterm_on() {
+fn as_pid_1_on_a_dyno_it_forwards_sigterm() {
     let script = "trap 'echo told; exit 4' TERM; echo ready; while :; do sleep 0.01; done";
     if let Some(launcher) = as_pid_1(script) {
         let mut running = launcher.env("DYNO", "web.1").start();
@@ -327,20 +322,8 @@ fn every_thread_of_the_launcher_blocks_signals() {
 }
 
 #[test]
-fn five_hundred_sigterms_do_no_more_than_one() {
-    let script =
-        "trap 'done=1' TERM; echo ready; while [ -z \"$done\" ]; do sleep 0.01; done; exit 9";
-    let mut running = Launcher::script(script).start();
-    assert_eq!(running.line(), "ready");
-    for _ in 0..500 {
-        running.signal(libc::SIGTERM);
-    }
-    assert_eq!(running.finish().code(), 9);
-}
-
-#[test]
 fn as_pid_1_it_survives_a_storm_of_short_lived_orphans() {
-    // Each of the 2,000 is orphaned at once, and most end before the next is born.
+    // Each of 2,000 processes is an orphan at once, and most end before the next one starts.
     let script = "perl -e 'for (1 .. 2000) { if (!fork) { fork && exit; exit } wait }'; \
                   set -- /proc/[0-9]*; \
                   while [ $# -gt 2 ]; do sleep 0.01; set -- /proc/[0-9]*; done; echo clean; exit 4";

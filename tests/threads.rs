@@ -1,5 +1,5 @@
-//! What the launcher does when the system gives it no thread (RLIMIT_NPROC, a container's pids
-//! limit). Root is exempt from the limit, so these tests run the launcher as another user.
+//! The launcher when the system refuses threads (RLIMIT_NPROC, or a container's limit of pids).
+//! Root is exempt from the limit, so these tests run the launcher as another user.
 
 mod support;
 
@@ -20,7 +20,7 @@ use support::servers::{Front, Server};
 use support::status::StatusPage;
 use tempfile::TempDir;
 
-/// A copy of the launcher that any user may execute, in a folder that is removed with this.
+/// A copy of the launcher that any user may execute, in a temporary folder.
 struct Copy(TempDir);
 
 impl Copy {
@@ -36,7 +36,7 @@ impl Copy {
     }
 }
 
-/// The words that run a program as a user whose other processes do not count.
+/// A command line that runs a program as a user without other processes.
 fn own_user() -> Option<Vec<String>> {
     if !nix::unistd::Uid::effective().is_root() {
         support::skip("only root can become another user");
@@ -53,7 +53,7 @@ fn next() -> u32 {
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-/// Sets how many processes and threads `user` may have, for the process `pid` of that user.
+/// Limits the processes and threads of `user`, for the process `pid` of that user.
 fn limit_threads(user: &[String], pid: i32, most: &str) {
     let words = [format!("--pid={pid}"), format!("--nproc={most}:")];
     let set = Command::new(&user[0]).args(&user[1..]).arg("prlimit").args(words).status();
@@ -73,7 +73,7 @@ fn by_name(server: &Server) -> String {
 }
 
 #[test]
-fn names_resolve_when_no_thread_can_be_started() {
+fn names_resolve_even_if_no_thread_can_be_started() {
     let Some(user) = own_user() else { return };
     let (copy, server) = (Copy::make(), Server::start(Front::Redis));
     let held = launcher(&copy, &user, &["sh", "-c", HOLD]).redis(&by_name(&server)).start_held();
@@ -87,10 +87,10 @@ fn names_resolve_when_no_thread_can_be_started() {
 }
 
 #[test]
-fn a_hanging_name_without_threads_fails_others_visibly() {
+fn without_threads_a_silent_name_fails_other_tunnels_visibly() {
     let Some(user) = own_user() else { return };
     let (copy, server) = (Copy::make(), Server::start(Front::Redis));
-    // A name server that never answers. It is bound to an address of its own on loopback.
+    // A name server that never answers, on a loopback address of its own.
     let [_, high, low, _] = std::process::id().to_be_bytes();
     let address = format!("127.7{}.{high}.{low}", next() % 10);
     let silent = UdpSocket::bind((address.as_str(), 53)).unwrap();
@@ -111,11 +111,11 @@ fn a_hanging_name_without_threads_fails_others_visibly() {
     let silent_port = port_of(&held.running.line());
     let pid = held.running.pid();
     let page = StatusPage::of(pid, &[held.port, silent_port]);
-    // From here on there is one thread for lookups, and the silent name occupies it.
+    // From now on, there is one thread for lookups, which is busy with the silent name.
     assert_eq!(held.client().ask(&["PING"]), Reply::line("+PONG"));
     limit_threads(&user, pid, "1");
     let mut waiting = Client::open(silent_port);
-    silent.recv(&mut [0; 512]).expect("a question to the name server");
+    silent.recv(&mut [0; 512]).expect("a query to the name server");
     let refused = held.open().reply().unwrap_err();
     assert!([ErrorKind::UnexpectedEof, ErrorKind::ConnectionReset].contains(&refused.kind()));
     let text = page.get("/status.txt").body;
@@ -123,7 +123,7 @@ fn a_hanging_name_without_threads_fails_others_visibly() {
     assert!(text.contains("threads 1") && text.contains("ulimit -u"), "{text}");
     assert_eq!(page.get("/readyz").code, 503);
 
-    // With another thread the silent name delays nobody.
+    // With another thread, the silent name delays no other tunnel.
     limit_threads(&user, pid, "10000");
     assert_eq!(held.client().ask(&["PING"]), Reply::line("+PONG"));
     waiting.send(&["PING"]);
@@ -136,7 +136,7 @@ fn a_hanging_name_without_threads_fails_others_visibly() {
 }
 
 #[test]
-fn a_user_without_any_thread_gets_one_clear_error() {
+fn without_any_thread_the_launcher_exits_with_126() {
     let Some(user) = own_user() else { return };
     let copy = Copy::make();
     let mut words = user;
@@ -152,11 +152,11 @@ fn a_user_without_any_thread_gets_one_clear_error() {
     assert_eq!(last["at"], "command-failed", "{last}");
 }
 
-/// Makes the child of the next test.
+/// The variable that turns the next test's process into the one that panics.
 const PANICS: &str = "START_STUNNEL_TEST_PANICS";
 
 #[test]
-fn a_panic_is_one_line_and_repeated_panics_are_few() {
+fn a_panic_is_one_line_and_repetitions_are_summarised() {
     if std::env::var_os(PANICS).is_some() {
         let log = LogSettings { level: LogLevel::Notice, format: LogFormat::Json };
         let guard = logging::init(log);
@@ -167,7 +167,7 @@ fn a_panic_is_one_line_and_repeated_panics_are_few() {
         return;
     }
     let child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "a_panic_is_one_line_and_repeated_panics_are_few", "--nocapture"])
+        .args(["--exact", "a_panic_is_one_line_and_repetitions_are_summarised", "--nocapture"])
         .env(PANICS, "1")
         .output()
         .unwrap();

@@ -115,7 +115,7 @@ pub fn ledger(data: &[u8]) {
             must_fail: effect == commands::Effect::NoneIfRefused,
         })
     };
-    let (mut ledger, mut by_bytes) = (Ledger::new(), Ledger::new());
+    let (mut ledger, mut by_bytes) = (Ledger::default(), Ledger::default());
     let mut model = Model::new(&effect);
     let mut rest = data;
     let mut direction = Direction::Sent;

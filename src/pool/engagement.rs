@@ -1,4 +1,4 @@
-//! When `--pool auto` switches the pool on and off: it counts short app connections.
+//! When `--pool auto` switches the pool on and off, by counting short app connections.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -7,19 +7,20 @@ use tokio::time::Instant;
 
 use crate::tunnel::connection::Outcome;
 
-/// So many short connections within [`WINDOW`] switch the pool on.
+/// Number of short connections within [`WINDOW`] that switches the pool on.
 const MANY: usize = 16;
 const WINDOW: Duration = Duration::from_secs(10);
-/// A connection that lasted less than this is short.
+/// Connections that last less than this are short.
 const SHORT: Duration = Duration::from_secs(10);
-/// The pool switches off after this long without so many in any window.
+/// The pool switches off after this long without [`MANY`] in any window.
 const LINGER: Duration = Duration::from_secs(60);
 
 /// See the module's description.
 #[derive(Debug, Default)]
 pub struct Engagement {
-    /// When the latest short connections ended, at most [`MANY`].
+    /// The ends of the latest short connections, at most [`MANY`].
     ends: VecDeque<Instant>,
+    /// When the pool switches off, if it has been switched on.
     until: Option<Instant>,
 }
 
@@ -28,7 +29,7 @@ impl Engagement {
         self.until.is_some_and(|until| now < until)
     }
 
-    /// An app connection has ended. It counts if it was short, got a reply, and was closed by the
+    /// Counts an app connection that has ended, if it was short, got a reply, and was closed by the
     /// app without an error.
     pub fn note(&mut self, outcome: &Outcome, now: Instant) {
         if outcome.lasted >= SHORT || !outcome.answered || !outcome.closed_by_app {
@@ -52,7 +53,7 @@ mod tests {
     const GOOD: Outcome =
         Outcome { lasted: Duration::from_secs(1), answered: true, closed_by_app: true };
 
-    /// Whether the pool is on after connections that end every `pause`.
+    /// Whether the pool is on after `count` connections, one every `pause`.
     fn is_on_after(count: usize, pause: Duration, outcome: Outcome) -> bool {
         let (mut engagement, mut now) = (Engagement::default(), Instant::now());
         for _ in 0..count {
@@ -63,7 +64,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn sixteen_short_connections_in_ten_seconds_switch_it_on() {
+    async fn sixteen_short_connections_in_10_s_switch_the_pool_on() {
         let ms = Duration::from_millis;
         assert!(!is_on_after(15, ms(1), GOOD));
         assert!(is_on_after(16, ms(1), GOOD));
@@ -83,7 +84,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_minute_without_many_switches_it_off() {
+    async fn a_minute_without_sixteen_switches_the_pool_off() {
         let (mut engagement, start) = (Engagement::default(), Instant::now());
         for _ in 0..MANY {
             engagement.note(&GOOD, start);

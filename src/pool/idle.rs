@@ -1,6 +1,7 @@
 //! Idle connections, and the app connections that wait for one.
 //!
-//! A stack: the connection returned last is reused first; the bottom one has been unused longest.
+//! Idle connections form a stack: the latest one is reused first, and the one at the bottom has
+//! been idle longest.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -9,21 +10,21 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-/// An idle connection closes after this long: well before Heroku's 300 s
+/// Time after which an idle connection closes: well before Heroku closes it, after 300 s
 /// (<https://devcenter.heroku.com/articles/heroku-redis#timeout>).
 const IDLE: Duration = Duration::from_secs(30);
-/// Without a limit of connections, only this many idle ones stay that long. Other processes need
+/// Without `--max-connections`, this many idle connections stay for [`IDLE`]. Other processes need
 /// the plan's connections, too.
 pub const FEW: usize = 2;
-/// Further ones close after this long.
+/// Time after which further idle connections close.
 const SURPLUS_IDLE: Duration = Duration::from_secs(1);
 
 /// Idle connections of type `C`.
 pub struct Idle<C> {
-    /// The connection returned last is at the end.
+    /// The latest connection is at the end.
     kept: Vec<Kept<C>>,
     waiting: VecDeque<oneshot::Sender<C>>,
-    /// How many may stay for [`IDLE`].
+    /// How many connections may stay for [`IDLE`].
     may_stay: usize,
 }
 
@@ -44,17 +45,12 @@ impl<C> Idle<C> {
         Idle { kept: Vec::new(), waiting: VecDeque::new(), may_stay }
     }
 
-    /// Takes the connection returned last that is fit. Closes the unfit ones above it.
-    pub fn take(&mut self, is_fit: impl Fn(&C) -> bool) -> Option<C> {
-        while let Some(Kept { connection, .. }) = self.kept.pop() {
-            if is_fit(&connection) {
-                return Some(connection);
-            }
-        }
-        None
+    /// Takes the latest connection.
+    pub fn take(&mut self) -> Option<C> {
+        self.kept.pop().map(|kept| kept.connection)
     }
 
-    /// Gives a connection to the app that has waited longest, or keeps it if no app waits.
+    /// Gives a connection to the app connection that has waited longest; keeps it if none waits.
     pub fn add(&mut self, mut connection: C, now: Instant) {
         while let Some(first) = self.waiting.pop_front() {
             match first.send(connection) {
@@ -66,20 +62,21 @@ impl<C> Idle<C> {
         self.kept.push(Kept { connection, since: now });
     }
 
-    /// Joins the queue for a connection.
+    /// Joins the queue; the receiver gets a connection.
     pub fn wait(&mut self) -> oneshot::Receiver<C> {
+        // App connections that gave up have left the queue.
+        self.waiting.retain(|waiting| !waiting.is_closed());
         let (sender, receiver) = oneshot::channel();
         self.waiting.push_back(sender);
         receiver
     }
 
-    /// Whether an app waits for a connection.
-    pub fn somebody_waits(&mut self) -> bool {
-        self.waiting.retain(|waiting| !waiting.is_closed());
-        !self.waiting.is_empty()
+    /// Whether app connections wait in the queue.
+    pub fn has_waiters(&self) -> bool {
+        self.waiting.iter().any(|waiting| !waiting.is_closed())
     }
 
-    /// Closes the useless connections, and returns their number.
+    /// Closes useless connections, and returns their number.
     pub fn remove(&mut self, is_useless: impl Fn(&C) -> bool) -> usize {
         let before = self.kept.len();
         self.kept.retain(|kept| !is_useless(&kept.connection));
@@ -91,7 +88,7 @@ impl<C> Idle<C> {
         self.kept.is_empty()
     }
 
-    /// Closes the connections whose time is up.
+    /// Closes expired connections.
     pub fn expire(&mut self, now: Instant) {
         while let Some(oldest) = self.kept.first() {
             let time = if self.kept.len() > self.may_stay { SURPLUS_IDLE } else { IDLE };
@@ -109,34 +106,29 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    fn any<C>(_: &C) -> bool {
-        true
-    }
-
     #[tokio::test]
-    async fn the_latest_connection_goes_first() {
+    async fn the_latest_connection_is_reused_first() {
         let (mut idle, now) = (Idle::new(FEW), Instant::now());
         (1..4).for_each(|name| idle.add(name, now));
-        assert_eq!(idle.take(any), Some(3));
-        assert_eq!(idle.take(|name| *name == 1), Some(1), "the other one is closed");
-        assert_eq!(idle.take(any), None);
+        assert_eq!([idle.take(), idle.take(), idle.take()], [Some(3), Some(2), Some(1)]);
+        assert_eq!(idle.take(), None);
     }
 
     #[tokio::test]
-    async fn whoever_waits_longest_gets_the_next_connection() {
+    async fn the_longest_waiter_gets_the_next_connection() {
         let (mut idle, now) = (Idle::new(FEW), Instant::now());
         let (first, gone, mut third) = (idle.wait(), idle.wait(), idle.wait());
         drop(gone);
         idle.add(1, now);
         idle.add(2, now);
         assert_eq!((first.await, third.try_recv()), (Ok(1), Ok(2)));
-        assert!(!idle.somebody_waits());
+        assert!(!idle.has_waiters());
         idle.add(3, now);
-        assert_eq!(idle.take(any), Some(3));
+        assert_eq!(idle.take(), Some(3));
     }
 
     #[tokio::test]
-    async fn two_stay_for_thirty_seconds_and_the_others_for_one() {
+    async fn two_connections_stay_for_30_s_and_the_others_for_1_s() {
         let (mut idle, start) = (Idle::new(FEW), Instant::now());
         (1..5).for_each(|name| idle.add(name, start));
         idle.expire(start + SURPLUS_IDLE - MS);
@@ -151,7 +143,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn with_a_limit_all_stay_for_thirty_seconds() {
+    async fn with_a_limit_all_connections_stay_for_30_s() {
         let (mut idle, start) = (Idle::new(usize::MAX), Instant::now());
         (0..20).for_each(|name| idle.add(name, start));
         idle.expire(start + IDLE - MS);

@@ -1,18 +1,18 @@
-//! Connections to Redis that a second app connection may use.
+//! The pool: connections to Redis that several app connections use, one after another.
 //!
-//! The tunnel knows nothing of this module: `serve` stands between a tunnel's listener and its
-//! connections. A reused connection must behave exactly like a new one, whatever its last user did.
-//! Four things ensure this:
+//! [`crate::tunnel`] does not know the pool: [`serve()`] takes app connections from a tunnel's
+//! listener and relays them. A reused connection must behave exactly like a new one, whatever its
+//! last user did. Four rules ensure this:
 //!
-//! - the [`ledger`] follows a connection from its first byte. It lets the connection be kept only
-//!   if every request is known to leave nothing behind that `RESET` does not clear, and every reply
-//!   has come;
-//! - `RESET` is sent when a user has left, and again in front of the next user's first request
-//!   ([`handover`]);
-//! - the [`trial`] has tried what `RESET` does on this server;
-//! - a name lookup that began after the app connected must still lead to the connection's address.
+//! - The [`ledger`] follows every byte of a connection. The pool keeps the connection only if all
+//!   replies have arrived, and no request can have left anything that `RESET` does not clear.
+//! - The launcher sends `RESET` when a user has left, and again in front of the next user's first
+//!   request ([`handover`]).
+//! - A [`trial`] has shown that `RESET` works on this server.
+//! - The host name still resolves to the connection's address, by a lookup that began after the app
+//!   connected.
 //!
-//! In the mode `auto` the pool is off until the app reconnects frequently ([`engagement`]).
+//! Under `--pool auto`, the pool is off until the app reconnects frequently ([`engagement`]).
 
 pub mod commands;
 mod engagement;
@@ -37,20 +37,19 @@ pub use ledger::Ledger;
 pub use serve::serve;
 use trial::{Trial, Verdict};
 
-use crate::tunnel::connection::Outcome;
 use crate::tunnel::stream::TlsUpstream;
 use crate::tunnel::{Slot, Tunnel};
 
-/// An older connection is not kept. TLS sessions are used for as long; after that the server must
-/// show its certificate again.
-const OLDEST: Duration = Duration::from_secs(3600);
+/// Connections older than this are not kept. TLS sessions have the same limit: after an hour, the
+/// server must show its certificate again.
+const MAX_AGE: Duration = Duration::from_secs(3600);
 
-/// When a connection may have a second user.
+/// The setting `--pool`: when connections are reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PoolMode {
     /// Never: a plain tunnel.
     Off,
-    /// Always, where the server allows it.
+    /// Always, if the server passes the trial.
     On,
     /// While the app reconnects frequently.
     Auto,
@@ -69,19 +68,20 @@ struct State {
     engagement: Engagement,
     idle: Idle<TlsUpstream>,
     trial: Trial,
-    /// Connections made at this moment or before it are not kept: the server may be another now.
+    /// Connections made at or before this moment are not kept: the name may lead to another server
+    /// now.
     retired: Option<Instant>,
-    /// A task closes idle connections when their time is up.
+    /// Whether a task is running that closes expired idle connections.
     is_watched: bool,
-    /// COMMAND has ended: nothing is kept any more.
+    /// COMMAND has ended: the pool keeps no more connections.
     is_closed: bool,
 }
 
-/// What an app connection gets.
+/// The pool's answer to an app connection.
 enum Granted {
     /// An idle connection.
     Kept(TlsUpstream),
-    /// The permission to make one.
+    /// The permission to make a new connection.
     Slot(Slot),
 }
 
@@ -108,17 +108,12 @@ impl Pool {
         self.mode == PoolMode::On || self.state().engagement.is_on(now)
     }
 
-    /// An app connection has ended.
-    fn note(&self, outcome: &Outcome, now: Instant) {
-        self.state().engagement.note(outcome, now);
-    }
-
-    /// An idle connection or a free slot, if there is one now; else a place in the queue for an
-    /// idle connection.
-    fn ask(&self, now: Instant) -> Result<Granted, oneshot::Receiver<TlsUpstream>> {
+    /// An idle connection or a free slot, if one is available now. Otherwise the receiver gets the
+    /// next idle connection, in the order of the queue.
+    fn ask(&self) -> Result<Granted, oneshot::Receiver<TlsUpstream>> {
         let mut state = self.state();
-        if !state.idle.somebody_waits() {
-            if let Some(kept) = state.idle.take(|upstream| now - upstream.made < OLDEST) {
+        if !state.idle.has_waiters() {
+            if let Some(kept) = state.idle.take() {
                 return Ok(Granted::Kept(kept));
             }
             if let Some(slot) = self.tunnel.limit.try_slot() {
@@ -135,23 +130,23 @@ impl Pool {
         is_on && !state.is_closed && state.trial.is_passed() && state.allows(made, now)
     }
 
-    /// Keeps a connection that was reset, or gives it to an app that waits. Returns whether the
-    /// caller must start closing idle connections whose time is up.
+    /// Keeps a connection that was reset, or gives it to a waiting app connection. Returns whether
+    /// the caller must start a task that closes expired connections.
     fn keep(&self, upstream: TlsUpstream, now: Instant) -> bool {
         if !self.may_keep(upstream.made, now) {
             return false;
         }
         let mut state = self.state();
-        if !state.idle.somebody_waits() && self.tunnel.limit.somebody_waits() {
-            // An app connection that began without the pool waits for this one's slot.
+        if !state.idle.has_waiters() && self.tunnel.limit.somebody_waits() {
+            // An app connection that began while the pool was off waits for this connection's slot.
             return false;
         }
         state.idle.add(upstream, now);
         !state.idle.is_empty() && !std::mem::replace(&mut state.is_watched, true)
     }
 
-    /// Closes the idle connections whose time is up, or all of them once the pool is off. Says
-    /// whether any are left, for which the caller must call this again.
+    /// Closes expired idle connections, or all idle connections if the pool is off. Returns whether
+    /// any are left; then the caller must call this again.
     fn expire(&self, now: Instant) -> bool {
         let is_on = self.is_on(now);
         let mut state = self.state();
@@ -163,8 +158,8 @@ impl Pool {
         state.is_watched
     }
 
-    /// Closes the idle connections that lead elsewhere than the name does now. If there are any,
-    /// the server may be another, and must be tried anew.
+    /// Closes idle connections to other addresses than these, which the name has now, and returns
+    /// their number. If there are any, the server may be a new one and needs a new trial.
     fn keep_only(&self, addresses: &[SocketAddr], now: Instant) -> usize {
         let is_outdated = |kept: &TlsUpstream| !leads_to(kept, addresses);
         let mut state = self.state();
@@ -175,30 +170,32 @@ impl Pool {
         outdated
     }
 
-    /// Redis has ended a connection without being asked to: it may have restarted.
+    /// Redis has closed a connection by itself: it may have restarted.
     fn server_ended(&self, now: Instant) {
         self.state().forget_server(now);
     }
 
-    /// The server has become a replica, or has lost its data or its master: connections made at
-    /// `made` or before must not be used again.
+    /// The server has become a replica, or has lost its data or its master. Connections made at or
+    /// before `made` must not be reused.
     fn retire(&self, made: Instant) {
         let mut state = self.state();
         state.retired = state.retired.max(Some(made));
         state.idle.remove(|kept| kept.made <= made);
     }
 
-    /// Starts a trial if one is due; report its result to the returned value.
-    fn begin_trial(&self, now: Instant) -> Option<RunningTrial<'_>> {
-        let is_due = self.state().trial.begin(now);
-        // Made only if it is due: dropping it ends the trial that runs.
-        is_due.then(|| RunningTrial(self))
+    /// Records the verdict of a trial on a connection made at `made`.
+    fn end_trial(&self, verdict: Verdict, made: Instant, now: Instant) {
+        let mut state = self.state();
+        // Meanwhile the name may have come to lead to another server.
+        if state.allows(made, now) {
+            state.trial.end(verdict, now);
+        }
     }
 
-    /// `RESET` was not answered as it should be: connections of this server are not used again.
+    /// `RESET` got a wrong reply: connections to this server are no longer reused.
     fn note_wrong_reset(&self, made: Instant, now: Instant) {
         let mut state = self.state();
-        // The server may have become another meanwhile.
+        // Meanwhile the name may have come to lead to another server.
         if !state.allows(made, now) {
             return;
         }
@@ -206,7 +203,7 @@ impl Pool {
         state.idle.remove(|_| true);
     }
 
-    /// COMMAND has ended: nothing is kept any more.
+    /// Closes all idle connections, since COMMAND has ended, and keeps no more.
     fn close(&self) {
         let mut state = self.state();
         state.is_closed = true;
@@ -215,35 +212,16 @@ impl Pool {
 }
 
 impl State {
+    /// Whether a connection made at `made` is young enough, and not retired.
     fn allows(&self, made: Instant, now: Instant) -> bool {
-        self.retired.is_none_or(|retired| made > retired) && now - made < OLDEST
+        self.retired.is_none_or(|retired| made > retired) && now - made < MAX_AGE
     }
 
-    /// The server may be another from now on: nothing that leads to the old one is kept.
+    /// Closes all idle connections and forgets the trial: the name may lead to another server now.
     fn forget_server(&mut self, now: Instant) {
         self.retired = self.retired.max(Some(now));
         self.trial.forget();
         self.idle.remove(|_| true);
-    }
-}
-
-/// A trial that runs. If the app gives up meanwhile, another connection is tried.
-struct RunningTrial<'a>(&'a Pool);
-
-impl RunningTrial<'_> {
-    /// The trial has ended, on a connection made at `made`.
-    fn end(self, verdict: Verdict, made: Instant, now: Instant) {
-        let mut state = self.0.state();
-        // The server may have become another meanwhile.
-        if state.allows(made, now) {
-            state.trial.end(verdict, now);
-        }
-    }
-}
-
-impl Drop for RunningTrial<'_> {
-    fn drop(&mut self) {
-        self.0.state().trial.stop();
     }
 }
 

@@ -1,4 +1,4 @@
-//! Serves a tunnel's app connections, with the pool or without it.
+//! Serves a tunnel's app connections, with or without the pool.
 
 use std::io;
 use std::sync::Arc;
@@ -20,10 +20,10 @@ use crate::tunnel::relay::{Begun, RelayEnd, Side};
 use crate::tunnel::stream::TlsUpstream;
 use crate::tunnel::{self, DrainGuard, Listener, Tunnel};
 
-/// How long a server may take to reset a connection.
+/// Time limit for the reply to the `RESET` that follows a user.
 const RESET_TIME: Duration = Duration::from_secs(1);
 
-/// How often the time of idle connections is checked.
+/// How often to look for expired idle connections.
 const CHECK: Duration = Duration::from_millis(250);
 
 /// Serves a tunnel until COMMAND has ended.
@@ -36,7 +36,7 @@ pub async fn serve(
     tunnel: Arc<Tunnel>,
     guard: DrainGuard,
 ) -> io::Result<()> {
-    // Where Redis logs a client in by its certificate, RESET would log it in as another user.
+    // If Redis logs clients in by their certificate, RESET selects another user.
     if mode == PoolMode::Off || tunnel.route.trust.identity.is_some() {
         let plain = |app, mut guard: DrainGuard| {
             let tunnel = tunnel.clone();
@@ -62,22 +62,22 @@ async fn serve_app(app: AppStream, pool: Arc<Pool>, mut guard: DrainGuard) {
         true => with_pool(app, &pool, &mut guard).await,
         false => (connection::serve(app, &pool.tunnel, &mut guard).await, None),
     };
-    pool.note(&outcome, Instant::now());
-    // The app has got everything.
+    pool.state().engagement.note(&outcome, Instant::now());
+    // The app has received all replies, so the drain need not wait for the RESET.
     drop(guard);
     if let Some(upstream) = left {
         Box::pin(take_back(&pool, upstream)).await;
     }
 }
 
-/// Serves one app connection; returns the connection to Redis if another may use it.
+/// Serves one app connection. Also returns the connection to Redis if it may be kept.
 async fn with_pool(
     app: AppStream,
     pool: &Pool,
     guard: &mut DrainGuard,
 ) -> (Outcome, Option<TlsUpstream>) {
     let mut connection = Connection::accept(app, &pool.tunnel);
-    // Boxed, so that an idle connection's task stays small.
+    // Boxed, so that the task of a waiting app connection stays small.
     let supplied = Box::pin(connection.connect(supply(pool), guard)).await;
     let (mut tap, handed_over) = match supplied {
         None => return (connection.outcome(), None),
@@ -101,13 +101,14 @@ async fn with_pool(
             }
             course
         }
-        // The hand-over has told the pool what it learned about the server.
+        // The hand-over has already reported the server's state to the pool.
         Err(NotHandedOver::Ended(course)) => course,
         Err(NotHandedOver::Failed) => return (connection.outcome(), None),
     };
     end(connection, course).await
 }
 
+/// Ends an app connection. Also returns the connection to Redis if it may be kept.
 async fn end(mut connection: Connection<'_>, course: Course) -> (Outcome, Option<TlsUpstream>) {
     if matches!(course.end, RelayEnd::Kept(_)) && !connection.ends.app.speaks_tls() {
         connection.ends.finish();
@@ -117,10 +118,10 @@ async fn end(mut connection: Connection<'_>, course: Course) -> (Outcome, Option
     (Box::pin(connection.close(course)).await, None)
 }
 
-/// Keeps a connection whose user has left, once Redis has made it as good as new.
+/// Resets a connection whose user has left, and keeps it.
 async fn take_back(pool: &Arc<Pool>, mut upstream: TlsUpstream) {
     if !pool.may_keep(upstream.made, Instant::now()) {
-        // No reply is outstanding, so close cleanly.
+        // No reply is outstanding, so the connection can close cleanly.
         let _ = timeout(Duration::ZERO, upstream.shutdown()).await;
         return;
     }
@@ -135,7 +136,7 @@ async fn take_back(pool: &Arc<Pool>, mut upstream: TlsUpstream) {
     }
 }
 
-/// Whether Redis has reset the connection, and said nothing else.
+/// Resets a connection. Returns whether Redis sent the right reply and no other byte.
 async fn reset(upstream: &mut TlsUpstream) -> bool {
     let mut reply = [0; RESET_DONE.len()];
     upstream.write_all(RESET).await.is_ok()
@@ -145,10 +146,10 @@ async fn reset(upstream: &mut TlsUpstream) -> bool {
         && upstream.is_untouched().await
 }
 
-/// Closes idle connections when their time is up, until none is left.
+/// Closes expired idle connections, until none is left.
 async fn close_unused(pool: Arc<Pool>) {
     while pool.expire(Instant::now()) {
-        // More connections may come back than may stay, and those close after a second.
+        // A short pause: surplus connections expire after a second.
         sleep(CHECK).await;
     }
     debug!(at = "pool-empty", var = pool.tunnel.variable());

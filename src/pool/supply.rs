@@ -1,4 +1,4 @@
-//! An app connection's connection to Redis: an idle one that is as good as new, or a new one.
+//! Gets a connection to Redis for an app connection: an idle one, or a new one.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -13,35 +13,35 @@ use crate::tunnel::failure::{Failure, Step};
 use crate::tunnel::stream::TlsUpstream;
 use crate::tunnel::{Slot, attempts, queue, upstream};
 
-/// How long a server may take to answer a trial.
+/// Time limit for a trial.
 const TRIAL: Duration = Duration::from_secs(1);
 
 /// A connection to Redis for one app connection.
 #[derive(Debug)]
 pub enum Supplied {
-    /// It has just been made, for this user.
+    /// A new connection.
     New(TlsUpstream),
-    /// It had another user.
+    /// An idle connection, which had another user.
     Kept(TlsUpstream),
 }
 
-/// Why an idle connection is not used again.
+/// Why a connection is not reused.
 #[derive(Debug, Clone, Copy)]
 pub enum Unfit {
-    /// Its name leads elsewhere now.
+    /// The host name no longer resolves to its address.
     Outdated,
-    /// It was closed, or something has arrived on it.
+    /// Redis has closed it, or has sent something.
     Touched,
-    /// It was not reset as it should be.
+    /// `RESET` got a wrong reply, or none in time.
     NotReset,
-    /// It was closed as it was handed over.
+    /// Redis closed it during the hand-over.
     Dead,
 }
 
-/// A connection within the connect timeout, for an app that has just connected.
+/// Gets a connection within the connect timeout, for an app that has just connected.
 ///
 /// # Errors
-/// What failed last.
+/// The last attempt's failure.
 pub async fn supply(pool: &Pool) -> Result<Supplied, Failure> {
     let deadline = Instant::now() + pool.tunnel.settings.connect_timeout;
     attempts::retry(&pool.tunnel, deadline, || attempt(pool, deadline)).await
@@ -65,9 +65,9 @@ async fn attempt(pool: &Pool, deadline: Instant) -> Result<Supplied, Failure> {
     make(pool, slot, deadline).await.map(Supplied::New)
 }
 
-/// An idle connection or a slot, whichever comes first.
+/// Waits for an idle connection or a slot, whichever is available first.
 async fn granted(pool: &Pool, deadline: Instant) -> Result<Granted, Failure> {
-    let kept = match pool.ask(Instant::now()) {
+    let kept = match pool.ask() {
         Ok(granted) => return Ok(granted),
         Err(waiting) => waiting,
     };
@@ -81,8 +81,8 @@ async fn granted(pool: &Pool, deadline: Instant) -> Result<Granted, Failure> {
     queue::wait(&pool.tunnel, deadline, first).await
 }
 
-/// The idle connection, if it leads where the name leads now, and nothing has arrived on it; else
-/// its slot.
+/// Returns the idle connection if it leads to one of `addresses` and nothing has arrived on it;
+/// otherwise only its slot.
 async fn fit(
     pool: &Pool,
     mut kept: TlsUpstream,
@@ -102,24 +102,26 @@ async fn fit(
     Err(kept.into_slot())
 }
 
+/// Logs that a connection is not reused.
 pub fn note_discarded(pool: &Pool, reason: Unfit) {
     debug!(at = "kept-discarded", var = pool.tunnel.variable(), reason = ?reason);
 }
 
-/// Makes a connection. If a trial is due, runs it on this connection first.
+/// Makes a new connection. If a trial is due, runs it on this connection first.
 pub async fn make(pool: &Pool, slot: Slot, deadline: Instant) -> Result<TlsUpstream, Failure> {
     let tunnel = &pool.tunnel;
     let mut upstream = attempts::connect_in(tunnel, slot, Instant::now(), deadline).await?;
     tunnel.figures.pooled(PoolResult::New);
-    if let Some(trial) = pool.begin_trial(Instant::now()) {
-        // If the server does not answer, there must be time for another connection.
+    let is_trial_due = pool.state().trial.begin(Instant::now());
+    if is_trial_due {
+        // If the server does not answer, there must be time left for another connection.
         let limit = TRIAL.min(deadline.saturating_duration_since(Instant::now()) / 2);
         let verdict = timeout(limit, trial::run(&mut upstream)).await;
         let verdict = verdict.unwrap_or(Verdict::Unclear);
         debug!(at = "pool-tried", var = tunnel.variable(), verdict = ?verdict);
-        trial.end(verdict, upstream.made, Instant::now());
+        pool.end_trial(verdict, upstream.made, Instant::now());
         if verdict != Verdict::Passed {
-            // Nobody knows what state that connection is in.
+            // The state of the tried connection is unknown, so the app gets another.
             let slot = upstream.into_slot();
             upstream = attempts::connect_in(tunnel, slot, Instant::now(), deadline).await?;
         }

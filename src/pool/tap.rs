@@ -1,22 +1,22 @@
-//! The pool's view of the bytes that pass.
+//! Shows the pool the bytes that a relay moves.
 
 use tokio::time::Instant;
 
 use super::{Ledger, Pool};
 use crate::tunnel::tap::Tap;
 
-/// Follows one user of one connection.
+/// Follows one user's requests and replies on one connection.
 #[derive(Debug)]
 pub struct PoolTap<'a> {
     pool: &'a Pool,
-    /// When the connection was made.
+    /// When the connection to Redis was made.
     made: Instant,
     pub ledger: Ledger,
 }
 
 impl<'a> PoolTap<'a> {
     pub fn new(pool: &'a Pool, made: Instant) -> PoolTap<'a> {
-        PoolTap { pool, made, ledger: Ledger::new() }
+        PoolTap { pool, made, ledger: Ledger::default() }
     }
 }
 

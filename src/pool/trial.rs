@@ -1,9 +1,9 @@
-//! Tests `RESET` on this server before reuse.
+//! Tests a server's `RESET` before any connection is reused.
 //!
-//! On a new connection, before its user gets it, go `PING`, `RESET` and `PING`. The second `PING`
-//! must get the same answer as the first, and `RESET` must have done its work. Servers differ:
-//! Redis before 6.2 knows no `RESET`, 6.2 refuses it before login, Kvrocks makes whoever sends it
-//! an administrator, and Redis Cloud has none.
+//! The trial sends `PING`, `RESET` and `PING` on a new connection, before the app gets it. `RESET`
+//! must be confirmed, and the second `PING` must get the same reply as the first. Servers differ:
+//! Redis before 6.2 and Redis Cloud have no `RESET`, Redis 6.2 refuses it before login, and on
+//! Kvrocks it makes the client an administrator.
 
 use std::time::Duration;
 
@@ -12,30 +12,30 @@ use tokio::time::Instant;
 
 use crate::tunnel::stream::TlsUpstream;
 
-/// The request that makes a connection as good as new, and its reply (Redis 6.2 and later).
+/// The request that resets a connection, and its reply (Redis 6.2 and later).
 pub const RESET: &[u8] = b"*1\r\n$5\r\nRESET\r\n";
 pub const RESET_DONE: &[u8] = b"+RESET\r\n";
-/// The requests of a trial. Each is answered with one line.
+/// The requests of a trial. Each reply is one line.
 const REQUESTS: &[u8] = b"*1\r\n$4\r\nPING\r\n*1\r\n$5\r\nRESET\r\n*1\r\n$4\r\nPING\r\n";
 /// The longest line that an answer may be, in bytes.
 const LONGEST_LINE: usize = 512;
-/// A server that failed is not tried again for this long.
+/// Pause before the next trial of a server that failed.
 const FAILED: Duration = Duration::from_secs(3600);
-/// A server that did not answer is not tried again for this long.
+/// Pause before the next trial if the last one had no clear result.
 const UNCLEAR: Duration = Duration::from_secs(60);
 
 /// The result of a trial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     Passed,
-    /// `RESET` is missing or means something else.
+    /// `RESET` is missing, or does something else.
     Failed,
-    /// The server did not answer, or has other troubles.
+    /// The server did not answer, or could not serve requests at the time.
     Unclear,
 }
 
 impl Verdict {
-    /// The verdict on three answers, without their line ends.
+    /// The verdict on three replies, without their line ends.
     fn of(first: &[u8], reset: &[u8], second: &[u8]) -> Verdict {
         let known = first == b"+PONG" || first.starts_with(b"-NOAUTH ");
         if !known {
@@ -48,16 +48,16 @@ impl Verdict {
     }
 }
 
-/// Tries a connection that has just been made.
+/// Runs a trial on a new connection.
 pub async fn run(upstream: &mut TlsUpstream) -> Verdict {
-    let Some([first, reset, second]) = answers(upstream).await else { return Verdict::Unclear };
+    let Some([first, reset, second]) = replies(upstream).await else { return Verdict::Unclear };
     match Verdict::of(&first, &reset, &second) {
         Verdict::Passed if !upstream.is_untouched().await => Verdict::Unclear,
         verdict => verdict,
     }
 }
 
-async fn answers(upstream: &mut TlsUpstream) -> Option<[Vec<u8>; 3]> {
+async fn replies(upstream: &mut TlsUpstream) -> Option<[Vec<u8>; 3]> {
     upstream.write_all(REQUESTS).await.ok()?;
     upstream.flush().await.ok()?;
     let mut lines = [Vec::new(), Vec::new(), Vec::new()];
@@ -73,40 +73,33 @@ async fn answers(upstream: &mut TlsUpstream) -> Option<[Vec<u8>; 3]> {
     Some(lines)
 }
 
-/// What is known of a server.
+/// The latest verdict on a server, and when it was reached.
 #[derive(Debug, Default)]
-pub struct Trial {
-    /// The latest verdict, and its time.
-    verdict: Option<(Verdict, Instant)>,
-    is_running: bool,
-}
+pub struct Trial(Option<(Verdict, Instant)>);
 
 impl Trial {
     /// Whether connections may be reused.
     pub fn is_passed(&self) -> bool {
-        matches!(self.verdict, Some((Verdict::Passed, _)))
+        matches!(self.0, Some((Verdict::Passed, _)))
     }
 
-    /// Begins a trial if one is due, and says whether.
+    /// Begins a trial if one is due, and returns whether it did. The verdict is unclear until the
+    /// trial ends: no second trial begins meanwhile.
     pub fn begin(&mut self, now: Instant) -> bool {
-        let is_due =
-            !self.is_running && self.verdict.is_none_or(|verdict| has_lapsed(verdict, now));
-        self.is_running |= is_due;
+        let is_due = self.0.is_none_or(|verdict| has_lapsed(verdict, now));
+        if is_due {
+            self.end(Verdict::Unclear, now);
+        }
         is_due
     }
 
     pub fn end(&mut self, verdict: Verdict, now: Instant) {
-        self.verdict = Some((verdict, now));
+        self.0 = Some((verdict, now));
     }
 
-    /// The trial that ran does not run any more.
-    pub fn stop(&mut self) {
-        self.is_running = false;
-    }
-
-    /// The server may be another: nothing is known of it.
+    /// Forgets the verdict: the name may lead to another server now.
     pub fn forget(&mut self) {
-        self.verdict = None;
+        self.0 = None;
     }
 }
 
@@ -123,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reset_connection_must_be_told_what_a_new_one_is() {
+    fn a_reset_connection_must_get_the_replies_of_a_new_one() {
         use Verdict::{Failed, Passed, Unclear};
         let noauth = "-NOAUTH Authentication required.";
         let unknown = "-ERR unknown command 'RESET', with args beginning with: ";
@@ -149,20 +142,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_trial_runs_at_a_time_until_there_is_a_verdict() {
+    async fn one_trial_runs_at_a_time() {
         let (start, mut trial) = (Instant::now(), Trial::default());
         assert!(trial.begin(start) && !trial.begin(start));
-        trial.stop();
-        assert!(trial.begin(start), "the app of the first one gave up");
+        assert!(trial.begin(start + UNCLEAR), "the first trial's app gave up");
         trial.end(Verdict::Passed, start);
-        trial.stop();
         assert!(trial.is_passed() && !trial.begin(start + FAILED));
         trial.forget();
         assert!(!trial.is_passed() && trial.begin(start));
     }
 
     #[tokio::test]
-    async fn a_server_that_fails_is_tried_again_later() {
+    async fn a_failed_server_is_tried_again_later() {
         let start = Instant::now();
         for (verdict, time) in [(Verdict::Failed, FAILED), (Verdict::Unclear, UNCLEAR)] {
             let mut trial = Trial::default();

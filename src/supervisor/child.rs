@@ -1,4 +1,4 @@
-//! Starting COMMAND, or becoming it.
+//! Starts COMMAND, or becomes it.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -14,22 +14,22 @@ use crate::system::inherited::Inherited;
 use crate::system::process::Placement;
 use crate::system::signals;
 
-/// COMMAND, started.
+/// A running COMMAND.
 #[derive(Debug, Clone, Copy)]
 pub struct Child {
     pub pid: Pid,
     pub placement: Placement,
-    /// The signals that arrived at the launcher before COMMAND existed, which COMMAND has missed.
+    /// The signals that reached the launcher before COMMAND existed.
     pub(super) missed: SigSet,
 }
 
 /// Starts COMMAND with `environment`.
 ///
 /// # Errors
-/// When COMMAND cannot be executed.
+/// If COMMAND cannot be executed.
 ///
 /// # Panics
-/// When `words` is empty.
+/// If `words` is empty.
 pub fn spawn(
     words: &[OsString],
     mut environment: CommandEnvironment,
@@ -54,8 +54,8 @@ pub fn spawn(
     }
 }
 
-/// Lets go of stdin and stdout, which are COMMAND's alone: when COMMAND closes them, whoever is at
-/// the other end of a pipe must notice.
+/// Closes stdin and stdout, which COMMAND alone uses: when COMMAND closes them, the process at the
+/// other end of a pipe must notice.
 ///
 /// # Errors
 /// As open(2) and dup2(2).
@@ -66,7 +66,7 @@ pub fn let_go_of_streams() -> io::Result<()> {
     Ok(())
 }
 
-/// Becomes COMMAND: same pid, environment untouched. Returns only when that fails.
+/// Becomes COMMAND, with the same pid and this environment. Returns only if that fails.
 pub fn become_command(words: &[OsString], environment: CommandEnvironment) -> NotExecuted {
     if let Err(error) = Inherited::restore_before_exec() {
         return NotExecuted::from(io::Error::from(error));

@@ -1,4 +1,4 @@
-//! What an ELF file says about the system that it needs (elf(5)).
+//! Reads from an ELF file which system it needs (elf(5)).
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -8,10 +8,10 @@ use std::path::PathBuf;
 
 /// `p_type` of the entry that names the dynamic loader.
 const PT_INTERP: u64 = 3;
-/// More than any loader's path has (PATH_MAX).
+/// Maximum length of a loader's path (PATH_MAX).
 const LONGEST_LOADER: u64 = 4096;
 
-/// Processors by `e_machine`, with the names of [`std::env::consts::ARCH`].
+/// Processors by `e_machine`, named as in [`std::env::consts::ARCH`].
 const MACHINES: [(u64, &str); 7] = [
     (3, "x86"),
     (22, "s390x"),
@@ -24,7 +24,7 @@ const MACHINES: [(u64, &str); 7] = [
 
 /// A program in the ELF format.
 pub struct Elf {
-    /// The processor that it is built for.
+    /// The processor that the program is built for.
     pub machine: &'static str,
     /// The dynamic loader that starts it.
     pub loader: Option<PathBuf>,
@@ -33,7 +33,7 @@ pub struct Elf {
 impl Elf {
     pub const MAGIC: &[u8] = b"\x7fELF";
 
-    /// `None` if `file` is no ELF file, or a damaged one.
+    /// Reads the header; `None` if `file` is not an ELF file, or is damaged.
     pub fn read(file: &File) -> Option<Elf> {
         let mut ident = [0; 6];
         file.read_exact_at(&mut ident, 0).ok()?;
@@ -78,7 +78,7 @@ impl Reader<'_> {
         if self.is_64_bit { in_64_bit } else { in_32_bit }
     }
 
-    /// A field of the width of an address, at one of these offsets.
+    /// An address, at one of these offsets.
     fn address(&self, in_64_bit: u64, in_32_bit: u64) -> Option<u64> {
         self.number(self.either(in_64_bit, in_32_bit), self.either(8, 4) as usize)
     }
@@ -96,19 +96,10 @@ impl Reader<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::env;
-
     use super::*;
 
     #[test]
-    fn this_program_is_for_this_machine() {
-        let elf = Elf::read(&File::open(env::current_exe().unwrap()).unwrap()).unwrap();
-        assert_eq!(elf.machine, env::consts::ARCH);
-        assert!(elf.loader.is_none_or(|loader| loader.exists()));
-    }
-
-    #[test]
-    fn a_big_endian_file_of_32_bits_is_understood() {
+    fn a_big_endian_file_of_32_bits_can_be_read() {
         // A header of 52 bytes, one program header of 32, and the loader's name.
         let mut elf = vec![0; 84];
         elf[..6].copy_from_slice(b"\x7fELF\x01\x02");

@@ -1,4 +1,4 @@
-//! COMMAND's environment: the launcher's, entry by entry, with a few variables changed.
+//! COMMAND's environment: a copy of the launcher's, with a few variables changed.
 
 use std::ffi::{CString, OsStr, OsString};
 use std::fmt;
@@ -8,44 +8,45 @@ use nix::unistd::Pid;
 
 use crate::system::process;
 
-/// Holds the pid of the process that systemd's sockets are meant for (sd_listen_fds(3)).
+/// Holds the pid of the process to which systemd passes sockets (sd_listen_fds(3)).
 const LISTEN_PID: &str = "LISTEN_PID";
 
-/// LISTEN_PID, and the same for systemd's watchdog (sd_watchdog_enabled(3)).
+/// Variables of systemd that hold a pid: for sockets, and for the watchdog
+/// (sd_watchdog_enabled(3)).
 const PID_VARIABLES: [&str; 2] = [LISTEN_PID, "WATCHDOG_PID"];
 
-/// Names the same process as LISTEN_PID, in another way. Programs ignore it when it is unset.
+/// Holds the pidfd id of the process in LISTEN_PID. Programs do not need it.
 const LISTEN_PIDFDID: &str = "LISTEN_PIDFDID";
 
-/// What COMMAND gets as its environment. Order, duplicates and entries without `=` stay as they
-/// were found: a map would lose them.
+/// COMMAND's environment as a list of entries. A map would lose the order, duplicates and entries
+/// without `=`.
 #[derive(Clone)]
 pub struct CommandEnvironment {
     entries: Vec<CString>,
 }
 
 impl CommandEnvironment {
-    /// The environment that the launcher has now.
+    /// A copy of the launcher's environment.
     pub fn of_launcher() -> CommandEnvironment {
         CommandEnvironment { entries: process::environment() }
     }
 
-    /// The value of `name`: of its first entry, as getenv(3) has it.
+    /// The value of `name` in its first entry, as from getenv(3).
     pub fn get(&self, name: &str) -> Option<&OsStr> {
         let value = self.entries.iter().find_map(|entry| value(entry, name))?;
         Some(OsStr::from_bytes(value))
     }
 
-    /// Sets `name`; of several entries only the first stays.
+    /// Sets `name`; of several entries, only the first stays.
     ///
     /// # Panics
-    /// When `new_value` has a NUL inside.
+    /// If `new_value` contains a NUL.
     pub fn set(&mut self, name: &str, new_value: impl Into<OsString>) {
         let entry = [name.as_bytes(), b"=", &new_value.into().into_vec()].concat();
         let entry = CString::new(entry).expect("no NUL in an environment variable");
         let place = self.entries.iter().position(|entry| value(entry, name).is_some());
         self.remove(name);
-        // Only entries behind the first one have moved.
+        // The removal has moved only entries behind this place.
         self.entries.insert(place.unwrap_or(self.entries.len()), entry);
     }
 
@@ -53,8 +54,8 @@ impl CommandEnvironment {
         self.entries.retain(|entry| value(entry, name).is_none());
     }
 
-    /// The entries in which COMMAND has to find its own pid, since they hold the pid of `launcher`:
-    /// the index of each, and the byte at which the pid starts.
+    /// The entries that hold the pid of `launcher` and must hold COMMAND's: the index of each, and
+    /// the byte at which the pid starts.
     pub(super) fn pid_entries(&self, launcher: Pid) -> Vec<(usize, usize)> {
         let launcher = launcher.to_string();
         let start = |(index, entry): (usize, &CString)| {
@@ -65,7 +66,7 @@ impl CommandEnvironment {
         self.entries.iter().enumerate().filter_map(start).collect()
     }
 
-    /// Removes LISTEN_PIDFDID if it names `launcher`, because LISTEN_PID does.
+    /// Removes LISTEN_PIDFDID if LISTEN_PID is the pid of `launcher`.
     pub(super) fn remove_pidfd(&mut self, launcher: Pid) {
         if self.get(LISTEN_PID) == Some(OsStr::new(&launcher.to_string())) {
             self.remove(LISTEN_PIDFDID);
@@ -77,58 +78,14 @@ impl CommandEnvironment {
     }
 }
 
-/// Without values: they hold passwords.
+/// Shows no values: they hold passwords.
 impl fmt::Debug for CommandEnvironment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CommandEnvironment").finish_non_exhaustive()
     }
 }
 
-/// The value in `entry` if that belongs to variable `name`.
+/// The value in `entry`, if the entry is of variable `name`.
 fn value<'a>(entry: &'a CString, name: &str) -> Option<&'a [u8]> {
     entry.as_bytes().strip_prefix(name.as_bytes())?.strip_prefix(b"=")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn environment(entries: &[&str]) -> CommandEnvironment {
-        let entries = entries.iter().map(|entry| CString::new(*entry).unwrap()).collect();
-        CommandEnvironment { entries }
-    }
-
-    fn entries(environment: &CommandEnvironment) -> Vec<&str> {
-        environment.entries.iter().map(|entry| entry.to_str().unwrap()).collect()
-    }
-
-    #[test]
-    fn a_changed_variable_keeps_its_place_and_loses_duplicates() {
-        let mut environment = environment(&["A=1", "odd", "B=1", "B=2", "A=2", "BB=3"]);
-        environment.set("B", "new");
-        environment.set("C", "added");
-        assert_eq!(entries(&environment), ["A=1", "odd", "B=new", "A=2", "BB=3", "C=added"]);
-        assert_eq!(environment.get("A"), Some(OsStr::new("1")));
-        assert_eq!(environment.get("odd"), None);
-    }
-
-    #[test]
-    fn only_the_launchers_pid_is_replaced() {
-        let found = environment(&[
-            "WATCHDOG_PID=7",
-            "LISTEN_PID=70",
-            "LISTEN_PIDFDID=9",
-            "WATCHDOG_PID=77",
-            "OTHER_PID=7",
-        ]);
-        let places = |launcher: i32| found.pid_entries(Pid::from_raw(launcher));
-        assert_eq!(places(7), [(0, "WATCHDOG_PID=".len())]);
-        assert_eq!(places(70), [(1, "LISTEN_PID=".len())]);
-        let after = |launcher: i32| {
-            let mut environment = found.clone();
-            environment.remove_pidfd(Pid::from_raw(launcher));
-            environment.get(LISTEN_PIDFDID).is_some()
-        };
-        assert_eq!((after(7), after(70)), (true, false));
-    }
 }

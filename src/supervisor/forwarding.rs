@@ -5,7 +5,7 @@ use nix::unistd::getpid;
 
 use crate::system::signals::Received;
 
-/// These end a drain early.
+/// Signals that end a drain early.
 const CUTTING_SIGNALS: [Signal; 4] =
     [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP];
 
@@ -21,14 +21,15 @@ pub enum ForwardSignals {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Forwarding {
     All,
-    /// Heroku's dyno manager sends SIGTERM to every process itself:
-    /// <https://devcenter.heroku.com/articles/dynos#shutdown>.
+    /// On a dyno: Heroku's dyno manager itself sends SIGTERM to every process
+    /// (<https://devcenter.heroku.com/articles/dynos#shutdown>).
     AllButSigterm,
     None,
 }
 
 impl Forwarding {
-    /// `on_dyno`: whether `DYNO` is set. A manager signals pid 1 alone.
+    /// `on_dyno`: whether `DYNO` is set. As pid 1, the launcher is the only process that gets
+    /// SIGTERM.
     pub fn new(setting: ForwardSignals, on_dyno: bool) -> Forwarding {
         match setting {
             ForwardSignals::Always => Forwarding::All,
@@ -38,7 +39,7 @@ impl Forwarding {
         }
     }
 
-    /// Whether `received` is forwarded.
+    /// Whether to forward `received`.
     pub fn allows(self, received: Received) -> bool {
         match self {
             Forwarding::All => true,
@@ -47,8 +48,8 @@ impl Forwarding {
         }
     }
 
-    /// Whether `received` ends the drain. The dyno manager sends SIGTERM to every process, more
-    /// than once and maybe after COMMAND's end, but the last bytes must still be sent.
+    /// Whether `received` ends the drain. The dyno manager's SIGTERM does not: it may come several
+    /// times, and after COMMAND's end, but COMMAND's last bytes must still be sent.
     pub fn cuts_drain(self, received: Received) -> bool {
         let left_to_manager = self == Forwarding::AllButSigterm && received.is(Signal::SIGTERM);
         received.one_of(&CUTTING_SIGNALS).is_some() && !left_to_manager

@@ -1,6 +1,7 @@
-//! COMMAND's life: starts it, forwards signals, does job control, reaps orphans, ends leftovers.
+//! Supervises COMMAND: starts it, forwards signals, does job control, reaps orphans, and ends the
+//! rest of COMMAND's process group.
 //!
-//! What the launcher does with a signal while COMMAND …
+//! The launcher's response to a signal while COMMAND …
 //!
 //! | signal | starts | runs | is stopped | has ended (drain) |
 //! | --- | --- | --- | --- | --- |
@@ -10,13 +11,14 @@
 //! | CHLD | reaps orphans | reaps orphans, checks COMMAND | the same | reaps orphans |
 //! | all others | forwards later | forwards | forwards | ignores |
 //!
-//! The launcher cannot catch STOP and KILL. While it is stopped, its tunnels wait. When it is
-//! killed, the kernel sends TERM to COMMAND.
+//! The launcher cannot catch STOP and KILL. While the launcher is stopped, its tunnels stand still.
+//! If it is killed, the kernel sends TERM to COMMAND.
 //!
-//! Signals that arrive while the launcher is stopped wait, too. Once continued, the launcher reads
-//! them in the order of their numbers: SIGTERM before SIGCONT. It forwards only signals that
-//! COMMAND has not received itself and that the setting allows: see [`Forwarding`] and
-//! `Supervisor::target`.
+//! Signals that arrive while the launcher is stopped stay pending. Once continued, the launcher
+//! reads them in the order of their numbers: SIGTERM before SIGCONT.
+//!
+//! The launcher forwards a signal only if COMMAND has not received it directly, and if
+//! `--forward-signals` allows it: see `Supervisor::target` and [`Forwarding`].
 
 mod child;
 mod elf;
@@ -45,9 +47,9 @@ use crate::system::process::{self, JobEvent};
 pub use crate::system::process::{ExitOutcome, Placement};
 use crate::system::signals::{self, Received, Sender, Signals, Stop};
 
-/// The kernel sends these to a terminal's foreground process group, to a session leader whose
-/// terminal hangs up, and to a stopped process group that has become orphaned. Other signals from
-/// the kernel (SIGPIPE, SIGXCPU, …) are meant for the launcher alone.
+/// Signals that the kernel sends to a terminal's foreground process group, to a session leader
+/// whose terminal hangs up, and to a stopped process group that becomes orphaned. All other signals
+/// from the kernel (SIGPIPE, SIGXCPU, …) concern the launcher alone.
 const TERMINAL_SIGNALS: [Signal; 6] = [
     Signal::SIGHUP,
     Signal::SIGINT,
@@ -57,23 +59,24 @@ const TERMINAL_SIGNALS: [Signal; 6] = [
     Signal::SIGCONT,
 ];
 
-/// When a terminal hangs up, the kernel sends these to the session leader alone (Linux,
+/// Signals that the kernel sends to the session leader alone when its terminal hangs up (Linux,
 /// drivers/tty/tty_jobctrl.c, `tty_signal_session_leader`).
 const HANG_UP_SIGNALS: [Signal; 2] = [Signal::SIGHUP, Signal::SIGCONT];
 
-/// These stop a job, and a shell's `fg` or `bg` continues it.
+/// Signals that stop a job until a shell's `fg` or `bg` continues it.
 const JOB_CONTROL_SIGNALS: [Signal; 3] = [Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU];
 
-/// Where a signal is forwarded to.
+/// The receiver of a forwarded signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Target {
     Command,
-    /// COMMAND's process group, as the kernel does.
+    /// COMMAND's process group, to which the kernel sends signals, too.
     Group,
 }
 
-/// COMMAND's process group. In a terminal's foreground it is the launcher's, so that the terminal's
-/// keys reach both. Elsewhere COMMAND gets its own group, whose leftovers the launcher can end.
+/// Decides on COMMAND's process group. In a terminal's foreground COMMAND shares the launcher's
+/// group, so that the terminal's keys reach both. Everywhere else COMMAND gets its own group, whose
+/// remaining processes the launcher can end.
 pub fn placement(terminal: Option<&Terminal>) -> Placement {
     match terminal {
         Some(terminal) if terminal.is_ours() => Placement::Shared,
@@ -81,30 +84,30 @@ pub fn placement(terminal: Option<&Terminal>) -> Placement {
     }
 }
 
-/// Watches over a running COMMAND.
+/// Supervises a running COMMAND.
 #[derive(Debug)]
 pub struct Supervisor {
     command: Pid,
     placement: Placement,
-    /// See [`Child`]; without the signals that have been forwarded since.
+    /// See [`Child`]; the signals forwarded since are removed.
     missed: SigSet,
     forwarding: Forwarding,
     terminal: Option<Terminal>,
     leads_session: bool,
-    /// The shell with job control that started the launcher as a job.
+    /// The shell with job control to which the launcher is a job.
     job_shell: Option<Pid>,
     signals: Signals,
-    /// Whether COMMAND is stopped, by the last SIGCHLD.
+    /// Whether COMMAND was stopped at the last SIGCHLD.
     stopped: bool,
     figures: Arc<Figures>,
-    /// A shell has continued the whole process group: the SIGCONT that the launcher reads next has
-    /// reached COMMAND, too.
+    /// A shell has continued the whole process group: the next SIGCONT that the launcher reads has
+    /// already reached COMMAND.
     resumed_by_shell: bool,
 }
 
 impl Supervisor {
     /// # Errors
-    /// When the launcher's signals cannot be read.
+    /// If the launcher's signals cannot be read.
     ///
     /// # Panics
     /// Outside a tokio runtime.
@@ -130,11 +133,11 @@ impl Supervisor {
         })
     }
 
-    /// Forwards signals until COMMAND has ended, and sends SIGTERM to the rest of COMMAND's own
-    /// process group.
+    /// Forwards signals until COMMAND ends; then sends SIGTERM to the rest of its process group, if
+    /// the group is COMMAND's own.
     ///
     /// # Errors
-    /// When the launcher's signals cannot be read.
+    /// If the launcher's signals cannot be read.
     pub async fn wait(&mut self) -> io::Result<ExitOutcome> {
         loop {
             let received = self.signals.next().await?;
@@ -158,10 +161,10 @@ impl Supervisor {
         }
     }
 
-    /// Reaps orphans after COMMAND's end until a signal cuts the drain; returns that signal.
+    /// Reaps orphans during the drain, until a signal cuts the drain; returns that signal's number.
     ///
     /// # Errors
-    /// When the launcher's signals cannot be read.
+    /// If the launcher's signals cannot be read.
     pub async fn drain_cut(&mut self) -> io::Result<i32> {
         loop {
             let received = self.signals.next().await?;
@@ -175,14 +178,14 @@ impl Supervisor {
         }
     }
 
-    /// Reaps every child that has ended, and follows COMMAND's stops. As pid 1, and after a shell's
-    /// `exec`, the launcher has other children than COMMAND. `continued`: the launcher has just
-    /// been continued.
+    /// Reaps every child that has ended, and follows COMMAND's stops and continuations. As pid 1,
+    /// or after a shell's `exec`, the launcher has further children. `continued`: the launcher has
+    /// just received SIGCONT.
     fn look_after_children(&mut self, continued: bool) -> Option<ExitOutcome> {
         let mut command_ended = None;
         while let Some((pid, ended)) = process::ended_child() {
             if pid == self.command {
-                // While COMMAND is a zombie, no other process group can have its number.
+                // While COMMAND is a zombie, no other process group can get its number.
                 self.end_leftovers();
                 command_ended = Some(ended);
             }
@@ -190,7 +193,7 @@ impl Supervisor {
         }
         if command_ended.is_none() {
             match process::job_event(self.command) {
-                // The SIGCONT came after the stop, so it is meant for both.
+                // The SIGCONT came after the stop, so it concerns both.
                 Some(JobEvent::Stopped(_)) if continued => self.enter(CommandState::Stopped),
                 Some(JobEvent::Stopped(signal)) => self.command_stopped(signal),
                 Some(JobEvent::Continued) => self.enter(CommandState::Running),
@@ -202,7 +205,7 @@ impl Supervisor {
 
     fn end_leftovers(&self) {
         if self.placement == Placement::Own {
-            // An error means that no process is left.
+            // It fails only if no process is left.
             let _ = killpg(self.command, Signal::SIGTERM);
             self.take_terminal_back();
         }
@@ -213,13 +216,13 @@ impl Supervisor {
         self.figures.set_command_state(state);
     }
 
-    /// COMMAND was stopped: stops the launcher, too, so that its parent notices.
+    /// COMMAND was stopped by signal `number`: stops the launcher, too, so that its parent notices.
     fn command_stopped(&mut self, number: i32) {
         let job_control = JOB_CONTROL_SIGNALS.into_iter().find(|signal| *signal as i32 == number);
         let wants_terminal = matches!(job_control, Some(Signal::SIGTTIN | Signal::SIGTTOU))
             && self.terminal.as_ref().is_some_and(|terminal| !terminal.has_hung_up());
         if self.placement == Placement::Own {
-            // A shell has put the launcher into the foreground (`fg`), but COMMAND needs the
+            // After a shell's `fg`, the launcher is in the foreground, but COMMAND needs the
             // terminal.
             if wants_terminal && self.hand_over_terminal() {
                 self.forward(Signal::SIGCONT as i32, Target::Group);
@@ -232,8 +235,8 @@ impl Supervisor {
             (Some(signal), _) => signal,
             // The shell must get its terminal back.
             (None, Placement::Shared) => Signal::SIGTSTP,
-            // SIGSTOP was sent to COMMAND alone. Its sender will continue COMMAND alone, too, and
-            // COMMAND needs its tunnels then.
+            // Another process sent SIGSTOP to COMMAND alone, and will continue COMMAND alone. Then
+            // COMMAND needs its tunnels.
             (None, Placement::Own) => return,
         };
         match signals::stop_self(signal) {
@@ -243,7 +246,7 @@ impl Supervisor {
                     self.resumed_by_shell = self.placement == Placement::Shared;
                 }
             }
-            // The launcher's process group cannot be stopped, so COMMAND must not be, either.
+            // The launcher cannot be stopped, so COMMAND must not stay stopped.
             Ok(Stop::Discarded) if self.placement == Placement::Own && !wants_terminal => {
                 self.resume();
             }
@@ -251,14 +254,14 @@ impl Supervisor {
                 at = "command-stopped",
                 signal = signal as i32,
                 msg =
-                    "COMMAND waits for a terminal that no shell can give it; SIGCONT continues it",
+                    "COMMAND needs a terminal that no shell can give it; SIGCONT continues COMMAND",
             ),
             Ok(Stop::Discarded) => {}
             Err(error) => warning!(at = "stop-failed", error = %error),
         }
     }
 
-    /// The launcher was continued while COMMAND was stopped: continues COMMAND, too.
+    /// Continues a stopped COMMAND, since the launcher was continued.
     fn resume(&mut self) {
         match self.placement {
             Placement::Shared => self.forward(Signal::SIGCONT as i32, Target::Command),
@@ -270,7 +273,8 @@ impl Supervisor {
         self.enter(CommandState::Running);
     }
 
-    /// Where `received` has to be forwarded to; `None` if COMMAND has received it, or must not.
+    /// The process or group to forward `received` to; `None` if COMMAND has already received it, or
+    /// must not.
     fn target(&mut self, received: Received) -> Option<Target> {
         if !self.forwarding.allows(received) {
             return None;
@@ -278,9 +282,9 @@ impl Supervisor {
         let shared = self.placement == Placement::Shared;
         match received.sender {
             Sender::Process(pid) if pid == getpid() => None,
-            // COMMAND signals its own process group (`kill 0` in a script), which includes COMMAND.
+            // COMMAND has signalled its process group (`kill 0` in a script), including itself.
             Sender::Process(pid) if pid == self.command && shared => None,
-            // A shell whose terminal has hung up sends SIGHUP to each job's process group.
+            // A shell whose terminal hangs up sends SIGHUP to each job's whole process group.
             Sender::Process(pid)
                 if Some(pid) == self.job_shell
                     && shared
@@ -317,7 +321,7 @@ impl Supervisor {
     }
 
     /// Puts COMMAND's own process group into the foreground if the launcher's is there. Returns
-    /// whether that worked.
+    /// whether COMMAND has the terminal now.
     fn hand_over_terminal(&self) -> bool {
         match &self.terminal {
             Some(terminal) if terminal.is_ours() => terminal.give_to(self.command).is_ok(),
@@ -325,6 +329,7 @@ impl Supervisor {
         }
     }
 
+    /// Puts the launcher's process group into the foreground if COMMAND's is there.
     fn take_terminal_back(&self) {
         if let Some(terminal) = &self.terminal
             && terminal.is_of(self.command)
@@ -335,32 +340,9 @@ impl Supervisor {
     }
 }
 
-/// The session leader, if its jobs have their own process groups: a shell with job control.
+/// The session leader, if it is a shell with job control: its jobs have their own process groups.
 fn job_shell() -> Option<Pid> {
     let leader = getsid(None).ok()?;
     let group = getpgid(Some(leader)).ok()?;
     (group != getpgrp()).then_some(leader)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sigterm_is_kept_back_on_a_dyno_only() {
-        let sigterm =
-            Received { number: Signal::SIGTERM as i32, sender: Sender::Process(Pid::from_raw(1)) };
-        let sigint = Received { number: Signal::SIGINT as i32, ..sigterm };
-        let cases = [
-            (ForwardSignals::Auto, false, true, true),
-            (ForwardSignals::Auto, true, false, true),
-            (ForwardSignals::Always, true, true, true),
-            (ForwardSignals::Never, false, false, false),
-        ];
-        for (setting, on_dyno, term, int) in cases {
-            let forwarding = Forwarding::new(setting, on_dyno);
-            assert_eq!(forwarding.allows(sigterm), term, "{setting:?} {on_dyno}");
-            assert_eq!(forwarding.allows(sigint), int, "{setting:?} {on_dyno}");
-        }
-    }
 }

@@ -1,4 +1,4 @@
-//! Why COMMAND could not be executed. The kernel gives one error number for several causes.
+//! Finds out why COMMAND could not be executed: the kernel has one error number for several causes.
 
 use std::env::consts::ARCH;
 use std::ffi::{OsStr, OsString};
@@ -16,12 +16,12 @@ use super::program::paths;
 use crate::exit;
 use crate::system::process::{Failure, Program};
 
-/// How much of a file the kernel reads to find out what it is (BINPRM_BUF_SIZE).
+/// Bytes that the kernel reads to recognise a file's format (BINPRM_BUF_SIZE).
 const START: u64 = 256;
-/// Scripts whose interpreters are scripts; the kernel follows no more (fs/exec.c).
+/// Interpreters of interpreters that the kernel follows, at most (fs/exec.c).
 const DEEPEST: usize = 5;
 
-/// COMMAND could not be executed.
+/// The error that COMMAND could not be executed.
 #[derive(Debug)]
 pub struct NotExecuted {
     pub error: io::Error,
@@ -31,14 +31,14 @@ pub struct NotExecuted {
 /// Why a file could not be executed.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Cause {
-    /// There is no such file.
+    /// The file does not exist.
     NoSuchCommand,
-    /// The script `file` names an interpreter that does not exist.
+    /// The interpreter of the script `file` does not exist.
     NoInterpreter {
         file: PathBuf,
         interpreter: String,
     },
-    /// The program `file` needs a dynamic loader that does not exist.
+    /// The dynamic loader of the program `file` does not exist.
     NoLoader {
         file: PathBuf,
         loader: PathBuf,
@@ -53,9 +53,9 @@ pub enum Cause {
         file: PathBuf,
         built_for: &'static str,
     },
-    /// Something that is neither a program nor a script.
+    /// The file is neither a program nor a script.
     NotAProgram(PathBuf),
-    /// The error says all that is known.
+    /// Unknown, except for the error.
     Other,
 }
 
@@ -72,18 +72,18 @@ impl NotExecuted {
     }
 }
 
-/// The system refused what COMMAND's start needs.
+/// The system refused a resource that COMMAND's start needs.
 impl From<io::Error> for NotExecuted {
     fn from(error: io::Error) -> NotExecuted {
         NotExecuted { error, cause: Cause::Other }
     }
 }
 
-/// Explains why `program` could not be executed.
+/// Finds the cause of `failure`.
 pub fn explain(program: &Program, failure: Failure) -> NotExecuted {
     let mut files = paths(program);
     let (file, cause_without_file) = match failure.error {
-        // If the file exists, its interpreter or loader does not.
+        // If the file exists, its interpreter or loader is missing.
         Errno::ENOENT => (files.find(|file| file.exists()), Cause::NoSuchCommand),
         _ => (files.nth(failure.file as usize), Cause::Other),
     };
@@ -91,19 +91,19 @@ pub fn explain(program: &Program, failure: Failure) -> NotExecuted {
     NotExecuted { error: failure.error.into(), cause }
 }
 
-/// The file that `program` failed to execute, if a shell would run it as a script without a `#!`
-/// line. execvp(3) does the same.
+/// The file that could not be executed, if it is a script without a `#!` line, which a shell would
+/// run. execvp(3) does the same.
 pub fn script_for_shell(program: &Program, failure: Failure) -> Option<PathBuf> {
     let file =
         paths(program).nth(failure.file as usize).filter(|_| failure.error == Errno::ENOEXEC)?;
     let start = start(file).ok()?;
     let line = start.split(|byte| *byte == b'\n').next().unwrap_or_default();
-    // As bash: a text file has no NUL in its first line.
+    // As in bash: a text file has no NUL in its first line.
     let is_text = !start.starts_with(Elf::MAGIC) && !line.contains(&0);
     (is_text && interpreter(&start).is_none()).then(|| file.to_owned())
 }
 
-/// `depth`: how many interpreters to follow.
+/// Why `file` could not be executed with this error. `depth`: how many interpreters to follow.
 fn cause(file: &Path, error: Errno, depth: usize) -> Cause {
     if error == Errno::EACCES
         && let Some(cause) = not_permitted(file)
@@ -132,7 +132,7 @@ fn cause(file: &Path, error: Errno, depth: usize) -> Cause {
     }
 }
 
-/// Why `file` itself may not be executed, if that is so.
+/// Why permissions forbid to execute `file`, if they do.
 fn not_permitted(file: &Path) -> Option<Cause> {
     let metadata = fs::metadata(file).ok()?;
     if metadata.is_dir() {
@@ -146,20 +146,21 @@ fn not_permitted(file: &Path) -> Option<Cause> {
     }
 }
 
+/// The first bytes of `file`.
 fn start(file: &Path) -> io::Result<Vec<u8>> {
     let mut start = Vec::new();
     File::open(file)?.take(START).read_to_end(&mut start)?;
     Ok(start)
 }
 
-/// The interpreter that a script's first line names: `#! /path/to/interpreter argument`.
+/// The interpreter in a script's first line, `#! /path/to/interpreter argument`.
 fn interpreter(start: &[u8]) -> Option<OsString> {
     let line = start.strip_prefix(b"#!")?.split(|byte| *byte == b'\n').next()?;
     let mut words = line.split(|byte| matches!(byte, b' ' | b'\t' | 0));
     words.find(|word| !word.is_empty()).map(|word| OsStr::from_bytes(word).to_owned())
 }
 
-/// The other operating system whose programs begin like this one.
+/// The other operating system for which a program is built, by the program's first bytes.
 fn other_system(start: &[u8]) -> Option<&'static str> {
     const MACH_O: [[u8; 4]; 3] =
         [[0xcf, 0xfa, 0xed, 0xfe], [0xce, 0xfa, 0xed, 0xfe], [0xca, 0xfe, 0xba, 0xbe]];

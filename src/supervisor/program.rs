@@ -1,4 +1,4 @@
-//! COMMAND as a program to execute: its file is looked up in PATH as execvp(3) does.
+//! Prepares COMMAND for execution, and looks its file up in PATH like execvp(3).
 
 use std::ffi::{CString, OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -7,20 +7,20 @@ use std::path::{Path, PathBuf};
 use super::environment::CommandEnvironment;
 use crate::system::process::{Program, Strings};
 
-/// Where execvp(3) looks if PATH is unset.
+/// The folders in which execvp(3) looks if PATH is unset.
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
 
-/// COMMAND with `environment` as it is.
+/// The program for the command line `words`, with this environment.
 ///
 /// # Panics
-/// When `words` is empty, or one of them has a NUL inside.
+/// If `words` is empty, or a word contains a NUL.
 pub fn program(words: &[OsString], environment: CommandEnvironment) -> Program {
     let files = files(&words[0], environment.get("PATH"));
     let files = files.into_iter().map(|file| c_string(file.into())).collect();
     Program::new(files, strings(words), Strings::new(environment.into_entries()))
 }
 
-/// Makes `program` the shell that runs the script `file`, whose first line names no interpreter.
+/// Turns `program` into a shell that runs the script `file`, whose first line names no interpreter.
 pub fn run_by_shell(program: &mut Program, file: &Path, words: &[OsString]) {
     let arguments = words[1..].iter().cloned();
     let words: Vec<OsString> =
@@ -29,13 +29,13 @@ pub fn run_by_shell(program: &mut Program, file: &Path, words: &[OsString]) {
     program.words = strings(&words);
 }
 
-/// The files of `program`, in the order in which they are tried.
+/// The files of `program`, in the order of the attempts.
 pub fn paths(program: &Program) -> impl Iterator<Item = &Path> {
     program.files.iter().map(|file| Path::new(OsStr::from_bytes(file.as_bytes())))
 }
 
-/// Where `name` may be. A name with a slash is a path; others are looked up in the folders of
-/// `path`, of which an empty one is the current folder.
+/// The files that `name` may stand for. A name with a slash is a path. Other names are looked up in
+/// the folders of `path`; an empty entry means the current folder.
 fn files(name: &OsStr, path: Option<&OsStr>) -> Vec<PathBuf> {
     if name.is_empty() || name.as_bytes().contains(&b'/') {
         return vec![name.into()];
@@ -57,20 +57,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_looked_up_in_the_folders_of_path() {
+    fn a_command_is_looked_up_in_the_folders_of_path() {
         let found = |name: &str, path: Option<&str>| files(name.as_ref(), path.map(OsStr::new));
         let paths = |paths: &[&str]| paths.iter().map(PathBuf::from).collect::<Vec<_>>();
         assert_eq!(found("app", Some("/a::b")), paths(&["/a/app", "./app", "./b/app"]));
         assert_eq!(found("app", None), paths(&["/bin/app", "/usr/bin/app"]));
         assert_eq!(found("./app", Some("/a")), paths(&["./app"]));
         assert_eq!(found("", Some("/a")), paths(&[""]));
-    }
-
-    #[test]
-    fn the_shell_gets_the_file_and_the_arguments() {
-        let words = ["script", "a", "b c"].map(OsString::from);
-        let mut program = program(&words, CommandEnvironment::of_launcher());
-        run_by_shell(&mut program, Path::new("/x/script"), &words);
-        assert_eq!(program.words.to_vec(), ["/bin/sh", "/x/script", "a", "b c"]);
     }
 }

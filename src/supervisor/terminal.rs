@@ -1,4 +1,4 @@
-//! The controlling terminal: which process group is in its foreground.
+//! The controlling terminal and its foreground process group.
 
 use std::fs::File;
 use std::os::unix::fs::OpenOptionsExt;
@@ -34,7 +34,7 @@ impl Terminal {
     }
 
     /// Puts process group `group` into the foreground. SIGTTOU must be blocked: the kernel sends it
-    /// to a background process group that tries this (tcsetpgrp(3)).
+    /// to a background process group that calls tcsetpgrp(3).
     pub fn give_to(&self, group: Pid) -> nix::Result<()> {
         tcsetpgrp(&self.0, group)
     }

@@ -1,5 +1,5 @@
-//! What the launcher changes for itself when it starts, and gives back to COMMAND: signal mask,
-//! signal dispositions and resource limits.
+//! Signal mask, signal dispositions and resource limits: the launcher changes them for itself, and
+//! COMMAND gets them as the launcher found them.
 
 use std::io;
 
@@ -7,14 +7,13 @@ use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 use nix::sys::signal::Signal;
 
 use super::signals::{self, Disposition, Mask};
-use super::startup;
 
-/// What COMMAND gets back.
+/// The state that the launcher found and COMMAND gets back.
 #[derive(Debug, Clone, Copy)]
 pub struct Inherited {
     mask: Mask,
     sigchld: Disposition,
-    /// On open descriptors and on core dumps; `None` for a limit that could not be changed.
+    /// The limits on open descriptors and on core dumps; `None` if a limit could not be changed.
     limits: [Option<Limit>; 2],
 }
 
@@ -27,8 +26,8 @@ struct Limit {
 }
 
 impl Limit {
-    /// Changes the soft limit to what `wanted` makes of the hard limit; returns the limit as it was
-    /// found, or `None` if it could not be changed.
+    /// Changes the soft limit to `wanted(hard limit)`. Returns the limit as it was found, or `None`
+    /// if it could not be changed.
     fn change(resource: Resource, wanted: impl Fn(rlim_t) -> rlim_t) -> Option<Limit> {
         let (soft, hard) = getrlimit(resource).ok()?;
         setrlimit(resource, wanted(hard), hard).ok()?;
@@ -36,9 +35,9 @@ impl Limit {
     }
 }
 
-/// A core dump would write passwords, keys and traffic to a disk. A limit of 1 prevents it, and
-/// also keeps the kernel from piping the dump to a collector, which a limit of 0 does not (core(5),
-/// and the kernel's fs/coredump.c).
+/// The limit on core dumps, in bytes. A core dump would write passwords, keys and traffic to a
+/// disk. A limit of 1 also keeps the kernel from piping the dump to a collector; a limit of 0 does
+/// not (core(5), and the kernel's fs/coredump.c).
 const NO_CORE: rlim_t = 1;
 
 /// Keeps this process from dumping core, and other processes of the user from reading its memory,
@@ -55,17 +54,18 @@ fn no_core_dumps() -> Option<Limit> {
 }
 
 impl Inherited {
-    /// Undoes what Rust's runtime has changed. That is all if the launcher becomes COMMAND.
+    /// Undoes the changes of Rust's runtime. A launcher that becomes COMMAND needs no more than
+    /// this.
     ///
     /// # Errors
     /// As sigaction(2); none is expected.
     pub fn restore_before_exec() -> nix::Result<()> {
-        startup::sigpipe().set(Signal::SIGPIPE).map(drop)
+        signals::sigpipe_at_start().set(Signal::SIGPIPE).map(drop)
     }
 
-    /// Changes what the launcher needs otherwise: it blocks all signals (see
-    /// [`signals::block_all`]), receives SIGCHLD even if that was ignored, may open as many
-    /// descriptors as the hard limit allows, since a connection takes two, and dumps no core.
+    /// Prepares this process for its work as the launcher: blocks all signals (see
+    /// [`signals::block_all`]), receives SIGCHLD even if it was ignored, allows as many descriptors
+    /// as the hard limit, since a connection takes two, and forbids core dumps.
     ///
     /// # Errors
     /// As the system calls; none is expected.
@@ -77,7 +77,7 @@ impl Inherited {
         Ok(Inherited { mask, sigchld, limits })
     }
 
-    /// Gives everything back. Async-signal-safe.
+    /// Restores everything as it was found. Async-signal-safe.
     ///
     /// # Errors
     /// As the system calls; none is expected.

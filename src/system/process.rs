@@ -1,9 +1,10 @@
-//! Processes: started, executed, waited for, ended.
+//! Starts, executes, awaits and ends processes.
 
 #![allow(unsafe_code)]
 
+use std::env;
 use std::ffi::{CStr, CString};
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
 
 use nix::errno::Errno;
@@ -25,8 +26,8 @@ unsafe extern "C" {
 /// The process's environment, entry by entry. [`std::env::vars_os`] leaves out entries without `=`.
 pub fn environment() -> Vec<CString> {
     let mut entries = Vec::new();
-    // SAFETY: `environ` is null, or an array of strings that a null pointer ends. Whoever changes
-    // the environment (`env::set_var`) must ensure that no other thread runs.
+    // SAFETY: `environ` is null, or an array of strings that a null pointer ends. Only
+    // `set_variable` changes the environment, while no other thread exists.
     unsafe {
         let mut entry = environ;
         while !entry.is_null() && !(*entry).is_null() {
@@ -37,10 +38,21 @@ pub fn environment() -> Vec<CString> {
     entries
 }
 
-/// A list of strings, each of which ends with a NUL.
+/// Sets an environment variable of this process, unless the process has several threads: another
+/// thread might be reading the environment. Returns whether the variable was set.
+pub fn set_variable(name: &str, value: &str) -> bool {
+    let is_alone = fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() == 1);
+    if is_alone {
+        // SAFETY: no other thread exists, and this one starts none meanwhile.
+        unsafe { env::set_var(name, value) };
+    }
+    is_alone
+}
+
+/// A list of C strings, for execve(2).
 pub struct Strings {
     strings: Vec<Vec<u8>>,
-    /// Allocated beforehand: nothing may be allocated between fork and exec.
+    /// Allocated in advance, because nothing may be allocated between fork and exec.
     pointers: Vec<*const c_char>,
 }
 
@@ -51,14 +63,14 @@ impl Strings {
         Strings { strings, pointers }
     }
 
-    /// Makes room in string `index` for [`Strings::write_number`].
+    /// Reserves memory in string `index` for [`Strings::write_number`].
     pub fn reserve_number(&mut self, index: usize) {
         const LONGEST: usize = "-2147483648\0".len();
         self.strings[index].reserve(LONGEST);
     }
 
-    /// Replaces all of string `index` from byte `start` on with a number. Async-signal-safe after
-    /// [`Strings::reserve_number`].
+    /// Replaces everything from byte `start` of string `index` with a number. Async-signal-safe
+    /// after [`Strings::reserve_number`].
     pub fn write_number(&mut self, index: usize, start: usize, number: i32) {
         let string = &mut self.strings[index];
         string.truncate(start);
@@ -74,14 +86,15 @@ impl Strings {
     }
 }
 
-/// A program to execute, prepared so that nothing has to be allocated between fork and exec.
+/// A program to execute. Everything is allocated in advance: nothing may be allocated between fork
+/// and exec.
 pub struct Program {
     /// The files to try, in order.
     pub files: Vec<CString>,
     pub words: Strings,
     environment: Strings,
-    /// Each entry of `environment` that gets the program's pid: its index, and the byte at which
-    /// the pid starts.
+    /// The entries of `environment` that get the program's pid: the index of each, and the byte at
+    /// which the pid starts.
     pid_entries: Vec<(usize, usize)>,
 }
 
@@ -89,7 +102,7 @@ pub struct Program {
 #[derive(Debug, Clone, Copy)]
 pub struct Failure {
     pub error: Errno,
-    /// The index of the file that the error is about; [`u32::MAX`] if it is about none.
+    /// The index of the file that caused the error; [`u32::MAX`] if none did.
     pub file: u32,
 }
 
@@ -107,9 +120,9 @@ impl Failure {
 /// Which process group a child runs in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Placement {
-    /// The launcher's: the terminal talks to both.
+    /// In the launcher's, so that the terminal's keys reach both.
     Shared,
-    /// Its own.
+    /// In its own.
     Own,
 }
 
@@ -118,14 +131,14 @@ impl Program {
         Program { files, words, environment, pid_entries: Vec::new() }
     }
 
-    /// Has [`Program::execute`] write the program's pid into these entries.
+    /// Makes [`Program::execute`] write the program's pid into these entries.
     pub fn name_pid_in(&mut self, entries: Vec<(usize, usize)>) {
         entries.iter().for_each(|(index, _)| self.environment.reserve_number(*index));
         self.pid_entries = entries;
     }
 
-    /// Executes the first file that can be executed, in place of this process. Returns only when
-    /// none can. Async-signal-safe.
+    /// Executes the first executable file, in place of this process. Returns only if none can be
+    /// executed. Async-signal-safe.
     pub fn execute(&mut self) -> Failure {
         for (index, start) in &self.pid_entries {
             self.environment.write_number(*index, *start, getpid().as_raw());
@@ -133,7 +146,7 @@ impl Program {
         let (words, environment) = (self.words.array(), self.environment.array());
         let mut failure = Failure { error: Errno::ENOENT, file: 0 };
         for (path, file) in self.files.iter().zip(0..) {
-            // SAFETY: every string ends with a NUL and both arrays with a null pointer, and all of
+            // SAFETY: every string ends with a NUL, and both arrays with a null pointer. All of
             // them belong to `self`, which does not change meanwhile.
             unsafe { libc::execve(path.as_ptr(), words, environment) };
             match Errno::last() {
@@ -146,11 +159,12 @@ impl Program {
         failure
     }
 
-    /// Executes the program in a child that gets back what the launcher found, and SIGTERM when the
-    /// launcher dies. The inner error is the program's.
+    /// Executes the program in a child process, with the state that the launcher `inherited`. The
+    /// child gets SIGTERM when the launcher dies. The inner error says why the program could not be
+    /// executed.
     ///
     /// # Errors
-    /// When the system gives no process, or no pipe.
+    /// If the system refuses a process or a pipe.
     pub fn spawn(
         &mut self,
         placement: Placement,
@@ -159,7 +173,7 @@ impl Program {
         let launcher = getpid();
         // A successful exec closes the child's end.
         let (from_child, to_launcher) = pipe2(OFlag::O_CLOEXEC)?;
-        // SAFETY: the child makes async-signal-safe calls only, until it executes a file or exits.
+        // SAFETY: until the child executes a file or exits, it makes only async-signal-safe calls.
         let child = match unsafe { fork() }? {
             ForkResult::Parent { child } => child,
             ForkResult::Child => {
@@ -167,7 +181,7 @@ impl Program {
                     Ok(()) => self.execute(),
                     Err(error) => Failure { error, file: u32::MAX },
                 };
-                // If this fails, the launcher is gone.
+                // If the write fails, the launcher is gone.
                 let _ = write(&to_launcher, &failure.to_bytes());
                 // SAFETY: ends the process, and nothing else.
                 unsafe { libc::_exit(1) }
@@ -186,21 +200,22 @@ impl Program {
     }
 }
 
-/// Turns a copy of the launcher into a process that is ready to execute COMMAND. Async-signal-safe.
+/// Prepares the child after fork(2) for executing COMMAND. Async-signal-safe.
 fn become_child(placement: Placement, launcher: Pid, inherited: &Inherited) -> nix::Result<()> {
     if placement == Placement::Own {
         setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
     }
-    // Sent when the launcher's main thread, which forks, is gone (PR_SET_PDEATHSIG(2const)).
+    // The kernel sends it when the launcher's main thread, which forks, has ended
+    // (PR_SET_PDEATHSIG(2const)).
     set_pdeathsig(Signal::SIGTERM)?;
-    // The launcher may have gone before the kernel was told.
+    // The launcher may have ended before the last call.
     if getppid() != launcher {
         return Err(Errno::ESRCH);
     }
     inherited.give_back()
 }
 
-/// How a process ended, or is to end.
+/// How a process has ended, or how the launcher is to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExitOutcome {
     /// With this exit code, 0 to 255.
@@ -210,7 +225,7 @@ pub enum ExitOutcome {
 }
 
 impl ExitOutcome {
-    /// The exit code: 128 + the signal's number, as in shells, for a process that a signal killed.
+    /// The exit code as in shells: 128 + the signal's number if a signal killed the process.
     fn exit_code(self) -> i32 {
         match self {
             ExitOutcome::Exited(code) => code,
@@ -218,19 +233,20 @@ impl ExitOutcome {
         }
     }
 
-    /// Ends the launcher in the same way: shell loops and xargs stop only if a signal killed it. If
-    /// the signal does not kill the launcher, its exit code names the signal.
+    /// Ends the launcher in the same way, because shell loops and xargs stop only after a process
+    /// that a signal killed. If the signal does not kill the launcher, the launcher exits with 128
+    /// + the signal's number.
     pub fn end_launcher(self) -> ! {
         if let ExitOutcome::Killed(signal) = self {
             signals::die_by(signal);
         }
-        // SAFETY: ends the process, and nothing else. `exit` would have OpenSSL tear down its
-        // globals while another thread may still read certificates.
+        // SAFETY: ends the process, and nothing else. `exit` would make OpenSSL free its globals
+        // while another thread may still read certificates.
         unsafe { libc::_exit(self.exit_code()) }
     }
 }
 
-/// What happened to a child that still lives.
+/// A change of a living child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum JobEvent {
     /// Stopped by the signal with this number.
@@ -238,8 +254,8 @@ pub enum JobEvent {
     Continued,
 }
 
-/// A child that has ended, if there is one. It stays a zombie until [`reap`], so that its pid and
-/// process group are not reused.
+/// A child that has ended, if there is one. The child stays a zombie until [`reap`], so that the
+/// kernel does not reuse its pid and process group.
 pub fn ended_child() -> Option<(Pid, ExitOutcome)> {
     let info = waitid(libc::P_ALL, 0, libc::WEXITED | libc::WNOWAIT)?;
     let ended = match info.code {
@@ -254,14 +270,14 @@ pub fn reap(zombie: Pid) {
     waitid(libc::P_PID, zombie.as_raw() as libc::id_t, libc::WEXITED);
 }
 
-/// Removes every zombie that is there.
+/// Removes all zombies.
 pub fn reap_all() {
     while let Some((zombie, _)) = ended_child() {
         reap(zombie);
     }
 }
 
-/// Whether `child` was stopped or continued since the last call: the latest of these events.
+/// The latest stop or continuation of `child` since the last call, if there was one.
 pub fn job_event(child: Pid) -> Option<JobEvent> {
     let id = child.as_raw() as libc::id_t;
     let info = waitid(libc::P_PID, id, libc::WSTOPPED | libc::WCONTINUED)?;
@@ -278,8 +294,8 @@ struct Info {
     status: i32,
 }
 
-/// waitid(2), which tells real-time signals apart, unlike nix's wrapper. Never waits; `None` if
-/// there is no event, or no child.
+/// Calls waitid(2) without waiting, because nix's wrapper does not know real-time signals. `None`
+/// if there is no event, or no child.
 fn waitid(kind: libc::idtype_t, id: libc::id_t, options: i32) -> Option<Info> {
     // SAFETY: all zeroes are a valid siginfo_t. For a child's event, waitid(2) fills si_pid and
     // si_status; without an event, si_pid stays 0.
@@ -296,31 +312,9 @@ fn waitid(kind: libc::idtype_t, id: libc::id_t, options: i32) -> Option<Info> {
                     });
                 }
                 Err(Errno::EINTR) => {}
-                // ECHILD: there is no child. Other errors would be a defect in the arguments.
+                // ECHILD: there is no child. Any other error would be a defect in the arguments.
                 Err(_) => return None,
             }
         }
-    }
-}
-
-#[cfg(test)]
-impl Strings {
-    pub fn to_vec(&self) -> Vec<String> {
-        let text = |string: &Vec<u8>| String::from_utf8(string.clone()).expect("text");
-        let texts = self.strings.iter().map(text);
-        texts.map(|text| text.strip_suffix('\0').expect("a NUL").to_owned()).collect()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn exit_codes_are_those_of_a_shell() {
-        assert_eq!(ExitOutcome::Exited(0).exit_code(), 0);
-        assert_eq!(ExitOutcome::Exited(255).exit_code(), 255);
-        assert_eq!(ExitOutcome::Killed(15).exit_code(), 143);
-        assert_eq!(ExitOutcome::Killed(64).exit_code(), 192);
     }
 }

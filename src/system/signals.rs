@@ -1,8 +1,9 @@
-//! Signals as data: blocked, then read from a descriptor together with their sender.
+//! Signals as data: all are blocked, and read from a descriptor together with their sender.
 
 #![allow(unsafe_code)]
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::libc;
 use nix::sys::prctl::set_dumpable;
@@ -14,14 +15,14 @@ use tokio::io::unix::AsyncFd;
 /// Where a signal came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sender {
-    /// The kernel, most often on behalf of a terminal (`si_code` SI_KERNEL).
+    /// The kernel, usually for a terminal (`si_code` SI_KERNEL).
     Kernel,
-    /// A process, by kill(2), sigqueue(3) or tgkill(2). 0 stands for a process outside the
+    /// A process, by kill(2), sigqueue(3) or tgkill(2). The pid is 0 for a process outside the
     /// launcher's pid namespace.
     Process(Pid),
 }
 
-/// A signal that arrived.
+/// A signal that has arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Received {
     /// The signal's number; real-time signals included.
@@ -34,21 +35,22 @@ impl Received {
         self.number == signal as i32
     }
 
-    /// The one of `signals` that this is.
+    /// This signal, if it is one of `signals`.
     pub fn one_of(&self, signals: &[Signal]) -> Option<Signal> {
         signals.iter().copied().find(|signal| self.is(*signal))
     }
 }
 
-/// The stream of signals that arrive at this process.
+/// The stream of this process's signals.
 #[derive(Debug)]
 pub struct Signals {
     descriptor: AsyncFd<SignalFd>,
 }
 
-/// A thread's signal mask as the kernel has it: bit n - 1 is signal n. The C libraries hide the
-/// signals that they use themselves and keep them unblocked, so that such a signal would kill the
-/// launcher: glibc 32 and 33, musl also 34, which is glibc's SIGRTMIN.
+/// A thread's signal mask in the kernel's format: bit n - 1 is signal n.
+///
+/// The C libraries' own functions never block the signals that the libraries use themselves: glibc
+/// 32 and 33, musl also 34, which is glibc's SIGRTMIN. Such a signal would kill the launcher.
 #[derive(Debug, Clone, Copy)]
 pub struct Mask(u64);
 
@@ -59,14 +61,14 @@ impl Mask {
         Mask(!(1 << (number - 1)))
     }
 
-    /// Sets this thread's mask, and returns the one before. Async-signal-safe.
+    /// Sets this thread's mask, and returns the previous one. Async-signal-safe.
     ///
     /// # Errors
     /// As rt_sigprocmask(2); none is expected.
     pub fn swap(self) -> nix::Result<Mask> {
         let mut before = Mask(0);
         let (how, size) = (libc::SIG_SETMASK, size_of::<Mask>());
-        // SAFETY: both point to masks of our own, of the size that is told.
+        // SAFETY: both pointers lead to masks of our own, whose size is the last argument.
         let done = unsafe {
             libc::syscall(libc::SYS_rt_sigprocmask, how, &raw const self.0, &raw mut before.0, size)
         };
@@ -74,7 +76,7 @@ impl Mask {
     }
 }
 
-/// What a process does with a signal that it neither blocks nor handles.
+/// What happens to a process at a signal that it neither blocks nor handles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Disposition {
     Default,
@@ -82,7 +84,7 @@ pub enum Disposition {
 }
 
 impl Disposition {
-    /// Sets the disposition of `signal`, and returns the one before. Async-signal-safe.
+    /// Sets the disposition of `signal`, and returns the previous one. Async-signal-safe.
     ///
     /// # Errors
     /// As sigaction(2); none is expected.
@@ -92,7 +94,7 @@ impl Disposition {
             Disposition::Ignored => SigHandler::SigIgn,
         };
         let action = SigAction::new(handler, SaFlags::empty(), SigSet::empty());
-        // SAFETY: installs no handler, so nothing can be interrupted by one.
+        // SAFETY: installs no handler that could interrupt other code.
         let before = unsafe { sigaction(signal, &action)? };
         match before.handler() {
             SigHandler::SigIgn => Ok(Disposition::Ignored),
@@ -101,19 +103,54 @@ impl Disposition {
     }
 }
 
-/// Blocks every signal for this thread and the threads that it starts, and returns the mask as it
-/// was. Blocked signals wait for [`Signals`], even if they are ignored. Dispositions stay as they
-/// were found, so that COMMAND inherits them.
+/// Recorded before `main`, because Rust's runtime makes the process ignore SIGPIPE.
+static SIGPIPE_WAS_IGNORED: AtomicBool = AtomicBool::new(false);
+
+// SAFETY: the loader calls the functions in this section on the main thread, before `main`.
+// `record_startup_state` does not need Rust's runtime.
+#[used]
+#[unsafe(link_section = ".init_array")]
+static BEFORE_MAIN: extern "C" fn() = record_startup_state;
+
+/// Records SIGPIPE's disposition, and opens /dev/null in place of each closed standard stream.
+/// Rust's runtime would do the latter, too, but COMMAND would inherit its /dev/null; this one
+/// closes on exec.
+extern "C" fn record_startup_state() {
+    // SAFETY: plain system calls on memory of our own; a zeroed sigaction is valid.
+    unsafe {
+        let mut found: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(libc::SIGPIPE, std::ptr::null(), &mut found);
+        SIGPIPE_WAS_IGNORED.store(found.sa_sigaction == libc::SIG_IGN, Ordering::Relaxed);
+        for stream in 0..=2 {
+            if libc::fcntl(stream, libc::F_GETFD) == -1 {
+                // `stream` is the lowest free descriptor, so open(2) returns it.
+                libc::open(c"/dev/null".as_ptr(), libc::O_RDWR | libc::O_CLOEXEC);
+            }
+        }
+    }
+}
+
+/// SIGPIPE's disposition when the launcher started.
+pub fn sigpipe_at_start() -> Disposition {
+    match SIGPIPE_WAS_IGNORED.load(Ordering::Relaxed) {
+        true => Disposition::Ignored,
+        false => Disposition::Default,
+    }
+}
+
+/// Blocks every signal for this thread and the threads that it starts, and returns the previous
+/// mask. Blocked signals wait for [`Signals`], even those that are ignored. Dispositions stay
+/// unchanged, so that COMMAND inherits them.
 pub fn block_all() -> nix::Result<Mask> {
     if cfg!(target_env = "musl") {
-        // When a process starts its first thread, musl unblocks the signals that it hides, so start
-        // one before they are blocked. If that fails, later threads fail, too, and are reported.
+        // musl unblocks its own signals when a process starts its first thread, so start one before
+        // they are blocked. If this fails, later threads also fail, and that is reported.
         let _ = std::thread::Builder::new().spawn(|| ()).map(std::thread::JoinHandle::join);
     }
     Mask::ALL.swap()
 }
 
-/// Every signal, including the C library's: see [`Mask`].
+/// Every signal, including those of the C library: see [`Mask`].
 fn every_signal() -> SigSet {
     // SAFETY: a sigset_t is plain bits, and any of them may be set.
     unsafe {
@@ -127,14 +164,14 @@ impl Signals {
     /// Opens the stream. Signals that arrived since [`block_all`] come first.
     ///
     /// # Errors
-    /// When the system gives no descriptor.
+    /// If the system refuses a descriptor.
     ///
     /// # Panics
     /// Outside a tokio runtime.
     pub fn open() -> io::Result<Signals> {
         let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
         let signal_fd = SignalFd::with_flags(&every_signal(), flags)?;
-        // SAFETY: the SignalFd owns its one descriptor and never replaces it.
+        // SAFETY: the SignalFd owns its descriptor and never replaces it.
         let descriptor = unsafe { AsyncFd::register(signal_fd)? };
         Ok(Signals { descriptor })
     }
@@ -142,7 +179,7 @@ impl Signals {
     /// Waits for the next signal.
     ///
     /// # Errors
-    /// When the descriptor cannot be read, which would be a defect.
+    /// If the descriptor cannot be read, which would be a defect.
     pub async fn next(&self) -> io::Result<Received> {
         loop {
             let mut ready = self.descriptor.readable().await?;
@@ -155,7 +192,7 @@ impl Signals {
 }
 
 fn received(info: &libc::signalfd_siginfo) -> Received {
-    // The kernel sends SIGPIPE and the like with SI_USER and the launcher's own pid.
+    // The kernel's SIGPIPE and similar signals have SI_USER and the launcher's own pid.
     let sender = match info.ssi_code {
         libc::SI_USER | libc::SI_QUEUE | libc::SI_TKILL => {
             Sender::Process(Pid::from_raw(info.ssi_pid as i32))
@@ -171,16 +208,16 @@ fn received(info: &libc::signalfd_siginfo) -> Received {
 /// # Errors
 /// As kill(2).
 pub fn send(to: Pid, number: i32) -> nix::Result<()> {
-    // SAFETY: kill(2) touches no memory of ours. nix's wrapper knows no real-time signals.
+    // SAFETY: kill(2) touches no memory. nix's wrapper does not know real-time signals.
     nix::errno::Errno::result(unsafe { libc::kill(to.as_raw(), number) }).map(drop)
 }
 
-/// Ends this process by signal `number`, without a core dump. Returns only if that is impossible:
-/// the kernel keeps pid 1 from killing itself.
+/// Kills this process by signal `number`, without a core dump. Returns only if that is impossible,
+/// as for pid 1, which the kernel protects from itself.
 ///
-/// Call it on the main thread: every other thread blocks all signals.
+/// Call this on the main thread: every other thread blocks all signals.
 pub fn die_by(number: i32) {
-    // Even with RLIMIT_CORE 0 a collector would get the memory (core(5)).
+    // Even under RLIMIT_CORE 0, the kernel would pipe the memory to a collector (core(5)).
     let _ = set_dumpable(false);
     // SAFETY: installs no handler. Fails for SIGKILL, which needs no action.
     unsafe { libc::signal(number, libc::SIG_DFL) };
@@ -189,7 +226,7 @@ pub fn die_by(number: i32) {
     }
 }
 
-/// The signals that have arrived and have not been read from [`Signals`].
+/// The signals that have arrived but have not been read from [`Signals`].
 pub fn pending() -> nix::Result<SigSet> {
     // SAFETY: a zeroed sigset_t is a valid one, and sigpending(2) fills it.
     unsafe {
@@ -202,22 +239,22 @@ pub fn pending() -> nix::Result<SigSet> {
 /// The result of [`stop_self`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stop {
-    /// A SIGCONT has continued the process, and waits to be read.
+    /// A SIGCONT has continued the process, and is still to be read.
     Undone,
-    /// The kernel has ignored the signal: the process is pid 1, or its process group is orphaned,
-    /// so that no shell could continue it (POSIX 2.4.3).
+    /// The kernel has ignored the signal, because the process is pid 1, or because no shell could
+    /// continue its orphaned process group (POSIX 2.4.3).
     Discarded,
 }
 
-/// Stops this process as `signal` (SIGTSTP, SIGTTIN, SIGTTOU) does by default. Returns when the
-/// process is continued, or at once if the kernel ignores the signal.
+/// Stops this process by `signal` (SIGTSTP, SIGTTIN or SIGTTOU). Returns when the process is
+/// continued, or at once if the kernel ignores the signal.
 pub fn stop_self(signal: Signal) -> nix::Result<Stop> {
     let (process, mask) = (getpid(), SigSet::from(signal));
-    // A stop signal discards a waiting SIGCONT, which nobody would send again. No system call
-    // checks and stops at once: a SIGCONT between these two calls is lost.
+    // A stop signal discards a pending SIGCONT, which its sender would not repeat. A SIGCONT
+    // between the check and the stop is lost: no system call does both.
     if !pending()?.contains(Signal::SIGCONT) {
         kill(process, signal)?;
-        mask.thread_unblock()?; // The signal is delivered, and this process stops, here.
+        mask.thread_unblock()?; // Here the signal is delivered, and this process stops.
         mask.thread_block()?;
     }
     match pending()?.contains(Signal::SIGCONT) {

@@ -3,8 +3,6 @@
 //! native-tls reads them for every connector, even for one that does not verify: 30 ms of CPU and
 //! 2 MiB each time. So we hide the bundle from native-tls, and load it once.
 
-#![allow(unsafe_code)]
-
 use std::env;
 use std::ffi::OsString;
 use std::fs;
@@ -15,6 +13,7 @@ use std::sync::OnceLock;
 use native_tls::Certificate;
 
 use super::pem;
+use crate::system::process::set_variable;
 
 /// The variables that tell OpenSSL where the bundle and the directories are (openssl-env(7)).
 const CERT_FILE: &str = "SSL_CERT_FILE";
@@ -38,13 +37,11 @@ pub enum RootsProblem {
 ///
 /// native-tls still knows the system's directories, which OpenSSL reads only when it must.
 ///
-/// # Safety
-/// No other thread may run yet: this changes the process's environment.
-pub unsafe fn keep_from_native_tls() {
+/// Call this before any thread starts; later it has no effect but that the bundle is read twice.
+pub fn keep_from_native_tls() {
     if let Some(bundle) = openssl_probe::probe().cert_file {
         BUNDLE.get_or_init(|| bundle);
-        // SAFETY: as this function demands of its caller.
-        unsafe { env::set_var(CERT_FILE, "/dev/null") };
+        set_variable(CERT_FILE, "/dev/null");
     }
 }
 

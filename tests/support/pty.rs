@@ -1,4 +1,4 @@
-//! A real terminal: a pty whose other end is ours, to type on and to read.
+//! A real terminal: a pty at whose other end the test types and reads.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -19,21 +19,22 @@ use nix::unistd::Pid;
 use super::proc::session;
 use super::{Process, eventually, heed_signals};
 
-/// A program on a terminal of its own, as the leader of its session.
+pub const CTRL_Z: &str = "\x1a";
+
+/// A program on its own terminal, as the leader of its session.
 pub struct Terminal {
     pub process: Process,
     /// `None` once the terminal has hung up.
     keyboard: Option<File>,
     watcher: Option<Watcher>,
     screen: Arc<Mutex<String>>,
-    /// How much of the screen has been seen.
+    /// Length of the part of the screen that the test has seen.
     seen: usize,
 }
 
 impl Terminal {
     pub fn start(mut command: Command) -> Terminal {
-        // None of its descriptors may leak into another test's process: it would keep the terminal
-        // alive.
+        // A descriptor that leaks into another test's process would keep the terminal alive.
         let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
         let master = posix_openpt(flags).expect("a pty");
         grantpt(&master).expect("a pty");
@@ -48,8 +49,7 @@ impl Terminal {
         let stream = || slave.try_clone().expect("a descriptor");
         command.stdin(stream()).stdout(stream()).stderr(stream());
         heed_signals(&mut command);
-        // SAFETY: setsid(2) and ioctl(2) are async-signal-safe; descriptor 0 is the terminal by
-        // then.
+        // SAFETY: setsid(2) and ioctl(2) are async-signal-safe, and descriptor 0 is the terminal.
         unsafe {
             command.pre_exec(|| {
                 nix::unistd::setsid()?;
@@ -65,7 +65,7 @@ impl Terminal {
         Terminal { process, keyboard: Some(keyboard), watcher: Some(watcher), screen, seen: 0 }
     }
 
-    /// An interactive shell with job control, whose prompt is `$ `.
+    /// An interactive shell with job control; its prompt is `$ `.
     pub fn shell(variables: &[(&str, &str)]) -> Terminal {
         let mut command = Command::new("bash");
         command.args(["--norc", "--noprofile", "--noediting", "-i"]).env_clear();
@@ -85,13 +85,14 @@ impl Terminal {
         self.keyboard().write_all(keys.as_bytes()).expect("type");
     }
 
-    /// Types a line, and waits for its echo.
+    /// Types a line, and waits for the terminal's echo.
     pub fn type_line(&mut self, line: &str) {
         self.type_keys(&format!("{line}\n"));
         self.expect(line);
     }
 
-    /// Waits until `text` shows up behind what has been seen; returns what stood before it.
+    /// Waits until `text` appears in the unseen part of the screen; returns the unseen text before
+    /// it.
     pub fn expect(&mut self, text: &str) -> String {
         let (screen, seen) = (self.screen.clone(), self.seen);
         let what = format!("{text:?} on the terminal");
@@ -104,6 +105,27 @@ impl Terminal {
         self.screen.lock().unwrap()[seen..seen + found].to_owned()
     }
 
+    /// The exit code of the shell's last job, once the shell shows its prompt again.
+    pub fn exit_code(&mut self) -> String {
+        self.expect("$ ");
+        self.type_line("echo code=$?");
+        self.expect("code=");
+        self.expect("\r\n")
+    }
+
+    /// Stops the shell's foreground job by Ctrl-Z.
+    pub fn suspend(&mut self) {
+        self.type_keys(CTRL_Z);
+        self.expect("Stopped");
+        self.expect("$ ");
+    }
+
+    /// Continues the shell's job, and waits for `words` of the command line that `fg` prints.
+    pub fn bring_to_foreground(&mut self, words: &str) {
+        self.type_keys("fg\n");
+        self.expect(words);
+    }
+
     pub fn resize(&mut self, rows: u16, columns: u16) {
         let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
         // SAFETY: TIOCSWINSZ reads one winsize.
@@ -111,7 +133,7 @@ impl Terminal {
         assert_eq!(done, 0);
     }
 
-    /// Closes our end, as a terminal's window or sshd does: the terminal hangs up.
+    /// Hangs the terminal up by closing the test's end, as a terminal's window or sshd does.
     pub fn hang_up(&mut self) {
         self.watcher.take().expect("a terminal that has not hung up").end();
         self.keyboard = None;
@@ -119,16 +141,16 @@ impl Terminal {
 }
 
 impl Drop for Terminal {
-    /// Ends whatever still runs on the terminal: a test that fails leaves jobs behind.
+    /// Kills all processes on the terminal: a failed test leaves jobs behind.
     fn drop(&mut self) {
         for pid in session(self.process.pid()) {
-            // It may have ended by itself meanwhile.
+            // The process may have ended already.
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
     }
 }
 
-/// Reads what appears on the screen, until it is told to end.
+/// A thread that reads the screen.
 struct Watcher {
     thread: JoinHandle<()>,
     end: UnixStream,
@@ -153,7 +175,7 @@ fn watch(mut master: File, screen: Arc<Mutex<String>>) -> Watcher {
             if polled < 0 || ready[1].revents != 0 {
                 return;
             }
-            // The read fails once nobody holds the other end.
+            // The read fails once the other end is closed.
             let Ok(read @ 1..) = master.read(&mut buffer) else { return };
             screen.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..read]));
         }
@@ -161,7 +183,7 @@ fn watch(mut master: File, screen: Arc<Mutex<String>>) -> Watcher {
     Watcher { thread, end }
 }
 
-/// Like [`eventually`], and shows `context` when it waits in vain.
+/// Like [`eventually`]; shows `context` if the condition is never met.
 fn eventually_or<T>(
     what: &str,
     mut condition: impl FnMut() -> Option<T>,

@@ -1,4 +1,4 @@
-//! A server that understands requests, and answers each as a test wants.
+//! A server that parses requests; a test decides on the replies.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use super::peer::Peer;
 
-/// The words of the next request; `None` at the end of the stream.
+/// Reads the words of the next request; `None` at the end of the stream.
 pub fn next_request(stream: &mut impl BufRead) -> Option<Vec<String>> {
     let count = number(stream)?;
     let mut words = Vec::new();
@@ -19,14 +19,14 @@ pub fn next_request(stream: &mut impl BufRead) -> Option<Vec<String>> {
     Some(words)
 }
 
-/// The number in the next line, behind its first character.
+/// Reads the number in the next line, behind the line's first character.
 fn number(stream: &mut impl BufRead) -> Option<usize> {
     let mut line = String::new();
     stream.read_line(&mut line).ok().filter(|read| *read > 0)?;
     line.get(1..)?.trim_end().parse().ok()
 }
 
-/// Answers requests until one gets no answer, or the stream ends.
+/// Answers requests until `answer` returns `None`, or the stream ends.
 pub fn converse<S: Read + Write>(stream: S, mut answer: impl FnMut(&[String]) -> Option<String>) {
     let mut stream = BufReader::new(stream);
     while let Some(request) = next_request(&mut stream) {
@@ -37,7 +37,7 @@ pub fn converse<S: Read + Write>(stream: S, mut answer: impl FnMut(&[String]) ->
     }
 }
 
-/// The requests that a server has got, each behind the number of its connection.
+/// The requests that a server has received, each behind the number of its connection.
 #[derive(Debug, Clone, Default)]
 pub struct Heard(Arc<Mutex<Vec<String>>>);
 
@@ -46,12 +46,12 @@ impl Heard {
         self.0.lock().unwrap().clone()
     }
 
-    /// How many requests with this text have come.
+    /// The number of requests with this connection number and text, such as `0 PING`.
     pub fn count(&self, request: &str) -> usize {
         self.all().iter().filter(|line| *line == request).count()
     }
 
-    /// How many requests with this text have come, on whichever connection.
+    /// The number of requests with this text on any connection.
     pub fn count_all(&self, request: &str) -> usize {
         self.all().iter().filter(|line| line.split_once(' ').unwrap().1 == request).count()
     }
@@ -61,8 +61,8 @@ impl Heard {
     }
 }
 
-/// A TLS server that answers each request with `answer`, which also gets the number of the
-/// connection. `None` closes the connection.
+/// A TLS server that answers each request with `answer`, which gets the connection's number and the
+/// request's words. `None` closes the connection.
 pub fn scripted(
     answer: impl Fn(usize, &[String]) -> Option<String> + Send + Sync + Clone + 'static,
 ) -> (Peer<()>, Heard) {
@@ -78,7 +78,7 @@ pub fn scripted(
     (peer, heard)
 }
 
-/// What a Redis without a password answers.
+/// The reply of a Redis without a password.
 pub fn redis(request: &[String]) -> String {
     match request[0].as_str() {
         "PING" => "+PONG\r\n".to_owned(),
