@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 
 use crate::announce;
-use crate::command_line::{self, REDISCLI_AUTH, RedisCli};
+use crate::command_line;
 use crate::configuration::{ConfigError, Settings, Unused, options};
 use crate::figures::{CommandState, Figures, TunnelLabels};
 use crate::listen::Bound;
-use crate::logging::{self, debug, err, notice, warning};
+use crate::logging::{self, debug, err, warning};
 use crate::plan::Plan;
 use crate::pool;
 use crate::sandbox::{self, Rights, SandboxMode};
@@ -91,11 +91,11 @@ impl Launch {
 
         let command = std::mem::take(&mut self.command);
         let (words, rewrites) = command_line::rewrite(&self.plan, command, &self.bound.locals);
+        self.command = words;
         announce::rewritten(&rewrites);
         for (name, value) in self.plan.changes(&self.bound.locals) {
             self.environment.set(&name, value);
         }
-        self.command = tell_redis_cli(words, &mut self.environment, &self.plan, &self.bound);
     }
 
     /// Starts COMMAND.
@@ -169,40 +169,6 @@ async fn drain(tunnels: Drain, supervisor: &mut Supervisor, limit: Duration) -> 
         }
     }
     Ok(())
-}
-
-/// If COMMAND is redis-cli, adds the tunnel's address and password.
-fn tell_redis_cli(
-    words: Vec<OsString>,
-    environment: &mut CommandEnvironment,
-    plan: &Plan,
-    bound: &Bound,
-) -> Vec<OsString> {
-    let (words, password) = match command_line::redis_cli(plan, &words, &bound.locals) {
-        None => return words,
-        Some(RedisCli::LeftAlone { option }) => {
-            let option = option.as_deref().unwrap_or("an option of its own");
-            notice!(
-                at = "redis-cli",
-                msg = format!("redis-cli has {option}, so it was not told where the tunnel is"),
-            );
-            return words;
-        }
-        Some(RedisCli::Told { words, password, variable }) => {
-            notice!(
-                at = "redis-cli",
-                var = variable,
-                msg = format!("redis-cli connects to {variable}'s tunnel"),
-            );
-            (words, password)
-        }
-    };
-    if let Some(password) = password
-        && environment.get(REDISCLI_AUTH).is_none()
-    {
-        environment.set(REDISCLI_AUTH, password.expose());
-    }
-    words
 }
 
 /// The rights that the launcher needs once COMMAND runs.

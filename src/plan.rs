@@ -36,14 +36,6 @@ pub struct Tunnelled<'a> {
     pub url: &'a RedisUrl,
 }
 
-/// How a variable leads to a tunnel, of this launcher or of an outer one.
-#[derive(Debug, Clone)]
-pub struct Way<'a> {
-    pub variable: &'a str,
-    pub url: RedisUrl,
-    pub local: Local,
-}
-
 /// The tunnels, and the variables that lead to them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
@@ -139,23 +131,6 @@ impl Plan {
                 url,
             }),
             Destination::Untouched(_) | Destination::UntouchedSocket => None,
-        })
-    }
-
-    /// The variables that lead through a tunnel of this launcher, listening at `locals`, or of an
-    /// outer one: name, where that listens, and the URL's database and credentials.
-    pub fn ways<'a>(&'a self, locals: &'a [Local]) -> impl Iterator<Item = Way<'a>> {
-        self.variables.iter().filter_map(|variable| {
-            let (url, local) = match &variable.destination {
-                Destination::Route(route, url) => ((**url).clone(), locals[*route].clone()),
-                // The app does its own TLS.
-                Destination::Untouched(url) if !url.scheme().is_tls() => {
-                    ((**url).clone(), Local::Port(url.port()))
-                }
-                Destination::Untouched(_) => return None,
-                Destination::UntouchedSocket => RedisUrl::from_socket(variable.value.expose())?,
-            };
-            Some(Way { variable: &variable.name, url, local })
         })
     }
 

@@ -6,7 +6,6 @@ use std::ffi::OsString;
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -174,33 +173,6 @@ fn a_command_line_in_one_word_is_recognized_and_not_shown() {
     }
     let plain = Launcher::new(["bin/no-such_program.sh"]).run();
     assert_eq!(logged(&plain.stderr, "command-failed", "command"), ["bin/no-such_program.sh"]);
-}
-
-/// A program called `redis-cli` that prints its words and the password that it finds.
-fn redis_cli_that_tells(folder: &Path) -> String {
-    let path = folder.join("redis-cli");
-    fs::write(&path, "#!/bin/sh\necho \"${REDISCLI_AUTH-none}: $*\"\n").unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-    path.to_str().unwrap().to_owned()
-}
-
-#[test]
-fn a_redis_cli_that_may_leave_the_server_gets_no_password() {
-    let folder = tempfile::tempdir().unwrap();
-    let program = redis_cli_that_tells(folder.path());
-    let run = |words: &[&str]| {
-        let words = [&[program.as_str()], words].concat();
-        Launcher::new(words).redis("redis://default:hunter2@h/3").run().stdout
-    };
-    for left_alone in
-        [&["-c", "get", "k"][..], &["--cluster", "info", "h:1"], &["-3", "-c"], &["-n"]]
-    {
-        assert_eq!(run(left_alone), format!("none: {}\n", left_alone.join(" ")));
-    }
-    let helped = run(&["--raw", "-n", "7", "get", "-c"]);
-    assert!(helped.starts_with("hunter2: -h 127.0.0.1 -p "), "{helped}");
-    assert!(helped.ends_with(" --user default --raw -n 7 get -c\n"), "{helped}");
-    assert!(!helped.contains("-n 3"), "{helped}");
 }
 
 #[test]

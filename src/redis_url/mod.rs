@@ -7,15 +7,13 @@ mod problem;
 mod query;
 mod text;
 
-use std::ffi::OsString;
 use std::fmt;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, percent_encode};
 use url::Host;
 
-use crate::resp;
 use crate::secret::Secret;
 pub use problem::Problem;
 pub use query::UrlTlsParameters;
@@ -106,33 +104,11 @@ impl Scheme {
     }
 }
 
-/// User and password of a URL, as they go into AUTH.
+/// User and password of a URL, percent-decoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Credentials {
-    user: Option<Secret>,
-    password: Secret,
-}
-
-impl Credentials {
-    pub fn user(&self) -> Option<&Secret> {
-        self.user.as_ref()
-    }
-
-    pub fn password(&self) -> &Secret {
-        &self.password
-    }
-
-    /// The request that authenticates, in RESP: with the user where there is one (Redis 6).
-    pub fn auth_command(&self) -> Vec<u8> {
-        let user = self.user.as_ref().map(Secret::expose);
-        let words = ["AUTH"].into_iter().chain(user).chain([self.password.expose()]);
-        resp::request(&words.collect::<Vec<_>>())
-    }
-
-    /// The same without the user, for Redis before 6, which knows only a password.
-    pub fn auth_command_without_user(&self) -> Vec<u8> {
-        resp::request(&["AUTH", self.password.expose()])
-    }
+    pub user: Option<Secret>,
+    pub password: Secret,
 }
 
 /// A parsed Redis URL. `Debug` and `Display` mask user, password and whatever in the query looks
@@ -203,21 +179,6 @@ impl RedisUrl {
         })
     }
 
-    /// Understands what [`RedisUrl::local`] makes for a socket: where that is, and a URL with the
-    /// same user, password and database. `None` for anything else.
-    pub fn from_socket(value: &str) -> Option<(RedisUrl, Local)> {
-        let rest = value.strip_prefix(UNIX)?.strip_prefix("://")?;
-        let (rest, _) = split_off(rest, '#');
-        let (place, query) = split_off(rest, '?');
-        let (userinfo, path) = place.split_at(place.find('/')?);
-        let path: Vec<u8> = percent_decode_str(path).collect();
-        let parameters = url::form_urlencoded::parse(query.unwrap_or_default().as_bytes());
-        let database = parameters.into_iter().find(|(key, _)| key == DATABASE);
-        let database = database.map(|(_, value)| format!("/{value}")).unwrap_or_default();
-        let url = RedisUrl::parse(&format!("redis://{userinfo}localhost{database}")).ok()?;
-        Some((url, Local::Socket(OsString::from_vec(path).into())))
-    }
-
     pub fn scheme(&self) -> Scheme {
         self.scheme
     }
@@ -274,7 +235,7 @@ impl RedisUrl {
         is_number.then_some(database)
     }
 
-    /// User and password, percent-decoded; `None` without a password.
+    /// `None` without a password.
     pub fn credentials(&self) -> Option<Credentials> {
         let (user, password) = self.userinfo.as_ref()?.expose().split_once(':')?;
         let decoded = |text: &str| Secret::new(percent_decode_str(text).decode_utf8_lossy());

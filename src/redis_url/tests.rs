@@ -130,16 +130,17 @@ fn a_printed_url_shows_no_secret() {
 }
 
 #[test]
-fn user_and_password_go_into_auth_decoded() {
-    let auth = |userinfo: &str| {
+fn user_and_password_are_percent_decoded() {
+    let credentials = |userinfo: &str| {
         let url = RedisUrl::parse(&format!("redis://{userinfo}h")).unwrap();
-        url.credentials().map(|found| String::from_utf8(found.auth_command()).unwrap())
+        let Credentials { user, password } = url.credentials()?;
+        Some((user.map(|user| user.expose().to_owned()), password.expose().to_owned()))
     };
-    assert_eq!(auth(""), None);
-    assert_eq!(auth("user@"), None);
-    assert_eq!(auth("user:@"), None);
-    assert_eq!(auth(":p%2Fw@").unwrap(), "*2\r\n$4\r\nAUTH\r\n$3\r\np/w\r\n");
-    assert_eq!(auth("me:a:b@").unwrap(), "*3\r\n$4\r\nAUTH\r\n$2\r\nme\r\n$3\r\na:b\r\n");
+    for without in ["", "user@", "user:@"] {
+        assert_eq!(credentials(without), None);
+    }
+    assert_eq!(credentials(":p%2Fw@"), Some((None, "p/w".to_owned())));
+    assert_eq!(credentials("me:a:b@"), Some((Some("me".to_owned()), "a:b".to_owned())));
 }
 
 #[test]
