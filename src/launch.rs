@@ -245,8 +245,8 @@ fn open_tunnels(
 ) {
     let mut connectors: Vec<Arc<Connector>> = Vec::new();
     let mut loads: HashMap<String, Arc<ServerLoad>> = HashMap::new();
-    let routes = plan.routes.into_iter().zip(plan.reuse).zip(listeners).zip(figures.tunnels());
-    for (((route, reuse), listener), figures) in routes {
+    let routes = plan.routes.into_iter().zip(plan.pools).zip(listeners).zip(figures.tunnels());
+    for (((route, mode), listener), figures) in routes {
         let known = connectors.iter().find(|connector| *connector.trust() == route.trust);
         let connector = known.cloned().unwrap_or_else(|| {
             let connector = Connector::new(route.trust.clone());
@@ -260,7 +260,7 @@ fn open_tunnels(
         let guard = guard.clone();
         tokio::spawn(async move {
             let variable = tunnel.variable().to_owned();
-            if let Err(error) = pool::serve(reuse.pool, listener, tunnel, guard).await {
+            if let Err(error) = pool::serve(mode, listener, tunnel, guard).await {
                 err!(at = "tunnel-down", var = variable, error = %error);
             }
         });

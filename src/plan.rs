@@ -1,8 +1,8 @@
 //! Turns the decisions about variables into routes and COMMAND's environment. Pure.
 
-use crate::configuration::{COPY_SUFFIX, Decision, RedisVariable, ReuseSettings, TunnelledUrl};
-use crate::redis_url::{Credentials, Local, RedisUrl, UNIX};
-use crate::secret::{MASK, Secret};
+use crate::configuration::{COPY_SUFFIX, Decision, PoolMode, RedisVariable, TunnelledUrl};
+use crate::redis_url::{Credentials, Local, RedisUrl};
+use crate::secret::Secret;
 use crate::tunnel::Route;
 
 /// A variable, and where it leads.
@@ -19,10 +19,8 @@ struct Variable {
 enum Destination {
     /// To the tunnel of the route with this index.
     Route(usize, Box<RedisUrl>),
-    /// To the same server as before.
-    Untouched(Box<RedisUrl>),
-    /// To an outer launcher's Unix socket, as before.
-    UntouchedSocket,
+    /// To the same server as before. The value is shown with its secrets masked.
+    Untouched { shown: String },
 }
 
 /// A variable that leads to a tunnel.
@@ -40,8 +38,8 @@ pub struct Tunnelled<'a> {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
     pub routes: Vec<Route>,
-    /// How the connections of each route are reused.
-    pub reuse: Vec<ReuseSettings>,
+    /// The pool mode of each route.
+    pub pools: Vec<PoolMode>,
     /// The variables whose servers are not authenticated, although the user did not ask for that.
     pub unauthenticated: Vec<String>,
     /// In the order of the decisions.
@@ -54,53 +52,34 @@ impl Plan {
         let mut plan = Plan::default();
         for RedisVariable { name, value, decision } in variables {
             let destination = match decision {
-                Decision::Tunnel(url) => plan.tunnel(&name, *url),
-                Decision::Untouched(url) => Destination::Untouched(url),
-                Decision::UntouchedSocket => Destination::UntouchedSocket,
+                Decision::Tunnel(tunnelled) => plan.tunnel(*tunnelled),
+                Decision::Untouched { shown } => Destination::Untouched { shown },
             };
             plan.variables.push(Variable { name, value, destination });
         }
         plan
     }
 
-    fn tunnel(&mut self, name: &str, tunnelled: TunnelledUrl) -> Destination {
-        let TunnelledUrl {
-            url,
-            upstream,
-            port_offset,
-            setting_names,
-            trust,
-            verify_chosen,
-            reuse,
-            max_connections,
-        } = tunnelled;
-        if !trust.authenticates() && !verify_chosen {
-            self.unauthenticated.push(name.to_owned());
+    fn tunnel(&mut self, tunnelled: TunnelledUrl) -> Destination {
+        let TunnelledUrl { url, route, pool, verify_chosen } = tunnelled;
+        if !route.trust.authenticates() && !verify_chosen {
+            self.unauthenticated.extend(route.variables.iter().cloned());
         }
-        let same = |(route, known): (&Route, &ReuseSettings)| {
-            route.upstream == upstream
-                && route.trust == trust
-                && route.max_connections == max_connections
-                && *known == reuse
+        let same = |(known, known_pool): (&Route, &PoolMode)| {
+            known.upstream == route.upstream
+                && known.trust == route.trust
+                && known.max_connections == route.max_connections
+                && *known_pool == pool
         };
-        let index = match self.routes.iter().zip(&self.reuse).position(same) {
-            Some(index) => {
-                self.routes[index].variables.push(name.to_owned());
-                index
-            }
+        let index = self.routes.iter().zip(&self.pools).position(same);
+        let index = index.unwrap_or(self.routes.len());
+        match self.routes.get_mut(index) {
+            Some(shared) => shared.variables.extend(route.variables),
             None => {
-                self.reuse.push(reuse);
-                self.routes.push(Route {
-                    variables: vec![name.to_owned()],
-                    upstream,
-                    trust,
-                    port_offset,
-                    setting_names,
-                    max_connections,
-                });
-                self.routes.len() - 1
+                self.pools.push(pool);
+                self.routes.push(route);
             }
-        };
+        }
         Destination::Route(index, Box::new(url))
     }
 
@@ -130,7 +109,7 @@ impl Plan {
                 route: *route,
                 url,
             }),
-            Destination::Untouched(_) | Destination::UntouchedSocket => None,
+            Destination::Untouched { .. } => None,
         })
     }
 
@@ -170,8 +149,7 @@ impl Plan {
         let lines = self.variables.iter().flat_map(|variable| {
             let name = &variable.name;
             match &variable.destination {
-                Destination::Untouched(url) => vec![format!("{name}={url}")],
-                Destination::UntouchedSocket => vec![format!("{name}={UNIX}://{MASK}")],
+                Destination::Untouched { shown } => vec![format!("{name}={shown}")],
                 Destination::Route(index, url) => {
                     let local = url.local(&locals[*index]);
                     vec![format!("{name}={local}"), format!("{name}{COPY_SUFFIX}={local}")]

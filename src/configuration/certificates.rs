@@ -3,8 +3,7 @@
 use std::fs::File;
 use std::io::Read;
 
-use super::found::Found;
-use super::mistakes::{ConfigError, Mistakes, Reported};
+use super::sources::{ConfigError, Found};
 use crate::names;
 use crate::secret::{hidden, shown};
 use crate::tls::pem::{self, Authorities, ClientIdentity, IdentityProblem};
@@ -12,55 +11,68 @@ use crate::tls::pem::{self, Authorities, ClientIdentity, IdentityProblem};
 /// The longest PEM file to read, in bytes: many times the bundle of all public CAs.
 const LONGEST_PEM: u64 = 16 << 20;
 
-/// Reads CA bundles into one; `None` if none is given.
+/// What settings hold or name; `None` if they are not set.
+pub type Pem<T> = Result<Option<T>, Vec<ConfigError>>;
+
+/// Reads CA bundles into one.
 ///
 /// # Errors
-/// If any of them is wrong.
-pub fn authorities(
-    bundles: &[Found<'_>],
-    mistakes: &mut Mistakes,
-) -> Result<Option<Authorities>, Reported> {
-    let given = bundles.iter().filter(|found| !found.value.is_empty());
-    let read: Vec<Result<Authorities, Reported>> = given
-        .map(|found| {
-            let read = read_pem(found)
-                .and_then(|pem| Authorities::from_pem(pem).map_err(|problem| found.wrong(problem)));
-            mistakes.check(read)
-        })
-        .collect();
-    let read: Result<Vec<Authorities>, Reported> = read.into_iter().collect();
-    Ok(read?.into_iter().reduce(Authorities::and))
+/// Every mistake in any of them.
+pub fn authorities<'a>(
+    bundles: impl IntoIterator<Item = Result<Found<'a>, ConfigError>>,
+) -> Pem<Authorities> {
+    let (mut read, mut mistakes) = (Vec::new(), Vec::new());
+    for bundle in bundles {
+        match bundle.and_then(|found| read_bundle(&found)) {
+            Ok(authorities) => read.extend(authorities),
+            Err(mistake) => mistakes.push(mistake),
+        }
+    }
+    if mistakes.is_empty() { Ok(read.into_iter().reduce(Authorities::and)) } else { Err(mistakes) }
 }
 
-/// Reads a client certificate and its key; `None` if neither is given.
+fn read_bundle(found: &Found<'_>) -> Result<Option<Authorities>, ConfigError> {
+    if found.value.is_empty() {
+        return Ok(None);
+    }
+    let pem = read_pem(found)?;
+    Authorities::from_pem(pem).map(Some).map_err(|problem| found.wrong(problem))
+}
+
+/// Reads a client certificate and its key.
 ///
 /// # Errors
 /// If either is wrong or missing.
 pub fn identity(
-    certificate: &Found<'_>,
-    key: &Found<'_>,
-    mistakes: &mut Mistakes,
-) -> Result<Option<ClientIdentity>, Reported> {
-    let incomplete = match (certificate.value.is_empty(), key.value.is_empty()) {
+    certificate: Result<Found<'_>, ConfigError>,
+    key: Result<Found<'_>, ConfigError>,
+) -> Pem<ClientIdentity> {
+    let (certificate, key) = both(certificate, key)?;
+    let (absent, given) = match (certificate.value.is_empty(), key.value.is_empty()) {
         (true, true) => return Ok(None),
-        (true, false) => Some((certificate, key)),
-        (false, true) => Some((key, certificate)),
-        (false, false) => None,
+        (true, false) => (certificate, key),
+        (false, true) => (key, certificate),
+        (false, false) => {
+            let (certificate_pem, key_pem) = both(read_pem(&certificate), read_pem(&key))?;
+            let identity = ClientIdentity::new(&certificate_pem, &key_pem);
+            return identity.map(Some).map_err(|problem| match problem {
+                IdentityProblem::Certificate(problem) => vec![certificate.wrong(problem)],
+                IdentityProblem::Key(problem) => vec![key.wrong(problem)],
+            });
+        }
     };
-    if let Some((absent, given)) = incomplete {
-        mistakes.check(read_pem(given)).ok();
-        let given = &given.source;
-        let problem = format!("is not set, but {given} is; a client certificate needs both");
-        return Err(mistakes.report(absent.wrong(problem)));
+    let problem = format!("is not set, but {} is; a client certificate needs both", given.source);
+    Err(read_pem(&given).err().into_iter().chain([absent.wrong(problem)]).collect())
+}
+
+fn both<A, B>(
+    first: Result<A, ConfigError>,
+    second: Result<B, ConfigError>,
+) -> Result<(A, B), Vec<ConfigError>> {
+    match (first, second) {
+        (Ok(first), Ok(second)) => Ok((first, second)),
+        (first, second) => Err(first.err().into_iter().chain(second.err()).collect()),
     }
-    let [certificate_pem, key_pem] =
-        [certificate, key].map(|found| mistakes.check(read_pem(found)));
-    let identity = ClientIdentity::new(&certificate_pem?, &key_pem?);
-    let identity = identity.map(Some).map_err(|problem| match problem {
-        IdentityProblem::Certificate(problem) => certificate.wrong(problem),
-        IdentityProblem::Key(problem) => key.wrong(problem),
-    });
-    mistakes.check(identity)
 }
 
 /// Reads PEM that is given as text, or as the path of a file.

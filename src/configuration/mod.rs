@@ -7,8 +7,6 @@
 
 mod certificates;
 pub mod cli;
-mod found;
-mod mistakes;
 pub mod options;
 mod reader;
 mod settings;
@@ -18,14 +16,15 @@ mod values;
 mod variables;
 
 use crate::environment::{Environment, lookup};
-use crate::logging::{LogFormat, LogLevel, LogSettings};
+use crate::logging::{LogLevel, LogSettings};
+pub use crate::pool::PoolMode;
 use crate::tls;
 
 use cli::Invocation;
-pub use mistakes::ConfigError;
-use mistakes::Reported;
 use reader::{Reader, SystemRoots};
-pub use settings::{ReuseSettings, Settings};
+pub use settings::Settings;
+pub use sources::ConfigError;
+use sources::Sources;
 pub use values::is_variable_name;
 pub use variables::{COPY_SUFFIX, Decision, RedisVariable, TunnelledUrl};
 
@@ -77,30 +76,22 @@ fn read_on(
     invocation: &Invocation,
     environment: &Environment,
 ) -> Result<Configured, Vec<ConfigError>> {
-    let mut reader = Reader::new(invocation, environment, system_roots);
+    let mut reader = Reader::new(Sources { invocation, environment }, system_roots);
     let configured = configure(&mut reader);
-    configured.map_err(|_| reader.mistakes.into_all())
+    if reader.mistakes.is_empty() { Ok(configured) } else { Err(reader.mistakes) }
 }
 
-fn configure(reader: &mut Reader<'_>) -> Result<Configured, Reported> {
-    let enabled = reader.read(&options::ENABLED);
-    if enabled == Ok(false) {
-        return Ok(Configured::Disabled);
+fn configure(reader: &mut Reader<'_>) -> Configured {
+    if !reader.read(&options::ENABLED) {
+        return Configured::Disabled;
     }
-    // Everything is read before the first `?`, so that all mistakes are found.
     let settings = reader.settings();
-    let for_all_urls = reader.for_all_urls();
+    reader.check_for_all_urls();
     let suspects = spelling::suspects(reader.sources);
-    let mut spelled = Ok(());
     for mistake in suspects.misspelt {
-        spelled = Err(reader.mistakes.report(mistake));
+        reader.report(mistake);
     }
-    let listed = reader.read(&options::URLS);
-    let variables = listed.and_then(|listed| variables::decide(listed, reader));
-    enabled?;
-    for_all_urls?;
-    spelled?;
-    let (settings, variables) = (settings?, variables?);
+    let variables = variables::decide(reader);
 
     let holds_url = |name: &str| variables.iter().any(|variable| variable.name == name);
     let without_url = suspects.for_one_url.iter().filter(|(_, variable)| !holds_url(variable));
@@ -108,30 +99,29 @@ fn configure(reader: &mut Reader<'_>) -> Result<Configured, Reported> {
         other_urls: variables::others(&variables, reader.sources.environment),
         unknown: suspects.unknown.iter().map(|name| (*name).to_owned()).collect(),
         without_url: without_url.map(|(name, _)| (*name).to_owned()).collect(),
-        retired: retired(reader.sources.invocation, reader.sources.environment),
+        retired: retired(reader.sources),
     };
-    Ok(Configured::Enabled(Box::new(Configuration { settings, variables, unused })))
+    Configured::Enabled(Box::new(Configuration { settings, variables, unused }))
 }
 
 /// The retired option and variable, as far as they are used.
-fn retired(invocation: &Invocation, environment: &Environment) -> Vec<String> {
-    let option = invocation.retired_option.then(|| format!("--{}", options::RETIRED_OPTION));
-    let variable = lookup(environment, options::RETIRED_VARIABLE);
+fn retired(sources: Sources<'_>) -> Vec<String> {
+    let option =
+        sources.invocation.retired_option.then(|| format!("--{}", options::RETIRED_OPTION));
+    let variable = lookup(sources.environment, options::RETIRED_VARIABLE);
     option.into_iter().chain(variable.map(|_| options::RETIRED_VARIABLE.to_owned())).collect()
 }
 
 /// How to log an error that ends the launch before it has begun. Such an error is never silent, and
 /// a wrong log format is one of them.
 pub fn log_settings_for_errors(invocation: &Invocation, environment: &Environment) -> LogSettings {
-    let mut reader = Reader::new(invocation, environment, || Ok(()));
-    let format = reader.read(&options::LOG_FORMAT).unwrap_or(LogFormat::Logfmt);
-    LogSettings { level: LogLevel::Err, format }
+    let mut reader = Reader::new(Sources { invocation, environment }, || Ok(()));
+    LogSettings { level: LogLevel::Err, format: reader.read(&options::LOG_FORMAT) }
 }
 
 /// Whether `--enabled` is false.
 pub fn is_switched_off(invocation: &Invocation, environment: &Environment) -> bool {
-    let mut reader = Reader::new(invocation, environment, || Ok(()));
-    reader.read(&options::ENABLED) == Ok(false)
+    !Reader::new(Sources { invocation, environment }, || Ok(())).read(&options::ENABLED)
 }
 
 #[cfg(test)]

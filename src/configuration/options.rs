@@ -1,4 +1,4 @@
-//! Every setting, declared once: option, variable, default, scope, help and parser. The command
+//! Every setting, declared once: option, variable, default, help and parser. The command
 //! line, `--help`, the man page, the reader, the settings for one URL and the table in
 //! `docs/configuration.md` are derived from here.
 
@@ -15,16 +15,6 @@ use crate::status::StatusAddress;
 use crate::supervisor::ForwardSignals;
 use crate::tls::{MinTls, Pin, Verify};
 use crate::tunnel::{Listen, PortTaken};
-
-/// What a setting applies to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Scope {
-    /// The launcher, or all URLs.
-    All,
-    /// All URLs. With the prefix `<VAR>_` the setting's variable applies to the URL in `<VAR>`
-    /// alone.
-    OneUrlToo,
-}
 
 /// The headings of `--help`.
 pub const TUNNEL: &str = "Tunnel";
@@ -54,7 +44,8 @@ pub struct Declaration {
     pub heading: &'static str,
     /// Whether the short help (`-h`) lists the option.
     pub is_common: bool,
-    pub scope: Scope,
+    /// Whether the variable, with the prefix `<VAR>_`, also sets this for the URL in `<VAR>` alone.
+    pub is_per_url: bool,
     /// Whether the value can be a secret, which no error may show.
     pub is_secret: bool,
     /// Whether the value is PEM text, or the path of a PEM file.
@@ -68,6 +59,13 @@ pub struct Declaration {
 pub struct Setting<T> {
     pub declaration: Declaration,
     pub parse: fn(&str) -> Result<T, &'static str>,
+}
+
+impl<T> Setting<T> {
+    /// The value if the user sets none.
+    pub fn default(&self) -> T {
+        (self.parse)(self.declaration.default).expect("the default is valid")
+    }
 }
 
 /// Declares the settings, and the list of all of them.
@@ -104,7 +102,7 @@ const PLAIN: Declaration = Declaration {
     help: "",
     heading: OPTIONS,
     is_common: false,
-    scope: Scope::All,
+    is_per_url: false,
     is_secret: false,
     is_pem: false,
     check: |_| Ok(()),
@@ -159,7 +157,7 @@ settings! {
         help: "How to handle rediss:// and valkeys:// URLs: tunnel, or passthrough (leave the \
                variable unchanged; the app does its own TLS)",
         heading: TUNNEL,
-        scope: Scope::OneUrlToo,
+        is_per_url: true,
     }
     PORT_OFFSET: i32 = values::offset, {
         option: Some("port-offset"),
@@ -168,7 +166,7 @@ settings! {
         value_name: "N",
         help: "TLS port = URL port + this offset, for redis:// and valkey:// URLs",
         heading: TUNNEL,
-        scope: Scope::OneUrlToo,
+        is_per_url: true,
     }
     LISTEN_PORT: u16 = values::port_or_zero, {
         option: Some("listen-port"),
@@ -204,7 +202,7 @@ settings! {
         help: "none; ca (verify the certificate chain); full (verify chain and host name)",
         heading: TRUST,
         is_common: true,
-        scope: Scope::OneUrlToo,
+        is_per_url: true,
     }
     CA_FILE: String = values::text, {
         option: Some("ca-file"),
@@ -215,13 +213,13 @@ settings! {
                itself; with both, both bundles are trusted",
         heading: TRUST,
         is_common: true,
-        scope: Scope::OneUrlToo,
+        is_per_url: true,
         is_pem: true,
     }
     /// Has no option: a command line is no place for a bundle.
     CA_PEM: String = values::text, {
         variable: names::CA_PEM,
-        scope: Scope::OneUrlToo,
+        is_per_url: true,
         is_secret: true,
         is_pem: true,
     }
@@ -233,7 +231,7 @@ settings! {
                --pinnedpubkey; separate several with ;. Checked under every --verify level",
         heading: TRUST,
         is_common: true,
-        scope: Scope::OneUrlToo,
+        is_per_url: true,
     }
     CLIENT_CERT: String = values::text, {
         option: Some("client-cert"),
@@ -241,7 +239,7 @@ settings! {
         value_name: "PEM",
         help: "Client certificate: a PEM file, or the PEM text itself",
         heading: TRUST,
-        scope: Scope::OneUrlToo,
+        is_per_url: true,
         is_pem: true,
     }
     CLIENT_KEY: String = values::text, {
@@ -250,7 +248,7 @@ settings! {
         value_name: "PEM",
         help: "Key of the client certificate, in PKCS#8: a PEM file, or the PEM text itself",
         heading: TRUST,
-        scope: Scope::OneUrlToo,
+        is_per_url: true,
         is_secret: true,
         is_pem: true,
     }
@@ -261,7 +259,7 @@ settings! {
         value_name: "NAME",
         help: "Name to send in SNI and to verify under full",
         heading: TRUST,
-        scope: Scope::OneUrlToo,
+        is_per_url: true,
     }
     MIN_TLS: MinTls = values::min_tls, {
         option: Some("min-tls"),
@@ -314,7 +312,7 @@ settings! {
                reconnects frequently",
         heading: CONNECTIONS,
         is_common: true,
-        scope: Scope::OneUrlToo,
+        is_per_url: true,
     }
     MAX_CONNECTIONS: Option<NonZeroUsize> = values::at_least_one, {
         option: Some("max-connections"),
@@ -324,7 +322,7 @@ settings! {
                the connect timeout",
         heading: CONNECTIONS,
         is_common: true,
-        scope: Scope::OneUrlToo,
+        is_per_url: true,
     }
     STATUS_ADDRESS: Option<StatusAddress> = values::status_address, {
         option: Some("status-address"),
@@ -370,7 +368,7 @@ pub fn with_option() -> impl Iterator<Item = (&'static str, &'static Declaration
 
 /// Every setting that one URL can have for itself.
 pub fn for_one_url() -> impl Iterator<Item = &'static Declaration> {
-    ALL.iter().copied().filter(|declaration| declaration.scope == Scope::OneUrlToo)
+    ALL.iter().copied().filter(|declaration| declaration.is_per_url)
 }
 
 impl Declaration {
@@ -403,7 +401,7 @@ mod tests {
 
     #[test]
     fn every_default_is_a_valid_value() {
-        for declaration in ALL.iter().filter(|declaration| !declaration.default.is_empty()) {
+        for declaration in ALL {
             assert_eq!((declaration.check)(declaration.default), Ok(()), "{declaration:?}");
         }
     }

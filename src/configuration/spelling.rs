@@ -5,10 +5,8 @@ use std::ffi::OsStr;
 use strsim::osa_distance;
 
 use super::certificates;
-use super::found::{Found, Given};
-use super::mistakes::ConfigError;
 use super::options::{self, Declaration};
-use super::sources::Sources;
+use super::sources::{ConfigError, Found, Sources};
 use crate::environment::lookup;
 use crate::names;
 
@@ -120,8 +118,7 @@ fn is_close(name: &str, setting: &str) -> bool {
 
 /// Whether `value` would be valid for `setting`, including the file that it names.
 fn is_valid(setting: &'static Declaration, value: &OsStr) -> bool {
-    let found =
-        Found { source: String::new(), value, given: Given::Generally, declaration: setting };
+    let found = Found { source: String::new(), value, declaration: setting };
     found.check().is_ok() && (!setting.is_pem || certificates::read_pem(&found).is_ok())
 }
 

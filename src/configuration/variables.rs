@@ -2,19 +2,18 @@
 
 use std::ffi::{OsStr, OsString};
 use std::net::Ipv4Addr;
-use std::num::NonZeroUsize;
 
 use url::Host;
 
-use super::mistakes::{ConfigError, Reported};
 use super::options;
 use super::reader::Reader;
-use super::settings::{Rediss, ReuseSettings, UrlSettings};
+use super::settings::Rediss;
+use super::sources::{ConfigError, Sources};
 use crate::environment::{Environment, lookup};
+use crate::pool::PoolMode;
 use crate::redis_url::{Problem, RedisUrl, Scheme, UNIX};
-use crate::secret::Secret;
-use crate::tls::Trust;
-use crate::tunnel::{SettingNames, Upstream};
+use crate::secret::{MASK, Secret};
+use crate::tunnel::{Route, Upstream};
 
 /// The variable that comes first.
 const REDIS_URL: &str = "REDIS_URL";
@@ -39,90 +38,74 @@ pub enum Decision {
     /// It will point to a tunnel.
     Tunnel(Box<TunnelledUrl>),
     /// It stays unchanged: the user wants that, or an outer launcher made it.
-    Untouched(Box<RedisUrl>),
-    /// It stays unchanged: it leads to an outer launcher's Unix socket.
-    UntouchedSocket,
+    Untouched {
+        /// Its value, secrets masked.
+        shown: String,
+    },
 }
 
 /// A URL that gets a tunnel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TunnelledUrl {
     pub url: RedisUrl,
-    pub upstream: Upstream,
-    /// The number that was added to the URL's port.
-    pub port_offset: i32,
-    pub setting_names: SettingNames,
-    pub trust: Trust,
+    /// The tunnel that the URL would have for itself.
+    pub route: Route,
+    pub pool: PoolMode,
     /// Whether the user chose the verification level. If so, `none` is intended.
     pub verify_chosen: bool,
-    pub reuse: ReuseSettings,
-    pub max_connections: Option<NonZeroUsize>,
 }
 
-/// Decides about every Redis variable: those `listed` by the user, or else those that it discovers.
-///
-/// # Errors
-/// If any of them is wrong.
-pub fn decide(
-    listed: Option<Vec<String>>,
-    reader: &mut Reader<'_>,
-) -> Result<Vec<RedisVariable>, Reported> {
-    let (mut decided, mut wrong) = (Vec::new(), None);
+/// Decides about every Redis variable: those that the user lists, or else those that it discovers.
+pub fn decide(reader: &mut Reader<'_>) -> Vec<RedisVariable> {
+    let Some(listed) = reader.try_read(&options::URLS) else { return Vec::new() };
     let list = reader.sources.general(&options::URLS.declaration).ok().map(|found| found.source);
     let list = list.filter(|_| listed.is_some());
     let names = listed.unwrap_or_else(|| discovered(reader.sources.environment));
-    for name in names {
-        match decide_one(name, list.as_deref(), reader) {
-            Ok(variable) => decided.extend(variable),
-            Err(reported) => wrong = Some(reported),
-        }
-    }
-    wrong.map_or(Ok(decided), Err)
+    names.into_iter().filter_map(|name| decide_one(name, list.as_deref(), reader)).collect()
 }
 
-/// Decides about one variable; `None` if it holds no URL, and does not have to. `list`: the option
-/// or variable that lists it.
-fn decide_one(
-    name: String,
-    list: Option<&str>,
-    reader: &mut Reader<'_>,
-) -> Result<Option<RedisVariable>, Reported> {
+/// Decides about one variable; `None` if it holds no URL, and does not have to, or if there is a
+/// mistake. `list`: the option or variable that lists it.
+fn decide_one(name: String, list: Option<&str>, reader: &mut Reader<'_>) -> Option<RedisVariable> {
     let environment = reader.sources.environment;
-    let variable = |name, value, decision| {
-        Ok(Some(RedisVariable { name, value: Secret::new(value), decision }))
+    let untouched = |name, value: String, shown| {
+        let value = Secret::new(value);
+        Some(RedisVariable { name, value, decision: Decision::Untouched { shown } })
     };
     if let Some(value) = tunnelled_socket(&name, environment) {
-        return variable(name, value, Decision::UntouchedSocket);
+        return untouched(name, value, format!("{UNIX}://{MASK}"));
     }
-    let Some((value, url)) = reader.mistakes.check(url_in(&name, list, environment))? else {
-        return Ok(None);
-    };
+    let (value, url) = reader.check(url_in(&name, list, environment))??;
     if equals_its_copy(&name, OsStr::new(&value), environment) && leads_to_a_tunnel(&url) {
-        return variable(name, value, Decision::Untouched(Box::new(url)));
+        return untouched(name, value, url.to_string());
     }
-    let rediss = reader.rediss_for(&name);
-    if url.scheme().is_tls() && rediss == Ok(Rediss::Passthrough) {
-        reader.check_for(&name)?;
-        return variable(name, value, Decision::Untouched(Box::new(url)));
+    let rediss = reader.read_for(&name, &options::REDISS);
+    if url.scheme().is_tls() && rediss == Rediss::Passthrough {
+        reader.check_for(&name);
+        return untouched(name, value, url.to_string());
     }
-    let in_url = url.tls_parameters().map_err(|problem| ConfigError::new(&name, problem));
-    let in_url = reader.mistakes.check(in_url)?;
-    let settings = reader.url_settings(&name, &in_url)?;
-    rediss?;
-    let upstream = upstream_of(&name, &url, &settings);
-    let (upstream, port_offset) = reader.mistakes.check(upstream)?;
-    let UrlSettings { trust, verify_chosen, reuse, max_connections, names, .. } = settings;
-    let tunnelled = TunnelledUrl {
-        url,
-        upstream,
-        port_offset,
-        setting_names: names,
-        trust,
-        verify_chosen,
-        reuse,
-        max_connections,
-    };
-    variable(name, value, Decision::Tunnel(Box::new(tunnelled)))
+    let tunnelled = tunnelled(&name, url, reader)?;
+    let decision = Decision::Tunnel(Box::new(tunnelled));
+    Some(RedisVariable { name, value: Secret::new(value), decision })
+}
+
+/// The tunnel for the URL in variable `name`; `None` if there is a mistake.
+fn tunnelled(name: &str, url: RedisUrl, reader: &mut Reader<'_>) -> Option<TunnelledUrl> {
+    let in_url = url.tls_parameters().map_err(|problem| ConfigError::new(name, problem));
+    let in_url = reader.check(in_url)?;
+    let verify = &options::VERIFY.declaration;
+    let verify_chosen =
+        reader.sources.is_given(verify) || reader.sources.per_url(name, verify).is_some();
+    let mut setting_names = reader.sources.names(Some(name));
+    setting_names.full_by_url = in_url.verify == Some(true) && !verify_chosen;
+    let trust = reader.trust(name, &in_url, setting_names.full_by_url);
+    let max_connections = reader.read_for(name, &options::MAX_CONNECTIONS);
+    let pool = reader.read_for(name, &options::POOL);
+    let upstream = upstream_of(name, &url, reader.sources);
+    let (upstream, port_offset) = reader.check(upstream)?;
+    let variables = vec![name.to_owned()];
+    let route = Route { variables, upstream, trust, port_offset, setting_names, max_connections };
+    Some(TunnelledUrl { url, route, pool, verify_chosen })
 }
 
 /// The names of all variables with a Redis URL except the `decided` ones.
@@ -204,15 +187,14 @@ fn url_in(
 fn upstream_of(
     name: &str,
     url: &RedisUrl,
-    settings: &UrlSettings,
+    sources: Sources<'_>,
 ) -> Result<(Upstream, i32), ConfigError> {
-    let privatelink = is_endpoint(name)
-        || matches!(url.host(), Host::Domain(host)
-            if host.trim_end_matches('.').ends_with(PRIVATELINK_DOMAIN));
-    let offset = match &settings.port_offset {
-        _ if url.scheme().is_tls() => 0,
-        offset if privatelink && !offset.per_url => 0,
-        offset => offset.value,
+    let found = sources.for_url(name, &options::PORT_OFFSET.declaration)?;
+    let set = found.parse(&options::PORT_OFFSET)?;
+    let is_set_for_url = sources.per_url(name, &options::PORT_OFFSET.declaration).is_some();
+    let offset = match url.scheme().is_tls() || is_privatelink(name, url) && !is_set_for_url {
+        true => 0,
+        false => set,
     };
     let port = i32::from(url.port()) + offset;
     match u16::try_from(port) {
@@ -224,11 +206,18 @@ fn upstream_of(
                  set {} so that the sum is 1 to 65535, or write rediss:// if the port in the URL \
                  speaks TLS itself",
                 url.port(),
-                settings.port_offset.source,
+                found.source,
                 options::PORT_OFFSET.declaration.for_one(name),
             ),
         )),
     }
+}
+
+/// Whether a URL leads to Heroku's PrivateLink.
+fn is_privatelink(name: &str, url: &RedisUrl) -> bool {
+    is_endpoint(name)
+        || matches!(url.host(), Host::Domain(host)
+            if host.trim_end_matches('.').ends_with(PRIVATELINK_DOMAIN))
 }
 
 #[cfg(test)]
@@ -255,8 +244,8 @@ mod tests {
     /// `NAME=upstream` for each tunnelled variable, in order.
     fn upstreams(variables: &[RedisVariable]) -> Vec<String> {
         let upstream = |variable: &RedisVariable| match &variable.decision {
-            Decision::Tunnel(url) => Some(format!("{}={}", variable.name, url.upstream)),
-            Decision::Untouched(_) | Decision::UntouchedSocket => None,
+            Decision::Tunnel(url) => Some(format!("{}={}", variable.name, url.route.upstream)),
+            Decision::Untouched { .. } => None,
         };
         variables.iter().filter_map(upstream).collect()
     }

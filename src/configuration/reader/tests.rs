@@ -20,7 +20,7 @@ fn settings(
     let Decision::Tunnel(url) = &configuration.variables[0].decision else {
         panic!("not tunnelled: {configuration:?}");
     };
-    let trust = url.trust.clone();
+    let trust = url.route.trust.clone();
     Ok((configuration, trust))
 }
 
@@ -148,7 +148,7 @@ fn one_url_can_have_its_own_pool_mode() {
     let mode = |options: &[&str], pairs: &[(&str, &str)]| {
         let (configuration, _) = settings(options, pairs).unwrap();
         let Decision::Tunnel(url) = &configuration.variables[0].decision else { panic!("tunnel") };
-        url.reuse.pool
+        url.pool
     };
     assert_eq!(mode(&[], &[]), PoolMode::Auto);
     assert_eq!(mode(&[], &[("STUNNEL_POOL", "off")]), PoolMode::Off);
