@@ -309,9 +309,9 @@ pub fn disabled() -> u8 {
     exit::SUCCESS
 }
 
-/// Says that `option`, `--check` for example, does not run the COMMAND that was given.
+/// Says that `option`, `check` for example, does not run the COMMAND that was given.
 pub fn command_ignored(option: &str) {
-    note(&format!("start-stunnel: {option} does not run COMMAND; the given command is ignored"));
+    note(&format!("start-stunnel: --{option} does not run COMMAND; the given command is ignored"));
 }
 
 /// Writes the Redis variables that COMMAND would get to stdout; returns the exit code for that.

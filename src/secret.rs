@@ -34,18 +34,6 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// A setting's value as an error message may repeat it: as it is when it looks like a plain word,
-/// else only what it looks like, since a URL or a key is sometimes pasted into the wrong variable.
-pub fn quotable(value: &str) -> String {
-    const LONGEST: usize = 40;
-    let plain = |c: char| c.is_ascii_alphanumeric() || "._-+, ".contains(c);
-    if value.chars().all(plain) && value.len() <= LONGEST {
-        format!("'{value}'")
-    } else {
-        hidden(value)
-    }
-}
-
 /// That there is a value, and no more.
 pub fn hidden(value: &str) -> String {
     format!("a value of {} bytes, not shown", value.len())
@@ -76,16 +64,6 @@ mod tests {
         assert_eq!(format!("{secret} {secret:?} {:?}", Some(&secret)), "*** *** Some(***)");
         assert_eq!(secret.expose(), "hunter2");
         assert_eq!(Secret::default().to_string(), "");
-    }
-
-    #[test]
-    fn only_plain_words_are_quoted_in_errors() {
-        assert_eq!(quotable("fulll"), "'fulll'");
-        for hidden in
-            ["redis://:pw@h", "-----BEGIN KEY-----\nMII", "sha256//x", "x".repeat(41).as_str()]
-        {
-            assert!(quotable(hidden).ends_with("not shown"), "{hidden}");
-        }
     }
 
     #[test]

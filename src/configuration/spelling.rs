@@ -7,7 +7,6 @@ use strsim::osa_distance;
 use super::certificates;
 use super::options::{self, Declaration};
 use super::sources::{ConfigError, Found, Sources};
-use crate::environment::lookup;
 use crate::names;
 
 /// A name within this many edits of a setting's name may be a misspelling of it.
@@ -80,36 +79,31 @@ struct Spelling {
 
 /// The unset setting with the closest name for which `value` would be valid.
 fn intended(name: &str, value: &OsStr, sources: Sources<'_>) -> Option<String> {
-    let spellings = general_spellings(sources).chain(spellings_for_one_url(name, sources));
+    let spellings = spellings(name, sources).into_iter();
     let fitting =
         spellings.filter(|known| is_close(name, &known.name) && is_valid(known.setting, value));
     let closest = fitting.min_by_key(|known| osa_distance(name, &known.name));
     closest.map(|known| known.current)
 }
 
-/// The names of every unset setting for all URLs.
-fn general_spellings(sources: Sources<'_>) -> impl Iterator<Item = Spelling> {
-    let unset = options::ALL.iter().filter(move |setting| !sources.is_given(setting));
-    unset.flat_map(|setting| {
-        let names = [Some(setting.variable), setting.old_variable].into_iter().flatten();
-        names.map(|name| Spelling {
-            setting,
-            name: name.to_owned(),
-            current: setting.variable.to_owned(),
-        })
-    })
-}
-
-/// The names of every unset setting for the URL in the variable with which `name` begins.
-fn spellings_for_one_url(name: &str, sources: Sources<'_>) -> impl Iterator<Item = Spelling> {
-    let variable = name.rsplit_once(INFIX).map(|(variable, _)| variable);
-    let spellings = variable.into_iter().flat_map(|variable| {
-        options::for_one_url().map(move |setting| {
+/// The names of every unset setting: for all URLs, and for the one in the variable with which
+/// `name` begins.
+fn spellings(name: &str, sources: Sources<'_>) -> Vec<Spelling> {
+    let mut spellings = Vec::new();
+    for setting in options::ALL.iter().filter(|setting| !sources.is_given(setting)) {
+        for name in [Some(setting.variable), setting.old_variable].into_iter().flatten() {
+            let (name, current) = (name.to_owned(), setting.variable.to_owned());
+            spellings.push(Spelling { setting, name, current });
+        }
+    }
+    if let Some((variable, _)) = name.rsplit_once(INFIX) {
+        let unset = |setting: &&'static Declaration| sources.per_url(variable, setting).is_none();
+        for setting in options::for_one_url().filter(unset) {
             let name = setting.for_one(variable);
-            Spelling { setting, name: name.clone(), current: name }
-        })
-    });
-    spellings.filter(move |known| lookup(sources.environment, &known.name).is_none())
+            spellings.push(Spelling { setting, current: name.clone(), name });
+        }
+    }
+    spellings
 }
 
 fn is_close(name: &str, setting: &str) -> bool {

@@ -19,6 +19,14 @@ pub fn text(text: &str) -> Result<String, &'static str> {
     Ok(text.to_owned())
 }
 
+/// A value that may be unset: an empty text.
+fn optional<T>(
+    text: &str,
+    parse: impl FnOnce(&str) -> Result<T, &'static str>,
+) -> Result<Option<T>, &'static str> {
+    if text.is_empty() { Ok(None) } else { parse(text).map(Some) }
+}
+
 /// One of `words`, in any case.
 fn one_of<T: Copy>(
     text: &str,
@@ -52,12 +60,8 @@ pub fn pool(text: &str) -> Result<PoolMode, &'static str> {
     one_of(text, &words, "off, on or auto")
 }
 
-/// Empty: no limit.
 pub fn at_least_one(text: &str) -> Result<Option<NonZeroUsize>, &'static str> {
-    if text.is_empty() {
-        return Ok(None);
-    }
-    text.parse().map(Some).map_err(|_| "a whole number, 1 or more")
+    optional(text, |text| text.parse().map_err(|_| "a whole number, 1 or more"))
 }
 
 pub fn rediss(text: &str) -> Result<Rediss, &'static str> {
@@ -78,22 +82,16 @@ pub fn min_tls(text: &str) -> Result<MinTls, &'static str> {
 }
 
 pub fn pins(text: &str) -> Result<Vec<Pin>, &'static str> {
-    if text.is_empty() {
-        return Ok(Vec::new());
-    }
-    Pin::parse_all(text).ok_or(
-        "sha256// and the base64 of 32 bytes, several separated by ; (start-stunnel --check prints \
-         the server's)",
-    )
+    const EXPECTED: &str = "sha256// and the base64 of 32 bytes, several separated by ; \
+                            (start-stunnel --check prints the server's)";
+    let pins = optional(text, |text| Pin::parse_all(text).ok_or(EXPECTED));
+    pins.map(Option::unwrap_or_default)
 }
 
 pub fn server_name(text: &str) -> Result<Option<String>, &'static str> {
-    if text.is_empty() {
-        return Ok(None);
-    }
-    let host = redis_url::parse_host(text);
-    host.map(|host| Some(redis_url::unbracketed(&host)))
-        .ok_or("a host name, or an IP address (IPv6 in brackets)")
+    const EXPECTED: &str = "a host name, or an IP address (IPv6 in brackets)";
+    let host = optional(text, |text| redis_url::parse_host(text).ok_or(EXPECTED))?;
+    Ok(host.as_ref().map(redis_url::unbracketed))
 }
 
 pub fn forward_signals(text: &str) -> Result<ForwardSignals, &'static str> {
@@ -149,13 +147,9 @@ pub fn port_or_zero(text: &str) -> Result<u16, &'static str> {
 }
 
 pub fn status_address(text: &str) -> Result<Option<StatusAddress>, &'static str> {
-    if text.is_empty() {
-        return Ok(None);
-    }
-    let address = StatusAddress::parse(text);
-    address
-        .map(Some)
-        .ok_or("HOST:PORT (0.0.0.0:9121 for every interface), a port on 127.0.0.1 (9121), or unix")
+    const EXPECTED: &str =
+        "HOST:PORT (0.0.0.0:9121 for every interface), a port on 127.0.0.1 (9121), or unix";
+    optional(text, |text| StatusAddress::parse(text).ok_or(EXPECTED))
 }
 
 /// At least a second, so that the log stays readable.
@@ -197,24 +191,18 @@ pub fn is_variable_name(name: &str) -> bool {
     name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 
-/// Names of variables. Empty: none.
 pub fn names(text: &str) -> Result<Option<Vec<String>>, &'static str> {
-    if text.is_empty() {
-        return Ok(None);
-    }
-    let mut names: Vec<String> = Vec::new();
-    for name in text.split([' ', ',', '\t', '\n', '\r']).filter(|name| !name.is_empty()) {
-        if !is_variable_name(name) {
-            return Err(EXPECTED_NAMES);
+    optional(text, |text| {
+        let mut names: Vec<String> = Vec::new();
+        for name in text.split([' ', ',', '\t', '\n', '\r']).filter(|name| !name.is_empty()) {
+            if !names.iter().any(|known| known == name) {
+                names.push(name.to_owned());
+            }
         }
-        if !names.iter().any(|known| known == name) {
-            names.push(name.to_owned());
-        }
-    }
-    if names.is_empty() { Err(EXPECTED_NAMES) } else { Ok(Some(names)) }
+        let are_names = !names.is_empty() && names.iter().all(|name| is_variable_name(name));
+        are_names.then_some(names).ok_or("names of variables, such as \"REDIS_URL CACHE_URL\"")
+    })
 }
-
-const EXPECTED_NAMES: &str = "names of variables, such as \"REDIS_URL CACHE_URL\"";
 
 #[cfg(test)]
 mod tests {
