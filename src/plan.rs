@@ -206,21 +206,6 @@ pub mod tests {
     }
 
     #[test]
-    fn fifty_urls_get_fifty_tunnels() {
-        let names: Vec<_> = (10..60).map(|n| format!("HEROKU_REDIS_{n}_URL")).collect();
-        let values: Vec<_> = (10..60).map(|n| format!("redis://:pw{n}@h{n}:6379/{n}")).collect();
-        let pairs: Vec<_> = names
-            .iter()
-            .zip(&values)
-            .map(|(name, value)| (name.as_str(), value.as_str()))
-            .collect();
-        let plan = plan(&[], &pairs).unwrap();
-        assert_eq!(plan.routes.len(), 50);
-        let last = &plan.changes(&ports(1..=50))[98];
-        assert_eq!(*last, ("HEROKU_REDIS_59_URL".into(), "redis://:pw59@127.0.0.1:50/59".into()));
-    }
-
-    #[test]
     fn a_url_that_leads_to_an_outer_launchers_socket_is_left_alone() {
         let outer = "unix://u:pw@/run/start-stunnel-abc/redis0.sock?db=3";
         let plan = plan(&[], &[("REDIS_URL", outer), ("REDIS_URL_STUNNEL", outer)]).unwrap();

@@ -7,10 +7,9 @@ mod support;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use clap::ArgAction;
-use proc_macro2::{Delimiter, TokenStream, TokenTree};
+use proc_macro2::{TokenStream, TokenTree};
 use start_stunnel::configuration::cli;
 use start_stunnel::configuration::options::{self, Declaration};
 use start_stunnel::figures::FailureReason;
@@ -134,21 +133,6 @@ fn tables_of_settings_match_the_declarations() {
     );
 }
 
-#[test]
-fn help_names_every_setting_of_the_manual() {
-    let output = Command::new(env!("CARGO_BIN_EXE_start-stunnel")).arg("--help").output().unwrap();
-    let in_one_line = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
-    let help = in_one_line(&String::from_utf8(output.stdout).unwrap());
-    let (settings, one_url) = (settings_table(), one_url_table());
-    let of_settings = rows(&settings).concat();
-    let of_one_url = rows(&one_url).into_iter().map(|row| row[1].trim_start_matches("`CACHE_URL"));
-    let cells = of_settings.into_iter().chain(of_one_url).filter(|cell| *cell != "unset");
-    for cell in cells {
-        let words = cell.replace(['`', '\\'], "");
-        assert!(help.contains(&in_one_line(&words)), "--help lacks: {words}");
-    }
-}
-
 // --- Log events -------------------------------------------------------------------------------
 
 /// The macros that write a log line; each has its level's name.
@@ -186,26 +170,12 @@ fn is_mark(token: &TokenTree, marks: &[char]) -> bool {
     matches!(token, TokenTree::Punct(punct) if marks.contains(&punct.as_char()))
 }
 
-/// Adds the words of every `fn event` to `words`: the values that `at = something.event()` can
-/// have.
-fn find_event_words(stream: TokenStream, inside: bool, words: &mut Vec<String>) {
-    let mut names = [String::new(), String::new()];
-    for token in stream {
-        match &token {
-            TokenTree::Group(group) => {
-                let body = group.delimiter() == Delimiter::Brace && names == ["fn", "event"];
-                find_event_words(group.stream(), inside || body, words);
-                if group.delimiter() == Delimiter::Brace {
-                    names = Default::default();
-                }
-            }
-            TokenTree::Literal(literal) if inside => words.extend(string(&literal.to_string())),
-            // The latest `fn` and its name.
-            TokenTree::Ident(ident) if ident == "fn" => names = ["fn".to_owned(), String::new()],
-            TokenTree::Ident(ident) if names[1].is_empty() => names[1] = ident.to_string(),
-            _ => {}
-        }
-    }
+/// The words that `at = event.event()` can have: the strings in the `fn event` of that file.
+fn event_words() -> Vec<String> {
+    let source = text("src/tunnel/warnings.rs");
+    let (_, function) = source.split_once("fn event(").expect("fn event");
+    let (body, _) = function.split_once("\n    }\n").expect("its end");
+    body.split('"').skip(1).step_by(2).map(str::to_owned).collect()
 }
 
 /// The text of a string literal.
@@ -227,12 +197,10 @@ fn field_name(field: &[TokenTree]) -> Option<String> {
 
 /// Every event that the sources can log: its name (`at=`), with its levels and fields. An event
 /// that is logged in several places has the fields of all of them.
-fn events_of(sources: &[String]) -> BTreeMap<String, (String, Vec<String>)> {
-    let (mut calls, mut by_function) = (Vec::new(), Vec::new());
-    for source in sources {
-        let stream: TokenStream = source.parse().expect("the source is Rust");
-        find_calls(stream.clone(), &mut calls);
-        find_event_words(stream, false, &mut by_function);
+fn events() -> BTreeMap<String, (String, Vec<String>)> {
+    let mut calls = Vec::new();
+    for source in files("src", "rs") {
+        find_calls(text(&source).parse().expect("the source is Rust"), &mut calls);
     }
     let mut events: BTreeMap<String, (String, Vec<String>)> = BTreeMap::new();
     for (level, fields) in calls {
@@ -240,12 +208,9 @@ fn events_of(sources: &[String]) -> BTreeMap<String, (String, Vec<String>)> {
         assert_eq!(field_name(at).as_deref(), Some("at"), "{level}!: the first field");
         let words = match &at[2..] {
             [word] => vec![string(&word.to_string()).expect("a string")],
-            [.., method, TokenTree::Group(_)] if method.to_string() == "event" => {
-                by_function.clone()
-            }
+            [.., method, TokenTree::Group(_)] if method.to_string() == "event" => event_words(),
             _ => panic!("{level}! does not begin with at = \"word\", or at = ….event(): {at:?}"),
         };
-        assert!(!words.is_empty(), "no fn event has a word");
         for word in words {
             let (levels, names) =
                 events.entry(word.clone()).or_insert_with(|| (level.to_owned(), Vec::new()));
@@ -265,8 +230,7 @@ fn events_of(sources: &[String]) -> BTreeMap<String, (String, Vec<String>)> {
 
 #[test]
 fn manual_has_every_log_event_with_level_and_fields() {
-    let sources: Vec<String> = files("src", "rs").iter().map(|name| text(name)).collect();
-    let logged: Vec<String> = events_of(&sources)
+    let logged: Vec<String> = events()
         .into_iter()
         .map(|(word, (level, fields))| {
             let fields: Vec<_> = fields.iter().map(|field| format!("`{field}`")).collect();
@@ -294,35 +258,6 @@ fn manual_has_every_log_event_with_level_and_fields() {
     }
     assert_eq!(documented.len(), logged.len(), "docs/operation.md has an event twice");
     assert!(logged.len() > 30, "{logged:?}");
-}
-
-#[test]
-fn log_events_are_found_in_any_notation() {
-    let source = r##"
-        // notice!(at = "in-a-comment", x = 1);
-        fn event(&self) -> &'static str { match self { A(..) => "gone", _ => "refused" } }
-        fn f<'a>(x: &'a str) {
-            let text = "warning!(at = \"in-a-string\", x)";
-            let raw = r#"err!(at = "in-a-raw-string")"#;
-            let c = ('"', '\'', 'x');
-            notice!(at = "one", var = f(a, b), %peer, msg = format!("{x}, // {y}"),);
-            debug!(at = failure.event(), ?error);
-            notice!(
-                at = "one",
-                hint,
-            );
-        }
-    "##;
-    let event = |word: &str, level: &str, fields: &[&str]| {
-        let fields = fields.iter().map(|field| (*field).to_owned()).collect();
-        (word.to_owned(), (level.to_owned(), fields))
-    };
-    let expected = BTreeMap::from([
-        event("one", "notice", &["var", "peer", "msg", "hint"]),
-        event("gone", "debug", &["error"]),
-        event("refused", "debug", &["error"]),
-    ]);
-    assert_eq!(events_of(&[source.to_owned()]), expected);
 }
 
 // --- Metrics ----------------------------------------------------------------------------------

@@ -112,6 +112,8 @@ fn the_error_explains_how_to_percent_encode_a_password() {
         let problem = RedisUrl::parse(given).unwrap_err().to_string();
         assert!(problem.contains("with the password percent-encoded: %2F for /"), "{problem}");
     }
+    let problem = RedisUrl::parse("redis://a,b:6379").unwrap_err().to_string();
+    assert!(problem.starts_with("is a list of hosts"), "{problem}");
 }
 
 #[test]
