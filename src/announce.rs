@@ -127,12 +127,6 @@ pub const RETIRED: &str = "retired and ignored: start-stunnel no longer opens co
 
 /// Names every variable and option that has no effect.
 pub fn unused(plan: &Plan, unused: &Unused) {
-    unused_settings(plan, unused);
-    other_urls(plan, &unused.other_urls);
-}
-
-/// Warns about settings that have no effect.
-pub fn unused_settings(plan: &Plan, unused: &Unused) {
     if !unused.retired.is_empty() {
         warning!(at = "retired-setting", vars = unused.retired.join(" "), msg = RETIRED);
     }
@@ -146,6 +140,10 @@ pub fn unused_settings(plan: &Plan, unused: &Unused) {
             msg = why_without_effect(plan),
         );
     }
+    if !unused.other_urls.is_empty() {
+        let msg = how_to_include(plan, &unused.other_urls);
+        notice!(at = "not-tunnelled", vars = unused.other_urls.join(" "), msg);
+    }
 }
 
 /// The log message about settings for variables that hold no Redis URL.
@@ -158,15 +156,7 @@ pub fn why_without_effect(plan: &Plan) -> String {
     format!("ignored, because no tunnel leads to the URL in that variable; {tunnels}")
 }
 
-/// Names the variables with a Redis URL that stay unchanged because nothing includes them.
-fn other_urls(plan: &Plan, others: &[String]) {
-    if !others.is_empty() {
-        let msg = how_to_include(plan, others);
-        notice!(at = "not-tunnelled", vars = others.join(" "), msg);
-    }
-}
-
-/// The log message about such variables.
+/// The log message about Redis URLs that stay unchanged because no setting includes them.
 pub fn how_to_include(plan: &Plan, others: &[String]) -> String {
     let names = plan.variables().chain(others.iter().map(String::as_str));
     let all: Vec<_> = names.filter(|name| is_variable_name(name)).collect();
@@ -178,16 +168,22 @@ pub fn how_to_include(plan: &Plan, others: &[String]) -> String {
 }
 
 /// Logs one line per tunnel, and everything that the user should know before COMMAND starts.
-pub fn started(plan: &Plan, others: &[String], bound: &Bound, settings: &Settings) {
+pub fn started(plan: &Plan, bound: &Bound, settings: &Settings) {
     if !plan.found_urls() {
-        no_redis_url(others);
+        warning!(
+            at = "no-redis-url",
+            msg = format!(
+                "none of {} holds a Redis URL; COMMAND runs without a tunnel. To change this, set \
+                 REDIS_URL, or list your variables in {}",
+                options::DISCOVERED,
+                names::URLS
+            ),
+        );
     }
     left_alone(plan);
-    other_urls(plan, others);
     for (index, (route, local)) in plan.routes.iter().zip(&bound.locals).enumerate() {
-        let wanted = wanted_port(settings, index);
         if settings.listen_port != 0 {
-            port_taken(route, wanted, local);
+            port_taken(route, wanted_port(settings, index), local);
         }
         tunnel_up(route, local);
     }
@@ -195,20 +191,6 @@ pub fn started(plan: &Plan, others: &[String], bound: &Bound, settings: &Setting
         status_up(page);
     }
     not_authenticated(&plan.unauthenticated);
-}
-
-fn no_redis_url(others: &[String]) {
-    let remedy = match others.is_empty() {
-        true => format!("set REDIS_URL, or list your variables in {}", names::URLS),
-        false => "the next line names variables that do".to_owned(),
-    };
-    warning!(
-        at = "no-redis-url",
-        msg = format!(
-            "none of {} holds a Redis URL; COMMAND runs without a tunnel. To change this, {remedy}",
-            options::DISCOVERED
-        ),
-    );
 }
 
 /// Names the variables that hold Redis URLs and deliberately get no tunnel.

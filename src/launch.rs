@@ -85,9 +85,9 @@ impl Launch {
     /// Binds the status page, logs the tunnels, and rewrites the URLs in COMMAND's arguments and
     /// environment.
     fn prepare(&mut self) {
-        announce::unused_settings(&self.plan, &self.unused);
+        announce::unused(&self.plan, &self.unused);
         self.bound.bind_status(&self.settings);
-        announce::started(&self.plan, &self.unused.other_urls, &self.bound, &self.settings);
+        announce::started(&self.plan, &self.bound, &self.settings);
 
         let command = std::mem::take(&mut self.command);
         let (words, rewrites) = command_line::rewrite(&self.plan, command, &self.bound.locals);

@@ -68,26 +68,30 @@ impl<T> Setting<T> {
     }
 }
 
-/// Declares the settings, and the list of all of them.
+/// Declares the settings below their headings, and the list of all of them.
 macro_rules! settings {
     ($(
-        $(#[$doc:meta])*
-        $name:ident: $type:ty = $parse:expr, { $($field:ident: $value:expr),+ $(,)? }
-    )+) => {
+        [$heading:ident]
         $(
+            $(#[$doc:meta])*
+            $name:ident: $type:ty = $parse:expr, { $($field:ident: $value:expr),+ $(,)? }
+        )+
+    )+) => {
+        $($(
             $(#[$doc])*
             pub const $name: Setting<$type> = Setting {
                 declaration: Declaration {
                     $($field: $value,)+
+                    heading: $heading,
                     check: |text| $parse(text).map(drop),
                     ..PLAIN
                 },
                 parse: $parse,
             };
-        )+
+        )+)+
 
         /// Every setting, in the order of `--help`.
-        pub const ALL: &[&Declaration] = &[$(&$name.declaration),+];
+        pub const ALL: &[&Declaration] = &[$($(&$name.declaration),+),+];
     };
 }
 
@@ -116,6 +120,7 @@ pub const RETIRED_OPTION: &str = "spares";
 pub const RETIRED_VARIABLE: &str = "STUNNEL_SPARES";
 
 settings! {
+    [OPTIONS]
     ENABLED: bool = values::boolean, {
         option: Some("enabled"),
         variable: names::ENABLED,
@@ -140,13 +145,14 @@ settings! {
         help: "Restrict the launcher with Landlock once COMMAND runs: auto (as far as the kernel \
                supports it), off, require (exit 78 if a trial before COMMAND's start fails)",
     }
+
+    [TUNNEL]
     URLS: Option<Vec<String>> = values::names, {
         option: Some("urls"),
         variable: names::URLS,
         default_shown: Some(DISCOVERED),
         value_name: "NAMES",
         help: "Names of the variables that hold Redis URLs, separated by spaces or commas",
-        heading: TUNNEL,
         is_common: true,
     }
     REDISS: Rediss = values::rediss, {
@@ -156,7 +162,6 @@ settings! {
         value_name: "MODE",
         help: "How to handle rediss:// and valkeys:// URLs: tunnel, or passthrough (leave the \
                variable unchanged; the app does its own TLS)",
-        heading: TUNNEL,
         is_per_url: true,
     }
     PORT_OFFSET: i32 = values::offset, {
@@ -165,7 +170,6 @@ settings! {
         default: "1",
         value_name: "N",
         help: "TLS port = URL port + this offset, for redis:// and valkey:// URLs",
-        heading: TUNNEL,
         is_per_url: true,
     }
     LISTEN_PORT: u16 = values::port_or_zero, {
@@ -174,7 +178,6 @@ settings! {
         default: "6371",
         value_name: "PORT",
         help: "First local port; each further tunnel uses the next one. 0: let the kernel choose",
-        heading: TUNNEL,
     }
     PORT_TAKEN: PortTaken = values::port_taken, {
         option: Some("port-taken"),
@@ -183,7 +186,6 @@ settings! {
         value_name: "WHAT",
         help: "If a local port is taken: move to a port chosen by the kernel (logged), or fail \
                with exit code 78, for ports that other programs rely on",
-        heading: TUNNEL,
     }
     LISTEN: Listen = values::listen, {
         option: Some("listen"),
@@ -192,15 +194,15 @@ settings! {
         value_name: "WHERE",
         help: "tcp (a port on 127.0.0.1), or unix (a socket that only this user can open; the URL \
                becomes unix://, which not every client supports)",
-        heading: TUNNEL,
     }
+
+    [TRUST]
     VERIFY: Verify = values::verify, {
         option: Some("verify"),
         variable: names::VERIFY,
         default: "none",
         value_name: "LEVEL",
         help: "none; ca (verify the certificate chain); full (verify chain and host name)",
-        heading: TRUST,
         is_common: true,
         is_per_url: true,
     }
@@ -211,7 +213,6 @@ settings! {
         value_name: "FILE",
         help: "PEM bundle to use instead of the system roots. STUNNEL_CA_PEM holds the PEM text \
                itself; with both, both bundles are trusted",
-        heading: TRUST,
         is_common: true,
         is_per_url: true,
         is_pem: true,
@@ -229,7 +230,6 @@ settings! {
         value_name: "PINS",
         help: "sha256//BASE64 of the server key's SubjectPublicKeyInfo, as in curl's \
                --pinnedpubkey; separate several with ;. Checked under every --verify level",
-        heading: TRUST,
         is_common: true,
         is_per_url: true,
     }
@@ -238,7 +238,6 @@ settings! {
         variable: names::CLIENT_CERT,
         value_name: "PEM",
         help: "Client certificate: a PEM file, or the PEM text itself",
-        heading: TRUST,
         is_per_url: true,
         is_pem: true,
     }
@@ -247,7 +246,6 @@ settings! {
         variable: names::CLIENT_KEY,
         value_name: "PEM",
         help: "Key of the client certificate, in PKCS#8: a PEM file, or the PEM text itself",
-        heading: TRUST,
         is_per_url: true,
         is_secret: true,
         is_pem: true,
@@ -258,7 +256,6 @@ settings! {
         default_shown: Some("the URL's host"),
         value_name: "NAME",
         help: "Name to send in SNI and to verify under full",
-        heading: TRUST,
         is_per_url: true,
     }
     MIN_TLS: MinTls = values::min_tls, {
@@ -267,15 +264,15 @@ settings! {
         default: "1.2",
         value_name: "VERSION",
         help: "Oldest TLS version to accept: 1.2 or 1.3",
-        heading: TRUST,
     }
+
+    [CONNECTIONS]
     CONNECT_TIMEOUT: Duration = values::positive_duration, {
         option: Some("connect-timeout"),
         variable: "STUNNEL_CONNECT_TIMEOUT",
         default: "10s",
         value_name: "DURATION",
         help: "Time limit for queueing, name lookup, TCP and TLS handshake together",
-        heading: CONNECTIONS,
     }
     CONNECT_RETRY: bool = values::boolean, {
         option: Some("connect-retry"),
@@ -284,7 +281,6 @@ settings! {
         default: "no",
         value_name: "BOOL",
         help: "If Redis is unreachable, retry until the connect timeout instead of failing at once",
-        heading: CONNECTIONS,
     }
     IDLE_TIMEOUT: Option<Duration> = values::duration_or_never, {
         option: Some("idle-timeout"),
@@ -292,7 +288,6 @@ settings! {
         default: "24h",
         value_name: "DURATION",
         help: "Close a connection after this long without traffic; 0: never",
-        heading: CONNECTIONS,
     }
     DRAIN_TIMEOUT: Duration = values::duration, {
         option: Some("drain-timeout"),
@@ -300,7 +295,6 @@ settings! {
         default: "5s",
         value_name: "DURATION",
         help: "After COMMAND exits, time limit for sending what it has already written",
-        heading: CONNECTIONS,
     }
     POOL: PoolMode = values::pool, {
         option: Some("pool"),
@@ -310,7 +304,6 @@ settings! {
         help: "off: plain tunnel. on: reset a connection that the app has closed cleanly, and give \
                it to the app's next connection. auto: like off, switching to on while the app \
                reconnects frequently",
-        heading: CONNECTIONS,
         is_common: true,
         is_per_url: true,
     }
@@ -320,17 +313,17 @@ settings! {
         value_name: "N",
         help: "Maximum connections to Redis per tunnel; further app connections queue, at most for \
                the connect timeout",
-        heading: CONNECTIONS,
         is_common: true,
         is_per_url: true,
     }
+
+    [STATUS]
     STATUS_ADDRESS: Option<StatusAddress> = values::status_address, {
         option: Some("status-address"),
         variable: "STUNNEL_STATUS_ADDRESS",
         value_name: "ADDRESS",
         help: "Address for the status page, metrics and health checks: HOST:PORT, a port on \
                127.0.0.1, or unix",
-        heading: STATUS,
     }
     METRICS_INTERVAL: Option<Duration> = values::interval, {
         option: Some("metrics-interval"),
@@ -338,8 +331,9 @@ settings! {
         default: "0",
         value_name: "DURATION",
         help: "Log one metrics line per tunnel at this interval, in Heroku's l2met format; 0: off",
-        heading: STATUS,
     }
+
+    [LOG]
     LOG_LEVEL: LogLevel = values::log_level, {
         option: Some("log-level"),
         variable: "STUNNEL_LOG_LEVEL",
@@ -348,7 +342,6 @@ settings! {
         value_name: "LEVEL",
         help: "syslog's names emerg alert crit err warning notice info debug, or 0 to 7 as in \
                stunnel",
-        heading: LOG,
         is_common: true,
     }
     LOG_FORMAT: LogFormat = values::log_format, {
@@ -357,7 +350,6 @@ settings! {
         default: "logfmt",
         value_name: "FORMAT",
         help: "logfmt or json",
-        heading: LOG,
     }
 }
 

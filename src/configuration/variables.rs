@@ -80,7 +80,7 @@ fn decide_one(name: String, list: Option<&str>, reader: &mut Reader<'_>) -> Opti
         return untouched(name, value, url.to_string());
     }
     let rediss = reader.read_for(&name, &options::REDISS);
-    if url.scheme().is_tls() && rediss == Rediss::Passthrough {
+    if url.is_tls() && rediss == Rediss::Passthrough {
         reader.check_for(&name);
         return untouched(name, value, url.to_string());
     }
@@ -139,7 +139,7 @@ fn equals_its_copy(name: &str, value: &OsStr, environment: &Environment) -> bool
 
 /// Whether `url` leads to an address where launchers listen: without TLS, to 127.0.0.1.
 fn leads_to_a_tunnel(url: &RedisUrl) -> bool {
-    !url.scheme().is_tls() && matches!(url.host(), Host::Ipv4(Ipv4Addr::LOCALHOST))
+    !url.is_tls() && matches!(url.host(), Host::Ipv4(Ipv4Addr::LOCALHOST))
 }
 
 /// Whether the launcher made this variable, or it is a setting.
@@ -192,7 +192,7 @@ fn upstream_of(
     let found = sources.for_url(name, &options::PORT_OFFSET.declaration)?;
     let set = found.parse(&options::PORT_OFFSET)?;
     let is_set_for_url = sources.per_url(name, &options::PORT_OFFSET.declaration).is_some();
-    let offset = match url.scheme().is_tls() || is_privatelink(name, url) && !is_set_for_url {
+    let offset = match url.is_tls() || is_privatelink(name, url) && !is_set_for_url {
         true => 0,
         false => set,
     };

@@ -62,45 +62,27 @@ impl fmt::Display for Local {
     }
 }
 
-/// The schemes that mean Redis.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Scheme {
-    Redis,
-    Rediss,
-    Valkey,
-    Valkeys,
+/// A scheme that means Redis.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Scheme {
+    word: &'static str,
+    /// The scheme of the same URL without TLS.
+    plaintext: &'static str,
 }
 
-impl Scheme {
-    const ALL: [Scheme; 4] = [Scheme::Redis, Scheme::Rediss, Scheme::Valkey, Scheme::Valkeys];
+const SCHEMES: [Scheme; 4] = [
+    Scheme { word: "redis", plaintext: "redis" },
+    Scheme { word: "rediss", plaintext: "redis" },
+    Scheme { word: "valkey", plaintext: "valkey" },
+    Scheme { word: "valkeys", plaintext: "valkey" },
+];
 
+impl Scheme {
     /// The scheme that `value` starts with, in any case and behind any white space; `None` when it
     /// is no Redis URL at all.
     pub fn of(value: &str) -> Option<Scheme> {
         let (word, _) = value.trim_start().split_once(':')?;
-        Scheme::ALL.into_iter().find(|scheme| scheme.word().eq_ignore_ascii_case(word))
-    }
-
-    /// Whether the URL itself asks for TLS.
-    pub fn is_tls(self) -> bool {
-        matches!(self, Scheme::Rediss | Scheme::Valkeys)
-    }
-
-    /// The scheme of the same URL without TLS.
-    fn plaintext(self) -> Scheme {
-        match self {
-            Scheme::Redis | Scheme::Rediss => Scheme::Redis,
-            Scheme::Valkey | Scheme::Valkeys => Scheme::Valkey,
-        }
-    }
-
-    fn word(self) -> &'static str {
-        match self {
-            Scheme::Redis => "redis",
-            Scheme::Rediss => "rediss",
-            Scheme::Valkey => "valkey",
-            Scheme::Valkeys => "valkeys",
-        }
+        SCHEMES.into_iter().find(|scheme| scheme.word.eq_ignore_ascii_case(word))
     }
 }
 
@@ -138,7 +120,7 @@ impl RedisUrl {
         if value.chars().any(|c| c.is_whitespace() || c.is_control()) {
             return Err(Problem::Unprintable);
         }
-        let rest = value[scheme.word().len()..].strip_prefix("://").ok_or(Problem::NoSlashes)?;
+        let rest = value[scheme.word.len()..].strip_prefix("://").ok_or(Problem::NoSlashes)?;
 
         let (authority, tail) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
         let (userinfo, host_and_port) = match authority.rsplit_once('@') {
@@ -179,8 +161,9 @@ impl RedisUrl {
         })
     }
 
-    pub fn scheme(&self) -> Scheme {
-        self.scheme
+    /// Whether the URL itself asks for TLS.
+    pub fn is_tls(&self) -> bool {
+        self.scheme.word != self.scheme.plaintext
     }
 
     pub fn host(&self) -> &Host<String> {
@@ -198,7 +181,7 @@ impl RedisUrl {
         match local {
             Local::Port(port) => {
                 let place = format!("{}:{port}{}", std::net::Ipv4Addr::LOCALHOST, self.path);
-                self.text(self.scheme.plaintext().word(), place, query)
+                self.text(self.scheme.plaintext, place, query)
             }
             Local::Socket(path) => {
                 let path = percent_encode(path.as_os_str().as_bytes(), IN_PATH).to_string();
@@ -257,7 +240,7 @@ impl RedisUrl {
 impl fmt::Display for RedisUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let place = format!("{}:{}{}", self.host, self.port, self.path);
-        self.text(self.scheme.word(), place, self.query.clone()).fmt(f)
+        self.text(self.scheme.word, place, self.query.clone()).fmt(f)
     }
 }
 

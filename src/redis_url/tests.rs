@@ -226,7 +226,7 @@ proptest! {
             let again = RedisUrl::parse(&local).expect("the local form parses");
             prop_assert_eq!(again.host().to_string(), "127.0.0.1");
             prop_assert_eq!(again.port(), local_port);
-            prop_assert!(!again.scheme().is_tls());
+            prop_assert!(!again.is_tls());
             url::Url::parse(&local).expect("other parsers take the local form too");
         }
     }
