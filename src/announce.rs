@@ -148,7 +148,7 @@ pub fn unused(plan: &Plan, unused: &Unused) {
 
 /// The log message about settings for variables that hold no Redis URL.
 pub fn why_without_effect(plan: &Plan) -> String {
-    let tunnelled: Vec<_> = plan.tunnelled().map(|tunnelled| tunnelled.variable).collect();
+    let tunnelled: Vec<_> = plan.tunnelled().map(|tunnelled| tunnelled.variable.as_str()).collect();
     let tunnels = match tunnelled.is_empty() {
         true => "no variable has a tunnel".to_owned(),
         false => format!("variables with a tunnel: {}", tunnelled.join(" ")),

@@ -45,9 +45,9 @@ fn rewrite_word(plan: &Plan, word: &[u8], locals: &[Local]) -> (Vec<u8>, Vec<Str
             });
         match longest {
             Some(Tunnelled { variable, value, route, url }) => {
-                done.extend(url.local(&locals[route]).expose().as_bytes());
-                if !variables.iter().any(|known| known == variable) {
-                    variables.push(variable.to_owned());
+                done.extend(url.local(&locals[*route]).expose().as_bytes());
+                if !variables.contains(variable) {
+                    variables.push(variable.clone());
                 }
                 rest = &rest[value.expose().len()..];
             }

@@ -5,33 +5,26 @@ use crate::redis_url::{Credentials, Local, RedisUrl};
 use crate::secret::Secret;
 use crate::tunnel::Route;
 
-/// A variable, and where it leads.
+/// A variable that holds a Redis URL.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Variable {
-    name: String,
-    /// As found.
-    value: Secret,
-    destination: Destination,
-}
-
-/// Where a variable leads.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Destination {
-    /// To the tunnel of the route with this index.
-    Route(usize, Box<RedisUrl>),
-    /// To the same server as before. The value is shown with its secrets masked.
-    Untouched { shown: String },
+enum Variable {
+    Tunnelled(Tunnelled),
+    /// It leads to the same server as before. The value is shown with its secrets masked.
+    Untouched {
+        name: String,
+        shown: String,
+    },
 }
 
 /// A variable that leads to a tunnel.
-#[derive(Debug, Clone, Copy)]
-pub struct Tunnelled<'a> {
-    pub variable: &'a str,
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tunnelled {
+    pub variable: String,
     /// Its URL as found, secrets included.
-    pub value: &'a Secret,
+    pub value: Secret,
     /// The index of its route.
     pub route: usize,
-    pub url: &'a RedisUrl,
+    pub url: RedisUrl,
 }
 
 /// The tunnels, and the variables that lead to them.
@@ -50,20 +43,20 @@ impl Plan {
     /// Variables with the same upstream and the same settings share a route.
     pub fn new(variables: Vec<RedisVariable>) -> Plan {
         let mut plan = Plan::default();
-        for RedisVariable { name, value, decision } in variables {
-            let destination = match decision {
-                Decision::Tunnel(tunnelled) => plan.tunnel(*tunnelled),
-                Decision::Untouched { shown } => Destination::Untouched { shown },
+        for RedisVariable { name, decision } in variables {
+            let variable = match decision {
+                Decision::Tunnel(tunnelled) => plan.tunnel(name, *tunnelled),
+                Decision::Untouched { shown } => Variable::Untouched { name, shown },
             };
-            plan.variables.push(Variable { name, value, destination });
+            plan.variables.push(variable);
         }
         plan
     }
 
-    fn tunnel(&mut self, tunnelled: TunnelledUrl) -> Destination {
-        let TunnelledUrl { url, route, pool, verify_chosen } = tunnelled;
+    fn tunnel(&mut self, variable: String, tunnelled: TunnelledUrl) -> Variable {
+        let TunnelledUrl { value, url, route, pool, verify_chosen } = tunnelled;
         if !route.trust.authenticates() && !verify_chosen {
-            self.unauthenticated.extend(route.variables.iter().cloned());
+            self.unauthenticated.push(variable.clone());
         }
         let same = |(known, known_pool): (&Route, &PoolMode)| {
             known.upstream == route.upstream
@@ -71,8 +64,8 @@ impl Plan {
                 && known.max_connections == route.max_connections
                 && *known_pool == pool
         };
-        let index = self.routes.iter().zip(&self.pools).position(same);
-        let index = index.unwrap_or(self.routes.len());
+        let shared = self.routes.iter().zip(&self.pools).position(same);
+        let index = shared.unwrap_or(self.routes.len());
         match self.routes.get_mut(index) {
             Some(shared) => shared.variables.extend(route.variables),
             None => {
@@ -80,7 +73,7 @@ impl Plan {
                 self.routes.push(route);
             }
         }
-        Destination::Route(index, Box::new(url))
+        Variable::Tunnelled(Tunnelled { variable, value, route: index, url })
     }
 
     /// Whether any variable holds a Redis URL, with or without a tunnel.
@@ -90,26 +83,25 @@ impl Plan {
 
     /// The names of all variables that hold a Redis URL.
     pub fn variables(&self) -> impl Iterator<Item = &str> {
-        self.variables.iter().map(|variable| variable.name.as_str())
+        self.variables.iter().map(|variable| match variable {
+            Variable::Tunnelled(tunnelled) => tunnelled.variable.as_str(),
+            Variable::Untouched { name, .. } => name,
+        })
     }
 
     /// The names of the variables that stay unchanged.
     pub fn untouched(&self) -> impl Iterator<Item = &str> {
-        let untouched =
-            |variable: &&Variable| !matches!(variable.destination, Destination::Route(..));
-        self.variables.iter().filter(untouched).map(|variable| variable.name.as_str())
+        self.variables.iter().filter_map(|variable| match variable {
+            Variable::Tunnelled(_) => None,
+            Variable::Untouched { name, .. } => Some(name.as_str()),
+        })
     }
 
     /// The variables that lead to this launcher's tunnels.
-    pub fn tunnelled(&self) -> impl Iterator<Item = Tunnelled<'_>> {
-        self.variables.iter().filter_map(|variable| match &variable.destination {
-            Destination::Route(route, url) => Some(Tunnelled {
-                variable: &variable.name,
-                value: &variable.value,
-                route: *route,
-                url,
-            }),
-            Destination::Untouched { .. } => None,
+    pub fn tunnelled(&self) -> impl Iterator<Item = &Tunnelled> {
+        self.variables.iter().filter_map(|variable| match variable {
+            Variable::Tunnelled(tunnelled) => Some(tunnelled),
+            Variable::Untouched { .. } => None,
         })
     }
 
@@ -138,22 +130,19 @@ impl Plan {
     pub fn changes(&self, locals: &[Local]) -> Vec<(String, String)> {
         self.tunnelled()
             .flat_map(|Tunnelled { variable, route, url, .. }| {
-                let local = url.local(&locals[route]).expose();
-                [(variable.to_owned(), local.clone()), (format!("{variable}{COPY_SUFFIX}"), local)]
+                let local = url.local(&locals[*route]).expose();
+                [(variable.clone(), local.clone()), (format!("{variable}{COPY_SUFFIX}"), local)]
             })
             .collect()
     }
 
     /// Every Redis variable as COMMAND would see it, one `NAME=value` each, secrets masked.
     pub fn describe(&self, locals: &[Local]) -> Vec<String> {
-        let lines = self.variables.iter().flat_map(|variable| {
-            let name = &variable.name;
-            match &variable.destination {
-                Destination::Untouched { shown } => vec![format!("{name}={shown}")],
-                Destination::Route(index, url) => {
-                    let local = url.local(&locals[*index]);
-                    vec![format!("{name}={local}"), format!("{name}{COPY_SUFFIX}={local}")]
-                }
+        let lines = self.variables.iter().flat_map(|variable| match variable {
+            Variable::Untouched { name, shown } => vec![format!("{name}={shown}")],
+            Variable::Tunnelled(Tunnelled { variable, route, url, .. }) => {
+                let local = url.local(&locals[*route]);
+                vec![format!("{variable}={local}"), format!("{variable}{COPY_SUFFIX}={local}")]
             }
         });
         lines.collect()

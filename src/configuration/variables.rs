@@ -27,8 +27,6 @@ const PRIVATELINK_DOMAIN: &str = ".vpce.amazonaws.com";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RedisVariable {
     pub name: String,
-    /// As found.
-    pub value: Secret,
     pub decision: Decision,
 }
 
@@ -47,6 +45,8 @@ pub enum Decision {
 /// A URL that gets a tunnel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TunnelledUrl {
+    /// The URL as found.
+    pub value: Secret,
     pub url: RedisUrl,
     /// The tunnel that the URL would have for itself.
     pub route: Route,
@@ -68,29 +68,31 @@ pub fn decide(reader: &mut Reader<'_>) -> Vec<RedisVariable> {
 /// mistake. `list`: the option or variable that lists it.
 fn decide_one(name: String, list: Option<&str>, reader: &mut Reader<'_>) -> Option<RedisVariable> {
     let environment = reader.sources.environment;
-    let untouched = |name, value: String, shown| {
-        let value = Secret::new(value);
-        Some(RedisVariable { name, value, decision: Decision::Untouched { shown } })
-    };
-    if let Some(value) = tunnelled_socket(&name, environment) {
-        return untouched(name, value, format!("{UNIX}://{MASK}"));
+    let untouched =
+        |name, shown| Some(RedisVariable { name, decision: Decision::Untouched { shown } });
+    if is_tunnelled_socket(&name, environment) {
+        return untouched(name, format!("{UNIX}://{MASK}"));
     }
     let (value, url) = reader.check(url_in(&name, list, environment))??;
     if equals_its_copy(&name, OsStr::new(&value), environment) && leads_to_a_tunnel(&url) {
-        return untouched(name, value, url.to_string());
+        return untouched(name, url.to_string());
     }
     let rediss = reader.read_for(&name, &options::REDISS);
     if url.is_tls() && rediss == Rediss::Passthrough {
         reader.check_for(&name);
-        return untouched(name, value, url.to_string());
+        return untouched(name, url.to_string());
     }
-    let tunnelled = tunnelled(&name, url, reader)?;
-    let decision = Decision::Tunnel(Box::new(tunnelled));
-    Some(RedisVariable { name, value: Secret::new(value), decision })
+    let tunnelled = tunnelled(&name, Secret::new(value), url, reader)?;
+    Some(RedisVariable { name, decision: Decision::Tunnel(Box::new(tunnelled)) })
 }
 
 /// The tunnel for the URL in variable `name`; `None` if there is a mistake.
-fn tunnelled(name: &str, url: RedisUrl, reader: &mut Reader<'_>) -> Option<TunnelledUrl> {
+fn tunnelled(
+    name: &str,
+    value: Secret,
+    url: RedisUrl,
+    reader: &mut Reader<'_>,
+) -> Option<TunnelledUrl> {
     let in_url = url.tls_parameters().map_err(|problem| ConfigError::new(name, problem));
     let in_url = reader.check(in_url)?;
     let verify = &options::VERIFY.declaration;
@@ -105,7 +107,7 @@ fn tunnelled(name: &str, url: RedisUrl, reader: &mut Reader<'_>) -> Option<Tunne
     let (upstream, port_offset) = reader.check(upstream)?;
     let variables = vec![name.to_owned()];
     let route = Route { variables, upstream, trust, port_offset, setting_names, max_connections };
-    Some(TunnelledUrl { url, route, pool, verify_chosen })
+    Some(TunnelledUrl { value, url, route, pool, verify_chosen })
 }
 
 /// The names of all variables with a Redis URL except the `decided` ones.
@@ -147,11 +149,13 @@ fn is_ours(name: &str) -> bool {
     name.ends_with(COPY_SUFFIX) || name.contains("_STUNNEL_")
 }
 
-/// The value of variable `name`, if it leads to an outer launcher's Unix socket.
-fn tunnelled_socket(name: &str, environment: &Environment) -> Option<String> {
-    let value = lookup(environment, name)?;
-    let text = value.to_str().filter(|text| text.starts_with(&format!("{UNIX}://")))?;
-    equals_its_copy(name, value, environment).then(|| text.to_owned())
+/// Whether variable `name` leads to an outer launcher's Unix socket.
+fn is_tunnelled_socket(name: &str, environment: &Environment) -> bool {
+    let value = lookup(environment, name).and_then(OsStr::to_str);
+    value.is_some_and(|value| {
+        value.starts_with(&format!("{UNIX}://"))
+            && equals_its_copy(name, OsStr::new(value), environment)
+    })
 }
 
 /// Whether Heroku's PrivateLink add-on named this variable.
