@@ -140,20 +140,6 @@ fn flags() -> Vec<String> {
 }
 
 #[test]
-fn shim_lists_the_options_without_a_value_and_no_others() {
-    let shim = fs::read_to_string(Checkout::new().shim()).unwrap();
-    let line = shim.lines().find(|line| line.contains("--check |")).unwrap();
-    let (list, _) = line.split_once(')').unwrap();
-    let listed = list.split('|').map(str::trim).filter(|flag| flag.starts_with("--"));
-    let mut listed: Vec<_> = listed.map(str::to_owned).collect();
-    let mut declared = flags();
-    declared.retain(|flag| flag.starts_with("--"));
-    listed.sort();
-    declared.sort();
-    assert_eq!(listed, declared);
-}
-
-#[test]
 fn shim_without_launcher_runs_no_command_for_check_or_help() {
     let checkout = Checkout::new();
     let flags = flags();

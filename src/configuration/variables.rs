@@ -177,7 +177,7 @@ fn url_in(
     };
     let parsed = match value.to_str() {
         Some(text) => RedisUrl::parse(text).map(|url| (text.to_owned(), url)),
-        None => Err(Problem::NotUtf8),
+        None => Err(Problem::NOT_UTF8),
     };
     let must_be_url = list.is_some() || name == REDIS_URL;
     match parsed {

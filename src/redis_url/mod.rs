@@ -116,11 +116,11 @@ impl RedisUrl {
     /// # Errors
     /// [`Problem`] says what is wrong without repeating any of the value.
     pub fn parse(value: &str) -> Result<RedisUrl, Problem> {
-        let scheme = Scheme::of(value).ok_or(Problem::NotRedis)?;
+        let scheme = Scheme::of(value).ok_or(Problem::NOT_REDIS)?;
         if value.chars().any(|c| c.is_whitespace() || c.is_control()) {
-            return Err(Problem::Unprintable);
+            return Err(Problem::UNPRINTABLE);
         }
-        let rest = value[scheme.word.len()..].strip_prefix("://").ok_or(Problem::NoSlashes)?;
+        let rest = value[scheme.word.len()..].strip_prefix("://").ok_or(Problem::NO_SLASHES)?;
 
         let (authority, tail) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
         let (userinfo, host_and_port) = match authority.rsplit_once('@') {
@@ -134,19 +134,19 @@ impl RedisUrl {
             behind.is_some_and(|behind| behind.contains([',', ';']))
         });
         if rest.contains("://") || lists_hosts {
-            return Err(Problem::SeveralUrls);
+            return Err(Problem::SEVERAL_URLS);
         }
         if tail.contains('@') {
-            return Err(Problem::UnescapedUserinfo);
+            return Err(Problem::UNESCAPED_USERINFO);
         }
         if host_and_port.contains([',', ';']) {
-            return Err(Problem::HostList);
+            return Err(Problem::HOST_LIST);
         }
         let (host, port) = split_port(host_and_port)?;
         if host.is_empty() {
-            return Err(Problem::NoHost);
+            return Err(Problem::NO_HOST);
         }
-        let host = parse_host(host).ok_or(Problem::Host)?;
+        let host = parse_host(host).ok_or(Problem::HOST)?;
 
         let (tail, fragment) = split_off(tail, '#');
         let (path, query) = split_off(tail, '?');
@@ -274,17 +274,17 @@ pub fn unbracketed(host: &Host<String>) -> String {
 /// Splits `h:1`, `[::1]:1`, `h:` and `h`; an absent or empty port means the default.
 fn split_port(authority: &str) -> Result<(&str, u16), Problem> {
     let after_host = match authority.strip_prefix('[') {
-        Some(rest) => rest.find(']').ok_or(Problem::Host)? + 2,
+        Some(rest) => rest.find(']').ok_or(Problem::HOST)? + 2,
         None => authority.find(':').unwrap_or(authority.len()),
     };
     let (host, port) = authority.split_at(after_host);
     let port = match port.strip_prefix(':') {
         Some("") => DEFAULT_PORT,
         Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => {
-            digits.parse().ok().filter(|port| *port != 0).ok_or(Problem::Port)?
+            digits.parse().ok().filter(|port| *port != 0).ok_or(Problem::PORT)?
         }
         None if port.is_empty() => DEFAULT_PORT,
-        _ => return Err(Problem::Port),
+        _ => return Err(Problem::PORT),
     };
     Ok((host, port))
 }

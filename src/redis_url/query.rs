@@ -21,7 +21,7 @@ pub fn tls_parameters(query: &str) -> Result<UrlTlsParameters, Problem> {
     /// Clients differ in which of two values they use.
     fn note<T: PartialEq>(known: &mut Option<T>, value: T) -> Result<(), Problem> {
         match known.replace(value) {
-            Some(earlier) if Some(&earlier) != known.as_ref() => Err(Problem::SslTwice),
+            Some(earlier) if Some(&earlier) != known.as_ref() => Err(Problem::SSL_TWICE),
             _ => Ok(()),
         }
     }
@@ -34,12 +34,12 @@ pub fn tls_parameters(query: &str) -> Result<UrlTlsParameters, Problem> {
                     // To a client, optional means the same (Python's ssl.CERT_OPTIONAL).
                     "required" | "optional" => true,
                     "none" => false,
-                    _ => return Err(Problem::SslCertReqs),
+                    _ => return Err(Problem::SSL_CERT_REQS),
                 };
                 note(&mut asked.verify, verify)?;
             }
             // In a template whose variable is unset it must not mean the system's CAs.
-            "ssl_ca_certs" if value.is_empty() => return Err(Problem::SslCaCerts),
+            "ssl_ca_certs" if value.is_empty() => return Err(Problem::SSL_CA_CERTS),
             "ssl_ca_certs" => note(&mut asked.ca_file, value.into_owned())?,
             _ => {}
         }

@@ -50,56 +50,56 @@ fn a_local_url_keeps_all_but_scheme_host_and_port() {
 #[test]
 fn what_is_no_redis_url_is_refused_with_the_reason() {
     let cases = [
-        ("", Problem::NotRedis),
-        ("garbage", Problem::NotRedis),
-        ("http://h:6379", Problem::NotRedis),
-        ("redis+tls://h", Problem::NotRedis),
-        ("\"redis://h\"", Problem::NotRedis),
-        ("redis", Problem::NotRedis),
-        ("redis:h:6379", Problem::NoSlashes),
-        ("redis:/h", Problem::NoSlashes),
-        ("redis://", Problem::NoHost),
-        ("redis:///0", Problem::NoHost),
-        ("redis://:6379", Problem::NoHost),
-        ("redis://:pw@", Problem::NoHost),
-        ("redis://:pw@:6379/0", Problem::NoHost),
-        ("redis://h:0", Problem::Port),
-        ("redis://h:65536", Problem::Port),
-        ("redis://h:+1", Problem::Port),
-        ("redis://h:-1", Problem::Port),
-        ("redis://h:6379x", Problem::Port),
-        ("redis://h:secret", Problem::Port),
-        ("redis://::1:6379", Problem::Port),
-        ("redis://a:6379,b:6379", Problem::HostList),
-        ("redis://[::1", Problem::Host),
-        ("redis://[::1]6379", Problem::Port),
-        ("redis://[h]:6379", Problem::Host),
-        ("redis://h<x>", Problem::Host),
-        ("redis://1.2.3.4.5", Problem::Host),
-        ("redis://user/pw@h", Problem::UnescapedUserinfo),
-        ("redis://user?pw@h", Problem::UnescapedUserinfo),
-        ("redis://h\n", Problem::Unprintable),
-        ("redis://h/0 ", Problem::Unprintable),
-        (" redis://h", Problem::Unprintable),
-        ("redis://:p\u{7}w@h", Problem::Unprintable),
-        ("redis://:p w@h", Problem::Unprintable),
-        ("redis://a,b:6379", Problem::HostList),
-        ("redis://a;b", Problem::HostList),
-        ("rediss://:pw@h1:6379,h2:6379/0", Problem::HostList),
-        ("redis://a%2Cb", Problem::Host),
-        ("redis://a$b", Problem::Host),
-        ("redis://:p@ss/word@host:6379/0", Problem::UnescapedUserinfo),
-        ("redis://:p@ss?word@host:6379/0", Problem::UnescapedUserinfo),
-        ("redis://:p@ss#word@host:6379/0", Problem::UnescapedUserinfo),
-        ("redis://user:12/34@host", Problem::UnescapedUserinfo),
-        ("redis://:p/w@host", Problem::UnescapedUserinfo),
-        ("redis://u:p@h/0?name=a@b", Problem::UnescapedUserinfo),
-        ("redis://:pw1@a,redis://:pw2@b", Problem::SeveralUrls),
-        ("redis://:pw1@a,:pw2@b", Problem::SeveralUrls),
-        ("redis://:a://b@h", Problem::SeveralUrls),
-        ("redis://h/0?proxy=http://x", Problem::SeveralUrls),
-        ("redis://a/0,redis://b/0", Problem::SeveralUrls),
-        ("redis://a/0;rediss://b/0", Problem::SeveralUrls),
+        ("", Problem::NOT_REDIS),
+        ("garbage", Problem::NOT_REDIS),
+        ("http://h:6379", Problem::NOT_REDIS),
+        ("redis+tls://h", Problem::NOT_REDIS),
+        ("\"redis://h\"", Problem::NOT_REDIS),
+        ("redis", Problem::NOT_REDIS),
+        ("redis:h:6379", Problem::NO_SLASHES),
+        ("redis:/h", Problem::NO_SLASHES),
+        ("redis://", Problem::NO_HOST),
+        ("redis:///0", Problem::NO_HOST),
+        ("redis://:6379", Problem::NO_HOST),
+        ("redis://:pw@", Problem::NO_HOST),
+        ("redis://:pw@:6379/0", Problem::NO_HOST),
+        ("redis://h:0", Problem::PORT),
+        ("redis://h:65536", Problem::PORT),
+        ("redis://h:+1", Problem::PORT),
+        ("redis://h:-1", Problem::PORT),
+        ("redis://h:6379x", Problem::PORT),
+        ("redis://h:secret", Problem::PORT),
+        ("redis://::1:6379", Problem::PORT),
+        ("redis://a:6379,b:6379", Problem::HOST_LIST),
+        ("redis://[::1", Problem::HOST),
+        ("redis://[::1]6379", Problem::PORT),
+        ("redis://[h]:6379", Problem::HOST),
+        ("redis://h<x>", Problem::HOST),
+        ("redis://1.2.3.4.5", Problem::HOST),
+        ("redis://user/pw@h", Problem::UNESCAPED_USERINFO),
+        ("redis://user?pw@h", Problem::UNESCAPED_USERINFO),
+        ("redis://h\n", Problem::UNPRINTABLE),
+        ("redis://h/0 ", Problem::UNPRINTABLE),
+        (" redis://h", Problem::UNPRINTABLE),
+        ("redis://:p\u{7}w@h", Problem::UNPRINTABLE),
+        ("redis://:p w@h", Problem::UNPRINTABLE),
+        ("redis://a,b:6379", Problem::HOST_LIST),
+        ("redis://a;b", Problem::HOST_LIST),
+        ("rediss://:pw@h1:6379,h2:6379/0", Problem::HOST_LIST),
+        ("redis://a%2Cb", Problem::HOST),
+        ("redis://a$b", Problem::HOST),
+        ("redis://:p@ss/word@host:6379/0", Problem::UNESCAPED_USERINFO),
+        ("redis://:p@ss?word@host:6379/0", Problem::UNESCAPED_USERINFO),
+        ("redis://:p@ss#word@host:6379/0", Problem::UNESCAPED_USERINFO),
+        ("redis://user:12/34@host", Problem::UNESCAPED_USERINFO),
+        ("redis://:p/w@host", Problem::UNESCAPED_USERINFO),
+        ("redis://u:p@h/0?name=a@b", Problem::UNESCAPED_USERINFO),
+        ("redis://:pw1@a,redis://:pw2@b", Problem::SEVERAL_URLS),
+        ("redis://:pw1@a,:pw2@b", Problem::SEVERAL_URLS),
+        ("redis://:a://b@h", Problem::SEVERAL_URLS),
+        ("redis://h/0?proxy=http://x", Problem::SEVERAL_URLS),
+        ("redis://a/0,redis://b/0", Problem::SEVERAL_URLS),
+        ("redis://a/0;rediss://b/0", Problem::SEVERAL_URLS),
     ];
     for (given, problem) in cases {
         assert_eq!(RedisUrl::parse(given), Err(problem), "{given:?}");
@@ -157,9 +157,9 @@ fn a_query_may_ask_for_verification() {
     assert_eq!(asked("?ssl_cert_reqs=optional"), Ok((Some(true), None)));
     assert_eq!(asked("?ssl_ca_certs=%2Fetc%2Fca.pem"), Ok((None, Some("/etc/ca.pem".into()))));
     for wrong in ["maybe", "", "cert_"] {
-        assert_eq!(asked(&format!("?ssl_cert_reqs={wrong}")), Err(Problem::SslCertReqs));
+        assert_eq!(asked(&format!("?ssl_cert_reqs={wrong}")), Err(Problem::SSL_CERT_REQS));
     }
-    assert_eq!(asked("?ssl_cert_reqs=required&ssl_ca_certs="), Err(Problem::SslCaCerts));
+    assert_eq!(asked("?ssl_cert_reqs=required&ssl_ca_certs="), Err(Problem::SSL_CA_CERTS));
     let twice = asked("?ssl_cert_reqs=required&ssl_cert_reqs=cert_optional");
     assert_eq!(twice, Ok((Some(true), None)));
     for contradictory in [
@@ -167,7 +167,7 @@ fn a_query_may_ask_for_verification() {
         "?SSL_CERT_REQS=none&ssl_cert_reqs=required",
         "?ssl_ca_certs=a&ssl_ca_certs=b",
     ] {
-        assert_eq!(asked(contradictory), Err(Problem::SslTwice));
+        assert_eq!(asked(contradictory), Err(Problem::SSL_TWICE));
     }
 }
 
