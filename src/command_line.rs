@@ -1,4 +1,4 @@
-//! COMMAND's own words, and the URLs that a shell has expanded into them. Pure.
+//! Rewrites Redis URLs in COMMAND's arguments. Pure.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -6,17 +6,17 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use crate::plan::{Plan, Tunnelled};
 use crate::redis_url::Local;
 
-/// An argument of COMMAND's that held a URL which the shell had expanded.
+/// An argument of COMMAND in which a URL was rewritten.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rewrite {
-    /// Its place: 0 is COMMAND itself.
+    /// The argument's number: 0 is COMMAND itself.
     pub argument: usize,
-    /// The variable whose URL it held.
+    /// The variable that holds the same URL.
     pub variable: String,
 }
 
-/// COMMAND's words with every tunnelled URL in them made local: the shell that reads a Procfile
-/// line expands `$REDIS_URL` before the launcher can change it.
+/// Replaces every tunnelled URL in COMMAND's arguments by its local URL: the shell that reads a
+/// Procfile line expands `$REDIS_URL` before the launcher runs.
 pub fn rewrite(
     plan: &Plan,
     words: Vec<OsString>,
@@ -38,7 +38,7 @@ fn rewrite_word(plan: &Plan, word: &[u8], locals: &[Local]) -> (Vec<u8>, Vec<Str
         let longest = plan
             .tunnelled()
             .filter(|tunnelled| begins_with_url(rest, tunnelled.value.expose()))
-            // The first of equals, as variables are ordered.
+            // If two variables hold the same URL, the first one counts.
             .reduce(|best, other| {
                 let longer = other.value.expose().len() > best.value.expose().len();
                 if longer { other } else { best }
@@ -60,13 +60,13 @@ fn rewrite_word(plan: &Plan, word: &[u8], locals: &[Local]) -> (Vec<u8>, Vec<Str
     (done, variables)
 }
 
-/// Whether `text` begins with `url`, and the URL ends there instead of going on as another one.
+/// Whether `text` begins with `url`, and not with a longer URL that begins like `url`.
 fn begins_with_url(text: &[u8], url: &str) -> bool {
     let Some(after) = text.strip_prefix(url.as_bytes()) else {
         return false;
     };
     let goes_on = |byte: u8| match byte {
-        // In a query another parameter follows; elsewhere it is the shell's `&`.
+        // Within a query, `&` begins another parameter; elsewhere it is the shell's operator.
         b'&' => url.contains('?'),
         _ => {
             byte.is_ascii_alphanumeric() || !byte.is_ascii() || b"-._~%:/?#[@!$*+=".contains(&byte)
@@ -81,7 +81,7 @@ mod tests {
     use crate::plan::tests::{plan, ports};
 
     #[test]
-    fn a_url_that_the_shell_expanded_into_an_argument_becomes_local() {
+    fn tunnelled_url_in_an_argument_becomes_local() {
         let plan = plan(
             &[],
             &[
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn an_argument_that_is_not_utf8_is_rewritten_too() {
+    fn argument_that_is_not_utf8_is_rewritten_too() {
         let plan = plan(&[], &[("REDIS_URL", "redis://h")]).unwrap();
         let word = OsString::from_vec(b"\xff redis://h \xfe".to_vec());
         let (words, _) = rewrite(&plan, vec![word], &ports([7]));

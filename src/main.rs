@@ -1,4 +1,4 @@
-//! One launch: configure; then check, print, or launch.
+//! Reads the configuration; then checks, prints or launches.
 
 #![deny(unsafe_code)]
 
@@ -15,12 +15,12 @@ use start_stunnel::plan::Plan;
 use start_stunnel::supervisor::{self, CommandEnvironment, ExitOutcome, Inherited};
 use start_stunnel::{announce, check, exit, status, tls};
 
-/// For C code, OpenSSL's above all, as well: the crate's feature `override` sees to that.
+/// C code, above all OpenSSL, uses this allocator, too: that is the crate's feature `override`.
 #[cfg(target_env = "musl")]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Stands in for the launcher in an app's repository, where no buildpack put one.
+/// The script that `--print-shim` prints: it stands in for the launcher where none is installed.
 const SHIM: &str = include_str!("shim.sh");
 
 fn main() {
@@ -31,7 +31,7 @@ fn main() {
     outcome.end_launcher()
 }
 
-/// Returns how the launcher is to end.
+/// Performs the task; returns how the launcher is to end.
 fn run(invocation: Invocation) -> ExitOutcome {
     if let Some(option) = invocation.task.option()
         && !invocation.command.is_empty()
@@ -47,7 +47,7 @@ fn run(invocation: Invocation) -> ExitOutcome {
     let _log = logging::init(log);
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(ended) => ended.unwrap_or_else(|error| exit_with(announce::internal_error(&error))),
-        // The panic hook has logged it.
+        // The panic hook has logged the panic.
         Err(_) => exit_with(exit::INTERNAL_ERROR),
     }
 }
@@ -56,8 +56,7 @@ fn exit_with(code: u8) -> ExitOutcome {
     ExitOutcome::Exited(code.into())
 }
 
-/// The rest of the work once the command line and the environment are read; its error is an
-/// internal one.
+/// The work that remains after [`prepare`]. An error is an internal error.
 type Work = Box<dyn FnOnce() -> anyhow::Result<ExitOutcome>>;
 
 /// Work that ends with an exit code.
@@ -69,8 +68,8 @@ fn refuse(mistakes: Vec<ConfigError>) -> Work {
     exiting(move || Ok(announce::misconfigured(&mistakes)))
 }
 
-/// Does what needs a process with a single thread; returns the rest of the work and how to log it.
-/// If the launcher is disabled, becomes COMMAND and does not return.
+/// Performs the steps that need a process with a single thread; returns the remaining work, and how
+/// to log it. If the launcher is disabled, becomes COMMAND and does not return.
 #[expect(unsafe_code)]
 fn prepare(invocation: Invocation, environment: Environment) -> (Work, LogSettings) {
     let Invocation { task, command, .. } = &invocation;
@@ -97,7 +96,7 @@ fn prepare(invocation: Invocation, environment: Environment) -> (Work, LogSettin
         supervisor::forbid_core_dumps();
         return (exiting(move || check::run(plan, &settings, &unused)), log);
     }
-    // Each thread takes its signal mask from the one that starts it.
+    // Before any thread starts: a new thread inherits the signal mask.
     let inherited = Inherited::take_over();
     let bound = match listen::bind(&plan, &settings) {
         Ok(bound) => bound,
@@ -115,7 +114,8 @@ fn prepare(invocation: Invocation, environment: Environment) -> (Work, LogSettin
     (Box::new(move || launch.run()), log)
 }
 
-/// Whatever else is wrong with the configuration: a launcher may be running.
+/// Prints the state of running launchers. It reads only two settings, so that it works even if
+/// another setting is wrong.
 fn tell_status(invocation: &Invocation) -> u8 {
     let environment = env::vars_os().collect();
     let log = configuration::log_settings_for_errors(invocation, &environment);

@@ -1,4 +1,4 @@
-//! Turns the decisions about variables into routes and COMMAND's environment. Pure.
+//! Turns the decisions about Redis variables into routes and COMMAND's environment. Pure.
 
 use crate::configuration::{COPY_SUFFIX, Decision, PoolMode, RedisVariable, TunnelledUrl};
 use crate::redis_url::{Credentials, Local, RedisUrl};
@@ -9,7 +9,7 @@ use crate::tunnel::Route;
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Variable {
     Tunnelled(Tunnelled),
-    /// It leads to the same server as before. The value is shown with its secrets masked.
+    /// The variable stays unchanged. `shown` is its value with secrets masked.
     Untouched {
         name: String,
         shown: String,
@@ -20,9 +20,9 @@ enum Variable {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tunnelled {
     pub variable: String,
-    /// Its URL as found, secrets included.
+    /// The URL as found, secrets included.
     pub value: Secret,
-    /// The index of its route.
+    /// The index of the tunnel's route.
     pub route: usize,
     pub url: RedisUrl,
 }
@@ -40,7 +40,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Variables with the same upstream and the same settings share a route.
+    /// Makes the routes. Variables with the same upstream and the same settings share one.
     pub fn new(variables: Vec<RedisVariable>) -> Plan {
         let mut plan = Plan::default();
         for RedisVariable { name, decision } in variables {
@@ -105,14 +105,14 @@ impl Plan {
         })
     }
 
-    /// User and password of the first URL with a password that leads to the tunnel of this route.
+    /// User and password of the first URL of this route that has a password.
     pub fn credentials(&self, route: usize) -> Option<Credentials> {
         let mut urls = self.tunnelled().filter(|tunnelled| tunnelled.route == route);
         urls.find_map(|tunnelled| tunnelled.url.credentials())
     }
 
-    /// The databases that the URLs through the tunnel of this route name, each once, but for 0,
-    /// which every server has.
+    /// The numbers of the databases in the URLs of this route, each once. Database 0 is left out,
+    /// because every server has it.
     pub fn databases(&self, route: usize) -> Vec<String> {
         let urls = self.tunnelled().filter(|tunnelled| tunnelled.route == route);
         let named = urls.filter_map(|tunnelled| tunnelled.url.database());
@@ -125,8 +125,8 @@ impl Plan {
         databases
     }
 
-    /// What COMMAND's environment gets, when the tunnels listen at `locals`: names and values,
-    /// secrets included.
+    /// The variables to set in COMMAND's environment if the tunnels listen at `locals`: names and
+    /// values, secrets included.
     pub fn changes(&self, locals: &[Local]) -> Vec<(String, String)> {
         self.tunnelled()
             .flat_map(|Tunnelled { variable, route, url, .. }| {
@@ -136,7 +136,7 @@ impl Plan {
             .collect()
     }
 
-    /// Every Redis variable as COMMAND would see it, one `NAME=value` each, secrets masked.
+    /// Every Redis variable as COMMAND would see it: lines of `NAME=value`, secrets masked.
     pub fn describe(&self, locals: &[Local]) -> Vec<String> {
         let lines = self.variables.iter().flat_map(|variable| match variable {
             Variable::Untouched { name, shown } => vec![format!("{name}={shown}")],
@@ -195,7 +195,7 @@ pub mod tests {
     }
 
     #[test]
-    fn a_url_that_leads_to_an_outer_launchers_socket_is_left_alone() {
+    fn url_of_an_outer_launchers_socket_stays_unchanged() {
         let outer = "unix://u:pw@/run/start-stunnel-abc/redis0.sock?db=3";
         let plan = plan(&[], &[("REDIS_URL", outer), ("REDIS_URL_STUNNEL", outer)]).unwrap();
         assert!(plan.found_urls() && plan.routes.is_empty());
@@ -205,7 +205,7 @@ pub mod tests {
     }
 
     #[test]
-    fn variables_that_are_left_alone_are_described_and_not_changed() {
+    fn unchanged_variables_are_described() {
         let pairs = [
             ("REDIS_URL", "rediss://:pw@h:6379"),
             ("HEROKU_REDIS_PLAIN_URL", "redis://h:6379"),
@@ -219,7 +219,7 @@ pub mod tests {
     }
 
     #[test]
-    fn a_plan_shows_no_secret_to_a_debugger() {
+    fn debug_output_of_a_plan_shows_no_secret() {
         let plan =
             plan(&[], &[("REDIS_URL", "redis://user:hunter2@h/0?password=hunter2")]).unwrap();
         assert!(!format!("{plan:?}").contains("hunter2"));

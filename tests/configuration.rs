@@ -1,4 +1,4 @@
-//! Command line and variables (docs/configuration.md), seen from outside.
+//! Command line and variables (docs/configuration.md), tested with the real program.
 
 mod support;
 
@@ -63,8 +63,8 @@ fn every_mistake_is_reported_before_anything_starts() {
 }
 
 #[test]
-fn a_port_that_cannot_be_bound_is_an_error_at_any_level() {
-    // A port below 1024, as an unprivileged user.
+fn port_that_cannot_be_bound_is_reported_at_any_log_level() {
+    // An unprivileged user may not bind a port below 1024.
     let as_nobody = ["--reuid=65534", "--clear-groups"];
     let may_run = Command::new("setpriv").args(as_nobody).args([BINARY, "--version"]).output();
     if !may_run.is_ok_and(|output| output.status.success()) {
@@ -86,7 +86,7 @@ fn a_port_that_cannot_be_bound_is_an_error_at_any_level() {
 }
 
 #[test]
-fn a_typo_in_the_switch_never_means_plaintext() {
+fn typo_in_stunnel_enabled_never_means_plaintext() {
     for value in ["flase", "2", "disabled", " false"] {
         let log = Launcher::script("echo ran").env("STUNNEL_ENABLED", value).refused();
         assert!(log.contains("STUNNEL_ENABLED"), "{log}");
@@ -113,7 +113,7 @@ fn wrong_usage_exits_with_2_and_help_and_version_with_0() {
 }
 
 #[test]
-fn a_taken_port_is_refused_where_others_know_it() {
+fn taken_port_is_an_error_if_other_programs_rely_on_it() {
     let taken = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
     let options = ["--port-taken", "fail", "--listen-port", &port, "echo", "ran"];
@@ -140,7 +140,7 @@ fn a_taken_port_is_refused_where_others_know_it() {
 }
 
 #[test]
-fn a_command_line_in_one_word_is_recognized_and_not_shown() {
+fn command_line_in_one_word_is_recognized_and_not_shown() {
     let given = "redis-cli -u redis://:hunter2@h:6379 ping";
     for enabled in ["true", "false"] {
         let ended = Launcher::new([given])
@@ -170,7 +170,7 @@ fn a_command_line_in_one_word_is_recognized_and_not_shown() {
 }
 
 #[test]
-fn an_empty_value_of_an_option_is_refused_and_undoes_nothing() {
+fn empty_value_of_an_option_is_an_error() {
     for (option, _) in options::with_option() {
         let option = format!("--{option}");
         let log = Launcher::new([&option, "", "echo", "ran"]).redis("redis://h").refused();
@@ -183,19 +183,19 @@ fn an_empty_value_of_an_option_is_refused_and_undoes_nothing() {
 }
 
 #[test]
-fn every_setting_of_one_url_is_read() {
+fn every_setting_for_one_url_is_read() {
     let garbage = OsString::from_vec(vec![0xff, 0xfe]);
     for setting in options::for_one_url() {
         let variable = setting.for_one("REDIS_URL");
         let log = Launcher::script("true").redis("redis://h").env(&variable, &garbage).refused();
-        // A certificate without a key is found first: that error names both.
+        // For a certificate without a key, the error names both settings.
         assert!(log.contains(&variable), "{variable}: {log}");
     }
 }
 
 #[test]
-fn verification_without_any_ca_certificate_is_refused_at_start() {
-    // As an image without the package has it.
+fn verification_without_ca_certificates_is_an_error() {
+    // As in an image without the package ca-certificates.
     let folder = tempfile::tempdir().unwrap();
     let Some(_) = with_mounted(folder.path(), "/etc/ssl/certs", ["true"]) else { return };
     let launcher = |settings: &[(&str, &str)]| {
@@ -218,7 +218,7 @@ fn verification_without_any_ca_certificate_is_refused_at_start() {
 }
 
 #[test]
-fn a_wrong_pin_or_path_is_shown_but_a_secret_is_not() {
+fn error_shows_a_wrong_pin_or_path_but_no_secret() {
     for (variable, value, shown) in [
         ("STUNNEL_PIN", "sha1//AAAA+/=", true),
         ("STUNNEL_PIN", "sha256//AAAA;sha256//BBBB", true),
@@ -248,7 +248,7 @@ fn a_wrong_pin_or_path_is_shown_but_a_secret_is_not() {
 }
 
 #[test]
-fn an_endless_ca_file_and_an_impossible_name_are_refused() {
+fn endless_ca_file_and_invalid_host_name_are_errors() {
     let launcher = || Launcher::script("true").redis("redis://h");
     let endless = launcher().env("STUNNEL_CA_FILE", "/dev/zero").refused();
     assert!(endless.contains("'/dev/zero', a file of more than"), "{endless}");
@@ -261,14 +261,14 @@ fn an_endless_ca_file_and_an_impossible_name_are_refused() {
 }
 
 #[test]
-fn a_procfile_label_before_the_command_is_recognized() {
+fn procfile_label_before_the_command_is_recognized() {
     let ended = Launcher::new(["web:", "bundle", "exec", "puma"]).run();
     assert_eq!(ended.code(), 127);
     assert!(ended.stderr.contains("the label of a Procfile's line"), "{}", ended.stderr);
 }
 
 #[test]
-fn a_misspelt_setting_ends_the_start_with_the_right_name() {
+fn misspelt_setting_is_an_error_with_the_intended_name() {
     for (name, value, intended) in [
         ("STUNNEL_VERFIY", "full", "STUNNEL_VERIFY"),
         ("REDIS_URL_STUNNEL_VERIFIY", "ca", "REDIS_URL_STUNNEL_VERIFY"),
@@ -284,7 +284,7 @@ fn a_misspelt_setting_ends_the_start_with_the_right_name() {
 }
 
 #[test]
-fn an_unknown_setting_causes_a_warning() {
+fn unknown_setting_causes_a_warning() {
     let launcher = Launcher::script("true").redis("redis://h").env("STUNNEL_VERIFY_ALL", "full");
     let ended = launcher.env("REDIS_URL_STUNNEL_PINS", "hunter2").run();
     let names = logged(&ended.stderr, "unknown-setting", "vars");
@@ -294,7 +294,7 @@ fn an_unknown_setting_causes_a_warning() {
 }
 
 #[test]
-fn a_setting_for_a_variable_without_a_url_causes_a_warning() {
+fn setting_for_a_variable_without_a_url_causes_a_warning() {
     let launcher = Launcher::script("true").redis("redis://h").env("CACHE_URL", "redis://c");
     let ended =
         launcher.env("CACHE_URL_STUNNEL_VERIFY", "full").env("REDIS_URL_STUNNEL_POOL", "off").run();
@@ -310,7 +310,7 @@ fn a_setting_for_a_variable_without_a_url_causes_a_warning() {
 }
 
 #[test]
-fn the_retired_spares_setting_is_ignored_with_a_warning() {
+fn retired_spares_setting_is_ignored_with_a_warning() {
     let launcher = Launcher::new(["--spares", "9", "echo", "ran"]).redis("redis://h");
     let ended = launcher.env("STUNNEL_SPARES", "many").run();
     assert_eq!((ended.code(), ended.stdout.as_str()), (0, "ran\n"), "{}", ended.stderr);
@@ -326,7 +326,7 @@ fn the_retired_spares_setting_is_ignored_with_a_warning() {
 }
 
 #[test]
-fn a_disabled_launcher_reads_no_other_setting() {
+fn disabled_launcher_reads_no_other_setting() {
     let words = ["--verify", "bogus", "--pin", "", "--listen-port", "x", "echo", "ran"];
     let launcher = Launcher::new(words).redis("redis://").env("STUNNEL_ENABLED", "Off");
     let launcher = launcher.env("STUNNEL_VERFIY", "full").env("STUNNEL_LOG_FORMAT", "xml");
@@ -338,7 +338,7 @@ fn a_disabled_launcher_reads_no_other_setting() {
 }
 
 #[test]
-fn a_command_that_does_not_run_is_said_to_be_ignored() {
+fn check_and_print_options_warn_that_command_is_ignored() {
     for option in ["--check", "--print-env", "--print-shim"] {
         let ended = Launcher::new([option, "redis-cli", "hunter2"]).redis("redis://127.0.0.1:1");
         let ended = ended.run();
@@ -351,7 +351,7 @@ fn a_command_that_does_not_run_is_said_to_be_ignored() {
 }
 
 #[test]
-fn printing_ends_quietly_if_nobody_reads() {
+fn printing_into_a_closed_pipe_is_no_error() {
     for option in ["--print-env", "--print-shim", "--check"] {
         for url in ["redis://127.0.0.1:1", ""] {
             let (reader, writer) = std::io::pipe().unwrap();
@@ -417,7 +417,7 @@ fn unreadable_system_roots_end_the_start() {
 }
 
 #[test]
-fn text_that_is_no_pem_is_called_so() {
+fn text_that_is_no_pem_is_an_error() {
     for variable in ["STUNNEL_CA_PEM", "REDIS_URL_STUNNEL_CA_PEM"] {
         for value in ["foo", "/etc/ssl/certs/ca-certificates.crt"] {
             let log = verifying(&[(variable, value)]).refused();
@@ -428,7 +428,7 @@ fn text_that_is_no_pem_is_called_so() {
 }
 
 #[test]
-fn the_help_is_grouped_and_has_a_short_form() {
+fn help_has_headings_and_a_short_form() {
     let (code, help, _) = run_binary(&["--help"]);
     assert_eq!(code, 0);
     for heading in ["Tunnel:", "Trust:", "Connections:", "Status:", "Log:", "Examples:"] {
@@ -448,7 +448,7 @@ fn the_help_is_grouped_and_has_a_short_form() {
 }
 
 #[test]
-fn directories_of_certificates_replace_those_of_the_system() {
+fn ssl_cert_dir_replaces_the_directories_of_the_system() {
     let folder = tempfile::tempdir().unwrap();
     let [certs, empty] = ["certs", "empty"].map(|name| folder.path().join(name));
     for directory in [&certs, &empty] {
@@ -470,7 +470,7 @@ fn directories_of_certificates_replace_those_of_the_system() {
     };
     let trusted = check(Launcher::new(["--check"]), &[("SSL_CERT_DIR", &list)]);
     assert_eq!(trusted.code(), 0, "{trusted:?}");
-    // The system trusts the server, and the user does not.
+    // The system's directory contains the server's certificate, but SSL_CERT_DIR replaces it.
     let Some(launcher) = with_mounted(Path::new(&certs), "/etc/ssl/certs", ["--check"]) else {
         return;
     };

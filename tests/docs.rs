@@ -43,8 +43,8 @@ fn files(folder: &str, extension: &str) -> Vec<String> {
     files
 }
 
-/// Splits a page into three parts: up to the comment `<!-- NAME … -->`, up to `<!-- end of NAME
-/// -->`, and the rest.
+/// Splits a page into three parts: the text up to the comment `<!-- NAME … -->`, the text up to
+/// `<!-- end of NAME -->`, and the rest.
 fn around<'a>(page: &'a str, name: &str) -> (&'a str, &'a str, &'a str) {
     let begin = page.find(&format!("<!-- {name}")).unwrap_or_else(|| panic!("no <!-- {name}"));
     let begin = begin + page[begin..].find("-->\n").expect("the comment's end") + "-->\n".len();
@@ -53,7 +53,7 @@ fn around<'a>(page: &'a str, name: &str) -> (&'a str, &'a str, &'a str) {
     (&page[..begin], &page[begin..end], &page[end..])
 }
 
-/// The cells of each row of a Markdown table, without its head.
+/// The cells of each row of a Markdown table, without the head.
 fn rows(table: &str) -> Vec<Vec<&str>> {
     let lines = table.lines().filter_map(|line| line.strip_prefix('|')?.strip_suffix('|'));
     lines.skip(2).map(cells).collect()
@@ -135,10 +135,10 @@ fn tables_of_settings_match_the_declarations() {
 
 // --- Log events -------------------------------------------------------------------------------
 
-/// The macros that write a log line; each has its level's name.
+/// The logging macros, which have the names of the levels.
 const LEVELS: [&str; 5] = ["err", "warning", "notice", "info", "debug"];
 
-/// Adds the fields of every call of a macro that writes a line to `calls`, with its level.
+/// Adds every call of a logging macro to `calls`: its level and its fields.
 fn find_calls(stream: TokenStream, calls: &mut Vec<(&'static str, Vec<Vec<TokenTree>>)>) {
     let tokens: Vec<TokenTree> = stream.into_iter().collect();
     for window in tokens.windows(3) {
@@ -158,7 +158,7 @@ fn find_calls(stream: TokenStream, calls: &mut Vec<(&'static str, Vec<Vec<TokenT
     }
 }
 
-/// The fields of a call, which are separated by commas.
+/// The arguments of a call.
 fn fields(stream: TokenStream) -> Vec<Vec<TokenTree>> {
     let tokens: Vec<TokenTree> = stream.into_iter().collect();
     let is_comma = |token: &TokenTree| is_mark(token, &[',']);
@@ -170,7 +170,7 @@ fn is_mark(token: &TokenTree, marks: &[char]) -> bool {
     matches!(token, TokenTree::Punct(punct) if marks.contains(&punct.as_char()))
 }
 
-/// The words that `at = event.event()` can have: the strings in the `fn event` of that file.
+/// The values of `at = event.event()`: the strings in that function.
 fn event_words() -> Vec<String> {
     let source = text("src/tunnel/warnings.rs");
     let (_, function) = source.split_once("fn event(").expect("fn event");
@@ -183,7 +183,7 @@ fn string(literal: &str) -> Option<String> {
     Some(literal.strip_prefix('"')?.strip_suffix('"')?.to_owned())
 }
 
-/// The name of a field: `name = value`, `name`, `%name` or `?name`.
+/// The name of a field that is written as `name = value`, `name`, `%name` or `?name`.
 fn field_name(field: &[TokenTree]) -> Option<String> {
     match field {
         [name, equals, ..] if is_mark(equals, &['=']) => {
@@ -195,8 +195,8 @@ fn field_name(field: &[TokenTree]) -> Option<String> {
     }
 }
 
-/// Every event that the sources can log: its name (`at=`), with its levels and fields. An event
-/// that is logged in several places has the fields of all of them.
+/// Every event in the sources: its name (`at=`), levels and fields. If several calls log an event,
+/// it has the levels and fields of all calls.
 fn events() -> BTreeMap<String, (String, Vec<String>)> {
     let mut calls = Vec::new();
     for source in files("src", "rs") {
@@ -366,7 +366,7 @@ fn pages_name_this_version_and_the_address_in_release_conf() {
     let version = env!("CARGO_PKG_VERSION");
     let repository = release_setting("REPOSITORY");
     assert_eq!(env!("CARGO_PKG_REPOSITORY"), repository, "Cargo.toml's `repository`");
-    // Until there is an address, example.com stands for the reader's own.
+    // Until there is an address, the pages use example.com.
     let address = match repository.as_str() {
         "" => "https://example.com".to_owned(),
         repository => format!("{repository}/releases/download/v{version}"),
@@ -414,7 +414,7 @@ fn files_named(page: &str) -> Vec<String> {
 fn source_files_named_in_pages_exist() {
     let sources = ["src", "tests", "examples", "fuzz"].map(|folder| files(folder, "rs")).concat();
     let mut named = 0;
-    // The change log names files that existed at its time.
+    // The change log also names files that no longer exist.
     for page in pages().into_iter().filter(|page| page != "CHANGELOG.md") {
         for name in files_named(&text(&page)) {
             named += 1;

@@ -1,4 +1,4 @@
-//! CA bundles, client certificates and keys, read from the settings that hold or name them.
+//! Reads CA bundles, client certificates and keys: PEM text in a setting, or a file that it names.
 
 use std::fs::File;
 use std::io::Read;
@@ -8,16 +8,16 @@ use crate::names;
 use crate::secret::{hidden, shown};
 use crate::tls::pem::{self, Authorities, ClientIdentity, IdentityProblem};
 
-/// The longest PEM file to read, in bytes: many times the bundle of all public CAs.
+/// The most bytes of a PEM file: many times the size of a bundle with all public CAs.
 const LONGEST_PEM: u64 = 16 << 20;
 
-/// What settings hold or name; `None` if they are not set.
+/// PEM that was read from settings; `None` if they are not set.
 pub type Pem<T> = Result<Option<T>, Vec<ConfigError>>;
 
 /// Reads CA bundles into one.
 ///
 /// # Errors
-/// Every mistake in any of them.
+/// All mistakes in the bundles.
 pub fn authorities<'a>(
     bundles: impl IntoIterator<Item = Result<Found<'a>, ConfigError>>,
 ) -> Pem<Authorities> {
@@ -75,10 +75,10 @@ fn both<A, B>(
     }
 }
 
-/// Reads PEM that is given as text, or as the path of a file.
+/// Reads PEM from a setting's value: the text itself, or the path of a file.
 ///
 /// # Errors
-/// If it is neither.
+/// If the value is neither.
 pub fn read_pem(found: &Found<'_>) -> Result<String, ConfigError> {
     if let Some(text) = found.value.to_str().filter(|text| pem::is_pem(text)) {
         return Ok(pem::with_line_ends(text));
@@ -103,9 +103,9 @@ pub fn read_pem(found: &Found<'_>) -> Result<String, ConfigError> {
     )))
 }
 
-/// A path as an error may show it. Users sometimes paste a key in its place, without the lines
-/// around it: base64, which has no dot and begins with `M`, as every key's DER does. Where a key
-/// belongs (`may_be_key`) the error shows only what is certainly a path.
+/// A path in an error. Users sometimes paste a key instead of a path, without its BEGIN and END
+/// lines. So if the setting is for a key (`may_be_key`), only a value that is certainly a path is
+/// shown.
 fn path_shown(path: &str, may_be_key: bool) -> String {
     match may_be_key && !path.starts_with(['/', '~', '.']) {
         true => hidden(path),
@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_is_shown_but_a_key_in_its_place_is_not() {
+    fn error_shows_a_path_but_no_misplaced_key() {
         for path in ["/etc/ssl/ca", "./ca.pem", "../certs/ca.pem", "~/ca"] {
             assert_eq!(path_shown(path, false), format!("'{path}'"));
             assert_eq!(path_shown(path, true), format!("'{path}'"));

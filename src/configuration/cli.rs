@@ -1,7 +1,7 @@
-//! The command line, made with clap from the declarations in [`options`].
+//! The command line, which clap parses after the declarations in [`options`].
 //!
-//! clap does not check values: the [`super::reader`] does, so that a wrong option is reported
-//! together with all other mistakes.
+//! [`super::reader`] checks the values, not clap, so that a wrong option is reported together with
+//! all other mistakes.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -28,8 +28,8 @@ pub enum Task {
     Status,
 }
 
-/// The options for the tasks other than to run COMMAND, each with its help. The first one given
-/// decides.
+/// The tasks other than running COMMAND, each with its option and help. If several options are
+/// given, the first task in this table is performed.
 const TASKS: [(Task, &str, &str); 4] = [
     (Task::Check, "check", "Examine every tunnel, print a report and exit"),
     (
@@ -52,7 +52,7 @@ const TASKS: [(Task, &str, &str); 4] = [
 ];
 
 impl Task {
-    /// The option for this task; `None`: it needs none.
+    /// The option that selects this task; `None` for [`Task::Run`].
     pub fn option(self) -> Option<&'static str> {
         TASKS.into_iter().find(|(task, ..)| *task == self).map(|(_, option, _)| option)
     }
@@ -65,15 +65,16 @@ pub struct Invocation {
     pub task: Task,
     /// A retired option was given. It has no effect.
     pub retired_option: bool,
-    /// COMMAND and its arguments; never empty if the task is to run it.
+    /// COMMAND and its arguments; not empty for [`Task::Run`].
     pub command: Vec<OsString>,
 }
 
 impl Invocation {
-    /// Parses a command line, the program's own name first.
+    /// Parses a command line that begins with the program's name.
     ///
     /// # Errors
-    /// Wrong usage, and `--help` and `--version`, which clap treats as errors that exit with 0.
+    /// If the command line is wrong; also for `--help` and `--version`, which clap treats as errors
+    /// with exit code 0.
     pub fn parse_from(
         words: impl IntoIterator<Item = OsString>,
     ) -> Result<Invocation, clap::Error> {
@@ -93,7 +94,7 @@ impl Invocation {
     }
 }
 
-/// The parser of the command line: `-h` is short, and retired options are accepted.
+/// The parser: like [`command`], but with a short `-h`, and it accepts the retired option.
 fn parser() -> Command {
     let retired = Arg::new(options::RETIRED_OPTION)
         .long(options::RETIRED_OPTION)
@@ -105,7 +106,7 @@ fn parser() -> Command {
     rare.fold(command(), hide).arg(retired)
 }
 
-/// The command line as the manual and shell completions show it.
+/// The command line as the man page and the shell completions show it.
 pub fn command() -> Command {
     Command::new("start-stunnel")
         .version(env!("CARGO_PKG_VERSION"))
@@ -198,13 +199,13 @@ static LONG_VERSION: LazyLock<String> = LazyLock::new(|| {
         env!("CARGO_PKG_VERSION"),
         tls::openssl_version(),
         target(),
-        // Only bin/package sets this: elsewhere every commit would cause a complete rebuild.
+        // Only bin/package sets this variable: in other builds, each commit would cause a rebuild.
         option_env!("START_STUNNEL_COMMIT")
             .map_or("not a release".to_owned(), |commit| format!("commit {commit}")),
     )
 });
 
-/// The target of this build, as in the names of release archives: `x86_64-linux-gnu`.
+/// The target of this build, as in the names of release archives, for example `x86_64-linux-gnu`.
 fn target() -> String {
     let libc = match () {
         () if cfg!(target_env = "gnu") => "-gnu",
@@ -214,7 +215,7 @@ fn target() -> String {
     format!("{}-{}{libc}", env::consts::ARCH, env::consts::OS)
 }
 
-/// Hides values in clap's error, unless they are plain words.
+/// Hides values in clap's error that may be secrets.
 fn without_secrets(mut error: clap::Error) -> clap::Error {
     // clap reports a missing value as an invalid one.
     if error.kind() == ErrorKind::InvalidValue
@@ -238,7 +239,7 @@ fn without_secrets(mut error: clap::Error) -> clap::Error {
     {
         let shown = format!("an option of {} bytes, not shown", word.len());
         error.insert(ContextKind::InvalidArg, ContextValue::String(shown));
-        // The tip would show the value again.
+        // clap's suggestion would show the value again.
         error.remove(ContextKind::Suggested);
     }
     error
@@ -262,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn the_command_begins_at_the_first_word_that_is_no_option() {
+    fn command_begins_at_the_first_word_that_is_no_option() {
         let cases: &[(&[&str], &[&str])] = &[
             (&["puma", "-C", "config/puma.rb"], &["puma", "-C", "config/puma.rb"]),
             (&["--", "puma", "-C", "x"], &["puma", "-C", "x"]),
@@ -298,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_about_usage_repeats_no_secret() {
+    fn usage_error_shows_no_secret() {
         for word in [
             "--print-env=redis://:hunter2@h",
             "--bogus=redis://:hunter2@h",
@@ -337,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn the_command_line_is_consistent() {
+    fn declarations_pass_claps_own_checks() {
         parser().debug_assert();
     }
 }

@@ -1,9 +1,9 @@
-//! Command line and environment -> [`Configuration`], or every mistake at once.
+//! Reads the command line and the environment into a [`Configuration`], or reports every mistake.
 //!
-//! [`options`] declares the settings, with the parsers of [`values`], and [`cli`] makes the command
-//! line of them. [`sources`] knows whether a value comes from an option, a variable or a default;
-//! [`reader`] reads the values, [`certificates`] the PEM files that they name. [`variables`]
-//! decides what happens to each Redis URL, and [`spelling`] finds misspelt settings.
+//! [`options`] declares the settings, with the parsers in [`values`]. [`cli`] derives the command
+//! line from them. [`sources`] finds a setting's value in an option, a variable or the default.
+//! [`reader`] reads the values, and [`certificates`] the PEM files that they name. [`variables`]
+//! decides what happens to each Redis URL. [`spelling`] finds misspelt settings.
 
 mod certificates;
 pub mod cli;
@@ -32,27 +32,25 @@ pub use variables::{COPY_SUFFIX, Decision, RedisVariable, TunnelledUrl};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Configuration {
     pub settings: Settings,
-    /// Each Redis variable and the decision about it: `REDIS_URL` first, or in the order in which
-    /// the user listed them.
+    /// The Redis variables, in the user's order or with `REDIS_URL` first.
     pub variables: Vec<RedisVariable>,
     pub unused: Unused,
 }
 
-/// The variables and options that have no effect, although the user may expect one.
+/// Variables and options without an effect.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Unused {
-    /// Variables that hold a Redis URL and stay unchanged because they are neither discovered nor
-    /// listed.
+    /// Variables that hold a Redis URL, but are neither discovered nor listed: they stay unchanged.
     pub other_urls: Vec<String>,
-    /// Variables that look like settings but are none.
+    /// Variables that look like settings, but are unknown.
     pub unknown: Vec<String>,
-    /// Settings for one variable that holds no Redis URL.
+    /// Settings for one variable, where that variable has no Redis URL.
     pub without_url: Vec<String>,
-    /// Options and variables that are retired.
+    /// Retired options and variables.
     pub retired: Vec<String>,
 }
 
-/// What the switch `--enabled` says.
+/// The result of reading the configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Configured {
     /// No tunnel: the launcher becomes COMMAND, and no other setting is read.
@@ -63,7 +61,7 @@ pub enum Configured {
 /// Reads the whole configuration.
 ///
 /// # Errors
-/// Every mistake in it, at least one.
+/// All mistakes, at least one.
 pub fn read(
     invocation: &Invocation,
     environment: &Environment,
@@ -104,7 +102,7 @@ fn configure(reader: &mut Reader<'_>) -> Configured {
     Configured::Enabled(Box::new(Configuration { settings, variables, unused }))
 }
 
-/// The retired option and variable, as far as they are used.
+/// The retired option and variable, if the user sets them.
 fn retired(sources: Sources<'_>) -> Vec<String> {
     let option =
         sources.invocation.retired_option.then(|| format!("--{}", options::RETIRED_OPTION));
@@ -112,8 +110,8 @@ fn retired(sources: Sources<'_>) -> Vec<String> {
     option.into_iter().chain(variable.map(|_| options::RETIRED_VARIABLE.to_owned())).collect()
 }
 
-/// How to log an error that ends the launch before it has begun. Such an error is never silent, and
-/// a wrong log format is one of them.
+/// How to log an error that ends the launch before its start: at any log level, and even if the log
+/// format is wrong.
 pub fn log_settings_for_errors(invocation: &Invocation, environment: &Environment) -> LogSettings {
     let mut reader = Reader::new(Sources { invocation, environment }, || Ok(()));
     LogSettings { level: LogLevel::Err, format: reader.read(&options::LOG_FORMAT) }

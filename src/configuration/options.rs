@@ -1,6 +1,6 @@
-//! Every setting, declared once: option, variable, default, help and parser. The command
-//! line, `--help`, the man page, the reader, the settings for one URL and the table in
-//! `docs/configuration.md` are derived from here.
+//! Declares every setting once: option, variable, default, help and parser. The command line,
+//! `--help`, the man page, the reader, the settings for one URL and the table in
+//! `docs/configuration.md` are derived from these declarations.
 
 use std::num::NonZeroUsize;
 use std::time::Duration;
@@ -27,16 +27,15 @@ pub const OPTIONS: &str = "Options";
 /// Everything about a setting that does not depend on its type.
 #[derive(Debug)]
 pub struct Declaration {
-    /// The option's long name, without dashes; `None`: the setting has only a variable.
+    /// The option's name, without dashes; `None`: the setting has only a variable.
     pub option: Option<&'static str>,
-    /// The variable that sets the same.
+    /// The variable for the same setting.
     pub variable: &'static str,
-    /// The retired buildpack's name for the variable. It still works.
+    /// The retired buildpack's name for the variable, which still works.
     pub old_variable: Option<&'static str>,
-    /// The value if neither the option nor the variable is given, as a user would write it. Empty:
-    /// the setting is unset.
+    /// The default, as a user would write it. Empty: the setting is unset by default.
     pub default: &'static str,
-    /// The default as the help shows it, if it is no literal value.
+    /// The default in the help, if it is a description and no literal value.
     default_shown: Option<&'static str>,
     pub value_name: &'static str,
     pub help: &'static str,
@@ -62,7 +61,7 @@ pub struct Setting<T> {
 }
 
 impl<T> Setting<T> {
-    /// The value if the user sets none.
+    /// The default, parsed.
     pub fn default(&self) -> T {
         (self.parse)(self.declaration.default).expect("the default is valid")
     }
@@ -115,7 +114,7 @@ const PLAIN: Declaration = Declaration {
 /// The variables in which Redis URLs are discovered.
 pub const DISCOVERED: &str = "REDIS_URL HEROKU_REDIS_* REDIS_ENDPOINT_*_URL";
 
-/// The retired `--spares`. For one release, using it causes a warning instead of an error.
+/// The retired option and variable. For one release, they cause a warning instead of an error.
 pub const RETIRED_OPTION: &str = "spares";
 pub const RETIRED_VARIABLE: &str = "STUNNEL_SPARES";
 
@@ -217,7 +216,7 @@ settings! {
         is_per_url: true,
         is_pem: true,
     }
-    /// Has no option: a command line is no place for a bundle.
+    /// Without an option: a bundle is too long for a command line.
     CA_PEM: String = values::text, {
         variable: names::CA_PEM,
         is_per_url: true,
@@ -358,7 +357,7 @@ pub fn with_option() -> impl Iterator<Item = (&'static str, &'static Declaration
     ALL.iter().filter_map(|declaration| Some((declaration.option?, *declaration)))
 }
 
-/// Every setting that one URL can have for itself.
+/// Every setting that can be set for one URL alone.
 pub fn for_one_url() -> impl Iterator<Item = &'static Declaration> {
     ALL.iter().copied().filter(|declaration| declaration.is_per_url)
 }

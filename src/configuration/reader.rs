@@ -1,4 +1,4 @@
-//! Reads the values of settings, and collects the mistakes in them.
+//! Reads the values of all settings, and collects the mistakes.
 
 use std::ffi::OsStr;
 
@@ -16,21 +16,21 @@ use crate::tls::roots::RootsProblem;
 use crate::tls::{Trust, Verify};
 use crate::tunnel::ConnectionSettings;
 
-/// Where platforms say which port the app is to listen on:
+/// The variable in which platforms assign a port to the app:
 /// <https://devcenter.heroku.com/articles/dynos#local-environment-variables>.
 const PORT: &str = "PORT";
 
 /// Checks that the system has CA certificates.
 pub type SystemRoots = fn() -> Result<(), RootsProblem>;
 
-/// Reads settings from options and environment, and collects the mistakes in them. In place of a
-/// wrong value it returns the default, so that reading goes on and finds all mistakes.
+/// Reads settings, and collects the mistakes. In place of a wrong value it returns the default: it
+/// reads on and finds all mistakes, and the launch ends with them.
 pub struct Reader<'a> {
     pub sources: Sources<'a>,
     system_roots: SystemRoots,
     /// Every mistake found so far, each once.
     pub mistakes: Vec<ConfigError>,
-    /// The files for all URLs are read once: they may be pipes.
+    /// Each file for all URLs is read only once, because it may be a pipe.
     general_ca: Option<Pem<Authorities>>,
     general_identity: Option<Pem<ClientIdentity>>,
 }
@@ -53,7 +53,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The value in `result`; `None` if it is a mistake, which is reported.
+    /// The value in `result`. If it is a mistake, reports that and returns `None`.
     pub fn check<T>(&mut self, result: Result<T, ConfigError>) -> Option<T> {
         result.map_err(|mistake| self.report(mistake)).ok()
     }
@@ -91,11 +91,11 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Must differ from the port that the platform gave the app.
+    /// The address of the status page. Its port must differ from the app's.
     fn status_address(&mut self) -> Option<StatusAddress> {
         let address = self.read(&options::STATUS_ADDRESS);
         let port = address.as_ref().and_then(StatusAddress::port);
-        // The app reads PORT, so it may be written in any way.
+        // The app interprets PORT, so its form is not checked here.
         let apps = lookup(self.sources.environment, PORT).and_then(|port| port.to_str());
         let apps: Option<u16> = apps.and_then(|port| port.trim().parse().ok());
         if let Some(port) = port.filter(|port| Some(*port) == apps) {
@@ -106,8 +106,8 @@ impl<'a> Reader<'a> {
         address
     }
 
-    /// Reports every mistake in the general form of the settings that one URL can have for itself,
-    /// whether or not any URL uses the general form.
+    /// Reports every mistake in the general form of the settings for one URL, even if no URL uses
+    /// the general form.
     pub fn check_for_all_urls(&mut self) {
         for setting in options::for_one_url() {
             self.check_general(setting);
@@ -117,8 +117,7 @@ impl<'a> Reader<'a> {
         self.check_pem(identity);
     }
 
-    /// Reports every mistake in the settings for the URL in `variable` alone, although no tunnel
-    /// uses them.
+    /// Reports every mistake in the settings for the URL in `variable` alone, which no tunnel uses.
     pub fn check_for(&mut self, variable: &str) {
         for setting in options::for_one_url() {
             if let Some(found) = self.sources.per_url(variable, setting) {
@@ -127,8 +126,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// How to trust the server of the URL in `variable`. `full_by_url`: the URL's query asks for
-    /// verification, and no setting decides about it.
+    /// The trust settings for the server of the URL in `variable`. `full_by_url`: the URL's query
+    /// demands verification, and no setting overrides the query.
     pub fn trust(&mut self, variable: &str, in_url: &UrlTlsParameters, full_by_url: bool) -> Trust {
         let verify = match full_by_url {
             true => Verify::Full,
@@ -153,8 +152,8 @@ impl<'a> Reader<'a> {
         Trust { verify, min_tls, ca, pins, identity, server_name }
     }
 
-    /// The CAs for one URL: the URL's own settings replace all general ones, and any setting
-    /// replaces the CA that the URL's query names.
+    /// The CAs for one URL. Settings for this URL replace the general settings. Any setting
+    /// replaces the CA file in the URL's query.
     fn authorities_for(&mut self, variable: &str, in_url: &UrlTlsParameters) -> Pem<Authorities> {
         let per_url = CA_SETTINGS.map(|setting| self.sources.per_url(variable, setting));
         if per_url.iter().any(Option::is_some) {
@@ -198,7 +197,8 @@ impl<'a> Reader<'a> {
         self.general_identity.get_or_insert_with(read).clone()
     }
 
-    /// Reports every mistake in a setting for all URLs. A valid option hides its variable.
+    /// Reports every mistake in a setting for all URLs. If the option is valid, the variables are
+    /// not read.
     fn check_general(&mut self, setting: &'static Declaration) {
         let option = self.sources.option(setting);
         let option = option.map(|found| found.and_then(|found| found.check()));
@@ -241,7 +241,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// `verify` needs system roots, and the system has none that can be used.
+/// `verify` needs the system's roots, but none are usable.
 fn no_roots(source: &str, verify: Verify, problem: RootsProblem) -> ConfigError {
     match problem {
         RootsProblem::Unreadable { variable, problem } => ConfigError::new(variable, problem),

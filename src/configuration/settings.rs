@@ -1,4 +1,4 @@
-//! The values of all settings, read and valid.
+//! The settings of the launcher as a whole, as valid values.
 
 use crate::logging::LogSettings;
 use crate::sandbox::SandboxMode;
@@ -6,14 +6,14 @@ use crate::status::StatusSettings;
 use crate::supervisor::ForwardSignals;
 use crate::tunnel::{ConnectionSettings, Listen, PortTaken, SettingNames};
 
-/// How to handle a URL that asks for TLS itself.
+/// How to handle `rediss://` and `valkeys://` URLs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rediss {
     Tunnel,
     Passthrough,
 }
 
-/// The settings of the launcher as a whole.
+/// The settings that apply to the launcher or to all URLs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     pub listen: Listen,
@@ -25,6 +25,6 @@ pub struct Settings {
     pub forward_signals: ForwardSignals,
     pub sandbox: SandboxMode,
     pub log: LogSettings,
-    /// The names of these settings, for errors.
+    /// The options or variables that set these settings, for errors.
     pub names: SettingNames,
 }

@@ -1,4 +1,4 @@
-//! Where the value of a setting comes from: an option, a variable, or a default.
+//! Finds the value of a setting: in an option, a variable, or the default.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -18,7 +18,7 @@ pub const CA_SETTINGS: [&Declaration; 2] =
 pub struct ConfigError {
     /// The option (`--verify`) or variable (`STUNNEL_VERIFY`) at fault.
     pub name: String,
-    /// The problem and its solution, as a predicate of the name.
+    /// The problem and its solution: a predicate whose subject is the name.
     pub problem: String,
 }
 
@@ -50,7 +50,7 @@ impl Found<'_> {
     /// Reads the text as a value of `setting`.
     ///
     /// # Errors
-    /// If the text is no such value.
+    /// If the text is no valid value.
     pub fn parse<T>(&self, setting: &Setting<T>) -> Result<T, ConfigError> {
         self.read_by(setting.parse)
     }
@@ -58,7 +58,7 @@ impl Found<'_> {
     /// Checks the text, except for files that it names.
     ///
     /// # Errors
-    /// If the text is no value of its setting.
+    /// If the text is no valid value.
     pub fn check(&self) -> Result<(), ConfigError> {
         self.read_by(self.declaration.check)
     }
@@ -80,7 +80,7 @@ pub struct Sources<'a> {
 }
 
 impl<'a> Sources<'a> {
-    /// The names of the settings in effect for the URL in `variable`, or for all.
+    /// The names under which the settings for the URL in `variable`, or for all URLs, are set.
     pub fn names(&self, variable: Option<&str>) -> SettingNames {
         let mut names = SettingNames::default();
         for setting in options::ALL {
@@ -104,7 +104,7 @@ impl<'a> Sources<'a> {
         }
     }
 
-    /// Whether the option or a variable of a setting for all URLs is given.
+    /// Whether the user sets `setting` for all URLs, by its option or a variable.
     pub fn is_given(&self, setting: &'static Declaration) -> bool {
         self.option(setting).is_some() || !self.variables(setting).is_empty()
     }
@@ -112,7 +112,7 @@ impl<'a> Sources<'a> {
     /// The value for the URL in `variable`: its own, else the one that applies to all URLs.
     ///
     /// # Errors
-    /// When the option has an empty value.
+    /// If the option has an empty value.
     pub fn for_url(
         &self,
         variable: &str,
@@ -124,7 +124,7 @@ impl<'a> Sources<'a> {
     /// The value that applies to all URLs: option, else variable, else default.
     ///
     /// # Errors
-    /// When the option has an empty value.
+    /// If the option has an empty value.
     pub fn general(&self, setting: &'static Declaration) -> Result<Found<'a>, ConfigError> {
         if let Some(found) = self.option(setting) {
             return found;
@@ -140,7 +140,7 @@ impl<'a> Sources<'a> {
     /// The value of the option.
     ///
     /// # Errors
-    /// When it is empty: that must not silently undo what the variable says.
+    /// If the value is empty: it must not silently override the variable.
     pub fn option(&self, setting: &'static Declaration) -> Option<Result<Found<'a>, ConfigError>> {
         let value = self.invocation.option(setting)?;
         let source = format!("--{}", setting.option.unwrap_or_default());
@@ -154,13 +154,13 @@ impl<'a> Sources<'a> {
         })
     }
 
-    /// The values of the variable, and of its old name, as far as they are set.
+    /// The values of the setting's variable and of the variable's old name, if they are set.
     pub fn variables(&self, setting: &'static Declaration) -> Vec<Found<'a>> {
         let names = [Some(setting.variable), setting.old_variable].into_iter().flatten();
         names.filter_map(|name| self.variable(name.to_owned(), setting)).collect()
     }
 
-    /// The value that one URL has for itself.
+    /// The value for the URL in `variable` alone.
     pub fn per_url(&self, variable: &str, setting: &'static Declaration) -> Option<Found<'a>> {
         self.variable(setting.for_one(variable), setting).filter(|_| setting.is_per_url)
     }

@@ -1,4 +1,4 @@
-//! Variables that look like settings but are none: a typo must never weaken security.
+//! Finds misspelt and unknown settings, because a typo must never weaken security.
 
 use std::ffi::OsStr;
 
@@ -9,26 +9,25 @@ use super::options::{self, Declaration};
 use super::sources::{ConfigError, Found, Sources};
 use crate::names;
 
-/// A name within this many edits of a setting's name may be a misspelling of it.
+/// The largest edit distance between a misspelt name and the setting's name.
 const MOST_EDITS: usize = 2;
-/// What the names of all settings begin with.
+/// The prefix of the settings for all URLs.
 const PREFIX: &str = "STUNNEL_";
-/// What stands between a variable's name and a setting for this variable alone.
+/// The part between `<VAR>` and a setting for the URL in `<VAR>` alone.
 const INFIX: &str = "_STUNNEL_";
 
-/// The variables that look like settings but have no effect.
+/// Variables that look like settings, but are no settings for all URLs.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Suspects<'a> {
-    /// They misspell a setting.
+    /// Misspelt settings, each with the intended name.
     pub misspelt: Vec<ConfigError>,
-    /// They are no settings.
+    /// Unknown names.
     pub unknown: Vec<&'a str>,
-    /// They are settings for one variable, each with the name of that variable.
+    /// Settings for one URL, each with the variable that should hold the URL.
     pub for_one_url: Vec<(&'a str, &'a str)>,
 }
 
-/// Finds every variable that looks like a setting of all URLs but is none, and every setting for
-/// one URL.
+/// Finds the suspects in the environment.
 pub fn suspects<'a>(sources: Sources<'a>) -> Suspects<'a> {
     let mut suspects = Suspects::default();
     let set = sources.environment.iter().filter(|(_, value)| !value.is_empty());
@@ -63,21 +62,21 @@ fn is_general(name: &str) -> bool {
     options::ALL.iter().any(is_name_of) || name == options::RETIRED_VARIABLE
 }
 
-/// The variable `<VAR>` if `name` is a setting for it alone: `<VAR>_STUNNEL_VERIFY` and so on.
+/// `<VAR>`, if `name` is a setting for the URL in `<VAR>` alone, such as `<VAR>_STUNNEL_VERIFY`.
 fn owner(name: &str) -> Option<&str> {
     let owner = |setting: &Declaration| name.strip_suffix(setting.variable)?.strip_suffix('_');
     options::for_one_url().find_map(owner).filter(|owner| !owner.is_empty())
 }
 
-/// A name under which a setting can be set.
+/// A name of a setting.
 struct Spelling {
     setting: &'static Declaration,
     name: String,
-    /// The name to recommend: it differs from `name` if that is an old one.
+    /// The name to recommend: the current one, if `name` is an old name.
     current: String,
 }
 
-/// The unset setting with the closest name for which `value` would be valid.
+/// The name of the closest unset setting for which `value` would be valid.
 fn intended(name: &str, value: &OsStr, sources: Sources<'_>) -> Option<String> {
     let spellings = spellings(name, sources).into_iter();
     let fitting =
@@ -86,8 +85,8 @@ fn intended(name: &str, value: &OsStr, sources: Sources<'_>) -> Option<String> {
     closest.map(|known| known.current)
 }
 
-/// The names of every unset setting: for all URLs, and for the one in the variable with which
-/// `name` begins.
+/// The names of all unset settings, including those for the URL in `<VAR>` if `name` begins with
+/// `<VAR>_STUNNEL_`.
 fn spellings(name: &str, sources: Sources<'_>) -> Vec<Spelling> {
     let mut spellings = Vec::new();
     for setting in options::ALL.iter().filter(|setting| !sources.is_given(setting)) {
@@ -137,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_misspelt_setting_is_told_with_the_intended_one() {
+    fn misspelt_setting_is_reported_with_the_intended_one() {
         for (name, value, intended) in [
             ("STUNNEL_VERFIY", "full", "STUNNEL_VERIFY"),
             ("STUNNEL_VERIFIY", "full", "STUNNEL_VERIFY"),
@@ -160,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_name_that_is_no_typo_is_only_unknown() {
+    fn unknown_name_without_a_similar_setting_is_no_error() {
         for (options, pairs) in [
             // Not within two edits.
             (&[][..], &[("STUNNEL_VRFY_IT", "full")][..]),
@@ -183,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_and_other_variables_are_not_suspected() {
+    fn settings_and_other_variables_are_no_suspects() {
         let [misspelt, unknown, for_one] = found(
             &[],
             &[

@@ -1,5 +1,5 @@
-//! Parsers from a setting's text to its value. The error of each function lists the accepted forms:
-//! it follows "expected" in a message, and never repeats the text.
+//! Parsers for the values of settings. The error of each parser lists the accepted forms. It
+//! follows "expected" in a message, and never shows the text.
 
 use std::num::NonZeroUsize;
 use std::time::Duration;
@@ -14,12 +14,12 @@ use crate::supervisor::ForwardSignals;
 use crate::tls::{self, MinTls, Pin, Verify};
 use crate::tunnel::{Listen, PortTaken};
 
-/// Text that this module does not interpret.
+/// Any text.
 pub fn text(text: &str) -> Result<String, &'static str> {
     Ok(text.to_owned())
 }
 
-/// A value that may be unset: an empty text.
+/// `None` if the text is empty, which means unset.
 fn optional<T>(
     text: &str,
     parse: impl FnOnce(&str) -> Result<T, &'static str>,
@@ -76,7 +76,7 @@ pub fn verify(text: &str) -> Result<Verify, &'static str> {
 
 pub fn min_tls(text: &str) -> Result<MinTls, &'static str> {
     let version = one_of(text, &[("1.2", MinTls::V1_2), ("1.3", MinTls::V1_3)], "1.2 or 1.3")?;
-    // Every supported OpenSSL has 1.2, and asking it costs start-up time.
+    // Every supported OpenSSL has TLS 1.2. The question costs start-up time, so ask only for 1.3.
     let spoken = version == MinTls::V1_2 || tls::speaks(version);
     spoken.then_some(version).ok_or("1.2, because this machine's OpenSSL does not support 1.3")
 }
@@ -152,7 +152,7 @@ pub fn status_address(text: &str) -> Result<Option<StatusAddress>, &'static str>
     optional(text, |text| StatusAddress::parse(text).ok_or(EXPECTED))
 }
 
-/// At least a second, so that the log stays readable.
+/// Off, or at least a second, so that the log stays readable.
 pub fn interval(text: &str) -> Result<Option<Duration>, &'static str> {
     const EXPECTED: &str = "a time of 1s or more such as 60s, or 0 for off";
     let interval = duration_or_never(text).map_err(|_| EXPECTED)?;
@@ -209,7 +209,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_offset_is_smaller_than_the_number_of_ports() {
+    fn port_offset_is_smaller_than_the_number_of_ports() {
         for (text, value) in [("0", 0), ("-65534", -65534), ("65534", 65534), ("+1", 1)] {
             assert_eq!(offset(text), Ok(value), "{text}");
         }
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn durations_take_the_documented_forms_only() {
+    fn only_documented_forms_of_durations_are_accepted() {
         let good = [
             ("500ms", 500),
             ("10s", 10_000),
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn levels_are_syslogs_names_in_any_case_or_its_numbers() {
+    fn log_levels_are_syslogs_names_or_numbers() {
         for (text, level) in [
             ("emerg", LogLevel::Silent),
             ("0", LogLevel::Silent),

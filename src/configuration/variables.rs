@@ -1,4 +1,4 @@
-//! Which variables hold Redis URLs, and the decision about each: a tunnel, no change, or a mistake.
+//! Finds the variables with Redis URLs, and decides about each: a tunnel, no change, or a mistake.
 
 use std::ffi::{OsStr, OsString};
 use std::net::Ipv4Addr;
@@ -15,9 +15,9 @@ use crate::redis_url::{Problem, RedisUrl, Scheme, UNIX};
 use crate::secret::{MASK, Secret};
 use crate::tunnel::{Route, Upstream};
 
-/// The variable that comes first.
+/// The variable that is discovered first.
 const REDIS_URL: &str = "REDIS_URL";
-/// The suffix of the variable with the launcher's copy of the local URL: `REDIS_URL_STUNNEL`.
+/// The suffix of the variable with a copy of the local URL, for example `REDIS_URL_STUNNEL`.
 pub const COPY_SUFFIX: &str = "_STUNNEL";
 /// The hosts of Heroku's PrivateLink endpoints, which speak TLS on the port of the URL:
 /// <https://devcenter.heroku.com/articles/heroku-redis-via-privatelink>.
@@ -33,11 +33,11 @@ pub struct RedisVariable {
 /// What happens to a Redis variable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
-    /// It will point to a tunnel.
+    /// The variable will point to a tunnel.
     Tunnel(Box<TunnelledUrl>),
-    /// It stays unchanged: the user wants that, or an outer launcher made it.
+    /// The variable stays unchanged, because the user wants that or an outer launcher made it.
     Untouched {
-        /// Its value, secrets masked.
+        /// The value, secrets masked.
         shown: String,
     },
 }
@@ -48,14 +48,14 @@ pub struct TunnelledUrl {
     /// The URL as found.
     pub value: Secret,
     pub url: RedisUrl,
-    /// The tunnel that the URL would have for itself.
+    /// The route for this variable alone; the plan merges equal routes.
     pub route: Route,
     pub pool: PoolMode,
     /// Whether the user chose the verification level. If so, `none` is intended.
     pub verify_chosen: bool,
 }
 
-/// Decides about every Redis variable: those that the user lists, or else those that it discovers.
+/// Decides about every Redis variable: those that the user lists, or else the discovered ones.
 pub fn decide(reader: &mut Reader<'_>) -> Vec<RedisVariable> {
     let Some(listed) = reader.try_read(&options::URLS) else { return Vec::new() };
     let list = reader.sources.general(&options::URLS.declaration).ok().map(|found| found.source);
@@ -64,8 +64,8 @@ pub fn decide(reader: &mut Reader<'_>) -> Vec<RedisVariable> {
     names.into_iter().filter_map(|name| decide_one(name, list.as_deref(), reader)).collect()
 }
 
-/// Decides about one variable; `None` if it holds no URL, and does not have to, or if there is a
-/// mistake. `list`: the option or variable that lists it.
+/// Decides about one variable. `None`: there is a mistake, or the variable holds no URL and may do
+/// so. `list`: the option or variable that lists it.
 fn decide_one(name: String, list: Option<&str>, reader: &mut Reader<'_>) -> Option<RedisVariable> {
     let environment = reader.sources.environment;
     let untouched =
@@ -134,17 +134,17 @@ fn discovered(environment: &Environment) -> Vec<String> {
     std::iter::once(REDIS_URL).chain(discovered).map(str::to_owned).collect()
 }
 
-/// Whether an outer launcher may have made this value of variable `name`.
+/// Whether `value` equals the copy in `<name>_STUNNEL`, as an outer launcher would set both.
 fn equals_its_copy(name: &str, value: &OsStr, environment: &Environment) -> bool {
     lookup(environment, &format!("{name}{COPY_SUFFIX}")) == Some(value)
 }
 
-/// Whether `url` leads to an address where launchers listen: without TLS, to 127.0.0.1.
+/// Whether `url` leads to 127.0.0.1 without TLS, where launchers listen.
 fn leads_to_a_tunnel(url: &RedisUrl) -> bool {
     !url.is_tls() && matches!(url.host(), Host::Ipv4(Ipv4Addr::LOCALHOST))
 }
 
-/// Whether the launcher made this variable, or it is a setting.
+/// Whether `name` is a copy that a launcher made, or a setting.
 fn is_ours(name: &str) -> bool {
     name.ends_with(COPY_SUFFIX) || name.contains("_STUNNEL_")
 }
@@ -158,12 +158,12 @@ fn is_tunnelled_socket(name: &str, environment: &Environment) -> bool {
     })
 }
 
-/// Whether Heroku's PrivateLink add-on named this variable.
+/// Whether `name` is a variable of Heroku's PrivateLink add-on.
 fn is_endpoint(name: &str) -> bool {
     name.strip_prefix("REDIS_ENDPOINT_").is_some_and(|rest| rest.ends_with("_URL"))
 }
 
-/// The URL in variable `name`, as written and parsed; `None` if there is none and need be none.
+/// The URL in variable `name`, as written and parsed. `None`: there is none, and none is needed.
 fn url_in(
     name: &str,
     list: Option<&str>,
@@ -187,7 +187,7 @@ fn url_in(
     }
 }
 
-/// The server and TLS port for `url`, and the offset that was added to the URL's port.
+/// The upstream of `url`, and the offset that was added to the URL's port.
 fn upstream_of(
     name: &str,
     url: &RedisUrl,
@@ -217,7 +217,7 @@ fn upstream_of(
     }
 }
 
-/// Whether a URL leads to Heroku's PrivateLink.
+/// Whether `url` leads to one of Heroku's PrivateLink endpoints.
 fn is_privatelink(name: &str, url: &RedisUrl) -> bool {
     is_endpoint(name)
         || matches!(url.host(), Host::Domain(host)
@@ -310,7 +310,7 @@ mod tests {
     ];
 
     #[test]
-    fn tls_goes_where_the_manual_says() {
+    fn upstreams_are_those_in_the_manual() {
         for (pairs, upstream) in UPSTREAMS {
             let decided = decided(&[], pairs);
             let decided = decided.unwrap_or_else(|errors| panic!("{pairs:?}: {errors:?}"));
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn redis_url_comes_first_then_the_others_by_alphabet() {
+    fn redis_url_comes_first_then_others_in_alphabetical_order() {
         let found = decided(
             &[],
             &[
@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn only_listed_names_count_whatever_their_form() {
+    fn a_list_replaces_discovery_and_accepts_any_name() {
         let pairs = [("REDIS_URL", "redis://main"), ("B", "redis://b"), ("A_STUNNEL", "redis://a")];
         let by_option = decided(&["--urls", "B,A_STUNNEL"], &pairs).unwrap();
         assert_eq!(upstreams(&by_option), ["B=b:6380", "A_STUNNEL=a:6380"]);
@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_would_leave_the_app_in_plaintext_is_an_error() {
+    fn url_that_would_leave_the_app_in_plaintext_is_an_error() {
         let cases: &[(&[(&str, &str)], &str)] = &[
             (&[("REDIS_URL", "http://h")], "REDIS_URL does not begin with redis://"),
             (&[("REDIS_URL", "redis://")], "REDIS_URL names no host"),
@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unset_variable_in_urls_is_traced_to_the_option() {
+    fn unset_variable_in_a_list_is_an_error_that_names_the_list() {
         let environment = environment(&[("REDIS_STUNNEL_URLS", "B")]);
         let errors = decided_with(&["--urls", "REDIS_ULR"], &environment).unwrap_err();
         let expected = "REDIS_ULR is not set, but --urls lists it; set it, or remove it from the \
@@ -400,14 +400,14 @@ mod tests {
     }
 
     #[test]
-    fn without_any_url_there_is_nothing_to_tunnel() {
+    fn unset_variables_and_other_values_are_skipped() {
         for pairs in [&[][..], &[("REDIS_URL", "")], &[("HEROKU_REDIS_X", "no url")]] {
             assert_eq!(decided(&[], pairs), Ok(Vec::new()), "{pairs:?}");
         }
     }
 
     #[test]
-    fn passthrough_and_nested_urls_are_left_alone() {
+    fn passthrough_and_nested_urls_stay_unchanged() {
         let pairs = [
             ("REDIS_URL", "rediss://:pw@h:6379"),
             ("HEROKU_REDIS_PLAIN_URL", "redis://h:6379"),

@@ -1,7 +1,7 @@
 //! A Redis URL: parsed, masked, and turned into its local form.
 //!
-//! User, password, path and query stay as they were written, including percent-encoding. Only the
-//! host is interpreted (by the `url` crate's rules), because that is what a tunnel needs.
+//! User, password, path and query stay as written, including percent-encoding. Only the host and
+//! the port are interpreted: the tunnel needs them.
 
 mod problem;
 mod query;
@@ -20,18 +20,18 @@ pub use query::UrlTlsParameters;
 use query::{key_of, without_tls_parameters};
 pub use text::UrlText;
 
-/// The port of a URL that names none, <https://www.iana.org/assignments/uri-schemes/prov/redis>.
+/// The default port, <https://www.iana.org/assignments/uri-schemes/prov/redis>.
 pub const DEFAULT_PORT: u16 = 6379;
 
-/// Characters of a host's name, with its final dot (RFC 1035 section 3.1).
+/// The most characters of a host name, with its final dot (RFC 1035 section 3.1).
 const LONGEST_NAME: usize = 254;
 
-/// The scheme of a URL that names a Unix socket, and the parameter that names the database there,
-/// as redis-py, go-redis and ioredis have them:
+/// The scheme of a URL that leads to a Unix socket, as in redis-py, go-redis and ioredis:
 /// <https://redis.readthedocs.io/en/stable/connections.html>.
 pub const UNIX: &str = "unix";
+/// The parameter with the number of the database in such a URL.
 const DATABASE: &str = "db";
-/// What must not stand in a path as it is (RFC 3986 section 3.3).
+/// Characters that must be percent-encoded in a path (RFC 3986 section 3.3).
 const IN_PATH: &AsciiSet = &CONTROLS
     .add(b' ')
     .add(b'"')
@@ -44,7 +44,7 @@ const IN_PATH: &AsciiSet = &CONTROLS
     .add(b'{')
     .add(b'}');
 
-/// Where a tunnel listens on this machine.
+/// The local address of a tunnel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Local {
     /// A port of 127.0.0.1.
@@ -78,8 +78,7 @@ const SCHEMES: [Scheme; 4] = [
 ];
 
 impl Scheme {
-    /// The scheme that `value` starts with, in any case and behind any white space; `None` when it
-    /// is no Redis URL at all.
+    /// The scheme of `value`, in any case, after any white space; `None`: `value` is no Redis URL.
     pub fn of(value: &str) -> Option<Scheme> {
         let (word, _) = value.trim_start().split_once(':')?;
         SCHEMES.into_iter().find(|scheme| scheme.word.eq_ignore_ascii_case(word))
@@ -93,28 +92,28 @@ pub struct Credentials {
     pub password: Secret,
 }
 
-/// A parsed Redis URL. `Debug` and `Display` mask user, password and whatever in the query looks
-/// like one.
+/// A parsed Redis URL. `Debug` and `Display` mask user, password, fragment, and the parameters of
+/// the query that may hold a secret.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RedisUrl {
     scheme: Scheme,
-    /// What stands before the last `@` of the authority, as written.
+    /// The part of the authority before its last `@`, as written.
     userinfo: Option<Secret>,
     host: Host<String>,
     port: u16,
     /// Path, with its leading slash, as written; may be empty.
     path: String,
-    /// What stands behind `?`, as written.
+    /// The part after `?`, as written.
     query: Option<Secret>,
-    /// What stands behind `#`, as written.
+    /// The part after `#`, as written.
     fragment: Option<Secret>,
 }
 
 impl RedisUrl {
-    /// Parses `value` by RFC 3986 section 3, with the host judged by the `url` crate.
+    /// Parses `value` as a URL of RFC 3986 section 3.
     ///
     /// # Errors
-    /// [`Problem`] says what is wrong without repeating any of the value.
+    /// Describes the problem without showing any part of the value.
     pub fn parse(value: &str) -> Result<RedisUrl, Problem> {
         let scheme = Scheme::of(value).ok_or(Problem::NOT_REDIS)?;
         if value.chars().any(|c| c.is_whitespace() || c.is_control()) {
@@ -127,8 +126,8 @@ impl RedisUrl {
             Some((userinfo, rest)) => (Some(Secret::new(userinfo)), rest),
             None => (None, authority),
         };
-        // A password that is not percent-encoded causes one of these: then no part of the URL is
-        // what it seems to be.
+        // If the password is not percent-encoded, the parts of the URL are not what they seem. The
+        // next checks find that.
         let lists_hosts = userinfo.as_ref().is_some_and(|userinfo| {
             let (_, behind) = split_off(userinfo.expose(), '@');
             behind.is_some_and(|behind| behind.contains([',', ';']))
@@ -174,8 +173,8 @@ impl RedisUrl {
         self.port
     }
 
-    /// The URL by which a client reaches a tunnel at `local`: everything as written, but without
-    /// TLS, and without the parameters that only make sense with it.
+    /// The URL for a client of the tunnel at `local`: as written, but with the tunnel's address,
+    /// without TLS, and without TLS parameters.
     pub fn local(&self, local: &Local) -> UrlText {
         let query = self.query.as_ref().and_then(without_tls_parameters);
         match local {
@@ -190,8 +189,8 @@ impl RedisUrl {
         }
     }
 
-    /// `query` with the database that the path names: where the path leads to a socket, clients
-    /// look for it there.
+    /// `query` with the database from the path. In a URL whose path leads to a socket, clients look
+    /// for the database in the query.
     fn with_database(&self, query: Option<Secret>) -> Option<Secret> {
         let named = query
             .as_ref()
@@ -211,14 +210,14 @@ impl RedisUrl {
         UrlText { scheme, userinfo, place, query, fragment }
     }
 
-    /// The number of the database that the path names, in digits.
+    /// The number of the database in the path, in digits.
     pub fn database(&self) -> Option<&str> {
         let database = self.path.trim_matches('/');
         let is_number = !database.is_empty() && database.bytes().all(|byte| byte.is_ascii_digit());
         is_number.then_some(database)
     }
 
-    /// `None` without a password.
+    /// User and password; `None` without a password.
     pub fn credentials(&self) -> Option<Credentials> {
         let (user, password) = self.userinfo.as_ref()?.expose().split_once(':')?;
         let decoded = |text: &str| Secret::new(percent_decode_str(text).decode_utf8_lossy());
@@ -250,9 +249,8 @@ impl fmt::Debug for RedisUrl {
     }
 }
 
-/// A host by the `url` crate's rules, and with nothing in its name but what names of hosts have
-/// (RFC 1123 section 2.1, and the underscore of Docker's): the crate takes more, `,` and `;` among
-/// it, and any length.
+/// Parses a host: an IP address, or a name of letters, digits, `-`, `.` (RFC 1123 section 2.1) and
+/// `_` (common in Docker). The `url` crate alone would accept more, such as `,` and `;`.
 pub fn parse_host(text: &str) -> Option<Host<String>> {
     let host = Host::parse(text).ok()?;
     let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
@@ -262,7 +260,7 @@ pub fn parse_host(text: &str) -> Option<Host<String>> {
     }
 }
 
-/// The host without the brackets of an IPv6 address: for look-up and SNI.
+/// The host without the brackets of an IPv6 address, for name lookup and SNI.
 pub fn unbracketed(host: &Host<String>) -> String {
     match host {
         Host::Domain(name) => name.clone(),
@@ -271,7 +269,7 @@ pub fn unbracketed(host: &Host<String>) -> String {
     }
 }
 
-/// Splits `h:1`, `[::1]:1`, `h:` and `h`; an absent or empty port means the default.
+/// Splits `h:1`, `[::1]:1`, `h:` or `h` into host and port. A missing port is the default port.
 fn split_port(authority: &str) -> Result<(&str, u16), Problem> {
     let after_host = match authority.strip_prefix('[') {
         Some(rest) => rest.find(']').ok_or(Problem::HOST)? + 2,

@@ -1,13 +1,14 @@
-//! Why a value is no Redis URL.
+//! Problems of a value that should be a Redis URL.
 
 use std::fmt;
 
-/// Why a value is no Redis URL. It never holds any part of the value: any part may be a password.
+/// A problem of a value that should be a Redis URL. It holds no part of the value, because any part
+/// may be a password.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Problem {
     /// A predicate of the variable that holds the value.
     text: &'static str,
-    /// What to write instead, in pieces.
+    /// The accepted form, in pieces.
     remedy: &'static [&'static str],
 }
 
@@ -23,15 +24,15 @@ const PASSWORD: &[&str] = &[
 
 impl Problem {
     pub const NOT_UTF8: Problem =
-        Problem::new("is not valid UTF-8; percent-encode what is not ASCII", FORM);
+        Problem::new("is not valid UTF-8; percent-encode characters that are not ASCII", FORM);
     pub const NOT_REDIS: Problem = Problem::new(
         "does not begin with redis://, rediss://, valkey:// or valkeys:// (is there a quote at the \
          start?)",
         FORM,
     );
     pub const UNPRINTABLE: Problem = Problem::new(
-        "contains white space or a control character (a line end or a quote, copied by mistake?); \
-         percent-encode it (%20 for a space) or remove it",
+        "contains white space or a control character (a line break or a quote, copied by \
+         mistake?); percent-encode it (%20 for a space) or remove it",
         FORM,
     );
     pub const NO_SLASHES: Problem = Problem::new("has no // after its scheme", FORM);

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 
 #[test]
-fn a_local_url_keeps_all_but_scheme_host_and_port() {
+fn local_url_keeps_all_but_scheme_host_and_port() {
     let cases = [
         ("redis://h", "h", 6379, "redis://127.0.0.1:1"),
         ("redis://h:7000", "h", 7000, "redis://127.0.0.1:1"),
@@ -48,7 +48,7 @@ fn a_local_url_keeps_all_but_scheme_host_and_port() {
 }
 
 #[test]
-fn what_is_no_redis_url_is_refused_with_the_reason() {
+fn invalid_redis_url_is_refused_with_the_reason() {
     let cases = [
         ("", Problem::NOT_REDIS),
         ("garbage", Problem::NOT_REDIS),
@@ -107,7 +107,7 @@ fn what_is_no_redis_url_is_refused_with_the_reason() {
 }
 
 #[test]
-fn the_error_explains_how_to_percent_encode_a_password() {
+fn error_explains_how_to_percent_encode_a_password() {
     for given in ["redis://:p@ss/word@host", "redis://:a@b,redis://:c@d", "redis://a,b:6379"] {
         let problem = RedisUrl::parse(given).unwrap_err().to_string();
         assert!(problem.contains("with the password percent-encoded: %2F for /"), "{problem}");
@@ -117,7 +117,7 @@ fn the_error_explains_how_to_percent_encode_a_password() {
 }
 
 #[test]
-fn a_printed_url_shows_no_secret() {
+fn displayed_url_shows_no_secret() {
     let cases = [
         ("redis://h/0", "redis://h:6379/0"),
         ("redis://:pw@h/0", "redis://:***@h:6379/0"),
@@ -146,7 +146,7 @@ fn user_and_password_are_percent_decoded() {
 }
 
 #[test]
-fn a_query_may_ask_for_verification() {
+fn query_may_ask_for_verification() {
     let asked = |query: &str| {
         let url = RedisUrl::parse(&format!("rediss://h/0{query}")).unwrap();
         url.tls_parameters().map(|asked| (asked.verify, asked.ca_file))
@@ -171,7 +171,7 @@ fn a_query_may_ask_for_verification() {
     }
 }
 
-/// Splits at the first `/`, `?` or `#` behind the authority: what must come through as written.
+/// The parts that must stay as written: userinfo, and everything after the authority.
 fn around_host(url: &str) -> (Option<&str>, &str) {
     let rest = url.split_once("://").unwrap().1;
     let (authority, tail) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
@@ -179,7 +179,7 @@ fn around_host(url: &str) -> (Option<&str>, &str) {
 }
 
 #[test]
-fn at_a_socket_the_database_stands_in_the_query() {
+fn url_of_a_socket_has_the_database_in_its_query() {
     let cases = [
         ("redis://h", "unix:///t/r.sock"),
         ("rediss://u:p%40@h:1/3", "unix://u:p%40@/t/r.sock?db=3"),
@@ -202,7 +202,7 @@ fn at_a_socket_the_database_stands_in_the_query() {
 
 proptest! {
     #[test]
-    fn the_local_form_differs_in_scheme_host_and_port_only(
+    fn local_url_differs_in_scheme_host_and_port_only(
         scheme in "(?i)(redis|valkey)s?",
         userinfo in prop::option::of("[^/?#\\s\\pC]{0,12}"),
         host in "[a-z][a-z0-9_.-]{0,20}|\\[::[0-9a-f]{1,4}\\]|(2[0-4][0-9]\\.){3}1",
@@ -232,7 +232,7 @@ proptest! {
     }
 
     #[test]
-    fn no_value_makes_the_parser_panic_and_no_error_repeats_it(rest in "\\PC{0,40}") {
+    fn parser_never_panics_and_its_errors_show_no_value(rest in "\\PC{0,40}") {
         for value in [rest.clone(), format!("redis://{rest}"), format!("rediss://u:{rest}@h")] {
             if let Err(problem) = RedisUrl::parse(&value) {
                 prop_assert!(rest.len() < 6 || !problem.to_string().contains(&rest));

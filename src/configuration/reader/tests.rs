@@ -10,7 +10,7 @@ use crate::pool::PoolMode;
 use crate::supervisor::ForwardSignals;
 use crate::tls::MinTls;
 
-/// What is read for one URL in `CACHE_URL`.
+/// The configuration with one URL in `CACHE_URL`, and the trust settings of that URL.
 fn settings(
     options: &[&str],
     pairs: &[(&str, &str)],
@@ -25,7 +25,7 @@ fn settings(
 }
 
 #[test]
-fn the_defaults_are_those_of_the_manual() {
+fn defaults_are_those_in_the_manual() {
     let (configuration, trust) = settings(&[], &[]).unwrap();
     let settings = configuration.settings;
     assert_eq!(settings.listen_port, 6371);
@@ -49,7 +49,7 @@ fn the_defaults_are_those_of_the_manual() {
 }
 
 #[test]
-fn an_option_overrides_its_variable_and_that_the_default() {
+fn option_overrides_variable_and_variable_overrides_default() {
     let verify =
         |options: &[&str], pairs: &[(&str, &str)]| settings(options, pairs).unwrap().1.verify;
     assert_eq!(verify(&[], &[("STUNNEL_VERIFY", "ca")]), Verify::Ca);
@@ -62,7 +62,7 @@ fn an_option_overrides_its_variable_and_that_the_default() {
 }
 
 #[test]
-fn all_wrong_values_are_reported_with_the_accepted_forms() {
+fn all_invalid_values_are_reported_with_the_accepted_forms() {
     let wrong = [
         ("STUNNEL_ENABLED", "flase", "'flase'; expected 1, true, yes or on"),
         ("STUNNEL_REDISS", "tunel", "'tunel'; expected tunnel or passthrough"),
@@ -95,14 +95,14 @@ fn all_wrong_values_are_reported_with_the_accepted_forms() {
 }
 
 #[test]
-fn a_url_in_place_of_the_names_of_variables_is_not_shown() {
+fn url_instead_of_names_of_variables_is_not_shown() {
     let mistakes = settings(&["--urls", "redis://:pw@h"], &[]).unwrap_err();
     assert!(mistakes[0].starts_with("--urls is a value of 13 bytes, not shown; expected names"));
     assert_eq!(mistakes.len(), 1, "{mistakes:?}");
 }
 
 #[test]
-fn a_value_that_is_not_utf8_is_an_error_that_does_not_repeat_it() {
+fn error_about_invalid_utf8_does_not_show_the_value() {
     let mut environment = environment(&[]);
     environment.insert("STUNNEL_VERIFY".into(), OsString::from_vec(vec![0xff, 0xfe]));
     let mistakes = read(&[], &environment).unwrap_err();
@@ -110,7 +110,7 @@ fn a_value_that_is_not_utf8_is_an_error_that_does_not_repeat_it() {
 }
 
 #[test]
-fn only_a_valid_option_hides_its_variable() {
+fn only_a_valid_option_overrides_an_invalid_variable() {
     let pairs = [("STUNNEL_VERIFY", "bogus"), ("STUNNEL_LOG_LEVEL", "bogus")];
     settings(&["--verify", "full", "--log-level", "info"], &pairs).unwrap();
     let errors = settings(&["--verify", "ful", "--log-level", ""], &pairs).unwrap_err();
@@ -119,7 +119,7 @@ fn only_a_valid_option_hides_its_variable() {
 }
 
 #[test]
-fn the_retired_buildpacks_names_still_work() {
+fn names_of_the_retired_buildpack_still_work() {
     let read = |pairs: &[(&str, &str)]| {
         settings(&[], pairs).map(|(configuration, _)| {
             let settings = configuration.settings;
