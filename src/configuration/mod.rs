@@ -92,11 +92,11 @@ fn configure(reader: &mut Reader<'_>) -> Configured {
     let variables = variables::decide(reader);
 
     let holds_url = |name: &str| variables.iter().any(|variable| variable.name == name);
-    let without_url = suspects.for_one_url.iter().filter(|(_, variable)| !holds_url(variable));
+    let has_url = |setting: &String| spelling::owner(setting).is_some_and(holds_url);
     let unused = Unused {
         other_urls: variables::others(&variables, reader.sources.environment),
-        unknown: suspects.unknown.iter().map(|name| (*name).to_owned()).collect(),
-        without_url: without_url.map(|(name, _)| (*name).to_owned()).collect(),
+        unknown: suspects.unknown,
+        without_url: suspects.for_one_url.into_iter().filter(|name| !has_url(name)).collect(),
         retired: retired(reader.sources),
     };
     Configured::Enabled(Box::new(Configuration { settings, variables, unused }))

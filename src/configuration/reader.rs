@@ -65,7 +65,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// The settings of the launcher as a whole.
+    /// The settings that apply to the launcher or to all URLs.
     pub fn settings(&mut self) -> Settings {
         Settings {
             connection: ConnectionSettings {
@@ -98,10 +98,11 @@ impl<'a> Reader<'a> {
         // The app interprets PORT, so its form is not checked here.
         let apps = lookup(self.sources.environment, PORT).and_then(|port| port.to_str());
         let apps: Option<u16> = apps.and_then(|port| port.trim().parse().ok());
-        if let Some(port) = port.filter(|port| Some(*port) == apps) {
-            let found = self.sources.general(&options::STATUS_ADDRESS.declaration);
+        if let Some(port) = port.filter(|port| Some(*port) == apps)
+            && let Ok(found) = self.sources.general(&options::STATUS_ADDRESS.declaration)
+        {
             let problem = format!("is port {port}, which {PORT} gives to the app; set another");
-            self.check(found.and_then(|found| Err::<(), _>(found.wrong(problem))));
+            self.report(found.wrong(problem));
         }
         address
     }

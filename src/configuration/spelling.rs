@@ -18,25 +18,25 @@ const INFIX: &str = "_STUNNEL_";
 
 /// Variables that look like settings, but are no settings for all URLs.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Suspects<'a> {
+pub struct Suspects {
     /// Misspelt settings, each with the intended name.
     pub misspelt: Vec<ConfigError>,
     /// Unknown names.
-    pub unknown: Vec<&'a str>,
-    /// Settings for one URL, each with the variable that should hold the URL.
-    pub for_one_url: Vec<(&'a str, &'a str)>,
+    pub unknown: Vec<String>,
+    /// Settings for one URL.
+    pub for_one_url: Vec<String>,
 }
 
 /// Finds the suspects in the environment.
-pub fn suspects<'a>(sources: Sources<'a>) -> Suspects<'a> {
+pub fn suspects(sources: Sources<'_>) -> Suspects {
     let mut suspects = Suspects::default();
     let set = sources.environment.iter().filter(|(_, value)| !value.is_empty());
     for (name, value) in set.filter_map(|(name, value)| Some((name.to_str()?, value))) {
         if !looks_like_setting(name) || is_general(name) {
             continue;
         }
-        if let Some(variable) = owner(name) {
-            suspects.for_one_url.push((name, variable));
+        if owner(name).is_some() {
+            suspects.for_one_url.push(name.to_owned());
         } else if let Some(intended) = intended(name, value, sources) {
             let problem = format!(
                 "is not a setting, and looks like a misspelling of {intended}; rename it to \
@@ -44,7 +44,7 @@ pub fn suspects<'a>(sources: Sources<'a>) -> Suspects<'a> {
             );
             suspects.misspelt.push(ConfigError::new(name, problem));
         } else {
-            suspects.unknown.push(name);
+            suspects.unknown.push(name.to_owned());
         }
     }
     suspects
@@ -63,7 +63,7 @@ fn is_general(name: &str) -> bool {
 }
 
 /// `<VAR>`, if `name` is a setting for the URL in `<VAR>` alone, such as `<VAR>_STUNNEL_VERIFY`.
-fn owner(name: &str) -> Option<&str> {
+pub fn owner(name: &str) -> Option<&str> {
     let owner = |setting: &Declaration| name.strip_suffix(setting.variable)?.strip_suffix('_');
     options::for_one_url().find_map(owner).filter(|owner| !owner.is_empty())
 }
@@ -130,9 +130,8 @@ mod tests {
         let environment = environment(pairs);
         let sources = Sources { invocation: &invocation, environment: &environment };
         let suspects = suspects(sources);
-        let for_one = suspects.for_one_url.iter().map(|(name, _)| (*name).to_owned()).collect();
-        let unknown = suspects.unknown.iter().map(|name| (*name).to_owned()).collect();
-        [suspects.misspelt.iter().map(ConfigError::to_string).collect(), unknown, for_one]
+        let misspelt = suspects.misspelt.iter().map(ConfigError::to_string).collect();
+        [misspelt, suspects.unknown, suspects.for_one_url]
     }
 
     #[test]

@@ -64,8 +64,8 @@ pub fn decide(reader: &mut Reader<'_>) -> Vec<RedisVariable> {
     names.into_iter().filter_map(|name| decide_one(name, list.as_deref(), reader)).collect()
 }
 
-/// Decides about one variable. `None`: there is a mistake, or the variable holds no URL and may do
-/// so. `list`: the option or variable that lists it.
+/// Decides about one variable. `None`: there is a mistake, or the variable holds no URL and does
+/// not have to hold one. `list`: the option or variable that lists it.
 fn decide_one(name: String, list: Option<&str>, reader: &mut Reader<'_>) -> Option<RedisVariable> {
     let environment = reader.sources.environment;
     let untouched =
