@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::Value;
 use tracing::field::{Field, Visit};
-use tracing::level_filters::LevelFilter;
+pub use tracing::level_filters::LevelFilter;
 use tracing::{Event, Level, Subscriber};
 use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::fmt::format::Writer;
@@ -25,17 +25,17 @@ use crate::sandbox;
 
 pub use tracing::{debug as info, error as err, info as notice, trace as debug, warn as warning};
 
-/// The log levels, the most severe first. syslog's emerg, alert and crit are `Silent`, because the
-/// launcher logs nothing that severe.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum LogLevel {
-    Silent,
-    Err,
-    Warning,
-    Notice,
-    Info,
-    Debug,
-}
+/// syslog's severities, 0 to 7, as levels of `tracing`. The launcher logs nothing above err.
+pub const LEVELS: [(&str, LevelFilter); 8] = [
+    ("emerg", LevelFilter::OFF),
+    ("alert", LevelFilter::OFF),
+    ("crit", LevelFilter::OFF),
+    ("err", LevelFilter::ERROR),
+    ("warning", LevelFilter::WARN),
+    ("notice", LevelFilter::INFO),
+    ("info", LevelFilter::DEBUG),
+    ("debug", LevelFilter::TRACE),
+];
 
 /// The format of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +47,7 @@ pub enum LogFormat {
 /// The level and the format of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogSettings {
-    pub level: LogLevel,
+    pub level: LevelFilter,
     pub format: LogFormat,
 }
 
@@ -90,7 +90,7 @@ pub fn init(settings: LogSettings) -> Option<WorkerGuard> {
         Err(_) => (BoxMakeWriter::new(io::stderr), None),
     };
     tracing_subscriber::fmt()
-        .with_max_level(filter(settings.level))
+        .with_max_level(settings.level)
         .event_format(Lines(settings.format))
         .with_writer(writer)
         .init();
@@ -140,25 +140,9 @@ impl Write for SandboxedStderr {
     }
 }
 
-fn filter(level: LogLevel) -> LevelFilter {
-    match level {
-        LogLevel::Silent => LevelFilter::OFF,
-        LogLevel::Err => LevelFilter::ERROR,
-        LogLevel::Warning => LevelFilter::WARN,
-        LogLevel::Notice => LevelFilter::INFO,
-        LogLevel::Info => LevelFilter::DEBUG,
-        LogLevel::Debug => LevelFilter::TRACE,
-    }
-}
-
 fn syslog_name(level: &Level) -> &'static str {
-    match *level {
-        Level::ERROR => "err",
-        Level::WARN => "warning",
-        Level::INFO => "notice",
-        Level::DEBUG => "info",
-        Level::TRACE => "debug",
-    }
+    let known = LEVELS.into_iter().find(|(_, known)| level == known);
+    known.map_or("debug", |(name, _)| name)
 }
 
 /// Writes an event as one line.

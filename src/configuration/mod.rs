@@ -16,7 +16,7 @@ mod values;
 mod variables;
 
 use crate::environment::{Environment, lookup};
-use crate::logging::{LogLevel, LogSettings};
+use crate::logging::{LevelFilter, LogSettings};
 pub use crate::pool::PoolMode;
 use crate::tls;
 
@@ -114,7 +114,7 @@ fn retired(sources: Sources<'_>) -> Vec<String> {
 /// format is wrong.
 pub fn log_settings_for_errors(invocation: &Invocation, environment: &Environment) -> LogSettings {
     let mut reader = Reader::new(Sources { invocation, environment }, || Ok(()));
-    LogSettings { level: LogLevel::Err, format: reader.read(&options::LOG_FORMAT) }
+    LogSettings { level: LevelFilter::ERROR, format: reader.read(&options::LOG_FORMAT) }
 }
 
 /// Whether `--enabled` is false.

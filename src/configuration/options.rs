@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::settings::Rediss;
 use super::values;
-use crate::logging::{LogFormat, LogLevel};
+use crate::logging::{LevelFilter, LogFormat};
 use crate::names;
 use crate::pool::PoolMode;
 use crate::sandbox::SandboxMode;
@@ -333,7 +333,7 @@ settings! {
     }
 
     [LOG]
-    LOG_LEVEL: LogLevel = values::log_level, {
+    LOG_LEVEL: LevelFilter = values::log_level, {
         option: Some("log-level"),
         variable: "STUNNEL_LOG_LEVEL",
         old_variable: Some("STUNNEL_LOGLEVEL"),

@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use super::settings::Rediss;
-use crate::logging::{LogFormat, LogLevel};
+use crate::logging::{LEVELS, LevelFilter, LogFormat};
 use crate::pool::PoolMode;
 use crate::redis_url;
 use crate::sandbox::SandboxMode;
@@ -109,21 +109,11 @@ pub fn sandbox(text: &str) -> Result<SandboxMode, &'static str> {
     one_of(text, &words, "auto, off or require")
 }
 
-pub fn log_level(text: &str) -> Result<LogLevel, &'static str> {
-    let words = [
-        ("emerg", LogLevel::Silent),
-        ("alert", LogLevel::Silent),
-        ("crit", LogLevel::Silent),
-        ("err", LogLevel::Err),
-        ("warning", LogLevel::Warning),
-        ("notice", LogLevel::Notice),
-        ("info", LogLevel::Info),
-        ("debug", LogLevel::Debug),
-    ];
+pub fn log_level(text: &str) -> Result<LevelFilter, &'static str> {
     const EXPECTED: &str = "emerg, alert, crit, err, warning, notice, info or debug, or 0 to 7";
     match text.as_bytes() {
-        [digit @ b'0'..=b'7'] => Ok(words[usize::from(digit - b'0')].1),
-        _ => one_of(text, &words, EXPECTED),
+        [digit @ b'0'..=b'7'] => Ok(LEVELS[usize::from(digit - b'0')].1),
+        _ => one_of(text, &LEVELS, EXPECTED),
     }
 }
 
@@ -250,13 +240,13 @@ mod tests {
     #[test]
     fn log_levels_are_syslogs_names_or_numbers() {
         for (text, level) in [
-            ("emerg", LogLevel::Silent),
-            ("0", LogLevel::Silent),
-            ("3", LogLevel::Err),
-            ("ERR", LogLevel::Err),
-            ("5", LogLevel::Notice),
-            ("Debug", LogLevel::Debug),
-            ("7", LogLevel::Debug),
+            ("emerg", LevelFilter::OFF),
+            ("0", LevelFilter::OFF),
+            ("3", LevelFilter::ERROR),
+            ("ERR", LevelFilter::ERROR),
+            ("5", LevelFilter::INFO),
+            ("Debug", LevelFilter::TRACE),
+            ("7", LevelFilter::TRACE),
         ] {
             assert_eq!(log_level(text), Ok(level), "{text}");
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::super::tests::{environment, read};
 use super::super::{Configuration, Decision};
 use super::*;
-use crate::logging::{LogFormat, LogLevel};
+use crate::logging::{LevelFilter, LogFormat};
 use crate::pool::PoolMode;
 use crate::supervisor::ForwardSignals;
 use crate::tls::MinTls;
@@ -34,7 +34,7 @@ fn defaults_are_those_in_the_manual() {
     assert_eq!(settings.connection.idle_timeout, Some(Duration::from_secs(86_400)));
     assert_eq!(settings.connection.drain_timeout, Duration::from_secs(5));
     assert_eq!(settings.forward_signals, ForwardSignals::Auto);
-    assert_eq!(settings.log.level, LogLevel::Notice);
+    assert_eq!(settings.log.level, LevelFilter::INFO);
     assert_eq!(settings.log.format, LogFormat::Logfmt);
     let plain = Trust {
         verify: Verify::None,
@@ -126,7 +126,7 @@ fn names_of_the_retired_buildpack_still_work() {
             (settings.log.level, settings.connection.connect_retry)
         })
     };
-    let (debug, notice) = (LogLevel::Debug, LogLevel::Notice);
+    let (debug, notice) = (LevelFilter::TRACE, LevelFilter::INFO);
     assert_eq!(read(&[("STUNNEL_LOGLEVEL", "debug")]), Ok((debug, false)));
     assert_eq!(read(&[("STUNNEL_LOG_LEVEL", "debug")]), Ok((debug, false)));
     assert_eq!(read(&[("STUNNEL_CONNECTION_RETRY", "yes")]), Ok((notice, true)));
