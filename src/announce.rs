@@ -1,4 +1,4 @@
-//! What the user is told: at start, when it cannot start, and at the end.
+//! Messages for the user: at start, when the start fails, and at the end.
 
 use std::env::consts::ARCH;
 use std::ffi::OsString;
@@ -18,7 +18,7 @@ use crate::supervisor::{Cause, ExitOutcome, NotExecuted};
 use crate::tls::Verify;
 use crate::tunnel::Route;
 
-/// Reports what is wrong with the configuration; returns the exit code for that.
+/// Reports mistakes in the configuration; returns their exit code.
 pub fn misconfigured(mistakes: &[ConfigError]) -> u8 {
     for mistake in mistakes {
         err!(at = "config-error", var = mistake.name, msg = mistake.to_string());
@@ -26,14 +26,13 @@ pub fn misconfigured(mistakes: &[ConfigError]) -> u8 {
     exit::CONFIG
 }
 
-/// Reports a defect, or a system that refuses what no launcher can do without; returns the exit
-/// code for that.
+/// Reports a defect, or that the system refuses something essential; returns the exit code.
 pub fn internal_error(error: &anyhow::Error) -> u8 {
     err!(at = "internal-error", error = format!("{error:#}"));
     exit::INTERNAL_ERROR
 }
 
-/// Reports that COMMAND could not be executed; returns the exit code for that.
+/// Reports that COMMAND could not be executed; returns the exit code.
 pub fn not_executed(words: &[OsString], not_executed: &NotExecuted) -> u8 {
     let code = not_executed.exit_code();
     let program = words[0].to_string_lossy();
@@ -46,16 +45,16 @@ pub fn not_executed(words: &[OsString], not_executed: &NotExecuted) -> u8 {
     code
 }
 
-/// A program's name as a log may have it: nothing but the characters of a path, and nothing behind
-/// a space, since a whole command line, or an assignment, may have been given in its place,
-/// password and all.
+/// The name of a program, if the log may show it. The user may have given a whole command line or
+/// an assignment instead, with a password in it: so only the part before the first space counts,
+/// and only if it looks like a path.
 fn program_name(word: &str) -> &str {
     let name = word.split_whitespace().next().unwrap_or_default();
     let is_path = |c: char| c.is_alphanumeric() || "._-+/".contains(c);
     if !name.is_empty() && name.chars().all(is_path) { name } else { "(not shown)" }
 }
 
-/// What the user may have meant by a command that does not exist.
+/// A hint for a command that does not exist.
 fn why_no_such_command(program: &str, words: usize) -> &'static str {
     match program {
         "" => "COMMAND is empty: is a variable in it unset?",
@@ -65,7 +64,7 @@ fn why_no_such_command(program: &str, words: usize) -> &'static str {
         }
         _ if program.ends_with(':') => "this is the label of a Procfile's line: leave it out",
         _ if program.split('/').next().is_some_and(|start| start.contains('=')) => {
-            "this is no program, but an assignment: put env before it"
+            "this is an assignment, not a program: put env before it"
         }
         "help" => "no such command: did you mean start-stunnel --help?",
         "version" => "no such command: did you mean start-stunnel --version?",
@@ -74,7 +73,7 @@ fn why_no_such_command(program: &str, words: usize) -> &'static str {
     }
 }
 
-/// Why an existing file could not be executed, and what to do about it.
+/// A hint for an existing file that could not be executed.
 fn why_not_executed(cause: &Cause) -> Option<String> {
     Some(match cause {
         Cause::NoSuchCommand | Cause::Other => return None,
@@ -118,21 +117,15 @@ fn why_not_executed(cause: &Cause) -> Option<String> {
     })
 }
 
-/// The log message about variables that look like settings but are none.
+/// The message about variables that look like settings, but are unknown.
 pub const UNKNOWN: &str = "unknown settings, ignored; see start-stunnel --help";
 
-/// The log message about the retired option and variable.
+/// The message about the retired option and variable.
 pub const RETIRED: &str = "retired and ignored: start-stunnel no longer opens connections in \
                            advance; remove this setting";
 
-/// Names every variable and option that has no effect.
+/// Logs every variable and option that has no effect, with the reason.
 pub fn unused(plan: &Plan, unused: &Unused) {
-    unused_settings(plan, unused);
-    other_urls(plan, &unused.other_urls);
-}
-
-/// Warns about settings that have no effect.
-pub fn unused_settings(plan: &Plan, unused: &Unused) {
     if !unused.retired.is_empty() {
         warning!(at = "retired-setting", vars = unused.retired.join(" "), msg = RETIRED);
     }
@@ -146,11 +139,15 @@ pub fn unused_settings(plan: &Plan, unused: &Unused) {
             msg = why_without_effect(plan),
         );
     }
+    if !unused.other_urls.is_empty() {
+        let msg = how_to_include(plan, &unused.other_urls);
+        notice!(at = "not-tunnelled", vars = unused.other_urls.join(" "), msg);
+    }
 }
 
-/// The log message about settings for variables that hold no Redis URL.
+/// The message about settings for one variable that has no tunnel.
 pub fn why_without_effect(plan: &Plan) -> String {
-    let tunnelled: Vec<_> = plan.tunnelled().map(|tunnelled| tunnelled.variable).collect();
+    let tunnelled: Vec<_> = plan.tunnelled().map(|tunnelled| tunnelled.variable.as_str()).collect();
     let tunnels = match tunnelled.is_empty() {
         true => "no variable has a tunnel".to_owned(),
         false => format!("variables with a tunnel: {}", tunnelled.join(" ")),
@@ -158,15 +155,7 @@ pub fn why_without_effect(plan: &Plan) -> String {
     format!("ignored, because no tunnel leads to the URL in that variable; {tunnels}")
 }
 
-/// Names the variables with a Redis URL that stay unchanged because nothing includes them.
-fn other_urls(plan: &Plan, others: &[String]) {
-    if !others.is_empty() {
-        let msg = how_to_include(plan, others);
-        notice!(at = "not-tunnelled", vars = others.join(" "), msg);
-    }
-}
-
-/// The log message about such variables.
+/// The message about Redis URLs that are neither discovered nor listed.
 pub fn how_to_include(plan: &Plan, others: &[String]) -> String {
     let names = plan.variables().chain(others.iter().map(String::as_str));
     let all: Vec<_> = names.filter(|name| is_variable_name(name)).collect();
@@ -177,17 +166,23 @@ pub fn how_to_include(plan: &Plan, others: &[String]) -> String {
     )
 }
 
-/// Logs one line per tunnel, and everything that the user should know before COMMAND starts.
-pub fn started(plan: &Plan, others: &[String], bound: &Bound, settings: &Settings) {
+/// Logs one line per tunnel, and warnings, before COMMAND starts.
+pub fn started(plan: &Plan, bound: &Bound, settings: &Settings) {
     if !plan.found_urls() {
-        no_redis_url(others);
+        warning!(
+            at = "no-redis-url",
+            msg = format!(
+                "none of {} holds a Redis URL; COMMAND runs without a tunnel. To change this, set \
+                 REDIS_URL, or list your variables in {}",
+                options::DISCOVERED,
+                names::URLS
+            ),
+        );
     }
     left_alone(plan);
-    other_urls(plan, others);
     for (index, (route, local)) in plan.routes.iter().zip(&bound.locals).enumerate() {
-        let wanted = wanted_port(settings, index);
         if settings.listen_port != 0 {
-            port_taken(route, wanted, local);
+            port_taken(route, wanted_port(settings, index), local);
         }
         tunnel_up(route, local);
     }
@@ -197,21 +192,7 @@ pub fn started(plan: &Plan, others: &[String], bound: &Bound, settings: &Setting
     not_authenticated(&plan.unauthenticated);
 }
 
-fn no_redis_url(others: &[String]) {
-    let remedy = match others.is_empty() {
-        true => format!("set REDIS_URL, or list your variables in {}", names::URLS),
-        false => "the next line names variables that do".to_owned(),
-    };
-    warning!(
-        at = "no-redis-url",
-        msg = format!(
-            "none of {} holds a Redis URL; COMMAND runs without a tunnel. To change this, {remedy}",
-            options::DISCOVERED
-        ),
-    );
-}
-
-/// Names the variables that hold Redis URLs and deliberately get no tunnel.
+/// Logs the Redis variables that deliberately get no tunnel.
 fn left_alone(plan: &Plan) {
     let untouched: Vec<&str> = plan.untouched().collect();
     if !untouched.is_empty() {
@@ -219,7 +200,7 @@ fn left_alone(plan: &Plan) {
             at = "left-alone",
             vars = untouched.join(" "),
             msg = format!(
-                "no tunnel for these variables: they already point to one, or {}=passthrough \
+                "no tunnel for these variables: they already point to a tunnel, or {}=passthrough \
                  leaves TLS to the app",
                 options::REDISS.declaration.variable
             ),
@@ -266,12 +247,13 @@ fn status_up(page: &status::StatusListener) {
             at = "status-exposed",
             address = %page,
             msg = "other machines can read the status page: it shows names of servers and \
-                   variables, and metrics, but no password; 127.0.0.1 is for this machine alone",
+                   variables, and metrics, but no passwords. An address on 127.0.0.1 is reachable \
+                   from this machine only",
         );
     }
 }
 
-/// Warns about servers that could be anybody.
+/// Warns about servers that are not authenticated, although the user did not ask for that.
 fn not_authenticated(variables: &[String]) {
     if !variables.is_empty() {
         warning!(
@@ -288,7 +270,7 @@ fn not_authenticated(variables: &[String]) {
     }
 }
 
-/// Warns of each argument that held a URL which the shell had expanded.
+/// Warns about arguments whose URLs were rewritten.
 pub fn rewritten(rewrites: &[Rewrite]) {
     for Rewrite { argument, variable } in rewrites {
         warning!(
@@ -296,28 +278,28 @@ pub fn rewritten(rewrites: &[Rewrite]) {
             argument,
             var = variable,
             msg = format!(
-                "argument {argument} held the URL of {variable}, expanded by the shell before \
-                 start-stunnel ran; it now leads through the tunnel"
+                "argument {argument} held the URL of {variable}, because the shell expanded the \
+                 variable before start-stunnel ran; the argument now has the tunnel's URL"
             ),
         );
     }
 }
 
-/// Says why `--check` or `--print-env` does nothing; returns the exit code for that.
+/// Explains why `--check` or `--print-env` does nothing; returns the exit code.
 pub fn disabled() -> u8 {
     note("start-stunnel is disabled: no tunnel, and COMMAND's environment stays unchanged");
     exit::SUCCESS
 }
 
-/// Says that `option`, `--check` for example, does not run the COMMAND that was given.
+/// Warns that `option`, for example `check`, does not run the given COMMAND.
 pub fn command_ignored(option: &str) {
-    note(&format!("start-stunnel: {option} does not run COMMAND; the given command is ignored"));
+    note(&format!("start-stunnel: --{option} does not run COMMAND; the given command is ignored"));
 }
 
-/// Writes the Redis variables that COMMAND would get to stdout; returns the exit code for that.
+/// Writes the Redis variables that COMMAND would get to stdout; returns the exit code.
 ///
 /// # Errors
-/// When stdout cannot be written.
+/// If stdout cannot be written.
 pub fn environment(plan: &Plan, bound: &Bound) -> anyhow::Result<u8> {
     if !plan.found_urls() {
         note(&format!(
@@ -329,22 +311,22 @@ pub fn environment(plan: &Plan, bound: &Bound) -> anyhow::Result<u8> {
     Ok(print(&text)?)
 }
 
-/// Writes `text` to stdout; returns the exit code for that.
+/// Writes `text` to stdout; returns the exit code.
 ///
 /// # Errors
-/// When stdout cannot be written, unless its reader has gone.
+/// If stdout cannot be written, unless its reader is gone.
 pub fn print(text: &str) -> io::Result<u8> {
     let mut stdout = io::stdout().lock();
     let printed = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
     exit::despite_closed_pipe(printed, exit::SUCCESS)
 }
 
-/// Writes a line to stderr. If nobody reads it, that is no reason to fail.
+/// Writes a line to stderr. Errors are ignored: stderr may be closed.
 fn note(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
-/// How COMMAND ended, and what went through the tunnels.
+/// Logs how COMMAND ended, and the totals of all tunnels.
 pub fn ended(ended: ExitOutcome, figures: &Figures) {
     let (code, signal) = match ended {
         ExitOutcome::Exited(code) => (Some(code), None),

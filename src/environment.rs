@@ -1,9 +1,9 @@
-//! The environment as the launcher found it.
+//! The environment in which the launcher started.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 
-/// Names and values; sorted, so that what is found in it has an order.
+/// Names and values, sorted by name.
 pub type Environment = BTreeMap<OsString, OsString>;
 
 /// The value of `name`; an empty variable counts as unset.

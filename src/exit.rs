@@ -1,4 +1,4 @@
-//! The launcher's own exit codes. Otherwise the launcher ends as COMMAND did: see
+//! The launcher's own exit codes. After COMMAND has run, the launcher ends as COMMAND did: see
 //! [`crate::supervisor::ExitOutcome`].
 
 use std::io;
@@ -10,17 +10,17 @@ pub const CHECK_FAILED: u8 = 1;
 pub const STATUS_FAILING: u8 = 1;
 /// `--status` found no launcher.
 pub const NO_LAUNCHER: u8 = 3;
-/// A defect, or a system that refuses what no launcher can do without.
+/// A defect, or the system refuses something essential.
 pub const INTERNAL_ERROR: u8 = 1;
-/// A setting or a URL is wrong: EX_CONFIG of sysexits.h. Wrong usage of the command line exits with
-/// 2, by clap.
+/// A setting or a URL is invalid: EX_CONFIG of sysexits.h. If the command line cannot be parsed,
+/// clap exits with 2.
 pub const CONFIG: u8 = 78;
 
 /// COMMAND exists, but cannot be executed (POSIX.1-2017, Shell & Utilities, 2.8.2).
 pub const COMMAND_NOT_EXECUTABLE: u8 = 126;
 /// COMMAND, or the interpreter that it needs, does not exist.
 pub const COMMAND_NOT_FOUND: u8 = 127;
-/// The exit code `code`, also if the reader of stdout has gone: `start-stunnel --check | head -1`.
+/// Returns `code` even if the reader of stdout is gone, as in `start-stunnel --check | head -1`.
 ///
 /// # Errors
 /// Any other error of `printed`.

@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 
 use crate::announce;
-use crate::command_line::{self, REDISCLI_AUTH, RedisCli};
+use crate::command_line;
 use crate::configuration::{ConfigError, Settings, Unused, options};
 use crate::figures::{CommandState, Figures, TunnelLabels};
 use crate::listen::Bound;
-use crate::logging::{self, debug, err, notice, warning};
+use crate::logging::{self, debug, err, warning};
 use crate::plan::Plan;
 use crate::pool;
 use crate::sandbox::{self, Rights, SandboxMode};
@@ -31,12 +31,12 @@ use crate::tunnel::{Drain, DrainGuard, Listener, Route, ServerLoad, Tunnel};
 /// <https://devcenter.heroku.com/articles/dynos#local-environment-variables>.
 const DYNO: &str = "DYNO";
 
-/// All that a launch needs.
+/// A launch that is configured, with its ports bound.
 #[derive(Debug)]
 pub struct Launch {
     /// COMMAND and its arguments.
     pub command: Vec<OsString>,
-    /// COMMAND's environment: the launcher's until [`Launch::prepare`].
+    /// COMMAND's environment: a copy of the launcher's, which [`Launch::prepare`] changes.
     pub environment: CommandEnvironment,
     pub settings: Settings,
     pub plan: Plan,
@@ -49,7 +49,7 @@ impl Launch {
     /// Runs COMMAND behind the tunnels of the plan, and returns how the launcher is to end.
     ///
     /// # Errors
-    /// An internal error: the system refuses something essential.
+    /// If the system refuses something essential.
     pub fn run(mut self) -> anyhow::Result<ExitOutcome> {
         let inherited = match &self.inherited {
             Ok(inherited) => *inherited,
@@ -76,7 +76,7 @@ impl Launch {
             .build()
             .context("could not start the runtime")?;
         let ended = runtime.block_on(self.serve(child, terminal, figures.clone()))?;
-        // Cuts open connections, without waiting for a name lookup that hangs.
+        // Closes open connections, and does not wait for name lookups.
         runtime.shutdown_background();
         announce::ended(ended, &figures);
         Ok(ended)
@@ -85,17 +85,17 @@ impl Launch {
     /// Binds the status page, logs the tunnels, and rewrites the URLs in COMMAND's arguments and
     /// environment.
     fn prepare(&mut self) {
-        announce::unused_settings(&self.plan, &self.unused);
+        announce::unused(&self.plan, &self.unused);
         self.bound.bind_status(&self.settings);
-        announce::started(&self.plan, &self.unused.other_urls, &self.bound, &self.settings);
+        announce::started(&self.plan, &self.bound, &self.settings);
 
         let command = std::mem::take(&mut self.command);
         let (words, rewrites) = command_line::rewrite(&self.plan, command, &self.bound.locals);
+        self.command = words;
         announce::rewritten(&rewrites);
         for (name, value) in self.plan.changes(&self.bound.locals) {
             self.environment.set(&name, value);
         }
-        self.command = tell_redis_cli(words, &mut self.environment, &self.plan, &self.bound);
     }
 
     /// Starts COMMAND.
@@ -133,7 +133,7 @@ impl Launch {
         let dyno = dyno.map(|dyno| dyno.to_string_lossy().into_owned());
         let urls = if plan.found_urls() { RedisUrls::Found } else { RedisUrls::Missing };
         tell_status(&figures, urls, bound.status.take(), &settings, dyno);
-        // The last step before bytes arrive from the network: what comes before needs more rights.
+        // The steps above need more rights; from here on, bytes arrive from the network.
         enter_sandbox(&plan, &bound, &settings);
         let listeners = std::mem::take(&mut bound.listeners);
         open_tunnels(plan, listeners, &settings, &figures, guard);
@@ -145,8 +145,8 @@ impl Launch {
     }
 }
 
-/// Waits until the tunnels have sent COMMAND's last bytes, a signal cuts the drain, or `limit` is
-/// over.
+/// Waits until the tunnels have sent COMMAND's last bytes, but at most for `limit`, or until a
+/// signal cuts the drain.
 async fn drain(tunnels: Drain, supervisor: &mut Supervisor, limit: Duration) -> anyhow::Result<()> {
     tokio::select! {
         biased;
@@ -156,53 +156,19 @@ async fn drain(tunnels: Drain, supervisor: &mut Supervisor, limit: Duration) -> 
             warning!(
                 at = "drain-cut",
                 signal,
-                msg = format!("connections were still open at signal {signal} and are cut"),
+                msg = format!("connections were still open at signal {signal}; they are closed"),
             );
         }
         () = tokio::time::sleep(limit) => {
             warning!(
                 at = "drain-timeout",
                 msg = format!(
-                    "connections were still open {limit:?} after COMMAND had ended and are cut"
+                    "connections were still open {limit:?} after COMMAND's end; they are closed"
                 ),
             );
         }
     }
     Ok(())
-}
-
-/// If COMMAND is redis-cli, adds the tunnel's address and password.
-fn tell_redis_cli(
-    words: Vec<OsString>,
-    environment: &mut CommandEnvironment,
-    plan: &Plan,
-    bound: &Bound,
-) -> Vec<OsString> {
-    let (words, password) = match command_line::redis_cli(plan, &words, &bound.locals) {
-        None => return words,
-        Some(RedisCli::LeftAlone { option }) => {
-            let option = option.as_deref().unwrap_or("an option of its own");
-            notice!(
-                at = "redis-cli",
-                msg = format!("redis-cli has {option}, so it was not told where the tunnel is"),
-            );
-            return words;
-        }
-        Some(RedisCli::Told { words, password, variable }) => {
-            notice!(
-                at = "redis-cli",
-                var = variable,
-                msg = format!("redis-cli connects to {variable}'s tunnel"),
-            );
-            (words, password)
-        }
-    };
-    if let Some(password) = password
-        && environment.get(REDISCLI_AUTH).is_none()
-    {
-        environment.set(REDISCLI_AUTH, password.expose());
-    }
-    words
 }
 
 /// The rights that the launcher needs once COMMAND runs.
@@ -214,7 +180,7 @@ fn rights(plan: &Plan, bound: &Bound) -> Rights {
     }
 }
 
-/// Tries the sandbox if the user requires one; an error if there would be none.
+/// If the user requires the sandbox, tries it; an error if it would fail.
 fn try_sandbox(plan: &Plan, bound: &Bound, settings: &Settings) -> Result<(), ConfigError> {
     if settings.sandbox != SandboxMode::Require {
         return Ok(());
@@ -225,10 +191,10 @@ fn try_sandbox(plan: &Plan, bound: &Bound, settings: &Settings) -> Result<(), Co
     }
     let name = settings.names.of(options::SANDBOX.declaration.variable);
     let problem = "is require, but the sandbox would be";
-    Err(ConfigError::new(name, format!("{problem} {found}; set auto or off to do without")))
+    Err(ConfigError::new(name, format!("{problem} {found}; set auto or off to start without it")))
 }
 
-/// Restricts every thread of the launcher.
+/// Restricts every thread of the launcher, as far as the user and the kernel allow it.
 fn enter_sandbox(plan: &Plan, bound: &Bound, settings: &Settings) {
     if settings.sandbox == SandboxMode::Off {
         return sandbox::leave_off();
@@ -279,8 +245,8 @@ fn open_tunnels(
 ) {
     let mut connectors: Vec<Arc<Connector>> = Vec::new();
     let mut loads: HashMap<String, Arc<ServerLoad>> = HashMap::new();
-    let routes = plan.routes.into_iter().zip(plan.reuse).zip(listeners).zip(figures.tunnels());
-    for (((route, reuse), listener), figures) in routes {
+    let routes = plan.routes.into_iter().zip(plan.pools).zip(listeners).zip(figures.tunnels());
+    for (((route, mode), listener), figures) in routes {
         let known = connectors.iter().find(|connector| *connector.trust() == route.trust);
         let connector = known.cloned().unwrap_or_else(|| {
             let connector = Connector::new(route.trust.clone());
@@ -294,20 +260,20 @@ fn open_tunnels(
         let guard = guard.clone();
         tokio::spawn(async move {
             let variable = tunnel.variable().to_owned();
-            if let Err(error) = pool::serve(reuse.pool, listener, tunnel, guard).await {
+            if let Err(error) = pool::serve(mode, listener, tunnel, guard).await {
                 err!(at = "tunnel-down", var = variable, error = %error);
             }
         });
     }
 }
 
-/// Builds a connector beside COMMAND's start, before the first connection asks for it.
+/// Prepares TLS in the background, so that the first connection need not wait for it.
 fn prepare(connector: Arc<Connector>) {
     tokio::spawn(async move {
         let started = Instant::now();
         match connector.prepare().await {
             Ok(_) => debug!(at = "tls-ready", duration_ms = started.elapsed().as_millis() as u64),
-            // Each connection tries again, and reports it.
+            // Each connection tries again, and reports the error.
             Err(error) => debug!(at = "tls-not-ready", error = %error),
         }
     });

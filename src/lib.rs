@@ -6,15 +6,15 @@
 //! 2. [`plan`] turns the settings into routes.
 //! 3. [`listen`] binds a local port or socket for each route.
 //! 4. [`launch`] starts COMMAND, opens the tunnels, and after COMMAND's end drains them;
-//!    [`command_line`] rewrites COMMAND's arguments, [`announce`] logs what the user is told.
+//!    [`command_line`] rewrites COMMAND's arguments, [`announce`] logs messages for the user.
 //! 5. [`supervisor`] watches over COMMAND: signals, terminal, orphans, how it ended.
 //!
 //! A connection's path: [`launch`] gives each listener to `pool::serve`. `tunnel::serve` accepts;
 //! [`tunnel::connection`] connects, with a connector of [`tls`], and relays. If the pool is on,
 //! [`pool`] chooses the connection to Redis.
 //!
-//! [`check`] examines the tunnels of a plan instead of opening them. [`figures`] counts what goes
-//! through, and [`status`] tells it to whoever asks.
+//! [`check`] examines the tunnels of a plan instead of opening them. [`figures`] counts connections
+//! and bytes, and [`status`] shows the counts.
 //!
 //! Modules, lowest layer first: a module may use those listed before it, and none listed after it.
 //! `tests/architecture.rs` reads the list here.

@@ -1,4 +1,4 @@
-//! A local port or socket for each route: bound before COMMAND starts, served later.
+//! Binds a local port or socket for each tunnel, before COMMAND starts.
 
 use std::io;
 use std::path::Path;
@@ -11,7 +11,7 @@ use crate::status::{self, StatusAddress};
 use crate::tunnel::failure::is_out_of_descriptors;
 use crate::tunnel::{Listen, Listener, PortTaken, SocketFolder};
 
-/// The status page's socket, beside those of tunnels.
+/// The name of the status page's socket, in the same folder as the tunnels' sockets.
 const STATUS_SOCKET: &str = "status.sock";
 
 /// A local port or socket for each tunnel of a plan, bound and listening, but not yet served.
@@ -19,17 +19,17 @@ const STATUS_SOCKET: &str = "status.sock";
 pub struct Bound {
     pub listeners: Vec<Listener>,
     pub locals: Vec<Local>,
-    /// Where the status page is served, if it is.
+    /// The listener of the status page, if it is on.
     pub status: Option<status::StatusListener>,
-    /// Holds the sockets; removed when it is dropped.
+    /// The folder of the Unix sockets, removed on drop.
     folder: Option<SocketFolder>,
 }
 
 /// Binds a local port or socket for each tunnel.
 ///
 /// # Errors
-/// When a port cannot be bound for another reason than that it is taken, a socket cannot be made,
-/// or no tunnel would listen on the port that other programs rely on.
+/// If a port or socket cannot be bound. A taken port is no error, unless the user wants
+/// `--port-taken fail`. In that case it is an error, too, if there is no URL to tunnel.
 pub fn bind(plan: &Plan, settings: &Settings) -> Result<Bound, ConfigError> {
     let mut bound = Bound::default();
     if settings.port_taken == PortTaken::Fail && !plan.found_urls() {
@@ -66,8 +66,8 @@ pub fn bind(plan: &Plan, settings: &Settings) -> Result<Bound, ConfigError> {
 }
 
 impl Bound {
-    /// Binds where the status page is to be served. A page that nobody can see is no reason not to
-    /// start.
+    /// Binds the address of the status page. If that fails, warns: COMMAND can run without the
+    /// page.
     pub fn bind_status(&mut self, settings: &Settings) {
         let Some(address) = &settings.status.address else { return };
         match self.try_bind_status(address) {
@@ -84,7 +84,7 @@ impl Bound {
         }
     }
 
-    /// The folder of the sockets, if there are any.
+    /// The folder of the Unix sockets, if there are any.
     pub fn socket_folder(&self) -> Option<&Path> {
         self.folder.as_ref().map(SocketFolder::path)
     }
@@ -102,7 +102,7 @@ impl Bound {
     }
 }
 
-/// Other programs rely on a local port, and no variable holds a Redis URL to tunnel.
+/// `--port-taken fail` says that other programs rely on the port, but there is no URL to tunnel.
 fn no_url(settings: &Settings) -> ConfigError {
     ConfigError::new(
         settings.names.of(options::PORT_TAKEN.declaration.variable),
@@ -115,18 +115,18 @@ fn no_url(settings: &Settings) -> ConfigError {
     )
 }
 
-/// There are more tunnels than ports from the first on, and no other may be taken.
+/// There are fewer ports from `--listen-port` to 65535 than tunnels, under `--port-taken fail`.
 fn ports_used_up(settings: &Settings) -> ConfigError {
     let first = settings.listen_port;
     let taken = settings.names.of(options::PORT_TAKEN.declaration.variable);
-    let remedy = format!("set a lower one, or {taken}=move");
+    let remedy = format!("set a lower port, or {taken}=move");
     ConfigError::new(
         settings.names.of(options::LISTEN_PORT.declaration.variable),
-        format!("is {first}, and there are fewer ports from there on than tunnels; {remedy}"),
+        format!("is {first}, and there are more tunnels than ports from {first} on; {remedy}"),
     )
 }
 
-/// The limit on open files allows fewer listeners than there are tunnels.
+/// The limit on open files does not allow a listener for each tunnel.
 fn too_few_descriptors(plan: &Plan, error: &io::Error) -> ConfigError {
     let problem = format!(
         "name {} servers, more than the limit on open files allows ({error}); raise the limit \
@@ -143,7 +143,7 @@ fn no_port(plan: &Plan, settings: &Settings, wanted: u16, error: &io::Error) -> 
     let taken = settings.names.of(options::PORT_TAKEN.declaration.variable);
     let remedy = match error.kind() {
         io::ErrorKind::AddrInUse => {
-            format!("end who listens there, or set another port, or {taken}=move")
+            format!("stop the program that uses it, set another port, or set {taken}=move")
         }
         _ => "set it to a port from 1024 to 65535, or to 0".to_owned(),
     };
@@ -156,18 +156,18 @@ fn no_socket(plan: &Plan, settings: &Settings, error: &io::Error) -> ConfigError
     if is_out_of_descriptors(error) {
         return too_few_descriptors(plan, error);
     }
-    let remedy = "set TMPDIR to a writable folder with a short name, or unset this";
+    let remedy = "set TMPDIR to a writable folder with a short name, or set tcp";
     ConfigError::new(
         settings.names.of(options::LISTEN.declaration.variable),
         format!("is unix, but no socket can be made ({error}); {remedy}"),
     )
 }
 
-/// The local port that the tunnel of this index should have; 0: the kernel's pick.
+/// The local port for the tunnel with this index; 0: the kernel chooses.
 pub fn wanted_port(settings: &Settings, index: usize) -> u16 {
     match settings.listen_port {
         0 => 0,
-        // Past the last port, the kernel picks.
+        // Beyond port 65535 the kernel chooses.
         first => u16::try_from(usize::from(first) + index).unwrap_or(0),
     }
 }

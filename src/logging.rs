@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::Value;
 use tracing::field::{Field, Visit};
-use tracing::level_filters::LevelFilter;
+pub use tracing::level_filters::LevelFilter;
 use tracing::{Event, Level, Subscriber};
 use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::fmt::format::Writer;
@@ -25,17 +25,17 @@ use crate::sandbox;
 
 pub use tracing::{debug as info, error as err, info as notice, trace as debug, warn as warning};
 
-/// The syslog severities that make a difference, the most severe first. Those above `Err` silence
-/// the launcher, because it logs nothing that severe.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum LogLevel {
-    Silent,
-    Err,
-    Warning,
-    Notice,
-    Info,
-    Debug,
-}
+/// syslog's severities, 0 to 7, as levels of `tracing`. The launcher logs nothing above err.
+pub const LEVELS: [(&str, LevelFilter); 8] = [
+    ("emerg", LevelFilter::OFF),
+    ("alert", LevelFilter::OFF),
+    ("crit", LevelFilter::OFF),
+    ("err", LevelFilter::ERROR),
+    ("warning", LevelFilter::WARN),
+    ("notice", LevelFilter::INFO),
+    ("info", LevelFilter::DEBUG),
+    ("debug", LevelFilter::TRACE),
+];
 
 /// The format of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,21 +44,21 @@ pub enum LogFormat {
     Json,
 }
 
-/// Which log lines are written, and how.
+/// The level and the format of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogSettings {
-    pub level: LogLevel,
+    pub level: LevelFilter,
     pub format: LogFormat,
 }
 
-/// Lines that may wait for a slow reader of stderr. Further lines are dropped, because a log must
-/// not stop the traffic.
+/// The most lines that wait for a slow reader of stderr. Further lines are dropped: the log must
+/// not delay the traffic.
 const MOST_WAITING_LINES: usize = 4096;
 
-/// Marks the launcher's lines, so that they can be told from the app's.
+/// The value of `logger=`, which distinguishes the launcher's lines from the app's.
 const LOGGER: &str = "start-stunnel";
 
-/// Hands lines to the log's thread; empty if there is no such thread.
+/// Passes lines to the log's thread; empty if there is no such thread.
 static THREAD: OnceLock<NonBlocking> = OnceLock::new();
 
 /// The number of lines dropped because stderr was not read in time.
@@ -67,9 +67,9 @@ pub fn dropped_lines() -> u64 {
     dropped.map_or(0, |dropped| dropped.dropped_lines() as u64)
 }
 
-/// Starts logging, also of panics. A thread writes the lines. Dropping the guard waits until it has
-/// written them all, for at most about a second. Without a guard, the system refused to start a
-/// thread, and each line is written at once.
+/// Starts logging, panics included. A thread writes the lines. Dropping the guard waits until the
+/// thread has written all of them, at most for about a second. `None`: the system refused to start
+/// a thread, and the caller's thread writes each line itself.
 ///
 /// # Panics
 /// If called twice in one process.
@@ -90,7 +90,7 @@ pub fn init(settings: LogSettings) -> Option<WorkerGuard> {
         Err(_) => (BoxMakeWriter::new(io::stderr), None),
     };
     tracing_subscriber::fmt()
-        .with_max_level(filter(settings.level))
+        .with_max_level(settings.level)
         .event_format(Lines(settings.format))
         .with_writer(writer)
         .init();
@@ -98,10 +98,10 @@ pub fn init(settings: LogSettings) -> Option<WorkerGuard> {
     guard
 }
 
-/// Writes a panic as one line. Its message is left out, because it may quote an app or a server.
+/// Logs a panic as one line, without its message, which may quote bytes of the app or the server.
 ///
-/// A defect may repeat with every connection. After the fifth panic, only the 8th, 16th, 32nd and
-/// so on are written.
+/// Every connection may cause the same panic. After the fifth panic, only the 8th, 16th, 32nd and
+/// so on are logged.
 fn log_panic(panic: &panic::PanicHookInfo<'_>) {
     static PANICS: AtomicU64 = AtomicU64::new(0);
     let count = PANICS.fetch_add(1, Ordering::Relaxed) + 1;
@@ -111,15 +111,16 @@ fn log_panic(panic: &panic::PanicHookInfo<'_>) {
     }
 }
 
-/// Has the log's thread apply the sandbox's rules now instead of before its next line.
+/// Makes the log's thread enter the sandbox now instead of before its next line.
 pub fn enter_sandbox() {
     if let Some(mut thread) = THREAD.get().cloned() {
-        // An empty line writes nothing.
+        // This wakes the thread, and writes no byte.
         let _ = thread.write(b"");
     }
 }
 
-/// Standard error for the log's thread, which is older than COMMAND.
+/// Standard error for the log's thread. The thread starts before COMMAND, and enters the sandbox,
+/// which must not restrict COMMAND, before its first line after COMMAND's start.
 struct SandboxedStderr(Stderr);
 
 impl Write for SandboxedStderr {
@@ -139,25 +140,9 @@ impl Write for SandboxedStderr {
     }
 }
 
-fn filter(level: LogLevel) -> LevelFilter {
-    match level {
-        LogLevel::Silent => LevelFilter::OFF,
-        LogLevel::Err => LevelFilter::ERROR,
-        LogLevel::Warning => LevelFilter::WARN,
-        LogLevel::Notice => LevelFilter::INFO,
-        LogLevel::Info => LevelFilter::DEBUG,
-        LogLevel::Debug => LevelFilter::TRACE,
-    }
-}
-
 fn syslog_name(level: &Level) -> &'static str {
-    match *level {
-        Level::ERROR => "err",
-        Level::WARN => "warning",
-        Level::INFO => "notice",
-        Level::DEBUG => "info",
-        Level::TRACE => "debug",
-    }
+    let known = LEVELS.into_iter().find(|(_, known)| level == known);
+    known.map_or("debug", |(name, _)| name)
 }
 
 /// Writes an event as one line.
@@ -220,7 +205,7 @@ fn logfmt(writer: &mut impl fmt::Write, fields: &[(&str, Value)]) -> fmt::Result
         let space = if index == 0 { "" } else { " " };
         match value {
             Value::String(text) if is_bare(text) => write!(writer, "{space}{name}={text}")?,
-            // logfmt has the same quotes and escapes as JSON.
+            // logfmt quotes and escapes like JSON.
             value => write!(writer, "{space}{name}={value}")?,
         }
     }

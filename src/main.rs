@@ -1,80 +1,88 @@
-//! One launch: configure; then check, print, or launch.
+//! Reads the configuration; then checks, prints or launches.
 
 #![deny(unsafe_code)]
 
 use std::env;
-use std::ffi::OsString;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use start_stunnel::configuration::cli::Invocation;
-use start_stunnel::configuration::{
-    self, ConfigError, Configuration, Configured, Settings, Unused,
-};
+use start_stunnel::configuration::cli::{Invocation, Task};
+use start_stunnel::configuration::{self, ConfigError, Configuration, Configured};
 use start_stunnel::environment::Environment;
 use start_stunnel::launch::Launch;
 use start_stunnel::listen;
 use start_stunnel::logging::{self, LogSettings};
 use start_stunnel::plan::Plan;
-use start_stunnel::supervisor::{self, CommandEnvironment, ExitOutcome, Inherited, NotExecuted};
+use start_stunnel::supervisor::{self, CommandEnvironment, ExitOutcome, Inherited};
 use start_stunnel::{announce, check, exit, status, tls};
 
-/// For C code, OpenSSL's above all, as well: the crate's feature `override` sees to that.
+/// C code, above all OpenSSL, uses this allocator, too: that is the crate's feature `override`.
 #[cfg(target_env = "musl")]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Stands in for the launcher in an app's repository, where no buildpack put one.
+/// The script that `--print-shim` prints: it stands in for the launcher where none is installed.
 const SHIM: &str = include_str!("shim.sh");
 
 fn main() {
     let outcome = match Invocation::parse_from(env::args_os()) {
         Err(error) => error.exit(),
-        Ok(invocation) if invocation.print_shim => {
-            note_ignored_command(&invocation);
-            exit_with(print_shim())
-        }
-        Ok(invocation) if invocation.status => exit_with(tell_status(&invocation)),
-        Ok(invocation) => {
-            let (task, log) = prepare(invocation, env::vars_os().collect());
-            let _log = logging::init(log);
-            // The panic hook has logged it.
-            catch_unwind(AssertUnwindSafe(|| perform(task)))
-                .unwrap_or_else(|_| exit_with(exit::INTERNAL_ERROR))
-        }
+        Ok(invocation) => run(invocation),
     };
     outcome.end_launcher()
+}
+
+/// Performs the task; returns how the launcher is to end.
+fn run(invocation: Invocation) -> ExitOutcome {
+    if let Some(option) = invocation.task.option()
+        && !invocation.command.is_empty()
+    {
+        announce::command_ignored(option);
+    }
+    match invocation.task {
+        Task::PrintShim => return exit_with(print_shim()),
+        Task::Status => return exit_with(tell_status(&invocation)),
+        Task::Run | Task::Check | Task::PrintEnvironment => {}
+    }
+    let (work, log) = prepare(invocation, env::vars_os().collect());
+    let _log = logging::init(log);
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(ended) => ended.unwrap_or_else(|error| exit_with(announce::internal_error(&error))),
+        // The panic hook has logged the panic.
+        Err(_) => exit_with(exit::INTERNAL_ERROR),
+    }
 }
 
 fn exit_with(code: u8) -> ExitOutcome {
     ExitOutcome::Exited(code.into())
 }
 
-/// The rest of the work once the command line and the environment are read.
-enum Task {
-    Refuse(Vec<ConfigError>),
-    SayDisabled,
-    /// The launcher should have become COMMAND, which could not be executed.
-    NotExecuted(Vec<OsString>, NotExecuted),
-    Check(Plan, Settings, Unused),
-    PrintEnvironment(Plan, listen::Bound, Unused),
-    Launch(Box<Launch>),
+/// The work that remains after [`prepare`]. An error is an internal error.
+type Work = Box<dyn FnOnce() -> anyhow::Result<ExitOutcome>>;
+
+/// Work that ends with an exit code.
+fn exiting(work: impl FnOnce() -> anyhow::Result<u8> + 'static) -> Work {
+    Box::new(move || work().map(exit_with))
 }
 
-/// Does what needs a process with a single thread; returns the rest of the work and how to log it.
-/// If the launcher is disabled, becomes COMMAND and does not return.
-fn prepare(invocation: Invocation, environment: Environment) -> (Task, LogSettings) {
+fn refuse(mistakes: Vec<ConfigError>) -> Work {
+    exiting(move || Ok(announce::misconfigured(&mistakes)))
+}
+
+/// Performs the steps that need a process with a single thread; returns the remaining work, and how
+/// to log it. If the launcher is disabled, becomes COMMAND and does not return.
+fn prepare(invocation: Invocation, environment: Environment) -> (Work, LogSettings) {
+    let Invocation { task, command, .. } = &invocation;
     let command_environment = CommandEnvironment::of_launcher();
-    note_ignored_command(&invocation);
     let log_for_errors = configuration::log_settings_for_errors(&invocation, &environment);
     let configuration = match configuration::read(&invocation, &environment) {
-        Err(mistakes) => return (Task::Refuse(mistakes), log_for_errors),
-        Ok(Configured::Disabled) if invocation.check || invocation.print_env => {
-            return (Task::SayDisabled, log_for_errors);
+        Err(mistakes) => return (refuse(mistakes), log_for_errors),
+        Ok(Configured::Disabled) if *task != Task::Run => {
+            return (exiting(|| Ok(announce::disabled())), log_for_errors);
         }
         Ok(Configured::Disabled) => {
-            let command = invocation.command;
-            let error = supervisor::become_command(&command, command_environment);
-            return (Task::NotExecuted(command, error), log_for_errors);
+            let error = supervisor::become_command(command, command_environment);
+            let work = exiting(move || Ok(announce::not_executed(&invocation.command, &error)));
+            return (work, log_for_errors);
         }
         Ok(Configured::Enabled(configuration)) => *configuration,
     };
@@ -82,59 +90,30 @@ fn prepare(invocation: Invocation, environment: Environment) -> (Task, LogSettin
     let log = settings.log;
     let plan = Plan::new(variables);
     tls::roots::keep_from_native_tls();
-    if invocation.check {
+    if *task == Task::Check {
         supervisor::forbid_core_dumps();
-        return (Task::Check(plan, settings, unused), log);
+        return (exiting(move || check::run(plan, &settings, &unused)), log);
     }
-    // Each thread takes its signal mask from the one that starts it.
+    // Before any thread starts: a new thread inherits the signal mask.
     let inherited = Inherited::take_over();
     let bound = match listen::bind(&plan, &settings) {
         Ok(bound) => bound,
-        Err(mistake) => return (Task::Refuse(vec![mistake]), log_for_errors),
+        Err(mistake) => return (refuse(vec![mistake]), log_for_errors),
     };
-    if invocation.print_env {
-        return (Task::PrintEnvironment(plan, bound, unused), log);
+    if *task == Task::PrintEnvironment {
+        let work = exiting(move || {
+            announce::unused(&plan, &unused);
+            announce::environment(&plan, &bound)
+        });
+        return (work, log);
     }
     let (command, environment) = (invocation.command, command_environment);
     let launch = Launch { command, environment, settings, plan, unused, bound, inherited };
-    (Task::Launch(Box::new(launch)), log)
+    (Box::new(move || launch.run()), log)
 }
 
-/// Returns how the launcher is to end.
-fn perform(task: Task) -> ExitOutcome {
-    let code = match task {
-        Task::Refuse(mistakes) => Ok(announce::misconfigured(&mistakes)),
-        Task::SayDisabled => Ok(announce::disabled()),
-        Task::NotExecuted(command, error) => Ok(announce::not_executed(&command, &error)),
-        Task::Check(plan, settings, unused) => check::run(plan, &settings, &unused),
-        Task::PrintEnvironment(plan, bound, unused) => {
-            announce::unused(&plan, &unused);
-            announce::environment(&plan, &bound)
-        }
-        Task::Launch(launch) => {
-            return launch
-                .run()
-                .unwrap_or_else(|error| exit_with(announce::internal_error(&error)));
-        }
-    };
-    exit_with(code.unwrap_or_else(|error| announce::internal_error(&error)))
-}
-
-/// The options that print something and exit do not run COMMAND.
-fn note_ignored_command(invocation: &Invocation) {
-    let given = [
-        ("--check", invocation.check),
-        ("--print-env", invocation.print_env),
-        ("--print-shim", invocation.print_shim),
-    ];
-    if let Some((option, _)) = given.iter().find(|(_, is_given)| *is_given)
-        && !invocation.command.is_empty()
-    {
-        announce::command_ignored(option);
-    }
-}
-
-/// Whatever else is wrong with the configuration: a launcher may be running.
+/// Prints the state of running launchers. It reads only two settings, so that it works even if
+/// another setting is wrong.
 fn tell_status(invocation: &Invocation) -> u8 {
     let environment = env::vars_os().collect();
     let log = configuration::log_settings_for_errors(invocation, &environment);

@@ -1,5 +1,5 @@
-//! The variables of settings that messages outside [`crate::configuration`] mention. Their meaning
-//! is declared there.
+//! Names of settings that messages of other modules mention. [`crate::configuration`] declares the
+//! settings.
 
 pub const CA_FILE: &str = "STUNNEL_CA_FILE";
 pub const CA_PEM: &str = "STUNNEL_CA_PEM";

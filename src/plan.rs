@@ -1,55 +1,38 @@
-//! Turns the decisions about variables into routes and COMMAND's environment. Pure.
+//! Turns the decisions about Redis variables into routes and COMMAND's environment. Pure.
 
-use crate::configuration::{COPY_SUFFIX, Decision, RedisVariable, ReuseSettings, TunnelledUrl};
-use crate::redis_url::{Credentials, Local, RedisUrl, UNIX};
-use crate::secret::{MASK, Secret};
+use crate::configuration::{COPY_SUFFIX, Decision, PoolMode, RedisVariable, TunnelledUrl};
+use crate::redis_url::{Credentials, Local, RedisUrl};
+use crate::secret::Secret;
 use crate::tunnel::Route;
 
-/// A variable, and where it leads.
+/// A variable that holds a Redis URL.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Variable {
-    name: String,
-    /// As found.
-    value: Secret,
-    destination: Destination,
-}
-
-/// Where a variable leads.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Destination {
-    /// To the tunnel of the route with this index.
-    Route(usize, Box<RedisUrl>),
-    /// To the same server as before.
-    Untouched(Box<RedisUrl>),
-    /// To an outer launcher's Unix socket, as before.
-    UntouchedSocket,
+enum Variable {
+    Tunnelled(Tunnelled),
+    /// The variable stays unchanged. `shown` is its value with secrets masked.
+    Untouched {
+        name: String,
+        shown: String,
+    },
 }
 
 /// A variable that leads to a tunnel.
-#[derive(Debug, Clone, Copy)]
-pub struct Tunnelled<'a> {
-    pub variable: &'a str,
-    /// Its URL as found, secrets included.
-    pub value: &'a Secret,
-    /// The index of its route.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tunnelled {
+    pub variable: String,
+    /// The URL as found, secrets included.
+    pub value: Secret,
+    /// The index of the tunnel's route.
     pub route: usize,
-    pub url: &'a RedisUrl,
-}
-
-/// How a variable leads to a tunnel, of this launcher or of an outer one.
-#[derive(Debug, Clone)]
-pub struct Way<'a> {
-    pub variable: &'a str,
     pub url: RedisUrl,
-    pub local: Local,
 }
 
 /// The tunnels, and the variables that lead to them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
     pub routes: Vec<Route>,
-    /// How the connections of each route are reused.
-    pub reuse: Vec<ReuseSettings>,
+    /// The pool mode of each route.
+    pub pools: Vec<PoolMode>,
     /// The variables whose servers are not authenticated, although the user did not ask for that.
     pub unauthenticated: Vec<String>,
     /// In the order of the decisions.
@@ -57,59 +40,40 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Variables with the same upstream and the same settings share a route.
+    /// Makes the routes. Variables with the same upstream and the same settings share one.
     pub fn new(variables: Vec<RedisVariable>) -> Plan {
         let mut plan = Plan::default();
-        for RedisVariable { name, value, decision } in variables {
-            let destination = match decision {
-                Decision::Tunnel(url) => plan.tunnel(&name, *url),
-                Decision::Untouched(url) => Destination::Untouched(url),
-                Decision::UntouchedSocket => Destination::UntouchedSocket,
+        for RedisVariable { name, decision } in variables {
+            let variable = match decision {
+                Decision::Tunnel(tunnelled) => plan.tunnel(name, *tunnelled),
+                Decision::Untouched { shown } => Variable::Untouched { name, shown },
             };
-            plan.variables.push(Variable { name, value, destination });
+            plan.variables.push(variable);
         }
         plan
     }
 
-    fn tunnel(&mut self, name: &str, tunnelled: TunnelledUrl) -> Destination {
-        let TunnelledUrl {
-            url,
-            upstream,
-            port_offset,
-            setting_names,
-            trust,
-            verify_chosen,
-            reuse,
-            max_connections,
-        } = tunnelled;
-        if !trust.authenticates() && !verify_chosen {
-            self.unauthenticated.push(name.to_owned());
+    fn tunnel(&mut self, variable: String, tunnelled: TunnelledUrl) -> Variable {
+        let TunnelledUrl { value, url, route, pool, verify_chosen } = tunnelled;
+        if !route.trust.authenticates() && !verify_chosen {
+            self.unauthenticated.push(variable.clone());
         }
-        let same = |(route, known): (&Route, &ReuseSettings)| {
-            route.upstream == upstream
-                && route.trust == trust
-                && route.max_connections == max_connections
-                && *known == reuse
+        let same = |(known, known_pool): (&Route, &PoolMode)| {
+            known.upstream == route.upstream
+                && known.trust == route.trust
+                && known.max_connections == route.max_connections
+                && *known_pool == pool
         };
-        let index = match self.routes.iter().zip(&self.reuse).position(same) {
-            Some(index) => {
-                self.routes[index].variables.push(name.to_owned());
-                index
-            }
+        let shared = self.routes.iter().zip(&self.pools).position(same);
+        let index = shared.unwrap_or(self.routes.len());
+        match self.routes.get_mut(index) {
+            Some(shared) => shared.variables.extend(route.variables),
             None => {
-                self.reuse.push(reuse);
-                self.routes.push(Route {
-                    variables: vec![name.to_owned()],
-                    upstream,
-                    trust,
-                    port_offset,
-                    setting_names,
-                    max_connections,
-                });
-                self.routes.len() - 1
+                self.pools.push(pool);
+                self.routes.push(route);
             }
-        };
-        Destination::Route(index, Box::new(url))
+        }
+        Variable::Tunnelled(Tunnelled { variable, value, route: index, url })
     }
 
     /// Whether any variable holds a Redis URL, with or without a tunnel.
@@ -119,54 +83,36 @@ impl Plan {
 
     /// The names of all variables that hold a Redis URL.
     pub fn variables(&self) -> impl Iterator<Item = &str> {
-        self.variables.iter().map(|variable| variable.name.as_str())
+        self.variables.iter().map(|variable| match variable {
+            Variable::Tunnelled(tunnelled) => tunnelled.variable.as_str(),
+            Variable::Untouched { name, .. } => name,
+        })
     }
 
     /// The names of the variables that stay unchanged.
     pub fn untouched(&self) -> impl Iterator<Item = &str> {
-        let untouched =
-            |variable: &&Variable| !matches!(variable.destination, Destination::Route(..));
-        self.variables.iter().filter(untouched).map(|variable| variable.name.as_str())
+        self.variables.iter().filter_map(|variable| match variable {
+            Variable::Tunnelled(_) => None,
+            Variable::Untouched { name, .. } => Some(name.as_str()),
+        })
     }
 
     /// The variables that lead to this launcher's tunnels.
-    pub fn tunnelled(&self) -> impl Iterator<Item = Tunnelled<'_>> {
-        self.variables.iter().filter_map(|variable| match &variable.destination {
-            Destination::Route(route, url) => Some(Tunnelled {
-                variable: &variable.name,
-                value: &variable.value,
-                route: *route,
-                url,
-            }),
-            Destination::Untouched(_) | Destination::UntouchedSocket => None,
+    pub fn tunnelled(&self) -> impl Iterator<Item = &Tunnelled> {
+        self.variables.iter().filter_map(|variable| match variable {
+            Variable::Tunnelled(tunnelled) => Some(tunnelled),
+            Variable::Untouched { .. } => None,
         })
     }
 
-    /// The variables that lead through a tunnel of this launcher, listening at `locals`, or of an
-    /// outer one: name, where that listens, and the URL's database and credentials.
-    pub fn ways<'a>(&'a self, locals: &'a [Local]) -> impl Iterator<Item = Way<'a>> {
-        self.variables.iter().filter_map(|variable| {
-            let (url, local) = match &variable.destination {
-                Destination::Route(route, url) => ((**url).clone(), locals[*route].clone()),
-                // The app does its own TLS.
-                Destination::Untouched(url) if !url.scheme().is_tls() => {
-                    ((**url).clone(), Local::Port(url.port()))
-                }
-                Destination::Untouched(_) => return None,
-                Destination::UntouchedSocket => RedisUrl::from_socket(variable.value.expose())?,
-            };
-            Some(Way { variable: &variable.name, url, local })
-        })
-    }
-
-    /// User and password of the first URL with a password that leads to the tunnel of this route.
+    /// User and password of the first URL of this route that has a password.
     pub fn credentials(&self, route: usize) -> Option<Credentials> {
         let mut urls = self.tunnelled().filter(|tunnelled| tunnelled.route == route);
         urls.find_map(|tunnelled| tunnelled.url.credentials())
     }
 
-    /// The databases that the URLs through the tunnel of this route name, each once, but for 0,
-    /// which every server has.
+    /// The numbers of the databases in the URLs of this route, each once. Database 0 is left out,
+    /// because every server has it.
     pub fn databases(&self, route: usize) -> Vec<String> {
         let urls = self.tunnelled().filter(|tunnelled| tunnelled.route == route);
         let named = urls.filter_map(|tunnelled| tunnelled.url.database());
@@ -179,28 +125,24 @@ impl Plan {
         databases
     }
 
-    /// What COMMAND's environment gets, when the tunnels listen at `locals`: names and values,
-    /// secrets included.
+    /// The variables to set in COMMAND's environment if the tunnels listen at `locals`: names and
+    /// values, secrets included.
     pub fn changes(&self, locals: &[Local]) -> Vec<(String, String)> {
         self.tunnelled()
             .flat_map(|Tunnelled { variable, route, url, .. }| {
-                let local = url.local(&locals[route]).expose();
-                [(variable.to_owned(), local.clone()), (format!("{variable}{COPY_SUFFIX}"), local)]
+                let local = url.local(&locals[*route]).expose();
+                [(variable.clone(), local.clone()), (format!("{variable}{COPY_SUFFIX}"), local)]
             })
             .collect()
     }
 
-    /// Every Redis variable as COMMAND would see it, one `NAME=value` each, secrets masked.
+    /// Every Redis variable as COMMAND would see it: lines of `NAME=value`, secrets masked.
     pub fn describe(&self, locals: &[Local]) -> Vec<String> {
-        let lines = self.variables.iter().flat_map(|variable| {
-            let name = &variable.name;
-            match &variable.destination {
-                Destination::Untouched(url) => vec![format!("{name}={url}")],
-                Destination::UntouchedSocket => vec![format!("{name}={UNIX}://{MASK}")],
-                Destination::Route(index, url) => {
-                    let local = url.local(&locals[*index]);
-                    vec![format!("{name}={local}"), format!("{name}{COPY_SUFFIX}={local}")]
-                }
+        let lines = self.variables.iter().flat_map(|variable| match variable {
+            Variable::Untouched { name, shown } => vec![format!("{name}={shown}")],
+            Variable::Tunnelled(Tunnelled { variable, route, url, .. }) => {
+                let local = url.local(&locals[*route]);
+                vec![format!("{variable}={local}"), format!("{variable}{COPY_SUFFIX}={local}")]
             }
         });
         lines.collect()
@@ -253,22 +195,7 @@ pub mod tests {
     }
 
     #[test]
-    fn fifty_urls_get_fifty_tunnels() {
-        let names: Vec<_> = (10..60).map(|n| format!("HEROKU_REDIS_{n}_URL")).collect();
-        let values: Vec<_> = (10..60).map(|n| format!("redis://:pw{n}@h{n}:6379/{n}")).collect();
-        let pairs: Vec<_> = names
-            .iter()
-            .zip(&values)
-            .map(|(name, value)| (name.as_str(), value.as_str()))
-            .collect();
-        let plan = plan(&[], &pairs).unwrap();
-        assert_eq!(plan.routes.len(), 50);
-        let last = &plan.changes(&ports(1..=50))[98];
-        assert_eq!(*last, ("HEROKU_REDIS_59_URL".into(), "redis://:pw59@127.0.0.1:50/59".into()));
-    }
-
-    #[test]
-    fn a_url_that_leads_to_an_outer_launchers_socket_is_left_alone() {
+    fn url_of_an_outer_launchers_socket_stays_unchanged() {
         let outer = "unix://u:pw@/run/start-stunnel-abc/redis0.sock?db=3";
         let plan = plan(&[], &[("REDIS_URL", outer), ("REDIS_URL_STUNNEL", outer)]).unwrap();
         assert!(plan.found_urls() && plan.routes.is_empty());
@@ -278,7 +205,7 @@ pub mod tests {
     }
 
     #[test]
-    fn variables_that_are_left_alone_are_described_and_not_changed() {
+    fn unchanged_variables_are_described() {
         let pairs = [
             ("REDIS_URL", "rediss://:pw@h:6379"),
             ("HEROKU_REDIS_PLAIN_URL", "redis://h:6379"),
@@ -292,7 +219,7 @@ pub mod tests {
     }
 
     #[test]
-    fn a_plan_shows_no_secret_to_a_debugger() {
+    fn debug_output_of_a_plan_shows_no_secret() {
         let plan =
             plan(&[], &[("REDIS_URL", "redis://user:hunter2@h/0?password=hunter2")]).unwrap();
         assert!(!format!("{plan:?}").contains("hunter2"));

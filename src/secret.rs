@@ -2,21 +2,20 @@
 
 use std::fmt;
 
-/// What stands in place of a secret.
+/// The text shown in place of a secret.
 pub const MASK: &str = "***";
 
-/// A piece of text that shows as [`MASK`] in `Debug` and `Display`, so that no log, error or panic
-/// can print it by mistake. An empty one shows as empty: there is nothing to hide.
+/// Text that `Debug` and `Display` show as [`MASK`], so that no log, error or panic can print it by
+/// mistake. Empty text is shown as it is.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Secret(String);
 
 impl Secret {
-    /// Wraps `text`.
     pub fn new(text: impl Into<String>) -> Secret {
         Secret(text.into())
     }
 
-    /// The text itself, for those who must pass it on.
+    /// The text itself, to pass it on.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -34,25 +33,13 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// A setting's value as an error message may repeat it: as it is when it looks like a plain word,
-/// else only what it looks like, since a URL or a key is sometimes pasted into the wrong variable.
-pub fn quotable(value: &str) -> String {
-    const LONGEST: usize = 40;
-    let plain = |c: char| c.is_ascii_alphanumeric() || "._-+, ".contains(c);
-    if value.chars().all(plain) && value.len() <= LONGEST {
-        format!("'{value}'")
-    } else {
-        hidden(value)
-    }
-}
-
-/// That there is a value, and no more.
+/// Describes a value without showing it.
 pub fn hidden(value: &str) -> String {
     format!("a value of {} bytes, not shown", value.len())
 }
 
-/// A setting's value that is no secret, such as a path or a pin, as an error message may repeat it:
-/// as it is, unless it is PEM or a URL, which were then pasted into the wrong place.
+/// Shows a value that should be no secret, such as a path or a pin, in an error message. A value
+/// that looks like PEM, a key or a URL was pasted into the wrong place, and is not shown.
 pub fn shown(value: &str) -> String {
     const LONGEST: usize = 255;
     const SHORTEST_KEY: usize = 40;
@@ -71,21 +58,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_secret_is_printed_as_a_mask_only() {
+    fn secret_is_printed_as_a_mask() {
         let secret = Secret::new("hunter2");
         assert_eq!(format!("{secret} {secret:?} {:?}", Some(&secret)), "*** *** Some(***)");
         assert_eq!(secret.expose(), "hunter2");
         assert_eq!(Secret::default().to_string(), "");
-    }
-
-    #[test]
-    fn only_plain_words_are_quoted_in_errors() {
-        assert_eq!(quotable("fulll"), "'fulll'");
-        for hidden in
-            ["redis://:pw@h", "-----BEGIN KEY-----\nMII", "sha256//x", "x".repeat(41).as_str()]
-        {
-            assert!(quotable(hidden).ends_with("not shown"), "{hidden}");
-        }
     }
 
     #[test]

@@ -4,13 +4,12 @@
 
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use clap::ArgAction;
-use proc_macro2::{Delimiter, TokenStream, TokenTree};
+use proc_macro2::{TokenStream, TokenTree};
 use start_stunnel::configuration::cli;
 use start_stunnel::configuration::options::{self, Declaration};
 use start_stunnel::figures::FailureReason;
@@ -44,8 +43,8 @@ fn files(folder: &str, extension: &str) -> Vec<String> {
     files
 }
 
-/// Splits a page into three parts: up to the comment `<!-- NAME … -->`, up to `<!-- end of NAME
-/// -->`, and the rest.
+/// Splits a page into three parts: the text up to the comment `<!-- NAME … -->`, the text up to
+/// `<!-- end of NAME -->`, and the rest.
 fn around<'a>(page: &'a str, name: &str) -> (&'a str, &'a str, &'a str) {
     let begin = page.find(&format!("<!-- {name}")).unwrap_or_else(|| panic!("no <!-- {name}"));
     let begin = begin + page[begin..].find("-->\n").expect("the comment's end") + "-->\n".len();
@@ -54,7 +53,7 @@ fn around<'a>(page: &'a str, name: &str) -> (&'a str, &'a str, &'a str) {
     (&page[..begin], &page[begin..end], &page[end..])
 }
 
-/// The cells of each row of a Markdown table, without its head.
+/// The cells of each row of a Markdown table, without the head.
 fn rows(table: &str) -> Vec<Vec<&str>> {
     let lines = table.lines().filter_map(|line| line.strip_prefix('|')?.strip_suffix('|'));
     lines.skip(2).map(cells).collect()
@@ -134,27 +133,12 @@ fn tables_of_settings_match_the_declarations() {
     );
 }
 
-#[test]
-fn help_names_every_setting_of_the_manual() {
-    let output = Command::new(env!("CARGO_BIN_EXE_start-stunnel")).arg("--help").output().unwrap();
-    let in_one_line = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
-    let help = in_one_line(&String::from_utf8(output.stdout).unwrap());
-    let (settings, one_url) = (settings_table(), one_url_table());
-    let of_settings = rows(&settings).concat();
-    let of_one_url = rows(&one_url).into_iter().map(|row| row[1].trim_start_matches("`CACHE_URL"));
-    let cells = of_settings.into_iter().chain(of_one_url).filter(|cell| *cell != "unset");
-    for cell in cells {
-        let words = cell.replace(['`', '\\'], "");
-        assert!(help.contains(&in_one_line(&words)), "--help lacks: {words}");
-    }
-}
-
 // --- Log events -------------------------------------------------------------------------------
 
-/// The macros that write a log line; each has its level's name.
+/// The logging macros, which have the names of the levels.
 const LEVELS: [&str; 5] = ["err", "warning", "notice", "info", "debug"];
 
-/// Adds the fields of every call of a macro that writes a line to `calls`, with its level.
+/// Adds every call of a logging macro to `calls`: its level and its fields.
 fn find_calls(stream: TokenStream, calls: &mut Vec<(&'static str, Vec<Vec<TokenTree>>)>) {
     let tokens: Vec<TokenTree> = stream.into_iter().collect();
     for window in tokens.windows(3) {
@@ -174,7 +158,7 @@ fn find_calls(stream: TokenStream, calls: &mut Vec<(&'static str, Vec<Vec<TokenT
     }
 }
 
-/// The fields of a call, which are separated by commas.
+/// The arguments of a call.
 fn fields(stream: TokenStream) -> Vec<Vec<TokenTree>> {
     let tokens: Vec<TokenTree> = stream.into_iter().collect();
     let is_comma = |token: &TokenTree| is_mark(token, &[',']);
@@ -186,26 +170,12 @@ fn is_mark(token: &TokenTree, marks: &[char]) -> bool {
     matches!(token, TokenTree::Punct(punct) if marks.contains(&punct.as_char()))
 }
 
-/// Adds the words of every `fn event` to `words`: the values that `at = something.event()` can
-/// have.
-fn find_event_words(stream: TokenStream, inside: bool, words: &mut Vec<String>) {
-    let mut names = [String::new(), String::new()];
-    for token in stream {
-        match &token {
-            TokenTree::Group(group) => {
-                let body = group.delimiter() == Delimiter::Brace && names == ["fn", "event"];
-                find_event_words(group.stream(), inside || body, words);
-                if group.delimiter() == Delimiter::Brace {
-                    names = Default::default();
-                }
-            }
-            TokenTree::Literal(literal) if inside => words.extend(string(&literal.to_string())),
-            // The latest `fn` and its name.
-            TokenTree::Ident(ident) if ident == "fn" => names = ["fn".to_owned(), String::new()],
-            TokenTree::Ident(ident) if names[1].is_empty() => names[1] = ident.to_string(),
-            _ => {}
-        }
-    }
+/// The values of `at = event.event()`: the strings in that function.
+fn event_words() -> Vec<String> {
+    let source = text("src/tunnel/warnings.rs");
+    let (_, function) = source.split_once("fn event(").expect("fn event");
+    let (body, _) = function.split_once("\n    }\n").expect("its end");
+    body.split('"').skip(1).step_by(2).map(str::to_owned).collect()
 }
 
 /// The text of a string literal.
@@ -213,7 +183,7 @@ fn string(literal: &str) -> Option<String> {
     Some(literal.strip_prefix('"')?.strip_suffix('"')?.to_owned())
 }
 
-/// The name of a field: `name = value`, `name`, `%name` or `?name`.
+/// The name of a field that is written as `name = value`, `name`, `%name` or `?name`.
 fn field_name(field: &[TokenTree]) -> Option<String> {
     match field {
         [name, equals, ..] if is_mark(equals, &['=']) => {
@@ -225,14 +195,12 @@ fn field_name(field: &[TokenTree]) -> Option<String> {
     }
 }
 
-/// Every event that the sources can log: its name (`at=`), with its levels and fields. An event
-/// that is logged in several places has the fields of all of them.
-fn events_of(sources: &[String]) -> BTreeMap<String, (String, Vec<String>)> {
-    let (mut calls, mut by_function) = (Vec::new(), Vec::new());
-    for source in sources {
-        let stream: TokenStream = source.parse().expect("the source is Rust");
-        find_calls(stream.clone(), &mut calls);
-        find_event_words(stream, false, &mut by_function);
+/// Every event in the sources: its name (`at=`), levels and fields. If several calls log an event,
+/// it has the levels and fields of all calls.
+fn events() -> BTreeMap<String, (String, Vec<String>)> {
+    let mut calls = Vec::new();
+    for source in files("src", "rs") {
+        find_calls(text(&source).parse().expect("the source is Rust"), &mut calls);
     }
     let mut events: BTreeMap<String, (String, Vec<String>)> = BTreeMap::new();
     for (level, fields) in calls {
@@ -240,12 +208,9 @@ fn events_of(sources: &[String]) -> BTreeMap<String, (String, Vec<String>)> {
         assert_eq!(field_name(at).as_deref(), Some("at"), "{level}!: the first field");
         let words = match &at[2..] {
             [word] => vec![string(&word.to_string()).expect("a string")],
-            [.., method, TokenTree::Group(_)] if method.to_string() == "event" => {
-                by_function.clone()
-            }
+            [.., method, TokenTree::Group(_)] if method.to_string() == "event" => event_words(),
             _ => panic!("{level}! does not begin with at = \"word\", or at = ….event(): {at:?}"),
         };
-        assert!(!words.is_empty(), "no fn event has a word");
         for word in words {
             let (levels, names) =
                 events.entry(word.clone()).or_insert_with(|| (level.to_owned(), Vec::new()));
@@ -265,8 +230,7 @@ fn events_of(sources: &[String]) -> BTreeMap<String, (String, Vec<String>)> {
 
 #[test]
 fn manual_has_every_log_event_with_level_and_fields() {
-    let sources: Vec<String> = files("src", "rs").iter().map(|name| text(name)).collect();
-    let logged: Vec<String> = events_of(&sources)
+    let logged: BTreeSet<String> = events()
         .into_iter()
         .map(|(word, (level, fields))| {
             let fields: Vec<_> = fields.iter().map(|field| format!("`{field}`")).collect();
@@ -275,54 +239,20 @@ fn manual_has_every_log_event_with_level_and_fields() {
         .collect();
     let page = text("docs/operation.md");
     let (_, table, _) = around(&page, "events");
-    let documented: Vec<String> = rows(table)
-        .iter()
-        .map(|row| {
-            let [word, level, fields, meaning] = row[..] else { panic!("four cells: {row:?}") };
-            assert!(!meaning.is_empty(), "{word} has no meaning");
-            format!("| {word} | {level} | {fields} |")
-        })
-        .collect();
-    for row in &logged {
-        assert!(
-            documented.contains(row),
-            "docs/operation.md lacks the event, or has it otherwise: {row}"
-        );
+    let mut documented = BTreeSet::new();
+    for row in rows(table) {
+        let [word, level, fields, meaning] = row[..] else { panic!("four cells: {row:?}") };
+        assert!(!meaning.is_empty(), "{word} has no meaning");
+        let is_new = documented.insert(format!("| {word} | {level} | {fields} |"));
+        assert!(is_new, "docs/operation.md has {word} twice");
     }
-    for row in &documented {
-        assert!(logged.contains(row), "docs/operation.md has an event that nothing logs: {row}");
-    }
-    assert_eq!(documented.len(), logged.len(), "docs/operation.md has an event twice");
+    let missing: Vec<_> = logged.difference(&documented).collect();
+    let extra: Vec<_> = documented.difference(&logged).collect();
+    assert!(
+        missing.is_empty() && extra.is_empty(),
+        "docs/operation.md lacks {missing:#?}, and has what nothing logs: {extra:#?}"
+    );
     assert!(logged.len() > 30, "{logged:?}");
-}
-
-#[test]
-fn log_events_are_found_in_any_notation() {
-    let source = r##"
-        // notice!(at = "in-a-comment", x = 1);
-        fn event(&self) -> &'static str { match self { A(..) => "gone", _ => "refused" } }
-        fn f<'a>(x: &'a str) {
-            let text = "warning!(at = \"in-a-string\", x)";
-            let raw = r#"err!(at = "in-a-raw-string")"#;
-            let c = ('"', '\'', 'x');
-            notice!(at = "one", var = f(a, b), %peer, msg = format!("{x}, // {y}"),);
-            debug!(at = failure.event(), ?error);
-            notice!(
-                at = "one",
-                hint,
-            );
-        }
-    "##;
-    let event = |word: &str, level: &str, fields: &[&str]| {
-        let fields = fields.iter().map(|field| (*field).to_owned()).collect();
-        (word.to_owned(), (level.to_owned(), fields))
-    };
-    let expected = BTreeMap::from([
-        event("one", "notice", &["var", "peer", "msg", "hint"]),
-        event("gone", "debug", &["error"]),
-        event("refused", "debug", &["error"]),
-    ]);
-    assert_eq!(events_of(&[source.to_owned()]), expected);
 }
 
 // --- Metrics ----------------------------------------------------------------------------------
@@ -431,25 +361,19 @@ fn readme_links_to_every_page() {
     }
 }
 
-/// The pages that say how to install it.
-fn pages_about_installing() -> Vec<String> {
-    ["README.md".to_owned()].into_iter().chain(files("docs", "md")).collect()
-}
-
 #[test]
 fn pages_name_this_version_and_the_address_in_release_conf() {
     let version = env!("CARGO_PKG_VERSION");
     let repository = release_setting("REPOSITORY");
     assert_eq!(env!("CARGO_PKG_REPOSITORY"), repository, "Cargo.toml's `repository`");
-    // Until there is an address, example.com stands for the reader's own.
+    // Until there is an address, the pages use example.com.
     let address = match repository.as_str() {
         "" => "https://example.com".to_owned(),
         repository => format!("{repository}/releases/download/v{version}"),
     };
     let mut named = 0;
-    let examples = files("examples", "yaml").into_iter();
-    let dockerfile = "examples/docker/Dockerfile".to_owned();
-    for page in pages_about_installing().into_iter().chain(examples).chain([dockerfile]) {
+    let fixed = ["README.md", "examples/docker/Dockerfile"].map(str::to_owned).to_vec();
+    for page in [fixed, files("docs", "md"), files("examples", "yaml")].concat() {
         let text = text(&page);
         for (before, archive) in
             text.match_indices("start-stunnel-").map(|(at, _)| text.split_at(at))
@@ -490,7 +414,7 @@ fn files_named(page: &str) -> Vec<String> {
 fn source_files_named_in_pages_exist() {
     let sources = ["src", "tests", "examples", "fuzz"].map(|folder| files(folder, "rs")).concat();
     let mut named = 0;
-    // The change log names files that existed at its time.
+    // The change log also names files that no longer exist.
     for page in pages().into_iter().filter(|page| page != "CHANGELOG.md") {
         for name in files_named(&text(&page)) {
             named += 1;

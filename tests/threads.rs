@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
 use serde_json::Value;
-use start_stunnel::logging::{self, LogFormat, LogLevel, LogSettings};
+use start_stunnel::logging::{self, LevelFilter, LogFormat, LogSettings};
 use support::launcher::{BINARY, HOLD, Launcher, logged, port_of};
 use support::resp::{Client, Reply};
 use support::servers::{Front, Server};
@@ -158,7 +158,7 @@ const PANICS: &str = "START_STUNNEL_TEST_PANICS";
 #[test]
 fn a_panic_is_one_line_and_repetitions_are_summarised() {
     if std::env::var_os(PANICS).is_some() {
-        let log = LogSettings { level: LogLevel::Notice, format: LogFormat::Json };
+        let log = LogSettings { level: LevelFilter::INFO, format: LogFormat::Json };
         let guard = logging::init(log);
         for _ in 0..20 {
             thread::spawn(|| panic!("hunter2\nsecond line")).join().unwrap_err();

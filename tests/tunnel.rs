@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use openssl::sha::Sha256;
 use openssl::ssl::{ShutdownState, SslStream};
-use support::launcher::{BINARY, Held, Launcher, Outcome, logged, port_of, with_hosts};
+use support::launcher::{Held, Launcher, logged, port_of, with_hosts};
 use support::peer::{Gate, Peer};
 use support::proc::sockets_of;
 use support::resp::{Client, Reply, request};
@@ -741,51 +741,6 @@ fn redis_cli_sees_what_it_would_see_without_a_tunnel() {
         .args(["-p", &server.port.to_string(), "-a", PASSWORD, "get", "k"])
         .output();
     assert_eq!(cli.unwrap().stdout, b"v\n");
-}
-
-#[test]
-fn bare_redis_cli_connects_to_the_tunnelled_redis() {
-    let server = Server::start(Front::Redis);
-    let url = server.url().replace("/0", "/5");
-    let run = |words: &[&str]| {
-        let launcher = Launcher::new(words).redis(&url);
-        let mut running = launcher.start();
-        running.say("SET where tunnel\nCLIENT INFO\n");
-        running.finish()
-    };
-    let interactive = run(&["redis-cli"]);
-    assert!(interactive.stdout.starts_with("OK\nid="), "{interactive:?}");
-    assert!(interactive.stdout.contains(" db=5 "), "{interactive:?}");
-    assert_eq!(logged(&interactive.stderr, "redis-cli", "var"), ["REDIS_URL"]);
-    assert!(!interactive.stderr.contains(PASSWORD), "{interactive:?}");
-    assert_eq!(run(&["redis-cli", "get", "where"]).stdout, "tunnel\n");
-
-    // Told where to go, it goes there, and takes no password of ours along.
-    let port = server.port.to_string();
-    let elsewhere = run(&["redis-cli", "-p", &port, "get", "where"]);
-    assert_eq!(elsewhere.stdout.trim(), "NOAUTH Authentication required.", "{elsewhere:?}");
-    let told = |ended: &Outcome| logged(&ended.stderr, "redis-cli", "msg");
-    assert_eq!(told(&interactive), ["redis-cli connects to REDIS_URL's tunnel"]);
-    assert_eq!(told(&elsewhere), ["redis-cli has -p, so it was not told where the tunnel is"]);
-    assert!(!elsewhere.stderr.contains(&port), "never a value: {}", elsewhere.stderr);
-}
-
-#[test]
-fn nested_redis_cli_connects_to_the_outer_launchers_tunnel() {
-    let server = Server::start(Front::Redis);
-    let url = server.url().replace("/0", "/5");
-    for listen in ["tcp", "unix"] {
-        // As in `heroku run bash`: a shell behind a launcher, and another launcher in it.
-        let launcher = Launcher::script(&format!("exec {BINARY} redis-cli client info"));
-        let ended = launcher.redis(&url).env("STUNNEL_LISTEN", listen).run();
-        assert!(ended.stdout.contains(" db=5 "), "{listen}: {ended:?}");
-        assert_eq!(logged(&ended.stderr, "redis-cli", "var"), ["REDIS_URL"]);
-        assert!(!ended.stderr.contains(PASSWORD), "{ended:?}");
-    }
-    // A URL that is left to an app's own TLS is not redis-cli's.
-    let launcher = Launcher::new(["redis-cli", "-r", "1", "ping"]).redis("rediss://:pw@h.invalid");
-    let left = launcher.env("STUNNEL_REDISS", "passthrough").run();
-    assert!(logged(&left.stderr, "redis-cli", "var").is_empty(), "{left:?}");
 }
 
 /// A client of which we know that it speaks TLS to `port`; it has no time limit of its own.

@@ -103,7 +103,6 @@ pub fn settings(data: &[u8]) {
     }
     plan.changes(&locals);
     command_line::rewrite(&plan, invocation.command.clone(), &locals);
-    command_line::redis_cli(&plan, &invocation.command, &locals);
 }
 
 /// A conversation with Redis, in pieces: 0x01 begins one of the app's, 0x02 one of Redis's. What a

@@ -10,7 +10,7 @@ use tokio::time::timeout_at;
 use super::report::{CheckStep, Clients, Mode, Outcome, StepReport, Told};
 use crate::redis_url::Credentials;
 use crate::resp;
-use crate::secret::MASK;
+use crate::secret::{MASK, Secret};
 use crate::tunnel::Tunnel;
 use crate::tunnel::failure::{self, Failure};
 use crate::tunnel::{attempts, hints, late_refusal};
@@ -102,12 +102,14 @@ async fn authenticate(
     deadline: tokio::time::Instant,
     spoken: &mut Spoken,
 ) -> bool {
-    let (reply, took) = ask(tunnel, stream, &known.auth_command(), deadline).await;
-    if known.user().is_none() || !knows_no_users(&reply) {
+    let user = known.user.as_ref();
+    let command = auth_command(user, &known.password);
+    let (reply, took) = ask(tunnel, stream, &command, deadline).await;
+    if user.is_none() || !knows_no_users(&reply) {
         let outcome = judge_auth(&reply, Some(known));
         return spoken.record(CheckStep::Auth, outcome, took, advice_on(&reply, tunnel));
     }
-    let password_alone = known.auth_command_without_user();
+    let password_alone = auth_command(None, &known.password);
     let (reply, more) = ask(tunnel, stream, &password_alone, deadline).await;
     let mut outcome = judge_auth(&reply, Some(known));
     if let Outcome::Ok(detail) = &mut outcome
@@ -118,6 +120,12 @@ async fn authenticate(
             .to_owned();
     }
     spoken.record(CheckStep::Auth, outcome, took + more, advice_on(&reply, tunnel))
+}
+
+/// The AUTH request, with a user (Redis 6 and later) or with the password alone.
+fn auth_command(user: Option<&Secret>, password: &Secret) -> Vec<u8> {
+    let words = [Some("AUTH"), user.map(Secret::expose), Some(password.expose())];
+    resp::request(&words.into_iter().flatten().collect::<Vec<_>>())
 }
 
 /// Whether AUTH with a user was refused by a Redis before 6.
@@ -261,8 +269,8 @@ fn shown(error: &str, credentials: Option<&Credentials>) -> String {
     // cut anywhere.
     let error = error.split(", with args beginning with").next().unwrap_or_default();
     let mut error = error.trim_start_matches('-').to_owned();
-    let user = credentials.and_then(Credentials::user);
-    for secret in [credentials.map(Credentials::password), user].into_iter().flatten() {
+    let secrets = credentials.map(|known| [Some(&known.password), known.user.as_ref()]);
+    for secret in secrets.into_iter().flatten().flatten() {
         if !secret.expose().is_empty() {
             error = error.replace(secret.expose(), MASK);
         }

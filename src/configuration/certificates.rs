@@ -1,72 +1,84 @@
-//! CA bundles, client certificates and keys, read from the settings that hold or name them.
+//! Reads CA bundles, client certificates and keys: PEM text in a setting, or a file that it names.
 
 use std::fs::File;
 use std::io::Read;
 
-use super::found::Found;
-use super::mistakes::{ConfigError, Mistakes, Reported};
+use super::sources::{ConfigError, Found};
 use crate::names;
 use crate::secret::{hidden, shown};
 use crate::tls::pem::{self, Authorities, ClientIdentity, IdentityProblem};
 
-/// The longest PEM file to read, in bytes: many times the bundle of all public CAs.
+/// The most bytes of a PEM file: many times the size of a bundle with all public CAs.
 const LONGEST_PEM: u64 = 16 << 20;
 
-/// Reads CA bundles into one; `None` if none is given.
+/// PEM that was read from settings; `None` if they are not set.
+pub type Pem<T> = Result<Option<T>, Vec<ConfigError>>;
+
+/// Reads CA bundles into one.
 ///
 /// # Errors
-/// If any of them is wrong.
-pub fn authorities(
-    bundles: &[Found<'_>],
-    mistakes: &mut Mistakes,
-) -> Result<Option<Authorities>, Reported> {
-    let given = bundles.iter().filter(|found| !found.value.is_empty());
-    let read: Vec<Result<Authorities, Reported>> = given
-        .map(|found| {
-            let read = read_pem(found)
-                .and_then(|pem| Authorities::from_pem(pem).map_err(|problem| found.wrong(problem)));
-            mistakes.check(read)
-        })
-        .collect();
-    let read: Result<Vec<Authorities>, Reported> = read.into_iter().collect();
-    Ok(read?.into_iter().reduce(Authorities::and))
+/// All mistakes in the bundles.
+pub fn authorities<'a>(
+    bundles: impl IntoIterator<Item = Result<Found<'a>, ConfigError>>,
+) -> Pem<Authorities> {
+    let (mut read, mut mistakes) = (Vec::new(), Vec::new());
+    for bundle in bundles {
+        match bundle.and_then(|found| read_bundle(&found)) {
+            Ok(authorities) => read.extend(authorities),
+            Err(mistake) => mistakes.push(mistake),
+        }
+    }
+    if mistakes.is_empty() { Ok(read.into_iter().reduce(Authorities::and)) } else { Err(mistakes) }
 }
 
-/// Reads a client certificate and its key; `None` if neither is given.
+fn read_bundle(found: &Found<'_>) -> Result<Option<Authorities>, ConfigError> {
+    if found.value.is_empty() {
+        return Ok(None);
+    }
+    let pem = read_pem(found)?;
+    Authorities::from_pem(pem).map(Some).map_err(|problem| found.wrong(problem))
+}
+
+/// Reads a client certificate and its key.
 ///
 /// # Errors
 /// If either is wrong or missing.
 pub fn identity(
-    certificate: &Found<'_>,
-    key: &Found<'_>,
-    mistakes: &mut Mistakes,
-) -> Result<Option<ClientIdentity>, Reported> {
-    let incomplete = match (certificate.value.is_empty(), key.value.is_empty()) {
+    certificate: Result<Found<'_>, ConfigError>,
+    key: Result<Found<'_>, ConfigError>,
+) -> Pem<ClientIdentity> {
+    let (certificate, key) = both(certificate, key)?;
+    let (absent, given) = match (certificate.value.is_empty(), key.value.is_empty()) {
         (true, true) => return Ok(None),
-        (true, false) => Some((certificate, key)),
-        (false, true) => Some((key, certificate)),
-        (false, false) => None,
+        (true, false) => (certificate, key),
+        (false, true) => (key, certificate),
+        (false, false) => {
+            let (certificate_pem, key_pem) = both(read_pem(&certificate), read_pem(&key))?;
+            let identity = ClientIdentity::new(&certificate_pem, &key_pem);
+            return identity.map(Some).map_err(|problem| match problem {
+                IdentityProblem::Certificate(problem) => vec![certificate.wrong(problem)],
+                IdentityProblem::Key(problem) => vec![key.wrong(problem)],
+            });
+        }
     };
-    if let Some((absent, given)) = incomplete {
-        mistakes.check(read_pem(given)).ok();
-        let given = &given.source;
-        let problem = format!("is not set, but {given} is; a client certificate needs both");
-        return Err(mistakes.report(absent.wrong(problem)));
-    }
-    let [certificate_pem, key_pem] =
-        [certificate, key].map(|found| mistakes.check(read_pem(found)));
-    let identity = ClientIdentity::new(&certificate_pem?, &key_pem?);
-    let identity = identity.map(Some).map_err(|problem| match problem {
-        IdentityProblem::Certificate(problem) => certificate.wrong(problem),
-        IdentityProblem::Key(problem) => key.wrong(problem),
-    });
-    mistakes.check(identity)
+    let problem = format!("is not set, but {} is; a client certificate needs both", given.source);
+    Err(read_pem(&given).err().into_iter().chain([absent.wrong(problem)]).collect())
 }
 
-/// Reads PEM that is given as text, or as the path of a file.
+fn both<A, B>(
+    first: Result<A, ConfigError>,
+    second: Result<B, ConfigError>,
+) -> Result<(A, B), Vec<ConfigError>> {
+    match (first, second) {
+        (Ok(first), Ok(second)) => Ok((first, second)),
+        (first, second) => Err(first.err().into_iter().chain(second.err()).collect()),
+    }
+}
+
+/// Reads PEM from a setting's value: the text itself, or the path of a file.
 ///
 /// # Errors
-/// If it is neither.
+/// If the value is neither.
 pub fn read_pem(found: &Found<'_>) -> Result<String, ConfigError> {
     if let Some(text) = found.value.to_str().filter(|text| pem::is_pem(text)) {
         return Ok(pem::with_line_ends(text));
@@ -91,9 +103,9 @@ pub fn read_pem(found: &Found<'_>) -> Result<String, ConfigError> {
     )))
 }
 
-/// A path as an error may show it. Users sometimes paste a key in its place, without the lines
-/// around it: base64, which has no dot and begins with `M`, as every key's DER does. Where a key
-/// belongs (`may_be_key`) the error shows only what is certainly a path.
+/// A path in an error. Users sometimes paste a key instead of a path, without its BEGIN and END
+/// lines. So if the setting is for a key (`may_be_key`), only a value that is certainly a path is
+/// shown.
 fn path_shown(path: &str, may_be_key: bool) -> String {
     match may_be_key && !path.starts_with(['/', '~', '.']) {
         true => hidden(path),
@@ -106,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_is_shown_but_a_key_in_its_place_is_not() {
+    fn error_shows_a_path_but_no_misplaced_key() {
         for path in ["/etc/ssl/ca", "./ca.pem", "../certs/ca.pem", "~/ca"] {
             assert_eq!(path_shown(path, false), format!("'{path}'"));
             assert_eq!(path_shown(path, true), format!("'{path}'"));

@@ -1,7 +1,7 @@
-//! The command line, made with clap from the declarations in [`options`].
+//! The command line, which clap parses after the declarations in [`options`].
 //!
-//! clap does not check values: the [`super::reader`] does, so that a wrong option is reported
-//! together with all other mistakes.
+//! [`super::reader`] checks the values, not clap, so that a wrong option is reported together with
+//! all other mistakes.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -11,47 +11,77 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
 use super::options::{self, Declaration};
-use crate::secret::quotable;
+use crate::secret::shown;
 use crate::tls;
 
-const CHECK: &str = "check";
-const PRINT_ENV: &str = "print-env";
 const PRINT_SHIM: &str = "print-shim";
-const STATUS: &str = "status";
 const COMMAND: &str = "command";
+
+/// What the launcher does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Task {
+    /// Runs COMMAND.
+    Run,
+    Check,
+    PrintEnvironment,
+    PrintShim,
+    Status,
+}
+
+/// The tasks other than running COMMAND, each with its option and help. If several options are
+/// given, the first task in this table is performed.
+const TASKS: [(Task, &str, &str); 4] = [
+    (Task::Check, "check", "Examine every tunnel, print a report and exit"),
+    (
+        Task::PrintEnvironment,
+        "print-env",
+        "Print the Redis variables that COMMAND would get, passwords masked, and exit",
+    ),
+    (
+        Task::PrintShim,
+        PRINT_SHIM,
+        "Print a shell script to keep as bin/start-stunnel where the launcher is not installed, \
+         and exit",
+    ),
+    (
+        Task::Status,
+        "status",
+        "Print the state of this user's running launchers and exit: 0 if all is well, 1 if a \
+         launcher fails, 3 if none runs",
+    ),
+];
+
+impl Task {
+    /// The option that selects this task; `None` for [`Task::Run`].
+    pub fn option(self) -> Option<&'static str> {
+        TASKS.into_iter().find(|(task, ..)| *task == self).map(|(_, option, _)| option)
+    }
+}
 
 /// The parsed command line.
 #[derive(Debug)]
 pub struct Invocation {
     matches: ArgMatches,
-    /// `--check` was given.
-    pub check: bool,
-    /// `--print-env` was given.
-    pub print_env: bool,
-    /// `--print-shim` was given.
-    pub print_shim: bool,
-    /// `--status` was given.
-    pub status: bool,
+    pub task: Task,
     /// A retired option was given. It has no effect.
     pub retired_option: bool,
-    /// COMMAND and its arguments; empty only together with one of the above.
+    /// COMMAND and its arguments; not empty for [`Task::Run`].
     pub command: Vec<OsString>,
 }
 
 impl Invocation {
-    /// Parses a command line, the program's own name first.
+    /// Parses a command line that begins with the program's name.
     ///
     /// # Errors
-    /// Wrong usage, and `--help` and `--version`, which clap treats as errors that exit with 0.
+    /// If the command line is wrong; also for `--help` and `--version`, which clap treats as errors
+    /// with exit code 0.
     pub fn parse_from(
         words: impl IntoIterator<Item = OsString>,
     ) -> Result<Invocation, clap::Error> {
         let mut matches = parser().try_get_matches_from(words).map_err(without_secrets)?;
+        let given = TASKS.into_iter().find(|(_, option, _)| matches.get_flag(option));
         Ok(Invocation {
-            check: matches.get_flag(CHECK),
-            print_env: matches.get_flag(PRINT_ENV),
-            print_shim: matches.get_flag(PRINT_SHIM),
-            status: matches.get_flag(STATUS),
+            task: given.map_or(Task::Run, |(task, ..)| task),
             retired_option: matches.contains_id(options::RETIRED_OPTION),
             command: matches.remove_many(COMMAND).map_or_else(Vec::new, Iterator::collect),
             matches,
@@ -64,24 +94,19 @@ impl Invocation {
     }
 }
 
-/// The parser of the command line: `-h` is short, and retired options are accepted.
+/// The parser: like [`command`], but with a short `-h`, and it accepts the retired option.
 fn parser() -> Command {
     let retired = Arg::new(options::RETIRED_OPTION)
         .long(options::RETIRED_OPTION)
         .value_parser(value_parser!(OsString))
         .hide(true);
-    let is_rare = |name: &str| {
-        let mut rare = options::with_option().filter(|(_, setting)| !setting.is_common);
-        rare.any(|(option, _)| option == name) || name == PRINT_SHIM
-    };
-    let shorten = |arg: Arg| {
-        let is_rare = is_rare(arg.get_id().as_str());
-        arg.hide_short_help(is_rare)
-    };
-    command().mut_args(shorten).arg(retired)
+    let rare = options::with_option().filter(|(_, setting)| !setting.is_common);
+    let rare = rare.map(|(option, _)| option).chain([PRINT_SHIM]);
+    let hide = |parser: Command, option| parser.mut_arg(option, |arg| arg.hide_short_help(true));
+    rare.fold(command(), hide).arg(retired)
 }
 
-/// The command line as the manual and shell completions show it.
+/// The command line as the man page and the shell completions show it.
 pub fn command() -> Command {
     Command::new("start-stunnel")
         .version(env!("CARGO_PKG_VERSION"))
@@ -99,14 +124,14 @@ pub fn command() -> Command {
         .after_help("start-stunnel --help lists all options and their variables.")
         .after_long_help(after_long_help())
         .args(options::with_option().map(|(option, setting)| setting_arg(option, setting)))
-        .args(task_args())
+        .args(TASKS.map(task_arg))
         .arg(
             Arg::new(COMMAND)
                 .value_name("COMMAND")
                 .value_parser(value_parser!(OsString))
                 .num_args(1..)
                 .trailing_var_arg(true)
-                .required_unless_present_any([CHECK, PRINT_ENV, PRINT_SHIM, STATUS])
+                .required_unless_present_any(TASKS.map(|(_, option, _)| option))
                 .help("The command to run, with its arguments"),
         )
 }
@@ -125,28 +150,13 @@ fn setting_arg(option: &'static str, setting: &'static Declaration) -> Arg {
     }
 }
 
-/// The options that make the launcher do something else than run COMMAND.
-fn task_args() -> [Arg; 4] {
-    let flag = |name, help| Arg::new(name).long(name).action(ArgAction::SetTrue).help(help);
-    [
-        flag(CHECK, "Examine every tunnel, print a report and exit"),
-        flag(
-            PRINT_ENV,
-            "Print the Redis variables that COMMAND would get, passwords masked, and exit",
-        ),
-        flag(
-            PRINT_SHIM,
-            "Print a shell script to keep as bin/start-stunnel where the launcher is not \
-             installed, and exit",
-        ),
-        flag(
-            STATUS,
-            "Print the state of this user's running launchers and exit: 0 if all is well, 1 if a \
-             launcher fails, 3 if none runs",
-        )
-        .help_heading(options::STATUS)
-        .conflicts_with_all([CHECK, PRINT_ENV, PRINT_SHIM, COMMAND]),
-    ]
+fn task_arg((task, option, help): (Task, &'static str, &'static str)) -> Arg {
+    let arg = Arg::new(option).long(option).action(ArgAction::SetTrue).help(help);
+    if task != Task::Status {
+        return arg;
+    }
+    let others = TASKS.map(|(_, option, _)| option).into_iter().filter(|other| *other != option);
+    arg.help_heading(options::STATUS).conflicts_with_all(others).conflicts_with(COMMAND)
 }
 
 /// The end of `--help`.
@@ -189,13 +199,13 @@ static LONG_VERSION: LazyLock<String> = LazyLock::new(|| {
         env!("CARGO_PKG_VERSION"),
         tls::openssl_version(),
         target(),
-        // Only bin/package sets this: elsewhere every commit would cause a complete rebuild.
+        // Only bin/package sets this variable: in other builds, each commit would cause a rebuild.
         option_env!("START_STUNNEL_COMMIT")
             .map_or("not a release".to_owned(), |commit| format!("commit {commit}")),
     )
 });
 
-/// The target of this build, as in the names of release archives: `x86_64-linux-gnu`.
+/// The target of this build, as in the names of release archives, for example `x86_64-linux-gnu`.
 fn target() -> String {
     let libc = match () {
         () if cfg!(target_env = "gnu") => "-gnu",
@@ -205,7 +215,7 @@ fn target() -> String {
     format!("{}-{}{libc}", env::consts::ARCH, env::consts::OS)
 }
 
-/// Hides values in clap's error, unless they are plain words.
+/// Hides values in clap's error that may be secrets.
 fn without_secrets(mut error: clap::Error) -> clap::Error {
     // clap reports a missing value as an invalid one.
     if error.kind() == ErrorKind::InvalidValue
@@ -218,8 +228,8 @@ fn without_secrets(mut error: clap::Error) -> clap::Error {
         return command().error(ErrorKind::InvalidValue, text);
     }
     if let Some(ContextValue::String(value)) = error.get(ContextKind::InvalidValue) {
-        let shown = quotable(value);
-        error.insert(ContextKind::InvalidValue, ContextValue::String(shown));
+        let value = shown(value);
+        error.insert(ContextKind::InvalidValue, ContextValue::String(value));
     }
     // A value joined to the option's name: `--pin$REDIS_URL`.
     let is_name = |word: &str| word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-');
@@ -229,7 +239,7 @@ fn without_secrets(mut error: clap::Error) -> clap::Error {
     {
         let shown = format!("an option of {} bytes, not shown", word.len());
         error.insert(ContextKind::InvalidArg, ContextValue::String(shown));
-        // The tip would show the value again.
+        // clap's suggestion would show the value again.
         error.remove(ContextKind::Suggested);
     }
     error
@@ -253,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn the_command_begins_at_the_first_word_that_is_no_option() {
+    fn command_begins_at_the_first_word_that_is_no_option() {
         let cases: &[(&[&str], &[&str])] = &[
             (&["puma", "-C", "config/puma.rb"], &["puma", "-C", "config/puma.rb"]),
             (&["--", "puma", "-C", "x"], &["puma", "-C", "x"]),
@@ -274,7 +284,7 @@ mod tests {
         for (words, command) in cases {
             let parsed = parse(words).unwrap_or_else(|error| panic!("{words:?}: {error}"));
             assert_eq!(parsed.command, *command, "{words:?}");
-            assert!(!parsed.print_env, "{words:?}");
+            assert_eq!(parsed.task, Task::Run, "{words:?}");
         }
     }
 
@@ -289,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_about_usage_repeats_no_secret() {
+    fn usage_error_shows_no_secret() {
         for word in [
             "--print-env=redis://:hunter2@h",
             "--bogus=redis://:hunter2@h",
@@ -328,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn the_command_line_is_consistent() {
+    fn declarations_pass_claps_own_checks() {
         parser().debug_assert();
     }
 }

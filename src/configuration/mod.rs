@@ -1,14 +1,12 @@
-//! Command line and environment -> [`Configuration`], or every mistake at once.
+//! Reads the command line and the environment into a [`Configuration`], or reports every mistake.
 //!
-//! [`options`] declares the settings, with the parsers of [`values`], and [`cli`] makes the command
-//! line of them. [`sources`] knows whether a value comes from an option, a variable or a default;
-//! [`reader`] reads the values, [`certificates`] the PEM files that they name. [`variables`]
-//! decides what happens to each Redis URL, and [`spelling`] finds misspelt settings.
+//! [`options`] declares the settings, with the parsers in [`values`]. [`cli`] derives the command
+//! line from them. [`sources`] finds a setting's value in an option, a variable or the default.
+//! [`reader`] reads the values, and [`certificates`] the PEM files that they name. [`variables`]
+//! decides what happens to each Redis URL. [`spelling`] finds misspelt settings.
 
 mod certificates;
 pub mod cli;
-mod found;
-mod mistakes;
 pub mod options;
 mod reader;
 mod settings;
@@ -18,14 +16,15 @@ mod values;
 mod variables;
 
 use crate::environment::{Environment, lookup};
-use crate::logging::{LogFormat, LogLevel, LogSettings};
+use crate::logging::{LevelFilter, LogSettings};
+pub use crate::pool::PoolMode;
 use crate::tls;
 
 use cli::Invocation;
-pub use mistakes::ConfigError;
-use mistakes::Reported;
 use reader::{Reader, SystemRoots};
-pub use settings::{ReuseSettings, Settings};
+pub use settings::Settings;
+pub use sources::ConfigError;
+use sources::Sources;
 pub use values::is_variable_name;
 pub use variables::{COPY_SUFFIX, Decision, RedisVariable, TunnelledUrl};
 
@@ -33,27 +32,25 @@ pub use variables::{COPY_SUFFIX, Decision, RedisVariable, TunnelledUrl};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Configuration {
     pub settings: Settings,
-    /// Each Redis variable and the decision about it: `REDIS_URL` first, or in the order in which
-    /// the user listed them.
+    /// The Redis variables, in the user's order or with `REDIS_URL` first.
     pub variables: Vec<RedisVariable>,
     pub unused: Unused,
 }
 
-/// The variables and options that have no effect, although the user may expect one.
+/// Variables and options without an effect.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Unused {
-    /// Variables that hold a Redis URL and stay unchanged because they are neither discovered nor
-    /// listed.
+    /// Variables that hold a Redis URL, but are neither discovered nor listed: they stay unchanged.
     pub other_urls: Vec<String>,
-    /// Variables that look like settings but are none.
+    /// Variables that look like settings, but are unknown.
     pub unknown: Vec<String>,
-    /// Settings for one variable that holds no Redis URL.
+    /// Settings for one variable, where that variable has no Redis URL.
     pub without_url: Vec<String>,
-    /// Options and variables that are retired.
+    /// Retired options and variables.
     pub retired: Vec<String>,
 }
 
-/// What the switch `--enabled` says.
+/// The result of reading the configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Configured {
     /// No tunnel: the launcher becomes COMMAND, and no other setting is read.
@@ -64,7 +61,7 @@ pub enum Configured {
 /// Reads the whole configuration.
 ///
 /// # Errors
-/// Every mistake in it, at least one.
+/// All mistakes, at least one.
 pub fn read(
     invocation: &Invocation,
     environment: &Environment,
@@ -77,61 +74,52 @@ fn read_on(
     invocation: &Invocation,
     environment: &Environment,
 ) -> Result<Configured, Vec<ConfigError>> {
-    let mut reader = Reader::new(invocation, environment, system_roots);
+    let mut reader = Reader::new(Sources { invocation, environment }, system_roots);
     let configured = configure(&mut reader);
-    configured.map_err(|_| reader.mistakes.into_all())
+    if reader.mistakes.is_empty() { Ok(configured) } else { Err(reader.mistakes) }
 }
 
-fn configure(reader: &mut Reader<'_>) -> Result<Configured, Reported> {
-    let enabled = reader.read(&options::ENABLED);
-    if enabled == Ok(false) {
-        return Ok(Configured::Disabled);
+fn configure(reader: &mut Reader<'_>) -> Configured {
+    if !reader.read(&options::ENABLED) {
+        return Configured::Disabled;
     }
-    // Everything is read before the first `?`, so that all mistakes are found.
     let settings = reader.settings();
-    let for_all_urls = reader.for_all_urls();
+    reader.check_for_all_urls();
     let suspects = spelling::suspects(reader.sources);
-    let mut spelled = Ok(());
     for mistake in suspects.misspelt {
-        spelled = Err(reader.mistakes.report(mistake));
+        reader.report(mistake);
     }
-    let listed = reader.read(&options::URLS);
-    let variables = listed.and_then(|listed| variables::decide(listed, reader));
-    enabled?;
-    for_all_urls?;
-    spelled?;
-    let (settings, variables) = (settings?, variables?);
+    let variables = variables::decide(reader);
 
     let holds_url = |name: &str| variables.iter().any(|variable| variable.name == name);
-    let without_url = suspects.for_one_url.iter().filter(|(_, variable)| !holds_url(variable));
+    let has_url = |setting: &String| spelling::owner(setting).is_some_and(holds_url);
     let unused = Unused {
         other_urls: variables::others(&variables, reader.sources.environment),
-        unknown: suspects.unknown.iter().map(|name| (*name).to_owned()).collect(),
-        without_url: without_url.map(|(name, _)| (*name).to_owned()).collect(),
-        retired: retired(reader.sources.invocation, reader.sources.environment),
+        unknown: suspects.unknown,
+        without_url: suspects.for_one_url.into_iter().filter(|name| !has_url(name)).collect(),
+        retired: retired(reader.sources),
     };
-    Ok(Configured::Enabled(Box::new(Configuration { settings, variables, unused })))
+    Configured::Enabled(Box::new(Configuration { settings, variables, unused }))
 }
 
-/// The retired option and variable, as far as they are used.
-fn retired(invocation: &Invocation, environment: &Environment) -> Vec<String> {
-    let option = invocation.retired_option.then(|| format!("--{}", options::RETIRED_OPTION));
-    let variable = lookup(environment, options::RETIRED_VARIABLE);
+/// The retired option and variable, if the user sets them.
+fn retired(sources: Sources<'_>) -> Vec<String> {
+    let option =
+        sources.invocation.retired_option.then(|| format!("--{}", options::RETIRED_OPTION));
+    let variable = lookup(sources.environment, options::RETIRED_VARIABLE);
     option.into_iter().chain(variable.map(|_| options::RETIRED_VARIABLE.to_owned())).collect()
 }
 
-/// How to log an error that ends the launch before it has begun. Such an error is never silent, and
-/// a wrong log format is one of them.
+/// How to log an error that ends the launch before its start: at any log level, and even if the log
+/// format is wrong.
 pub fn log_settings_for_errors(invocation: &Invocation, environment: &Environment) -> LogSettings {
-    let mut reader = Reader::new(invocation, environment, || Ok(()));
-    let format = reader.read(&options::LOG_FORMAT).unwrap_or(LogFormat::Logfmt);
-    LogSettings { level: LogLevel::Err, format }
+    let mut reader = Reader::new(Sources { invocation, environment }, || Ok(()));
+    LogSettings { level: LevelFilter::ERROR, format: reader.read(&options::LOG_FORMAT) }
 }
 
 /// Whether `--enabled` is false.
 pub fn is_switched_off(invocation: &Invocation, environment: &Environment) -> bool {
-    let mut reader = Reader::new(invocation, environment, || Ok(()));
-    reader.read(&options::ENABLED) == Ok(false)
+    !Reader::new(Sources { invocation, environment }, || Ok(())).read(&options::ENABLED)
 }
 
 #[cfg(test)]

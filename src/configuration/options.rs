@@ -1,13 +1,13 @@
-//! Every setting, declared once: option, variable, default, scope, help and parser. The command
-//! line, `--help`, the man page, the reader, the settings for one URL and the table in
-//! `docs/configuration.md` are derived from here.
+//! Declares every setting once: option, variable, default, help and parser. The command line,
+//! `--help`, the man page, the reader, the settings for one URL and the table in
+//! `docs/configuration.md` are derived from these declarations.
 
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use super::settings::Rediss;
 use super::values;
-use crate::logging::{LogFormat, LogLevel};
+use crate::logging::{LevelFilter, LogFormat};
 use crate::names;
 use crate::pool::PoolMode;
 use crate::sandbox::SandboxMode;
@@ -15,16 +15,6 @@ use crate::status::StatusAddress;
 use crate::supervisor::ForwardSignals;
 use crate::tls::{MinTls, Pin, Verify};
 use crate::tunnel::{Listen, PortTaken};
-
-/// What a setting applies to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Scope {
-    /// The launcher, or all URLs.
-    All,
-    /// All URLs. With the prefix `<VAR>_` the setting's variable applies to the URL in `<VAR>`
-    /// alone.
-    OneUrlToo,
-}
 
 /// The headings of `--help`.
 pub const TUNNEL: &str = "Tunnel";
@@ -37,16 +27,15 @@ pub const OPTIONS: &str = "Options";
 /// Everything about a setting that does not depend on its type.
 #[derive(Debug)]
 pub struct Declaration {
-    /// The option's long name, without dashes; `None`: the setting has only a variable.
+    /// The option's name, without dashes; `None`: the setting has only a variable.
     pub option: Option<&'static str>,
-    /// The variable that sets the same.
+    /// The variable for the same setting.
     pub variable: &'static str,
-    /// The retired buildpack's name for the variable. It still works.
+    /// The retired buildpack's name for the variable, which still works.
     pub old_variable: Option<&'static str>,
-    /// The value if neither the option nor the variable is given, as a user would write it. Empty:
-    /// the setting is unset.
+    /// The default, as a user would write it. Empty: the setting is unset by default.
     pub default: &'static str,
-    /// The default as the help shows it, if it is no literal value.
+    /// The default in the help, if it is a description and no literal value.
     default_shown: Option<&'static str>,
     pub value_name: &'static str,
     pub help: &'static str,
@@ -54,7 +43,8 @@ pub struct Declaration {
     pub heading: &'static str,
     /// Whether the short help (`-h`) lists the option.
     pub is_common: bool,
-    pub scope: Scope,
+    /// Whether the variable, with the prefix `<VAR>_`, also sets this for the URL in `<VAR>` alone.
+    pub is_per_url: bool,
     /// Whether the value can be a secret, which no error may show.
     pub is_secret: bool,
     /// Whether the value is PEM text, or the path of a PEM file.
@@ -70,26 +60,37 @@ pub struct Setting<T> {
     pub parse: fn(&str) -> Result<T, &'static str>,
 }
 
-/// Declares the settings, and the list of all of them.
+impl<T> Setting<T> {
+    /// The default, parsed.
+    pub fn default(&self) -> T {
+        (self.parse)(self.declaration.default).expect("the default is valid")
+    }
+}
+
+/// Declares the settings below their headings, and the list of all of them.
 macro_rules! settings {
     ($(
-        $(#[$doc:meta])*
-        $name:ident: $type:ty = $parse:expr, { $($field:ident: $value:expr),+ $(,)? }
-    )+) => {
+        [$heading:ident]
         $(
+            $(#[$doc:meta])*
+            $name:ident: $type:ty = $parse:expr, { $($field:ident: $value:expr),+ $(,)? }
+        )+
+    )+) => {
+        $($(
             $(#[$doc])*
             pub const $name: Setting<$type> = Setting {
                 declaration: Declaration {
                     $($field: $value,)+
+                    heading: $heading,
                     check: |text| $parse(text).map(drop),
                     ..PLAIN
                 },
                 parse: $parse,
             };
-        )+
+        )+)+
 
         /// Every setting, in the order of `--help`.
-        pub const ALL: &[&Declaration] = &[$(&$name.declaration),+];
+        pub const ALL: &[&Declaration] = &[$($(&$name.declaration),+),+];
     };
 }
 
@@ -104,7 +105,7 @@ const PLAIN: Declaration = Declaration {
     help: "",
     heading: OPTIONS,
     is_common: false,
-    scope: Scope::All,
+    is_per_url: false,
     is_secret: false,
     is_pem: false,
     check: |_| Ok(()),
@@ -113,11 +114,12 @@ const PLAIN: Declaration = Declaration {
 /// The variables in which Redis URLs are discovered.
 pub const DISCOVERED: &str = "REDIS_URL HEROKU_REDIS_* REDIS_ENDPOINT_*_URL";
 
-/// The retired `--spares`. For one release, using it causes a warning instead of an error.
+/// The retired option and variable. For one release, they cause a warning instead of an error.
 pub const RETIRED_OPTION: &str = "spares";
 pub const RETIRED_VARIABLE: &str = "STUNNEL_SPARES";
 
 settings! {
+    [OPTIONS]
     ENABLED: bool = values::boolean, {
         option: Some("enabled"),
         variable: names::ENABLED,
@@ -142,13 +144,14 @@ settings! {
         help: "Restrict the launcher with Landlock once COMMAND runs: auto (as far as the kernel \
                supports it), off, require (exit 78 if a trial before COMMAND's start fails)",
     }
+
+    [TUNNEL]
     URLS: Option<Vec<String>> = values::names, {
         option: Some("urls"),
         variable: names::URLS,
         default_shown: Some(DISCOVERED),
         value_name: "NAMES",
         help: "Names of the variables that hold Redis URLs, separated by spaces or commas",
-        heading: TUNNEL,
         is_common: true,
     }
     REDISS: Rediss = values::rediss, {
@@ -158,8 +161,7 @@ settings! {
         value_name: "MODE",
         help: "How to handle rediss:// and valkeys:// URLs: tunnel, or passthrough (leave the \
                variable unchanged; the app does its own TLS)",
-        heading: TUNNEL,
-        scope: Scope::OneUrlToo,
+        is_per_url: true,
     }
     PORT_OFFSET: i32 = values::offset, {
         option: Some("port-offset"),
@@ -167,8 +169,7 @@ settings! {
         default: "1",
         value_name: "N",
         help: "TLS port = URL port + this offset, for redis:// and valkey:// URLs",
-        heading: TUNNEL,
-        scope: Scope::OneUrlToo,
+        is_per_url: true,
     }
     LISTEN_PORT: u16 = values::port_or_zero, {
         option: Some("listen-port"),
@@ -176,7 +177,6 @@ settings! {
         default: "6371",
         value_name: "PORT",
         help: "First local port; each further tunnel uses the next one. 0: let the kernel choose",
-        heading: TUNNEL,
     }
     PORT_TAKEN: PortTaken = values::port_taken, {
         option: Some("port-taken"),
@@ -185,7 +185,6 @@ settings! {
         value_name: "WHAT",
         help: "If a local port is taken: move to a port chosen by the kernel (logged), or fail \
                with exit code 78, for ports that other programs rely on",
-        heading: TUNNEL,
     }
     LISTEN: Listen = values::listen, {
         option: Some("listen"),
@@ -194,17 +193,17 @@ settings! {
         value_name: "WHERE",
         help: "tcp (a port on 127.0.0.1), or unix (a socket that only this user can open; the URL \
                becomes unix://, which not every client supports)",
-        heading: TUNNEL,
     }
+
+    [TRUST]
     VERIFY: Verify = values::verify, {
         option: Some("verify"),
         variable: names::VERIFY,
         default: "none",
         value_name: "LEVEL",
         help: "none; ca (verify the certificate chain); full (verify chain and host name)",
-        heading: TRUST,
         is_common: true,
-        scope: Scope::OneUrlToo,
+        is_per_url: true,
     }
     CA_FILE: String = values::text, {
         option: Some("ca-file"),
@@ -213,15 +212,14 @@ settings! {
         value_name: "FILE",
         help: "PEM bundle to use instead of the system roots. STUNNEL_CA_PEM holds the PEM text \
                itself; with both, both bundles are trusted",
-        heading: TRUST,
         is_common: true,
-        scope: Scope::OneUrlToo,
+        is_per_url: true,
         is_pem: true,
     }
-    /// Has no option: a command line is no place for a bundle.
+    /// Without an option: a bundle is too long for a command line.
     CA_PEM: String = values::text, {
         variable: names::CA_PEM,
-        scope: Scope::OneUrlToo,
+        is_per_url: true,
         is_secret: true,
         is_pem: true,
     }
@@ -231,17 +229,15 @@ settings! {
         value_name: "PINS",
         help: "sha256//BASE64 of the server key's SubjectPublicKeyInfo, as in curl's \
                --pinnedpubkey; separate several with ;. Checked under every --verify level",
-        heading: TRUST,
         is_common: true,
-        scope: Scope::OneUrlToo,
+        is_per_url: true,
     }
     CLIENT_CERT: String = values::text, {
         option: Some("client-cert"),
         variable: names::CLIENT_CERT,
         value_name: "PEM",
         help: "Client certificate: a PEM file, or the PEM text itself",
-        heading: TRUST,
-        scope: Scope::OneUrlToo,
+        is_per_url: true,
         is_pem: true,
     }
     CLIENT_KEY: String = values::text, {
@@ -249,8 +245,7 @@ settings! {
         variable: names::CLIENT_KEY,
         value_name: "PEM",
         help: "Key of the client certificate, in PKCS#8: a PEM file, or the PEM text itself",
-        heading: TRUST,
-        scope: Scope::OneUrlToo,
+        is_per_url: true,
         is_secret: true,
         is_pem: true,
     }
@@ -260,8 +255,7 @@ settings! {
         default_shown: Some("the URL's host"),
         value_name: "NAME",
         help: "Name to send in SNI and to verify under full",
-        heading: TRUST,
-        scope: Scope::OneUrlToo,
+        is_per_url: true,
     }
     MIN_TLS: MinTls = values::min_tls, {
         option: Some("min-tls"),
@@ -269,15 +263,15 @@ settings! {
         default: "1.2",
         value_name: "VERSION",
         help: "Oldest TLS version to accept: 1.2 or 1.3",
-        heading: TRUST,
     }
+
+    [CONNECTIONS]
     CONNECT_TIMEOUT: Duration = values::positive_duration, {
         option: Some("connect-timeout"),
         variable: "STUNNEL_CONNECT_TIMEOUT",
         default: "10s",
         value_name: "DURATION",
         help: "Time limit for queueing, name lookup, TCP and TLS handshake together",
-        heading: CONNECTIONS,
     }
     CONNECT_RETRY: bool = values::boolean, {
         option: Some("connect-retry"),
@@ -286,7 +280,6 @@ settings! {
         default: "no",
         value_name: "BOOL",
         help: "If Redis is unreachable, retry until the connect timeout instead of failing at once",
-        heading: CONNECTIONS,
     }
     IDLE_TIMEOUT: Option<Duration> = values::duration_or_never, {
         option: Some("idle-timeout"),
@@ -294,7 +287,6 @@ settings! {
         default: "24h",
         value_name: "DURATION",
         help: "Close a connection after this long without traffic; 0: never",
-        heading: CONNECTIONS,
     }
     DRAIN_TIMEOUT: Duration = values::duration, {
         option: Some("drain-timeout"),
@@ -302,7 +294,6 @@ settings! {
         default: "5s",
         value_name: "DURATION",
         help: "After COMMAND exits, time limit for sending what it has already written",
-        heading: CONNECTIONS,
     }
     POOL: PoolMode = values::pool, {
         option: Some("pool"),
@@ -312,9 +303,8 @@ settings! {
         help: "off: plain tunnel. on: reset a connection that the app has closed cleanly, and give \
                it to the app's next connection. auto: like off, switching to on while the app \
                reconnects frequently",
-        heading: CONNECTIONS,
         is_common: true,
-        scope: Scope::OneUrlToo,
+        is_per_url: true,
     }
     MAX_CONNECTIONS: Option<NonZeroUsize> = values::at_least_one, {
         option: Some("max-connections"),
@@ -322,17 +312,17 @@ settings! {
         value_name: "N",
         help: "Maximum connections to Redis per tunnel; further app connections queue, at most for \
                the connect timeout",
-        heading: CONNECTIONS,
         is_common: true,
-        scope: Scope::OneUrlToo,
+        is_per_url: true,
     }
+
+    [STATUS]
     STATUS_ADDRESS: Option<StatusAddress> = values::status_address, {
         option: Some("status-address"),
         variable: "STUNNEL_STATUS_ADDRESS",
         value_name: "ADDRESS",
         help: "Address for the status page, metrics and health checks: HOST:PORT, a port on \
                127.0.0.1, or unix",
-        heading: STATUS,
     }
     METRICS_INTERVAL: Option<Duration> = values::interval, {
         option: Some("metrics-interval"),
@@ -340,9 +330,10 @@ settings! {
         default: "0",
         value_name: "DURATION",
         help: "Log one metrics line per tunnel at this interval, in Heroku's l2met format; 0: off",
-        heading: STATUS,
     }
-    LOG_LEVEL: LogLevel = values::log_level, {
+
+    [LOG]
+    LOG_LEVEL: LevelFilter = values::log_level, {
         option: Some("log-level"),
         variable: "STUNNEL_LOG_LEVEL",
         old_variable: Some("STUNNEL_LOGLEVEL"),
@@ -350,7 +341,6 @@ settings! {
         value_name: "LEVEL",
         help: "syslog's names emerg alert crit err warning notice info debug, or 0 to 7 as in \
                stunnel",
-        heading: LOG,
         is_common: true,
     }
     LOG_FORMAT: LogFormat = values::log_format, {
@@ -359,7 +349,6 @@ settings! {
         default: "logfmt",
         value_name: "FORMAT",
         help: "logfmt or json",
-        heading: LOG,
     }
 }
 
@@ -368,9 +357,9 @@ pub fn with_option() -> impl Iterator<Item = (&'static str, &'static Declaration
     ALL.iter().filter_map(|declaration| Some((declaration.option?, *declaration)))
 }
 
-/// Every setting that one URL can have for itself.
+/// Every setting that can be set for one URL alone.
 pub fn for_one_url() -> impl Iterator<Item = &'static Declaration> {
-    ALL.iter().copied().filter(|declaration| declaration.scope == Scope::OneUrlToo)
+    ALL.iter().copied().filter(|declaration| declaration.is_per_url)
 }
 
 impl Declaration {
@@ -403,7 +392,7 @@ mod tests {
 
     #[test]
     fn every_default_is_a_valid_value() {
-        for declaration in ALL.iter().filter(|declaration| !declaration.default.is_empty()) {
+        for declaration in ALL {
             assert_eq!((declaration.check)(declaration.default), Ok(()), "{declaration:?}");
         }
     }

@@ -1,14 +1,76 @@
-//! Where the value of a setting comes from: an option, a variable, or a default.
+//! Finds the value of a setting: in an option, a variable, or the default.
 
 use std::ffi::OsStr;
+use std::fmt;
 
 use super::cli::Invocation;
-use super::found::{Found, Given};
-use super::mistakes::ConfigError;
-use super::options::{self, Declaration, Scope};
+use super::options::{self, Declaration, Setting};
 use crate::environment::{Environment, lookup};
-use crate::names;
+use crate::secret::{hidden, shown};
 use crate::tunnel::SettingNames;
+
+/// The two settings for CA bundles.
+pub const CA_SETTINGS: [&Declaration; 2] =
+    [&options::CA_FILE.declaration, &options::CA_PEM.declaration];
+
+/// One mistake in the configuration. It holds no secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigError {
+    /// The option (`--verify`) or variable (`STUNNEL_VERIFY`) at fault.
+    pub name: String,
+    /// The problem and its solution: a predicate whose subject is the name.
+    pub problem: String,
+}
+
+impl ConfigError {
+    pub fn new(name: &str, problem: impl ToString) -> ConfigError {
+        ConfigError { name: name.to_owned(), problem: problem.to_string() }
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.name, self.problem)
+    }
+}
+
+/// The text of a setting, and where it was found.
+pub struct Found<'a> {
+    /// The option or variable.
+    pub source: String,
+    pub value: &'a OsStr,
+    pub declaration: &'static Declaration,
+}
+
+impl Found<'_> {
+    pub fn wrong(&self, problem: impl ToString) -> ConfigError {
+        ConfigError::new(&self.source, problem)
+    }
+
+    /// Reads the text as a value of `setting`.
+    ///
+    /// # Errors
+    /// If the text is no valid value.
+    pub fn parse<T>(&self, setting: &Setting<T>) -> Result<T, ConfigError> {
+        self.read_by(setting.parse)
+    }
+
+    /// Checks the text, except for files that it names.
+    ///
+    /// # Errors
+    /// If the text is no valid value.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        self.read_by(self.declaration.check)
+    }
+
+    fn read_by<T>(&self, parse: fn(&str) -> Result<T, &'static str>) -> Result<T, ConfigError> {
+        let text = self.value.to_str().ok_or_else(|| self.wrong("is not valid UTF-8"))?;
+        parse(text).map_err(|expected| {
+            let value = if self.declaration.is_secret { hidden(text) } else { shown(text) };
+            self.wrong(format!("is {value}; expected {expected}"))
+        })
+    }
+}
 
 /// The command line and the environment.
 #[derive(Clone, Copy)]
@@ -18,18 +80,11 @@ pub struct Sources<'a> {
 }
 
 impl<'a> Sources<'a> {
-    /// The names of the settings in effect for the URL in `variable`, or for all.
+    /// The names under which the settings for the URL in `variable`, or for all URLs, are set.
     pub fn names(&self, variable: Option<&str>) -> SettingNames {
         let mut names = SettingNames::default();
         for setting in options::ALL {
-            let per_url = variable.filter(|_| setting.scope == Scope::OneUrlToo);
-            let is_per_url = |variable: &&str| {
-                // Either CA setting of one URL replaces both general ones.
-                self.per_url(variable, setting).is_some()
-                    || setting.variable == names::CA_FILE
-                        && self.per_url(variable, &options::CA_PEM.declaration).is_some()
-            };
-            if let Some(variable) = per_url.filter(is_per_url) {
+            if let Some(variable) = variable.filter(|variable| self.replaces(variable, setting)) {
                 names.override_with(setting.variable, setting.for_one(variable));
             } else if let Some(option) = setting.option
                 && self.invocation.option(setting).is_some()
@@ -40,15 +95,36 @@ impl<'a> Sources<'a> {
         names
     }
 
-    /// Whether the option or a variable of a setting for all URLs is given.
+    /// Whether a setting for the URL in `variable` replaces the general `setting`.
+    fn replaces(&self, variable: &str, setting: &'static Declaration) -> bool {
+        match CA_SETTINGS.iter().any(|known| known.variable == setting.variable) {
+            // Either CA setting of one URL replaces both general ones.
+            true => CA_SETTINGS.iter().any(|known| self.per_url(variable, known).is_some()),
+            false => self.per_url(variable, setting).is_some(),
+        }
+    }
+
+    /// Whether the user sets `setting` for all URLs, by its option or a variable.
     pub fn is_given(&self, setting: &'static Declaration) -> bool {
         self.option(setting).is_some() || !self.variables(setting).is_empty()
+    }
+
+    /// The value for the URL in `variable`: its own, else the one that applies to all URLs.
+    ///
+    /// # Errors
+    /// If the option has an empty value.
+    pub fn for_url(
+        &self,
+        variable: &str,
+        setting: &'static Declaration,
+    ) -> Result<Found<'a>, ConfigError> {
+        self.per_url(variable, setting).map_or_else(|| self.general(setting), Ok)
     }
 
     /// The value that applies to all URLs: option, else variable, else default.
     ///
     /// # Errors
-    /// When the option has an empty value.
+    /// If the option has an empty value.
     pub fn general(&self, setting: &'static Declaration) -> Result<Found<'a>, ConfigError> {
         if let Some(found) = self.option(setting) {
             return found;
@@ -57,7 +133,6 @@ impl<'a> Sources<'a> {
         Ok(variable.unwrap_or_else(|| Found {
             source: setting.variable.to_owned(),
             value: OsStr::new(setting.default),
-            given: Given::Default,
             declaration: setting,
         }))
     }
@@ -65,11 +140,11 @@ impl<'a> Sources<'a> {
     /// The value of the option.
     ///
     /// # Errors
-    /// When it is empty: that must not silently undo what the variable says.
+    /// If the value is empty: it must not silently override the variable.
     pub fn option(&self, setting: &'static Declaration) -> Option<Result<Found<'a>, ConfigError>> {
         let value = self.invocation.option(setting)?;
         let source = format!("--{}", setting.option.unwrap_or_default());
-        let found = Found { source, value, given: Given::Generally, declaration: setting };
+        let found = Found { source, value, declaration: setting };
         Some(match value.is_empty() {
             false => Ok(found),
             true => Err(found.wrong(
@@ -79,21 +154,19 @@ impl<'a> Sources<'a> {
         })
     }
 
-    /// The values of the variable, and of its old name, as far as they are set.
+    /// The values of the setting's variable and of the variable's old name, if they are set.
     pub fn variables(&self, setting: &'static Declaration) -> Vec<Found<'a>> {
         let names = [Some(setting.variable), setting.old_variable].into_iter().flatten();
-        let found = names.filter_map(|name| {
-            let value = lookup(self.environment, name)?;
-            let source = name.to_owned();
-            Some(Found { source, value, given: Given::Generally, declaration: setting })
-        });
-        found.collect()
+        names.filter_map(|name| self.variable(name.to_owned(), setting)).collect()
     }
 
-    /// The value that one URL has for itself.
+    /// The value for the URL in `variable` alone.
     pub fn per_url(&self, variable: &str, setting: &'static Declaration) -> Option<Found<'a>> {
-        let source = setting.for_one(variable);
-        let value = lookup(self.environment, &source)?;
-        Some(Found { source, value, given: Given::ForOne, declaration: setting })
+        self.variable(setting.for_one(variable), setting).filter(|_| setting.is_per_url)
+    }
+
+    fn variable(&self, name: String, setting: &'static Declaration) -> Option<Found<'a>> {
+        let value = lookup(self.environment, &name)?;
+        Some(Found { source: name, value, declaration: setting })
     }
 }

@@ -1,46 +1,42 @@
-//! Variables that look like settings but are none: a typo must never weaken security.
+//! Finds misspelt and unknown settings, because a typo must never weaken security.
 
 use std::ffi::OsStr;
 
 use strsim::osa_distance;
 
 use super::certificates;
-use super::found::{Found, Given};
-use super::mistakes::ConfigError;
 use super::options::{self, Declaration};
-use super::sources::Sources;
-use crate::environment::lookup;
+use super::sources::{ConfigError, Found, Sources};
 use crate::names;
 
-/// A name within this many edits of a setting's name may be a misspelling of it.
+/// The largest edit distance between a misspelt name and the setting's name.
 const MOST_EDITS: usize = 2;
-/// What the names of all settings begin with.
+/// The prefix of the settings for all URLs.
 const PREFIX: &str = "STUNNEL_";
-/// What stands between a variable's name and a setting for this variable alone.
+/// The part between `<VAR>` and a setting for the URL in `<VAR>` alone.
 const INFIX: &str = "_STUNNEL_";
 
-/// The variables that look like settings but have no effect.
+/// Variables that look like settings, but are no settings for all URLs.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Suspects<'a> {
-    /// They misspell a setting.
+pub struct Suspects {
+    /// Misspelt settings, each with the intended name.
     pub misspelt: Vec<ConfigError>,
-    /// They are no settings.
-    pub unknown: Vec<&'a str>,
-    /// They are settings for one variable, each with the name of that variable.
-    pub for_one_url: Vec<(&'a str, &'a str)>,
+    /// Unknown names.
+    pub unknown: Vec<String>,
+    /// Settings for one URL.
+    pub for_one_url: Vec<String>,
 }
 
-/// Finds every variable that looks like a setting of all URLs but is none, and every setting for
-/// one URL.
-pub fn suspects<'a>(sources: Sources<'a>) -> Suspects<'a> {
+/// Finds the suspects in the environment.
+pub fn suspects(sources: Sources<'_>) -> Suspects {
     let mut suspects = Suspects::default();
     let set = sources.environment.iter().filter(|(_, value)| !value.is_empty());
     for (name, value) in set.filter_map(|(name, value)| Some((name.to_str()?, value))) {
         if !looks_like_setting(name) || is_general(name) {
             continue;
         }
-        if let Some(variable) = owner(name) {
-            suspects.for_one_url.push((name, variable));
+        if owner(name).is_some() {
+            suspects.for_one_url.push(name.to_owned());
         } else if let Some(intended) = intended(name, value, sources) {
             let problem = format!(
                 "is not a setting, and looks like a misspelling of {intended}; rename it to \
@@ -48,7 +44,7 @@ pub fn suspects<'a>(sources: Sources<'a>) -> Suspects<'a> {
             );
             suspects.misspelt.push(ConfigError::new(name, problem));
         } else {
-            suspects.unknown.push(name);
+            suspects.unknown.push(name.to_owned());
         }
     }
     suspects
@@ -66,52 +62,47 @@ fn is_general(name: &str) -> bool {
     options::ALL.iter().any(is_name_of) || name == options::RETIRED_VARIABLE
 }
 
-/// The variable `<VAR>` if `name` is a setting for it alone: `<VAR>_STUNNEL_VERIFY` and so on.
-fn owner(name: &str) -> Option<&str> {
+/// `<VAR>`, if `name` is a setting for the URL in `<VAR>` alone, such as `<VAR>_STUNNEL_VERIFY`.
+pub fn owner(name: &str) -> Option<&str> {
     let owner = |setting: &Declaration| name.strip_suffix(setting.variable)?.strip_suffix('_');
     options::for_one_url().find_map(owner).filter(|owner| !owner.is_empty())
 }
 
-/// A name under which a setting can be set.
+/// A name of a setting.
 struct Spelling {
     setting: &'static Declaration,
     name: String,
-    /// The name to recommend: it differs from `name` if that is an old one.
+    /// The name to recommend: the current one, if `name` is an old name.
     current: String,
 }
 
-/// The unset setting with the closest name for which `value` would be valid.
+/// The name of the closest unset setting for which `value` would be valid.
 fn intended(name: &str, value: &OsStr, sources: Sources<'_>) -> Option<String> {
-    let spellings = general_spellings(sources).chain(spellings_for_one_url(name, sources));
+    let spellings = spellings(name, sources).into_iter();
     let fitting =
         spellings.filter(|known| is_close(name, &known.name) && is_valid(known.setting, value));
     let closest = fitting.min_by_key(|known| osa_distance(name, &known.name));
     closest.map(|known| known.current)
 }
 
-/// The names of every unset setting for all URLs.
-fn general_spellings(sources: Sources<'_>) -> impl Iterator<Item = Spelling> {
-    let unset = options::ALL.iter().filter(move |setting| !sources.is_given(setting));
-    unset.flat_map(|setting| {
-        let names = [Some(setting.variable), setting.old_variable].into_iter().flatten();
-        names.map(|name| Spelling {
-            setting,
-            name: name.to_owned(),
-            current: setting.variable.to_owned(),
-        })
-    })
-}
-
-/// The names of every unset setting for the URL in the variable with which `name` begins.
-fn spellings_for_one_url(name: &str, sources: Sources<'_>) -> impl Iterator<Item = Spelling> {
-    let variable = name.rsplit_once(INFIX).map(|(variable, _)| variable);
-    let spellings = variable.into_iter().flat_map(|variable| {
-        options::for_one_url().map(move |setting| {
+/// The names of all unset settings, including those for the URL in `<VAR>` if `name` begins with
+/// `<VAR>_STUNNEL_`.
+fn spellings(name: &str, sources: Sources<'_>) -> Vec<Spelling> {
+    let mut spellings = Vec::new();
+    for setting in options::ALL.iter().filter(|setting| !sources.is_given(setting)) {
+        for name in [Some(setting.variable), setting.old_variable].into_iter().flatten() {
+            let (name, current) = (name.to_owned(), setting.variable.to_owned());
+            spellings.push(Spelling { setting, name, current });
+        }
+    }
+    if let Some((variable, _)) = name.rsplit_once(INFIX) {
+        let unset = |setting: &&'static Declaration| sources.per_url(variable, setting).is_none();
+        for setting in options::for_one_url().filter(unset) {
             let name = setting.for_one(variable);
-            Spelling { setting, name: name.clone(), current: name }
-        })
-    });
-    spellings.filter(move |known| lookup(sources.environment, &known.name).is_none())
+            spellings.push(Spelling { setting, current: name.clone(), name });
+        }
+    }
+    spellings
 }
 
 fn is_close(name: &str, setting: &str) -> bool {
@@ -120,8 +111,7 @@ fn is_close(name: &str, setting: &str) -> bool {
 
 /// Whether `value` would be valid for `setting`, including the file that it names.
 fn is_valid(setting: &'static Declaration, value: &OsStr) -> bool {
-    let found =
-        Found { source: String::new(), value, given: Given::Generally, declaration: setting };
+    let found = Found { source: String::new(), value, declaration: setting };
     found.check().is_ok() && (!setting.is_pem || certificates::read_pem(&found).is_ok())
 }
 
@@ -140,13 +130,12 @@ mod tests {
         let environment = environment(pairs);
         let sources = Sources { invocation: &invocation, environment: &environment };
         let suspects = suspects(sources);
-        let for_one = suspects.for_one_url.iter().map(|(name, _)| (*name).to_owned()).collect();
-        let unknown = suspects.unknown.iter().map(|name| (*name).to_owned()).collect();
-        [suspects.misspelt.iter().map(ConfigError::to_string).collect(), unknown, for_one]
+        let misspelt = suspects.misspelt.iter().map(ConfigError::to_string).collect();
+        [misspelt, suspects.unknown, suspects.for_one_url]
     }
 
     #[test]
-    fn a_misspelt_setting_is_told_with_the_intended_one() {
+    fn misspelt_setting_is_reported_with_the_intended_one() {
         for (name, value, intended) in [
             ("STUNNEL_VERFIY", "full", "STUNNEL_VERIFY"),
             ("STUNNEL_VERIFIY", "full", "STUNNEL_VERIFY"),
@@ -169,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_name_that_is_no_typo_is_only_unknown() {
+    fn unknown_name_without_a_similar_setting_is_no_error() {
         for (options, pairs) in [
             // Not within two edits.
             (&[][..], &[("STUNNEL_VRFY_IT", "full")][..]),
@@ -192,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_and_other_variables_are_not_suspected() {
+    fn settings_and_other_variables_are_no_suspects() {
         let [misspelt, unknown, for_one] = found(
             &[],
             &[

@@ -1,11 +1,11 @@
-//! Parsers from a setting's text to its value. The error of each function lists the accepted forms:
-//! it follows "expected" in a message, and never repeats the text.
+//! Parsers for the values of settings. The error of each parser lists the accepted forms. It
+//! follows "expected" in a message, and never shows the text.
 
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use super::settings::Rediss;
-use crate::logging::{LogFormat, LogLevel};
+use crate::logging::{LEVELS, LevelFilter, LogFormat};
 use crate::pool::PoolMode;
 use crate::redis_url;
 use crate::sandbox::SandboxMode;
@@ -14,9 +14,17 @@ use crate::supervisor::ForwardSignals;
 use crate::tls::{self, MinTls, Pin, Verify};
 use crate::tunnel::{Listen, PortTaken};
 
-/// Text that this module does not interpret.
+/// Any text.
 pub fn text(text: &str) -> Result<String, &'static str> {
     Ok(text.to_owned())
+}
+
+/// `None` if the text is empty, which means unset.
+fn optional<T>(
+    text: &str,
+    parse: impl FnOnce(&str) -> Result<T, &'static str>,
+) -> Result<Option<T>, &'static str> {
+    if text.is_empty() { Ok(None) } else { parse(text).map(Some) }
 }
 
 /// One of `words`, in any case.
@@ -52,12 +60,8 @@ pub fn pool(text: &str) -> Result<PoolMode, &'static str> {
     one_of(text, &words, "off, on or auto")
 }
 
-/// Empty: no limit.
 pub fn at_least_one(text: &str) -> Result<Option<NonZeroUsize>, &'static str> {
-    if text.is_empty() {
-        return Ok(None);
-    }
-    text.parse().map(Some).map_err(|_| "a whole number, 1 or more")
+    optional(text, |text| text.parse().map_err(|_| "a whole number, 1 or more"))
 }
 
 pub fn rediss(text: &str) -> Result<Rediss, &'static str> {
@@ -72,28 +76,22 @@ pub fn verify(text: &str) -> Result<Verify, &'static str> {
 
 pub fn min_tls(text: &str) -> Result<MinTls, &'static str> {
     let version = one_of(text, &[("1.2", MinTls::V1_2), ("1.3", MinTls::V1_3)], "1.2 or 1.3")?;
-    // Every supported OpenSSL has 1.2, and asking it costs start-up time.
+    // Every supported OpenSSL has TLS 1.2. The question costs start-up time, so ask only for 1.3.
     let spoken = version == MinTls::V1_2 || tls::speaks(version);
     spoken.then_some(version).ok_or("1.2, because this machine's OpenSSL does not support 1.3")
 }
 
 pub fn pins(text: &str) -> Result<Vec<Pin>, &'static str> {
-    if text.is_empty() {
-        return Ok(Vec::new());
-    }
-    Pin::parse_all(text).ok_or(
-        "sha256// and the base64 of 32 bytes, several separated by ; (start-stunnel --check prints \
-         the server's)",
-    )
+    const EXPECTED: &str = "sha256// and the base64 of 32 bytes, several separated by ; \
+                            (start-stunnel --check prints the server's)";
+    let pins = optional(text, |text| Pin::parse_all(text).ok_or(EXPECTED));
+    pins.map(Option::unwrap_or_default)
 }
 
 pub fn server_name(text: &str) -> Result<Option<String>, &'static str> {
-    if text.is_empty() {
-        return Ok(None);
-    }
-    let host = redis_url::parse_host(text);
-    host.map(|host| Some(redis_url::unbracketed(&host)))
-        .ok_or("a host name, or an IP address (IPv6 in brackets)")
+    const EXPECTED: &str = "a host name, or an IP address (IPv6 in brackets)";
+    let host = optional(text, |text| redis_url::parse_host(text).ok_or(EXPECTED))?;
+    Ok(host.as_ref().map(redis_url::unbracketed))
 }
 
 pub fn forward_signals(text: &str) -> Result<ForwardSignals, &'static str> {
@@ -111,21 +109,11 @@ pub fn sandbox(text: &str) -> Result<SandboxMode, &'static str> {
     one_of(text, &words, "auto, off or require")
 }
 
-pub fn log_level(text: &str) -> Result<LogLevel, &'static str> {
-    let words = [
-        ("emerg", LogLevel::Silent),
-        ("alert", LogLevel::Silent),
-        ("crit", LogLevel::Silent),
-        ("err", LogLevel::Err),
-        ("warning", LogLevel::Warning),
-        ("notice", LogLevel::Notice),
-        ("info", LogLevel::Info),
-        ("debug", LogLevel::Debug),
-    ];
+pub fn log_level(text: &str) -> Result<LevelFilter, &'static str> {
     const EXPECTED: &str = "emerg, alert, crit, err, warning, notice, info or debug, or 0 to 7";
     match text.as_bytes() {
-        [digit @ b'0'..=b'7'] => Ok(words[usize::from(digit - b'0')].1),
-        _ => one_of(text, &words, EXPECTED),
+        [digit @ b'0'..=b'7'] => Ok(LEVELS[usize::from(digit - b'0')].1),
+        _ => one_of(text, &LEVELS, EXPECTED),
     }
 }
 
@@ -149,16 +137,12 @@ pub fn port_or_zero(text: &str) -> Result<u16, &'static str> {
 }
 
 pub fn status_address(text: &str) -> Result<Option<StatusAddress>, &'static str> {
-    if text.is_empty() {
-        return Ok(None);
-    }
-    let address = StatusAddress::parse(text);
-    address
-        .map(Some)
-        .ok_or("HOST:PORT (0.0.0.0:9121 for every interface), a port on 127.0.0.1 (9121), or unix")
+    const EXPECTED: &str =
+        "HOST:PORT (0.0.0.0:9121 for every interface), a port on 127.0.0.1 (9121), or unix";
+    optional(text, |text| StatusAddress::parse(text).ok_or(EXPECTED))
 }
 
-/// At least a second, so that the log stays readable.
+/// Off, or at least a second, so that the log stays readable.
 pub fn interval(text: &str) -> Result<Option<Duration>, &'static str> {
     const EXPECTED: &str = "a time of 1s or more such as 60s, or 0 for off";
     let interval = duration_or_never(text).map_err(|_| EXPECTED)?;
@@ -197,31 +181,25 @@ pub fn is_variable_name(name: &str) -> bool {
     name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 
-/// Names of variables. Empty: none.
 pub fn names(text: &str) -> Result<Option<Vec<String>>, &'static str> {
-    if text.is_empty() {
-        return Ok(None);
-    }
-    let mut names: Vec<String> = Vec::new();
-    for name in text.split([' ', ',', '\t', '\n', '\r']).filter(|name| !name.is_empty()) {
-        if !is_variable_name(name) {
-            return Err(EXPECTED_NAMES);
+    optional(text, |text| {
+        let mut names: Vec<String> = Vec::new();
+        for name in text.split([' ', ',', '\t', '\n', '\r']).filter(|name| !name.is_empty()) {
+            if !names.iter().any(|known| known == name) {
+                names.push(name.to_owned());
+            }
         }
-        if !names.iter().any(|known| known == name) {
-            names.push(name.to_owned());
-        }
-    }
-    if names.is_empty() { Err(EXPECTED_NAMES) } else { Ok(Some(names)) }
+        let are_names = !names.is_empty() && names.iter().all(|name| is_variable_name(name));
+        are_names.then_some(names).ok_or("names of variables, such as \"REDIS_URL CACHE_URL\"")
+    })
 }
-
-const EXPECTED_NAMES: &str = "names of variables, such as \"REDIS_URL CACHE_URL\"";
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn an_offset_is_smaller_than_the_number_of_ports() {
+    fn port_offset_is_smaller_than_the_number_of_ports() {
         for (text, value) in [("0", 0), ("-65534", -65534), ("65534", 65534), ("+1", 1)] {
             assert_eq!(offset(text), Ok(value), "{text}");
         }
@@ -231,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn durations_take_the_documented_forms_only() {
+    fn only_documented_forms_of_durations_are_accepted() {
         let good = [
             ("500ms", 500),
             ("10s", 10_000),
@@ -260,15 +238,15 @@ mod tests {
     }
 
     #[test]
-    fn levels_are_syslogs_names_in_any_case_or_its_numbers() {
+    fn log_levels_are_syslogs_names_or_numbers() {
         for (text, level) in [
-            ("emerg", LogLevel::Silent),
-            ("0", LogLevel::Silent),
-            ("3", LogLevel::Err),
-            ("ERR", LogLevel::Err),
-            ("5", LogLevel::Notice),
-            ("Debug", LogLevel::Debug),
-            ("7", LogLevel::Debug),
+            ("emerg", LevelFilter::OFF),
+            ("0", LevelFilter::OFF),
+            ("3", LevelFilter::ERROR),
+            ("ERR", LevelFilter::ERROR),
+            ("5", LevelFilter::INFO),
+            ("Debug", LevelFilter::TRACE),
+            ("7", LevelFilter::TRACE),
         ] {
             assert_eq!(log_level(text), Ok(level), "{text}");
         }

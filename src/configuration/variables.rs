@@ -1,24 +1,23 @@
-//! Which variables hold Redis URLs, and the decision about each: a tunnel, no change, or a mistake.
+//! Finds the variables with Redis URLs, and decides about each: a tunnel, no change, or a mistake.
 
 use std::ffi::{OsStr, OsString};
 use std::net::Ipv4Addr;
-use std::num::NonZeroUsize;
 
 use url::Host;
 
-use super::mistakes::{ConfigError, Reported};
 use super::options;
 use super::reader::Reader;
-use super::settings::{Rediss, ReuseSettings, UrlSettings};
+use super::settings::Rediss;
+use super::sources::{ConfigError, Sources};
 use crate::environment::{Environment, lookup};
+use crate::pool::PoolMode;
 use crate::redis_url::{Problem, RedisUrl, Scheme, UNIX};
-use crate::secret::Secret;
-use crate::tls::Trust;
-use crate::tunnel::{SettingNames, Upstream};
+use crate::secret::{MASK, Secret};
+use crate::tunnel::{Route, Upstream};
 
-/// The variable that comes first.
+/// The variable that is discovered first.
 const REDIS_URL: &str = "REDIS_URL";
-/// The suffix of the variable with the launcher's copy of the local URL: `REDIS_URL_STUNNEL`.
+/// The suffix of the variable with a copy of the local URL, for example `REDIS_URL_STUNNEL`.
 pub const COPY_SUFFIX: &str = "_STUNNEL";
 /// The hosts of Heroku's PrivateLink endpoints, which speak TLS on the port of the URL:
 /// <https://devcenter.heroku.com/articles/heroku-redis-via-privatelink>.
@@ -28,101 +27,87 @@ const PRIVATELINK_DOMAIN: &str = ".vpce.amazonaws.com";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RedisVariable {
     pub name: String,
-    /// As found.
-    pub value: Secret,
     pub decision: Decision,
 }
 
 /// What happens to a Redis variable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
-    /// It will point to a tunnel.
+    /// The variable will point to a tunnel.
     Tunnel(Box<TunnelledUrl>),
-    /// It stays unchanged: the user wants that, or an outer launcher made it.
-    Untouched(Box<RedisUrl>),
-    /// It stays unchanged: it leads to an outer launcher's Unix socket.
-    UntouchedSocket,
+    /// The variable stays unchanged, because the user wants that or an outer launcher made it.
+    Untouched {
+        /// The value, secrets masked.
+        shown: String,
+    },
 }
 
 /// A URL that gets a tunnel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TunnelledUrl {
+    /// The URL as found.
+    pub value: Secret,
     pub url: RedisUrl,
-    pub upstream: Upstream,
-    /// The number that was added to the URL's port.
-    pub port_offset: i32,
-    pub setting_names: SettingNames,
-    pub trust: Trust,
+    /// The route for this variable alone; the plan merges equal routes.
+    pub route: Route,
+    pub pool: PoolMode,
     /// Whether the user chose the verification level. If so, `none` is intended.
     pub verify_chosen: bool,
-    pub reuse: ReuseSettings,
-    pub max_connections: Option<NonZeroUsize>,
 }
 
-/// Decides about every Redis variable: those `listed` by the user, or else those that it discovers.
-///
-/// # Errors
-/// If any of them is wrong.
-pub fn decide(
-    listed: Option<Vec<String>>,
-    reader: &mut Reader<'_>,
-) -> Result<Vec<RedisVariable>, Reported> {
-    let (mut decided, mut wrong) = (Vec::new(), None);
+/// Decides about every Redis variable: those that the user lists, or else the discovered ones.
+pub fn decide(reader: &mut Reader<'_>) -> Vec<RedisVariable> {
+    let Some(listed) = reader.try_read(&options::URLS) else { return Vec::new() };
     let list = reader.sources.general(&options::URLS.declaration).ok().map(|found| found.source);
     let list = list.filter(|_| listed.is_some());
     let names = listed.unwrap_or_else(|| discovered(reader.sources.environment));
-    for name in names {
-        match decide_one(name, list.as_deref(), reader) {
-            Ok(variable) => decided.extend(variable),
-            Err(reported) => wrong = Some(reported),
-        }
-    }
-    wrong.map_or(Ok(decided), Err)
+    names.into_iter().filter_map(|name| decide_one(name, list.as_deref(), reader)).collect()
 }
 
-/// Decides about one variable; `None` if it holds no URL, and does not have to. `list`: the option
-/// or variable that lists it.
-fn decide_one(
-    name: String,
-    list: Option<&str>,
-    reader: &mut Reader<'_>,
-) -> Result<Option<RedisVariable>, Reported> {
+/// Decides about one variable. `None`: there is a mistake, or the variable holds no URL and does
+/// not have to hold one. `list`: the option or variable that lists it.
+fn decide_one(name: String, list: Option<&str>, reader: &mut Reader<'_>) -> Option<RedisVariable> {
     let environment = reader.sources.environment;
-    let variable = |name, value, decision| {
-        Ok(Some(RedisVariable { name, value: Secret::new(value), decision }))
-    };
-    if let Some(value) = tunnelled_socket(&name, environment) {
-        return variable(name, value, Decision::UntouchedSocket);
+    let untouched =
+        |name, shown| Some(RedisVariable { name, decision: Decision::Untouched { shown } });
+    if is_tunnelled_socket(&name, environment) {
+        return untouched(name, format!("{UNIX}://{MASK}"));
     }
-    let Some((value, url)) = reader.mistakes.check(url_in(&name, list, environment))? else {
-        return Ok(None);
-    };
+    let (value, url) = reader.check(url_in(&name, list, environment))??;
     if equals_its_copy(&name, OsStr::new(&value), environment) && leads_to_a_tunnel(&url) {
-        return variable(name, value, Decision::Untouched(Box::new(url)));
+        return untouched(name, url.to_string());
     }
-    let rediss = reader.rediss_for(&name);
-    if url.scheme().is_tls() && rediss == Ok(Rediss::Passthrough) {
-        reader.check_for(&name)?;
-        return variable(name, value, Decision::Untouched(Box::new(url)));
+    let rediss = reader.read_for(&name, &options::REDISS);
+    if url.is_tls() && rediss == Rediss::Passthrough {
+        reader.check_for(&name);
+        return untouched(name, url.to_string());
     }
-    let in_url = url.tls_parameters().map_err(|problem| ConfigError::new(&name, problem));
-    let in_url = reader.mistakes.check(in_url)?;
-    let settings = reader.url_settings(&name, &in_url)?;
-    rediss?;
-    let upstream = upstream_of(&name, &url, &settings);
-    let (upstream, port_offset) = reader.mistakes.check(upstream)?;
-    let UrlSettings { trust, verify_chosen, reuse, max_connections, names, .. } = settings;
-    let tunnelled = TunnelledUrl {
-        url,
-        upstream,
-        port_offset,
-        setting_names: names,
-        trust,
-        verify_chosen,
-        reuse,
-        max_connections,
-    };
-    variable(name, value, Decision::Tunnel(Box::new(tunnelled)))
+    let tunnelled = tunnelled(&name, Secret::new(value), url, reader)?;
+    Some(RedisVariable { name, decision: Decision::Tunnel(Box::new(tunnelled)) })
+}
+
+/// The tunnel for the URL in variable `name`; `None` if there is a mistake.
+fn tunnelled(
+    name: &str,
+    value: Secret,
+    url: RedisUrl,
+    reader: &mut Reader<'_>,
+) -> Option<TunnelledUrl> {
+    let in_url = url.tls_parameters().map_err(|problem| ConfigError::new(name, problem));
+    let in_url = reader.check(in_url)?;
+    let verify = &options::VERIFY.declaration;
+    let verify_chosen =
+        reader.sources.is_given(verify) || reader.sources.per_url(name, verify).is_some();
+    let mut setting_names = reader.sources.names(Some(name));
+    setting_names.full_by_url = in_url.verify == Some(true) && !verify_chosen;
+    let trust = reader.trust(name, &in_url, setting_names.full_by_url);
+    let max_connections = reader.read_for(name, &options::MAX_CONNECTIONS);
+    let pool = reader.read_for(name, &options::POOL);
+    let upstream = upstream_of(name, &url, reader.sources);
+    let (upstream, port_offset) = reader.check(upstream)?;
+    let variables = vec![name.to_owned()];
+    let route = Route { variables, upstream, trust, port_offset, setting_names, max_connections };
+    Some(TunnelledUrl { value, url, route, pool, verify_chosen })
 }
 
 /// The names of all variables with a Redis URL except the `decided` ones.
@@ -149,34 +134,36 @@ fn discovered(environment: &Environment) -> Vec<String> {
     std::iter::once(REDIS_URL).chain(discovered).map(str::to_owned).collect()
 }
 
-/// Whether an outer launcher may have made this value of variable `name`.
+/// Whether `value` equals the copy in `<name>_STUNNEL`, as an outer launcher would set both.
 fn equals_its_copy(name: &str, value: &OsStr, environment: &Environment) -> bool {
     lookup(environment, &format!("{name}{COPY_SUFFIX}")) == Some(value)
 }
 
-/// Whether `url` leads to an address where launchers listen: without TLS, to 127.0.0.1.
+/// Whether `url` leads to 127.0.0.1 without TLS, where launchers listen.
 fn leads_to_a_tunnel(url: &RedisUrl) -> bool {
-    !url.scheme().is_tls() && matches!(url.host(), Host::Ipv4(Ipv4Addr::LOCALHOST))
+    !url.is_tls() && matches!(url.host(), Host::Ipv4(Ipv4Addr::LOCALHOST))
 }
 
-/// Whether the launcher made this variable, or it is a setting.
+/// Whether `name` is a copy that a launcher made, or a setting.
 fn is_ours(name: &str) -> bool {
     name.ends_with(COPY_SUFFIX) || name.contains("_STUNNEL_")
 }
 
-/// The value of variable `name`, if it leads to an outer launcher's Unix socket.
-fn tunnelled_socket(name: &str, environment: &Environment) -> Option<String> {
-    let value = lookup(environment, name)?;
-    let text = value.to_str().filter(|text| text.starts_with(&format!("{UNIX}://")))?;
-    equals_its_copy(name, value, environment).then(|| text.to_owned())
+/// Whether variable `name` leads to an outer launcher's Unix socket.
+fn is_tunnelled_socket(name: &str, environment: &Environment) -> bool {
+    let value = lookup(environment, name).and_then(OsStr::to_str);
+    value.is_some_and(|value| {
+        value.starts_with(&format!("{UNIX}://"))
+            && equals_its_copy(name, OsStr::new(value), environment)
+    })
 }
 
-/// Whether Heroku's PrivateLink add-on named this variable.
+/// Whether `name` is a variable of Heroku's PrivateLink add-on.
 fn is_endpoint(name: &str) -> bool {
     name.strip_prefix("REDIS_ENDPOINT_").is_some_and(|rest| rest.ends_with("_URL"))
 }
 
-/// The URL in variable `name`, as written and parsed; `None` if there is none and need be none.
+/// The URL in variable `name`, as written and parsed. `None`: there is none, and none is needed.
 fn url_in(
     name: &str,
     list: Option<&str>,
@@ -190,7 +177,7 @@ fn url_in(
     };
     let parsed = match value.to_str() {
         Some(text) => RedisUrl::parse(text).map(|url| (text.to_owned(), url)),
-        None => Err(Problem::NotUtf8),
+        None => Err(Problem::NOT_UTF8),
     };
     let must_be_url = list.is_some() || name == REDIS_URL;
     match parsed {
@@ -200,19 +187,18 @@ fn url_in(
     }
 }
 
-/// The server and TLS port for `url`, and the offset that was added to the URL's port.
+/// The upstream of `url`, and the offset that was added to the URL's port.
 fn upstream_of(
     name: &str,
     url: &RedisUrl,
-    settings: &UrlSettings,
+    sources: Sources<'_>,
 ) -> Result<(Upstream, i32), ConfigError> {
-    let privatelink = is_endpoint(name)
-        || matches!(url.host(), Host::Domain(host)
-            if host.trim_end_matches('.').ends_with(PRIVATELINK_DOMAIN));
-    let offset = match &settings.port_offset {
-        _ if url.scheme().is_tls() => 0,
-        offset if privatelink && !offset.per_url => 0,
-        offset => offset.value,
+    let found = sources.for_url(name, &options::PORT_OFFSET.declaration)?;
+    let set = found.parse(&options::PORT_OFFSET)?;
+    let is_set_for_url = sources.per_url(name, &options::PORT_OFFSET.declaration).is_some();
+    let offset = match url.is_tls() || is_privatelink(name, url) && !is_set_for_url {
+        true => 0,
+        false => set,
     };
     let port = i32::from(url.port()) + offset;
     match u16::try_from(port) {
@@ -224,11 +210,18 @@ fn upstream_of(
                  set {} so that the sum is 1 to 65535, or write rediss:// if the port in the URL \
                  speaks TLS itself",
                 url.port(),
-                settings.port_offset.source,
+                found.source,
                 options::PORT_OFFSET.declaration.for_one(name),
             ),
         )),
     }
+}
+
+/// Whether `url` leads to one of Heroku's PrivateLink endpoints.
+fn is_privatelink(name: &str, url: &RedisUrl) -> bool {
+    is_endpoint(name)
+        || matches!(url.host(), Host::Domain(host)
+            if host.trim_end_matches('.').ends_with(PRIVATELINK_DOMAIN))
 }
 
 #[cfg(test)]
@@ -255,8 +248,8 @@ mod tests {
     /// `NAME=upstream` for each tunnelled variable, in order.
     fn upstreams(variables: &[RedisVariable]) -> Vec<String> {
         let upstream = |variable: &RedisVariable| match &variable.decision {
-            Decision::Tunnel(url) => Some(format!("{}={}", variable.name, url.upstream)),
-            Decision::Untouched(_) | Decision::UntouchedSocket => None,
+            Decision::Tunnel(url) => Some(format!("{}={}", variable.name, url.route.upstream)),
+            Decision::Untouched { .. } => None,
         };
         variables.iter().filter_map(upstream).collect()
     }
@@ -317,7 +310,7 @@ mod tests {
     ];
 
     #[test]
-    fn tls_goes_where_the_manual_says() {
+    fn upstreams_are_those_in_the_manual() {
         for (pairs, upstream) in UPSTREAMS {
             let decided = decided(&[], pairs);
             let decided = decided.unwrap_or_else(|errors| panic!("{pairs:?}: {errors:?}"));
@@ -330,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn redis_url_comes_first_then_the_others_by_alphabet() {
+    fn redis_url_comes_first_then_others_in_alphabetical_order() {
         let found = decided(
             &[],
             &[
@@ -360,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn only_listed_names_count_whatever_their_form() {
+    fn a_list_replaces_discovery_and_accepts_any_name() {
         let pairs = [("REDIS_URL", "redis://main"), ("B", "redis://b"), ("A_STUNNEL", "redis://a")];
         let by_option = decided(&["--urls", "B,A_STUNNEL"], &pairs).unwrap();
         assert_eq!(upstreams(&by_option), ["B=b:6380", "A_STUNNEL=a:6380"]);
@@ -370,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_would_leave_the_app_in_plaintext_is_an_error() {
+    fn url_that_would_leave_the_app_in_plaintext_is_an_error() {
         let cases: &[(&[(&str, &str)], &str)] = &[
             (&[("REDIS_URL", "http://h")], "REDIS_URL does not begin with redis://"),
             (&[("REDIS_URL", "redis://")], "REDIS_URL names no host"),
@@ -398,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unset_variable_in_urls_is_traced_to_the_option() {
+    fn unset_variable_in_a_list_is_an_error_that_names_the_list() {
         let environment = environment(&[("REDIS_STUNNEL_URLS", "B")]);
         let errors = decided_with(&["--urls", "REDIS_ULR"], &environment).unwrap_err();
         let expected = "REDIS_ULR is not set, but --urls lists it; set it, or remove it from the \
@@ -407,14 +400,14 @@ mod tests {
     }
 
     #[test]
-    fn without_any_url_there_is_nothing_to_tunnel() {
+    fn unset_variables_and_other_values_are_skipped() {
         for pairs in [&[][..], &[("REDIS_URL", "")], &[("HEROKU_REDIS_X", "no url")]] {
             assert_eq!(decided(&[], pairs), Ok(Vec::new()), "{pairs:?}");
         }
     }
 
     #[test]
-    fn passthrough_and_nested_urls_are_left_alone() {
+    fn passthrough_and_nested_urls_stay_unchanged() {
         let pairs = [
             ("REDIS_URL", "rediss://:pw@h:6379"),
             ("HEROKU_REDIS_PLAIN_URL", "redis://h:6379"),

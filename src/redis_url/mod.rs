@@ -1,39 +1,37 @@
 //! A Redis URL: parsed, masked, and turned into its local form.
 //!
-//! User, password, path and query stay as they were written, including percent-encoding. Only the
-//! host is interpreted (by the `url` crate's rules), because that is what a tunnel needs.
+//! User, password, path and query stay as written, including percent-encoding. Only the host and
+//! the port are interpreted: the tunnel needs them.
 
 mod problem;
 mod query;
 mod text;
 
-use std::ffi::OsString;
 use std::fmt;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, percent_encode};
 use url::Host;
 
-use crate::resp;
 use crate::secret::Secret;
 pub use problem::Problem;
 pub use query::UrlTlsParameters;
 use query::{key_of, without_tls_parameters};
 pub use text::UrlText;
 
-/// The port of a URL that names none, <https://www.iana.org/assignments/uri-schemes/prov/redis>.
+/// The default port, <https://www.iana.org/assignments/uri-schemes/prov/redis>.
 pub const DEFAULT_PORT: u16 = 6379;
 
-/// Characters of a host's name, with its final dot (RFC 1035 section 3.1).
+/// The most characters of a host name, with its final dot (RFC 1035 section 3.1).
 const LONGEST_NAME: usize = 254;
 
-/// The scheme of a URL that names a Unix socket, and the parameter that names the database there,
-/// as redis-py, go-redis and ioredis have them:
+/// The scheme of a URL that leads to a Unix socket, as in redis-py, go-redis and ioredis:
 /// <https://redis.readthedocs.io/en/stable/connections.html>.
 pub const UNIX: &str = "unix";
+/// The parameter with the number of the database in such a URL.
 const DATABASE: &str = "db";
-/// What must not stand in a path as it is (RFC 3986 section 3.3).
+/// Characters that must be percent-encoded in a path (RFC 3986 section 3.3).
 const IN_PATH: &AsciiSet = &CONTROLS
     .add(b' ')
     .add(b'"')
@@ -46,7 +44,7 @@ const IN_PATH: &AsciiSet = &CONTROLS
     .add(b'{')
     .add(b'}');
 
-/// Where a tunnel listens on this machine.
+/// The local address of a tunnel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Local {
     /// A port of 127.0.0.1.
@@ -64,131 +62,90 @@ impl fmt::Display for Local {
     }
 }
 
-/// The schemes that mean Redis.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Scheme {
-    Redis,
-    Rediss,
-    Valkey,
-    Valkeys,
+/// A scheme that means Redis.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Scheme {
+    word: &'static str,
+    /// The scheme of the same URL without TLS.
+    plaintext: &'static str,
 }
+
+const SCHEMES: [Scheme; 4] = [
+    Scheme { word: "redis", plaintext: "redis" },
+    Scheme { word: "rediss", plaintext: "redis" },
+    Scheme { word: "valkey", plaintext: "valkey" },
+    Scheme { word: "valkeys", plaintext: "valkey" },
+];
 
 impl Scheme {
-    const ALL: [Scheme; 4] = [Scheme::Redis, Scheme::Rediss, Scheme::Valkey, Scheme::Valkeys];
-
-    /// The scheme that `value` starts with, in any case and behind any white space; `None` when it
-    /// is no Redis URL at all.
+    /// The scheme of `value`, in any case, after any white space; `None`: `value` is no Redis URL.
     pub fn of(value: &str) -> Option<Scheme> {
         let (word, _) = value.trim_start().split_once(':')?;
-        Scheme::ALL.into_iter().find(|scheme| scheme.word().eq_ignore_ascii_case(word))
-    }
-
-    /// Whether the URL itself asks for TLS.
-    pub fn is_tls(self) -> bool {
-        matches!(self, Scheme::Rediss | Scheme::Valkeys)
-    }
-
-    /// The scheme of the same URL without TLS.
-    fn plaintext(self) -> Scheme {
-        match self {
-            Scheme::Redis | Scheme::Rediss => Scheme::Redis,
-            Scheme::Valkey | Scheme::Valkeys => Scheme::Valkey,
-        }
-    }
-
-    fn word(self) -> &'static str {
-        match self {
-            Scheme::Redis => "redis",
-            Scheme::Rediss => "rediss",
-            Scheme::Valkey => "valkey",
-            Scheme::Valkeys => "valkeys",
-        }
+        SCHEMES.into_iter().find(|scheme| scheme.word.eq_ignore_ascii_case(word))
     }
 }
 
-/// User and password of a URL, as they go into AUTH.
+/// User and password of a URL, percent-decoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Credentials {
-    user: Option<Secret>,
-    password: Secret,
+    pub user: Option<Secret>,
+    pub password: Secret,
 }
 
-impl Credentials {
-    pub fn user(&self) -> Option<&Secret> {
-        self.user.as_ref()
-    }
-
-    pub fn password(&self) -> &Secret {
-        &self.password
-    }
-
-    /// The request that authenticates, in RESP: with the user where there is one (Redis 6).
-    pub fn auth_command(&self) -> Vec<u8> {
-        let user = self.user.as_ref().map(Secret::expose);
-        let words = ["AUTH"].into_iter().chain(user).chain([self.password.expose()]);
-        resp::request(&words.collect::<Vec<_>>())
-    }
-
-    /// The same without the user, for Redis before 6, which knows only a password.
-    pub fn auth_command_without_user(&self) -> Vec<u8> {
-        resp::request(&["AUTH", self.password.expose()])
-    }
-}
-
-/// A parsed Redis URL. `Debug` and `Display` mask user, password and whatever in the query looks
-/// like one.
+/// A parsed Redis URL. `Debug` and `Display` mask user, password, fragment, and the parameters of
+/// the query that may hold a secret.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RedisUrl {
     scheme: Scheme,
-    /// What stands before the last `@` of the authority, as written.
+    /// The part of the authority before its last `@`, as written.
     userinfo: Option<Secret>,
     host: Host<String>,
     port: u16,
     /// Path, with its leading slash, as written; may be empty.
     path: String,
-    /// What stands behind `?`, as written.
+    /// The part after `?`, as written.
     query: Option<Secret>,
-    /// What stands behind `#`, as written.
+    /// The part after `#`, as written.
     fragment: Option<Secret>,
 }
 
 impl RedisUrl {
-    /// Parses `value` by RFC 3986 section 3, with the host judged by the `url` crate.
+    /// Parses `value` as a URL of RFC 3986 section 3.
     ///
     /// # Errors
-    /// [`Problem`] says what is wrong without repeating any of the value.
+    /// Describes the problem without showing any part of the value.
     pub fn parse(value: &str) -> Result<RedisUrl, Problem> {
-        let scheme = Scheme::of(value).ok_or(Problem::NotRedis)?;
+        let scheme = Scheme::of(value).ok_or(Problem::NOT_REDIS)?;
         if value.chars().any(|c| c.is_whitespace() || c.is_control()) {
-            return Err(Problem::Unprintable);
+            return Err(Problem::UNPRINTABLE);
         }
-        let rest = value[scheme.word().len()..].strip_prefix("://").ok_or(Problem::NoSlashes)?;
+        let rest = value[scheme.word.len()..].strip_prefix("://").ok_or(Problem::NO_SLASHES)?;
 
         let (authority, tail) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
         let (userinfo, host_and_port) = match authority.rsplit_once('@') {
             Some((userinfo, rest)) => (Some(Secret::new(userinfo)), rest),
             None => (None, authority),
         };
-        // A password that is not percent-encoded causes one of these: then no part of the URL is
-        // what it seems to be.
+        // If the password is not percent-encoded, the parts of the URL are not what they seem. The
+        // next checks find that.
         let lists_hosts = userinfo.as_ref().is_some_and(|userinfo| {
             let (_, behind) = split_off(userinfo.expose(), '@');
             behind.is_some_and(|behind| behind.contains([',', ';']))
         });
         if rest.contains("://") || lists_hosts {
-            return Err(Problem::SeveralUrls);
+            return Err(Problem::SEVERAL_URLS);
         }
         if tail.contains('@') {
-            return Err(Problem::UnescapedUserinfo);
+            return Err(Problem::UNESCAPED_USERINFO);
         }
         if host_and_port.contains([',', ';']) {
-            return Err(Problem::HostList);
+            return Err(Problem::HOST_LIST);
         }
         let (host, port) = split_port(host_and_port)?;
         if host.is_empty() {
-            return Err(Problem::NoHost);
+            return Err(Problem::NO_HOST);
         }
-        let host = parse_host(host).ok_or(Problem::Host)?;
+        let host = parse_host(host).ok_or(Problem::HOST)?;
 
         let (tail, fragment) = split_off(tail, '#');
         let (path, query) = split_off(tail, '?');
@@ -203,23 +160,9 @@ impl RedisUrl {
         })
     }
 
-    /// Understands what [`RedisUrl::local`] makes for a socket: where that is, and a URL with the
-    /// same user, password and database. `None` for anything else.
-    pub fn from_socket(value: &str) -> Option<(RedisUrl, Local)> {
-        let rest = value.strip_prefix(UNIX)?.strip_prefix("://")?;
-        let (rest, _) = split_off(rest, '#');
-        let (place, query) = split_off(rest, '?');
-        let (userinfo, path) = place.split_at(place.find('/')?);
-        let path: Vec<u8> = percent_decode_str(path).collect();
-        let parameters = url::form_urlencoded::parse(query.unwrap_or_default().as_bytes());
-        let database = parameters.into_iter().find(|(key, _)| key == DATABASE);
-        let database = database.map(|(_, value)| format!("/{value}")).unwrap_or_default();
-        let url = RedisUrl::parse(&format!("redis://{userinfo}localhost{database}")).ok()?;
-        Some((url, Local::Socket(OsString::from_vec(path).into())))
-    }
-
-    pub fn scheme(&self) -> Scheme {
-        self.scheme
+    /// Whether the URL itself asks for TLS.
+    pub fn is_tls(&self) -> bool {
+        self.scheme.word != self.scheme.plaintext
     }
 
     pub fn host(&self) -> &Host<String> {
@@ -230,14 +173,14 @@ impl RedisUrl {
         self.port
     }
 
-    /// The URL by which a client reaches a tunnel at `local`: everything as written, but without
-    /// TLS, and without the parameters that only make sense with it.
+    /// The URL for a client of the tunnel at `local`: as written, but with the tunnel's address,
+    /// without TLS, and without TLS parameters.
     pub fn local(&self, local: &Local) -> UrlText {
         let query = self.query.as_ref().and_then(without_tls_parameters);
         match local {
             Local::Port(port) => {
                 let place = format!("{}:{port}{}", std::net::Ipv4Addr::LOCALHOST, self.path);
-                self.text(self.scheme.plaintext().word(), place, query)
+                self.text(self.scheme.plaintext, place, query)
             }
             Local::Socket(path) => {
                 let path = percent_encode(path.as_os_str().as_bytes(), IN_PATH).to_string();
@@ -246,8 +189,8 @@ impl RedisUrl {
         }
     }
 
-    /// `query` with the database that the path names: where the path leads to a socket, clients
-    /// look for it there.
+    /// `query` with the database from the path. In a URL whose path leads to a socket, clients look
+    /// for the database in the query.
     fn with_database(&self, query: Option<Secret>) -> Option<Secret> {
         let named = query
             .as_ref()
@@ -267,14 +210,14 @@ impl RedisUrl {
         UrlText { scheme, userinfo, place, query, fragment }
     }
 
-    /// The number of the database that the path names, in digits.
+    /// The number of the database in the path, in digits.
     pub fn database(&self) -> Option<&str> {
         let database = self.path.trim_matches('/');
         let is_number = !database.is_empty() && database.bytes().all(|byte| byte.is_ascii_digit());
         is_number.then_some(database)
     }
 
-    /// User and password, percent-decoded; `None` without a password.
+    /// User and password; `None` without a password.
     pub fn credentials(&self) -> Option<Credentials> {
         let (user, password) = self.userinfo.as_ref()?.expose().split_once(':')?;
         let decoded = |text: &str| Secret::new(percent_decode_str(text).decode_utf8_lossy());
@@ -296,7 +239,7 @@ impl RedisUrl {
 impl fmt::Display for RedisUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let place = format!("{}:{}{}", self.host, self.port, self.path);
-        self.text(self.scheme.word(), place, self.query.clone()).fmt(f)
+        self.text(self.scheme.word, place, self.query.clone()).fmt(f)
     }
 }
 
@@ -306,9 +249,8 @@ impl fmt::Debug for RedisUrl {
     }
 }
 
-/// A host by the `url` crate's rules, and with nothing in its name but what names of hosts have
-/// (RFC 1123 section 2.1, and the underscore of Docker's): the crate takes more, `,` and `;` among
-/// it, and any length.
+/// Parses a host: an IP address, or a name of letters, digits, `-`, `.` (RFC 1123 section 2.1) and
+/// `_` (common in Docker). The `url` crate alone would accept more, such as `,` and `;`.
 pub fn parse_host(text: &str) -> Option<Host<String>> {
     let host = Host::parse(text).ok()?;
     let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
@@ -318,7 +260,7 @@ pub fn parse_host(text: &str) -> Option<Host<String>> {
     }
 }
 
-/// The host without the brackets of an IPv6 address: for look-up and SNI.
+/// The host without the brackets of an IPv6 address, for name lookup and SNI.
 pub fn unbracketed(host: &Host<String>) -> String {
     match host {
         Host::Domain(name) => name.clone(),
@@ -327,20 +269,20 @@ pub fn unbracketed(host: &Host<String>) -> String {
     }
 }
 
-/// Splits `h:1`, `[::1]:1`, `h:` and `h`; an absent or empty port means the default.
+/// Splits `h:1`, `[::1]:1`, `h:` or `h` into host and port. A missing port is the default port.
 fn split_port(authority: &str) -> Result<(&str, u16), Problem> {
     let after_host = match authority.strip_prefix('[') {
-        Some(rest) => rest.find(']').ok_or(Problem::Host)? + 2,
+        Some(rest) => rest.find(']').ok_or(Problem::HOST)? + 2,
         None => authority.find(':').unwrap_or(authority.len()),
     };
     let (host, port) = authority.split_at(after_host);
     let port = match port.strip_prefix(':') {
         Some("") => DEFAULT_PORT,
         Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => {
-            digits.parse().ok().filter(|port| *port != 0).ok_or(Problem::Port)?
+            digits.parse().ok().filter(|port| *port != 0).ok_or(Problem::PORT)?
         }
         None if port.is_empty() => DEFAULT_PORT,
-        _ => return Err(Problem::Port),
+        _ => return Err(Problem::PORT),
     };
     Ok((host, port))
 }

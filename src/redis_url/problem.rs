@@ -1,88 +1,74 @@
-//! Why a value is no Redis URL.
+//! Problems of a value that should be a Redis URL.
 
 use std::fmt;
 
-/// Why a value is no Redis URL. It never holds any part of the value: any part may be a password.
+/// A problem of a value that should be a Redis URL. It holds no part of the value, because any part
+/// may be a password.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Problem {
-    NotUtf8,
-    NotRedis,
-    Unprintable,
-    NoSlashes,
-    NoHost,
-    Host,
-    HostList,
-    Port,
-    UnescapedUserinfo,
-    SeveralUrls,
-    SslCertReqs,
-    SslCaCerts,
-    SslTwice,
+pub struct Problem {
+    /// A predicate of the variable that holds the value.
+    text: &'static str,
+    /// The accepted form, in pieces.
+    remedy: &'static [&'static str],
 }
 
+/// The problem is in the query; the rest of the URL is right.
+const QUERY: &[&str] = &[];
+const FORM: &[&str] = &["; expected redis://[USER]:[PASSWORD]@HOST[:PORT][/DATABASE]"];
+/// A password that is not percent-encoded can be the cause.
+const PASSWORD: &[&str] = &[
+    FORM[0],
+    ", with the password percent-encoded: %2F for /, %3F for ?, %23 for #, %40 for @, %3A for :, \
+     %2C for a comma",
+];
+
 impl Problem {
-    /// The problem, as a predicate of the variable that holds the value.
-    fn text(self) -> &'static str {
-        match self {
-            Problem::NotUtf8 => "is not valid UTF-8; percent-encode what is not ASCII",
-            Problem::NotRedis => {
-                "does not begin with redis://, rediss://, valkey:// or valkeys:// (is there a \
-                 quote at the start?)"
-            }
-            Problem::Unprintable => {
-                "contains white space or a control character (a line end or a quote, copied by \
-                 mistake?); percent-encode it (%20 for a space) or remove it"
-            }
-            Problem::NoSlashes => "has no // after its scheme",
-            Problem::NoHost => "names no host",
-            Problem::Host => {
-                "has a host that is neither a name (letters, digits, - . and _) nor an IP address \
-                 (IPv6 in brackets)"
-            }
-            Problem::HostList => {
-                "is a list of hosts, but a tunnel leads to one host; give each host a variable of \
-                 its own and list these variables in REDIS_STUNNEL_URLS, or name one host that \
-                 always leads to the primary"
-            }
-            Problem::Port => "has a port that is not a number from 1 to 65535",
-            Problem::UnescapedUserinfo => "has an @ after its host",
-            Problem::SeveralUrls => {
-                "contains more than one URL (give each a variable of its own), or a :// in its \
-                 password"
-            }
-            Problem::SslCertReqs => "has an ssl_cert_reqs that is not required, optional or none",
-            Problem::SslCaCerts => "has an ssl_ca_certs without a file name",
-            Problem::SslTwice => "has ssl_cert_reqs or ssl_ca_certs twice, with different values",
-        }
-    }
+    pub const NOT_UTF8: Problem =
+        Problem::new("is not valid UTF-8; percent-encode characters that are not ASCII", FORM);
+    pub const NOT_REDIS: Problem = Problem::new(
+        "does not begin with redis://, rediss://, valkey:// or valkeys:// (is there a quote at the \
+         start?)",
+        FORM,
+    );
+    pub const UNPRINTABLE: Problem = Problem::new(
+        "contains white space or a control character (a line break or a quote, copied by \
+         mistake?); percent-encode it (%20 for a space) or remove it",
+        FORM,
+    );
+    pub const NO_SLASHES: Problem = Problem::new("has no // after its scheme", FORM);
+    pub const NO_HOST: Problem = Problem::new("names no host", PASSWORD);
+    pub const HOST: Problem = Problem::new(
+        "has a host that is neither a name (letters, digits, - . and _) nor an IP address (IPv6 in \
+         brackets)",
+        PASSWORD,
+    );
+    pub const HOST_LIST: Problem = Problem::new(
+        "is a list of hosts, but a tunnel leads to one host; give each host a variable of its own \
+         and list these variables in REDIS_STUNNEL_URLS, or name one host that always leads to the \
+         primary",
+        PASSWORD,
+    );
+    pub const PORT: Problem =
+        Problem::new("has a port that is not a number from 1 to 65535", PASSWORD);
+    pub const UNESCAPED_USERINFO: Problem = Problem::new("has an @ after its host", PASSWORD);
+    pub const SEVERAL_URLS: Problem = Problem::new(
+        "contains more than one URL (give each a variable of its own), or a :// in its password",
+        PASSWORD,
+    );
+    pub const SSL_CERT_REQS: Problem =
+        Problem::new("has an ssl_cert_reqs that is not required, optional or none", QUERY);
+    pub const SSL_CA_CERTS: Problem =
+        Problem::new("has an ssl_ca_certs without a file name", QUERY);
+    pub const SSL_TWICE: Problem =
+        Problem::new("has ssl_cert_reqs or ssl_ca_certs twice, with different values", QUERY);
 
-    /// Whether the rest of the URL is right.
-    fn is_in_query(self) -> bool {
-        matches!(self, Problem::SslCertReqs | Problem::SslCaCerts | Problem::SslTwice)
-    }
-
-    /// Whether a password that is not percent-encoded can be the cause.
-    fn may_be_password(self) -> bool {
-        use Problem::{Host, HostList, NoHost, Port, SeveralUrls, UnescapedUserinfo};
-        matches!(self, NoHost | Host | HostList | Port | UnescapedUserinfo | SeveralUrls)
+    const fn new(text: &'static str, remedy: &'static [&'static str]) -> Problem {
+        Problem { text, remedy }
     }
 }
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.text())?;
-        if self.is_in_query() {
-            return Ok(());
-        }
-        f.write_str("; expected redis://[USER]:[PASSWORD]@HOST[:PORT][/DATABASE]")?;
-        if self.may_be_password() {
-            f.write_str(
-                ", with the password percent-encoded: %2F for /, %3F for ?, %23 for #, %40 for @, \
-                 %3A for :, %2C for a comma",
-            )?;
-        }
-        Ok(())
+        write!(f, "{}{}", self.text, self.remedy.concat())
     }
 }
-
-impl std::error::Error for Problem {}

@@ -18,10 +18,10 @@ pub struct UrlTlsParameters {
 /// # Errors
 /// If one of them is unknown or empty, or two contradict each other.
 pub fn tls_parameters(query: &str) -> Result<UrlTlsParameters, Problem> {
-    /// Clients differ in which of two values they use.
+    /// Clients differ in which value they use if a parameter appears twice.
     fn note<T: PartialEq>(known: &mut Option<T>, value: T) -> Result<(), Problem> {
         match known.replace(value) {
-            Some(earlier) if Some(&earlier) != known.as_ref() => Err(Problem::SslTwice),
+            Some(earlier) if Some(&earlier) != known.as_ref() => Err(Problem::SSL_TWICE),
             _ => Ok(()),
         }
     }
@@ -31,15 +31,15 @@ pub fn tls_parameters(query: &str) -> Result<UrlTlsParameters, Problem> {
             "ssl_cert_reqs" => {
                 let value = value.to_ascii_lowercase();
                 let verify = match value.strip_prefix("cert_").unwrap_or(&value) {
-                    // To a client, optional means the same (Python's ssl.CERT_OPTIONAL).
+                    // In a client, Python's ssl.CERT_OPTIONAL means the same as CERT_REQUIRED.
                     "required" | "optional" => true,
                     "none" => false,
-                    _ => return Err(Problem::SslCertReqs),
+                    _ => return Err(Problem::SSL_CERT_REQS),
                 };
                 note(&mut asked.verify, verify)?;
             }
-            // In a template whose variable is unset it must not mean the system's CAs.
-            "ssl_ca_certs" if value.is_empty() => return Err(Problem::SslCaCerts),
+            // A template whose variable is unset must not select the system's CAs.
+            "ssl_ca_certs" if value.is_empty() => return Err(Problem::SSL_CA_CERTS),
             "ssl_ca_certs" => note(&mut asked.ca_file, value.into_owned())?,
             _ => {}
         }
@@ -52,7 +52,7 @@ pub fn key_of(parameter: &str) -> String {
     parameter.split('=').next().unwrap_or_default().to_ascii_lowercase()
 }
 
-/// The query without TLS parameters; `None` if there was nothing else in it.
+/// The query without TLS parameters; `None` if it has no other parameters.
 pub fn without_tls_parameters(query: &Secret) -> Option<Secret> {
     let all: Vec<&str> = query.expose().split('&').collect();
     let kept: Vec<&str> = all.iter().copied().filter(|part| !is_tls_parameter(part)).collect();

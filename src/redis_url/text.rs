@@ -1,11 +1,11 @@
-//! A URL's text, with its secrets masked unless they are asked for.
+//! The text of a URL, with or without its secrets.
 
 use std::fmt;
 
 use super::query::key_of;
 use crate::secret::{MASK, Secret};
 
-/// A URL as it is written. `Display` masks user, password and most of the query.
+/// The parts of a URL's text. `Display` masks user, password and most of the query.
 #[derive(Clone)]
 pub struct UrlText {
     pub(super) scheme: &'static str,
@@ -17,7 +17,7 @@ pub struct UrlText {
 }
 
 impl UrlText {
-    /// The URL in full, secrets included: for a client's eyes only.
+    /// The whole URL, secrets included.
     pub fn expose(&self) -> String {
         self.assemble(Secret::expose, Secret::expose)
     }
@@ -55,8 +55,8 @@ fn mask_userinfo(userinfo: &Secret) -> String {
     }
 }
 
-/// Keeps the values of well-known parameters and masks every other: some clients take passwords
-/// there.
+/// Masks all values except those of harmless parameters: some clients accept passwords in the
+/// query.
 fn mask_query(query: &Secret) -> String {
     const HARMLESS: [&str; 8] = [
         "db",

@@ -106,6 +106,13 @@ impl Launcher {
         self.start().finish()
     }
 
+    /// Runs it: the configuration must be refused before COMMAND starts. Returns the log.
+    pub fn refused(self) -> String {
+        let ended = self.run();
+        assert_eq!((ended.code(), ended.stdout.as_str()), (78, ""), "{}", ended.stderr);
+        ended.stderr
+    }
+
     pub fn start(mut self) -> Running {
         let mut child = self.command.spawn().expect("start-stunnel starts");
         let stderr = child.stderr.take().map(collect);

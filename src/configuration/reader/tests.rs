@@ -5,12 +5,12 @@ use std::time::Duration;
 use super::super::tests::{environment, read};
 use super::super::{Configuration, Decision};
 use super::*;
-use crate::logging::{LogFormat, LogLevel};
+use crate::logging::{LevelFilter, LogFormat};
 use crate::pool::PoolMode;
 use crate::supervisor::ForwardSignals;
 use crate::tls::MinTls;
 
-/// What is read for one URL in `CACHE_URL`.
+/// The configuration with one URL in `CACHE_URL`, and the trust settings of that URL.
 fn settings(
     options: &[&str],
     pairs: &[(&str, &str)],
@@ -20,12 +20,12 @@ fn settings(
     let Decision::Tunnel(url) = &configuration.variables[0].decision else {
         panic!("not tunnelled: {configuration:?}");
     };
-    let trust = url.trust.clone();
+    let trust = url.route.trust.clone();
     Ok((configuration, trust))
 }
 
 #[test]
-fn the_defaults_are_those_of_the_manual() {
+fn defaults_are_those_in_the_manual() {
     let (configuration, trust) = settings(&[], &[]).unwrap();
     let settings = configuration.settings;
     assert_eq!(settings.listen_port, 6371);
@@ -34,7 +34,7 @@ fn the_defaults_are_those_of_the_manual() {
     assert_eq!(settings.connection.idle_timeout, Some(Duration::from_secs(86_400)));
     assert_eq!(settings.connection.drain_timeout, Duration::from_secs(5));
     assert_eq!(settings.forward_signals, ForwardSignals::Auto);
-    assert_eq!(settings.log.level, LogLevel::Notice);
+    assert_eq!(settings.log.level, LevelFilter::INFO);
     assert_eq!(settings.log.format, LogFormat::Logfmt);
     let plain = Trust {
         verify: Verify::None,
@@ -49,7 +49,7 @@ fn the_defaults_are_those_of_the_manual() {
 }
 
 #[test]
-fn an_option_overrides_its_variable_and_that_the_default() {
+fn option_overrides_variable_and_variable_overrides_default() {
     let verify =
         |options: &[&str], pairs: &[(&str, &str)]| settings(options, pairs).unwrap().1.verify;
     assert_eq!(verify(&[], &[("STUNNEL_VERIFY", "ca")]), Verify::Ca);
@@ -62,7 +62,7 @@ fn an_option_overrides_its_variable_and_that_the_default() {
 }
 
 #[test]
-fn all_wrong_values_are_reported_with_the_accepted_forms() {
+fn all_invalid_values_are_reported_with_the_accepted_forms() {
     let wrong = [
         ("STUNNEL_ENABLED", "flase", "'flase'; expected 1, true, yes or on"),
         ("STUNNEL_REDISS", "tunel", "'tunel'; expected tunnel or passthrough"),
@@ -95,14 +95,14 @@ fn all_wrong_values_are_reported_with_the_accepted_forms() {
 }
 
 #[test]
-fn a_url_in_place_of_the_names_of_variables_is_not_shown() {
+fn url_instead_of_names_of_variables_is_not_shown() {
     let mistakes = settings(&["--urls", "redis://:pw@h"], &[]).unwrap_err();
     assert!(mistakes[0].starts_with("--urls is a value of 13 bytes, not shown; expected names"));
     assert_eq!(mistakes.len(), 1, "{mistakes:?}");
 }
 
 #[test]
-fn a_value_that_is_not_utf8_is_an_error_that_does_not_repeat_it() {
+fn error_about_invalid_utf8_does_not_show_the_value() {
     let mut environment = environment(&[]);
     environment.insert("STUNNEL_VERIFY".into(), OsString::from_vec(vec![0xff, 0xfe]));
     let mistakes = read(&[], &environment).unwrap_err();
@@ -110,7 +110,7 @@ fn a_value_that_is_not_utf8_is_an_error_that_does_not_repeat_it() {
 }
 
 #[test]
-fn only_a_valid_option_hides_its_variable() {
+fn only_a_valid_option_overrides_an_invalid_variable() {
     let pairs = [("STUNNEL_VERIFY", "bogus"), ("STUNNEL_LOG_LEVEL", "bogus")];
     settings(&["--verify", "full", "--log-level", "info"], &pairs).unwrap();
     let errors = settings(&["--verify", "ful", "--log-level", ""], &pairs).unwrap_err();
@@ -119,14 +119,14 @@ fn only_a_valid_option_hides_its_variable() {
 }
 
 #[test]
-fn the_retired_buildpacks_names_still_work() {
+fn names_of_the_retired_buildpack_still_work() {
     let read = |pairs: &[(&str, &str)]| {
         settings(&[], pairs).map(|(configuration, _)| {
             let settings = configuration.settings;
             (settings.log.level, settings.connection.connect_retry)
         })
     };
-    let (debug, notice) = (LogLevel::Debug, LogLevel::Notice);
+    let (debug, notice) = (LevelFilter::TRACE, LevelFilter::INFO);
     assert_eq!(read(&[("STUNNEL_LOGLEVEL", "debug")]), Ok((debug, false)));
     assert_eq!(read(&[("STUNNEL_LOG_LEVEL", "debug")]), Ok((debug, false)));
     assert_eq!(read(&[("STUNNEL_CONNECTION_RETRY", "yes")]), Ok((notice, true)));
@@ -148,7 +148,7 @@ fn one_url_can_have_its_own_pool_mode() {
     let mode = |options: &[&str], pairs: &[(&str, &str)]| {
         let (configuration, _) = settings(options, pairs).unwrap();
         let Decision::Tunnel(url) = &configuration.variables[0].decision else { panic!("tunnel") };
-        url.reuse.pool
+        url.pool
     };
     assert_eq!(mode(&[], &[]), PoolMode::Auto);
     assert_eq!(mode(&[], &[("STUNNEL_POOL", "off")]), PoolMode::Off);
