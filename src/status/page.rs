@@ -9,6 +9,7 @@ use openssl::sha::sha256;
 use super::StatusReport;
 use super::words::{self, Block, FAILURES, HELD, TunnelState};
 use crate::figures::{POINTS, Point};
+use crate::text::is_harmful;
 
 /// Browsers reload the page at this interval, in seconds.
 const REFRESH: u32 = 5;
@@ -41,7 +42,7 @@ impl fmt::Display for Escaped<'_> {
             '>' => f.write_str("&gt;"),
             '"' => f.write_str("&quot;"),
             '\'' => f.write_str("&#39;"),
-            c if words::is_harmful(c) => f.write_char('?'),
+            c if is_harmful(c) => f.write_char('?'),
             c => f.write_char(c),
         })
     }

@@ -22,10 +22,11 @@ use tokio::time::{sleep, timeout};
 use super::address::StatusListener;
 use super::host::HostCheck;
 use super::metrics::{self, Format};
-use super::words::{self, harmless};
+use super::words;
 use super::{RedisUrls, Status, StatusReport, json, page, text};
 use crate::figures::CommandState;
 use crate::logging::{debug, warning};
+use crate::text::printable;
 use crate::tunnel::failure;
 
 /// Connections that are served at a time. One more ends the oldest.
@@ -247,7 +248,7 @@ fn readiness(report: &StatusReport) -> Answer {
         true => plain(StatusCode::OK, "ready\n"),
         false => plain(
             StatusCode::SERVICE_UNAVAILABLE,
-            &format!("failing: {}\n", harmless(&failing.join(" "))),
+            &format!("failing: {}\n", printable(&failing.join(" "))),
         ),
     }
 }

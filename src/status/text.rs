@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use super::StatusReport;
 use super::words::{self, HELD};
 use crate::figures::Point;
+use crate::text::printable;
 
 /// Wide enough to read, and narrow enough for most terminals.
 const COLUMNS: usize = 100;
@@ -53,7 +54,7 @@ fn graph(points: &[Point]) -> String {
 
 fn line(text: &mut String, indent: usize, content: &str) {
     // Text from outside must not control the terminal.
-    let content = words::harmless(content);
+    let content = printable(content);
     writeln!(text, "{:indent$}{}", "", content.trim_end())
         .expect("writing to a String cannot fail");
 }

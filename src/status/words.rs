@@ -354,16 +354,6 @@ fn minute(ms: u64) -> String {
     format!("{:02}:{:02} UTC", minutes / 60, minutes % 60)
 }
 
-/// Replaces characters that would control a terminal or reverse the text beside them (UAX #9:
-/// embeddings, overrides and isolates), for text from outside.
-pub fn harmless(text: &str) -> String {
-    text.chars().map(|c| if is_harmful(c) { '?' } else { c }).collect()
-}
-
-pub fn is_harmful(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-}
-
 /// A duration in the unit that a person would use.
 fn ago(ms: u64) -> String {
     match Duration::from_millis(ms).as_secs() {
@@ -479,11 +469,6 @@ mod tests {
         let reached = second(success);
         let expected = format!("Redis is down or restarting (last reached at {reached})");
         assert_eq!(advice(works), Some(expected));
-    }
-
-    #[test]
-    fn characters_that_reverse_text_are_replaced() {
-        assert_eq!(harmless("a\u{1b}b\n\u{202e}c\u{2066}d\u{2069}é"), "a?b??c?d?é");
     }
 
     #[test]

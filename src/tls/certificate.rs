@@ -13,6 +13,7 @@ use x509_parser::time::ASN1Time;
 
 use super::pin::Pin;
 use super::stream::TlsStream;
+use crate::text::printable;
 
 const SECONDS_A_DAY: i64 = 86_400;
 
@@ -64,7 +65,12 @@ impl Certificate {
 
     /// The names in one line, shortened when they are many.
     pub fn names_in_short(&self) -> String {
-        in_short(&self.names)
+        const MOST: usize = 3;
+        let shown = self.names.iter().take(MOST).cloned().collect::<Vec<_>>().join(", ");
+        match self.names.len().saturating_sub(MOST) {
+            0 => shown,
+            more => format!("{shown} and {more} more"),
+        }
     }
 }
 
@@ -79,40 +85,10 @@ pub fn certificate_of<S: AsyncRead + AsyncWrite + Unpin>(
     Some(certificate)
 }
 
-/// The pin of the server at the other end of `stream`; `None` if its certificate is unreadable.
-pub fn pin_of<S: AsyncRead + AsyncWrite + Unpin>(stream: &TlsStream<S>) -> Option<Pin> {
-    let der = stream.peer_certificate()?;
-    let (_, certificate) = X509Certificate::from_der(&der).ok()?;
-    Some(Pin::of(certificate.public_key().raw))
-}
-
-/// Of the certificate of the server at the other end of `stream`: the names in one line, and when
-/// it ends, in seconds since 1970; without the rest, which takes most of the time.
-pub fn names_and_end_of<S: AsyncRead + AsyncWrite + Unpin>(
-    stream: &TlsStream<S>,
-) -> Option<(String, i64)> {
-    let der = stream.peer_certificate()?;
-    let (_, certificate) = X509Certificate::from_der(&der).ok()?;
-    Some((in_short(&names(&certificate)), certificate.validity().not_after.timestamp()))
-}
-
 fn issuer_of(certificate: &X509Ref) -> Option<String> {
     let der = certificate.to_der().ok()?;
     let (_, certificate) = X509Certificate::from_der(&der).ok()?;
     Some(printable(&certificate.issuer().to_string()))
-}
-
-fn in_short(names: &[String]) -> String {
-    const MOST: usize = 3;
-    let shown = names.iter().take(MOST).cloned().collect::<Vec<_>>().join(", ");
-    match names.len().saturating_sub(MOST) {
-        0 => shown,
-        more => format!("{shown} and {more} more"),
-    }
-}
-
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
 fn names(certificate: &X509Certificate<'_>) -> Vec<String> {

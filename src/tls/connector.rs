@@ -94,8 +94,9 @@ impl Connector {
             watch.clear()
         }
         if !self.trust.pins.is_empty() {
-            let pin = certificate::pin_of(&stream);
-            let pin = pin.ok_or_else(HandshakeError::unreadable_certificate)?;
+            let pin = certificate::certificate_of(&stream)
+                .ok_or_else(HandshakeError::unreadable_certificate)?
+                .pin;
             if !self.trust.pin_holds(&pin) {
                 // TLS 1.2 gives sessions in the handshake, before the key has been looked at.
                 sessions.forget();

@@ -15,7 +15,7 @@ mod session;
 mod stream;
 mod trust;
 
-pub use certificate::{Certificate, certificate_of, names_and_end_of};
+pub use certificate::{Certificate, certificate_of};
 pub use connector::Connector;
 pub use context::speaks;
 pub use handshake::{

@@ -13,8 +13,8 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
 use super::StatusReport;
-use super::words::harmless;
 use crate::figures::{BUCKETS, TunnelSnapshot};
+use crate::text::printable;
 pub use json::{add_of_launcher, add_of_tunnel};
 use table::{LAUNCHER, Metric, Samples, TUNNEL, Value};
 
@@ -48,7 +48,7 @@ pub fn written(mut report: StatusReport, format: Format) -> String {
     for TunnelSnapshot { labels, .. } in &mut report.snapshot.tunnels {
         // The encoder escapes only quotes, backslashes and line ends.
         for label in labels.variables.iter_mut().chain([&mut labels.upstream]) {
-            *label = harmless(label);
+            *label = printable(label);
         }
     }
     let mut registry = Registry::default();

@@ -1,0 +1,21 @@
+//! Text from outside, which may be hostile.
+
+/// Replaces characters that would control a terminal or reverse the text beside them.
+pub fn printable(text: &str) -> String {
+    text.chars().map(|c| if is_harmful(c) { '?' } else { c }).collect()
+}
+
+/// Whether `c` is a control character, or an embedding, override or isolate of UAX #9.
+pub fn is_harmful(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn characters_that_reverse_text_are_replaced() {
+        assert_eq!(printable("a\u{1b}b\n\u{202e}c\u{2066}d\u{2069}é"), "a?b??c?d?é");
+    }
+}
