@@ -7,7 +7,7 @@ mod examine;
 mod render;
 mod report;
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, Write as _};
 
 use crate::announce;
 use crate::configuration::{Settings, Unused, options};
@@ -62,8 +62,7 @@ fn print_json(reports: &[Report]) -> io::Result<()> {
 
 fn print_tables(reports: &[Report], untouched: &str, notes: &[(String, String)]) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
-    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    let paint = render::Paint(stdout.is_terminal() && !no_color);
+    let paint = render::Paint::for_stdout();
     if reports.is_empty() {
         writeln!(stdout, "No tunnel to check: {}.", why_none(untouched))?;
     }
