@@ -230,6 +230,15 @@ fn a_server_name_is_sent_and_checked() {
     assert_eq!(sni(&peer.url().replace("127.0.0.1", "localhost"), "192.0.2.1"), None);
 }
 
+/// The key in the form that PKCS#8 replaced: PKCS#1, or SEC 1.
+fn traditional(certificate: &Certificate) -> String {
+    let pem = match certificate.key.rsa() {
+        Ok(key) => key.private_key_to_pem(),
+        Err(_) => certificate.key.ec_key().unwrap().private_key_to_pem(),
+    };
+    String::from_utf8(pem.unwrap()).unwrap()
+}
+
 #[test]
 fn a_server_that_wants_a_client_certificate_gets_it() {
     let folder = tempfile::tempdir().unwrap();
@@ -252,6 +261,7 @@ fn a_server_that_wants_a_client_certificate_gets_it() {
                 (client.certificate_file.to_str().unwrap(), client.key_file.to_str().unwrap());
             check(&hold(files.0, files.1), Pong, &what);
             check(&hold(&client.pem(), &client.key_pem()), Pong, &what);
+            check(&hold(&client.pem(), &traditional(&client)), Pong, &what);
             let one_line = |pem: String| pem.replace('\n', "\\n");
             check(&hold(&one_line(client.pem()), &one_line(client.key_pem())), Pong, &what);
             check(&hold("", ""), Error("client certificate"), &what);
@@ -314,8 +324,9 @@ fn wrong_trust_settings_fail_at_start_and_name_the_remedy() {
     let ours = Certificate::self_signed(folder.path());
     let other_folder = tempfile::tempdir().unwrap();
     let other = Certificate::self_signed(other_folder.path());
-    let pkcs1 = String::from_utf8(ours.key.rsa().unwrap().private_key_to_pem().unwrap()).unwrap();
     let cipher = openssl::symm::Cipher::aes_128_cbc();
+    let encrypted_pkcs1 = ours.key.rsa().unwrap().private_key_to_pem_passphrase(cipher, b"pw");
+    let encrypted_pkcs1 = String::from_utf8(encrypted_pkcs1.unwrap()).unwrap();
     let encrypted = ours.key.private_key_to_pem_pkcs8_passphrase(cipher, b"pw").unwrap();
     let encrypted = String::from_utf8(encrypted).unwrap();
     let (cert, key) = (ours.pem(), ours.key_pem());
@@ -342,14 +353,14 @@ fn wrong_trust_settings_fail_at_start_and_name_the_remedy() {
         (&[("STUNNEL_CLIENT_CERT", &cert)], "STUNNEL_CLIENT_KEY", "STUNNEL_CLIENT_CERT is"),
         (&[("STUNNEL_CLIENT_KEY", &key)], "STUNNEL_CLIENT_CERT", "STUNNEL_CLIENT_KEY is"),
         (
-            &[("STUNNEL_CLIENT_CERT", &cert), ("STUNNEL_CLIENT_KEY", &pkcs1)],
+            &[("STUNNEL_CLIENT_CERT", &cert), ("STUNNEL_CLIENT_KEY", &encrypted)],
             "STUNNEL_CLIENT_KEY",
             "openssl pkcs8 -topk8 -nocrypt",
         ),
         (
-            &[("STUNNEL_CLIENT_CERT", &cert), ("STUNNEL_CLIENT_KEY", &encrypted)],
+            &[("STUNNEL_CLIENT_CERT", &cert), ("STUNNEL_CLIENT_KEY", &encrypted_pkcs1)],
             "STUNNEL_CLIENT_KEY",
-            "openssl pkcs8",
+            "openssl pkcs8 -topk8 -nocrypt",
         ),
         (
             &[("STUNNEL_CLIENT_CERT", &cert), ("STUNNEL_CLIENT_KEY", &other.key_pem())],
@@ -376,7 +387,7 @@ fn wrong_trust_settings_fail_at_start_and_name_the_remedy() {
         assert_eq!((ended.code(), ended.stdout.as_str()), (78, ""), "{name}: {}", ended.stderr);
         assert_eq!(logged(&ended.stderr, "config-error", "var"), [*name], "{}", ended.stderr);
         assert!(ended.stderr.contains(problem), "{problem} in {}", ended.stderr);
-        for secret in [&key, &pkcs1, &encrypted] {
+        for secret in [&key, &encrypted] {
             let line = secret.lines().nth(1).unwrap();
             assert!(!ended.stderr.contains(line), "a key in {}", ended.stderr);
         }
@@ -470,11 +481,13 @@ fn a_weak_client_certificate_fails_at_start_with_the_reason() {
     let chain = [&good[0], &sha1[0]].map(|file| fs::read_to_string(file).unwrap());
     let chained = [folder.join("chained.pem").to_str().unwrap().to_owned(), good[1].clone()];
     fs::write(&chained[0], chain.concat()).unwrap();
-    let bits = "the key has 1024 bits; OpenSSL's security level 2 wants 2048";
-    let digest = "it is signed by sha1WithRSAEncryption; OpenSSL's security level 2 wants SHA-256";
-    for ([certificate, key], reason) in
-        [(&short, bits), (&sha1, digest), (&chained, "at place 3 of its chain that is too weak")]
-    {
+    let bits = "security level 2 refuses: ee key too small (its key has 1024 bits;";
+    let digest = "2048 bits; it is signed by sha1WithRSAEncryption)";
+    for ([certificate, key], reason) in [
+        (&short, bits),
+        (&sha1, digest),
+        (&chained, "at place 3 of its chain that OpenSSL's security level 2 refuses"),
+    ] {
         for words in [&["echo", "ran"][..], &["--check"]] {
             let options = ["--client-cert", certificate, "--client-key", key];
             let ended = Launcher::new([&options, words].concat()).redis(&server.url()).run();

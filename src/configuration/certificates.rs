@@ -3,11 +3,13 @@
 use std::fs::File;
 use std::io::Read;
 
+use openssl::x509::X509;
+
 use super::found::Found;
 use super::mistakes::{ConfigError, Mistakes, Reported};
 use crate::names;
 use crate::secret::{hidden, shown};
-use crate::tls::pem::{self, Authorities, ClientIdentity, IdentityProblem};
+use crate::tls::pem::{self, ClientIdentity, IdentityProblem};
 
 /// The longest PEM file to read, in bytes: many times the bundle of all public CAs.
 const LONGEST_PEM: u64 = 16 << 20;
@@ -19,17 +21,18 @@ const LONGEST_PEM: u64 = 16 << 20;
 pub fn authorities(
     bundles: &[Found<'_>],
     mistakes: &mut Mistakes,
-) -> Result<Option<Authorities>, Reported> {
+) -> Result<Option<Vec<X509>>, Reported> {
     let given = bundles.iter().filter(|found| !found.value.is_empty());
-    let read: Vec<Result<Authorities, Reported>> = given
+    let read: Vec<Result<Vec<X509>, Reported>> = given
         .map(|found| {
             let read = read_pem(found)
-                .and_then(|pem| Authorities::from_pem(pem).map_err(|problem| found.wrong(problem)));
+                .and_then(|pem| pem::certificates(&pem).map_err(|problem| found.wrong(problem)));
             mistakes.check(read)
         })
         .collect();
-    let read: Result<Vec<Authorities>, Reported> = read.into_iter().collect();
-    Ok(read?.into_iter().reduce(Authorities::and))
+    let read: Result<Vec<Vec<X509>>, Reported> = read.into_iter().collect();
+    let all = read?.concat();
+    Ok((!all.is_empty()).then_some(all))
 }
 
 /// Reads a client certificate and its key; `None` if neither is given.

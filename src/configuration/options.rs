@@ -5,6 +5,8 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
+use openssl::ssl::SslVersion;
+
 use super::settings::Rediss;
 use super::values;
 use crate::logging::{LogFormat, LogLevel};
@@ -13,7 +15,7 @@ use crate::pool::PoolMode;
 use crate::sandbox::SandboxMode;
 use crate::status::StatusAddress;
 use crate::supervisor::ForwardSignals;
-use crate::tls::{MinTls, Pin, Verify};
+use crate::tls::{Pin, Verify};
 use crate::tunnel::{Listen, PortTaken};
 
 /// What a setting applies to.
@@ -248,7 +250,7 @@ settings! {
         option: Some("client-key"),
         variable: names::CLIENT_KEY,
         value_name: "PEM",
-        help: "Key of the client certificate, in PKCS#8: a PEM file, or the PEM text itself",
+        help: "Key of the client certificate: a PEM file, or the PEM text itself",
         heading: TRUST,
         scope: Scope::OneUrlToo,
         is_secret: true,
@@ -263,7 +265,7 @@ settings! {
         heading: TRUST,
         scope: Scope::OneUrlToo,
     }
-    MIN_TLS: MinTls = values::min_tls, {
+    MIN_TLS: SslVersion = values::min_tls, {
         option: Some("min-tls"),
         variable: names::MIN_TLS,
         default: "1.2",

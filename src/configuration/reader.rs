@@ -2,6 +2,8 @@
 
 use std::ffi::OsStr;
 
+use openssl::x509::X509;
+
 use super::certificates;
 use super::cli::Invocation;
 use super::found::{Found, Given};
@@ -14,7 +16,7 @@ use crate::logging::LogSettings;
 use crate::names;
 use crate::redis_url::UrlTlsParameters;
 use crate::status::{StatusAddress, StatusSettings};
-use crate::tls::pem::{Authorities, ClientIdentity};
+use crate::tls::pem::ClientIdentity;
 use crate::tls::roots::RootsProblem;
 use crate::tls::{Trust, Verify};
 use crate::tunnel::ConnectionSettings;
@@ -44,7 +46,7 @@ pub struct Reader<'a> {
     system_roots: SystemRoots,
     pub mistakes: Mistakes,
     /// The files for all URLs are read once, however many URLs there are.
-    general_ca: Option<Checked<Option<Authorities>>>,
+    general_ca: Option<Checked<Option<Vec<X509>>>>,
     general_identity: Option<Checked<Option<ClientIdentity>>>,
 }
 
@@ -229,7 +231,7 @@ impl<'a> Reader<'a> {
         &mut self,
         variable: &str,
         in_url: &UrlTlsParameters,
-    ) -> Checked<Option<Authorities>> {
+    ) -> Checked<Option<Vec<X509>>> {
         let settings = [&options::CA_FILE.declaration, &options::CA_PEM.declaration];
         let per_url =
             settings.map(|setting| self.sources.per_url(variable, setting)).into_iter().flatten();
@@ -255,7 +257,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The CAs for all URLs.
-    fn general_authorities(&mut self) -> Checked<Option<Authorities>> {
+    fn general_authorities(&mut self) -> Checked<Option<Vec<X509>>> {
         if let Some(known) = &self.general_ca {
             return known.clone();
         }

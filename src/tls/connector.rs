@@ -109,19 +109,15 @@ impl Connector {
 
 /// Decides whether the session that a failed handshake offered may be the cause.
 fn blame(error: HandshakeError, watch: Watch) -> ConnectError {
-    match error.verdict_on_session() {
-        SessionVerdict::Suspected if watch.suspects() => {
-            watch.failed();
-            ConnectError::OfSession(error)
-        }
-        SessionVerdict::Suspected | SessionVerdict::Doubtful => {
-            watch.failed();
-            error.into()
-        }
-        SessionVerdict::Cleared => {
-            watch.clear();
-            error.into()
-        }
+    let (verdict, was_offered) = (error.verdict_on_session(), watch.suspects());
+    if verdict == SessionVerdict::Cleared {
+        watch.clear();
+    } else {
+        watch.failed();
+    }
+    match was_offered && verdict == SessionVerdict::Suspected {
+        true => ConnectError::OfSession(error),
+        false => ConnectError::Failed(error),
     }
 }
 
@@ -136,13 +132,10 @@ mod tests {
     use tokio::net::UnixStream;
 
     use super::*;
-    use crate::tls::MinTls;
 
     #[tokio::test]
     async fn handshake_that_cannot_begin_is_no_fault_of_the_server() {
-        let (verify, min_tls) = (Verify::None, MinTls::V1_2);
-        let (ca, pins, identity, server_name) = (None, Vec::new(), None, None);
-        let connector = Connector::new(Trust { verify, min_tls, ca, pins, identity, server_name });
+        let connector = Connector::new(Trust::none());
         let (client, _server) = UnixStream::pair().unwrap();
         // SNI holds 255 bytes at most.
         let too_long = "x".repeat(300);

@@ -3,11 +3,11 @@
 
 use std::io;
 
-use native_tls::{Protocol, TlsConnector, TlsConnectorBuilder};
+use native_tls::TlsConnector;
 use openssl::error::ErrorStack;
-use openssl::ssl::{SslContextBuilder, SslMethod, SslOptions, SslVersion};
+use openssl::ssl::{SslContextBuilder, SslOptions};
 
-use super::trust::{MinTls, Trust, Verify};
+use super::trust::{Trust, Verify};
 use super::{bounds, raw, roots};
 
 /// Key exchange groups. The first one's key share goes into the first message; a server that
@@ -40,59 +40,38 @@ const NO_CERTIFICATE_COMPRESSION: SslOptions = SslOptions::from_bits_retain(1 <<
 /// # Errors
 /// When OpenSSL cannot be set up.
 pub fn connector(trust: &Trust) -> io::Result<(TlsConnector, SslContextBuilder)> {
-    let builder = builder(trust);
-    let (connector, contexts) = raw::catch(|| builder.build()).map_err(io::Error::other)?;
-    let Ok([mut context]) = <[_; 1]>::try_from(contexts) else {
-        return Err(io::Error::other("the context of native-tls cannot be set up"));
-    };
-    set_up(&mut context, trust.verify)?;
-    Ok((connector, context))
-}
-
-fn builder(trust: &Trust) -> TlsConnectorBuilder {
     let mut builder = TlsConnector::builder();
-    builder.min_protocol_version(Some(match trust.min_tls {
-        MinTls::V1_2 => Protocol::Tlsv12,
-        MinTls::V1_3 => Protocol::Tlsv13,
-    }));
     // No `danger_accept_invalid_certs` for `none`: OpenSSL would ignore the bounds on keys as well.
     // Instead, the verification of `bounds` accepts every chain.
     builder.danger_accept_invalid_hostnames(trust.verify != Verify::Full);
     let own_roots = trust.ca.is_some() || roots::own_directories().is_some();
     builder.disable_built_in_roots(own_roots || trust.verify == Verify::None);
-    let roots = match (&trust.ca, trust.verify) {
-        (Some(authorities), _) => authorities.certificates(),
-        (None, Verify::None) => &[],
-        (None, Verify::Ca | Verify::Full) => roots::loaded(),
+    let (connector, contexts) = raw::catch(|| builder.build()).map_err(io::Error::other)?;
+    let Ok([mut context]) = <[_; 1]>::try_from(contexts) else {
+        return Err(io::Error::other("the context of native-tls cannot be set up"));
     };
-    for root in roots {
-        builder.add_root_certificate(root.clone());
-    }
-    if let Some(identity) = &trust.identity {
-        builder.identity(identity.loaded().clone());
-    }
-    builder
+    set_up(&mut context, trust)?;
+    Ok((connector, context))
 }
 
-/// Sets what native-tls does not have.
-fn set_up(context: &mut SslContextBuilder, verify: Verify) -> Result<(), ErrorStack> {
+/// Sets what native-tls does not have, or only in a form of its own.
+fn set_up(context: &mut SslContextBuilder, trust: &Trust) -> Result<(), ErrorStack> {
+    context.set_min_proto_version(Some(trust.min_tls))?;
     // A server must not renegotiate, again and again.
     context.set_options(SslOptions::NO_RENEGOTIATION | NO_CERTIFICATE_COMPRESSION);
     context.set_cipher_list(CIPHERS)?;
     context.set_ciphersuites(CIPHER_SUITES)?;
     context.set_groups_list(GROUPS).or_else(|_| context.set_groups_list(GROUPS_WITHOUT_ML_KEM))?;
-    bounds::set_in(context, verify);
-    Ok(())
-}
-
-/// Whether OpenSSL can be told to speak nothing older than `version`.
-pub fn speaks(version: MinTls) -> bool {
-    let version = match version {
-        MinTls::V1_2 => SslVersion::TLS1_2,
-        MinTls::V1_3 => SslVersion::TLS1_3,
+    bounds::set_in(context, trust.verify);
+    let roots = match (&trust.ca, trust.verify) {
+        (Some(authorities), _) => authorities,
+        (None, Verify::None) => &[][..],
+        (None, Verify::Ca | Verify::Full) => roots::loaded(),
     };
-    let context = SslContextBuilder::new(SslMethod::tls_client());
-    context.is_ok_and(|mut context| context.set_min_proto_version(Some(version)).is_ok())
+    for root in roots {
+        context.cert_store_mut().add_cert(root.clone())?;
+    }
+    trust.identity.iter().try_for_each(|identity| identity.set_in(context))
 }
 
 #[cfg(test)]
@@ -107,15 +86,9 @@ mod tests {
     const SUPPORTED_GROUPS: u16 = 10;
     const KEY_SHARE: u16 = 51;
 
-    fn trust() -> Trust {
-        let (verify, min_tls) = (Verify::None, MinTls::V1_2);
-        let (ca, pins, identity, server_name) = (None, Vec::new(), None, None);
-        Trust { verify, min_tls, ca, pins, identity, server_name }
-    }
-
     /// The first message of a handshake, without the record's header and the message's.
     fn client_hello() -> Vec<u8> {
-        let (connector, _context) = connector(&trust()).unwrap();
+        let (connector, _context) = connector(&Trust::none()).unwrap();
         let (client, mut server) = UnixStream::pair().unwrap();
         let handshake = thread::spawn(move || connector.connect("redis.test", client).is_err());
         let mut header = [0; 9];

@@ -6,7 +6,6 @@ mod connector;
 mod context;
 mod facts;
 mod handshake;
-mod late_files;
 pub mod pem;
 mod pin;
 mod raw;
@@ -17,15 +16,14 @@ mod trust;
 
 pub use certificate::{Certificate, certificate_of};
 pub use connector::Connector;
-pub use context::speaks;
 pub use handshake::{
     ConnectError, Flaw, HandshakeError, LateRefusal, is_own_failure, is_unannounced_close,
 };
-pub use late_files::late_files;
 pub use pin::Pin;
+pub use roots::late_files;
 pub use session::Sessions;
 pub use stream::TlsStream;
-pub use trust::{MinTls, Trust, Verify};
+pub use trust::{Trust, Verify};
 
 /// Name and version of the OpenSSL that is in use, without its date: `OpenSSL 3.5.5`.
 pub fn openssl_version() -> String {

@@ -33,11 +33,6 @@ impl Pin {
     }
 }
 
-/// Whether a server's key, of which this is the pin, is one of the pinned; any is when none is.
-pub fn holds(pinned: &[Pin], pin: &Pin) -> bool {
-    pinned.is_empty() || pinned.contains(pin)
-}
-
 impl fmt::Display for Pin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{PREFIX}{}", base64::encode_block(&self.0))
@@ -62,13 +57,6 @@ mod tests {
         assert_eq!(Pin::parse_all(text), Some(vec![Pin::of(b"")]));
         let two = format!("{text}; {}", Pin::of(b"x"));
         assert_eq!(Pin::parse_all(&two), Some(vec![Pin::of(b""), Pin::of(b"x")]));
-    }
-
-    #[test]
-    fn a_key_holds_if_it_is_one_of_the_pinned_or_none_is() {
-        let [a, b, c] = [b"a", b"b", b"c"].map(|key| Pin::of(key));
-        assert!(holds(&[], &a) && holds(&[b, a], &a));
-        assert!(!holds(&[b, c], &a));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 #![allow(unsafe_code)]
 
+use std::collections::BTreeSet;
 use std::env;
 use std::ffi::OsString;
 use std::fs;
@@ -12,17 +13,22 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use native_tls::Certificate;
+use openssl::x509::X509;
 
 use super::pem;
+use super::trust::{Trust, Verify};
+use crate::sandbox::directory_of;
 
 /// The variables that tell OpenSSL where the bundle and the directories are (openssl-env(7)).
 const CERT_FILE: &str = "SSL_CERT_FILE";
 const CERT_DIR: &str = "SSL_CERT_DIR";
 
+/// The variables by which OpenSSL finds its configuration and its providers (openssl-env(7)).
+const OWN_FILES: [&str; 2] = ["OPENSSL_CONF", "OPENSSL_MODULES"];
+
 /// The bundle that native-tls would have read.
 static BUNDLE: OnceLock<PathBuf> = OnceLock::new();
-static ROOTS: OnceLock<Vec<Certificate>> = OnceLock::new();
+static ROOTS: OnceLock<Vec<X509>> = OnceLock::new();
 
 /// Why no system root can be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,7 +56,7 @@ pub unsafe fn keep_from_native_tls() {
 
 /// The certificates of the bundle and of the directories that the user names, except for unreadable
 /// ones: the user cannot repair the system's bundle.
-pub fn loaded() -> &'static [Certificate] {
+pub fn loaded() -> &'static [X509] {
     let load = || {
         let bundle = BUNDLE.get().into_iter().cloned();
         let directories = own_directories().unwrap_or_default();
@@ -59,11 +65,6 @@ pub fn loaded() -> &'static [Certificate] {
         pems.flat_map(|pem| certificates_in(&pem).collect::<Vec<_>>()).collect()
     };
     ROOTS.get_or_init(load)
-}
-
-/// The bundle's path.
-pub fn bundle() -> Option<&'static Path> {
-    BUNDLE.get().map(PathBuf::as_path)
 }
 
 /// The directories in SSL_CERT_DIR; `None` if it is unset. They replace the system's directories,
@@ -94,6 +95,30 @@ pub fn check() -> Result<(), RootsProblem> {
     if has_some { Ok(()) } else { Err(RootsProblem::None) }
 }
 
+/// Files and directories that connections of these settings may read after COMMAND has started,
+/// whatever the app's directory is.
+pub fn late_files<'a>(mut trusts: impl Iterator<Item = &'a Trust>) -> Vec<PathBuf> {
+    let mut files: BTreeSet<PathBuf> =
+        OWN_FILES.iter().filter_map(env::var_os).map(PathBuf::from).collect();
+    files.extend(own_directory());
+    if trusts.any(|trust| trust.ca.is_none() && trust.verify != Verify::None) {
+        files.extend(BUNDLE.get().cloned());
+        for folder in own_directories().unwrap_or_else(|| openssl_probe::probe().cert_dir) {
+            // A certificate's hashed name is a link, often to another directory.
+            let entries = fs::read_dir(&folder).into_iter().flatten().flatten();
+            files.extend(entries.filter_map(|entry| directory_of(&entry.path())));
+            files.insert(folder);
+        }
+    }
+    files.into_iter().collect()
+}
+
+/// The directory of OpenSSL's own configuration, which was set when OpenSSL was built:
+/// `OPENSSLDIR: "/usr/lib/ssl"`.
+fn own_directory() -> Option<PathBuf> {
+    openssl::version::dir().split('"').nth(1).map(PathBuf::from)
+}
+
 /// The value of an environment variable, unless it is empty.
 fn setting(variable: &str) -> Option<OsString> {
     env::var_os(variable).filter(|value| !value.is_empty())
@@ -119,10 +144,10 @@ fn check_file(file: &Path) -> Result<(), RootsProblem> {
 /// The longest bundle to read, in bytes.
 const LONGEST: u64 = 16 << 20;
 
-fn read(file: &Path) -> io::Result<Vec<u8>> {
+fn read(file: &Path) -> io::Result<String> {
     let mut pem = Vec::new();
     fs::File::open(file)?.take(LONGEST).read_to_end(&mut pem)?;
-    Ok(pem)
+    Ok(String::from_utf8_lossy(&pem).into_owned())
 }
 
 /// Checks that at least one of the directories can be read.
@@ -144,8 +169,8 @@ fn check_directories(directories: &[PathBuf]) -> Result<(), RootsProblem> {
     })
 }
 
-fn certificates_in(pem: &[u8]) -> impl Iterator<Item = Certificate> {
-    pem::blocks(pem).filter_map(|block| Certificate::from_pem(block).ok())
+fn certificates_in(pem: &str) -> impl Iterator<Item = X509> {
+    pem::each_certificate(pem).filter_map(Result::ok)
 }
 
 /// The files in which OpenSSL would look for certificates: `HASH.NUMBER` (openssl-rehash(1)).

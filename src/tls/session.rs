@@ -303,7 +303,7 @@ mod tests {
     use tokio::time::{advance, timeout};
 
     use super::*;
-    use crate::tls::{Connector, MinTls, Pin, TlsStream, Trust, Verify};
+    use crate::tls::{Connector, Pin, TlsStream, Trust};
 
     const MINUTE: Duration = Duration::from_secs(60);
 
@@ -331,9 +331,7 @@ mod tests {
     }
 
     fn connector(pins: Vec<Pin>) -> Arc<Connector> {
-        let (verify, min_tls) = (Verify::None, MinTls::V1_2);
-        let (ca, identity, server_name) = (None, None, None);
-        Connector::new(Trust { verify, min_tls, ca, pins, identity, server_name })
+        Connector::new(Trust { pins, ..Trust::none() })
     }
 
     /// A server, a client of it, and the sessions between them. Time stands still unless it is told
@@ -355,8 +353,8 @@ mod tests {
         /// session of TLS 1.2 whose connection broke off (SSL_set_shutdown(3)).
         async fn read(&mut self) {
             self.server.write_all(b"+").unwrap();
-            assert_eq!(self.client.read_u8().await.unwrap(), b'+');
-            self.client.shutdown().await.unwrap();
+            assert_eq!(self.client.stream.read_u8().await.unwrap(), b'+');
+            self.client.stream.shutdown().await.unwrap();
         }
     }
 
@@ -472,7 +470,7 @@ mod tests {
         let scene = Scene::new();
         let mut first = scene.connect().await;
         first.server.write_all(b"+").unwrap();
-        assert_eq!(first.client.read_u8().await.unwrap(), b'+');
+        assert_eq!(first.client.stream.read_u8().await.unwrap(), b'+');
         // No close_notify: as after a reset, or when an idle connection is dropped.
         drop(first);
         let second = scene.connect().await;

@@ -1,7 +1,10 @@
 //! What a server has to prove, and what we show it.
 
-use super::pem::{Authorities, ClientIdentity};
-use super::pin::{self, Pin};
+use openssl::ssl::SslVersion;
+use openssl::x509::X509;
+
+use super::pem::ClientIdentity;
+use super::pin::Pin;
 
 /// How much of the server's certificate must hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,20 +28,14 @@ impl Verify {
     }
 }
 
-/// The oldest TLS version to accept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MinTls {
-    V1_2,
-    V1_3,
-}
-
 /// What decides how a tunnel's TLS connections are made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trust {
     pub verify: Verify,
-    pub min_tls: MinTls,
+    /// The oldest version to accept.
+    pub min_tls: SslVersion,
     /// The CAs to trust instead of the system's roots.
-    pub ca: Option<Authorities>,
+    pub ca: Option<Vec<X509>>,
     /// The server's key must be one of these; empty: any.
     pub pins: Vec<Pin>,
     /// Shown to servers that ask for a client certificate.
@@ -53,8 +50,16 @@ impl Trust {
         self.verify != Verify::None || !self.pins.is_empty()
     }
 
-    /// Whether a server's key, of which this is the pin, is trusted: see [`pin::holds`].
+    /// Whether a server's key, of which this is the pin, is one of the pinned; any is when none is.
     pub fn pin_holds(&self, pin: &Pin) -> bool {
-        pin::holds(&self.pins, pin)
+        self.pins.is_empty() || self.pins.contains(pin)
+    }
+
+    /// Trusts any server, with defaults for the rest.
+    #[cfg(test)]
+    pub fn none() -> Trust {
+        let (verify, min_tls) = (Verify::None, SslVersion::TLS1_2);
+        let (ca, pins, identity, server_name) = (None, Vec::new(), None, None);
+        Trust { verify, min_tls, ca, pins, identity, server_name }
     }
 }

@@ -2,13 +2,14 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::time::Duration;
 
+use openssl::ssl::SslVersion;
+
 use super::super::tests::{environment, read};
 use super::super::{Configuration, Decision};
 use super::*;
 use crate::logging::{LogFormat, LogLevel};
 use crate::pool::PoolMode;
 use crate::supervisor::ForwardSignals;
-use crate::tls::MinTls;
 
 /// What is read for one URL in `CACHE_URL`.
 fn settings(
@@ -38,7 +39,7 @@ fn the_defaults_are_those_of_the_manual() {
     assert_eq!(settings.log.format, LogFormat::Logfmt);
     let plain = Trust {
         verify: Verify::None,
-        min_tls: MinTls::V1_2,
+        min_tls: SslVersion::TLS1_2,
         ca: None,
         pins: vec![],
         identity: None,
