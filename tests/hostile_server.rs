@@ -5,8 +5,6 @@ mod support;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::Path;
-use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 use openssl::asn1::Asn1Time;
@@ -19,11 +17,11 @@ use openssl::ssl::{SslAcceptor, SslAcceptorBuilder, SslStream, SslVersion};
 use openssl::symm::{Cipher, encrypt_aead};
 use openssl::x509::X509;
 use support::launcher::{Held, Launcher, logged, port_of};
-use support::peer::{Peer, acceptor_builder};
-use support::pki::{Authority, Certificate};
+use support::peer::{Peer, acceptor_builder, s_server};
+use support::pki::Authority;
 use support::resp::{Client, Reply};
 use support::servers::{Front, Server};
-use support::{PATIENCE, Process, eventually, rest, two_free_ports};
+use support::{PATIENCE, eventually, rest};
 
 /// A server whose handshakes may fail.
 fn server_of(acceptor: SslAcceptorBuilder) -> Peer<bool> {
@@ -105,24 +103,6 @@ fn server_that_renegotiates_is_told_no() {
     server.0.stdin.as_mut().unwrap().write_all(b"r\n").unwrap();
     eventually("an answer", || log().contains("no_renegotiation").then_some(()));
     assert_eq!(log().matches("ClientHello").count(), 1, "{}", log());
-}
-
-/// `openssl s_server` with these options. It takes commands, and prints into `log`.
-fn s_server(folder: &Path, options: &[&str]) -> (Process, u16) {
-    let certificate = Certificate::self_signed(folder);
-    let port = two_free_ports();
-    let log = fs::File::create(folder.join("log")).unwrap();
-    let mut server = Command::new("openssl");
-    server.arg("s_server").args(options).args(["-accept", &format!("127.0.0.1:{port}")]);
-    server.arg("-cert").arg(&certificate.certificate_file);
-    server.arg("-key").arg(&certificate.key_file);
-    server.stdin(Stdio::piped()).stdout(log.try_clone().unwrap()).stderr(log);
-    let server = Process(server.spawn().expect("openssl (see bin/setup)"));
-    eventually("s_server listens", || {
-        let log = fs::read_to_string(folder.join("log")).unwrap();
-        log.contains("ACCEPT").then_some(())
-    });
-    (server, port)
 }
 
 /// Types of a record's content (RFC 8446 section 5.1).

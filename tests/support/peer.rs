@@ -1,7 +1,10 @@
 //! TLS servers that misbehave on purpose.
 
+use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver};
@@ -12,7 +15,7 @@ use openssl::ssl::{
 };
 
 use super::pki::Certificate;
-use super::{PATIENCE, eventually};
+use super::{PATIENCE, Process, eventually, two_free_ports};
 
 /// A server on a port of its own that treats every connection in the same way.
 pub struct Peer<T> {
@@ -212,4 +215,22 @@ impl Write for Gate {
     fn flush(&mut self) -> io::Result<()> {
         self.tcp.flush()
     }
+}
+
+/// `openssl s_server` with these options. It takes commands, and prints into `log`.
+pub fn s_server(folder: &Path, options: &[&str]) -> (Process, u16) {
+    let certificate = Certificate::self_signed(folder);
+    let port = two_free_ports();
+    let log = fs::File::create(folder.join("log")).unwrap();
+    let mut server = Command::new("openssl");
+    server.arg("s_server").args(options).args(["-accept", &format!("127.0.0.1:{port}")]);
+    server.arg("-cert").arg(&certificate.certificate_file);
+    server.arg("-key").arg(&certificate.key_file);
+    server.stdin(Stdio::piped()).stdout(log.try_clone().unwrap()).stderr(log);
+    let server = Process(server.spawn().expect("openssl (see bin/setup)"));
+    eventually("s_server listens", || {
+        let log = fs::read_to_string(folder.join("log")).unwrap();
+        log.contains("ACCEPT").then_some(())
+    });
+    (server, port)
 }
