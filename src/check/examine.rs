@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::time::timeout_at;
 
@@ -47,7 +47,7 @@ async fn examine(subject: Subject) -> Report {
     let _ = take_steps(&subject, &mut report).await;
     for name in STEPS.into_iter().skip(report.steps.len()) {
         if name != "SELECT" || !subject.databases.is_empty() {
-            report.add(name, Outcome::NotReached, Duration::ZERO);
+            report.add(name, Outcome::NotReached);
         }
     }
     report
@@ -57,7 +57,7 @@ async fn take_steps(subject: &Subject, report: &mut Report) -> Result<(), Stop> 
     let tunnel = &subject.tunnel;
     let deadline = tokio::time::Instant::now() + tunnel.settings.connect_timeout;
     let (addresses, certificate) = reach(tunnel, report, deadline).await?;
-    report.add("pin", pin_outcome(&tunnel.route.trust, &certificate), Duration::ZERO);
+    report.add("pin", pin_outcome(&tunnel.route.trust, &certificate));
     // Whether it would pass, whatever is demanded now; both at the same time.
     let (ca, full) = tokio::join!(
         would_pass(tunnel, Verify::Ca, &addresses, deadline),
@@ -94,15 +94,13 @@ async fn reach(
 
     let started = Instant::now();
     let found = within(deadline, Step::LookUp, upstream::look_up(tunnel)).await;
-    let took = started.elapsed();
-    let addresses = report.step("look-up", took, found.map_err(problem), |addresses| {
+    let addresses = report.step("look-up", started, found.map_err(problem), |addresses| {
         addresses.iter().map(|address| address.ip().to_string()).collect::<Vec<_>>().join(" ")
     })?;
 
     let started = Instant::now();
     let connected = within(deadline, Step::Tcp, upstream::connect_tcp(addresses.clone())).await;
-    let took = started.elapsed();
-    let stream = report.step("TCP", took, connected.map_err(problem), |stream| {
+    let stream = report.step("TCP", started, connected.map_err(problem), |stream| {
         stream.peer_addr().map_or_else(|_| String::new(), |address| address.to_string())
     })?;
 
@@ -111,10 +109,9 @@ async fn reach(
     let unverified = upstream::handshake(tunnel, &tunnel.unverified, stream, &no_sessions);
     // It takes any certificate: there is none to be explained.
     let handshake = within(deadline, Step::Tls, unverified).await.map_err(Unexplained::bare);
-    let took = started.elapsed();
     let unreadable = || Failure::Misconfigured(HandshakeError::unreadable_certificate());
     let certificate = handshake.and_then(|(tls, _)| certificate_of(&tls).ok_or_else(unreadable));
-    let certificate = report.step("TLS", took, certificate.map_err(problem), |certificate| {
+    let certificate = report.step("TLS", started, certificate.map_err(problem), |certificate| {
         certificate.subject.clone()
     })?;
     Ok((addresses, certificate))

@@ -1,6 +1,6 @@
 //! A tunnel to examine, and what was found out about it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::redis_url::Credentials;
 use crate::tls::{Certificate, Verify};
@@ -140,31 +140,31 @@ impl Report {
         self.steps.iter().all(|step| !step.needed || step.outcome.is_good())
     }
 
-    pub fn add(&mut self, name: &'static str, outcome: Outcome, took: Duration) {
-        self.steps.push(StepReport { name, outcome, took, needed: true });
+    /// Adds a step that takes no time.
+    pub fn add(&mut self, name: &'static str, outcome: Outcome) {
+        self.steps.push(StepReport { name, outcome, took: Duration::ZERO, needed: true });
     }
 
-    /// Adds a step by its result, which `detail` describes.
+    /// Adds a step that ends now, by its result, which `detail` describes.
     ///
     /// # Errors
     /// When it failed.
     pub fn step<T>(
         &mut self,
         name: &'static str,
-        took: Duration,
+        started: Instant,
         result: Result<T, Problem>,
         detail: impl Fn(&T) -> String,
     ) -> Result<T, Stop> {
-        match result {
-            Ok(value) => {
-                self.add(name, Outcome::Ok(detail(&value)), took);
-                Ok(value)
-            }
+        let took = started.elapsed();
+        let (outcome, result) = match result {
+            Ok(value) => (Outcome::Ok(detail(&value)), Ok(value)),
             Err(problem) => {
-                self.add(name, Outcome::Failed(problem.text), took);
                 self.advice.splice(0..0, problem.advice.map(Advice::from));
-                Err(Stop)
+                (Outcome::Failed(problem.text), Err(Stop))
             }
-        }
+        };
+        self.steps.push(StepReport { name, outcome, took, needed: true });
+        result
     }
 }

@@ -9,8 +9,8 @@ use openssl_sys as ffi;
 
 use super::bounds;
 use super::certificate::Certificate;
-use super::facts::Facts;
 use super::pin::Pin;
+use super::stream::Facts;
 
 /// OpenSSL's SSL_R_CERTIFICATE_VERIFY_FAILED.
 const CERTIFICATE_VERIFY_FAILED: i32 = 134;

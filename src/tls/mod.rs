@@ -3,8 +3,6 @@
 mod bounds;
 mod certificate;
 mod connector;
-mod context;
-mod facts;
 mod handshake;
 pub mod pem;
 mod pin;

@@ -152,12 +152,13 @@ fn read(file: &Path) -> io::Result<String> {
 
 /// Checks that at least one of the directories can be read.
 fn check_directories(directories: &[PathBuf]) -> Result<(), RootsProblem> {
-    let mut errors = Vec::new();
-    for directory in directories {
-        match fs::read_dir(directory) {
-            Ok(_) => return Ok(()),
-            Err(error) => errors.push(format!("'{}' ({error})", directory.display())),
-        }
+    let error = |directory: &PathBuf| {
+        let error = fs::read_dir(directory).err()?;
+        Some(format!("'{}' ({error})", directory.display()))
+    };
+    let errors: Vec<String> = directories.iter().filter_map(error).collect();
+    if errors.len() < directories.len() {
+        return Ok(());
     }
     Err(RootsProblem::Unreadable {
         variable: CERT_DIR,

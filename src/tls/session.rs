@@ -18,8 +18,8 @@ use openssl::ssl::{Ssl, SslContextBuilder, SslRef, SslSession, SslSessionCacheMo
 use tokio::sync::SetOnce;
 use tokio::time::Instant;
 
-use super::facts::Facts;
 use super::raw::{self, Observer};
+use super::stream::Facts;
 
 /// How long sessions may follow from one another until the server has to show its certificate
 /// again.

@@ -1,12 +1,77 @@
 //! A TLS connection.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 
-use openssl::x509::X509;
+use openssl::ssl::SslRef;
+use openssl::x509::{X509, X509VerifyResult};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::facts::Facts;
+/// Session tickets that a server may send over one connection; two to four are usual. Each takes
+/// some microseconds, and a TLS record holds 900.
+const MOST_TICKETS: u32 = 64;
+
+/// What OpenSSL reports about a connection, which native-tls does not show. The connection's stream
+/// and OpenSSL's callbacks share it.
+#[derive(Debug, Default)]
+pub struct Facts {
+    begun: AtomicBool,
+    resumed: AtomicBool,
+    /// OpenSSL's verdict on the server's certificate chain, unless it is valid.
+    flaw: OnceLock<X509VerifyResult>,
+    /// The last certificate of the server's chain.
+    chain_end: OnceLock<X509>,
+    /// Session tickets that the server has sent.
+    tickets: AtomicU32,
+}
+
+impl Facts {
+    /// The handshake begins.
+    pub fn begin(&self) {
+        self.begun.store(true, Ordering::Relaxed);
+    }
+
+    /// Takes over what OpenSSL knows now.
+    pub fn update(&self, ssl: &SslRef) {
+        self.resumed.store(ssl.session_reused(), Ordering::Relaxed);
+        if ssl.verify_result() != X509VerifyResult::OK {
+            self.flaw.get_or_init(|| ssl.verify_result());
+        }
+        if let Some(last) = ssl.peer_cert_chain().and_then(|chain| chain.iter().last()) {
+            self.chain_end.get_or_init(|| last.to_owned());
+        }
+    }
+
+    /// Counts a session ticket; says whether the server may send it.
+    pub fn count_ticket(&self) -> bool {
+        self.tickets.fetch_add(1, Ordering::Relaxed);
+        !self.has_too_many_tickets()
+    }
+
+    /// Whether OpenSSL has begun the handshake.
+    pub fn has_begun(&self) -> bool {
+        self.begun.load(Ordering::Relaxed)
+    }
+
+    pub fn resumed(&self) -> bool {
+        self.resumed.load(Ordering::Relaxed)
+    }
+
+    /// OpenSSL's verdict on the server's certificate chain.
+    pub fn verified(&self) -> X509VerifyResult {
+        self.flaw.get().copied().unwrap_or(X509VerifyResult::OK)
+    }
+
+    pub fn chain_end(&self) -> Option<&X509> {
+        self.chain_end.get()
+    }
+
+    /// Whether reading ended since the server sent too many session tickets.
+    pub fn has_too_many_tickets(&self) -> bool {
+        self.tickets.load(Ordering::Relaxed) > MOST_TICKETS
+    }
+}
 
 /// The stream of tokio-native-tls, with what OpenSSL reports about it.
 pub struct TlsStream<S> {
