@@ -7,18 +7,15 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::{Arc, Mutex};
 
-use openssl::asn1::Asn1Time;
 use openssl::bn::BigNum;
 use openssl::hash::MessageDigest;
 use openssl::pkey::PKey;
-use openssl::rsa::Rsa;
 use openssl::sign::Signer;
 use openssl::ssl::{SslAcceptor, SslAcceptorBuilder, SslStream, SslVersion};
 use openssl::symm::{Cipher, encrypt_aead};
-use openssl::x509::X509;
 use support::launcher::{Held, Launcher, logged, port_of};
 use support::peer::{Peer, acceptor_builder, s_server};
-use support::pki::Authority;
+use support::pki::{Authority, Certificate, Kind, Request};
 use support::resp::{Client, Reply};
 use support::servers::{Front, Server};
 use support::{PATIENCE, eventually, rest};
@@ -53,18 +50,13 @@ fn server_with_dhe_alone_is_refused() {
 }
 
 /// A server with an RSA key of this public exponent.
-fn with_exponent(exponent: &str) -> SslAcceptorBuilder {
-    let exponent = BigNum::from_hex_str(exponent).unwrap();
-    let key = PKey::from_rsa(Rsa::generate_with_e(2048, &exponent).unwrap()).unwrap();
-    let mut certificate = X509::builder().unwrap();
-    certificate.set_version(2).unwrap();
-    certificate.set_pubkey(&key).unwrap();
-    certificate.set_not_before(&Asn1Time::days_from_now(0).unwrap()).unwrap();
-    certificate.set_not_after(&Asn1Time::days_from_now(1).unwrap()).unwrap();
-    certificate.sign(&key, MessageDigest::sha256()).unwrap();
+fn with_exponent(exponent: &'static str) -> SslAcceptorBuilder {
+    let folder = tempfile::tempdir().unwrap();
+    let request = Request { kind: Kind::RsaWithExponent(exponent), ..Request::default() };
+    let certificate = Certificate::issue(folder.path(), "rsa", &request, None, &[]);
     let mut acceptor = acceptor_builder(SslVersion::TLS1_3);
-    acceptor.set_certificate(&certificate.build()).unwrap();
-    acceptor.set_private_key(&key).unwrap();
+    acceptor.set_certificate(&certificate.certificate).unwrap();
+    acceptor.set_private_key(&certificate.key).unwrap();
     acceptor
 }
 

@@ -48,8 +48,10 @@ pub fn request(words: &[&str]) -> Vec<u8> {
 /// The RESP error that says `text`: one line, of printable characters only.
 pub fn error(text: &str) -> String {
     let line = printable(&format!("-ERR start-stunnel: {text}"));
-    let ends = line.char_indices().map(|(at, _)| at).chain([line.len()]);
-    let end = ends.take_while(|end| *end <= LONGEST - 2).last().unwrap_or(0);
+    let mut end = line.len().min(LONGEST - 2);
+    while !line.is_char_boundary(end) {
+        end -= 1;
+    }
     format!("{}\r\n", &line[..end])
 }
 

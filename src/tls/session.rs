@@ -110,12 +110,8 @@ impl Sessions {
         let (sessions, facts) = (self.clone(), Arc::default());
         let connection = Connection { sessions, began, offered_since, facts };
         let session = offered.map(|offered| offered.session);
-        let watch = Watch {
-            sessions: self.clone(),
-            began,
-            suspected_since: offered_since,
-            has_failed: false,
-        };
+        let (sessions, suspected_since, has_failed) = (self.clone(), offered_since, false);
+        let watch = Watch { sessions, began, suspected_since, has_failed };
         (Offer { connection, session }, watch)
     }
 }
@@ -165,10 +161,8 @@ impl Connection {
         let inherited = self.offered_since.filter(|_| resumed);
         let full_handshake = inherited.unwrap_or(self.began);
         self.sessions.known().keep(Session { session, full_handshake });
-        if !self.sessions.first.initialized() {
-            // Nobody else sets it: OpenSSL calls on the thread that all connections share.
-            let _ = self.sessions.first.set(());
-        }
+        // Later sessions find it set.
+        let _ = self.sessions.first.set(());
     }
 }
 

@@ -30,6 +30,8 @@ pub enum Kind {
     Rsa,
     /// Of 1024 bits.
     WeakRsa,
+    /// With this public exponent, in hexadecimal.
+    RsaWithExponent(&'static str),
     Ecdsa,
 }
 
@@ -79,6 +81,10 @@ impl Certificate {
         let key = match request.kind {
             Kind::Rsa => rsa(2048),
             Kind::WeakRsa => rsa(1024),
+            Kind::RsaWithExponent(exponent) => {
+                let exponent = BigNum::from_hex_str(exponent).unwrap();
+                PKey::from_rsa(Rsa::generate_with_e(2048, &exponent).unwrap()).unwrap()
+            }
             Kind::Ecdsa => {
                 let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
                 PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap()
