@@ -1,4 +1,4 @@
-//! Makes TLS connections by one set of settings.
+//! Makes TLS connections with one set of trust settings.
 
 use std::io;
 use std::sync::Arc;
@@ -16,33 +16,34 @@ use super::trust::{Trust, Verify};
 use super::{bounds, certificate, raw, roots, session};
 use crate::threads;
 
-/// Key exchange groups. The first one's key share goes into the first message; a server that
-/// prefers another group asks for it, one round trip later (RFC 8446 section 4.1.4). OpenSSL 3.5
-/// would send a share of ML-KEM as well, which costs 1.2 kB and a tenth of a handshake's time, and
-/// 8 kB of memory as long as the connection lives.
+/// Key exchange groups. The ClientHello contains a key share for the first group; a server that
+/// prefers another group requests it, which costs one round trip (RFC 8446 section 4.1.4). By
+/// default, OpenSSL 3.5 also sends a key share for ML-KEM: it costs 1.2 kB, a tenth of a
+/// handshake's time, and 8 kB of memory until the connection closes.
 ///
-/// The list has no finite-field group (ffdhe): one handshake with such a group takes up to a third
-/// of a second, in which no other connection moves.
+/// The list has no finite-field group (ffdhe): a handshake with such a group takes up to a third of
+/// a second, and delays every other connection.
 const GROUPS: &str = "X25519:X25519MLKEM768:P-256:P-384:P-521";
-/// The same for an OpenSSL that does not know ML-KEM (before 3.5), which rejects the whole list.
+/// The groups for OpenSSL before 3.5, which does not know ML-KEM and would reject the whole list.
 const GROUPS_WITHOUT_ML_KEM: &str = "X25519:P-256:P-384:P-521";
 
-/// Ciphers for TLS 1.2: those of native-tls, but without Diffie-Hellman over finite fields (kDHE),
-/// where the server picks the size of the numbers: with 10,000 bits it would stop all connections
-/// for a second.
+/// Ciphers for TLS 1.2: the list of native-tls without finite-field Diffie-Hellman (kDHE). There
+/// the server chooses the size of the prime: 10,000 bits would delay all connections by a second.
 const CIPHERS: &str =
     "DEFAULT:!aNULL:!eNULL:!MD5:!3DES:!DES:!RC4:!IDEA:!SEED:!aDSS:!SRP:!PSK:!kDHE";
-/// Ciphers for TLS 1.3: OpenSSL's own, but AES-128 first, as browsers have it. Its SHA-256 derives
-/// keys faster than the SHA-384 of AES-256, which saves a tenth of a handshake's time.
+/// Ciphers for TLS 1.3: OpenSSL's default list, but with AES-128 first, as in browsers. The AES-128
+/// suite derives keys with SHA-256, which is faster than SHA-384 and saves a tenth of a handshake's
+/// time.
 const CIPHER_SUITES: &str =
     "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256";
 
-/// SSL_OP_NO_RX_CERTIFICATE_COMPRESSION, which the openssl crate lacks: a compressed certificate
-/// saves little, and decompression is work for a server to cause. OpenSSL before 3.2 ignores it.
+/// SSL_OP_NO_RX_CERTIFICATE_COMPRESSION, which the openssl crate lacks. Compression saves little,
+/// and a hostile server could make decompression expensive. OpenSSL before 3.2 ignores this option.
 const NO_CERTIFICATE_COMPRESSION: SslOptions = SslOptions::from_bits_retain(1 << 33);
 
-/// Makes TLS connections by one set of settings. It is built when first needed, or by
-/// [`Connector::prepare`]: reading the system's certificates takes longer than a start may.
+/// Makes TLS connections with one set of trust settings. Reading the system's certificates would
+/// delay the launcher's start, so OpenSSL is set up for the first connection, or by
+/// [`Connector::prepare`].
 #[derive(Debug)]
 pub struct Connector {
     trust: Trust,
@@ -54,15 +55,15 @@ impl Connector {
         Arc::new(Connector { trust, built: OnceCell::new() })
     }
 
-    /// One that skips verification; used only to fetch a certificate for an error message. It must
-    /// not be told any secret.
+    /// A connector that does not verify certificates, for fetching a certificate to describe it.
+    /// Its connections must not carry any secret.
     pub fn unverified(trust: &Trust) -> Arc<Connector> {
         let (verify, ca, pins) = (Verify::None, None, Vec::new());
         Connector::new(Trust { verify, ca, pins, ..trust.clone() })
     }
 
-    /// The name that a server at `host` must have: without the dot that ends a name's look-up, but
-    /// is no part of it in SNI (RFC 6066 section 3) or on a certificate (RFC 5280 section 4.2.1.6).
+    /// The name to send and to verify for a server at `host`. A final dot is for name lookup only:
+    /// SNI (RFC 6066 section 3) and certificates (RFC 5280 section 4.2.1.6) have none.
     pub fn server_name<'a>(&'a self, host: &'a str) -> &'a str {
         let name = self.trust.server_name.as_deref().unwrap_or(host);
         name.strip_suffix('.').unwrap_or(name)
@@ -72,16 +73,16 @@ impl Connector {
         &self.trust
     }
 
-    /// Whether sessions are resumed. A server that asks for certificates may refuse sessions in
-    /// ways of its own, and wants to see ours.
+    /// Whether this connector resumes sessions. It does not if it has a client certificate: the
+    /// server may want to see the certificate in each handshake.
     pub fn resumes(&self) -> bool {
         self.trust.identity.is_none()
     }
 
-    /// Builds the connector on another thread, unless it exists.
+    /// Sets up OpenSSL on another thread, unless that has been done.
     ///
     /// # Errors
-    /// When OpenSSL cannot be set up, or no thread is free (EAGAIN).
+    /// If OpenSSL cannot be set up, or no thread is available (EAGAIN).
     pub async fn prepare(&self) -> io::Result<&TlsConnector> {
         let build = || async {
             let trust = self.trust.clone();
@@ -90,12 +91,11 @@ impl Connector {
         self.built.get_or_try_init(build).await
     }
 
-    /// Makes a connection to `host` a TLS connection that satisfies the settings, pins included.
-    /// One of `sessions`, which are for this connector and this server alone, is resumed if the
-    /// server agrees.
+    /// Performs a TLS handshake over `stream`, and checks the server by the settings, pins included.
+    /// Offers the latest session. `sessions` must belong to this connector and this server.
     ///
     /// # Errors
-    /// Why it does not.
+    /// If the handshake fails, or the server does not pass.
     pub async fn connect<S>(
         &self,
         host: &str,
@@ -125,7 +125,7 @@ impl Connector {
                 .ok_or_else(HandshakeError::unreadable_certificate)?
                 .pin;
             if !self.trust.pin_holds(&pin) {
-                // TLS 1.2 gives sessions in the handshake, before the key has been looked at.
+                // A TLS 1.2 server sends its session during the handshake, before this check.
                 sessions.forget();
                 return Err(HandshakeError::Pin(pin).into());
             }
@@ -134,7 +134,7 @@ impl Connector {
     }
 }
 
-/// Decides whether the session that a failed handshake offered may be the cause.
+/// Decides whether the offered session may have caused `error`, and tells `watch`.
 fn blame(error: HandshakeError, watch: Watch) -> ConnectError {
     let (verdict, was_offered) = (error.verdict_on_session(), watch.suspects());
     if verdict == SessionVerdict::Cleared {
@@ -150,23 +150,23 @@ fn blame(error: HandshakeError, watch: Watch) -> ConnectError {
 
 fn build(trust: &Trust) -> io::Result<TlsConnector> {
     let mut builder = native_tls::TlsConnector::builder();
-    // No `danger_accept_invalid_certs` for `none`: OpenSSL would ignore the bounds on keys as well.
-    // Instead, the verification of `bounds` accepts every chain.
+    // `danger_accept_invalid_certs` would also turn off the limits on keys. Under `none`, `bounds`
+    // accepts every chain instead.
     builder.danger_accept_invalid_hostnames(trust.verify != Verify::Full);
     let own_roots = trust.ca.is_some() || roots::own_directories().is_some();
     builder.disable_built_in_roots(own_roots || trust.verify == Verify::None);
     let (connector, contexts) = raw::catch(|| builder.build()).map_err(io::Error::other)?;
     let Ok([mut context]) = <[_; 1]>::try_from(contexts) else {
-        return Err(io::Error::other("the context of native-tls cannot be set up"));
+        return Err(io::Error::other("native-tls has not created exactly one context"));
     };
     set_up(&mut context, trust)?;
     Ok(connector.into())
 }
 
-/// Sets what native-tls does not have, or only in a form of its own.
+/// Sets everything that native-tls has no function for, or that needs types of its own.
 fn set_up(context: &mut SslContextBuilder, trust: &Trust) -> Result<(), ErrorStack> {
     context.set_min_proto_version(Some(trust.min_tls))?;
-    // A server must not renegotiate, again and again.
+    // A server could renegotiate again and again.
     context.set_options(SslOptions::NO_RENEGOTIATION | NO_CERTIFICATE_COMPRESSION);
     context.set_cipher_list(CIPHERS)?;
     context.set_ciphersuites(CIPHER_SUITES)?;
@@ -198,7 +198,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn handshake_that_cannot_begin_is_no_fault_of_the_server() {
+    async fn handshake_that_cannot_begin_is_an_internal_error() {
         let connector = Connector::new(Trust::none());
         let (client, _server) = UnixStream::pair().unwrap();
         // SNI holds 255 bytes at most.
@@ -211,7 +211,7 @@ mod tests {
     const SUPPORTED_GROUPS: u16 = 10;
     const KEY_SHARE: u16 = 51;
 
-    /// The first message of a handshake, without the record's header and the message's.
+    /// The ClientHello, without the headers of record and message.
     fn client_hello() -> Vec<u8> {
         let mut context = SslContextBuilder::new(SslMethod::tls_client()).unwrap();
         set_up(&mut context, &Trust::none()).unwrap();
@@ -231,7 +231,7 @@ mod tests {
         u16::from_be_bytes([bytes[0], bytes[1]])
     }
 
-    /// Splits a field off that begins with its length.
+    /// Splits off a field that begins with its length.
     fn field(bytes: &[u8]) -> (&[u8], &[u8]) {
         bytes[2..].split_at(number(bytes).into())
     }
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn handshakes_offer_what_is_cheap_and_nothing_expensive() {
+    fn client_hello_offers_cheap_algorithms_only() {
         let message = client_hello();
         // Version, random and session id come first (RFC 8446 section 4.1.2).
         let session = usize::from(message[34]);

@@ -1,5 +1,5 @@
-//! PEM as users hand it over: certificates and keys, read and judged by OpenSSL before anything
-//! starts, so that nothing which OpenSSL refuses is met only by the first connection.
+//! Reads certificates and keys from PEM. OpenSSL checks them before anything starts: otherwise only
+//! the first connection would show that OpenSSL refuses them.
 
 use openssl::error::ErrorStack;
 use openssl::nid::Nid;
@@ -7,7 +7,7 @@ use openssl::pkey::{PKey, Private};
 use openssl::ssl::{Ssl, SslContextBuilder, SslMethod};
 use openssl::x509::{X509, X509Ref};
 
-/// What every block of PEM begins with (RFC 7468 section 2).
+/// The beginning of every PEM block (RFC 7468 section 2).
 const BEGIN: &str = "-----BEGIN ";
 
 /// Whether `text` is PEM rather than the name of a file.
@@ -15,13 +15,12 @@ pub fn is_pem(text: &str) -> bool {
     text.contains(BEGIN)
 }
 
-/// PEM with its line ends: places that hold one line only carry them as `\n`.
+/// PEM with real line ends. Where a value must be one line, users write `\n` for a line end.
 pub fn with_line_ends(text: &str) -> String {
     if text.contains('\n') { text.to_owned() } else { text.replace("\\n", "\n") }
 }
 
-/// The certificates in `pem`, each as OpenSSL reads it. Keys and other things between them are
-/// skipped.
+/// Reads each certificate in `pem`, and skips keys and other text.
 pub fn each_certificate(pem: &str) -> impl Iterator<Item = Result<X509, ErrorStack>> {
     let blocks = pem.split(BEGIN).skip(1);
     let is_certificate = |block: &&str| {
@@ -30,11 +29,11 @@ pub fn each_certificate(pem: &str) -> impl Iterator<Item = Result<X509, ErrorSta
     blocks.filter(is_certificate).map(|block| X509::from_pem(format!("{BEGIN}{block}").as_bytes()))
 }
 
-/// All certificates in `pem`.
+/// Reads all certificates in `pem`.
 ///
 /// # Errors
-/// What is wrong, as a predicate of the setting that holds it: there is none, or one cannot be
-/// read.
+/// If there is no certificate, or one of them cannot be read. The message continues the name of the
+/// setting.
 pub fn certificates(pem: &str) -> Result<Vec<X509>, String> {
     let mut all = Vec::new();
     for certificate in each_certificate(pem) {
@@ -44,7 +43,7 @@ pub fn certificates(pem: &str) -> Result<Vec<X509>, String> {
                 earlier => format!("the one at place {}", earlier + 1),
             };
             format!(
-                "holds a certificate that cannot be read ({place}); copy the PEM again, whole, \
+                "holds a certificate that cannot be read ({place}); copy the whole PEM again, \
                  with its line ends"
             )
         })?);
@@ -57,7 +56,7 @@ pub fn certificates(pem: &str) -> Result<Vec<X509>, String> {
     Ok(all)
 }
 
-/// A client's certificate with its chain, and its key.
+/// A client certificate with its chain and key.
 #[derive(Clone)]
 pub struct ClientIdentity {
     leaf: X509,
@@ -65,21 +64,21 @@ pub struct ClientIdentity {
     key: PKey<Private>,
 }
 
-/// What is wrong with a [`ClientIdentity`], as a predicate of the setting that holds it.
+/// Why a [`ClientIdentity`] is invalid. The message continues the name of the setting.
 #[derive(Debug, PartialEq, Eq)]
 pub enum IdentityProblem {
-    /// With the certificate.
+    /// The certificate or its chain is invalid.
     Certificate(String),
-    /// With the key.
+    /// The key is invalid.
     Key(String),
 }
 
 impl ClientIdentity {
-    /// Reads both, and has OpenSSL judge them as it does for a connection: whether they belong
-    /// together, and whether they are strong enough for its security level.
+    /// Reads certificate and key. Checks that they belong together, and that OpenSSL's security
+    /// level allows them.
     ///
     /// # Errors
-    /// Which of the two is wrong, and how.
+    /// If the certificate or the key is invalid.
     pub fn new(certificate: &str, key: &str) -> Result<ClientIdentity, IdentityProblem> {
         let mut chain = certificates(certificate).map_err(IdentityProblem::Certificate)?;
         let issuers = chain.split_off(1);
@@ -93,24 +92,25 @@ impl ClientIdentity {
             ));
         }
         let identity = ClientIdentity { leaf, issuers, key };
-        identity.judge().map_err(IdentityProblem::Certificate)?;
+        identity.check_strength().map_err(IdentityProblem::Certificate)?;
         Ok(identity)
     }
 
-    /// Shows this identity to servers that ask for a client certificate.
+    /// Makes a context send this certificate to servers that request one.
     ///
     /// # Errors
-    /// When OpenSSL has no memory.
+    /// If OpenSSL has no memory.
     pub fn set_in(&self, context: &mut SslContextBuilder) -> Result<(), ErrorStack> {
         context.set_certificate(&self.leaf)?;
         context.set_private_key(&self.key)?;
         self.issuers.iter().try_for_each(|issuer| context.add_extra_chain_cert(issuer.clone()))
     }
 
-    /// Has OpenSSL take the certificates as it does for a connection: it looks at the issuers only
-    /// then.
-    fn judge(&self) -> Result<(), String> {
-        let failed = |error| format!("cannot be judged, as OpenSSL fails: {}", reason(&error));
+    /// Checks that OpenSSL accepts the certificates. It checks the issuers only for a connection, not
+    /// for a context.
+    fn check_strength(&self) -> Result<(), String> {
+        let failed =
+            |error| format!("cannot be checked, because OpenSSL fails: {}", reason(&error));
         let mut context = SslContextBuilder::new(SslMethod::tls()).map_err(failed)?;
         let refused = context.set_certificate(&self.leaf).err();
         let context = context.build();
@@ -128,7 +128,7 @@ impl ClientIdentity {
     }
 }
 
-/// Two with the same certificate have the same key.
+/// Identities with equal certificates have equal keys.
 impl PartialEq for ClientIdentity {
     fn eq(&self, other: &ClientIdentity) -> bool {
         (&self.leaf, &self.issuers) == (&other.leaf, &other.issuers)
@@ -143,7 +143,8 @@ impl std::fmt::Debug for ClientIdentity {
     }
 }
 
-/// Reads a private key. OpenSSL would ask the terminal for the password of an encrypted one.
+/// Reads a private key. An encrypted key is an error here, since OpenSSL would ask for its password
+/// on the terminal.
 fn private_key(pem: &str) -> Result<PKey<Private>, String> {
     let problem = if pem.contains("ENCRYPTED") {
         "holds an encrypted key; decrypt it: openssl pkcs8 -topk8 -nocrypt -in KEY.pem -out NEW.pem"
@@ -152,20 +153,20 @@ fn private_key(pem: &str) -> Result<PKey<Private>, String> {
     } else if let Ok(key) = PKey::private_key_from_pem(pem.as_bytes()) {
         return Ok(key);
     } else {
-        "holds a key that cannot be read; copy the PEM again, whole, with its line ends"
+        "holds a key that cannot be read; copy the whole PEM again, with its line ends"
     };
     Err(problem.to_owned())
 }
 
-/// OpenSSL's innermost reason.
+/// The innermost reason in OpenSSL's error stack.
 fn reason(error: &ErrorStack) -> String {
     let reason = error.errors().last().and_then(|error| error.reason());
     reason.unwrap_or("unknown reason").to_owned()
 }
 
-/// Why OpenSSL refused a certificate with `error` at a security level, which sets how strong keys
-/// and signatures have to be (SSL_CTX_set_security_level(3)). `which`: the certificate that is
-/// meant, if not the first.
+/// Describes why OpenSSL refused a certificate. The security level sets the minimum strength of keys
+/// and signatures (SSL_CTX_set_security_level(3)). `which` is the certificate's place in the chain,
+/// or empty for the first.
 fn objection(certificate: &X509Ref, level: u32, which: &str, error: &ErrorStack) -> String {
     let bits = certificate.public_key().map_or(0, |key| key.bits());
     let signature: Nid = certificate.signature_algorithm().object().nid();
@@ -182,13 +183,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn line_ends_that_were_lost_on_the_way_are_put_back() {
+    fn lost_line_ends_are_restored() {
         assert_eq!(with_line_ends("a\\nb\\n"), "a\nb\n");
         assert_eq!(with_line_ends("a\nb\\n"), "a\nb\\n");
     }
 
     #[test]
-    fn broken_pem_is_told_apart_from_none() {
+    fn broken_pem_and_missing_pem_have_different_errors() {
         let none = certificates("hello").unwrap_err();
         assert!(none.starts_with("holds no certificate"), "{none}");
         for content in [

@@ -19,15 +19,15 @@ impl Pin {
         Pin(openssl::sha::sha256(public_key_info))
     }
 
-    /// Parses one pin; `None` when it is none.
+    /// Parses one pin; `None` if `text` is not a pin.
     fn parse(text: &str) -> Option<Pin> {
         let hash = base64::decode_block(text.strip_prefix(PREFIX)?).ok()?;
         let pin = Pin(hash.try_into().ok()?);
-        // OpenSSL's decoder forgives; a pin is not to be guessed.
+        // OpenSSL's decoder accepts more than the canonical form.
         (pin.to_string() == text).then_some(pin)
     }
 
-    /// Parses pins joined by `;`. `None` when any is wrong or there is none.
+    /// Parses pins separated by `;`. `None` if one of them is invalid, or there is none.
     pub fn parse_all(text: &str) -> Option<Vec<Pin>> {
         text.split(';').map(|pin| Pin::parse(pin.trim())).collect()
     }
@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pin_is_what_curl_takes() {
+    fn a_pin_has_the_form_of_curls_option() {
         // printf '' | openssl dgst -sha256 -binary | openssl base64
         let text = "sha256//47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=";
         assert_eq!(Pin::of(b"").to_string(), text);
@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_pin_is_refused() {
+    fn invalid_pins_are_refused() {
         let good = Pin::of(b"").to_string();
         let cases = [
             "",
