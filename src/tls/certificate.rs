@@ -30,7 +30,8 @@ pub struct Certificate {
     pub expires_at: i64,
     /// Whole days until the end of validity; negative if the certificate has expired.
     pub days_left: i64,
-    /// The DNS names and IP addresses that the certificate lists; if it lists none, its common name.
+    /// The DNS names and IP addresses that the certificate lists; if it lists none, its common
+    /// name.
     pub names: Vec<String>,
     pub pin: Pin,
     /// The issuer of the last certificate in the chain that the server sent.

@@ -91,8 +91,9 @@ impl Connector {
         self.built.get_or_try_init(build).await
     }
 
-    /// Performs a TLS handshake over `stream`, and checks the server by the settings, pins included.
-    /// Offers the latest session. `sessions` must belong to this connector and this server.
+    /// Performs a TLS handshake over `stream`, and checks the server by the settings, pins
+    /// included. Offers the latest session. `sessions` must belong to this connector and this
+    /// server.
     ///
     /// # Errors
     /// If the handshake fails, or the server does not pass.

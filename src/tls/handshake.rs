@@ -42,9 +42,9 @@ const CLIENT_CERTIFICATE_REFUSED: [i32; 6] = [1042, 1043, 1044, 1045, 1046, 1048
 /// How many characters of an issuer's name to show. The app's error must have space for the hint.
 const LONGEST_ISSUER: usize = 60;
 
-/// Whether a reason is an internal error of OpenSSL (ERR_R_FATAL), such as a lack of memory. OpenSSL
-/// 3 marks these reasons with ERR_RFLAG_FATAL and ERR_RFLAG_COMMON; in 1.1.1 they are the numbers
-/// from 64 to 99.
+/// Whether a reason is an internal error of OpenSSL (ERR_R_FATAL), such as a lack of memory.
+/// OpenSSL 3 marks these reasons with ERR_RFLAG_FATAL and ERR_RFLAG_COMMON; in 1.1.1 they are the
+/// numbers from 64 to 99.
 fn is_internal(reason: i32) -> bool {
     const FATAL: i32 = 3 << 18;
     reason & FATAL == FATAL || (64..100).contains(&reason)
@@ -159,8 +159,8 @@ impl Flaw {
         }
     }
 
-    /// OpenSSL's `verdict`, made concrete with the certificate's own fields. `name` is the name that
-    /// the certificate should have.
+    /// OpenSSL's `verdict`, made concrete with the certificate's own fields. `name` is the name
+    /// that the certificate should have.
     pub fn in_plain_words(self, verdict: &str, certificate: &Certificate, name: &str) -> String {
         match self {
             Flaw::Name => format!("it is for {}, not for {name}", certificate.names_in_short()),
@@ -241,7 +241,7 @@ impl HandshakeError {
             CERTIFICATE_REQUIRED => HandshakeError::ClientCertificateWanted,
             UNRECOGNIZED_NAME => HandshakeError::UnknownName,
             HANDSHAKE_FAILURE => HandshakeError::Refused(
-                "handshake failure (it may require a client certificate, or have no cipher in common)"
+                "handshake failure (it may require a client certificate, or share no cipher)"
                     .to_owned(),
             ),
             code if is_internal(code) => HandshakeError::Internal(io::Error::other(reason)),
@@ -256,8 +256,8 @@ impl HandshakeError {
     }
 }
 
-/// Whether a read failed only because the peer closed without close_notify, as Redis does. This is a
-/// normal end of stream, since RESP itself marks the end of each reply.
+/// Whether a read failed only because the peer closed without close_notify, as Redis does. This is
+/// a normal end of stream, since RESP itself marks the end of each reply.
 pub fn is_unannounced_close(error: &io::Error) -> bool {
     stack_of(error).is_some_and(|stack| {
         stack.errors().iter().any(|error| error.reason_code() == UNEXPECTED_EOF)

@@ -1,4 +1,4 @@
-//! Trust: from settings to TLS connections that satisfy them.
+//! TLS connections by a tunnel's trust settings.
 
 mod bounds;
 mod certificate;
@@ -23,7 +23,7 @@ pub use session::Sessions;
 pub use stream::TlsStream;
 pub use trust::{Trust, Verify};
 
-/// Name and version of the OpenSSL that is in use, without its date: `OpenSSL 3.5.5`.
+/// Name and version of the loaded OpenSSL, without its date: `OpenSSL 3.5.5`.
 pub fn openssl_version() -> String {
     let words: Vec<_> = openssl::version::version().split(' ').take(2).collect();
     words.join(" ")

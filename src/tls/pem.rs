@@ -106,8 +106,8 @@ impl ClientIdentity {
         self.issuers.iter().try_for_each(|issuer| context.add_extra_chain_cert(issuer.clone()))
     }
 
-    /// Checks that OpenSSL accepts the certificates. It checks the issuers only for a connection, not
-    /// for a context.
+    /// Checks that OpenSSL accepts the certificates. It checks the issuers only for a connection,
+    /// not for a context.
     fn check_strength(&self) -> Result<(), String> {
         let failed =
             |error| format!("cannot be checked, because OpenSSL fails: {}", reason(&error));
@@ -164,9 +164,9 @@ fn reason(error: &ErrorStack) -> String {
     reason.unwrap_or("unknown reason").to_owned()
 }
 
-/// Describes why OpenSSL refused a certificate. The security level sets the minimum strength of keys
-/// and signatures (SSL_CTX_set_security_level(3)). `which` is the certificate's place in the chain,
-/// or empty for the first.
+/// Describes why OpenSSL refused a certificate. The security level sets the minimum strength of
+/// keys and signatures (SSL_CTX_set_security_level(3)). `which` is the certificate's place in the
+/// chain, or empty for the first.
 fn objection(certificate: &X509Ref, level: u32, which: &str, error: &ErrorStack) -> String {
     let bits = certificate.public_key().map_or(0, |key| key.bits());
     let signature: Nid = certificate.signature_algorithm().object().nid();

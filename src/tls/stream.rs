@@ -1,4 +1,4 @@
-//! A TLS connection.
+//! A TLS connection, and the facts that OpenSSL reports about it.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -8,31 +8,31 @@ use openssl::ssl::SslRef;
 use openssl::x509::{X509, X509VerifyResult};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-/// Session tickets that a server may send over one connection; two to four are usual. Each takes
-/// some microseconds, and a TLS record holds 900.
+/// How many session tickets a server may send over one connection. Two to four are usual. Each
+/// costs some microseconds, and a TLS record can hold 900 of them.
 const MOST_TICKETS: u32 = 64;
 
-/// What OpenSSL reports about a connection, which native-tls does not show. The connection's stream
-/// and OpenSSL's callbacks share it.
+/// Facts about a connection that native-tls does not show. OpenSSL's callbacks write them, and the
+/// stream reads them.
 #[derive(Debug, Default)]
 pub struct Facts {
     begun: AtomicBool,
     resumed: AtomicBool,
-    /// OpenSSL's verdict on the server's certificate chain, unless it is valid.
+    /// OpenSSL's verification result, unless the server's chain is valid.
     flaw: OnceLock<X509VerifyResult>,
     /// The last certificate of the server's chain.
     chain_end: OnceLock<X509>,
-    /// Session tickets that the server has sent.
+    /// The number of session tickets that the server has sent.
     tickets: AtomicU32,
 }
 
 impl Facts {
-    /// The handshake begins.
+    /// Notes that the handshake has begun.
     pub fn begin(&self) {
         self.begun.store(true, Ordering::Relaxed);
     }
 
-    /// Takes over what OpenSSL knows now.
+    /// Copies the facts that OpenSSL knows now.
     pub fn update(&self, ssl: &SslRef) {
         self.resumed.store(ssl.session_reused(), Ordering::Relaxed);
         if ssl.verify_result() != X509VerifyResult::OK {
@@ -43,7 +43,7 @@ impl Facts {
         }
     }
 
-    /// Counts a session ticket; says whether the server may send it.
+    /// Counts a session ticket. Returns whether the server may send it.
     pub fn count_ticket(&self) -> bool {
         self.tickets.fetch_add(1, Ordering::Relaxed);
         !self.has_too_many_tickets()
@@ -58,7 +58,7 @@ impl Facts {
         self.resumed.load(Ordering::Relaxed)
     }
 
-    /// OpenSSL's verdict on the server's certificate chain.
+    /// OpenSSL's verification result for the server's chain.
     pub fn verified(&self) -> X509VerifyResult {
         self.flaw.get().copied().unwrap_or(X509VerifyResult::OK)
     }
@@ -67,13 +67,13 @@ impl Facts {
         self.chain_end.get()
     }
 
-    /// Whether reading ended since the server sent too many session tickets.
+    /// Whether reading has ended because the server sent too many session tickets.
     pub fn has_too_many_tickets(&self) -> bool {
         self.tickets.load(Ordering::Relaxed) > MOST_TICKETS
     }
 }
 
-/// The stream of tokio-native-tls, with what OpenSSL reports about it.
+/// A stream of tokio-native-tls with its facts.
 pub struct TlsStream<S> {
     pub stream: tokio_native_tls::TlsStream<S>,
     facts: Arc<Facts>,
@@ -104,7 +104,7 @@ impl<S> TlsStream<S> {
         self.facts.resumed()
     }
 
-    /// Whether reading ended since the server sent too many session tickets.
+    /// Whether reading has ended because the server sent too many session tickets.
     pub fn has_too_many_tickets(&self) -> bool {
         self.facts.has_too_many_tickets()
     }

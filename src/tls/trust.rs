@@ -1,4 +1,4 @@
-//! What a server has to prove, and what we show it.
+//! The trust settings of a tunnel.
 
 use openssl::ssl::SslVersion;
 use openssl::x509::X509;
@@ -6,19 +6,19 @@ use openssl::x509::X509;
 use super::pem::ClientIdentity;
 use super::pin::Pin;
 
-/// How much of the server's certificate must hold.
+/// How thoroughly to verify the server's certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verify {
-    /// Nothing.
+    /// Not at all.
     None,
-    /// Its chain.
+    /// Verify the chain.
     Ca,
-    /// Its chain and its name.
+    /// Verify the chain and the name.
     Full,
 }
 
 impl Verify {
-    /// The word by which users know it.
+    /// The value of `--verify`.
     pub fn word(self) -> &'static str {
         match self {
             Verify::None => "none",
@@ -28,34 +28,34 @@ impl Verify {
     }
 }
 
-/// What decides how a tunnel's TLS connections are made.
+/// The settings for a tunnel's TLS connections.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trust {
     pub verify: Verify,
-    /// The oldest version to accept.
+    /// The oldest TLS version to accept.
     pub min_tls: SslVersion,
-    /// The CAs to trust instead of the system's roots.
+    /// The CAs to trust instead of the system roots.
     pub ca: Option<Vec<X509>>,
-    /// The server's key must be one of these; empty: any.
+    /// The pins of the keys that the server may have; empty if it may have any.
     pub pins: Vec<Pin>,
-    /// Shown to servers that ask for a client certificate.
+    /// The client certificate and key to use if the server requests one.
     pub identity: Option<ClientIdentity>,
-    /// The name to send and to check; `None`: the URL's host.
+    /// The name to send in SNI and to verify; `None` for the URL's host.
     pub server_name: Option<String>,
 }
 
 impl Trust {
-    /// Whether anything proves who the server is.
+    /// Whether these settings authenticate the server.
     pub fn authenticates(&self) -> bool {
         self.verify != Verify::None || !self.pins.is_empty()
     }
 
-    /// Whether a server's key, of which this is the pin, is one of the pinned; any is when none is.
+    /// Whether the pins allow a server whose key has this pin.
     pub fn pin_holds(&self, pin: &Pin) -> bool {
         self.pins.is_empty() || self.pins.contains(pin)
     }
 
-    /// Trusts any server, with defaults for the rest.
+    /// The default settings, which trust any server.
     #[cfg(test)]
     pub fn none() -> Trust {
         let (verify, min_tls) = (Verify::None, SslVersion::TLS1_2);
