@@ -1,11 +1,11 @@
-//! Text from outside, which may be hostile.
+//! Makes text from outside safe to print.
 
-/// Replaces characters that would control a terminal or reverse the text beside them.
+/// Replaces characters that could control a terminal or reverse the text around them.
 pub fn printable(text: &str) -> String {
     text.chars().map(|c| if is_harmful(c) { '?' } else { c }).collect()
 }
 
-/// Whether `c` is a control character, or an embedding, override or isolate of UAX #9.
+/// Whether `c` is a control character, or changes the direction of text (UAX #9).
 pub fn is_harmful(c: char) -> bool {
     c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }

@@ -154,7 +154,7 @@ fn what_redis_answers_is_told_apart() {
         (":wrong@".to_owned(), "auth", "failed", "wrong user or password", 1),
         ("nobody:pw@".to_owned(), "auth", "failed", "wrong user or password", 1),
         (String::new(), "auth", "skipped", "no password in the URL", 1),
-        (String::new(), "ping", "failed", "wants a password", 1),
+        (String::new(), "ping", "failed", "requires a password", 1),
         ("shy:pw@".to_owned(), "ping", "ok", "ACL does not allow", 0),
         ("open:any@".to_owned(), "ping", "ok", "", 0),
     ];
@@ -188,7 +188,7 @@ fn an_unavailable_redis_is_not_blamed_on_the_password() {
     for (line, detail, advice) in [
         ("-LOADING Redis is loading the dataset\r\n", "is still loading its data", "STUNNEL_PIN"),
         ("-ERR max number of clients reached\r\n", "max number of clients", "client limit"),
-        ("220 a mail server\r\n", "does not answer as Redis does", "STUNNEL_PIN"),
+        ("220 a mail server\r\n", "is not one of Redis", "STUNNEL_PIN"),
     ] {
         let peer = saying(line);
         let report = report(&peer.url_with_password(), &[]);
@@ -221,7 +221,7 @@ fn redis_5(mut tls: SslStream<TcpStream>) {
 #[test]
 fn user_in_the_url_of_an_old_redis_is_no_failure() {
     let old = Peer::tls(redis_5);
-    let alone = "with the password alone: this Redis (5 or older)";
+    let alone = "with the password only, because this Redis (5 or older)";
     for (userinfo, state, detail, code) in [
         ("h:pw", "ok", alone, 0),
         ("h:other", "failed", "wrong user or password", 1),
@@ -278,7 +278,7 @@ fn an_explicit_verify_none_is_not_called_a_mistake() {
         (&[][..], "the server is not authenticated: set STUNNEL_PIN="),
         (
             &[("STUNNEL_VERIFY", "none")],
-            "the server is not authenticated, as you wish; if it should be: STUNNEL_PIN=",
+            "the server is not authenticated, as verify=none is set; to authenticate it, set STUN",
         ),
     ] {
         let report = report(&server.url(), settings);
@@ -294,7 +294,7 @@ fn a_refused_certificate_gets_a_caution_before_the_pin() {
         assert_eq!(report.code, 1);
         let advice = report.first_advice();
         let parts = [
-            "someone may be in between",
+            "someone may intercept this connection",
             "STUNNEL_CA_FILE",
             "over a connection that you trust",
             "STUNNEL_PIN=sha256//",

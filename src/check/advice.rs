@@ -1,18 +1,18 @@
-//! What a report advises the user to do about the server's identity.
+//! A report's advice about authenticating the server.
 
 use super::report::{Advice, Subject};
 use crate::configuration::options::{self, Declaration};
 use crate::tls::{Certificate, Flaw, Verify};
 use crate::tunnel::hints;
 
-/// Which levels of verification the server passes.
+/// The levels of verification that the server passes.
 #[derive(Clone, Copy)]
 pub struct Passes {
     pub ca: bool,
     pub full: bool,
 }
 
-/// What the user should do about who the server is.
+/// What the user should do to authenticate the server.
 pub fn advice(subject: &Subject, certificate: &Certificate, passes: Passes) -> Vec<Advice> {
     let trust = &subject.tunnel.route.trust;
     let set_pin = || subject.to_set(&options::PIN.declaration, &certificate.pin.to_string());
@@ -25,17 +25,19 @@ pub fn advice(subject: &Subject, certificate: &Certificate, passes: Passes) -> V
     };
     let mut all = Vec::new();
     if !trust.authenticates() {
-        // A CA of the system's would vouch for anybody's server.
+        // Without the name check, any server with a certificate from a system CA passes `ca`.
         let own_ca = trust.ca.is_some() && passes.ca;
         let level = if passes.full { Some(Verify::Full) } else { own_ca.then_some(Verify::Ca) };
         let text = match (subject.none_chosen, level) {
-            (true, _) => "the server is not authenticated, as you wish; if it should be:",
-            (false, Some(_)) => "the server is not authenticated: set this, which it passes:",
+            (true, _) => {
+                "the server is not authenticated, as verify=none is set; to authenticate it, set"
+            }
+            (false, Some(_)) => "the server is not authenticated. It passes this level, so set",
             (false, None) => "the server is not authenticated: set",
         };
         all.push(advise(text, level.map_or_else(set_pin, set_verify)));
     } else if !trust.pin_holds(&certificate.pin) {
-        let text = "the key differs from the pin; if it was changed on purpose, set";
+        let text = "the server's key differs from the pin; if the key was changed on purpose, set";
         all.push(advise(text, set_pin()));
     } else if trust.verify == Verify::Full && !passes.full && passes.ca {
         all.push(hints::certificate(Flaw::Name, &subject.tunnel).into());
@@ -43,8 +45,8 @@ pub fn advice(subject: &Subject, certificate: &Certificate, passes: Passes) -> V
         let settings = [set_pin(), set_verify(Verify::None)].concat();
         all.push(advise(&unverified(subject), settings));
     } else if !passes_demanded {
-        // The pin holds, so it is the right server.
-        let text = "the pin holds; to let the pin alone decide, set";
+        // The pin proves that this is the right server.
+        let text = "the server has the pinned key; to check only the pin, set";
         all.push(advise(text, set_verify(Verify::None)));
     }
     const SOON: i64 = 14;
@@ -54,24 +56,24 @@ pub fn advice(subject: &Subject, certificate: &Certificate, passes: Passes) -> V
     all
 }
 
-/// What to consider before the key of a server whose certificate is not trusted becomes the pin.
+/// Warns before the user pins the key of a server that failed verification.
 fn unverified(subject: &Subject) -> String {
     let ca = subject.names_to_set(&options::CA_FILE.declaration).join(" and ");
     format!(
-        "someone may be in between. If a CA of your own signed the certificate, set {ca} to that \
-         CA. Otherwise get the pin over a connection that you trust; if it is the same as here, set"
+        "someone may intercept this connection. If your own CA signed the certificate, set {ca} to \
+         that CA. Otherwise get the pin over a connection that you trust; if both are equal, set"
     )
 }
 
 impl Subject {
-    /// What gives `setting` this value for the tunnel: `NAME=VALUE` each.
+    /// The `NAME=VALUE` lines that give `setting` this value for the tunnel.
     fn to_set(&self, setting: &Declaration, value: &str) -> Vec<String> {
         self.names_to_set(setting).into_iter().map(|name| format!("{name}={value}")).collect()
     }
 
-    /// The names that give `setting` another value for the tunnel: the general one, or its option,
-    /// when it is the only tunnel and no variable of its own overrides that, else one for each
-    /// variable that leads there.
+    /// The names to set for the tunnel. If this is the only tunnel, and no per-variable setting
+    /// overrides the general one, this is the general variable or option. Otherwise it is one name
+    /// for each of the tunnel's variables.
     fn names_to_set(&self, setting: &Declaration) -> Vec<String> {
         let route = &self.tunnel.route;
         let own: Vec<String> = route.variables.iter().map(|name| setting.for_one(name)).collect();

@@ -1,4 +1,4 @@
-//! What Redis itself answers: to AUTH, PING, SELECT and INFO.
+//! The steps that talk to Redis: AUTH, PING, SELECT and INFO.
 
 use std::io;
 use std::time::Instant;
@@ -15,21 +15,20 @@ use crate::tunnel::failure::{self, Failure};
 use crate::tunnel::stream::TlsUpstream;
 use crate::tunnel::{attempts, client_limit, hints, late_refusal};
 
-/// The longest answer to INFO that is looked at, in bytes.
+/// The longest reply to INFO to read, in bytes.
 const LONGEST_INFO: usize = 8192;
 
-/// A connection to Redis by the tunnel's settings, on which each request waits for its reply.
+/// A connection to Redis that satisfies the tunnel's settings. Requests are sent one at a time.
 struct Dialogue<'a> {
     subject: &'a Subject,
     stream: TlsUpstream,
     deadline: tokio::time::Instant,
 }
 
-/// AUTH, PING and SELECT, on a connection that holds by the tunnel's settings; and what Redis tells
-/// of itself.
+/// Adds the steps AUTH, PING and SELECT to the report, then Redis's mode and number of clients.
 ///
 /// # Errors
-/// When one of them failed.
+/// If one of the steps failed.
 pub async fn speak(
     subject: &Subject,
     report: &mut Report,
@@ -63,26 +62,25 @@ pub async fn speak(
         let reply = redis.select().await;
         report.step("SELECT", started, reply, String::clone)?;
     }
-    // A server that tells nothing, in time or at all, works all the same.
+    // A tunnel works without this information.
     let _ = timeout_at(deadline, redis.describe(report)).await;
     Ok(())
 }
 
 impl Dialogue<'_> {
-    /// AUTH with the URL's user and password. Redis 5 and older know no users: there, as clients
-    /// do, with the password alone.
+    /// AUTH with the URL's user and password. Redis 5 and older have no users: there this repeats
+    /// AUTH with the password only, as clients do.
     async fn authenticate(&mut self, known: &Credentials) -> Result<String, Problem> {
         let mut reply = self.ask(&known.auth_command()).await?;
         let mut detail = "";
         if known.user().is_some() && knows_no_users(&reply) {
             reply = self.ask(&known.auth_command_without_user()).await?;
-            detail = "with the password alone: this Redis (5 or older) knows no users. Clients \
-                      that insist on the URL's user fail";
+            detail = "with the password only, because this Redis (5 or older) has no users. \
+                      Clients that always send the URL's user fail";
         }
         if reply.contains("without any password") || reply.contains("no password is set") {
-            // Redis before 6, and a default user without a password: nothing is wrong with the
-            // tunnel.
-            return Ok("the server wants no password".to_owned());
+            // Redis before 6, or a default user without a password. The tunnel works.
+            return Ok("the server requires no password".to_owned());
         }
         if reply == "+OK" { Ok(detail.to_owned()) } else { Err(self.problem(&reply)) }
     }
@@ -95,7 +93,7 @@ impl Dialogue<'_> {
         }
     }
 
-    /// Whether Redis has every database that a URL names.
+    /// SELECT for each database that a URL names.
     async fn select(&mut self) -> Result<String, Problem> {
         let databases = &self.subject.databases;
         for database in databases {
@@ -105,8 +103,8 @@ impl Dialogue<'_> {
             }
             if line != "+OK" {
                 let problem = self.problem(&line);
-                let advice = "use a database that this server has: the number behind the last / \
-                              of the URL";
+                let advice = "change the URL's database (the number after the last /) to one that \
+                              this server has";
                 return Err(Problem {
                     text: format!("database {database}: {}", problem.text),
                     advice: problem.advice.or_else(|| Some(advice.to_owned())),
@@ -116,7 +114,7 @@ impl Dialogue<'_> {
         Ok(format!("database {}", databases.join(", ")))
     }
 
-    /// Adds to the report what Redis tells of itself
+    /// Adds Redis's mode and number of clients to the report
     /// (<https://redis.io/docs/latest/commands/info/>).
     async fn describe(&mut self, report: &mut Report) -> io::Result<()> {
         report.mode = field(&self.info("server").await?, "redis_mode");
@@ -127,7 +125,7 @@ impl Dialogue<'_> {
         Ok(())
     }
 
-    /// What INFO says of a section; empty where this user may not ask.
+    /// A section of INFO; empty if this user may not call INFO.
     async fn info(&mut self, section: &str) -> io::Result<String> {
         let line = self.exchange(&resp::request(&["INFO", section])).await?;
         let Some(length) = line.strip_prefix('$').and_then(|number| number.parse::<usize>().ok())
@@ -142,7 +140,7 @@ impl Dialogue<'_> {
         Ok(String::from_utf8_lossy(&text).into_owned())
     }
 
-    /// Sends a request, and takes the first line of the reply, or says why there is none.
+    /// Sends a request, and returns the first line of its reply.
     async fn ask(&mut self, request: &[u8]) -> Result<String, Problem> {
         let no_answer = |text| Problem { text, advice: Some(hints::NO_ANSWER.to_owned()) };
         match timeout_at(self.deadline, self.exchange(request)).await {
@@ -165,13 +163,13 @@ impl Dialogue<'_> {
         Ok(String::from_utf8_lossy(&line).into_owned())
     }
 
-    /// What is wrong when a step is answered with `line`, and what to do about it.
+    /// Explains a reply that makes a step fail.
     fn problem(&self, line: &str) -> Problem {
         let refused = line.starts_with("-WRONGPASS") || line.starts_with("-ERR invalid password");
         let (text, advice) = if refused {
             ("wrong user or password".to_owned(), Some(hints::WRONG_PASSWORD.to_owned()))
         } else if line.starts_with("-NOAUTH") {
-            let text = "the server wants a password, and the URL has none".to_owned();
+            let text = "the server requires a password, but the URL has none".to_owned();
             (text, Some(hints::no_password(&self.subject.tunnel)))
         } else if line.starts_with("-LOADING") {
             ("the server is still loading its data".to_owned(), None)
@@ -179,25 +177,25 @@ impl Dialogue<'_> {
             let is_full = client_limit::is_said_in(line.as_bytes());
             (shown(line, self.subject.credentials.as_ref()), is_full.then(hints::full))
         } else {
-            ("the server does not answer as Redis does".to_owned(), None)
+            ("the reply is not one of Redis".to_owned(), None)
         };
         Problem { text, advice }
     }
 }
 
-/// Whether AUTH with a user was refused by a Redis before 6.
+/// Whether a Redis before 6 has refused AUTH with a user.
 fn knows_no_users(reply: &str) -> bool {
     reply.to_ascii_lowercase().starts_with("-err wrong number of arguments for 'auth'")
 }
 
 fn not_allowed(command: &str) -> String {
-    format!("answered; its ACL does not allow this user {command}")
+    format!("answered, but the ACL does not allow this user to call {command}")
 }
 
-/// An error of the server's as it may be shown: without the credentials, which it may repeat.
+/// A server's error with the credentials masked, since the server may repeat them.
 fn shown(error: &str, credentials: Option<&Credentials>) -> String {
-    // Redis and others after it: "unknown command 'AUTH', with args beginning with: 'USER' 'PASSW",
-    // cut anywhere.
+    // Redis: "unknown command 'AUTH', with args beginning with: 'USER' 'PASSW". The arguments may
+    // be cut at any place.
     let error = error.split(", with args beginning with").next().unwrap_or_default();
     let mut error = error.trim_start_matches('-').to_owned();
     let user = credentials.and_then(Credentials::user);
@@ -219,8 +217,7 @@ fn clients(info: &str) -> Option<Clients> {
     Some(Clients { connected: number("connected_clients")?, most: number("maxclients")? })
 }
 
-/// What the user has to know of a Redis that hands out addresses, to which clients connect past the
-/// tunnel.
+/// Advice about a Redis that gives its clients addresses, to which they connect past the tunnel.
 fn mode_advice(mode: Option<&str>) -> Option<&'static str> {
     match mode? {
         "cluster" => Some(
@@ -243,7 +240,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_number_of_clients_is_read_from_info() {
+    fn info_has_the_number_of_clients() {
         let info =
             "# Clients\r\nconnected_clients:12\r\ncluster_connections:0\r\nmaxclients:20\r\n";
         assert_eq!(clients(info), Some(Clients { connected: 12, most: 20 }));

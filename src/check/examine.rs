@@ -1,4 +1,4 @@
-//! Examines the tunnels of a plan, all at the same time, and advises on what was found.
+//! Examines all tunnels of a plan at the same time.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::tunnel::diagnosis::Unexplained;
 use crate::tunnel::failure::{Failure, Step};
 use crate::tunnel::upstream;
 
-/// What is found out about each tunnel of `plan`, in its order.
+/// Examines the tunnels of `plan`. The reports have the plan's order.
 pub async fn all(plan: Plan, settings: &Settings) -> Vec<Report> {
     let subjects = plan.routes.iter().enumerate().map(|(index, route)| Subject {
         tunnel: Tunnel::new(
@@ -43,7 +43,7 @@ pub async fn all(plan: Plan, settings: &Settings) -> Vec<Report> {
 
 async fn examine(subject: Subject) -> Report {
     let mut report = Report::new(&subject.tunnel);
-    // Stops at the first step that fails and is needed: the report has the reason.
+    // An error only means that a required step failed. The report has the reason.
     let _ = take_steps(&subject, &mut report).await;
     for name in STEPS.into_iter().skip(report.steps.len()) {
         if name != "SELECT" || !subject.databases.is_empty() {
@@ -58,7 +58,7 @@ async fn take_steps(subject: &Subject, report: &mut Report) -> Result<(), Stop> 
     let deadline = tokio::time::Instant::now() + tunnel.settings.connect_timeout;
     let (addresses, certificate) = reach(tunnel, report, deadline).await?;
     report.add("pin", pin_outcome(&tunnel.route.trust, &certificate));
-    // Whether it would pass, whatever is demanded now; both at the same time.
+    // Try both levels at the same time, whatever the settings require.
     let (ca, full) = tokio::join!(
         would_pass(tunnel, Verify::Ca, &addresses, deadline),
         would_pass(tunnel, Verify::Full, &addresses, deadline)
@@ -70,8 +70,7 @@ async fn take_steps(subject: &Subject, report: &mut Report) -> Result<(), Stop> 
     if report.works() { speak(subject, report, deadline).await } else { Err(Stop) }
 }
 
-/// Runs `step` until `deadline`. What went wrong may still have to be explained: outside the time
-/// limit.
+/// Runs `step` until `deadline`. A failure may be explained later, outside the time limit.
 async fn within<T, E: From<Failure>>(
     deadline: tokio::time::Instant,
     late: Step,
@@ -81,14 +80,15 @@ async fn within<T, E: From<Failure>>(
     done.unwrap_or_else(|_| Err(Failure::timed_out(late).into()))
 }
 
-/// Looks up, connects and shakes hands, and adds these steps to the report. Returns the addresses
-/// and the server's certificate.
+/// Adds the steps name lookup, TCP and TLS to the report. Returns the addresses and the server's
+/// certificate.
 async fn reach(
     tunnel: &Tunnel,
     report: &mut Report,
     deadline: tokio::time::Instant,
 ) -> Result<(Vec<SocketAddr>, Certificate), Stop> {
-    // So that the time is not taken for the handshake's, which fails if this does.
+    // Set up OpenSSL now, so that the TLS step shows the handshake's time only. If this fails, the
+    // handshake reports it.
     let _ = tunnel.unverified.prepare().await;
     let problem = |failure: Failure| Problem::of(&failure, tunnel);
 
@@ -107,7 +107,7 @@ async fn reach(
     let started = Instant::now();
     let no_sessions = Arc::default();
     let unverified = upstream::handshake(tunnel, &tunnel.unverified, stream, &no_sessions);
-    // It takes any certificate: there is none to be explained.
+    // This handshake accepts every certificate, so a failure needs no explanation.
     let handshake = within(deadline, Step::Tls, unverified).await.map_err(Unexplained::bare);
     let unreadable = || Failure::Misconfigured(HandshakeError::unreadable_certificate());
     let certificate = handshake.and_then(|(tls, _)| certificate_of(&tls).ok_or_else(unreadable));
@@ -121,11 +121,11 @@ fn pin_outcome(trust: &Trust, certificate: &Certificate) -> Outcome {
     match &trust.pins[..] {
         [] => Outcome::Skipped("none set".to_owned()),
         _ if trust.pin_holds(&certificate.pin) => Outcome::Ok(String::new()),
-        _ => Outcome::Failed("the server's key is none of the pinned".to_owned()),
+        _ => Outcome::Failed("the server's key is not pinned".to_owned()),
     }
 }
 
-/// Whether the server would pass at `verify`, with the CAs and the name that are set.
+/// Tries whether the server passes at the level `verify`, with the configured CAs and name.
 async fn would_pass(
     tunnel: &Tunnel,
     verify: Verify,
@@ -149,6 +149,6 @@ async fn would_pass(
             failure => failure.to_string(),
         }),
     };
-    let needed = tunnel.route.trust.verify == verify;
-    StepReport { name: verify.word(), outcome, took, needed }
+    let required = tunnel.route.trust.verify == verify;
+    StepReport { name: verify.word(), outcome, took, required }
 }

@@ -1,4 +1,4 @@
-//! A report as a table for people, and as JSON.
+//! Prints a report as a table or as JSON.
 
 use std::io::{self, IsTerminal as _};
 use std::time::Duration;
@@ -8,22 +8,22 @@ use serde_json::{Value, json};
 use super::report::{Advice, Outcome, Report, StepReport};
 use crate::tls::Certificate;
 
-/// What fits a terminal.
+/// The width of the table, in characters.
 const COLUMNS: usize = 80;
-/// Where the text of a step's row begins.
+/// The column where the text of a step's row begins.
 const TEXT: usize = 36;
 
-/// Colours, on a terminal only.
+/// Colours text if stdout is a terminal.
 pub struct Paint(bool);
 
 impl Paint {
-    /// By <https://no-color.org>.
+    /// Respects `NO_COLOR` (<https://no-color.org>).
     pub fn for_stdout() -> Paint {
         let is_unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         Paint(io::stdout().is_terminal() && !is_unwanted)
     }
 
-    /// With an SGR code (ECMA-48 section 8.3.117).
+    /// Formats text with an SGR code (ECMA-48 section 8.3.117).
     fn paint(&self, code: u8, text: &str) -> String {
         if self.0 { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
@@ -43,8 +43,8 @@ pub fn as_table(report: &Report, paint: &Paint) -> String {
         let text = format!("clients {} of {}", clients.connected, clients.most);
         table += &paragraph("", TEXT, &text);
     }
-    if report.steps.iter().any(|step| !step.needed) {
-        table += "  ? = whether it would pass; not demanded by the settings\n";
+    if report.steps.iter().any(|step| !step.required) {
+        table += "  ? = not required by the current settings\n";
     }
     for advice in &report.advice {
         table += &paragraph("  > ", 4, &advice.text);
@@ -66,8 +66,8 @@ fn row(step: &StepReport, paint: &Paint) -> String {
         Duration::ZERO => String::new(),
         took => format!("{:.1} ms", took.as_secs_f64() * 1000.0),
     };
-    let demanded = if step.needed { ' ' } else { '?' };
-    let head = format!("  {:<8}{demanded} {word} {took:>10}  ", step.name);
+    let mark = if step.required { ' ' } else { '?' };
+    let head = format!("  {:<8}{mark} {word} {took:>10}  ", step.name);
     paragraph(&head, TEXT, step.outcome.detail())
 }
 
@@ -80,7 +80,7 @@ fn rows_of(certificate: &Certificate) -> String {
         + &format!("    {}\n", certificate.pin)
 }
 
-/// How long a certificate with so many whole days left is valid.
+/// The time until a certificate expires, from the number of whole days left.
 fn in_days(left: i64) -> String {
     match left {
         ..-1 => format!("expired {} days ago", left.unsigned_abs()),
@@ -91,14 +91,14 @@ fn in_days(left: i64) -> String {
     }
 }
 
-/// What is to be said of some variables.
+/// A note about some variables, below the tables.
 pub fn note(names: &str, text: &str) -> String {
     paragraph("", 0, &format!("{names}: {text}"))
 }
 
-/// Lines of text behind `head`, which has `indent` columns or is empty, broken at spaces. A word
-/// may be a value to copy, and stays whole: if it is too long for its place, it gets a line of its
-/// own, further to the left.
+/// Wraps text at spaces. `head` comes before the first line; it is `indent` columns wide, or empty.
+/// Words are never broken, since they may be values to copy: a word that is too long for the column
+/// gets its own line, further to the left.
 fn paragraph(head: &str, indent: usize, text: &str) -> String {
     const LEFT: usize = 4;
     let mut lines = Vec::new();
@@ -170,7 +170,7 @@ pub fn as_json(report: &Report) -> Value {
     })
 }
 
-/// An advice for programs.
+/// Advice for programs.
 fn in_one_line(advice: &Advice) -> String {
     let mut words = vec![advice.text.as_str()];
     words.extend(advice.settings.iter().map(String::as_str));

@@ -1,4 +1,4 @@
-//! A tunnel to examine, and what was found out about it.
+//! A tunnel to examine, and the report about it.
 
 use std::time::{Duration, Instant};
 
@@ -7,32 +7,31 @@ use crate::tls::{Certificate, Verify};
 use crate::tunnel::Tunnel;
 use crate::tunnel::failure::Failure;
 
-/// The steps of an examination in their order, by the names of the table's rows. JSON has the names
-/// in lower case. `ca` and `full`: whether the server passes at that level. `SELECT`: whether Redis
-/// has the databases of the URLs, if any but 0 is named.
+/// The steps in their order. JSON has their names in lower case. `ca` and `full` try these levels
+/// of verification. `SELECT` exists only if a URL names a database other than 0.
 pub const STEPS: [&str; 9] =
     ["look-up", "TCP", "TLS", "pin", "ca", "full", "AUTH", "PING", "SELECT"];
 
 /// A tunnel to examine.
 pub struct Subject {
     pub tunnel: Tunnel,
-    /// What its URLs ask of Redis.
     pub credentials: Option<Credentials>,
+    /// The databases that its URLs name, except 0.
     pub databases: Vec<String>,
-    /// Whether it is the only tunnel, so that the general settings are its own.
+    /// Whether it is the only tunnel, so that general settings apply to it alone.
     pub is_single: bool,
-    /// Whether the user has said that nothing need authenticate it, if nothing does.
+    /// Whether the user has explicitly set `none` for verification.
     pub none_chosen: bool,
 }
 
-/// What became of one step.
+/// The result of one step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     Ok(String),
     Failed(String),
-    /// Something before it failed.
+    /// An earlier step failed.
     NotReached,
-    /// There is nothing to do.
+    /// The settings or the URL do not need this step.
     Skipped(String),
 }
 
@@ -64,8 +63,8 @@ pub struct StepReport {
     pub name: &'static str,
     pub outcome: Outcome,
     pub took: Duration,
-    /// Whether the tunnel needs it under its settings.
-    pub needed: bool,
+    /// Whether the tunnel's settings require this step to succeed.
+    pub required: bool,
 }
 
 /// Why a step failed, and what to do about it.
@@ -80,11 +79,11 @@ impl Problem {
     }
 }
 
-/// A step that the tunnel needs has failed: the next ones are not reached.
+/// A required step failed, so the examination ends.
 #[derive(Debug)]
 pub struct Stop;
 
-/// All that was found out about one tunnel.
+/// The result of examining one tunnel.
 #[derive(Debug)]
 pub struct Report {
     pub variables: Vec<String>,
@@ -93,26 +92,27 @@ pub struct Report {
     pub steps: Vec<StepReport>,
     pub certificate: Option<Certificate>,
     pub advice: Vec<Advice>,
-    /// How Redis runs, as it says itself: `standalone`, `cluster` or `sentinel`; `None` if the
-    /// check stopped earlier, or if this user may not ask.
+    /// `standalone`, `cluster` or `sentinel`, from INFO; `None` if the check stopped earlier, or if
+    /// this user may not call INFO.
     pub mode: Option<String>,
     pub clients: Option<Clients>,
 }
 
-/// How many connections a server has, and may have.
+/// The number of connections to a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Clients {
-    /// The one that asks included.
+    /// Including the check's own connection.
     pub connected: u64,
+    /// The server's limit.
     pub most: u64,
 }
 
 /// What the user should do.
 #[derive(Debug)]
 pub struct Advice {
-    /// Prose, which is wrapped.
+    /// Text that may be wrapped.
     pub text: String,
-    /// `NAME=VALUE` each, for copying: each has a line of its own, which is never broken.
+    /// `NAME=VALUE` lines to copy, which are never wrapped.
     pub settings: Vec<String>,
 }
 
@@ -137,18 +137,18 @@ impl Report {
     }
 
     pub fn works(&self) -> bool {
-        self.steps.iter().all(|step| !step.needed || step.outcome.is_good())
+        self.steps.iter().all(|step| !step.required || step.outcome.is_good())
     }
 
-    /// Adds a step that takes no time.
+    /// Adds a step that took no time.
     pub fn add(&mut self, name: &'static str, outcome: Outcome) {
-        self.steps.push(StepReport { name, outcome, took: Duration::ZERO, needed: true });
+        self.steps.push(StepReport { name, outcome, took: Duration::ZERO, required: true });
     }
 
-    /// Adds a step that ends now, by its result, which `detail` describes.
+    /// Adds a step that ends now. `detail` describes a successful result.
     ///
     /// # Errors
-    /// When it failed.
+    /// If the step failed.
     pub fn step<T>(
         &mut self,
         name: &'static str,
@@ -164,7 +164,7 @@ impl Report {
                 (Outcome::Failed(problem.text), Err(Stop))
             }
         };
-        self.steps.push(StepReport { name, outcome, took, needed: true });
+        self.steps.push(StepReport { name, outcome, took, required: true });
         result
     }
 }

@@ -1,8 +1,8 @@
-//! What is known of Redis's protocol:
+//! Redis's protocol, RESP:
 //! <https://redis.io/docs/latest/develop/reference/protocol-spec/>.
 //!
-//! [`requests`] and [`replies`] find where each request and each reply ends, and take only what
-//! every server must read alike: whether a connection may be used again hangs on it.
+//! [`requests`] and [`replies`] find the end of each request and reply. They accept only bytes that
+//! every server must read in the same way, since the pool relies on them.
 
 pub mod replies;
 pub mod requests;
@@ -13,13 +13,12 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 use crate::text::printable;
 
-/// These bytes are not framed: they break the protocol's rules, or are of a form that servers read
-/// differently. Nothing is known from here on.
+/// The framer has given up: the bytes violate the protocol, or servers read them differently.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Opaque;
 
-/// The next digit of a number that may be written in one way only: no sign, no leading zero, at
-/// most `u32::MAX`, far more than anybody follows a connection for.
+/// Appends a digit to a number in canonical form: no sign, no leading zero, at most `u32::MAX`,
+/// which is far more than the pool follows of a connection.
 fn with_digit(number: Option<u32>, digit: u8) -> Result<Option<u32>, Opaque> {
     let digit = match digit {
         b'0'..=b'9' => u32::from(digit - b'0'),
@@ -33,7 +32,7 @@ fn with_digit(number: Option<u32>, digit: u8) -> Result<Option<u32>, Opaque> {
     number.map(Some).ok_or(Opaque)
 }
 
-/// The longest error, in bytes, so that it stays one readable line.
+/// The longest error, in bytes, so that it stays readable.
 const LONGEST: usize = 300;
 
 /// A request: an array of bulk strings.
@@ -45,7 +44,7 @@ pub fn request(words: &[&str]) -> Vec<u8> {
     request.into_bytes()
 }
 
-/// The RESP error that says `text`: one line, of printable characters only.
+/// A RESP error with this text: one line of printable characters.
 pub fn error(text: &str) -> String {
     let line = printable(&format!("-ERR start-stunnel: {text}"));
     let mut end = line.len().min(LONGEST - 2);
@@ -58,10 +57,10 @@ pub fn error(text: &str) -> String {
 /// The longest line that [`read_line`] reads, in bytes.
 const LONGEST_LINE: usize = 512;
 
-/// Reads a line, and nothing behind it. Returns it without its CRLF.
+/// Reads exactly one line. Returns it without CRLF.
 ///
 /// # Errors
-/// When reading fails, or the line has more than 512 bytes.
+/// If reading fails, or the line is longer than 512 bytes.
 pub async fn read_line(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<u8>> {
     let mut line = Vec::new();
     while !line.ends_with(b"\r\n") {

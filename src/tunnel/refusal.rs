@@ -83,8 +83,8 @@ async fn answer_all(app: &mut AppStream, answer: &[u8], first: FirstRequest) -> 
     }
 }
 
-/// How many requests end with these bytes; an end of stream, and bytes that are not framed, count
-/// as one.
+/// How many requests end with these bytes. An end of stream counts as one request, and so do bytes
+/// that cannot be framed.
 fn requests_in(mut bytes: &[u8], framer: &mut RequestFramer) -> usize {
     if bytes.is_empty() {
         return 1;
