@@ -1,4 +1,4 @@
-//! `--check` (docs/trust.md), against servers that work and servers that do not.
+//! `--check` (docs/trust.md), with servers that work and servers that fail.
 
 mod support;
 
@@ -41,7 +41,7 @@ impl Report {
         self.json["steps"][step]["state"].as_str().unwrap_or("absent")
     }
 
-    /// The states of all steps but SELECT, in the order of the examination.
+    /// The states of all steps except SELECT, in their order.
     fn states(&self) -> Vec<&str> {
         let steps = ["look-up", "tcp", "tls", "pin", "ca", "full", "auth", "ping"];
         steps.iter().map(|step| self.state(step)).collect()
@@ -61,7 +61,7 @@ impl Report {
 }
 
 #[test]
-fn a_working_server_is_described_with_how_to_authenticate_it() {
+fn a_working_server_is_reported_with_its_pin_to_set() {
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::new(folder.path());
     let certificate = authority.issue(folder.path(), "leaf", &Request::default());
@@ -83,7 +83,7 @@ fn a_working_server_is_described_with_how_to_authenticate_it() {
         assert!(table.contains(text), "{text} in\n{table}");
     }
     assert!(table.lines().all(|line| line.chars().count() <= 80), "{table}");
-    assert!(!table.contains('\x1b'), "no colour into a pipe");
+    assert!(!table.contains('\x1b'), "no colours in a pipe");
     assert!(!table.contains(PASSWORD) && !ended.stderr.contains(PASSWORD));
 
     let root = authority.root.certificate_file.to_str().unwrap();
@@ -96,14 +96,14 @@ fn a_working_server_is_described_with_how_to_authenticate_it() {
 }
 
 #[test]
-fn what_the_settings_demand_decides_whether_it_works() {
+fn only_steps_that_the_settings_require_may_fail_the_check() {
     let server = Server::start(Front::Stunnel);
     let none = report(&server.url(), &[]);
     let expected = ["ok", "ok", "ok", "skipped", "failed", "failed", "ok", "ok"];
     assert_eq!((none.states(), none.code), (expected.to_vec(), 0));
     let full = report(&server.url(), &[("STUNNEL_VERIFY", "full")]);
     assert_eq!(full.code, 1);
-    // No password for a stranger.
+    // The check must not send the password to an unverified server.
     assert_eq!(full.states()[5..], ["failed", "not reached", "not reached"]);
     assert!(full.detail("full").contains("self-signed"), "{full:?}");
 
@@ -115,7 +115,7 @@ fn what_the_settings_demand_decides_whether_it_works() {
 }
 
 #[test]
-fn each_step_that_fails_says_why_and_the_rest_is_not_reached() {
+fn a_failed_step_shows_the_reason_and_ends_the_check() {
     let greeter = Peer::tcp(|mut stream| stream.write_all(b"220 no TLS here, sorry\r\n").unwrap());
     let silent = Peer::tcp(|mut stream| support::rest(&mut stream));
     let nobody = two_free_ports();
@@ -143,7 +143,7 @@ fn each_step_that_fails_says_why_and_the_rest_is_not_reached() {
 }
 
 #[test]
-fn what_redis_answers_is_told_apart() {
+fn each_reply_of_redis_has_its_own_explanation() {
     let server = Server::start(Front::Redis);
     let mut redis = server.direct();
     redis.ask(&["ACL", "SETUSER", "shy", "on", ">pw", "~*", "+get"]);
@@ -167,13 +167,13 @@ fn what_redis_answers_is_told_apart() {
         assert_eq!(about_password, step == "auth" && state == "failed", "{userinfo}: {first}");
         let lacks_password = first.starts_with("put user and password into REDIS_URL");
         assert_eq!(lacks_password, userinfo.is_empty(), "{first}");
-        // The mode is in INFO, which a user may lack.
+        // The mode comes from INFO, which the ACL of `shy` does not allow.
         let knows_mode = report.json["mode"] == "standalone";
         assert_eq!(knows_mode, code == 0 && !userinfo.starts_with("shy"), "{report:?}");
     }
 }
 
-/// A server that says `line` once TLS is there, and again after each request.
+/// A server that sends `line` after the handshake, and again after each request.
 fn saying(line: &'static str) -> Peer<()> {
     Peer::tls(move |mut tls| {
         let mut request = [0; 1024];
@@ -184,7 +184,7 @@ fn saying(line: &'static str) -> Peer<()> {
 }
 
 #[test]
-fn an_unavailable_redis_is_not_blamed_on_the_password() {
+fn an_unavailable_redis_is_no_password_problem() {
     for (line, detail, advice) in [
         ("-LOADING Redis is loading the dataset\r\n", "is still loading its data", "STUNNEL_PIN"),
         ("-ERR max number of clients reached\r\n", "max number of clients", "client limit"),
@@ -199,7 +199,7 @@ fn an_unavailable_redis_is_not_blamed_on_the_password() {
     }
 }
 
-/// Answers as Redis 5 does, which knows no users.
+/// Answers like Redis 5, which has no users.
 fn redis_5(mut tls: SslStream<TcpStream>) {
     let mut request = [0; 1024];
     while let Ok(read @ 1..) = tls.read(&mut request) {
@@ -219,7 +219,7 @@ fn redis_5(mut tls: SslStream<TcpStream>) {
 }
 
 #[test]
-fn user_in_the_url_of_an_old_redis_is_no_failure() {
+fn redis_5_passes_although_the_url_has_a_user() {
     let old = Peer::tls(redis_5);
     let alone = "with the password only, because this Redis (5 or older)";
     for (userinfo, state, detail, code) in [
@@ -235,10 +235,10 @@ fn user_in_the_url_of_an_old_redis_is_no_failure() {
 }
 
 #[test]
-fn a_redis_down_behind_stunnel_is_not_blamed_on_the_password() {
+fn a_dead_redis_behind_stunnel_is_no_password_problem() {
     let server = Server::start(Front::Stunnel);
     send_signal(server.pid(), libc::SIGKILL);
-    support::eventually("it is gone", || TcpStream::connect(("127.0.0.1", server.port)).err());
+    support::eventually("Redis has ended", || TcpStream::connect(("127.0.0.1", server.port)).err());
     let without_password = server.url().replace(&format!("default:{PASSWORD}@"), "");
     for (url, step) in [(server.url(), "auth"), (without_password, "ping")] {
         let report = report(&url, &[]);
@@ -250,7 +250,7 @@ fn a_redis_down_behind_stunnel_is_not_blamed_on_the_password() {
 }
 
 #[test]
-fn a_certificate_for_another_name_is_advised_on_as_in_the_log() {
+fn wrong_name_on_the_certificate_has_the_hint_of_the_log() {
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::new(folder.path());
     let name = "other.example";
@@ -263,7 +263,7 @@ fn a_certificate_for_another_name_is_advised_on_as_in_the_log() {
         under_full.first_advice(),
         "set STUNNEL_SERVER_NAME to a name on the certificate, or STUNNEL_VERIFY=ca"
     );
-    // Without a demand, what the server passes is recommended.
+    // Under `none`, the report recommends the level that the server passes.
     let under_none = report(&server.url(), &[root]);
     let first = under_none.first_advice();
     assert!(under_none.code == 0 && first.ends_with(" STUNNEL_VERIFY=ca"), "{under_none:?}");
@@ -272,22 +272,23 @@ fn a_certificate_for_another_name_is_advised_on_as_in_the_log() {
 }
 
 #[test]
-fn an_explicit_verify_none_is_not_called_a_mistake() {
+fn an_explicit_verify_none_has_a_milder_advice() {
     let server = Server::start(Front::Redis);
-    for (settings, expected) in [
-        (&[][..], "the server is not authenticated: set STUNNEL_PIN="),
+    for (settings, reason) in [
+        (&[][..], ": set STUNNEL_PIN="),
         (
             &[("STUNNEL_VERIFY", "none")],
-            "the server is not authenticated, as verify=none is set; to authenticate it, set STUN",
+            ", as verify=none is set; to authenticate it, set STUNNEL_",
         ),
     ] {
         let report = report(&server.url(), settings);
-        assert!(report.first_advice().starts_with(expected), "{report:?}");
+        let expected = format!("the server is not authenticated{reason}");
+        assert!(report.first_advice().starts_with(&expected), "{report:?}");
     }
 }
 
 #[test]
-fn a_refused_certificate_gets_a_caution_before_the_pin() {
+fn an_untrusted_certificate_has_a_warning_before_its_pin() {
     let server = Server::start(Front::Redis);
     for level in ["ca", "full"] {
         let report = report(&server.url(), &[("STUNNEL_VERIFY", level)]);
@@ -305,7 +306,7 @@ fn a_refused_certificate_gets_a_caution_before_the_pin() {
 }
 
 #[test]
-fn a_database_that_the_server_does_not_have_fails_the_check() {
+fn a_missing_database_fails_the_check() {
     let server = Server::start(Front::Redis);
     let url = |path: &str| server.url().replace("/0", path);
     for (path, state, code) in
@@ -314,7 +315,7 @@ fn a_database_that_the_server_does_not_have_fails_the_check() {
         let report = report(&url(path), &[]);
         assert_eq!((report.state("select"), report.code), (state, code), "{path}: {report:?}");
     }
-    // Two variables of one tunnel: the database of each.
+    // Two variables share a tunnel: the check selects the databases of both.
     let both = check(&url("/1"), &[("HEROKU_REDIS_SAME_URL", &url("/99"))]);
     assert_eq!(both.code(), 1, "{}", both.stdout);
     let (step, detail) = ("SELECT", "database 99");
@@ -322,7 +323,7 @@ fn a_database_that_the_server_does_not_have_fails_the_check() {
 }
 
 #[test]
-fn what_a_run_would_warn_of_is_in_the_report() {
+fn the_report_shows_variables_and_settings_without_effect() {
     let server = Server::start(Front::Redis);
     let run = |format: &str| {
         let settings = [
@@ -338,7 +339,7 @@ fn what_a_run_would_warn_of_is_in_the_report() {
     }
     assert!(fits_a_terminal(&table), "{table}");
     let json = run("json");
-    assert_eq!(json.stdout.lines().count(), 1, "one object a tunnel: {}", json.stdout);
+    assert_eq!(json.stdout.lines().count(), 1, "one object for each tunnel: {}", json.stdout);
     for event in ["not-tunnelled", "unknown-setting"] {
         assert!(json.stderr.contains(&format!(r#""at":"{event}""#)), "{}", json.stderr);
     }
@@ -346,8 +347,8 @@ fn what_a_run_would_warn_of_is_in_the_report() {
 }
 
 #[test]
-fn credentials_that_the_server_repeats_are_masked() {
-    // "unknown command 'AUTH', with args beginning with: …": a proxy, or Redis with AUTH renamed.
+fn credentials_in_a_servers_error_are_masked() {
+    // Redis answers: "unknown command 'AUTH', with args beginning with: …".
     let options = Options { words: &["--rename-command", "AUTH", ""], ..Options::default() };
     let server = Server::start_with(Front::Redis, options);
     let url = server.url().replace("default:", "app-user:");
@@ -361,7 +362,7 @@ fn credentials_that_the_server_repeats_are_masked() {
 }
 
 #[test]
-fn a_missing_client_certificate_shows_where_redis_is_asked() {
+fn a_missing_client_certificate_names_its_settings() {
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::new(folder.path());
     for protocols in ["TLSv1.2", "TLSv1.3"] {
@@ -374,7 +375,7 @@ fn a_missing_client_certificate_shows_where_redis_is_asked() {
     }
 }
 
-/// What a user copies from a table: the one line that begins with `name=`, whole.
+/// The setting that a user copies from the table: the only line that begins with `name=`.
 fn copied<'a>(table: &'a str, name: &str) -> (&'a str, &'a str) {
     let setting = format!("{name}=");
     let lines: Vec<_> =
@@ -383,7 +384,7 @@ fn copied<'a>(table: &'a str, name: &str) -> (&'a str, &'a str) {
     line.split_once('=').unwrap()
 }
 
-/// Lines are short, but for those that hold one value alone.
+/// Whether every line has at most 80 characters, except lines with a single value.
 fn fits_a_terminal(table: &str) -> bool {
     table.lines().all(|line| line.chars().count() <= 80 || !line.trim().contains(' '))
 }
@@ -416,14 +417,14 @@ fn a_pin_copied_from_the_table_works_for_any_variable_name() {
 }
 
 #[test]
-fn advised_settings_copied_line_by_line_make_the_check_succeed() {
+fn settings_copied_from_the_advice_fix_the_check() {
     let server = Server::start(Front::Redis);
     let folder = tempfile::tempdir().unwrap();
     let other = Certificate::self_signed(folder.path()).pin();
     let pin = report(&server.url(), &[]).json["certificate"]["pin"].as_str().unwrap().to_owned();
     let asking = format!("{}?ssl_cert_reqs=required", server.url());
     let full = ("STUNNEL_VERIFY", "full");
-    // The pin of another key; a certificate that no CA vouches for where one is demanded; the same
+    // Without settings; with the wrong pin; with an untrusted certificate under `full`, without and
     // with the right pin.
     type Case<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str]);
     let cases: [Case<'_>; 6] = [
@@ -453,7 +454,7 @@ fn advised_settings_copied_line_by_line_make_the_check_succeed() {
 }
 
 #[test]
-fn each_variable_gets_a_setting_to_copy_though_one_server_is_dead() {
+fn each_variable_gets_a_setting_although_one_server_is_down() {
     let (one, two) = (Server::start(Front::Redis), Server::start(Front::Redis));
     let (url, other_url) = (one.url(), two.url());
     let mut settings = vec![
@@ -477,7 +478,7 @@ fn each_variable_gets_a_setting_to_copy_though_one_server_is_dead() {
 }
 
 #[test]
-fn without_a_tunnel_there_is_nothing_to_check() {
+fn a_check_without_any_url_exits_with_78() {
     let ended = Launcher::new(["--check"]).run();
     assert_eq!(ended.code(), 78);
     assert!(ended.stdout.contains("No tunnel to check"), "{ended:?}");
@@ -486,7 +487,7 @@ fn without_a_tunnel_there_is_nothing_to_check() {
 }
 
 #[test]
-fn colour_is_for_terminals_that_want_it() {
+fn only_terminals_get_colours_and_no_color_turns_them_off() {
     let server = Server::start(Front::Redis);
     for (no_color, coloured) in [("", true), ("1", false)] {
         let mut command = Command::new(BINARY);
@@ -499,7 +500,7 @@ fn colour_is_for_terminals_that_want_it() {
 }
 
 #[test]
-fn a_cluster_node_is_reported_with_what_works_and_what_fails() {
+fn a_cluster_node_gets_advice_about_its_limits() {
     let options = Options { words: &["--cluster-enabled", "yes"], ..Options::default() };
     let server = Server::start_with(Front::Redis, options);
     let report = report(&server.url(), &[]);
@@ -514,14 +515,14 @@ fn a_cluster_node_is_reported_with_what_works_and_what_fails() {
     ] {
         assert!(advice.contains(word), "{word}: {advice}");
     }
-    // What it says is so: a key of a slot that this node does not have is refused.
+    // The advice is right: this node refuses keys of other slots.
     let held = Launcher::hold(&server.url());
     let Reply::Line(line) = held.client().ask(&["GET", "k"]) else { panic!() };
     assert!(line.starts_with("-CLUSTERDOWN") || line.starts_with("-MOVED"), "{line}");
 }
 
 #[test]
-fn a_sentinel_is_told_with_what_to_do() {
+fn a_sentinel_gets_advice_to_use_the_master() {
     let folder = tempfile::tempdir().unwrap();
     let certificate = Certificate::self_signed(folder.path());
     let port = two_free_ports();
@@ -537,15 +538,17 @@ fn a_sentinel_is_told_with_what_to_do() {
     let mut sentinel = Command::new("redis-server");
     sentinel.arg(&configuration).args(["--sentinel", "--logfile", "sentinel.log"]);
     let _sentinel = support::Process(sentinel.spawn().unwrap());
-    support::eventually("the sentinel answers", || TcpStream::connect(("127.0.0.1", port)).ok());
+    support::eventually("the sentinel accepts connections", || {
+        TcpStream::connect(("127.0.0.1", port)).ok()
+    });
     let report = report(&format!("rediss://127.0.0.1:{port}"), &[]);
     assert_eq!((report.code, report.json["mode"].as_str()), (0, Some("sentinel")), "{report:?}");
     assert!(report.advice().contains("names the master's address"), "{report:?}");
 }
 
 #[test]
-fn a_check_dumps_no_core() {
-    // Accepts, and says nothing: the check waits for it.
+fn a_check_writes_no_core_dump() {
+    // The server accepts the connection and stays silent, so the check waits.
     let silent = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let url = format!("rediss://127.0.0.1:{}", silent.local_addr().unwrap().port());
     let script = "ulimit -Sc 4096 2>/dev/null; exec \"$0\" --check";

@@ -1,4 +1,4 @@
-//! Who the server is (docs/trust.md): each kind of server against each kind of trust.
+//! Authenticating the server (docs/trust.md): kinds of servers against kinds of trust settings.
 
 mod support;
 
@@ -15,11 +15,11 @@ use support::resp::Reply;
 use support::rest;
 use support::servers::{Front, Options, PASSWORD, Server};
 
-/// What an app gets to see.
+/// What an app receives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sees {
     Pong,
-    /// A RESP error that holds this.
+    /// A RESP error that contains this text.
     Error(&'static str),
 }
 use Sees::{Error, Pong};
@@ -30,7 +30,7 @@ fn sees(held: &Held) -> Result<(), String> {
     match client.reply() {
         Ok(Reply::Line(line)) if line == "+OK" => Ok(()),
         Ok(Reply::Line(line)) => Err(line),
-        other => panic!("neither an answer nor an error: {other:?}"),
+        other => panic!("no reply: {other:?}"),
     }
 }
 
@@ -77,7 +77,7 @@ fn each_server_against_each_level_of_trust() {
         &[],
     );
 
-    // The server, then what an app sees under none, ca, full, and none with the right pin.
+    // The server, its certificate, and what an app receives under none, ca and full.
     let unknown = "unable to get local issuer certificate";
     let table: [(&str, &Certificate, [Sees; 3]); 8] = [
         ("a good RSA certificate", &rsa, [Pong, Pong, Pong]),
@@ -122,7 +122,7 @@ fn each_server_against_each_level_of_trust() {
 }
 
 #[test]
-fn the_dates_of_a_certificate_are_told() {
+fn the_error_names_the_date_of_an_invalid_certificate() {
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::new(folder.path());
     for (valid, text, day) in [((-9, -3), "expired on", -3), ((3, 9), "not valid before", 3)] {
@@ -134,14 +134,14 @@ fn the_dates_of_a_certificate_are_told() {
             .env("STUNNEL_CA_FILE", &authority.root.certificate_file)
             .start_held();
         let line = sees(&held).unwrap_err();
-        // Midnight may have passed in between.
+        // The test may have run past midnight.
         let days = [before, days_from_now(day)];
         assert!(days.iter().any(|day| line.contains(&format!("{text} {day}"))), "{line}");
     }
 }
 
 #[test]
-fn ca_file_and_ca_pem_add_up_and_a_variables_own_replaces_both() {
+fn ca_file_and_ca_pem_add_up_and_per_url_settings_replace_them() {
     let folder = tempfile::tempdir().unwrap();
     let other_folder = tempfile::tempdir().unwrap();
     let ours = Authority::new(folder.path());
@@ -160,8 +160,12 @@ fn ca_file_and_ca_pem_add_up_and_a_variables_own_replaces_both() {
         ("another CA", &[(pem, &other_pem)], unknown),
         ("both", &[(file, our_file), (pem, &other_pem)], Pong),
         ("both, the other way", &[(file, other_file), (pem, &our_pem)], Pong),
-        ("its own CA alone", &[(file, our_file), (pem, &our_pem), (own_file, other_file)], unknown),
-        ("its own CA", &[(file, other_file), (own_pem, &our_pem)], Pong),
+        (
+            "a CA for this URL replaces the others",
+            &[(file, our_file), (pem, &our_pem), (own_file, other_file)],
+            unknown,
+        ),
+        ("the right CA for this URL", &[(file, other_file), (own_pem, &our_pem)], Pong),
         ("the system's roots", &[], unknown),
     ] {
         let launcher = Launcher::holding(&server.url()).env("STUNNEL_VERIFY", "full");
@@ -190,7 +194,7 @@ fn a_server_name_is_sent_and_checked() {
 
     let peer = Peer::tls(|tls| tls.ssl().servername(NameType::HOST_NAME).map(str::to_owned));
     for (host, name, sent) in [
-        // An IP address gets no SNI.
+        // An IP address is not sent in SNI.
         ("127.0.0.1", "", None),
         ("127.0.0.1", "redis.example", Some("redis.example")),
         ("127.0.0.1", "redis.example.", Some("redis.example")),
@@ -204,7 +208,7 @@ fn a_server_name_is_sent_and_checked() {
     }
 }
 
-/// The key in the form that PKCS#8 replaced: PKCS#1, or SEC 1.
+/// The key in its traditional form, PKCS#1 or SEC 1, instead of PKCS#8.
 fn traditional(certificate: &Certificate) -> String {
     let pem = match certificate.key.rsa() {
         Ok(key) => key.private_key_to_pem(),
@@ -214,7 +218,7 @@ fn traditional(certificate: &Certificate) -> String {
 }
 
 #[test]
-fn a_server_that_wants_a_client_certificate_gets_it() {
+fn a_server_that_requires_a_client_certificate_gets_it() {
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::new(folder.path());
     let other = tempfile::tempdir().unwrap();
@@ -247,15 +251,15 @@ fn a_server_that_wants_a_client_certificate_gets_it() {
 }
 
 #[test]
-fn without_a_common_tls_version_the_app_is_told() {
+fn the_app_learns_that_no_tls_version_is_common() {
     let options = Options { protocols: Some("TLSv1.2"), ..Options::default() };
     let server = Server::start_with(Front::Redis, options);
     let hold = |version: &str| {
         Launcher::holding(&server.url()).env("STUNNEL_MIN_TLS", version).start_held()
     };
     check(&hold("1.2"), Pong, "TLS 1.2");
-    check(&hold("1.3"), Error("no common TLS version"), "TLS 1.3 demanded");
-    check(&hold("1.3"), Error("STUNNEL_MIN_TLS"), "TLS 1.3 demanded");
+    check(&hold("1.3"), Error("no common TLS version"), "TLS 1.3 required");
+    check(&hold("1.3"), Error("STUNNEL_MIN_TLS"), "TLS 1.3 required");
 
     let folder = tempfile::tempdir().unwrap();
     let options = ["-tls1", "-cipher", "ALL:@SECLEVEL=0"];
@@ -264,8 +268,8 @@ fn without_a_common_tls_version_the_app_is_told() {
     check(&held, Error("no common TLS version"), "a TLS 1.0 server");
 }
 
-/// A certificate, and one whose serial number has a byte too many, which X.690 section 8.3.2
-/// forbids and not every parser minds.
+/// A valid certificate, then one whose serial number has a superfluous byte. X.690 section 8.3.2
+/// forbids this, but not every parser notices it.
 fn with_overlong_serial(certificate: &Certificate) -> String {
     let mut der = certificate.certificate.to_der().unwrap();
     let serial = 4 + 4 + 5;
@@ -277,7 +281,7 @@ fn with_overlong_serial(certificate: &Certificate) -> String {
 }
 
 #[test]
-fn wrong_trust_settings_fail_at_start_and_name_the_remedy() {
+fn invalid_trust_settings_fail_at_start_with_a_hint() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
     let write = |name: &str, text: &str| {
@@ -308,7 +312,7 @@ fn wrong_trust_settings_fail_at_start_and_name_the_remedy() {
     fn client<'a>(cert: &'a str, key: &'a str) -> Settings<'a> {
         vec![("STUNNEL_CLIENT_CERT", cert), ("STUNNEL_CLIENT_KEY", key)]
     }
-    // Settings, the name that the error must give, and a part of what it must say.
+    // The settings, the variable that the error must name, and a part of the error.
     let folder_path = path(".");
     let cases: [(Settings<'_>, &str, &str); 19] = [
         (ca_file(&missing), "STUNNEL_CA_FILE", "cannot be read"),
@@ -348,7 +352,7 @@ fn wrong_trust_settings_fail_at_start_and_name_the_remedy() {
 }
 
 #[test]
-fn tls_parameters_in_the_url_hold_unless_a_setting_overrides() {
+fn settings_override_tls_parameters_in_the_url() {
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::new(folder.path());
     let server =
@@ -381,7 +385,7 @@ fn tls_parameters_in_the_url_hold_unless_a_setting_overrides() {
 }
 
 #[test]
-fn real_clients_show_the_reason_to_their_users() {
+fn real_clients_show_the_reason() {
     let server = Server::start(Front::Redis);
     let python = "import os, redis\n\
                   try: redis.Redis.from_url(os.environ['REDIS_URL']).get('k')\n\
@@ -399,7 +403,7 @@ fn real_clients_show_the_reason_to_their_users() {
 }
 
 #[test]
-fn a_pin_silences_the_warning_and_an_unused_ca_causes_one() {
+fn a_pin_prevents_the_warning_and_an_unused_ca_causes_one() {
     let folder = tempfile::tempdir().unwrap();
     let certificate = Certificate::self_signed(folder.path());
     for (settings, not_authenticated, ca_unused) in [
@@ -414,7 +418,7 @@ fn a_pin_silences_the_warning_and_an_unused_ca_causes_one() {
 }
 
 #[test]
-fn a_weak_client_certificate_fails_at_start_with_the_reason() {
+fn a_weak_client_certificate_fails_at_start() {
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::new(folder.path());
     let issue = |request: Request<'_>| {
@@ -462,12 +466,12 @@ fn a_host_that_ends_with_a_dot_passes_full() {
     assert_eq!(upstream, format!("redis.test.:{}", server.tls_port()));
 }
 
-/// A server that stops to answer after some handshakes.
+/// A server that no longer answers after this many handshakes.
 fn mute_after(handshakes: usize) -> Peer<()> {
     let acceptor = acceptor(SslVersion::TLS1_3);
     Peer::numbered(move |number, mut stream| {
         if number < handshakes {
-            // It ends with an alert when the certificate is refused.
+            // The handshake fails if the launcher refuses the certificate.
             let _ = acceptor.accept(stream).map(|mut stream| rest(&mut stream));
         } else {
             rest(&mut stream);
@@ -476,8 +480,8 @@ fn mute_after(handshakes: usize) -> Peer<()> {
 }
 
 #[test]
-fn a_bad_certificate_is_reported_though_the_server_then_hangs() {
-    let is_told = |timeout: &str| {
+fn a_bad_certificate_is_reported_even_if_the_server_hangs() {
+    let reports = |timeout: &str| {
         let peer = mute_after(1);
         let held = Launcher::holding(&peer.url())
             .env("STUNNEL_VERIFY", "full")
@@ -492,14 +496,15 @@ fn a_bad_certificate_is_reported_though_the_server_then_hangs() {
             && logged(&log, "connection-failed", "error").is_empty()
             && logged(&log, "connection-refused", "error").len() == 1
     };
-    assert!(is_told("20s"));
-    // Less than the explanation has. On a busy machine it may not do for the first handshake.
-    assert!((0..10).any(|_| is_told("900ms")));
+    assert!(reports("20s"));
+    // Shorter than the limit for the explanation. On a busy machine the first handshake may need
+    // longer, so try again.
+    assert!((0..10).any(|_| reports("900ms")));
 }
 
 #[test]
-fn check_reports_a_bad_certificate_though_the_server_then_hangs() {
-    // The look at the server, and one for each level.
+fn check_reports_a_bad_certificate_even_if_the_server_hangs() {
+    // One handshake for the TLS step, and one for each level.
     let peer = mute_after(3);
     let ended = Launcher::new(["--check", "--log-format", "json", "--connect-timeout", "5s"])
         .redis(&peer.url())
@@ -509,18 +514,18 @@ fn check_reports_a_bad_certificate_though_the_server_then_hangs() {
     assert_eq!(count, 2, "{}", ended.stdout);
 }
 
-/// The hint of the log at the first connection through a launcher with these words and settings.
+/// The hint in the log of a launcher with these options and settings, after one connection.
 fn hint(url: &str, options: &[&str], settings: &[(&str, &str)]) -> String {
     let words = [options, &["sh", "-c", HOLD]].concat();
     let held = Launcher::new(words).redis(url).settings(settings).start_held();
     let line = sees(&held).unwrap_err();
     let hint = logged(&held.finish().stderr, "connection-refused", "hint").remove(0);
-    assert!(line.ends_with(&hint), "the app is told the same: {line}");
+    assert!(line.ends_with(&hint), "the app receives the same hint: {line}");
     hint
 }
 
 #[test]
-fn a_hint_names_the_setting_that_counts() {
+fn a_hint_names_the_setting_that_takes_effect() {
     let folder = tempfile::tempdir().unwrap();
     let other = Certificate::self_signed(folder.path()).pin();
     let server = Server::start(Front::Redis);
@@ -546,7 +551,7 @@ fn a_hint_names_the_setting_that_counts() {
 }
 
 #[test]
-fn no_pin_is_advised_where_the_chain_is_verified_as_well() {
+fn a_pin_is_advised_only_together_with_verify_none() {
     let server = Server::start(Front::Redis);
     let ended = Launcher::new(["--check"]).redis(&server.url()).run();
     let pin = ended.stdout.split_whitespace().find(|word| word.starts_with("sha256//")).unwrap();
@@ -564,7 +569,7 @@ fn no_pin_is_advised_where_the_chain_is_verified_as_well() {
 }
 
 #[test]
-fn untrusted_chain_names_its_issuer_and_the_setting() {
+fn an_untrusted_chain_shows_its_issuer_and_the_setting() {
     let [ours, theirs] = [(); 2].map(|()| tempfile::tempdir().unwrap());
     let authority = Authority::new(ours.path());
     let certificate = authority.issue(ours.path(), "leaf", &Request::default());
@@ -579,13 +584,13 @@ fn untrusted_chain_names_its_issuer_and_the_setting() {
     let remedy = "none of the CAs that are set signed this chain: set STUNNEL_CA_FILE to its \
                   issuer, or STUNNEL_PIN to its key";
     assert!(line.contains(issuer) && line.contains(remedy), "{line}");
-    // Following it helps.
+    // The hint is right.
     fs::write(&other.certificate_file, [other.pem(), authority.root.pem()].concat()).unwrap();
     assert_eq!(sees(&hold()), Ok(()));
 }
 
 #[test]
-fn server_that_demands_a_name_gets_the_setting_for_it() {
+fn a_server_that_requires_a_name_causes_a_hint() {
     let mut acceptor = acceptor_builder(SslVersion::TLS1_3);
     acceptor.set_servername_callback(|ssl, alert| match ssl.servername(NameType::HOST_NAME) {
         Some("localhost") => Ok(()),
@@ -617,7 +622,7 @@ fn server_that_demands_a_name_gets_the_setting_for_it() {
 }
 
 #[test]
-fn rediss_url_with_a_plaintext_port_says_what_to_write() {
+fn a_rediss_url_with_a_plaintext_port_causes_a_hint() {
     let server = Server::start(Front::Redis);
     let hint = hint(&format!("rediss://127.0.0.1:{}", server.port), &[], &[]);
     for part in [
@@ -629,12 +634,12 @@ fn rediss_url_with_a_plaintext_port_says_what_to_write() {
 }
 
 #[test]
-fn missing_client_certificate_is_told_before_the_app_gives_up() {
+fn a_missing_client_certificate_is_reported_within_a_second() {
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::new(folder.path());
     let server = Server::for_clients_of(&authority.root, "TLSv1.3");
-    // Two seconds would pass if the launcher waited for a second request. A busy machine may need
-    // another attempt.
+    // If the launcher waited for a second request, this would take two seconds. A busy machine may
+    // need several attempts.
     let soon = (0..10).any(|_| {
         let held = Launcher::hold(&server.url());
         let mut client = held.open();
