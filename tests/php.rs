@@ -6,7 +6,7 @@ use std::fs::{self, Permissions};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use nix::libc;
@@ -171,11 +171,10 @@ fn apache_sees_the_url_with_pass_env() {
                 php.display()
             ),
         );
-        let no_variables = Path::new("/dev/null");
         let running = site.run(&with_ours(
             &snippet("apache-command"),
             &[
-                ("/etc/apache2/envvars", no_variables.to_str().unwrap()),
+                ("/etc/apache2/envvars", "/dev/null"),
                 ("-D FOREGROUND", &format!("-D FOREGROUND -f {}", file.display())),
             ],
         ));

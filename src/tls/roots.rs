@@ -50,7 +50,7 @@ pub enum RootsProblem {
 pub unsafe fn keep_from_native_tls() {
     if let Some(bundle) = openssl_probe::probe().cert_file {
         BUNDLE.get_or_init(|| bundle);
-        // SAFETY: as this function demands of its caller.
+        // SAFETY: the caller guarantees that no other thread is running.
         unsafe { env::set_var(CERT_FILE, "/dev/null") };
     }
 }
