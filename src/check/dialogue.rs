@@ -6,7 +6,7 @@ use std::time::Instant;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout_at;
 
-use super::report::{Clients, Outcome, Problem, Report, Stop, Subject};
+use super::report::{Advice, Clients, Outcome, Problem, Report, Stop, Subject};
 use crate::redis_url::Credentials;
 use crate::resp;
 use crate::secret::{MASK, Secret};
@@ -118,9 +118,7 @@ impl Dialogue<'_> {
     /// (<https://redis.io/docs/latest/commands/info/>).
     async fn describe(&mut self, report: &mut Report) -> io::Result<()> {
         report.mode = field(&self.info("server").await?, "redis_mode");
-        report
-            .advice
-            .extend(mode_advice(report.mode.as_deref()).map(|text| text.to_owned().into()));
+        report.advice.extend(report.mode.as_deref().and_then(mode_advice));
         report.clients = clients(&self.info("clients").await?);
         Ok(())
     }
@@ -218,21 +216,22 @@ fn clients(info: &str) -> Option<Clients> {
 }
 
 /// Advice about a Redis that gives its clients addresses, to which they connect past the tunnel.
-fn mode_advice(mode: Option<&str>) -> Option<&'static str> {
-    match mode? {
-        "cluster" => Some(
+fn mode_advice(mode: &str) -> Option<Advice> {
+    let text = match mode {
+        "cluster" => {
             "a node of a Redis Cluster: it answers MOVED for keys of other nodes, and a \
              cluster client connects to these past the tunnel, without TLS. Keys of this node \
              work. Use a client that does its own TLS (STUNNEL_REDISS=passthrough), a proxy in \
-             front of the cluster, or a Redis with cluster mode disabled",
-        ),
-        "sentinel" => Some(
+             front of the cluster, or a Redis with cluster mode disabled"
+        }
+        "sentinel" => {
             "a Redis Sentinel: it names the master's address, to which a client connects past \
              the tunnel, without TLS. Give the master's own host name in the URL (it is looked \
-             up anew for each connection), or use a client that does its own TLS",
-        ),
-        _ => None,
-    }
+             up anew for each connection), or use a client that does its own TLS"
+        }
+        _ => return None,
+    };
+    Some(Advice::from(text.to_owned()))
 }
 
 #[cfg(test)]

@@ -101,34 +101,25 @@ pub fn note(names: &str, text: &str) -> String {
 /// gets its own line, further to the left.
 fn paragraph(head: &str, indent: usize, text: &str) -> String {
     const LEFT: usize = 4;
-    let mut lines = Vec::new();
-    let mut line = format!("{head:indent$}");
+    let mut lines = vec![format!("{head:indent$}")];
     let mut used = indent;
     for word in text.split(' ') {
         let width = word.chars().count();
-        let is_long = indent + width > COLUMNS;
-        if used > indent && (is_long || used + 1 + width > COLUMNS) {
-            lines.push(std::mem::replace(&mut line, " ".repeat(indent)));
-            used = indent;
-        }
-        if is_long && !line.trim().is_empty() {
-            lines.push(std::mem::take(&mut line));
-        }
-        if is_long {
+        if indent + width > COLUMNS {
             lines.push(format!("{:1$}{word}", "", indent.min(LEFT)));
-            line = " ".repeat(indent);
+            used = COLUMNS;
             continue;
         }
-        if used > indent {
-            line.push(' ');
-            used += 1;
+        if used > indent && used + 1 + width > COLUMNS {
+            lines.push(" ".repeat(indent));
+            used = indent;
         }
-        line.push_str(word);
-        used += width;
+        let space = if used > indent { " " } else { "" };
+        *lines.last_mut().expect("there is a first line") += &format!("{space}{word}");
+        used += space.len() + width;
     }
-    lines.push(line);
-    lines.retain(|line| !line.trim().is_empty());
-    lines.iter().map(|line| line.trim_end().to_owned() + "\n").collect()
+    let lines = lines.iter().map(|line| line.trim_end()).filter(|line| !line.is_empty());
+    lines.map(|line| line.to_owned() + "\n").collect()
 }
 
 pub fn as_json(report: &Report) -> Value {
