@@ -27,6 +27,7 @@ pub mod names;
 pub mod sandbox;
 pub mod secret;
 pub mod system;
+pub mod text;
 
 pub mod figures;
 pub mod logging;

@@ -1,48 +1,43 @@
-//! Servers that make TLS expensive: each costs its own connection, and no other one waits for it.
+//! Servers that make TLS expensive: only their own connection fails, and no other one is delayed.
 
 mod support;
 
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::Path;
-use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
-use openssl::asn1::Asn1Time;
 use openssl::bn::BigNum;
 use openssl::hash::MessageDigest;
 use openssl::pkey::PKey;
-use openssl::rsa::Rsa;
 use openssl::sign::Signer;
 use openssl::ssl::{SslAcceptor, SslAcceptorBuilder, SslStream, SslVersion};
 use openssl::symm::{Cipher, encrypt_aead};
-use openssl::x509::X509;
 use support::launcher::{Held, Launcher, logged, port_of};
-use support::peer::{Peer, acceptor_builder};
-use support::pki::{Authority, Certificate};
+use support::peer::{Peer, acceptor_builder, s_server};
+use support::pki::{Authority, Certificate, Kind, Request};
 use support::resp::{Client, Reply};
 use support::servers::{Front, Server};
-use support::{PATIENCE, Process, eventually, rest, two_free_ports};
+use support::{PATIENCE, eventually, rest};
 
-/// A server whose handshakes may fail.
+/// A server that returns whether its handshake succeeded.
 fn server_of(acceptor: SslAcceptorBuilder) -> Peer<bool> {
     let acceptor = acceptor.build();
     Peer::tcp(move |stream| acceptor.accept(stream).is_ok())
 }
 
-/// What the app is told about a server that the launcher does not connect to.
+/// The error that the app receives if the launcher refuses a server.
 fn refusal(peer: &Peer<bool>) -> String {
     let held = Launcher::hold(&peer.url());
     let mut client = held.open();
     client.send(&["PING"]);
     let Ok(Reply::Line(line)) = client.reply() else { panic!("no error") };
-    assert!(!peer.result(), "the server has a TLS connection: {line}");
+    assert!(!peer.result(), "the handshake succeeded: {line}");
     line
 }
 
 #[test]
-fn server_with_dhe_alone_is_refused() {
+fn a_server_with_dhe_only_is_refused() {
     let mut tls_1_2 = acceptor_builder(SslVersion::TLS1_2);
     tls_1_2.set_cipher_list("DHE-RSA-AES256-GCM-SHA384").unwrap();
     let mut tls_1_3 = acceptor_builder(SslVersion::TLS1_3);
@@ -55,24 +50,19 @@ fn server_with_dhe_alone_is_refused() {
 }
 
 /// A server with an RSA key of this public exponent.
-fn with_exponent(exponent: &str) -> SslAcceptorBuilder {
-    let exponent = BigNum::from_hex_str(exponent).unwrap();
-    let key = PKey::from_rsa(Rsa::generate_with_e(2048, &exponent).unwrap()).unwrap();
-    let mut certificate = X509::builder().unwrap();
-    certificate.set_version(2).unwrap();
-    certificate.set_pubkey(&key).unwrap();
-    certificate.set_not_before(&Asn1Time::days_from_now(0).unwrap()).unwrap();
-    certificate.set_not_after(&Asn1Time::days_from_now(1).unwrap()).unwrap();
-    certificate.sign(&key, MessageDigest::sha256()).unwrap();
+fn with_exponent(exponent: &'static str) -> SslAcceptorBuilder {
+    let folder = tempfile::tempdir().unwrap();
+    let request = Request { kind: Kind::RsaWithExponent(exponent), ..Request::default() };
+    let certificate = Certificate::issue(folder.path(), "rsa", &request, None, &[]);
     let mut acceptor = acceptor_builder(SslVersion::TLS1_3);
-    acceptor.set_certificate(&certificate.build()).unwrap();
-    acceptor.set_private_key(&key).unwrap();
+    acceptor.set_certificate(&certificate.certificate).unwrap();
+    acceptor.set_private_key(&certificate.key).unwrap();
     acceptor
 }
 
 #[test]
-fn server_whose_key_is_slow_to_verify_is_refused() {
-    // OpenSSL makes no exponent that takes milliseconds.
+fn a_server_with_an_expensive_key_is_refused() {
+    // OpenSSL cannot generate a key with an exponent that takes milliseconds.
     let line = refusal(&server_of(with_exponent("10000000000000000000000000000000F")));
     assert!(line.contains("its RSA key or exponent is too long"), "{line}");
     assert!(line.contains("RSA with 2048 to 4096 bits"), "{line}");
@@ -83,7 +73,7 @@ fn server_whose_key_is_slow_to_verify_is_refused() {
 }
 
 #[test]
-fn server_with_an_endless_chain_is_refused() {
+fn a_server_with_a_very_long_chain_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::new(folder.path());
     let mut acceptor = acceptor_builder(SslVersion::TLS1_3);
@@ -95,7 +85,7 @@ fn server_with_an_endless_chain_is_refused() {
 }
 
 #[test]
-fn server_that_renegotiates_is_told_no() {
+fn a_server_cannot_renegotiate() {
     let folder = tempfile::tempdir().unwrap();
     let (mut server, port) = s_server(folder.path(), &["-tls1_2", "-msg"]);
     let held = Launcher::hold(&format!("rediss://127.0.0.1:{port}"));
@@ -107,30 +97,12 @@ fn server_that_renegotiates_is_told_no() {
     assert_eq!(log().matches("ClientHello").count(), 1, "{}", log());
 }
 
-/// `openssl s_server` with these options. It takes commands, and prints into `log`.
-fn s_server(folder: &Path, options: &[&str]) -> (Process, u16) {
-    let certificate = Certificate::self_signed(folder);
-    let port = two_free_ports();
-    let log = fs::File::create(folder.join("log")).unwrap();
-    let mut server = Command::new("openssl");
-    server.arg("s_server").args(options).args(["-accept", &format!("127.0.0.1:{port}")]);
-    server.arg("-cert").arg(&certificate.certificate_file);
-    server.arg("-key").arg(&certificate.key_file);
-    server.stdin(Stdio::piped()).stdout(log.try_clone().unwrap()).stderr(log);
-    let server = Process(server.spawn().expect("openssl (see bin/setup)"));
-    eventually("s_server listens", || {
-        let log = fs::read_to_string(folder.join("log")).unwrap();
-        log.contains("ACCEPT").then_some(())
-    });
-    (server, port)
-}
-
-/// Types of a record's content (RFC 8446 section 5.1).
+/// Content types of records (RFC 8446 section 5.1).
 const HANDSHAKE: u8 = 22;
 const DATA: u8 = 23;
 
-/// What encrypts a TLS 1.3 server's records after its handshake, for TLS_AES_128_GCM_SHA256
-/// (RFC 8446 sections 5.2 and 7.3).
+/// Encrypts a TLS 1.3 server's records after its handshake, with TLS_AES_128_GCM_SHA256 (RFC 8446
+/// sections 5.2 and 7.3).
 struct RecordKeys {
     key: Vec<u8>,
     iv: Vec<u8>,
@@ -138,7 +110,7 @@ struct RecordKeys {
 }
 
 impl RecordKeys {
-    /// From a line of a key log (SSLKEYLOGFILE).
+    /// From the secret in a line of a key log (SSLKEYLOGFILE).
     fn new(secret: &str) -> RecordKeys {
         let secret = BigNum::from_hex_str(secret).unwrap().to_vec_padded(32).unwrap();
         let secret = PKey::hmac(&secret).unwrap();
@@ -153,7 +125,7 @@ impl RecordKeys {
         RecordKeys { key: expand("key", 16), iv: expand("iv", 12), sequence: 0 }
     }
 
-    /// A record with `content` of this type.
+    /// A record of this type.
     fn record(&mut self, content: &[u8], kind: u8) -> Vec<u8> {
         let plain = [content, &[kind]].concat();
         let mut nonce = self.iv.clone();
@@ -173,10 +145,10 @@ impl RecordKeys {
 
 /// The shortest session ticket (RFC 8446 section 4.6.1).
 const TICKET: [u8; 18] = [4, 0, 0, 14, 0, 0, 14, 16, 0, 0, 0, 0, 0, 0, 1, b'x', 0, 0];
-/// As many of them as a record holds.
+/// How many of these tickets a record can hold.
 const MOST_TICKETS: usize = (1 << 14) / TICKET.len();
 
-/// A TLS 1.3 server that makes its records itself.
+/// A TLS 1.3 server that encrypts its records itself.
 fn server_with_keys<T: Send + 'static>(
     behaviour: impl Fn(SslStream<TcpStream>, RecordKeys) -> T + Send + Sync + Clone + 'static,
 ) -> Peer<T> {
@@ -199,9 +171,9 @@ fn server_with_keys<T: Send + 'static>(
 }
 
 #[test]
-fn endless_session_tickets_end_their_connection_alone() {
+fn a_flood_of_session_tickets_ends_only_its_connection() {
     let server = Server::start(Front::Redis);
-    // It floods until the launcher breaks off, and tells how many records it got rid of.
+    // Sends tickets until the launcher closes, and returns the number of records sent.
     let peer = server_with_keys(|mut stream, mut keys| {
         let (tcp, tickets) = (stream.get_mut(), TICKET.repeat(MOST_TICKETS));
         (0..).find(|_| tcp.write_all(&keys.record(&tickets, HANDSHAKE)).is_err()).unwrap()
@@ -228,7 +200,7 @@ fn endless_session_tickets_end_their_connection_alone() {
 }
 
 #[test]
-fn session_tickets_before_every_reply_are_fine() {
+fn session_tickets_before_every_reply_are_accepted() {
     let peer = server_with_keys(|mut stream, mut keys| {
         let mut request = [0; 64];
         while stream.read(&mut request).is_ok_and(|read| read > 0) {

@@ -1,4 +1,4 @@
-//! PHP-FPM behind nginx, and Apache with mod_php and CGI, set up as `docs/php.md` says.
+//! PHP-FPM behind nginx, and Apache with mod_php and CGI, set up as in `docs/php.md`.
 
 mod support;
 
@@ -6,7 +6,7 @@ use std::fs::{self, Permissions};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use nix::libc;
@@ -15,7 +15,7 @@ use support::servers::{Front, PASSWORD, Server};
 use support::snippets::{snippet, with_ours};
 use support::{PATIENCE, Process, eventually, two_free_ports};
 
-/// Prints where PHP sees `REDIS_URL`, and asks Redis for an answer.
+/// Prints where PHP finds `REDIS_URL`, and sends PING to Redis.
 const PAGE: &str = r#"<?php
 $url = getenv('REDIS_URL');
 echo $url ? 'getenv ' : '';
@@ -30,7 +30,7 @@ if ($url) {
 }
 "#;
 
-/// A web site that every user can read.
+/// A web site whose files every user can read.
 struct Site {
     folder: tempfile::TempDir,
     port: u16,
@@ -53,7 +53,7 @@ impl Site {
         file
     }
 
-    /// Runs a command line of the manual, whose `start-stunnel` is the launcher.
+    /// Runs a command line of the manual with the tested launcher.
     fn run(&self, line: &str) -> Running {
         let line = line.trim().replacen("start-stunnel ", &format!("{BINARY} "), 1);
         let launcher = Launcher::of("sh", ["-c", &format!("exec {line}")]);
@@ -62,7 +62,7 @@ impl Site {
         launcher.redis(&url).env("PATH", path).start()
     }
 
-    /// The body of a page, once the web server has it.
+    /// Waits for the web server, and returns the body of a page.
     fn get(&self, path: &str) -> String {
         eventually("the web server answers", || {
             let mut stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
@@ -75,7 +75,7 @@ impl Site {
         })
     }
 
-    /// nginx in front of PHP-FPM. It needs no tunnel.
+    /// nginx in front of PHP-FPM, outside the launcher.
     fn nginx(&self) -> Process {
         let folder = self.folder.path().display();
         let configuration = format!(
@@ -101,7 +101,7 @@ impl Site {
         Process(nginx.expect("nginx (see bin/setup test)"))
     }
 
-    /// What PHP sees with this line in the pool's file.
+    /// The page's output with this line in the configuration of PHP-FPM's pool.
     fn php_fpm(&self, line: &str) -> String {
         let folder = self.folder.path().display();
         let configuration = format!(
@@ -124,7 +124,7 @@ impl Site {
     }
 }
 
-/// The file in this folder whose name begins with `name`; distributions append PHP's version.
+/// The file in this folder whose name begins with `name`. Distributions append PHP's version.
 fn program(folder: &str, name: &str) -> PathBuf {
     let entries = fs::read_dir(folder).into_iter().flatten().map(|entry| entry.unwrap().path());
     let is_it = |path: &PathBuf| {
@@ -171,11 +171,10 @@ fn apache_sees_the_url_with_pass_env() {
                 php.display()
             ),
         );
-        let no_variables = Path::new("/dev/null");
         let running = site.run(&with_ours(
             &snippet("apache-command"),
             &[
-                ("/etc/apache2/envvars", no_variables.to_str().unwrap()),
+                ("/etc/apache2/envvars", "/dev/null"),
                 ("-D FOREGROUND", &format!("-D FOREGROUND -f {}", file.display())),
             ],
         ));

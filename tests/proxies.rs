@@ -1,5 +1,5 @@
-//! A TLS proxy in front of Redis, set up as `docs/servers.md` says: real HAProxy and nginx, with
-//! Debian's own configuration.
+//! HAProxy and nginx as TLS proxies in front of Redis, set up as in `docs/servers.md`, with
+//! Debian's configuration.
 
 mod support;
 
@@ -14,8 +14,8 @@ use support::servers::{Front, PASSWORD, Server};
 use support::snippets::{printed, snippet, with_ours};
 use support::{Process, eventually, two_free_ports};
 
-/// A configuration file as its Debian package installs it. Lines that begin with the given words
-/// are replaced, since a test has other users, folders and ports; the old line stays as a comment.
+/// A configuration file of a Debian package. Lines that begin with the given words are replaced,
+/// because a test needs other users, folders and ports. The old line remains as a comment.
 fn stock(file: &str, replaced: &[(&str, &str)]) -> String {
     let stock = fs::read_to_string(file)
         .unwrap_or_else(|error| panic!("{file}: {error} (bin/setup test installs it)"));
@@ -29,13 +29,13 @@ fn stock(file: &str, replaced: &[(&str, &str)]) -> String {
     lines.collect()
 }
 
-/// A proxy's folder: certificate, configuration, log.
+/// A proxy's folder, with its certificate, configuration and log.
 struct Proxy {
     folder: tempfile::TempDir,
 }
 
 impl Proxy {
-    /// Makes the certificate as the manual does.
+    /// Creates the certificate with the manual's command.
     fn new() -> Proxy {
         let proxy = Proxy { folder: tempfile::tempdir().unwrap() };
         let mut shell = Command::new("sh");
@@ -49,8 +49,8 @@ impl Proxy {
         self.folder.path().join(name)
     }
 
-    /// Debian's haproxy.cfg with `snippet` appended. `timeout`, in milliseconds, replaces Debian's
-    /// 50 seconds, so that a snippet without timeouts of its own fails soon.
+    /// HAProxy with Debian's configuration and `snippet`. `timeout`, in milliseconds, replaces
+    /// Debian's 50 seconds, so that a snippet without its own timeouts fails early.
     fn haproxy(&self, snippet: &str, timeout: u32) -> Command {
         let timeouts = ["client", "server"].map(|side| format!("timeout {side} {timeout}"));
         let replaced = [
@@ -65,12 +65,12 @@ impl Proxy {
         let file = self.at("haproxy.cfg");
         fs::write(&file, text).unwrap();
         let mut command = Command::new("/usr/sbin/haproxy");
-        // -db: not in the background, whatever the file says.
+        // -db keeps HAProxy in the foreground.
         command.args(["-db", "-f"]).arg(file);
         command
     }
 
-    /// Debian's nginx.conf with `snippet` appended.
+    /// nginx with Debian's configuration and `snippet`.
     fn nginx(&self, snippet: &str) -> Command {
         let folder = self.folder.path().display();
         let (pid, error_log) = (format!("pid {folder}/pid;"), format!("error_log {folder}/error;"));
@@ -79,20 +79,20 @@ impl Proxy {
             ("pid ", pid.as_str()),
             ("error_log ", error_log.as_str()),
             ("access_log ", access_log.as_str()),
-            // Its own site is on port 80.
+            // Debian's site needs port 80.
             ("include /etc/nginx/sites-enabled/", ""),
         ];
         let text = stock("/etc/nginx/nginx.conf", &replaced) + "\n" + snippet;
         let file = self.at("nginx.conf");
         fs::write(&file, text).unwrap();
         let mut command = Command::new("/usr/sbin/nginx");
-        // One process, so that none is left when that is killed.
+        // A single process, which the test can kill.
         let alone = "daemon off; master_process off;";
         command.arg("-e").arg(self.at("error")).args(["-g", alone, "-c"]).arg(file);
         command
     }
 
-    /// Starts the proxy, and waits until it answers on these ports.
+    /// Starts the proxy, and waits until it accepts connections on these ports.
     fn start(&self, mut command: Command, ports: &[u16]) -> Process {
         let said = self.at("said");
         let output = fs::File::create(&said).unwrap();
@@ -102,7 +102,7 @@ impl Proxy {
             command.spawn().unwrap_or_else(|error| panic!("{program} (bin/setup test): {error}")),
         );
         for port in ports {
-            eventually("the proxy answers", || {
+            eventually("the proxy accepts connections", || {
                 let ended = process.0.try_wait().unwrap().is_some();
                 assert!(!ended, "{program} ended: {}", fs::read_to_string(&said).unwrap());
                 TcpStream::connect(("127.0.0.1", *port)).ok()
@@ -114,8 +114,8 @@ impl Proxy {
     }
 }
 
-/// Follows the manual: set the pin that `--check` prints; then the app reaches Redis, also after
-/// more silence than the proxy allows without the manual's timeouts.
+/// Follows the manual: sets the pin that `--check` prints. Then the app reaches Redis, even after a
+/// second of silence, which the proxy would not allow without the manual's timeouts.
 fn pinned_through(port: u16) {
     let url = format!("rediss://default:{PASSWORD}@127.0.0.1:{port}/0");
     let checked = Launcher::new(["--check"]).redis(&url).run();
@@ -124,7 +124,7 @@ fn pinned_through(port: u16) {
     let held = Launcher::holding(&url).env("STUNNEL_PIN", &pin).start_held();
     let mut client = held.client();
     assert_eq!(client.ask(&["PING"]), Reply::line("+PONG"));
-    // Redis itself keeps both sides silent for a second.
+    // Redis waits for a second, so both sides are silent.
     assert_eq!(client.ask(&["BLPOP", "nothing", "1"]), Reply::Nil);
     assert_eq!(client.ask(&["PING"]), Reply::line("+PONG"));
     drop(client);
@@ -132,10 +132,10 @@ fn pinned_through(port: u16) {
     assert!(!log.contains("not-authenticated"), "{log}");
 }
 
-/// Shorter than the second of silence in [`pinned_through`], in milliseconds.
+/// In milliseconds; shorter than the second of silence in [`pinned_through`].
 const STOCK_TIMEOUT: u32 = 300;
 
-/// HAProxy with this snippet of the manual, and `backend` in place of the `manual`'s server.
+/// Tests this snippet of the manual. The port `backend` replaces the server `manual`.
 fn haproxy_works(name: &str, manual: &str, backend: u16) {
     let proxy = Proxy::new();
     let port = two_free_ports();
@@ -152,7 +152,7 @@ fn haproxy_works(name: &str, manual: &str, backend: u16) {
 }
 
 #[test]
-fn haproxy_works_with_the_lines_of_the_manual() {
+fn haproxy_works_as_in_the_manual() {
     let server = Server::start(Front::Redis);
     haproxy_works("haproxy", "127.0.0.1:6379", server.port);
 }
@@ -164,7 +164,7 @@ fn haproxy_works_in_front_of_a_tls_redis() {
 }
 
 #[test]
-fn nginx_works_with_the_lines_of_the_manual() {
+fn nginx_works_as_in_the_manual() {
     let proxy = Proxy::new();
     let server = Server::start(Front::Redis);
     let port = two_free_ports();
@@ -178,7 +178,7 @@ fn nginx_works_with_the_lines_of_the_manual() {
     );
     let _nginx = proxy.start(proxy.nginx(&text), &[port]);
     pinned_through(port);
-    // TLS 1.3 as well: nginx before 1.23.4 has it only when it is named.
+    // nginx before 1.23.4 speaks TLS 1.3 only if the configuration names it.
     let url = format!("rediss://default:{PASSWORD}@127.0.0.1:{port}/0");
     let newest = Launcher::new(["--min-tls", "1.3", "--check"]).redis(&url).run();
     assert_eq!(newest.code(), 0, "{}", newest.stdout);
@@ -193,17 +193,16 @@ fn proxies_wait_longer_than_the_launchers_idle_timeout() {
         .unwrap()
         .parse()
         .unwrap();
-    for (marker, names) in [
-        ("haproxy", &["timeout client ", "timeout server "][..]),
-        ("haproxy-tls", &["timeout client ", "timeout server "]),
-        ("nginx", &["proxy_timeout "]),
+    for (marker, name) in [
+        ("haproxy", "timeout client "),
+        ("haproxy", "timeout server "),
+        ("haproxy-tls", "timeout client "),
+        ("haproxy-tls", "timeout server "),
+        ("nginx", "proxy_timeout "),
     ] {
         let text = snippet(marker);
-        for name in names {
-            let (_, value) = text.split_once(name).unwrap_or_else(|| panic!("{name}: {text}"));
-            let hours = value.split(|c: char| !c.is_ascii_digit()).next().unwrap();
-            assert!(value[hours.len()..].starts_with('h'), "{name}: {value}");
-            assert!(hours.parse::<u32>().unwrap() > idle, "{name}: {value}");
-        }
+        let (_, value) = text.split_once(name).unwrap_or_else(|| panic!("{name}: {text}"));
+        let (hours, _) = value.split_once('h').unwrap();
+        assert!(hours.parse::<u32>().unwrap() > idle, "{name}: {value}");
     }
 }

@@ -108,35 +108,15 @@ impl Reader<'_> {
 
     fn request(&mut self) -> Result<Vec<Vec<u8>>, Stop> {
         let mut words = Vec::new();
-        match self.byte()? {
-            b'*' => {
-                let count = match self.bytes.as_slice() {
-                    [b'0', ..] => return Err(self.zero()),
-                    _ => self.number(false)?,
-                };
-                for _ in 0..count.ok_or(Stop::Wrong)? {
-                    self.expect(b'$')?;
-                    let length = self.number(false)?.ok_or(Stop::Wrong)?;
-                    words.push(self.string(length)?);
-                }
-            }
-            mut byte => {
-                let mut line = String::new();
-                while byte != b'\r' {
-                    let is_plain = byte.is_ascii_alphanumeric() || b" -_.:/".contains(&byte);
-                    if !is_plain || line.len() == 1024 {
-                        return Err(Stop::Wrong);
-                    }
-                    line.push(char::from(byte));
-                    byte = self.byte()?;
-                }
-                self.expect(b'\n')?;
-                let split = line.split(' ').filter(|word| !word.is_empty());
-                words.extend(split.map(|word| word.as_bytes().to_vec()));
-                if words.is_empty() {
-                    return Err(Stop::Wrong);
-                }
-            }
+        self.expect(b'*')?;
+        let count = match self.bytes.as_slice() {
+            [b'0', ..] => return Err(self.zero()),
+            _ => self.number(false)?,
+        };
+        for _ in 0..count.ok_or(Stop::Wrong)? {
+            self.expect(b'$')?;
+            let length = self.number(false)?.ok_or(Stop::Wrong)?;
+            words.push(self.string(length)?);
         }
         Ok(words)
     }

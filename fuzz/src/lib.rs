@@ -24,7 +24,7 @@ use start_stunnel::pool::{Ledger, commands};
 use start_stunnel::redis_url::{Local, RedisUrl};
 use start_stunnel::status::{HostCheck, RedisUrls, Status, serve_connection};
 use start_stunnel::tls::Pin as KeyPin;
-use start_stunnel::tls::pem::{self, Authorities, ClientIdentity};
+use start_stunnel::tls::pem::{self, ClientIdentity};
 use start_stunnel::tunnel::relay::{App, Relay, RelayEnd, Side};
 use start_stunnel::tunnel::tap::NoTap;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf, duplex};
@@ -153,7 +153,7 @@ pub fn pem(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let _ = KeyPin::parse_all(text);
     let whole = pem::with_line_ends(text);
-    let _ = Authorities::from_pem(whole.clone());
+    let _ = pem::certificates(&whole);
     let (certificate, key) = whole.split_once("\n\n").unwrap_or((&whole, &whole));
     if let Err(problem) = ClientIdentity::new(certificate, key) {
         drop(format!("{problem:?}"));

@@ -1,47 +1,23 @@
-//! What a report advises the user to do about the server's identity.
+//! A report's advice about authenticating the server.
 
-use super::report::Advice;
+use super::report::{Advice, Subject};
 use crate::configuration::options::{self, Declaration};
 use crate::tls::{Certificate, Flaw, Verify};
-use crate::tunnel::{Tunnel, hints};
+use crate::tunnel::hints;
 
-/// Which levels of verification the server passes.
+/// The levels of verification that the server passes.
 #[derive(Clone, Copy)]
 pub struct Passes {
     pub ca: bool,
     pub full: bool,
 }
 
-/// What the plan knows of a tunnel's settings beyond its route.
-#[derive(Clone, Copy)]
-pub struct Situation {
-    /// Whether it is the only tunnel, so that the general settings are its own.
-    pub is_single: bool,
-    /// Whether the user has said that nothing need authenticate it, if nothing does.
-    pub none_chosen: bool,
-}
-
-/// What the user should do about who the server is.
-pub fn advice(
-    tunnel: &Tunnel,
-    certificate: &Certificate,
-    passes: Passes,
-    situation: Situation,
-) -> Vec<Advice> {
-    let trust = &tunnel.route.trust;
-    let advise = |text: &str, settings: &[(&Declaration, &str)]| Advice {
-        text: text.to_owned(),
-        settings: settings
-            .iter()
-            .flat_map(|(setting, value)| {
-                let names = names_to_set(tunnel, setting, situation.is_single);
-                names.into_iter().map(move |name| format!("{name}={value}"))
-            })
-            .collect(),
-    };
-    let (pin, verify) = (&options::PIN.declaration, &options::VERIFY.declaration);
-    let key = certificate.pin.to_string();
-    let [full, ca, none] = [Verify::Full, Verify::Ca, Verify::None].map(Verify::word);
+/// What the user should do to authenticate the server.
+pub fn advice(subject: &Subject, certificate: &Certificate, passes: Passes) -> Vec<Advice> {
+    let trust = &subject.tunnel.route.trust;
+    let set_pin = || subject.to_set(&options::PIN.declaration, &certificate.pin.to_string());
+    let set_verify = |level: Verify| subject.to_set(&options::VERIFY.declaration, level.word());
+    let advise = |text: &str, settings| Advice { text: text.to_owned(), settings };
     let passes_demanded = match trust.verify {
         Verify::None => true,
         Verify::Ca => passes.ca,
@@ -49,32 +25,29 @@ pub fn advice(
     };
     let mut all = Vec::new();
     if !trust.authenticates() {
-        // A CA of the system's would vouch for anybody's server.
+        // Without the name check, any server with a certificate from a system CA passes `ca`.
         let own_ca = trust.ca.is_some() && passes.ca;
-        let (what, value) = match passes.full {
-            true => (verify, full),
-            false if own_ca => (verify, ca),
-            false => (pin, key.as_str()),
+        let level = if passes.full { Some(Verify::Full) } else { own_ca.then_some(Verify::Ca) };
+        let text = match (subject.none_chosen, level) {
+            (true, _) => {
+                "the server is not authenticated, as verify=none is set; to authenticate it, set"
+            }
+            (false, Some(_)) => "the server is not authenticated. It passes this level, so set",
+            (false, None) => "the server is not authenticated: set",
         };
-        let passes_it =
-            if what.variable == verify.variable { " this, which it passes:" } else { "" };
-        let text = match situation.none_chosen {
-            true => "the server is not authenticated, as you wish; if it should be:".to_owned(),
-            false => format!("the server is not authenticated: set{passes_it}"),
-        };
-        all.push(advise(&text, &[(what, value)]));
+        all.push(advise(text, level.map_or_else(set_pin, set_verify)));
     } else if !trust.pin_holds(&certificate.pin) {
-        let text = "the key differs from the pin; if it was changed on purpose, set";
-        all.push(advise(text, &[(pin, &key)]));
+        let text = "the server's key differs from the pin; if the key was changed on purpose, set";
+        all.push(advise(text, set_pin()));
     } else if trust.verify == Verify::Full && !passes.full && passes.ca {
-        all.push(hints::certificate(Flaw::Name, tunnel).into());
+        all.push(hints::certificate(Flaw::Name, &subject.tunnel).into());
+    } else if !passes_demanded && trust.pins.is_empty() {
+        let settings = [set_pin(), set_verify(Verify::None)].concat();
+        all.push(advise(&unverified(subject), settings));
     } else if !passes_demanded {
-        let is_single = situation.is_single;
-        all.push(match trust.pins.is_empty() {
-            true => advise(&unverified(tunnel, is_single), &[(pin, &key), (verify, none)]),
-            // The pin holds, so it is the right server.
-            false => advise("the pin holds; to let the pin alone decide, set", &[(verify, none)]),
-        });
+        // The pin proves that this is the right server.
+        let text = "the server has the pinned key; to check only the pin, set";
+        all.push(advise(text, set_verify(Verify::None)));
     }
     const SOON: i64 = 14;
     if certificate.days_left < SOON && trust.verify != Verify::None {
@@ -83,24 +56,31 @@ pub fn advice(
     all
 }
 
-/// What to consider before the key of a server whose certificate is not trusted becomes the pin.
-fn unverified(tunnel: &Tunnel, is_single: bool) -> String {
-    let ca = names_to_set(tunnel, &options::CA_FILE.declaration, is_single).join(" and ");
+/// Warns before the user pins the key of a server that failed verification.
+fn unverified(subject: &Subject) -> String {
+    let ca = subject.names_to_set(&options::CA_FILE.declaration).join(" and ");
     format!(
-        "someone may be in between. If a CA of your own signed the certificate, set {ca} to that \
-         CA. Otherwise get the pin over a connection that you trust; if it is the same as here, set"
+        "someone may intercept this connection. If your own CA signed the certificate, set {ca} to \
+         that CA. Otherwise get the pin over a connection that you trust; if both are equal, set"
     )
 }
 
-/// The names that give `setting` another value for a tunnel: the general one, or its option, when
-/// it is the only tunnel and no variable of its own overrides that, else one for each variable that
-/// leads there.
-fn names_to_set(tunnel: &Tunnel, setting: &Declaration, single: bool) -> Vec<String> {
-    let variables = &tunnel.route.variables;
-    let per_url = |variable: &String| setting.for_one(variable);
-    let is_set = |name: String| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-    if single && !variables.iter().map(per_url).any(is_set) {
-        return vec![tunnel.route.setting_names.of(setting.variable).to_owned()];
+impl Subject {
+    /// The `NAME=VALUE` lines that give `setting` this value for the tunnel.
+    fn to_set(&self, setting: &Declaration, value: &str) -> Vec<String> {
+        self.names_to_set(setting).into_iter().map(|name| format!("{name}={value}")).collect()
     }
-    variables.iter().map(per_url).collect()
+
+    /// The names to set for the tunnel. If this is the only tunnel, and no per-variable setting
+    /// overrides the general one, this is the general variable or option. Otherwise it is one name
+    /// for each of the tunnel's variables.
+    fn names_to_set(&self, setting: &Declaration) -> Vec<String> {
+        let route = &self.tunnel.route;
+        let own: Vec<String> = route.variables.iter().map(|name| setting.for_one(name)).collect();
+        let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        if self.is_single && !own.iter().any(is_set) {
+            return vec![route.setting_names.of(setting.variable).to_owned()];
+        }
+        own
+    }
 }

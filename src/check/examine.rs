@@ -1,15 +1,14 @@
-//! Examines the tunnels of a plan, all at the same time, and advises on what was found.
+//! Examines all tunnels of a plan at the same time.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use tokio::task::JoinSet;
 use tokio::time::timeout_at;
 
-use super::advice::{Passes, Situation, advice};
-use super::dialogue::{Login, Spoken, speak};
-use super::report::{Advice, CheckStep, Mode, Outcome, Report, StepReport, Told};
+use super::advice::{Passes, advice};
+use super::dialogue::speak;
+use super::report::{Outcome, Problem, Report, STEPS, StepReport, Stop, Subject};
 use crate::configuration::Settings;
 use crate::figures::TunnelFigures;
 use crate::plan::Plan;
@@ -19,162 +18,116 @@ use crate::tunnel::diagnosis::Unexplained;
 use crate::tunnel::failure::{Failure, Step};
 use crate::tunnel::upstream;
 
-/// What is found out about each tunnel of `plan`, in its order.
+/// Examines the tunnels of `plan`. The reports have the plan's order.
 pub async fn all(plan: Plan, settings: &Settings) -> Vec<Report> {
-    let mut examinations = JoinSet::new();
-    let single = plan.routes.len() == 1;
-    for (index, tunnel) in plan.routes.iter().enumerate() {
-        let login =
-            Login { credentials: plan.credentials(index), databases: plan.databases(index) };
-        let situation = Situation {
-            is_single: single,
-            none_chosen: !tunnel.variables.iter().any(|name| plan.unauthenticated.contains(name)),
-        };
-        let connector = Connector::new(tunnel.trust.clone());
-        let settings = settings.connection.clone();
-        let tunnel = {
-            let figures = TunnelFigures::unread();
-            Tunnel::new(tunnel.clone(), connector, settings, figures, Arc::default())
-        };
-        examinations.spawn(async move { (index, examine(&tunnel, &login, situation).await) });
+    let subjects = plan.routes.iter().enumerate().map(|(index, route)| Subject {
+        tunnel: Tunnel::new(
+            route.clone(),
+            Connector::new(route.trust.clone()),
+            settings.connection.clone(),
+            TunnelFigures::unread(),
+            Arc::default(),
+        ),
+        credentials: plan.credentials(index),
+        databases: plan.databases(index),
+        is_single: plan.routes.len() == 1,
+        none_chosen: !route.variables.iter().any(|name| plan.unauthenticated.contains(name)),
+    });
+    let examinations: Vec<_> = subjects.map(|subject| tokio::spawn(examine(subject))).collect();
+    let mut reports = Vec::new();
+    for examination in examinations {
+        reports.push(examination.await.expect("an examination does not panic"));
     }
-    let mut reports = examinations.join_all().await;
-    reports.sort_by_key(|(index, _)| *index);
-    reports.into_iter().map(|(_, report)| report).collect()
+    reports
 }
 
-/// Runs `step` until `deadline`, and takes its time. What went wrong may still have to be
-/// explained: outside the time limit.
-async fn timed<T, E: From<Failure>>(
-    deadline: tokio::time::Instant,
-    late: Step,
-    step: impl Future<Output = Result<T, E>>,
-) -> (Result<T, E>, Duration) {
-    let started = Instant::now();
-    let done = timeout_at(deadline, step).await;
-    (done.unwrap_or_else(|_| Err(Failure::timed_out(late).into())), started.elapsed())
-}
-
-async fn examine(tunnel: &Tunnel, login: &Login, situation: Situation) -> Report {
-    let trust = &tunnel.route.trust;
-    let deadline = tokio::time::Instant::now() + tunnel.settings.connect_timeout;
-    let mut report = Report {
-        variables: tunnel.route.variables.clone(),
-        upstream: tunnel.route.upstream.to_string(),
-        verify: trust.verify,
-        steps: Vec::new(),
-        certificate: None,
-        advice: Vec::new(),
-        told: Told::default(),
-        selects: !login.databases.is_empty(),
-    };
-    let (addresses, certificate) = match reach(tunnel, &mut report, deadline).await {
-        Ok(reached) => reached,
-        Err(failure) => return report.broken_off(failure.hint(tunnel)),
-    };
-    report.steps.push(pin_step(trust, &certificate));
-    // Whether it would pass, whatever is demanded now; both at the same time.
-    let (ca, full) = tokio::join!(
-        would_pass(tunnel, CheckStep::Ca, Verify::Ca, &addresses, deadline),
-        would_pass(tunnel, CheckStep::Full, Verify::Full, &addresses, deadline)
-    );
-    let passes = Passes { ca: !ca.outcome.is_failed(), full: !full.outcome.is_failed() };
-    report.steps.extend([ca, full]);
-    report.advice = advice(tunnel, &certificate, passes, situation);
-    report.certificate = Some(certificate);
-    if report.works() {
-        let Spoken { steps, told, advice } = speak(tunnel, login, deadline).await;
-        report.steps.extend(steps);
-        report.reach_no_further();
-        if let Some(advice) = advice {
-            report.advice.insert(0, advice.into());
+async fn examine(subject: Subject) -> Report {
+    let mut report = Report::new(&subject.tunnel);
+    // An error only means that a required step failed. The report has the reason.
+    let _ = take_steps(&subject, &mut report).await;
+    for name in STEPS.into_iter().skip(report.steps.len()) {
+        if name != "SELECT" || !subject.databases.is_empty() {
+            report.add(name, Outcome::NotReached);
         }
-        report.advice.extend(told.mode.and_then(Mode::advice).map(|text| text.to_owned().into()));
-        report.told = told;
-    } else {
-        report.reach_no_further();
     }
     report
 }
 
-/// Looks up, connects and shakes hands, and adds these steps to the report. Returns the addresses
-/// and the server's certificate.
+async fn take_steps(subject: &Subject, report: &mut Report) -> Result<(), Stop> {
+    let tunnel = &subject.tunnel;
+    let deadline = tokio::time::Instant::now() + tunnel.settings.connect_timeout;
+    let (addresses, certificate) = reach(tunnel, report, deadline).await?;
+    report.add("pin", pin_outcome(&tunnel.route.trust, &certificate));
+    // Try both levels at the same time, whatever the settings require.
+    let (ca, full) = tokio::join!(
+        would_pass(tunnel, Verify::Ca, &addresses, deadline),
+        would_pass(tunnel, Verify::Full, &addresses, deadline)
+    );
+    let passes = Passes { ca: ca.outcome.is_good(), full: full.outcome.is_good() };
+    report.steps.extend([ca, full]);
+    report.advice = advice(subject, &certificate, passes);
+    report.certificate = Some(certificate);
+    if report.works() { speak(subject, report, deadline).await } else { Err(Stop) }
+}
+
+/// Runs `step` until `deadline`. A failure may be explained later, outside the time limit.
+async fn within<T, E: From<Failure>>(
+    deadline: tokio::time::Instant,
+    late: Step,
+    step: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
+    let done = timeout_at(deadline, step).await;
+    done.unwrap_or_else(|_| Err(Failure::timed_out(late).into()))
+}
+
+/// Adds the steps name lookup, TCP and TLS to the report. Returns the addresses and the server's
+/// certificate.
 async fn reach(
     tunnel: &Tunnel,
     report: &mut Report,
     deadline: tokio::time::Instant,
-) -> Result<(Vec<SocketAddr>, Certificate), Failure> {
-    // OpenSSL is set up beside the first steps, so that it is not taken for their time.
-    let setting_up = tunnel.unverified.clone();
-    let setting_up = tokio::spawn(async move { setting_up.prepare().await.map(drop) });
+) -> Result<(Vec<SocketAddr>, Certificate), Stop> {
+    // Set up OpenSSL now, so that the TLS step shows the handshake's time only. If this fails, the
+    // handshake reports it.
+    let _ = tunnel.unverified.prepare().await;
+    let problem = |failure: Failure| Problem::of(&failure, tunnel);
 
-    let (addresses, took) = timed(deadline, Step::LookUp, upstream::look_up(tunnel)).await;
-    let found = addresses.as_ref().map(|addresses| {
+    let started = Instant::now();
+    let found = within(deadline, Step::LookUp, upstream::look_up(tunnel)).await;
+    let addresses = report.step("look-up", started, found.map_err(problem), |addresses| {
         addresses.iter().map(|address| address.ip().to_string()).collect::<Vec<_>>().join(" ")
-    });
-    report.record(CheckStep::LookUp, took, found);
-    let addresses = addresses?;
+    })?;
 
-    let connecting = upstream::connect_tcp(addresses.clone());
-    let (stream, took) = timed(deadline, Step::Tcp, connecting).await;
-    let peer = stream.as_ref().map(|stream| {
+    let started = Instant::now();
+    let connected = within(deadline, Step::Tcp, upstream::connect_tcp(addresses.clone())).await;
+    let stream = report.step("TCP", started, connected.map_err(problem), |stream| {
         stream.peer_addr().map_or_else(|_| String::new(), |address| address.to_string())
-    });
-    report.record(CheckStep::Tcp, took, peer);
-    let stream = stream?;
+    })?;
 
-    // It says nothing itself when it fails: then the handshake does.
-    let _ = setting_up.await;
+    let started = Instant::now();
     let no_sessions = Arc::default();
     let unverified = upstream::handshake(tunnel, &tunnel.unverified, stream, &no_sessions);
-    let (handshake, took) = timed(deadline, Step::Tls, unverified).await;
-    // It takes any certificate: there is none to be explained.
-    let handshake = handshake.map_err(Unexplained::bare);
+    // This handshake accepts every certificate, so a failure needs no explanation.
+    let handshake = within(deadline, Step::Tls, unverified).await.map_err(Unexplained::bare);
     let unreadable = || Failure::Misconfigured(HandshakeError::unreadable_certificate());
     let certificate = handshake.and_then(|(tls, _)| certificate_of(&tls).ok_or_else(unreadable));
-    let subject = certificate.as_ref().map(|certificate| certificate.subject.clone());
-    report.record(CheckStep::Tls, took, subject);
-    Ok((addresses, certificate?))
+    let certificate = report.step("TLS", started, certificate.map_err(problem), |certificate| {
+        certificate.subject.clone()
+    })?;
+    Ok((addresses, certificate))
 }
 
-impl Report {
-    /// Adds a step.
-    fn record(&mut self, step: CheckStep, took: Duration, result: Result<String, &Failure>) {
-        let outcome = result.map_or_else(Outcome::failed, Outcome::Ok);
-        self.steps.push(StepReport { step, outcome, took, needed: true });
-    }
-
-    fn broken_off(mut self, advice: String) -> Report {
-        self.reach_no_further();
-        self.advice.push(Advice::from(advice));
-        self
-    }
-
-    fn reach_no_further(&mut self) {
-        let step = |step: &CheckStep| StepReport {
-            step: *step,
-            outcome: Outcome::NotReached,
-            took: Duration::ZERO,
-            needed: true,
-        };
-        let all = CheckStep::ALL.iter().filter(|step| self.selects || **step != CheckStep::Select);
-        self.steps.extend(all.skip(self.steps.len()).map(step));
-    }
-}
-
-fn pin_step(trust: &Trust, certificate: &Certificate) -> StepReport {
-    let outcome = match &trust.pins[..] {
+fn pin_outcome(trust: &Trust, certificate: &Certificate) -> Outcome {
+    match &trust.pins[..] {
         [] => Outcome::Skipped("none set".to_owned()),
         _ if trust.pin_holds(&certificate.pin) => Outcome::Ok(String::new()),
-        _ => Outcome::failed("the server's key is none of the pinned"),
-    };
-    StepReport { step: CheckStep::Pin, outcome, took: Duration::ZERO, needed: true }
+        _ => Outcome::Failed("the server's key is not pinned".to_owned()),
+    }
 }
 
-/// Whether the server would pass at `verify`, with the CAs and the name that are set.
+/// Tries whether the server passes at the level `verify`, with the configured CAs and name.
 async fn would_pass(
     tunnel: &Tunnel,
-    step: CheckStep,
     verify: Verify,
     addresses: &[SocketAddr],
     deadline: tokio::time::Instant,
@@ -186,15 +139,16 @@ async fn would_pass(
         connector.prepare().await.map_err(Failure::Internal)?;
         upstream::handshake(tunnel, &connector, stream, &Arc::default()).await
     };
-    let (passed, took) = timed(deadline, Step::Tls, attempt).await;
+    let started = Instant::now();
+    let passed = within(deadline, Step::Tls, attempt).await;
+    let took = started.elapsed();
     let outcome = match passed {
         Ok(_) => Outcome::Ok(String::new()),
-        Err(unexplained) => match unexplained.explain(tunnel).await {
-            Failure::Misconfigured(HandshakeError::Certificate(_, reason)) => {
-                Outcome::Failed(reason)
-            }
-            failure => Outcome::failed(failure),
-        },
+        Err(unexplained) => Outcome::Failed(match unexplained.explain(tunnel).await {
+            Failure::Misconfigured(HandshakeError::Certificate(_, reason)) => reason,
+            failure => failure.to_string(),
+        }),
     };
-    StepReport { step, outcome, took, needed: tunnel.route.trust.verify == verify }
+    let required = tunnel.route.trust.verify == verify;
+    StepReport { name: verify.word(), outcome, took, required }
 }

@@ -1,5 +1,4 @@
-//! `--check`: examines every tunnel at the same time, and reports what would work and what would
-//! not.
+//! `--check`: examines every tunnel, and reports which steps work and which fail.
 
 mod advice;
 mod dialogue;
@@ -7,7 +6,7 @@ mod examine;
 mod render;
 mod report;
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, Write as _};
 
 use crate::announce;
 use crate::configuration::{Settings, Unused, options};
@@ -21,13 +20,13 @@ use report::Report;
 /// Examines every tunnel of `plan`, prints the report to stdout, and returns the exit code.
 ///
 /// # Errors
-/// When the runtime cannot be started or stdout not be written.
+/// If the runtime cannot start, or stdout cannot be written.
 pub fn run(plan: Plan, settings: &Settings, unused: &Unused) -> anyhow::Result<u8> {
     let found_urls = plan.found_urls();
     let mut notes = notes(&plan, unused);
     let untouched = plan.untouched().collect::<Vec<_>>().join(" ");
     if settings.log.format == LogFormat::Json {
-        // stdout gets one object per tunnel, and nothing else.
+        // stdout gets one object per tunnel only.
         announce::unused(&plan, unused);
         if !found_urls {
             err!(at = "no-redis-url", msg = why_none(&untouched));
@@ -40,7 +39,7 @@ pub fn run(plan: Plan, settings: &Settings, unused: &Unused) -> anyhow::Result<u
         notes.push(("sandbox".to_owned(), Rights::default().try_out().to_string()));
     }
     let code = match reports.iter().all(Report::works) {
-        // The name of a variable may be misspelt.
+        // The name of a variable may be misspelt, so this must not count as success.
         _ if !found_urls => exit::CONFIG,
         true => exit::SUCCESS,
         false => exit::CHECK_FAILED,
@@ -62,8 +61,7 @@ fn print_json(reports: &[Report]) -> io::Result<()> {
 
 fn print_tables(reports: &[Report], untouched: &str, notes: &[(String, String)]) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
-    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    let paint = render::Paint(stdout.is_terminal() && !no_color);
+    let paint = render::Paint::for_stdout();
     if reports.is_empty() {
         writeln!(stdout, "No tunnel to check: {}.", why_none(untouched))?;
     }
@@ -77,7 +75,7 @@ fn print_tables(reports: &[Report], untouched: &str, notes: &[(String, String)])
     stdout.flush()
 }
 
-/// Variables and options without an effect, each with the reason.
+/// The variables and options that have no effect, each with the reason.
 fn notes(plan: &Plan, unused: &Unused) -> Vec<(String, String)> {
     let notes = [
         (&unused.other_urls, announce::how_to_include(plan, &unused.other_urls)),
@@ -89,7 +87,7 @@ fn notes(plan: &Plan, unused: &Unused) -> Vec<(String, String)> {
     given.map(|(names, text)| (names.join(" "), text)).collect()
 }
 
-/// Why there is no tunnel. `untouched`: the variables that hold Redis URLs.
+/// Why there is no tunnel. `untouched` lists the variables whose Redis URLs need none.
 fn why_none(untouched: &str) -> String {
     match untouched {
         "" => format!(
@@ -98,8 +96,8 @@ fn why_none(untouched: &str) -> String {
             names::URLS
         ),
         variables => format!(
-            "{variables} needs none, because it already points to a tunnel, or {}=passthrough \
-             leaves TLS to the app",
+            "{variables} needs none, because it already points to a tunnel, or because \
+             {}=passthrough leaves TLS to the app",
             options::REDISS.declaration.variable
         ),
     }

@@ -1,86 +1,86 @@
-//! A report as a table for people, and as JSON.
+//! Prints a report as a table or as JSON.
 
-use std::fmt::Write as _;
+use std::io::{self, IsTerminal as _};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::report::{Advice, CheckStep, Mode, Outcome, Report};
+use super::report::{Advice, Outcome, Report, StepReport};
+use crate::tls::Certificate;
 
-/// What fits a terminal.
+/// The width of the table, in characters.
 const COLUMNS: usize = 80;
+/// The column where the text of a step's row begins.
+const TEXT: usize = 36;
 
-/// Colours, on a terminal only.
-pub struct Paint(pub bool);
+/// Colours text if stdout is a terminal.
+pub struct Paint(bool);
 
 impl Paint {
-    fn word(&self, outcome: &Outcome, text: String) -> String {
-        let code = match outcome {
-            _ if !self.0 => return text,
-            Outcome::Ok(_) => 32,
-            Outcome::Failed(_) => 31,
-            Outcome::NotReached | Outcome::Skipped(_) => 2,
-        };
-        format!("\x1b[{code}m{text}\x1b[0m")
+    /// Respects `NO_COLOR` (<https://no-color.org>).
+    pub fn for_stdout() -> Paint {
+        let is_unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        Paint(io::stdout().is_terminal() && !is_unwanted)
     }
 
-    fn title(&self, text: String) -> String {
-        if self.0 { format!("\x1b[1m{text}\x1b[0m") } else { text }
+    /// Formats text with an SGR code (ECMA-48 section 8.3.117).
+    fn paint(&self, code: u8, text: &str) -> String {
+        if self.0 { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
 }
 
 pub fn as_table(report: &Report, paint: &Paint) -> String {
-    let mut table = String::new();
-    let title = format!(
-        "{} -> {} (verify {})",
-        report.variables.join(" "),
-        report.upstream,
-        report.verify.word()
-    );
-    for (index, line) in wrapped(&title, COLUMNS - 2).into_iter().enumerate() {
-        let line = if index == 0 { line } else { format!("  {line}") };
-        line_to(&mut table, &paint.title(line));
-    }
+    let (variables, verify) = (report.variables.join(" "), report.verify.word());
+    let title = format!("{variables} -> {} (verify {verify})", report.upstream);
+    let mut table = paint.paint(1, paragraph("", 2, &title).trim()) + "\n";
     for step in &report.steps {
-        let took = match step.took {
-            Duration::ZERO => String::new(),
-            took => format!("{:.1} ms", took.as_secs_f64() * 1000.0),
-        };
-        let demanded = if step.needed { ' ' } else { '?' };
-        let word = paint.word(&step.outcome, format!("{:<11}", step.outcome.word()));
-        let head = format!("  {:<8}{demanded} {word} {took:>10}  ", step.step.name());
-        rows(&mut table, &head, step.outcome.detail());
-        if let (Some(certificate), CheckStep::Tls) = (&report.certificate, step.step) {
-            let days = certificate.days_left;
-            for (name, value) in [
-                ("issuer", certificate.issuer.clone()),
-                ("expires", format!("{} ({})", certificate.expires, in_days(days))),
-                ("names", certificate.names.join(", ")),
-            ] {
-                rows(&mut table, &format!("  {:23}{name:>9}  ", ""), &value);
-            }
-            line_to(&mut table, &format!("    {}", certificate.pin));
+        table += &row(step, paint);
+        if let (Some(certificate), "TLS") = (&report.certificate, step.name) {
+            table += &rows_of(certificate);
         }
     }
-    if let Some(clients) = report.told.clients {
+    if let Some(clients) = report.clients {
         let text = format!("clients {} of {}", clients.connected, clients.most);
-        rows(&mut table, &format!("{:36}", ""), &text);
+        table += &paragraph("", TEXT, &text);
     }
-    if report.steps.iter().any(|step| !step.needed) {
-        line_to(&mut table, "  ? = whether it would pass; not demanded by the settings");
+    if report.steps.iter().any(|step| !step.required) {
+        table += "  ? = not required by the current settings\n";
     }
     for advice in &report.advice {
-        for (index, line) in wrapped(&advice.text, COLUMNS - 4).into_iter().enumerate() {
-            line_to(&mut table, &format!("  {} {line}", if index == 0 { ">" } else { " " }));
-        }
+        table += &paragraph("  > ", 4, &advice.text);
         for setting in &advice.settings {
-            line_to(&mut table, &format!("    {setting}"));
+            table += &format!("    {setting}\n");
         }
     }
     table
 }
 
-/// How long a certificate with so many whole days left is valid.
+fn row(step: &StepReport, paint: &Paint) -> String {
+    let code = match step.outcome {
+        Outcome::Ok(_) => 32,
+        Outcome::Failed(_) => 31,
+        Outcome::NotReached | Outcome::Skipped(_) => 2,
+    };
+    let word = paint.paint(code, &format!("{:<11}", step.outcome.word()));
+    let took = match step.took {
+        Duration::ZERO => String::new(),
+        took => format!("{:.1} ms", took.as_secs_f64() * 1000.0),
+    };
+    let mark = if step.required { ' ' } else { '?' };
+    let head = format!("  {:<8}{mark} {word} {took:>10}  ", step.name);
+    paragraph(&head, TEXT, step.outcome.detail())
+}
+
+fn rows_of(certificate: &Certificate) -> String {
+    let expires = format!("{} ({})", certificate.expires, in_days(certificate.days_left));
+    let row = |name, value: &str| paragraph(&format!("{name:>34}  "), TEXT, value);
+    row("issuer", &certificate.issuer)
+        + &row("expires", &expires)
+        + &row("names", &certificate.names.join(", "))
+        + &format!("    {}\n", certificate.pin)
+}
+
+/// The time until a certificate expires, from the number of whole days left.
 fn in_days(left: i64) -> String {
     match left {
         ..-1 => format!("expired {} days ago", left.unsigned_abs()),
@@ -91,53 +91,35 @@ fn in_days(left: i64) -> String {
     }
 }
 
-/// What is to be said of some variables.
+/// A note about some variables, below the tables.
 pub fn note(names: &str, text: &str) -> String {
-    let mut note = String::new();
-    for line in wrapped(&format!("{names}: {text}"), COLUMNS) {
-        line_to(&mut note, &line);
-    }
-    note
+    paragraph("", 0, &format!("{names}: {text}"))
 }
 
-/// A row whose text is wrapped below itself. `head` is as wide as `HEAD` columns.
-fn rows(table: &mut String, head: &str, text: &str) {
-    const HEAD: usize = 36;
-    let mut head = Some(head);
-    for line in wrapped(text, COLUMNS - HEAD) {
-        if line.chars().count() <= COLUMNS - HEAD {
-            line_to(table, &format!("{:HEAD$}{line}", head.take().unwrap_or_default()));
-        } else {
-            // One long word, as a host or a pin is: it has more room further to the left.
-            if let Some(head) = head.take() {
-                line_to(table, head);
-            }
-            line_to(table, &format!("    {line}"));
-        }
-    }
-}
-
-fn line_to(table: &mut String, line: &str) {
-    writeln!(table, "{}", line.trim_end()).expect("a String takes everything");
-}
-
-/// Breaks text at spaces. A word may be a value that is copied: one that is longer than `width`
-/// stays whole.
-fn wrapped(text: &str, width: usize) -> Vec<String> {
-    let mut lines = vec![String::new()];
+/// Wraps text at spaces. `head` comes before the first line; it is `indent` columns wide, or empty.
+/// Words are never broken, since they may be values to copy: a word that is too long for the column
+/// gets its own line, further to the left.
+fn paragraph(head: &str, indent: usize, text: &str) -> String {
+    const LEFT: usize = 4;
+    let mut lines = vec![format!("{head:indent$}")];
+    let mut used = indent;
     for word in text.split(' ') {
-        let line = lines.last_mut().expect("there is a line");
-        let used = line.chars().count();
-        if used == 0 {
-            line.push_str(word);
-        } else if used + 1 + word.chars().count() <= width {
-            line.push(' ');
-            line.push_str(word);
-        } else {
-            lines.push(word.to_owned());
+        let width = word.chars().count();
+        if indent + width > COLUMNS {
+            lines.push(format!("{:1$}{word}", "", indent.min(LEFT)));
+            used = COLUMNS;
+            continue;
         }
+        if used > indent && used + 1 + width > COLUMNS {
+            lines.push(" ".repeat(indent));
+            used = indent;
+        }
+        let space = if used > indent { " " } else { "" };
+        *lines.last_mut().expect("there is a first line") += &format!("{space}{word}");
+        used += space.len() + width;
     }
-    lines
+    let lines = lines.iter().map(|line| line.trim_end()).filter(|line| !line.is_empty());
+    lines.map(|line| line.to_owned() + "\n").collect()
 }
 
 pub fn as_json(report: &Report) -> Value {
@@ -153,7 +135,7 @@ pub fn as_json(report: &Report) -> Value {
             if !step.outcome.detail().is_empty() {
                 value["detail"] = Value::from(step.outcome.detail());
             }
-            (step.step.name().to_lowercase(), value)
+            (step.name.to_lowercase(), value)
         })
         .collect();
     json!({
@@ -171,25 +153,25 @@ pub fn as_json(report: &Report) -> Value {
             "names": certificate.names,
             "pin": certificate.pin.to_string(),
         })),
-        "mode": report.told.mode.map(Mode::word),
-        "clients": report.told.clients.map(|clients| {
+        "mode": report.mode,
+        "clients": report.clients.map(|clients| {
             json!({ "connected": clients.connected, "max": clients.most })
         }),
-        "advice": report.advice.iter().map(Advice::in_one_line).collect::<Vec<_>>(),
+        "advice": report.advice.iter().map(in_one_line).collect::<Vec<_>>(),
     })
+}
+
+/// Advice for programs.
+fn in_one_line(advice: &Advice) -> String {
+    let mut words = vec![advice.text.as_str()];
+    words.extend(advice.settings.iter().map(String::as_str));
+    words.join(" ")
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::report::Told;
     use super::*;
     use crate::tls::Verify;
-
-    #[test]
-    fn text_is_wrapped_within_its_width() {
-        assert_eq!(wrapped("", 5), [""]);
-        assert_eq!(wrapped("one two three", 7), ["one two", "three"]);
-    }
 
     #[test]
     fn days_left_read_as_english() {
@@ -206,15 +188,17 @@ mod tests {
     }
 
     #[test]
-    fn a_word_is_never_broken_however_long() {
-        assert_eq!(wrapped("a abcdefghij b", 4), ["a", "abcdefghij", "b"]);
+    fn text_is_wrapped_but_a_word_is_never_broken() {
+        assert_eq!(paragraph("", 0, ""), "");
+        assert_eq!(
+            paragraph("", 72, "one two three"),
+            format!("{0}one two\n{0}three\n", " ".repeat(72))
+        );
         let (head, word) = (format!("{:36}", "  AUTH"), "x".repeat(COLUMNS));
-        let mut table = String::new();
-        rows(&mut table, &head, &format!("{word} is it"));
-        assert_eq!(table, format!("  AUTH\n    {word}\n{:36}is it\n", ""));
-        table.clear();
-        rows(&mut table, &head, &format!("it is {word}"));
-        assert_eq!(table, format!("{head}it is\n    {word}\n"));
+        let rows = paragraph(&head, 36, &format!("{word} is it"));
+        assert_eq!(rows, format!("  AUTH\n    {word}\n{:36}is it\n", ""));
+        let rows = paragraph(&head, 36, &format!("it is {word}"));
+        assert_eq!(rows, format!("{head}it is\n    {word}\n"));
     }
 
     #[test]
@@ -222,8 +206,6 @@ mod tests {
         let setting = format!("{}_STUNNEL_PIN=sha256//{}", "X".repeat(COLUMNS), "y".repeat(44));
         let advice =
             Advice { text: "not authenticated: set".to_owned(), settings: vec![setting.clone()] };
-        let one_line = advice.in_one_line();
-        assert_eq!(one_line, format!("not authenticated: set {setting}"));
         let report = Report {
             variables: vec!["X".repeat(COLUMNS)],
             upstream: "h:6380".to_owned(),
@@ -231,11 +213,12 @@ mod tests {
             steps: Vec::new(),
             certificate: None,
             advice: vec![advice],
-            told: Told::default(),
-            selects: false,
+            mode: None,
+            clients: None,
         };
         let table = as_table(&report, &Paint(false));
         assert!(table.lines().any(|line| line.trim() == setting), "{table}");
+        let one_line = format!("not authenticated: set {setting}");
         assert_eq!(as_json(&report)["advice"], json!([one_line]));
     }
 }

@@ -1,64 +1,41 @@
-//! What was found out about a tunnel.
+//! A tunnel to examine, and the report about it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use crate::redis_url::Credentials;
 use crate::tls::{Certificate, Verify};
+use crate::tunnel::Tunnel;
+use crate::tunnel::failure::Failure;
 
-/// The steps of an examination: the rows of its table, in their order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CheckStep {
-    LookUp,
-    Tcp,
-    Tls,
-    Pin,
-    /// Whether the server passes under `--verify ca`.
-    Ca,
-    /// Whether it passes under `--verify full`.
-    Full,
-    Auth,
-    Ping,
-    /// Whether Redis has the databases of the URLs; for others than 0 only.
-    Select,
+/// The steps in their order. JSON has their names in lower case. `ca` and `full` try these levels
+/// of verification. `SELECT` exists only if a URL names a database other than 0.
+pub const STEPS: [&str; 9] =
+    ["look-up", "TCP", "TLS", "pin", "ca", "full", "AUTH", "PING", "SELECT"];
+
+/// A tunnel to examine.
+pub struct Subject {
+    pub tunnel: Tunnel,
+    pub credentials: Option<Credentials>,
+    /// The databases that its URLs name, except 0.
+    pub databases: Vec<String>,
+    /// Whether it is the only tunnel, so that general settings apply to it alone.
+    pub is_single: bool,
+    /// Whether the user has explicitly set `none` for verification.
+    pub none_chosen: bool,
 }
 
-impl CheckStep {
-    pub const ALL: [CheckStep; 9] = {
-        use CheckStep::{Auth, Ca, Full, LookUp, Pin, Ping, Select, Tcp, Tls};
-        [LookUp, Tcp, Tls, Pin, Ca, Full, Auth, Ping, Select]
-    };
-
-    /// As the table has it; JSON has it in lower case.
-    pub fn name(self) -> &'static str {
-        match self {
-            CheckStep::LookUp => "look-up",
-            CheckStep::Tcp => "TCP",
-            CheckStep::Tls => "TLS",
-            CheckStep::Pin => "pin",
-            CheckStep::Ca => "ca",
-            CheckStep::Full => "full",
-            CheckStep::Auth => "AUTH",
-            CheckStep::Ping => "PING",
-            CheckStep::Select => "SELECT",
-        }
-    }
-}
-
-/// What became of one step.
+/// The result of one step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     Ok(String),
     Failed(String),
-    /// Something before it failed.
+    /// An earlier step failed.
     NotReached,
-    /// There is nothing to do.
+    /// The settings or the URL do not need this step.
     Skipped(String),
 }
 
 impl Outcome {
-    pub fn failed(reason: impl ToString) -> Outcome {
-        Outcome::Failed(reason.to_string())
-    }
-
     pub fn word(&self) -> &'static str {
         match self {
             Outcome::Ok(_) => "ok",
@@ -75,22 +52,38 @@ impl Outcome {
         }
     }
 
-    pub fn is_failed(&self) -> bool {
-        matches!(self, Outcome::Failed(_))
+    pub fn is_good(&self) -> bool {
+        matches!(self, Outcome::Ok(_) | Outcome::Skipped(_))
     }
 }
 
 /// One step of an examination.
 #[derive(Debug, Clone)]
 pub struct StepReport {
-    pub step: CheckStep,
+    pub name: &'static str,
     pub outcome: Outcome,
     pub took: Duration,
-    /// Whether the tunnel needs it under its settings.
-    pub needed: bool,
+    /// Whether the tunnel's settings require this step to succeed.
+    pub required: bool,
 }
 
-/// All that was found out about one tunnel.
+/// Why a step failed, and what to do about it.
+pub struct Problem {
+    pub text: String,
+    pub advice: Option<String>,
+}
+
+impl Problem {
+    pub fn of(failure: &Failure, tunnel: &Tunnel) -> Problem {
+        Problem { text: failure.to_string(), advice: Some(failure.hint(tunnel)) }
+    }
+}
+
+/// A required step failed, so the examination ends.
+#[derive(Debug)]
+pub struct Stop;
+
+/// The result of examining one tunnel.
 #[derive(Debug)]
 pub struct Report {
     pub variables: Vec<String>,
@@ -99,44 +92,27 @@ pub struct Report {
     pub steps: Vec<StepReport>,
     pub certificate: Option<Certificate>,
     pub advice: Vec<Advice>,
-    pub told: Told,
-    /// Whether a URL names a database that has to be asked for.
-    pub selects: bool,
-}
-
-/// What Redis tells of itself: nothing, if the check stopped earlier, or to a user who may not ask.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Told {
-    pub mode: Option<Mode>,
+    /// `standalone`, `cluster` or `sentinel`, from INFO; `None` if the check stopped earlier, or if
+    /// this user may not call INFO.
+    pub mode: Option<String>,
     pub clients: Option<Clients>,
 }
 
-/// How many connections a server has, and may have: `connected_clients` and `maxclients` of
-/// <https://redis.io/docs/latest/commands/info/>.
+/// The number of connections to a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Clients {
-    /// The one that asks included.
+    /// Including the check's own connection.
     pub connected: u64,
+    /// The server's limit.
     pub most: u64,
-}
-
-impl Clients {
-    /// From the reply to INFO.
-    pub fn of(info: &str) -> Option<Clients> {
-        let number = |name: &str| {
-            let value = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
-            value.parse().ok()
-        };
-        Some(Clients { connected: number("connected_clients")?, most: number("maxclients")? })
-    }
 }
 
 /// What the user should do.
 #[derive(Debug)]
 pub struct Advice {
-    /// Prose, which is wrapped.
+    /// Text that may be wrapped.
     pub text: String,
-    /// `NAME=VALUE` each, for copying: each has a line of its own, which is never broken.
+    /// `NAME=VALUE` lines to copy, which are never wrapped.
     pub settings: Vec<String>,
 }
 
@@ -146,88 +122,49 @@ impl From<String> for Advice {
     }
 }
 
-impl Advice {
-    /// On one line, for programs.
-    pub fn in_one_line(&self) -> String {
-        let settings = self.settings.iter().map(String::as_str);
-        std::iter::once(self.text.as_str()).chain(settings).collect::<Vec<_>>().join(" ")
-    }
-}
-
-/// How a Redis runs, as it says itself: `redis_mode` of
-/// <https://redis.io/docs/latest/commands/info/>.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
-    Standalone,
-    Cluster,
-    Sentinel,
-}
-
-impl Mode {
-    const ALL: [Mode; 3] = [Mode::Standalone, Mode::Cluster, Mode::Sentinel];
-
-    pub fn word(self) -> &'static str {
-        match self {
-            Mode::Standalone => "standalone",
-            Mode::Cluster => "cluster",
-            Mode::Sentinel => "sentinel",
-        }
-    }
-
-    /// From the reply to INFO.
-    pub fn of(info: &str) -> Option<Mode> {
-        let word = info.lines().find_map(|line| line.strip_prefix("redis_mode:"))?;
-        Mode::ALL.into_iter().find(|mode| mode.word() == word)
-    }
-
-    /// What the user has to know: both hand out addresses, to which clients connect past the
-    /// tunnel.
-    pub fn advice(self) -> Option<&'static str> {
-        match self {
-            Mode::Standalone => None,
-            Mode::Cluster => Some(
-                "a node of a Redis Cluster: it answers MOVED for keys of other nodes, and a \
-                 cluster client connects to these past the tunnel, without TLS. Keys of this node \
-                 work. Use a client that does its own TLS (STUNNEL_REDISS=passthrough), a proxy in \
-                 front of the cluster, or a Redis with cluster mode disabled",
-            ),
-            Mode::Sentinel => Some(
-                "a Redis Sentinel: it names the master's address, to which a client connects past \
-                 the tunnel, without TLS. Give the master's own host name in the URL (it is looked \
-                 up anew for each connection), or use a client that does its own TLS",
-            ),
-        }
-    }
-}
-
 impl Report {
-    pub fn works(&self) -> bool {
-        self.steps.iter().all(|step| {
-            !step.needed || matches!(step.outcome, Outcome::Ok(_) | Outcome::Skipped(_))
-        })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_number_of_clients_is_read_from_info() {
-        let info =
-            "# Clients\r\nconnected_clients:12\r\ncluster_connections:0\r\nmaxclients:20\r\n";
-        assert_eq!(Clients::of(info), Some(Clients { connected: 12, most: 20 }));
-        assert_eq!(Clients::of("connected_clients:12\r\n"), None, "Redis before 6.2");
-    }
-
-    #[test]
-    fn the_mode_is_read_from_info() {
-        let info =
-            |mode: &str| format!("$99\r\n# Server\r\nredis_version:7\r\nredis_mode:{mode}\r\nos:x");
-        for mode in Mode::ALL {
-            assert_eq!(Mode::of(&info(mode.word())), Some(mode));
+    pub fn new(tunnel: &Tunnel) -> Report {
+        Report {
+            variables: tunnel.route.variables.clone(),
+            upstream: tunnel.route.upstream.to_string(),
+            verify: tunnel.route.trust.verify,
+            steps: Vec::new(),
+            certificate: None,
+            advice: Vec::new(),
+            mode: None,
+            clients: None,
         }
-        assert_eq!(Mode::of(&info("other")), None);
-        assert_eq!(Mode::of("-NOPERM no"), None);
+    }
+
+    pub fn works(&self) -> bool {
+        self.steps.iter().all(|step| !step.required || step.outcome.is_good())
+    }
+
+    /// Adds a step that took no time.
+    pub fn add(&mut self, name: &'static str, outcome: Outcome) {
+        self.steps.push(StepReport { name, outcome, took: Duration::ZERO, required: true });
+    }
+
+    /// Adds a step that ends now. `detail` describes a successful result.
+    ///
+    /// # Errors
+    /// If the step failed.
+    pub fn step<T>(
+        &mut self,
+        name: &'static str,
+        started: Instant,
+        result: Result<T, Problem>,
+        detail: impl Fn(&T) -> String,
+    ) -> Result<T, Stop> {
+        let took = started.elapsed();
+        let (outcome, result) = match result {
+            Ok(value) => (Outcome::Ok(detail(&value)), Ok(value)),
+            Err(problem) => {
+                self.advice.splice(0..0, problem.advice.map(Advice::from));
+                (Outcome::Failed(problem.text), Err(Stop))
+            }
+        };
+        self.steps.push(StepReport { name, outcome, took, required: true });
+        result
     }
 }

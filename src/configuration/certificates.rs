@@ -3,10 +3,12 @@
 use std::fs::File;
 use std::io::Read;
 
+use openssl::x509::X509;
+
 use super::sources::{ConfigError, Found};
 use crate::names;
 use crate::secret::{hidden, shown};
-use crate::tls::pem::{self, Authorities, ClientIdentity, IdentityProblem};
+use crate::tls::pem::{self, ClientIdentity, IdentityProblem};
 
 /// The most bytes of a PEM file: many times the size of a bundle with all public CAs.
 const LONGEST_PEM: u64 = 16 << 20;
@@ -20,23 +22,26 @@ pub type Pem<T> = Result<Option<T>, Vec<ConfigError>>;
 /// All mistakes in the bundles.
 pub fn authorities<'a>(
     bundles: impl IntoIterator<Item = Result<Found<'a>, ConfigError>>,
-) -> Pem<Authorities> {
+) -> Pem<Vec<X509>> {
     let (mut read, mut mistakes) = (Vec::new(), Vec::new());
     for bundle in bundles {
         match bundle.and_then(|found| read_bundle(&found)) {
-            Ok(authorities) => read.extend(authorities),
+            Ok(certificates) => read.extend(certificates),
             Err(mistake) => mistakes.push(mistake),
         }
     }
-    if mistakes.is_empty() { Ok(read.into_iter().reduce(Authorities::and)) } else { Err(mistakes) }
+    if !mistakes.is_empty() {
+        return Err(mistakes);
+    }
+    Ok((!read.is_empty()).then_some(read))
 }
 
-fn read_bundle(found: &Found<'_>) -> Result<Option<Authorities>, ConfigError> {
+fn read_bundle(found: &Found<'_>) -> Result<Vec<X509>, ConfigError> {
     if found.value.is_empty() {
-        return Ok(None);
+        return Ok(Vec::new());
     }
     let pem = read_pem(found)?;
-    Authorities::from_pem(pem).map(Some).map_err(|problem| found.wrong(problem))
+    pem::certificates(&pem).map_err(|problem| found.wrong(problem))
 }
 
 /// Reads a client certificate and its key.

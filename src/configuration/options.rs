@@ -5,6 +5,8 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
+use openssl::ssl::SslVersion;
+
 use super::settings::Rediss;
 use super::values;
 use crate::logging::{LevelFilter, LogFormat};
@@ -13,7 +15,7 @@ use crate::pool::PoolMode;
 use crate::sandbox::SandboxMode;
 use crate::status::StatusAddress;
 use crate::supervisor::ForwardSignals;
-use crate::tls::{MinTls, Pin, Verify};
+use crate::tls::{Pin, Verify};
 use crate::tunnel::{Listen, PortTaken};
 
 /// The headings of `--help`.
@@ -244,7 +246,7 @@ settings! {
         option: Some("client-key"),
         variable: names::CLIENT_KEY,
         value_name: "PEM",
-        help: "Key of the client certificate, in PKCS#8: a PEM file, or the PEM text itself",
+        help: "Key of the client certificate: a PEM file, or the PEM text itself",
         is_per_url: true,
         is_secret: true,
         is_pem: true,
@@ -257,7 +259,7 @@ settings! {
         help: "Name to send in SNI and to verify under full",
         is_per_url: true,
     }
-    MIN_TLS: MinTls = values::min_tls, {
+    MIN_TLS: SslVersion = values::min_tls, {
         option: Some("min-tls"),
         variable: names::MIN_TLS,
         default: "1.2",

@@ -2,6 +2,8 @@
 
 use std::ffi::OsStr;
 
+use openssl::x509::X509;
+
 use super::certificates::{self, Pem};
 use super::options::{self, Declaration, Setting};
 use super::settings::Settings;
@@ -11,7 +13,7 @@ use crate::logging::LogSettings;
 use crate::names;
 use crate::redis_url::UrlTlsParameters;
 use crate::status::{StatusAddress, StatusSettings};
-use crate::tls::pem::{Authorities, ClientIdentity};
+use crate::tls::pem::ClientIdentity;
 use crate::tls::roots::RootsProblem;
 use crate::tls::{Trust, Verify};
 use crate::tunnel::ConnectionSettings;
@@ -31,7 +33,7 @@ pub struct Reader<'a> {
     /// Every mistake found so far, each once.
     pub mistakes: Vec<ConfigError>,
     /// Each file for all URLs is read only once, because it may be a pipe.
-    general_ca: Option<Pem<Authorities>>,
+    general_ca: Option<Pem<Vec<X509>>>,
     general_identity: Option<Pem<ClientIdentity>>,
 }
 
@@ -155,7 +157,7 @@ impl<'a> Reader<'a> {
 
     /// The CAs for one URL. Settings for this URL replace the general settings. Any setting
     /// replaces the CA file in the URL's query.
-    fn authorities_for(&mut self, variable: &str, in_url: &UrlTlsParameters) -> Pem<Authorities> {
+    fn authorities_for(&mut self, variable: &str, in_url: &UrlTlsParameters) -> Pem<Vec<X509>> {
         let per_url = CA_SETTINGS.map(|setting| self.sources.per_url(variable, setting));
         if per_url.iter().any(Option::is_some) {
             return certificates::authorities(per_url.into_iter().flatten().map(Ok));
@@ -173,7 +175,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The CAs for all URLs.
-    fn general_authorities(&mut self) -> Pem<Authorities> {
+    fn general_authorities(&mut self) -> Pem<Vec<X509>> {
         let sources = self.sources;
         let read =
             || certificates::authorities(CA_SETTINGS.map(|setting| sources.general(setting)));

@@ -4,6 +4,8 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
+use openssl::ssl::SslVersion;
+
 use super::settings::Rediss;
 use crate::logging::{LEVELS, LevelFilter, LogFormat};
 use crate::pool::PoolMode;
@@ -11,7 +13,7 @@ use crate::redis_url;
 use crate::sandbox::SandboxMode;
 use crate::status::StatusAddress;
 use crate::supervisor::ForwardSignals;
-use crate::tls::{self, MinTls, Pin, Verify};
+use crate::tls::{Pin, Verify};
 use crate::tunnel::{Listen, PortTaken};
 
 /// Any text.
@@ -74,11 +76,8 @@ pub fn verify(text: &str) -> Result<Verify, &'static str> {
     one_of(text, &words, "none, ca or full")
 }
 
-pub fn min_tls(text: &str) -> Result<MinTls, &'static str> {
-    let version = one_of(text, &[("1.2", MinTls::V1_2), ("1.3", MinTls::V1_3)], "1.2 or 1.3")?;
-    // Every supported OpenSSL has TLS 1.2. The question costs start-up time, so ask only for 1.3.
-    let spoken = version == MinTls::V1_2 || tls::speaks(version);
-    spoken.then_some(version).ok_or("1.2, because this machine's OpenSSL does not support 1.3")
+pub fn min_tls(text: &str) -> Result<SslVersion, &'static str> {
+    one_of(text, &[("1.2", SslVersion::TLS1_2), ("1.3", SslVersion::TLS1_3)], "1.2 or 1.3")
 }
 
 pub fn pins(text: &str) -> Result<Vec<Pin>, &'static str> {

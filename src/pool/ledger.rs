@@ -366,14 +366,10 @@ mod tests {
             b"\n",
             b"*1\r\n$4\r\nECHOxx",
             b"*1\rX$4\r\nPING\r\n",
-            b"PING \"a\"\r\n",
-            b"PING\0\r\n",
-            b"PING\n",
-            b"   \r\n",
+            b"PING\r\n",
         ] {
             assert_eq!(state_after(&[raw(bytes)]), State::GaveUp, "{bytes:?}");
         }
-        assert_eq!(state_after(&[raw(b"PING\r\n"), received("+PONG\r\n")]), State::Settled);
         assert_eq!(state_after(&[sent("GET a"), received("$?\r\n")]), State::GaveUp);
     }
 
@@ -545,10 +541,7 @@ mod tests {
             "XINFO STREAM",
         ]);
         let arguments = prop::collection::vec("[a-z\r\n*$]{0,30}", 0..4);
-        (words, arguments, any::<bool>()).prop_map(|(words, arguments, is_inline)| {
-            if is_inline {
-                return format!("{words}\r\n").into_bytes();
-            }
+        (words, arguments).prop_map(|(words, arguments)| {
             let arguments = arguments.iter().map(String::as_str);
             request(&words.split(' ').chain(arguments).collect::<Vec<_>>())
         })

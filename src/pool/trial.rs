@@ -7,9 +7,10 @@
 
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::time::Instant;
 
+use crate::resp;
 use crate::tunnel::stream::TlsUpstream;
 
 /// The request that resets a connection, and its reply (Redis 6.2 and later).
@@ -17,9 +18,7 @@ pub const RESET: &[u8] = b"*1\r\n$5\r\nRESET\r\n";
 pub const RESET_DONE: &[u8] = b"+RESET\r\n";
 /// The requests of a trial. Each reply is one line.
 const REQUESTS: &[u8] = b"*1\r\n$4\r\nPING\r\n*1\r\n$5\r\nRESET\r\n*1\r\n$4\r\nPING\r\n";
-/// The longest line that an answer may be, in bytes.
-const LONGEST_LINE: usize = 512;
-/// Pause before the next trial of a server that failed.
+/// A server that failed is not tried again for this long.
 const FAILED: Duration = Duration::from_secs(3600);
 /// Pause before the next trial if the last one had no clear result.
 const UNCLEAR: Duration = Duration::from_secs(60);
@@ -62,13 +61,7 @@ async fn replies(upstream: &mut TlsUpstream) -> Option<[Vec<u8>; 3]> {
     upstream.flush().await.ok()?;
     let mut lines = [Vec::new(), Vec::new(), Vec::new()];
     for line in &mut lines {
-        while !line.ends_with(b"\r\n") {
-            if line.len() == LONGEST_LINE {
-                return None;
-            }
-            line.push(upstream.read_u8().await.ok()?);
-        }
-        line.truncate(line.len() - 2);
+        *line = resp::read_line(upstream).await.ok()?;
     }
     Some(lines)
 }

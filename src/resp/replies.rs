@@ -1,51 +1,51 @@
-//! Where each reply of a server ends, in RESP2 and RESP3 alike.
+//! Finds the end of each reply, in RESP2 and RESP3.
 //!
-//! A push is reported rather than framed: it is nobody's reply, and may stand even inside one.
-//! Streamed values (`$?`, `*?`) are not framed; no server sends them.
+//! A push is reported instead of framed: it belongs to no request, and may come even inside a
+//! reply. Streamed values (`$?`, `*?`) are not framed, because no server sends them.
 
 use super::{Opaque, with_digit};
 
-/// Finds the replies in the bytes of one connection, in whatever pieces they come. It allocates
-/// nothing and keeps nothing of them.
+/// Finds the replies in the bytes of one connection. The bytes may arrive in pieces of any size.
+/// The framer allocates no memory.
 #[derive(Debug, Default)]
 pub struct ReplyFramer {
     part: Part,
-    /// The first byte of the current value, which says of what type it is.
+    /// The first byte of the current value, which is its type.
     mark: u8,
-    /// The first byte of the reply that the value belongs to.
+    /// The first byte of the current reply.
     first: u8,
-    /// The number that is being read.
+    /// The number that the framer is reading.
     number: Option<u32>,
-    /// Bytes that the current string still lacks, without its line end.
+    /// Missing bytes of the current string, without its line end.
     left: u32,
-    /// Open aggregates.
+    /// The number of open aggregates.
     depth: u8,
-    /// Values that each open aggregate still lacks, outermost first.
+    /// Missing values of each open aggregate, outermost first.
     missing: [u32; DEPTH],
-    /// How the latest reply begins that is an error, behind its `-`.
+    /// The beginning of the latest error reply, without its `-`.
     error: [u8; ERROR],
     error_length: u8,
 }
 
-/// How many bytes of an error are kept: the longest code that anybody asks for, and a space.
+/// How many bytes of an error are stored: the longest code that the pool looks for, and a space.
 const ERROR: usize = 12;
 
-/// The deepest nesting that is followed. COMMAND DOCS of Redis 8 needs about 10.
+/// The deepest nesting to follow. COMMAND DOCS of Redis 8 has about 10 levels.
 pub const DEPTH: usize = 16;
 
-/// What the next byte belongs to.
+/// The part of a reply that the next byte belongs to.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum Part {
     /// A new value.
     #[default]
     Mark,
-    /// A value that is one line, and that line's LF.
+    /// A value of one line, and its LF.
     Line,
     LineEnd,
     /// The length or count of a value, and its line end.
     Length,
     LengthEnd,
-    /// The `-1` of a null, behind its sign; its line end.
+    /// The `1` of a null (`-1`), and its line end.
     Null,
     NullEnd,
     NullEndLf,
@@ -56,10 +56,10 @@ enum Part {
     Opaque,
 }
 
-/// Why nothing more is framed.
+/// Why the framer has given up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unframed {
-    /// A push begins here, or inside the current reply.
+    /// A push begins here or inside the current reply.
     Push,
     Opaque,
 }
@@ -71,12 +71,13 @@ impl From<Opaque> for Unframed {
 }
 
 impl ReplyFramer {
-    /// The first byte of the next reply that is complete with these bytes, which are taken as far
-    /// as it goes; `None` once all are taken. Of a reply with attributes it is `|`.
+    /// Takes bytes up to the end of the next reply, and returns its first byte (`|` for a reply
+    /// with attributes). Returns `None` if all bytes are taken, and the reply is incomplete.
     ///
     /// # Errors
     ///
-    /// A push, or what is not framed; from then on always [`Unframed::Opaque`].
+    /// If a push begins, or the bytes cannot be framed. Every later call returns
+    /// [`Unframed::Opaque`].
     pub fn next(&mut self, bytes: &mut &[u8]) -> Result<Option<u8>, Unframed> {
         let result = self.advance(bytes);
         if result.is_err() {
@@ -100,7 +101,7 @@ impl ReplyFramer {
         Ok(None)
     }
 
-    /// Skips a string as far as its bytes are there.
+    /// Skips the available bytes of a string.
     fn skip_body(&mut self, bytes: &mut &[u8]) {
         let taken = bytes.len().min(self.left as usize);
         *bytes = &bytes[taken..];
@@ -110,7 +111,7 @@ impl ReplyFramer {
         }
     }
 
-    /// Skips a line up to its CR, or as far as its bytes are there.
+    /// Skips the available bytes of a line, up to its CR.
     fn skip_line(&mut self, bytes: &mut &[u8]) -> Result<(), Unframed> {
         self.note_error(bytes);
         let is_end = |byte: &u8| matches!(byte, b'\r' | b'\n');
@@ -118,7 +119,7 @@ impl ReplyFramer {
             *bytes = &[];
             return Ok(());
         };
-        // A bare LF is no end.
+        // LF without CR is not a line end.
         if bytes[length] == b'\n' {
             return Err(Unframed::Opaque);
         }
@@ -127,8 +128,7 @@ impl ReplyFramer {
         Ok(())
     }
 
-    /// Takes one byte that is neither inside a line nor inside a string. Returns whether it
-    /// completes a value.
+    /// Takes one byte that is outside lines and strings. Returns whether it completes a value.
     fn take_byte(&mut self, bytes: &mut &[u8]) -> Result<bool, Unframed> {
         let Some((&byte, rest)) = bytes.split_first() else { return Ok(false) };
         *bytes = rest;
@@ -168,7 +168,7 @@ impl ReplyFramer {
         Ok(is_value)
     }
 
-    /// Begins the value of this mark. Returns what follows the mark.
+    /// Begins the value with this first byte. Returns the part that follows.
     fn begin_value(&mut self, mark: u8) -> Result<Part, Unframed> {
         self.mark = mark;
         if self.depth == 0 {
@@ -182,11 +182,11 @@ impl ReplyFramer {
         }
     }
 
-    /// Opens an aggregate of this length. Returns whether it is empty, and so complete.
+    /// Opens an aggregate of this length. Returns whether it is empty, and therefore complete.
     fn open_aggregate(&mut self, length: u32) -> Result<bool, Unframed> {
         let values = match self.mark {
             b'%' => length.checked_mul(2).ok_or(Opaque)?,
-            // As well as what the attributes are about.
+            // The attributes and the value that they describe.
             b'|' => length.checked_mul(2).ok_or(Opaque)? + 1,
             _ => length,
         };
@@ -198,7 +198,7 @@ impl ReplyFramer {
         Ok(false)
     }
 
-    /// The first word of the latest reply, if it is an error: its code, as `READONLY`.
+    /// The code of the latest reply if it is an error, for example `READONLY`.
     pub fn error_code(&self) -> &[u8] {
         let error = &self.error[..usize::from(self.error_length)];
         error.split(|byte| matches!(byte, b' ' | b'\r' | b'\n')).next().unwrap_or_default()
@@ -213,7 +213,7 @@ impl ReplyFramer {
         }
     }
 
-    /// Counts a complete value, and the aggregates that it completes.
+    /// Counts a complete value. Returns whether it completes the reply.
     fn completes_reply(&mut self) -> bool {
         while let Some(inner) = self.depth.checked_sub(1) {
             let missing = &mut self.missing[usize::from(inner)];
@@ -231,8 +231,8 @@ impl ReplyFramer {
 mod tests {
     use super::*;
 
-    /// What a framer makes of these bytes: the first byte of each reply, and how it ends; the
-    /// same in one piece and byte by byte.
+    /// Frames these bytes in one piece and byte by byte, and compares. Returns the first byte of
+    /// each reply, then why the framer gave up, if it did.
     #[track_caller]
     fn frame(bytes: &[u8]) -> String {
         let frames = [bytes.len().max(1), 1].map(|size| {
@@ -243,7 +243,7 @@ mod tests {
                     let before = piece.len();
                     match framer.next(&mut piece) {
                         Ok(Some(first)) => {
-                            assert!(piece.len() < before, "a reply of no byte");
+                            assert!(piece.len() < before, "a reply has at least one byte");
                             found.push(char::from(first));
                         }
                         Ok(None) => assert!(piece.is_empty()),
@@ -258,7 +258,7 @@ mod tests {
             }
             found
         });
-        assert_eq!(frames[0], frames[1], "cutting changes nothing");
+        assert_eq!(frames[0], frames[1], "the size of pieces does not matter");
         frames[0].clone()
     }
 
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_server_sends_is_not_framed() {
+    fn bytes_that_no_server_sends_are_not_framed() {
         for bytes in [
             "OK\r\n",
             "\r\n",
@@ -377,13 +377,13 @@ mod tests {
     }
 
     #[test]
-    fn nesting_is_followed_so_deep_and_no_deeper() {
+    fn nesting_beyond_the_limit_is_not_framed() {
         for mark in ["*1\r\n", "~1\r\n", "%1\r\n+a\r\n", "|0\r\n"] {
             let nested = |depth| format!("{}:1\r\n", mark.repeat(depth));
             assert_eq!(frame(nested(DEPTH).repeat(2).as_bytes()), mark[..1].repeat(2));
             assert_eq!(frame(nested(DEPTH + 1).as_bytes()), " opaque");
         }
         let empty = format!("{}*0\r\n", "*1\r\n".repeat(DEPTH));
-        assert_eq!(frame(empty.as_bytes()), "*", "an empty one is no level");
+        assert_eq!(frame(empty.as_bytes()), "*", "an empty aggregate is not a level");
     }
 }

@@ -1,29 +1,27 @@
-//! Where each request of a client ends, and which command it is.
+//! Finds the end and the command of each request.
 //!
-//! Servers read more than the protocol allows, and not all alike: Redis does not look at the two
-//! bytes behind a bulk string, takes a line that ends with CR and any byte, and lets a NUL hide
-//! the end of an inline request. So a request is framed here only if every server must end it at
-//! the same byte: an array of bulk strings with canonical numbers and CRLF, or a line of plain
-//! words. What gets no reply (`*0`, `*-1`, an empty line) is not framed either.
+//! Servers accept more than the protocol allows, in different ways. For example, Redis ignores the
+//! two bytes after a bulk string, and accepts any byte after a CR. So this module frames only
+//! requests that end at the same byte for every server: arrays of bulk strings with canonical
+//! numbers and CRLF. It does not frame arrays without a reply (`*0`, `*-1`), nor inline requests (a
+//! line of words), which no client library sends.
 
 use std::fmt;
 
 use super::{Opaque, with_digit};
 
-/// Finds the requests in the bytes of one connection, in whatever pieces they come. It allocates
-/// nothing, and of all bytes keeps a request's first two words, if they are short.
+/// Finds the requests in the bytes of one connection. The bytes may arrive in pieces of any size.
+/// The framer allocates no memory, and stores only a request's first two words, if they are short.
 #[derive(Debug, Default)]
 pub struct RequestFramer {
     part: Part,
-    /// The number that is being read.
+    /// The number that the framer is reading.
     number: Option<u32>,
-    /// Bulk strings that the array still lacks, the current one included.
+    /// Missing bulk strings of the array, including the current one.
     missing: u32,
-    /// Bytes that the bulk string, without its line end, or the inline request still may have.
+    /// Missing bytes of the bulk string, without its line end.
     left: u32,
-    /// Whether a word of the inline request has begun that goes on.
-    in_word: bool,
-    /// The request's words so far.
+    /// The number of the request's words so far.
     count: u32,
     words: [Word; 2],
 }
@@ -31,30 +29,26 @@ pub struct RequestFramer {
 /// A complete request.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Request<'a> {
-    /// The name of the command as it was sent; `None` if it has more than [`WORD`] bytes.
+    /// The command's name as sent; `None` if it is longer than [`WORD`].
     pub command: Option<&'a [u8]>,
-    /// What stands behind it, empty if nothing does; `None` if it has more than [`WORD`] bytes.
+    /// The first argument, empty if there is none; `None` if it is longer than [`WORD`].
     pub argument: Option<&'a [u8]>,
 }
 
-/// The longest word, in bytes, that is kept: the longest name of a command of Redis 8 has 20, of a
-/// subcommand 21.
+/// The longest word to store, in bytes. In Redis 8, the longest name of a command has 20 bytes, and
+/// that of a subcommand 21.
 pub const WORD: usize = 24;
 
-/// The longest inline request, in bytes without its line end. Redis's limit depends on what it
-/// reads at once (64 KiB); people and health checks need less.
-pub const INLINE: usize = 1024;
-
-/// What the next byte belongs to.
+/// The part of a request that the next byte belongs to.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum Part {
     /// A new request.
     #[default]
     Start,
-    /// The number behind `*`, and its line end.
+    /// The number after `*`, and its line end.
     Count,
     CountEnd,
-    /// The `$` of a bulk string, the number behind it, and its line end.
+    /// The `$` of a bulk string, the number after it, and its line end.
     Mark,
     Length,
     LengthEnd,
@@ -62,27 +56,24 @@ enum Part {
     Body,
     BodyEnd,
     BodyEndLf,
-    /// A line of words, and its end.
-    Inline,
-    InlineEnd,
     Opaque,
 }
 
 /// A word of a request, if it is short.
 #[derive(Clone, Copy, Default)]
 struct Word {
-    /// `WORD` + 1 for a word that is longer.
+    /// `WORD` + 1 for a longer word.
     length: u8,
     bytes: [u8; WORD],
 }
 
 impl RequestFramer {
-    /// The next request that is complete with these bytes, which are taken as far as it goes;
-    /// `None` once all are taken.
+    /// Takes bytes up to the end of the next request, and returns it. Returns `None` if all bytes
+    /// are taken, and the request is incomplete.
     ///
     /// # Errors
     ///
-    /// [`Opaque`], and from then on always.
+    /// If the bytes cannot be framed. Every later call returns the same error.
     pub fn next(&mut self, bytes: &mut &[u8]) -> Result<Option<Request<'_>>, Opaque> {
         match self.advance(bytes) {
             Ok(true) => {
@@ -97,12 +88,12 @@ impl RequestFramer {
         }
     }
 
-    /// Whether no request has begun that is not complete.
+    /// Whether the framer is between two requests.
     pub fn is_at_boundary(&self) -> bool {
         self.part == Part::Start
     }
 
-    /// Whether these bytes complete a request.
+    /// Takes bytes up to the end of the next request. Returns whether it is complete.
     fn advance(&mut self, bytes: &mut &[u8]) -> Result<bool, Opaque> {
         while let Some((&byte, rest)) = bytes.split_first() {
             if self.part == Part::Body {
@@ -118,13 +109,9 @@ impl RequestFramer {
             *bytes = rest;
             self.part = match (self.part, byte) {
                 (Part::Start, b'*') => {
-                    self.begin();
+                    self.count = 0;
+                    self.words = Default::default();
                     Part::Count
-                }
-                (Part::Start, _) => {
-                    self.begin();
-                    self.left = INLINE as u32;
-                    self.inline(byte)?
                 }
                 (Part::Count, b'\r') => {
                     self.missing = self.number.take().filter(|count| *count > 0).ok_or(Opaque)?;
@@ -149,9 +136,6 @@ impl RequestFramer {
                     self.missing -= 1;
                     if self.missing == 0 { Part::Start } else { Part::Mark }
                 }
-                (Part::Inline, _) => self.inline(byte)?,
-                // A line of spaces is an empty one.
-                (Part::InlineEnd, b'\n') if self.count > 0 => Part::Start,
                 _ => return Err(Opaque),
             };
             if self.part == Part::Start {
@@ -159,30 +143,6 @@ impl RequestFramer {
             }
         }
         Ok(false)
-    }
-
-    fn begin(&mut self) {
-        self.count = 0;
-        self.in_word = false;
-        for word in &mut self.words {
-            word.length = 0;
-        }
-    }
-
-    /// The next byte of an inline request.
-    fn inline(&mut self, byte: u8) -> Result<Part, Opaque> {
-        match byte {
-            b'\r' => return Ok(Part::InlineEnd),
-            b' ' => self.in_word = false,
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b':' | b'/' => {
-                self.count += u32::from(!self.in_word);
-                self.in_word = true;
-                self.keep(&[byte]);
-            }
-            _ => return Err(Opaque),
-        }
-        self.left = self.left.checked_sub(1).ok_or(Opaque)?;
-        Ok(Part::Inline)
     }
 
     /// Adds bytes to the current word.
@@ -210,14 +170,14 @@ impl Word {
     }
 }
 
-/// Its bytes may be of a password.
+/// Does not show the bytes, which may be a password.
 impl fmt::Debug for Word {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} bytes", self.length)
     }
 }
 
-/// Its words may be secret.
+/// Does not show the words, which may be secret.
 impl fmt::Debug for Request<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Request")
@@ -228,8 +188,8 @@ impl fmt::Debug for Request<'_> {
 mod tests {
     use super::*;
 
-    /// What a framer makes of these bytes: commands and arguments, with `?` for one that is too
-    /// long, and how it ends; the same in one piece and byte by byte.
+    /// Frames these bytes in one piece and byte by byte, and compares. Returns commands and
+    /// arguments, with `?` for words that are too long, then the framer's state.
     #[track_caller]
     fn frame(bytes: &[u8]) -> String {
         let word = |word: Option<&[u8]>| match word {
@@ -244,7 +204,7 @@ mod tests {
                     let before = piece.len();
                     match framer.next(&mut piece) {
                         Ok(Some(Request { command, argument })) => {
-                            assert!(piece.len() < before, "a request of no byte");
+                            assert!(piece.len() < before, "a request has at least one byte");
                             found += &format!("{},{};", word(command), word(argument));
                         }
                         Ok(None) => break,
@@ -264,12 +224,12 @@ mod tests {
             };
             found
         });
-        assert_eq!(frames[0], frames[1], "cutting changes nothing");
+        assert_eq!(frames[0], frames[1], "the size of pieces does not matter");
         frames[0].clone()
     }
 
     #[test]
-    fn requests_end_where_every_server_ends_them() {
+    fn only_requests_that_every_server_reads_alike_are_framed() {
         for (bytes, expected) in [
             ("", ""),
             ("*1\r\n$4\r\nPING\r\n", "PING,;"),
@@ -307,7 +267,10 @@ mod tests {
             ("*1\r\n$4\r\nECHO\rx", "opaque"),
             ("*1\r\n$4\r\nECHO\r\r", "opaque"),
             ("*1\r\n$4\r\nPING\r\n\r\n", "PING,;opaque"),
-            // Half a request and RESET are one.
+            ("PING\r\n", "opaque"),
+            ("\r\n", "opaque"),
+            ("$4\r\nPING\r\n", "opaque"),
+            // RESET would complete this half request.
             ("*1\r\n$4\r\nPI*1\r\n$5\r\nRESET\r\n", "PI*1,;opaque"),
         ] {
             assert_eq!(frame(bytes.as_bytes()), expected, "{bytes:?}");
@@ -315,50 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn an_inline_request_is_a_line_of_plain_words() {
-        for (bytes, expected) in [
-            ("PING\r\n", "PING,;"),
-            ("PING\r\nPING\r\n*1\r\n$4\r\nPING\r\nPING\r\n", "PING,;PING,;PING,;PING,;"),
-            ("  SET  key:1/2_3-4.5   Az09  \r\n", "SET,key:1/2_3-4.5;"),
-            ("GET a\r\nPING\r\n", "GET,a;PING,;"),
-            (" ", "half"),
-            ("a", "half"),
-            ("a\r", "half"),
-            ("a\rb", "opaque"),
-            ("a\r\r", "opaque"),
-            ("a\n", "opaque"),
-            ("\r", "half"),
-            ("\r\n", "opaque"),
-            ("\n", "opaque"),
-            ("  \r\n", "opaque"),
-            ("a\tb", "opaque"),
-            ("a\0", "opaque"),
-            ("a\"", "opaque"),
-            ("a'", "opaque"),
-            ("a*", "opaque"),
-            ("a\\", "opaque"),
-            ("ä", "opaque"),
-            ("$4\r\n", "opaque"),
-            ("a@", "opaque"),
-            ("a[", "opaque"),
-            ("a`", "opaque"),
-            ("a{", "opaque"),
-            ("a;", "opaque"),
-            ("a,", "opaque"),
-            ("a#", "opaque"),
-        ] {
-            assert_eq!(frame(bytes.as_bytes()), expected, "{bytes:?}");
-        }
-        for (length, expected) in [(INLINE, "a,?;"), (INLINE + 1, "opaque")] {
-            let line = format!("a {}\r\n", "b".repeat(length - 2));
-            assert_eq!(frame(line.as_bytes()), expected, "{length}");
-            let spaces = format!("a{}\r\n", " ".repeat(length - 1));
-            assert_eq!(frame(spaces.as_bytes()).replace('?', ""), expected.replace('?', ""));
-        }
-    }
-
-    #[test]
-    fn two_words_are_kept_if_they_are_short() {
+    fn the_first_two_words_are_stored_if_they_are_short() {
         let [short, long] = [WORD, WORD + 1].map(|length| "x".repeat(length));
         for (words, expected) in [
             ([&short, &short], format!("{short},{short};")),
@@ -369,8 +289,7 @@ mod tests {
             let [name, argument] = words.map(String::as_str);
             let request = crate::resp::request(&[name, argument, "third"]);
             assert_eq!(frame(&request), expected);
-            assert_eq!(frame(format!("{name} {argument} third\r\n").as_bytes()), expected);
-            // Nothing of it is left in the next one.
+            // The next request does not show earlier words.
             let twice = [&request[..], b"*1\r\n$1\r\na\r\n"].concat();
             assert_eq!(frame(&twice), format!("{expected}a,;"));
         }

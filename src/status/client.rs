@@ -11,10 +11,10 @@ use tokio::time::{sleep, timeout};
 
 use super::local;
 use super::server::WELL;
-use super::words::is_unprintable;
 use crate::exit;
 use crate::logging::LogFormat;
 use crate::names;
+use crate::text::is_unprintable;
 use crate::tunnel::failure::is_hang_up;
 
 /// The kernel's list of Unix sockets.

@@ -12,12 +12,12 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 use serde_json::Value;
 
-use super::words::printable;
 use super::{StatusReport, json};
 use crate::figures::{
     BUCKETS, CloseReason, CommandState, Counts, FailureReason, Handshake, Histogram, PoolResult,
     TunnelSnapshot, UpstreamState,
 };
+use crate::text::printable;
 
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";

@@ -8,6 +8,7 @@ use openssl::sha::sha256;
 use super::StatusReport;
 use super::words::{self, Block, FAILURES, HELD, TunnelState};
 use crate::figures::{POINTS, Point};
+use crate::text::printable;
 
 /// Browsers reload the page at this interval, in seconds.
 const REFRESH: u32 = 5;
@@ -28,7 +29,7 @@ pub fn security_policy() -> String {
 
 /// Escapes text for HTML.
 fn escaped(text: &str) -> String {
-    words::printable(text)
+    printable(text)
         .replace('&', "&amp;")
         .replace('<', "&lt;")
         .replace('>', "&gt;")

@@ -22,10 +22,11 @@ use tokio::time::{sleep, timeout};
 
 use super::address::StatusListener;
 use super::host::HostCheck;
-use super::words::{self, printable};
+use super::words;
 use super::{RedisUrls, Status, StatusReport, json, metrics, page, text};
 use crate::figures::CommandState;
 use crate::logging::{debug, warning};
+use crate::text::printable;
 use crate::tunnel::failure;
 
 /// The maximum number of connections at a time. A further one ends the oldest.

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use super::StatusReport;
 use super::words::{self, HELD};
 use crate::figures::Point;
+use crate::text::printable;
 
 /// The width of a line. It fits most terminals.
 const COLUMNS: usize = 100;
@@ -51,8 +52,8 @@ fn graph(points: &[Point]) -> String {
 }
 
 fn line(text: &mut String, indent: usize, content: &str) {
-    // Names and errors from servers must not control the terminal.
-    let content = words::printable(content);
+    // Text from outside must not control the terminal.
+    let content = printable(content);
     writeln!(text, "{:indent$}{}", "", content.trim_end())
         .expect("writing to a String cannot fail");
 }

@@ -366,17 +366,6 @@ fn minute(ms: u64) -> String {
     format!("{} UTC", &second(ms)[..5])
 }
 
-/// Replaces each unprintable character by a question mark, for texts from servers and users.
-pub fn printable(text: &str) -> String {
-    text.chars().map(|c| if is_unprintable(c) { '?' } else { c }).collect()
-}
-
-/// Whether a character could control a terminal, or reverse the text beside it (UAX #9: embeddings,
-/// overrides and isolates).
-pub fn is_unprintable(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-}
-
 /// A duration in the largest unit that fits.
 fn duration(ms: u64) -> String {
     match Duration::from_millis(ms).as_secs() {
@@ -490,11 +479,6 @@ mod tests {
         let reached = second(success);
         let expected = format!("Redis is down or restarting (last reached at {reached})");
         assert_eq!(advice(works), Some(expected));
-    }
-
-    #[test]
-    fn characters_that_reverse_text_are_replaced() {
-        assert_eq!(printable("a\u{1b}b\n\u{202e}c\u{2066}d\u{2069}é"), "a?b??c?d?é");
     }
 
     #[test]

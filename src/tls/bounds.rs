@@ -1,8 +1,8 @@
-//! Bounds on the work that a server can cause. All traffic shares one thread, so an expensive
-//! handshake would hold up every connection.
+//! Limits on the CPU time that a server can cost. All traffic shares one thread, so an expensive
+//! handshake would delay every connection.
 //!
-//! OpenSSL itself bounds the rest: keys of EC certificates are of the groups that we offer, and RSA
-//! keys have 16,384 bits at most.
+//! OpenSSL itself sets two further limits: an EC key must belong to one of the groups that we
+//! offer, and an RSA key has at most 16,384 bits.
 
 use openssl::pkey::Id;
 use openssl::ssl::SslContextBuilder;
@@ -11,19 +11,19 @@ use openssl::x509::{X509Ref, X509StoreContextRef, X509VerifyResult};
 use super::raw::{self, Verifier};
 use super::trust::Verify;
 
-/// The longest certificate chain in bytes. Usual chains have 2 to 6 KiB. Reading the 100 KiB that
-/// OpenSSL allows can take 60 ms.
+/// The longest certificate chain to accept, in bytes. Usual chains have 2 to 6 KiB. OpenSSL allows
+/// 100 KiB, which can take 60 ms to read.
 pub const LONGEST_CHAIN: usize = 16 * 1024;
-/// The longest RSA key that a server may use, and the longest public exponent; nearly all servers
-/// use 2048 to 4096 bits and the exponent 65537. OpenSSL allows 3072 bits for both, with which each
-/// signature takes 20 ms.
+/// The longest RSA key and the longest public exponent to accept, in bits. Nearly all servers use a
+/// key of 2048 to 4096 bits and the exponent 65537. OpenSSL allows 3072 bits for both at once:
+/// verifying one signature would take 20 ms.
 const LONGEST_RSA_KEY: u32 = 8192;
 const LONGEST_RSA_EXPONENT: i32 = 32;
 
-/// OpenSSL's verdict on a certificate whose key exceeds the bounds.
+/// The verification result for a certificate whose key exceeds these limits.
 pub const KEY_TOO_LONG: X509VerifyResult = X509VerifyResult::APPLICATION_VERIFICATION;
 
-/// Sets the bounds for a context whose connections verify as `verify` demands.
+/// Sets the limits in a context, and verifies certificates at the level `verify`.
 pub fn set_in(context: &mut SslContextBuilder, verify: Verify) {
     raw::set_longest_chain(context, LONGEST_CHAIN);
     match verify {
@@ -32,7 +32,7 @@ pub fn set_in(context: &mut SslContextBuilder, verify: Verify) {
     }
 }
 
-/// Accepts every chain with a usual key, without a look at the chain.
+/// Accepts every certificate whose key is within the limits. Ignores the chain.
 struct KeyAlone;
 
 impl Verifier for KeyAlone {
@@ -41,7 +41,7 @@ impl Verifier for KeyAlone {
     }
 }
 
-/// Verifies a chain as OpenSSL does by itself, if its key is a usual one.
+/// Checks that the key is within the limits, then verifies the chain as OpenSSL does by default.
 struct KeyAndChain;
 
 impl Verifier for KeyAndChain {
@@ -50,8 +50,8 @@ impl Verifier for KeyAndChain {
     }
 }
 
-/// Whether the server's key is within the bounds. The server's signature, the next step of the
-/// handshake, is verified with it.
+/// Whether the server's key is within the limits. Sets the chain's error. The next step of the
+/// handshake verifies the server's signature with this key.
 fn has_usual_key(chain: &mut X509StoreContextRef) -> bool {
     let usual = raw::first_of(chain).is_none_or(is_usual);
     chain.set_error(if usual { X509VerifyResult::OK } else { KEY_TOO_LONG });
@@ -59,7 +59,7 @@ fn has_usual_key(chain: &mut X509StoreContextRef) -> bool {
 }
 
 fn is_usual(certificate: &X509Ref) -> bool {
-    // OpenSSL rejects an unreadable key in the next step.
+    // The next step of the handshake rejects an unreadable key.
     let Ok(key) = certificate.public_key() else { return true };
     if key.id() != Id::RSA && key.id() != Id::RSA_PSS {
         return true;

@@ -1,4 +1,4 @@
-//! A server's certificate, as far as a user wants to know it.
+//! The parts of a server's certificate that reports and error messages show.
 
 use std::net::IpAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -13,35 +13,36 @@ use x509_parser::time::ASN1Time;
 
 use super::pin::Pin;
 use super::stream::TlsStream;
+use crate::text::printable;
 
 const SECONDS_A_DAY: i64 = 86_400;
 
-/// What a certificate says. What a server says of itself is not trusted to be printable: control
-/// characters are replaced.
+/// The fields of a certificate. Control characters are replaced, since the server may be hostile.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Certificate {
     pub subject: String,
     pub issuer: String,
-    /// The first day on which it is valid, `YYYY-MM-DD`, UTC.
+    /// The first day of validity: `YYYY-MM-DD`, UTC.
     pub valid_from: String,
-    /// The last day on which it is valid, `YYYY-MM-DD`, UTC.
+    /// The last day of validity: `YYYY-MM-DD`, UTC.
     pub expires: String,
-    /// The same in seconds since 1970.
+    /// The end of validity in seconds since 1970.
     pub expires_at: i64,
-    /// Whole days until then; negative when it has expired.
+    /// Whole days until the end of validity; negative if the certificate has expired.
     pub days_left: i64,
-    /// The DNS names and IP addresses that it is for; its common name when it lists none.
+    /// The DNS names and IP addresses that the certificate lists; if it lists none, its common
+    /// name.
     pub names: Vec<String>,
     pub pin: Pin,
-    /// Who signed the last certificate of the chain that the server sent.
+    /// The issuer of the last certificate in the chain that the server sent.
     pub chain_issuer: String,
 }
 
 impl Certificate {
-    /// Reads the DER of a certificate (RFC 5280).
+    /// Reads a certificate in DER (RFC 5280).
     ///
     /// # Errors
-    /// When it is none.
+    /// If `der` is not a certificate.
     pub fn from_der(der: &[u8]) -> Result<Certificate, X509Error> {
         let (_, certificate) =
             X509Certificate::from_der(der).map_err(|_| X509Error::InvalidCertificate)?;
@@ -62,13 +63,18 @@ impl Certificate {
         })
     }
 
-    /// The names in one line, shortened when they are many.
+    /// The first three names, and the number of further ones.
     pub fn names_in_short(&self) -> String {
-        in_short(&self.names)
+        const MOST: usize = 3;
+        let shown = self.names.iter().take(MOST).cloned().collect::<Vec<_>>().join(", ");
+        match self.names.len().saturating_sub(MOST) {
+            0 => shown,
+            more => format!("{shown} and {more} more"),
+        }
     }
 }
 
-/// The certificate of the server at the other end of `stream`; `None` if it is unreadable.
+/// The certificate of the server that `stream` is connected to; `None` if it is unreadable.
 pub fn certificate_of<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &TlsStream<S>,
 ) -> Option<Certificate> {
@@ -79,40 +85,10 @@ pub fn certificate_of<S: AsyncRead + AsyncWrite + Unpin>(
     Some(certificate)
 }
 
-/// The pin of the server at the other end of `stream`; `None` if its certificate is unreadable.
-pub fn pin_of<S: AsyncRead + AsyncWrite + Unpin>(stream: &TlsStream<S>) -> Option<Pin> {
-    let der = stream.peer_certificate()?;
-    let (_, certificate) = X509Certificate::from_der(&der).ok()?;
-    Some(Pin::of(certificate.public_key().raw))
-}
-
-/// Of the certificate of the server at the other end of `stream`: the names in one line, and when
-/// it ends, in seconds since 1970; without the rest, which takes most of the time.
-pub fn names_and_end_of<S: AsyncRead + AsyncWrite + Unpin>(
-    stream: &TlsStream<S>,
-) -> Option<(String, i64)> {
-    let der = stream.peer_certificate()?;
-    let (_, certificate) = X509Certificate::from_der(&der).ok()?;
-    Some((in_short(&names(&certificate)), certificate.validity().not_after.timestamp()))
-}
-
 fn issuer_of(certificate: &X509Ref) -> Option<String> {
     let der = certificate.to_der().ok()?;
     let (_, certificate) = X509Certificate::from_der(&der).ok()?;
     Some(printable(&certificate.issuer().to_string()))
-}
-
-fn in_short(names: &[String]) -> String {
-    const MOST: usize = 3;
-    let shown = names.iter().take(MOST).cloned().collect::<Vec<_>>().join(", ");
-    match names.len().saturating_sub(MOST) {
-        0 => shown,
-        more => format!("{shown} and {more} more"),
-    }
-}
-
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
 fn names(certificate: &X509Certificate<'_>) -> Vec<String> {
@@ -150,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn days_are_written_as_iso_8601_has_them() {
+    fn days_have_the_form_of_iso_8601() {
         assert_eq!(day(&ASN1Time::from_timestamp(0).unwrap()), "1970-01-01");
         assert_eq!(day(&ASN1Time::from_timestamp(1_793_577_600).unwrap()), "2026-11-02");
     }
@@ -163,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_certificate_is_refused() {
+    fn bytes_that_are_no_certificate_are_an_error() {
         for der in [&b""[..], b"x", &[0x30, 0x03, 0x02, 0x01, 0x00]] {
             assert!(Certificate::from_der(der).is_err());
         }

@@ -1,4 +1,4 @@
-//! Why a handshake failed, in a user's terms.
+//! The reasons for a failed handshake, in terms that users know.
 
 use std::error::Error as _;
 use std::io;
@@ -9,19 +9,19 @@ use openssl_sys as ffi;
 
 use super::bounds;
 use super::certificate::Certificate;
-use super::facts::Facts;
 use super::pin::Pin;
+use super::stream::Facts;
 
 /// OpenSSL's SSL_R_CERTIFICATE_VERIFY_FAILED.
 const CERTIFICATE_VERIFY_FAILED: i32 = 134;
-/// OpenSSL's SSL_R_UNEXPECTED_EOF_WHILE_READING (3.0 and later): a peer that closed without
+/// OpenSSL's SSL_R_UNEXPECTED_EOF_WHILE_READING (3.0 and later): the peer closed without
 /// close_notify.
 const UNEXPECTED_EOF: i32 = 294;
-/// OpenSSL's reasons for an answer that is no TLS record: SSL_R_WRONG_VERSION_NUMBER,
+/// OpenSSL's reasons if the peer's answer is not a TLS record: SSL_R_WRONG_VERSION_NUMBER,
 /// SSL_R_HTTP_REQUEST, SSL_R_HTTPS_PROXY_REQUEST, SSL_R_PACKET_LENGTH_TOO_LONG,
 /// SSL_R_UNEXPECTED_MESSAGE, SSL_R_UNEXPECTED_RECORD, SSL_R_RECORD_LAYER_FAILURE.
 const NO_TLS: [i32; 7] = [267, 156, 155, 198, 244, 245, 313];
-/// What was sent arrived changed, as either side found: SSL_R_DECRYPTION_FAILED_OR_BAD_RECORD_MAC,
+/// One side received damaged data: SSL_R_DECRYPTION_FAILED_OR_BAD_RECORD_MAC,
 /// SSL_R_DIGEST_CHECK_FAILED, SSL_R_BAD_SIGNATURE, and the alerts bad_record_mac, decryption_failed
 /// and decrypt_error.
 const DAMAGED: [i32; 6] = [281, 149, 123, 1020, 1021, 1051];
@@ -31,19 +31,20 @@ const NO_COMMON_VERSION: [i32; 3] = [258, 191, 1070];
 const EXCESSIVE_MESSAGE_SIZE: i32 = 152;
 /// SSL_R_TLSV13_ALERT_CERTIFICATE_REQUIRED.
 const CERTIFICATE_REQUIRED: i32 = 1116;
-/// SSL_R_SSLV3_ALERT_HANDSHAKE_FAILURE, by which a TLS 1.2 server misses a client certificate, too.
+/// SSL_R_SSLV3_ALERT_HANDSHAKE_FAILURE. TLS 1.2 servers also send it if the client has no
+/// certificate.
 const HANDSHAKE_FAILURE: i32 = 1040;
 /// SSL_R_TLSV1_UNRECOGNIZED_NAME.
 const UNRECOGNIZED_NAME: i32 = 1112;
-/// Alerts about the client's certificate: bad, unsupported, revoked, expired, unknown, unknown CA.
+/// Alerts about the client certificate: bad, unsupported, revoked, expired, unknown, unknown CA.
 const CLIENT_CERTIFICATE_REFUSED: [i32; 6] = [1042, 1043, 1044, 1045, 1046, 1048];
 
-/// How much of an issuer's name is shown: the app's error has to hold the remedy as well.
+/// How many characters of an issuer's name to show. The app's error must have space for the hint.
 const LONGEST_ISSUER: usize = 60;
 
-/// Whether a reason is one of ERR_R_FATAL: memory is short, or OpenSSL at a loss, whatever the peer
-/// said. The flags of OpenSSL 3 (ERR_RFLAG_FATAL and ERR_RFLAG_COMMON), or the numbers below every
-/// other of 1.1.1.
+/// Whether a reason is an internal error of OpenSSL (ERR_R_FATAL), such as a lack of memory.
+/// OpenSSL 3 marks these reasons with ERR_RFLAG_FATAL and ERR_RFLAG_COMMON; in 1.1.1 they are the
+/// numbers from 64 to 99.
 fn is_internal(reason: i32) -> bool {
     const FATAL: i32 = 3 << 18;
     reason & FATAL == FATAL || (64..100).contains(&reason)
@@ -52,48 +53,48 @@ fn is_internal(reason: i32) -> bool {
 /// Why a handshake failed.
 #[derive(Debug)]
 pub enum HandshakeError {
-    /// The connection broke: nothing about TLS is wrong.
+    /// The connection broke. TLS is not the cause.
     Broken(io::Error),
-    /// What was sent arrived changed, or a session's keys differ: nothing else about TLS is wrong.
+    /// One side received damaged data, or the keys of a resumed session differ.
     Damaged(io::Error),
-    /// OpenSSL could not do its part: above all, memory is short.
+    /// OpenSSL failed internally, mostly for lack of memory.
     Internal(io::Error),
-    /// The peer's answer is no TLS.
+    /// The peer's answer is not TLS.
     NoTls,
-    /// The certificate does not hold, for this reason: OpenSSL's verdict, or the same in plainer
-    /// words.
+    /// The certificate check failed. The text is OpenSSL's reason, or a plainer one.
     Certificate(Flaw, String),
-    /// The certificate's key, of which this is the pin, is none of the pinned.
+    /// The server's key is not pinned. This is its pin.
     Pin(Pin),
-    /// The server wants a client certificate.
+    /// The server requires a client certificate.
     ClientCertificateWanted,
-    /// The server refuses the client certificate, for this reason.
+    /// The server refuses the client certificate, for OpenSSL's reason.
     ClientCertificateRefused(String),
-    /// The server has no certificate for the name that it was asked for, or demands one (SNI).
+    /// The server has no certificate for the name that the client sent (SNI), or requires a name.
     UnknownName,
-    /// No TLS version suits both.
+    /// Client and server have no TLS version in common.
     NoCommonVersion,
-    /// The two sides do not agree otherwise, for OpenSSL's reason.
+    /// Any other failure, with OpenSSL's reason.
     Refused(String),
 }
 
-/// What a failed handshake says about the session that it offered.
+/// Whether the offered session may have caused a failed handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SessionVerdict {
-    /// It cannot be the cause.
+    /// The session is not the cause.
     Cleared,
-    /// The server went away, as it may for any reason: another handshake at once would only add to
-    /// its load.
+    /// The server closed the connection, which can have any reason. An immediate second handshake
+    /// would only add to its load.
     Doubtful,
-    /// An alert, or an answer against the protocol: without the session it may be another.
+    /// The server sent an alert, or violated the protocol. A handshake without the session may
+    /// succeed.
     Suspected,
 }
 
-/// Why there is no TLS connection.
+/// A failed attempt to make a TLS connection.
 #[derive(Debug)]
 pub enum ConnectError {
     Failed(HandshakeError),
-    /// The session that was offered may be the cause: without one it may work.
+    /// The offered session may be the cause: retry without one.
     OfSession(HandshakeError),
 }
 
@@ -103,18 +104,18 @@ impl From<HandshakeError> for ConnectError {
     }
 }
 
-/// What a server has against the client certificate, as TLS 1.3 has it only after the handshake
-/// (RFC 8446 section 4.4.2.4).
+/// A refusal of the client certificate after the handshake, as in TLS 1.3 (RFC 8446 section
+/// 4.4.2.4).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LateRefusal {
-    /// It wants one.
+    /// The server requires a client certificate.
     Wanted,
-    /// It refuses ours, for this reason.
+    /// The server refuses the client certificate, for OpenSSL's reason.
     Refused(String),
 }
 
 impl LateRefusal {
-    /// From an error of reading; `None` when that is no alert of this kind.
+    /// Reads the refusal from an error of a read; `None` if the error has another cause.
     pub fn of(error: &io::Error) -> Option<LateRefusal> {
         match HandshakeError::from_stack(stack_of(error)?, X509VerifyResult::OK) {
             HandshakeError::ClientCertificateWanted => Some(LateRefusal::Wanted),
@@ -133,21 +134,21 @@ impl From<LateRefusal> for HandshakeError {
     }
 }
 
-/// What is wrong with a certificate: each kind has a remedy of its own.
+/// Why a certificate check failed. Each kind has its own hint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flaw {
-    /// It is for another name.
+    /// The certificate is for another name.
     Name,
     Expired,
     NotYetValid,
-    /// Its key takes too long to verify a signature with.
+    /// The key exceeds the limits of [`bounds`].
     Key,
-    /// Nobody who is trusted vouches for it.
+    /// No trusted CA has signed the chain.
     Chain,
 }
 
 impl Flaw {
-    /// Translates OpenSSL's verdict (X509_verify_cert_error_string(3)).
+    /// From OpenSSL's verification result (X509_verify_cert_error_string(3)).
     fn of(verified: X509VerifyResult) -> Flaw {
         match verified.as_raw() {
             ffi::X509_V_ERR_HOSTNAME_MISMATCH | ffi::X509_V_ERR_IP_ADDRESS_MISMATCH => Flaw::Name,
@@ -158,8 +159,8 @@ impl Flaw {
         }
     }
 
-    /// OpenSSL's `verdict` on a certificate, with what the certificate says about it. `name`: the
-    /// name that it should be for.
+    /// OpenSSL's `verdict`, made concrete with the certificate's own fields. `name` is the name
+    /// that the certificate should have.
     pub fn in_plain_words(self, verdict: &str, certificate: &Certificate, name: &str) -> String {
         match self {
             Flaw::Name => format!("it is for {}, not for {name}", certificate.names_in_short()),
@@ -172,7 +173,7 @@ impl Flaw {
                     certificate.chain_issuer.chars().take(LONGEST_ISSUER).collect();
                 format!("{verdict}: {issuer}")
             }
-            // Another certificate of the chain has expired.
+            // Under `Expired`, another certificate of the chain has expired.
             Flaw::Expired | Flaw::Key | Flaw::Chain => verdict.to_owned(),
         }
     }
@@ -183,7 +184,7 @@ impl HandshakeError {
         HandshakeError::Refused("the server's certificate cannot be read".to_owned())
     }
 
-    /// Classifies the error of a handshake about which OpenSSL has reported `facts`.
+    /// Classifies a handshake's error with the facts that OpenSSL reported about it.
     pub fn classify(error: native_tls::Error, facts: &Facts) -> HandshakeError {
         if !facts.has_begun() {
             return HandshakeError::Internal(io::Error::other(error));
@@ -200,10 +201,10 @@ impl HandshakeError {
         }
     }
 
-    /// What it says about the session that the handshake offered.
+    /// Whether the offered session may be the cause.
     pub fn verdict_on_session(&self) -> SessionVerdict {
         match self {
-            // A handshake that is resumed shows no certificate, and asks for none.
+            // In a resumed handshake, neither side sends a certificate.
             HandshakeError::Internal(_)
             | HandshakeError::Certificate(..)
             | HandshakeError::Pin(_)
@@ -240,7 +241,7 @@ impl HandshakeError {
             CERTIFICATE_REQUIRED => HandshakeError::ClientCertificateWanted,
             UNRECOGNIZED_NAME => HandshakeError::UnknownName,
             HANDSHAKE_FAILURE => HandshakeError::Refused(
-                "handshake failure (it may want a client certificate, or share no cipher)"
+                "handshake failure (it may require a client certificate, or share no cipher)"
                     .to_owned(),
             ),
             code if is_internal(code) => HandshakeError::Internal(io::Error::other(reason)),
@@ -255,21 +256,21 @@ impl HandshakeError {
     }
 }
 
-/// Whether `error`, met while reading, only says that the peer closed without close_notify, as
-/// Redis does: an ordinary end of stream here, since RESP says by itself where a reply ends.
+/// Whether a read failed only because the peer closed without close_notify, as Redis does. This is
+/// a normal end of stream, since RESP itself marks the end of each reply.
 pub fn is_unannounced_close(error: &io::Error) -> bool {
     stack_of(error).is_some_and(|stack| {
         stack.errors().iter().any(|error| error.reason_code() == UNEXPECTED_EOF)
     })
 }
 
-/// Whether OpenSSL could not do its part when it read or wrote: above all, memory is short.
+/// Whether a read or write failed inside OpenSSL, mostly for lack of memory.
 pub fn is_own_failure(error: &io::Error) -> bool {
     stack_of(error)
         .is_some_and(|stack| stack.errors().iter().any(|error| is_internal(error.reason_code())))
 }
 
-/// OpenSSL's stack of errors in an error of reading or writing.
+/// OpenSSL's error stack inside the error of a read or write.
 fn stack_of(error: &io::Error) -> Option<&ErrorStack> {
     error.get_ref()?.downcast_ref::<openssl::ssl::Error>()?.ssl_error()
 }

@@ -1,12 +1,9 @@
-//! Trust: from settings to TLS connections that satisfy them.
+//! TLS connections by a tunnel's trust settings.
 
 mod bounds;
 mod certificate;
 mod connector;
-mod context;
-mod facts;
 mod handshake;
-mod late_files;
 pub mod pem;
 mod pin;
 mod raw;
@@ -15,19 +12,18 @@ mod session;
 mod stream;
 mod trust;
 
-pub use certificate::{Certificate, certificate_of, names_and_end_of};
+pub use certificate::{Certificate, certificate_of};
 pub use connector::Connector;
-pub use context::speaks;
 pub use handshake::{
     ConnectError, Flaw, HandshakeError, LateRefusal, is_own_failure, is_unannounced_close,
 };
-pub use late_files::late_files;
 pub use pin::Pin;
+pub use roots::late_files;
 pub use session::Sessions;
 pub use stream::TlsStream;
-pub use trust::{MinTls, Trust, Verify};
+pub use trust::{Trust, Verify};
 
-/// Name and version of the OpenSSL that is in use, without its date: `OpenSSL 3.5.5`.
+/// Name and version of the loaded OpenSSL, without its date: `OpenSSL 3.5.5`.
 pub fn openssl_version() -> String {
     let words: Vec<_> = openssl::version::version().split(' ').take(2).collect();
     words.join(" ")

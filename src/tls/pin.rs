@@ -19,23 +19,18 @@ impl Pin {
         Pin(openssl::sha::sha256(public_key_info))
     }
 
-    /// Parses one pin; `None` when it is none.
+    /// Parses one pin; `None` if `text` is not a pin.
     fn parse(text: &str) -> Option<Pin> {
         let hash = base64::decode_block(text.strip_prefix(PREFIX)?).ok()?;
         let pin = Pin(hash.try_into().ok()?);
-        // OpenSSL's decoder forgives; a pin is not to be guessed.
+        // OpenSSL's decoder accepts more than the canonical form.
         (pin.to_string() == text).then_some(pin)
     }
 
-    /// Parses pins joined by `;`. `None` when any is wrong or there is none.
+    /// Parses pins separated by `;`. `None` if one of them is invalid, or there is none.
     pub fn parse_all(text: &str) -> Option<Vec<Pin>> {
         text.split(';').map(|pin| Pin::parse(pin.trim())).collect()
     }
-}
-
-/// Whether a server's key, of which this is the pin, is one of the pinned; any is when none is.
-pub fn holds(pinned: &[Pin], pin: &Pin) -> bool {
-    pinned.is_empty() || pinned.contains(pin)
 }
 
 impl fmt::Display for Pin {
@@ -55,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pin_is_what_curl_takes() {
+    fn a_pin_has_the_form_of_curls_option() {
         // printf '' | openssl dgst -sha256 -binary | openssl base64
         let text = "sha256//47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=";
         assert_eq!(Pin::of(b"").to_string(), text);
@@ -65,14 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_holds_if_it_is_one_of_the_pinned_or_none_is() {
-        let [a, b, c] = [b"a", b"b", b"c"].map(|key| Pin::of(key));
-        assert!(holds(&[], &a) && holds(&[b, a], &a));
-        assert!(!holds(&[b, c], &a));
-    }
-
-    #[test]
-    fn what_is_no_pin_is_refused() {
+    fn invalid_pins_are_refused() {
         let good = Pin::of(b"").to_string();
         let cases = [
             "",

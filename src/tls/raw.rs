@@ -1,7 +1,8 @@
 //! Safe functions for what native-tls and the openssl crate lack.
 //!
-//! native-tls hides its context, so [`catch`] takes it when OpenSSL makes it: OpenSSL then calls
-//! everybody who has registered for data in contexts (CRYPTO_get_ex_new_index(3)).
+//! native-tls hides its context, so [`catch`] obtains the context while OpenSSL creates it: for
+//! each new context, OpenSSL calls the function that was registered with a data index
+//! (CRYPTO_get_ex_new_index(3)).
 
 #![allow(unsafe_code)]
 
@@ -23,7 +24,7 @@ const CONNECT_EXIT: c_int = 0x1002;
 type InfoCallback = unsafe extern "C" fn(*const ffi::SSL, c_int, c_int);
 type VerifyCallback = unsafe extern "C" fn(*mut ffi::X509_STORE_CTX, *mut c_void) -> c_int;
 
-// What openssl-sys lacks.
+// Functions that openssl-sys lacks.
 unsafe extern "C" {
     fn SSL_CTX_set_info_callback(context: *mut ffi::SSL_CTX, callback: Option<InfoCallback>);
     fn SSL_CTX_set_cert_verify_callback(
@@ -36,13 +37,13 @@ unsafe extern "C" {
 }
 
 thread_local! {
-    /// The contexts that OpenSSL has made on this thread since [`catch`] began; `None`: it is not
-    /// running.
+    /// The contexts that OpenSSL has created on this thread since [`catch`] began; `None` if
+    /// `catch` is not running.
     static CAUGHT: RefCell<Option<Vec<SslContextBuilder>>> = const { RefCell::new(None) };
 }
 
-/// Runs `build`, and returns the contexts that it made as well. They can be set up until the first
-/// connection is made with the result.
+/// Runs `build`, and returns its result with the contexts that it created. They can be changed
+/// until the first connection is made.
 ///
 /// # Errors
 /// Those of `build`.
@@ -69,9 +70,9 @@ unsafe extern "C" fn catch_context(
     CAUGHT.with_borrow_mut(|caught| {
         let Some(caught) = caught else { return };
         let context = parent.cast::<ffi::SSL_CTX>();
-        // SAFETY: OpenSSL calls this with the context that it is making, whose reference count is
+        // SAFETY: OpenSSL calls this with the context that it is creating, whose reference count is
         // already set (SSL_CTX_new in OpenSSL's ssl_lib.c). The builder owns the added reference,
-        // which keeps the context alive whatever native-tls does with its own.
+        // so the context stays alive even if native-tls drops its own.
         unsafe {
             if ffi::SSL_CTX_up_ref(context) == 1 {
                 caught.push(SslContextBuilder::from_ptr(context));
@@ -80,20 +81,21 @@ unsafe extern "C" fn catch_context(
     });
 }
 
-/// Limits the certificate chain that a peer may send.
+/// Sets the longest certificate chain that a peer may send, in bytes.
 pub fn set_longest_chain(context: &mut SslContextBuilder, bytes: usize) {
     let bytes = c_long::try_from(bytes).unwrap_or(c_long::MAX);
     // SAFETY: `context` keeps the SSL_CTX alive.
     unsafe { ffi::SSL_CTX_ctrl(context.as_ptr(), SET_MAX_CERT_LIST, bytes, ptr::null_mut()) };
 }
 
-/// Verifies a server's certificate chain, in place of OpenSSL's own verification.
+/// Replaces OpenSSL's verification of a server's certificate chain.
 pub trait Verifier {
-    /// Whether to accept the chain. Sets the chain's error, which is OpenSSL's verdict.
+    /// Verifies the chain. Returns whether to accept it, and sets the chain's error, which becomes
+    /// OpenSSL's verification result.
     fn verify(chain: &mut X509StoreContextRef) -> bool;
 }
 
-/// Makes `V` verify the chains of a context's connections.
+/// Makes the connections of a context verify chains with `V`.
 pub fn verify_by<V: Verifier>(context: &mut SslContextBuilder) {
     // SAFETY: `context` keeps the SSL_CTX alive; the callback lives as long as the program, and has
     // no argument.
@@ -103,11 +105,11 @@ pub fn verify_by<V: Verifier>(context: &mut SslContextBuilder) {
 }
 
 unsafe extern "C" fn verify<V: Verifier>(chain: *mut ffi::X509_STORE_CTX, _: *mut c_void) -> c_int {
-    // SAFETY: OpenSSL calls this with a live object that nobody else uses meanwhile.
+    // SAFETY: OpenSSL calls this with a live object that is not used elsewhere during the call.
     V::verify(unsafe { X509StoreContextRef::from_ptr_mut(chain) }).into()
 }
 
-/// The certificate that is to be verified, first in its chain.
+/// The server's own certificate, which comes first in the chain.
 pub fn first_of(chain: &X509StoreContextRef) -> Option<&X509Ref> {
     // SAFETY: the chain is alive, and keeps the certificate alive as long as itself.
     unsafe {
@@ -116,24 +118,24 @@ pub fn first_of(chain: &X509StoreContextRef) -> Option<&X509Ref> {
     }
 }
 
-/// Follows the handshakes of a context's connections.
+/// Observes the handshakes of a context's connections.
 pub trait Observer {
-    /// A handshake begins. Nothing has been sent.
+    /// A handshake begins. OpenSSL has not sent anything.
     fn begins(ssl: &mut SslRef);
-    /// OpenSSL has done what it can for now: the handshake waits for the peer, has failed, or is
-    /// done. After the handshake OpenSSL calls this for further messages, such as session tickets.
+    /// The handshake waits for the peer, has failed, or is complete. After the handshake, OpenSSL
+    /// calls this again for later messages, such as session tickets.
     fn pauses(ssl: &mut SslRef);
 }
 
-/// Makes `O` follow the handshakes of a context's connections.
+/// Makes `O` observe the handshakes of a context's connections.
 pub fn observe_by<O: Observer>(context: &mut SslContextBuilder) {
     // SAFETY: `context` keeps the SSL_CTX alive, and the callback lives as long as the program.
     unsafe { SSL_CTX_set_info_callback(context.as_ptr(), Some(observe::<O>)) };
 }
 
 unsafe extern "C" fn observe<O: Observer>(ssl: *const ffi::SSL, at: c_int, _: c_int) {
-    // SAFETY: OpenSSL calls this with a live object, on the thread that uses it. OpenSSL declares
-    // the pointer const, but handshakes are changed in this callback by design.
+    // SAFETY: OpenSSL calls this with a live object, on the thread that uses the object. The
+    // pointer is declared const, but OpenSSL allows this callback to change the connection.
     let ssl = unsafe { SslRef::from_ptr_mut(ssl.cast_mut()) };
     match at {
         HANDSHAKE_START => O::begins(ssl),
@@ -142,14 +144,14 @@ unsafe extern "C" fn observe<O: Observer>(ssl: *const ffi::SSL, at: c_int, _: c_
     }
 }
 
-/// Makes OpenSSL discard what it has of the peer's records, and end reading.
+/// Makes OpenSSL discard buffered records of the peer, and end the stream for reading.
 pub fn end_reading(ssl: &mut SslRef) {
     // SAFETY: `ssl` is alive.
     unsafe { ffi::SSL_set_shutdown(ssl.as_ptr(), ffi::SSL_RECEIVED_SHUTDOWN) };
 }
 
-/// A copy of a session that does not share its fate: OpenSSL makes the session of a connection that
-/// ends without close_notify unusable, in `SSL_free`. `None`: there is no memory.
+/// Copies a session. `SSL_free` makes the original unusable if its connection ends without
+/// close_notify; the copy stays usable. `None` if OpenSSL has no memory.
 pub fn copy_of(session: &SslSessionRef) -> Option<SslSession> {
     // SAFETY: `session` is alive, and the copy belongs to the caller alone.
     unsafe {
@@ -169,7 +171,7 @@ mod tests {
         SslContextBuilder::new(SslMethod::tls()).map(SslContextBuilder::build)
     }
 
-    /// How often `context` has been caught, while [`catch`] is running.
+    /// How many times [`catch`] has caught `context` so far.
     fn caught(context: &SslContext) -> usize {
         let is_it = |builder: &&SslContextBuilder| builder.as_ptr() == context.as_ptr();
         CAUGHT.with_borrow(|caught| {
@@ -178,9 +180,9 @@ mod tests {
     }
 
     #[test]
-    fn context_whose_building_fails_outlives_its_maker() {
+    fn caught_context_stays_alive_after_its_creator_fails() {
         let failed = catch(|| {
-            // As native-tls does when OpenSSL refuses a setting: made, and dropped.
+            // native-tls creates and drops a context if OpenSSL refuses a setting.
             drop(make().unwrap());
             CAUGHT.with_borrow_mut(|caught| {
                 let context = &mut caught.as_mut().unwrap()[0];

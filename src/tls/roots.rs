@@ -1,8 +1,9 @@
-//! The system's CA certificates, read once and only if something is verified against them.
+//! The system's CA certificates (roots). They are read once, and only if a tunnel needs them.
 //!
-//! native-tls reads them for every connector, even for one that does not verify: 30 ms of CPU and
-//! 2 MiB each time. So we hide the bundle from native-tls, and load it once.
+//! native-tls would read them for every connector, even for those that do not verify: this costs
+//! 30 ms of CPU time and 2 MiB each time. So we hide the bundle from native-tls, and load it once.
 
+use std::collections::BTreeSet;
 use std::env;
 use std::ffi::OsString;
 use std::fs;
@@ -10,34 +11,39 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use native_tls::Certificate;
+use openssl::x509::X509;
 
 use super::pem;
+use super::trust::{Trust, Verify};
+use crate::sandbox::directory_of;
 use crate::system::process::set_variable;
 
-/// The variables that tell OpenSSL where the bundle and the directories are (openssl-env(7)).
+/// The variables with the paths of the bundle and of the directories (openssl-env(7)).
 const CERT_FILE: &str = "SSL_CERT_FILE";
 const CERT_DIR: &str = "SSL_CERT_DIR";
 
-/// The bundle that native-tls would have read.
-static BUNDLE: OnceLock<PathBuf> = OnceLock::new();
-static ROOTS: OnceLock<Vec<Certificate>> = OnceLock::new();
+/// The variables with the paths of OpenSSL's configuration and providers (openssl-env(7)).
+const OPENSSL_PATHS: [&str; 2] = ["OPENSSL_CONF", "OPENSSL_MODULES"];
 
-/// Why no system root can be used.
+/// The path of the bundle, which is hidden from native-tls.
+static BUNDLE: OnceLock<PathBuf> = OnceLock::new();
+static ROOTS: OnceLock<Vec<X509>> = OnceLock::new();
+
+/// Why the system roots cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RootsProblem {
-    /// `variable` names something that cannot be read. `problem` is a predicate of the variable.
+    /// The path in `variable` cannot be read. `problem` continues the variable's name.
     Unreadable { variable: &'static str, problem: String },
     /// The system has no CA certificate.
     None,
 }
 
-/// Keeps native-tls from reading the system's bundle. This does not affect COMMAND, whose
-/// environment must be copied before.
+/// Hides the system's bundle from native-tls. The caller must copy the environment for COMMAND
+/// before.
 ///
-/// native-tls still knows the system's directories, which OpenSSL reads only when it must.
-///
-/// Call this before any thread starts; later it has no effect but that the bundle is read twice.
+/// native-tls still finds the system's directories. OpenSSL searches them only for an issuer that
+/// it does not know.
+/// Call this before any thread starts: later it only has the effect that the bundle is read twice.
 pub fn keep_from_native_tls() {
     if let Some(bundle) = openssl_probe::probe().cert_file {
         BUNDLE.get_or_init(|| bundle);
@@ -45,9 +51,9 @@ pub fn keep_from_native_tls() {
     }
 }
 
-/// The certificates of the bundle and of the directories that the user names, except for unreadable
-/// ones: the user cannot repair the system's bundle.
-pub fn loaded() -> &'static [Certificate] {
+/// The certificates of the bundle and of the directories in SSL_CERT_DIR. Unreadable ones are
+/// skipped, since a user cannot repair the system's bundle.
+pub fn loaded() -> &'static [X509] {
     let load = || {
         let bundle = BUNDLE.get().into_iter().cloned();
         let directories = own_directories().unwrap_or_default();
@@ -58,20 +64,15 @@ pub fn loaded() -> &'static [Certificate] {
     ROOTS.get_or_init(load)
 }
 
-/// The bundle's path.
-pub fn bundle() -> Option<&'static Path> {
-    BUNDLE.get().map(PathBuf::as_path)
-}
-
-/// The directories in SSL_CERT_DIR; `None` if it is unset. They replace the system's directories,
-/// which native-tls would use as well.
+/// The directories in SSL_CERT_DIR; `None` if the variable is unset. They replace the system's
+/// directories, which native-tls would use in addition.
 pub fn own_directories() -> Option<Vec<PathBuf>> {
     let list = setting(CERT_DIR)?;
     Some(env::split_paths(&list).filter(|directory| !directory.as_os_str().is_empty()).collect())
 }
 
-/// Checks that the system has CA certificates, and that those which the user names are readable:
-/// OpenSSL would silently use others instead.
+/// Checks that there are system roots, and that the paths in SSL_CERT_FILE and SSL_CERT_DIR are
+/// readable. OpenSSL would ignore an unreadable path without an error.
 ///
 /// # Errors
 /// The first problem found.
@@ -91,13 +92,36 @@ pub fn check() -> Result<(), RootsProblem> {
     if has_some { Ok(()) } else { Err(RootsProblem::None) }
 }
 
+/// Files and directories that OpenSSL may read for these settings after COMMAND's start. The
+/// sandbox must allow them.
+pub fn late_files<'a>(mut trusts: impl Iterator<Item = &'a Trust>) -> Vec<PathBuf> {
+    let mut files: BTreeSet<PathBuf> =
+        OPENSSL_PATHS.iter().filter_map(env::var_os).map(PathBuf::from).collect();
+    files.extend(own_directory());
+    if trusts.any(|trust| trust.ca.is_none() && trust.verify != Verify::None) {
+        files.extend(BUNDLE.get().cloned());
+        for folder in own_directories().unwrap_or_else(|| openssl_probe::probe().cert_dir) {
+            // Hashed names are links to certificates, often in another directory.
+            let entries = fs::read_dir(&folder).into_iter().flatten().flatten();
+            files.extend(entries.filter_map(|entry| directory_of(&entry.path())));
+            files.insert(folder);
+        }
+    }
+    files.into_iter().collect()
+}
+
+/// The directory of OpenSSL's own configuration, from the text `OPENSSLDIR: "/usr/lib/ssl"`.
+fn own_directory() -> Option<PathBuf> {
+    openssl::version::dir().split('"').nth(1).map(PathBuf::from)
+}
+
 /// The value of an environment variable, unless it is empty.
 fn setting(variable: &str) -> Option<OsString> {
     env::var_os(variable).filter(|value| !value.is_empty())
 }
 
-/// Checks that the bundle can be read. An empty one is valid, since `/dev/null` means: directories
-/// only.
+/// Checks that the bundle can be read. An empty bundle is valid: users set `/dev/null` to use
+/// directories only.
 fn check_file(file: &Path) -> Result<(), RootsProblem> {
     let reason = match read(file) {
         Ok(pem) if pem.is_empty() || certificates_in(&pem).next().is_some() => return Ok(()),
@@ -113,23 +137,24 @@ fn check_file(file: &Path) -> Result<(), RootsProblem> {
     })
 }
 
-/// The longest bundle to read, in bytes.
+/// How much of a bundle to read, in bytes.
 const LONGEST: u64 = 16 << 20;
 
-fn read(file: &Path) -> io::Result<Vec<u8>> {
+fn read(file: &Path) -> io::Result<String> {
     let mut pem = Vec::new();
     fs::File::open(file)?.take(LONGEST).read_to_end(&mut pem)?;
-    Ok(pem)
+    Ok(String::from_utf8_lossy(&pem).into_owned())
 }
 
 /// Checks that at least one of the directories can be read.
 fn check_directories(directories: &[PathBuf]) -> Result<(), RootsProblem> {
-    let mut errors = Vec::new();
-    for directory in directories {
-        match fs::read_dir(directory) {
-            Ok(_) => return Ok(()),
-            Err(error) => errors.push(format!("'{}' ({error})", directory.display())),
-        }
+    let error = |directory: &PathBuf| {
+        let error = fs::read_dir(directory).err()?;
+        Some(format!("'{}' ({error})", directory.display()))
+    };
+    let errors: Vec<String> = directories.iter().filter_map(error).collect();
+    if errors.len() < directories.len() {
+        return Ok(());
     }
     Err(RootsProblem::Unreadable {
         variable: CERT_DIR,
@@ -141,11 +166,11 @@ fn check_directories(directories: &[PathBuf]) -> Result<(), RootsProblem> {
     })
 }
 
-fn certificates_in(pem: &[u8]) -> impl Iterator<Item = Certificate> {
-    pem::blocks(pem).filter_map(|block| Certificate::from_pem(block).ok())
+fn certificates_in(pem: &str) -> impl Iterator<Item = X509> {
+    pem::each_certificate(pem).filter_map(Result::ok)
 }
 
-/// The files in which OpenSSL would look for certificates: `HASH.NUMBER` (openssl-rehash(1)).
+/// The files of a directory that OpenSSL would search: `HASH.NUMBER` (openssl-rehash(1)).
 fn hashed(directory: &Path) -> impl Iterator<Item = PathBuf> {
     let is_hashed = |name: &str| {
         name.split_once('.').is_some_and(|(hash, number)| {
@@ -157,7 +182,7 @@ fn hashed(directory: &Path) -> impl Iterator<Item = PathBuf> {
     };
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     let named = entries.filter(move |entry| entry.file_name().to_str().is_some_and(is_hashed));
-    // A dangling link leads to no certificate.
+    // Skip dangling links.
     named.map(|entry| entry.path()).filter(|path| path.exists())
 }
 
@@ -166,7 +191,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_directory_counts_if_openssl_would_find_a_certificate_in_it() {
+    fn only_hashed_names_in_a_directory_count() {
         let folder = tempfile::tempdir().unwrap();
         for name in ["README", "ca.pem", "0123456.0", "01234567.", "01234567.r0", "zzzzzzzz.0"] {
             fs::write(folder.path().join(name), "").unwrap();

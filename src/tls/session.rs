@@ -1,8 +1,8 @@
-//! TLS sessions that are resumed: a connection to a known server spares both sides the
-//! certificate, its verification and the server's signature (RFC 8446 section 2.2).
+//! Resumption of TLS sessions. A resumed handshake needs no certificate, no verification and no
+//! signature of the server (RFC 8446 section 2.2).
 //!
-//! native-tls gives no access to OpenSSL's object for a connection, so OpenSSL's callbacks do this:
-//! they offer the session when a handshake starts, and collect tickets as the server sends them.
+//! native-tls gives no access to OpenSSL's object for a connection. So callbacks of OpenSSL offer
+//! the session when a handshake begins, and store the session tickets that the server sends.
 
 #![allow(unsafe_code)]
 
@@ -18,41 +18,40 @@ use openssl::ssl::{Ssl, SslContextBuilder, SslRef, SslSession, SslSessionCacheMo
 use tokio::sync::SetOnce;
 use tokio::time::Instant;
 
-use super::facts::Facts;
 use super::raw::{self, Observer};
+use super::stream::Facts;
 
-/// How long sessions may follow from one another until the server has to show its certificate
-/// again.
+/// Sessions are resumed for this long after a full handshake. Then the server must show its
+/// certificate again.
 const FULL_HANDSHAKE_EVERY: Duration = Duration::from_secs(3600);
-/// So many sessions in a row that were of no use, and the server is offered none for a while.
+/// After this many failed resumptions in a row, none is tried for [`NONE_OFFERED`].
 const FAILURES: u32 = 2;
-/// For how long.
 const NONE_OFFERED: Duration = Duration::from_secs(600);
 
-/// The latest session with one server, for one set of trust settings.
+/// The latest session with one server under one set of trust settings.
 #[derive(Default)]
 pub struct Sessions {
     known: Mutex<Known>,
-    /// Set with the first session.
+    /// Set when the first session arrives.
     first: SetOnce<()>,
 }
 
 #[derive(Default)]
 struct Known {
     latest: Option<Session>,
-    /// Sessions that go back to a full handshake of this time, or before, are not taken in any
-    /// more.
+    /// Sessions from a full handshake at this time or earlier are not stored any more.
     forgotten: Option<Instant>,
-    /// Sessions that failed since one was resumed, and when the last of them did.
+    /// Failed resumptions since the last successful one.
     failures: u32,
+    /// The time of the latest failure.
     failed: Option<Instant>,
 }
 
-/// A session, and when the full handshake was that it goes back to, in which the server showed its
-/// certificate.
 #[derive(Clone)]
 struct Session {
     session: SslSession,
+    /// The time of the full handshake that the session derives from. The server showed its
+    /// certificate then.
     full_handshake: Instant,
 }
 
@@ -63,6 +62,7 @@ impl std::fmt::Debug for Sessions {
 }
 
 impl Known {
+    /// The session to offer at the time `now`.
     fn to_offer(&self, now: Instant) -> Option<&Session> {
         let within = |then: Instant, time| now.saturating_duration_since(then) < time;
         let useless = self.failures >= FAILURES
@@ -71,6 +71,7 @@ impl Known {
         latest.filter(|latest| !useless && within(latest.full_handshake, FULL_HANDSHAKE_EVERY))
     }
 
+    /// Stores a session, unless a later one is known, or sessions of its age are forgotten.
     fn keep(&mut self, session: Session) {
         let since = session.full_handshake;
         let outdated = self.latest.as_ref().is_some_and(|latest| latest.full_handshake > since);
@@ -79,8 +80,8 @@ impl Known {
         }
     }
 
-    /// Forgets what goes back to a full handshake of `until`, or before; says whether there was
-    /// something.
+    /// Forgets sessions from a full handshake at `until` or earlier. Returns whether one was
+    /// stored.
     fn forget(&mut self, until: Instant) -> bool {
         self.forgotten = self.forgotten.max(Some(until));
         self.latest.take_if(|latest| latest.full_handshake <= until).is_some()
@@ -92,7 +93,7 @@ impl Sessions {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Forgets all sessions, those included that open connections may still be given.
+    /// Forgets all sessions, including those that open connections have yet to receive.
     pub fn forget(&self) {
         self.known().forget(Instant::now());
     }
@@ -102,7 +103,7 @@ impl Sessions {
         self.first.wait().await;
     }
 
-    /// What the next handshake offers, and the watch over it.
+    /// Prepares the next handshake: returns its offer, and the watch over the offered session.
     pub fn offer(self: &Arc<Self>) -> (Offer, Watch) {
         let began = Instant::now();
         let offered = self.known().to_offer(began).cloned();
@@ -110,39 +111,36 @@ impl Sessions {
         let (sessions, facts) = (self.clone(), Arc::default());
         let connection = Connection { sessions, began, offered_since, facts };
         let session = offered.map(|offered| offered.session);
-        let watch = Watch {
-            sessions: self.clone(),
-            began,
-            suspected_since: offered_since,
-            has_failed: false,
-        };
+        let (sessions, suspected_since, has_failed) = (self.clone(), offered_since, false);
+        let watch = Watch { sessions, began, suspected_since, has_failed };
         (Offer { connection, session }, watch)
     }
 }
 
-/// A handshake that is given up sooner says nothing about its session: its app has left.
+/// If a handshake is cancelled earlier than this, its app has left, and the session is not the
+/// cause.
 const HUNG: Duration = Duration::from_secs(1);
 
-/// What one handshake offers.
+/// The session that one handshake offers, if any.
 pub struct Offer {
     connection: Connection,
     session: Option<SslSession>,
 }
 
 impl Offer {
-    /// Filled in by the handshake that makes this offer, and by its connection.
+    /// The facts about the connection. OpenSSL's callbacks fill them in.
     pub fn facts(&self) -> &Arc<Facts> {
         &self.connection.facts
     }
 
-    /// Makes the handshake of `ssl` offer the session, and collects the sessions that the server
+    /// Makes the handshake of `ssl` offer the session, and stores the sessions that the server
     /// sends.
     fn put_into(self, ssl: &mut SslRef) {
         let Ok(index) = index() else { return };
         self.connection.facts.begin();
         ssl.set_ex_data(index, self.connection);
         if let Some(session) = &self.session {
-            // If OpenSSL does not take the session, this is a full handshake.
+            // If OpenSSL rejects the session, this becomes a full handshake.
             // SAFETY: a `Sessions` belongs to one connector, so the session comes from a connection
             // with the same context as this one.
             let _ = unsafe { ssl.set_session(session) };
@@ -150,50 +148,49 @@ impl Offer {
     }
 }
 
-/// What each connection carries: where its sessions go, and how old they are.
+/// The data that OpenSSL keeps with each connection: where to store its sessions, and their age.
 struct Connection {
     sessions: Arc<Sessions>,
     began: Instant,
-    /// When the full handshake took place that the offered session goes back to.
+    /// The time of the full handshake that the offered session derives from.
     offered_since: Option<Instant>,
     facts: Arc<Facts>,
 }
 
 impl Connection {
-    /// Stores a session, as old as the certificate that this connection relies on.
+    /// Stores a session. A resumed connection passes on the age of the session that it resumed.
     fn keep(&self, session: SslSession, resumed: bool) {
         let inherited = self.offered_since.filter(|_| resumed);
         let full_handshake = inherited.unwrap_or(self.began);
         self.sessions.known().keep(Session { session, full_handshake });
-        if !self.sessions.first.initialized() {
-            // Nobody else sets it: OpenSSL calls on the thread that all connections share.
-            let _ = self.sessions.first.set(());
-        }
+        // An error only means that it is set already.
+        let _ = self.sessions.first.set(());
     }
 }
 
-/// Watches over a handshake that may offer a session. Unless the session is cleared, it is
-/// forgotten, also when the handshake is dropped because its time is up.
+/// Watches over the session that a handshake offers. When the watch is dropped, the session is
+/// forgotten unless it was cleared. So a handshake that times out forgets its session, too.
 #[must_use]
 pub struct Watch {
     sessions: Arc<Sessions>,
     began: Instant,
+    /// The time of the full handshake that the suspected session derives from.
     suspected_since: Option<Instant>,
     has_failed: bool,
 }
 
 impl Watch {
-    /// Whether a session was offered.
+    /// Whether the handshake offered a session.
     pub fn suspects(&self) -> bool {
         self.suspected_since.is_some()
     }
 
-    /// The session did no harm.
+    /// The session is not the cause of any failure.
     pub fn clear(mut self) {
         self.suspected_since = None;
     }
 
-    /// The handshake has failed, and the session may be the cause.
+    /// The handshake failed, and the session may be the cause.
     pub fn failed(mut self) {
         self.has_failed = true;
     }
@@ -209,7 +206,7 @@ impl Drop for Watch {
     fn drop(&mut self) {
         let Some(since) = self.suspected_since else { return };
         let mut known = self.sessions.known();
-        // Of several handshakes that offered the same session, one counts.
+        // Several handshakes may have offered the same session: only the first failure counts.
         let counts = self.has_failed || self.began.elapsed() >= HUNG;
         if known.forget(since) && counts {
             known.failures = known.failures.saturating_add(1);
@@ -219,12 +216,11 @@ impl Drop for Watch {
 }
 
 thread_local! {
-    /// What the handshake that is being polled offers, until it begins.
+    /// The offer of the handshake that is being polled, until it begins.
     static TO_OFFER: RefCell<Option<Offer>> = const { RefCell::new(None) };
 }
 
-/// Runs a handshake that makes the offer, with a connector whose context is set up by
-/// [`resume_in`].
+/// Runs a handshake that makes this offer. Its connector's context must be set up by [`resume_in`].
 pub async fn offering<T>(offer: Offer, handshake: impl Future<Output = T>) -> T {
     let mut handshake = pin!(handshake);
     let mut offer = Some(offer);
@@ -237,11 +233,10 @@ pub async fn offering<T>(offer: Offer, handshake: impl Future<Output = T>) -> T 
     .await
 }
 
-/// Makes the connections of a context resume sessions, and hand theirs to the [`Sessions`] of
-/// each.
+/// Makes the connections of a context resume sessions, and store new ones in their [`Sessions`].
 ///
 /// # Errors
-/// When OpenSSL has no memory.
+/// If OpenSSL has no memory.
 pub fn resume_in(context: &mut SslContextBuilder) -> Result<(), ErrorStack> {
     let index = index()?;
     raw::observe_by::<Handshakes>(context);
@@ -277,7 +272,7 @@ impl Observer for Handshakes {
 
 static INDEX: OnceLock<Index<Ssl, Connection>> = OnceLock::new();
 
-/// Where OpenSSL keeps a [`Connection`].
+/// The index under which OpenSSL keeps a [`Connection`].
 fn index() -> Result<Index<Ssl, Connection>, ErrorStack> {
     match INDEX.get() {
         Some(index) => Ok(*index),
@@ -303,7 +298,7 @@ mod tests {
     use tokio::time::{advance, timeout};
 
     use super::*;
-    use crate::tls::{Connector, MinTls, Pin, TlsStream, Trust, Verify};
+    use crate::tls::{Connector, Pin, TlsStream, Trust};
 
     const MINUTE: Duration = Duration::from_secs(60);
 
@@ -331,32 +326,29 @@ mod tests {
     }
 
     fn connector(pins: Vec<Pin>) -> Arc<Connector> {
-        let (verify, min_tls) = (Verify::None, MinTls::V1_2);
-        let (ca, identity, server_name) = (None, None, None);
-        Connector::new(Trust { verify, min_tls, ca, pins, identity, server_name })
+        Connector::new(Trust { pins, ..Trust::none() })
     }
 
-    /// A server, a client of it, and the sessions between them. Time stands still unless it is told
-    /// to go on.
+    /// A server, a client, and the sessions between them. The clock is paused: tests advance it.
     struct Scene {
         acceptor: SslAcceptor,
         connector: Arc<Connector>,
         sessions: Arc<Sessions>,
     }
 
-    /// A connection over which the server has sent its tickets, but which nobody has read yet.
+    /// A connection over which the server has sent its tickets. The client has not read them yet.
     struct Pair {
         client: TlsStream<UnixStream>,
         server: SslStream<ServerStream>,
     }
 
     impl Pair {
-        /// Reads what the server says, behind its tickets, and takes leave: OpenSSL resumes no
-        /// session of TLS 1.2 whose connection broke off (SSL_set_shutdown(3)).
+        /// Reads the tickets and a byte behind them, then closes with close_notify: without it,
+        /// OpenSSL would not resume a TLS 1.2 session (SSL_set_shutdown(3)).
         async fn read(&mut self) {
             self.server.write_all(b"+").unwrap();
-            assert_eq!(self.client.read_u8().await.unwrap(), b'+');
-            self.client.shutdown().await.unwrap();
+            assert_eq!(self.client.stream.read_u8().await.unwrap(), b'+');
+            self.client.stream.shutdown().await.unwrap();
         }
     }
 
@@ -376,14 +368,14 @@ mod tests {
             Pair { client: client.unwrap(), server: server.unwrap() }
         }
 
-        /// A handshake that a silent server never ends, and that is given up.
+        /// A handshake with a silent server, cancelled after a second.
         async fn hang(&self) {
             let (client, _server) = pair();
             let handshake = self.connector.connect("redis.test", client, &self.sessions);
             assert!(timeout(MINUTE / 60, handshake).await.is_err());
         }
 
-        /// When the full handshake was that the session goes back to which would be offered now.
+        /// The time of the full handshake from which the session to offer now derives.
         fn offered_since(&self) -> Option<Instant> {
             let known = self.sessions.known();
             known.to_offer(Instant::now()).map(|session| session.full_handshake)
@@ -391,7 +383,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_late_ticket_is_as_old_as_the_handshake_of_its_connection() {
+    async fn a_late_ticket_has_the_age_of_its_handshake() {
         let scene = Scene::new();
         let began = Instant::now();
         let mut connection = scene.connect().await;
@@ -425,13 +417,13 @@ mod tests {
         advance(10 * MINUTE).await;
         late.read().await;
         assert_eq!(scene.offered_since(), None);
-        // Then the server shows its certificate again.
+        // Then a full handshake: the server shows its certificate again.
         scene.connect().await.read().await;
         assert_eq!(scene.offered_since(), Some(Instant::now()));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_session_does_not_replace_one_of_a_later_full_handshake() {
+    async fn an_older_session_does_not_replace_a_newer_one() {
         let scene = Scene::new();
         let mut older = scene.connect().await;
         advance(MINUTE).await;
@@ -449,7 +441,7 @@ mod tests {
         assert!(scene.offered_since().is_some());
         scene.hang().await;
         assert_eq!(scene.offered_since(), None);
-        // Nor does one come back that is as old.
+        // A late ticket of the same age is not stored either.
         late.read().await;
         assert_eq!(scene.offered_since(), None);
         let again = Instant::now();
@@ -458,7 +450,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_handshake_that_offered_nothing_forgets_nothing() {
+    async fn a_handshake_without_an_offer_forgets_no_session() {
         let scene = Scene::new();
         let began = Instant::now();
         let mut connection = scene.connect().await;
@@ -468,19 +460,19 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_session_outlives_a_connection_that_breaks_off() {
+    async fn a_session_stays_usable_after_its_connection_breaks() {
         let scene = Scene::new();
         let mut first = scene.connect().await;
         first.server.write_all(b"+").unwrap();
-        assert_eq!(first.client.read_u8().await.unwrap(), b'+');
-        // No close_notify: as after a reset, or when an idle connection is dropped.
+        assert_eq!(first.client.stream.read_u8().await.unwrap(), b'+');
+        // Without close_notify, as after a reset.
         drop(first);
         let second = scene.connect().await;
         assert!(second.server.ssl().session_reused());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn apps_that_give_up_soon_do_not_end_resumption() {
+    async fn apps_that_give_up_early_do_not_end_resumption() {
         let scene = Scene::new();
         for _ in 0..3 {
             scene.connect().await.read().await;
@@ -495,7 +487,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn after_two_failed_resumptions_none_is_offered_for_ten_minutes() {
         let scene = Scene::new();
-        // One that was resumed in between makes good for it.
+        // A successful resumption resets the count.
         for resumed in [false, true, false] {
             advance(MINUTE).await;
             scene.connect().await.read().await;
@@ -512,10 +504,10 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_session_of_a_server_with_an_unpinned_key_is_not_kept() {
+    async fn a_session_with_an_unpinned_server_is_not_stored() {
         let mut scene = Scene::new();
         scene.acceptor = acceptor(SslVersion::TLS1_2);
-        // TLS 1.2 gives it in the handshake.
+        // A TLS 1.2 server sends its session during the handshake.
         scene.connect().await;
         assert!(scene.offered_since().is_some());
         scene.sessions = Arc::default();

@@ -1,19 +1,81 @@
-//! A TLS connection.
+//! A TLS connection, and the facts that OpenSSL reports about it.
 
 use std::fmt;
-use std::io;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 
-use openssl::x509::X509;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use openssl::ssl::SslRef;
+use openssl::x509::{X509, X509VerifyResult};
+use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::facts::Facts;
+/// How many session tickets a server may send over one connection. Two to four are usual. Each
+/// costs some microseconds, and a TLS record can hold 900 of them.
+const MOST_TICKETS: u32 = 64;
 
-/// The stream of tokio-native-tls, with what OpenSSL reports about it.
+/// Facts about a connection that native-tls does not show. OpenSSL's callbacks write them, and the
+/// stream reads them.
+#[derive(Debug, Default)]
+pub struct Facts {
+    begun: AtomicBool,
+    resumed: AtomicBool,
+    /// OpenSSL's verification result, unless the server's chain is valid.
+    flaw: OnceLock<X509VerifyResult>,
+    /// The last certificate of the server's chain.
+    chain_end: OnceLock<X509>,
+    /// The number of session tickets that the server has sent.
+    tickets: AtomicU32,
+}
+
+impl Facts {
+    /// Notes that the handshake has begun.
+    pub fn begin(&self) {
+        self.begun.store(true, Ordering::Relaxed);
+    }
+
+    /// Copies the facts that OpenSSL knows now.
+    pub fn update(&self, ssl: &SslRef) {
+        self.resumed.store(ssl.session_reused(), Ordering::Relaxed);
+        if ssl.verify_result() != X509VerifyResult::OK {
+            self.flaw.get_or_init(|| ssl.verify_result());
+        }
+        if let Some(last) = ssl.peer_cert_chain().and_then(|chain| chain.iter().last()) {
+            self.chain_end.get_or_init(|| last.to_owned());
+        }
+    }
+
+    /// Counts a session ticket. Returns whether the server may send it.
+    pub fn count_ticket(&self) -> bool {
+        self.tickets.fetch_add(1, Ordering::Relaxed);
+        !self.has_too_many_tickets()
+    }
+
+    /// Whether OpenSSL has begun the handshake.
+    pub fn has_begun(&self) -> bool {
+        self.begun.load(Ordering::Relaxed)
+    }
+
+    pub fn resumed(&self) -> bool {
+        self.resumed.load(Ordering::Relaxed)
+    }
+
+    /// OpenSSL's verification result for the server's chain.
+    pub fn verified(&self) -> X509VerifyResult {
+        self.flaw.get().copied().unwrap_or(X509VerifyResult::OK)
+    }
+
+    pub fn chain_end(&self) -> Option<&X509> {
+        self.chain_end.get()
+    }
+
+    /// Whether reading has ended because the server sent too many session tickets.
+    pub fn has_too_many_tickets(&self) -> bool {
+        self.tickets.load(Ordering::Relaxed) > MOST_TICKETS
+    }
+}
+
+/// A stream of tokio-native-tls with its facts.
 pub struct TlsStream<S> {
-    tls: tokio_native_tls::TlsStream<S>,
+    pub stream: tokio_native_tls::TlsStream<S>,
     facts: Arc<Facts>,
 }
 
@@ -24,17 +86,17 @@ impl<S> fmt::Debug for TlsStream<S> {
 }
 
 impl<S> TlsStream<S> {
-    pub fn new(tls: tokio_native_tls::TlsStream<S>, facts: Arc<Facts>) -> TlsStream<S> {
-        TlsStream { tls, facts }
+    pub fn new(stream: tokio_native_tls::TlsStream<S>, facts: Arc<Facts>) -> TlsStream<S> {
+        TlsStream { stream, facts }
     }
 
     /// The stream below TLS.
     pub fn get_ref(&self) -> &S {
-        self.tls.get_ref().get_ref().get_ref()
+        self.stream.get_ref().get_ref().get_ref()
     }
 
     pub fn get_mut(&mut self) -> &mut S {
-        self.tls.get_mut().get_mut().get_mut()
+        self.stream.get_mut().get_mut().get_mut()
     }
 
     /// Whether the server resumed a session.
@@ -42,7 +104,7 @@ impl<S> TlsStream<S> {
         self.facts.resumed()
     }
 
-    /// Whether reading ended since the server sent too many session tickets.
+    /// Whether reading has ended because the server sent too many session tickets.
     pub fn has_too_many_tickets(&self) -> bool {
         self.facts.has_too_many_tickets()
     }
@@ -56,35 +118,6 @@ impl<S> TlsStream<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
     /// The server's certificate in DER.
     pub(super) fn peer_certificate(&self) -> Option<Vec<u8>> {
-        self.tls.get_ref().peer_certificate().ok()??.to_der().ok()
-    }
-}
-
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tls).poll_read(cx, buf)
-    }
-}
-
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.tls).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tls).poll_flush(cx)
-    }
-
-    /// Sends close_notify. The stream below stays open.
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tls).poll_shutdown(cx)
+        self.stream.get_ref().peer_certificate().ok()??.to_der().ok()
     }
 }

@@ -1,21 +1,24 @@
-//! What a server has to prove, and what we show it.
+//! The trust settings of a tunnel.
 
-use super::pem::{Authorities, ClientIdentity};
-use super::pin::{self, Pin};
+use openssl::ssl::SslVersion;
+use openssl::x509::X509;
 
-/// How much of the server's certificate must hold.
+use super::pem::ClientIdentity;
+use super::pin::Pin;
+
+/// How thoroughly to verify the server's certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verify {
-    /// Nothing.
+    /// Not at all.
     None,
-    /// Its chain.
+    /// Verify the chain.
     Ca,
-    /// Its chain and its name.
+    /// Verify the chain and the name.
     Full,
 }
 
 impl Verify {
-    /// The word by which users know it.
+    /// The value of `--verify`.
     pub fn word(self) -> &'static str {
         match self {
             Verify::None => "none",
@@ -25,36 +28,38 @@ impl Verify {
     }
 }
 
-/// The oldest TLS version to accept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MinTls {
-    V1_2,
-    V1_3,
-}
-
-/// What decides how a tunnel's TLS connections are made.
+/// The settings for a tunnel's TLS connections.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trust {
     pub verify: Verify,
-    pub min_tls: MinTls,
-    /// The CAs to trust instead of the system's roots.
-    pub ca: Option<Authorities>,
-    /// The server's key must be one of these; empty: any.
+    /// The oldest TLS version to accept.
+    pub min_tls: SslVersion,
+    /// The CAs to trust instead of the system roots.
+    pub ca: Option<Vec<X509>>,
+    /// The pins of the keys that the server may have; empty if it may have any.
     pub pins: Vec<Pin>,
-    /// Shown to servers that ask for a client certificate.
+    /// The client certificate and key to use if the server requests one.
     pub identity: Option<ClientIdentity>,
-    /// The name to send and to check; `None`: the URL's host.
+    /// The name to send in SNI and to verify; `None` for the URL's host.
     pub server_name: Option<String>,
 }
 
 impl Trust {
-    /// Whether anything proves who the server is.
+    /// Whether these settings authenticate the server.
     pub fn authenticates(&self) -> bool {
         self.verify != Verify::None || !self.pins.is_empty()
     }
 
-    /// Whether a server's key, of which this is the pin, is trusted: see [`pin::holds`].
+    /// Whether the pins allow a server whose key has this pin.
     pub fn pin_holds(&self, pin: &Pin) -> bool {
-        pin::holds(&self.pins, pin)
+        self.pins.is_empty() || self.pins.contains(pin)
+    }
+
+    /// The default settings, which trust any server.
+    #[cfg(test)]
+    pub fn none() -> Trust {
+        let (verify, min_tls) = (Verify::None, SslVersion::TLS1_2);
+        let (ca, pins, identity, server_name) = (None, Vec::new(), None, None);
+        Trust { verify, min_tls, ca, pins, identity, server_name }
     }
 }

@@ -27,7 +27,7 @@ pub async fn behind(tunnel: &Tunnel, error: &io::Error) -> Option<HandshakeError
         let stream = connect_tcp(look_up(tunnel).await.ok()?).await.ok()?;
         let connected = handshake(tunnel, &tunnel.connector, stream, &Arc::default()).await;
         let (mut tls, _) = connected.ok()?;
-        LateRefusal::of(&tls.read_u8().await.err()?)
+        LateRefusal::of(&tls.stream.read_u8().await.err()?)
     };
     let limit = tunnel.settings.connect_timeout.min(LATE);
     let refusal = tunnel.inquiries.late_refusal.answer(limit, ask).await;

@@ -7,7 +7,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use super::app::AppStream;
-use crate::resp::{Requests, error};
+use crate::resp::requests::RequestFramer;
+use crate::resp::{Opaque, error};
 
 /// How long to wait for the app's first request before answering all the same. Some clients take a
 /// reply that comes before any request for a broken connection.
@@ -52,7 +53,7 @@ pub async fn refuse(app: &mut AppStream, text: &str, first: FirstRequest) -> io:
 }
 
 async fn answer_all(app: &mut AppStream, answer: &[u8], first: FirstRequest) -> io::Result<()> {
-    let (mut requests, mut answered) = (Requests::default(), false);
+    let (mut requests, mut answered) = (RequestFramer::default(), false);
     let mut buffer = [0; 1024];
     if first == FirstRequest::Read {
         app.write_all(answer).await?;
@@ -66,7 +67,7 @@ async fn answer_all(app: &mut AppStream, answer: &[u8], first: FirstRequest) -> 
                 if read == 0 && answered {
                     return Ok(());
                 }
-                let complete = requests.count(&buffer[..read]).max(usize::from(read == 0));
+                let complete = requests_in(&buffer[..read], &mut requests);
                 for _ in 0..complete {
                     app.write_all(answer).await?;
                     answered = true;
@@ -78,6 +79,22 @@ async fn answer_all(app: &mut AppStream, answer: &[u8], first: FirstRequest) -> 
                 app.write_all(answer).await?;
                 answered = true;
             }
+        }
+    }
+}
+
+/// How many requests end with these bytes. An end of stream counts as one request, and so do bytes
+/// that cannot be framed.
+fn requests_in(mut bytes: &[u8], framer: &mut RequestFramer) -> usize {
+    if bytes.is_empty() {
+        return 1;
+    }
+    let mut count = 0;
+    loop {
+        match framer.next(&mut bytes) {
+            Ok(Some(_)) => count += 1,
+            Ok(None) => return count,
+            Err(Opaque) => return count + 1,
         }
     }
 }

@@ -106,7 +106,7 @@ impl AsyncRead for TlsUpstream {
             ready!(self.network().poll_readable(cx))?;
         }
         let before = buf.filled().len();
-        let read = Pin::new(&mut self.tls).poll_read(cx, buf);
+        let read = Pin::new(&mut self.tls.stream).poll_read(cx, buf);
         // A record that fits is given as a whole, and a read never goes beyond one record
         // (SSL_read(3)).
         let got_bytes = buf.filled().len() > before;
@@ -129,11 +129,11 @@ impl AsyncWrite for TlsUpstream {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         self.tls.get_mut().permit_writes();
-        Pin::new(&mut self.tls).poll_write(cx, buf)
+        Pin::new(&mut self.tls.stream).poll_write(cx, buf)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tls).poll_flush(cx)
+        Pin::new(&mut self.tls.stream).poll_flush(cx)
     }
 
     /// Half-closes: close_notify, then the FIN that tokio-native-tls does not send. Reading goes
@@ -141,7 +141,7 @@ impl AsyncWrite for TlsUpstream {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.close_notify_sent {
             // After a fatal alert or an unannounced close OpenSSL sends nothing, and says so.
-            let _ = ready!(Pin::new(&mut self.tls).poll_shutdown(cx));
+            let _ = ready!(Pin::new(&mut self.tls.stream).poll_shutdown(cx));
             self.close_notify_sent = true;
         }
         Pin::new(self.tls.get_mut()).poll_shutdown(cx)

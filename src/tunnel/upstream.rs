@@ -18,7 +18,7 @@ use super::read_ahead::ReadAhead;
 use super::socket::{keep_alive, send_at_once};
 use crate::figures::UpstreamState;
 use crate::threads;
-use crate::tls::{ConnectError, Connector, HandshakeError, Sessions, TlsStream, names_and_end_of};
+use crate::tls::{ConnectError, Connector, HandshakeError, Sessions, TlsStream, certificate_of};
 
 /// How long one address has before the next one is tried beside it (RFC 8305 section 5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
@@ -159,8 +159,8 @@ async fn shake_hands(
     let resumed = tls.resumed();
     tunnel.figures.shook_hands(resumed, started.elapsed());
     // A server that resumes a session shows no certificate.
-    if !resumed && let Some((names, end)) = names_and_end_of(&tls) {
-        tunnel.figures.saw_certificate(names, end);
+    if !resumed && let Some(certificate) = certificate_of(&tls) {
+        tunnel.figures.saw_certificate(certificate.names_in_short(), certificate.expires_at);
     }
     Ok(tls)
 }

@@ -1,7 +1,10 @@
 //! TLS servers that misbehave on purpose.
 
+use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver};
@@ -12,9 +15,9 @@ use openssl::ssl::{
 };
 
 use super::pki::Certificate;
-use super::{PATIENCE, eventually};
+use super::{PATIENCE, Process, eventually, two_free_ports};
 
-/// A server on a port of its own that treats every connection in the same way.
+/// A server that handles every connection in the same way.
 pub struct Peer<T> {
     pub port: u16,
     accepted: Arc<AtomicUsize>,
@@ -22,12 +25,12 @@ pub struct Peer<T> {
 }
 
 impl<T: Send + 'static> Peer<T> {
-    /// Hands each TCP connection to `behaviour`, in a thread of its own.
+    /// Calls `behaviour` for each TCP connection, in a new thread.
     pub fn tcp(behaviour: impl Fn(TcpStream) -> T + Send + Sync + Clone + 'static) -> Peer<T> {
         Peer::numbered(move |_, stream| behaviour(stream))
     }
 
-    /// Like `tcp`, with the number of the connection, from 0, in the order in which they were made.
+    /// Like `tcp`, but also passes the connection's number, counted from 0.
     pub fn numbered(
         behaviour: impl Fn(usize, TcpStream) -> T + Send + Sync + Clone + 'static,
     ) -> Peer<T> {
@@ -50,21 +53,21 @@ impl<T: Send + 'static> Peer<T> {
                 stream.set_nodelay(true).unwrap();
                 stream.set_read_timeout(Some(PATIENCE)).unwrap();
                 stream.set_write_timeout(Some(PATIENCE)).unwrap();
-                // The test may be over already.
+                // The test may have ended.
                 thread::spawn(move || drop(sender.send(behaviour(number, stream))));
             }
         });
         Peer { port, accepted, results }
     }
 
-    /// Hands each TLS connection to `behaviour` once its handshake is done.
+    /// Calls `behaviour` for each TLS connection after its handshake.
     pub fn tls(
         behaviour: impl Fn(SslStream<TcpStream>) -> T + Send + Sync + Clone + 'static,
     ) -> Peer<T> {
         Peer::tls_on(TcpListener::bind(("127.0.0.1", 0)).unwrap(), behaviour)
     }
 
-    /// Like `tls`, on an address of the test's choice.
+    /// Like `tls`, on this listener.
     pub fn tls_on(
         listener: TcpListener,
         behaviour: impl Fn(SslStream<TcpStream>) -> T + Send + Sync + Clone + 'static,
@@ -82,7 +85,7 @@ impl<T: Send + 'static> Peer<T> {
         Peer::on(listener, move |_, stream| behaviour(acceptor.accept(stream).expect("handshake")))
     }
 
-    /// Like `tls`, for a launcher that may leave before the handshake is done: `None` then.
+    /// Like `tls`, but the launcher may close during the handshake. The result is then `None`.
     pub fn unless_left(
         behaviour: impl Fn(SslStream<TcpStream>) -> T + Send + Sync + Clone + 'static,
     ) -> Peer<Option<T>> {
@@ -90,7 +93,7 @@ impl<T: Send + 'static> Peer<T> {
         Peer::tcp(move |stream| acceptor.accept(stream).ok().map(&behaviour))
     }
 
-    /// Like `tls`, for a server that decides which bytes of its records are sent when.
+    /// Like `tls`, for a server that delays parts of its TLS records.
     pub fn gated(
         behaviour: impl Fn(SslStream<Gate>) -> T + Send + Sync + Clone + 'static,
     ) -> Peer<T> {
@@ -101,7 +104,7 @@ impl<T: Send + 'static> Peer<T> {
         })
     }
 
-    /// The `rediss://` URL that leads here.
+    /// The server's `rediss://` URL.
     pub fn url(&self) -> String {
         format!("rediss://127.0.0.1:{}", self.port)
     }
@@ -111,30 +114,30 @@ impl<T: Send + 'static> Peer<T> {
         format!("rediss://:pw@127.0.0.1:{}", self.port)
     }
 
-    /// How many connections have been made to it.
+    /// The number of accepted connections.
     pub fn accepted(&self) -> usize {
         self.accepted.load(Ordering::SeqCst)
     }
 
-    /// What `behaviour` returned for the next connection that ended.
+    /// Waits until another connection ends, and returns the result of `behaviour`.
     pub fn result(&self) -> T {
-        self.results.recv_timeout(PATIENCE).expect("the peer comes to an end")
+        self.results.recv_timeout(PATIENCE).expect("a connection ends")
     }
 }
 
-/// With a self-signed certificate of its own.
+/// An acceptor with a new self-signed certificate.
 pub fn acceptor(newest: SslVersion) -> SslAcceptor {
     acceptor_builder(newest).build()
 }
 
-/// Like [`acceptor`], for clients that have a certificate, which none can have.
+/// An acceptor that refuses every client, because it trusts no client certificate.
 pub fn demanding_acceptor() -> SslAcceptor {
     let mut acceptor = acceptor_builder(SslVersion::TLS1_3);
     acceptor.set_verify(SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT);
     acceptor.build()
 }
 
-/// Like [`acceptor`], to be changed first.
+/// Like [`acceptor`], but can still be changed.
 pub fn acceptor_builder(newest: SslVersion) -> SslAcceptorBuilder {
     let folder = tempfile::tempdir().unwrap();
     let certificate = Certificate::self_signed(folder.path());
@@ -145,14 +148,14 @@ pub fn acceptor_builder(newest: SslVersion) -> SslAcceptorBuilder {
     acceptor
 }
 
-/// Whether what arrives on `stream`, of which nothing is read, is a ClientHello that offers a TLS
-/// 1.3 session (RFC 8446 sections 4.1.2 and 4.2.11).
+/// Whether the first message on `stream` is a ClientHello that offers a TLS 1.3 session (RFC 8446
+/// sections 4.1.2 and 4.2.11). Reads nothing from the stream.
 pub fn offers_session(stream: &TcpStream) -> bool {
     const HANDSHAKE: u8 = 22;
     const PRE_SHARED_KEY: [u8; 2] = [0, 41];
     let mut record = vec![0; 5 + (1 << 14)];
     let number = |bytes: &[u8]| bytes.iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte));
-    let end = eventually("a first record, or something else", || {
+    let end = eventually("the first record", || {
         let seen = stream.peek(&mut record).unwrap();
         if seen == 0 || record[0] != HANDSHAKE {
             return Some(0);
@@ -160,9 +163,9 @@ pub fn offers_session(stream: &TcpStream) -> bool {
         let end = 5 + number(&record[3..5]);
         (seen >= end).then_some(end)
     });
-    // Behind the headers, the version and the random.
+    // Skip the headers, the version and the random.
     let Some(mut rest) = record[..end].get(5 + 4 + 2 + 32..) else { return false };
-    // The session id, the cipher suites and the compression methods.
+    // Skip the session id, the cipher suites and the compression methods.
     for length in [1, 2, 1] {
         rest = &rest[length + number(&rest[..length])..];
     }
@@ -176,7 +179,7 @@ pub fn offers_session(stream: &TcpStream) -> bool {
     false
 }
 
-/// A TCP stream that keeps what TLS writes when it is told to.
+/// A TCP stream that can hold back written bytes.
 #[derive(Debug)]
 pub struct Gate {
     pub tcp: TcpStream,
@@ -184,12 +187,12 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// From now on nothing that is written is sent.
+    /// From now on, written bytes are held back.
     pub fn close(&mut self) {
         self.kept = Some(Vec::new());
     }
 
-    /// Sends again what is written, and returns what was not.
+    /// From now on, written bytes are sent. Returns those that were held back.
     pub fn open(&mut self) -> Vec<u8> {
         self.kept.take().expect("it was closed")
     }
@@ -212,4 +215,22 @@ impl Write for Gate {
     fn flush(&mut self) -> io::Result<()> {
         self.tcp.flush()
     }
+}
+
+/// Starts `openssl s_server` with these options. Its commands come from stdin; it prints to `log`.
+pub fn s_server(folder: &Path, options: &[&str]) -> (Process, u16) {
+    let certificate = Certificate::self_signed(folder);
+    let port = two_free_ports();
+    let log = fs::File::create(folder.join("log")).unwrap();
+    let mut server = Command::new("openssl");
+    server.arg("s_server").args(options).args(["-accept", &format!("127.0.0.1:{port}")]);
+    server.arg("-cert").arg(&certificate.certificate_file);
+    server.arg("-key").arg(&certificate.key_file);
+    server.stdin(Stdio::piped()).stdout(log.try_clone().unwrap()).stderr(log);
+    let server = Process(server.spawn().expect("openssl (see bin/setup)"));
+    eventually("s_server listens", || {
+        let log = fs::read_to_string(folder.join("log")).unwrap();
+        log.contains("ACCEPT").then_some(())
+    });
+    (server, port)
 }

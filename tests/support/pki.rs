@@ -1,4 +1,4 @@
-//! A small PKI, made at test time: a root, an intermediate, and certificates good and bad.
+//! A small PKI for tests: root, intermediate, and valid and invalid certificates.
 
 use std::path::{Path, PathBuf};
 
@@ -19,7 +19,7 @@ const DAY: i64 = 86_400;
 pub struct Certificate {
     pub certificate: X509,
     pub key: PKey<Private>,
-    /// The certificate, then those that lead to the root.
+    /// The certificate, then its chain.
     pub certificate_file: PathBuf,
     pub key_file: PathBuf,
 }
@@ -30,20 +30,22 @@ pub enum Kind {
     Rsa,
     /// Of 1024 bits.
     WeakRsa,
+    /// With this public exponent, in hexadecimal.
+    RsaWithExponent(&'static str),
     Ecdsa,
 }
 
-/// What a certificate is to say.
+/// The fields of a new certificate.
 #[derive(Debug, Clone)]
 pub struct Request<'a> {
     pub name: &'a str,
     pub dns: &'a [&'a str],
     pub ip: &'a [&'a str],
-    /// Days from now.
+    /// Begin and end of validity, in days from now.
     pub valid: (i64, i64),
     pub kind: Kind,
     pub is_ca: bool,
-    /// With SHA-1.
+    /// Whether to sign with SHA-1.
     pub weakly_signed: bool,
 }
 
@@ -67,7 +69,7 @@ impl Certificate {
         Certificate::issue(folder, "self-signed", &Request::default(), None, &[])
     }
 
-    /// Issues a certificate, and writes it as `file.pem` and `file.key`, with `chain` behind it.
+    /// Issues a certificate. Writes it with `chain` to `FILE.pem`, and its key to `FILE.key`.
     pub fn issue(
         folder: &Path,
         file: &str,
@@ -79,6 +81,10 @@ impl Certificate {
         let key = match request.kind {
             Kind::Rsa => rsa(2048),
             Kind::WeakRsa => rsa(1024),
+            Kind::RsaWithExponent(exponent) => {
+                let exponent = BigNum::from_hex_str(exponent).unwrap();
+                PKey::from_rsa(Rsa::generate_with_e(2048, &exponent).unwrap()).unwrap()
+            }
             Kind::Ecdsa => {
                 let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
                 PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap()
@@ -136,7 +142,7 @@ impl Certificate {
         std::fs::read_to_string(&self.key_file).unwrap()
     }
 
-    /// `sha256//BASE64`, reckoned as curl's manual says, with the `openssl` command.
+    /// The pin, computed with the `openssl` command as in curl's manual.
     pub fn pin(&self) -> String {
         let script = format!(
             "openssl x509 -in '{}' -pubkey -noout | openssl pkey -pubin -outform der | \
@@ -154,7 +160,7 @@ fn named(common_name: &str) -> X509Name {
     name.build()
 }
 
-/// A root, and an intermediate below it.
+/// A root CA and an intermediate CA.
 pub struct Authority {
     pub root: Certificate,
     pub intermediate: Certificate,
@@ -176,7 +182,7 @@ impl Authority {
         Authority { root, intermediate }
     }
 
-    /// A certificate of the intermediate's.
+    /// Issues a certificate, signed by the intermediate.
     pub fn issue(&self, folder: &Path, file: &str, request: &Request<'_>) -> Certificate {
         Certificate::issue(folder, file, request, Some(&self.intermediate), &[&self.intermediate])
     }

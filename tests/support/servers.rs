@@ -103,6 +103,12 @@ impl Server {
         Server::start_with(front, Options::default())
     }
 
+    /// One that has this certificate.
+    pub fn with_certificate(certificate: &Certificate) -> Server {
+        let options = Options { certificate: Some(certificate), ..Options::default() };
+        Server::start_with(Front::Redis, options)
+    }
+
     /// One that wants client certificates of `ca`, and speaks the TLS versions `protocols` only.
     pub fn for_clients_of(ca: &Certificate, protocols: &str) -> Server {
         let options =

@@ -2,13 +2,14 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::time::Duration;
 
+use openssl::ssl::SslVersion;
+
 use super::super::tests::{environment, read};
 use super::super::{Configuration, Decision};
 use super::*;
 use crate::logging::{LevelFilter, LogFormat};
 use crate::pool::PoolMode;
 use crate::supervisor::ForwardSignals;
-use crate::tls::MinTls;
 
 /// The configuration with one URL in `CACHE_URL`, and the trust settings of that URL.
 fn settings(
@@ -38,7 +39,7 @@ fn defaults_are_those_in_the_manual() {
     assert_eq!(settings.log.format, LogFormat::Logfmt);
     let plain = Trust {
         verify: Verify::None,
-        min_tls: MinTls::V1_2,
+        min_tls: SslVersion::TLS1_2,
         ca: None,
         pins: vec![],
         identity: None,
