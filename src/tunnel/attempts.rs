@@ -47,7 +47,7 @@ pub async fn connect(tunnel: &Tunnel) -> Result<TlsUpstream, Failure> {
 pub async fn connect_by(tunnel: &Tunnel, deadline: Instant) -> Result<TlsUpstream, Failure> {
     retry(tunnel, deadline, || async {
         let slot = queue::slot(tunnel, deadline).await?;
-        connect_in(tunnel, slot, Instant::now(), deadline).await
+        connect_in(tunnel, slot, deadline).await
     })
     .await
 }
@@ -79,22 +79,21 @@ where
     }
 }
 
-/// A new connection in this slot, to an address from a lookup that began at `since` or later.
+/// A new connection in this slot.
 ///
 /// # Errors
 /// What failed. Connections that are made to explain it use the same slot.
 pub async fn connect_in(
     tunnel: &Tunnel,
     slot: Slot,
-    since: Instant,
     deadline: Instant,
 ) -> Result<TlsUpstream, Failure> {
-    let mut connected = upstream::connect(tunnel, since, deadline).await;
+    let mut connected = upstream::connect(tunnel, deadline).await;
     let is_cut = connected.as_ref().is_err_and(upstream::is_cut);
     let now = Instant::now();
     if is_cut && tunnel.limit.may_still_be_counted(now) && now + PAUSE_FOR_REDIS < deadline {
         sleep(PAUSE_FOR_REDIS).await;
-        connected = upstream::connect(tunnel, since, deadline).await;
+        connected = upstream::connect(tunnel, deadline).await;
     }
     match connected {
         Ok((tls, address)) => Ok(TlsUpstream::new(tls, slot, tunnel.load.count(), address)),

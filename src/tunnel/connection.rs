@@ -42,7 +42,7 @@ pub struct Connection<'t> {
     address: Option<SocketAddr>,
     /// The app connection has had a connection to Redis.
     was_ready: bool,
-    /// The first request was read from the app, and waits for an answer.
+    /// The first request was read from the app before the relay.
     request_was_read: bool,
 }
 
@@ -87,7 +87,6 @@ impl<'t> Connection<'t> {
         upstream: impl Future<Output = Result<U, Failure>>,
         guard: &mut DrainGuard,
     ) -> Option<U> {
-        let app = &mut self.ends.app;
         let departure = tokio::select! {
             biased;
             connected = upstream => match connected {
@@ -98,14 +97,12 @@ impl<'t> Connection<'t> {
                     return Some(upstream);
                 }
                 Err(failure) => {
-                    let first = FirstRequest::read_if(self.request_was_read);
-                    let arrival = &mut self.arrival;
-                    report::failure(&failure, app, first, arrival, self.tunnel).await;
+                    self.fail(failure).await;
                     self.ends.finish();
                     return None;
                 }
             },
-            departure = waiting::departure(app, guard) => departure,
+            departure = waiting::departure(&mut self.ends.app, guard) => departure,
         };
         match departure {
             Departure::SpeaksTls => self.end_tls_app().await,
@@ -125,9 +122,9 @@ impl<'t> Connection<'t> {
         self.moved.sent = sent;
     }
 
-    /// Whether the app's first request was read before the relay.
-    pub fn note_request_read(&mut self, was_read: bool) {
-        self.request_was_read = was_read;
+    /// The app's first request was read before the relay, and waits for an answer.
+    pub fn note_request_read(&mut self) {
+        self.request_was_read = true;
     }
 
     /// Relays between the app and Redis, beginning with what was read before.
@@ -206,7 +203,10 @@ impl<'t> Connection<'t> {
 
     /// Reports a failure to the log, and to the app if it can be told.
     async fn fail(&mut self, failure: Failure) {
-        let first = FirstRequest::read_if(self.moved.sent > 0);
+        let first = match self.request_was_read || self.moved.sent > 0 {
+            true => FirstRequest::Read,
+            false => FirstRequest::ToCome,
+        };
         let (app, arrival) = (&mut self.ends.app, &mut self.arrival);
         report::failure(&failure, app, first, arrival, self.tunnel).await;
     }

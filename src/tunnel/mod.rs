@@ -32,7 +32,6 @@ mod read_ahead;
 mod refusal;
 pub mod relay;
 mod report;
-mod resolver;
 pub mod route;
 mod server_load;
 mod socket;
@@ -52,7 +51,6 @@ use first_handshake::FirstHandshake;
 pub use limit::{Limit, Slot};
 pub use listener::{Listen, Listener, PortTaken, SocketFolder, serve};
 use pace::Pace;
-use resolver::Resolver;
 pub use route::{Route, SettingNames, Upstream};
 pub use server_load::ServerLoad;
 use warnings::Warnings;
@@ -84,7 +82,6 @@ pub struct Tunnel {
     pub figures: Arc<TunnelFigures>,
     pub limit: Arc<Limit>,
     load: Arc<ServerLoad>,
-    resolver: Resolver,
     sessions: Arc<Sessions>,
     first_handshake: FirstHandshake,
     inquiries: Inquiries,
@@ -110,7 +107,6 @@ impl Tunnel {
         Tunnel {
             unverified: Connector::unverified(&route.trust),
             limit: Limit::new(route.max_connections),
-            resolver: Resolver::default(),
             sessions: Arc::default(),
             first_handshake,
             inquiries: Inquiries::default(),

@@ -26,12 +26,6 @@ pub enum FirstRequest {
     ToCome,
 }
 
-impl FirstRequest {
-    pub fn read_if(read: bool) -> FirstRequest {
-        if read { FirstRequest::Read } else { FirstRequest::ToCome }
-    }
-}
-
 /// Answers the app's requests with the same error each, and closes when no more come.
 ///
 /// # Errors

@@ -23,17 +23,16 @@ use crate::tls::{ConnectError, Connector, HandshakeError, Sessions, TlsStream, n
 /// How long one address has before the next one is tried beside it (RFC 8305 section 5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
-/// Connects, before `deadline`, to an address from a lookup that began at `since` or later.
+/// Connects before `deadline`, to an address from a lookup that begins now.
 ///
 /// # Errors
 /// What failed.
 pub async fn connect(
     tunnel: &Tunnel,
-    since: Instant,
     deadline: Instant,
 ) -> Result<(TlsStream<ReadAhead>, SocketAddr), Unexplained> {
     let mut step = Step::LookUp;
-    let connected = timeout_at(deadline, take_steps(tunnel, since, &mut step)).await;
+    let connected = timeout_at(deadline, take_steps(tunnel, &mut step)).await;
     connected.unwrap_or_else(|_| Err(Failure::timed_out(step).into()))
 }
 
@@ -46,11 +45,10 @@ pub fn is_cut(unexplained: &Unexplained) -> bool {
 /// Looks up, connects and shakes hands; `step` says how far it has come.
 async fn take_steps(
     tunnel: &Tunnel,
-    since: Instant,
     step: &mut Step,
 ) -> Result<(TlsStream<ReadAhead>, SocketAddr), Unexplained> {
     tunnel.connector.prepare().await.map_err(Failure::Internal)?;
-    let addresses = look_up_since(tunnel, since).await?;
+    let addresses = look_up(tunnel).await?;
     let mut tls = connect_tls(tunnel, addresses.clone(), &tunnel.sessions, step).await;
     if let Err(Unexplained::OfSession(_)) = tls {
         // A server may reject a session, for example from before its restart: retry without one.
@@ -92,15 +90,8 @@ async fn connect_tls(
 
 /// The upstream's addresses. Not cached: a fail-over changes the address.
 pub async fn look_up(tunnel: &Tunnel) -> Result<Vec<SocketAddr>, Failure> {
-    look_up_since(tunnel, Instant::now()).await
-}
-
-/// The upstream's addresses by a look-up that began at `since` or later.
-pub async fn look_up_since(tunnel: &Tunnel, since: Instant) -> Result<Vec<SocketAddr>, Failure> {
-    let ask = async {
-        threads::look_up(tunnel.route.upstream.host_name(), tunnel.route.upstream.port).await
-    };
-    let addresses = tunnel.resolver.addresses(since, ask).await;
+    let upstream = &tunnel.route.upstream;
+    let addresses = threads::look_up(upstream.host_name(), upstream.port).await;
     addresses.map_err(|error| Failure::Outage(Step::LookUp, error))
 }
 
