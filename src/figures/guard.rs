@@ -64,6 +64,7 @@ const DEFECT_HINT: &str = "please report the log line at=internal-error";
 pub struct Arrival {
     figures: Arc<TunnelFigures>,
     accepted: Instant,
+    is_ready: bool,
     decided: bool,
 }
 
@@ -71,17 +72,20 @@ impl Arrival {
     pub(super) fn new(figures: Arc<TunnelFigures>, accepted: Instant) -> Arrival {
         figures.counts.accepted.add(1);
         figures.counts.open.up();
-        Arrival { figures, accepted, decided: false }
+        Arrival { figures, accepted, is_ready: false, decided: false }
     }
 
     pub fn accepted(&self) -> Instant {
         self.accepted
     }
 
-    /// There is a connection to the server: to Redis, or to a TLS front before Redis.
-    pub fn ready(&self, now: Instant) {
-        self.figures.roll(now);
-        self.figures.counts.connection_wait.observe(now - self.accepted);
+    /// There is a connection to the server: to Redis, or to a TLS front before Redis. The first one
+    /// counts.
+    pub fn ready(&mut self, now: Instant) {
+        if !std::mem::replace(&mut self.is_ready, true) {
+            self.figures.roll(now);
+            self.figures.counts.connection_wait.observe(now - self.accepted);
+        }
     }
 
     pub fn failed(&mut self, reason: FailureReason, error: String, hint: String) {

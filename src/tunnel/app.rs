@@ -119,11 +119,12 @@ impl AppStream {
     }
 
     /// Who is there, for the log: an address, or a process.
-    pub fn peer(&self) -> Peer {
+    pub fn peer(&self) -> String {
         match &self.socket {
-            Socket::Tcp(_, address) => Peer::Address(*address),
+            Socket::Tcp(_, address) => address.to_string(),
             Socket::Unix(stream) => {
-                Peer::Process(stream.peer_cred().ok().and_then(|credentials| credentials.pid()))
+                let process = stream.peer_cred().ok().and_then(|credentials| credentials.pid());
+                process.map_or_else(|| "unknown".to_owned(), |pid| format!("pid:{pid}"))
             }
         }
     }
@@ -225,24 +226,6 @@ impl Socket {
     }
 }
 
-/// Who is at the other end of an [`AppStream`]; spelled only when it is logged.
-#[derive(Debug, Clone, Copy)]
-pub enum Peer {
-    Address(SocketAddr),
-    /// `None` where the system does not tell.
-    Process(Option<i32>),
-}
-
-impl fmt::Display for Peer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Peer::Address(address) => address.fmt(f),
-            Peer::Process(Some(pid)) => write!(f, "pid:{pid}"),
-            Peer::Process(None) => f.write_str("unknown"),
-        }
-    }
-}
-
 impl App for AppStream {
     fn broken_off(&mut self) -> Option<io::Error> {
         match &self.socket {
@@ -272,18 +255,6 @@ impl AsyncRead for AppStream {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let app = self.get_mut();
-        if app.opening == Opening::Open && app.held.is_empty() && !app.ended {
-            // The usual case: the first bytes are looked at where they are read anyway.
-            let before = buf.filled().len();
-            ready!(app.socket.poll_read(cx, buf))?;
-            let fresh = &buf.filled()[before..];
-            app.opening = Opening::of(fresh);
-            if app.opening == Opening::Plain || fresh.is_empty() {
-                return Poll::Ready(Ok(()));
-            }
-            app.held.extend(fresh);
-            buf.set_filled(before);
-        }
         while app.opening == Opening::Open && !app.ended {
             if let Ahead::Failed(error) = ready!(app.poll_ahead(cx)) {
                 return Poll::Ready(Err(error));

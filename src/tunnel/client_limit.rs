@@ -5,6 +5,9 @@
 //! nobody reads the error (networking.c, `acceptCommonHandler`); behind another TLS front it comes
 //! through, as the first reply.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use crate::names;
 
 /// How that error begins.
@@ -34,4 +37,33 @@ pub fn remedy() -> String {
         "try {} (what this process holds at once; all must fit the plan)",
         names::MAX_CONNECTIONS
     )
+}
+
+/// How many connections this launcher has to one server, through all its tunnels. When the server
+/// cuts a handshake, open connections suggest that it has reached its client limit.
+#[derive(Debug, Default)]
+pub struct ServerLoad(AtomicU64);
+
+impl ServerLoad {
+    /// Counts a connection whose handshake is done, until the guard is dropped. Attempts do not
+    /// count: when several fail together, that is no sign of a limit.
+    pub fn count(self: &Arc<Self>) -> Counted {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Counted(self.clone())
+    }
+
+    /// The number of connections.
+    pub fn connections(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A counted connection.
+#[derive(Debug)]
+pub struct Counted(Arc<ServerLoad>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }

@@ -12,15 +12,19 @@ use super::drain::DrainGuard;
 use super::ends::Ends;
 use super::failure::{Failure, is_hang_up};
 use super::meter::Meter;
-use super::refusal::FirstRequest;
+use super::refusal::{FirstRequest, refuse};
 use super::relay::{Begun, Relay, RelayEnd, Side};
 use super::stream::TlsUpstream;
 use super::tap::{NoTap, Progress, Tap};
 use super::waiting::{self, Departure};
-use super::{Tunnel, attempts, late_refusal, report};
+use super::warnings::{UpstreamEvent, Warning};
+use super::{Tunnel, attempts, hints, late_refusal};
 use crate::figures::{Arrival, CloseReason, UpstreamState};
 use crate::logging::{debug, info};
 use crate::tls::{HandshakeError, is_own_failure};
+
+/// What the log and the status page say when Redis closes instead of answering.
+const UNANSWERED: &str = "the server closed the connection without an answer";
 
 /// Serves one app connection over a new connection to Redis.
 pub async fn serve(app: AppStream, tunnel: &Tunnel, guard: &mut DrainGuard) -> Outcome {
@@ -40,8 +44,6 @@ pub struct Connection<'t> {
     pub ends: Ends,
     moved: Progress,
     address: Option<SocketAddr>,
-    /// The app connection has had a connection to Redis.
-    was_ready: bool,
     /// The first request was read from the app before the relay.
     request_was_read: bool,
 }
@@ -67,17 +69,9 @@ impl<'t> Connection<'t> {
     /// An app connection that has just been accepted.
     pub fn accept(app: AppStream, tunnel: &'t Tunnel) -> Connection<'t> {
         let arrival = tunnel.figures.accept(Instant::now());
-        debug!(at = "connection-accepted", var = tunnel.variable(), peer = %app.peer());
+        debug!(at = "connection-accepted", var = tunnel.variable(), peer = app.peer());
         let (ends, moved) = (Ends::new(app), Progress::default());
-        Connection {
-            tunnel,
-            arrival,
-            ends,
-            moved,
-            address: None,
-            was_ready: false,
-            request_was_read: false,
-        }
+        Connection { tunnel, arrival, ends, moved, address: None, request_was_read: false }
     }
 
     /// Waits for a connection to Redis, and for an app that gives up meanwhile. `None`: the
@@ -87,33 +81,24 @@ impl<'t> Connection<'t> {
         upstream: impl Future<Output = Result<U, Failure>>,
         guard: &mut DrainGuard,
     ) -> Option<U> {
-        let departure = tokio::select! {
+        tokio::select! {
             biased;
             connected = upstream => match connected {
                 Ok(upstream) => {
-                    if !std::mem::replace(&mut self.was_ready, true) {
-                        self.arrival.ready(Instant::now());
-                    }
+                    self.arrival.ready(Instant::now());
                     return Some(upstream);
                 }
                 Err(failure) => {
                     self.fail(failure).await;
                     self.ends.finish();
-                    return None;
                 }
             },
-            departure = waiting::departure(&mut self.ends.app, guard) => departure,
-        };
-        match departure {
-            Departure::SpeaksTls => self.end_tls_app().await,
-            Departure::GaveUp(reset) => self.abandoned(reset.as_ref()),
+            departure = waiting::departure(&mut self.ends.app, guard) => match departure {
+                Departure::SpeaksTls => self.end_tls_app().await,
+                Departure::GaveUp(reset) => self.abandoned(reset.as_ref()),
+            },
         }
         None
-    }
-
-    /// Counts and logs that the app gave up while it waited, with this reset.
-    pub fn abandoned(&mut self, reset: Option<&io::Error>) {
-        report::abandoned(reset, &self.ends.app, &mut self.arrival, self.tunnel);
     }
 
     /// Before the relay, this many bytes of the app were sent on the connection to Redis.
@@ -166,57 +151,9 @@ impl<'t> Connection<'t> {
         // Closed first: the hint counts the connections that the launcher holds.
         self.ends.let_go_of_redis();
         if self.is_unanswered(&course) {
-            report::unanswered(self.tunnel);
+            self.unanswered();
         }
         self.closed(&course)
-    }
-
-    /// Counts and logs how a connection ended whose sides are closed, or given away.
-    pub fn closed(mut self, course: &Course) -> Outcome {
-        let (counted, reason, error) = match &course.end {
-            RelayEnd::Closed | RelayEnd::Kept(None) => (CloseReason::Closed, "closed", None),
-            RelayEnd::Idle => (CloseReason::Idle, "idle", None),
-            RelayEnd::Reset(Side::App, error) | RelayEnd::Kept(Some(error)) => {
-                (CloseReason::AppReset, "reset-by-app", Some(error.to_string()))
-            }
-            RelayEnd::Reset(Side::Redis, error) => {
-                (CloseReason::RedisReset, "reset-by-redis", Some(error.to_string()))
-            }
-        };
-        self.arrival.closed(counted);
-        let mut outcome = self.outcome();
-        outcome.closed_by_app = counted == CloseReason::Closed && !course.redis_ended_first;
-        info!(
-            at = "connection-closed",
-            var = self.tunnel.variable(),
-            peer = %self.ends.app.peer(),
-            upstream = %self.tunnel.route.upstream,
-            address = self.address.map(|address| address.to_string()),
-            sent = self.moved.sent,
-            received = self.moved.received,
-            duration_ms = outcome.lasted.as_millis() as u64,
-            reason,
-            error,
-        );
-        outcome
-    }
-
-    /// Reports a failure to the log, and to the app if it can be told.
-    async fn fail(&mut self, failure: Failure) {
-        let first = match self.request_was_read || self.moved.sent > 0 {
-            true => FirstRequest::Read,
-            false => FirstRequest::ToCome,
-        };
-        let (app, arrival) = (&mut self.ends.app, &mut self.arrival);
-        report::failure(&failure, app, first, arrival, self.tunnel).await;
-    }
-
-    /// Closes the connection of an app that turned out to speak TLS. Redis was not sent a byte.
-    async fn end_tls_app(&mut self) {
-        self.ends.close_unused_redis().await;
-        self.ends.finish();
-        report::app_speaks_tls(&mut self.ends.app, self.tunnel).await;
-        self.arrival.closed(CloseReason::Closed);
     }
 
     /// Why the server refused us after the handshake, if that is how the relay ended.
@@ -244,5 +181,98 @@ impl<'t> Connection<'t> {
     pub fn outcome(&self) -> Outcome {
         let (lasted, answered) = (self.arrival.accepted().elapsed(), self.moved.received > 0);
         Outcome { lasted, answered, closed_by_app: false }
+    }
+}
+
+/// How the end of a connection is reported: to the figures, the log and the app.
+impl Connection<'_> {
+    /// Counts and logs how a connection ended whose sides are closed, or given away.
+    pub fn closed(mut self, course: &Course) -> Outcome {
+        let (counted, reason, error) = match &course.end {
+            RelayEnd::Closed | RelayEnd::Kept(None) => (CloseReason::Closed, "closed", None),
+            RelayEnd::Idle => (CloseReason::Idle, "idle", None),
+            RelayEnd::Reset(Side::App, error) | RelayEnd::Kept(Some(error)) => {
+                (CloseReason::AppReset, "reset-by-app", Some(error.to_string()))
+            }
+            RelayEnd::Reset(Side::Redis, error) => {
+                (CloseReason::RedisReset, "reset-by-redis", Some(error.to_string()))
+            }
+        };
+        self.arrival.closed(counted);
+        let mut outcome = self.outcome();
+        outcome.closed_by_app = counted == CloseReason::Closed && !course.redis_ended_first;
+        info!(
+            at = "connection-closed",
+            var = self.tunnel.variable(),
+            peer = self.ends.app.peer(),
+            upstream = %self.tunnel.route.upstream,
+            address = self.address.map(|address| address.to_string()),
+            sent = self.moved.sent,
+            received = self.moved.received,
+            duration_ms = outcome.lasted.as_millis() as u64,
+            reason,
+            error,
+        );
+        outcome
+    }
+
+    /// Reports why there is no connection to Redis; to the app only if no outage is the cause.
+    async fn fail(&mut self, failure: Failure) {
+        let tunnel = self.tunnel;
+        let hint = failure.hint(tunnel);
+        self.arrival.failed(failure.reason(), failure.to_string(), hint.clone());
+        tunnel.warnings.warn(failure.warning(hint.clone()));
+        if failure.is_outage() {
+            return;
+        }
+        let first = match self.request_was_read || self.moved.sent > 0 {
+            true => FirstRequest::Read,
+            false => FirstRequest::ToCome,
+        };
+        let answer = format!("{}: {failure}; {hint}", tunnel.route.upstream);
+        match refuse(&mut self.ends.app, &answer, first).await {
+            Ok(()) => {}
+            Err(_) if self.ends.app.speaks_tls() => self.hang_up_on_tls().await,
+            Err(error) => debug!(at = "connection-gone", var = tunnel.variable(), error = %error),
+        }
+    }
+
+    /// Closes the connection of an app that turned out to speak TLS. Redis was not sent a byte, and
+    /// has not failed.
+    async fn end_tls_app(&mut self) {
+        self.ends.close_unused_redis().await;
+        self.ends.finish();
+        self.hang_up_on_tls().await;
+        self.arrival.closed(CloseReason::Closed);
+    }
+
+    /// Closes the app's side, and says which client setting to remove.
+    async fn hang_up_on_tls(&mut self) {
+        let peer = self.ends.app.peer();
+        if let Err(error) = self.ends.app.hang_up().await {
+            debug!(at = "connection-gone", var = self.tunnel.variable(), error = %error);
+        }
+        self.tunnel.warnings.warn(Warning::AppSpeaksTls { peer, msg: hints::APP_SPEAKS_TLS });
+    }
+
+    /// The app gave up while it waited for Redis, with this reset.
+    pub fn abandoned(&mut self, reset: Option<&io::Error>) {
+        self.arrival.closed(CloseReason::Abandoned);
+        info!(
+            at = "connection-abandoned",
+            var = self.tunnel.variable(),
+            peer = self.ends.app.peer(),
+            waited_ms = self.arrival.accepted().elapsed().as_millis() as u64,
+            error = reset.map(ToString::to_string),
+        );
+    }
+
+    /// Redis closed the connection instead of answering. A TLS front does so whose Redis is down or
+    /// at its maxclients: the reset overtakes Redis's error message.
+    fn unanswered(&self) {
+        let (error, hint) = (UNANSWERED.to_owned(), hints::unanswered(self.tunnel));
+        self.tunnel.figures.unanswered(error.clone(), hint.clone());
+        let event = UpstreamEvent::Unanswered;
+        self.tunnel.warnings.warn(Warning::Upstream { event, reason: None, error, hint });
     }
 }

@@ -8,8 +8,9 @@ use tokio::time::{sleep, timeout};
 
 use super::app::AppStream;
 use super::relay::{RelayEnd, Side};
-use super::socket::{reset_on_close, unacknowledged};
+use super::socket::reset_on_close;
 use super::stream::TlsUpstream;
+use crate::system::socket::unacknowledged;
 
 /// A Redis that sends nothing for this long has answered everything.
 const QUIET: Duration = Duration::from_millis(50);

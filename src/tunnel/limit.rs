@@ -13,13 +13,14 @@ const STUCK: Duration = Duration::from_secs(10);
 /// Redis frees a client slightly after its connection was closed. For this long after that, a
 /// handshake that Redis cuts may succeed at a second attempt.
 const FREEING: Duration = Duration::from_secs(1);
+/// The log says at most this often that a queue cannot move.
+const WARNING_INTERVAL: Duration = Duration::from_secs(60);
 
 /// One tunnel's limit. Waiting app connections form a fair queue, which an app that gives up
 /// leaves.
 #[derive(Debug)]
 pub struct Limit {
-    /// `None`: no limit.
-    slots: Option<Arc<Semaphore>>,
+    slots: Arc<Semaphore>,
     moves: Mutex<Moves>,
     /// How many wait for a slot.
     waiting: AtomicUsize,
@@ -32,38 +33,33 @@ struct Moves {
     changed: Option<Instant>,
     /// A connection was closed.
     closed: Option<Instant>,
+    /// The log was told that the queue cannot move.
+    warned: Option<Instant>,
 }
 
 impl Limit {
     /// `most`: connections at once; `None`: no limit.
     pub fn new(most: Option<NonZeroUsize>) -> Arc<Limit> {
-        let slots =
-            most.map(|most| Arc::new(Semaphore::new(most.get().min(Semaphore::MAX_PERMITS))));
+        let most = most.map_or(Semaphore::MAX_PERMITS, NonZeroUsize::get);
+        let slots = Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)));
         Arc::new(Limit { slots, moves: Mutex::default(), waiting: AtomicUsize::new(0) })
     }
 
     /// The permission to have one connection, if one is free now.
     pub fn try_slot(self: &Arc<Self>) -> Option<Slot> {
-        let permit = match &self.slots {
-            Some(slots) => Some(slots.clone().try_acquire_owned().ok()?),
-            None => None,
-        };
+        let permit = self.slots.clone().try_acquire_owned().ok()?;
         Some(self.hand_out(permit))
     }
 
     /// The permission to have one connection, in the order of those who wait.
     pub async fn slot(self: &Arc<Self>) -> Slot {
         let _waiting = Waiting::new(&self.waiting);
-        let permit = match &self.slots {
-            // It fails only once the semaphore is closed, which nobody does.
-            Some(slots) => slots.clone().acquire_owned().await.ok(),
-            None => None,
-        };
+        let permit = self.slots.clone().acquire_owned().await.expect("nobody closes it");
         self.hand_out(permit)
     }
 
-    fn hand_out(self: &Arc<Self>, permit: Option<OwnedSemaphorePermit>) -> Slot {
-        self.note(|moves, now| moves.changed = Some(now));
+    fn hand_out(self: &Arc<Self>, permit: OwnedSemaphorePermit) -> Slot {
+        self.moves().changed = Some(Instant::now());
         Slot { limit: self.clone(), _permit: permit }
     }
 
@@ -72,18 +68,25 @@ impl Limit {
         self.waiting.load(Ordering::Relaxed) > 0
     }
 
-    pub fn is_limited(&self) -> bool {
-        self.slots.is_some()
-    }
-
     /// Whether every slot is taken.
     pub fn is_full(&self) -> bool {
-        self.slots.as_ref().is_some_and(|slots| slots.available_permits() == 0)
+        self.slots.available_permits() == 0
     }
 
     /// Whether the same app connections have held every slot for ten seconds.
-    pub fn is_stuck(&self, now: Instant) -> bool {
+    fn is_stuck(&self, now: Instant) -> bool {
         self.is_full() && self.moves().changed.is_some_and(|changed| now - changed >= STUCK)
+    }
+
+    /// Whether a warning about a stuck queue is due. If so, the next one is due a minute later.
+    pub fn take_stuck_warning(&self, now: Instant) -> bool {
+        let is_stuck = self.is_stuck(now);
+        let mut moves = self.moves();
+        let is_due = is_stuck && moves.warned.is_none_or(|warned| now - warned >= WARNING_INTERVAL);
+        if is_due {
+            moves.warned = Some(now);
+        }
+        is_due
     }
 
     /// Whether Redis may still count a connection that this tunnel has closed.
@@ -93,12 +96,6 @@ impl Limit {
 
     fn moves(&self) -> MutexGuard<'_, Moves> {
         self.moves.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn note(&self, note: impl FnOnce(&mut Moves, Instant)) {
-        if self.is_limited() {
-            note(&mut self.moves(), Instant::now());
-        }
     }
 }
 
@@ -122,18 +119,18 @@ impl Drop for Waiting<'_> {
 #[derive(Debug)]
 pub struct Slot {
     limit: Arc<Limit>,
-    _permit: Option<OwnedSemaphorePermit>,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl Slot {
     /// The connection has another user now.
     pub fn note_new_user(&self) {
-        self.limit.note(|moves, now| moves.changed = Some(now));
+        self.limit.moves().changed = Some(Instant::now());
     }
 
     /// The connection is closed; another may take its place.
     pub fn note_closed(&self) {
-        self.limit.note(|moves, now| moves.closed = Some(now));
+        self.limit.moves().closed = Some(Instant::now());
     }
 }
 
@@ -194,6 +191,9 @@ mod tests {
         assert!(!limit.is_stuck(Instant::now()));
         advance(MOMENT).await;
         assert!(limit.is_stuck(Instant::now()));
+        let warned_after = [0, 0, 59, 60, 61]
+            .map(|seconds| limit.take_stuck_warning(Instant::now() + Duration::from_secs(seconds)));
+        assert_eq!(warned_after, [true, false, false, true, false], "once a minute");
         slot.note_new_user();
         assert!(!limit.is_stuck(Instant::now()));
         advance(STUCK).await;

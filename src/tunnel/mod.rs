@@ -19,21 +19,17 @@ mod drain;
 pub mod ends;
 pub mod failure;
 mod first_handshake;
-pub mod headroom;
 pub mod hints;
 mod inquiry;
 pub mod late_refusal;
 mod limit;
 mod listener;
 mod meter;
-mod pace;
 pub mod queue;
 mod read_ahead;
 mod refusal;
 pub mod relay;
-mod report;
 pub mod route;
-mod server_load;
 mod socket;
 pub mod stream;
 pub mod tap;
@@ -45,14 +41,13 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use client_limit::ServerLoad;
 use diagnosis::Inquiries;
 pub use drain::{Drain, DrainGuard};
 use first_handshake::FirstHandshake;
 pub use limit::{Limit, Slot};
 pub use listener::{Listen, Listener, PortTaken, SocketFolder, serve};
-use pace::Pace;
 pub use route::{Route, SettingNames, Upstream};
-pub use server_load::ServerLoad;
 use warnings::Warnings;
 
 use crate::figures::TunnelFigures;
@@ -86,8 +81,6 @@ pub struct Tunnel {
     first_handshake: FirstHandshake,
     inquiries: Inquiries,
     warnings: Arc<Warnings>,
-    /// A queue that cannot move.
-    stuck_warning: Pace,
 }
 
 impl Tunnel {
@@ -100,17 +93,16 @@ impl Tunnel {
     ) -> Tunnel {
         figures.set_limit(route.max_connections.map(NonZeroUsize::get));
         let warnings = Warnings::new(route.variables[0].clone(), route.upstream.to_string());
-        let first_handshake = match connector.resumes() {
-            true => FirstHandshake::new(settings.connect_timeout),
-            false => FirstHandshake::without_resumption(),
-        };
+        let first_handshake = FirstHandshake::default();
+        if !connector.resumes() {
+            first_handshake.finish();
+        }
         Tunnel {
             unverified: Connector::unverified(&route.trust),
             limit: Limit::new(route.max_connections),
             sessions: Arc::default(),
             first_handshake,
             inquiries: Inquiries::default(),
-            stuck_warning: Pace::default(),
             route,
             connector,
             settings,

@@ -68,8 +68,7 @@ fn warn_of_long_wait(tunnel: &Tunnel) {
 
 /// Warns, at most once a minute, about a queue that cannot move. Says whether it did.
 fn warn_if_stuck(tunnel: &Tunnel) -> bool {
-    let now = Instant::now();
-    let is_due = tunnel.limit.is_stuck(now) && tunnel.stuck_warning.take_turn(now);
+    let is_due = tunnel.limit.take_stuck_warning(Instant::now());
     if is_due {
         warning!(
             at = "queue-stuck",

@@ -6,7 +6,6 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::num::NonZeroUsize;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,12 +17,10 @@ use tokio::task::coop::poll_proceed;
 
 use crate::figures::{Held, UpstreamState};
 
-use super::headroom;
-
 /// TLS records of the largest size that are moved at once, as a bulk reply has them.
 pub const RECORDS: usize = 4;
 /// What they take on the network (RFC 8446 section 5.2).
-const AHEAD: NonZeroUsize = NonZeroUsize::new(RECORDS * (16 * 1024 + 256 + 5)).unwrap();
+const AHEAD: usize = RECORDS * (16 * 1024 + 256 + 5);
 /// Buffers that a thread keeps for whoever reads next. Connections that wait in the middle of a
 /// record, if they are more, have theirs made and freed.
 const KEPT: usize = 2;
@@ -39,7 +36,7 @@ const MOST_ANSWERS: u32 = 16;
 /// After so many of these records, other connections have their turn before each further one.
 const SILENT_RECORDS_AT_ONCE: u32 = 4;
 
-type Buffer = Box<[u8]>;
+type Buffer = Vec<u8>;
 
 thread_local! {
     static FREE: RefCell<Vec<Buffer>> = const { RefCell::new(Vec::new()) };
@@ -217,9 +214,12 @@ impl Drop for Ahead {
 }
 
 impl Ahead {
+    /// # Errors
+    /// If there is no memory for a buffer, which must end one connection and not all.
     fn new() -> io::Result<Ahead> {
-        let kept = FREE.with_borrow_mut(Vec::pop);
-        let buffer = kept.map_or_else(|| headroom::zeros(AHEAD), Ok)?;
+        let mut buffer = FREE.with_borrow_mut(Vec::pop).unwrap_or_default();
+        buffer.try_reserve_exact(AHEAD - buffer.len())?;
+        buffer.resize(AHEAD, 0);
         Ok(Ahead { buffer, from: 0, to: 0, fetches: 0 })
     }
 }

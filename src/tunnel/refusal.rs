@@ -46,32 +46,22 @@ pub async fn refuse(app: &mut AppStream, text: &str, first: FirstRequest) -> io:
 }
 
 async fn answer_all(app: &mut AppStream, answer: &[u8], first: FirstRequest) -> io::Result<()> {
-    let (mut requests, mut answered) = (Requests::default(), false);
+    let mut requests = Requests::default();
     let mut buffer = [0; 1024];
-    if first == FirstRequest::Read {
-        app.write_all(answer).await?;
-        answered = true;
-    }
+    let mut answered = false;
+    let mut owed = usize::from(first == FirstRequest::Read);
     loop {
-        let patience = if answered { LINGER } else { FIRST_REQUEST };
-        match timeout(patience, app.read(&mut buffer)).await {
-            Ok(read) => {
-                let read = read?;
-                if read == 0 && answered {
-                    return Ok(());
-                }
-                let complete = requests.count(&buffer[..read]).max(usize::from(read == 0));
-                for _ in 0..complete {
-                    app.write_all(answer).await?;
-                    answered = true;
-                }
-            }
-            Err(_) if answered => return Ok(()),
-            // Whatever it has to say: the answer is the same.
-            Err(_) => {
-                app.write_all(answer).await?;
-                answered = true;
-            }
+        for _ in 0..owed {
+            app.write_all(answer).await?;
+            answered = true;
         }
+        let patience = if answered { LINGER } else { FIRST_REQUEST };
+        owed = match timeout(patience, app.read(&mut buffer)).await {
+            Ok(Ok(read @ 1..)) => requests.count(&buffer[..read]),
+            Ok(Err(error)) => return Err(error),
+            Ok(Ok(0)) | Err(_) if answered => return Ok(()),
+            // Whatever it has to say: the answer is the same.
+            Ok(Ok(0)) | Err(_) => 1,
+        };
     }
 }

@@ -6,7 +6,6 @@
 //! more is read until the writer has taken it. An idle connection holds no buffer.
 
 mod direction;
-mod idle;
 
 use std::future::Future;
 use std::io;
@@ -15,11 +14,10 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::tap::{Progress, Tap};
 use direction::{Direction, State, take};
-use idle::Idle;
 
 /// How often an app is checked for its end while the relay does not read from it.
 const APP_CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -164,8 +162,7 @@ where
     fn poll_up(&mut self, cx: &mut Context<'_>) -> Option<RelayEnd> {
         loop {
             let Relay { app, redis, tap, up, .. } = self;
-            up.poll(cx, &mut **app, &mut **redis, &mut |bytes| tap.from_app(bytes));
-            let end = self.up.take_reader_end()?;
+            let end = up.poll(cx, &mut **app, &mut **redis, &mut |bytes| tap.from_app(bytes))?;
             if self.keeps_upstream(&end) {
                 return Some(RelayEnd::Kept(end.err()));
             }
@@ -180,8 +177,8 @@ where
     fn poll_down(&mut self, cx: &mut Context<'_>) -> Option<RelayEnd> {
         loop {
             let Relay { app, redis, tap, down, .. } = self;
-            down.poll(cx, &mut **redis, &mut **app, &mut |bytes| tap.from_redis(bytes));
-            let end = self.down.take_reader_end()?;
+            let end =
+                down.poll(cx, &mut **redis, &mut **app, &mut |bytes| tap.from_redis(bytes))?;
             if let Err(error) = end {
                 return Some(RelayEnd::Reset(Side::Redis, error));
             }
@@ -199,7 +196,7 @@ where
     /// only half-closed must still get what it has not read.
     fn keeps_upstream(&self, app_end: &io::Result<()>) -> bool {
         let delivered = app_end.is_err() || !self.down.is_stalled();
-        let redis_is_open = matches!(self.down.state, State::Open | State::Discarding(_));
+        let redis_is_open = !matches!(self.down.state, State::Closing) && !self.down.is_over();
         delivered && redis_is_open && self.tap.keeps_upstream()
     }
 
@@ -207,12 +204,11 @@ where
     fn both_ended(&mut self) -> Option<RelayEnd> {
         match (&mut self.up.state, &self.down.state) {
             // Everything that Redis sent before writing to it failed has been passed on.
-            (
-                State::Discarding(error) | State::Failed(error),
-                State::Closed | State::Discarding(_) | State::Failed(_),
-            ) => Some(RelayEnd::Reset(Side::Redis, take(error))),
-            // Failed: an app that closed cleanly, but before it had read every reply.
-            (State::Closed, State::Closed | State::Failed(_)) => Some(RelayEnd::Closed),
+            (State::WriterFailed(error), State::Closed | State::WriterFailed(_)) => {
+                Some(RelayEnd::Reset(Side::Redis, take(error)))
+            }
+            // The app may have closed cleanly before it had read every reply.
+            (State::Closed, _) if self.down.is_over() => Some(RelayEnd::Closed),
             _ => None,
         }
     }
@@ -245,7 +241,7 @@ where
         loop {
             ready!(check.as_mut().poll(cx));
             let app_ended = matches!(self.up.state, State::Closed);
-            if let State::Discarding(error) = &mut self.down.state
+            if let State::WriterFailed(error) = &mut self.down.state
                 && app_ended
                 && self.last_moved.elapsed() >= GONE
             {
@@ -257,6 +253,37 @@ where
             check.as_mut().reset(Instant::now() + APP_CHECK_INTERVAL);
         }
     }
+}
+
+/// Watches for the idle timeout. The timer is moved only when it fires, not with every byte.
+#[derive(Debug)]
+struct Idle {
+    timeout: Duration,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl Idle {
+    fn new(timeout: Duration) -> Idle {
+        Idle { timeout, timer: Box::pin(sleep_until(later(Instant::now(), timeout))) }
+    }
+
+    /// Ready when nothing has moved for the timeout.
+    fn poll(&mut self, cx: &mut Context<'_>, last_moved: Instant) -> Poll<()> {
+        loop {
+            ready!(self.timer.as_mut().poll(cx));
+            let due = later(last_moved, self.timeout);
+            if Instant::now() >= due {
+                return Poll::Ready(());
+            }
+            self.timer.as_mut().reset(due);
+        }
+    }
+}
+
+/// A moment `timeout` after `moment`, or so late that it does not matter.
+fn later(moment: Instant, timeout: Duration) -> Instant {
+    const A_CENTURY: Duration = Duration::from_secs(100 * 365 * 86_400);
+    moment + timeout.min(A_CENTURY)
 }
 
 #[cfg(test)]

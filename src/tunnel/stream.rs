@@ -13,9 +13,9 @@ use tokio::net::TcpStream;
 use tokio::task::yield_now;
 use tokio::time::Instant;
 
+use super::client_limit::Counted;
 use super::limit::Slot;
 use super::read_ahead::{ReadAhead, endless};
-use super::server_load::Counted;
 use crate::figures::UpstreamState;
 use crate::tls::{TlsStream, is_unannounced_close};
 

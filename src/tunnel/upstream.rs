@@ -15,7 +15,7 @@ use super::diagnosis::{Silence, Unexplained, question_silence, speaks_plaintext}
 use super::failure::{Failure, Step};
 use super::first_handshake::SLOW_TCP;
 use super::read_ahead::ReadAhead;
-use super::socket::{keep_alive, send_at_once};
+use super::socket::keep_alive;
 use crate::figures::UpstreamState;
 use crate::threads;
 use crate::tls::{ConnectError, Connector, HandshakeError, Sessions, TlsStream, names_and_end_of};
@@ -66,7 +66,8 @@ async fn connect_tls(
 ) -> Result<(TlsStream<ReadAhead>, SocketAddr), Unexplained> {
     *step = Step::Tcp;
     let connecting = tunnel.figures.hold(UpstreamState::Connecting);
-    let mut first = tunnel.first_handshake.turn(&tunnel.sessions).await;
+    let connect_timeout = tunnel.settings.connect_timeout;
+    let mut first = tunnel.first_handshake.turn(&tunnel.sessions, connect_timeout).await;
     let stream = {
         let mut stream = pin!(connect_tcp(addresses));
         tokio::select! {
@@ -99,7 +100,9 @@ pub async fn look_up(tunnel: &Tunnel) -> Result<Vec<SocketAddr>, Failure> {
 pub async fn connect_tcp(addresses: Vec<SocketAddr>) -> Result<TcpStream, Failure> {
     let failed = |error| Failure::Outage(Step::Tcp, error);
     let stream = connect_any(addresses).await.map_err(failed)?;
-    send_at_once(&stream).and_then(|()| keep_alive(&stream)).map_err(failed)?;
+    // Small requests must not wait for one another (Nagle's algorithm).
+    stream.set_nodelay(true).map_err(failed)?;
+    keep_alive(&stream).map_err(failed)?;
     Ok(stream)
 }
 

@@ -8,7 +8,6 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::tunnel::headroom;
 use crate::tunnel::read_ahead::RECORDS;
 
 /// The most bytes moved at once: the content of the TLS records (RFC 8446 section 5.1) that
@@ -29,36 +28,22 @@ pub enum State {
     /// Reading and writing.
     #[default]
     Open,
-    /// The reader has ended or failed; the relay must decide what follows.
-    ReaderEnded(io::Result<()>),
     /// The reader has ended; the writer is being told.
     Closing,
-    /// The writer has been told.
+    /// The writer has been told, or must not be.
     Closed,
     /// The writer failed. Input is still read and discarded, because the peer may close only then.
-    Discarding(io::Error),
-    /// The writer failed, and the reader has ended, too.
-    Failed(io::Error),
+    WriterFailed(io::Error),
 }
 
 impl State {
     /// Why nothing can be written any more.
     pub fn writer_error(&mut self) -> Option<&mut io::Error> {
         match self {
-            State::Discarding(error) | State::Failed(error) => Some(error),
+            State::WriterFailed(error) => Some(error),
             _ => None,
         }
     }
-}
-
-/// Why a read stopped filling the buffer.
-enum Filled {
-    /// The buffer is full; there may be more.
-    Full,
-    /// The reader has no more now, and will wake us.
-    Waiting,
-    /// The reader ended, or failed.
-    Ended(io::Result<()>),
 }
 
 /// One of the two directions.
@@ -68,7 +53,7 @@ pub struct Direction {
     /// What the writer has not taken yet, and from where on. Empty unless the writer stalls.
     stalled: Vec<u8>,
     stalled_from: usize,
-    /// How the reader ended, while its last bytes are stalled: a reader says it only once.
+    /// How the reader ended, until [`Direction::poll`] has returned it.
     reader_ended: Option<io::Result<()>>,
     /// Bytes that the writer took.
     written: u64,
@@ -116,38 +101,41 @@ impl Direction {
         !self.stalled.is_empty()
     }
 
-    /// How the reader ended, once, if the relay must decide what follows.
-    pub fn take_reader_end(&mut self) -> Option<io::Result<()>> {
-        match std::mem::take(&mut self.state) {
-            State::ReaderEnded(end) => Some(end),
-            other => {
-                self.state = other;
-                None
-            }
+    /// Whether nothing will move any more.
+    pub fn is_over(&self) -> bool {
+        match self.state {
+            State::Open | State::Closing => false,
+            State::Closed => true,
+            State::WriterFailed(_) => self.reader_ended.is_some(),
         }
     }
 
-    /// Moves what can be moved now. `see` is shown what is read.
+    /// Moves what can be moved now. `see` is shown what is read. Returns how the reader ended, once
+    /// everything read before is written: then the relay must decide what follows, and set `state`.
     pub fn poll<Reader, Writer>(
         &mut self,
         cx: &mut Context<'_>,
         reader: &mut Reader,
         writer: &mut Writer,
         see: &mut impl FnMut(&[u8]),
-    ) where
+    ) -> Option<io::Result<()>>
+    where
         Reader: AsyncRead + Unpin,
         Writer: AsyncWrite + Unpin,
     {
         loop {
             let step = match self.state {
                 State::Open if self.is_stalled() => self.write_stalled(cx, writer),
+                State::Open if self.reader_ended.is_some() => return self.reader_ended.take(),
                 State::Open => self.move_chunk(cx, reader, writer, see),
+                State::WriterFailed(_) if self.reader_ended.is_none() => {
+                    self.discard_chunk(cx, reader, see)
+                }
                 State::Closing => self.shut_down(cx, writer),
-                State::Discarding(_) => self.discard_chunk(cx, reader, see),
-                State::ReaderEnded(_) | State::Closed | State::Failed(_) => Poll::Pending,
+                State::Closed | State::WriterFailed(_) => Poll::Pending,
             };
             if step.is_pending() {
-                return;
+                return None;
             }
         }
     }
@@ -165,36 +153,51 @@ impl Direction {
         Writer: AsyncWrite + Unpin,
     {
         SHARED_BUFFER.with_borrow_mut(|buffer| {
-            let (read, filled) = fill(cx, reader, buffer);
+            let (read, filled) = self.fill(cx, reader, buffer);
             if read > 0 {
                 self.moved += read as u64;
                 see(&buffer[..read]);
             }
             let taken = self.write(cx, writer, &buffer[..read]);
-            if taken < read && matches!(self.state, State::Open) {
-                return self.keep_stalled(&buffer[taken..read], filled);
+            match self.state {
+                State::Open if taken < read => self.keep_stalled(&buffer[taken..read]),
+                State::Open => filled,
+                _ => Poll::Ready(()),
             }
-            match (filled, &self.state) {
-                (Filled::Waiting, State::Open) => return Poll::Pending,
-                (Filled::Ended(end), _) => self.reader_ends(end),
-                (Filled::Full | Filled::Waiting, _) => {}
-            }
-            Poll::Ready(())
         })
     }
 
-    /// Keeps what the writer has not taken. The writer will wake us.
-    fn keep_stalled(&mut self, bytes: &[u8], filled: Filled) -> Poll<()> {
-        match headroom::copy_of(bytes) {
-            Ok(copy) => (self.stalled, self.stalled_from) = (copy, 0),
-            Err(error) => {
-                self.reader_ends(Err(error));
-                return Poll::Ready(());
+    /// Reads until the buffer is full, the reader ends, or nothing more is there now; says how much,
+    /// and is pending if the reader will wake us. A short read clears the stream's readiness, so
+    /// noticing the end costs no system call.
+    fn fill<Reader>(
+        &mut self,
+        cx: &mut Context<'_>,
+        reader: &mut Reader,
+        buffer: &mut [u8],
+    ) -> (usize, Poll<()>)
+    where
+        Reader: AsyncRead + Unpin,
+    {
+        let mut read = 0;
+        while read < buffer.len() && self.reader_ended.is_none() {
+            match poll_read(cx, reader, &mut buffer[read..]) {
+                Poll::Ready(Ok(more @ 1..)) => read += more,
+                Poll::Ready(end) => self.reader_ended = Some(end.map(drop)),
+                Poll::Pending => return (read, Poll::Pending),
             }
         }
-        if let Filled::Ended(end) = filled {
-            self.reader_ended = Some(end);
+        (read, Poll::Ready(()))
+    }
+
+    /// Keeps what the writer has not taken. The writer will wake us.
+    fn keep_stalled(&mut self, bytes: &[u8]) -> Poll<()> {
+        // Too little memory must end one connection, not all.
+        if let Err(error) = self.stalled.try_reserve_exact(bytes.len()) {
+            self.reader_ended = Some(Err(error.into()));
+            return Poll::Ready(());
         }
+        self.stalled.extend_from_slice(bytes);
         Poll::Pending
     }
 
@@ -210,9 +213,6 @@ impl Direction {
             return Poll::Pending;
         }
         self.stalled_from = 0;
-        if let Some(end) = self.reader_ended.take() {
-            self.reader_ends(end);
-        }
         Poll::Ready(())
     }
 
@@ -226,12 +226,12 @@ impl Direction {
         while taken < bytes.len() {
             match Pin::new(&mut *writer).poll_write(cx, &bytes[taken..]) {
                 Poll::Ready(Ok(0)) => {
-                    self.state = State::Discarding(io::ErrorKind::WriteZero.into());
+                    self.state = State::WriterFailed(io::ErrorKind::WriteZero.into());
                     break;
                 }
                 Poll::Ready(Ok(more)) => taken += more,
                 Poll::Ready(Err(error)) => {
-                    self.state = State::Discarding(error);
+                    self.state = State::WriterFailed(error);
                     break;
                 }
                 Poll::Pending => break,
@@ -253,22 +253,14 @@ impl Direction {
     {
         SHARED_BUFFER.with_borrow_mut(|buffer| {
             match ready!(poll_read(cx, reader, buffer)) {
-                Ok(read) if read > 0 => {
+                Ok(read @ 1..) => {
                     self.moved += read as u64;
                     see(&buffer[..read]);
                 }
-                end => self.reader_ends(end.map(|_| ())),
+                end => self.reader_ended = Some(end.map(drop)),
             }
             Poll::Ready(())
         })
-    }
-
-    fn reader_ends(&mut self, end: io::Result<()>) {
-        self.state = match self.state.writer_error() {
-            // Nobody can be told how the reader ended.
-            Some(error) => State::Failed(take(error)),
-            None => State::ReaderEnded(end),
-        };
     }
 
     fn shut_down<Writer>(&mut self, cx: &mut Context<'_>, writer: &mut Writer) -> Poll<()>
@@ -280,24 +272,6 @@ impl Direction {
         self.state = State::Closed;
         Poll::Ready(())
     }
-}
-
-/// Reads until the buffer is full, or nothing more is there now. A short read clears the stream's
-/// readiness, so noticing the end costs no system call.
-fn fill<Reader>(cx: &mut Context<'_>, reader: &mut Reader, buffer: &mut [u8]) -> (usize, Filled)
-where
-    Reader: AsyncRead + Unpin,
-{
-    let mut read = 0;
-    while read < buffer.len() {
-        match poll_read(cx, reader, &mut buffer[read..]) {
-            Poll::Ready(Ok(0)) => return (read, Filled::Ended(Ok(()))),
-            Poll::Ready(Ok(more)) => read += more,
-            Poll::Ready(Err(error)) => return (read, Filled::Ended(Err(error))),
-            Poll::Pending => return (read, Filled::Waiting),
-        }
-    }
-    (read, Filled::Full)
 }
 
 fn poll_read<Reader>(
