@@ -1,5 +1,5 @@
-//! The operating system's processes, signals and sockets, behind safe functions. [`crate::supervisor`]
-//! decides what to do with them.
+//! The operating system's processes, signals and sockets, behind safe functions. The modules that
+//! call these functions decide what to do.
 
 pub mod inherited;
 pub mod process;

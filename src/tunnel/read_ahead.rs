@@ -33,8 +33,6 @@ const MOST_SILENT_RECORDS: u32 = 16;
 /// Answers that OpenSSL may write meanwhile, as to requests for renegotiation, of which a record
 /// holds 4,000.
 const MOST_ANSWERS: u32 = 16;
-/// After so many of these records, other connections have their turn before each further one.
-const SILENT_RECORDS_AT_ONCE: u32 = 4;
 
 type Buffer = Vec<u8>;
 
@@ -62,27 +60,31 @@ pub struct ReadAhead {
 struct Silent {
     records: u32,
     answers: u32,
-    /// Whether others have had their turn before the next one.
-    yielded: bool,
 }
 
 impl Silent {
-    /// Counts another record, when its turn has come.
+    /// Counts another record.
     ///
     /// # Errors
     /// When there have been too many.
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn count_record(&mut self) -> io::Result<()> {
         if self.records == MOST_SILENT_RECORDS {
-            return Poll::Ready(Err(endless()));
-        }
-        if self.records >= SILENT_RECORDS_AT_ONCE && !self.yielded {
-            self.yielded = true;
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
+            return Err(endless());
         }
         self.records += 1;
-        self.yielded = false;
-        Poll::Ready(Ok(()))
+        Ok(())
+    }
+
+    /// Counts another answer.
+    ///
+    /// # Errors
+    /// When there have been too many.
+    fn count_answer(&mut self) -> io::Result<()> {
+        if self.answers == MOST_ANSWERS {
+            return Err(endless());
+        }
+        self.answers += 1;
+        Ok(())
     }
 }
 
@@ -98,10 +100,7 @@ pub struct Heard(Arc<AtomicBool>);
 
 impl Heard {
     fn note(&self) {
-        // Once is enough: it stays so.
-        if !self.anything() {
-            self.0.store(true, Ordering::Relaxed);
-        }
+        self.0.store(true, Ordering::Relaxed);
     }
 
     pub fn anything(&self) -> bool {
@@ -155,9 +154,9 @@ struct Ahead {
 }
 
 impl ReadAhead {
-    pub fn new(tcp: TcpStream, held: Held) -> ReadAhead {
-        let (records, heard) = (Records::default(), Heard::default());
-        ReadAhead { tcp, ahead: None, records, heard, silent: None, held }
+    /// `heard` learns whether the server sends anything.
+    pub fn new(tcp: TcpStream, held: Held, heard: Heard) -> ReadAhead {
+        ReadAhead { tcp, ahead: None, records: Records::default(), heard, silent: None, held }
     }
 
     /// Permits some more records without a byte for the app: the handshake is done, or the app has
@@ -171,10 +170,6 @@ impl ReadAhead {
         if let Some(silent) = &mut self.silent {
             silent.answers = 0;
         }
-    }
-
-    pub fn heard(&self) -> Heard {
-        self.heard.clone()
     }
 
     /// What the connection does now.
@@ -255,7 +250,7 @@ impl AsyncRead for ReadAhead {
             && records.is_complete()
             && let Some(silent) = silent
         {
-            ready!(silent.poll_next(cx))?;
+            silent.count_record()?;
         }
         let fetched = wanted.remaining().min(held.to - held.from);
         let bytes = &held.buffer[held.from..held.from + fetched];
@@ -276,10 +271,7 @@ impl AsyncWrite for ReadAhead {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         if let Some(silent) = &mut self.silent {
-            if silent.answers == MOST_ANSWERS {
-                return Poll::Ready(Err(endless()));
-            }
-            silent.answers += 1;
+            silent.count_answer()?;
         }
         Pin::new(&mut self.tcp).poll_write(cx, bytes)
     }
@@ -307,10 +299,8 @@ mod tests {
     async fn connection() -> (ReadAhead, TcpStream) {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        (
-            ReadAhead::new(near, TunnelFigures::unread().hold(UpstreamState::Relaying)),
-            listener.accept().await.unwrap().0,
-        )
+        let held = TunnelFigures::unread().hold(UpstreamState::Relaying);
+        (ReadAhead::new(near, held, Heard::default()), listener.accept().await.unwrap().0)
     }
 
     #[test]

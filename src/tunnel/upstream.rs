@@ -14,7 +14,7 @@ use super::Tunnel;
 use super::diagnosis::{Silence, Unexplained, question_silence, speaks_plaintext};
 use super::failure::{Failure, Step};
 use super::first_handshake::SLOW_TCP;
-use super::read_ahead::ReadAhead;
+use super::read_ahead::{Heard, ReadAhead};
 use super::socket::keep_alive;
 use crate::figures::UpstreamState;
 use crate::threads;
@@ -117,10 +117,9 @@ pub async fn handshake(
     sessions: &Arc<Sessions>,
 ) -> Result<(TlsStream<ReadAhead>, SocketAddr), Unexplained> {
     let address = stream.peer_addr().map_err(|error| Failure::Outage(Step::Tcp, error))?;
-    let stream = read_ahead(tunnel, stream);
-    let heard = stream.heard();
+    let heard = Heard::default();
     let silence = tokio::select! {
-        tls = shake_hands(tunnel, connector, stream, sessions) => {
+        tls = shake_hands(tunnel, connector, stream, sessions, &heard) => {
             return Ok((tls.map_err(|error| Unexplained::of(address, error, &heard))?, address));
         }
         silence = question_silence(tunnel, address, &heard) => silence,
@@ -130,23 +129,21 @@ pub async fn handshake(
     if silence == Silence::OfPlaintext || speaks_plaintext(tunnel, address).await {
         return Err(Failure::Misconfigured(HandshakeError::NoTls).into());
     }
-    let stream = read_ahead(tunnel, connect_tcp(vec![address]).await?);
-    let heard = stream.heard();
-    let tls = shake_hands(tunnel, connector, stream, sessions).await;
+    let stream = connect_tcp(vec![address]).await?;
+    let tls = shake_hands(tunnel, connector, stream, sessions, &heard).await;
     Ok((tls.map_err(|error| Unexplained::of(address, error, &heard))?, address))
-}
-
-fn read_ahead(tunnel: &Tunnel, stream: TcpStream) -> ReadAhead {
-    ReadAhead::new(stream, tunnel.figures.hold(UpstreamState::Connecting))
 }
 
 /// A handshake, counted if it succeeds.
 async fn shake_hands(
     tunnel: &Tunnel,
     connector: &Connector,
-    stream: ReadAhead,
+    stream: TcpStream,
     sessions: &Arc<Sessions>,
+    heard: &Heard,
 ) -> Result<TlsStream<ReadAhead>, ConnectError> {
+    let held = tunnel.figures.hold(UpstreamState::Connecting);
+    let stream = ReadAhead::new(stream, held, heard.clone());
     let (host, started) = (tunnel.route.upstream.host_name(), Instant::now());
     let mut tls = connector.connect(&host, stream, sessions).await?;
     tls.get_mut().permit_silence();

@@ -70,7 +70,7 @@ impl Warning {
 pub struct Warnings {
     variable: String,
     upstream: String,
-    summary: Mutex<Summary<Warning>>,
+    summary: Mutex<Summary>,
 }
 
 impl Warnings {
@@ -78,7 +78,7 @@ impl Warnings {
         Arc::new(Warnings { variable, upstream, summary: Mutex::default() })
     }
 
-    fn summary(&self) -> MutexGuard<'_, Summary<Warning>> {
+    fn summary(&self) -> MutexGuard<'_, Summary> {
         self.summary.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -87,7 +87,7 @@ impl Warnings {
         let (at_once, is_first) = {
             let mut summary = self.summary();
             let is_first = summary.is_empty();
-            (summary.add(warning.key(), warning), is_first)
+            (summary.add(warning), is_first)
         };
         if let Some(warning) = at_once {
             self.write(&warning, None);
@@ -142,46 +142,43 @@ async fn write_summaries(warnings: Weak<Warnings>) {
     }
 }
 
-/// Decides which items are written at once, and holds the others back.
-#[derive(Debug)]
-struct Summary<T>(BTreeMap<Key, Burst<T>>);
+/// Decides which warnings are written at once, and holds the others back.
+#[derive(Debug, Default)]
+struct Summary(BTreeMap<Key, Burst>);
 
-/// Items with the same key in quick succession.
-#[derive(Debug)]
-struct Burst<T> {
+/// Warnings with the same key in quick succession.
+#[derive(Debug, Default)]
+struct Burst {
     at_once: usize,
-    /// The latest item that was held back, and how many were.
-    held_back: Option<(T, u64)>,
-    /// Whether an item has come since the last summary.
+    /// How many warnings were held back since the last summary, and the latest of them.
+    count: u64,
+    held_back: Option<Warning>,
+    /// Whether a warning has come since the last summary.
     is_live: bool,
 }
 
-impl<T> Default for Summary<T> {
-    fn default() -> Summary<T> {
-        Summary(BTreeMap::new())
-    }
-}
-
-impl<T> Summary<T> {
-    /// Returns `item` if it is to be written at once.
-    fn add(&mut self, key: Key, item: T) -> Option<T> {
-        let fresh = || Burst { at_once: 0, held_back: None, is_live: true };
-        let burst = self.0.entry(key).or_insert_with(fresh);
+impl Summary {
+    /// Returns `warning` if it is to be written at once.
+    fn add(&mut self, warning: Warning) -> Option<Warning> {
+        let burst = self.0.entry(warning.key()).or_default();
         burst.is_live = true;
         if burst.at_once < AT_ONCE {
             burst.at_once += 1;
-            return Some(item);
+            return Some(warning);
         }
-        let before = burst.held_back.as_ref().map_or(0, |(_, count)| *count);
-        burst.held_back = Some((item, before + 1));
+        burst.count += 1;
+        burst.held_back = Some(warning);
         None
     }
 
-    /// Of each key, the latest item that was held back since the last call, and how many were.
-    /// Forgets keys without an item since the last call.
-    fn take_held_back(&mut self) -> Vec<(T, u64)> {
+    /// Of each key, the latest warning that was held back since the last call, and how many were.
+    /// Forgets keys without a warning since the last call.
+    fn take_held_back(&mut self) -> Vec<(Warning, u64)> {
         self.0.retain(|_, burst| std::mem::take(&mut burst.is_live));
-        self.0.values_mut().filter_map(|burst| burst.held_back.take()).collect()
+        let bursts = self.0.values_mut();
+        let counted =
+            |burst: &mut Burst| Some((burst.held_back.take()?, std::mem::take(&mut burst.count)));
+        bursts.filter_map(counted).collect()
     }
 
     fn is_empty(&self) -> bool {
@@ -193,19 +190,31 @@ impl<T> Summary<T> {
 mod tests {
     use super::*;
 
+    /// A failure for this reason, with a number.
+    fn failure(reason: &'static str, number: u64) -> Warning {
+        let (event, hint) = (UpstreamEvent::Failed, String::new());
+        Warning::Upstream { event, reason: Some(reason), error: number.to_string(), hint }
+    }
+
     #[test]
     fn five_lines_come_at_once_and_then_summaries() {
         let mut summary = Summary::default();
-        let (refused, dns) = (("connection-failed", "tcp_refused"), ("connection-failed", "dns"));
-        let at_once: Vec<_> = (0..9).filter_map(|n| summary.add(refused, n)).collect();
+        let mut add = |reason, number| summary.add(failure(reason, number)).is_some();
+        let at_once: Vec<_> = (0..9).filter(|number| add("tcp_refused", *number)).collect();
         assert_eq!(at_once, [0, 1, 2, 3, 4]);
-        assert_eq!(summary.add(dns, 100), Some(100), "each reason has lines of its own");
-        assert_eq!(summary.take_held_back(), [(8, 4)]);
+        assert!(add("dns", 100), "each reason has lines of its own");
+        let held_back = |summary: &mut Summary| -> Vec<_> {
+            let counted = summary.take_held_back().into_iter().map(|(warning, count)| {
+                let Warning::Upstream { error, .. } = warning else { panic!("{warning:?}") };
+                (error, count)
+            });
+            counted.collect()
+        };
+        assert_eq!(held_back(&mut summary), [("8".to_owned(), 4)]);
         // The burst goes on.
-        assert_eq!(summary.add(refused, 9), None);
-        assert_eq!(summary.take_held_back(), [(9, 1)]);
-        assert_eq!(summary.take_held_back(), []);
-        assert!(summary.is_empty());
-        assert_eq!(summary.add(refused, 10), Some(10), "a new burst begins");
+        assert!(summary.add(failure("tcp_refused", 9)).is_none());
+        assert_eq!(held_back(&mut summary), [("9".to_owned(), 1)]);
+        assert!(held_back(&mut summary).is_empty() && summary.is_empty());
+        assert!(summary.add(failure("tcp_refused", 10)).is_some(), "a new burst begins");
     }
 }

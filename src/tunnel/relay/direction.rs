@@ -167,9 +167,9 @@ impl Direction {
         })
     }
 
-    /// Reads until the buffer is full, the reader ends, or nothing more is there now; says how much,
-    /// and is pending if the reader will wake us. A short read clears the stream's readiness, so
-    /// noticing the end costs no system call.
+    /// Reads until the buffer is full, the reader ends, or nothing more is there now. Returns how
+    /// much was read, and `Pending` if the reader will wake us. A short read clears the stream's
+    /// readiness, so noticing the end costs no system call.
     fn fill<Reader>(
         &mut self,
         cx: &mut Context<'_>,
