@@ -1,10 +1,25 @@
-//! What only the system knows about a socket.
+//! What sockets need beyond socket2 and tokio.
 
 #![allow(unsafe_code)]
 
+use std::io;
 use std::os::fd::AsRawFd;
 
 use nix::libc;
+use socket2::Socket;
+use tokio::io::unix::AsyncFd;
+
+/// Has the runtime watch a socket that does not block.
+///
+/// # Errors
+/// When the runtime cannot watch another descriptor (epoll_ctl(2)).
+///
+/// # Panics
+/// Outside a tokio runtime.
+pub fn watch(socket: Socket) -> io::Result<AsyncFd<Socket>> {
+    // SAFETY: a Socket owns its one descriptor and never replaces it.
+    Ok(unsafe { AsyncFd::register(socket)? })
+}
 
 /// Bytes that were written to a TCP socket but that the peer's kernel has not acknowledged yet; 0
 /// if the system does not say.

@@ -79,8 +79,8 @@ enum Opening {
 
 impl Opening {
     fn of(bytes: &[u8]) -> Opening {
-        if bytes.len() >= CLIENT_HELLO.len() {
-            if bytes.starts_with(&CLIENT_HELLO) { Opening::Tls } else { Opening::Plain }
+        if bytes.starts_with(&CLIENT_HELLO) {
+            Opening::Tls
         } else if CLIENT_HELLO.starts_with(bytes) {
             Opening::Open
         } else {
@@ -381,6 +381,13 @@ mod tests {
             }
         }
     }
+
+    #[tokio::test]
+    async fn an_app_on_a_unix_socket_is_named_by_its_process() {
+        let (app, _far) = pair();
+        assert_eq!(app.peer(), format!("pid:{}", std::process::id()));
+    }
+
     #[tokio::test]
     async fn debug_shows_no_byte_that_was_read_ahead() {
         let (mut app, mut far) = pair();

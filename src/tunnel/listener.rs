@@ -6,14 +6,14 @@ use std::fs::{self, Permissions};
 use std::future::Future;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::unistd::mkdtemp;
-use socket2::{Domain, SockAddr, SockRef, Socket, Type};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use socket2::{Domain, SockAddr, Socket, Type};
+use tokio::io::Interest;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::task::coop::consume_budget;
 use tokio::time::sleep;
 
@@ -22,6 +22,7 @@ use super::drain::DrainGuard;
 use super::failure::is_out_of_descriptors;
 use super::{Tunnel, hints};
 use crate::logging::warning;
+use crate::system::socket::watch;
 
 /// Connections that may wait to be accepted; the kernel lowers it to net.core.somaxconn
 /// (listen(2)).
@@ -164,57 +165,12 @@ impl Drop for SocketFolder {
     }
 }
 
-/// A [`Listener`] that the runtime watches: by tokio's own types, since its AsyncFd would want an
-/// `unsafe` for the same.
-enum Watched {
-    Tcp(TcpListener),
-    Unix(UnixListener),
-}
-
-impl Watched {
-    fn new(Listener(socket): Listener) -> io::Result<Watched> {
-        if socket.local_addr()?.is_unix() {
-            UnixListener::from_std(socket.into()).map(Watched::Unix)
-        } else {
-            TcpListener::from_std(socket.into()).map(Watched::Tcp)
-        }
-    }
-
-    async fn accept(&self) -> io::Result<AppStream> {
-        match self {
-            Watched::Tcp(listener) => {
-                let (stream, address) = listener.accept().await?;
-                Ok(AppStream::from_tcp(stream, address))
-            }
-            Watched::Unix(listener) => {
-                let (stream, _) = listener.accept().await?;
-                Ok(AppStream::from_unix(stream))
-            }
-        }
-    }
-
-    /// Whether the system would give two more descriptors.
-    fn finds_two_descriptors(&self) -> bool {
-        let copy = || match self {
-            Watched::Tcp(listener) => listener.as_fd().try_clone_to_owned(),
-            Watched::Unix(listener) => listener.as_fd().try_clone_to_owned(),
-        };
-        let (first, second) = (copy(), copy());
-        first.is_ok() && second.is_ok()
-    }
-
-    /// Accepts what the kernel has, even if the runtime has not heard of it yet. Does not wait.
-    fn accept_arrived(&self) -> io::Result<AppStream> {
-        let listener = match self {
-            Watched::Tcp(listener) => SockRef::from(listener),
-            Watched::Unix(listener) => SockRef::from(listener),
-        };
-        let (stream, address) = listener.accept()?;
-        stream.set_nonblocking(true)?;
-        match address.as_socket() {
-            Some(address) => Ok(AppStream::from_tcp(TcpStream::from_std(stream.into())?, address)),
-            None => UnixStream::from_std(stream.into()).map(AppStream::from_unix),
-        }
+/// The stream of an accepted connection.
+fn app_stream((socket, address): (Socket, SockAddr)) -> io::Result<AppStream> {
+    socket.set_nonblocking(true)?;
+    match address.as_socket() {
+        Some(address) => Ok(AppStream::from_tcp(TcpStream::from_std(socket.into())?, address)),
+        None => UnixStream::from_std(socket.into()).map(AppStream::from_unix),
     }
 }
 
@@ -224,7 +180,7 @@ impl Watched {
 /// # Errors
 /// When the listener cannot be handed to the runtime.
 pub async fn serve<H, F>(
-    listener: Listener,
+    Listener(listener): Listener,
     tunnel: &Tunnel,
     mut guard: DrainGuard,
     handle: H,
@@ -233,19 +189,21 @@ where
     H: Fn(AppStream, DrainGuard) -> F,
     F: Future<Output = ()> + Send + 'static,
 {
-    let listener = Watched::new(listener)?;
+    let listener = watch(listener)?;
     loop {
+        let accepted = listener.async_io(Interest::READABLE, Socket::accept);
         tokio::select! {
-            accepted = listener.accept() => match accepted {
+            accepted = accepted => match accepted.and_then(app_stream) {
                 Ok(app) => drop(tokio::spawn(handle(app, guard.clone()))),
-                Err(error) => after_failed_accept(tunnel, &listener, error).await,
+                Err(error) => after_failed_accept(tunnel, listener.get_ref(), error).await,
             },
             () = guard.command_ended() => break,
         }
     }
     // What the app wrote just before it ended may wait in connections not accepted yet.
     loop {
-        match listener.accept_arrived() {
+        // It does not wait, but sees what the runtime has not heard of yet.
+        match listener.get_ref().accept().and_then(app_stream) {
             Ok(app) => {
                 tokio::spawn(handle(app, guard.clone()));
                 // A flood must not stop the drain timer.
@@ -253,12 +211,12 @@ where
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
             // A descriptor may become free when another connection is done.
-            Err(error) => after_failed_accept(tunnel, &listener, error).await,
+            Err(error) => after_failed_accept(tunnel, listener.get_ref(), error).await,
         }
     }
 }
 
-async fn after_failed_accept(tunnel: &Tunnel, listener: &Watched, error: io::Error) {
+async fn after_failed_accept(tunnel: &Tunnel, listener: &Socket, error: io::Error) {
     // The app closed before accept; not our error (accept(2)).
     if error.kind() == io::ErrorKind::ConnectionAborted {
         return;
@@ -267,14 +225,28 @@ async fn after_failed_accept(tunnel: &Tunnel, listener: &Watched, error: io::Err
     tunnel.warnings.warn(hints::accept_failed(&error));
     sleep(ACCEPT_PAUSE).await;
     // An app needs two descriptors. A single one is left to those who ask for the status.
-    while is_out_of_descriptors(&error) && !listener.finds_two_descriptors() {
+    while is_out_of_descriptors(&error) && !has_two_descriptors(listener) {
         sleep(ACCEPT_PAUSE).await;
     }
+}
+
+/// Whether the system would give two more descriptors.
+fn has_two_descriptors(listener: &Socket) -> bool {
+    let (first, second) = (listener.try_clone(), listener.try_clone());
+    first.is_ok() && second.is_ok()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn replies_are_sent_to_the_app_at_once() {
+        let (Listener(listener), port) = Listener::bind(0, PortTaken::Fail).unwrap();
+        let _app = std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        assert!(accepted.tcp_nodelay().unwrap());
+    }
 
     #[test]
     fn sockets_go_where_their_paths_are_absolute_and_short_enough() {

@@ -26,8 +26,13 @@ const APP_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// work off what the app had sent, or to say more.
 const GONE: Duration = Duration::from_secs(60);
 
+/// What bytes are read from and written to.
+pub trait Stream: AsyncRead + AsyncWrite + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Stream for S {}
+
 /// What a relay must know about an app's stream beyond reading and writing.
-pub trait App: AsyncRead + AsyncWrite + Unpin {
+pub trait App: Stream {
     /// Why the app is gone, found out without reading; `None` if it may still be there. The first
     /// call may switch on what finds out (TCP keepalive).
     fn broken_off(&mut self) -> Option<io::Error>;
@@ -124,12 +129,7 @@ pub struct Begun {
     pub asked: Option<Instant>,
 }
 
-impl<A, R, T> Future for Relay<'_, A, R, T>
-where
-    A: App,
-    R: AsyncRead + AsyncWrite + Unpin,
-    T: Tap,
-{
+impl<A: App, R: Stream, T: Tap> Future for Relay<'_, A, R, T> {
     type Output = RelayEnd;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<RelayEnd> {
@@ -152,12 +152,7 @@ where
     }
 }
 
-impl<A, R, T> Relay<'_, A, R, T>
-where
-    A: App,
-    R: AsyncRead + AsyncWrite + Unpin,
-    T: Tap,
-{
+impl<A: App, R: Stream, T: Tap> Relay<'_, A, R, T> {
     /// Moves from the app to Redis.
     fn poll_up(&mut self, cx: &mut Context<'_>) -> Option<RelayEnd> {
         loop {

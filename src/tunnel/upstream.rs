@@ -158,9 +158,6 @@ async fn shake_hands(
 
 /// The first of `addresses` that answers, each given a short start before the next (RFC 8305).
 async fn connect_any(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
-    if let [only] = addresses[..] {
-        return TcpStream::connect(only).await;
-    }
     let mut waiting = addresses.into_iter();
     let mut attempts = JoinSet::new();
     let mut last_error = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
@@ -180,5 +177,22 @@ async fn connect_any(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
             },
             () = sleep(ATTEMPT_DELAY), if waiting.len() > 0 => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use socket2::SockRef;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn tcp_to_redis_sends_at_once_and_has_keepalive() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let stream = connect_tcp(vec![listener.local_addr().unwrap()]).await.unwrap();
+        let socket = SockRef::from(&stream);
+        assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(60));
     }
 }

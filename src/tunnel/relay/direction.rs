@@ -112,17 +112,13 @@ impl Direction {
 
     /// Moves what can be moved now. `see` is shown what is read. Returns how the reader ended, once
     /// everything read before is written: then the relay must decide what follows, and set `state`.
-    pub fn poll<Reader, Writer>(
+    pub fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        reader: &mut Reader,
-        writer: &mut Writer,
+        reader: &mut (impl AsyncRead + Unpin),
+        writer: &mut (impl AsyncWrite + Unpin),
         see: &mut impl FnMut(&[u8]),
-    ) -> Option<io::Result<()>>
-    where
-        Reader: AsyncRead + Unpin,
-        Writer: AsyncWrite + Unpin,
-    {
+    ) -> Option<io::Result<()>> {
         loop {
             let step = match self.state {
                 State::Open if self.is_stalled() => self.write_stalled(cx, writer),
@@ -141,17 +137,13 @@ impl Direction {
     }
 
     /// Reads what there is and writes it. Keeps what the writer does not take.
-    fn move_chunk<Reader, Writer>(
+    fn move_chunk(
         &mut self,
         cx: &mut Context<'_>,
-        reader: &mut Reader,
-        writer: &mut Writer,
+        reader: &mut (impl AsyncRead + Unpin),
+        writer: &mut (impl AsyncWrite + Unpin),
         see: &mut impl FnMut(&[u8]),
-    ) -> Poll<()>
-    where
-        Reader: AsyncRead + Unpin,
-        Writer: AsyncWrite + Unpin,
-    {
+    ) -> Poll<()> {
         SHARED_BUFFER.with_borrow_mut(|buffer| {
             let (read, filled) = self.fill(cx, reader, buffer);
             if read > 0 {
@@ -170,15 +162,12 @@ impl Direction {
     /// Reads until the buffer is full, the reader ends, or nothing more is there now. Returns how
     /// much was read, and `Pending` if the reader will wake us. A short read clears the stream's
     /// readiness, so noticing the end costs no system call.
-    fn fill<Reader>(
+    fn fill(
         &mut self,
         cx: &mut Context<'_>,
-        reader: &mut Reader,
+        reader: &mut (impl AsyncRead + Unpin),
         buffer: &mut [u8],
-    ) -> (usize, Poll<()>)
-    where
-        Reader: AsyncRead + Unpin,
-    {
+    ) -> (usize, Poll<()>) {
         let mut read = 0;
         while read < buffer.len() && self.reader_ended.is_none() {
             match poll_read(cx, reader, &mut buffer[read..]) {
@@ -202,10 +191,11 @@ impl Direction {
     }
 
     /// Writes what was kept. Ready when nothing of it is left, or the writer has failed.
-    fn write_stalled<Writer>(&mut self, cx: &mut Context<'_>, writer: &mut Writer) -> Poll<()>
-    where
-        Writer: AsyncWrite + Unpin,
-    {
+    fn write_stalled(
+        &mut self,
+        cx: &mut Context<'_>,
+        writer: &mut (impl AsyncWrite + Unpin),
+    ) -> Poll<()> {
         let stalled = std::mem::take(&mut self.stalled);
         self.stalled_from += self.write(cx, writer, &stalled[self.stalled_from..]);
         if self.stalled_from < stalled.len() && matches!(self.state, State::Open) {
@@ -218,10 +208,12 @@ impl Direction {
 
     /// Writes as much as the writer takes now, and says how much that is. It is less than all when
     /// the writer stalls, and will wake us, or when it fails, which the state says then.
-    fn write<Writer>(&mut self, cx: &mut Context<'_>, writer: &mut Writer, bytes: &[u8]) -> usize
-    where
-        Writer: AsyncWrite + Unpin,
-    {
+    fn write(
+        &mut self,
+        cx: &mut Context<'_>,
+        writer: &mut (impl AsyncWrite + Unpin),
+        bytes: &[u8],
+    ) -> usize {
         let mut taken = 0;
         while taken < bytes.len() {
             match Pin::new(&mut *writer).poll_write(cx, &bytes[taken..]) {
@@ -242,15 +234,12 @@ impl Direction {
         taken
     }
 
-    fn discard_chunk<Reader>(
+    fn discard_chunk(
         &mut self,
         cx: &mut Context<'_>,
-        reader: &mut Reader,
+        reader: &mut (impl AsyncRead + Unpin),
         see: &mut impl FnMut(&[u8]),
-    ) -> Poll<()>
-    where
-        Reader: AsyncRead + Unpin,
-    {
+    ) -> Poll<()> {
         SHARED_BUFFER.with_borrow_mut(|buffer| {
             match ready!(poll_read(cx, reader, buffer)) {
                 Ok(read @ 1..) => {
@@ -263,10 +252,11 @@ impl Direction {
         })
     }
 
-    fn shut_down<Writer>(&mut self, cx: &mut Context<'_>, writer: &mut Writer) -> Poll<()>
-    where
-        Writer: AsyncWrite + Unpin,
-    {
+    fn shut_down(
+        &mut self,
+        cx: &mut Context<'_>,
+        writer: &mut (impl AsyncWrite + Unpin),
+    ) -> Poll<()> {
         // A writer that cannot be told has gone, and need not be told.
         let _ = ready!(Pin::new(writer).poll_shutdown(cx));
         self.state = State::Closed;
@@ -274,14 +264,11 @@ impl Direction {
     }
 }
 
-fn poll_read<Reader>(
+fn poll_read(
     cx: &mut Context<'_>,
-    reader: &mut Reader,
+    reader: &mut (impl AsyncRead + Unpin),
     buffer: &mut [u8],
-) -> Poll<io::Result<usize>>
-where
-    Reader: AsyncRead + Unpin,
-{
+) -> Poll<io::Result<usize>> {
     let mut buffer = ReadBuf::new(buffer);
     ready!(Pin::new(reader).poll_read(cx, &mut buffer))?;
     Poll::Ready(Ok(buffer.filled().len()))
