@@ -4,10 +4,8 @@
 
 mod support;
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::{Shutdown, TcpStream};
-use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -19,7 +17,7 @@ use support::peer::{Peer, acceptor};
 use support::proc::{children, sockets_of};
 use support::resp::{Client, Reply, request};
 use support::scripted::{converse, redis};
-use support::servers::{Front, PASSWORD, Server, connections};
+use support::servers::{Front, PASSWORD, Server};
 use support::status::StatusPage;
 use support::{PATIENCE, eventually, reset, rest};
 
@@ -116,29 +114,23 @@ fn long_set() -> Vec<u8> {
 const POOLS: [&str; 2] = ["off", "on"];
 
 #[test]
-fn a_reset_in_the_queue_cancels_the_request() {
-    for pool in POOLS {
-        let scene = Scene::new(&[("STUNNEL_POOL", pool)]);
-        let app = scene.waiting(&incr());
-        reset(&app);
+fn an_app_that_leaves_the_queue_cancels_its_request() {
+    let late_close = |app: TcpStream| {
+        thread::sleep(LATE); // The time since the last byte tells it from a half-close.
         drop(app);
+    };
+    let with_reset = |app: TcpStream| reset(&app);
+    for (pool, leave) in POOLS
+        .into_iter()
+        .flat_map(|pool| [(pool, late_close as fn(TcpStream)), (pool, with_reset as fn(TcpStream))])
+    {
+        let scene = Scene::new(&[("STUNNEL_POOL", pool)]);
+        leave(scene.waiting(&incr()));
         scene.wait_for_abandoned();
         let (value, log) = scene.value();
         assert_eq!(value, Reply::Nil, "{pool}");
         assert_eq!(logged(&log, "connection-abandoned", "var"), ["REDIS_URL"], "{log}");
         assert_eq!(logged(&log, "command-ended", "failed"), ["0"], "{log}");
-    }
-}
-
-#[test]
-fn a_late_close_in_the_queue_cancels_the_request() {
-    for pool in POOLS {
-        let scene = Scene::new(&[("STUNNEL_POOL", pool)]);
-        let app = scene.waiting(&incr());
-        thread::sleep(LATE);
-        drop(app);
-        scene.wait_for_abandoned();
-        assert_eq!(scene.value().0, Reply::Nil, "{pool}");
     }
 }
 
@@ -207,22 +199,6 @@ fn a_reset_beyond_the_buffer_cancels_the_request() {
     drop(app);
     scene.wait_for_abandoned();
     assert_eq!(scene.value().0, Reply::Nil);
-}
-
-#[test]
-fn an_abandoned_lpop_takes_no_job() {
-    for pool in POOLS {
-        let scene = Scene::new(&[("STUNNEL_POOL", pool)]);
-        scene.server.direct().ask(&["RPUSH", "jobs", "job"]);
-        // The client times out and closes.
-        let app = scene.waiting(&request(&[b"LPOP", b"jobs"]));
-        thread::sleep(LATE);
-        drop(app);
-        scene.wait_for_abandoned();
-        let Scene { server: _server, held, busy, .. } = scene;
-        drop(busy);
-        assert_eq!(held.client().ask(&["LLEN", "jobs"]), Reply::line(":1"), "{pool}");
-    }
 }
 
 #[test]
@@ -318,60 +294,6 @@ fn what_command_wrote_before_its_end_is_sent() {
         let expected = if request.len() > MORE_THAN_THE_BUFFER { ":20000" } else { ":1" };
         assert_eq!(length, Reply::line(expected), "{}", ended.stderr);
     }
-}
-
-/// A launcher with one connection on a Unix socket, a client that has it, and another that waits
-/// with a request.
-fn on_a_unix_socket(folder: &Path) -> (Server, support::launcher::Running, UnixStream, UnixStream) {
-    let server = Server::start(Front::Redis);
-    let launcher = Launcher::holding(&server.url()).settings(&[
-        ("STUNNEL_LISTEN", "unix"),
-        ("STUNNEL_MAX_CONNECTIONS", "1"),
-        ("STUNNEL_CONNECT_TIMEOUT", "60s"),
-        ("STUNNEL_LOG_LEVEL", "debug"),
-    ]);
-    let mut running = launcher.env("TMPDIR", folder).start();
-    let url = running.line();
-    let path = &url[url.find("@/").unwrap() + 1..url.find('?').unwrap()];
-    let connect = || {
-        let stream = UnixStream::connect(path).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream
-    };
-    let mut busy = connect();
-    busy.write_all(&login_and(b"")).unwrap();
-    busy.read_exact(&mut [0; 5]).unwrap();
-    let mut waiting = connect();
-    waiting.write_all(&login_and(&incr())).unwrap();
-    (server, running, busy, waiting)
-}
-
-#[test]
-fn on_a_unix_socket_a_close_after_the_request_is_served() {
-    let folder = tempfile::tempdir().unwrap();
-    let (server, running, busy, waiting) = on_a_unix_socket(folder.path());
-    drop(waiting);
-    thread::sleep(LATE);
-    drop(busy);
-    let mut direct = server.direct();
-    eventually("it is served", || (direct.ask(&["GET", "key"]) == Reply::bulk("1")).then_some(()));
-    running.finish();
-}
-
-#[test]
-fn on_a_unix_socket_a_late_close_cancels_the_request() {
-    let folder = tempfile::tempdir().unwrap();
-    let (server, running, busy, waiting) = on_a_unix_socket(folder.path());
-    thread::sleep(LATE);
-    drop(waiting);
-    // Until it has been noticed; 100 ms are for COMMAND's end.
-    thread::sleep(LATE);
-    drop(busy);
-    let mut direct = server.direct();
-    eventually("the queue is empty", || (connections(&mut direct) == 0).then_some(()));
-    assert_eq!(direct.ask(&["GET", "key"]), Reply::Nil);
-    let log = running.finish().stderr;
-    assert_eq!(logged(&log, "connection-abandoned", "var"), ["REDIS_URL"], "{log}");
 }
 
 /// Whether a launcher's end of an app connection, in this state of /proc/net/tcp, has a keepalive

@@ -59,44 +59,10 @@ fn waiting_apps_are_served_in_order() {
 }
 
 #[test]
-fn an_app_that_waits_too_long_is_closed() {
+fn the_log_tells_a_long_wait_a_stuck_queue_and_a_timeout() {
     let server = Server::start(Front::Redis);
-    let held =
-        hold(&server.url(), &[("REDIS_URL_STUNNEL_MAX_CONNECTIONS", "1"), (TIMEOUT, "200ms")]);
-    let mut busy = held.client();
-    let mut late = held.open();
-    late.send(&["PING"]);
-    assert!(late.reply().is_err());
-    assert_eq!(busy.ask(&["PING"]), Reply::line("+PONG"), "others are not affected");
-    drop(busy);
-    let log = held.finish().stderr;
-    assert_eq!(logged(&log, "queue-timeout", "var"), ["REDIS_URL"], "{log}");
-    assert!(logged(&log, "queue-timeout", "hint")[0].contains(LIMIT), "{log}");
-    assert_eq!(logged(&log, "command-ended", "failed"), ["1"], "{log}");
-}
-
-#[test]
-fn a_long_wait_is_logged_before_the_connect_timeout() {
-    let server = Server::start(Front::Redis);
-    let held = hold(&server.url(), &[(LIMIT, "1"), (TIMEOUT, "2s")]);
-    let busy = held.client();
-    // Each of them waits until the connect timeout.
-    let mut late: Vec<_> = (0..3).map(|_| held.open()).collect();
-    assert!(late.iter_mut().all(|client| client.reply().is_err()));
-    drop(busy);
-    let log = held.finish().stderr;
-    assert_eq!(logged(&log, "queue-waiting", "var")[0], "REDIS_URL", "{log}");
-    assert!(logged(&log, "queue-waiting", "hint")[0].contains(LIMIT), "{log}");
-    let [waiting, timeout] =
-        ["queue-waiting", "queue-timeout"].map(|event| log.find(&format!(" at={event} ")));
-    assert!(waiting.unwrap() < timeout.unwrap(), "{log}");
-}
-
-#[test]
-fn a_queue_that_cannot_move_is_logged_as_stuck() {
-    let server = Server::start(Front::Redis);
-    // It counts as stuck after ten seconds.
-    let held = hold(&server.url(), &[(LIMIT, "2"), (TIMEOUT, "12s")]);
+    // A wait is long after one second, and a queue is stuck after ten.
+    let held = hold(&server.url(), &[("REDIS_URL_STUNNEL_MAX_CONNECTIONS", "2"), (TIMEOUT, "12s")]);
     let mut busy = [held.client(), held.client()];
     let mut late = held.open();
     late.send(&["PING"]);
@@ -105,9 +71,14 @@ fn a_queue_that_cannot_move_is_logged_as_stuck() {
     assert!(busy.iter_mut().all(|app| app.ask(&["PING"]) == Reply::line("+PONG")));
     drop(busy);
     let log = held.finish().stderr;
-    assert_eq!(logged(&log, "queue-stuck", "var"), ["REDIS_URL"], "{log}");
-    let hint = &logged(&log, "queue-stuck", "hint")[0];
-    assert!(hint.contains(LIMIT) && hint.contains("Sidekiq"), "{hint}");
+    let places = ["queue-waiting", "queue-stuck", "queue-timeout"].map(|event| {
+        assert_eq!(logged(&log, event, "var"), ["REDIS_URL"], "{log}");
+        let hint = &logged(&log, event, "hint")[0];
+        assert!(hint.contains(LIMIT) && hint.contains("Sidekiq"), "{hint}");
+        log.find(&format!(" at={event} "))
+    });
+    assert!(places.is_sorted(), "{log}");
+    assert_eq!(logged(&log, "command-ended", "failed"), ["1"], "{log}");
 }
 
 #[test]
@@ -159,34 +130,21 @@ fn cutting(cut: &'static [usize]) -> Peer<()> {
     })
 }
 
-/// An app that waits for the only connection until another app, which was served, closes it.
-fn right_after_a_close(held: &Held) -> Client {
-    let mut first = held.open();
-    assert_eq!(first.ask(&["PING"]), Reply::line("+PONG"));
-    let mut second = held.open();
-    second.send(&["PING"]);
-    drop(first);
-    second
-}
-
 #[test]
-fn a_cut_handshake_right_after_a_close_is_tried_again() {
-    let peer = cutting(&[1]);
-    let held = hold(&peer.url(), &[(LIMIT, "1"), (POOL, "off")]);
-    let mut second = right_after_a_close(&held);
-    assert_eq!(second.reply().unwrap(), Reply::line("+PONG"));
-    assert_eq!(peer.accepted(), 3);
-    let log = held.finish().stderr;
-    assert_eq!(logged(&log, "command-ended", "failed"), ["0"], "{log}");
-}
-
-#[test]
-fn a_cut_handshake_is_tried_again_only_once() {
-    let peer = cutting(&[1, 2, 3, 4]);
-    let held = hold(&peer.url(), &[(LIMIT, "1"), (POOL, "off")]);
-    let mut second = right_after_a_close(&held);
-    assert!(second.reply().is_err());
-    assert_eq!(peer.accepted(), 3);
+fn a_cut_handshake_right_after_a_close_is_tried_again_once() {
+    for (cut, failed) in [(&[1][..], "0"), (&[1, 2, 3, 4], "1")] {
+        let peer = cutting(cut);
+        let held = hold(&peer.url(), &[(LIMIT, "1"), (POOL, "off")]);
+        let mut first = held.open();
+        assert_eq!(first.ask(&["PING"]), Reply::line("+PONG"));
+        let mut second = held.open();
+        second.send(&["PING"]);
+        drop(first);
+        assert_eq!(second.reply().is_ok(), failed == "0");
+        assert_eq!(peer.accepted(), 3);
+        let log = held.finish().stderr;
+        assert_eq!(logged(&log, "command-ended", "failed"), [failed], "{log}");
+    }
 }
 
 #[test]

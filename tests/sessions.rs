@@ -51,25 +51,6 @@ fn a_changed_key_is_refused_under_a_pin_despite_a_session() {
     drop(server);
 }
 
-#[test]
-fn later_connections_resume_the_first_session() {
-    let peer = Peer::tls(|mut stream| {
-        // Tickets are on their way with the first reply.
-        let mut request = [0; 64];
-        while matches!(stream.read(&mut request), Ok(1..)) {
-            stream.write_all(b"+OK\r\n").unwrap();
-        }
-        (stream.ssl().session_reused(), stream.ssl().version_str())
-    });
-    let held = hold_to(&peer.url(), &[]);
-    let mut seen = Vec::new();
-    for _ in 0..3 {
-        assert_eq!(held.open().ask(&["PING"]), Reply::line("+OK"));
-        seen.push(peer.result());
-    }
-    assert_eq!(seen, [(false, "TLSv1.3"), (true, "TLSv1.3"), (true, "TLSv1.3")]);
-}
-
 /// Says OK to each request; returns whether the client's session was resumed.
 fn say_ok(mut stream: SslStream<TcpStream>) -> bool {
     let mut request = [0; 64];
