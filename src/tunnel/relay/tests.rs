@@ -186,6 +186,22 @@ async fn a_stall_ends_in_a_reset_and_silence_in_a_close() {
     assert!(matches!(end, RelayEnd::Reset(Side::Redis, _)));
 }
 
+#[tokio::test(start_paused = true)]
+async fn traffic_postpones_the_idle_timeout() {
+    let (mut app, mut app_far, mut redis, _redis_far) = narrow();
+    let timeout = Duration::from_secs(3600);
+    let started = Instant::now();
+    let traffic = async {
+        for _ in 0..3 {
+            sleep(timeout * 2 / 3).await;
+            app_far.write_all(b"x").await.unwrap();
+        }
+    };
+    let (end, ()) = tokio::join!(relay(&mut app, &mut redis, Some(timeout)), traffic);
+    assert!(matches!(end, RelayEnd::Idle));
+    assert_eq!(started.elapsed(), timeout * 3);
+}
+
 /// A tap that keeps the connection to Redis, and notes what it sees.
 #[derive(Default)]
 struct Keeper {
