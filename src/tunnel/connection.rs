@@ -128,7 +128,7 @@ impl<'t> Connection<'t> {
             Relay::new(&mut self.ends.app, redis, &mut meter, idle_timeout).continuing(begun);
         let end = (&mut relay).await;
         self.moved = relay.progress();
-        Course { end, redis_ended_first: relay.redis_ended_first() }
+        Course { end, redis_ended_first: relay.redis_ended_first }
     }
 
     /// Closes both sides, each as the other ended, and logs how the connection ended.

@@ -53,7 +53,7 @@ impl Limit {
 
     /// The permission to have one connection, in the order of those who wait.
     pub async fn slot(self: &Arc<Self>) -> Slot {
-        let _waiting = Waiting::new(&self.waiting);
+        let _waiting = InQueue::new(&self.waiting);
         let permit = self.slots.clone().acquire_owned().await.expect("nobody closes it");
         self.hand_out(permit)
     }
@@ -99,17 +99,17 @@ impl Limit {
     }
 }
 
-/// Somebody who waits for a slot, until this is dropped.
-struct Waiting<'a>(&'a AtomicUsize);
+/// Counts as waiting for a slot until this is dropped.
+struct InQueue<'a>(&'a AtomicUsize);
 
-impl<'a> Waiting<'a> {
-    fn new(waiting: &'a AtomicUsize) -> Waiting<'a> {
+impl<'a> InQueue<'a> {
+    fn new(waiting: &'a AtomicUsize) -> InQueue<'a> {
         waiting.fetch_add(1, Ordering::Relaxed);
-        Waiting(waiting)
+        InQueue(waiting)
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for InQueue<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }

@@ -45,7 +45,7 @@ thread_local! {
 pub struct ReadAhead {
     tcp: TcpStream,
     /// What was read and not fetched yet.
-    ahead: Option<Ahead>,
+    ahead: Option<Buffered>,
     /// Of what was fetched.
     records: Records,
     heard: Heard,
@@ -145,7 +145,7 @@ impl Records {
 }
 
 #[derive(Debug)]
-struct Ahead {
+struct Buffered {
     buffer: Buffer,
     from: usize,
     to: usize,
@@ -195,7 +195,7 @@ impl ReadAhead {
     }
 }
 
-impl Drop for Ahead {
+impl Drop for Buffered {
     fn drop(&mut self) {
         let buffer = std::mem::take(&mut self.buffer);
         // A thread that ends has no list any more, and needs none.
@@ -208,14 +208,14 @@ impl Drop for Ahead {
     }
 }
 
-impl Ahead {
+impl Buffered {
     /// # Errors
     /// If there is no memory for a buffer, which must end one connection and not all.
-    fn new() -> io::Result<Ahead> {
+    fn new() -> io::Result<Buffered> {
         let mut buffer = FREE.with_borrow_mut(Vec::pop).unwrap_or_default();
         buffer.try_reserve_exact(AHEAD - buffer.len())?;
         buffer.resize(AHEAD, 0);
-        Ok(Ahead { buffer, from: 0, to: 0, fetches: 0 })
+        Ok(Buffered { buffer, from: 0, to: 0, fetches: 0 })
     }
 }
 
@@ -236,7 +236,7 @@ impl AsyncRead for ReadAhead {
                 held
             }
             None => {
-                let mut fresh = Ahead::new()?;
+                let mut fresh = Buffered::new()?;
                 let mut buffer = ReadBuf::new(&mut fresh.buffer);
                 ready!(Pin::new(tcp).poll_read(cx, &mut buffer))?;
                 fresh.to = buffer.filled().len();

@@ -71,7 +71,8 @@ pub struct Relay<'a, A, R, T> {
     idle: Option<Idle>,
     /// The next check of the app, while the relay does not read from it.
     app_check: Option<Pin<Box<Sleep>>>,
-    redis_ended_first: bool,
+    /// Redis closed while the app was still open.
+    pub redis_ended_first: bool,
     last_moved: Instant,
 }
 
@@ -108,12 +109,7 @@ impl<'a, A, R, T: Tap> Relay<'a, A, R, T> {
 
     /// What was delivered so far.
     pub fn progress(&self) -> Progress {
-        Progress { sent: self.up.written(), received: self.down.written() }
-    }
-
-    /// Whether Redis closed while the app was still open.
-    pub fn redis_ended_first(&self) -> bool {
-        self.redis_ended_first
+        Progress { sent: self.up.written, received: self.down.written }
     }
 }
 
@@ -134,13 +130,13 @@ impl<A: App, R: Stream, T: Tap> Future for Relay<'_, A, R, T> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<RelayEnd> {
         let relay = &mut *self;
-        let before = relay.up.moved() + relay.down.moved();
+        let before = relay.up.moved + relay.down.moved;
         let mut end = relay.poll_up(cx);
         if end.is_none() {
             end = relay.poll_down(cx);
         }
         // The one look at the clock, for everybody who needs the time.
-        let moved = (relay.up.moved() + relay.down.moved() != before).then(Instant::now);
+        let moved = (relay.up.moved + relay.down.moved != before).then(Instant::now);
         if let Some(now) = moved {
             relay.last_moved = now;
             relay.tap.moved(relay.progress(), now);

@@ -56,9 +56,9 @@ pub struct Direction {
     /// How the reader ended, until [`Direction::poll`] has returned it.
     reader_ended: Option<io::Result<()>>,
     /// Bytes that the writer took.
-    written: u64,
+    pub written: u64,
     /// Bytes read plus bytes written: grows when anything moves.
-    moved: u64,
+    pub moved: u64,
 }
 
 /// Stalled bytes may hold a password.
@@ -75,16 +75,6 @@ impl Direction {
     /// Begins with bytes that were read before, behind those that the writer has taken.
     pub fn begin_with(&mut self, bytes: Vec<u8>, written: u64) {
         (self.stalled, self.written) = (bytes, written);
-    }
-
-    /// Bytes that the writer took.
-    pub fn written(&self) -> u64 {
-        self.written
-    }
-
-    /// Bytes read plus bytes written.
-    pub fn moved(&self) -> u64 {
-        self.moved
     }
 
     /// Bytes that the writer has not taken yet.
