@@ -129,7 +129,7 @@ async fn reach(
     let unverified = upstream::handshake(tunnel, &tunnel.unverified, stream, &no_sessions);
     let (handshake, took) = timed(deadline, Step::Tls, unverified).await;
     // It takes any certificate: there is none to be explained.
-    let handshake = handshake.map_err(Unexplained::bare);
+    let handshake = handshake.map_err(Unexplained::into_failure);
     let unreadable = || Failure::Misconfigured(HandshakeError::unreadable_certificate());
     let certificate = handshake.and_then(|(tls, _)| certificate_of(&tls).ok_or_else(unreadable));
     let subject = certificate.as_ref().map(|certificate| certificate.subject.clone());

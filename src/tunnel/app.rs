@@ -1,7 +1,7 @@
-//! The app's end of a connection: a TCP stream, or a Unix one.
+//! The app's end of a connection: a TCP or Unix stream.
 //!
-//! An app that speaks TLS itself is told apart here, by the first bytes that are read of it. It
-//! waits for an answer that no Redis gives, since Redis waits for the rest of a request.
+//! The first bytes show whether the app speaks TLS itself. Such an app must not wait for Redis:
+//! Redis takes a ClientHello for the beginning of a request, and never answers.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -18,45 +18,45 @@ use tokio::time::Instant;
 use super::relay::App;
 use super::socket::{has_hung_up, probe};
 
-/// How a ClientHello begins, and no request to Redis: the record's type and the first byte of its
-/// version (RFC 8446 section 5.1).
+/// The first bytes of a ClientHello, with which no request to Redis begins: the record's type and
+/// the first byte of its version (RFC 8446 section 5.1).
 const CLIENT_HELLO: [u8; 2] = [0x16, 0x03];
-/// Bytes that are read at once to be thrown away.
+/// Bytes that are read at once and thrown away.
 const IGNORED: usize = 4096;
-/// Redis has this long to work off what an app on a Unix socket has left behind: as long as a TCP
-/// socket takes to find out that the app has gone (tcp_fin_timeout in tcp(7)).
+/// Redis has this long to process the last requests of an app that closed its Unix socket. A TCP
+/// socket takes as long to find out that the app has gone (tcp_fin_timeout in tcp(7)).
 const HUNG_UP: Duration = Duration::from_secs(60);
 /// The most bytes read ahead while the app waits for Redis, and the size of one such read.
 const MOST_AHEAD: usize = 16 * 1024;
 const AHEAD_READ: usize = 4096;
 
-/// See the module's description.
+/// The app's stream. It can hold bytes that were read before Redis was ready to take them.
 pub struct AppStream {
     socket: Socket,
     opening: Opening,
-    /// What was read ahead and has not been handed over.
+    /// Bytes that were read ahead and not handed over yet.
     held: Vec<u8>,
     last_ahead: Option<Instant>,
-    /// The app's end was read ahead.
+    /// The end of the app's stream was read ahead.
     ended: bool,
     /// TCP keepalive probes find out whether an app that has closed its side still exists.
     is_probed: bool,
-    /// When the app was first seen to have closed its Unix socket for good.
+    /// When the launcher first saw that the app has closed its Unix socket completely.
     hung_up: Option<Instant>,
 }
 
-/// What reading ahead has found.
+/// The result of reading ahead.
 #[derive(Debug)]
 pub enum Ahead {
-    /// More bytes, which are held for the next reader.
+    /// More bytes are held for the next reader.
     Bytes,
-    /// As many bytes are held as may be.
+    /// The maximum number of bytes is held.
     Full,
     /// The app speaks TLS.
     Tls,
     /// The app has closed its side.
     Ended,
-    /// The app has broken off.
+    /// The app's connection is broken.
     Failed(io::Error),
 }
 
@@ -67,12 +67,12 @@ enum Socket {
     Unix(UnixStream),
 }
 
-/// What the app's first bytes say.
+/// The protocol that the app's first bytes belong to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Opening {
-    /// Too few have come.
+    /// Too few bytes have come to tell.
     Open,
-    /// Anything but TLS; whether it is RESP is for Redis to say.
+    /// Anything but TLS. Redis decides whether it is RESP.
     Plain,
     Tls,
 }
@@ -90,7 +90,7 @@ impl Opening {
 }
 
 impl fmt::Debug for AppStream {
-    /// Without what was read ahead, which may be a password.
+    /// Leaves out the bytes that were read ahead, which may be a password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let AppStream { socket, opening, held, .. } = self;
         write!(f, "AppStream({socket:?}, {opening:?}, {} bytes ahead)", held.len())
@@ -118,7 +118,7 @@ impl AppStream {
         }
     }
 
-    /// Who is there, for the log: an address, or a process.
+    /// The app's address or process, for the log.
     pub fn peer(&self) -> String {
         match &self.socket {
             Socket::Tcp(_, address) => address.to_string(),
@@ -129,7 +129,7 @@ impl AppStream {
         }
     }
 
-    /// The stream, if it is TCP: Unix sockets know no reset (unix(7)).
+    /// The stream if it is TCP. Unix sockets know no reset (unix(7)).
     pub fn tcp(&self) -> Option<&TcpStream> {
         match &self.socket {
             Socket::Tcp(stream, _) => Some(stream),
@@ -137,18 +137,17 @@ impl AppStream {
         }
     }
 
-    /// Why the app has reset its connection, if it has. A Unix socket knows no reset (unix(7)).
+    /// The error if the app has reset its connection. Unix sockets know no reset (unix(7)).
     pub fn reset_error(&self) -> Option<io::Error> {
         self.tcp()?.take_error().ok()?
     }
 
-    /// Whether what has been read of the app is TLS. Then reading fails, and none of it is handed
-    /// over.
+    /// Whether the app speaks TLS. Then reading fails, and hands over none of the app's bytes.
     pub fn speaks_tls(&self) -> bool {
         self.opening == Opening::Tls
     }
 
-    /// Reads ahead: what the app sends while nobody can take it is held for the next reader.
+    /// Reads ahead: holds what the app sends before Redis can take it, for the next reader.
     pub fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<Ahead> {
         if self.ended {
             return Poll::Ready(Ahead::Ended);
@@ -174,35 +173,36 @@ impl AppStream {
         Poll::Ready(if self.speaks_tls() { Ahead::Tls } else { Ahead::Bytes })
     }
 
-    /// Whether a request was read ahead, as far as the first bytes tell it from TLS.
+    /// Whether the beginning of a request was read ahead, and not of a ClientHello.
     pub fn has_begun(&self) -> bool {
         self.opening == Opening::Plain && !self.held.is_empty()
     }
 
-    /// When something was last read ahead.
+    /// When bytes were last read ahead.
     pub fn last_ahead(&self) -> Option<Instant> {
         self.last_ahead
     }
 
-    /// What was read ahead.
+    /// The bytes that were read ahead.
     pub fn ahead(&self) -> &[u8] {
         &self.held
     }
 
-    /// Takes what was read ahead.
+    /// Takes the bytes that were read ahead.
     pub fn take_ahead(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.held)
     }
 
-    /// Closes a connection whose app speaks TLS. What has come is read first, since closing with
-    /// unread bytes is a reset (RFC 1122 section 4.2.2.13): both end a client's handshake at once,
-    /// but after an end most clients say that TLS was not established.
+    /// Closes the connection of an app that speaks TLS. Reads the app's bytes first, because
+    /// closing with unread bytes is a reset (RFC 1122 section 4.2.2.13). A reset would end the
+    /// client's handshake, too, but after a clean end most clients report that TLS was not
+    /// established.
     ///
     /// # Errors
-    /// When the app is gone.
+    /// If the app is gone.
     pub async fn hang_up(&mut self) -> io::Result<()> {
         let mut ignored = [0; IGNORED];
-        // No more than has come, and no more than the task's budget: then a reset has to do.
+        // Read only what has come, within the task's budget. Otherwise a reset must do.
         poll_fn(|cx| {
             let mut buffer = ReadBuf::new(&mut ignored);
             while let Poll::Ready(Ok(())) = self.socket.poll_read(cx, &mut buffer)
@@ -231,7 +231,7 @@ impl App for AppStream {
         match &self.socket {
             Socket::Tcp(stream, _) => {
                 if !std::mem::replace(&mut self.is_probed, true) {
-                    // Without probes only the idle timeout ends the connection.
+                    // If probes cannot be set, only the idle timeout ends the connection.
                     let _ = probe(stream);
                 }
                 self.reset_error()
@@ -276,7 +276,7 @@ impl AsyncRead for AppStream {
     }
 }
 
-/// Hands a call to whichever stream it is.
+/// Calls a method of the TCP or Unix stream.
 macro_rules! with {
     ($app:expr, $stream:ident => $call:expr) => {
         match &mut $app.get_mut().socket {
@@ -321,8 +321,8 @@ mod tests {
         while matches!(poll_fn(|cx| app.poll_ahead(cx)).await, Ahead::Bytes) {}
     }
 
-    /// Everything that is read of an app that sends `parts` one after the other, `at_once` bytes at
-    /// most with each read, and whether that ended with an error.
+    /// Reads everything from an app that sends `parts` one after the other, at most `at_once` bytes
+    /// with each read. Returns the bytes, and whether reading ended with an error.
     async fn read_of(parts: &[&[u8]], at_once: usize, look_first: bool) -> (Vec<u8>, bool) {
         let (mut app, mut far) = pair();
         let (mut read, mut buffer) = (Vec::new(), vec![0; at_once]);
@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn bytes_pass_however_cut_but_a_client_hello_does_not() {
+    async fn plain_bytes_pass_but_a_client_hello_does_not() {
         let plain: [&[&[u8]]; 8] = [
             &[],
             &[b"P"],
@@ -389,7 +389,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn debug_shows_no_byte_that_was_read_ahead() {
+    async fn debug_output_hides_bytes_read_ahead() {
         let (mut app, mut far) = pair();
         far.write_all(b"AUTH hunter2").await.unwrap();
         drop(far);
@@ -409,9 +409,9 @@ mod tests {
         far.shutdown().await.unwrap();
         assert!(app.broken_off().is_none());
         advance(HUNG_UP * 100).await;
-        assert!(app.broken_off().is_none(), "it has only half-closed, and waits");
+        assert!(app.broken_off().is_none(), "a half-closed app may wait");
         drop(far);
-        assert!(app.broken_off().is_none(), "Redis still works off its requests");
+        assert!(app.broken_off().is_none(), "Redis may still process its requests");
         advance(HUNG_UP - Duration::from_millis(1)).await;
         assert!(app.broken_off().is_none());
         advance(Duration::from_millis(1)).await;

@@ -1,4 +1,4 @@
-//! Attempts to connect: within the connect timeout, and again if `--connect-retry` allows it.
+//! Connecting within the connect timeout, with retries if `--connect-retry` allows them.
 
 use std::future::Future;
 use std::time::Duration;
@@ -10,24 +10,24 @@ use super::limit::Slot;
 use super::stream::TlsUpstream;
 use super::{Tunnel, queue, upstream};
 
-/// Upper bound of the first random pause; it doubles with each failure up to `LONGEST_PAUSE`.
+/// The upper bound of the first random pause. It doubles with each failure up to `LONGEST_PAUSE`.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// How long to wait for Redis to free the client of a connection that was just closed.
+/// After a connection was closed, Redis has this long to notice that it has one client less.
 const PAUSE_FOR_REDIS: Duration = Duration::from_millis(50);
 
-/// The pause before another attempt, random up to an upper bound (full jitter), so that a fleet
-/// does not retry in step
+/// The pause before the next attempt. It is random up to an upper bound (full jitter), so that many
+/// launchers do not retry in step
 /// (<https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/>).
 fn pause_after(failures: u32, random: &mut fastrand::Rng) -> Duration {
     let longest = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(failures - 1));
     longest.min(LONGEST_PAUSE).mul_f64(random.f64())
 }
 
-/// A new connection within the connect timeout.
+/// Makes a connection within the connect timeout.
 ///
 /// # Errors
-/// What failed last. Explaining a bad certificate may take 1 s beyond the timeout.
+/// The last failure. Explaining a bad certificate may take 1 s beyond the timeout.
 pub async fn connect(tunnel: &Tunnel) -> Result<TlsUpstream, Failure> {
     connect_by(tunnel, Instant::now() + tunnel.settings.connect_timeout).await
 }
@@ -35,7 +35,7 @@ pub async fn connect(tunnel: &Tunnel) -> Result<TlsUpstream, Failure> {
 /// Like [`connect`], until `deadline`.
 ///
 /// # Errors
-/// What failed last.
+/// The last failure.
 pub async fn connect_by(tunnel: &Tunnel, deadline: Instant) -> Result<TlsUpstream, Failure> {
     retry(tunnel, deadline, || async {
         let slot = queue::slot(tunnel, deadline).await?;
@@ -44,10 +44,10 @@ pub async fn connect_by(tunnel: &Tunnel, deadline: Instant) -> Result<TlsUpstrea
     .await
 }
 
-/// Tries once, or as often as `--connect-retry` allows until `deadline`.
+/// Tries once, or with `--connect-retry` until `deadline`.
 ///
 /// # Errors
-/// What failed last.
+/// The last failure.
 pub async fn retry<T, A>(
     tunnel: &Tunnel,
     deadline: Instant,
@@ -71,10 +71,10 @@ where
     }
 }
 
-/// A new connection in this slot.
+/// Makes a connection in this slot. The slot also covers connections that explain a failure.
 ///
 /// # Errors
-/// What failed. Connections that are made to explain it use the same slot.
+/// The failure.
 pub async fn connect_in(
     tunnel: &Tunnel,
     slot: Slot,
@@ -97,8 +97,8 @@ pub async fn connect_in(
     }
 }
 
-/// Counts a failure that looks as if Redis had too many clients: it has cut a handshake while other
-/// connections of this launcher live.
+/// Counts a failure that looks like Redis's client limit: a handshake was cut while other
+/// connections of this launcher are open.
 fn note_client_limit(failure: &Failure, tunnel: &Tunnel) {
     let is_cut = matches!(failure, Failure::Outage(Step::Unanswered, _));
     if is_cut && tunnel.load.connections() > 0 {

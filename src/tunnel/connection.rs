@@ -48,18 +48,19 @@ pub struct Connection<'t> {
     request_was_read: bool,
 }
 
-/// How a relay went.
+/// How a relay ended.
 #[derive(Debug)]
 pub struct Course {
     pub end: RelayEnd,
+    /// Redis closed while the app was still open.
     pub redis_ended_first: bool,
 }
 
-/// What became of an app connection.
+/// A summary of an app connection that has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Outcome {
     pub lasted: Duration,
-    /// Redis has sent the app something.
+    /// Redis has sent the app at least one byte.
     pub answered: bool,
     /// The app closed the connection, without an error and before Redis did.
     pub closed_by_app: bool,
@@ -74,8 +75,8 @@ impl<'t> Connection<'t> {
         Connection { tunnel, arrival, ends, moved, address: None, request_was_read: false }
     }
 
-    /// Waits for a connection to Redis, and for an app that gives up meanwhile. `None`: the
-    /// connection is over, and the log and the app know why.
+    /// Waits for `upstream`, a connection to Redis. Returns `None` if there is none, or if the app
+    /// gives up meanwhile: then the connection is over, and its end is reported.
     pub async fn connect<U>(
         &mut self,
         upstream: impl Future<Output = Result<U, Failure>>,
@@ -101,18 +102,18 @@ impl<'t> Connection<'t> {
         None
     }
 
-    /// Before the relay, this many bytes of the app were sent on the connection to Redis.
+    /// Notes that this many bytes of the app were sent to Redis before the relay.
     pub fn note_begun(&mut self, sent: u64) {
         self.address = self.ends.redis.as_ref().map(|redis| redis.address);
         self.moved.sent = sent;
     }
 
-    /// The app's first request was read before the relay, and waits for an answer.
+    /// Notes that the app's first request was read before the relay, and waits for an answer.
     pub fn note_request_read(&mut self) {
         self.request_was_read = true;
     }
 
-    /// Relays between the app and Redis, beginning with what was read before.
+    /// Relays between the app and Redis, beginning with the bytes in `begun`.
     pub async fn relay<T: Tap>(
         &mut self,
         mut upstream: TlsUpstream,
@@ -131,7 +132,7 @@ impl<'t> Connection<'t> {
         Course { end, redis_ended_first: relay.redis_ended_first }
     }
 
-    /// Closes both sides, each as the other ended, and logs how the connection ended.
+    /// Closes each side in the way in which the other one ended, and logs the end.
     pub async fn close(mut self, course: Course) -> Outcome {
         if self.ends.app.speaks_tls() {
             self.end_tls_app().await;
@@ -148,7 +149,7 @@ impl<'t> Connection<'t> {
             self.fail(Failure::Internal(io::Error::other(error.to_string()))).await;
         }
         self.ends.close(&course.end, self.tunnel.settings.drain_timeout).await;
-        // Closed first: the hint counts the connections that the launcher holds.
+        // Close this connection first: the hint counts the connections that the launcher holds.
         self.ends.let_go_of_redis();
         if self.is_unanswered(&course) {
             self.unanswered();
@@ -156,14 +157,15 @@ impl<'t> Connection<'t> {
         self.closed(&course)
     }
 
-    /// Why the server refused us after the handshake, if that is how the relay ended.
+    /// The reason if the server refused the client's certificate after the handshake.
     async fn late_refusal(&mut self, course: &Course) -> Option<HandshakeError> {
         let RelayEnd::Reset(Side::Redis, error) = &course.end else { return None };
-        // After a hand-over, this server has served us before.
+        // A server that has sent a reply has accepted the client. So has one that ended first: it
+        // closed in good order, or had served an earlier user of the connection.
         if self.moved.received > 0 || course.redis_ended_first {
             return None;
         }
-        // The connection is dead, and asking the server may need its slot.
+        // The connection is dead, and asking the server for the reason may need its slot.
         self.ends.let_go_of_redis();
         late_refusal::behind(self.tunnel, error).await
     }
@@ -177,16 +179,16 @@ impl<'t> Connection<'t> {
         by_redis && self.moved.sent > 0 && self.moved.received == 0
     }
 
-    /// What is known so far.
+    /// The summary so far.
     pub fn outcome(&self) -> Outcome {
         let (lasted, answered) = (self.arrival.accepted().elapsed(), self.moved.received > 0);
         Outcome { lasted, answered, closed_by_app: false }
     }
 }
 
-/// How the end of a connection is reported: to the figures, the log and the app.
+/// Reports how the connection ended, to the figures, the log and the app.
 impl Connection<'_> {
-    /// Counts and logs how a connection ended whose sides are closed, or given away.
+    /// Counts and logs the end of a connection after both sides are closed or given away.
     pub fn closed(mut self, course: &Course) -> Outcome {
         let (counted, reason, error) = match &course.end {
             RelayEnd::Closed | RelayEnd::Kept(None) => (CloseReason::Closed, "closed", None),
@@ -216,7 +218,8 @@ impl Connection<'_> {
         outcome
     }
 
-    /// Reports why there is no connection to Redis; to the app only if no outage is the cause.
+    /// Reports why there is no connection to Redis. The app gets an error only if a setting is
+    /// wrong; at an outage its connection is closed, as without a tunnel.
     async fn fail(&mut self, failure: Failure) {
         let tunnel = self.tunnel;
         let hint = failure.hint(tunnel);
@@ -237,8 +240,8 @@ impl Connection<'_> {
         }
     }
 
-    /// Closes the connection of an app that turned out to speak TLS. Redis was not sent a byte, and
-    /// has not failed.
+    /// Closes both sides after the app turned out to speak TLS. Redis has received no byte of the
+    /// app and has not failed.
     async fn end_tls_app(&mut self) {
         self.ends.close_unused_redis().await;
         self.ends.finish();
@@ -246,7 +249,7 @@ impl Connection<'_> {
         self.arrival.closed(CloseReason::Closed);
     }
 
-    /// Closes the app's side, and says which client setting to remove.
+    /// Closes the app's side, and logs which client setting to remove.
     async fn hang_up_on_tls(&mut self) {
         let peer = self.ends.app.peer();
         if let Err(error) = self.ends.app.hang_up().await {
@@ -255,7 +258,7 @@ impl Connection<'_> {
         self.tunnel.warnings.warn(Warning::AppSpeaksTls { peer, msg: hints::APP_SPEAKS_TLS });
     }
 
-    /// The app gave up while it waited for Redis, with this reset.
+    /// Reports that the app gave up while it waited for Redis, by a close or by this reset.
     pub fn abandoned(&mut self, reset: Option<&io::Error>) {
         self.arrival.closed(CloseReason::Abandoned);
         info!(
@@ -267,8 +270,8 @@ impl Connection<'_> {
         );
     }
 
-    /// Redis closed the connection instead of answering. A TLS front does so whose Redis is down or
-    /// at its maxclients: the reset overtakes Redis's error message.
+    /// Reports that Redis closed the connection instead of answering. A TLS proxy closes like this
+    /// if the Redis behind it is down or at its client limit: a reset overtakes Redis's error.
     fn unanswered(&self) {
         let (error, hint) = (UNANSWERED.to_owned(), hints::unanswered(self.tunnel));
         self.tunnel.figures.unanswered(error.clone(), hint.clone());

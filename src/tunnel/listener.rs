@@ -1,4 +1,5 @@
-//! The local port or socket: bound before COMMAND starts, accepting until COMMAND has ended.
+//! The local port or socket. It is bound before COMMAND starts, and accepts until COMMAND has
+//! ended.
 
 use std::env;
 use std::ffi::OsString;
@@ -24,14 +25,14 @@ use super::{Tunnel, hints};
 use crate::logging::warning;
 use crate::system::socket::watch;
 
-/// Connections that may wait to be accepted; the kernel lowers it to net.core.somaxconn
+/// The most connections that wait to be accepted; net.core.somaxconn may lower the number
 /// (listen(2)).
 const BACKLOG: i32 = 4096;
-/// Bytes of a socket's path, the NUL behind it included (sockaddr_un in unix(7)).
+/// The most bytes of a socket's path, including the final NUL (sockaddr_un in unix(7)).
 const MOST_PATH: usize = 108;
-/// Tunnel numbers are assumed to have at most three digits.
+/// The highest tunnel number for which a socket's path must be short enough.
 const LAST_SOCKET: usize = 999;
-/// The pause after a failed `accept`, so that a lack of descriptors does not spin.
+/// The pause after a failed `accept`, so that a lack of descriptors causes no busy loop.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Where tunnels listen.
@@ -46,13 +47,13 @@ pub enum Listen {
 /// What to do when a local port is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PortTaken {
-    /// Listen on another, which COMMAND's URL then has.
+    /// Listen on another port, and put it into COMMAND's URL.
     Move,
-    /// Start nothing.
+    /// Report an error, and do not start COMMAND.
     Fail,
 }
 
-/// Where a tunnel listens, on TCP or on a Unix socket: bound, and not yet served.
+/// A bound TCP or Unix socket that is not served yet.
 #[derive(Debug)]
 pub struct Listener(Socket);
 
@@ -61,7 +62,7 @@ impl Listener {
     /// is `Move`, the kernel picks one.
     ///
     /// # Errors
-    /// When not even the kernel finds a port, or `port` is taken (EADDRINUSE) or not for us
+    /// If the kernel has no free port, or if `port` is taken (EADDRINUSE) or needs privileges
     /// (EACCES, below 1024).
     pub fn bind(port: u16, taken: PortTaken) -> io::Result<(Listener, u16)> {
         let listener = match listen(port) {
@@ -77,9 +78,9 @@ impl Listener {
 
 fn listen(port: u16) -> io::Result<Socket> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-    // Connections of an earlier launcher that linger in TIME_WAIT keep no port from us (socket(7)).
+    // An earlier launcher's connections in TIME_WAIT must not block the port (socket(7)).
     socket.set_reuse_address(true)?;
-    // Accepted connections inherit it: small replies must not wait for one another (Nagle's
+    // Accepted connections inherit the option. Small replies must not wait for one another (Nagle's
     // algorithm).
     socket.set_tcp_nodelay(true)?;
     socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into())?;
@@ -92,16 +93,15 @@ fn socket_name(index: usize) -> String {
     format!("redis{index}.sock")
 }
 
-/// A folder that only this user can enter, for the sockets of a launcher; removed when it is
-/// dropped.
+/// A folder for a launcher's sockets that only this user can enter. Dropping it removes the folder.
 #[derive(Debug)]
 pub struct SocketFolder(PathBuf);
 
 impl SocketFolder {
-    /// Makes it where the user's sockets belong, or else where temporary files do.
+    /// Makes the folder in XDG_RUNTIME_DIR, or else where temporary files belong.
     ///
     /// # Errors
-    /// That of the last place that was tried, as mkdtemp(3).
+    /// The error of the last place that was tried (mkdtemp(3)).
     pub fn make() -> io::Result<SocketFolder> {
         let mut tried = io::Error::from(io::ErrorKind::NotFound);
         for parent in socket_places(env::var_os("XDG_RUNTIME_DIR"), env::var_os("TMPDIR")) {
@@ -117,24 +117,25 @@ impl SocketFolder {
         &self.0
     }
 
-    /// Binds the socket of the tunnel of this number; says where it is.
+    /// Binds the socket of the tunnel with this number, and returns the socket's path.
     ///
     /// # Errors
-    /// As bind(2): above all when the path is longer than a socket's may be, 107 bytes (unix(7)).
+    /// Those of bind(2), for example if the path has more than 107 bytes (unix(7)).
     pub fn bind(&self, index: usize) -> io::Result<(Listener, PathBuf)> {
         let (socket, path) = self.bind_named(&socket_name(index))?;
         Ok((Listener(socket), path))
     }
 
-    /// Like `bind`, for a socket of this name.
+    /// Like `bind`, for a socket with this name.
     ///
     /// # Errors
-    /// As `bind`.
+    /// As for `bind`.
     pub fn bind_named(&self, name: &str) -> io::Result<(Socket, PathBuf)> {
         let path = self.0.join(name);
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
         socket.bind(&SockAddr::unix(&path)?)?;
-        // Nobody else can enter the folder; this says so of the socket itself, whatever the umask.
+        // No other user can enter the folder. The socket itself must not depend on the umask
+        // either.
         fs::set_permissions(&path, Permissions::from_mode(0o600))?;
         socket.listen(BACKLOG)?;
         socket.set_nonblocking(true)?;
@@ -142,13 +143,13 @@ impl SocketFolder {
     }
 }
 
-/// Where sockets may be put, the best place first. A relative XDG_RUNTIME_DIR does not count
-/// (<https://specifications.freedesktop.org/basedir-spec/latest/>), an empty TMPDIR is none, and a
-/// place whose paths would be too long for a socket's is of no use.
+/// The places for a folder of sockets, the best place first. A relative XDG_RUNTIME_DIR is ignored
+/// (<https://specifications.freedesktop.org/basedir-spec/latest/>), an empty TMPDIR counts as
+/// unset, and places with too long paths are left out.
 fn socket_places(runtime: Option<OsString>, temporary: Option<OsString>) -> Vec<PathBuf> {
     let runtime = runtime.map(PathBuf::from).filter(|path| path.is_absolute());
     let temporary = temporary.filter(|path| !path.is_empty()).unwrap_or_else(|| "/tmp".into());
-    // It fails without a working folder only: then a relative path leads nowhere.
+    // This fails only without a working folder, where a relative path leads nowhere.
     let temporary = std::path::absolute(temporary).ok();
     let fits = |path: &PathBuf| {
         path.join("start-stunnel-XXXXXX").join(socket_name(LAST_SOCKET)).as_os_str().len()
@@ -174,11 +175,11 @@ fn app_stream((socket, address): (Socket, SockAddr)) -> io::Result<AppStream> {
     }
 }
 
-/// Accepts app connections until COMMAND has ended. `handle` serves each in a task of its own, and
-/// drops the [`DrainGuard`] that it is given once the app has got everything.
+/// Accepts app connections until COMMAND has ended. `handle` serves each connection in a task of
+/// its own. It drops its [`DrainGuard`] when the app has received everything.
 ///
 /// # Errors
-/// When the listener cannot be handed to the runtime.
+/// If the runtime cannot watch the listener.
 pub async fn serve<H, F>(
     Listener(listener): Listener,
     tunnel: &Tunnel,
@@ -200,9 +201,9 @@ where
             () = guard.command_ended() => break,
         }
     }
-    // What the app wrote just before it ended may wait in connections not accepted yet.
+    // Connections that are not accepted yet may hold what the app wrote just before it ended.
     loop {
-        // It does not wait, but sees what the runtime has not heard of yet.
+        // This does not wait, and finds connections that the runtime does not know of yet.
         match listener.get_ref().accept().and_then(app_stream) {
             Ok(app) => {
                 tokio::spawn(handle(app, guard.clone()));
@@ -210,27 +211,27 @@ where
                 consume_budget().await;
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-            // A descriptor may become free when another connection is done.
+            // A descriptor may become free when another connection ends.
             Err(error) => after_failed_accept(tunnel, listener.get_ref(), error).await,
         }
     }
 }
 
 async fn after_failed_accept(tunnel: &Tunnel, listener: &Socket, error: io::Error) {
-    // The app closed before accept; not our error (accept(2)).
+    // The app closed its connection before it was accepted (accept(2)).
     if error.kind() == io::ErrorKind::ConnectionAborted {
         return;
     }
     tunnel.figures.accept_failed();
     tunnel.warnings.warn(hints::accept_failed(&error));
     sleep(ACCEPT_PAUSE).await;
-    // An app needs two descriptors. A single one is left to those who ask for the status.
+    // A connection needs two descriptors. A single free one is left for the status page.
     while is_out_of_descriptors(&error) && !has_two_descriptors(listener) {
         sleep(ACCEPT_PAUSE).await;
     }
 }
 
-/// Whether the system would give two more descriptors.
+/// Whether two descriptors are free.
 fn has_two_descriptors(listener: &Socket) -> bool {
     let (first, second) = (listener.try_clone(), listener.try_clone());
     first.is_ok() && second.is_ok()
@@ -249,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn sockets_go_where_their_paths_are_absolute_and_short_enough() {
+    fn sockets_go_to_places_with_absolute_and_short_paths() {
         let long = format!("/{}", "x".repeat(80));
         let cases: [(Option<&str>, Option<&str>, &[&str]); 7] = [
             (None, None, &["/tmp"]),

@@ -126,7 +126,7 @@ pub async fn handshake(
     };
     // The limit allows no second connection: the handshake was dropped; probe in its place, then
     // repeat it if the server is not plaintext.
-    if silence == Silence::OfPlaintext || speaks_plaintext(tunnel, address).await {
+    if silence == Silence::Plaintext || speaks_plaintext(tunnel, address).await {
         return Err(Failure::Misconfigured(HandshakeError::NoTls).into());
     }
     let stream = connect_tcp(vec![address]).await?;

@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::tunnel::read_ahead::RECORDS;
 
 /// The most bytes moved at once: the content of the TLS records (RFC 8446 section 5.1) that
-/// [`crate::tunnel::read_ahead`] reads at once.
+/// [`crate::tunnel::read_ahead`] reads in one system call.
 pub const CHUNK: usize = RECORDS * 16 * 1024;
 
 thread_local! {
@@ -28,16 +28,16 @@ pub enum State {
     /// Reading and writing.
     #[default]
     Open,
-    /// The reader has ended; the writer is being told.
+    /// The reader has ended; the writer's side is being shut down.
     Closing,
-    /// The writer has been told, or must not be.
+    /// The writer's side is shut down, or must stay as it is.
     Closed,
     /// The writer failed. Input is still read and discarded, because the peer may close only then.
     WriterFailed(io::Error),
 }
 
 impl State {
-    /// Why nothing can be written any more.
+    /// The error that ended writing.
     pub fn writer_error(&mut self) -> Option<&mut io::Error> {
         match self {
             State::WriterFailed(error) => Some(error),
@@ -50,18 +50,19 @@ impl State {
 #[derive(Default)]
 pub struct Direction {
     pub state: State,
-    /// What the writer has not taken yet, and from where on. Empty unless the writer stalls.
+    /// The bytes that the writer has not taken yet begin at `stalled_from`. Empty unless the writer
+    /// stalls.
     stalled: Vec<u8>,
     stalled_from: usize,
     /// How the reader ended, until [`Direction::poll`] has returned it.
     reader_ended: Option<io::Result<()>>,
     /// Bytes that the writer took.
     pub written: u64,
-    /// Bytes read plus bytes written: grows when anything moves.
+    /// Bytes read plus bytes written, which grows whenever bytes move.
     pub moved: u64,
 }
 
-/// Stalled bytes may hold a password.
+/// Leaves out the stalled bytes, which may hold a password.
 impl fmt::Debug for Direction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Direction")
@@ -72,12 +73,12 @@ impl fmt::Debug for Direction {
 }
 
 impl Direction {
-    /// Begins with bytes that were read before, behind those that the writer has taken.
+    /// Begins with bytes that were read earlier. The writer had taken `written` bytes before them.
     pub fn begin_with(&mut self, bytes: Vec<u8>, written: u64) {
         (self.stalled, self.written) = (bytes, written);
     }
 
-    /// Bytes that the writer has not taken yet.
+    /// How many bytes the writer has not taken yet.
     pub fn stalled(&self) -> usize {
         self.stalled.len() - self.stalled_from
     }
@@ -91,7 +92,7 @@ impl Direction {
         !self.stalled.is_empty()
     }
 
-    /// Whether nothing will move any more.
+    /// Whether this direction moves no more bytes.
     pub fn is_over(&self) -> bool {
         match self.state {
             State::Open | State::Closing => false,
@@ -100,8 +101,8 @@ impl Direction {
         }
     }
 
-    /// Moves what can be moved now. `see` is shown what is read. Returns how the reader ended, once
-    /// everything read before is written: then the relay must decide what follows, and set `state`.
+    /// Moves the bytes that can be moved now, and shows them to `see`. Returns how the reader
+    /// ended, once everything read before is written. Then the caller must set `state`.
     pub fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -126,7 +127,7 @@ impl Direction {
         }
     }
 
-    /// Reads what there is and writes it. Keeps what the writer does not take.
+    /// Reads one chunk and writes it. Keeps the bytes that the writer does not take.
     fn move_chunk(
         &mut self,
         cx: &mut Context<'_>,
@@ -169,7 +170,7 @@ impl Direction {
         (read, Poll::Ready(()))
     }
 
-    /// Keeps what the writer has not taken. The writer will wake us.
+    /// Keeps the bytes that the writer has not taken. The writer will wake us.
     fn keep_stalled(&mut self, bytes: &[u8]) -> Poll<()> {
         // Too little memory must end one connection, not all.
         if let Err(error) = self.stalled.try_reserve_exact(bytes.len()) {
@@ -180,7 +181,7 @@ impl Direction {
         Poll::Pending
     }
 
-    /// Writes what was kept. Ready when nothing of it is left, or the writer has failed.
+    /// Writes the bytes that were kept. Ready when all are written, or the writer has failed.
     fn write_stalled(
         &mut self,
         cx: &mut Context<'_>,
@@ -196,8 +197,8 @@ impl Direction {
         Poll::Ready(())
     }
 
-    /// Writes as much as the writer takes now, and says how much that is. It is less than all when
-    /// the writer stalls, and will wake us, or when it fails, which the state says then.
+    /// Writes as much as the writer takes now, and returns how much that is. If it is less than
+    /// all, the writer stalls and will wake us, or `state` says that the writer has failed.
     fn write(
         &mut self,
         cx: &mut Context<'_>,
@@ -247,7 +248,7 @@ impl Direction {
         cx: &mut Context<'_>,
         writer: &mut (impl AsyncWrite + Unpin),
     ) -> Poll<()> {
-        // A writer that cannot be told has gone, and need not be told.
+        // If this fails, the writer is gone and needs no shutdown.
         let _ = ready!(Pin::new(writer).poll_shutdown(cx));
         self.state = State::Closed;
         Poll::Ready(())
