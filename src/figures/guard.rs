@@ -1,4 +1,4 @@
-//! Values that count something for as long as they live.
+//! Guards, which count a connection until they are dropped.
 
 use std::sync::Arc;
 use std::thread;
@@ -58,8 +58,8 @@ impl Drop for Held {
 const DEFECT: &str = "start-stunnel has a defect";
 const DEFECT_HINT: &str = "please report the log line at=internal-error";
 
-/// An app connection. It counts as open until this is dropped, and then as closed or failed. The
-/// first reason given counts. Without a reason, the drain or a panic has cut the connection.
+/// An app connection. It counts as open until this is dropped, and then as closed or failed, with
+/// the first reason that was given. Without a reason, the drain or a panic has cut the connection.
 #[derive(Debug)]
 pub struct Arrival {
     figures: Arc<TunnelFigures>,
@@ -79,8 +79,7 @@ impl Arrival {
         self.accepted
     }
 
-    /// There is a connection to the server: to Redis, or to a TLS front before Redis. The first one
-    /// counts.
+    /// Notes the first connection to the server, which is Redis or a TLS proxy before Redis.
     pub fn ready(&mut self, now: Instant) {
         if !std::mem::replace(&mut self.is_ready, true) {
             self.figures.roll(now);

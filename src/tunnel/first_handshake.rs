@@ -1,7 +1,7 @@
-//! A tunnel's first TLS handshake runs alone, so that the others can resume its session.
+//! A tunnel's first TLS handshake runs alone, so that later handshakes can resume its session.
 //!
 //! In a cold storm of connections this costs Redis 0.78 of the CPU that it needs behind nginx,
-//! instead of 1.2 (docs/performance.md). The others wait once per tunnel, and not for long.
+//! instead of 1.2 (docs/performance.md). Other connections wait once per tunnel, for a short time.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -11,28 +11,28 @@ use tokio::time::timeout;
 
 use crate::tls::Sessions;
 
-/// How long the others wait at most, or a quarter of the connect timeout if that is less.
+/// Other connections wait at most this long, or a quarter of the connect timeout if that is less.
 const PATIENCE: Duration = Duration::from_millis(250);
-/// If TCP takes longer than this, the server is too far away to wait for its handshake.
+/// If connecting by TCP takes longer than this, the others no longer wait: the server is far away.
 pub const SLOW_TCP: Duration = Duration::from_millis(80);
 
-/// See the module's description.
+/// Lets one connection of a tunnel make the first handshake.
 #[derive(Debug, Default)]
 pub struct FirstHandshake {
     has_begun: AtomicBool,
-    /// Set once nobody needs to wait any more.
+    /// Set when no connection needs to wait any more.
     over: SetOnce<()>,
 }
 
 impl FirstHandshake {
-    /// Nobody needs to wait any more.
+    /// Ends the wait for all connections, also later ones.
     pub fn finish(&self) {
-        // Another task may have been faster: it said the same.
+        // It may be set already.
         let _ = self.over.set(());
     }
 
-    /// Whether the caller makes the tunnel's first handshake. Everybody else waits here for the
-    /// first session, but not for long.
+    /// Returns [`First`] to the connection that must make the first handshake. All others wait here
+    /// for the first session, or until the wait is over.
     pub async fn turn(&self, sessions: &Sessions, connect_timeout: Duration) -> Option<First<'_>> {
         if self.over.initialized() {
             return None;
@@ -46,22 +46,22 @@ impl FirstHandshake {
                 _ = self.over.wait() => {}
             }
         };
-        // However it ended, nobody waits a second time.
+        // However the wait ended, no connection waits again.
         let _ = timeout(PATIENCE.min(connect_timeout / 4), first).await;
         self.finish();
         None
     }
 }
 
-/// The tunnel's first handshake. The others stop waiting when this is dropped: the handshake has
-/// failed, or the server is far away.
+/// The tunnel's first handshake. Dropping this ends the wait of the others, because the handshake
+/// has failed, or the server is far away.
 #[derive(Debug)]
 #[must_use]
 pub struct First<'a>(&'a FirstHandshake);
 
 impl First<'_> {
-    /// The handshake has succeeded. The others go on waiting for its session, which a server sends
-    /// after the handshake (RFC 8446 section 4.6.1).
+    /// Call this when the handshake has succeeded. The others go on waiting for the session, which
+    /// a server sends after the handshake (RFC 8446 section 4.6.1).
     pub fn succeeded(self) {
         std::mem::forget(self);
     }
@@ -84,7 +84,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(10);
 
     #[tokio::test(start_paused = true)]
-    async fn others_wait_once_and_a_quarter_of_a_second_at_most() {
+    async fn others_wait_once_and_at_most_a_quarter_second() {
         for (connect_timeout, patience) in
             [(LONG, PATIENCE), (Duration::from_millis(400), Duration::from_millis(100))]
         {

@@ -1,4 +1,4 @@
-//! `--max-connections`: how many connections to Redis a tunnel may have at once.
+//! `--max-connections`: the maximum number of connections to Redis per tunnel.
 
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,32 +8,32 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-/// If no slot has changed hands for this long while others wait, the queue cannot move.
+/// If all slots kept their users for this long while others wait, the queue is stuck.
 const STUCK: Duration = Duration::from_secs(10);
-/// Redis frees a client slightly after its connection was closed. For this long after that, a
-/// handshake that Redis cuts may succeed at a second attempt.
+/// Redis notices a closed connection slightly later. For this long after a close, a handshake that
+/// Redis cuts may succeed at a second attempt.
 const FREEING: Duration = Duration::from_secs(1);
-/// The log says at most this often that a queue cannot move.
+/// The shortest time between two warnings about a stuck queue.
 const WARNING_INTERVAL: Duration = Duration::from_secs(60);
 
-/// One tunnel's limit. Waiting app connections form a fair queue, which an app that gives up
-/// leaves.
+/// One tunnel's limit. Waiting app connections form a fair queue. Dropping the future of
+/// [`Limit::slot`] leaves the queue.
 #[derive(Debug)]
 pub struct Limit {
     slots: Arc<Semaphore>,
     moves: Mutex<Moves>,
-    /// How many wait for a slot.
+    /// How many app connections wait for a slot.
     waiting: AtomicUsize,
 }
 
-/// When something last happened to a limited tunnel's slots.
+/// The latest events of a tunnel's slots.
 #[derive(Debug, Clone, Copy, Default)]
 struct Moves {
-    /// A slot changed hands.
+    /// A slot got another user.
     changed: Option<Instant>,
     /// A connection was closed.
     closed: Option<Instant>,
-    /// The log was told that the queue cannot move.
+    /// The log got a warning about a stuck queue.
     warned: Option<Instant>,
 }
 
@@ -45,16 +45,17 @@ impl Limit {
         Arc::new(Limit { slots, moves: Mutex::default(), waiting: AtomicUsize::new(0) })
     }
 
-    /// The permission to have one connection, if one is free now.
+    /// A slot, if one is free now.
     pub fn try_slot(self: &Arc<Self>) -> Option<Slot> {
         let permit = self.slots.clone().try_acquire_owned().ok()?;
         Some(self.hand_out(permit))
     }
 
-    /// The permission to have one connection, in the order of those who wait.
+    /// Waits for a slot, in order of arrival.
     pub async fn slot(self: &Arc<Self>) -> Slot {
         let _waiting = InQueue::new(&self.waiting);
-        let permit = self.slots.clone().acquire_owned().await.expect("nobody closes it");
+        let permit =
+            self.slots.clone().acquire_owned().await.expect("the semaphore is never closed");
         self.hand_out(permit)
     }
 
@@ -63,7 +64,7 @@ impl Limit {
         Slot { limit: self.clone(), _permit: permit }
     }
 
-    /// Whether anybody waits for a slot.
+    /// Whether an app connection waits for a slot.
     pub fn somebody_waits(&self) -> bool {
         self.waiting.load(Ordering::Relaxed) > 0
     }
@@ -73,7 +74,7 @@ impl Limit {
         self.slots.available_permits() == 0
     }
 
-    /// Whether the same app connections have held every slot for ten seconds.
+    /// Whether the same app connections have held all slots for ten seconds.
     fn is_stuck(&self, now: Instant) -> bool {
         self.is_full() && self.moves().changed.is_some_and(|changed| now - changed >= STUCK)
     }
@@ -89,7 +90,7 @@ impl Limit {
         is_due
     }
 
-    /// Whether Redis may still count a connection that this tunnel has closed.
+    /// Whether Redis may still count a connection that this tunnel has just closed.
     pub fn may_still_be_counted(&self, now: Instant) -> bool {
         self.is_full() && self.moves().closed.is_some_and(|closed| now - closed < FREEING)
     }
@@ -123,12 +124,12 @@ pub struct Slot {
 }
 
 impl Slot {
-    /// The connection has another user now.
+    /// Notes that the connection has another user now.
     pub fn note_new_user(&self) {
         self.limit.moves().changed = Some(Instant::now());
     }
 
-    /// The connection is closed; another may take its place.
+    /// Notes that the connection is closed, so that Redis will soon have one client less.
     pub fn note_closed(&self) {
         self.limit.moves().closed = Some(Instant::now());
     }
@@ -156,7 +157,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn whoever_waits_longest_gets_the_next_slot() {
+    async fn the_longest_waiting_app_gets_the_next_slot() {
         let limit = limit(1);
         let held = limit.try_slot().unwrap();
         assert!(limit.try_slot().is_none() && limit.is_full());
@@ -164,7 +165,7 @@ mod tests {
         assert!(timeout(MOMENT, &mut first).await.is_err());
         assert!(timeout(MOMENT, &mut second).await.is_err());
         drop(held);
-        assert!(limit.try_slot().is_none(), "nobody jumps the queue");
+        assert!(limit.try_slot().is_none(), "no app jumps the queue");
         assert!(timeout(MOMENT, &mut second).await.is_err());
         let got = timeout(MOMENT, &mut first).await.unwrap();
         drop(got);

@@ -1,8 +1,8 @@
 //! A TCP stream that reads ahead of TLS.
 //!
-//! OpenSSL asks for a record's 5-byte header first, and then for its body: two system calls. Here
-//! the first takes everything that has arrived, into a buffer that the connection holds only until
-//! OpenSSL has fetched it.
+//! OpenSSL reads a record's 5-byte header first, and then its body: two system calls. Here the
+//! first call takes all bytes that have arrived. The connection holds the buffer only until OpenSSL
+//! has fetched them.
 
 use std::cell::RefCell;
 use std::io;
@@ -17,21 +17,21 @@ use tokio::task::coop::poll_proceed;
 
 use crate::figures::{Held, UpstreamState};
 
-/// TLS records of the largest size that are moved at once, as a bulk reply has them.
+/// The number of full-size TLS records that are read at once. Bulk replies consist of such records.
 pub const RECORDS: usize = 4;
-/// What they take on the network (RFC 8446 section 5.2).
+/// Their size on the network (RFC 8446 section 5.2).
 const AHEAD: usize = RECORDS * (16 * 1024 + 256 + 5);
-/// Buffers that a thread keeps for whoever reads next. Connections that wait in the middle of a
-/// record, if they are more, have theirs made and freed.
+/// The number of free buffers that a thread keeps. If more connections hold bytes at the same time,
+/// further buffers are allocated and freed.
 const KEPT: usize = 2;
-/// So many fetches of what has been read take as much of a task's budget ([`tokio::task::coop`]) as
-/// one system call: records may be tiny, and a task that never yields keeps all others waiting.
+/// This many fetches from the buffer use as much of a task's budget ([`tokio::task::coop`]) as one
+/// system call. Records may be tiny, and a task that never yields would keep all others waiting.
 const FETCHES: usize = 8;
-/// Records that a server may send after its handshake without a byte for the app. Servers send two
-/// to four, with session tickets.
+/// The most records that a server may send after its handshake without data for the app. Servers
+/// usually send two to four, with session tickets.
 const MOST_SILENT_RECORDS: u32 = 16;
-/// Answers that OpenSSL may write meanwhile, as to requests for renegotiation, of which a record
-/// holds 4,000.
+/// The most answers that OpenSSL may write meanwhile, for example to requests for renegotiation. A
+/// record holds 4,000 such requests.
 const MOST_ANSWERS: u32 = 16;
 
 type Buffer = Vec<u8>;
@@ -40,22 +40,23 @@ thread_local! {
     static FREE: RefCell<Vec<Buffer>> = const { RefCell::new(Vec::new()) };
 }
 
-/// See the module's description.
+/// The TCP stream below TLS.
 #[derive(Debug)]
 pub struct ReadAhead {
     tcp: TcpStream,
-    /// What was read and not fetched yet.
+    /// Bytes that were read and not fetched yet.
     ahead: Option<Buffered>,
-    /// Of what was fetched.
+    /// The records in the bytes that were fetched.
     records: Records,
     heard: Heard,
-    /// Records since the last byte for the app; not counted in the handshake, which OpenSSL bounds.
+    /// Counts the records since the last data for the app. `None` in the handshake, which OpenSSL
+    /// bounds.
     silent: Option<Silent>,
-    /// That this connection is open.
+    /// Counts the connection as open.
     held: Held,
 }
 
-/// Records that had nothing for the app.
+/// Counts records without data for the app, and OpenSSL's answers to them.
 #[derive(Debug, Default)]
 struct Silent {
     records: u32,
@@ -66,7 +67,7 @@ impl Silent {
     /// Counts another record.
     ///
     /// # Errors
-    /// When there have been too many.
+    /// If there are too many.
     fn count_record(&mut self) -> io::Result<()> {
         if self.records == MOST_SILENT_RECORDS {
             return Err(endless());
@@ -78,7 +79,7 @@ impl Silent {
     /// Counts another answer.
     ///
     /// # Errors
-    /// When there have been too many.
+    /// If there are too many.
     fn count_answer(&mut self) -> io::Result<()> {
         if self.answers == MOST_ANSWERS {
             return Err(endless());
@@ -88,13 +89,12 @@ impl Silent {
     }
 }
 
-/// Why a connection is broken off that moves no data, but makes work.
+/// The error for a server that causes work without sending data.
 pub fn endless() -> io::Error {
     io::Error::other("the server sends TLS messages without end, and no data")
 }
 
-/// Whether a server has sent anything at all; outlives the connection, which a handshake that fails
-/// takes with it.
+/// Whether a server has sent any byte. Outlives the connection, which a failed handshake drops.
 #[derive(Debug, Clone, Default)]
 pub struct Heard(Arc<AtomicBool>);
 
@@ -108,14 +108,14 @@ impl Heard {
     }
 }
 
-/// Follows a stream of TLS records: each has a type, a version, a length, and so many bytes
-/// (RFC 8446 section 5.1).
+/// Finds the ends of TLS records in a stream. Each record has a type, a version, a length, and as
+/// many bytes as the length says (RFC 8446 section 5.1).
 #[derive(Debug, Default)]
 struct Records {
     header: [u8; 5],
-    /// Bytes of the header that are known; none once it is complete.
+    /// How many bytes of the header are known; 0 once the header is complete.
     known: usize,
-    /// Bytes of the body that are still to come.
+    /// How many bytes of the body are still to come.
     missing: usize,
 }
 
@@ -149,30 +149,31 @@ struct Buffered {
     buffer: Buffer,
     from: usize,
     to: usize,
-    /// Since the budget was last asked.
+    /// Fetches since the last look at the task's budget.
     fetches: usize,
 }
 
 impl ReadAhead {
-    /// `heard` learns whether the server sends anything.
+    /// `heard` is set when the server sends its first byte.
     pub fn new(tcp: TcpStream, held: Held, heard: Heard) -> ReadAhead {
         ReadAhead { tcp, ahead: None, records: Records::default(), heard, silent: None, held }
     }
 
-    /// Permits some more records without a byte for the app: the handshake is done, or the app has
-    /// been given bytes.
+    /// Starts a new count of records without data for the app. To be called after the handshake,
+    /// and whenever the app gets data.
     pub fn permit_silence(&mut self) {
         self.silent = Some(Silent::default());
     }
 
-    /// The app's bytes follow: what is written is no answer of OpenSSL's.
+    /// Starts a new count of OpenSSL's answers. To be called before the app's data is written,
+    /// which is no answer.
     pub fn permit_writes(&mut self) {
         if let Some(silent) = &mut self.silent {
             silent.answers = 0;
         }
     }
 
-    /// What the connection does now.
+    /// Sets what the connection does now, for the figures.
     pub fn set_state(&mut self, state: UpstreamState) {
         self.held.set_state(state);
     }
@@ -181,7 +182,7 @@ impl ReadAhead {
         &self.tcp
     }
 
-    /// Ready when there is something to fetch, or may be on the network.
+    /// Ready when there are bytes to fetch, or may be bytes to read from the network.
     pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.ahead {
             Some(_) => Poll::Ready(Ok(())),
@@ -189,7 +190,7 @@ impl ReadAhead {
         }
     }
 
-    /// Whether all that has come from the network is complete records, and has been fetched.
+    /// Whether only complete records have arrived, and all of them were fetched.
     pub fn is_between_records(&self) -> bool {
         self.ahead.is_none() && self.records.is_complete()
     }
@@ -198,7 +199,7 @@ impl ReadAhead {
 impl Drop for Buffered {
     fn drop(&mut self) {
         let buffer = std::mem::take(&mut self.buffer);
-        // A thread that ends has no list any more, and needs none.
+        // A thread that is ending has dropped its list already.
         let _ = FREE.try_with(|free| {
             let mut free = free.borrow_mut();
             if free.len() < KEPT {
@@ -210,7 +211,7 @@ impl Drop for Buffered {
 
 impl Buffered {
     /// # Errors
-    /// If there is no memory for a buffer, which must end one connection and not all.
+    /// If there is no memory for a buffer. This must end one connection, not all.
     fn new() -> io::Result<Buffered> {
         let mut buffer = FREE.with_borrow_mut(Vec::pop).unwrap_or_default();
         buffer.try_reserve_exact(AHEAD - buffer.len())?;
@@ -325,7 +326,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_has_been_read_and_not_fetched_is_no_end_of_a_record() {
+    async fn unfetched_bytes_are_not_between_records() {
         let (mut near, mut far) = connection().await;
         assert!(near.is_between_records());
         // Two alerts.
@@ -339,7 +340,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_task_that_fetches_byte_by_byte_lets_others_run() {
+    async fn a_task_that_fetches_single_bytes_lets_others_run() {
         const BYTES: usize = 10_000;
         let (mut near, mut far) = connection().await;
         far.write_all(&[0; BYTES]).await.unwrap();
@@ -347,7 +348,7 @@ mod tests {
         while near.tcp().peek(&mut all).await.unwrap() < BYTES {}
         let other = Arc::new(AtomicBool::new(false));
         let flag = other.clone();
-        // On this thread: not before the reader lets it.
+        // It shares this thread, so it runs only when the reader yields.
         tokio::spawn(async move { flag.store(true, Ordering::SeqCst) });
         for byte in 0..BYTES {
             let mut buffer = [0];

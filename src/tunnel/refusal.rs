@@ -1,4 +1,4 @@
-//! Telling the app, in RESP, that its connection was refused.
+//! Answers a refused app's requests with an error in RESP.
 
 use std::io;
 use std::time::Duration;
@@ -9,30 +9,30 @@ use tokio::time::timeout;
 use super::app::AppStream;
 use crate::resp::{Requests, error};
 
-/// How long to wait for the app's first request before answering all the same. Some clients take a
-/// reply that comes before any request for a broken connection.
+/// Wait this long for the app's first request before sending the error without one. Some clients
+/// take a reply without a request for a broken connection.
 const FIRST_REQUEST: Duration = Duration::from_secs(2);
-/// How long a refused app may stay silent before its connection is closed. At once would be too
+/// A refused app's connection is closed after this long without requests. At once would be too
 /// soon: ioredis and others take an error in reply to their first request, HELLO, for an old
-/// server, ask on, and report only what they hear then.
+/// server. They send further requests, and report only the errors to those.
 const LINGER: Duration = Duration::from_secs(1);
-/// How long a refused app is answered at most.
+/// The time limit for answering a refused app.
 const LONGEST_TALK: Duration = Duration::from_secs(10);
 
-/// Whether the app has sent a request already, which has been read.
+/// Whether the app's first request has been read already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FirstRequest {
     Read,
     ToCome,
 }
 
-/// Answers the app's requests with the same error each, and closes when no more come.
+/// Answers each of the app's requests with the error `text`, and closes when no more requests come.
 ///
 /// # Errors
-/// When the app is gone.
+/// If the app is gone.
 pub async fn refuse(app: &mut AppStream, text: &str, first: FirstRequest) -> io::Result<()> {
     let answer = error(text);
-    // If the time is up, or the app has gone, this is over as well.
+    // After the time limit, or an error, close the connection, too.
     let _ = timeout(LONGEST_TALK, answer_all(app, answer.as_bytes(), first)).await;
     app.shutdown().await?;
     // Closing with unread bytes is a reset, which may overtake the answer (RFC 1122 section
@@ -60,7 +60,7 @@ async fn answer_all(app: &mut AppStream, answer: &[u8], first: FirstRequest) -> 
             Ok(Ok(read @ 1..)) => requests.count(&buffer[..read]),
             Ok(Err(error)) => return Err(error),
             Ok(Ok(0)) | Err(_) if answered => return Ok(()),
-            // Whatever it has to say: the answer is the same.
+            // A silent app, or half a request, gets the error, too.
             Ok(Ok(0)) | Err(_) => 1,
         };
     }

@@ -1,4 +1,4 @@
-//! The knobs of the operating system's TCP.
+//! Options of the operating system's sockets.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -8,22 +8,22 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpStream, UnixStream};
 
-/// Silence before the first keepalive probe towards Redis: below the 350 s after which AWS's
-/// balancers and NAT gateways forget a connection.
+/// Silence before the first keepalive probe to Redis. AWS's load balancers and NAT gateways forget
+/// a connection after 350 s.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
-/// Between probes.
+/// The time between probes.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
-/// Unanswered probes until the connection counts as broken.
+/// The number of unanswered probes after which the connection counts as broken.
 const KEEPALIVE_PROBES: u32 = 4;
 
-/// Silence before the first probe of an app that has closed its side. After an app has gone, its
-/// kernel answers probes for a minute (tcp_fin_timeout in tcp(7)), then resets.
+/// Silence before the first probe of an app that has closed its side. When an app is gone, its
+/// kernel answers probes for a minute (tcp_fin_timeout in tcp(7)), and then with a reset.
 const APP_PROBE_IDLE: Duration = Duration::from_secs(15);
 
-/// Notices a Redis that vanished without a word, unless something sent is unacknowledged: then the
-/// kernel gives up by itself, after about a quarter of an hour (tcp_retries2 in tcp(7)), as it does
-/// for an app without a tunnel. A TCP_USER_TIMEOUT would be sooner, but also break off a Redis that
-/// lives and is too busy to read.
+/// Has the kernel notice a Redis that has vanished. While sent bytes are unacknowledged, there are
+/// no probes: then the kernel gives up after about a quarter of an hour (tcp_retries2 in tcp(7)),
+/// as it does without a tunnel. TCP_USER_TIMEOUT would be faster, but would also end connections to
+/// a Redis that is too busy to read.
 pub fn keep_alive(stream: &TcpStream) -> io::Result<()> {
     set_keepalive(stream, KEEPALIVE_IDLE)
 }
@@ -41,7 +41,7 @@ fn set_keepalive(stream: &TcpStream, idle: Duration) -> io::Result<()> {
     SockRef::from(stream).set_tcp_keepalive(&keepalive)
 }
 
-/// Whether the peer has closed a Unix socket for good, and not only its own side (poll(2)).
+/// Whether the peer of a Unix socket has closed both directions, and not only its own (poll(2)).
 pub fn has_hung_up(stream: &UnixStream) -> bool {
     let mut watched = [PollFd::new(stream.as_fd(), PollFlags::empty())];
     let polled = poll(&mut watched, PollTimeout::ZERO);
@@ -51,6 +51,6 @@ pub fn has_hung_up(stream: &UnixStream) -> bool {
 
 /// Makes closing `stream` send a reset instead of a clean end (socket(7), SO_LINGER).
 pub fn reset_on_close(stream: &TcpStream) {
-    // It fails on a socket that is dead already only, which is closed for both sides.
+    // This fails only on a dead socket, which needs no reset.
     let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
 }

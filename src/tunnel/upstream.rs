@@ -1,4 +1,4 @@
-//! Connecting to Redis: name look-up, TCP over all addresses, TLS.
+//! Connects to Redis: name lookup, TCP to one of the addresses, TLS.
 
 use std::io;
 use std::net::SocketAddr;
@@ -20,13 +20,13 @@ use crate::figures::UpstreamState;
 use crate::threads;
 use crate::tls::{ConnectError, Connector, HandshakeError, Sessions, TlsStream, names_and_end_of};
 
-/// How long one address has before the next one is tried beside it (RFC 8305 section 5).
+/// If an address has not answered after this time, the next one is tried, too (RFC 8305 section 5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
 /// Connects before `deadline`, to an address from a lookup that begins now.
 ///
 /// # Errors
-/// What failed.
+/// The failure, which the caller may have explained.
 pub async fn connect(
     tunnel: &Tunnel,
     deadline: Instant,
@@ -36,13 +36,13 @@ pub async fn connect(
     connected.unwrap_or_else(|_| Err(Failure::timed_out(step).into()))
 }
 
-/// Whether the server has cut the handshake without having sent a byte, as a Redis with too many
-/// clients does.
+/// Whether the server has cut the handshake before it sent a byte, like a Redis at its client
+/// limit.
 pub fn is_cut(unexplained: &Unexplained) -> bool {
     matches!(unexplained, Unexplained::Failed(Failure::Outage(Step::Unanswered, _)))
 }
 
-/// Looks up, connects and shakes hands; `step` says how far it has come.
+/// Looks up, connects and shakes hands. Sets `step` to the current step.
 async fn take_steps(
     tunnel: &Tunnel,
     step: &mut Step,
@@ -51,7 +51,7 @@ async fn take_steps(
     let addresses = look_up(tunnel).await?;
     let mut tls = connect_tls(tunnel, addresses.clone(), &tunnel.sessions, step).await;
     if let Err(Unexplained::OfSession(_)) = tls {
-        // A server may reject a session, for example from before its restart: retry without one.
+        // The server may reject a session, for example after its restart: retry without a session.
         tls = connect_tls(tunnel, addresses, &Arc::default(), step).await;
     }
     tls
@@ -74,7 +74,7 @@ async fn connect_tls(
             biased;
             connected = &mut stream => connected?,
             () = sleep(SLOW_TCP), if first.is_some() => {
-                // The others stop waiting for a server that is so far away.
+                // The server is far away: the others need not wait.
                 first = None;
                 stream.await?
             }
@@ -89,7 +89,7 @@ async fn connect_tls(
     Ok(tls)
 }
 
-/// The upstream's addresses. Not cached: a fail-over changes the address.
+/// The upstream's addresses. They are not cached, because a fail-over changes them.
 pub async fn look_up(tunnel: &Tunnel) -> Result<Vec<SocketAddr>, Failure> {
     let upstream = &tunnel.route.upstream;
     let addresses = threads::look_up(upstream.host_name(), upstream.port).await;
@@ -106,10 +106,10 @@ pub async fn connect_tcp(addresses: Vec<SocketAddr>) -> Result<TcpStream, Failur
     Ok(stream)
 }
 
-/// TLS over a TCP connection to the tunnel's upstream, by the trust of `connector`.
+/// TLS over a TCP connection to the tunnel's upstream. There is no time limit: the caller sets one.
 ///
 /// # Errors
-/// What failed. It takes as long as the server takes: the caller sets the limit.
+/// The failure, which the caller may have explained.
 pub async fn handshake(
     tunnel: &Tunnel,
     connector: &Connector,
@@ -124,8 +124,8 @@ pub async fn handshake(
         }
         silence = question_silence(tunnel, address, &heard) => silence,
     };
-    // The limit allows no second connection: the handshake was dropped; probe in its place, then
-    // repeat it if the server is not plaintext.
+    // If the limit allowed no second connection, ask now, in place of the dropped handshake. Repeat
+    // the handshake if the server does not speak plaintext.
     if silence == Silence::Plaintext || speaks_plaintext(tunnel, address).await {
         return Err(Failure::Misconfigured(HandshakeError::NoTls).into());
     }
@@ -134,7 +134,7 @@ pub async fn handshake(
     Ok((tls.map_err(|error| Unexplained::of(address, error, &heard))?, address))
 }
 
-/// A handshake, counted if it succeeds.
+/// A handshake, which is counted if it succeeds.
 async fn shake_hands(
     tunnel: &Tunnel,
     connector: &Connector,
@@ -156,7 +156,8 @@ async fn shake_hands(
     Ok(tls)
 }
 
-/// The first of `addresses` that answers, each given a short start before the next (RFC 8305).
+/// A TCP connection to the first of `addresses` that answers. Each address has a short start before
+/// the next one (RFC 8305).
 async fn connect_any(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
     let mut waiting = addresses.into_iter();
     let mut attempts = JoinSet::new();

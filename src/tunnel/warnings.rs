@@ -1,8 +1,9 @@
-//! Warnings about a tunnel's connections, summarised so that an outage cannot fill the log.
+//! Warnings about a tunnel's connections. They are summarised, so that an outage cannot fill the
+//! log.
 //!
-//! The first five warnings of an event and reason are written at once. Further ones are written as
-//! one line every ten seconds, with a count and the latest error. After ten seconds without a
-//! warning of that event and reason, the next ones are written at once again.
+//! The first five warnings with the same event and reason are written at once. Further ones are
+//! summarised in one line every ten seconds, with a count and the latest error. After ten seconds
+//! without such a warning, the next ones are written at once again.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -12,7 +13,7 @@ use tokio::time::sleep;
 
 use crate::logging::warning;
 
-/// Warnings of the same event and reason that are written at once.
+/// The number of warnings with the same event and reason that are written at once.
 const AT_ONCE: usize = 5;
 /// The time between two summaries.
 const PERIOD: Duration = Duration::from_secs(10);
@@ -22,14 +23,14 @@ const PERIOD: Duration = Duration::from_secs(10);
 pub enum Warning {
     /// The app spoke TLS to the local port.
     AppSpeaksTls { peer: String, msg: &'static str },
-    /// The system gave no connection.
+    /// The system could not accept a connection.
     AcceptFailed { error: String, hint: &'static str, reason: &'static str },
-    /// Something went wrong between the launcher and Redis. `reason` is that of the metrics, if
-    /// the connection counts as failed.
+    /// An error between the launcher and Redis. `reason` is the reason in the metrics if the
+    /// connection counts as failed.
     Upstream { event: UpstreamEvent, reason: Option<&'static str>, error: String, hint: String },
 }
 
-/// What went wrong between the launcher and Redis.
+/// The kinds of errors between the launcher and Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UpstreamEvent {
     Failed,
@@ -82,7 +83,10 @@ impl Warnings {
         self.summary.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes a warning, now or as part of a summary. Needs tokio's runtime.
+    /// Writes a warning, now or as part of a summary.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
     pub fn warn(self: &Arc<Self>, warning: Warning) {
         let (at_once, is_first) = {
             let mut summary = self.summary();
@@ -97,7 +101,7 @@ impl Warnings {
         }
     }
 
-    /// Writes what was held back. Returns whether more may follow.
+    /// Writes the summaries of the warnings that were held back. Returns whether more may follow.
     fn write_held_back(&self) -> bool {
         let (held_back, is_empty) = {
             let mut summary = self.summary();
@@ -131,7 +135,7 @@ impl Drop for Warnings {
     }
 }
 
-/// Writes a summary every [`PERIOD`], for as long as there is something to summarise.
+/// Writes summaries every [`PERIOD`], for as long as there are warnings to summarise.
 async fn write_summaries(warnings: Weak<Warnings>) {
     loop {
         sleep(PERIOD).await;
@@ -150,7 +154,7 @@ struct Summary(BTreeMap<Key, Burst>);
 #[derive(Debug, Default)]
 struct Burst {
     at_once: usize,
-    /// How many warnings were held back since the last summary, and the latest of them.
+    /// The number of warnings that were held back since the last summary, and the latest of them.
     count: u64,
     held_back: Option<Warning>,
     /// Whether a warning has come since the last summary.
@@ -171,8 +175,8 @@ impl Summary {
         None
     }
 
-    /// Of each key, the latest warning that was held back since the last call, and how many were.
-    /// Forgets keys without a warning since the last call.
+    /// For each key, the latest warning that was held back since the last call, and the number of
+    /// them. Forgets keys without a warning since the last call.
     fn take_held_back(&mut self) -> Vec<(Warning, u64)> {
         self.0.retain(|_, burst| std::mem::take(&mut burst.is_live));
         let bursts = self.0.values_mut();
