@@ -152,9 +152,10 @@ fn what_redis_answers_is_told_apart() {
         assert!(said.contains(detail), "{userinfo}: {said}");
         assert_eq!(code, expected, "{userinfo}: {report}");
         let first = report["advice"][0].as_str().unwrap();
-        let about_password = first.starts_with("compare user and password");
+        let about_password = first.starts_with("compare the user and password");
         assert_eq!(about_password, step == "auth" && state == "failed", "{userinfo}: {first}");
-        let lacks_password = first.starts_with("put user and password into REDIS_URL");
+        let lacks_password =
+            first.starts_with("put the provider's user and password into REDIS_URL");
         assert_eq!(lacks_password, userinfo.is_empty(), "{first}");
     }
 
