@@ -1,4 +1,4 @@
-//! `--max-connections`: who waits, in which order, and what the log says about it.
+//! `--max-connections`: which apps wait, in which order, and what the log says about them.
 
 mod support;
 
@@ -39,12 +39,12 @@ fn waiting_apps_are_served_in_order() {
             app.send(&["ECHO", &number.to_string()]);
             waiting.push(app);
             let sample = "start_stunnel_connections_waiting{tunnel=\"REDIS_URL\"}";
-            eventually("it waits", || {
+            eventually("the app waits", || {
                 (page.metric(sample)? == f64::from(number) + 1.0).then_some(())
             });
         }
         for (number, mut app) in waiting.into_iter().enumerate() {
-            // One app leaves, and the one that has waited longest is served.
+            // One app leaves, and the app that has waited longest is served.
             drop(busy.remove(0));
             assert_eq!(app.reply().unwrap(), Reply::line("+OK"));
             assert_eq!(app.reply().unwrap(), Reply::bulk(&number.to_string()));
@@ -59,15 +59,15 @@ fn waiting_apps_are_served_in_order() {
 }
 
 #[test]
-fn the_log_tells_a_long_wait_a_stuck_queue_and_a_timeout() {
+fn the_log_tells_of_long_waits_stuck_queues_and_timeouts() {
     let server = Server::start(Front::Redis);
-    // A wait is long after one second, and a queue is stuck after ten.
+    // A wait is long after one second, and a queue is stuck after ten seconds.
     let held = hold(&server.url(), &[("REDIS_URL_STUNNEL_MAX_CONNECTIONS", "2"), (TIMEOUT, "12s")]);
     let mut busy = [held.client(), held.client()];
     let mut late = held.open();
     late.send(&["PING"]);
     assert!(late.reply().is_err());
-    // The app uses its connections. It only never closes them.
+    // The app still uses its connections, but never closes them.
     assert!(busy.iter_mut().all(|app| app.ask(&["PING"]) == Reply::line("+PONG")));
     drop(busy);
     let log = held.finish().stderr;
@@ -87,7 +87,7 @@ fn many_apps_share_a_limit_equal_to_maxclients() {
     for pool in ["off", "on"] {
         let server = Server::start_with(
             Front::Redis,
-            // One client is the test's own.
+            // One of the clients is the test itself.
             Options { words: &["--maxclients", "5"], ..Options::default() },
         );
         let mut direct = server.direct();
@@ -101,7 +101,7 @@ fn many_apps_share_a_limit_equal_to_maxclients() {
                         let mut client = held.client();
                         assert_eq!(client.ask(&["ECHO", &mark]), Reply::bulk(&mark), "{pool}");
                         if round % 7 == 3 {
-                            // This connection is not reused.
+                            // A connection with this command is not reused.
                             client.ask(&["CLIENT", "ID"]);
                         }
                     }
@@ -116,12 +116,12 @@ fn many_apps_share_a_limit_equal_to_maxclients() {
     }
 }
 
-/// A server that cuts the handshakes with these numbers, as a Redis with too many clients does.
+/// A server that cuts the handshakes with these numbers, like a Redis at its client limit.
 fn cutting(cut: &'static [usize]) -> Peer<()> {
     let acceptor = acceptor(SslVersion::TLS1_3);
     Peer::numbered(move |number, mut stream| {
         if cut.contains(&number) {
-            // The ClientHello is read: closing with unread bytes would be a reset.
+            // Read the ClientHello, because closing with unread bytes would be a reset.
             let _ = stream.read(&mut [0; 4096]);
             return;
         }
@@ -154,14 +154,14 @@ fn a_cut_handshake_without_a_close_is_not_tried_again() {
     let mut app = held.open();
     app.send(&["PING"]);
     assert!(app.reply().is_err());
-    assert_eq!(peer.accepted(), 1, "no client of this launcher is about to be freed");
+    assert_eq!(peer.accepted(), 1, "Redis has no closed client to notice");
 }
 
 #[test]
-fn the_launchers_own_questions_keep_to_the_limit() {
+fn diagnosis_connections_respect_the_limit() {
     let server = Server::start(Front::Redis);
     let held = hold(&server.url(), &[(LIMIT, "1"), ("STUNNEL_VERIFY", "full")]);
-    // The certificate fails, and the launcher fetches it once more to say why.
+    // The certificate is rejected, and the launcher connects once more to find out why.
     let reply = held.open().ask(&["PING"]);
     let Reply::Line(line) = &reply else { panic!("{reply:?}") };
     assert!(line.contains("certificate check failed"), "{line}");
@@ -180,11 +180,11 @@ fn a_server_without_tls_is_explained_at_the_limit_too() {
 }
 
 #[test]
-fn idle_connections_leave_room_at_redis_own_limit() {
+fn idle_connections_leave_slots_at_redis_client_limit() {
     const CLIENTS: usize = 4;
     let server = Server::start_with(
         Front::Redis,
-        // One client is the test's own.
+        // One of the clients is the test itself.
         Options { words: &["--maxclients", "4"], ..Options::default() },
     );
     let mut direct = server.direct();
@@ -192,7 +192,7 @@ fn idle_connections_leave_room_at_redis_own_limit() {
     let mut apps: Vec<Client> = (1..CLIENTS).map(|_| held.client()).collect();
     assert!(apps.iter_mut().all(|app| app.ask(&["PING"]) == Reply::line("+PONG")));
     drop(apps);
-    eventually("the burst is over", || (connections(&mut direct) == 2).then_some(()));
+    eventually("only two connections stay idle", || (connections(&mut direct) == 2).then_some(()));
     for _ in 0..20 {
         assert_eq!(held.client().ask(&["PING"]), Reply::line("+PONG"));
     }

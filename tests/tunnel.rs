@@ -1,4 +1,4 @@
-//! A connection (docs/operation.md), against real servers and servers that misbehave.
+//! Connections through the tunnel, to real servers and to servers that misbehave.
 
 mod support;
 
@@ -31,11 +31,7 @@ fn commands_of_every_kind_work_through_the_tunnel() {
         assert_eq!(client.ask(&["PING"]), Reply::line("+PONG"), "{front:?}");
         assert_eq!(client.ask(&["SET", "k", "v"]), Reply::line("+OK"));
         assert_eq!(client.ask(&["GET", "k"]), Reply::bulk("v"));
-        assert_eq!(
-            server.direct().ask(&["GET", "k"]),
-            Reply::bulk("v"),
-            "the data is really there"
-        );
+        assert_eq!(server.direct().ask(&["GET", "k"]), Reply::bulk("v"), "the value is in Redis");
 
         let pipeline: Vec<u8> = (0..10_000).flat_map(|_| request(&[b"INCR", b"n"])).collect();
         client.stream.get_mut().write_all(&pipeline).unwrap();
@@ -106,7 +102,7 @@ fn sixty_four_mib_go_both_ways_at_once_unchanged() {
 }
 
 #[test]
-fn a_half_close_is_passed_on_and_the_answer_still_comes() {
+fn a_half_closed_app_still_gets_its_answer() {
     let peer = Peer::tls(|mut tls| {
         let (request, error) = rest(&mut tls);
         assert_eq!(error, None);
@@ -160,7 +156,7 @@ fn connections_close_while_redis_is_down_and_work_afterwards() {
     let held = Launcher::hold(&url);
     for _ in 0..3 {
         let mut client = held.open();
-        // The connection may be gone before the request is.
+        // The connection may be closed before the request is written.
         let _ = client.stream.get_mut().write_all(&request(&[b"PING"]));
         let error = client.reply().expect_err("no reply");
         assert!(
@@ -198,11 +194,11 @@ fn with_connect_retry_a_connection_waits_for_the_server() {
 }
 
 #[test]
-fn what_the_app_wrote_right_before_it_ended_arrives() {
+fn bytes_written_right_before_commands_end_arrive() {
     for front in FRONTS {
         let server = Server::start(front);
-        // Without replies: an app that ends with unread ones has its own kernel reset the
-        // connection.
+        // Without replies, because the kernel resets an app's connection if the app ends with
+        // unread ones.
         let script = format!(
             "port=${{REDIS_URL##*:}}; port=${{port%%/*}}; exec 3<>/dev/tcp/127.0.0.1/$port; \
              printf 'AUTH {PASSWORD}\\r\\n' >&3; read -r ok <&3; \
@@ -220,7 +216,7 @@ fn what_the_app_wrote_right_before_it_ended_arrives() {
 fn a_drain_lasts_until_a_slow_server_has_taken_everything() {
     const WRITTEN: usize = 4 * MIB;
     let peer = Peer::tls(|mut tls| {
-        thread::sleep(Duration::from_millis(300)); // A slow server, whose buffers fill meanwhile.
+        thread::sleep(Duration::from_millis(300)); // The fault: buffers fill meanwhile.
         rest(&mut tls)
     });
     let script = format!(
@@ -235,19 +231,19 @@ fn a_drain_lasts_until_a_slow_server_has_taken_everything() {
 #[test]
 fn a_drain_that_takes_too_long_ends_with_a_reset_and_a_warning() {
     let peer = Peer::tls(|tls| {
-        // Takes nothing until the connection is gone.
+        // Reads no bytes until the connection is reset.
         eventually("the connection is reset", || {
             let mut watched = [PollFd::new(tls.get_ref().as_fd(), PollFlags::empty())];
             poll(&mut watched, PollTimeout::ZERO).unwrap();
             watched[0].revents()?.contains(PollFlags::POLLERR).then_some(())
         });
     });
-    // As much as the kernel takes of the app, and does not take for a server that reads nothing.
+    // The kernel takes this many bytes from the app, but not for a server that does not read.
     let script = "port=${REDIS_URL##*:}; exec 3<>/dev/tcp/127.0.0.1/$port; \
                   head -c 1048576 /dev/zero >&3; exit 4";
     let ended = Launcher::new(["bash", "-c", script])
         .redis(&peer.url())
-        // Enough for the handshake, which may begin only now.
+        // This is long enough for the handshake, which may begin only now.
         .env("STUNNEL_DRAIN_TIMEOUT", "3s")
         .run();
     assert_eq!(ended.code(), 4);
@@ -255,8 +251,8 @@ fn a_drain_that_takes_too_long_ends_with_a_reset_and_a_warning() {
     peer.result();
 }
 
-/// Asked to, sends a flood of TLS records of one byte each, all at once. Bulk comes first, so that
-/// the kernel's buffers grow.
+/// After one byte from the app, sends a flood of TLS records of one byte each, all at once. Bulk
+/// data comes first, so that the kernel's buffers grow.
 fn flood(mut stream: SslStream<Gate>) {
     stream.read_exact(&mut [0; 1]).unwrap();
     stream.write_all(&vec![0; BULK]).unwrap();
@@ -273,7 +269,7 @@ const BULK: usize = 64 * MIB;
 const TINY_RECORDS: usize = 400_000;
 
 #[test]
-fn other_connections_go_on_beside_a_server_of_tiny_tls_records() {
+fn a_flood_of_tiny_tls_records_does_not_block_others() {
     let server = Server::start(Front::Redis);
     let peer = Peer::gated(flood);
     let launcher = Launcher::script("echo $REDIS_URL; echo $OTHER_URL; exec cat >/dev/null")
@@ -303,7 +299,7 @@ fn other_connections_go_on_beside_a_server_of_tiny_tls_records() {
         answered += 1;
     }
     reading.join().unwrap();
-    // It is one reply if they wait for the end of what has arrived, and some hundred if not.
+    // If others waited for the flood's end, there would be one reply. Otherwise there are hundreds.
     assert!(answered >= 5, "{answered} replies while {TINY_RECORDS} records came");
 }
 
@@ -332,7 +328,7 @@ fn only_127_0_0_1_listens() {
 }
 
 #[test]
-fn a_redis_at_an_ipv6_address_is_reached() {
+fn the_tunnel_reaches_a_redis_at_an_ipv6_address() {
     let Ok(listener) = TcpListener::bind(("::1", 0)) else {
         support::skip("no IPv6 loopback here");
         return;
@@ -345,7 +341,7 @@ fn a_redis_at_an_ipv6_address_is_reached() {
 }
 
 #[test]
-fn a_taken_port_falls_back_to_another_and_says_so() {
+fn a_taken_port_is_replaced_and_logged() {
     let server = Server::start(Front::Redis);
     let taken = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let port = taken.local_addr().unwrap().port();
@@ -362,7 +358,7 @@ fn a_taken_port_falls_back_to_another_and_says_so() {
 #[test]
 fn tunnels_take_consecutive_ports_from_the_first_on() {
     let server = Server::start(Front::Redis);
-    // Another test may take the ports between the look and the launch: then the next pair is tried.
+    // Another test may take the ports before the launch. Then try the next pair.
     eventually("consecutive ports", || {
         let first = two_free_ports();
         let ended = Launcher::script("echo $A; echo $B")
@@ -385,7 +381,7 @@ fn tunnels_take_consecutive_ports_from_the_first_on() {
 
 #[test]
 fn an_unanswered_lone_connection_hint_counts_no_others() {
-    // As stunnel does whose Redis is down, but never before it has the request.
+    // Like stunnel when its Redis is down, but certainly after the request has arrived.
     let closing = Peer::tls(|mut tls| tls.read_exact(&mut [0; 4]).unwrap());
     let held = Launcher::holding(&closing.url()).env("STUNNEL_POOL", "off").start_held();
     let mut app = held.tcp();
@@ -414,7 +410,7 @@ fn bare_redis_cli_connects_to_the_tunnelled_redis() {
     assert!(!interactive.stderr.contains(PASSWORD), "{interactive:?}");
     assert_eq!(run(&["redis-cli", "get", "where"]).stdout, "tunnel\n");
 
-    // Told where to go, it goes there, and takes no password of ours along.
+    // With its own address, redis-cli connects there, and does not get the URL's password.
     let port = server.port.to_string();
     let elsewhere = run(&["redis-cli", "-p", &port, "get", "where"]);
     assert_eq!(elsewhere.stdout.trim(), "NOAUTH Authentication required.", "{elsewhere:?}");
@@ -436,13 +432,13 @@ fn nested_redis_cli_connects_to_the_outer_launchers_tunnel() {
         assert_eq!(logged(&ended.stderr, "redis-cli", "var"), ["REDIS_URL"]);
         assert!(!ended.stderr.contains(PASSWORD), "{ended:?}");
     }
-    // A URL that is left to an app's own TLS is not redis-cli's.
+    // redis-cli does not use a URL that is passed through.
     let launcher = Launcher::new(["redis-cli", "-r", "1", "ping"]).redis("rediss://:pw@h.invalid");
     let left = launcher.env("STUNNEL_REDISS", "passthrough").run();
     assert!(logged(&left.stderr, "redis-cli", "var").is_empty(), "{left:?}");
 }
 
-/// A client of which we know that it speaks TLS to `port`; it has no time limit of its own.
+/// A client that speaks TLS to `port`, without a time limit of its own.
 fn redis_py_with_ssl(port: u16) -> Command {
     let script = format!(
         "import redis\n\
@@ -462,7 +458,7 @@ fn s_client(port: u16) -> Command {
     openssl
 }
 
-/// What a client prints until it ends.
+/// Everything that a client prints.
 fn output_of(mut client: Command) -> String {
     client.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut process = Process(client.spawn().unwrap());
@@ -473,12 +469,12 @@ fn output_of(mut client: Command) -> String {
     output + &errors
 }
 
-/// How a ClientHello begins; the rest does not matter.
+/// The beginning of a ClientHello.
 const CLIENT_HELLO: &[u8] = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03";
 
 #[test]
 fn a_tls_app_fails_at_once_and_the_log_says_what_to_remove() {
-    // A slow machine finds out before the handshake with Redis is done.
+    // On a slow machine the app's TLS is noticed before the handshake with Redis is done.
     let peer = Peer::unless_left(|mut tls| rest(&mut tls));
     let held = Launcher::holding(&peer.url()).env("STUNNEL_LOGLEVEL", "info").start_held();
     let said = output_of(redis_py_with_ssl(held.port));
@@ -495,7 +491,7 @@ fn a_tls_app_fails_at_once_and_the_log_says_what_to_remove() {
         assert!(logged(&log, "app-speaks-tls", "msg")[0].contains(client), "{client}: {log}");
     }
     assert!(logged(&log, "app-speaks-tls", "peer")[0].starts_with("127.0.0.1:"), "{log}");
-    assert_eq!(logged(&log, "command-ended", "failed"), ["0"], "no failure of Redis's");
+    assert_eq!(logged(&log, "command-ended", "failed"), ["0"], "Redis has not failed");
     assert_eq!(logged(&log, "command-ended", "sent"), ["0"]);
 }
 
@@ -505,7 +501,7 @@ fn a_tls_app_gets_no_resp_error_when_redis_is_misconfigured() {
     let launcher = Launcher::holding(&peer.url()).env("STUNNEL_VERIFY", "full");
     let held = launcher.start_held();
     let mut app = held.tcp();
-    // Until its certificate is known: earlier, it would be known first how the app speaks.
+    // Wait until the certificate is rejected, so that the app's TLS is noticed later.
     peer.result();
     app.write_all(CLIENT_HELLO).unwrap();
     assert_eq!(rest(&mut app), (vec![], None));
@@ -523,7 +519,7 @@ fn a_vanished_subscriber_is_noticed_while_messages_keep_coming() {
     reset(subscriber.stream.get_ref());
     drop(subscriber);
     let mut direct = server.direct();
-    // Each message comes before the one before it has been silent for long.
+    // Messages follow one another quickly, so that the connection is never silent for long.
     eventually("Redis has no subscriber left", || {
         (direct.ask(&["PUBLISH", "news", "x"]) == Reply::line(":0")).then_some(())
     });

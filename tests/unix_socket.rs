@@ -1,4 +1,4 @@
-//! `--listen unix`: a socket that only its user can reach.
+//! `--listen unix`: a socket that only its user can open.
 
 mod support;
 
@@ -19,7 +19,7 @@ fn in_folder(folder: &Path, launcher: Launcher) -> Launcher {
     launcher.env("STUNNEL_LISTEN", "unix").env("TMPDIR", folder)
 }
 
-/// A launcher that runs, its COMMAND's URL, and the socket in it.
+/// A running launcher, COMMAND's URL, and the socket in the URL.
 fn hold(folder: &Path, url: &str) -> (Running, String, PathBuf) {
     let mut running = in_folder(folder, Launcher::holding(url)).start();
     let url = running.line();
@@ -59,11 +59,11 @@ fn the_socket_is_for_this_user_alone_and_gone_afterwards() {
     assert_eq!(ended.code(), 0);
     assert_eq!(logged(&ended.stderr, "tunnel-up", "listen"), [socket.to_str().unwrap()]);
     assert_eq!(logged(&ended.stderr, "command-ended", "connections"), ["1"]);
-    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "nothing stays");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "all files are removed");
 }
 
 #[test]
-fn a_place_where_no_socket_can_be_made_gives_way_to_the_next() {
+fn an_unusable_place_for_sockets_is_skipped() {
     let folder = tempfile::tempdir().unwrap();
     let run = |runtime: &str, temporary: &str| {
         let launcher = Launcher::script("printf '%s' \"$REDIS_URL\"").redis("redis://h");
@@ -102,7 +102,7 @@ fn another_user_cannot_connect() {
 }
 
 #[test]
-fn redis_py_takes_the_url_as_it_is() {
+fn redis_py_accepts_the_url_unchanged() {
     let script = "import os, redis\n\
                   r = redis.Redis.from_url(os.environ['REDIS_URL'])\n\
                   r.set('where', 'socket')\n\
@@ -119,7 +119,7 @@ fn redis_py_takes_the_url_as_it_is() {
 }
 
 #[test]
-fn a_half_close_is_passed_on_over_a_socket_too() {
+fn a_half_close_passes_through_a_unix_socket() {
     let peer = Peer::tls(|mut tls| {
         let mut request = Vec::new();
         tls.read_to_end(&mut request).unwrap();
@@ -147,7 +147,7 @@ fn a_nested_launcher_leaves_the_socket_alone() {
 }
 
 #[test]
-fn an_unusable_socket_folder_is_an_error_that_says_what_to_do() {
+fn without_a_place_for_sockets_the_error_says_what_to_do() {
     let folder = tempfile::tempdir().unwrap();
     let deep = folder.path().join("x".repeat(100));
     fs::create_dir(&deep).unwrap();
@@ -160,7 +160,7 @@ fn an_unusable_socket_folder_is_an_error_that_says_what_to_do() {
             assert!(ended.stderr.contains(part), "{}", ended.stderr);
         }
     }
-    assert_eq!(fs::read_dir(&deep).unwrap().count(), 0, "nothing stays");
+    assert_eq!(fs::read_dir(&deep).unwrap().count(), 0, "all files are removed");
 }
 
 #[test]
