@@ -3,6 +3,8 @@
 //! In a cold storm of connections this costs Redis 0.78 of the CPU that it needs behind nginx,
 //! instead of 1.2 (docs/performance.md). Other connections wait once per tunnel, for a short time.
 
+use std::future::Future;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -14,7 +16,7 @@ use crate::tls::Sessions;
 /// Other connections wait at most this long, or a quarter of the connect timeout if that is less.
 const PATIENCE: Duration = Duration::from_millis(250);
 /// If connecting by TCP takes longer than this, the others no longer wait: the server is far away.
-pub const SLOW_TCP: Duration = Duration::from_millis(80);
+const SLOW_TCP: Duration = Duration::from_millis(80);
 
 /// Lets one connection of a tunnel make the first handshake.
 #[derive(Debug, Default)]
@@ -60,6 +62,22 @@ impl FirstHandshake {
 pub struct First<'a>(&'a FirstHandshake);
 
 impl First<'_> {
+    /// Awaits `connecting` by TCP. If that takes long, drops the first handshake: the server is far
+    /// away.
+    pub async fn while_near<T>(
+        first: &mut Option<First<'_>>,
+        connecting: impl Future<Output = T>,
+    ) -> T {
+        let mut connecting = pin!(connecting);
+        match timeout(SLOW_TCP, &mut connecting).await {
+            Ok(connected) => connected,
+            Err(_) => {
+                *first = None;
+                connecting.await
+            }
+        }
+    }
+
     /// Call this when the handshake has succeeded. The others go on waiting for the session, which
     /// a server sends after the handshake (RFC 8446 section 4.6.1).
     pub fn succeeded(self) {

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +12,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::Tunnel;
 use super::diagnosis::{Silence, Unexplained, question_silence, speaks_plaintext};
 use super::failure::{Failure, Step};
-use super::first_handshake::SLOW_TCP;
+use super::first_handshake::First;
 use super::read_ahead::{Heard, ReadAhead};
 use super::socket::keep_alive;
 use crate::figures::UpstreamState;
@@ -23,14 +22,14 @@ use crate::tls::{ConnectError, Connector, HandshakeError, Sessions, TlsStream, n
 /// If an address has not answered after this time, the next one is tried, too (RFC 8305 section 5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
+/// A TLS connection, and the server's address.
+pub type Connected = (TlsStream<ReadAhead>, SocketAddr);
+
 /// Connects before `deadline`, to an address from a lookup that begins now.
 ///
 /// # Errors
 /// The failure, which the caller may have explained.
-pub async fn connect(
-    tunnel: &Tunnel,
-    deadline: Instant,
-) -> Result<(TlsStream<ReadAhead>, SocketAddr), Unexplained> {
+pub async fn connect(tunnel: &Tunnel, deadline: Instant) -> Result<Connected, Unexplained> {
     let mut step = Step::LookUp;
     let connected = timeout_at(deadline, take_steps(tunnel, &mut step)).await;
     connected.unwrap_or_else(|_| Err(Failure::timed_out(step).into()))
@@ -43,10 +42,7 @@ pub fn is_cut(unexplained: &Unexplained) -> bool {
 }
 
 /// Looks up, connects and shakes hands. Sets `step` to the current step.
-async fn take_steps(
-    tunnel: &Tunnel,
-    step: &mut Step,
-) -> Result<(TlsStream<ReadAhead>, SocketAddr), Unexplained> {
+async fn take_steps(tunnel: &Tunnel, step: &mut Step) -> Result<Connected, Unexplained> {
     tunnel.connector.prepare().await.map_err(Failure::Internal)?;
     let addresses = look_up(tunnel).await?;
     let mut tls = connect_tls(tunnel, addresses.clone(), &tunnel.sessions, step).await;
@@ -63,23 +59,12 @@ async fn connect_tls(
     addresses: Vec<SocketAddr>,
     sessions: &Arc<Sessions>,
     step: &mut Step,
-) -> Result<(TlsStream<ReadAhead>, SocketAddr), Unexplained> {
+) -> Result<Connected, Unexplained> {
     *step = Step::Tcp;
     let connecting = tunnel.figures.hold(UpstreamState::Connecting);
     let connect_timeout = tunnel.settings.connect_timeout;
     let mut first = tunnel.first_handshake.turn(&tunnel.sessions, connect_timeout).await;
-    let stream = {
-        let mut stream = pin!(connect_tcp(addresses));
-        tokio::select! {
-            biased;
-            connected = &mut stream => connected?,
-            () = sleep(SLOW_TCP), if first.is_some() => {
-                // The server is far away: the others need not wait.
-                first = None;
-                stream.await?
-            }
-        }
-    };
+    let stream = First::while_near(&mut first, connect_tcp(addresses)).await?;
     drop(connecting);
     *step = Step::Tls;
     let tls = handshake(tunnel, &tunnel.connector, stream, sessions).await?;
@@ -115,7 +100,7 @@ pub async fn handshake(
     connector: &Connector,
     stream: TcpStream,
     sessions: &Arc<Sessions>,
-) -> Result<(TlsStream<ReadAhead>, SocketAddr), Unexplained> {
+) -> Result<Connected, Unexplained> {
     let address = stream.peer_addr().map_err(|error| Failure::Outage(Step::Tcp, error))?;
     let heard = Heard::default();
     let silence = tokio::select! {
