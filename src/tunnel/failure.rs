@@ -29,7 +29,7 @@ pub enum Failure {
     Misconfigured(HandshakeError),
     /// OpenSSL failed, for example for lack of memory. That may pass, so the app sees an outage.
     Internal(io::Error),
-    /// All of this many connections were in use until the connect timeout.
+    /// All connections that this limit allows were in use until the connect timeout.
     QueueTimeout(NonZeroUsize),
 }
 
