@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::Instant;
 
-use super::relay::App;
+use super::relay::{App, Stream};
 use super::socket::{has_hung_up, probe};
 
 /// The first bytes of a ClientHello, with which no request to Redis begins: the record's type and
@@ -157,7 +157,7 @@ impl AppStream {
         }
         let mut bytes = [0; AHEAD_READ];
         let mut buffer = ReadBuf::new(&mut bytes);
-        if let Err(error) = ready!(self.socket.poll_read(cx, &mut buffer)) {
+        if let Err(error) = ready!(self.socket.stream().poll_read(cx, &mut buffer)) {
             return Poll::Ready(Ahead::Failed(error));
         }
         let fresh = buffer.filled();
@@ -205,7 +205,7 @@ impl AppStream {
         // Read only what has come, within the task's budget. Otherwise a reset must do.
         poll_fn(|cx| {
             let mut buffer = ReadBuf::new(&mut ignored);
-            while let Poll::Ready(Ok(())) = self.socket.poll_read(cx, &mut buffer)
+            while let Poll::Ready(Ok(())) = self.socket.stream().poll_read(cx, &mut buffer)
                 && !buffer.filled().is_empty()
             {
                 buffer.clear();
@@ -218,10 +218,10 @@ impl AppStream {
 }
 
 impl Socket {
-    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn stream(&mut self) -> Pin<&mut dyn Stream> {
         match self {
-            Socket::Tcp(stream, _) => Pin::new(stream).poll_read(cx, buf),
-            Socket::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+            Socket::Tcp(stream, _) => Pin::new(stream),
+            Socket::Unix(stream) => Pin::new(stream),
         }
     }
 }
@@ -272,18 +272,8 @@ impl AsyncRead for AppStream {
             }
             return Poll::Ready(Ok(()));
         }
-        if app.ended { Poll::Ready(Ok(())) } else { app.socket.poll_read(cx, buf) }
+        if app.ended { Poll::Ready(Ok(())) } else { app.socket.stream().poll_read(cx, buf) }
     }
-}
-
-/// Calls a method of the TCP or Unix stream.
-macro_rules! with {
-    ($app:expr, $stream:ident => $call:expr) => {
-        match &mut $app.get_mut().socket {
-            Socket::Tcp($stream, _) => $call,
-            Socket::Unix($stream) => $call,
-        }
-    };
 }
 
 impl AsyncWrite for AppStream {
@@ -292,15 +282,15 @@ impl AsyncWrite for AppStream {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        with!(self, stream => Pin::new(stream).poll_write(cx, bytes))
+        self.get_mut().socket.stream().poll_write(cx, bytes)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        with!(self, stream => Pin::new(stream).poll_flush(cx))
+        self.get_mut().socket.stream().poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        with!(self, stream => Pin::new(stream).poll_shutdown(cx))
+        self.get_mut().socket.stream().poll_shutdown(cx)
     }
 }
 
