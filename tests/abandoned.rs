@@ -4,10 +4,8 @@
 
 mod support;
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::{Shutdown, TcpStream};
-use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -19,7 +17,7 @@ use support::peer::{Peer, acceptor};
 use support::proc::{children, sockets_of};
 use support::resp::{Client, Reply, request};
 use support::scripted::{converse, redis};
-use support::servers::{Front, PASSWORD, Server, connections};
+use support::servers::{Front, PASSWORD, Server};
 use support::status::StatusPage;
 use support::{PATIENCE, eventually, reset, rest};
 
@@ -28,7 +26,7 @@ const LATE: Duration = Duration::from_millis(700);
 /// More than the launcher reads ahead of an app that waits.
 const MORE_THAN_THE_BUFFER: usize = 20_000;
 
-/// A launcher with one connection to Redis, which `busy` has.
+/// A launcher that may have one connection to Redis, which `busy` uses.
 struct Scene {
     server: Server,
     held: Held,
@@ -41,7 +39,7 @@ impl Scene {
         Scene::of(Launcher::script(support::launcher::HOLD), settings)
     }
 
-    /// With a launcher whose COMMAND prints its URL first.
+    /// With this launcher, whose COMMAND must print its URL first.
     fn of(launcher: Launcher, settings: &[(&str, &str)]) -> Scene {
         let server = Server::start(Front::Redis);
         let launcher = launcher.redis(&server.url()).settings(&[
@@ -62,7 +60,7 @@ impl Scene {
     }
 
     fn wait_for_waiting(&self, count: f64) {
-        eventually("so many apps wait", || {
+        eventually("the expected number of apps waits", || {
             (self.metric("connections_waiting{tunnel=\"REDIS_URL\"}") == count).then_some(())
         });
     }
@@ -71,14 +69,14 @@ impl Scene {
         self.metric("connections_closed_total{tunnel=\"REDIS_URL\",reason=\"abandoned\"}")
     }
 
-    /// An app that has just sent this behind its login.
+    /// An app that has just logged in and sent this request.
     fn sent(&self, request: &[u8]) -> TcpStream {
         let mut app = self.held.tcp();
         app.write_all(&login_and(request)).unwrap();
         app
     }
 
-    /// An app that waits in the queue, and has sent this behind its login.
+    /// An app that waits in the queue after it has logged in and sent this request.
     fn waiting(&self, request: &[u8]) -> TcpStream {
         let app = self.sent(request);
         self.wait_for_waiting(1.0);
@@ -86,11 +84,11 @@ impl Scene {
     }
 
     fn wait_for_abandoned(&self) {
-        eventually("it is abandoned", || (self.abandoned() == 1.0).then_some(()));
+        eventually("the connection is abandoned", || (self.abandoned() == 1.0).then_some(()));
         self.wait_for_waiting(0.0);
     }
 
-    /// Lets the busy app leave. Returns what the key holds once the next app has been served.
+    /// Ends the busy app. Returns the key's value after the next app is served, and the log.
     fn value(self) -> (Reply, String) {
         drop(self.busy);
         assert_eq!(self.held.client().ask(&["PING"]), Reply::line("+PONG"));
@@ -108,7 +106,7 @@ fn incr() -> Vec<u8> {
     request(&[b"INCR", b"key"])
 }
 
-/// A request that sets the key, longer than what the launcher reads ahead.
+/// A request that sets the key, and is longer than the launcher reads ahead.
 fn long_set() -> Vec<u8> {
     request(&[b"SET", b"key", &[b'x'; MORE_THAN_THE_BUFFER]])
 }
@@ -116,12 +114,18 @@ fn long_set() -> Vec<u8> {
 const POOLS: [&str; 2] = ["off", "on"];
 
 #[test]
-fn a_reset_in_the_queue_cancels_the_request() {
-    for pool in POOLS {
-        let scene = Scene::new(&[("STUNNEL_POOL", pool)]);
-        let app = scene.waiting(&incr());
-        reset(&app);
+fn an_app_that_leaves_the_queue_cancels_its_request() {
+    let late_close = |app: TcpStream| {
+        thread::sleep(LATE); // An earlier close would count as a half-close.
         drop(app);
+    };
+    let with_reset = |app: TcpStream| reset(&app);
+    for (pool, leave) in POOLS
+        .into_iter()
+        .flat_map(|pool| [(pool, late_close as fn(TcpStream)), (pool, with_reset as fn(TcpStream))])
+    {
+        let scene = Scene::new(&[("STUNNEL_POOL", pool)]);
+        leave(scene.waiting(&incr()));
         scene.wait_for_abandoned();
         let (value, log) = scene.value();
         assert_eq!(value, Reply::Nil, "{pool}");
@@ -131,19 +135,7 @@ fn a_reset_in_the_queue_cancels_the_request() {
 }
 
 #[test]
-fn a_late_close_in_the_queue_cancels_the_request() {
-    for pool in POOLS {
-        let scene = Scene::new(&[("STUNNEL_POOL", pool)]);
-        let app = scene.waiting(&incr());
-        thread::sleep(LATE);
-        drop(app);
-        scene.wait_for_abandoned();
-        assert_eq!(scene.value().0, Reply::Nil, "{pool}");
-    }
-}
-
-#[test]
-fn a_close_before_any_byte_gives_up_the_place() {
+fn a_close_before_any_byte_leaves_the_queue() {
     for pool in POOLS {
         let scene = Scene::new(&[("STUNNEL_POOL", pool)]);
         let app = scene.held.tcp();
@@ -160,7 +152,7 @@ fn a_close_right_after_the_request_is_served() {
         let scene = Scene::new(&[("STUNNEL_POOL", pool)]);
         drop(scene.sent(&incr()));
         scene.wait_for_waiting(1.0);
-        thread::sleep(LATE); // The wait itself does not count.
+        thread::sleep(LATE); // A long wait after the close must not matter.
         let (value, log) = scene.value();
         assert_eq!(value, Reply::bulk("1"), "{pool}: {log}");
     }
@@ -174,7 +166,7 @@ fn a_half_close_right_after_the_request_gets_the_reply() {
         app.shutdown(Shutdown::Write).unwrap();
         scene.wait_for_waiting(1.0);
         app.set_read_timeout(Some(PATIENCE)).unwrap();
-        thread::sleep(LATE); // The wait itself does not count.
+        thread::sleep(LATE); // A long wait after the close must not matter.
         let Scene { busy, server: _server, held: _held, .. } = scene;
         drop(busy);
         assert_eq!(rest(&mut app), (b"+OK\r\n:1\r\n".to_vec(), None), "{pool}");
@@ -186,14 +178,14 @@ fn a_late_close_beyond_the_buffer_is_served() {
     let scene = Scene::new(&[]);
     let app = scene.waiting(&long_set());
     thread::sleep(LATE);
-    // The close is behind bytes that nobody can read yet.
+    // The launcher cannot notice the close before it has read the bytes before it.
     drop(app);
     thread::sleep(LATE);
     assert_eq!(scene.abandoned(), 0.0);
     let mut direct = scene.server.direct();
     let Scene { busy, held, .. } = scene;
     drop(busy);
-    eventually("it is set", || {
+    eventually("the key is set", || {
         (direct.ask(&["STRLEN", "key"]) == Reply::line(":20000")).then_some(())
     });
     held.finish();
@@ -210,22 +202,6 @@ fn a_reset_beyond_the_buffer_cancels_the_request() {
 }
 
 #[test]
-fn an_abandoned_lpop_takes_no_job() {
-    for pool in POOLS {
-        let scene = Scene::new(&[("STUNNEL_POOL", pool)]);
-        scene.server.direct().ask(&["RPUSH", "jobs", "job"]);
-        // The client times out and closes.
-        let app = scene.waiting(&request(&[b"LPOP", b"jobs"]));
-        thread::sleep(LATE);
-        drop(app);
-        scene.wait_for_abandoned();
-        let Scene { server: _server, held, busy, .. } = scene;
-        drop(busy);
-        assert_eq!(held.client().ask(&["LLEN", "jobs"]), Reply::line(":1"), "{pool}");
-    }
-}
-
-#[test]
 fn an_app_that_gives_up_passes_its_turn_on() {
     for pool in POOLS {
         let scene = Scene::new(&[("STUNNEL_POOL", pool)]);
@@ -239,7 +215,11 @@ fn an_app_that_gives_up_passes_its_turn_on() {
         let Scene { busy, server: _server, held: _held, .. } = scene;
         drop(busy);
         assert_eq!(next.reply().unwrap(), Reply::line("+OK"));
-        assert_eq!(next.reply().unwrap(), Reply::line(":1"), "{pool}: the first one's did not run");
+        assert_eq!(
+            next.reply().unwrap(),
+            Reply::line(":1"),
+            "{pool}: the first app's request did not run"
+        );
     }
 }
 
@@ -269,7 +249,7 @@ fn a_reset_in_the_handshake_frees_the_slot_at_once() {
         second.send(&["PING"]);
         reset(first.stream.get_ref());
         drop(first);
-        // Long before the connect timeout.
+        // This is long before the connect timeout.
         assert_eq!(second.reply().unwrap(), Reply::line("+PONG"), "{pool}");
     }
 }
@@ -283,13 +263,13 @@ fn a_late_close_in_the_handshake_cancels_it() {
     eventually("the handshake begins", || (peer.accepted() == 1).then_some(()));
     thread::sleep(LATE);
     drop(app);
-    peer.result(); // Long before the connect timeout.
+    peer.result(); // This is long before the connect timeout.
     let log = held.finish().stderr;
     assert_eq!(logged(&log, "command-ended", "failed"), ["0"], "{log}");
 }
 
-/// Sends what its standard input has first, then waits for the end of it, and exits without
-/// another word to Redis.
+/// Sends the given number of bytes from its standard input to Redis, waits for the input's end, and
+/// exits.
 const WRITE_AND_EXIT: &str = "printf '%s\\n' \"$REDIS_URL\"; read -r port size;
     exec 3<>/dev/tcp/127.0.0.1/$port; head -c $size >&3; echo sent; cat >/dev/null";
 
@@ -320,62 +300,8 @@ fn what_command_wrote_before_its_end_is_sent() {
     }
 }
 
-/// A launcher with one connection on a Unix socket, a client that has it, and another that waits
-/// with a request.
-fn on_a_unix_socket(folder: &Path) -> (Server, support::launcher::Running, UnixStream, UnixStream) {
-    let server = Server::start(Front::Redis);
-    let launcher = Launcher::holding(&server.url()).settings(&[
-        ("STUNNEL_LISTEN", "unix"),
-        ("STUNNEL_MAX_CONNECTIONS", "1"),
-        ("STUNNEL_CONNECT_TIMEOUT", "60s"),
-        ("STUNNEL_LOG_LEVEL", "debug"),
-    ]);
-    let mut running = launcher.env("TMPDIR", folder).start();
-    let url = running.line();
-    let path = &url[url.find("@/").unwrap() + 1..url.find('?').unwrap()];
-    let connect = || {
-        let stream = UnixStream::connect(path).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream
-    };
-    let mut busy = connect();
-    busy.write_all(&login_and(b"")).unwrap();
-    busy.read_exact(&mut [0; 5]).unwrap();
-    let mut waiting = connect();
-    waiting.write_all(&login_and(&incr())).unwrap();
-    (server, running, busy, waiting)
-}
-
-#[test]
-fn on_a_unix_socket_a_close_after_the_request_is_served() {
-    let folder = tempfile::tempdir().unwrap();
-    let (server, running, busy, waiting) = on_a_unix_socket(folder.path());
-    drop(waiting);
-    thread::sleep(LATE);
-    drop(busy);
-    let mut direct = server.direct();
-    eventually("it is served", || (direct.ask(&["GET", "key"]) == Reply::bulk("1")).then_some(()));
-    running.finish();
-}
-
-#[test]
-fn on_a_unix_socket_a_late_close_cancels_the_request() {
-    let folder = tempfile::tempdir().unwrap();
-    let (server, running, busy, waiting) = on_a_unix_socket(folder.path());
-    thread::sleep(LATE);
-    drop(waiting);
-    // Until it has been noticed; 100 ms are for COMMAND's end.
-    thread::sleep(LATE);
-    drop(busy);
-    let mut direct = server.direct();
-    eventually("the queue is empty", || (connections(&mut direct) == 0).then_some(()));
-    assert_eq!(direct.ask(&["GET", "key"]), Reply::Nil);
-    let log = running.finish().stderr;
-    assert_eq!(logged(&log, "connection-abandoned", "var"), ["REDIS_URL"], "{log}");
-}
-
-/// Whether a launcher's end of an app connection, in this state of /proc/net/tcp, has a keepalive
-/// timer (proc(5)).
+/// Whether the launcher's end of an app connection has a keepalive timer (proc(5)); `None` if no
+/// connection is in this `state` of /proc/net/tcp.
 fn has_keepalive(held: &Held, state: &str) -> Option<bool> {
     const KEEPALIVE: &str = "02:";
     let local = format!(":{:04X}", held.port);
@@ -389,7 +315,7 @@ fn has_keepalive(held: &Held, state: &str) -> Option<bool> {
 fn a_half_closed_app_is_probed_and_may_wait() {
     const ESTABLISHED: &str = "01";
     const CLOSE_WAIT: &str = "08";
-    // Redis itself closes at once when its client half-closes. Some proxies do not.
+    // Redis closes at once when its client half-closes. Some proxies do not.
     let may_answer = Arc::new(AtomicBool::new(false));
     let answers = may_answer.clone();
     let peer = Peer::tls(move |mut tls| {
@@ -401,11 +327,11 @@ fn a_half_closed_app_is_probed_and_may_wait() {
     let held = Launcher::holding(&peer.url()).env("STUNNEL_POOL", "off").start_held();
     let mut app = held.tcp();
     app.write_all(b"BLPOP list 0\r\n").unwrap();
-    eventually("it is served", || (peer.accepted() == 1).then_some(()));
+    eventually("the app is served", || (peer.accepted() == 1).then_some(()));
     assert_eq!(has_keepalive(&held, ESTABLISHED), Some(false));
     app.shutdown(Shutdown::Write).unwrap();
-    // Without probes, the launcher cannot tell this app from one that has gone.
-    eventually("it is probed", || has_keepalive(&held, CLOSE_WAIT)?.then_some(()));
+    // Without probes, the launcher cannot tell this app from an app that is gone.
+    eventually("the app is probed", || has_keepalive(&held, CLOSE_WAIT)?.then_some(()));
     may_answer.store(true, Ordering::SeqCst);
     assert_eq!(rest(&mut app), (b"+late\r\n".to_vec(), None));
     assert_eq!(peer.result(), (b"BLPOP list 0\r\n".to_vec(), None));

@@ -163,9 +163,10 @@ fn each_reply_of_redis_has_its_own_explanation() {
         assert_eq!((report.state(step), report.code), (state, code), "{userinfo}: {report:?}");
         assert!(report.detail(step).contains(detail), "{userinfo}: {report:?}");
         let first = report.first_advice();
-        let about_password = first.starts_with("compare user and password");
+        let about_password = first.starts_with("compare the user and password");
         assert_eq!(about_password, step == "auth" && state == "failed", "{userinfo}: {first}");
-        let lacks_password = first.starts_with("put user and password into REDIS_URL");
+        let lacks_password =
+            first.starts_with("put the provider's user and password into REDIS_URL");
         assert_eq!(lacks_password, userinfo.is_empty(), "{first}");
         // The mode comes from INFO, which the ACL of `shy` does not allow.
         let knows_mode = report.json["mode"] == "standalone";

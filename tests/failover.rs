@@ -33,13 +33,14 @@ impl Hosts {
         self.folder.path().join("hosts")
     }
 
-    /// A launcher for which redis.test has this address; `None` where that is not allowed.
+    /// A launcher for which redis.test has this address; `None` if mount namespaces are not
+    /// allowed.
     fn launcher(&self, address: &str) -> Option<Launcher> {
         let launcher = with_hosts(&self.path(), &Hosts::content(&[address]))?;
         Some(launcher.settings(&[("STUNNEL_POOL", "on"), ("STUNNEL_LOG_LEVEL", "debug")]))
     }
 
-    /// From now on redis.test has these addresses, the first of which is tried first.
+    /// Gives redis.test these addresses, of which the first is tried first.
     fn name(&self, addresses: &[&str]) {
         fs::write(self.path(), Hosts::content(addresses)).unwrap();
     }
@@ -74,14 +75,14 @@ impl Scene {
         Some(Scene { hosts, old, new, held })
     }
 
-    /// Some apps that write at the same time, and leave. Returns what they are told.
+    /// Connects some apps at the same time, has each write, and returns their replies.
     fn writers(&self, count: usize) -> Vec<Reply> {
         let mut apps: Vec<Client> = (0..count).map(|_| self.held.client()).collect();
         apps.iter_mut().map(|app| app.ask(&["SET", "key", "value"])).collect()
     }
 }
 
-/// Makes the server a replica whose primary is not there.
+/// Makes the server a replica of a primary that does not exist.
 fn make_replica(direct: &mut Client) {
     assert_eq!(direct.ask(&["REPLICAOF", "127.0.0.1", "1"]), Reply::line("+OK"));
 }
@@ -96,25 +97,25 @@ fn after_a_fail_over_no_write_reaches_the_old_primary() {
     let mut old = scene.old.direct();
     let mut new = scene.new.direct();
     assert_eq!(scene.writers(5), vec![Reply::line("+OK"); 5]);
-    eventually("some are kept", || (idle_connections(&mut old) > 0).then_some(()));
+    eventually("connections are idle", || (idle_connections(&mut old) > 0).then_some(()));
     make_replica(&mut old);
     scene.hosts.name(&[NEW]);
     for _ in 0..50 {
-        assert_eq!(scene.writers(1), [Reply::line("+OK")], "nobody is told READONLY");
+        assert_eq!(scene.writers(1), [Reply::line("+OK")], "no app gets READONLY");
     }
-    assert_eq!(connections(&mut old), 0, "what led to the old primary is closed");
+    assert_eq!(connections(&mut old), 0, "connections to the old primary are closed");
     assert_eq!(new.ask(&["GET", "key"]), Reply::bulk("value"));
     let log = scene.held.finish().stderr;
     assert!(log.contains(" at=kept-outdated "), "{log}");
 }
 
 #[test]
-fn a_name_that_follows_late_is_followed_at_once() {
+fn a_late_change_of_the_name_takes_effect_at_once() {
     let Some(scene) = Scene::new() else { return };
     let mut old = scene.old.direct();
     assert_eq!(scene.writers(3), vec![Reply::line("+OK"); 3]);
     make_replica(&mut old);
-    // The name still leads to the old primary: everybody is told READONLY, as without a tunnel.
+    // The name still leads to the old primary, so all apps get READONLY, as without a tunnel.
     for _ in 0..3 {
         assert!(scene.writers(2).iter().all(|reply| is_error(reply, "READONLY")));
     }
@@ -132,22 +133,28 @@ fn a_role_change_retires_the_connections_from_before_it() {
         let server = Server::start(Front::Redis);
         let mut direct = server.direct();
         let held = Launcher::holding(&server.url()).env("STUNNEL_POOL", "on").start_held();
-        // The one that comes back last is used first.
+        // The connection that comes back last is reused first.
         let older = held.client();
         let newer = held.client();
         for (kept, app) in [(1, older), (2, newer)] {
             drop(app);
-            eventually("it comes back", || (idle_connections(&mut direct) == kept).then_some(()));
+            eventually("the connection comes back", || {
+                (idle_connections(&mut direct) == kept).then_some(())
+            });
         }
         direct.ask(&["CONFIG", "SET", "replica-serve-stale-data", "no"]);
         make_replica(&mut direct);
         let before = accepted(&mut direct);
         let mut app = held.client();
         assert!(is_error(&app.ask(request), code), "{code}");
-        assert_eq!(accepted(&mut direct), before, "on an old connection");
-        eventually("the idle one is closed", || (connections(&mut direct) == 1).then_some(()));
+        assert_eq!(accepted(&mut direct), before, "the app got an old connection");
+        eventually("the idle connection is closed", || {
+            (connections(&mut direct) == 1).then_some(())
+        });
         drop(app);
-        eventually("this one, too", || (connections(&mut direct) == 0).then_some(()));
+        eventually("this connection is closed, too", || {
+            (connections(&mut direct) == 0).then_some(())
+        });
     }
 }
 
@@ -158,13 +165,16 @@ fn a_reader_endpoint_that_refuses_writes_is_pooled() {
     make_replica(&mut direct);
     let held = Launcher::holding(&server.url()).env("STUNNEL_POOL", "on").start_held();
     assert!(is_error(&held.client().ask(&["SET", "key", "value"]), "READONLY"));
-    eventually("it is closed", || (connections(&mut direct) == 0).then_some(()));
+    eventually("the connection is closed", || (connections(&mut direct) == 0).then_some(()));
     let before = accepted(&mut direct);
     for _ in 0..10 {
         assert_eq!(held.client().ask(&["GET", "key"]), Reply::Nil);
-        eventually("it comes back", || (idle_connections(&mut direct) >= 1).then_some(()));
+        eventually("the connection comes back", || {
+            (idle_connections(&mut direct) >= 1).then_some(())
+        });
     }
-    // Redis may answer RESET before the launcher reads that: then the next user gets another one.
+    // Redis may have answered RESET before the launcher reads the answer: then the next app gets
+    // another connection.
     let made = accepted(&mut direct) - before;
     assert!((1..=5).contains(&made), "10 users, {made} connections");
 }
@@ -190,15 +200,15 @@ fn only_top_level_role_errors_retire_a_connection() {
         let mut said = vec![0; reply.len()];
         std::io::Read::read_exact(&mut app.stream, &mut said).unwrap();
         drop(app);
-        // Later users share the connection, or a new one if it was retired.
+        // Later apps share the connection, or a new one if it was retired.
         let (name, first) = if retires { ("1 RESET", 0) } else { ("0 RESET", 2) };
         if !retires {
-            eventually("it comes back", || (heard.count(name) == first).then_some(()));
+            eventually("the connection comes back", || (heard.count(name) == first).then_some(()));
         }
         for resets in [1, 3, 5] {
             assert_eq!(held.open().ask(&["PING"]), Reply::line("+PONG"));
             let resets = first + resets + usize::from(!retires);
-            eventually("it comes back", || (heard.count(name) == resets).then_some(()));
+            eventually("the connection comes back", || (heard.count(name) == resets).then_some(()));
         }
         held.finish();
         assert_eq!(peer.accepted(), if retires { 2 } else { 1 }, "{reply:?}: {:?}", heard.all());
@@ -216,7 +226,7 @@ fn named(listener: TcpListener, name: &'static str, heard: &Heard) -> Peer<()> {
     })
 }
 
-/// Two named servers on the same port of two addresses, what they heard, and the launcher.
+/// Two named servers on the same port of two addresses, their requests, and the launcher.
 fn two_names(hosts: &Hosts) -> Option<(Peer<()>, Peer<()>, Heard, Held)> {
     let launcher = hosts.launcher(OLD)?;
     let old = TcpListener::bind((OLD, 0)).unwrap();
@@ -237,10 +247,12 @@ fn a_connection_is_reused_while_its_address_is_among_others() {
     let hosts = Hosts::new();
     let Some((old, _new, heard, held)) = two_names(&hosts) else { return };
     let comes_back = |count| {
-        eventually("it comes back", || (heard.count("old RESET") == count).then_some(()));
+        eventually("the connection comes back", || {
+            (heard.count("old RESET") == count).then_some(())
+        });
     };
     assert_eq!(who(&held), Reply::line("+old"));
-    // The trial, and the first user.
+    // RESET comes in the trial, and after the first app.
     comes_back(2);
     hosts.name(&[NEW, OLD]);
     assert_eq!(who(&held), Reply::line("+old"));
@@ -258,7 +270,7 @@ fn a_name_that_is_not_found_closes_the_app_as_without_a_pool() {
     let hosts = Hosts::new();
     let Some((old, _new, heard, held)) = two_names(&hosts) else { return };
     assert_eq!(who(&held), Reply::line("+old"));
-    eventually("it comes back", || (heard.count("old RESET") == 2).then_some(()));
+    eventually("the connection comes back", || (heard.count("old RESET") == 2).then_some(()));
     hosts.name(&[]);
     assert_eq!(rest(held.open().stream.get_mut()), (vec![], None));
     hosts.name(&[OLD]);
@@ -270,7 +282,7 @@ fn a_name_that_is_not_found_closes_the_app_as_without_a_pool() {
 }
 
 #[test]
-fn when_an_address_goes_the_server_is_tried_again() {
+fn after_a_removed_address_the_server_gets_a_new_trial() {
     let hosts = Hosts::new();
     let Some((_old, _new, heard, held)) = two_names(&hosts) else { return };
     let mut first = held.open();
@@ -280,7 +292,9 @@ fn when_an_address_goes_the_server_is_tried_again() {
     assert_eq!(second.ask(&["GET", "name"]), Reply::line("+new"));
     let before = heard.count_all("RESET");
     drop((first, second));
-    eventually("both come back", || (heard.count_all("RESET") == before + 2).then_some(()));
+    eventually("both connections come back", || {
+        (heard.count_all("RESET") == before + 2).then_some(())
+    });
     hosts.name(&[OLD]);
     let before = heard.all().len();
     assert_eq!(who(&held), Reply::line("+old"));

@@ -1,4 +1,4 @@
-//! `--max-connections`: who waits, in which order, and what the log says about it.
+//! `--max-connections`: which apps wait, in which order, and what the log says about them.
 
 mod support;
 
@@ -39,12 +39,12 @@ fn waiting_apps_are_served_in_order() {
             app.send(&["ECHO", &number.to_string()]);
             waiting.push(app);
             let sample = "start_stunnel_connections_waiting{tunnel=\"REDIS_URL\"}";
-            eventually("it waits", || {
+            eventually("the app waits", || {
                 (page.metric(sample)? == f64::from(number) + 1.0).then_some(())
             });
         }
         for (number, mut app) in waiting.into_iter().enumerate() {
-            // One app leaves, and the one that has waited longest is served.
+            // One app leaves, and the app that has waited longest is served.
             drop(busy.remove(0));
             assert_eq!(app.reply().unwrap(), Reply::line("+OK"));
             assert_eq!(app.reply().unwrap(), Reply::bulk(&number.to_string()));
@@ -59,55 +59,26 @@ fn waiting_apps_are_served_in_order() {
 }
 
 #[test]
-fn an_app_that_waits_too_long_is_closed() {
+fn the_log_tells_of_long_waits_stuck_queues_and_timeouts() {
     let server = Server::start(Front::Redis);
-    let held =
-        hold(&server.url(), &[("REDIS_URL_STUNNEL_MAX_CONNECTIONS", "1"), (TIMEOUT, "200ms")]);
-    let mut busy = held.client();
-    let mut late = held.open();
-    late.send(&["PING"]);
-    assert!(late.reply().is_err());
-    assert_eq!(busy.ask(&["PING"]), Reply::line("+PONG"), "others are not affected");
-    drop(busy);
-    let log = held.finish().stderr;
-    assert_eq!(logged(&log, "queue-timeout", "var"), ["REDIS_URL"], "{log}");
-    assert!(logged(&log, "queue-timeout", "hint")[0].contains(LIMIT), "{log}");
-    assert_eq!(logged(&log, "command-ended", "failed"), ["1"], "{log}");
-}
-
-#[test]
-fn a_long_wait_is_logged_before_the_connect_timeout() {
-    let server = Server::start(Front::Redis);
-    let held = hold(&server.url(), &[(LIMIT, "1"), (TIMEOUT, "2s")]);
-    let busy = held.client();
-    // Each of them waits until the connect timeout.
-    let mut late: Vec<_> = (0..3).map(|_| held.open()).collect();
-    assert!(late.iter_mut().all(|client| client.reply().is_err()));
-    drop(busy);
-    let log = held.finish().stderr;
-    assert_eq!(logged(&log, "queue-waiting", "var")[0], "REDIS_URL", "{log}");
-    assert!(logged(&log, "queue-waiting", "hint")[0].contains(LIMIT), "{log}");
-    let [waiting, timeout] =
-        ["queue-waiting", "queue-timeout"].map(|event| log.find(&format!(" at={event} ")));
-    assert!(waiting.unwrap() < timeout.unwrap(), "{log}");
-}
-
-#[test]
-fn a_queue_that_cannot_move_is_logged_as_stuck() {
-    let server = Server::start(Front::Redis);
-    // It counts as stuck after ten seconds.
-    let held = hold(&server.url(), &[(LIMIT, "2"), (TIMEOUT, "12s")]);
+    // A wait is long after one second, and a queue is stuck after ten seconds.
+    let held = hold(&server.url(), &[("REDIS_URL_STUNNEL_MAX_CONNECTIONS", "2"), (TIMEOUT, "12s")]);
     let mut busy = [held.client(), held.client()];
     let mut late = held.open();
     late.send(&["PING"]);
     assert!(late.reply().is_err());
-    // The app uses its connections. It only never closes them.
+    // The app still uses its connections, but never closes them.
     assert!(busy.iter_mut().all(|app| app.ask(&["PING"]) == Reply::line("+PONG")));
     drop(busy);
     let log = held.finish().stderr;
-    assert_eq!(logged(&log, "queue-stuck", "var"), ["REDIS_URL"], "{log}");
-    let hint = &logged(&log, "queue-stuck", "hint")[0];
-    assert!(hint.contains(LIMIT) && hint.contains("Sidekiq"), "{hint}");
+    let places = ["queue-waiting", "queue-stuck", "queue-timeout"].map(|event| {
+        assert_eq!(logged(&log, event, "var"), ["REDIS_URL"], "{log}");
+        let hint = &logged(&log, event, "hint")[0];
+        assert!(hint.contains(LIMIT) && hint.contains("Sidekiq"), "{hint}");
+        log.find(&format!(" at={event} "))
+    });
+    assert!(places.is_sorted(), "{log}");
+    assert_eq!(logged(&log, "command-ended", "failed"), ["1"], "{log}");
 }
 
 #[test]
@@ -116,7 +87,7 @@ fn many_apps_share_a_limit_equal_to_maxclients() {
     for pool in ["off", "on"] {
         let server = Server::start_with(
             Front::Redis,
-            // One client is the test's own.
+            // One of the clients is the test itself.
             Options { words: &["--maxclients", "5"], ..Options::default() },
         );
         let mut direct = server.direct();
@@ -130,7 +101,7 @@ fn many_apps_share_a_limit_equal_to_maxclients() {
                         let mut client = held.client();
                         assert_eq!(client.ask(&["ECHO", &mark]), Reply::bulk(&mark), "{pool}");
                         if round % 7 == 3 {
-                            // This connection is not reused.
+                            // A connection with this command is not reused.
                             client.ask(&["CLIENT", "ID"]);
                         }
                     }
@@ -145,12 +116,12 @@ fn many_apps_share_a_limit_equal_to_maxclients() {
     }
 }
 
-/// A server that cuts the handshakes with these numbers, as a Redis with too many clients does.
+/// A server that cuts the handshakes with these numbers, like a Redis at its client limit.
 fn cutting(cut: &'static [usize]) -> Peer<()> {
     let acceptor = acceptor(SslVersion::TLS1_3);
     Peer::numbered(move |number, mut stream| {
         if cut.contains(&number) {
-            // The ClientHello is read: closing with unread bytes would be a reset.
+            // Read the ClientHello, because closing with unread bytes would be a reset.
             let _ = stream.read(&mut [0; 4096]);
             return;
         }
@@ -159,34 +130,21 @@ fn cutting(cut: &'static [usize]) -> Peer<()> {
     })
 }
 
-/// An app that waits for the only connection until another app, which was served, closes it.
-fn right_after_a_close(held: &Held) -> Client {
-    let mut first = held.open();
-    assert_eq!(first.ask(&["PING"]), Reply::line("+PONG"));
-    let mut second = held.open();
-    second.send(&["PING"]);
-    drop(first);
-    second
-}
-
 #[test]
-fn a_cut_handshake_right_after_a_close_is_tried_again() {
-    let peer = cutting(&[1]);
-    let held = hold(&peer.url(), &[(LIMIT, "1"), (POOL, "off")]);
-    let mut second = right_after_a_close(&held);
-    assert_eq!(second.reply().unwrap(), Reply::line("+PONG"));
-    assert_eq!(peer.accepted(), 3);
-    let log = held.finish().stderr;
-    assert_eq!(logged(&log, "command-ended", "failed"), ["0"], "{log}");
-}
-
-#[test]
-fn a_cut_handshake_is_tried_again_only_once() {
-    let peer = cutting(&[1, 2, 3, 4]);
-    let held = hold(&peer.url(), &[(LIMIT, "1"), (POOL, "off")]);
-    let mut second = right_after_a_close(&held);
-    assert!(second.reply().is_err());
-    assert_eq!(peer.accepted(), 3);
+fn a_cut_handshake_right_after_a_close_is_tried_again_once() {
+    for (cut, failed) in [(&[1][..], "0"), (&[1, 2, 3, 4], "1")] {
+        let peer = cutting(cut);
+        let held = hold(&peer.url(), &[(LIMIT, "1"), (POOL, "off")]);
+        let mut first = held.open();
+        assert_eq!(first.ask(&["PING"]), Reply::line("+PONG"));
+        let mut second = held.open();
+        second.send(&["PING"]);
+        drop(first);
+        assert_eq!(second.reply().is_ok(), failed == "0");
+        assert_eq!(peer.accepted(), 3);
+        let log = held.finish().stderr;
+        assert_eq!(logged(&log, "command-ended", "failed"), [failed], "{log}");
+    }
 }
 
 #[test]
@@ -196,14 +154,14 @@ fn a_cut_handshake_without_a_close_is_not_tried_again() {
     let mut app = held.open();
     app.send(&["PING"]);
     assert!(app.reply().is_err());
-    assert_eq!(peer.accepted(), 1, "no client of this launcher is about to be freed");
+    assert_eq!(peer.accepted(), 1, "Redis has no closed client to notice");
 }
 
 #[test]
-fn the_launchers_own_questions_keep_to_the_limit() {
+fn diagnosis_connections_respect_the_limit() {
     let server = Server::start(Front::Redis);
     let held = hold(&server.url(), &[(LIMIT, "1"), ("STUNNEL_VERIFY", "full")]);
-    // The certificate fails, and the launcher fetches it once more to say why.
+    // The certificate is rejected, and the launcher connects once more to find out why.
     let reply = held.open().ask(&["PING"]);
     let Reply::Line(line) = &reply else { panic!("{reply:?}") };
     assert!(line.contains("certificate check failed"), "{line}");
@@ -222,11 +180,11 @@ fn a_server_without_tls_is_explained_at_the_limit_too() {
 }
 
 #[test]
-fn idle_connections_leave_room_at_redis_own_limit() {
+fn idle_connections_leave_slots_at_redis_client_limit() {
     const CLIENTS: usize = 4;
     let server = Server::start_with(
         Front::Redis,
-        // One client is the test's own.
+        // One of the clients is the test itself.
         Options { words: &["--maxclients", "4"], ..Options::default() },
     );
     let mut direct = server.direct();
@@ -234,7 +192,7 @@ fn idle_connections_leave_room_at_redis_own_limit() {
     let mut apps: Vec<Client> = (1..CLIENTS).map(|_| held.client()).collect();
     assert!(apps.iter_mut().all(|app| app.ask(&["PING"]) == Reply::line("+PONG")));
     drop(apps);
-    eventually("the burst is over", || (connections(&mut direct) == 2).then_some(()));
+    eventually("only two connections stay idle", || (connections(&mut direct) == 2).then_some(()));
     for _ in 0..20 {
         assert_eq!(held.client().ask(&["PING"]), Reply::line("+PONG"));
     }

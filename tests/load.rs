@@ -14,11 +14,11 @@ use support::resp::{Client, Reply, request};
 use support::servers::{Front, Server, connections};
 use support::{eventually, eventually_within};
 
-/// What a launcher may have kept for the next time.
+/// Memory that a launcher may keep for later.
 const KEPT_KIB: u64 = 16 * 1024;
 
-/// Raises this process's limit on descriptors; says aloud, and returns `false`, when `needed` are
-/// not to be had.
+/// Raises this process's limit on descriptors. If the hard limit is below `needed`, reports a
+/// skipped test and returns `false`.
 fn may_open(needed: u64) -> bool {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     if hard < needed {
@@ -29,7 +29,7 @@ fn may_open(needed: u64) -> bool {
     true
 }
 
-/// Asks `client` for a pipeline's worth of unique replies, and compares each.
+/// Sends a pipeline of unique requests, and compares each reply.
 fn check(client: &mut Client, tokens: &[String]) {
     let batch: Vec<u8> =
         tokens.iter().flat_map(|token| request(&[b"ECHO", token.as_bytes()])).collect();
@@ -39,7 +39,7 @@ fn check(client: &mut Client, tokens: &[String]) {
     }
 }
 
-/// Runs `job` for 0, 1 … up to `threads`, at the same time.
+/// Runs `job` with the numbers below `threads`, all at the same time.
 fn side_by_side(threads: usize, job: impl Fn(usize) + Sync) {
     thread::scope(|scope| {
         for n in 0..threads {
@@ -49,8 +49,8 @@ fn side_by_side(threads: usize, job: impl Fn(usize) + Sync) {
     });
 }
 
-/// Descriptors of a launcher that has come to serve, with one connection that stays: COMMAND starts
-/// before the launcher has opened all of its own.
+/// A connection that stays, and the launcher's number of descriptors with it. The connection makes
+/// sure that the launcher has opened all its own descriptors.
 fn at_rest(held: &Held) -> (Client, usize) {
     let mut warm = held.client();
     assert_eq!(warm.ask(&["PING"]), Reply::line("+PONG"));
@@ -59,21 +59,21 @@ fn at_rest(held: &Held) -> (Client, usize) {
 
 fn wait_for_descriptors(held: &Held, count: usize) {
     let pid = held.running.pid();
-    // Connections that are kept for others go half a minute later.
+    // Idle connections are closed after half a minute.
     eventually_within(Duration::from_secs(120), "descriptors are as before", || {
         (descriptors(pid) <= count).then_some(())
     });
 }
 
 #[test]
-fn nine_thousand_connections_at_once_each_get_their_own_replies() {
+fn nine_thousand_connections_get_their_own_replies() {
     const CONNECTIONS: usize = 9_000;
-    // Two for each in the launcher.
+    // The launcher needs two descriptors for each connection.
     if !may_open(2 * CONNECTIONS as u64 + 100) {
         return;
     }
     let server = Server::start(Front::Redis);
-    // The launcher has to raise its soft limit by itself.
+    // The launcher must raise its soft limit itself.
     let script = format!("ulimit -Sn 1024; exec {} sh -c '{HOLD}'", support::launcher::BINARY);
     let launcher = Launcher::of("sh", ["-c", &script]).redis(&server.url());
     let held = launcher.start_held();
@@ -155,14 +155,14 @@ fn twenty_launchers_on_one_machine_do_not_disturb_each_other() {
     let server = Server::start(Front::Redis);
     let launchers: Vec<Held> = (0..20)
         .map(|n| {
-            // All want the same port.
+            // All launchers want the same port.
             let url = server.url().replace("/0", &format!("/{}", n % 16));
             let launcher = Launcher::holding(&url);
             launcher.env("STUNNEL_LISTEN_PORT", "").start_held()
         })
         .collect();
     let ports: HashSet<u16> = launchers.iter().map(|held| held.port).collect();
-    assert_eq!(ports.len(), 20, "each has its own");
+    assert_eq!(ports.len(), 20, "each launcher has its own port");
     side_by_side(20, |n| {
         let mut clients: Vec<Client> = (0..10).map(|_| launchers[n].client()).collect();
         for round in 0..50 {
@@ -177,7 +177,5 @@ fn twenty_launchers_on_one_machine_do_not_disturb_each_other() {
     }
     assert!(pids.into_iter().all(|pid| !is_alive(pid)));
     let mut direct = server.direct();
-    eventually("Redis has nobody else's connection", || {
-        (connections(&mut direct) == 0).then_some(())
-    });
+    eventually("Redis has no other connection", || (connections(&mut direct) == 0).then_some(()));
 }

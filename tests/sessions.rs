@@ -23,13 +23,13 @@ fn hold_to(url: &str, settings: &[(&str, &str)]) -> Held {
     Launcher::holding(url).env("STUNNEL_POOL", "off").settings(settings).start_held()
 }
 
-/// An app that connects anew for each request.
+/// An app that makes a connection for one request.
 fn one_request(held: &Held) {
     assert_eq!(held.client().ask(&["PING"]), Reply::line("+PONG"));
 }
 
 #[test]
-fn a_changed_key_is_refused_under_a_pin_despite_a_session() {
+fn a_pin_refuses_a_changed_key_despite_a_session() {
     let folder = tempfile::tempdir().unwrap();
     let certificate = Certificate::self_signed(folder.path());
     let server = Server::start_with(
@@ -42,7 +42,7 @@ fn a_changed_key_is_refused_under_a_pin_despite_a_session() {
         one_request(&held);
     }
     drop(server);
-    // The same address with another key.
+    // The new server has the same address and another key.
     let server = eventually("the server is back", || Server::start_on(Front::Redis, port));
     let mut client = held.open();
     client.send(&["AUTH", PASSWORD]);
@@ -51,26 +51,7 @@ fn a_changed_key_is_refused_under_a_pin_despite_a_session() {
     drop(server);
 }
 
-#[test]
-fn later_connections_resume_the_first_session() {
-    let peer = Peer::tls(|mut stream| {
-        // Tickets are on their way with the first reply.
-        let mut request = [0; 64];
-        while matches!(stream.read(&mut request), Ok(1..)) {
-            stream.write_all(b"+OK\r\n").unwrap();
-        }
-        (stream.ssl().session_reused(), stream.ssl().version_str())
-    });
-    let held = hold_to(&peer.url(), &[]);
-    let mut seen = Vec::new();
-    for _ in 0..3 {
-        assert_eq!(held.open().ask(&["PING"]), Reply::line("+OK"));
-        seen.push(peer.result());
-    }
-    assert_eq!(seen, [(false, "TLSv1.3"), (true, "TLSv1.3"), (true, "TLSv1.3")]);
-}
-
-/// Says OK to each request; returns whether the client's session was resumed.
+/// Answers OK to each request. Returns whether the client resumed a session.
 fn say_ok(mut stream: SslStream<TcpStream>) -> bool {
     let mut request = [0; 64];
     while matches!(stream.read(&mut request), Ok(1..)) {
@@ -81,7 +62,7 @@ fn say_ok(mut stream: SslStream<TcpStream>) -> bool {
     stream.ssl().session_reused()
 }
 
-/// A server that treats a connection by `refuse` if it offers a session, and serves any other.
+/// A server that handles connections that offer a session with `refuse`, and serves all others.
 fn averse_to_sessions(refuse: fn(TcpStream)) -> Peer<()> {
     let acceptor = acceptor(SslVersion::TLS1_3);
     Peer::tcp(move |stream| {
@@ -98,7 +79,7 @@ fn impatient<T: Send + 'static>(peer: &Peer<T>) -> Held {
     hold_to(&peer.url(), &[("STUNNEL_CONNECT_TIMEOUT", "5s")])
 }
 
-/// Whether an app's new connection works; otherwise it ends without a word.
+/// Whether an app's new connection works. Otherwise it ends without a reply.
 fn works(held: &Held) -> bool {
     let mut stream = held.tcp();
     stream.write_all(b"PING\r\n").unwrap();
@@ -111,7 +92,7 @@ fn a_session_that_hangs_the_server_is_not_offered_again() {
     let peer = averse_to_sessions(|mut stream| drop(rest(&mut stream)));
     let held = impatient(&peer);
     let seen: Vec<bool> = (0..8).map(|_| works(&held)).collect();
-    // After two sessions in a row that failed, no other is offered either.
+    // After two failed sessions in a row, no further session is offered.
     assert_eq!(seen, [true, false, true, false, true, true, true, true]);
 }
 
@@ -129,7 +110,7 @@ fn a_cut_resumption_is_not_tried_again_for_the_same_app() {
 #[test]
 fn a_refused_session_is_followed_by_a_full_handshake() {
     let peer = averse_to_sessions(|mut stream| {
-        // A fatal decrypt_error (RFC 8446 section 6), as for a binder that does not fit.
+        // A fatal decrypt_error (RFC 8446 section 6), as for an invalid binder.
         let _ = stream.read(&mut [0; 1 << 14]);
         stream.write_all(&[21, 3, 3, 0, 2, 2, 51]).unwrap();
         rest(&mut stream);
@@ -139,14 +120,14 @@ fn a_refused_session_is_followed_by_a_full_handshake() {
     assert_eq!(seen, [(true, 1), (true, 3), (true, 4)]);
 }
 
-/// Apps that connect at the same time, and are answered.
+/// Connects many apps at the same time, each of which must get a reply.
 fn storm(held: &Held, count: usize) {
     let mut apps: Vec<Client> = (0..count).map(|_| held.open()).collect();
     apps.iter_mut().for_each(|app| app.send(&["AUTH", PASSWORD]));
     assert!(apps.iter_mut().all(|app| app.reply().unwrap() == Reply::line("+OK")));
 }
 
-/// Full and resumed handshakes of a tunnel so far.
+/// The numbers of full and of resumed handshakes so far.
 fn handshakes(page: StatusPage) -> [f64; 2] {
     ["full", "resumed"].map(|mode| {
         let labels = format!("{{tunnel=\"REDIS_URL\",mode=\"{mode}\"}}");
@@ -165,15 +146,15 @@ fn a_storm_of_first_connections_costs_one_full_handshake() {
 }
 
 #[test]
-fn nobody_waits_for_the_first_handshake_of_a_distant_server() {
-    // TCP takes longer than 80 ms, after which the others no longer wait for a session.
+fn apps_do_not_wait_for_a_distant_servers_first_handshake() {
+    // Connecting by TCP takes more than 80 ms, so that the others stop waiting for a session.
     let Some(link) = SlowLink::make(&["--delay-ms", "300"]) else { return };
     let options = Options { link: Some(&link), ..Options::default() };
     let server = Server::start_with(Front::Redis, options);
     let held = hold_to(&server.url(), &[("STUNNEL_STATUS_ADDRESS", "0")]);
     let page = StatusPage::of(held.running.pid(), &[held.port]);
     storm(&held, 10);
-    assert_eq!(handshakes(page), [10.0, 0.0], "none had a session to resume");
+    assert_eq!(handshakes(page), [10.0, 0.0], "there was no session to resume");
 }
 
 #[test]
@@ -195,7 +176,7 @@ fn two_hundred_apps_at_once_reach_a_distant_server() {
 #[test]
 fn a_silent_first_handshake_delays_the_others_only_once() {
     const APPS: u32 = 40;
-    /// How long an app waits at most for the first handshake.
+    /// An app waits at most this long for the first handshake.
     const PATIENCE: Duration = Duration::from_millis(250);
     let acceptor = acceptor(SslVersion::TLS1_3);
     let peer = Peer::numbered(move |number, mut stream| {
@@ -214,7 +195,7 @@ fn a_silent_first_handshake_delays_the_others_only_once() {
     for _ in 0..APPS {
         assert_eq!(held.open().ask(&["PING"]), Reply::line("+PONG"));
     }
-    // With one delay for each, they would take ten seconds.
+    // If each app waited once, they would take ten seconds.
     let took = began.elapsed();
     assert!(took < PATIENCE * APPS / 2, "{took:?}");
 }

@@ -1,5 +1,5 @@
-//! What is fuzzed, and what must hold for any input: `cargo +nightly fuzz run TARGET`.
-//! tests/fuzz_corpus.rs runs the same over the committed corpus.
+//! The fuzz targets, with the properties that must hold for any input: `cargo +nightly fuzz run
+//! TARGET`. tests/fuzz_corpus.rs runs them over the committed corpus.
 
 pub mod ledger_model;
 
@@ -30,17 +30,16 @@ use start_stunnel::tunnel::tap::NoTap;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf, duplex};
 use tokio::time::Instant;
 
-/// What no message may show.
+/// The password that no message may show.
 const PASSWORD: &str = "hunter2";
 
-/// A URL: parsed or refused, never with its password in a message, and the same again in its local
-/// form.
+/// Parses a URL. No message shows its password, and its local form parses, too.
 pub fn url(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     for value in [text.to_owned(), format!("redis://user:{PASSWORD}{text}")] {
         match RedisUrl::parse(&value) {
             Ok(url) => {
-                // A host is shown, as it is normalized: it may be the same word, as may a path.
+                // Messages show the host, which may be the same word as the password.
                 let public = format!("{}{}", url.host(), text).contains(PASSWORD);
                 assert!(public || !format!("{url} {url:?}").contains(PASSWORD));
                 let _ = (url.tls_parameters(), url.credentials());
@@ -59,9 +58,10 @@ pub fn url(data: &[u8]) {
     }
 }
 
-/// A command line and an environment, a line each: options begin with a dash, variables have a `=`.
+/// Reads a command line and an environment. Each line of the input is a word, or a variable if it
+/// contains `=` and does not begin with a dash.
 pub fn settings(data: &[u8]) {
-    // Values may name files: none that never ends.
+    // Values may name files. Leave out files that never end.
     if data.windows(4).any(|window| window == b"/dev" || window == b"/pro") {
         return;
     }
@@ -86,7 +86,7 @@ pub fn settings(data: &[u8]) {
         Ok(Configured::Enabled(configuration)) => *configuration,
         Ok(Configured::Disabled) => return,
         Err(mistakes) => {
-            assert!(!mistakes.is_empty(), "a refusal has a reason");
+            assert!(!mistakes.is_empty(), "there is at least one mistake");
             for mistake in mistakes {
                 assert!(!mistake.name.is_empty() && !mistake.problem.is_empty(), "{mistake:?}");
                 let about_secret = mistake.name == "HEROKU_REDIS_SECRET_URL";
@@ -105,8 +105,8 @@ pub fn settings(data: &[u8]) {
     command_line::rewrite(&plan, invocation.command.clone(), &locals);
 }
 
-/// A conversation with Redis, in pieces: 0x01 begins one of the app's, 0x02 one of Redis's. What a
-/// ledger knows after each piece is what a simple model knows, and hangs on no cut.
+/// Shows a ledger a conversation with Redis in pieces: 0x01 begins a piece from the app, 0x02 one
+/// from Redis. After each piece the ledger agrees with a simple model, wherever the bytes are cut.
 pub fn ledger(data: &[u8]) {
     let effect = |name: &[u8], argument: Option<&[u8]>| {
         commands::effect(name, argument).map(|effect| Effect {
@@ -148,7 +148,7 @@ pub fn ledger(data: &[u8]) {
     }
 }
 
-/// PEM of certificates and keys, and pins.
+/// Parses certificates and keys in PEM, and pins.
 pub fn pem(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let _ = KeyPin::parse_all(text);
@@ -160,11 +160,11 @@ pub fn pem(data: &[u8]) {
     }
 }
 
-/// A server's idea of its own name.
+/// A name in a server's certificate that tries to be markup.
 const HOSTILE: &str = "</title><script>\u{1b}[2J\"'&";
 
-/// What a visitor of the status page sends: whatever it is, the answer is HTTP or none at all, the
-/// connection ends, and what servers call themselves is no markup.
+/// Sends any bytes to the status page. The answer is HTTP or empty, the connection ends, and names
+/// of servers do not become markup.
 pub fn http(data: &[u8]) {
     let labels = TunnelLabels {
         variables: vec!["REDIS_URL".to_owned()],
@@ -186,7 +186,7 @@ pub fn http(data: &[u8]) {
         let status = Status::new(figures.into(), RedisUrls::Found);
         let hosts = HostCheck::Named("status.example".to_owned());
         let visit = async {
-            // The server may have heard enough.
+            // The server may close the connection early.
             let _ = visitor.write_all(data).await;
             let mut answer = Vec::new();
             visitor.read_to_end(&mut answer).await.expect("a pipe in memory");
@@ -201,17 +201,17 @@ pub fn http(data: &[u8]) {
     assert!(!is_markup || (!answer.contains("<script") && head.contains("default-src 'none'")));
 }
 
-/// What a stream does at one call.
+/// What a stream does in one call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
-    /// Gives, or takes, up to so many bytes.
+    /// Gives or takes up to this many bytes.
     Move(usize),
-    /// Not now, but soon.
+    /// Is pending, and wakes the task at once.
     Later,
-    /// Never any more.
+    /// Is pending for ever.
     Never,
     Fail,
-    /// An end of stream; for a writer, nothing.
+    /// Reads an end of stream, or writes no bytes.
     End,
 }
 
@@ -227,33 +227,32 @@ impl Step {
     }
 }
 
-/// One end of a relay, in memory, which does what a script says.
+/// One end of a relay, in memory, which follows a script.
 struct Mock {
     reads: VecDeque<Step>,
     writes: VecDeque<Step>,
-    /// Numbers the bytes that it gives.
+    /// How many bytes it has given.
     given: usize,
     taken: Vec<u8>,
     read_failed: bool,
     write_failed: bool,
     ended: bool,
     shut_down: bool,
-    /// Somebody will be waiting for ever.
+    /// A call is pending for ever.
     stuck: bool,
 }
 
-/// How often what a mock gives repeats itself.
+/// The bytes that a mock gives repeat themselves after this many.
 const PERIOD: usize = 65_536;
 
-/// Twice the bytes that a mock gives, over and over: so many from any position on are one slice of
-/// it.
+/// The bytes that a mock gives, twice, so that [`PERIOD`] bytes from any position are one slice.
 fn pattern() -> &'static [u8] {
     static PATTERN: LazyLock<Vec<u8>> =
         LazyLock::new(|| (0..2 * PERIOD).map(|n| (n ^ (n >> 8)) as u8).collect());
     &PATTERN
 }
 
-/// Whether `bytes` are what a mock gives, from its first one on.
+/// Whether `bytes` are the first bytes that a mock gives.
 fn is_in_order(bytes: &[u8]) -> bool {
     bytes.chunks(PERIOD).all(|chunk| *chunk == pattern()[..chunk.len()])
 }
@@ -291,7 +290,7 @@ impl AsyncRead for Mock {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        assert!(!self.ended, "read behind its end");
+        assert!(!self.ended, "read after the end");
         match self.reads.pop_front().unwrap_or(Step::End) {
             Step::Move(most) => {
                 let count = most.min(buffer.remaining()).min(PERIOD);
@@ -327,8 +326,8 @@ impl AsyncWrite for Mock {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        assert!(!self.shut_down, "written behind its end");
-        assert!(!self.write_failed, "written behind a failure");
+        assert!(!self.shut_down, "written after shutdown");
+        assert!(!self.write_failed, "written after a failure");
         match self.writes.pop_front().unwrap_or(Step::Move(usize::MAX)) {
             Step::Move(most) => {
                 let count = most.min(bytes.len());
@@ -371,9 +370,8 @@ impl App for Mock {
     }
 }
 
-/// A relay between two ends that read, write, wait, end and fail in any order: whatever is accepted
-/// from one is delivered to the other in order, or the connection is reset; it is never silently
-/// cut.
+/// Relays between two ends that read, write, wait, end and fail in any order. All bytes accepted
+/// from one end reach the other in order, or the connection is reset. They are never cut silently.
 pub fn relay(data: &[u8]) {
     let mut scripts = data.split(|byte| *byte == b'|').chain(std::iter::repeat(&b""[..]));
     let mut script = || scripts.next().expect("endless");
@@ -404,7 +402,7 @@ pub fn relay(data: &[u8]) {
                 all_up && app.ended && !app.read_failed && redis.shut_down,
                 "{app:?} {redis:?}"
             );
-            // An app that closed in good order, but before it had read every reply.
+            // The app closed cleanly, perhaps before it had read every reply.
             assert!(app.write_failed || (all_down && redis.ended && app.shut_down));
             assert!(!redis.write_failed);
         }
@@ -413,7 +411,7 @@ pub fn relay(data: &[u8]) {
             assert!(app.stuck || redis.stuck);
         }
         RelayEnd::Reset(Side::App, _) => {
-            // An app that has closed its side and takes no replies has gone.
+            // An app that has closed its side and takes no replies is gone.
             let has_gone = app.ended && app.write_failed;
             assert!(app.read_failed || app.stuck || has_gone, "{app:?} {redis:?}");
             assert!(!app.read_failed || all_up || redis.write_failed || redis.stuck);

@@ -173,7 +173,7 @@ impl Dialogue<'_> {
         } else if line.starts_with("-LOADING") {
             ("the server is still loading its data".to_owned(), None)
         } else if line.starts_with('-') {
-            let is_full = client_limit::is_said_in(line.as_bytes());
+            let is_full = client_limit::is_error(line.as_bytes());
             (shown(line, self.subject.credentials.as_ref()), is_full.then(hints::full))
         } else {
             ("the reply is not one of Redis".to_owned(), None)

@@ -108,7 +108,8 @@ async fn reach(
     let no_sessions = Arc::default();
     let unverified = upstream::handshake(tunnel, &tunnel.unverified, stream, &no_sessions);
     // This handshake accepts every certificate, so a failure needs no explanation.
-    let handshake = within(deadline, Step::Tls, unverified).await.map_err(Unexplained::bare);
+    let handshake =
+        within(deadline, Step::Tls, unverified).await.map_err(Unexplained::into_failure);
     let unreadable = || Failure::Misconfigured(HandshakeError::unreadable_certificate());
     let certificate = handshake.and_then(|(tls, _)| certificate_of(&tls).ok_or_else(unreadable));
     let certificate = report.step("TLS", started, certificate.map_err(problem), |certificate| {

@@ -142,7 +142,9 @@ impl HandOver<'_, '_, '_> {
         let dead = self.connection.ends.redis.take().expect("a hand-over has a connection");
         let deadline = now + self.pool.tunnel.settings.connect_timeout;
         let made = supply::make(self.pool, dead.into_slot(), deadline);
-        self.connection.note_request_read(!request.is_empty());
+        if !request.is_empty() {
+            self.connection.note_request_read();
+        }
         let Some(redis) = self.connection.connect(made, self.guard).await else {
             return Err(NotHandedOver::Failed);
         };

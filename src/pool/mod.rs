@@ -87,7 +87,7 @@ enum Granted {
 
 impl Pool {
     fn new(tunnel: Arc<Tunnel>, mode: PoolMode) -> Pool {
-        let may_stay = if tunnel.limit.is_limited() { usize::MAX } else { idle::FEW };
+        let may_stay = if tunnel.route.max_connections.is_some() { usize::MAX } else { idle::FEW };
         let state = Mutex::new(State {
             engagement: Engagement::default(),
             idle: Idle::new(may_stay),

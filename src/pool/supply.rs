@@ -49,7 +49,7 @@ pub async fn supply(pool: &Pool) -> Result<Supplied, Failure> {
 
 async fn attempt(pool: &Pool, deadline: Instant) -> Result<Supplied, Failure> {
     let began = Instant::now();
-    let addresses = timeout_at(deadline, upstream::look_up_since(&pool.tunnel, began)).await;
+    let addresses = timeout_at(deadline, upstream::look_up(&pool.tunnel)).await;
     let addresses = addresses.unwrap_or_else(|_| Err(Failure::timed_out(Step::LookUp)))?;
     let outdated = pool.keep_only(&addresses, began);
     if outdated > 0 {
@@ -110,7 +110,7 @@ pub fn note_discarded(pool: &Pool, reason: Unfit) {
 /// Makes a new connection. If a trial is due, runs it on this connection first.
 pub async fn make(pool: &Pool, slot: Slot, deadline: Instant) -> Result<TlsUpstream, Failure> {
     let tunnel = &pool.tunnel;
-    let mut upstream = attempts::connect_in(tunnel, slot, Instant::now(), deadline).await?;
+    let mut upstream = attempts::connect_in(tunnel, slot, deadline).await?;
     tunnel.figures.pooled(PoolResult::New);
     let is_trial_due = pool.state().trial.begin(Instant::now());
     if is_trial_due {
@@ -123,7 +123,7 @@ pub async fn make(pool: &Pool, slot: Slot, deadline: Instant) -> Result<TlsUpstr
         if verdict != Verdict::Passed {
             // The state of the tried connection is unknown, so the app gets another.
             let slot = upstream.into_slot();
-            upstream = attempts::connect_in(tunnel, slot, Instant::now(), deadline).await?;
+            upstream = attempts::connect_in(tunnel, slot, deadline).await?;
         }
     }
     Ok(upstream)

@@ -1,6 +1,7 @@
-//! The operating system's processes and signals, behind safe functions. The modules that call these
-//! functions decide what to do.
+//! The operating system's processes, signals and sockets, behind safe functions. The modules that
+//! call these functions decide what to do.
 
 pub mod inherited;
 pub mod process;
 pub mod signals;
+pub mod socket;

@@ -1,7 +1,7 @@
-//! The app's end of a connection: a TCP stream, or a Unix one.
+//! The app's end of a connection: a TCP or Unix stream.
 //!
-//! An app that speaks TLS itself is told apart here, by the first bytes that are read of it. It
-//! waits for an answer that no Redis gives, since Redis waits for the rest of a request.
+//! The first bytes show whether the app speaks TLS itself. Such an app must not wait for Redis:
+//! Redis takes a ClientHello for the beginning of a request, and never answers.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -15,48 +15,48 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::Instant;
 
-use super::relay::App;
+use super::relay::{App, Stream};
 use super::socket::{has_hung_up, probe};
 
-/// How a ClientHello begins, and no request to Redis: the record's type and the first byte of its
-/// version (RFC 8446 section 5.1).
+/// The first bytes of a ClientHello, with which no request to Redis begins: the record's type and
+/// the first byte of its version (RFC 8446 section 5.1).
 const CLIENT_HELLO: [u8; 2] = [0x16, 0x03];
-/// Bytes that are read at once to be thrown away.
+/// Bytes that are read at once and thrown away.
 const IGNORED: usize = 4096;
-/// Redis has this long to work off what an app on a Unix socket has left behind: as long as a TCP
-/// socket takes to find out that the app has gone (tcp_fin_timeout in tcp(7)).
+/// Redis has this long to process the last requests of an app that closed its Unix socket. A TCP
+/// socket takes as long to find out that the app has gone (tcp_fin_timeout in tcp(7)).
 const HUNG_UP: Duration = Duration::from_secs(60);
 /// The most bytes read ahead while the app waits for Redis, and the size of one such read.
 const MOST_AHEAD: usize = 16 * 1024;
 const AHEAD_READ: usize = 4096;
 
-/// See the module's description.
+/// The app's stream. It can hold bytes that were read before Redis was ready to take them.
 pub struct AppStream {
     socket: Socket,
     opening: Opening,
-    /// What was read ahead and has not been handed over.
+    /// Bytes that were read ahead and not handed over yet.
     held: Vec<u8>,
     last_ahead: Option<Instant>,
-    /// The app's end was read ahead.
+    /// The end of the app's stream was read ahead.
     ended: bool,
     /// TCP keepalive probes find out whether an app that has closed its side still exists.
     is_probed: bool,
-    /// When the app was first seen to have closed its Unix socket for good.
+    /// When the launcher first saw that the app has closed its Unix socket completely.
     hung_up: Option<Instant>,
 }
 
-/// What reading ahead has found.
+/// The result of reading ahead.
 #[derive(Debug)]
 pub enum Ahead {
-    /// More bytes, which are held for the next reader.
+    /// More bytes are held for the next reader.
     Bytes,
-    /// As many bytes are held as may be.
+    /// The maximum number of bytes is held.
     Full,
     /// The app speaks TLS.
     Tls,
     /// The app has closed its side.
     Ended,
-    /// The app has broken off.
+    /// The app's connection is broken.
     Failed(io::Error),
 }
 
@@ -67,20 +67,20 @@ enum Socket {
     Unix(UnixStream),
 }
 
-/// What the app's first bytes say.
+/// The protocol that the app's first bytes belong to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Opening {
-    /// Too few have come.
+    /// Too few bytes have come to tell.
     Open,
-    /// Anything but TLS; whether it is RESP is for Redis to say.
+    /// Anything but TLS. Redis decides whether it is RESP.
     Plain,
     Tls,
 }
 
 impl Opening {
     fn of(bytes: &[u8]) -> Opening {
-        if bytes.len() >= CLIENT_HELLO.len() {
-            if bytes.starts_with(&CLIENT_HELLO) { Opening::Tls } else { Opening::Plain }
+        if bytes.starts_with(&CLIENT_HELLO) {
+            Opening::Tls
         } else if CLIENT_HELLO.starts_with(bytes) {
             Opening::Open
         } else {
@@ -90,7 +90,7 @@ impl Opening {
 }
 
 impl fmt::Debug for AppStream {
-    /// Without what was read ahead, which may be a password.
+    /// Leaves out the bytes that were read ahead, which may be a password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let AppStream { socket, opening, held, .. } = self;
         write!(f, "AppStream({socket:?}, {opening:?}, {} bytes ahead)", held.len())
@@ -118,17 +118,18 @@ impl AppStream {
         }
     }
 
-    /// Who is there, for the log: an address, or a process.
-    pub fn peer(&self) -> Peer {
+    /// The app's address or process, for the log.
+    pub fn peer(&self) -> String {
         match &self.socket {
-            Socket::Tcp(_, address) => Peer::Address(*address),
+            Socket::Tcp(_, address) => address.to_string(),
             Socket::Unix(stream) => {
-                Peer::Process(stream.peer_cred().ok().and_then(|credentials| credentials.pid()))
+                let process = stream.peer_cred().ok().and_then(|credentials| credentials.pid());
+                process.map_or_else(|| "unknown".to_owned(), |pid| format!("pid:{pid}"))
             }
         }
     }
 
-    /// The stream, if it is TCP: Unix sockets know no reset (unix(7)).
+    /// The stream if it is TCP. Unix sockets know no reset (unix(7)).
     pub fn tcp(&self) -> Option<&TcpStream> {
         match &self.socket {
             Socket::Tcp(stream, _) => Some(stream),
@@ -136,18 +137,17 @@ impl AppStream {
         }
     }
 
-    /// Why the app has reset its connection, if it has. A Unix socket knows no reset (unix(7)).
+    /// The error if the app has reset its connection. Unix sockets know no reset (unix(7)).
     pub fn reset_error(&self) -> Option<io::Error> {
         self.tcp()?.take_error().ok()?
     }
 
-    /// Whether what has been read of the app is TLS. Then reading fails, and none of it is handed
-    /// over.
+    /// Whether the app speaks TLS. Then reading fails, and hands over none of the app's bytes.
     pub fn speaks_tls(&self) -> bool {
         self.opening == Opening::Tls
     }
 
-    /// Reads ahead: what the app sends while nobody can take it is held for the next reader.
+    /// Reads ahead: holds what the app sends before Redis can take it, for the next reader.
     pub fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<Ahead> {
         if self.ended {
             return Poll::Ready(Ahead::Ended);
@@ -157,7 +157,7 @@ impl AppStream {
         }
         let mut bytes = [0; AHEAD_READ];
         let mut buffer = ReadBuf::new(&mut bytes);
-        if let Err(error) = ready!(self.socket.poll_read(cx, &mut buffer)) {
+        if let Err(error) = ready!(self.socket.stream().poll_read(cx, &mut buffer)) {
             return Poll::Ready(Ahead::Failed(error));
         }
         let fresh = buffer.filled();
@@ -173,38 +173,39 @@ impl AppStream {
         Poll::Ready(if self.speaks_tls() { Ahead::Tls } else { Ahead::Bytes })
     }
 
-    /// Whether a request was read ahead, as far as the first bytes tell it from TLS.
+    /// Whether the beginning of a request was read ahead, and not of a ClientHello.
     pub fn has_begun(&self) -> bool {
         self.opening == Opening::Plain && !self.held.is_empty()
     }
 
-    /// When something was last read ahead.
+    /// When bytes were last read ahead.
     pub fn last_ahead(&self) -> Option<Instant> {
         self.last_ahead
     }
 
-    /// What was read ahead.
+    /// The bytes that were read ahead.
     pub fn ahead(&self) -> &[u8] {
         &self.held
     }
 
-    /// Takes what was read ahead.
+    /// Takes the bytes that were read ahead.
     pub fn take_ahead(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.held)
     }
 
-    /// Closes a connection whose app speaks TLS. What has come is read first, since closing with
-    /// unread bytes is a reset (RFC 1122 section 4.2.2.13): both end a client's handshake at once,
-    /// but after an end most clients say that TLS was not established.
+    /// Closes the connection of an app that speaks TLS. Reads the app's bytes first, because
+    /// closing with unread bytes is a reset (RFC 1122 section 4.2.2.13). A reset would end the
+    /// client's handshake, too, but after a clean end most clients report that TLS was not
+    /// established.
     ///
     /// # Errors
-    /// When the app is gone.
+    /// If the app is gone.
     pub async fn hang_up(&mut self) -> io::Result<()> {
         let mut ignored = [0; IGNORED];
-        // No more than has come, and no more than the task's budget: then a reset has to do.
+        // Read only what has come, within the task's budget. Otherwise a reset must do.
         poll_fn(|cx| {
             let mut buffer = ReadBuf::new(&mut ignored);
-            while let Poll::Ready(Ok(())) = self.socket.poll_read(cx, &mut buffer)
+            while let Poll::Ready(Ok(())) = self.socket.stream().poll_read(cx, &mut buffer)
                 && !buffer.filled().is_empty()
             {
                 buffer.clear();
@@ -217,28 +218,10 @@ impl AppStream {
 }
 
 impl Socket {
-    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn stream(&mut self) -> Pin<&mut dyn Stream> {
         match self {
-            Socket::Tcp(stream, _) => Pin::new(stream).poll_read(cx, buf),
-            Socket::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
-        }
-    }
-}
-
-/// Who is at the other end of an [`AppStream`]; spelled only when it is logged.
-#[derive(Debug, Clone, Copy)]
-pub enum Peer {
-    Address(SocketAddr),
-    /// `None` where the system does not tell.
-    Process(Option<i32>),
-}
-
-impl fmt::Display for Peer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Peer::Address(address) => address.fmt(f),
-            Peer::Process(Some(pid)) => write!(f, "pid:{pid}"),
-            Peer::Process(None) => f.write_str("unknown"),
+            Socket::Tcp(stream, _) => Pin::new(stream),
+            Socket::Unix(stream) => Pin::new(stream),
         }
     }
 }
@@ -248,7 +231,7 @@ impl App for AppStream {
         match &self.socket {
             Socket::Tcp(stream, _) => {
                 if !std::mem::replace(&mut self.is_probed, true) {
-                    // Without probes only the idle timeout ends the connection.
+                    // If probes cannot be set, only the idle timeout ends the connection.
                     let _ = probe(stream);
                 }
                 self.reset_error()
@@ -272,18 +255,6 @@ impl AsyncRead for AppStream {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let app = self.get_mut();
-        if app.opening == Opening::Open && app.held.is_empty() && !app.ended {
-            // The usual case: the first bytes are looked at where they are read anyway.
-            let before = buf.filled().len();
-            ready!(app.socket.poll_read(cx, buf))?;
-            let fresh = &buf.filled()[before..];
-            app.opening = Opening::of(fresh);
-            if app.opening == Opening::Plain || fresh.is_empty() {
-                return Poll::Ready(Ok(()));
-            }
-            app.held.extend(fresh);
-            buf.set_filled(before);
-        }
         while app.opening == Opening::Open && !app.ended {
             if let Ahead::Failed(error) = ready!(app.poll_ahead(cx)) {
                 return Poll::Ready(Err(error));
@@ -301,18 +272,8 @@ impl AsyncRead for AppStream {
             }
             return Poll::Ready(Ok(()));
         }
-        if app.ended { Poll::Ready(Ok(())) } else { app.socket.poll_read(cx, buf) }
+        if app.ended { Poll::Ready(Ok(())) } else { app.socket.stream().poll_read(cx, buf) }
     }
-}
-
-/// Hands a call to whichever stream it is.
-macro_rules! with {
-    ($app:expr, $stream:ident => $call:expr) => {
-        match &mut $app.get_mut().socket {
-            Socket::Tcp($stream, _) => $call,
-            Socket::Unix($stream) => $call,
-        }
-    };
 }
 
 impl AsyncWrite for AppStream {
@@ -321,15 +282,15 @@ impl AsyncWrite for AppStream {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        with!(self, stream => Pin::new(stream).poll_write(cx, bytes))
+        self.get_mut().socket.stream().poll_write(cx, bytes)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        with!(self, stream => Pin::new(stream).poll_flush(cx))
+        self.get_mut().socket.stream().poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        with!(self, stream => Pin::new(stream).poll_shutdown(cx))
+        self.get_mut().socket.stream().poll_shutdown(cx)
     }
 }
 
@@ -350,8 +311,8 @@ mod tests {
         while matches!(poll_fn(|cx| app.poll_ahead(cx)).await, Ahead::Bytes) {}
     }
 
-    /// Everything that is read of an app that sends `parts` one after the other, `at_once` bytes at
-    /// most with each read, and whether that ended with an error.
+    /// Reads everything from an app that sends `parts` one after the other, at most `at_once` bytes
+    /// with each read. Returns the bytes, and whether reading ended with an error.
     async fn read_of(parts: &[&[u8]], at_once: usize, look_first: bool) -> (Vec<u8>, bool) {
         let (mut app, mut far) = pair();
         let (mut read, mut buffer) = (Vec::new(), vec![0; at_once]);
@@ -384,7 +345,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn bytes_pass_however_cut_but_a_client_hello_does_not() {
+    async fn plain_bytes_pass_but_a_client_hello_does_not() {
         let plain: [&[&[u8]]; 8] = [
             &[],
             &[b"P"],
@@ -410,8 +371,15 @@ mod tests {
             }
         }
     }
+
     #[tokio::test]
-    async fn debug_shows_no_byte_that_was_read_ahead() {
+    async fn an_app_on_a_unix_socket_is_named_by_its_process() {
+        let (app, _far) = pair();
+        assert_eq!(app.peer(), format!("pid:{}", std::process::id()));
+    }
+
+    #[tokio::test]
+    async fn debug_output_hides_bytes_read_ahead() {
         let (mut app, mut far) = pair();
         far.write_all(b"AUTH hunter2").await.unwrap();
         drop(far);
@@ -431,9 +399,9 @@ mod tests {
         far.shutdown().await.unwrap();
         assert!(app.broken_off().is_none());
         advance(HUNG_UP * 100).await;
-        assert!(app.broken_off().is_none(), "it has only half-closed, and waits");
+        assert!(app.broken_off().is_none(), "a half-closed app may wait");
         drop(far);
-        assert!(app.broken_off().is_none(), "Redis still works off its requests");
+        assert!(app.broken_off().is_none(), "Redis may still process its requests");
         advance(HUNG_UP - Duration::from_millis(1)).await;
         assert!(app.broken_off().is_none());
         advance(Duration::from_millis(1)).await;

@@ -1,4 +1,4 @@
-//! Attempts to connect: within the connect timeout, and again if `--connect-retry` allows it.
+//! Connecting within the connect timeout, with retries if `--connect-retry` allows them.
 
 use std::future::Future;
 use std::time::Duration;
@@ -10,32 +10,24 @@ use super::limit::Slot;
 use super::stream::TlsUpstream;
 use super::{Tunnel, queue, upstream};
 
-/// Upper bound of the first random pause; it doubles with each failure up to `LONGEST_PAUSE`.
+/// The upper bound of the first random pause. It doubles with each failure up to `LONGEST_PAUSE`.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// How long to wait for Redis to free the client of a connection that was just closed.
+/// After a connection was closed, Redis has this long to notice that it has one client less.
 const PAUSE_FOR_REDIS: Duration = Duration::from_millis(50);
 
-/// The pauses between attempts, with full jitter, so that a fleet does not retry in step
+/// The pause before the next attempt. It is random up to an upper bound (full jitter), so that many
+/// launchers do not retry in step
 /// (<https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/>).
-#[derive(Debug, Default)]
-struct Backoff {
-    failures: u32,
+fn pause_after(failures: u32, random: &mut fastrand::Rng) -> Duration {
+    let longest = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(failures - 1));
+    longest.min(LONGEST_PAUSE).mul_f64(random.f64())
 }
 
-impl Backoff {
-    /// The pause after another failure: random, up to the current upper bound.
-    fn next(&mut self, random: &mut fastrand::Rng) -> Duration {
-        let longest = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(self.failures));
-        self.failures = self.failures.saturating_add(1);
-        longest.min(LONGEST_PAUSE).mul_f64(random.f64())
-    }
-}
-
-/// A new connection within the connect timeout.
+/// Makes a connection within the connect timeout.
 ///
 /// # Errors
-/// What failed last. Explaining a bad certificate may take 1 s beyond the timeout.
+/// The last failure. Explaining a bad certificate may take 1 s beyond the timeout.
 pub async fn connect(tunnel: &Tunnel) -> Result<TlsUpstream, Failure> {
     connect_by(tunnel, Instant::now() + tunnel.settings.connect_timeout).await
 }
@@ -43,19 +35,19 @@ pub async fn connect(tunnel: &Tunnel) -> Result<TlsUpstream, Failure> {
 /// Like [`connect`], until `deadline`.
 ///
 /// # Errors
-/// What failed last.
+/// The last failure.
 pub async fn connect_by(tunnel: &Tunnel, deadline: Instant) -> Result<TlsUpstream, Failure> {
     retry(tunnel, deadline, || async {
         let slot = queue::slot(tunnel, deadline).await?;
-        connect_in(tunnel, slot, Instant::now(), deadline).await
+        connect_in(tunnel, slot, deadline).await
     })
     .await
 }
 
-/// Tries once, or as often as `--connect-retry` allows until `deadline`.
+/// Tries once, or with `--connect-retry` until `deadline`.
 ///
 /// # Errors
-/// What failed last.
+/// The last failure.
 pub async fn retry<T, A>(
     tunnel: &Tunnel,
     deadline: Instant,
@@ -64,37 +56,36 @@ pub async fn retry<T, A>(
 where
     A: Future<Output = Result<T, Failure>>,
 {
-    let (mut backoff, mut random) = (Backoff::default(), fastrand::Rng::new());
+    let (mut failures, mut random) = (0, fastrand::Rng::new());
     loop {
         let failure = match attempt().await {
-            Ok(connected) => return Ok(connected),
-            Err(failure) => failure,
+            Err(failure) if tunnel.settings.connect_retry && failure.is_outage() => failure,
+            done => return done,
         };
-        let again = tunnel.settings.connect_retry && failure.is_outage();
-        let pause = backoff.next(&mut random);
-        if !again || Instant::now() + pause >= deadline {
+        failures += 1;
+        let pause = pause_after(failures, &mut random);
+        if Instant::now() + pause >= deadline {
             return Err(failure);
         }
         sleep(pause).await;
     }
 }
 
-/// A new connection in this slot, to an address from a lookup that began at `since` or later.
+/// Makes a connection in this slot. The slot also covers connections that explain a failure.
 ///
 /// # Errors
-/// What failed. Connections that are made to explain it use the same slot.
+/// The failure.
 pub async fn connect_in(
     tunnel: &Tunnel,
     slot: Slot,
-    since: Instant,
     deadline: Instant,
 ) -> Result<TlsUpstream, Failure> {
-    let mut connected = upstream::connect(tunnel, since, deadline).await;
+    let mut connected = upstream::connect(tunnel, deadline).await;
     let is_cut = connected.as_ref().is_err_and(upstream::is_cut);
     let now = Instant::now();
     if is_cut && tunnel.limit.may_still_be_counted(now) && now + PAUSE_FOR_REDIS < deadline {
         sleep(PAUSE_FOR_REDIS).await;
-        connected = upstream::connect(tunnel, since, deadline).await;
+        connected = upstream::connect(tunnel, deadline).await;
     }
     match connected {
         Ok((tls, address)) => Ok(TlsUpstream::new(tls, slot, tunnel.load.count(), address)),
@@ -106,8 +97,8 @@ pub async fn connect_in(
     }
 }
 
-/// Counts a failure that looks as if Redis had too many clients: it has cut a handshake while other
-/// connections of this launcher live.
+/// Counts a failure that looks like Redis's client limit: a handshake was cut while other
+/// connections of this launcher are open.
 fn note_client_limit(failure: &Failure, tunnel: &Tunnel) {
     let is_cut = matches!(failure, Failure::Outage(Step::Unanswered, _));
     if is_cut && tunnel.load.connections() > 0 {
@@ -119,35 +110,19 @@ fn note_client_limit(failure: &Failure, tunnel: &Tunnel) {
 mod tests {
     use super::*;
 
-    /// The longest and the mean of many first, second … pauses.
-    fn pauses(runs: u64, failures: usize) -> Vec<(Duration, Duration)> {
-        let mut pauses = vec![(Duration::ZERO, Duration::ZERO); failures];
-        for seed in 0..runs {
-            let (mut backoff, mut random) = (Backoff::default(), fastrand::Rng::with_seed(seed));
-            for (longest, sum) in &mut pauses {
-                let pause = backoff.next(&mut random);
-                *longest = pause.max(*longest);
-                *sum += pause;
-            }
-        }
-        pauses.into_iter().map(|(longest, sum)| (longest, sum / runs as u32)).collect()
-    }
-
     #[test]
     fn pauses_double_up_to_the_cap_with_full_jitter() {
+        const DRAWN: u32 = 10_000;
         let bounds = [50, 100, 200, 400, 800, 1000, 1000, 1000];
-        for ((longest, mean), bound) in pauses(10_000, bounds.len()).into_iter().zip(bounds) {
+        let cases = (1..).zip(bounds).chain([(32, 1000), (33, 1000), (u32::MAX, 1000)]);
+        let mut random = fastrand::Rng::with_seed(0);
+        for (failures, bound) in cases {
+            let pauses: Vec<_> = (0..DRAWN).map(|_| pause_after(failures, &mut random)).collect();
+            let longest = *pauses.iter().max().unwrap();
+            let mean = pauses.iter().sum::<Duration>() / DRAWN;
             let bound = Duration::from_millis(bound);
             assert!(longest <= bound && longest > bound.mul_f64(0.99), "{longest:?} of {bound:?}");
             assert!(mean > bound.mul_f64(0.48) && mean < bound.mul_f64(0.52), "{mean:?}");
-        }
-    }
-
-    #[test]
-    fn no_pause_is_longer_than_the_cap() {
-        let mut random = fastrand::Rng::with_seed(0);
-        for failures in [31, 32, 64, u32::MAX] {
-            assert!(Backoff { failures }.next(&mut random) <= LONGEST_PAUSE);
         }
     }
 }

@@ -1,21 +1,24 @@
-//! A Redis that takes no more clients (`maxclients`), and what is said of it: the log, the status
-//! page and the metrics use the same words.
+//! Redis's client limit (`maxclients`): how it shows, and the words for it in the log, on the
+//! status page and in the metrics.
 //!
-//! It writes an error and closes. A Redis that does TLS itself closes before the handshake, so that
-//! nobody reads the error (networking.c, `acceptCommonHandler`); behind another TLS front it comes
-//! through, as the first reply.
+//! At its limit, Redis writes an error and closes the connection. If Redis does TLS itself, it
+//! closes before the handshake, so that no client can read the error (networking.c,
+//! `acceptCommonHandler`). Behind a TLS proxy, the error arrives as the first reply.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::names;
 
-/// How that error begins.
+/// The beginning of that error.
 const ERROR: &[u8] = b"-ERR max number of clients";
 
-/// Whether a connection's first reply says so.
-pub fn is_said_in(reply: &[u8]) -> bool {
+/// Whether a connection's first reply is that error.
+pub fn is_error(reply: &[u8]) -> bool {
     reply.starts_with(ERROR)
 }
 
-/// What is suspected when a handshake is cut while `alive` other connections of this launcher live.
+/// The suspicion when a handshake is cut while this launcher has `alive` other connections.
 pub fn suspicion(alive: u64) -> String {
     let held = match alive {
         1 => "1 other connection".to_owned(),
@@ -28,10 +31,39 @@ pub fn suspicion(alive: u64) -> String {
     )
 }
 
-/// What helps against it.
+/// What to do about it.
 pub fn remedy() -> String {
     format!(
         "try {} (what this process holds at once; all must fit the plan)",
         names::MAX_CONNECTIONS
     )
+}
+
+/// The number of connections from this launcher to one server, through all its tunnels. If the
+/// server cuts a handshake while there are some, it has probably reached its client limit.
+#[derive(Debug, Default)]
+pub struct ServerLoad(AtomicU64);
+
+impl ServerLoad {
+    /// Counts a connection after its handshake, until the guard is dropped. Handshakes in progress
+    /// do not count: if several fail together, that is no sign of a limit.
+    pub fn count(self: &Arc<Self>) -> Counted {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Counted(self.clone())
+    }
+
+    /// The number of connections.
+    pub fn connections(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A counted connection.
+#[derive(Debug)]
+pub struct Counted(Arc<ServerLoad>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }

@@ -12,15 +12,19 @@ use super::drain::DrainGuard;
 use super::ends::Ends;
 use super::failure::{Failure, is_hang_up};
 use super::meter::Meter;
-use super::refusal::FirstRequest;
+use super::refusal::{FirstRequest, refuse};
 use super::relay::{Begun, Relay, RelayEnd, Side};
 use super::stream::TlsUpstream;
 use super::tap::{NoTap, Progress, Tap};
 use super::waiting::{self, Departure};
-use super::{Tunnel, attempts, late_refusal, report};
+use super::warnings::{UpstreamEvent, Warning};
+use super::{Tunnel, attempts, hints, late_refusal};
 use crate::figures::{Arrival, CloseReason, UpstreamState};
 use crate::logging::{debug, info};
 use crate::tls::{HandshakeError, is_own_failure};
+
+/// What the log and the status page say when Redis closes instead of answering.
+const UNANSWERED: &str = "the server closed the connection without an answer";
 
 /// Serves one app connection over a new connection to Redis.
 pub async fn serve(app: AppStream, tunnel: &Tunnel, guard: &mut DrainGuard) -> Outcome {
@@ -40,24 +44,23 @@ pub struct Connection<'t> {
     pub ends: Ends,
     moved: Progress,
     address: Option<SocketAddr>,
-    /// The app connection has had a connection to Redis.
-    was_ready: bool,
-    /// The first request was read from the app, and waits for an answer.
+    /// The first request was read from the app before the relay.
     request_was_read: bool,
 }
 
-/// How a relay went.
+/// How a relay ended.
 #[derive(Debug)]
 pub struct Course {
     pub end: RelayEnd,
+    /// Redis closed while the app was still open.
     pub redis_ended_first: bool,
 }
 
-/// What became of an app connection.
+/// A summary of an app connection that has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Outcome {
     pub lasted: Duration,
-    /// Redis has sent the app something.
+    /// Redis has sent the app at least one byte.
     pub answered: bool,
     /// The app closed the connection, without an error and before Redis did.
     pub closed_by_app: bool,
@@ -67,70 +70,50 @@ impl<'t> Connection<'t> {
     /// An app connection that has just been accepted.
     pub fn accept(app: AppStream, tunnel: &'t Tunnel) -> Connection<'t> {
         let arrival = tunnel.figures.accept(Instant::now());
-        debug!(at = "connection-accepted", var = tunnel.variable(), peer = %app.peer());
+        debug!(at = "connection-accepted", var = tunnel.variable(), peer = app.peer());
         let (ends, moved) = (Ends::new(app), Progress::default());
-        Connection {
-            tunnel,
-            arrival,
-            ends,
-            moved,
-            address: None,
-            was_ready: false,
-            request_was_read: false,
-        }
+        Connection { tunnel, arrival, ends, moved, address: None, request_was_read: false }
     }
 
-    /// Waits for a connection to Redis, and for an app that gives up meanwhile. `None`: the
-    /// connection is over, and the log and the app know why.
+    /// Waits for `upstream`, a connection to Redis. Returns `None` if there is none, or if the app
+    /// gives up meanwhile: then the connection is over, and its end is reported.
     pub async fn connect<U>(
         &mut self,
         upstream: impl Future<Output = Result<U, Failure>>,
         guard: &mut DrainGuard,
     ) -> Option<U> {
-        let app = &mut self.ends.app;
-        let departure = tokio::select! {
+        tokio::select! {
             biased;
             connected = upstream => match connected {
                 Ok(upstream) => {
-                    if !std::mem::replace(&mut self.was_ready, true) {
-                        self.arrival.ready(Instant::now());
-                    }
+                    self.arrival.ready(Instant::now());
                     return Some(upstream);
                 }
                 Err(failure) => {
-                    let first = FirstRequest::read_if(self.request_was_read);
-                    let arrival = &mut self.arrival;
-                    report::failure(&failure, app, first, arrival, self.tunnel).await;
+                    self.fail(failure).await;
                     self.ends.finish();
-                    return None;
                 }
             },
-            departure = waiting::departure(app, guard) => departure,
-        };
-        match departure {
-            Departure::SpeaksTls => self.end_tls_app().await,
-            Departure::GaveUp(reset) => self.abandoned(reset.as_ref()),
+            departure = waiting::departure(&mut self.ends.app, guard) => match departure {
+                Departure::SpeaksTls => self.end_tls_app().await,
+                Departure::GaveUp(reset) => self.abandoned(reset.as_ref()),
+            },
         }
         None
     }
 
-    /// Counts and logs that the app gave up while it waited, with this reset.
-    pub fn abandoned(&mut self, reset: Option<&io::Error>) {
-        report::abandoned(reset, &self.ends.app, &mut self.arrival, self.tunnel);
-    }
-
-    /// Before the relay, this many bytes of the app were sent on the connection to Redis.
+    /// Notes that this many bytes of the app were sent to Redis before the relay.
     pub fn note_begun(&mut self, sent: u64) {
         self.address = self.ends.redis.as_ref().map(|redis| redis.address);
         self.moved.sent = sent;
     }
 
-    /// Whether the app's first request was read before the relay.
-    pub fn note_request_read(&mut self, was_read: bool) {
-        self.request_was_read = was_read;
+    /// Notes that the app's first request was read before the relay, and waits for an answer.
+    pub fn note_request_read(&mut self) {
+        self.request_was_read = true;
     }
 
-    /// Relays between the app and Redis, beginning with what was read before.
+    /// Relays between the app and Redis, beginning with the bytes in `begun`.
     pub async fn relay<T: Tap>(
         &mut self,
         mut upstream: TlsUpstream,
@@ -146,10 +129,10 @@ impl<'t> Connection<'t> {
             Relay::new(&mut self.ends.app, redis, &mut meter, idle_timeout).continuing(begun);
         let end = (&mut relay).await;
         self.moved = relay.progress();
-        Course { end, redis_ended_first: relay.redis_ended_first() }
+        Course { end, redis_ended_first: relay.redis_ended_first }
     }
 
-    /// Closes both sides, each as the other ended, and logs how the connection ended.
+    /// Closes each side in the way in which the other one ended, and logs the end.
     pub async fn close(mut self, course: Course) -> Outcome {
         if self.ends.app.speaks_tls() {
             self.end_tls_app().await;
@@ -166,15 +149,46 @@ impl<'t> Connection<'t> {
             self.fail(Failure::Internal(io::Error::other(error.to_string()))).await;
         }
         self.ends.close(&course.end, self.tunnel.settings.drain_timeout).await;
-        // Closed first: the hint counts the connections that the launcher holds.
+        // Close this connection first: the hint counts the connections that the launcher holds.
         self.ends.let_go_of_redis();
         if self.is_unanswered(&course) {
-            report::unanswered(self.tunnel);
+            self.unanswered();
         }
         self.closed(&course)
     }
 
-    /// Counts and logs how a connection ended whose sides are closed, or given away.
+    /// The reason if the server refused the client's certificate after the handshake.
+    async fn late_refusal(&mut self, course: &Course) -> Option<HandshakeError> {
+        let RelayEnd::Reset(Side::Redis, error) = &course.end else { return None };
+        // A server that has sent a reply has accepted the client. So has one that ended first: it
+        // closed in good order, or had served an earlier user of the connection.
+        if self.moved.received > 0 || course.redis_ended_first {
+            return None;
+        }
+        // The connection is dead, and asking the server for the reason may need its slot.
+        self.ends.let_go_of_redis();
+        late_refusal::behind(self.tunnel, error).await
+    }
+
+    /// Whether Redis closed the connection instead of answering.
+    fn is_unanswered(&self, course: &Course) -> bool {
+        let by_redis = match &course.end {
+            RelayEnd::Reset(Side::Redis, error) => is_hang_up(error) && !is_own_failure(error),
+            _ => course.redis_ended_first,
+        };
+        by_redis && self.moved.sent > 0 && self.moved.received == 0
+    }
+
+    /// The summary so far.
+    pub fn outcome(&self) -> Outcome {
+        let (lasted, answered) = (self.arrival.accepted().elapsed(), self.moved.received > 0);
+        Outcome { lasted, answered, closed_by_app: false }
+    }
+}
+
+/// Reports how the connection ended, to the figures, the log and the app.
+impl Connection<'_> {
+    /// Counts and logs the end of a connection after both sides are closed or given away.
     pub fn closed(mut self, course: &Course) -> Outcome {
         let (counted, reason, error) = match &course.end {
             RelayEnd::Closed | RelayEnd::Kept(None) => (CloseReason::Closed, "closed", None),
@@ -192,7 +206,7 @@ impl<'t> Connection<'t> {
         info!(
             at = "connection-closed",
             var = self.tunnel.variable(),
-            peer = %self.ends.app.peer(),
+            peer = self.ends.app.peer(),
             upstream = %self.tunnel.route.upstream,
             address = self.address.map(|address| address.to_string()),
             sent = self.moved.sent,
@@ -204,45 +218,64 @@ impl<'t> Connection<'t> {
         outcome
     }
 
-    /// Reports a failure to the log, and to the app if it can be told.
+    /// Reports why there is no connection to Redis. The app gets an error only if a setting is
+    /// wrong; at an outage its connection is closed, as without a tunnel.
     async fn fail(&mut self, failure: Failure) {
-        let first = FirstRequest::read_if(self.moved.sent > 0);
-        let (app, arrival) = (&mut self.ends.app, &mut self.arrival);
-        report::failure(&failure, app, first, arrival, self.tunnel).await;
+        let tunnel = self.tunnel;
+        let hint = failure.hint(tunnel);
+        self.arrival.failed(failure.reason(), failure.to_string(), hint.clone());
+        tunnel.warnings.warn(failure.warning(hint.clone()));
+        if failure.is_outage() {
+            return;
+        }
+        let first = match self.request_was_read || self.moved.sent > 0 {
+            true => FirstRequest::Read,
+            false => FirstRequest::ToCome,
+        };
+        let answer = format!("{}: {failure}; {hint}", tunnel.route.upstream);
+        match refuse(&mut self.ends.app, &answer, first).await {
+            Ok(()) => {}
+            Err(_) if self.ends.app.speaks_tls() => self.hang_up_on_tls().await,
+            Err(error) => debug!(at = "connection-gone", var = tunnel.variable(), error = %error),
+        }
     }
 
-    /// Closes the connection of an app that turned out to speak TLS. Redis was not sent a byte.
+    /// Closes both sides after the app turned out to speak TLS. Redis has received no byte of the
+    /// app and has not failed.
     async fn end_tls_app(&mut self) {
         self.ends.close_unused_redis().await;
         self.ends.finish();
-        report::app_speaks_tls(&mut self.ends.app, self.tunnel).await;
+        self.hang_up_on_tls().await;
         self.arrival.closed(CloseReason::Closed);
     }
 
-    /// Why the server refused us after the handshake, if that is how the relay ended.
-    async fn late_refusal(&mut self, course: &Course) -> Option<HandshakeError> {
-        let RelayEnd::Reset(Side::Redis, error) = &course.end else { return None };
-        // After a hand-over, this server has served us before.
-        if self.moved.received > 0 || course.redis_ended_first {
-            return None;
+    /// Closes the app's side, and logs which client setting to remove.
+    async fn hang_up_on_tls(&mut self) {
+        let peer = self.ends.app.peer();
+        if let Err(error) = self.ends.app.hang_up().await {
+            debug!(at = "connection-gone", var = self.tunnel.variable(), error = %error);
         }
-        // The connection is dead, and asking the server may need its slot.
-        self.ends.let_go_of_redis();
-        late_refusal::behind(self.tunnel, error).await
+        self.tunnel.warnings.warn(Warning::AppSpeaksTls { peer, msg: hints::APP_SPEAKS_TLS });
     }
 
-    /// Whether Redis closed the connection instead of answering.
-    fn is_unanswered(&self, course: &Course) -> bool {
-        let by_redis = match &course.end {
-            RelayEnd::Reset(Side::Redis, error) => is_hang_up(error) && !is_own_failure(error),
-            _ => course.redis_ended_first,
-        };
-        by_redis && self.moved.sent > 0 && self.moved.received == 0
+    /// Reports that the app gave up while it waited for Redis, by a close or by this reset.
+    pub fn abandoned(&mut self, reset: Option<&io::Error>) {
+        self.arrival.closed(CloseReason::Abandoned);
+        info!(
+            at = "connection-abandoned",
+            var = self.tunnel.variable(),
+            peer = self.ends.app.peer(),
+            waited_ms = self.arrival.accepted().elapsed().as_millis() as u64,
+            error = reset.map(ToString::to_string),
+        );
     }
 
-    /// What is known so far.
-    pub fn outcome(&self) -> Outcome {
-        let (lasted, answered) = (self.arrival.accepted().elapsed(), self.moved.received > 0);
-        Outcome { lasted, answered, closed_by_app: false }
+    /// Reports that Redis closed the connection instead of answering. A TLS proxy closes like this
+    /// if the Redis behind it is down or at its client limit: a reset overtakes Redis's error.
+    fn unanswered(&self) {
+        let (error, hint) = (UNANSWERED.to_owned(), hints::unanswered(self.tunnel));
+        self.tunnel.figures.unanswered(error.clone(), hint.clone());
+        let event = UpstreamEvent::Unanswered;
+        self.tunnel.warnings.warn(Warning::Upstream { event, reason: None, error, hint });
     }
 }

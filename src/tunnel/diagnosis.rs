@@ -1,4 +1,4 @@
-//! Why a connection to Redis failed, as far as asking the server again can tell.
+//! Finds out why a connection to Redis failed, by asking the server again.
 
 use std::future::pending;
 use std::net::SocketAddr;
@@ -15,31 +15,31 @@ use super::inquiry::Inquiry;
 use super::read_ahead::Heard;
 use crate::tls::{ConnectError, Flaw, HandshakeError, LateRefusal, certificate_of};
 
-/// How long a server may stay silent in the handshake before it is asked whether it speaks RESP
-/// without TLS. A plaintext Redis does not answer a handshake: it waits for the rest of what it
-/// takes for a request.
+/// If a server is silent for this long in the handshake, ask whether it speaks RESP without TLS. A
+/// plaintext Redis takes a ClientHello for the beginning of a request, and waits for the rest.
 const SILENCE: Duration = Duration::from_secs(1);
-/// How long a server may take to answer that.
+/// The time limit for the answer to that question.
 const ANSWER: Duration = Duration::from_secs(1);
-/// How long the explanation of a certificate that fails may take, beyond the connect timeout.
+/// The time limit, beyond the connect timeout, for explaining why a certificate is rejected.
 const EXPLANATION: Duration = Duration::from_secs(1);
 
-/// What a server that fails is asked in connections of its own: seldom, for they add to its load.
+/// Questions to a failing server, each on a connection of its own. They are rare, because they add
+/// to the server's load.
 #[derive(Debug, Default)]
 pub struct Inquiries {
-    /// Why it resets connections before it says a word.
+    /// Why the server resets connections before it sends a byte.
     pub late_refusal: Inquiry<Option<LateRefusal>>,
-    /// Which address answers RESP without TLS.
+    /// The address that answers RESP without TLS.
     plaintext: Inquiry<Option<SocketAddr>>,
 }
 
-/// Why an attempt failed, as far as it is known without asking the server again.
+/// Why an attempt to connect failed, before the server is asked again.
 #[derive(Debug)]
 pub enum Unexplained {
     Failed(Failure),
-    /// The session that was offered may be the cause: without one it may work.
+    /// The cause may be the TLS session that was offered. A full handshake may succeed.
     OfSession(Failure),
-    /// The certificate at `address` does not hold, by OpenSSL's bare verdict.
+    /// OpenSSL rejects the certificate at `address` with this verdict.
     Certificate {
         address: SocketAddr,
         flaw: Flaw,
@@ -54,8 +54,8 @@ impl From<Failure> for Unexplained {
 }
 
 impl Unexplained {
-    /// As it is.
-    pub fn bare(self) -> Failure {
+    /// The failure without an explanation.
+    pub fn into_failure(self) -> Failure {
         match self {
             Unexplained::Failed(failure) | Unexplained::OfSession(failure) => failure,
             Unexplained::Certificate { flaw, verdict, .. } => {
@@ -64,18 +64,19 @@ impl Unexplained {
         }
     }
 
-    /// In plain words, if the server helps within [`EXPLANATION`]. To be called outside the time
-    /// limit of the attempt: that the certificate fails is known, and must not become an outage.
+    /// The failure in plain words, if the server shows its certificate within [`EXPLANATION`]. Call
+    /// this outside the attempt's time limit: a rejected certificate must not become a timeout.
     pub async fn explain(self, tunnel: &Tunnel) -> Failure {
         match self {
             Unexplained::Certificate { address, flaw, verdict } => {
                 let reason = explain(tunnel, address, flaw, verdict).await;
                 Failure::Misconfigured(HandshakeError::Certificate(flaw, reason))
             }
-            known => known.bare(),
+            known => known.into_failure(),
         }
     }
 
+    /// The failure of a handshake with the server at `address`.
     pub fn of(address: SocketAddr, error: ConnectError, heard: &Heard) -> Unexplained {
         let failure = |error| match error {
             HandshakeError::Broken(error) => Failure::in_handshake(error, heard.anything()),
@@ -93,8 +94,8 @@ impl Unexplained {
     }
 }
 
-/// OpenSSL's verdict on the certificate at `address` in plain words. OpenSSL keeps a certificate
-/// only when its handshake succeeds, so this makes another connection, which accepts any.
+/// OpenSSL's verdict on the certificate at `address`, in plain words. OpenSSL keeps a certificate
+/// only if the handshake succeeds, so this makes another connection that accepts any certificate.
 async fn explain(tunnel: &Tunnel, address: SocketAddr, flaw: Flaw, verdict: String) -> String {
     let host = tunnel.route.upstream.host_name();
     let certificate = async {
@@ -102,7 +103,7 @@ async fn explain(tunnel: &Tunnel, address: SocketAddr, flaw: Flaw, verdict: Stri
         let tls = tunnel.unverified.connect(&host, stream, &Arc::default()).await.ok()?;
         certificate_of(&tls)
     };
-    // A server that does not show it again, in time or at all, takes nothing from the verdict.
+    // If the server does not show its certificate in time, the verdict must do.
     match timeout(EXPLANATION, certificate).await.ok().flatten() {
         Some(certificate) => {
             let names = certificate.names_in_short();
@@ -114,17 +115,17 @@ async fn explain(tunnel: &Tunnel, address: SocketAddr, flaw: Flaw, verdict: Stri
     }
 }
 
-/// What is known of a server that stays silent in the handshake.
+/// What is known about a server that is silent in the handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Silence {
-    /// It answers RESP in plaintext.
-    OfPlaintext,
-    /// It cannot be asked beside the handshake: there is room for one connection only.
-    Unquestioned,
+    /// The server answers RESP in plaintext.
+    Plaintext,
+    /// `--max-connections` allows no second connection on which to ask.
+    Unknown,
 }
 
-/// Resolves when something is known of a server at `address` that stays silent for some time;
-/// never otherwise.
+/// Resolves after the server at `address` was silent for [`SILENCE`], unless the server turns out
+/// not to speak plaintext: then the handshake may take its time, and this never resolves.
 pub async fn question_silence(tunnel: &Tunnel, address: SocketAddr, heard: &Heard) -> Silence {
     sleep(SILENCE).await;
     if heard.anything() {
@@ -133,15 +134,15 @@ pub async fn question_silence(tunnel: &Tunnel, address: SocketAddr, heard: &Hear
     let is_plaintext = match tunnel.inquiries.plaintext.known() {
         Some(answer) => answer == Some(address),
         None => {
-            let Some(_slot) = tunnel.limit.try_slot() else { return Silence::Unquestioned };
+            let Some(_slot) = tunnel.limit.try_slot() else { return Silence::Unknown };
             speaks_plaintext(tunnel, address).await
-            // The slot is free again here: the handshake may take long.
+            // The slot is free again from here on: the handshake may take long.
         }
     };
-    if is_plaintext { Silence::OfPlaintext } else { pending().await }
+    if is_plaintext { Silence::Plaintext } else { pending().await }
 }
 
-/// Whether the server at `address` answers RESP in plaintext, as far as it says so in time.
+/// Whether the server at `address` answers RESP in plaintext within [`ANSWER`].
 pub async fn speaks_plaintext(tunnel: &Tunnel, address: SocketAddr) -> bool {
     let ask = async {
         let mut stream = TcpStream::connect(address).await.ok()?;

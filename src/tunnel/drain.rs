@@ -1,18 +1,18 @@
-//! What COMMAND wrote just before its end is delivered: who waits for whom then.
+//! The drain: after COMMAND's end, connections deliver what COMMAND has written.
 
 use tokio::sync::{mpsc, watch};
 
-/// Lets connections know that COMMAND has ended, and the launcher when the last one is done. Each
-/// connection and each listener holds one; the drain waits until all are dropped.
+/// Held by each connection and each listener. It tells them that COMMAND has ended, and the drain
+/// lasts until all guards are dropped.
 #[derive(Debug, Clone)]
 pub struct DrainGuard {
-    /// Nothing is ever sent.
-    #[expect(dead_code, reason = "it is there to be dropped")]
+    /// A sender that sends nothing: the drain waits until all senders are dropped.
+    #[expect(dead_code, reason = "dropping it is what counts")]
     alive: mpsc::Sender<()>,
     command_ended: watch::Receiver<bool>,
 }
 
-/// The launcher's end of [`DrainGuard`].
+/// The launcher's side of the drain.
 #[derive(Debug)]
 pub struct Drain {
     all_done: mpsc::Receiver<()>,
@@ -27,15 +27,15 @@ impl DrainGuard {
         (DrainGuard { alive, command_ended }, drain)
     }
 
-    /// Waits for COMMAND's end; a launcher that is gone counts as that, too.
+    /// Waits for COMMAND's end, or for the end of the launcher.
     pub async fn command_ended(&mut self) {
         let _ = self.command_ended.wait_for(|ended| *ended).await;
     }
 }
 
 impl Drain {
-    /// Says that COMMAND has ended, and waits until every connection is done: the caller gives up
-    /// its own [`DrainGuard`] first.
+    /// Announces COMMAND's end, and waits until every connection is done. The caller must drop its
+    /// own [`DrainGuard`] first.
     pub async fn finish(mut self) {
         self.command_ended.send_replace(true);
         let _ = self.all_done.recv().await;
@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_drain_lasts_as_long_as_the_last_connection() {
+    async fn a_drain_lasts_until_the_last_connection_ends() {
         let (guard, drain) = DrainGuard::new();
         let mut guard = guard;
         for lifetime in [3, 1, 2] {
@@ -61,7 +61,7 @@ mod tests {
                 drop(alive);
             });
         }
-        // The listener: it stops when COMMAND has ended, and lets go of its own.
+        // The listener drops its guard when COMMAND has ended.
         tokio::spawn(async move {
             guard.command_ended().await;
             drop(guard);
@@ -86,7 +86,7 @@ mod tests {
         tokio::spawn(async move {
             let mut guard = guard;
             guard.command_ended().await;
-            // It waited in the backlog.
+            // A connection that waited to be accepted.
             let late = guard.clone();
             drop(guard);
             sleep(Duration::from_secs(2)).await;

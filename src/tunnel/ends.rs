@@ -1,4 +1,4 @@
-//! Both ends of a connection, and how each learns that the connection is over.
+//! Both ends of a connection, and how each of them is closed.
 
 use std::time::Duration;
 
@@ -8,25 +8,26 @@ use tokio::time::{sleep, timeout};
 
 use super::app::AppStream;
 use super::relay::{RelayEnd, Side};
-use super::socket::{reset_on_close, unacknowledged};
+use super::socket::reset_on_close;
 use super::stream::TlsUpstream;
+use crate::system::socket::unacknowledged;
 
-/// A Redis that sends nothing for this long has answered everything.
+/// If Redis sends no bytes for this long, it has answered all requests.
 const QUIET: Duration = Duration::from_millis(50);
-/// How long Redis may go on sending after an app has broken off. It has worked off its requests by
-/// then; a subscription never ends.
+/// The time limit for Redis to answer the last requests of an app whose connection broke. A
+/// subscription would never end.
 const LONGEST_UNREST: Duration = Duration::from_secs(1);
-/// How often the kernel is asked whether the peer has taken the last bytes.
+/// How often to check whether the peer has acknowledged the last bytes.
 const FLUSH_CHECK: Duration = Duration::from_millis(5);
-/// Bytes that are read at once to be thrown away.
+/// Bytes that are read at once and thrown away.
 const IGNORED: usize = 4096;
 
-/// Both ends of a connection. Unless the connection came to a good end, both are reset: a failure,
-/// a panic or a drain that took too long must not look like a clean end of stream.
+/// Both ends of a connection. Dropping them resets both, unless [`Ends::finish`] was called: a
+/// failure, a panic or the drain timeout must not look like a clean end of stream.
 #[derive(Debug)]
 pub struct Ends {
     pub app: AppStream,
-    /// `None` before there is one, and after it was closed or given away.
+    /// `None` before the connection to Redis is made, and after it was closed or given away.
     pub redis: Option<TlsUpstream>,
     is_finished: bool,
 }
@@ -36,12 +37,13 @@ impl Ends {
         Ends { app, redis: None, is_finished: false }
     }
 
-    /// The connection has come to a good end: what is left is closed, not reset.
+    /// Marks the connection as cleanly ended: dropping the ends closes them instead of resetting
+    /// them.
     pub fn finish(&mut self) {
         self.is_finished = true;
     }
 
-    /// Closes the connection to Redis, or resets it if the connection has come to no good end.
+    /// Closes the connection to Redis, or resets it if the connection has not ended cleanly.
     pub fn let_go_of_redis(&mut self) {
         if let Some(redis) = self.redis.take()
             && !self.is_finished
@@ -50,18 +52,18 @@ impl Ends {
         }
     }
 
-    /// Closes the connection to Redis in good order. Redis was not sent a byte.
+    /// Closes the connection to Redis cleanly. No bytes may be waiting to be sent.
     pub async fn close_unused_redis(&mut self) {
         if let Some(mut redis) = self.redis.take() {
-            // Nothing waits in the socket, so close_notify finds room there at once.
+            // The socket's buffer is empty, so close_notify fits into it at once.
             let _ = timeout(Duration::ZERO, redis.shutdown()).await;
         }
     }
 
-    /// Delivers what was sent before a failure, within `limit`, and closes in good order what ended
-    /// in good order.
+    /// Prepares both ends for closing after `end`. A clean end is marked as such; after a failure,
+    /// waits for at most `limit` until the bytes sent before it are delivered.
     pub async fn close(&mut self, end: &RelayEnd, limit: Duration) {
-        // When the time is up, the reset follows either way.
+        // A timeout changes nothing: the reset follows either way.
         match end {
             RelayEnd::Closed => self.finish(),
             RelayEnd::Idle => {
@@ -74,7 +76,7 @@ impl Ends {
                 }
             }
             RelayEnd::Reset(Side::Redis, _) => {
-                // Whoever reads a Unix socket finds what was written even when the writer has gone.
+                // The reader of a Unix socket gets all bytes even after the writer is gone.
                 if let Some(tcp) = self.app.tcp() {
                     let _ = timeout(limit, acknowledged(tcp)).await;
                 }
@@ -95,16 +97,15 @@ impl Drop for Ends {
     }
 }
 
-/// Waits until the peer's kernel has all that was written.
+/// Waits until the peer's kernel has acknowledged all bytes.
 async fn acknowledged(stream: &TcpStream) {
     while unacknowledged(stream) > 0 {
         sleep(FLUSH_CHECK).await;
     }
 }
 
-/// Waits until Redis has worked off what the app had sent before it broke off: until Redis has all
-/// of it, and sends no more replies. An earlier reset would make Redis fail to reply, and drop
-/// requests that it has not read yet.
+/// Waits until Redis has received all of the app's requests, and sends no more replies. With an
+/// earlier reset, Redis would drop requests that it has not read yet.
 async fn all_executed(redis: &mut TlsUpstream) {
     acknowledged(redis.tcp()).await;
     let mut ignored = [0; IGNORED];

@@ -1,4 +1,4 @@
-//! Why the app got no connection, in words for its user. What to change: [`super::hints`].
+//! Why there is no connection to Redis, in words for users. [`super::hints`] says what to change.
 
 use std::fmt;
 use std::io;
@@ -10,27 +10,26 @@ use super::warnings::{UpstreamEvent, Warning};
 use crate::figures::FailureReason;
 use crate::tls::HandshakeError;
 
-/// How far a connection had come.
+/// The step in which an attempt to connect failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     LookUp,
     Tcp,
     Tls,
-    /// In TLS, where the server hung up without having sent a byte.
+    /// TLS, if the server closed the connection before it sent a byte.
     Unanswered,
 }
 
-/// Why Redis could not be reached, or must not be.
+/// Why there is no connection to Redis.
 #[derive(Debug)]
 pub enum Failure {
-    /// Redis, or the way to it, is down: the app sees its connection closed, as without a tunnel.
+    /// Redis, or the network, is down. The app's connection is closed, as without a tunnel.
     Outage(Step, io::Error),
-    /// Nothing will work before a setting is changed: the app is told.
+    /// A setting is wrong. The app gets an error.
     Misconfigured(HandshakeError),
-    /// OpenSSL could not do its part: a lack of memory passes, and for the app it is an outage,
-    /// too.
+    /// OpenSSL failed, for example for lack of memory. That may pass, so the app sees an outage.
     Internal(io::Error),
-    /// So many connections were open, and none came free in time.
+    /// All connections that this limit allows were in use until the connect timeout.
     QueueTimeout(NonZeroUsize),
 }
 
@@ -39,13 +38,13 @@ impl Failure {
         Failure::Outage(step, io::ErrorKind::TimedOut.into())
     }
 
-    /// A connection that broke in the handshake. `heard`: whether the server had sent anything.
+    /// A connection that broke in the handshake. `heard`: whether the server had sent a byte.
     pub fn in_handshake(error: io::Error, heard: bool) -> Failure {
         let step = if is_hang_up(&error) && !heard { Step::Unanswered } else { Step::Tls };
         Failure::Outage(step, error)
     }
 
-    /// Whether another attempt may succeed without a setting being changed.
+    /// Whether another attempt may succeed without a change of settings.
     pub fn is_outage(&self) -> bool {
         !matches!(self, Failure::Misconfigured(_))
     }
@@ -61,7 +60,7 @@ impl Failure {
         Warning::Upstream { event, reason, error: self.to_string(), hint }
     }
 
-    /// The reason under which it is counted.
+    /// The reason in the metrics.
     pub fn reason(&self) -> FailureReason {
         use io::ErrorKind::{ConnectionRefused, TimedOut};
         match self {
@@ -102,7 +101,7 @@ impl Failure {
     }
 }
 
-/// Whether the other side closed or reset a connection.
+/// Whether the other side closed or reset the connection.
 pub fn is_hang_up(error: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
     matches!(error.kind(), UnexpectedEof | ConnectionReset | ConnectionAborted | BrokenPipe)
@@ -169,7 +168,7 @@ impl fmt::Display for Failure {
     }
 }
 
-/// An error without the parts that mean nothing to a user.
+/// An error in words for users, without codes.
 pub fn in_words(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::TimedOut => "timed out".to_owned(),

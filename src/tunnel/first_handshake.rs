@@ -1,83 +1,85 @@
-//! A tunnel's first TLS handshake runs alone, so that the others can resume its session.
+//! A tunnel's first TLS handshake runs alone, so that later handshakes can resume its session.
 //!
 //! In a cold storm of connections this costs Redis 0.78 of the CPU that it needs behind nginx,
-//! instead of 1.2 (docs/performance.md). The others wait once per tunnel, and not for long.
+//! instead of 1.2 (docs/performance.md). Other connections wait once per tunnel, for a short time.
 
+use std::future::Future;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::SetOnce;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout;
 
 use crate::tls::Sessions;
 
-/// How long the others wait at most, or a quarter of the connect timeout if that is less.
+/// Other connections wait at most this long, or a quarter of the connect timeout if that is less.
 const PATIENCE: Duration = Duration::from_millis(250);
-/// If TCP takes longer than this, the server is too far away to wait for its handshake.
-pub const SLOW_TCP: Duration = Duration::from_millis(80);
+/// If connecting by TCP takes longer than this, the others no longer wait: the server is far away.
+const SLOW_TCP: Duration = Duration::from_millis(80);
 
-/// See the module's description.
-#[derive(Debug)]
+/// Lets one connection of a tunnel make the first handshake.
+#[derive(Debug, Default)]
 pub struct FirstHandshake {
     has_begun: AtomicBool,
-    /// Set once nobody needs to wait any more.
+    /// Set when no connection needs to wait any more.
     over: SetOnce<()>,
-    patience: Duration,
 }
 
 impl FirstHandshake {
-    /// For a tunnel whose connections resume sessions.
-    pub fn new(connect_timeout: Duration) -> FirstHandshake {
-        let patience = PATIENCE.min(connect_timeout / 4);
-        FirstHandshake { has_begun: AtomicBool::new(false), over: SetOnce::new(), patience }
-    }
-
-    /// For a tunnel that never resumes a session: no connection waits.
-    pub fn without_resumption() -> FirstHandshake {
-        let over = SetOnce::new_with(Some(()));
-        FirstHandshake { has_begun: AtomicBool::new(true), over, patience: Duration::ZERO }
-    }
-
-    /// Nobody needs to wait any more.
+    /// Ends the wait for all connections, also later ones.
     pub fn finish(&self) {
-        if !self.over.initialized() {
-            // Another task may have been faster: it said the same.
-            let _ = self.over.set(());
-        }
+        // It may be set already.
+        let _ = self.over.set(());
     }
 
-    /// Whether the caller makes the tunnel's first handshake. Everybody else waits here for the
-    /// first session, but not for long.
-    pub async fn turn(&self, sessions: &Sessions) -> Option<First<'_>> {
+    /// Returns [`First`] to the connection that must make the first handshake. All others wait here
+    /// for the first session, or until the wait is over.
+    pub async fn turn(&self, sessions: &Sessions, connect_timeout: Duration) -> Option<First<'_>> {
         if self.over.initialized() {
             return None;
         }
         if !self.has_begun.swap(true, Ordering::Relaxed) {
             return Some(First(self));
         }
-        let deadline = Instant::now() + self.patience;
         let first = async {
             tokio::select! {
                 () = sessions.first() => {}
                 _ = self.over.wait() => {}
             }
         };
-        // However it ended, nobody waits a second time.
-        let _ = timeout_at(deadline, first).await;
+        // However the wait ended, no connection waits again.
+        let _ = timeout(PATIENCE.min(connect_timeout / 4), first).await;
         self.finish();
         None
     }
 }
 
-/// The tunnel's first handshake. The others stop waiting when this is dropped: the handshake has
-/// failed, or the server is far away.
+/// The tunnel's first handshake. Dropping this ends the wait of the others, because the handshake
+/// has failed, or the server is far away.
 #[derive(Debug)]
 #[must_use]
 pub struct First<'a>(&'a FirstHandshake);
 
 impl First<'_> {
-    /// The handshake has succeeded. The others go on waiting for its session, which a server sends
-    /// after the handshake (RFC 8446 section 4.6.1).
+    /// Awaits `connecting` by TCP. If that takes long, drops the first handshake: the server is far
+    /// away.
+    pub async fn while_near<T>(
+        first: &mut Option<First<'_>>,
+        connecting: impl Future<Output = T>,
+    ) -> T {
+        let mut connecting = pin!(connecting);
+        match timeout(SLOW_TCP, &mut connecting).await {
+            Ok(connected) => connected,
+            Err(_) => {
+                *first = None;
+                connecting.await
+            }
+        }
+    }
+
+    /// Call this when the handshake has succeeded. The others go on waiting for the session, which
+    /// a server sends after the handshake (RFC 8446 section 4.6.1).
     pub fn succeeded(self) {
         std::mem::forget(self);
     }
@@ -93,48 +95,36 @@ impl Drop for First<'_> {
 mod tests {
     use std::sync::Arc;
 
+    use tokio::time::Instant;
+
     use super::*;
 
-    fn first_handshake() -> (FirstHandshake, Arc<Sessions>) {
-        (FirstHandshake::new(Duration::from_secs(10)), Arc::default())
-    }
+    const LONG: Duration = Duration::from_secs(10);
 
     #[tokio::test(start_paused = true)]
-    async fn others_wait_once_and_a_quarter_of_a_second_at_most() {
-        let (gate, sessions) = first_handshake();
-        let began = Instant::now();
-        let first = gate.turn(&sessions).await.unwrap();
-        first.succeeded();
-        let (second, third) = tokio::join!(gate.turn(&sessions), gate.turn(&sessions));
-        assert!(second.is_none() && third.is_none());
-        assert_eq!(began.elapsed(), PATIENCE);
-        assert!(gate.turn(&sessions).await.is_none());
-        assert_eq!(began.elapsed(), PATIENCE);
+    async fn others_wait_once_and_at_most_a_quarter_second() {
+        for (connect_timeout, patience) in
+            [(LONG, PATIENCE), (Duration::from_millis(400), Duration::from_millis(100))]
+        {
+            let (gate, sessions) = (FirstHandshake::default(), Arc::default());
+            let turn = || gate.turn(&sessions, connect_timeout);
+            let began = Instant::now();
+            turn().await.unwrap().succeeded();
+            let (second, third) = tokio::join!(turn(), turn());
+            assert!(second.is_none() && third.is_none());
+            assert_eq!(began.elapsed(), patience);
+            assert!(turn().await.is_none());
+            assert_eq!(began.elapsed(), patience);
+        }
     }
 
     #[tokio::test(start_paused = true)]
     async fn nobody_waits_after_a_failed_first_handshake() {
-        let (gate, sessions) = first_handshake();
+        let (gate, sessions) = (FirstHandshake::default(), Arc::default());
         let began = Instant::now();
-        let first = gate.turn(&sessions).await;
-        let (second, ()) = tokio::join!(gate.turn(&sessions), async { drop(first) });
+        let first = gate.turn(&sessions, LONG).await;
+        let (second, ()) = tokio::join!(gate.turn(&sessions, LONG), async { drop(first) });
         assert!(second.is_none());
         assert_eq!(began.elapsed(), Duration::ZERO);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_short_connect_timeout_shortens_the_wait() {
-        let gate = FirstHandshake::new(Duration::from_millis(400));
-        let sessions = Arc::default();
-        let began = Instant::now();
-        gate.turn(&sessions).await.unwrap().succeeded();
-        gate.turn(&sessions).await;
-        assert_eq!(began.elapsed(), Duration::from_millis(100));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn without_resumption_nobody_waits() {
-        let gate = FirstHandshake::without_resumption();
-        assert!(gate.turn(&Arc::default()).await.is_none());
     }
 }

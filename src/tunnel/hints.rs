@@ -1,4 +1,4 @@
-//! What the user may change when there is no connection: the text behind `hint=` in the log, in the
+//! What the user can change when there is no connection: the texts after `hint=` in the log, in the
 //! app's error and in the advice of `--check`.
 
 use std::io;
@@ -11,21 +11,20 @@ use crate::figures::FailureReason;
 use crate::names;
 use crate::tls::{Flaw, HandshakeError};
 
-/// What to change when an app speaks TLS itself.
-pub const APP_SPEAKS_TLS: &str = "the app speaks TLS to the local port, which speaks none: the \
-                              launcher does TLS; take it out of the client's settings: ssl=True \
-                              (redis-py), tls: {} (ioredis), socket.tls (node-redis), ssl: true \
-                              and ssl_params (Ruby), or code that changes the URL back to \
-                              rediss://";
+/// When an app speaks TLS itself.
+pub const APP_SPEAKS_TLS: &str = "the app speaks TLS to the local port, but the launcher does TLS \
+                              itself; remove TLS from the client's settings: ssl=True (redis-py), \
+                              tls: {} (ioredis), socket.tls (node-redis), ssl: true and \
+                              ssl_params (Ruby), or code that changes the URL back to rediss://";
 
-/// When a request of `--check` has no answer.
-pub const NO_ANSWER: &str = "Redis may be down, starting or full behind what speaks TLS for it";
+/// When Redis does not answer a request of `--check`.
+pub const NO_ANSWER: &str = "Redis may be down, starting or full behind its TLS proxy";
 /// When Redis refuses the URL's password.
-pub const WRONG_PASSWORD: &str = "compare user and password in the URL with the provider's; what \
-                                  is special in them has to be percent-encoded";
+pub const WRONG_PASSWORD: &str = "compare the user and password in the URL with the provider's; \
+                                  special characters must be percent-encoded";
 
 impl Failure {
-    /// What the user may change.
+    /// What the user can change.
     pub fn hint(&self, tunnel: &Tunnel) -> String {
         let variable = tunnel.variable();
         match self {
@@ -38,7 +37,7 @@ impl Failure {
                     .to_owned()
             }
             Failure::Internal(_) => {
-                "memory may be short; if not, this is a defect of start-stunnel or of OpenSSL"
+                "memory may be short; otherwise this is a defect in start-stunnel or OpenSSL"
                     .to_owned()
             }
             Failure::Outage(_, error) if is_out_of_descriptors(error) => {
@@ -63,8 +62,7 @@ impl Failure {
                     another_port(tunnel)
                 )
             }
-            // Redis at its maxclients closes a TLS connection before the handshake, and so cannot
-            // say why.
+            // At its client limit, Redis closes before the TLS handshake, so it cannot say why.
             Failure::Outage(Step::Unanswered, _) => {
                 let port = another_port(tunnel);
                 match tunnel.load.connections() {
@@ -95,51 +93,53 @@ fn misconfigured(error: &HandshakeError, tunnel: &Tunnel) -> String {
         | HandshakeError::Internal(_) => another_port(tunnel),
         HandshakeError::Certificate(flaw, _) => certificate(*flaw, tunnel),
         HandshakeError::Pin(_) => {
-            // Dynos have no command line. But the variable takes effect only without the option.
+            // Users of dynos set variables, which have an effect only without the option.
             let (pin, instead) = match pin {
                 names::PIN_OPTION => (names::PIN, " in place of --pin"),
                 _ => (pin, ""),
             };
             format!(
-                "somebody may be in between; if the provider confirms a new key, set {pin} to \
-                 it{instead}, or add it behind a ;"
+                "the connection may be intercepted; if the provider confirms a new key, set {pin} \
+                 to it{instead}, or append it after a ;"
             )
         }
         HandshakeError::UnknownName => unknown_name(tunnel),
         HandshakeError::ClientCertificateWanted => format!("set {cert} and {key}"),
         HandshakeError::ClientCertificateRefused(_) => {
-            format!("set {cert} and {key} to what the server accepts")
+            format!("set {cert} and {key} to a certificate that the server accepts")
         }
         HandshakeError::NoCommonVersion => {
             format!(
-                "set {min_tls} to what the server speaks (1.2 is the oldest), or update the server"
+                "set {min_tls} to a version that the server speaks (1.2 is the oldest), or update \
+                 the server"
             )
         }
         HandshakeError::Refused(_) if sent_name(tunnel).is_none() => format!(
             "set {cert} and {key} if the server wants a client certificate, or {} if it wants a \
-             name (SNI); else see {min_tls}",
+             name (SNI); otherwise check {min_tls}",
             name(names::SERVER_NAME)
         ),
         HandshakeError::Refused(_) if tunnel.route.trust.identity.is_none() => format!(
-            "set {cert} and {key} if the server wants a client certificate; else see {min_tls}"
+            "set {cert} and {key} if the server wants a client certificate; otherwise check \
+             {min_tls}"
         ),
-        HandshakeError::Refused(_) => format!("see {cert}, {key} and {min_tls}"),
+        HandshakeError::Refused(_) => format!("check {cert}, {key} and {min_tls}"),
     }
 }
 
-/// When the server's certificate does not hold.
+/// When the server's certificate is rejected.
 pub fn certificate(flaw: Flaw, tunnel: &Tunnel) -> String {
     let names = &tunnel.route.setting_names;
     let [verify, ca, pin, name] =
         [names::VERIFY, names::CA_FILE, names::PIN, names::SERVER_NAME].map(|name| names.of(name));
     let cure = match flaw {
         Flaw::Name => format!("set {name} to a name on the certificate, or {verify}=ca"),
-        Flaw::Expired => format!("renew it; until then set {verify}=none and {pin} to its key"),
+        Flaw::Expired => format!("renew it; until then, set {verify}=none and {pin} to its key"),
         Flaw::NotYetValid => format!(
-            "check this machine's clock; if it is right, set {verify}=none and {pin} to its key \
-             until then"
+            "check this machine's clock; if it is right, set {verify}=none and {pin} to the key \
+             until the certificate is valid"
         ),
-        Flaw::Key => "give the server a usual key: ECDSA, or RSA with 2048 to 4096 bits and the \
+        Flaw::Key => "give the server a common key: ECDSA, or RSA with 2048 to 4096 bits and the \
                       exponent 65537"
             .to_owned(),
         Flaw::Chain => chain(tunnel, [verify, ca, pin]),
@@ -153,8 +153,8 @@ pub fn certificate(flaw: Flaw, tunnel: &Tunnel) -> String {
     }
 }
 
-/// When no trusted CA has signed the chain. `names`: those of the verification level, the CA file
-/// and the pin.
+/// When no trusted CA has signed the chain. The array has the names of the settings for the
+/// verification level, the CA file and the pin.
 fn chain(tunnel: &Tunnel, [verify, ca, pin]: [&str; 3]) -> String {
     let trust = &tunnel.route.trust;
     let add_ca = match trust.ca {
@@ -175,37 +175,37 @@ fn chain(tunnel: &Tunnel, [verify, ca, pin]: [&str; 3]) -> String {
     }
 }
 
-/// When the server rejects the name that was sent to it, or wants one.
+/// When the server rejects the name in SNI, or its absence.
 fn unknown_name(tunnel: &Tunnel) -> String {
     let setting = tunnel.route.setting_names.of(names::SERVER_NAME);
     match sent_name(tunnel) {
         Some(sent) => format!("{sent} was sent; set {setting} to a name that the server has"),
         None => format!(
-            "none was sent, as the upstream is an IP address; set {setting} to a name that the \
-             server has"
+            "no name was sent, because the upstream is an IP address; set {setting} to a name \
+             that the server has"
         ),
     }
 }
 
-/// The name that the server was sent; `None` for an IP address (RFC 6066 section 3).
+/// The name in SNI; `None` for an IP address (RFC 6066 section 3).
 fn sent_name(tunnel: &Tunnel) -> Option<String> {
     let host = tunnel.route.upstream.host_name();
     let name = tunnel.connector.server_name(&host);
     name.parse::<IpAddr>().is_err().then(|| name.to_owned())
 }
 
-/// When the URL's own port, on which TLS is expected, speaks none.
+/// When the URL's own port does not speak TLS.
 fn no_tls_here(tunnel: &Tunnel) -> String {
     let (variable, port) = (tunnel.variable(), tunnel.route.upstream.port);
     format!(
-        "if TLS is on the next port, {next}, write redis://; if it is on another one, set the port \
-         in {variable} to that; if this Redis has no TLS, write redis:// and set {enabled}=false",
+        "if TLS is on the next port, {next}, write redis://; if TLS is on another port, put that \
+         port into {variable}; if this Redis has no TLS, write redis:// and set {enabled}=false",
         next = u32::from(port) + 1,
         enabled = tunnel.route.setting_names.of(names::ENABLED),
     )
 }
 
-/// That TLS may be spoken on another port, or not at all.
+/// When TLS may be on another port, or this Redis may have no TLS.
 fn another_port(tunnel: &Tunnel) -> String {
     let variable = tunnel.variable();
     let (port, offset) = (tunnel.route.upstream.port, tunnel.route.port_offset);
@@ -215,8 +215,8 @@ fn another_port(tunnel: &Tunnel) -> String {
     let sign = if offset < 0 { '-' } else { '+' };
     format!(
         "{port} is the URL's port {sign} {size}: if {own} itself speaks TLS, write rediss://; if \
-         TLS is on another port, set {variable}_{setting}; if this Redis has no TLS, {enabled}=\
-         false does without a tunnel",
+         TLS is on another port, set {variable}_{setting}; if this Redis has no TLS, set \
+         {enabled}=false",
         size = offset.unsigned_abs(),
         own = i32::from(port) - offset,
         setting = names::PORT_OFFSET,
@@ -224,39 +224,39 @@ fn another_port(tunnel: &Tunnel) -> String {
     )
 }
 
-/// When apps wait for a connection, or have waited in vain.
+/// When apps wait for a connection, or have waited until the connect timeout.
 pub fn queue(tunnel: &Tunnel) -> String {
     format!(
-        "set {} to what the app holds at once (Sidekiq: its concurrency plus 5; Puma: its \
-         connection pools), if the plan allows it; else make the app's connection pools smaller",
+        "set {} to the number of connections that the app holds at once (Sidekiq: its concurrency \
+         plus 5; Puma: its connection pools), if the plan allows it; otherwise make the app's \
+         connection pools smaller",
         tunnel.route.setting_names.of(names::MAX_CONNECTIONS)
     )
 }
 
-/// When no connection has come free for a long time: the app never closes them.
+/// When the queue is stuck because the app never closes a connection.
 pub fn queue_stuck(tunnel: &Tunnel) -> String {
-    format!("this queue cannot move, since the app keeps its connections open: {}", queue(tunnel))
+    format!("the queue cannot move while the app keeps its connections open: {}", queue(tunnel))
 }
 
-/// That a server may take no more connections, of which this launcher has none.
+/// When Redis may be at its client limit, though this launcher has no connection.
 fn limit_of_others() -> String {
     format!("other processes may have used up Redis's client limit: {}", client_limit::remedy())
 }
 
-/// When Redis itself says that it has no room for another client.
+/// When Redis answers that it is at its client limit.
 pub fn full() -> String {
     format!("Redis is at its client limit: {}", client_limit::remedy())
 }
 
-/// When Redis closed a connection instead of answering, which is not counted any more.
+/// When Redis closed a connection instead of answering. That connection no longer counts.
 pub fn unanswered(tunnel: &Tunnel) -> String {
     match tunnel.load.connections() {
-        0 => format!(
-            "Redis may be down or starting behind what speaks TLS for it, or {}",
-            limit_of_others()
-        ),
+        0 => {
+            format!("Redis may be down or starting behind its TLS proxy, or {}", limit_of_others())
+        }
         held => format!(
-            "{}. Or Redis may be down or starting behind what speaks TLS for it",
+            "{}. Or Redis may be down or starting behind its TLS proxy",
             client_limit::suspicion(held)
         ),
     }
@@ -265,13 +265,13 @@ pub fn unanswered(tunnel: &Tunnel) -> String {
 /// When the URL has no password, and Redis wants one.
 pub fn no_password(tunnel: &Tunnel) -> String {
     format!(
-        "put user and password into {}, as the provider shows them: rediss://USER:PASSWORD@HOST; \
-         what is special in them has to be percent-encoded",
+        "put the provider's user and password into {}: rediss://USER:PASSWORD@HOST; special \
+         characters must be percent-encoded",
         tunnel.variable()
     )
 }
 
-/// When the system gives no new connection.
+/// When the system cannot accept a connection.
 pub fn accept_failed(error: &io::Error) -> Warning {
     let (reason, hint) = match is_out_of_descriptors(error) {
         true => (

@@ -1,4 +1,4 @@
-//! A question to a server that is in trouble, which must not be put to it by each connection.
+//! A question to a failing server, asked at most once a minute for all connections.
 
 use std::future::Future;
 use std::time::Duration;
@@ -6,13 +6,13 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
-/// How often a server is asked at most, and how long its answer holds.
+/// The shortest time between two questions, for which an answer is valid.
 const PERIOD: Duration = Duration::from_secs(60);
 
-/// One question, with the latest answer to it.
+/// One question, and the latest answer.
 #[derive(Debug, Default)]
 pub struct Inquiry<A> {
-    /// Whoever holds the lock may ask; the others wait for the answer.
+    /// The task that holds the lock may ask; the others wait for its answer.
     latest: Mutex<Option<Asked<A>>>,
 }
 
@@ -23,16 +23,15 @@ struct Asked<A> {
 }
 
 impl<A: Clone + Default> Inquiry<A> {
-    /// The answer of the last [`PERIOD`], if there is one and nobody is asking.
+    /// The valid answer, if there is one and no task is asking.
     pub fn known(&self) -> Option<A> {
         let latest = self.latest.try_lock().ok()?;
         let asked = latest.as_ref().filter(|asked| Instant::now() < asked.when + PERIOD)?;
         Some(asked.answer.clone())
     }
 
-    /// The answer of the last [`PERIOD`]; if nobody has asked in it, what `ask` yields within
-    /// `limit`. Without an answer in time, and when whoever asks gives up, it is the default for
-    /// the rest of the period.
+    /// The valid answer, or else the result of `ask`. If there is no result within `limit`, or if
+    /// the asking task is cancelled, the answer is the default for the rest of the period.
     pub async fn answer(&self, limit: Duration, ask: impl Future<Output = A>) -> A {
         let mut latest = self.latest.lock().await;
         let now = Instant::now();
@@ -67,7 +66,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn all_who_ask_within_a_minute_are_told_the_same() {
+    async fn one_answer_serves_all_for_a_minute() {
         let (inquiry, count) = (Inquiry::default(), Cell::new(0));
         let answers = tokio::join!(
             inquiry.answer(SECOND, ask(&count, SECOND / 2)),
@@ -75,7 +74,7 @@ mod tests {
         );
         assert_eq!(answers, (1, 1));
         assert_eq!(inquiry.known(), Some(1));
-        // From the question on, not from the answer.
+        // The minute begins with the question, not with the answer.
         advance(PERIOD - SECOND / 2 - Duration::from_millis(1)).await;
         assert_eq!(inquiry.answer(SECOND, ask(&count, SECOND)).await, 1);
         advance(Duration::from_millis(1)).await;
@@ -89,7 +88,7 @@ mod tests {
         assert_eq!(inquiry.answer(SECOND, ask(&count, SECOND * 2)).await, 0);
         assert_eq!(inquiry.answer(SECOND, ask(&count, SECOND / 2)).await, 0);
         advance(PERIOD).await;
-        // Nor when whoever asked does not wait for it.
+        // Neither is a question whose task was cancelled.
         let impatient = timeout(SECOND / 4, inquiry.answer(SECOND, ask(&count, SECOND / 2)));
         assert!(impatient.await.is_err());
         assert_eq!(inquiry.answer(SECOND, ask(&count, SECOND / 2)).await, 0);

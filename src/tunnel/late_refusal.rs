@@ -1,5 +1,5 @@
-//! A server that refuses the client certificate, or its absence, after the handshake, as TLS 1.3
-//! has it (RFC 8446 section 4.4.2.4).
+//! Finds out whether a server refused the client certificate, or its absence, after the handshake.
+//! In TLS 1.3 a server does so (RFC 8446 section 4.4.2.4).
 
 use std::io;
 use std::sync::Arc;
@@ -14,14 +14,14 @@ use crate::tls::{HandshakeError, LateRefusal};
 /// How long a server may take to refuse a client certificate after the handshake.
 const LATE: Duration = Duration::from_secs(1);
 
-/// The refusal behind `error`, with which a server broke a connection before it sent a byte; `None`
-/// if it is about something else. A reset may have overtaken the alert: then this asks the server
-/// again on another connection, once for all connections that meet the same.
+/// The refusal behind `error`, with which a server ended a connection before it sent a byte; `None`
+/// if there is another cause. A reset may have overtaken the alert with the reason: then this makes
+/// another connection to learn the reason, once for all connections that fail like this.
 pub async fn behind(tunnel: &Tunnel, error: &io::Error) -> Option<HandshakeError> {
     if error.kind() != io::ErrorKind::ConnectionReset {
         return LateRefusal::of(error).map(HandshakeError::from);
     }
-    // At the limit, do not ask.
+    // At the limit of connections, do not ask.
     let _slot = tunnel.limit.try_slot()?;
     let ask = async {
         let stream = connect_tcp(look_up(tunnel).await.ok()?).await.ok()?;

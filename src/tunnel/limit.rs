@@ -1,4 +1,4 @@
-//! `--max-connections`: how many connections to Redis a tunnel may have at once.
+//! `--max-connections`: the maximum number of connections to Redis per tunnel.
 
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,85 +8,89 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-/// If no slot has changed hands for this long while others wait, the queue cannot move.
+/// If all slots kept their users for this long while others wait, the queue is stuck.
 const STUCK: Duration = Duration::from_secs(10);
-/// Redis frees a client slightly after its connection was closed. For this long after that, a
-/// handshake that Redis cuts may succeed at a second attempt.
+/// Redis notices a closed connection slightly later. For this long after a close, a handshake that
+/// Redis cuts may succeed at a second attempt.
 const FREEING: Duration = Duration::from_secs(1);
+/// The shortest time between two warnings about a stuck queue.
+const WARNING_INTERVAL: Duration = Duration::from_secs(60);
 
-/// One tunnel's limit. Waiting app connections form a fair queue, which an app that gives up
-/// leaves.
+/// One tunnel's limit. Waiting app connections form a fair queue. Dropping the future of
+/// [`Limit::slot`] leaves the queue.
 #[derive(Debug)]
 pub struct Limit {
-    /// `None`: no limit.
-    slots: Option<Arc<Semaphore>>,
+    slots: Arc<Semaphore>,
     moves: Mutex<Moves>,
-    /// How many wait for a slot.
+    /// How many app connections wait for a slot.
     waiting: AtomicUsize,
 }
 
-/// When something last happened to a limited tunnel's slots.
+/// The latest events of a tunnel's slots.
 #[derive(Debug, Clone, Copy, Default)]
 struct Moves {
-    /// A slot changed hands.
+    /// A slot got another user.
     changed: Option<Instant>,
     /// A connection was closed.
     closed: Option<Instant>,
+    /// The log got a warning about a stuck queue.
+    warned: Option<Instant>,
 }
 
 impl Limit {
     /// `most`: connections at once; `None`: no limit.
     pub fn new(most: Option<NonZeroUsize>) -> Arc<Limit> {
-        let slots =
-            most.map(|most| Arc::new(Semaphore::new(most.get().min(Semaphore::MAX_PERMITS))));
+        let most = most.map_or(Semaphore::MAX_PERMITS, NonZeroUsize::get);
+        let slots = Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)));
         Arc::new(Limit { slots, moves: Mutex::default(), waiting: AtomicUsize::new(0) })
     }
 
-    /// The permission to have one connection, if one is free now.
+    /// A slot, if one is free now.
     pub fn try_slot(self: &Arc<Self>) -> Option<Slot> {
-        let permit = match &self.slots {
-            Some(slots) => Some(slots.clone().try_acquire_owned().ok()?),
-            None => None,
-        };
+        let permit = self.slots.clone().try_acquire_owned().ok()?;
         Some(self.hand_out(permit))
     }
 
-    /// The permission to have one connection, in the order of those who wait.
+    /// Waits for a slot, in order of arrival.
     pub async fn slot(self: &Arc<Self>) -> Slot {
-        let _waiting = Waiting::new(&self.waiting);
-        let permit = match &self.slots {
-            // It fails only once the semaphore is closed, which nobody does.
-            Some(slots) => slots.clone().acquire_owned().await.ok(),
-            None => None,
-        };
+        let _waiting = InQueue::new(&self.waiting);
+        let permit =
+            self.slots.clone().acquire_owned().await.expect("the semaphore is never closed");
         self.hand_out(permit)
     }
 
-    fn hand_out(self: &Arc<Self>, permit: Option<OwnedSemaphorePermit>) -> Slot {
-        self.note(|moves, now| moves.changed = Some(now));
+    fn hand_out(self: &Arc<Self>, permit: OwnedSemaphorePermit) -> Slot {
+        self.moves().changed = Some(Instant::now());
         Slot { limit: self.clone(), _permit: permit }
     }
 
-    /// Whether anybody waits for a slot.
+    /// Whether an app connection waits for a slot.
     pub fn somebody_waits(&self) -> bool {
         self.waiting.load(Ordering::Relaxed) > 0
     }
 
-    pub fn is_limited(&self) -> bool {
-        self.slots.is_some()
-    }
-
     /// Whether every slot is taken.
     pub fn is_full(&self) -> bool {
-        self.slots.as_ref().is_some_and(|slots| slots.available_permits() == 0)
+        self.slots.available_permits() == 0
     }
 
-    /// Whether the same app connections have held every slot for ten seconds.
-    pub fn is_stuck(&self, now: Instant) -> bool {
+    /// Whether the same app connections have held all slots for ten seconds.
+    fn is_stuck(&self, now: Instant) -> bool {
         self.is_full() && self.moves().changed.is_some_and(|changed| now - changed >= STUCK)
     }
 
-    /// Whether Redis may still count a connection that this tunnel has closed.
+    /// Whether a warning about a stuck queue is due. If so, the next one is due a minute later.
+    pub fn take_stuck_warning(&self, now: Instant) -> bool {
+        let is_stuck = self.is_stuck(now);
+        let mut moves = self.moves();
+        let is_due = is_stuck && moves.warned.is_none_or(|warned| now - warned >= WARNING_INTERVAL);
+        if is_due {
+            moves.warned = Some(now);
+        }
+        is_due
+    }
+
+    /// Whether Redis may still count a connection that this tunnel has just closed.
     pub fn may_still_be_counted(&self, now: Instant) -> bool {
         self.is_full() && self.moves().closed.is_some_and(|closed| now - closed < FREEING)
     }
@@ -94,25 +98,19 @@ impl Limit {
     fn moves(&self) -> MutexGuard<'_, Moves> {
         self.moves.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    fn note(&self, note: impl FnOnce(&mut Moves, Instant)) {
-        if self.is_limited() {
-            note(&mut self.moves(), Instant::now());
-        }
-    }
 }
 
-/// Somebody who waits for a slot, until this is dropped.
-struct Waiting<'a>(&'a AtomicUsize);
+/// Counts as waiting for a slot until this is dropped.
+struct InQueue<'a>(&'a AtomicUsize);
 
-impl<'a> Waiting<'a> {
-    fn new(waiting: &'a AtomicUsize) -> Waiting<'a> {
+impl<'a> InQueue<'a> {
+    fn new(waiting: &'a AtomicUsize) -> InQueue<'a> {
         waiting.fetch_add(1, Ordering::Relaxed);
-        Waiting(waiting)
+        InQueue(waiting)
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for InQueue<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -122,18 +120,18 @@ impl Drop for Waiting<'_> {
 #[derive(Debug)]
 pub struct Slot {
     limit: Arc<Limit>,
-    _permit: Option<OwnedSemaphorePermit>,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl Slot {
-    /// The connection has another user now.
+    /// Notes that the connection has another user now.
     pub fn note_new_user(&self) {
-        self.limit.note(|moves, now| moves.changed = Some(now));
+        self.limit.moves().changed = Some(Instant::now());
     }
 
-    /// The connection is closed; another may take its place.
+    /// Notes that the connection is closed, so that Redis will soon have one client less.
     pub fn note_closed(&self) {
-        self.limit.note(|moves, now| moves.closed = Some(now));
+        self.limit.moves().closed = Some(Instant::now());
     }
 }
 
@@ -159,7 +157,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn whoever_waits_longest_gets_the_next_slot() {
+    async fn the_longest_waiting_app_gets_the_next_slot() {
         let limit = limit(1);
         let held = limit.try_slot().unwrap();
         assert!(limit.try_slot().is_none() && limit.is_full());
@@ -167,7 +165,7 @@ mod tests {
         assert!(timeout(MOMENT, &mut first).await.is_err());
         assert!(timeout(MOMENT, &mut second).await.is_err());
         drop(held);
-        assert!(limit.try_slot().is_none(), "nobody jumps the queue");
+        assert!(limit.try_slot().is_none(), "no app jumps the queue");
         assert!(timeout(MOMENT, &mut second).await.is_err());
         let got = timeout(MOMENT, &mut first).await.unwrap();
         drop(got);
@@ -194,6 +192,9 @@ mod tests {
         assert!(!limit.is_stuck(Instant::now()));
         advance(MOMENT).await;
         assert!(limit.is_stuck(Instant::now()));
+        let warned_after = [0, 0, 59, 60, 61]
+            .map(|seconds| limit.take_stuck_warning(Instant::now() + Duration::from_secs(seconds)));
+        assert_eq!(warned_after, [true, false, false, true, false], "once a minute");
         slot.note_new_user();
         assert!(!limit.is_stuck(Instant::now()));
         advance(STUCK).await;

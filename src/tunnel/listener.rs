@@ -1,4 +1,5 @@
-//! The local port or socket: bound before COMMAND starts, accepting until COMMAND has ended.
+//! The local port or socket. It is bound before COMMAND starts, and accepts until COMMAND has
+//! ended.
 
 use std::env;
 use std::ffi::OsString;
@@ -6,14 +7,14 @@ use std::fs::{self, Permissions};
 use std::future::Future;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::unistd::mkdtemp;
-use socket2::{Domain, SockAddr, SockRef, Socket, Type};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use socket2::{Domain, SockAddr, Socket, Type};
+use tokio::io::Interest;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::task::coop::consume_budget;
 use tokio::time::sleep;
 
@@ -22,15 +23,16 @@ use super::drain::DrainGuard;
 use super::failure::is_out_of_descriptors;
 use super::{Tunnel, hints};
 use crate::logging::warning;
+use crate::system::socket::watch;
 
-/// Connections that may wait to be accepted; the kernel lowers it to net.core.somaxconn
+/// The most connections that wait to be accepted; net.core.somaxconn may lower the number
 /// (listen(2)).
 const BACKLOG: i32 = 4096;
-/// Bytes of a socket's path, the NUL behind it included (sockaddr_un in unix(7)).
+/// The most bytes of a socket's path, including the final NUL (sockaddr_un in unix(7)).
 const MOST_PATH: usize = 108;
-/// Tunnel numbers are assumed to have at most three digits.
+/// The highest tunnel number for which a socket's path must be short enough.
 const LAST_SOCKET: usize = 999;
-/// The pause after a failed `accept`, so that a lack of descriptors does not spin.
+/// The pause after a failed `accept`, so that a lack of descriptors causes no busy loop.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Where tunnels listen.
@@ -45,13 +47,13 @@ pub enum Listen {
 /// What to do when a local port is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PortTaken {
-    /// Listen on another, which COMMAND's URL then has.
+    /// Listen on another port, and put it into COMMAND's URL.
     Move,
-    /// Start nothing.
+    /// Report an error, and do not start COMMAND.
     Fail,
 }
 
-/// Where a tunnel listens, on TCP or on a Unix socket: bound, and not yet served.
+/// A bound TCP or Unix socket that is not served yet.
 #[derive(Debug)]
 pub struct Listener(Socket);
 
@@ -60,7 +62,7 @@ impl Listener {
     /// is `Move`, the kernel picks one.
     ///
     /// # Errors
-    /// When not even the kernel finds a port, or `port` is taken (EADDRINUSE) or not for us
+    /// If the kernel has no free port, or if `port` is taken (EADDRINUSE) or needs privileges
     /// (EACCES, below 1024).
     pub fn bind(port: u16, taken: PortTaken) -> io::Result<(Listener, u16)> {
         let listener = match listen(port) {
@@ -76,9 +78,9 @@ impl Listener {
 
 fn listen(port: u16) -> io::Result<Socket> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-    // Connections of an earlier launcher that linger in TIME_WAIT keep no port from us (socket(7)).
+    // An earlier launcher's connections in TIME_WAIT must not block the port (socket(7)).
     socket.set_reuse_address(true)?;
-    // Accepted connections inherit it: small replies must not wait for one another (Nagle's
+    // Accepted connections inherit the option. Small replies must not wait for one another (Nagle's
     // algorithm).
     socket.set_tcp_nodelay(true)?;
     socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into())?;
@@ -91,16 +93,15 @@ fn socket_name(index: usize) -> String {
     format!("redis{index}.sock")
 }
 
-/// A folder that only this user can enter, for the sockets of a launcher; removed when it is
-/// dropped.
+/// A folder for a launcher's sockets that only this user can enter. Dropping it removes the folder.
 #[derive(Debug)]
 pub struct SocketFolder(PathBuf);
 
 impl SocketFolder {
-    /// Makes it where the user's sockets belong, or else where temporary files do.
+    /// Makes the folder in XDG_RUNTIME_DIR, or else where temporary files belong.
     ///
     /// # Errors
-    /// That of the last place that was tried, as mkdtemp(3).
+    /// The error of the last place that was tried (mkdtemp(3)).
     pub fn make() -> io::Result<SocketFolder> {
         let mut tried = io::Error::from(io::ErrorKind::NotFound);
         for parent in socket_places(env::var_os("XDG_RUNTIME_DIR"), env::var_os("TMPDIR")) {
@@ -116,24 +117,25 @@ impl SocketFolder {
         &self.0
     }
 
-    /// Binds the socket of the tunnel of this number; says where it is.
+    /// Binds the socket of the tunnel with this number, and returns the socket's path.
     ///
     /// # Errors
-    /// As bind(2): above all when the path is longer than a socket's may be, 107 bytes (unix(7)).
+    /// Those of bind(2), for example if the path has more than 107 bytes (unix(7)).
     pub fn bind(&self, index: usize) -> io::Result<(Listener, PathBuf)> {
         let (socket, path) = self.bind_named(&socket_name(index))?;
         Ok((Listener(socket), path))
     }
 
-    /// Like `bind`, for a socket of this name.
+    /// Like `bind`, for a socket with this name.
     ///
     /// # Errors
-    /// As `bind`.
+    /// As for `bind`.
     pub fn bind_named(&self, name: &str) -> io::Result<(Socket, PathBuf)> {
         let path = self.0.join(name);
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
         socket.bind(&SockAddr::unix(&path)?)?;
-        // Nobody else can enter the folder; this says so of the socket itself, whatever the umask.
+        // No other user can enter the folder. The socket itself must not depend on the umask
+        // either.
         fs::set_permissions(&path, Permissions::from_mode(0o600))?;
         socket.listen(BACKLOG)?;
         socket.set_nonblocking(true)?;
@@ -141,13 +143,13 @@ impl SocketFolder {
     }
 }
 
-/// Where sockets may be put, the best place first. A relative XDG_RUNTIME_DIR does not count
-/// (<https://specifications.freedesktop.org/basedir-spec/latest/>), an empty TMPDIR is none, and a
-/// place whose paths would be too long for a socket's is of no use.
+/// The places for a folder of sockets, the best place first. A relative XDG_RUNTIME_DIR is ignored
+/// (<https://specifications.freedesktop.org/basedir-spec/latest/>), an empty TMPDIR counts as
+/// unset, and places with too long paths are left out.
 fn socket_places(runtime: Option<OsString>, temporary: Option<OsString>) -> Vec<PathBuf> {
     let runtime = runtime.map(PathBuf::from).filter(|path| path.is_absolute());
     let temporary = temporary.filter(|path| !path.is_empty()).unwrap_or_else(|| "/tmp".into());
-    // It fails without a working folder only: then a relative path leads nowhere.
+    // This fails only without a working folder, where a relative path leads nowhere.
     let temporary = std::path::absolute(temporary).ok();
     let fits = |path: &PathBuf| {
         path.join("start-stunnel-XXXXXX").join(socket_name(LAST_SOCKET)).as_os_str().len()
@@ -164,67 +166,22 @@ impl Drop for SocketFolder {
     }
 }
 
-/// A [`Listener`] that the runtime watches: by tokio's own types, since its AsyncFd would want an
-/// `unsafe` for the same.
-enum Watched {
-    Tcp(TcpListener),
-    Unix(UnixListener),
-}
-
-impl Watched {
-    fn new(Listener(socket): Listener) -> io::Result<Watched> {
-        if socket.local_addr()?.is_unix() {
-            UnixListener::from_std(socket.into()).map(Watched::Unix)
-        } else {
-            TcpListener::from_std(socket.into()).map(Watched::Tcp)
-        }
-    }
-
-    async fn accept(&self) -> io::Result<AppStream> {
-        match self {
-            Watched::Tcp(listener) => {
-                let (stream, address) = listener.accept().await?;
-                Ok(AppStream::from_tcp(stream, address))
-            }
-            Watched::Unix(listener) => {
-                let (stream, _) = listener.accept().await?;
-                Ok(AppStream::from_unix(stream))
-            }
-        }
-    }
-
-    /// Whether the system would give two more descriptors.
-    fn finds_two_descriptors(&self) -> bool {
-        let copy = || match self {
-            Watched::Tcp(listener) => listener.as_fd().try_clone_to_owned(),
-            Watched::Unix(listener) => listener.as_fd().try_clone_to_owned(),
-        };
-        let (first, second) = (copy(), copy());
-        first.is_ok() && second.is_ok()
-    }
-
-    /// Accepts what the kernel has, even if the runtime has not heard of it yet. Does not wait.
-    fn accept_arrived(&self) -> io::Result<AppStream> {
-        let listener = match self {
-            Watched::Tcp(listener) => SockRef::from(listener),
-            Watched::Unix(listener) => SockRef::from(listener),
-        };
-        let (stream, address) = listener.accept()?;
-        stream.set_nonblocking(true)?;
-        match address.as_socket() {
-            Some(address) => Ok(AppStream::from_tcp(TcpStream::from_std(stream.into())?, address)),
-            None => UnixStream::from_std(stream.into()).map(AppStream::from_unix),
-        }
+/// The stream of an accepted connection.
+fn app_stream((socket, address): (Socket, SockAddr)) -> io::Result<AppStream> {
+    socket.set_nonblocking(true)?;
+    match address.as_socket() {
+        Some(address) => Ok(AppStream::from_tcp(TcpStream::from_std(socket.into())?, address)),
+        None => UnixStream::from_std(socket.into()).map(AppStream::from_unix),
     }
 }
 
-/// Accepts app connections until COMMAND has ended. `handle` serves each in a task of its own, and
-/// drops the [`DrainGuard`] that it is given once the app has got everything.
+/// Accepts app connections until COMMAND has ended. `handle` serves each connection in a task of
+/// its own. It drops its [`DrainGuard`] when the app has received everything.
 ///
 /// # Errors
-/// When the listener cannot be handed to the runtime.
+/// If the runtime cannot watch the listener.
 pub async fn serve<H, F>(
-    listener: Listener,
+    Listener(listener): Listener,
     tunnel: &Tunnel,
     mut guard: DrainGuard,
     handle: H,
@@ -233,43 +190,51 @@ where
     H: Fn(AppStream, DrainGuard) -> F,
     F: Future<Output = ()> + Send + 'static,
 {
-    let listener = Watched::new(listener)?;
+    let listener = watch(listener)?;
     loop {
+        let accepted = listener.async_io(Interest::READABLE, Socket::accept);
         tokio::select! {
-            accepted = listener.accept() => match accepted {
+            accepted = accepted => match accepted.and_then(app_stream) {
                 Ok(app) => drop(tokio::spawn(handle(app, guard.clone()))),
-                Err(error) => after_failed_accept(tunnel, &listener, error).await,
+                Err(error) => after_failed_accept(tunnel, listener.get_ref(), error).await,
             },
             () = guard.command_ended() => break,
         }
     }
-    // What the app wrote just before it ended may wait in connections not accepted yet.
+    // Connections that are not accepted yet may hold what the app wrote just before it ended.
     loop {
-        match listener.accept_arrived() {
+        // This does not wait, and finds connections that the runtime does not know of yet.
+        match listener.get_ref().accept().and_then(app_stream) {
             Ok(app) => {
                 tokio::spawn(handle(app, guard.clone()));
                 // A flood must not stop the drain timer.
                 consume_budget().await;
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-            // A descriptor may become free when another connection is done.
-            Err(error) => after_failed_accept(tunnel, &listener, error).await,
+            // A descriptor may become free when another connection ends.
+            Err(error) => after_failed_accept(tunnel, listener.get_ref(), error).await,
         }
     }
 }
 
-async fn after_failed_accept(tunnel: &Tunnel, listener: &Watched, error: io::Error) {
-    // The app closed before accept; not our error (accept(2)).
+async fn after_failed_accept(tunnel: &Tunnel, listener: &Socket, error: io::Error) {
+    // The app closed its connection before it was accepted (accept(2)).
     if error.kind() == io::ErrorKind::ConnectionAborted {
         return;
     }
     tunnel.figures.accept_failed();
     tunnel.warnings.warn(hints::accept_failed(&error));
     sleep(ACCEPT_PAUSE).await;
-    // An app needs two descriptors. A single one is left to those who ask for the status.
-    while is_out_of_descriptors(&error) && !listener.finds_two_descriptors() {
+    // A connection needs two descriptors. A single free one is left for the status page.
+    while is_out_of_descriptors(&error) && !has_two_descriptors(listener) {
         sleep(ACCEPT_PAUSE).await;
     }
+}
+
+/// Whether two descriptors are free.
+fn has_two_descriptors(listener: &Socket) -> bool {
+    let (first, second) = (listener.try_clone(), listener.try_clone());
+    first.is_ok() && second.is_ok()
 }
 
 #[cfg(test)]
@@ -277,7 +242,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sockets_go_where_their_paths_are_absolute_and_short_enough() {
+    fn replies_are_sent_to_the_app_at_once() {
+        let (Listener(listener), port) = Listener::bind(0, PortTaken::Fail).unwrap();
+        let _app = std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        assert!(accepted.tcp_nodelay().unwrap());
+    }
+
+    #[test]
+    fn sockets_go_to_places_with_absolute_and_short_paths() {
         let long = format!("/{}", "x".repeat(80));
         let cases: [(Option<&str>, Option<&str>, &[&str]); 7] = [
             (None, None, &["/tmp"]),

@@ -1,4 +1,4 @@
-//! Counts what a relay moves, times replies, and notices Redis's first answer.
+//! Counts the bytes that a relay moves, times replies, and notices Redis's first answer.
 
 use std::mem;
 
@@ -8,24 +8,24 @@ use super::tap::{Progress, Tap};
 use super::{Tunnel, client_limit, hints};
 use crate::figures::ReplyClock;
 
-/// What the status page and the log say about a Redis that takes no more clients.
+/// The words of the status page and the log when Redis is at its client limit.
 const FULL: &str = "Redis answered that it has too many clients";
 
-/// A tap that keeps one connection's figures, and shows what passes to another tap.
+/// A tap that updates the figures for one connection, and shows all bytes to another tap.
 #[derive(Debug)]
 pub struct Meter<'a, T> {
     tunnel: &'a Tunnel,
     inner: &'a mut T,
     counted: Progress,
     replies: ReplyClock<'a>,
-    /// Redis has sent something since the last step.
+    /// Redis has sent bytes since the last call of `moved`.
     replied: bool,
-    /// Redis has sent something at all.
+    /// Redis has sent at least one byte.
     answered: bool,
 }
 
 impl<'a, T> Meter<'a, T> {
-    /// `asked`: when a request was sent before the relay began.
+    /// `asked`: when a request was sent, if that was before the relay began.
     pub fn new(tunnel: &'a Tunnel, inner: &'a mut T, asked: Option<Instant>) -> Meter<'a, T> {
         let replies = tunnel.figures.reply_clock();
         if let Some(asked) = asked {
@@ -38,13 +38,13 @@ impl<'a, T> Meter<'a, T> {
     fn first_answer(&mut self, bytes: &[u8]) {
         self.answered = true;
         let figures = &self.tunnel.figures;
-        if client_limit::is_said_in(bytes) {
+        if client_limit::is_error(bytes) {
             figures.turned_away();
             figures.refused_as_full(FULL.to_owned(), hints::full());
         } else {
             figures.answered();
         }
-        // A server that has sent no session by now sends none.
+        // A server that has sent no TLS session by now will send none.
         self.tunnel.first_handshake.finish();
     }
 }
@@ -69,7 +69,7 @@ impl<T: Tap> Tap for Meter<'_, T> {
         if mem::take(&mut self.replied) {
             self.replies.received(now);
         } else if sent > 0 {
-            // A request that is sent in the step that reads an earlier reply may be answered by it.
+            // Skipped if a reply came in the same step: it may answer this request.
             self.replies.sent(now);
         }
         self.inner.moved(progress, now);

@@ -1,14 +1,15 @@
-//! A byte's way from the app to Redis and back.
+//! The path of a byte from the app to Redis and back.
 //!
-//! The [`listener`] accepts an [`app`]'s connection. [`connection`] is the life of one: it gets an
-//! [`upstream`], moves bytes with the [`relay`], and closes both [`ends`]. While an app waits
-//! ([`waiting`]) for its upstream, [`queue`] and [`limit`] keep `--max-connections`, and
-//! [`attempts`] keeps the connect timeout. A [`tap`] sees the bytes that pass; [`meter`] counts
-//! them.
+//! The [`listener`] accepts connections from the [`app`]. [`connection`] describes one connection's
+//! life: it gets an [`upstream`], moves bytes with the [`relay`], and closes both [`ends`]. While
+//! an app waits for its upstream ([`waiting`]), [`queue`] and [`limit`] enforce
+//! `--max-connections`, and [`attempts`] enforces the connect timeout. A [`tap`] sees the bytes
+//! that pass; [`meter`] counts them.
 //!
-//! [`failure`] says in a user's words why there is no connection, [`hints`] what to change,
-//! [`diagnosis`] asks the server for it; [`report`] tells the log, and [`refusal`] the app.
-//! [`warnings`] keeps an outage from filling the log. [`drain`] is the end of it all.
+//! If there is no connection, [`failure`] describes the cause, [`diagnosis`] and [`late_refusal`]
+//! find it out from the server, and [`hints`] tells the user what to change. [`refusal`] answers
+//! the app's requests with the error. [`warnings`] keeps an outage from filling the log. [`drain`]
+//! waits for the last connections after COMMAND's end.
 
 pub mod app;
 pub mod attempts;
@@ -19,22 +20,17 @@ mod drain;
 pub mod ends;
 pub mod failure;
 mod first_handshake;
-pub mod headroom;
 pub mod hints;
 mod inquiry;
 pub mod late_refusal;
 mod limit;
 mod listener;
 mod meter;
-mod pace;
 pub mod queue;
 mod read_ahead;
 mod refusal;
 pub mod relay;
-mod report;
-mod resolver;
 pub mod route;
-mod server_load;
 mod socket;
 pub mod stream;
 pub mod tap;
@@ -46,34 +42,32 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use client_limit::ServerLoad;
 use diagnosis::Inquiries;
 pub use drain::{Drain, DrainGuard};
 use first_handshake::FirstHandshake;
 pub use limit::{Limit, Slot};
 pub use listener::{Listen, Listener, PortTaken, SocketFolder, serve};
-use pace::Pace;
-use resolver::Resolver;
 pub use route::{Route, SettingNames, Upstream};
-pub use server_load::ServerLoad;
 use warnings::Warnings;
 
 use crate::figures::TunnelFigures;
 use crate::tls::{Connector, Sessions};
 
-/// How connections to Redis are made and given up.
+/// The time limits of connections.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConnectionSettings {
-    /// For the queue, name lookup, TCP and TLS together; more than zero.
+    /// For queueing, name lookup, TCP and TLS together; more than zero.
     pub connect_timeout: Duration,
-    /// Whether to keep trying until `connect_timeout`.
+    /// Whether to retry until `connect_timeout`.
     pub connect_retry: bool,
-    /// `None`: never.
+    /// A connection without traffic is closed after this time; `None`: never.
     pub idle_timeout: Option<Duration>,
-    /// After COMMAND's end; zero means not to wait.
+    /// After COMMAND's end, time limit for sending what it has written; zero: do not wait.
     pub drain_timeout: Duration,
 }
 
-/// What every connection of a tunnel needs to know.
+/// One tunnel: what all its connections share.
 #[derive(Debug)]
 pub struct Tunnel {
     pub route: Route,
@@ -84,13 +78,10 @@ pub struct Tunnel {
     pub figures: Arc<TunnelFigures>,
     pub limit: Arc<Limit>,
     load: Arc<ServerLoad>,
-    resolver: Resolver,
     sessions: Arc<Sessions>,
     first_handshake: FirstHandshake,
     inquiries: Inquiries,
     warnings: Arc<Warnings>,
-    /// A queue that cannot move.
-    stuck_warning: Pace,
 }
 
 impl Tunnel {
@@ -103,18 +94,16 @@ impl Tunnel {
     ) -> Tunnel {
         figures.set_limit(route.max_connections.map(NonZeroUsize::get));
         let warnings = Warnings::new(route.variables[0].clone(), route.upstream.to_string());
-        let first_handshake = match connector.resumes() {
-            true => FirstHandshake::new(settings.connect_timeout),
-            false => FirstHandshake::without_resumption(),
-        };
+        let first_handshake = FirstHandshake::default();
+        if !connector.resumes() {
+            first_handshake.finish();
+        }
         Tunnel {
             unverified: Connector::unverified(&route.trust),
             limit: Limit::new(route.max_connections),
-            resolver: Resolver::default(),
             sessions: Arc::default(),
             first_handshake,
             inquiries: Inquiries::default(),
-            stuck_warning: Pace::default(),
             route,
             connector,
             settings,
@@ -124,7 +113,7 @@ impl Tunnel {
         }
     }
 
-    /// The variable by which log lines and errors call the tunnel.
+    /// The variable that names the tunnel in log lines and errors.
     pub fn variable(&self) -> &str {
         &self.route.variables[0]
     }

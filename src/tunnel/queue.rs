@@ -1,4 +1,4 @@
-//! Waiting for one of the connections that `--max-connections` allows.
+//! Waits for a slot of `--max-connections`, and logs long waits.
 
 use std::future::Future;
 use std::pin::pin;
@@ -12,13 +12,13 @@ use super::warnings::{UpstreamEvent, Warning};
 use super::{Tunnel, hints};
 use crate::logging::warning;
 
-/// How long an app waits before the log says so: sooner than clients give up by default.
+/// An app's wait is logged after this time, which is less than the usual timeout of clients.
 const LONG_WAIT: Duration = Duration::from_secs(1);
 
 /// Waits, in arrival order, for a free slot.
 ///
 /// # Errors
-/// When no slot became free before `deadline`.
+/// If no slot became free before `deadline`.
 pub async fn slot(tunnel: &Tunnel, deadline: Instant) -> Result<Slot, Failure> {
     match tunnel.limit.try_slot() {
         Some(slot) => Ok(slot),
@@ -29,7 +29,7 @@ pub async fn slot(tunnel: &Tunnel, deadline: Instant) -> Result<Slot, Failure> {
 /// Awaits `waiting` until `deadline`, and logs long waits.
 ///
 /// # Errors
-/// When `waiting` was not ready before `deadline`.
+/// If `waiting` was not ready before `deadline`.
 pub async fn wait<T>(
     tunnel: &Tunnel,
     deadline: Instant,
@@ -66,10 +66,9 @@ fn warn_of_long_wait(tunnel: &Tunnel) {
     tunnel.warnings.warn(warning);
 }
 
-/// Warns, at most once a minute, about a queue that cannot move. Says whether it did.
+/// Warns about a stuck queue, at most once a minute. Returns whether it did.
 fn warn_if_stuck(tunnel: &Tunnel) -> bool {
-    let now = Instant::now();
-    let is_due = tunnel.limit.is_stuck(now) && tunnel.stuck_warning.take_turn(now);
+    let is_due = tunnel.limit.take_stuck_warning(Instant::now());
     if is_due {
         warning!(
             at = "queue-stuck",

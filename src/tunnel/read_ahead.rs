@@ -1,12 +1,11 @@
 //! A TCP stream that reads ahead of TLS.
 //!
-//! OpenSSL asks for a record's 5-byte header first, and then for its body: two system calls. Here
-//! the first takes everything that has arrived, into a buffer that the connection holds only until
-//! OpenSSL has fetched it.
+//! OpenSSL reads a record's 5-byte header first, and then its body: two system calls. Here the
+//! first call takes all bytes that have arrived. The connection holds the buffer only until OpenSSL
+//! has fetched them.
 
 use std::cell::RefCell;
 use std::io;
-use std::num::NonZeroUsize;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,93 +17,90 @@ use tokio::task::coop::poll_proceed;
 
 use crate::figures::{Held, UpstreamState};
 
-use super::headroom;
-
-/// TLS records of the largest size that are moved at once, as a bulk reply has them.
+/// The number of full-size TLS records that are read at once. Bulk replies consist of such records.
 pub const RECORDS: usize = 4;
-/// What they take on the network (RFC 8446 section 5.2).
-const AHEAD: NonZeroUsize = NonZeroUsize::new(RECORDS * (16 * 1024 + 256 + 5)).unwrap();
-/// Buffers that a thread keeps for whoever reads next. Connections that wait in the middle of a
-/// record, if they are more, have theirs made and freed.
+/// Their size on the network (RFC 8446 section 5.2).
+const AHEAD: usize = RECORDS * (16 * 1024 + 256 + 5);
+/// The number of free buffers that a thread keeps. If more connections hold bytes at the same time,
+/// further buffers are allocated and freed.
 const KEPT: usize = 2;
-/// So many fetches of what has been read take as much of a task's budget ([`tokio::task::coop`]) as
-/// one system call: records may be tiny, and a task that never yields keeps all others waiting.
+/// This many fetches from the buffer use as much of a task's budget ([`tokio::task::coop`]) as one
+/// system call. Records may be tiny, and a task that never yields would keep all others waiting.
 const FETCHES: usize = 8;
-/// Records that a server may send after its handshake without a byte for the app. Servers send two
-/// to four, with session tickets.
+/// The most records that a server may send after its handshake without data for the app. Servers
+/// usually send two to four, with session tickets.
 const MOST_SILENT_RECORDS: u32 = 16;
-/// Answers that OpenSSL may write meanwhile, as to requests for renegotiation, of which a record
-/// holds 4,000.
+/// The most answers that OpenSSL may write meanwhile, for example to requests for renegotiation. A
+/// record holds 4,000 such requests.
 const MOST_ANSWERS: u32 = 16;
-/// After so many of these records, other connections have their turn before each further one.
-const SILENT_RECORDS_AT_ONCE: u32 = 4;
 
-type Buffer = Box<[u8]>;
+type Buffer = Vec<u8>;
 
 thread_local! {
     static FREE: RefCell<Vec<Buffer>> = const { RefCell::new(Vec::new()) };
 }
 
-/// See the module's description.
+/// The TCP stream below TLS.
 #[derive(Debug)]
 pub struct ReadAhead {
     tcp: TcpStream,
-    /// What was read and not fetched yet.
-    ahead: Option<Ahead>,
-    /// Of what was fetched.
+    /// Bytes that were read and not fetched yet.
+    ahead: Option<Buffered>,
+    /// The records in the bytes that were fetched.
     records: Records,
     heard: Heard,
-    /// Records since the last byte for the app; not counted in the handshake, which OpenSSL bounds.
+    /// Counts the records since the last data for the app. `None` in the handshake, which OpenSSL
+    /// bounds.
     silent: Option<Silent>,
-    /// That this connection is open.
+    /// Counts the connection as open.
     held: Held,
 }
 
-/// Records that had nothing for the app.
+/// Counts records without data for the app, and OpenSSL's answers to them.
 #[derive(Debug, Default)]
 struct Silent {
     records: u32,
     answers: u32,
-    /// Whether others have had their turn before the next one.
-    yielded: bool,
 }
 
 impl Silent {
-    /// Counts another record, when its turn has come.
+    /// Counts another record.
     ///
     /// # Errors
-    /// When there have been too many.
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// If there are too many.
+    fn count_record(&mut self) -> io::Result<()> {
         if self.records == MOST_SILENT_RECORDS {
-            return Poll::Ready(Err(endless()));
-        }
-        if self.records >= SILENT_RECORDS_AT_ONCE && !self.yielded {
-            self.yielded = true;
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
+            return Err(endless());
         }
         self.records += 1;
-        self.yielded = false;
-        Poll::Ready(Ok(()))
+        Ok(())
+    }
+
+    /// Counts another answer.
+    ///
+    /// # Errors
+    /// If there are too many.
+    fn count_answer(&mut self) -> io::Result<()> {
+        if self.answers == MOST_ANSWERS {
+            return Err(endless());
+        }
+        self.answers += 1;
+        Ok(())
     }
 }
 
-/// Why a connection is broken off that moves no data, but makes work.
+/// The error for a server that causes work without sending data.
 pub fn endless() -> io::Error {
     io::Error::other("the server sends TLS messages without end, and no data")
 }
 
-/// Whether a server has sent anything at all; outlives the connection, which a handshake that fails
-/// takes with it.
+/// Whether a server has sent any byte. Outlives the connection, which a failed handshake drops.
 #[derive(Debug, Clone, Default)]
 pub struct Heard(Arc<AtomicBool>);
 
 impl Heard {
     fn note(&self) {
-        // Once is enough: it stays so.
-        if !self.anything() {
-            self.0.store(true, Ordering::Relaxed);
-        }
+        self.0.store(true, Ordering::Relaxed);
     }
 
     pub fn anything(&self) -> bool {
@@ -112,14 +108,14 @@ impl Heard {
     }
 }
 
-/// Follows a stream of TLS records: each has a type, a version, a length, and so many bytes
-/// (RFC 8446 section 5.1).
+/// Finds the ends of TLS records in a stream. Each record has a type, a version, a length, and as
+/// many bytes as the length says (RFC 8446 section 5.1).
 #[derive(Debug, Default)]
 struct Records {
     header: [u8; 5],
-    /// Bytes of the header that are known; none once it is complete.
+    /// How many bytes of the header are known; 0 once the header is complete.
     known: usize,
-    /// Bytes of the body that are still to come.
+    /// How many bytes of the body are still to come.
     missing: usize,
 }
 
@@ -149,38 +145,35 @@ impl Records {
 }
 
 #[derive(Debug)]
-struct Ahead {
+struct Buffered {
     buffer: Buffer,
     from: usize,
     to: usize,
-    /// Since the budget was last asked.
+    /// Fetches since the last look at the task's budget.
     fetches: usize,
 }
 
 impl ReadAhead {
-    pub fn new(tcp: TcpStream, held: Held) -> ReadAhead {
-        let (records, heard) = (Records::default(), Heard::default());
-        ReadAhead { tcp, ahead: None, records, heard, silent: None, held }
+    /// `heard` is set when the server sends its first byte.
+    pub fn new(tcp: TcpStream, held: Held, heard: Heard) -> ReadAhead {
+        ReadAhead { tcp, ahead: None, records: Records::default(), heard, silent: None, held }
     }
 
-    /// Permits some more records without a byte for the app: the handshake is done, or the app has
-    /// been given bytes.
+    /// Starts a new count of records without data for the app. To be called after the handshake,
+    /// and whenever the app gets data.
     pub fn permit_silence(&mut self) {
         self.silent = Some(Silent::default());
     }
 
-    /// The app's bytes follow: what is written is no answer of OpenSSL's.
+    /// Starts a new count of OpenSSL's answers. To be called before the app's data is written,
+    /// which is no answer.
     pub fn permit_writes(&mut self) {
         if let Some(silent) = &mut self.silent {
             silent.answers = 0;
         }
     }
 
-    pub fn heard(&self) -> Heard {
-        self.heard.clone()
-    }
-
-    /// What the connection does now.
+    /// Sets what the connection does now, for the figures.
     pub fn set_state(&mut self, state: UpstreamState) {
         self.held.set_state(state);
     }
@@ -189,7 +182,7 @@ impl ReadAhead {
         &self.tcp
     }
 
-    /// Ready when there is something to fetch, or may be on the network.
+    /// Ready when there are bytes to fetch, or may be bytes to read from the network.
     pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.ahead {
             Some(_) => Poll::Ready(Ok(())),
@@ -197,16 +190,16 @@ impl ReadAhead {
         }
     }
 
-    /// Whether all that has come from the network is complete records, and has been fetched.
+    /// Whether only complete records have arrived, and all of them were fetched.
     pub fn is_between_records(&self) -> bool {
         self.ahead.is_none() && self.records.is_complete()
     }
 }
 
-impl Drop for Ahead {
+impl Drop for Buffered {
     fn drop(&mut self) {
         let buffer = std::mem::take(&mut self.buffer);
-        // A thread that ends has no list any more, and needs none.
+        // A thread that is ending has dropped its list already.
         let _ = FREE.try_with(|free| {
             let mut free = free.borrow_mut();
             if free.len() < KEPT {
@@ -216,11 +209,14 @@ impl Drop for Ahead {
     }
 }
 
-impl Ahead {
-    fn new() -> io::Result<Ahead> {
-        let kept = FREE.with_borrow_mut(Vec::pop);
-        let buffer = kept.map_or_else(|| headroom::zeros(AHEAD), Ok)?;
-        Ok(Ahead { buffer, from: 0, to: 0, fetches: 0 })
+impl Buffered {
+    /// # Errors
+    /// If there is no memory for a buffer. This must end one connection, not all.
+    fn new() -> io::Result<Buffered> {
+        let mut buffer = FREE.with_borrow_mut(Vec::pop).unwrap_or_default();
+        buffer.try_reserve_exact(AHEAD - buffer.len())?;
+        buffer.resize(AHEAD, 0);
+        Ok(Buffered { buffer, from: 0, to: 0, fetches: 0 })
     }
 }
 
@@ -241,7 +237,7 @@ impl AsyncRead for ReadAhead {
                 held
             }
             None => {
-                let mut fresh = Ahead::new()?;
+                let mut fresh = Buffered::new()?;
                 let mut buffer = ReadBuf::new(&mut fresh.buffer);
                 ready!(Pin::new(tcp).poll_read(cx, &mut buffer))?;
                 fresh.to = buffer.filled().len();
@@ -255,7 +251,7 @@ impl AsyncRead for ReadAhead {
             && records.is_complete()
             && let Some(silent) = silent
         {
-            ready!(silent.poll_next(cx))?;
+            silent.count_record()?;
         }
         let fetched = wanted.remaining().min(held.to - held.from);
         let bytes = &held.buffer[held.from..held.from + fetched];
@@ -276,10 +272,7 @@ impl AsyncWrite for ReadAhead {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         if let Some(silent) = &mut self.silent {
-            if silent.answers == MOST_ANSWERS {
-                return Poll::Ready(Err(endless()));
-            }
-            silent.answers += 1;
+            silent.count_answer()?;
         }
         Pin::new(&mut self.tcp).poll_write(cx, bytes)
     }
@@ -307,10 +300,8 @@ mod tests {
     async fn connection() -> (ReadAhead, TcpStream) {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        (
-            ReadAhead::new(near, TunnelFigures::unread().hold(UpstreamState::Relaying)),
-            listener.accept().await.unwrap().0,
-        )
+        let held = TunnelFigures::unread().hold(UpstreamState::Relaying);
+        (ReadAhead::new(near, held, Heard::default()), listener.accept().await.unwrap().0)
     }
 
     #[test]
@@ -335,7 +326,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_has_been_read_and_not_fetched_is_no_end_of_a_record() {
+    async fn unfetched_bytes_are_not_between_records() {
         let (mut near, mut far) = connection().await;
         assert!(near.is_between_records());
         // Two alerts.
@@ -349,7 +340,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_task_that_fetches_byte_by_byte_lets_others_run() {
+    async fn a_task_that_fetches_single_bytes_lets_others_run() {
         const BYTES: usize = 10_000;
         let (mut near, mut far) = connection().await;
         far.write_all(&[0; BYTES]).await.unwrap();
@@ -357,7 +348,7 @@ mod tests {
         while near.tcp().peek(&mut all).await.unwrap() < BYTES {}
         let other = Arc::new(AtomicBool::new(false));
         let flag = other.clone();
-        // On this thread: not before the reader lets it.
+        // It shares this thread, so it runs only when the reader yields.
         tokio::spawn(async move { flag.store(true, Ordering::SeqCst) });
         for byte in 0..BYTES {
             let mut buffer = [0];

@@ -1,4 +1,4 @@
-//! Telling the app, in RESP, that its connection was refused.
+//! Answers a refused app's requests with an error in RESP.
 
 use std::io;
 use std::time::Duration;
@@ -10,36 +10,30 @@ use super::app::AppStream;
 use crate::resp::requests::RequestFramer;
 use crate::resp::{Opaque, error};
 
-/// How long to wait for the app's first request before answering all the same. Some clients take a
-/// reply that comes before any request for a broken connection.
+/// Wait this long for the app's first request before sending the error without one. Some clients
+/// take a reply without a request for a broken connection.
 const FIRST_REQUEST: Duration = Duration::from_secs(2);
-/// How long a refused app may stay silent before its connection is closed. At once would be too
+/// A refused app's connection is closed after this long without requests. At once would be too
 /// soon: ioredis and others take an error in reply to their first request, HELLO, for an old
-/// server, ask on, and report only what they hear then.
+/// server. They send further requests, and report only the errors to those.
 const LINGER: Duration = Duration::from_secs(1);
-/// How long a refused app is answered at most.
+/// The time limit for answering a refused app.
 const LONGEST_TALK: Duration = Duration::from_secs(10);
 
-/// Whether the app has sent a request already, which has been read.
+/// Whether the app's first request has been read already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FirstRequest {
     Read,
     ToCome,
 }
 
-impl FirstRequest {
-    pub fn read_if(read: bool) -> FirstRequest {
-        if read { FirstRequest::Read } else { FirstRequest::ToCome }
-    }
-}
-
-/// Answers the app's requests with the same error each, and closes when no more come.
+/// Answers each of the app's requests with the error `text`, and closes when no more requests come.
 ///
 /// # Errors
-/// When the app is gone.
+/// If the app is gone.
 pub async fn refuse(app: &mut AppStream, text: &str, first: FirstRequest) -> io::Result<()> {
     let answer = error(text);
-    // If the time is up, or the app has gone, this is over as well.
+    // After the time limit, or an error, close the connection, too.
     let _ = timeout(LONGEST_TALK, answer_all(app, answer.as_bytes(), first)).await;
     app.shutdown().await?;
     // Closing with unread bytes is a reset, which may overtake the answer (RFC 1122 section
@@ -53,42 +47,28 @@ pub async fn refuse(app: &mut AppStream, text: &str, first: FirstRequest) -> io:
 }
 
 async fn answer_all(app: &mut AppStream, answer: &[u8], first: FirstRequest) -> io::Result<()> {
-    let (mut requests, mut answered) = (RequestFramer::default(), false);
+    let mut framer = RequestFramer::default();
     let mut buffer = [0; 1024];
-    if first == FirstRequest::Read {
-        app.write_all(answer).await?;
-        answered = true;
-    }
+    let mut answered = false;
+    let mut owed = usize::from(first == FirstRequest::Read);
     loop {
-        let patience = if answered { LINGER } else { FIRST_REQUEST };
-        match timeout(patience, app.read(&mut buffer)).await {
-            Ok(read) => {
-                let read = read?;
-                if read == 0 && answered {
-                    return Ok(());
-                }
-                let complete = requests_in(&buffer[..read], &mut requests);
-                for _ in 0..complete {
-                    app.write_all(answer).await?;
-                    answered = true;
-                }
-            }
-            Err(_) if answered => return Ok(()),
-            // Whatever it has to say: the answer is the same.
-            Err(_) => {
-                app.write_all(answer).await?;
-                answered = true;
-            }
+        for _ in 0..owed {
+            app.write_all(answer).await?;
+            answered = true;
         }
+        let patience = if answered { LINGER } else { FIRST_REQUEST };
+        owed = match timeout(patience, app.read(&mut buffer)).await {
+            Ok(Ok(read @ 1..)) => requests_in(&buffer[..read], &mut framer),
+            Ok(Err(error)) => return Err(error),
+            Ok(Ok(0)) | Err(_) if answered => return Ok(()),
+            // A silent app, or half a request, gets the error, too.
+            Ok(Ok(0)) | Err(_) => 1,
+        };
     }
 }
 
-/// How many requests end with these bytes. An end of stream counts as one request, and so do bytes
-/// that cannot be framed.
+/// The number of requests that end with these bytes. Bytes that cannot be framed count as one.
 fn requests_in(mut bytes: &[u8], framer: &mut RequestFramer) -> usize {
-    if bytes.is_empty() {
-        return 1;
-    }
     let mut count = 0;
     loop {
         match framer.next(&mut bytes) {

@@ -1,12 +1,10 @@
-//! Moves bytes both ways between the app and Redis, with one small state machine for each
-//! direction.
+//! Moves bytes between the app and Redis, with one small state machine for each direction.
 //!
-//! All relays of a thread share one buffer: bytes are read into it and written on at once. Only
-//! what a stalled writer does not take is kept, in a buffer of the direction's own, and nothing
-//! more is read until the writer has taken it. An idle connection holds no buffer.
+//! All relays of a thread share one buffer: a relay reads into it and writes the bytes on at once.
+//! If the writer stalls, its direction keeps the rest in a buffer of its own, and reads no more
+//! until the writer has taken the rest. An idle connection holds no buffer.
 
 mod direction;
-mod idle;
 
 use std::future::Future;
 use std::io;
@@ -15,27 +13,31 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::tap::{Progress, Tap};
 use direction::{Direction, State, take};
-use idle::Idle;
 
 /// How often an app is checked for its end while the relay does not read from it.
 const APP_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// An app that has closed its side, and takes no replies any more, has gone. Redis has this long to
-/// work off what the app had sent, or to say more.
+/// An app that has closed its side and no longer takes replies has gone. After this long without
+/// traffic, Redis has processed the app's last requests, and the relay ends.
 const GONE: Duration = Duration::from_secs(60);
 
-/// What a relay must know about an app's stream beyond reading and writing.
-pub trait App: AsyncRead + AsyncWrite + Unpin {
-    /// Why the app is gone, found out without reading; `None` if it may still be there. The first
-    /// call may switch on what finds out (TCP keepalive).
+/// A stream of bytes in both directions.
+pub trait Stream: AsyncRead + AsyncWrite + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Stream for S {}
+
+/// An app's stream, which can tell whether the app is gone.
+pub trait App: Stream {
+    /// The error if the app is gone, found out without reading; `None` if the app may still be
+    /// there. The first call may switch on TCP keepalive, which finds out.
     fn broken_off(&mut self) -> Option<io::Error>;
 }
 
-/// One of the two ends.
+/// One of the two ends of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
     App,
@@ -47,17 +49,17 @@ pub enum Side {
 pub enum RelayEnd {
     /// Both sides closed.
     Closed,
-    /// Nothing moved for the idle timeout, and nothing waits to be delivered.
+    /// Nothing moved for the idle timeout, and all bytes are delivered.
     Idle,
-    /// This side failed, or took nothing for the idle timeout. The other side must see a reset.
+    /// This side failed, or took no bytes for the idle timeout. The other side must see a reset.
     Reset(Side, io::Error),
-    /// The app has gone, cleanly or with this error, and the tap keeps the connection to Redis
+    /// The app has gone, cleanly or with this error, and the connection to Redis stays open
     /// ([`Tap::keeps_upstream`]).
     Kept(Option<io::Error>),
 }
 
-/// A relay between two streams. Resolves when it has ended; the caller closes or resets the
-/// streams.
+/// A relay between two streams, as a future that resolves when the relay has ended. The caller then
+/// closes or resets the streams.
 #[derive(Debug)]
 pub struct Relay<'a, A, R, T> {
     app: &'a mut A,
@@ -66,9 +68,10 @@ pub struct Relay<'a, A, R, T> {
     up: Direction,
     down: Direction,
     idle: Option<Idle>,
-    /// The next check of the app, while the relay does not read from it.
+    /// When to check the app next, while the relay does not read from it.
     app_check: Option<Pin<Box<Sleep>>>,
-    redis_ended_first: bool,
+    /// Redis closed while the app was still open.
+    pub redis_ended_first: bool,
     last_moved: Instant,
 }
 
@@ -93,7 +96,7 @@ impl<'a, A, R, T: Tap> Relay<'a, A, R, T> {
         }
     }
 
-    /// Continues a connection that has begun without a relay. The tap is shown what Redis has sent.
+    /// Continues a connection that has begun without a relay. The tap sees what Redis has sent.
     pub fn continuing(mut self, begun: Begun) -> Self {
         if !begun.to_app.is_empty() {
             self.tap.from_redis(&begun.to_app);
@@ -103,46 +106,36 @@ impl<'a, A, R, T: Tap> Relay<'a, A, R, T> {
         self
     }
 
-    /// What was delivered so far.
+    /// How much was delivered so far.
     pub fn progress(&self) -> Progress {
-        Progress { sent: self.up.written(), received: self.down.written() }
-    }
-
-    /// Whether Redis closed while the app was still open.
-    pub fn redis_ended_first(&self) -> bool {
-        self.redis_ended_first
+        Progress { sent: self.up.written, received: self.down.written }
     }
 }
 
-/// How far a connection came before it got a relay.
+/// What was read and sent before the relay.
 #[derive(Default)]
 pub struct Begun {
     /// Bytes that were read from one side, but not yet written to the other.
     pub to_redis: Vec<u8>,
     pub to_app: Vec<u8>,
-    /// Bytes of the app that Redis's side has taken.
+    /// Bytes from the app that Redis's side has taken.
     pub sent: u64,
-    /// When they were sent, if they are not answered.
+    /// When these bytes were sent, if Redis owes a reply.
     pub asked: Option<Instant>,
 }
 
-impl<A, R, T> Future for Relay<'_, A, R, T>
-where
-    A: App,
-    R: AsyncRead + AsyncWrite + Unpin,
-    T: Tap,
-{
+impl<A: App, R: Stream, T: Tap> Future for Relay<'_, A, R, T> {
     type Output = RelayEnd;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<RelayEnd> {
         let relay = &mut *self;
-        let before = relay.up.moved() + relay.down.moved();
+        let before = relay.up.moved + relay.down.moved;
         let mut end = relay.poll_up(cx);
         if end.is_none() {
             end = relay.poll_down(cx);
         }
-        // The one look at the clock, for everybody who needs the time.
-        let moved = (relay.up.moved() + relay.down.moved() != before).then(Instant::now);
+        // Read the clock once, for all who need the time.
+        let moved = (relay.up.moved + relay.down.moved != before).then(Instant::now);
         if let Some(now) = moved {
             relay.last_moved = now;
             relay.tap.moved(relay.progress(), now);
@@ -154,18 +147,12 @@ where
     }
 }
 
-impl<A, R, T> Relay<'_, A, R, T>
-where
-    A: App,
-    R: AsyncRead + AsyncWrite + Unpin,
-    T: Tap,
-{
+impl<A: App, R: Stream, T: Tap> Relay<'_, A, R, T> {
     /// Moves from the app to Redis.
     fn poll_up(&mut self, cx: &mut Context<'_>) -> Option<RelayEnd> {
         loop {
             let Relay { app, redis, tap, up, .. } = self;
-            up.poll(cx, &mut **app, &mut **redis, &mut |bytes| tap.from_app(bytes));
-            let end = self.up.take_reader_end()?;
+            let end = up.poll(cx, &mut **app, &mut **redis, &mut |bytes| tap.from_app(bytes))?;
             if self.keeps_upstream(&end) {
                 return Some(RelayEnd::Kept(end.err()));
             }
@@ -180,14 +167,14 @@ where
     fn poll_down(&mut self, cx: &mut Context<'_>) -> Option<RelayEnd> {
         loop {
             let Relay { app, redis, tap, down, .. } = self;
-            down.poll(cx, &mut **redis, &mut **app, &mut |bytes| tap.from_redis(bytes));
-            let end = self.down.take_reader_end()?;
+            let end =
+                down.poll(cx, &mut **redis, &mut **app, &mut |bytes| tap.from_redis(bytes))?;
             if let Err(error) = end {
                 return Some(RelayEnd::Reset(Side::Redis, error));
             }
             self.redis_ended_first |= matches!(self.up.state, State::Open);
-            // A Redis that cannot be written to has failed, even if reading finds a clean end: a
-            // socket reports its error once. The app must see a reset then.
+            // If writing to Redis has failed, the app must see a reset, even if reading now finds a
+            // clean end: a socket reports its error only once.
             self.down.state = match self.up.state.writer_error() {
                 Some(_) => State::Closed,
                 None => State::Closing,
@@ -195,24 +182,23 @@ where
         }
     }
 
-    /// Whether the tap keeps the connection to Redis, now that the app has ended. An app that has
-    /// only half-closed must still get what it has not read.
+    /// Whether the connection to Redis stays open now that the app has ended. An app that has only
+    /// half-closed must first get what is not delivered yet.
     fn keeps_upstream(&self, app_end: &io::Result<()>) -> bool {
         let delivered = app_end.is_err() || !self.down.is_stalled();
-        let redis_is_open = matches!(self.down.state, State::Open | State::Discarding(_));
+        let redis_is_open = !matches!(self.down.state, State::Closing) && !self.down.is_over();
         delivered && redis_is_open && self.tap.keeps_upstream()
     }
 
-    /// Why the relay has ended, if neither side has anything left to say.
+    /// The end of the relay if neither direction moves bytes any more.
     fn both_ended(&mut self) -> Option<RelayEnd> {
         match (&mut self.up.state, &self.down.state) {
-            // Everything that Redis sent before writing to it failed has been passed on.
-            (
-                State::Discarding(error) | State::Failed(error),
-                State::Closed | State::Discarding(_) | State::Failed(_),
-            ) => Some(RelayEnd::Reset(Side::Redis, take(error))),
-            // Failed: an app that closed cleanly, but before it had read every reply.
-            (State::Closed, State::Closed | State::Failed(_)) => Some(RelayEnd::Closed),
+            // All that Redis sent before writing to it failed has been passed on.
+            (State::WriterFailed(error), State::Closed | State::WriterFailed(_)) => {
+                Some(RelayEnd::Reset(Side::Redis, take(error)))
+            }
+            // An app may close cleanly before it has read every reply.
+            (State::Closed, _) if self.down.is_over() => Some(RelayEnd::Closed),
             _ => None,
         }
     }
@@ -234,7 +220,7 @@ where
         })
     }
 
-    /// Ready when the app has gone while the relay does not read from it: because Redis stalls, or
+    /// Ready when the app has gone while the relay does not read from it, because Redis stalls, or
     /// because the app has closed its side and may still wait for replies.
     fn poll_broken_off(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         if matches!(self.up.state, State::Open) && !self.up.is_stalled() {
@@ -245,7 +231,7 @@ where
         loop {
             ready!(check.as_mut().poll(cx));
             let app_ended = matches!(self.up.state, State::Closed);
-            if let State::Discarding(error) = &mut self.down.state
+            if let State::WriterFailed(error) = &mut self.down.state
                 && app_ended
                 && self.last_moved.elapsed() >= GONE
             {
@@ -257,6 +243,37 @@ where
             check.as_mut().reset(Instant::now() + APP_CHECK_INTERVAL);
         }
     }
+}
+
+/// The idle timeout. Its timer is moved only when it fires, and not with every byte.
+#[derive(Debug)]
+struct Idle {
+    timeout: Duration,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl Idle {
+    fn new(timeout: Duration) -> Idle {
+        Idle { timeout, timer: Box::pin(sleep_until(later(Instant::now(), timeout))) }
+    }
+
+    /// Ready when no byte has moved for the timeout.
+    fn poll(&mut self, cx: &mut Context<'_>, last_moved: Instant) -> Poll<()> {
+        loop {
+            ready!(self.timer.as_mut().poll(cx));
+            let due = later(last_moved, self.timeout);
+            if Instant::now() >= due {
+                return Poll::Ready(());
+            }
+            self.timer.as_mut().reset(due);
+        }
+    }
+}
+
+/// The moment `timeout` after `moment`, or a century later if that is sooner.
+fn later(moment: Instant, timeout: Duration) -> Instant {
+    const A_CENTURY: Duration = Duration::from_secs(100 * 365 * 86_400);
+    moment + timeout.min(A_CENTURY)
 }
 
 #[cfg(test)]

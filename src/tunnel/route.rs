@@ -1,4 +1,4 @@
-//! Where a tunnel leads, and for whom.
+//! A tunnel's plan: its variables, its server and its settings.
 
 use std::fmt;
 use std::num::NonZeroUsize;
@@ -8,7 +8,7 @@ use url::Host;
 use crate::redis_url;
 use crate::tls::Trust;
 
-/// The server at the other end of a tunnel, where TLS is spoken.
+/// The TLS server to which a tunnel leads.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Upstream {
     pub host: Host<String>,
@@ -16,7 +16,7 @@ pub struct Upstream {
 }
 
 impl Upstream {
-    /// The host without the brackets of an IPv6 address: for look-up and SNI.
+    /// The host without the brackets of an IPv6 address, for lookup and SNI.
     pub fn host_name(&self) -> String {
         redis_url::unbracketed(&self.host)
     }
@@ -28,13 +28,13 @@ impl fmt::Display for Upstream {
     }
 }
 
-/// The names by which settings take effect, where these are not those of the general variables: an
-/// option's, or that of one URL's own variable. A hint that names another would change nothing.
+/// The names of the settings that are in effect, where these are not the general variables: an
+/// option, or a variable for this URL alone. A hint must name the setting that has an effect.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SettingNames {
-    /// General variables, and what overrides each.
+    /// General variables, each with the name of the setting that overrides it.
     overridden: Vec<(&'static str, String)>,
-    /// Whether it is the URL's own query that asks for `full`.
+    /// Whether the URL's query demands `full`.
     pub full_by_url: bool,
 }
 
@@ -43,7 +43,7 @@ impl SettingNames {
         self.overridden.push((variable, name));
     }
 
-    /// What to set in place of the general `variable`: that itself, unless something overrides it.
+    /// The setting that overrides the general `variable`, or else `variable`.
     pub fn of<'a>(&'a self, variable: &'a str) -> &'a str {
         let mut overridden = self.overridden.iter();
         let found = overridden.find(|(known, _)| *known == variable);
@@ -51,17 +51,17 @@ impl SettingNames {
     }
 }
 
-/// One tunnel, as it was planned.
+/// The plan of one tunnel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
-    /// The variables that share it, the first one first; never empty.
+    /// The variables that share the tunnel, at least one; the first gives the tunnel its name.
     pub variables: Vec<String>,
     pub upstream: Upstream,
     pub trust: Trust,
-    /// What was added to the URL's port; 0: TLS is spoken on that itself.
+    /// The difference between the TLS port and the URL's port; 0: the URL's port speaks TLS.
     pub port_offset: i32,
-    /// What its settings are called, for hints.
+    /// The names of its settings, for hints.
     pub setting_names: SettingNames,
-    /// The most connections to it; `None`: as many as the app makes.
+    /// The maximum number of connections to Redis; `None`: no limit.
     pub max_connections: Option<NonZeroUsize>,
 }

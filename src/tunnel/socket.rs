@@ -1,54 +1,47 @@
-//! The knobs of the operating system's TCP.
-
-#![allow(unsafe_code)]
+//! Options of the operating system's sockets.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpStream, UnixStream};
 
-/// Silence before the first keepalive probe towards Redis: below the 350 s after which AWS's
-/// balancers and NAT gateways forget a connection.
+/// Silence before the first keepalive probe to Redis. AWS's load balancers and NAT gateways forget
+/// a connection after 350 s.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
-/// Between probes.
+/// The time between probes.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
-/// Unanswered probes until the connection counts as broken.
+/// The number of unanswered probes after which the connection counts as broken.
 const KEEPALIVE_PROBES: u32 = 4;
 
-/// Silence before the first probe of an app that has closed its side, and between probes. After an
-/// app has gone, its kernel answers probes for a minute (tcp_fin_timeout in tcp(7)), then resets.
-const APP_PROBE_INTERVAL: Duration = Duration::from_secs(15);
+/// Silence before the first probe of an app that has closed its side. When an app is gone, its
+/// kernel answers probes for a minute (tcp_fin_timeout in tcp(7)), and then with a reset.
+const APP_PROBE_IDLE: Duration = Duration::from_secs(15);
 
-/// Small requests must not wait for one another (Nagle's algorithm).
-pub fn send_at_once(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)
+/// Has the kernel notice a Redis that has vanished. While sent bytes are unacknowledged, there are
+/// no probes: then the kernel gives up after about a quarter of an hour (tcp_retries2 in tcp(7)),
+/// as it does without a tunnel. TCP_USER_TIMEOUT would be faster, but would also end connections to
+/// a Redis that is too busy to read.
+pub fn keep_alive(stream: &TcpStream) -> io::Result<()> {
+    set_keepalive(stream, KEEPALIVE_IDLE)
 }
 
-/// Notices a Redis that vanished without a word, unless something sent is unacknowledged: then the
-/// kernel gives up by itself, after about a quarter of an hour (tcp_retries2 in tcp(7)), as it does
-/// for an app without a tunnel. A TCP_USER_TIMEOUT would be sooner, but also break off a Redis that
-/// lives and is too busy to read.
-pub fn keep_alive(stream: &TcpStream) -> io::Result<()> {
+/// Has the kernel find out whether an app still exists.
+pub fn probe(stream: &TcpStream) -> io::Result<()> {
+    set_keepalive(stream, APP_PROBE_IDLE)
+}
+
+fn set_keepalive(stream: &TcpStream, idle: Duration) -> io::Result<()> {
     let keepalive = TcpKeepalive::new()
-        .with_time(KEEPALIVE_IDLE)
+        .with_time(idle)
         .with_interval(KEEPALIVE_INTERVAL)
         .with_retries(KEEPALIVE_PROBES);
     SockRef::from(stream).set_tcp_keepalive(&keepalive)
 }
 
-/// Has the kernel find out whether an app still exists.
-pub fn probe(stream: &TcpStream) -> io::Result<()> {
-    let keepalive = TcpKeepalive::new()
-        .with_time(APP_PROBE_INTERVAL)
-        .with_interval(APP_PROBE_INTERVAL)
-        .with_retries(KEEPALIVE_PROBES);
-    SockRef::from(stream).set_tcp_keepalive(&keepalive)
-}
-
-/// Whether the peer has closed a Unix socket for good, and not only its own side (poll(2)).
+/// Whether the peer of a Unix socket has closed both directions, and not only its own (poll(2)).
 pub fn has_hung_up(stream: &UnixStream) -> bool {
     let mut watched = [PollFd::new(stream.as_fd(), PollFlags::empty())];
     let polled = poll(&mut watched, PollTimeout::ZERO);
@@ -56,17 +49,8 @@ pub fn has_hung_up(stream: &UnixStream) -> bool {
     polled.is_ok() && events.contains(PollFlags::POLLHUP)
 }
 
-/// Bytes that were written but that the peer's kernel has not acknowledged yet; 0 when nobody
-/// knows.
-pub fn unacknowledged(stream: &TcpStream) -> i32 {
-    let mut bytes: nix::libc::c_int = 0;
-    // SAFETY: TIOCOUTQ, which is SIOCOUTQ for a socket (tcp(7)), fills one int.
-    let done = unsafe { nix::libc::ioctl(stream.as_raw_fd(), nix::libc::TIOCOUTQ, &mut bytes) };
-    if done == 0 { bytes } else { 0 }
-}
-
 /// Makes closing `stream` send a reset instead of a clean end (socket(7), SO_LINGER).
 pub fn reset_on_close(stream: &TcpStream) {
-    // It fails on a socket that is dead already only, which is closed for both sides.
+    // This fails only on a dead socket, which needs no reset.
     let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
 }

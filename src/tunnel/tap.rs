@@ -1,19 +1,19 @@
-//! The seam between moving bytes and knowing what they mean.
+//! The seam between moving bytes and understanding them.
 //!
-//! A relay shows everything that passes to one tap, chosen when the relay is built. The compiler
-//! makes a copy of the relay for each kind of tap, so that [`NoTap`] costs nothing.
+//! A relay shows all bytes to one tap, which is chosen when the relay is built. The compiler makes
+//! a copy of the relay for each kind of tap, so that [`NoTap`] costs nothing.
 
 use tokio::time::Instant;
 
-/// Sees what passes through a relay. A tap cannot change a byte.
+/// Sees the bytes that pass through a relay, and cannot change them.
 #[expect(clippy::wrong_self_convention, reason = "`from` says where bytes come from")]
 pub trait Tap {
-    /// The app has sent these bytes, which are about to be written to Redis, or discarded if the
-    /// other side has failed.
+    /// The app has sent these bytes. They are about to be written to Redis, or discarded if writing
+    /// to Redis has failed.
     fn from_app(&mut self, _bytes: &[u8]) {}
 
-    /// Redis has sent these bytes, which are about to be written to the app, or discarded if the
-    /// other side has failed.
+    /// Redis has sent these bytes. They are about to be written to the app, or discarded if writing
+    /// to the app has failed.
     fn from_redis(&mut self, _bytes: &[u8]) {}
 
     /// Bytes were read or written.
@@ -29,13 +29,13 @@ pub trait Tap {
 /// What a relay has delivered so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// Bytes of the app that Redis's side has taken.
+    /// Bytes from the app that Redis's side has taken.
     pub sent: u64,
-    /// Bytes of Redis that the app's side has taken.
+    /// Bytes from Redis that the app's side has taken.
     pub received: u64,
 }
 
-/// A tap that sees nothing.
+/// A tap that ignores all bytes.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct NoTap;
 

@@ -1,8 +1,7 @@
-//! Connecting to Redis: name look-up, TCP over all addresses, TLS.
+//! Connects to Redis: name lookup, TCP to one of the addresses, TLS.
 
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,47 +12,42 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::Tunnel;
 use super::diagnosis::{Silence, Unexplained, question_silence, speaks_plaintext};
 use super::failure::{Failure, Step};
-use super::first_handshake::SLOW_TCP;
-use super::read_ahead::ReadAhead;
-use super::socket::{keep_alive, send_at_once};
+use super::first_handshake::First;
+use super::read_ahead::{Heard, ReadAhead};
+use super::socket::keep_alive;
 use crate::figures::UpstreamState;
 use crate::threads;
 use crate::tls::{ConnectError, Connector, HandshakeError, Sessions, TlsStream, certificate_of};
 
-/// How long one address has before the next one is tried beside it (RFC 8305 section 5).
+/// If an address has not answered after this time, the next one is tried, too (RFC 8305 section 5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
-/// Connects, before `deadline`, to an address from a lookup that began at `since` or later.
+/// A TLS connection, and the server's address.
+pub type Connected = (TlsStream<ReadAhead>, SocketAddr);
+
+/// Connects before `deadline`, to an address from a lookup that begins now.
 ///
 /// # Errors
-/// What failed.
-pub async fn connect(
-    tunnel: &Tunnel,
-    since: Instant,
-    deadline: Instant,
-) -> Result<(TlsStream<ReadAhead>, SocketAddr), Unexplained> {
+/// The failure, which the caller may have explained.
+pub async fn connect(tunnel: &Tunnel, deadline: Instant) -> Result<Connected, Unexplained> {
     let mut step = Step::LookUp;
-    let connected = timeout_at(deadline, take_steps(tunnel, since, &mut step)).await;
+    let connected = timeout_at(deadline, take_steps(tunnel, &mut step)).await;
     connected.unwrap_or_else(|_| Err(Failure::timed_out(step).into()))
 }
 
-/// Whether the server has cut the handshake without having sent a byte, as a Redis with too many
-/// clients does.
+/// Whether the server has cut the handshake before it sent a byte, like a Redis at its client
+/// limit.
 pub fn is_cut(unexplained: &Unexplained) -> bool {
     matches!(unexplained, Unexplained::Failed(Failure::Outage(Step::Unanswered, _)))
 }
 
-/// Looks up, connects and shakes hands; `step` says how far it has come.
-async fn take_steps(
-    tunnel: &Tunnel,
-    since: Instant,
-    step: &mut Step,
-) -> Result<(TlsStream<ReadAhead>, SocketAddr), Unexplained> {
+/// Looks up, connects and shakes hands. Sets `step` to the current step.
+async fn take_steps(tunnel: &Tunnel, step: &mut Step) -> Result<Connected, Unexplained> {
     tunnel.connector.prepare().await.map_err(Failure::Internal)?;
-    let addresses = look_up_since(tunnel, since).await?;
+    let addresses = look_up(tunnel).await?;
     let mut tls = connect_tls(tunnel, addresses.clone(), &tunnel.sessions, step).await;
     if let Err(Unexplained::OfSession(_)) = tls {
-        // A server may reject a session, for example from before its restart: retry without one.
+        // The server may reject a session, for example after its restart: retry without a session.
         tls = connect_tls(tunnel, addresses, &Arc::default(), step).await;
     }
     tls
@@ -65,22 +59,12 @@ async fn connect_tls(
     addresses: Vec<SocketAddr>,
     sessions: &Arc<Sessions>,
     step: &mut Step,
-) -> Result<(TlsStream<ReadAhead>, SocketAddr), Unexplained> {
+) -> Result<Connected, Unexplained> {
     *step = Step::Tcp;
     let connecting = tunnel.figures.hold(UpstreamState::Connecting);
-    let mut first = tunnel.first_handshake.turn(&tunnel.sessions).await;
-    let stream = {
-        let mut stream = pin!(connect_tcp(addresses));
-        tokio::select! {
-            biased;
-            connected = &mut stream => connected?,
-            () = sleep(SLOW_TCP), if first.is_some() => {
-                // The others stop waiting for a server that is so far away.
-                first = None;
-                stream.await?
-            }
-        }
-    };
+    let connect_timeout = tunnel.settings.connect_timeout;
+    let mut first = tunnel.first_handshake.turn(&tunnel.sessions, connect_timeout).await;
+    let stream = First::while_near(&mut first, connect_tcp(addresses)).await?;
     drop(connecting);
     *step = Step::Tls;
     let tls = handshake(tunnel, &tunnel.connector, stream, sessions).await?;
@@ -90,17 +74,10 @@ async fn connect_tls(
     Ok(tls)
 }
 
-/// The upstream's addresses. Not cached: a fail-over changes the address.
+/// The upstream's addresses. They are not cached, because a fail-over changes them.
 pub async fn look_up(tunnel: &Tunnel) -> Result<Vec<SocketAddr>, Failure> {
-    look_up_since(tunnel, Instant::now()).await
-}
-
-/// The upstream's addresses by a look-up that began at `since` or later.
-pub async fn look_up_since(tunnel: &Tunnel, since: Instant) -> Result<Vec<SocketAddr>, Failure> {
-    let ask = async {
-        threads::look_up(tunnel.route.upstream.host_name(), tunnel.route.upstream.port).await
-    };
-    let addresses = tunnel.resolver.addresses(since, ask).await;
+    let upstream = &tunnel.route.upstream;
+    let addresses = threads::look_up(upstream.host_name(), upstream.port).await;
     addresses.map_err(|error| Failure::Outage(Step::LookUp, error))
 }
 
@@ -108,51 +85,50 @@ pub async fn look_up_since(tunnel: &Tunnel, since: Instant) -> Result<Vec<Socket
 pub async fn connect_tcp(addresses: Vec<SocketAddr>) -> Result<TcpStream, Failure> {
     let failed = |error| Failure::Outage(Step::Tcp, error);
     let stream = connect_any(addresses).await.map_err(failed)?;
-    send_at_once(&stream).and_then(|()| keep_alive(&stream)).map_err(failed)?;
+    // Small requests must not wait for one another (Nagle's algorithm).
+    stream.set_nodelay(true).map_err(failed)?;
+    keep_alive(&stream).map_err(failed)?;
     Ok(stream)
 }
 
-/// TLS over a TCP connection to the tunnel's upstream, by the trust of `connector`.
+/// TLS over a TCP connection to the tunnel's upstream. There is no time limit: the caller sets one.
 ///
 /// # Errors
-/// What failed. It takes as long as the server takes: the caller sets the limit.
+/// The failure, which the caller may have explained.
 pub async fn handshake(
     tunnel: &Tunnel,
     connector: &Connector,
     stream: TcpStream,
     sessions: &Arc<Sessions>,
-) -> Result<(TlsStream<ReadAhead>, SocketAddr), Unexplained> {
+) -> Result<Connected, Unexplained> {
     let address = stream.peer_addr().map_err(|error| Failure::Outage(Step::Tcp, error))?;
-    let stream = read_ahead(tunnel, stream);
-    let heard = stream.heard();
+    let heard = Heard::default();
     let silence = tokio::select! {
-        tls = shake_hands(tunnel, connector, stream, sessions) => {
+        tls = shake_hands(tunnel, connector, stream, sessions, &heard) => {
             return Ok((tls.map_err(|error| Unexplained::of(address, error, &heard))?, address));
         }
         silence = question_silence(tunnel, address, &heard) => silence,
     };
-    // The limit allows no second connection: the handshake was dropped; probe in its place, then
-    // repeat it if the server is not plaintext.
-    if silence == Silence::OfPlaintext || speaks_plaintext(tunnel, address).await {
+    // If the limit allowed no second connection, ask now, in place of the dropped handshake. Repeat
+    // the handshake if the server does not speak plaintext.
+    if silence == Silence::Plaintext || speaks_plaintext(tunnel, address).await {
         return Err(Failure::Misconfigured(HandshakeError::NoTls).into());
     }
-    let stream = read_ahead(tunnel, connect_tcp(vec![address]).await?);
-    let heard = stream.heard();
-    let tls = shake_hands(tunnel, connector, stream, sessions).await;
+    let stream = connect_tcp(vec![address]).await?;
+    let tls = shake_hands(tunnel, connector, stream, sessions, &heard).await;
     Ok((tls.map_err(|error| Unexplained::of(address, error, &heard))?, address))
 }
 
-fn read_ahead(tunnel: &Tunnel, stream: TcpStream) -> ReadAhead {
-    ReadAhead::new(stream, tunnel.figures.hold(UpstreamState::Connecting))
-}
-
-/// A handshake, counted if it succeeds.
+/// A handshake, which is counted if it succeeds.
 async fn shake_hands(
     tunnel: &Tunnel,
     connector: &Connector,
-    stream: ReadAhead,
+    stream: TcpStream,
     sessions: &Arc<Sessions>,
+    heard: &Heard,
 ) -> Result<TlsStream<ReadAhead>, ConnectError> {
+    let held = tunnel.figures.hold(UpstreamState::Connecting);
+    let stream = ReadAhead::new(stream, held, heard.clone());
     let (host, started) = (tunnel.route.upstream.host_name(), Instant::now());
     let mut tls = connector.connect(&host, stream, sessions).await?;
     tls.get_mut().permit_silence();
@@ -165,11 +141,9 @@ async fn shake_hands(
     Ok(tls)
 }
 
-/// The first of `addresses` that answers, each given a short start before the next (RFC 8305).
+/// A TCP connection to the first of `addresses` that answers. Each address has a short start before
+/// the next one (RFC 8305).
 async fn connect_any(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
-    if let [only] = addresses[..] {
-        return TcpStream::connect(only).await;
-    }
     let mut waiting = addresses.into_iter();
     let mut attempts = JoinSet::new();
     let mut last_error = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
@@ -189,5 +163,22 @@ async fn connect_any(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
             },
             () = sleep(ATTEMPT_DELAY), if waiting.len() > 0 => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use socket2::SockRef;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn tcp_to_redis_sends_at_once_and_has_keepalive() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let stream = connect_tcp(vec![listener.local_addr().unwrap()]).await.unwrap();
+        let socket = SockRef::from(&stream);
+        assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(60));
     }
 }

@@ -1,4 +1,4 @@
-//! An app that waits for Redis may give up. Its requests must not be executed then.
+//! Notices apps that give up while they wait for Redis: their requests must not be executed.
 
 use std::future::poll_fn;
 use std::io;
@@ -12,10 +12,10 @@ use super::drain::DrainGuard;
 /// A close this soon after the app's last byte is a half-close: the app waits for its reply, as
 /// `printf 'PING\r\n' | nc` does.
 const HALF_CLOSE: Duration = Duration::from_millis(500);
-/// COMMAND's own end closes its connections, too. What COMMAND wrote before is sent, so a close
-/// counts only if COMMAND is still there after this time.
+/// COMMAND's end also closes its connections, but its last requests must be sent. So a close means
+/// that the app gave up only if COMMAND is still running after this time.
 const COMMAND_END: Duration = Duration::from_millis(100);
-/// How often an app is checked for a reset once nothing more is read from it.
+/// How often an app is checked for a reset after reading from it has stopped.
 const RESET_CHECK: Duration = Duration::from_millis(250);
 
 /// Why an app no longer waits for Redis.
@@ -23,19 +23,19 @@ const RESET_CHECK: Duration = Duration::from_millis(250);
 pub enum Departure {
     /// The app speaks TLS itself.
     SpeaksTls,
-    /// The app has closed its connection, or reset it with this error.
+    /// The app has closed its connection, or reset it (with the error).
     GaveUp(Option<io::Error>),
 }
 
-/// Reads ahead from an app that waits for Redis. Resolves when the app has departed; never while it
-/// may still wait for a reply.
+/// Reads ahead from an app that waits for Redis. Resolves when the app no longer waits, and never
+/// while it may still expect a reply.
 pub async fn departure(app: &mut AppStream, guard: &mut DrainGuard) -> Departure {
     loop {
         match poll_fn(|cx| app.poll_ahead(cx)).await {
             Ahead::Bytes => {}
             Ahead::Tls => return Departure::SpeaksTls,
             Ahead::Failed(error) => return Departure::GaveUp(Some(error)),
-            // The buffer is full, so a close cannot be seen; watch for a reset only.
+            // The buffer is full, so a close would not be noticed. Watch for a reset only.
             Ahead::Full => break,
             Ahead::Ended => {
                 let is_half_close = app.last_ahead().is_some_and(|at| at.elapsed() < HALF_CLOSE);
@@ -54,7 +54,7 @@ pub async fn departure(app: &mut AppStream, guard: &mut DrainGuard) -> Departure
     }
 }
 
-/// Whether COMMAND still runs a moment later.
+/// Whether COMMAND is still running after [`COMMAND_END`].
 async fn command_goes_on(guard: &mut DrainGuard) -> bool {
     tokio::select! {
         biased;
@@ -79,7 +79,7 @@ mod tests {
         (AppStream::from_unix(near), far)
     }
 
-    /// How an app departs that sends `bytes`, waits, and shuts down its side.
+    /// The departure of an app that sends `bytes`, waits, and shuts down its side.
     async fn after(bytes: &[u8], pause: Duration) -> Option<Departure> {
         let (mut app, mut far) = app();
         let (mut guard, _drain) = DrainGuard::new();
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_close_that_comes_with_commands_end_is_served() {
+    async fn a_close_with_commands_end_is_served() {
         let (mut app, far) = app();
         let (mut guard, drain) = DrainGuard::new();
         drop(far);
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_read_ahead_is_there_for_the_next_reader() {
+    async fn bytes_read_ahead_are_kept_for_the_next_reader() {
         let (mut app, mut far) = app();
         let (mut guard, _drain) = DrainGuard::new();
         far.write_all(b"GET a\r\n").await.unwrap();
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_app_that_speaks_tls_is_told_apart() {
+    async fn an_app_that_speaks_tls_is_noticed() {
         let (mut app, mut far) = app();
         let (mut guard, _drain) = DrainGuard::new();
         far.write_all(b"\x16\x03\x01").await.unwrap();

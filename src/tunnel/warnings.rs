@@ -1,8 +1,9 @@
-//! Warnings about a tunnel's connections, summarised so that an outage cannot fill the log.
+//! Warnings about a tunnel's connections. They are summarised, so that an outage cannot fill the
+//! log.
 //!
-//! The first five warnings of an event and reason are written at once. Further ones are written as
-//! one line every ten seconds, with a count and the latest error. After ten seconds without a
-//! warning of that event and reason, the next ones are written at once again.
+//! The first five warnings with the same event and reason are written at once. Further ones are
+//! summarised in one line every ten seconds, with a count and the latest error. After ten seconds
+//! without such a warning, the next ones are written at once again.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -12,7 +13,7 @@ use tokio::time::sleep;
 
 use crate::logging::warning;
 
-/// Warnings of the same event and reason that are written at once.
+/// The number of warnings with the same event and reason that are written at once.
 const AT_ONCE: usize = 5;
 /// The time between two summaries.
 const PERIOD: Duration = Duration::from_secs(10);
@@ -22,14 +23,14 @@ const PERIOD: Duration = Duration::from_secs(10);
 pub enum Warning {
     /// The app spoke TLS to the local port.
     AppSpeaksTls { peer: String, msg: &'static str },
-    /// The system gave no connection.
+    /// The system could not accept a connection.
     AcceptFailed { error: String, hint: &'static str, reason: &'static str },
-    /// Something went wrong between the launcher and Redis. `reason` is that of the metrics, if
-    /// the connection counts as failed.
+    /// An error between the launcher and Redis. `reason` is the reason in the metrics if the
+    /// connection counts as failed.
     Upstream { event: UpstreamEvent, reason: Option<&'static str>, error: String, hint: String },
 }
 
-/// What went wrong between the launcher and Redis.
+/// The kinds of errors between the launcher and Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UpstreamEvent {
     Failed,
@@ -70,7 +71,7 @@ impl Warning {
 pub struct Warnings {
     variable: String,
     upstream: String,
-    summary: Mutex<Summary<Warning>>,
+    summary: Mutex<Summary>,
 }
 
 impl Warnings {
@@ -78,16 +79,19 @@ impl Warnings {
         Arc::new(Warnings { variable, upstream, summary: Mutex::default() })
     }
 
-    fn summary(&self) -> MutexGuard<'_, Summary<Warning>> {
+    fn summary(&self) -> MutexGuard<'_, Summary> {
         self.summary.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes a warning, now or as part of a summary. Needs tokio's runtime.
+    /// Writes a warning, now or as part of a summary.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
     pub fn warn(self: &Arc<Self>, warning: Warning) {
         let (at_once, is_first) = {
             let mut summary = self.summary();
             let is_first = summary.is_empty();
-            (summary.add(warning.key(), warning), is_first)
+            (summary.add(warning), is_first)
         };
         if let Some(warning) = at_once {
             self.write(&warning, None);
@@ -97,7 +101,7 @@ impl Warnings {
         }
     }
 
-    /// Writes what was held back. Returns whether more may follow.
+    /// Writes the summaries of the warnings that were held back. Returns whether more may follow.
     fn write_held_back(&self) -> bool {
         let (held_back, is_empty) = {
             let mut summary = self.summary();
@@ -131,7 +135,7 @@ impl Drop for Warnings {
     }
 }
 
-/// Writes a summary every [`PERIOD`], for as long as there is something to summarise.
+/// Writes summaries every [`PERIOD`], for as long as there are warnings to summarise.
 async fn write_summaries(warnings: Weak<Warnings>) {
     loop {
         sleep(PERIOD).await;
@@ -142,46 +146,43 @@ async fn write_summaries(warnings: Weak<Warnings>) {
     }
 }
 
-/// Decides which items are written at once, and holds the others back.
-#[derive(Debug)]
-struct Summary<T>(BTreeMap<Key, Burst<T>>);
+/// Decides which warnings are written at once, and holds the others back.
+#[derive(Debug, Default)]
+struct Summary(BTreeMap<Key, Burst>);
 
-/// Items with the same key in quick succession.
-#[derive(Debug)]
-struct Burst<T> {
+/// Warnings with the same key in quick succession.
+#[derive(Debug, Default)]
+struct Burst {
     at_once: usize,
-    /// The latest item that was held back, and how many were.
-    held_back: Option<(T, u64)>,
-    /// Whether an item has come since the last summary.
+    /// The number of warnings that were held back since the last summary, and the latest of them.
+    count: u64,
+    held_back: Option<Warning>,
+    /// Whether a warning has come since the last summary.
     is_live: bool,
 }
 
-impl<T> Default for Summary<T> {
-    fn default() -> Summary<T> {
-        Summary(BTreeMap::new())
-    }
-}
-
-impl<T> Summary<T> {
-    /// Returns `item` if it is to be written at once.
-    fn add(&mut self, key: Key, item: T) -> Option<T> {
-        let fresh = || Burst { at_once: 0, held_back: None, is_live: true };
-        let burst = self.0.entry(key).or_insert_with(fresh);
+impl Summary {
+    /// Returns `warning` if it is to be written at once.
+    fn add(&mut self, warning: Warning) -> Option<Warning> {
+        let burst = self.0.entry(warning.key()).or_default();
         burst.is_live = true;
         if burst.at_once < AT_ONCE {
             burst.at_once += 1;
-            return Some(item);
+            return Some(warning);
         }
-        let before = burst.held_back.as_ref().map_or(0, |(_, count)| *count);
-        burst.held_back = Some((item, before + 1));
+        burst.count += 1;
+        burst.held_back = Some(warning);
         None
     }
 
-    /// Of each key, the latest item that was held back since the last call, and how many were.
-    /// Forgets keys without an item since the last call.
-    fn take_held_back(&mut self) -> Vec<(T, u64)> {
+    /// For each key, the latest warning that was held back since the last call, and the number of
+    /// them. Forgets keys without a warning since the last call.
+    fn take_held_back(&mut self) -> Vec<(Warning, u64)> {
         self.0.retain(|_, burst| std::mem::take(&mut burst.is_live));
-        self.0.values_mut().filter_map(|burst| burst.held_back.take()).collect()
+        let bursts = self.0.values_mut();
+        let counted =
+            |burst: &mut Burst| Some((burst.held_back.take()?, std::mem::take(&mut burst.count)));
+        bursts.filter_map(counted).collect()
     }
 
     fn is_empty(&self) -> bool {
@@ -193,19 +194,31 @@ impl<T> Summary<T> {
 mod tests {
     use super::*;
 
+    /// A failure for this reason, with a number.
+    fn failure(reason: &'static str, number: u64) -> Warning {
+        let (event, hint) = (UpstreamEvent::Failed, String::new());
+        Warning::Upstream { event, reason: Some(reason), error: number.to_string(), hint }
+    }
+
     #[test]
     fn five_lines_come_at_once_and_then_summaries() {
         let mut summary = Summary::default();
-        let (refused, dns) = (("connection-failed", "tcp_refused"), ("connection-failed", "dns"));
-        let at_once: Vec<_> = (0..9).filter_map(|n| summary.add(refused, n)).collect();
+        let mut add = |reason, number| summary.add(failure(reason, number)).is_some();
+        let at_once: Vec<_> = (0..9).filter(|number| add("tcp_refused", *number)).collect();
         assert_eq!(at_once, [0, 1, 2, 3, 4]);
-        assert_eq!(summary.add(dns, 100), Some(100), "each reason has lines of its own");
-        assert_eq!(summary.take_held_back(), [(8, 4)]);
+        assert!(add("dns", 100), "each reason has lines of its own");
+        let held_back = |summary: &mut Summary| -> Vec<_> {
+            let counted = summary.take_held_back().into_iter().map(|(warning, count)| {
+                let Warning::Upstream { error, .. } = warning else { panic!("{warning:?}") };
+                (error, count)
+            });
+            counted.collect()
+        };
+        assert_eq!(held_back(&mut summary), [("8".to_owned(), 4)]);
         // The burst goes on.
-        assert_eq!(summary.add(refused, 9), None);
-        assert_eq!(summary.take_held_back(), [(9, 1)]);
-        assert_eq!(summary.take_held_back(), []);
-        assert!(summary.is_empty());
-        assert_eq!(summary.add(refused, 10), Some(10), "a new burst begins");
+        assert!(summary.add(failure("tcp_refused", 9)).is_none());
+        assert_eq!(held_back(&mut summary), [("9".to_owned(), 1)]);
+        assert!(held_back(&mut summary).is_empty() && summary.is_empty());
+        assert!(summary.add(failure("tcp_refused", 10)).is_some(), "a new burst begins");
     }
 }

@@ -8,11 +8,10 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::tunnel::headroom;
 use crate::tunnel::read_ahead::RECORDS;
 
 /// The most bytes moved at once: the content of the TLS records (RFC 8446 section 5.1) that
-/// [`crate::tunnel::read_ahead`] reads at once.
+/// [`crate::tunnel::read_ahead`] reads in one system call.
 pub const CHUNK: usize = RECORDS * 16 * 1024;
 
 thread_local! {
@@ -29,54 +28,41 @@ pub enum State {
     /// Reading and writing.
     #[default]
     Open,
-    /// The reader has ended or failed; the relay must decide what follows.
-    ReaderEnded(io::Result<()>),
-    /// The reader has ended; the writer is being told.
+    /// The reader has ended; the writer's side is being shut down.
     Closing,
-    /// The writer has been told.
+    /// The writer's side is shut down, or must stay as it is.
     Closed,
     /// The writer failed. Input is still read and discarded, because the peer may close only then.
-    Discarding(io::Error),
-    /// The writer failed, and the reader has ended, too.
-    Failed(io::Error),
+    WriterFailed(io::Error),
 }
 
 impl State {
-    /// Why nothing can be written any more.
+    /// The error that ended writing.
     pub fn writer_error(&mut self) -> Option<&mut io::Error> {
         match self {
-            State::Discarding(error) | State::Failed(error) => Some(error),
+            State::WriterFailed(error) => Some(error),
             _ => None,
         }
     }
-}
-
-/// Why a read stopped filling the buffer.
-enum Filled {
-    /// The buffer is full; there may be more.
-    Full,
-    /// The reader has no more now, and will wake us.
-    Waiting,
-    /// The reader ended, or failed.
-    Ended(io::Result<()>),
 }
 
 /// One of the two directions.
 #[derive(Default)]
 pub struct Direction {
     pub state: State,
-    /// What the writer has not taken yet, and from where on. Empty unless the writer stalls.
+    /// The bytes that the writer has not taken yet begin at `stalled_from`. Empty unless the writer
+    /// stalls.
     stalled: Vec<u8>,
     stalled_from: usize,
-    /// How the reader ended, while its last bytes are stalled: a reader says it only once.
+    /// How the reader ended, until [`Direction::poll`] has returned it.
     reader_ended: Option<io::Result<()>>,
     /// Bytes that the writer took.
-    written: u64,
-    /// Bytes read plus bytes written: grows when anything moves.
-    moved: u64,
+    pub written: u64,
+    /// Bytes read plus bytes written, which grows whenever bytes move.
+    pub moved: u64,
 }
 
-/// Stalled bytes may hold a password.
+/// Leaves out the stalled bytes, which may hold a password.
 impl fmt::Debug for Direction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Direction")
@@ -87,22 +73,12 @@ impl fmt::Debug for Direction {
 }
 
 impl Direction {
-    /// Begins with bytes that were read before, behind those that the writer has taken.
+    /// Begins with bytes that were read earlier. The writer had taken `written` bytes before them.
     pub fn begin_with(&mut self, bytes: Vec<u8>, written: u64) {
         (self.stalled, self.written) = (bytes, written);
     }
 
-    /// Bytes that the writer took.
-    pub fn written(&self) -> u64 {
-        self.written
-    }
-
-    /// Bytes read plus bytes written.
-    pub fn moved(&self) -> u64 {
-        self.moved
-    }
-
-    /// Bytes that the writer has not taken yet.
+    /// How many bytes the writer has not taken yet.
     pub fn stalled(&self) -> usize {
         self.stalled.len() - self.stalled_from
     }
@@ -116,93 +92,101 @@ impl Direction {
         !self.stalled.is_empty()
     }
 
-    /// How the reader ended, once, if the relay must decide what follows.
-    pub fn take_reader_end(&mut self) -> Option<io::Result<()>> {
-        match std::mem::take(&mut self.state) {
-            State::ReaderEnded(end) => Some(end),
-            other => {
-                self.state = other;
-                None
-            }
+    /// Whether this direction moves no more bytes.
+    pub fn is_over(&self) -> bool {
+        match self.state {
+            State::Open | State::Closing => false,
+            State::Closed => true,
+            State::WriterFailed(_) => self.reader_ended.is_some(),
         }
     }
 
-    /// Moves what can be moved now. `see` is shown what is read.
-    pub fn poll<Reader, Writer>(
+    /// Moves the bytes that can be moved now, and shows them to `see`. Returns how the reader
+    /// ended, once everything read before is written. Then the caller must set `state`.
+    pub fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        reader: &mut Reader,
-        writer: &mut Writer,
+        reader: &mut (impl AsyncRead + Unpin),
+        writer: &mut (impl AsyncWrite + Unpin),
         see: &mut impl FnMut(&[u8]),
-    ) where
-        Reader: AsyncRead + Unpin,
-        Writer: AsyncWrite + Unpin,
-    {
+    ) -> Option<io::Result<()>> {
         loop {
             let step = match self.state {
                 State::Open if self.is_stalled() => self.write_stalled(cx, writer),
+                State::Open if self.reader_ended.is_some() => return self.reader_ended.take(),
                 State::Open => self.move_chunk(cx, reader, writer, see),
+                State::WriterFailed(_) if self.reader_ended.is_none() => {
+                    self.discard_chunk(cx, reader, see)
+                }
                 State::Closing => self.shut_down(cx, writer),
-                State::Discarding(_) => self.discard_chunk(cx, reader, see),
-                State::ReaderEnded(_) | State::Closed | State::Failed(_) => Poll::Pending,
+                State::Closed | State::WriterFailed(_) => Poll::Pending,
             };
             if step.is_pending() {
-                return;
+                return None;
             }
         }
     }
 
-    /// Reads what there is and writes it. Keeps what the writer does not take.
-    fn move_chunk<Reader, Writer>(
+    /// Reads one chunk and writes it. Keeps the bytes that the writer does not take.
+    fn move_chunk(
         &mut self,
         cx: &mut Context<'_>,
-        reader: &mut Reader,
-        writer: &mut Writer,
+        reader: &mut (impl AsyncRead + Unpin),
+        writer: &mut (impl AsyncWrite + Unpin),
         see: &mut impl FnMut(&[u8]),
-    ) -> Poll<()>
-    where
-        Reader: AsyncRead + Unpin,
-        Writer: AsyncWrite + Unpin,
-    {
+    ) -> Poll<()> {
         SHARED_BUFFER.with_borrow_mut(|buffer| {
-            let (read, filled) = fill(cx, reader, buffer);
+            let (read, filled) = self.fill(cx, reader, buffer);
             if read > 0 {
                 self.moved += read as u64;
                 see(&buffer[..read]);
             }
             let taken = self.write(cx, writer, &buffer[..read]);
-            if taken < read && matches!(self.state, State::Open) {
-                return self.keep_stalled(&buffer[taken..read], filled);
+            match self.state {
+                State::Open if taken < read => self.keep_stalled(&buffer[taken..read]),
+                State::Open => filled,
+                _ => Poll::Ready(()),
             }
-            match (filled, &self.state) {
-                (Filled::Waiting, State::Open) => return Poll::Pending,
-                (Filled::Ended(end), _) => self.reader_ends(end),
-                (Filled::Full | Filled::Waiting, _) => {}
-            }
-            Poll::Ready(())
         })
     }
 
-    /// Keeps what the writer has not taken. The writer will wake us.
-    fn keep_stalled(&mut self, bytes: &[u8], filled: Filled) -> Poll<()> {
-        match headroom::copy_of(bytes) {
-            Ok(copy) => (self.stalled, self.stalled_from) = (copy, 0),
-            Err(error) => {
-                self.reader_ends(Err(error));
-                return Poll::Ready(());
+    /// Reads until the buffer is full, the reader ends, or nothing more is there now. Returns how
+    /// much was read, and `Pending` if the reader will wake us. A short read clears the stream's
+    /// readiness, so noticing the end costs no system call.
+    fn fill(
+        &mut self,
+        cx: &mut Context<'_>,
+        reader: &mut (impl AsyncRead + Unpin),
+        buffer: &mut [u8],
+    ) -> (usize, Poll<()>) {
+        let mut read = 0;
+        while read < buffer.len() && self.reader_ended.is_none() {
+            match poll_read(cx, reader, &mut buffer[read..]) {
+                Poll::Ready(Ok(more @ 1..)) => read += more,
+                Poll::Ready(end) => self.reader_ended = Some(end.map(drop)),
+                Poll::Pending => return (read, Poll::Pending),
             }
         }
-        if let Filled::Ended(end) = filled {
-            self.reader_ended = Some(end);
+        (read, Poll::Ready(()))
+    }
+
+    /// Keeps the bytes that the writer has not taken. The writer will wake us.
+    fn keep_stalled(&mut self, bytes: &[u8]) -> Poll<()> {
+        // Too little memory must end one connection, not all.
+        if let Err(error) = self.stalled.try_reserve_exact(bytes.len()) {
+            self.reader_ended = Some(Err(error.into()));
+            return Poll::Ready(());
         }
+        self.stalled.extend_from_slice(bytes);
         Poll::Pending
     }
 
-    /// Writes what was kept. Ready when nothing of it is left, or the writer has failed.
-    fn write_stalled<Writer>(&mut self, cx: &mut Context<'_>, writer: &mut Writer) -> Poll<()>
-    where
-        Writer: AsyncWrite + Unpin,
-    {
+    /// Writes the bytes that were kept. Ready when all are written, or the writer has failed.
+    fn write_stalled(
+        &mut self,
+        cx: &mut Context<'_>,
+        writer: &mut (impl AsyncWrite + Unpin),
+    ) -> Poll<()> {
         let stalled = std::mem::take(&mut self.stalled);
         self.stalled_from += self.write(cx, writer, &stalled[self.stalled_from..]);
         if self.stalled_from < stalled.len() && matches!(self.state, State::Open) {
@@ -210,28 +194,27 @@ impl Direction {
             return Poll::Pending;
         }
         self.stalled_from = 0;
-        if let Some(end) = self.reader_ended.take() {
-            self.reader_ends(end);
-        }
         Poll::Ready(())
     }
 
-    /// Writes as much as the writer takes now, and says how much that is. It is less than all when
-    /// the writer stalls, and will wake us, or when it fails, which the state says then.
-    fn write<Writer>(&mut self, cx: &mut Context<'_>, writer: &mut Writer, bytes: &[u8]) -> usize
-    where
-        Writer: AsyncWrite + Unpin,
-    {
+    /// Writes as much as the writer takes now, and returns how much that is. If it is less than
+    /// all, the writer stalls and will wake us, or `state` says that the writer has failed.
+    fn write(
+        &mut self,
+        cx: &mut Context<'_>,
+        writer: &mut (impl AsyncWrite + Unpin),
+        bytes: &[u8],
+    ) -> usize {
         let mut taken = 0;
         while taken < bytes.len() {
             match Pin::new(&mut *writer).poll_write(cx, &bytes[taken..]) {
                 Poll::Ready(Ok(0)) => {
-                    self.state = State::Discarding(io::ErrorKind::WriteZero.into());
+                    self.state = State::WriterFailed(io::ErrorKind::WriteZero.into());
                     break;
                 }
                 Poll::Ready(Ok(more)) => taken += more,
                 Poll::Ready(Err(error)) => {
-                    self.state = State::Discarding(error);
+                    self.state = State::WriterFailed(error);
                     break;
                 }
                 Poll::Pending => break,
@@ -242,72 +225,41 @@ impl Direction {
         taken
     }
 
-    fn discard_chunk<Reader>(
+    fn discard_chunk(
         &mut self,
         cx: &mut Context<'_>,
-        reader: &mut Reader,
+        reader: &mut (impl AsyncRead + Unpin),
         see: &mut impl FnMut(&[u8]),
-    ) -> Poll<()>
-    where
-        Reader: AsyncRead + Unpin,
-    {
+    ) -> Poll<()> {
         SHARED_BUFFER.with_borrow_mut(|buffer| {
             match ready!(poll_read(cx, reader, buffer)) {
-                Ok(read) if read > 0 => {
+                Ok(read @ 1..) => {
                     self.moved += read as u64;
                     see(&buffer[..read]);
                 }
-                end => self.reader_ends(end.map(|_| ())),
+                end => self.reader_ended = Some(end.map(drop)),
             }
             Poll::Ready(())
         })
     }
 
-    fn reader_ends(&mut self, end: io::Result<()>) {
-        self.state = match self.state.writer_error() {
-            // Nobody can be told how the reader ended.
-            Some(error) => State::Failed(take(error)),
-            None => State::ReaderEnded(end),
-        };
-    }
-
-    fn shut_down<Writer>(&mut self, cx: &mut Context<'_>, writer: &mut Writer) -> Poll<()>
-    where
-        Writer: AsyncWrite + Unpin,
-    {
-        // A writer that cannot be told has gone, and need not be told.
+    fn shut_down(
+        &mut self,
+        cx: &mut Context<'_>,
+        writer: &mut (impl AsyncWrite + Unpin),
+    ) -> Poll<()> {
+        // If this fails, the writer is gone and needs no shutdown.
         let _ = ready!(Pin::new(writer).poll_shutdown(cx));
         self.state = State::Closed;
         Poll::Ready(())
     }
 }
 
-/// Reads until the buffer is full, or nothing more is there now. A short read clears the stream's
-/// readiness, so noticing the end costs no system call.
-fn fill<Reader>(cx: &mut Context<'_>, reader: &mut Reader, buffer: &mut [u8]) -> (usize, Filled)
-where
-    Reader: AsyncRead + Unpin,
-{
-    let mut read = 0;
-    while read < buffer.len() {
-        match poll_read(cx, reader, &mut buffer[read..]) {
-            Poll::Ready(Ok(0)) => return (read, Filled::Ended(Ok(()))),
-            Poll::Ready(Ok(more)) => read += more,
-            Poll::Ready(Err(error)) => return (read, Filled::Ended(Err(error))),
-            Poll::Pending => return (read, Filled::Waiting),
-        }
-    }
-    (read, Filled::Full)
-}
-
-fn poll_read<Reader>(
+fn poll_read(
     cx: &mut Context<'_>,
-    reader: &mut Reader,
+    reader: &mut (impl AsyncRead + Unpin),
     buffer: &mut [u8],
-) -> Poll<io::Result<usize>>
-where
-    Reader: AsyncRead + Unpin,
-{
+) -> Poll<io::Result<usize>> {
     let mut buffer = ReadBuf::new(buffer);
     ready!(Pin::new(reader).poll_read(cx, &mut buffer))?;
     Poll::Ready(Ok(buffer.filled().len()))

@@ -1,70 +1,31 @@
 //! Unit tests of the relay.
 
-use std::collections::VecDeque;
+use std::future::poll_fn;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex, join};
-
-use tokio::io::ReadBuf;
+use tokio::io::{
+    AsyncReadExt, AsyncWriteExt, DuplexStream, Empty, Join, ReadBuf, duplex, empty, join,
+};
 
 use super::direction::CHUNK;
 use super::*;
 use crate::tunnel::tap::NoTap;
 
-/// A stream that reads what a script says, and fails to write after so many bytes.
-struct Scripted {
-    reads: VecDeque<io::Result<&'static [u8]>>,
-    writable: usize,
-    written: Vec<u8>,
-    shut_down: bool,
-}
+/// A reader that ends, with an error or without one.
+struct End(Option<io::ErrorKind>);
 
-impl Scripted {
-    fn new(reads: Vec<io::Result<&'static [u8]>>, writable: usize) -> Scripted {
-        Scripted { reads: reads.into(), writable, written: Vec::new(), shut_down: false }
-    }
-}
+const RESET: End = End(Some(io::ErrorKind::ConnectionReset));
 
-impl AsyncRead for Scripted {
+impl AsyncRead for End {
     fn poll_read(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         _: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
+        _: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match self.reads.pop_front() {
-            Some(Ok(bytes)) => buf.put_slice(bytes),
-            Some(Err(error)) => return Poll::Ready(Err(error)),
-            None => {}
-        }
-        Poll::Ready(Ok(()))
+        Poll::Ready(self.0.map_or(Ok(()), |kind| Err(kind.into())))
     }
 }
 
-impl AsyncWrite for Scripted {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        if self.writable == 0 {
-            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
-        }
-        let taken = buf.len().min(self.writable);
-        self.writable -= taken;
-        self.written.extend(&buf[..taken]);
-        Poll::Ready(Ok(taken))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.shut_down = true;
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl App for Scripted {
+impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> App for Join<R, W> {
     fn broken_off(&mut self) -> Option<io::Error> {
         None
     }
@@ -76,44 +37,53 @@ impl App for DuplexStream {
     }
 }
 
-fn reset() -> io::Error {
-    io::ErrorKind::ConnectionReset.into()
+/// A writer that fails.
+fn deaf() -> DuplexStream {
+    duplex(1).0
 }
 
-/// Relays to the end between two streams of which Redis's is as new and not kept.
-async fn relay<A, R>(app: &mut A, redis: &mut R, idle_timeout: Option<Duration>) -> RelayEnd
-where
-    A: App,
-    R: AsyncRead + AsyncWrite + Unpin,
-{
-    Relay::new(app, redis, &mut NoTap, idle_timeout).await
+/// A stream that has nothing to read, and takes everything.
+fn quiet() -> Join<Empty, Vec<u8>> {
+    join(empty(), Vec::new())
 }
 
-async fn run(app: &mut Scripted, redis: &mut Scripted) -> RelayEnd {
-    relay(app, redis, None).await
+/// Whether the other side of `far` has not closed, and has no more bytes.
+async fn is_open(far: &mut DuplexStream) -> bool {
+    let mut byte = [0];
+    poll_fn(|cx| {
+        Poll::Ready(Pin::new(&mut *far).poll_read(cx, &mut ReadBuf::new(&mut byte)).is_pending())
+    })
+    .await
+}
+
+async fn relay<A: App, R: Stream>(app: &mut A, redis: &mut R, idle: Option<Duration>) -> RelayEnd {
+    Relay::new(app, redis, &mut NoTap, idle).await
 }
 
 #[tokio::test]
 async fn an_app_that_reads_no_more_gets_its_requests_delivered() {
-    let mut app = Scripted::new(vec![Ok(b"one "), Ok(b"two")], 0);
-    let mut redis = Scripted::new(vec![Ok(b"reply"), Ok(b"another")], usize::MAX);
-    assert!(matches!(run(&mut app, &mut redis).await, RelayEnd::Closed));
-    assert_eq!(redis.written, b"one two");
+    let mut app = join(&b"one two"[..], deaf());
+    let mut redis = join(&b"reply"[..], Vec::new());
+    assert!(matches!(relay(&mut app, &mut redis, None).await, RelayEnd::Closed));
+    assert_eq!(redis.writer(), b"one two");
 }
 
 #[tokio::test]
 async fn a_redis_that_reads_no_more_gets_its_replies_delivered() {
-    let mut app = Scripted::new(vec![Ok(b"request"), Ok(b"more")], usize::MAX);
-    let mut redis = Scripted::new(vec![Ok(b"last "), Ok(b"words")], 3);
-    assert!(matches!(run(&mut app, &mut redis).await, RelayEnd::Reset(Side::Redis, _)));
-    assert_eq!(app.written, b"last words");
-    assert_eq!(redis.written, b"req");
-    assert!(!app.shut_down, "a clean end would come before the reset");
+    let (writer, mut app_far) = duplex(1024);
+    let mut app = join(&b"request"[..], writer);
+    let mut redis = join(&b"last words"[..], deaf());
+    let end = relay(&mut app, &mut redis, None).await;
+    assert!(matches!(end, RelayEnd::Reset(Side::Redis, _)));
+    let mut received = [0; 10];
+    app_far.read_exact(&mut received).await.unwrap();
+    assert_eq!(&received, b"last words");
+    assert!(is_open(&mut app_far).await, "a clean end would come before the reset");
 }
 
 #[tokio::test]
-async fn a_reset_comes_behind_everything_sent_before_it() {
-    let mut app = Scripted::new(vec![Ok(b"request"), Err(reset())], usize::MAX);
+async fn a_reset_comes_after_everything_sent_before_it() {
+    let mut app = join(b"request".chain(RESET), Vec::new());
     let (mut redis, mut far) = duplex(1024);
     let end = relay(&mut app, &mut redis, None).await;
     assert!(matches!(end, RelayEnd::Reset(Side::App, _)));
@@ -138,9 +108,7 @@ async fn a_stalled_writer_gets_everything_and_holds_one_chunk() {
     let mut tap = NoTap;
     let mut relay = Relay::new(&mut app, &mut redis, &mut tap, None);
     // Polled once: it fills what Redis takes, and keeps the rest of one chunk.
-    assert!(
-        std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut relay).poll(cx))).await.is_pending()
-    );
+    assert!(poll_fn(|cx| Poll::Ready(Pin::new(&mut relay).poll(cx))).await.is_pending());
     assert_eq!(relay.up.stalled(), CHUNK - 1000);
 
     let mut received = vec![0; sent.len()];
@@ -155,7 +123,7 @@ async fn a_stalled_writer_gets_everything_and_holds_one_chunk() {
 
 #[tokio::test]
 async fn a_reset_waits_for_stalled_bytes_to_be_delivered() {
-    let mut app = Scripted::new(vec![Ok(b"0123456789"), Err(reset())], usize::MAX);
+    let mut app = join(b"0123456789".chain(RESET), Vec::new());
     let (mut redis, mut far) = duplex(4);
     let mut tap = NoTap;
     let relay = Relay::new(&mut app, &mut redis, &mut tap, None);
@@ -168,10 +136,10 @@ async fn a_reset_waits_for_stalled_bytes_to_be_delivered() {
 #[tokio::test(start_paused = true)]
 async fn a_redis_that_takes_and_says_nothing_is_reset() {
     let (silent, _far) = duplex(1);
-    let mut deaf = join(silent, Scripted::new(vec![], 0));
-    let mut app = Scripted::new(vec![Ok(b"request")], usize::MAX);
+    let mut redis = join(silent, deaf());
+    let mut app = join(&b"request"[..], Vec::new());
     let timeout = Some(Duration::from_secs(3600));
-    let end = relay(&mut app, &mut deaf, timeout).await;
+    let end = relay(&mut app, &mut redis, timeout).await;
     assert!(matches!(end, RelayEnd::Reset(Side::Redis, _)), "{end:?}");
 }
 
@@ -184,6 +152,22 @@ async fn a_stall_ends_in_a_reset_and_silence_in_a_close() {
     app_far.write_all(&[0; 5000]).await.unwrap();
     let end = relay(&mut app, &mut redis, timeout).await;
     assert!(matches!(end, RelayEnd::Reset(Side::Redis, _)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn traffic_postpones_the_idle_timeout() {
+    let (mut app, mut app_far, mut redis, _redis_far) = narrow();
+    let timeout = Duration::from_secs(3600);
+    let started = Instant::now();
+    let traffic = async {
+        for _ in 0..3 {
+            sleep(timeout * 2 / 3).await;
+            app_far.write_all(b"x").await.unwrap();
+        }
+    };
+    let (end, ()) = tokio::join!(relay(&mut app, &mut redis, Some(timeout)), traffic);
+    assert!(matches!(end, RelayEnd::Idle));
+    assert_eq!(started.elapsed(), timeout * 3);
 }
 
 /// A tap that keeps the connection to Redis, and notes what it sees.
@@ -214,22 +198,22 @@ impl Tap for Keeper {
 
 #[tokio::test]
 async fn a_tap_sees_all_and_may_keep_the_upstream() {
-    for (last, clean) in [(Ok(&b""[..]), true), (Err(reset()), false)] {
+    for (last, is_clean) in [(End(None), true), (RESET, false)] {
         let (mut redis, mut far) = duplex(1024);
-        let mut app = Scripted::new(vec![Ok(b"request"), last], usize::MAX);
+        let (writer, mut app_far) = duplex(1024);
+        let mut app = join(b"request".chain(last), writer);
         far.write_all(b"reply").await.unwrap();
         let mut tap = Keeper { from_redis: b"reply".into(), ..Keeper::default() };
         let end = Relay::new(&mut app, &mut redis, &mut tap, None).await;
-        assert!(matches!(end, RelayEnd::Kept(error) if error.is_none() == clean));
+        assert!(matches!(end, RelayEnd::Kept(error) if error.is_none() == is_clean));
         assert_eq!((tap.from_app.as_slice(), tap.progress.sent), (&b"request"[..], 7));
-        assert!(!app.shut_down);
+        assert!(is_open(&mut app_far).await);
     }
 }
 
 #[tokio::test]
 async fn a_begun_connection_is_continued() {
-    let mut app = Scripted::new(vec![], usize::MAX);
-    let mut redis = Scripted::new(vec![], usize::MAX);
+    let (mut app, mut redis) = (quiet(), quiet());
     let mut tap = Keeper::default();
     let begun = Begun { to_redis: b"end".into(), to_app: b"re".into(), sent: 4, asked: None };
     let mut relay = Relay::new(&mut app, &mut redis, &mut tap, None).continuing(begun);
@@ -237,6 +221,6 @@ async fn a_begun_connection_is_continued() {
     assert!(matches!(end, RelayEnd::Closed));
     assert_eq!(relay.progress(), Progress { sent: 7, received: 2 });
     drop(relay);
-    assert_eq!((redis.written.as_slice(), app.written.as_slice()), (&b"end"[..], &b"re"[..]));
+    assert_eq!((redis.writer().as_slice(), app.writer().as_slice()), (&b"end"[..], &b"re"[..]));
     assert_eq!((tap.from_app.as_slice(), tap.from_redis.as_slice()), (&b""[..], &b"re"[..]));
 }
