@@ -6,16 +6,16 @@ mod support;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 
 use nix::libc;
-use support::eventually;
 use support::launcher::{BINARY, Launcher, Outcome};
 use support::resp::{Client, Reply};
 use support::servers::{FRONTS, Front, Options, PASSWORD, Server};
+use support::{eventually, two_free_ports};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const USER: (&str, &str) = ("app", "app-password");
@@ -122,7 +122,7 @@ impl Example {
 
     /// What its user sees when Redis is down: through the tunnel, and without one.
     fn down(&self, query: &str) -> (String, String) {
-        let free = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+        let free = two_free_ports();
         let url = format!("redis://{}:{}@127.0.0.1:{free}/3{query}", USER.0, USER.1);
         let through = self.web("once", &url).run().stdout;
         let without = self.web("once", &url).env("STUNNEL_ENABLED", "false").run().stdout;
@@ -380,7 +380,7 @@ fn php_predis() {
 fn php_sessions_make_a_connection_for_each_request() {
     for front in FRONTS {
         let server = start(front);
-        let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+        let port = two_free_ports();
         let example = Example { name: "php-session" };
         let running = example.web("", &url(&server)).env("PORT", port.to_string()).start();
         let get = || {

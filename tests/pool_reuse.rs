@@ -355,7 +355,7 @@ fn a_request_held_back_is_dropped_if_its_app_gives_up() {
     let mut app = held.open();
     // The pool does not follow this command, so it waits for the reply to RESET.
     app.send(&["CONFIG", "SET", "slowlog-max-len", "777"]);
-    std::thread::sleep(Duration::from_millis(700)); // The app gives up.
+    std::thread::sleep(Duration::from_secs(1)); // The app gives up.
     drop(app);
     let page = StatusPage::of(held.running.pid(), &[held.port]);
     let name = "start_stunnel_connections_closed_total";

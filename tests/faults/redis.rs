@@ -1,7 +1,7 @@
 //! Redis, or the stunnel in front of it, does not answer as it should.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
@@ -14,7 +14,7 @@ use crate::support::peer::Peer;
 use crate::support::proc::{connections_to, resident_kib};
 use crate::support::resp::{Client, Reply};
 use crate::support::servers::{Front, PASSWORD, Server, connections};
-use crate::support::{eventually, reset, rest};
+use crate::support::{eventually, reset, rest, two_free_ports};
 use crate::{HOLD_TWO, KEPT_KIB, Scene, TIMES, all_logged, closed, fault, half, half_a_reply};
 
 const MIB: usize = 1024 * 1024;
@@ -22,10 +22,7 @@ const MIB: usize = 1024 * 1024;
 #[test]
 fn redis_refuses() {
     fault!("Redis refuses: nothing listens");
-    let free = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-    let url = format!("rediss://{}", free.local_addr().unwrap());
-    drop(free);
-    let scene = Scene::new(&url);
+    let scene = Scene::new(&format!("rediss://127.0.0.1:{}", two_free_ports()));
     closed(&scene.one_by_one());
     let error = "TCP connection failed: connection refused";
     all_logged(&scene.aftermath(), "connection-failed", "error", error);

@@ -19,6 +19,8 @@ pub mod status;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -26,9 +28,10 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigHandler, Signal};
 
-/// How long anything may take before a test fails: far more than it does.
+/// How long anything may take before a test fails: far more than it does. A timeout that must not
+/// pass in a test is twice as long.
 pub const PATIENCE: Duration = Duration::from_secs(30);
-/// Between two looks at a condition.
+/// Between two checks of a condition.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Waits until `condition` yields something.
@@ -78,9 +81,9 @@ impl Drop for Process {
     }
 }
 
-/// A port `p` with `p + 1` free as well, for a plaintext server and TLS next to it. Both are below
-/// those that the kernel picks (ip_local_port_range in ip(7)), so that nobody gets them while a
-/// server is restarted.
+/// A port `p`; `p` and `p + 1` are free, for a plaintext server and TLS next to it. No other test
+/// gets them, also while a server is restarted: both are below the ports that the kernel picks
+/// (ip_local_port_range in ip(7)), and this process claims them until it ends.
 pub fn two_free_ports() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     eventually("two neighbouring free ports", || {
@@ -88,7 +91,9 @@ pub fn two_free_ports() -> u16 {
         let start = (std::process::id() % 9_000) as u16 * 2;
         let port = 10_000 + start.wrapping_add(step) % 20_000;
         let _first = TcpListener::bind(("127.0.0.1", port)).ok()?;
-        let _second = TcpListener::bind(("127.0.0.1", port.checked_add(1)?)).ok()?;
+        let _second = TcpListener::bind(("127.0.0.1", port + 1)).ok()?;
+        let claim = SocketAddr::from_abstract_name(format!("start-stunnel-tests-{port}")).unwrap();
+        std::mem::forget(UnixListener::bind_addr(&claim).ok()?);
         Some(port)
     })
 }
