@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use nix::unistd::Uid;
-use support::dist::{binary_archive, buildpack_archive, packaged, unpack};
+use support::dist::{archive_name, buildpack_archive, packaged, unpack, unpack_binary};
 use support::launcher::Launcher;
 use support::links;
 use support::servers::{Front, PASSWORD, Server};
@@ -17,6 +17,8 @@ use support::snippets::{snippet, with_ours};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// The target of the archive that these tests open.
+const GNU: &str = "x86_64-gnu";
 
 /// The lines that a program prints, for example names of files.
 fn names(program: &str, words: &[&str]) -> Vec<String> {
@@ -40,8 +42,9 @@ fn archives_hold_tracked_files_only() {
             assert!(tracked.contains(&format!("{home}{name}")), "{name} is none of Git's");
         }
     };
-    let root = format!("start-stunnel-{VERSION}-x86_64-linux-gnu/");
-    within(&binary_archive(), &root, ["docs/", "examples/"], "");
+    let name = archive_name(GNU);
+    let archive = packaged(&format!("{name}.tar.gz"));
+    within(&archive, &format!("{name}/"), ["docs/", "examples/"], "");
     within(&buildpack_archive(), "./", ["bin/", "lib/"], "buildpack/");
 }
 
@@ -55,8 +58,8 @@ fn buildpack_has_licences_and_prefers_glibc_builds() {
     assert!(folders.contains(&launchers.join("x86_64")), "{folders:?}");
     for launcher in folders {
         let architecture = launcher.file_name().unwrap().to_str().unwrap();
-        let gnu = format!("start-stunnel-{VERSION}-{architecture}-linux-gnu.tar.gz");
-        let built_for_gnu = Path::new(ROOT).join("dist").join(gnu).exists();
+        let gnu = archive_name(&format!("{architecture}-gnu"));
+        let built_for_gnu = Path::new(ROOT).join(format!("dist/{gnu}.tar.gz")).exists();
         let licences = fs::read_to_string(launcher.join("THIRD-PARTY-LICENCES")).unwrap();
         assert!(licences.contains("\nziglang "), "{architecture}");
         let musl = licences.contains("\nmusl as a whole is licensed under");
@@ -77,8 +80,7 @@ fn archives_match_checksums_and_hold_the_manual() {
     assert!(sums.unwrap().success());
 
     let folder = tempfile::tempdir().unwrap();
-    unpack(&binary_archive(), folder.path());
-    let inside = folder.path().join(format!("start-stunnel-{VERSION}-x86_64-linux-gnu"));
+    let inside = unpack_binary(GNU, folder.path());
     let page = fs::read_to_string(inside.join("start-stunnel.1")).unwrap();
     let bash = fs::read_to_string(inside.join("completions/start-stunnel.bash")).unwrap();
     for (option, _) in start_stunnel::configuration::options::with_option() {
@@ -154,9 +156,8 @@ fn binary_runs_as_pid_1_on_the_oldest_supported_system() {
         assert!(!system.join(absent).exists(), "{absent} is there");
     }
     let folder = tempfile::tempdir_in(system.join("tmp")).unwrap();
-    unpack(&binary_archive(), folder.path());
-    let inside = Path::new("/").join(folder.path().strip_prefix(&system).unwrap());
-    let inside = inside.join(format!("start-stunnel-{VERSION}-x86_64-linux-gnu/start-stunnel"));
+    let binary = unpack_binary(GNU, folder.path()).join("start-stunnel");
+    let inside = Path::new("/").join(binary.strip_prefix(&system).unwrap());
 
     let server = Server::start(Front::Redis);
     let script = format!(

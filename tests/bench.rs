@@ -6,12 +6,13 @@ use std::fs;
 use std::io::Read;
 use std::os::unix::fs::symlink;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use nix::libc;
 use nix::sys::resource::{Resource, getrlimit};
 use support::launcher::{BINARY, send_signal};
+use support::proc::processes_in;
 use support::{Process, eventually};
 use tempfile::TempDir;
 
@@ -67,17 +68,6 @@ impl Bench {
         Bench { folder, process }
     }
 
-    /// Processes that run in its folder: all that it has started.
-    fn running(&self) -> Vec<PathBuf> {
-        let folder = self.folder.path().canonicalize().unwrap();
-        let processes = fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().path());
-        let inside = |process: &PathBuf| {
-            // Other users' processes are unreadable, and some end meanwhile.
-            fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd.starts_with(&folder))
-        };
-        processes.filter(inside).collect()
-    }
-
     /// Names of its temporary files.
     fn files(&self) -> Vec<String> {
         let names = fs::read_dir(&self.folder).unwrap().map(|entry| entry.unwrap().file_name());
@@ -86,7 +76,7 @@ impl Bench {
 
     /// Call this after the run.
     fn assert_nothing_is_left(&self) {
-        eventually("all has ended", || self.running().is_empty().then_some(()));
+        eventually("all has ended", || (processes_in(self.folder.path()) == 0).then_some(()));
         assert_eq!(self.files(), Vec::<String>::new());
     }
 
@@ -196,7 +186,7 @@ fn interrupted_run_leaves_nothing() {
         let stderr = bench.process.0.stderr.as_mut().unwrap();
         stderr.read_exact(&mut dot).expect("it measures");
         assert_eq!(dot, *b".");
-        assert!(bench.running().len() > 5, "servers and peers run");
+        assert!(processes_in(bench.folder.path()) > 5, "servers and peers run");
         // A terminal signals the whole group.
         send_signal(-bench.process.pid(), signal);
         let (stdout, stderr) = bench.output();

@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 
 use nix::libc;
 use support::launcher::{BINARY, send_signal};
+use support::proc::processes_in;
 use support::{Process, eventually};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -61,7 +62,7 @@ fn celery_loses_no_job_when_its_workers_restart() {
 #[test]
 fn sidekiq_loses_no_job_in_a_fail_over() {
     if !nix::unistd::geteuid().is_root() {
-        eprintln!("skipped: only root can make a mount namespace");
+        support::skip("only root can make a mount namespace");
         return;
     }
     loses_nothing("sidekiq", "fail-overs", "--fail-overs");
@@ -94,20 +95,15 @@ fn lost_doubled_and_rejected_jobs_are_found() {
 #[test]
 fn interrupted_run_leaves_nothing() {
     let folder = tempfile::tempdir().unwrap();
-    let home = folder.path().canonicalize().unwrap();
     // Background jobs ignore SIGINT, and we may be one.
     let mut command = Command::new("env");
     command.arg("--default-signal").arg(Path::new(ROOT).join("bin/jobs"));
     command.args(["--binary", BINARY, "--systems", "celery", "--scenarios", "restarts"]);
-    command.current_dir(&home).env("TMPDIR", &home).process_group(0);
+    command.current_dir(&folder).env("TMPDIR", folder.path()).process_group(0);
     command.stdout(Stdio::null()).stderr(Stdio::piped());
     let mut run = Process(command.spawn().unwrap());
-    // All that a run starts stays in this folder or below.
-    let running = || {
-        let entries = fs::read_dir("/proc").unwrap().filter_map(Result::ok);
-        let folders = entries.filter_map(|entry| fs::read_link(entry.path().join("cwd")).ok());
-        folders.filter(|cwd| cwd.starts_with(&home)).count()
-    };
+    // All that a run starts stays in its folder.
+    let running = || processes_in(folder.path());
     // bin/jobs, Redis, and two workers with two child processes each.
     eventually("the workers run", || (running() >= 8).then_some(()));
     send_signal(-run.pid(), libc::SIGINT);
@@ -116,7 +112,7 @@ fn interrupted_run_leaves_nothing() {
     run.0.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
     assert_eq!(stderr, "bin/jobs: interrupted\n");
     eventually("all has ended", || (running() == 0).then_some(()));
-    assert_eq!(fs::read_dir(&home).unwrap().count(), 0, "no file is left");
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 0, "no file is left");
 }
 
 #[test]

@@ -5,13 +5,14 @@ mod support;
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::path::PathBuf;
+use std::process::Command;
 use std::sync::OnceLock;
 
 use nix::libc;
 use nix::unistd::Uid;
-use support::launcher::{HOLD, Held, Launcher, Outcome, logged, port_of};
+use support::dist::unpack_binary;
+use support::launcher::{HOLD, Launcher, Outcome, logged};
 use support::release_setting;
 use support::resp::{Client, Reply};
 use support::servers::{FRONTS, Front, PASSWORD, Server};
@@ -66,21 +67,11 @@ impl Binary {
 fn unpack() -> (TempDir, Vec<Binary>) {
     let wanted = std::env::var(TARGETS).unwrap_or_else(|_| DEFAULT_TARGETS.to_owned());
     let folder = tempfile::tempdir().unwrap();
-    let binaries = wanted.split_whitespace().map(|target| {
-        let (architecture, libc) = target.split_once('-').unwrap();
-        let name = format!("start-stunnel-{VERSION}-{architecture}-linux-{libc}");
-        let archive = Path::new(ROOT).join("dist").join(format!("{name}.tar.gz"));
-        assert!(archive.exists(), "{} is missing: bin/package {target}", archive.display());
-        let mut tar = Command::new("tar");
-        tar.arg("xzf")
-            .arg(&archive)
-            .arg("-C")
-            .arg(folder.path())
-            .arg(format!("{name}/start-stunnel"));
-        assert!(tar.status().unwrap().success());
-        Binary { target: target.to_owned(), file: folder.path().join(name).join("start-stunnel") }
-    });
-    let binaries = binaries.collect();
+    let binary = |target: &str| {
+        let file = unpack_binary(target, folder.path()).join("start-stunnel");
+        Binary { target: target.to_owned(), file }
+    };
+    let binaries = wanted.split_whitespace().map(binary).collect();
     (folder, binaries)
 }
 
@@ -248,23 +239,16 @@ fn static_binary_runs_without_any_library() {
         fs::copy(&binary.file, inside("bin/start-stunnel")).unwrap();
         let mut words = vec![format!("--root={}", system.path().display())];
         if binary.architecture() != std::env::consts::ARCH {
-            let Output { stdout, .. } = Command::new("sh")
-                .args([
-                    "-c",
-                    "command -v \"$0\"",
-                    &format!("qemu-{}-static", binary.architecture()),
-                ])
-                .output()
-                .unwrap();
-            fs::copy(String::from_utf8(stdout).unwrap().trim(), inside("bin/qemu")).unwrap();
+            let qemu = format!("command -v qemu-{}-static", binary.architecture());
+            let found = Command::new("sh").args(["-c", &qemu]).output().unwrap().stdout;
+            fs::copy(String::from_utf8(found).unwrap().trim(), inside("bin/qemu")).unwrap();
             words.push("/bin/qemu".to_owned());
         }
         words.extend(["/bin/start-stunnel", "sh", "-c", HOLD].map(str::to_owned));
         // The static C library looks up the name, in the root folder's /etc/hosts.
         let url = server.url().replace("127.0.0.1", "redis.example");
         let launcher = Launcher::of("unshare", words).env("PATH", "/bin").redis(&url);
-        let held: Held = launcher.start_held();
-        assert_eq!(held.port, port_of(&held.url));
+        let held = launcher.start_held();
         assert_eq!(held.client().ask(&["PING"]), Reply::line("+PONG"), "{}", binary.target);
         ended_with(&held.finish(), 0, "", &binary.target);
     }

@@ -235,7 +235,7 @@ impl Pump {
             match order(read, orders) {
                 Some(Mischief::Reset) => return self.reset_both(PumpEnd::Mischief),
                 Some(Mischief::Close) => {
-                    // The reader sees an end, perhaps within a reply. What the reader sends is lost.
+                    // The reader sees an end, perhaps within a reply, and cannot send any more.
                     let _ = self.to.write_all(&buffer[..read / 2]);
                     let _ = self.to.shutdown(Shutdown::Both);
                     let _ = self.from.shutdown(Shutdown::Both);

@@ -18,8 +18,17 @@ pub fn buildpack_archive() -> PathBuf {
     packaged(&format!("start-stunnel-buildpack-{VERSION}.tgz"))
 }
 
-pub fn binary_archive() -> PathBuf {
-    packaged(&format!("start-stunnel-{VERSION}-x86_64-linux-gnu.tar.gz"))
+/// The name of a target's archive without its suffix, and of the folder in it: `x86_64-gnu`.
+pub fn archive_name(target: &str) -> String {
+    let (architecture, libc) = target.split_once('-').expect("ARCHITECTURE-LIBC");
+    format!("start-stunnel-{VERSION}-{architecture}-linux-{libc}")
+}
+
+/// Unpacks a target's archive, and returns the folder that was in it.
+pub fn unpack_binary(target: &str, folder: &Path) -> PathBuf {
+    let name = archive_name(target);
+    unpack(&packaged(&format!("{name}.tar.gz")), folder);
+    folder.join(name)
 }
 
 pub fn unpack(archive: &Path, folder: &Path) {

@@ -249,25 +249,23 @@ pub fn with_mounted<const N: usize>(
     words: [&str; N],
 ) -> Option<Launcher> {
     let script = format!("mount --bind '{}' {place} && exec \"$0\" \"$@\"", what.display());
-    let unshare = ["--mount", "sh", "-c", &script];
-    let allowed = Command::new("unshare").args(unshare).arg("true").stderr(Stdio::null()).status();
-    if !allowed.is_ok_and(|status| status.success()) {
-        super::skip("unshare may not make a mount namespace here");
-        return None;
-    }
-    Some(Launcher::of("unshare", unshare.into_iter().chain([BINARY]).chain(words)))
+    unshared(&["--mount", "sh", "-c", &script], &words)
 }
 
 /// A launcher that is pid 1 of a pid namespace of its own, with a shell script as COMMAND; `None`,
 /// said aloud, where that is not allowed.
 pub fn as_pid_1(script: &str) -> Option<Launcher> {
-    let words = ["--pid", "--fork", "--mount-proc", "--kill-child"];
-    let allowed = Command::new("unshare").args(words).arg("true").stderr(Stdio::null()).status();
+    unshared(&["--pid", "--fork", "--mount-proc", "--kill-child"], &["sh", "-c", script])
+}
+
+/// A launcher with the command line `words`, behind unshare(1) with these options.
+fn unshared(options: &[&str], words: &[&str]) -> Option<Launcher> {
+    let allowed = Command::new("unshare").args(options).arg("true").stderr(Stdio::null()).status();
     if !allowed.is_ok_and(|status| status.success()) {
-        super::skip("unshare may not make a pid namespace here");
+        super::skip(&format!("unshare {} is not allowed here", options[0]));
         return None;
     }
-    Some(Launcher::of("unshare", words.iter().copied().chain([BINARY, "sh", "-c", script])))
+    Some(Launcher::of("unshare", [options, &[BINARY], words].concat()))
 }
 
 /// The port in a local URL.

@@ -1,6 +1,7 @@
 //! What /proc tells of a process (proc(5)).
 
 use std::fs;
+use std::path::Path;
 
 use super::eventually;
 
@@ -35,6 +36,15 @@ pub fn session(leader: i32) -> Vec<i32> {
     let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     let leader = leader.to_string();
     pids.filter(|pid| stat(*pid).is_some_and(|stat| stat[3] == leader)).collect()
+}
+
+/// How many processes run in a folder or below it.
+pub fn processes_in(folder: &Path) -> usize {
+    let folder = folder.canonicalize().expect("a folder");
+    let processes = fs::read_dir("/proc").expect("/proc").filter_map(Result::ok);
+    // Other users' processes are unreadable, and some end meanwhile.
+    let folders = processes.filter_map(|process| fs::read_link(process.path().join("cwd")).ok());
+    folders.filter(|cwd| cwd.starts_with(&folder)).count()
 }
 
 /// The pids of the children that a process's main thread has.
