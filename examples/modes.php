@@ -1,5 +1,5 @@
 <?php
-// What every PHP app here does in the same way. Each app has its own connect() and checks().
+// The functions that both PHP clients share. Each app defines connect() and checks().
 function check(string $name, callable $condition): void
 {
     try {
@@ -50,7 +50,7 @@ function outlive(): void
             try {
                 $redis = connect();
             } catch (Throwable) {
-                // The next ping counts the failure.
+                // The next ping fails and counts this error.
             }
         }
     }

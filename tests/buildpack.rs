@@ -327,7 +327,7 @@ fn build_hints_if_the_procfile_does_not_use_it() {
             None => fs::remove_file(&file).unwrap(),
         }
         let said = site.compile().ok();
-        assert!(said.contains("       No line of the Procfile uses it yet."), "{said}");
+        assert!(said.contains("       No process in the Procfile uses start-stunnel yet."), "{said}");
         assert!(said.contains("           web: bin/start-stunnel bundle exec puma"), "{said}");
     }
 }
@@ -414,7 +414,7 @@ fn build_from_a_checkout_names_the_archive_to_use() {
     ] {
         fs::write(site.at("buildpack/release.conf"), format!("REPOSITORY={repository}\n")).unwrap();
         for (build, _) in BUILDS {
-            site.refuses(build, &["holds no start-stunnel binary", "a checkout", &source]);
+            site.refuses(build, &["contains no start-stunnel binary", "a checkout", &source]);
         }
     }
     // The repository's root has the same scripts, for those who give its address to

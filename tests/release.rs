@@ -119,21 +119,21 @@ fn release_check_names_each_mistake() {
     type Break = fn(&mut Checkout);
     let cases: [(Break, &str); 10] = [
         (|it| it.replace("release.conf", "https://example.com/it", ""), "has no REPOSITORY"),
-        (|it| it.replace("Cargo.toml", "example.com/it", "example.com/other"), "the repository of"),
+        (|it| it.replace("Cargo.toml", "example.com/it", "example.com/other"), "the repository in"),
         (|it| it.replace("Cargo.toml", "1.2.3", "1.2.4"), "Cargo.toml has another version"),
         (|it| it.replace("Cargo.toml", "1.2.3", "1.203"), "Cargo.toml has another version"),
         (
             |it| it.replace("buildpack/buildpack.toml", "1.2.3", "1.2.4"),
             "buildpack.toml has another version",
         ),
-        (|it| it.replace("CHANGELOG.md", "- What is new.", ""), "says nothing below"),
+        (|it| it.replace("CHANGELOG.md", "- What is new.", ""), "has no text under"),
         (
             |it| it.replace("release.conf", "OPENSSL_BRANCH=3.", "OPENSSL_BRANCH=9."),
-            "which is not of the branch 9.",
+            "does not belong to the branch 9.",
         ),
         (|it| "1.0.0".clone_into(&mut it.rust), "rustc is 1.0.0"),
         (|it| it.workflow = true, "TODAY is set"),
-        (|it| it.replace("CHANGELOG.md", "## 1.2.3", "## 1.203"), "says nothing below"),
+        (|it| it.replace("CHANGELOG.md", "## 1.2.3", "## 1.203"), "has no text under"),
     ];
     for (break_it, word) in cases {
         let mut checkout = Checkout::new();
@@ -145,7 +145,7 @@ fn release_check_names_each_mistake() {
     checkout.replace("CHANGELOG.md", "- What is new.", "- What is newer.");
     checkout.refuses("files differ from the commit");
     fs::rename(checkout.folder.path().join(".git"), checkout.folder.path().join("no")).unwrap();
-    checkout.refuses("git cannot tell");
+    checkout.refuses("git cannot compare");
 }
 
 #[test]
