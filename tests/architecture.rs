@@ -1,11 +1,11 @@
-//! The order of modules in `src/lib.rs`: no module uses one listed after it, so there are no
-//! circles.
+//! Checks the order of modules in `src/lib.rs`: a module uses only modules that are listed before
+//! it, so there are no circles.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Where the sources are.
+/// The folder of the sources.
 fn sources() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
 }
@@ -17,7 +17,7 @@ fn modules() -> Vec<String> {
     modules.map(str::to_owned).collect()
 }
 
-/// The files of a module: `module.rs`, or all below `module/`.
+/// The files of a module: `module.rs`, or the files in `module/`.
 fn files(module: &str) -> Vec<PathBuf> {
     let file = sources().join(module).with_extension("rs");
     if file.exists() {
@@ -26,7 +26,7 @@ fn files(module: &str) -> Vec<PathBuf> {
     all_below(sources().join(module))
 }
 
-/// The Rust files in a folder and below.
+/// The Rust files in a folder and its subfolders.
 fn all_below(folder: PathBuf) -> Vec<PathBuf> {
     let (mut folders, mut files) = (vec![folder], Vec::new());
     while let Some(folder) = folders.pop() {
@@ -43,7 +43,7 @@ fn all_below(folder: PathBuf) -> Vec<PathBuf> {
     files
 }
 
-/// The modules that a text names as `crate::module`, comments aside, each with its line.
+/// The modules that code names as `crate::module`, each with its line number. Skips comments.
 fn used(text: &str) -> Vec<(usize, String)> {
     let mut used = Vec::new();
     for (number, line) in text.lines().enumerate() {
@@ -59,7 +59,7 @@ fn used(text: &str) -> Vec<(usize, String)> {
 }
 
 #[test]
-fn no_module_uses_one_listed_after_it() {
+fn modules_use_only_modules_listed_before_them() {
     let modules = modules();
     let (mut uses, mut wrong) = (0, Vec::new());
     for (place, module) in modules.iter().enumerate() {
@@ -82,7 +82,7 @@ fn no_module_uses_one_listed_after_it() {
     );
 }
 
-/// The files that mention the pool in their code, by their paths below `src`.
+/// The paths in `src` of the files whose code names the pool, except in pool and configuration.
 fn files_that_name_the_pool() -> Vec<String> {
     let mut named = Vec::new();
     for file in all_below(sources()) {
@@ -97,17 +97,18 @@ fn files_that_name_the_pool() -> Vec<String> {
 }
 
 #[test]
-fn one_file_outside_the_pool_names_it() {
+fn only_launch_rs_names_the_pool() {
     assert_eq!(files_that_name_the_pool(), ["launch.rs"]);
     for file in all_below(sources().join("tunnel")) {
         let text = fs::read_to_string(&file).unwrap().to_lowercase();
-        // Puma's, in a hint.
+        // A hint mentions the connection pools of apps.
         let text = text.replace("connection pools", "");
-        assert!(!text.contains("pool"), "{} knows of the pool", file.display());
+        assert!(!text.contains("pool"), "{} names the pool", file.display());
     }
 }
 
-/// The modules of a folder that each of its modules uses: `super::name`, or `crate::folder::name`.
+/// For each module of a folder, the modules of the same folder that it uses, as `super::name` or
+/// `crate::folder::name`.
 fn uses_inside(folder: &Path) -> BTreeMap<String, BTreeSet<String>> {
     let parent = folder.file_name().unwrap().to_str().unwrap();
     let modules: BTreeSet<String> = fs::read_dir(folder)
@@ -136,7 +137,7 @@ fn uses_inside(folder: &Path) -> BTreeMap<String, BTreeSet<String>> {
     uses
 }
 
-/// The names behind these prefixes, braces included: `super::{a, b::C}` has `a` and `b`.
+/// The names after these prefixes, also in braces: `super::{a, b::C}` contains `a` and `b`.
 fn names_behind(code: &str, prefixes: &[String]) -> Vec<String> {
     let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let first_name = |text: &str| text.chars().take_while(|c| is_name(*c)).collect::<String>();
@@ -156,7 +157,7 @@ fn names_behind(code: &str, prefixes: &[String]) -> Vec<String> {
     names
 }
 
-/// The modules that are in circles of uses, or lead into one.
+/// The modules in circles, and those that use a module in a circle.
 fn circle(uses: &BTreeMap<String, BTreeSet<String>>) -> BTreeSet<String> {
     let mut left: BTreeSet<String> = uses.keys().cloned().collect();
     // Remove modules that use none of the others, until each one left uses another one.
@@ -167,7 +168,7 @@ fn circle(uses: &BTreeMap<String, BTreeSet<String>>) -> BTreeSet<String> {
 }
 
 #[test]
-fn modules_of_a_folder_use_each_other_in_one_direction() {
+fn modules_of_a_folder_have_no_circle() {
     let mut seen = 0;
     let folders = fs::read_dir(sources()).unwrap().map(|entry| entry.unwrap().path());
     for folder in folders.filter(|path| path.is_dir()) {
@@ -204,7 +205,7 @@ fn every_file_belongs_to_a_listed_module() {
 }
 
 #[test]
-fn an_arrow_that_runs_up_is_seen() {
+fn uses_in_code_are_found_and_comments_skipped() {
     let text = "use crate::b::X; // crate::c\nfn f() { crate::d::g(crate::e) }";
     let names: Vec<_> =
         used(text).into_iter().map(|(line, module)| format!("{line}{module}")).collect();

@@ -1,5 +1,5 @@
-//! The archives that `bin/package` puts into `dist/`: their contents, the commands of README that
-//! install the binary, and the oldest system that it runs on.
+//! The archives that `bin/package` builds in `dist/`: their contents, the commands in README that
+//! install the binary, and the oldest supported system.
 
 mod support;
 
@@ -20,7 +20,7 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// The target of the archive that these tests open.
 const GNU: &str = "x86_64-gnu";
 
-/// The lines that a program prints, for example names of files.
+/// The lines that a program prints.
 fn names(program: &str, words: &[&str]) -> Vec<String> {
     let said = Command::new(program).args(words).current_dir(ROOT).output().unwrap();
     assert!(said.status.success(), "{program} {words:?}: {said:?}");
@@ -39,7 +39,7 @@ fn archives_hold_tracked_files_only() {
             .collect();
         assert!(inside.len() > 4, "{listing:?}");
         for name in inside {
-            assert!(tracked.contains(&format!("{home}{name}")), "{name} is none of Git's");
+            assert!(tracked.contains(&format!("{home}{name}")), "{name} is not tracked by Git");
         }
     };
     let name = archive_name(GNU);
@@ -64,7 +64,7 @@ fn buildpack_has_licences_and_prefers_glibc_builds() {
         assert!(licences.contains("\nziglang "), "{architecture}");
         let musl = licences.contains("\nmusl as a whole is licensed under");
         assert_eq!(musl, !built_for_gnu, "{architecture}");
-        // Static binaries name no loader.
+        // Static binaries have no loader.
         let binary = fs::read(launcher.join("start-stunnel")).unwrap();
         let loaded = binary.windows(10).any(|bytes| bytes == b"/ld-linux-");
         assert_eq!(loaded, built_for_gnu, "{architecture}");
@@ -72,7 +72,7 @@ fn buildpack_has_licences_and_prefers_glibc_builds() {
 }
 
 #[test]
-fn archives_match_checksums_and_hold_the_manual() {
+fn archives_match_checksums_and_contain_the_manual() {
     let sums = Command::new("sha256sum")
         .args(["--check", "--strict", "--quiet", "SHA256SUMS"])
         .current_dir(packaged("SHA256SUMS").parent().unwrap())
@@ -103,7 +103,7 @@ fn archives_match_checksums_and_hold_the_manual() {
     for name in ["LICENSE", "completions/_start-stunnel", "completions/start-stunnel.fish"] {
         assert!(inside.join(name).exists(), "{name}");
     }
-    // The pages, and every file that they link to.
+    // The archive contains the pages and every file that they link to.
     let top = ["README.md", "SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md"];
     let docs = fs::read_dir(inside.join("docs")).unwrap();
     let docs = docs.map(|page| format!("docs/{}", page.unwrap().file_name().display()));

@@ -1,4 +1,4 @@
-//! The benchmark runs, prints, and leaves nothing behind. No test asks how fast anything is.
+//! The benchmark runs, prints its figures, and leaves nothing behind. No test checks any speed.
 
 mod support;
 
@@ -17,12 +17,12 @@ use support::{Process, eventually};
 use tempfile::TempDir;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
-/// Files from `bin/setup bench` that no other test needs.
+/// Files that `bin/setup bench` installs.
 const PEERS: [&str; 3] =
     ["/usr/sbin/haproxy", "/usr/sbin/nginx", "/usr/lib/nginx/modules/ngx_stream_module.so"];
 /// Open files that a run needs.
 const DESCRIPTORS: u64 = 15_000;
-/// What a full run writes.
+/// The files that a full run writes.
 const FILES: [&str; 3] = ["bench/RESULTS.md", "bench/results.json", "bench/ratios.svg"];
 
 /// Whether a run is possible here; prints the reason if not.
@@ -57,7 +57,7 @@ impl Bench {
     fn start_with(words: &[&str], change: impl FnOnce(&mut Command)) -> Bench {
         let folder = tempfile::tempdir().unwrap();
         symlink(BINARY, folder.path().join("other")).unwrap();
-        // Background jobs ignore SIGINT, and we may be one.
+        // The tests may run as a background job, which ignores SIGINT.
         let mut bench = Command::new("env");
         bench.arg("--default-signal").arg(Path::new(ROOT).join("bin/bench"));
         bench.args(["--quick", "--binary", BINARY, "--modes", "auto", "off"]).args(words);
@@ -80,7 +80,7 @@ impl Bench {
         assert_eq!(self.files(), Vec::<String>::new());
     }
 
-    /// Its remaining standard output and error, until the end.
+    /// The rest of its standard output and standard error.
     fn output(&mut self) -> (String, String) {
         let (mut stdout, mut stderr) = (String::new(), String::new());
         // Standard output fits into a pipe while we read standard error.
@@ -90,7 +90,7 @@ impl Bench {
     }
 }
 
-/// The cells of the row that starts so, in a Markdown table.
+/// The cells of the first row of a Markdown table that begins with `start`.
 fn row<'a>(table: &'a str, start: &str) -> Vec<&'a str> {
     let row = table.lines().find(|line| line.starts_with(start));
     let row = row.unwrap_or_else(|| panic!("no {start}\n{table}"));
@@ -187,7 +187,7 @@ fn interrupted_run_leaves_nothing() {
         stderr.read_exact(&mut dot).expect("it measures");
         assert_eq!(dot, *b".");
         assert!(processes_in(bench.folder.path()) > 5, "servers and peers run");
-        // A terminal signals the whole group.
+        // Like a terminal, signal the whole group.
         send_signal(-bench.process.pid(), signal);
         let (stdout, stderr) = bench.output();
         assert_eq!(bench.process.wait().signal(), Some(signal), "{stdout}{stderr}");
@@ -214,7 +214,7 @@ fn launcher_that_does_not_start_ends_the_run() {
 
 #[test]
 fn missing_launcher_is_a_usage_error() {
-    // bin/bench would install the peers first.
+    // Without the peers, bin/bench would begin to install them.
     if !may_run() {
         return;
     }

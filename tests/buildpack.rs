@@ -1,4 +1,4 @@
-//! The buildpack in `dist/`, classic and Cloud Native. Builds run as an unprivileged user in an
+//! The classic and the Cloud Native buildpack in `dist/`. Builds run as an unprivileged user in an
 //! empty environment.
 
 mod support;
@@ -22,7 +22,7 @@ const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// The user id of nobody.
 const UNPRIVILEGED: &str = "65534";
-/// An app that stores its first argument in Redis, and on SIGTERM uses Redis once more.
+/// An app that stores its first argument in Redis, and uses Redis again on SIGTERM.
 const APP: &str = r#"#!/bin/sh
 redis() { redis-cli --no-auth-warning -u "$REDIS_URL" "$@" >/dev/null; }
 trap 'redis set farewell "after SIGTERM"; exit 5' TERM
@@ -106,7 +106,7 @@ impl Site {
         Said::by(&mut command)
     }
 
-    /// Lets the builds take this machine for another architecture's.
+    /// Replaces uname(1), so that builds see this architecture.
     fn pretend_to_be(&mut self, architecture: &str) {
         self.write("other/uname", &format!("#!/bin/sh\necho {architecture}\n"));
         self.path = Some(self.at("other"));
@@ -175,7 +175,7 @@ impl Said {
     }
 }
 
-/// Runs the Procfile's `web` line and stops it as a dyno does, and checks what Redis has stored.
+/// Runs the Procfile's `web` line, stops it like a dyno, and checks the values in Redis.
 fn run_as_a_dyno(mut command: Command, server: &Server) {
     command.args(["-c", "exec bin/start-stunnel ./serve web"]);
     command.env("DYNO", "web.1").env("REDIS_URL", server.url());
@@ -327,7 +327,10 @@ fn build_hints_if_the_procfile_does_not_use_it() {
             None => fs::remove_file(&file).unwrap(),
         }
         let said = site.compile().ok();
-        assert!(said.contains("       No process in the Procfile uses start-stunnel yet."), "{said}");
+        assert!(
+            said.contains("       No process in the Procfile uses start-stunnel yet."),
+            "{said}"
+        );
         assert!(said.contains("           web: bin/start-stunnel bundle exec puma"), "{said}");
     }
 }
@@ -417,7 +420,7 @@ fn build_from_a_checkout_names_the_archive_to_use() {
             site.refuses(build, &["contains no start-stunnel binary", "a checkout", &source]);
         }
     }
-    // The repository's root has the same scripts, for those who give its address to
+    // The same scripts are in the root folder, for users who give the repository's address to
     // `heroku buildpacks:add`.
     let script = |name: &str| Command::new(Path::new(ROOT).join("bin").join(name));
     let detected = script("detect").arg(site.at("app")).output().unwrap();
@@ -439,7 +442,7 @@ fn build_on_arm64_installs_the_arm64_binary() {
             (&b"\x7fELF"[..], 183),
             "EM_AARCH64, as elf.h has it"
         );
-        // Let QEMU run it, as if this machine could.
+        // QEMU runs the binary, as if this machine had the architecture.
         fs::rename(&launcher, site.at("launcher")).unwrap();
         let script = format!(
             "#!/bin/sh\nexec qemu-aarch64-static -L /usr/aarch64-linux-gnu {} \"$@\"\n",
@@ -481,7 +484,7 @@ fn cloud_native_build_runs_the_same_procfile() {
     assert_eq!(layer["metadata"]["version"].as_str(), Some(VERSION));
     let left: Vec<_> =
         fs::read_dir(site.at("layers")).unwrap().map(|e| e.unwrap().file_name()).collect();
-    // There is no launch.toml, since a process type could be scaled by accident.
+    // There is no launch.toml, because users could scale its process types by accident.
     assert_eq!(left.len(), 2, "a layer and its toml: {left:?}");
 
     // At run time the layer's bin/ is on PATH, and bin/start-stunnel leads there.

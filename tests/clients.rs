@@ -1,5 +1,5 @@
-//! Apps as they are: each of `examples/` runs by its own Procfile through the real launcher. What
-//! is found goes into docs/clients.md.
+//! Real client libraries: each app in `examples/` runs with its own Procfile through the launcher.
+//! The results are the table in docs/clients.md.
 
 mod support;
 
@@ -18,14 +18,14 @@ use support::{eventually, two_free_ports};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const USER: (&str, &str) = ("app", "app-password");
-/// With a user of the app's own.
+/// A server with a user for the app.
 fn options() -> Options<'static> {
     Options { user: Some(USER), ..Options::default() }
 }
-/// What every app of the first kind checks, in this order.
+/// The checks of every app that tests a client library, in this order.
 const CHECKS: [&str; 8] =
     ["boot", "user", "database", "pipeline", "transaction", "pubsub", "blocking", "10 MiB"];
-/// Rows that docs/clients.md has; the last test to end writes it.
+/// Rows of the table. The test that completes the table compares or writes it.
 const ROWS: usize = 17;
 static MATRIX: Mutex<BTreeMap<String, String>> = Mutex::new(BTreeMap::new());
 
@@ -60,7 +60,7 @@ impl Example {
         self.process("web", mode, url)
     }
 
-    /// The version of what it uses, as `command` prints it.
+    /// The version of its client library, which `command` prints.
     fn version(&self, command: &str) -> String {
         let printed = Example::shell(command).run();
         let version = printed.stdout.trim().to_owned();
@@ -93,7 +93,7 @@ impl Example {
         record(&name, &[&self.version(version), all, &refused, &down, &dead, note]);
     }
 
-    /// What its user sees when the tunnel refuses.
+    /// The kind of error that the app sees if the certificate check fails.
     fn refused(&self, server: &Server, query: &str) -> String {
         let launcher = self.web("once", &(url(server) + query)).env("STUNNEL_VERIFY", "full");
         let said = launcher.run().stdout;
@@ -102,7 +102,7 @@ impl Example {
         class_of(&said)
     }
 
-    /// What its user sees when Redis is down: through the tunnel, and without one.
+    /// The kinds of error that the app sees if Redis is down: with the tunnel, and without it.
     fn down(&self, query: &str) -> (String, String) {
         let free = two_free_ports();
         let url = format!("redis://{}:{}@127.0.0.1:{free}/3{query}", USER.0, USER.1);
@@ -111,11 +111,14 @@ impl Example {
         for said in [&through, &without] {
             assert!(said.starts_with("error"), "{}: {said}", self.0);
         }
-        assert!(!through.contains("start-stunnel: "), "an outage is no refusal: {through}");
+        assert!(
+            !through.contains("start-stunnel: "),
+            "an outage is reported as a refusal: {through}"
+        );
         (class_of(&through), class_of(&without))
     }
 
-    /// That it finds its Redis again after a restart, by its own means.
+    /// Checks that the app reconnects by itself after a restart of Redis.
     fn outlives_a_restart(&self, server: Server, query: &str) -> Server {
         let port = server.port;
         let mut running = self.web("outlive", &(url(&server) + query)).start();
@@ -131,7 +134,7 @@ impl Example {
         server
     }
 
-    /// That it can say its last words when it is told to end.
+    /// Checks that the app can still use Redis after SIGTERM.
     fn ends_in_good_order(&self, server: &Server, query: &str) {
         let mut running = self.web("serve", &(url(server) + query)).start();
         assert_eq!(running.line(), "ready", "{}", self.0);
@@ -141,7 +144,7 @@ impl Example {
         assert_eq!(stored(server, "farewell"), Reply::bulk("bye"), "{}", self.0);
     }
 
-    /// That a job in flight is finished while the worker is told to end, and nothing is lost.
+    /// Checks that a worker finishes its running job after SIGTERM.
     fn finishes_its_job(&self, version: &str, query: &str, note: &str) {
         for front in FRONTS {
             let server = start(front);
@@ -172,20 +175,20 @@ fn url(server: &Server) -> String {
     format!("redis://{}:{}@127.0.0.1:{}/3", USER.0, USER.1, server.port)
 }
 
-/// What database 3 has.
+/// The value of a key in database 3.
 fn stored(server: &Server, key: &str) -> Reply {
     let mut direct = Client::connect(server.port, PASSWORD);
     direct.ask(&["SELECT", "3"]);
     direct.ask(&["GET", key])
 }
 
-/// That the launcher's log holds no password.
+/// Checks that the launcher's log contains no password.
 fn no_secret(ended: &Outcome) {
     let launchers = ended.stderr.lines().filter(|line| line.starts_with("ts="));
     assert!(launchers.into_iter().all(|line| !line.contains(USER.1)), "{}", ended.stderr);
 }
 
-/// The kind of error in "error KIND: message", or the message where the language has no kinds.
+/// The kind of error in "error KIND: message"; or the message, if the language has no kinds.
 fn class_of(said: &str) -> String {
     let said = said.trim().strip_prefix("error").unwrap_or(said).trim_start_matches([':', ' ']);
     match said.split_once(": ") {
@@ -198,11 +201,11 @@ fn class_of(said: &str) -> String {
     }
 }
 
-/// Between these comments docs/clients.md has what was found.
+/// These comments surround the table in docs/clients.md.
 const TABLE_BEGINS: &str = "<!-- clients: written by bin/test --clients -->";
 const TABLE_ENDS: &str = "<!-- end of clients -->";
 
-/// Notes what was found, and writes it into docs/clients.md once every client has been seen.
+/// Records a row. Once the table is complete, compares it with docs/clients.md, or writes it there.
 fn record(name: &str, cells: &[&str]) {
     let mut matrix = MATRIX.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     matrix.insert(name.to_owned(), format!("| {name} | {} |", cells.join(" | ")));
@@ -223,7 +226,7 @@ fn record(name: &str, cells: &[&str]) {
         fs::write(&file, page).unwrap();
         return;
     }
-    // Versions are those of the machine.
+    // Versions differ between machines.
     let without_versions = |table: &str| -> Vec<String> {
         let rows = table.lines().filter(|line| line.starts_with("| "));
         rows.map(|line| {
@@ -235,7 +238,7 @@ fn record(name: &str, cells: &[&str]) {
     assert_eq!(
         without_versions(committed),
         without_versions(&table),
-        "docs/clients.md is not what was found: run bin/test --clients"
+        "docs/clients.md differs from the results: run bin/test --clients"
     );
 }
 
@@ -300,7 +303,7 @@ fn python_celery() {
 }
 
 #[test]
-fn celery_with_a_rediss_url_that_says_cert_none_works_as_it_is() {
+fn celery_works_with_ssl_cert_reqs_none_in_its_url() {
     let server = start(Front::Redis);
     let url = format!(
         "rediss://{}:{}@127.0.0.1:{}/3?ssl_cert_reqs=none",

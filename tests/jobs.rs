@@ -1,4 +1,4 @@
-//! `bin/jobs` counts what happens to the jobs of real job systems. One short round.
+//! One short round of `bin/jobs`, which counts the lost and doubled jobs of real job systems.
 
 mod support;
 
@@ -15,7 +15,7 @@ use support::{Process, eventually};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
-/// A run of `bin/jobs` with these arguments: standard output, standard error, and the exit code.
+/// Runs `bin/jobs`; returns its standard output, standard error and exit code.
 fn jobs(arguments: &[&str]) -> (String, String, Option<i32>) {
     let program = Path::new(ROOT).join("bin/jobs");
     let output = Command::new(program).args(["--binary", BINARY]).args(arguments).output().unwrap();
@@ -23,14 +23,14 @@ fn jobs(arguments: &[&str]) -> (String, String, Option<i32>) {
     (text(output.stdout), text(output.stderr), output.status.code())
 }
 
-/// The figures of the one row of a table that starts so.
+/// The figures in the only row of a table that begins with `start`.
 fn figures(table: &str, start: &str) -> Vec<u64> {
     let rows: Vec<_> = table.lines().filter_map(|line| line.strip_prefix(start)).collect();
     let [row] = rows[..] else { panic!("no single row {start}\n{table}") };
     row.trim_matches('|').split('|').map(|cell| cell.trim().parse().unwrap()).collect()
 }
 
-/// Runs one short scenario without a pool and in plaintext; nothing may be lost or doubled.
+/// Runs one short scenario with the pool off and in plaintext. No job may be lost or doubled.
 fn loses_nothing(system: &str, scenario: &str, once: &str) {
     let words = ["--modes", "off", "--systems", system, "--scenarios", scenario, once, "1"];
     let words = [&words[..], &["--linger", "0"]].concat();
@@ -73,7 +73,7 @@ fn lost_doubled_and_rejected_jobs_are_found() {
     let folder = tempfile::tempdir().unwrap();
     let enqueued = "ok a\nok b\nok c\nfailed d OSError: gone\n";
     fs::write(folder.path().join("enqueued"), enqueued).unwrap();
-    // The last line is not complete yet.
+    // The last line is incomplete, as while an app writes it.
     fs::write(folder.path().join("done"), "a\nc\na\nd\nb").unwrap();
     let script = "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; \
         from ledger import Counts, Ledger; found = Ledger(Path(sys.argv[2])).counts(); \
@@ -95,14 +95,14 @@ fn lost_doubled_and_rejected_jobs_are_found() {
 #[test]
 fn interrupted_run_leaves_nothing() {
     let folder = tempfile::tempdir().unwrap();
-    // Background jobs ignore SIGINT, and we may be one.
+    // The tests may run as a background job, which ignores SIGINT.
     let mut command = Command::new("env");
     command.arg("--default-signal").arg(Path::new(ROOT).join("bin/jobs"));
     command.args(["--binary", BINARY, "--systems", "celery", "--scenarios", "restarts"]);
     command.current_dir(&folder).env("TMPDIR", folder.path()).process_group(0);
     command.stdout(Stdio::null()).stderr(Stdio::piped());
     let mut run = Process(command.spawn().unwrap());
-    // All that a run starts stays in its folder.
+    // All processes of a run have this folder, or a folder in it, as working directory.
     let running = || processes_in(folder.path());
     // bin/jobs, Redis, and two workers with two child processes each.
     eventually("the workers run", || (running() >= 8).then_some(()));

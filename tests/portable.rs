@@ -1,5 +1,5 @@
-//! The portable binaries in `dist/`. QEMU runs those for another architecture. Static ones also run
-//! in a root folder without any library.
+//! The portable binaries in `dist/`. QEMU runs the binaries of other architectures. Static binaries
+//! also run in a root folder without any library.
 
 mod support;
 
@@ -46,7 +46,7 @@ impl Binary {
         self.target.ends_with("-musl")
     }
 
-    /// The binary with this command line, under QEMU if it is for another architecture.
+    /// A launcher with this command line; QEMU runs the binary of another architecture.
     fn launcher(&self, words: &[&str]) -> Launcher {
         let architecture = self.architecture();
         if architecture == std::env::consts::ARCH {
@@ -155,7 +155,7 @@ fn thousand_requests_on_ten_connections_are_answered() {
     }
 }
 
-/// Prints the number of each signal that it receives; SIGTERM ends it.
+/// Prints the number of each signal that it receives, and ends on SIGTERM.
 const TELLS_SIGNALS: &str = r#"
 import os, signal, sys
 wanted = {signal.SIGTERM, signal.SIGUSR1, 34, 64}
@@ -201,7 +201,7 @@ fn script_without_interpreter_line_runs_in_sh() {
                 let launcher = launcher.redis("redis://h").env("STUNNEL_ENABLED", enabled);
                 ended_with(&launcher.run(), 6, &expected, &binary.target);
             }
-            // A folder cannot be executed, by no shell either.
+            // A folder cannot be executed, not even by a shell.
             let launcher = binary.launcher(&["./"]).env("STUNNEL_ENABLED", enabled);
             assert_eq!(launcher.redis("redis://h").run().code(), 126, "{}", binary.target);
         }

@@ -1,4 +1,4 @@
-//! `bin/release-check` and `bin/check-workflows`, which stop a bad release before anything is
+//! `bin/release-check` and `bin/check-workflows`, which prevent a bad release before anything is
 //! built.
 
 mod support;
@@ -110,7 +110,7 @@ fn release_check_passes_until_openssl_support_ends() {
     let mut checkout = Checkout::new();
     let said = checkout.check(&["v1.2.3"]);
     assert_eq!(said.status.code(), Some(0), "{}", String::from_utf8_lossy(&said.stderr));
-    checkout.today.push('x'); // Comes after that day.
+    checkout.today.push('x'); // Sorts after that day.
     checkout.refuses("has had no security fixes since");
 }
 
@@ -192,7 +192,7 @@ fn check_workflows_refuses_broken_and_unsafe_workflows() {
 fn check_workflows_fails_if_node_is_too_old() {
     let programs = tempfile::tempdir().unwrap();
     let node = programs.path().join("node");
-    // The script asks node for its version, and whether that is new enough.
+    // A node that prints an old version, and fails when it compares its version.
     let old = "#!/bin/sh\n[ \"$1\" = --version ] || exit 1\necho v12.22.9\n";
     fs::write(&node, old).unwrap();
     fs::set_permissions(&node, fs::Permissions::from_mode(0o755)).unwrap();

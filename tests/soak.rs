@@ -1,8 +1,8 @@
-//! Loads, faults and leaving apps mixed at random, from a seed. The test checks each reply, and a
-//! fault must explain each error.
+//! Mixes loads, faults and disconnecting apps at random, from a seed. The test checks each reply,
+//! and a fault must explain each error.
 //!
-//! `bin/soak --minutes N` runs it for long, `bin/test` for a few seconds. SOAK_SECONDS, SOAK_SEED
-//! and SOAK_POOL (the launcher's pool mode) override the defaults.
+//! `bin/test` runs this test for some seconds, `bin/soak --minutes N` for longer. SOAK_SECONDS,
+//! SOAK_SEED and SOAK_POOL (the launcher's pool mode) override the defaults.
 
 mod support;
 
@@ -29,29 +29,30 @@ const SECONDS: u64 = 8;
 /// Apps that meet faults, and witnesses that must not notice any.
 const APPS: u64 = 24;
 const WITNESSES: u64 = 6;
-/// Connections to Redis for the apps that meet faults: fewer than apps, so that they queue.
+/// The maximum number of connections to Redis for apps that meet faults. There are more apps, so
+/// apps queue.
 const LIMIT: &str = "16";
 /// The largest value, in bytes.
 const LARGEST: usize = 1024 * 1024;
 /// Memory that the launcher may keep for later connections.
 const KEPT_KIB: u64 = 24 * 1024;
-/// A killed Redis keeps what it has acknowledged.
+/// With these options, a killed Redis keeps all acknowledged writes.
 const DURABLE: &[&str] =
     &["--appendonly", "yes", "--appendfsync", "no", "--auto-aof-rewrite-percentage", "100"];
-/// The sockets of a launcher without connections: a listener for each tunnel.
+/// The sockets of a launcher without connections: one listener per tunnel.
 const LISTENERS: usize = 2;
-/// The names of witnesses begin so.
+/// The names of witnesses begin with this word.
 const WITNESS: &str = "witness";
 /// Prints both URLs and ignores forwarded signals until standard input ends.
 const HOLD_TWO: &str =
     "trap '' HUP TERM USR1 USR2; echo $REDIS_URL; echo $CLEAN_URL; while read -r _; do :; done";
 
-/// A key of database 0. A connection that its last user left in another database does not find it.
+/// A key of database 0. An app that gets a connection in another database does not find the key.
 const HOME: &str = "home";
-/// A key that only transactions without EXEC set.
+/// A key that is set only in transactions without EXEC.
 const NEVER: &str = "never";
 
-/// What an app may have begun on a connection when it leaves.
+/// Requests that an app may have sent before it leaves.
 struct Unfinished {
     name: &'static str,
     requests: &'static [&'static [&'static str]],
@@ -76,7 +77,7 @@ const UNFINISHED: &[Unfinished] = &[
     Unfinished { name: "REPLY OFF", requests: &[&["CLIENT", "REPLY", "OFF"]], replies: 0 },
     Unfinished { name: "REPLY SKIP", requests: &[&["CLIENT", "REPLY", "SKIP"]], replies: 0 },
 ];
-/// One leaving app of this many has sent half a request.
+/// One of this many leaving apps has sent half a request.
 const HALF_REQUEST_IN: u64 = 8;
 const HALF_REQUEST: &str = "half a request";
 /// How an app leaves.
@@ -90,12 +91,12 @@ struct Counts {
     requests: AtomicU64,
     connections: AtomicU64,
     bytes: AtomicU64,
-    /// Connections that an app saw broken.
+    /// Connections that broke for an app.
     broken: AtomicU64,
     /// Connections to Redis that a fault ended or prevented.
     ended_by_faults: AtomicU64,
     faults: Mutex<HashMap<&'static str, u64>>,
-    /// How apps left, and what they had begun.
+    /// How often apps left in each way, after each kind of requests.
     leavers: Mutex<HashMap<(&'static str, &'static str), u64>>,
 }
 
@@ -128,7 +129,7 @@ struct Network {
 }
 
 impl Network {
-    /// Leads to TLS port `to`, which may be down for a while.
+    /// Relays to the TLS port `to`, which may be down for a while.
     fn start(to: u16, counts: &Arc<Counts>) -> Arc<Network> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let network = Arc::new(Network {
@@ -169,7 +170,7 @@ impl Network {
             let down = Pump { from: far, to: near_too }.run(&orders);
             let left = left.load(Ordering::Relaxed);
             let up = up.join().unwrap();
-            // Redis ended the connection if the launcher had not done so before.
+            // Redis ended the connection, unless the launcher had ended it before.
             down == PumpEnd::Mischief
                 || (down == PumpEnd::OfReader && (!left || up == PumpEnd::OfWriter))
         });
@@ -207,7 +208,7 @@ enum PumpEnd {
     Mischief,
     /// The reading side was closed or reset.
     OfReader,
-    /// The writing side was gone.
+    /// The writing side had disappeared.
     OfWriter,
 }
 
@@ -218,7 +219,7 @@ struct Pump {
 }
 
 impl Pump {
-    /// Moves bytes until the end, and obeys orders.
+    /// Moves bytes until the end, and makes the ordered faults.
     fn run(mut self, orders: &Mutex<Option<Mischief>>) -> PumpEnd {
         let mut buffer = vec![0; 32 * 1024];
         self.from.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
@@ -274,7 +275,7 @@ impl Pump {
     }
 }
 
-/// The order to obey now, after `read` bytes. Without bytes, only a reset or a close is possible.
+/// The next fault, after `read` bytes. Without bytes, only a reset or a close is possible.
 fn order(read: usize, orders: &Mutex<Option<Mischief>>) -> Option<Mischief> {
     let mut orders = orders.lock().unwrap();
     let needs_bytes = !matches!(*orders, Some(Mischief::Reset | Mischief::Close));
@@ -293,7 +294,7 @@ fn reply(client: &mut Client) -> Result<Reply, Broken> {
     }
 }
 
-/// An app, and what it knows about its own keys.
+/// An app, and the state of its own list in Redis.
 struct App {
     name: String,
     dice: Rng,
@@ -357,8 +358,8 @@ impl App {
         self.leave(client)
     }
 
-    /// Leaves a connection in one of many ways. Whatever was begun there must not reach its next
-    /// user, who checks every reply.
+    /// Leaves a connection in one of many ways. The next user checks every reply, and must see
+    /// no effect of this app's requests.
     fn leave(&mut self, mut client: Client) -> Result<(), Broken> {
         let begun = if self.dice.u64(..HALF_REQUEST_IN) == 0 {
             // If another user's bytes completed it, `lost` would find an unknown element.
@@ -387,7 +388,7 @@ impl App {
             _ => {
                 client.stream.get_ref().shutdown(Shutdown::Write)?;
                 let ended = client.stream.read_to_end(&mut Vec::new());
-                // A fault may end it, which is no broken connection: the app has left.
+                // A fault may end the connection. It does not count as broken, as the app has left.
                 if !self.disturbed {
                     ended?;
                 }
@@ -473,7 +474,7 @@ impl App {
         Ok(())
     }
 
-    /// Counts the acknowledged elements that Redis does not have. Each may be there once at most.
+    /// Counts the acknowledged elements that Redis has lost. Checks that no element is there twice.
     fn lost(&self, redis: &mut Client) -> u64 {
         let list = format!("list of {}", self.name);
         let Reply::Array(elements) = redis.ask(&["LRANGE", &list, "0", "-1"]) else {
@@ -512,7 +513,7 @@ fn run_apps(apps: &mut [App], work: impl FnOnce()) {
         for app in apps {
             scope.spawn(|| app.run(&over));
         }
-        // If the work panics, the apps must end all the same.
+        // The apps must end even if the work panics.
         let worked = catch_unwind(AssertUnwindSafe(work));
         over.store(true, Ordering::Relaxed);
         worked.unwrap_or_else(|panic| resume_unwind(panic));
@@ -545,7 +546,7 @@ impl Stage {
             .env("CLEAN_URL", clean.url())
             .env("REDIS_STUNNEL_URLS", "REDIS_URL CLEAN_URL")
             .env("REDIS_URL_STUNNEL_MAX_CONNECTIONS", LIMIT)
-            // Apps queue for longer on a busy machine, and must not break there.
+            // On a busy machine, apps queue for longer than the default.
             .env("STUNNEL_CONNECT_TIMEOUT", "20s")
             .env("STUNNEL_POOL", pool());
         let mut held = launcher.start_held();
@@ -621,13 +622,13 @@ impl Stage {
     }
 }
 
-/// What a run found.
+/// The results of a run.
 struct Summary<'a> {
     /// Of the apps that met faults, and of the witnesses.
     counts: [&'a Counts; 2],
-    /// Connections that an app saw broken while there were faults.
+    /// Connections that broke while there were faults.
     broken: u64,
-    /// Connections that an app saw broken where no fault was.
+    /// Connections that broke although there were no faults.
     unexplained: u64,
     lost: u64,
     /// Memory in KiB and descriptors at rest.
@@ -695,7 +696,7 @@ fn loads_and_faults_at_random_lose_nothing() {
     let mut apps = stage.apps(&mut dice);
     let mut witnesses = stage.witnesses(&mut dice);
 
-    // The launcher allocates what it keeps before we measure.
+    // Before we measure, let the launcher allocate the memory that it keeps.
     let warm = Duration::from_secs(seconds / 10 + 2);
     run_apps(&mut apps, || thread::sleep(warm));
     assert_eq!(broken(), 0, "without faults");

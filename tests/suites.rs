@@ -1,4 +1,5 @@
-//! `bin/suites` compares other projects' test suites. A stub stands in for redis-py's suite here.
+//! `bin/suites`, which compares results of other projects' test suites. A stub replaces redis-py's
+//! suite here.
 
 mod support;
 
@@ -24,7 +25,7 @@ impl Suite {
         fs::write(suite.path("tests/conftest.py"), "").unwrap();
         fs::write(suite.path("explained.md"), "`tests.a::counts_clients`: the pool has some")
             .unwrap();
-        // bin/suites asks for some modules first, by -c.
+        // bin/suites first checks by -c that some modules are installed.
         let python = format!(
             "#!/bin/sh\n[ \"$1\" != -c ] || exit 0\n\
              while [ \"$1\" != --junit-xml ]; do shift; done\nreport=$2\n\
@@ -53,7 +54,7 @@ impl Suite {
     }
 }
 
-/// What a run prints, and its exit code.
+/// Standard output, standard error and the exit code of a run.
 fn told(output: &Output) -> (String, String, Option<i32>) {
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
     (text(&output.stdout), text(&output.stderr), output.status.code())
@@ -84,7 +85,7 @@ fn suite_in_which_no_test_passes_fails() {
     assert!(stderr.ends_with("redis-py, direct: no test passed\n"), "{stderr}");
 }
 
-/// Fails one test where the launcher runs the suite with one of `modes`.
+/// A suite whose test `test` fails if the launcher runs with one of these pool modes.
 fn failing(test: &str, modes: &str) -> Suite {
     Suite::new(&format!(
         "outcome=; case $STUNNEL_POOL in {modes}) outcome='<failure/>' ;; esac\n\
@@ -110,7 +111,7 @@ fn test_that_ends_differently_fails_unless_it_is_explained() {
     let line = "\n  tests.a::counts_clients: direct passed, auto failed (explained)\n";
     assert!(explained.0.contains(line), "{explained:?}");
 
-    // Without a pool, the launcher has no excuse.
+    // With the pool off, no explanation counts.
     let off = told(&failing("counts_clients", "off").run("direct off"));
     assert_eq!(off.2, Some(1), "{off:?}");
 }

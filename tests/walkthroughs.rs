@@ -1,4 +1,4 @@
-//! README and manual, followed step by step: these tests run the commands that the pages show.
+//! Runs the commands that README and the manual show, step by step.
 
 mod support;
 
@@ -71,7 +71,7 @@ fn certificate_verify_failed_is_gone_with_the_launcher() {
     let run = |enabled: &str| {
         Launcher::new(["ruby", "-e", RUBY]).redis(&url).env("STUNNEL_ENABLED", enabled).run()
     };
-    // Without the launcher, as after the plan's upgrade; and with it.
+    // Without the launcher, as after an upgrade of the plan; then with the launcher.
     let before = run("false");
     assert!(before.stderr.contains("certificate verify failed"), "{}", before.stderr);
     let after = run("true");
@@ -80,8 +80,8 @@ fn certificate_verify_failed_is_gone_with_the_launcher() {
 
 #[test]
 fn elasticache_url_works_with_full_verification() {
-    // ElastiCache's certificates are signed by a public CA for the name in the URL. A CA of this
-    // test's own stands for that.
+    // A public CA signs ElastiCache's certificates for the name in the URL. This test has a CA of
+    // its own instead.
     let folder = tempfile::tempdir().unwrap();
     let name = "master.cache.test";
     let authority = Authority::new(folder.path());
@@ -176,7 +176,7 @@ fn sidekiq_works(initializer: &str, server: &Server, enabled: &str) -> bool {
 }
 
 #[test]
-fn sidekiq_works_before_and_after_the_change_of_the_manual() {
+fn sidekiq_works_before_and_after_the_documented_change() {
     let server = Server::start(Front::Redis);
     let (before, after) = (snippet("sidekiq-before"), snippet("sidekiq-after"));
     assert!(snippet("sidekiq-procfile").starts_with("worker: bin/start-stunnel "));
@@ -184,7 +184,7 @@ fn sidekiq_works_before_and_after_the_change_of_the_manual() {
     assert!(!sidekiq_works(&after, &server, "false"), "its own TLS needs the settings");
     assert!(sidekiq_works(&after, &server, "true"), "as the manual says");
     assert!(sidekiq_works("", &server, "true"), "without an initializer");
-    assert!(sidekiq_works(&before, &server, "true"), "the old settings have no effect");
+    assert!(sidekiq_works(&before, &server, "true"), "the old settings do no harm");
 }
 
 #[test]
@@ -198,7 +198,7 @@ fn kubernetes_probes_reach_the_status_page_by_pod_ip() {
     }
     let held = Launcher::holding(&server.url());
     let held = held.env("STUNNEL_STATUS_ADDRESS", format!("0.0.0.0:{port}")).start_held();
-    // Every address in 127.0.0.0/8 belongs to this machine. This one stands for a pod's.
+    // This address of this machine stands for a pod's address.
     let probe = |path: &str| {
         let mut stream = TcpStream::connect(("127.0.0.2", port)).unwrap();
         let request = format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.2:{port}\r\n\r\n");
@@ -230,7 +230,7 @@ fn plain_port_serves_an_app_started_elsewhere() {
     let mut app = Client::connect(port, PASSWORD);
     assert_eq!(app.ask(&["PING"]), Reply::line("+PONG"));
 
-    // A second launcher does not move to another port, which the app would not know.
+    // A second launcher fails instead of using a port that the app does not know.
     let second = shell(&line, programs.path()).run();
     assert_eq!(second.code(), 78, "{}", second.stderr);
 
@@ -268,9 +268,9 @@ fn examples_for_containers_and_systemd_are_valid() {
         .unwrap();
     assert!(parsed.status.success(), "{}", String::from_utf8_lossy(&parsed.stderr));
     let dockerfile = page("examples/docker/Dockerfile");
-    // A slim image has no CA, without which `full` and `ca` cannot work.
+    // `full` and `ca` need CA certificates, which a slim image lacks.
     assert!(dockerfile.contains(" ca-certificates "));
-    // Kubernetes refuses a name together with runAsNonRoot.
+    // With runAsNonRoot, Kubernetes accepts only a number.
     assert!(dockerfile.contains("\nUSER 65534\n"));
 
     if Command::new("systemd-analyze").arg("--version").output().is_err() {
@@ -297,7 +297,7 @@ fn changed_server_key_is_handled_as_the_manual_says() {
     let server = Server::start(Front::Redis);
     let url = server.url();
 
-    // The app and the log say what the page says.
+    // The app and the log get the messages on the page.
     let held = Launcher::holding(&url).env("STUNNEL_PIN", &old).start_held();
     let Reply::Line(said) = held.open().ask(&["PING"]) else { panic!("no error") };
     let trust = page("docs/trust.md");
@@ -306,7 +306,7 @@ fn changed_server_key_is_handled_as_the_manual_says() {
     assert!(words.iter().all(|word| said.contains(word)), "{said}");
     assert!(held.finish().stderr.contains(" at=connection-refused "));
 
-    // --check prints the new key. As a pin it works alone, and beside the old one.
+    // --check prints the new pin, which works alone and beside the old one.
     let checked = Launcher::new(["--check"]).redis(&url).env("STUNNEL_PIN", &old).run();
     let new = printed(&checked.stdout, "STUNNEL_PIN");
     let both = "'STUNNEL_PIN=sha256//OLD;sha256//NEW'";
@@ -323,14 +323,18 @@ fn changed_server_key_is_handled_as_the_manual_says() {
     }
 }
 
-/// A row of the clients' table in `docs/migrate.md`: the program that runs it, the program's code
-/// before and after the code in the table, how that begins, and for clients that fail at once with
-/// a TLS setting left in: where that goes, and the setting.
+/// A row of the table of clients in `docs/migrate.md`.
 struct TableRow {
+    /// The program that runs the code.
     program: &'static str,
+    /// The code before the code in the table.
     before: &'static str,
+    /// The first words of the code in the table.
     begins: &'static str,
+    /// The code after the code in the table.
     behind: &'static str,
+    /// For clients that fail with a TLS setting left in: the end of the code in the table, and its
+    /// replacement with the setting.
     left_in: Option<(&'static str, &'static str)>,
 }
 

@@ -1,4 +1,4 @@
-//! The app misbehaves, or ends.
+//! Faults of the app.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;

@@ -1,4 +1,4 @@
-//! The launcher lacks descriptors, time, or a log; or is stopped or killed.
+//! Faults of the launcher and its machine.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -14,7 +14,7 @@ use crate::support::servers::{Front, PASSWORD, Server, connections};
 use crate::support::{eventually, faketime};
 use crate::{HOLD_TWO, Scene, fault};
 
-/// A launcher that a shell starts with this line; `"$0" "$@"` stands for the launcher.
+/// A launcher that a shell starts by this line, which contains `"$0" "$@"` as its command.
 fn by_shell(line: &str) -> Launcher {
     Launcher::of("sh", ["-c", line, BINARY, "sh", "-c", HOLD_TWO])
 }
@@ -23,8 +23,8 @@ fn by_shell(line: &str) -> Launcher {
 fn no_descriptor_is_left() {
     fault!("no file descriptor is left (`ulimit -n 65`)");
     let server = Server::start(Front::Redis);
-    // A connection takes two descriptors. If one is left over, a connection is accepted with it and
-    // then fails instead of waiting; 65 leaves none over.
+    // A connection takes two descriptors. With one left, the launcher would accept a connection that
+    // then fails instead of waiting. A limit of 65 leaves none.
     let launcher = by_shell("ulimit -n 65; exec \"$0\" \"$@\"");
     let mut scene = Scene::with(launcher, &server.url());
     let mut clients: Vec<Client> = (0..80).map(|_| scene.held.open()).collect();
@@ -62,7 +62,7 @@ fn clock_jumps() {
         .env("FAKETIME_NO_CACHE", "1")
         // The library reads the file from inside the launcher.
         .env("STUNNEL_SANDBOX", "off")
-        // As when somebody corrects a wrong clock: the monotonic clock does not jump.
+        // A correction of the clock does not change the monotonic clock.
         .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
     let mut scene = Scene::with(launcher, &server.url());
     let mut client = scene.held.client();
@@ -106,7 +106,7 @@ fn launcher_is_stopped_for_longer_than_the_connect_timeout() {
     scene.aftermath();
 }
 
-/// Serves 300 connections, and would log each of them, with stderr redirected so.
+/// Checks that 300 connections work while the launcher logs each of them to this redirection.
 fn works_with_its_log(redirection: &str) {
     let server = Server::start(Front::Redis);
     let launcher = by_shell(&format!("exec \"$0\" \"$@\" {redirection}"));
@@ -131,7 +131,7 @@ fn nobody_reads_the_log() {
     let folder = tempfile::tempdir().unwrap();
     let pipe = folder.path().join("pipe");
     nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
-    // Open for reading, but never read.
+    // The pipe has a reader that never reads.
     let _reader = fs::File::options().read(true).write(true).open(&pipe).unwrap();
     works_with_its_log(&format!("2>{}", pipe.display()));
 }

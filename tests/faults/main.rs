@@ -1,5 +1,5 @@
-//! Every fault of the table in docs/faults.md. Each test makes one, then checks that it has harmed
-//! nothing else.
+//! The faults in the table of docs/faults.md. Each test makes a fault, then checks that other
+//! connections still work and that descriptors, memory and CPU are as before.
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -36,7 +36,7 @@ struct Fault(&'static str);
 
 inventory::collect!(Fault);
 
-/// Stands in a test, and registers the table's row that the test is about.
+/// Registers the row of the table that a test covers.
 macro_rules! fault {
     ($row:literal) => {
         inventory::submit! { crate::Fault($row) }
@@ -60,7 +60,7 @@ fn every_fault_of_the_manual_has_a_test() {
     assert_eq!(tested, listed, "the tests, and the table in docs/faults.md");
 }
 
-/// What an app read until the end, and the error that ended its connection.
+/// The bytes that an app read until the end, and the error that ended its connection.
 type Seen = (Vec<u8>, Option<ErrorKind>);
 
 /// A launcher with a tunnel to a faulty server and one to a healthy Redis.
@@ -114,7 +114,7 @@ impl Scene {
         self.held.tcp()
     }
 
-    /// What an app sees after it has sent `request`.
+    /// Sends `request` and reads to the end.
     fn exchange(&self, request: &[u8]) -> Seen {
         let mut app = self.open();
         // The connection may end before the request is sent; then reading finds the end only.
@@ -123,19 +123,19 @@ impl Scene {
         (said, unsent.or(error))
     }
 
-    /// What apps see that send a PING, one after the other.
+    /// Apps send a PING and read to the end, one after the other.
     fn one_by_one(&self) -> Vec<Seen> {
         (0..TIMES).map(|_| self.exchange(b"PING\r\n")).collect()
     }
 
-    /// What apps see that send a PING, all at the same time.
+    /// Apps send a PING and read to the end, all at the same time.
     fn all_at_once(&self) -> Vec<Seen> {
         let mut apps: Vec<_> = (0..TIMES).map(|_| self.open()).collect();
         apps.iter_mut().for_each(|app| app.write_all(b"PING\r\n").unwrap());
         apps.iter_mut().map(rest).collect()
     }
 
-    /// An app that has read the half of a reply that [`half_a_reply`] sends.
+    /// An app that has read the bytes that [`half_a_reply`] sends.
     fn app_with_half_a_reply(&self) -> TcpStream {
         let mut app = self.open();
         app.write_all(b"ask!").unwrap();

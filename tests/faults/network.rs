@@ -1,4 +1,4 @@
-//! The name of Redis, and the network between the launcher and Redis.
+//! Faults of the name and of the network.
 
 use std::fs;
 use std::io::{ErrorKind, Write};
@@ -86,10 +86,11 @@ fn fail_over_moves_the_name() {
 
 /// A process's TCP connections to this port, duplicated by pidfd_getfd(2).
 fn connections_of(pid: i32, port: u16) -> Vec<Socket> {
-    // SAFETY: the system calls take no pointer, and each returns a new descriptor or -1.
+    // SAFETY: both system calls take no pointer and return a new descriptor or -1.
     let own = |result: libc::c_long| {
         (result >= 0).then(|| unsafe { OwnedFd::from_raw_fd(result as i32) })
     };
+    // SAFETY: see above.
     let process = own(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) }).expect("a pidfd");
     let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
     let numbers = descriptors.map(|entry| entry.unwrap().file_name());
@@ -97,6 +98,7 @@ fn connections_of(pid: i32, port: u16) -> Vec<Socket> {
         .filter_map(|number| {
             let number: i32 = number.to_str()?.parse().ok()?;
             let process = process.as_raw_fd();
+            // SAFETY: see above.
             let copy = unsafe { libc::syscall(libc::SYS_pidfd_getfd, process, number, 0) };
             let socket = Socket::from(own(copy)?);
             (socket.peer_addr().ok()?.as_socket()?.port() == port).then_some(socket)
@@ -117,7 +119,7 @@ fn redis_vanishes_without_a_word() {
     eventually("Redis has the request", || {
         (info(&mut idle, "clients", "blocked_clients") == Some(1)).then_some(())
     });
-    // While bytes are unacknowledged, the kernel repeats them for a quarter of an hour instead.
+    // The kernel sends no keepalive probes while bytes are unacknowledged.
     let upstream = format!(":{:04X}", server.tls_port());
     eventually("the other host has everything", || {
         let sockets = sockets_of(scene.pid());
@@ -125,7 +127,7 @@ fn redis_vanishes_without_a_word() {
         ours.all(|(_, columns)| columns[4].starts_with("00000000:")).then_some(())
     });
     link.order("cut");
-    // The manual's two minutes, which this test then shortens to some seconds.
+    // Keepalive takes the manual's two minutes. Shorten it to some seconds for this test.
     let seconds = Duration::from_secs;
     let soon = TcpKeepalive::new().with_time(seconds(1)).with_interval(seconds(1));
     let connections = connections_of(scene.pid(), server.tls_port());

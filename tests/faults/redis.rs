@@ -95,7 +95,8 @@ fn redis_behind_stunnel_takes_no_more_clients() {
     let scene = Scene::new(&server.url());
     let held: Vec<_> = (0..3).map(|_| scene.held.client()).collect();
     let direct = no_more_clients(&server, held.len());
-    // Redis closes with the request unread, which is a reset; stunnel may lose the error then.
+    // Redis resets the connection, because it has not read the request. Then stunnel may lose the
+    // error.
     let seen = scene.one_by_one();
     let lost = seen.iter().filter(|(said, _)| said.is_empty()).count();
     let told = b"-ERR max number of clients reached\r\n";
@@ -128,7 +129,7 @@ fn reply_that_breaks_off_ends_with_a_reset() {
     fault!("it resets in the middle of a reply");
     let resets = Peer::tls(|mut tls| {
         half_a_reply(&mut tls);
-        // Not before the app has read the half: on Linux a reset discards unread bytes.
+        // Wait until the app has read the half, because a reset discards unread bytes on Linux.
         tls.read_exact(&mut [0; 4]).unwrap();
         reset(tls.get_ref());
     });
@@ -202,7 +203,7 @@ fn redis_reads_nothing() {
     scene.others_go_on();
     let kib = resident_kib(scene.pid());
     assert!(kib < scene.kib + KEPT_KIB, "{kib} KiB");
-    // The launcher notices the reset although it reads nothing from the app at this time.
+    // The launcher notices the reset although it is not reading from the app.
     reset(&app);
     drop(app);
     eventually("the connection is given up", || {

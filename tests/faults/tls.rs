@@ -1,4 +1,4 @@
-//! Resets around the handshake, bytes that are no TLS, new keys, and records in pieces.
+//! Faults of TLS: resets around the handshake, garbage, new keys, and records in pieces.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -83,7 +83,7 @@ fn redis_sends_garbage_instead_of_tls() {
     all_logged(&scene.aftermath(), "connection-refused", "error", error);
 }
 
-/// Relays to `port`, and sends each byte of the replies by itself.
+/// Relays to `port`, and sends the replies byte by byte.
 fn one_byte_at_a_time(mut near: TcpStream, port: u16) {
     let mut far = TcpStream::connect(("127.0.0.1", port)).unwrap();
     let (mut from, mut to) = (near.try_clone().unwrap(), far.try_clone().unwrap());
@@ -106,7 +106,7 @@ fn redis_sends_byte_by_byte() {
     fault!("it sends byte by byte");
     let server = Server::start(Front::Redis);
     let tls_port = server.tls_port();
-    // Between the launcher and Redis, so that it tears TLS records apart, too.
+    // The relay is between the launcher and Redis, so that it also splits TLS records.
     let peer = Peer::tcp(move |near| one_byte_at_a_time(near, tls_port));
     let scene = Scene::new(&peer.url());
     let mut client = scene.held.client();

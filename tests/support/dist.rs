@@ -1,4 +1,4 @@
-//! The archives in `dist/`, which `bin/package` makes.
+//! The archives in `dist/`, which `bin/package` builds.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,8 @@ pub fn buildpack_archive() -> PathBuf {
     packaged(&format!("start-stunnel-buildpack-{VERSION}.tgz"))
 }
 
-/// The name of a target's archive without its suffix, and of the folder in it: `x86_64-gnu`.
+/// The name of the folder in the archive of a target (such as `x86_64-gnu`), which is also the
+/// archive's name without its suffix.
 pub fn archive_name(target: &str) -> String {
     let (architecture, libc) = target.split_once('-').expect("ARCHITECTURE-LIBC");
     format!("start-stunnel-{VERSION}-{architecture}-linux-{libc}")

@@ -1,15 +1,15 @@
-//! What /proc tells of a process (proc(5)).
+//! Facts about processes, from /proc (proc(5)).
 
 use std::fs;
 use std::path::Path;
 
 use super::eventually;
 
-/// The fields of `/proc/PID/stat` behind the command's name: the third of proc(5) first. `None`
-/// when there is no such process.
+/// The fields of `/proc/PID/stat` after the command's name: the first one is number 3 in proc(5).
+/// `None` if the process does not exist.
 fn stat(pid: i32) -> Option<Vec<String>> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name is in brackets, and may hold anything.
+    // The name is in brackets, and may contain brackets itself.
     let (_, fields) = stat.rsplit_once(')')?;
     Some(fields.split_whitespace().map(str::to_owned).collect())
 }
@@ -25,7 +25,7 @@ pub fn state(pid: i32) -> char {
     stat(pid).expect("a process")[0].chars().next().expect("a state")
 }
 
-/// Whether a process with this pid exists, zombies aside.
+/// Whether a process with this pid exists and is no zombie.
 pub fn is_alive(pid: i32) -> bool {
     stat(pid).is_some_and(|stat| stat[0] != "Z")
 }
@@ -47,14 +47,14 @@ pub fn processes_in(folder: &Path) -> usize {
     folders.filter(|cwd| cwd.starts_with(&folder)).count()
 }
 
-/// The pids of the children that a process's main thread has.
+/// The pids of the children of a process's main thread.
 pub fn children(pid: i32) -> Vec<i32> {
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
     let children = children.unwrap_or_default();
     children.split_whitespace().map(|child| child.parse().expect("a pid")).collect()
 }
 
-/// The pid of the launcher's one child, as soon as it has one.
+/// Waits until the launcher has exactly one child; returns its pid.
 pub fn command_of(launcher: i32) -> i32 {
     eventually("COMMAND runs", || match children(launcher)[..] {
         [command] => Some(command),
@@ -62,7 +62,7 @@ pub fn command_of(launcher: i32) -> i32 {
     })
 }
 
-/// Descriptors that a process has open.
+/// The number of a process's open descriptors.
 pub fn descriptors(pid: i32) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).expect("descriptors").count()
 }
@@ -90,8 +90,8 @@ pub fn core_limit(pid: i32) -> String {
     line.split_whitespace().nth(4).expect("a limit").to_owned()
 }
 
-/// The TCP and UDP sockets of a process: the table's name, and the columns of /proc/net/tcp
-/// (proc(5)).
+/// The TCP and UDP sockets of a process: the name of the table in /proc/net, and the columns of the
+/// row (proc(5)).
 pub fn sockets_of(pid: i32) -> Vec<(&'static str, Vec<String>)> {
     let inodes: Vec<String> = fs::read_dir(format!("/proc/{pid}/fd"))
         .expect("descriptors")
@@ -113,7 +113,7 @@ pub fn sockets_of(pid: i32) -> Vec<(&'static str, Vec<String>)> {
     sockets
 }
 
-/// TCP connections that a process has to one of these ports.
+/// The number of a process's TCP connections to one of these ports.
 pub fn connections_to(pid: i32, ports: &[u16]) -> usize {
     const ESTABLISHED: &str = "01";
     let ports: Vec<String> = ports.iter().map(|port| format!(":{port:04X}")).collect();
