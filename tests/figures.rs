@@ -460,10 +460,10 @@ fn an_outage_logs_five_lines_and_then_counts() {
     assert_eq!(scene.exchange("DNS_URL"), b"");
     let failed = "connections_failed_total{tunnel=\"REDIS_URL\",reason=\"tcp_refused\"}";
     assert_eq!(scene.metric(failed), Some(ATTEMPTS as f64), "metrics count each of them");
-    let Scene { held, log, .. } = scene;
-    held.finish();
     let periods = began.elapsed().as_secs() as usize / 10;
-    let log = fs::read_to_string(log.path()).unwrap();
+    let log = scene.log.path().to_owned();
+    scene.held.finish();
+    let log = fs::read_to_string(log).unwrap();
     let (other, log): (Vec<_>, Vec<_>) = log.lines().partition(|line| line.contains("DNS_URL"));
     let (other, log) = (other.join("\n"), log.join("\n"));
     let counts = counts(&log, "connection-failed");

@@ -23,8 +23,8 @@ fn by_shell(line: &str) -> Launcher {
 fn no_descriptor_is_left() {
     fault!("no file descriptor is left (`ulimit -n 65`)");
     let server = Server::start(Front::Redis);
-    // A connection takes two descriptors. With one left, the launcher would accept a connection that
-    // then fails instead of waiting. A limit of 65 leaves none.
+    // A connection takes two descriptors. With one left, the launcher would accept a connection and
+    // then fail, instead of letting it wait. A limit of 65 leaves none.
     let launcher = by_shell("ulimit -n 65; exec \"$0\" \"$@\"");
     let mut scene = Scene::with(launcher, &server.url());
     let mut clients: Vec<Client> = (0..80).map(|_| scene.held.open()).collect();

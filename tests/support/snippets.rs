@@ -19,7 +19,7 @@ fn pages() -> Vec<PathBuf> {
     docs.chain([Path::new(ROOT).join("README.md")]).collect()
 }
 
-/// The indented block after the comment `<!-- walkthrough: MARKER -->`, which must be on exactly one
+/// The indented block after the comment `<!-- walkthrough: MARKER -->`, which must be on just one
 /// page.
 pub fn snippet(marker: &str) -> String {
     let comment = format!("<!-- walkthrough: {marker} -->\n");
