@@ -1,4 +1,4 @@
-// A Node app with ioredis, as it would be without a tunnel.
+// A Node app with ioredis, written as if there were no tunnel.
 const Redis = require("ioredis");
 
 const connect = (options) => {

@@ -1,4 +1,4 @@
-// A Node app with node-redis, as it would be without a tunnel.
+// A Node app with node-redis, written as if there were no tunnel.
 const { createClient } = require("redis");
 
 const connect = async (socket) => {

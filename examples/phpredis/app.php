@@ -1,5 +1,5 @@
 <?php
-// A PHP app with phpredis, as it would be without a tunnel: it parses the URL itself, as PHP apps do.
+// A PHP app with phpredis, written as if there were no tunnel. It parses the URL itself, as PHP apps do.
 require __DIR__ . "/../modes.php";
 
 function connect(): Redis

@@ -1,5 +1,5 @@
 <?php
-// A PHP app with Predis, as it would be without a tunnel.
+// A PHP app with Predis, written as if there were no tunnel.
 require "Predis/autoload.php";
 require __DIR__ . "/../modes.php";
 
