@@ -103,7 +103,7 @@ impl Server {
         Server::start_with(front, Options::default())
     }
 
-    /// A server that requires client certificates of `ca`, and speaks only these TLS versions.
+    /// One that wants client certificates of `ca`, and speaks the TLS versions `protocols` only.
     pub fn for_clients_of(ca: &Certificate, protocols: &str) -> Server {
         let options =
             Options { client_ca: Some(ca), protocols: Some(protocols), ..Options::default() };
