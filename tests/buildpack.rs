@@ -6,13 +6,13 @@ mod support;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
 use nix::libc;
 use nix::unistd::Uid;
 use support::dist::{buildpack_archive, unpack};
 use support::eventually;
-use support::launcher::{Launcher, logged, send_signal};
+use support::launcher::{Launcher, Outcome, logged, send_signal};
 use support::proc::{command_of, is_alive};
 use support::resp::Reply;
 use support::servers::{Front, PASSWORD, Server};
@@ -81,18 +81,18 @@ impl Site {
     }
 
     /// Runs a script of the classic buildpack.
-    fn classic(&self, script: &str, arguments: &[&str]) -> Said {
+    fn classic(&self, script: &str, arguments: &[&str]) -> Outcome {
         let mut command = self.command(&self.at("buildpack/bin").join(script));
         command.args(arguments.iter().map(|name| self.at(name)));
-        Said::by(&mut command)
+        Outcome::of(&mut command)
     }
 
-    fn compile(&self) -> Said {
+    fn compile(&self) -> Outcome {
         self.classic("compile", &["app", "cache", "env"])
     }
 
     /// Runs a script of the Cloud Native buildpack, as the lifecycle does.
-    fn cloud_native(&self, script: &str) -> Said {
+    fn cloud_native(&self, script: &str) -> Outcome {
         let mut command = self.command(&self.at("buildpack/bin").join(script));
         command.env("CNB_BUILDPACK_DIR", self.at("buildpack"));
         command.env("CNB_PLATFORM_DIR", self.at("platform"));
@@ -103,7 +103,7 @@ impl Site {
                 .env("CNB_LAYERS_DIR", self.at("layers"))
                 .env("CNB_BP_PLAN_PATH", self.at("platform/plan.toml")),
         };
-        Said::by(&mut command)
+        Outcome::of(&mut command)
     }
 
     /// Replaces uname(1), so that builds see this architecture.
@@ -127,10 +127,10 @@ impl Site {
     }
 
     /// Asserts that the build fails with these words, in Heroku's style, and changes nothing.
-    fn refuses(&self, build: impl Fn(&Site) -> Said, words: &[&str]) {
+    fn refuses(&self, build: impl Fn(&Site) -> Outcome, words: &[&str]) {
         let before = self.app();
         let said = build(self);
-        assert_eq!(said.code, 1, "{said:?}");
+        assert_eq!(said.code(), 1, "{said:?}");
         assert!(said.stderr.lines().all(|line| line.starts_with(" !     ")), "{said:?}");
         for word in words {
             assert!(said.stderr.contains(word), "{word}: {said:?}");
@@ -151,28 +151,6 @@ fn files(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     }
     found.sort();
     found
-}
-
-#[derive(Debug)]
-struct Said {
-    code: i32,
-    stdout: String,
-    stderr: String,
-}
-
-impl Said {
-    fn by(command: &mut Command) -> Said {
-        let Output { status, stdout, stderr } =
-            command.stdin(Stdio::null()).output().expect("the script starts");
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        Said { code: status.code().unwrap(), stdout: text(stdout), stderr: text(stderr) }
-    }
-
-    #[track_caller]
-    fn ok(self) -> String {
-        assert_eq!((self.code, self.stderr.as_str()), (0, ""), "{}", self.stdout);
-        self.stdout
-    }
 }
 
 /// Runs the Procfile's `web` line, stops it like a dyno, and checks the values in Redis.
@@ -243,14 +221,14 @@ fn build_replaces_a_linked_shim_but_not_its_target() {
 }
 
 /// A way to build, and a word that it prints at the end.
-type Build = (fn(&Site) -> Said, &'static str);
+type Build = (fn(&Site) -> Outcome, &'static str);
 const BUILDS: [Build; 2] =
     [(Site::compile, "Installed"), (|site| site.cloud_native("build"), "start-stunnel ")];
 
 /// Asserts that the build succeeded, and warned with exactly these words, in Heroku's style.
 #[track_caller]
-fn warned(said: Said, done: &str, words: &[&str]) {
-    assert_eq!(said.code, 0, "{said:?}");
+fn warned(said: Outcome, done: &str, words: &[&str]) {
+    assert_eq!(said.code(), 0, "{said:?}");
     assert!(said.stdout.contains(done), "{said:?}");
     assert!(said.stderr.lines().all(|line| line.starts_with(" !     ")), "{said:?}");
     assert_eq!(said.stderr.is_empty(), words.is_empty(), "{said:?}");
@@ -344,7 +322,7 @@ fn build_ignores_stunnel_enabled() {
     let mut command = site.command(&site.at("app/bin/start-stunnel"));
     command.args(["sh", "-c", "echo $REDIS_URL"]).env("REDIS_URL", "redis://h");
     command.env("STUNNEL_ENABLED", "false");
-    assert_eq!(Said::by(&mut command).ok(), "redis://h\n");
+    assert_eq!(Outcome::of(&mut command).ok(), "redis://h\n");
 }
 
 #[test]
@@ -400,7 +378,7 @@ fn build_without_arguments_prints_its_usage() {
     );
     site.refuses(|site| site.classic("detect", &[]), &["Usage: bin/detect BUILD_DIR"]);
     site.refuses(
-        |site| Said::by(&mut site.command(&site.at("buildpack/bin/build"))),
+        |site| Outcome::of(&mut site.command(&site.at("buildpack/bin/build"))),
         &["CNB_LAYERS_DIR is not a folder: not set"],
     );
 }
@@ -423,11 +401,10 @@ fn build_from_a_checkout_names_the_archive_to_use() {
     // The same scripts are in the root folder, for users who give the repository's address to
     // `heroku buildpacks:add`.
     let script = |name: &str| Command::new(Path::new(ROOT).join("bin").join(name));
-    let detected = script("detect").arg(site.at("app")).output().unwrap();
-    assert_eq!(detected.stdout, b"start-stunnel\n");
-    let built = script("compile").args([site.at("app"), site.at("cache")]).output().unwrap();
-    assert_eq!(built.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&built.stderr).contains(&archive), "{built:?}");
+    let detected = Outcome::of(script("detect").arg(site.at("app")));
+    assert_eq!(detected.ok(), "start-stunnel\n");
+    let built = Outcome::of(script("compile").args([site.at("app"), site.at("cache")]));
+    assert!(built.code() == 1 && built.stderr.contains(&archive), "{built:?}");
 }
 
 #[test]
@@ -469,7 +446,7 @@ fn keys(table: &toml::Table, allowed: &[&str]) {
 #[test]
 fn cloud_native_build_runs_the_same_procfile() {
     let site = Site::new();
-    assert_eq!(site.cloud_native("detect").code, 0);
+    assert_eq!(site.cloud_native("detect").code(), 0);
     let said = site.cloud_native("build").ok();
     assert_eq!(said, format!("-----> start-stunnel\n       Installed start-stunnel {VERSION}\n"));
 
@@ -492,7 +469,7 @@ fn cloud_native_build_runs_the_same_procfile() {
     on_path.arg("-V");
     let bin = site.at("layers/start-stunnel/bin");
     on_path.env("PATH", format!("{}:/usr/bin:/bin", bin.display()));
-    assert_eq!(Said::by(&mut on_path).ok(), format!("start-stunnel {VERSION}\n"));
+    assert_eq!(Outcome::of(&mut on_path).ok(), format!("start-stunnel {VERSION}\n"));
     run_as_a_dyno(site.command(Path::new("bash")), &Server::start(Front::Stunnel));
 }
 

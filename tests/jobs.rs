@@ -9,18 +9,16 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use nix::libc;
-use support::launcher::{BINARY, send_signal};
+use support::launcher::{BINARY, Outcome, send_signal};
 use support::proc::processes_in;
 use support::{Process, eventually};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
-/// Runs `bin/jobs`; returns its standard output, standard error and exit code.
-fn jobs(arguments: &[&str]) -> (String, String, Option<i32>) {
+/// Runs `bin/jobs` with these arguments.
+fn jobs(arguments: &[&str]) -> Outcome {
     let program = Path::new(ROOT).join("bin/jobs");
-    let output = Command::new(program).args(["--binary", BINARY]).args(arguments).output().unwrap();
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    (text(output.stdout), text(output.stderr), output.status.code())
+    Outcome::of(Command::new(program).args(["--binary", BINARY]).args(arguments))
 }
 
 /// The figures in the only row of a table that begins with `start`.
@@ -34,13 +32,13 @@ fn figures(table: &str, start: &str) -> Vec<u64> {
 fn loses_nothing(system: &str, scenario: &str, once: &str) {
     let words = ["--modes", "off", "--systems", system, "--scenarios", scenario, once, "1"];
     let words = [&words[..], &["--linger", "0"]].concat();
-    let (stdout, stderr, code) = jobs(&words);
-    assert_eq!(code, Some(0), "{stdout}{stderr}");
+    let ended = jobs(&words);
+    assert_eq!(ended.code(), 0, "{ended:?}");
     for mode in ["plaintext", "off"] {
-        let row = figures(&stdout, &format!("| {system} | {scenario} | {mode} "));
+        let row = figures(&ended.stdout, &format!("| {system} | {scenario} | {mode} "));
         // Columns: enqueued, lost, doubled and more.
-        assert!(row[0] >= 20, "{stdout}");
-        assert_eq!(row[1..3], [0, 0], "{stdout}{stderr}");
+        assert!(row[0] >= 20, "{ended:?}");
+        assert_eq!(row[1..3], [0, 0], "{ended:?}");
     }
 }
 
@@ -80,16 +78,11 @@ fn lost_doubled_and_rejected_jobs_are_found() {
         print(found.enqueued, found.lost, found.doubled, found.rejected, dict(found.errors)); \
         none = Counts(); print(found.worse_than(none, 0), found.worse_than(none, None), \
         found.worse_than(none, 1), none.worse_than(found, 0))";
-    let output = Command::new("python3")
-        .args(["-B", "-c", script])
-        .arg(Path::new(ROOT).join("jobs"))
-        .arg(folder.path())
-        .output()
-        .unwrap();
+    let mut python = Command::new("python3");
+    python.args(["-B", "-c", script]).arg(Path::new(ROOT).join("jobs")).arg(folder.path());
     let expected = "3 1 1 1 {'OSError: gone': 1}\n\
         ['lost', 'doubled', 'rejected'] ['lost', 'doubled'] ['lost', 'doubled'] []\n";
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert_eq!((String::from_utf8_lossy(&output.stdout).as_ref(), stderr.as_ref()), (expected, ""));
+    assert_eq!(Outcome::of(&mut python).ok(), expected);
 }
 
 #[test]
@@ -117,7 +110,7 @@ fn interrupted_run_leaves_nothing() {
 
 #[test]
 fn unknown_scenario_is_a_usage_error() {
-    let (_, stderr, code) = jobs(&["--scenarios", "floods"]);
-    assert_eq!(code, Some(2), "{stderr}");
-    assert!(stderr.contains("--scenarios: invalid choice: 'floods'"), "{stderr}");
+    let ended = jobs(&["--scenarios", "floods"]);
+    assert_eq!(ended.code(), 2, "{ended:?}");
+    assert!(ended.stderr.contains("--scenarios: invalid choice: 'floods'"), "{ended:?}");
 }

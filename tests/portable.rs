@@ -82,9 +82,8 @@ fn ended_with(ended: &Outcome, code: i32, stdout: &str, target: &str) {
 
 #[test]
 fn version_names_openssl_target_and_commit() {
-    let commit =
-        Command::new("git").args(["rev-parse", "HEAD"]).current_dir(ROOT).output().unwrap();
-    let commit = String::from_utf8(commit.stdout).unwrap();
+    let head = ["rev-parse", "HEAD"];
+    let commit = Outcome::of(Command::new("git").args(head).current_dir(ROOT)).ok();
     for binary in Binary::all() {
         let ended = binary.launcher(&["--version"]).run();
         let lines: Vec<_> = ended.stdout.lines().collect();
@@ -230,8 +229,8 @@ fn static_binary_runs_without_any_library() {
         support::skip("only root may enter another root file system");
         return;
     }
-    let needs = Command::new("readelf").args(["--dynamic", "/bin/busybox"]).output().unwrap();
-    assert!(!String::from_utf8_lossy(&needs.stdout).contains("NEEDED"), "install busybox-static");
+    let needs = Outcome::of(Command::new("readelf").args(["--dynamic", "/bin/busybox"]));
+    assert!(!needs.stdout.contains("NEEDED"), "install busybox-static");
     let server = Server::start(Front::Redis);
     for binary in Binary::all().iter().filter(|binary| binary.is_static()) {
         let system = bare_system();
@@ -240,8 +239,8 @@ fn static_binary_runs_without_any_library() {
         let mut words = vec![format!("--root={}", system.path().display())];
         if binary.architecture() != std::env::consts::ARCH {
             let qemu = format!("command -v qemu-{}-static", binary.architecture());
-            let found = Command::new("sh").args(["-c", &qemu]).output().unwrap().stdout;
-            fs::copy(String::from_utf8(found).unwrap().trim(), inside("bin/qemu")).unwrap();
+            let found = Outcome::of(Command::new("sh").args(["-c", &qemu])).ok();
+            fs::copy(found.trim(), inside("bin/qemu")).unwrap();
             words.push("/bin/qemu".to_owned());
         }
         words.extend(["/bin/start-stunnel", "sh", "-c", HOLD].map(str::to_owned));

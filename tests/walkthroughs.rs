@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::Command;
 
 use nix::libc;
-use support::launcher::{BINARY, Launcher, logged, with_hosts};
+use support::launcher::{BINARY, Launcher, Outcome, logged, with_hosts};
 use support::pki::{Authority, Certificate, Request};
 use support::resp::{Client, Reply};
 use support::servers::{Front, Options, PASSWORD, Server};
@@ -58,8 +58,8 @@ fn compose_example_publishes_the_ports_of_nginx_alone() {
     let parse = "import sys, yaml; services = yaml.safe_load(open(sys.argv[1]))['services']; \
                  php = services['php']; assert php['network_mode'] == 'service:tunnel'; \
                  print([name for name in services if 'ports' in services[name]])";
-    let parsed = Command::new("/usr/bin/python3").args(["-c", parse]).arg(file).output().unwrap();
-    assert_eq!(String::from_utf8_lossy(&parsed.stdout), "['nginx']\n", "{parsed:?}");
+    let parsed = Outcome::of(Command::new("/usr/bin/python3").args(["-c", parse]).arg(file));
+    assert_eq!(parsed.ok(), "['nginx']\n");
     let list = r#"command: ["--listen-port", "6379", "--port-taken", "fail", "sleep", "infinity"]"#;
     assert!(snippet("compose-php").contains(list));
 }
@@ -260,13 +260,9 @@ fn examples_for_containers_and_systemd_are_valid() {
     fs::write(&pod_file, pods.join("---\n")).unwrap();
     let parse =
         "import sys, yaml\nfor name in sys.argv[1:]: assert all(yaml.safe_load_all(open(name)))";
-    let parsed = Command::new("/usr/bin/python3")
-        .args(["-c", parse, "examples/docker/sidecar.yaml", "examples/docker/compose.yaml"])
-        .arg(pod_file)
-        .current_dir(ROOT)
-        .output()
-        .unwrap();
-    assert!(parsed.status.success(), "{}", String::from_utf8_lossy(&parsed.stderr));
+    let mut python = Command::new("/usr/bin/python3");
+    python.args(["-c", parse, "examples/docker/sidecar.yaml", "examples/docker/compose.yaml"]);
+    Outcome::of(python.arg(pod_file).current_dir(ROOT)).ok();
     let dockerfile = page("examples/docker/Dockerfile");
     // `full` and `ca` need CA certificates, which a slim image lacks.
     assert!(dockerfile.contains(" ca-certificates "));
@@ -281,12 +277,10 @@ fn examples_for_containers_and_systemd_are_valid() {
         let unit = page(&format!("examples/systemd/{name}"));
         let file = folder.path().join(name);
         fs::write(&file, with_ours(&unit, &[("/usr/local/bin/start-stunnel", BINARY)])).unwrap();
-        let verified =
-            Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&file).output();
-        let verified = verified.unwrap();
-        let said = String::from_utf8_lossy(&verified.stderr);
-        let about: Vec<_> = said.lines().filter(|line| line.contains(name)).collect();
-        assert!(verified.status.success() && about.is_empty(), "{said}");
+        let verify = ["verify", "--man=no"];
+        let said = Outcome::of(Command::new("systemd-analyze").args(verify).arg(&file));
+        let is_named = said.stderr.lines().any(|line| line.contains(name));
+        assert!(said.status.success() && !is_named, "{said:?}");
     }
 }
 

@@ -7,7 +7,7 @@ use std::net::TcpStream;
 use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{ChildStdin, ChildStdout, Command, ExitStatus, Output, Stdio};
 use std::thread::{self, JoinHandle};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -39,6 +39,22 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// Runs a command without input until it ends.
+    pub fn of(command: &mut Command) -> Outcome {
+        let output = command.stdin(Stdio::null()).output();
+        let Output { status, stdout, stderr } = output.expect("the program starts");
+        let [stdout, stderr] =
+            [stdout, stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        Outcome { status, stdout, stderr }
+    }
+
+    /// Standard output, of a program that succeeded and printed no error.
+    #[track_caller]
+    pub fn ok(self) -> String {
+        assert_eq!((self.code(), self.stderr.as_str()), (0, ""), "{}", self.stdout);
+        self.stdout
+    }
+
     pub fn code(&self) -> i32 {
         self.status.code().unwrap_or_else(|| panic!("ended by a signal: {self:?}"))
     }
