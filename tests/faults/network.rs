@@ -84,23 +84,24 @@ fn fail_over_moves_the_name() {
     assert_eq!(rest(&mut held.tcp()).0, b"new");
 }
 
-/// A process's TCP connections to this port, duplicated by pidfd_getfd(2).
+/// Calls pidfd_open(2) or pidfd_getfd(2): returns their new descriptor, or `None` if they fail.
+fn pidfd_call(number: libc::c_long, first: i32, second: i32) -> Option<OwnedFd> {
+    // SAFETY: both calls take numbers only, and the new descriptor has no other owner.
+    unsafe {
+        let descriptor = libc::syscall(number, first, second, 0);
+        (descriptor >= 0).then(|| OwnedFd::from_raw_fd(descriptor as i32))
+    }
+}
+
+/// Duplicates of a process's TCP connections to this port.
 fn connections_of(pid: i32, port: u16) -> Vec<Socket> {
-    // SAFETY: both system calls take no pointer and return a new descriptor or -1.
-    let own = |result: libc::c_long| {
-        (result >= 0).then(|| unsafe { OwnedFd::from_raw_fd(result as i32) })
-    };
-    // SAFETY: see above.
-    let process = own(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) }).expect("a pidfd");
+    let process = pidfd_call(libc::SYS_pidfd_open, pid, 0).expect("a pidfd");
     let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
-    let numbers = descriptors.map(|entry| entry.unwrap().file_name());
-    numbers
-        .filter_map(|number| {
-            let number: i32 = number.to_str()?.parse().ok()?;
-            let process = process.as_raw_fd();
-            // SAFETY: see above.
-            let copy = unsafe { libc::syscall(libc::SYS_pidfd_getfd, process, number, 0) };
-            let socket = Socket::from(own(copy)?);
+    descriptors
+        .filter_map(|entry| {
+            let number = entry.unwrap().file_name().to_str()?.parse().ok()?;
+            let copy = pidfd_call(libc::SYS_pidfd_getfd, process.as_raw_fd(), number)?;
+            let socket = Socket::from(copy);
             (socket.peer_addr().ok()?.as_socket()?.port() == port).then_some(socket)
         })
         .collect()
