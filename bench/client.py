@@ -1,7 +1,6 @@
 """A plaintext connection to Redis, as an app opens it."""
 
 import socket
-from types import TracebackType
 
 from system import PATIENCE
 
@@ -35,10 +34,5 @@ class Client:
     def __enter__(self) -> "Client":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()

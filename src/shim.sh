@@ -8,7 +8,7 @@ for directory in $PATH; do
     [ "$launcher" -ef "$0" ] || cmp -s "$launcher" "$0" || exec "$launcher" "$@"
 done
 
-# It is not installed. If the tunnel is off, run COMMAND without the options that precede it.
+# start-stunnel is not installed. If the tunnel is disabled, run COMMAND, which follows the options.
 enabled=${STUNNEL_ENABLED-} off='; or set STUNNEL_ENABLED=false to run the command without a tunnel'
 while [ $# -gt 0 ]; do
     case $1 in

@@ -22,7 +22,7 @@ use support::status::StatusPage;
 use support::{PATIENCE, eventually, reset, rest};
 
 /// A close this long after the last byte means that the app has given up.
-const LATE: Duration = Duration::from_millis(700);
+const LATE: Duration = Duration::from_secs(1);
 /// More than the launcher reads ahead of an app that waits.
 const MORE_THAN_THE_BUFFER: usize = 20_000;
 

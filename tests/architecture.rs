@@ -1,11 +1,11 @@
-//! The order of modules in `src/lib.rs`: no module uses one listed after it, so there are no
-//! circles.
+//! Checks the order of modules in `src/lib.rs`: a module uses only modules that are listed before
+//! it, so there are no circles.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Where the sources are.
+/// The folder of the sources.
 fn sources() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
 }
@@ -17,7 +17,7 @@ fn modules() -> Vec<String> {
     modules.map(str::to_owned).collect()
 }
 
-/// The files of a module: `module.rs`, or all below `module/`.
+/// The files of a module: `module.rs`, or the files in `module/`.
 fn files(module: &str) -> Vec<PathBuf> {
     let file = sources().join(module).with_extension("rs");
     if file.exists() {
@@ -26,19 +26,24 @@ fn files(module: &str) -> Vec<PathBuf> {
     all_below(sources().join(module))
 }
 
+/// The Rust files in a folder and its subfolders.
 fn all_below(folder: PathBuf) -> Vec<PathBuf> {
     let (mut folders, mut files) = (vec![folder], Vec::new());
     while let Some(folder) = folders.pop() {
         let entries = fs::read_dir(&folder);
         for entry in entries.unwrap_or_else(|error| panic!("{}: {error}", folder.display())) {
             let path = entry.unwrap().path();
-            if path.is_dir() { folders.push(path) } else { files.push(path) }
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|kind| kind == "rs") {
+                files.push(path);
+            }
         }
     }
     files
 }
 
-/// The modules that a text names as `crate::module`, comments aside, each with its line.
+/// The modules that code names as `crate::module`, each with its line number. Skips comments.
 fn used(text: &str) -> Vec<(usize, String)> {
     let mut used = Vec::new();
     for (number, line) in text.lines().enumerate() {
@@ -54,7 +59,7 @@ fn used(text: &str) -> Vec<(usize, String)> {
 }
 
 #[test]
-fn no_module_uses_one_listed_after_it() {
+fn modules_use_only_modules_listed_before_them() {
     let modules = modules();
     let (mut uses, mut wrong) = (0, Vec::new());
     for (place, module) in modules.iter().enumerate() {
@@ -77,13 +82,13 @@ fn no_module_uses_one_listed_after_it() {
     );
 }
 
-/// The files that mention the pool in their code, by their paths below `src`.
+/// The paths in `src` of the files whose code names the pool, except in pool and configuration.
 fn files_that_name_the_pool() -> Vec<String> {
     let mut named = Vec::new();
     for file in all_below(sources()) {
         let path = file.strip_prefix(sources()).unwrap().to_str().unwrap().to_owned();
         let text = fs::read_to_string(&file).unwrap();
-        if path.ends_with(".rs") && used(&text).iter().any(|(_, module)| module == "pool") {
+        if used(&text).iter().any(|(_, module)| module == "pool") {
             named.push(path);
         }
     }
@@ -92,17 +97,18 @@ fn files_that_name_the_pool() -> Vec<String> {
 }
 
 #[test]
-fn one_file_outside_the_pool_names_it() {
+fn only_launch_rs_names_the_pool() {
     assert_eq!(files_that_name_the_pool(), ["launch.rs"]);
     for file in all_below(sources().join("tunnel")) {
         let text = fs::read_to_string(&file).unwrap().to_lowercase();
-        // Puma's, in a hint.
+        // A hint mentions the connection pools of apps.
         let text = text.replace("connection pools", "");
-        assert!(!text.contains("pool"), "{} knows of the pool", file.display());
+        assert!(!text.contains("pool"), "{} names the pool", file.display());
     }
 }
 
-/// The modules of a folder that each of its modules uses: `super::name`, or `crate::folder::name`.
+/// For each module of a folder, the modules of the same folder that it uses, as `super::name` or
+/// `crate::folder::name`.
 fn uses_inside(folder: &Path) -> BTreeMap<String, BTreeSet<String>> {
     let parent = folder.file_name().unwrap().to_str().unwrap();
     let modules: BTreeSet<String> = fs::read_dir(folder)
@@ -118,9 +124,6 @@ fn uses_inside(folder: &Path) -> BTreeMap<String, BTreeSet<String>> {
         let files = if file.exists() { vec![file] } else { all_below(folder.join(module)) };
         let mut found = BTreeSet::new();
         for file in files {
-            if file.extension().is_none_or(|kind| kind != "rs") {
-                continue;
-            }
             let text = fs::read_to_string(&file).unwrap();
             let code = text.split("#[cfg(test)]").next().unwrap_or_default();
             let code: Vec<_> = code.lines().filter_map(|line| line.split("//").next()).collect();
@@ -134,7 +137,7 @@ fn uses_inside(folder: &Path) -> BTreeMap<String, BTreeSet<String>> {
     uses
 }
 
-/// The names behind these prefixes, braces included: `super::{a, b::C}` has `a` and `b`.
+/// The names after these prefixes, also in braces: `super::{a, b::C}` contains `a` and `b`.
 fn names_behind(code: &str, prefixes: &[String]) -> Vec<String> {
     let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let first_name = |text: &str| text.chars().take_while(|c| is_name(*c)).collect::<String>();
@@ -154,45 +157,24 @@ fn names_behind(code: &str, prefixes: &[String]) -> Vec<String> {
     names
 }
 
-/// A circle of uses, if there is one.
-fn circle(uses: &BTreeMap<String, BTreeSet<String>>) -> Option<Vec<String>> {
-    fn walk(
-        uses: &BTreeMap<String, BTreeSet<String>>,
-        path: &mut Vec<String>,
-        done: &mut BTreeSet<String>,
-    ) -> bool {
-        let last = path.last().expect("a path").clone();
-        for next in &uses[&last] {
-            if path.contains(next) {
-                path.push(next.clone());
-                return true;
-            }
-            if !done.contains(next) {
-                path.push(next.clone());
-                if walk(uses, path, done) {
-                    return true;
-                }
-                path.pop();
-            }
-        }
-        done.insert(last);
-        false
+/// The modules in circles, and those that use a module in a circle.
+fn circle(uses: &BTreeMap<String, BTreeSet<String>>) -> BTreeSet<String> {
+    let mut left: BTreeSet<String> = uses.keys().cloned().collect();
+    // Remove modules that use none of the others, until each one left uses another one.
+    while let Some(last) = left.iter().find(|module| uses[*module].is_disjoint(&left)).cloned() {
+        left.remove(&last);
     }
-    let mut done = BTreeSet::new();
-    uses.keys().find_map(|module| {
-        let mut path = vec![module.clone()];
-        walk(uses, &mut path, &mut done).then_some(path)
-    })
+    left
 }
 
 #[test]
-fn modules_of_a_folder_use_each_other_in_one_direction() {
+fn modules_of_a_folder_have_no_circle() {
     let mut seen = 0;
     let folders = fs::read_dir(sources()).unwrap().map(|entry| entry.unwrap().path());
     for folder in folders.filter(|path| path.is_dir()) {
         let uses = uses_inside(&folder);
         seen += uses.values().map(BTreeSet::len).sum::<usize>();
-        assert_eq!(circle(&uses), None, "in {}", folder.display());
+        assert_eq!(circle(&uses), BTreeSet::new(), "in {}", folder.display());
     }
     assert!(seen > 50, "this test sees {seen} uses");
 }
@@ -203,9 +185,9 @@ fn circles_are_found() {
         let names = |list: &[&str]| list.iter().map(|name| (*name).to_owned()).collect();
         edges.iter().map(|(from, to)| ((*from).to_owned(), names(to))).collect()
     };
-    assert_eq!(circle(&graph(&[("a", &["b", "c"]), ("b", &["c"]), ("c", &[])])), None);
-    let found = circle(&graph(&[("a", &["b"]), ("b", &["c"]), ("c", &["b"])])).unwrap();
-    assert_eq!(found, ["a", "b", "c", "b"]);
+    assert!(circle(&graph(&[("a", &["b", "c"]), ("b", &["c"]), ("c", &[])])).is_empty());
+    let found = circle(&graph(&[("a", &["b"]), ("b", &["c"]), ("c", &["b"]), ("d", &[])]));
+    assert_eq!(found.into_iter().collect::<Vec<_>>(), ["a", "b", "c"]);
     let prefixes = ["super::".to_owned()];
     assert_eq!(names_behind("use super::{a, b::C};\nsuper::d::e()", &prefixes), ["a", "b", "d"]);
 }
@@ -223,7 +205,7 @@ fn every_file_belongs_to_a_listed_module() {
 }
 
 #[test]
-fn an_arrow_that_runs_up_is_seen() {
+fn uses_in_code_are_found_and_comments_skipped() {
     let text = "use crate::b::X; // crate::c\nfn f() { crate::d::g(crate::e) }";
     let names: Vec<_> =
         used(text).into_iter().map(|(line, module)| format!("{line}{module}")).collect();
@@ -236,9 +218,6 @@ fn no_line_of_rust_is_longer_than_a_hundred_columns() {
     let folders = ["src", "tests", "examples", "fuzz/src", "fuzz/fuzz_targets"];
     let (mut seen, mut long) = (0, Vec::new());
     for file in folders.into_iter().flat_map(|folder| all_below(root.join(folder))) {
-        if file.extension().is_none_or(|kind| kind != "rs") {
-            continue;
-        }
         seen += 1;
         for (number, line) in fs::read_to_string(&file).unwrap().lines().enumerate() {
             if line.chars().count() > 100 {

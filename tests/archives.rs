@@ -1,28 +1,29 @@
-//! The archives that `bin/package` puts into `dist/`: their contents, the commands of README that
-//! install the binary, and the oldest system that it runs on.
+//! The archives that `bin/package` builds in `dist/`: their contents, the commands in README that
+//! install the binary, and the oldest supported system.
 
 mod support;
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use nix::unistd::Uid;
-use support::dist::{binary_archive, buildpack_archive, packaged, unpack};
-use support::launcher::Launcher;
+use support::dist::{archive_name, buildpack_archive, packaged, unpack, unpack_binary};
+use support::launcher::{Launcher, Outcome};
 use support::links;
 use support::servers::{Front, PASSWORD, Server};
 use support::snippets::{snippet, with_ours};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// The target of the archive that these tests open.
+const GNU: &str = "x86_64-gnu";
 
-/// The lines that a program prints, for example names of files.
+/// The lines that a program prints.
 fn names(program: &str, words: &[&str]) -> Vec<String> {
-    let said = Command::new(program).args(words).current_dir(ROOT).output().unwrap();
-    assert!(said.status.success(), "{program} {words:?}: {said:?}");
-    String::from_utf8(said.stdout).unwrap().lines().map(str::to_owned).collect()
+    let said = Outcome::of(Command::new(program).args(words).current_dir(ROOT)).ok();
+    said.lines().map(str::to_owned).collect()
 }
 
 #[test]
@@ -37,11 +38,12 @@ fn archives_hold_tracked_files_only() {
             .collect();
         assert!(inside.len() > 4, "{listing:?}");
         for name in inside {
-            assert!(tracked.contains(&format!("{home}{name}")), "{name} is none of Git's");
+            assert!(tracked.contains(&format!("{home}{name}")), "{name} is not tracked by Git");
         }
     };
-    let root = format!("start-stunnel-{VERSION}-x86_64-linux-gnu/");
-    within(&binary_archive(), &root, ["docs/", "examples/"], "");
+    let name = archive_name(GNU);
+    let archive = packaged(&format!("{name}.tar.gz"));
+    within(&archive, &format!("{name}/"), ["docs/", "examples/"], "");
     within(&buildpack_archive(), "./", ["bin/", "lib/"], "buildpack/");
 }
 
@@ -55,13 +57,13 @@ fn buildpack_has_licences_and_prefers_glibc_builds() {
     assert!(folders.contains(&launchers.join("x86_64")), "{folders:?}");
     for launcher in folders {
         let architecture = launcher.file_name().unwrap().to_str().unwrap();
-        let gnu = format!("start-stunnel-{VERSION}-{architecture}-linux-gnu.tar.gz");
-        let built_for_gnu = Path::new(ROOT).join("dist").join(gnu).exists();
+        let gnu = archive_name(&format!("{architecture}-gnu"));
+        let built_for_gnu = Path::new(ROOT).join(format!("dist/{gnu}.tar.gz")).exists();
         let licences = fs::read_to_string(launcher.join("THIRD-PARTY-LICENCES")).unwrap();
         assert!(licences.contains("\nziglang "), "{architecture}");
         let musl = licences.contains("\nmusl as a whole is licensed under");
         assert_eq!(musl, !built_for_gnu, "{architecture}");
-        // Static binaries name no loader.
+        // Static binaries have no loader.
         let binary = fs::read(launcher.join("start-stunnel")).unwrap();
         let loaded = binary.windows(10).any(|bytes| bytes == b"/ld-linux-");
         assert_eq!(loaded, built_for_gnu, "{architecture}");
@@ -69,7 +71,7 @@ fn buildpack_has_licences_and_prefers_glibc_builds() {
 }
 
 #[test]
-fn archives_match_checksums_and_hold_the_manual() {
+fn archives_match_checksums_and_contain_the_manual() {
     let sums = Command::new("sha256sum")
         .args(["--check", "--strict", "--quiet", "SHA256SUMS"])
         .current_dir(packaged("SHA256SUMS").parent().unwrap())
@@ -77,8 +79,7 @@ fn archives_match_checksums_and_hold_the_manual() {
     assert!(sums.unwrap().success());
 
     let folder = tempfile::tempdir().unwrap();
-    unpack(&binary_archive(), folder.path());
-    let inside = folder.path().join(format!("start-stunnel-{VERSION}-x86_64-linux-gnu"));
+    let inside = unpack_binary(GNU, folder.path());
     let page = fs::read_to_string(inside.join("start-stunnel.1")).unwrap();
     let bash = fs::read_to_string(inside.join("completions/start-stunnel.bash")).unwrap();
     for (option, _) in start_stunnel::configuration::options::with_option() {
@@ -101,7 +102,7 @@ fn archives_match_checksums_and_hold_the_manual() {
     for name in ["LICENSE", "completions/_start-stunnel", "completions/start-stunnel.fish"] {
         assert!(inside.join(name).exists(), "{name}");
     }
-    // The pages, and every file that they link to.
+    // The archive contains the pages and every file that they link to.
     let top = ["README.md", "SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md"];
     let docs = fs::read_dir(inside.join("docs")).unwrap();
     let docs = docs.map(|page| format!("docs/{}", page.unwrap().file_name().display()));
@@ -115,9 +116,8 @@ fn archives_match_checksums_and_hold_the_manual() {
     assert!(Command::new("bash").arg("-n").arg(bash_file).status().unwrap().success());
     if Command::new("man").arg("--version").output().is_ok() {
         let page = inside.join("start-stunnel.1");
-        let shown = Command::new("man").arg("--warnings").arg(page).output().unwrap();
-        assert_eq!(String::from_utf8_lossy(&shown.stderr), "");
-        assert!(String::from_utf8_lossy(&shown.stdout).contains("STUNNEL_VERIFY"));
+        let shown = Outcome::of(Command::new("man").arg("--warnings").arg(page)).ok();
+        assert!(shown.contains("STUNNEL_VERIFY"));
     }
 }
 
@@ -129,10 +129,10 @@ fn readme_commands_install_the_binary() {
     let ours = [("sudo ", ""), ("/usr/local/bin/", target.to_str().unwrap())];
     let commands = with_ours(&snippet("install"), &ours);
     let mut shell = Command::new("sh");
-    let ended = shell.args(["-ec", &commands]).current_dir(folder.path()).output().unwrap();
+    let ended = Outcome::of(shell.args(["-ec", &commands]).current_dir(folder.path()));
     assert!(ended.status.success(), "{commands}: {ended:?}");
-    let version = Command::new(target).arg("-V").output().unwrap();
-    assert_eq!(version.stdout, format!("start-stunnel {VERSION}\n").as_bytes());
+    let version = Outcome::of(Command::new(target).arg("-V"));
+    assert_eq!(version.ok(), format!("start-stunnel {VERSION}\n"));
 }
 
 #[test]
@@ -142,9 +142,9 @@ fn binary_runs_as_pid_1_on_the_oldest_supported_system() {
         return;
     }
     // It has glibc 2.31, and no OpenSSL, perl or certificates.
-    let made = Command::new(Path::new(ROOT).join("tests/support/oldest-system")).output().unwrap();
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    let system = PathBuf::from(String::from_utf8(made.stdout).unwrap().trim_end());
+    let made = Outcome::of(&mut Command::new(format!("{ROOT}/tests/support/oldest-system")));
+    assert!(made.status.success(), "{}", made.stderr);
+    let system = Path::new(made.stdout.trim_end());
     for absent in [
         "usr/bin/perl",
         "usr/bin/openssl",
@@ -154,9 +154,8 @@ fn binary_runs_as_pid_1_on_the_oldest_supported_system() {
         assert!(!system.join(absent).exists(), "{absent} is there");
     }
     let folder = tempfile::tempdir_in(system.join("tmp")).unwrap();
-    unpack(&binary_archive(), folder.path());
-    let inside = Path::new("/").join(folder.path().strip_prefix(&system).unwrap());
-    let inside = inside.join(format!("start-stunnel-{VERSION}-x86_64-linux-gnu/start-stunnel"));
+    let binary = unpack_binary(GNU, folder.path()).join("start-stunnel");
+    let inside = Path::new("/").join(binary.strip_prefix(system).unwrap());
 
     let server = Server::start(Front::Redis);
     let script = format!(

@@ -1,4 +1,4 @@
-//! The benchmark runs, prints, and leaves nothing behind. No test asks how fast anything is.
+//! The benchmark runs, prints its figures, and leaves nothing behind. No test checks any speed.
 
 mod support;
 
@@ -6,22 +6,23 @@ use std::fs;
 use std::io::Read;
 use std::os::unix::fs::symlink;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use nix::libc;
 use nix::sys::resource::{Resource, getrlimit};
-use support::launcher::{BINARY, send_signal};
+use support::launcher::{BINARY, Outcome, send_signal};
+use support::proc::processes_in;
 use support::{Process, eventually};
 use tempfile::TempDir;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
-/// Files from `bin/setup bench` that no other test needs.
+/// Files that `bin/setup bench` installs.
 const PEERS: [&str; 3] =
     ["/usr/sbin/haproxy", "/usr/sbin/nginx", "/usr/lib/nginx/modules/ngx_stream_module.so"];
 /// Open files that a run needs.
 const DESCRIPTORS: u64 = 15_000;
-/// What a full run writes.
+/// The files that a full run writes.
 const FILES: [&str; 3] = ["bench/RESULTS.md", "bench/results.json", "bench/ratios.svg"];
 
 /// Whether a run is possible here; prints the reason if not.
@@ -56,7 +57,7 @@ impl Bench {
     fn start_with(words: &[&str], change: impl FnOnce(&mut Command)) -> Bench {
         let folder = tempfile::tempdir().unwrap();
         symlink(BINARY, folder.path().join("other")).unwrap();
-        // Background jobs ignore SIGINT, and we may be one.
+        // The tests may run as a background job, which ignores SIGINT.
         let mut bench = Command::new("env");
         bench.arg("--default-signal").arg(Path::new(ROOT).join("bin/bench"));
         bench.args(["--quick", "--binary", BINARY, "--modes", "auto", "off"]).args(words);
@@ -67,17 +68,6 @@ impl Bench {
         Bench { folder, process }
     }
 
-    /// Processes that run in its folder: all that it has started.
-    fn running(&self) -> Vec<PathBuf> {
-        let folder = self.folder.path().canonicalize().unwrap();
-        let processes = fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().path());
-        let inside = |process: &PathBuf| {
-            // Other users' processes are unreadable, and some end meanwhile.
-            fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd.starts_with(&folder))
-        };
-        processes.filter(inside).collect()
-    }
-
     /// Names of its temporary files.
     fn files(&self) -> Vec<String> {
         let names = fs::read_dir(&self.folder).unwrap().map(|entry| entry.unwrap().file_name());
@@ -86,11 +76,11 @@ impl Bench {
 
     /// Call this after the run.
     fn assert_nothing_is_left(&self) {
-        eventually("all has ended", || self.running().is_empty().then_some(()));
+        eventually("all has ended", || (processes_in(self.folder.path()) == 0).then_some(()));
         assert_eq!(self.files(), Vec::<String>::new());
     }
 
-    /// Its remaining standard output and error, until the end.
+    /// The rest of its standard output and standard error.
     fn output(&mut self) -> (String, String) {
         let (mut stdout, mut stderr) = (String::new(), String::new());
         // Standard output fits into a pipe while we read standard error.
@@ -100,7 +90,7 @@ impl Bench {
     }
 }
 
-/// The cells of the row that starts so, in a Markdown table.
+/// The cells of the first row of a Markdown table that begins with `start`.
 fn row<'a>(table: &'a str, start: &str) -> Vec<&'a str> {
     let row = table.lines().find(|line| line.starts_with(start));
     let row = row.unwrap_or_else(|| panic!("no {start}\n{table}"));
@@ -196,8 +186,8 @@ fn interrupted_run_leaves_nothing() {
         let stderr = bench.process.0.stderr.as_mut().unwrap();
         stderr.read_exact(&mut dot).expect("it measures");
         assert_eq!(dot, *b".");
-        assert!(bench.running().len() > 5, "servers and peers run");
-        // A terminal signals the whole group.
+        assert!(processes_in(bench.folder.path()) > 5, "servers and peers run");
+        // Like a terminal, signal the whole group.
         send_signal(-bench.process.pid(), signal);
         let (stdout, stderr) = bench.output();
         assert_eq!(bench.process.wait().signal(), Some(signal), "{stdout}{stderr}");
@@ -224,7 +214,7 @@ fn launcher_that_does_not_start_ends_the_run() {
 
 #[test]
 fn missing_launcher_is_a_usage_error() {
-    // bin/bench would install the peers first.
+    // Without the peers, bin/bench would begin to install them.
     if !may_run() {
         return;
     }
@@ -241,8 +231,6 @@ fn published_tables_and_picture_are_from_one_run() {
         files = report.files(results, run['rounds'], run['versions']); \
         print(*[path for path in files if path.read_text() != files[path]], len(files))";
     let bench = Path::new(ROOT).join("bench");
-    let output = Command::new("python3").args(["-B", "-c", script]).arg(bench).output().unwrap();
-    let stdout = String::from_utf8(output.stdout).unwrap();
-    let stderr = String::from_utf8(output.stderr).unwrap();
-    assert_eq!((stdout.as_str(), stderr.as_str()), ("4\n", ""), "files that bin/bench wrote");
+    let ended = Outcome::of(Command::new("python3").args(["-B", "-c", script]).arg(bench));
+    assert_eq!(ended.ok(), "4\n", "files that bin/bench wrote");
 }

@@ -1,4 +1,4 @@
-//! The buildpack in `dist/`, classic and Cloud Native. Builds run as an unprivileged user in an
+//! The classic and the Cloud Native buildpack in `dist/`. Builds run as an unprivileged user in an
 //! empty environment.
 
 mod support;
@@ -6,13 +6,13 @@ mod support;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
 use nix::libc;
 use nix::unistd::Uid;
 use support::dist::{buildpack_archive, unpack};
 use support::eventually;
-use support::launcher::{Launcher, logged, send_signal};
+use support::launcher::{Launcher, Outcome, logged, send_signal};
 use support::proc::{command_of, is_alive};
 use support::resp::Reply;
 use support::servers::{Front, PASSWORD, Server};
@@ -22,7 +22,7 @@ const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// The user id of nobody.
 const UNPRIVILEGED: &str = "65534";
-/// An app that stores its first argument in Redis, and on SIGTERM uses Redis once more.
+/// An app that stores its first argument in Redis, and uses Redis again on SIGTERM.
 const APP: &str = r#"#!/bin/sh
 redis() { redis-cli --no-auth-warning -u "$REDIS_URL" "$@" >/dev/null; }
 trap 'redis set farewell "after SIGTERM"; exit 5' TERM
@@ -81,18 +81,18 @@ impl Site {
     }
 
     /// Runs a script of the classic buildpack.
-    fn classic(&self, script: &str, arguments: &[&str]) -> Said {
+    fn classic(&self, script: &str, arguments: &[&str]) -> Outcome {
         let mut command = self.command(&self.at("buildpack/bin").join(script));
         command.args(arguments.iter().map(|name| self.at(name)));
-        Said::by(&mut command)
+        Outcome::of(&mut command)
     }
 
-    fn compile(&self) -> Said {
+    fn compile(&self) -> Outcome {
         self.classic("compile", &["app", "cache", "env"])
     }
 
     /// Runs a script of the Cloud Native buildpack, as the lifecycle does.
-    fn cloud_native(&self, script: &str) -> Said {
+    fn cloud_native(&self, script: &str) -> Outcome {
         let mut command = self.command(&self.at("buildpack/bin").join(script));
         command.env("CNB_BUILDPACK_DIR", self.at("buildpack"));
         command.env("CNB_PLATFORM_DIR", self.at("platform"));
@@ -103,7 +103,13 @@ impl Site {
                 .env("CNB_LAYERS_DIR", self.at("layers"))
                 .env("CNB_BP_PLAN_PATH", self.at("platform/plan.toml")),
         };
-        Said::by(&mut command)
+        Outcome::of(&mut command)
+    }
+
+    /// Replaces uname(1), so that builds see this architecture.
+    fn pretend_to_be(&mut self, architecture: &str) {
+        self.write("other/uname", &format!("#!/bin/sh\necho {architecture}\n"));
+        self.path = Some(self.at("other"));
     }
 
     /// Updates the checksum after a test has replaced an architecture's launcher.
@@ -121,10 +127,10 @@ impl Site {
     }
 
     /// Asserts that the build fails with these words, in Heroku's style, and changes nothing.
-    fn refuses(&self, build: impl Fn(&Site) -> Said, words: &[&str]) {
+    fn refuses(&self, build: impl Fn(&Site) -> Outcome, words: &[&str]) {
         let before = self.app();
         let said = build(self);
-        assert_eq!(said.code, 1, "{said:?}");
+        assert_eq!(said.code(), 1, "{said:?}");
         assert!(said.stderr.lines().all(|line| line.starts_with(" !     ")), "{said:?}");
         for word in words {
             assert!(said.stderr.contains(word), "{word}: {said:?}");
@@ -147,29 +153,7 @@ fn files(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     found
 }
 
-#[derive(Debug)]
-struct Said {
-    code: i32,
-    stdout: String,
-    stderr: String,
-}
-
-impl Said {
-    fn by(command: &mut Command) -> Said {
-        let Output { status, stdout, stderr } =
-            command.stdin(Stdio::null()).output().expect("the script starts");
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        Said { code: status.code().unwrap(), stdout: text(stdout), stderr: text(stderr) }
-    }
-
-    #[track_caller]
-    fn ok(self) -> String {
-        assert_eq!((self.code, self.stderr.as_str()), (0, ""), "{}", self.stdout);
-        self.stdout
-    }
-}
-
-/// Runs the Procfile's `web` line and stops it as a dyno does, and checks what Redis has stored.
+/// Runs the Procfile's `web` line, stops it like a dyno, and checks the values in Redis.
 fn run_as_a_dyno(mut command: Command, server: &Server) {
     command.args(["-c", "exec bin/start-stunnel ./serve web"]);
     command.env("DYNO", "web.1").env("REDIS_URL", server.url());
@@ -237,14 +221,14 @@ fn build_replaces_a_linked_shim_but_not_its_target() {
 }
 
 /// A way to build, and a word that it prints at the end.
-type Build = (fn(&Site) -> Said, &'static str);
+type Build = (fn(&Site) -> Outcome, &'static str);
 const BUILDS: [Build; 2] =
     [(Site::compile, "Installed"), (|site| site.cloud_native("build"), "start-stunnel ")];
 
 /// Asserts that the build succeeded, and warned with exactly these words, in Heroku's style.
 #[track_caller]
-fn warned(said: Said, done: &str, words: &[&str]) {
-    assert_eq!(said.code, 0, "{said:?}");
+fn warned(said: Outcome, done: &str, words: &[&str]) {
+    assert_eq!(said.code(), 0, "{said:?}");
     assert!(said.stdout.contains(done), "{said:?}");
     assert!(said.stderr.lines().all(|line| line.starts_with(" !     ")), "{said:?}");
     assert_eq!(said.stderr.is_empty(), words.is_empty(), "{said:?}");
@@ -321,7 +305,10 @@ fn build_hints_if_the_procfile_does_not_use_it() {
             None => fs::remove_file(&file).unwrap(),
         }
         let said = site.compile().ok();
-        assert!(said.contains("       No line of the Procfile uses it yet."), "{said}");
+        assert!(
+            said.contains("       No process in the Procfile uses start-stunnel yet."),
+            "{said}"
+        );
         assert!(said.contains("           web: bin/start-stunnel bundle exec puma"), "{said}");
     }
 }
@@ -335,12 +322,12 @@ fn build_ignores_stunnel_enabled() {
     let mut command = site.command(&site.at("app/bin/start-stunnel"));
     command.args(["sh", "-c", "echo $REDIS_URL"]).env("REDIS_URL", "redis://h");
     command.env("STUNNEL_ENABLED", "false");
-    assert_eq!(Said::by(&mut command).ok(), "redis://h\n");
+    assert_eq!(Outcome::of(&mut command).ok(), "redis://h\n");
 }
 
 #[test]
 fn build_refuses_a_damaged_package() {
-    for build in [Site::compile as fn(&Site) -> Said, |site| site.cloud_native("build")] {
+    for (build, _) in BUILDS {
         let site = Site::new();
         site.write("app/bin/start-stunnel", "the shim");
         let launcher = site.at("buildpack/launcher/x86_64/start-stunnel");
@@ -354,21 +341,15 @@ fn build_refuses_a_damaged_package() {
 }
 
 #[test]
-fn build_refuses_an_unsupported_architecture() {
+fn build_says_where_the_binary_runs() {
     let mut site = Site::new();
-    site.write("other/uname", "#!/bin/sh\necho riscv64\n");
-    site.path = Some(site.at("other"));
-    let words = ["aarch64/ x86_64/", "not for riscv64", "supports x86_64 and aarch64"];
-    site.refuses(Site::compile, &words);
-}
-
-#[test]
-fn build_names_the_systems_that_can_run_the_binary() {
-    let site = Site::new();
     // The checksum is valid, but the file cannot run.
     site.write("buildpack/launcher/x86_64/start-stunnel", "#!/no/such/interpreter\n");
     site.sign_launcher("x86_64");
     site.refuses(Site::compile, &["does not run on this system (stack heroku-24)", "glibc 2.31"]);
+    site.pretend_to_be("riscv64");
+    let words = ["aarch64/ x86_64/", "not for riscv64", "supports x86_64 and aarch64"];
+    site.refuses(Site::compile, &words);
 }
 
 #[test]
@@ -397,7 +378,7 @@ fn build_without_arguments_prints_its_usage() {
     );
     site.refuses(|site| site.classic("detect", &[]), &["Usage: bin/detect BUILD_DIR"]);
     site.refuses(
-        |site| Said::by(&mut site.command(&site.at("buildpack/bin/build"))),
+        |site| Outcome::of(&mut site.command(&site.at("buildpack/bin/build"))),
         &["CNB_LAYERS_DIR is not a folder: not set"],
     );
 }
@@ -414,25 +395,23 @@ fn build_from_a_checkout_names_the_archive_to_use() {
     ] {
         fs::write(site.at("buildpack/release.conf"), format!("REPOSITORY={repository}\n")).unwrap();
         for (build, _) in BUILDS {
-            site.refuses(build, &["holds no start-stunnel binary", "a checkout", &source]);
+            site.refuses(build, &["contains no start-stunnel binary", "a checkout", &source]);
         }
     }
-    // The repository's root has the same scripts, for those who give its address to
+    // The same scripts are in the root folder, for users who give the repository's address to
     // `heroku buildpacks:add`.
     let script = |name: &str| Command::new(Path::new(ROOT).join("bin").join(name));
-    let detected = script("detect").arg(site.at("app")).output().unwrap();
-    assert_eq!(detected.stdout, b"start-stunnel\n");
-    let built = script("compile").args([site.at("app"), site.at("cache")]).output().unwrap();
-    assert_eq!(built.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&built.stderr).contains(&archive), "{built:?}");
+    let detected = Outcome::of(script("detect").arg(site.at("app")));
+    assert_eq!(detected.ok(), "start-stunnel\n");
+    let built = Outcome::of(script("compile").args([site.at("app"), site.at("cache")]));
+    assert!(built.code() == 1 && built.stderr.contains(&archive), "{built:?}");
 }
 
 #[test]
 fn build_on_arm64_installs_the_arm64_binary() {
     for (build, done) in BUILDS {
         let mut site = Site::new();
-        site.write("other/uname", "#!/bin/sh\necho aarch64\n");
-        site.path = Some(site.at("other"));
+        site.pretend_to_be("aarch64");
         let launcher = site.at("buildpack/launcher/aarch64/start-stunnel");
         let binary = fs::read(&launcher).unwrap();
         assert_eq!(
@@ -440,7 +419,7 @@ fn build_on_arm64_installs_the_arm64_binary() {
             (&b"\x7fELF"[..], 183),
             "EM_AARCH64, as elf.h has it"
         );
-        // Let QEMU run it, as if this machine could.
+        // QEMU runs the binary, as if this machine had the architecture.
         fs::rename(&launcher, site.at("launcher")).unwrap();
         let script = format!(
             "#!/bin/sh\nexec qemu-aarch64-static -L /usr/aarch64-linux-gnu {} \"$@\"\n",
@@ -467,7 +446,7 @@ fn keys(table: &toml::Table, allowed: &[&str]) {
 #[test]
 fn cloud_native_build_runs_the_same_procfile() {
     let site = Site::new();
-    assert_eq!(site.cloud_native("detect").code, 0);
+    assert_eq!(site.cloud_native("detect").code(), 0);
     let said = site.cloud_native("build").ok();
     assert_eq!(said, format!("-----> start-stunnel\n       Installed start-stunnel {VERSION}\n"));
 
@@ -482,7 +461,7 @@ fn cloud_native_build_runs_the_same_procfile() {
     assert_eq!(layer["metadata"]["version"].as_str(), Some(VERSION));
     let left: Vec<_> =
         fs::read_dir(site.at("layers")).unwrap().map(|e| e.unwrap().file_name()).collect();
-    // There is no launch.toml, since a process type could be scaled by accident.
+    // There is no launch.toml, because users could scale its process types by accident.
     assert_eq!(left.len(), 2, "a layer and its toml: {left:?}");
 
     // At run time the layer's bin/ is on PATH, and bin/start-stunnel leads there.
@@ -490,7 +469,7 @@ fn cloud_native_build_runs_the_same_procfile() {
     on_path.arg("-V");
     let bin = site.at("layers/start-stunnel/bin");
     on_path.env("PATH", format!("{}:/usr/bin:/bin", bin.display()));
-    assert_eq!(Said::by(&mut on_path).ok(), format!("start-stunnel {VERSION}\n"));
+    assert_eq!(Outcome::of(&mut on_path).ok(), format!("start-stunnel {VERSION}\n"));
     run_as_a_dyno(site.command(Path::new("bash")), &Server::start(Front::Stunnel));
 }
 

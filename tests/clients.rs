@@ -1,70 +1,58 @@
-//! Apps as they are: each of `examples/` runs by its own Procfile through the real launcher. What
-//! is found goes into docs/clients.md.
+//! Real client libraries: each app in `examples/` runs with its own Procfile through the launcher.
+//! The results are the table in docs/clients.md.
 
 mod support;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::net::TcpStream;
+use std::path::Path;
 use std::sync::Mutex;
 
 use nix::libc;
-use support::eventually;
 use support::launcher::{BINARY, Launcher, Outcome};
 use support::resp::{Client, Reply};
 use support::servers::{FRONTS, Front, Options, PASSWORD, Server};
+use support::{eventually, two_free_ports};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const USER: (&str, &str) = ("app", "app-password");
-const OPTIONS: Options<'static> = Options {
-    certificate: None,
-    client_ca: None,
-    protocols: None,
-    words: &[],
-    user: Some(USER),
-    link: None,
-    address: None,
-};
-/// What every app of the first kind checks, in this order.
+/// A server with a user for the app.
+fn options() -> Options<'static> {
+    Options { user: Some(USER), ..Options::default() }
+}
+/// The checks of every app that tests a client library, in this order.
 const CHECKS: [&str; 8] =
     ["boot", "user", "database", "pipeline", "transaction", "pubsub", "blocking", "10 MiB"];
-/// Rows that docs/clients.md has; the last test to end writes it.
+/// Rows of the table. The test that completes the table compares or writes it.
 const ROWS: usize = 17;
 static MATRIX: Mutex<BTreeMap<String, String>> = Mutex::new(BTreeMap::new());
 
 /// An app of `examples/`.
-struct Example {
-    name: &'static str,
-}
+struct Example(&'static str);
 
 impl Example {
-    fn folder(&self) -> PathBuf {
-        Path::new(ROOT).join("examples").join(self.name)
+    /// A shell that finds the clients that bin/setup has installed.
+    fn shell(line: &str) -> Launcher {
+        let installed = format!("{ROOT}/target/clients");
+        let path = std::env::var("PATH").unwrap();
+        Launcher::of("bash", ["-c", line])
+            .env("PATH", format!("{installed}/python/bin:{installed}/bin:{path}"))
+            .env("NODE_PATH", format!("{installed}/node_modules"))
+            .env("PYTHONDONTWRITEBYTECODE", "1")
     }
 
-    /// What installs itself beside the system's packages: see bin/setup.
-    fn path() -> String {
-        let installed = Path::new(ROOT).join("target/clients");
-        let own = std::env::var("PATH").unwrap();
-        format!("{0}/python/bin:{0}/bin:{own}", installed.display())
-    }
-
-    /// A line of its Procfile, as Heroku runs it, with `mode` behind it.
+    /// A line of its Procfile, as Heroku runs it, followed by `mode`.
     fn process(&self, process: &str, mode: &str, url: &str) -> Launcher {
-        let procfile = fs::read_to_string(self.folder().join("Procfile")).unwrap();
+        let folder = Path::new(ROOT).join("examples").join(self.0);
+        let procfile = fs::read_to_string(folder.join("Procfile")).unwrap();
         let line = procfile.lines().find_map(|line| line.strip_prefix(&format!("{process}: ")));
-        let line = line.unwrap_or_else(|| panic!("{}: no {process}", self.name));
+        let line = line.unwrap_or_else(|| panic!("{}: no {process}", self.0));
         assert!(line.starts_with("bin/start-stunnel "), "{line}");
         let line = line.replacen("bin/start-stunnel", BINARY, 1);
-        let mut launcher = Launcher::of("bash", ["-c", &format!("exec {line} {mode}")])
-            .redis(url)
-            .env("PATH", Example::path())
-            .env("NODE_PATH", Path::new(ROOT).join("target/clients/node_modules"))
-            .env("PYTHONDONTWRITEBYTECODE", "1");
-        launcher.command.current_dir(self.folder());
+        let mut launcher = Example::shell(&format!("exec {line} {mode}")).redis(url);
+        launcher.command.current_dir(folder);
         launcher
     }
 
@@ -72,32 +60,26 @@ impl Example {
         self.process("web", mode, url)
     }
 
-    /// The version of what it uses, as `command` prints it.
+    /// The version of its client library, which `command` prints.
     fn version(&self, command: &str) -> String {
-        let output = Command::new("bash")
-            .args(["-c", command])
-            .env("PATH", Example::path())
-            .env("NODE_PATH", Path::new(ROOT).join("target/clients/node_modules"))
-            .output()
-            .unwrap();
-        let version = String::from_utf8(output.stdout).unwrap().trim().to_owned();
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(!version.is_empty(), "{}: {said} (see bin/setup clients)", self.name);
+        let printed = Example::shell(command).run();
+        let version = printed.stdout.trim().to_owned();
+        assert!(!version.is_empty(), "{}: {} (bin/setup clients)", self.0, printed.stderr);
         version
     }
 
-    /// Everything that a client library has to do.
+    /// Checks everything that a client library has to do.
     fn works(&self, version: &str, note: &str) {
         self.works_with(version, note, "");
     }
 
-    /// Like `works`, with a query behind the URL.
+    /// Like `works`, with a query in the URL.
     fn works_with(&self, version: &str, note: &str, query: &str) {
         for front in FRONTS {
             let server = start(front);
             let ended = self.web("checks", &(url(&server) + query)).run();
             let expected: String = CHECKS.map(|check| format!("check {check}: ok\n")).concat();
-            assert_eq!(ended.stdout, expected, "{} {front:?}: {}", self.name, ended.stderr);
+            assert_eq!(ended.stdout, expected, "{} {front:?}: {}", self.0, ended.stderr);
             assert_eq!(ended.code(), 0, "{}", ended.stderr);
             no_secret(&ended);
         }
@@ -107,65 +89,68 @@ impl Example {
         let server = self.outlives_a_restart(server, query);
         self.ends_in_good_order(&server, query);
         let all = "all, directly and behind stunnel";
-        let name = format!("{}{}", self.name, query.replace('?', ", "));
+        let name = format!("{}{}", self.0, query.replace('?', ", "));
         record(&name, &[&self.version(version), all, &refused, &down, &dead, note]);
     }
 
-    /// What its user sees when the tunnel refuses.
+    /// The kind of error that the app sees if the certificate check fails.
     fn refused(&self, server: &Server, query: &str) -> String {
         let launcher = self.web("once", &(url(server) + query)).env("STUNNEL_VERIFY", "full");
         let said = launcher.run().stdout;
         let told = said.contains("start-stunnel: ") && said.contains("certificate check failed");
-        assert!(told, "{}: {said}", self.name);
+        assert!(told, "{}: {said}", self.0);
         class_of(&said)
     }
 
-    /// What its user sees when Redis is down: through the tunnel, and without one.
+    /// The kinds of error that the app sees if Redis is down: with the tunnel, and without it.
     fn down(&self, query: &str) -> (String, String) {
-        let free = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+        let free = two_free_ports();
         let url = format!("redis://{}:{}@127.0.0.1:{free}/3{query}", USER.0, USER.1);
         let through = self.web("once", &url).run().stdout;
         let without = self.web("once", &url).env("STUNNEL_ENABLED", "false").run().stdout;
         for said in [&through, &without] {
-            assert!(said.starts_with("error"), "{}: {said}", self.name);
+            assert!(said.starts_with("error"), "{}: {said}", self.0);
         }
-        assert!(!through.contains("start-stunnel: "), "an outage is no refusal: {through}");
+        assert!(
+            !through.contains("start-stunnel: "),
+            "an outage is reported as a refusal: {through}"
+        );
         (class_of(&through), class_of(&without))
     }
 
-    /// That it finds its Redis again after a restart, by its own means.
+    /// Checks that the app reconnects by itself after a restart of Redis.
     fn outlives_a_restart(&self, server: Server, query: &str) -> Server {
         let port = server.port;
         let mut running = self.web("outlive", &(url(&server) + query)).start();
-        assert_eq!(running.line(), "ready", "{}", self.name);
+        assert_eq!(running.line(), "ready", "{}", self.0);
         drop(server);
         let server =
-            eventually("the server is back", || Server::try_start(Front::Redis, port, OPTIONS));
+            eventually("the server is back", || Server::try_start(Front::Redis, port, options()));
         running.say("go on\n");
         let said = running.line();
         let ended = running.finish();
-        assert!(said.starts_with("back after "), "{}: {said} {}", self.name, ended.stderr);
-        assert!(!said.starts_with("back after 400 "), "{}: {said}", self.name);
+        assert!(said.starts_with("back after "), "{}: {said} {}", self.0, ended.stderr);
+        assert!(!said.starts_with("back after 400 "), "{}: {said}", self.0);
         server
     }
 
-    /// That it can say its last words when it is told to end.
+    /// Checks that the app can still use Redis after SIGTERM.
     fn ends_in_good_order(&self, server: &Server, query: &str) {
         let mut running = self.web("serve", &(url(server) + query)).start();
-        assert_eq!(running.line(), "ready", "{}", self.name);
+        assert_eq!(running.line(), "ready", "{}", self.0);
         running.signal(libc::SIGTERM);
         let ended = running.finish();
         assert_eq!((ended.stdout.as_str(), ended.code()), ("bye\n", 0), "{}", ended.stderr);
-        assert_eq!(stored(server, "farewell"), Reply::bulk("bye"), "{}", self.name);
+        assert_eq!(stored(server, "farewell"), Reply::bulk("bye"), "{}", self.0);
     }
 
-    /// That a job in flight is finished while the worker is told to end, and nothing is lost.
+    /// Checks that a worker finishes its running job after SIGTERM.
     fn finishes_its_job(&self, version: &str, query: &str, note: &str) {
         for front in FRONTS {
             let server = start(front);
             let url = url(&server) + query;
             let enqueued = self.process("enqueue", "", &url).run();
-            assert!(enqueued.stdout.starts_with("enqueued "), "{}: {enqueued:?}", self.name);
+            assert!(enqueued.stdout.starts_with("enqueued "), "{}: {enqueued:?}", self.0);
             let worker = self.process("worker", "", &url).start();
             eventually("the job has begun", || {
                 (stored(&server, "started") == Reply::bulk("7")).then_some(())
@@ -173,37 +158,37 @@ impl Example {
             assert_eq!(stored(&server, "finished"), Reply::Nil);
             worker.signal(libc::SIGTERM);
             let ended = worker.finish();
-            assert_eq!(ended.code(), 0, "{} {front:?}: {}", self.name, ended.stderr);
+            assert_eq!(ended.code(), 0, "{} {front:?}: {}", self.0, ended.stderr);
             assert_eq!(stored(&server, "finished"), Reply::bulk("7"), "{}", ended.stderr);
             no_secret(&ended);
         }
         let worked = "finishes a running job after SIGTERM";
-        record(self.name, &[&self.version(version), worked, "", "", "", note]);
+        record(self.0, &[&self.version(version), worked, "", "", "", note]);
     }
 }
 
 fn start(front: Front) -> Server {
-    Server::start_with(front, OPTIONS)
+    Server::start_with(front, options())
 }
 
 fn url(server: &Server) -> String {
     format!("redis://{}:{}@127.0.0.1:{}/3", USER.0, USER.1, server.port)
 }
 
-/// What database 3 has.
+/// The value of a key in database 3.
 fn stored(server: &Server, key: &str) -> Reply {
     let mut direct = Client::connect(server.port, PASSWORD);
     direct.ask(&["SELECT", "3"]);
     direct.ask(&["GET", key])
 }
 
-/// That the launcher's log holds no password.
+/// Checks that the launcher's log contains no password.
 fn no_secret(ended: &Outcome) {
     let launchers = ended.stderr.lines().filter(|line| line.starts_with("ts="));
     assert!(launchers.into_iter().all(|line| !line.contains(USER.1)), "{}", ended.stderr);
 }
 
-/// The kind of error in "error KIND: message", or the message where the language has no kinds.
+/// The kind of error in "error KIND: message"; or the message, if the language has no kinds.
 fn class_of(said: &str) -> String {
     let said = said.trim().strip_prefix("error").unwrap_or(said).trim_start_matches([':', ' ']);
     match said.split_once(": ") {
@@ -216,11 +201,11 @@ fn class_of(said: &str) -> String {
     }
 }
 
-/// Between these comments docs/clients.md has what was found.
+/// These comments surround the table in docs/clients.md.
 const TABLE_BEGINS: &str = "<!-- clients: written by bin/test --clients -->";
 const TABLE_ENDS: &str = "<!-- end of clients -->";
 
-/// Notes what was found, and writes it into docs/clients.md once every client has been seen.
+/// Records a row. Once the table is complete, compares it with docs/clients.md, or writes it there.
 fn record(name: &str, cells: &[&str]) {
     let mut matrix = MATRIX.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     matrix.insert(name.to_owned(), format!("| {name} | {} |", cells.join(" | ")));
@@ -241,7 +226,7 @@ fn record(name: &str, cells: &[&str]) {
         fs::write(&file, page).unwrap();
         return;
     }
-    // Versions are those of the machine.
+    // Versions differ between machines.
     let without_versions = |table: &str| -> Vec<String> {
         let rows = table.lines().filter(|line| line.starts_with("| "));
         rows.map(|line| {
@@ -253,25 +238,24 @@ fn record(name: &str, cells: &[&str]) {
     assert_eq!(
         without_versions(committed),
         without_versions(&table),
-        "docs/clients.md is not what was found: run bin/test --clients"
+        "docs/clients.md differs from the results: run bin/test --clients"
     );
 }
 
 #[test]
 fn ruby_redis() {
-    let note = "";
-    Example { name: "redis-rb" }.works("ruby -r redis -e 'puts Redis::VERSION'", note);
+    Example("redis-rb").works("ruby -r redis -e 'puts Redis::VERSION'", "");
 }
 
 #[test]
 fn ruby_sidekiq() {
     let version = "ruby -r sidekiq -e 'puts Sidekiq::VERSION'";
-    Example { name: "sidekiq" }.finishes_its_job(version, "", "");
+    Example("sidekiq").finishes_its_job(version, "", "");
 }
 
 #[test]
 fn ruby_rails_cache_store() {
-    let example = Example { name: "rails-cache" };
+    let example = Example("rails-cache");
     for front in FRONTS {
         let ended = example.web("", &url(&start(front))).run();
         let expected = "read hello\nfetched 42 42\ncounted 1 2\nseveral 2\nerrors \n";
@@ -289,28 +273,28 @@ fn ruby_rails_cache_store() {
     );
 }
 
+/// Prints the version of redis-py.
+const REDIS_PY: &str = "python3 -c 'import redis; print(redis.__version__)'";
+
 #[test]
 fn python_redis_py_with_resp2() {
-    let version = "python3 -c 'import redis; print(redis.__version__)'";
-    Example { name: "redis-py" }.works_with(version, "", "?protocol=2");
+    Example("redis-py").works_with(REDIS_PY, "", "?protocol=2");
 }
 
 #[test]
 fn python_redis_py_with_resp3() {
-    let version = "python3 -c 'import redis; print(redis.__version__)'";
-    Example { name: "redis-py" }.works_with(version, "", "?protocol=3");
+    Example("redis-py").works_with(REDIS_PY, "", "?protocol=3");
 }
 
 #[test]
 fn python_redis_py_with_asyncio() {
-    let version = "python3 -c 'import redis; print(redis.__version__)'";
-    Example { name: "redis-py-asyncio" }.works(version, "");
+    Example("redis-py-asyncio").works(REDIS_PY, "");
 }
 
 #[test]
 fn python_celery() {
     let version = "python3 -c 'import celery; print(celery.__version__)'";
-    let example = Example { name: "celery" };
+    let example = Example("celery");
     example.finishes_its_job(
         version,
         "?ssl_cert_reqs=none",
@@ -319,7 +303,7 @@ fn python_celery() {
 }
 
 #[test]
-fn celery_with_a_rediss_url_that_says_cert_none_works_as_it_is() {
+fn celery_works_with_ssl_cert_reqs_none_in_its_url() {
     let server = start(Front::Redis);
     let url = format!(
         "rediss://{}:{}@127.0.0.1:{}/3?ssl_cert_reqs=none",
@@ -327,44 +311,44 @@ fn celery_with_a_rediss_url_that_says_cert_none_works_as_it_is() {
         USER.1,
         server.tls_port()
     );
-    let enqueued = Example { name: "celery" }.process("enqueue", "", &url).run();
+    let enqueued = Example("celery").process("enqueue", "", &url).run();
     assert!(enqueued.stdout.starts_with("enqueued "), "{enqueued:?}");
 }
 
 #[test]
 fn python_rq() {
     let version = "python3 -c 'import rq; print(rq.VERSION)'";
-    Example { name: "rq" }.finishes_its_job(version, "", "");
+    Example("rq").finishes_its_job(version, "", "");
 }
 
 #[test]
 fn node_ioredis() {
     let version = "node -p 'require(\"ioredis/package.json\").version'";
-    Example { name: "ioredis" }.works(version, "the `error` event holds the reason");
+    Example("ioredis").works(version, "the `error` event holds the reason");
 }
 
 #[test]
 fn node_redis() {
     let version = "node -p 'require(\"redis/package.json\").version'";
-    Example { name: "node-redis" }.works(version, "");
+    Example("node-redis").works(version, "");
 }
 
 #[test]
 fn node_bullmq() {
     let version = "node -p 'require(\"bullmq/package.json\").version'";
-    Example { name: "bullmq" }.finishes_its_job(version, "", "");
+    Example("bullmq").finishes_its_job(version, "", "");
 }
 
 #[test]
 fn go_redigo() {
     let version = "dpkg-query -W -f '${Version}' golang-github-gomodule-redigo-dev";
-    Example { name: "redigo" }.works(version, "");
+    Example("redigo").works(version, "");
 }
 
 #[test]
 fn php_phpredis() {
     let version = "php -r 'echo phpversion(\"redis\");'";
-    Example { name: "phpredis" }.works(
+    Example("phpredis").works(
         version,
         "accepts no URL; returns `false` if refused; `getLastError()` has the text",
     );
@@ -373,15 +357,15 @@ fn php_phpredis() {
 #[test]
 fn php_predis() {
     let version = "php -r 'require \"Predis/autoload.php\"; echo Predis\\Client::VERSION;'";
-    Example { name: "predis" }.works(version, "1.1 ignores user names in URLs: the app sends AUTH");
+    Example("predis").works(version, "1.1 ignores user names in URLs: the app sends AUTH");
 }
 
 #[test]
 fn php_sessions_make_a_connection_for_each_request() {
     for front in FRONTS {
         let server = start(front);
-        let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
-        let example = Example { name: "php-session" };
+        let port = two_free_ports();
+        let example = Example("php-session");
         let running = example.web("", &url(&server)).env("PORT", port.to_string()).start();
         let get = || {
             let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
@@ -398,7 +382,7 @@ fn php_sessions_make_a_connection_for_each_request() {
         let ended = running.finish();
         assert!(ended.stderr.contains("connections=20 "), "{}", ended.stderr);
     }
-    let version = Example { name: "php-session" }.version("php -r 'echo phpversion(\"redis\");'");
+    let version = Example("php-session").version("php -r 'echo phpversion(\"redis\");'");
     let worked = "sessions, one connection for each request";
     record("php-session", &[&version, worked, "", "", "", ""]);
 }
@@ -406,11 +390,11 @@ fn php_sessions_make_a_connection_for_each_request() {
 #[test]
 fn c_hiredis() {
     let version = "dpkg-query -W -f '${Version}' libhiredis-dev";
-    Example { name: "hiredis" }.works(version, "accepts no URL: the app parses it");
+    Example("hiredis").works(version, "accepts no URL: the app parses it");
 }
 
 #[test]
 fn redis_cli() {
     let version = "redis-cli --version | cut -d' ' -f2";
-    Example { name: "redis-cli" }.works(version, "");
+    Example("redis-cli").works(version, "");
 }

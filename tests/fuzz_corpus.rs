@@ -1,4 +1,5 @@
-//! Runs what is fuzzed (fuzz/src/lib.rs) over the committed corpus, and over all that ever crashed.
+//! Runs the fuzz targets (fuzz/src/lib.rs) over the committed corpus. It contains all inputs that
+//! ever caused a crash.
 
 #[path = "../fuzz/src/lib.rs"]
 mod targets;
@@ -20,31 +21,31 @@ fn replay(name: &str, target: fn(&[u8])) {
 }
 
 #[test]
-fn no_url_of_the_corpus_breaks_the_rules() {
+fn urls_of_the_corpus_follow_the_rules() {
     replay("url", targets::url);
 }
 
 #[test]
-fn no_settings_of_the_corpus_break_the_rules() {
+fn settings_of_the_corpus_follow_the_rules() {
     replay("settings", targets::settings);
 }
 
 #[test]
-fn no_pem_or_pin_of_the_corpus_breaks_the_reader() {
+fn pem_texts_and_pins_of_the_corpus_cause_no_panic() {
     replay("pem", targets::pem);
 }
 
 #[test]
-fn the_status_page_answers_the_whole_corpus_in_http() {
+fn status_page_answers_the_whole_corpus_in_http() {
     replay("http", targets::http);
 }
 
 #[test]
-fn no_interleaving_of_the_corpus_makes_the_relay_lose_a_byte() {
+fn relay_loses_no_byte_in_any_order_of_the_corpus() {
     replay("relay", targets::relay);
 }
 
 #[test]
-fn no_connection_of_the_corpus_is_reused_that_may_not_be() {
+fn unsafe_connections_of_the_corpus_are_not_reused() {
     replay("ledger", targets::ledger);
 }

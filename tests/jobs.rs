@@ -1,4 +1,4 @@
-//! `bin/jobs` counts what happens to the jobs of real job systems. One short round.
+//! One short round of `bin/jobs`, which counts the lost and doubled jobs of real job systems.
 
 mod support;
 
@@ -9,37 +9,36 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use nix::libc;
-use support::launcher::{BINARY, send_signal};
+use support::launcher::{BINARY, Outcome, send_signal};
+use support::proc::processes_in;
 use support::{Process, eventually};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
-/// A run of `bin/jobs` with these arguments: standard output, standard error, and the exit code.
-fn jobs(arguments: &[&str]) -> (String, String, Option<i32>) {
+/// Runs `bin/jobs` with these arguments.
+fn jobs(arguments: &[&str]) -> Outcome {
     let program = Path::new(ROOT).join("bin/jobs");
-    let output = Command::new(program).args(["--binary", BINARY]).args(arguments).output().unwrap();
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    (text(output.stdout), text(output.stderr), output.status.code())
+    Outcome::of(Command::new(program).args(["--binary", BINARY]).args(arguments))
 }
 
-/// The figures of the one row of a table that starts so.
+/// The figures in the only row of a table that begins with `start`.
 fn figures(table: &str, start: &str) -> Vec<u64> {
     let rows: Vec<_> = table.lines().filter_map(|line| line.strip_prefix(start)).collect();
     let [row] = rows[..] else { panic!("no single row {start}\n{table}") };
     row.trim_matches('|').split('|').map(|cell| cell.trim().parse().unwrap()).collect()
 }
 
-/// Runs one short scenario without a pool and in plaintext; nothing may be lost or doubled.
+/// Runs one short scenario with the pool off and in plaintext. No job may be lost or doubled.
 fn loses_nothing(system: &str, scenario: &str, once: &str) {
     let words = ["--modes", "off", "--systems", system, "--scenarios", scenario, once, "1"];
     let words = [&words[..], &["--linger", "0"]].concat();
-    let (stdout, stderr, code) = jobs(&words);
-    assert_eq!(code, Some(0), "{stdout}{stderr}");
+    let ended = jobs(&words);
+    assert_eq!(ended.code(), 0, "{ended:?}");
     for mode in ["plaintext", "off"] {
-        let row = figures(&stdout, &format!("| {system} | {scenario} | {mode} "));
+        let row = figures(&ended.stdout, &format!("| {system} | {scenario} | {mode} "));
         // Columns: enqueued, lost, doubled and more.
-        assert!(row[0] >= 20, "{stdout}");
-        assert_eq!(row[1..3], [0, 0], "{stdout}{stderr}");
+        assert!(row[0] >= 20, "{ended:?}");
+        assert_eq!(row[1..3], [0, 0], "{ended:?}");
     }
 }
 
@@ -61,7 +60,7 @@ fn celery_loses_no_job_when_its_workers_restart() {
 #[test]
 fn sidekiq_loses_no_job_in_a_fail_over() {
     if !nix::unistd::geteuid().is_root() {
-        eprintln!("skipped: only root can make a mount namespace");
+        support::skip("only root can make a mount namespace");
         return;
     }
     loses_nothing("sidekiq", "fail-overs", "--fail-overs");
@@ -72,42 +71,32 @@ fn lost_doubled_and_rejected_jobs_are_found() {
     let folder = tempfile::tempdir().unwrap();
     let enqueued = "ok a\nok b\nok c\nfailed d OSError: gone\n";
     fs::write(folder.path().join("enqueued"), enqueued).unwrap();
-    // The last line is not complete yet.
+    // The last line is incomplete, as while an app writes it.
     fs::write(folder.path().join("done"), "a\nc\na\nd\nb").unwrap();
     let script = "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; \
         from ledger import Counts, Ledger; found = Ledger(Path(sys.argv[2])).counts(); \
         print(found.enqueued, found.lost, found.doubled, found.rejected, dict(found.errors)); \
         none = Counts(); print(found.worse_than(none, 0), found.worse_than(none, None), \
         found.worse_than(none, 1), none.worse_than(found, 0))";
-    let output = Command::new("python3")
-        .args(["-B", "-c", script])
-        .arg(Path::new(ROOT).join("jobs"))
-        .arg(folder.path())
-        .output()
-        .unwrap();
+    let mut python = Command::new("python3");
+    python.args(["-B", "-c", script]).arg(Path::new(ROOT).join("jobs")).arg(folder.path());
     let expected = "3 1 1 1 {'OSError: gone': 1}\n\
         ['lost', 'doubled', 'rejected'] ['lost', 'doubled'] ['lost', 'doubled'] []\n";
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert_eq!((String::from_utf8_lossy(&output.stdout).as_ref(), stderr.as_ref()), (expected, ""));
+    assert_eq!(Outcome::of(&mut python).ok(), expected);
 }
 
 #[test]
 fn interrupted_run_leaves_nothing() {
     let folder = tempfile::tempdir().unwrap();
-    let home = folder.path().canonicalize().unwrap();
-    // Background jobs ignore SIGINT, and we may be one.
+    // The tests may run as a background job, which ignores SIGINT.
     let mut command = Command::new("env");
     command.arg("--default-signal").arg(Path::new(ROOT).join("bin/jobs"));
     command.args(["--binary", BINARY, "--systems", "celery", "--scenarios", "restarts"]);
-    command.current_dir(&home).env("TMPDIR", &home).process_group(0);
+    command.current_dir(&folder).env("TMPDIR", folder.path()).process_group(0);
     command.stdout(Stdio::null()).stderr(Stdio::piped());
     let mut run = Process(command.spawn().unwrap());
-    // All that a run starts stays in this folder or below.
-    let running = || {
-        let entries = fs::read_dir("/proc").unwrap().filter_map(Result::ok);
-        let folders = entries.filter_map(|entry| fs::read_link(entry.path().join("cwd")).ok());
-        folders.filter(|cwd| cwd.starts_with(&home)).count()
-    };
+    // All processes of a run have this folder, or a folder in it, as working directory.
+    let running = || processes_in(folder.path());
     // bin/jobs, Redis, and two workers with two child processes each.
     eventually("the workers run", || (running() >= 8).then_some(()));
     send_signal(-run.pid(), libc::SIGINT);
@@ -116,12 +105,12 @@ fn interrupted_run_leaves_nothing() {
     run.0.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
     assert_eq!(stderr, "bin/jobs: interrupted\n");
     eventually("all has ended", || (running() == 0).then_some(()));
-    assert_eq!(fs::read_dir(&home).unwrap().count(), 0, "no file is left");
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 0, "no file is left");
 }
 
 #[test]
 fn unknown_scenario_is_a_usage_error() {
-    let (_, stderr, code) = jobs(&["--scenarios", "floods"]);
-    assert_eq!(code, Some(2), "{stderr}");
-    assert!(stderr.contains("--scenarios: invalid choice: 'floods'"), "{stderr}");
+    let ended = jobs(&["--scenarios", "floods"]);
+    assert_eq!(ended.code(), 2, "{ended:?}");
+    assert!(ended.stderr.contains("--scenarios: invalid choice: 'floods'"), "{ended:?}");
 }

@@ -1,17 +1,18 @@
-//! The portable binaries in `dist/`. QEMU runs those for another architecture. Static ones also run
-//! in a root folder without any library.
+//! The portable binaries in `dist/`. QEMU runs the binaries of other architectures. Static binaries
+//! also run in a root folder without any library.
 
 mod support;
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::path::PathBuf;
+use std::process::Command;
 use std::sync::OnceLock;
 
 use nix::libc;
 use nix::unistd::Uid;
-use support::launcher::{HOLD, Held, Launcher, Outcome, logged, port_of};
+use support::dist::unpack_binary;
+use support::launcher::{HOLD, Launcher, Outcome, logged};
 use support::release_setting;
 use support::resp::{Client, Reply};
 use support::servers::{FRONTS, Front, PASSWORD, Server};
@@ -45,7 +46,7 @@ impl Binary {
         self.target.ends_with("-musl")
     }
 
-    /// The binary with this command line, under QEMU if it is for another architecture.
+    /// A launcher with this command line; QEMU runs the binary of another architecture.
     fn launcher(&self, words: &[&str]) -> Launcher {
         let architecture = self.architecture();
         if architecture == std::env::consts::ARCH {
@@ -66,21 +67,11 @@ impl Binary {
 fn unpack() -> (TempDir, Vec<Binary>) {
     let wanted = std::env::var(TARGETS).unwrap_or_else(|_| DEFAULT_TARGETS.to_owned());
     let folder = tempfile::tempdir().unwrap();
-    let binaries = wanted.split_whitespace().map(|target| {
-        let (architecture, libc) = target.split_once('-').unwrap();
-        let name = format!("start-stunnel-{VERSION}-{architecture}-linux-{libc}");
-        let archive = Path::new(ROOT).join("dist").join(format!("{name}.tar.gz"));
-        assert!(archive.exists(), "{} is missing: bin/package {target}", archive.display());
-        let mut tar = Command::new("tar");
-        tar.arg("xzf")
-            .arg(&archive)
-            .arg("-C")
-            .arg(folder.path())
-            .arg(format!("{name}/start-stunnel"));
-        assert!(tar.status().unwrap().success());
-        Binary { target: target.to_owned(), file: folder.path().join(name).join("start-stunnel") }
-    });
-    let binaries = binaries.collect();
+    let binary = |target: &str| {
+        let file = unpack_binary(target, folder.path()).join("start-stunnel");
+        Binary { target: target.to_owned(), file }
+    };
+    let binaries = wanted.split_whitespace().map(binary).collect();
     (folder, binaries)
 }
 
@@ -91,9 +82,8 @@ fn ended_with(ended: &Outcome, code: i32, stdout: &str, target: &str) {
 
 #[test]
 fn version_names_openssl_target_and_commit() {
-    let commit =
-        Command::new("git").args(["rev-parse", "HEAD"]).current_dir(ROOT).output().unwrap();
-    let commit = String::from_utf8(commit.stdout).unwrap();
+    let head = ["rev-parse", "HEAD"];
+    let commit = Outcome::of(Command::new("git").args(head).current_dir(ROOT)).ok();
     for binary in Binary::all() {
         let ended = binary.launcher(&["--version"]).run();
         let lines: Vec<_> = ended.stdout.lines().collect();
@@ -164,7 +154,7 @@ fn thousand_requests_on_ten_connections_are_answered() {
     }
 }
 
-/// Prints the number of each signal that it receives; SIGTERM ends it.
+/// Prints the number of each signal that it receives, and ends on SIGTERM.
 const TELLS_SIGNALS: &str = r#"
 import os, signal, sys
 wanted = {signal.SIGTERM, signal.SIGUSR1, 34, 64}
@@ -210,7 +200,7 @@ fn script_without_interpreter_line_runs_in_sh() {
                 let launcher = launcher.redis("redis://h").env("STUNNEL_ENABLED", enabled);
                 ended_with(&launcher.run(), 6, &expected, &binary.target);
             }
-            // A folder cannot be executed, by no shell either.
+            // A folder cannot be executed, not even by a shell.
             let launcher = binary.launcher(&["./"]).env("STUNNEL_ENABLED", enabled);
             assert_eq!(launcher.redis("redis://h").run().code(), 126, "{}", binary.target);
         }
@@ -239,8 +229,8 @@ fn static_binary_runs_without_any_library() {
         support::skip("only root may enter another root file system");
         return;
     }
-    let needs = Command::new("readelf").args(["--dynamic", "/bin/busybox"]).output().unwrap();
-    assert!(!String::from_utf8_lossy(&needs.stdout).contains("NEEDED"), "install busybox-static");
+    let needs = Outcome::of(Command::new("readelf").args(["--dynamic", "/bin/busybox"]));
+    assert!(!needs.stdout.contains("NEEDED"), "install busybox-static");
     let server = Server::start(Front::Redis);
     for binary in Binary::all().iter().filter(|binary| binary.is_static()) {
         let system = bare_system();
@@ -248,23 +238,16 @@ fn static_binary_runs_without_any_library() {
         fs::copy(&binary.file, inside("bin/start-stunnel")).unwrap();
         let mut words = vec![format!("--root={}", system.path().display())];
         if binary.architecture() != std::env::consts::ARCH {
-            let Output { stdout, .. } = Command::new("sh")
-                .args([
-                    "-c",
-                    "command -v \"$0\"",
-                    &format!("qemu-{}-static", binary.architecture()),
-                ])
-                .output()
-                .unwrap();
-            fs::copy(String::from_utf8(stdout).unwrap().trim(), inside("bin/qemu")).unwrap();
+            let qemu = format!("command -v qemu-{}-static", binary.architecture());
+            let found = Outcome::of(Command::new("sh").args(["-c", &qemu])).ok();
+            fs::copy(found.trim(), inside("bin/qemu")).unwrap();
             words.push("/bin/qemu".to_owned());
         }
         words.extend(["/bin/start-stunnel", "sh", "-c", HOLD].map(str::to_owned));
         // The static C library looks up the name, in the root folder's /etc/hosts.
         let url = server.url().replace("127.0.0.1", "redis.example");
         let launcher = Launcher::of("unshare", words).env("PATH", "/bin").redis(&url);
-        let held: Held = launcher.start_held();
-        assert_eq!(held.port, port_of(&held.url));
+        let held = launcher.start_held();
         assert_eq!(held.client().ask(&["PING"]), Reply::line("+PONG"), "{}", binary.target);
         ended_with(&held.finish(), 0, "", &binary.target);
     }

@@ -1,4 +1,4 @@
-//! `bin/release-check` and `bin/check-workflows`, which stop a bad release before anything is
+//! `bin/release-check` and `bin/check-workflows`, which prevent a bad release before anything is
 //! built.
 
 mod support;
@@ -6,8 +6,9 @@ mod support;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Command;
 
+use support::launcher::Outcome;
 use support::release_setting;
 use tempfile::TempDir;
 
@@ -81,7 +82,7 @@ impl Checkout {
     }
 
     /// Runs `bin/release-check` with a `rustc` that prints the version `rust`.
-    fn check(&self, words: &[&str]) -> Output {
+    fn check(&self, words: &[&str]) -> Outcome {
         let programs = tempfile::tempdir().unwrap();
         let rustc = programs.path().join("rustc");
         fs::write(&rustc, format!("#!/bin/sh\necho rustc {} '(x)'\n", self.rust)).unwrap();
@@ -92,25 +93,22 @@ impl Checkout {
         check
             .env_remove("GITHUB_ACTIONS")
             .envs(self.workflow.then_some(("GITHUB_ACTIONS", "true")));
-        check.args(words).env("PATH", path).env("TODAY", &self.today).output().unwrap()
+        Outcome::of(check.args(words).env("PATH", path).env("TODAY", &self.today))
     }
 
     #[track_caller]
     fn refuses(&self, word: &str) {
         let said = self.check(&["v1.2.3"]);
-        let stderr = String::from_utf8(said.stderr).unwrap();
-        assert_eq!(said.status.code(), Some(1), "{stderr}");
-        assert!(stderr.contains(word), "{stderr}");
-        assert_eq!(stderr.lines().count(), 1, "{stderr}");
+        assert!(said.code() == 1 && said.stderr.contains(word), "{said:?}");
+        assert_eq!(said.stderr.lines().count(), 1, "{said:?}");
     }
 }
 
 #[test]
 fn release_check_passes_until_openssl_support_ends() {
     let mut checkout = Checkout::new();
-    let said = checkout.check(&["v1.2.3"]);
-    assert_eq!(said.status.code(), Some(0), "{}", String::from_utf8_lossy(&said.stderr));
-    checkout.today.push('x'); // Comes after that day.
+    checkout.check(&["v1.2.3"]).ok();
+    checkout.today.push('x'); // Sorts after that day.
     checkout.refuses("has had no security fixes since");
 }
 
@@ -119,21 +117,21 @@ fn release_check_names_each_mistake() {
     type Break = fn(&mut Checkout);
     let cases: [(Break, &str); 10] = [
         (|it| it.replace("release.conf", "https://example.com/it", ""), "has no REPOSITORY"),
-        (|it| it.replace("Cargo.toml", "example.com/it", "example.com/other"), "the repository of"),
+        (|it| it.replace("Cargo.toml", "example.com/it", "example.com/other"), "the repository in"),
         (|it| it.replace("Cargo.toml", "1.2.3", "1.2.4"), "Cargo.toml has another version"),
         (|it| it.replace("Cargo.toml", "1.2.3", "1.203"), "Cargo.toml has another version"),
         (
             |it| it.replace("buildpack/buildpack.toml", "1.2.3", "1.2.4"),
             "buildpack.toml has another version",
         ),
-        (|it| it.replace("CHANGELOG.md", "- What is new.", ""), "says nothing below"),
+        (|it| it.replace("CHANGELOG.md", "- What is new.", ""), "has no text under"),
         (
             |it| it.replace("release.conf", "OPENSSL_BRANCH=3.", "OPENSSL_BRANCH=9."),
-            "which is not of the branch 9.",
+            "does not belong to the branch 9.",
         ),
         (|it| "1.0.0".clone_into(&mut it.rust), "rustc is 1.0.0"),
         (|it| it.workflow = true, "TODAY is set"),
-        (|it| it.replace("CHANGELOG.md", "## 1.2.3", "## 1.203"), "says nothing below"),
+        (|it| it.replace("CHANGELOG.md", "## 1.2.3", "## 1.203"), "has no text under"),
     ];
     for (break_it, word) in cases {
         let mut checkout = Checkout::new();
@@ -145,12 +143,12 @@ fn release_check_names_each_mistake() {
     checkout.replace("CHANGELOG.md", "- What is new.", "- What is newer.");
     checkout.refuses("files differ from the commit");
     fs::rename(checkout.folder.path().join(".git"), checkout.folder.path().join("no")).unwrap();
-    checkout.refuses("git cannot tell");
+    checkout.refuses("git cannot compare");
 }
 
 #[test]
 fn release_notes_come_from_the_changelog() {
-    let notes = String::from_utf8(Checkout::new().check(&["--notes", "v1.2.3"]).stdout).unwrap();
+    let notes = Checkout::new().check(&["--notes", "v1.2.3"]).ok();
     assert!(notes.contains("- What is new.") && !notes.contains("What was"), "{notes}");
     assert!(notes.contains(&format!("rustc {}", release_setting("RUST"))), "{notes}");
     assert!(notes.contains(&format!("OpenSSL {}.", release_setting("OPENSSL_BRANCH"))), "{notes}");
@@ -165,10 +163,9 @@ fn check_workflows_refuses_broken_and_unsafe_workflows() {
         assert!(text.contains(old), "{old}");
         let file = folder.path().join(name);
         fs::write(&file, text.replacen(old, new, 1)).unwrap();
-        let said = Command::new(Path::new(ROOT).join("bin/check-workflows")).arg(file).output();
-        let said = said.unwrap();
-        let text = [said.stdout, said.stderr].concat();
-        (said.status.success(), String::from_utf8(text).unwrap())
+        let check = Path::new(ROOT).join("bin/check-workflows");
+        let said = Outcome::of(Command::new(check).arg(file));
+        (said.status.success(), said.stdout + &said.stderr)
     };
     let (taken, said) = check("release.yml", "needs: [test,", "needs: [test,");
     assert!(taken, "{said}");
@@ -192,14 +189,14 @@ fn check_workflows_refuses_broken_and_unsafe_workflows() {
 fn check_workflows_fails_if_node_is_too_old() {
     let programs = tempfile::tempdir().unwrap();
     let node = programs.path().join("node");
-    // The script asks node for its version, and whether that is new enough.
+    // A node that prints an old version, and fails when it compares its version.
     let old = "#!/bin/sh\n[ \"$1\" = --version ] || exit 1\necho v12.22.9\n";
     fs::write(&node, old).unwrap();
     fs::set_permissions(&node, fs::Permissions::from_mode(0o755)).unwrap();
     let path = format!("{}:{}", programs.path().display(), std::env::var("PATH").unwrap());
     let mut check = Command::new(Path::new(ROOT).join("bin/check-workflows"));
-    let said = check.env("PATH", path).output().unwrap();
-    let stderr = String::from_utf8(said.stderr).unwrap();
-    assert_eq!(said.status.code(), Some(1), "{stderr}");
-    assert!(stderr.contains("install Node 16 or later") && stderr.contains("v12.22.9"), "{stderr}");
+    let said = Outcome::of(check.env("PATH", path));
+    assert_eq!(said.code(), 1, "{said:?}");
+    let told = ["install Node 16 or later", "v12.22.9"];
+    assert!(told.iter().all(|text| said.stderr.contains(text)), "{said:?}");
 }

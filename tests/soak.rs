@@ -1,8 +1,8 @@
-//! Loads, faults and leaving apps mixed at random, from a seed. The test checks each reply, and a
-//! fault must explain each error.
+//! Mixes loads, faults and disconnecting apps at random, from a seed. The test checks each reply,
+//! and a fault must explain each error.
 //!
-//! `bin/soak --minutes N` runs it for long, `bin/test` for a few seconds. SOAK_SECONDS, SOAK_SEED
-//! and SOAK_POOL (the launcher's pool mode) override the defaults.
+//! `bin/test` runs this test for some seconds, `bin/soak --minutes N` for longer. SOAK_SECONDS,
+//! SOAK_SEED and SOAK_POOL (the launcher's pool mode) override the defaults.
 
 mod support;
 
@@ -10,42 +10,49 @@ use std::collections::HashMap;
 use std::env;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use fastrand::Rng;
 use nix::libc;
 use support::launcher::{Held, Launcher, port_of, send_signal};
-use support::proc::{descriptors, resident_kib};
+use support::proc::{descriptors, resident_kib, sockets_of};
 use support::resp::{Client, Reply, request};
 use support::servers::{Front, Options, PASSWORD, Server, connections};
-use support::{eventually, eventually_within, reset};
+use support::{eventually_within, reset};
 
 /// Duration of a run, unless SOAK_SECONDS says otherwise.
 const SECONDS: u64 = 8;
 /// Apps that meet faults, and witnesses that must not notice any.
 const APPS: u64 = 24;
 const WITNESSES: u64 = 6;
-/// Connections to Redis for the apps that meet faults: fewer than apps, so that they queue.
+/// The maximum number of connections to Redis for apps that meet faults. There are more apps, so
+/// apps queue.
 const LIMIT: &str = "16";
 /// The largest value, in bytes.
-const LARGEST: u64 = 1024 * 1024;
+const LARGEST: usize = 1024 * 1024;
 /// Memory that the launcher may keep for later connections.
 const KEPT_KIB: u64 = 24 * 1024;
-/// A killed Redis keeps what it has acknowledged.
+/// With these options, a killed Redis keeps all acknowledged writes.
 const DURABLE: &[&str] =
     &["--appendonly", "yes", "--appendfsync", "no", "--auto-aof-rewrite-percentage", "100"];
+/// The sockets of a launcher without connections: one listener per tunnel.
+const LISTENERS: usize = 2;
+/// The names of witnesses begin with this word.
+const WITNESS: &str = "witness";
 /// Prints both URLs and ignores forwarded signals until standard input ends.
 const HOLD_TWO: &str =
     "trap '' HUP TERM USR1 USR2; echo $REDIS_URL; echo $CLEAN_URL; while read -r _; do :; done";
 
-/// A key of database 0. A connection that its last user left in another database does not find it.
+/// A key of database 0. An app that gets a connection in another database does not find the key.
 const HOME: &str = "home";
-/// A key that only transactions without EXEC set.
+/// A key that is set only in transactions without EXEC.
 const NEVER: &str = "never";
 
-/// What an app may have begun on a connection when it leaves.
+/// Requests that an app may have sent before it leaves.
 struct Unfinished {
     name: &'static str,
     requests: &'static [&'static [&'static str]],
@@ -70,7 +77,7 @@ const UNFINISHED: &[Unfinished] = &[
     Unfinished { name: "REPLY OFF", requests: &[&["CLIENT", "REPLY", "OFF"]], replies: 0 },
     Unfinished { name: "REPLY SKIP", requests: &[&["CLIENT", "REPLY", "SKIP"]], replies: 0 },
 ];
-/// One leaving app of this many has sent half a request.
+/// One of this many leaving apps has sent half a request.
 const HALF_REQUEST_IN: u64 = 8;
 const HALF_REQUEST: &str = "half a request";
 /// How an app leaves.
@@ -78,43 +85,18 @@ const CLOSED: &str = "closed";
 const HALF_CLOSED: &str = "half-closed";
 const RESET: &str = "reset";
 
-/// SplitMix64 (Steele, Lea and Flood, 2014): small, and the same everywhere.
-#[derive(Clone)]
-struct Dice(u64);
-
-impl Dice {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
-    }
-
-    fn bytes(&mut self, count: u64) -> Vec<u8> {
-        let mut bytes: Vec<u8> =
-            (0..count.div_ceil(8)).flat_map(|_| self.next().to_le_bytes()).collect();
-        bytes.truncate(count as usize);
-        bytes
-    }
-}
-
 /// The counters.
 #[derive(Default)]
 struct Counts {
     requests: AtomicU64,
     connections: AtomicU64,
     bytes: AtomicU64,
-    /// Connections that an app saw broken.
+    /// Connections that broke for an app.
     broken: AtomicU64,
     /// Connections to Redis that a fault ended or prevented.
     ended_by_faults: AtomicU64,
     faults: Mutex<HashMap<&'static str, u64>>,
-    /// How apps left, and what they had begun.
+    /// How often apps left in each way, after each kind of requests.
     leavers: Mutex<HashMap<(&'static str, &'static str), u64>>,
 }
 
@@ -147,7 +129,7 @@ struct Network {
 }
 
 impl Network {
-    /// Leads to TLS port `to`, which may be down for a while.
+    /// Relays to the TLS port `to`, which may be down for a while.
     fn start(to: u16, counts: &Arc<Counts>) -> Arc<Network> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let network = Arc::new(Network {
@@ -179,16 +161,16 @@ impl Network {
         let left = AtomicBool::new(false);
         let ended = thread::scope(|scope| {
             let up = scope.spawn(|| {
-                let end = pump(near, far_too, &Mutex::new(None));
+                let end = Pump { from: near, to: far_too }.run(&Mutex::new(None));
                 if end == PumpEnd::OfReader {
                     left.store(true, Ordering::Relaxed);
                 }
                 end
             });
-            let down = pump(far, near_too, &orders);
+            let down = Pump { from: far, to: near_too }.run(&orders);
             let left = left.load(Ordering::Relaxed);
             let up = up.join().unwrap();
-            // Redis ended the connection if the launcher had not done so before.
+            // Redis ended the connection, unless the launcher had ended it before.
             down == PumpEnd::Mischief
                 || (down == PumpEnd::OfReader && (!left || up == PumpEnd::OfWriter))
         });
@@ -199,12 +181,12 @@ impl Network {
     }
 
     /// Gives a random open connection a random fault.
-    fn mischief(&self, dice: &mut Dice) {
+    fn mischief(&self, dice: &mut Rng) {
         let open = self.open.lock().unwrap();
         if open.is_empty() {
             return;
         }
-        let (kind, name) = match dice.below(10) {
+        let (kind, name) = match dice.u64(..10) {
             0 | 1 => (Mischief::Reset, "connection reset"),
             2 => (Mischief::Close, "connection closed in the middle"),
             3 => (Mischief::Corrupt, "byte changed on the way"),
@@ -213,7 +195,7 @@ impl Network {
         };
         let mut ids: Vec<_> = open.keys().copied().collect();
         ids.sort_unstable();
-        let id = ids[dice.below(ids.len() as u64) as usize];
+        let id = ids[dice.usize(..ids.len())];
         *open[&id].lock().unwrap() = Some(kind);
         self.counts.fault(name);
     }
@@ -226,81 +208,78 @@ enum PumpEnd {
     Mischief,
     /// The reading side was closed or reset.
     OfReader,
-    /// The writing side was gone.
+    /// The writing side had disappeared.
     OfWriter,
 }
 
-/// Moves bytes until the end.
-fn pump(mut from: TcpStream, mut to: TcpStream, orders: &Mutex<Option<Mischief>>) -> PumpEnd {
-    let mut buffer = vec![0; 32 * 1024];
-    from.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
-    let give_up = |from: &TcpStream, to: &TcpStream| {
-        for stream in [from, to] {
-            reset(stream);
-            // Wakes the other thread. The socket may be dead already.
-            let _ = stream.shutdown(Shutdown::Both);
-        }
-    };
-    loop {
-        let read = match from.read(&mut buffer) {
-            Ok(0) => {
-                let _ = to.shutdown(Shutdown::Write);
-                return PumpEnd::OfReader;
-            }
-            Ok(read) => read,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
-            Err(_) => {
-                give_up(&from, &to);
-                return PumpEnd::OfReader;
-            }
-        };
-        let order = if read == 0 {
-            // The other faults wait for bytes.
-            let mut orders = orders.lock().unwrap();
-            match *orders {
-                Some(Mischief::Reset | Mischief::Close) => orders.take(),
-                _ => None,
-            }
-        } else {
-            orders.lock().unwrap().take()
-        };
-        match order {
-            Some(Mischief::Reset) => {
-                give_up(&from, &to);
-                return PumpEnd::Mischief;
-            }
-            Some(Mischief::Close) => {
-                // The reader sees an end, perhaps within a reply. What the reader sends is lost.
-                let _ = to.write_all(&buffer[..read / 2]);
-                let _ = to.shutdown(Shutdown::Both);
-                let _ = from.shutdown(Shutdown::Both);
-                return PumpEnd::Mischief;
-            }
-            Some(Mischief::Corrupt) => {
-                buffer[read / 2] ^= 0x20;
-                // TLS detects the change and ends the connection.
-                let _ = to.write_all(&buffer[..read]);
-                let _ = from.read(&mut buffer);
-                give_up(&from, &to);
-                return PumpEnd::Mischief;
-            }
-            Some(Mischief::Stall) => thread::sleep(Duration::from_millis(300)),
-            Some(Mischief::Drip) => {
-                for byte in &buffer[..read] {
-                    if to.write_all(&[*byte]).is_err() {
-                        give_up(&from, &to);
-                        return PumpEnd::OfWriter;
-                    }
+/// One direction of a connection.
+struct Pump {
+    from: TcpStream,
+    to: TcpStream,
+}
+
+impl Pump {
+    /// Moves bytes until the end, and makes the ordered faults.
+    fn run(mut self, orders: &Mutex<Option<Mischief>>) -> PumpEnd {
+        let mut buffer = vec![0; 32 * 1024];
+        self.from.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+        loop {
+            let read = match self.from.read(&mut buffer) {
+                Ok(0) => {
+                    let _ = self.to.shutdown(Shutdown::Write);
+                    return PumpEnd::OfReader;
                 }
-                continue;
+                Ok(read) => read,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
+                Err(_) => return self.reset_both(PumpEnd::OfReader),
+            };
+            match order(read, orders) {
+                Some(Mischief::Reset) => return self.reset_both(PumpEnd::Mischief),
+                Some(Mischief::Close) => {
+                    // The reader sees an end, perhaps within a reply, and cannot send any more.
+                    let _ = self.to.write_all(&buffer[..read / 2]);
+                    let _ = self.to.shutdown(Shutdown::Both);
+                    let _ = self.from.shutdown(Shutdown::Both);
+                    return PumpEnd::Mischief;
+                }
+                Some(Mischief::Corrupt) => {
+                    buffer[read / 2] ^= 0x20;
+                    // TLS detects the change and ends the connection.
+                    let _ = self.to.write_all(&buffer[..read]);
+                    let _ = self.from.read(&mut buffer);
+                    return self.reset_both(PumpEnd::Mischief);
+                }
+                Some(Mischief::Stall) => thread::sleep(Duration::from_millis(300)),
+                Some(Mischief::Drip) => {
+                    if buffer[..read].iter().any(|byte| self.to.write_all(&[*byte]).is_err()) {
+                        return self.reset_both(PumpEnd::OfWriter);
+                    }
+                    continue;
+                }
+                None => {}
             }
-            None => {}
-        }
-        if to.write_all(&buffer[..read]).is_err() {
-            give_up(&from, &to);
-            return PumpEnd::OfWriter;
+            if self.to.write_all(&buffer[..read]).is_err() {
+                return self.reset_both(PumpEnd::OfWriter);
+            }
         }
     }
+
+    /// Resets both connections, and wakes the thread of the other direction.
+    fn reset_both(&self, end: PumpEnd) -> PumpEnd {
+        for stream in [&self.from, &self.to] {
+            reset(stream);
+            // The socket may be dead already.
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+        end
+    }
+}
+
+/// The next fault, after `read` bytes. Without bytes, only a reset or a close is possible.
+fn order(read: usize, orders: &Mutex<Option<Mischief>>) -> Option<Mischief> {
+    let mut orders = orders.lock().unwrap();
+    let needs_bytes = !matches!(*orders, Some(Mischief::Reset | Mischief::Close));
+    if read == 0 && needs_bytes { None } else { orders.take() }
 }
 
 /// The next reply; an error if it reports an outage.
@@ -315,17 +294,16 @@ fn reply(client: &mut Client) -> Result<Reply, Broken> {
     }
 }
 
-/// An app, and what it knows about its own keys.
+/// An app, and the state of its own list in Redis.
 struct App {
     name: String,
-    dice: Dice,
+    dice: Rng,
     port: u16,
     counts: Arc<Counts>,
     /// Elements that Redis has acknowledged.
     acknowledged: u64,
     /// Elements that it has sent, acknowledged or not.
     sent: u64,
-    over: Arc<AtomicBool>,
     /// Whether it meets faults.
     disturbed: bool,
 }
@@ -333,42 +311,46 @@ struct App {
 type Broken = std::io::Error;
 
 impl App {
-    /// Uses connection after connection until the end; returns how many of them broke.
-    fn run(&mut self) -> u64 {
-        let mut broken = 0;
-        while !self.over.load(Ordering::Relaxed) {
+    fn new(name: String, dice: &mut Rng, port: u16, counts: &Arc<Counts>) -> App {
+        let disturbed = !name.starts_with(WITNESS);
+        let (dice, counts) = (dice.fork(), counts.clone());
+        App { name, dice, port, counts, acknowledged: 0, sent: 0, disturbed }
+    }
+
+    /// Uses connection after connection until the end.
+    fn run(&mut self, over: &AtomicBool) {
+        while !over.load(Ordering::Relaxed) {
             add(&self.counts.connections, 1);
-            match self.use_a_connection() {
+            match self.use_a_connection(over) {
                 Ok(()) => {}
                 // Redis is still loading its data.
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     thread::sleep(Duration::from_millis(10));
                 }
-                Err(_) => broken += 1,
+                Err(_) => add(&self.counts.broken, 1),
             }
         }
-        broken
     }
 
-    fn use_a_connection(&mut self) -> Result<(), Broken> {
+    fn use_a_connection(&mut self, over: &AtomicBool) -> Result<(), Broken> {
         let mut client = Client::open(self.port);
         assert_eq!(self.ask(&mut client, &[b"AUTH", PASSWORD.as_bytes()])?, Reply::line("+OK"));
         assert_eq!(self.ask(&mut client, &[b"GET", HOME.as_bytes()])?, Reply::bulk(HOME));
         // Half of the connections are short, so that many users follow each other.
-        let longest = if self.dice.below(2) == 0 { 2 } else { 40 };
-        for _ in 0..self.dice.below(longest) {
-            if self.over.load(Ordering::Relaxed) {
+        let longest = if self.dice.bool() { 2 } else { 40 };
+        for _ in 0..self.dice.u64(..longest) {
+            if over.load(Ordering::Relaxed) {
                 break;
             }
-            match self.dice.below(12) {
+            match self.dice.u64(..12) {
                 0..=3 => self.echo(&mut client, 1)?,
                 4..=5 => {
-                    let count = 1 + self.dice.below(200);
+                    let count = self.dice.u64(1..=200);
                     self.echo(&mut client, count)?;
                 }
                 6..=7 => self.push(&mut client)?,
                 8 => self.value(&mut client)?,
-                9 => thread::sleep(Duration::from_millis(self.dice.below(50))),
+                9 => thread::sleep(Duration::from_millis(self.dice.u64(..50))),
                 10 => self.wait_for_nothing(&mut client)?,
                 _ => self.read_slowly(&mut client)?,
             }
@@ -376,28 +358,28 @@ impl App {
         self.leave(client)
     }
 
-    /// Leaves a connection in one of many ways. Whatever was begun there must not reach its next
-    /// user, who checks every reply.
+    /// Leaves a connection in one of many ways. The next user checks every reply, and must see
+    /// no effect of this app's requests.
     fn leave(&mut self, mut client: Client) -> Result<(), Broken> {
-        let begun = if self.dice.below(HALF_REQUEST_IN) == 0 {
+        let begun = if self.dice.u64(..HALF_REQUEST_IN) == 0 {
             // If another user's bytes completed it, `lost` would find an unknown element.
             let list = format!("list of {}", self.name);
             let request = request(&[b"RPUSH", list.as_bytes(), b"not an element"]);
-            let half = 1 + self.dice.below(request.len() as u64 - 1) as usize;
+            let half = self.dice.usize(1..request.len());
             client.stream.get_mut().write_all(&request[..half])?;
             HALF_REQUEST
         } else {
-            let begun = &UNFINISHED[self.dice.below(UNFINISHED.len() as u64) as usize];
+            let begun = &UNFINISHED[self.dice.usize(..UNFINISHED.len())];
             for words in begun.requests {
                 let words: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
                 client.stream.get_mut().write_all(&request(&words))?;
             }
-            for _ in 0..self.dice.below(begun.replies + 1) {
+            for _ in 0..self.dice.u64(..=begun.replies) {
                 reply(&mut client)?;
             }
             begun.name
         };
-        let way = match self.dice.below(3) {
+        let way = match self.dice.u64(..3) {
             0 => CLOSED,
             1 => {
                 reset(client.stream.get_ref());
@@ -406,7 +388,7 @@ impl App {
             _ => {
                 client.stream.get_ref().shutdown(Shutdown::Write)?;
                 let ended = client.stream.read_to_end(&mut Vec::new());
-                // A fault may end it, which is no broken connection: the app has left.
+                // A fault may end the connection. It does not count as broken, as the app has left.
                 if !self.disturbed {
                     ended?;
                 }
@@ -428,7 +410,7 @@ impl App {
 
     fn echo(&mut self, client: &mut Client, count: u64) -> Result<(), Broken> {
         let tokens: Vec<String> =
-            (0..count).map(|_| format!("{} {:x}", self.name, self.dice.next())).collect();
+            (0..count).map(|_| format!("{} {:x}", self.name, self.dice.u64(..))).collect();
         let batch: Vec<u8> =
             tokens.iter().flat_map(|token| request(&[b"ECHO", token.as_bytes()])).collect();
         client.stream.get_mut().write_all(&batch)?;
@@ -453,9 +435,9 @@ impl App {
 
     fn value(&mut self, client: &mut Client) -> Result<(), Broken> {
         // A new key: Redis may still execute a request of an earlier, broken connection.
-        let key = format!("value of {} {:x}", self.name, self.dice.next());
-        let size = self.dice.below(LARGEST);
-        let value = self.dice.bytes(size);
+        let key = format!("value of {} {:x}", self.name, self.dice.u64(..));
+        let mut value = vec![0; self.dice.usize(..LARGEST)];
+        self.dice.fill(&mut value);
         assert_eq!(
             self.ask(client, &[b"SET", key.as_bytes(), &value, b"EX", b"30"])?,
             Reply::line("+OK")
@@ -473,7 +455,7 @@ impl App {
 
     fn read_slowly(&mut self, client: &mut Client) -> Result<(), Broken> {
         let list = format!("list of {}", self.name);
-        let tokens: Vec<String> = (0..50).map(|_| format!("{:x}", self.dice.next())).collect();
+        let tokens: Vec<String> = (0..50).map(|_| format!("{:x}", self.dice.u64(..))).collect();
         for token in &tokens {
             client.stream.get_mut().write_all(&request(&[b"ECHO", token.as_bytes()]))?;
         }
@@ -483,7 +465,7 @@ impl App {
             b"-1000",
             b"-1",
         ]))?;
-        thread::sleep(Duration::from_millis(self.dice.below(100)));
+        thread::sleep(Duration::from_millis(self.dice.u64(..100)));
         for token in &tokens {
             assert_eq!(reply(client)?, Reply::bulk(token), "{}", self.name);
         }
@@ -492,7 +474,7 @@ impl App {
         Ok(())
     }
 
-    /// Counts the acknowledged elements that Redis does not have. Each may be there once at most.
+    /// Counts the acknowledged elements that Redis has lost. Checks that no element is there twice.
     fn lost(&self, redis: &mut Client) -> u64 {
         let list = format!("list of {}", self.name);
         let Reply::Array(elements) = redis.ask(&["LRANGE", &list, "0", "-1"]) else {
@@ -514,44 +496,6 @@ impl App {
     }
 }
 
-/// Makes faults at random until the end.
-fn disturb(
-    dice: &mut Dice,
-    network: &Network,
-    redis: &mut Server,
-    launcher: i32,
-    until: Instant,
-    counts: &Counts,
-) {
-    while Instant::now() < until {
-        thread::sleep(Duration::from_millis(5 + dice.below(60)));
-        match dice.below(400) {
-            0..=1 => {
-                counts.fault("Redis killed and started again");
-                redis.restart(Duration::from_millis(dice.below(800)));
-            }
-            2..=5 => {
-                counts.fault("Redis stopped for up to a second");
-                send_signal(redis.pid(), libc::SIGSTOP);
-                thread::sleep(Duration::from_millis(dice.below(1000)));
-                send_signal(redis.pid(), libc::SIGCONT);
-            }
-            6..=9 => {
-                counts.fault("launcher stopped for up to a second");
-                send_signal(launcher, libc::SIGSTOP);
-                thread::sleep(Duration::from_millis(dice.below(1000)));
-                send_signal(launcher, libc::SIGCONT);
-            }
-            10..=20 => {
-                counts.fault("signal sent to the launcher");
-                let signals = [libc::SIGHUP, libc::SIGTERM, libc::SIGUSR1, libc::SIGUSR2];
-                send_signal(launcher, signals[dice.below(4) as usize]);
-            }
-            _ => network.mischief(dice),
-        }
-    }
-}
-
 /// The launcher's pool mode in this run.
 fn pool() -> String {
     env::var("SOAK_POOL").unwrap_or_else(|_| "auto".to_owned())
@@ -562,70 +506,129 @@ fn from_environment(name: &str, default: u64) -> u64 {
         .map_or(default, |value| value.parse().unwrap_or_else(|_| panic!("{name}: a number")))
 }
 
-fn run_apps(apps: &mut [App], counts: &Counts, while_they_run: impl FnOnce()) {
-    let over = apps[0].over.clone();
-    over.store(false, Ordering::Relaxed);
+/// Runs the apps until `work` is done.
+fn run_apps(apps: &mut [App], work: impl FnOnce()) {
+    let over = AtomicBool::new(false);
     thread::scope(|scope| {
-        for app in apps.iter_mut() {
-            scope.spawn(|| add(&counts.broken, app.run()));
+        for app in apps {
+            scope.spawn(|| app.run(&over));
         }
-        while_they_run();
+        // The apps must end even if the work panics.
+        let worked = catch_unwind(AssertUnwindSafe(work));
         over.store(true, Ordering::Relaxed);
+        worked.unwrap_or_else(|panic| resume_unwind(panic));
     });
-}
-
-/// The launcher's memory and descriptors without any connection.
-fn at_rest(held: &Held, network: &Network, clean: &Server) -> (u64, usize) {
-    let pid = held.running.pid();
-    // The pool keeps idle connections for half a minute.
-    eventually_within(Duration::from_secs(120), "every connection is gone", || {
-        network.open.lock().unwrap().is_empty().then_some(())
-    });
-    let mut direct = clean.direct();
-    eventually_within(Duration::from_secs(120), "every witness's connection is gone", || {
-        (connections(&mut direct) == 0).then_some(())
-    });
-    // The launcher closes the last descriptors a moment later.
-    let mut last = 0;
-    let count = eventually("descriptors are at rest", || {
-        thread::sleep(Duration::from_millis(100));
-        let before = std::mem::replace(&mut last, descriptors(pid));
-        (before == last).then_some(last)
-    });
-    (resident_kib(pid), count)
 }
 
 /// A launcher with a tunnel through the network of faults, and a clean one.
-fn hold_two(network: &Network, clean: &Server) -> Held {
-    let launcher = Launcher::script(HOLD_TWO)
-        .redis(&format!("rediss://127.0.0.1:{}", network.port))
-        .env("CLEAN_URL", clean.url())
-        .env("REDIS_STUNNEL_URLS", "REDIS_URL CLEAN_URL")
-        .env("REDIS_URL_STUNNEL_MAX_CONNECTIONS", LIMIT)
-        .env("STUNNEL_POOL", pool());
-    launcher.start_held()
+struct Stage {
+    redis: Server,
+    network: Arc<Network>,
+    clean: Server,
+    held: Held,
+    clean_port: u16,
+    /// Of the apps that meet faults, and of the witnesses.
+    counts: [Arc<Counts>; 2],
 }
 
-/// Runs the witnesses until the end; the thread returns them.
-fn start_witnesses(mut witnesses: Vec<App>, counts: Arc<Counts>) -> JoinHandle<Vec<App>> {
-    thread::spawn(move || {
-        let broken: Vec<u64> = thread::scope(|scope| {
-            let running: Vec<_> =
-                witnesses.iter_mut().map(|witness| scope.spawn(|| witness.run())).collect();
-            running.into_iter().map(|app| app.join().expect("a witness")).collect()
+impl Stage {
+    fn set_up() -> Stage {
+        let counts = [Arc::default(), Arc::default()];
+        let options = Options { words: DURABLE, ..Options::default() };
+        let redis = Server::start_with(Front::Redis, options);
+        let network = Network::start(redis.tls_port(), &counts[0]);
+        let clean = Server::start(Front::Redis);
+        for server in [&redis, &clean] {
+            assert_eq!(server.direct().ask(&["SET", HOME, HOME]), Reply::line("+OK"));
+        }
+        let launcher = Launcher::script(HOLD_TWO)
+            .redis(&format!("rediss://127.0.0.1:{}", network.port))
+            .env("CLEAN_URL", clean.url())
+            .env("REDIS_STUNNEL_URLS", "REDIS_URL CLEAN_URL")
+            .env("REDIS_URL_STUNNEL_MAX_CONNECTIONS", LIMIT)
+            // On a busy machine, apps queue for longer than the default.
+            .env("STUNNEL_CONNECT_TIMEOUT", "20s")
+            .env("STUNNEL_POOL", pool());
+        let mut held = launcher.start_held();
+        let clean_port = port_of(&held.running.line());
+        Stage { redis, network, clean, held, clean_port, counts }
+    }
+
+    /// Apps that meet faults.
+    fn apps(&self, dice: &mut Rng) -> Vec<App> {
+        (0..APPS)
+            .map(|n| App::new(format!("app {n}"), dice, self.held.port, &self.counts[0]))
+            .collect()
+    }
+
+    /// Apps that must not notice any fault.
+    fn witnesses(&self, dice: &mut Rng) -> Vec<App> {
+        let counts = &self.counts[1];
+        (0..WITNESSES)
+            .map(|n| App::new(format!("{WITNESS} {n}"), dice, self.clean_port, counts))
+            .collect()
+    }
+
+    /// Waits until the launcher has no connection; returns its memory in KiB and descriptors then.
+    fn at_rest(&self) -> (u64, usize) {
+        let pid = self.held.running.pid();
+        let mut direct = self.clean.direct();
+        // The pool keeps idle connections for half a minute.
+        eventually_within(Duration::from_secs(120), "every connection is gone", || {
+            let open = self.network.open.lock().unwrap().len() + connections(&mut direct);
+            (open == 0 && sockets_of(pid).len() == LISTENERS).then_some(())
         });
-        add(&counts.broken, broken.iter().sum());
-        witnesses
-    })
+        (resident_kib(pid), descriptors(pid))
+    }
+
+    /// Makes faults at random until the end.
+    fn disturb(&mut self, dice: &mut Rng, until: Instant) {
+        let launcher = self.held.running.pid();
+        let stop_for_a_while = |dice: &mut Rng, pid: i32| {
+            send_signal(pid, libc::SIGSTOP);
+            thread::sleep(Duration::from_millis(dice.u64(..1000)));
+            send_signal(pid, libc::SIGCONT);
+        };
+        while Instant::now() < until {
+            thread::sleep(Duration::from_millis(dice.u64(5..65)));
+            match dice.u64(..400) {
+                0..=1 => {
+                    self.counts[0].fault("Redis killed and started again");
+                    self.redis.restart(Duration::from_millis(dice.u64(..800)));
+                }
+                2..=5 => {
+                    self.counts[0].fault("Redis stopped for up to a second");
+                    stop_for_a_while(dice, self.redis.pid());
+                }
+                6..=9 => {
+                    self.counts[0].fault("launcher stopped for up to a second");
+                    stop_for_a_while(dice, launcher);
+                }
+                10..=20 => {
+                    self.counts[0].fault("signal sent to the launcher");
+                    let signals = [libc::SIGHUP, libc::SIGTERM, libc::SIGUSR1, libc::SIGUSR2];
+                    send_signal(launcher, signals[dice.usize(..signals.len())]);
+                }
+                _ => self.network.mischief(dice),
+            }
+        }
+    }
+
+    /// The acknowledged writes that Redis has lost.
+    fn lost(&self, apps: &[App]) -> u64 {
+        let mut redis = Client::connect(apps[0].port, PASSWORD);
+        assert_eq!(redis.ask(&["GET", NEVER]), Reply::Nil, "a transaction without EXEC ran");
+        apps.iter().map(|app| app.lost(&mut redis)).sum()
+    }
 }
 
-/// What a run found.
+/// The results of a run.
 struct Summary<'a> {
     /// Of the apps that met faults, and of the witnesses.
     counts: [&'a Counts; 2],
-    /// Connections that an app saw broken while there were faults.
+    /// Connections that broke while there were faults.
     broken: u64,
-    /// Connections that an app saw broken where no fault was.
+    /// Connections that broke although there were no faults.
     unexplained: u64,
     lost: u64,
     /// Memory in KiB and descriptors at rest.
@@ -686,71 +689,32 @@ fn loads_and_faults_at_random_lose_nothing() {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     let seed = from_environment("SOAK_SEED", now);
     println!("seed {seed}, {seconds} s, pool {}", pool());
-    let mut dice = Dice(seed);
-    let counts = Arc::new(Counts::default());
+    let mut dice = Rng::with_seed(seed);
+    let mut stage = Stage::set_up();
+    let [counts, witness_counts] = stage.counts.clone();
+    let broken = || counts.broken.load(Ordering::Relaxed);
+    let mut apps = stage.apps(&mut dice);
+    let mut witnesses = stage.witnesses(&mut dice);
 
-    let options = Options { words: DURABLE, ..Options::default() };
-    let mut redis = Server::start_with(Front::Redis, options);
-    let network = Network::start(redis.tls_port(), &counts);
-    let clean = Server::start(Front::Redis);
-    let mut held = hold_two(&network, &clean);
-    let clean_url = held.running.line();
-    let clean_port = port_of(&clean_url);
-    let pid = held.running.pid();
-
-    let over = Arc::new(AtomicBool::new(false));
-    for server in [&redis, &clean] {
-        assert_eq!(server.direct().ask(&["SET", HOME, HOME]), Reply::line("+OK"));
-    }
-    let mut app = |kind: &str, n: u64, port, counts: &Arc<Counts>| App {
-        name: format!("{kind} {n}"),
-        dice: Dice(dice.next()),
-        port,
-        counts: counts.clone(),
-        acknowledged: 0,
-        sent: 0,
-        over: over.clone(),
-        disturbed: kind == "app",
-    };
-    let mut apps: Vec<App> = (0..APPS).map(|n| app("app", n, held.port, &counts)).collect();
-    let witness_counts = Arc::new(Counts::default());
-    let mut witnesses: Vec<App> =
-        (0..WITNESSES).map(|n| app("witness", n, clean_port, &witness_counts)).collect();
-    let witnesses_over = Arc::new(AtomicBool::new(false));
-    witnesses.iter_mut().for_each(|witness| witness.over = witnesses_over.clone());
-
-    // The launcher allocates what it keeps before we measure.
+    // Before we measure, let the launcher allocate the memory that it keeps.
     let warm = Duration::from_secs(seconds / 10 + 2);
-    run_apps(&mut apps, &counts, || thread::sleep(warm));
-    assert_eq!(counts.broken.load(Ordering::Relaxed), 0, "without faults");
-    let before = at_rest(&held, &network, &clean);
+    run_apps(&mut apps, || thread::sleep(warm));
+    assert_eq!(broken(), 0, "without faults");
+    let before = stage.at_rest();
 
-    let witnessing = start_witnesses(witnesses, witness_counts.clone());
     let until = Instant::now() + Duration::from_secs(seconds);
-    run_apps(&mut apps, &counts, || disturb(&mut dice, &network, &mut redis, pid, until, &counts));
-    witnesses_over.store(true, Ordering::Relaxed);
-    let witnesses = witnessing.join().unwrap();
+    run_apps(&mut witnesses, || run_apps(&mut apps, || stage.disturb(&mut dice, until)));
 
-    // Without faults nothing breaks any more.
-    assert!(redis.answers());
-    let broken = counts.broken.load(Ordering::Relaxed);
-    run_apps(&mut apps, &counts, || thread::sleep(warm));
-    let broken_later = counts.broken.load(Ordering::Relaxed) - broken;
-    let after = at_rest(&held, &network, &clean);
-
-    let mut through = Client::connect(held.port, PASSWORD);
-    let mut through_clean = Client::connect(clean_port, PASSWORD);
-    for client in [&mut through, &mut through_clean] {
-        assert_eq!(client.ask(&["GET", NEVER]), Reply::Nil, "a transaction without EXEC ran");
-    }
-    let lost = apps.iter().map(|app| app.lost(&mut through)).sum::<u64>()
-        + witnesses.iter().map(|app| app.lost(&mut through_clean)).sum::<u64>();
-    drop((through, through_clean));
+    // Without faults, nothing breaks any more.
+    assert!(stage.redis.answers());
+    let broken_by_faults = broken();
+    run_apps(&mut apps, || thread::sleep(warm));
+    let after = stage.at_rest();
     let summary = Summary {
         counts: [&counts, &witness_counts],
-        broken,
-        unexplained: broken_later + witness_counts.broken.load(Ordering::Relaxed),
-        lost,
+        broken: broken_by_faults,
+        unexplained: broken() - broken_by_faults + witness_counts.broken.load(Ordering::Relaxed),
+        lost: stage.lost(&apps) + stage.lost(&witnesses),
         before,
         after,
     };
@@ -758,7 +722,7 @@ fn loads_and_faults_at_random_lose_nothing() {
     println!("| seconds, seed, pool | {seconds}, {seed}, {} |", pool());
     summary.print();
     summary.check();
-    let ended = held.finish();
+    let ended = stage.held.finish();
     assert_eq!(ended.code(), 0);
     assert!(!ended.stderr.contains("panicked"), "{}", ended.stderr);
 }

@@ -1,4 +1,4 @@
-//! README and manual, followed step by step: these tests run the commands that the pages show.
+//! Runs the commands that README and the manual show, step by step.
 
 mod support;
 
@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::Command;
 
 use nix::libc;
-use support::launcher::{BINARY, Launcher, logged, with_hosts};
+use support::launcher::{BINARY, Launcher, Outcome, logged, with_hosts};
 use support::pki::{Authority, Certificate, Request};
 use support::resp::{Client, Reply};
 use support::servers::{Front, Options, PASSWORD, Server};
@@ -58,8 +58,8 @@ fn compose_example_publishes_the_ports_of_nginx_alone() {
     let parse = "import sys, yaml; services = yaml.safe_load(open(sys.argv[1]))['services']; \
                  php = services['php']; assert php['network_mode'] == 'service:tunnel'; \
                  print([name for name in services if 'ports' in services[name]])";
-    let parsed = Command::new("/usr/bin/python3").args(["-c", parse]).arg(file).output().unwrap();
-    assert_eq!(String::from_utf8_lossy(&parsed.stdout), "['nginx']\n", "{parsed:?}");
+    let parsed = Outcome::of(Command::new("/usr/bin/python3").args(["-c", parse]).arg(file));
+    assert_eq!(parsed.ok(), "['nginx']\n");
     let list = r#"command: ["--listen-port", "6379", "--port-taken", "fail", "sleep", "infinity"]"#;
     assert!(snippet("compose-php").contains(list));
 }
@@ -71,7 +71,7 @@ fn certificate_verify_failed_is_gone_with_the_launcher() {
     let run = |enabled: &str| {
         Launcher::new(["ruby", "-e", RUBY]).redis(&url).env("STUNNEL_ENABLED", enabled).run()
     };
-    // Without the launcher, as after the plan's upgrade; and with it.
+    // Without the launcher, as after an upgrade of the plan; then with the launcher.
     let before = run("false");
     assert!(before.stderr.contains("certificate verify failed"), "{}", before.stderr);
     let after = run("true");
@@ -80,8 +80,8 @@ fn certificate_verify_failed_is_gone_with_the_launcher() {
 
 #[test]
 fn elasticache_url_works_with_full_verification() {
-    // ElastiCache's certificates are signed by a public CA for the name in the URL. A CA of this
-    // test's own stands for that.
+    // A public CA signs ElastiCache's certificates for the name in the URL. This test has a CA of
+    // its own instead.
     let folder = tempfile::tempdir().unwrap();
     let name = "master.cache.test";
     let authority = Authority::new(folder.path());
@@ -176,7 +176,7 @@ fn sidekiq_works(initializer: &str, server: &Server, enabled: &str) -> bool {
 }
 
 #[test]
-fn sidekiq_works_before_and_after_the_change_of_the_manual() {
+fn sidekiq_works_before_and_after_the_documented_change() {
     let server = Server::start(Front::Redis);
     let (before, after) = (snippet("sidekiq-before"), snippet("sidekiq-after"));
     assert!(snippet("sidekiq-procfile").starts_with("worker: bin/start-stunnel "));
@@ -184,7 +184,7 @@ fn sidekiq_works_before_and_after_the_change_of_the_manual() {
     assert!(!sidekiq_works(&after, &server, "false"), "its own TLS needs the settings");
     assert!(sidekiq_works(&after, &server, "true"), "as the manual says");
     assert!(sidekiq_works("", &server, "true"), "without an initializer");
-    assert!(sidekiq_works(&before, &server, "true"), "the old settings have no effect");
+    assert!(sidekiq_works(&before, &server, "true"), "the old settings do no harm");
 }
 
 #[test]
@@ -198,7 +198,7 @@ fn kubernetes_probes_reach_the_status_page_by_pod_ip() {
     }
     let held = Launcher::holding(&server.url());
     let held = held.env("STUNNEL_STATUS_ADDRESS", format!("0.0.0.0:{port}")).start_held();
-    // Every address in 127.0.0.0/8 belongs to this machine. This one stands for a pod's.
+    // This address of this machine stands for a pod's address.
     let probe = |path: &str| {
         let mut stream = TcpStream::connect(("127.0.0.2", port)).unwrap();
         let request = format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.2:{port}\r\n\r\n");
@@ -230,7 +230,7 @@ fn plain_port_serves_an_app_started_elsewhere() {
     let mut app = Client::connect(port, PASSWORD);
     assert_eq!(app.ask(&["PING"]), Reply::line("+PONG"));
 
-    // A second launcher does not move to another port, which the app would not know.
+    // A second launcher fails instead of using a port that the app does not know.
     let second = shell(&line, programs.path()).run();
     assert_eq!(second.code(), 78, "{}", second.stderr);
 
@@ -260,17 +260,13 @@ fn examples_for_containers_and_systemd_are_valid() {
     fs::write(&pod_file, pods.join("---\n")).unwrap();
     let parse =
         "import sys, yaml\nfor name in sys.argv[1:]: assert all(yaml.safe_load_all(open(name)))";
-    let parsed = Command::new("/usr/bin/python3")
-        .args(["-c", parse, "examples/docker/sidecar.yaml", "examples/docker/compose.yaml"])
-        .arg(pod_file)
-        .current_dir(ROOT)
-        .output()
-        .unwrap();
-    assert!(parsed.status.success(), "{}", String::from_utf8_lossy(&parsed.stderr));
+    let mut python = Command::new("/usr/bin/python3");
+    python.args(["-c", parse, "examples/docker/sidecar.yaml", "examples/docker/compose.yaml"]);
+    Outcome::of(python.arg(pod_file).current_dir(ROOT)).ok();
     let dockerfile = page("examples/docker/Dockerfile");
-    // A slim image has no CA, without which `full` and `ca` cannot work.
+    // `full` and `ca` need CA certificates, which a slim image lacks.
     assert!(dockerfile.contains(" ca-certificates "));
-    // Kubernetes refuses a name together with runAsNonRoot.
+    // With runAsNonRoot, Kubernetes accepts only a number.
     assert!(dockerfile.contains("\nUSER 65534\n"));
 
     if Command::new("systemd-analyze").arg("--version").output().is_err() {
@@ -281,12 +277,10 @@ fn examples_for_containers_and_systemd_are_valid() {
         let unit = page(&format!("examples/systemd/{name}"));
         let file = folder.path().join(name);
         fs::write(&file, with_ours(&unit, &[("/usr/local/bin/start-stunnel", BINARY)])).unwrap();
-        let verified =
-            Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&file).output();
-        let verified = verified.unwrap();
-        let said = String::from_utf8_lossy(&verified.stderr);
-        let about: Vec<_> = said.lines().filter(|line| line.contains(name)).collect();
-        assert!(verified.status.success() && about.is_empty(), "{said}");
+        let verify = ["verify", "--man=no"];
+        let said = Outcome::of(Command::new("systemd-analyze").args(verify).arg(&file));
+        let is_named = said.stderr.lines().any(|line| line.contains(name));
+        assert!(said.status.success() && !is_named, "{said:?}");
     }
 }
 
@@ -297,7 +291,7 @@ fn changed_server_key_is_handled_as_the_manual_says() {
     let server = Server::start(Front::Redis);
     let url = server.url();
 
-    // The app and the log say what the page says.
+    // The app and the log get the messages on the page.
     let held = Launcher::holding(&url).env("STUNNEL_PIN", &old).start_held();
     let Reply::Line(said) = held.open().ask(&["PING"]) else { panic!("no error") };
     let trust = page("docs/trust.md");
@@ -306,7 +300,7 @@ fn changed_server_key_is_handled_as_the_manual_says() {
     assert!(words.iter().all(|word| said.contains(word)), "{said}");
     assert!(held.finish().stderr.contains(" at=connection-refused "));
 
-    // --check prints the new key. As a pin it works alone, and beside the old one.
+    // --check prints the new pin, which works alone and beside the old one.
     let checked = Launcher::new(["--check"]).redis(&url).env("STUNNEL_PIN", &old).run();
     let new = printed(&checked.stdout, "STUNNEL_PIN");
     let both = "'STUNNEL_PIN=sha256//OLD;sha256//NEW'";
@@ -323,14 +317,18 @@ fn changed_server_key_is_handled_as_the_manual_says() {
     }
 }
 
-/// A row of the clients' table in `docs/migrate.md`: the program that runs it, the program's code
-/// before and after the code in the table, how that begins, and for clients that fail at once with
-/// a TLS setting left in: where that goes, and the setting.
+/// A row of the table of clients in `docs/migrate.md`.
 struct TableRow {
+    /// The program that runs the code.
     program: &'static str,
+    /// The code before the code in the table.
     before: &'static str,
+    /// The first words of the code in the table.
     begins: &'static str,
+    /// The code after the code in the table.
     behind: &'static str,
+    /// For clients that fail with a TLS setting left in: the end of the code in the table, and its
+    /// replacement with the setting.
     left_in: Option<(&'static str, &'static str)>,
 }
 

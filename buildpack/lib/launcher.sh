@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What the classic and the Cloud Native buildpack share: their output, and where the launcher comes from.
+# Functions of both the classic and the Cloud Native buildpack.
 # Expects $buildpack, the buildpack's own folder.
 
 title() { echo "-----> $*"; }
@@ -17,7 +17,7 @@ fail() {
     exit 1
 }
 
-# The archive of this version, and where to get it. bin/package puts release.conf into the archive; a checkout has it above.
+# The address, or else the name, of this version's archive. release.conf is in the archive, or in a checkout one folder up.
 archive_to_use() {
     local version address
     version=$(sed -n 's/^version = "\(.*\)"$/\1/p' "$buildpack/buildpack.toml")
@@ -29,16 +29,16 @@ archive_to_use() {
     fi
 }
 
-# Sets $launcher to a binary that was checked and runs here, and $launcher_version to what it says of itself.
+# Sets $launcher to the binary, once it has been checked and runs here, and $launcher_version to its version.
 find_launcher() {
     [[ -d $buildpack/launcher ]] ||
-        fail "This copy of the start-stunnel buildpack is a checkout of the sources, and holds no start-stunnel binary." \
+        fail "This copy of the start-stunnel buildpack is a checkout of the sources, and contains no start-stunnel binary." \
             "Use $(archive_to_use)."
     check_launcher
     launcher_version=$("$launcher" --version 2>&1) ||
         fail "start-stunnel does not run on this system${STACK:+ (stack $STACK)}:" "$launcher_version" \
             "It needs Linux with glibc 2.31 or later: heroku-22, Debian 11, Ubuntu 20.04, or a later version of these."
-    # The second line says how the binary was built.
+    # The other lines describe the build.
     launcher_version=${launcher_version%%$'\n'*}
     launcher_version=${launcher_version#start-stunnel }
 }
@@ -48,7 +48,7 @@ check_launcher() {
     architecture=$(uname -m)
     launcher=$buildpack/launcher/$architecture/start-stunnel
     [[ -f $launcher ]] ||
-        fail "This package of the buildpack holds start-stunnel for $(cd "$buildpack/launcher" && echo */), not for $architecture." \
+        fail "This package of the buildpack contains start-stunnel for $(cd "$buildpack/launcher" && echo */), not for $architecture." \
             "start-stunnel supports x86_64 and aarch64: use $(archive_to_use)."
     (cd "$buildpack/launcher" && grep " $architecture/start-stunnel\$" SHA256SUMS | sha256sum --check --strict --status) 2>/dev/null ||
         fail "The start-stunnel binary in this buildpack differs from its checksum: the package is damaged." \
@@ -72,7 +72,7 @@ check_app() {
 # Whether $1 is the launcher or a shim. Every version of the shim has this line.
 is_ours() { cmp -s "$1" "$launcher" || grep -qs '^# .*start-stunnel --print-shim' "$1"; }
 
-# Warns of files in the app that the retired buildpack, or a copy of it, left there. Expects $launcher.
+# Warns of the app's files that come from the retired buildpack. Expects $launcher.
 warn_of_leftovers() {
     local app=$1 remove="If heroku/redis is still among the buildpacks: heroku buildpacks:remove heroku/redis"
     if [[ -e $app/bin/start-stunnel ]] && ! is_ours "$app/bin/start-stunnel"; then
@@ -99,11 +99,11 @@ replace() {
 
 checksum_of() { sha256sum <"$1" | cut -d ' ' -f 1; }
 
-# Says what to do next if no line of the Procfile uses the launcher.
+# Prints a hint if no line of the Procfile uses the launcher.
 hint_at_procfile() {
     local app=$1
     if ! grep -qsE '^[A-Za-z0-9_-]+:.*start-stunnel' "$app/Procfile"; then
-        detail "No line of the Procfile uses it yet. Put it in front of each command that uses Redis:"
+        detail "No process in the Procfile uses start-stunnel yet. Put it before each command that uses Redis:"
         detail "    web: bin/start-stunnel bundle exec puma -C config/puma.rb"
     fi
 }

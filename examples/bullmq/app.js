@@ -1,4 +1,4 @@
-// A worker with BullMQ, as it would be without a tunnel.
+// A worker with BullMQ, written as if there were no tunnel.
 const { Queue, Worker } = require("bullmq");
 const Redis = require("ioredis");
 

@@ -1,4 +1,4 @@
-"""A worker with Celery, as it would be without a tunnel."""
+"""A worker with Celery, written as if there were no tunnel."""
 import os
 import time
 

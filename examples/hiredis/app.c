@@ -1,4 +1,4 @@
-/* A C app with hiredis, as it would be without a tunnel. */
+/* A C app with hiredis, written as if there were no tunnel. */
 #include <hiredis/hiredis.h>
 #include <signal.h>
 #include <stdio.h>

@@ -1,21 +1,13 @@
-// A Node app with ioredis, as it would be without a tunnel.
+// A Node app with ioredis, written as if there were no tunnel.
 const Redis = require("ioredis");
+const { check, outlive, sleep } = require("../modes");
 
 const connect = (options) => {
   const client = new Redis(process.env.REDIS_URL, options);
   client.on("error", () => {}); // Requests report it.
   return client;
 };
-const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
 let redis;
-
-async function check(name, condition) {
-  try {
-    console.log(`check ${name}: ${(await condition()) ? "ok" : "wrong result"}`);
-  } catch (error) {
-    console.log(`check ${name}: ${error.name}: ${error.message}`);
-  }
-}
 
 const modes = {
   async checks() {
@@ -66,20 +58,7 @@ const modes = {
   },
   async outlive() {
     redis = connect({ maxRetriesPerRequest: 0 });
-    await redis.ping();
-    console.log("ready");
-    await new Promise((done) => process.stdin.once("data", done));
-    const errors = [];
-    while (errors.length < 400) {
-      try {
-        await redis.ping();
-        break;
-      } catch (error) {
-        errors.push(error.name);
-        await sleep(50);
-      }
-    }
-    console.log(`back after ${errors.length} errors ${[...new Set(errors)].join(" ")}`);
+    await outlive(redis);
   },
   async serve() {
     redis = connect();

@@ -1,5 +1,6 @@
-// A Node app with node-redis, as it would be without a tunnel.
+// A Node app with node-redis, written as if there were no tunnel.
 const { createClient } = require("redis");
+const { check, outlive, sleep } = require("../modes");
 
 const connect = async (socket) => {
   const client = createClient({ url: process.env.REDIS_URL, socket });
@@ -7,16 +8,7 @@ const connect = async (socket) => {
   await client.connect();
   return client;
 };
-const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
 let redis;
-
-async function check(name, condition) {
-  try {
-    console.log(`check ${name}: ${(await condition()) ? "ok" : "wrong result"}`);
-  } catch (error) {
-    console.log(`check ${name}: ${error.name}: ${error.message}`);
-  }
-}
 
 const modes = {
   async checks() {
@@ -67,20 +59,7 @@ const modes = {
   },
   async outlive() {
     redis = await connect();
-    await redis.ping();
-    console.log("ready");
-    await new Promise((done) => process.stdin.once("data", done));
-    const errors = [];
-    while (errors.length < 400) {
-      try {
-        await redis.ping();
-        break;
-      } catch (error) {
-        errors.push(error.constructor.name);
-        await sleep(50);
-      }
-    }
-    console.log(`back after ${errors.length} errors ${[...new Set(errors)].join(" ")}`);
+    await outlive(redis);
   },
   async serve() {
     redis = await connect();

@@ -1,5 +1,5 @@
 <?php
-// PHP sessions in Redis, as they would be without a tunnel: one connection for each request.
+// PHP sessions in Redis, written as if there were no tunnel: one connection for each request.
 $url = parse_url(getenv("REDIS_URL"));
 $path = sprintf(
     "tcp://%s:%d?auth[user]=%s&auth[pass]=%s&database=%d",

@@ -1,5 +1,7 @@
 <?php
-// A PHP app with phpredis, as it would be without a tunnel: it takes the URL apart itself, as PHP apps do.
+// A PHP app with phpredis, written as if there were no tunnel. It parses the URL itself, as PHP apps do.
+require __DIR__ . "/../modes.php";
+
 function connect(): Redis
 {
     $url = parse_url(getenv("REDIS_URL"));
@@ -11,15 +13,6 @@ function connect(): Redis
     }
     $redis->select((int) trim($url["path"] ?? "0", "/"));
     return $redis;
-}
-
-function check(string $name, callable $condition): void
-{
-    try {
-        echo "check $name: ", $condition() ? "ok" : "wrong result", "\n";
-    } catch (Throwable $error) {
-        echo "check $name: ", get_class($error), ": ", $error->getMessage(), "\n";
-    }
 }
 
 function checks(): void
@@ -70,71 +63,6 @@ function checks(): void
         $value = str_repeat("v", 10 << 20);
         return $redis->set("big", $value) && $redis->get("big") === $value;
     });
-}
-
-function publish(): void
-{
-    $redis = connect();
-    for ($tries = 0; $tries < 1000 && !$redis->publish("news", "hello"); $tries++) {
-        usleep(10000);
-    }
-}
-
-function push(): void
-{
-    usleep(100000);
-    connect()->rPush("jobs", "job");
-}
-
-function once(): void
-{
-    try {
-        connect()->ping();
-        echo "got PONG\n";
-    } catch (Throwable $error) {
-        echo "error ", get_class($error), ": ", $error->getMessage(), "\n";
-    }
-}
-
-function outlive(): void
-{
-    $redis = connect();
-    $redis->ping();
-    echo "ready\n";
-    fgets(STDIN);
-    $errors = [];
-    while (count($errors) < 400) {
-        try {
-            $redis->ping();
-            break;
-        } catch (Throwable $error) {
-            $errors[] = get_class($error);
-            usleep(50000);
-            try {
-                $redis = connect();
-            } catch (Throwable) {
-                // The next ping counts the failure.
-            }
-        }
-    }
-    echo "back after ", count($errors), " errors ", implode(" ", array_unique($errors)), "\n";
-}
-
-function serve(): void
-{
-    pcntl_async_signals(true);
-    $stop = false;
-    pcntl_signal(SIGTERM, function () use (&$stop) {
-        $stop = true;
-    });
-    $redis = connect();
-    $redis->set("serving", 1);
-    echo "ready\n";
-    while (!$stop) {
-        $redis->blPop("nothing", 1);
-    }
-    $redis->set("farewell", "bye");
-    echo "bye\n";
 }
 
 ($argv[1] ?? "checks")();

@@ -1,6 +1,7 @@
 <?php
-// A PHP app with Predis, as it would be without a tunnel.
+// A PHP app with Predis, written as if there were no tunnel.
 require "Predis/autoload.php";
+require __DIR__ . "/../modes.php";
 
 function connect(): Predis\Client
 {
@@ -13,15 +14,6 @@ function connect(): Predis\Client
     }
     $redis->select((int) trim($url["path"] ?? "0", "/"));
     return $redis;
-}
-
-function check(string $name, callable $condition): void
-{
-    try {
-        echo "check $name: ", $condition() ? "ok" : "wrong result", "\n";
-    } catch (Throwable $error) {
-        echo "check $name: ", get_class($error), ": ", $error->getMessage(), "\n";
-    }
 }
 
 function checks(): void
@@ -76,71 +68,6 @@ function checks(): void
         $value = str_repeat("v", 10 << 20);
         return (string) $redis->set("big", $value) === "OK" && $redis->get("big") === $value;
     });
-}
-
-function publish(): void
-{
-    $redis = connect();
-    for ($tries = 0; $tries < 1000 && !$redis->publish("news", "hello"); $tries++) {
-        usleep(10000);
-    }
-}
-
-function push(): void
-{
-    usleep(100000);
-    connect()->rpush("jobs", ["job"]);
-}
-
-function once(): void
-{
-    try {
-        connect()->ping();
-        echo "got PONG\n";
-    } catch (Throwable $error) {
-        echo "error ", get_class($error), ": ", $error->getMessage(), "\n";
-    }
-}
-
-function outlive(): void
-{
-    $redis = connect();
-    $redis->ping();
-    echo "ready\n";
-    fgets(STDIN);
-    $errors = [];
-    while (count($errors) < 400) {
-        try {
-            $redis->ping();
-            break;
-        } catch (Throwable $error) {
-            $errors[] = get_class($error);
-            usleep(50000);
-            try {
-                $redis = connect();
-            } catch (Throwable) {
-                // The next ping counts the failure.
-            }
-        }
-    }
-    echo "back after ", count($errors), " errors ", implode(" ", array_unique($errors)), "\n";
-}
-
-function serve(): void
-{
-    pcntl_async_signals(true);
-    $stop = false;
-    pcntl_signal(SIGTERM, function () use (&$stop) {
-        $stop = true;
-    });
-    $redis = connect();
-    $redis->set("serving", 1);
-    echo "ready\n";
-    while (!$stop) {
-        $redis->blpop(["nothing"], 1);
-    }
-    $redis->set("farewell", "bye");
-    echo "bye\n";
 }
 
 ($argv[1] ?? "checks")();

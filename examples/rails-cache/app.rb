@@ -1,4 +1,4 @@
-# Rails' cache store, as it would be without a tunnel.
+# Rails' cache store, written as if there were no tunnel.
 require "active_support"
 require "active_support/cache"
 require "active_support/cache/redis_cache_store"

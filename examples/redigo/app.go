@@ -1,4 +1,4 @@
-// A Go app with redigo, as it would be without a tunnel.
+// A Go app with redigo, written as if there were no tunnel.
 package main
 
 import (

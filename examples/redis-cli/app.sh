@@ -1,5 +1,5 @@
 #!/bin/sh
-# A shell script with redis-cli, as it would be without a tunnel.
+# A shell script with redis-cli, written as if there were no tunnel.
 cli() { redis-cli --no-auth-warning -u "$REDIS_URL" "$@"; }
 check() { if [ "$2" = "$3" ]; then echo "check $1: ok"; else echo "check $1: $2"; fi; }
 

@@ -1,4 +1,4 @@
-"""A Python app with redis.asyncio, as it would be without a tunnel."""
+"""A Python app with redis.asyncio, written as if there were no tunnel."""
 import asyncio
 import os
 import signal

@@ -1,4 +1,4 @@
-"""A Python app with redis-py, as it would be without a tunnel."""
+"""A Python app with redis-py, written as if there were no tunnel."""
 import os
 import signal
 import sys

@@ -1,4 +1,4 @@
-# A Ruby app with the redis gem, as it would be without a tunnel.
+# A Ruby app with the redis gem, written as if there were no tunnel.
 require "redis"
 
 def redis

@@ -1,4 +1,4 @@
-"""A worker with RQ, as it would be without a tunnel."""
+"""A worker with RQ, written as if there were no tunnel."""
 import os
 import sys
 import time

@@ -1,4 +1,4 @@
-# A worker with Sidekiq, as it would be without a tunnel.
+# A worker with Sidekiq, written as if there were no tunnel.
 require "sidekiq"
 
 class Job

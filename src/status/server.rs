@@ -377,10 +377,10 @@ mod tests {
         let [seconds, silence] = [TIMEOUT, HEADER_TIMEOUT].map(|limit| limit.as_secs());
         assert_eq!(silence, 1, "the manual says: one second");
         for (page, sentence) in [
-            (security, format!("at most {MAX_CONNECTIONS} at a time")),
-            (manual, format!("at most {MAX_CONNECTIONS} connections at a time")),
-            (manual, format!("{} KiB of headers, one second", MAX_HEADER_BYTES / 1024)),
-            (manual, format!("and {seconds} seconds in all")),
+            (security, format!("at most {MAX_CONNECTIONS} open connections at a time")),
+            (manual, format!("at most {MAX_CONNECTIONS} connections at the same time")),
+            (manual, format!("at most {} KiB, and must arrive within one second", MAX_HEADER_BYTES / 1024)),
+            (manual, format!("may last at most {seconds} seconds")),
         ] {
             let page = page.split_whitespace().collect::<Vec<_>>().join(" ");
             assert!(page.contains(&sentence), "not said: {sentence}");

@@ -1,4 +1,4 @@
-//! The archives in `dist/`, which `bin/package` makes.
+//! The archives in `dist/`, which `bin/package` builds.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,8 +18,18 @@ pub fn buildpack_archive() -> PathBuf {
     packaged(&format!("start-stunnel-buildpack-{VERSION}.tgz"))
 }
 
-pub fn binary_archive() -> PathBuf {
-    packaged(&format!("start-stunnel-{VERSION}-x86_64-linux-gnu.tar.gz"))
+/// The name of the folder in the archive of a target (such as `x86_64-gnu`), which is also the
+/// archive's name without its suffix.
+pub fn archive_name(target: &str) -> String {
+    let (architecture, libc) = target.split_once('-').expect("ARCHITECTURE-LIBC");
+    format!("start-stunnel-{VERSION}-{architecture}-linux-{libc}")
+}
+
+/// Unpacks a target's archive, and returns the folder that was in it.
+pub fn unpack_binary(target: &str, folder: &Path) -> PathBuf {
+    let name = archive_name(target);
+    unpack(&packaged(&format!("{name}.tar.gz")), folder);
+    folder.join(name)
 }
 
 pub fn unpack(archive: &Path, folder: &Path) {

@@ -7,7 +7,7 @@ use std::net::TcpStream;
 use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{ChildStdin, ChildStdout, Command, ExitStatus, Output, Stdio};
 use std::thread::{self, JoinHandle};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -18,19 +18,19 @@ use super::{PATIENCE, Process, eventually, heed_signals};
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_start-stunnel");
 
-/// The variable that has launchers run under valgrind, and names the folder for what that finds
-/// (see bin/soak).
+/// If this variable is set, launchers run under valgrind, and its logs go to this folder (see
+/// bin/soak).
 const VALGRIND_LOGS: &str = "VALGRIND_LOGS";
 
-/// Prints the tunnelled URL, then lives until its standard input ends.
+/// Prints the tunnelled URL, then waits until its standard input ends.
 pub const HOLD: &str = "printf '%s\\n' \"$REDIS_URL\"; exec cat >/dev/null";
 
-/// A launcher to be started, in an environment of its own.
+/// A launcher to start, with an environment of its own.
 pub struct Launcher {
     pub command: Command,
 }
 
-/// What a launcher that has ended left behind.
+/// The exit status and the output of a launcher.
 #[derive(Debug)]
 pub struct Outcome {
     pub status: ExitStatus,
@@ -39,6 +39,22 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// Runs a command without input until it ends.
+    pub fn of(command: &mut Command) -> Outcome {
+        let output = command.stdin(Stdio::null()).output();
+        let Output { status, stdout, stderr } = output.expect("the program starts");
+        let [stdout, stderr] =
+            [stdout, stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        Outcome { status, stdout, stderr }
+    }
+
+    /// Standard output, of a program that succeeded and printed no error.
+    #[track_caller]
+    pub fn ok(self) -> String {
+        assert_eq!((self.code(), self.stderr.as_str()), (0, ""), "{}", self.stdout);
+        self.stdout
+    }
+
     pub fn code(&self) -> i32 {
         self.status.code().unwrap_or_else(|| panic!("ended by a signal: {self:?}"))
     }
@@ -50,8 +66,8 @@ impl Outcome {
 }
 
 impl Launcher {
-    /// With the command line `words`, and the kernel's pick of ports, so that tests run side by
-    /// side.
+    /// With the command line `words`. The kernel chooses its ports, so that tests can run at the
+    /// same time.
     pub fn new<S: AsRef<OsStr>>(words: impl IntoIterator<Item = S>) -> Launcher {
         match std::env::var_os(VALGRIND_LOGS) {
             None => Launcher::of(BINARY, words),
@@ -65,7 +81,7 @@ impl Launcher {
         }
     }
 
-    /// Like `new`, behind another program that ends up executing the launcher.
+    /// Like `new`, with another program that executes the launcher.
     pub fn of<S: AsRef<OsStr>>(program: &str, words: impl IntoIterator<Item = S>) -> Launcher {
         let mut command = Command::new(program);
         command.args(words).env_clear().env("STUNNEL_LISTEN_PORT", "0");
@@ -101,7 +117,7 @@ impl Launcher {
         self.env("REDIS_URL", url)
     }
 
-    /// Runs it to its end.
+    /// Starts it and waits until it ends.
     pub fn run(self) -> Outcome {
         self.start().finish()
     }
@@ -120,17 +136,17 @@ impl Launcher {
         Running { process: Process(child), stdin, stdout, stderr }
     }
 
-    /// With a COMMAND that lives until [`Running::finish`].
+    /// With a COMMAND that waits until [`Running::finish`].
     pub fn holding(url: &str) -> Launcher {
         Launcher::script(HOLD).redis(url)
     }
 
-    /// Starts it with such a COMMAND, and waits for the tunnel.
+    /// Starts a launcher with such a COMMAND, and waits for the tunnel.
     pub fn hold(url: &str) -> Held {
         Launcher::holding(url).start_held()
     }
 
-    /// Like `hold`, for a launcher whose script is [`HOLD`] or prints its URL first as that does.
+    /// Like `hold`, for a launcher whose COMMAND prints its URL first, as [`HOLD`] does.
     pub fn start_held(self) -> Held {
         let mut running = self.start();
         let url = running.line();
@@ -147,7 +163,7 @@ fn collect(mut stream: impl Read + Send + 'static) -> JoinHandle<String> {
     })
 }
 
-/// A launcher that runs.
+/// A running launcher.
 pub struct Running {
     pub process: Process,
     pub stdin: Option<ChildStdin>,
@@ -160,10 +176,10 @@ impl Running {
         self.process.pid()
     }
 
-    /// The next line that COMMAND prints; empty when it prints no more.
+    /// The next line that COMMAND prints; empty at the end of its output.
     ///
     /// # Panics
-    /// When it does not come within [`PATIENCE`].
+    /// If no line comes within [`PATIENCE`].
     pub fn line(&mut self) -> String {
         let stdout = self.stdout.as_mut().expect("stdout");
         let mut line = Vec::new();
@@ -172,7 +188,7 @@ impl Running {
                 let mut waiting = [PollFd::new(stdout.get_ref().as_fd(), PollFlags::POLLIN)];
                 let patience = PollTimeout::try_from(PATIENCE).expect("some seconds");
                 let arrived = poll(&mut waiting, patience).expect("poll");
-                assert_ne!(arrived, 0, "waited in vain for a line of COMMAND's");
+                assert_ne!(arrived, 0, "waited in vain for a line from COMMAND");
             }
             let there = stdout.fill_buf().expect("a line");
             let end = there.iter().position(|byte| *byte == b'\n').map(|at| at + 1);
@@ -201,7 +217,7 @@ impl Running {
         let status = self.process.wait();
         let text = |collected: Option<JoinHandle<String>>| {
             collected.map_or_else(String::new, |thread| {
-                eventually("nobody holds the output any more", || {
+                eventually("all writers have closed the output", || {
                     thread.is_finished().then_some(())
                 });
                 thread.join().expect("output")
@@ -214,14 +230,14 @@ impl Running {
 /// A launcher whose tunnel is up and whose COMMAND waits.
 pub struct Held {
     pub running: Running,
-    /// What COMMAND sees as `REDIS_URL`.
+    /// The value of `REDIS_URL` in COMMAND's environment.
     pub url: String,
     /// The tunnel's local port.
     pub port: u16,
 }
 
 impl Held {
-    /// An authenticated client at the tunnel.
+    /// A client of the tunnel that has logged in.
     pub fn client(&self) -> Client {
         Client::connect(self.port, PASSWORD)
     }
@@ -231,7 +247,7 @@ impl Held {
         self.open().stream.into_inner()
     }
 
-    /// A client at the tunnel that has said nothing.
+    /// A client of the tunnel that has sent nothing.
     pub fn open(&self) -> Client {
         Client::open(self.port)
     }
@@ -241,40 +257,39 @@ impl Held {
     }
 }
 
-/// A launcher for which the file `hosts`, with `content`, is /etc/hosts; `None` as
-/// [`with_mounted`].
+/// Writes `content` to the file `hosts`; returns a launcher that sees this file as /etc/hosts, or
+/// `None` like [`with_mounted`].
 pub fn with_hosts(hosts: &Path, content: &str) -> Option<Launcher> {
     fs::write(hosts, content).unwrap();
     with_mounted(hosts, "/etc/hosts", ["sh", "-c", HOLD])
 }
 
-/// A launcher with the command line `words`, for which the file or folder `what` is at `place`, in
-/// a mount namespace of its own; `None`, said aloud, where that is not allowed.
+/// A launcher with the command line `words` that sees the file or folder `what` at `place`, in a
+/// mount namespace of its own. If that is not allowed, prints that the test is skipped and returns
+/// `None`.
 pub fn with_mounted<const N: usize>(
     what: &Path,
     place: &str,
     words: [&str; N],
 ) -> Option<Launcher> {
     let script = format!("mount --bind '{}' {place} && exec \"$0\" \"$@\"", what.display());
-    let unshare = ["--mount", "sh", "-c", &script];
-    let allowed = Command::new("unshare").args(unshare).arg("true").stderr(Stdio::null()).status();
-    if !allowed.is_ok_and(|status| status.success()) {
-        super::skip("unshare may not make a mount namespace here");
-        return None;
-    }
-    Some(Launcher::of("unshare", unshare.into_iter().chain([BINARY]).chain(words)))
+    unshared(&["--mount", "sh", "-c", &script], &words)
 }
 
-/// A launcher that is pid 1 of a pid namespace of its own, with a shell script as COMMAND; `None`,
-/// said aloud, where that is not allowed.
+/// A launcher that is pid 1 of a pid namespace of its own, with a shell script as COMMAND. If that
+/// is not allowed, prints that the test is skipped and returns `None`.
 pub fn as_pid_1(script: &str) -> Option<Launcher> {
-    let words = ["--pid", "--fork", "--mount-proc", "--kill-child"];
-    let allowed = Command::new("unshare").args(words).arg("true").stderr(Stdio::null()).status();
+    unshared(&["--pid", "--fork", "--mount-proc", "--kill-child"], &["sh", "-c", script])
+}
+
+/// A launcher with the command line `words` that unshare(1) starts with these options.
+fn unshared(options: &[&str], words: &[&str]) -> Option<Launcher> {
+    let allowed = Command::new("unshare").args(options).arg("true").stderr(Stdio::null()).status();
     if !allowed.is_ok_and(|status| status.success()) {
-        super::skip("unshare may not make a pid namespace here");
+        super::skip(&format!("unshare {} is not allowed here", options[0]));
         return None;
     }
-    Some(Launcher::of("unshare", words.iter().copied().chain([BINARY, "sh", "-c", script])))
+    Some(Launcher::of("unshare", [options, &[BINARY], words].concat()))
 }
 
 /// The port in a local URL.
@@ -283,14 +298,14 @@ pub fn port_of(url: &str) -> u16 {
     port.unwrap_or_else(|| panic!("no local URL: {url}"))
 }
 
-/// Sends signal `number`, real-time ones included, to a process.
+/// Sends the signal with this number, which may be a real-time signal.
 pub fn send_signal(pid: i32, number: i32) {
     // SAFETY: kill(2) touches no memory.
     let sent = unsafe { nix::libc::kill(pid, number) };
     assert_eq!(sent, 0, "signal {number} to {pid}");
 }
 
-/// The values of `key` in the lines of a log that are about `event`.
+/// The values of `key` in a log's lines with this event.
 pub fn logged(log: &str, event: &str, key: &str) -> Vec<String> {
     log.lines()
         .filter(|line| line.contains(&format!(" at={event} ")))
@@ -304,8 +319,8 @@ pub fn logged(log: &str, event: &str, key: &str) -> Vec<String> {
         .collect()
 }
 
-/// Like [`logged`], for warnings that the launcher summarises: a line with a `count` stands for so
-/// many warnings.
+/// Like [`logged`], for warnings that the launcher summarises: repeats the value of a line as often
+/// as its `count` says.
 pub fn warned(log: &str, event: &str, key: &str) -> Vec<String> {
     let counts = logged(log, event, "count").into_iter().map(|count| count.parse().unwrap_or(1));
     let values = logged(log, event, key).into_iter().zip(counts);

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-/// A page without its blocks of code, fenced or indented, and without code in its lines.
+/// The text of a page without code, which may be fenced, indented or within a line.
 fn prose(page: &str) -> String {
     let (mut prose, mut fenced, mut after_blank) = (String::new(), false, true);
     for line in page.lines() {
@@ -26,14 +26,14 @@ fn prose(page: &str) -> String {
     prose
 }
 
-/// Where the links of a page lead, `[words](target)`, those to other sites left out.
+/// The targets of a page's links, `[words](target)`, except links to other sites.
 pub fn targets(page: &str) -> Vec<String> {
     let prose = prose(page);
     let targets = prose.split("](").skip(1).map(|behind| behind.split(')').next().unwrap());
     targets.filter(|target| !target.contains("://")).map(str::to_owned).collect()
 }
 
-/// The names by which a page's headings can be linked to, as GitHub makes them.
+/// The anchors that GitHub creates for a page's headings.
 pub fn anchors(page: &str) -> Vec<String> {
     let mut anchors: Vec<String> = Vec::new();
     let mut fenced = false;
@@ -52,8 +52,8 @@ pub fn anchors(page: &str) -> Vec<String> {
     anchors
 }
 
-/// Looks where the links of `pages`, as paths from `root`, lead: how many there are, and those that
-/// lead nowhere, each as `page: [words](target)` would be found.
+/// Checks the links of `pages`, which are paths in `root`. Returns the number of links, and the
+/// broken links with their pages.
 pub fn check(root: &Path, pages: &[String]) -> (usize, Vec<String>) {
     let (mut links, mut broken) = (0, Vec::new());
     for page in pages {

@@ -1,6 +1,6 @@
-//! Real servers, the real launcher, and bounded waits for the tests.
+//! What the tests share: real servers, the real launcher, and waits with a time limit.
 
-#![allow(dead_code)] // Each test file uses its own part.
+#![allow(dead_code)] // No test file uses all of it.
 
 pub mod dist;
 pub mod figures;
@@ -19,6 +19,8 @@ pub mod status;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -26,20 +28,21 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigHandler, Signal};
 
-/// How long anything may take before a test fails: far more than it does.
+/// A test fails if anything takes longer, which is far longer than usual. Timeouts that must not
+/// expire during a test are twice as long.
 pub const PATIENCE: Duration = Duration::from_secs(30);
-/// Between two looks at a condition.
+/// Between two checks of a condition.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// Waits until `condition` yields something.
+/// Waits until `condition` returns a value.
 ///
 /// # Panics
-/// When it does not within [`PATIENCE`].
+/// If it returns none within [`PATIENCE`].
 pub fn eventually<T>(what: &str, condition: impl FnMut() -> Option<T>) -> T {
     eventually_within(PATIENCE, what, condition)
 }
 
-/// Like [`eventually`], for what takes longer by design.
+/// Like [`eventually`], for conditions that take longer by design.
 pub fn eventually_within<T>(
     patience: Duration,
     what: &str,
@@ -55,7 +58,7 @@ pub fn eventually_within<T>(
     }
 }
 
-/// A process that does not outlive the test.
+/// A process that is killed when the test ends.
 pub struct Process(pub Child);
 
 impl Process {
@@ -72,15 +75,15 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // It may have ended already; then there is nothing to do.
+        // The process may have ended already.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// A port `p` with `p + 1` free as well, for a plaintext server and TLS next to it. Both are below
-/// those that the kernel picks (ip_local_port_range in ip(7)), so that nobody gets them while a
-/// server is restarted.
+/// A port `p`, for plaintext, where `p + 1` is free as well, for TLS. Until this process ends, no
+/// other test gets these ports, even while no server listens on them: this process claims them, and
+/// they are below the ports that the kernel chooses (ip_local_port_range in ip(7)).
 pub fn two_free_ports() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     eventually("two neighbouring free ports", || {
@@ -88,15 +91,17 @@ pub fn two_free_ports() -> u16 {
         let start = (std::process::id() % 9_000) as u16 * 2;
         let port = 10_000 + start.wrapping_add(step) % 20_000;
         let _first = TcpListener::bind(("127.0.0.1", port)).ok()?;
-        let _second = TcpListener::bind(("127.0.0.1", port.checked_add(1)?)).ok()?;
+        let _second = TcpListener::bind(("127.0.0.1", port + 1)).ok()?;
+        let claim = SocketAddr::from_abstract_name(format!("start-stunnel-tests-{port}")).unwrap();
+        std::mem::forget(UnixListener::bind_addr(&claim).ok()?);
         Some(port)
     })
 }
 
-/// Has a program find the signals from terminals with their default action, however the tests were
-/// started: a script's background job, or what nohup(1) runs, ignores some, and hands that on.
+/// Restores the default action of the signals that terminals send. Background jobs of scripts and
+/// programs under nohup(1) ignore some of them, and so would every program that they start.
 pub fn heed_signals(command: &mut Command) {
-    // SAFETY: signal(2) is async-signal-safe, and the default action is no handler of ours.
+    // SAFETY: signal(2) is async-signal-safe, and the default action runs no code of ours.
     unsafe {
         command.pre_exec(|| {
             for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT] {
@@ -107,27 +112,27 @@ pub fn heed_signals(command: &mut Command) {
     }
 }
 
-/// Says that the running test is skipped, and why. bin/test counts these lines, so they are written
-/// past the test harness, which hides what a successful test prints.
+/// Prints why the running test is skipped. bin/test counts these lines, so we bypass the test
+/// harness, which hides the output of successful tests.
 pub fn skip(reason: &str) {
     let line = format!("skipped: {reason}\n");
     std::io::stderr().write_all(line.as_bytes()).unwrap();
 }
 
-/// Reads to the end and says how it came.
+/// Reads to the end; returns all bytes and the error that ended the stream.
 pub fn rest(stream: &mut impl Read) -> (Vec<u8>, Option<ErrorKind>) {
     let mut all = Vec::new();
     let error = stream.read_to_end(&mut all).err().map(|error| error.kind());
     (all, error)
 }
 
-/// Makes closing a stream send a reset.
+/// Makes the close of a stream send a reset.
 pub fn reset(stream: &TcpStream) {
     socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO)).unwrap();
 }
 
-/// libfaketime, by which the clock can be made to jump while a program runs; `None`, said aloud,
-/// without.
+/// The file of libfaketime, which changes a program's clock. Without it, prints that the test is
+/// skipped and returns `None`.
 pub fn faketime() -> Option<&'static str> {
     const LIBRARIES: [&str; 2] = [
         "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1",
@@ -135,12 +140,12 @@ pub fn faketime() -> Option<&'static str> {
     ];
     let found = LIBRARIES.into_iter().find(|path| std::path::Path::new(path).exists());
     if found.is_none() {
-        skip("there is no libfaketime here");
+        skip("libfaketime is missing");
     }
     found
 }
 
-/// What release.conf says of `name`.
+/// The value of a setting in release.conf.
 pub fn release_setting(name: &str) -> String {
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/release.conf");
     let settings = std::fs::read_to_string(file).unwrap();

@@ -1,16 +1,16 @@
-//! A small RESP client, to see each byte of a reply.
+//! A small RESP client, which shows replies exactly as they were sent.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 
 use super::PATIENCE;
 
-/// A connection to Redis, direct or through the tunnel.
+/// A connection to Redis, directly or through the tunnel.
 pub struct Client {
     pub stream: BufReader<TcpStream>,
 }
 
-/// A reply, as RESP2 has them.
+/// A reply in RESP2.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reply {
     Line(String),
@@ -30,7 +30,7 @@ impl Reply {
 }
 
 impl Client {
-    /// Connects to a port of 127.0.0.1 without saying a word.
+    /// Connects to a port of 127.0.0.1, and sends nothing.
     pub fn open(port: u16) -> Client {
         Client::open_to("127.0.0.1", port)
     }
@@ -43,7 +43,7 @@ impl Client {
         Client { stream: BufReader::new(stream) }
     }
 
-    /// Connects and authenticates.
+    /// Connects and logs in.
     pub fn connect(port: u16, password: &str) -> Client {
         Client::connect_to("127.0.0.1", port, password)
     }
@@ -98,7 +98,7 @@ impl Client {
     }
 }
 
-/// A request as Redis takes it.
+/// A request in RESP.
 pub fn request(words: &[&[u8]]) -> Vec<u8> {
     let mut request = format!("*{}\r\n", words.len()).into_bytes();
     for word in words {

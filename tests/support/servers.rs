@@ -12,10 +12,10 @@ use super::resp::{Client, Reply};
 use super::slow_link::SlowLink;
 use super::{Process, eventually, two_free_ports};
 
-/// The password of every test's Redis.
+/// The password of Redis in all tests.
 pub const PASSWORD: &str = "s3cret-password";
 
-/// Who speaks TLS in front of the data.
+/// The program that speaks TLS for Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Front {
     /// `redis-server` itself.
@@ -26,40 +26,40 @@ pub enum Front {
 
 pub const FRONTS: [Front; 2] = [Front::Redis, Front::Stunnel];
 
-/// How a server is to be; by default with a self-signed certificate, and for any client.
+/// The options of a server. By default it has a self-signed certificate, and accepts any client.
 #[derive(Clone, Copy, Default)]
 pub struct Options<'a> {
     pub certificate: Option<&'a Certificate>,
-    /// Clients must have a certificate of this CA.
+    /// Clients need a certificate of this CA.
     pub client_ca: Option<&'a Certificate>,
-    /// The TLS versions that it speaks, as `redis-server` takes them: `TLSv1.2`.
+    /// Its TLS versions in the form of `redis-server`, such as `TLSv1.2`.
     pub protocols: Option<&'a str>,
-    /// Further words of its command line.
+    /// More options of `redis-server`.
     pub words: &'a [&'a str],
-    /// A user beside the default one, and its password.
+    /// A user beside the default user, and that user's password.
     pub user: Option<(&'a str, &'a str)>,
-    /// It runs on the host at the other end.
+    /// Runs it on the host at the other end of this link.
     pub link: Option<&'a SlowLink>,
-    /// The address of this machine where it listens; by default 127.0.0.1.
+    /// The address on which it listens (default: 127.0.0.1).
     pub address: Option<&'a str>,
 }
 
-/// Connections that Redis has beside the one that asks.
+/// The number of connections to Redis, without `direct`.
 pub fn connections(direct: &mut Client) -> usize {
     clients(direct).lines().count() - 1
 }
 
-/// Redis's list of its clients, one a line.
+/// Redis's list of its clients, with one line per client.
 pub fn clients(direct: &mut Client) -> String {
     text_of(direct.ask(&["CLIENT", "LIST"]))
 }
 
-/// Idle connections of the pool: those that were reset and have no user.
+/// The number of the pool's idle connections, whose last command was RESET.
 pub fn idle_connections(direct: &mut Client) -> usize {
     clients(direct).lines().filter(|line| line.contains(" cmd=reset ")).count()
 }
 
-/// Connections that Redis has accepted since its start, the asking one included.
+/// The number of connections that Redis has accepted since its start, including `direct`.
 pub fn accepted(direct: &mut Client) -> usize {
     info(direct, "stats", "total_connections_received").expect("a number")
 }
@@ -73,7 +73,7 @@ pub fn calls(direct: &mut Client, command: &str) -> usize {
     line.unwrap_or(0)
 }
 
-/// A number in Redis's description of itself.
+/// A number in the reply to INFO.
 pub fn info(direct: &mut Client, section: &str, field: &str) -> Option<usize> {
     let info = text_of(direct.ask(&["INFO", section]));
     info.lines().find_map(|line| line.strip_prefix(&format!("{field}:"))?.parse().ok())
@@ -88,12 +88,12 @@ fn text_of(reply: Reply) -> String {
 
 /// A Redis with plaintext on `port` and TLS on `port + 1`.
 pub struct Server {
-    /// Where it listens: 127.0.0.1, unless a link leads to it.
+    /// The address on which it listens.
     pub address: String,
     pub port: u16,
     front: Front,
     folder: TempDir,
-    /// As they were started: Redis first.
+    /// The commands that started the processes; the first one is `redis-server`.
     commands: Vec<Command>,
     processes: Vec<Process>,
 }
@@ -117,16 +117,16 @@ impl Server {
     }
 
     pub fn start_with(front: Front, options: Options<'_>) -> Server {
-        // The ports may be gone again by the time the servers bind them: then others are tried.
+        // If another program takes the ports first, try others.
         eventually("a server starts", || Server::try_start(front, two_free_ports(), options))
     }
 
-    /// `None` when the ports are taken.
+    /// `None` if the ports are taken.
     pub fn start_on(front: Front, port: u16) -> Option<Server> {
         Server::try_start(front, port, Options::default())
     }
 
-    /// Like `start_on`, for a server that is not the default one.
+    /// Like `start_on`, with options.
     pub fn try_start(front: Front, port: u16, options: Options<'_>) -> Option<Server> {
         let folder = tempfile::tempdir().unwrap();
         let address = options.link.map(|link| link.address.as_str()).or(options.address);
@@ -205,15 +205,14 @@ impl Server {
         self.commands.push(command);
     }
 
-    /// Waits until both ports answer; `false` when a server gave up.
+    /// Waits until both ports answer. `false` if a process has ended instead.
     pub fn answers(&mut self) -> bool {
         let (address, ports) = (self.address.clone(), [self.port, self.tls_port()]);
         eventually("the servers answer", || {
             if self.processes.iter_mut().any(|process| process.0.try_wait().unwrap().is_some()) {
                 return Some(false);
             }
-            // Redis listens before it is ready, and may still give up then: its first answer
-            // counts.
+            // Redis listens before it is ready, and may still fail. Wait for its first answer.
             let mut redis = TcpStream::connect((address.as_str(), ports[0])).ok()?;
             redis.write_all(b"PING\r\n").ok()?;
             redis.read_exact(&mut [0; 1]).ok()?;
@@ -230,12 +229,12 @@ impl Server {
         self.processes[0].pid()
     }
 
-    /// Kills its `redis-server`, and starts it anew after some time; does not wait until it
+    /// Kills its `redis-server`, and starts it again after some time. Does not wait until it
     /// answers.
     pub fn restart(&mut self, away: Duration) {
         self.processes[0].0.kill().unwrap();
         self.processes[0].wait();
-        std::thread::sleep(away); // How long it is away: what the caller wants to see.
+        std::thread::sleep(away); // The outage that the caller wants.
         self.processes[0] = Process(self.commands[0].spawn().unwrap());
     }
 
@@ -245,18 +244,18 @@ impl Server {
         self.processes[0].wait();
     }
 
-    /// Starts it anew, and waits until it answers.
+    /// Starts it again, and waits until it answers.
     pub fn start_again(&mut self) {
         self.processes[0] = Process(self.commands[0].spawn().unwrap());
         assert!(self.answers(), "it starts again");
     }
 
-    /// The URL by which an app knows it.
+    /// The URL that an app gets.
     pub fn url(&self) -> String {
         format!("redis://default:{PASSWORD}@{}:{}/0", self.address, self.port)
     }
 
-    /// A client that asks it directly, in plaintext.
+    /// A client with a direct plaintext connection.
     pub fn direct(&self) -> Client {
         Client::connect_to(&self.address, self.port, PASSWORD)
     }

@@ -1,4 +1,4 @@
-//! A link to another host, with delay and loss, that can be cut: `slow-link`.
+//! A link to another host, with delay and loss, that a test can cut. The program is `slow-link`.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
@@ -8,20 +8,20 @@ use super::Process;
 
 const PROGRAM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/slow-link");
 
-/// See the module's description.
+/// A link, which exists until this is dropped.
 pub struct SlowLink {
-    /// The network namespace that stands for the other host.
+    /// The network namespace that acts as the other host.
     pub namespace: String,
     /// The other host's address.
     pub address: String,
-    /// It ends when this is closed, and takes devices and namespace along.
+    /// The program removes devices and namespace when this is closed.
     orders: Option<ChildStdin>,
     answers: BufReader<ChildStdout>,
     process: Process,
 }
 
 impl SlowLink {
-    /// `None`, said aloud, where no such link can be made.
+    /// If a link is impossible here, prints that the test is skipped and returns `None`.
     pub fn make(options: &[&str]) -> Option<SlowLink> {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -38,7 +38,7 @@ impl SlowLink {
             let reason = String::from_utf8_lossy(&output.stderr);
             let reason = reason.lines().last().unwrap_or_default();
             super::skip(&format!(
-                "no network namespace with a TUN device can be made here ({reason})"
+                "a network namespace with a TUN device is impossible here ({reason})"
             ));
             return None;
         }
@@ -47,7 +47,8 @@ impl SlowLink {
         Some(SlowLink { namespace, address, orders, answers, process })
     }
 
-    /// Has the link changed: "cut", "mend", "loss 5", "delay 100".
+    /// Changes the link. The orders are "cut", "mend", and for example "loss 5" (in percent) and
+    /// "delay 100" (in milliseconds).
     pub fn order(&mut self, order: &str) {
         writeln!(self.orders.as_mut().unwrap(), "{order}").unwrap();
         let mut done = String::new();
@@ -55,7 +56,7 @@ impl SlowLink {
         assert_eq!(done, "done\n");
     }
 
-    /// A program that runs on the other host.
+    /// A command that runs a program on the other host.
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.namespace, program]);

@@ -1,12 +1,12 @@
-//! The commands and configuration that the pages of the manual show, so that tests run exactly
-//! these.
+//! The commands and configurations on the pages of the manual, so that tests use exactly what the
+//! pages show.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
-/// A file of this repository.
+/// The text of a file in this repository.
 pub fn page(name: &str) -> String {
     fs::read_to_string(Path::new(ROOT).join(name)).unwrap()
 }
@@ -19,7 +19,8 @@ fn pages() -> Vec<PathBuf> {
     docs.chain([Path::new(ROOT).join("README.md")]).collect()
 }
 
-/// The indented block after the comment `<!-- walkthrough: MARKER -->`, which exactly one page has.
+/// The indented block after the comment `<!-- walkthrough: MARKER -->`, which must be on just one
+/// page.
 pub fn snippet(marker: &str) -> String {
     let comment = format!("<!-- walkthrough: {marker} -->\n");
     let pages: Vec<String> = pages().iter().map(|page| fs::read_to_string(page).unwrap()).collect();
@@ -33,7 +34,7 @@ pub fn snippet(marker: &str) -> String {
     text
 }
 
-/// `text` with the examples in it replaced by this test's values; each example must be there.
+/// Replaces examples in `text` by this test's values. The text must contain each example.
 pub fn with_ours(text: &str, ours: &[(&str, &str)]) -> String {
     ours.iter().fold(text.to_owned(), |text, (example, ours)| {
         assert!(text.contains(example), "{example} in\n{text}");
@@ -41,7 +42,7 @@ pub fn with_ours(text: &str, ours: &[(&str, &str)]) -> String {
     })
 }
 
-/// The value that `--check` prints for the setting `name`, on a line of its own.
+/// The value of the setting `name` that `--check` prints on a line of its own.
 pub fn printed(table: &str, name: &str) -> String {
     let setting = format!("{name}=");
     let mut values = table.lines().filter_map(|line| line.trim().strip_prefix(&setting));

@@ -1,0 +1,153 @@
+//! Faults of the launcher and its machine.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::thread;
+use std::time::Duration;
+
+use nix::libc;
+
+use crate::support::launcher::{BINARY, Launcher, send_signal};
+use crate::support::proc::{command_of, cpu_ticks, descriptors, is_alive, state};
+use crate::support::resp::{Client, Reply};
+use crate::support::servers::{Front, PASSWORD, Server, connections};
+use crate::support::{eventually, faketime};
+use crate::{HOLD_TWO, Scene, fault};
+
+/// A launcher that a shell starts by this line, which contains `"$0" "$@"` as its command.
+fn by_shell(line: &str) -> Launcher {
+    Launcher::of("sh", ["-c", line, BINARY, "sh", "-c", HOLD_TWO])
+}
+
+#[test]
+fn no_descriptor_is_left() {
+    fault!("no file descriptor is left (`ulimit -n 65`)");
+    let server = Server::start(Front::Redis);
+    // A connection takes two descriptors. With one left, the launcher would accept a connection and
+    // then fail, instead of letting it wait. A limit of 65 leaves none.
+    let launcher = by_shell("ulimit -n 65; exec \"$0\" \"$@\"");
+    let mut scene = Scene::with(launcher, &server.url());
+    let mut clients: Vec<Client> = (0..80).map(|_| scene.held.open()).collect();
+    for client in &mut clients {
+        client.send(&["AUTH", PASSWORD]);
+    }
+    eventually("the descriptors are used up", || (descriptors(scene.pid()) >= 64).then_some(()));
+    let before = cpu_ticks(scene.pid());
+    thread::sleep(Duration::from_secs(1)); // The time over which spinning would show.
+    let used = cpu_ticks(scene.pid()) - before;
+    assert!(used < 50, "{used} of 100 ticks were spent on waiting");
+    scene.others_go_on();
+    // Clients that found no descriptor may be reset. Later ones are served.
+    drop(clients);
+    eventually("a new client is served", || {
+        let answer = scene.held.open().try_ask(&["AUTH", PASSWORD]);
+        (answer.ok()? == Reply::line("+OK")).then_some(())
+    });
+    let log = scene.aftermath();
+    assert!(log.contains("at=accept-failed") || log.contains("at=connection-failed"), "{log}");
+    assert!(log.contains("raise the limit on open files"), "{log}");
+}
+
+#[test]
+fn clock_jumps() {
+    fault!("the clock jumps, by a day or by ten years");
+    let Some(library) = faketime() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let clock = folder.path().join("clock");
+    fs::write(&clock, "+0").unwrap();
+    let server = Server::start(Front::Redis);
+    let launcher = Launcher::script(&format!("unset LD_PRELOAD; {HOLD_TWO}"))
+        .env("LD_PRELOAD", library)
+        .env("FAKETIME_TIMESTAMP_FILE", &clock)
+        .env("FAKETIME_NO_CACHE", "1")
+        // The library reads the file from inside the launcher.
+        .env("STUNNEL_SANDBOX", "off")
+        // A correction of the clock does not change the monotonic clock.
+        .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+    let mut scene = Scene::with(launcher, &server.url());
+    let mut client = scene.held.client();
+    for jump in ["+1d", "-1d", "+10y", "-10y", "+0"] {
+        fs::write(&clock, jump).unwrap();
+        assert_eq!(client.ask(&["PING"]), Reply::line("+PONG"), "{jump}");
+        assert_eq!(scene.held.client().ask(&["PING"]), Reply::line("+PONG"), "{jump}");
+        scene.others_go_on();
+    }
+    drop(client);
+    let log = scene.aftermath();
+    let years: Vec<&str> = log
+        .lines()
+        .filter(|line| line.contains("at=connection-closed"))
+        .map(|line| &line[3..7])
+        .collect();
+    assert!(years.iter().any(|year| *year != years[0]), "the clock did jump: {years:?}");
+}
+
+#[test]
+fn launcher_is_stopped_for_longer_than_the_connect_timeout() {
+    fault!("the launcher is stopped for longer than the connect timeout, and continued");
+    let server = Server::start(Front::Redis);
+    let scene = Scene::new(&server.url());
+    let mut client = scene.held.client();
+    let mut subscriber = scene.held.client();
+    subscriber.ask(&["SUBSCRIBE", "news"]);
+    scene.held.running.signal(libc::SIGSTOP);
+    eventually("it is stopped", || (state(scene.pid()) == 'T').then_some(()));
+    client.send(&["ECHO", "asked meanwhile"]);
+    let mut late = scene.held.open();
+    late.send(&["AUTH", PASSWORD]);
+    assert_eq!(server.direct().ask(&["PUBLISH", "news", "published meanwhile"]), Reply::line(":1"));
+    thread::sleep(Duration::from_secs(11)); // The fault itself; the default timeout is 10 s.
+    scene.held.running.signal(libc::SIGCONT);
+    assert_eq!(client.reply().unwrap(), Reply::bulk("asked meanwhile"));
+    assert_eq!(late.reply().unwrap(), Reply::line("+OK"));
+    let news = ["message", "news", "published meanwhile"].map(Reply::bulk).to_vec();
+    assert_eq!(subscriber.reply().unwrap(), Reply::Array(news));
+    drop((client, subscriber, late));
+    scene.aftermath();
+}
+
+/// Checks that 300 connections work while the launcher logs each of them to this redirection.
+fn works_with_its_log(redirection: &str) {
+    let server = Server::start(Front::Redis);
+    let launcher = by_shell(&format!("exec \"$0\" \"$@\" {redirection}"));
+    let scene = Scene::with(launcher.env("STUNNEL_LOGLEVEL", "debug"), &server.url());
+    for _ in 0..300 {
+        assert_eq!(scene.held.client().ask(&["PING"]), Reply::line("+PONG"));
+    }
+    scene.aftermath();
+}
+
+#[test]
+fn log_cannot_be_written() {
+    fault!("the disk of the log is full");
+    works_with_its_log("2>/dev/full");
+    fault!("stderr is closed");
+    works_with_its_log("2>&-");
+}
+
+#[test]
+fn nobody_reads_the_log() {
+    fault!("nobody reads the log");
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    // The pipe has a reader that never reads.
+    let _reader = fs::File::options().read(true).write(true).open(&pipe).unwrap();
+    works_with_its_log(&format!("2>{}", pipe.display()));
+}
+
+#[test]
+fn launcher_is_killed() {
+    fault!("the launcher is killed outright (SIGKILL)");
+    let server = Server::start(Front::Redis);
+    let held = Launcher::hold(&server.url());
+    let mut client = held.client();
+    let command = command_of(held.running.pid());
+    send_signal(held.running.pid(), libc::SIGKILL);
+    let gone = client.reply().expect_err("the connection is gone").kind();
+    assert!(matches!(gone, ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset), "{gone:?}");
+    eventually("COMMAND has had its SIGTERM", || (!is_alive(command)).then_some(()));
+    eventually("Redis has lost the connection", || {
+        (connections(&mut server.direct()) == 0).then_some(())
+    });
+}

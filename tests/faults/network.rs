@@ -1,0 +1,179 @@
+//! Faults of the name and of the network.
+
+use std::fs;
+use std::io::{ErrorKind, Write};
+use std::net::TcpListener;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::time::Duration;
+
+use nix::libc;
+use socket2::{Socket, TcpKeepalive};
+
+use crate::support::eventually;
+use crate::support::launcher::{logged, with_hosts};
+use crate::support::peer::Peer;
+use crate::support::proc::sockets_of;
+use crate::support::resp::Reply;
+use crate::support::rest;
+use crate::support::servers::{Front, Options, Server, info};
+use crate::support::slow_link::SlowLink;
+use crate::{Scene, fault};
+
+#[test]
+fn name_is_not_found_then_it_is() {
+    fault!("its name does not resolve; then it does");
+    let folder = tempfile::tempdir().unwrap();
+    let hosts = folder.path().join("hosts");
+    let Some(launcher) = with_hosts(&hosts, "127.0.0.1 localhost\n") else { return };
+    let peer = Peer::tls(|mut tls| tls.write_all(b"here").unwrap());
+    let held = launcher.redis(&format!("rediss://redis.test:{}", peer.port)).start_held();
+    for _ in 0..3 {
+        assert_eq!(rest(&mut held.tcp()), (vec![], None));
+    }
+    fs::write(&hosts, "127.0.0.1 redis.test\n").unwrap();
+    assert_eq!(rest(&mut held.tcp()).0, b"here");
+    let log = held.finish().stderr;
+    let errors = logged(&log, "connection-failed", "error");
+    assert!(errors.len() == 3 && errors[0].contains("name look-up failed"), "{errors:?}");
+    assert!(logged(&log, "connection-failed", "hint")[0].contains("check the host in REDIS_URL"));
+}
+
+#[test]
+fn one_live_address_of_a_name_is_enough() {
+    fault!("its name has a dead address and a live one");
+    let folder = tempfile::tempdir().unwrap();
+    let hosts = folder.path().join("hosts");
+    let Some(mut link) = SlowLink::make(&[]) else { return };
+    link.order("cut");
+    // The first refuses, the second discards every packet, the third lives.
+    let addresses =
+        format!("127.0.0.3 redis.test\n{} redis.test\n127.0.0.2 redis.test\n", link.address);
+    let Some(launcher) = with_hosts(&hosts, &addresses) else { return };
+    let live = TcpListener::bind(("127.0.0.2", 0)).unwrap();
+    let port = live.local_addr().unwrap().port();
+    let _live = Peer::tls_on(live, |mut tls| tls.write_all(b"alive").unwrap());
+    let held = launcher.redis(&format!("rediss://redis.test:{port}")).start_held();
+    for _ in 0..3 {
+        assert_eq!(rest(&mut held.tcp()).0, b"alive");
+    }
+}
+
+/// Listens on the same port of two addresses.
+fn two_listeners() -> [TcpListener; 2] {
+    eventually("a port that is free on both addresses", || {
+        let one = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let port = one.local_addr().unwrap().port();
+        Some([one, TcpListener::bind(("127.0.0.2", port)).ok()?])
+    })
+}
+
+#[test]
+fn fail_over_moves_the_name() {
+    fault!("a fail-over moves the name to another address");
+    let folder = tempfile::tempdir().unwrap();
+    let hosts = folder.path().join("hosts");
+    let Some(launcher) = with_hosts(&hosts, "127.0.0.1 redis.test\n") else { return };
+    let [old, new] = two_listeners();
+    let port = old.local_addr().unwrap().port();
+    let _old = Peer::tls_on(old, |mut tls| tls.write_all(b"old").unwrap());
+    let _new = Peer::tls_on(new, |mut tls| tls.write_all(b"new").unwrap());
+
+    let held = launcher.redis(&format!("rediss://redis.test:{port}")).start_held();
+    assert_eq!(rest(&mut held.tcp()).0, b"old");
+    fs::write(&hosts, "127.0.0.2 redis.test\n").unwrap();
+    assert_eq!(rest(&mut held.tcp()).0, b"new");
+}
+
+/// Calls pidfd_open(2) or pidfd_getfd(2): returns their new descriptor, or `None` if they fail.
+fn pidfd_call(number: libc::c_long, first: i32, second: i32) -> Option<OwnedFd> {
+    // SAFETY: both calls take numbers only, and the new descriptor has no other owner.
+    unsafe {
+        let descriptor = libc::syscall(number, first, second, 0);
+        (descriptor >= 0).then(|| OwnedFd::from_raw_fd(descriptor as i32))
+    }
+}
+
+/// Duplicates of a process's TCP connections to this port.
+fn connections_of(pid: i32, port: u16) -> Vec<Socket> {
+    let process = pidfd_call(libc::SYS_pidfd_open, pid, 0).expect("a pidfd");
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+    descriptors
+        .filter_map(|entry| {
+            let number = entry.unwrap().file_name().to_str()?.parse().ok()?;
+            let copy = pidfd_call(libc::SYS_pidfd_getfd, process.as_raw_fd(), number)?;
+            let socket = Socket::from(copy);
+            (socket.peer_addr().ok()?.as_socket()?.port() == port).then_some(socket)
+        })
+        .collect()
+}
+
+#[test]
+fn redis_vanishes_without_a_word() {
+    fault!("its host vanishes without a word");
+    let Some(mut link) = SlowLink::make(&[]) else { return };
+    let options = Options { link: Some(&link), ..Options::default() };
+    let server = Server::start_with(Front::Redis, options);
+    let mut scene = Scene::new(&server.url());
+    let mut waiting = scene.held.client();
+    waiting.send(&["BLPOP", "nothing", "0"]);
+    let mut idle = scene.held.client();
+    eventually("Redis has the request", || {
+        (info(&mut idle, "clients", "blocked_clients") == Some(1)).then_some(())
+    });
+    // The kernel sends no keepalive probes while bytes are unacknowledged.
+    let upstream = format!(":{:04X}", server.tls_port());
+    eventually("the other host has everything", || {
+        let sockets = sockets_of(scene.pid());
+        let mut ours = sockets.iter().filter(|(_, columns)| columns[2].ends_with(&upstream));
+        ours.all(|(_, columns)| columns[4].starts_with("00000000:")).then_some(())
+    });
+    link.order("cut");
+    // Keepalive takes the manual's two minutes. Shorten it to some seconds for this test.
+    let seconds = Duration::from_secs;
+    let soon = TcpKeepalive::new().with_time(seconds(1)).with_interval(seconds(1));
+    let connections = connections_of(scene.pid(), server.tls_port());
+    assert_eq!(connections.len(), 2);
+    for connection in connections {
+        assert!(connection.keepalive().unwrap());
+        assert_eq!(connection.tcp_keepalive_time().unwrap(), seconds(60));
+        assert_eq!(connection.tcp_keepalive_interval().unwrap(), seconds(15));
+        assert_eq!(connection.tcp_keepalive_retries().unwrap(), 4);
+        connection.set_tcp_keepalive(&soon).unwrap();
+    }
+    for mut client in [waiting, idle] {
+        assert_eq!(client.reply().expect_err("no reply").kind(), ErrorKind::ConnectionReset);
+    }
+    scene.others_go_on();
+    link.order("mend");
+    assert_eq!(scene.held.client().ask(&["PING"]), Reply::line("+PONG"));
+    let log = scene.aftermath();
+    let errors = logged(&log, "connection-closed", "error");
+    assert_eq!(errors.iter().filter(|error| error.contains("timed out")).count(), 2, "{log}");
+}
+
+#[test]
+fn network_is_slow_and_lossy() {
+    fault!("the network loses 5 % and takes 100 ms");
+    let options = ["--delay-ms", "100", "--loss", "5", "--seed", "7"];
+    let Some(link) = SlowLink::make(&options) else { return };
+    let options = Options { link: Some(&link), ..Options::default() };
+    let server = Server::start_with(Front::Redis, options);
+    let scene = Scene::new(&server.url());
+    let value: String = (0..100_000).map(|n: u32| char::from(b'a' + (n % 23) as u8)).collect();
+    std::thread::scope(|scope| {
+        for n in 0..4 {
+            let (mut client, value) = (scene.held.client(), &value);
+            scope.spawn(move || {
+                let key = format!("key {n}");
+                assert_eq!(client.ask(&["SET", &key, value]), Reply::line("+OK"));
+                assert_eq!(client.ask(&["GET", &key]), Reply::bulk(value));
+                let numbers: Vec<String> = (0..50).map(|n| n.to_string()).collect();
+                numbers.iter().for_each(|number| client.send(&["ECHO", number]));
+                for number in &numbers {
+                    assert_eq!(client.reply().unwrap(), Reply::bulk(number));
+                }
+            });
+        }
+    });
+    assert!(!scene.aftermath().contains("connection-failed"));
+}

@@ -1,0 +1,282 @@
+//! Redis, or the stunnel in front of it, does not answer as it should.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use nix::libc;
+
+use crate::support::launcher::{Launcher, logged, send_signal};
+use crate::support::peer::Peer;
+use crate::support::proc::{connections_to, resident_kib};
+use crate::support::resp::{Client, Reply};
+use crate::support::servers::{Front, PASSWORD, Server, connections};
+use crate::support::{eventually, reset, rest, two_free_ports};
+use crate::{HOLD_TWO, KEPT_KIB, Scene, TIMES, all_logged, closed, fault, half, half_a_reply};
+
+const MIB: usize = 1024 * 1024;
+
+#[test]
+fn redis_refuses() {
+    fault!("Redis refuses: nothing listens");
+    let scene = Scene::new(&format!("rediss://127.0.0.1:{}", two_free_ports()));
+    closed(&scene.one_by_one());
+    let error = "TCP connection failed: connection refused";
+    all_logged(&scene.aftermath(), "connection-failed", "error", error);
+}
+
+#[test]
+fn silent_server_is_probed_for_plaintext_only_once() {
+    fault!("it accepts, and stays silent");
+    let silent = Peer::tcp(|mut stream| rest(&mut stream).0.len());
+    // Longer than the launcher waits before it asks a silent server whether it speaks plaintext.
+    let launcher = Launcher::script(HOLD_TWO).env("STUNNEL_CONNECT_TIMEOUT", "5s");
+    let mut scene = Scene::with(launcher, &silent.url());
+    let apps: Vec<_> = (0..TIMES).map(|_| scene.open()).collect();
+    scene.others_go_on();
+    for mut app in apps {
+        assert_eq!(rest(&mut app), (vec![], None));
+    }
+    assert_eq!(silent.accepted(), TIMES + 1);
+    let error = "TLS handshake broke off: timed out";
+    all_logged(&scene.aftermath(), "connection-failed", "error", error);
+}
+
+#[test]
+fn plaintext_server_is_recognised_by_one_probe() {
+    let peer = Peer::tcp(|mut stream| {
+        let mut first = [0; 6];
+        if stream.read_exact(&mut first).is_ok() && first == *b"PING\r\n" {
+            stream.write_all(b"+PONG\r\n").unwrap();
+        }
+        // The launcher may leave first.
+        let _ = rest(&mut stream);
+    });
+    let scene = Scene::new(&peer.url());
+    for (said, _) in scene.all_at_once() {
+        let said = String::from_utf8(said).unwrap();
+        assert!(said.contains("the server speaks no TLS"), "{said}");
+    }
+    assert_eq!(peer.accepted(), TIMES + 1);
+}
+
+/// Lets a server accept no connection beyond the `held` ones and the returned one.
+fn no_more_clients(server: &Server, held: usize) -> Client {
+    let mut direct = server.direct();
+    // The connections that waited for its start may still be open.
+    eventually("only these are left", || (connections(&mut direct) == held).then_some(()));
+    let most = (held + 1).to_string();
+    assert_eq!(direct.ask(&["CONFIG", "SET", "maxclients", &most]), Reply::line("+OK"));
+    direct
+}
+
+#[test]
+fn redis_takes_no_more_clients() {
+    fault!("it takes no more clients (maxclients, a plan's connection limit)");
+    let server = Server::start(Front::Redis);
+    let scene = Scene::new(&server.url());
+    let held: Vec<_> = (0..3).map(|_| scene.held.client()).collect();
+    let direct = no_more_clients(&server, held.len());
+    closed(&scene.one_by_one());
+    drop((held, direct));
+    let log = scene.aftermath();
+    all_logged(&log, "connection-failed", "error", "TLS handshake broke off");
+    let hint = "probably at Redis's client limit (this launcher holds 3 other connections to it";
+    all_logged(&log, "connection-failed", "hint", hint);
+}
+
+#[test]
+fn redis_behind_stunnel_takes_no_more_clients() {
+    fault!("the same, behind stunnel");
+    let server = Server::start(Front::Stunnel);
+    let scene = Scene::new(&server.url());
+    let held: Vec<_> = (0..3).map(|_| scene.held.client()).collect();
+    let direct = no_more_clients(&server, held.len());
+    // Redis resets the connection, because it has not read the request. Then stunnel may lose the
+    // error.
+    let seen = scene.one_by_one();
+    let lost = seen.iter().filter(|(said, _)| said.is_empty()).count();
+    let told = b"-ERR max number of clients reached\r\n";
+    assert!(seen.iter().all(|(said, _)| said.is_empty() || said == told), "{seen:?}");
+    drop((held, direct));
+    let log = scene.aftermath();
+    let hints = logged(&log, "connection-unanswered", "hint");
+    assert_eq!(hints.is_empty(), lost == 0, "{lost} lost: {log}");
+    let expected = "(this launcher holds 3 other connections to it;";
+    assert!(hints.iter().all(|hint| hint.contains(expected)), "{hints:?}");
+}
+
+#[test]
+fn redis_is_down_behind_stunnel() {
+    fault!("it is down behind stunnel");
+    let server = Server::start(Front::Stunnel);
+    let scene = Scene::new(&server.url());
+    send_signal(server.pid(), libc::SIGKILL);
+    eventually("it is gone", || {
+        TcpStream::connect(("127.0.0.1", server.port)).is_err().then_some(())
+    });
+    closed(&scene.one_by_one());
+    let log = scene.aftermath();
+    let hints = logged(&log, "connection-unanswered", "hint");
+    assert!(hints.iter().any(|hint| hint.contains("Redis may be down")), "{log}");
+}
+
+#[test]
+fn reply_that_breaks_off_ends_with_a_reset() {
+    fault!("it resets in the middle of a reply");
+    let resets = Peer::tls(|mut tls| {
+        half_a_reply(&mut tls);
+        // Wait until the app has read the half, because a reset discards unread bytes on Linux.
+        tls.read_exact(&mut [0; 4]).unwrap();
+        reset(tls.get_ref());
+    });
+    fault!("it sends a record that was tampered with");
+    let tampers = Peer::tls(|mut tls| {
+        half_a_reply(&mut tls);
+        tls.read_exact(&mut [0; 4]).unwrap();
+        // An application data record whose authentication fails.
+        tls.get_mut().write_all(b"\x17\x03\x03\x00\x20").unwrap();
+        tls.get_mut().write_all(&[0x55; 32]).unwrap();
+        rest(tls.get_mut());
+    });
+    for (peer, key, expected) in
+        [(resets, "reason", "reset-by-redis"), (tampers, "error", "bad record mac")]
+    {
+        let scene = Scene::new(&peer.url());
+        for _ in 0..TIMES {
+            let mut app = scene.app_with_half_a_reply();
+            app.write_all(b"more").unwrap();
+            assert_eq!(rest(&mut app), (vec![], Some(ErrorKind::ConnectionReset)));
+        }
+        all_logged(&scene.aftermath(), "connection-closed", key, expected);
+    }
+}
+
+#[test]
+fn redis_closes_without_close_notify() {
+    fault!("it closes without close_notify");
+    let peer = Peer::tls(|mut tls| half_a_reply(&mut tls));
+    let scene = Scene::new(&peer.url());
+    for _ in 0..TIMES {
+        assert_eq!(scene.exchange(b"ask!"), (half(), None));
+    }
+    all_logged(&scene.aftermath(), "connection-closed", "reason", "closed");
+}
+
+#[test]
+fn redis_stalls_in_the_middle_of_a_reply() {
+    fault!("it stalls for longer than the idle timeout");
+    let peer = Peer::tls(|mut tls| {
+        half_a_reply(&mut tls);
+        rest(&mut tls)
+    });
+    let launcher = Launcher::holding(&peer.url()).env("STUNNEL_IDLE_TIMEOUT", "4s");
+    let held = launcher.start_held();
+    let mut apps: Vec<_> = (0..TIMES).map(|_| held.tcp()).collect();
+    for app in &mut apps {
+        app.write_all(b"ask!").unwrap();
+    }
+    for app in &mut apps {
+        assert_eq!(rest(app), (half(), None));
+        assert_eq!(peer.result(), (vec![], None), "Redis sees a clean end, too");
+    }
+}
+
+#[test]
+fn redis_reads_nothing() {
+    fault!("it reads nothing while the app pushes 1 GiB");
+    let over = Arc::new(AtomicBool::new(false));
+    let until = over.clone();
+    let peer = Peer::tls(move |_tls| {
+        eventually("the test is over", || until.load(Ordering::Relaxed).then_some(()));
+    });
+    let mut scene = Scene::new(&peer.url());
+    let mut app = scene.open();
+    app.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
+    let chunk = vec![0; MIB];
+    let stalled = (0..1024).find_map(|_| app.write_all(&chunk).err());
+    let stalled = stalled.map(|error| error.kind());
+    assert!(matches!(stalled, Some(ErrorKind::WouldBlock | ErrorKind::TimedOut)), "{stalled:?}");
+    scene.others_go_on();
+    let kib = resident_kib(scene.pid());
+    assert!(kib < scene.kib + KEPT_KIB, "{kib} KiB");
+    // The launcher notices the reset although it is not reading from the app.
+    reset(&app);
+    drop(app);
+    eventually("the connection is given up", || {
+        (scene.is_closed() && connections_to(scene.pid(), &scene.upstreams[1..]) == 0).then_some(())
+    });
+    over.store(true, Ordering::Relaxed);
+    assert!(scene.aftermath().contains("reason=reset-by-app"));
+}
+
+/// Asks until the round is [`OVER`]; returns how many of its connections broke. Stores in `seen`
+/// the round in which it has sent the latest answered request.
+fn keep_asking(name: usize, port: u16, round: &AtomicUsize, seen: &AtomicUsize) -> usize {
+    let (mut lost, mut asked) = (0, 0);
+    let is_over = || round.load(Ordering::Relaxed) == OVER;
+    while !is_over() {
+        let mut client = Client::open(port);
+        let greeted = client.try_ask(&["AUTH", PASSWORD]);
+        if !greeted.is_ok_and(|reply| reply == Reply::line("+OK")) {
+            thread::yield_now();
+            continue;
+        }
+        while !is_over() {
+            asked += 1;
+            let now = round.load(Ordering::Relaxed);
+            let token = format!("client {name} request {asked}");
+            let Ok(reply) = client.try_ask(&["ECHO", &token]) else {
+                lost += 1;
+                break;
+            };
+            assert_eq!(reply, Reply::bulk(&token));
+            seen.store(now, Ordering::Relaxed);
+        }
+    }
+    lost
+}
+
+/// The round that ends the clients.
+const OVER: usize = usize::MAX;
+
+#[test]
+fn redis_restarts_under_two_hundred_busy_connections() {
+    fault!("it restarts under 200 busy connections");
+    const CLIENTS: usize = 200;
+    const RESTARTS: usize = 3;
+    let mut server = Server::start(Front::Redis);
+    let scene = Scene::new(&server.url());
+    let port = scene.held.port;
+    let round = AtomicUsize::new(0);
+    // For each client, the round of its latest answered request.
+    let seen: Vec<_> = (0..CLIENTS).map(|_| AtomicUsize::new(OVER)).collect();
+    let all_busy = |now: usize| {
+        round.store(now, Ordering::Relaxed);
+        eventually("every client has replies", || {
+            seen.iter().all(|seen| seen.load(Ordering::Relaxed) == now).then_some(())
+        });
+    };
+    thread::scope(|scope| {
+        let round = &round;
+        let clients: Vec<_> = seen
+            .iter()
+            .enumerate()
+            .map(|(name, seen)| scope.spawn(move || keep_asking(name, port, round, seen)))
+            .collect();
+        all_busy(1);
+        for restart in 1..=RESTARTS {
+            server.restart(Duration::ZERO);
+            all_busy(1 + restart);
+        }
+        round.store(OVER, Ordering::Relaxed);
+        for client in clients {
+            let lost = client.join().expect("each reply went to its own client");
+            assert_eq!(lost, RESTARTS, "each restart broke each connection once");
+        }
+    });
+    scene.aftermath();
+}
