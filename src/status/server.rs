@@ -379,7 +379,8 @@ mod tests {
         for (page, sentence) in [
             (security, format!("at most {MAX_CONNECTIONS} open connections at a time")),
             (manual, format!("at most {MAX_CONNECTIONS} connections at the same time")),
-            (manual, format!("at most {} KiB, and must arrive within one second", MAX_HEADER_BYTES / 1024)),
+            (manual, format!("at most {} KiB, and must arrive", MAX_HEADER_BYTES / 1024)),
+            (manual, "within one second".to_owned()),
             (manual, format!("may last at most {seconds} seconds")),
         ] {
             let page = page.split_whitespace().collect::<Vec<_>>().join(" ");

@@ -140,7 +140,8 @@ impl AsyncWrite for TlsUpstream {
     /// remains possible.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.close_notify_sent {
-            // After a fatal alert, or a close without close_notify, OpenSSL fails and sends nothing.
+            // After a fatal alert, or a close without close_notify, OpenSSL fails and sends
+            // nothing.
             let _ = ready!(Pin::new(&mut self.tls.stream).poll_shutdown(cx));
             self.close_notify_sent = true;
         }
