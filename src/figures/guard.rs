@@ -92,7 +92,7 @@ impl Arrival {
         self.accepted
     }
 
-    /// Records the wait for the first connection to the server (Redis, or a TLS proxy before Redis).
+    /// Records the wait for the first connection to the server, or to a TLS proxy before Redis.
     pub fn ready(&mut self, now: Instant) {
         if !std::mem::replace(&mut self.is_ready, true) {
             self.figures.state_at(now).counts.connection_wait.observe(now - self.accepted);
