@@ -3,7 +3,7 @@
 mod support;
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::process::Command;
 use std::time::Duration;
@@ -36,6 +36,13 @@ fn full_queue() -> (Socket, Vec<TcpStream>, u16) {
     (socket, fill, address.port())
 }
 
+/// Answers a ClientHello with the fatal alert handshake_failure (RFC 8446 section 6).
+fn answer_with_an_alert(mut stream: TcpStream) -> io::Result<()> {
+    stream.read_exact(&mut [0; 1])?;
+    stream.write_all(&[21, 3, 3, 0, 2, 2, 40])?;
+    stream.read_to_end(&mut Vec::new()).map(drop)
+}
+
 #[test]
 fn each_failure_reason_is_shown_everywhere() {
     let server = Server::start(Front::Redis);
@@ -49,12 +56,7 @@ fn each_failure_reason_is_shown_everywhere() {
     let (_queue, _fill, full) = full_queue();
     let cut = Peer::tcp(drop);
     let silent = Peer::tcp(|mut stream| stream.read_to_end(&mut Vec::new()).map(drop));
-    let alert = Peer::tcp(|mut stream| {
-        // A fatal alert, handshake_failure (RFC 8446 section 6).
-        stream.read_exact(&mut [0; 1]).unwrap();
-        stream.write_all(&[21, 3, 3, 0, 2, 2, 40]).unwrap();
-        stream.read_to_end(&mut Vec::new()).map(drop)
-    });
+    let alert = Peer::tcp(answer_with_an_alert);
     let local = |port| format!("rediss://127.0.0.1:{port}");
     let cases = [
         ("DNS_URL", "dns", "rediss://no-such-host.invalid:6379".to_owned()),

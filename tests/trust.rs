@@ -97,28 +97,38 @@ fn each_server_against_each_level_of_trust() {
         ("a self-signed one", &self_signed, [Pong, Error("self-signed"), Error("self-signed")]),
         ("another CA's", &stranger, [Pong, Error(unknown), Error(unknown)]),
     ];
-    let wrong_pin = Certificate::self_signed(tempfile::tempdir().unwrap().path());
-    for (what, certificate, [none, ca, full]) in table {
-        let server = Server::with_certificate(certificate);
-        let pin = certificate.pin();
-        let hold = |settings: &[(&str, &str)]| {
-            Launcher::holding(&server.url())
-                .env("STUNNEL_CA_FILE", &authority.root.certificate_file)
-                .settings(settings)
-                .start_held()
-        };
-        for (level, expected) in [("none", none), ("ca", ca), ("full", full)] {
-            check(&hold(&[("STUNNEL_VERIFY", level)]), expected, &format!("{what} under {level}"));
-            let pinned = hold(&[("STUNNEL_VERIFY", level), ("STUNNEL_PIN", &pin)]);
-            check(&pinned, expected, &format!("{what} under {level} with its pin"));
-            let wrong = hold(&[("STUNNEL_VERIFY", level), ("STUNNEL_PIN", &wrong_pin.pin())]);
-            let expected =
-                if expected == Pong { Error("key differs from the pin") } else { expected };
-            check(&wrong, expected, &format!("{what} under {level} with another pin"));
-        }
-        let several = format!("{};{pin}", wrong_pin.pin());
-        check(&hold(&[("STUNNEL_PIN", &several)]), Pong, &format!("{what} with two pins"));
+    for (what, certificate, expected) in table {
+        check_each_level(what, certificate, &authority.root, expected);
     }
+}
+
+/// Checks what apps receive from a server with this certificate under each level, without a pin,
+/// with the server's pin and with another pin.
+fn check_each_level(
+    what: &str,
+    certificate: &Certificate,
+    root: &Certificate,
+    [none, ca, full]: [Sees; 3],
+) {
+    let server = Server::with_certificate(certificate);
+    let pin = certificate.pin();
+    let wrong_pin = Certificate::self_signed(tempfile::tempdir().unwrap().path()).pin();
+    let hold = |settings: &[(&str, &str)]| {
+        Launcher::holding(&server.url())
+            .env("STUNNEL_CA_FILE", &root.certificate_file)
+            .settings(settings)
+            .start_held()
+    };
+    for (level, expected) in [("none", none), ("ca", ca), ("full", full)] {
+        check(&hold(&[("STUNNEL_VERIFY", level)]), expected, &format!("{what} under {level}"));
+        let pinned = hold(&[("STUNNEL_VERIFY", level), ("STUNNEL_PIN", &pin)]);
+        check(&pinned, expected, &format!("{what} under {level} with its pin"));
+        let wrong = hold(&[("STUNNEL_VERIFY", level), ("STUNNEL_PIN", &wrong_pin)]);
+        let expected = if expected == Pong { Error("key differs from the pin") } else { expected };
+        check(&wrong, expected, &format!("{what} under {level} with another pin"));
+    }
+    let several = format!("{wrong_pin};{pin}");
+    check(&hold(&[("STUNNEL_PIN", &several)]), Pong, &format!("{what} with two pins"));
 }
 
 #[test]
@@ -340,15 +350,21 @@ fn invalid_trust_settings_fail_at_start_with_a_hint() {
         (vec![("STUNNEL_SERVER_NAME", "no name")], "STUNNEL_SERVER_NAME", "host name"),
     ];
     for (settings, name, problem) in cases {
-        let ended = Launcher::script("echo ran").redis("rediss://h").settings(&settings).run();
-        assert_eq!((ended.code(), ended.stdout.as_str()), (78, ""), "{name}: {}", ended.stderr);
-        assert_eq!(logged(&ended.stderr, "config-error", "var"), [name], "{}", ended.stderr);
-        assert!(ended.stderr.contains(problem), "{problem} in {}", ended.stderr);
+        let log = log_of_refused(&settings);
+        assert_eq!(logged(&log, "config-error", "var"), [name], "{log}");
+        assert!(log.contains(problem), "{problem} in {log}");
         for secret in [&key, &garbled_key, &encrypted] {
             let line = secret.lines().nth(1).unwrap();
-            assert!(!ended.stderr.contains(line), "a key in {}", ended.stderr);
+            assert!(!log.contains(line), "a key in {log}");
         }
     }
+}
+
+/// The log of a launcher that refuses to start with these settings.
+fn log_of_refused(settings: &[(&str, &str)]) -> String {
+    let ended = Launcher::script("echo ran").redis("rediss://h").settings(settings).run();
+    assert_eq!((ended.code(), ended.stdout.as_str()), (78, ""), "{settings:?}: {}", ended.stderr);
+    ended.stderr
 }
 
 #[test]
