@@ -290,6 +290,16 @@ fn with_overlong_serial(certificate: &Certificate) -> String {
     certificate.pem() + &bad
 }
 
+type Settings<'a> = Vec<(&'a str, &'a str)>;
+
+fn ca_file(value: &str) -> Settings<'_> {
+    vec![("STUNNEL_CA_FILE", value)]
+}
+
+fn client<'a>(cert: &'a str, key: &'a str) -> Settings<'a> {
+    vec![("STUNNEL_CLIENT_CERT", cert), ("STUNNEL_CLIENT_KEY", key)]
+}
+
 #[test]
 fn invalid_trust_settings_fail_at_start_with_a_hint() {
     let folder = tempfile::tempdir().unwrap();
@@ -314,14 +324,7 @@ fn invalid_trust_settings_fail_at_start_with_a_hint() {
     let empty = write("empty", "");
     let no_pem = write("no-pem", "hello");
     let missing = path("missing");
-    type Settings<'a> = Vec<(&'a str, &'a str)>;
     let (cert_name, key_name) = ("STUNNEL_CLIENT_CERT", "STUNNEL_CLIENT_KEY");
-    fn ca_file(value: &str) -> Settings<'_> {
-        vec![("STUNNEL_CA_FILE", value)]
-    }
-    fn client<'a>(cert: &'a str, key: &'a str) -> Settings<'a> {
-        vec![("STUNNEL_CLIENT_CERT", cert), ("STUNNEL_CLIENT_KEY", key)]
-    }
     // The settings, the variable that the error must name, and a part of the error.
     let folder_path = path(".");
     let cases: [(Settings<'_>, &str, &str); 19] = [
