@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use openssl::ssl::{NameType, SniError, SslAlert, SslVersion};
 use support::launcher::{HOLD, Held, Launcher, logged, with_hosts};
-use support::peer::{Peer, acceptor, acceptor_builder, s_server};
+use support::peer::{Peer, acceptor_builder, s_server};
 use support::pki::{Authority, Certificate, Kind, Request};
 use support::resp::Reply;
 use support::rest;
@@ -483,54 +483,6 @@ fn a_host_that_ends_with_a_dot_passes_full() {
     assert_eq!(held.client().ask(&["AUTH", PASSWORD]), Reply::line("+OK"));
     let upstream = logged(&held.finish().stderr, "tunnel-up", "upstream").remove(0);
     assert_eq!(upstream, format!("redis.test.:{}", server.tls_port()));
-}
-
-/// A server that no longer answers after this many handshakes.
-fn mute_after(handshakes: usize) -> Peer<()> {
-    let acceptor = acceptor(SslVersion::TLS1_3);
-    Peer::numbered(move |number, mut stream| {
-        if number < handshakes {
-            // The handshake fails if the launcher refuses the certificate.
-            let _ = acceptor.accept(stream).map(|mut stream| rest(&mut stream));
-        } else {
-            rest(&mut stream);
-        }
-    })
-}
-
-#[test]
-fn a_bad_certificate_is_reported_even_if_the_server_hangs() {
-    let reports = |timeout: &str| {
-        let peer = mute_after(1);
-        let held = Launcher::holding(&peer.url())
-            .env("STUNNEL_VERIFY", "full")
-            .env("STUNNEL_CONNECT_TIMEOUT", timeout)
-            .start_held();
-        let mut app = held.open();
-        app.send(&["PING"]);
-        let said = app.reply();
-        let log = held.finish().stderr;
-        let text = "certificate check failed: self-signed certificate";
-        matches!(said, Ok(Reply::Line(line)) if line.contains(text))
-            && logged(&log, "connection-failed", "error").is_empty()
-            && logged(&log, "connection-refused", "error").len() == 1
-    };
-    assert!(reports("20s"));
-    // Shorter than the limit for the explanation. On a busy machine the first handshake may need
-    // longer, so try again.
-    assert!((0..10).any(|_| reports("900ms")));
-}
-
-#[test]
-fn check_reports_a_bad_certificate_even_if_the_server_hangs() {
-    // One handshake for the TLS step, and one for each level.
-    let peer = mute_after(3);
-    let ended = Launcher::new(["--check", "--log-format", "json", "--connect-timeout", "5s"])
-        .redis(&peer.url())
-        .env("STUNNEL_VERIFY", "full")
-        .run();
-    let count = ended.stdout.matches("\"self-signed certificate\"").count();
-    assert_eq!(count, 2, "{}", ended.stdout);
 }
 
 /// The hint in the log of a launcher with these options and settings, after one connection.
