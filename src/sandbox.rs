@@ -175,10 +175,12 @@ pub fn leave_off() {
 /// If the kernel refuses.
 pub fn enter() -> io::Result<()> {
     let Some(rules) = RULES.get() else { return Ok(()) };
-    if HAS_ENTERED.replace(true) {
+    if HAS_ENTERED.get() {
         return Ok(());
     }
-    rules.try_clone()?.restrict_self().map(drop).map_err(io::Error::other)
+    rules.try_clone()?.restrict_self().map_err(io::Error::other)?;
+    HAS_ENTERED.set(true);
+    Ok(())
 }
 
 /// The state of this launcher's sandbox.

@@ -5,8 +5,10 @@
 
 use std::env;
 use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::sync::LazyLock;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
@@ -143,9 +145,11 @@ fn setting_arg(option: &'static str, setting: &'static Declaration) -> Arg {
         .value_parser(value_parser!(OsString))
         .action(ArgAction::Set)
         .allow_negative_numbers(true)
-        // PEM text begins with hyphens.
-        .allow_hyphen_values(setting.is_pem)
         .help(help(setting));
+    let arg = match setting.is_pem {
+        true => arg.allow_hyphen_values(true).value_parser(pem_value()),
+        false => arg,
+    };
     match setting.heading {
         options::OPTIONS => arg,
         heading => arg.help_heading(heading),
@@ -159,6 +163,17 @@ fn task_arg((task, option, help): (Task, &'static str, &'static str)) -> Arg {
     }
     let others = TASKS.map(|(_, option, _)| option).into_iter().filter(|other| *other != option);
     arg.help_heading(options::STATUS).conflicts_with_all(others).conflicts_with(COMMAND)
+}
+
+/// A parser for values that may be PEM text, which begins with hyphens as options do.
+fn pem_value() -> impl TypedValueParser<Value = OsString> {
+    OsStringValueParser::new().try_map(|value| {
+        let bytes = value.as_bytes();
+        match bytes.starts_with(b"-") && !bytes.starts_with(b"-----BEGIN ") {
+            true => Err("an option is in the place of the value"),
+            false => Ok(value),
+        }
+    })
 }
 
 /// The end of `--help`.
@@ -332,6 +347,10 @@ mod tests {
         let pem = "-----BEGIN CERTIFICATE-----\n";
         let parsed = parse(&["--client-cert", pem, "x"]).unwrap();
         assert_eq!(parsed.option(&options::CLIENT_CERT.declaration), Some(OsStr::new(pem)));
+        for words in [["--ca-file", "--verify", "full"], ["--client-key", "--check", "x"]] {
+            let error = parse(&words).expect_err("no value");
+            assert_eq!(error.exit_code(), 2, "{words:?}: {error}");
+        }
     }
 
     #[test]

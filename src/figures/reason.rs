@@ -60,8 +60,7 @@ words! {
         Descriptors = "descriptors",
         /// The system refuses to start a thread for the name lookup.
         Threads = "threads",
-        /// The connection timed out in the queue of `--max-connections`, or while it waited for
-        /// another connection's handshake.
+        /// The connection timed out in the queue of `--max-connections`.
         QueueTimeout = "queue_timeout",
         Internal = "internal",
     }

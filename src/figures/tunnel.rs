@@ -141,9 +141,11 @@ impl TunnelFigures {
         guard
     }
 
-    /// Counts a failed accept(2).
-    pub fn accept_failed(&self) {
-        self.state().counts.accept_errors += 1;
+    /// Counts a failed attempt to accept an app connection. The tunnel counts as failing.
+    pub fn accept_failed(&self, reason: &'static str, error: String, hint: String) {
+        let mut state = self.state_at(Instant::now());
+        state.counts.accept_errors += 1;
+        state.fails(reason, error, hint);
     }
 
     /// Counts bytes written to Redis (`sent`) and to the app (`received`).

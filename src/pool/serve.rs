@@ -18,7 +18,7 @@ use crate::tunnel::app::AppStream;
 use crate::tunnel::connection::{self, Connection, Course, Outcome};
 use crate::tunnel::relay::{Begun, RelayEnd, Side};
 use crate::tunnel::stream::TlsUpstream;
-use crate::tunnel::{self, DrainGuard, Listener, Tunnel, attempts};
+use crate::tunnel::{self, DrainGuard, Listener, Tunnel};
 
 /// Time limit for the reply to the `RESET` that follows a user.
 const RESET_TIME: Duration = Duration::from_secs(1);
@@ -76,8 +76,7 @@ async fn with_pool(
     pool: &Pool,
     guard: &mut DrainGuard,
 ) -> (Outcome, Option<TlsUpstream>) {
-    let deadline = Instant::now() + pool.tunnel.settings.connect_timeout;
-    let upstream = attempts::with_spare(app.take_spare(), || supply(pool, deadline));
+    let upstream = supply(pool, app.take_spare());
     let mut connection = Connection::accept(app, &pool.tunnel);
     // Boxed, so that the task of a waiting app connection stays small.
     let supplied = Box::pin(connection.connect(upstream, guard)).await;
@@ -128,9 +127,15 @@ async fn take_back(pool: &Arc<Pool>, mut upstream: TlsUpstream) {
         return;
     }
     upstream.set_state(UpstreamState::Connecting);
-    if !matches!(timeout(RESET_TIME, reset(&mut upstream)).await, Ok(true)) {
-        note_discarded(pool, Unfit::NotReset);
-        return;
+    match timeout(RESET_TIME, reset(&mut upstream)).await {
+        Ok(Ok(ResetReply::Right)) => {}
+        other => {
+            if let Ok(Ok(ResetReply::Wrong)) = other {
+                pool.note_wrong_reset(upstream.made, Instant::now());
+            }
+            note_discarded(pool, Unfit::NotReset);
+            return;
+        }
     }
     upstream.set_state(UpstreamState::Idle);
     if pool.keep(upstream, Instant::now()) {
@@ -138,14 +143,26 @@ async fn take_back(pool: &Arc<Pool>, mut upstream: TlsUpstream) {
     }
 }
 
-/// Resets a connection. Returns whether Redis sent the right reply and no other byte.
-async fn reset(upstream: &mut TlsUpstream) -> bool {
+/// The reply to `RESET`.
+enum ResetReply {
+    Right,
+    Wrong,
+}
+
+/// Resets a connection.
+///
+/// # Errors
+/// If the connection broke, or Redis sent more than the reply.
+async fn reset(upstream: &mut TlsUpstream) -> io::Result<ResetReply> {
     let mut reply = [0; RESET_DONE.len()];
-    upstream.write_all(RESET).await.is_ok()
-        && upstream.flush().await.is_ok()
-        && upstream.read_exact(&mut reply).await.is_ok()
-        && reply == RESET_DONE
-        && upstream.is_untouched().await
+    upstream.write_all(RESET).await?;
+    upstream.flush().await?;
+    upstream.read_exact(&mut reply).await?;
+    match reply == RESET_DONE {
+        false => Ok(ResetReply::Wrong),
+        true if upstream.is_untouched().await => Ok(ResetReply::Right),
+        true => Err(io::ErrorKind::InvalidData.into()),
+    }
 }
 
 /// Closes expired idle connections, until none is left.

@@ -1,6 +1,7 @@
 //! Gets a connection to Redis for an app connection: an idle one, or a new one.
 
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout, timeout_at};
@@ -38,12 +39,14 @@ pub enum Unfit {
     Dead,
 }
 
-/// Gets a connection before `deadline`, for an app that has just connected.
+/// Gets a connection within the connect timeout, for an app that has just connected and has this
+/// spare descriptor.
 ///
 /// # Errors
 /// The last attempt's failure.
-pub async fn supply(pool: &Pool, deadline: Instant) -> Result<Supplied, Failure> {
-    attempts::retry(&pool.tunnel, deadline, || attempt(pool, deadline)).await
+pub async fn supply(pool: &Pool, spare: Option<OwnedFd>) -> Result<Supplied, Failure> {
+    let deadline = Instant::now() + pool.tunnel.settings.connect_timeout;
+    attempts::retry(&pool.tunnel, deadline, spare, || attempt(pool, deadline)).await
 }
 
 async fn attempt(pool: &Pool, deadline: Instant) -> Result<Supplied, Failure> {
@@ -110,7 +113,6 @@ pub fn note_discarded(pool: &Pool, reason: Unfit) {
 pub async fn make(pool: &Pool, slot: Slot, deadline: Instant) -> Result<TlsUpstream, Failure> {
     let tunnel = &pool.tunnel;
     let mut upstream = attempts::connect_in(tunnel, slot, deadline).await?;
-    tunnel.figures.pooled(PoolResult::New);
     let is_trial_due = pool.state().trial.begin(Instant::now());
     if is_trial_due {
         // If the server does not answer, there must be time left for another connection.
@@ -125,5 +127,6 @@ pub async fn make(pool: &Pool, slot: Slot, deadline: Instant) -> Result<TlsUpstr
             upstream = attempts::connect_in(tunnel, slot, deadline).await?;
         }
     }
+    tunnel.figures.pooled(PoolResult::New);
     Ok(upstream)
 }

@@ -142,10 +142,11 @@ impl Supervisor {
         loop {
             let received = self.signals.next().await?;
             let continued = received.is(Signal::SIGCONT);
-            if (continued || received.is(Signal::SIGCHLD))
-                && let Some(ended) = self.look_after_children(continued)
-            {
-                return Ok(ended);
+            if continued || received.is(Signal::SIGCHLD) {
+                let ended = self.look_after_children(continued);
+                if let Some(ended) = ended {
+                    return Ok(ended);
+                }
             }
             if continued && std::mem::take(&mut self.resumed_by_shell) {
                 continue;

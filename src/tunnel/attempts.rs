@@ -25,58 +25,56 @@ fn pause_after(failures: u32, random: &mut fastrand::Rng) -> Duration {
     longest.min(LONGEST_PAUSE).mul_f64(random.f64())
 }
 
-/// Connects for an app that keeps a spare descriptor: if all others are in use, closes the spare
-/// one and connects again.
+/// Makes a connection within the connect timeout, for an app with this spare descriptor.
 ///
 /// # Errors
-/// The last attempt's failure.
-pub async fn with_spare<T, A>(spare: Option<OwnedFd>, connect: impl Fn() -> A) -> Result<T, Failure>
-where
-    A: Future<Output = Result<T, Failure>>,
-{
-    match connect().await {
-        Err(failure) if failure.is_out_of_descriptors() && spare.is_some() => {
-            drop(spare);
-            connect().await
-        }
-        done => done,
-    }
+/// The last failure. Explaining a bad certificate may take 1 s beyond the timeout.
+pub async fn connect(tunnel: &Tunnel, spare: Option<OwnedFd>) -> Result<TlsUpstream, Failure> {
+    connect_by(tunnel, Instant::now() + tunnel.settings.connect_timeout, spare).await
 }
 
-/// Makes a connection before `deadline`.
+/// Like [`connect`], until `deadline`.
 ///
 /// # Errors
-/// The last failure. Explaining a bad certificate may take 1 s beyond the deadline.
-pub async fn connect(tunnel: &Tunnel, deadline: Instant) -> Result<TlsUpstream, Failure> {
-    retry(tunnel, deadline, || async {
+/// The last failure.
+pub async fn connect_by(
+    tunnel: &Tunnel,
+    deadline: Instant,
+    spare: Option<OwnedFd>,
+) -> Result<TlsUpstream, Failure> {
+    retry(tunnel, deadline, spare, || async {
         let slot = queue::slot(tunnel, deadline).await?;
         connect_in(tunnel, slot, deadline).await
     })
     .await
 }
 
-/// Tries once, or with `--connect-retry` until `deadline`.
+/// Tries once, or with `--connect-retry` until `deadline`. If no descriptor is free, closes the
+/// spare one and tries again at once.
 ///
 /// # Errors
 /// The last failure.
 pub async fn retry<T, A>(
     tunnel: &Tunnel,
     deadline: Instant,
+    mut spare: Option<OwnedFd>,
     attempt: impl Fn() -> A,
 ) -> Result<T, Failure>
 where
     A: Future<Output = Result<T, Failure>>,
 {
     let (mut failures, mut random) = (0, fastrand::Rng::new());
-    // The caller may have a spare descriptor.
-    let may_retry = |failure: &Failure| {
-        tunnel.settings.connect_retry && failure.is_outage() && !failure.is_out_of_descriptors()
-    };
     loop {
         let failure = match attempt().await {
-            Err(failure) if may_retry(&failure) => failure,
-            done => return done,
+            Err(failure) => failure,
+            connected => return connected,
         };
+        if failure.is_out_of_descriptors() && spare.take().is_some() {
+            continue;
+        }
+        if !(tunnel.settings.connect_retry && failure.is_outage()) {
+            return Err(failure);
+        }
         failures += 1;
         let pause = pause_after(failures, &mut random);
         if Instant::now() + pause >= deadline {

@@ -28,8 +28,7 @@ const UNANSWERED: &str = "the server closed the connection without an answer";
 
 /// Serves one app connection over a new connection to Redis.
 pub async fn serve(mut app: AppStream, tunnel: &Tunnel, guard: &mut DrainGuard) -> Outcome {
-    let deadline = Instant::now() + tunnel.settings.connect_timeout;
-    let upstream = attempts::with_spare(app.take_spare(), || attempts::connect(tunnel, deadline));
+    let upstream = attempts::connect(tunnel, app.take_spare());
     let mut connection = Connection::accept(app, tunnel);
     // Boxed, so that an idle connection's task stays small.
     let connected = Box::pin(connection.connect(upstream, guard)).await;
@@ -140,7 +139,8 @@ impl<'t> Connection<'t> {
             self.end_tls_app().await;
             return self.outcome();
         }
-        if let Some(refusal) = self.late_refusal(&course).await {
+        let late_refusal = self.explain_late_refusal(&course).await;
+        if let Some(refusal) = late_refusal {
             self.fail(Failure::Misconfigured(refusal)).await;
             self.ends.finish();
             return self.outcome();
@@ -150,7 +150,7 @@ impl<'t> Connection<'t> {
         {
             self.fail(Failure::Internal(io::Error::other(error.to_string()))).await;
         }
-        self.ends.close(&course.end, self.tunnel.settings.drain_timeout).await;
+        self.ends.close(&course.end).await;
         // Close this connection first: the hint counts the connections that the launcher holds.
         self.ends.let_go_of_redis();
         if self.is_unanswered(&course) {
@@ -159,8 +159,9 @@ impl<'t> Connection<'t> {
         self.closed(&course)
     }
 
-    /// The reason if the server refused the client's certificate after the handshake.
-    async fn late_refusal(&mut self, course: &Course) -> Option<HandshakeError> {
+    /// If the server refused the client's certificate after the handshake, asks the server for the
+    /// reason. This closes the connection.
+    async fn explain_late_refusal(&mut self, course: &Course) -> Option<HandshakeError> {
         let RelayEnd::Reset(Side::Redis, error) = &course.end else { return None };
         // A server that has sent a reply has accepted the client. So has one that ended first: it
         // closed in good order, or had served an earlier user of the connection.

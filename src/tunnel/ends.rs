@@ -17,6 +17,8 @@ const QUIET: Duration = Duration::from_millis(50);
 /// The time limit for Redis to answer the last requests of an app whose connection broke. A
 /// subscription would never end.
 const LONGEST_UNREST: Duration = Duration::from_secs(1);
+/// The time limit for delivering the bytes that were sent before a failure.
+const DELIVERY: Duration = Duration::from_secs(5);
 /// How often to check whether the peer has acknowledged the last bytes.
 const FLUSH_CHECK: Duration = Duration::from_millis(5);
 /// Bytes that are read at once and thrown away.
@@ -61,8 +63,8 @@ impl Ends {
     }
 
     /// Prepares both ends for closing after `end`. A clean end is marked as such; after a failure,
-    /// waits for at most `limit` until the bytes sent before it are delivered.
-    pub async fn close(&mut self, end: &RelayEnd, limit: Duration) {
+    /// waits for at most [`DELIVERY`] until the bytes sent before it are delivered.
+    pub async fn close(&mut self, end: &RelayEnd) {
         // A timeout changes nothing: the reset follows either way.
         match end {
             RelayEnd::Closed => self.finish(),
@@ -72,13 +74,13 @@ impl Ends {
             }
             RelayEnd::Reset(Side::App, _) => {
                 if let Some(redis) = &mut self.redis {
-                    let _ = timeout(limit, all_executed(redis)).await;
+                    let _ = timeout(DELIVERY, all_executed(redis)).await;
                 }
             }
             RelayEnd::Reset(Side::Redis, _) => {
                 // The reader of a Unix socket gets all bytes even after the writer is gone.
                 if let Some(tcp) = self.app.tcp() {
-                    let _ = timeout(limit, acknowledged(tcp)).await;
+                    let _ = timeout(DELIVERY, acknowledged(tcp)).await;
                 }
             }
             RelayEnd::Kept(_) => {}

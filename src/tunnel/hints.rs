@@ -5,7 +5,6 @@ use std::io;
 use std::net::IpAddr;
 
 use super::failure::{Failure, Step, is_out_of_descriptors, is_out_of_threads};
-use super::warnings::Warning;
 use super::{Tunnel, client_limit};
 use crate::figures::FailureReason;
 use crate::names;
@@ -271,14 +270,13 @@ pub fn no_password(tunnel: &Tunnel) -> String {
     )
 }
 
-/// When the system cannot accept a connection.
-pub fn accept_failed(error: &io::Error) -> Warning {
-    let (reason, hint) = match is_out_of_descriptors(error) {
+/// The reason for a failed attempt to accept an app connection, and the remedy.
+pub fn accept_failed(error: &io::Error) -> (&'static str, &'static str) {
+    match is_out_of_descriptors(error) {
         true => (
             FailureReason::Descriptors.word(),
             "raise the limit on open files (ulimit -Hn); new connections wait meanwhile",
         ),
         false => ("other", "new connections wait meanwhile"),
-    };
-    Warning::AcceptFailed { error: error.to_string(), hint, reason }
+    }
 }

@@ -21,7 +21,7 @@ use tokio::time::sleep;
 
 use super::app::AppStream;
 use super::drain::DrainGuard;
-use super::failure::is_out_of_descriptors;
+use super::warnings::Warning;
 use super::{Tunnel, hints};
 use crate::logging::warning;
 use crate::system::socket::watch;
@@ -200,7 +200,7 @@ where
                     let app = app.with_spare(spare(tunnel, listener.get_ref()).await);
                     tokio::spawn(handle(app, guard.clone()));
                 }
-                Err(error) => after_failed_accept(tunnel, listener.get_ref(), error).await,
+                Err(error) => after_failed_accept(tunnel, error).await,
             },
             () = guard.command_ended() => break,
         }
@@ -217,7 +217,7 @@ where
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
             // A descriptor may become free when another connection ends.
-            Err(error) => after_failed_accept(tunnel, listener.get_ref(), error).await,
+            Err(error) => after_failed_accept(tunnel, error).await,
         }
     }
 }
@@ -228,29 +228,21 @@ async fn spare(tunnel: &Tunnel, listener: &Socket) -> OwnedFd {
     loop {
         match listener.try_clone() {
             Ok(copy) => return copy.into(),
-            Err(error) => after_failed_accept(tunnel, listener, error).await,
+            Err(error) => after_failed_accept(tunnel, error).await,
         }
     }
 }
 
-async fn after_failed_accept(tunnel: &Tunnel, listener: &Socket, error: io::Error) {
+/// Reports that an app connection waits, and pauses before the next attempt.
+async fn after_failed_accept(tunnel: &Tunnel, error: io::Error) {
     // The app closed its connection before it was accepted (accept(2)).
     if error.kind() == io::ErrorKind::ConnectionAborted {
         return;
     }
-    tunnel.figures.accept_failed();
-    tunnel.warnings.warn(hints::accept_failed(&error));
+    let (reason, hint) = hints::accept_failed(&error);
+    tunnel.figures.accept_failed(reason, error.to_string(), hint.to_owned());
+    tunnel.warnings.warn(Warning::AcceptFailed { error: error.to_string(), hint, reason });
     sleep(ACCEPT_PAUSE).await;
-    // A connection needs two descriptors. A single free one is left for the status page.
-    while is_out_of_descriptors(&error) && !has_two_descriptors(listener) {
-        sleep(ACCEPT_PAUSE).await;
-    }
-}
-
-/// Whether two descriptors are free.
-fn has_two_descriptors(listener: &Socket) -> bool {
-    let (first, second) = (listener.try_clone(), listener.try_clone());
-    first.is_ok() && second.is_ok()
 }
 
 #[cfg(test)]

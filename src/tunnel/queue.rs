@@ -51,6 +51,7 @@ pub async fn wait<T>(
     };
     timeout_at(deadline, patient).await.map_err(|_| match tunnel.route.max_connections {
         Some(limit) => Failure::QueueTimeout(limit),
+        // Without a limit there is always a free slot.
         None => Failure::timed_out(Step::Tls),
     })
 }
