@@ -156,14 +156,16 @@ async fn drain(tunnels: Drain, supervisor: &mut Supervisor, limit: Duration) -> 
             warning!(
                 at = "drain-cut",
                 signal,
-                msg = format!("connections were still open at signal {signal}; they are closed"),
+                msg = format!("connections were still open at signal {signal}; start-stunnel \
+                               closes them"),
             );
         }
         () = tokio::time::sleep(limit) => {
             warning!(
                 at = "drain-timeout",
                 msg = format!(
-                    "connections were still open {limit:?} after COMMAND's end; they are closed"
+                    "connections were still open {limit:?} after COMMAND's end; start-stunnel \
+                     closes them"
                 ),
             );
         }
@@ -191,7 +193,7 @@ fn try_sandbox(plan: &Plan, bound: &Bound, settings: &Settings) -> Result<(), Co
     }
     let name = settings.names.of(options::SANDBOX.declaration.variable);
     let problem = "is require, but the sandbox would be";
-    Err(ConfigError::new(name, format!("{problem} {found}; set auto or off to start without it")))
+    Err(ConfigError::new(name, format!("{problem} {found}; set {name} to auto or off to start without a sandbox")))
 }
 
 /// Restricts every thread of the launcher, as far as the user and the kernel allow it.

@@ -107,8 +107,9 @@ impl Rights {
         let tried = tried.map(thread::JoinHandle::join);
         match tried {
             Ok(Ok(state)) => state,
-            Ok(Err(_)) => State::Failed("the trial panicked".to_owned()),
-            Err(error) => State::Failed(format!("no thread for the trial: {error}")),
+            Ok(Err(_)) => State::Failed("the thread that tried the sandbox panicked".to_owned()),
+            Err(error) => State::Failed(format!("could not start a thread to try the sandbox: \
+                                                 {error}")),
         }
     }
 

@@ -95,7 +95,7 @@ pub async fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -
     }));
     match result.await {
         Ok(Ok(done)) => Ok(done),
-        _ => Err(io::Error::other("a thread panicked")),
+        _ => Err(io::Error::other("the thread that did this work panicked")),
     }
 }
 

@@ -258,14 +258,14 @@ fn the_app_learns_that_no_tls_version_is_common() {
         Launcher::holding(&server.url()).env("STUNNEL_MIN_TLS", version).start_held()
     };
     check(&hold("1.2"), Pong, "TLS 1.2");
-    check(&hold("1.3"), Error("no common TLS version"), "TLS 1.3 required");
+    check(&hold("1.3"), Error("none of the allowed TLS versions"), "TLS 1.3 required");
     check(&hold("1.3"), Error("STUNNEL_MIN_TLS"), "TLS 1.3 required");
 
     let folder = tempfile::tempdir().unwrap();
     let options = ["-tls1", "-cipher", "ALL:@SECLEVEL=0"];
     let (_old, port) = s_server(folder.path(), &options);
     let held = Launcher::hold(&format!("rediss://127.0.0.1:{port}"));
-    check(&held, Error("no common TLS version"), "a TLS 1.0 server");
+    check(&held, Error("none of the allowed TLS versions"), "a TLS 1.0 server");
 }
 
 /// A valid certificate, then one whose serial number has a superfluous byte. X.690 section 8.3.2
@@ -300,7 +300,7 @@ fn invalid_trust_settings_fail_at_start_with_a_hint() {
     let [garbled, garbled_key] = [&cert, &key].map(|pem| pem.replacen("MII", "xxx", 1));
 
     let second_bad = with_overlong_serial(&ours);
-    let at_place_2 = "a certificate that cannot be read (the one at place 2)";
+    let at_place_2 = "a certificate that cannot be read (certificate number 2)";
     let empty = write("empty", "");
     let no_pem = write("no-pem", "hello");
     let missing = path("missing");
@@ -429,8 +429,8 @@ fn a_weak_client_certificate_fails_at_start() {
     let sha1 = issue(Request { weakly_signed: true, ..Request::default() });
     let good = issue(Request::default());
     let chained = [good[0].clone() + &sha1[0], good[1].clone()];
-    let bits = "security level 2 refuses: ee key too small (its key has 1024 bits;";
-    let digest = "2048 bits; it is signed by sha1WithRSAEncryption)";
+    let bits = "security level 2 refuses: ee key too small (the certificate's key has 1024 bits;";
+    let digest = "2048 bits; its signature algorithm is sha1WithRSAEncryption)";
     for ([certificate, key], reason) in [
         (&short, bits),
         (&sha1, digest),
@@ -531,18 +531,18 @@ fn a_hint_names_the_setting_that_takes_effect() {
     let server = Server::start(Front::Redis);
     let url = server.url();
     let asking = format!("{url}?ssl_cert_reqs=required");
-    let in_url = "ssl_cert_reqs in REDIS_URL asks for full, which STUNNEL_VERIFY=none overrides";
+    let in_url = "ssl_cert_reqs in REDIS_URL demands full verification (STUNNEL_VERIFY=none";
     for (options, settings, expected) in [
-        (&[][..], &[("STUNNEL_PIN", &*other)][..], "set STUNNEL_PIN to it"),
-        (&["--pin", &other], &[], "set STUNNEL_PIN to it in place of --pin"),
-        (&[], &[("REDIS_URL_STUNNEL_PIN", &*other)], "set REDIS_URL_STUNNEL_PIN to it"),
+        (&[][..], &[("STUNNEL_PIN", &*other)][..], "set STUNNEL_PIN to the new pin"),
+        (&["--pin", &other], &[], "set STUNNEL_PIN to the new pin in place of --pin"),
+        (&[], &[("REDIS_URL_STUNNEL_PIN", &*other)], "set REDIS_URL_STUNNEL_PIN to the new pin"),
         (
             &["--pin", &other],
             &[("REDIS_URL_STUNNEL_PIN", &*other)],
-            "set REDIS_URL_STUNNEL_PIN to it",
+            "set REDIS_URL_STUNNEL_PIN to the new pin",
         ),
-        (&["--verify", "full"], &[], "together with --verify=none"),
-        (&[], &[("REDIS_URL_STUNNEL_VERIFY", "ca")], "together with REDIS_URL_STUNNEL_VERIFY=none"),
+        (&["--verify", "full"], &[], "set --verify=none and set STUNNEL_PIN"),
+        (&[], &[("REDIS_URL_STUNNEL_VERIFY", "ca")], "set REDIS_URL_STUNNEL_VERIFY=none"),
         (&[], &[("REDIS_URL", &asking)], in_url),
     ] {
         let hint = hint(&url, options, settings);
@@ -558,13 +558,13 @@ fn a_pin_is_advised_only_together_with_verify_none() {
     let full = ("STUNNEL_VERIFY", "full");
     assert_eq!(
         hint(&server.url(), &[], &[full]),
-        "set STUNNEL_CA_FILE to its CA, or STUNNEL_PIN to its key (start-stunnel --check prints \
-         it) together with STUNNEL_VERIFY=none"
+        "set STUNNEL_CA_FILE to the server's CA, or set STUNNEL_VERIFY=none and set STUNNEL_PIN to \
+         the server's pin (start-stunnel --check prints it)"
     );
     assert_eq!(
         hint(&server.url(), &[], &[full, ("STUNNEL_PIN", pin)]),
-        "a pin does not replace the chain that STUNNEL_VERIFY demands: set STUNNEL_CA_FILE to its \
-         CA, or STUNNEL_VERIFY=none so that the pin alone counts"
+        "a pin does not replace the chain that STUNNEL_VERIFY demands: set STUNNEL_CA_FILE to the \
+         server's CA, or set STUNNEL_VERIFY=none to check only the pin"
     );
 }
 
@@ -581,8 +581,8 @@ fn an_untrusted_chain_shows_its_issuer_and_the_setting() {
     };
     let line = sees(&hold()).unwrap_err();
     let issuer = "unable to get local issuer certificate: CN=Test Root;";
-    let remedy = "none of the CAs that are set signed this chain: set STUNNEL_CA_FILE to its \
-                  issuer, or STUNNEL_PIN to its key";
+    let remedy = "none of the configured CAs signed this chain: set STUNNEL_CA_FILE to the chain's \
+                  issuer, or set STUNNEL_VERIFY=none";
     assert!(line.contains(issuer) && line.contains(remedy), "{line}");
     // The hint is right.
     fs::write(&other.certificate_file, [other.pem(), authority.root.pem()].concat()).unwrap();
@@ -610,13 +610,14 @@ fn a_server_that_requires_a_name_causes_a_hint() {
         sees(&Launcher::holding(&peer.url()).env("STUNNEL_SERVER_NAME", name).start_held())
     };
     let by_address = asking_for("").unwrap_err();
-    for part in ["the name it was asked for (SNI)", "IP address; set STUNNEL_SERVER_NAME to a name"]
+    for part in ["not accept the server name \
+                  (SNI)", "IP address; set STUNNEL_SERVER_NAME to a server"]
     {
         assert!(by_address.contains(part), "{by_address}");
     }
     assert!(!by_address.contains("CLIENT_CERT"), "{by_address}");
     let by_other_name = asking_for("other.example").unwrap_err();
-    let expected = "other.example was sent; set STUNNEL_SERVER_NAME to a name that";
+    let expected = "sent was other.example; set STUNNEL_SERVER_NAME to a server name";
     assert!(by_other_name.contains(expected), "{by_other_name}");
     assert_eq!(asking_for("localhost"), Ok(()));
 }

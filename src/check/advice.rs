@@ -30,10 +30,12 @@ pub fn advice(subject: &Subject, certificate: &Certificate, passes: Passes) -> V
         let level = if passes.full { Some(Verify::Full) } else { own_ca.then_some(Verify::Ca) };
         let text = match (subject.none_chosen, level) {
             (true, _) => {
-                "the server is not authenticated, as verify=none is set; to authenticate it, set"
+                "the server is not authenticated: verify=none is set. To authenticate the server, \
+                 set"
             }
-            (false, Some(_)) => "the server is not authenticated. It passes this level, so set",
-            (false, None) => "the server is not authenticated: set",
+            (false, Some(_)) => "the server is not authenticated. It would pass the level below, \
+                                 so set",
+            (false, None) => "the server is not authenticated. To authenticate the server, set",
         };
         all.push(advise(text, level.map_or_else(set_pin, set_verify)));
     } else if !trust.pin_holds(&certificate.pin) {
@@ -46,7 +48,8 @@ pub fn advice(subject: &Subject, certificate: &Certificate, passes: Passes) -> V
         all.push(advise(&unverified(subject), settings));
     } else if !passes_demanded {
         // The pin proves that this is the right server.
-        let text = "the server has the pinned key; to check only the pin, set";
+        let text = "the server has the pinned key, but fails the verification. To check only the \
+                    pin, set";
         all.push(advise(text, set_verify(Verify::None)));
     }
     const SOON: i64 = 14;
@@ -61,7 +64,8 @@ fn unverified(subject: &Subject) -> String {
     let ca = subject.names_to_set(&options::CA_FILE.declaration).join(" and ");
     format!(
         "someone may intercept this connection. If your own CA signed the certificate, set {ca} to \
-         that CA. Otherwise get the pin over a connection that you trust; if both are equal, set"
+         that CA. Otherwise get the server's pin over a connection that you trust. If that pin \
+         equals the pin below, set"
     )
 }
 

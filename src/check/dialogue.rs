@@ -76,8 +76,8 @@ impl Dialogue<'_> {
         let mut detail = "";
         if user.is_some() && knows_no_users(&reply) {
             reply = self.ask(&auth_command(None, &known.password)).await?;
-            detail = "with the password only, because this Redis (5 or older) has no users. \
-                      Clients that always send the URL's user fail";
+            detail = "logged in with the password only: this Redis (5 or older) has no users. \
+                      Clients that always send the URL's user cannot log in";
         }
         if reply.contains("without any password") || reply.contains("no password is set") {
             // Redis before 6, or a default user without a password. The tunnel works.
@@ -104,8 +104,8 @@ impl Dialogue<'_> {
             }
             if line != "+OK" {
                 let problem = self.problem(&line);
-                let advice = "change the URL's database (the number after the last /) to one that \
-                              this server has";
+                let advice = "change the URL's database number (after the last /) to a database \
+                              that this server has";
                 return Err(Problem {
                     text: format!("database {database}: {}", problem.text),
                     advice: problem.advice.or_else(|| Some(advice.to_owned())),
@@ -176,7 +176,7 @@ impl Dialogue<'_> {
             let is_full = client_limit::is_error(line.as_bytes());
             (shown(line, self.subject.credentials.as_ref()), is_full.then(hints::full))
         } else {
-            ("the reply is not one of Redis".to_owned(), None)
+            ("unexpected reply: the server may not be Redis".to_owned(), None)
         };
         Problem { text, advice }
     }
@@ -194,7 +194,7 @@ fn knows_no_users(reply: &str) -> bool {
 }
 
 fn not_allowed(command: &str) -> String {
-    format!("answered, but the ACL does not allow this user to call {command}")
+    format!("Redis answered, but the ACL does not allow this user to call {command}")
 }
 
 /// A server's error with the credentials masked, since the server may repeat them.
@@ -226,15 +226,17 @@ fn clients(info: &str) -> Option<Clients> {
 fn mode_advice(mode: &str) -> Option<Advice> {
     let text = match mode {
         "cluster" => {
-            "a node of a Redis Cluster: it answers MOVED for keys of other nodes, and a \
-             cluster client connects to these past the tunnel, without TLS. Keys of this node \
-             work. Use a client that does its own TLS (STUNNEL_REDISS=passthrough), a proxy in \
-             front of the cluster, or a Redis with cluster mode disabled"
+            "this server is a node of a Redis Cluster. Keys of this node work. For keys of other \
+             nodes, this node answers MOVED, and a cluster client then connects to the other nodes \
+             directly, bypassing the tunnel and without TLS. Use a client that does its own TLS \
+             (STUNNEL_REDISS=passthrough), a proxy in front of the cluster, or a Redis with \
+             cluster mode disabled"
         }
         "sentinel" => {
-            "a Redis Sentinel: it names the master's address, to which a client connects past \
-             the tunnel, without TLS. Give the master's own host name in the URL (it is looked \
-             up anew for each connection), or use a client that does its own TLS"
+            "this server is a Redis Sentinel. A Sentinel tells the client the master's address, \
+             and the client then connects to the master directly, bypassing the tunnel and without \
+             TLS. Give the master's own host name in the URL (start-stunnel looks the name up for \
+             each connection), or use a client that does its own TLS"
         }
         _ => return None,
     };

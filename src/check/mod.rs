@@ -96,7 +96,7 @@ fn why_none(untouched: &str) -> String {
             names::URLS
         ),
         variables => format!(
-            "{variables} needs none, because it already points to a tunnel, or because \
+            "{variables} needs no tunnel. The variable already points to a tunnel, or \
              {}=passthrough leaves TLS to the app",
             options::REDISS.declaration.variable
         ),

@@ -66,7 +66,8 @@ pub fn identity(
             });
         }
     };
-    let problem = format!("is not set, but {} is; a client certificate needs both", given.source);
+    let problem = format!("is not set, but {} is set; a client certificate needs both \
+                           settings", given.source);
     Err(read_pem(&given).err().into_iter().chain([absent.wrong(problem)]).collect())
 }
 
@@ -90,7 +91,8 @@ pub fn read_pem(found: &Found<'_>) -> Result<String, ConfigError> {
     }
     if found.declaration.variable == names::CA_PEM {
         return Err(found.wrong(format!(
-            "is not PEM text; expected -----BEGIN CERTIFICATE----- in it. To name a file, set {}",
+            "is not PEM text; expected text that contains -----BEGIN CERTIFICATE-----. To give the \
+             path of a file, set {} instead",
             names::CA_FILE
         )));
     }
@@ -104,7 +106,8 @@ pub fn read_pem(found: &Found<'_>) -> Result<String, ConfigError> {
     };
     let path = path_shown(&found.value.to_string_lossy(), found.declaration.is_secret);
     Err(found.wrong(format!(
-        "is {path}, {problem}; expected the path of a PEM file, or PEM text with -----BEGIN in it"
+        "is {path}, {problem}; expected the path of a PEM file, or PEM text that contains \
+         -----BEGIN"
     )))
 }
 

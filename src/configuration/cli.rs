@@ -40,8 +40,8 @@ const TASKS: [(Task, &str, &str); 4] = [
     (
         Task::PrintShim,
         PRINT_SHIM,
-        "Print a shell script to keep as bin/start-stunnel where the launcher is not installed, \
-         and exit",
+        "Print a shell script to save as bin/start-stunnel, and exit. The script runs the \
+         start-stunnel on PATH, or only COMMAND if the tunnels are disabled",
     ),
     (
         Task::Status,
@@ -169,11 +169,16 @@ fn after_long_help() -> String {
          Settings for one variable: <VAR>{suffixes} apply only to the URL in <VAR>, for example \
          CACHE_URL_STUNNEL_VERIFY=full.\n\n\
          Durations: 500ms, 10s, 5m, 24h, or a bare number of seconds.\n\n\
-         Exit codes: COMMAND's own, or 128 + n if signal n killed COMMAND; 126: COMMAND cannot be \
-         executed; 127: COMMAND was not found; 2: the command line cannot be parsed; 78: a setting \
-         or a URL is invalid, or --check or --port-taken fail found no Redis URL; 1: --check found \
-         a tunnel that does not work, an internal error, or --status found a launcher that fails \
-         or has no Redis URL; 3: --status found no launcher.\n\n\
+         Exit codes:\n  \
+         COMMAND's own code, or 128 + n if signal n killed COMMAND\n  \
+         1    an internal error; or --check found a tunnel that does not work; or --status found \
+         a launcher that fails or has no Redis URL\n  \
+         2    the command line cannot be parsed\n  \
+         3    --status found no launcher\n  \
+         78   a setting or a URL is invalid, or there is no Redis URL (only with --check or \
+         --port-taken fail)\n  \
+         126  COMMAND cannot be executed\n  \
+         127  COMMAND was not found\n\n\
          Examples:\n  \
          start-stunnel bundle exec puma -C config/puma.rb\n  \
          start-stunnel --verify full celery -A app worker\n  \
@@ -332,7 +337,8 @@ mod tests {
     fn help_names_the_exit_codes_without_a_redis_url() {
         let help = command().render_long_help().to_string();
         let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
-        for part in ["78: a setting or a URL is invalid, or --check", "no Redis URL; 3: --status"] {
+        for part in ["78 a setting or a URL is invalid, or there is no Redis \
+                      URL", "that fails or has no Redis URL 2 the"] {
             assert!(help.contains(part), "{help}");
         }
     }

@@ -103,7 +103,8 @@ impl<'a> Reader<'a> {
         if let Some(port) = port.filter(|port| Some(*port) == apps)
             && let Ok(found) = self.sources.general(&options::STATUS_ADDRESS.declaration)
         {
-            let problem = format!("is port {port}, which {PORT} gives to the app; set another");
+            let problem = format!("is port {port}, which {PORT} reserves for the app; set another \
+                                   port");
             self.report(found.wrong(problem));
         }
         address

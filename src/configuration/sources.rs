@@ -148,8 +148,8 @@ impl<'a> Sources<'a> {
         Some(match value.is_empty() {
             false => Ok(found),
             true => Err(found.wrong(
-                "has an empty value (is a variable in it unset?); give it a value, or leave the \
-                 option out",
+                "has an empty value (is a variable unset?); give the option a value, or remove the \
+                 option",
             )),
         })
     }

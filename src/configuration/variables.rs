@@ -172,7 +172,8 @@ fn url_in(
     let Some(value) = lookup(environment, name) else {
         let Some(list) = list else { return Ok(None) };
         let problem =
-            format!("is not set, but {list} lists it; set it, or remove it from the list");
+            format!("is not set, but {list} lists this variable; set the variable, or remove it \
+                     from the list");
         return Err(ConfigError::new(name, problem));
     };
     let parsed = match value.to_str() {
@@ -206,9 +207,9 @@ fn upstream_of(
         _ => Err(ConfigError::new(
             name,
             format!(
-                "leads to TLS port {port} (port {} plus {offset} from {}), which does not exist; \
-                 set {} so that the sum is 1 to 65535, or write rediss:// if the port in the URL \
-                 speaks TLS itself",
+                "leads to TLS port {port} (the URL's port {} plus {offset} from {}), which does \
+                 not exist; set {} so that the sum is a port from 1 to 65535, or, if the URL's \
+                 port itself speaks TLS, write rediss://",
                 url.port(),
                 found.source,
                 options::PORT_OFFSET.declaration.for_one(name),
@@ -370,7 +371,7 @@ mod tests {
             (&[("REDIS_URL", "redis://h:65535")], "REDIS_URL leads to TLS port 65536"),
             (
                 &[("REDIS_URL", "redis://h:1"), ("STUNNEL_PORT_OFFSET", "-1")],
-                "REDIS_URL leads to TLS port 0 (port 1 plus -1 from STUNNEL_PORT_OFFSET)",
+                "REDIS_URL leads to TLS port 0 (the URL's port 1 plus -1 from STUNNEL_PORT_OFFSET)",
             ),
             (&[("HEROKU_REDIS_X_URL", "redis://h:x")], "HEROKU_REDIS_X_URL has a port"),
             (&[("HEROKU_REDIS_X_URL", " redis://h")], "HEROKU_REDIS_X_URL contains white space"),
@@ -394,8 +395,8 @@ mod tests {
     fn unset_variable_in_a_list_is_an_error_that_names_the_list() {
         let environment = environment(&[("REDIS_STUNNEL_URLS", "B")]);
         let errors = decided_with(&["--urls", "REDIS_ULR"], &environment).unwrap_err();
-        let expected = "REDIS_ULR is not set, but --urls lists it; set it, or remove it from the \
-                        list";
+        let expected = "REDIS_ULR is not set, but --urls lists this variable; set the variable, or \
+                        remove it from the list";
         assert_eq!(errors, [expected]);
     }
 

@@ -113,7 +113,7 @@ impl HandOver<'_, '_, '_> {
             }
             Err(Unconfirmed::Refused) => {
                 self.pool.note_wrong_reset(made, Instant::now());
-                let problem = "RESET got a wrong reply";
+                let problem = "Redis sent a wrong reply to RESET";
                 let error = io::Error::new(io::ErrorKind::InvalidData, problem);
                 Err(RelayEnd::Reset(Side::Redis, error).into())
             }

@@ -135,7 +135,7 @@ fn parse(answer: &str) -> io::Result<Answer> {
     let (code, headers) = head.split_once("\r\n").unwrap_or((head, ""));
     if code != "HTTP/1.1 200 OK" {
         return Err(io::Error::other(format!(
-            "it seems to be another version ({})",
+            "the launcher seems to have another version ({})",
             without_controls(code)
         )));
     }
@@ -157,7 +157,7 @@ fn output(answers: &[Answer], format: LogFormat, switched_off: bool) -> String {
     match format {
         LogFormat::Json => texts.concat(),
         LogFormat::Logfmt if texts.is_empty() => {
-            format!("No start-stunnel of this user runs here{reason}.\n")
+            format!("No start-stunnel of this user is running{reason}.\n")
         }
         LogFormat::Logfmt => texts.join("\n"),
     }

@@ -157,15 +157,15 @@ pub fn advice(tunnel: &TunnelSnapshot) -> Option<String> {
     let last_success = tunnel.counts.last_success;
     if recent.max_clients > 0 && tunnel.failing_since.is_none() && last_success.is_some() {
         return Some(format!(
-            "Was probably at Redis's client limit: {} turned away in the last 5 min. If this \
-             happens again, {}",
+            "Redis was probably at its client limit: {} refused in the last 5 min. If this happens \
+             again, {}",
             counted(recent.max_clients, "connection"),
             client_limit::remedy(),
         ));
     }
     if recent.max_clients > 0 {
         return Some(format!(
-            "Probably at Redis's client limit: {} turned away, {} open. {}",
+            "Redis is probably at its client limit: {} refused, {} open. {}",
             counted(recent.max_clients, "connection"),
             counted(tunnel.open_to_server, "connection"),
             capitalized(&client_limit::remedy()),
@@ -196,7 +196,8 @@ fn held(tunnel: &TunnelSnapshot) -> Row {
     if is_at_limit(tunnel) {
         let limit = names::MAX_CONNECTIONS;
         row.advice =
-            Some(format!("Raise {limit} if Redis allows it, or make the app's pools smaller"));
+            Some(format!("Raise {limit} if Redis allows more connections, or make the app's \
+                          connection pools smaller"));
     }
     row
 }
@@ -250,7 +251,8 @@ fn waits(tunnel: &TunnelSnapshot, report: &StatusReport) -> Row {
     );
     let exceeds = |wait: Option<f64>, limit| wait.is_some_and(|wait| wait > limit);
     let advice = if own > SLOW_LOOP {
-        Some("This machine is short of CPU: start-stunnel itself waits for it".to_owned())
+        Some("This machine is short of CPU time: start-stunnel itself has to wait for the \
+              CPU".to_owned())
     } else if exceeds(reply, SLOW_REPLY) {
         Some(
             "Redis or the network is slow: ask Redis with SLOWLOG GET and LATENCY DOCTOR (blocking \
@@ -429,9 +431,9 @@ mod tests {
         assert_eq!(
             fails.advice.as_deref(),
             Some(
-                "Probably at Redis's client limit: 9 connections turned away, 18 connections \
-                 open. Try STUNNEL_MAX_CONNECTIONS (what this process holds at once; all must fit \
-                 the plan)"
+                "Redis is probably at its client limit: 9 connections refused, 18 connections \
+                 open. Limit the connections of each process with STUNNEL_MAX_CONNECTIONS, so that \
+                 all processes together fit the plan"
             )
         );
         assert_eq!(
@@ -472,7 +474,7 @@ mod tests {
         fails.counts.last_success = Some(success);
         fails.failing_since = None;
         let said = advice(fails).unwrap();
-        assert!(said.starts_with("Was probably at Redis's client limit: 9 "), "{said}");
+        assert!(said.starts_with("Redis was probably at its client limit: 9 "), "{said}");
         works.failing_since = Some(success);
         works.failure = fails.failure.clone();
         works.failure.as_mut().unwrap().reason = "tcp_refused";

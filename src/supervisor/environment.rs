@@ -43,7 +43,7 @@ impl CommandEnvironment {
     /// If `new_value` contains a NUL.
     pub fn set(&mut self, name: &str, new_value: impl Into<OsString>) {
         let entry = [name.as_bytes(), b"=", &new_value.into().into_vec()].concat();
-        let entry = CString::new(entry).expect("no NUL in an environment variable");
+        let entry = CString::new(entry).expect("environment variables contain no NUL byte");
         let place = self.entries.iter().position(|entry| value(entry, name).is_some());
         self.remove(name);
         // The removal has moved only entries behind this place.

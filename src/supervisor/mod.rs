@@ -254,7 +254,8 @@ impl Supervisor {
                 at = "command-stopped",
                 signal = signal as i32,
                 msg =
-                    "COMMAND needs a terminal that no shell can give it; SIGCONT continues COMMAND",
+                    "COMMAND is stopped: it used the terminal from the background, and no shell \
+                     can bring it to the foreground. To continue COMMAND, send it SIGCONT",
             ),
             Ok(Stop::Discarded) => {}
             Err(error) => warning!(at = "stop-failed", error = %error),

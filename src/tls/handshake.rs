@@ -163,10 +163,12 @@ impl Flaw {
     /// that the certificate should have.
     pub fn in_plain_words(self, verdict: &str, certificate: &Certificate, name: &str) -> String {
         match self {
-            Flaw::Name => format!("it is for {}, not for {name}", certificate.names_in_short()),
-            Flaw::NotYetValid => format!("it is not valid before {}", certificate.valid_from),
+            Flaw::Name => format!("the certificate is for {}, not for \
+                                   {name}", certificate.names_in_short()),
+            Flaw::NotYetValid => format!("the certificate is not valid before \
+                                          {}", certificate.valid_from),
             Flaw::Expired if certificate.days_left < 0 => {
-                format!("it expired on {}", certificate.expires)
+                format!("the certificate expired on {}", certificate.expires)
             }
             Flaw::Chain if certificate.chain_issuer != certificate.subject => {
                 let issuer: String =
@@ -229,7 +231,7 @@ impl HandshakeError {
             CERTIFICATE_VERIFY_FAILED => {
                 let flaw = Flaw::of(verified);
                 let verdict = match flaw {
-                    Flaw::Key => "its RSA key or exponent is too long",
+                    Flaw::Key => "the certificate's RSA key or exponent is too long",
                     _ => verified.error_string(),
                 };
                 HandshakeError::Certificate(flaw, verdict.to_owned())
@@ -241,7 +243,8 @@ impl HandshakeError {
             CERTIFICATE_REQUIRED => HandshakeError::ClientCertificateWanted,
             UNRECOGNIZED_NAME => HandshakeError::UnknownName,
             HANDSHAKE_FAILURE => HandshakeError::Refused(
-                "handshake failure (it may require a client certificate, or share no cipher)"
+                "handshake failure (the server may require a client certificate, or support no \
+                 offered cipher)"
                     .to_owned(),
             ),
             code if is_internal(code) => HandshakeError::Internal(io::Error::other(reason)),

@@ -39,8 +39,8 @@ pub fn certificates(pem: &str) -> Result<Vec<X509>, String> {
     for certificate in each_certificate(pem) {
         all.push(certificate.map_err(|_| {
             let place = match all.len() {
-                0 => "the first".to_owned(),
-                earlier => format!("the one at place {}", earlier + 1),
+                0 => "the first certificate".to_owned(),
+                earlier => format!("certificate number {}", earlier + 1),
             };
             format!(
                 "holds a certificate that cannot be read ({place}); copy the whole PEM again, \
@@ -50,7 +50,8 @@ pub fn certificates(pem: &str) -> Result<Vec<X509>, String> {
     }
     if all.is_empty() {
         return Err(
-            "holds no certificate; expected PEM with -----BEGIN CERTIFICATE----- in it".to_owned()
+            "holds no certificate; expected PEM text that contains -----BEGIN \
+             CERTIFICATE-----".to_owned()
         );
     }
     Ok(all)
@@ -86,8 +87,8 @@ impl ClientIdentity {
         let key = private_key(key).map_err(IdentityProblem::Key)?;
         if !leaf.public_key().is_ok_and(|public| public.public_eq(&key)) {
             return Err(IdentityProblem::Key(
-                "holds a key that does not belong to the first certificate of the client \
-                 certificate"
+                "holds a key that does not match the first certificate in the client certificate's \
+                 PEM"
                     .to_owned(),
             ));
         }
@@ -171,8 +172,8 @@ fn objection(certificate: &X509Ref, level: u32, which: &str, error: &ErrorStack)
     let bits = certificate.public_key().map_or(0, |key| key.bits());
     let signature: Nid = certificate.signature_algorithm().object().nid();
     format!(
-        "holds a certificate{which} that OpenSSL's security level {level} refuses: {} (its key has \
-         {bits} bits; it is signed by {})",
+        "holds a certificate{which} that OpenSSL's security level {level} refuses: {} (the \
+         certificate's key has {bits} bits; its signature algorithm is {})",
         reason(error),
         signature.long_name().unwrap_or("an unknown algorithm")
     )

@@ -131,7 +131,8 @@ fn check_file(file: &Path) -> Result<(), RootsProblem> {
     Err(RootsProblem::Unreadable {
         variable: CERT_FILE,
         problem: format!(
-            "is '{}', {reason}; set it to a readable PEM bundle, or unset it to use the system's",
+            "is '{}', {reason}; set it to a readable PEM bundle, or unset it to use the system's \
+             bundle",
             file.display()
         ),
     })
@@ -159,8 +160,8 @@ fn check_directories(directories: &[PathBuf]) -> Result<(), RootsProblem> {
     Err(RootsProblem::Unreadable {
         variable: CERT_DIR,
         problem: format!(
-            "names no directory that can be read: {}; set it to a list of directories separated \
-             by colons, or unset it to use the system's",
+            "lists no readable directory: {}; set it to a list of directories separated by colons, \
+             or unset it to use the system's directories",
             errors.join(", ")
         ),
     })

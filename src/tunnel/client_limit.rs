@@ -25,8 +25,8 @@ pub fn suspicion(alive: u64) -> String {
         many => format!("{many} other connections"),
     };
     format!(
-        "probably at Redis's client limit (this launcher holds {held} to it; other processes \
-         count, too): {}",
+        "Redis is probably at its client limit (this launcher holds {held} to Redis; connections \
+         of other processes count, too): {}",
         remedy()
     )
 }
@@ -34,7 +34,8 @@ pub fn suspicion(alive: u64) -> String {
 /// What to do about it.
 pub fn remedy() -> String {
     format!(
-        "try {} (what this process holds at once; all must fit the plan)",
+        "limit the connections of each process with {}, so that all processes together fit the \
+         plan",
         names::MAX_CONNECTIONS
     )
 }

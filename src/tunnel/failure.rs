@@ -137,8 +137,8 @@ impl fmt::Display for Failure {
             Failure::Internal(error) => write!(f, "OpenSSL failed: {error}"),
             Failure::QueueTimeout(limit) => write!(
                 f,
-                "all {limit} connections that the tunnel may have were in use until the connect \
-                 timeout"
+                "all {limit} connections that the tunnel's limit allows were in use until the \
+                 connect timeout"
             ),
             Failure::Misconfigured(error) => match error {
                 HandshakeError::NoTls => f.write_str("the server speaks no TLS"),
@@ -146,18 +146,18 @@ impl fmt::Display for Failure {
                     write!(f, "certificate check failed: {reason}")
                 }
                 HandshakeError::Pin(pin) => {
-                    write!(f, "the server's key differs from the pin: it is {pin}")
+                    write!(f, "the server's key differs from the pin: its pin is {pin}")
                 }
                 HandshakeError::ClientCertificateWanted => {
-                    f.write_str("the server wants a client certificate")
+                    f.write_str("the server requires a client certificate")
                 }
                 HandshakeError::ClientCertificateRefused(reason) => {
                     write!(f, "the server refuses the client certificate: {reason}")
                 }
                 HandshakeError::UnknownName => {
-                    f.write_str("the server has no certificate for the name it was asked for (SNI)")
+                    f.write_str("the server does not accept the server name (SNI)")
                 }
-                HandshakeError::NoCommonVersion => f.write_str("no common TLS version"),
+                HandshakeError::NoCommonVersion => f.write_str("the server supports none of the allowed TLS versions"),
                 HandshakeError::Refused(reason) => write!(f, "TLS handshake refused: {reason}"),
                 HandshakeError::Internal(error) => write!(f, "OpenSSL failed: {error}"),
                 HandshakeError::Broken(error) | HandshakeError::Damaged(error) => {

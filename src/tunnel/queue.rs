@@ -60,7 +60,7 @@ fn warn_of_long_wait(tunnel: &Tunnel) {
     if warn_if_stuck(tunnel) {
         return;
     }
-    let error = "an app connection has waited for a second: the tunnel is at its limit";
+    let error = "an app connection has waited for a second: the tunnel is at its connection limit";
     let (event, hint) = (UpstreamEvent::QueueWaiting, hints::queue(tunnel));
     let warning = Warning::Upstream { event, reason: None, error: error.to_owned(), hint };
     tunnel.warnings.warn(warning);
@@ -74,8 +74,8 @@ fn warn_if_stuck(tunnel: &Tunnel) -> bool {
             at = "queue-stuck",
             var = tunnel.variable(),
             upstream = %tunnel.route.upstream,
-            error = "the same app connections have held every allowed connection for 10 s, while \
-                     others wait",
+            error = "the same app connections have held all connections to Redis for 10 s, while \
+                     other app connections wait",
             hint = hints::queue_stuck(tunnel),
         );
     }

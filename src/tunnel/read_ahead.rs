@@ -91,7 +91,7 @@ impl Silent {
 
 /// The error for a server that causes work without sending data.
 pub fn endless() -> io::Error {
-    io::Error::other("the server sends TLS messages without end, and no data")
+    io::Error::other("the server keeps sending TLS messages without data")
 }
 
 /// Whether a server has sent any byte. Outlives the connection, which a failed handshake drops.

@@ -35,7 +35,8 @@ fn name_is_not_found_then_it_is() {
     let log = held.finish().stderr;
     let errors = logged(&log, "connection-failed", "error");
     assert!(errors.len() == 3 && errors[0].contains("name look-up failed"), "{errors:?}");
-    assert!(logged(&log, "connection-failed", "hint")[0].contains("check the host in REDIS_URL"));
+    assert!(logged(&log, "connection-failed", "hint")[0].contains("check the host name in \
+                                                                   REDIS_URL"));
 }
 
 #[test]

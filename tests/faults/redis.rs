@@ -84,7 +84,7 @@ fn redis_takes_no_more_clients() {
     drop((held, direct));
     let log = scene.aftermath();
     all_logged(&log, "connection-failed", "error", "TLS handshake broke off");
-    let hint = "probably at Redis's client limit (this launcher holds 3 other connections to it";
+    let hint = "Redis is probably at its client limit (this launcher holds 3 other connections";
     all_logged(&log, "connection-failed", "hint", hint);
 }
 

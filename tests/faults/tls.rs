@@ -56,7 +56,7 @@ fn every_app_learns_the_reason_that_one_probe_found() {
     let scene = Scene::new(&peer.url());
     for _ in 0..5 {
         let said = scene.held.open().ask(&["PING"]);
-        let told = "the server wants a client certificate";
+        let told = "the server requires a client certificate";
         assert!(matches!(&said, Reply::Line(line) if line.contains(told)), "{said:?}");
     }
     assert_eq!(peer.accepted(), 5 + 1);
