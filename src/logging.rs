@@ -212,7 +212,7 @@ fn logfmt(writer: &mut impl fmt::Write, fields: &[(&str, Value)]) -> fmt::Result
     Ok(())
 }
 
-/// Whether `text` needs no quotes in logfmt.
+/// True if `text` needs no quotes in logfmt.
 fn is_bare(text: &str) -> bool {
     let special = |c: char| c.is_whitespace() || c.is_control() || matches!(c, '"' | '=' | '\\');
     !text.is_empty() && !text.contains(special)

@@ -76,7 +76,7 @@ impl Plan {
         Variable::Tunnelled(Tunnelled { variable, value, route: index, url })
     }
 
-    /// Whether any variable holds a Redis URL, with or without a tunnel.
+    /// True if any variable holds a Redis URL, with or without a tunnel.
     pub fn found_urls(&self) -> bool {
         !self.variables.is_empty()
     }

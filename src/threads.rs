@@ -146,7 +146,7 @@ impl Threads {
         }
     }
 
-    /// Whether a thread without work may end. If so, it no longer counts as free.
+    /// True if a thread without work may end. If so, it no longer counts as free.
     fn may_end(&self) -> bool {
         let Ok(permit) = self.free.try_acquire() else { return false };
         let others = self.free.available_permits() > 0;

@@ -188,7 +188,7 @@ fn auth_command(user: Option<&Secret>, password: &Secret) -> Vec<u8> {
     resp::request(&words.into_iter().flatten().collect::<Vec<_>>())
 }
 
-/// Whether a Redis before 6 has refused AUTH with a user.
+/// True if a Redis before 6 has refused AUTH with a user.
 fn knows_no_users(reply: &str) -> bool {
     reply.to_ascii_lowercase().starts_with("-err wrong number of arguments for 'auth'")
 }

@@ -18,9 +18,9 @@ pub struct Subject {
     pub credentials: Option<Credentials>,
     /// The databases that its URLs name, except 0.
     pub databases: Vec<String>,
-    /// Whether it is the only tunnel, so that general settings apply to it alone.
+    /// True if it is the only tunnel, so that general settings apply to it alone.
     pub is_single: bool,
-    /// Whether the user has explicitly set `none` for verification.
+    /// True if the user has explicitly set `none` for verification.
     pub none_chosen: bool,
 }
 
@@ -63,7 +63,7 @@ pub struct StepReport {
     pub name: &'static str,
     pub outcome: Outcome,
     pub took: Duration,
-    /// Whether the tunnel's settings require this step to succeed.
+    /// True if the tunnel's settings require this step to succeed.
     pub required: bool,
 }
 

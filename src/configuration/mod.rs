@@ -117,7 +117,7 @@ pub fn log_settings_for_errors(invocation: &Invocation, environment: &Environmen
     LogSettings { level: LevelFilter::ERROR, format: reader.read(&options::LOG_FORMAT) }
 }
 
-/// Whether `--enabled` is false.
+/// True if `--enabled` is false.
 pub fn is_switched_off(invocation: &Invocation, environment: &Environment) -> bool {
     !Reader::new(Sources { invocation, environment }, || Ok(())).read(&options::ENABLED)
 }

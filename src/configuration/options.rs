@@ -43,13 +43,13 @@ pub struct Declaration {
     pub help: &'static str,
     /// The heading above the option in `--help`.
     pub heading: &'static str,
-    /// Whether the short help (`-h`) lists the option.
+    /// True if the short help (`-h`) lists the option.
     pub is_common: bool,
-    /// Whether the variable, with the prefix `<VAR>_`, also sets this for the URL in `<VAR>` alone.
+    /// True if the variable, with the prefix `<VAR>_`, also sets this for the URL in `<VAR>` alone.
     pub is_per_url: bool,
-    /// Whether the value can be a secret, which no error may show.
+    /// True if the value can be a secret, which no error may show.
     pub is_secret: bool,
-    /// Whether the value is PEM text, or the path of a PEM file.
+    /// True if the value is PEM text, or the path of a PEM file.
     pub is_pem: bool,
     /// Checks a value, except for files that it names. The error lists the accepted forms.
     pub check: fn(&str) -> Result<(), &'static str>,

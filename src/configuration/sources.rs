@@ -95,7 +95,7 @@ impl<'a> Sources<'a> {
         names
     }
 
-    /// Whether a setting for the URL in `variable` replaces the general `setting`.
+    /// True if a setting for the URL in `variable` replaces the general `setting`.
     fn replaces(&self, variable: &str, setting: &'static Declaration) -> bool {
         match CA_SETTINGS.iter().any(|known| known.variable == setting.variable) {
             // Either CA setting of one URL replaces both general ones.
@@ -104,7 +104,7 @@ impl<'a> Sources<'a> {
         }
     }
 
-    /// Whether the user sets `setting` for all URLs, by its option or a variable.
+    /// True if the user sets `setting` for all URLs, by its option or a variable.
     pub fn is_given(&self, setting: &'static Declaration) -> bool {
         self.option(setting).is_some() || !self.variables(setting).is_empty()
     }

@@ -176,7 +176,7 @@ pub fn positive_duration(text: &str) -> Result<Duration, &'static str> {
         .ok_or("a time of more than zero, such as 500ms, 10s, 5m, 24h, or a bare number of seconds")
 }
 
-/// Whether `--urls` accepts `name`.
+/// True if `--urls` accepts `name`.
 pub fn is_variable_name(name: &str) -> bool {
     name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }

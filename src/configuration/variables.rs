@@ -51,7 +51,7 @@ pub struct TunnelledUrl {
     /// The route for this variable alone; the plan merges equal routes.
     pub route: Route,
     pub pool: PoolMode,
-    /// Whether the user chose the verification level. If so, `none` is intended.
+    /// True if the user chose the verification level. If so, `none` is intended.
     pub verify_chosen: bool,
 }
 
@@ -134,22 +134,22 @@ fn discovered(environment: &Environment) -> Vec<String> {
     std::iter::once(REDIS_URL).chain(discovered).map(str::to_owned).collect()
 }
 
-/// Whether `value` equals the copy in `<name>_STUNNEL`, as an outer launcher would set both.
+/// True if `value` equals the copy in `<name>_STUNNEL`, as an outer launcher would set both.
 fn equals_its_copy(name: &str, value: &OsStr, environment: &Environment) -> bool {
     lookup(environment, &format!("{name}{COPY_SUFFIX}")) == Some(value)
 }
 
-/// Whether `url` leads to 127.0.0.1 without TLS, where launchers listen.
+/// True if `url` leads to 127.0.0.1 without TLS, where launchers listen.
 fn leads_to_a_tunnel(url: &RedisUrl) -> bool {
     !url.is_tls() && matches!(url.host(), Host::Ipv4(Ipv4Addr::LOCALHOST))
 }
 
-/// Whether `name` is a copy that a launcher made, or a setting.
+/// True if `name` is a copy that a launcher made, or a setting.
 fn is_ours(name: &str) -> bool {
     name.ends_with(COPY_SUFFIX) || name.contains("_STUNNEL_")
 }
 
-/// Whether variable `name` leads to an outer launcher's Unix socket.
+/// True if variable `name` leads to an outer launcher's Unix socket.
 fn is_tunnelled_socket(name: &str, environment: &Environment) -> bool {
     let value = lookup(environment, name).and_then(OsStr::to_str);
     value.is_some_and(|value| {
@@ -158,7 +158,7 @@ fn is_tunnelled_socket(name: &str, environment: &Environment) -> bool {
     })
 }
 
-/// Whether `name` is a variable of Heroku's PrivateLink add-on.
+/// True if `name` is a variable of Heroku's PrivateLink add-on.
 fn is_endpoint(name: &str) -> bool {
     name.strip_prefix("REDIS_ENDPOINT_").is_some_and(|rest| rest.ends_with("_URL"))
 }
@@ -218,7 +218,7 @@ fn upstream_of(
     }
 }
 
-/// Whether `url` leads to one of Heroku's PrivateLink endpoints.
+/// True if `url` leads to one of Heroku's PrivateLink endpoints.
 fn is_privatelink(name: &str, url: &RedisUrl) -> bool {
     is_endpoint(name)
         || matches!(url.host(), Host::Domain(host)

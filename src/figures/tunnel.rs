@@ -85,7 +85,7 @@ pub struct TunnelSnapshot {
     /// When the tunnel first failed after its last success, in milliseconds since 1970. `None` if
     /// the tunnel works, or if its latest failure is older than [`LAPSE`].
     pub failing_since: Option<u64>,
-    /// Whether the latest attempt failed, and is older than [`LAPSE`].
+    /// True if the latest attempt failed, and is older than [`LAPSE`].
     pub has_lapsed: bool,
     pub failure: Option<FailureText>,
     pub certificate: Option<CertificateText>,
@@ -103,7 +103,7 @@ impl TunnelSnapshot {
 }
 
 impl State {
-    /// Whether the latest failure is too old to count as current.
+    /// True if the latest failure is too old to count as current.
     fn has_lapsed(&self, now: Instant) -> bool {
         self.last_failed.is_none_or(|failed| now - failed >= LAPSE)
     }

@@ -43,7 +43,7 @@ pub enum Effect {
 }
 
 impl Effect {
-    /// Whether the command may be sent again on another connection, even if Redis has executed it.
+    /// True if the command may be sent again on another connection, even if Redis has executed it.
     pub fn is_repeatable(self) -> bool {
         matches!(self, Effect::Reads | Effect::SetsUp | Effect::NoneIfRefused)
     }

@@ -53,7 +53,7 @@ mod tests {
     const GOOD: Outcome =
         Outcome { lasted: Duration::from_secs(1), answered: true, closed_by_app: true };
 
-    /// Whether the pool is on after `count` connections, one every `pause`.
+    /// True if the pool is on after `count` connections, one every `pause`.
     fn is_on_after(count: usize, pause: Duration, outcome: Outcome) -> bool {
         let (mut engagement, mut now) = (Engagement::default(), Instant::now());
         for _ in 0..count {

@@ -246,7 +246,7 @@ impl Reset {
         self.written.saturating_sub(RESET.len()) as u64
     }
 
-    /// Whether the request may be sent again on another connection: Redis cannot have executed it,
+    /// True if the request may be sent again on another connection: Redis cannot have executed it,
     /// or executing it twice does no harm.
     fn may_send_again(&self, tap: &PoolTap<'_>) -> bool {
         let is_incomplete = self.written < self.bytes.len() && tap.ledger.is_one_request();

@@ -71,7 +71,7 @@ impl<C> Idle<C> {
         receiver
     }
 
-    /// Whether app connections wait in the queue.
+    /// True if app connections wait in the queue.
     pub fn has_waiters(&self) -> bool {
         self.waiting.iter().any(|waiting| !waiting.is_closed())
     }
@@ -83,7 +83,7 @@ impl<C> Idle<C> {
         before - self.kept.len()
     }
 
-    /// Whether no connection is idle.
+    /// True if no connection is idle.
     pub fn is_empty(&self) -> bool {
         self.kept.is_empty()
     }

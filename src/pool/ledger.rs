@@ -74,29 +74,29 @@ impl Ledger {
         }
     }
 
-    /// Whether the connection may be kept for another user: every request is complete and
-    /// answered, and RESET clears everything the user left.
+    /// True if the connection may be kept for another user: every request is complete and answered,
+    /// and RESET clears everything the user left.
     pub fn is_settled(&self) -> bool {
         !self.gave_up && self.requests.is_at_boundary() && self.owed == 0
     }
 
-    /// Whether all requests may be sent again on another connection, even if Redis has executed
+    /// True if all requests may be sent again on another connection, even if Redis has executed
     /// them: they are complete, and only read or set up their connection.
     pub fn is_repeatable(&self) -> bool {
         !self.gave_up && self.requests.is_at_boundary() && !self.is_unrepeatable
     }
 
-    /// Whether the app has sent at most one request, complete or not.
+    /// True if the app has sent at most one request, complete or not.
     pub fn is_one_request(&self) -> bool {
         !self.gave_up && (self.count == 0 || self.count == 1 && self.requests.is_at_boundary())
     }
 
-    /// Whether the ledger has given up: the connection must not be reused.
+    /// True if the ledger has given up: the connection must not be reused.
     pub fn gave_up(&self) -> bool {
         self.gave_up
     }
 
-    /// Whether a reply since the last call has shown that the server is a replica or not ready.
+    /// True if a reply since the last call has shown that the server is a replica or not ready.
     pub fn take_role_change(&mut self) -> bool {
         std::mem::take(&mut self.role_changed)
     }

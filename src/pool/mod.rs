@@ -71,7 +71,7 @@ struct State {
     /// Connections made at or before this moment are not kept: the name may lead to another server
     /// now.
     retired: Option<Instant>,
-    /// Whether a task is running that closes expired idle connections.
+    /// True if a task is running that closes expired idle connections.
     is_watched: bool,
     /// COMMAND has ended: the pool keeps no more connections.
     is_closed: bool,
@@ -103,7 +103,7 @@ impl Pool {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether an app connection that begins now uses the pool.
+    /// True if an app connection that begins now uses the pool.
     fn is_on(&self, now: Instant) -> bool {
         self.mode == PoolMode::On || self.state().engagement.is_on(now)
     }
@@ -123,7 +123,7 @@ impl Pool {
         Err(state.idle.wait())
     }
 
-    /// Whether a connection made at `made` may be kept now.
+    /// True if a connection made at `made` may be kept now.
     fn may_keep(&self, made: Instant, now: Instant) -> bool {
         let is_on = self.is_on(now);
         let state = self.state();
@@ -212,7 +212,7 @@ impl Pool {
 }
 
 impl State {
-    /// Whether a connection made at `made` is young enough, and not retired.
+    /// True if a connection made at `made` is young enough, and not retired.
     fn allows(&self, made: Instant, now: Instant) -> bool {
         self.retired.is_none_or(|retired| made > retired) && now - made < MAX_AGE
     }
@@ -225,7 +225,7 @@ impl State {
     }
 }
 
-/// Whether the connection leads to one of these addresses.
+/// True if the connection leads to one of these addresses.
 fn leads_to(upstream: &TlsUpstream, addresses: &[SocketAddr]) -> bool {
     addresses.iter().any(|known| known.ip() == upstream.address.ip())
 }

@@ -71,7 +71,7 @@ async fn replies(upstream: &mut TlsUpstream) -> Option<[Vec<u8>; 3]> {
 pub struct Trial(Option<(Verdict, Instant)>);
 
 impl Trial {
-    /// Whether connections may be reused.
+    /// True if connections may be reused.
     pub fn is_passed(&self) -> bool {
         matches!(self.0, Some((Verdict::Passed, _)))
     }

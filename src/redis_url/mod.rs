@@ -160,7 +160,7 @@ impl RedisUrl {
         })
     }
 
-    /// Whether the URL itself asks for TLS.
+    /// True if the URL itself asks for TLS.
     pub fn is_tls(&self) -> bool {
         self.scheme.word != self.scheme.plaintext
     }

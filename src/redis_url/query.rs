@@ -62,7 +62,7 @@ pub fn without_tls_parameters(query: &Secret) -> Option<Secret> {
     Some(Secret::new(kept.join("&")))
 }
 
-/// Whether a client would reject this parameter in a plaintext URL, or start TLS because of it:
+/// True if a client would reject this parameter in a plaintext URL, or start TLS because of it:
 /// redis-py, Celery and Kombu (`ssl_…`), ioredis (`tls`), Predis (`ssl[…]`), go-redis
 /// (`skip_verify`), Lettuce (`verifyPeer`).
 fn is_tls_parameter(parameter: &str) -> bool {

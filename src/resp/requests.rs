@@ -88,7 +88,7 @@ impl RequestFramer {
         }
     }
 
-    /// Whether the framer is between two requests.
+    /// True if the framer is between two requests.
     pub fn is_at_boundary(&self) -> bool {
         self.part == Part::Start
     }

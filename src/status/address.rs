@@ -84,7 +84,7 @@ pub enum StatusListener {
 }
 
 impl StatusListener {
-    /// Whether other machines can reach this address.
+    /// True if other machines can reach this address.
     pub fn is_exposed(&self) -> bool {
         match self {
             StatusListener::Tcp(_, address, _) => !address.ip().to_canonical().is_loopback(),

@@ -29,7 +29,7 @@ const MAX_ANSWER_BYTES: u64 = 2 << 20;
 /// A launcher's answer.
 struct Answer {
     text: String,
-    /// Whether all its tunnels work.
+    /// True if all its tunnels work.
     well: bool,
 }
 
@@ -102,7 +102,7 @@ async fn answer_of(name: &str, format: LogFormat) -> Option<Answer> {
     Some(Answer { text: text + "\n", well: false })
 }
 
-/// Whether the error may mean that the launcher has ended: the connection was refused or closed.
+/// True if the error may mean that the launcher has ended: the connection was refused or closed.
 fn may_have_ended(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::ConnectionRefused || is_hang_up(error)
 }

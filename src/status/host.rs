@@ -25,7 +25,7 @@ impl HostCheck {
         }
     }
 
-    /// Whether a request to `authority`, a host with or without a port, is accepted.
+    /// True if a request to `authority`, a host with or without a port, is accepted.
     pub fn accepts(&self, authority: &str) -> bool {
         let HostCheck::Named(name) = self else { return true };
         let host = match authority.rsplit_once(':') {

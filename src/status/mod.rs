@@ -98,7 +98,7 @@ pub struct StatusReport {
 }
 
 impl StatusReport {
-    /// Whether there is a Redis URL and no tunnel fails.
+    /// True if there is a Redis URL and no tunnel fails.
     pub fn is_well(&self) -> bool {
         self.urls == RedisUrls::Found
             && self.snapshot.tunnels.iter().all(|tunnel| tunnel.failing_since.is_none())

@@ -202,7 +202,7 @@ fn held(tunnel: &TunnelSnapshot) -> Row {
     row
 }
 
-/// Whether app connections wait because the tunnel is at its connection limit.
+/// True if app connections wait because the tunnel is at its connection limit.
 fn is_at_limit(tunnel: &TunnelSnapshot) -> bool {
     let counts = &tunnel.counts;
     counts.waiting > 0 && counts.limit.is_some_and(|limit| counts.held() >= limit)

@@ -39,7 +39,7 @@ impl Forwarding {
         }
     }
 
-    /// Whether to forward `received`.
+    /// True if to forward `received`.
     pub fn allows(self, received: Received) -> bool {
         match self {
             Forwarding::All => true,
@@ -48,7 +48,7 @@ impl Forwarding {
         }
     }
 
-    /// Whether `received` ends the drain. The dyno manager's SIGTERM does not: it may come several
+    /// True if `received` ends the drain. The dyno manager's SIGTERM does not: it may come several
     /// times, and after COMMAND's end, but COMMAND's last bytes must still be sent.
     pub fn cuts_drain(self, received: Received) -> bool {
         let left_to_manager = self == Forwarding::AllButSigterm && received.is(Signal::SIGTERM);

@@ -97,7 +97,7 @@ pub struct Supervisor {
     /// The shell with job control to which the launcher is a job.
     job_shell: Option<Pid>,
     signals: Signals,
-    /// Whether COMMAND was stopped at the last SIGCHLD.
+    /// True if COMMAND was stopped at the last SIGCHLD.
     stopped: bool,
     figures: Arc<Figures>,
     /// A shell has continued the whole process group: the next SIGCONT that the launcher reads has

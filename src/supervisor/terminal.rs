@@ -18,17 +18,17 @@ impl Terminal {
         options.open("/dev/tty").ok().map(Terminal)
     }
 
-    /// Whether the launcher's process group is in the foreground.
+    /// True if the launcher's process group is in the foreground.
     pub fn is_ours(&self) -> bool {
         self.is_of(getpgrp())
     }
 
-    /// Whether the terminal has hung up.
+    /// True if the terminal has hung up.
     pub fn has_hung_up(&self) -> bool {
         tcgetpgrp(&self.0).is_err()
     }
 
-    /// Whether process group `group` is in the foreground.
+    /// True if process group `group` is in the foreground.
     pub fn is_of(&self, group: Pid) -> bool {
         tcgetpgrp(&self.0) == Ok(group)
     }

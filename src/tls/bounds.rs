@@ -50,7 +50,7 @@ impl Verifier for KeyAndChain {
     }
 }
 
-/// Whether the server's key is within the limits. Sets the chain's error. The next step of the
+/// True if the server's key is within the limits. Sets the chain's error. The next step of the
 /// handshake verifies the server's signature with this key.
 fn has_usual_key(chain: &mut X509StoreContextRef) -> bool {
     let usual = raw::first_of(chain).is_none_or(is_usual);

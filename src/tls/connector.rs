@@ -73,7 +73,7 @@ impl Connector {
         &self.trust
     }
 
-    /// Whether this connector resumes sessions. It does not if it has a client certificate: the
+    /// True if this connector resumes sessions. It does not if it has a client certificate: the
     /// server may want to see the certificate in each handshake.
     pub fn resumes(&self) -> bool {
         self.trust.identity.is_none()

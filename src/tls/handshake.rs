@@ -42,7 +42,7 @@ const CLIENT_CERTIFICATE_REFUSED: [i32; 6] = [1042, 1043, 1044, 1045, 1046, 1048
 /// How many characters of an issuer's name to show. The app's error must have space for the hint.
 const LONGEST_ISSUER: usize = 60;
 
-/// Whether a reason is an internal error of OpenSSL (ERR_R_FATAL), such as a lack of memory.
+/// True if a reason is an internal error of OpenSSL (ERR_R_FATAL), such as a lack of memory.
 /// OpenSSL 3 marks these reasons with ERR_RFLAG_FATAL and ERR_RFLAG_COMMON; in 1.1.1 they are the
 /// numbers from 64 to 99.
 fn is_internal(reason: i32) -> bool {
@@ -259,7 +259,7 @@ impl HandshakeError {
     }
 }
 
-/// Whether a read failed only because the peer closed without close_notify, as Redis does. This is
+/// True if a read failed only because the peer closed without close_notify, as Redis does. This is
 /// a normal end of stream, since RESP itself marks the end of each reply.
 pub fn is_unannounced_close(error: &io::Error) -> bool {
     stack_of(error).is_some_and(|stack| {
@@ -267,7 +267,7 @@ pub fn is_unannounced_close(error: &io::Error) -> bool {
     })
 }
 
-/// Whether a read or write failed inside OpenSSL, mostly for lack of memory.
+/// True if a read or write failed inside OpenSSL, mostly for lack of memory.
 pub fn is_own_failure(error: &io::Error) -> bool {
     stack_of(error)
         .is_some_and(|stack| stack.errors().iter().any(|error| is_internal(error.reason_code())))

@@ -10,7 +10,7 @@ use openssl::x509::{X509, X509Ref};
 /// The beginning of every PEM block (RFC 7468 section 2).
 const BEGIN: &str = "-----BEGIN ";
 
-/// Whether `text` is PEM rather than the name of a file.
+/// True if `text` is PEM rather than the name of a file.
 pub fn is_pem(text: &str) -> bool {
     text.contains(BEGIN)
 }

@@ -180,7 +180,7 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Whether the handshake offered a session.
+    /// True if the handshake offered a session.
     pub fn suspects(&self) -> bool {
         self.suspected_since.is_some()
     }

@@ -49,7 +49,7 @@ impl Facts {
         !self.has_too_many_tickets()
     }
 
-    /// Whether OpenSSL has begun the handshake.
+    /// True if OpenSSL has begun the handshake.
     pub fn has_begun(&self) -> bool {
         self.begun.load(Ordering::Relaxed)
     }
@@ -67,7 +67,7 @@ impl Facts {
         self.chain_end.get()
     }
 
-    /// Whether reading has ended because the server sent too many session tickets.
+    /// True if reading has ended because the server sent too many session tickets.
     pub fn has_too_many_tickets(&self) -> bool {
         self.tickets.load(Ordering::Relaxed) > MOST_TICKETS
     }
@@ -99,12 +99,12 @@ impl<S> TlsStream<S> {
         self.stream.get_mut().get_mut().get_mut()
     }
 
-    /// Whether the server resumed a session.
+    /// True if the server resumed a session.
     pub fn resumed(&self) -> bool {
         self.facts.resumed()
     }
 
-    /// Whether reading has ended because the server sent too many session tickets.
+    /// True if reading has ended because the server sent too many session tickets.
     pub fn has_too_many_tickets(&self) -> bool {
         self.facts.has_too_many_tickets()
     }

@@ -45,12 +45,12 @@ pub struct Trust {
 }
 
 impl Trust {
-    /// Whether these settings authenticate the server.
+    /// True if these settings authenticate the server.
     pub fn authenticates(&self) -> bool {
         self.verify != Verify::None || !self.pins.is_empty()
     }
 
-    /// Whether the pins allow a server whose key has this pin.
+    /// True if the pins allow a server whose key has this pin.
     pub fn pin_holds(&self, pin: &Pin) -> bool {
         self.pins.is_empty() || self.pins.contains(pin)
     }

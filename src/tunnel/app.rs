@@ -142,7 +142,7 @@ impl AppStream {
         self.tcp()?.take_error().ok()?
     }
 
-    /// Whether the app speaks TLS. Then reading fails, and hands over none of the app's bytes.
+    /// True if the app speaks TLS. Then reading fails, and hands over none of the app's bytes.
     pub fn speaks_tls(&self) -> bool {
         self.opening == Opening::Tls
     }
@@ -173,7 +173,7 @@ impl AppStream {
         Poll::Ready(if self.speaks_tls() { Ahead::Tls } else { Ahead::Bytes })
     }
 
-    /// Whether the beginning of a request was read ahead, and not of a ClientHello.
+    /// True if the beginning of a request was read ahead, and not of a ClientHello.
     pub fn has_begun(&self) -> bool {
         self.opening == Opening::Plain && !self.held.is_empty()
     }

@@ -13,7 +13,7 @@ use crate::names;
 /// The beginning of that error.
 const ERROR: &[u8] = b"-ERR max number of clients";
 
-/// Whether a connection's first reply is that error.
+/// True if a connection's first reply is that error.
 pub fn is_error(reply: &[u8]) -> bool {
     reply.starts_with(ERROR)
 }

@@ -170,7 +170,7 @@ impl<'t> Connection<'t> {
         late_refusal::behind(self.tunnel, error).await
     }
 
-    /// Whether Redis closed the connection instead of answering.
+    /// True if Redis closed the connection instead of answering.
     fn is_unanswered(&self, course: &Course) -> bool {
         let by_redis = match &course.end {
             RelayEnd::Reset(Side::Redis, error) => is_hang_up(error) && !is_own_failure(error),

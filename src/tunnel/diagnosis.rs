@@ -142,7 +142,7 @@ pub async fn question_silence(tunnel: &Tunnel, address: SocketAddr, heard: &Hear
     if is_plaintext { Silence::Plaintext } else { pending().await }
 }
 
-/// Whether the server at `address` answers RESP in plaintext within [`ANSWER`].
+/// True if the server at `address` answers RESP in plaintext within [`ANSWER`].
 pub async fn speaks_plaintext(tunnel: &Tunnel, address: SocketAddr) -> bool {
     let ask = async {
         let mut stream = TcpStream::connect(address).await.ok()?;

@@ -44,7 +44,7 @@ impl Failure {
         Failure::Outage(step, error)
     }
 
-    /// Whether another attempt may succeed without a change of settings.
+    /// True if another attempt may succeed without a change of settings.
     pub fn is_outage(&self) -> bool {
         !matches!(self, Failure::Misconfigured(_))
     }
@@ -101,19 +101,19 @@ impl Failure {
     }
 }
 
-/// Whether the other side closed or reset the connection.
+/// True if the other side closed or reset the connection.
 pub fn is_hang_up(error: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
     matches!(error.kind(), UnexpectedEof | ConnectionReset | ConnectionAborted | BrokenPipe)
 }
 
-/// Whether the process (EMFILE) or the system (ENFILE) has no descriptor left.
+/// True if the process (EMFILE) or the system (ENFILE) has no descriptor left.
 pub fn is_out_of_descriptors(error: &io::Error) -> bool {
     let code = error.raw_os_error();
     code == Some(Errno::EMFILE as i32) || code == Some(Errno::ENFILE as i32)
 }
 
-/// Whether the system refuses to start a thread: see [`crate::threads`].
+/// True if the system refuses to start a thread: see [`crate::threads`].
 pub fn is_out_of_threads(error: &io::Error) -> bool {
     error.raw_os_error() == Some(Errno::EAGAIN as i32)
 }

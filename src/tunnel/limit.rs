@@ -64,22 +64,22 @@ impl Limit {
         Slot { limit: self.clone(), _permit: permit }
     }
 
-    /// Whether an app connection waits for a slot.
+    /// True if an app connection waits for a slot.
     pub fn somebody_waits(&self) -> bool {
         self.waiting.load(Ordering::Relaxed) > 0
     }
 
-    /// Whether every slot is taken.
+    /// True if every slot is taken.
     pub fn is_full(&self) -> bool {
         self.slots.available_permits() == 0
     }
 
-    /// Whether the same app connections have held all slots for ten seconds.
+    /// True if the same app connections have held all slots for ten seconds.
     fn is_stuck(&self, now: Instant) -> bool {
         self.is_full() && self.moves().changed.is_some_and(|changed| now - changed >= STUCK)
     }
 
-    /// Whether a warning about a stuck queue is due. If so, the next one is due a minute later.
+    /// True if a warning about a stuck queue is due. If so, the next one is due a minute later.
     pub fn take_stuck_warning(&self, now: Instant) -> bool {
         let is_stuck = self.is_stuck(now);
         let mut moves = self.moves();
@@ -90,7 +90,7 @@ impl Limit {
         is_due
     }
 
-    /// Whether Redis may still count a connection that this tunnel has just closed.
+    /// True if Redis may still count a connection that this tunnel has just closed.
     pub fn may_still_be_counted(&self, now: Instant) -> bool {
         self.is_full() && self.moves().closed.is_some_and(|closed| now - closed < FREEING)
     }

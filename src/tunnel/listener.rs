@@ -231,7 +231,7 @@ async fn after_failed_accept(tunnel: &Tunnel, listener: &Socket, error: io::Erro
     }
 }
 
-/// Whether two descriptors are free.
+/// True if two descriptors are free.
 fn has_two_descriptors(listener: &Socket) -> bool {
     let (first, second) = (listener.try_clone(), listener.try_clone());
     first.is_ok() && second.is_ok()

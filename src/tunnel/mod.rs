@@ -59,7 +59,7 @@ use crate::tls::{Connector, Sessions};
 pub struct ConnectionSettings {
     /// For queueing, name lookup, TCP and TLS together; more than zero.
     pub connect_timeout: Duration,
-    /// Whether to retry until `connect_timeout`.
+    /// True if to retry until `connect_timeout`.
     pub connect_retry: bool,
     /// A connection without traffic is closed after this time; `None`: never.
     pub idle_timeout: Option<Duration>,

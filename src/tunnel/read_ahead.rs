@@ -138,7 +138,7 @@ impl Records {
         }
     }
 
-    /// Whether the latest record is complete.
+    /// True if the latest record is complete.
     fn is_complete(&self) -> bool {
         self.known == 0 && self.missing == 0
     }
@@ -190,7 +190,7 @@ impl ReadAhead {
         }
     }
 
-    /// Whether only complete records have arrived, and all of them were fetched.
+    /// True if only complete records have arrived, and all of them were fetched.
     pub fn is_between_records(&self) -> bool {
         self.ahead.is_none() && self.records.is_complete()
     }

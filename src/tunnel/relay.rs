@@ -182,7 +182,7 @@ impl<A: App, R: Stream, T: Tap> Relay<'_, A, R, T> {
         }
     }
 
-    /// Whether the connection to Redis stays open now that the app has ended. An app that has only
+    /// True if the connection to Redis stays open now that the app has ended. An app that has only
     /// half-closed must first get what is not delivered yet.
     fn keeps_upstream(&self, app_end: &io::Result<()>) -> bool {
         let delivered = app_end.is_err() || !self.down.is_stalled();

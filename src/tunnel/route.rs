@@ -34,7 +34,7 @@ impl fmt::Display for Upstream {
 pub struct SettingNames {
     /// General variables, each with the name of the setting that overrides it.
     overridden: Vec<(&'static str, String)>,
-    /// Whether the URL's query demands `full`.
+    /// True if the URL's query demands `full`.
     pub full_by_url: bool,
 }
 

@@ -68,7 +68,7 @@ impl TlsUpstream {
         self.network().tcp()
     }
 
-    /// Whether the server has neither closed the connection nor sent any data, not even half a
+    /// True if the server has neither closed the connection nor sent any data, not even half a
     /// record. Messages of TLS itself, such as session tickets, do not count.
     pub async fn is_untouched(&mut self) -> bool {
         for _ in 0..READINESS_TRIES {

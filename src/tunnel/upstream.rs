@@ -35,7 +35,7 @@ pub async fn connect(tunnel: &Tunnel, deadline: Instant) -> Result<Connected, Un
     connected.unwrap_or_else(|_| Err(Failure::timed_out(step).into()))
 }
 
-/// Whether the server has cut the handshake before it sent a byte, like a Redis at its client
+/// True if the server has cut the handshake before it sent a byte, like a Redis at its client
 /// limit.
 pub fn is_cut(unexplained: &Unexplained) -> bool {
     matches!(unexplained, Unexplained::Failed(Failure::Outage(Step::Unanswered, _)))

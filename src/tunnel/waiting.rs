@@ -54,7 +54,7 @@ pub async fn departure(app: &mut AppStream, guard: &mut DrainGuard) -> Departure
     }
 }
 
-/// Whether COMMAND is still running after [`COMMAND_END`].
+/// True if COMMAND is still running after [`COMMAND_END`].
 async fn command_goes_on(guard: &mut DrainGuard) -> bool {
     tokio::select! {
         biased;

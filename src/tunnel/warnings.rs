@@ -157,7 +157,7 @@ struct Burst {
     /// The number of warnings that were held back since the last summary, and the latest of them.
     count: u64,
     held_back: Option<Warning>,
-    /// Whether a warning has come since the last summary.
+    /// True if a warning has come since the last summary.
     is_live: bool,
 }
 

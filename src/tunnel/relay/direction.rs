@@ -92,7 +92,7 @@ impl Direction {
         !self.stalled.is_empty()
     }
 
-    /// Whether this direction moves no more bytes.
+    /// True if this direction moves no more bytes.
     pub fn is_over(&self) -> bool {
         match self.state {
             State::Open | State::Closing => false,

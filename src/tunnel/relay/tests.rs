@@ -47,7 +47,7 @@ fn quiet() -> Join<Empty, Vec<u8>> {
     join(empty(), Vec::new())
 }
 
-/// Whether the other side of `far` has not closed, and has no more bytes.
+/// True if the other side of `far` has not closed, and has no more bytes.
 async fn is_open(far: &mut DuplexStream) -> bool {
     let mut byte = [0];
     poll_fn(|cx| {
