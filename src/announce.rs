@@ -46,8 +46,8 @@ pub fn not_executed(words: &[OsString], not_executed: &NotExecuted) -> u8 {
 }
 
 /// The name of a program, if the log may show it. The user may have given a whole command line or
-/// an assignment instead, with a password in it: so only the part before the first space counts,
-/// and only if it looks like a path.
+/// an assignment instead, and either may contain a password. So the log shows only the part before
+/// the first space, and only if that part looks like a path.
 fn program_name(word: &str) -> &str {
     let name = word.split_whitespace().next().unwrap_or_default();
     let is_path = |c: char| c.is_alphanumeric() || "._-+/".contains(c);
@@ -62,8 +62,9 @@ fn why_no_such_command(program: &str, words: usize) -> &'static str {
             "quotes make the whole command line a single word. Remove the quotes, or write sh -c \
              before them"
         }
-        _ if program.ends_with(':') => "COMMAND is the label of a line in a Procfile. Remove the \
-                                        label",
+        _ if program.ends_with(':') => {
+            "COMMAND is the label of a line in a Procfile. Remove the label"
+        }
         _ if program.split('/').next().is_some_and(|start| start.contains('=')) => {
             "COMMAND is an assignment, not a program. Write env before the assignment"
         }
@@ -155,8 +156,10 @@ pub fn why_without_effect(plan: &Plan) -> String {
         true => "No variable has a tunnel".to_owned(),
         false => format!("Variables with a tunnel: {}", tunnelled.join(" ")),
     };
-    format!("ignored: each of these settings is for one variable, and that variable has no tunnel. \
-             {tunnels}")
+    format!(
+        "ignored: each of these settings is for one variable, and that variable has no tunnel. \
+         {tunnels}"
+    )
 }
 
 /// The message about Redis URLs that are neither discovered nor listed.
@@ -240,8 +243,10 @@ fn tunnel_up(route: &Route, local: &Local) {
         warning!(
             at = "ca-unused",
             var = variables,
-            msg = format!("a CA is set, but {0}=none does not use the CA. Set {0}=ca or \
-                           {0}=full", names::VERIFY),
+            msg = format!(
+                "a CA is set, but {0}=none does not use the CA. Set {0}=ca or {0}=full",
+                names::VERIFY
+            ),
         );
     }
 }
@@ -294,8 +299,9 @@ pub fn rewritten(rewrites: &[Rewrite]) {
 
 /// Explains why `--check` or `--print-env` does nothing; returns the exit code.
 pub fn disabled() -> u8 {
-    note("start-stunnel is disabled: it opens no tunnel, and does not change COMMAND's \
-          environment");
+    note(
+        "start-stunnel is disabled: it opens no tunnel, and does not change COMMAND's environment",
+    );
     exit::SUCCESS
 }
 

@@ -193,7 +193,10 @@ fn try_sandbox(plan: &Plan, bound: &Bound, settings: &Settings) -> Result<(), Co
     }
     let name = settings.names.of(options::SANDBOX.declaration.variable);
     let problem = "is require, but the sandbox would be";
-    Err(ConfigError::new(name, format!("{problem} {found}; set {name} to auto or off to start without a sandbox")))
+    Err(ConfigError::new(
+        name,
+        format!("{problem} {found}; set {name} to auto or off to start without a sandbox"),
+    ))
 }
 
 /// Restricts every thread of the launcher, as far as the user and the kernel allow it.
@@ -269,7 +272,7 @@ fn open_tunnels(
     }
 }
 
-/// Prepares TLS in the background, so that the first connection need not wait for it.
+/// Prepares TLS in the background, so that the first connection need not wait for the preparation.
 fn prepare(connector: Arc<Connector>) {
     tokio::spawn(async move {
         let started = Instant::now();

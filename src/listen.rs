@@ -122,8 +122,9 @@ fn ports_used_up(settings: &Settings) -> ConfigError {
     let remedy = format!("set a lower port, or set {taken}=move");
     ConfigError::new(
         settings.names.of(options::LISTEN_PORT.declaration.variable),
-        format!("is {first}, but there are fewer ports from {first} to 65535 than tunnels; \
-                 {remedy}"),
+        format!(
+            "is {first}, but there are fewer ports from {first} to 65535 than tunnels; {remedy}"
+        ),
     )
 }
 

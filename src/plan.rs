@@ -40,7 +40,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Makes the routes. Variables with the same upstream and the same settings share one.
+    /// Makes the routes. Variables with the same upstream and the same settings share a route.
     pub fn new(variables: Vec<RedisVariable>) -> Plan {
         let mut plan = Plan::default();
         for RedisVariable { name, decision } in variables {

@@ -108,8 +108,9 @@ impl Rights {
         match tried {
             Ok(Ok(state)) => state,
             Ok(Err(_)) => State::Failed("the thread that tried the sandbox panicked".to_owned()),
-            Err(error) => State::Failed(format!("could not start a thread to try the sandbox: \
-                                                 {error}")),
+            Err(error) => {
+                State::Failed(format!("could not start a thread to try the sandbox: {error}"))
+            }
         }
     }
 

@@ -610,8 +610,8 @@ fn a_server_that_requires_a_name_causes_a_hint() {
         sees(&Launcher::holding(&peer.url()).env("STUNNEL_SERVER_NAME", name).start_held())
     };
     let by_address = asking_for("").unwrap_err();
-    for part in ["not accept the server name \
-                  (SNI)", "IP address; set STUNNEL_SERVER_NAME to a server"]
+    for part in
+        ["not accept the server name (SNI)", "IP address; set STUNNEL_SERVER_NAME to a server"]
     {
         assert!(by_address.contains(part), "{by_address}");
     }

@@ -12,7 +12,7 @@ pub struct Passes {
     pub full: bool,
 }
 
-/// What the user should do to authenticate the server.
+/// Advice on how to authenticate the server.
 pub fn advice(subject: &Subject, certificate: &Certificate, passes: Passes) -> Vec<Advice> {
     let trust = &subject.tunnel.route.trust;
     let set_pin = || subject.to_set(&options::PIN.declaration, &certificate.pin.to_string());
@@ -33,8 +33,9 @@ pub fn advice(subject: &Subject, certificate: &Certificate, passes: Passes) -> V
                 "the server is not authenticated: verify=none is set. To authenticate the server, \
                  set"
             }
-            (false, Some(_)) => "the server is not authenticated. It would pass the level below, \
-                                 so set",
+            (false, Some(_)) => {
+                "the server is not authenticated. It would pass the level below, so set"
+            }
             (false, None) => "the server is not authenticated. To authenticate the server, set",
         };
         all.push(advise(text, level.map_or_else(set_pin, set_verify)));
@@ -75,9 +76,9 @@ impl Subject {
         self.names_to_set(setting).into_iter().map(|name| format!("{name}={value}")).collect()
     }
 
-    /// The names to set for the tunnel. If this is the only tunnel, and no per-variable setting
-    /// overrides the general one, this is the general variable or option. Otherwise it is one name
-    /// for each of the tunnel's variables.
+    /// The names to set for the tunnel. Returns the general variable or option if this is the only
+    /// tunnel and no per-variable setting overrides the general setting. Otherwise returns the name
+    /// of the per-variable setting for each of the tunnel's variables.
     fn names_to_set(&self, setting: &Declaration) -> Vec<String> {
         let route = &self.tunnel.route;
         let own: Vec<String> = route.variables.iter().map(|name| setting.for_one(name)).collect();

@@ -68,8 +68,8 @@ pub async fn speak(
 }
 
 impl Dialogue<'_> {
-    /// AUTH with the URL's user and password. Redis 5 and older have no users: there this repeats
-    /// AUTH with the password only, as clients do.
+    /// AUTH with the URL's user and password. Redis 5 and older have no users. If Redis refuses the
+    /// user, this sends AUTH again with the password only, as clients do.
     async fn authenticate(&mut self, known: &Credentials) -> Result<String, Problem> {
         let user = known.user.as_ref();
         let mut reply = self.ask(&auth_command(user, &known.password)).await?;
@@ -222,7 +222,8 @@ fn clients(info: &str) -> Option<Clients> {
     Some(Clients { connected: number("connected_clients")?, most: number("maxclients")? })
 }
 
-/// Advice about a Redis that gives its clients addresses, to which they connect past the tunnel.
+/// Advice about a Redis that gives addresses to its clients. The clients connect to these addresses
+/// directly, bypassing the tunnel.
 fn mode_advice(mode: &str) -> Option<Advice> {
     let text = match mode {
         "cluster" => {

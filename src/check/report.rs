@@ -18,7 +18,7 @@ pub struct Subject {
     pub credentials: Option<Credentials>,
     /// The databases that its URLs name, except 0.
     pub databases: Vec<String>,
-    /// True if it is the only tunnel, so that general settings apply to it alone.
+    /// True if this is the only tunnel. Then a general setting affects no other tunnel.
     pub is_single: bool,
     /// True if the user has explicitly set `none` for verification.
     pub none_chosen: bool,
@@ -67,7 +67,7 @@ pub struct StepReport {
     pub required: bool,
 }
 
-/// Why a step failed, and what to do about it.
+/// A step's error, and advice on how to correct it.
 pub struct Problem {
     pub text: String,
     pub advice: Option<String>,
@@ -107,7 +107,7 @@ pub struct Clients {
     pub most: u64,
 }
 
-/// What the user should do.
+/// Advice for the user.
 #[derive(Debug)]
 pub struct Advice {
     /// Text that may be wrapped.

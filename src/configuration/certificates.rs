@@ -66,8 +66,10 @@ pub fn identity(
             });
         }
     };
-    let problem = format!("is not set, but {} is set; a client certificate needs both \
-                           settings", given.source);
+    let problem = format!(
+        "is not set, but {} is set; a client certificate needs both settings",
+        given.source
+    );
     Err(read_pem(&given).err().into_iter().chain([absent.wrong(problem)]).collect())
 }
 

@@ -189,7 +189,7 @@ fn after_long_help() -> String {
     )
 }
 
-/// Where to find the manual.
+/// The address of the manual.
 fn manual() -> &'static str {
     match env!("CARGO_PKG_REPOSITORY") {
         "" => "README.md and docs/ in the release archive and in the source repository",
@@ -222,7 +222,7 @@ fn target() -> String {
 
 /// Hides values in clap's error that may be secrets.
 fn without_secrets(mut error: clap::Error) -> clap::Error {
-    // clap reports a missing value as an invalid one.
+    // clap reports a missing value as an invalid value.
     if error.kind() == ErrorKind::InvalidValue
         && let Some(ContextValue::String(value)) = error.get(ContextKind::InvalidValue)
         && value.is_empty()
@@ -337,8 +337,10 @@ mod tests {
     fn help_names_the_exit_codes_without_a_redis_url() {
         let help = command().render_long_help().to_string();
         let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
-        for part in ["78 a setting or a URL is invalid, or there is no Redis \
-                      URL", "that fails or has no Redis URL 2 the"] {
+        for part in [
+            "78 a setting or a URL is invalid, or there is no Redis URL",
+            "that fails or has no Redis URL 2 the",
+        ] {
             assert!(help.contains(part), "{help}");
         }
     }

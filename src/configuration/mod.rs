@@ -110,8 +110,8 @@ fn retired(sources: Sources<'_>) -> Vec<String> {
     option.into_iter().chain(variable.map(|_| options::RETIRED_VARIABLE.to_owned())).collect()
 }
 
-/// How to log an error that ends the launch before its start: at any log level, and even if the log
-/// format is wrong.
+/// The log settings for an error that prevents the launch. Such an error is logged at every log
+/// level, and even if the log format is wrong.
 pub fn log_settings_for_errors(invocation: &Invocation, environment: &Environment) -> LogSettings {
     let mut reader = Reader::new(Sources { invocation, environment }, || Ok(()));
     LogSettings { level: LevelFilter::ERROR, format: reader.read(&options::LOG_FORMAT) }

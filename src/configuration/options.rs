@@ -45,7 +45,8 @@ pub struct Declaration {
     pub heading: &'static str,
     /// True if the short help (`-h`) lists the option.
     pub is_common: bool,
-    /// True if the variable, with the prefix `<VAR>_`, also sets this for the URL in `<VAR>` alone.
+    /// True if the setting also exists for a single URL: the variable with the prefix `<VAR>_`
+    /// applies only to the URL in `<VAR>`.
     pub is_per_url: bool,
     /// True if the value can be a secret, which no error may show.
     pub is_secret: bool,
@@ -359,7 +360,7 @@ pub fn with_option() -> impl Iterator<Item = (&'static str, &'static Declaration
     ALL.iter().filter_map(|declaration| Some((declaration.option?, *declaration)))
 }
 
-/// Every setting that can be set for one URL alone.
+/// Every setting that can be set for a single URL.
 pub fn for_one_url() -> impl Iterator<Item = &'static Declaration> {
     ALL.iter().copied().filter(|declaration| declaration.is_per_url)
 }

@@ -25,8 +25,8 @@ const PORT: &str = "PORT";
 /// Checks that the system has CA certificates.
 pub type SystemRoots = fn() -> Result<(), RootsProblem>;
 
-/// Reads settings, and collects the mistakes. In place of a wrong value it returns the default: it
-/// reads on and finds all mistakes, and the launch ends with them.
+/// Reads settings, and collects the mistakes. In place of a wrong value, the reader returns the
+/// default, and reads on to find all mistakes. The launch does not begin if there is a mistake.
 pub struct Reader<'a> {
     pub sources: Sources<'a>,
     system_roots: SystemRoots,
@@ -103,15 +103,15 @@ impl<'a> Reader<'a> {
         if let Some(port) = port.filter(|port| Some(*port) == apps)
             && let Ok(found) = self.sources.general(&options::STATUS_ADDRESS.declaration)
         {
-            let problem = format!("is port {port}, which {PORT} reserves for the app; set another \
-                                   port");
+            let problem =
+                format!("is port {port}, which {PORT} reserves for the app; set another port");
             self.report(found.wrong(problem));
         }
         address
     }
 
-    /// Reports every mistake in the general form of the settings for one URL, even if no URL uses
-    /// the general form.
+    /// Checks the general values of all settings that can also be set for a single URL. Reports
+    /// every mistake, even if no URL uses the general value.
     pub fn check_for_all_urls(&mut self) {
         for setting in options::for_one_url() {
             self.check_general(setting);

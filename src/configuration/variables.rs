@@ -30,7 +30,7 @@ pub struct RedisVariable {
     pub decision: Decision,
 }
 
-/// What happens to a Redis variable.
+/// The decision about a Redis variable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
     /// The variable will point to a tunnel.
@@ -65,7 +65,8 @@ pub fn decide(reader: &mut Reader<'_>) -> Vec<RedisVariable> {
 }
 
 /// Decides about one variable. `None`: there is a mistake, or the variable holds no URL and does
-/// not have to hold one. `list`: the option or variable that lists it.
+/// not have to. `list`: the option or variable that lists this variable, if the user has listed
+/// variables.
 fn decide_one(name: String, list: Option<&str>, reader: &mut Reader<'_>) -> Option<RedisVariable> {
     let environment = reader.sources.environment;
     let untouched =
@@ -134,12 +135,13 @@ fn discovered(environment: &Environment) -> Vec<String> {
     std::iter::once(REDIS_URL).chain(discovered).map(str::to_owned).collect()
 }
 
-/// True if `value` equals the copy in `<name>_STUNNEL`, as an outer launcher would set both.
+/// True if `value` equals the copy in `<name>_STUNNEL`. An outer launcher sets both variables to
+/// the same value.
 fn equals_its_copy(name: &str, value: &OsStr, environment: &Environment) -> bool {
     lookup(environment, &format!("{name}{COPY_SUFFIX}")) == Some(value)
 }
 
-/// True if `url` leads to 127.0.0.1 without TLS, where launchers listen.
+/// True if `url` leads to 127.0.0.1 without TLS. Launchers listen on 127.0.0.1.
 fn leads_to_a_tunnel(url: &RedisUrl) -> bool {
     !url.is_tls() && matches!(url.host(), Host::Ipv4(Ipv4Addr::LOCALHOST))
 }
@@ -171,9 +173,10 @@ fn url_in(
 ) -> Result<Option<(String, RedisUrl)>, ConfigError> {
     let Some(value) = lookup(environment, name) else {
         let Some(list) = list else { return Ok(None) };
-        let problem =
-            format!("is not set, but {list} lists this variable; set the variable, or remove it \
-                     from the list");
+        let problem = format!(
+            "is not set, but {list} lists this variable; set the variable, or remove it from the \
+             list"
+        );
         return Err(ConfigError::new(name, problem));
     };
     let parsed = match value.to_str() {

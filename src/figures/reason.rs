@@ -25,7 +25,7 @@ macro_rules! words {
 }
 
 words! {
-    /// Why an app connection ended, if it did not fail.
+    /// The reason why an app connection ended, if the connection did not fail.
     CloseReason {
         /// Both sides closed the connection, or the app spoke TLS itself.
         Closed = "closed",
@@ -41,7 +41,7 @@ words! {
 }
 
 words! {
-    /// Why an app connection got no connection to Redis.
+    /// The reason why an app connection got no connection to Redis.
     FailureReason {
         Dns = "dns",
         TcpRefused = "tcp_refused",

@@ -1,4 +1,4 @@
-//! When `--pool auto` switches the pool on and off, by counting short app connections.
+//! Decides when `--pool auto` switches the pool on and off, by counting short app connections.
 
 use std::collections::VecDeque;
 use std::time::Duration;

@@ -24,12 +24,12 @@ use crate::tunnel::stream::TlsUpstream;
 use crate::tunnel::tap::Tap;
 use crate::tunnel::waiting::{self, Departure};
 
-/// How often to check, while the reply to `RESET` is outstanding, whether the app is gone.
+/// While the reply to `RESET` is outstanding, the app is checked at this interval: it may be gone.
 const APP_CHECK: Duration = Duration::from_secs(1);
 /// Bytes read at once while the reply to `RESET` is outstanding.
 const READ: usize = 4096;
 
-/// Why no relay follows a hand-over.
+/// The reason why no relay follows a hand-over.
 #[derive(Debug)]
 pub enum NotHandedOver {
     /// The app connection has ended, as described here. `ends` still owns the connection to Redis.
@@ -55,9 +55,9 @@ pub struct HandOver<'h, 'c, 'p> {
 type HandedOver = Result<(TlsUpstream, Begun), NotHandedOver>;
 
 impl HandOver<'_, '_, '_> {
-    /// Waits for the app's first bytes and sends them behind `RESET`. If the connection turns out
-    /// to be dead, makes a new one, unless Redis may have executed a request that must not be sent
-    /// twice.
+    /// Waits for the app's first bytes and sends them behind `RESET`. If the idle connection turns
+    /// out to be dead, makes a new connection, unless Redis may have executed a request that must
+    /// not be sent twice.
     ///
     /// # Errors
     /// If the app connection has ended.
@@ -155,11 +155,12 @@ impl HandOver<'_, '_, '_> {
     }
 }
 
-/// Why `RESET` was not confirmed.
+/// The reason why `RESET` was not confirmed.
 enum Unconfirmed {
     /// The app is gone; its request was sent.
     AppGone(io::Error),
-    /// The app gave up before its request was sent; the error is its reset, if it sent one.
+    /// The app gave up before its request was sent; with the error of the app's reset, if the app
+    /// reset its connection.
     GaveUp(Option<io::Error>),
     /// Redis sent another reply.
     Refused,
@@ -209,7 +210,7 @@ async fn app_left(app: &mut AppStream, guard: &mut DrainGuard, was_sent: bool) -
 struct Reset {
     /// `RESET` and the request.
     bytes: Vec<u8>,
-    /// How many of them were written.
+    /// The number of these bytes that were written.
     written: usize,
     /// The bytes received: the confirmation, and maybe more.
     reply: Vec<u8>,

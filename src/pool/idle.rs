@@ -24,7 +24,7 @@ pub struct Idle<C> {
     /// The latest connection is at the end.
     kept: Vec<Kept<C>>,
     waiting: VecDeque<oneshot::Sender<C>>,
-    /// How many connections may stay for [`IDLE`].
+    /// The number of connections that may stay for [`IDLE`].
     may_stay: usize,
 }
 
@@ -40,7 +40,7 @@ impl<C> fmt::Debug for Idle<C> {
 }
 
 impl<C> Idle<C> {
-    /// `may_stay`: how many connections may stay for [`IDLE`].
+    /// `may_stay`: the number of connections that may stay for [`IDLE`].
     pub fn new(may_stay: usize) -> Idle<C> {
         Idle { kept: Vec::new(), waiting: VecDeque::new(), may_stay }
     }

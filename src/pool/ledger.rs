@@ -28,7 +28,8 @@ pub struct Ledger {
     count: u16,
     /// Requests whose reply is not complete.
     owed: u16,
-    /// Number of replies up to and including the one that must be an error; 0: none must.
+    /// Number of replies up to and including the reply that must be an error; 0: no reply must be
+    /// an error.
     refusal_in: u16,
     /// A request must not be executed twice.
     is_unrepeatable: bool,
@@ -115,7 +116,8 @@ impl Ledger {
             self.owed += 1;
             self.is_unrepeatable |= !effect.is_repeatable();
             if effect == Effect::NoneIfRefused {
-                // One such request at a time is enough: no client sends a second.
+                // The ledger follows only one such request at a time, because no client sends a
+                // second.
                 if self.refusal_in > 0 {
                     return Err(GaveUp);
                 }

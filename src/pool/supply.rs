@@ -28,13 +28,13 @@ pub enum Supplied {
 /// Why a connection is not reused.
 #[derive(Debug, Clone, Copy)]
 pub enum Unfit {
-    /// The host name no longer resolves to its address.
+    /// The host name no longer resolves to the connection's address.
     Outdated,
-    /// Redis has closed it, or has sent something.
+    /// Redis has closed the connection, or has sent bytes on it.
     Touched,
-    /// `RESET` got a wrong reply, or none in time.
+    /// `RESET` got a wrong reply, or no reply in time.
     NotReset,
-    /// Redis closed it during the hand-over.
+    /// Redis closed the connection during the hand-over.
     Dead,
 }
 

@@ -76,8 +76,8 @@ impl Trial {
         matches!(self.0, Some((Verdict::Passed, _)))
     }
 
-    /// Begins a trial if one is due, and returns whether it did. The verdict is unclear until the
-    /// trial ends: no second trial begins meanwhile.
+    /// Begins a trial if a trial is due; returns whether a trial began. The verdict is unclear
+    /// until the trial ends, so that no second trial begins meanwhile.
     pub fn begin(&mut self, now: Instant) -> bool {
         let is_due = self.0.is_none_or(|verdict| has_lapsed(verdict, now));
         if is_due {

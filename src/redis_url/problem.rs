@@ -56,9 +56,10 @@ impl Problem {
          password",
         PASSWORD,
     );
-    pub const SSL_CERT_REQS: Problem =
-        Problem::new("has an ssl_cert_reqs with a value other than required, optional and \
-                      none", QUERY);
+    pub const SSL_CERT_REQS: Problem = Problem::new(
+        "has an ssl_cert_reqs with a value other than required, optional and none",
+        QUERY,
+    );
     pub const SSL_CA_CERTS: Problem =
         Problem::new("has an ssl_ca_certs without a file name", QUERY);
     pub const SSL_TWICE: Problem =

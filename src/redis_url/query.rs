@@ -18,7 +18,8 @@ pub struct UrlTlsParameters {
 /// # Errors
 /// If one of them is unknown or empty, or two contradict each other.
 pub fn tls_parameters(query: &str) -> Result<UrlTlsParameters, Problem> {
-    /// Clients differ in which value they use if a parameter appears twice.
+    /// Remembers the value of a parameter. Two different values are an error, because some clients
+    /// would use the first value, and others the second.
     fn note<T: PartialEq>(known: &mut Option<T>, value: T) -> Result<(), Problem> {
         match known.replace(value) {
             Some(earlier) if Some(&earlier) != known.as_ref() => Err(Problem::SSL_TWICE),

@@ -1,4 +1,5 @@
-//! The address of the status page. It is bound before COMMAND starts and served later.
+//! The address of the status page. The launcher binds the address before COMMAND starts, and serves
+//! the page later.
 
 use std::fmt;
 use std::io;

@@ -1,9 +1,10 @@
 //! Which `Host` headers are accepted.
 //!
 //! A website can let its own name resolve to 127.0.0.1. Then a browser lets the website read pages
-//! that are served there (DNS rebinding, <https://owasp.org/www-community/attacks/DNS_Rebinding>).
-//! Such requests have the website's name in `Host`. Addresses other than loopback are open to the
-//! network anyway, and scrapers reach them by many names.
+//! that are served on 127.0.0.1 (DNS rebinding,
+//! <https://owasp.org/www-community/attacks/DNS_Rebinding>). Such requests have the website's name
+//! in `Host`. Addresses other than loopback are open to the network anyway, and scrapers reach them
+//! by many names.
 
 use std::net::{IpAddr, SocketAddr};
 

@@ -124,10 +124,16 @@ const TUNNEL: &[Metric] = &[
         "Longest current wait of any connection for Redis's next reply",
         At("/longest_wait_for_reply_seconds"),
     ),
-    counter("sent_bytes", "Plaintext bytes from the app to Redis (without TLS \
-                           overhead)", At("/sent_bytes")),
-    counter("received_bytes", "Plaintext bytes from Redis to the app (without TLS \
-                               overhead)", At("/received_bytes")),
+    counter(
+        "sent_bytes",
+        "Plaintext bytes from the app to Redis (without TLS overhead)",
+        At("/sent_bytes"),
+    ),
+    counter(
+        "received_bytes",
+        "Plaintext bytes from Redis to the app (without TLS overhead)",
+        At("/received_bytes"),
+    ),
     counter(
         "max_clients_errors",
         "Connections that Redis refused, probably at its client limit",

@@ -29,7 +29,7 @@ use crate::logging::{debug, warning};
 use crate::text::printable;
 use crate::tunnel::failure;
 
-/// The maximum number of connections at a time. A further one ends the oldest.
+/// The maximum number of connections at a time. A further connection ends the oldest connection.
 const MAX_CONNECTIONS: usize = 64;
 /// The maximum size of request line and headers.
 const MAX_HEADER_BYTES: usize = 8 * 1024;

@@ -195,9 +195,10 @@ fn held(tunnel: &TunnelSnapshot) -> Row {
     let mut row = Row::new(HELD, format!("{parts} = {held} (peak {peak}{limit}){queue}"));
     if is_at_limit(tunnel) {
         let limit = names::MAX_CONNECTIONS;
-        row.advice =
-            Some(format!("Raise {limit} if Redis allows more connections, or make the app's \
-                          connection pools smaller"));
+        row.advice = Some(format!(
+            "Raise {limit} if Redis allows more connections, or make the app's connection pools \
+             smaller"
+        ));
     }
     row
 }
@@ -251,8 +252,10 @@ fn waits(tunnel: &TunnelSnapshot, report: &StatusReport) -> Row {
     );
     let exceeds = |wait: Option<f64>, limit| wait.is_some_and(|wait| wait > limit);
     let advice = if own > SLOW_LOOP {
-        Some("This machine is short of CPU time: start-stunnel itself has to wait for the \
-              CPU".to_owned())
+        Some(
+            "This machine is short of CPU time: start-stunnel itself has to wait for the CPU"
+                .to_owned(),
+        )
     } else if exceeds(reply, SLOW_REPLY) {
         Some(
             "Redis or the network is slow: ask Redis with SLOWLOG GET and LATENCY DOCTOR (blocking \
@@ -413,8 +416,8 @@ mod tests {
         assert_eq!(rows(works)[0], "Held: 1 relaying + 1 idle + 0 connecting = 2 (peak 2)");
         assert_eq!(rows(works)[1], "Failures: none of 12 in the last 5 min");
         assert!(rows(works)[2].starts_with(
-            "Waits: connect 48 ms · reply 2.4 ms (p95, last 5 min) · longest wait for a reply \
-                 none · event loop "
+            "Waits: connect 48 ms · reply 2.4 ms (p95, last 5 min) · longest wait for a reply none \
+             · event loop "
         ));
         assert!(
             rows(works)[3].starts_with("TLS: handshakes: full 1, resumed 11 · certificate for ")

@@ -12,7 +12,7 @@
 //! | all others | forwards later | forwards | forwards | ignores |
 //!
 //! The launcher cannot catch STOP and KILL. While the launcher is stopped, its tunnels stand still.
-//! If it is killed, the kernel sends TERM to COMMAND.
+//! If the launcher is killed, the kernel sends TERM to COMMAND.
 //!
 //! Signals that arrive while the launcher is stopped stay pending. Once continued, the launcher
 //! reads them in the order of their numbers: SIGTERM before SIGCONT.
@@ -253,9 +253,8 @@ impl Supervisor {
             Ok(Stop::Discarded) if wants_terminal => warning!(
                 at = "command-stopped",
                 signal = signal as i32,
-                msg =
-                    "COMMAND is stopped: it used the terminal from the background, and no shell \
-                     can bring it to the foreground. To continue COMMAND, send it SIGCONT",
+                msg = "COMMAND is stopped: it used the terminal from the background, and no shell \
+                       can bring it to the foreground. To continue COMMAND, send it SIGCONT",
             ),
             Ok(Stop::Discarded) => {}
             Err(error) => warning!(at = "stop-failed", error = %error),

@@ -91,14 +91,14 @@ pub fn explain(program: &Program, failure: Failure) -> NotExecuted {
     NotExecuted { error: failure.error.into(), cause }
 }
 
-/// The file that could not be executed, if it is a script without a `#!` line, which a shell would
-/// run. execvp(3) does the same.
+/// Returns the path of the file that could not be executed, if it is a script without a `#!` line,
+/// so that the caller can run it with a shell, as execvp(3) does.
 pub fn script_for_shell(program: &Program, failure: Failure) -> Option<PathBuf> {
     let file =
         paths(program).nth(failure.file as usize).filter(|_| failure.error == Errno::ENOEXEC)?;
     let start = start(file).ok()?;
     let line = start.split(|byte| *byte == b'\n').next().unwrap_or_default();
-    // As in bash: a text file has no NUL in its first line.
+    // A text file has no NUL in its first line. bash uses the same rule.
     let is_text = !start.starts_with(Elf::MAGIC) && !line.contains(&0);
     (is_text && interpreter(&start).is_none()).then(|| file.to_owned())
 }

@@ -205,7 +205,7 @@ fn become_child(placement: Placement, launcher: Pid, inherited: &Inherited) -> n
     if placement == Placement::Own {
         setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
     }
-    // The kernel sends it when the launcher's main thread, which forks, has ended
+    // The kernel sends this signal when the launcher's main thread, which forks, has ended
     // (PR_SET_PDEATHSIG(2const)).
     set_pdeathsig(Signal::SIGTERM)?;
     // The launcher may have ended before the last call.
@@ -215,7 +215,7 @@ fn become_child(placement: Placement, launcher: Pid, inherited: &Inherited) -> n
     inherited.give_back()
 }
 
-/// How a process has ended, or how the launcher is to end.
+/// The way in which a process has ended, or in which the launcher must end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExitOutcome {
     /// With this exit code, 0 to 255.

@@ -12,7 +12,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{Pid, getpid};
 use tokio::io::unix::AsyncFd;
 
-/// Where a signal came from.
+/// The origin of a signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sender {
     /// The kernel, usually for a terminal (`si_code` SI_KERNEL).
@@ -76,7 +76,7 @@ impl Mask {
     }
 }
 
-/// What happens to a process at a signal that it neither blocks nor handles.
+/// The effect of a signal on a process that neither blocks nor handles the signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Disposition {
     Default,
@@ -113,8 +113,8 @@ static SIGPIPE_WAS_IGNORED: AtomicBool = AtomicBool::new(false);
 static BEFORE_MAIN: extern "C" fn() = record_startup_state;
 
 /// Records SIGPIPE's disposition, and opens /dev/null in place of each closed standard stream.
-/// Rust's runtime would do the latter, too, but COMMAND would inherit its /dev/null; this one
-/// closes on exec.
+/// Rust's runtime would also open /dev/null, but COMMAND would inherit that descriptor. This
+/// descriptor closes on exec.
 extern "C" fn record_startup_state() {
     // SAFETY: plain system calls on memory of our own; a zeroed sigaction is valid.
     unsafe {

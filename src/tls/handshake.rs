@@ -39,7 +39,8 @@ const UNRECOGNIZED_NAME: i32 = 1112;
 /// Alerts about the client certificate: bad, unsupported, revoked, expired, unknown, unknown CA.
 const CLIENT_CERTIFICATE_REFUSED: [i32; 6] = [1042, 1043, 1044, 1045, 1046, 1048];
 
-/// How many characters of an issuer's name to show. The app's error must have space for the hint.
+/// The most characters of an issuer's name that an error shows. The error for the app must also
+/// have space for the hint.
 const LONGEST_ISSUER: usize = 60;
 
 /// True if a reason is an internal error of OpenSSL (ERR_R_FATAL), such as a lack of memory.
@@ -50,7 +51,7 @@ fn is_internal(reason: i32) -> bool {
     reason & FATAL == FATAL || (64..100).contains(&reason)
 }
 
-/// Why a handshake failed.
+/// The reason why a handshake failed.
 #[derive(Debug)]
 pub enum HandshakeError {
     /// The connection broke. TLS is not the cause.
@@ -77,7 +78,7 @@ pub enum HandshakeError {
     Refused(String),
 }
 
-/// Whether the offered session may have caused a failed handshake.
+/// The verdict on the offered session after a failed handshake: the session may be the cause.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SessionVerdict {
     /// The session is not the cause.
@@ -134,7 +135,7 @@ impl From<LateRefusal> for HandshakeError {
     }
 }
 
-/// Why a certificate check failed. Each kind has its own hint.
+/// The reason why a certificate check failed. Each reason has its own hint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flaw {
     /// The certificate is for another name.
@@ -163,10 +164,12 @@ impl Flaw {
     /// that the certificate should have.
     pub fn in_plain_words(self, verdict: &str, certificate: &Certificate, name: &str) -> String {
         match self {
-            Flaw::Name => format!("the certificate is for {}, not for \
-                                   {name}", certificate.names_in_short()),
-            Flaw::NotYetValid => format!("the certificate is not valid before \
-                                          {}", certificate.valid_from),
+            Flaw::Name => {
+                format!("the certificate is for {}, not for {name}", certificate.names_in_short())
+            }
+            Flaw::NotYetValid => {
+                format!("the certificate is not valid before {}", certificate.valid_from)
+            }
             Flaw::Expired if certificate.days_left < 0 => {
                 format!("the certificate expired on {}", certificate.expires)
             }
@@ -203,7 +206,7 @@ impl HandshakeError {
         }
     }
 
-    /// Whether the offered session may be the cause.
+    /// The verdict on the offered session, which may have caused this error.
     pub fn verdict_on_session(&self) -> SessionVerdict {
         match self {
             // In a resumed handshake, neither side sends a certificate.

@@ -49,10 +49,9 @@ pub fn certificates(pem: &str) -> Result<Vec<X509>, String> {
         })?);
     }
     if all.is_empty() {
-        return Err(
-            "holds no certificate; expected PEM text that contains -----BEGIN \
-             CERTIFICATE-----".to_owned()
-        );
+        return Err("holds no certificate; expected PEM text that contains -----BEGIN \
+                    CERTIFICATE-----"
+            .to_owned());
     }
     Ok(all)
 }
@@ -65,7 +64,7 @@ pub struct ClientIdentity {
     key: PKey<Private>,
 }
 
-/// Why a [`ClientIdentity`] is invalid. The message continues the name of the setting.
+/// The reason why a [`ClientIdentity`] is invalid. The message continues the name of the setting.
 #[derive(Debug, PartialEq, Eq)]
 pub enum IdentityProblem {
     /// The certificate or its chain is invalid.

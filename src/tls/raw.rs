@@ -171,7 +171,7 @@ mod tests {
         SslContextBuilder::new(SslMethod::tls()).map(SslContextBuilder::build)
     }
 
-    /// How many times [`catch`] has caught `context` so far.
+    /// The number of times that [`catch`] has caught `context` so far.
     fn caught(context: &SslContext) -> usize {
         let is_it = |builder: &&SslContextBuilder| builder.as_ptr() == context.as_ptr();
         CAUGHT.with_borrow(|caught| {

@@ -1,7 +1,9 @@
-//! The system's CA certificates (roots). They are read once, and only if a tunnel needs them.
+//! The system's CA certificates (roots). The certificates are read once, and only if a tunnel needs
+//! them.
 //!
-//! native-tls would read them for every connector, even for those that do not verify: this costs
-//! 30 ms of CPU time and 2 MiB each time. So we hide the bundle from native-tls, and load it once.
+//! native-tls would read the certificates for every connector, even for connectors that do not
+//! verify. Each reading costs 30 ms of CPU time and 2 MiB each time. So we hide the bundle from
+//! native-tls, and load it once.
 
 use std::collections::BTreeSet;
 use std::env;
@@ -29,7 +31,7 @@ const OPENSSL_PATHS: [&str; 2] = ["OPENSSL_CONF", "OPENSSL_MODULES"];
 static BUNDLE: OnceLock<PathBuf> = OnceLock::new();
 static ROOTS: OnceLock<Vec<X509>> = OnceLock::new();
 
-/// Why the system roots cannot be used.
+/// The reason why the system roots cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RootsProblem {
     /// The path in `variable` cannot be read. `problem` continues the variable's name.
@@ -138,7 +140,7 @@ fn check_file(file: &Path) -> Result<(), RootsProblem> {
     })
 }
 
-/// How much of a bundle to read, in bytes.
+/// The most bytes to read from a bundle.
 const LONGEST: u64 = 16 << 20;
 
 fn read(file: &Path) -> io::Result<String> {

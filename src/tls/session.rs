@@ -21,10 +21,10 @@ use tokio::time::Instant;
 use super::raw::{self, Observer};
 use super::stream::Facts;
 
-/// Sessions are resumed for this long after a full handshake. Then the server must show its
-/// certificate again.
+/// Sessions are resumed for this long after a full handshake. After that time, the server must show
+/// its certificate again.
 const FULL_HANDSHAKE_EVERY: Duration = Duration::from_secs(3600);
-/// After this many failed resumptions in a row, none is tried for [`NONE_OFFERED`].
+/// After this many failed resumptions in a row, no resumption is tried for [`NONE_OFFERED`].
 const FAILURES: u32 = 2;
 const NONE_OFFERED: Duration = Duration::from_secs(600);
 
@@ -80,8 +80,8 @@ impl Known {
         }
     }
 
-    /// Forgets sessions from a full handshake at `until` or earlier. Returns whether one was
-    /// stored.
+    /// Forgets sessions from a full handshake at `until` or earlier. Returns whether such a session
+    /// was stored.
     fn forget(&mut self, until: Instant) -> bool {
         self.forgotten = self.forgotten.max(Some(until));
         self.latest.take_if(|latest| latest.full_handshake <= until).is_some()

@@ -8,8 +8,8 @@ use openssl::ssl::SslRef;
 use openssl::x509::{X509, X509VerifyResult};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-/// How many session tickets a server may send over one connection. Two to four are usual. Each
-/// costs some microseconds, and a TLS record can hold 900 of them.
+/// The most session tickets that a server may send over one connection. Two to four are usual. A
+/// ticket costs some microseconds, and a TLS record can hold 900 tickets.
 const MOST_TICKETS: u32 = 64;
 
 /// Facts about a connection that native-tls does not show. OpenSSL's callbacks write them, and the

@@ -6,7 +6,7 @@ use openssl::x509::X509;
 use super::pem::ClientIdentity;
 use super::pin::Pin;
 
-/// How thoroughly to verify the server's certificate.
+/// The setting `--verify`: the level at which to verify the server's certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verify {
     /// Not at all.

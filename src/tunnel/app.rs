@@ -261,8 +261,10 @@ impl AsyncRead for AppStream {
             }
         }
         if app.speaks_tls() {
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "the app speaks \
-                                                                               TLS")));
+            return Poll::Ready(Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the app speaks TLS",
+            )));
         }
         if !app.held.is_empty() {
             let count = app.held.len().min(buf.remaining());

@@ -23,7 +23,7 @@ use crate::figures::{Arrival, CloseReason, UpstreamState};
 use crate::logging::{debug, info};
 use crate::tls::{HandshakeError, is_own_failure};
 
-/// What the log and the status page say when Redis closes instead of answering.
+/// The error in the log and on the status page if Redis closes a connection instead of answering.
 const UNANSWERED: &str = "the server closed the connection without an answer";
 
 /// Serves one app connection over a new connection to Redis.

@@ -27,13 +27,13 @@ const EXPLANATION: Duration = Duration::from_secs(1);
 /// to the server's load.
 #[derive(Debug, Default)]
 pub struct Inquiries {
-    /// Why the server resets connections before it sends a byte.
+    /// The question why the server resets connections before it sends a byte.
     pub late_refusal: Inquiry<Option<LateRefusal>>,
-    /// The address that answers RESP without TLS.
+    /// The question which address answers RESP without TLS.
     plaintext: Inquiry<Option<SocketAddr>>,
 }
 
-/// Why an attempt to connect failed, before the server is asked again.
+/// The reason why an attempt to connect failed, before the server is asked again.
 #[derive(Debug)]
 pub enum Unexplained {
     Failed(Failure),
@@ -115,7 +115,7 @@ async fn explain(tunnel: &Tunnel, address: SocketAddr, flaw: Flaw, verdict: Stri
     }
 }
 
-/// What is known about a server that is silent in the handshake.
+/// The result of questioning a server that is silent during the handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Silence {
     /// The server answers RESP in plaintext.

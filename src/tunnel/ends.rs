@@ -17,7 +17,7 @@ const QUIET: Duration = Duration::from_millis(50);
 /// The time limit for Redis to answer the last requests of an app whose connection broke. A
 /// subscription would never end.
 const LONGEST_UNREST: Duration = Duration::from_secs(1);
-/// How often to check whether the peer has acknowledged the last bytes.
+/// The interval of checks whether the peer has acknowledged the last bytes.
 const FLUSH_CHECK: Duration = Duration::from_millis(5);
 /// Bytes that are read at once and thrown away.
 const IGNORED: usize = 4096;

@@ -1,4 +1,5 @@
-//! Why there is no connection to Redis, in words for users. [`super::hints`] says what to change.
+//! Describes for users why there is no connection to Redis. [`super::hints`] tells users what to
+//! change.
 
 use std::fmt;
 use std::io;
@@ -20,14 +21,15 @@ pub enum Step {
     Unanswered,
 }
 
-/// Why there is no connection to Redis.
+/// The reason why there is no connection to Redis.
 #[derive(Debug)]
 pub enum Failure {
     /// Redis, or the network, is down. The app's connection is closed, as without a tunnel.
     Outage(Step, io::Error),
     /// A setting is wrong. The app gets an error.
     Misconfigured(HandshakeError),
-    /// OpenSSL failed, for example for lack of memory. That may pass, so the app sees an outage.
+    /// OpenSSL failed, for example for lack of memory. The lack may pass, so the app sees an
+    /// outage.
     Internal(io::Error),
     /// All connections that this limit allows were in use until the connect timeout.
     QueueTimeout(NonZeroUsize),
@@ -157,7 +159,9 @@ impl fmt::Display for Failure {
                 HandshakeError::UnknownName => {
                     f.write_str("the server does not accept the server name (SNI)")
                 }
-                HandshakeError::NoCommonVersion => f.write_str("the server supports none of the allowed TLS versions"),
+                HandshakeError::NoCommonVersion => {
+                    f.write_str("the server supports none of the allowed TLS versions")
+                }
                 HandshakeError::Refused(reason) => write!(f, "TLS handshake refused: {reason}"),
                 HandshakeError::Internal(error) => write!(f, "OpenSSL failed: {error}"),
                 HandshakeError::Broken(error) | HandshakeError::Damaged(error) => {

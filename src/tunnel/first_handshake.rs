@@ -15,7 +15,8 @@ use crate::tls::Sessions;
 
 /// Other connections wait at most this long, or a quarter of the connect timeout if that is less.
 const PATIENCE: Duration = Duration::from_millis(250);
-/// If connecting by TCP takes longer than this, the others no longer wait: the server is far away.
+/// If the TCP connect takes longer than this, the server is far away, and other connections do not
+/// wait.
 const SLOW_TCP: Duration = Duration::from_millis(80);
 
 /// Lets one connection of a tunnel make the first handshake.
@@ -27,9 +28,9 @@ pub struct FirstHandshake {
 }
 
 impl FirstHandshake {
-    /// Ends the wait for all connections, also later ones.
+    /// Ends the wait for all connections, including later connections.
     pub fn finish(&self) {
-        // It may be set already.
+        // `over` may be set already.
         let _ = self.over.set(());
     }
 

@@ -1,5 +1,5 @@
-//! What the user can change when there is no connection: the texts after `hint=` in the log, in the
-//! app's error and in the advice of `--check`.
+//! Hints for the user if a connection fails: the texts after `hint=` in the log, in the app's error
+//! and in the advice of `--check`.
 
 use std::io;
 use std::net::IpAddr;
@@ -11,22 +11,22 @@ use crate::figures::FailureReason;
 use crate::names;
 use crate::tls::{Flaw, HandshakeError};
 
-/// When an app speaks TLS itself.
+/// The hint if an app speaks TLS itself.
 pub const APP_SPEAKS_TLS: &str = "the app speaks TLS to the local port, but the launcher does TLS \
                                   itself; remove TLS from the client's settings: ssl=True \
                                   (redis-py), tls: {} (ioredis), socket.tls (node-redis), ssl: \
                                   true and ssl_params (Ruby), or remove the code that changes the \
                                   URL back to rediss://";
 
-/// When Redis does not answer a request of `--check`.
+/// The advice if Redis does not answer a request of `--check`.
 pub const NO_ANSWER: &str = "Redis may be down, starting or at its client limit, behind a TLS \
                              proxy that is up";
-/// When Redis refuses the URL's password.
+/// The advice if Redis refuses the URL's password.
 pub const WRONG_PASSWORD: &str = "compare the URL's user and password with those from the \
                                   provider; special characters must be percent-encoded";
 
 impl Failure {
-    /// What the user can change.
+    /// The hint for this failure.
     pub fn hint(&self, tunnel: &Tunnel) -> String {
         let variable = tunnel.variable();
         match self {
@@ -65,7 +65,8 @@ impl Failure {
                     another_port(tunnel)
                 )
             }
-            // At its client limit, Redis closes before the TLS handshake, so it cannot say why.
+            // At its client limit, Redis closes before the TLS handshake, and cannot send the
+            // reason.
             Failure::Outage(Step::Unanswered, _) => {
                 let port = another_port(tunnel);
                 match tunnel.load.connections() {
@@ -107,7 +108,9 @@ fn misconfigured(error: &HandshakeError, tunnel: &Tunnel) -> String {
             )
         }
         HandshakeError::UnknownName => unknown_name(tunnel),
-        HandshakeError::ClientCertificateWanted => format!("set {cert} and {key} to a client certificate and its key"),
+        HandshakeError::ClientCertificateWanted => {
+            format!("set {cert} and {key} to a client certificate and its key")
+        }
         HandshakeError::ClientCertificateRefused(_) => {
             format!("set {cert} and {key} to a certificate that the server accepts")
         }
@@ -130,15 +133,16 @@ fn misconfigured(error: &HandshakeError, tunnel: &Tunnel) -> String {
     }
 }
 
-/// When the server's certificate is rejected.
+/// The hint if the server's certificate is rejected.
 pub fn certificate(flaw: Flaw, tunnel: &Tunnel) -> String {
     let names = &tunnel.route.setting_names;
     let [verify, ca, pin, name] =
         [names::VERIFY, names::CA_FILE, names::PIN, names::SERVER_NAME].map(|name| names.of(name));
     let cure = match flaw {
         Flaw::Name => format!("set {name} to a name in the certificate, or set {verify}=ca"),
-        Flaw::Expired => format!("renew the certificate. Until then, set {verify}=none and set \
-                                  {pin} to the server's pin"),
+        Flaw::Expired => format!(
+            "renew the certificate. Until then, set {verify}=none and set {pin} to the server's pin"
+        ),
         Flaw::NotYetValid => format!(
             "check this machine's clock. If the clock is right, set {verify}=none and set {pin} to \
              the server's pin until the certificate is valid"
@@ -157,8 +161,8 @@ pub fn certificate(flaw: Flaw, tunnel: &Tunnel) -> String {
     }
 }
 
-/// When no trusted CA has signed the chain. The array has the names of the settings for the
-/// verification level, the CA file and the pin.
+/// The hint if no trusted CA has signed the chain. The array contains the names of the settings for
+/// the verification level, the CA file and the pin.
 fn chain(tunnel: &Tunnel, [verify, ca, pin]: [&str; 3]) -> String {
     let trust = &tunnel.route.trust;
     let add_ca = match trust.ca {
@@ -179,12 +183,14 @@ fn chain(tunnel: &Tunnel, [verify, ca, pin]: [&str; 3]) -> String {
     }
 }
 
-/// When the server rejects the name in SNI, or its absence.
+/// The hint if the server rejects the server name (SNI), or requires one that was not sent.
 fn unknown_name(tunnel: &Tunnel) -> String {
     let setting = tunnel.route.setting_names.of(names::SERVER_NAME);
     match sent_name(tunnel) {
-        Some(sent) => format!("the server name (SNI) sent was {sent}; set {setting} to a server \
-                               name that the server accepts"),
+        Some(sent) => format!(
+            "the server name (SNI) sent was {sent}; set {setting} to a server name that the server \
+             accepts"
+        ),
         None => format!(
             "no server name (SNI) was sent, because the upstream is an IP address; set {setting} \
              to a server name that the server accepts"
@@ -199,7 +205,7 @@ fn sent_name(tunnel: &Tunnel) -> Option<String> {
     name.parse::<IpAddr>().is_err().then(|| name.to_owned())
 }
 
-/// When the URL's own port does not speak TLS.
+/// The hint if the URL's own port does not speak TLS.
 fn no_tls_here(tunnel: &Tunnel) -> String {
     let (variable, port) = (tunnel.variable(), tunnel.route.upstream.port);
     format!(
@@ -210,7 +216,7 @@ fn no_tls_here(tunnel: &Tunnel) -> String {
     )
 }
 
-/// When TLS may be on another port, or this Redis may have no TLS.
+/// The hint if TLS may be on another port, or this Redis may have no TLS.
 fn another_port(tunnel: &Tunnel) -> String {
     let variable = tunnel.variable();
     let (port, offset) = (tunnel.route.upstream.port, tunnel.route.port_offset);
@@ -229,7 +235,7 @@ fn another_port(tunnel: &Tunnel) -> String {
     )
 }
 
-/// When apps wait for a connection, or have waited until the connect timeout.
+/// The hint if apps wait for a connection, or have waited until the connect timeout.
 pub fn queue(tunnel: &Tunnel) -> String {
     format!(
         "set {} to the number of connections that the app holds at once (Sidekiq: its concurrency \
@@ -239,22 +245,23 @@ pub fn queue(tunnel: &Tunnel) -> String {
     )
 }
 
-/// When the queue is stuck because the app never closes a connection.
+/// The hint if the queue is stuck because the app never closes a connection.
 pub fn queue_stuck(tunnel: &Tunnel) -> String {
     format!("the queue cannot move while the app keeps its connections open: {}", queue(tunnel))
 }
 
-/// When Redis may be at its client limit, though this launcher has no connection.
+/// The hint if Redis may be at its client limit, although this launcher has no connection.
 fn limit_of_others() -> String {
     format!("other processes may have used up Redis's client limit: {}", client_limit::remedy())
 }
 
-/// When Redis answers that it is at its client limit.
+/// The hint if Redis answers that it is at its client limit.
 pub fn full() -> String {
     format!("Redis is at its client limit: {}", client_limit::remedy())
 }
 
-/// When Redis closed a connection instead of answering. That connection no longer counts.
+/// The hint if Redis closed a connection instead of answering. That connection no longer counts as
+/// open.
 pub fn unanswered(tunnel: &Tunnel) -> String {
     match tunnel.load.connections() {
         0 => {
@@ -267,7 +274,7 @@ pub fn unanswered(tunnel: &Tunnel) -> String {
     }
 }
 
-/// When the URL has no password, and Redis wants one.
+/// The advice if the URL contains no password, but Redis requires a password.
 pub fn no_password(tunnel: &Tunnel) -> String {
     format!(
         "put the user and password from the provider into {}: rediss://USER:PASSWORD@HOST; special \
@@ -276,7 +283,7 @@ pub fn no_password(tunnel: &Tunnel) -> String {
     )
 }
 
-/// When the system cannot accept a connection.
+/// The warning if the system cannot accept a connection.
 pub fn accept_failed(error: &io::Error) -> Warning {
     let (reason, hint) = match is_out_of_descriptors(error) {
         true => (

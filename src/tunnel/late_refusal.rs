@@ -11,7 +11,7 @@ use super::Tunnel;
 use super::upstream::{connect_tcp, handshake, look_up};
 use crate::tls::{HandshakeError, LateRefusal};
 
-/// How long a server may take to refuse a client certificate after the handshake.
+/// The time limit for a server to refuse a client certificate after the handshake.
 const LATE: Duration = Duration::from_secs(1);
 
 /// The refusal behind `error`, with which a server ended a connection before it sent a byte; `None`

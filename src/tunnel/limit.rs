@@ -8,7 +8,8 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-/// If all slots kept their users for this long while others wait, the queue is stuck.
+/// If all slots kept their users for this long while other app connections wait, the queue is
+/// stuck.
 const STUCK: Duration = Duration::from_secs(10);
 /// Redis notices a closed connection slightly later. For this long after a close, a handshake that
 /// Redis cuts may succeed at a second attempt.
@@ -22,7 +23,7 @@ const WARNING_INTERVAL: Duration = Duration::from_secs(60);
 pub struct Limit {
     slots: Arc<Semaphore>,
     moves: Mutex<Moves>,
-    /// How many app connections wait for a slot.
+    /// The number of app connections that wait for a slot.
     waiting: AtomicUsize,
 }
 
@@ -79,7 +80,8 @@ impl Limit {
         self.is_full() && self.moves().changed.is_some_and(|changed| now - changed >= STUCK)
     }
 
-    /// True if a warning about a stuck queue is due. If so, the next one is due a minute later.
+    /// True if a warning about a stuck queue is due. In that case, the next warning is due a minute
+    /// later.
     pub fn take_stuck_warning(&self, now: Instant) -> bool {
         let is_stuck = self.is_stuck(now);
         let mut moves = self.moves();

@@ -35,7 +35,7 @@ const LAST_SOCKET: usize = 999;
 /// The pause after a failed `accept`, so that a lack of descriptors causes no busy loop.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Where tunnels listen.
+/// The setting `--listen`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Listen {
     /// On ports of 127.0.0.1.
@@ -44,7 +44,7 @@ pub enum Listen {
     Unix,
 }
 
-/// What to do when a local port is taken.
+/// The setting `--port-taken`, for a local port that is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PortTaken {
     /// Listen on another port, and put it into COMMAND's URL.
@@ -225,7 +225,7 @@ async fn after_failed_accept(tunnel: &Tunnel, listener: &Socket, error: io::Erro
     tunnel.figures.accept_failed();
     tunnel.warnings.warn(hints::accept_failed(&error));
     sleep(ACCEPT_PAUSE).await;
-    // A connection needs two descriptors. A single free one is left for the status page.
+    // A connection needs two descriptors. A single free descriptor is left for the status page.
     while is_out_of_descriptors(&error) && !has_two_descriptors(listener) {
         sleep(ACCEPT_PAUSE).await;
     }

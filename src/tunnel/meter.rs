@@ -69,7 +69,7 @@ impl<T: Tap> Tap for Meter<'_, T> {
         if mem::take(&mut self.replied) {
             self.replies.received(now);
         } else if sent > 0 {
-            // Skipped if a reply came in the same step: it may answer this request.
+            // Skipped if a reply came in the same step, because that reply may answer this request.
             self.replies.sent(now);
         }
         self.inner.moved(progress, now);

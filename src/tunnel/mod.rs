@@ -7,7 +7,7 @@
 //! that pass; [`meter`] counts them.
 //!
 //! If there is no connection, [`failure`] describes the cause, [`diagnosis`] and [`late_refusal`]
-//! find it out from the server, and [`hints`] tells the user what to change. [`refusal`] answers
+//! ask the server for the cause, and [`hints`] tells the user what to change. [`refusal`] answers
 //! the app's requests with the error. [`warnings`] keeps an outage from filling the log. [`drain`]
 //! waits for the last connections after COMMAND's end.
 

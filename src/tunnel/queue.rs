@@ -66,7 +66,7 @@ fn warn_of_long_wait(tunnel: &Tunnel) {
     tunnel.warnings.warn(warning);
 }
 
-/// Warns about a stuck queue, at most once a minute. Returns whether it did.
+/// Warns about a stuck queue, at most once a minute. Returns whether there was a warning.
 fn warn_if_stuck(tunnel: &Tunnel) -> bool {
     let is_due = tunnel.limit.take_stuck_warning(Instant::now());
     if is_due {

@@ -94,7 +94,8 @@ pub fn endless() -> io::Error {
     io::Error::other("the server keeps sending TLS messages without data")
 }
 
-/// Whether a server has sent any byte. Outlives the connection, which a failed handshake drops.
+/// True once a server has sent a byte. This flag outlives the connection, which a failed handshake
+/// drops.
 #[derive(Debug, Clone, Default)]
 pub struct Heard(Arc<AtomicBool>);
 
@@ -113,9 +114,9 @@ impl Heard {
 #[derive(Debug, Default)]
 struct Records {
     header: [u8; 5],
-    /// How many bytes of the header are known; 0 once the header is complete.
+    /// The number of known bytes of the header; 0 once the header is complete.
     known: usize,
-    /// How many bytes of the body are still to come.
+    /// The number of missing bytes of the body.
     missing: usize,
 }
 
@@ -211,7 +212,7 @@ impl Drop for Buffered {
 
 impl Buffered {
     /// # Errors
-    /// If there is no memory for a buffer. This must end one connection, not all.
+    /// If there is no memory for a buffer. The lack of memory must end one connection, not all.
     fn new() -> io::Result<Buffered> {
         let mut buffer = FREE.with_borrow_mut(Vec::pop).unwrap_or_default();
         buffer.try_reserve_exact(AHEAD - buffer.len())?;

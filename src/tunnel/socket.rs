@@ -41,7 +41,8 @@ fn set_keepalive(stream: &TcpStream, idle: Duration) -> io::Result<()> {
     SockRef::from(stream).set_tcp_keepalive(&keepalive)
 }
 
-/// True if the peer of a Unix socket has closed both directions, and not only its own (poll(2)).
+/// True if the peer of a Unix socket has closed both directions, and not only its sending direction
+/// (poll(2)).
 pub fn has_hung_up(stream: &UnixStream) -> bool {
     let mut watched = [PollFd::new(stream.as_fd(), PollFlags::empty())];
     let polled = poll(&mut watched, PollTimeout::ZERO);

@@ -19,7 +19,7 @@ use super::read_ahead::{ReadAhead, endless};
 use crate::figures::UpstreamState;
 use crate::tls::{TlsStream, is_unannounced_close};
 
-/// How often to read before the runtime must know all that has arrived in the kernel.
+/// The number of reads after which the runtime must know all bytes that have arrived in the kernel.
 const READINESS_TRIES: usize = 4;
 
 /// The TLS connection to Redis.

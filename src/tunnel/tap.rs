@@ -26,7 +26,7 @@ pub trait Tap {
     }
 }
 
-/// What a relay has delivered so far.
+/// The numbers of bytes that a relay has delivered so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Progress {
     /// Bytes from the app that Redis's side has taken.

@@ -19,7 +19,8 @@ use crate::figures::UpstreamState;
 use crate::threads;
 use crate::tls::{ConnectError, Connector, HandshakeError, Sessions, TlsStream, certificate_of};
 
-/// If an address has not answered after this time, the next one is tried, too (RFC 8305 section 5).
+/// If an address has not answered after this time, the next address is tried, too (RFC 8305 section
+/// 5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
 /// A TLS connection, and the server's address.
@@ -91,7 +92,7 @@ pub async fn connect_tcp(addresses: Vec<SocketAddr>) -> Result<TcpStream, Failur
     Ok(stream)
 }
 
-/// TLS over a TCP connection to the tunnel's upstream. There is no time limit: the caller sets one.
+/// TLS over a TCP connection to the tunnel's upstream. The caller must set a time limit.
 ///
 /// # Errors
 /// The failure, which the caller may have explained.
@@ -141,8 +142,8 @@ async fn shake_hands(
     Ok(tls)
 }
 
-/// A TCP connection to the first of `addresses` that answers. Each address has a short start before
-/// the next one (RFC 8305).
+/// A TCP connection to the first of `addresses` that answers. Each attempt gets a short head start
+/// over the next address (RFC 8305).
 async fn connect_any(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
     let mut waiting = addresses.into_iter();
     let mut attempts = JoinSet::new();

@@ -15,10 +15,10 @@ const HALF_CLOSE: Duration = Duration::from_millis(500);
 /// COMMAND's end also closes its connections, but its last requests must be sent. So a close means
 /// that the app gave up only if COMMAND is still running after this time.
 const COMMAND_END: Duration = Duration::from_millis(100);
-/// How often an app is checked for a reset after reading from it has stopped.
+/// The interval at which an app is checked for a reset after reading from it has stopped.
 const RESET_CHECK: Duration = Duration::from_millis(250);
 
-/// Why an app no longer waits for Redis.
+/// The reason why an app no longer waits for Redis.
 #[derive(Debug)]
 pub enum Departure {
     /// The app speaks TLS itself.

@@ -1,9 +1,9 @@
 //! Warnings about a tunnel's connections. They are summarised, so that an outage cannot fill the
 //! log.
 //!
-//! The first five warnings with the same event and reason are written at once. Further ones are
+//! The first five warnings with the same event and reason are written at once. Further warnings are
 //! summarised in one line every ten seconds, with a count and the latest error. After ten seconds
-//! without such a warning, the next ones are written at once again.
+//! without such a warning, the next five are written at once again.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};

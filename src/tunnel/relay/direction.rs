@@ -54,7 +54,7 @@ pub struct Direction {
     /// stalls.
     stalled: Vec<u8>,
     stalled_from: usize,
-    /// How the reader ended, until [`Direction::poll`] has returned it.
+    /// The reader's end, until [`Direction::poll`] has returned it.
     reader_ended: Option<io::Result<()>>,
     /// Bytes that the writer took.
     pub written: u64,
@@ -78,7 +78,7 @@ impl Direction {
         (self.stalled, self.written) = (bytes, written);
     }
 
-    /// How many bytes the writer has not taken yet.
+    /// The number of bytes that the writer has not taken yet.
     pub fn stalled(&self) -> usize {
         self.stalled.len() - self.stalled_from
     }
