@@ -158,11 +158,10 @@ fn no_socket(plan: &Plan, settings: &Settings, error: &io::Error) -> ConfigError
     if is_out_of_descriptors(error) {
         return too_few_descriptors(plan, error);
     }
-    let remedy = "set TMPDIR to a writable folder with a short name, or set tcp";
-    ConfigError::new(
-        settings.names.of(options::LISTEN.declaration.variable),
-        format!("is unix, but no socket can be made ({error}); {remedy}"),
-    )
+    let listen = settings.names.of(options::LISTEN.declaration.variable);
+    let remedy =
+        format!("set TMPDIR to a writable folder with a short path, or set {listen} to tcp");
+    ConfigError::new(listen, format!("is unix, but no socket can be made ({error}); {remedy}"))
 }
 
 /// The local port for the tunnel with this index; 0: the kernel chooses.

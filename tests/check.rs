@@ -185,7 +185,7 @@ fn saying(line: &'static str) -> Peer<()> {
 }
 
 #[test]
-fn an_unavailable_redis_is_no_password_problem() {
+fn an_unavailable_redis_is_not_reported_as_a_wrong_password() {
     for (line, detail, advice) in [
         ("-LOADING Redis is loading the dataset\r\n", "is still loading its data", "STUNNEL_PIN"),
         ("-ERR max number of clients reached\r\n", "max number of clients", "client limit"),
@@ -236,7 +236,7 @@ fn redis_5_passes_although_the_url_has_a_user() {
 }
 
 #[test]
-fn a_dead_redis_behind_stunnel_is_no_password_problem() {
+fn a_dead_redis_behind_stunnel_is_not_a_wrong_password() {
     let server = Server::start(Front::Stunnel);
     send_signal(server.pid(), libc::SIGKILL);
     support::eventually("Redis has ended", || TcpStream::connect(("127.0.0.1", server.port)).err());

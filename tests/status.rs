@@ -153,7 +153,7 @@ fn impostor(pid: &str, uid: &str, answer: &str) -> Process {
 }
 
 #[test]
-fn status_believes_only_its_own_users_launcher() {
+fn status_trusts_only_launchers_of_its_own_user() {
     security_says("`--status` believes only processes of its own user, even if that user is root");
     let said_of = |pid, uid| {
         let answer = "HTTP/1.1 200 OK\r\nstart-stunnel-well: true\r\n\r\n{\"pid\":PID}\n";

@@ -91,9 +91,13 @@ fn each_server_against_each_level_of_trust() {
         (
             "another name",
             &wrong_name,
-            [Pong, Pong, Error("it is for other.example, not for 127.0.0.1")],
+            [Pong, Pong, Error("certificate is for other.example, not for 127.0.0.1")],
         ),
-        ("no IP address", &dns_only, [Pong, Pong, Error("it is for localhost, not for 127.0.0.1")]),
+        (
+            "no IP address",
+            &dns_only,
+            [Pong, Pong, Error("certificate is for localhost, not for 127.0.0.1")],
+        ),
         ("a self-signed one", &self_signed, [Pong, Error("self-signed"), Error("self-signed")]),
         ("another CA's", &stranger, [Pong, Error(unknown), Error(unknown)]),
     ];
@@ -182,7 +186,7 @@ fn a_server_name_is_sent_and_checked() {
     for (name, expected) in [
         ("redis.example", Pong),
         ("redis.example.", Pong),
-        ("evil.example", Error("it is for redis.example, not for evil.example")),
+        ("evil.example", Error("certificate is for redis.example, not for evil.example")),
     ] {
         let held = Launcher::holding(&server.url())
             .env("STUNNEL_VERIFY", "full")
@@ -331,7 +335,7 @@ fn invalid_trust_settings_fail_at_start_with_a_hint() {
         (client("", &key), cert_name, "STUNNEL_CLIENT_KEY is"),
         (client(&cert, &encrypted), key_name, "openssl pkcs8 -topk8 -nocrypt"),
         (client(&cert, &encrypted_pkcs1), key_name, "openssl pkcs8 -topk8 -nocrypt"),
-        (client(&cert, &other_key), key_name, "does not belong"),
+        (client(&cert, &other_key), key_name, "does not match"),
         (client(&cert, &garbled_key), key_name, "cannot be read"),
         (client(&cert, &cert), key_name, "no private key"),
         (client(&missing, &key), cert_name, "cannot be read"),
@@ -447,7 +451,7 @@ fn a_weak_client_certificate_fails_at_start() {
 }
 
 #[test]
-fn a_host_that_ends_with_a_dot_passes_full() {
+fn a_host_that_ends_with_a_dot_passes_verification() {
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::new(folder.path());
     let request = Request { dns: &["redis.test"], ip: &[], ..Request::default() };
@@ -531,7 +535,7 @@ fn a_hint_names_the_setting_that_takes_effect() {
     let server = Server::start(Front::Redis);
     let url = server.url();
     let asking = format!("{url}?ssl_cert_reqs=required");
-    let in_url = "ssl_cert_reqs in REDIS_URL demands full verification (STUNNEL_VERIFY=none";
+    let in_url = "ssl_cert_reqs in REDIS_URL demands full verification: set STUNNEL_CA_FILE to";
     for (options, settings, expected) in [
         (&[][..], &[("STUNNEL_PIN", &*other)][..], "set STUNNEL_PIN to the new pin"),
         (&["--pin", &other], &[], "set STUNNEL_PIN to the new pin in place of --pin"),
@@ -541,7 +545,7 @@ fn a_hint_names_the_setting_that_takes_effect() {
             &[("REDIS_URL_STUNNEL_PIN", &*other)],
             "set REDIS_URL_STUNNEL_PIN to the new pin",
         ),
-        (&["--verify", "full"], &[], "set --verify=none and set STUNNEL_PIN"),
+        (&["--verify", "full"], &[], "set --verify=none and STUNNEL_PIN to"),
         (&[], &[("REDIS_URL_STUNNEL_VERIFY", "ca")], "set REDIS_URL_STUNNEL_VERIFY=none"),
         (&[], &[("REDIS_URL", &asking)], in_url),
     ] {
@@ -558,8 +562,8 @@ fn a_pin_is_advised_only_together_with_verify_none() {
     let full = ("STUNNEL_VERIFY", "full");
     assert_eq!(
         hint(&server.url(), &[], &[full]),
-        "set STUNNEL_CA_FILE to the server's CA, or set STUNNEL_VERIFY=none and set STUNNEL_PIN to \
-         the server's pin (start-stunnel --check prints it)"
+        "set STUNNEL_CA_FILE to the server's CA, or set STUNNEL_VERIFY=none and STUNNEL_PIN to the \
+         server's pin (see start-stunnel --check)"
     );
     assert_eq!(
         hint(&server.url(), &[], &[full, ("STUNNEL_PIN", pin)]),

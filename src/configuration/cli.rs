@@ -46,8 +46,8 @@ const TASKS: [(Task, &str, &str); 4] = [
     (
         Task::Status,
         "status",
-        "Print the state of this user's running launchers and exit: 0 if all is well, 1 if a \
-         launcher fails, 3 if none runs",
+        "Print the state of this user's running launchers and exit: with 0 if all is well, with 1 \
+         if a launcher fails, with 3 if no launcher runs",
     ),
 ];
 

@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_and_other_variables_are_no_suspects() {
+    fn known_settings_and_other_variables_are_not_suspected() {
         let [misspelt, unknown, for_one] = found(
             &[],
             &[

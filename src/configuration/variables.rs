@@ -314,7 +314,7 @@ mod tests {
     ];
 
     #[test]
-    fn upstreams_are_those_in_the_manual() {
+    fn each_url_leads_to_the_server_in_the_manual() {
         for (pairs, upstream) in UPSTREAMS {
             let decided = decided(&[], pairs);
             let decided = decided.unwrap_or_else(|errors| panic!("{pairs:?}: {errors:?}"));
@@ -379,7 +379,7 @@ mod tests {
             (&[("HEROKU_REDIS_X_URL", "redis://h:x")], "HEROKU_REDIS_X_URL has a port"),
             (&[("HEROKU_REDIS_X_URL", " redis://h")], "HEROKU_REDIS_X_URL contains white space"),
             (&[("REDIS_ENDPOINT_X_URL", "valkeys:h")], "REDIS_ENDPOINT_X_URL has no //"),
-            (&[("REDIS_STUNNEL_URLS", "A")], "A is not set, but REDIS_STUNNEL_URLS lists it"),
+            (&[("REDIS_STUNNEL_URLS", "A")], "A is not set, but REDIS_STUNNEL_URLS lists this"),
             (&[("REDIS_STUNNEL_URLS", "A"), ("A", "")], "A is not set"),
             (&[("REDIS_STUNNEL_URLS", "A"), ("A", "x")], "A does not begin with"),
             (

@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn commands_that_read_without_a_flag_are_these() {
+    fn read_commands_without_a_readonly_flag_are_known() {
         let mut questions = Vec::new();
         for line in REDIS_7_0.lines() {
             let (name, flags) = line.split_once(' ').unwrap();

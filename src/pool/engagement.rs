@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_minute_without_sixteen_switches_the_pool_off() {
+    async fn a_minute_without_16_short_ones_switches_the_pool_off() {
         let (mut engagement, start) = (Engagement::default(), Instant::now());
         for _ in 0..MANY {
             engagement.note(&GOOD, start);

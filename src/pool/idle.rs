@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn two_connections_stay_for_30_s_and_the_others_for_1_s() {
+    async fn two_connections_stay_for_30_s_and_further_ones_for_1_s() {
         let (mut idle, start) = (Idle::new(FEW), Instant::now());
         (1..5).for_each(|name| idle.add(name, start));
         idle.expire(start + SURPLUS_IDLE - MS);

@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn maintenance_notifications_are_harmless_if_refused() {
+    fn refused_maintenance_notifications_allow_reuse() {
         let maintenance = "CLIENT MAINT_NOTIFICATIONS ON";
         for (replies, expected) in [
             ("+OK\r\n-ERR unknown\r\n+OK\r\n", State::Settled),
@@ -403,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ledger_is_small_and_its_debug_text_has_no_bytes() {
+    fn a_ledger_is_small_and_its_debug_output_shows_no_bytes() {
         assert!(size_of::<Ledger>() < 256, "{} bytes", size_of::<Ledger>());
         let mut ledger = Ledger::default();
         ledger.sent(&request(&["AUTH", "hunter2"]));

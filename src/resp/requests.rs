@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn no_word_is_shown() {
+    fn debug_output_of_a_request_shows_no_word() {
         let mut framer = RequestFramer::default();
         let request = crate::resp::request(&["AUTH", "hunter2"]);
         let request = framer.next(&mut &request[..]).unwrap().unwrap();

@@ -168,7 +168,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whether_all_is_well_is_a_header_of_the_answer() {
+    fn a_header_of_the_answer_says_if_all_tunnels_work() {
         let answer =
             parse("HTTP/1.1 200 OK\r\nstart-stunnel-well: true\r\nx: y\r\n\r\nA \x1b[1m\nB\n");
         let answer = answer.unwrap();

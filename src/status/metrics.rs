@@ -90,7 +90,7 @@ const TUNNEL: &[Metric] = &[
     ),
     gauge(
         "upstream_connections_limit",
-        "Maximum connections to Redis; absent without a limit",
+        "Limit on connections to Redis (--max-connections); absent if there is no limit",
         At("/upstream_connections/limit"),
     ),
     gauge(
@@ -199,7 +199,7 @@ const PROCESS: &[Metric] = &[
     gauge("open_fds", "Open file descriptors of the launcher", At("/process/open_fds")),
     gauge(
         "max_fds",
-        "Maximum file descriptors of the launcher; absent without a limit",
+        "Limit on the launcher's open file descriptors; absent if there is no limit",
         At("/process/max_fds"),
     ),
     gauge("start_time_seconds", "When the launcher started", At("/started")),
@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn open_metrics_is_served_only_to_whoever_names_it() {
+    fn open_metrics_needs_an_accept_header_that_names_it() {
         let prometheus = "application/openmetrics-text;version=1.0.0,text/plain;q=0.5";
         assert_eq!(render(&report(), prometheus).0, OPEN_METRICS);
         for accept in ["", "*/*", "text/plain;version=0.0.4", "text/html, text/plain"] {

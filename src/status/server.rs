@@ -171,7 +171,8 @@ fn refusal(request: &Request<Incoming>, hosts: &HostCheck) -> Option<Answer> {
     let named = request.headers().get_all(header::HOST).iter().map(HeaderValue::to_str);
     let in_target = request.uri().authority().map(|authority| Ok(authority.as_str()));
     if !named.chain(in_target).all(|host| host.is_ok_and(|host| hosts.accepts(host))) {
-        let text = "this Host header is not accepted; use localhost or an IP address\n";
+        let text = "this server does not accept the Host header of the request; use localhost or \
+                    an IP address\n";
         return Some(text_response(StatusCode::MISDIRECTED_REQUEST, text));
     }
     if ![Method::GET, Method::HEAD].contains(request.method()) {

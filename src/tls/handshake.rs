@@ -246,8 +246,7 @@ impl HandshakeError {
             CERTIFICATE_REQUIRED => HandshakeError::ClientCertificateWanted,
             UNRECOGNIZED_NAME => HandshakeError::UnknownName,
             HANDSHAKE_FAILURE => HandshakeError::Refused(
-                "handshake failure (the server may require a client certificate, or support no \
-                 offered cipher)"
+                "handshake failure (the server may require a client certificate or another cipher)"
                     .to_owned(),
             ),
             code if is_internal(code) => HandshakeError::Internal(io::Error::other(reason)),

@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_connection_that_begins_during_the_drain_is_waited_for_too() {
+    async fn the_drain_also_waits_for_connections_that_begin_late() {
         let (guard, drain) = DrainGuard::new();
         tokio::spawn(async move {
             let mut guard = guard;

@@ -103,7 +103,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(10);
 
     #[tokio::test(start_paused = true)]
-    async fn others_wait_once_and_at_most_a_quarter_second() {
+    async fn other_connections_wait_once_for_at_most_250_ms() {
         for (connect_timeout, patience) in
             [(LONG, PATIENCE), (Duration::from_millis(400), Duration::from_millis(100))]
         {

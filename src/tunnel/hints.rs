@@ -104,7 +104,7 @@ fn misconfigured(error: &HandshakeError, tunnel: &Tunnel) -> String {
             };
             format!(
                 "the connection may be intercepted. If the provider confirms a new key, set {pin} \
-                 to the new pin{instead}, or append the new pin after a ;"
+                 to the new pin{instead}, or append it after a ;"
             )
         }
         HandshakeError::UnknownName => unknown_name(tunnel),
@@ -112,7 +112,7 @@ fn misconfigured(error: &HandshakeError, tunnel: &Tunnel) -> String {
             format!("set {cert} and {key} to a client certificate and its key")
         }
         HandshakeError::ClientCertificateRefused(_) => {
-            format!("set {cert} and {key} to a certificate that the server accepts")
+            format!("set {cert} and {key} to a client certificate that the server accepts")
         }
         HandshakeError::NoCommonVersion => {
             format!(
@@ -121,12 +121,12 @@ fn misconfigured(error: &HandshakeError, tunnel: &Tunnel) -> String {
             )
         }
         HandshakeError::Refused(_) if sent_name(tunnel).is_none() => format!(
-            "if the server requires a client certificate, set {cert} and {key}; if it requires a \
-             server name (SNI), set {}; otherwise check {min_tls}",
+            "set {cert} and {key} if the server requires a client certificate, or set {} if it \
+             requires SNI; otherwise check {min_tls}",
             name(names::SERVER_NAME)
         ),
         HandshakeError::Refused(_) if tunnel.route.trust.identity.is_none() => format!(
-            "if the server requires a client certificate, set {cert} and {key}; otherwise check \
+            "set {cert} and {key} if the server requires a client certificate; otherwise check \
              {min_tls}"
         ),
         HandshakeError::Refused(_) => format!("check {cert}, {key} and {min_tls}"),
@@ -154,10 +154,7 @@ pub fn certificate(flaw: Flaw, tunnel: &Tunnel) -> String {
     };
     match names.full_by_url {
         false => cure,
-        true => format!(
-            "ssl_cert_reqs in {} demands full verification ({verify}=none overrides it): {cure}",
-            tunnel.variable()
-        ),
+        true => format!("ssl_cert_reqs in {} demands full verification: {cure}", tunnel.variable()),
     }
 }
 
@@ -173,8 +170,8 @@ fn chain(tunnel: &Tunnel, [verify, ca, pin]: [&str; 3]) -> String {
     };
     match trust.pins.is_empty() {
         true => format!(
-            "{add_ca}, or set {verify}=none and set {pin} to the server's pin (start-stunnel \
-             --check prints it)"
+            "{add_ca}, or set {verify}=none and {pin} to the server's pin (see start-stunnel \
+             --check)"
         ),
         false => format!(
             "a pin does not replace the chain that {verify} demands: {add_ca}, or set \

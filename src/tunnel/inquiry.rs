@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_answer_serves_all_for_a_minute() {
+    async fn one_answer_is_used_by_all_callers_for_a_minute() {
         let (inquiry, count) = (Inquiry::default(), Cell::new(0));
         let answers = tokio::join!(
             inquiry.answer(SECOND, ask(&count, SECOND / 2)),

@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_closed_connection_may_still_be_counted_for_a_second() {
+    async fn redis_may_count_a_closed_connection_for_a_second() {
         let limit = limit(2);
         let (first, second) = (limit.try_slot().unwrap(), limit.try_slot().unwrap());
         assert!(!limit.may_still_be_counted(Instant::now()), "nothing was closed");

@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn records_are_complete_where_they_end_and_nowhere_else() {
+    fn records_are_complete_only_at_their_last_byte() {
         let sizes = [0, 1, 0, 300, 16_384];
         let (mut stream, mut ends) = (Vec::new(), vec![0]);
         for size in sizes {
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn unfetched_bytes_are_not_between_records() {
+    async fn a_stream_with_unfetched_bytes_is_not_between_records() {
         let (mut near, mut far) = connection().await;
         assert!(near.is_between_records());
         // Two alerts.

@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_close_with_commands_end_is_served() {
+    async fn a_close_at_commands_end_is_served() {
         let (mut app, far) = app();
         let (mut guard, drain) = DrainGuard::new();
         drop(far);

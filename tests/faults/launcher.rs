@@ -126,7 +126,7 @@ fn log_cannot_be_written() {
 }
 
 #[test]
-fn nobody_reads_the_log() {
+fn no_program_reads_the_log() {
     fault!("no program reads the launcher's stderr");
     let folder = tempfile::tempdir().unwrap();
     let pipe = folder.path().join("pipe");

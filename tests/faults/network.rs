@@ -20,7 +20,7 @@ use crate::support::slow_link::SlowLink;
 use crate::{Scene, fault};
 
 #[test]
-fn name_is_not_found_then_it_is() {
+fn name_does_not_resolve_and_later_resolves() {
     fault!("Redis's host name does not resolve; later it does");
     let folder = tempfile::tempdir().unwrap();
     let hosts = folder.path().join("hosts");
@@ -41,7 +41,7 @@ fn name_is_not_found_then_it_is() {
 }
 
 #[test]
-fn one_live_address_of_a_name_is_enough() {
+fn one_live_address_of_a_host_name_is_enough() {
     fault!("Redis's host name has a dead address and a live address");
     let folder = tempfile::tempdir().unwrap();
     let hosts = folder.path().join("hosts");
@@ -110,7 +110,7 @@ fn connections_of(pid: i32, port: u16) -> Vec<Socket> {
 }
 
 #[test]
-fn redis_vanishes_without_a_word() {
+fn redis_host_disappears() {
     fault!("Redis's host disappears");
     let Some(mut link) = SlowLink::make(&[]) else { return };
     let options = Options { link: Some(&link), ..Options::default() };

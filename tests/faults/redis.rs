@@ -74,7 +74,7 @@ fn no_more_clients(server: &Server, held: usize) -> Client {
 }
 
 #[test]
-fn redis_takes_no_more_clients() {
+fn redis_accepts_no_more_clients() {
     fault!("Redis accepts no more clients (maxclients, a plan's connection limit)");
     let server = Server::start(Front::Redis);
     let scene = Scene::new(&server.url());
@@ -89,7 +89,7 @@ fn redis_takes_no_more_clients() {
 }
 
 #[test]
-fn redis_behind_stunnel_takes_no_more_clients() {
+fn redis_behind_stunnel_accepts_no_more_clients() {
     fault!("Redis behind stunnel accepts no more clients");
     let server = Server::start(Front::Stunnel);
     let scene = Scene::new(&server.url());
