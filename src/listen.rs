@@ -29,7 +29,7 @@ pub struct Bound {
 ///
 /// # Errors
 /// If a port or socket cannot be bound. A taken port is no error, unless the user wants
-/// `--port-taken fail`. In that case it is an error, too, if there is no URL to tunnel.
+/// `--port-taken fail`. With `--port-taken fail`, a plan without a Redis URL is an error, too.
 pub fn bind(plan: &Plan, settings: &Settings) -> Result<Bound, ConfigError> {
     let mut bound = Bound::default();
     if settings.port_taken == PortTaken::Fail && !plan.found_urls() {

@@ -69,8 +69,8 @@ fn refuse(mistakes: Vec<ConfigError>) -> Work {
     exiting(move || Ok(announce::misconfigured(&mistakes)))
 }
 
-/// Performs the steps that need a process with a single thread; returns the remaining work, and how
-/// to log it. If the launcher is disabled, becomes COMMAND and does not return.
+/// Performs the steps that need a process with a single thread; returns the remaining work and the
+/// log settings. If the launcher is disabled, becomes COMMAND and does not return.
 fn prepare(invocation: Invocation, environment: Environment) -> (Work, LogSettings) {
     let Invocation { task, command, .. } = &invocation;
     let command_environment = CommandEnvironment::of_launcher();

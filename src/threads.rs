@@ -1,9 +1,9 @@
 //! Threads for blocking work: name lookups, and setting up TLS.
 //!
-//! Tokio has such threads too, but it panics if the system refuses to start one. Then an app that
-//! reaches its limit of processes (RLIMIT_NPROC) would lose every new connection. Here, one
-//! permanent thread starts before COMMAND. Further threads start on demand, and end when they are
-//! idle. So a silent name server does not delay other tunnels.
+//! Tokio has such threads, too, but tokio panics if the system refuses to start a thread. With
+//! tokio's threads, an app that reaches its limit of processes (RLIMIT_NPROC) would lose every new
+//! connection. Here, one permanent thread starts before COMMAND. Further threads start on demand,
+//! and end when they are idle. So a silent name server does not delay other tunnels.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};

@@ -16,7 +16,7 @@ pub const STEPS: [&str; 9] =
 pub struct Subject {
     pub tunnel: Tunnel,
     pub credentials: Option<Credentials>,
-    /// The databases that its URLs name, except 0.
+    /// The numbers of the databases in the URLs of this tunnel, except 0.
     pub databases: Vec<String>,
     /// True if this is the only tunnel. Then a general setting affects no other tunnel.
     pub is_single: bool,

@@ -13,7 +13,7 @@ use crate::tls::pem::{self, ClientIdentity, IdentityProblem};
 /// The most bytes of a PEM file: many times the size of a bundle with all public CAs.
 const LONGEST_PEM: u64 = 16 << 20;
 
-/// PEM that was read from settings; `None` if they are not set.
+/// PEM that was read from settings; `None` if no setting contains any.
 pub type Pem<T> = Result<Option<T>, Vec<ConfigError>>;
 
 /// Reads CA bundles into one.
@@ -47,7 +47,7 @@ fn read_bundle(found: &Found<'_>) -> Result<Vec<X509>, ConfigError> {
 /// Reads a client certificate and its key.
 ///
 /// # Errors
-/// If either is wrong or missing.
+/// If the certificate or the key is wrong, or if only one of them is set.
 pub fn identity(
     certificate: Result<Found<'_>, ConfigError>,
     key: Result<Found<'_>, ConfigError>,

@@ -94,7 +94,7 @@ impl Invocation {
     }
 }
 
-/// The parser: like [`command`], but with a short `-h`, and it accepts the retired option.
+/// The parser: [`command`] with a short `-h`, and with the retired option.
 fn parser() -> Command {
     let retired = Arg::new(options::RETIRED_OPTION)
         .long(options::RETIRED_OPTION)

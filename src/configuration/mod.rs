@@ -44,7 +44,7 @@ pub struct Unused {
     pub other_urls: Vec<String>,
     /// Variables that look like settings, but are unknown.
     pub unknown: Vec<String>,
-    /// Settings for one variable, where that variable has no Redis URL.
+    /// Settings for a variable that holds no Redis URL.
     pub without_url: Vec<String>,
     /// Retired options and variables.
     pub retired: Vec<String>,

@@ -55,7 +55,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The value in `result`. If it is a mistake, reports that and returns `None`.
+    /// The value in `result`. If `result` is a mistake, reports the mistake and returns `None`.
     pub fn check<T>(&mut self, result: Result<T, ConfigError>) -> Option<T> {
         result.map_err(|mistake| self.report(mistake)).ok()
     }
@@ -225,19 +225,19 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The value of a setting for all URLs; the default if it is wrong.
+    /// The value of a setting for all URLs; the default if the value is wrong.
     pub fn read<T>(&mut self, setting: &'static Setting<T>) -> T {
         self.try_read(setting).unwrap_or_else(|| setting.default())
     }
 
-    /// The value of a setting for all URLs; `None` if it is wrong.
+    /// The value of a setting for all URLs; `None` if the value is wrong.
     pub fn try_read<T>(&mut self, setting: &'static Setting<T>) -> Option<T> {
         self.check_general(&setting.declaration);
         let found = self.sources.general(&setting.declaration);
         self.check(found.and_then(|found| found.parse(setting)))
     }
 
-    /// The value of a setting for the URL in `variable`; the default if it is wrong.
+    /// The value of a setting for the URL in `variable`; the default if the value is wrong.
     pub fn read_for<T>(&mut self, variable: &str, setting: &'static Setting<T>) -> T {
         let found = self.sources.for_url(variable, &setting.declaration);
         let read = self.check(found.and_then(|found| found.parse(setting)));

@@ -1,5 +1,5 @@
-//! Parsers for the values of settings. The error of each parser lists the accepted forms. It
-//! follows "expected" in a message, and never shows the text.
+//! Parsers for the values of settings. The error of each parser lists the accepted forms. The list
+//! follows "expected" in a message, and never contains the user's text.
 
 use std::num::NonZeroUsize;
 use std::time::Duration;

@@ -35,7 +35,8 @@ pub struct RedisVariable {
 pub enum Decision {
     /// The variable will point to a tunnel.
     Tunnel(Box<TunnelledUrl>),
-    /// The variable stays unchanged, because the user wants that or an outer launcher made it.
+    /// The variable stays unchanged, because the user wants that, or because an outer launcher has
+    /// set the variable.
     Untouched {
         /// The value, secrets masked.
         shown: String,
@@ -165,7 +166,8 @@ fn is_endpoint(name: &str) -> bool {
     name.strip_prefix("REDIS_ENDPOINT_").is_some_and(|rest| rest.ends_with("_URL"))
 }
 
-/// The URL in variable `name`, as written and parsed. `None`: there is none, and none is needed.
+/// The URL in variable `name`, as written and parsed. `None`: the variable holds no URL, and does
+/// not have to.
 fn url_in(
     name: &str,
     list: Option<&str>,

@@ -1,4 +1,4 @@
-//! Guards: each counts a connection until it is dropped.
+//! Guards. Each guard counts a connection until the guard is dropped.
 
 use std::sync::Arc;
 use std::thread;

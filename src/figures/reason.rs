@@ -70,11 +70,11 @@ words! {
 words! {
     /// The state of a connection to Redis.
     UpstreamState {
-        /// It serves an app connection.
+        /// The connection serves an app connection.
         Relaying = "relaying",
-        /// It waits for its next user.
+        /// The connection waits for its next user.
         Idle = "idle",
-        /// It is being opened, or reset for its next user.
+        /// The connection is being opened, or is being reset for its next user.
         Connecting = "connecting",
     }
 }
@@ -92,7 +92,7 @@ words! {
     /// The mode of a TLS handshake.
     Handshake {
         Full = "full",
-        /// It resumed an earlier session.
+        /// The handshake resumed an earlier session.
         Resumed = "resumed",
     }
 }

@@ -80,7 +80,8 @@ pub struct TunnelSnapshot {
     pub counts: Counts,
     /// The number of open connections from all tunnels to this tunnel's server.
     pub open_to_server: u64,
-    /// The longest time that a connection has waited for Redis's next reply; zero if none waits.
+    /// The longest time that a connection has waited for Redis's next reply; zero if no connection
+    /// waits.
     pub longest_wait_for_reply: Duration,
     /// When the tunnel first failed after its last success, in milliseconds since 1970. `None` if
     /// the tunnel works, or if its latest failure is older than [`LAPSE`].

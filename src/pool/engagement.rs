@@ -89,7 +89,7 @@ mod tests {
         for _ in 0..MANY {
             engagement.note(&GOOD, start);
         }
-        // One every second is too few to keep it on.
+        // One connection every second is too few to keep the pool on.
         for second in 1..60 {
             engagement.note(&GOOD, start + Duration::from_secs(second));
         }

@@ -1,7 +1,7 @@
 //! Hands an idle connection over to its next user.
 //!
-//! `RESET` goes in front of the user's first request, in the same TLS record, and its reply is
-//! removed. So Redis decides now, as on a new connection, whether the user is logged in.
+//! `RESET` goes in front of the user's first request, in the same TLS record, and the reply to
+//! `RESET` is removed. So Redis decides now, as on a new connection, whether the user is logged in.
 
 use std::future::poll_fn;
 use std::io;
@@ -34,7 +34,7 @@ const READ: usize = 4096;
 pub enum NotHandedOver {
     /// The app connection has ended, as described here. `ends` still owns the connection to Redis.
     Ended(Course),
-    /// The app gave up, or no new connection could be made. Either is already reported.
+    /// The app gave up, or no new connection could be made. The cause is already reported.
     Failed,
 }
 

@@ -1,7 +1,7 @@
-//! Idle connections, and the app connections that wait for one.
+//! Idle connections, and the app connections that wait for an idle connection.
 //!
-//! Idle connections form a stack: the latest one is reused first, and the one at the bottom has
-//! been idle longest.
+//! Idle connections form a stack: the latest connection is reused first, and the connection at the
+//! bottom has been idle longest.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -50,7 +50,8 @@ impl<C> Idle<C> {
         self.kept.pop().map(|kept| kept.connection)
     }
 
-    /// Gives a connection to the app connection that has waited longest; keeps it if none waits.
+    /// Gives a connection to the app connection that has waited longest; keeps the connection if no
+    /// app connection waits.
     pub fn add(&mut self, mut connection: C, now: Instant) {
         while let Some(first) = self.waiting.pop_front() {
             match first.send(connection) {

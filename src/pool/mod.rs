@@ -146,7 +146,7 @@ impl Pool {
     }
 
     /// Closes expired idle connections, or all idle connections if the pool is off. Returns whether
-    /// any are left; then the caller must call this again.
+    /// idle connections are left. If so, the caller must call this again.
     fn expire(&self, now: Instant) -> bool {
         let is_on = self.is_on(now);
         let mut state = self.state();
@@ -158,8 +158,9 @@ impl Pool {
         state.is_watched
     }
 
-    /// Closes idle connections to other addresses than these, which the name has now, and returns
-    /// their number. If there are any, the server may be a new one and needs a new trial.
+    /// Closes idle connections to other addresses than `addresses`, the current addresses of the
+    /// name, and returns the number of closed connections. If there are any, the server may be
+    /// another server and needs a new trial.
     fn keep_only(&self, addresses: &[SocketAddr], now: Instant) -> usize {
         let is_outdated = |kept: &TlsUpstream| !leads_to(kept, addresses);
         let mut state = self.state();
@@ -170,7 +171,7 @@ impl Pool {
         outdated
     }
 
-    /// Redis has closed a connection by itself: it may have restarted.
+    /// Redis has closed a connection by itself. Redis may have restarted.
     fn server_ended(&self, now: Instant) {
         self.state().forget_server(now);
     }

@@ -1,4 +1,4 @@
-//! Gets a connection to Redis for an app connection: an idle one, or a new one.
+//! Gets a connection to Redis for an app connection: an idle connection, or a new connection.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -121,7 +121,7 @@ pub async fn make(pool: &Pool, slot: Slot, deadline: Instant) -> Result<TlsUpstr
         debug!(at = "pool-tried", var = tunnel.variable(), verdict = ?verdict);
         pool.end_trial(verdict, upstream.made, Instant::now());
         if verdict != Verdict::Passed {
-            // The state of the tried connection is unknown, so the app gets another.
+            // The state of the tried connection is unknown, so the app gets another connection.
             let slot = upstream.into_slot();
             upstream = attempts::connect_in(tunnel, slot, deadline).await?;
         }

@@ -2,8 +2,8 @@
 //!
 //! The trial sends `PING`, `RESET` and `PING` on a new connection, before the app gets it. `RESET`
 //! must be confirmed, and the second `PING` must get the same reply as the first. Servers differ:
-//! Redis before 6.2 and Redis Cloud have no `RESET`, Redis 6.2 refuses it before login, and on
-//! Kvrocks it makes the client an administrator.
+//! Redis before 6.2 and Redis Cloud have no `RESET`, Redis 6.2 refuses `RESET` before login, and
+//! Kvrocks's `RESET` makes the client an administrator.
 
 use std::time::Duration;
 

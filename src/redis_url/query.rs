@@ -16,7 +16,7 @@ pub struct UrlTlsParameters {
 /// The TLS parameters in `query`.
 ///
 /// # Errors
-/// If one of them is unknown or empty, or two contradict each other.
+/// If a TLS parameter is unknown or empty, or if two TLS parameters contradict each other.
 pub fn tls_parameters(query: &str) -> Result<UrlTlsParameters, Problem> {
     /// Remembers the value of a parameter. Two different values are an error, because some clients
     /// would use the first value, and others the second.
@@ -53,7 +53,7 @@ pub fn key_of(parameter: &str) -> String {
     parameter.split('=').next().unwrap_or_default().to_ascii_lowercase()
 }
 
-/// The query without TLS parameters; `None` if it has no other parameters.
+/// The query without TLS parameters; `None` if the query has no other parameters.
 pub fn without_tls_parameters(query: &Secret) -> Option<Secret> {
     let all: Vec<&str> = query.expose().split('&').collect();
     let kept: Vec<&str> = all.iter().copied().filter(|part| !is_tls_parameter(part)).collect();

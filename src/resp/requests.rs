@@ -36,7 +36,7 @@ pub struct Request<'a> {
 }
 
 /// The longest word to store, in bytes. In Redis 8, the longest name of a command has 20 bytes, and
-/// that of a subcommand 21.
+/// the longest name of a subcommand has 21.
 pub const WORD: usize = 24;
 
 /// The part of a request that the next byte belongs to.

@@ -23,7 +23,7 @@ const SOCKETS: &str = "/proc/net/unix";
 const TIMEOUT: Duration = Duration::from_secs(3);
 /// The pause before another attempt.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
-/// Longer answers are cut off. Real ones are far shorter.
+/// Longer answers are cut off. Real answers are far shorter.
 const MAX_ANSWER_BYTES: u64 = 2 << 20;
 
 /// A launcher's answer.
@@ -65,7 +65,8 @@ fn sockets() -> anyhow::Result<Vec<String>> {
 
 async fn ask_all(format: LogFormat) -> anyhow::Result<Vec<Answer>> {
     let names = sockets()?;
-    // Ask all launchers at once, so that a stopped one does not delay the others.
+    // Ask all launchers at once, so that a stopped launcher does not delay the answers of the
+    // others.
     let asked: Vec<_> = names
         .into_iter()
         .map(|name| tokio::spawn(async move { answer_of(&name, format).await }))
@@ -77,8 +78,8 @@ async fn ask_all(format: LogFormat) -> anyhow::Result<Vec<Answer>> {
     Ok(answers)
 }
 
-/// The answer, or the error, of the launcher at the socket with this name. `None` if it belongs to
-/// another user, or has ended meanwhile.
+/// The answer, or the error, of the launcher at the socket with this name. `None` if the launcher
+/// belongs to another user, or has ended meanwhile.
 async fn answer_of(name: &str, format: LogFormat) -> Option<Answer> {
     let asked = timeout(TIMEOUT, ask(name, format)).await;
     let error = match asked.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
@@ -107,7 +108,8 @@ fn may_have_ended(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::ConnectionRefused || is_hang_up(error)
 }
 
-/// Asks the launcher at the socket with this name. `None` if it is not a launcher of this user.
+/// Asks the launcher at the socket with this name. `None` if the socket does not belong to a
+/// launcher of this user.
 async fn ask(name: &str, format: LogFormat) -> io::Result<Option<Answer>> {
     let mut stream = loop {
         match local::connect(name) {

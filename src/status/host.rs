@@ -12,7 +12,7 @@ use std::net::{IpAddr, SocketAddr};
 pub enum HostCheck {
     /// Every host is accepted.
     Off,
-    /// IP addresses, `localhost` and this name are accepted. The name is the one in the user's
+    /// IP addresses, `localhost` and this name are accepted. The name comes from the user's
     /// setting.
     Named(String),
 }

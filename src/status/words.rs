@@ -26,7 +26,7 @@ const SLOW_CONNECT: f64 = 0.25;
 /// The state of a tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TunnelState {
-    /// No connection has reached Redis, and none has failed.
+    /// No connection has reached Redis, and no connection has failed.
     Unused,
     Works,
     /// The latest attempt reached Redis, but a row below needs attention.
@@ -45,7 +45,7 @@ pub fn no_url() -> String {
     )
 }
 
-/// Shown instead of tunnels if there are none.
+/// The text shown if there are no tunnels.
 pub fn no_tunnel(report: &StatusReport) -> String {
     match report.urls {
         RedisUrls::Found => "No tunnel: COMMAND runs without one.".to_owned(),
@@ -293,7 +293,7 @@ fn tls(tunnel: &TunnelSnapshot) -> Row {
 
 fn moved(tunnel: &TunnelSnapshot) -> Row {
     let counts = &tunnel.counts;
-    // Neither is counted while the pool is off.
+    // While the pool is off, neither result is counted.
     let pool = match counts.pool {
         [0, 0] => String::new(),
         counts => format!(" ({})", listed(PoolResult::WORDS.into_iter().zip(counts))),
@@ -323,7 +323,7 @@ pub fn process(report: &StatusReport) -> String {
     };
     format!(
         "COMMAND pid {}, {} {age}{descriptors}{dropped} · start-stunnel {} pid {} · sandbox {} · \
-         this process only",
+         figures of this process only",
         command.pid,
         command.state.word(),
         env!("CARGO_PKG_VERSION"),

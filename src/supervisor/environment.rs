@@ -78,7 +78,7 @@ impl CommandEnvironment {
     }
 }
 
-/// Shows no values: they hold passwords.
+/// Shows no values, because values may be passwords.
 impl fmt::Debug for CommandEnvironment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CommandEnvironment").finish_non_exhaustive()

@@ -17,7 +17,7 @@ pub enum ForwardSignals {
     Never,
 }
 
-/// Which of the signals that processes send to the launcher are forwarded.
+/// The signals that the launcher forwards to COMMAND when a process sends them to the launcher.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Forwarding {
     All,

@@ -193,7 +193,7 @@ impl Supervisor {
         }
         if command_ended.is_none() {
             match process::job_event(self.command) {
-                // The SIGCONT came after the stop, so it concerns both.
+                // The SIGCONT came after the stop, so COMMAND must be continued, too.
                 Some(JobEvent::Stopped(_)) if continued => self.enter(CommandState::Stopped),
                 Some(JobEvent::Stopped(signal)) => self.command_stopped(signal),
                 Some(JobEvent::Continued) => self.enter(CommandState::Running),
@@ -205,7 +205,7 @@ impl Supervisor {
 
     fn end_leftovers(&self) {
         if self.placement == Placement::Own {
-            // It fails only if no process is left.
+            // This fails only if the group has no process left.
             let _ = killpg(self.command, Signal::SIGTERM);
             self.take_terminal_back();
         }
@@ -273,8 +273,8 @@ impl Supervisor {
         self.enter(CommandState::Running);
     }
 
-    /// The process or group to forward `received` to; `None` if COMMAND has already received it, or
-    /// must not.
+    /// The process or group to forward `received` to; `None` if COMMAND has already received the
+    /// signal, or must not receive it.
     fn target(&mut self, received: Received) -> Option<Target> {
         if !self.forwarding.allows(received) {
             return None;
@@ -320,8 +320,8 @@ impl Supervisor {
         }
     }
 
-    /// Puts COMMAND's own process group into the foreground if the launcher's is there. Returns
-    /// whether COMMAND has the terminal now.
+    /// Puts COMMAND's own process group into the foreground if the launcher's group is in the
+    /// foreground. Returns whether COMMAND has the terminal now.
     fn hand_over_terminal(&self) -> bool {
         match &self.terminal {
             Some(terminal) if terminal.is_ours() => terminal.give_to(self.command).is_ok(),
@@ -329,7 +329,8 @@ impl Supervisor {
         }
     }
 
-    /// Puts the launcher's process group into the foreground if COMMAND's is there.
+    /// Puts the launcher's process group into the foreground if COMMAND's group is in the
+    /// foreground.
     fn take_terminal_back(&self) {
         if let Some(terminal) = &self.terminal
             && terminal.is_of(self.command)

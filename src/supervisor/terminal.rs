@@ -11,7 +11,7 @@ use nix::unistd::{Pid, getpgrp, tcgetpgrp, tcsetpgrp};
 pub struct Terminal(File);
 
 impl Terminal {
-    /// Opens the terminal; `None` if there is none, as in a service or a dyno.
+    /// Opens the terminal; `None` if the launcher has no terminal, as in a service or a dyno.
     pub fn open() -> Option<Terminal> {
         let mut options = File::options();
         options.read(true).write(true).custom_flags(libc::O_NOCTTY);

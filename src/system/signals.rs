@@ -61,7 +61,7 @@ impl Mask {
         Mask(!(1 << (number - 1)))
     }
 
-    /// Sets this thread's mask, and returns the previous one. Async-signal-safe.
+    /// Sets this thread's mask, and returns the previous mask. Async-signal-safe.
     ///
     /// # Errors
     /// As rt_sigprocmask(2); none is expected.
@@ -84,7 +84,7 @@ pub enum Disposition {
 }
 
 impl Disposition {
-    /// Sets the disposition of `signal`, and returns the previous one. Async-signal-safe.
+    /// Sets the disposition of `signal`, and returns the previous disposition. Async-signal-safe.
     ///
     /// # Errors
     /// As sigaction(2); none is expected.
@@ -143,8 +143,9 @@ pub fn sigpipe_at_start() -> Disposition {
 /// unchanged, so that COMMAND inherits them.
 pub fn block_all() -> nix::Result<Mask> {
     if cfg!(target_env = "musl") {
-        // musl unblocks its own signals when a process starts its first thread, so start one before
-        // they are blocked. If this fails, later threads also fail, and that is reported.
+        // musl unblocks its own signals when a process starts its first thread, so start a thread
+        // before the signals are blocked. If this thread fails, later threads also fail, and their
+        // failure is reported.
         let _ = std::thread::Builder::new().spawn(|| ()).map(std::thread::JoinHandle::join);
     }
     Mask::ALL.swap()

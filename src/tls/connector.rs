@@ -64,7 +64,8 @@ impl Connector {
     }
 
     /// The name to send and to verify for a server at `host`. A final dot is for name lookup only:
-    /// SNI (RFC 6066 section 3) and certificates (RFC 5280 section 4.2.1.6) have none.
+    /// names in SNI (RFC 6066 section 3) and in certificates (RFC 5280 section 4.2.1.6) have no
+    /// final dot.
     pub fn server_name<'a>(&'a self, host: &'a str) -> &'a str {
         let name = self.trust.server_name.as_deref().unwrap_or(host);
         name.strip_suffix('.').unwrap_or(name)

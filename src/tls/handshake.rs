@@ -62,7 +62,7 @@ pub enum HandshakeError {
     Internal(io::Error),
     /// The peer's answer is not TLS.
     NoTls,
-    /// The certificate check failed. The text is OpenSSL's reason, or a plainer one.
+    /// The certificate check failed. The text is OpenSSL's reason, or a plainer text.
     Certificate(Flaw, String),
     /// The server's key is not pinned. This is its pin.
     Pin(Pin),

@@ -15,7 +15,7 @@ pub fn is_pem(text: &str) -> bool {
     text.contains(BEGIN)
 }
 
-/// PEM with real line ends. Where a value must be one line, users write `\n` for a line end.
+/// PEM with real line ends. If a value must be a single line, users write `\n` for a line end.
 pub fn with_line_ends(text: &str) -> String {
     if text.contains('\n') { text.to_owned() } else { text.replace("\\n", "\n") }
 }
@@ -32,8 +32,8 @@ pub fn each_certificate(pem: &str) -> impl Iterator<Item = Result<X509, ErrorSta
 /// Reads all certificates in `pem`.
 ///
 /// # Errors
-/// If there is no certificate, or one of them cannot be read. The message continues the name of the
-/// setting.
+/// If there is no certificate, or if a certificate cannot be read. The message continues the name
+/// of the setting.
 pub fn certificates(pem: &str) -> Result<Vec<X509>, String> {
     let mut all = Vec::new();
     for certificate in each_certificate(pem) {

@@ -42,8 +42,8 @@ thread_local! {
     static CAUGHT: RefCell<Option<Vec<SslContextBuilder>>> = const { RefCell::new(None) };
 }
 
-/// Runs `build`, and returns its result with the contexts that it created. They can be changed
-/// until the first connection is made.
+/// Runs `build`, and returns its result with the contexts that `build` created. The contexts can be
+/// changed until the first connection is made.
 ///
 /// # Errors
 /// Those of `build`.

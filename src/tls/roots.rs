@@ -2,8 +2,8 @@
 //! them.
 //!
 //! native-tls would read the certificates for every connector, even for connectors that do not
-//! verify. Each reading costs 30 ms of CPU time and 2 MiB each time. So we hide the bundle from
-//! native-tls, and load it once.
+//! verify. Each reading costs 30 ms of CPU time and 2 MiB. So we hide the bundle from native-tls,
+//! and load it once.
 
 use std::collections::BTreeSet;
 use std::env;
@@ -44,8 +44,8 @@ pub enum RootsProblem {
 /// before.
 ///
 /// native-tls still finds the system's directories. OpenSSL searches them only for an issuer that
-/// it does not know.
-/// Call this before any thread starts: later it only has the effect that the bundle is read twice.
+/// it does not know. Call this before any thread starts. A later call has no effect except that the
+/// bundle is read twice.
 pub fn keep_from_native_tls() {
     if let Some(bundle) = openssl_probe::probe().cert_file {
         BUNDLE.get_or_init(|| bundle);
@@ -53,8 +53,8 @@ pub fn keep_from_native_tls() {
     }
 }
 
-/// The certificates of the bundle and of the directories in SSL_CERT_DIR. Unreadable ones are
-/// skipped, since a user cannot repair the system's bundle.
+/// The certificates of the bundle and of the directories in SSL_CERT_DIR. Unreadable certificates
+/// are skipped, because a user cannot repair the system's bundle.
 pub fn loaded() -> &'static [X509] {
     let load = || {
         let bundle = BUNDLE.get().into_iter().cloned();

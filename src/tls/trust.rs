@@ -36,7 +36,7 @@ pub struct Trust {
     pub min_tls: SslVersion,
     /// The CAs to trust instead of the system roots.
     pub ca: Option<Vec<X509>>,
-    /// The pins of the keys that the server may have; empty if it may have any.
+    /// The pins of the keys that the server may have; empty if the server may have any key.
     pub pins: Vec<Pin>,
     /// The client certificate and key to use if the server requests one.
     pub identity: Option<ClientIdentity>,

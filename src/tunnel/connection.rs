@@ -75,8 +75,9 @@ impl<'t> Connection<'t> {
         Connection { tunnel, arrival, ends, moved, address: None, request_was_read: false }
     }
 
-    /// Waits for `upstream`, a connection to Redis. Returns `None` if there is none, or if the app
-    /// gives up meanwhile: then the connection is over, and its end is reported.
+    /// Waits for `upstream`, a connection to Redis. Returns `None` if there is no connection to
+    /// Redis, or if the app gives up meanwhile. In both cases, the app connection is over, and its
+    /// end is reported.
     pub async fn connect<U>(
         &mut self,
         upstream: impl Future<Output = Result<U, Failure>>,
@@ -132,7 +133,7 @@ impl<'t> Connection<'t> {
         Course { end, redis_ended_first: relay.redis_ended_first }
     }
 
-    /// Closes each side in the way in which the other one ended, and logs the end.
+    /// Closes each side in the way in which the other side ended, and logs the end.
     pub async fn close(mut self, course: Course) -> Outcome {
         if self.ends.app.speaks_tls() {
             self.end_tls_app().await;
@@ -160,8 +161,8 @@ impl<'t> Connection<'t> {
     /// The reason if the server refused the client's certificate after the handshake.
     async fn late_refusal(&mut self, course: &Course) -> Option<HandshakeError> {
         let RelayEnd::Reset(Side::Redis, error) = &course.end else { return None };
-        // A server that has sent a reply has accepted the client. So has one that ended first: it
-        // closed in good order, or had served an earlier user of the connection.
+        // A server that has sent a reply has accepted the client. So has a server that ended first:
+        // that server closed in good order, or had served an earlier user of the connection.
         if self.moved.received > 0 || course.redis_ended_first {
             return None;
         }
@@ -258,7 +259,8 @@ impl Connection<'_> {
         self.tunnel.warnings.warn(Warning::AppSpeaksTls { peer, msg: hints::APP_SPEAKS_TLS });
     }
 
-    /// Reports that the app gave up while it waited for Redis, by a close or by this reset.
+    /// Reports that the app gave up while it waited for Redis, by a close, or by the reset in
+    /// `reset`.
     pub fn abandoned(&mut self, reset: Option<&io::Error>) {
         self.arrival.closed(CloseReason::Abandoned);
         info!(

@@ -23,8 +23,8 @@ const ANSWER: Duration = Duration::from_secs(1);
 /// The time limit, beyond the connect timeout, for explaining why a certificate is rejected.
 const EXPLANATION: Duration = Duration::from_secs(1);
 
-/// Questions to a failing server, each on a connection of its own. They are rare, because they add
-/// to the server's load.
+/// Questions to a failing server, each on a connection of its own. Questions are rare, because they
+/// add to the server's load.
 #[derive(Debug, Default)]
 pub struct Inquiries {
     /// The question why the server resets connections before it sends a byte.
@@ -103,7 +103,7 @@ async fn explain(tunnel: &Tunnel, address: SocketAddr, flaw: Flaw, verdict: Stri
         let tls = tunnel.unverified.connect(&host, stream, &Arc::default()).await.ok()?;
         certificate_of(&tls)
     };
-    // If the server does not show its certificate in time, the verdict must do.
+    // If the server does not show its certificate in time, use OpenSSL's verdict.
     match timeout(EXPLANATION, certificate).await.ok().flatten() {
         Some(certificate) => {
             let names = certificate.names_in_short();

@@ -2,8 +2,8 @@
 
 use tokio::sync::{mpsc, watch};
 
-/// Held by each connection and each listener. It tells them that COMMAND has ended, and the drain
-/// lasts until all guards are dropped.
+/// A guard held by each connection and each listener. The guard tells them that COMMAND has ended.
+/// The drain lasts until all guards are dropped.
 #[derive(Debug, Clone)]
 pub struct DrainGuard {
     /// A sender that sends nothing: the drain waits until all senders are dropped.

@@ -1,7 +1,8 @@
 //! A tunnel's first TLS handshake runs alone, so that later handshakes can resume its session.
 //!
-//! In a cold storm of connections this costs Redis 0.78 of the CPU that it needs behind nginx,
-//! instead of 1.2 (docs/performance.md). Other connections wait once per tunnel, for a short time.
+//! If many apps connect at once and there is no session yet, Redis then needs 0.78 of the CPU time
+//! that it needs behind nginx, instead of 1.2 times that CPU time (docs/performance.md). Other
+//! connections wait once per tunnel, for a short time.
 
 use std::future::Future;
 use std::pin::pin;
@@ -56,8 +57,8 @@ impl FirstHandshake {
     }
 }
 
-/// The tunnel's first handshake. Dropping this ends the wait of the others, because the handshake
-/// has failed, or the server is far away.
+/// The tunnel's first handshake. Dropping this ends the wait of the other connections. It is
+/// dropped if the handshake fails, or if the server is far away.
 #[derive(Debug)]
 #[must_use]
 pub struct First<'a>(&'a FirstHandshake);
@@ -79,8 +80,8 @@ impl First<'_> {
         }
     }
 
-    /// Call this when the handshake has succeeded. The others go on waiting for the session, which
-    /// a server sends after the handshake (RFC 8446 section 4.6.1).
+    /// Call this when the handshake has succeeded. The other connections go on waiting for the
+    /// session, which a server sends after the handshake (RFC 8446 section 4.6.1).
     pub fn succeeded(self) {
         std::mem::forget(self);
     }

@@ -118,7 +118,7 @@ impl Drop for InQueue<'_> {
     }
 }
 
-/// The permission to have one connection to Redis, until it is dropped.
+/// The permission to have one connection to Redis. The permission lasts until the slot is dropped.
 #[derive(Debug)]
 pub struct Slot {
     limit: Arc<Limit>,
@@ -131,7 +131,7 @@ impl Slot {
         self.limit.moves().changed = Some(Instant::now());
     }
 
-    /// Notes that the connection is closed, so that Redis will soon have one client less.
+    /// Notes that the connection is closed, so that Redis will soon have a free place for a client.
     pub fn note_closed(&self) {
         self.limit.moves().closed = Some(Instant::now());
     }

@@ -1,5 +1,5 @@
-//! The local port or socket. It is bound before COMMAND starts, and accepts until COMMAND has
-//! ended.
+//! The local port or socket. The launcher binds it before COMMAND starts, and accepts connections
+//! until COMMAND has ended.
 
 use std::env;
 use std::ffi::OsString;
@@ -47,7 +47,7 @@ pub enum Listen {
 /// The setting `--port-taken`, for a local port that is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PortTaken {
-    /// Listen on another port, and put it into COMMAND's URL.
+    /// Listen on another port, and put that port into COMMAND's URL.
     Move,
     /// Report an error, and do not start COMMAND.
     Fail,
@@ -59,7 +59,7 @@ pub struct Listener(Socket);
 
 impl Listener {
     /// Binds `port` of 127.0.0.1, and returns the bound port. If `port` is 0, or taken and `taken`
-    /// is `Move`, the kernel picks one.
+    /// is `Move`, the kernel picks a port.
     ///
     /// # Errors
     /// If the kernel has no free port, or if `port` is taken (EADDRINUSE) or needs privileges
@@ -98,7 +98,7 @@ fn socket_name(index: usize) -> String {
 pub struct SocketFolder(PathBuf);
 
 impl SocketFolder {
-    /// Makes the folder in XDG_RUNTIME_DIR, or else where temporary files belong.
+    /// Makes the folder in XDG_RUNTIME_DIR, or else in the folder for temporary files.
     ///
     /// # Errors
     /// The error of the last place that was tried (mkdtemp(3)).
@@ -176,7 +176,7 @@ fn app_stream((socket, address): (Socket, SockAddr)) -> io::Result<AppStream> {
 }
 
 /// Accepts app connections until COMMAND has ended. `handle` serves each connection in a task of
-/// its own. It drops its [`DrainGuard`] when the app has received everything.
+/// its own. `handle` drops its [`DrainGuard`] when the app has received everything.
 ///
 /// # Errors
 /// If the runtime cannot watch the listener.
@@ -201,7 +201,7 @@ where
             () = guard.command_ended() => break,
         }
     }
-    // Connections that are not accepted yet may hold what the app wrote just before it ended.
+    // Connections that are not accepted yet may hold bytes that COMMAND wrote just before its end.
     loop {
         // This does not wait, and finds connections that the runtime does not know of yet.
         match listener.get_ref().accept().and_then(app_stream) {

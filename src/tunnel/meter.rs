@@ -44,7 +44,7 @@ impl<'a, T> Meter<'a, T> {
         } else {
             figures.answered();
         }
-        // A server that has sent no TLS session by now will send none.
+        // A server that has sent no TLS session by now will send no session.
         self.tunnel.first_handshake.finish();
     }
 }

@@ -63,11 +63,11 @@ pub struct ConnectionSettings {
     pub connect_retry: bool,
     /// A connection without traffic is closed after this time; `None`: never.
     pub idle_timeout: Option<Duration>,
-    /// After COMMAND's end, time limit for sending what it has written; zero: do not wait.
+    /// After COMMAND's end, time limit for sending what COMMAND has written; zero: do not wait.
     pub drain_timeout: Duration,
 }
 
-/// One tunnel: what all its connections share.
+/// One tunnel: everything that all its connections share.
 #[derive(Debug)]
 pub struct Tunnel {
     pub route: Route,

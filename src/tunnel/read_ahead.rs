@@ -1,8 +1,8 @@
 //! A TCP stream that reads ahead of TLS.
 //!
-//! OpenSSL reads a record's 5-byte header first, and then its body: two system calls. Here the
-//! first call takes all bytes that have arrived. The connection holds the buffer only until OpenSSL
-//! has fetched them.
+//! OpenSSL reads a record's 5-byte header first, and then its body: two system calls. With this
+//! stream, the first call takes all bytes that have arrived. The connection holds the buffer only
+//! until OpenSSL has fetched them.
 
 use std::cell::RefCell;
 use std::io;

@@ -247,7 +247,7 @@ impl<A: App, R: Stream, T: Tap> Relay<'_, A, R, T> {
     }
 }
 
-/// The idle timeout. Its timer is moved only when it fires, and not with every byte.
+/// The idle timeout. The timer is moved only when it fires, and not with every byte.
 #[derive(Debug)]
 struct Idle {
     timeout: Duration,

@@ -75,7 +75,7 @@ async fn connect_tls(
     Ok(tls)
 }
 
-/// The upstream's addresses. They are not cached, because a fail-over changes them.
+/// The upstream's addresses. The addresses are not cached, because a fail-over changes them.
 pub async fn look_up(tunnel: &Tunnel) -> Result<Vec<SocketAddr>, Failure> {
     let upstream = &tunnel.route.upstream;
     let addresses = threads::look_up(upstream.host_name(), upstream.port).await;

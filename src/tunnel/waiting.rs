@@ -12,8 +12,8 @@ use super::drain::DrainGuard;
 /// A close this soon after the app's last byte is a half-close: the app waits for its reply, as
 /// `printf 'PING\r\n' | nc` does.
 const HALF_CLOSE: Duration = Duration::from_millis(500);
-/// COMMAND's end also closes its connections, but its last requests must be sent. So a close means
-/// that the app gave up only if COMMAND is still running after this time.
+/// COMMAND's end also closes its connections, but COMMAND's last requests must be sent. So a close
+/// means that the app gave up only if COMMAND is still running after this time.
 const COMMAND_END: Duration = Duration::from_millis(100);
 /// The interval at which an app is checked for a reset after reading from it has stopped.
 const RESET_CHECK: Duration = Duration::from_millis(250);

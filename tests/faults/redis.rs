@@ -105,7 +105,7 @@ fn redis_behind_stunnel_accepts_no_more_clients() {
     let log = scene.aftermath();
     let hints = logged(&log, "connection-unanswered", "hint");
     assert_eq!(hints.is_empty(), lost == 0, "{lost} lost: {log}");
-    let expected = "(this launcher holds 3 other connections to it;";
+    let expected = "(this launcher holds 3 other connections to Redis;";
     assert!(hints.iter().all(|hint| hint.contains(expected)), "{hints:?}");
 }
 
