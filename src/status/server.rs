@@ -176,7 +176,8 @@ fn refusal(request: &Request<Incoming>, hosts: &HostCheck) -> Option<Answer> {
         return Some(text_response(StatusCode::MISDIRECTED_REQUEST, text));
     }
     if ![Method::GET, Method::HEAD].contains(request.method()) {
-        let mut refusal = text_response(StatusCode::METHOD_NOT_ALLOWED, "GET and HEAD only\n");
+        let text = "only GET and HEAD are allowed\n";
+        let mut refusal = text_response(StatusCode::METHOD_NOT_ALLOWED, text);
         refusal.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
         return Some(refusal);
     }
@@ -207,7 +208,7 @@ fn response_to(path: &str, headers: &HeaderMap, report: &StatusReport) -> Answer
         "/readyz" => readiness(report),
         _ => text_response(
             StatusCode::NOT_FOUND,
-            "paths: / /metrics /status.json /status.txt /healthz /readyz\n",
+            "not found; the paths are / /metrics /status.json /status.txt /healthz /readyz\n",
         ),
     }
 }
@@ -310,8 +311,8 @@ mod tests {
             ("/healthz", "200 OK", TEXT, "running\n"),
             ("/readyz", "503 Service Unavailable", TEXT, "failing: CACHE_URL\n"),
             ("/readyz?verbose", "503 Service Unavailable", TEXT, "failing: CACHE_URL\n"),
-            ("/other", "404 Not Found", TEXT, "paths: / "),
-            ("//", "404 Not Found", TEXT, "paths: / "),
+            ("/other", "404 Not Found", TEXT, "not found; the paths are / "),
+            ("//", "404 Not Found", TEXT, "not found; the paths are / "),
         ] {
             let answer = get(path);
             let (head, body) = answer.split_once("\r\n\r\n").unwrap();
