@@ -385,7 +385,7 @@ fn copied<'a>(table: &'a str, name: &str) -> (&'a str, &'a str) {
     line.split_once('=').unwrap()
 }
 
-/// Whether every line has at most 80 characters, except lines with a single value.
+/// True if every line has at most 80 characters, except lines with a single value.
 fn fits_a_terminal(table: &str) -> bool {
     table.lines().all(|line| line.chars().count() <= 80 || !line.trim().contains(' '))
 }

@@ -68,7 +68,7 @@ const IN_THE_MANUAL: [&str; 2] = ["wide-light", "narrow-dark"];
 /// The browser's time limit: far longer than it needs, even beside other tests.
 const BROWSER: Duration = Duration::from_secs(300);
 
-/// Whether Chromium is installed, or `bin/setup test` could install it. Ubuntu's apt does not have
+/// True if Chromium is installed, or `bin/setup test` could install it. Ubuntu's apt does not have
 /// it.
 fn browser_is_available() -> bool {
     let found = |program: &str| {

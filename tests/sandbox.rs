@@ -25,7 +25,7 @@ use support::resp::Reply;
 use support::servers::{Front, Options, PASSWORD, Server};
 use support::{Process, eventually};
 
-/// Whether this kernel has Landlock. If not, the test is skipped.
+/// True if this kernel has Landlock. If not, the test is skipped.
 fn has_landlock() -> bool {
     let state = Rights::default().try_out();
     if state.abi().is_none() {

@@ -631,7 +631,7 @@ fn a_rediss_url_with_a_plaintext_port_causes_a_hint() {
     let server = Server::start(Front::Redis);
     let hint = hint(&format!("rediss://127.0.0.1:{}", server.port), &[], &[]);
     for part in [
-        &format!("if TLS is on the next port, {}, write redis://;", server.port + 1),
+        &format!("if TLS is on the next port, {}, write redis:// in REDIS_URL;", server.port + 1),
         "if this Redis has no TLS, write redis:// and set STUNNEL_ENABLED=false",
     ] {
         assert!(hint.contains(part), "{hint}");

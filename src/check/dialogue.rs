@@ -168,7 +168,9 @@ impl Dialogue<'_> {
         let (text, advice) = if refused {
             ("wrong user or password".to_owned(), Some(hints::WRONG_PASSWORD.to_owned()))
         } else if line.starts_with("-NOAUTH") {
-            let text = "the server requires a password, but the URL has none".to_owned();
+            let text = "the server requires a password, but the URL contains no \
+                        password"
+                .to_owned();
             (text, Some(hints::no_password(&self.subject.tunnel)))
         } else if line.starts_with("-LOADING") {
             ("the server is still loading its data".to_owned(), None)

@@ -193,7 +193,7 @@ impl Pool {
         }
     }
 
-    /// `RESET` got a wrong reply: connections to this server are no longer reused.
+    /// `RESET` got a wrong reply. From now on, connections to this server are not reused.
     fn note_wrong_reset(&self, made: Instant, now: Instant) {
         let mut state = self.state();
         // Meanwhile the name may have come to lead to another server.

@@ -273,8 +273,8 @@ impl Supervisor {
         self.enter(CommandState::Running);
     }
 
-    /// The process or group to forward `received` to; `None` if COMMAND has already received the
-    /// signal, or must not receive it.
+    /// The process or process group to which `received` is forwarded; `None` if COMMAND has already
+    /// received the signal, or must not receive it.
     fn target(&mut self, received: Received) -> Option<Target> {
         if !self.forwarding.allows(received) {
             return None;

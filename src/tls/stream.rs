@@ -12,8 +12,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 /// ticket costs some microseconds, and a TLS record can hold 900 tickets.
 const MOST_TICKETS: u32 = 64;
 
-/// Facts about a connection that native-tls does not show. OpenSSL's callbacks write them, and the
-/// stream reads them.
+/// Facts about a connection that native-tls does not show. OpenSSL's callbacks write the facts, and
+/// the stream reads them.
 #[derive(Debug, Default)]
 pub struct Facts {
     begun: AtomicBool,

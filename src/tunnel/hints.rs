@@ -61,7 +61,7 @@ impl Failure {
             }
             Failure::Outage(Step::Tls, _) => {
                 format!(
-                    "the server may be down or starting. If this never works: {}",
+                    "the server may be down or starting. If no connection ever works: {}",
                     another_port(tunnel)
                 )
             }
@@ -71,11 +71,13 @@ impl Failure {
                 let port = another_port(tunnel);
                 match tunnel.load.connections() {
                     0 => format!(
-                        "the server may be down or starting, or {}. If this never works: {port}",
+                        "the server may be down or starting, or {}. If no connection ever works: \
+                         {port}",
                         limit_of_others()
                     ),
                     held => format!(
-                        "{}. Or the server is down or starting. If this never works: {port}",
+                        "{}. Or the server is down or starting. If no connection ever works: \
+                         {port}",
                         client_limit::suspicion(held)
                     ),
                 }
@@ -206,8 +208,9 @@ fn sent_name(tunnel: &Tunnel) -> Option<String> {
 fn no_tls_here(tunnel: &Tunnel) -> String {
     let (variable, port) = (tunnel.variable(), tunnel.route.upstream.port);
     format!(
-        "if TLS is on the next port, {next}, write redis://; if TLS is on another port, put that \
-         port into {variable}; if this Redis has no TLS, write redis:// and set {enabled}=false",
+        "if TLS is on the next port, {next}, write redis:// in {variable}; if TLS is on another \
+         port, put that port into {variable}; if this Redis has no TLS, write redis:// and set \
+         {enabled}=false",
         next = u32::from(port) + 1,
         enabled = tunnel.route.setting_names.of(names::ENABLED),
     )
