@@ -1,5 +1,5 @@
-//! Checks the order of modules in `src/lib.rs`: a module uses only modules that are listed before
-//! it, so there are no circles.
+//! Checks the order of modules in `src/lib.rs` (a module uses only modules that are listed before
+//! it, so there are no circles), and the limits for lines, files and names.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -227,4 +227,29 @@ fn no_line_of_rust_is_longer_than_a_hundred_columns() {
     }
     assert!(long.is_empty(), "{}", long.join("\n"));
     assert!(seen > 50, "this test sees {seen} files");
+}
+
+#[test]
+fn files_and_test_names_are_short() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let (mut seen, mut long) = (0, Vec::new());
+    for (folder, limit) in [("src", 400), ("tests", 600)] {
+        for file in all_below(root.join(folder)) {
+            let text = fs::read_to_string(&file).unwrap();
+            for test in text.split("#[test]\n").skip(1) {
+                seen += 1;
+                let name = test.split_once("fn ").and_then(|(_, rest)| rest.split('(').next());
+                long.extend(name.filter(|name| name.len() > 60).map(str::to_owned));
+            }
+            let is_unit_tests = folder == "src" && file.ends_with("tests.rs");
+            let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+            let is_code = |line: &&str| !line.is_empty() && !line.trim_start().starts_with("//");
+            let lines = code.lines().filter(is_code).count();
+            if lines > limit && !is_unit_tests {
+                long.push(format!("{}: {lines} lines of code", file.display()));
+            }
+        }
+    }
+    assert!(long.is_empty(), "{}", long.join("\n"));
+    assert!(seen > 400, "this test sees {seen} tests");
 }

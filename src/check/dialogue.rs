@@ -35,7 +35,7 @@ pub async fn speak(
     deadline: tokio::time::Instant,
 ) -> Result<(), Stop> {
     let started = Instant::now();
-    let stream = match attempts::connect_by(&subject.tunnel, deadline).await {
+    let stream = match attempts::connect(&subject.tunnel, deadline).await {
         Ok(stream) => stream,
         Err(failure) => {
             let problem = Problem::of(&failure, &subject.tunnel);

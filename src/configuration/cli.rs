@@ -143,6 +143,8 @@ fn setting_arg(option: &'static str, setting: &'static Declaration) -> Arg {
         .value_parser(value_parser!(OsString))
         .action(ArgAction::Set)
         .allow_negative_numbers(true)
+        // PEM text begins with hyphens.
+        .allow_hyphen_values(setting.is_pem)
         .help(help(setting));
     match setting.heading {
         options::OPTIONS => arg,
@@ -331,6 +333,10 @@ mod tests {
         assert_eq!(parsed.option(&options::VERIFY.declaration), Some(OsStr::new("full")));
         assert_eq!(parsed.option(&options::PORT_OFFSET.declaration), Some(OsStr::new("-2")));
         assert_eq!(parsed.option(&options::MIN_TLS.declaration), None);
+
+        let pem = "-----BEGIN CERTIFICATE-----\n";
+        let parsed = parse(&["--client-cert", pem, "x"]).unwrap();
+        assert_eq!(parsed.option(&options::CLIENT_CERT.declaration), Some(OsStr::new(pem)));
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::tunnel::app::AppStream;
 use crate::tunnel::connection::{self, Connection, Course, Outcome};
 use crate::tunnel::relay::{Begun, RelayEnd, Side};
 use crate::tunnel::stream::TlsUpstream;
-use crate::tunnel::{self, DrainGuard, Listener, Tunnel};
+use crate::tunnel::{self, DrainGuard, Listener, Tunnel, attempts};
 
 /// Time limit for the reply to the `RESET` that follows a user.
 const RESET_TIME: Duration = Duration::from_secs(1);
@@ -72,13 +72,15 @@ async fn serve_app(app: AppStream, pool: Arc<Pool>, mut guard: DrainGuard) {
 
 /// Serves one app connection. Also returns the connection to Redis if it may be kept.
 async fn with_pool(
-    app: AppStream,
+    mut app: AppStream,
     pool: &Pool,
     guard: &mut DrainGuard,
 ) -> (Outcome, Option<TlsUpstream>) {
+    let deadline = Instant::now() + pool.tunnel.settings.connect_timeout;
+    let upstream = attempts::with_spare(app.take_spare(), || supply(pool, deadline));
     let mut connection = Connection::accept(app, &pool.tunnel);
     // Boxed, so that the task of a waiting app connection stays small.
-    let supplied = Box::pin(connection.connect(supply(pool), guard)).await;
+    let supplied = Box::pin(connection.connect(upstream, guard)).await;
     let (mut tap, handed_over) = match supplied {
         None => return (connection.outcome(), None),
         Some(Supplied::New(upstream)) => {

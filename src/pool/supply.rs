@@ -38,12 +38,11 @@ pub enum Unfit {
     Dead,
 }
 
-/// Gets a connection within the connect timeout, for an app that has just connected.
+/// Gets a connection before `deadline`, for an app that has just connected.
 ///
 /// # Errors
 /// The last attempt's failure.
-pub async fn supply(pool: &Pool) -> Result<Supplied, Failure> {
-    let deadline = Instant::now() + pool.tunnel.settings.connect_timeout;
+pub async fn supply(pool: &Pool, deadline: Instant) -> Result<Supplied, Failure> {
     attempts::retry(&pool.tunnel, deadline, || attempt(pool, deadline)).await
 }
 

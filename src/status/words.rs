@@ -151,6 +151,10 @@ fn block(tunnel: &TunnelSnapshot, report: &StatusReport) -> Block {
     }
 }
 
+/// The advice if app connections could not be accepted. Other causes than this are rare.
+const OUT_OF_DESCRIPTORS: &str = "App connections had to wait in the last 5 min, probably for file \
+                                  descriptors. Raise the limit on open files (ulimit -Hn)";
+
 /// The probable cause of a tunnel's problem, and the remedy.
 pub fn advice(tunnel: &TunnelSnapshot) -> Option<String> {
     let recent = &tunnel.recent;
@@ -172,7 +176,9 @@ pub fn advice(tunnel: &TunnelSnapshot) -> Option<String> {
         ));
     }
     let failed = tunnel.failing_since.is_some() || tunnel.has_lapsed || recent.failed_in_all() > 0;
-    let failure = tunnel.failure.as_ref().filter(|_| failed)?;
+    let Some(failure) = tunnel.failure.as_ref().filter(|_| failed) else {
+        return (recent.accept_errors > 0).then(|| OUT_OF_DESCRIPTORS.to_owned());
+    };
     if let (Some(success), true) = (last_success, failure.reason == REFUSED) {
         // The URL is correct, because it has worked.
         let reached = second(success);

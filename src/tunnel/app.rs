@@ -7,6 +7,7 @@ use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -43,6 +44,8 @@ pub struct AppStream {
     is_probed: bool,
     /// When the launcher first saw that the app has closed its Unix socket completely.
     hung_up: Option<Instant>,
+    /// A descriptor that keeps room for the connection to Redis.
+    spare: Option<OwnedFd>,
 }
 
 /// The result of reading ahead.
@@ -115,7 +118,18 @@ impl AppStream {
             ended: false,
             is_probed: false,
             hung_up: None,
+            spare: None,
         }
+    }
+
+    /// Keeps `spare` until [`take_spare`](Self::take_spare), so that the connection to Redis finds
+    /// a free descriptor.
+    pub fn with_spare(self, spare: OwnedFd) -> AppStream {
+        AppStream { spare: Some(spare), ..self }
+    }
+
+    pub fn take_spare(&mut self) -> Option<OwnedFd> {
+        self.spare.take()
     }
 
     /// The app's address or process, for the log.

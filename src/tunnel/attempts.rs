@@ -1,6 +1,7 @@
 //! Connecting within the connect timeout, with retries if `--connect-retry` allows them.
 
 use std::future::Future;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -26,19 +27,29 @@ fn pause_after(failures: u32, random: &mut fastrand::Rng) -> Duration {
     longest.min(LONGEST_PAUSE).mul_f64(random.f64())
 }
 
-/// Makes a connection within the connect timeout.
+/// Connects for an app that keeps a spare descriptor: if all others are in use, closes the spare
+/// one and connects again.
 ///
 /// # Errors
-/// The last failure. Explaining a bad certificate may take 1 s beyond the timeout.
-pub async fn connect(tunnel: &Tunnel) -> Result<TlsUpstream, Failure> {
-    connect_by(tunnel, Instant::now() + tunnel.settings.connect_timeout).await
+/// The last attempt's failure.
+pub async fn with_spare<T, A>(spare: Option<OwnedFd>, connect: impl Fn() -> A) -> Result<T, Failure>
+where
+    A: Future<Output = Result<T, Failure>>,
+{
+    match connect().await {
+        Err(failure) if failure.is_out_of_descriptors() && spare.is_some() => {
+            drop(spare);
+            connect().await
+        }
+        done => done,
+    }
 }
 
-/// Like [`connect`], until `deadline`.
+/// Makes a connection before `deadline`.
 ///
 /// # Errors
-/// The last failure.
-pub async fn connect_by(tunnel: &Tunnel, deadline: Instant) -> Result<TlsUpstream, Failure> {
+/// The last failure. Explaining a bad certificate may take 1 s beyond the deadline.
+pub async fn connect(tunnel: &Tunnel, deadline: Instant) -> Result<TlsUpstream, Failure> {
     retry(tunnel, deadline, || async {
         let slot = queue::slot(tunnel, deadline).await?;
         connect_in(tunnel, slot, deadline).await
@@ -59,9 +70,13 @@ where
     A: Future<Output = Result<T, Failure>>,
 {
     let (mut failures, mut random) = (0, fastrand::Rng::new());
+    // The caller may have a spare descriptor.
+    let may_retry = |failure: &Failure| {
+        tunnel.settings.connect_retry && failure.is_outage() && !failure.is_out_of_descriptors()
+    };
     loop {
         let failure = match attempt().await {
-            Err(failure) if tunnel.settings.connect_retry && failure.is_outage() => failure,
+            Err(failure) if may_retry(&failure) => failure,
             done => return done,
         };
         failures += 1;

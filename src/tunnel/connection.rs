@@ -27,10 +27,12 @@ use crate::tls::{HandshakeError, is_own_failure};
 const UNANSWERED: &str = "the server closed the connection without an answer";
 
 /// Serves one app connection over a new connection to Redis.
-pub async fn serve(app: AppStream, tunnel: &Tunnel, guard: &mut DrainGuard) -> Outcome {
+pub async fn serve(mut app: AppStream, tunnel: &Tunnel, guard: &mut DrainGuard) -> Outcome {
+    let deadline = Instant::now() + tunnel.settings.connect_timeout;
+    let upstream = attempts::with_spare(app.take_spare(), || attempts::connect(tunnel, deadline));
     let mut connection = Connection::accept(app, tunnel);
     // Boxed, so that an idle connection's task stays small.
-    let connected = Box::pin(connection.connect(attempts::connect(tunnel), guard)).await;
+    let connected = Box::pin(connection.connect(upstream, guard)).await;
     let Some(upstream) = connected else { return connection.outcome() };
     let course = connection.relay(upstream, &mut NoTap, Begun::default()).await;
     Box::pin(connection.close(course)).await

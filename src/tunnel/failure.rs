@@ -51,6 +51,11 @@ impl Failure {
         !matches!(self, Failure::Misconfigured(_))
     }
 
+    /// The launcher has no free descriptor.
+    pub fn is_out_of_descriptors(&self) -> bool {
+        self.reason() == FailureReason::Descriptors
+    }
+
     /// The warning about this failure.
     pub fn warning(&self, hint: String) -> Warning {
         let event = match self {

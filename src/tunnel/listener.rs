@@ -7,6 +7,7 @@ use std::fs::{self, Permissions};
 use std::future::Future;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -195,7 +196,10 @@ where
         let accepted = listener.async_io(Interest::READABLE, Socket::accept);
         tokio::select! {
             accepted = accepted => match accepted.and_then(app_stream) {
-                Ok(app) => drop(tokio::spawn(handle(app, guard.clone()))),
+                Ok(app) => {
+                    let app = app.with_spare(spare(tunnel, listener.get_ref()).await);
+                    tokio::spawn(handle(app, guard.clone()));
+                }
                 Err(error) => after_failed_accept(tunnel, listener.get_ref(), error).await,
             },
             () = guard.command_ended() => break,
@@ -206,6 +210,7 @@ where
         // This does not wait, and finds connections that the runtime does not know of yet.
         match listener.get_ref().accept().and_then(app_stream) {
             Ok(app) => {
+                let app = app.with_spare(spare(tunnel, listener.get_ref()).await);
                 tokio::spawn(handle(app, guard.clone()));
                 // A flood must not stop the drain timer.
                 consume_budget().await;
@@ -213,6 +218,17 @@ where
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
             // A descriptor may become free when another connection ends.
             Err(error) => after_failed_accept(tunnel, listener.get_ref(), error).await,
+        }
+    }
+}
+
+/// A spare descriptor for an accepted connection. Waits until one is free: otherwise a burst of app
+/// connections could take all descriptors, and none would be left for the connections to Redis.
+async fn spare(tunnel: &Tunnel, listener: &Socket) -> OwnedFd {
+    loop {
+        match listener.try_clone() {
+            Ok(copy) => return copy.into(),
+            Err(error) => after_failed_accept(tunnel, listener, error).await,
         }
     }
 }

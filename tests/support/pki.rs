@@ -77,19 +77,7 @@ impl Certificate {
         issuer: Option<&Certificate>,
         chain: &[&Certificate],
     ) -> Certificate {
-        let rsa = |bits| PKey::from_rsa(Rsa::generate(bits).unwrap()).unwrap();
-        let key = match request.kind {
-            Kind::Rsa => rsa(2048),
-            Kind::WeakRsa => rsa(1024),
-            Kind::RsaWithExponent(exponent) => {
-                let exponent = BigNum::from_hex_str(exponent).unwrap();
-                PKey::from_rsa(Rsa::generate_with_e(2048, &exponent).unwrap()).unwrap()
-            }
-            Kind::Ecdsa => {
-                let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
-                PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap()
-            }
-        };
+        let key = new_key(request.kind);
         let subject = named(request.name);
         let mut builder = X509::builder().unwrap();
         builder.set_version(2).unwrap();
@@ -151,6 +139,22 @@ impl Certificate {
         );
         let output = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
         format!("sha256//{}", String::from_utf8(output.stdout).unwrap().trim())
+    }
+}
+
+fn new_key(kind: Kind) -> PKey<Private> {
+    let rsa = |bits| PKey::from_rsa(Rsa::generate(bits).unwrap()).unwrap();
+    match kind {
+        Kind::Rsa => rsa(2048),
+        Kind::WeakRsa => rsa(1024),
+        Kind::RsaWithExponent(exponent) => {
+            let exponent = BigNum::from_hex_str(exponent).unwrap();
+            PKey::from_rsa(Rsa::generate_with_e(2048, &exponent).unwrap()).unwrap()
+        }
+        Kind::Ecdsa => {
+            let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
+            PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap()
+        }
     }
 }
 
