@@ -27,8 +27,8 @@ fn pause_after(failures: u32, random: &mut fastrand::Rng) -> Duration {
     longest.min(LONGEST_PAUSE).mul_f64(random.f64())
 }
 
-/// Connects for an app that keeps a spare descriptor: if all others are in use, closes the spare
-/// one and connects again.
+/// Connects for an app that keeps a spare descriptor: if all other descriptors are in use, closes
+/// the spare descriptor and connects again.
 ///
 /// # Errors
 /// The last attempt's failure.

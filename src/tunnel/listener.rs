@@ -222,8 +222,9 @@ where
     }
 }
 
-/// A spare descriptor for an accepted connection. Waits until one is free: otherwise a burst of app
-/// connections could take all descriptors, and none would be left for the connections to Redis.
+/// A spare descriptor for an accepted connection. Waits until a descriptor is free. Without the
+/// spare descriptor, a burst of app connections could take all descriptors, and leave none for the
+/// connections to Redis.
 async fn spare(tunnel: &Tunnel, listener: &Socket) -> OwnedFd {
     loop {
         match listener.try_clone() {
