@@ -46,8 +46,8 @@ pub fn not_executed(words: &[OsString], not_executed: &NotExecuted) -> u8 {
 }
 
 /// The name of a program, if the log may show it. The user may have given a whole command line or
-/// an assignment instead, with a password in it: so only the part before the first space counts,
-/// and only if it looks like a path.
+/// an assignment instead, and either may contain a password. So the log shows only the part before
+/// the first space, and only if that part looks like a path.
 fn program_name(word: &str) -> &str {
     let name = word.split_whitespace().next().unwrap_or_default();
     let is_path = |c: char| c.is_alphanumeric() || "._-+/".contains(c);
@@ -57,19 +57,21 @@ fn program_name(word: &str) -> &str {
 /// A hint for a command that does not exist.
 fn why_no_such_command(program: &str, words: usize) -> &'static str {
     match program {
-        "" => "COMMAND is empty: is a variable in it unset?",
+        "" => "COMMAND is empty. Is a variable in the command line unset?",
         _ if words == 1 && program.contains(char::is_whitespace) => {
-            "the whole command line is one word: leave out the quotes around it, or put sh -c \
-             before it"
+            "quotes make the whole command line a single word. Remove the quotes, or write sh -c \
+             before them"
         }
-        _ if program.ends_with(':') => "this is the label of a Procfile's line: leave it out",
+        _ if program.ends_with(':') => {
+            "COMMAND is the label of a line in a Procfile. Remove the label"
+        }
         _ if program.split('/').next().is_some_and(|start| start.contains('=')) => {
-            "this is an assignment, not a program: put env before it"
+            "COMMAND is an assignment, not a program. Write env before the assignment"
         }
         "help" => "no such command: did you mean start-stunnel --help?",
         "version" => "no such command: did you mean start-stunnel --version?",
         "status" => "no such command: did you mean start-stunnel --status?",
-        _ => "no such command: check its name and PATH",
+        _ => "no such command: check COMMAND's name and the variable PATH",
     }
 }
 
@@ -78,40 +80,42 @@ fn why_not_executed(cause: &Cause) -> Option<String> {
     Some(match cause {
         Cause::NoSuchCommand | Cause::Other => return None,
         Cause::NoInterpreter { file, interpreter } if interpreter.ends_with('\r') => format!(
-            "{} has Windows line ends, so its interpreter {} does not exist: convert the file with \
+            "{0} has Windows line ends, and its interpreter {1} does not exist. Convert {0} with \
              dos2unix",
             file.display(),
             interpreter.escape_debug()
         ),
         Cause::NoInterpreter { file, interpreter } => format!(
-            "{0} exists, but its interpreter {interpreter} does not: install it, or change the \
-             first line of {0}",
+            "{0} exists, but its interpreter {interpreter} does not exist. Install {interpreter}, \
+             or change the first line of {0}",
             file.display()
         ),
         Cause::NoLoader { file, loader } => format!(
-            "{} exists, but its dynamic loader {} does not: install the C library that it was \
-             built for, or a build for this system",
+            "{0} exists, but its dynamic loader {1} does not exist. Install the C library that {0} \
+             was built for, or a build of {0} for this system",
             file.display(),
             loader.display()
         ),
         Cause::Directory(file) => {
-            format!("{} is a directory: name a program in it", file.display())
+            format!("{} is a directory. Give the path of a program instead", file.display())
         }
         Cause::NotExecutable(file) => format!(
-            "{0} has no execute permission: run chmod +x {0}, or put its interpreter before it",
+            "{0} has no execute permission. Run chmod +x {0}, or write the script's interpreter \
+             before {0}",
             file.display()
         ),
         Cause::NotPermitted(file) => format!(
-            "this user may not execute {}: check its owner and mode, and whether its file system \
-             is mounted with noexec",
+            "this user may not execute {}. Check the owner and the mode of the file, and whether \
+             its file system is mounted with noexec",
             file.display()
         ),
         Cause::Foreign { file, built_for } => format!(
-            "{} is built for {built_for}; this system runs programs for Linux on {ARCH}",
+            "{} is built for {built_for}, but this system runs programs for Linux on {ARCH}",
             file.display()
         ),
         Cause::NotAProgram(file) => format!(
-            "{} is neither a script nor a program for this system: is it damaged, or a data file?",
+            "{} is neither a script nor a program for this system. Check whether the file is \
+             damaged, or is a data file",
             file.display()
         ),
     })
@@ -121,8 +125,8 @@ fn why_not_executed(cause: &Cause) -> Option<String> {
 pub const UNKNOWN: &str = "unknown settings, ignored; see start-stunnel --help";
 
 /// The message about the retired option and variable.
-pub const RETIRED: &str = "retired and ignored: start-stunnel no longer opens connections in \
-                           advance; remove this setting";
+pub const RETIRED: &str = "this setting is retired and ignored: start-stunnel no longer opens \
+                           connections in advance. Remove the setting";
 
 /// Logs every variable and option that has no effect, with the reason.
 pub fn unused(plan: &Plan, unused: &Unused) {
@@ -149,10 +153,13 @@ pub fn unused(plan: &Plan, unused: &Unused) {
 pub fn why_without_effect(plan: &Plan) -> String {
     let tunnelled: Vec<_> = plan.tunnelled().map(|tunnelled| tunnelled.variable.as_str()).collect();
     let tunnels = match tunnelled.is_empty() {
-        true => "no variable has a tunnel".to_owned(),
-        false => format!("variables with a tunnel: {}", tunnelled.join(" ")),
+        true => "No variable has a tunnel".to_owned(),
+        false => format!("Variables with a tunnel: {}", tunnelled.join(" ")),
     };
-    format!("ignored, because no tunnel leads to the URL in that variable; {tunnels}")
+    format!(
+        "ignored: each of these settings is for one variable, and that variable has no tunnel. \
+         {tunnels}"
+    )
 }
 
 /// The message about Redis URLs that are neither discovered nor listed.
@@ -160,7 +167,8 @@ pub fn how_to_include(plan: &Plan, others: &[String]) -> String {
     let names = plan.variables().chain(others.iter().map(String::as_str));
     let all: Vec<_> = names.filter(|name| is_variable_name(name)).collect();
     format!(
-        "these variables hold Redis URLs and stay unchanged; to tunnel them too, set {}=\"{}\"",
+        "these variables hold Redis URLs, but get no tunnel. To tunnel these URLs too, set \
+         {}=\"{}\"",
         names::URLS,
         all.join(" ")
     )
@@ -200,8 +208,8 @@ fn left_alone(plan: &Plan) {
             at = "left-alone",
             vars = untouched.join(" "),
             msg = format!(
-                "no tunnel for these variables: they already point to a tunnel, or {}=passthrough \
-                 leaves TLS to the app",
+                "these variables get no tunnel. Each variable already points to a tunnel, or \
+                 {}=passthrough leaves TLS to the app",
                 options::REDISS.declaration.variable
             ),
         );
@@ -235,7 +243,10 @@ fn tunnel_up(route: &Route, local: &Local) {
         warning!(
             at = "ca-unused",
             var = variables,
-            msg = format!("a CA is set, but not used: set {0}=ca or {0}=full", names::VERIFY),
+            msg = format!(
+                "a CA is set, but {0}=none does not use the CA. Set {0}=ca or {0}=full",
+                names::VERIFY
+            ),
         );
     }
 }
@@ -246,9 +257,9 @@ fn status_up(page: &status::StatusListener) {
         warning!(
             at = "status-exposed",
             address = %page,
-            msg = "other machines can read the status page: it shows names of servers and \
-                   variables, and metrics, but no passwords. An address on 127.0.0.1 is reachable \
-                   from this machine only",
+            msg = "other machines can read the status page. The page shows names of servers and \
+                   variables, and metrics, but no passwords. To allow only this machine, use an \
+                   address on 127.0.0.1",
         );
     }
 }
@@ -260,9 +271,10 @@ fn not_authenticated(variables: &[String]) {
             at = "not-authenticated",
             vars = variables.join(" "),
             msg = format!(
-                "traffic is encrypted, but the servers are not authenticated: set {pin} \
-                 (start-stunnel --check prints the value), or {verify}=full for a certificate of a \
-                 public CA; {verify}=none says that this is intended",
+                "traffic is encrypted, but the servers are not authenticated. To authenticate the \
+                 servers, set {pin} (start-stunnel --check prints the value), or set {verify}=full \
+                 if a public CA has issued the certificate. To turn off this warning, set \
+                 {verify}=none",
                 pin = names::PIN,
                 verify = names::VERIFY
             ),
@@ -278,8 +290,8 @@ pub fn rewritten(rewrites: &[Rewrite]) {
             argument,
             var = variable,
             msg = format!(
-                "argument {argument} held the URL of {variable}, because the shell expanded the \
-                 variable before start-stunnel ran; the argument now has the tunnel's URL"
+                "the shell expanded {variable} in argument {argument} before start-stunnel ran. \
+                 start-stunnel has replaced the URL in this argument by the tunnel's URL"
             ),
         );
     }
@@ -287,13 +299,15 @@ pub fn rewritten(rewrites: &[Rewrite]) {
 
 /// Explains why `--check` or `--print-env` does nothing; returns the exit code.
 pub fn disabled() -> u8 {
-    note("start-stunnel is disabled: no tunnel, and COMMAND's environment stays unchanged");
+    note(
+        "start-stunnel is disabled: it opens no tunnel, and does not change COMMAND's environment",
+    );
     exit::SUCCESS
 }
 
 /// Warns that `option`, for example `check`, does not run the given COMMAND.
 pub fn command_ignored(option: &str) {
-    note(&format!("start-stunnel: --{option} does not run COMMAND; the given command is ignored"));
+    note(&format!("start-stunnel: --{option} runs no command; the given command is ignored"));
 }
 
 /// Writes the Redis variables that COMMAND would get to stdout; returns the exit code.

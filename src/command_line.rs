@@ -60,7 +60,7 @@ fn rewrite_word(plan: &Plan, word: &[u8], locals: &[Local]) -> (Vec<u8>, Vec<Str
     (done, variables)
 }
 
-/// Whether `text` begins with `url`, and not with a longer URL that begins like `url`.
+/// True if `text` begins with `url`, unless a longer URL follows that only begins like `url`.
 fn begins_with_url(text: &[u8], url: &str) -> bool {
     let Some(after) = text.strip_prefix(url.as_bytes()) else {
         return false;

@@ -29,7 +29,7 @@ pub struct Bound {
 ///
 /// # Errors
 /// If a port or socket cannot be bound. A taken port is no error, unless the user wants
-/// `--port-taken fail`. In that case it is an error, too, if there is no URL to tunnel.
+/// `--port-taken fail`. With `--port-taken fail`, a plan without a Redis URL is an error, too.
 pub fn bind(plan: &Plan, settings: &Settings) -> Result<Bound, ConfigError> {
     let mut bound = Bound::default();
     if settings.port_taken == PortTaken::Fail && !plan.found_urls() {
@@ -107,8 +107,8 @@ fn no_url(settings: &Settings) -> ConfigError {
     ConfigError::new(
         settings.names.of(options::PORT_TAKEN.declaration.variable),
         format!(
-            "is fail, because other programs rely on the port, but none of {} holds a Redis URL, \
-             so nothing would listen there; set REDIS_URL, or list your variables in {}",
+            "is fail, for a port that other programs rely on. But nothing would listen on that \
+             port: none of {} holds a Redis URL. Set REDIS_URL, or list your variables in {}",
             options::DISCOVERED,
             options::URLS.declaration.variable
         ),
@@ -119,18 +119,20 @@ fn no_url(settings: &Settings) -> ConfigError {
 fn ports_used_up(settings: &Settings) -> ConfigError {
     let first = settings.listen_port;
     let taken = settings.names.of(options::PORT_TAKEN.declaration.variable);
-    let remedy = format!("set a lower port, or {taken}=move");
+    let remedy = format!("set a lower port, or set {taken}=move");
     ConfigError::new(
         settings.names.of(options::LISTEN_PORT.declaration.variable),
-        format!("is {first}, and there are more tunnels than ports from {first} on; {remedy}"),
+        format!(
+            "is {first}, but there are fewer ports from {first} to 65535 than tunnels; {remedy}"
+        ),
     )
 }
 
 /// The limit on open files does not allow a listener for each tunnel.
 fn too_few_descriptors(plan: &Plan, error: &io::Error) -> ConfigError {
     let problem = format!(
-        "name {} servers, more than the limit on open files allows ({error}); raise the limit \
-         (ulimit -n, LimitNOFILE= of systemd, --ulimit nofile= of docker)",
+        "need {} tunnels, more than the limit on open files allows ({error}); raise the limit on \
+         open files (ulimit -n, LimitNOFILE= of systemd, --ulimit nofile= of docker)",
         plan.routes.len()
     );
     ConfigError::new("the Redis URLs", problem)
@@ -143,9 +145,9 @@ fn no_port(plan: &Plan, settings: &Settings, wanted: u16, error: &io::Error) -> 
     let taken = settings.names.of(options::PORT_TAKEN.declaration.variable);
     let remedy = match error.kind() {
         io::ErrorKind::AddrInUse => {
-            format!("stop the program that uses it, set another port, or set {taken}=move")
+            format!("stop the program that uses this port, set another port, or set {taken}=move")
         }
-        _ => "set it to a port from 1024 to 65535, or to 0".to_owned(),
+        _ => "set a port from 1024 to 65535, or set 0".to_owned(),
     };
     let problem = format!("leads to 127.0.0.1:{wanted}, which cannot be bound ({error})");
     let port = settings.names.of(options::LISTEN_PORT.declaration.variable);
@@ -156,11 +158,10 @@ fn no_socket(plan: &Plan, settings: &Settings, error: &io::Error) -> ConfigError
     if is_out_of_descriptors(error) {
         return too_few_descriptors(plan, error);
     }
-    let remedy = "set TMPDIR to a writable folder with a short name, or set tcp";
-    ConfigError::new(
-        settings.names.of(options::LISTEN.declaration.variable),
-        format!("is unix, but no socket can be made ({error}); {remedy}"),
-    )
+    let listen = settings.names.of(options::LISTEN.declaration.variable);
+    let remedy =
+        format!("set TMPDIR to a writable folder with a short path, or set {listen} to tcp");
+    ConfigError::new(listen, format!("is unix, but no socket can be made ({error}); {remedy}"))
 }
 
 /// The local port for the tunnel with this index; 0: the kernel chooses.

@@ -1,7 +1,7 @@
 //! Log lines on stderr: one line per event, in logfmt or JSON.
 //!
-//! The macros have syslog's names, like `--log-level`. They map to the levels of `tracing`,
-//! whose names are shifted: `notice` is INFO there. Every call begins with the name of the event:
+//! The macros have syslog's names, like `--log-level`. The macros map to the levels of `tracing`,
+//! whose names differ: `notice` is `tracing`'s INFO. Every call begins with the name of the event:
 //! `notice!(at = "tunnel-up", listen = %address)`. `docs/operation.md` lists all events.
 
 use std::fmt;
@@ -212,7 +212,7 @@ fn logfmt(writer: &mut impl fmt::Write, fields: &[(&str, Value)]) -> fmt::Result
     Ok(())
 }
 
-/// Whether `text` needs no quotes in logfmt.
+/// True if `text` needs no quotes in logfmt.
 fn is_bare(text: &str) -> bool {
     let special = |c: char| c.is_whitespace() || c.is_control() || matches!(c, '"' | '=' | '\\');
     !text.is_empty() && !text.contains(special)

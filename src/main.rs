@@ -20,7 +20,8 @@ use start_stunnel::{announce, check, exit, status, tls};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// The script that `--print-shim` prints: it stands in for the launcher where none is installed.
+/// The script that `--print-shim` prints. It runs the start-stunnel on PATH, for machines whose
+/// `bin/start-stunnel` is not the launcher.
 const SHIM: &str = include_str!("shim.sh");
 
 fn main() {
@@ -68,8 +69,8 @@ fn refuse(mistakes: Vec<ConfigError>) -> Work {
     exiting(move || Ok(announce::misconfigured(&mistakes)))
 }
 
-/// Performs the steps that need a process with a single thread; returns the remaining work, and how
-/// to log it. If the launcher is disabled, becomes COMMAND and does not return.
+/// Performs the steps that need a process with a single thread; returns the remaining work and the
+/// log settings. If the launcher is disabled, becomes COMMAND and does not return.
 fn prepare(invocation: Invocation, environment: Environment) -> (Work, LogSettings) {
     let Invocation { task, command, .. } = &invocation;
     let command_environment = CommandEnvironment::of_launcher();
@@ -112,7 +113,7 @@ fn prepare(invocation: Invocation, environment: Environment) -> (Work, LogSettin
     (Box::new(move || launch.run()), log)
 }
 
-/// Prints the state of running launchers. It reads only two settings, so that it works even if
+/// Prints the state of running launchers. This reads only two settings, and so works even if
 /// another setting is wrong.
 fn tell_status(invocation: &Invocation) -> u8 {
     let environment = env::vars_os().collect();

@@ -40,7 +40,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Makes the routes. Variables with the same upstream and the same settings share one.
+    /// Makes the routes. Variables with the same upstream and the same settings share a route.
     pub fn new(variables: Vec<RedisVariable>) -> Plan {
         let mut plan = Plan::default();
         for RedisVariable { name, decision } in variables {
@@ -76,7 +76,7 @@ impl Plan {
         Variable::Tunnelled(Tunnelled { variable, value, route: index, url })
     }
 
-    /// Whether any variable holds a Redis URL, with or without a tunnel.
+    /// True if any variable holds a Redis URL, with or without a tunnel.
     pub fn found_urls(&self) -> bool {
         !self.variables.is_empty()
     }

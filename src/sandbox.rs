@@ -3,7 +3,8 @@
 //! exploits a flaw in the TLS library or the resolver cannot start programs, write files or read
 //! the app's files.
 //!
-//! COMMAND starts before the rules apply, so that it inherits neither them nor no_new_privs.
+//! COMMAND starts before the rules apply, so that COMMAND inherits neither the rules nor
+//! no_new_privs.
 //!
 //! Rules bind the thread that applies them, and the threads that it starts later. All other threads
 //! call [`enter`] before each job. From ABI 8 on, one call restricts all threads.
@@ -32,9 +33,9 @@ pub enum SandboxMode {
 }
 
 /// Files and directories that name lookups and OpenSSL read. A rule for a single file no longer
-/// applies once another file replaces that file by a rename, so the rules name directories. The C
-/// library loads modules for lookups (nss(5)) when it first needs them, and OpenSSL its providers.
-/// /dev/null takes the place of OpenSSL's bundle.
+/// applies once another file replaces that file by a rename, so the rules name directories. When
+/// they are first needed, the C library loads modules for lookups (nss(5)), and OpenSSL loads its
+/// providers. /dev/null takes the place of OpenSSL's bundle.
 const READABLE: &[&str] = &[
     "/etc",
     "/run/systemd/resolve",
@@ -107,8 +108,10 @@ impl Rights {
         let tried = tried.map(thread::JoinHandle::join);
         match tried {
             Ok(Ok(state)) => state,
-            Ok(Err(_)) => State::Failed("the trial panicked".to_owned()),
-            Err(error) => State::Failed(format!("no thread for the trial: {error}")),
+            Ok(Err(_)) => State::Failed("the thread that tried the sandbox panicked".to_owned()),
+            Err(error) => {
+                State::Failed(format!("could not start a thread to try the sandbox: {error}"))
+            }
         }
     }
 
@@ -156,8 +159,8 @@ impl Rights {
     }
 }
 
-/// The directory of the file that `path` leads to, with links resolved. If that is the root
-/// directory: the file itself.
+/// The directory of the file that `path` leads to, with links resolved. If that directory is the
+/// root directory, returns the file itself.
 pub fn directory_of(path: &Path) -> Option<PathBuf> {
     let file = path.canonicalize().ok()?;
     let directory = file.parent()?;
@@ -169,7 +172,8 @@ pub fn leave_off() {
     STATE.get_or_init(|| State::Off);
 }
 
-/// Applies the rules to this thread, unless there are none or the thread has already applied them.
+/// Applies the rules to this thread, unless there are no rules, or the thread has already applied
+/// the rules.
 ///
 /// # Errors
 /// If the kernel refuses.

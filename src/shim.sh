@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs the start-stunnel on PATH, where no buildpack installs it. Made by: start-stunnel --print-shim > bin/start-stunnel
+# Runs the start-stunnel on PATH, for machines without the buildpack. Made by: start-stunnel --print-shim > bin/start-stunnel
 install_from=''
 set -f; IFS=:
 for directory in $PATH; do
@@ -8,8 +8,8 @@ for directory in $PATH; do
     [ "$launcher" -ef "$0" ] || cmp -s "$launcher" "$0" || exec "$launcher" "$@"
 done
 
-# start-stunnel is not installed. If the tunnel is disabled, run COMMAND, which follows the options.
-enabled=${STUNNEL_ENABLED-} off='; or set STUNNEL_ENABLED=false to run the command without a tunnel'
+# start-stunnel is not installed. If tunnels are disabled, run only COMMAND, which follows the options.
+enabled=${STUNNEL_ENABLED-} off=', or set STUNNEL_ENABLED=false to run the command without a tunnel'
 while [ $# -gt 0 ]; do
     case $1 in
         --) shift; break ;;
@@ -21,5 +21,5 @@ while [ $# -gt 0 ]; do
     esac
 done
 case $enabled in 0 | [Ff][Aa][Ll][Ss][Ee] | [Nn][Oo] | [Oo][Ff][Ff]) [ $# = 0 ] || exec "$@" ;; esac
-echo "bin/start-stunnel: start-stunnel is not on PATH: install it${install_from:+ from $install_from}$off" >&2
+echo "bin/start-stunnel: start-stunnel is not on PATH. Install start-stunnel${install_from:+ from $install_from}$off" >&2
 exit 127

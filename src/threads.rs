@@ -1,9 +1,9 @@
 //! Threads for blocking work: name lookups, and setting up TLS.
 //!
-//! Tokio has such threads too, but it panics if the system refuses to start one. Then an app that
-//! reaches its limit of processes (RLIMIT_NPROC) would lose every new connection. Here, one
-//! permanent thread starts before COMMAND. Further threads start on demand, and end when they are
-//! idle. So a silent name server does not delay other tunnels.
+//! Tokio has such threads, too, but tokio panics if the system refuses to start a thread. With
+//! tokio's threads, an app that reaches its limit of processes (RLIMIT_NPROC) would lose every new
+//! connection. Here, one permanent thread starts before COMMAND. Further threads start on demand,
+//! and end when they are idle. So a silent name server does not delay other tunnels.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
@@ -45,7 +45,8 @@ struct Threads {
 }
 
 /// Starts the permanent thread. Call this before COMMAND starts, because later the system may
-/// refuse a thread. If it refuses already, the first job tries again and reports the error.
+/// refuse a thread. If the system refuses the thread now, the first job tries again and reports the
+/// error.
 pub fn keep_one_ready() {
     if THREADS.start().is_ok() {
         THREADS.free.add_permits(1);
@@ -53,7 +54,8 @@ pub fn keep_one_ready() {
 }
 
 /// Makes the permanent thread apply the sandbox's rules now instead of before its next job, and
-/// waits until it has: otherwise a new thread could take this job from it.
+/// waits until the thread has applied them. Without the wait, a new thread could take this job
+/// instead.
 pub fn enter_sandbox() {
     if let Ok(permit) = THREADS.free.try_acquire() {
         permit.forget();
@@ -81,21 +83,21 @@ pub async fn look_up(host: String, port: u16) -> io::Result<Vec<SocketAddr>> {
 /// Does `work`, which may block, on a thread.
 ///
 /// # Errors
-/// EAGAIN if no thread is free and none can be started.
+/// EAGAIN if no thread is free and no thread can be started.
 pub async fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
     THREADS.claim().await?;
     let (reply, result) = oneshot::channel();
     THREADS.give(Box::new(move || {
         // The panic hook reports a panic.
         let done = catch_unwind(AssertUnwindSafe(work));
-        // Before the reply, so that the caller's next job finds this thread free.
+        // This comes before the reply, so that the caller's next job finds this thread free.
         THREADS.free.add_permits(1);
         // The caller may have given up meanwhile.
         drop(reply.send(done));
     }));
     match result.await {
         Ok(Ok(done)) => Ok(done),
-        _ => Err(io::Error::other("a thread panicked")),
+        _ => Err(io::Error::other("the thread that did this work panicked")),
     }
 }
 
@@ -146,7 +148,7 @@ impl Threads {
         }
     }
 
-    /// Whether a thread without work may end. If so, it no longer counts as free.
+    /// True if a thread without work may end. If so, it no longer counts as free.
     fn may_end(&self) -> bool {
         let Ok(permit) = self.free.try_acquire() else { return false };
         let others = self.free.available_permits() > 0;

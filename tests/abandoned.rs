@@ -174,7 +174,7 @@ fn a_half_close_right_after_the_request_gets_the_reply() {
 }
 
 #[test]
-fn a_late_close_beyond_the_buffer_is_served() {
+fn a_late_close_behind_a_full_buffer_is_served() {
     let scene = Scene::new(&[]);
     let app = scene.waiting(&long_set());
     thread::sleep(LATE);
@@ -192,7 +192,7 @@ fn a_late_close_beyond_the_buffer_is_served() {
 }
 
 #[test]
-fn a_reset_beyond_the_buffer_cancels_the_request() {
+fn a_reset_behind_a_full_buffer_cancels_the_request() {
     let scene = Scene::new(&[]);
     let app = scene.waiting(&long_set());
     reset(&app);
@@ -274,7 +274,7 @@ const WRITE_AND_EXIT: &str = "printf '%s\\n' \"$REDIS_URL\"; read -r port size;
     exec 3<>/dev/tcp/127.0.0.1/$port; head -c $size >&3; echo sent; cat >/dev/null";
 
 #[test]
-fn what_command_wrote_before_its_end_is_sent() {
+fn bytes_that_command_wrote_before_its_end_are_sent() {
     for request in [incr(), long_set()] {
         let launcher = Launcher::new(["bash", "-c", WRITE_AND_EXIT]);
         let mut scene = Scene::of(launcher, &[("STUNNEL_DRAIN_TIMEOUT", "30s")]);

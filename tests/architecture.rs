@@ -168,7 +168,7 @@ fn circle(uses: &BTreeMap<String, BTreeSet<String>>) -> BTreeSet<String> {
 }
 
 #[test]
-fn modules_of_a_folder_have_no_circle() {
+fn modules_of_a_folder_do_not_use_each_other_in_a_circle() {
     let mut seen = 0;
     let folders = fs::read_dir(sources()).unwrap().map(|entry| entry.unwrap().path());
     for folder in folders.filter(|path| path.is_dir()) {
@@ -180,7 +180,7 @@ fn modules_of_a_folder_have_no_circle() {
 }
 
 #[test]
-fn circles_are_found() {
+fn the_check_finds_circular_uses() {
     let graph = |edges: &[(&str, &[&str])]| -> BTreeMap<String, BTreeSet<String>> {
         let names = |list: &[&str]| list.iter().map(|name| (*name).to_owned()).collect();
         edges.iter().map(|(from, to)| ((*from).to_owned(), names(to))).collect()

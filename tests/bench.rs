@@ -25,7 +25,7 @@ const DESCRIPTORS: u64 = 15_000;
 /// The files that a full run writes.
 const FILES: [&str; 3] = ["bench/RESULTS.md", "bench/results.json", "bench/ratios.svg"];
 
-/// Whether a run is possible here; prints the reason if not.
+/// True if a run is possible here; prints the reason if not.
 fn may_run() -> bool {
     if let Some(missing) = PEERS.iter().find(|file| !Path::new(file).exists()) {
         support::skip(&format!("there is no {missing} (see bin/setup bench)"));

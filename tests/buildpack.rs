@@ -296,7 +296,7 @@ fn build_refuses_a_bin_that_is_a_broken_link() {
 }
 
 #[test]
-fn build_hints_if_the_procfile_does_not_use_it() {
+fn build_prints_a_hint_if_no_process_uses_the_launcher() {
     let site = Site::new();
     for procfile in [Some("web: bundle exec puma\n# bin/start-stunnel\n"), None] {
         let file = site.at("app/Procfile");

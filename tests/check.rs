@@ -163,10 +163,10 @@ fn each_reply_of_redis_has_its_own_explanation() {
         assert_eq!((report.state(step), report.code), (state, code), "{userinfo}: {report:?}");
         assert!(report.detail(step).contains(detail), "{userinfo}: {report:?}");
         let first = report.first_advice();
-        let about_password = first.starts_with("compare the user and password");
+        let about_password = first.starts_with("compare the URL's user and password");
         assert_eq!(about_password, step == "auth" && state == "failed", "{userinfo}: {first}");
         let lacks_password =
-            first.starts_with("put the provider's user and password into REDIS_URL");
+            first.starts_with("put the user and password from the provider into REDIS_URL");
         assert_eq!(lacks_password, userinfo.is_empty(), "{first}");
         // The mode comes from INFO, which the ACL of `shy` does not allow.
         let knows_mode = report.json["mode"] == "standalone";
@@ -185,11 +185,11 @@ fn saying(line: &'static str) -> Peer<()> {
 }
 
 #[test]
-fn an_unavailable_redis_is_no_password_problem() {
+fn an_unavailable_redis_is_not_reported_as_a_wrong_password() {
     for (line, detail, advice) in [
         ("-LOADING Redis is loading the dataset\r\n", "is still loading its data", "STUNNEL_PIN"),
         ("-ERR max number of clients reached\r\n", "max number of clients", "client limit"),
-        ("220 a mail server\r\n", "is not one of Redis", "STUNNEL_PIN"),
+        ("220 a mail server\r\n", "the server may not be Redis", "STUNNEL_PIN"),
     ] {
         let peer = saying(line);
         let report = report(&peer.url_with_password(), &[]);
@@ -222,7 +222,7 @@ fn redis_5(mut tls: SslStream<TcpStream>) {
 #[test]
 fn redis_5_passes_although_the_url_has_a_user() {
     let old = Peer::tls(redis_5);
-    let alone = "with the password only, because this Redis (5 or older)";
+    let alone = "logged in with the password only: this Redis (5 or older)";
     for (userinfo, state, detail, code) in [
         ("h:pw", "ok", alone, 0),
         ("h:other", "failed", "wrong user or password", 1),
@@ -236,7 +236,7 @@ fn redis_5_passes_although_the_url_has_a_user() {
 }
 
 #[test]
-fn a_dead_redis_behind_stunnel_is_no_password_problem() {
+fn a_dead_redis_behind_stunnel_is_not_a_wrong_password() {
     let server = Server::start(Front::Stunnel);
     send_signal(server.pid(), libc::SIGKILL);
     support::eventually("Redis has ended", || TcpStream::connect(("127.0.0.1", server.port)).err());
@@ -244,7 +244,7 @@ fn a_dead_redis_behind_stunnel_is_no_password_problem() {
     for (url, step) in [(server.url(), "auth"), (without_password, "ping")] {
         let report = report(&url, &[]);
         assert_eq!((report.state(step), report.code), ("failed", 1), "{report:?}");
-        let expected = "Redis may be down, starting or full behind";
+        let expected = "Redis may be down, starting or at its client limit";
         assert!(report.first_advice().starts_with(expected), "{report:?}");
         assert!(!report.advice().contains("password"), "{report:?}");
     }
@@ -262,7 +262,7 @@ fn wrong_name_on_the_certificate_has_the_hint_of_the_log() {
     assert_eq!(under_full.code, 1);
     assert_eq!(
         under_full.first_advice(),
-        "set STUNNEL_SERVER_NAME to a name on the certificate, or STUNNEL_VERIFY=ca"
+        "set STUNNEL_SERVER_NAME to a name in the certificate, or set STUNNEL_VERIFY=ca"
     );
     // Under `none`, the report recommends the level that the server passes.
     let under_none = report(&server.url(), &[root]);
@@ -276,10 +276,10 @@ fn wrong_name_on_the_certificate_has_the_hint_of_the_log() {
 fn an_explicit_verify_none_has_a_milder_advice() {
     let server = Server::start(Front::Redis);
     for (settings, reason) in [
-        (&[][..], ": set STUNNEL_PIN="),
+        (&[][..], ". To authenticate the server, set STUNNEL_PIN="),
         (
             &[("STUNNEL_VERIFY", "none")],
-            ", as verify=none is set; to authenticate it, set STUNNEL_",
+            ": verify=none is set. To authenticate the server, set STUNNEL_",
         ),
     ] {
         let report = report(&server.url(), settings);
@@ -385,7 +385,7 @@ fn copied<'a>(table: &'a str, name: &str) -> (&'a str, &'a str) {
     line.split_once('=').unwrap()
 }
 
-/// Whether every line has at most 80 characters, except lines with a single value.
+/// True if every line has at most 80 characters, except lines with a single value.
 fn fits_a_terminal(table: &str) -> bool {
     table.lines().all(|line| line.chars().count() <= 80 || !line.trim().contains(' '))
 }
@@ -510,7 +510,7 @@ fn a_cluster_node_gets_advice_about_its_limits() {
     for word in [
         "a node of a Redis Cluster",
         "MOVED",
-        "past the tunnel",
+        "bypassing the tunnel",
         "STUNNEL_REDISS=passthrough",
         "cluster mode disabled",
     ] {
@@ -544,7 +544,7 @@ fn a_sentinel_gets_advice_to_use_the_master() {
     });
     let report = report(&format!("rediss://127.0.0.1:{port}"), &[]);
     assert_eq!((report.code, report.json["mode"].as_str()), (0, Some("sentinel")), "{report:?}");
-    assert!(report.advice().contains("names the master's address"), "{report:?}");
+    assert!(report.advice().contains("tells the client the master's address"), "{report:?}");
 }
 
 #[test]

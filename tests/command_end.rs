@@ -67,7 +67,7 @@ fn an_ignored_and_blocked_signal_still_ends_the_launcher() {
 }
 
 #[test]
-fn as_pid_1_it_exits_with_128_plus_the_signals_number() {
+fn as_pid_1_the_launcher_exits_with_128_plus_the_signal() {
     for number in [libc::SIGTERM, libc::SIGKILL, 34] {
         // If a signal had killed pid 1, unshare(1) would die by the same signal.
         if let Some(launcher) = as_pid_1(&format!("kill -{number} $$; sleep 60")) {

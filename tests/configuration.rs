@@ -30,7 +30,7 @@ fn too_low_limit_on_open_files_is_named_as_the_problem() {
         launcher.env(name, format!("rediss://host-{number}"))
     });
     let log = launcher.refused();
-    let problem = "name 200 servers, more than the limit on open files allows";
+    let problem = "need 200 tunnels, more than the limit on open files allows";
     assert!(log.contains(problem) && log.contains("ulimit -n"), "{log}");
     assert!(!log.contains("LISTEN_PORT"), "{log}");
 }
@@ -150,12 +150,12 @@ fn command_line_in_one_word_is_recognized_and_not_shown() {
         assert_eq!(ended.code(), 127);
         assert!(!ended.stderr.contains("hunter2"), "{}", ended.stderr);
         assert_eq!(logged(&ended.stderr, "command-failed", "command"), ["redis-cli"]);
-        assert!(ended.stderr.contains("the whole command line is one word"), "{}", ended.stderr);
+        assert!(ended.stderr.contains("the whole command line a single word"), "{}", ended.stderr);
     }
     let words: [(&[&str], &str); 4] = [
-        (&["REDISCLI_AUTH=hunter2", "redis-cli"], "put env before it"),
+        (&["REDISCLI_AUTH=hunter2", "redis-cli"], "Write env before"),
         (&["redis://:hunter2@h"], "no such command"),
-        (&["PASSWORD=hunter2 redis-cli"], "one word"),
+        (&["PASSWORD=hunter2 redis-cli"], "a single word"),
         (&["/etc/hunter2@passwd"], "no such command"),
     ];
     for (words, hint) in words {
@@ -264,7 +264,7 @@ fn endless_ca_file_and_invalid_host_name_are_errors() {
 fn procfile_label_before_the_command_is_recognized() {
     let ended = Launcher::new(["web:", "bundle", "exec", "puma"]).run();
     assert_eq!(ended.code(), 127);
-    assert!(ended.stderr.contains("the label of a Procfile's line"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("the label of a line in a Procfile"), "{}", ended.stderr);
 }
 
 #[test]
@@ -301,7 +301,7 @@ fn setting_for_a_variable_without_a_url_causes_a_warning() {
     assert_eq!(ended.code(), 0);
     let names = logged(&ended.stderr, "unknown-setting", "vars");
     assert_eq!(names, ["CACHE_URL_STUNNEL_VERIFY"], "{}", ended.stderr);
-    assert!(ended.stderr.contains("variables with a tunnel: REDIS_URL"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("Variables with a tunnel: REDIS_URL"), "{}", ended.stderr);
     let nested = Launcher::new([BINARY, "true"])
         .redis("redis://h")
         .env("REDIS_URL_STUNNEL_POOL", "off")
@@ -342,7 +342,7 @@ fn check_and_print_options_warn_that_command_is_ignored() {
     for option in ["--check", "--print-env", "--print-shim"] {
         let ended = Launcher::new([option, "redis-cli", "hunter2"]).redis("redis://127.0.0.1:1");
         let ended = ended.run();
-        let expected = format!("{option} does not run COMMAND; the given command is ignored");
+        let expected = format!("{option} runs no command; the given command is ignored");
         assert!(ended.stderr.contains(&expected), "{option}: {}", ended.stderr);
         assert!(!ended.stderr.contains("hunter2"));
         let alone = Launcher::new([option]).redis("redis://127.0.0.1:1").run();

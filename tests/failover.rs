@@ -110,7 +110,7 @@ fn after_a_fail_over_no_write_reaches_the_old_primary() {
 }
 
 #[test]
-fn a_late_change_of_the_name_takes_effect_at_once() {
+fn a_late_dns_change_takes_effect_at_once() {
     let Some(scene) = Scene::new() else { return };
     let mut old = scene.old.direct();
     assert_eq!(scene.writers(3), vec![Reply::line("+OK"); 3]);
@@ -266,7 +266,7 @@ fn a_connection_is_reused_while_its_address_is_among_others() {
 }
 
 #[test]
-fn a_name_that_is_not_found_closes_the_app_as_without_a_pool() {
+fn a_lookup_failure_closes_the_apps_connection_with_pool_too() {
     let hosts = Hosts::new();
     let Some((old, _new, heard, held)) = two_names(&hosts) else { return };
     assert_eq!(who(&held), Reply::line("+old"));
@@ -282,7 +282,7 @@ fn a_name_that_is_not_found_closes_the_app_as_without_a_pool() {
 }
 
 #[test]
-fn after_a_removed_address_the_server_gets_a_new_trial() {
+fn after_an_address_is_removed_the_server_gets_a_new_trial() {
     let hosts = Hosts::new();
     let Some((_old, _new, heard, held)) = two_names(&hosts) else { return };
     let mut first = held.open();

@@ -335,7 +335,7 @@ fn connections_waiting_at_the_limit_are_shown() {
     eventually("it waits", || (waiting() == 1.0).then_some(()));
     let (text, _) = scene.status("REDIS_URL");
     assert!(text.contains("= 1 (peak 1, limit 1) · 1 app connection waits"), "{text}");
-    assert!(text.contains("> Raise STUNNEL_MAX_CONNECTIONS if Redis allows it"), "{text}");
+    assert!(text.contains("> Raise STUNNEL_MAX_CONNECTIONS if Redis allows more"), "{text}");
     drop(first);
     assert_eq!(second.reply().unwrap(), Reply::line("+OK"));
     assert_eq!(waiting(), 0.0);
@@ -357,16 +357,15 @@ fn a_client_limit_has_the_same_words_everywhere() {
             (scene.metric("max_clients_errors_total")? > 0.0).then_some(())
         });
         eventually("it fails", || (scene.page.get("/readyz").code == 503).then_some(()));
-        let remedy =
-            "STUNNEL_MAX_CONNECTIONS (what this process holds at once; all must fit the plan)";
+        let remedy = "imit the connections of each process with STUNNEL_MAX_CONNECTIONS, so that";
         for said in [scene.status("REDIS_URL").0, scene.page.get("/").body.replace("&#39;", "'")] {
-            assert!(said.contains("Probably at Redis's client limit: "), "{said}");
-            assert!(said.contains(&format!("Try {remedy}")), "{said}");
+            assert!(said.contains("Redis is probably at its client limit: "), "{said}");
+            assert!(said.contains(&format!("L{remedy}")), "{said}");
         }
         if front == Front::Redis {
             let log = fs::read_to_string(scene.log.path()).unwrap();
-            let hint = "probably at Redis's client limit (this launcher holds 3 other";
-            assert!(log.contains(hint) && log.contains(&format!("try {remedy}")), "{log}");
+            let hint = "Redis is probably at its client limit (this launcher holds 3 other";
+            assert!(log.contains(hint) && log.contains(&format!("l{remedy}")), "{log}");
         }
         drop((held, direct));
         scene.held.finish();

@@ -65,7 +65,7 @@ fn with_exponent(exponent: &'static str) -> SslAcceptorBuilder {
 fn a_server_with_an_expensive_key_is_refused() {
     // OpenSSL cannot generate a key with an exponent that takes milliseconds.
     let line = refusal(&server_of(with_exponent("10000000000000000000000000000000F")));
-    assert!(line.contains("its RSA key or exponent is too long"), "{line}");
+    assert!(line.contains("RSA key or exponent is too long"), "{line}");
     assert!(line.contains("RSA with 2048 to 4096 bits"), "{line}");
     let usual = server_of(with_exponent("10001"));
     let held = Launcher::hold(&usual.url());
@@ -197,7 +197,7 @@ fn a_flood_of_session_tickets_ends_only_its_connection() {
     drop((client, flooded));
     let log = held.finish().stderr;
     let errors = logged(&log, "connection-closed", "error");
-    assert!(errors.iter().any(|error| error.contains("TLS messages without end")), "{log}");
+    assert!(errors.iter().any(|error| error.contains("TLS messages without data")), "{log}");
 }
 
 #[test]

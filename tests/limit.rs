@@ -59,7 +59,7 @@ fn waiting_apps_are_served_in_order() {
 }
 
 #[test]
-fn the_log_tells_of_long_waits_stuck_queues_and_timeouts() {
+fn the_log_reports_long_waits_stuck_queues_and_timeouts() {
     let server = Server::start(Front::Redis);
     // A wait is long after one second, and a queue is stuck after ten seconds.
     let held = hold(&server.url(), &[("REDIS_URL_STUNNEL_MAX_CONNECTIONS", "2"), (TIMEOUT, "12s")]);

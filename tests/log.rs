@@ -69,7 +69,7 @@ fn json_lines_have_the_same_keys() {
 }
 
 #[test]
-fn lines_above_the_log_level_are_left_out() {
+fn lines_less_severe_than_the_log_level_are_not_written() {
     let server = Server::start(Front::Redis);
     let events = |level: &str| {
         let script = "redis-cli --no-auth-warning -u \"$REDIS_URL\" ping";

@@ -68,7 +68,7 @@ const IN_THE_MANUAL: [&str; 2] = ["wide-light", "narrow-dark"];
 /// The browser's time limit: far longer than it needs, even beside other tests.
 const BROWSER: Duration = Duration::from_secs(300);
 
-/// Whether Chromium is installed, or `bin/setup test` could install it. Ubuntu's apt does not have
+/// True if Chromium is installed, or `bin/setup test` could install it. Ubuntu's apt does not have
 /// it.
 fn browser_is_available() -> bool {
     let found = |program: &str| {
@@ -229,7 +229,7 @@ fn a_browser_shows_the_page_in_every_size_and_colour() {
     // The page as the browser has parsed it.
     assert!(dom.contains("<title>FAILING · start-stunnel</title>"), "{dom}");
     assert!(!dom.contains("<script") && !dom.contains("<img"), "{dom}");
-    assert!(dom.contains("it is for &lt;/dd&gt;&lt;script&gt;document.title='owned'"), "{dom}");
+    assert!(dom.contains("is for &lt;/dd&gt;&lt;script&gt;document.title='owned'"), "{dom}");
     assert_eq!(dom.matches("<svg class=\"held\"").count(), 3, "{dom}");
     assert_eq!(dom.matches("<svg class=\"failed\"").count(), 2, "{dom}");
     scene.held.finish();

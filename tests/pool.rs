@@ -150,7 +150,7 @@ fn words_of(name: &str, arguments: &[Reply], dice: &mut Rng) -> Vec<String> {
     words
 }
 
-/// Whether a connection may be reused after this command.
+/// True if a connection may be reused after this command.
 fn is_listed(name: &str) -> bool {
     let (command, subcommand) = name.split_once('|').unwrap_or((name, ""));
     commands::effect(command.as_bytes(), Some(subcommand.as_bytes()))

@@ -48,7 +48,7 @@ fn switch_pool_on(held: &Held, direct: &mut Client, others: usize) {
 }
 
 #[test]
-fn off_never_adds_a_command() {
+fn pool_off_never_sends_a_command_of_its_own() {
     let server = Server::start(Front::Redis);
     let mut direct = server.direct();
     let pings = own_commands(&mut direct);
@@ -100,7 +100,7 @@ fn assert_auto_stays_off(apps: impl Fn(&Held, &mut Client)) {
 }
 
 #[test]
-fn auto_leaves_long_lived_connections_alone() {
+fn auto_does_not_pool_long_lived_connections() {
     assert_auto_stays_off(|held, _| {
         let mut staying: Vec<Client> = (0..3).map(|_| held.client()).collect();
         for round in 0..100 {
@@ -115,7 +115,7 @@ fn auto_leaves_long_lived_connections_alone() {
 }
 
 #[test]
-fn auto_does_not_count_connections_without_an_answer() {
+fn auto_counts_only_connections_that_got_an_answer() {
     assert_auto_stays_off(|held, direct| {
         // As a port scan does, or a health check that only connects.
         (0..2 * MANY).for_each(|_| drop(held.open()));
@@ -125,7 +125,7 @@ fn auto_does_not_count_connections_without_an_answer() {
 }
 
 #[test]
-fn a_connection_keeps_the_mode_it_began_with() {
+fn a_connection_keeps_its_pool_mode_until_its_end() {
     let server = Server::start(Front::Redis);
     let mut direct = server.direct();
     let held = hold(&server, &[]);
@@ -143,7 +143,7 @@ fn a_connection_keeps_the_mode_it_began_with() {
 }
 
 #[test]
-fn auto_switches_off_after_a_minute_without_short_connections() {
+fn auto_switches_off_after_a_minute_of_few_short_connections() {
     let Some(library) = faketime() else { return };
     let folder = tempfile::tempdir().unwrap();
     let clock = folder.path().join("clock");

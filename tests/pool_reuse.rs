@@ -99,7 +99,7 @@ fn a_blocked_command_ends_when_its_app_resets() {
 }
 
 #[test]
-fn half_a_request_never_meets_another_users_request() {
+fn half_a_request_is_never_joined_to_another_users_request() {
     let server = Server::start(Front::Redis);
     let mut direct = server.direct();
     let held = warm(&server, &mut direct);
@@ -193,7 +193,7 @@ fn idle_connections_close_when_the_command_ends() {
 }
 
 #[test]
-fn a_shutdown_of_redis_is_no_reset_for_the_app() {
+fn when_redis_shuts_down_the_app_sees_a_clean_close() {
     for pool in ["off", "on"] {
         let (_server, mut direct, url) = without_password();
         let held = Launcher::holding(&url).env("STUNNEL_POOL", pool).start_held();
@@ -236,7 +236,7 @@ fn a_redis_that_freezes_for_a_moment_is_pooled_again() {
 }
 
 #[test]
-fn reuse_costs_redis_two_resets() {
+fn each_reuse_sends_redis_two_reset_commands() {
     let server = Server::start(Front::Redis);
     let mut direct = server.direct();
     let held = warm(&server, &mut direct);

@@ -79,7 +79,7 @@ fn a_server_whose_reset_differs_is_not_pooled() {
 }
 
 #[test]
-fn a_server_that_closes_in_the_trial_fails_no_app() {
+fn a_server_that_closes_in_the_trial_harms_no_app() {
     let (peer, _) = scripted(|_, request| match request[0].as_str() {
         "RESET" => None,
         _ => Some(redis(request)),
@@ -105,7 +105,7 @@ fn a_slow_trial_costs_no_app_its_connection() {
 }
 
 #[test]
-fn a_wrong_reset_reply_after_an_app_fails_no_app() {
+fn a_wrong_reset_reply_between_two_apps_harms_neither() {
     for wrong in ["", "+RESE", "+RESET\r\n+OK\r\n", "+OK\r\n", "-ERR no\r\n"] {
         let is_tried = Arc::new(AtomicBool::new(false));
         let (peer, heard) = scripted(move |_, request| {

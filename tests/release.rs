@@ -28,7 +28,7 @@ struct Checkout {
     folder: TempDir,
     rust: String,
     today: String,
-    /// Whether the check runs as in a GitHub workflow.
+    /// True if the check runs as in a GitHub workflow.
     workflow: bool,
 }
 

@@ -25,7 +25,7 @@ use support::resp::Reply;
 use support::servers::{Front, Options, PASSWORD, Server};
 use support::{Process, eventually};
 
-/// Whether this kernel has Landlock. If not, the test is skipped.
+/// True if this kernel has Landlock. If not, the test is skipped.
 fn has_landlock() -> bool {
     let state = Rights::default().try_out();
     if state.abi().is_none() {
@@ -229,7 +229,7 @@ fn every_thread_is_restricted_and_command_is_not() {
 }
 
 #[test]
-fn off_restricts_no_thread_and_status_says_so() {
+fn sandbox_off_restricts_no_thread_and_status_shows_that() {
     let server = Server::start(Front::Redis);
     let held = Launcher::holding(&server.url()).env("STUNNEL_SANDBOX", "off").start_held();
     let pid = held.running.pid();
@@ -487,7 +487,7 @@ fn rules_refused_by_the_kernel_cause_a_warning() {
 }
 
 #[test]
-fn require_without_a_sandbox_exits_with_78() {
+fn a_required_sandbox_that_fails_exits_with_78() {
     if !is_root() {
         return;
     }

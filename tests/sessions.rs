@@ -79,7 +79,7 @@ fn impatient<T: Send + 'static>(peer: &Peer<T>) -> Held {
     hold_to(&peer.url(), &[("STUNNEL_CONNECT_TIMEOUT", "5s")])
 }
 
-/// Whether an app's new connection works. Otherwise it ends without a reply.
+/// True if an app's new connection works. Otherwise it ends without a reply.
 fn works(held: &Held) -> bool {
     let mut stream = held.tcp();
     stream.write_all(b"PING\r\n").unwrap();

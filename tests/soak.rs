@@ -304,7 +304,7 @@ struct App {
     acknowledged: u64,
     /// Elements that it has sent, acknowledged or not.
     sent: u64,
-    /// Whether it meets faults.
+    /// True if it meets faults.
     disturbed: bool,
 }
 

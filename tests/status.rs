@@ -77,7 +77,7 @@ fn status_without_a_launcher_exits_with_3() {
             return;
         }
         assert_eq!(output.status.code(), Some(code), "{output:?}");
-        let expected = format!("No start-stunnel of this user runs here{reason}.\n");
+        let expected = format!("No start-stunnel of this user is running{reason}.\n");
         assert_eq!(String::from_utf8_lossy(&output.stdout), expected);
     }
 }
@@ -153,7 +153,7 @@ fn impostor(pid: &str, uid: &str, answer: &str) -> Process {
 }
 
 #[test]
-fn status_believes_only_its_own_users_launcher() {
+fn status_trusts_only_launchers_of_its_own_user() {
     security_says("`--status` believes only processes of its own user, even if that user is root");
     let said_of = |pid, uid| {
         let answer = "HTTP/1.1 200 OK\r\nstart-stunnel-well: true\r\n\r\n{\"pid\":PID}\n";
@@ -263,7 +263,7 @@ fn a_status_port_equal_to_the_apps_port_exits_with_78() {
         let launcher = Launcher::new(["true"]).redis(NOWHERE).env("PORT", port);
         let ended = launcher.env("STUNNEL_STATUS_ADDRESS", address).run();
         assert_eq!(ended.code(), 78, "{address} {port}");
-        let expected = "STUNNEL_STATUS_ADDRESS is port 5000, which PORT gives to the app";
+        let expected = "STUNNEL_STATUS_ADDRESS is port 5000, which PORT reserves for the app";
         assert!(ended.stderr.contains(expected), "{ended:?}");
     }
     let option = Launcher::new(["--status-address", "5000", "true"]).redis(NOWHERE);
@@ -332,8 +332,9 @@ fn wrong_settings_are_reported_with_valid_ones() {
     let ended = launcher.env("STUNNEL_METRICS_INTERVAL", "10ms").run();
     assert_eq!(ended.code(), 78);
     for said in [
-        "STUNNEL_STATUS_ADDRESS is 'here'; expected HOST:PORT (0.0.0.0:9121 for every interface)",
-        "STUNNEL_METRICS_INTERVAL is '10ms'; expected a time of 1s or more such as 60s, or 0",
+        "STUNNEL_STATUS_ADDRESS is 'here'; expected HOST:PORT (such as 0.0.0.0:9121, for every \
+         interface)",
+        "STUNNEL_METRICS_INTERVAL is '10ms'; expected a time of at least 1s, such as 60s, or 0",
     ] {
         assert!(ended.stderr.contains(said), "{ended:?}");
     }

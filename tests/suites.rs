@@ -90,7 +90,7 @@ fn test_that_ends_differently_fails_unless_it_is_explained() {
     let unexplained = failing("sets", "auto").run("direct off auto");
     assert_eq!(unexplained.code(), 1, "{unexplained:?}");
     let line = "\n  tests.a::sets: direct passed, auto failed\n\
-        redis-py, auto: 1 of 2 tests end differently than direct; 1 of these unexplained\n";
+        redis-py, auto: 1 of 2 tests end differently than with direct; not explained: 1\n";
     assert!(unexplained.stdout.ends_with(line), "{unexplained:?}");
 
     let explained = failing("counts_clients", "auto").run("direct off auto").ok();

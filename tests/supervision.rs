@@ -281,7 +281,7 @@ fn orphans_behind_a_shells_exec_are_reaped() {
 }
 
 #[test]
-fn as_pid_1_it_reaps_orphans_and_keeps_the_exit_code() {
+fn as_pid_1_the_launcher_reaps_orphans_and_keeps_the_code() {
     // If the launcher did not reap the orphan, its zombie would keep the script in the loop.
     let script = "orphan=$(sh -c 'sleep 0.05 >&- & echo $!'); \
                   while [ -e /proc/$orphan ]; do sleep 0.01; done; \
@@ -294,7 +294,7 @@ fn as_pid_1_it_reaps_orphans_and_keeps_the_exit_code() {
 }
 
 #[test]
-fn as_pid_1_on_a_dyno_it_forwards_sigterm() {
+fn as_pid_1_on_a_dyno_the_launcher_forwards_sigterm() {
     let script = "trap 'echo told; exit 4' TERM; echo ready; while :; do sleep 0.01; done";
     if let Some(launcher) = as_pid_1(script) {
         let mut running = launcher.env("DYNO", "web.1").start();
@@ -322,7 +322,7 @@ fn every_thread_of_the_launcher_blocks_signals() {
 }
 
 #[test]
-fn as_pid_1_it_survives_a_storm_of_short_lived_orphans() {
+fn as_pid_1_the_launcher_survives_a_storm_of_orphans() {
     // Each of 2,000 processes is an orphan at once, and most end before the next one starts.
     let script = "perl -e 'for (1 .. 2000) { if (!fork) { fork && exit; exit } wait }'; \
                   set -- /proc/[0-9]*; \

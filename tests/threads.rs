@@ -87,7 +87,7 @@ fn names_resolve_even_if_no_thread_can_be_started() {
 }
 
 #[test]
-fn without_threads_a_silent_name_fails_other_tunnels_visibly() {
+fn without_threads_one_silent_lookup_fails_other_tunnels() {
     let Some(user) = own_user() else { return };
     let (copy, server) = (Copy::make(), Server::start(Front::Redis));
     // A name server that never answers, on a loopback address of its own.

@@ -91,9 +91,13 @@ fn each_server_against_each_level_of_trust() {
         (
             "another name",
             &wrong_name,
-            [Pong, Pong, Error("it is for other.example, not for 127.0.0.1")],
+            [Pong, Pong, Error("certificate is for other.example, not for 127.0.0.1")],
         ),
-        ("no IP address", &dns_only, [Pong, Pong, Error("it is for localhost, not for 127.0.0.1")]),
+        (
+            "no IP address",
+            &dns_only,
+            [Pong, Pong, Error("certificate is for localhost, not for 127.0.0.1")],
+        ),
         ("a self-signed one", &self_signed, [Pong, Error("self-signed"), Error("self-signed")]),
         ("another CA's", &stranger, [Pong, Error(unknown), Error(unknown)]),
     ];
@@ -192,7 +196,7 @@ fn a_server_name_is_sent_and_checked() {
     for (name, expected) in [
         ("redis.example", Pong),
         ("redis.example.", Pong),
-        ("evil.example", Error("it is for redis.example, not for evil.example")),
+        ("evil.example", Error("certificate is for redis.example, not for evil.example")),
     ] {
         let held = Launcher::holding(&server.url())
             .env("STUNNEL_VERIFY", "full")
@@ -268,14 +272,14 @@ fn the_app_learns_that_no_tls_version_is_common() {
         Launcher::holding(&server.url()).env("STUNNEL_MIN_TLS", version).start_held()
     };
     check(&hold("1.2"), Pong, "TLS 1.2");
-    check(&hold("1.3"), Error("no common TLS version"), "TLS 1.3 required");
+    check(&hold("1.3"), Error("none of the allowed TLS versions"), "TLS 1.3 required");
     check(&hold("1.3"), Error("STUNNEL_MIN_TLS"), "TLS 1.3 required");
 
     let folder = tempfile::tempdir().unwrap();
     let options = ["-tls1", "-cipher", "ALL:@SECLEVEL=0"];
     let (_old, port) = s_server(folder.path(), &options);
     let held = Launcher::hold(&format!("rediss://127.0.0.1:{port}"));
-    check(&held, Error("no common TLS version"), "a TLS 1.0 server");
+    check(&held, Error("none of the allowed TLS versions"), "a TLS 1.0 server");
 }
 
 /// A valid certificate, then one whose serial number has a superfluous byte. X.690 section 8.3.2
@@ -320,7 +324,7 @@ fn invalid_trust_settings_fail_at_start_with_a_hint() {
     let [garbled, garbled_key] = [&cert, &key].map(|pem| pem.replacen("MII", "xxx", 1));
 
     let second_bad = with_overlong_serial(&ours);
-    let at_place_2 = "a certificate that cannot be read (the one at place 2)";
+    let at_place_2 = "a certificate that cannot be read (certificate number 2)";
     let empty = write("empty", "");
     let no_pem = write("no-pem", "hello");
     let missing = path("missing");
@@ -344,7 +348,7 @@ fn invalid_trust_settings_fail_at_start_with_a_hint() {
         (client("", &key), cert_name, "STUNNEL_CLIENT_KEY is"),
         (client(&cert, &encrypted), key_name, "openssl pkcs8 -topk8 -nocrypt"),
         (client(&cert, &encrypted_pkcs1), key_name, "openssl pkcs8 -topk8 -nocrypt"),
-        (client(&cert, &other_key), key_name, "does not belong"),
+        (client(&cert, &other_key), key_name, "does not match"),
         (client(&cert, &garbled_key), key_name, "cannot be read"),
         (client(&cert, &cert), key_name, "no private key"),
         (client(&missing, &key), cert_name, "cannot be read"),
@@ -448,8 +452,8 @@ fn a_weak_client_certificate_fails_at_start() {
     let sha1 = issue(Request { weakly_signed: true, ..Request::default() });
     let good = issue(Request::default());
     let chained = [good[0].clone() + &sha1[0], good[1].clone()];
-    let bits = "security level 2 refuses: ee key too small (its key has 1024 bits;";
-    let digest = "2048 bits; it is signed by sha1WithRSAEncryption)";
+    let bits = "security level 2 refuses: ee key too small (the certificate's key has 1024 bits;";
+    let digest = "2048 bits; its signature algorithm is sha1WithRSAEncryption)";
     for ([certificate, key], reason) in [
         (&short, bits),
         (&sha1, digest),
@@ -466,7 +470,7 @@ fn a_weak_client_certificate_fails_at_start() {
 }
 
 #[test]
-fn a_host_that_ends_with_a_dot_passes_full() {
+fn a_host_that_ends_with_a_dot_passes_verification() {
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::new(folder.path());
     let request = Request { dns: &["redis.test"], ip: &[], ..Request::default() };
@@ -502,18 +506,18 @@ fn a_hint_names_the_setting_that_takes_effect() {
     let server = Server::start(Front::Redis);
     let url = server.url();
     let asking = format!("{url}?ssl_cert_reqs=required");
-    let in_url = "ssl_cert_reqs in REDIS_URL asks for full, which STUNNEL_VERIFY=none overrides";
+    let in_url = "ssl_cert_reqs in REDIS_URL demands full verification: set STUNNEL_CA_FILE to";
     for (options, settings, expected) in [
-        (&[][..], &[("STUNNEL_PIN", &*other)][..], "set STUNNEL_PIN to it"),
-        (&["--pin", &other], &[], "set STUNNEL_PIN to it in place of --pin"),
-        (&[], &[("REDIS_URL_STUNNEL_PIN", &*other)], "set REDIS_URL_STUNNEL_PIN to it"),
+        (&[][..], &[("STUNNEL_PIN", &*other)][..], "set STUNNEL_PIN to the new pin"),
+        (&["--pin", &other], &[], "set STUNNEL_PIN to the new pin in place of --pin"),
+        (&[], &[("REDIS_URL_STUNNEL_PIN", &*other)], "set REDIS_URL_STUNNEL_PIN to the new pin"),
         (
             &["--pin", &other],
             &[("REDIS_URL_STUNNEL_PIN", &*other)],
-            "set REDIS_URL_STUNNEL_PIN to it",
+            "set REDIS_URL_STUNNEL_PIN to the new pin",
         ),
-        (&["--verify", "full"], &[], "together with --verify=none"),
-        (&[], &[("REDIS_URL_STUNNEL_VERIFY", "ca")], "together with REDIS_URL_STUNNEL_VERIFY=none"),
+        (&["--verify", "full"], &[], "set --verify=none and STUNNEL_PIN to"),
+        (&[], &[("REDIS_URL_STUNNEL_VERIFY", "ca")], "set REDIS_URL_STUNNEL_VERIFY=none"),
         (&[], &[("REDIS_URL", &asking)], in_url),
     ] {
         let hint = hint(&url, options, settings);
@@ -529,13 +533,13 @@ fn a_pin_is_advised_only_together_with_verify_none() {
     let full = ("STUNNEL_VERIFY", "full");
     assert_eq!(
         hint(&server.url(), &[], &[full]),
-        "set STUNNEL_CA_FILE to its CA, or STUNNEL_PIN to its key (start-stunnel --check prints \
-         it) together with STUNNEL_VERIFY=none"
+        "set STUNNEL_CA_FILE to the server's CA, or set STUNNEL_VERIFY=none and STUNNEL_PIN to the \
+         server's pin (see start-stunnel --check)"
     );
     assert_eq!(
         hint(&server.url(), &[], &[full, ("STUNNEL_PIN", pin)]),
-        "a pin does not replace the chain that STUNNEL_VERIFY demands: set STUNNEL_CA_FILE to its \
-         CA, or STUNNEL_VERIFY=none so that the pin alone counts"
+        "a pin does not replace the chain that STUNNEL_VERIFY demands: set STUNNEL_CA_FILE to the \
+         server's CA, or set STUNNEL_VERIFY=none to check only the pin"
     );
 }
 
@@ -552,8 +556,8 @@ fn an_untrusted_chain_shows_its_issuer_and_the_setting() {
     };
     let line = sees(&hold()).unwrap_err();
     let issuer = "unable to get local issuer certificate: CN=Test Root;";
-    let remedy = "none of the CAs that are set signed this chain: set STUNNEL_CA_FILE to its \
-                  issuer, or STUNNEL_PIN to its key";
+    let remedy = "none of the configured CAs signed this chain: set STUNNEL_CA_FILE to the chain's \
+                  issuer, or set STUNNEL_VERIFY=none";
     assert!(line.contains(issuer) && line.contains(remedy), "{line}");
     // The hint is right.
     fs::write(&other.certificate_file, [other.pem(), authority.root.pem()].concat()).unwrap();
@@ -581,13 +585,14 @@ fn a_server_that_requires_a_name_causes_a_hint() {
         sees(&Launcher::holding(&peer.url()).env("STUNNEL_SERVER_NAME", name).start_held())
     };
     let by_address = asking_for("").unwrap_err();
-    for part in ["the name it was asked for (SNI)", "IP address; set STUNNEL_SERVER_NAME to a name"]
+    for part in
+        ["not accept the server name (SNI)", "IP address; set STUNNEL_SERVER_NAME to a server"]
     {
         assert!(by_address.contains(part), "{by_address}");
     }
     assert!(!by_address.contains("CLIENT_CERT"), "{by_address}");
     let by_other_name = asking_for("other.example").unwrap_err();
-    let expected = "other.example was sent; set STUNNEL_SERVER_NAME to a name that";
+    let expected = "sent was other.example; set STUNNEL_SERVER_NAME to a server name";
     assert!(by_other_name.contains(expected), "{by_other_name}");
     assert_eq!(asking_for("localhost"), Ok(()));
 }
@@ -597,7 +602,7 @@ fn a_rediss_url_with_a_plaintext_port_causes_a_hint() {
     let server = Server::start(Front::Redis);
     let hint = hint(&format!("rediss://127.0.0.1:{}", server.port), &[], &[]);
     for part in [
-        &format!("if TLS is on the next port, {}, write redis://;", server.port + 1),
+        &format!("if TLS is on the next port, {}, write redis:// in REDIS_URL;", server.port + 1),
         "if this Redis has no TLS, write redis:// and set STUNNEL_ENABLED=false",
     ] {
         assert!(hint.contains(part), "{hint}");

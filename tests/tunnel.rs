@@ -173,8 +173,8 @@ fn connections_close_while_redis_is_down_and_work_afterwards() {
     let hint = &logged(&log, "connection-failed", "hint")[0];
     let tls = port + 1;
     let expected = format!(
-        "nothing listens on 127.0.0.1:{tls}. {tls} is the URL's port + 1: if {port} itself speaks \
-         TLS, write rediss://"
+        "nothing listens on 127.0.0.1:{tls}. {tls} is the URL's port + 1: if port {port} itself \
+         speaks TLS, write rediss://"
     );
     assert!(hint.starts_with(&expected), "{hint}");
     for word in ["has no TLS", "STUNNEL_ENABLED=false", "STUNNEL_PORT_OFFSET"] {
@@ -318,7 +318,7 @@ fn a_refused_app_gets_an_error_for_each_request() {
 }
 
 #[test]
-fn only_127_0_0_1_listens() {
+fn the_launcher_listens_only_on_127_0_0_1() {
     let server = Server::start(Front::Redis);
     let held = Launcher::hold(&server.url());
     let sockets = sockets_of(held.running.pid());

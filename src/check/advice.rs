@@ -12,7 +12,7 @@ pub struct Passes {
     pub full: bool,
 }
 
-/// What the user should do to authenticate the server.
+/// Advice on how to authenticate the server.
 pub fn advice(subject: &Subject, certificate: &Certificate, passes: Passes) -> Vec<Advice> {
     let trust = &subject.tunnel.route.trust;
     let set_pin = || subject.to_set(&options::PIN.declaration, &certificate.pin.to_string());
@@ -30,10 +30,13 @@ pub fn advice(subject: &Subject, certificate: &Certificate, passes: Passes) -> V
         let level = if passes.full { Some(Verify::Full) } else { own_ca.then_some(Verify::Ca) };
         let text = match (subject.none_chosen, level) {
             (true, _) => {
-                "the server is not authenticated, as verify=none is set; to authenticate it, set"
+                "the server is not authenticated: verify=none is set. To authenticate the server, \
+                 set"
             }
-            (false, Some(_)) => "the server is not authenticated. It passes this level, so set",
-            (false, None) => "the server is not authenticated: set",
+            (false, Some(_)) => {
+                "the server is not authenticated. It would pass the level below, so set"
+            }
+            (false, None) => "the server is not authenticated. To authenticate the server, set",
         };
         all.push(advise(text, level.map_or_else(set_pin, set_verify)));
     } else if !trust.pin_holds(&certificate.pin) {
@@ -46,7 +49,8 @@ pub fn advice(subject: &Subject, certificate: &Certificate, passes: Passes) -> V
         all.push(advise(&unverified(subject), settings));
     } else if !passes_demanded {
         // The pin proves that this is the right server.
-        let text = "the server has the pinned key; to check only the pin, set";
+        let text = "the server has the pinned key, but fails the verification. To check only the \
+                    pin, set";
         all.push(advise(text, set_verify(Verify::None)));
     }
     const SOON: i64 = 14;
@@ -61,7 +65,8 @@ fn unverified(subject: &Subject) -> String {
     let ca = subject.names_to_set(&options::CA_FILE.declaration).join(" and ");
     format!(
         "someone may intercept this connection. If your own CA signed the certificate, set {ca} to \
-         that CA. Otherwise get the pin over a connection that you trust; if both are equal, set"
+         that CA. Otherwise get the server's pin over a connection that you trust. If that pin \
+         equals the pin below, set"
     )
 }
 
@@ -71,9 +76,9 @@ impl Subject {
         self.names_to_set(setting).into_iter().map(|name| format!("{name}={value}")).collect()
     }
 
-    /// The names to set for the tunnel. If this is the only tunnel, and no per-variable setting
-    /// overrides the general one, this is the general variable or option. Otherwise it is one name
-    /// for each of the tunnel's variables.
+    /// The names to set for the tunnel. Returns the general variable or option if this is the only
+    /// tunnel and no per-variable setting overrides the general setting. Otherwise returns the name
+    /// of the per-variable setting for each of the tunnel's variables.
     fn names_to_set(&self, setting: &Declaration) -> Vec<String> {
         let route = &self.tunnel.route;
         let own: Vec<String> = route.variables.iter().map(|name| setting.for_one(name)).collect();

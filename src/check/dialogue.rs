@@ -68,16 +68,16 @@ pub async fn speak(
 }
 
 impl Dialogue<'_> {
-    /// AUTH with the URL's user and password. Redis 5 and older have no users: there this repeats
-    /// AUTH with the password only, as clients do.
+    /// AUTH with the URL's user and password. Redis 5 and older have no users. If Redis refuses the
+    /// user, this sends AUTH again with the password only, as clients do.
     async fn authenticate(&mut self, known: &Credentials) -> Result<String, Problem> {
         let user = known.user.as_ref();
         let mut reply = self.ask(&auth_command(user, &known.password)).await?;
         let mut detail = "";
         if user.is_some() && knows_no_users(&reply) {
             reply = self.ask(&auth_command(None, &known.password)).await?;
-            detail = "with the password only, because this Redis (5 or older) has no users. \
-                      Clients that always send the URL's user fail";
+            detail = "logged in with the password only: this Redis (5 or older) has no users. \
+                      Clients that always send the URL's user cannot log in";
         }
         if reply.contains("without any password") || reply.contains("no password is set") {
             // Redis before 6, or a default user without a password. The tunnel works.
@@ -104,8 +104,8 @@ impl Dialogue<'_> {
             }
             if line != "+OK" {
                 let problem = self.problem(&line);
-                let advice = "change the URL's database (the number after the last /) to one that \
-                              this server has";
+                let advice = "change the URL's database number (after the last /) to a database \
+                              that this server has";
                 return Err(Problem {
                     text: format!("database {database}: {}", problem.text),
                     advice: problem.advice.or_else(|| Some(advice.to_owned())),
@@ -168,7 +168,9 @@ impl Dialogue<'_> {
         let (text, advice) = if refused {
             ("wrong user or password".to_owned(), Some(hints::WRONG_PASSWORD.to_owned()))
         } else if line.starts_with("-NOAUTH") {
-            let text = "the server requires a password, but the URL has none".to_owned();
+            let text = "the server requires a password, but the URL contains no \
+                        password"
+                .to_owned();
             (text, Some(hints::no_password(&self.subject.tunnel)))
         } else if line.starts_with("-LOADING") {
             ("the server is still loading its data".to_owned(), None)
@@ -176,7 +178,7 @@ impl Dialogue<'_> {
             let is_full = client_limit::is_error(line.as_bytes());
             (shown(line, self.subject.credentials.as_ref()), is_full.then(hints::full))
         } else {
-            ("the reply is not one of Redis".to_owned(), None)
+            ("unexpected reply: the server may not be Redis".to_owned(), None)
         };
         Problem { text, advice }
     }
@@ -188,13 +190,13 @@ fn auth_command(user: Option<&Secret>, password: &Secret) -> Vec<u8> {
     resp::request(&words.into_iter().flatten().collect::<Vec<_>>())
 }
 
-/// Whether a Redis before 6 has refused AUTH with a user.
+/// True if a Redis before 6 has refused AUTH with a user.
 fn knows_no_users(reply: &str) -> bool {
     reply.to_ascii_lowercase().starts_with("-err wrong number of arguments for 'auth'")
 }
 
 fn not_allowed(command: &str) -> String {
-    format!("answered, but the ACL does not allow this user to call {command}")
+    format!("Redis answered, but the ACL does not allow this user to call {command}")
 }
 
 /// A server's error with the credentials masked, since the server may repeat them.
@@ -222,19 +224,22 @@ fn clients(info: &str) -> Option<Clients> {
     Some(Clients { connected: number("connected_clients")?, most: number("maxclients")? })
 }
 
-/// Advice about a Redis that gives its clients addresses, to which they connect past the tunnel.
+/// Advice about a Redis that gives addresses to its clients. The clients connect to these addresses
+/// directly, bypassing the tunnel.
 fn mode_advice(mode: &str) -> Option<Advice> {
     let text = match mode {
         "cluster" => {
-            "a node of a Redis Cluster: it answers MOVED for keys of other nodes, and a \
-             cluster client connects to these past the tunnel, without TLS. Keys of this node \
-             work. Use a client that does its own TLS (STUNNEL_REDISS=passthrough), a proxy in \
-             front of the cluster, or a Redis with cluster mode disabled"
+            "this server is a node of a Redis Cluster. Keys of this node work. For keys of other \
+             nodes, this node answers MOVED, and a cluster client then connects to the other nodes \
+             directly, bypassing the tunnel and without TLS. Use a client that does its own TLS \
+             (STUNNEL_REDISS=passthrough), a proxy in front of the cluster, or a Redis with \
+             cluster mode disabled"
         }
         "sentinel" => {
-            "a Redis Sentinel: it names the master's address, to which a client connects past \
-             the tunnel, without TLS. Give the master's own host name in the URL (it is looked \
-             up anew for each connection), or use a client that does its own TLS"
+            "this server is a Redis Sentinel. A Sentinel tells the client the master's address, \
+             and the client then connects to the master directly, bypassing the tunnel and without \
+             TLS. Give the master's own host name in the URL (start-stunnel looks the name up for \
+             each connection), or use a client that does its own TLS"
         }
         _ => return None,
     };

@@ -120,9 +120,9 @@ async fn reach(
 
 fn pin_outcome(trust: &Trust, certificate: &Certificate) -> Outcome {
     match &trust.pins[..] {
-        [] => Outcome::Skipped("none set".to_owned()),
+        [] => Outcome::Skipped("no pin is set".to_owned()),
         _ if trust.pin_holds(&certificate.pin) => Outcome::Ok(String::new()),
-        _ => Outcome::Failed("the server's key is not pinned".to_owned()),
+        _ => Outcome::Failed("the server's key matches no pin".to_owned()),
     }
 }
 

@@ -39,7 +39,8 @@ pub fn run(plan: Plan, settings: &Settings, unused: &Unused) -> anyhow::Result<u
         notes.push(("sandbox".to_owned(), Rights::default().try_out().to_string()));
     }
     let code = match reports.iter().all(Report::works) {
-        // The name of a variable may be misspelt, so this must not count as success.
+        // The user may have misspelt a variable's name, so a check without a Redis URL must not
+        // succeed.
         _ if !found_urls => exit::CONFIG,
         true => exit::SUCCESS,
         false => exit::CHECK_FAILED,
@@ -87,7 +88,8 @@ fn notes(plan: &Plan, unused: &Unused) -> Vec<(String, String)> {
     given.map(|(names, text)| (names.join(" "), text)).collect()
 }
 
-/// Why there is no tunnel. `untouched` lists the variables whose Redis URLs need none.
+/// The reason why there is no tunnel. `untouched` lists the variables whose Redis URLs need no
+/// tunnel.
 fn why_none(untouched: &str) -> String {
     match untouched {
         "" => format!(
@@ -96,7 +98,7 @@ fn why_none(untouched: &str) -> String {
             names::URLS
         ),
         variables => format!(
-            "{variables} needs none, because it already points to a tunnel, or because \
+            "{variables} needs no tunnel. The variable already points to a tunnel, or \
              {}=passthrough leaves TLS to the app",
             options::REDISS.declaration.variable
         ),

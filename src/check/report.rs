@@ -16,11 +16,11 @@ pub const STEPS: [&str; 9] =
 pub struct Subject {
     pub tunnel: Tunnel,
     pub credentials: Option<Credentials>,
-    /// The databases that its URLs name, except 0.
+    /// The numbers of the databases in the URLs of this tunnel, except 0.
     pub databases: Vec<String>,
-    /// Whether it is the only tunnel, so that general settings apply to it alone.
+    /// True if this is the only tunnel. Then a general setting affects no other tunnel.
     pub is_single: bool,
-    /// Whether the user has explicitly set `none` for verification.
+    /// True if the user has explicitly set `none` for verification.
     pub none_chosen: bool,
 }
 
@@ -63,11 +63,11 @@ pub struct StepReport {
     pub name: &'static str,
     pub outcome: Outcome,
     pub took: Duration,
-    /// Whether the tunnel's settings require this step to succeed.
+    /// True if the tunnel's settings require this step to succeed.
     pub required: bool,
 }
 
-/// Why a step failed, and what to do about it.
+/// A step's error, and advice on how to correct it.
 pub struct Problem {
     pub text: String,
     pub advice: Option<String>,
@@ -107,7 +107,7 @@ pub struct Clients {
     pub most: u64,
 }
 
-/// What the user should do.
+/// Advice for the user.
 #[derive(Debug)]
 pub struct Advice {
     /// Text that may be wrapped.

@@ -13,7 +13,7 @@ use crate::tls::pem::{self, ClientIdentity, IdentityProblem};
 /// The most bytes of a PEM file: many times the size of a bundle with all public CAs.
 const LONGEST_PEM: u64 = 16 << 20;
 
-/// PEM that was read from settings; `None` if they are not set.
+/// PEM that was read from settings; `None` if no setting contains any.
 pub type Pem<T> = Result<Option<T>, Vec<ConfigError>>;
 
 /// Reads CA bundles into one.
@@ -47,7 +47,7 @@ fn read_bundle(found: &Found<'_>) -> Result<Vec<X509>, ConfigError> {
 /// Reads a client certificate and its key.
 ///
 /// # Errors
-/// If either is wrong or missing.
+/// If the certificate or the key is wrong, or if only one of them is set.
 pub fn identity(
     certificate: Result<Found<'_>, ConfigError>,
     key: Result<Found<'_>, ConfigError>,
@@ -66,7 +66,10 @@ pub fn identity(
             });
         }
     };
-    let problem = format!("is not set, but {} is; a client certificate needs both", given.source);
+    let problem = format!(
+        "is not set, but {} is set; a client certificate needs both settings",
+        given.source
+    );
     Err(read_pem(&given).err().into_iter().chain([absent.wrong(problem)]).collect())
 }
 
@@ -90,7 +93,8 @@ pub fn read_pem(found: &Found<'_>) -> Result<String, ConfigError> {
     }
     if found.declaration.variable == names::CA_PEM {
         return Err(found.wrong(format!(
-            "is not PEM text; expected -----BEGIN CERTIFICATE----- in it. To name a file, set {}",
+            "is not PEM text; expected text that contains -----BEGIN CERTIFICATE-----. To give the \
+             path of a file, set {} instead",
             names::CA_FILE
         )));
     }
@@ -104,7 +108,8 @@ pub fn read_pem(found: &Found<'_>) -> Result<String, ConfigError> {
     };
     let path = path_shown(&found.value.to_string_lossy(), found.declaration.is_secret);
     Err(found.wrong(format!(
-        "is {path}, {problem}; expected the path of a PEM file, or PEM text with -----BEGIN in it"
+        "is {path}, {problem}; expected the path of a PEM file, or PEM text that contains \
+         -----BEGIN"
     )))
 }
 

@@ -42,14 +42,14 @@ const TASKS: [(Task, &str, &str); 4] = [
     (
         Task::PrintShim,
         PRINT_SHIM,
-        "Print a shell script to keep as bin/start-stunnel where the launcher is not installed, \
-         and exit",
+        "Print a shell script to save as bin/start-stunnel, and exit. The script runs the \
+         start-stunnel on PATH, or only COMMAND if the tunnels are disabled",
     ),
     (
         Task::Status,
         "status",
-        "Print the state of this user's running launchers and exit: 0 if all is well, 1 if a \
-         launcher fails, 3 if none runs",
+        "Print the state of this user's running launchers and exit: with 0 if all is well, with 1 \
+         if a launcher fails, with 3 if no launcher runs",
     ),
 ];
 
@@ -96,7 +96,7 @@ impl Invocation {
     }
 }
 
-/// The parser: like [`command`], but with a short `-h`, and it accepts the retired option.
+/// The parser: [`command`] with a short `-h`, and with the retired option.
 fn parser() -> Command {
     let retired = Arg::new(options::RETIRED_OPTION)
         .long(options::RETIRED_OPTION)
@@ -118,8 +118,8 @@ pub fn command() -> Command {
             "Runs COMMAND and tunnels its Redis traffic over TLS.\n\n\
              For each Redis URL in the environment (REDIS_URL and others), start-stunnel opens a \
              plaintext port on 127.0.0.1, tunnels it to the server over TLS, points the variable \
-             to that port, and runs COMMAND. Every option has a variable, which works without a \
-             change to the command line.",
+             to that port, and runs COMMAND. Every option can also be set with a variable, without \
+             a change to the command line.",
         )
         .args_override_self(true)
         .override_usage("start-stunnel [OPTIONS] [--] COMMAND [ARG]...")
@@ -186,11 +186,16 @@ fn after_long_help() -> String {
          Settings for one variable: <VAR>{suffixes} apply only to the URL in <VAR>, for example \
          CACHE_URL_STUNNEL_VERIFY=full.\n\n\
          Durations: 500ms, 10s, 5m, 24h, or a bare number of seconds.\n\n\
-         Exit codes: COMMAND's own, or 128 + n if signal n killed COMMAND; 126: COMMAND cannot be \
-         executed; 127: COMMAND was not found; 2: the command line cannot be parsed; 78: a setting \
-         or a URL is invalid, or --check or --port-taken fail found no Redis URL; 1: --check found \
-         a tunnel that does not work, an internal error, or --status found a launcher that fails \
-         or has no Redis URL; 3: --status found no launcher.\n\n\
+         Exit codes:\n  \
+         COMMAND's own code, or 128 + n if signal n killed COMMAND\n  \
+         1    an internal error; or --check found a tunnel that does not work; or --status found \
+         a launcher that fails or has no Redis URL\n  \
+         2    the command line cannot be parsed\n  \
+         3    --status found no launcher\n  \
+         78   a setting or a URL is invalid, or there is no Redis URL (only with --check or \
+         --port-taken fail)\n  \
+         126  COMMAND cannot be executed\n  \
+         127  COMMAND was not found\n\n\
          Examples:\n  \
          start-stunnel bundle exec puma -C config/puma.rb\n  \
          start-stunnel --verify full celery -A app worker\n  \
@@ -201,7 +206,7 @@ fn after_long_help() -> String {
     )
 }
 
-/// Where to find the manual.
+/// The address of the manual.
 fn manual() -> &'static str {
     match env!("CARGO_PKG_REPOSITORY") {
         "" => "README.md and docs/ in the release archive and in the source repository",
@@ -234,7 +239,7 @@ fn target() -> String {
 
 /// Hides values in clap's error that may be secrets.
 fn without_secrets(mut error: clap::Error) -> clap::Error {
-    // clap reports a missing value as an invalid one.
+    // clap reports a missing value as an invalid value.
     if error.kind() == ErrorKind::InvalidValue
         && let Some(ContextValue::String(value)) = error.get(ContextKind::InvalidValue)
         && value.is_empty()
@@ -357,7 +362,10 @@ mod tests {
     fn help_names_the_exit_codes_without_a_redis_url() {
         let help = command().render_long_help().to_string();
         let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
-        for part in ["78: a setting or a URL is invalid, or --check", "no Redis URL; 3: --status"] {
+        for part in [
+            "78 a setting or a URL is invalid, or there is no Redis URL",
+            "that fails or has no Redis URL 2 the",
+        ] {
             assert!(help.contains(part), "{help}");
         }
     }

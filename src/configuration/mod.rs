@@ -44,7 +44,7 @@ pub struct Unused {
     pub other_urls: Vec<String>,
     /// Variables that look like settings, but are unknown.
     pub unknown: Vec<String>,
-    /// Settings for one variable, where that variable has no Redis URL.
+    /// Settings for a variable that holds no Redis URL.
     pub without_url: Vec<String>,
     /// Retired options and variables.
     pub retired: Vec<String>,
@@ -110,14 +110,14 @@ fn retired(sources: Sources<'_>) -> Vec<String> {
     option.into_iter().chain(variable.map(|_| options::RETIRED_VARIABLE.to_owned())).collect()
 }
 
-/// How to log an error that ends the launch before its start: at any log level, and even if the log
-/// format is wrong.
+/// The log settings for an error that prevents the launch. Such an error is logged at every log
+/// level, and even if the log format is wrong.
 pub fn log_settings_for_errors(invocation: &Invocation, environment: &Environment) -> LogSettings {
     let mut reader = Reader::new(Sources { invocation, environment }, || Ok(()));
     LogSettings { level: LevelFilter::ERROR, format: reader.read(&options::LOG_FORMAT) }
 }
 
-/// Whether `--enabled` is false.
+/// True if `--enabled` is false.
 pub fn is_switched_off(invocation: &Invocation, environment: &Environment) -> bool {
     !Reader::new(Sources { invocation, environment }, || Ok(())).read(&options::ENABLED)
 }

@@ -43,13 +43,14 @@ pub struct Declaration {
     pub help: &'static str,
     /// The heading above the option in `--help`.
     pub heading: &'static str,
-    /// Whether the short help (`-h`) lists the option.
+    /// True if the short help (`-h`) lists the option.
     pub is_common: bool,
-    /// Whether the variable, with the prefix `<VAR>_`, also sets this for the URL in `<VAR>` alone.
+    /// True if the setting also exists for a single URL: the variable with the prefix `<VAR>_`
+    /// applies only to the URL in `<VAR>`.
     pub is_per_url: bool,
-    /// Whether the value can be a secret, which no error may show.
+    /// True if the value can be a secret, which no error may show.
     pub is_secret: bool,
-    /// Whether the value is PEM text, or the path of a PEM file.
+    /// True if the value is PEM text, or the path of a PEM file.
     pub is_pem: bool,
     /// Checks a value, except for files that it names. The error lists the accepted forms.
     pub check: fn(&str) -> Result<(), &'static str>,
@@ -143,8 +144,8 @@ settings! {
         variable: "STUNNEL_SANDBOX",
         default: "auto",
         value_name: "MODE",
-        help: "Restrict the launcher with Landlock once COMMAND runs: auto (as far as the kernel \
-               supports it), off, require (exit 78 if a trial before COMMAND's start fails)",
+        help: "Restrict the launcher with Landlock once COMMAND runs: auto (as far as possible), \
+               off, or require (exit 78 before COMMAND starts if the sandbox fails)",
     }
 
     [TUNNEL]
@@ -178,7 +179,8 @@ settings! {
         variable: "STUNNEL_LISTEN_PORT",
         default: "6371",
         value_name: "PORT",
-        help: "First local port; each further tunnel uses the next one. 0: let the kernel choose",
+        help: "First local port; each further tunnel uses the next port. 0: let the kernel choose \
+               a port",
     }
     PORT_TAKEN: PortTaken = values::port_taken, {
         option: Some("port-taken"),
@@ -203,7 +205,8 @@ settings! {
         variable: names::VERIFY,
         default: "none",
         value_name: "LEVEL",
-        help: "none; ca (verify the certificate chain); full (verify chain and host name)",
+        help: "Verification of the server: none; ca (verify the certificate chain); full (verify \
+               chain and host name)",
         is_common: true,
         is_per_url: true,
     }
@@ -230,7 +233,7 @@ settings! {
         variable: names::PIN,
         value_name: "PINS",
         help: "sha256//BASE64 of the server key's SubjectPublicKeyInfo, as in curl's \
-               --pinnedpubkey; separate several with ;. Checked under every --verify level",
+               --pinnedpubkey; separate several pins with ;. Checked under every --verify level",
         is_common: true,
         is_per_url: true,
     }
@@ -256,7 +259,7 @@ settings! {
         variable: names::SERVER_NAME,
         default_shown: Some("the URL's host"),
         value_name: "NAME",
-        help: "Name to send in SNI and to verify under full",
+        help: "Server name to send in SNI, and to verify under --verify full",
         is_per_url: true,
     }
     MIN_TLS: SslVersion = values::min_tls, {
@@ -295,7 +298,7 @@ settings! {
         variable: "STUNNEL_DRAIN_TIMEOUT",
         default: "5s",
         value_name: "DURATION",
-        help: "After COMMAND exits, time limit for sending what it has already written",
+        help: "After COMMAND exits, time limit for sending what COMMAND has already written",
     }
     POOL: PoolMode = values::pool, {
         option: Some("pool"),
@@ -312,8 +315,8 @@ settings! {
         option: Some("max-connections"),
         variable: names::MAX_CONNECTIONS,
         value_name: "N",
-        help: "Maximum connections to Redis per tunnel; further app connections queue, at most for \
-               the connect timeout",
+        help: "Maximum connections to Redis per tunnel; further app connections wait in a queue, \
+               at most for the connect timeout",
         is_common: true,
         is_per_url: true,
     }
@@ -341,8 +344,8 @@ settings! {
         old_variable: Some("STUNNEL_LOGLEVEL"),
         default: "notice",
         value_name: "LEVEL",
-        help: "syslog's names emerg alert crit err warning notice info debug, or 0 to 7 as in \
-               stunnel",
+        help: "Least severe lines to log: emerg alert crit err warning notice info debug (syslog's \
+               names), or 0 to 7 as in stunnel",
         is_common: true,
     }
     LOG_FORMAT: LogFormat = values::log_format, {
@@ -350,7 +353,7 @@ settings! {
         variable: "STUNNEL_LOG_FORMAT",
         default: "logfmt",
         value_name: "FORMAT",
-        help: "logfmt or json",
+        help: "Format of the log lines: logfmt or json",
     }
 }
 
@@ -359,7 +362,7 @@ pub fn with_option() -> impl Iterator<Item = (&'static str, &'static Declaration
     ALL.iter().filter_map(|declaration| Some((declaration.option?, *declaration)))
 }
 
-/// Every setting that can be set for one URL alone.
+/// Every setting that can be set for a single URL.
 pub fn for_one_url() -> impl Iterator<Item = &'static Declaration> {
     ALL.iter().copied().filter(|declaration| declaration.is_per_url)
 }

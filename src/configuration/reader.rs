@@ -25,8 +25,8 @@ const PORT: &str = "PORT";
 /// Checks that the system has CA certificates.
 pub type SystemRoots = fn() -> Result<(), RootsProblem>;
 
-/// Reads settings, and collects the mistakes. In place of a wrong value it returns the default: it
-/// reads on and finds all mistakes, and the launch ends with them.
+/// Reads settings, and collects the mistakes. In place of a wrong value, the reader returns the
+/// default, and reads on to find all mistakes. The launch does not begin if there is a mistake.
 pub struct Reader<'a> {
     pub sources: Sources<'a>,
     system_roots: SystemRoots,
@@ -55,7 +55,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The value in `result`. If it is a mistake, reports that and returns `None`.
+    /// The value in `result`. If `result` is a mistake, reports the mistake and returns `None`.
     pub fn check<T>(&mut self, result: Result<T, ConfigError>) -> Option<T> {
         result.map_err(|mistake| self.report(mistake)).ok()
     }
@@ -103,14 +103,15 @@ impl<'a> Reader<'a> {
         if let Some(port) = port.filter(|port| Some(*port) == apps)
             && let Ok(found) = self.sources.general(&options::STATUS_ADDRESS.declaration)
         {
-            let problem = format!("is port {port}, which {PORT} gives to the app; set another");
+            let problem =
+                format!("is port {port}, which {PORT} reserves for the app; set another port");
             self.report(found.wrong(problem));
         }
         address
     }
 
-    /// Reports every mistake in the general form of the settings for one URL, even if no URL uses
-    /// the general form.
+    /// Checks the general values of all settings that can also be set for a single URL. Reports
+    /// every mistake, even if no URL uses the general value.
     pub fn check_for_all_urls(&mut self) {
         for setting in options::for_one_url() {
             self.check_general(setting);
@@ -224,19 +225,19 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The value of a setting for all URLs; the default if it is wrong.
+    /// The value of a setting for all URLs; the default if the value is wrong.
     pub fn read<T>(&mut self, setting: &'static Setting<T>) -> T {
         self.try_read(setting).unwrap_or_else(|| setting.default())
     }
 
-    /// The value of a setting for all URLs; `None` if it is wrong.
+    /// The value of a setting for all URLs; `None` if the value is wrong.
     pub fn try_read<T>(&mut self, setting: &'static Setting<T>) -> Option<T> {
         self.check_general(&setting.declaration);
         let found = self.sources.general(&setting.declaration);
         self.check(found.and_then(|found| found.parse(setting)))
     }
 
-    /// The value of a setting for the URL in `variable`; the default if it is wrong.
+    /// The value of a setting for the URL in `variable`; the default if the value is wrong.
     pub fn read_for<T>(&mut self, variable: &str, setting: &'static Setting<T>) -> T {
         let found = self.sources.for_url(variable, &setting.declaration);
         let read = self.check(found.and_then(|found| found.parse(setting)));

@@ -6,7 +6,7 @@ use crate::status::StatusSettings;
 use crate::supervisor::ForwardSignals;
 use crate::tunnel::{ConnectionSettings, Listen, PortTaken, SettingNames};
 
-/// How to handle `rediss://` and `valkeys://` URLs.
+/// The setting `--rediss`, for `rediss://` and `valkeys://` URLs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rediss {
     Tunnel,

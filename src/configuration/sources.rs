@@ -95,21 +95,23 @@ impl<'a> Sources<'a> {
         names
     }
 
-    /// Whether a setting for the URL in `variable` replaces the general `setting`.
+    /// True if a setting for the URL in `variable` replaces the general `setting`.
     fn replaces(&self, variable: &str, setting: &'static Declaration) -> bool {
         match CA_SETTINGS.iter().any(|known| known.variable == setting.variable) {
-            // Either CA setting of one URL replaces both general ones.
+            // If one of the two CA settings is set for this URL, it replaces both general CA
+            // settings.
             true => CA_SETTINGS.iter().any(|known| self.per_url(variable, known).is_some()),
             false => self.per_url(variable, setting).is_some(),
         }
     }
 
-    /// Whether the user sets `setting` for all URLs, by its option or a variable.
+    /// True if the user sets `setting` for all URLs, by its option or a variable.
     pub fn is_given(&self, setting: &'static Declaration) -> bool {
         self.option(setting).is_some() || !self.variables(setting).is_empty()
     }
 
-    /// The value for the URL in `variable`: its own, else the one that applies to all URLs.
+    /// The value for the URL in `variable`: the value that is set for this URL, or else the value
+    /// for all URLs.
     ///
     /// # Errors
     /// If the option has an empty value.
@@ -148,8 +150,8 @@ impl<'a> Sources<'a> {
         Some(match value.is_empty() {
             false => Ok(found),
             true => Err(found.wrong(
-                "has an empty value (is a variable in it unset?); give it a value, or leave the \
-                 option out",
+                "has an empty value (is a variable unset?); give the option a value, or remove the \
+                 option",
             )),
         })
     }

@@ -54,7 +54,7 @@ fn looks_like_setting(name: &str) -> bool {
     name.starts_with(PREFIX) || name.contains(INFIX) || is_close(name, names::URLS)
 }
 
-/// Whether `name` is a current or retired setting for all URLs.
+/// True if `name` is a current or retired setting for all URLs.
 fn is_general(name: &str) -> bool {
     let is_name_of = |setting: &&Declaration| {
         setting.variable == name || setting.old_variable.is_some_and(|old| old == name)
@@ -109,7 +109,7 @@ fn is_close(name: &str, setting: &str) -> bool {
     name.len().abs_diff(setting.len()) <= MOST_EDITS && osa_distance(name, setting) <= MOST_EDITS
 }
 
-/// Whether `value` would be valid for `setting`, including the file that it names.
+/// True if `value` would be valid for `setting`, including the file that it names.
 fn is_valid(setting: &'static Declaration, value: &OsStr) -> bool {
     let found = Found { source: String::new(), value, declaration: setting };
     found.check().is_ok() && (!setting.is_pem || certificates::read_pem(&found).is_ok())
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_and_other_variables_are_no_suspects() {
+    fn known_settings_and_other_variables_are_not_suspected() {
         let [misspelt, unknown, for_one] = found(
             &[],
             &[

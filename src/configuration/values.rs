@@ -1,5 +1,5 @@
-//! Parsers for the values of settings. The error of each parser lists the accepted forms. It
-//! follows "expected" in a message, and never shows the text.
+//! Parsers for the values of settings. The error of each parser lists the accepted forms. The list
+//! follows "expected" in a message, and never contains the user's text.
 
 use std::num::NonZeroUsize;
 use std::time::Duration;
@@ -81,8 +81,8 @@ pub fn min_tls(text: &str) -> Result<SslVersion, &'static str> {
 }
 
 pub fn pins(text: &str) -> Result<Vec<Pin>, &'static str> {
-    const EXPECTED: &str = "sha256// and the base64 of 32 bytes, several separated by ; \
-                            (start-stunnel --check prints the server's)";
+    const EXPECTED: &str = "sha256// and the base64 of 32 bytes; separate several pins with ; \
+                            (start-stunnel --check prints the server's pin)";
     let pins = optional(text, |text| Pin::parse_all(text).ok_or(EXPECTED));
     pins.map(Option::unwrap_or_default)
 }
@@ -132,18 +132,18 @@ pub fn port_taken(text: &str) -> Result<PortTaken, &'static str> {
 }
 
 pub fn port_or_zero(text: &str) -> Result<u16, &'static str> {
-    text.parse().map_err(|_| "a port from 1 to 65535, or 0 to let the kernel choose")
+    text.parse().map_err(|_| "a port from 1 to 65535, or 0 to let the kernel choose a port")
 }
 
 pub fn status_address(text: &str) -> Result<Option<StatusAddress>, &'static str> {
-    const EXPECTED: &str =
-        "HOST:PORT (0.0.0.0:9121 for every interface), a port on 127.0.0.1 (9121), or unix";
+    const EXPECTED: &str = "HOST:PORT (such as 0.0.0.0:9121, for every interface), a port on \
+                            127.0.0.1 (such as 9121), or unix";
     optional(text, |text| StatusAddress::parse(text).ok_or(EXPECTED))
 }
 
 /// Off, or at least a second, so that the log stays readable.
 pub fn interval(text: &str) -> Result<Option<Duration>, &'static str> {
-    const EXPECTED: &str = "a time of 1s or more such as 60s, or 0 for off";
+    const EXPECTED: &str = "a time of at least 1s, such as 60s, or 0 to log no metrics";
     let interval = duration_or_never(text).map_err(|_| EXPECTED)?;
     let is_long = |interval: &Duration| *interval >= Duration::from_secs(1);
     if interval.as_ref().is_none_or(is_long) { Ok(interval) } else { Err(EXPECTED) }
@@ -172,10 +172,10 @@ pub fn positive_duration(text: &str) -> Result<Duration, &'static str> {
     let time = duration(text)?;
     (!time.is_zero())
         .then_some(time)
-        .ok_or("a time of more than zero such as 500ms, 10s, 5m, 24h, or a bare number of seconds")
+        .ok_or("a time of more than zero, such as 500ms, 10s, 5m, 24h, or a bare number of seconds")
 }
 
-/// Whether `--urls` accepts `name`.
+/// True if `--urls` accepts `name`.
 pub fn is_variable_name(name: &str) -> bool {
     name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }

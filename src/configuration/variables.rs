@@ -30,12 +30,13 @@ pub struct RedisVariable {
     pub decision: Decision,
 }
 
-/// What happens to a Redis variable.
+/// The decision about a Redis variable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
     /// The variable will point to a tunnel.
     Tunnel(Box<TunnelledUrl>),
-    /// The variable stays unchanged, because the user wants that or an outer launcher made it.
+    /// The variable stays unchanged, because the user wants that, or because an outer launcher has
+    /// set the variable.
     Untouched {
         /// The value, secrets masked.
         shown: String,
@@ -51,7 +52,7 @@ pub struct TunnelledUrl {
     /// The route for this variable alone; the plan merges equal routes.
     pub route: Route,
     pub pool: PoolMode,
-    /// Whether the user chose the verification level. If so, `none` is intended.
+    /// True if the user chose the verification level. If so, `none` is intended.
     pub verify_chosen: bool,
 }
 
@@ -65,7 +66,8 @@ pub fn decide(reader: &mut Reader<'_>) -> Vec<RedisVariable> {
 }
 
 /// Decides about one variable. `None`: there is a mistake, or the variable holds no URL and does
-/// not have to hold one. `list`: the option or variable that lists it.
+/// not have to. `list`: the option or variable that lists this variable, if the user has listed
+/// variables.
 fn decide_one(name: String, list: Option<&str>, reader: &mut Reader<'_>) -> Option<RedisVariable> {
     let environment = reader.sources.environment;
     let untouched =
@@ -134,22 +136,23 @@ fn discovered(environment: &Environment) -> Vec<String> {
     std::iter::once(REDIS_URL).chain(discovered).map(str::to_owned).collect()
 }
 
-/// Whether `value` equals the copy in `<name>_STUNNEL`, as an outer launcher would set both.
+/// True if `value` equals the copy in `<name>_STUNNEL`. An outer launcher sets both variables to
+/// the same value.
 fn equals_its_copy(name: &str, value: &OsStr, environment: &Environment) -> bool {
     lookup(environment, &format!("{name}{COPY_SUFFIX}")) == Some(value)
 }
 
-/// Whether `url` leads to 127.0.0.1 without TLS, where launchers listen.
+/// True if `url` leads to 127.0.0.1 without TLS. Launchers listen on 127.0.0.1.
 fn leads_to_a_tunnel(url: &RedisUrl) -> bool {
     !url.is_tls() && matches!(url.host(), Host::Ipv4(Ipv4Addr::LOCALHOST))
 }
 
-/// Whether `name` is a copy that a launcher made, or a setting.
+/// True if `name` is a copy that a launcher made, or a setting.
 fn is_ours(name: &str) -> bool {
     name.ends_with(COPY_SUFFIX) || name.contains("_STUNNEL_")
 }
 
-/// Whether variable `name` leads to an outer launcher's Unix socket.
+/// True if variable `name` leads to an outer launcher's Unix socket.
 fn is_tunnelled_socket(name: &str, environment: &Environment) -> bool {
     let value = lookup(environment, name).and_then(OsStr::to_str);
     value.is_some_and(|value| {
@@ -158,12 +161,13 @@ fn is_tunnelled_socket(name: &str, environment: &Environment) -> bool {
     })
 }
 
-/// Whether `name` is a variable of Heroku's PrivateLink add-on.
+/// True if `name` is a variable of Heroku's PrivateLink add-on.
 fn is_endpoint(name: &str) -> bool {
     name.strip_prefix("REDIS_ENDPOINT_").is_some_and(|rest| rest.ends_with("_URL"))
 }
 
-/// The URL in variable `name`, as written and parsed. `None`: there is none, and none is needed.
+/// The URL in variable `name`, as written and parsed. `None`: the variable holds no URL, and does
+/// not have to.
 fn url_in(
     name: &str,
     list: Option<&str>,
@@ -171,8 +175,10 @@ fn url_in(
 ) -> Result<Option<(String, RedisUrl)>, ConfigError> {
     let Some(value) = lookup(environment, name) else {
         let Some(list) = list else { return Ok(None) };
-        let problem =
-            format!("is not set, but {list} lists it; set it, or remove it from the list");
+        let problem = format!(
+            "is not set, but {list} lists this variable; set the variable, or remove it from the \
+             list"
+        );
         return Err(ConfigError::new(name, problem));
     };
     let parsed = match value.to_str() {
@@ -206,9 +212,9 @@ fn upstream_of(
         _ => Err(ConfigError::new(
             name,
             format!(
-                "leads to TLS port {port} (port {} plus {offset} from {}), which does not exist; \
-                 set {} so that the sum is 1 to 65535, or write rediss:// if the port in the URL \
-                 speaks TLS itself",
+                "leads to TLS port {port} (the URL's port {} plus {offset} from {}), which does \
+                 not exist; set {} so that the sum is a port from 1 to 65535, or, if the URL's \
+                 port itself speaks TLS, write rediss://",
                 url.port(),
                 found.source,
                 options::PORT_OFFSET.declaration.for_one(name),
@@ -217,7 +223,7 @@ fn upstream_of(
     }
 }
 
-/// Whether `url` leads to one of Heroku's PrivateLink endpoints.
+/// True if `url` leads to one of Heroku's PrivateLink endpoints.
 fn is_privatelink(name: &str, url: &RedisUrl) -> bool {
     is_endpoint(name)
         || matches!(url.host(), Host::Domain(host)
@@ -310,7 +316,7 @@ mod tests {
     ];
 
     #[test]
-    fn upstreams_are_those_in_the_manual() {
+    fn each_url_leads_to_the_server_in_the_manual() {
         for (pairs, upstream) in UPSTREAMS {
             let decided = decided(&[], pairs);
             let decided = decided.unwrap_or_else(|errors| panic!("{pairs:?}: {errors:?}"));
@@ -370,12 +376,12 @@ mod tests {
             (&[("REDIS_URL", "redis://h:65535")], "REDIS_URL leads to TLS port 65536"),
             (
                 &[("REDIS_URL", "redis://h:1"), ("STUNNEL_PORT_OFFSET", "-1")],
-                "REDIS_URL leads to TLS port 0 (port 1 plus -1 from STUNNEL_PORT_OFFSET)",
+                "REDIS_URL leads to TLS port 0 (the URL's port 1 plus -1 from STUNNEL_PORT_OFFSET)",
             ),
             (&[("HEROKU_REDIS_X_URL", "redis://h:x")], "HEROKU_REDIS_X_URL has a port"),
             (&[("HEROKU_REDIS_X_URL", " redis://h")], "HEROKU_REDIS_X_URL contains white space"),
             (&[("REDIS_ENDPOINT_X_URL", "valkeys:h")], "REDIS_ENDPOINT_X_URL has no //"),
-            (&[("REDIS_STUNNEL_URLS", "A")], "A is not set, but REDIS_STUNNEL_URLS lists it"),
+            (&[("REDIS_STUNNEL_URLS", "A")], "A is not set, but REDIS_STUNNEL_URLS lists this"),
             (&[("REDIS_STUNNEL_URLS", "A"), ("A", "")], "A is not set"),
             (&[("REDIS_STUNNEL_URLS", "A"), ("A", "x")], "A does not begin with"),
             (
@@ -394,8 +400,8 @@ mod tests {
     fn unset_variable_in_a_list_is_an_error_that_names_the_list() {
         let environment = environment(&[("REDIS_STUNNEL_URLS", "B")]);
         let errors = decided_with(&["--urls", "REDIS_ULR"], &environment).unwrap_err();
-        let expected = "REDIS_ULR is not set, but --urls lists it; set it, or remove it from the \
-                        list";
+        let expected = "REDIS_ULR is not set, but --urls lists this variable; set the variable, or \
+                        remove it from the list";
         assert_eq!(errors, [expected]);
     }
 

@@ -20,9 +20,9 @@ pub struct Counts {
     pub accept_errors: u64,
     /// Connections that Redis refused, probably at its client limit.
     pub max_clients: u64,
-    /// Bytes from the app to Redis, before TLS.
+    /// Plaintext bytes from the app to Redis, without TLS overhead.
     pub sent: u64,
-    /// Bytes from Redis to the app, before TLS.
+    /// Plaintext bytes from Redis to the app, without TLS overhead.
     pub received: u64,
     /// Connections to Redis now, in the order of [`UpstreamState::ALL`].
     pub upstream: [u64; UpstreamState::COUNT],

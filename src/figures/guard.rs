@@ -1,4 +1,4 @@
-//! Guards: each counts a connection until it is dropped.
+//! Guards. Each guard counts a connection until the guard is dropped.
 
 use std::sync::Arc;
 use std::thread;
@@ -132,7 +132,7 @@ pub struct ReplyClock<'a> {
 }
 
 impl ReplyClock<'_> {
-    /// Bytes were sent to Redis: a wait begins, unless one is under way.
+    /// Bytes were sent to Redis: a wait begins, unless this connection already waits.
     pub fn sent(&self, now: Instant) {
         self.figures.state().waits.entry(self.key).or_insert(now);
     }

@@ -33,8 +33,8 @@ impl Histogram {
     }
 
     /// The 95th percentile in seconds, computed like Prometheus's `histogram_quantile`: durations
-    /// count as evenly spread within a bucket, and those above the last bound count as that bound.
-    /// `None` if there are no durations.
+    /// count as evenly spread within a bucket, and durations above the last bound count as that
+    /// bound. `None` if there are no durations.
     pub fn p95(&self) -> Option<f64> {
         let all = self.count();
         if all == 0 {

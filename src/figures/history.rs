@@ -27,7 +27,8 @@ pub struct Point {
 pub struct History {
     /// When the current slot ends.
     slot_end: Instant,
-    /// The first entry is the start of the oldest slot. Each further one is the end of a past slot.
+    /// The first entry has the counts at the start of the oldest slot. Each further entry has the
+    /// counts at the end of a past slot.
     marks: VecDeque<Counts>,
 }
 

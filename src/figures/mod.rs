@@ -3,8 +3,8 @@
 //! [`crate::tunnel`], [`crate::pool`] and [`crate::supervisor`] count. [`crate::status`] reads a
 //! [`Snapshot`]. The code that moves bytes never reads a figure.
 //!
-//! A mutex protects the figures of each tunnel. It is always free, because one thread does all the
-//! counting.
+//! A mutex protects the figures of each tunnel. The mutex is always free, because one thread does
+//! all the counting.
 
 mod counts;
 mod guard;

@@ -25,7 +25,7 @@ macro_rules! words {
 }
 
 words! {
-    /// Why an app connection ended, if it did not fail.
+    /// The reason why an app connection ended, if the connection did not fail.
     CloseReason {
         /// Both sides closed the connection, or the app spoke TLS itself.
         Closed = "closed",
@@ -41,7 +41,7 @@ words! {
 }
 
 words! {
-    /// Why an app connection got no connection to Redis.
+    /// The reason why an app connection got no connection to Redis.
     FailureReason {
         Dns = "dns",
         TcpRefused = "tcp_refused",
@@ -69,11 +69,11 @@ words! {
 words! {
     /// The state of a connection to Redis.
     UpstreamState {
-        /// It serves an app connection.
+        /// The connection serves an app connection.
         Relaying = "relaying",
-        /// It waits for its next user.
+        /// The connection waits for its next user.
         Idle = "idle",
-        /// It is being opened, or reset for its next user.
+        /// The connection is being opened, or is being reset for its next user.
         Connecting = "connecting",
     }
 }
@@ -91,7 +91,7 @@ words! {
     /// The mode of a TLS handshake.
     Handshake {
         Full = "full",
-        /// It resumed an earlier session.
+        /// The handshake resumed an earlier session.
         Resumed = "resumed",
     }
 }

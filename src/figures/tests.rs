@@ -162,7 +162,7 @@ async fn the_longest_wait_is_the_oldest_unanswered_request() {
     assert_eq!(longest(), 2 * SECOND);
     first.received(Instant::now());
     assert_eq!(longest(), SECOND);
-    // Bytes that nobody asked for end no wait.
+    // Bytes that answer no request end no wait.
     first.received(Instant::now());
     let waits = first_of(&figures).counts.reply_wait;
     assert_eq!((waits.count(), waits.sum), (1, 2 * SECOND));

@@ -80,12 +80,13 @@ pub struct TunnelSnapshot {
     pub counts: Counts,
     /// The number of open connections from all tunnels to this tunnel's server.
     pub open_to_server: u64,
-    /// The longest time that a connection has waited for Redis's next reply; zero if none waits.
+    /// The longest time that a connection has waited for Redis's next reply; zero if no connection
+    /// waits.
     pub longest_wait_for_reply: Duration,
     /// When the tunnel first failed after its last success, in milliseconds since 1970. `None` if
     /// the tunnel works, or if its latest failure is older than [`LAPSE`].
     pub failing_since: Option<u64>,
-    /// Whether the latest attempt failed, and is older than [`LAPSE`].
+    /// True if the latest attempt failed, and is older than [`LAPSE`].
     pub has_lapsed: bool,
     pub failure: Option<FailureText>,
     pub certificate: Option<CertificateText>,
@@ -103,7 +104,7 @@ impl TunnelSnapshot {
 }
 
 impl State {
-    /// Whether the latest failure is too old to count as current.
+    /// True if the latest failure is too old to count as current.
     fn has_lapsed(&self, now: Instant) -> bool {
         self.last_failed.is_none_or(|failed| now - failed >= LAPSE)
     }

@@ -4,7 +4,7 @@
 //! the release notes of Redis up to 8.6 and of Valkey up to 9.1. It leaves out commands whose
 //! effects RESET does not undo, or not on every server:
 //!
-//! - Commands that suppress replies or cause unrequested ones: all forms of SUBSCRIBE and
+//! - Commands that suppress replies or cause unrequested replies: all forms of SUBSCRIBE and
 //!   UNSUBSCRIBE, MONITOR, SYNC, PSYNC, REPLCONF, CLIENT REPLY, CLIENT TRACKING (RESET does not
 //!   empty the tracking table), and CLIENT CACHING.
 //! - Other lasting changes: CLIENT NO-EVICT and NO-TOUCH (cleared only from Redis 7.2), CLIENT CAPA
@@ -13,8 +13,8 @@
 //!   connections: CLIENT ID, INFO, LIST, KILL, UNBLOCK. (HELLO reveals the id as well, but clients
 //!   need it for RESP3.)
 //! - Commands that end the connection or the server: QUIT, SHUTDOWN.
-//! - Administration of a server or a cluster, such as CLIENT PAUSE. It is rare, so reuse would gain
-//!   little.
+//! - Administration of a server or a cluster, such as CLIENT PAUSE. Such commands are rare, so
+//!   reuse would gain little.
 //!
 //! A command that MULTI queues counts as executed.
 
@@ -25,10 +25,11 @@ use Effect::{Changes, NoneIfRefused, Queues, Reads, SetsUp};
 /// A command's effect on its connection. Each command gets one reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effect {
-    /// None, and no effect elsewhere either: the command may be executed twice.
+    /// No effect on the connection, the data or the server. The command may be executed twice.
     Reads,
-    /// None. The command changes data or the server's state, waits for a change, or may do either
-    /// (a script, a module's command). Executed twice, it might have another result.
+    /// No effect on the connection. The command changes data or the server's state, waits for a
+    /// change, or may do either (a script, a module's command). Executed twice, it might have
+    /// another result.
     Changes,
     /// Changes that RESET clears: login, database, protocol, name, mode. (RESET does not clear
     /// SETINFO's names, but only CLIENT LIST shows them.) The command may be sent again on another
@@ -37,13 +38,14 @@ pub enum Effect {
     /// A transaction, which RESET clears. The command is never sent again, because the keys that
     /// the transaction watches may have changed.
     Queues,
-    /// None if the reply is an error, as on every server except Redis Cloud and Redis Software.
-    /// Otherwise Redis sends pushes. Clients send the command when they set up a connection.
+    /// No effect on the connection if the reply is an error, as on every server except Redis Cloud
+    /// and Redis Software. These two servers send pushes after the command. Clients send the
+    /// command when they set up a connection.
     NoneIfRefused,
 }
 
 impl Effect {
-    /// Whether the command may be sent again on another connection, even if Redis has executed it.
+    /// True if the command may be sent again on another connection, even if Redis has executed it.
     pub fn is_repeatable(self) -> bool {
         matches!(self, Effect::Reads | Effect::SetsUp | Effect::NoneIfRefused)
     }
@@ -144,7 +146,7 @@ mod tests {
     /// categories.
     const REDIS_7_0: &str = include_str!("redis-7.0-commands.txt");
 
-    /// Commands that end reuse though no flag shows it, and the reason.
+    /// Commands that end reuse although no flag marks them, with the reason.
     const LEFT_OUT: &[(&str, &str)] = &[
         (
             "sends unrequested replies, or several",
@@ -252,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn commands_that_read_without_a_flag_are_these() {
+    fn read_commands_without_a_readonly_flag_are_known() {
         let mut questions = Vec::new();
         for line in REDIS_7_0.lines() {
             let (name, flags) = line.split_once(' ').unwrap();

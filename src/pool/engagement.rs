@@ -1,4 +1,4 @@
-//! When `--pool auto` switches the pool on and off, by counting short app connections.
+//! Decides when `--pool auto` switches the pool on and off, by counting short app connections.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -53,7 +53,7 @@ mod tests {
     const GOOD: Outcome =
         Outcome { lasted: Duration::from_secs(1), answered: true, closed_by_app: true };
 
-    /// Whether the pool is on after `count` connections, one every `pause`.
+    /// True if the pool is on after `count` connections, one every `pause`.
     fn is_on_after(count: usize, pause: Duration, outcome: Outcome) -> bool {
         let (mut engagement, mut now) = (Engagement::default(), Instant::now());
         for _ in 0..count {
@@ -84,12 +84,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_minute_without_sixteen_switches_the_pool_off() {
+    async fn a_minute_without_16_short_ones_switches_the_pool_off() {
         let (mut engagement, start) = (Engagement::default(), Instant::now());
         for _ in 0..MANY {
             engagement.note(&GOOD, start);
         }
-        // One every second is too few to keep it on.
+        // One connection every second is too few to keep the pool on.
         for second in 1..60 {
             engagement.note(&GOOD, start + Duration::from_secs(second));
         }

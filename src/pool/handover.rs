@@ -1,7 +1,7 @@
 //! Hands an idle connection over to its next user.
 //!
-//! `RESET` goes in front of the user's first request, in the same TLS record, and its reply is
-//! removed. So Redis decides now, as on a new connection, whether the user is logged in.
+//! `RESET` goes in front of the user's first request, in the same TLS record, and the reply to
+//! `RESET` is removed. So Redis decides now, as on a new connection, whether the user is logged in.
 
 use std::future::poll_fn;
 use std::io;
@@ -24,17 +24,17 @@ use crate::tunnel::stream::TlsUpstream;
 use crate::tunnel::tap::Tap;
 use crate::tunnel::waiting::{self, Departure};
 
-/// How often to check, while the reply to `RESET` is outstanding, whether the app is gone.
+/// While the reply to `RESET` is outstanding, the app is checked at this interval: it may be gone.
 const APP_CHECK: Duration = Duration::from_secs(1);
 /// Bytes read at once while the reply to `RESET` is outstanding.
 const READ: usize = 4096;
 
-/// Why no relay follows a hand-over.
+/// The reason why no relay follows a hand-over.
 #[derive(Debug)]
 pub enum NotHandedOver {
     /// The app connection has ended, as described here. `ends` still owns the connection to Redis.
     Ended(Course),
-    /// The app gave up, or no new connection could be made. Either is already reported.
+    /// The app gave up, or no new connection could be made. The cause is already reported.
     Failed,
 }
 
@@ -55,9 +55,9 @@ pub struct HandOver<'h, 'c, 'p> {
 type HandedOver = Result<(TlsUpstream, Begun), NotHandedOver>;
 
 impl HandOver<'_, '_, '_> {
-    /// Waits for the app's first bytes and sends them behind `RESET`. If the connection turns out
-    /// to be dead, makes a new one, unless Redis may have executed a request that must not be sent
-    /// twice.
+    /// Waits for the app's first bytes and sends them behind `RESET`. If the idle connection turns
+    /// out to be dead, makes a new connection, unless Redis may have executed a request that must
+    /// not be sent twice.
     ///
     /// # Errors
     /// If the app connection has ended.
@@ -113,7 +113,7 @@ impl HandOver<'_, '_, '_> {
             }
             Err(Unconfirmed::Refused) => {
                 self.pool.note_wrong_reset(made, Instant::now());
-                let problem = "RESET got a wrong reply";
+                let problem = "Redis sent a wrong reply to RESET";
                 let error = io::Error::new(io::ErrorKind::InvalidData, problem);
                 Err(RelayEnd::Reset(Side::Redis, error).into())
             }
@@ -155,11 +155,12 @@ impl HandOver<'_, '_, '_> {
     }
 }
 
-/// Why `RESET` was not confirmed.
+/// The reason why `RESET` was not confirmed.
 enum Unconfirmed {
     /// The app is gone; its request was sent.
     AppGone(io::Error),
-    /// The app gave up before its request was sent; the error is its reset, if it sent one.
+    /// The app gave up before its request was sent; with the error of the app's reset, if the app
+    /// reset its connection.
     GaveUp(Option<io::Error>),
     /// Redis sent another reply.
     Refused,
@@ -209,7 +210,7 @@ async fn app_left(app: &mut AppStream, guard: &mut DrainGuard, was_sent: bool) -
 struct Reset {
     /// `RESET` and the request.
     bytes: Vec<u8>,
-    /// How many of them were written.
+    /// The number of these bytes that were written.
     written: usize,
     /// The bytes received: the confirmation, and maybe more.
     reply: Vec<u8>,
@@ -246,7 +247,7 @@ impl Reset {
         self.written.saturating_sub(RESET.len()) as u64
     }
 
-    /// Whether the request may be sent again on another connection: Redis cannot have executed it,
+    /// True if the request may be sent again on another connection: Redis cannot have executed it,
     /// or executing it twice does no harm.
     fn may_send_again(&self, tap: &PoolTap<'_>) -> bool {
         let is_incomplete = self.written < self.bytes.len() && tap.ledger.is_one_request();

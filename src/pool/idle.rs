@@ -1,7 +1,7 @@
-//! Idle connections, and the app connections that wait for one.
+//! Idle connections, and the app connections that wait for an idle connection.
 //!
-//! Idle connections form a stack: the latest one is reused first, and the one at the bottom has
-//! been idle longest.
+//! Idle connections form a stack: the latest connection is reused first, and the connection at the
+//! bottom has been idle longest.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -24,7 +24,7 @@ pub struct Idle<C> {
     /// The latest connection is at the end.
     kept: Vec<Kept<C>>,
     waiting: VecDeque<oneshot::Sender<C>>,
-    /// How many connections may stay for [`IDLE`].
+    /// The number of connections that may stay for [`IDLE`].
     may_stay: usize,
 }
 
@@ -40,7 +40,7 @@ impl<C> fmt::Debug for Idle<C> {
 }
 
 impl<C> Idle<C> {
-    /// `may_stay`: how many connections may stay for [`IDLE`].
+    /// `may_stay`: the number of connections that may stay for [`IDLE`].
     pub fn new(may_stay: usize) -> Idle<C> {
         Idle { kept: Vec::new(), waiting: VecDeque::new(), may_stay }
     }
@@ -50,7 +50,8 @@ impl<C> Idle<C> {
         self.kept.pop().map(|kept| kept.connection)
     }
 
-    /// Gives a connection to the app connection that has waited longest; keeps it if none waits.
+    /// Gives a connection to the app connection that has waited longest; keeps the connection if no
+    /// app connection waits.
     pub fn add(&mut self, mut connection: C, now: Instant) {
         while let Some(first) = self.waiting.pop_front() {
             match first.send(connection) {
@@ -71,7 +72,7 @@ impl<C> Idle<C> {
         receiver
     }
 
-    /// Whether app connections wait in the queue.
+    /// True if app connections wait in the queue.
     pub fn has_waiters(&self) -> bool {
         self.waiting.iter().any(|waiting| !waiting.is_closed())
     }
@@ -83,7 +84,7 @@ impl<C> Idle<C> {
         before - self.kept.len()
     }
 
-    /// Whether no connection is idle.
+    /// True if no connection is idle.
     pub fn is_empty(&self) -> bool {
         self.kept.is_empty()
     }
@@ -128,7 +129,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn two_connections_stay_for_30_s_and_the_others_for_1_s() {
+    async fn two_connections_stay_for_30_s_and_further_ones_for_1_s() {
         let (mut idle, start) = (Idle::new(FEW), Instant::now());
         (1..5).for_each(|name| idle.add(name, start));
         idle.expire(start + SURPLUS_IDLE - MS);

@@ -28,7 +28,8 @@ pub struct Ledger {
     count: u16,
     /// Requests whose reply is not complete.
     owed: u16,
-    /// Number of replies up to and including the one that must be an error; 0: none must.
+    /// Number of replies up to and including the reply that must be an error; 0: no reply must be
+    /// an error.
     refusal_in: u16,
     /// A request must not be executed twice.
     is_unrepeatable: bool,
@@ -74,29 +75,29 @@ impl Ledger {
         }
     }
 
-    /// Whether the connection may be kept for another user: every request is complete and
-    /// answered, and RESET clears everything the user left.
+    /// True if the connection may be kept for another user: every request is complete and answered,
+    /// and RESET clears everything the user left.
     pub fn is_settled(&self) -> bool {
         !self.gave_up && self.requests.is_at_boundary() && self.owed == 0
     }
 
-    /// Whether all requests may be sent again on another connection, even if Redis has executed
+    /// True if all requests may be sent again on another connection, even if Redis has executed
     /// them: they are complete, and only read or set up their connection.
     pub fn is_repeatable(&self) -> bool {
         !self.gave_up && self.requests.is_at_boundary() && !self.is_unrepeatable
     }
 
-    /// Whether the app has sent at most one request, complete or not.
+    /// True if the app has sent at most one request, complete or not.
     pub fn is_one_request(&self) -> bool {
         !self.gave_up && (self.count == 0 || self.count == 1 && self.requests.is_at_boundary())
     }
 
-    /// Whether the ledger has given up: the connection must not be reused.
+    /// True if the ledger has given up: the connection must not be reused.
     pub fn gave_up(&self) -> bool {
         self.gave_up
     }
 
-    /// Whether a reply since the last call has shown that the server is a replica or not ready.
+    /// True if a reply since the last call has shown that the server is a replica or not ready.
     pub fn take_role_change(&mut self) -> bool {
         std::mem::take(&mut self.role_changed)
     }
@@ -115,7 +116,8 @@ impl Ledger {
             self.owed += 1;
             self.is_unrepeatable |= !effect.is_repeatable();
             if effect == Effect::NoneIfRefused {
-                // One such request at a time is enough: no client sends a second.
+                // The ledger follows only one such request at a time, because no client sends a
+                // second.
                 if self.refusal_in > 0 {
                     return Err(GaveUp);
                 }
@@ -333,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn maintenance_notifications_are_harmless_if_refused() {
+    fn refused_maintenance_notifications_allow_reuse() {
         let maintenance = "CLIENT MAINT_NOTIFICATIONS ON";
         for (replies, expected) in [
             ("+OK\r\n-ERR unknown\r\n+OK\r\n", State::Settled),
@@ -401,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ledger_is_small_and_its_debug_text_has_no_bytes() {
+    fn a_ledger_is_small_and_its_debug_output_shows_no_bytes() {
         assert!(size_of::<Ledger>() < 256, "{} bytes", size_of::<Ledger>());
         let mut ledger = Ledger::default();
         ledger.sent(&request(&["AUTH", "hunter2"]));

@@ -71,7 +71,7 @@ struct State {
     /// Connections made at or before this moment are not kept: the name may lead to another server
     /// now.
     retired: Option<Instant>,
-    /// Whether a task is running that closes expired idle connections.
+    /// True if a task is running that closes expired idle connections.
     is_watched: bool,
     /// COMMAND has ended: the pool keeps no more connections.
     is_closed: bool,
@@ -103,7 +103,7 @@ impl Pool {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether an app connection that begins now uses the pool.
+    /// True if an app connection that begins now uses the pool.
     fn is_on(&self, now: Instant) -> bool {
         self.mode == PoolMode::On || self.state().engagement.is_on(now)
     }
@@ -123,7 +123,7 @@ impl Pool {
         Err(state.idle.wait())
     }
 
-    /// Whether a connection made at `made` may be kept now.
+    /// True if a connection made at `made` may be kept now.
     fn may_keep(&self, made: Instant, now: Instant) -> bool {
         let is_on = self.is_on(now);
         let state = self.state();
@@ -146,7 +146,7 @@ impl Pool {
     }
 
     /// Closes expired idle connections, or all idle connections if the pool is off. Returns whether
-    /// any are left; then the caller must call this again.
+    /// idle connections are left. If so, the caller must call this again.
     fn expire(&self, now: Instant) -> bool {
         let is_on = self.is_on(now);
         let mut state = self.state();
@@ -158,8 +158,9 @@ impl Pool {
         state.is_watched
     }
 
-    /// Closes idle connections to other addresses than these, which the name has now, and returns
-    /// their number. If there are any, the server may be a new one and needs a new trial.
+    /// Closes idle connections to other addresses than `addresses`, the current addresses of the
+    /// name, and returns the number of closed connections. If there are any, the server may be
+    /// another server and needs a new trial.
     fn keep_only(&self, addresses: &[SocketAddr], now: Instant) -> usize {
         let is_outdated = |kept: &TlsUpstream| !leads_to(kept, addresses);
         let mut state = self.state();
@@ -170,7 +171,7 @@ impl Pool {
         outdated
     }
 
-    /// Redis has closed a connection by itself: it may have restarted.
+    /// Redis has closed a connection by itself. Redis may have restarted.
     fn server_ended(&self, now: Instant) {
         self.state().forget_server(now);
     }
@@ -192,7 +193,7 @@ impl Pool {
         }
     }
 
-    /// `RESET` got a wrong reply: connections to this server are no longer reused.
+    /// `RESET` got a wrong reply. From now on, connections to this server are not reused.
     fn note_wrong_reset(&self, made: Instant, now: Instant) {
         let mut state = self.state();
         // Meanwhile the name may have come to lead to another server.
@@ -212,7 +213,7 @@ impl Pool {
 }
 
 impl State {
-    /// Whether a connection made at `made` is young enough, and not retired.
+    /// True if a connection made at `made` is young enough, and not retired.
     fn allows(&self, made: Instant, now: Instant) -> bool {
         self.retired.is_none_or(|retired| made > retired) && now - made < MAX_AGE
     }
@@ -225,7 +226,7 @@ impl State {
     }
 }
 
-/// Whether the connection leads to one of these addresses.
+/// True if the connection leads to one of these addresses.
 fn leads_to(upstream: &TlsUpstream, addresses: &[SocketAddr]) -> bool {
     addresses.iter().any(|known| known.ip() == upstream.address.ip())
 }

@@ -23,7 +23,7 @@ use crate::tunnel::{self, DrainGuard, Listener, Tunnel};
 /// Time limit for the reply to the `RESET` that follows a user.
 const RESET_TIME: Duration = Duration::from_secs(1);
 
-/// How often to look for expired idle connections.
+/// The interval at which expired idle connections are closed.
 const CHECK: Duration = Duration::from_millis(250);
 
 /// Serves a tunnel until COMMAND has ended.

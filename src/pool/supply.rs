@@ -1,4 +1,4 @@
-//! Gets a connection to Redis for an app connection: an idle one, or a new one.
+//! Gets a connection to Redis for an app connection: an idle connection, or a new connection.
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -29,13 +29,13 @@ pub enum Supplied {
 /// Why a connection is not reused.
 #[derive(Debug, Clone, Copy)]
 pub enum Unfit {
-    /// The host name no longer resolves to its address.
+    /// The host name no longer resolves to the connection's address.
     Outdated,
-    /// Redis has closed it, or has sent something.
+    /// Redis has closed the connection, or has sent bytes on it.
     Touched,
-    /// `RESET` got a wrong reply, or none in time.
+    /// `RESET` got a wrong reply, or no reply in time.
     NotReset,
-    /// Redis closed it during the hand-over.
+    /// Redis closed the connection during the hand-over.
     Dead,
 }
 
@@ -122,7 +122,7 @@ pub async fn make(pool: &Pool, slot: Slot, deadline: Instant) -> Result<TlsUpstr
         debug!(at = "pool-tried", var = tunnel.variable(), verdict = ?verdict);
         pool.end_trial(verdict, upstream.made, Instant::now());
         if verdict != Verdict::Passed {
-            // The state of the tried connection is unknown, so the app gets another.
+            // The state of the tried connection is unknown, so the app gets another connection.
             let slot = upstream.into_slot();
             upstream = attempts::connect_in(tunnel, slot, deadline).await?;
         }

@@ -2,8 +2,8 @@
 //!
 //! The trial sends `PING`, `RESET` and `PING` on a new connection, before the app gets it. `RESET`
 //! must be confirmed, and the second `PING` must get the same reply as the first. Servers differ:
-//! Redis before 6.2 and Redis Cloud have no `RESET`, Redis 6.2 refuses it before login, and on
-//! Kvrocks it makes the client an administrator.
+//! Redis before 6.2 and Redis Cloud have no `RESET`, Redis 6.2 refuses `RESET` before login, and
+//! Kvrocks's `RESET` makes the client an administrator.
 
 use std::time::Duration;
 
@@ -71,13 +71,13 @@ async fn replies(upstream: &mut TlsUpstream) -> Option<[Vec<u8>; 3]> {
 pub struct Trial(Option<(Verdict, Instant)>);
 
 impl Trial {
-    /// Whether connections may be reused.
+    /// True if connections may be reused.
     pub fn is_passed(&self) -> bool {
         matches!(self.0, Some((Verdict::Passed, _)))
     }
 
-    /// Begins a trial if one is due, and returns whether it did. The verdict is unclear until the
-    /// trial ends: no second trial begins meanwhile.
+    /// Begins a trial if a trial is due; returns whether a trial began. The verdict is unclear
+    /// until the trial ends, so that no second trial begins meanwhile.
     pub fn begin(&mut self, now: Instant) -> bool {
         let is_due = self.0.is_none_or(|verdict| has_lapsed(verdict, now));
         if is_due {

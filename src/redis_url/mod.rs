@@ -160,7 +160,7 @@ impl RedisUrl {
         })
     }
 
-    /// Whether the URL itself asks for TLS.
+    /// True if the URL itself asks for TLS.
     pub fn is_tls(&self) -> bool {
         self.scheme.word != self.scheme.plaintext
     }
@@ -230,7 +230,7 @@ impl RedisUrl {
     /// The TLS parameters in the URL's query.
     ///
     /// # Errors
-    /// If one of them is unknown or empty, or two contradict each other.
+    /// If a TLS parameter is unknown or empty, or if two TLS parameters contradict each other.
     pub fn tls_parameters(&self) -> Result<UrlTlsParameters, Problem> {
         query::tls_parameters(self.query.as_ref().map_or("", Secret::expose))
     }

@@ -52,11 +52,14 @@ impl Problem {
         Problem::new("has a port that is not a number from 1 to 65535", PASSWORD);
     pub const UNESCAPED_USERINFO: Problem = Problem::new("has an @ after its host", PASSWORD);
     pub const SEVERAL_URLS: Problem = Problem::new(
-        "contains more than one URL (give each a variable of its own), or a :// in its password",
+        "contains more than one URL (give each URL a variable of its own), or a :// in its \
+         password",
         PASSWORD,
     );
-    pub const SSL_CERT_REQS: Problem =
-        Problem::new("has an ssl_cert_reqs that is not required, optional or none", QUERY);
+    pub const SSL_CERT_REQS: Problem = Problem::new(
+        "has an ssl_cert_reqs with a value other than required, optional and none",
+        QUERY,
+    );
     pub const SSL_CA_CERTS: Problem =
         Problem::new("has an ssl_ca_certs without a file name", QUERY);
     pub const SSL_TWICE: Problem =

@@ -16,9 +16,10 @@ pub struct UrlTlsParameters {
 /// The TLS parameters in `query`.
 ///
 /// # Errors
-/// If one of them is unknown or empty, or two contradict each other.
+/// If a TLS parameter is unknown or empty, or if two TLS parameters contradict each other.
 pub fn tls_parameters(query: &str) -> Result<UrlTlsParameters, Problem> {
-    /// Clients differ in which value they use if a parameter appears twice.
+    /// Remembers the value of a parameter. Two different values are an error, because some clients
+    /// would use the first value, and others the second.
     fn note<T: PartialEq>(known: &mut Option<T>, value: T) -> Result<(), Problem> {
         match known.replace(value) {
             Some(earlier) if Some(&earlier) != known.as_ref() => Err(Problem::SSL_TWICE),
@@ -52,7 +53,7 @@ pub fn key_of(parameter: &str) -> String {
     parameter.split('=').next().unwrap_or_default().to_ascii_lowercase()
 }
 
-/// The query without TLS parameters; `None` if it has no other parameters.
+/// The query without TLS parameters; `None` if the query has no other parameters.
 pub fn without_tls_parameters(query: &Secret) -> Option<Secret> {
     let all: Vec<&str> = query.expose().split('&').collect();
     let kept: Vec<&str> = all.iter().copied().filter(|part| !is_tls_parameter(part)).collect();
@@ -62,7 +63,7 @@ pub fn without_tls_parameters(query: &Secret) -> Option<Secret> {
     Some(Secret::new(kept.join("&")))
 }
 
-/// Whether a client would reject this parameter in a plaintext URL, or start TLS because of it:
+/// True if a client would reject this parameter in a plaintext URL, or start TLS because of it:
 /// redis-py, Celery and Kombu (`ssl_…`), ioredis (`tls`), Predis (`ssl[…]`), go-redis
 /// (`skip_verify`), Lettuce (`verifyPeer`).
 fn is_tls_parameter(parameter: &str) -> bool {

@@ -1,8 +1,8 @@
 //! Redis's protocol, RESP:
 //! <https://redis.io/docs/latest/develop/reference/protocol-spec/>.
 //!
-//! [`requests`] and [`replies`] find the end of each request and reply. They accept only bytes that
-//! every server must read in the same way, since the pool relies on them.
+//! [`requests`] and [`replies`] find the end of each request and reply. Both accept only bytes that
+//! every server must read in the same way, because the pool relies on the ends.
 
 pub mod replies;
 pub mod requests;

@@ -27,7 +27,8 @@ pub struct ReplyFramer {
     error_length: u8,
 }
 
-/// How many bytes of an error are stored: the longest code that the pool looks for, and a space.
+/// The number of bytes of an error that are stored: the longest code that the pool looks for, and a
+/// space.
 const ERROR: usize = 12;
 
 /// The deepest nesting to follow. COMMAND DOCS of Redis 8 has about 10 levels.

@@ -36,7 +36,7 @@ pub struct Request<'a> {
 }
 
 /// The longest word to store, in bytes. In Redis 8, the longest name of a command has 20 bytes, and
-/// that of a subcommand 21.
+/// the longest name of a subcommand has 21.
 pub const WORD: usize = 24;
 
 /// The part of a request that the next byte belongs to.
@@ -88,7 +88,7 @@ impl RequestFramer {
         }
     }
 
-    /// Whether the framer is between two requests.
+    /// True if the framer is between two requests.
     pub fn is_at_boundary(&self) -> bool {
         self.part == Part::Start
     }
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn no_word_is_shown() {
+    fn debug_output_of_a_request_shows_no_word() {
         let mut framer = RequestFramer::default();
         let request = crate::resp::request(&["AUTH", "hunter2"]);
         let request = framer.next(&mut &request[..]).unwrap().unwrap();

@@ -1,4 +1,5 @@
-//! The address of the status page. It is bound before COMMAND starts and served later.
+//! The address of the status page. The launcher binds the address before COMMAND starts, and serves
+//! the page later.
 
 use std::fmt;
 use std::io;
@@ -84,7 +85,7 @@ pub enum StatusListener {
 }
 
 impl StatusListener {
-    /// Whether other machines can reach this address.
+    /// True if other machines can reach this address.
     pub fn is_exposed(&self) -> bool {
         match self {
             StatusListener::Tcp(_, address, _) => !address.ip().to_canonical().is_loopback(),

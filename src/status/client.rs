@@ -23,13 +23,13 @@ const SOCKETS: &str = "/proc/net/unix";
 const TIMEOUT: Duration = Duration::from_secs(3);
 /// The pause before another attempt.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
-/// Longer answers are cut off. Real ones are far shorter.
+/// Longer answers are cut off. Real answers are far shorter.
 const MAX_ANSWER_BYTES: u64 = 2 << 20;
 
 /// A launcher's answer.
 struct Answer {
     text: String,
-    /// Whether all its tunnels work.
+    /// True if all its tunnels work.
     well: bool,
 }
 
@@ -65,7 +65,8 @@ fn sockets() -> anyhow::Result<Vec<String>> {
 
 async fn ask_all(format: LogFormat) -> anyhow::Result<Vec<Answer>> {
     let names = sockets()?;
-    // Ask all launchers at once, so that a stopped one does not delay the others.
+    // Ask all launchers at once, so that a stopped launcher does not delay the answers of the
+    // others.
     let asked: Vec<_> = names
         .into_iter()
         .map(|name| tokio::spawn(async move { answer_of(&name, format).await }))
@@ -77,8 +78,8 @@ async fn ask_all(format: LogFormat) -> anyhow::Result<Vec<Answer>> {
     Ok(answers)
 }
 
-/// The answer, or the error, of the launcher at the socket with this name. `None` if it belongs to
-/// another user, or has ended meanwhile.
+/// The answer, or the error, of the launcher at the socket with this name. `None` if the launcher
+/// belongs to another user, or has ended meanwhile.
 async fn answer_of(name: &str, format: LogFormat) -> Option<Answer> {
     let asked = timeout(TIMEOUT, ask(name, format)).await;
     let error = match asked.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
@@ -102,12 +103,13 @@ async fn answer_of(name: &str, format: LogFormat) -> Option<Answer> {
     Some(Answer { text: text + "\n", well: false })
 }
 
-/// Whether the error may mean that the launcher has ended: the connection was refused or closed.
+/// True if the error may mean that the launcher has ended: the connection was refused or closed.
 fn may_have_ended(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::ConnectionRefused || is_hang_up(error)
 }
 
-/// Asks the launcher at the socket with this name. `None` if it is not a launcher of this user.
+/// Asks the launcher at the socket with this name. `None` if the socket does not belong to a
+/// launcher of this user.
 async fn ask(name: &str, format: LogFormat) -> io::Result<Option<Answer>> {
     let mut stream = loop {
         match local::connect(name) {
@@ -135,7 +137,7 @@ fn parse(answer: &str) -> io::Result<Answer> {
     let (code, headers) = head.split_once("\r\n").unwrap_or((head, ""));
     if code != "HTTP/1.1 200 OK" {
         return Err(io::Error::other(format!(
-            "it seems to be another version ({})",
+            "the launcher seems to have another version ({})",
             without_controls(code)
         )));
     }
@@ -157,7 +159,7 @@ fn output(answers: &[Answer], format: LogFormat, switched_off: bool) -> String {
     match format {
         LogFormat::Json => texts.concat(),
         LogFormat::Logfmt if texts.is_empty() => {
-            format!("No start-stunnel of this user runs here{reason}.\n")
+            format!("No start-stunnel of this user is running{reason}.\n")
         }
         LogFormat::Logfmt => texts.join("\n"),
     }
@@ -168,7 +170,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whether_all_is_well_is_a_header_of_the_answer() {
+    fn a_header_of_the_answer_says_if_all_tunnels_work() {
         let answer =
             parse("HTTP/1.1 200 OK\r\nstart-stunnel-well: true\r\nx: y\r\n\r\nA \x1b[1m\nB\n");
         let answer = answer.unwrap();

@@ -1,9 +1,10 @@
 //! Which `Host` headers are accepted.
 //!
 //! A website can let its own name resolve to 127.0.0.1. Then a browser lets the website read pages
-//! that are served there (DNS rebinding, <https://owasp.org/www-community/attacks/DNS_Rebinding>).
-//! Such requests have the website's name in `Host`. Addresses other than loopback are open to the
-//! network anyway, and scrapers reach them by many names.
+//! that are served on 127.0.0.1 (DNS rebinding,
+//! <https://owasp.org/www-community/attacks/DNS_Rebinding>). Such requests have the website's name
+//! in `Host`. Addresses other than loopback are open to the network anyway, and scrapers reach them
+//! by many names.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -11,7 +12,7 @@ use std::net::{IpAddr, SocketAddr};
 pub enum HostCheck {
     /// Every host is accepted.
     Off,
-    /// IP addresses, `localhost` and this name are accepted. The name is the one in the user's
+    /// IP addresses, `localhost` and this name are accepted. The name comes from the user's
     /// setting.
     Named(String),
 }
@@ -25,7 +26,7 @@ impl HostCheck {
         }
     }
 
-    /// Whether a request to `authority`, a host with or without a port, is accepted.
+    /// True if a request to `authority`, a host with or without a port, is accepted.
     pub fn accepts(&self, authority: &str) -> bool {
         let HostCheck::Named(name) = self else { return true };
         let host = match authority.rsplit_once(':') {

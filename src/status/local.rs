@@ -95,7 +95,7 @@ fn number_of(name: &str) -> Option<u32> {
     pid_of(name).split('.').next()?.parse().ok()
 }
 
-/// Whether the listener belongs to this user, and is the process that the socket is named after.
+/// True if the listener belongs to this user, and is the process that the socket is named after.
 ///
 /// Any process can bind any name. Containers that share a network see each other's sockets. For
 /// those, the kernel reports another user or pid (0 for a process in another pid namespace).

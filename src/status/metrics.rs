@@ -75,7 +75,7 @@ const TUNNEL: &[Metric] = &[
     counter("connections_accepted", "Accepted app connections", At("/connections/accepted")),
     counter(
         "connections_closed",
-        "App connections that ended and did not fail, by reason",
+        "App connections that ended without a failure, by reason",
         ByWord("reason", &CloseReason::WORDS, "/connections/closed"),
     ),
     counter(
@@ -90,7 +90,7 @@ const TUNNEL: &[Metric] = &[
     ),
     gauge(
         "upstream_connections_limit",
-        "Maximum connections to Redis; absent without a limit",
+        "Limit on connections to Redis (--max-connections); absent if there is no limit",
         At("/upstream_connections/limit"),
     ),
     gauge(
@@ -100,7 +100,7 @@ const TUNNEL: &[Metric] = &[
     ),
     counter(
         "pool_requests",
-        "Connections to Redis that app connections got, by kind",
+        "Connections to Redis that app connections got from the pool, by kind",
         ByWord("result", &PoolResult::WORDS, "/pool_requests"),
     ),
     histogram(
@@ -115,40 +115,49 @@ const TUNNEL: &[Metric] = &[
     ),
     histogram(
         "reply_wait_seconds",
-        "Time from a request, sent while none was pending, to the first byte of its reply",
+        "Time from a request to the first byte of its reply, without requests sent while another \
+         reply was pending",
         Durations(|counts| &counts.reply_wait),
     ),
     gauge(
         "longest_wait_for_reply_seconds",
-        "Longest time that a connection has waited for Redis's next reply",
+        "Longest current wait of any connection for Redis's next reply",
         At("/longest_wait_for_reply_seconds"),
     ),
-    counter("sent_bytes", "Bytes from the app to Redis, before TLS", At("/sent_bytes")),
-    counter("received_bytes", "Bytes from Redis to the app, before TLS", At("/received_bytes")),
+    counter(
+        "sent_bytes",
+        "Plaintext bytes from the app to Redis (without TLS overhead)",
+        At("/sent_bytes"),
+    ),
+    counter(
+        "received_bytes",
+        "Plaintext bytes from Redis to the app (without TLS overhead)",
+        At("/received_bytes"),
+    ),
     counter(
         "max_clients_errors",
-        "Connections that Redis turned away, probably at its client limit",
+        "Connections that Redis refused, probably at its client limit",
         At("/max_clients_errors"),
     ),
     counter("accept_errors", "Failed attempts to accept an app connection", At("/accept_errors")),
     gauge(
         "last_success_timestamp_seconds",
-        "When Redis last began to answer an app connection",
+        "Time of the latest first reply from Redis to an app connection",
         At("/last_success"),
     ),
     gauge(
         "tunnel_failing",
-        "1 while the tunnel fails, as /readyz reports it",
+        "1 if /readyz reports the tunnel as failing, otherwise 0",
         IsSet("/failing_since"),
     ),
     gauge(
         "server_certificate_expiry_timestamp_seconds",
-        "When the server's latest certificate expires",
+        "When the server certificate of the latest full TLS handshake expires",
         At("/certificate/expires"),
     ),
     info(
         "tunnel",
-        "Where the tunnel leads, and its verify level",
+        "The server to which the tunnel leads, and the tunnel's --verify level",
         Labels(&[("upstream", "/upstream"), ("verify", "/verify")]),
     ),
 ];
@@ -157,13 +166,13 @@ const TUNNEL: &[Metric] = &[
 const LAUNCHER: &[Metric] = &[
     gauge(
         "command_state",
-        "1 for COMMAND's current state",
+        "1 for COMMAND's current state, 0 for every other state",
         WhichWord("state", &CommandState::WORDS, "/command/state"),
     ),
     gauge("command_start_time_seconds", "When COMMAND was started", At("/command/started")),
     gauge(
         "event_loop_lag_seconds",
-        "How long a task waited for the launcher's thread just now",
+        "How long a task had to wait for the launcher's thread, measured for this scrape",
         At("/event_loop_lag_seconds"),
     ),
     counter(
@@ -187,10 +196,10 @@ const PROCESS: &[Metric] = &[
         "Virtual memory of the launcher",
         At("/process/virtual_memory_bytes"),
     ),
-    gauge("open_fds", "File descriptors that the launcher has open", At("/process/open_fds")),
+    gauge("open_fds", "Open file descriptors of the launcher", At("/process/open_fds")),
     gauge(
         "max_fds",
-        "Maximum file descriptors of the launcher; absent without a limit",
+        "Limit on the launcher's open file descriptors; absent if there is no limit",
         At("/process/max_fds"),
     ),
     gauge("start_time_seconds", "When the launcher started", At("/started")),
@@ -332,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn open_metrics_is_served_only_to_whoever_names_it() {
+    fn open_metrics_needs_an_accept_header_that_names_it() {
         let prometheus = "application/openmetrics-text;version=1.0.0,text/plain;q=0.5";
         assert_eq!(render(&report(), prometheus).0, OPEN_METRICS);
         for accept in ["", "*/*", "text/plain;version=0.0.4", "text/html, text/plain"] {

@@ -1,11 +1,11 @@
-//! Shows the state of a launcher to people and programs. Nothing can be changed through it.
+//! Shows the state of a launcher to people and programs. All interfaces are read-only.
 //!
 //! A [`StatusReport`] is a snapshot of [`crate::figures`] and of the process. People read it as a
 //! [`page`] or [`text`], with the same [`words`]. Programs read it as [`json`] or [`metrics`], or
 //! in the log as [`l2met`].
 //!
 //! [`server`] answers over HTTP: on the [`address`] that the user set, and on the [`local`] socket,
-//! where [`client`] (`--status`) finds each launcher.
+//! through which [`client`] (`--status`) finds each launcher.
 
 mod address;
 pub mod client;
@@ -45,7 +45,7 @@ pub struct StatusSettings {
     pub metrics_interval: Option<Duration>,
 }
 
-/// Whether any variable holds a Redis URL, even one without a tunnel.
+/// The result of looking for variables with Redis URLs. A URL without a tunnel counts, too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RedisUrls {
     Found,
@@ -98,7 +98,7 @@ pub struct StatusReport {
 }
 
 impl StatusReport {
-    /// Whether there is a Redis URL and no tunnel fails.
+    /// True if there is a Redis URL and none of the tunnels fails.
     pub fn is_well(&self) -> bool {
         self.urls == RedisUrls::Found
             && self.snapshot.tunnels.iter().all(|tunnel| tunnel.failing_since.is_none())

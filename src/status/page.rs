@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn colours_are_also_said_in_words() {
+    fn each_coloured_state_is_also_named_in_words() {
         let page = render(&report());
         for (class, word) in
             [("works", "working"), ("fails", "failing since"), ("unused", "not used yet")]

@@ -29,7 +29,7 @@ use crate::logging::{debug, warning};
 use crate::text::printable;
 use crate::tunnel::failure;
 
-/// The maximum number of connections at a time. A further one ends the oldest.
+/// The maximum number of connections at a time. A further connection ends the oldest connection.
 const MAX_CONNECTIONS: usize = 64;
 /// The maximum size of request line and headers.
 const MAX_HEADER_BYTES: usize = 8 * 1024;
@@ -171,11 +171,13 @@ fn refusal(request: &Request<Incoming>, hosts: &HostCheck) -> Option<Answer> {
     let named = request.headers().get_all(header::HOST).iter().map(HeaderValue::to_str);
     let in_target = request.uri().authority().map(|authority| Ok(authority.as_str()));
     if !named.chain(in_target).all(|host| host.is_ok_and(|host| hosts.accepts(host))) {
-        let text = "this Host header is not accepted; use localhost or an IP address\n";
+        let text = "this server does not accept the Host header of the request; use localhost or \
+                    an IP address\n";
         return Some(text_response(StatusCode::MISDIRECTED_REQUEST, text));
     }
     if ![Method::GET, Method::HEAD].contains(request.method()) {
-        let mut refusal = text_response(StatusCode::METHOD_NOT_ALLOWED, "GET and HEAD only\n");
+        let text = "only GET and HEAD are allowed\n";
+        let mut refusal = text_response(StatusCode::METHOD_NOT_ALLOWED, text);
         refusal.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
         return Some(refusal);
     }
@@ -206,7 +208,7 @@ fn response_to(path: &str, headers: &HeaderMap, report: &StatusReport) -> Answer
         "/readyz" => readiness(report),
         _ => text_response(
             StatusCode::NOT_FOUND,
-            "paths: / /metrics /status.json /status.txt /healthz /readyz\n",
+            "not found; the paths are / /metrics /status.json /status.txt /healthz /readyz\n",
         ),
     }
 }
@@ -309,8 +311,8 @@ mod tests {
             ("/healthz", "200 OK", TEXT, "running\n"),
             ("/readyz", "503 Service Unavailable", TEXT, "failing: CACHE_URL\n"),
             ("/readyz?verbose", "503 Service Unavailable", TEXT, "failing: CACHE_URL\n"),
-            ("/other", "404 Not Found", TEXT, "paths: / "),
-            ("//", "404 Not Found", TEXT, "paths: / "),
+            ("/other", "404 Not Found", TEXT, "not found; the paths are / "),
+            ("//", "404 Not Found", TEXT, "not found; the paths are / "),
         ] {
             let answer = get(path);
             let (head, body) = answer.split_once("\r\n\r\n").unwrap();

@@ -26,7 +26,7 @@ const SLOW_CONNECT: f64 = 0.25;
 /// The state of a tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TunnelState {
-    /// No connection has reached Redis, and none has failed.
+    /// No connection has reached Redis, and no connection has failed.
     Unused,
     Works,
     /// The latest attempt reached Redis, but a row below needs attention.
@@ -45,7 +45,7 @@ pub fn no_url() -> String {
     )
 }
 
-/// Shown instead of tunnels if there are none.
+/// The text shown if there are no tunnels.
 pub fn no_tunnel(report: &StatusReport) -> String {
     match report.urls {
         RedisUrls::Found => "No tunnel: COMMAND runs without one.".to_owned(),
@@ -157,15 +157,15 @@ pub fn advice(tunnel: &TunnelSnapshot) -> Option<String> {
     let last_success = tunnel.counts.last_success;
     if recent.max_clients > 0 && tunnel.failing_since.is_none() && last_success.is_some() {
         return Some(format!(
-            "Was probably at Redis's client limit: {} turned away in the last 5 min. If this \
-             happens again, {}",
+            "Redis was probably at its client limit: {} refused in the last 5 min. If this happens \
+             again, {}",
             counted(recent.max_clients, "connection"),
             client_limit::remedy(),
         ));
     }
     if recent.max_clients > 0 {
         return Some(format!(
-            "Probably at Redis's client limit: {} turned away, {} open. {}",
+            "Redis is probably at its client limit: {} refused, {} open. {}",
             counted(recent.max_clients, "connection"),
             counted(tunnel.open_to_server, "connection"),
             capitalized(&client_limit::remedy()),
@@ -195,13 +195,15 @@ fn held(tunnel: &TunnelSnapshot) -> Row {
     let mut row = Row::new(HELD, format!("{parts} = {held} (peak {peak}{limit}){queue}"));
     if is_at_limit(tunnel) {
         let limit = names::MAX_CONNECTIONS;
-        row.advice =
-            Some(format!("Raise {limit} if Redis allows it, or make the app's pools smaller"));
+        row.advice = Some(format!(
+            "Raise {limit} if Redis allows more connections, or make the app's connection pools \
+             smaller"
+        ));
     }
     row
 }
 
-/// Whether app connections wait because the tunnel is at its connection limit.
+/// True if app connections wait because the tunnel is at its connection limit.
 fn is_at_limit(tunnel: &TunnelSnapshot) -> bool {
     let counts = &tunnel.counts;
     counts.waiting > 0 && counts.limit.is_some_and(|limit| counts.held() >= limit)
@@ -250,7 +252,10 @@ fn waits(tunnel: &TunnelSnapshot, report: &StatusReport) -> Row {
     );
     let exceeds = |wait: Option<f64>, limit| wait.is_some_and(|wait| wait > limit);
     let advice = if own > SLOW_LOOP {
-        Some("This machine is short of CPU: start-stunnel itself waits for it".to_owned())
+        Some(
+            "This machine is short of CPU time: start-stunnel itself has to wait for the CPU"
+                .to_owned(),
+        )
     } else if exceeds(reply, SLOW_REPLY) {
         Some(
             "Redis or the network is slow: ask Redis with SLOWLOG GET and LATENCY DOCTOR (blocking \
@@ -288,7 +293,7 @@ fn tls(tunnel: &TunnelSnapshot) -> Row {
 
 fn moved(tunnel: &TunnelSnapshot) -> Row {
     let counts = &tunnel.counts;
-    // Neither is counted while the pool is off.
+    // While the pool is off, neither result is counted.
     let pool = match counts.pool {
         [0, 0] => String::new(),
         counts => format!(" ({})", listed(PoolResult::WORDS.into_iter().zip(counts))),
@@ -318,7 +323,7 @@ pub fn process(report: &StatusReport) -> String {
     };
     format!(
         "COMMAND pid {}, {} {age}{descriptors}{dropped} · start-stunnel {} pid {} · sandbox {} · \
-         this process only",
+         figures of this process only",
         command.pid,
         command.state.word(),
         env!("CARGO_PKG_VERSION"),
@@ -411,8 +416,8 @@ mod tests {
         assert_eq!(rows(works)[0], "Held: 1 relaying + 1 idle + 0 connecting = 2 (peak 2)");
         assert_eq!(rows(works)[1], "Failures: none of 12 in the last 5 min");
         assert!(rows(works)[2].starts_with(
-            "Waits: connect 48 ms · reply 2.4 ms (p95, last 5 min) · longest wait for a reply \
-                 none · event loop "
+            "Waits: connect 48 ms · reply 2.4 ms (p95, last 5 min) · longest wait for a reply none \
+             · event loop "
         ));
         assert!(
             rows(works)[3].starts_with("TLS: handshakes: full 1, resumed 11 · certificate for ")
@@ -429,9 +434,9 @@ mod tests {
         assert_eq!(
             fails.advice.as_deref(),
             Some(
-                "Probably at Redis's client limit: 9 connections turned away, 18 connections \
-                 open. Try STUNNEL_MAX_CONNECTIONS (what this process holds at once; all must fit \
-                 the plan)"
+                "Redis is probably at its client limit: 9 connections refused, 18 connections \
+                 open. Limit the connections of each process with STUNNEL_MAX_CONNECTIONS, so that \
+                 all processes together fit the plan"
             )
         );
         assert_eq!(
@@ -472,7 +477,7 @@ mod tests {
         fails.counts.last_success = Some(success);
         fails.failing_since = None;
         let said = advice(fails).unwrap();
-        assert!(said.starts_with("Was probably at Redis's client limit: 9 "), "{said}");
+        assert!(said.starts_with("Redis was probably at its client limit: 9 "), "{said}");
         works.failing_since = Some(success);
         works.failure = fails.failure.clone();
         works.failure.as_mut().unwrap().reason = "tcp_refused";

@@ -1,4 +1,4 @@
-//! Starts COMMAND, or becomes it.
+//! Starts COMMAND, or turns the launcher into COMMAND.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -54,8 +54,8 @@ pub fn spawn(
     }
 }
 
-/// Closes stdin and stdout, which COMMAND alone uses: when COMMAND closes them, the process at the
-/// other end of a pipe must notice.
+/// Closes the launcher's stdin and stdout, which only COMMAND uses. Otherwise the process at the
+/// other end of a pipe would not notice that COMMAND has closed them.
 ///
 /// # Errors
 /// As open(2) and dup2(2).

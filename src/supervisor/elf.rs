@@ -26,7 +26,7 @@ const MACHINES: [(u64, &str); 7] = [
 pub struct Elf {
     /// The processor that the program is built for.
     pub machine: &'static str,
-    /// The dynamic loader that starts it.
+    /// The dynamic loader that starts the program.
     pub loader: Option<PathBuf>,
 }
 

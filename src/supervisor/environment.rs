@@ -43,7 +43,7 @@ impl CommandEnvironment {
     /// If `new_value` contains a NUL.
     pub fn set(&mut self, name: &str, new_value: impl Into<OsString>) {
         let entry = [name.as_bytes(), b"=", &new_value.into().into_vec()].concat();
-        let entry = CString::new(entry).expect("no NUL in an environment variable");
+        let entry = CString::new(entry).expect("environment variables contain no NUL byte");
         let place = self.entries.iter().position(|entry| value(entry, name).is_some());
         self.remove(name);
         // The removal has moved only entries behind this place.
@@ -78,7 +78,7 @@ impl CommandEnvironment {
     }
 }
 
-/// Shows no values: they hold passwords.
+/// Shows no values, because values may be passwords.
 impl fmt::Debug for CommandEnvironment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CommandEnvironment").finish_non_exhaustive()

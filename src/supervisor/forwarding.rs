@@ -17,7 +17,7 @@ pub enum ForwardSignals {
     Never,
 }
 
-/// Which of the signals that processes send to the launcher are forwarded.
+/// The signals that the launcher forwards to COMMAND when a process sends them to the launcher.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Forwarding {
     All,
@@ -39,7 +39,7 @@ impl Forwarding {
         }
     }
 
-    /// Whether to forward `received`.
+    /// True if to forward `received`.
     pub fn allows(self, received: Received) -> bool {
         match self {
             Forwarding::All => true,
@@ -48,7 +48,7 @@ impl Forwarding {
         }
     }
 
-    /// Whether `received` ends the drain. The dyno manager's SIGTERM does not: it may come several
+    /// True if `received` ends the drain. The dyno manager's SIGTERM does not: it may come several
     /// times, and after COMMAND's end, but COMMAND's last bytes must still be sent.
     pub fn cuts_drain(self, received: Received) -> bool {
         let left_to_manager = self == Forwarding::AllButSigterm && received.is(Signal::SIGTERM);

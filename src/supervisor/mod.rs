@@ -12,7 +12,7 @@
 //! | all others | forwards later | forwards | forwards | ignores |
 //!
 //! The launcher cannot catch STOP and KILL. While the launcher is stopped, its tunnels stand still.
-//! If it is killed, the kernel sends TERM to COMMAND.
+//! If the launcher is killed, the kernel sends TERM to COMMAND.
 //!
 //! Signals that arrive while the launcher is stopped stay pending. Once continued, the launcher
 //! reads them in the order of their numbers: SIGTERM before SIGCONT.
@@ -97,7 +97,7 @@ pub struct Supervisor {
     /// The shell with job control to which the launcher is a job.
     job_shell: Option<Pid>,
     signals: Signals,
-    /// Whether COMMAND was stopped at the last SIGCHLD.
+    /// True if COMMAND was stopped at the last SIGCHLD.
     stopped: bool,
     figures: Arc<Figures>,
     /// A shell has continued the whole process group: the next SIGCONT that the launcher reads has
@@ -194,7 +194,7 @@ impl Supervisor {
         }
         if command_ended.is_none() {
             match process::job_event(self.command) {
-                // The SIGCONT came after the stop, so it concerns both.
+                // The SIGCONT came after the stop, so COMMAND must be continued, too.
                 Some(JobEvent::Stopped(_)) if continued => self.enter(CommandState::Stopped),
                 Some(JobEvent::Stopped(signal)) => self.command_stopped(signal),
                 Some(JobEvent::Continued) => self.enter(CommandState::Running),
@@ -206,7 +206,7 @@ impl Supervisor {
 
     fn end_leftovers(&self) {
         if self.placement == Placement::Own {
-            // It fails only if no process is left.
+            // This fails only if the group has no process left.
             let _ = killpg(self.command, Signal::SIGTERM);
             self.take_terminal_back();
         }
@@ -254,8 +254,8 @@ impl Supervisor {
             Ok(Stop::Discarded) if wants_terminal => warning!(
                 at = "command-stopped",
                 signal = signal as i32,
-                msg =
-                    "COMMAND needs a terminal that no shell can give it; SIGCONT continues COMMAND",
+                msg = "COMMAND is stopped: it used the terminal from the background, and no shell \
+                       can bring it to the foreground. To continue COMMAND, send it SIGCONT",
             ),
             Ok(Stop::Discarded) => {}
             Err(error) => warning!(at = "stop-failed", error = %error),
@@ -274,8 +274,8 @@ impl Supervisor {
         self.enter(CommandState::Running);
     }
 
-    /// The process or group to forward `received` to; `None` if COMMAND has already received it, or
-    /// must not.
+    /// The process or process group to which `received` is forwarded; `None` if COMMAND has already
+    /// received the signal, or must not receive it.
     fn target(&mut self, received: Received) -> Option<Target> {
         if !self.forwarding.allows(received) {
             return None;
@@ -321,8 +321,8 @@ impl Supervisor {
         }
     }
 
-    /// Puts COMMAND's own process group into the foreground if the launcher's is there. Returns
-    /// whether COMMAND has the terminal now.
+    /// Puts COMMAND's own process group into the foreground if the launcher's group is in the
+    /// foreground. Returns whether COMMAND has the terminal now.
     fn hand_over_terminal(&self) -> bool {
         match &self.terminal {
             Some(terminal) if terminal.is_ours() => terminal.give_to(self.command).is_ok(),
@@ -330,7 +330,8 @@ impl Supervisor {
         }
     }
 
-    /// Puts the launcher's process group into the foreground if COMMAND's is there.
+    /// Puts the launcher's process group into the foreground if COMMAND's group is in the
+    /// foreground.
     fn take_terminal_back(&self) {
         if let Some(terminal) = &self.terminal
             && terminal.is_of(self.command)

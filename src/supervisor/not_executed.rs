@@ -18,7 +18,7 @@ use crate::system::process::{Failure, Program};
 
 /// Bytes that the kernel reads to recognise a file's format (BINPRM_BUF_SIZE).
 const START: u64 = 256;
-/// Interpreters of interpreters that the kernel follows, at most (fs/exec.c).
+/// The most interpreters of interpreters that the kernel follows (fs/exec.c).
 const DEEPEST: usize = 5;
 
 /// The error that COMMAND could not be executed.
@@ -28,7 +28,7 @@ pub struct NotExecuted {
     pub cause: Cause,
 }
 
-/// Why a file could not be executed.
+/// The reason why a file could not be executed.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Cause {
     /// The file does not exist.
@@ -91,19 +91,20 @@ pub fn explain(program: &Program, failure: Failure) -> NotExecuted {
     NotExecuted { error: failure.error.into(), cause }
 }
 
-/// The file that could not be executed, if it is a script without a `#!` line, which a shell would
-/// run. execvp(3) does the same.
+/// Returns the path of the file that could not be executed, if it is a script without a `#!` line,
+/// so that the caller can run it with a shell, as execvp(3) does.
 pub fn script_for_shell(program: &Program, failure: Failure) -> Option<PathBuf> {
     let file =
         paths(program).nth(failure.file as usize).filter(|_| failure.error == Errno::ENOEXEC)?;
     let start = start(file).ok()?;
     let line = start.split(|byte| *byte == b'\n').next().unwrap_or_default();
-    // As in bash: a text file has no NUL in its first line.
+    // A text file has no NUL in its first line. bash uses the same rule.
     let is_text = !start.starts_with(Elf::MAGIC) && !line.contains(&0);
     (is_text && interpreter(&start).is_none()).then(|| file.to_owned())
 }
 
-/// Why `file` could not be executed with this error. `depth`: how many interpreters to follow.
+/// The reason why the execution of `file` failed with this error. `depth`: the number of
+/// interpreters to follow.
 fn cause(file: &Path, error: Errno, depth: usize) -> Cause {
     if error == Errno::EACCES
         && let Some(cause) = not_permitted(file)
@@ -132,7 +133,7 @@ fn cause(file: &Path, error: Errno, depth: usize) -> Cause {
     }
 }
 
-/// Why permissions forbid to execute `file`, if they do.
+/// The reason why permissions forbid the execution of `file`; `None` if they allow it.
 fn not_permitted(file: &Path) -> Option<Cause> {
     let metadata = fs::metadata(file).ok()?;
     if metadata.is_dir() {

@@ -49,7 +49,7 @@ fn strings(words: &[OsString]) -> Strings {
 }
 
 fn c_string(word: OsString) -> CString {
-    CString::new(word.into_vec()).expect("no NUL in a word of the command line")
+    CString::new(word.into_vec()).expect("command-line arguments contain no NUL byte")
 }
 
 #[cfg(test)]

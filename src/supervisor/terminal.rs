@@ -11,24 +11,24 @@ use nix::unistd::{Pid, getpgrp, tcgetpgrp, tcsetpgrp};
 pub struct Terminal(File);
 
 impl Terminal {
-    /// Opens the terminal; `None` if there is none, as in a service or a dyno.
+    /// Opens the terminal; `None` if the launcher has no terminal, as in a service or a dyno.
     pub fn open() -> Option<Terminal> {
         let mut options = File::options();
         options.read(true).write(true).custom_flags(libc::O_NOCTTY);
         options.open("/dev/tty").ok().map(Terminal)
     }
 
-    /// Whether the launcher's process group is in the foreground.
+    /// True if the launcher's process group is in the foreground.
     pub fn is_ours(&self) -> bool {
         self.is_of(getpgrp())
     }
 
-    /// Whether the terminal has hung up.
+    /// True if the terminal has hung up.
     pub fn has_hung_up(&self) -> bool {
         tcgetpgrp(&self.0).is_err()
     }
 
-    /// Whether process group `group` is in the foreground.
+    /// True if process group `group` is in the foreground.
     pub fn is_of(&self, group: Pid) -> bool {
         tcgetpgrp(&self.0) == Ok(group)
     }

@@ -98,11 +98,11 @@ pub struct Program {
     pid_entries: Vec<(usize, usize)>,
 }
 
-/// Why no file of a [`Program`] could be executed.
+/// The reason why no file of a [`Program`] could be executed.
 #[derive(Debug, Clone, Copy)]
 pub struct Failure {
     pub error: Errno,
-    /// The index of the file that caused the error; [`u32::MAX`] if none did.
+    /// The index of the file that caused the error; [`u32::MAX`] if no file did.
     pub file: u32,
 }
 
@@ -120,9 +120,9 @@ impl Failure {
 /// Which process group a child runs in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Placement {
-    /// In the launcher's, so that the terminal's keys reach both.
+    /// In the launcher's process group, so that the terminal's keys reach both processes.
     Shared,
-    /// In its own.
+    /// In the child's own process group.
     Own,
 }
 
@@ -137,7 +137,7 @@ impl Program {
         self.pid_entries = entries;
     }
 
-    /// Executes the first executable file, in place of this process. Returns only if none can be
+    /// Executes the first executable file, in place of this process. Returns only if no file can be
     /// executed. Async-signal-safe.
     pub fn execute(&mut self) -> Failure {
         for (index, start) in &self.pid_entries {
@@ -205,7 +205,7 @@ fn become_child(placement: Placement, launcher: Pid, inherited: &Inherited) -> n
     if placement == Placement::Own {
         setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
     }
-    // The kernel sends it when the launcher's main thread, which forks, has ended
+    // The kernel sends this signal when the launcher's main thread, which forks, has ended
     // (PR_SET_PDEATHSIG(2const)).
     set_pdeathsig(Signal::SIGTERM)?;
     // The launcher may have ended before the last call.
@@ -215,7 +215,7 @@ fn become_child(placement: Placement, launcher: Pid, inherited: &Inherited) -> n
     inherited.give_back()
 }
 
-/// How a process has ended, or how the launcher is to end.
+/// The way in which a process has ended, or in which the launcher must end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExitOutcome {
     /// With this exit code, 0 to 255.

@@ -12,7 +12,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{Pid, getpid};
 use tokio::io::unix::AsyncFd;
 
-/// Where a signal came from.
+/// The origin of a signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sender {
     /// The kernel, usually for a terminal (`si_code` SI_KERNEL).
@@ -61,7 +61,7 @@ impl Mask {
         Mask(!(1 << (number - 1)))
     }
 
-    /// Sets this thread's mask, and returns the previous one. Async-signal-safe.
+    /// Sets this thread's mask, and returns the previous mask. Async-signal-safe.
     ///
     /// # Errors
     /// As rt_sigprocmask(2); none is expected.
@@ -76,7 +76,7 @@ impl Mask {
     }
 }
 
-/// What happens to a process at a signal that it neither blocks nor handles.
+/// The effect of a signal on a process that neither blocks nor handles the signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Disposition {
     Default,
@@ -84,7 +84,7 @@ pub enum Disposition {
 }
 
 impl Disposition {
-    /// Sets the disposition of `signal`, and returns the previous one. Async-signal-safe.
+    /// Sets the disposition of `signal`, and returns the previous disposition. Async-signal-safe.
     ///
     /// # Errors
     /// As sigaction(2); none is expected.
@@ -113,8 +113,8 @@ static SIGPIPE_WAS_IGNORED: AtomicBool = AtomicBool::new(false);
 static BEFORE_MAIN: extern "C" fn() = record_startup_state;
 
 /// Records SIGPIPE's disposition, and opens /dev/null in place of each closed standard stream.
-/// Rust's runtime would do the latter, too, but COMMAND would inherit its /dev/null; this one
-/// closes on exec.
+/// Rust's runtime would also open /dev/null, but COMMAND would inherit that descriptor. This
+/// descriptor closes on exec.
 extern "C" fn record_startup_state() {
     // SAFETY: plain system calls on memory of our own; a zeroed sigaction is valid.
     unsafe {
@@ -143,8 +143,9 @@ pub fn sigpipe_at_start() -> Disposition {
 /// unchanged, so that COMMAND inherits them.
 pub fn block_all() -> nix::Result<Mask> {
     if cfg!(target_env = "musl") {
-        // musl unblocks its own signals when a process starts its first thread, so start one before
-        // they are blocked. If this fails, later threads also fail, and that is reported.
+        // musl unblocks its own signals when a process starts its first thread, so start a thread
+        // before the signals are blocked. If this thread fails, later threads also fail, and their
+        // failure is reported.
         let _ = std::thread::Builder::new().spawn(|| ()).map(std::thread::JoinHandle::join);
     }
     Mask::ALL.swap()

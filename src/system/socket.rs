@@ -1,4 +1,4 @@
-//! What sockets need beyond socket2 and tokio.
+//! Functions for sockets that socket2 and tokio lack.
 
 #![allow(unsafe_code)]
 

@@ -50,8 +50,8 @@ impl Verifier for KeyAndChain {
     }
 }
 
-/// Whether the server's key is within the limits. Sets the chain's error. The next step of the
-/// handshake verifies the server's signature with this key.
+/// True if the server's key is within our limits; sets the chain's error to the result. This is
+/// checked here because the next step of the handshake already uses the key.
 fn has_usual_key(chain: &mut X509StoreContextRef) -> bool {
     let usual = raw::first_of(chain).is_none_or(is_usual);
     chain.set_error(if usual { X509VerifyResult::OK } else { KEY_TOO_LONG });

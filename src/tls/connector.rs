@@ -27,8 +27,9 @@ const GROUPS: &str = "X25519:X25519MLKEM768:P-256:P-384:P-521";
 /// The groups for OpenSSL before 3.5, which does not know ML-KEM and would reject the whole list.
 const GROUPS_WITHOUT_ML_KEM: &str = "X25519:P-256:P-384:P-521";
 
-/// Ciphers for TLS 1.2: the list of native-tls without finite-field Diffie-Hellman (kDHE). There
-/// the server chooses the size of the prime: 10,000 bits would delay all connections by a second.
+/// Ciphers for TLS 1.2: the list of native-tls without finite-field Diffie-Hellman (kDHE). With
+/// kDHE, the server chooses the size of the prime: 10,000 bits would delay all connections by a
+/// second.
 const CIPHERS: &str =
     "DEFAULT:!aNULL:!eNULL:!MD5:!3DES:!DES:!RC4:!IDEA:!SEED:!aDSS:!SRP:!PSK:!kDHE";
 /// Ciphers for TLS 1.3: OpenSSL's default list, but with AES-128 first, as in browsers. The AES-128
@@ -63,7 +64,8 @@ impl Connector {
     }
 
     /// The name to send and to verify for a server at `host`. A final dot is for name lookup only:
-    /// SNI (RFC 6066 section 3) and certificates (RFC 5280 section 4.2.1.6) have none.
+    /// names in SNI (RFC 6066 section 3) and in certificates (RFC 5280 section 4.2.1.6) have no
+    /// final dot.
     pub fn server_name<'a>(&'a self, host: &'a str) -> &'a str {
         let name = self.trust.server_name.as_deref().unwrap_or(host);
         name.strip_suffix('.').unwrap_or(name)
@@ -73,13 +75,13 @@ impl Connector {
         &self.trust
     }
 
-    /// Whether this connector resumes sessions. It does not if it has a client certificate: the
-    /// server may want to see the certificate in each handshake.
+    /// True if this connector resumes sessions. A connector with a client certificate does not: the
+    /// server may require the certificate in each handshake.
     pub fn resumes(&self) -> bool {
         self.trust.identity.is_none()
     }
 
-    /// Sets up OpenSSL on another thread, unless that has been done.
+    /// Sets up OpenSSL on another thread, unless OpenSSL has been set up already.
     ///
     /// # Errors
     /// If OpenSSL cannot be set up, or no thread is available (EAGAIN).

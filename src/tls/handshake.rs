@@ -39,10 +39,11 @@ const UNRECOGNIZED_NAME: i32 = 1112;
 /// Alerts about the client certificate: bad, unsupported, revoked, expired, unknown, unknown CA.
 const CLIENT_CERTIFICATE_REFUSED: [i32; 6] = [1042, 1043, 1044, 1045, 1046, 1048];
 
-/// How many characters of an issuer's name to show. The app's error must have space for the hint.
+/// The most characters of an issuer's name that an error shows. The error for the app must also
+/// have space for the hint.
 const LONGEST_ISSUER: usize = 60;
 
-/// Whether a reason is an internal error of OpenSSL (ERR_R_FATAL), such as a lack of memory.
+/// True if a reason is an internal error of OpenSSL (ERR_R_FATAL), such as a lack of memory.
 /// OpenSSL 3 marks these reasons with ERR_RFLAG_FATAL and ERR_RFLAG_COMMON; in 1.1.1 they are the
 /// numbers from 64 to 99.
 fn is_internal(reason: i32) -> bool {
@@ -50,7 +51,7 @@ fn is_internal(reason: i32) -> bool {
     reason & FATAL == FATAL || (64..100).contains(&reason)
 }
 
-/// Why a handshake failed.
+/// The reason why a handshake failed.
 #[derive(Debug)]
 pub enum HandshakeError {
     /// The connection broke. TLS is not the cause.
@@ -61,7 +62,7 @@ pub enum HandshakeError {
     Internal(io::Error),
     /// The peer's answer is not TLS.
     NoTls,
-    /// The certificate check failed. The text is OpenSSL's reason, or a plainer one.
+    /// The certificate check failed. The text is OpenSSL's reason, or a plainer text.
     Certificate(Flaw, String),
     /// The server's key is not pinned. This is its pin.
     Pin(Pin),
@@ -77,7 +78,7 @@ pub enum HandshakeError {
     Refused(String),
 }
 
-/// Whether the offered session may have caused a failed handshake.
+/// The verdict on the offered session after a failed handshake: the session may be the cause.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SessionVerdict {
     /// The session is not the cause.
@@ -134,7 +135,7 @@ impl From<LateRefusal> for HandshakeError {
     }
 }
 
-/// Why a certificate check failed. Each kind has its own hint.
+/// The reason why a certificate check failed. Each reason has its own hint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flaw {
     /// The certificate is for another name.
@@ -163,10 +164,14 @@ impl Flaw {
     /// that the certificate should have.
     pub fn in_plain_words(self, verdict: &str, certificate: &Certificate, name: &str) -> String {
         match self {
-            Flaw::Name => format!("it is for {}, not for {name}", certificate.names_in_short()),
-            Flaw::NotYetValid => format!("it is not valid before {}", certificate.valid_from),
+            Flaw::Name => {
+                format!("the certificate is for {}, not for {name}", certificate.names_in_short())
+            }
+            Flaw::NotYetValid => {
+                format!("the certificate is not valid before {}", certificate.valid_from)
+            }
             Flaw::Expired if certificate.days_left < 0 => {
-                format!("it expired on {}", certificate.expires)
+                format!("the certificate expired on {}", certificate.expires)
             }
             Flaw::Chain if certificate.chain_issuer != certificate.subject => {
                 let issuer: String =
@@ -201,7 +206,7 @@ impl HandshakeError {
         }
     }
 
-    /// Whether the offered session may be the cause.
+    /// The verdict on the offered session, which may have caused this error.
     pub fn verdict_on_session(&self) -> SessionVerdict {
         match self {
             // In a resumed handshake, neither side sends a certificate.
@@ -229,7 +234,7 @@ impl HandshakeError {
             CERTIFICATE_VERIFY_FAILED => {
                 let flaw = Flaw::of(verified);
                 let verdict = match flaw {
-                    Flaw::Key => "its RSA key or exponent is too long",
+                    Flaw::Key => "the certificate's RSA key or exponent is too long",
                     _ => verified.error_string(),
                 };
                 HandshakeError::Certificate(flaw, verdict.to_owned())
@@ -241,7 +246,7 @@ impl HandshakeError {
             CERTIFICATE_REQUIRED => HandshakeError::ClientCertificateWanted,
             UNRECOGNIZED_NAME => HandshakeError::UnknownName,
             HANDSHAKE_FAILURE => HandshakeError::Refused(
-                "handshake failure (it may require a client certificate, or share no cipher)"
+                "handshake failure (the server may require a client certificate or another cipher)"
                     .to_owned(),
             ),
             code if is_internal(code) => HandshakeError::Internal(io::Error::other(reason)),
@@ -256,7 +261,7 @@ impl HandshakeError {
     }
 }
 
-/// Whether a read failed only because the peer closed without close_notify, as Redis does. This is
+/// True if a read failed only because the peer closed without close_notify, as Redis does. This is
 /// a normal end of stream, since RESP itself marks the end of each reply.
 pub fn is_unannounced_close(error: &io::Error) -> bool {
     stack_of(error).is_some_and(|stack| {
@@ -264,7 +269,7 @@ pub fn is_unannounced_close(error: &io::Error) -> bool {
     })
 }
 
-/// Whether a read or write failed inside OpenSSL, mostly for lack of memory.
+/// True if a read or write failed inside OpenSSL, mostly for lack of memory.
 pub fn is_own_failure(error: &io::Error) -> bool {
     stack_of(error)
         .is_some_and(|stack| stack.errors().iter().any(|error| is_internal(error.reason_code())))

@@ -10,12 +10,12 @@ use openssl::x509::{X509, X509Ref};
 /// The beginning of every PEM block (RFC 7468 section 2).
 const BEGIN: &str = "-----BEGIN ";
 
-/// Whether `text` is PEM rather than the name of a file.
+/// True if `text` is PEM rather than the name of a file.
 pub fn is_pem(text: &str) -> bool {
     text.contains(BEGIN)
 }
 
-/// PEM with real line ends. Where a value must be one line, users write `\n` for a line end.
+/// PEM with real line ends. If a value must be a single line, users write `\n` for a line end.
 pub fn with_line_ends(text: &str) -> String {
     if text.contains('\n') { text.to_owned() } else { text.replace("\\n", "\n") }
 }
@@ -32,15 +32,15 @@ pub fn each_certificate(pem: &str) -> impl Iterator<Item = Result<X509, ErrorSta
 /// Reads all certificates in `pem`.
 ///
 /// # Errors
-/// If there is no certificate, or one of them cannot be read. The message continues the name of the
-/// setting.
+/// If there is no certificate, or if a certificate cannot be read. The message continues the name
+/// of the setting.
 pub fn certificates(pem: &str) -> Result<Vec<X509>, String> {
     let mut all = Vec::new();
     for certificate in each_certificate(pem) {
         all.push(certificate.map_err(|_| {
             let place = match all.len() {
-                0 => "the first".to_owned(),
-                earlier => format!("the one at place {}", earlier + 1),
+                0 => "the first certificate".to_owned(),
+                earlier => format!("certificate number {}", earlier + 1),
             };
             format!(
                 "holds a certificate that cannot be read ({place}); copy the whole PEM again, \
@@ -49,9 +49,9 @@ pub fn certificates(pem: &str) -> Result<Vec<X509>, String> {
         })?);
     }
     if all.is_empty() {
-        return Err(
-            "holds no certificate; expected PEM with -----BEGIN CERTIFICATE----- in it".to_owned()
-        );
+        return Err("holds no certificate; expected PEM text that contains -----BEGIN \
+                    CERTIFICATE-----"
+            .to_owned());
     }
     Ok(all)
 }
@@ -64,7 +64,7 @@ pub struct ClientIdentity {
     key: PKey<Private>,
 }
 
-/// Why a [`ClientIdentity`] is invalid. The message continues the name of the setting.
+/// The reason why a [`ClientIdentity`] is invalid. The message continues the name of the setting.
 #[derive(Debug, PartialEq, Eq)]
 pub enum IdentityProblem {
     /// The certificate or its chain is invalid.
@@ -86,8 +86,8 @@ impl ClientIdentity {
         let key = private_key(key).map_err(IdentityProblem::Key)?;
         if !leaf.public_key().is_ok_and(|public| public.public_eq(&key)) {
             return Err(IdentityProblem::Key(
-                "holds a key that does not belong to the first certificate of the client \
-                 certificate"
+                "holds a key that does not match the first certificate in the client certificate's \
+                 PEM"
                     .to_owned(),
             ));
         }
@@ -171,8 +171,8 @@ fn objection(certificate: &X509Ref, level: u32, which: &str, error: &ErrorStack)
     let bits = certificate.public_key().map_or(0, |key| key.bits());
     let signature: Nid = certificate.signature_algorithm().object().nid();
     format!(
-        "holds a certificate{which} that OpenSSL's security level {level} refuses: {} (its key has \
-         {bits} bits; it is signed by {})",
+        "holds a certificate{which} that OpenSSL's security level {level} refuses: {} (the \
+         certificate's key has {bits} bits; its signature algorithm is {})",
         reason(error),
         signature.long_name().unwrap_or("an unknown algorithm")
     )

@@ -27,7 +27,7 @@ impl Pin {
         (pin.to_string() == text).then_some(pin)
     }
 
-    /// Parses pins separated by `;`. `None` if one of them is invalid, or there is none.
+    /// Parses pins separated by `;`. `None` if a pin is invalid, or if there is no pin.
     pub fn parse_all(text: &str) -> Option<Vec<Pin>> {
         text.split(';').map(|pin| Pin::parse(pin.trim())).collect()
     }

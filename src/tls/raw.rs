@@ -42,8 +42,8 @@ thread_local! {
     static CAUGHT: RefCell<Option<Vec<SslContextBuilder>>> = const { RefCell::new(None) };
 }
 
-/// Runs `build`, and returns its result with the contexts that it created. They can be changed
-/// until the first connection is made.
+/// Runs `build`, and returns its result with the contexts that `build` created. The contexts can be
+/// changed until the first connection is made.
 ///
 /// # Errors
 /// Those of `build`.
@@ -171,7 +171,7 @@ mod tests {
         SslContextBuilder::new(SslMethod::tls()).map(SslContextBuilder::build)
     }
 
-    /// How many times [`catch`] has caught `context` so far.
+    /// The number of times that [`catch`] has caught `context` so far.
     fn caught(context: &SslContext) -> usize {
         let is_it = |builder: &&SslContextBuilder| builder.as_ptr() == context.as_ptr();
         CAUGHT.with_borrow(|caught| {

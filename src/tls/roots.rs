@@ -1,7 +1,9 @@
-//! The system's CA certificates (roots). They are read once, and only if a tunnel needs them.
+//! The system's CA certificates (roots). The certificates are read once, and only if a tunnel needs
+//! them.
 //!
-//! native-tls would read them for every connector, even for those that do not verify: this costs
-//! 30 ms of CPU time and 2 MiB each time. So we hide the bundle from native-tls, and load it once.
+//! native-tls would read the certificates for every connector, even for connectors that do not
+//! verify. Each reading costs 30 ms of CPU time and 2 MiB. So we hide the bundle from native-tls,
+//! and load it once.
 
 use std::collections::BTreeSet;
 use std::env;
@@ -29,7 +31,7 @@ const OPENSSL_PATHS: [&str; 2] = ["OPENSSL_CONF", "OPENSSL_MODULES"];
 static BUNDLE: OnceLock<PathBuf> = OnceLock::new();
 static ROOTS: OnceLock<Vec<X509>> = OnceLock::new();
 
-/// Why the system roots cannot be used.
+/// The reason why the system roots cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RootsProblem {
     /// The path in `variable` cannot be read. `problem` continues the variable's name.
@@ -42,8 +44,8 @@ pub enum RootsProblem {
 /// before.
 ///
 /// native-tls still finds the system's directories. OpenSSL searches them only for an issuer that
-/// it does not know.
-/// Call this before any thread starts: later it only has the effect that the bundle is read twice.
+/// it does not know. Call this before any thread starts. A later call has no effect except that the
+/// bundle is read twice.
 pub fn keep_from_native_tls() {
     if let Some(bundle) = openssl_probe::probe().cert_file {
         BUNDLE.get_or_init(|| bundle);
@@ -51,8 +53,8 @@ pub fn keep_from_native_tls() {
     }
 }
 
-/// The certificates of the bundle and of the directories in SSL_CERT_DIR. Unreadable ones are
-/// skipped, since a user cannot repair the system's bundle.
+/// The certificates of the bundle and of the directories in SSL_CERT_DIR. Unreadable certificates
+/// are skipped, because a user cannot repair the system's bundle.
 pub fn loaded() -> &'static [X509] {
     let load = || {
         let bundle = BUNDLE.get().into_iter().cloned();
@@ -131,13 +133,14 @@ fn check_file(file: &Path) -> Result<(), RootsProblem> {
     Err(RootsProblem::Unreadable {
         variable: CERT_FILE,
         problem: format!(
-            "is '{}', {reason}; set it to a readable PEM bundle, or unset it to use the system's",
+            "is '{}', {reason}; set it to a readable PEM bundle, or unset it to use the system's \
+             bundle",
             file.display()
         ),
     })
 }
 
-/// How much of a bundle to read, in bytes.
+/// The most bytes to read from a bundle.
 const LONGEST: u64 = 16 << 20;
 
 fn read(file: &Path) -> io::Result<String> {
@@ -159,8 +162,8 @@ fn check_directories(directories: &[PathBuf]) -> Result<(), RootsProblem> {
     Err(RootsProblem::Unreadable {
         variable: CERT_DIR,
         problem: format!(
-            "names no directory that can be read: {}; set it to a list of directories separated \
-             by colons, or unset it to use the system's",
+            "lists no readable directory: {}; set it to a list of directories separated by colons, \
+             or unset it to use the system's directories",
             errors.join(", ")
         ),
     })

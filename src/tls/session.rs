@@ -21,10 +21,10 @@ use tokio::time::Instant;
 use super::raw::{self, Observer};
 use super::stream::Facts;
 
-/// Sessions are resumed for this long after a full handshake. Then the server must show its
-/// certificate again.
+/// Sessions are resumed for this long after a full handshake. After that time, the server must show
+/// its certificate again.
 const FULL_HANDSHAKE_EVERY: Duration = Duration::from_secs(3600);
-/// After this many failed resumptions in a row, none is tried for [`NONE_OFFERED`].
+/// After this many failed resumptions in a row, no resumption is tried for [`NONE_OFFERED`].
 const FAILURES: u32 = 2;
 const NONE_OFFERED: Duration = Duration::from_secs(600);
 
@@ -41,7 +41,7 @@ struct Known {
     latest: Option<Session>,
     /// Sessions from a full handshake at this time or earlier are not stored any more.
     forgotten: Option<Instant>,
-    /// Failed resumptions since the last successful one.
+    /// Failed resumptions since the last successful resumption.
     failures: u32,
     /// The time of the latest failure.
     failed: Option<Instant>,
@@ -50,8 +50,8 @@ struct Known {
 #[derive(Clone)]
 struct Session {
     session: SslSession,
-    /// The time of the full handshake that the session derives from. The server showed its
-    /// certificate then.
+    /// The time of the full handshake that the session derives from. In that handshake, the server
+    /// showed its certificate.
     full_handshake: Instant,
 }
 
@@ -71,7 +71,7 @@ impl Known {
         latest.filter(|latest| !useless && within(latest.full_handshake, FULL_HANDSHAKE_EVERY))
     }
 
-    /// Stores a session, unless a later one is known, or sessions of its age are forgotten.
+    /// Stores a session, unless a later session is known, or sessions of this age are forgotten.
     fn keep(&mut self, session: Session) {
         let since = session.full_handshake;
         let outdated = self.latest.as_ref().is_some_and(|latest| latest.full_handshake > since);
@@ -80,8 +80,8 @@ impl Known {
         }
     }
 
-    /// Forgets sessions from a full handshake at `until` or earlier. Returns whether one was
-    /// stored.
+    /// Forgets sessions from a full handshake at `until` or earlier. Returns whether such a session
+    /// was stored.
     fn forget(&mut self, until: Instant) -> bool {
         self.forgotten = self.forgotten.max(Some(until));
         self.latest.take_if(|latest| latest.full_handshake <= until).is_some()
@@ -121,7 +121,7 @@ impl Sessions {
 /// cause.
 const HUNG: Duration = Duration::from_secs(1);
 
-/// The session that one handshake offers, if any.
+/// The session that a handshake offers, if it offers a session.
 pub struct Offer {
     connection: Connection,
     session: Option<SslSession>,
@@ -148,7 +148,8 @@ impl Offer {
     }
 }
 
-/// The data that OpenSSL keeps with each connection: where to store its sessions, and their age.
+/// The data that OpenSSL keeps with each connection: the store for its sessions, and the sessions'
+/// age.
 struct Connection {
     sessions: Arc<Sessions>,
     began: Instant,
@@ -163,7 +164,7 @@ impl Connection {
         let inherited = self.offered_since.filter(|_| resumed);
         let full_handshake = inherited.unwrap_or(self.began);
         self.sessions.known().keep(Session { session, full_handshake });
-        // An error only means that it is set already.
+        // An error only means that `first` is set already.
         let _ = self.sessions.first.set(());
     }
 }
@@ -180,7 +181,7 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Whether the handshake offered a session.
+    /// True if the handshake offered a session.
     pub fn suspects(&self) -> bool {
         self.suspected_since.is_some()
     }
@@ -216,7 +217,7 @@ impl Drop for Watch {
 }
 
 thread_local! {
-    /// The offer of the handshake that is being polled, until it begins.
+    /// The offer of the handshake that is being polled, until that handshake begins.
     static TO_OFFER: RefCell<Option<Offer>> = const { RefCell::new(None) };
 }
 

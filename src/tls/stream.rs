@@ -8,12 +8,12 @@ use openssl::ssl::SslRef;
 use openssl::x509::{X509, X509VerifyResult};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-/// How many session tickets a server may send over one connection. Two to four are usual. Each
-/// costs some microseconds, and a TLS record can hold 900 of them.
+/// The most session tickets that a server may send over one connection. Two to four are usual. A
+/// ticket costs some microseconds, and a TLS record can hold 900 tickets.
 const MOST_TICKETS: u32 = 64;
 
-/// Facts about a connection that native-tls does not show. OpenSSL's callbacks write them, and the
-/// stream reads them.
+/// Facts about a connection that native-tls does not show. OpenSSL's callbacks write the facts, and
+/// the stream reads them.
 #[derive(Debug, Default)]
 pub struct Facts {
     begun: AtomicBool,
@@ -49,7 +49,7 @@ impl Facts {
         !self.has_too_many_tickets()
     }
 
-    /// Whether OpenSSL has begun the handshake.
+    /// True if OpenSSL has begun the handshake.
     pub fn has_begun(&self) -> bool {
         self.begun.load(Ordering::Relaxed)
     }
@@ -67,7 +67,7 @@ impl Facts {
         self.chain_end.get()
     }
 
-    /// Whether reading has ended because the server sent too many session tickets.
+    /// True if reading has ended because the server sent too many session tickets.
     pub fn has_too_many_tickets(&self) -> bool {
         self.tickets.load(Ordering::Relaxed) > MOST_TICKETS
     }
@@ -99,12 +99,12 @@ impl<S> TlsStream<S> {
         self.stream.get_mut().get_mut().get_mut()
     }
 
-    /// Whether the server resumed a session.
+    /// True if the server resumed a session.
     pub fn resumed(&self) -> bool {
         self.facts.resumed()
     }
 
-    /// Whether reading has ended because the server sent too many session tickets.
+    /// True if reading has ended because the server sent too many session tickets.
     pub fn has_too_many_tickets(&self) -> bool {
         self.facts.has_too_many_tickets()
     }

@@ -6,7 +6,7 @@ use openssl::x509::X509;
 use super::pem::ClientIdentity;
 use super::pin::Pin;
 
-/// How thoroughly to verify the server's certificate.
+/// The setting `--verify`: the level at which to verify the server's certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verify {
     /// Not at all.
@@ -36,7 +36,7 @@ pub struct Trust {
     pub min_tls: SslVersion,
     /// The CAs to trust instead of the system roots.
     pub ca: Option<Vec<X509>>,
-    /// The pins of the keys that the server may have; empty if it may have any.
+    /// The pins of the keys that the server may have; empty if the server may have any key.
     pub pins: Vec<Pin>,
     /// The client certificate and key to use if the server requests one.
     pub identity: Option<ClientIdentity>,
@@ -45,12 +45,12 @@ pub struct Trust {
 }
 
 impl Trust {
-    /// Whether these settings authenticate the server.
+    /// True if these settings authenticate the server.
     pub fn authenticates(&self) -> bool {
         self.verify != Verify::None || !self.pins.is_empty()
     }
 
-    /// Whether the pins allow a server whose key has this pin.
+    /// True if the pins allow a server whose key has this pin.
     pub fn pin_holds(&self, pin: &Pin) -> bool {
         self.pins.is_empty() || self.pins.contains(pin)
     }

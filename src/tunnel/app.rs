@@ -22,10 +22,10 @@ use super::socket::{has_hung_up, probe};
 /// The first bytes of a ClientHello, with which no request to Redis begins: the record's type and
 /// the first byte of its version (RFC 8446 section 5.1).
 const CLIENT_HELLO: [u8; 2] = [0x16, 0x03];
-/// Bytes that are read at once and thrown away.
+/// The number of bytes that are read at once and discarded.
 const IGNORED: usize = 4096;
-/// Redis has this long to process the last requests of an app that closed its Unix socket. A TCP
-/// socket takes as long to find out that the app has gone (tcp_fin_timeout in tcp(7)).
+/// Redis has this long to process the last requests of an app that closed its Unix socket. With a
+/// TCP socket, it takes equally long to find out that the app has gone (tcp_fin_timeout in tcp(7)).
 const HUNG_UP: Duration = Duration::from_secs(60);
 /// The most bytes read ahead while the app waits for Redis, and the size of one such read.
 const MOST_AHEAD: usize = 16 * 1024;
@@ -75,7 +75,7 @@ enum Socket {
 enum Opening {
     /// Too few bytes have come to tell.
     Open,
-    /// Anything but TLS. Redis decides whether it is RESP.
+    /// Anything but TLS. Redis decides whether the bytes are RESP.
     Plain,
     Tls,
 }
@@ -156,12 +156,12 @@ impl AppStream {
         self.tcp()?.take_error().ok()?
     }
 
-    /// Whether the app speaks TLS. Then reading fails, and hands over none of the app's bytes.
+    /// True if the app speaks TLS. Then reading fails, and hands over none of the app's bytes.
     pub fn speaks_tls(&self) -> bool {
         self.opening == Opening::Tls
     }
 
-    /// Reads ahead: holds what the app sends before Redis can take it, for the next reader.
+    /// Reads ahead: holds bytes that the app sends before Redis can take them, for the next reader.
     pub fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<Ahead> {
         if self.ended {
             return Poll::Ready(Ahead::Ended);
@@ -187,7 +187,7 @@ impl AppStream {
         Poll::Ready(if self.speaks_tls() { Ahead::Tls } else { Ahead::Bytes })
     }
 
-    /// Whether the beginning of a request was read ahead, and not of a ClientHello.
+    /// True if the beginning of a request was read ahead, and not of a ClientHello.
     pub fn has_begun(&self) -> bool {
         self.opening == Opening::Plain && !self.held.is_empty()
     }
@@ -216,7 +216,8 @@ impl AppStream {
     /// If the app is gone.
     pub async fn hang_up(&mut self) -> io::Result<()> {
         let mut ignored = [0; IGNORED];
-        // Read only what has come, within the task's budget. Otherwise a reset must do.
+        // Read only the bytes that have come, within the task's budget. If more bytes come, the app
+        // gets a reset.
         poll_fn(|cx| {
             let mut buffer = ReadBuf::new(&mut ignored);
             while let Poll::Ready(Ok(())) = self.socket.stream().poll_read(cx, &mut buffer)
@@ -275,7 +276,10 @@ impl AsyncRead for AppStream {
             }
         }
         if app.speaks_tls() {
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "it speaks TLS")));
+            return Poll::Ready(Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the app speaks TLS",
+            )));
         }
         if !app.held.is_empty() {
             let count = app.held.len().min(buf.remaining());

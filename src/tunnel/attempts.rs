@@ -11,10 +11,12 @@ use super::limit::Slot;
 use super::stream::TlsUpstream;
 use super::{Tunnel, queue, upstream};
 
-/// The upper bound of the first random pause. It doubles with each failure up to `LONGEST_PAUSE`.
+/// The upper bound of the first random pause. The bound doubles with each failure up to
+/// `LONGEST_PAUSE`.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// After a connection was closed, Redis has this long to notice that it has one client less.
+/// After a connection was closed, Redis has this long to notice that it has a free place for a
+/// client.
 const PAUSE_FOR_REDIS: Duration = Duration::from_millis(50);
 
 /// The pause before the next attempt. It is random up to an upper bound (full jitter), so that many

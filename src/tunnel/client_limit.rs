@@ -1,5 +1,5 @@
-//! Redis's client limit (`maxclients`): how it shows, and the words for it in the log, on the
-//! status page and in the metrics.
+//! Redis's client limit (`maxclients`): the signs of the limit, and the words for the limit in the
+//! log, on the status page and in the metrics.
 //!
 //! At its limit, Redis writes an error and closes the connection. If Redis does TLS itself, it
 //! closes before the handshake, so that no client can read the error (networking.c,
@@ -10,10 +10,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::names;
 
-/// The beginning of that error.
+/// The beginning of Redis's error at its client limit.
 const ERROR: &[u8] = b"-ERR max number of clients";
 
-/// Whether a connection's first reply is that error.
+/// True if a connection's first reply is Redis's error at its client limit.
 pub fn is_error(reply: &[u8]) -> bool {
     reply.starts_with(ERROR)
 }
@@ -25,28 +25,30 @@ pub fn suspicion(alive: u64) -> String {
         many => format!("{many} other connections"),
     };
     format!(
-        "probably at Redis's client limit (this launcher holds {held} to it; other processes \
-         count, too): {}",
+        "Redis is probably at its client limit (this launcher holds {held} to Redis; connections \
+         of other processes count, too): {}",
         remedy()
     )
 }
 
-/// What to do about it.
+/// The advice when Redis is at its client limit.
 pub fn remedy() -> String {
     format!(
-        "try {} (what this process holds at once; all must fit the plan)",
+        "limit the connections of each process with {}, so that all processes together fit the \
+         plan",
         names::MAX_CONNECTIONS
     )
 }
 
 /// The number of connections from this launcher to one server, through all its tunnels. If the
-/// server cuts a handshake while there are some, it has probably reached its client limit.
+/// server cuts a handshake while there are such connections, the server has probably reached its
+/// client limit.
 #[derive(Debug, Default)]
 pub struct ServerLoad(AtomicU64);
 
 impl ServerLoad {
     /// Counts a connection after its handshake, until the guard is dropped. Handshakes in progress
-    /// do not count: if several fail together, that is no sign of a limit.
+    /// do not count: several handshakes that fail together are no sign of a limit.
     pub fn count(self: &Arc<Self>) -> Counted {
         self.0.fetch_add(1, Ordering::Relaxed);
         Counted(self.clone())

@@ -23,7 +23,7 @@ use crate::figures::{Arrival, CloseReason, UpstreamState};
 use crate::logging::{debug, info};
 use crate::tls::{HandshakeError, is_own_failure};
 
-/// What the log and the status page say when Redis closes instead of answering.
+/// The error in the log and on the status page if Redis closes a connection instead of answering.
 const UNANSWERED: &str = "the server closed the connection without an answer";
 
 /// Serves one app connection over a new connection to Redis.
@@ -76,8 +76,9 @@ impl<'t> Connection<'t> {
         Connection { tunnel, arrival, ends, moved, address: None, request_was_read: false }
     }
 
-    /// Waits for `upstream`, a connection to Redis. Returns `None` if there is none, or if the app
-    /// gives up meanwhile: then the connection is over, and its end is reported.
+    /// Waits for `upstream`, a connection to Redis. Returns `None` if there is no connection to
+    /// Redis, or if the app gives up meanwhile. In both cases, the app connection is over, and its
+    /// end is reported.
     pub async fn connect<U>(
         &mut self,
         upstream: impl Future<Output = Result<U, Failure>>,
@@ -133,7 +134,7 @@ impl<'t> Connection<'t> {
         Course { end, redis_ended_first: relay.redis_ended_first }
     }
 
-    /// Closes each side in the way in which the other one ended, and logs the end.
+    /// Closes each side in the way in which the other side ended, and logs the end.
     pub async fn close(mut self, course: Course) -> Outcome {
         if self.ends.app.speaks_tls() {
             self.end_tls_app().await;
@@ -163,8 +164,8 @@ impl<'t> Connection<'t> {
     /// reason. This closes the connection.
     async fn explain_late_refusal(&mut self, course: &Course) -> Option<HandshakeError> {
         let RelayEnd::Reset(Side::Redis, error) = &course.end else { return None };
-        // A server that has sent a reply has accepted the client. So has one that ended first: it
-        // closed in good order, or had served an earlier user of the connection.
+        // A server that has sent a reply has accepted the client. So has a server that ended first:
+        // that server closed in good order, or had served an earlier user of the connection.
         if self.moved.received > 0 || course.redis_ended_first {
             return None;
         }
@@ -173,7 +174,7 @@ impl<'t> Connection<'t> {
         late_refusal::behind(self.tunnel, error).await
     }
 
-    /// Whether Redis closed the connection instead of answering.
+    /// True if Redis closed the connection instead of answering.
     fn is_unanswered(&self, course: &Course) -> bool {
         let by_redis = match &course.end {
             RelayEnd::Reset(Side::Redis, error) => is_hang_up(error) && !is_own_failure(error),
@@ -261,7 +262,8 @@ impl Connection<'_> {
         self.tunnel.warnings.warn(Warning::AppSpeaksTls { peer, msg: hints::APP_SPEAKS_TLS });
     }
 
-    /// Reports that the app gave up while it waited for Redis, by a close or by this reset.
+    /// Reports that the app gave up while it waited for Redis, by a close, or by the reset in
+    /// `reset`.
     pub fn abandoned(&mut self, reset: Option<&io::Error>) {
         self.arrival.closed(CloseReason::Abandoned);
         info!(

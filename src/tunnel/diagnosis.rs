@@ -23,17 +23,17 @@ const ANSWER: Duration = Duration::from_secs(1);
 /// The time limit, beyond the connect timeout, for explaining why a certificate is rejected.
 const EXPLANATION: Duration = Duration::from_secs(1);
 
-/// Questions to a failing server, each on a connection of its own. They are rare, because they add
-/// to the server's load.
+/// Questions to a failing server, each on a connection of its own. Questions are rare, because they
+/// add to the server's load.
 #[derive(Debug, Default)]
 pub struct Inquiries {
-    /// Why the server resets connections before it sends a byte.
+    /// The question why the server resets connections before it sends a byte.
     pub late_refusal: Inquiry<Option<LateRefusal>>,
-    /// The address that answers RESP without TLS.
+    /// The question which address answers RESP without TLS.
     plaintext: Inquiry<Option<SocketAddr>>,
 }
 
-/// Why an attempt to connect failed, before the server is asked again.
+/// The reason why an attempt to connect failed, before the server is asked again.
 #[derive(Debug)]
 pub enum Unexplained {
     Failed(Failure),
@@ -103,7 +103,7 @@ async fn explain(tunnel: &Tunnel, address: SocketAddr, flaw: Flaw, verdict: Stri
         let tls = tunnel.unverified.connect(&host, stream, &Arc::default()).await.ok()?;
         certificate_of(&tls)
     };
-    // If the server does not show its certificate in time, the verdict must do.
+    // If the server does not show its certificate in time, use OpenSSL's verdict.
     match timeout(EXPLANATION, certificate).await.ok().flatten() {
         Some(certificate) => {
             let names = certificate.names_in_short();
@@ -115,7 +115,7 @@ async fn explain(tunnel: &Tunnel, address: SocketAddr, flaw: Flaw, verdict: Stri
     }
 }
 
-/// What is known about a server that is silent in the handshake.
+/// The result of questioning a server that is silent during the handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Silence {
     /// The server answers RESP in plaintext.
@@ -142,7 +142,7 @@ pub async fn question_silence(tunnel: &Tunnel, address: SocketAddr, heard: &Hear
     if is_plaintext { Silence::Plaintext } else { pending().await }
 }
 
-/// Whether the server at `address` answers RESP in plaintext within [`ANSWER`].
+/// True if the server at `address` answers RESP in plaintext within [`ANSWER`].
 pub async fn speaks_plaintext(tunnel: &Tunnel, address: SocketAddr) -> bool {
     let ask = async {
         let mut stream = TcpStream::connect(address).await.ok()?;

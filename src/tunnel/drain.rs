@@ -2,8 +2,8 @@
 
 use tokio::sync::{mpsc, watch};
 
-/// Held by each connection and each listener. It tells them that COMMAND has ended, and the drain
-/// lasts until all guards are dropped.
+/// A guard held by each connection and each listener. The guard tells them that COMMAND has ended.
+/// The drain lasts until all guards are dropped.
 #[derive(Debug, Clone)]
 pub struct DrainGuard {
     /// A sender that sends nothing: the drain waits until all senders are dropped.
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_connection_that_begins_during_the_drain_is_waited_for_too() {
+    async fn the_drain_also_waits_for_connections_that_begin_late() {
         let (guard, drain) = DrainGuard::new();
         tokio::spawn(async move {
             let mut guard = guard;

@@ -1,4 +1,4 @@
-//! Both ends of a connection, and how each of them is closed.
+//! Both ends of a connection, and the ways to close each end.
 
 use std::time::Duration;
 
@@ -12,16 +12,16 @@ use super::socket::reset_on_close;
 use super::stream::TlsUpstream;
 use crate::system::socket::unacknowledged;
 
-/// If Redis sends no bytes for this long, it has answered all requests.
+/// If Redis sends no bytes for this long, Redis has answered all requests.
 const QUIET: Duration = Duration::from_millis(50);
 /// The time limit for Redis to answer the last requests of an app whose connection broke. A
 /// subscription would never end.
 const LONGEST_UNREST: Duration = Duration::from_secs(1);
 /// The time limit for delivering the bytes that were sent before a failure.
 const DELIVERY: Duration = Duration::from_secs(5);
-/// How often to check whether the peer has acknowledged the last bytes.
+/// The interval of checks whether the peer has acknowledged the last bytes.
 const FLUSH_CHECK: Duration = Duration::from_millis(5);
-/// Bytes that are read at once and thrown away.
+/// The number of bytes that are read at once and discarded.
 const IGNORED: usize = 4096;
 
 /// Both ends of a connection. Dropping them resets both, unless [`Ends::finish`] was called: a
@@ -63,7 +63,7 @@ impl Ends {
     }
 
     /// Prepares both ends for closing after `end`. A clean end is marked as such; after a failure,
-    /// waits for at most [`DELIVERY`] until the bytes sent before it are delivered.
+    /// waits for at most [`DELIVERY`] until the bytes sent before the failure are delivered.
     pub async fn close(&mut self, end: &RelayEnd) {
         // A timeout changes nothing: the reset follows either way.
         match end {
@@ -107,7 +107,7 @@ async fn acknowledged(stream: &TcpStream) {
 }
 
 /// Waits until Redis has received all of the app's requests, and sends no more replies. With an
-/// earlier reset, Redis would drop requests that it has not read yet.
+/// earlier reset, Redis would drop the requests that are still unread.
 async fn all_executed(redis: &mut TlsUpstream) {
     acknowledged(redis.tcp()).await;
     let mut ignored = [0; IGNORED];

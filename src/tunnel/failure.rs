@@ -1,4 +1,5 @@
-//! Why there is no connection to Redis, in words for users. [`super::hints`] says what to change.
+//! Describes for users why there is no connection to Redis. [`super::hints`] tells users what to
+//! change.
 
 use std::fmt;
 use std::io;
@@ -20,14 +21,15 @@ pub enum Step {
     Unanswered,
 }
 
-/// Why there is no connection to Redis.
+/// The reason why there is no connection to Redis.
 #[derive(Debug)]
 pub enum Failure {
     /// Redis, or the network, is down. The app's connection is closed, as without a tunnel.
     Outage(Step, io::Error),
     /// A setting is wrong. The app gets an error.
     Misconfigured(HandshakeError),
-    /// OpenSSL failed, for example for lack of memory. That may pass, so the app sees an outage.
+    /// OpenSSL failed, for example for lack of memory. The lack may pass, so the app sees an
+    /// outage.
     Internal(io::Error),
     /// All connections that this limit allows were in use until the connect timeout.
     QueueTimeout(NonZeroUsize),
@@ -44,7 +46,7 @@ impl Failure {
         Failure::Outage(step, error)
     }
 
-    /// Whether another attempt may succeed without a change of settings.
+    /// True if another attempt may succeed without a change of settings.
     pub fn is_outage(&self) -> bool {
         !matches!(self, Failure::Misconfigured(_))
     }
@@ -106,19 +108,19 @@ impl Failure {
     }
 }
 
-/// Whether the other side closed or reset the connection.
+/// True if the other side closed or reset the connection.
 pub fn is_hang_up(error: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
     matches!(error.kind(), UnexpectedEof | ConnectionReset | ConnectionAborted | BrokenPipe)
 }
 
-/// Whether the process (EMFILE) or the system (ENFILE) has no descriptor left.
+/// True if the process (EMFILE) or the system (ENFILE) has no descriptor left.
 pub fn is_out_of_descriptors(error: &io::Error) -> bool {
     let code = error.raw_os_error();
     code == Some(Errno::EMFILE as i32) || code == Some(Errno::ENFILE as i32)
 }
 
-/// Whether the system refuses to start a thread: see [`crate::threads`].
+/// True if the system refuses to start a thread: see [`crate::threads`].
 pub fn is_out_of_threads(error: &io::Error) -> bool {
     error.raw_os_error() == Some(Errno::EAGAIN as i32)
 }
@@ -142,8 +144,8 @@ impl fmt::Display for Failure {
             Failure::Internal(error) => write!(f, "OpenSSL failed: {error}"),
             Failure::QueueTimeout(limit) => write!(
                 f,
-                "all {limit} connections that the tunnel may have were in use until the connect \
-                 timeout"
+                "all {limit} connections that the tunnel's limit allows were in use until the \
+                 connect timeout"
             ),
             Failure::Misconfigured(error) => match error {
                 HandshakeError::NoTls => f.write_str("the server speaks no TLS"),
@@ -151,18 +153,20 @@ impl fmt::Display for Failure {
                     write!(f, "certificate check failed: {reason}")
                 }
                 HandshakeError::Pin(pin) => {
-                    write!(f, "the server's key differs from the pin: it is {pin}")
+                    write!(f, "the server's key differs from the pin: its pin is {pin}")
                 }
                 HandshakeError::ClientCertificateWanted => {
-                    f.write_str("the server wants a client certificate")
+                    f.write_str("the server requires a client certificate")
                 }
                 HandshakeError::ClientCertificateRefused(reason) => {
                     write!(f, "the server refuses the client certificate: {reason}")
                 }
                 HandshakeError::UnknownName => {
-                    f.write_str("the server has no certificate for the name it was asked for (SNI)")
+                    f.write_str("the server does not accept the server name (SNI)")
                 }
-                HandshakeError::NoCommonVersion => f.write_str("no common TLS version"),
+                HandshakeError::NoCommonVersion => {
+                    f.write_str("the server supports none of the allowed TLS versions")
+                }
                 HandshakeError::Refused(reason) => write!(f, "TLS handshake refused: {reason}"),
                 HandshakeError::Internal(error) => write!(f, "OpenSSL failed: {error}"),
                 HandshakeError::Broken(error) | HandshakeError::Damaged(error) => {

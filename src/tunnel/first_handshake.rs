@@ -1,7 +1,8 @@
 //! A tunnel's first TLS handshake runs alone, so that later handshakes can resume its session.
 //!
-//! In a cold storm of connections this costs Redis 0.78 of the CPU that it needs behind nginx,
-//! instead of 1.2 (docs/performance.md). Other connections wait once per tunnel, for a short time.
+//! If many apps connect at once and there is no session yet, Redis then needs 0.78 of the CPU time
+//! that it needs behind nginx, instead of 1.2 times that CPU time (docs/performance.md). Other
+//! connections wait once per tunnel, for a short time.
 
 use std::future::Future;
 use std::pin::pin;
@@ -15,7 +16,8 @@ use crate::tls::Sessions;
 
 /// Other connections wait at most this long, or a quarter of the connect timeout if that is less.
 const PATIENCE: Duration = Duration::from_millis(250);
-/// If connecting by TCP takes longer than this, the others no longer wait: the server is far away.
+/// If the TCP connect takes longer than this, the server is far away, and other connections do not
+/// wait.
 const SLOW_TCP: Duration = Duration::from_millis(80);
 
 /// Lets one connection of a tunnel make the first handshake.
@@ -27,9 +29,9 @@ pub struct FirstHandshake {
 }
 
 impl FirstHandshake {
-    /// Ends the wait for all connections, also later ones.
+    /// Ends the wait for all connections, including later connections.
     pub fn finish(&self) {
-        // It may be set already.
+        // `over` may be set already.
         let _ = self.over.set(());
     }
 
@@ -55,8 +57,8 @@ impl FirstHandshake {
     }
 }
 
-/// The tunnel's first handshake. Dropping this ends the wait of the others, because the handshake
-/// has failed, or the server is far away.
+/// The tunnel's first handshake. Dropping this ends the wait of the other connections. It is
+/// dropped if the handshake fails, or if the server is far away.
 #[derive(Debug)]
 #[must_use]
 pub struct First<'a>(&'a FirstHandshake);
@@ -78,8 +80,8 @@ impl First<'_> {
         }
     }
 
-    /// Call this when the handshake has succeeded. The others go on waiting for the session, which
-    /// a server sends after the handshake (RFC 8446 section 4.6.1).
+    /// Call this when the handshake has succeeded. The other connections go on waiting for the
+    /// session, which a server sends after the handshake (RFC 8446 section 4.6.1).
     pub fn succeeded(self) {
         std::mem::forget(self);
     }
@@ -102,7 +104,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(10);
 
     #[tokio::test(start_paused = true)]
-    async fn others_wait_once_and_at_most_a_quarter_second() {
+    async fn other_connections_wait_once_for_at_most_250_ms() {
         for (connect_timeout, patience) in
             [(LONG, PATIENCE), (Duration::from_millis(400), Duration::from_millis(100))]
         {

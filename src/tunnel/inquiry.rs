@@ -12,7 +12,7 @@ const PERIOD: Duration = Duration::from_secs(60);
 /// One question, and the latest answer.
 #[derive(Debug, Default)]
 pub struct Inquiry<A> {
-    /// The task that holds the lock may ask; the others wait for its answer.
+    /// The task that holds the lock may ask; all other tasks wait for the answer.
     latest: Mutex<Option<Asked<A>>>,
 }
 
@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_answer_serves_all_for_a_minute() {
+    async fn one_answer_is_used_by_all_callers_for_a_minute() {
         let (inquiry, count) = (Inquiry::default(), Cell::new(0));
         let answers = tokio::join!(
             inquiry.answer(SECOND, ask(&count, SECOND / 2)),
@@ -88,7 +88,7 @@ mod tests {
         assert_eq!(inquiry.answer(SECOND, ask(&count, SECOND * 2)).await, 0);
         assert_eq!(inquiry.answer(SECOND, ask(&count, SECOND / 2)).await, 0);
         advance(PERIOD).await;
-        // Neither is a question whose task was cancelled.
+        // A question whose task was cancelled is not repeated either.
         let impatient = timeout(SECOND / 4, inquiry.answer(SECOND, ask(&count, SECOND / 2)));
         assert!(impatient.await.is_err());
         assert_eq!(inquiry.answer(SECOND, ask(&count, SECOND / 2)).await, 0);

@@ -11,12 +11,13 @@ use super::Tunnel;
 use super::upstream::{connect_tcp, handshake, look_up};
 use crate::tls::{HandshakeError, LateRefusal};
 
-/// How long a server may take to refuse a client certificate after the handshake.
+/// The time limit for a server to refuse a client certificate after the handshake.
 const LATE: Duration = Duration::from_secs(1);
 
 /// The refusal behind `error`, with which a server ended a connection before it sent a byte; `None`
-/// if there is another cause. A reset may have overtaken the alert with the reason: then this makes
-/// another connection to learn the reason, once for all connections that fail like this.
+/// if the error has another cause. A reset may have overtaken the alert with the reason. In that
+/// case, this makes another connection to learn the reason, once for all connections that fail in
+/// this way.
 pub async fn behind(tunnel: &Tunnel, error: &io::Error) -> Option<HandshakeError> {
     if error.kind() != io::ErrorKind::ConnectionReset {
         return LateRefusal::of(error).map(HandshakeError::from);

@@ -8,7 +8,8 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-/// If all slots kept their users for this long while others wait, the queue is stuck.
+/// If all slots kept their users for this long while other app connections wait, the queue is
+/// stuck.
 const STUCK: Duration = Duration::from_secs(10);
 /// Redis notices a closed connection slightly later. For this long after a close, a handshake that
 /// Redis cuts may succeed at a second attempt.
@@ -22,7 +23,7 @@ const WARNING_INTERVAL: Duration = Duration::from_secs(60);
 pub struct Limit {
     slots: Arc<Semaphore>,
     moves: Mutex<Moves>,
-    /// How many app connections wait for a slot.
+    /// The number of app connections that wait for a slot.
     waiting: AtomicUsize,
 }
 
@@ -64,22 +65,23 @@ impl Limit {
         Slot { limit: self.clone(), _permit: permit }
     }
 
-    /// Whether an app connection waits for a slot.
+    /// True if an app connection waits for a slot.
     pub fn somebody_waits(&self) -> bool {
         self.waiting.load(Ordering::Relaxed) > 0
     }
 
-    /// Whether every slot is taken.
+    /// True if every slot is taken.
     pub fn is_full(&self) -> bool {
         self.slots.available_permits() == 0
     }
 
-    /// Whether the same app connections have held all slots for ten seconds.
+    /// True if the same app connections have held all slots for ten seconds.
     fn is_stuck(&self, now: Instant) -> bool {
         self.is_full() && self.moves().changed.is_some_and(|changed| now - changed >= STUCK)
     }
 
-    /// Whether a warning about a stuck queue is due. If so, the next one is due a minute later.
+    /// True if a warning about a stuck queue is due. In that case, the next warning is due a minute
+    /// later.
     pub fn take_stuck_warning(&self, now: Instant) -> bool {
         let is_stuck = self.is_stuck(now);
         let mut moves = self.moves();
@@ -90,7 +92,7 @@ impl Limit {
         is_due
     }
 
-    /// Whether Redis may still count a connection that this tunnel has just closed.
+    /// True if Redis may still count a connection that this tunnel has just closed.
     pub fn may_still_be_counted(&self, now: Instant) -> bool {
         self.is_full() && self.moves().closed.is_some_and(|closed| now - closed < FREEING)
     }
@@ -116,7 +118,7 @@ impl Drop for InQueue<'_> {
     }
 }
 
-/// The permission to have one connection to Redis, until it is dropped.
+/// The permission to have one connection to Redis. The permission lasts until the slot is dropped.
 #[derive(Debug)]
 pub struct Slot {
     limit: Arc<Limit>,
@@ -129,7 +131,7 @@ impl Slot {
         self.limit.moves().changed = Some(Instant::now());
     }
 
-    /// Notes that the connection is closed, so that Redis will soon have one client less.
+    /// Notes that the connection is closed, so that Redis will soon have a free place for a client.
     pub fn note_closed(&self) {
         self.limit.moves().closed = Some(Instant::now());
     }
@@ -203,7 +205,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_closed_connection_may_still_be_counted_for_a_second() {
+    async fn redis_may_count_a_closed_connection_for_a_second() {
         let limit = limit(2);
         let (first, second) = (limit.try_slot().unwrap(), limit.try_slot().unwrap());
         assert!(!limit.may_still_be_counted(Instant::now()), "nothing was closed");

@@ -1,5 +1,5 @@
-//! The local port or socket. It is bound before COMMAND starts, and accepts until COMMAND has
-//! ended.
+//! The local port or socket. The launcher binds it before COMMAND starts, and accepts connections
+//! until COMMAND has ended.
 
 use std::env;
 use std::ffi::OsString;
@@ -36,7 +36,7 @@ const LAST_SOCKET: usize = 999;
 /// The pause after a failed `accept`, so that a lack of descriptors causes no busy loop.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Where tunnels listen.
+/// The setting `--listen`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Listen {
     /// On ports of 127.0.0.1.
@@ -45,10 +45,10 @@ pub enum Listen {
     Unix,
 }
 
-/// What to do when a local port is taken.
+/// The setting `--port-taken`, for a local port that is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PortTaken {
-    /// Listen on another port, and put it into COMMAND's URL.
+    /// Listen on another port, and put that port into COMMAND's URL.
     Move,
     /// Report an error, and do not start COMMAND.
     Fail,
@@ -60,7 +60,7 @@ pub struct Listener(Socket);
 
 impl Listener {
     /// Binds `port` of 127.0.0.1, and returns the bound port. If `port` is 0, or taken and `taken`
-    /// is `Move`, the kernel picks one.
+    /// is `Move`, the kernel picks a port.
     ///
     /// # Errors
     /// If the kernel has no free port, or if `port` is taken (EADDRINUSE) or needs privileges
@@ -99,7 +99,7 @@ fn socket_name(index: usize) -> String {
 pub struct SocketFolder(PathBuf);
 
 impl SocketFolder {
-    /// Makes the folder in XDG_RUNTIME_DIR, or else where temporary files belong.
+    /// Makes the folder in XDG_RUNTIME_DIR, or else in the folder for temporary files.
     ///
     /// # Errors
     /// The error of the last place that was tried (mkdtemp(3)).
@@ -177,7 +177,7 @@ fn app_stream((socket, address): (Socket, SockAddr)) -> io::Result<AppStream> {
 }
 
 /// Accepts app connections until COMMAND has ended. `handle` serves each connection in a task of
-/// its own. It drops its [`DrainGuard`] when the app has received everything.
+/// its own. `handle` drops its [`DrainGuard`] when the app has received everything.
 ///
 /// # Errors
 /// If the runtime cannot watch the listener.
@@ -205,7 +205,7 @@ where
             () = guard.command_ended() => break,
         }
     }
-    // Connections that are not accepted yet may hold what the app wrote just before it ended.
+    // Connections that are not accepted yet may hold bytes that COMMAND wrote just before its end.
     loop {
         // This does not wait, and finds connections that the runtime does not know of yet.
         match listener.get_ref().accept().and_then(app_stream) {
@@ -222,8 +222,9 @@ where
     }
 }
 
-/// A spare descriptor for an accepted connection. Waits until one is free: otherwise a burst of app
-/// connections could take all descriptors, and none would be left for the connections to Redis.
+/// A spare descriptor for an accepted connection. Waits until a descriptor is free. Without the
+/// spare descriptor, a burst of app connections could take all descriptors, and leave none for the
+/// connections to Redis.
 async fn spare(tunnel: &Tunnel, listener: &Socket) -> OwnedFd {
     loop {
         match listener.try_clone() {

@@ -7,7 +7,7 @@
 //! that pass; [`meter`] counts them.
 //!
 //! If there is no connection, [`failure`] describes the cause, [`diagnosis`] and [`late_refusal`]
-//! find it out from the server, and [`hints`] tells the user what to change. [`refusal`] answers
+//! ask the server for the cause, and [`hints`] tells the user what to change. [`refusal`] answers
 //! the app's requests with the error. [`warnings`] keeps an outage from filling the log. [`drain`]
 //! waits for the last connections after COMMAND's end.
 
@@ -59,15 +59,15 @@ use crate::tls::{Connector, Sessions};
 pub struct ConnectionSettings {
     /// For queueing, name lookup, TCP and TLS together; more than zero.
     pub connect_timeout: Duration,
-    /// Whether to retry until `connect_timeout`.
+    /// True if to retry until `connect_timeout`.
     pub connect_retry: bool,
     /// A connection without traffic is closed after this time; `None`: never.
     pub idle_timeout: Option<Duration>,
-    /// After COMMAND's end, time limit for sending what it has written; zero: do not wait.
+    /// After COMMAND's end, time limit for sending what COMMAND has written; zero: do not wait.
     pub drain_timeout: Duration,
 }
 
-/// One tunnel: what all its connections share.
+/// One tunnel: everything that all its connections share.
 #[derive(Debug)]
 pub struct Tunnel {
     pub route: Route,

@@ -61,13 +61,13 @@ fn warn_of_long_wait(tunnel: &Tunnel) {
     if warn_if_stuck(tunnel) {
         return;
     }
-    let error = "an app connection has waited for a second: the tunnel is at its limit";
+    let error = "an app connection has waited for a second: the tunnel is at its connection limit";
     let (event, hint) = (UpstreamEvent::QueueWaiting, hints::queue(tunnel));
     let warning = Warning::Upstream { event, reason: None, error: error.to_owned(), hint };
     tunnel.warnings.warn(warning);
 }
 
-/// Warns about a stuck queue, at most once a minute. Returns whether it did.
+/// Warns about a stuck queue, at most once a minute. Returns whether there was a warning.
 fn warn_if_stuck(tunnel: &Tunnel) -> bool {
     let is_due = tunnel.limit.take_stuck_warning(Instant::now());
     if is_due {
@@ -75,8 +75,8 @@ fn warn_if_stuck(tunnel: &Tunnel) -> bool {
             at = "queue-stuck",
             var = tunnel.variable(),
             upstream = %tunnel.route.upstream,
-            error = "the same app connections have held every allowed connection for 10 s, while \
-                     others wait",
+            error = "the same app connections have held all connections to Redis for 10 s, while \
+                     other app connections wait",
             hint = hints::queue_stuck(tunnel),
         );
     }

@@ -1,8 +1,8 @@
 //! A TCP stream that reads ahead of TLS.
 //!
-//! OpenSSL reads a record's 5-byte header first, and then its body: two system calls. Here the
-//! first call takes all bytes that have arrived. The connection holds the buffer only until OpenSSL
-//! has fetched them.
+//! OpenSSL reads a record's 5-byte header first, and then its body: two system calls. With this
+//! stream, the first call takes all bytes that have arrived. The connection holds the buffer only
+//! until OpenSSL has fetched them.
 
 use std::cell::RefCell;
 use std::io;
@@ -91,10 +91,11 @@ impl Silent {
 
 /// The error for a server that causes work without sending data.
 pub fn endless() -> io::Error {
-    io::Error::other("the server sends TLS messages without end, and no data")
+    io::Error::other("the server keeps sending TLS messages without data")
 }
 
-/// Whether a server has sent any byte. Outlives the connection, which a failed handshake drops.
+/// True once a server has sent a byte. This flag outlives the connection, which a failed handshake
+/// drops.
 #[derive(Debug, Clone, Default)]
 pub struct Heard(Arc<AtomicBool>);
 
@@ -113,9 +114,9 @@ impl Heard {
 #[derive(Debug, Default)]
 struct Records {
     header: [u8; 5],
-    /// How many bytes of the header are known; 0 once the header is complete.
+    /// The number of known bytes of the header; 0 once the header is complete.
     known: usize,
-    /// How many bytes of the body are still to come.
+    /// The number of missing bytes of the body.
     missing: usize,
 }
 
@@ -138,7 +139,7 @@ impl Records {
         }
     }
 
-    /// Whether the latest record is complete.
+    /// True if the latest record is complete.
     fn is_complete(&self) -> bool {
         self.known == 0 && self.missing == 0
     }
@@ -190,7 +191,7 @@ impl ReadAhead {
         }
     }
 
-    /// Whether only complete records have arrived, and all of them were fetched.
+    /// True if only complete records have arrived, and all of them were fetched.
     pub fn is_between_records(&self) -> bool {
         self.ahead.is_none() && self.records.is_complete()
     }
@@ -211,7 +212,7 @@ impl Drop for Buffered {
 
 impl Buffered {
     /// # Errors
-    /// If there is no memory for a buffer. This must end one connection, not all.
+    /// If there is no memory for a buffer. The lack of memory must end one connection, not all.
     fn new() -> io::Result<Buffered> {
         let mut buffer = FREE.with_borrow_mut(Vec::pop).unwrap_or_default();
         buffer.try_reserve_exact(AHEAD - buffer.len())?;
@@ -305,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn records_are_complete_where_they_end_and_nowhere_else() {
+    fn records_are_complete_only_at_their_last_byte() {
         let sizes = [0, 1, 0, 300, 16_384];
         let (mut stream, mut ends) = (Vec::new(), vec![0]);
         for size in sizes {
@@ -326,7 +327,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn unfetched_bytes_are_not_between_records() {
+    async fn a_stream_with_unfetched_bytes_is_not_between_records() {
         let (mut near, mut far) = connection().await;
         assert!(near.is_between_records());
         // Two alerts.

@@ -10,17 +10,17 @@ use super::app::AppStream;
 use crate::resp::requests::RequestFramer;
 use crate::resp::{Opaque, error};
 
-/// Wait this long for the app's first request before sending the error without one. Some clients
-/// take a reply without a request for a broken connection.
+/// Wait this long for the app's first request before sending the error without a request. Some
+/// clients take a reply without a request for a broken connection.
 const FIRST_REQUEST: Duration = Duration::from_secs(2);
-/// A refused app's connection is closed after this long without requests. At once would be too
-/// soon: ioredis and others take an error in reply to their first request, HELLO, for an old
-/// server. They send further requests, and report only the errors to those.
+/// A refused app's connection is closed after this long without requests. Closing at once would be
+/// too soon: if the first request, HELLO, gets an error, ioredis and other clients assume an old
+/// server. They send further requests, and report only the errors to these requests.
 const LINGER: Duration = Duration::from_secs(1);
 /// The time limit for answering a refused app.
 const LONGEST_TALK: Duration = Duration::from_secs(10);
 
-/// Whether the app's first request has been read already.
+/// The state of the app's first request when the refusal begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FirstRequest {
     Read,

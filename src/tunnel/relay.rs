@@ -18,7 +18,8 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use super::tap::{Progress, Tap};
 use direction::{Direction, State, take};
 
-/// How often an app is checked for its end while the relay does not read from it.
+/// The interval at which an app is checked while the relay does not read from it: the app may be
+/// gone.
 const APP_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// An app that has closed its side and no longer takes replies has gone. After this long without
@@ -32,8 +33,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream for S {}
 
 /// An app's stream, which can tell whether the app is gone.
 pub trait App: Stream {
-    /// The error if the app is gone, found out without reading; `None` if the app may still be
-    /// there. The first call may switch on TCP keepalive, which finds out.
+    /// Checks, without reading, whether the app is gone. Returns the error if it is; `None` if the
+    /// app may still exist. The first call may switch on TCP keepalive, which detects that an app
+    /// is gone.
     fn broken_off(&mut self) -> Option<io::Error>;
 }
 
@@ -106,13 +108,13 @@ impl<'a, A, R, T: Tap> Relay<'a, A, R, T> {
         self
     }
 
-    /// How much was delivered so far.
+    /// The number of bytes delivered so far.
     pub fn progress(&self) -> Progress {
         Progress { sent: self.up.written, received: self.down.written }
     }
 }
 
-/// What was read and sent before the relay.
+/// The bytes that were read and sent before the relay.
 #[derive(Default)]
 pub struct Begun {
     /// Bytes that were read from one side, but not yet written to the other.
@@ -134,7 +136,7 @@ impl<A: App, R: Stream, T: Tap> Future for Relay<'_, A, R, T> {
         if end.is_none() {
             end = relay.poll_down(cx);
         }
-        // Read the clock once, for all who need the time.
+        // Read the clock once for this step.
         let moved = (relay.up.moved + relay.down.moved != before).then(Instant::now);
         if let Some(now) = moved {
             relay.last_moved = now;
@@ -182,7 +184,7 @@ impl<A: App, R: Stream, T: Tap> Relay<'_, A, R, T> {
         }
     }
 
-    /// Whether the connection to Redis stays open now that the app has ended. An app that has only
+    /// True if the connection to Redis stays open now that the app has ended. An app that has only
     /// half-closed must first get what is not delivered yet.
     fn keeps_upstream(&self, app_end: &io::Result<()>) -> bool {
         let delivered = app_end.is_err() || !self.down.is_stalled();
@@ -245,7 +247,7 @@ impl<A: App, R: Stream, T: Tap> Relay<'_, A, R, T> {
     }
 }
 
-/// The idle timeout. Its timer is moved only when it fires, and not with every byte.
+/// The idle timeout. The timer is moved only when it fires, and not with every byte.
 #[derive(Debug)]
 struct Idle {
     timeout: Duration,

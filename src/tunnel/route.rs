@@ -28,13 +28,13 @@ impl fmt::Display for Upstream {
     }
 }
 
-/// The names of the settings that are in effect, where these are not the general variables: an
-/// option, or a variable for this URL alone. A hint must name the setting that has an effect.
+/// The names of the settings that override general variables: options, or variables for this URL
+/// alone. A hint must name the setting that has an effect.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SettingNames {
     /// General variables, each with the name of the setting that overrides it.
     overridden: Vec<(&'static str, String)>,
-    /// Whether the URL's query demands `full`.
+    /// True if the URL's query demands `full`.
     pub full_by_url: bool,
 }
 
@@ -60,7 +60,7 @@ pub struct Route {
     pub trust: Trust,
     /// The difference between the TLS port and the URL's port; 0: the URL's port speaks TLS.
     pub port_offset: i32,
-    /// The names of its settings, for hints.
+    /// The names of the tunnel's settings, for hints.
     pub setting_names: SettingNames,
     /// The maximum number of connections to Redis; `None`: no limit.
     pub max_connections: Option<NonZeroUsize>,

@@ -21,9 +21,9 @@ const KEEPALIVE_PROBES: u32 = 4;
 const APP_PROBE_IDLE: Duration = Duration::from_secs(15);
 
 /// Has the kernel notice a Redis that has vanished. While sent bytes are unacknowledged, there are
-/// no probes: then the kernel gives up after about a quarter of an hour (tcp_retries2 in tcp(7)),
-/// as it does without a tunnel. TCP_USER_TIMEOUT would be faster, but would also end connections to
-/// a Redis that is too busy to read.
+/// no probes. In that case, the kernel gives up after about a quarter of an hour (tcp_retries2 in
+/// tcp(7)), as without a tunnel. TCP_USER_TIMEOUT would be faster, but would also end connections
+/// to a Redis that is too busy to read.
 pub fn keep_alive(stream: &TcpStream) -> io::Result<()> {
     set_keepalive(stream, KEEPALIVE_IDLE)
 }
@@ -41,7 +41,8 @@ fn set_keepalive(stream: &TcpStream, idle: Duration) -> io::Result<()> {
     SockRef::from(stream).set_tcp_keepalive(&keepalive)
 }
 
-/// Whether the peer of a Unix socket has closed both directions, and not only its own (poll(2)).
+/// True if the peer of a Unix socket has closed both directions, and not only its sending direction
+/// (poll(2)).
 pub fn has_hung_up(stream: &UnixStream) -> bool {
     let mut watched = [PollFd::new(stream.as_fd(), PollFlags::empty())];
     let polled = poll(&mut watched, PollTimeout::ZERO);

@@ -8,12 +8,12 @@ use tokio::time::Instant;
 /// Sees the bytes that pass through a relay, and cannot change them.
 #[expect(clippy::wrong_self_convention, reason = "`from` says where bytes come from")]
 pub trait Tap {
-    /// The app has sent these bytes. They are about to be written to Redis, or discarded if writing
-    /// to Redis has failed.
+    /// The app has sent these bytes. The relay is about to write them to Redis, or to discard them
+    /// if writing to Redis has failed.
     fn from_app(&mut self, _bytes: &[u8]) {}
 
-    /// Redis has sent these bytes. They are about to be written to the app, or discarded if writing
-    /// to the app has failed.
+    /// Redis has sent these bytes. The relay is about to write them to the app, or to discard them
+    /// if writing to the app has failed.
     fn from_redis(&mut self, _bytes: &[u8]) {}
 
     /// Bytes were read or written.
@@ -26,7 +26,7 @@ pub trait Tap {
     }
 }
 
-/// What a relay has delivered so far.
+/// The numbers of bytes that a relay has delivered so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Progress {
     /// Bytes from the app that Redis's side has taken.

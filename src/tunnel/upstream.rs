@@ -19,7 +19,8 @@ use crate::figures::UpstreamState;
 use crate::threads;
 use crate::tls::{ConnectError, Connector, HandshakeError, Sessions, TlsStream, certificate_of};
 
-/// If an address has not answered after this time, the next one is tried, too (RFC 8305 section 5).
+/// If an address has not answered after this time, the next address is tried, too (RFC 8305 section
+/// 5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
 /// A TLS connection, and the server's address.
@@ -35,7 +36,7 @@ pub async fn connect(tunnel: &Tunnel, deadline: Instant) -> Result<Connected, Un
     connected.unwrap_or_else(|_| Err(Failure::timed_out(step).into()))
 }
 
-/// Whether the server has cut the handshake before it sent a byte, like a Redis at its client
+/// True if the server has cut the handshake before it sent a byte, like a Redis at its client
 /// limit.
 pub fn is_cut(unexplained: &Unexplained) -> bool {
     matches!(unexplained, Unexplained::Failed(Failure::Outage(Step::Unanswered, _)))
@@ -74,7 +75,7 @@ async fn connect_tls(
     Ok(tls)
 }
 
-/// The upstream's addresses. They are not cached, because a fail-over changes them.
+/// The upstream's addresses. The addresses are not cached, because a fail-over changes them.
 pub async fn look_up(tunnel: &Tunnel) -> Result<Vec<SocketAddr>, Failure> {
     let upstream = &tunnel.route.upstream;
     let addresses = threads::look_up(upstream.host_name(), upstream.port).await;
@@ -91,7 +92,7 @@ pub async fn connect_tcp(addresses: Vec<SocketAddr>) -> Result<TcpStream, Failur
     Ok(stream)
 }
 
-/// TLS over a TCP connection to the tunnel's upstream. There is no time limit: the caller sets one.
+/// TLS over a TCP connection to the tunnel's upstream. The caller must set a time limit.
 ///
 /// # Errors
 /// The failure, which the caller may have explained.
@@ -141,12 +142,12 @@ async fn shake_hands(
     Ok(tls)
 }
 
-/// A TCP connection to the first of `addresses` that answers. Each address has a short start before
-/// the next one (RFC 8305).
+/// A TCP connection to the first of `addresses` that answers. Each attempt gets a short head start
+/// over the next address (RFC 8305).
 async fn connect_any(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
     let mut waiting = addresses.into_iter();
     let mut attempts = JoinSet::new();
-    let mut last_error = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    let mut last_error = io::Error::new(io::ErrorKind::NotFound, "the host name has no address");
     loop {
         match waiting.next() {
             Some(address) => {

@@ -12,13 +12,13 @@ use super::drain::DrainGuard;
 /// A close this soon after the app's last byte is a half-close: the app waits for its reply, as
 /// `printf 'PING\r\n' | nc` does.
 const HALF_CLOSE: Duration = Duration::from_millis(500);
-/// COMMAND's end also closes its connections, but its last requests must be sent. So a close means
-/// that the app gave up only if COMMAND is still running after this time.
+/// COMMAND's end also closes its connections, but COMMAND's last requests must be sent. So a close
+/// means that the app gave up only if COMMAND is still running after this time.
 const COMMAND_END: Duration = Duration::from_millis(100);
-/// How often an app is checked for a reset after reading from it has stopped.
+/// The interval at which an app is checked for a reset after reading from it has stopped.
 const RESET_CHECK: Duration = Duration::from_millis(250);
 
-/// Why an app no longer waits for Redis.
+/// The reason why an app no longer waits for Redis.
 #[derive(Debug)]
 pub enum Departure {
     /// The app speaks TLS itself.
@@ -54,7 +54,7 @@ pub async fn departure(app: &mut AppStream, guard: &mut DrainGuard) -> Departure
     }
 }
 
-/// Whether COMMAND is still running after [`COMMAND_END`].
+/// True if COMMAND is still running after [`COMMAND_END`].
 async fn command_goes_on(guard: &mut DrainGuard) -> bool {
     tokio::select! {
         biased;
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_close_with_commands_end_is_served() {
+    async fn a_close_at_commands_end_is_served() {
         let (mut app, far) = app();
         let (mut guard, drain) = DrainGuard::new();
         drop(far);

@@ -1,9 +1,9 @@
 //! Warnings about a tunnel's connections. They are summarised, so that an outage cannot fill the
 //! log.
 //!
-//! The first five warnings with the same event and reason are written at once. Further ones are
+//! The first five warnings with the same event and reason are written at once. Further warnings are
 //! summarised in one line every ten seconds, with a count and the latest error. After ten seconds
-//! without such a warning, the next ones are written at once again.
+//! without such a warning, the next five are written at once again.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -157,7 +157,7 @@ struct Burst {
     /// The number of warnings that were held back since the last summary, and the latest of them.
     count: u64,
     held_back: Option<Warning>,
-    /// Whether a warning has come since the last summary.
+    /// True if a warning has come since the last summary.
     is_live: bool,
 }
 

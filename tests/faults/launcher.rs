@@ -80,7 +80,7 @@ fn clock_jumps() {
 
 #[test]
 fn launcher_is_stopped_for_longer_than_the_connect_timeout() {
-    fault!("the launcher is stopped for longer than the connect timeout, and continued");
+    fault!("the launcher is stopped for longer than the connect timeout, and then continued");
     let server = Server::start(Front::Redis);
     let scene = Scene::new(&server.url());
     let mut client = scene.held.client();
@@ -115,15 +115,15 @@ fn works_with_its_log(redirection: &str) {
 
 #[test]
 fn log_cannot_be_written() {
-    fault!("the disk of the log is full");
+    fault!("the disk to which the log goes is full");
     works_with_its_log("2>/dev/full");
     fault!("stderr is closed");
     works_with_its_log("2>&-");
 }
 
 #[test]
-fn nobody_reads_the_log() {
-    fault!("nobody reads the log");
+fn no_program_reads_the_log() {
+    fault!("no program reads the launcher's stderr");
     let folder = tempfile::tempdir().unwrap();
     let pipe = folder.path().join("pipe");
     nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
@@ -134,7 +134,7 @@ fn nobody_reads_the_log() {
 
 #[test]
 fn launcher_is_killed() {
-    fault!("the launcher is killed outright (SIGKILL)");
+    fault!("the launcher is killed by SIGKILL");
     let server = Server::start(Front::Redis);
     let held = Launcher::hold(&server.url());
     let mut client = held.client();

@@ -152,7 +152,7 @@ impl Scene {
         assert_eq!(self.witness.ask(&["INCR", "witness"]), Reply::Line(count));
     }
 
-    /// Whether the launcher has closed every app's connection. It keeps connections to Redis for
+    /// True if the launcher has closed every app's connection. It keeps connections to Redis for
     /// later apps, but never more than there were apps at once.
     fn is_closed(&self) -> bool {
         let kept = connections_to(self.pid(), &self.upstreams);

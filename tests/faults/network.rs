@@ -20,8 +20,8 @@ use crate::support::slow_link::SlowLink;
 use crate::{Scene, fault};
 
 #[test]
-fn name_is_not_found_then_it_is() {
-    fault!("its name does not resolve; then it does");
+fn name_does_not_resolve_and_later_resolves() {
+    fault!("Redis's host name does not resolve; later it does");
     let folder = tempfile::tempdir().unwrap();
     let hosts = folder.path().join("hosts");
     let Some(launcher) = with_hosts(&hosts, "127.0.0.1 localhost\n") else { return };
@@ -35,12 +35,14 @@ fn name_is_not_found_then_it_is() {
     let log = held.finish().stderr;
     let errors = logged(&log, "connection-failed", "error");
     assert!(errors.len() == 3 && errors[0].contains("name look-up failed"), "{errors:?}");
-    assert!(logged(&log, "connection-failed", "hint")[0].contains("check the host in REDIS_URL"));
+    assert!(
+        logged(&log, "connection-failed", "hint")[0].contains("check the host name in REDIS_URL")
+    );
 }
 
 #[test]
-fn one_live_address_of_a_name_is_enough() {
-    fault!("its name has a dead address and a live one");
+fn one_live_address_of_a_host_name_is_enough() {
+    fault!("Redis's host name has a dead address and a live address");
     let folder = tempfile::tempdir().unwrap();
     let hosts = folder.path().join("hosts");
     let Some(mut link) = SlowLink::make(&[]) else { return };
@@ -69,7 +71,7 @@ fn two_listeners() -> [TcpListener; 2] {
 
 #[test]
 fn fail_over_moves_the_name() {
-    fault!("a fail-over moves the name to another address");
+    fault!("a fail-over moves Redis's host name to another address");
     let folder = tempfile::tempdir().unwrap();
     let hosts = folder.path().join("hosts");
     let Some(launcher) = with_hosts(&hosts, "127.0.0.1 redis.test\n") else { return };
@@ -108,8 +110,8 @@ fn connections_of(pid: i32, port: u16) -> Vec<Socket> {
 }
 
 #[test]
-fn redis_vanishes_without_a_word() {
-    fault!("its host vanishes without a word");
+fn redis_host_disappears() {
+    fault!("Redis's host disappears");
     let Some(mut link) = SlowLink::make(&[]) else { return };
     let options = Options { link: Some(&link), ..Options::default() };
     let server = Server::start_with(Front::Redis, options);
@@ -153,7 +155,7 @@ fn redis_vanishes_without_a_word() {
 
 #[test]
 fn network_is_slow_and_lossy() {
-    fault!("the network loses 5 % and takes 100 ms");
+    fault!("the network loses 5 % of the packets, and delays packets by 100 ms");
     let options = ["--delay-ms", "100", "--loss", "5", "--seed", "7"];
     let Some(link) = SlowLink::make(&options) else { return };
     let options = Options { link: Some(&link), ..Options::default() };

@@ -21,7 +21,7 @@ const MIB: usize = 1024 * 1024;
 
 #[test]
 fn redis_refuses() {
-    fault!("Redis refuses: nothing listens");
+    fault!("Redis refuses connections: no program listens on the port");
     let scene = Scene::new(&format!("rediss://127.0.0.1:{}", two_free_ports()));
     closed(&scene.one_by_one());
     let error = "TCP connection failed: connection refused";
@@ -30,7 +30,7 @@ fn redis_refuses() {
 
 #[test]
 fn silent_server_is_probed_for_plaintext_only_once() {
-    fault!("it accepts, and stays silent");
+    fault!("Redis accepts connections, and stays silent");
     let silent = Peer::tcp(|mut stream| rest(&mut stream).0.len());
     // Longer than the launcher waits before it asks a silent server whether it speaks plaintext.
     let launcher = Launcher::script(HOLD_TWO).env("STUNNEL_CONNECT_TIMEOUT", "5s");
@@ -74,8 +74,8 @@ fn no_more_clients(server: &Server, held: usize) -> Client {
 }
 
 #[test]
-fn redis_takes_no_more_clients() {
-    fault!("it takes no more clients (maxclients, a plan's connection limit)");
+fn redis_accepts_no_more_clients() {
+    fault!("Redis accepts no more clients (maxclients, a plan's connection limit)");
     let server = Server::start(Front::Redis);
     let scene = Scene::new(&server.url());
     let held: Vec<_> = (0..3).map(|_| scene.held.client()).collect();
@@ -84,13 +84,13 @@ fn redis_takes_no_more_clients() {
     drop((held, direct));
     let log = scene.aftermath();
     all_logged(&log, "connection-failed", "error", "TLS handshake broke off");
-    let hint = "probably at Redis's client limit (this launcher holds 3 other connections to it";
+    let hint = "Redis is probably at its client limit (this launcher holds 3 other connections";
     all_logged(&log, "connection-failed", "hint", hint);
 }
 
 #[test]
-fn redis_behind_stunnel_takes_no_more_clients() {
-    fault!("the same, behind stunnel");
+fn redis_behind_stunnel_accepts_no_more_clients() {
+    fault!("Redis behind stunnel accepts no more clients");
     let server = Server::start(Front::Stunnel);
     let scene = Scene::new(&server.url());
     let held: Vec<_> = (0..3).map(|_| scene.held.client()).collect();
@@ -105,13 +105,13 @@ fn redis_behind_stunnel_takes_no_more_clients() {
     let log = scene.aftermath();
     let hints = logged(&log, "connection-unanswered", "hint");
     assert_eq!(hints.is_empty(), lost == 0, "{lost} lost: {log}");
-    let expected = "(this launcher holds 3 other connections to it;";
+    let expected = "(this launcher holds 3 other connections to Redis;";
     assert!(hints.iter().all(|hint| hint.contains(expected)), "{hints:?}");
 }
 
 #[test]
 fn redis_is_down_behind_stunnel() {
-    fault!("it is down behind stunnel");
+    fault!("Redis is down, but the stunnel in front of Redis accepts connections");
     let server = Server::start(Front::Stunnel);
     let scene = Scene::new(&server.url());
     send_signal(server.pid(), libc::SIGKILL);
@@ -126,14 +126,14 @@ fn redis_is_down_behind_stunnel() {
 
 #[test]
 fn reply_that_breaks_off_ends_with_a_reset() {
-    fault!("it resets in the middle of a reply");
+    fault!("Redis resets the connection in the middle of a reply");
     let resets = Peer::tls(|mut tls| {
         half_a_reply(&mut tls);
         // Wait until the app has read the half, because a reset discards unread bytes on Linux.
         tls.read_exact(&mut [0; 4]).unwrap();
         reset(tls.get_ref());
     });
-    fault!("it sends a record that was tampered with");
+    fault!("a TLS record from Redis was tampered with");
     let tampers = Peer::tls(|mut tls| {
         half_a_reply(&mut tls);
         tls.read_exact(&mut [0; 4]).unwrap();
@@ -157,7 +157,7 @@ fn reply_that_breaks_off_ends_with_a_reset() {
 
 #[test]
 fn redis_closes_without_close_notify() {
-    fault!("it closes without close_notify");
+    fault!("Redis closes the connection without close_notify");
     let peer = Peer::tls(|mut tls| half_a_reply(&mut tls));
     let scene = Scene::new(&peer.url());
     for _ in 0..TIMES {
@@ -168,7 +168,7 @@ fn redis_closes_without_close_notify() {
 
 #[test]
 fn redis_stalls_in_the_middle_of_a_reply() {
-    fault!("it stalls for longer than the idle timeout");
+    fault!("Redis stalls for longer than the idle timeout");
     let peer = Peer::tls(|mut tls| {
         half_a_reply(&mut tls);
         rest(&mut tls)
@@ -187,7 +187,7 @@ fn redis_stalls_in_the_middle_of_a_reply() {
 
 #[test]
 fn redis_reads_nothing() {
-    fault!("it reads nothing while the app pushes 1 GiB");
+    fault!("Redis reads nothing while the app sends 1 GiB");
     let over = Arc::new(AtomicBool::new(false));
     let until = over.clone();
     let peer = Peer::tls(move |_tls| {
@@ -245,7 +245,7 @@ const OVER: usize = usize::MAX;
 
 #[test]
 fn redis_restarts_under_two_hundred_busy_connections() {
-    fault!("it restarts under 200 busy connections");
+    fault!("Redis restarts while 200 connections are busy");
     const CLIENTS: usize = 200;
     const RESTARTS: usize = 3;
     let mut server = Server::start(Front::Redis);

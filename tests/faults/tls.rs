@@ -16,7 +16,7 @@ use crate::{Scene, TIMES, all_logged, closed, fault};
 
 #[test]
 fn redis_resets_during_the_handshake() {
-    fault!("it resets during the handshake");
+    fault!("Redis resets the connection during the handshake");
     let peer = Peer::tcp(|mut stream| {
         stream.read_exact(&mut [0; 5]).unwrap();
         reset(&stream);
@@ -29,7 +29,7 @@ fn redis_resets_during_the_handshake() {
 
 #[test]
 fn reset_after_the_handshake_is_explained_by_one_probe() {
-    fault!("it resets right after the handshake");
+    fault!("Redis resets the connection right after the handshake");
     let peer = Peer::tls(|tls| reset(tls.get_ref()));
     let scene = Scene::new(&peer.url());
     let seen = scene.one_by_one();
@@ -56,7 +56,7 @@ fn every_app_learns_the_reason_that_one_probe_found() {
     let scene = Scene::new(&peer.url());
     for _ in 0..5 {
         let said = scene.held.open().ask(&["PING"]);
-        let told = "the server wants a client certificate";
+        let told = "the server requires a client certificate";
         assert!(matches!(&said, Reply::Line(line) if line.contains(told)), "{said:?}");
     }
     assert_eq!(peer.accepted(), 5 + 1);
@@ -64,7 +64,7 @@ fn every_app_learns_the_reason_that_one_probe_found() {
 
 #[test]
 fn redis_sends_garbage_instead_of_tls() {
-    fault!("it sends garbage instead of TLS");
+    fault!("the server sends garbage instead of TLS");
     let peer = Peer::tcp(|mut stream| {
         stream.read_exact(&mut [0; 5]).unwrap();
         let noise: Vec<u8> = (0..5000_u32).map(|n| (n * n % 251) as u8).collect();
@@ -103,7 +103,7 @@ fn one_byte_at_a_time(mut near: TcpStream, port: u16) {
 
 #[test]
 fn redis_sends_byte_by_byte() {
-    fault!("it sends byte by byte");
+    fault!("Redis sends its replies byte by byte");
     let server = Server::start(Front::Redis);
     let tls_port = server.tls_port();
     // The relay is between the launcher and Redis, so that it also splits TLS records.
@@ -143,7 +143,7 @@ fn echo_with_new_keys(mut tls: SslStream<TcpStream>) -> usize {
 
 #[test]
 fn redis_asks_for_new_keys() {
-    fault!("it asks for new keys (key update)");
+    fault!("Redis requests new keys (TLS 1.3 key update)");
     let peer = Peer::tls(echo_with_new_keys);
     let scene = Scene::new(&peer.url());
     let mut app = scene.open();
@@ -160,7 +160,7 @@ fn redis_asks_for_new_keys() {
 
 #[test]
 fn redis_renegotiates() {
-    fault!("it renegotiates (TLS 1.2)");
+    fault!("Redis renegotiates (TLS 1.2)");
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     // Sends hello, asks for another handshake, and returns whether the launcher declined it.
     let peer = Peer::tls_up_to(SslVersion::TLS1_2, listener, |mut tls| {

@@ -102,7 +102,7 @@ impl Scene {
         (of_us[begin..begin + end].to_owned(), ended.code())
     }
 
-    /// Whether this output of `--status`, on one line, is about this launcher.
+    /// True if this output of `--status`, on one line, is about this launcher.
     fn is_ours(&self, said: &str) -> bool {
         said.contains(&format!(" pid {} · sandbox ", self.held.running.pid()))
     }

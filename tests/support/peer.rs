@@ -148,7 +148,7 @@ pub fn acceptor_builder(newest: SslVersion) -> SslAcceptorBuilder {
     acceptor
 }
 
-/// Whether the first message on `stream` is a ClientHello that offers a TLS 1.3 session (RFC 8446
+/// True if the first message on `stream` is a ClientHello that offers a TLS 1.3 session (RFC 8446
 /// sections 4.1.2 and 4.2.11). Reads nothing from the stream.
 pub fn offers_session(stream: &TcpStream) -> bool {
     const HANDSHAKE: u8 = 22;

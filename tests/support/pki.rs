@@ -45,7 +45,7 @@ pub struct Request<'a> {
     pub valid: (i64, i64),
     pub kind: Kind,
     pub is_ca: bool,
-    /// Whether to sign with SHA-1.
+    /// True if to sign with SHA-1.
     pub weakly_signed: bool,
 }
 

@@ -25,7 +25,7 @@ pub fn state(pid: i32) -> char {
     stat(pid).expect("a process")[0].chars().next().expect("a state")
 }
 
-/// Whether a process with this pid exists and is no zombie.
+/// True if a process with this pid exists and is no zombie.
 pub fn is_alive(pid: i32) -> bool {
     stat(pid).is_some_and(|stat| stat[0] != "Z")
 }

@@ -26,7 +26,7 @@ fn settings(
 }
 
 #[test]
-fn defaults_are_those_in_the_manual() {
+fn each_setting_has_the_default_in_the_manual() {
     let (configuration, trust) = settings(&[], &[]).unwrap();
     let settings = configuration.settings;
     assert_eq!(settings.listen_port, 6371);
@@ -83,7 +83,7 @@ fn all_invalid_values_are_reported_with_the_accepted_forms() {
         ("CACHE_URL_STUNNEL_PORT_OFFSET", "99999", "'99999'; expected a whole number"),
         ("CACHE_URL_STUNNEL_REDISS", "x", "'x'; expected tunnel or passthrough"),
         ("CACHE_URL_STUNNEL_POOL", "yes", "'yes'; expected off, on or auto"),
-        ("STUNNEL_STATUS_ADDRESS", ":9121", "':9121'; expected HOST:PORT (0.0.0.0:9121 for"),
+        ("STUNNEL_STATUS_ADDRESS", ":9121", "':9121'; expected HOST:PORT (such as 0.0.0.0:9121"),
     ];
     let pairs = wrong.map(|(name, value, _)| (name, value));
     let errors = settings(&[], &pairs).unwrap_err();

@@ -54,7 +54,7 @@ pub struct Direction {
     /// stalls.
     stalled: Vec<u8>,
     stalled_from: usize,
-    /// How the reader ended, until [`Direction::poll`] has returned it.
+    /// The reader's end, until [`Direction::poll`] has returned it.
     reader_ended: Option<io::Result<()>>,
     /// Bytes that the writer took.
     pub written: u64,
@@ -78,7 +78,7 @@ impl Direction {
         (self.stalled, self.written) = (bytes, written);
     }
 
-    /// How many bytes the writer has not taken yet.
+    /// The number of bytes that the writer has not taken yet.
     pub fn stalled(&self) -> usize {
         self.stalled.len() - self.stalled_from
     }
@@ -92,7 +92,7 @@ impl Direction {
         !self.stalled.is_empty()
     }
 
-    /// Whether this direction moves no more bytes.
+    /// True if this direction moves no more bytes.
     pub fn is_over(&self) -> bool {
         match self.state {
             State::Open | State::Closing => false,
@@ -150,9 +150,9 @@ impl Direction {
         })
     }
 
-    /// Reads until the buffer is full, the reader ends, or nothing more is there now. Returns how
-    /// much was read, and `Pending` if the reader will wake us. A short read clears the stream's
-    /// readiness, so noticing the end costs no system call.
+    /// Reads until the buffer is full, the reader ends, or no more bytes are available now. Returns
+    /// the number of bytes that were read, and `Pending` if the reader will wake us. A short read
+    /// clears the stream's readiness, so noticing the end costs no system call.
     fn fill(
         &mut self,
         cx: &mut Context<'_>,
@@ -197,8 +197,9 @@ impl Direction {
         Poll::Ready(())
     }
 
-    /// Writes as much as the writer takes now, and returns how much that is. If it is less than
-    /// all, the writer stalls and will wake us, or `state` says that the writer has failed.
+    /// Writes as many bytes as the writer takes now, and returns their number. If the writer does
+    /// not take all bytes, the writer stalls and will wake us, or `state` says that the writer has
+    /// failed.
     fn write(
         &mut self,
         cx: &mut Context<'_>,

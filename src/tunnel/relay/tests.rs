@@ -47,7 +47,7 @@ fn quiet() -> Join<Empty, Vec<u8>> {
     join(empty(), Vec::new())
 }
 
-/// Whether the other side of `far` has not closed, and has no more bytes.
+/// True if the other side of `far` has not closed, and has no more bytes.
 async fn is_open(far: &mut DuplexStream) -> bool {
     let mut byte = [0];
     poll_fn(|cx| {
@@ -61,7 +61,7 @@ async fn relay<A: App, R: Stream>(app: &mut A, redis: &mut R, idle: Option<Durat
 }
 
 #[tokio::test]
-async fn an_app_that_reads_no_more_gets_its_requests_delivered() {
+async fn requests_of_an_app_that_stops_reading_are_delivered() {
     let mut app = join(&b"one two"[..], deaf());
     let mut redis = join(&b"reply"[..], Vec::new());
     assert!(matches!(relay(&mut app, &mut redis, None).await, RelayEnd::Closed));
@@ -69,7 +69,7 @@ async fn an_app_that_reads_no_more_gets_its_requests_delivered() {
 }
 
 #[tokio::test]
-async fn a_redis_that_reads_no_more_gets_its_replies_delivered() {
+async fn replies_of_a_redis_that_stops_reading_are_delivered() {
     let (writer, mut app_far) = duplex(1024);
     let mut app = join(&b"request"[..], writer);
     let mut redis = join(&b"last words"[..], deaf());
@@ -134,7 +134,7 @@ async fn a_reset_waits_for_stalled_bytes_to_be_delivered() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_redis_that_takes_and_says_nothing_is_reset() {
+async fn a_redis_that_stops_reading_and_writing_is_reset() {
     let (silent, _far) = duplex(1);
     let mut redis = join(silent, deaf());
     let mut app = join(&b"request"[..], Vec::new());
@@ -144,7 +144,7 @@ async fn a_redis_that_takes_and_says_nothing_is_reset() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stall_ends_in_a_reset_and_silence_in_a_close() {
+async fn a_stall_ends_with_a_reset_but_silence_with_a_close() {
     let (mut app, mut app_far, mut redis, _redis_far) = narrow();
     let timeout = Some(Duration::from_secs(3600));
     let end = relay(&mut app, &mut redis, timeout).await;
@@ -212,7 +212,7 @@ async fn a_tap_sees_all_and_may_keep_the_upstream() {
 }
 
 #[tokio::test]
-async fn a_begun_connection_is_continued() {
+async fn a_relay_continues_a_connection_that_has_begun() {
     let (mut app, mut redis) = (quiet(), quiet());
     let mut tap = Keeper::default();
     let begun = Begun { to_redis: b"end".into(), to_app: b"re".into(), sent: 4, asked: None };
