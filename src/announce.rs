@@ -189,9 +189,7 @@ pub fn started(plan: &Plan, bound: &Bound, settings: &Settings) {
     }
     left_alone(plan);
     for (index, (route, local)) in plan.routes.iter().zip(&bound.locals).enumerate() {
-        if settings.listen_port != 0 {
-            port_taken(route, wanted_port(settings, index), local);
-        }
+        port_taken(route, wanted_port(settings, index), local);
         tunnel_up(route, local);
     }
     if let Some(page) = &bound.status {
@@ -219,6 +217,7 @@ fn left_alone(plan: &Plan) {
 fn port_taken(route: &Route, wanted: u16, local: &Local) {
     if let Local::Port(port) = local
         && *port != wanted
+        && wanted != 0
     {
         notice!(
             at = "port-taken",

@@ -187,6 +187,13 @@ pub fn enter() -> io::Result<()> {
     Ok(())
 }
 
+/// Call the result first in a new thread: the thread inherits the rules of the thread that starts
+/// it.
+pub fn inheritance() -> impl FnOnce() {
+    let has_entered = HAS_ENTERED.get();
+    move || HAS_ENTERED.set(has_entered)
+}
+
 /// The state of this launcher's sandbox.
 pub fn state() -> &'static State {
     STATE.get().unwrap_or(&State::Off)

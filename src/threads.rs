@@ -125,7 +125,9 @@ impl Threads {
     /// Starts a thread, which does not count as free yet.
     fn start(&'static self) -> io::Result<()> {
         let place = self.places.try_acquire().map_err(|_| Errno::EAGAIN)?;
+        let inherit = sandbox::inheritance();
         let started = thread::Builder::new().name("blocking".to_owned()).spawn(move || {
+            inherit();
             self.work();
             drop(place);
         });

@@ -48,8 +48,8 @@ struct Bench {
 }
 
 impl Bench {
-    /// Starts the quick form with the debug binary, in a process group of its own, as a shell
-    /// does.
+    /// Starts `bin/bench --quick` with the debug binary, in a process group of its own, as a
+    /// shell does.
     fn start(words: &[&str]) -> Bench {
         Bench::start_with(words, |_| ())
     }
@@ -90,7 +90,7 @@ impl Bench {
     }
 }
 
-/// The cells of the first row of a Markdown table that begins with `start`.
+/// The cells of the first table row that begins with `start`.
 fn row<'a>(table: &'a str, start: &str) -> Vec<&'a str> {
     let row = table.lines().find(|line| line.starts_with(start));
     let row = row.unwrap_or_else(|| panic!("no {start}\n{table}"));

@@ -480,7 +480,7 @@ fn cloud_native_rebuild_verifies_the_cached_layer() {
     let (layer, binary) =
         (site.at("layers/start-stunnel.toml"), site.at("layers/start-stunnel/bin/start-stunnel"));
     let first = toml(&layer);
-    // The lifecycle restores a layer with its metadata, without its types, beside a new app.
+    // When the app is built again, the lifecycle restores the layer's metadata, but not its types.
     let metadata = toml::Table::from_iter([("metadata".to_owned(), first["metadata"].clone())]);
     let restore = || {
         fs::write(&layer, metadata.to_string()).unwrap();

@@ -5,13 +5,15 @@ mod support;
 
 use std::fs;
 use std::io::Read;
+use std::net::TcpStream;
 use std::os::unix::process::ExitStatusExt;
 use std::time::Instant;
 
 use nix::libc;
 use support::eventually;
 use support::launcher::{BINARY, Launcher, Running, as_pid_1, logged, send_signal};
-use support::proc::{children, command_of, is_alive, wait_until_reaped};
+use support::peer::Peer;
+use support::proc::{children, command_of, is_alive, state, wait_until_reaped};
 use support::resp::Reply;
 use support::servers::{Front, Server};
 
@@ -126,6 +128,9 @@ fn timeout_as_the_command_kills_its_children() {
     let words = ["timeout", "-s", "KILL", "1000", "sh", "-c", script];
     let mut running = Launcher::new(words).start();
     let child: i32 = running.line().parse().unwrap();
+    // If timeout(1) has not noted its child yet, SIGALRM ends timeout(1) only.
+    let timeout = command_of(running.pid());
+    eventually("timeout waits for its child", || (state(timeout) == 'S').then_some(()));
     // timeout(1) gets SIGALRM when the time is over.
     running.signal(libc::SIGALRM);
     assert_eq!(running.finish().signal(), libc::SIGKILL);
@@ -338,4 +343,23 @@ fn a_daemon_that_the_command_started_survives() {
     assert_eq!(running.process.wait().code(), Some(2));
     assert!(is_alive(daemon));
     send_signal(daemon, libc::SIGKILL);
+}
+
+#[test]
+fn the_local_port_closes_although_an_app_still_waits() {
+    let silent = Peer::tcp(|mut stream| stream.read_to_end(&mut Vec::new()).map(drop));
+    let held = Launcher::hold(&silent.url());
+    let mut app = held.open();
+    app.send(&["PING"]);
+    eventually("the handshake has begun", || (silent.accepted() == 1).then_some(()));
+    // COMMAND ends, and the drain waits for the app.
+    for child in children(held.running.pid()) {
+        send_signal(child, libc::SIGKILL);
+    }
+    eventually("nothing listens", || {
+        TcpStream::connect(("127.0.0.1", held.port)).is_err().then_some(())
+    });
+    assert!(is_alive(held.running.pid()));
+    held.running.signal(libc::SIGTERM);
+    held.finish();
 }

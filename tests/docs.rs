@@ -331,7 +331,7 @@ fn design_page_lists_the_modules_in_order() {
     let in_source: Vec<&str> =
         map.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';')).collect();
     let page = text("docs/design.md");
-    let (_, table, _) = around(&page, "rooms");
+    let (_, table, _) = around(&page, "modules");
     let in_page: Vec<&str> =
         rows(table).iter().map(|row| row[0].trim_matches(['`', '/'])).collect();
     assert_eq!(in_page, in_source);

@@ -124,6 +124,7 @@ fn without_descriptors_apps_wait_and_the_page_says_why() {
         let page = scene.page.get("/").body;
         page.contains("Raise the limit on open files").then_some(())
     });
+    assert_eq!(scene.page.get("/readyz").code, 503);
     limit(pid, "nofile", 1024);
     assert_eq!(app.reply().unwrap(), Reply::line("+OK"));
     assert!(scene.metric("accept_errors_total") > Some(0.0));

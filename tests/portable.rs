@@ -1,5 +1,5 @@
 //! The portable binaries in `dist/`. QEMU runs the binaries of other architectures. Static binaries
-//! also run in a root folder without any library.
+//! also run in a chroot without shared libraries.
 
 mod support;
 

@@ -145,7 +145,7 @@ settings! {
         default: "auto",
         value_name: "MODE",
         help: "Restrict the launcher with Landlock once COMMAND runs: auto (as far as possible), \
-               off, or require (exit 78 before COMMAND starts if the sandbox fails)",
+               off, or require (a trial before COMMAND starts; exit 78 if the trial fails)",
     }
 
     [TUNNEL]

@@ -13,7 +13,7 @@ use crate::names;
 const MOST_EDITS: usize = 2;
 /// The prefix of the settings for all URLs.
 const PREFIX: &str = "STUNNEL_";
-/// The part between `<VAR>` and a setting for the URL in `<VAR>` alone.
+/// The text between `<VAR>` and the setting in a name such as `<VAR>_STUNNEL_POOL`.
 const INFIX: &str = "_STUNNEL_";
 
 /// Variables that look like settings, but are no settings for all URLs.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-/// Time after which an idle connection closes: well before Heroku closes it, after 300 s
+/// Time after which the launcher closes an idle connection. Heroku closes one after 300 s
 /// (<https://devcenter.heroku.com/articles/heroku-redis#timeout>).
 const IDLE: Duration = Duration::from_secs(30);
 /// Without `--max-connections`, this many idle connections stay for [`IDLE`]. Other processes need

@@ -56,7 +56,7 @@ impl StatusAddress {
     /// For [`StatusAddress::Unix`], which `listen` binds in the folder of the sockets.
     pub fn bind(&self) -> io::Result<StatusListener> {
         let StatusAddress::Tcp(host, port) = self else {
-            panic!("a Unix socket is not bound here")
+            unreachable!("`listen` binds Unix sockets")
         };
         let listener = TcpListener::bind((host.as_str(), *port))?;
         listener.set_nonblocking(true)?;

@@ -100,7 +100,7 @@ const TUNNEL: &[Metric] = &[
     ),
     counter(
         "pool_requests",
-        "Connections to Redis that app connections got from the pool, by kind",
+        "Connections that the pool gave to apps, by result (new, or reused)",
         ByWord("result", &PoolResult::WORDS, "/pool_requests"),
     ),
     histogram(
@@ -142,7 +142,7 @@ const TUNNEL: &[Metric] = &[
     counter("accept_errors", "Failed attempts to accept an app connection", At("/accept_errors")),
     gauge(
         "last_success_timestamp_seconds",
-        "Time of the latest first reply from Redis to an app connection",
+        "Time when Redis last began to answer an app connection",
         At("/last_success"),
     ),
     gauge(

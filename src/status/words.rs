@@ -258,8 +258,8 @@ fn waits(tunnel: &TunnelSnapshot, report: &StatusReport) -> Row {
         )
     } else if exceeds(reply, SLOW_REPLY) {
         Some(
-            "Redis or the network is slow: ask Redis with SLOWLOG GET and LATENCY DOCTOR (blocking \
-             commands such as BLPOP also count as slow)"
+            "Redis or the network is slow: ask Redis with SLOWLOG GET and LATENCY DOCTOR. \
+             The wait of blocking commands such as BLPOP is included"
                 .to_owned(),
         )
     } else if exceeds(connect, SLOW_CONNECT) {

@@ -68,7 +68,7 @@ pub enum HandshakeError {
     Pin(Pin),
     /// The server requires a client certificate.
     ClientCertificateWanted,
-    /// The server refuses the client certificate, for OpenSSL's reason.
+    /// The server refuses the client certificate. The text is OpenSSL's reason.
     ClientCertificateRefused(String),
     /// The server has no certificate for the name that the client sent (SNI), or requires a name.
     UnknownName,
@@ -111,7 +111,7 @@ impl From<HandshakeError> for ConnectError {
 pub enum LateRefusal {
     /// The server requires a client certificate.
     Wanted,
-    /// The server refuses the client certificate, for OpenSSL's reason.
+    /// The server refuses the client certificate. The text is OpenSSL's reason.
     Refused(String),
 }
 

@@ -20,20 +20,22 @@ pub fn with_line_ends(text: &str) -> String {
     if text.contains('\n') { text.to_owned() } else { text.replace("\\n", "\n") }
 }
 
+/// Labels of certificates. OpenSSL's TRUSTED CERTIFICATE contains more than a certificate.
+const LABELS: [&str; 2] = ["CERTIFICATE-----", "X509 CERTIFICATE-----"];
+
 /// Reads each certificate in `pem`, and skips keys and other text.
 pub fn each_certificate(pem: &str) -> impl Iterator<Item = Result<X509, ErrorStack>> {
     let blocks = pem.split(BEGIN).skip(1);
-    let is_certificate = |block: &&str| {
-        block.lines().next().is_some_and(|label| label.trim_end().ends_with("CERTIFICATE-----"))
-    };
+    let is_certificate =
+        |block: &&str| block.lines().next().is_some_and(|label| LABELS.contains(&label.trim_end()));
     blocks.filter(is_certificate).map(|block| X509::from_pem(format!("{BEGIN}{block}").as_bytes()))
 }
 
 /// Reads all certificates in `pem`.
 ///
 /// # Errors
-/// If there is no certificate, or if a certificate cannot be read. The message continues the name
-/// of the setting.
+/// If there is no certificate, or if a certificate cannot be read. The caller puts the setting's
+/// name in front of the message.
 pub fn certificates(pem: &str) -> Result<Vec<X509>, String> {
     let mut all = Vec::new();
     for certificate in each_certificate(pem) {
@@ -64,7 +66,8 @@ pub struct ClientIdentity {
     key: PKey<Private>,
 }
 
-/// The reason why a [`ClientIdentity`] is invalid. The message continues the name of the setting.
+/// The reason why a [`ClientIdentity`] is invalid. The caller puts the setting's name in front of
+/// the message.
 #[derive(Debug, PartialEq, Eq)]
 pub enum IdentityProblem {
     /// The certificate or its chain is invalid.
@@ -186,6 +189,13 @@ mod tests {
     fn lost_line_ends_are_restored() {
         assert_eq!(with_line_ends("a\\nb\\n"), "a\nb\n");
         assert_eq!(with_line_ends("a\nb\\n"), "a\nb\\n");
+    }
+
+    #[test]
+    fn trusted_certificates_and_keys_are_skipped() {
+        let pem = ["TRUSTED CERTIFICATE", "PRIVATE KEY", "CERTIFICATE REQUEST"]
+            .map(|label| format!("-----BEGIN {label}-----\nAAAA\n-----END {label}-----\n"));
+        assert_eq!(each_certificate(&pem.concat()).count(), 0);
     }
 
     #[test]

@@ -71,7 +71,10 @@ where
             Err(failure) => failure,
             connected => return connected,
         };
-        if failure.is_out_of_descriptors() && spare.take().is_some() {
+        // A lookup without a free descriptor may report another error.
+        let is_last = |spare: &OwnedFd| spare.try_clone().is_err();
+        if spare.as_ref().is_some_and(|spare| failure.is_out_of_descriptors() || is_last(spare)) {
+            spare = None;
             continue;
         }
         if !(tunnel.settings.connect_retry && failure.is_outage()) {

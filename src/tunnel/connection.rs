@@ -125,7 +125,7 @@ impl<'t> Connection<'t> {
         upstream.set_state(UpstreamState::Relaying);
         self.address = Some(upstream.address);
         let redis = self.ends.redis.insert(upstream);
-        let mut meter = Meter::new(self.tunnel, tap, begun.asked);
+        let mut meter = Meter::new(self.tunnel, tap, &begun);
         let idle_timeout = self.tunnel.settings.idle_timeout;
         let mut relay =
             Relay::new(&mut self.ends.app, redis, &mut meter, idle_timeout).continuing(begun);

@@ -1,5 +1,5 @@
-//! Finds out whether a server refused the client certificate, or its absence, after the handshake.
-//! In TLS 1.3 a server does so (RFC 8446 section 4.4.2.4).
+//! Finds out whether the server has refused the client certificate, or requires one. In TLS 1.3 a
+//! server reports this only after the handshake (RFC 8446 section 4.4.2.4).
 
 use std::io;
 use std::sync::Arc;

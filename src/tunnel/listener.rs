@@ -7,11 +7,12 @@ use std::fs::{self, Permissions};
 use std::future::Future;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::mkdtemp;
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::Interest;
@@ -21,6 +22,7 @@ use tokio::time::sleep;
 
 use super::app::AppStream;
 use super::drain::DrainGuard;
+use super::failure::is_out_of_descriptors;
 use super::warnings::Warning;
 use super::{Tunnel, hints};
 use crate::logging::warning;
@@ -168,12 +170,13 @@ impl Drop for SocketFolder {
 }
 
 /// The stream of an accepted connection.
-fn app_stream((socket, address): (Socket, SockAddr)) -> io::Result<AppStream> {
+fn app_stream((socket, address, spare): Accepted) -> io::Result<AppStream> {
     socket.set_nonblocking(true)?;
-    match address.as_socket() {
-        Some(address) => Ok(AppStream::from_tcp(TcpStream::from_std(socket.into())?, address)),
-        None => UnixStream::from_std(socket.into()).map(AppStream::from_unix),
-    }
+    let app = match address.as_socket() {
+        Some(address) => AppStream::from_tcp(TcpStream::from_std(socket.into())?, address),
+        None => AppStream::from_unix(UnixStream::from_std(socket.into())?),
+    };
+    Ok(app.with_spare(spare))
 }
 
 /// Accepts app connections until COMMAND has ended. `handle` serves each connection in a task of
@@ -193,13 +196,10 @@ where
 {
     let listener = watch(listener)?;
     loop {
-        let accepted = listener.async_io(Interest::READABLE, Socket::accept);
+        let accepted = listener.async_io(Interest::READABLE, accept);
         tokio::select! {
             accepted = accepted => match accepted.and_then(app_stream) {
-                Ok(app) => {
-                    let app = app.with_spare(spare(tunnel, listener.get_ref()).await);
-                    tokio::spawn(handle(app, guard.clone()));
-                }
+                Ok(app) => drop(tokio::spawn(handle(app, guard.clone()))),
                 Err(error) => after_failed_accept(tunnel, error).await,
             },
             () = guard.command_ended() => break,
@@ -208,9 +208,8 @@ where
     // Connections that are not accepted yet may hold bytes that COMMAND wrote just before its end.
     loop {
         // This does not wait, and finds connections that the runtime does not know of yet.
-        match listener.get_ref().accept().and_then(app_stream) {
+        match accept(listener.get_ref()).and_then(app_stream) {
             Ok(app) => {
-                let app = app.with_spare(spare(tunnel, listener.get_ref()).await);
                 tokio::spawn(handle(app, guard.clone()));
                 // A flood must not stop the drain timer.
                 consume_budget().await;
@@ -222,16 +221,30 @@ where
     }
 }
 
-/// A spare descriptor for an accepted connection. Waits until a descriptor is free. Without the
-/// spare descriptor, a burst of app connections could take all descriptors, and leave none for the
-/// connections to Redis.
-async fn spare(tunnel: &Tunnel, listener: &Socket) -> OwnedFd {
-    loop {
-        match listener.try_clone() {
-            Ok(copy) => return copy.into(),
-            Err(error) => after_failed_accept(tunnel, error).await,
+/// An accepted connection, and a spare descriptor for the connection to Redis.
+type Accepted = (Socket, SockAddr, OwnedFd);
+
+/// Accepts a connection if two descriptors are free; otherwise the connection waits in the kernel.
+/// Without the spare descriptor, a burst of app connections could take all descriptors, and leave
+/// none for the connections to Redis.
+fn accept(listener: &Socket) -> io::Result<Accepted> {
+    let accepted = io::stderr().as_fd().try_clone_to_owned().and_then(|spare| {
+        let (socket, address) = listener.accept()?;
+        Ok((socket, address, spare))
+    });
+    match accepted {
+        // The error comes even if no app connection waits.
+        Err(error) if is_out_of_descriptors(&error) && !has_waiting(listener) => {
+            Err(io::ErrorKind::WouldBlock.into())
         }
+        accepted => accepted,
     }
+}
+
+/// True if an app connection waits to be accepted.
+fn has_waiting(listener: &Socket) -> bool {
+    let mut polled = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
+    poll(&mut polled, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
 }
 
 /// Reports that an app connection waits, and pauses before the next attempt.

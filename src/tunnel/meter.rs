@@ -4,6 +4,7 @@ use std::mem;
 
 use tokio::time::Instant;
 
+use super::relay::Begun;
 use super::tap::{Progress, Tap};
 use super::{Tunnel, client_limit, hints};
 use crate::figures::ReplyClock;
@@ -25,13 +26,14 @@ pub struct Meter<'a, T> {
 }
 
 impl<'a, T> Meter<'a, T> {
-    /// `asked`: when a request was sent, if that was before the relay began.
-    pub fn new(tunnel: &'a Tunnel, inner: &'a mut T, asked: Option<Instant>) -> Meter<'a, T> {
+    /// Counts what was sent before the relay began, too.
+    pub fn new(tunnel: &'a Tunnel, inner: &'a mut T, begun: &Begun) -> Meter<'a, T> {
         let replies = tunnel.figures.reply_clock();
-        if let Some(asked) = asked {
+        if let Some(asked) = begun.asked {
             replies.sent(asked);
         }
-        let counted = Progress::default();
+        tunnel.figures.moved(begun.sent, 0);
+        let counted = Progress { sent: begun.sent, received: 0 };
         Meter { tunnel, inner, counted, replies, replied: false, answered: false }
     }
 

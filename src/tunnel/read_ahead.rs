@@ -10,10 +10,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::task::coop::poll_proceed;
+use tokio::time::Instant;
 
 use crate::figures::{Held, UpstreamState};
 
@@ -27,9 +29,11 @@ const KEPT: usize = 2;
 /// This many fetches from the buffer use as much of a task's budget ([`tokio::task::coop`]) as one
 /// system call. Records may be tiny, and a task that never yields would keep all others waiting.
 const FETCHES: usize = 8;
-/// The most records that a server may send after its handshake without data for the app. Servers
-/// usually send two to four, with session tickets.
+/// The most records that a server may send after its handshake without data for the app, within
+/// [`PERIOD`]. Servers usually send two to four, with session tickets.
 const MOST_SILENT_RECORDS: u32 = 16;
+/// A quiet server may request new keys now and then.
+const PERIOD: Duration = Duration::from_secs(10);
 /// The most answers that OpenSSL may write meanwhile, for example to requests for renegotiation. A
 /// record holds 4,000 such requests.
 const MOST_ANSWERS: u32 = 16;
@@ -61,14 +65,20 @@ pub struct ReadAhead {
 struct Silent {
     records: u32,
     answers: u32,
+    /// When the first of the records was counted.
+    since: Option<Instant>,
 }
 
 impl Silent {
     /// Counts another record.
     ///
     /// # Errors
-    /// If there are too many.
+    /// If there are too many in a short time.
     fn count_record(&mut self) -> io::Result<()> {
+        let now = Instant::now();
+        if now - *self.since.get_or_insert(now) >= PERIOD {
+            *self = Silent { since: Some(now), ..Silent::default() };
+        }
         if self.records == MOST_SILENT_RECORDS {
             return Err(endless());
         }
@@ -324,6 +334,21 @@ mod tests {
             by_byte.follow(&stream[cut..=cut]);
         }
         assert!(by_byte.is_complete());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_many_silent_records_in_a_short_time_are_refused() {
+        let mut silent = Silent::default();
+        for _ in 0..100 {
+            for _ in 0..MOST_SILENT_RECORDS {
+                silent.count_record().unwrap();
+            }
+            tokio::time::advance(PERIOD).await;
+        }
+        for _ in 0..MOST_SILENT_RECORDS {
+            silent.count_record().unwrap();
+        }
+        assert!(silent.count_record().is_err());
     }
 
     #[tokio::test]

@@ -47,7 +47,7 @@ pub async fn refuse(app: &mut AppStream, text: &str, first: FirstRequest) -> io:
 }
 
 async fn answer_all(app: &mut AppStream, answer: &[u8], first: FirstRequest) -> io::Result<()> {
-    let mut framer = RequestFramer::default();
+    let mut requests = Requests::default();
     let mut buffer = [0; 1024];
     let mut answered = false;
     let mut owed = usize::from(first == FirstRequest::Read);
@@ -58,7 +58,7 @@ async fn answer_all(app: &mut AppStream, answer: &[u8], first: FirstRequest) -> 
         }
         let patience = if answered { LINGER } else { FIRST_REQUEST };
         owed = match timeout(patience, app.read(&mut buffer)).await {
-            Ok(Ok(read @ 1..)) => requests_in(&buffer[..read], &mut framer),
+            Ok(Ok(read @ 1..)) => requests.count(&buffer[..read]),
             Ok(Err(error)) => return Err(error),
             Ok(Ok(0)) | Err(_) if answered => return Ok(()),
             // A silent app, or half a request, gets the error, too.
@@ -67,14 +67,67 @@ async fn answer_all(app: &mut AppStream, answer: &[u8], first: FirstRequest) -> 
     }
 }
 
-/// The number of requests that end with these bytes. Bytes that cannot be framed count as one.
-fn requests_in(mut bytes: &[u8], framer: &mut RequestFramer) -> usize {
-    let mut count = 0;
-    loop {
-        match framer.next(&mut bytes) {
-            Ok(Some(_)) => count += 1,
-            Ok(None) => return count,
-            Err(Opaque) => return count + 1,
+/// Counts an app's requests: arrays, and lines of words.
+#[derive(Debug, Default)]
+struct Requests {
+    framer: RequestFramer,
+    part: Part,
+}
+
+/// The request that the next byte belongs to.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    #[default]
+    New,
+    Array,
+    Line,
+    /// Bytes that cannot be framed.
+    Opaque,
+}
+
+impl Requests {
+    /// The number of requests that end with these bytes. Bytes that cannot be framed count as one.
+    fn count(&mut self, mut bytes: &[u8]) -> usize {
+        let mut count = 0;
+        while let Some(first) = bytes.first() {
+            match self.part {
+                Part::New if *first == b'*' => self.part = Part::Array,
+                Part::New => self.part = Part::Line,
+                Part::Array => match self.framer.next(&mut bytes) {
+                    Ok(None) => return count,
+                    Ok(Some(_)) => (count, self.part) = (count + 1, Part::New),
+                    Err(Opaque) => {
+                        self.part = Part::Opaque;
+                        return count + 1;
+                    }
+                },
+                Part::Line => {
+                    let Some(end) = bytes.iter().position(|byte| *byte == b'\n') else {
+                        return count;
+                    };
+                    bytes = &bytes[end + 1..];
+                    (count, self.part) = (count + 1, Part::New);
+                }
+                Part::Opaque => return count + 1,
+            }
         }
+        count
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arrays_and_lines_are_counted_wherever_the_bytes_are_cut() {
+        let sent = b"PING\r\n*1\r\n$4\r\nPING\r\n*2\r\n$4\r\nECHO\r\n$2\r\nhi\r\nAUTH x\r\n";
+        for cut in 0..sent.len() {
+            let mut requests = Requests::default();
+            let (first, second) = sent.split_at(cut);
+            assert_eq!(requests.count(first) + requests.count(second), 4, "{cut}");
+        }
+        let mut requests = Requests::default();
+        assert_eq!([b"*x\r\n", b"*1\r\n"].map(|bytes| requests.count(bytes)), [1, 1]);
     }
 }

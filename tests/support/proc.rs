@@ -77,11 +77,6 @@ pub fn resident_kib(pid: i32) -> u64 {
     kib(pid, "VmRSS:")
 }
 
-/// Address space of a process, in KiB.
-pub fn address_space_kib(pid: i32) -> u64 {
-    kib(pid, "VmSize:")
-}
-
 fn kib(pid: i32, field: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("status");
     let line = status.lines().find(|line| line.starts_with(field)).expect("a field");

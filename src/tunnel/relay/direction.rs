@@ -197,9 +197,8 @@ impl Direction {
         Poll::Ready(())
     }
 
-    /// Writes as many bytes as the writer takes now, and returns their number. If the writer does
-    /// not take all bytes, the writer stalls and will wake us, or `state` says that the writer has
-    /// failed.
+    /// Writes as many bytes as the writer takes now, and returns their number. If these are not all
+    /// bytes, the writer has stalled (and wakes this task later) or failed (see `state`).
     fn write(
         &mut self,
         cx: &mut Context<'_>,
