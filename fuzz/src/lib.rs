@@ -96,7 +96,7 @@ pub fn settings(data: &[u8]) {
             return;
         }
     };
-    assert!(!format!("{configuration:?}").contains(&password), "debug output must not show the password");
+    assert!(!format!("{configuration:?}").contains(&password), "debug output shows no password");
     let plan = Plan::new(configuration.variables);
     let locals: Vec<Local> = (1..).map(Local::Port).take(plan.routes.len()).collect();
     for line in plan.describe(&locals) {
