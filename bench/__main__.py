@@ -124,7 +124,7 @@ def _end(number: int, _: FrameType | None) -> None:
 
 
 def end_cleanly_by_signals() -> None:
-    """Cleans up after signals. If our caller ignores a signal, as nohup(1) does, we ignore it too."""
+    """Cleans up after signals. We ignore signals that our caller ignores, as under nohup(1)."""
     for ending in ENDING_SIGNALS:
         if signal.getsignal(ending) is not signal.SIG_IGN:
             signal.signal(ending, _end)
