@@ -52,8 +52,8 @@ pub fn anchors(page: &str) -> Vec<String> {
     anchors
 }
 
-/// Checks the links of `pages`, which are paths relative to `root`. Returns the number of links, and
-/// a list of the broken links.
+/// Checks the links of `pages`, which are paths relative to `root`. Returns the number of links,
+/// and a list of the broken links.
 pub fn check(root: &Path, pages: &[String]) -> (usize, Vec<String>) {
     let (mut links, mut broken) = (0, Vec::new());
     for page in pages {

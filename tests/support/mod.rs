@@ -83,7 +83,8 @@ impl Drop for Process {
 
 /// Finds a free port `p`, for plaintext, whose neighbour `p + 1`, for TLS, is free as well. Until
 /// this process ends, no other test gets these two ports, even while no server listens on them.
-/// This process claims them, and the kernel only chooses higher ports (ip_local_port_range in ip(7)).
+/// This process claims them, and the kernel only chooses higher ports (ip_local_port_range in
+/// ip(7)).
 pub fn two_free_ports() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     eventually("two neighbouring free ports", || {

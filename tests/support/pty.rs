@@ -120,7 +120,7 @@ impl Terminal {
         self.expect("$ ");
     }
 
-    /// Continues the shell's job with `fg`, and waits until `fg` prints `words` of the job's command
+    /// Continues the shell's job with `fg`, and waits until `fg` prints `words` of its command
     /// line.
     pub fn bring_to_foreground(&mut self, words: &str) {
         self.type_keys("fg\n");
