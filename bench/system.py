@@ -72,7 +72,7 @@ def accepts_connections(address: str, port: int) -> bool:
 
 
 def first_line(*words: str) -> str:
-    """The first line of a command's output; of its standard error if it prints nothing else."""
+    """The first line that a command prints, on standard output or else on standard error."""
     out = subprocess.run(words, capture_output=True, text=True)
     return (out.stdout + out.stderr).strip().splitlines()[0]
 

@@ -247,11 +247,10 @@ struct Mock {
     stuck: bool,
 }
 
-/// The relay reads the same bytes from a mock again after this many.
+/// The length of the byte pattern that a mock repeats.
 const PERIOD: usize = 65_536;
 
-/// Two periods of the bytes that a mock returns. [`PERIOD`] bytes from any position in the first
-/// period are thus one slice.
+/// The byte pattern, twice. So [`PERIOD`] bytes from any position in the first half are one slice.
 fn pattern() -> &'static [u8] {
     static PATTERN: LazyLock<Vec<u8>> =
         LazyLock::new(|| (0..2 * PERIOD).map(|n| (n ^ (n >> 8)) as u8).collect());
