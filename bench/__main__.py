@@ -1,9 +1,12 @@
-"""Measures start-stunnel beside nginx, HAProxy and stunnel.
+"""Compares start-stunnel with nginx, HAProxy and stunnel.
 
-Everything runs on this machine, in one run, with the same load for all. Rounds alternate between
-the contenders; figures are medians over rounds, with minimum and maximum. CPU is user + system time
-of the proxy's processes, from /proc. Ratios divide our figure by the best peer's of the same run:
-for CPU, latency and memory, less than 1 is better than every peer; for rates, more than 1 is.
+Everything runs on this machine, and every contender gets the same loads. In each round the
+contenders take turns. Each figure is the median over all rounds, followed by minimum and maximum.
+CPU is the user and system time of the proxy's processes, from /proc.
+
+A ratio is start-stunnel's figure divided by the best peer's figure of the same run. For CPU,
+latency and memory, a ratio below 1 means that start-stunnel is better than every peer. For rates,
+a ratio above 1 means that.
 """
 
 import argparse
@@ -24,14 +27,14 @@ from peers import BEFORE, DESCRIPTORS, OURS, PEERS, POOL_MODES, Lineup, versions
 from run import Run
 from system import ENDING_SIGNALS, ROOT, fail
 
-# Rounds of each load, in a full run and in the quick form.
+# Number of rounds of each load, in a full run and with --quick.
 ROUNDS, ROUNDS_QUICK = 5, 2
-# Debian's folders for programs of root.
+# Debian's folders for administrators' programs, such as nginx and haproxy.
 SYSTEM_PATH = "/usr/sbin:/sbin"
 
 
 def launcher(text: str) -> Path:
-    """The path of an existing program."""
+    """Converts the value of an option to the path of a program."""
     found = shutil.which(Path(text).absolute())
     if not found:
         raise argparse.ArgumentTypeError(f"{text} is not a program")
@@ -49,15 +52,15 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="smaller loads and 2 rounds, in a few minutes; writes no file",
+        help="smaller loads and 2 rounds; takes a few minutes and writes no file",
     )
-    parser.add_argument("--rounds", type=int, help="rounds of each load (default: 5)")
+    parser.add_argument("--rounds", type=int, help="number of rounds of each load (default: 5)")
     parser.add_argument(
         "--only",
         nargs="+",
         metavar="WORD",
         default=[],
-        help="only loads whose name holds one of these",
+        help="measure only loads whose name contains one of these words",
     )
     parser.add_argument(
         "--peers",
@@ -72,23 +75,23 @@ def arguments() -> argparse.Namespace:
         nargs="+",
         choices=modes,
         default=modes,
-        help="STUNNEL_POOL modes to measure (default: all)",
+        help="values of STUNNEL_POOL to measure (default: all)",
     )
     parser.add_argument(
         "--binary",
         type=launcher,
-        help="the launcher to measure (default: the one that bin/package makes)",
+        help="the launcher to measure (default: bin/package builds it)",
     )
     parser.add_argument(
         "--before",
         type=launcher,
-        help="an older launcher to measure beside it, with its own default settings",
+        help="an older launcher to measure as well, with its own default settings",
     )
     return parser.parse_args()
 
 
 def packaged_launcher() -> Path:
-    """The binary that users get, from bin/package."""
+    """Builds the binary that users get with bin/package, and returns its path."""
     machine = os.uname().machine
     package = [ROOT / "bin/package", f"{machine}-gnu"]
     subprocess.run(package, check=True, stdout=subprocess.DEVNULL)
@@ -97,45 +100,45 @@ def packaged_launcher() -> Path:
 
 
 def raise_descriptor_limit() -> None:
-    """Raises the limit for this process and all that it starts."""
+    """Raises the limit on open files, for this process and the programs that it starts."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     if hard < DESCRIPTORS:
-        allowed = f"{DESCRIPTORS} open files are needed and {hard} allowed"
+        allowed = f"bin/bench needs {DESCRIPTORS} open files, but only {hard} are allowed"
         fail(f"{allowed}: raise the hard limit (ulimit -Hn)")
     resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, hard))
 
 
 class EndedBySignal(BaseException):
-    """Unwinds the run, which ends all that it started."""
+    """Unwinds the stack, so that the run ends all programs that it started."""
 
     def __init__(self, number: int) -> None:
-        """Keeps the signal's number."""
+        """`number` is the signal's number."""
         self.number = number
 
 
 def _end(number: int, _: FrameType | None) -> None:
-    # A second signal does not cut the clean-up short.
+    # Ignore further signals, so that they do not interrupt the clean-up.
     for ending in ENDING_SIGNALS:
         signal.signal(ending, signal.SIG_IGN)
     raise EndedBySignal(number)
 
 
 def end_cleanly_by_signals() -> None:
-    """Cleans up on signals, except on those that our caller ignores, as nohup(1) does."""
+    """Cleans up after signals. We ignore signals that our caller ignores, as under nohup(1)."""
     for ending in ENDING_SIGNALS:
         if signal.getsignal(ending) is not signal.SIG_IGN:
             signal.signal(ending, _end)
 
 
 def main() -> None:
-    """Reads the command line, measures, prints; a full run writes its files."""
+    """Measures, and prints a table. A full run also writes the published tables and picture."""
     options = arguments()
     end_cleanly_by_signals()
     os.environ["PATH"] += f":{SYSTEM_PATH}"
     everything = options.peers == list(PEERS) and options.modes == list(POOL_MODES.values())
     full = everything and not options.quick and not options.only
     if full:
-        report.page_around_table()  # Fail now rather than in 20 minutes.
+        report.page_around_table()  # Fail now instead of in 20 minutes.
     binary = options.binary or packaged_launcher()
     launchers = {name: binary for name, mode in POOL_MODES.items() if mode in options.modes}
     if options.before:

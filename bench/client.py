@@ -1,4 +1,4 @@
-"""A plaintext connection to Redis, as an app opens it."""
+"""A plaintext client of Redis, like an app's."""
 
 import socket
 
@@ -6,19 +6,19 @@ from system import PATIENCE
 
 
 class Client:
-    """A connection that ends with the `with` block."""
+    """A connection, which is closed at the end of its `with` block."""
 
     def __init__(self, address: str, port: int) -> None:
         self.socket = socket.create_connection((address, port), PATIENCE)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def ping(self) -> bool:
-        """Whether Redis answers."""
+        """Sends PING. Returns whether the reply is PONG."""
         self.socket.sendall(b"PING\r\n")
         return self.socket.recv(64) == b"+PONG\r\n"
 
     def info(self, section: str) -> dict[str, str]:
-        """A section of INFO, as a dictionary."""
+        """The fields of one section of INFO."""
         self.socket.sendall(f"INFO {section}\r\n".encode())
         with self.socket.makefile("rb") as replies:
             header = replies.readline()
@@ -28,7 +28,7 @@ class Client:
         return dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
 
     def close(self) -> None:
-        """Ends the connection."""
+        """Closes the connection."""
         self.socket.close()
 
     def __enter__(self) -> "Client":

@@ -1,6 +1,6 @@
-"""The loads. Each one runs against a contender and returns figures by name.
+"""The loads. A load runs against one contender, and returns its figures by name.
 
-A new load needs a function and a line in LOADS. A Meter measures its CPU time.
+To add a load, write a function, and add a line to LOADS. A Meter measures CPU time.
 """
 
 import contextlib
@@ -22,22 +22,23 @@ from system import PATIENCE, fail, in_processes
 
 # Measured values by name. The name ends with the unit.
 Figures = dict[str, float]
-# Scales the number of requests of a full run to this run.
+# Converts a full run's number of requests to the number for this run.
 Scale = Callable[[int], int]
 Measure = Callable[[Contender, Scale], Figures]
 
-# Bytes of a small and of a large value; 16 large values are a MiB.
+# Sizes of a small and a large value in bytes. A MiB is 16 large values.
 SMALL_VALUE, LARGE_VALUE = 100, 65_536
 LARGE_VALUES_PER_MIB, LARGE_VALUES_PER_GIB = 16, 16_384
-# Requests that a client sends before it waits for a reply.
+# Number of requests that a client sends before it waits for replies.
 PIPELINE = 16
 # Time limit of redis-benchmark, in seconds.
 REDIS_BENCHMARK_PATIENCE = 600
 # New connections per second in paced loads.
 PACE = 50
-# Launchers in front of one Redis in a storm, and the connections that each gets at once.
+# In a storm: instances of the proxy in front of one Redis, and simultaneous connections to each.
 STORM, STORM_CONNECTIONS = 10, 20
-# An app that reconnects for every page, as PHP does: processes, and a page's requests and replies.
+# An app that reconnects for every page, as PHP does: its processes, and the requests and replies of
+# a page.
 PAGE_WORKERS = 20
 PAGE_VALUE = "x" * SMALL_VALUE
 PAGE_CALLS = (
@@ -47,8 +48,9 @@ PAGE_CALLS = (
     (("GET", "session"), f"${SMALL_VALUE}\r\n{PAGE_VALUE}\r\n"),
     (("EXPIRE", "session", "1440"), ":1\r\n"),
 )
-# A line of redis-benchmark's CSV: the test, requests a second, and in milliseconds mean, minimum,
-# p50, p95, p99, maximum. The groups are requests a second, p50, p99 and maximum.
+# A line of redis-benchmark's CSV contains the test, the requests per second, and latencies in
+# milliseconds: mean, minimum, p50, p95, p99 and maximum. The groups of this expression are requests
+# per second, p50, p99 and maximum.
 CSV_ROW = re.compile(
     r'^"(?:SET|GET|PING_INLINE)",'
     r'"([\d.]+)","[\d.]+","[\d.]+","([\d.]+)","[\d.]+","([\d.]+)","([\d.]+)"',
@@ -57,26 +59,26 @@ CSV_ROW = re.compile(
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The value that a `share` of all, from 0 to 1, does not exceed."""
+    """The percentile of `values` for a `share` from 0 to 1, such as 0.99 for p99."""
     return sorted(values)[min(len(values) - 1, int(len(values) * share))]
 
 
 def latencies(times: Sequence[float]) -> Figures:
-    """The usual figures of times in milliseconds."""
+    """Median, 99th percentile and maximum of times in milliseconds."""
     p50, p99 = percentile(times, 0.5), percentile(times, 0.99)
     return {"p50 ms": p50, "p99 ms": p99, "max ms": max(times)}
 
 
 class Meter:
-    """The CPU time that a contender's proxy and Redis use from now on."""
+    """Measures the CPU time that a contender's proxy and Redis use from its creation on."""
 
     def __init__(self, contender: Contender) -> None:
-        """Starts to measure."""
+        """Starts measuring."""
         self.contender = contender
         self.proxy, self.redis = contender.cpu(), contender.redis.cpu()
 
     def figures(self, unit: str, amount: float) -> Figures:
-        """Seconds divided by `amount`; `unit` is that of the quotient."""
+        """The CPU seconds used so far, divided by `amount`. `unit` names the quotient's unit."""
         proxy, redis = self.contender.cpu() - self.proxy, self.contender.redis.cpu() - self.redis
         found = {f"CPU {unit}": proxy / amount} if self.contender.mains else {}
         return found | {f"Redis CPU {unit}": redis / amount}
@@ -89,9 +91,9 @@ def redis_benchmark(
     *arguments: object,
     cpu_unit: tuple[str, float] = ("s/million", 1e6),
 ) -> Figures:
-    """redis-benchmark's figures as means over its tests, of `requests` each.
+    """Runs redis-benchmark with `requests` for each test. Returns its figures, averaged over tests.
 
-    `cpu_unit` names the unit of CPU's figures, and how many requests it speaks of.
+    `cpu_unit` contains the name of the unit for CPU time, and the number of requests in this unit.
     """
     words: list[object] = ["redis-benchmark", "-h", contender.address, "-p", contender.port]
     words += ["-n", requests, "-t", ",".join(tests), "--csv", *contender.options, *arguments]
@@ -120,13 +122,13 @@ def small_requests(contender: Contender, scale: Scale) -> Figures:
 
 
 def one_connection(contender: Contender, scale: Scale) -> Figures:
-    """SET and GET over one connection: what a tunnel adds to a round trip."""
+    """SET and GET over one connection. Shows how much time a tunnel adds to a round trip."""
     requests = scale(8_000)
     return redis_benchmark(contender, ["set", "get"], requests, "-c", 1, "-d", SMALL_VALUE)
 
 
 def pipelined(contender: Contender, scale: Scale) -> Figures:
-    """SET and GET over 50 connections, each with a pipeline of requests."""
+    """SET and GET over 50 connections, with PIPELINE requests at a time on each."""
     arguments = ("-c", 50, "-d", SMALL_VALUE, "-P", PIPELINE)
     return redis_benchmark(contender, ["set", "get"], scale(400_000), *arguments)
 
@@ -141,22 +143,22 @@ def large_values(contender: Contender, scale: Scale) -> Figures:
 
 
 def new_connections(contender: Contender, scale: Scale) -> Figures:
-    """A connection for each request, 20 at a time."""
+    """GET over a new connection for each request, by 20 clients at a time."""
     requests = scale(many_connections(contender))
     return redis_benchmark(contender, ["get"], requests, "-c", 20, "-k", 0)
 
 
 def many_connections(contender: Contender) -> int:
     """The number of new connections to measure."""
-    # stunnel makes a thread and a full handshake for each, so fewer suffice.
+    # For each connection, stunnel makes a thread and a full handshake. It is slow, so 600 suffice.
     return 600 if contender.name == "stunnel" else 4_000
 
 
 def reconnecting_app(contender: Contender, scale: Scale) -> Figures:
-    """An app that reconnects all the time, first as fast as it can, then paced.
+    """An app that reconnects for every page: first as fast as possible, then at a steady pace.
 
-    PAGE_WORKERS processes serve pages. A page connects, logs in, selects a database, sends three
-    requests one after the other, and closes.
+    PAGE_WORKERS processes serve pages. For each page, a process connects, logs in, selects a
+    database, sends three requests one after the other, and closes the connection.
     """
     if contender.options:
         return {}  # We would measure Python's own TLS.
@@ -170,7 +172,7 @@ def reconnecting_app(contender: Contender, scale: Scale) -> Figures:
 
 
 def page(contender: Contender) -> float:
-    """Serves one page; returns its time in milliseconds."""
+    """Serves one page. Returns the milliseconds that it took."""
     started = time.perf_counter()
     with contender.connect() as client:
         for words, expected in PAGE_CALLS:
@@ -184,7 +186,7 @@ def page(contender: Contender) -> float:
 
 
 def paced(work: Callable[[], float], count: int) -> list[float]:
-    """Does the work `count` times, PACE times a second; returns the results."""
+    """Calls `work` `count` times, at PACE calls per second. Returns the results."""
     begun = time.monotonic()
     results = []
     for index in range(count):
@@ -194,7 +196,7 @@ def paced(work: Callable[[], float], count: int) -> list[float]:
 
 
 def _request(words: Sequence[str]) -> bytes:
-    """A request as clients write it: an array of bulk strings."""
+    """A request in RESP: an array of bulk strings."""
     strings = "".join(f"${len(word)}\r\n{word}\r\n" for word in words)
     return f"*{len(words)}\r\n{strings}".encode()
 
@@ -217,9 +219,10 @@ def paced_new_connections(contender: Contender, scale: Scale) -> Figures:
 
 
 def storm(contender: Contender, _scale: Scale) -> Figures:
-    """Every instance gets STORM_CONNECTIONS connections at once, each with a PING.
+    """Opens STORM_CONNECTIONS connections to each instance at once, and sends a PING on each.
 
-    No connection closes before the last reply. A proxy's own CPU comes in ticks, too coarse here.
+    All connections stay open until the last reply. The proxy's CPU time is left out: its unit, a
+    tick, is too coarse for such a short load.
     """
     if contender.options:
         return {}  # We would measure Python's own TLS.
@@ -247,7 +250,7 @@ def storm(contender: Contender, _scale: Scale) -> Figures:
 
 
 def idle_connections(count: int) -> Measure:
-    """Memory per connection, for `count` connections that sent one PING each."""
+    """Memory per idle connection: opens `count` connections, with one PING on each."""
 
     def measure(contender: Contender, _scale: Scale) -> Figures:
         before, meter = contender.resident(), Meter(contender)
@@ -267,7 +270,7 @@ def idle_connections(count: int) -> Measure:
 
 
 def start_up(binary: Path, redis: Redis, runs: int) -> dict[str, list[float]]:
-    """Milliseconds that the launcher adds until COMMAND's first output, for each run."""
+    """The milliseconds by which the launcher delays COMMAND's first output, for each run."""
     environment = {
         "PATH": os.environ["PATH"],
         "STUNNEL_LISTEN_PORT": "0",
@@ -300,26 +303,26 @@ def start_up(binary: Path, redis: Redis, runs: int) -> dict[str, list[float]]:
 
 
 class Setting(enum.Enum):
-    """How the contenders run while a load is measured."""
+    """The state of the contenders when a load begins."""
 
-    TOGETHER = "contenders that all run for the whole time and take turns"
-    ALONE = "proxies that are started for this one measurement"
-    UNUSED = "fresh proxies that nobody has connected through before"
-    FAR = "contenders whose Redis is behind a link of 2 ms; they take turns"
+    TOGETHER = "all contenders run the whole time, and take turns"
+    ALONE = "each measurement starts a fresh proxy"
+    UNUSED = "each measurement starts fresh proxies, which have served no connection yet"
+    FAR = "all contenders run and take turns, and Redis is behind a link of 2 ms"
 
 
 @dataclass(frozen=True)
 class Load:
-    """A load, and which of its figures count."""
+    """A load, and the figures that get a ratio."""
 
     name: str
     measure: Measure
-    # The figures whose ratios count, and whether more is better.
+    # The figures that get a ratio. True: a higher value is better.
     more_is_better: dict[str, bool]
     setting: Setting = Setting.TOGETHER
-    # Whether the quick form includes it.
+    # Whether --quick includes this load.
     quick: bool = True
-    # Instances of the proxy; more than one only with UNUSED.
+    # Number of instances of the proxy. Only UNUSED supports more than one.
     instances: int = 1
 
 
@@ -327,7 +330,7 @@ def _by_name(*loads: Load) -> dict[str, Load]:
     return {load.name: load for load in loads}
 
 
-# Every load except START_UP, in the order of the short table.
+# All loads except START_UP, in the order of the short table.
 LOADS = _by_name(
     Load(
         "small requests",
@@ -396,5 +399,5 @@ LOADS = _by_name(
         quick=False,
     ),
 )
-# Only launchers have this figure: it has no ratio.
+# Measured for launchers only, so it has no ratio.
 START_UP = "start-up"

@@ -1,6 +1,6 @@
-"""The contenders (start-stunnel, its peers, or no proxy) and Redis itself.
+"""Redis, and the contenders: start-stunnel, its peers, and connections without a proxy.
 
-A new peer is a function `start_…` and its line in PEERS.
+To add a peer, write a function `start_…`, and add a line to PEERS.
 """
 
 import os
@@ -28,48 +28,48 @@ from system import (
     wait_until,
 )
 
-# The launcher under test, as tables call it: with its defaults, and with the pool off and on.
+# Names in tables of the launcher under test: with its defaults, and with the pool off and on.
 OURS = "start-stunnel"
 OFF, ON = f"{OURS}, off", f"{OURS}, on"
-# STUNNEL_POOL of each. The default is not set, since a launcher must not need it.
+# STUNNEL_POOL for each name. OURS does not set the variable, because auto is the default.
 POOL_MODES = {OURS: "auto", OFF: "off", ON: "on"}
-# The launcher of --before. It may be too old to know STUNNEL_POOL, so we never set that.
+# The launcher of --before. It may be too old to know STUNNEL_POOL, so we do not set this variable.
 BEFORE = "before"
-# No proxy between client and Redis: the best that a proxy could reach.
+# Without a proxy between client and Redis. No proxy can be better than these two.
 TLS_DIRECTLY = "TLS directly"
 PLAINTEXT = "plaintext"
-# nginx as it comes, and limited to TLS 1.3.
+# nginx with its default TLS versions, and with TLS 1.3 only.
 NGINX, NGINX_TLS13 = "nginx", "nginx TLS 1.3"
-# Open files that each process needs: a proxy has two for each of 5,000 connections.
+# Open files that a process may need: a proxy has two for each of 5,000 connections.
 DESCRIPTORS = 15_000
-# The login of the loads that log in.
+# The Redis user and password of the loads that log in.
 USER, PASSWORD = "app", "benchmark"
-# Seconds that a listening proxy may need to get its workers ready.
+# Seconds after which the workers of a listening proxy are certainly ready.
 START_PAUSE = 0.5
-# COMMAND of start-stunnel. It does nothing, and its CPU and memory do not count.
+# COMMAND for start-stunnel. It does nothing, and we leave its CPU time and memory out.
 COMMAND = ("sleep", "infinity")
 
 
 @dataclass
 class Contender:
-    """A way to Redis: the port of a proxy, or the ports of several instances."""
+    """A way to Redis: through a proxy, through several instances of it, or without a proxy."""
 
     name: str
     redis: "Redis"
     ports: tuple[int, ...]
     address: str = "127.0.0.1"
-    # The main process of each instance; empty without a proxy.
+    # The main process of each instance. Empty without a proxy.
     mains: tuple[int, ...] = ()
-    # The options with which redis-benchmark connects.
+    # The options that redis-benchmark needs to connect.
     options: tuple[str, ...] = ()
 
     @property
     def port(self) -> int:
-        """The first of its ports."""
+        """The first port."""
         return self.ports[0]
 
     def processes(self) -> list[int]:
-        """The proxy's processes, whose CPU and memory count."""
+        """All processes of the proxy, without COMMAND."""
         found: list[int] = []
         new = list(self.mains)
         while new:
@@ -91,15 +91,15 @@ class Contender:
         return Client(self.address, self.port)
 
     def runs(self) -> bool:
-        """Whether no main process has ended."""
+        """Whether all main processes are running."""
         return not any(has_ended(pid) for pid in self.mains)
 
     def listens(self) -> bool:
-        """Whether its proxy listens. Opens no connection."""
+        """Whether the proxy listens on all ports. Opens no connection."""
         return all(listens(port) for port in self.ports)
 
     def answers(self) -> bool:
-        """Whether Redis answers through it."""
+        """Whether Redis answers through this contender."""
         try:
             with self.connect() as client:
                 return client.ping()
@@ -108,7 +108,7 @@ class Contender:
 
 
 class Redis:
-    """redis-server, with a port for TLS and one for plaintext."""
+    """A redis-server with a plaintext port and a TLS port."""
 
     def __init__(
         self,
@@ -117,7 +117,7 @@ class Redis:
         address: str = "127.0.0.1",
         namespace: str | None = None,
     ) -> None:
-        """Starts it, in network namespace `namespace` if given; `address` must lead there."""
+        """Starts redis-server, if wanted in a network namespace, where `address` must exist."""
         self.address, self.plain, self.tls = address, free_port(), free_port()
         key, certificate = folder / "key.pem", folder / "cert.pem"
         if not key.exists():
@@ -138,11 +138,11 @@ class Redis:
             "redis-server answers",
             lambda: all(accepts_connections(address, port) for port in ports),
         )
-        # One connection for all questions: new ones would change what we measure.
+        # We ask Redis over a single connection, because new connections would use CPU time.
         self.control = Client(address, self.plain)
 
     def wait_until_unused(self) -> None:
-        """Waits until ours is its only connection."""
+        """Waits until our control connection is Redis's only connection."""
 
         def is_unused() -> bool:
             return int(self.control.info("clients")["connected_clients"]) == 1
@@ -150,12 +150,12 @@ class Redis:
         wait_until("Redis has closed all connections", is_unused)
 
     def cpu(self) -> float:
-        """User and system time of its process, in seconds; exact to some microseconds."""
+        """User and system time of redis-server, in seconds. Exact to a few microseconds."""
         info = self.control.info("cpu")
         return float(info["used_cpu_user"]) + float(info["used_cpu_sys"])
 
     def without_proxy(self) -> list[Contender]:
-        """The ways to it without a proxy."""
+        """The contenders without a proxy."""
         insecure = ("--tls", "--insecure")
         return [
             Contender(TLS_DIRECTLY, self, (self.tls,), self.address, options=insecure),
@@ -164,7 +164,7 @@ class Redis:
 
 
 def start_ours(processes: Processes, redis: Redis, name: str, binary: Path) -> Contender:
-    """start-stunnel; the caller's STUNNEL_… variables apply, to compare settings."""
+    """Starts start-stunnel. STUNNEL_… variables of bin/bench apply to it, to compare settings."""
     port = free_port()
     environment = {"PATH": os.environ["PATH"]}
     environment["REDIS_URL"] = f"rediss://{redis.address}:{redis.tls}"
@@ -172,13 +172,13 @@ def start_ours(processes: Processes, redis: Redis, name: str, binary: Path) -> C
     environment |= {"STUNNEL_LISTEN_PORT": str(port), "STUNNEL_LOGLEVEL": "err"}
     if name in (OFF, ON):
         environment["STUNNEL_POOL"] = POOL_MODES[name]
-    # Its errors belong to the user: a setting may be invalid.
+    # Show its error messages to the user, whose settings may be invalid.
     process = processes.start([binary, *COMMAND], env=environment, stderr=None)
     return Contender(name, redis, (port,), mains=(process.pid,))
 
 
 def start_stunnel(folder: Path, processes: Processes, redis: Redis) -> Contender:
-    """stunnel, with the options that make small requests fast."""
+    """Starts stunnel, with the options that make small requests fast."""
     port = free_port()
     configuration = folder / "stunnel.conf"
     configuration.write_text(f"""\
@@ -199,7 +199,7 @@ TIMEOUTidle = 86400
 
 
 def start_haproxy(folder: Path, processes: Processes, redis: Redis) -> Contender:
-    """HAProxy in TCP mode, with a thread for each of two cores."""
+    """Starts HAProxy in TCP mode, with two threads for two cores."""
     port = free_port()
     configuration = folder / "haproxy.cfg"
     configuration.write_text(f"""\
@@ -222,15 +222,15 @@ listen redis
 
 
 def start_nginx(folder: Path, processes: Processes, redis: Redis) -> Contender:
-    """nginx with its stream module, with a worker for each of two cores.
+    """Starts nginx with its stream module, with two workers for two cores.
 
-    It resumes TLS 1.2 sessions to Redis, without a key exchange.
+    nginx resumes TLS 1.2 sessions with Redis, which needs no key exchange.
     """
     return _start_nginx(folder, processes, redis, NGINX, "")
 
 
 def start_nginx_tls13(folder: Path, processes: Processes, redis: Redis) -> Contender:
-    """nginx with TLS 1.3, where a resumed session too needs a key exchange, as start-stunnel's."""
+    """Starts nginx with TLS 1.3. It needs a key exchange to resume a session, as start-stunnel."""
     return _start_nginx(folder, processes, redis, NGINX_TLS13, "proxy_ssl_protocols TLSv1.3;")
 
 
@@ -239,7 +239,7 @@ def _start_nginx(
 ) -> Contender:
     port = free_port()
     configuration = folder / "nginx.conf"
-    # By default root's workers switch to a user that may not read `folder`.
+    # By default, the workers of root's nginx switch to a user who may not read `folder`.
     user = "user root;\n" if os.geteuid() == 0 else ""
     configuration.write_text(f"""\
 load_module /usr/lib/nginx/modules/ngx_stream_module.so;
@@ -267,14 +267,14 @@ stream {{
     return Contender(name, redis, (port,), mains=(process.pid,))
 
 
-# The alternatives to start-stunnel, in the order of tables.
+# The alternatives to start-stunnel, in the order of the tables.
 PEERS: dict[str, Callable[[Path, Processes, Redis], Contender]] = {
     NGINX: start_nginx,
     NGINX_TLS13: start_nginx_tls13,
     "haproxy": start_haproxy,
     "stunnel": start_stunnel,
 }
-# The columns of tables.
+# The columns of the tables.
 COLUMNS = (*POOL_MODES, BEFORE, *PEERS, TLS_DIRECTLY, PLAINTEXT)
 
 
@@ -283,12 +283,12 @@ class Lineup:
     """The contenders of a run, and the folder for their files."""
 
     folder: Path
-    # Launchers to measure: OURS with the wanted pool modes, and BEFORE if there is one.
+    # The launchers to measure by name: the wanted pool modes, and BEFORE with --before.
     launchers: dict[str, Path]
     peers: list[str]
 
     def names(self) -> list[str]:
-        """Launchers and peers, in the order of tables."""
+        """The names of launchers and peers, in the order of the tables."""
         return [name for name in COLUMNS if name in self.launchers or name in self.peers]
 
     def start(self, name: str, processes: Processes, redis: Redis) -> Contender:
@@ -312,14 +312,14 @@ class Lineup:
         mains = tuple(main for contender in started for main in contender.mains)
         contender = Contender(name, redis, ports, mains=mains)
         wait_until(f"{name} listens", contender.listens)
-        # The port opens before the workers are ready.
+        # A proxy opens its port before its workers are ready.
         time.sleep(START_PAUSE)
         return contender
 
     def _start_once(self, name: str, processes: Processes, redis: Redis) -> Contender:
         if name in self.launchers:
             return start_ours(processes, redis, name, self.launchers[name])
-        # Instances do not share their files.
+        # Give each instance a folder for its files.
         folder = Path(tempfile.mkdtemp(prefix="peer-", dir=self.folder))
         return PEERS[name](folder, processes, redis)
 
@@ -329,7 +329,7 @@ class Lineup:
 
 
 def versions(launcher: Path) -> dict[str, str]:
-    """What was measured, and on which CPU."""
+    """The versions of the measured programs, and the CPU."""
     stunnel = subprocess.run(["stunnel4", "-version"], capture_output=True, text=True).stderr
     stunnel_version = re.search(r"stunnel [\d.]+", stunnel)
     cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())

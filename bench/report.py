@@ -11,31 +11,31 @@ from loads import LOADS
 from peers import BEFORE, COLUMNS, NGINX_TLS13, OFF, OURS, PEERS, PLAINTEXT
 from system import ROOT, fail
 
-# The page with the short table, and the two lines around the table.
+# The page that contains the short table, and the lines before and after the table.
 PAGE = ROOT / "docs/performance.md"
 PAGE_MARKS = ("<!-- bin/bench writes this table -->", "<!-- its end -->")
-# All figures for people and for programs, and the ratios as a picture.
+# All figures as a page and as JSON, and the ratios as a picture.
 TABLE = ROOT / "bench/RESULTS.md"
 DATA = ROOT / "bench/results.json"
 PICTURE = ROOT / "bench/ratios.svg"
 
-# The last columns of tables. "off" is a plain tunnel: it is compared with an older launcher, and
-# with a peer whose handshakes are as expensive.
+# The last columns of the tables. The launcher with the pool off is compared with an older launcher,
+# and with the peer whose handshakes are equally expensive.
 BEST_PEER = "ours / best peer"
 QUOTIENTS = {
     "ours / plaintext": (OURS, PLAINTEXT),
     "off / before": (OFF, BEFORE),
     f"off / {NGINX_TLS13}": (OFF, NGINX_TLS13),
 }
-# The picture: pixels of a row's height, of the space left of the bars, of a bar of ratio 1; and
-# the ratio at which bars are cut.
+# The picture: the height of a row, the space left of the bars and the length of a bar for ratio 1,
+# all in pixels. Bars for ratios above WIDEST are cut.
 ROW_HEIGHT, LEFT, UNIT, WIDEST = 22, 370, 220, 2.0
 BETTER, WORSE = "#2e9e5b", "#c9603f"
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """Our median of a figure, divided by the best peer's of the same run."""
+    """Our median of a figure, divided by the best peer's median of the same run."""
 
     load: str
     figure: str
@@ -46,7 +46,7 @@ class Ratio:
 
 @dataclass
 class Results:
-    """Every value of every round: load -> contender -> figure -> values."""
+    """The values of all rounds, by load, contender and figure."""
 
     values: dict[str, dict[str, dict[str, list[float]]]] = field(default_factory=dict)
 
@@ -57,16 +57,16 @@ class Results:
             values.setdefault(figure, []).extend(found if isinstance(found, list) else [found])
 
     def of(self, load: str, contender: str, figure: str) -> list[float]:
-        """The values of all rounds; empty if it was not measured."""
+        """The values of all rounds. Empty if the figure was not measured."""
         return self.values.get(load, {}).get(contender, {}).get(figure, [])
 
     def median(self, load: str, contender: str, figure: str) -> float | None:
-        """The median over the rounds."""
+        """The median over all rounds."""
         values = self.of(load, contender, figure)
         return statistics.median(values) if values else None
 
     def ratio(self, load: str, figure: str) -> Ratio | None:
-        """`None` if the figure does not count, or was not measured."""
+        """Our ratio. `None` if the figure gets no ratio, or was not measured."""
         if not counts(load, figure):
             return None
         more_is_better = LOADS[load].more_is_better[figure]
@@ -79,17 +79,17 @@ class Results:
         return Ratio(load, figure, ours / measured[best], best, more_is_better)
 
     def quotient(self, load: str, figure: str, heading: str) -> str:
-        """The cell of a figure below one of QUOTIENTS; empty if it was not measured."""
+        """The cell of a figure in a column of QUOTIENTS. Empty if the figure was not measured."""
         one, other = (self.median(load, name, figure) for name in QUOTIENTS[heading])
         return f"{one / other:.2f}" if one is not None and other and counts(load, figure) else ""
 
     def quotients(self) -> list[str]:
-        """The headings of QUOTIENTS for which both contenders were measured."""
+        """The headings of QUOTIENTS whose two contenders were measured."""
         names = {name for found in self.values.values() for name in found}
         return [heading for heading, pair in QUOTIENTS.items() if names.issuperset(pair)]
 
     def ratios(self) -> Iterator[Ratio]:
-        """All of them, in the order of LOADS."""
+        """All ratios, in the order of LOADS."""
         for load in LOADS.values():
             for figure in load.more_is_better:
                 if found := self.ratio(load.name, figure):
@@ -97,12 +97,12 @@ class Results:
 
 
 def counts(load: str, figure: str) -> bool:
-    """Whether ratios of the figure are shown."""
+    """Whether the figure gets a ratio."""
     return load in LOADS and figure in LOADS[load].more_is_better
 
 
 def number(value: float | None) -> str:
-    """Three digits, or whole thousands with commas."""
+    """A number with three significant digits, or from 1,000 on as an integer with commas."""
     if value is None:
         return ""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
@@ -123,7 +123,7 @@ def markdown(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def table(results: Results) -> str:
-    """Every figure of every contender."""
+    """The table with every figure of every contender."""
     names = [name for name in COLUMNS if any(name in found for found in results.values.values())]
     headings = results.quotients()
     rows = []
@@ -139,7 +139,7 @@ def table(results: Results) -> str:
 
 
 def short_table(results: Results) -> str:
-    """The figures that count: medians of ours and of the best peer."""
+    """The table of ratios, with our median and the best peer's median."""
     headings = results.quotients()
     rows = []
     for found in results.ratios():
@@ -154,12 +154,12 @@ def short_table(results: Results) -> str:
 
 
 def page_around_table() -> tuple[str, str]:
-    """The text of PAGE before and after the short table, with the marks."""
+    """The text of PAGE before and after the short table, including the lines around it."""
     start, end = PAGE_MARKS
     before, found, rest = PAGE.read_text().partition(start)
     _, also_found, after = rest.partition(end)
     if not (found and also_found):
-        fail(f"{PAGE.relative_to(ROOT)} has no place for the table: {start} {end}")
+        fail(f"{PAGE.relative_to(ROOT)} must contain the lines {start} and {end}")
     return before + start, end + after
 
 
@@ -169,7 +169,7 @@ def _svg_text(x: float, y: float, text: str, extra: str = "") -> str:
 
 
 def picture(results: Results) -> str:
-    """A bar for each ratio, on a scale where the best peer is 1: SVG."""
+    """An SVG picture with a bar for each ratio. The best peer has the length 1."""
     rows = list(results.ratios())
     width, height = LEFT + UNIT * WIDEST + 150, ROW_HEIGHT * len(rows) + 62
     title = "start-stunnel, divided by the best of nginx, HAProxy and stunnel"
@@ -198,7 +198,7 @@ def picture(results: Results) -> str:
 
 
 def files(results: Results, rounds: int, versions: Mapping[str, str]) -> dict[Path, str]:
-    """The files of a full run, with their contents."""
+    """The files that a full run writes, and their contents."""
     heading = f"# Benchmark\n\nMade by `bin/bench`; medians (minimum to maximum) of {rounds} rounds"
     listing = "\n".join(f"- {name}: {version}" for name, version in versions.items())
     ratios = [

@@ -1,4 +1,4 @@
-"""A run: which contender gets which load, in which order, and how often."""
+"""A run: measures the contenders with the loads, in the right order and number of rounds."""
 
 import os
 import subprocess
@@ -13,31 +13,31 @@ from peers import PLAINTEXT, Contender, Lineup, Redis
 from report import Results
 from system import ROOT, Processes, fail
 
-# The quick form divides the number of requests by this, down to a minimum.
+# --quick divides the number of requests by QUICK_SHARE, but makes at least FEWEST_REQUESTS.
 QUICK_SHARE, FEWEST_REQUESTS = 6, 50
 # Round-trip time of the slow link of Setting.FAR, in milliseconds.
 FAR_DELAY_MS = 2
-# Measurements of each proxy for Setting.ALONE, in a full run and in the quick form.
+# Measurements of each proxy for Setting.ALONE, in a full run and with --quick.
 ALONE_TIMES, ALONE_TIMES_QUICK = 3, 1
-# Starts that START_UP measures, in a full run and in the quick form.
+# Starts that START_UP measures, in a full run and with --quick.
 STARTS, STARTS_QUICK = 200, 20
-# Measurements of each proxy for Setting.UNUSED in the quick form. A full run makes one per round.
+# Measurements of each proxy for Setting.UNUSED with --quick. A full run makes one per round.
 UNUSED_TIMES_QUICK = 1
 
 
 @dataclass
 class Run:
-    """What to measure."""
+    """One run of bin/bench."""
 
     lineup: Lineup
     rounds: int
     quick: bool
-    # Only loads whose name contains one of these words; empty: all loads.
+    # Measure only loads whose name contains one of these words. Empty: all loads.
     only: Sequence[str]
     results: Results = field(default_factory=Results)
 
     def wanted(self, setting: Setting) -> list[Load]:
-        """The loads of this run with this setting."""
+        """The loads to measure in this setting."""
         return [
             load
             for load in LOADS.values()
@@ -47,11 +47,11 @@ class Run:
         ]
 
     def scale(self, requests: int) -> int:
-        """The number of requests in this run, where a full run makes `requests`."""
+        """The number of requests in this run. A full run makes `requests`."""
         return max(FEWEST_REQUESTS, requests // QUICK_SHARE) if self.quick else requests
 
     def measure(self) -> Results:
-        """Starts everything, measures it, and ends everything."""
+        """Starts Redis and the contenders, measures all loads, and ends the programs."""
         with Processes() as servers:
             redis = Redis(self.lineup.folder, servers)
             self._together(redis)
@@ -66,11 +66,11 @@ class Run:
         return self.results
 
     def _note(self, load: Load, contender: Contender) -> None:
-        """Measures a contender once."""
+        """Measures a contender once, and stores the figures."""
         self.results.add(load.name, contender.name, load.measure(contender, self.scale))
 
     def _together(self, redis: Redis) -> None:
-        """All contenders run at once, and end before other loads start."""
+        """Measures contenders that all run at once. They end before other loads begin."""
         if loads := self.wanted(Setting.TOGETHER):
             with Processes() as proxies:
                 contenders = self.lineup.start_all(proxies, redis) + redis.without_proxy()
@@ -82,7 +82,7 @@ class Run:
         self._take_turns(load, self.rounds, [partial(self._note, load, way) for way in contenders])
 
     def _take_turns(self, load: Load, rounds: int, turns: Sequence[Callable[[], None]]) -> None:
-        """Each round starts with a different contender."""
+        """Calls all `turns` in each round. Each round begins with a different contender."""
         for index in range(rounds):
             first = index % len(turns)
             for turn in [*turns[first:], *turns[:first]]:
@@ -116,7 +116,7 @@ class Run:
         self._take_turns(load, ALONE_TIMES_QUICK if self.quick else ALONE_TIMES, turns)
 
     def _far(self, load: Load) -> None:
-        """Redis is in a network namespace, behind a slow link."""
+        """Measures contenders whose Redis is behind a slow link, in a network namespace."""
         if os.geteuid() != 0 or not Path("/dev/net/tun").exists():
             reason = "only root may make a network namespace with a TUN device"
             print(f"skipped: {load.name}: {reason}", file=sys.stderr)
@@ -124,20 +124,20 @@ class Run:
         namespace = f"bench-{os.getpid()}"
         words = [ROOT / "tests/support/slow-link", namespace, "--delay-ms", FAR_DELAY_MS]
         with Processes() as processes:
-            # The link's end removes the namespace.
+            # The program slow-link removes the namespace when it ends.
             pipe = subprocess.PIPE
             link = processes.start(words, stdin=pipe, stdout=pipe, stderr=None)
             assert link.stdout
             address = link.stdout.readline().decode().strip()
             if not address:
-                fail("there is no slow link")
+                fail("tests/support/slow-link failed; its error is above")
             redis = Redis(self.lineup.folder, processes, address, namespace)
             contenders = self.lineup.start_all(processes, redis)
             contenders += [way for way in redis.without_proxy() if way.name == PLAINTEXT]
             self._in_turns(load, contenders)
 
     def _start_up(self, redis: Redis) -> None:
-        """How long the launchers take to start COMMAND."""
+        """Measures how long the launchers take to start COMMAND."""
         for name, binary in self.lineup.launchers.items():
             starts = STARTS_QUICK if self.quick else STARTS
             self.results.add(START_UP, name, start_up(binary, redis, starts))

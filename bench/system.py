@@ -1,4 +1,4 @@
-"""The operating system: waiting, ports, processes, and the CPU time and memory they use."""
+"""Access to the operating system: waiting, ports, processes, their CPU time and memory."""
 
 import ctypes
 import os
@@ -13,19 +13,19 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
-# This repository.
+# The root of this repository.
 ROOT = Path(__file__).resolve().parent.parent
-# Seconds that anything may take before the run fails.
+# The run fails if it waits for anything longer than this, in seconds.
 PATIENCE = 60
 # Seconds between two checks of a condition.
 LOOK_INTERVAL = 0.005
 # Seconds between SIGTERM and SIGKILL.
 END_PATIENCE = 10
-# Signals that end a run and everything it started.
+# Signals that end a run and the programs that it started.
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-# Ticks a second, the unit of CPU time in proc_pid_stat(5).
+# Ticks per second. A tick is the unit of CPU time in proc_pid_stat(5).
 TICKS = os.sysconf("SC_CLK_TCK")
-# Bytes, the unit of memory in proc_pid_statm(5).
+# Bytes per page. A page is the unit of memory in proc_pid_statm(5).
 PAGE = os.sysconf("SC_PAGE_SIZE")
 # From <sys/prctl.h>; see PR_SET_PDEATHSIG(2const).
 PR_SET_PDEATHSIG = 1
@@ -38,11 +38,11 @@ def fail(message: str) -> NoReturn:
 
 
 def wait_until(what: str, condition: Callable[[], bool]) -> None:
-    """Waits for `condition`; the run fails if it does not come true within PATIENCE."""
+    """Waits until `condition` is true. After PATIENCE, the run fails with the text `what`."""
     deadline = time.monotonic() + PATIENCE
     while not condition():
         if time.monotonic() > deadline:
-            fail(f"waited in vain: {what}")
+            fail(f"timed out after {PATIENCE} s; expected: {what}")
         time.sleep(LOOK_INTERVAL)
 
 
@@ -55,7 +55,7 @@ def free_port() -> int:
 
 
 def listens(port: int) -> bool:
-    """Whether a program listens on this port of 127.0.0.1. Opens no connection."""
+    """Whether a program listens on this port of 127.0.0.1. Does not connect to it."""
     # Address, little-endian, and state: proc_pid_net(5).
     local, state = f"0100007F:{port:04X}", "0A"
     rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines()]
@@ -63,7 +63,7 @@ def listens(port: int) -> bool:
 
 
 def accepts_connections(address: str, port: int) -> bool:
-    """Whether a connection succeeds."""
+    """Whether a new TCP connection succeeds."""
     try:
         socket.create_connection((address, port), 1).close()
         return True
@@ -72,19 +72,19 @@ def accepts_connections(address: str, port: int) -> bool:
 
 
 def first_line(*words: str) -> str:
-    """The first line of a command's standard output, or else of its standard error."""
+    """The first line that a command prints, on standard output or else on standard error."""
     out = subprocess.run(words, capture_output=True, text=True)
     return (out.stdout + out.stderr).strip().splitlines()[0]
 
 
 def _end_with_parent() -> None:
-    """In a child before exec: asks the kernel for SIGTERM when the parent ends."""
+    """In a child before exec: makes the kernel send SIGTERM when the parent ends."""
     if LIBC.prctl(PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGTERM)) != 0:
         raise OSError(ctypes.get_errno(), "prctl PR_SET_PDEATHSIG")
 
 
 class Processes:
-    """Programs that end with the `with` block, in reverse order."""
+    """Programs that we end at the end of a `with` block, in reverse order."""
 
     def __init__(self) -> None:
         self.started: list[subprocess.Popen[bytes]] = []
@@ -97,10 +97,11 @@ class Processes:
         stdout: int = subprocess.DEVNULL,
         stderr: int | None = subprocess.DEVNULL,
     ) -> subprocess.Popen[bytes]:
-        """Starts a program; `None` lets it inherit our stream.
+        """Starts a program. If `stderr` is `None`, the program inherits our standard error.
 
-        The program leads a session of its own: Ctrl-C reaches only us, and we end the programs in
-        order. If a signal interrupts us here, the kernel ends the program.
+        The program leads a session of its own, so that Ctrl-C reaches only us, and we end the
+        programs in order. If a signal ends us before the program is in the list, the kernel ends
+        the program.
         """
         process = subprocess.Popen(
             [str(word) for word in words],
@@ -115,7 +116,7 @@ class Processes:
         return process
 
     def stop(self) -> None:
-        """Ends all programs and waits for them."""
+        """Ends all programs, and waits until they have ended."""
         for process in reversed(self.started):
             if process.stdin:
                 process.stdin.close()
@@ -140,7 +141,7 @@ class Processes:
 def in_processes(count: int, work: Callable[[], Sequence[float]]) -> tuple[float, list[float]]:
     """Runs `work` in `count` processes at the same time.
 
-    Returns the seconds until the last one ended, and all results.
+    Returns the seconds until the last process ended, and the results of all processes.
     """
     gate, opener = os.pipe()
     workers: list[int] = []
@@ -148,7 +149,7 @@ def in_processes(count: int, work: Callable[[], Sequence[float]]) -> tuple[float
     try:
         for _ in range(count):
             output, result = os.pipe()
-            # Hold signals back until the child has replaced our handlers.
+            # Block signals until the child has replaced our signal handlers.
             signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
             if (pid := os.fork()) == 0:
                 os.close(opener)
@@ -176,7 +177,7 @@ def in_processes(count: int, work: Callable[[], Sequence[float]]) -> tuple[float
 
 
 def _work(gate: int, result: int, work: Callable[[], Sequence[float]]) -> NoReturn:
-    """In a child: waits until the gate opens, works, and writes the results."""
+    """In a child: waits until the parent closes its end of `gate`, calls `work`, writes results."""
     code = 1
     try:
         for ending in ENDING_SIGNALS:
@@ -194,7 +195,7 @@ def _work(gate: int, result: int, work: Callable[[], Sequence[float]]) -> NoRetu
 
 
 def children_of(pid: int) -> list[int]:
-    """The running children of `pid`."""
+    """The child processes of `pid`."""
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
@@ -204,7 +205,7 @@ def name_of(pid: int) -> str:
 
 
 def has_ended(pid: int) -> bool:
-    """Whether our child `pid` has ended; it is a zombie until we wait for it."""
+    """Whether our child `pid` has ended. It is a zombie until we wait for it."""
     return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
 
 

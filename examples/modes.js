@@ -9,7 +9,7 @@ async function check(name, condition) {
   }
 }
 
-// Pings until Redis is back, and says how many pings failed before.
+// Pings until Redis answers again, and prints how many pings failed.
 async function outlive(redis) {
   await redis.ping();
   console.log("ready");

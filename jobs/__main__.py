@@ -1,9 +1,15 @@
-"""Runs real job systems through a platform's troubles, with the launcher and without.
+"""Runs real job systems through typical outages, with the launcher and without it.
 
-Counts the jobs that were lost, done twice or rejected, for each pool mode and in plaintext. Fails
-if a mode loses or doubles more jobs than plaintext, or if a full plan or a fail-over rejects more:
-there a launcher could take connections from others, or lead to the old primary. Run it on an idle
-machine: under load, TLS handshakes and slow closes alone make a full plan overflow.
+Each scenario restarts workers or Redis, uses a Redis plan's connection limit fully, or fails over
+to a replica. It runs in each pool mode, and in plaintext without the launcher. A table shows how
+many jobs were lost, done twice or rejected.
+
+The run fails if a pool mode loses or doubles more jobs than plaintext. In the scenarios "plan" and
+"fail-overs" it also fails if a pool mode rejects more jobs. There the launcher could hold
+connections that other processes need, or could lead to the old primary.
+
+Run this on an idle machine. On a busy machine, TLS handshakes and closes take longer, and this
+alone makes a full plan exceed its limit.
 """
 
 import argparse
@@ -36,26 +42,26 @@ def arguments() -> argparse.Namespace:
     several = {"nargs": "+", "metavar": "WORD"}
     for option, words in (("modes", MODES), ("systems", SYSTEMS), ("scenarios", SCENARIOS)):
         known = list(words)
-        told = f"some of: {' '.join(known)} (default: all)"
+        told = f"one or more of: {' '.join(known)} (default: all)"
         parser.add_argument(f"--{option}", choices=known, default=known, help=told, **several)
     for option, default, told in (
-        ("restarts", 10, "rolling restarts of both workers"),
-        ("redis-restarts", 3, "restarts of Redis"),
-        ("fail-overs", 3, "fail-overs"),
-        ("one-off-jobs", 90, "one-off jobs beside the web processes"),
-        ("linger", 25, "seconds to watch for jobs that are done again at the end"),
+        ("restarts", 10, "number of times that both workers restart in turn"),
+        ("redis-restarts", 3, "number of times that Redis restarts"),
+        ("fail-overs", 3, "number of fail-overs"),
+        ("one-off-jobs", 90, "number of one-off jobs while web processes run"),
+        ("linger", 25, "seconds to wait at the end for jobs that are done a second time"),
     ):
         told = f"{told} (default: {default})"
         parser.add_argument(f"--{option}", type=int, default=default, metavar="N", help=told)
     parser.add_argument(
         "--binary", type=Path, help="the launcher (default: a release build of this checkout)"
     )
-    parser.add_argument("--keep", type=Path, help="folder that keeps the logs of every run")
+    parser.add_argument("--keep", type=Path, help="new folder for the logs of every run")
     return parser.parse_args()
 
 
 def built_launcher() -> Path:
-    """A release build."""
+    """Makes a release build of the launcher, and returns its path."""
     manifest = ROOT / "Cargo.toml"
     words = ["cargo", "build", "--quiet", "--locked", "--release", "--manifest-path", manifest]
     subprocess.run(words, check=True)
@@ -68,7 +74,7 @@ def row(cells: tuple[object, ...]) -> str:
 
 
 def main() -> None:
-    """Runs every scenario in every mode, prints a table, and fails as the help says."""
+    """Runs the scenarios in every mode, and prints a table. The help says when the run fails."""
     options = arguments()
     binary = (options.binary or built_launcher()).resolve()
     if not binary.is_file():
@@ -85,7 +91,7 @@ def main() -> None:
     )
     print(row((*HEADINGS, *MORE_HEADINGS)))
     print(row(("---",) * len((*HEADINGS, *MORE_HEADINGS))))
-    # While the roles change, a producer may or may not be between two jobs.
+    # Each fail-over may interrupt one request of a producer, depending on the moment.
     tolerated = {"plan": 0, "fail-overs": how.fail_overs}
     complaints = []
     for name in options.scenarios:
@@ -120,11 +126,11 @@ def measure(keep: Path | None, system: str, name: str, mode: str, how: Options) 
 
 
 class EndedBySignal(BaseException):
-    """Unwinds the run, which ends all that it started."""
+    """Unwinds the stack, so that the run ends all programs that it started."""
 
 
 def end(_number: int, _frame: FrameType | None) -> None:
-    """Ends the run; a second signal does not cut the clean-up short."""
+    """Ends the run. Ignores further signals, so that they do not interrupt the clean-up."""
     for ending in ENDING_SIGNALS:
         signal.signal(ending, signal.SIG_IGN)
     raise EndedBySignal

@@ -1,4 +1,4 @@
-"""A dyno: one process of an app with or without the launcher, ended as a platform ends it."""
+"""A dyno: an app's process, with or without the launcher, that we end as a platform does."""
 
 import os
 import signal
@@ -15,21 +15,21 @@ GRACE = 30
 
 
 def session(leader: int) -> list[int]:
-    """The live processes of a session."""
+    """The running processes of the session of `leader`."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
                 fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
             except (FileNotFoundError, ProcessLookupError):
-                continue  # It has just ended.
+                continue  # The process has just ended.
             if int(fields[3]) == leader and fields[0] != "Z":
                 found.append(int(entry.name))
     return found
 
 
 def send(pids: Sequence[int], number: int) -> None:
-    """Sends a signal to each; some may have just ended."""
+    """Sends a signal to each process. Skips processes that have already ended."""
     for pid in pids:
         try:
             os.kill(pid, number)
@@ -56,7 +56,7 @@ class Dyno:
         self.start()
 
     def start(self) -> None:
-        """Starts the command once more."""
+        """Starts the command, for the first time or again."""
         self.generation += 1
         names = {"DYNO": self.name, "JOBS_WORKER": f"{self.name}.{self.generation}"}
         with self.log_file.open("ab") as log:
@@ -66,7 +66,7 @@ class Dyno:
             )
 
     def wait_until_ready(self) -> None:
-        """Waits until the app says so."""
+        """Waits until the app writes its name to the file `ready`."""
         name = f"{self.name}.{self.generation}"
 
         def is_ready() -> bool:
@@ -80,7 +80,7 @@ class Dyno:
         wait_until(f"{name} is ready", is_ready)
 
     def log(self) -> str:
-        """What it has printed."""
+        """All output of the command so far."""
         return self.log_file.read_text(errors="replace")
 
     def wait(self) -> int:
@@ -89,9 +89,9 @@ class Dyno:
         return self.process.returncode
 
     def stop(self) -> bool:
-        """SIGTERM to every process, and SIGKILL to those left after GRACE seconds.
+        """Sends SIGTERM to every process, and SIGKILL to those that still run after GRACE seconds.
 
-        Returns whether any was left.
+        Returns whether any process still ran.
         """
         leader = self.process.pid
         send(session(leader), signal.SIGTERM)
@@ -103,7 +103,7 @@ class Dyno:
         return bool(left)
 
     def kill(self) -> None:
-        """SIGKILL to every process that is left."""
+        """Sends SIGKILL to every process that still runs."""
         send(session(self.process.pid), signal.SIGKILL)
         self.process.wait()
 
@@ -111,14 +111,14 @@ class Dyno:
 def launched(
     words: Sequence[object], mode: str | None, binary: Path, namespace: int | None
 ) -> list[object]:
-    """The command line of a dyno; a `mode` of `None` stands for plaintext without the launcher."""
+    """The command line of a dyno. If `mode` is `None`, it does not contain the launcher."""
     enter: list[object] = ["nsenter", "--mount", "--target", namespace] if namespace else []
     launcher: list[object] = [binary] if mode else []
     return [*enter, *launcher, *words]
 
 
 def run_to_end(words: Sequence[object], environment: dict[str, str], patience: float) -> str:
-    """Runs a short command; returns what the app said if it failed."""
+    """Runs a short command. Returns the app's error message if it fails, or else an empty text."""
     done = subprocess.run(
         [str(word) for word in words],
         env=environment,
@@ -126,6 +126,6 @@ def run_to_end(words: Sequence[object], environment: dict[str, str], patience: f
         text=True,
         timeout=patience,
     )
-    # The launcher's own lines begin with a time.
+    # Skip the launcher's log lines, which begin with a time.
     told = [line for line in done.stderr.splitlines() if not line.startswith("ts=")]
     return (told or [f"exit code {done.returncode}"])[-1] if done.returncode else ""

@@ -1,4 +1,4 @@
-"""What happened to every job: the apps write lines to files, which no Redis can lose."""
+"""Records what happens to every job. Apps write to files, so a Redis outage loses no record."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -10,11 +10,11 @@ class Counts:
     """The figures of one run."""
 
     enqueued: int = 0
-    # Acknowledged to the producer, and never done.
+    # Jobs that the producer enqueued successfully, and that no worker did.
     lost: int = 0
-    # Done more than once.
+    # Jobs that workers did more than once.
     doubled: int = 0
-    # The producer got an error, or a one-off job failed.
+    # Jobs that the producer could not enqueue, and one-off jobs that failed.
     rejected: int = 0
     # Connections that Redis refused at its client limit.
     refused: int = 0
@@ -22,13 +22,13 @@ class Counts:
     killed: int = 0
     # Workers that ended by themselves and were started again.
     crashed: int = 0
-    # How often each error made a producer's request fail.
+    # Number of failed requests and one-off jobs, by error message.
     errors: Counter[str] = field(default_factory=Counter)
 
     def worse_than(self, plaintext: "Counts", tolerated: int | None) -> list[str]:
-        """The figures that exceed those of plaintext.
+        """The figures that are worse than in plaintext.
 
-        Rejected jobs may exceed them by `tolerated`; `None`: by any number.
+        `tolerated` is the number of further rejected jobs to allow; `None`: any number.
         """
         found = []
         if self.lost > plaintext.lost:
@@ -41,13 +41,17 @@ class Counts:
 
 
 class Ledger:
-    """The files `enqueued`, `done`, `ready` and `stop` of a run."""
+    """The files `enqueued`, `done`, `ready` and `stop` of a run.
+
+    Producers write to `enqueued`, and workers to `done`. Both write their names to `ready` when
+    they have started. Producers end once `stop` exists.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def lines(self, file: str) -> list[str]:
-        """The complete lines of a file; none if it does not exist yet."""
+        """The complete lines of a file. Empty if the file does not exist yet."""
         try:
             text = (self.folder / file).read_text()
         except FileNotFoundError:
@@ -55,19 +59,19 @@ class Ledger:
         return text[: text.rfind("\n") + 1].splitlines()
 
     def acknowledged(self) -> set[str]:
-        """The jobs that the producer knows to be enqueued."""
+        """The names of the jobs that producers enqueued successfully."""
         return {line.split()[1] for line in self.lines("enqueued") if line.startswith("ok ")}
 
     def open_jobs(self) -> set[str]:
-        """The acknowledged jobs that are not done yet."""
+        """The names of the acknowledged jobs that no worker has done yet."""
         return self.acknowledged() - set(self.lines("done"))
 
     def stop_producers(self) -> None:
-        """Asks producers to end."""
+        """Tells producers to end."""
         (self.folder / "stop").touch()
 
     def counts(self) -> Counts:
-        """What is known so far."""
+        """The figures that the files show so far."""
         done = Counter(self.lines("done"))
         failed = [line.split(maxsplit=2) for line in self.lines("enqueued")]
         errors = Counter(words[2] for words in failed if words[0] == "failed")

@@ -1,4 +1,4 @@
-"""What happens to the workers and to Redis while jobs are enqueued and done."""
+"""The scenarios: restarts, a full plan and fail-overs while producers and workers run."""
 
 import time
 from collections.abc import Callable
@@ -11,38 +11,39 @@ from servers import HOST, Pair, Redis, start_redis
 from system import PATIENCE, Processes
 from systems import APPS, PYTHON, SYSTEMS, JobSystem, environment
 
-# Jobs that a producer enqueues each second, and the seconds that a job takes.
+# Jobs that a producer enqueues per second, and the duration of a job in seconds.
 RATE, DURATION = 20, 0.05
-# Jobs that must be done before anything happens, and between two events.
+# Jobs that workers must do before the first restart or fail-over, and after each one.
 JOBS_BETWEEN = 20
-# Seconds without a finished job after which the rest counts as lost. Longer than every system's
-# own time to find the jobs of a lost worker.
+# If no job is done for so many seconds, the remaining jobs count as lost. Every job system needs
+# less time to find the jobs of a lost worker.
 SETTLE = 40
-# Seconds that Redis is down at a restart.
+# Seconds for which Redis is down during a restart.
 DOWN = 1
-# The plan: Redis's client limit, and the threads of each of two web processes, which are busy in
-# turns. With a Sidekiq of three threads (up to seven connections) and one-off jobs of two, the app
-# needs 16 connections at most. A pool may keep two more for the web process that is not busy.
+# The client limit of Redis, and the threads of each web process. Two web processes are busy in
+# turns, so they need seven connections. A Sidekiq with three threads needs at most seven, and a
+# one-off job two. The app thus needs at most 16 connections. A pool may hold two more for the web
+# process that is not busy.
 PLAN, WEB_THREADS = 20, 7
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line says about a run."""
+    """The options of the command line."""
 
     binary: Path
-    # Rolling restarts of the workers, restarts of Redis, fail-overs, and one-off jobs.
+    # How many times to restart both workers, restart Redis, fail over, and run a one-off job.
     restarts: int
     redis_restarts: int
     fail_overs: int
     one_off_jobs: int
-    # Seconds to watch for jobs that are done again after the last one was done.
+    # Seconds to wait, after the last job, for jobs that are done a second time.
     linger: float
 
 
 @dataclass
 class Stage:
-    """One run of a scenario: the processes, and how they reach Redis."""
+    """One run of a scenario: its processes, and the way to Redis."""
 
     system: JobSystem
     mode: str | None
@@ -86,7 +87,7 @@ class Stage:
         return Dyno(name, words, self.environment, self.processes, self.ledger)
 
     def start(self) -> None:
-        """Starts two workers and a producer, and waits until jobs are done."""
+        """Starts two workers and a producer, and waits until the workers have done some jobs."""
         for name in ("worker.1", "worker.2"):
             self.start_worker(name)
         for worker in self.workers:
@@ -95,7 +96,7 @@ class Stage:
         self.wait_for_jobs()
 
     def wait_for_jobs(self) -> None:
-        """Waits until further jobs are done, or none has been for a while: the app is stuck."""
+        """Waits until workers have done JOBS_BETWEEN more jobs, or make no progress."""
         start = len(self.ledger.lines("done"))
 
         def missing() -> int:
@@ -104,7 +105,7 @@ class Stage:
         self._wait_while_it_falls(missing)
 
     def _wait_while_it_falls(self, number: Callable[[], int]) -> None:
-        """Waits until the number is 0, or has stayed the same for SETTLE seconds."""
+        """Waits until `number` returns 0, or the same value for SETTLE seconds."""
         last, since = number(), time.monotonic()
         while last and time.monotonic() < since + SETTLE:
             time.sleep(0.05)
@@ -113,7 +114,7 @@ class Stage:
                 last, since = now, time.monotonic()
 
     def _start_crashed_workers(self) -> None:
-        """A platform starts a process again that has ended by itself."""
+        """Starts workers again that have ended by themselves, as a platform does."""
         for worker in self.workers:
             if worker.process.poll() is not None:
                 self.crashed += 1
@@ -130,17 +131,17 @@ class Stage:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Ends what an interrupted or failed run has left."""
+        """Kills the processes that still run after an interrupted or failed run."""
         for dyno in [*self.workers, *self.producers]:
             dyno.kill()
 
     def finish(self) -> Counts:
-        """Ends the producers, waits for the last jobs, and counts."""
+        """Ends the producers, waits for the last jobs, and returns the figures."""
         self.ledger.stop_producers()
         for producer in self.producers:
             producer.wait()
         self._wait_while_it_falls(lambda: len(self.ledger.open_jobs()))
-        # A job that a lost worker had not acknowledged is delivered again after a while.
+        # Job systems deliver the unacknowledged jobs of a lost worker again, after a while.
         time.sleep(self.options.linger)
         self.killed += sum(worker.stop() for worker in self.workers)
         counts = self.ledger.counts()
@@ -149,7 +150,7 @@ class Stage:
 
 
 def rolling_restarts(stage: Stage) -> Counts:
-    """Each time one worker after the other is restarted under load."""
+    """Restarts one worker after the other while jobs are enqueued."""
     stage.start()
     for _ in range(stage.options.restarts):
         for worker in stage.workers:
@@ -159,7 +160,7 @@ def rolling_restarts(stage: Stage) -> Counts:
 
 
 def redis_restarts(stage: Stage) -> Counts:
-    """Redis goes away for a moment and comes back with its data."""
+    """Stops Redis, and starts it again with its data."""
     stage.start()
     for _ in range(stage.options.redis_restarts):
         stage.redis.stop()
@@ -170,7 +171,7 @@ def redis_restarts(stage: Stage) -> Counts:
 
 
 def full_plan(stage: Stage) -> Counts:
-    """Web processes, a worker and one-off jobs share a plan whose connections just suffice."""
+    """Web processes, a worker and one-off jobs share a plan with barely enough connections."""
     stage.start_worker("worker.1")
     for number in (1, 2):
         stage.start_producer(f"web.{number}", PYTHON, APPS / "web.py", WEB_THREADS, number)
@@ -191,7 +192,7 @@ def full_plan(stage: Stage) -> Counts:
 
 
 def fail_overs(stage: Stage, pair: Pair) -> Counts:
-    """The replica becomes the primary, and the old primary stays up as a replica."""
+    """Makes the replica the primary, and the primary a replica."""
     stage.start()
     for _ in range(stage.options.fail_overs):
         pair.fail_over()
@@ -200,7 +201,7 @@ def fail_overs(stage: Stage, pair: Pair) -> Counts:
 
 
 def alone(scenario: Callable[[Stage], Counts], *extra: object) -> "Scenario":
-    """A scenario with one Redis, which has further arguments."""
+    """Makes a scenario with one Redis server. `extra` are options for redis-server."""
 
     def run(system: JobSystem, mode: str | None, folder: Path, options: Options) -> Counts:
         with Processes() as processes:
@@ -213,7 +214,7 @@ def alone(scenario: Callable[[Stage], Counts], *extra: object) -> "Scenario":
 
 
 def in_pair(system: JobSystem, mode: str | None, folder: Path, options: Options) -> Counts:
-    """The scenario with two servers and a hosts file of its own."""
+    """The scenario `fail_overs`, with two Redis servers and its own hosts file."""
     with Processes() as processes:
         pair = Pair(folder, processes)
         with Processes() as dynos:
@@ -223,8 +224,9 @@ def in_pair(system: JobSystem, mode: str | None, folder: Path, options: Options)
 
 
 Scenario = Callable[[JobSystem, str | None, Path, Options], Counts]
-# Each scenario, and the job systems that it is for. Celery's workers end when their server becomes
-# a replica; they lose and double jobs even in plaintext, so a comparison would be chance.
+# The scenarios, each with its job systems. Celery is not in "fail-overs": its workers end when
+# their server becomes a replica. They then lose and double jobs even in plaintext, so a comparison
+# would say nothing about the launcher.
 SCENARIOS: dict[str, tuple[Scenario, tuple[str, ...]]] = {
     "restarts": (alone(rolling_restarts), tuple(SYSTEMS)),
     "redis-restarts": (alone(redis_restarts), tuple(SYSTEMS)),

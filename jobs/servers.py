@@ -1,4 +1,4 @@
-"""redis-server with a plaintext and a TLS port, alone or as a pair with fail-over."""
+"""One redis-server with a plaintext and a TLS port, or a pair of them with fail-over."""
 
 import subprocess
 import tempfile
@@ -7,12 +7,12 @@ from pathlib import Path
 from system import Processes, free_port, wait_until
 
 PASSWORD = "jobs"
-# The host name of the fail-over pair, in a hosts file of its own.
+# The host name of the fail-over pair. Its own hosts file contains this name.
 HOST = "redis.test"
 
 
 def make_certificate(folder: Path) -> None:
-    """Writes cert.pem and key.pem, unless they are there."""
+    """Writes cert.pem and key.pem, unless they exist."""
     if not (folder / "cert.pem").exists():
         words = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "30"]
         words += ["-subj", f"/CN={HOST}", "-keyout", folder / "key.pem"]
@@ -21,7 +21,7 @@ def make_certificate(folder: Path) -> None:
 
 
 class Redis:
-    """A redis-server that keeps what it has acknowledged."""
+    """A redis-server that loses no acknowledged write when it restarts."""
 
     def __init__(
         self,
@@ -31,7 +31,7 @@ class Redis:
         address: str,
         *extra: object,
     ) -> None:
-        """Starts it; `ports` are those of plaintext and TLS."""
+        """Starts the server. `ports` are its plaintext port and its TLS port."""
         make_certificate(folder)
         self.processes, self.address = processes, address
         self.plain, self.tls = ports
@@ -47,17 +47,17 @@ class Redis:
         self.start()
 
     def start(self) -> None:
-        """Starts the server and waits for its answer."""
+        """Starts the server, and waits until it answers."""
         self.process = self.processes.start(self.words)
         wait_until("redis-server answers", lambda: self.ask("PING") == "PONG")
 
     def stop(self) -> None:
-        """Ends the server, as an administrator does."""
+        """Ends the server with SIGTERM, as an administrator does."""
         self.process.terminate()
         self.process.wait()
 
     def ask(self, *words: object) -> str:
-        """Asks by redis-cli; an empty text if there is no server."""
+        """Sends a command with redis-cli. Returns an empty text if no server answers."""
         command = ["redis-cli", "-h", self.address, "-p", self.plain, "-a", PASSWORD, *words]
         environment = {"PATH": "/usr/bin:/bin:/usr/local/bin"}
         asked = subprocess.run(
@@ -66,12 +66,12 @@ class Redis:
         return asked.stdout.strip()
 
     def info(self, section: str, name: str) -> str:
-        """One value of INFO; empty if it is not there."""
+        """One value from the reply to INFO. Empty if the reply does not contain it."""
         lines = self.ask("INFO", section).splitlines()
         return dict(line.split(":", 1) for line in lines if ":" in line).get(name, "")
 
     def refused(self) -> int:
-        """Connections that it has refused at its client limit."""
+        """The number of connections that Redis has refused because of its client limit."""
         return int(self.info("stats", "rejected_connections") or 0)
 
     def url(self, host: str, tls: bool) -> str:
@@ -81,15 +81,15 @@ class Redis:
 
 
 def start_redis(folder: Path, processes: Processes, *extra: object) -> Redis:
-    """A server on 127.0.0.1."""
+    """Starts a server on 127.0.0.1."""
     return Redis(folder, processes, (free_port(), free_port()), "127.0.0.1", *extra)
 
 
 class Pair:
-    """A primary and a replica on two addresses behind one host name.
+    """A primary and a replica with different addresses, and a host name that leads to the primary.
 
-    The name is in a hosts file that only processes in `namespace` see. The old primary stays up as
-    a replica.
+    The name is in a hosts file that only processes in `namespace` see. A fail-over exchanges the
+    roles: the old primary becomes the replica.
     """
 
     def __init__(self, folder: Path, processes: Processes) -> None:
@@ -105,12 +105,12 @@ class Pair:
         holder = processes.start(words, stdout=subprocess.PIPE, stderr=None)
         assert holder.stdout
         if holder.stdout.readline() != b"\n":
-            raise OSError("only root can make a mount namespace")
+            raise OSError("cannot make a mount namespace; run bin/jobs as root")
         self.namespace = holder.pid
         self._wait_for_replica()
 
     def _lead_to_primary(self) -> None:
-        # The mount shows this inode: write to it, never replace it.
+        # The mount shows this inode, so write to the file and never replace it.
         with self.hosts.open("w") as file:
             file.write(f"127.0.0.1 localhost\n{self.primary.address} {HOST}\n")
 
@@ -121,7 +121,7 @@ class Pair:
         wait_until("the replica is in step", is_up)
 
     def fail_over(self) -> None:
-        """Changes the roles without losing a write, then the hosts file."""
+        """Exchanges the roles without losing a write, then changes the hosts file."""
         self.primary.ask("FAILOVER")
 
         def is_promoted() -> bool:

@@ -1,4 +1,4 @@
-"""The job systems: the command lines of a worker and of a producer."""
+"""The job systems, with the command lines of their workers and producers."""
 
 import os
 from collections.abc import Sequence
@@ -8,14 +8,14 @@ from pathlib import Path
 from system import ROOT
 
 APPS = Path(__file__).resolve().parent / "apps"
-# What bin/setup installs below target/.
+# The folder into which bin/setup installs Redis clients and job systems.
 CLIENTS = ROOT / "target/clients"
 PYTHON = CLIENTS / "python/bin/python3"
 
 
 @dataclass(frozen=True)
 class JobSystem:
-    """How to start its processes."""
+    """A job system: the command lines of a worker and of a producer."""
 
     name: str
     worker: Sequence[object]
@@ -45,7 +45,7 @@ SYSTEMS = {
 
 
 def environment() -> dict[str, str]:
-    """The variables that the apps need, beside those of a run."""
+    """The environment variables that every app needs. Stage adds the variables of its run."""
     inherited = {name: os.environ[name] for name in ("HOME", "LANG") if name in os.environ}
     return inherited | {
         "PATH": f"{CLIENTS / 'python/bin'}:{os.environ['PATH']}",

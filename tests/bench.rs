@@ -176,7 +176,7 @@ fn reconnecting_app_and_storm_measure_every_contender() {
 }
 
 #[test]
-fn interrupted_run_leaves_nothing() {
+fn interrupted_run_leaves_no_process_and_no_file() {
     if !may_run() {
         return;
     }

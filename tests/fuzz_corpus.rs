@@ -21,31 +21,31 @@ fn replay(name: &str, target: fn(&[u8])) {
 }
 
 #[test]
-fn urls_of_the_corpus_follow_the_rules() {
+fn corpus_urls_cause_no_panic_and_show_no_password() {
     replay("url", targets::url);
 }
 
 #[test]
-fn settings_of_the_corpus_follow_the_rules() {
+fn corpus_settings_cause_no_panic_and_show_no_password() {
     replay("settings", targets::settings);
 }
 
 #[test]
-fn pem_texts_and_pins_of_the_corpus_cause_no_panic() {
+fn corpus_certificates_and_pins_cause_no_panic() {
     replay("pem", targets::pem);
 }
 
 #[test]
-fn status_page_answers_the_whole_corpus_in_http() {
+fn status_page_answers_every_corpus_request_in_http() {
     replay("http", targets::http);
 }
 
 #[test]
-fn relay_loses_no_byte_in_any_order_of_the_corpus() {
+fn relay_loses_no_byte_in_any_corpus_script() {
     replay("relay", targets::relay);
 }
 
 #[test]
-fn unsafe_connections_of_the_corpus_are_not_reused() {
+fn unsafe_corpus_connections_are_not_reused() {
     replay("ledger", targets::ledger);
 }

@@ -99,7 +99,7 @@ fn lost_doubled_and_rejected_jobs_are_found() {
 }
 
 #[test]
-fn interrupted_run_leaves_nothing() {
+fn interrupted_run_leaves_no_process_and_no_file() {
     let folder = tempfile::tempdir().unwrap();
     // The tests may run as a background job, which ignores SIGINT.
     let mut command = Command::new("env");

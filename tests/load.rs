@@ -120,7 +120,7 @@ fn a_million_requests_each_get_their_own_reply() {
 }
 
 #[test]
-fn connection_after_connection_leaves_nothing_behind() {
+fn many_short_connections_leak_no_memory_and_no_descriptor() {
     const THREADS: usize = 4;
     // bin/soak opens 100,000, which takes minutes.
     let all = std::env::var("LOAD_CONNECTIONS").map_or(20_000, |all| all.parse().unwrap());

@@ -292,7 +292,7 @@ fn new_state(server: &Server) -> String {
 }
 
 #[test]
-fn no_command_leaves_anything_for_the_next_user() {
+fn no_command_changes_what_the_next_app_sees() {
     for pool in ["on", "auto"] {
         let mut dice = Rng::with_seed(seed());
         let server = Server::start(Front::Redis);
@@ -428,7 +428,7 @@ fn visit(
 }
 
 #[test]
-fn concurrent_users_leave_nothing_for_each_other() {
+fn concurrent_apps_never_see_each_others_state() {
     let seed = seed();
     let visits = number_of("POOL_VISITS").unwrap_or(VISITS);
     for pool in ["on", "auto"] {

@@ -133,7 +133,7 @@ fn a_replica_can_use_a_reused_connection() {
 }
 
 #[test]
-fn the_login_state_is_decided_at_the_hand_over() {
+fn a_new_password_applies_to_reused_connections() {
     let (_server, mut direct, url) = without_password();
     let held = hold(&url);
     let ping = || held.open().ask(&["PING"]);

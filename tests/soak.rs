@@ -684,7 +684,7 @@ impl Summary<'_> {
 }
 
 #[test]
-fn loads_and_faults_at_random_lose_nothing() {
+fn random_loads_and_faults_lose_no_reply() {
     let seconds = from_environment("SOAK_SECONDS", SECONDS);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     let seed = from_environment("SOAK_SEED", now);

@@ -53,7 +53,7 @@ fn days_from_now(days: i64) -> String {
 }
 
 #[test]
-fn each_server_against_each_level_of_trust() {
+fn each_verify_level_accepts_only_the_right_servers() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     let authority = Authority::new(folder);
@@ -408,7 +408,7 @@ fn settings_override_tls_parameters_in_the_url() {
 }
 
 #[test]
-fn real_clients_show_the_reason() {
+fn redis_cli_and_redis_py_show_why_tls_failed() {
     let server = Server::start(Front::Redis);
     let python = "import os, redis\n\
                   try: redis.Redis.from_url(os.environ['REDIS_URL']).get('k')\n\

@@ -101,7 +101,7 @@ fn elasticache_url_works_with_full_verification() {
 }
 
 #[test]
-fn privatelink_endpoint_works_as_given() {
+fn privatelink_url_works_without_settings() {
     let server = Server::start(Front::Redis);
     let url = format!("redis://default:{PASSWORD}@127.0.0.1:{}", server.tls_port());
     let script = "redis-cli --no-auth-warning -u \"$REDIS_ENDPOINT_BLUE_URL\" ping";
@@ -365,7 +365,7 @@ const TABLE: [TableRow; 4] = [
 ];
 
 #[test]
-fn client_settings_of_the_table_work() {
+fn client_settings_in_the_migration_table_work() {
     let server = Server::start(Front::Redis);
     let url = format!("rediss://default:{PASSWORD}@127.0.0.1:{}/0", server.tls_port());
     let table = page("docs/migrate.md");

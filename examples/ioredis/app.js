@@ -4,14 +4,14 @@ const { check, outlive, sleep } = require("../modes");
 
 const connect = (options) => {
   const client = new Redis(process.env.REDIS_URL, options);
-  client.on("error", () => {}); // Requests report it.
+  client.on("error", () => {}); // The failed request reports the error.
   return client;
 };
 let redis;
 
 const modes = {
   async checks() {
-    redis = connect({ maxRetriesPerRequest: 0 }); // Works at once, or not at all.
+    redis = connect({ maxRetriesPerRequest: 0 }); // Fail at once instead of retrying.
     await check("boot", async () => (await redis.ping()) === "PONG");
     await check("user", async () => (await redis.acl("WHOAMI")) === "app");
     await check("database", async () => (await redis.client("INFO")).includes(" db=3 "));

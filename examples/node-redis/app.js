@@ -4,7 +4,7 @@ const { check, outlive, sleep } = require("../modes");
 
 const connect = async (socket) => {
   const client = createClient({ url: process.env.REDIS_URL, socket });
-  client.on("error", () => {}); // Requests report it.
+  client.on("error", () => {}); // The failed request reports the error.
   await client.connect();
   return client;
 };
@@ -13,7 +13,7 @@ let redis;
 const modes = {
   async checks() {
     await check("boot", async () => {
-      redis = await connect({ reconnectStrategy: false }); // Works at once, or not at all.
+      redis = await connect({ reconnectStrategy: false }); // Fail at once instead of retrying.
       return (await redis.ping()) === "PONG";
     });
     await check("user", async () => (await redis.aclWhoAmI()) === "app");

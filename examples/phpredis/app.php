@@ -7,7 +7,7 @@ function connect(): Redis
     $url = parse_url(getenv("REDIS_URL"));
     $redis = new Redis();
     $redis->connect($url["host"], $url["port"], 5);
-    // phpredis returns false for an error that begins with ERR, and keeps its text.
+    // If an error begins with ERR, phpredis returns false, and getLastError() returns its text.
     if (!$redis->auth(array_map("rawurldecode", [$url["user"], $url["pass"]]))) {
         throw new RedisException($redis->getLastError());
     }

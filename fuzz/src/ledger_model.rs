@@ -1,26 +1,32 @@
-//! What a ledger must know, told in the plainest way: everything is kept, and read anew from its
-//! first byte after each piece. The ledger's unit tests and its fuzz target compare with it.
+//! A simple model of the pool's ledger. The model stores all bytes of a connection. After each
+//! piece it parses them again from the first byte. The ledger's unit tests and its fuzz target
+//! check that the ledger and the model always agree.
 
 use std::fmt;
 
-/// Who sent a piece.
+/// The direction of a piece of bytes, as the app sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
+    /// From the app to Redis.
     Sent,
+    /// From Redis to the app.
     Received,
 }
 
-/// What the table of commands says about one.
+/// The effect of a command, from the pool's command table.
 #[derive(Debug, Clone, Copy)]
 pub struct Effect {
+    /// Redis may execute the command twice without harm.
     pub is_repeatable: bool,
-    /// Its reply must be an error.
+    /// The connection is reusable only if Redis replies with an error.
     pub must_fail: bool,
 }
 
-/// The table of commands: what one of this name and first argument does, if it is listed.
+/// Looks up a command in the pool's command table by its name and first argument. Returns `None`
+/// for a command that is not in the table.
 pub type Effects<'a> = &'a dyn Fn(&[u8], Option<&[u8]>) -> Option<Effect>;
 
+/// All bytes of a connection so far, and the conclusions that the ledger must draw from them.
 pub struct Model<'a> {
     effects: Effects<'a>,
     sent: Vec<u8>,
@@ -39,14 +45,15 @@ impl fmt::Debug for Model<'_> {
     }
 }
 
-/// Why reading stops.
+/// The reason why the parser stops.
 enum Stop {
-    /// There are no more bytes.
+    /// The bytes end before the item is complete.
     End,
-    /// This is not what it should be.
+    /// The bytes are invalid RESP, or the ledger does not accept them.
     Wrong,
 }
 
+/// Parses RESP.
 struct Reader<'a> {
     bytes: std::slice::Iter<'a, u8>,
 }
@@ -64,7 +71,7 @@ impl Reader<'_> {
         if self.byte()? == expected { Ok(()) } else { Err(Stop::Wrong) }
     }
 
-    /// All before CR; then LF.
+    /// Reads a line that ends with CR LF. Returns its text without CR LF.
     fn line(&mut self) -> Result<String, Stop> {
         let mut line = String::new();
         loop {
@@ -78,7 +85,8 @@ impl Reader<'_> {
         Ok(line)
     }
 
-    /// A number in its only form, before CR and LF; -1 if that is allowed.
+    /// Reads a number and CR LF. The number has no plus sign and no leading zeros. The null value
+    /// -1 is valid only if `may_be_null`; it is returned as `None`.
     fn number(&mut self, may_be_null: bool) -> Result<Option<u32>, Stop> {
         let mut text = String::new();
         loop {
@@ -96,6 +104,7 @@ impl Reader<'_> {
         Ok(text.parse().ok())
     }
 
+    /// Reads a bulk string of this length and CR LF.
     fn string(&mut self, length: u32) -> Result<Vec<u8>, Stop> {
         let mut string = Vec::new();
         for _ in 0..length {
@@ -106,6 +115,7 @@ impl Reader<'_> {
         Ok(string)
     }
 
+    /// Reads a request: an array of bulk strings. Returns its words.
     fn request(&mut self) -> Result<Vec<Vec<u8>>, Stop> {
         let mut words = Vec::new();
         self.expect(b'*')?;
@@ -121,7 +131,8 @@ impl Reader<'_> {
         Ok(words)
     }
 
-    /// An array of no words is wrong, but is known to be one behind its CR only.
+    /// Reads the beginning of an array of zero words, which is always invalid. The ledger notices
+    /// that only at the byte after the 0.
     fn zero(&mut self) -> Stop {
         let _zero = self.byte();
         match self.byte() {
@@ -130,7 +141,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Reads a value inside so many others.
+    /// Reads a value that is nested inside `depth` other values.
     fn value(&mut self, depth: usize) -> Result<(), Stop> {
         let values = match self.byte()? {
             b'+' | b'-' | b':' | b'_' | b'#' | b',' | b'(' => {
@@ -159,7 +170,8 @@ impl Reader<'_> {
     }
 }
 
-/// The items of these bytes, the unfinished part of one more, and whether all is well.
+/// Parses all of `bytes` with `read`. Returns the complete items, whether the last item is
+/// incomplete or invalid, and whether all bytes are valid.
 fn read_all<T>(
     bytes: &[u8],
     read: impl Fn(&mut Reader<'_>) -> Result<T, Stop>,
@@ -189,12 +201,13 @@ impl<'a> Model<'a> {
         }
     }
 
-    /// Whether it has given up, is settled, is repeatable, and is one request at most.
+    /// The expected results of the ledger's `gave_up`, `is_settled`, `is_repeatable` and
+    /// `is_one_request`, in this order.
     pub fn knows(&self) -> [bool; 4] {
         [self.gave_up, self.is_settled, self.is_repeatable, self.is_one_request]
     }
 
-    /// The next bytes of one direction.
+    /// Adds the next bytes of one direction, and evaluates the whole connection again.
     pub fn step(&mut self, direction: Direction, piece: &[u8]) {
         match direction {
             Direction::Sent => self.sent.extend(piece),
@@ -232,6 +245,8 @@ impl<'a> Model<'a> {
         self.is_one_request = !self.gave_up && requests.len() + usize::from(is_half) <= 1;
     }
 
+    /// Looks up the effect of a request. The ledger stores only words of at most 24 bytes. So a
+    /// longer name is not in the table, and a longer argument counts as unknown.
     fn effect_of(&self, words: &[Vec<u8>]) -> Option<Effect> {
         let short = |word: &'_ Vec<u8>| word.len() <= 24;
         let name = words.first().filter(|word| short(word))?;

@@ -1,5 +1,6 @@
-//! The fuzz targets, with the properties that must hold for any input: `cargo +nightly fuzz run
-//! TARGET`. tests/fuzz_corpus.rs runs them over the committed corpus.
+//! The fuzz targets. Each target checks properties that must hold for any input. To run a target:
+//! `cargo +nightly fuzz run TARGET`. tests/fuzz_corpus.rs runs all targets over the committed
+//! corpus.
 
 pub mod ledger_model;
 
@@ -30,26 +31,26 @@ use start_stunnel::tunnel::tap::NoTap;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf, duplex};
 use tokio::time::Instant;
 
-/// The password that no message may show.
+/// A password. No message may contain it.
 const PASSWORD: &str = "hunter2";
 
-/// Parses a URL. No message shows its password, and its local form parses, too.
+/// Parses a URL. No message shows the URL's password, and the local URL made from it is valid too.
 pub fn url(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     for value in [text.to_owned(), format!("redis://user:{PASSWORD}{text}")] {
         match RedisUrl::parse(&value) {
             Ok(url) => {
-                // Messages show the host, which may be the same word as the password.
+                // The input may contain the password's text as well, for example as host name.
                 let public = format!("{}{}", url.host(), text).contains(PASSWORD);
                 assert!(public || !format!("{url} {url:?}").contains(PASSWORD));
                 let _ = (url.tls_parameters(), url.credentials());
                 let local = url.local(&Local::Port(6371)).expose();
-                let again = RedisUrl::parse(&local).expect("the local form parses");
+                let again = RedisUrl::parse(&local).expect("the local URL is valid");
                 assert_eq!(
                     (again.host().to_string(), again.port()),
                     ("127.0.0.1".to_owned(), 6371)
                 );
-                assert_eq!(again.local(&Local::Port(6371)).expose(), local, "twice is as once");
+                assert_eq!(again.local(&Local::Port(6371)).expose(), local, "stays the same");
                 let socket = url.local(&Local::Socket("/run/x y/redis0.sock".into())).expose();
                 assert!(socket.starts_with("unix://") && socket.contains("/run/x%20y/redis0.sock"));
             }
@@ -58,10 +59,10 @@ pub fn url(data: &[u8]) {
     }
 }
 
-/// Reads a command line and an environment. Each line of the input is a word, or a variable if it
-/// contains `=` and does not begin with a dash.
+/// Reads a command line and an environment. A line of the input that contains `=` and does not
+/// begin with a dash is an environment variable. Any other line is a word of the command line.
 pub fn settings(data: &[u8]) {
-    // Values may name files. Leave out files that never end.
+    // A value may be the path of a file. Some files in /dev and /proc never end, so skip them.
     if data.windows(4).any(|window| window == b"/dev" || window == b"/pro") {
         return;
     }
@@ -86,7 +87,7 @@ pub fn settings(data: &[u8]) {
         Ok(Configured::Enabled(configuration)) => *configuration,
         Ok(Configured::Disabled) => return,
         Err(mistakes) => {
-            assert!(!mistakes.is_empty(), "there is at least one mistake");
+            assert!(!mistakes.is_empty(), "an error must name at least one mistake");
             for mistake in mistakes {
                 assert!(!mistake.name.is_empty() && !mistake.problem.is_empty(), "{mistake:?}");
                 let about_secret = mistake.name == "HEROKU_REDIS_SECRET_URL";
@@ -95,7 +96,7 @@ pub fn settings(data: &[u8]) {
             return;
         }
     };
-    assert!(!format!("{configuration:?}").contains(&password), "shown to a debugger");
+    assert!(!format!("{configuration:?}").contains(&password), "debug output shows no password");
     let plan = Plan::new(configuration.variables);
     let locals: Vec<Local> = (1..).map(Local::Port).take(plan.routes.len()).collect();
     for line in plan.describe(&locals) {
@@ -105,8 +106,9 @@ pub fn settings(data: &[u8]) {
     command_line::rewrite(&plan, invocation.command.clone(), &locals);
 }
 
-/// Shows a ledger a conversation with Redis in pieces: 0x01 begins a piece from the app, 0x02 one
-/// from Redis. After each piece the ledger agrees with a simple model, wherever the bytes are cut.
+/// Passes a connection's bytes to a ledger, piece by piece. The byte 0x01 begins a piece from the
+/// app, and 0x02 begins a piece from Redis. After each piece, two ledgers must agree with the
+/// model: one gets whole pieces, the other gets single bytes.
 pub fn ledger(data: &[u8]) {
     let effect = |name: &[u8], argument: Option<&[u8]>| {
         commands::effect(name, argument).map(|effect| Effect {
@@ -148,7 +150,7 @@ pub fn ledger(data: &[u8]) {
     }
 }
 
-/// Parses certificates and keys in PEM, and pins.
+/// Parses certificates and keys in PEM format, and pins. The parsers must not panic.
 pub fn pem(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let _ = KeyPin::parse_all(text);
@@ -160,11 +162,11 @@ pub fn pem(data: &[u8]) {
     }
 }
 
-/// A name in a server's certificate that tries to be markup.
+/// A name in a server's certificate that would inject HTML if the page did not escape it.
 const HOSTILE: &str = "</title><script>\u{1b}[2J\"'&";
 
-/// Sends any bytes to the status page. The answer is HTTP or empty, the connection ends, and names
-/// of servers do not become markup.
+/// Sends the input to the status page. The answer is HTTP or empty, the server closes the
+/// connection, and the page escapes the server's name.
 pub fn http(data: &[u8]) {
     let labels = TunnelLabels {
         variables: vec!["REDIS_URL".to_owned()],
@@ -201,17 +203,18 @@ pub fn http(data: &[u8]) {
     assert!(!is_markup || (!answer.contains("<script") && head.contains("default-src 'none'")));
 }
 
-/// What a stream does in one call.
+/// The result of one call to a [`Mock`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
-    /// Gives or takes up to this many bytes.
+    /// Reads or writes at most this many bytes.
     Move(usize),
-    /// Is pending, and wakes the task at once.
+    /// Returns `Pending`, and wakes the task at once.
     Later,
-    /// Is pending for ever.
+    /// Returns `Pending`, now and in all later calls.
     Never,
+    /// Returns an error.
     Fail,
-    /// Reads an end of stream, or writes no bytes.
+    /// A read finds the end of the stream; a write writes zero bytes.
     End,
 }
 
@@ -227,32 +230,34 @@ impl Step {
     }
 }
 
-/// One end of a relay, in memory, which follows a script.
+/// An in-memory stream at one end of a relay, whose calls follow a script.
 struct Mock {
     reads: VecDeque<Step>,
     writes: VecDeque<Step>,
-    /// How many bytes it has given.
+    /// The number of bytes that the relay has read from this stream.
     given: usize,
+    /// The bytes that the relay has written to this stream.
     taken: Vec<u8>,
     read_failed: bool,
     write_failed: bool,
+    /// A read found the end of the stream, or failed.
     ended: bool,
     shut_down: bool,
-    /// A call is pending for ever.
+    /// A call returned `Pending` and never wakes the task.
     stuck: bool,
 }
 
-/// The bytes that a mock gives repeat themselves after this many.
+/// The length of the byte pattern that a mock repeats.
 const PERIOD: usize = 65_536;
 
-/// The bytes that a mock gives, twice, so that [`PERIOD`] bytes from any position are one slice.
+/// The byte pattern, twice. So [`PERIOD`] bytes from any position in the first half are one slice.
 fn pattern() -> &'static [u8] {
     static PATTERN: LazyLock<Vec<u8>> =
         LazyLock::new(|| (0..2 * PERIOD).map(|n| (n ^ (n >> 8)) as u8).collect());
     &PATTERN
 }
 
-/// Whether `bytes` are the first bytes that a mock gives.
+/// Whether `bytes` equal the first bytes that a mock returns.
 fn is_in_order(bytes: &[u8]) -> bool {
     bytes.chunks(PERIOD).all(|chunk| *chunk == pattern()[..chunk.len()])
 }
@@ -290,7 +295,7 @@ impl AsyncRead for Mock {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        assert!(!self.ended, "read after the end");
+        assert!(!self.ended, "the relay read after the end");
         match self.reads.pop_front().unwrap_or(Step::End) {
             Step::Move(most) => {
                 let count = most.min(buffer.remaining()).min(PERIOD);
@@ -326,8 +331,8 @@ impl AsyncWrite for Mock {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        assert!(!self.shut_down, "written after shutdown");
-        assert!(!self.write_failed, "written after a failure");
+        assert!(!self.shut_down, "the relay wrote after shutdown");
+        assert!(!self.write_failed, "the relay wrote after a failure");
         match self.writes.pop_front().unwrap_or(Step::Move(usize::MAX)) {
             Step::Move(most) => {
                 let count = most.min(bytes.len());
@@ -370,8 +375,9 @@ impl App for Mock {
     }
 }
 
-/// Relays between two ends that read, write, wait, end and fail in any order. All bytes accepted
-/// from one end reach the other in order, or the connection is reset. They are never cut silently.
+/// Relays between two mocks. The input is their four scripts, separated by `|`: the app's reads and
+/// writes, then Redis's. The relay must deliver all bytes that it reads, in order, or reset the
+/// connection. It must never lose bytes silently.
 pub fn relay(data: &[u8]) {
     let mut scripts = data.split(|byte| *byte == b'|').chain(std::iter::repeat(&b""[..]));
     let mut script = || scripts.next().expect("endless");
@@ -390,8 +396,8 @@ pub fn relay(data: &[u8]) {
     });
 
     for (from, to) in [(&app, &redis), (&redis, &app)] {
-        assert!(to.taken.len() <= from.given, "nothing is added");
-        assert!(is_in_order(&to.taken), "in order");
+        assert!(to.taken.len() <= from.given, "the relay adds no bytes");
+        assert!(is_in_order(&to.taken), "the bytes keep their order");
     }
     let delivered = (redis.taken.len() as u64, app.taken.len() as u64);
     assert_eq!((progress.sent, progress.received), delivered);
@@ -402,7 +408,7 @@ pub fn relay(data: &[u8]) {
                 all_up && app.ended && !app.read_failed && redis.shut_down,
                 "{app:?} {redis:?}"
             );
-            // The app closed cleanly, perhaps before it had read every reply.
+            // The app closed cleanly. It may have done so before it read every reply.
             assert!(app.write_failed || (all_down && redis.ended && app.shut_down));
             assert!(!redis.write_failed);
         }
@@ -411,7 +417,7 @@ pub fn relay(data: &[u8]) {
             assert!(app.stuck || redis.stuck);
         }
         RelayEnd::Reset(Side::App, _) => {
-            // An app that has closed its side and takes no replies is gone.
+            // An app that has closed its side and accepts no replies has gone.
             let has_gone = app.ended && app.write_failed;
             assert!(app.read_failed || app.stuck || has_gone, "{app:?} {redis:?}");
             assert!(!app.read_failed || all_up || redis.write_failed || redis.stuck);
@@ -420,9 +426,9 @@ pub fn relay(data: &[u8]) {
             assert!(redis.read_failed || redis.write_failed || redis.stuck, "{app:?} {redis:?}");
             assert!(
                 !redis.read_failed || all_down || app.write_failed || app.stuck,
-                "its last replies are delivered: {app:?} {redis:?}"
+                "Redis's last replies must reach the app: {app:?} {redis:?}"
             );
         }
-        RelayEnd::Kept(_) => panic!("the tap keeps nothing"),
+        RelayEnd::Kept(_) => panic!("NoTap never keeps an upstream"),
     }
 }

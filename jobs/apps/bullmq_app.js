@@ -1,4 +1,4 @@
-// BullMQ: a worker, and a producer that reconnects for every job.
+// A worker with BullMQ, and a producer that opens new connections for every job.
 const fs = require("fs");
 const { Queue, Worker } = require("bullmq");
 const Redis = require("ioredis");
@@ -6,9 +6,9 @@ const Redis = require("ioredis");
 const { JOBS_FOLDER, JOBS_WORKER, JOBS_DURATION, JOBS_RATE, REDIS_URL } = process.env;
 const note = (file, line) => fs.appendFileSync(`${JOBS_FOLDER}/${file}`, `${line}\n`);
 const pause = (seconds) => new Promise((done) => setTimeout(done, seconds * 1000));
-// Without a listener, Node ends the process at the first lost connection.
+// Without an error listener, Node ends the process when a connection is lost.
 const quietly = (emitter) => emitter.on("error", () => {});
-// BullMQ's documentation advises to reconnect when the server has become a replica.
+// Reconnect when the server has become a replica, as BullMQ's documentation advises.
 const reconnectOnError = (error) => (error.message.startsWith("READONLY") ? 2 : false);
 const connect = (maxRetriesPerRequest) =>
   quietly(new Redis(REDIS_URL, { maxRetriesPerRequest, reconnectOnError }));
@@ -20,7 +20,7 @@ async function work() {
     await pause(JOBS_DURATION);
     note("done", job.data.id);
   };
-  // Find the jobs of a lost worker after seconds instead of half a minute.
+  // Deliver a lost worker's jobs again after 5 seconds instead of half a minute.
   const patience = { lockDuration: 5000, stalledInterval: 5000, maxStalledCount: 10 };
   const worker = quietly(new Worker("jobs", perform, { connection, concurrency: 3, ...patience }));
   process.on("SIGTERM", async () => {

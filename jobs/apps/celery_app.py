@@ -1,4 +1,4 @@
-"""Celery: a job, and a producer that reconnects for every job."""
+"""A job for Celery, and a producer that opens a new connection for every job."""
 
 import os
 import time
@@ -13,19 +13,19 @@ FOLDER = Path(os.environ["JOBS_FOLDER"])
 
 app = Celery("celery_app", broker=URL)
 app.conf.update(
-    # A platform sends SIGTERM to the pool's processes too. Without these two settings Celery loses
-    # their jobs, with or without a tunnel.
+    # A platform sends SIGTERM to a worker's child processes too. Without the next two settings,
+    # Celery loses the jobs of these processes, with or without a tunnel.
     task_acks_late=True,
     task_reject_on_worker_lost=True,
     task_ignore_result=True,
     broker_connection_retry_on_startup=True,
-    # Deliver a lost worker's jobs again after seconds instead of an hour.
+    # Deliver a lost worker's jobs again after 20 seconds instead of an hour.
     broker_transport_options={"visibility_timeout": 20},
 )
 
 
 def note(file: str, line: str) -> None:
-    """Appends a line in one write."""
+    """Appends a line to a file of the run, in a single write."""
     descriptor = os.open(FOLDER / file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     os.write(descriptor, f"{line}\n".encode())
     os.close(descriptor)
@@ -33,13 +33,13 @@ def note(file: str, line: str) -> None:
 
 @worker_ready.connect
 def ready(**_: object) -> None:
-    """The worker takes jobs now."""
+    """Writes the name of a worker that accepts jobs to the file `ready`."""
     note("ready", os.environ["JOBS_WORKER"])
 
 
 @app.task(autoretry_for=(redis.RedisError,), default_retry_delay=1, max_retries=None)
 def job(number: str) -> None:
-    """Uses a Redis connection of its own, as many tasks do."""
+    """Does a job. Opens its own Redis connection, as many tasks do."""
     with redis.Redis.from_url(URL) as client:
         client.incr("performed")
     time.sleep(float(os.environ["JOBS_DURATION"]))
@@ -62,7 +62,7 @@ def produce() -> None:
 
 
 if __name__ == "__main__":
-    # The worker knows the task by the module's name.
+    # Import this file, so that the task's name contains celery_app instead of __main__.
     import celery_app
 
     celery_app.produce()

@@ -1,4 +1,4 @@
-"""A one-off job: two connections and a few requests. It fails if Redis refuses either."""
+"""A one-off job with two connections. It fails if Redis refuses a connection or a request."""
 
 import sys
 

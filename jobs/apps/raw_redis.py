@@ -1,4 +1,4 @@
-"""A minimal Redis client: starts faster than a library, and never retries."""
+"""A minimal Redis client. It starts faster than a client library, and never retries."""
 
 import os
 import socket
@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 
 class Redis:
-    """A connection, logged in."""
+    """A connection to Redis that has logged in."""
 
     def __init__(self) -> None:
         url = urlsplit(os.environ["REDIS_URL"])
@@ -16,7 +16,7 @@ class Redis:
         self.ask("AUTH", url.password)
 
     def ask(self, *words: str) -> str:
-        """Returns a reply of one line; raises OSError for an error or a lost connection."""
+        """Sends a request whose reply is one line. Raises OSError for an error reply or a close."""
         strings = "".join(f"${len(word.encode())}\r\n{word}\r\n" for word in words)
         self.socket.sendall(f"*{len(words)}\r\n{strings}".encode())
         reply = self.replies.readline().decode().rstrip("\r\n")

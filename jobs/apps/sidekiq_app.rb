@@ -1,4 +1,4 @@
-# Sidekiq: a job, and a producer that reconnects for every job.
+# A job for Sidekiq, and a producer that opens a new connection for every job.
 require "sidekiq"
 
 def note(file, line)
@@ -6,7 +6,7 @@ def note(file, line)
 end
 
 Sidekiq.configure_server do |config|
-  # The default poller would look for jobs to retry every few seconds.
+  # Look for jobs to retry every second. By default, Sidekiq does so every few seconds.
   config.average_scheduled_poll_interval = 1
   config.on(:startup) { note("ready", ENV.fetch("JOBS_WORKER")) }
 end

@@ -1,6 +1,6 @@
-"""A web process: threads that open a connection for every request and enqueue a Sidekiq job.
+"""A web process with several threads. For every request, a thread connects and enqueues a job.
 
-Its requests come in bursts, in turns with those of another web process.
+The jobs are Sidekiq's. Two web processes get bursts of requests in turns.
 """
 
 import json
@@ -14,22 +14,23 @@ from pathlib import Path
 from raw_redis import Redis
 
 FOLDER = Path(os.environ["JOBS_FOLDER"])
-# Seconds of a burst, and from one process's burst to the other's. The pause between two bursts is
-# longer than the second for which a pool keeps connections beyond two.
+# Seconds that a burst lasts, and seconds from the start of a burst to the start of the other
+# process's burst. A pool closes all but two idle connections after a second; the pause between two
+# bursts of a process is longer.
 BURST, TURN = 1.0, 2.5
-# Longest pause of a thread between two requests, in seconds.
+# Longest pause between two requests of a thread, in seconds.
 LONGEST_PAUSE = 0.2
 
 
 def note(file: str, line: str) -> None:
-    """Appends a line in one write."""
+    """Appends a line to a file of the run, in a single write."""
     descriptor = os.open(FOLDER / file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     os.write(descriptor, f"{line}\n".encode())
     os.close(descriptor)
 
 
 def request(name: str) -> None:
-    """Enqueues one job, as Sidekiq's client does."""
+    """Enqueues a job with the requests that Sidekiq's client sends."""
     now = time.time()
     job = {"class": "Job", "args": [name], "retry": True, "queue": "default", "jid": name}
     redis = Redis()
@@ -42,7 +43,7 @@ def request(name: str) -> None:
 
 
 def wait_for_turn(process: int) -> None:
-    """Waits until it is the turn of this process, 1 or 2."""
+    """Waits until a burst of this process begins. `process` is 1 or 2."""
     since_turn = (time.time() + process * TURN) % (2 * TURN)
     if since_turn > BURST:
         time.sleep(2 * TURN - since_turn)

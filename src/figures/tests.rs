@@ -119,7 +119,7 @@ async fn connections_to_one_server_add_up_across_tunnels() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_history_needs_no_timer() {
+async fn the_graph_has_every_slot_without_a_timer() {
     let figures = figures();
     let tunnel = &figures.tunnels()[0];
     fail(&figures);

@@ -61,7 +61,7 @@ pub fn report() -> StatusReport {
 }
 
 #[test]
-fn a_launcher_is_well_unless_a_tunnel_fails() {
+fn status_is_failing_if_a_tunnel_fails_or_no_url_is_found() {
     let mut report = report();
     assert!(!report.is_well());
     report.snapshot.tunnels.remove(1);

@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn sockets_go_to_places_with_absolute_and_short_paths() {
+    fn places_for_sockets_have_absolute_and_short_paths() {
         let long = format!("/{}", "x".repeat(80));
         let cases: [(Option<&str>, Option<&str>, &[&str]); 7] = [
             (None, None, &["/tmp"]),

@@ -20,7 +20,7 @@ fn by_shell(line: &str) -> Launcher {
 }
 
 #[test]
-fn no_descriptor_is_left() {
+fn launcher_has_no_free_descriptor() {
     fault!("no file descriptor is left (`ulimit -n 65`)");
     let server = Server::start(Front::Redis);
     let launcher = by_shell("ulimit -n 65; exec \"$0\" \"$@\"");
@@ -45,7 +45,7 @@ fn no_descriptor_is_left() {
 }
 
 #[test]
-fn clock_jumps() {
+fn clock_jumps_by_a_day_or_ten_years() {
     fault!("the clock jumps, by a day or by ten years");
     let Some(library) = faketime() else { return };
     let folder = tempfile::tempdir().unwrap();

@@ -70,7 +70,7 @@ fn two_listeners() -> [TcpListener; 2] {
 }
 
 #[test]
-fn fail_over_moves_the_name() {
+fn fail_over_changes_the_address_of_the_name() {
     fault!("a fail-over moves Redis's host name to another address");
     let folder = tempfile::tempdir().unwrap();
     let hosts = folder.path().join("hosts");

@@ -20,7 +20,7 @@ use crate::{HOLD_TWO, KEPT_KIB, Scene, TIMES, all_logged, closed, fault, half, h
 const MIB: usize = 1024 * 1024;
 
 #[test]
-fn redis_refuses() {
+fn redis_refuses_connections() {
     fault!("Redis refuses connections: no program listens on the port");
     let scene = Scene::new(&format!("rediss://127.0.0.1:{}", two_free_ports()));
     closed(&scene.one_by_one());
@@ -186,7 +186,7 @@ fn redis_stalls_in_the_middle_of_a_reply() {
 }
 
 #[test]
-fn redis_reads_nothing() {
+fn redis_stops_reading() {
     fault!("Redis reads nothing while the app sends 1 GiB");
     let over = Arc::new(AtomicBool::new(false));
     let until = over.clone();

@@ -1,4 +1,4 @@
-//! A launcher whose figures tests read in every format.
+//! A launcher whose figures a test reads from its page, `--status`, metrics and log.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -19,14 +19,14 @@ const HOLD_ALL: &str = "for name in $REDIS_STUNNEL_URLS; do eval \"echo \\$$name
 pub struct Scene {
     pub held: Held,
     pub page: StatusPage,
-    /// The variables and their local ports.
+    /// The variables, and the local ports of their tunnels.
     pub ports: Vec<(String, u16)>,
     /// The log, readable while the launcher runs.
     pub log: tempfile::NamedTempFile,
 }
 
 impl Scene {
-    /// With a tunnel for each URL.
+    /// Starts a launcher with a tunnel for each URL. `set` adds settings.
     pub fn new(urls: &[(&str, String)], set: impl FnOnce(Launcher) -> Launcher) -> Scene {
         let log = tempfile::NamedTempFile::new().unwrap();
         let names: Vec<&str> = urls.iter().map(|(name, _)| *name).collect();
@@ -48,12 +48,13 @@ impl Scene {
         Scene { held, page, ports, log }
     }
 
-    /// With one tunnel, for `REDIS_URL`.
+    /// Starts a launcher with one tunnel, for `REDIS_URL`.
     pub fn of(url: &str) -> Scene {
         Scene::new(&[("REDIS_URL", url.to_owned())], |launcher| launcher)
     }
 
-    /// Waits until the launcher has opened all its lasting descriptors. COMMAND may start earlier.
+    /// Waits until the launcher has opened all descriptors that it keeps until its end. COMMAND may
+    /// start earlier.
     pub fn has_settled(&self) {
         assert_eq!(self.page.get("/healthz").code, 200);
         eventually("--status finds it", || {
@@ -69,7 +70,7 @@ impl Scene {
         Client::connect(self.ports[0].1, PASSWORD)
     }
 
-    /// Sends a request through a tunnel, and returns what the app reads.
+    /// Sends a request through a tunnel. Returns all bytes that the app reads until the close.
     pub fn exchange(&self, variable: &str) -> Vec<u8> {
         let mut app = Client::open(self.port(variable)).stream.into_inner();
         // The connection may be closed before the request is sent; then there is nothing to read.
@@ -77,12 +78,12 @@ impl Scene {
         rest(&mut app).0
     }
 
-    /// A metric of the tunnel of `REDIS_URL`, by its name without `start_stunnel_`.
+    /// The value of a metric of the tunnel for `REDIS_URL`. `name` lacks `start_stunnel_`.
     pub fn metric(&self, name: &str) -> Option<f64> {
         self.page.of_tunnel(name, "")
     }
 
-    /// The same for one word of a further label.
+    /// Like [`Scene::metric`], for the value `word` of a further label.
     pub fn count(&self, name: &str, label: &str, word: &str) -> f64 {
         self.page.of_tunnel(name, &format!(",{label}=\"{word}\"")).expect("a sample")
     }
@@ -91,23 +92,23 @@ impl Scene {
         serde_json::from_str(&self.page.get("/status.json").body).expect("JSON")
     }
 
-    /// The output of `--status` about a tunnel of this launcher, without line breaks, and the exit
-    /// code, which depends on all launchers of this user.
+    /// What `--status` prints about a tunnel of this launcher, without line breaks, and the exit
+    /// code of `--status`. The exit code depends on all launchers of this user.
     pub fn status(&self, variable: &str) -> (String, i32) {
         let ended = Launcher::new(["--status"]).run();
         let of_us = ended.stdout.split("\n\n").map(one_line).find(|said| self.is_ours(said));
-        let of_us = of_us.unwrap_or_else(|| panic!("we are not in {}", ended.stdout));
+        let of_us = of_us.unwrap_or_else(|| panic!("--status does not show us: {}", ended.stdout));
         let begin = of_us.find(&format!("{variable} → ")).expect("a block");
         let end = of_us[begin..].find(" Moved ").expect("its last row");
         (of_us[begin..begin + end].to_owned(), ended.code())
     }
 
-    /// True if this output of `--status`, on one line, is about this launcher.
+    /// True if `said`, a part of the output of `--status` on one line, is about this launcher.
     fn is_ours(&self, said: &str) -> bool {
         said.contains(&format!(" pid {} · sandbox ", self.held.running.pid()))
     }
 
-    /// The sum of a key's values in the metrics lines of a tunnel.
+    /// The sum of the values of `key` in all metrics lines about a tunnel.
     pub fn logged(&self, variable: &str, key: &str) -> u64 {
         let log = fs::read_to_string(self.log.path()).unwrap();
         let source = format!(" source={variable} ");
@@ -116,8 +117,8 @@ impl Scene {
         values.filter_map(|value| value.parse::<u64>().ok()).sum()
     }
 
-    /// Checks that metrics, page, `--status` and log all show one failure of a tunnel, for this
-    /// reason.
+    /// Checks that metrics, page, `--status` and log all show that a tunnel has failed once, with
+    /// this reason.
     pub fn failed_once(&self, variable: &str, reason: &str) {
         let sample = format!(
             "start_stunnel_connections_failed_total{{tunnel=\"{variable}\",reason=\"{reason}\"}}"

@@ -1,4 +1,4 @@
-//! The real binary, as a user runs it.
+//! Runs the real binary, as a user does.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -18,14 +18,14 @@ use super::{PATIENCE, Process, eventually, heed_signals};
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_start-stunnel");
 
-/// If this variable is set, launchers run under valgrind, and its logs go to this folder (see
-/// bin/soak).
+/// If this environment variable is set, launchers run under valgrind, and valgrind writes its logs
+/// to the folder in its value (see bin/soak).
 const VALGRIND_LOGS: &str = "VALGRIND_LOGS";
 
-/// Prints the tunnelled URL, then waits until its standard input ends.
+/// A script for COMMAND: prints the tunnelled URL, then waits until its standard input ends.
 pub const HOLD: &str = "printf '%s\\n' \"$REDIS_URL\"; exec cat >/dev/null";
 
-/// A launcher to start, with an environment of its own.
+/// A launcher that a test will start. It inherits only a few environment variables.
 pub struct Launcher {
     pub command: Command,
 }
@@ -48,7 +48,7 @@ impl Outcome {
         Outcome { status, stdout, stderr }
     }
 
-    /// Standard output, of a program that succeeded and printed no error.
+    /// Checks that the program succeeded and printed no error. Returns its standard output.
     #[track_caller]
     pub fn ok(self) -> String {
         assert_eq!((self.code(), self.stderr.as_str()), (0, ""), "{}", self.stdout);
@@ -66,8 +66,8 @@ impl Outcome {
 }
 
 impl Launcher {
-    /// With the command line `words`. The kernel chooses its ports, so that tests can run at the
-    /// same time.
+    /// A launcher with the command line `words`. The kernel chooses the launcher's ports, so that
+    /// tests can run at the same time.
     pub fn new<S: AsRef<OsStr>>(words: impl IntoIterator<Item = S>) -> Launcher {
         match std::env::var_os(VALGRIND_LOGS) {
             None => Launcher::of(BINARY, words),
@@ -81,7 +81,7 @@ impl Launcher {
         }
     }
 
-    /// Like `new`, with another program that executes the launcher.
+    /// Like `new`, for `program`, which then executes the launcher.
     pub fn of<S: AsRef<OsStr>>(program: &str, words: impl IntoIterator<Item = S>) -> Launcher {
         let mut command = Command::new(program);
         command.args(words).env_clear().env("STUNNEL_LISTEN_PORT", "0");
@@ -95,7 +95,7 @@ impl Launcher {
         Launcher { command }
     }
 
-    /// With a shell script as COMMAND.
+    /// A launcher with a shell script as COMMAND.
     pub fn script(script: &str) -> Launcher {
         Launcher::new(["sh", "-c", script])
     }
@@ -105,7 +105,7 @@ impl Launcher {
         self
     }
 
-    /// With several settings at once.
+    /// Sets several environment variables.
     pub fn settings(mut self, settings: &[(&str, &str)]) -> Launcher {
         for (name, value) in settings {
             self.command.env(name, value);
@@ -117,12 +117,12 @@ impl Launcher {
         self.env("REDIS_URL", url)
     }
 
-    /// Starts it and waits until it ends.
+    /// Starts the launcher, and waits until it ends.
     pub fn run(self) -> Outcome {
         self.start().finish()
     }
 
-    /// Runs it: the configuration must be refused before COMMAND starts. Returns the log.
+    /// Runs the launcher. It must exit with code 78 and must not start COMMAND. Returns the log.
     pub fn refused(self) -> String {
         let ended = self.run();
         assert_eq!((ended.code(), ended.stdout.as_str()), (78, ""), "{}", ended.stderr);
@@ -136,17 +136,17 @@ impl Launcher {
         Running { process: Process(child), stdin, stdout, stderr }
     }
 
-    /// With a COMMAND that waits until [`Running::finish`].
+    /// A launcher whose COMMAND waits until [`Running::finish`].
     pub fn holding(url: &str) -> Launcher {
         Launcher::script(HOLD).redis(url)
     }
 
-    /// Starts a launcher with such a COMMAND, and waits for the tunnel.
+    /// Starts a launcher whose COMMAND waits, and waits until the tunnel is up.
     pub fn hold(url: &str) -> Held {
         Launcher::holding(url).start_held()
     }
 
-    /// Like `hold`, for a launcher whose COMMAND prints its URL first, as [`HOLD`] does.
+    /// Like `hold`, for any COMMAND that first prints its URL, as [`HOLD`] does.
     pub fn start_held(self) -> Held {
         let mut running = self.start();
         let url = running.line();
@@ -176,7 +176,7 @@ impl Running {
         self.process.pid()
     }
 
-    /// The next line that COMMAND prints; empty at the end of its output.
+    /// Waits for the next line that COMMAND prints. Empty at the end of the output.
     ///
     /// # Panics
     /// If no line comes within [`PATIENCE`].
@@ -188,7 +188,7 @@ impl Running {
                 let mut waiting = [PollFd::new(stdout.get_ref().as_fd(), PollFlags::POLLIN)];
                 let patience = PollTimeout::try_from(PATIENCE).expect("some seconds");
                 let arrived = poll(&mut waiting, patience).expect("poll");
-                assert_ne!(arrived, 0, "waited in vain for a line from COMMAND");
+                assert_ne!(arrived, 0, "timed out waiting for a line from COMMAND");
             }
             let there = stdout.fill_buf().expect("a line");
             let end = there.iter().position(|byte| *byte == b'\n').map(|at| at + 1);
@@ -210,7 +210,7 @@ impl Running {
         self.stdin.as_mut().expect("stdin").write_all(text.as_bytes()).expect("write to COMMAND");
     }
 
-    /// Ends COMMAND's standard input, and waits for the launcher's end.
+    /// Closes COMMAND's standard input, and waits until the launcher has ended.
     pub fn finish(mut self) -> Outcome {
         drop(self.stdin.take());
         let stdout = self.stdout.take().map(collect);
@@ -237,7 +237,7 @@ pub struct Held {
 }
 
 impl Held {
-    /// A client of the tunnel that has logged in.
+    /// A client that has connected through the tunnel and has logged in.
     pub fn client(&self) -> Client {
         Client::connect(self.port, PASSWORD)
     }
@@ -247,7 +247,7 @@ impl Held {
         self.open().stream.into_inner()
     }
 
-    /// A client of the tunnel that has sent nothing.
+    /// A client that has connected to the tunnel and has sent nothing.
     pub fn open(&self) -> Client {
         Client::open(self.port)
     }
@@ -257,16 +257,15 @@ impl Held {
     }
 }
 
-/// Writes `content` to the file `hosts`; returns a launcher that sees this file as /etc/hosts, or
-/// `None` like [`with_mounted`].
+/// Writes `content` to the file `hosts`. Returns a launcher that sees this file as /etc/hosts, or
+/// `None` if the test must be skipped.
 pub fn with_hosts(hosts: &Path, content: &str) -> Option<Launcher> {
     fs::write(hosts, content).unwrap();
     with_mounted(hosts, "/etc/hosts", ["sh", "-c", HOLD])
 }
 
-/// A launcher with the command line `words` that sees the file or folder `what` at `place`, in a
-/// mount namespace of its own. If that is not allowed, prints that the test is skipped and returns
-/// `None`.
+/// A launcher in its own mount namespace, where the file or folder `what` is mounted at `place`. If
+/// the system does not allow that, prints that the test is skipped and returns `None`.
 pub fn with_mounted<const N: usize>(
     what: &Path,
     place: &str,
@@ -276,13 +275,13 @@ pub fn with_mounted<const N: usize>(
     unshared(&["--mount", "sh", "-c", &script], &words)
 }
 
-/// A launcher that is pid 1 of a pid namespace of its own, with a shell script as COMMAND. If that
-/// is not allowed, prints that the test is skipped and returns `None`.
+/// A launcher that is pid 1 in its own pid namespace, with a shell script as COMMAND. If the system
+/// does not allow that, prints that the test is skipped and returns `None`.
 pub fn as_pid_1(script: &str) -> Option<Launcher> {
     unshared(&["--pid", "--fork", "--mount-proc", "--kill-child"], &["sh", "-c", script])
 }
 
-/// A launcher with the command line `words` that unshare(1) starts with these options.
+/// A launcher with the command line `words`, which unshare(1) starts with these options.
 fn unshared(options: &[&str], words: &[&str]) -> Option<Launcher> {
     let allowed = Command::new("unshare").args(options).arg("true").stderr(Stdio::null()).status();
     if !allowed.is_ok_and(|status| status.success()) {
@@ -295,7 +294,7 @@ fn unshared(options: &[&str], words: &[&str]) -> Option<Launcher> {
 /// The port in a local URL.
 pub fn port_of(url: &str) -> u16 {
     let port = url.rsplit(':').next().and_then(|rest| rest.split('/').next()?.parse().ok());
-    port.unwrap_or_else(|| panic!("no local URL: {url}"))
+    port.unwrap_or_else(|| panic!("not a local URL: {url}"))
 }
 
 /// Sends the signal with this number, which may be a real-time signal.
@@ -305,7 +304,7 @@ pub fn send_signal(pid: i32, number: i32) {
     assert_eq!(sent, 0, "signal {number} to {pid}");
 }
 
-/// The values of `key` in a log's lines with this event.
+/// The values of `key` in those lines of a log that report `event`.
 pub fn logged(log: &str, event: &str, key: &str) -> Vec<String> {
     log.lines()
         .filter(|line| line.contains(&format!(" at={event} ")))
@@ -319,8 +318,8 @@ pub fn logged(log: &str, event: &str, key: &str) -> Vec<String> {
         .collect()
 }
 
-/// Like [`logged`], for warnings that the launcher summarises: repeats the value of a line as often
-/// as its `count` says.
+/// Like [`logged`], for warnings that the launcher summarises. A line with `count=3` yields its
+/// value three times.
 pub fn warned(log: &str, event: &str, key: &str) -> Vec<String> {
     let counts = logged(log, event, "count").into_iter().map(|count| count.parse().unwrap_or(1));
     let values = logged(log, event, key).into_iter().zip(counts);

@@ -1,9 +1,9 @@
-//! Links between Markdown pages.
+//! Checks the links between Markdown pages.
 
 use std::fs;
 use std::path::Path;
 
-/// The text of a page without code, which may be fenced, indented or within a line.
+/// The text of a page, without code blocks (fenced or indented) and code within a line.
 fn prose(page: &str) -> String {
     let (mut prose, mut fenced, mut after_blank) = (String::new(), false, true);
     for line in page.lines() {
@@ -26,7 +26,7 @@ fn prose(page: &str) -> String {
     prose
 }
 
-/// The targets of a page's links, `[words](target)`, except links to other sites.
+/// The targets of a page's links, such as `[words](target)`. Skips links to other sites.
 pub fn targets(page: &str) -> Vec<String> {
     let prose = prose(page);
     let targets = prose.split("](").skip(1).map(|behind| behind.split(')').next().unwrap());
@@ -52,8 +52,8 @@ pub fn anchors(page: &str) -> Vec<String> {
     anchors
 }
 
-/// Checks the links of `pages`, which are paths in `root`. Returns the number of links, and the
-/// broken links with their pages.
+/// Checks the links of `pages`, which are paths relative to `root`. Returns the number of links,
+/// and a list of the broken links.
 pub fn check(root: &Path, pages: &[String]) -> (usize, Vec<String>) {
     let (mut links, mut broken) = (0, Vec::new());
     for page in pages {
@@ -67,6 +67,7 @@ pub fn check(root: &Path, pages: &[String]) -> (usize, Vec<String>) {
     (links, broken)
 }
 
+/// True if the file and the anchor that a link on `page` names exist.
 fn leads_somewhere(page: &Path, target: &str) -> bool {
     let (file, anchor) = match target.split_once('#') {
         Some((file, anchor)) => (file, Some(anchor)),

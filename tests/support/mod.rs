@@ -1,4 +1,4 @@
-//! What the tests share: real servers, the real launcher, and waits with a time limit.
+//! Code that all tests share: real servers, the real launcher, and waits with a time limit.
 
 #![allow(dead_code)] // No test file uses all of it.
 
@@ -28,16 +28,16 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigHandler, Signal};
 
-/// A test fails if anything takes longer, which is far longer than usual. Timeouts that must not
-/// expire during a test are twice as long.
+/// A test fails if it waits for anything longer than this. Usually everything takes far less time.
+/// Timeouts that must not expire during a test are twice as long.
 pub const PATIENCE: Duration = Duration::from_secs(30);
-/// Between two checks of a condition.
+/// The time between two checks of a condition.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// Waits until `condition` returns a value.
+/// Waits until `condition` returns a value. `what` describes the expected event.
 ///
 /// # Panics
-/// If it returns none within [`PATIENCE`].
+/// If `condition` still returns `None` after [`PATIENCE`].
 pub fn eventually<T>(what: &str, condition: impl FnMut() -> Option<T>) -> T {
     eventually_within(PATIENCE, what, condition)
 }
@@ -53,7 +53,7 @@ pub fn eventually_within<T>(
         if let Some(found) = condition() {
             return found;
         }
-        assert!(Instant::now() < deadline, "waited in vain: {what}");
+        assert!(Instant::now() < deadline, "timed out; expected: {what}");
         std::thread::sleep(POLL_INTERVAL);
     }
 }
@@ -66,7 +66,7 @@ impl Process {
         self.0.id() as i32
     }
 
-    /// Waits for its end.
+    /// Waits until the process ends.
     pub fn wait(&mut self) -> ExitStatus {
         let Process(child) = self;
         eventually("the process ends", || child.try_wait().expect("wait"))
@@ -81,9 +81,10 @@ impl Drop for Process {
     }
 }
 
-/// A port `p`, for plaintext, where `p + 1` is free as well, for TLS. Until this process ends, no
-/// other test gets these ports, even while no server listens on them: this process claims them, and
-/// they are below the ports that the kernel chooses (ip_local_port_range in ip(7)).
+/// Finds a free port `p`, for plaintext, whose neighbour `p + 1`, for TLS, is free as well. Until
+/// this process ends, no other test gets these two ports, even while no server listens on them.
+/// This process claims them, and the kernel only chooses higher ports (ip_local_port_range in
+/// ip(7)).
 pub fn two_free_ports() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     eventually("two neighbouring free ports", || {
@@ -98,8 +99,9 @@ pub fn two_free_ports() -> u16 {
     })
 }
 
-/// Restores the default action of the signals that terminals send. Background jobs of scripts and
-/// programs under nohup(1) ignore some of them, and so would every program that they start.
+/// Makes `command` handle the signals that terminals send in the default way. Background jobs of
+/// scripts and programs under nohup(1) ignore some of these signals. Without this function, the
+/// programs that our tests start would ignore them too.
 pub fn heed_signals(command: &mut Command) {
     // SAFETY: signal(2) is async-signal-safe, and the default action runs no code of ours.
     unsafe {
@@ -112,27 +114,27 @@ pub fn heed_signals(command: &mut Command) {
     }
 }
 
-/// Prints why the running test is skipped. bin/test counts these lines, so we bypass the test
-/// harness, which hides the output of successful tests.
+/// Prints the reason why the running test is skipped. The test harness hides the output of
+/// successful tests. We write directly to standard error, because bin/test counts these lines.
 pub fn skip(reason: &str) {
     let line = format!("skipped: {reason}\n");
     std::io::stderr().write_all(line.as_bytes()).unwrap();
 }
 
-/// Reads to the end; returns all bytes and the error that ended the stream.
+/// Reads to the end. Returns all bytes, and the error if an error ended the stream.
 pub fn rest(stream: &mut impl Read) -> (Vec<u8>, Option<ErrorKind>) {
     let mut all = Vec::new();
     let error = stream.read_to_end(&mut all).err().map(|error| error.kind());
     (all, error)
 }
 
-/// Makes the close of a stream send a reset.
+/// Sets an option so that closing the stream sends a reset.
 pub fn reset(stream: &TcpStream) {
     socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO)).unwrap();
 }
 
-/// The file of libfaketime, which changes a program's clock. Without it, prints that the test is
-/// skipped and returns `None`.
+/// The path of libfaketime, a library that changes a program's clock. If it is missing, prints that
+/// the test is skipped and returns `None`.
 pub fn faketime() -> Option<&'static str> {
     const LIBRARIES: [&str; 2] = [
         "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1",

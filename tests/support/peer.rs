@@ -53,7 +53,7 @@ impl<T: Send + 'static> Peer<T> {
                 stream.set_nodelay(true).unwrap();
                 stream.set_read_timeout(Some(PATIENCE)).unwrap();
                 stream.set_write_timeout(Some(PATIENCE)).unwrap();
-                // The test may have ended.
+                // The receiver is gone if the test has ended.
                 thread::spawn(move || drop(sender.send(behaviour(number, stream))));
             }
         });
@@ -67,7 +67,7 @@ impl<T: Send + 'static> Peer<T> {
         Peer::tls_on(TcpListener::bind(("127.0.0.1", 0)).unwrap(), behaviour)
     }
 
-    /// Like `tls`, on this listener.
+    /// Like `tls`, on a given listener.
     pub fn tls_on(
         listener: TcpListener,
         behaviour: impl Fn(SslStream<TcpStream>) -> T + Send + Sync + Clone + 'static,
@@ -85,7 +85,7 @@ impl<T: Send + 'static> Peer<T> {
         Peer::on(listener, move |_, stream| behaviour(acceptor.accept(stream).expect("handshake")))
     }
 
-    /// Like `tls`, but the launcher may close during the handshake. The result is then `None`.
+    /// Like `tls`, but the result is `None` if the launcher closes during the handshake.
     pub fn unless_left(
         behaviour: impl Fn(SslStream<TcpStream>) -> T + Send + Sync + Clone + 'static,
     ) -> Peer<Option<T>> {
@@ -93,7 +93,7 @@ impl<T: Send + 'static> Peer<T> {
         Peer::tcp(move |stream| acceptor.accept(stream).ok().map(&behaviour))
     }
 
-    /// Like `tls`, for a server that delays parts of its TLS records.
+    /// Like `tls`, but `behaviour` can hold back parts of TLS records (see [`Gate`]).
     pub fn gated(
         behaviour: impl Fn(SslStream<Gate>) -> T + Send + Sync + Clone + 'static,
     ) -> Peer<T> {
@@ -119,13 +119,13 @@ impl<T: Send + 'static> Peer<T> {
         self.accepted.load(Ordering::SeqCst)
     }
 
-    /// Waits until another connection ends, and returns the result of `behaviour`.
+    /// Waits until `behaviour` returns for another connection. Returns its result.
     pub fn result(&self) -> T {
         self.results.recv_timeout(PATIENCE).expect("a connection ends")
     }
 }
 
-/// An acceptor with a new self-signed certificate.
+/// An acceptor with a new self-signed certificate, for TLS versions up to `newest`.
 pub fn acceptor(newest: SslVersion) -> SslAcceptor {
     acceptor_builder(newest).build()
 }
@@ -137,7 +137,7 @@ pub fn demanding_acceptor() -> SslAcceptor {
     acceptor.build()
 }
 
-/// Like [`acceptor`], but can still be changed.
+/// Like [`acceptor`], but returns the builder, so that the caller can change options.
 pub fn acceptor_builder(newest: SslVersion) -> SslAcceptorBuilder {
     let folder = tempfile::tempdir().unwrap();
     let certificate = Certificate::self_signed(folder.path());
@@ -187,14 +187,14 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// From now on, written bytes are held back.
+    /// Starts to hold back written bytes.
     pub fn close(&mut self) {
         self.kept = Some(Vec::new());
     }
 
-    /// From now on, written bytes are sent. Returns those that were held back.
+    /// Sends written bytes again from now on. Returns the bytes that were held back.
     pub fn open(&mut self) -> Vec<u8> {
-        self.kept.take().expect("it was closed")
+        self.kept.take().expect("a closed gate")
     }
 }
 
@@ -217,7 +217,8 @@ impl Write for Gate {
     }
 }
 
-/// Starts `openssl s_server` with these options. Its commands come from stdin; it prints to `log`.
+/// Starts `openssl s_server` with these options. It reads commands from its standard input, and
+/// prints to the file `log` in `folder`. Returns its port as well.
 pub fn s_server(folder: &Path, options: &[&str]) -> (Process, u16) {
     let certificate = Certificate::self_signed(folder);
     let port = two_free_ports();

@@ -1,4 +1,4 @@
-//! A small PKI for tests: root, intermediate, and valid and invalid certificates.
+//! Certificates for tests, valid and invalid, with a root CA and an intermediate CA.
 
 use std::path::{Path, PathBuf};
 
@@ -19,7 +19,7 @@ const DAY: i64 = 86_400;
 pub struct Certificate {
     pub certificate: X509,
     pub key: PKey<Private>,
-    /// The certificate, then its chain.
+    /// Contains the certificate, followed by its chain.
     pub certificate_file: PathBuf,
     pub key_file: PathBuf,
 }
@@ -28,9 +28,9 @@ pub struct Certificate {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Rsa,
-    /// Of 1024 bits.
+    /// An RSA key with only 1024 bits.
     WeakRsa,
-    /// With this public exponent, in hexadecimal.
+    /// An RSA key with this public exponent, in hexadecimal.
     RsaWithExponent(&'static str),
     Ecdsa,
 }
@@ -41,11 +41,11 @@ pub struct Request<'a> {
     pub name: &'a str,
     pub dns: &'a [&'a str],
     pub ip: &'a [&'a str],
-    /// Begin and end of validity, in days from now.
+    /// The first and last day of validity, in days from now.
     pub valid: (i64, i64),
     pub kind: Kind,
     pub is_ca: bool,
-    /// True if to sign with SHA-1.
+    /// Whether the issuer signs with SHA-1 instead of SHA-256.
     pub weakly_signed: bool,
 }
 
@@ -69,7 +69,8 @@ impl Certificate {
         Certificate::issue(folder, "self-signed", &Request::default(), None, &[])
     }
 
-    /// Issues a certificate. Writes it with `chain` to `FILE.pem`, and its key to `FILE.key`.
+    /// Issues a certificate, which is self-signed without `issuer`. Writes the certificate and
+    /// `chain` to `FILE.pem`, and the key to `FILE.key`.
     pub fn issue(
         folder: &Path,
         file: &str,
@@ -130,7 +131,7 @@ impl Certificate {
         std::fs::read_to_string(&self.key_file).unwrap()
     }
 
-    /// The pin, computed with the `openssl` command as in curl's manual.
+    /// The pin of the key, computed with `openssl` commands from curl's manual.
     pub fn pin(&self) -> String {
         let script = format!(
             "openssl x509 -in '{}' -pubkey -noout | openssl pkey -pubin -outform der | \
@@ -186,7 +187,7 @@ impl Authority {
         Authority { root, intermediate }
     }
 
-    /// Issues a certificate, signed by the intermediate.
+    /// Issues a certificate that the intermediate CA signs.
     pub fn issue(&self, folder: &Path, file: &str, request: &Request<'_>) -> Certificate {
         Certificate::issue(folder, file, request, Some(&self.intermediate), &[&self.intermediate])
     }

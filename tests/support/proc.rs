@@ -1,26 +1,26 @@
-//! Facts about processes, from /proc (proc(5)).
+//! Reads facts about processes from /proc (see proc(5)).
 
 use std::fs;
 use std::path::Path;
 
 use super::eventually;
 
-/// The fields of `/proc/PID/stat` after the command's name: the first one is number 3 in proc(5).
-/// `None` if the process does not exist.
+/// The fields of `/proc/PID/stat` after the program's name. The first of them is number 3 in
+/// proc(5). `None` if the process does not exist.
 fn stat(pid: i32) -> Option<Vec<String>> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name is in brackets, and may contain brackets itself.
+    // The program's name is in brackets, and may itself contain brackets.
     let (_, fields) = stat.rsplit_once(')')?;
     Some(fields.split_whitespace().map(str::to_owned).collect())
 }
 
-/// CPU time that a process has used, in ticks of 10 ms.
+/// The CPU time that a process has used, in ticks of 10 ms.
 pub fn cpu_ticks(pid: i32) -> u64 {
     let stat = stat(pid).expect("a process");
     [&stat[11], &stat[12]].into_iter().map(|ticks| ticks.parse::<u64>().expect("ticks")).sum()
 }
 
-/// The state of a process: `S` sleeps, `T` is stopped, `Z` is a zombie.
+/// The state of a process: `S` for sleeping, `T` for stopped, `Z` for a zombie.
 pub fn state(pid: i32) -> char {
     stat(pid).expect("a process")[0].chars().next().expect("a state")
 }
@@ -43,11 +43,11 @@ pub fn session(leader: i32) -> Vec<i32> {
     pids.filter(|pid| stat(*pid).is_some_and(|stat| stat[3] == leader)).collect()
 }
 
-/// How many processes run in a folder or below it.
+/// The number of processes whose working directory is `folder` or below it.
 pub fn processes_in(folder: &Path) -> usize {
     let folder = folder.canonicalize().expect("a folder");
     let processes = fs::read_dir("/proc").expect("/proc").filter_map(Result::ok);
-    // Other users' processes are unreadable, and some end meanwhile.
+    // Skip processes of other users, which are unreadable, and processes that have just ended.
     let folders = processes.filter_map(|process| fs::read_link(process.path().join("cwd")).ok());
     folders.filter(|cwd| cwd.starts_with(&folder)).count()
 }
@@ -59,7 +59,7 @@ pub fn children(pid: i32) -> Vec<i32> {
     children.split_whitespace().map(|child| child.parse().expect("a pid")).collect()
 }
 
-/// Waits until the launcher has exactly one child; returns its pid.
+/// Waits until the launcher has exactly one child process, COMMAND. Returns its pid.
 pub fn command_of(launcher: i32) -> i32 {
     eventually("COMMAND runs", || match children(launcher)[..] {
         [command] => Some(command),
@@ -83,15 +83,15 @@ fn kib(pid: i32, field: &str) -> u64 {
     line.split_whitespace().nth(1).expect("a number").parse().expect("a number")
 }
 
-/// The soft limit on the size of a core dump.
+/// A process's soft limit on the size of a core dump.
 pub fn core_limit(pid: i32) -> String {
     let limits = fs::read_to_string(format!("/proc/{pid}/limits")).expect("limits");
     let line = limits.lines().find(|line| line.starts_with("Max core file size")).expect("a line");
     line.split_whitespace().nth(4).expect("a limit").to_owned()
 }
 
-/// The TCP and UDP sockets of a process: the name of the table in /proc/net, and the columns of the
-/// row (proc(5)).
+/// The TCP and UDP sockets of a process. For each socket, returns the name of its table in
+/// /proc/net, and the columns of its row (see proc(5)).
 pub fn sockets_of(pid: i32) -> Vec<(&'static str, Vec<String>)> {
     let inodes: Vec<String> = fs::read_dir(format!("/proc/{pid}/fd"))
         .expect("descriptors")

@@ -1,4 +1,4 @@
-//! A real terminal: a pty at whose other end the test types and reads.
+//! A pseudo-terminal for programs under test. The test types keys and reads the screen.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -28,13 +28,13 @@ pub struct Terminal {
     keyboard: Option<File>,
     watcher: Option<Watcher>,
     screen: Arc<Mutex<String>>,
-    /// Length of the part of the screen that the test has seen.
+    /// The number of bytes of the screen's text that the test has already read.
     seen: usize,
 }
 
 impl Terminal {
     pub fn start(mut command: Command) -> Terminal {
-        // A descriptor that leaks into another test's process would keep the terminal alive.
+        // If another test's process inherited the descriptor, the terminal would stay open.
         let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
         let master = posix_openpt(flags).expect("a pty");
         grantpt(&master).expect("a pty");
@@ -91,8 +91,8 @@ impl Terminal {
         self.expect(line);
     }
 
-    /// Waits until `text` appears in the unseen part of the screen; returns the unseen text before
-    /// it.
+    /// Waits until `text` appears in the part of the screen that the test has not read yet. Returns
+    /// the unread text before `text`.
     pub fn expect(&mut self, text: &str) -> String {
         let (screen, seen) = (self.screen.clone(), self.seen);
         let what = format!("{text:?} on the terminal");
@@ -105,7 +105,7 @@ impl Terminal {
         self.screen.lock().unwrap()[seen..seen + found].to_owned()
     }
 
-    /// The exit code of the shell's last job, once the shell shows its prompt again.
+    /// Waits for the shell's prompt. Returns the exit code of the shell's last job.
     pub fn exit_code(&mut self) -> String {
         self.expect("$ ");
         self.type_line("echo code=$?");
@@ -113,14 +113,15 @@ impl Terminal {
         self.expect("\r\n")
     }
 
-    /// Stops the shell's foreground job by Ctrl-Z.
+    /// Stops the shell's foreground job with Ctrl-Z.
     pub fn suspend(&mut self) {
         self.type_keys(CTRL_Z);
         self.expect("Stopped");
         self.expect("$ ");
     }
 
-    /// Continues the shell's job, and waits for `words` of the command line that `fg` prints.
+    /// Continues the shell's job with `fg`, and waits until `fg` prints `words` of its command
+    /// line.
     pub fn bring_to_foreground(&mut self, words: &str) {
         self.type_keys("fg\n");
         self.expect(words);
@@ -133,7 +134,7 @@ impl Terminal {
         assert_eq!(done, 0);
     }
 
-    /// Hangs the terminal up by closing the test's end, as a terminal's window or sshd does.
+    /// Closes the test's end of the terminal. sshd and terminal windows hang up in the same way.
     pub fn hang_up(&mut self) {
         self.watcher.take().expect("a terminal that has not hung up").end();
         self.keyboard = None;
@@ -141,7 +142,7 @@ impl Terminal {
 }
 
 impl Drop for Terminal {
-    /// Kills all processes on the terminal: a failed test leaves jobs behind.
+    /// Kills all processes on the terminal, because jobs of a failed test still run.
     fn drop(&mut self) {
         for pid in session(self.process.pid()) {
             // The process may have ended already.
@@ -170,12 +171,12 @@ fn watch(mut master: File, screen: Arc<Mutex<String>>) -> Watcher {
         let wait_for = |fd: i32| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
         loop {
             let mut ready = [wait_for(master.as_raw_fd()), wait_for(ended.as_raw_fd())];
-            // SAFETY: poll(2) reads and writes these two.
+            // SAFETY: poll(2) reads and writes the two elements of `ready`.
             let polled = unsafe { libc::poll(ready.as_mut_ptr(), 2, -1) };
             if polled < 0 || ready[1].revents != 0 {
                 return;
             }
-            // The read fails once the other end is closed.
+            // The read fails when the program's end of the terminal is closed.
             let Ok(read @ 1..) = master.read(&mut buffer) else { return };
             screen.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..read]));
         }
@@ -183,7 +184,7 @@ fn watch(mut master: File, screen: Arc<Mutex<String>>) -> Watcher {
     Watcher { thread, end }
 }
 
-/// Like [`eventually`]; shows `context` if the condition is never met.
+/// Like [`eventually`], but the panic message contains `context`.
 fn eventually_or<T>(
     what: &str,
     mut condition: impl FnMut() -> Option<T>,

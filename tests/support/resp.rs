@@ -1,11 +1,11 @@
-//! A small RESP client, which shows replies exactly as they were sent.
+//! A small RESP client, which returns replies exactly as Redis sent them.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 
 use super::PATIENCE;
 
-/// A connection to Redis, directly or through the tunnel.
+/// A connection to Redis, either direct or through the tunnel.
 pub struct Client {
     pub stream: BufReader<TcpStream>,
 }
@@ -43,12 +43,12 @@ impl Client {
         Client { stream: BufReader::new(stream) }
     }
 
-    /// Connects and logs in.
+    /// Connects to a port of 127.0.0.1, and logs in.
     pub fn connect(port: u16, password: &str) -> Client {
         Client::connect_to("127.0.0.1", port, password)
     }
 
-    /// Like `connect`, to another address.
+    /// Like `connect`, but to any address.
     pub fn connect_to(address: &str, port: u16, password: &str) -> Client {
         let mut client = Client::open_to(address, port);
         assert_eq!(client.ask(&["AUTH", password]), Reply::line("+OK"));

@@ -1,4 +1,4 @@
-//! A server that parses requests; a test decides on the replies.
+//! A server that parses requests. Each test decides on the replies.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,14 +19,14 @@ pub fn next_request(stream: &mut impl BufRead) -> Option<Vec<String>> {
     Some(words)
 }
 
-/// Reads the number in the next line, behind the line's first character.
+/// Reads the next line. Returns the number after the line's first character.
 fn number(stream: &mut impl BufRead) -> Option<usize> {
     let mut line = String::new();
     stream.read_line(&mut line).ok().filter(|read| *read > 0)?;
     line.get(1..)?.trim_end().parse().ok()
 }
 
-/// Answers requests until `answer` returns `None`, or the stream ends.
+/// Answers requests with `answer` until it returns `None` or the stream ends.
 pub fn converse<S: Read + Write>(stream: S, mut answer: impl FnMut(&[String]) -> Option<String>) {
     let mut stream = BufReader::new(stream);
     while let Some(request) = next_request(&mut stream) {
@@ -37,7 +37,7 @@ pub fn converse<S: Read + Write>(stream: S, mut answer: impl FnMut(&[String]) ->
     }
 }
 
-/// The requests that a server has received, each behind the number of its connection.
+/// The requests that a server has received, with the number of the connection before each.
 #[derive(Debug, Clone, Default)]
 pub struct Heard(Arc<Mutex<Vec<String>>>);
 
@@ -61,8 +61,8 @@ impl Heard {
     }
 }
 
-/// A TLS server that answers each request with `answer`, which gets the connection's number and the
-/// request's words. `None` closes the connection.
+/// A TLS server that calls `answer` with the connection's number and the words of each request. It
+/// sends the returned reply; after `None` it closes the connection.
 pub fn scripted(
     answer: impl Fn(usize, &[String]) -> Option<String> + Send + Sync + Clone + 'static,
 ) -> (Peer<()>, Heard) {
@@ -78,7 +78,7 @@ pub fn scripted(
     (peer, heard)
 }
 
-/// The reply of a Redis without a password.
+/// The reply that a Redis without a password sends to a request.
 pub fn redis(request: &[String]) -> String {
     match request[0].as_str() {
         "PING" => "+PONG\r\n".to_owned(),

@@ -30,21 +30,21 @@ pub const FRONTS: [Front; 2] = [Front::Redis, Front::Stunnel];
 #[derive(Clone, Copy, Default)]
 pub struct Options<'a> {
     pub certificate: Option<&'a Certificate>,
-    /// Clients need a certificate of this CA.
+    /// Clients need a certificate that this CA has issued.
     pub client_ca: Option<&'a Certificate>,
-    /// Its TLS versions in the form of `redis-server`, such as `TLSv1.2`.
+    /// The server's TLS versions, as `redis-server` names them, for example `TLSv1.2`.
     pub protocols: Option<&'a str>,
     /// More options of `redis-server`.
     pub words: &'a [&'a str],
-    /// A user beside the default user, and that user's password.
+    /// The name and the password of a further user.
     pub user: Option<(&'a str, &'a str)>,
-    /// Runs it on the host at the other end of this link.
+    /// Runs the server on the host at the other end of this link.
     pub link: Option<&'a SlowLink>,
-    /// The address on which it listens (default: 127.0.0.1).
+    /// The address on which the server listens (default: 127.0.0.1).
     pub address: Option<&'a str>,
 }
 
-/// The number of connections to Redis, without `direct`.
+/// The number of connections to Redis, not counting `direct`.
 pub fn connections(direct: &mut Client) -> usize {
     clients(direct).lines().count() - 1
 }
@@ -64,7 +64,7 @@ pub fn accepted(direct: &mut Client) -> usize {
     info(direct, "stats", "total_connections_received").expect("a number")
 }
 
-/// How often Redis has executed a command.
+/// The number of times that Redis has executed a command.
 pub fn calls(direct: &mut Client, command: &str) -> usize {
     let stats = text_of(direct.ask(&["INFO", "commandstats"]));
     let line = stats.lines().find_map(|line| {
@@ -73,7 +73,7 @@ pub fn calls(direct: &mut Client, command: &str) -> usize {
     line.unwrap_or(0)
 }
 
-/// A number in the reply to INFO.
+/// The number in a field of Redis's reply to INFO.
 pub fn info(direct: &mut Client, section: &str, field: &str) -> Option<usize> {
     let info = text_of(direct.ask(&["INFO", section]));
     info.lines().find_map(|line| line.strip_prefix(&format!("{field}:"))?.parse().ok())
@@ -86,9 +86,9 @@ fn text_of(reply: Reply) -> String {
     }
 }
 
-/// A Redis with plaintext on `port` and TLS on `port + 1`.
+/// A Redis server with plaintext on `port` and TLS on `port + 1`.
 pub struct Server {
-    /// The address on which it listens.
+    /// The address on which the server listens.
     pub address: String,
     pub port: u16,
     front: Front,
@@ -103,13 +103,14 @@ impl Server {
         Server::start_with(front, Options::default())
     }
 
-    /// One that has this certificate.
+    /// Starts a server that has this certificate.
     pub fn with_certificate(certificate: &Certificate) -> Server {
         let options = Options { certificate: Some(certificate), ..Options::default() };
         Server::start_with(Front::Redis, options)
     }
 
-    /// One that wants client certificates of `ca`, and speaks the TLS versions `protocols` only.
+    /// Starts a server that accepts only clients with a certificate from `ca`, and only the TLS
+    /// versions `protocols`.
     pub fn for_clients_of(ca: &Certificate, protocols: &str) -> Server {
         let options =
             Options { client_ca: Some(ca), protocols: Some(protocols), ..Options::default() };
@@ -117,11 +118,11 @@ impl Server {
     }
 
     pub fn start_with(front: Front, options: Options<'_>) -> Server {
-        // If another program takes the ports first, try others.
+        // If another program has taken the ports in the meantime, try other ports.
         eventually("a server starts", || Server::try_start(front, two_free_ports(), options))
     }
 
-    /// `None` if the ports are taken.
+    /// Starts a server on `port` and `port + 1`. `None` if a port is taken.
     pub fn start_on(front: Front, port: u16) -> Option<Server> {
         Server::try_start(front, port, Options::default())
     }
@@ -135,7 +136,7 @@ impl Server {
             Server { address, port, front, folder, commands: Vec::new(), processes: Vec::new() };
         let own =
             options.certificate.is_none().then(|| Certificate::self_signed(server.folder.path()));
-        let certificate = options.certificate.or(own.as_ref()).expect("one of both");
+        let certificate = options.certificate.or(own.as_ref()).expect("a certificate");
         server.start_redis(certificate, options);
         if front == Front::Stunnel {
             server.start_stunnel(certificate);
@@ -205,14 +206,14 @@ impl Server {
         self.commands.push(command);
     }
 
-    /// Waits until both ports answer. `false` if a process has ended instead.
+    /// Waits until both ports answer. Returns `false` if a process has ended.
     pub fn answers(&mut self) -> bool {
         let (address, ports) = (self.address.clone(), [self.port, self.tls_port()]);
         eventually("the servers answer", || {
             if self.processes.iter_mut().any(|process| process.0.try_wait().unwrap().is_some()) {
                 return Some(false);
             }
-            // Redis listens before it is ready, and may still fail. Wait for its first answer.
+            // Redis listens before it is ready, and may still fail. So wait for its first reply.
             let mut redis = TcpStream::connect((address.as_str(), ports[0])).ok()?;
             redis.write_all(b"PING\r\n").ok()?;
             redis.read_exact(&mut [0; 1]).ok()?;
@@ -224,33 +225,33 @@ impl Server {
         self.port + 1
     }
 
-    /// The process id of its `redis-server`.
+    /// The process id of `redis-server`.
     pub fn pid(&self) -> i32 {
         self.processes[0].pid()
     }
 
-    /// Kills its `redis-server`, and starts it again after some time. Does not wait until it
+    /// Kills `redis-server`, and starts it again after the time `away`. Does not wait until it
     /// answers.
     pub fn restart(&mut self, away: Duration) {
         self.processes[0].0.kill().unwrap();
         self.processes[0].wait();
-        std::thread::sleep(away); // The outage that the caller wants.
+        std::thread::sleep(away); // The caller wants an outage of this length.
         self.processes[0] = Process(self.commands[0].spawn().unwrap());
     }
 
-    /// Ends its `redis-server`.
+    /// Kills `redis-server`.
     pub fn stop(&mut self) {
         self.processes[0].0.kill().unwrap();
         self.processes[0].wait();
     }
 
-    /// Starts it again, and waits until it answers.
+    /// Starts `redis-server` again, and waits until it answers.
     pub fn start_again(&mut self) {
         self.processes[0] = Process(self.commands[0].spawn().unwrap());
-        assert!(self.answers(), "it starts again");
+        assert!(self.answers(), "redis-server starts again");
     }
 
-    /// The URL that an app gets.
+    /// The URL with the plaintext port, as an app gets it from its provider.
     pub fn url(&self) -> String {
         format!("redis://default:{PASSWORD}@{}:{}/0", self.address, self.port)
     }

@@ -1,4 +1,4 @@
-//! A link to another host, with delay and loss, that a test can cut. The program is `slow-link`.
+//! A network link with delay and packet loss, which a test can cut. Runs the program `slow-link`.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
@@ -8,20 +8,21 @@ use super::Process;
 
 const PROGRAM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/slow-link");
 
-/// A link, which exists until this is dropped.
+/// A network link. Dropping it removes the link.
 pub struct SlowLink {
     /// The network namespace that acts as the other host.
     pub namespace: String,
     /// The other host's address.
     pub address: String,
-    /// The program removes devices and namespace when this is closed.
+    /// The program's standard input. When it closes, the program removes devices and namespace.
     orders: Option<ChildStdin>,
     answers: BufReader<ChildStdout>,
     process: Process,
 }
 
 impl SlowLink {
-    /// If a link is impossible here, prints that the test is skipped and returns `None`.
+    /// Makes a link. If the system does not allow that, prints that the test is skipped and returns
+    /// `None`.
     pub fn make(options: &[&str]) -> Option<SlowLink> {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -56,7 +57,7 @@ impl SlowLink {
         assert_eq!(done, "done\n");
     }
 
-    /// A command that runs a program on the other host.
+    /// A command that runs `program` on the other host.
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.namespace, program]);

@@ -1,5 +1,5 @@
-//! The commands and configurations on the pages of the manual, so that tests use exactly what the
-//! pages show.
+//! Reads commands and configurations from the manual, so that tests use exactly the text on its
+//! pages.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ pub fn page(name: &str) -> String {
     fs::read_to_string(Path::new(ROOT).join(name)).unwrap()
 }
 
-/// README and every page of the manual.
+/// The paths of README and of every page of the manual.
 fn pages() -> Vec<PathBuf> {
     let docs = fs::read_dir(Path::new(ROOT).join("docs")).unwrap();
     let docs = docs.map(|entry| entry.unwrap().path());
@@ -19,14 +19,14 @@ fn pages() -> Vec<PathBuf> {
     docs.chain([Path::new(ROOT).join("README.md")]).collect()
 }
 
-/// The indented block after the comment `<!-- walkthrough: MARKER -->`, which must be on just one
-/// page.
+/// The indented block after the comment `<!-- walkthrough: MARKER -->`. Exactly one page must
+/// contain this comment.
 pub fn snippet(marker: &str) -> String {
     let comment = format!("<!-- walkthrough: {marker} -->\n");
     let pages: Vec<String> = pages().iter().map(|page| fs::read_to_string(page).unwrap()).collect();
     let mut blocks = pages.iter().filter_map(|page| Some(page.split_once(&comment)?.1));
     let block = blocks.next().unwrap_or_else(|| panic!("no page has {comment}"));
-    assert!(blocks.next().is_none(), "{comment} is there twice");
+    assert!(blocks.next().is_none(), "{comment} is on two pages");
     let lines = block.trim_start_matches('\n').lines();
     let lines = lines.map_while(|line| line.strip_prefix("    ").or(line.is_empty().then_some("")));
     let text = lines.collect::<Vec<_>>().join("\n").trim_end().to_owned() + "\n";
@@ -34,7 +34,7 @@ pub fn snippet(marker: &str) -> String {
     text
 }
 
-/// Replaces examples in `text` by this test's values. The text must contain each example.
+/// Replaces the examples in `text` with values of this test. The text must contain each example.
 pub fn with_ours(text: &str, ours: &[(&str, &str)]) -> String {
     ours.iter().fold(text.to_owned(), |text, (example, ours)| {
         assert!(text.contains(example), "{example} in\n{text}");
@@ -42,7 +42,7 @@ pub fn with_ours(text: &str, ours: &[(&str, &str)]) -> String {
     })
 }
 
-/// The value of the setting `name` that `--check` prints on a line of its own.
+/// The value of the setting `name`, which `--check` prints on a separate line.
 pub fn printed(table: &str, name: &str) -> String {
     let setting = format!("{name}=");
     let mut values = table.lines().filter_map(|line| line.trim().strip_prefix(&setting));

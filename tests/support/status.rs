@@ -1,4 +1,4 @@
-//! A launcher's status page, read over HTTP.
+//! Reads a launcher's status page over HTTP.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -13,7 +13,7 @@ pub struct StatusPage {
     pub port: u16,
 }
 
-/// An answer of the page.
+/// An HTTP answer of the status page.
 #[derive(Debug)]
 pub struct Answer {
     pub code: u16,
@@ -22,8 +22,8 @@ pub struct Answer {
 }
 
 impl StatusPage {
-    /// Finds the page of a launcher with `STUNNEL_STATUS_ADDRESS=0` whose tunnels listen on these
-    /// ports.
+    /// Finds the status page of a launcher with `STUNNEL_STATUS_ADDRESS=0`. `tunnels` are the ports
+    /// of its tunnels.
     pub fn of(launcher: i32, tunnels: &[u16]) -> StatusPage {
         eventually("a status page", || {
             let ports = ports_of(launcher);
@@ -45,7 +45,7 @@ impl StatusPage {
             .expect("an answer")
     }
 
-    /// `None` if there is no HTTP answer.
+    /// Sends a request. Returns `None` without an HTTP answer.
     pub fn ask(&self, request: &str) -> Option<Answer> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -57,20 +57,20 @@ impl StatusPage {
         Some(Answer { code, head: head.to_owned(), body: body.to_owned() })
     }
 
-    /// The value of a sample, by its name with its labels.
+    /// The value of a sample on `/metrics`. `sample` is its name with its labels.
     pub fn metric(&self, sample: &str) -> Option<f64> {
         let text = self.get("/metrics").body;
         let value = text.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '))?;
         Some(value.parse().expect("a number"))
     }
 
-    /// A metric of the tunnel of `REDIS_URL`, by its name without `start_stunnel_`, and further
-    /// labels such as `,state="idle"`.
+    /// The value of a metric of the tunnel for `REDIS_URL`. `name` lacks `start_stunnel_`; `labels`
+    /// are further labels such as `,state="idle"`.
     pub fn of_tunnel(&self, name: &str, labels: &str) -> Option<f64> {
         self.metric(&format!("start_stunnel_{name}{{tunnel=\"REDIS_URL\"{labels}}}"))
     }
 
-    /// Waits until no connection to Redis is in use, being opened, or being reset.
+    /// Waits until all connections to Redis are idle.
     pub fn wait_until_all_is_idle(&self) {
         eventually("all connections are idle", || {
             let busy = ["relaying", "connecting"].map(|state| {
