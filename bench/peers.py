@@ -28,7 +28,7 @@ from system import (
     wait_until,
 )
 
-# Names in tables of the launcher under test: with its defaults, and with the pool off and on.
+# The names that the tables use for the launcher under test: with its defaults, and with the pool off and on.
 OURS = "start-stunnel"
 OFF, ON = f"{OURS}, off", f"{OURS}, on"
 # STUNNEL_POOL for each name. OURS does not set the variable, because auto is the default.

@@ -88,7 +88,7 @@ pub async fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -
     THREADS.claim().await?;
     let (reply, result) = oneshot::channel();
     THREADS.give(Box::new(move || {
-        // The panic hook reports a panic.
+        // A panic needs no report here: the panic hook has logged it.
         let done = catch_unwind(AssertUnwindSafe(work));
         // This comes before the reply, so that the caller's next job finds this thread free.
         THREADS.free.add_permits(1);

@@ -388,7 +388,7 @@ fn build_from_a_checkout_names_the_archive_to_use() {
     let site = Site::new();
     fs::remove_dir_all(site.at("buildpack/launcher")).unwrap();
     let archive = format!("start-stunnel-buildpack-{VERSION}.tgz");
-    // Without a public address, the archive must be built.
+    // The repository's address; the place of the archive that the message names.
     for (repository, source) in [
         ("", format!("{archive}, which bin/package makes")),
         ("https://example.com/it", format!("/it/releases/download/v{VERSION}/{archive}.")),

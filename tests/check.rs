@@ -418,7 +418,7 @@ fn a_pin_copied_from_the_table_works_for_any_variable_name() {
 }
 
 #[test]
-fn settings_copied_from_the_advice_fix_the_check() {
+fn the_check_passes_with_the_settings_that_it_advises() {
     let server = Server::start(Front::Redis);
     let folder = tempfile::tempdir().unwrap();
     let other = Certificate::self_signed(folder.path()).pin();

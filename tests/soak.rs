@@ -170,7 +170,7 @@ impl Network {
             let down = Pump { from: far, to: near_too }.run(&orders);
             let left = left.load(Ordering::Relaxed);
             let up = up.join().unwrap();
-            // Redis ended the connection, unless the launcher had ended it before.
+            // True unless the launcher ended the connection first. `Mischief`: the fault ended it.
             down == PumpEnd::Mischief
                 || (down == PumpEnd::OfReader && (!left || up == PumpEnd::OfWriter))
         });
@@ -546,7 +546,7 @@ impl Stage {
             .env("CLEAN_URL", clean.url())
             .env("REDIS_STUNNEL_URLS", "REDIS_URL CLEAN_URL")
             .env("REDIS_URL_STUNNEL_MAX_CONNECTIONS", LIMIT)
-            // On a busy machine, apps queue for longer than the default.
+            // On a busy machine, apps wait for longer than the default connect timeout.
             .env("STUNNEL_CONNECT_TIMEOUT", "20s")
             .env("STUNNEL_POOL", pool());
         let mut held = launcher.start_held();

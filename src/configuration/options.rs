@@ -305,9 +305,9 @@ settings! {
         variable: names::POOL,
         default: "auto",
         value_name: "MODE",
-        help: "off: plain tunnel. on: reset a connection that the app has closed cleanly, and give \
-               it to the app's next connection. auto: like off, switching to on while the app \
-               reconnects frequently",
+        help: "off: plain tunnel. on: after the app has closed a connection cleanly, clear the \
+               connection to Redis with RESET, and reuse it for the app's next connection. auto: \
+               like off, switching to on while the app reconnects frequently",
         is_common: true,
         is_per_url: true,
     }

@@ -212,9 +212,9 @@ fn upstream_of(
         _ => Err(ConfigError::new(
             name,
             format!(
-                "leads to TLS port {port} (the URL's port {} plus {offset} from {}), which does \
-                 not exist; set {} so that the sum is a port from 1 to 65535, or, if the URL's \
-                 port itself speaks TLS, write rediss://",
+                "leads to TLS port {port}, which is no valid port (the URL's port {} plus \
+                 {offset} from {}); set {} so that the sum is a port from 1 to 65535, or, if the \
+                 URL's port itself speaks TLS, write rediss://",
                 url.port(),
                 found.source,
                 options::PORT_OFFSET.declaration.for_one(name),
@@ -376,7 +376,7 @@ mod tests {
             (&[("REDIS_URL", "redis://h:65535")], "REDIS_URL leads to TLS port 65536"),
             (
                 &[("REDIS_URL", "redis://h:1"), ("STUNNEL_PORT_OFFSET", "-1")],
-                "REDIS_URL leads to TLS port 0 (the URL's port 1 plus -1 from STUNNEL_PORT_OFFSET)",
+                "REDIS_URL leads to TLS port 0, which is no valid port (the URL's port 1 plus -1",
             ),
             (&[("HEROKU_REDIS_X_URL", "redis://h:x")], "HEROKU_REDIS_X_URL has a port"),
             (&[("HEROKU_REDIS_X_URL", " redis://h")], "HEROKU_REDIS_X_URL contains white space"),

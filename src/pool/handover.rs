@@ -29,7 +29,7 @@ const APP_CHECK: Duration = Duration::from_secs(1);
 /// Bytes read at once while the reply to `RESET` is outstanding.
 const READ: usize = 4096;
 
-/// The reason why no relay follows a hand-over.
+/// Why no relay begins after an attempt to reuse a connection.
 #[derive(Debug)]
 pub enum NotHandedOver {
     /// The app connection has ended, as described here. `ends` still owns the connection to Redis.

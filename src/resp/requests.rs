@@ -289,7 +289,7 @@ mod tests {
             let [name, argument] = words.map(String::as_str);
             let request = crate::resp::request(&[name, argument, "third"]);
             assert_eq!(frame(&request), expected);
-            // The next request does not show earlier words.
+            // The framer does not return words of the earlier request.
             let twice = [&request[..], b"*1\r\n$1\r\na\r\n"].concat();
             assert_eq!(frame(&twice), format!("{expected}a,;"));
         }

@@ -121,7 +121,7 @@ const TUNNEL: &[Metric] = &[
     ),
     gauge(
         "longest_wait_for_reply_seconds",
-        "Longest current wait of any connection for Redis's next reply",
+        "Longest time that a connection has been waiting for Redis's next reply",
         At("/longest_wait_for_reply_seconds"),
     ),
     counter(
@@ -142,7 +142,7 @@ const TUNNEL: &[Metric] = &[
     counter("accept_errors", "Failed attempts to accept an app connection", At("/accept_errors")),
     gauge(
         "last_success_timestamp_seconds",
-        "Time when Redis last began to answer an app connection",
+        "Time of the most recent connection on which Redis has answered",
         At("/last_success"),
     ),
     gauge(

@@ -29,7 +29,7 @@ pub fn run_by_shell(program: &mut Program, file: &Path, words: &[OsString]) {
     program.words = strings(&words);
 }
 
-/// The files of `program`, in the order of the attempts.
+/// The paths at which to try to execute `program`, in this order.
 pub fn paths(program: &Program) -> impl Iterator<Item = &Path> {
     program.files.iter().map(|file| Path::new(OsStr::from_bytes(file.as_bytes())))
 }

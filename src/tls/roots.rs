@@ -173,7 +173,8 @@ fn certificates_in(pem: &str) -> impl Iterator<Item = X509> {
     pem::each_certificate(pem).filter_map(Result::ok)
 }
 
-/// The files of a directory that OpenSSL would search: `HASH.NUMBER` (openssl-rehash(1)).
+/// The files in this directory that OpenSSL would look up. Their names have the form `HASH.NUMBER`
+/// (openssl-rehash(1)).
 fn hashed(directory: &Path) -> impl Iterator<Item = PathBuf> {
     let is_hashed = |name: &str| {
         name.split_once('.').is_some_and(|(hash, number)| {

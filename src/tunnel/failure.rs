@@ -28,8 +28,8 @@ pub enum Failure {
     Outage(Step, io::Error),
     /// A setting is wrong. The app gets an error.
     Misconfigured(HandshakeError),
-    /// OpenSSL failed, for example for lack of memory. The lack may pass, so the app sees an
-    /// outage.
+    /// OpenSSL failed, for example because memory was short. This may be temporary, so the app sees
+    /// an outage.
     Internal(io::Error),
     /// All connections that this limit allows were in use until the connect timeout.
     QueueTimeout(NonZeroUsize),
