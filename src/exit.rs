@@ -20,6 +20,7 @@ pub const CONFIG: u8 = 78;
 pub const COMMAND_NOT_EXECUTABLE: u8 = 126;
 /// COMMAND, or the interpreter that it needs, does not exist.
 pub const COMMAND_NOT_FOUND: u8 = 127;
+
 /// Returns `code` even if the reader of stdout is gone, as in `start-stunnel --check | head -1`.
 ///
 /// # Errors

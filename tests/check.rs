@@ -1,4 +1,4 @@
-//! `--check` (docs/trust.md), with servers that work and servers that fail.
+//! `--check` (docs/check.md), with servers that work and servers that fail.
 
 mod support;
 

@@ -1,4 +1,4 @@
-//! The end of COMMAND and of the launcher (docs/operation.md): exit codes, signals, the rest of the
+//! The end of COMMAND and of the launcher (docs/command.md): exit codes, signals, the rest of the
 //! process group, the drain.
 
 mod support;

@@ -1,4 +1,4 @@
-//! COMMAND's start (docs/operation.md): what it inherits, and why it may not be executable.
+//! COMMAND's start (docs/command.md): what it inherits, and why it may not be executable.
 
 mod support;
 

@@ -1,4 +1,4 @@
-//! A running COMMAND (docs/operation.md): signals, stops, orphans. See command_start.rs for its
+//! A running COMMAND (docs/command.md): signals, stops, orphans. See command_start.rs for its
 //! start, and command_end.rs for its end.
 
 mod support;

@@ -1,4 +1,4 @@
-//! COMMAND on a terminal (docs/operation.md): keys, job control, resizes, pipelines.
+//! COMMAND on a terminal (docs/command.md): keys, job control, resizes, pipelines.
 
 mod support;
 

@@ -49,11 +49,8 @@ pub fn run(format: LogFormat, switched_off: bool) -> anyhow::Result<u8> {
     };
     let mut stdout = io::stdout().lock();
     let text = output(&answers, format, switched_off);
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        // The reader has closed the pipe, as `head` does.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(code),
-        printed => printed.map(|()| code).map_err(Into::into),
-    }
+    let printed = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    Ok(exit::despite_closed_pipe(printed, code)?)
 }
 
 /// The names of all launchers' sockets.

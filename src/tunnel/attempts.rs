@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::failure::{Failure, Step};
+use super::failure::Failure;
 use super::limit::Slot;
 use super::stream::TlsUpstream;
 use super::{Tunnel, queue, upstream};
@@ -118,8 +118,7 @@ pub async fn connect_in(
 /// Counts a failure that looks like Redis's client limit: a handshake was cut while other
 /// connections of this launcher are open.
 fn note_client_limit(failure: &Failure, tunnel: &Tunnel) {
-    let is_cut = matches!(failure, Failure::Outage(Step::Unanswered, _));
-    if is_cut && tunnel.load.connections() > 0 {
+    if failure.is_cut() && tunnel.load.connections() > 0 {
         tunnel.figures.turned_away();
     }
 }

@@ -51,6 +51,11 @@ impl Failure {
         !matches!(self, Failure::Misconfigured(_))
     }
 
+    /// The server has cut the handshake before it sent a byte, like a Redis at its client limit.
+    pub fn is_cut(&self) -> bool {
+        matches!(self, Failure::Outage(Step::Unanswered, _))
+    }
+
     /// The launcher has no free descriptor.
     pub fn is_out_of_descriptors(&self) -> bool {
         self.reason() == FailureReason::Descriptors

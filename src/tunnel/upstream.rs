@@ -39,7 +39,7 @@ pub async fn connect(tunnel: &Tunnel, deadline: Instant) -> Result<Connected, Un
 /// True if the server has cut the handshake before it sent a byte, like a Redis at its client
 /// limit.
 pub fn is_cut(unexplained: &Unexplained) -> bool {
-    matches!(unexplained, Unexplained::Failed(Failure::Outage(Step::Unanswered, _)))
+    matches!(unexplained, Unexplained::Failed(failure) if failure.is_cut())
 }
 
 /// Looks up, connects and shakes hands. Sets `step` to the current step.
