@@ -1,11 +1,9 @@
 //! The report as text, for `--status` and `/status.txt`.
 
-use std::fmt::Write as _;
-
 use super::StatusReport;
 use super::words::{self, HELD};
 use crate::figures::Point;
-use crate::text::printable;
+use crate::text::{self, printable};
 
 /// The width of a line. It fits most terminals.
 const COLUMNS: usize = 100;
@@ -18,27 +16,31 @@ pub fn render(report: &StatusReport) -> String {
     let mut text = String::new();
     let blocks = words::blocks(report);
     if blocks.is_empty() {
-        line(&mut text, 0, &words::no_tunnel(report));
+        text += &wrapped(0, "", &words::no_tunnel(report));
     }
     for (block, tunnel) in blocks.iter().zip(&report.snapshot.tunnels) {
         let state = block.state.word().to_uppercase();
-        line(&mut text, 0, &format!("{}   {state}{}", block.title, block.since));
+        text += &printable(&format!("{}   {state}{}", block.title, block.since));
+        text.push('\n');
         if let Some(advice) = &block.advice {
-            wrapped(&mut text, 2, "", advice);
+            text += &wrapped(2, "", advice);
         }
         for (number, row) in block.rows.iter().enumerate() {
             let number = if number < 3 { (number + 1).to_string() } else { " ".to_owned() };
-            wrapped(&mut text, INDENT, &format!("  {number} {}", row.label), &row.text);
+            text += &wrapped(INDENT, &format!("  {number} {}", row.label), &row.text);
             if row.label == HELD && tunnel.graph.len() > 1 {
-                line(&mut text, INDENT, &format!("{}  last 10 minutes", graph(&tunnel.graph)));
+                text += &wrapped(INDENT, "", &format!("{}  last 10 minutes", graph(&tunnel.graph)));
             }
             if let Some(advice) = &row.advice {
-                wrapped(&mut text, INDENT + 2, &format!("{:INDENT$}>", ""), advice);
+                text += &wrapped(INDENT + 2, &format!("{:INDENT$}>", ""), advice);
             }
         }
     }
-    wrapped(&mut text, 2, "", &words::process(report));
-    text
+    text + &wrapped(2, "", &words::process(report))
+}
+
+fn wrapped(indent: usize, head: &str, content: &str) -> String {
+    text::wrapped(COLUMNS, indent, head, &printable(content))
 }
 
 /// The highest number of connections in each slot, as bars.
@@ -49,31 +51,6 @@ fn graph(points: &[Point]) -> String {
         peak => BARS[((peak * BARS.len() as u64).div_ceil(most) - 1) as usize],
     };
     points.iter().map(bar).collect()
-}
-
-fn line(text: &mut String, indent: usize, content: &str) {
-    // Text from outside must not control the terminal.
-    let content = printable(content);
-    writeln!(text, "{:indent$}{}", "", content.trim_end())
-        .expect("writing to a String cannot fail");
-}
-
-/// Writes `head` and `content`, broken into lines at spaces. Further lines begin at `indent`.
-fn wrapped(text: &mut String, indent: usize, head: &str, content: &str) {
-    let mut current = format!("{head:indent$}");
-    let mut is_empty = true;
-    for word in content.split(' ') {
-        if !is_empty && current.chars().count() + 1 + word.chars().count() > COLUMNS {
-            line(text, 0, &current);
-            (current, is_empty) = (" ".repeat(indent), true);
-        }
-        if !is_empty {
-            current.push(' ');
-        }
-        current.push_str(word);
-        is_empty = false;
-    }
-    line(text, 0, &current);
 }
 
 #[cfg(test)]
