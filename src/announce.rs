@@ -251,11 +251,11 @@ fn tunnel_up(route: &Route, local: &Local) {
 }
 
 fn status_up(page: &status::StatusListener) {
-    notice!(at = "status-up", address = %page);
-    if page.is_exposed() {
+    notice!(at = "status-up", address = page.address);
+    if page.is_exposed {
         warning!(
             at = "status-exposed",
-            address = %page,
+            address = page.address,
             msg = "other machines can read the status page. The page shows names of servers and \
                    variables, and metrics, but no passwords. To allow only this machine, use an \
                    address on 127.0.0.1",

@@ -7,7 +7,7 @@ use crate::configuration::{ConfigError, Settings, options};
 use crate::logging::warning;
 use crate::plan::Plan;
 use crate::redis_url::Local;
-use crate::status::{self, StatusAddress};
+use crate::status::{StatusAddress, StatusListener};
 use crate::tunnel::failure::is_out_of_descriptors;
 use crate::tunnel::{Listen, Listener, PortTaken, SocketFolder};
 
@@ -20,7 +20,7 @@ pub struct Bound {
     pub listeners: Vec<Listener>,
     pub locals: Vec<Local>,
     /// The listener of the status page, if it is on.
-    pub status: Option<status::StatusListener>,
+    pub status: Option<StatusListener>,
     /// The folder of the Unix sockets, removed on drop.
     folder: Option<SocketFolder>,
 }
@@ -89,16 +89,16 @@ impl Bound {
         self.folder.as_ref().map(SocketFolder::path)
     }
 
-    fn try_bind_status(&mut self, address: &StatusAddress) -> io::Result<status::StatusListener> {
-        if *address != StatusAddress::Unix {
-            return address.bind();
+    fn try_bind_status(&mut self, address: &StatusAddress) -> io::Result<StatusListener> {
+        if let StatusAddress::Tcp(host, port) = address {
+            return StatusListener::bind(host, *port);
         }
         let folder = match self.folder.take() {
             Some(folder) => folder,
             None => SocketFolder::make()?,
         };
-        let (listener, path) = self.folder.insert(folder).bind_named(STATUS_SOCKET)?;
-        Ok(status::StatusListener::Unix(listener.into(), path))
+        let (socket, path) = self.folder.insert(folder).bind_named(STATUS_SOCKET)?;
+        Ok(StatusListener::unix(socket, &path))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::report::{Advice, Subject};
 use crate::configuration::options::{self, Declaration};
-use crate::tls::{Certificate, Flaw, Verify};
+use crate::tls::{Certificate, Flaw, SOON, Verify};
 use crate::tunnel::hints;
 
 /// The levels of verification that the server passes.
@@ -53,7 +53,6 @@ pub fn advice(subject: &Subject, certificate: &Certificate, passes: Passes) -> V
                     pin, set";
         all.push(advise(text, set_verify(Verify::None)));
     }
-    const SOON: i64 = 14;
     if certificate.days_left < SOON && trust.verify != Verify::None {
         all.push(format!("the certificate expires on {}", certificate.expires).into());
     }

@@ -35,32 +35,17 @@ pub async fn speak(
     deadline: tokio::time::Instant,
 ) -> Result<(), Stop> {
     let started = Instant::now();
-    let stream = match attempts::connect_by(&subject.tunnel, deadline, None).await {
-        Ok(stream) => stream,
-        Err(failure) => {
-            let problem = Problem::of(&failure, &subject.tunnel);
-            return report.step("AUTH", started, Err(problem), |()| String::new());
-        }
-    };
+    let stream = attempts::connect_by(&subject.tunnel, deadline, None)
+        .await
+        .map_err(|failure| report.fail("AUTH", started, Problem::of(&failure, &subject.tunnel)))?;
     let mut redis = Dialogue { subject, stream, deadline };
     match &subject.credentials {
-        None => {
-            let nothing = Outcome::Skipped("no password in the URL".to_owned());
-            report.add("AUTH", nothing);
-        }
-        Some(credentials) => {
-            let started = Instant::now();
-            let reply = redis.authenticate(credentials).await;
-            report.step("AUTH", started, reply, String::clone)?;
-        }
+        None => report.add("AUTH", Outcome::Skipped, "no password in the URL"),
+        Some(known) => drop(report.step("AUTH", redis.authenticate(known), String::clone).await?),
     }
-    let started = Instant::now();
-    let reply = redis.ping().await;
-    report.step("PING", started, reply, String::clone)?;
+    report.step("PING", redis.ping(), String::clone).await?;
     if !subject.databases.is_empty() {
-        let started = Instant::now();
-        let reply = redis.select().await;
-        report.step("SELECT", started, reply, String::clone)?;
+        report.step("SELECT", redis.select(), String::clone).await?;
     }
     // A tunnel works without this information.
     let _ = timeout_at(deadline, redis.describe(report)).await;

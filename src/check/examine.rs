@@ -14,7 +14,6 @@ use crate::figures::TunnelFigures;
 use crate::plan::Plan;
 use crate::tls::{Certificate, Connector, HandshakeError, Trust, Verify, certificate_of};
 use crate::tunnel::Tunnel;
-use crate::tunnel::diagnosis::Unexplained;
 use crate::tunnel::failure::{Failure, Step};
 use crate::tunnel::upstream;
 
@@ -47,7 +46,7 @@ async fn examine(subject: Subject) -> Report {
     let _ = take_steps(&subject, &mut report).await;
     for name in STEPS.into_iter().skip(report.steps.len()) {
         if name != "SELECT" || !subject.databases.is_empty() {
-            report.add(name, Outcome::NotReached);
+            report.add(name, Outcome::NotReached, "");
         }
     }
     report
@@ -57,7 +56,8 @@ async fn take_steps(subject: &Subject, report: &mut Report) -> Result<(), Stop> 
     let tunnel = &subject.tunnel;
     let deadline = tokio::time::Instant::now() + tunnel.settings.connect_timeout;
     let (addresses, certificate) = reach(tunnel, report, deadline).await?;
-    report.add("pin", pin_outcome(&tunnel.route.trust, &certificate));
+    let (outcome, detail) = pin_outcome(&tunnel.route.trust, &certificate);
+    report.add("pin", outcome, detail);
     // Try both levels at the same time, whatever the settings require.
     let (ca, full) = tokio::join!(
         would_pass(tunnel, Verify::Ca, &addresses, deadline),
@@ -92,37 +92,39 @@ async fn reach(
     let _ = tunnel.unverified.prepare().await;
     let problem = |failure: Failure| Problem::of(&failure, tunnel);
 
-    let started = Instant::now();
-    let found = within(deadline, Step::LookUp, upstream::look_up(tunnel)).await;
-    let addresses = report.step("look-up", started, found.map_err(problem), |addresses| {
+    let found = within(deadline, Step::LookUp, upstream::look_up(tunnel));
+    let look_up = async { found.await.map_err(problem) };
+    let addresses = report.step("look-up", look_up, |addresses: &Vec<SocketAddr>| {
         addresses.iter().map(|address| address.ip().to_string()).collect::<Vec<_>>().join(" ")
-    })?;
+    });
+    let addresses = addresses.await?;
 
-    let started = Instant::now();
-    let connected = within(deadline, Step::Tcp, upstream::connect_tcp(addresses.clone())).await;
-    let stream = report.step("TCP", started, connected.map_err(problem), |stream| {
+    let connected = within(deadline, Step::Tcp, upstream::connect_tcp(addresses.clone()));
+    let connect = async { connected.await.map_err(problem) };
+    let stream = report.step("TCP", connect, |stream| {
         stream.peer_addr().map_or_else(|_| String::new(), |address| address.to_string())
-    })?;
+    });
+    let stream = stream.await?;
 
-    let started = Instant::now();
-    let no_sessions = Arc::default();
-    let unverified = upstream::handshake(tunnel, &tunnel.unverified, stream, &no_sessions);
-    // This handshake accepts every certificate, so a failure needs no explanation.
-    let handshake =
-        within(deadline, Step::Tls, unverified).await.map_err(Unexplained::into_failure);
-    let unreadable = || Failure::Misconfigured(HandshakeError::unreadable_certificate());
-    let certificate = handshake.and_then(|(tls, _)| certificate_of(&tls).ok_or_else(unreadable));
-    let certificate = report.step("TLS", started, certificate.map_err(problem), |certificate| {
-        certificate.subject.clone()
-    })?;
+    let handshake = async {
+        let no_sessions = Arc::default();
+        let unverified = upstream::handshake(tunnel, &tunnel.unverified, stream, &no_sessions);
+        // This handshake accepts every certificate, so a failure needs no explanation.
+        let (tls, _) = within(deadline, Step::Tls, unverified)
+            .await
+            .map_err(|failure| problem(failure.into_failure()))?;
+        let unreadable = || Failure::Misconfigured(HandshakeError::unreadable_certificate());
+        certificate_of(&tls).ok_or_else(|| problem(unreadable()))
+    };
+    let certificate = report.step("TLS", handshake, |shown| shown.subject.clone()).await?;
     Ok((addresses, certificate))
 }
 
-fn pin_outcome(trust: &Trust, certificate: &Certificate) -> Outcome {
+fn pin_outcome(trust: &Trust, certificate: &Certificate) -> (Outcome, &'static str) {
     match &trust.pins[..] {
-        [] => Outcome::Skipped("no pin is set".to_owned()),
-        _ if trust.pin_holds(&certificate.pin) => Outcome::Ok(String::new()),
-        _ => Outcome::Failed("the server's key matches no pin".to_owned()),
+        [] => (Outcome::Skipped, "no pin is set"),
+        _ if trust.pin_holds(&certificate.pin) => (Outcome::Ok, ""),
+        _ => (Outcome::Failed, "the server's key matches no pin"),
     }
 }
 
@@ -143,13 +145,13 @@ async fn would_pass(
     let started = Instant::now();
     let passed = within(deadline, Step::Tls, attempt).await;
     let took = started.elapsed();
-    let outcome = match passed {
-        Ok(_) => Outcome::Ok(String::new()),
-        Err(unexplained) => Outcome::Failed(match unexplained.explain(tunnel).await {
-            Failure::Misconfigured(HandshakeError::Certificate(_, reason)) => reason,
-            failure => failure.to_string(),
-        }),
+    let (outcome, detail) = match passed {
+        Ok(_) => (Outcome::Ok, String::new()),
+        Err(unexplained) => match unexplained.explain(tunnel).await {
+            Failure::Misconfigured(HandshakeError::Certificate(_, why)) => (Outcome::Failed, why),
+            failure => (Outcome::Failed, failure.to_string()),
+        },
     };
     let required = tunnel.route.trust.verify == verify;
-    StepReport { name: verify.word(), outcome, took, required }
+    StepReport { name: verify.word(), outcome, detail, took, required }
 }

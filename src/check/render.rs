@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::report::{Advice, Outcome, Report, StepReport};
+use crate::text::wrapped;
 use crate::tls::Certificate;
 
 /// The width of the table, in characters.
@@ -56,19 +57,20 @@ pub fn as_table(report: &Report, paint: &Paint) -> String {
 }
 
 fn row(step: &StepReport, paint: &Paint) -> String {
-    let code = match step.outcome {
-        Outcome::Ok(_) => 32,
-        Outcome::Failed(_) => 31,
-        Outcome::NotReached | Outcome::Skipped(_) => 2,
+    let (code, word) = match step.outcome {
+        Outcome::Ok => (32, "ok"),
+        Outcome::Failed => (31, "failed"),
+        Outcome::NotReached => (2, "not reached"),
+        Outcome::Skipped => (2, "-"),
     };
-    let word = paint.paint(code, &format!("{:<11}", step.outcome.word()));
+    let word = paint.paint(code, &format!("{word:<11}"));
     let took = match step.took {
         Duration::ZERO => String::new(),
         took => format!("{:.1} ms", took.as_secs_f64() * 1000.0),
     };
     let mark = if step.required { ' ' } else { '?' };
     let head = format!("  {:<8}{mark} {word} {took:>10}  ", step.name);
-    paragraph(&head, TEXT, step.outcome.detail())
+    paragraph(&head, TEXT, &step.detail)
 }
 
 fn rows_of(certificate: &Certificate) -> String {
@@ -96,30 +98,8 @@ pub fn note(names: &str, text: &str) -> String {
     paragraph("", 0, &format!("{names}: {text}"))
 }
 
-/// Wraps text at spaces. `head` comes before the first line; it is `indent` columns wide, or empty.
-/// Words are never broken, since they may be values to copy: a word that is too long for the column
-/// gets its own line, further to the left.
 fn paragraph(head: &str, indent: usize, text: &str) -> String {
-    const LEFT: usize = 4;
-    let mut lines = vec![format!("{head:indent$}")];
-    let mut used = indent;
-    for word in text.split(' ') {
-        let width = word.chars().count();
-        if indent + width > COLUMNS {
-            lines.push(format!("{:1$}{word}", "", indent.min(LEFT)));
-            used = COLUMNS;
-            continue;
-        }
-        if used > indent && used + 1 + width > COLUMNS {
-            lines.push(" ".repeat(indent));
-            used = indent;
-        }
-        let space = if used > indent { " " } else { "" };
-        *lines.last_mut().expect("there is a first line") += &format!("{space}{word}");
-        used += space.len() + width;
-    }
-    let lines = lines.iter().map(|line| line.trim_end()).filter(|line| !line.is_empty());
-    lines.map(|line| line.to_owned() + "\n").collect()
+    wrapped(COLUMNS, indent, head, text)
 }
 
 pub fn as_json(report: &Report) -> Value {
@@ -127,13 +107,10 @@ pub fn as_json(report: &Report) -> Value {
         .steps
         .iter()
         .map(|step| {
-            let state = match &step.outcome {
-                Outcome::Skipped(_) => "skipped",
-                other => other.word(),
-            };
-            let mut value = json!({ "state": state, "ms": step.took.as_secs_f64() * 1000.0 });
-            if !step.outcome.detail().is_empty() {
-                value["detail"] = Value::from(step.outcome.detail());
+            let mut value =
+                json!({ "state": step.outcome.word(), "ms": step.took.as_secs_f64() * 1000.0 });
+            if !step.detail.is_empty() {
+                value["detail"] = Value::from(step.detail.as_str());
             }
             (step.name.to_lowercase(), value)
         })
@@ -185,20 +162,6 @@ mod tests {
         for (left, text) in cases {
             assert_eq!(in_days(left), text);
         }
-    }
-
-    #[test]
-    fn text_is_wrapped_but_a_word_is_never_broken() {
-        assert_eq!(paragraph("", 0, ""), "");
-        assert_eq!(
-            paragraph("", 72, "one two three"),
-            format!("{0}one two\n{0}three\n", " ".repeat(72))
-        );
-        let (head, word) = (format!("{:36}", "  AUTH"), "x".repeat(COLUMNS));
-        let rows = paragraph(&head, 36, &format!("{word} is it"));
-        assert_eq!(rows, format!("  AUTH\n    {word}\n{:36}is it\n", ""));
-        let rows = paragraph(&head, 36, &format!("it is {word}"));
-        assert_eq!(rows, format!("{head}it is\n    {word}\n"));
     }
 
     #[test]

@@ -25,43 +25,38 @@ pub struct Subject {
 }
 
 /// The result of one step.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    Ok(String),
-    Failed(String),
+    Ok,
+    Failed,
     /// An earlier step failed.
     NotReached,
     /// The settings or the URL do not need this step.
-    Skipped(String),
+    Skipped,
 }
 
 impl Outcome {
-    pub fn word(&self) -> &'static str {
+    /// The word in JSON.
+    pub fn word(self) -> &'static str {
         match self {
-            Outcome::Ok(_) => "ok",
-            Outcome::Failed(_) => "failed",
+            Outcome::Ok => "ok",
+            Outcome::Failed => "failed",
             Outcome::NotReached => "not reached",
-            Outcome::Skipped(_) => "-",
+            Outcome::Skipped => "skipped",
         }
     }
 
-    pub fn detail(&self) -> &str {
-        match self {
-            Outcome::Ok(text) | Outcome::Failed(text) | Outcome::Skipped(text) => text,
-            Outcome::NotReached => "",
-        }
-    }
-
-    pub fn is_good(&self) -> bool {
-        matches!(self, Outcome::Ok(_) | Outcome::Skipped(_))
+    pub fn is_good(self) -> bool {
+        matches!(self, Outcome::Ok | Outcome::Skipped)
     }
 }
 
 /// One step of an examination.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct StepReport {
     pub name: &'static str,
     pub outcome: Outcome,
+    pub detail: String,
     pub took: Duration,
     /// True if the tunnel's settings require this step to succeed.
     pub required: bool,
@@ -141,30 +136,38 @@ impl Report {
     }
 
     /// Adds a step that took no time.
-    pub fn add(&mut self, name: &'static str, outcome: Outcome) {
-        self.steps.push(StepReport { name, outcome, took: Duration::ZERO, required: true });
+    pub fn add(&mut self, name: &'static str, outcome: Outcome, detail: &str) {
+        self.push(name, outcome, detail.to_owned(), Duration::ZERO);
     }
 
-    /// Adds a step that ends now. `detail` describes a successful result.
+    fn push(&mut self, name: &'static str, outcome: Outcome, detail: String, took: Duration) {
+        self.steps.push(StepReport { name, outcome, detail, took, required: true });
+    }
+
+    /// Takes a step, and adds it. `detail` describes a successful result.
     ///
     /// # Errors
     /// If the step failed.
-    pub fn step<T>(
+    pub async fn step<T>(
         &mut self,
         name: &'static str,
-        started: Instant,
-        result: Result<T, Problem>,
+        step: impl Future<Output = Result<T, Problem>>,
         detail: impl Fn(&T) -> String,
     ) -> Result<T, Stop> {
-        let took = started.elapsed();
-        let (outcome, result) = match result {
-            Ok(value) => (Outcome::Ok(detail(&value)), Ok(value)),
-            Err(problem) => {
-                self.advice.splice(0..0, problem.advice.map(Advice::from));
-                (Outcome::Failed(problem.text), Err(Stop))
+        let started = Instant::now();
+        match step.await {
+            Ok(value) => {
+                self.push(name, Outcome::Ok, detail(&value), started.elapsed());
+                Ok(value)
             }
-        };
-        self.steps.push(StepReport { name, outcome, took, required: true });
-        result
+            Err(problem) => Err(self.fail(name, started, problem)),
+        }
+    }
+
+    /// Adds a step that has failed now.
+    pub fn fail(&mut self, name: &'static str, started: Instant, problem: Problem) -> Stop {
+        self.push(name, Outcome::Failed, problem.text, started.elapsed());
+        self.advice.splice(0..0, problem.advice.map(Advice::from));
+        Stop
     }
 }

@@ -4,7 +4,7 @@ use super::histogram::{Histogram, differences};
 use super::reason::{CloseReason, FailureReason, Handshake, PoolResult, UpstreamState};
 
 /// The numbers of one tunnel. All are counters, which only grow, unless their comment says "now",
-/// "highest", "limit" or "latest".
+/// "highest" or "latest".
 #[derive(Debug, Default, Clone)]
 pub struct Counts {
     /// Open app connections now.
@@ -31,8 +31,6 @@ pub struct Counts {
     /// The highest number of connections to Redis in the current slot of
     /// [`super::history::History`].
     pub slot_peak: u64,
-    /// The limit on connections to Redis.
-    pub limit: Option<u64>,
     /// In the order of [`PoolResult::ALL`].
     pub pool: [u64; PoolResult::COUNT],
     /// Durations of successful handshakes, in the order of [`Handshake::ALL`].

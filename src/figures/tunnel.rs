@@ -20,6 +20,8 @@ pub struct TunnelLabels {
     pub upstream: String,
     /// The tunnel's `--verify` level.
     pub verify: &'static str,
+    /// The limit on connections to Redis.
+    pub limit: Option<u64>,
 }
 
 /// The latest failure.
@@ -163,14 +165,9 @@ impl TunnelFigures {
         state.failing_since = None;
     }
 
-    /// Redis has closed an app connection instead of answering it.
-    pub fn unanswered(&self, error: String, hint: String) {
-        self.state().fails(UNANSWERED, error, hint);
-    }
-
-    /// Redis's first reply to an app connection was that it has too many clients.
-    pub fn refused_as_full(&self, error: String, hint: String) {
-        self.state().fails(FULL, error, hint);
+    /// The tunnel counts as failing until Redis answers. `reason`: [`UNANSWERED`] or [`FULL`].
+    pub fn fails(&self, reason: &'static str, error: String, hint: String) {
+        self.state().fails(reason, error, hint);
     }
 
     /// Counts a successful handshake.
@@ -189,11 +186,6 @@ impl TunnelFigures {
     /// open.
     pub fn turned_away(&self) {
         self.state_at(Instant::now()).counts.max_clients += 1;
-    }
-
-    /// Sets the limit on connections to Redis; `None`: no limit.
-    pub fn set_limit(&self, limit: Option<usize>) {
-        self.state().counts.limit = limit.map(|limit| limit as u64);
     }
 
     /// Counts a connection to Redis that an app connection got from the pool.

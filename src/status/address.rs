@@ -3,9 +3,10 @@
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
+use std::net::{IpAddr, TcpListener};
+use std::path::Path;
+
+use socket2::Socket;
 
 use super::host::HostCheck;
 
@@ -46,23 +47,6 @@ impl StatusAddress {
             StatusAddress::Unix => None,
         }
     }
-
-    /// Binds the address.
-    ///
-    /// # Errors
-    /// Those of bind(2), or of the name lookup.
-    ///
-    /// # Panics
-    /// For [`StatusAddress::Unix`], which `listen` binds in the folder of the sockets.
-    pub fn bind(&self) -> io::Result<StatusListener> {
-        let StatusAddress::Tcp(host, port) = self else {
-            unreachable!("`listen` binds Unix sockets")
-        };
-        let listener = TcpListener::bind((host.as_str(), *port))?;
-        listener.set_nonblocking(true)?;
-        let address = listener.local_addr()?;
-        Ok(StatusListener::Tcp(listener, address, host.clone()))
-    }
 }
 
 impl fmt::Display for StatusAddress {
@@ -75,39 +59,39 @@ impl fmt::Display for StatusAddress {
     }
 }
 
-/// A bound address of the status page.
+/// A bound socket of the status page.
 #[derive(Debug)]
-pub enum StatusListener {
-    /// With its address, and the host in the user's setting.
-    Tcp(TcpListener, SocketAddr, String),
-    /// With its path.
-    Unix(UnixListener, PathBuf),
+pub struct StatusListener {
+    pub socket: Socket,
+    /// The URL or the path of the page.
+    pub address: String,
+    /// True if other machines can reach the page.
+    pub is_exposed: bool,
+    pub hosts: HostCheck,
 }
 
 impl StatusListener {
-    /// True if other machines can reach this address.
-    pub fn is_exposed(&self) -> bool {
-        match self {
-            StatusListener::Tcp(_, address, _) => !address.ip().to_canonical().is_loopback(),
-            StatusListener::Unix(..) => false,
-        }
+    /// Binds a port. `host` is a name or an address of this machine.
+    ///
+    /// # Errors
+    /// Those of bind(2), or of the name lookup.
+    pub fn bind(host: &str, port: u16) -> io::Result<StatusListener> {
+        let listener = TcpListener::bind((host, port))?;
+        listener.set_nonblocking(true)?;
+        let bound = listener.local_addr()?;
+        let is_exposed = !bound.ip().to_canonical().is_loopback();
+        Ok(StatusListener {
+            socket: listener.into(),
+            address: format!("http://{bound}/"),
+            is_exposed,
+            hosts: if is_exposed { HostCheck::Off } else { HostCheck::Named(host.to_owned()) },
+        })
     }
 
-    pub fn host_check(&self) -> HostCheck {
-        match self {
-            StatusListener::Tcp(_, address, name) => HostCheck::new(*address, name),
-            // Browsers cannot connect to a Unix socket.
-            StatusListener::Unix(..) => HostCheck::Off,
-        }
-    }
-}
-
-impl fmt::Display for StatusListener {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            StatusListener::Tcp(_, address, _) => write!(f, "http://{address}/"),
-            StatusListener::Unix(_, path) => write!(f, "{}", path.display()),
-        }
+    /// The bound Unix socket at `path`. Browsers cannot connect to it.
+    pub fn unix(socket: Socket, path: &Path) -> StatusListener {
+        let (address, hosts) = (path.display().to_string(), HostCheck::Off);
+        StatusListener { socket, address, is_exposed: false, hosts }
     }
 }
 
@@ -134,6 +118,18 @@ mod tests {
         for text in ["", ":9121", "65536", "h:", "h:x", "h:+1", "a b:1", "[x]:1", "http://h:1", "h"]
         {
             assert_eq!(StatusAddress::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn only_loopback_checks_hosts() {
+        for (host, checks) in
+            [("127.0.0.1", true), ("127.3.2.1", true), ("localhost", true), ("0.0.0.0", false)]
+        {
+            let listener = StatusListener::bind(host, 0).unwrap();
+            assert_eq!(listener.is_exposed, !checks, "{host}");
+            assert_eq!(listener.hosts.accepts("evil.example"), !checks, "{host}");
+            assert!(listener.hosts.accepts("localhost:9121"), "{host}");
         }
     }
 }

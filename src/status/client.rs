@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixStream;
 use tokio::time::{sleep, timeout};
 
 use super::local;
@@ -53,20 +54,19 @@ pub fn run(format: LogFormat, switched_off: bool) -> anyhow::Result<u8> {
     Ok(exit::despite_closed_pipe(printed, code)?)
 }
 
-/// The names of all launchers' sockets.
-fn sockets() -> anyhow::Result<Vec<String>> {
+/// The pids of all launchers, and the names of their sockets.
+fn launchers() -> anyhow::Result<Vec<(i32, String)>> {
     // Other programs' names may hold any bytes.
     let sockets = fs::read(SOCKETS).with_context(|| format!("could not read {SOCKETS}"))?;
-    Ok(local::names(&String::from_utf8_lossy(&sockets)))
+    Ok(local::launchers(&String::from_utf8_lossy(&sockets)))
 }
 
 async fn ask_all(format: LogFormat) -> anyhow::Result<Vec<Answer>> {
-    let names = sockets()?;
     // Ask all launchers at once, so that a stopped launcher does not delay the answers of the
     // others.
-    let asked: Vec<_> = names
+    let asked: Vec<_> = launchers()?
         .into_iter()
-        .map(|name| tokio::spawn(async move { answer_of(&name, format).await }))
+        .map(|launcher| tokio::spawn(async move { answer_of(&launcher, format).await }))
         .collect();
     let mut answers = Vec::new();
     for asked in asked {
@@ -75,10 +75,10 @@ async fn ask_all(format: LogFormat) -> anyhow::Result<Vec<Answer>> {
     Ok(answers)
 }
 
-/// The answer, or the error, of the launcher at the socket with this name. `None` if the launcher
-/// belongs to another user, or has ended meanwhile.
-async fn answer_of(name: &str, format: LogFormat) -> Option<Answer> {
-    let asked = timeout(TIMEOUT, ask(name, format)).await;
+/// The answer of a launcher, or its error. `None` if the launcher belongs to another user, or has
+/// ended meanwhile.
+async fn answer_of(launcher: &(i32, String), format: LogFormat) -> Option<Answer> {
+    let asked = timeout(TIMEOUT, ask(launcher, format)).await;
     let error = match asked.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
         Ok(answer) => return answer,
         Err(error) => error,
@@ -87,15 +87,15 @@ async fn answer_of(name: &str, format: LogFormat) -> Option<Answer> {
     if may_have_ended(&error) {
         // A launcher that is ending may have closed this connection, but not yet its socket.
         sleep(RETRY_PAUSE).await;
-        if sockets().is_ok_and(|names| !names.iter().any(|other| other == name)) {
+        if launchers().is_ok_and(|found| !found.contains(launcher)) {
             return None;
         }
     }
-    let pid = local::pid_of(name);
+    let (pid, _) = launcher;
     let text = format!("start-stunnel pid {pid} does not answer: {error}");
     let text = match format {
         LogFormat::Logfmt => text,
-        LogFormat::Json => json!({ "pid": pid.parse::<u32>().ok(), "error": text }).to_string(),
+        LogFormat::Json => json!({ "pid": pid, "error": text }).to_string(),
     };
     Some(Answer { text: text + "\n", well: false })
 }
@@ -105,17 +105,16 @@ fn may_have_ended(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::ConnectionRefused || is_hang_up(error)
 }
 
-/// Asks the launcher at the socket with this name. `None` if the socket does not belong to a
-/// launcher of this user.
-async fn ask(name: &str, format: LogFormat) -> io::Result<Option<Answer>> {
+/// Asks a launcher. `None` if the socket does not belong to a launcher of this user.
+async fn ask((pid, name): &(i32, String), format: LogFormat) -> io::Result<Option<Answer>> {
     let mut stream = loop {
-        match local::connect(name) {
+        match UnixStream::connect(format!("\0{name}")).await {
             // The launcher's queue is full.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(RETRY_PAUSE).await,
             connected => break connected?,
         }
     };
-    if !local::belongs_to_launcher(&stream, name) {
+    if !local::belongs_to_launcher(&stream, *pid) {
         return Ok(None);
     }
     let path = match format {

@@ -47,11 +47,11 @@ pub fn render(report: &StatusReport) -> Value {
     })
 }
 
-pub fn tunnel(tunnel: &TunnelSnapshot) -> Value {
+fn tunnel(tunnel: &TunnelSnapshot) -> Value {
     let (counts, recent) = (&tunnel.counts, &tunnel.recent);
     let mut upstream_connections = by_word(UpstreamState::WORDS, counts.upstream);
     upstream_connections["peak"] = counts.peak.into();
-    upstream_connections["limit"] = counts.limit.into();
+    upstream_connections["limit"] = tunnel.labels.limit.into();
     json!({
         "variables": tunnel.labels.variables,
         "upstream": tunnel.labels.upstream,

@@ -15,8 +15,9 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use nix::unistd::geteuid;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener, UnixStream};
+use socket2::Socket;
+use tokio::io::{AsyncRead, AsyncWrite, Interest};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
@@ -26,6 +27,7 @@ use super::words;
 use super::{RedisUrls, Status, StatusReport, json, metrics, page, text};
 use crate::figures::CommandState;
 use crate::logging::{debug, warning};
+use crate::system::socket::watch;
 use crate::text::printable;
 use crate::tunnel::failure;
 
@@ -42,53 +44,39 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 /// The header that tells `--status` whether all tunnels work: `true` or `false`.
 pub const WELL: &str = "start-stunnel-well";
 
-/// A source of connections.
-pub enum Listener {
-    Tcp(TcpListener),
-    /// Serves only the same user and root.
-    Unix(UnixListener),
-}
-
-impl Listener {
-    async fn accept(&self) -> io::Result<Box<dyn Connection>> {
-        match self {
-            Listener::Tcp(listener) => Ok(Box::new(listener.accept().await?.0)),
-            Listener::Unix(listener) => loop {
-                let (stream, _) = listener.accept().await?;
-                if is_same_user_or_root(&stream) {
-                    return Ok(Box::new(stream));
-                }
-            },
-        }
+/// Accepts a connection. Returns `None` if it is a connection of another user, who may not use a
+/// Unix socket.
+fn accept(listener: &Socket) -> io::Result<Option<Box<dyn Connection>>> {
+    let (socket, address) = listener.accept()?;
+    socket.set_nonblocking(true)?;
+    if !address.is_unix() {
+        return Ok(Some(Box::new(TcpStream::from_std(socket.into())?)));
     }
+    let stream = UnixStream::from_std(socket.into())?;
+    let allowed = [0, geteuid().as_raw()];
+    let is_allowed = stream.peer_cred().is_ok_and(|peer| allowed.contains(&peer.uid()));
+    Ok(is_allowed.then(|| Box::new(stream) as Box<dyn Connection>))
 }
 
-fn is_same_user_or_root(stream: &UnixStream) -> bool {
-    stream.peer_cred().is_ok_and(|peer| peer.uid() == 0 || peer.uid() == geteuid().as_raw())
+/// Serves the status page, for ever.
+pub async fn serve(page: StatusListener, status: Arc<Status>) {
+    accept_all(page.socket, status, page.hosts).await;
 }
 
-/// Serves the status page on `listener`, for ever.
-pub async fn serve(listener: StatusListener, status: Arc<Status>) {
-    let hosts = listener.host_check();
-    let listener = match listener {
-        StatusListener::Tcp(listener, ..) => TcpListener::from_std(listener).map(Listener::Tcp),
-        StatusListener::Unix(listener, _) => UnixListener::from_std(listener).map(Listener::Unix),
-    };
-    match listener {
-        Ok(listener) => accept_all(listener, status, hosts).await,
-        Err(error) => warning!(at = "status-down", error = %error),
-    }
-}
-
-/// Serves all connections, for ever.
+/// Serves all connections to `socket`, for ever.
 ///
 /// One descriptor is kept in reserve, because people look at the status when descriptors run out.
-pub async fn accept_all(listener: Listener, status: Arc<Status>, hosts: HostCheck) {
+pub async fn accept_all(socket: Socket, status: Arc<Status>, hosts: HostCheck) {
+    let listener = match watch(socket) {
+        Ok(listener) => listener,
+        Err(error) => return warning!(at = "status-down", error = %error),
+    };
     let mut served = VecDeque::new();
     let mut reserve = open_reserve();
     loop {
-        match listener.accept().await {
-            Ok(stream) => {
+        match listener.async_io(Interest::READABLE, accept).await {
+            Ok(None) => {}
+            Ok(Some(stream)) => {
                 end_oldest_if_full(&mut served);
                 let (status, hosts) = (status.clone(), hosts.clone());
                 let serving = tokio::spawn(async move {
@@ -102,10 +90,10 @@ pub async fn accept_all(listener: Listener, status: Arc<Status>, hosts: HostChec
                 // reserve again at once, before an app connection takes it.
                 let waiting = tokio::select! {
                     biased;
-                    accepted = listener.accept() => accepted.ok(),
+                    accepted = listener.async_io(Interest::READABLE, accept) => accepted.ok(),
                     () = std::future::ready(()) => None,
                 };
-                if let Some(stream) = waiting {
+                if let Some(Some(stream)) = waiting {
                     serve_connection(stream, &status, &hosts).await;
                 }
             }

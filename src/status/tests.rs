@@ -8,15 +8,16 @@ pub const HOSTILE: &str = "</td><script>alert(1)</script>\"' &amp; \u{1b}[31m \n
 
 /// One tunnel that works, one that fails, and one that was never used.
 pub fn figures() -> Arc<Figures> {
-    let labels = |variable: &str, upstream: &str| TunnelLabels {
+    let labels = |variable: &str, upstream: &str, limit| TunnelLabels {
         variables: vec![variable.to_owned()],
         upstream: upstream.to_owned(),
         verify: "none",
+        limit,
     };
     let tunnels = vec![
-        labels("REDIS_URL", "redis.example.com:6380"),
-        labels("CACHE_URL", "cache.example.com:6379"),
-        labels("OTHER_URL", "other.example.com:6379"),
+        labels("REDIS_URL", "redis.example.com:6380", None),
+        labels("CACHE_URL", "cache.example.com:6379", Some(20)),
+        labels("OTHER_URL", "other.example.com:6379", None),
     ];
     let figures = Figures::new(tunnels, 7);
     let [works, fails, _] = figures.tunnels() else { panic!("three") };
@@ -45,7 +46,6 @@ pub fn figures() -> Arc<Figures> {
     for _ in 0..18 {
         std::mem::forget(fails.hold(UpstreamState::Relaying));
     }
-    fails.set_limit(Some(20));
     std::mem::forget([fails.wait(), fails.wait()]);
     Arc::new(figures)
 }

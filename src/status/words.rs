@@ -4,17 +4,14 @@ use std::time::Duration;
 
 use super::{RedisUrls, StatusReport};
 use crate::figures::{
-    CertificateText, Counts, FailureReason, Handshake, Histogram, PoolResult, TunnelSnapshot,
-    UpstreamState,
+    Counts, FailureReason, Handshake, Histogram, PoolResult, TunnelSnapshot, UpstreamState,
 };
 use crate::logging;
 use crate::names;
 use crate::sandbox;
+use crate::tls::{SOON, days_until};
 use crate::tunnel::client_limit;
 
-/// A certificate with fewer days left causes a warning.
-const SOON: i64 = 14;
-const SECONDS_A_DAY: i64 = 86_400;
 /// The level of `--verify` that ignores the certificate.
 const NONE: &str = "none";
 const REFUSED: &str = FailureReason::TcpRefused.word();
@@ -60,7 +57,8 @@ pub fn no_tunnel(report: &StatusReport) -> String {
 impl TunnelState {
     pub fn of(tunnel: &TunnelSnapshot) -> TunnelState {
         let recent = &tunnel.recent;
-        let ends_soon = tunnel.certificate.as_ref().is_some_and(|shown| days_left(shown) < SOON);
+        let ends_soon =
+            tunnel.certificate.as_ref().is_some_and(|shown| days_until(shown.expires) < SOON);
         if tunnel.failing_since.is_some() {
             TunnelState::Fails
         } else if tunnel.has_lapsed {
@@ -185,7 +183,7 @@ fn held(tunnel: &TunnelSnapshot) -> Row {
     let counts = &tunnel.counts;
     let states = UpstreamState::ALL
         .map(|state| format!("{} {}", counts.upstream[state as usize], state.word()));
-    let limit = counts.limit.map_or_else(String::new, |limit| format!(", limit {limit}"));
+    let limit = tunnel.labels.limit.map_or_else(String::new, |limit| format!(", limit {limit}"));
     let queue = match counts.waiting {
         0 => String::new(),
         1 => " · 1 app connection waits".to_owned(),
@@ -206,7 +204,7 @@ fn held(tunnel: &TunnelSnapshot) -> Row {
 /// True if app connections wait because the tunnel is at its connection limit.
 fn is_at_limit(tunnel: &TunnelSnapshot) -> bool {
     let counts = &tunnel.counts;
-    counts.waiting > 0 && counts.limit.is_some_and(|limit| counts.held() >= limit)
+    counts.waiting > 0 && tunnel.labels.limit.is_some_and(|limit| counts.held() >= limit)
 }
 
 fn failures(tunnel: &TunnelSnapshot) -> Row {
@@ -277,7 +275,7 @@ fn tls(tunnel: &TunnelSnapshot) -> Row {
     let mut parts = vec![format!("handshakes: {handshakes}")];
     let mut advice = None;
     if let Some(certificate) = &tunnel.certificate {
-        let days = days_left(certificate);
+        let days = days_until(certificate.expires);
         let expires = match days {
             ..0 => "has expired".to_owned(),
             days => format!("expires in {}", counted(days as u64, "day")),
@@ -332,12 +330,6 @@ pub fn process(report: &StatusReport) -> String {
     )
 }
 
-fn days_left(certificate: &CertificateText) -> i64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    let now = now.map_or(0, |now| now.as_secs() as i64);
-    (certificate.expires - now).div_euclid(SECONDS_A_DAY)
-}
-
 fn counted(number: u64, what: &str) -> String {
     let plural = if number == 1 { "" } else { "s" };
     format!("{} {what}{plural}", grouped(number))
@@ -345,15 +337,9 @@ fn counted(number: u64, what: &str) -> String {
 
 /// A number with a comma between thousands.
 fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
+    let digits = number.to_string().into_bytes();
+    let groups = digits.rchunks(3).rev().map(String::from_utf8_lossy);
+    groups.collect::<Vec<_>>().join(",")
 }
 
 fn capitalized(text: &str) -> String {
@@ -363,7 +349,7 @@ fn capitalized(text: &str) -> String {
 
 /// The time of day in UTC. `ms`: milliseconds since 1970.
 fn second(ms: u64) -> String {
-    let seconds = ms / 1000 % SECONDS_A_DAY as u64;
+    let seconds = ms / 1000 % 86_400;
     format!("{:02}:{:02}:{:02} UTC", seconds / 3600, seconds / 60 % 60, seconds % 60)
 }
 

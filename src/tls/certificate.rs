@@ -15,7 +15,8 @@ use super::pin::Pin;
 use super::stream::TlsStream;
 use crate::text::printable;
 
-const SECONDS_A_DAY: i64 = 86_400;
+/// A certificate with fewer days left causes a warning.
+pub const SOON: i64 = 14;
 
 /// The fields of a certificate. Control characters are replaced, since the server may be hostile.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,8 +48,6 @@ impl Certificate {
         let (_, certificate) =
             X509Certificate::from_der(der).map_err(|_| X509Error::InvalidCertificate)?;
         let validity = certificate.validity();
-        let now =
-            SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs() as i64);
         let issuer = printable(&certificate.issuer().to_string());
         Ok(Certificate {
             subject: printable(&certificate.subject().to_string()),
@@ -57,7 +56,7 @@ impl Certificate {
             valid_from: day(&validity.not_before),
             expires: day(&validity.not_after),
             expires_at: validity.not_after.timestamp(),
-            days_left: (validity.not_after.timestamp() - now).div_euclid(SECONDS_A_DAY),
+            days_left: days_until(validity.not_after.timestamp()),
             names: names(&certificate),
             pin: Pin::of(certificate.public_key().raw),
         })
@@ -72,6 +71,12 @@ impl Certificate {
             more => format!("{shown} and {more} more"),
         }
     }
+}
+
+/// Whole days until `time`, in seconds since 1970; negative if `time` has passed.
+pub fn days_until(time: i64) -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs() as i64);
+    (time - now).div_euclid(86_400)
 }
 
 /// The certificate of the server that `stream` is connected to; `None` if it is unreadable.

@@ -12,7 +12,7 @@ mod session;
 mod stream;
 mod trust;
 
-pub use certificate::{Certificate, certificate_of};
+pub use certificate::{Certificate, SOON, certificate_of, days_until};
 pub use connector::Connector;
 pub use handshake::{
     ConnectError, Flaw, HandshakeError, LateRefusal, is_own_failure, is_unannounced_close,

@@ -19,7 +19,7 @@ use super::tap::{NoTap, Progress, Tap};
 use super::waiting::{self, Departure};
 use super::warnings::{UpstreamEvent, Warning};
 use super::{Tunnel, attempts, hints, late_refusal};
-use crate::figures::{Arrival, CloseReason, UpstreamState};
+use crate::figures::{self, Arrival, CloseReason, UpstreamState};
 use crate::logging::{debug, info};
 use crate::tls::{HandshakeError, is_own_failure};
 
@@ -279,7 +279,7 @@ impl Connection<'_> {
     /// if the Redis behind it is down or at its client limit: a reset overtakes Redis's error.
     fn unanswered(&self) {
         let (error, hint) = (UNANSWERED.to_owned(), hints::unanswered(self.tunnel));
-        self.tunnel.figures.unanswered(error.clone(), hint.clone());
+        self.tunnel.figures.fails(figures::UNANSWERED, error.clone(), hint.clone());
         let event = UpstreamEvent::Unanswered;
         self.tunnel.warnings.warn(Warning::Upstream { event, reason: None, error, hint });
     }

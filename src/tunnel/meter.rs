@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::relay::Begun;
 use super::tap::{Progress, Tap};
 use super::{Tunnel, client_limit, hints};
-use crate::figures::ReplyClock;
+use crate::figures::{self, ReplyClock};
 
 /// The words of the status page and the log when Redis is at its client limit.
 const FULL: &str = "Redis answered that it has too many clients";
@@ -42,7 +42,7 @@ impl<'a, T> Meter<'a, T> {
         let figures = &self.tunnel.figures;
         if client_limit::is_error(bytes) {
             figures.turned_away();
-            figures.refused_as_full(FULL.to_owned(), hints::full());
+            figures.fails(figures::FULL, FULL.to_owned(), hints::full());
         } else {
             figures.answered();
         }

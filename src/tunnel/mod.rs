@@ -38,7 +38,6 @@ pub mod upstream;
 pub mod waiting;
 mod warnings;
 
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -92,7 +91,6 @@ impl Tunnel {
         figures: Arc<TunnelFigures>,
         load: Arc<ServerLoad>,
     ) -> Tunnel {
-        figures.set_limit(route.max_connections.map(NonZeroUsize::get));
         let warnings = Warnings::new(route.variables[0].clone(), route.upstream.to_string());
         let first_handshake = FirstHandshake::default();
         if !connector.resumes() {
