@@ -55,7 +55,7 @@ impl Scene {
 
     /// Waits until the launcher has opened all descriptors that it keeps until its end. COMMAND may
     /// start earlier.
-    pub fn has_settled(&self) {
+    pub fn has_opened_all_descriptors(&self) {
         assert_eq!(self.page.get("/healthz").code, 200);
         eventually("--status finds it", || {
             self.is_ours(&one_line(&Launcher::new(["--status"]).run().stdout)).then_some(())

@@ -84,6 +84,7 @@ fn all_invalid_values_are_reported_with_the_accepted_forms() {
         ("CACHE_URL_STUNNEL_REDISS", "x", "'x'; expected tunnel or passthrough"),
         ("CACHE_URL_STUNNEL_POOL", "yes", "'yes'; expected off, on or auto"),
         ("STUNNEL_STATUS_ADDRESS", ":9121", "':9121'; expected HOST:PORT (such as 0.0.0.0:9121"),
+        ("STUNNEL_METRICS_INTERVAL", "10ms", "'10ms'; expected a time of at least 1s, such as 60s"),
     ];
     let pairs = wrong.map(|(name, value, _)| (name, value));
     let errors = settings(&[], &pairs).unwrap_err();
