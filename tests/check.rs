@@ -2,19 +2,17 @@
 
 mod support;
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::io::Write;
 use std::process::Command;
 
-use nix::libc;
-use openssl::ssl::SslStream;
 use serde_json::Value;
-use support::launcher::{BINARY, Launcher, Outcome, logged, send_signal};
+use support::launcher::{BINARY, Launcher, Outcome, logged};
 use support::peer::Peer;
 use support::pki::{Authority, Certificate, Request};
 use support::proc::core_limit;
 use support::pty::Terminal;
 use support::resp::Reply;
+use support::scripted::{redis, scripted};
 use support::servers::{Front, Options, PASSWORD, Server};
 use support::two_free_ports;
 
@@ -60,6 +58,11 @@ impl Report {
     }
 }
 
+/// True if every line has at most 80 characters, except lines with a single value.
+fn fits_a_terminal(table: &str) -> bool {
+    table.lines().all(|line| line.chars().count() <= 80 || !line.trim().contains(' '))
+}
+
 #[test]
 fn a_working_server_is_reported_with_its_pin_to_set() {
     let folder = tempfile::tempdir().unwrap();
@@ -82,7 +85,7 @@ fn a_working_server_is_reported_with_its_pin_to_set() {
     ] {
         assert!(table.contains(text), "{text} in\n{table}");
     }
-    assert!(table.lines().all(|line| line.chars().count() <= 80), "{table}");
+    assert!(fits_a_terminal(table), "{table}");
     assert!(!table.contains('\x1b'), "no colours in a pipe");
     assert!(!table.contains(PASSWORD) && !ended.stderr.contains(PASSWORD));
 
@@ -138,7 +141,7 @@ fn a_failed_step_shows_the_reason_and_ends_the_check() {
         assert!(!report.first_advice().is_empty());
         let table = check(&url, &settings);
         assert_eq!(table.code(), 1);
-        assert!(table.stdout.lines().all(|line| line.chars().count() <= 80), "{}", table.stdout);
+        assert!(fits_a_terminal(&table.stdout), "{}", table.stdout);
     }
 }
 
@@ -174,16 +177,6 @@ fn each_reply_of_redis_has_its_own_explanation() {
     }
 }
 
-/// A server that sends `line` after the handshake, and again after each request.
-fn saying(line: &'static str) -> Peer<()> {
-    Peer::tls(move |mut tls| {
-        let mut request = [0; 1024];
-        while tls.write_all(line.as_bytes()).is_ok() && tls.read(&mut request).is_ok_and(|n| n > 0)
-        {
-        }
-    })
-}
-
 #[test]
 fn an_unavailable_redis_is_not_reported_as_a_wrong_password() {
     for (line, detail, advice) in [
@@ -191,7 +184,7 @@ fn an_unavailable_redis_is_not_reported_as_a_wrong_password() {
         ("-ERR max number of clients reached\r\n", "max number of clients", "client limit"),
         ("220 a mail server\r\n", "the server may not be Redis", "STUNNEL_PIN"),
     ] {
-        let peer = saying(line);
+        let (peer, _) = scripted(move |_, _| Some(line.to_owned()));
         let report = report(&peer.url_with_password(), &[]);
         assert_eq!((report.state("auth"), report.code), ("failed", 1), "{report:?}");
         assert!(report.detail("auth").contains(detail), "{report:?}");
@@ -201,27 +194,18 @@ fn an_unavailable_redis_is_not_reported_as_a_wrong_password() {
 }
 
 /// Answers like Redis 5, which has no users.
-fn redis_5(mut tls: SslStream<TcpStream>) {
-    let mut request = [0; 1024];
-    while let Ok(read @ 1..) = tls.read(&mut request) {
-        let answer: &[u8] = match &request[..read] {
-            request if request.starts_with(b"*3\r\n$4\r\nAUTH\r\n") => {
-                b"-ERR wrong number of arguments for 'auth' command\r\n"
-            }
-            b"*2\r\n$4\r\nAUTH\r\n$2\r\npw\r\n" => b"+OK\r\n",
-            request if request.starts_with(b"*2\r\n$4\r\nAUTH\r\n") => b"-ERR invalid password\r\n",
-            b"*1\r\n$4\r\nPING\r\n" => b"+PONG\r\n",
-            _ => b"$-1\r\n",
-        };
-        if tls.write_all(answer).is_err() {
-            return;
-        }
+fn redis_5(request: &[String]) -> String {
+    match request.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["AUTH", _, _] => "-ERR wrong number of arguments for 'auth' command\r\n".to_owned(),
+        ["AUTH", "pw"] => "+OK\r\n".to_owned(),
+        ["AUTH", _] => "-ERR invalid password\r\n".to_owned(),
+        _ => redis(request),
     }
 }
 
 #[test]
 fn redis_5_passes_although_the_url_has_a_user() {
-    let old = Peer::tls(redis_5);
+    let (old, _) = scripted(|_, request| Some(redis_5(request)));
     let alone = "logged in with the password only: this Redis (5 or older)";
     for (userinfo, state, detail, code) in [
         ("h:pw", "ok", alone, 0),
@@ -237,9 +221,8 @@ fn redis_5_passes_although_the_url_has_a_user() {
 
 #[test]
 fn a_dead_redis_behind_stunnel_is_not_a_wrong_password() {
-    let server = Server::start(Front::Stunnel);
-    send_signal(server.pid(), libc::SIGKILL);
-    support::eventually("Redis has ended", || TcpStream::connect(("127.0.0.1", server.port)).err());
+    let mut server = Server::start(Front::Stunnel);
+    server.stop();
     let without_password = server.url().replace(&format!("default:{PASSWORD}@"), "");
     for (url, step) in [(server.url(), "auth"), (without_password, "ping")] {
         let report = report(&url, &[]);
@@ -273,36 +256,29 @@ fn wrong_name_on_the_certificate_has_the_hint_of_the_log() {
 }
 
 #[test]
-fn an_explicit_verify_none_has_a_milder_advice() {
+fn advice_depends_on_the_verify_level_of_an_untrusted_server() {
     let server = Server::start(Front::Redis);
-    for (settings, reason) in [
-        (&[][..], ". To authenticate the server, set STUNNEL_PIN="),
+    let intercepted = [
+        "someone may intercept this connection",
+        "STUNNEL_CA_FILE",
+        "over a connection that you trust",
+        "STUNNEL_PIN=sha256//",
+    ];
+    for (level, code, parts) in [
         (
-            &[("STUNNEL_VERIFY", "none")],
-            ": verify=none is set. To authenticate the server, set STUNNEL_",
+            "",
+            0,
+            &["the server is not authenticated. To authenticate the server, set STUNNEL_PIN="][..],
         ),
+        ("none", 0, &["is not authenticated: verify=none is set. To authenticate the server, set"]),
+        ("ca", 1, &intercepted),
+        ("full", 1, &intercepted),
     ] {
-        let report = report(&server.url(), settings);
-        let expected = format!("the server is not authenticated{reason}");
-        assert!(report.first_advice().starts_with(&expected), "{report:?}");
-    }
-}
-
-#[test]
-fn an_untrusted_certificate_has_a_warning_before_its_pin() {
-    let server = Server::start(Front::Redis);
-    for level in ["ca", "full"] {
         let report = report(&server.url(), &[("STUNNEL_VERIFY", level)]);
-        assert_eq!(report.code, 1);
+        assert_eq!(report.code, code, "{report:?}");
         let advice = report.first_advice();
-        let parts = [
-            "someone may intercept this connection",
-            "STUNNEL_CA_FILE",
-            "over a connection that you trust",
-            "STUNNEL_PIN=sha256//",
-        ];
-        let places = parts.map(|part| advice.find(part).unwrap_or_else(|| panic!("{advice}")));
-        assert!(places.is_sorted(), "{advice}");
+        let place = |part: &&str| advice.find(part).unwrap_or_else(|| panic!("{part}: {advice}"));
+        assert!(parts.iter().map(place).is_sorted(), "{advice}");
     }
 }
 
@@ -383,11 +359,6 @@ fn copied<'a>(table: &'a str, name: &str) -> (&'a str, &'a str) {
         table.lines().map(str::trim).filter(|line| line.starts_with(&setting)).collect();
     let [line] = lines[..] else { panic!("{name} on {} lines:\n{table}", lines.len()) };
     line.split_once('=').unwrap()
-}
-
-/// True if every line has at most 80 characters, except lines with a single value.
-fn fits_a_terminal(table: &str) -> bool {
-    table.lines().all(|line| line.chars().count() <= 80 || !line.trim().contains(' '))
 }
 
 #[test]
@@ -479,15 +450,6 @@ fn each_variable_gets_a_setting_although_one_server_is_down() {
 }
 
 #[test]
-fn a_check_without_any_url_exits_with_78() {
-    let ended = Launcher::new(["--check"]).run();
-    assert_eq!(ended.code(), 78);
-    assert!(ended.stdout.contains("No tunnel to check"), "{ended:?}");
-    let wrong = Launcher::new(["--check"]).redis("redis://").run();
-    assert_eq!(wrong.code(), 78);
-}
-
-#[test]
 fn only_terminals_get_colours_and_no_color_turns_them_off() {
     let server = Server::start(Front::Redis);
     for (no_color, coloured) in [("", true), ("1", false)] {
@@ -501,50 +463,23 @@ fn only_terminals_get_colours_and_no_color_turns_them_off() {
 }
 
 #[test]
-fn a_cluster_node_gets_advice_about_its_limits() {
-    let options = Options { words: &["--cluster-enabled", "yes"], ..Options::default() };
-    let server = Server::start_with(Front::Redis, options);
-    let report = report(&server.url(), &[]);
-    assert_eq!((report.code, report.json["mode"].as_str()), (0, Some("cluster")), "{report:?}");
-    let advice = report.advice();
-    for word in [
-        "a node of a Redis Cluster",
-        "MOVED",
-        "bypassing the tunnel",
-        "STUNNEL_REDISS=passthrough",
-        "cluster mode disabled",
+fn cluster_nodes_and_sentinels_get_advice_about_their_limits() {
+    for (mode, words) in [
+        ("cluster", &["a node of a Redis Cluster", "MOVED", "STUNNEL_REDISS=passthrough"][..]),
+        ("sentinel", &["tells the client the master's address"]),
     ] {
-        assert!(advice.contains(word), "{word}: {advice}");
+        let info = format!("# Server\r\nredis_mode:{mode}\r\n");
+        let info = format!("${}\r\n{info}\r\n", info.len());
+        let (peer, _) = scripted(move |_, request| match request[0].as_str() {
+            "INFO" => Some(info.clone()),
+            _ => Some(redis(request)),
+        });
+        let report = report(&peer.url(), &[]);
+        assert_eq!((report.code, report.json["mode"].as_str()), (0, Some(mode)), "{report:?}");
+        for word in words.iter().chain(&["bypassing the tunnel"]) {
+            assert!(report.advice().contains(word), "{word}: {report:?}");
+        }
     }
-    // The advice is right: this node refuses keys of other slots.
-    let held = Launcher::hold(&server.url());
-    let Reply::Line(line) = held.client().ask(&["GET", "k"]) else { panic!() };
-    assert!(line.starts_with("-CLUSTERDOWN") || line.starts_with("-MOVED"), "{line}");
-}
-
-#[test]
-fn a_sentinel_gets_advice_to_use_the_master() {
-    let folder = tempfile::tempdir().unwrap();
-    let certificate = Certificate::self_signed(folder.path());
-    let port = two_free_ports();
-    let configuration = folder.path().join("sentinel.conf");
-    let lines = [
-        format!("port 0\ntls-port {port}\ntls-auth-clients no\nbind 127.0.0.1\n"),
-        format!("tls-cert-file {}\n", certificate.certificate_file.display()),
-        format!("tls-key-file {}\n", certificate.key_file.display()),
-        format!("tls-ca-cert-file {}\n", certificate.certificate_file.display()),
-        format!("dir {}\nsentinel monitor mymaster 127.0.0.1 1 1\n", folder.path().display()),
-    ];
-    std::fs::write(&configuration, lines.concat()).unwrap();
-    let mut sentinel = Command::new("redis-server");
-    sentinel.arg(&configuration).args(["--sentinel", "--logfile", "sentinel.log"]);
-    let _sentinel = support::Process(sentinel.spawn().unwrap());
-    support::eventually("the sentinel accepts connections", || {
-        TcpStream::connect(("127.0.0.1", port)).ok()
-    });
-    let report = report(&format!("rediss://127.0.0.1:{port}"), &[]);
-    assert_eq!((report.code, report.json["mode"].as_str()), (0, Some("sentinel")), "{report:?}");
-    assert!(report.advice().contains("tells the client the master's address"), "{report:?}");
 }
 
 #[test]
