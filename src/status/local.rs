@@ -49,7 +49,8 @@ pub fn launchers(sockets: &str) -> Vec<(i32, String)> {
         let name = path.strip_prefix('@').filter(|_| flags == LISTENS)?;
         let (pid, number) = name.strip_prefix(PREFIX)?.split_once('.')?;
         number.parse::<u32>().ok()?;
-        Some((pid.parse().ok()?, name.to_owned()))
+        let pid = pid.parse().ok().filter(|pid| *pid > 0)?;
+        Some((pid, name.to_owned()))
     };
     let mut launchers: Vec<_> = sockets.lines().filter_map(of_launcher).collect();
     launchers.sort();
@@ -60,7 +61,8 @@ pub fn launchers(sockets: &str) -> Vec<(i32, String)> {
 /// True if `stream` leads to a process of this user with this pid.
 ///
 /// Any process can bind any name. Containers that share a network see each other's sockets. For
-/// those, the kernel reports another user or pid (0 for a process in another pid namespace).
+/// those, the kernel reports another user or another pid: 0, which is no launcher's pid, stands for
+/// a process in another pid namespace.
 pub fn belongs_to_launcher(stream: &UnixStream, pid: i32) -> bool {
     stream.peer_cred().is_ok_and(|peer| peer.uid() == geteuid().as_raw() && peer.pid() == Some(pid))
 }
@@ -79,6 +81,7 @@ mod tests {
             0000000000000000: 00000003 00000000 00000000 0001 03 1237\n\
             0000000000000000: 00000002 00000000 00010000 0001 01 1238 /run/start-stunnel/8.5\n\
             0000000000000000: 00000002 00000000 00010000 0001 01 1239 @start-stunnel/x.1\n\
+            0000000000000000: 00000002 00000000 00010000 0001 01 1239 @start-stunnel/0.1\n\
             0000000000000000: 00000002 00000000 00010000 0001 01 1240 @start-stunnel/10.1@\n";
         let [first, second] = ["start-stunnel/7.1", "start-stunnel/112.3"].map(str::to_owned);
         assert_eq!(launchers(sockets), [(7, first), (112, second)]);
