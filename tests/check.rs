@@ -6,12 +6,11 @@ use std::io::Write;
 use std::process::Command;
 
 use serde_json::Value;
-use support::launcher::{BINARY, Launcher, Outcome, logged};
+use support::launcher::{BINARY, Launcher, Outcome};
 use support::peer::Peer;
 use support::pki::{Authority, Certificate, Request};
 use support::proc::core_limit;
 use support::pty::Terminal;
-use support::resp::Reply;
 use support::scripted::{redis, scripted};
 use support::servers::{Front, Options, PASSWORD, Server};
 use support::two_free_ports;

@@ -116,7 +116,7 @@ fn without_descriptors_apps_wait_and_the_status_says_why() {
     let server = Server::start(Front::Redis);
     let scene = Scene::of(&server.url());
     scene.has_opened_all_descriptors();
-    let pid = scene.held.running.pid();
+    let pid = scene.running.pid();
     let most = support::proc::descriptors(pid) + 20;
     limit(pid, "nofile", most);
     let mut crowd: Vec<Client> = (0..40).map(|_| Client::open(scene.port("REDIS_URL"))).collect();
@@ -383,37 +383,10 @@ fn an_outage_logs_five_lines_and_then_counts() {
     });
     fail(4);
     assert_eq!(scene.count("connections_failed_total", "reason", "tcp_refused"), 12.0);
-    scene.held.finish();
+    scene.running.finish();
     let reasons = |variable| warned(&lines(variable), "connection-failed", "reason");
     assert_eq!(reasons("REDIS_URL"), ["tcp_refused"; 12], "the last count is logged at the end");
     assert_eq!(reasons("DNS_URL"), ["dns"]);
     let log = fs::read_to_string(scene.log.path()).unwrap();
     assert!(log.lines().last().unwrap().contains(" at=command-ended "), "{log}");
-}
-
-#[test]
-fn the_docker_examples_healthcheck_works() {
-    let dockerfile = include_str!("../examples/docker/Dockerfile");
-    let check = dockerfile.lines().find_map(|line| line.strip_prefix("HEALTHCHECK ")).expect("one");
-    let (_, words) = check.split_once(" CMD ").expect("its words");
-    let words: Vec<String> = serde_json::from_str(words).expect("a list");
-    assert_eq!(words, ["start-stunnel", "--status"]);
-    // A container has its own network namespace, and therefore sees only its own launchers.
-    let script = format!(
-        "ip link set lo up; STUNNEL_LISTEN_PORT=0 REDIS_URL=rediss://127.0.0.1:1 {0} bash -c '\
-         until {0} {1}; do sleep 0.05; done; \
-         exec 3<>/dev/tcp/127.0.0.1/${{REDIS_URL##*:}}; cat <&3; {0} {1} | head -n 1; {0} {1} >&2; \
-         echo $?'",
-        support::launcher::BINARY,
-        words[1]
-    );
-    let unshare = ["--user", "--map-root-user", "--net", "bash", "-c", &script];
-    let output = Command::new("unshare").args(unshare).output().unwrap();
-    let [said, error] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
-    if error.contains("unshare failed") {
-        return support::skip("unshare may not make a namespace here");
-    }
-    assert!(said.contains("REDIS_URL → 127.0.0.1:1   NOT USED YET\n"), "{said} {error}");
-    assert!(said.contains("REDIS_URL → 127.0.0.1:1   FAILING since "), "{said} {error}");
-    assert!(said.ends_with("\n1\n"), "{said} {error}");
 }

@@ -81,6 +81,13 @@ fn status_excludes_a_command_and_other_tasks() {
 }
 
 #[test]
+fn the_docker_example_checks_health_with_status() {
+    let dockerfile = include_str!("../examples/docker/Dockerfile");
+    let check = dockerfile.lines().find(|line| line.starts_with("HEALTHCHECK ")).expect("a line");
+    assert!(check.ends_with(r#" CMD ["start-stunnel", "--status"]"#), "{check}");
+}
+
+#[test]
 fn a_frozen_launcher_counts_as_failing() {
     let held = Launcher::hold(NOWHERE);
     let pid = held.running.pid();
@@ -91,7 +98,6 @@ fn a_frozen_launcher_counts_as_failing() {
     held.running.signal(libc::SIGCONT);
     assert!(said.stdout.contains(&format!("start-stunnel pid {pid} does not answer")), "{said:?}");
     assert_eq!(said.code(), 1);
-    held.finish();
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::io::Write;
 
 use serde_json::Value;
 
-use super::launcher::{Held, Launcher, logged, port_of};
+use super::launcher::{Launcher, Running, port_of};
 use super::resp::Client;
 use super::servers::PASSWORD;
 use super::status::StatusPage;
@@ -17,7 +17,7 @@ const HOLD_ALL: &str = "for name in $REDIS_STUNNEL_URLS; do eval \"echo \\$$name
 
 /// A launcher with a status page, and with metrics in its log each second.
 pub struct Scene {
-    pub held: Held,
+    pub running: Running,
     pub page: StatusPage,
     /// The variables, and the local ports of their tunnels.
     pub ports: Vec<(String, u16)>,
@@ -38,14 +38,12 @@ impl Scene {
             launcher = launcher.env(name, url);
         }
         launcher.command.stderr(File::create(log.path()).unwrap());
-        let mut held = set(launcher).start_held();
-        let mut ports = vec![(names[0].to_owned(), held.port)];
-        for name in &names[1..] {
-            ports.push(((*name).to_owned(), port_of(&held.running.line())));
-        }
+        let mut running = set(launcher).start();
+        let names = names.into_iter().map(str::to_owned);
+        let ports: Vec<_> = names.map(|name| (name, port_of(&running.line()))).collect();
         let taken: Vec<u16> = ports.iter().map(|(_, port)| *port).collect();
-        let page = StatusPage::of(held.running.pid(), &taken);
-        Scene { held, page, ports, log }
+        let page = StatusPage::of(running.pid(), &taken);
+        Scene { running, page, ports, log }
     }
 
     /// Starts a launcher with one tunnel, for `REDIS_URL`.
@@ -105,16 +103,7 @@ impl Scene {
 
     /// True if `said`, a part of the output of `--status` on one line, is about this launcher.
     fn is_ours(&self, said: &str) -> bool {
-        said.contains(&format!(" pid {} · sandbox ", self.held.running.pid()))
-    }
-
-    /// The sum of the values of `key` in all metrics lines about a tunnel.
-    pub fn logged(&self, variable: &str, key: &str) -> u64 {
-        let log = fs::read_to_string(self.log.path()).unwrap();
-        let source = format!(" source={variable} ");
-        let lines: Vec<&str> = log.lines().filter(|line| line.contains(&source)).collect();
-        let values = logged(&lines.join("\n"), "metrics", key).into_iter();
-        values.filter_map(|value| value.parse::<u64>().ok()).sum()
+        said.contains(&format!(" pid {} · sandbox ", self.running.pid()))
     }
 
     /// Checks that metrics, page, `--status` and log all show that a tunnel has failed once, with
@@ -131,9 +120,13 @@ impl Scene {
         let (text, code) = self.status(variable);
         assert!(text.contains(&format!(" · {reason} 1 ")), "{text}");
         assert!(text.contains(" FAILING since ") && code == 1, "{code} {text}");
-        let key = format!("count#redis-tunnel.failed.{}", reason.replace('_', "-"));
-        eventually(&format!("{key} of {variable} is logged"), || {
-            (self.logged(variable, &key) == 1).then_some(())
+        let source = format!(" source={variable} ");
+        let failed = format!("count#redis-tunnel.failed.{}=1", reason.replace('_', "-"));
+        eventually(&format!("{variable} has a metrics line with {failed}"), || {
+            let log = fs::read_to_string(self.log.path()).unwrap();
+            let has_failed =
+                |line: &str| line.contains(&source) && line.split(' ').any(|pair| pair == failed);
+            log.lines().any(has_failed).then_some(())
         });
     }
 }
