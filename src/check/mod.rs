@@ -15,6 +15,7 @@ use crate::logging::{LogFormat, err};
 use crate::names;
 use crate::plan::Plan;
 use crate::sandbox::{Rights, SandboxMode};
+use render::{Paint, as_json, as_table, note};
 use report::Report;
 
 /// Examines every tunnel of `plan`, prints the report to stdout, and returns the exit code.
@@ -45,35 +46,23 @@ pub fn run(plan: Plan, settings: &Settings, unused: &Unused) -> anyhow::Result<u
         true => exit::SUCCESS,
         false => exit::CHECK_FAILED,
     };
-    let printed = match settings.log.format {
-        LogFormat::Json => print_json(&reports),
-        LogFormat::Logfmt => print_tables(&reports, &untouched, &notes),
+    let text = match settings.log.format {
+        LogFormat::Json => reports.iter().map(|report| format!("{}\n", as_json(report))).collect(),
+        LogFormat::Logfmt => tables(&reports, &untouched, &notes),
     };
+    let mut stdout = io::stdout().lock();
+    let printed = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
     Ok(exit::despite_closed_pipe(printed, code)?)
 }
 
-fn print_json(reports: &[Report]) -> io::Result<()> {
-    let mut stdout = io::stdout().lock();
-    for report in reports {
-        writeln!(stdout, "{}", render::as_json(report))?;
-    }
-    stdout.flush()
-}
-
-fn print_tables(reports: &[Report], untouched: &str, notes: &[(String, String)]) -> io::Result<()> {
-    let mut stdout = io::stdout().lock();
-    let paint = render::Paint::for_stdout();
+fn tables(reports: &[Report], untouched: &str, notes: &[(String, String)]) -> String {
+    let paint = Paint::for_stdout();
+    let mut parts: Vec<String> = reports.iter().map(|report| as_table(report, &paint)).collect();
     if reports.is_empty() {
-        writeln!(stdout, "No tunnel to check: {}.", why_none(untouched))?;
+        parts.push(format!("No tunnel to check: {}.\n", why_none(untouched)));
     }
-    for (index, report) in reports.iter().enumerate() {
-        let space = if index == 0 { "" } else { "\n" };
-        write!(stdout, "{space}{}", render::as_table(report, &paint))?;
-    }
-    for (names, text) in notes {
-        write!(stdout, "\n{}", render::note(names, text))?;
-    }
-    stdout.flush()
+    parts.extend(notes.iter().map(|(names, text)| note(names, text)));
+    parts.join("\n")
 }
 
 /// The variables and options that have no effect, each with the reason.

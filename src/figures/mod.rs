@@ -1,7 +1,7 @@
 //! Counts connections, bytes, failures and waits.
 //!
 //! [`crate::tunnel`], [`crate::pool`] and [`crate::supervisor`] count. [`crate::status`] reads a
-//! [`Snapshot`]. The code that moves bytes never reads a figure.
+//! [`TunnelSnapshot`]. The code that moves bytes never reads a figure.
 //!
 //! A mutex protects the figures of each tunnel. The mutex is always free, because one thread does
 //! all the counting.
@@ -46,15 +46,6 @@ pub struct Command {
     pub state: CommandState,
 }
 
-/// A launcher's figures at one moment.
-#[derive(Debug, Clone)]
-pub struct Snapshot {
-    /// Milliseconds since 1970.
-    pub at: u64,
-    pub command: Command,
-    pub tunnels: Vec<TunnelSnapshot>,
-}
-
 impl Figures {
     /// `tunnels`: one entry per tunnel. `command`: the pid of COMMAND, which has just started.
     pub fn new(tunnels: Vec<TunnelLabels>, command: i32) -> Figures {
@@ -73,8 +64,12 @@ impl Figures {
         self.command.lock().unwrap_or_else(PoisonError::into_inner).state = state;
     }
 
-    /// The figures at the moment `now`.
-    pub fn snapshot(&self, now: Instant) -> Snapshot {
+    pub fn command(&self) -> Command {
+        *self.command.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The figures of all tunnels at the moment `now`.
+    pub fn snapshot(&self, now: Instant) -> Vec<TunnelSnapshot> {
         let tunnels = self.tunnels.iter().map(|tunnel| tunnel.snapshot(now));
         let mut tunnels: Vec<TunnelSnapshot> = tunnels.collect();
         // Several tunnels may lead to the same server: add up their connections.
@@ -83,8 +78,7 @@ impl Figures {
             let same_server = tunnels.iter().filter(|other| other.labels.upstream == *upstream);
             tunnels[index].open_to_server = same_server.map(|t| t.counts.established()).sum();
         }
-        let command = *self.command.lock().unwrap_or_else(PoisonError::into_inner);
-        Snapshot { at: unix_ms(SystemTime::now()), command, tunnels }
+        tunnels
     }
 
     /// Adds up a count over all tunnels.
@@ -93,6 +87,7 @@ impl Figures {
     }
 }
 
-fn unix_ms(time: SystemTime) -> u64 {
+/// Milliseconds since 1970.
+pub fn unix_ms(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }

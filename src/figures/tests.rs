@@ -20,7 +20,7 @@ fn figures() -> Figures {
 
 /// The first tunnel's figures now.
 fn first_of(figures: &Figures) -> TunnelSnapshot {
-    figures.snapshot(Instant::now()).tunnels.swap_remove(0)
+    figures.snapshot(Instant::now()).swap_remove(0)
 }
 
 fn fail(figures: &Figures) {
@@ -111,7 +111,7 @@ async fn connections_to_one_server_add_up_across_tunnels() {
     let _other = b.hold(UpstreamState::Relaying);
     let _elsewhere = c.hold(UpstreamState::Relaying);
     first.set_state(UpstreamState::Relaying);
-    let seen = figures.snapshot(Instant::now()).tunnels;
+    let seen = figures.snapshot(Instant::now());
     assert_eq!([0, 1, 2].map(|index| seen[index].open_to_server), [3, 3, 1]);
     drop(second);
     let seen = first_of(&figures);

@@ -48,8 +48,20 @@ pub fn run(format: LogFormat, switched_off: bool) -> anyhow::Result<u8> {
         answers if answers.iter().all(|answer| answer.well) => exit::SUCCESS,
         _ => exit::STATUS_FAILING,
     };
+    let mut texts: Vec<&str> = answers.iter().map(|answer| answer.text.as_str()).collect();
+    let reason = match switched_off {
+        true => format!(", because {} turns it off", names::ENABLED),
+        false => String::new(),
+    };
+    let none = format!("No start-stunnel of this user is running{reason}.\n");
+    let text = match format {
+        LogFormat::Json => texts.concat(),
+        LogFormat::Logfmt => {
+            texts.extend(answers.is_empty().then_some(&*none));
+            texts.join("\n")
+        }
+    };
     let mut stdout = io::stdout().lock();
-    let text = output(&answers, format, switched_off);
     let printed = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
     Ok(exit::despite_closed_pipe(printed, code)?)
 }
@@ -84,7 +96,7 @@ async fn answer_of(launcher: &(i32, String), format: LogFormat) -> Option<Answer
         Err(error) => error,
     };
     // A launcher that is short of memory also closes the connection, but it still listens.
-    if may_have_ended(&error) {
+    if error.kind() == io::ErrorKind::ConnectionRefused || is_hang_up(&error) {
         // A launcher that is ending may have closed this connection, but not yet its socket.
         sleep(RETRY_PAUSE).await;
         if launchers().is_ok_and(|found| !found.contains(launcher)) {
@@ -98,11 +110,6 @@ async fn answer_of(launcher: &(i32, String), format: LogFormat) -> Option<Answer
         LogFormat::Json => json!({ "pid": pid, "error": text }).to_string(),
     };
     Some(Answer { text: text + "\n", well: false })
-}
-
-/// True if the error may mean that the launcher has ended: the connection was refused or closed.
-fn may_have_ended(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::ConnectionRefused || is_hang_up(error)
 }
 
 /// Asks a launcher. `None` if the socket does not belong to a launcher of this user.
@@ -146,21 +153,6 @@ fn without_controls(text: &str) -> String {
     text.chars().filter(|c| *c == '\n' || !is_unprintable(*c)).collect()
 }
 
-fn output(answers: &[Answer], format: LogFormat, switched_off: bool) -> String {
-    let texts: Vec<&str> = answers.iter().map(|answer| answer.text.as_str()).collect();
-    let reason = match switched_off {
-        true => format!(", because {} turns it off", names::ENABLED),
-        false => String::new(),
-    };
-    match format {
-        LogFormat::Json => texts.concat(),
-        LogFormat::Logfmt if texts.is_empty() => {
-            format!("No start-stunnel of this user is running{reason}.\n")
-        }
-        LogFormat::Logfmt => texts.join("\n"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -173,6 +165,6 @@ mod tests {
         assert_eq!((answer.text.as_str(), answer.well), ("A [1m\nB\n", true));
         assert!(!parse("HTTP/1.1 200 OK\r\n\r\nstart-stunnel-well: true").unwrap().well);
         assert!(parse("HTTP/1.1 404 Not Found\r\n\r\n").is_err());
-        assert!(may_have_ended(&parse("").err().unwrap()));
+        assert!(is_hang_up(&parse("").err().unwrap()));
     }
 }

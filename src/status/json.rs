@@ -17,14 +17,14 @@ use crate::sandbox;
 const VERSION: u32 = 1;
 
 pub fn render(report: &StatusReport) -> Value {
-    let (command, process) = (&report.snapshot.command, &report.process);
+    let (command, process) = (&report.command, &report.process);
     json!({
         "version": VERSION,
         "start_stunnel": env!("CARGO_PKG_VERSION"),
         "pid": std::process::id(),
-        "started": report.started,
+        "started": unix_seconds(report.started),
         "well": report.is_well(),
-        "time": unix_seconds(report.snapshot.at),
+        "time": unix_seconds(report.at),
         "command": {
             "pid": command.pid,
             "state": command.state.word(),
@@ -43,7 +43,7 @@ pub fn render(report: &StatusReport) -> Value {
             "landlock_abi": sandbox::state().abi(),
             "state": sandbox::state().to_string(),
         },
-        "tunnels": report.snapshot.tunnels.iter().map(tunnel).collect::<Vec<_>>(),
+        "tunnels": report.tunnels.iter().map(tunnel).collect::<Vec<_>>(),
     })
 }
 

@@ -14,7 +14,7 @@ use crate::logging::notice;
 /// Logs the metrics of each tunnel at each interval, for ever. `dyno`: the name of this process
 /// within the app.
 pub async fn log_each(interval: Duration, figures: Arc<Figures>, dyno: Option<String>) {
-    let snapshot = || figures.snapshot(Instant::now()).tunnels;
+    let snapshot = || figures.snapshot(Instant::now());
     let mut before = snapshot();
     let mut ticks = interval_at(Instant::now() + interval, interval);
     // After SIGSTOP and SIGCONT, log one line instead of one for each missed interval.

@@ -178,11 +178,11 @@ const TUNNEL: &[Metric<TunnelSnapshot>] = &[
 /// The metrics of the launcher. Their names begin with `start_stunnel_`.
 const LAUNCHER: &[Metric<StatusReport>] = &[
     gauge("command_state", "1 for COMMAND's current state, 0 for every other state", |r| {
-        let current = |state| u64::from(state == r.snapshot.command.state);
+        let current = |state| u64::from(state == r.command.state);
         by_word("state", CommandState::WORDS, CommandState::ALL.map(current))
     }),
     gauge("command_start_time_seconds", "When COMMAND was started", |r| {
-        time(Some(r.snapshot.command.started))
+        time(Some(r.command.started))
     }),
     gauge(
         "event_loop_lag_seconds",
@@ -214,13 +214,13 @@ const PROCESS: &[Metric<StatusReport>] = &[
         "Limit on the launcher's open file descriptors; absent if there is no limit",
         |r| optional(r.process.max_descriptors),
     ),
-    gauge("start_time_seconds", "When the launcher started", |r| number(r.started)),
+    gauge("start_time_seconds", "When the launcher started", |r| time(Some(r.started))),
 ];
 
 /// Returns the content type and all metrics. The format is OpenMetrics if the `Accept` header names
 /// it, and otherwise Prometheus's text format 0.0.4, which every tool reads.
 pub fn render(report: &StatusReport, accept: &str) -> (&'static str, String) {
-    let tunnels = report.snapshot.tunnels.iter().cloned();
+    let tunnels = report.tunnels.iter().cloned();
     let tunnels = tunnels.map(|t| (vec![("tunnel", t.variable().to_owned())], t)).collect();
     let mut registry = Registry::default();
     let ours = registry.sub_registry_with_prefix("start_stunnel");
@@ -288,7 +288,7 @@ mod tests {
     #[test]
     fn labels_hold_no_control_characters() {
         let mut report = report();
-        report.snapshot.tunnels[0].labels.variables[0] = "A\u{1b}\u{202e}B".to_owned();
+        report.tunnels[0].labels.variables[0] = "A\u{1b}\u{202e}B".to_owned();
         for accept in ["application/openmetrics-text", ""] {
             let (_, text) = render(&report, accept);
             assert!(text.contains("{tunnel=\"A??B\""), "{text}");

@@ -23,7 +23,7 @@ mod text;
 mod words;
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use tokio::task::yield_now;
 use tokio::time::Instant;
@@ -35,7 +35,7 @@ pub use local::serve as serve_local;
 use process::{ProcFiles, Process};
 pub use server::{serve, serve_connection};
 
-use crate::figures::{Figures, Snapshot};
+use crate::figures::{Command, Figures, TunnelSnapshot, unix_ms};
 
 /// The settings of the status page and of the metrics in the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,15 +58,14 @@ pub enum RedisUrls {
 pub struct Status {
     figures: Arc<Figures>,
     urls: RedisUrls,
-    /// Seconds since 1970.
-    started: f64,
+    /// Milliseconds since 1970.
+    started: u64,
     files: ProcFiles,
 }
 
 impl Status {
     pub fn new(figures: Arc<Figures>, urls: RedisUrls) -> Arc<Status> {
-        let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let started = started.as_secs_f64();
+        let started = unix_ms(SystemTime::now());
         Arc::new(Status { figures, urls, started, files: ProcFiles::open() })
     }
 
@@ -77,7 +76,9 @@ impl Status {
         yield_now().await;
         let now = Instant::now();
         StatusReport {
-            snapshot: self.figures.snapshot(now),
+            at: unix_ms(SystemTime::now()),
+            command: self.figures.command(),
+            tunnels: self.figures.snapshot(now),
             urls: self.urls,
             started: self.started,
             loop_lag: now - woken,
@@ -89,10 +90,13 @@ impl Status {
 /// The state of a launcher at one moment.
 #[derive(Debug, Clone)]
 pub struct StatusReport {
-    pub snapshot: Snapshot,
+    /// Milliseconds since 1970.
+    pub at: u64,
+    pub command: Command,
+    pub tunnels: Vec<TunnelSnapshot>,
     pub urls: RedisUrls,
-    /// Seconds since 1970.
-    pub started: f64,
+    /// Milliseconds since 1970.
+    pub started: u64,
     pub loop_lag: Duration,
     pub process: Process,
 }
@@ -101,6 +105,6 @@ impl StatusReport {
     /// True if there is a Redis URL and none of the tunnels fails.
     pub fn is_well(&self) -> bool {
         self.urls == RedisUrls::Found
-            && self.snapshot.tunnels.iter().all(|tunnel| tunnel.failing_since.is_none())
+            && self.tunnels.iter().all(|tunnel| tunnel.failing_since.is_none())
     }
 }

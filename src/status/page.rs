@@ -1,7 +1,5 @@
 //! The status page: HTML without scripts, with graphs in SVG.
 
-use std::fmt::{self, Write as _};
-
 use openssl::base64;
 use openssl::sha::sha256;
 
@@ -38,35 +36,25 @@ fn escaped(text: &str) -> String {
 }
 
 pub fn render(report: &StatusReport) -> String {
-    let mut page = String::new();
-    write(&mut page, report).expect("writing to a String cannot fail");
-    page
-}
-
-fn write(page: &mut String, report: &StatusReport) -> fmt::Result {
     let title = if report.is_well() { "well" } else { "FAILING" };
-    write!(
-        page,
+    let mut page = format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
          <meta name=\"color-scheme\" content=\"light dark\">\
          <meta http-equiv=\"refresh\" content=\"{REFRESH}\">\
          <title>{title} · start-stunnel</title><style>{STYLE}</style></head><body>\n\
          <h1>start-stunnel</h1>\n"
-    )?;
-    let blocks = words::blocks(report);
-    if blocks.is_empty() {
-        writeln!(page, "<p>{}</p>", escaped(&words::no_tunnel(report)))?;
+    );
+    if report.tunnels.is_empty() {
+        page += &format!("<p>{}</p>\n", escaped(&words::no_tunnel(report)));
     }
-    for (block, tunnel) in blocks.iter().zip(&report.snapshot.tunnels) {
-        section(page, block, &tunnel.graph)?;
+    for (block, tunnel) in words::blocks(report).iter().zip(&report.tunnels) {
+        page += &section(block, &tunnel.graph);
     }
-    let process = words::process(report);
-    write!(
-        page,
-        "<footer><p>{}</p><p><a href=\"metrics\">metrics</a> <a href=\"status.json\">JSON</a></p>\
-         </footer>\n</body></html>\n",
-        escaped(&process)
+    let process = escaped(&words::process(report));
+    page + &format!(
+        "<footer><p>{process}</p><p><a href=\"metrics\">metrics</a> \
+         <a href=\"status.json\">JSON</a></p></footer>\n</body></html>\n"
     )
 }
 
@@ -80,66 +68,55 @@ fn class(state: TunnelState) -> &'static str {
     }
 }
 
-fn section(page: &mut String, block: &Block, graph: &[Point]) -> fmt::Result {
+fn section(block: &Block, graph: &[Point]) -> String {
     let (class, word) = (class(block.state), block.state.word());
-    writeln!(
-        page,
-        "<section class=\"{class}\"><h2>{} <strong>{word}{}</strong></h2>",
-        escaped(&block.title),
-        escaped(&block.since)
-    )?;
-    if let Some(advice) = &block.advice {
-        writeln!(page, "<p class=\"advice\">{}</p>", escaped(advice))?;
-    }
-    page.push_str("<dl>\n");
+    let (title, since) = (escaped(&block.title), escaped(&block.since));
+    let mut section = format!(
+        "<section class=\"{class}\"><h2>{title} <strong>{word}{since}</strong></h2>\n{}<dl>\n",
+        advice(block.advice.as_deref())
+    );
     for (number, row) in block.rows.iter().enumerate() {
         let (rank, important) = match number + 1 {
             rank @ ..=3 => (format!("{rank} "), " class=\"important\""),
             _ => (String::new(), ""),
         };
         let (label, text) = (row.label, escaped(&row.text));
-        write!(page, "<dt{important}>{rank}{label}</dt><dd{important}>{text}")?;
-        if let Some(advice) = &row.advice {
-            write!(page, "<p class=\"advice\">{}</p>", escaped(advice))?;
-        }
-        match row.label {
-            HELD => bars(page, "connections to Redis", "held", graph, |point| point.peak)?,
-            FAILURES => bars(page, "failures", "failed", graph, |point| point.failed)?,
-            _ => {}
-        }
-        page.push_str("</dd>\n");
+        let advice = advice(row.advice.as_deref());
+        let bars = match row.label {
+            HELD => bars("connections to Redis", "held", graph, |point| point.peak),
+            FAILURES => bars("failures", "failed", graph, |point| point.failed),
+            _ => String::new(),
+        };
+        section +=
+            &format!("<dt{important}>{rank}{label}</dt><dd{important}>{text}{advice}{bars}</dd>\n");
     }
-    page.push_str("</dl></section>\n");
-    Ok(())
+    section + "</dl></section>\n"
+}
+
+fn advice(text: Option<&str>) -> String {
+    text.map_or_else(String::new, |text| format!("<p class=\"advice\">{}</p>", escaped(text)))
 }
 
 /// Draws one bar for each slot of the last ten minutes, the current slot on the right. Draws no
 /// graph if all values are 0.
-fn bars(
-    page: &mut String,
-    what: &str,
-    class: &str,
-    points: &[Point],
-    value: fn(&Point) -> u64,
-) -> fmt::Result {
+fn bars(what: &str, class: &str, points: &[Point], value: fn(&Point) -> u64) -> String {
     let most = points.iter().map(value).max().unwrap_or(0);
     if most == 0 {
-        return Ok(());
+        return String::new();
     }
-    let width = WIDTH / POINTS;
-    write!(
-        page,
-        "<svg class=\"{class}\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" \
-         preserveAspectRatio=\"none\" role=\"img\" \
-         aria-label=\"{what} in the last 10 minutes, at most {most}\">"
-    )?;
-    let first = POINTS.saturating_sub(points.len());
-    for (index, value) in points.iter().map(value).enumerate().filter(|(_, value)| *value > 0) {
+    let (width, first) = (WIDTH / POINTS, POINTS.saturating_sub(points.len()));
+    let bar = |(index, value)| {
         let height = (value as usize * HEIGHT).div_ceil(most as usize);
         let (x, y) = ((first + index) * width, HEIGHT - height);
-        write!(page, "<rect x=\"{x}\" y=\"{y}\" width=\"{}\" height=\"{height}\"/>", width - 1)?;
-    }
-    write!(page, "</svg><small>{what}, last 10 minutes, at most {most}</small>")
+        format!("<rect x=\"{x}\" y=\"{y}\" width=\"{}\" height=\"{height}\"/>", width - 1)
+    };
+    let values = points.iter().map(value).enumerate();
+    let bars: String = values.filter(|(_, value)| *value > 0).map(bar).collect();
+    format!(
+        "<svg class=\"{class}\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" preserveAspectRatio=\"none\" \
+         role=\"img\" aria-label=\"{what} in the last 10 minutes, at most {most}\">{bars}</svg>\
+         <small>{what}, last 10 minutes, at most {most}</small>"
+    )
 }
 
 #[cfg(test)]
@@ -172,13 +149,10 @@ mod tests {
     #[test]
     fn a_graph_has_a_bar_for_each_slot_with_a_value() {
         let points = [0, 1, 8].map(|peak| Point { peak, failed: 0 });
-        let mut page = String::new();
-        bars(&mut page, "x", "held", &points, |point| point.peak).unwrap();
+        let page = bars("x", "held", &points, |point| point.peak);
         assert!(page.contains("<rect x=\"180\" y=\"35\" width=\"9\" height=\"5\"/>"), "{page}");
         assert!(page.contains("<rect x=\"190\" y=\"0\" width=\"9\" height=\"40\"/>"), "{page}");
         assert_eq!(page.matches("<rect").count(), 2);
-        page.clear();
-        bars(&mut page, "x", "failed", &points, |point| point.failed).unwrap();
-        assert_eq!(page, "");
+        assert_eq!(bars("x", "failed", &points, |point| point.failed), "");
     }
 }

@@ -173,7 +173,7 @@ fn refusal(request: &Request<Incoming>, hosts: &HostCheck) -> Option<Answer> {
 }
 
 fn response_to(path: &str, headers: &HeaderMap, report: &StatusReport) -> Answer {
-    match path {
+    let mut answer = match path {
         "/" => {
             let page = page::render(report);
             let mut answer = response(StatusCode::OK, "text/html; charset=utf-8", page);
@@ -189,28 +189,25 @@ fn response_to(path: &str, headers: &HeaderMap, report: &StatusReport) -> Answer
         }
         "/status.json" => {
             let json = json::render(report).to_string() + "\n";
-            with_well(response(StatusCode::OK, "application/json", json), report)
+            response(StatusCode::OK, "application/json", json)
         }
-        "/status.txt" => with_well(text_response(StatusCode::OK, &text::render(report)), report),
+        "/status.txt" => text_response(StatusCode::OK, &text::render(report)),
         "/healthz" => health(report),
         "/readyz" => readiness(report),
         _ => text_response(
             StatusCode::NOT_FOUND,
             "not found; the paths are / /metrics /status.json /status.txt /healthz /readyz\n",
         ),
-    }
-}
-
-fn with_well(mut response: Answer, report: &StatusReport) -> Answer {
+    };
     let well = HeaderValue::from_static(if report.is_well() { "true" } else { "false" });
-    response.headers_mut().insert(WELL, well);
-    response
+    answer.headers_mut().insert(WELL, well);
+    answer
 }
 
 /// Any answer proves that the event loop runs. Redis's state does not count, because an outage of
 /// Redis must not make a platform restart every app.
 fn health(report: &StatusReport) -> Answer {
-    let state = report.snapshot.command.state;
+    let state = report.command.state;
     let code = match state {
         // The user who stopped COMMAND may continue it.
         CommandState::Running | CommandState::Stopped => StatusCode::OK,
@@ -220,8 +217,8 @@ fn health(report: &StatusReport) -> Answer {
 }
 
 fn readiness(report: &StatusReport) -> Answer {
-    let state = report.snapshot.command.state;
-    let tunnels = report.snapshot.tunnels.iter();
+    let state = report.command.state;
+    let tunnels = report.tunnels.iter();
     let failing = tunnels.filter(|tunnel| tunnel.failing_since.is_some());
     let failing: Vec<_> = failing.map(|tunnel| printable(tunnel.variable())).collect();
     let problem = if state == CommandState::Draining {

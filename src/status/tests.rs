@@ -1,5 +1,7 @@
 //! A report for the unit tests of this folder.
 
+use std::time::UNIX_EPOCH;
+
 use super::*;
 use crate::figures::{CloseReason, FailureReason, PoolResult, TunnelLabels, UpstreamState};
 
@@ -64,7 +66,7 @@ pub fn report() -> StatusReport {
 fn status_is_failing_if_a_tunnel_fails_or_no_url_is_found() {
     let mut report = report();
     assert!(!report.is_well());
-    report.snapshot.tunnels.remove(1);
+    report.tunnels.remove(1);
     assert!(report.is_well());
     report.urls = RedisUrls::Missing;
     assert!(!report.is_well());

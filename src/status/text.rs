@@ -18,7 +18,7 @@ pub fn render(report: &StatusReport) -> String {
     if blocks.is_empty() {
         text += &wrapped(0, "", &words::no_tunnel(report));
     }
-    for (block, tunnel) in blocks.iter().zip(&report.snapshot.tunnels) {
+    for (block, tunnel) in blocks.iter().zip(&report.tunnels) {
         let state = block.state.word().to_uppercase();
         text += &printable(&format!("{}   {state}{}", block.title, block.since));
         text.push('\n');

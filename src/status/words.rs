@@ -121,11 +121,11 @@ pub const HELD: &str = "Held";
 pub const FAILURES: &str = "Failures";
 
 pub fn blocks(report: &StatusReport) -> Vec<Block> {
-    report.snapshot.tunnels.iter().map(|tunnel| block(tunnel, report)).collect()
+    report.tunnels.iter().map(|tunnel| block(tunnel, report)).collect()
 }
 
 fn block(tunnel: &TunnelSnapshot, report: &StatusReport) -> Block {
-    let now = report.snapshot.at;
+    let now = report.at;
     Block {
         title: format!("{} → {}", tunnel.labels.variables.join(" "), tunnel.labels.upstream),
         state: TunnelState::of(tunnel),
@@ -250,23 +250,18 @@ fn waits(tunnel: &TunnelSnapshot, report: &StatusReport) -> Row {
     );
     let exceeds = |wait: Option<f64>, limit| wait.is_some_and(|wait| wait > limit);
     let advice = if own > SLOW_LOOP {
-        Some(
-            "This machine is short of CPU time: start-stunnel itself has to wait for the CPU"
-                .to_owned(),
-        )
+        "This machine is short of CPU time: start-stunnel itself has to wait for the CPU".to_owned()
     } else if exceeds(reply, SLOW_REPLY) {
-        Some(
-            "Redis or the network is slow: ask Redis with SLOWLOG GET and LATENCY DOCTOR. \
-             The wait of blocking commands such as BLPOP is included"
-                .to_owned(),
-        )
+        "Redis or the network is slow: ask Redis with SLOWLOG GET and LATENCY DOCTOR. \
+         The wait of blocking commands such as BLPOP is included"
+            .to_owned()
     } else if exceeds(connect, SLOW_CONNECT) {
         let pool = names::POOL;
-        Some(format!("Connecting is slow: keep connections open in the app, or set {pool}=on"))
+        format!("Connecting is slow: keep connections open in the app, or set {pool}=on")
     } else {
-        None
+        return Row::new("Waits", text);
     };
-    Row { label: "Waits", text, advice }
+    Row { label: "Waits", text, advice: Some(advice) }
 }
 
 fn tls(tunnel: &TunnelSnapshot) -> Row {
@@ -308,8 +303,8 @@ fn moved(tunnel: &TunnelSnapshot) -> Row {
 
 /// The last paragraph, about COMMAND and the launcher.
 pub fn process(report: &StatusReport) -> String {
-    let command = &report.snapshot.command;
-    let age = duration(report.snapshot.at.saturating_sub(command.started));
+    let command = &report.command;
+    let age = duration(report.at.saturating_sub(command.started));
     let of =
         |most: Option<u64>| most.map_or_else(String::new, |most| format!(" of {}", grouped(most)));
     let descriptors = report.process.descriptors.map_or_else(String::new, |open| {
@@ -438,15 +433,15 @@ mod tests {
     #[test]
     fn pool_results_are_shown_only_once_the_pool_was_on() {
         let mut report = report();
-        report.snapshot.tunnels[0].counts.pool = Default::default();
-        let moved = moved(&report.snapshot.tunnels[0]).text;
+        report.tunnels[0].counts.pool = Default::default();
+        let moved = moved(&report.tunnels[0]).text;
         assert_eq!(moved, "app connections: 0 open of 12 · sent 1.2 KiB, received 22.9 MiB");
     }
 
     #[test]
     fn an_old_failure_is_shown_as_old() {
         let mut report = report();
-        let tunnel = &mut report.snapshot.tunnels[1];
+        let tunnel = &mut report.tunnels[1];
         (tunnel.failing_since, tunnel.has_lapsed) = (None, true);
         let failed = second(tunnel.failure.as_ref().unwrap().at);
         let block = &blocks(&report)[1];
@@ -458,7 +453,7 @@ mod tests {
     #[test]
     fn advice_depends_on_what_worked_before() {
         let mut report = report();
-        let [works, fails, _] = &mut report.snapshot.tunnels[..] else { panic!("three") };
+        let [works, fails, _] = &mut report.tunnels[..] else { panic!("three") };
         let success = works.counts.last_success.unwrap();
         fails.counts.last_success = Some(success);
         fails.failing_since = None;
