@@ -1,9 +1,8 @@
 //! Reads a launcher's status page over HTTP.
 
-use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::os::unix::fs::MetadataExt;
+use std::process::Command;
 
 use super::{PATIENCE, eventually};
 
@@ -81,26 +80,12 @@ impl StatusPage {
     }
 }
 
-/// The IPv4 ports on which a process listens, in ascending order (proc_net(5)).
+/// The ports on which a process listens.
 fn ports_of(pid: i32) -> Vec<u16> {
-    const LISTENS: &str = "0A";
-    let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten();
-    let inodes: Vec<String> = descriptors
-        .filter_map(|descriptor| {
-            Some(fs::metadata(descriptor.ok()?.path()).ok()?.ino().to_string())
-        })
-        .collect();
-    let sockets = fs::read_to_string("/proc/net/tcp").unwrap_or_default();
-    let mut ports: Vec<u16> = sockets
-        .lines()
-        .skip(1)
-        .filter_map(|line| {
-            let fields: Vec<&str> = line.split_ascii_whitespace().collect();
-            let is_theirs = fields[3] == LISTENS && inodes.iter().any(|inode| inode == fields[9]);
-            let port = fields[1].split_once(':')?.1;
-            is_theirs.then(|| u16::from_str_radix(port, 16).ok()).flatten()
-        })
-        .collect();
-    ports.sort();
-    ports
+    let sockets = Command::new("ss").args(["-Hltnp"]).output().expect("ss of iproute2");
+    let sockets = String::from_utf8(sockets.stdout).unwrap();
+    let sockets = sockets.lines().filter(|line| line.contains(&format!("pid={pid},")));
+    let address =
+        |line: &str| line.split_ascii_whitespace().nth(3)?.rsplit(':').next()?.parse().ok();
+    sockets.filter_map(address).collect()
 }
