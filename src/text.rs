@@ -1,8 +1,8 @@
-//! Makes text from outside safe to print, and wraps text for people.
+//! Functions for text that people read in a terminal.
 
 use textwrap::{Options, WordSeparator, WordSplitter, WrapAlgorithm};
 
-/// Replaces characters that could control a terminal or reverse the text around them.
+/// Replaces characters that could control a terminal or change the direction of text.
 pub fn printable(text: &str) -> String {
     text.chars().map(|c| if is_unprintable(c) { '?' } else { c }).collect()
 }

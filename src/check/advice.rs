@@ -1,18 +1,17 @@
-//! A report's advice about authenticating the server.
+//! The advice of `--check` on how to authenticate the server.
 
 use super::report::{Advice, Subject};
 use crate::configuration::options::{self, Declaration};
 use crate::tls::{Certificate, Flaw, SOON, Verify};
 use crate::tunnel::hints;
 
-/// The levels of verification that the server passes.
+/// Which of the levels `ca` and `full` the server passes.
 #[derive(Clone, Copy)]
 pub struct Passes {
     pub ca: bool,
     pub full: bool,
 }
 
-/// Advice on how to authenticate the server.
 pub fn advice(subject: &Subject, certificate: &Certificate, passes: Passes) -> Vec<Advice> {
     let trust = &subject.tunnel.route.trust;
     let set_pin = || subject.to_set(&options::PIN.declaration, &certificate.pin.to_string());
@@ -25,7 +24,8 @@ pub fn advice(subject: &Subject, certificate: &Certificate, passes: Passes) -> V
     };
     let mut all = Vec::new();
     if !trust.authenticates() {
-        // Without the name check, any server with a certificate from a system CA passes `ca`.
+        // `ca` authenticates the server only with the user's own CA: any server with a certificate
+        // from a system CA passes `ca`, which does not check the host name.
         let own_ca = trust.ca.is_some() && passes.ca;
         let level = if passes.full { Some(Verify::Full) } else { own_ca.then_some(Verify::Ca) };
         let text = match (subject.none_chosen, level) {
@@ -48,7 +48,7 @@ pub fn advice(subject: &Subject, certificate: &Certificate, passes: Passes) -> V
         let settings = [set_pin(), set_verify(Verify::None)].concat();
         all.push(advise(&unverified(subject), settings));
     } else if !passes_demanded {
-        // The pin proves that this is the right server.
+        // The pin alone is secure: only the right server has the pinned key.
         let text = "the server has the pinned key, but fails the verification. To check only the \
                     pin, set";
         all.push(advise(text, set_verify(Verify::None)));
@@ -59,7 +59,7 @@ pub fn advice(subject: &Subject, certificate: &Certificate, passes: Passes) -> V
     all
 }
 
-/// Warns before the user pins the key of a server that failed verification.
+/// A warning for users who are about to pin the key of a server that failed verification.
 fn unverified(subject: &Subject) -> String {
     let ca = subject.names_to_set(&options::CA_FILE.declaration).join(" and ");
     format!(
@@ -70,14 +70,14 @@ fn unverified(subject: &Subject) -> String {
 }
 
 impl Subject {
-    /// The `NAME=VALUE` lines that give `setting` this value for the tunnel.
+    /// The lines `NAME=VALUE` that give `setting` this value for the tunnel.
     fn to_set(&self, setting: &Declaration, value: &str) -> Vec<String> {
         self.names_to_set(setting).into_iter().map(|name| format!("{name}={value}")).collect()
     }
 
-    /// The names to set for the tunnel. Returns the general variable or option if this is the only
-    /// tunnel and no per-variable setting overrides the general setting. Otherwise returns the name
-    /// of the per-variable setting for each of the tunnel's variables.
+    /// The names under which the user can change `setting` for the tunnel: the general variable or
+    /// option if this is the only tunnel and no setting for a single variable overrides the general
+    /// setting. Otherwise the setting for each of the tunnel's variables.
     fn names_to_set(&self, setting: &Declaration) -> Vec<String> {
         let route = &self.tunnel.route;
         let own: Vec<String> = route.variables.iter().map(|name| setting.for_one(name)).collect();

@@ -1,4 +1,4 @@
-//! The steps that talk to Redis: AUTH, PING, SELECT and INFO.
+//! The steps of `--check` that send commands to Redis: AUTH, PING, SELECT and INFO.
 
 use std::io;
 use std::time::Instant;
@@ -15,17 +15,19 @@ use crate::tunnel::failure::{self, Failure};
 use crate::tunnel::stream::TlsUpstream;
 use crate::tunnel::{attempts, client_limit, hints, late_refusal};
 
-/// The longest reply to INFO to read, in bytes.
+/// The longest reply to INFO that the check reads, in bytes.
 const LONGEST_INFO: usize = 8192;
 
-/// A connection to Redis that satisfies the tunnel's settings. Requests are sent one at a time.
+/// A connection to Redis that satisfies the tunnel's settings. The check sends one request at a
+/// time.
 struct Dialogue<'a> {
     subject: &'a Subject,
     stream: TlsUpstream,
     deadline: tokio::time::Instant,
 }
 
-/// Adds the steps AUTH, PING and SELECT to the report, then Redis's mode and number of clients.
+/// Takes the steps AUTH, PING and SELECT, and then asks for Redis's mode and number of clients. Adds
+/// the results to `report`.
 ///
 /// # Errors
 /// If one of the steps failed.
@@ -47,14 +49,14 @@ pub async fn speak(
     if !subject.databases.is_empty() {
         report.step("SELECT", redis.select(), String::clone).await?;
     }
-    // A tunnel works without this information.
+    // An error here is no failure, because the tunnel works without this information.
     let _ = timeout_at(deadline, redis.describe(report)).await;
     Ok(())
 }
 
 impl Dialogue<'_> {
-    /// AUTH with the URL's user and password. Redis 5 and older have no users. If Redis refuses the
-    /// user, this sends AUTH again with the password only, as clients do.
+    /// Sends AUTH with the URL's user and password. Redis 5 and older have no users: if Redis refuses
+    /// the user, the check sends AUTH again with the password only, as clients do.
     async fn authenticate(&mut self, known: &Credentials) -> Result<String, Problem> {
         let user = known.user.as_ref();
         let mut reply = self.ask(&auth_command(user, &known.password)).await?;
@@ -65,7 +67,8 @@ impl Dialogue<'_> {
                       Clients that always send the URL's user cannot log in";
         }
         if reply.contains("without any password") || reply.contains("no password is set") {
-            // Redis before 6, or a default user without a password. The tunnel works.
+            // Redis 5 without a password, or a later Redis whose default user has no password. The
+            // app works with both.
             return Ok("the server requires no password".to_owned());
         }
         if reply == "+OK" { Ok(detail.to_owned()) } else { Err(self.problem(&reply)) }
@@ -79,7 +82,7 @@ impl Dialogue<'_> {
         }
     }
 
-    /// SELECT for each database that a URL names.
+    /// Sends SELECT for each database that a URL names.
     async fn select(&mut self) -> Result<String, Problem> {
         let databases = &self.subject.databases;
         for database in databases {
@@ -109,7 +112,7 @@ impl Dialogue<'_> {
         Ok(())
     }
 
-    /// A section of INFO; empty if this user may not call INFO.
+    /// A section of INFO's reply; empty if this user may not call INFO.
     async fn info(&mut self, section: &str) -> io::Result<String> {
         let line = self.exchange(&resp::request(&["INFO", section])).await?;
         let Some(length) = line.strip_prefix('$').and_then(|number| number.parse::<usize>().ok())
@@ -147,7 +150,7 @@ impl Dialogue<'_> {
         Ok(String::from_utf8_lossy(&line).into_owned())
     }
 
-    /// Explains a reply that makes a step fail.
+    /// The problem that an unexpected reply shows.
     fn problem(&self, line: &str) -> Problem {
         let refused = line.starts_with("-WRONGPASS") || line.starts_with("-ERR invalid password");
         let (text, advice) = if refused {
@@ -169,13 +172,13 @@ impl Dialogue<'_> {
     }
 }
 
-/// The AUTH request, with a user (Redis 6 and later) or with the password only.
+/// A request to log in with a user and a password, or with the password only.
 fn auth_command(user: Option<&Secret>, password: &Secret) -> Vec<u8> {
     let words = [Some("AUTH"), user.map(Secret::expose), Some(password.expose())];
     resp::request(&words.into_iter().flatten().collect::<Vec<_>>())
 }
 
-/// True if a Redis before 6 has refused AUTH with a user.
+/// True if `reply`, to AUTH with a user, comes from a Redis before 6, which has no users.
 fn knows_no_users(reply: &str) -> bool {
     reply.to_ascii_lowercase().starts_with("-err wrong number of arguments for 'auth'")
 }
@@ -184,10 +187,11 @@ fn not_allowed(command: &str) -> String {
     format!("Redis answered, but the ACL does not allow this user to call {command}")
 }
 
-/// A server's error with the credentials masked, since the server may repeat them.
+/// A server's error without its `-`. If the server repeats the user or the password, they are
+/// masked.
 fn shown(error: &str, credentials: Option<&Credentials>) -> String {
-    // Redis: "unknown command 'AUTH', with args beginning with: 'USER' 'PASSW". The arguments may
-    // be cut at any place.
+    // Redis may say "unknown command 'AUTH', with args beginning with: 'USER' 'PASSW". Redis cuts
+    // the arguments at any place, so the check would not find the password there.
     let error = error.split(", with args beginning with").next().unwrap_or_default();
     let mut error = error.trim_start_matches('-').to_owned();
     let user = credentials.and_then(|known| known.user.as_ref());
@@ -198,7 +202,7 @@ fn shown(error: &str, credentials: Option<&Credentials>) -> String {
     error
 }
 
-/// The value of a field of INFO.
+/// The value of a field in INFO's reply.
 fn field(info: &str, name: &str) -> Option<String> {
     let value = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
     Some(printable(value))
@@ -209,8 +213,8 @@ fn clients(info: &str) -> Option<Clients> {
     Some(Clients { connected: number("connected_clients")?, most: number("maxclients")? })
 }
 
-/// Advice about a Redis that gives addresses to its clients. The clients connect to these addresses
-/// directly, bypassing the tunnel.
+/// Advice about a Redis that tells clients to connect to other addresses. For these connections,
+/// clients do not use the tunnel.
 fn mode_advice(mode: &str) -> Option<Advice> {
     let text = match mode {
         "cluster" => {

@@ -17,7 +17,7 @@ use crate::tunnel::Tunnel;
 use crate::tunnel::failure::{Failure, Step};
 use crate::tunnel::upstream;
 
-/// Examines the tunnels of `plan`. The reports have the plan's order.
+/// Examines the tunnels of `plan`. The reports are in the plan's order.
 pub async fn all(plan: Plan, settings: &Settings) -> Vec<Report> {
     let subjects = plan.routes.iter().enumerate().map(|(index, route)| Subject {
         tunnel: Tunnel::new(
@@ -42,7 +42,7 @@ pub async fn all(plan: Plan, settings: &Settings) -> Vec<Report> {
 
 async fn examine(subject: Subject) -> Report {
     let mut report = Report::new(&subject.tunnel);
-    // An error only means that a required step failed. The report has the reason.
+    // An error only means that a required step failed; the report contains the reason.
     let _ = take_steps(&subject, &mut report).await;
     for name in STEPS.into_iter().skip(report.steps.len()) {
         if name != "SELECT" || !subject.databases.is_empty() {
@@ -58,7 +58,7 @@ async fn take_steps(subject: &Subject, report: &mut Report) -> Result<(), Stop> 
     let (addresses, certificate) = reach(tunnel, report, deadline).await?;
     let (outcome, detail) = pin_outcome(&tunnel.route.trust, &certificate);
     report.add("pin", outcome, detail);
-    // Try both levels at the same time, whatever the settings require.
+    // Try both levels at the same time, even if the settings require neither level.
     let (ca, full) = tokio::join!(
         would_pass(tunnel, Verify::Ca, &addresses, deadline),
         would_pass(tunnel, Verify::Full, &addresses, deadline)
@@ -70,7 +70,7 @@ async fn take_steps(subject: &Subject, report: &mut Report) -> Result<(), Stop> 
     if report.works() { speak(subject, report, deadline).await } else { Err(Stop) }
 }
 
-/// Runs `step` until `deadline`. A failure may be explained later, outside the time limit.
+/// Runs `step` until `deadline`. `late` is the step to name in the error if the time is up.
 async fn within<T, E: From<Failure>>(
     deadline: tokio::time::Instant,
     late: Step,
@@ -80,15 +80,15 @@ async fn within<T, E: From<Failure>>(
     done.unwrap_or_else(|_| Err(Failure::timed_out(late).into()))
 }
 
-/// Adds the steps name lookup, TCP and TLS to the report. Returns the addresses and the server's
-/// certificate.
+/// Takes the steps name lookup, TCP and TLS, and adds the results to `report`. Returns the server's
+/// addresses and certificate.
 async fn reach(
     tunnel: &Tunnel,
     report: &mut Report,
     deadline: tokio::time::Instant,
 ) -> Result<(Vec<SocketAddr>, Certificate), Stop> {
-    // Set up OpenSSL now, so that the TLS step shows the handshake's time only. If this fails, the
-    // handshake reports it.
+    // Set up OpenSSL before the TLS step, so that this step's duration is the handshake's. The
+    // handshake reports an error of the set-up.
     let _ = tunnel.unverified.prepare().await;
     let problem = |failure: Failure| Problem::of(&failure, tunnel);
 
@@ -109,7 +109,7 @@ async fn reach(
     let handshake = async {
         let no_sessions = Arc::default();
         let unverified = upstream::handshake(tunnel, &tunnel.unverified, stream, &no_sessions);
-        // This handshake accepts every certificate, so a failure needs no explanation.
+        // This handshake accepts every certificate, so a failure is not about the certificate.
         let (tls, _) = within(deadline, Step::Tls, unverified)
             .await
             .map_err(|failure| problem(failure.into_failure()))?;
@@ -128,7 +128,8 @@ fn pin_outcome(trust: &Trust, certificate: &Certificate) -> (Outcome, &'static s
     }
 }
 
-/// Tries whether the server passes at the level `verify`, with the configured CAs and name.
+/// Makes a TLS handshake to find out whether the server passes at the level `verify`, with the CAs
+/// and the server name that the user has set.
 async fn would_pass(
     tunnel: &Tunnel,
     verify: Verify,

@@ -27,7 +27,7 @@ pub fn run(plan: Plan, settings: &Settings, unused: &Unused) -> anyhow::Result<u
     let mut notes = notes(&plan, unused);
     let untouched = plan.untouched().collect::<Vec<_>>().join(" ");
     if settings.log.format == LogFormat::Json {
-        // stdout gets one object per tunnel only.
+        // The notes go to the log, because stdout gets only one JSON object per tunnel.
         announce::unused(&plan, unused);
         if !found_urls {
             err!(at = "no-redis-url", msg = why_none(&untouched));
@@ -40,8 +40,8 @@ pub fn run(plan: Plan, settings: &Settings, unused: &Unused) -> anyhow::Result<u
         notes.push(("sandbox".to_owned(), Rights::default().try_out().to_string()));
     }
     let code = match reports.iter().all(Report::works) {
-        // The user may have misspelt a variable's name, so a check without a Redis URL must not
-        // succeed.
+        // Without a Redis URL the check must fail, because the user may have misspelt a variable's
+        // name.
         _ if !found_urls => exit::CONFIG,
         true => exit::SUCCESS,
         false => exit::CHECK_FAILED,

@@ -9,22 +9,22 @@ use super::report::{Advice, Outcome, Report, StepReport};
 use crate::text::wrapped;
 use crate::tls::Certificate;
 
-/// The width of the table, in characters.
+/// The maximum width of a table's line, in characters.
 const COLUMNS: usize = 80;
 /// The column where the text of a step's row begins.
 const TEXT: usize = 36;
 
-/// Colours text if stdout is a terminal.
+/// True inside if the table may have colours.
 pub struct Paint(bool);
 
 impl Paint {
-    /// Respects `NO_COLOR` (<https://no-color.org>).
+    /// Allows colours if stdout is a terminal, unless `NO_COLOR` is set (<https://no-color.org>).
     pub fn for_stdout() -> Paint {
         let is_unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         Paint(io::stdout().is_terminal() && !is_unwanted)
     }
 
-    /// Formats text with an SGR code (ECMA-48 section 8.3.117).
+    /// `text` with a terminal's code for a colour or a style (SGR in ECMA-48 section 8.3.117).
     fn paint(&self, code: u8, text: &str) -> String {
         if self.0 { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
@@ -82,7 +82,7 @@ fn rows_of(certificate: &Certificate) -> String {
         + &format!("    {}\n", certificate.pin)
 }
 
-/// The time until a certificate expires, from the number of whole days left.
+/// The time until a certificate expires, in words. `left` is the number of whole days.
 fn in_days(left: i64) -> String {
     match left {
         ..-1 => format!("expired {} days ago", left.unsigned_abs()),
@@ -93,7 +93,7 @@ fn in_days(left: i64) -> String {
     }
 }
 
-/// A note about some variables, below the tables.
+/// A paragraph below the tables about the variables or options in `names`.
 pub fn note(names: &str, text: &str) -> String {
     paragraph("", 0, &format!("{names}: {text}"))
 }
@@ -138,7 +138,7 @@ pub fn as_json(report: &Report) -> Value {
     })
 }
 
-/// Advice for programs.
+/// An advice in JSON is a single string.
 fn in_one_line(advice: &Advice) -> String {
     let mut words = vec![advice.text.as_str()];
     words.extend(advice.settings.iter().map(String::as_str));

@@ -1,4 +1,4 @@
-//! A tunnel to examine, and the report about it.
+//! The report about one tunnel.
 
 use std::time::{Duration, Instant};
 
@@ -7,8 +7,8 @@ use crate::tls::{Certificate, Verify};
 use crate::tunnel::Tunnel;
 use crate::tunnel::failure::Failure;
 
-/// The steps in their order. JSON has their names in lower case. `ca` and `full` try these levels
-/// of verification. `SELECT` exists only if a URL names a database other than 0.
+/// The names of the steps, in their order; lower case in JSON. The steps `ca` and `full` try these
+/// levels of verification. The check omits `SELECT` if no URL names a database other than 0.
 pub const STEPS: [&str; 9] =
     ["look-up", "TCP", "TLS", "pin", "ca", "full", "AUTH", "PING", "SELECT"];
 
@@ -16,11 +16,11 @@ pub const STEPS: [&str; 9] =
 pub struct Subject {
     pub tunnel: Tunnel,
     pub credentials: Option<Credentials>,
-    /// The numbers of the databases in the URLs of this tunnel, except 0.
+    /// The numbers of the databases in this tunnel's URLs, except 0.
     pub databases: Vec<String>,
-    /// True if this is the only tunnel. Then a general setting affects no other tunnel.
+    /// True if there is no other tunnel that a general setting would affect, too.
     pub is_single: bool,
-    /// True if the user has explicitly set `none` for verification.
+    /// True if the user has set the verify level `none` explicitly.
     pub none_chosen: bool,
 }
 
@@ -29,9 +29,9 @@ pub struct Subject {
 pub enum Outcome {
     Ok,
     Failed,
-    /// An earlier step failed.
+    /// The check did not try this step, because an earlier step failed.
     NotReached,
-    /// The settings or the URL do not need this step.
+    /// This step has nothing to check, for example because the user has set no pin.
     Skipped,
 }
 
@@ -51,7 +51,7 @@ impl Outcome {
     }
 }
 
-/// One step of an examination.
+/// The report about one step.
 #[derive(Debug)]
 pub struct StepReport {
     pub name: &'static str,
@@ -62,7 +62,7 @@ pub struct StepReport {
     pub required: bool,
 }
 
-/// A step's error, and advice on how to correct it.
+/// Why a step failed, and advice on how to correct the problem.
 pub struct Problem {
     pub text: String,
     pub advice: Option<String>,
@@ -74,7 +74,7 @@ impl Problem {
     }
 }
 
-/// A required step failed, so the examination ends.
+/// An error without details: a required step failed, so the check of this tunnel ends.
 #[derive(Debug)]
 pub struct Stop;
 
@@ -87,27 +87,27 @@ pub struct Report {
     pub steps: Vec<StepReport>,
     pub certificate: Option<Certificate>,
     pub advice: Vec<Advice>,
-    /// `standalone`, `cluster` or `sentinel`, from INFO; `None` if the check stopped earlier, or if
-    /// this user may not call INFO.
+    /// Redis's mode according to INFO: `standalone`, `cluster` or `sentinel`. `None` if a step
+    /// failed before INFO, or if this user may not call INFO.
     pub mode: Option<String>,
     pub clients: Option<Clients>,
 }
 
-/// The number of connections to a server.
+/// The number of clients that are connected to a server, according to INFO.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Clients {
-    /// Including the check's own connection.
+    /// The number includes the check's own connection.
     pub connected: u64,
-    /// The server's limit.
+    /// The server's limit on clients.
     pub most: u64,
 }
 
 /// Advice for the user.
 #[derive(Debug)]
 pub struct Advice {
-    /// Text that may be wrapped.
+    /// Text that the table wraps.
     pub text: String,
-    /// `NAME=VALUE` lines to copy, which are never wrapped.
+    /// Lines `NAME=VALUE` that the user can copy. The table never wraps these lines.
     pub settings: Vec<String>,
 }
 
@@ -144,7 +144,7 @@ impl Report {
         self.steps.push(StepReport { name, outcome, detail, took, required: true });
     }
 
-    /// Takes a step, and adds it. `detail` describes a successful result.
+    /// Takes a step, and adds the result and the duration. `detail` describes a successful result.
     ///
     /// # Errors
     /// If the step failed.
@@ -164,7 +164,7 @@ impl Report {
         }
     }
 
-    /// Adds a step that has failed now.
+    /// Adds a step that has just failed.
     pub fn fail(&mut self, name: &'static str, started: Instant, problem: Problem) -> Stop {
         self.push(name, Outcome::Failed, problem.text, started.elapsed());
         self.advice.splice(0..0, problem.advice.map(Advice::from));

@@ -3,8 +3,8 @@
 use super::histogram::{Histogram, differences};
 use super::reason::{CloseReason, FailureReason, Handshake, PoolResult, UpstreamState};
 
-/// The numbers of one tunnel. All are counters, which only grow, unless their comment says "now",
-/// "highest" or "latest".
+/// The numbers of one tunnel. Each number only grows, unless its comment says "now", "highest" or
+/// "latest".
 #[derive(Debug, Default, Clone)]
 pub struct Counts {
     /// Open app connections now.
@@ -14,11 +14,11 @@ pub struct Counts {
     pub closed: [u64; CloseReason::COUNT],
     /// In the order of [`FailureReason::ALL`].
     pub failed: [u64; FailureReason::COUNT],
-    /// App connections waiting for a connection to Redis now.
+    /// App connections that wait for a connection to Redis now.
     pub waiting: u64,
     /// Failed calls of accept(2).
     pub accept_errors: u64,
-    /// Connections that Redis refused, probably at its client limit.
+    /// Connections that Redis refused, probably because Redis was at its client limit.
     pub max_clients: u64,
     /// Plaintext bytes from the app to Redis, without TLS overhead.
     pub sent: u64,
@@ -28,29 +28,27 @@ pub struct Counts {
     pub upstream: [u64; UpstreamState::COUNT],
     /// The highest number of connections to Redis since the launcher started.
     pub peak: u64,
-    /// The highest number of connections to Redis in the current slot of
-    /// [`super::history::History`].
+    /// The highest number of connections to Redis since the current [`super::history::SLOT`] began.
     pub slot_peak: u64,
     /// In the order of [`PoolResult::ALL`].
     pub pool: [u64; PoolResult::COUNT],
     /// Durations of successful handshakes, in the order of [`Handshake::ALL`].
     pub handshakes: [Histogram; Handshake::COUNT],
-    /// Times from accepting an app connection until Redis was ready for it.
+    /// The times from accepting an app connection until its connection to Redis was ready.
     pub connection_wait: Histogram,
-    /// Times from a request to the first byte of its reply.
+    /// The times from a request to the first byte of its reply.
     pub reply_wait: Histogram,
-    /// When Redis answered the latest app connection, in milliseconds since 1970.
+    /// The time of Redis's latest answer to an app, in milliseconds since 1970.
     pub last_success: Option<u64>,
 }
 
 impl Counts {
-    /// Connections to Redis in any state.
+    /// The number of connections to Redis in all states.
     pub fn held(&self) -> u64 {
         self.upstream.iter().sum()
     }
 
-    /// Connections whose handshake is done. Attempts do not count, because several attempts that
-    /// fail together do not prove that Redis is at its client limit.
+    /// The number of connections to Redis that have finished the TLS handshake.
     pub fn established(&self) -> u64 {
         self.held() - self.upstream[UpstreamState::Connecting as usize]
     }
@@ -59,8 +57,8 @@ impl Counts {
         self.failed.iter().sum()
     }
 
-    /// The increase of each counter since `before`, an earlier copy. Other numbers are those of
-    /// `self`.
+    /// The increase of each counter since `before`, an earlier copy of these counts. Numbers that
+    /// do not only grow are copied from `self`.
     pub fn since(&self, before: &Counts) -> Counts {
         let handshakes = |mode: usize| self.handshakes[mode].since(&before.handshakes[mode]);
         Counts {

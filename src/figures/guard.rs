@@ -1,4 +1,4 @@
-//! Guards. Each guard counts a connection until the guard is dropped.
+//! Guards that count a connection until they are dropped.
 
 use std::sync::Arc;
 use std::thread;
@@ -9,7 +9,7 @@ use super::TunnelFigures;
 use super::reason::{CloseReason, FailureReason, UpstreamState};
 
 impl TunnelFigures {
-    /// Counts an app connection that was accepted at `now`.
+    /// Counts an app connection that the launcher accepted at the time `now`.
     pub fn accept(self: &Arc<Self>, now: Instant) -> Arrival {
         let counts = &mut self.state_at(now).counts;
         counts.accepted += 1;
@@ -32,7 +32,7 @@ impl TunnelFigures {
         Held { figures: self.clone(), state }
     }
 
-    /// Starts to time the replies on a connection.
+    /// A clock for the replies on a connection to Redis.
     pub fn reply_clock(&self) -> ReplyClock<'_> {
         let mut state = self.state();
         state.last_key += 1;
@@ -40,7 +40,7 @@ impl TunnelFigures {
     }
 }
 
-/// An app connection that waits for a connection to Redis.
+/// Counts an app connection as waiting.
 #[derive(Debug)]
 pub struct Waiting(Arc<TunnelFigures>);
 
@@ -50,7 +50,7 @@ impl Drop for Waiting {
     }
 }
 
-/// A connection to Redis.
+/// Counts a connection to Redis.
 #[derive(Debug)]
 pub struct Held {
     figures: Arc<TunnelFigures>,
@@ -58,7 +58,7 @@ pub struct Held {
 }
 
 impl Held {
-    /// Moves the connection to another state.
+    /// Counts the connection under another state from now on.
     pub fn set_state(&mut self, state: UpstreamState) {
         let upstream = &mut self.figures.state().counts.upstream;
         upstream[self.state as usize] -= 1;
@@ -73,12 +73,13 @@ impl Drop for Held {
     }
 }
 
-/// The error and the hint on the status page after a panic.
+/// The status page shows this error and this hint after a panic.
 const DEFECT: &str = "start-stunnel has a defect";
 const DEFECT_HINT: &str = "please report the log line at=internal-error";
 
-/// An app connection. It counts as open until the guard is dropped, and then as closed or failed,
-/// with the first reason given. Without a reason, the end of the drain or a panic closed it.
+/// Counts an app connection as open. When the guard is dropped, the connection counts as closed or
+/// failed instead, for the first reason that the guard was given. If the guard was given no reason,
+/// the connection was closed by a panic or by the end of the drain.
 #[derive(Debug)]
 pub struct Arrival {
     figures: Arc<TunnelFigures>,
@@ -92,7 +93,8 @@ impl Arrival {
         self.accepted
     }
 
-    /// Records the wait for the first connection to the server, or to a TLS proxy before Redis.
+    /// Records how long the app connection has waited for its connection to Redis. Later calls
+    /// record nothing.
     pub fn ready(&mut self, now: Instant) {
         if !std::mem::replace(&mut self.is_ready, true) {
             self.figures.state_at(now).counts.connection_wait.observe(now - self.accepted);
@@ -124,7 +126,7 @@ impl Drop for Arrival {
     }
 }
 
-/// Times Redis's replies on one relayed connection. Dropping the clock ends the wait.
+/// Measures how long one connection waits for Redis's replies, until the clock is dropped.
 #[derive(Debug)]
 pub struct ReplyClock<'a> {
     figures: &'a TunnelFigures,
@@ -132,12 +134,12 @@ pub struct ReplyClock<'a> {
 }
 
 impl ReplyClock<'_> {
-    /// Bytes were sent to Redis: a wait begins, unless this connection already waits.
+    /// Notes that bytes were sent to Redis. A wait begins, unless the connection already waits.
     pub fn sent(&self, now: Instant) {
         self.figures.state().waits.entry(self.key).or_insert(now);
     }
 
-    /// Bytes came from Redis: the wait ends, if there is one.
+    /// Notes that bytes came from Redis. If the connection waits, the wait ends.
     pub fn received(&self, now: Instant) {
         let mut state = self.figures.state_at(now);
         let began = state.waits.remove(&self.key);

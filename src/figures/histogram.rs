@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-/// The upper bounds of the buckets, in seconds. The last bucket has no bound and follows these.
+/// The upper bounds of the buckets, in seconds. One more bucket, without a bound, follows.
 pub const BUCKETS: [f64; 13] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
-/// The number of durations in each bucket, and their sum.
+/// The number of durations in each bucket, and the sum of all durations.
 #[derive(Debug, Default, Clone)]
 pub struct Histogram {
-    /// Not cumulative, unlike Prometheus's buckets.
+    /// Each duration counts in one bucket only, unlike in Prometheus's cumulative buckets.
     pub counts: [u64; BUCKETS.len() + 1],
     pub sum: Duration,
 }
@@ -26,15 +26,15 @@ impl Histogram {
         self.counts.iter().sum()
     }
 
-    /// The durations counted since `before`, an earlier copy.
+    /// The durations that were added since `before`, an earlier copy of this histogram.
     pub fn since(&self, before: &Histogram) -> Histogram {
         let counts = differences(&self.counts, &before.counts);
         Histogram { counts, sum: self.sum - before.sum }
     }
 
-    /// The 95th percentile in seconds, computed like Prometheus's `histogram_quantile`: durations
-    /// count as evenly spread within a bucket, and durations above the last bound count as that
-    /// bound. `None` if there are no durations.
+    /// The 95th percentile in seconds; `None` if there are no durations. Like Prometheus's function
+    /// `histogram_quantile`, the computation assumes that the durations in a bucket are evenly
+    /// spread, and that no duration exceeds the last bound.
     pub fn p95(&self) -> Option<f64> {
         let all = self.count();
         if all == 0 {

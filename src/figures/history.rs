@@ -1,4 +1,4 @@
-//! The counts of the last ten minutes, in slots of 30 s.
+//! The counts of the last ten minutes, in time slots of 30 seconds.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -7,14 +7,14 @@ use tokio::time::Instant;
 
 use super::counts::Counts;
 
-/// The length of a slot.
+/// The length of a time slot.
 pub const SLOT: Duration = Duration::from_secs(30);
-/// The number of slots in ten minutes, including the current one.
+/// The number of slots in ten minutes, including the current slot.
 pub const POINTS: usize = 20;
-/// [`History::recent`] covers this many past slots, and the current one.
+/// [`History::recent`] covers this many past slots, and the current slot.
 const RECENT_SLOTS: usize = 10;
 
-/// One slot of the graph.
+/// The bar of the graph for one slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Point {
     /// The highest number of connections to Redis.
@@ -25,10 +25,10 @@ pub struct Point {
 /// The counts at the end of each slot.
 #[derive(Debug)]
 pub struct History {
-    /// When the current slot ends.
+    /// The end of the current slot.
     slot_end: Instant,
-    /// The first entry has the counts at the start of the oldest slot. Each further entry has the
-    /// counts at the end of a past slot.
+    /// The counts at the beginning of the oldest slot, and then the counts at the end of each past
+    /// slot.
     marks: VecDeque<Counts>,
 }
 
@@ -39,10 +39,10 @@ impl Default for History {
 }
 
 impl History {
-    /// Ends the slots that are over at `now`.
+    /// Ends the slots that are over at the time `now`.
     ///
-    /// There is no timer. Callers call this before they count, so that `counts` still are the
-    /// counts at the end of the slot.
+    /// No timer ends the slots. Instead, callers call this function before they change `counts`, so
+    /// that `counts` are still the counts at the end of the slot.
     pub fn roll(&mut self, now: Instant, counts: &mut Counts) {
         while now >= self.slot_end {
             self.slot_end += SLOT;
@@ -54,12 +54,13 @@ impl History {
         }
     }
 
-    /// The counts of the last five minutes, or of up to one slot more. `now`: the current counts.
+    /// The counts of the last five minutes, or of up to one slot more. `now` has the current
+    /// counts.
     pub fn recent(&self, now: &Counts) -> Counts {
         now.since(&self.marks[self.marks.len().saturating_sub(RECENT_SLOTS + 1)])
     }
 
-    /// The slots of the last ten minutes, the oldest first. `now`: the current counts.
+    /// The bars of the last ten minutes, the oldest slot first. `now` has the current counts.
     pub fn graph(&self, now: &Counts) -> Vec<Point> {
         let ends = self.marks.iter().skip(1).chain([now]);
         let slots = self.marks.iter().zip(ends);

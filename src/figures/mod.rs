@@ -1,10 +1,11 @@
 //! Counts connections, bytes, failures and waits.
 //!
-//! [`crate::tunnel`], [`crate::pool`] and [`crate::supervisor`] count. [`crate::status`] reads a
-//! [`TunnelSnapshot`]. The code that moves bytes never reads a figure.
+//! The modules [`crate::tunnel`], [`crate::pool`] and [`crate::supervisor`] change the figures.
+//! [`crate::status`] reads them as a [`TunnelSnapshot`]. The code that moves bytes never reads a
+//! figure.
 //!
-//! A mutex protects the figures of each tunnel. The mutex is always free, because one thread does
-//! all the counting.
+//! A mutex protects the figures of each tunnel. Locking the mutex never waits, because a single
+//! thread changes and reads the figures.
 
 mod counts;
 mod guard;
@@ -30,7 +31,7 @@ pub use tunnel::{
     CertificateText, FULL, FailureText, TunnelFigures, TunnelLabels, TunnelSnapshot, UNANSWERED,
 };
 
-/// A launcher's figures.
+/// The figures of all tunnels, and COMMAND's state.
 #[derive(Debug)]
 pub struct Figures {
     command: Mutex<Command>,
@@ -47,7 +48,7 @@ pub struct Command {
 }
 
 impl Figures {
-    /// `tunnels`: one entry per tunnel. `command`: the pid of COMMAND, which has just started.
+    /// `tunnels` has one entry per tunnel. `command` is the pid of COMMAND, which has just started.
     pub fn new(tunnels: Vec<TunnelLabels>, command: i32) -> Figures {
         let tunnels = tunnels.into_iter().map(|labels| Arc::new(TunnelFigures::new(labels)));
         let (started, state) = (unix_ms(SystemTime::now()), CommandState::Running);
@@ -55,7 +56,7 @@ impl Figures {
         Figures { tunnels: tunnels.collect(), command }
     }
 
-    /// In the order of the labels given to [`Figures::new`].
+    /// The tunnels, in the order of the labels that [`Figures::new`] got.
     pub fn tunnels(&self) -> &[Arc<TunnelFigures>] {
         &self.tunnels
     }
@@ -68,7 +69,7 @@ impl Figures {
         *self.command.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The figures of all tunnels at the moment `now`.
+    /// A copy of the figures of all tunnels. `now` is the current time.
     pub fn snapshot(&self, now: Instant) -> Vec<TunnelSnapshot> {
         let tunnels = self.tunnels.iter().map(|tunnel| tunnel.snapshot(now));
         let mut tunnels: Vec<TunnelSnapshot> = tunnels.collect();
@@ -81,13 +82,13 @@ impl Figures {
         tunnels
     }
 
-    /// Adds up a count over all tunnels.
+    /// The sum of a count over all tunnels.
     pub fn sum(&self, count: fn(&Counts) -> u64) -> u64 {
         self.tunnels.iter().map(|tunnel| count(&tunnel.state().counts)).sum()
     }
 }
 
-/// Milliseconds since 1970.
+/// `time` in milliseconds since 1970.
 pub fn unix_ms(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }

@@ -1,6 +1,7 @@
-//! The words of metrics' labels. Log lines and the page use the same words.
+//! The values of the labels in metrics. The log and the status page use the same words.
 
-/// Declares an enum and the word of each variant, in the order in which the words are shown.
+/// Declares an enum, and a word for each of its variants. The status page shows the words in this
+/// order.
 macro_rules! words {
     ($(#[$doc:meta])* $name:ident {
         $($(#[$variant_doc:meta])* $variant:ident = $word:literal,)+
@@ -25,29 +26,29 @@ macro_rules! words {
 }
 
 words! {
-    /// The reason why an app connection ended, if the connection did not fail.
+    /// Why an app connection ended, if the connection did not fail.
     CloseReason {
         /// Both sides closed the connection, or the app spoke TLS itself.
         Closed = "closed",
-        /// No byte moved during the idle timeout.
+        /// Neither side sent a byte during the idle timeout.
         Idle = "idle",
         AppReset = "app_reset",
         RedisReset = "redis_reset",
-        /// The app gave up while it waited for Redis.
+        /// The app closed the connection before a connection to Redis was ready.
         Abandoned = "abandoned",
-        /// The connection was still open at the end of the drain.
+        /// The launcher closed the connection at the end of the drain.
         Drain = "drain",
     }
 }
 
 words! {
-    /// The reason why an app connection got no connection to Redis.
+    /// Why an app connection got no connection to Redis.
     FailureReason {
         Dns = "dns",
         TcpRefused = "tcp_refused",
         TcpTimeout = "tcp_timeout",
         TcpOther = "tcp_other",
-        /// The server closed the connection during the handshake.
+        /// The server closed the connection during the TLS handshake.
         TlsEof = "tls_eof",
         TlsTimeout = "tls_timeout",
         NoTls = "no_tls",
@@ -56,9 +57,9 @@ words! {
         ClientCertificate = "client_certificate",
         TlsVersion = "tls_version",
         TlsOther = "tls_other",
-        /// The process, or the system, has no free file descriptor.
+        /// The launcher or the system has no free file descriptor.
         Descriptors = "descriptors",
-        /// The system refuses to start a thread for the name lookup.
+        /// The system did not let the launcher start a thread for the name lookup.
         Threads = "threads",
         /// The connection timed out in the queue of `--max-connections`.
         QueueTimeout = "queue_timeout",
@@ -69,26 +70,26 @@ words! {
 words! {
     /// The state of a connection to Redis.
     UpstreamState {
-        /// The connection serves an app connection.
+        /// An app uses the connection.
         Relaying = "relaying",
-        /// The connection waits for its next user.
+        /// The connection waits in the pool for the next app connection.
         Idle = "idle",
-        /// The connection is being opened, or is being reset for its next user.
+        /// The launcher opens the connection, or resets the connection for the next app connection.
         Connecting = "connecting",
     }
 }
 
 words! {
-    /// Which kind of connection to Redis an app connection got.
+    /// The kind of connection to Redis that the pool gave to an app connection.
     PoolResult {
-        /// A connection that an earlier app connection had used.
+        /// An earlier app connection had used this connection.
         Reused = "reused",
         New = "new",
     }
 }
 
 words! {
-    /// The mode of a TLS handshake.
+    /// The kind of a TLS handshake.
     Handshake {
         Full = "full",
         /// The handshake resumed an earlier session.
@@ -101,7 +102,7 @@ words! {
     CommandState {
         Running = "running",
         Stopped = "stopped",
-        /// COMMAND has exited; its last bytes are being sent.
+        /// COMMAND has exited, and the launcher sends the last bytes that COMMAND has written.
         Draining = "draining",
     }
 }

@@ -133,7 +133,7 @@ async fn the_graph_has_every_slot_without_a_timer() {
     let seen = first_of(&figures);
     assert_eq!((seen.recent.accepted, seen.recent.failed_in_all()), (1, 1));
     let peaks: Vec<_> = seen.graph.iter().map(|point| point.peak).collect();
-    // The connection was open for six slots of 30 s, and closed in the seventh.
+    // The connection was open during six slots of 30 seconds, and was closed in the seventh slot.
     assert_eq!(peaks, [1, 1, 1, 1, 1, 1, 1]);
     tokio::time::advance(SLOT).await;
     let seen = first_of(&figures);
@@ -158,12 +158,12 @@ async fn the_longest_wait_is_the_oldest_unanswered_request() {
     tokio::time::advance(SECOND).await;
     other.sent(Instant::now());
     tokio::time::advance(SECOND).await;
-    // More bytes do not restart the wait.
+    // Further bytes to Redis do not restart the wait.
     first.sent(Instant::now());
     assert_eq!(longest(), 2 * SECOND);
     first.received(Instant::now());
     assert_eq!(longest(), SECOND);
-    // Bytes that answer no request end no wait.
+    // If no request waits for a reply, bytes from Redis are not counted as a reply.
     first.received(Instant::now());
     let waits = first_of(&figures).counts.reply_wait;
     assert_eq!((waits.count(), waits.sum), (1, 2 * SECOND));

@@ -11,20 +11,22 @@ use super::history::{History, Point};
 use super::reason::{Handshake, PoolResult};
 use super::unix_ms;
 
-/// The texts that identify a tunnel in metrics, on the page and in the log. They hold no secret.
+/// Facts about a tunnel that do not change. The metrics, the status page and the log show them, so
+/// they contain no secret.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TunnelLabels {
-    /// The variables that lead through the tunnel; never empty. The first one names the tunnel.
+    /// The variables whose URLs lead through the tunnel; at least one. The first variable names the
+    /// tunnel.
     pub variables: Vec<String>,
     /// The server, as `host:port`.
     pub upstream: String,
     /// The tunnel's `--verify` level.
     pub verify: &'static str,
-    /// The limit on connections to Redis.
+    /// The limit on connections to Redis; `None`: no limit.
     pub limit: Option<u64>,
 }
 
-/// The latest failure.
+/// A tunnel's latest failure.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FailureText {
     /// Milliseconds since 1970.
@@ -35,24 +37,24 @@ pub struct FailureText {
     pub hint: String,
 }
 
-/// The server's certificate as of the latest full handshake.
+/// The server's certificate in the latest full TLS handshake.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CertificateText {
-    /// The certificate's names. The server chooses them, so they are not trusted.
+    /// The host names in the certificate. A hostile server can put any text there.
     pub names: String,
-    /// Seconds since 1970.
+    /// The end of validity, in seconds since 1970.
     pub expires: i64,
 }
 
-/// The reason shown if Redis closed a connection instead of answering.
+/// The reason of a failure if Redis closed a connection instead of answering a request.
 pub const UNANSWERED: &str = "unanswered";
-/// The reason shown if Redis's first reply was that it has too many clients.
+/// The reason of a failure if Redis's first reply was that Redis has too many clients.
 pub const FULL: &str = "max_clients";
 
-/// A failure counts as current for this long.
+/// A tunnel counts as failing for this long after its latest failure.
 pub const LAPSE: Duration = Duration::from_secs(60);
 
-/// One tunnel's figures.
+/// The figures of one tunnel.
 #[derive(Debug)]
 pub struct TunnelFigures {
     labels: TunnelLabels,
@@ -63,38 +65,39 @@ pub struct TunnelFigures {
 pub(super) struct State {
     pub counts: Counts,
     history: History,
-    /// Milliseconds since 1970; `None`: the latest attempt succeeded, or there was none.
+    /// The first failure since Redis's latest answer, in milliseconds since 1970; `None`: Redis
+    /// answered the latest attempt, or there was no attempt.
     failing_since: Option<u64>,
     last_failed: Option<Instant>,
     failure: Option<FailureText>,
     certificate: Option<CertificateText>,
-    /// For each connection that waits for a reply: when its oldest unanswered bytes were sent. The
-    /// keys are those of [`super::ReplyClock`].
+    /// The connections that wait for a reply, by the key of their [`super::ReplyClock`]. The value
+    /// is the time when the oldest unanswered bytes were sent.
     pub waits: HashMap<u64, Instant>,
-    /// The latest key given to a [`super::ReplyClock`].
+    /// The key of the latest [`super::ReplyClock`].
     pub last_key: u64,
 }
 
-/// A tunnel's figures at one moment.
+/// A copy of a tunnel's figures.
 #[derive(Debug, Clone)]
 pub struct TunnelSnapshot {
     pub labels: TunnelLabels,
     pub counts: Counts,
-    /// The number of open connections from all tunnels to this tunnel's server.
+    /// The number of connections to this tunnel's server, from all tunnels, that have finished the
+    /// TLS handshake.
     pub open_to_server: u64,
-    /// The longest time that a connection has waited for Redis's next reply; zero if no connection
-    /// waits.
+    /// How long the oldest unanswered request has waited for a reply; zero if no request waits.
     pub longest_wait_for_reply: Duration,
-    /// When the tunnel first failed after its last success, in milliseconds since 1970. `None` if
-    /// the tunnel works, or if its latest failure is older than [`LAPSE`].
+    /// The tunnel's first failure since its latest success, in milliseconds since 1970. `None` if
+    /// the tunnel works, or if the tunnel's latest failure is older than [`LAPSE`].
     pub failing_since: Option<u64>,
-    /// True if the latest attempt failed, and is older than [`LAPSE`].
+    /// True if the latest attempt to connect failed, and is older than [`LAPSE`].
     pub has_lapsed: bool,
     pub failure: Option<FailureText>,
     pub certificate: Option<CertificateText>,
     /// The counts of the last five minutes.
     pub recent: Counts,
-    /// The last ten minutes, the oldest slot first.
+    /// The bars of the last ten minutes, the oldest slot first.
     pub graph: Vec<Point>,
 }
 
@@ -106,7 +109,7 @@ impl TunnelSnapshot {
 }
 
 impl State {
-    /// True if the latest failure is too old to count as current.
+    /// True if the tunnel's latest failure is too old to tell whether the tunnel works now.
     fn has_lapsed(&self, now: Instant) -> bool {
         self.last_failed.is_none_or(|failed| now - failed >= LAPSE)
     }
@@ -126,17 +129,17 @@ impl TunnelFigures {
         TunnelFigures { labels, state: Mutex::default() }
     }
 
-    /// Figures nobody reads: for `--check` and tests.
+    /// Figures that nobody reads, for `--check` and tests.
     pub fn unread() -> Arc<TunnelFigures> {
         Arc::new(TunnelFigures::new(TunnelLabels::default()))
     }
 
-    /// The state, for counts that the history does not show.
+    /// Locks the state, to change counts that the history does not show.
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The state, with the history brought up to `now`.
+    /// Ends the history's slots that are over at the time `now`, and locks the state.
     pub(super) fn state_at(&self, now: Instant) -> MutexGuard<'_, State> {
         let mut guard = self.state();
         let state = &mut *guard;
@@ -144,51 +147,54 @@ impl TunnelFigures {
         guard
     }
 
-    /// Counts a failed attempt to accept an app connection. The tunnel counts as failing.
+    /// Counts a failed attempt to accept an app connection. From now on, the tunnel counts as
+    /// failing.
     pub fn accept_failed(&self, reason: &'static str, error: String, hint: String) {
         let mut state = self.state_at(Instant::now());
         state.counts.accept_errors += 1;
         state.fails(reason, error, hint);
     }
 
-    /// Counts bytes written to Redis (`sent`) and to the app (`received`).
+    /// Counts bytes that the launcher wrote to Redis (`sent`) and to the app (`received`).
     pub fn moved(&self, sent: u64, received: u64) {
         let counts = &mut self.state().counts;
         counts.sent += sent;
         counts.received += received;
     }
 
-    /// Redis has sent the first byte to an app connection. Only this proves that the tunnel works.
+    /// Notes that Redis has sent the first byte on an app connection, so the tunnel works.
     pub fn answered(&self) {
         let mut state = self.state();
         state.counts.last_success = Some(unix_ms(SystemTime::now()));
         state.failing_since = None;
     }
 
-    /// The tunnel counts as failing until Redis answers. `reason`: [`UNANSWERED`] or [`FULL`].
+    /// Notes a failure. The tunnel counts as failing until Redis answers. `reason` is
+    /// [`UNANSWERED`] or [`FULL`].
     pub fn fails(&self, reason: &'static str, error: String, hint: String) {
         self.state().fails(reason, error, hint);
     }
 
-    /// Counts a successful handshake.
+    /// Counts a successful TLS handshake. `took` is the handshake's duration.
     pub fn shook_hands(&self, resumed: bool, took: Duration) {
         let kind = if resumed { Handshake::Resumed } else { Handshake::Full };
         self.state().counts.handshakes[kind as usize].observe(took);
     }
 
-    /// Notes the server's certificate. `expires`: seconds since 1970.
+    /// Notes the names in the server's certificate, and the end of its validity in seconds since
+    /// 1970.
     pub fn saw_certificate(&self, names: String, expires: i64) {
         self.state().certificate = Some(CertificateText { names, expires });
     }
 
-    /// Counts a connection that Redis refused, probably at its client limit: Redis said so, or
-    /// closed the connection during the handshake while other connections of this launcher were
-    /// open.
+    /// Counts a connection that Redis refused, probably because Redis was at its client limit.
+    /// Redis either replied that it has too many clients, or closed the connection during the TLS
+    /// handshake while this launcher had other connections.
     pub fn turned_away(&self) {
         self.state_at(Instant::now()).counts.max_clients += 1;
     }
 
-    /// Counts a connection to Redis that an app connection got from the pool.
+    /// Counts a connection to Redis that the pool gave to an app connection.
     pub fn pooled(&self, result: PoolResult) {
         self.state().counts.pool[result as usize] += 1;
     }

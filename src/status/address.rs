@@ -1,5 +1,5 @@
 //! The address of the status page. The launcher binds the address before COMMAND starts, and serves
-//! the page later.
+//! the page after COMMAND's start.
 
 use std::fmt;
 use std::io;
@@ -13,14 +13,15 @@ use super::host::HostCheck;
 /// The value of `--status-address`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StatusAddress {
-    /// A name or an address of this machine, and a port. 0: let the kernel choose.
+    /// A host name or an IP address of this machine, and a port. With port 0, the kernel chooses a
+    /// free port.
     Tcp(String, u16),
-    /// A Unix socket, in the folder of the sockets of `--listen unix`.
+    /// A Unix socket in the folder where `--listen unix` puts its sockets.
     Unix,
 }
 
 impl StatusAddress {
-    /// Parses `unix`, a port on 127.0.0.1, or a host and a port.
+    /// Parses `unix`, `PORT` (a port on 127.0.0.1) or `HOST:PORT`.
     pub fn parse(text: &str) -> Option<StatusAddress> {
         if text.eq_ignore_ascii_case("unix") {
             return Some(StatusAddress::Unix);
@@ -40,7 +41,7 @@ impl StatusAddress {
         }
     }
 
-    /// The port, if it is known before binding.
+    /// The port; `None` if the kernel will choose the port, or for a Unix socket.
     pub fn port(&self) -> Option<u16> {
         match self {
             StatusAddress::Tcp(_, port) => Some(*port).filter(|port| *port != 0),
@@ -63,7 +64,7 @@ impl fmt::Display for StatusAddress {
 #[derive(Debug)]
 pub struct StatusListener {
     pub socket: Socket,
-    /// The URL or the path of the page.
+    /// The URL of the page, or the path of the Unix socket.
     pub address: String,
     /// True if other machines can reach the page.
     pub is_exposed: bool,
@@ -71,7 +72,7 @@ pub struct StatusListener {
 }
 
 impl StatusListener {
-    /// Binds a port. `host` is a name or an address of this machine.
+    /// Binds a TCP port. `host` is a host name or an IP address of this machine.
     ///
     /// # Errors
     /// Those of bind(2), or of the name lookup.
@@ -88,8 +89,9 @@ impl StatusListener {
         })
     }
 
-    /// The bound Unix socket at `path`. Browsers cannot connect to it.
+    /// A listener with a Unix socket that is already bound to `path`.
     pub fn unix(socket: Socket, path: &Path) -> StatusListener {
+        // Browsers cannot connect to a Unix socket, so any `Host` header is harmless.
         let (address, hosts) = (path.display().to_string(), HostCheck::Off);
         StatusListener { socket, address, is_exposed: false, hosts }
     }

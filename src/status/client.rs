@@ -22,20 +22,20 @@ use crate::tunnel::failure::is_hang_up;
 const SOCKETS: &str = "/proc/net/unix";
 /// The time limit for a launcher's answer.
 const TIMEOUT: Duration = Duration::from_secs(3);
-/// The pause before another attempt.
+/// The pause before the launcher is asked again.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
-/// Longer answers are cut off. Real answers are far shorter.
+/// The longest answer to read. Real answers are far shorter.
 const MAX_ANSWER_BYTES: u64 = 2 << 20;
 
 /// A launcher's answer.
 struct Answer {
     text: String,
-    /// True if all its tunnels work.
+    /// True if all tunnels of the launcher work.
     well: bool,
 }
 
-/// Prints the state of each launcher of this user, and returns the exit code. `switched_off`: no
-/// launcher is expected, because `--enabled` is false.
+/// Prints the state of each launcher of this user, and returns the exit code. `switched_off` means
+/// that `--enabled` is false, so that no launcher is expected.
 ///
 /// # Errors
 /// If the kernel's list of sockets cannot be read, or stdout cannot be written.
@@ -68,14 +68,14 @@ pub fn run(format: LogFormat, switched_off: bool) -> anyhow::Result<u8> {
 
 /// The pids of all launchers, and the names of their sockets.
 fn launchers() -> anyhow::Result<Vec<(i32, String)>> {
-    // Other programs' names may hold any bytes.
+    // The names of other programs' sockets may contain bytes that are not UTF-8.
     let sockets = fs::read(SOCKETS).with_context(|| format!("could not read {SOCKETS}"))?;
     Ok(local::launchers(&String::from_utf8_lossy(&sockets)))
 }
 
 async fn ask_all(format: LogFormat) -> anyhow::Result<Vec<Answer>> {
-    // Ask all launchers at once, so that a stopped launcher does not delay the answers of the
-    // others.
+    // Ask all launchers at the same time, so that a stopped launcher does not delay the answers of
+    // the other launchers.
     let asked: Vec<_> = launchers()?
         .into_iter()
         .map(|launcher| tokio::spawn(async move { answer_of(&launcher, format).await }))
@@ -87,17 +87,18 @@ async fn ask_all(format: LogFormat) -> anyhow::Result<Vec<Answer>> {
     Ok(answers)
 }
 
-/// The answer of a launcher, or its error. `None` if the launcher belongs to another user, or has
-/// ended meanwhile.
+/// A launcher's answer, or a text that says why the launcher does not answer. `None` if the
+/// launcher has ended, or if the socket does not belong to a launcher of this user.
 async fn answer_of(launcher: &(i32, String), format: LogFormat) -> Option<Answer> {
     let asked = timeout(TIMEOUT, ask(launcher, format)).await;
     let error = match asked.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
         Ok(answer) => return answer,
         Err(error) => error,
     };
-    // A launcher that is short of memory also closes the connection, but it still listens.
+    // The launcher may have ended meanwhile. A launcher that is short of memory also closes the
+    // connection, but such a launcher still listens on its socket.
     if error.kind() == io::ErrorKind::ConnectionRefused || is_hang_up(&error) {
-        // A launcher that is ending may have closed this connection, but not yet its socket.
+        // A launcher that is about to end may close the connection before it closes its socket.
         sleep(RETRY_PAUSE).await;
         if launchers().is_ok_and(|found| !found.contains(launcher)) {
             return None;
@@ -112,11 +113,11 @@ async fn answer_of(launcher: &(i32, String), format: LogFormat) -> Option<Answer
     Some(Answer { text: text + "\n", well: false })
 }
 
-/// Asks a launcher. `None` if the socket does not belong to a launcher of this user.
+/// Asks a launcher for its state. `None` if the socket does not belong to a launcher of this user.
 async fn ask((pid, name): &(i32, String), format: LogFormat) -> io::Result<Option<Answer>> {
     let mut stream = loop {
         match UnixStream::connect(format!("\0{name}")).await {
-            // The launcher's queue is full.
+            // The launcher has not yet accepted earlier connections, and their queue is full.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(RETRY_PAUSE).await,
             connected => break connected?,
         }
@@ -148,7 +149,7 @@ fn parse(answer: &str) -> io::Result<Answer> {
     Ok(Answer { text: without_controls(text), well })
 }
 
-/// Removes characters that could control the terminal.
+/// Removes all characters that could control the terminal, except line breaks.
 fn without_controls(text: &str) -> String {
     text.chars().filter(|c| *c == '\n' || !is_unprintable(*c)).collect()
 }

@@ -1,24 +1,23 @@
-//! Which `Host` headers are accepted.
+//! Checks the `Host` header of requests to the status page.
 //!
-//! A website can let its own name resolve to 127.0.0.1. Then a browser lets the website read pages
+//! A website can make its own name resolve to 127.0.0.1. Then a browser lets the website read pages
 //! that are served on 127.0.0.1 (DNS rebinding,
 //! <https://owasp.org/www-community/attacks/DNS_Rebinding>). Such requests have the website's name
-//! in `Host`. Addresses other than loopback are open to the network anyway, and scrapers reach them
-//! by many names.
+//! in their `Host` header. A status page on another address than loopback accepts every `Host`
+//! header, because the network can read this page anyway.
 
 use std::net::IpAddr;
 
 #[derive(Debug, Clone)]
 pub enum HostCheck {
-    /// Every host is accepted.
+    /// Accepts every host.
     Off,
-    /// IP addresses, `localhost` and this name are accepted. The name comes from the user's
-    /// setting.
+    /// Accepts IP addresses, `localhost`, and this name from the setting `--status-address`.
     Named(String),
 }
 
 impl HostCheck {
-    /// True if a request to `authority`, a host with or without a port, is accepted.
+    /// True if the `Host` header `authority` is accepted: a host with or without a port.
     pub fn accepts(&self, authority: &str) -> bool {
         let HostCheck::Named(name) = self else { return true };
         let host = match authority.rsplit_once(':') {

@@ -1,7 +1,7 @@
 //! The report as JSON: `/status.json`, and `--status` with `--log-format json`.
 //!
-//! Within a version, every field keeps its name and meaning, and fields may be added.
-//! `docs/operation.md` lists them.
+//! While [`VERSION`] stays the same, every field keeps its name and its meaning, but new fields may
+//! appear. `docs/operation.md` lists the fields.
 
 use serde_json::{Value, json};
 
@@ -13,7 +13,7 @@ use crate::figures::{
 use crate::logging;
 use crate::sandbox;
 
-/// The version of the fields below.
+/// The version of the JSON object's fields.
 const VERSION: u32 = 1;
 
 pub fn render(report: &StatusReport) -> Value {

@@ -1,7 +1,8 @@
 //! Metrics in the log, for `--metrics-interval`: one line per tunnel and interval.
 //!
-//! The format is l2met's, which Heroku's log drains parse. `sample#` is a current value, `count#`
-//! an increase since the previous line (<https://github.com/ryandotsmith/l2met>).
+//! The format is l2met (<https://github.com/ryandotsmith/l2met>), which Heroku's log drains parse.
+//! The value of a field `sample#…` is a current value. The value of a field `count#…` is the
+//! increase since the tunnel's previous line.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,13 +12,13 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use crate::figures::{FailureReason, Figures, TunnelSnapshot};
 use crate::logging::notice;
 
-/// Logs the metrics of each tunnel at each interval, for ever. `dyno`: the name of this process
-/// within the app.
+/// Logs the metrics of each tunnel at each interval, for ever. `dyno` is Heroku's name for this
+/// process, such as `web.1`.
 pub async fn log_each(interval: Duration, figures: Arc<Figures>, dyno: Option<String>) {
     let snapshot = || figures.snapshot(Instant::now());
     let mut before = snapshot();
     let mut ticks = interval_at(Instant::now() + interval, interval);
-    // After SIGSTOP and SIGCONT, log one line instead of one for each missed interval.
+    // After SIGSTOP and SIGCONT, log a single line for all missed intervals.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
         ticks.tick().await;
@@ -71,7 +72,7 @@ fn log(before: &TunnelSnapshot, now: &TunnelSnapshot, dyno: Option<&str>) {
     );
 }
 
-/// A number without an exponent, which l2met could not parse.
+/// A number in decimal notation: log drains cannot parse numbers with an exponent.
 fn milliseconds(seconds: Option<f64>) -> Option<String> {
     seconds.map(|seconds| format!("{:.1}ms", seconds * 1000.0))
 }

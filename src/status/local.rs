@@ -1,8 +1,8 @@
-//! The socket where `--status` finds a launcher: an abstract Unix socket named after the launcher's
-//! pid (unix(7)).
+//! The abstract Unix socket (unix(7)) through which `--status` finds a launcher. The socket's name
+//! contains the launcher's pid.
 //!
-//! Such a socket has no file that could be left behind. It has no permissions either, so each side
-//! asks the kernel for the user of the other side.
+//! An abstract socket disappears together with the launcher, because the socket has no file. It has
+//! no permissions either, so each side asks the kernel for the other side's user.
 
 use std::io;
 use std::os::linux::net::SocketAddrExt as _;
@@ -18,12 +18,12 @@ use super::host::HostCheck;
 use super::server::accept_all;
 use crate::logging::debug;
 
-/// The beginning of each launcher's socket name, after the NUL byte that makes it abstract. The pid
-/// follows, and then a random number: containers that share a network share these names, but each
-/// container has its own pids.
+/// The beginning of the socket's name. The launcher's pid follows, and then a random number:
+/// containers that share a network also share the names of sockets, but launchers in different
+/// containers may have the same pid.
 const PREFIX: &str = "start-stunnel/";
 
-/// Answers `--status` of the same user or root, for ever.
+/// Answers requests of `--status` from this launcher's user and from root, for ever.
 pub async fn serve(status: Arc<Status>) {
     match bind() {
         Ok(socket) => accept_all(socket, status, HostCheck::Off).await,
@@ -38,12 +38,12 @@ fn bind() -> io::Result<Socket> {
     Ok(listener.into())
 }
 
-/// Finds launchers' sockets in the text of /proc/net/unix (proc_net(5)), in the order of pids.
-/// Returns each launcher's pid and the name of its socket.
+/// Finds the launchers in the text of /proc/net/unix (proc_net(5)). Returns each launcher's pid and
+/// the name of its socket, in the order of the pids.
 pub fn launchers(sockets: &str) -> Vec<(i32, String)> {
     const LISTENS: &str = "00010000";
     let of_launcher = |line: &str| {
-        // Num, RefCount, Protocol, Flags, Type, St, Inode, Path.
+        // The fields are: Num, RefCount, Protocol, Flags, Type, St, Inode, Path.
         let mut fields = line.split_ascii_whitespace().skip(3);
         let (flags, path) = (fields.next()?, fields.nth(3)?);
         let name = path.strip_prefix('@').filter(|_| flags == LISTENS)?;
@@ -58,11 +58,10 @@ pub fn launchers(sockets: &str) -> Vec<(i32, String)> {
     launchers
 }
 
-/// True if `stream` leads to a process of this user with this pid.
+/// True if the process at the other end of `stream` belongs to this user and has this pid.
 ///
-/// Any process can bind any name. Containers that share a network see each other's sockets. For
-/// those, the kernel reports another user or another pid: 0, which is no launcher's pid, stands for
-/// a process in another pid namespace.
+/// This check is necessary because any process can bind a socket with a launcher's name. For a
+/// process in another pid namespace, such as a container's, the kernel reports the pid 0.
 pub fn belongs_to_launcher(stream: &UnixStream, pid: i32) -> bool {
     stream.peer_cred().is_ok_and(|peer| peer.uid() == geteuid().as_raw() && peer.pid() == Some(pid))
 }

@@ -24,18 +24,18 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
 
 type Text = &'static str;
 
-/// One metric of a `T`: a tunnel or the launcher.
+/// One metric of a tunnel or of the launcher: `T` has the values.
 #[derive(Debug)]
 struct Metric<T> {
     kind: MetricType,
-    /// Without the prefix. The encoder adds the suffixes that a format demands, such as `_total`.
-    /// Names follow <https://prometheus.io/docs/practices/naming/>.
+    /// The name without its prefix. The encoder adds suffixes such as `_total`. The names follow
+    /// <https://prometheus.io/docs/practices/naming/>.
     name: Text,
     help: Text,
     read: fn(&T) -> Vec<Sample<'_>>,
 }
 
-/// The labels of a sample besides its tunnel, and its value.
+/// The value of a metric, and its labels except `tunnel`.
 type Sample<'a> = (Labels, Value<'a>);
 
 type Labels = Vec<(Text, String)>;
@@ -43,7 +43,7 @@ type Labels = Vec<(Text, String)>;
 enum Value<'a> {
     Number(f64),
     Durations(&'a Histogram),
-    /// The labels say everything.
+    /// The metric has only labels.
     Info,
 }
 use Value::{Durations, Info, Number};
@@ -72,17 +72,17 @@ fn whole(whole: u64) -> Vec<Sample<'static>> {
     number(whole as f64)
 }
 
-/// No sample for `None`.
+/// One sample, or none if there is no value.
 fn optional(value: Option<u64>) -> Vec<Sample<'static>> {
     value.map_or_else(Vec::new, whole)
 }
 
-/// A time in milliseconds since 1970 as seconds.
+/// Like [`optional`], for a time in milliseconds, which metrics show in seconds.
 fn time(ms: Option<u64>) -> Vec<Sample<'static>> {
     ms.map_or_else(Vec::new, |ms| number(ms as f64 / 1000.0))
 }
 
-/// A sample for each word of a label.
+/// One sample for each value that `label` can have.
 fn by_word<const N: usize>(label: Text, words: [Text; N], of: [u64; N]) -> Vec<Sample<'static>> {
     let sample = |(word, value)| (vec![(label, str::to_owned(word))], Number(value as f64));
     words.into_iter().zip(of).map(sample).collect()
@@ -217,8 +217,8 @@ const PROCESS: &[Metric<StatusReport>] = &[
     gauge("start_time_seconds", "When the launcher started", |r| time(Some(r.started))),
 ];
 
-/// Returns the content type and all metrics. The format is OpenMetrics if the `Accept` header names
-/// it, and otherwise Prometheus's text format 0.0.4, which every tool reads.
+/// Returns the content type and all metrics. The format is OpenMetrics if `accept`, the `Accept`
+/// header, names OpenMetrics, and otherwise Prometheus's text format, which every tool reads.
 pub fn render(report: &StatusReport, accept: &str) -> (&'static str, String) {
     let tunnels = report.tunnels.iter().cloned();
     let tunnels = tunnels.map(|t| (vec![("tunnel", t.variable().to_owned())], t)).collect();
@@ -237,7 +237,7 @@ pub fn render(report: &StatusReport, accept: &str) -> (&'static str, String) {
     (content_type, text)
 }
 
-/// Metrics, and the tunnels or the launcher that have them, with their labels.
+/// Metrics, and the tunnels or the launcher with the values and their labels.
 #[derive(Debug)]
 struct Metrics<T: 'static>(&'static [Metric<T>], Vec<(Labels, T)>);
 

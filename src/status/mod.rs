@@ -1,11 +1,12 @@
 //! Shows the state of a launcher to people and programs. All interfaces are read-only.
 //!
-//! A [`StatusReport`] is a snapshot of [`crate::figures`] and of the process. People read it as a
-//! [`page`] or [`text`], with the same [`words`]. Programs read it as [`json`] or [`metrics`], or
-//! in the log as [`l2met`].
+//! A [`StatusReport`] is a copy of [`crate::figures`] and of facts about the process. People read
+//! the report as a [`page`] or as [`text`]; both use the same [`words`]. Programs read the report
+//! as [`json`], as [`metrics`], or in the log as [`l2met`].
 //!
-//! [`server`] answers over HTTP: on the [`address`] that the user set, and on the [`local`] socket,
-//! through which [`client`] (`--status`) finds each launcher.
+//! The [`server`] answers HTTP requests at the [`address`] that the user has set, and on a
+//! [`local`] socket. [`client`] implements `--status`, which connects to the local socket of each
+//! launcher.
 
 mod address;
 pub mod client;
@@ -41,19 +42,19 @@ use crate::figures::{Command, Figures, TunnelSnapshot, unix_ms};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StatusSettings {
     pub address: Option<StatusAddress>,
-    /// The interval of metrics lines in the log; `None`: no lines.
+    /// The launcher logs metrics at this interval; `None`: never.
     pub metrics_interval: Option<Duration>,
 }
 
-/// The result of looking for variables with Redis URLs. A URL without a tunnel counts, too.
+/// Whether the launcher has found a variable with a Redis URL. A URL without a tunnel counts, too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RedisUrls {
     Found,
-    /// A variable's name may be misspelt, so this launcher must not look healthy.
+    /// The user may have misspelt a variable's name, so the launcher must not look healthy.
     Missing,
 }
 
-/// The source of a launcher's reports.
+/// Makes reports about the launcher.
 #[derive(Debug)]
 pub struct Status {
     figures: Arc<Figures>,
@@ -71,7 +72,7 @@ impl Status {
 
     /// The state of the launcher now.
     pub async fn report(&self) -> StatusReport {
-        // The time until this task runs again is the time that any task waits for the event loop.
+        // Any task has to wait for the launcher's thread as long as this task has to wait now.
         let woken = Instant::now();
         yield_now().await;
         let now = Instant::now();

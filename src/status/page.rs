@@ -1,4 +1,4 @@
-//! The status page: HTML without scripts, with graphs in SVG.
+//! The status page as HTML. The page contains no script, and its graphs are SVG.
 
 use openssl::base64;
 use openssl::sha::sha256;
@@ -16,7 +16,8 @@ const HEIGHT: usize = 40;
 
 const STYLE: &str = include_str!("page.css");
 
-/// The Content-Security-Policy: browsers apply exactly this style, and load nothing else.
+/// The value of the header `Content-Security-Policy`. With it, browsers apply exactly this style
+/// sheet, and load no other resource.
 pub fn security_policy() -> String {
     let style = base64::encode_block(&sha256(STYLE.as_bytes()));
     format!(
@@ -25,7 +26,7 @@ pub fn security_policy() -> String {
     )
 }
 
-/// Escapes text for HTML.
+/// Escapes text for HTML, and replaces control characters.
 fn escaped(text: &str) -> String {
     printable(text)
         .replace('&', "&amp;")
@@ -58,7 +59,7 @@ pub fn render(report: &StatusReport) -> String {
     )
 }
 
-/// The CSS class that colours a tunnel's section. The page also names the state in words.
+/// The CSS class that gives a tunnel's section its colour.
 fn class(state: TunnelState) -> &'static str {
     match state {
         TunnelState::Unused => "unused",
@@ -97,8 +98,8 @@ fn advice(text: Option<&str>) -> String {
     text.map_or_else(String::new, |text| format!("<p class=\"advice\">{}</p>", escaped(text)))
 }
 
-/// Draws one bar for each slot of the last ten minutes, the current slot on the right. Draws no
-/// graph if all values are 0.
+/// A graph with one bar for each slot of the last ten minutes, the current slot on the right. Empty
+/// if all values are 0.
 fn bars(what: &str, class: &str, points: &[Point], value: fn(&Point) -> u64) -> String {
     let most = points.iter().map(value).max().unwrap_or(0);
     if most == 0 {

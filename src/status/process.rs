@@ -1,4 +1,4 @@
-//! The system's figures of this process (proc(5), getrusage(2)).
+//! The resources that this process uses, according to the system (proc(5), getrusage(2)).
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -11,7 +11,7 @@ use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage};
 use nix::sys::time::TimeValLike as _;
 use nix::unistd::{SysconfVar, sysconf};
 
-/// The resources that this process uses. `None`: unknown.
+/// The resources that this process uses. `None` stands for an unknown value.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Process {
     pub cpu: Option<Duration>,
@@ -20,11 +20,11 @@ pub struct Process {
     /// In bytes.
     pub virtual_memory: Option<u64>,
     pub descriptors: Option<u64>,
-    /// The limit on descriptors. `None` also if there is no limit.
+    /// The limit on open descriptors; `None` also if there is no limit.
     pub max_descriptors: Option<u64>,
 }
 
-/// This process's files in /proc, opened before the sandbox forbids it.
+/// This process's files in /proc. The sandbox would not let the process open these files later.
 #[derive(Debug)]
 pub struct ProcFiles {
     statm: Option<File>,
@@ -41,7 +41,8 @@ impl ProcFiles {
         }
     }
 
-    /// Total and resident memory in bytes: the first two fields of statm, which counts pages.
+    /// Virtual and resident memory in bytes. The file statm has both as its first two fields, in
+    /// pages.
     fn memory(&self) -> [Option<u64>; 2] {
         let mut text = [0; 128];
         let length = self.statm.as_ref().and_then(|statm| statm.read_at(&mut text, 0).ok());
@@ -51,7 +52,7 @@ impl ProcFiles {
         [0, 1].map(|_| Some(fields.next()?? * page))
     }
 
-    /// The number of open descriptors, including the two of `self`.
+    /// The number of open descriptors, including the two descriptors of `self`.
     fn descriptors(&self) -> Option<u64> {
         let mut folder = self.descriptors.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
         let entries = folder.iter().flatten();

@@ -1,4 +1,4 @@
-//! The HTTP/1.1 server of the status: one request per connection, GET and HEAD only.
+//! The HTTP/1.1 server of the status page. It answers one GET or HEAD request per connection.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -31,21 +31,23 @@ use crate::system::socket::watch;
 use crate::text::printable;
 use crate::tunnel::failure;
 
-/// The maximum number of connections at a time. A further connection ends the oldest connection.
+/// The maximum number of open connections. When a further connection arrives, the server closes the
+/// oldest connection.
 const MAX_CONNECTIONS: usize = 64;
-/// The maximum size of request line and headers.
+/// The maximum size of a request's first line and headers together.
 const MAX_HEADER_BYTES: usize = 8 * 1024;
-/// The time limit for the request line and headers.
+/// A request's first line and headers must arrive within this time.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(1);
-/// The time limit for a connection.
+/// A connection may last this long.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// The pause after a failed `accept`. Without it, a lack of descriptors would keep the CPU busy.
+/// The pause after a failed accept(2). Without the pause, a lack of descriptors would cause a busy
+/// loop.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 /// The header that tells `--status` whether all tunnels work: `true` or `false`.
 pub const WELL: &str = "start-stunnel-well";
 
-/// Accepts a connection. Returns `None` if it is a connection of another user, who may not use a
-/// Unix socket.
+/// Accepts a connection. Over a Unix socket, only this user and root may connect: for any other
+/// user, this function closes the connection and returns `None`.
 fn accept(listener: &Socket) -> io::Result<Option<Box<dyn Connection>>> {
     let (socket, address) = listener.accept()?;
     socket.set_nonblocking(true)?;
@@ -58,14 +60,15 @@ fn accept(listener: &Socket) -> io::Result<Option<Box<dyn Connection>>> {
     Ok(is_allowed.then(|| Box::new(stream) as Box<dyn Connection>))
 }
 
-/// Serves the status page, for ever.
+/// Serves the status page for ever.
 pub async fn serve(page: StatusListener, status: Arc<Status>) {
     accept_all(page.socket, status, page.hosts).await;
 }
 
-/// Serves all connections to `socket`, for ever.
+/// Serves all connections to `socket` for ever.
 ///
-/// One descriptor is kept in reserve, because people look at the status when descriptors run out.
+/// The server keeps one descriptor in reserve, because people look at the status page when no
+/// descriptor is free.
 pub async fn accept_all(socket: Socket, status: Arc<Status>, hosts: HostCheck) {
     let listener = match watch(socket) {
         Ok(listener) => listener,
@@ -86,8 +89,8 @@ pub async fn accept_all(socket: Socket, status: Arc<Status>, hosts: HostCheck) {
             }
             Err(error) if failure::is_out_of_descriptors(&error) && reserve.is_some() => {
                 drop(reserve.take());
-                // accept(2) takes a descriptor even if no connection waits. In that case open the
-                // reserve again at once, before an app connection takes it.
+                // Without a free descriptor, accept(2) fails even if no connection waits. If none
+                // waits, reserve the descriptor again before an app connection takes it.
                 let waiting = tokio::select! {
                     biased;
                     accepted = listener.async_io(Interest::READABLE, accept) => accepted.ok(),
@@ -112,8 +115,8 @@ fn open_reserve() -> Option<File> {
     File::open("/dev/null").ok()
 }
 
-/// Ends the oldest connection if there are too many. Requests are answered at once, so the oldest
-/// connection has probably sent none.
+/// Closes the oldest connection if there are too many connections. The client of the oldest
+/// connection has probably sent no request, because the server answers requests at once.
 fn end_oldest_if_full(served: &mut VecDeque<AbortHandle>) {
     served.retain(|serving| !serving.is_finished());
     if served.len() >= MAX_CONNECTIONS
@@ -123,12 +126,13 @@ fn end_oldest_if_full(served: &mut VecDeque<AbortHandle>) {
     }
 }
 
-/// A connection of any kind. The server boxes it, so that the HTTP code is compiled once.
+/// A TCP or Unix connection. The server handles both kinds as trait objects, so that the compiler
+/// does not generate the HTTP code twice.
 pub trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Connection for S {}
 
-/// Answers one request.
+/// Reads one request from `stream`, and answers the request.
 pub async fn serve_connection(stream: Box<dyn Connection>, status: &Status, hosts: &HostCheck) {
     let answer = async |request: Request<Incoming>| {
         let response = match refusal(&request, hosts) {
@@ -154,7 +158,7 @@ pub async fn serve_connection(stream: Box<dyn Connection>, status: &Status, host
 
 type Answer = Response<Full<Bytes>>;
 
-/// The answer to a request that is refused; `None` if it is accepted.
+/// The answer to a request that the server refuses; `None` if the server accepts the request.
 fn refusal(request: &Request<Incoming>, hosts: &HostCheck) -> Option<Answer> {
     let named = request.headers().get_all(header::HOST).iter().map(HeaderValue::to_str);
     let in_target = request.uri().authority().map(|authority| Ok(authority.as_str()));
@@ -204,12 +208,12 @@ fn response_to(path: &str, headers: &HeaderMap, report: &StatusReport) -> Answer
     answer
 }
 
-/// Any answer proves that the event loop runs. Redis's state does not count, because an outage of
-/// Redis must not make a platform restart every app.
+/// The answer to a health check. Redis's state does not matter here, because an outage of Redis
+/// must not make a platform restart every app.
 fn health(report: &StatusReport) -> Answer {
     let state = report.command.state;
     let code = match state {
-        // The user who stopped COMMAND may continue it.
+        // COMMAND may run again later: a user has stopped COMMAND, and can let COMMAND continue.
         CommandState::Running | CommandState::Stopped => StatusCode::OK,
         CommandState::Draining => StatusCode::SERVICE_UNAVAILABLE,
     };
@@ -257,7 +261,7 @@ mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
 
-    /// The server's answer to these bytes.
+    /// The server's answer to the bytes in `request`.
     fn asked(request: &str) -> String {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
@@ -333,7 +337,7 @@ mod tests {
         assert!(asked(absolute).starts_with("HTTP/1.1 421 "));
         let twice = "GET / HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n";
         assert!(asked(twice).starts_with("HTTP/1.1 421 "));
-        // A browser always sends a Host.
+        // Browsers always send a Host header, so a request without it is no attack.
         assert!(asked("GET /healthz HTTP/1.0\r\n\r\n").starts_with("HTTP/1.0 200 "));
     }
 
@@ -351,7 +355,7 @@ mod tests {
     fn long_or_incomplete_requests_are_cut_off() {
         let long = format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(MAX_HEADER_BYTES));
         assert!(asked(&long).starts_with("HTTP/1.1 431 "), "{}", asked(&long));
-        // The paused clock jumps to the timeout.
+        // tokio's paused clock jumps to the timeout at once.
         assert_eq!(asked(""), "");
         assert_eq!(asked("GET / HTTP/1.1\r\nHost: local"), "");
         assert!(asked("\x16\x03\x01\r\n\r\n").starts_with("HTTP/1.1 400 "));

@@ -1,14 +1,14 @@
-//! A report for the unit tests of this folder.
+//! A report about three tunnels, for the unit tests of this folder.
 
 use std::time::UNIX_EPOCH;
 
 use super::*;
 use crate::figures::{CloseReason, FailureReason, PoolResult, TunnelLabels, UpstreamState};
 
-/// A name or an error from a hostile server.
+/// Text from a hostile server: HTML that must be escaped, and characters that control a terminal.
 pub const HOSTILE: &str = "</td><script>alert(1)</script>\"' &amp; \u{1b}[31m \n{}\\";
 
-/// One tunnel that works, one that fails, and one that was never used.
+/// The figures of a tunnel that works, a tunnel that fails, and a tunnel that was never used.
 pub fn figures() -> Arc<Figures> {
     let labels = |variable: &str, upstream: &str, limit| TunnelLabels {
         variables: vec![variable.to_owned()],

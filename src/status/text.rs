@@ -1,15 +1,15 @@
-//! The report as text, for `--status` and `/status.txt`.
+//! The report as plain text, for `--status` and `/status.txt`.
 
 use super::StatusReport;
 use super::words::{self, HELD};
 use crate::figures::Point;
 use crate::text::{self, printable};
 
-/// The width of a line. It fits most terminals.
+/// The maximum width of a line, in characters. Most terminals are at least this wide.
 const COLUMNS: usize = 100;
 /// The column where the text of a row begins.
 const INDENT: usize = 13;
-/// Bars with one to eight eighths of a line's height.
+/// Bars of eight heights.
 const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
 pub fn render(report: &StatusReport) -> String {
@@ -43,7 +43,7 @@ fn wrapped(indent: usize, head: &str, content: &str) -> String {
     text::wrapped(COLUMNS, indent, head, &printable(content))
 }
 
-/// The highest number of connections in each slot, as bars.
+/// One bar for each slot of the last ten minutes: the slot's highest number of connections.
 fn graph(points: &[Point]) -> String {
     let most = points.iter().map(|point| point.peak).max().unwrap_or(0).max(1);
     let bar = |point: &Point| match point.peak {

@@ -1,4 +1,4 @@
-//! The texts that the page and `--status` share.
+//! The texts that the status page and `--status` have in common.
 
 use std::time::Duration;
 
@@ -12,29 +12,29 @@ use crate::sandbox;
 use crate::tls::{SOON, days_until};
 use crate::tunnel::client_limit;
 
-/// The level of `--verify` that ignores the certificate.
+/// With this level of `--verify`, the launcher does not verify certificates.
 const NONE: &str = "none";
 const REFUSED: &str = FailureReason::TcpRefused.word();
-/// Waits longer than these, in seconds, cause a hint.
+/// If a wait exceeds its limit, in seconds, the status shows a hint.
 const SLOW_LOOP: f64 = 0.05;
 const SLOW_REPLY: f64 = 0.1;
 const SLOW_CONNECT: f64 = 0.25;
 
-/// The state of a tunnel.
+/// The state of a tunnel, as the status shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TunnelState {
-    /// No connection has reached Redis, and no connection has failed.
+    /// The app has not tried to connect yet.
     Unused,
     Works,
-    /// The latest attempt reached Redis, but a row below needs attention.
+    /// Redis answered the latest connection, but one of the rows shows a problem.
     Unsteady,
-    /// The latest attempt failed.
+    /// The latest attempt to connect failed.
     Fails,
-    /// The latest attempt failed, but too long ago to tell whether the tunnel works now.
+    /// The latest attempt to connect failed, but too long ago to tell whether the tunnel works now.
     Lapsed,
 }
 
-/// The reason why a launcher is not ready if no variable holds a Redis URL.
+/// The reason why `/readyz` fails if no variable holds a Redis URL.
 pub fn no_url() -> String {
     format!(
         "no variable holds a Redis URL: set REDIS_URL, or list your variables in {}",
@@ -42,7 +42,7 @@ pub fn no_url() -> String {
     )
 }
 
-/// The text shown if there are no tunnels.
+/// The status of a launcher without tunnels.
 pub fn no_tunnel(report: &StatusReport) -> String {
     match report.urls {
         RedisUrls::Found => "No tunnel: COMMAND runs without one.".to_owned(),
@@ -93,12 +93,12 @@ pub struct Block {
     /// `REDIS_URL → host:6380`.
     pub title: String,
     pub state: TunnelState,
-    /// Follows the state: since when the tunnel has failed, or when it last failed. Begins with a
-    /// space, unless it is empty.
+    /// Text to show after the state: how long the tunnel has been failing, or when the latest
+    /// attempt failed. Empty, or begins with a space.
     pub since: String,
-    /// The probable cause, and the remedy.
+    /// The probable cause of the tunnel's problem, and the remedy.
     pub advice: Option<String>,
-    /// In the order of importance.
+    /// The rows, the most important row first.
     pub rows: Vec<Row>,
 }
 
@@ -106,7 +106,7 @@ pub struct Block {
 pub struct Row {
     pub label: &'static str,
     pub text: String,
-    /// The remedy, if this row needs attention.
+    /// The remedy, if this row shows a problem.
     pub advice: Option<String>,
 }
 
@@ -116,7 +116,7 @@ impl Row {
     }
 }
 
-/// The labels of the rows with a graph.
+/// The labels of the rows that have a graph.
 pub const HELD: &str = "Held";
 pub const FAILURES: &str = "Failures";
 
@@ -172,7 +172,7 @@ pub fn advice(tunnel: &TunnelSnapshot) -> Option<String> {
     let failed = tunnel.failing_since.is_some() || tunnel.has_lapsed || recent.failed_in_all() > 0;
     let failure = tunnel.failure.as_ref().filter(|_| failed)?;
     if let (Some(success), true) = (last_success, failure.reason == REFUSED) {
-        // The URL is correct, because it has worked.
+        // The hint would ask the user to check the URL, but this URL has worked before.
         let reached = second(success);
         return Some(format!("Redis is down or restarting (last reached at {reached})"));
     }
@@ -219,7 +219,7 @@ fn failures(tunnel: &TunnelSnapshot) -> Row {
     Row::new(FAILURES, parts.join(" · "))
 }
 
-/// ` · tls_eof 9, dns 1`: the most frequent reason first.
+/// The reasons of failures, the most frequent reason first: ` · tls_eof 9, dns 1`.
 fn reasons(recent: &Counts) -> String {
     let mut counts: Vec<_> = FailureReason::WORDS.into_iter().zip(recent.failed).collect();
     counts.retain(|(_, count)| *count > 0);
@@ -227,7 +227,7 @@ fn reasons(recent: &Counts) -> String {
     format!(" · {}", listed(counts))
 }
 
-/// `tls_eof 9, dns 1`.
+/// Words with their counts: `tls_eof 9, dns 1`.
 fn listed(counts: impl IntoIterator<Item = (&'static str, u64)>) -> String {
     let words = counts.into_iter().map(|(word, count)| format!("{word} {count}"));
     words.collect::<Vec<_>>().join(", ")
@@ -286,7 +286,7 @@ fn tls(tunnel: &TunnelSnapshot) -> Row {
 
 fn moved(tunnel: &TunnelSnapshot) -> Row {
     let counts = &tunnel.counts;
-    // While the pool is off, neither result is counted.
+    // Both counts are 0 if the pool was never on.
     let pool = match counts.pool {
         [0, 0] => String::new(),
         counts => format!(" ({})", listed(PoolResult::WORDS.into_iter().zip(counts))),
@@ -301,7 +301,7 @@ fn moved(tunnel: &TunnelSnapshot) -> Row {
     Row::new("Moved", text)
 }
 
-/// The last paragraph, about COMMAND and the launcher.
+/// The last paragraph of the status, about COMMAND and the launcher.
 pub fn process(report: &StatusReport) -> String {
     let command = &report.command;
     let age = duration(report.at.saturating_sub(command.started));
@@ -330,7 +330,7 @@ fn counted(number: u64, what: &str) -> String {
     format!("{} {what}{plural}", grouped(number))
 }
 
-/// A number with a comma between thousands.
+/// A number with commas between groups of three digits: `1,234,567`.
 fn grouped(number: u64) -> String {
     let digits = number.to_string().into_bytes();
     let groups = digits.rchunks(3).rev().map(String::from_utf8_lossy);
@@ -342,7 +342,7 @@ fn capitalized(text: &str) -> String {
     chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
 }
 
-/// The time of day in UTC. `ms`: milliseconds since 1970.
+/// The time of day in UTC, from milliseconds since 1970.
 fn second(ms: u64) -> String {
     let seconds = ms / 1000 % 86_400;
     format!("{:02}:{:02}:{:02} UTC", seconds / 3600, seconds / 60 % 60, seconds % 60)
@@ -352,7 +352,7 @@ fn minute(ms: u64) -> String {
     format!("{} UTC", &second(ms)[..5])
 }
 
-/// A duration in the largest unit that fits.
+/// A duration in milliseconds as a whole number of seconds, minutes, hours or days.
 fn duration(ms: u64) -> String {
     match Duration::from_millis(ms).as_secs() {
         seconds @ ..60 => format!("{seconds} s"),
