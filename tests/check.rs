@@ -1,4 +1,4 @@
-//! `--check` (docs/check.md), with servers that work and servers that fail.
+//! The reports of `--check` (docs/check.md) about servers that work and servers that fail.
 
 mod support;
 
@@ -19,7 +19,7 @@ fn check(url: &str, settings: &[(&str, &str)]) -> Outcome {
     Launcher::new(["--check"]).redis(url).settings(settings).run()
 }
 
-/// The report on one tunnel as JSON, and the exit code.
+/// The report about one tunnel as JSON, and the exit code.
 #[derive(Debug)]
 struct Report {
     json: Value,
@@ -57,7 +57,7 @@ impl Report {
     }
 }
 
-/// True if every line has at most 80 characters, except lines with a single value.
+/// True if every line has at most 80 characters, or consists of a single value to copy.
 fn fits_a_terminal(table: &str) -> bool {
     table.lines().all(|line| line.chars().count() <= 80 || !line.trim().contains(' '))
 }
@@ -98,7 +98,7 @@ fn a_working_server_is_reported_with_its_pin_to_set() {
 }
 
 #[test]
-fn only_steps_that_the_settings_require_may_fail_the_check() {
+fn a_step_that_no_setting_requires_does_not_fail_the_check() {
     let server = Server::start(Front::Stunnel);
     let none = report(&server.url(), &[]);
     let expected = ["ok", "ok", "ok", "skipped", "failed", "failed", "ok", "ok"];
@@ -117,7 +117,7 @@ fn only_steps_that_the_settings_require_may_fail_the_check() {
 }
 
 #[test]
-fn a_failed_step_shows_the_reason_and_ends_the_check() {
+fn a_failed_step_has_a_reason_and_ends_the_check() {
     let greeter = Peer::tcp(|mut stream| stream.write_all(b"220 no TLS here, sorry\r\n").unwrap());
     let silent = Peer::tcp(|mut stream| support::rest(&mut stream));
     let nobody = two_free_ports();
@@ -168,7 +168,7 @@ fn each_reply_of_redis_has_its_own_explanation() {
         assert!(report.detail(step).contains(detail), "{userinfo}: {report:?}");
         assert!(report.first_advice().starts_with(advice), "{userinfo}: {report:?}");
         assert_eq!(report.code, i32::from([wrong, missing].contains(&advice)), "{report:?}");
-        // The mode comes from INFO, which the ACL of `shy` does not allow.
+        // `--check` learns the mode from INFO, which the user `shy` may not call.
         let knows_mode = report.json["mode"] == "standalone";
         assert_eq!(knows_mode, report.code == 0 && !userinfo.starts_with("shy"), "{report:?}");
     }
@@ -231,7 +231,7 @@ fn a_dead_redis_behind_stunnel_is_not_a_wrong_password() {
 }
 
 #[test]
-fn wrong_name_on_the_certificate_has_the_hint_of_the_log() {
+fn advice_for_a_certificate_with_another_name_works() {
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::new(folder.path());
     let name = "other.example";
@@ -244,7 +244,7 @@ fn wrong_name_on_the_certificate_has_the_hint_of_the_log() {
         under_full.first_advice(),
         "set STUNNEL_SERVER_NAME to a name in the certificate, or set STUNNEL_VERIFY=ca"
     );
-    // Under `none`, the report recommends the level that the server passes.
+    // Under the verify level `none`, the report recommends the level that the server passes.
     let under_none = report(&server.url(), &[root]);
     let first = under_none.first_advice();
     assert!(under_none.code == 0 && first.ends_with(" STUNNEL_VERIFY=ca"), "{under_none:?}");
@@ -253,7 +253,7 @@ fn wrong_name_on_the_certificate_has_the_hint_of_the_log() {
 }
 
 #[test]
-fn advice_depends_on_the_verify_level_of_an_untrusted_server() {
+fn advice_about_an_untrusted_server_depends_on_the_level() {
     let server = Server::start(Front::Redis);
     let intercepted = [
         "someone may intercept this connection",
@@ -280,7 +280,7 @@ fn advice_depends_on_the_verify_level_of_an_untrusted_server() {
 }
 
 #[test]
-fn a_missing_database_fails_the_check() {
+fn a_database_that_redis_does_not_have_fails_the_check() {
     let server = Server::start(Front::Redis);
     let url = |path: &str| server.url().replace("/0", path);
     for (path, state, code) in
@@ -289,7 +289,7 @@ fn a_missing_database_fails_the_check() {
         let report = report(&url(path), &[]);
         assert_eq!((report.state("select"), report.code), (state, code), "{path}: {report:?}");
     }
-    // Two variables share a tunnel: the check selects the databases of both.
+    // The two variables share a tunnel. The check selects the databases of both URLs.
     let both = check(&url("/1"), &[("HEROKU_REDIS_SAME_URL", &url("/99"))]);
     assert_eq!(both.code(), 1, "{}", both.stdout);
     let (step, detail) = ("SELECT", "database 99");
@@ -297,7 +297,7 @@ fn a_missing_database_fails_the_check() {
 }
 
 #[test]
-fn the_report_shows_variables_and_settings_without_effect() {
+fn the_check_lists_variables_and_settings_without_effect() {
     let server = Server::start(Front::Redis);
     let run = |format: &str| {
         let settings = [
@@ -321,8 +321,8 @@ fn the_report_shows_variables_and_settings_without_effect() {
 }
 
 #[test]
-fn credentials_in_a_servers_error_are_masked() {
-    // Redis answers: "unknown command 'AUTH', with args beginning with: …".
+fn user_and_password_in_a_servers_error_are_masked() {
+    // This Redis answers: "unknown command 'AUTH', with args beginning with: …".
     let options = Options { words: &["--rename-command", "AUTH", ""], ..Options::default() };
     let server = Server::start_with(Front::Redis, options);
     let url = server.url().replace("default:", "app-user:");
@@ -349,7 +349,8 @@ fn a_missing_client_certificate_names_its_settings() {
     }
 }
 
-/// The setting that a user copies from the table: the only line that begins with `name=`.
+/// The name and the value in the only line of `table` that begins with `name=`. Users copy this
+/// line.
 fn copied<'a>(table: &'a str, name: &str) -> (&'a str, &'a str) {
     let setting = format!("{name}=");
     let lines: Vec<_> =
@@ -366,8 +367,8 @@ fn the_check_passes_with_the_settings_that_it_advises() {
     let pin = report(&server.url(), &[]).json["certificate"]["pin"].as_str().unwrap().to_owned();
     let asking = format!("{}?ssl_cert_reqs=required", server.url());
     let full = ("STUNNEL_VERIFY", "full");
-    // Without settings; with the wrong pin; with an untrusted certificate under `full`, without and
-    // with the right pin.
+    // The settings of the first check, and the settings that the first check advises. They cover no
+    // settings, a wrong pin, and an untrusted certificate without and with the right pin.
     type Case<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str]);
     let cases: [Case<'_>; 6] = [
         (&[], &["STUNNEL_PIN"]),
@@ -396,7 +397,7 @@ fn the_check_passes_with_the_settings_that_it_advises() {
 }
 
 #[test]
-fn each_variable_gets_a_pin_to_copy_although_one_server_is_down() {
+fn each_variable_gets_its_pin_although_one_server_is_down() {
     let (one, two) = (Server::start(Front::Redis), Server::start(Front::Redis));
     let (url, other_url) = (one.url(), two.url());
     let mut settings = vec![
@@ -435,7 +436,7 @@ fn only_terminals_get_colours_and_no_color_turns_them_off() {
 }
 
 #[test]
-fn cluster_nodes_and_sentinels_get_advice_about_their_limits() {
+fn the_check_warns_about_cluster_nodes_and_sentinels() {
     for (mode, words) in [
         ("cluster", &["a node of a Redis Cluster", "MOVED", "STUNNEL_REDISS=passthrough"][..]),
         ("sentinel", &["tells the client the master's address"]),
@@ -456,7 +457,7 @@ fn cluster_nodes_and_sentinels_get_advice_about_their_limits() {
 
 #[test]
 fn a_check_writes_no_core_dump() {
-    // The server accepts the connection and stays silent, so the check waits.
+    // The server never answers, so the check runs until the test ends.
     let silent = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let url = format!("rediss://127.0.0.1:{}", silent.local_addr().unwrap().port());
     let script = "ulimit -Sc 4096 2>/dev/null; exec \"$0\" --check";

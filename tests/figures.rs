@@ -1,4 +1,5 @@
-//! The counts of a launcher, which the page, metrics, `--status` and the log show alike.
+//! The numbers and texts about a tunnel: on the status page, in the metrics, in `--status` and in
+//! the log.
 
 mod support;
 
@@ -22,7 +23,8 @@ use support::{eventually, two_free_ports};
 
 const MIB: usize = 1024 * 1024;
 
-/// A port whose queue is full, so that connecting times out. The streams fill the queue.
+/// A port where connecting times out, because the queue of its socket is full. The queue stays full
+/// until the socket or the streams are dropped.
 fn full_queue() -> (Socket, Vec<TcpStream>, u16) {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
@@ -37,7 +39,7 @@ fn full_queue() -> (Socket, Vec<TcpStream>, u16) {
     (socket, fill, address.port())
 }
 
-/// Answers a ClientHello with the fatal alert handshake_failure (RFC 8446 section 6).
+/// Answers the beginning of a TLS handshake with the alert handshake_failure (RFC 8446 section 6).
 fn answer_with_an_alert(mut stream: TcpStream) -> io::Result<()> {
     stream.read_exact(&mut [0; 1])?;
     stream.write_all(&[21, 3, 3, 0, 2, 2, 40])?;
@@ -45,7 +47,7 @@ fn answer_with_an_alert(mut stream: TcpStream) -> io::Result<()> {
 }
 
 #[test]
-fn each_failure_reason_is_shown_everywhere() {
+fn page_status_metrics_and_log_show_each_failure_reason() {
     let server = Server::start(Front::Redis);
     let old = Server::start_with(
         Front::Redis,
@@ -63,7 +65,7 @@ fn each_failure_reason_is_shown_everywhere() {
         ("DNS_URL", "dns", "rediss://no-such-host.invalid:6379".to_owned()),
         ("REFUSED_URL", "tcp_refused", local(two_free_ports())),
         ("TIMEOUT_URL", "tcp_timeout", local(full)),
-        // TCP cannot connect to the broadcast address.
+        // The kernel refuses TCP connections to the broadcast address.
         ("NO_ROUTE_URL", "tcp_other", "rediss://255.255.255.255:6379".to_owned()),
         ("CUT_URL", "tls_eof", cut.url()),
         ("SILENT_URL", "tls_timeout", silent.url()),
@@ -100,12 +102,12 @@ fn each_failure_reason_is_shown_everywhere() {
     for (variable, ..) in &cases {
         assert!(readiness.body.contains(variable), "{readiness:?}");
     }
-    // A platform must not restart the app because Redis is down.
+    // `/healthz` ignores Redis, so that a platform does not restart apps during an outage of Redis.
     assert_eq!(scene.page.get("/healthz").code, 200);
 }
 
 #[test]
-fn without_descriptors_apps_wait_and_the_status_says_why() {
+fn the_status_says_that_apps_wait_for_free_descriptors() {
     let server = Server::start(Front::Redis);
     let scene = Scene::of(&server.url());
     scene.has_opened_all_descriptors();
@@ -129,8 +131,8 @@ fn without_descriptors_apps_wait_and_the_status_says_why() {
     assert!(scene.metric("accept_errors_total") > Some(0.0));
 }
 
-/// Sends requests until the tunnel counts as failing. A connection that closes before its request
-/// arrives does not count as a failure.
+/// Sends requests until the tunnel counts as failing. One request may be too few: if the launcher
+/// closes the connection before the request arrives, the tunnel does not count as failing.
 fn fail(scene: &Scene) {
     eventually("the tunnel fails", || {
         scene.exchange("REDIS_URL");
@@ -141,14 +143,14 @@ fn fail(scene: &Scene) {
 const SUCCESS: &str = "last_success_timestamp_seconds";
 
 #[test]
-fn a_recovered_tunnel_still_shows_its_last_failure() {
+fn a_tunnel_that_works_again_still_shows_its_last_failure() {
     let mut server = Server::start(Front::Redis);
     let scene = Scene::of(&server.url());
     drop(scene.client());
     let (text, _) = scene.status("REDIS_URL");
     assert!(text.contains(" WORKING 1 Held "), "{text}");
     assert_eq!(scene.page.get("/readyz").code, 200);
-    let first = scene.metric(SUCCESS).expect("the client was answered");
+    let first = scene.metric(SUCCESS).expect("Redis has answered");
 
     server.stop();
     fail(&scene);
@@ -167,7 +169,7 @@ fn a_recovered_tunnel_still_shows_its_last_failure() {
 }
 
 #[test]
-fn a_hanging_redis_shows_a_long_wait_and_no_failure() {
+fn a_redis_that_hangs_shows_as_a_long_wait_not_as_a_failure() {
     let server = Server::start(Front::Redis);
     let scene = Scene::of(&server.url());
     let longest = || scene.metric("longest_wait_for_reply_seconds").expect("a sample");
@@ -176,7 +178,7 @@ fn a_hanging_redis_shows_a_long_wait_and_no_failure() {
 
     send_signal(server.pid(), libc::SIGSTOP);
     client.send(&["PING"]);
-    eventually("it waits for more than a second", || (longest() > 1.0).then_some(()));
+    eventually("the client has waited for more than a second", || (longest() > 1.0).then_some(()));
     assert!(scene.json()["tunnels"][0]["longest_wait_for_reply_seconds"].as_f64() > Some(1.0));
     let (text, _) = scene.status("REDIS_URL");
     for said in [&text, &scene.page.get("/").body] {
@@ -188,11 +190,11 @@ fn a_hanging_redis_shows_a_long_wait_and_no_failure() {
 
     send_signal(server.pid(), libc::SIGCONT);
     assert_eq!(client.reply().unwrap(), Reply::line("+PONG"));
-    eventually("the wait is over", || (longest() == 0.0).then_some(()));
+    eventually("no request waits for a reply", || (longest() == 0.0).then_some(()));
 }
 
 #[test]
-fn a_redis_down_behind_a_tls_front_fails() {
+fn a_tunnel_fails_if_redis_is_down_behind_stunnel() {
     let mut server = Server::start(Front::Stunnel);
     let scene = Scene::of(&server.url());
     let _silent = Client::open(scene.port("REDIS_URL"));
@@ -214,7 +216,7 @@ fn a_redis_down_behind_a_tls_front_fails() {
 }
 
 #[test]
-fn bytes_count_as_they_move_and_each_close_counts_once() {
+fn metrics_count_bytes_at_once_and_each_close_once() {
     let server = Server::start(Front::Redis);
     let scene = Scene::of(&server.url());
     let [sent, received] = ["sent", "received"].map(|direction| {
@@ -231,23 +233,27 @@ fn bytes_count_as_they_move_and_each_close_counts_once() {
     assert!(received() > 3e6);
     assert_eq!((open(), closed("closed")), (1.0, 0.0));
     drop(client);
-    eventually("it is closed", || (closed("closed") == 1.0 && open() == 0.0).then_some(()));
+    eventually("the connection counts as closed", || {
+        (closed("closed") == 1.0 && open() == 0.0).then_some(())
+    });
 
     let broken = scene.client();
     support::reset(broken.stream.get_ref());
     drop(broken);
-    eventually("the app's reset", || (closed("app_reset") == 1.0).then_some(()));
+    eventually("the connection counts as reset by the app", || {
+        (closed("app_reset") == 1.0).then_some(())
+    });
     let mut killed = scene.client();
     server.direct().ask(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
-    assert!(killed.reply().is_err(), "Redis closed it");
+    assert!(killed.reply().is_err(), "Redis has closed the connection");
     drop(killed);
-    eventually("both sides have closed", || (open() == 0.0).then_some(()));
+    eventually("all connections are closed", || (open() == 0.0).then_some(()));
     let all: f64 = CloseReason::WORDS.map(closed).iter().sum();
     assert_eq!(scene.metric("connections_accepted_total"), Some(all));
 }
 
 #[test]
-fn pool_results_and_handshake_modes_are_counted() {
+fn metrics_count_reused_connections_and_resumed_sessions() {
     let server = Server::start(Front::Redis);
     let scene =
         Scene::new(&[("REDIS_URL", server.url())], |launcher| launcher.env("STUNNEL_POOL", "on"));
@@ -255,7 +261,8 @@ fn pool_results_and_handshake_modes_are_counted() {
     let upstream = |state: &str| scene.count("upstream_connections", "state", state);
     let first = scene.client();
     assert_eq!((pooled("new"), upstream("relaying")), (1.0, 1.0));
-    // No connection is idle, so the second client gets a new one, which resumes the TLS session.
+    // No connection is idle, so the launcher opens a second connection, which resumes the first
+    // connection's TLS session.
     drop((scene.client(), first));
     eventually("a connection is reused", || {
         drop(scene.client());
@@ -271,7 +278,7 @@ fn pool_results_and_handshake_modes_are_counted() {
     let tunnel = &scene.json()["tunnels"][0];
     assert!(tunnel["tls_handshakes"]["full"]["count"].as_u64() >= Some(1), "{tunnel}");
     assert!(tunnel["tls_handshakes"]["resumed"]["count"].as_u64() >= Some(1), "{tunnel}");
-    // Each client sent one request: AUTH.
+    // Each client has sent one request, AUTH, so each connection has waited for one reply.
     for wait in ["connection_wait", "reply_wait"] {
         assert_eq!(tunnel[wait]["count"], accepted as u64, "{tunnel}");
     }
@@ -280,7 +287,7 @@ fn pool_results_and_handshake_modes_are_counted() {
 }
 
 #[test]
-fn connections_waiting_at_the_limit_are_shown() {
+fn the_status_shows_app_connections_waiting_at_the_limit() {
     let server = Server::start(Front::Redis);
     let scene = Scene::new(&[("REDIS_URL", server.url())], |launcher| {
         launcher.env("STUNNEL_MAX_CONNECTIONS", "1").env("STUNNEL_CONNECT_TIMEOUT", "30s")
@@ -300,16 +307,18 @@ fn connections_waiting_at_the_limit_are_shown() {
 }
 
 #[test]
-fn a_client_limit_has_the_same_words_everywhere() {
+fn page_and_status_explain_redis_client_limit_alike() {
     for front in [Front::Redis, Front::Stunnel] {
         let server = Server::start(front);
         let scene = Scene::of(&server.url());
         let _held = [scene.client(), scene.client(), scene.client()];
         let mut direct = server.direct();
-        eventually("only these are left", || (connections(&mut direct) == 3).then_some(()));
+        eventually("Redis has no other connections", || {
+            (connections(&mut direct) == 3).then_some(())
+        });
         assert_eq!(direct.ask(&["CONFIG", "SET", "maxclients", "4"]), Reply::line("+OK"));
         fail(&scene);
-        // stunnel may lose Redis's error message to the reset that follows it.
+        // One request may be too few: stunnel does not always pass on Redis's error.
         eventually("the client limit is noticed", || {
             scene.exchange("REDIS_URL");
             (scene.metric("max_clients_errors_total")? > 0.0).then_some(())
@@ -323,7 +332,7 @@ fn a_client_limit_has_the_same_words_everywhere() {
 }
 
 #[test]
-fn metrics_lines_come_each_interval_and_name_the_dyno() {
+fn the_log_has_a_metrics_line_at_each_interval() {
     let server = Server::start(Front::Redis);
     let scene =
         Scene::new(&[("REDIS_URL", server.url())], |launcher| launcher.env("DYNO", "web.1"));
@@ -348,7 +357,7 @@ fn metrics_lines_come_each_interval_and_name_the_dyno() {
 }
 
 #[test]
-fn an_outage_logs_five_lines_and_then_counts() {
+fn an_outage_logs_five_lines_and_then_summaries() {
     let scene = Scene::of(&format!("rediss://127.0.0.1:{}", two_free_ports()));
     let log = || fs::read_to_string(scene.log.path()).unwrap();
     let refuse = |times| (0..times).for_each(|_| assert_eq!(scene.exchange("REDIS_URL"), b""));

@@ -1,4 +1,4 @@
-//! The log (docs/operation.md), seen from outside.
+//! The lines that the launcher logs (docs/operation.md).
 
 mod support;
 
@@ -11,7 +11,7 @@ use support::resp::Reply;
 use support::servers::{Front, PASSWORD, Server};
 
 #[test]
-fn no_secret_is_in_any_debug_output_or_command_line() {
+fn the_debug_log_contains_no_user_name_and_no_password() {
     let server = Server::start(Front::Redis);
     let nobody = format!("rediss://us3r-name:{PASSWORD}@127.0.0.1:1/0?token={PASSWORD}");
     for format in ["logfmt", "json"] {
@@ -22,7 +22,7 @@ fn no_secret_is_in_any_debug_output_or_command_line() {
                 .env("STUNNEL_LOG_FORMAT", format)
                 .env("STUNNEL_VERIFY", verify)
                 .start_held();
-            // Under `full`, the reply is an error about the server's certificate.
+            // Under the verify level `full`, the reply is an error about the server's certificate.
             held.open().ask(&["AUTH", PASSWORD]);
             let pid = held.running.pid();
             let command_line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap();
@@ -35,7 +35,7 @@ fn no_secret_is_in_any_debug_output_or_command_line() {
     }
 }
 
-/// The log of a launcher whose COMMAND asks Redis once.
+/// The log of a launcher whose COMMAND sends one PING to Redis.
 fn log_of(server: &Server, level: &str, format: &str) -> String {
     Launcher::script("redis-cli --no-auth-warning -u \"$REDIS_URL\" ping")
         .redis(&server.url())
@@ -46,7 +46,7 @@ fn log_of(server: &Server, level: &str, format: &str) -> String {
 }
 
 #[test]
-fn json_lines_have_the_same_keys() {
+fn json_and_logfmt_lines_have_the_same_keys() {
     let server = Server::start(Front::Redis);
     let json = log_of(&server, "info", "json");
     let parsed: Vec<serde_json::Value> =
@@ -67,7 +67,7 @@ fn json_lines_have_the_same_keys() {
 }
 
 #[test]
-fn lines_less_severe_than_the_log_level_are_not_written() {
+fn the_log_level_hides_less_severe_lines() {
     let server = Server::start(Front::Redis);
     for (level, expected) in [
         ("emerg", ""),
@@ -121,9 +121,9 @@ fn every_line_names_start_stunnel_as_its_logger() {
 }
 
 #[test]
-fn an_unread_log_blocks_no_connection() {
+fn a_log_that_nobody_reads_does_not_block_connections() {
     let server = Server::start(Front::Redis);
-    // Standard error is a full pipe that nobody reads.
+    // The launcher's standard error is a pipe that is full and that nobody reads.
     let (reader, mut writer) = std::io::pipe().unwrap();
     // SAFETY: F_SETPIPE_SZ takes a number and touches no memory.
     let size = unsafe { nix::libc::fcntl(writer.as_raw_fd(), nix::libc::F_SETPIPE_SZ, 4096) };

@@ -1,7 +1,6 @@
-//! The status page in a real browser, wide and narrow, light and dark; and the metrics in a real
-//! Prometheus.
+//! The status page in a real browser, and the metrics in a real Prometheus.
 //!
-//! `WRITE_DOCS=1 cargo test --test page` retakes the manual's screenshots.
+//! `WRITE_DOCS=1 cargo test --test page` also replaces the manual's screenshots.
 
 mod support;
 
@@ -20,13 +19,14 @@ use support::servers::{Front, Options, PASSWORD, Server, connections};
 use support::status::StatusPage;
 use support::{Process, eventually, eventually_within, two_free_ports};
 
-/// A name on a certificate. It would change the page's title if the page took it for HTML.
+/// A host name in a certificate. If the page did not escape this name, the name would change the
+/// page's title.
 const HOSTILE: &str = "</dd><script>document.title='owned'</script><img src=x onerror=x>";
 
 /// Red, green and blue.
 type Colour = [u8; 3];
 
-/// A browser window, and colours of the page in it.
+/// A browser window, and colours that the page must have there.
 #[derive(Debug)]
 struct View {
     name: &'static str,
@@ -38,7 +38,7 @@ struct View {
     bad: Colour,
 }
 
-/// The views that the manual shows.
+/// The manual has a screenshot of each view.
 const VIEWS: [View; 2] = [
     View {
         name: "wide-light",
@@ -60,15 +60,15 @@ const VIEWS: [View; 2] = [
     },
 ];
 
-/// The browser's time limit: far longer than it needs, even beside other tests.
+/// The browser's time limit. The browser usually needs a few seconds.
 const BROWSER: Duration = Duration::from_secs(300);
 
-/// Runs Chromium with a profile in `folder`, and returns what it prints.
+/// Runs Chromium with a profile in `folder`, and returns its standard output.
 fn chromium(folder: &Path, words: &[String]) -> String {
     fs::create_dir(folder).unwrap();
     let [said, errors] = ["said", "errors"].map(|name| folder.join(name));
     let child = Command::new("chromium")
-        // The sandbox does not work for root. The page is the test's own.
+        // Chromium's sandbox does not work for root. The page is harmless.
         .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"])
         .args(["--hide-scrollbars", "--no-first-run", "--disable-background-networking"])
         .arg(format!("--user-data-dir={}", folder.join("profile").display()))
@@ -79,7 +79,7 @@ fn chromium(folder: &Path, words: &[String]) -> String {
         .spawn();
     let mut browser = Process(child.expect("chromium (see bin/setup test)"));
     let status =
-        eventually_within(BROWSER, "the browser is done", || browser.0.try_wait().expect("wait"));
+        eventually_within(BROWSER, "the browser has ended", || browser.0.try_wait().expect("wait"));
     assert!(status.success(), "{}", fs::read_to_string(errors).unwrap());
     fs::read_to_string(said).expect("text")
 }
@@ -110,8 +110,9 @@ fn check(view: &View, file: &Path) {
     }
 }
 
-/// A launcher with three tunnels: one fails at Redis's client limit, one works, and one fails
-/// because of its server's hostile name. Dropping the servers or the clients would change this.
+/// A launcher with three tunnels. The first tunnel fails because Redis is at its client limit, the
+/// second tunnel works, and the third tunnel fails because the server's certificate has another
+/// name. The states stay the same until the servers or the clients are dropped.
 fn three_tunnels(folder: &Path) -> (Scene, [Server; 3], Vec<Client>) {
     let authority = Authority::new(folder);
     let request = Request { ip: &[], valid: (-1, 395), ..Request::default() };
@@ -131,7 +132,7 @@ fn three_tunnels(folder: &Path) -> (Scene, [Server; 3], Vec<Client>) {
 
     let mut clients: Vec<Client> = (0..5).map(|_| scene.client()).collect();
     let mut direct = servers[0].direct();
-    eventually("only these are left", || (connections(&mut direct) == 5).then_some(()));
+    eventually("Redis has no other connections", || (connections(&mut direct) == 5).then_some(()));
     assert_eq!(direct.ask(&["CONFIG", "SET", "maxclients", "6"]), Reply::line("+OK"));
     for variable in ["REDIS_URL", "REDIS_URL", "HOSTILE_URL"] {
         scene.exchange(variable);
@@ -145,7 +146,7 @@ fn three_tunnels(folder: &Path) -> (Scene, [Server; 3], Vec<Client>) {
 }
 
 #[test]
-fn a_browser_shows_the_page_wide_and_narrow_light_and_dark() {
+fn a_browser_shows_the_page_in_wide_and_narrow_windows() {
     // On Ubuntu, bin/setup cannot install Chromium.
     if Command::new("chromium").arg("--version").output().is_err() {
         return support::skip("the status page in a browser: there is no chromium");
@@ -180,7 +181,7 @@ fn a_browser_shows_the_page_wide_and_narrow_light_and_dark() {
             fs::copy(picture(view), docs.join(name)).unwrap();
         }
     }
-    // The page as the browser has parsed it.
+    // `dom` is the page's HTML after the browser has parsed the page.
     assert!(dom.contains("<title>FAILING · start-stunnel</title>"), "{dom}");
     assert!(!dom.contains("<script") && !dom.contains("<img"), "{dom}");
     assert!(dom.contains("is for &lt;/dd&gt;&lt;script&gt;document.title='owned'"), "{dom}");
@@ -188,17 +189,17 @@ fn a_browser_shows_the_page_wide_and_narrow_light_and_dark() {
     assert_eq!(dom.matches("<svg class=\"failed\"").count(), 2, "{dom}");
 }
 
-/// The first value in Prometheus's answer to a query.
+/// The first value in Prometheus's answer to a query (PromQL).
 fn query(prometheus: StatusPage, query: &str) -> Option<f64> {
     let escaped: String = query.bytes().map(|byte| format!("%{byte:02X}")).collect();
-    // With HTTP/1.0, the answer is not chunked.
+    // With HTTP/1.0, Prometheus does not send the answer in chunks, which `ask` cannot read.
     let answer = prometheus.ask(&format!("GET /api/v1/query?query={escaped} HTTP/1.0\r\n\r\n"))?;
     let answer: Value = serde_json::from_str(&answer.body).ok()?;
     assert!(answer["status"] == "success", "{query}: {answer}");
     answer["data"]["result"][0]["value"][1].as_str()?.parse().ok()
 }
 
-/// Starts a program without input and output.
+/// Starts a program whose input and output are /dev/null.
 fn silent(command: &mut Command) -> Process {
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     Process(command.spawn().expect("the program is installed (see bin/setup test)"))
@@ -251,12 +252,12 @@ fn prometheus_scrapes_a_launcher_under_load() {
     assert!(
         scene.page.get_as("/metrics", "application/openmetrics-text").body.ends_with("# EOF\n")
     );
-    // curl's Accept header.
+    // curl and other programs that do not ask for OpenMetrics send this Accept header.
     let metrics = scene.page.get_as("/metrics", "*/*").body;
     assert_eq!(promtool(&["check", "metrics"], &metrics), "");
 }
 
-/// Runs promtool, which must succeed, and returns its output.
+/// Runs promtool, checks that promtool succeeds, and returns its output.
 fn promtool(words: &[&str], input: &str) -> String {
     let mut promtool = Command::new("promtool");
     promtool.args(words).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -278,7 +279,7 @@ fn examples() -> Vec<String> {
     blocks.map(|block| block.split("```").next().unwrap_or(block).to_owned()).collect()
 }
 
-/// Tests of the manual's alerts: failing, queueing, and silent tunnels.
+/// Tests of the manual's alerts, for `promtool test rules`.
 const ALERT_TESTS: &str = r#"
 rule_files: [alerts.yml]
 evaluation_interval: 1m
@@ -320,7 +321,7 @@ tests:
 "#;
 
 #[test]
-fn the_manuals_prometheus_examples_work() {
+fn promtool_accepts_the_manuals_prometheus_examples() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).display().to_string();
     let [scrape, alerts] = &examples()[..] else { panic!("two examples") };

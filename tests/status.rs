@@ -20,18 +20,19 @@ use support::{eventually, two_free_ports};
 /// A URL that no test connects to.
 const NOWHERE: &str = "redis://:s3cret-password@127.0.0.1:1";
 
-/// Checks that SECURITY.md has this sentence. The calling test proves it.
+/// Checks that SECURITY.md contains `sentence`. The calling test shows that the sentence is true.
 fn security_says(sentence: &str) {
     let page = include_str!("../SECURITY.md").split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(page.contains(sentence), "SECURITY.md does not say: {sentence}");
 }
 
-/// Runs `start-stunnel --status` with further words.
+/// Runs `start-stunnel --status` with the further arguments `words`.
 fn status(words: &[&str]) -> Outcome {
     Launcher::new([&["--status"], words].concat()).run()
 }
 
-/// The JSON of `--status` about one launcher; `None` if it is not found.
+/// The JSON object that `--status` prints about a launcher; `None` if `--status` does not find the
+/// launcher.
 fn status_of(launcher: i32) -> Option<Value> {
     let said = status(&["--log-format", "json"]).stdout;
     let mut launchers = said.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
@@ -42,7 +43,7 @@ fn status_of(launcher: i32) -> Option<Value> {
 fn status_finds_a_launcher_without_any_setting() {
     let held = Launcher::hold(NOWHERE);
     let pid = held.running.pid();
-    let found = eventually("it is found", || status_of(pid));
+    let found = eventually("--status finds the launcher", || status_of(pid));
     assert_eq!(found["version"], 1);
     assert_eq!(found["well"], true);
     assert_eq!(found["command"]["pid"], command_of(pid));
@@ -59,7 +60,7 @@ fn status_finds_a_launcher_without_any_setting() {
 
 #[test]
 fn status_without_a_launcher_exits_with_3() {
-    // A network namespace has its own names of sockets.
+    // Each network namespace has its own abstract sockets, so `--status` finds no launcher here.
     let unshare = ["--user", "--map-root-user", "--net", BINARY, "--status"];
     for (enabled, code, reason) in
         [("true", 3, ""), ("false", 0, ", because STUNNEL_ENABLED turns it off")]
@@ -74,26 +75,26 @@ fn status_without_a_launcher_exits_with_3() {
 }
 
 #[test]
-fn status_excludes_a_command_and_other_tasks() {
+fn status_with_a_command_or_another_task_exits_with_2() {
     for words in [["--status", "true"], ["--status", "--check"], ["--status", "--print-env"]] {
         assert_eq!(Launcher::new(words).run().code(), 2, "{words:?}");
     }
 }
 
 #[test]
-fn the_docker_example_checks_health_with_status() {
+fn the_dockerfile_example_has_status_as_its_health_check() {
     let dockerfile = include_str!("../examples/docker/Dockerfile");
     let check = dockerfile.lines().find(|line| line.starts_with("HEALTHCHECK ")).expect("a line");
     assert!(check.ends_with(r#" CMD ["start-stunnel", "--status"]"#), "{check}");
 }
 
 #[test]
-fn a_frozen_launcher_counts_as_failing() {
+fn status_reports_a_stopped_launcher_as_failing() {
     let held = Launcher::hold(NOWHERE);
     let pid = held.running.pid();
-    eventually("it is found", || status_of(pid));
+    eventually("--status finds the launcher", || status_of(pid));
     held.running.signal(libc::SIGSTOP);
-    eventually("it is frozen", || (state(pid) == 'T').then_some(()));
+    eventually("the launcher is stopped", || (state(pid) == 'T').then_some(()));
     let said = status(&[]);
     held.running.signal(libc::SIGCONT);
     assert!(said.stdout.contains(&format!("start-stunnel pid {pid} does not answer")), "{said:?}");
@@ -101,28 +102,28 @@ fn a_frozen_launcher_counts_as_failing() {
 }
 
 #[test]
-fn status_answers_only_its_own_user_and_root() {
+fn a_launcher_answers_status_only_to_its_user_and_root() {
     if !nix::unistd::geteuid().is_root() {
         return support::skip("only root can change its user");
     }
     security_says("it answers only its own user and root");
     let held = Launcher::hold(NOWHERE);
     let pid = held.running.pid();
-    eventually("it is found", || status_of(pid));
+    eventually("--status finds the launcher", || status_of(pid));
     let sockets = fs::read_to_string("/proc/net/unix").unwrap();
     let is_ours = |name: &&str| name.starts_with(&format!("start-stunnel/{pid}."));
     let name = sockets.split(['@', '\n']).find(is_ours).expect("the launcher's socket");
     let address = SocketAddr::from_abstract_name(name).unwrap();
     let answer = as_another_user(move || {
         let mut stream = UnixStream::connect_addr(&address).unwrap();
-        // The launcher may have closed the connection already.
+        // Writing fails if the launcher has already closed the connection.
         let _ = stream.write_all(b"GET /status.json HTTP/1.1\r\nHost: localhost\r\n\r\n");
         support::rest(&mut stream).0
     });
     assert_eq!(answer, b"");
 }
 
-/// Runs `action` in a thread of another user. Only root can do this.
+/// Runs `action` in a thread that belongs to another user. Only root can start such a thread.
 fn as_another_user<T: Send + 'static>(action: impl FnOnce() -> T + Send + 'static) -> T {
     let thread = std::thread::spawn(|| {
         // SAFETY: the call touches no memory. Unlike setresuid(2), it changes only this thread.
@@ -133,21 +134,22 @@ fn as_another_user<T: Send + 'static>(action: impl FnOnce() -> T + Send + 'stati
     thread.join().unwrap()
 }
 
-/// Listens on a socket named like a launcher with this pid, and sends `answer` to each request.
+/// Listens on a socket with the name of a launcher's socket, and answers each request with
+/// `answer`. `pid` is the pid in the name.
 fn impostor(pid: u32, answer: String) {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let name = format!("start-stunnel/{pid}.{}", COUNT.fetch_add(1, Ordering::Relaxed));
     let listener = UnixListener::bind_addr(&SocketAddr::from_abstract_name(name).unwrap()).unwrap();
     std::thread::spawn(move || {
         for mut stream in listener.incoming().map(Result::unwrap) {
-            // `--status` closes a connection that it does not trust.
+            // Both fail if `--status` has closed the connection without a request.
             let _ = stream.read(&mut [0; 4096]).and_then(|_| stream.write_all(answer.as_bytes()));
         }
     });
 }
 
 #[test]
-fn status_trusts_only_launchers_of_its_own_user() {
+fn status_ignores_impostors_with_another_user_or_pid() {
     security_says("`--status` believes only processes of its own user, even if that user is root");
     let answer = |name: &str| {
         format!("HTTP/1.1 200 OK\r\nstart-stunnel-well: true\r\n\r\n{{\"name\":\"{name}\"}}\n")
@@ -165,8 +167,8 @@ fn status_trusts_only_launchers_of_its_own_user() {
 }
 
 #[test]
-fn a_launcher_that_hangs_up_counts_as_failing() {
-    // A launcher that is short of memory does this.
+fn status_reports_a_launcher_without_an_answer_as_failing() {
+    // A launcher that is short of memory closes the connection without an answer, too.
     let pid = std::process::id();
     impostor(pid, String::new());
     let said = status(&[]);
@@ -175,7 +177,7 @@ fn a_launcher_that_hangs_up_counts_as_failing() {
 }
 
 #[test]
-fn status_ends_quietly_if_its_output_is_closed() {
+fn status_prints_no_error_if_its_output_is_a_closed_pipe() {
     for words in [&[][..], &["--log-format", "json"]] {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
@@ -188,7 +190,7 @@ fn status_ends_quietly_if_its_output_is_closed() {
 }
 
 #[test]
-fn loopback_page_checks_host_names_and_open_page_warns() {
+fn only_a_page_on_loopback_refuses_unknown_host_names() {
     security_says("a request with a foreign name in `Host` gets 421");
     for (address, code, warnings) in [("0", 421, 0), ("localhost:0", 421, 0), ("0.0.0.0:0", 200, 1)]
     {
@@ -205,7 +207,7 @@ fn loopback_page_checks_host_names_and_open_page_warns() {
 }
 
 #[test]
-fn a_hundred_silent_connections_delay_no_probe() {
+fn a_hundred_silent_connections_do_not_delay_health_checks() {
     let held = Launcher::holding(NOWHERE).env("STUNNEL_STATUS_ADDRESS", "0").start_held();
     let page = StatusPage::of(held.running.pid(), &[held.port]);
     let connect = || TcpStream::connect(("127.0.0.1", page.port)).unwrap();
@@ -222,7 +224,7 @@ fn a_hundred_silent_connections_delay_no_probe() {
 }
 
 #[test]
-fn health_checks_follow_a_stopped_and_a_draining_command() {
+fn healthz_shows_whether_the_command_is_stopped_or_draining() {
     // The server never answers, so the app's connection is still open when COMMAND ends.
     let silent = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let url = format!("rediss://127.0.0.1:{}", silent.local_addr().unwrap().port());
@@ -262,7 +264,7 @@ fn a_status_port_equal_to_the_apps_port_exits_with_78() {
 }
 
 #[test]
-fn a_taken_status_port_costs_only_a_warning() {
+fn a_taken_status_port_causes_only_a_warning() {
     let taken = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let address = taken.local_addr().unwrap();
     let launcher = Launcher::new(["sh", "-c", "exit 7"]).redis(NOWHERE);
@@ -282,7 +284,7 @@ fn the_page_is_served_before_the_command_runs() {
 }
 
 #[test]
-fn the_page_can_be_served_on_a_private_socket() {
+fn the_page_on_a_unix_socket_is_only_for_this_user() {
     for listen in ["tcp", "unix"] {
         let folder = tempfile::tempdir().unwrap();
         let launcher = Launcher::holding(NOWHERE).env("STUNNEL_STATUS_ADDRESS", "unix");
@@ -301,6 +303,10 @@ fn the_page_can_be_served_on_a_private_socket() {
         stream.read_to_string(&mut answer).unwrap();
         assert!(answer.ends_with("ready\n"), "{answer}");
         running.finish();
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is left behind");
+        assert_eq!(
+            fs::read_dir(folder.path()).unwrap().count(),
+            0,
+            "the launcher removes the sockets"
+        );
     }
 }

@@ -26,8 +26,8 @@ struct Dialogue<'a> {
     deadline: tokio::time::Instant,
 }
 
-/// Takes the steps AUTH, PING and SELECT, and then asks for Redis's mode and number of clients. Adds
-/// the results to `report`.
+/// Takes the steps AUTH, PING and SELECT, and then asks for Redis's mode and number of clients.
+/// Adds the results to `report`.
 ///
 /// # Errors
 /// If one of the steps failed.
@@ -55,8 +55,8 @@ pub async fn speak(
 }
 
 impl Dialogue<'_> {
-    /// Sends AUTH with the URL's user and password. Redis 5 and older have no users: if Redis refuses
-    /// the user, the check sends AUTH again with the password only, as clients do.
+    /// Sends AUTH with the URL's user and password. Redis 5 and older have no users: if Redis
+    /// refuses the user, the check sends AUTH again with the password only, as clients do.
     async fn authenticate(&mut self, known: &Credentials) -> Result<String, Problem> {
         let user = known.user.as_ref();
         let mut reply = self.ask(&auth_command(user, &known.password)).await?;
@@ -240,7 +240,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn info_has_the_number_of_clients() {
+    fn the_number_of_clients_is_read_from_info() {
         let info =
             "# Clients\r\nconnected_clients:12\r\ncluster_connections:0\r\nmaxclients:20\r\n";
         assert_eq!(clients(info), Some(Clients { connected: 12, most: 20 }));

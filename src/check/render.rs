@@ -151,7 +151,7 @@ mod tests {
     use crate::tls::Verify;
 
     #[test]
-    fn days_left_read_as_english() {
+    fn the_days_until_expiry_are_written_as_english() {
         let cases = [
             (394, "394 days"),
             (1, "1 day"),
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_setting_to_copy_is_alone_on_its_line_in_the_table() {
+    fn a_setting_to_copy_is_never_wrapped() {
         let setting = format!("{}_STUNNEL_PIN=sha256//{}", "X".repeat(COLUMNS), "y".repeat(44));
         let advice =
             Advice { text: "not authenticated: set".to_owned(), settings: vec![setting.clone()] };

@@ -29,7 +29,7 @@ fn fail(figures: &Figures) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_accepted_connection_is_open_or_closed_or_failed() {
+async fn each_connection_counts_as_open_closed_or_failed() {
     let figures = figures();
     let tunnel = &figures.tunnels()[0];
     let _open = tunnel.accept(Instant::now());
@@ -63,7 +63,7 @@ async fn a_connection_that_ends_in_a_panic_counts_as_failed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_tunnel_fails_from_the_first_failure_to_an_answer() {
+async fn a_tunnel_counts_as_failing_until_redis_answers() {
     let figures = figures();
     let since = || first_of(&figures).failing_since;
     assert_eq!(since(), None);
@@ -81,7 +81,7 @@ async fn a_tunnel_fails_from_the_first_failure_to_an_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failure_lapses_after_a_minute_without_attempts() {
+async fn a_tunnel_stops_counting_as_failing_after_a_minute() {
     let figures = figures();
     let seen = || {
         let tunnel = first_of(&figures);
@@ -102,7 +102,7 @@ async fn a_failure_lapses_after_a_minute_without_attempts() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn connections_to_one_server_add_up_across_tunnels() {
+async fn connections_from_all_tunnels_to_a_server_are_added_up() {
     let figures = figures();
     let [a, b, c] = figures.tunnels() else { panic!("three") };
     let mut first = a.hold(UpstreamState::Connecting);
@@ -120,7 +120,7 @@ async fn connections_to_one_server_add_up_across_tunnels() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_graph_has_every_slot_without_a_timer() {
+async fn the_graph_has_a_bar_for_each_slot_without_traffic() {
     let figures = figures();
     let tunnel = &figures.tunnels()[0];
     fail(&figures);
@@ -148,7 +148,7 @@ async fn the_graph_has_every_slot_without_a_timer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_longest_wait_is_the_oldest_unanswered_request() {
+async fn the_longest_wait_is_that_of_the_oldest_request() {
     let figures = figures();
     let tunnel = &figures.tunnels()[0];
     let longest = || first_of(&figures).longest_wait_for_reply;

@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_is_a_port_a_host_with_a_port_or_unix() {
+    fn a_status_address_is_a_port_host_and_port_or_unix() {
         for (text, expected) in [
             ("9121", "127.0.0.1:9121"),
             ("0", "127.0.0.1:0"),
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn only_loopback_checks_hosts() {
+    fn only_a_page_on_loopback_checks_host_names() {
         for (host, checks) in
             [("127.0.0.1", true), ("127.3.2.1", true), ("localhost", true), ("0.0.0.0", false)]
         {

@@ -159,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_header_of_the_answer_says_if_all_tunnels_work() {
+    fn a_header_of_the_answer_shows_whether_all_tunnels_work() {
         let answer =
             parse("HTTP/1.1 200 OK\r\nstart-stunnel-well: true\r\nx: y\r\n\r\nA \x1b[1m\nB\n");
         let answer = answer.unwrap();

@@ -115,7 +115,7 @@ mod tests {
     use crate::status::tests::{HOSTILE, report};
 
     #[test]
-    fn json_has_the_facts_of_the_page() {
+    fn json_has_the_state_and_the_counts_of_each_tunnel() {
         let status = render(&report());
         assert_eq!((&status["version"], &status["well"]), (&json!(1), &json!(false)));
         let [works, fails, unused] = &status["tunnels"].as_array().unwrap()[..] else {

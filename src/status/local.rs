@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn launchers_are_found_among_all_sockets() {
+    fn only_listening_sockets_named_after_a_pid_are_launchers() {
         let sockets = "Num       RefCount Protocol Flags    Type St Inode Path\n\
             0000000000000000: 00000002 00000000 00010000 0001 01 1234 @start-stunnel/112.3\n\
             0000000000000000: 00000002 00000000 00010000 0001 01 1235 @start-stunnel/7.1\n\

@@ -286,7 +286,7 @@ mod tests {
     use crate::status::tests::report;
 
     #[test]
-    fn labels_hold_no_control_characters() {
+    fn labels_contain_no_control_characters() {
         let mut report = report();
         report.tunnels[0].labels.variables[0] = "A\u{1b}\u{202e}B".to_owned();
         for accept in ["application/openmetrics-text", ""] {
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn open_metrics_needs_an_accept_header_that_names_it() {
+    fn only_an_accept_header_with_openmetrics_gets_openmetrics() {
         let prometheus = "application/openmetrics-text;version=1.0.0,text/plain;q=0.5";
         assert_eq!(render(&report(), prometheus).0, OPEN_METRICS);
         for accept in ["", "*/*", "text/plain;version=0.0.4", "text/html, text/plain"] {
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn reasons_start_at_zero_and_histograms_add_up() {
+    fn metrics_have_every_reason_and_cumulative_buckets() {
         let (_, text) = render(&report(), "application/openmetrics-text");
         assert!(text.ends_with("# EOF\n"));
         for tunnel in ["REDIS_URL", "CACHE_URL", "OTHER_URL"] {

@@ -126,7 +126,7 @@ mod tests {
     use crate::status::tests::{HOSTILE, report};
 
     #[test]
-    fn a_servers_hostile_name_is_shown_as_text() {
+    fn html_in_a_servers_name_is_escaped() {
         let page = render(&report());
         let shown = "&lt;/td&gt;&lt;script&gt;alert(1)&lt;/script&gt;&quot;&#39; &amp;amp; ?[31m ?";
         assert_eq!(page.matches(shown).count(), 2, "{page}");
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn each_coloured_state_is_also_named_in_words() {
+    fn the_page_names_each_state_in_words() {
         let page = render(&report());
         for (class, word) in
             [("works", "working"), ("fails", "failing since"), ("unused", "not used yet")]

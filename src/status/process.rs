@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_system_reports_this_process() {
+    fn memory_cpu_time_and_descriptors_are_known() {
         let files = ProcFiles::open();
         let before = Process::now(&files).descriptors;
         let file = File::open("/dev/null").unwrap();

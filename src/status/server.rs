@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_of_another_site_is_refused() {
+    fn a_host_header_with_a_foreign_name_gets_421() {
         for (host, code) in [
             ("localhost", 200),
             ("LOCALHOST:9121", 200),
@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn long_or_incomplete_requests_are_cut_off() {
+    fn too_long_and_incomplete_requests_get_no_page() {
         let long = format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(MAX_HEADER_BYTES));
         assert!(asked(&long).starts_with("HTTP/1.1 431 "), "{}", asked(&long));
         // tokio's paused clock jumps to the timeout at once.
@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn the_manual_states_the_limits() {
+    fn the_manual_has_the_limits_of_the_server() {
         let security = include_str!("../../SECURITY.md");
         let manual = include_str!("../../docs/operation.md");
         let [seconds, silence] = [TIMEOUT, HEADER_TIMEOUT].map(|limit| limit.as_secs());

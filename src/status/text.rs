@@ -59,7 +59,7 @@ mod tests {
     use crate::status::tests::report;
 
     #[test]
-    fn text_fits_the_width_of_a_terminal() {
+    fn no_line_is_wider_than_a_terminal() {
         let text = render(&report());
         assert!(text.starts_with("REDIS_URL → redis.example.com:6380   WORKING\n"), "{text}");
         assert!(text.contains("\nCACHE_URL → cache.example.com:6379   FAILING since "), "{text}");
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn text_from_outside_cannot_control_the_terminal() {
+    fn a_servers_name_cannot_control_the_terminal() {
         let text = render(&report());
         assert!(text.contains("alert(1)") && text.contains("?[31m"), "{text}");
         assert!(!text.contains('\u{1b}'));

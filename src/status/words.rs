@@ -386,7 +386,7 @@ mod tests {
     use crate::status::tests::report;
 
     #[test]
-    fn the_first_three_rows_explain_an_outage() {
+    fn the_status_shows_the_facts_of_each_tunnel() {
         let report = report();
         let [works, fails, unused] = &blocks(&report)[..] else { panic!("three") };
         let rows = |block: &Block| -> Vec<String> {
@@ -439,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn an_old_failure_is_shown_as_old() {
+    fn an_old_failure_is_shown_with_its_time() {
         let mut report = report();
         let tunnel = &mut report.tunnels[1];
         (tunnel.failing_since, tunnel.has_lapsed) = (None, true);
@@ -451,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn advice_depends_on_what_worked_before() {
+    fn advice_differs_if_the_tunnel_has_worked_before() {
         let mut report = report();
         let [works, fails, _] = &mut report.tunnels[..] else { panic!("three") };
         let success = works.counts.last_success.unwrap();
@@ -468,7 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_have_units_that_people_read() {
+    fn numbers_and_times_are_easy_to_read() {
         assert_eq!([0, 999, 1024, 1_234_567].map(grouped), ["0", "999", "1,024", "1,234,567"]);
         assert_eq!(
             [59, 60, 3599, 3600, 90_000].map(|s| duration(s * 1000)),

@@ -1,4 +1,4 @@
-//! A launcher whose figures a test reads from its page, `--status`, metrics and log.
+//! A launcher whose state a test reads from the status page, `--status`, the metrics and the log.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -11,17 +11,18 @@ use super::servers::PASSWORD;
 use super::status::StatusPage;
 use super::{eventually, rest};
 
-/// Prints the URL of each variable in `REDIS_STUNNEL_URLS`, then runs until its input ends.
+/// A script for COMMAND: prints the URL of each variable in `REDIS_STUNNEL_URLS`, then waits until
+/// its standard input ends.
 const HOLD_ALL: &str = "for name in $REDIS_STUNNEL_URLS; do eval \"echo \\$$name\"; done
                         exec cat >/dev/null";
 
-/// A launcher with a status page, and with metrics in its log each second.
+/// A launcher with a status page, which also logs metrics each second.
 pub struct Scene {
     pub running: Running,
     pub page: StatusPage,
-    /// The variables, and the local ports of their tunnels.
+    /// The variables of the URLs, each with the local port of its tunnel.
     pub ports: Vec<(String, u16)>,
-    /// The log, readable while the launcher runs.
+    /// The file to which the launcher logs.
     pub log: tempfile::NamedTempFile,
 }
 
@@ -51,8 +52,7 @@ impl Scene {
         Scene::new(&[("REDIS_URL", url.to_owned())], |launcher| launcher)
     }
 
-    /// Waits until the launcher has opened all descriptors that it keeps until its end. COMMAND may
-    /// start earlier.
+    /// Waits until the launcher has opened all descriptors that the launcher keeps open.
     pub fn has_opened_all_descriptors(&self) {
         assert_eq!(self.page.get("/healthz").code, 200);
         eventually("--status finds it", || {
@@ -71,17 +71,17 @@ impl Scene {
     /// Sends a request through a tunnel. Returns all bytes that the app reads until the close.
     pub fn exchange(&self, variable: &str) -> Vec<u8> {
         let mut app = Client::open(self.port(variable)).stream.into_inner();
-        // The connection may be closed before the request is sent; then there is nothing to read.
+        // Writing fails if the launcher has already closed the connection.
         let _ = app.write_all(b"PING\r\n");
         rest(&mut app).0
     }
 
-    /// The value of a metric of the tunnel for `REDIS_URL`. `name` lacks `start_stunnel_`.
+    /// The value of the metric `start_stunnel_NAME` of the tunnel for `REDIS_URL`.
     pub fn metric(&self, name: &str) -> Option<f64> {
         self.page.of_tunnel(name, "")
     }
 
-    /// Like [`Scene::metric`], for the value `word` of a further label.
+    /// Like [`Scene::metric`], for the sample whose label `label` has the value `word`.
     pub fn count(&self, name: &str, label: &str, word: &str) -> f64 {
         self.page.of_tunnel(name, &format!(",{label}=\"{word}\"")).expect("a sample")
     }
@@ -90,8 +90,8 @@ impl Scene {
         serde_json::from_str(&self.page.get("/status.json").body).expect("JSON")
     }
 
-    /// What `--status` prints about a tunnel of this launcher, without line breaks, and the exit
-    /// code of `--status`. The exit code depends on all launchers of this user.
+    /// The text of `--status` about a tunnel, without line breaks, and the exit code of `--status`.
+    /// The exit code also depends on other launchers of this user.
     pub fn status(&self, variable: &str) -> (String, i32) {
         let ended = Launcher::new(["--status"]).run();
         let of_us = ended.stdout.split("\n\n").map(one_line).find(|said| self.is_ours(said));
@@ -101,12 +101,12 @@ impl Scene {
         (of_us[begin..begin + end].to_owned(), ended.code())
     }
 
-    /// True if `said`, a part of the output of `--status` on one line, is about this launcher.
+    /// True if `said`, a text of `--status` without line breaks, is about this launcher.
     fn is_ours(&self, said: &str) -> bool {
         said.contains(&format!(" pid {} · sandbox ", self.running.pid()))
     }
 
-    /// Checks that metrics, page, `--status` and log all show that a tunnel has failed once, with
+    /// Checks that the metrics, the page, `--status` and the log show one failure of a tunnel, with
     /// this reason.
     pub fn failed_once(&self, variable: &str, reason: &str) {
         let sample = format!(

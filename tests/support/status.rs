@@ -6,13 +6,13 @@ use std::process::Command;
 
 use super::{PATIENCE, eventually};
 
-/// The status page of a launcher.
+/// The status page of a running launcher.
 #[derive(Debug, Clone, Copy)]
 pub struct StatusPage {
     pub port: u16,
 }
 
-/// An HTTP answer of the status page.
+/// An HTTP answer.
 #[derive(Debug)]
 pub struct Answer {
     pub code: u16,
@@ -56,15 +56,15 @@ impl StatusPage {
         Some(Answer { code, head: head.to_owned(), body: body.to_owned() })
     }
 
-    /// The value of a sample on `/metrics`. `sample` is its name with its labels.
+    /// The value of a sample in `/metrics`. `sample` is the metric's name with all labels.
     pub fn metric(&self, sample: &str) -> Option<f64> {
         let text = self.get("/metrics").body;
         let value = text.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '))?;
         Some(value.parse().expect("a number"))
     }
 
-    /// The value of a metric of the tunnel for `REDIS_URL`. `name` lacks `start_stunnel_`; `labels`
-    /// are further labels such as `,state="idle"`.
+    /// The value of the metric `start_stunnel_NAME` of the tunnel for `REDIS_URL`. `labels` has all
+    /// labels after `tunnel`, such as `,state="idle"`.
     pub fn of_tunnel(&self, name: &str, labels: &str) -> Option<f64> {
         self.metric(&format!("start_stunnel_{name}{{tunnel=\"REDIS_URL\"{labels}}}"))
     }
