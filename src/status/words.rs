@@ -23,7 +23,7 @@ const SLOW_CONNECT: f64 = 0.25;
 /// The state of a tunnel, as the status shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TunnelState {
-    /// The app has not tried to connect yet.
+    /// No attempt to connect has succeeded or failed yet.
     Unused,
     Works,
     /// Redis answered the latest connection, but one of the rows shows a problem.
@@ -45,7 +45,7 @@ pub fn no_url() -> String {
 /// The status of a launcher without tunnels.
 pub fn no_tunnel(report: &StatusReport) -> String {
     match report.urls {
-        RedisUrls::Found => "No tunnel: COMMAND runs without one.".to_owned(),
+        RedisUrls::Found => "No tunnel: no URL needs a tunnel.".to_owned(),
         RedisUrls::Missing => format!(
             "NO REDIS URL: COMMAND runs without a tunnel. Set REDIS_URL, or list your variables in \
              {}.",

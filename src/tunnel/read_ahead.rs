@@ -311,7 +311,7 @@ mod tests {
     async fn connection() -> (ReadAhead, TcpStream) {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let held = TunnelFigures::unread().hold(UpstreamState::Relaying);
+        let held = Arc::new(TunnelFigures::default()).hold(UpstreamState::Relaying);
         (ReadAhead::new(near, held, Heard::default()), listener.accept().await.unwrap().0)
     }
 
