@@ -3,11 +3,8 @@
 mod support;
 
 use std::fs;
-use std::io::Write;
-use std::os::fd::AsRawFd;
 
 use support::launcher::{Launcher, logged};
-use support::resp::Reply;
 use support::servers::{Front, PASSWORD, Server};
 
 #[test]
@@ -118,22 +115,4 @@ fn every_line_names_start_stunnel_as_its_logger() {
             assert!(log.lines().all(|line| line.contains(mark)), "{log}");
         }
     }
-}
-
-#[test]
-fn a_log_that_nobody_reads_does_not_block_connections() {
-    let server = Server::start(Front::Redis);
-    // The launcher's standard error is a pipe that is full and that nobody reads.
-    let (reader, mut writer) = std::io::pipe().unwrap();
-    // SAFETY: F_SETPIPE_SZ takes a number and touches no memory.
-    let size = unsafe { nix::libc::fcntl(writer.as_raw_fd(), nix::libc::F_SETPIPE_SZ, 4096) };
-    writer.write_all(&vec![0; size as usize]).unwrap();
-    let mut launcher = Launcher::holding(&server.url()).env("STUNNEL_LOGLEVEL", "debug");
-    launcher.command.stderr(writer);
-    let held = launcher.start_held();
-    for n in 1..=100 {
-        assert_eq!(held.client().ask(&["INCR", "n"]), Reply::line(&format!(":{n}")));
-    }
-    assert_eq!(held.finish().code(), 0);
-    drop(reader);
 }

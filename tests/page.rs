@@ -6,9 +6,8 @@ mod support;
 
 use std::fs::{self, File};
 use std::io::{BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
-use std::thread;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -154,34 +153,23 @@ fn a_browser_shows_the_page_in_wide_and_narrow_windows() {
     let folder = tempfile::tempdir().unwrap();
     let (scene, _servers, _clients) = three_tunnels(folder.path());
     let url = scene.page.url();
-    let picture = |view: &View| -> PathBuf { folder.path().join(format!("{}.png", view.name)) };
-    let dom = thread::scope(|scope| {
-        let dom = scope.spawn(|| {
-            chromium(&folder.path().join("dom"), &["--dump-dom".to_owned(), url.clone()])
-        });
-        for view in &VIEWS {
-            let (file, url, folder) = (picture(view), &url, folder.path());
-            scope.spawn(move || {
-                let words = [
-                    format!("--window-size={},{}", view.width, view.height),
-                    format!("--blink-settings=preferredColorScheme={}", u8::from(!view.dark)),
-                    format!("--screenshot={}", file.display()),
-                    url.clone(),
-                ];
-                chromium(&folder.join(view.name), &words);
-            });
-        }
-        dom.join().expect("a page")
-    });
     for view in &VIEWS {
-        check(view, &picture(view));
+        let picture = folder.path().join(format!("status-{}.png", view.name));
+        let words = [
+            format!("--window-size={},{}", view.width, view.height),
+            format!("--blink-settings=preferredColorScheme={}", u8::from(!view.dark)),
+            format!("--screenshot={}", picture.display()),
+            url.clone(),
+        ];
+        chromium(&folder.path().join(view.name), &words);
+        check(view, &picture);
         if std::env::var_os("WRITE_DOCS").is_some() {
             let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
-            let name = format!("status-{}.png", view.name);
-            fs::copy(picture(view), docs.join(name)).unwrap();
+            fs::copy(&picture, docs.join(picture.file_name().unwrap())).unwrap();
         }
     }
     // `dom` is the page's HTML after the browser has parsed the page.
+    let dom = chromium(&folder.path().join("dom"), &["--dump-dom".to_owned(), url]);
     assert!(dom.contains("<title>FAILING · start-stunnel</title>"), "{dom}");
     assert!(!dom.contains("<script") && !dom.contains("<img"), "{dom}");
     assert!(dom.contains("is for &lt;/dd&gt;&lt;script&gt;document.title='owned'"), "{dom}");
