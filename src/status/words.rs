@@ -253,7 +253,7 @@ fn waits(tunnel: &TunnelSnapshot, report: &StatusReport) -> Row {
         "This machine is short of CPU time: start-stunnel itself has to wait for the CPU".to_owned()
     } else if exceeds(reply, SLOW_REPLY) {
         "Redis or the network is slow: ask Redis with SLOWLOG GET and LATENCY DOCTOR. \
-         The wait of blocking commands such as BLPOP is included"
+         The times include the waits of blocking commands such as BLPOP"
             .to_owned()
     } else if exceeds(connect, SLOW_CONNECT) {
         let pool = names::POOL;
@@ -316,7 +316,7 @@ pub fn process(report: &StatusReport) -> String {
     };
     format!(
         "COMMAND pid {}, {} {age}{descriptors}{dropped} · start-stunnel {} pid {} · sandbox {} · \
-         figures of this process only",
+         all counts are for this launcher only",
         command.pid,
         command.state.word(),
         env!("CARGO_PKG_VERSION"),
