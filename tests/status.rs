@@ -142,7 +142,7 @@ fn impostor(pid: u32, answer: String) {
     let listener = UnixListener::bind_addr(&SocketAddr::from_abstract_name(name).unwrap()).unwrap();
     std::thread::spawn(move || {
         for mut stream in listener.incoming().map(Result::unwrap) {
-            // Both fail if `--status` has closed the connection without a request.
+            // Reading and writing fail if `--status` closes the connection without a request.
             let _ = stream.read(&mut [0; 4096]).and_then(|_| stream.write_all(answer.as_bytes()));
         }
     });

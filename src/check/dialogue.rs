@@ -187,8 +187,8 @@ fn not_allowed(command: &str) -> String {
     format!("Redis answered, but the ACL does not allow this user to call {command}")
 }
 
-/// A server's error without its `-`. If the server repeats the user or the password, they are
-/// masked.
+/// A server's error without the leading `-`. If the error repeats the user or the password, they
+/// are masked.
 fn shown(error: &str, credentials: Option<&Credentials>) -> String {
     // Redis may say "unknown command 'AUTH', with args beginning with: 'USER' 'PASSW". Redis cuts
     // the arguments at any place, so the check would not find the password there.

@@ -14,7 +14,7 @@ const COLUMNS: usize = 80;
 /// The column where the text of a step's row begins.
 const TEXT: usize = 36;
 
-/// True inside if the table may have colours.
+/// Whether the table may have colours.
 pub struct Paint(bool);
 
 impl Paint {

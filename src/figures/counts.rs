@@ -10,13 +10,13 @@ pub struct Counts {
     /// Open app connections now.
     pub open: u64,
     pub accepted: u64,
-    /// In the order of [`CloseReason::ALL`].
+    /// Ended app connections by reason, in the order of [`CloseReason::ALL`].
     pub closed: [u64; CloseReason::COUNT],
-    /// In the order of [`FailureReason::ALL`].
+    /// Failed app connections by reason, in the order of [`FailureReason::ALL`].
     pub failed: [u64; FailureReason::COUNT],
     /// App connections that wait for a connection to Redis now.
     pub waiting: u64,
-    /// Failed calls of accept(2).
+    /// Failed attempts to accept an app connection.
     pub accept_errors: u64,
     /// Connections that Redis refused, probably because Redis was at its client limit.
     pub max_clients: u64,
@@ -30,7 +30,7 @@ pub struct Counts {
     pub peak: u64,
     /// The highest number of connections to Redis since the current [`super::history::SLOT`] began.
     pub slot_peak: u64,
-    /// In the order of [`PoolResult::ALL`].
+    /// Connections that the pool gave to apps, in the order of [`PoolResult::ALL`].
     pub pool: [u64; PoolResult::COUNT],
     /// Durations of successful handshakes, in the order of [`Handshake::ALL`].
     pub handshakes: [Histogram; Handshake::COUNT],

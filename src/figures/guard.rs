@@ -32,7 +32,7 @@ impl TunnelFigures {
         Held { figures: self.clone(), state }
     }
 
-    /// A clock for the replies on a connection to Redis.
+    /// A clock that measures how long a connection waits for Redis's replies.
     pub fn reply_clock(&self) -> ReplyClock<'_> {
         let mut state = self.state();
         state.last_key += 1;

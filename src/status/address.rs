@@ -75,7 +75,7 @@ impl StatusListener {
     /// Binds a TCP port. `host` is a host name or an IP address of this machine.
     ///
     /// # Errors
-    /// Those of bind(2), or of the name lookup.
+    /// If the name lookup or bind(2) fails.
     pub fn bind(host: &str, port: u16) -> io::Result<StatusListener> {
         let listener = TcpListener::bind((host, port))?;
         listener.set_nonblocking(true)?;

@@ -1,4 +1,4 @@
-//! `--status`: prints the state of each launcher of this user.
+//! Implements `--status`, which prints the state of each launcher of this user.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -22,7 +22,7 @@ use crate::tunnel::failure::is_hang_up;
 const SOCKETS: &str = "/proc/net/unix";
 /// The time limit for a launcher's answer.
 const TIMEOUT: Duration = Duration::from_secs(3);
-/// The pause before the launcher is asked again.
+/// The pause before `--status` asks a launcher again.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// The longest answer to read. Real answers are far shorter.
 const MAX_ANSWER_BYTES: u64 = 2 << 20;

@@ -72,7 +72,7 @@ impl Status {
 
     /// The state of the launcher now.
     pub async fn report(&self) -> StatusReport {
-        // Any task has to wait for the launcher's thread as long as this task has to wait now.
+        // Measure how long this task waits for the launcher's thread. Other tasks wait as long.
         let woken = Instant::now();
         yield_now().await;
         let now = Instant::now();

@@ -16,8 +16,8 @@ const HEIGHT: usize = 40;
 
 const STYLE: &str = include_str!("page.css");
 
-/// The value of the header `Content-Security-Policy`. With it, browsers apply exactly this style
-/// sheet, and load no other resource.
+/// The value of the header `Content-Security-Policy`, which makes browsers apply exactly the page's
+/// style sheet, and load no other resource.
 pub fn security_policy() -> String {
     let style = base64::encode_block(&sha256(STYLE.as_bytes()));
     format!(

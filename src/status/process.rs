@@ -15,9 +15,9 @@ use nix::unistd::{SysconfVar, sysconf};
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Process {
     pub cpu: Option<Duration>,
-    /// In bytes.
+    /// Resident memory, in bytes.
     pub resident: Option<u64>,
-    /// In bytes.
+    /// Virtual memory, in bytes.
     pub virtual_memory: Option<u64>,
     pub descriptors: Option<u64>,
     /// The limit on open descriptors; `None` also if there is no limit.
@@ -41,8 +41,8 @@ impl ProcFiles {
         }
     }
 
-    /// Virtual and resident memory in bytes. The file statm has both as its first two fields, in
-    /// pages.
+    /// Virtual and resident memory in bytes, from the first two fields of the file statm, which are
+    /// in pages.
     fn memory(&self) -> [Option<u64>; 2] {
         let mut text = [0; 128];
         let length = self.statm.as_ref().and_then(|statm| statm.read_at(&mut text, 0).ok());

@@ -89,8 +89,8 @@ pub async fn accept_all(socket: Socket, status: Arc<Status>, hosts: HostCheck) {
             }
             Err(error) if failure::is_out_of_descriptors(&error) && reserve.is_some() => {
                 drop(reserve.take());
-                // Without a free descriptor, accept(2) fails even if no connection waits. If none
-                // waits, reserve the descriptor again before an app connection takes it.
+                // Without a free descriptor, accept(2) fails even if no connection waits. If no
+                // connection waits, keep the descriptor in reserve again, before an app takes it.
                 let waiting = tokio::select! {
                     biased;
                     accepted = listener.async_io(Interest::READABLE, accept) => accepted.ok(),

@@ -9,7 +9,7 @@ use crate::text::{self, printable};
 const COLUMNS: usize = 100;
 /// The column where the text of a row begins.
 const INDENT: usize = 13;
-/// Bars of eight heights.
+/// Characters for the bars of a graph, from the lowest to the highest bar.
 const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
 pub fn render(report: &StatusReport) -> String {

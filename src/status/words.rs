@@ -90,7 +90,7 @@ impl TunnelState {
 /// The texts about one tunnel.
 #[derive(Debug, PartialEq)]
 pub struct Block {
-    /// `REDIS_URL → host:6380`.
+    /// The variables and the server, such as `REDIS_URL → host:6380`.
     pub title: String,
     pub state: TunnelState,
     /// Text to show after the state: how long the tunnel has been failing, or when the latest
