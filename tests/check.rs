@@ -3,6 +3,7 @@
 mod support;
 
 use std::io::Write;
+use std::net::TcpStream;
 use std::process::Command;
 
 use serde_json::Value;
@@ -436,23 +437,39 @@ fn only_terminals_get_colours_and_no_color_turns_them_off() {
 }
 
 #[test]
-fn the_check_warns_about_cluster_nodes_and_sentinels() {
-    for (mode, words) in [
-        ("cluster", &["a node of a Redis Cluster", "MOVED", "STUNNEL_REDISS=passthrough"][..]),
-        ("sentinel", &["tells the client the master's address"]),
-    ] {
-        let info = format!("# Server\r\nredis_mode:{mode}\r\n");
-        let info = format!("${}\r\n{info}\r\n", info.len());
-        let (peer, _) = scripted(move |_, request| match request[0].as_str() {
-            "INFO" => Some(info.clone()),
-            _ => Some(redis(request)),
-        });
-        let report = report(&peer.url(), &[]);
-        assert_eq!((report.code, report.json["mode"].as_str()), (0, Some(mode)), "{report:?}");
-        for word in words.iter().chain(&["bypassing the tunnel"]) {
-            assert!(report.advice().contains(word), "{word}: {report:?}");
-        }
+fn a_cluster_node_gets_advice_about_its_limits() {
+    let options = Options { words: &["--cluster-enabled", "yes"], ..Options::default() };
+    let server = Server::start_with(Front::Redis, options);
+    let report = report(&server.url(), &[]);
+    assert_eq!((report.code, report.json["mode"].as_str()), (0, Some("cluster")), "{report:?}");
+    for word in ["a node of a Redis Cluster", "MOVED", "STUNNEL_REDISS=passthrough"] {
+        assert!(report.advice().contains(word), "{word}: {report:?}");
     }
+}
+
+#[test]
+fn a_sentinel_gets_advice_to_use_the_master() {
+    let folder = tempfile::tempdir().unwrap();
+    let certificate = Certificate::self_signed(folder.path());
+    let port = two_free_ports();
+    let configuration = folder.path().join("sentinel.conf");
+    let lines = [
+        format!("port 0\ntls-port {port}\ntls-auth-clients no\nbind 127.0.0.1\n"),
+        format!("tls-cert-file {}\n", certificate.certificate_file.display()),
+        format!("tls-key-file {}\n", certificate.key_file.display()),
+        format!("tls-ca-cert-file {}\n", certificate.certificate_file.display()),
+        format!("dir {}\nsentinel monitor mymaster 127.0.0.1 1 1\n", folder.path().display()),
+    ];
+    std::fs::write(&configuration, lines.concat()).unwrap();
+    let mut sentinel = Command::new("redis-server");
+    sentinel.arg(&configuration).args(["--sentinel", "--logfile", "sentinel.log"]);
+    let _sentinel = support::Process(sentinel.spawn().unwrap());
+    support::eventually("the sentinel accepts connections", || {
+        TcpStream::connect(("127.0.0.1", port)).ok()
+    });
+    let report = report(&format!("rediss://127.0.0.1:{port}"), &[]);
+    assert_eq!((report.code, report.json["mode"].as_str()), (0, Some("sentinel")), "{report:?}");
+    assert!(report.advice().contains("tells the client the master's address"), "{report:?}");
 }
 
 #[test]
