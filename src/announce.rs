@@ -5,13 +5,13 @@ use std::ffi::OsString;
 use std::io::{self, Write as _};
 
 use crate::command_line::Rewrite;
+use crate::configuration::Plan;
 use crate::configuration::{ConfigError, Settings, Unused, is_variable_name, options};
 use crate::exit;
 use crate::figures::{Counts, Figures};
 use crate::listen::{Bound, wanted_port};
 use crate::logging::{err, notice, warning};
 use crate::names;
-use crate::plan::Plan;
 use crate::redis_url::Local;
 use crate::status;
 use crate::supervisor::{Cause, ExitOutcome, NotExecuted};
@@ -151,7 +151,8 @@ pub fn unused(plan: &Plan, unused: &Unused) {
 
 /// The message about settings for one variable that has no tunnel.
 pub fn why_without_effect(plan: &Plan) -> String {
-    let tunnelled: Vec<_> = plan.tunnelled().map(|tunnelled| tunnelled.variable.as_str()).collect();
+    let tunnelled: Vec<_> =
+        plan.tunnelled.iter().map(|tunnelled| tunnelled.variable.as_str()).collect();
     let tunnels = match tunnelled.is_empty() {
         true => "No variable has a tunnel".to_owned(),
         false => format!("Variables with a tunnel: {}", tunnelled.join(" ")),

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
-use crate::plan::{Plan, Tunnelled};
+use crate::configuration::{Plan, Tunnelled};
 use crate::redis_url::Local;
 
 /// An argument of COMMAND in which a URL was rewritten.
@@ -36,7 +36,8 @@ fn rewrite_word(plan: &Plan, word: &[u8], locals: &[Local]) -> (Vec<u8>, Vec<Str
     let mut rest = word;
     while let Some((&byte, after)) = rest.split_first() {
         let longest = plan
-            .tunnelled()
+            .tunnelled
+            .iter()
             .filter(|tunnelled| begins_with_url(rest, tunnelled.value.expose()))
             // If two variables hold the same URL, the first one counts.
             .reduce(|best, other| {
@@ -78,7 +79,7 @@ fn begins_with_url(text: &[u8], url: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::tests::{plan, ports};
+    use crate::configuration::tests::{plan, ports};
 
     #[test]
     fn tunnelled_url_in_an_argument_becomes_local() {

@@ -11,11 +11,11 @@ use anyhow::{Context as _, bail};
 
 use crate::announce;
 use crate::command_line;
+use crate::configuration::Plan;
 use crate::configuration::{ConfigError, Settings, Unused, options};
 use crate::figures::{CommandState, Figures, TunnelLabels};
 use crate::listen::Bound;
 use crate::logging::{self, debug, err, warning};
-use crate::plan::Plan;
 use crate::pool;
 use crate::sandbox::{self, Rights, SandboxMode};
 use crate::status::{self, RedisUrls, Status};

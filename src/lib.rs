@@ -2,12 +2,12 @@
 //!
 //! One launch, in order:
 //!
-//! 1. [`configuration`] reads the command line and the environment, and collects every mistake.
-//! 2. [`plan`] turns the settings into routes.
-//! 3. [`listen`] binds a local port or socket for each route.
-//! 4. [`launch`] starts COMMAND, opens the tunnels, and after COMMAND's end drains them;
+//! 1. [`configuration`] reads the command line and the environment into settings and a plan of the
+//!    tunnels, and collects every mistake.
+//! 2. [`listen`] binds a local port or socket for each tunnel.
+//! 3. [`launch`] starts COMMAND, opens the tunnels, and after COMMAND's end drains them;
 //!    [`command_line`] rewrites COMMAND's arguments, [`announce`] logs messages for the user.
-//! 5. [`supervisor`] watches over COMMAND: signals, terminal, orphans, how it ended.
+//! 4. [`supervisor`] watches over COMMAND: signals, terminal, orphans, how it ended.
 //!
 //! A connection's path: [`launch`] gives each listener to `pool::serve`. `tunnel::serve` accepts;
 //! [`tunnel::connection`] connects, with a connector of [`tls`], and relays. If the pool is on,
@@ -45,7 +45,6 @@ pub mod pool;
 pub mod status;
 
 pub mod configuration;
-pub mod plan;
 
 pub mod command_line;
 pub mod listen;

@@ -3,9 +3,9 @@
 use std::io;
 use std::path::Path;
 
+use crate::configuration::Plan;
 use crate::configuration::{ConfigError, Settings, options};
 use crate::logging::warning;
-use crate::plan::Plan;
 use crate::redis_url::Local;
 use crate::status::{self, StatusAddress};
 use crate::tunnel::failure::is_out_of_descriptors;

@@ -6,12 +6,11 @@ use std::env;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use start_stunnel::configuration::cli::{Invocation, Task};
-use start_stunnel::configuration::{self, ConfigError, Configuration, Configured};
+use start_stunnel::configuration::{self, ConfigError, Configuration};
 use start_stunnel::environment::Environment;
 use start_stunnel::launch::Launch;
 use start_stunnel::listen;
 use start_stunnel::logging::{self, LogSettings};
-use start_stunnel::plan::Plan;
 use start_stunnel::supervisor::{self, CommandEnvironment, ExitOutcome, Inherited};
 use start_stunnel::{announce, check, exit, status, tls};
 
@@ -75,21 +74,20 @@ fn prepare(invocation: Invocation, environment: Environment) -> (Work, LogSettin
     let Invocation { task, command, .. } = &invocation;
     let command_environment = CommandEnvironment::of_launcher();
     let log_for_errors = configuration::log_settings_for_errors(&invocation, &environment);
-    let configuration = match configuration::read(&invocation, &environment) {
-        Err(mistakes) => return (refuse(mistakes), log_for_errors),
-        Ok(Configured::Disabled) if *task != Task::Run => {
+    if configuration::is_disabled(&invocation, &environment) {
+        if *task != Task::Run {
             return (exiting(|| Ok(announce::disabled())), log_for_errors);
         }
-        Ok(Configured::Disabled) => {
-            let error = supervisor::become_command(command, command_environment);
-            let work = exiting(move || Ok(announce::not_executed(&invocation.command, &error)));
-            return (work, log_for_errors);
-        }
-        Ok(Configured::Enabled(configuration)) => *configuration,
-    };
-    let Configuration { settings, variables, unused } = configuration;
+        let error = supervisor::become_command(command, command_environment);
+        let work = exiting(move || Ok(announce::not_executed(&invocation.command, &error)));
+        return (work, log_for_errors);
+    }
+    let Configuration { settings, plan, unused } =
+        match configuration::read(&invocation, &environment) {
+            Ok(configuration) => configuration,
+            Err(mistakes) => return (refuse(mistakes), log_for_errors),
+        };
     let log = settings.log;
-    let plan = Plan::new(variables);
     tls::roots::keep_from_native_tls();
     if *task == Task::Check {
         supervisor::forbid_core_dumps();
@@ -118,7 +116,7 @@ fn prepare(invocation: Invocation, environment: Environment) -> (Work, LogSettin
 fn tell_status(invocation: &Invocation) -> u8 {
     let environment = env::vars_os().collect();
     let log = configuration::log_settings_for_errors(invocation, &environment);
-    let switched_off = configuration::is_switched_off(invocation, &environment);
+    let switched_off = configuration::is_disabled(invocation, &environment);
     status::client::run(log.format, switched_off).unwrap_or_else(|error| {
         eprintln!("start-stunnel: {error:#}");
         exit::INTERNAL_ERROR

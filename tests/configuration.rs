@@ -183,7 +183,7 @@ fn empty_value_of_an_option_is_an_error() {
 }
 
 #[test]
-fn every_setting_for_one_url_is_read() {
+fn invalid_setting_for_one_url_is_an_error() {
     let garbage = OsString::from_vec(vec![0xff, 0xfe]);
     for setting in options::for_one_url() {
         let variable = setting.for_one("REDIS_URL");

@@ -9,11 +9,11 @@ mod report;
 use std::io::{self, Write as _};
 
 use crate::announce;
+use crate::configuration::Plan;
 use crate::configuration::{Settings, Unused, options};
 use crate::exit;
 use crate::logging::{LogFormat, err};
 use crate::names;
-use crate::plan::Plan;
 use crate::sandbox::{Rights, SandboxMode};
 use report::Report;
 

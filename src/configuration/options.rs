@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use openssl::ssl::SslVersion;
 
-use super::settings::Rediss;
-use super::values;
+use super::values::{self, Rediss};
 use crate::logging::{LevelFilter, LogFormat};
 use crate::names;
 use crate::pool::PoolMode;

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use openssl::ssl::SslVersion;
 
-use super::settings::Rediss;
 use crate::logging::{LEVELS, LevelFilter, LogFormat};
 use crate::pool::PoolMode;
 use crate::redis_url;
@@ -15,6 +14,13 @@ use crate::status::StatusAddress;
 use crate::supervisor::ForwardSignals;
 use crate::tls::{Pin, Verify};
 use crate::tunnel::{Listen, PortTaken};
+
+/// The setting `--rediss`, for `rediss://` and `valkeys://` URLs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rediss {
+    Tunnel,
+    Passthrough,
+}
 
 /// Any text.
 pub fn text(text: &str) -> Result<String, &'static str> {

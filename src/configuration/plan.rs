@@ -1,20 +1,12 @@
-//! Turns the decisions about Redis variables into routes and COMMAND's environment. Pure.
+//! The tunnels, and COMMAND's environment. Pure.
 
-use crate::configuration::{COPY_SUFFIX, Decision, PoolMode, RedisVariable, TunnelledUrl};
+use crate::pool::PoolMode;
 use crate::redis_url::{Credentials, Local, RedisUrl};
 use crate::secret::Secret;
 use crate::tunnel::Route;
 
-/// A variable that holds a Redis URL.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Variable {
-    Tunnelled(Tunnelled),
-    /// The variable stays unchanged. `shown` is its value with secrets masked.
-    Untouched {
-        name: String,
-        shown: String,
-    },
-}
+/// The suffix of the variable with a copy of the local URL, for example `REDIS_URL_STUNNEL`.
+pub const COPY_SUFFIX: &str = "_STUNNEL";
 
 /// A variable that leads to a tunnel.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,7 +19,7 @@ pub struct Tunnelled {
     pub url: RedisUrl,
 }
 
-/// The tunnels, and the variables that lead to them.
+/// The tunnels, and the variables with Redis URLs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
     pub routes: Vec<Route>,
@@ -35,29 +27,16 @@ pub struct Plan {
     pub pools: Vec<PoolMode>,
     /// The variables whose servers are not authenticated, although the user did not ask for that.
     pub unauthenticated: Vec<String>,
-    /// In the order of the decisions.
-    variables: Vec<Variable>,
+    /// The variables that lead to this launcher's tunnels.
+    pub tunnelled: Vec<Tunnelled>,
+    /// The variables that stay unchanged, each with its value. The values' secrets are masked.
+    pub(super) untouched: Vec<(String, String)>,
 }
 
 impl Plan {
-    /// Makes the routes. Variables with the same upstream and the same settings share a route.
-    pub fn new(variables: Vec<RedisVariable>) -> Plan {
-        let mut plan = Plan::default();
-        for RedisVariable { name, decision } in variables {
-            let variable = match decision {
-                Decision::Tunnel(tunnelled) => plan.tunnel(name, *tunnelled),
-                Decision::Untouched { shown } => Variable::Untouched { name, shown },
-            };
-            plan.variables.push(variable);
-        }
-        plan
-    }
-
-    fn tunnel(&mut self, variable: String, tunnelled: TunnelledUrl) -> Variable {
-        let TunnelledUrl { value, url, route, pool, verify_chosen } = tunnelled;
-        if !route.trust.authenticates() && !verify_chosen {
-            self.unauthenticated.push(variable.clone());
-        }
+    /// The index of the route that leads to the same upstream with the same settings. Adds `route`
+    /// if there is no such route yet.
+    pub fn share(&mut self, route: Route, pool: PoolMode) -> usize {
         let same = |(known, known_pool): (&Route, &PoolMode)| {
             known.upstream == route.upstream
                 && known.trust == route.trust
@@ -73,48 +52,35 @@ impl Plan {
                 self.routes.push(route);
             }
         }
-        Variable::Tunnelled(Tunnelled { variable, value, route: index, url })
+        index
     }
 
     /// True if any variable holds a Redis URL, with or without a tunnel.
     pub fn found_urls(&self) -> bool {
-        !self.variables.is_empty()
+        self.variables().next().is_some()
     }
 
     /// The names of all variables that hold a Redis URL.
     pub fn variables(&self) -> impl Iterator<Item = &str> {
-        self.variables.iter().map(|variable| match variable {
-            Variable::Tunnelled(tunnelled) => tunnelled.variable.as_str(),
-            Variable::Untouched { name, .. } => name,
-        })
+        let tunnelled = self.tunnelled.iter().map(|tunnelled| tunnelled.variable.as_str());
+        tunnelled.chain(self.untouched())
     }
 
     /// The names of the variables that stay unchanged.
     pub fn untouched(&self) -> impl Iterator<Item = &str> {
-        self.variables.iter().filter_map(|variable| match variable {
-            Variable::Tunnelled(_) => None,
-            Variable::Untouched { name, .. } => Some(name.as_str()),
-        })
-    }
-
-    /// The variables that lead to this launcher's tunnels.
-    pub fn tunnelled(&self) -> impl Iterator<Item = &Tunnelled> {
-        self.variables.iter().filter_map(|variable| match variable {
-            Variable::Tunnelled(tunnelled) => Some(tunnelled),
-            Variable::Untouched { .. } => None,
-        })
+        self.untouched.iter().map(|(name, _)| name.as_str())
     }
 
     /// User and password of the first URL of this route that has a password.
     pub fn credentials(&self, route: usize) -> Option<Credentials> {
-        let mut urls = self.tunnelled().filter(|tunnelled| tunnelled.route == route);
+        let mut urls = self.tunnelled.iter().filter(|tunnelled| tunnelled.route == route);
         urls.find_map(|tunnelled| tunnelled.url.credentials())
     }
 
     /// The numbers of the databases in the URLs of this route, each once. Database 0 is left out,
     /// because every server has it.
     pub fn databases(&self, route: usize) -> Vec<String> {
-        let urls = self.tunnelled().filter(|tunnelled| tunnelled.route == route);
+        let urls = self.tunnelled.iter().filter(|tunnelled| tunnelled.route == route);
         let named = urls.filter_map(|tunnelled| tunnelled.url.database());
         let mut databases: Vec<String> = Vec::new();
         for database in named.filter(|database| database.bytes().any(|digit| digit != b'0')) {
@@ -128,7 +94,8 @@ impl Plan {
     /// The variables to set in COMMAND's environment if the tunnels listen at `locals`: names and
     /// values, secrets included.
     pub fn changes(&self, locals: &[Local]) -> Vec<(String, String)> {
-        self.tunnelled()
+        self.tunnelled
+            .iter()
             .flat_map(|Tunnelled { variable, route, url, .. }| {
                 let local = url.local(&locals[*route]).expose();
                 [(variable.clone(), local.clone()), (format!("{variable}{COPY_SUFFIX}"), local)]
@@ -138,32 +105,19 @@ impl Plan {
 
     /// Every Redis variable as COMMAND would see it: lines of `NAME=value`, secrets masked.
     pub fn describe(&self, locals: &[Local]) -> Vec<String> {
-        let lines = self.variables.iter().flat_map(|variable| match variable {
-            Variable::Untouched { name, shown } => vec![format!("{name}={shown}")],
-            Variable::Tunnelled(Tunnelled { variable, route, url, .. }) => {
+        let tunnelled =
+            self.tunnelled.iter().flat_map(|Tunnelled { variable, route, url, .. }| {
                 let local = url.local(&locals[*route]);
-                vec![format!("{variable}={local}"), format!("{variable}{COPY_SUFFIX}={local}")]
-            }
-        });
-        lines.collect()
+                [format!("{variable}={local}"), format!("{variable}{COPY_SUFFIX}={local}")]
+            });
+        let untouched = self.untouched.iter().map(|(name, shown)| format!("{name}={shown}"));
+        tunnelled.chain(untouched).collect()
     }
 }
 
 #[cfg(test)]
-pub mod tests {
-    use super::*;
-    use crate::configuration::tests::{environment, read};
-
-    /// The plan for an environment of `pairs`, for tests.
-    pub fn plan(options: &[&str], pairs: &[(&str, &str)]) -> Result<Plan, Vec<String>> {
-        let configuration = read(options, &environment(pairs))?;
-        Ok(Plan::new(configuration.variables))
-    }
-
-    /// Local ports, for tests.
-    pub fn ports(ports: impl IntoIterator<Item = u16>) -> Vec<Local> {
-        ports.into_iter().map(Local::Port).collect()
-    }
+mod tests {
+    use super::super::tests::{plan, ports};
 
     #[test]
     fn variables_share_a_tunnel_if_upstream_and_settings_are_equal() {
@@ -200,7 +154,7 @@ pub mod tests {
         let plan = plan(&[], &[("REDIS_URL", outer), ("REDIS_URL_STUNNEL", outer)]).unwrap();
         assert!(plan.found_urls() && plan.routes.is_empty());
         assert_eq!(plan.describe(&[]), ["REDIS_URL=unix://***"]);
-        let errors = super::tests::plan(&[], &[("REDIS_URL", outer)]).unwrap_err();
+        let errors = super::super::tests::plan(&[], &[("REDIS_URL", outer)]).unwrap_err();
         assert!(errors[0].contains("does not begin with redis://"), "{errors:?}");
     }
 
@@ -213,7 +167,7 @@ pub mod tests {
             ("HEROKU_REDIS_NESTED_URL_STUNNEL", "redis://127.0.0.1:6371"),
         ];
         let plan = plan(&["--rediss", "passthrough"], &pairs).unwrap();
-        assert_eq!(plan.describe(&ports([1]))[0], "REDIS_URL=rediss://:***@h:6379");
+        assert_eq!(plan.describe(&ports([1]))[2], "REDIS_URL=rediss://:***@h:6379");
         let changed: Vec<_> = plan.changes(&ports([1])).into_iter().map(|(name, _)| name).collect();
         assert_eq!(changed, ["HEROKU_REDIS_PLAIN_URL", "HEROKU_REDIS_PLAIN_URL_STUNNEL"]);
     }

@@ -4,12 +4,36 @@ use std::time::Duration;
 
 use openssl::ssl::SslVersion;
 
-use super::super::tests::{environment, read};
-use super::super::{Configuration, Decision};
 use super::*;
-use crate::logging::{LevelFilter, LogFormat};
+use crate::logging::LogFormat;
 use crate::pool::PoolMode;
+use crate::redis_url::Local;
 use crate::supervisor::ForwardSignals;
+use crate::tls::{Trust, Verify};
+
+/// An environment of `pairs`.
+pub fn environment(pairs: &[(&str, &str)]) -> Environment {
+    pairs.iter().map(|(name, value)| (name.into(), value.into())).collect()
+}
+
+/// Reads `options` and an environment, on a system that has CA certificates.
+pub fn read(options: &[&str], environment: &Environment) -> Result<Configuration, Vec<String>> {
+    let words = ["start-stunnel"].iter().chain(options).chain(&["true"]);
+    let invocation =
+        Invocation::parse_from(words.map(OsString::from)).expect("a good command line");
+    let read = read_on(|| Ok(()), &invocation, environment);
+    read.map_err(|mistakes| mistakes.iter().map(ConfigError::to_string).collect())
+}
+
+/// The plan for an environment of `pairs`.
+pub fn plan(options: &[&str], pairs: &[(&str, &str)]) -> Result<Plan, Vec<String>> {
+    read(options, &environment(pairs)).map(|configuration| configuration.plan)
+}
+
+/// Local ports.
+pub fn ports(ports: impl IntoIterator<Item = u16>) -> Vec<Local> {
+    ports.into_iter().map(Local::Port).collect()
+}
 
 /// The configuration with one URL in `CACHE_URL`, and the trust settings of that URL.
 fn settings(
@@ -18,10 +42,7 @@ fn settings(
 ) -> Result<(Configuration, Trust), Vec<String>> {
     let url = [("REDIS_STUNNEL_URLS", "CACHE_URL"), ("CACHE_URL", "redis://h")];
     let configuration = read(options, &environment(&[&url[..], pairs].concat()))?;
-    let Decision::Tunnel(url) = &configuration.variables[0].decision else {
-        panic!("not tunnelled: {configuration:?}");
-    };
-    let trust = url.route.trust.clone();
+    let trust = configuration.plan.routes[0].trust.clone();
     Ok((configuration, trust))
 }
 
@@ -116,7 +137,7 @@ fn only_a_valid_option_overrides_an_invalid_variable() {
     settings(&["--verify", "full", "--log-level", "info"], &pairs).unwrap();
     let errors = settings(&["--verify", "ful", "--log-level", ""], &pairs).unwrap_err();
     let names: Vec<_> = errors.iter().map(|error| error.split(' ').next().unwrap()).collect();
-    assert_eq!(names, ["--log-level", "STUNNEL_LOG_LEVEL", "--verify", "STUNNEL_VERIFY"]);
+    assert_eq!(names, ["--verify", "STUNNEL_VERIFY", "--log-level", "STUNNEL_LOG_LEVEL"]);
 }
 
 #[test]
@@ -147,9 +168,7 @@ fn names_of_the_retired_buildpack_still_work() {
 #[test]
 fn one_url_can_have_its_own_pool_mode() {
     let mode = |options: &[&str], pairs: &[(&str, &str)]| {
-        let (configuration, _) = settings(options, pairs).unwrap();
-        let Decision::Tunnel(url) = &configuration.variables[0].decision else { panic!("tunnel") };
-        url.pool
+        settings(options, pairs).unwrap().0.plan.pools[0]
     };
     assert_eq!(mode(&[], &[]), PoolMode::Auto);
     assert_eq!(mode(&[], &[("STUNNEL_POOL", "off")]), PoolMode::Off);
