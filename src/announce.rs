@@ -5,8 +5,7 @@ use std::ffi::OsString;
 use std::io::{self, Write as _};
 
 use crate::command_line::Rewrite;
-use crate::configuration::Plan;
-use crate::configuration::{ConfigError, Settings, Unused, is_variable_name, options};
+use crate::configuration::{ConfigError, Plan, Settings, Unused, is_variable_name, options};
 use crate::exit;
 use crate::figures::{Counts, Figures};
 use crate::listen::{Bound, wanted_port};
@@ -18,22 +17,21 @@ use crate::supervisor::{Cause, ExitOutcome, NotExecuted};
 use crate::tls::Verify;
 use crate::tunnel::Route;
 
-/// Reports mistakes in the configuration; returns their exit code.
-pub fn misconfigured(mistakes: &[ConfigError]) -> u8 {
+/// Reports mistakes in the configuration; returns how the launcher is to end.
+pub fn misconfigured(mistakes: &[ConfigError]) -> ExitOutcome {
     for mistake in mistakes {
         err!(at = "config-error", var = mistake.name, msg = mistake.to_string());
     }
-    exit::CONFIG
+    ExitOutcome::Exited(exit::CONFIG.into())
 }
 
-/// Reports a defect, or that the system refuses something essential; returns the exit code.
-pub fn internal_error(error: &anyhow::Error) -> u8 {
+/// Reports a defect, or that the system refuses something essential.
+pub fn internal_error(error: &anyhow::Error) {
     err!(at = "internal-error", error = format!("{error:#}"));
-    exit::INTERNAL_ERROR
 }
 
-/// Reports that COMMAND could not be executed; returns the exit code.
-pub fn not_executed(words: &[OsString], not_executed: &NotExecuted) -> u8 {
+/// Reports that COMMAND could not be executed; returns how the launcher is to end.
+pub fn not_executed(words: &[OsString], not_executed: &NotExecuted) -> ExitOutcome {
     let code = not_executed.exit_code();
     let program = words[0].to_string_lossy();
     let hint = match &not_executed.cause {
@@ -42,7 +40,7 @@ pub fn not_executed(words: &[OsString], not_executed: &NotExecuted) -> u8 {
     };
     let (name, error) = (program_name(&program), not_executed.error.to_string());
     err!(at = "command-failed", command = name, error, code, hint);
-    code
+    ExitOutcome::Exited(code.into())
 }
 
 /// The name of a program, if the log may show it. The user may have given a whole command line or
@@ -178,15 +176,8 @@ pub fn how_to_include(plan: &Plan, others: &[String]) -> String {
 /// Logs one line per tunnel, and warnings, before COMMAND starts.
 pub fn started(plan: &Plan, bound: &Bound, settings: &Settings) {
     if !plan.found_urls() {
-        warning!(
-            at = "no-redis-url",
-            msg = format!(
-                "none of {} holds a Redis URL; COMMAND runs without a tunnel. To change this, set \
-                 REDIS_URL, or list your variables in {}",
-                options::DISCOVERED,
-                names::URLS
-            ),
-        );
+        let msg = format!("COMMAND runs without a tunnel: {}", options::NO_URL);
+        warning!(at = "no-redis-url", msg);
     }
     left_alone(plan);
     for (index, (route, local)) in plan.routes.iter().zip(&bound.locals).enumerate() {
@@ -297,12 +288,11 @@ pub fn rewritten(rewrites: &[Rewrite]) {
     }
 }
 
-/// Explains why `--check` or `--print-env` does nothing; returns the exit code.
-pub fn disabled() -> u8 {
+/// Explains why `--check` or `--print-env` does nothing.
+pub fn disabled() {
     note(
         "start-stunnel is disabled: it opens no tunnel, and does not change COMMAND's environment",
     );
-    exit::SUCCESS
 }
 
 /// Warns that `option`, for example `check`, does not run the given COMMAND.
@@ -316,10 +306,7 @@ pub fn command_ignored(option: &str) {
 /// If stdout cannot be written.
 pub fn environment(plan: &Plan, bound: &Bound) -> anyhow::Result<u8> {
     if !plan.found_urls() {
-        note(&format!(
-            "start-stunnel: nothing to print: none of {} holds a Redis URL",
-            options::DISCOVERED
-        ));
+        note(&format!("start-stunnel: nothing to print: {}", options::NO_URL));
     }
     let text: String = plan.describe(&bound.locals).into_iter().map(|line| line + "\n").collect();
     Ok(print(&text)?)

@@ -7,12 +7,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 
 use crate::announce;
 use crate::command_line;
-use crate::configuration::Plan;
-use crate::configuration::{ConfigError, Settings, Unused, options};
+use crate::configuration::{ConfigError, Plan, Settings, Unused, options};
 use crate::figures::{CommandState, Figures, TunnelLabels};
 use crate::listen::Bound;
 use crate::logging::{self, debug, err, warning};
@@ -42,7 +41,6 @@ pub struct Launch {
     pub plan: Plan,
     pub unused: Unused,
     pub bound: Bound,
-    pub inherited: io::Result<Inherited>,
 }
 
 impl Launch {
@@ -50,22 +48,16 @@ impl Launch {
     ///
     /// # Errors
     /// If the system refuses something essential.
-    pub fn run(mut self) -> anyhow::Result<ExitOutcome> {
-        let inherited = match &self.inherited {
-            Ok(inherited) => *inherited,
-            Err(error) => bail!("could not take over signals: {error}"),
-        };
+    pub fn run(mut self, inherited: io::Result<Inherited>) -> anyhow::Result<ExitOutcome> {
+        let inherited = inherited.context("could not take over signals")?;
         self.prepare();
         if let Err(mistake) = try_sandbox(&self.plan, &self.bound, &self.settings) {
-            return Ok(ExitOutcome::Exited(announce::misconfigured(&[mistake]).into()));
+            return Ok(announce::misconfigured(&[mistake]));
         }
         let terminal = Terminal::open();
         let child = match self.spawn(inherited, terminal.as_ref()) {
             Ok(child) => child,
-            Err(error) => {
-                let code = announce::not_executed(&self.command, &error);
-                return Ok(ExitOutcome::Exited(code.into()));
-            }
+            Err(error) => return Ok(announce::not_executed(&self.command, &error)),
         };
         let figures = Arc::new(Figures::new(labels(&self.plan), child.pid.as_raw()));
         // A runtime with one thread uses the least CPU time. For 40,000 small requests of 50
@@ -193,12 +185,12 @@ fn try_sandbox(plan: &Plan, bound: &Bound, settings: &Settings) -> Result<(), Co
     if found.abi().is_some() {
         return Ok(());
     }
-    let name = settings.names.of(options::SANDBOX.declaration.variable);
-    let problem = "is require, but the sandbox would be";
-    Err(ConfigError::new(
-        name,
-        format!("{problem} {found}; set {name} to auto or off to start without a sandbox"),
-    ))
+    let problem = format!(
+        "is require, but the sandbox would be {found}; set {} to auto or off to start without a \
+         sandbox",
+        settings.name_of(&options::SANDBOX)
+    );
+    Err(settings.wrong(&options::SANDBOX, problem))
 }
 
 /// Restricts every thread of the launcher, as far as the user and the kernel allow it.

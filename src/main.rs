@@ -3,6 +3,7 @@
 #![deny(unsafe_code)]
 
 use std::env;
+use std::ffi::OsString;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use start_stunnel::configuration::cli::{Invocation, Task};
@@ -38,15 +39,30 @@ fn run(invocation: Invocation) -> ExitOutcome {
     {
         announce::command_ignored(option);
     }
+    let environment = env::vars_os().collect();
+    let is_disabled = configuration::is_disabled(&invocation, &environment);
+    let log_for_errors = configuration::log_settings_for_errors(&invocation, &environment);
     match invocation.task {
         Task::PrintShim => return exit_with(print_shim()),
-        Task::Status => return exit_with(tell_status(&invocation)),
+        Task::Status => return exit_with(tell_status(log_for_errors, is_disabled)),
+        Task::Check | Task::PrintEnvironment if is_disabled => {
+            announce::disabled();
+            return exit_with(exit::SUCCESS);
+        }
         Task::Run | Task::Check | Task::PrintEnvironment => {}
     }
-    let (work, log) = prepare(invocation, env::vars_os().collect());
+    let prepared = match is_disabled {
+        true => Err(become_command(invocation.command)),
+        false => prepare(invocation, &environment),
+    };
+    let (work, log) = prepared.unwrap_or_else(|refusal| (refusal, log_for_errors));
     let _log = logging::init(log);
     match catch_unwind(AssertUnwindSafe(work)) {
-        Ok(ended) => ended.unwrap_or_else(|error| exit_with(announce::internal_error(&error))),
+        Ok(Ok(ended)) => ended,
+        Ok(Err(error)) => {
+            announce::internal_error(&error);
+            exit_with(exit::INTERNAL_ERROR)
+        }
         // The panic hook has logged the panic.
         Err(_) => exit_with(exit::INTERNAL_ERROR),
     }
@@ -56,68 +72,51 @@ fn exit_with(code: u8) -> ExitOutcome {
     ExitOutcome::Exited(code.into())
 }
 
-/// The work that remains after [`prepare`]. An error is an internal error.
+/// The work that remains once the log is open. An error is an internal error.
 type Work = Box<dyn FnOnce() -> anyhow::Result<ExitOutcome>>;
 
-/// Work that ends with an exit code.
-fn exiting(work: impl FnOnce() -> anyhow::Result<u8> + 'static) -> Work {
-    Box::new(move || work().map(exit_with))
+fn refuse(mistakes: Vec<ConfigError>) -> Work {
+    Box::new(move || Ok(announce::misconfigured(&mistakes)))
 }
 
-fn refuse(mistakes: Vec<ConfigError>) -> Work {
-    exiting(move || Ok(announce::misconfigured(&mistakes)))
+/// Becomes COMMAND. If that fails, returns the work of reporting the error.
+fn become_command(command: Vec<OsString>) -> Work {
+    let error = supervisor::become_command(&command, CommandEnvironment::of_launcher());
+    Box::new(move || Ok(announce::not_executed(&command, &error)))
 }
 
 /// Performs the steps that need a process with a single thread; returns the remaining work and the
-/// log settings. If the launcher is disabled, becomes COMMAND and does not return.
-fn prepare(invocation: Invocation, environment: Environment) -> (Work, LogSettings) {
-    let Invocation { task, command, .. } = &invocation;
-    let command_environment = CommandEnvironment::of_launcher();
-    let log_for_errors = configuration::log_settings_for_errors(&invocation, &environment);
-    if configuration::is_disabled(&invocation, &environment) {
-        if *task != Task::Run {
-            return (exiting(|| Ok(announce::disabled())), log_for_errors);
-        }
-        let error = supervisor::become_command(command, command_environment);
-        let work = exiting(move || Ok(announce::not_executed(&invocation.command, &error)));
-        return (work, log_for_errors);
-    }
-    let Configuration { settings, plan, unused } =
-        match configuration::read(&invocation, &environment) {
-            Ok(configuration) => configuration,
-            Err(mistakes) => return (refuse(mistakes), log_for_errors),
-        };
+/// log settings. If there is a mistake, returns the work of reporting the mistake.
+fn prepare(invocation: Invocation, environment: &Environment) -> Result<(Work, LogSettings), Work> {
+    let configuration = configuration::read(&invocation, environment).map_err(refuse)?;
+    // A copy for COMMAND, before keep_from_native_tls changes a variable.
+    let environment = CommandEnvironment::of_launcher();
+    let Configuration { settings, plan, unused } = configuration;
     let log = settings.log;
     tls::roots::keep_from_native_tls();
-    if *task == Task::Check {
+    if invocation.task == Task::Check {
         supervisor::forbid_core_dumps();
-        return (exiting(move || check::run(plan, &settings, &unused)), log);
+        let check = move || check::run(plan, &settings, &unused).map(exit_with);
+        return Ok((Box::new(check), log));
     }
     // Before any thread starts: a new thread inherits the signal mask.
     let inherited = Inherited::take_over();
-    let bound = match listen::bind(&plan, &settings) {
-        Ok(bound) => bound,
-        Err(mistake) => return (refuse(vec![mistake]), log_for_errors),
-    };
-    if *task == Task::PrintEnvironment {
-        let work = exiting(move || {
+    let bound = listen::bind(&plan, &settings).map_err(|mistake| refuse(vec![mistake]))?;
+    if invocation.task == Task::PrintEnvironment {
+        let print = move || {
             announce::unused(&plan, &unused);
-            announce::environment(&plan, &bound)
-        });
-        return (work, log);
+            announce::environment(&plan, &bound).map(exit_with)
+        };
+        return Ok((Box::new(print), log));
     }
-    let (command, environment) = (invocation.command, command_environment);
-    let launch = Launch { command, environment, settings, plan, unused, bound, inherited };
-    (Box::new(move || launch.run()), log)
+    let command = invocation.command;
+    let launch = Launch { command, environment, settings, plan, unused, bound };
+    Ok((Box::new(move || launch.run(inherited)), log))
 }
 
-/// Prints the state of running launchers. This reads only two settings, and so works even if
-/// another setting is wrong.
-fn tell_status(invocation: &Invocation) -> u8 {
-    let environment = env::vars_os().collect();
-    let log = configuration::log_settings_for_errors(invocation, &environment);
-    let switched_off = configuration::is_disabled(invocation, &environment);
-    status::client::run(log.format, switched_off).unwrap_or_else(|error| {
+/// Prints the state of running launchers. `--status` works even if a setting is wrong.
+fn tell_status(log: LogSettings, is_disabled: bool) -> u8 {
+    status::client::run(log.format, is_disabled).unwrap_or_else(|error| {
         eprintln!("start-stunnel: {error:#}");
         exit::INTERNAL_ERROR
     })

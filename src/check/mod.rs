@@ -9,11 +9,9 @@ mod report;
 use std::io::{self, Write as _};
 
 use crate::announce;
-use crate::configuration::Plan;
-use crate::configuration::{Settings, Unused, options};
+use crate::configuration::{Plan, Settings, Unused, options};
 use crate::exit;
 use crate::logging::{LogFormat, err};
-use crate::names;
 use crate::sandbox::{Rights, SandboxMode};
 use report::Report;
 
@@ -92,11 +90,7 @@ fn notes(plan: &Plan, unused: &Unused) -> Vec<(String, String)> {
 /// tunnel.
 fn why_none(untouched: &str) -> String {
     match untouched {
-        "" => format!(
-            "none of {} holds a Redis URL. Set REDIS_URL, or list your variables in {}",
-            options::DISCOVERED,
-            names::URLS
-        ),
+        "" => options::NO_URL.to_owned(),
         variables => format!(
             "{variables} needs no tunnel. The variable already points to a tunnel, or \
              {}=passthrough leaves TLS to the app",

@@ -115,6 +115,9 @@ const PLAIN: Declaration = Declaration {
 
 /// The variables in which Redis URLs are discovered.
 pub const DISCOVERED: &str = "REDIS_URL HEROKU_REDIS_* REDIS_ENDPOINT_*_URL";
+/// The message if no variable holds a Redis URL.
+pub const NO_URL: &str = "none of REDIS_URL HEROKU_REDIS_* REDIS_ENDPOINT_*_URL holds a Redis URL. \
+                          Set REDIS_URL, or list your variables in REDIS_STUNNEL_URLS";
 
 /// The retired option and variable. For one release, they cause a warning instead of an error.
 pub const RETIRED_OPTION: &str = "spares";

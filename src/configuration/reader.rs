@@ -2,7 +2,7 @@
 
 use openssl::x509::X509;
 
-use super::options::{self, Declaration};
+use super::options::{self, Declaration, Setting};
 use super::sources::{ConfigError, Sources};
 use crate::environment::lookup;
 use crate::logging::LogSettings;
@@ -30,13 +30,18 @@ pub struct Settings {
     pub sandbox: SandboxMode,
     pub log: LogSettings,
     /// The options or variables that set these settings, for errors.
-    pub names: SettingNames,
+    names: SettingNames,
 }
 
 impl Settings {
-    /// An error about the value of a setting for all URLs.
-    pub fn wrong(&self, setting: &Declaration, problem: impl ToString) -> ConfigError {
-        ConfigError::new(self.names.of(setting.variable), problem)
+    /// The option or variable that sets `setting` for all URLs.
+    pub fn name_of<T>(&self, setting: &'static Setting<T>) -> &str {
+        self.names.of(setting.declaration.variable)
+    }
+
+    /// An error about the value of `setting` for all URLs.
+    pub fn wrong<T>(&self, setting: &'static Setting<T>, problem: impl ToString) -> ConfigError {
+        ConfigError::new(self.name_of(setting), problem)
     }
 }
 
