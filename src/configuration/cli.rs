@@ -9,14 +9,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::LazyLock;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
-use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::error::{ContextKind, ContextValue};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
 use super::options::{self, Declaration};
 use crate::secret::shown;
 use crate::tls;
 
-const PRINT_SHIM: &str = "print-shim";
 const COMMAND: &str = "command";
 
 /// What the launcher does.
@@ -41,7 +40,7 @@ const TASKS: [(Task, &str, &str); 4] = [
     ),
     (
         Task::PrintShim,
-        PRINT_SHIM,
+        "print-shim",
         "Print a shell script to save as bin/start-stunnel, and exit. The script runs the \
          start-stunnel on PATH, or only COMMAND if the tunnels are disabled",
     ),
@@ -96,16 +95,10 @@ impl Invocation {
     }
 }
 
-/// The parser: [`command`] with a short `-h`, and with the retired option.
+/// The parser: [`command`] with the retired option.
 fn parser() -> Command {
-    let retired = Arg::new(options::RETIRED_OPTION)
-        .long(options::RETIRED_OPTION)
-        .value_parser(value_parser!(OsString))
-        .hide(true);
-    let rare = options::with_option().filter(|(_, setting)| !setting.is_common);
-    let rare = rare.map(|(option, _)| option).chain([PRINT_SHIM]);
-    let hide = |parser: Command, option| parser.mut_arg(option, |arg| arg.hide_short_help(true));
-    rare.fold(command(), hide).arg(retired)
+    let retired = Arg::new(options::RETIRED_OPTION).long(options::RETIRED_OPTION);
+    command().arg(retired.value_parser(value_parser!(OsString)).hide(true))
 }
 
 /// The command line as the man page and the shell completions show it.
@@ -139,13 +132,17 @@ pub fn command() -> Command {
 }
 
 fn setting_arg(option: &'static str, setting: &'static Declaration) -> Arg {
+    let help = help(setting);
     let arg = Arg::new(option)
         .long(option)
         .value_name(setting.value_name)
         .value_parser(value_parser!(OsString))
         .action(ArgAction::Set)
         .allow_negative_numbers(true)
-        .help(help(setting));
+        .hide_short_help(!setting.is_common)
+        // The man page would omit a help that is not long.
+        .long_help(help.clone())
+        .help(help);
     let arg = match setting.is_pem {
         true => arg.allow_hyphen_values(true).value_parser(pem_value()),
         false => arg,
@@ -157,7 +154,12 @@ fn setting_arg(option: &'static str, setting: &'static Declaration) -> Arg {
 }
 
 fn task_arg((task, option, help): (Task, &'static str, &'static str)) -> Arg {
-    let arg = Arg::new(option).long(option).action(ArgAction::SetTrue).help(help);
+    let arg = Arg::new(option)
+        .long(option)
+        .action(ArgAction::SetTrue)
+        .hide_short_help(task == Task::PrintShim)
+        .long_help(help)
+        .help(help);
     if task != Task::Status {
         return arg;
     }
@@ -239,17 +241,9 @@ fn target() -> String {
 
 /// Hides values in clap's error that may be secrets.
 fn without_secrets(mut error: clap::Error) -> clap::Error {
-    // clap reports a missing value as an invalid value.
-    if error.kind() == ErrorKind::InvalidValue
-        && let Some(ContextValue::String(value)) = error.get(ContextKind::InvalidValue)
-        && value.is_empty()
-        && let Some(ContextValue::String(option)) = error.get(ContextKind::InvalidArg)
+    if let Some(ContextValue::String(value)) = error.get(ContextKind::InvalidValue)
+        && !value.is_empty()
     {
-        let which = if option.ends_with("<BOOL>") { ": yes or no" } else { "" };
-        let text = format!("'{option}' needs a value{which}");
-        return command().error(ErrorKind::InvalidValue, text);
-    }
-    if let Some(ContextValue::String(value)) = error.get(ContextKind::InvalidValue) {
         let value = shown(value);
         error.insert(ContextKind::InvalidValue, ContextValue::String(value));
     }
@@ -337,9 +331,7 @@ mod tests {
         let typo = parse(&["--verifi", "full", "x"]).expect_err("wrong usage").to_string();
         assert!(typo.contains("'--verifi'") && typo.contains("'--verify'"), "{typo}");
         let valueless = parse(&["--verify"]).expect_err("wrong usage").to_string();
-        assert!(valueless.contains("'--verify <LEVEL>' needs a value\n"), "{valueless}");
-        let valueless = parse(&["--connect-retry"]).expect_err("wrong usage").to_string();
-        assert!(valueless.contains("needs a value: yes or no"), "{valueless}");
+        assert!(valueless.contains("a value is required for '--verify <LEVEL>'"), "{valueless}");
     }
 
     #[test]

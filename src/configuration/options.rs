@@ -129,7 +129,7 @@ settings! {
         option: Some("enabled"),
         variable: names::ENABLED,
         default: "true",
-        value_name: "BOOL",
+        value_name: "yes|no",
         help: "1/true/yes/on or 0/false/no/off, any case. If false, the launcher becomes COMMAND \
                (exec, same pid, same environment). Any other value is an error",
     }
@@ -285,7 +285,7 @@ settings! {
         variable: "STUNNEL_CONNECT_RETRY",
         old_variable: Some("STUNNEL_CONNECTION_RETRY"),
         default: "no",
-        value_name: "BOOL",
+        value_name: "yes|no",
         help: "If Redis is unreachable, retry until the connect timeout instead of failing at once",
     }
     IDLE_TIMEOUT: Option<Duration> = values::duration_or_never, {

@@ -176,38 +176,35 @@ impl RedisUrl {
     /// The URL for a client of the tunnel at `local`: as written, but with the tunnel's address,
     /// without TLS, and without TLS parameters.
     pub fn local(&self, local: &Local) -> UrlText {
-        let query = self.query.as_ref().and_then(without_tls_parameters);
+        let query = self.query.as_ref().and_then(|query| without_tls_parameters(query.expose()));
         match local {
-            Local::Port(port) => {
-                let place = format!("{}:{port}{}", std::net::Ipv4Addr::LOCALHOST, self.path);
-                self.text(self.scheme.plaintext, place, query)
+            Local::Port(_) => {
+                let place = format!("{local}{}", self.path);
+                self.text(self.scheme.plaintext, &place, query.as_deref())
             }
             Local::Socket(path) => {
                 let path = percent_encode(path.as_os_str().as_bytes(), IN_PATH).to_string();
-                self.text(UNIX, path, self.with_database(query))
+                self.text(UNIX, &path, self.with_database(query).as_deref())
             }
         }
     }
 
     /// `query` with the database from the path. In a URL whose path leads to a socket, clients look
     /// for the database in the query.
-    fn with_database(&self, query: Option<Secret>) -> Option<Secret> {
-        let named = query
-            .as_ref()
-            .is_some_and(|query| query.expose().split('&').any(|part| key_of(part) == DATABASE));
-        let Some(database) = self.database().filter(|_| !named) else {
-            return query;
-        };
-        let mut parameters = format!("{DATABASE}={database}");
-        if let Some(query) = query.filter(|query| !query.expose().is_empty()) {
-            parameters += &format!("&{}", query.expose());
+    fn with_database(&self, query: Option<String>) -> Option<String> {
+        let given = query.as_deref().unwrap_or_default();
+        let is_named = given.split('&').any(|part| key_of(part) == DATABASE);
+        match self.database() {
+            Some(database) if given.is_empty() => Some(format!("{DATABASE}={database}")),
+            Some(database) if !is_named => Some(format!("{DATABASE}={database}&{given}")),
+            _ => query,
         }
-        Some(Secret::new(parameters))
     }
 
-    fn text(&self, scheme: &'static str, place: String, query: Option<Secret>) -> UrlText {
-        let (userinfo, fragment) = (self.userinfo.clone(), self.fragment.clone());
-        UrlText { scheme, userinfo, place, query, fragment }
+    fn text(&self, scheme: &str, place: &str, query: Option<&str>) -> UrlText {
+        let [userinfo, fragment] =
+            [&self.userinfo, &self.fragment].map(|part| part.as_ref().map(Secret::expose));
+        UrlText::new(scheme, userinfo, place, query, fragment)
     }
 
     /// The number of the database in the path, in digits.
@@ -239,7 +236,7 @@ impl RedisUrl {
 impl fmt::Display for RedisUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let place = format!("{}:{}{}", self.host, self.port, self.path);
-        self.text(self.scheme.word, place, self.query.clone()).fmt(f)
+        self.text(self.scheme.word, &place, self.query.as_ref().map(Secret::expose)).fmt(f)
     }
 }
 

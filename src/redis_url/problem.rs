@@ -8,19 +8,17 @@ use std::fmt;
 pub struct Problem {
     /// A predicate of the variable that holds the value.
     text: &'static str,
-    /// The accepted form, in pieces.
-    remedy: &'static [&'static str],
+    /// The accepted form.
+    remedy: &'static str,
 }
 
 /// The problem is in the query; the rest of the URL is right.
-const QUERY: &[&str] = &[];
-const FORM: &[&str] = &["; expected redis://[USER]:[PASSWORD]@HOST[:PORT][/DATABASE]"];
+const QUERY: &str = "";
+const FORM: &str = "; expected redis://[USER]:[PASSWORD]@HOST[:PORT][/DATABASE]";
 /// A password that is not percent-encoded can be the cause.
-const PASSWORD: &[&str] = &[
-    FORM[0],
-    ", with the password percent-encoded: %2F for /, %3F for ?, %23 for #, %40 for @, %3A for :, \
-     %2C for a comma",
-];
+const PASSWORD: &str = "; expected redis://[USER]:[PASSWORD]@HOST[:PORT][/DATABASE], with the \
+                        password percent-encoded: %2F for /, %3F for ?, %23 for #, %40 for @, %3A \
+                        for :, %2C for a comma";
 
 impl Problem {
     pub const NOT_UTF8: Problem =
@@ -65,13 +63,13 @@ impl Problem {
     pub const SSL_TWICE: Problem =
         Problem::new("has ssl_cert_reqs or ssl_ca_certs twice, with different values", QUERY);
 
-    const fn new(text: &'static str, remedy: &'static [&'static str]) -> Problem {
+    const fn new(text: &'static str, remedy: &'static str) -> Problem {
         Problem { text, remedy }
     }
 }
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{}", self.text, self.remedy.concat())
+        write!(f, "{}{}", self.text, self.remedy)
     }
 }

@@ -1,7 +1,6 @@
 //! The query of a URL, and the TLS parameters in it.
 
 use super::problem::Problem;
-use crate::secret::Secret;
 
 /// The TLS parameters in a URL's query, as redis-py, Celery and Kombu define them:
 /// <https://redis.readthedocs.io/en/stable/connections.html>.
@@ -54,13 +53,9 @@ pub fn key_of(parameter: &str) -> String {
 }
 
 /// The query without TLS parameters; `None` if the query has no other parameters.
-pub fn without_tls_parameters(query: &Secret) -> Option<Secret> {
-    let all: Vec<&str> = query.expose().split('&').collect();
-    let kept: Vec<&str> = all.iter().copied().filter(|part| !is_tls_parameter(part)).collect();
-    if kept.is_empty() && !all.is_empty() {
-        return None;
-    }
-    Some(Secret::new(kept.join("&")))
+pub fn without_tls_parameters(query: &str) -> Option<String> {
+    let kept: Vec<&str> = query.split('&').filter(|part| !is_tls_parameter(part)).collect();
+    (!kept.is_empty()).then(|| kept.join("&"))
 }
 
 /// True if a client would reject this parameter in a plaintext URL, or start TLS because of it:
