@@ -6,7 +6,7 @@ mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use clap::ArgAction;
 use proc_macro2::{TokenStream, TokenTree};
@@ -14,34 +14,11 @@ use start_stunnel::configuration::cli;
 use start_stunnel::configuration::options::{self, Declaration};
 use start_stunnel::figures::FailureReason;
 use support::launcher::Launcher;
-use support::links;
-use support::release_setting;
+use support::snippets::page as text;
 use support::status::StatusPage;
+use support::{files, links, release_setting};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
-
-/// A file of this repository.
-fn text(name: &str) -> String {
-    let file = Path::new(ROOT).join(name);
-    fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
-}
-
-/// All files below a folder of this repository with this extension, in alphabetical order.
-fn files(folder: &str, extension: &str) -> Vec<String> {
-    let (mut folders, mut files) = (vec![PathBuf::from(ROOT).join(folder)], Vec::new());
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                folders.push(path);
-            } else if path.extension().is_some_and(|found| found == extension) {
-                files.push(path.strip_prefix(ROOT).unwrap().to_str().unwrap().to_owned());
-            }
-        }
-    }
-    files.sort();
-    files
-}
 
 /// Splits a page into three parts: the text up to the comment `<!-- NAME … -->`, the text up to
 /// `<!-- end of NAME -->`, and the rest.
@@ -138,36 +115,22 @@ fn tables_of_settings_match_the_declarations() {
 /// The logging macros, which have the names of the levels.
 const LEVELS: [&str; 5] = ["err", "warning", "notice", "info", "debug"];
 
-/// Adds every call of a logging macro to `calls`: its level and its fields.
-fn find_calls(stream: TokenStream, calls: &mut Vec<(&'static str, Vec<Vec<TokenTree>>)>) {
+/// Every call of a logging macro: the level, and the tokens of each argument.
+fn calls(stream: TokenStream) -> Vec<(String, Vec<Vec<String>>)> {
     let tokens: Vec<TokenTree> = stream.into_iter().collect();
-    for window in tokens.windows(3) {
-        let [TokenTree::Ident(name), TokenTree::Punct(mark), TokenTree::Group(group)] = window
-        else {
-            continue;
-        };
-        let level = LEVELS.iter().find(|level| name == *level);
-        if let (Some(level), '!') = (level, mark.as_char()) {
-            calls.push((level, fields(group.stream())));
+    let mut calls = Vec::new();
+    for (index, token) in tokens.iter().enumerate() {
+        let TokenTree::Group(group) = token else { continue };
+        calls.extend(self::calls(group.stream()));
+        let [.., level, mark] = &tokens[..index] else { continue };
+        let level = level.to_string();
+        if mark.to_string() == "!" && LEVELS.contains(&level.as_str()) {
+            let words: Vec<_> = group.stream().into_iter().map(|word| word.to_string()).collect();
+            let arguments = words.split(|word| word == ",").filter(|words| !words.is_empty());
+            calls.push((level, arguments.map(<[String]>::to_vec).collect()));
         }
     }
-    for token in tokens {
-        if let TokenTree::Group(group) = token {
-            find_calls(group.stream(), calls);
-        }
-    }
-}
-
-/// The arguments of a call.
-fn fields(stream: TokenStream) -> Vec<Vec<TokenTree>> {
-    let tokens: Vec<TokenTree> = stream.into_iter().collect();
-    let is_comma = |token: &TokenTree| is_mark(token, &[',']);
-    let fields = tokens.split(is_comma).filter(|field| !field.is_empty());
-    fields.map(<[TokenTree]>::to_vec).collect()
-}
-
-fn is_mark(token: &TokenTree, marks: &[char]) -> bool {
-    matches!(token, TokenTree::Punct(punct) if marks.contains(&punct.as_char()))
+    calls
 }
 
 /// The values of `at = event.event()`: the strings in that function.
@@ -178,65 +141,43 @@ fn event_words() -> Vec<String> {
     body.split('"').skip(1).step_by(2).map(str::to_owned).collect()
 }
 
-/// The text of a string literal.
-fn string(literal: &str) -> Option<String> {
-    Some(literal.strip_prefix('"')?.strip_suffix('"')?.to_owned())
-}
-
-/// The name of a field that is written as `name = value`, `name`, `%name` or `?name`.
-fn field_name(field: &[TokenTree]) -> Option<String> {
-    match field {
-        [name, equals, ..] if is_mark(equals, &['=']) => {
-            Some(string(&name.to_string()).unwrap_or_else(|| name.to_string()))
+/// Every event in the sources as a row of the manual's table: its name (`at=`), levels and fields.
+fn events() -> BTreeSet<String> {
+    let mut events: BTreeMap<String, (Vec<String>, Vec<String>)> = BTreeMap::new();
+    let add = |known: &mut Vec<String>, new: String| {
+        if !known.contains(&new) {
+            known.push(new);
         }
-        [name @ TokenTree::Ident(_)] => Some(name.to_string()),
-        [mark, name @ TokenTree::Ident(_)] if is_mark(mark, &['%', '?']) => Some(name.to_string()),
-        _ => None,
-    }
-}
-
-/// Every event in the sources: its name (`at=`), levels and fields. If several calls log an event,
-/// it has the levels and fields of all calls.
-fn events() -> BTreeMap<String, (String, Vec<String>)> {
-    let mut calls = Vec::new();
-    for source in files("src", "rs") {
-        find_calls(text(&source).parse().expect("the source is Rust"), &mut calls);
-    }
-    let mut events: BTreeMap<String, (String, Vec<String>)> = BTreeMap::new();
-    for (level, fields) in calls {
-        let [at, fields @ ..] = &fields[..] else { panic!("{level}! without a field") };
-        assert_eq!(field_name(at).as_deref(), Some("at"), "{level}!: the first field");
-        let words = match &at[2..] {
-            [word] => vec![string(&word.to_string()).expect("a string")],
-            [.., method, TokenTree::Group(_)] if method.to_string() == "event" => event_words(),
+    };
+    let sources = files("src", "rs").into_iter();
+    for (level, arguments) in
+        sources.flat_map(|file| calls(text(&file).parse().expect("the source is Rust")))
+    {
+        let [at, fields @ ..] = &arguments[..] else { panic!("{level}! without a field") };
+        let words = match &at.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+            ["at", "=", word] => vec![word.trim_matches('"').to_owned()],
+            ["at", "=", .., "event", "()"] => event_words(),
             _ => panic!("{level}! does not begin with at = \"word\", or at = ….event(): {at:?}"),
         };
         for word in words {
-            let (levels, names) =
-                events.entry(word.clone()).or_insert_with(|| (level.to_owned(), Vec::new()));
-            if !levels.split(" or ").any(|known| known == level) {
-                *levels = format!("{levels} or {level}");
-            }
+            let (levels, names) = events.entry(word).or_default();
+            add(levels, level.clone());
             for field in fields {
-                let name = field_name(field).unwrap_or_else(|| panic!("{word}: {field:?}"));
-                if !names.contains(&name) {
-                    names.push(name);
-                }
+                // A field is written as `name = value`, `name`, `%name` or `?name`.
+                let name = field.iter().find(|word| !["%", "?"].contains(&word.as_str()));
+                add(names, format!("`{}`", name.expect("a name").trim_matches('"')));
             }
         }
     }
-    events
+    let row = |(word, (levels, names)): (String, (Vec<String>, Vec<String>))| {
+        format!("| `{word}` | {} | {} |", levels.join(" or "), names.join(", "))
+    };
+    events.into_iter().map(row).collect()
 }
 
 #[test]
 fn manual_has_every_log_event_with_level_and_fields() {
-    let logged: BTreeSet<String> = events()
-        .into_iter()
-        .map(|(word, (level, fields))| {
-            let fields: Vec<_> = fields.iter().map(|field| format!("`{field}`")).collect();
-            format!("| `{word}` | {level} | {} |", fields.join(", "))
-        })
-        .collect();
+    let logged = events();
     let page = text("docs/operation.md");
     let (_, table, _) = around(&page, "events");
     let mut documented = BTreeSet::new();

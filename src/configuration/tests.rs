@@ -174,3 +174,68 @@ fn one_url_can_have_its_own_pool_mode() {
     assert_eq!(mode(&[], &[("STUNNEL_POOL", "off")]), PoolMode::Off);
     assert_eq!(mode(&["--pool", "off"], &[("CACHE_URL_STUNNEL_POOL", "on")]), PoolMode::On);
 }
+
+#[test]
+fn empty_value_of_an_option_is_an_error() {
+    for (option, _) in options::with_option() {
+        let errors = settings(&[&format!("--{option}"), ""], &[]).unwrap_err();
+        assert_eq!(errors.len(), 1, "{errors:?}");
+        assert!(errors[0].starts_with(&format!("--{option} has an empty value")), "{errors:?}");
+    }
+}
+
+#[test]
+fn invalid_setting_for_one_url_is_an_error() {
+    for setting in options::for_one_url() {
+        let mut environment = environment(&[("REDIS_URL", "redis://h")]);
+        let variable = setting.for_one("REDIS_URL");
+        environment.insert(variable.clone().into(), OsString::from_vec(vec![0xff, 0xfe]));
+        let errors = read(&[], &environment).unwrap_err();
+        assert!(errors[0].starts_with(&variable), "{errors:?}");
+    }
+}
+
+#[test]
+fn error_shows_a_wrong_pin_or_path_but_no_secret() {
+    const KEY: &str = "MC4CAQAwBQYDK2VwBCIEIE1wMfGyaXJhY0Ck/Tb+Yx5u7OAlQ0jLxBvVfLKzKx6u";
+    for (variable, value, shown) in [
+        ("STUNNEL_PIN", "sha1//AAAA+/=", true),
+        ("STUNNEL_PIN", "sha256//AAAA;sha256//BBBB", true),
+        ("STUNNEL_PIN", "redis://:hunter2@h", false),
+        ("STUNNEL_PIN", KEY, false),
+        ("STUNNEL_CA_FILE", "/no/such/ca.pem", true),
+        ("STUNNEL_CA_FILE", "certs/ca.pem", true),
+        ("STUNNEL_CA_FILE", "hunter2\nhunter2", false),
+        ("STUNNEL_CLIENT_CERT", "/no/such/client.pem", true),
+        ("STUNNEL_CLIENT_KEY", "/no/such/client.key", true),
+        ("STUNNEL_CLIENT_KEY", "s3cretpem", false),
+        ("STUNNEL_CLIENT_KEY", KEY, false),
+    ] {
+        let errors = settings(&[], &[(variable, value)]).unwrap_err().join("; ");
+        assert!(errors.contains(&format!("{variable} ")), "{errors}");
+        assert_eq!(errors.contains(&format!("'{value}'")), shown, "{errors}");
+        assert!(shown || !errors.contains(&value[..7]), "{errors}");
+    }
+}
+
+#[test]
+fn endless_ca_file_and_invalid_host_name_are_errors() {
+    let endless = settings(&[], &[("STUNNEL_CA_FILE", "/dev/zero")]).unwrap_err();
+    assert!(endless[0].contains("'/dev/zero', a file of more than"), "{endless:?}");
+    let long = format!("{}.test", "x".repeat(250));
+    for name in ["a,b", "a;b", "redis.test:6379", &long] {
+        let errors = settings(&[], &[("STUNNEL_SERVER_NAME", name)]).unwrap_err();
+        assert!(errors[0].contains(&format!("'{name}'")) || name.len() > 250, "{errors:?}");
+    }
+    assert!(plan(&[], &[("REDIS_URL", &format!("redis://{long}"))]).is_err());
+}
+
+#[test]
+fn text_that_is_no_pem_is_an_error() {
+    for variable in ["STUNNEL_CA_PEM", "CACHE_URL_STUNNEL_CA_PEM"] {
+        let errors = settings(&[], &[(variable, "/etc/ca-certificates.crt")]).unwrap_err();
+        let problem = format!("{variable} is not PEM text");
+        assert!(errors[0].starts_with(&problem), "{errors:?}");
+        assert!(errors[0].contains("set STUNNEL_CA_FILE instead"), "{errors:?}");
+    }
+}

@@ -204,6 +204,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn typo_in_a_boolean_is_an_error() {
+        for (text, value) in [("Off", false), ("0", false), ("YES", true)] {
+            assert_eq!(boolean(text), Ok(value), "{text}");
+        }
+        for text in ["flase", "2", "disabled", " false", ""] {
+            assert!(boolean(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
     fn port_offset_is_smaller_than_the_number_of_ports() {
         for (text, value) in [("0", 0), ("-65534", -65534), ("65534", 65534), ("+1", 1)] {
             assert_eq!(offset(text), Ok(value), "{text}");
