@@ -389,6 +389,31 @@ mod tests {
     }
 
     #[test]
+    fn only_the_url_of_an_outer_tunnel_stays_unchanged() {
+        for (url, is_tunnelled) in [
+            ("redis://h:6379", true),
+            ("rediss://127.0.0.1:6371", true),
+            ("redis://127.0.0.2:6371", true),
+            ("redis://localhost:6371", true),
+            ("redis://127.0.0.1:6371", false),
+            ("valkey://u:p@127.0.0.1:1/2", false),
+            ("unix:///run/start-stunnel-x/redis0.sock", false),
+        ] {
+            let plan = plan(&[], &[("REDIS_URL", url), ("REDIS_URL_STUNNEL", url)]).unwrap();
+            assert_eq!(plan.untouched().count(), usize::from(!is_tunnelled), "{url}");
+            assert_eq!(plan.tunnelled.len(), usize::from(is_tunnelled), "{url}");
+        }
+    }
+
+    #[test]
+    fn each_of_fifty_servers_gets_its_own_route() {
+        let urls = (10..60).map(|n| (format!("HEROKU_REDIS_{n}_URL"), format!("redis://h{n}")));
+        let urls: Vec<_> = urls.collect();
+        let pairs: Vec<_> = urls.iter().map(|(name, url)| (name.as_str(), url.as_str())).collect();
+        assert_eq!(plan(&[], &pairs).unwrap().routes.len(), 50);
+    }
+
+    #[test]
     fn other_variables_may_hold_anything() {
         let mut environment = environment(&[("REDIS_URL", "redis://h")]);
         let garbage = OsString::from_vec(vec![0xff, 0xfe, b'=']);
