@@ -54,19 +54,6 @@ fn cell(text: &str) -> String {
 
 // --- Settings ---------------------------------------------------------------------------------
 
-/// The options without a value, such as --check, each with its help.
-fn flags() -> Vec<(String, String)> {
-    let command = cli::command();
-    let flags =
-        command.get_arguments().filter(|flag| matches!(flag.get_action(), ArgAction::SetTrue));
-    flags
-        .map(|flag| {
-            let help = flag.get_help().expect("a flag has its help");
-            (flag.get_long().expect("a flag has a long name").to_owned(), help.to_string())
-        })
-        .collect()
-}
-
 fn settings_table() -> String {
     let head = "| option | variable | default | meaning |\n| --- | --- | --- | --- |\n";
     let options = options::with_option().map(|(option, setting)| {
@@ -75,8 +62,13 @@ fn settings_table() -> String {
         let Declaration { variable, help, .. } = setting;
         format!("| `--{option}` | `{variable}` | {default} | {} |\n", cell(help))
     });
-    let flags = flags();
-    let flags = flags.iter().map(|(flag, help)| format!("| `--{flag}` | | | {} |\n", cell(help)));
+    let command = cli::command();
+    let flags =
+        command.get_arguments().filter(|arg| matches!(arg.get_action(), ArgAction::SetTrue));
+    let flags = flags.map(|flag| {
+        let help = flag.get_help().expect("a flag has its help").to_string();
+        format!("| `--{}` | | | {} |\n", flag.get_id(), cell(&help))
+    });
     let rows: String = options.chain(flags).collect();
     format!("\n{head}{rows}\n")
 }

@@ -128,15 +128,12 @@ fn shim_without_launcher_says_that_it_must_be_installed() {
 fn flags() -> Vec<String> {
     let mut command = start_stunnel::configuration::cli::command();
     command.build();
-    let flags = command.get_arguments().filter(|flag| !flag.is_positional());
-    let flags = flags.filter(|flag| !flag.get_action().takes_values());
-    flags
-        .flat_map(|flag| {
-            let short = flag.get_short().map(|short| format!("-{short}"));
-            let long = flag.get_long().map(|long| format!("--{long}"));
-            short.into_iter().chain(long)
-        })
-        .collect()
+    let flags = command.get_arguments().filter(|arg| !arg.get_action().takes_values());
+    let names = flags.flat_map(|flag| {
+        let short = flag.get_short().map(|short| format!("-{short}"));
+        [short, flag.get_long().map(|long| format!("--{long}"))]
+    });
+    names.flatten().collect()
 }
 
 #[test]

@@ -3,24 +3,20 @@
 mod support;
 
 use std::fs;
-use std::io::Write;
 use std::net::TcpStream;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
 use nix::libc;
-use support::launcher::{BINARY, Launcher, Outcome, logged, with_hosts};
-use support::pki::{Authority, Certificate, Request};
+use support::launcher::{BINARY, Launcher, Outcome};
+use support::pki::Certificate;
 use support::resp::{Client, Reply};
-use support::servers::{Front, Options, PASSWORD, Server};
+use support::servers::{Front, PASSWORD, Server};
 use support::snippets::{page, printed, snippet, with_ours};
-use support::{eventually, rest, two_free_ports};
+use support::{eventually, two_free_ports};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
-
-/// A Ruby program that pings Redis.
-const RUBY: &str = "require 'redis'; puts Redis.new(url: ENV.fetch('REDIS_URL')).ping";
 
 #[test]
 fn app_json_and_project_toml_list_the_buildpack() {
@@ -48,65 +44,6 @@ fn demo_prints_help_and_exits() {
         assert!(!ended.stdout.contains("Building"), "{}", ended.stdout);
         assert_eq!(ended.stdout.contains("\nbin/demo --help"), code == 0, "{}", ended.stdout);
     }
-}
-
-#[test]
-fn compose_example_publishes_the_ports_of_nginx_alone() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("compose.yaml");
-    fs::write(&file, snippet("compose-php")).unwrap();
-    let parse = "import sys, yaml; services = yaml.safe_load(open(sys.argv[1]))['services']; \
-                 php = services['php']; assert php['network_mode'] == 'service:tunnel'; \
-                 print([name for name in services if 'ports' in services[name]])";
-    let parsed = Outcome::of(Command::new("/usr/bin/python3").args(["-c", parse]).arg(file));
-    assert_eq!(parsed.ok(), "['nginx']\n");
-    let list = r#"command: ["--listen-port", "6379", "--port-taken", "fail", "sleep", "infinity"]"#;
-    assert!(snippet("compose-php").contains(list));
-}
-
-#[test]
-fn certificate_verify_failed_is_gone_with_the_launcher() {
-    let server = Server::start(Front::Redis);
-    let url = format!("rediss://default:{PASSWORD}@127.0.0.1:{}/0", server.tls_port());
-    let run = |enabled: &str| {
-        Launcher::new(["ruby", "-e", RUBY]).redis(&url).env("STUNNEL_ENABLED", enabled).run()
-    };
-    // Without the launcher, as after an upgrade of the plan; then with the launcher.
-    let before = run("false");
-    assert!(before.stderr.contains("certificate verify failed"), "{}", before.stderr);
-    let after = run("true");
-    assert_eq!(after.stdout, "PONG\n", "{}", after.stderr);
-}
-
-#[test]
-fn elasticache_url_works_with_full_verification() {
-    // A public CA signs ElastiCache's certificates for the name in the URL. This test has a CA of
-    // its own instead.
-    let folder = tempfile::tempdir().unwrap();
-    let name = "master.cache.test";
-    let authority = Authority::new(folder.path());
-    let request = Request { name, dns: &[name], ip: &[], ..Request::default() };
-    let certificate = authority.issue(folder.path(), "leaf", &request);
-    let options = Options { certificate: Some(&certificate), ..Options::default() };
-    let server = Server::start_with(Front::Redis, options);
-    let hosts = folder.path().join("hosts");
-    let Some(launcher) = with_hosts(&hosts, &format!("127.0.0.1 {name}\n")) else { return };
-    let held = launcher
-        .redis(&format!("rediss://default:{PASSWORD}@{name}:{}/0", server.tls_port()))
-        .env("STUNNEL_VERIFY", "full")
-        .env("STUNNEL_CA_FILE", authority.root.certificate_file.clone())
-        .start_held();
-    assert_eq!(held.client().ask(&["PING"]), Reply::line("+PONG"));
-    assert_eq!(logged(&held.finish().stderr, "tunnel-up", "verify"), ["full"]);
-}
-
-#[test]
-fn privatelink_url_works_without_settings() {
-    let server = Server::start(Front::Redis);
-    let url = format!("redis://default:{PASSWORD}@127.0.0.1:{}", server.tls_port());
-    let script = "redis-cli --no-auth-warning -u \"$REDIS_ENDPOINT_BLUE_URL\" ping";
-    let ended = Launcher::script(script).env("REDIS_ENDPOINT_BLUE_URL", &url).run();
-    assert_eq!(ended.stdout, "PONG\n", "{}", ended.stderr);
 }
 
 /// A folder for PATH that contains the launcher.
@@ -188,31 +125,6 @@ fn sidekiq_works_before_and_after_the_documented_change() {
 }
 
 #[test]
-fn kubernetes_probes_reach_the_status_page_by_pod_ip() {
-    let server = Server::start(Front::Redis);
-    let port = two_free_ports();
-    for marker in ["kubernetes", "kubernetes-sidecar"] {
-        let pod = snippet(marker);
-        let address = "STUNNEL_STATUS_ADDRESS, value: \"0.0.0.0:9121\"";
-        assert!(pod.contains(address) && pod.contains("{ path: /healthz, port: 9121 }"), "{pod}");
-    }
-    let held = Launcher::holding(&server.url());
-    let held = held.env("STUNNEL_STATUS_ADDRESS", format!("0.0.0.0:{port}")).start_held();
-    // This address of this machine stands for a pod's address.
-    let probe = |path: &str| {
-        let mut stream = TcpStream::connect(("127.0.0.2", port)).unwrap();
-        let request = format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.2:{port}\r\n\r\n");
-        stream.write_all(request.as_bytes()).unwrap();
-        let (answer, _) = rest(&mut stream);
-        String::from_utf8(answer).unwrap().lines().next().unwrap().to_owned()
-    };
-    for path in ["/healthz", "/readyz"] {
-        assert_eq!(probe(path), "HTTP/1.1 200 OK", "{path}");
-    }
-    held.finish();
-}
-
-#[test]
 fn plain_port_serves_an_app_started_elsewhere() {
     let server = Server::start(Front::Redis);
     let port = two_free_ports();
@@ -255,14 +167,27 @@ fn sidecar_command_is_the_same_everywhere() {
 #[test]
 fn examples_for_containers_and_systemd_are_valid() {
     let folder = tempfile::tempdir().unwrap();
-    let pod_file = folder.path().join("pod.yaml");
     let pods = [snippet("kubernetes"), snippet("kubernetes-sidecar")];
-    fs::write(&pod_file, pods.join("---\n")).unwrap();
-    let parse =
-        "import sys, yaml\nfor name in sys.argv[1:]: assert all(yaml.safe_load_all(open(name)))";
+    for pod in &pods {
+        let address = "STUNNEL_STATUS_ADDRESS, value: \"0.0.0.0:9121\"";
+        assert!(pod.contains(address) && pod.contains("{ path: /healthz, port: 9121 }"), "{pod}");
+    }
+    let php = snippet("compose-php");
+    let list = r#"command: ["--listen-port", "6379", "--port-taken", "fail", "sleep", "infinity"]"#;
+    assert!(php.contains(list));
+    fs::write(folder.path().join("pods.yaml"), pods.join("---\n")).unwrap();
+    fs::write(folder.path().join("php.yaml"), php).unwrap();
+    let parse = "import sys, yaml\n\
+                 for name in sys.argv[1:]: assert all(yaml.safe_load_all(open(name)))\n\
+                 services = yaml.safe_load(open('php.yaml'))['services']\n\
+                 assert services['php']['network_mode'] == 'service:tunnel'\n\
+                 assert [name for name in services if 'ports' in services[name]] == ['nginx']";
     let mut python = Command::new("/usr/bin/python3");
-    python.args(["-c", parse, "examples/docker/sidecar.yaml", "examples/docker/compose.yaml"]);
-    Outcome::of(python.arg(pod_file).current_dir(ROOT)).ok();
+    python.args(["-c", parse, "pods.yaml"]).current_dir(folder.path());
+    for name in ["sidecar", "compose"] {
+        python.arg(format!("{ROOT}/examples/docker/{name}.yaml"));
+    }
+    Outcome::of(&mut python).ok();
     let dockerfile = page("examples/docker/Dockerfile");
     // `full` and `ca` need CA certificates, which a slim image lacks.
     assert!(dockerfile.contains(" ca-certificates "));
