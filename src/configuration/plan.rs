@@ -1,5 +1,7 @@
 //! The tunnels, and COMMAND's environment. Pure.
 
+use std::collections::BTreeSet;
+
 use crate::pool::PoolMode;
 use crate::redis_url::{Credentials, Local, RedisUrl};
 use crate::secret::Secret;
@@ -43,16 +45,13 @@ impl Plan {
                 && known.max_connections == route.max_connections
                 && *known_pool == pool
         };
-        let shared = self.routes.iter().zip(&self.pools).position(same);
-        let index = shared.unwrap_or(self.routes.len());
-        match self.routes.get_mut(index) {
-            Some(shared) => shared.variables.extend(route.variables),
-            None => {
-                self.pools.push(pool);
-                self.routes.push(route);
-            }
+        if let Some(shared) = self.routes.iter().zip(&self.pools).position(same) {
+            self.routes[shared].variables.extend(route.variables);
+            return shared;
         }
-        index
+        self.routes.push(route);
+        self.pools.push(pool);
+        self.routes.len() - 1
     }
 
     /// True if any variable holds a Redis URL, with or without a tunnel.
@@ -82,13 +81,8 @@ impl Plan {
     pub fn databases(&self, route: usize) -> Vec<String> {
         let urls = self.tunnelled.iter().filter(|tunnelled| tunnelled.route == route);
         let named = urls.filter_map(|tunnelled| tunnelled.url.database());
-        let mut databases: Vec<String> = Vec::new();
-        for database in named.filter(|database| database.bytes().any(|digit| digit != b'0')) {
-            if databases.iter().all(|known| known != database) {
-                databases.push(database.to_owned());
-            }
-        }
-        databases
+        let other = named.filter(|database| database.bytes().any(|digit| digit != b'0'));
+        other.map(str::to_owned).collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     /// The variables to set in COMMAND's environment if the tunnels listen at `locals`: names and

@@ -46,17 +46,11 @@ fn one_of<T: Copy>(
 }
 
 pub fn boolean(text: &str) -> Result<bool, &'static str> {
-    let words = [
-        ("1", true),
-        ("true", true),
-        ("yes", true),
-        ("on", true),
-        ("0", false),
-        ("false", false),
-        ("no", false),
-        ("off", false),
-    ];
-    one_of(text, &words, "1, true, yes or on; or 0, false, no or off")
+    match text.to_ascii_lowercase().as_str() {
+        "1" | "true" | "yes" | "on" => Ok(true),
+        "0" | "false" | "no" | "off" => Ok(false),
+        _ => Err("1, true, yes or on; or 0, false, no or off"),
+    }
 }
 
 pub fn listen(text: &str) -> Result<Listen, &'static str> {
