@@ -1,4 +1,4 @@
-//! Messages for the user: at start, when the start fails, and at the end.
+//! Messages to the user at the start, after a failed start, and at the end.
 
 use std::env::consts::ARCH;
 use std::ffi::OsString;
@@ -17,7 +17,7 @@ use crate::supervisor::{Cause, ExitOutcome, NotExecuted};
 use crate::tls::Verify;
 use crate::tunnel::Route;
 
-/// Reports mistakes in the configuration; returns how the launcher is to end.
+/// Logs the mistakes in the configuration, and returns the launcher's exit code.
 pub fn misconfigured(mistakes: &[ConfigError]) -> ExitOutcome {
     for mistake in mistakes {
         err!(at = "config-error", var = mistake.name, msg = mistake.to_string());
@@ -25,12 +25,12 @@ pub fn misconfigured(mistakes: &[ConfigError]) -> ExitOutcome {
     ExitOutcome::Exited(exit::CONFIG.into())
 }
 
-/// Reports a defect, or that the system refuses something essential.
+/// Logs an error that the user did not cause: a defect of the launcher, or a refusal by the system.
 pub fn internal_error(error: &anyhow::Error) {
     err!(at = "internal-error", error = format!("{error:#}"));
 }
 
-/// Reports that COMMAND could not be executed; returns how the launcher is to end.
+/// Logs that COMMAND could not be executed, and returns the launcher's exit code.
 pub fn not_executed(words: &[OsString], not_executed: &NotExecuted) -> ExitOutcome {
     let code = not_executed.exit_code();
     let program = words[0].to_string_lossy();
@@ -43,16 +43,15 @@ pub fn not_executed(words: &[OsString], not_executed: &NotExecuted) -> ExitOutco
     ExitOutcome::Exited(code.into())
 }
 
-/// The name of a program, if the log may show it. The user may have given a whole command line or
-/// an assignment instead, and either may contain a password. So the log shows only the part before
-/// the first space, and only if that part looks like a path.
+/// The name of a program, as the log shows it. By mistake, `word` may be a whole command line or an
+/// assignment, which may contain a password. So the log shows only the part before the first space,
+/// and only if that part looks like a path.
 fn program_name(word: &str) -> &str {
     let name = word.split_whitespace().next().unwrap_or_default();
     let is_path = |c: char| c.is_alphanumeric() || "._-+/".contains(c);
     if !name.is_empty() && name.chars().all(is_path) { name } else { "(not shown)" }
 }
 
-/// A hint for a command that does not exist.
 fn why_no_such_command(program: &str, words: usize) -> &'static str {
     match program {
         "" => "COMMAND is empty. Is a variable in the command line unset?",
@@ -73,7 +72,7 @@ fn why_no_such_command(program: &str, words: usize) -> &'static str {
     }
 }
 
-/// A hint for an existing file that could not be executed.
+/// A hint for a file that exists, but could not be executed.
 fn why_not_executed(cause: &Cause) -> Option<String> {
     Some(match cause {
         Cause::NoSuchCommand | Cause::Other => return None,
@@ -119,14 +118,14 @@ fn why_not_executed(cause: &Cause) -> Option<String> {
     })
 }
 
-/// The message about variables that look like settings, but are unknown.
+/// The message about variables whose names look like settings, but are no settings.
 pub const UNKNOWN: &str = "unknown settings, ignored; see start-stunnel --help";
 
 /// The message about the retired option and variable.
 pub const RETIRED: &str = "this setting is retired and ignored: start-stunnel no longer opens \
                            connections in advance. Remove the setting";
 
-/// Logs every variable and option that has no effect, with the reason.
+/// Logs the variables and options that have no effect, with the reasons.
 pub fn unused(plan: &Plan, unused: &Unused) {
     if !unused.retired.is_empty() {
         warning!(at = "retired-setting", vars = unused.retired.join(" "), msg = RETIRED);
@@ -147,7 +146,7 @@ pub fn unused(plan: &Plan, unused: &Unused) {
     }
 }
 
-/// The message about settings for one variable that has no tunnel.
+/// The message about settings for a single variable that has no tunnel.
 pub fn why_without_effect(plan: &Plan) -> String {
     let tunnelled: Vec<_> =
         plan.tunnelled.iter().map(|tunnelled| tunnelled.variable.as_str()).collect();
@@ -161,7 +160,7 @@ pub fn why_without_effect(plan: &Plan) -> String {
     )
 }
 
-/// The message about Redis URLs that are neither discovered nor listed.
+/// The message about variables whose Redis URLs get no tunnel, because the user does not list them.
 pub fn how_to_include(plan: &Plan, others: &[String]) -> String {
     let names = plan.variables().chain(others.iter().map(String::as_str));
     let all: Vec<_> = names.filter(|name| is_variable_name(name)).collect();
@@ -190,7 +189,7 @@ pub fn started(plan: &Plan, bound: &Bound, settings: &Settings) {
     not_authenticated(&plan.unauthenticated);
 }
 
-/// Logs the Redis variables that deliberately get no tunnel.
+/// Logs the variables whose Redis URLs need no tunnel.
 fn left_alone(plan: &Plan) {
     let untouched: Vec<&str> = plan.untouched().collect();
     if !untouched.is_empty() {
@@ -255,7 +254,7 @@ fn status_up(page: &status::StatusListener) {
     }
 }
 
-/// Warns about servers that are not authenticated, although the user did not ask for that.
+/// Warns that the servers of these variables are not authenticated.
 fn not_authenticated(variables: &[String]) {
     if !variables.is_empty() {
         warning!(
@@ -288,19 +287,19 @@ pub fn rewritten(rewrites: &[Rewrite]) {
     }
 }
 
-/// Explains why `--check` or `--print-env` does nothing.
+/// Tells the user that `--check` or `--print-env` does nothing while the launcher is disabled.
 pub fn disabled() {
     note(
         "start-stunnel is disabled: it opens no tunnel, and does not change COMMAND's environment",
     );
 }
 
-/// Warns that `option`, for example `check`, does not run the given COMMAND.
+/// Warns that the launcher ignores COMMAND because of `option`, for example `check`.
 pub fn command_ignored(option: &str) {
     note(&format!("start-stunnel: --{option} runs no command; the given command is ignored"));
 }
 
-/// Writes the Redis variables that COMMAND would get to stdout; returns the exit code.
+/// Prints the Redis variables that COMMAND would get, and returns the exit code.
 ///
 /// # Errors
 /// If stdout cannot be written.
@@ -312,17 +311,17 @@ pub fn environment(plan: &Plan, bound: &Bound) -> anyhow::Result<u8> {
     Ok(print(&text)?)
 }
 
-/// Writes `text` to stdout; returns the exit code.
+/// Writes `text` to stdout, and returns the exit code.
 ///
 /// # Errors
-/// If stdout cannot be written, unless its reader is gone.
+/// If stdout cannot be written. A reader that has closed the pipe is no error.
 pub fn print(text: &str) -> io::Result<u8> {
     let mut stdout = io::stdout().lock();
     let printed = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
     exit::despite_closed_pipe(printed, exit::SUCCESS)
 }
 
-/// Writes a line to stderr. Errors are ignored: stderr may be closed.
+/// Writes a line to stderr. Ignores errors, because stderr may be closed.
 fn note(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
 }

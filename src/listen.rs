@@ -10,25 +10,26 @@ use crate::status::{self, StatusAddress};
 use crate::tunnel::failure::is_out_of_descriptors;
 use crate::tunnel::{Listen, Listener, PortTaken, SocketFolder};
 
-/// The name of the status page's socket, in the same folder as the tunnels' sockets.
+/// The name of the status page's Unix socket in the folder of the tunnels' sockets.
 const STATUS_SOCKET: &str = "status.sock";
 
-/// A local port or socket for each tunnel of a plan, bound and listening, but not yet served.
+/// The bound ports and sockets of the tunnels and of the status page. They do not accept
+/// connections yet.
 #[derive(Debug, Default)]
 pub struct Bound {
     pub listeners: Vec<Listener>,
     pub locals: Vec<Local>,
-    /// The listener of the status page, if it is on.
+    /// `None`: the status page is off, or its address cannot be bound.
     pub status: Option<status::StatusListener>,
-    /// The folder of the Unix sockets, removed on drop.
+    /// The folder of the Unix sockets. Dropping the value removes the folder.
     folder: Option<SocketFolder>,
 }
 
 /// Binds a local port or socket for each tunnel.
 ///
 /// # Errors
-/// If a port or socket cannot be bound. A taken port is no error, unless the user wants
-/// `--port-taken fail`. With `--port-taken fail`, a plan without a Redis URL is an error, too.
+/// If a port or socket cannot be bound. A taken port is an error only under `--port-taken fail`. A
+/// plan without a Redis URL is also an error only under `--port-taken fail`.
 pub fn bind(plan: &Plan, settings: &Settings) -> Result<Bound, ConfigError> {
     if settings.port_taken == PortTaken::Fail && !plan.found_urls() {
         let problem = "is fail, for a port that other programs rely on. But nothing would listen \
@@ -45,7 +46,6 @@ pub fn bind(plan: &Plan, settings: &Settings) -> Result<Bound, ConfigError> {
 }
 
 impl Bound {
-    /// Binds the tunnels' ports or sockets, up to the first error.
     fn bind_all(&mut self, plan: &Plan, settings: &Settings) -> io::Result<()> {
         if settings.listen == Listen::Unix && !plan.routes.is_empty() {
             self.folder = Some(SocketFolder::make()?);
@@ -74,8 +74,8 @@ impl Bound {
         Ok(())
     }
 
-    /// Binds the address of the status page. If that fails, warns: COMMAND can run without the
-    /// page.
+    /// Binds the address of the status page. An error causes only a warning, because COMMAND can
+    /// run without the status page.
     pub fn bind_status(&mut self, settings: &Settings) {
         let Some(address) = &settings.status.address else { return };
         match self.try_bind_status(address) {
@@ -110,7 +110,6 @@ impl Bound {
     }
 }
 
-/// The limit on open files does not allow a listener for each tunnel.
 fn too_few_descriptors(plan: &Plan, error: &io::Error) -> ConfigError {
     let problem = format!(
         "need {} tunnels, more than the limit on open files allows ({error}); raise the limit on \
@@ -120,7 +119,7 @@ fn too_few_descriptors(plan: &Plan, error: &io::Error) -> ConfigError {
     ConfigError::new("the Redis URLs", problem)
 }
 
-/// The port or socket of the tunnel with this index cannot be bound.
+/// The error if the port or socket of the tunnel with this index cannot be bound.
 fn not_bound(settings: &Settings, index: usize, error: &io::Error) -> ConfigError {
     if settings.listen == Listen::Unix {
         let problem = format!(
@@ -142,11 +141,11 @@ fn not_bound(settings: &Settings, index: usize, error: &io::Error) -> ConfigErro
     settings.wrong(&options::LISTEN_PORT, problem)
 }
 
-/// The local port for the tunnel with this index; 0: the kernel chooses.
+/// The local port that the user wants for the tunnel with this index; 0: the kernel chooses.
 pub fn wanted_port(settings: &Settings, index: usize) -> u16 {
     match settings.listen_port {
         0 => 0,
-        // Beyond port 65535 the kernel chooses.
+        // No port is left after 65535, so the kernel chooses.
         first => u16::try_from(usize::from(first) + index).unwrap_or(0),
     }
 }

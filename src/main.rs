@@ -1,4 +1,4 @@
-//! Reads the configuration; then checks, prints or launches.
+//! Reads the configuration, and performs the task that the command line selects.
 
 #![deny(unsafe_code)]
 
@@ -15,13 +15,13 @@ use start_stunnel::logging::{self, LogSettings};
 use start_stunnel::supervisor::{self, CommandEnvironment, ExitOutcome, Inherited};
 use start_stunnel::{announce, check, exit, status, tls};
 
-/// C code, above all OpenSSL, uses this allocator, too: that is the crate's feature `override`.
+/// OpenSSL and other C code use this allocator, too, because of the crate's feature `override`.
 #[cfg(target_env = "musl")]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// The script that `--print-shim` prints. It runs the start-stunnel on PATH, for machines whose
-/// `bin/start-stunnel` is not the launcher.
+/// The script that `--print-shim` prints. An app keeps the script as `bin/start-stunnel`; it runs
+/// the start-stunnel on PATH.
 const SHIM: &str = include_str!("shim.sh");
 
 fn main() {
@@ -32,7 +32,7 @@ fn main() {
     outcome.end_launcher()
 }
 
-/// Performs the task; returns how the launcher is to end.
+/// Performs the task, and returns the outcome with which the launcher must end.
 fn run(invocation: Invocation) -> ExitOutcome {
     if let Some(option) = invocation.task.option()
         && !invocation.command.is_empty()
@@ -63,7 +63,7 @@ fn run(invocation: Invocation) -> ExitOutcome {
             announce::internal_error(&error);
             exit_with(exit::INTERNAL_ERROR)
         }
-        // The panic hook has logged the panic.
+        // The panic hook has logged the panic already.
         Err(_) => exit_with(exit::INTERNAL_ERROR),
     }
 }
@@ -72,24 +72,24 @@ fn exit_with(code: u8) -> ExitOutcome {
     ExitOutcome::Exited(code.into())
 }
 
-/// The work that remains once the log is open. An error is an internal error.
+/// The rest of the task, which can write log lines. An error is an internal error.
 type Work = Box<dyn FnOnce() -> anyhow::Result<ExitOutcome>>;
 
 fn refuse(mistakes: Vec<ConfigError>) -> Work {
     Box::new(move || Ok(announce::misconfigured(&mistakes)))
 }
 
-/// Becomes COMMAND. If that fails, returns the work of reporting the error.
+/// Replaces the launcher by COMMAND. If that fails, returns the work that logs the error.
 fn become_command(command: Vec<OsString>) -> Work {
     let error = supervisor::become_command(&command, CommandEnvironment::of_launcher());
     Box::new(move || Ok(announce::not_executed(&command, &error)))
 }
 
-/// Performs the steps that need a process with a single thread; returns the remaining work and the
-/// log settings. If there is a mistake, returns the work of reporting the mistake.
+/// Performs the steps that must run before the process has a second thread. Returns the rest of the
+/// task and the log settings; or, after a mistake of the user, the work that logs the mistake.
 fn prepare(invocation: Invocation, environment: &Environment) -> Result<(Work, LogSettings), Work> {
     let configuration = configuration::read(&invocation, environment).map_err(refuse)?;
-    // A copy for COMMAND, before keep_from_native_tls changes a variable.
+    // Copy the environment for COMMAND before keep_from_native_tls changes a variable.
     let environment = CommandEnvironment::of_launcher();
     let Configuration { settings, plan, unused } = configuration;
     let log = settings.log;
@@ -99,7 +99,7 @@ fn prepare(invocation: Invocation, environment: &Environment) -> Result<(Work, L
         let check = move || check::run(plan, &settings, &unused).map(exit_with);
         return Ok((Box::new(check), log));
     }
-    // Before any thread starts: a new thread inherits the signal mask.
+    // Block signals before the first new thread, because a thread inherits the signal mask.
     let inherited = Inherited::take_over();
     let bound = listen::bind(&plan, &settings).map_err(|mistake| refuse(vec![mistake]))?;
     if invocation.task == Task::PrintEnvironment {

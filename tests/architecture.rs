@@ -1,5 +1,5 @@
-//! Checks the order of modules in `src/lib.rs` (a module uses only modules that are listed before
-//! it, so there are no circles), and the limits for lines, files and names.
+//! Checks the house rules that clippy does not check. A module uses only modules that are listed
+//! before it in `src/lib.rs`. Lines, files and test names have a maximum length.
 
 mod support;
 
@@ -21,7 +21,8 @@ fn module(file: &str) -> &str {
     inside.split('/').next().unwrap().trim_end_matches(".rs")
 }
 
-/// The names that follow `prefix` in code, also in braces: `super::{a, b::C}` contains `a` and `b`.
+/// The names after each `prefix` in code. Reads braces, too: `super::{a, b::C}` has the names `a`
+/// and `b`. Skips comments.
 fn names_behind(prefix: &str, text: &str) -> BTreeSet<String> {
     let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let first_name = |text: &str| text.chars().take_while(|c| is_name(*c)).collect::<String>();
@@ -55,7 +56,7 @@ fn modules_use_only_modules_listed_before_them() {
     assert!(uses > 50, "this test sees {uses} uses");
 }
 
-/// The files that belong to no module.
+/// The names of the files that belong to no module.
 const TOP: [&str; 2] = ["lib", "main"];
 
 #[test]
@@ -65,14 +66,14 @@ fn only_launch_rs_names_the_pool() {
     named.retain(|file| !["pool", "configuration"].contains(&module(file)));
     assert_eq!(named, ["src/launch.rs"]);
     for file in files("src/tunnel", "rs") {
-        // A hint mentions the connection pools of apps.
+        // A hint for the user mentions the connection pools of apps.
         let text = text(&file).to_lowercase().replace("connection pools", "");
         assert!(!text.contains("pool"), "{file} names the pool");
     }
 }
 
-/// For each file or folder in a module's folder, the others that it uses, as `super::name` or
-/// `crate::module::name`.
+/// For each file in a module's folder, the other files of the same folder that it uses, written as
+/// `super::name` or `crate::module::name`. A subfolder counts as one file.
 fn uses_inside(folder: &str) -> BTreeMap<String, BTreeSet<String>> {
     let mut uses: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for file in files(&format!("src/{folder}"), "rs") {
@@ -94,10 +95,10 @@ fn uses_inside(folder: &str) -> BTreeMap<String, BTreeSet<String>> {
     uses
 }
 
-/// The modules in circles, and those that use a module in a circle.
+/// The modules that use each other in a circle, and the modules that use a module in a circle.
 fn circle(uses: &BTreeMap<String, BTreeSet<String>>) -> BTreeSet<String> {
     let mut left: BTreeSet<String> = uses.keys().cloned().collect();
-    // Remove modules that use none of the others, until each one left uses another one.
+    // Remove modules that use no remaining module, until every remaining module uses another.
     while let Some(last) = left.iter().find(|module| uses[*module].is_disjoint(&left)).cloned() {
         left.remove(&last);
     }

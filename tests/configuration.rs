@@ -1,4 +1,4 @@
-//! Command line and variables (docs/configuration.md), tested with the real program.
+//! Tests options and variables (docs/configuration.md) with the real program.
 
 mod support;
 
@@ -18,7 +18,7 @@ fn run_binary(words: &[&str]) -> (i32, String, String) {
 }
 
 #[test]
-fn too_low_limit_on_open_files_is_named_as_the_problem() {
+fn error_says_that_the_limit_on_open_files_is_too_low() {
     let script = "ulimit -n 100; exec \"$0\" echo ran";
     let names: Vec<_> = (0..200).map(|number| format!("CACHE_{number}")).collect();
     let launcher = Launcher::of("sh", ["-c", script, BINARY]);
@@ -47,7 +47,7 @@ fn every_mistake_is_reported_before_anything_starts() {
             .env("HEROKU_REDIS_PLAN_URL", "redis://fine")
             .env("HEROKU_REDIS_PLAN_URL_STUNNEL_VERIFY", "nonne")
             .refused();
-        assert!(!started.exists(), "COMMAND ran");
+        assert!(!started.exists(), "COMMAND must not run");
         let mut names = logged(&log, "config-error", "var");
         names.sort();
         let expected = [
@@ -107,7 +107,7 @@ fn wrong_usage_exits_with_2_and_help_and_version_with_0() {
 }
 
 #[test]
-fn taken_port_is_an_error_if_other_programs_rely_on_it() {
+fn taken_port_is_an_error_under_port_taken_fail() {
     let taken = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
     let options = ["--port-taken", "fail", "--listen-port", &port, "echo", "ran"];
@@ -134,7 +134,7 @@ fn taken_port_is_an_error_if_other_programs_rely_on_it() {
 }
 
 #[test]
-fn mistaken_command_is_explained_without_showing_secrets() {
+fn error_explains_a_wrong_command_and_shows_no_secret() {
     let cases: [(&[&str], &str, &str); 7] = [
         (&["redis-cli -u redis://:hunter2@h ping"], "redis-cli", "the whole command line a single"),
         (&["REDISCLI_AUTH=hunter2", "redis-cli"], "(not shown)", "Write env before"),
@@ -158,7 +158,7 @@ fn mistaken_command_is_explained_without_showing_secrets() {
 
 #[test]
 fn verification_without_ca_certificates_is_an_error() {
-    // As in an image without the package ca-certificates.
+    // An empty /etc/ssl/certs, as in an image without the package ca-certificates.
     let folder = tempfile::tempdir().unwrap();
     let Some(_) = with_mounted(folder.path(), "/etc/ssl/certs", ["true"]) else { return };
     let launcher = |settings: &[(&str, &str)]| {
@@ -193,7 +193,7 @@ fn settings_without_effect_cause_a_warning() {
     assert_eq!((ended.code(), ended.stdout.as_str()), (0, "ran\n"), "{}", ended.stderr);
     let names = logged(&ended.stderr, "unknown-setting", "vars");
     let both = ["REDIS_URL_STUNNEL_PINS STUNNEL_VERIFY_ALL", "CACHE_URL_STUNNEL_VERIFY"];
-    // The inner launcher uses the outer tunnel, and warns in the same way.
+    // COMMAND is a second launcher, which uses the first one's tunnel and logs the same warnings.
     assert_eq!(names, [both, both].concat(), "{}", ended.stderr);
     assert!(ended.stderr.contains("Variables with a tunnel: REDIS_URL"), "{}", ended.stderr);
     assert!(!ended.stderr.contains("hunter2"), "{}", ended.stderr);
@@ -224,7 +224,7 @@ fn disabled_launcher_reads_no_other_setting() {
 }
 
 #[test]
-fn check_and_print_options_warn_that_command_is_ignored() {
+fn check_and_print_env_warn_that_they_ignore_command() {
     for option in ["--check", "--print-env", "--print-shim"] {
         let ended = Launcher::new([option, "redis-cli", "hunter2"]).redis("redis://127.0.0.1:1");
         let ended = ended.run();
@@ -262,14 +262,13 @@ fn printing_into_a_closed_pipe_is_no_error() {
     }
 }
 
-/// A launcher with `verify=full` and these settings.
 fn verifying(settings: &[(&str, &str)]) -> Launcher {
     let launcher = Launcher::new(["echo", "ran"]).redis("rediss://h").env("STUNNEL_VERIFY", "full");
     launcher.settings(settings)
 }
 
 #[test]
-fn unreadable_system_roots_end_the_start() {
+fn unreadable_ssl_cert_file_or_dir_prevents_the_start() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
     fs::write(path("ca.pem"), Certificate::self_signed(folder.path()).pem()).unwrap();
@@ -309,7 +308,7 @@ fn help_has_headings_and_a_short_form() {
     for heading in ["Tunnel:", "Trust:", "Connections:", "Status:", "Log:", "Examples:"] {
         assert!(help.lines().any(|line| line == heading), "{heading} in {help}");
     }
-    assert_eq!(help.matches("[default: none]").count(), 1, "only --verify has a value none");
+    assert_eq!(help.matches("[default: none]").count(), 1, "only --verify has the default none");
     assert!(help.contains("Manual: "), "{help}");
     let examples = help.split("Examples:\n").nth(1).unwrap().lines();
     let examples: Vec<_> = examples.take_while(|line| !line.trim().is_empty()).collect();
@@ -323,7 +322,7 @@ fn help_has_headings_and_a_short_form() {
 }
 
 #[test]
-fn ssl_cert_dir_replaces_the_directories_of_the_system() {
+fn ssl_cert_dir_replaces_the_systems_certificate_folder() {
     let folder = tempfile::tempdir().unwrap();
     let [certs, empty] = ["certs", "empty"].map(|name| folder.path().join(name));
     for directory in [&certs, &empty] {
@@ -345,7 +344,7 @@ fn ssl_cert_dir_replaces_the_directories_of_the_system() {
     };
     let trusted = check(Launcher::new(["--check"]), &[("SSL_CERT_DIR", &list)]);
     assert_eq!(trusted.code(), 0, "{trusted:?}");
-    // The system's directory contains the server's certificate, but SSL_CERT_DIR replaces it.
+    // The server's certificate is in the system's folder, but SSL_CERT_DIR names another folder.
     let Some(launcher) = with_mounted(Path::new(&certs), "/etc/ssl/certs", ["--check"]) else {
         return;
     };

@@ -1,4 +1,5 @@
-//! Compares the manual with the program: settings, log events, metrics, modules, links, versions.
+//! Checks that the manual agrees with the program: settings, log events, metrics, modules, links
+//! and versions.
 //!
 //! `WRITE_DOCS=1 cargo test --test docs` updates the generated tables.
 
@@ -30,13 +31,13 @@ fn around<'a>(page: &'a str, name: &str) -> (&'a str, &'a str, &'a str) {
     (&page[..begin], &page[begin..end], &page[end..])
 }
 
-/// The cells of each row of a Markdown table, without the head.
+/// The cells of each row of a Markdown table, without the table's head.
 fn rows(table: &str) -> Vec<Vec<&str>> {
     let lines = table.lines().filter_map(|line| line.strip_prefix('|')?.strip_suffix('|'));
     lines.skip(2).map(cells).collect()
 }
 
-/// The cells of a row. `\|` does not separate cells.
+/// The cells of a row. A `\|` is a part of a cell, and does not separate cells.
 fn cells(row: &str) -> Vec<&str> {
     let (mut cells, mut begin) = (Vec::new(), 0);
     for (bar, _) in row.match_indices('|').filter(|(bar, _)| !row[..*bar].ends_with('\\')) {
@@ -47,7 +48,7 @@ fn cells(row: &str) -> Vec<&str> {
     cells
 }
 
-/// Plain text as a cell of a Markdown table.
+/// Escapes plain text for a cell of a Markdown table.
 fn cell(text: &str) -> String {
     text.replace('|', "\\|").replace('<', "\\<").replace('*', "\\*")
 }
@@ -104,10 +105,10 @@ fn tables_of_settings_match_the_declarations() {
 
 // --- Log events -------------------------------------------------------------------------------
 
-/// The logging macros, which have the names of the levels.
+/// The logging macros. Each macro has the name of its level.
 const LEVELS: [&str; 5] = ["err", "warning", "notice", "info", "debug"];
 
-/// Every call of a logging macro: the level, and the tokens of each argument.
+/// Finds every call of a logging macro. Returns its level, and the tokens of each argument.
 fn calls(stream: TokenStream) -> Vec<(String, Vec<Vec<String>>)> {
     let tokens: Vec<TokenTree> = stream.into_iter().collect();
     let mut calls = Vec::new();
@@ -125,7 +126,7 @@ fn calls(stream: TokenStream) -> Vec<(String, Vec<Vec<String>>)> {
     calls
 }
 
-/// The values of `at = event.event()`: the strings in that function.
+/// The event names that `event.event()` can return: the strings in that function.
 fn event_words() -> Vec<String> {
     let source = text("src/tunnel/warnings.rs");
     let (_, function) = source.split_once("fn event(").expect("fn event");
@@ -133,7 +134,8 @@ fn event_words() -> Vec<String> {
     body.split('"').skip(1).step_by(2).map(str::to_owned).collect()
 }
 
-/// Every event in the sources as a row of the manual's table: its name (`at=`), levels and fields.
+/// Every log event in the sources, as a row of the manual's table: its name (`at=`), its levels and
+/// its fields.
 fn events() -> BTreeSet<String> {
     let mut events: BTreeMap<String, (Vec<String>, Vec<String>)> = BTreeMap::new();
     let add = |known: &mut Vec<String>, new: String| {
@@ -183,7 +185,7 @@ fn manual_has_every_log_event_with_level_and_fields() {
     let extra: Vec<_> = documented.difference(&logged).collect();
     assert!(
         missing.is_empty() && extra.is_empty(),
-        "docs/operation.md lacks {missing:#?}, and has what nothing logs: {extra:#?}"
+        "docs/operation.md lacks {missing:#?}, and has unknown events: {extra:#?}"
     );
     assert!(logged.len() > 30, "{logged:?}");
 }
@@ -221,7 +223,8 @@ fn manual_has_every_metric_with_kind_and_labels() {
         assert_eq!((documented, its_kind), (format!("`{name}`").as_str(), kind.as_str()));
         let labels = labels.split(", ").map(|label| label.trim_matches('`'));
         let labels: BTreeSet<_> = labels.filter(|label| !label.is_empty()).collect();
-        // A metric that has no sample yet shows no label.
+        // A metric without a sample shows no label, because Prometheus's format has labels only in
+        // samples.
         let is_silent = served.is_empty() && labels == BTreeSet::from(["tunnel"]);
         assert!(is_silent || labels.iter().eq(served), "{name}: {labels:?}, not {served:?}");
     }
@@ -263,7 +266,7 @@ fn pages() -> Vec<String> {
 fn no_link_between_pages_is_broken() {
     let (links, broken) = links::check(Path::new(ROOT), &pages());
     assert!(broken.is_empty(), "{}", broken.join("\n"));
-    assert!(links > 30, "{links} links");
+    assert!(links > 30, "this test sees only {links} links");
 }
 
 #[test]
@@ -276,11 +279,11 @@ fn readme_links_to_every_page() {
 }
 
 #[test]
-fn pages_name_this_version_and_the_address_in_release_conf() {
+fn pages_name_the_version_and_address_of_this_release() {
     let version = env!("CARGO_PKG_VERSION");
     let repository = release_setting("REPOSITORY");
     assert_eq!(env!("CARGO_PKG_REPOSITORY"), repository, "Cargo.toml's `repository`");
-    // Until there is an address, the pages use example.com.
+    // Until release.conf has an address, the pages show example.com.
     let address = match repository.as_str() {
         "" => "https://example.com".to_owned(),
         repository => format!("{repository}/releases/download/v{version}"),
@@ -303,10 +306,10 @@ fn pages_name_this_version_and_the_address_in_release_conf() {
             assert!(!word.contains("://") || word == address, "{page}: {word}, not {address}");
         }
     }
-    assert!(named > 5, "{named} archives");
+    assert!(named > 5, "this test sees only {named} archives");
     for page in ["README.md", "docs/releases.md"] {
         let says_so = text(page).contains("There is no published release yet");
-        assert_eq!(says_so, repository.is_empty(), "{page}: whether there is a release");
+        assert_eq!(says_so, repository.is_empty(), "{page} must say whether there is a release");
     }
 }
 
@@ -328,7 +331,7 @@ fn files_named(page: &str) -> Vec<String> {
 fn source_files_named_in_pages_exist() {
     let sources = ["src", "tests", "examples", "fuzz"].map(|folder| files(folder, "rs")).concat();
     let mut named = 0;
-    // The change log also names files that no longer exist.
+    // CHANGELOG.md may name files that no longer exist.
     for page in pages().into_iter().filter(|page| page != "CHANGELOG.md") {
         for name in files_named(&text(&page)) {
             named += 1;
@@ -336,7 +339,7 @@ fn source_files_named_in_pages_exist() {
             assert!(is_there, "{page}: there is no {name}");
         }
     }
-    assert!(named > 10, "{named} names");
+    assert!(named > 10, "this test sees only {named} names");
     assert_eq!(
         files_named("(`a/{b,c}.rs`, d.rs)"),
         ["a/b.rs", "a/c.rs", "d.rs"].map(str::to_owned)

@@ -1,4 +1,4 @@
-//! Which variables get a tunnel, and what COMMAND sees (docs/configuration.md).
+//! Tests which variables get a tunnel, and which URLs COMMAND sees (docs/configuration.md).
 
 mod support;
 
@@ -50,7 +50,7 @@ fn url_expanded_by_the_shell_leads_through_the_tunnel() {
 }
 
 #[test]
-fn nested_launcher_uses_the_outer_tunnel() {
+fn launcher_run_by_a_launcher_uses_the_first_tunnel() {
     let server = Server::start(Front::Redis);
     let inner = "redis-cli --no-auth-warning -u \"$REDIS_URL\" ping; echo $REDIS_URL";
     let ended = Launcher::new([BINARY, "sh", "-c", inner]).redis(&server.url()).run();
@@ -73,7 +73,7 @@ fn print_env_shows_urls_with_secrets_masked_and_warns() {
     assert_eq!(logged(&ended.stderr, "not-tunnelled", "vars"), ["CACHE_URL"]);
     assert_eq!(logged(&ended.stderr, "unknown-setting", "vars"), ["STUNNEL_VERIFY_IT"]);
     let listen = &logged(&ended.stderr, "tunnel-up", "listen");
-    assert!(listen.is_empty(), "nothing is up: {}", ended.stderr);
+    assert!(listen.is_empty(), "no tunnel may open: {}", ended.stderr);
     let lines: Vec<&str> = ended.stdout.lines().collect();
     assert_eq!(lines.len(), 3, "{lines:?}");
     assert!(lines[0].starts_with("REDIS_URL=redis://***:***@127.0.0.1:"), "{lines:?}");
@@ -91,7 +91,7 @@ fn print_env_explains_empty_output() {
 }
 
 #[test]
-fn log_says_how_to_include_urls_without_a_tunnel() {
+fn log_says_how_to_tunnel_the_other_redis_urls() {
     let run = |settings: &[(&str, &str)]| {
         let launcher = Launcher::script("true")
             .env("REDISCLOUD_URL", "rediss://:hunter2@cloud")
@@ -120,8 +120,8 @@ fn log_says_how_to_include_urls_without_a_tunnel() {
     assert_eq!(logged(&outer, "not-tunnelled", "vars"), [names]);
 }
 
-/// The output and the exit code of `--status`, run as COMMAND of a launcher. Both are in a network
-/// namespace of their own, where `--status` finds no other launcher.
+/// Runs `--status` as COMMAND of a launcher. Both run in a new network namespace, so that
+/// `--status` finds only this launcher.
 fn status_from_inside(environment: &[(&str, &str)]) -> Outcome {
     let script = format!(
         "until {BINARY} --status >/dev/null; [ $? -ne 3 ]; do :; done; {BINARY} --status; exit $?"
@@ -130,7 +130,7 @@ fn status_from_inside(environment: &[(&str, &str)]) -> Outcome {
     Launcher::of("unshare", words).settings(environment).run()
 }
 
-/// The status code and the body of `/readyz`.
+/// The HTTP status and the body of `/readyz`.
 fn readiness(environment: &[(&str, &str)]) -> (u16, String) {
     let launcher = Launcher::script("echo up; exec cat").env("STUNNEL_STATUS_ADDRESS", "0");
     let mut running = launcher.settings(environment).start();
@@ -140,17 +140,17 @@ fn readiness(environment: &[(&str, &str)]) -> (u16, String) {
     (answer.code, answer.body)
 }
 
-/// Environments with a Redis URL that needs no tunnel: it is passed through, or it leads to an outer
-/// launcher.
+/// Two environments with a Redis URL that needs no tunnel. The first URL is passed through; the
+/// second URL leads to the tunnel of another launcher.
 const WITHOUT_TUNNEL: [[(&str, &str); 2]; 2] = [
     [("REDIS_URL", "rediss://127.0.0.1:1"), ("STUNNEL_REDISS", "passthrough")],
     [("REDIS_URL", "redis://127.0.0.1:1"), ("REDIS_URL_STUNNEL", "redis://127.0.0.1:1")],
 ];
-/// An environment without a Redis URL, because the variable's name is misspelt.
+/// An environment in which the user has misspelt the name of the variable with the Redis URL.
 const MISNAMED: [(&str, &str); 1] = [("REDISS_URL", "redis://127.0.0.1:1")];
 
 #[test]
-fn launcher_without_any_url_is_unhealthy() {
+fn health_checks_fail_if_no_variable_holds_a_redis_url() {
     let run = |words: &[&str], environment: &[(&str, &str)]| {
         Launcher::new(words).settings(environment).run()
     };
@@ -175,7 +175,7 @@ fn launcher_without_any_url_is_unhealthy() {
 }
 
 #[test]
-fn status_of_a_launcher_without_any_url_is_failing() {
+fn status_fails_if_no_variable_holds_a_redis_url() {
     let failing = status_from_inside(&MISNAMED);
     if failing.stderr.contains("unshare failed") {
         support::skip("unshare may not make a namespace here");
@@ -190,7 +190,7 @@ fn status_of_a_launcher_without_any_url_is_failing() {
 }
 
 #[test]
-fn log_and_check_explain_why_a_url_has_no_tunnel() {
+fn log_and_check_say_that_a_url_is_passed_through() {
     let environment = &WITHOUT_TUNNEL[0];
     let started = Launcher::script("true").settings(environment).run();
     assert_eq!(logged(&started.stderr, "left-alone", "vars"), ["REDIS_URL"]);

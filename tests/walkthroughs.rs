@@ -1,4 +1,4 @@
-//! Runs the commands that README and the manual show, step by step.
+//! Runs the commands that README and the manual show.
 
 mod support;
 
@@ -32,7 +32,7 @@ fn app_json_and_project_toml_list_the_buildpack() {
     let uris: Vec<_> = group.iter().filter_map(|one| one.get("uri")).collect();
     assert_eq!(uris.len(), 1);
     assert!(uris[0].as_str().unwrap().ends_with(&ours), "{uris:?}");
-    // The last buildpack decides the process types.
+    // The last buildpack decides the app's process types, so heroku/procfile must be the last.
     assert_eq!(group.last().unwrap()["id"].as_str(), Some("heroku/procfile"));
 }
 
@@ -46,14 +46,14 @@ fn demo_prints_help_and_exits() {
     }
 }
 
-/// A folder for PATH that contains the launcher.
+/// A new folder that contains only the launcher, for PATH.
 fn installed() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     symlink(BINARY, folder.path().join("start-stunnel")).unwrap();
     folder
 }
 
-/// A shell that runs a command line of the manual, with the launcher on PATH.
+/// A shell that runs a command line of the manual. `programs` is the first folder on PATH.
 fn shell(words: &str, programs: &Path) -> Launcher {
     let path = format!("{}:/usr/local/bin:/usr/bin:/bin", programs.display());
     Launcher::of("sh", ["-c", words]).env("PATH", path)
@@ -89,7 +89,8 @@ fn app_with_host_and_port_reaches_redis() {
     }
 }
 
-/// Runs Sidekiq with this initializer and one job. Returns whether the job was enqueued and done.
+/// Enqueues a job and runs Sidekiq, both with this initializer. Returns true if Sidekiq performed
+/// the job.
 fn sidekiq_works(initializer: &str, server: &Server, enabled: &str) -> bool {
     let folder = tempfile::tempdir().unwrap();
     let app = folder.path().join("app.rb");
@@ -117,15 +118,24 @@ fn sidekiq_works_before_and_after_the_documented_change() {
     let server = Server::start(Front::Redis);
     let (before, after) = (snippet("sidekiq-before"), snippet("sidekiq-after"));
     assert!(snippet("sidekiq-procfile").starts_with("worker: bin/start-stunnel "));
-    assert!(sidekiq_works(&before, &server, "false"), "as it was");
-    assert!(!sidekiq_works(&after, &server, "false"), "its own TLS needs the settings");
-    assert!(sidekiq_works(&after, &server, "true"), "as the manual says");
-    assert!(sidekiq_works("", &server, "true"), "without an initializer");
-    assert!(sidekiq_works(&before, &server, "true"), "the old settings do no harm");
+    assert!(
+        sidekiq_works(&before, &server, "false"),
+        "without the launcher, the old initializer works"
+    );
+    assert!(
+        !sidekiq_works(&after, &server, "false"),
+        "without the launcher, the new initializer must fail"
+    );
+    assert!(sidekiq_works(&after, &server, "true"), "with the launcher, the new initializer works");
+    assert!(sidekiq_works("", &server, "true"), "with the launcher, no initializer is needed");
+    assert!(
+        sidekiq_works(&before, &server, "true"),
+        "with the launcher, the old initializer works, too"
+    );
 }
 
 #[test]
-fn plain_port_serves_an_app_started_elsewhere() {
+fn sidecar_serves_an_app_that_it_did_not_start() {
     let server = Server::start(Front::Redis);
     let port = two_free_ports();
     let line = with_ours(
@@ -142,7 +152,7 @@ fn plain_port_serves_an_app_started_elsewhere() {
     let mut app = Client::connect(port, PASSWORD);
     assert_eq!(app.ask(&["PING"]), Reply::line("+PONG"));
 
-    // A second launcher fails instead of using a port that the app does not know.
+    // A second launcher fails, because the port is taken and the app would not find another port.
     let second = shell(&line, programs.path()).run();
     assert_eq!(second.code(), 78, "{}", second.stderr);
 
@@ -153,7 +163,7 @@ fn plain_port_serves_an_app_started_elsewhere() {
 }
 
 #[test]
-fn sidecar_command_is_the_same_everywhere() {
+fn all_sidecar_examples_have_the_same_command() {
     let line = snippet("sidecar");
     let (_, words) = line.trim_end().split_once("start-stunnel ").unwrap();
     let list: Vec<String> = words.split(' ').map(|word| format!("\"{word}\"")).collect();
@@ -191,7 +201,7 @@ fn examples_for_containers_and_systemd_are_valid() {
     let dockerfile = page("examples/docker/Dockerfile");
     // `full` and `ca` need CA certificates, which a slim image lacks.
     assert!(dockerfile.contains(" ca-certificates "));
-    // With runAsNonRoot, Kubernetes accepts only a number.
+    // With runAsNonRoot, Kubernetes accepts a user only by number.
     assert!(dockerfile.contains("\nUSER 65534\n"));
 
     if Command::new("systemd-analyze").arg("--version").output().is_err() {
@@ -210,13 +220,13 @@ fn examples_for_containers_and_systemd_are_valid() {
 }
 
 #[test]
-fn changed_server_key_is_handled_as_the_manual_says() {
+fn new_server_key_needs_a_new_pin_as_the_manual_says() {
     let folder = tempfile::tempdir().unwrap();
     let old = Certificate::self_signed(folder.path()).pin();
     let server = Server::start(Front::Redis);
     let url = server.url();
 
-    // The app and the log get the messages on the page.
+    // The app and the log get the messages that docs/trust.md quotes.
     let held = Launcher::holding(&url).env("STUNNEL_PIN", &old).start_held();
     let Reply::Line(said) = held.open().ask(&["PING"]) else { panic!("no error") };
     let trust = page("docs/trust.md");
@@ -225,7 +235,7 @@ fn changed_server_key_is_handled_as_the_manual_says() {
     assert!(words.iter().all(|word| said.contains(word)), "{said}");
     assert!(held.finish().stderr.contains(" at=connection-refused "));
 
-    // --check prints the new pin, which works alone and beside the old one.
+    // --check prints the new pin. The new pin works alone, and together with the old pin.
     let checked = Launcher::new(["--check"]).redis(&url).env("STUNNEL_PIN", &old).run();
     let new = printed(&checked.stdout, "STUNNEL_PIN");
     let both = "'STUNNEL_PIN=sha256//OLD;sha256//NEW'";
@@ -242,18 +252,18 @@ fn changed_server_key_is_handled_as_the_manual_says() {
     }
 }
 
-/// A row of the table of clients in `docs/migrate.md`.
+/// Runs the code in a row of the table in `docs/migrate.md`.
 struct TableRow {
-    /// The program that runs the code.
+    /// The program that runs the code, for example `ruby -e`.
     program: &'static str,
-    /// The code before the code in the table.
+    /// Code to run before the code in the table.
     before: &'static str,
     /// The first words of the code in the table.
     begins: &'static str,
-    /// The code after the code in the table.
+    /// Code to run after the code in the table.
     behind: &'static str,
-    /// For clients that fail with a TLS setting left in: the end of the code in the table, and its
-    /// replacement with the setting.
+    /// For clients that fail if the app keeps a TLS setting: the end of the code in the table, and
+    /// the same end with that setting.
     left_in: Option<(&'static str, &'static str)>,
 }
 

@@ -1,7 +1,7 @@
-//! The command line, which clap parses after the declarations in [`options`].
+//! The command line. clap splits it into the options that [`options`] declares, and COMMAND.
 //!
-//! [`super::reader`] checks the values, not clap, so that a wrong option is reported together with
-//! all other mistakes.
+//! clap does not check the values of the options. [`super::reader`] checks them, so that a wrong
+//! option is reported together with all other mistakes.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -21,7 +21,6 @@ const COMMAND: &str = "command";
 /// What the launcher does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Task {
-    /// Runs COMMAND.
     Run,
     Check,
     PrintEnvironment,
@@ -29,8 +28,8 @@ pub enum Task {
     Status,
 }
 
-/// The tasks other than running COMMAND, each with its option and help. If several options are
-/// given, the first task in this table is performed.
+/// The tasks other than running COMMAND, each with its option and help. If the user gives several
+/// of these options, the launcher performs the first task in this table.
 const TASKS: [(Task, &str, &str); 4] = [
     (Task::Check, "check", "Examine every tunnel, print a report and exit"),
     (
@@ -64,7 +63,7 @@ impl Task {
 pub struct Invocation {
     matches: ArgMatches,
     pub task: Task,
-    /// A retired option was given. It has no effect.
+    /// True if the user gave the retired option, which has no effect.
     pub retired_option: bool,
     /// COMMAND and its arguments; not empty for [`Task::Run`].
     pub command: Vec<OsString>,
@@ -74,7 +73,7 @@ impl Invocation {
     /// Parses a command line that begins with the program's name.
     ///
     /// # Errors
-    /// If the command line is wrong; also for `--help` and `--version`, which clap treats as errors
+    /// If the command line cannot be parsed. clap also reports `--help` and `--version` as errors,
     /// with exit code 0.
     pub fn parse_from(
         words: impl IntoIterator<Item = OsString>,
@@ -89,13 +88,13 @@ impl Invocation {
         })
     }
 
-    /// The value of `setting`'s option, if it was given.
+    /// The value of `setting`'s option, if the user gave the option.
     pub fn option(&self, setting: &Declaration) -> Option<&OsStr> {
         self.matches.get_one::<OsString>(setting.option?).map(OsString::as_os_str)
     }
 }
 
-/// The parser: [`command`] with the retired option.
+/// [`command`] with the retired option, which the man page and the completions do not show.
 fn parser() -> Command {
     let retired = Arg::new(options::RETIRED_OPTION).long(options::RETIRED_OPTION);
     command().arg(retired.value_parser(value_parser!(OsString)).hide(true))
@@ -140,7 +139,7 @@ fn setting_arg(option: &'static str, setting: &'static Declaration) -> Arg {
         .action(ArgAction::Set)
         .allow_negative_numbers(true)
         .hide_short_help(!setting.is_common)
-        // The man page would omit a help that is not long.
+        // The man page has only long help texts for options that -h does not list.
         .long_help(help.clone())
         .help(help);
     let arg = match setting.is_pem {
@@ -167,7 +166,8 @@ fn task_arg((task, option, help): (Task, &'static str, &'static str)) -> Arg {
     arg.help_heading(options::STATUS).conflicts_with_all(others).conflicts_with(COMMAND)
 }
 
-/// A parser for values that may be PEM text, which begins with hyphens as options do.
+/// Accepts PEM text as a value, although PEM text begins with hyphens, but no other word that
+/// begins with a hyphen: such a word is an option, and the value is missing.
 fn pem_value() -> impl TypedValueParser<Value = OsString> {
     OsStringValueParser::new().try_map(|value| {
         let bytes = value.as_bytes();
@@ -178,7 +178,6 @@ fn pem_value() -> impl TypedValueParser<Value = OsString> {
     })
 }
 
-/// The end of `--help`.
 fn after_long_help() -> String {
     let suffixes: Vec<_> =
         options::for_one_url().map(|setting| format!("_{}", setting.variable)).collect();
@@ -208,7 +207,6 @@ fn after_long_help() -> String {
     )
 }
 
-/// The address of the manual.
 fn manual() -> &'static str {
     match env!("CARGO_PKG_REPOSITORY") {
         "" => "README.md and docs/ in the release archive and in the source repository",
@@ -223,7 +221,7 @@ static LONG_VERSION: LazyLock<String> = LazyLock::new(|| {
         env!("CARGO_PKG_VERSION"),
         tls::openssl_version(),
         target(),
-        // Only bin/package sets this variable: in other builds, each commit would cause a rebuild.
+        // Only bin/package sets this variable, because each commit causes a rebuild if it is set.
         option_env!("START_STUNNEL_COMMIT")
             .map_or("not a release".to_owned(), |commit| format!("commit {commit}")),
     )
@@ -239,7 +237,7 @@ fn target() -> String {
     format!("{}-{}{libc}", env::consts::ARCH, env::consts::OS)
 }
 
-/// Hides values in clap's error that may be secrets.
+/// Hides words of the command line in clap's error, because the words may be secrets.
 fn without_secrets(mut error: clap::Error) -> clap::Error {
     if let Some(ContextValue::String(value)) = error.get(ContextKind::InvalidValue)
         && !value.is_empty()
@@ -247,7 +245,7 @@ fn without_secrets(mut error: clap::Error) -> clap::Error {
         let value = shown(value);
         error.insert(ContextKind::InvalidValue, ContextValue::String(value));
     }
-    // A value joined to the option's name: `--pin$REDIS_URL`.
+    // Without a space, `--pin $REDIS_URL` becomes an unknown option that contains the URL.
     let is_name = |word: &str| word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-');
     if let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidArg)
         && !is_name(word)
@@ -255,7 +253,7 @@ fn without_secrets(mut error: clap::Error) -> clap::Error {
     {
         let shown = format!("an option of {} bytes, not shown", word.len());
         error.insert(ContextKind::InvalidArg, ContextValue::String(shown));
-        // clap's suggestion would show the value again.
+        // clap's suggestion of a similar option would show the word again.
         error.remove(ContextKind::Suggested);
     }
     error

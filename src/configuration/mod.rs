@@ -39,17 +39,18 @@ pub struct Configuration {
 /// Variables and options without an effect.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Unused {
-    /// Variables that hold a Redis URL, but are neither discovered nor listed: they stay unchanged.
+    /// Variables that hold a Redis URL, but get no tunnel, because the launcher does not look for
+    /// them and the user does not list them.
     pub other_urls: Vec<String>,
-    /// Variables that look like settings, but are unknown.
+    /// Variables whose names look like settings, but are no settings.
     pub unknown: Vec<String>,
-    /// Settings for a variable that holds no Redis URL.
+    /// Settings for a single variable that holds no Redis URL.
     pub without_url: Vec<String>,
     /// Retired options and variables.
     pub retired: Vec<String>,
 }
 
-/// Reads the whole configuration of a launcher that is enabled.
+/// Reads all settings and Redis URLs. Call this only if the launcher is not disabled.
 ///
 /// # Errors
 /// All mistakes, at least one.
@@ -85,15 +86,15 @@ fn read_on(
     }
 }
 
-/// The retired option and variable, if the user sets them.
+/// The names of the retired option and variable, as far as the user sets them.
 fn retired(invocation: &Invocation, environment: &Environment) -> Vec<String> {
     let option = invocation.retired_option.then(|| format!("--{}", options::RETIRED_OPTION));
     let variable = lookup(environment, options::RETIRED_VARIABLE);
     option.into_iter().chain(variable.map(|_| options::RETIRED_VARIABLE.to_owned())).collect()
 }
 
-/// The log settings for an error that prevents the launch. Such an error is logged at every log
-/// level, and even if the log format is wrong.
+/// The log settings for errors that prevent the start. They ignore `--log-level`, so that the user
+/// sees these errors at every level, and use the default format if `--log-format` is wrong.
 pub fn log_settings_for_errors(invocation: &Invocation, environment: &Environment) -> LogSettings {
     let sources = Sources { invocation, environment, variable: None };
     LogSettings { level: LevelFilter::ERROR, format: sources.read(&options::LOG_FORMAT) }

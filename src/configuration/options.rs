@@ -30,13 +30,13 @@ pub const OPTIONS: &str = "Options";
 pub struct Declaration {
     /// The option's name, without dashes; `None`: the setting has only a variable.
     pub option: Option<&'static str>,
-    /// The variable for the same setting.
+    /// The variable that sets the same value as the option.
     pub variable: &'static str,
-    /// The retired buildpack's name for the variable, which still works.
+    /// The variable's name in Heroku's retired Redis buildpack. The name still works.
     pub old_variable: Option<&'static str>,
     /// The default, as a user would write it. Empty: the setting is unset by default.
     pub default: &'static str,
-    /// The default in the help, if it is a description and no literal value.
+    /// A description of the default for the help, in place of the literal default.
     default_shown: Option<&'static str>,
     pub value_name: &'static str,
     pub help: &'static str,
@@ -44,14 +44,15 @@ pub struct Declaration {
     pub heading: &'static str,
     /// True if the short help (`-h`) lists the option.
     pub is_common: bool,
-    /// True if the setting also exists for a single URL: the variable with the prefix `<VAR>_`
+    /// True if the setting can also be set for a single URL: with the prefix `<VAR>_`, the variable
     /// applies only to the URL in `<VAR>`.
     pub is_per_url: bool,
     /// True if the value can be a secret, which no error may show.
     pub is_secret: bool,
     /// True if the value is PEM text, or the path of a PEM file.
     pub is_pem: bool,
-    /// Checks a value, except for files that it names. The error lists the accepted forms.
+    /// Checks a value, but does not read a file that the value names. The error lists the accepted
+    /// forms.
     pub check: fn(&str) -> Result<(), &'static str>,
 }
 
@@ -63,13 +64,13 @@ pub struct Setting<T> {
 }
 
 impl<T> Setting<T> {
-    /// The default, parsed.
+    /// The value that [`Declaration::default`] stands for.
     pub fn default(&self) -> T {
         (self.parse)(self.declaration.default).expect("the default is valid")
     }
 }
 
-/// Declares the settings below their headings, and the list of all of them.
+/// Declares a constant for each setting below its heading, and `ALL`, the list of all settings.
 macro_rules! settings {
     ($(
         [$heading:ident]
@@ -96,7 +97,7 @@ macro_rules! settings {
     };
 }
 
-/// The fields that a declaration does not mention.
+/// The values of the fields that a declaration does not mention.
 const PLAIN: Declaration = Declaration {
     option: None,
     variable: "",
@@ -113,13 +114,14 @@ const PLAIN: Declaration = Declaration {
     check: |_| Ok(()),
 };
 
-/// The variables in which Redis URLs are discovered.
+/// The variables in which the launcher looks for Redis URLs by default.
 pub const DISCOVERED: &str = "REDIS_URL HEROKU_REDIS_* REDIS_ENDPOINT_*_URL";
 /// The message if no variable holds a Redis URL.
 pub const NO_URL: &str = "none of REDIS_URL HEROKU_REDIS_* REDIS_ENDPOINT_*_URL holds a Redis URL. \
                           Set REDIS_URL, or list your variables in REDIS_STUNNEL_URLS";
 
-/// The retired option and variable. For one release, they cause a warning instead of an error.
+/// A retired option and its variable. For one release, the launcher warns about them instead of
+/// refusing to start.
 pub const RETIRED_OPTION: &str = "spares";
 pub const RETIRED_VARIABLE: &str = "STUNNEL_SPARES";
 
@@ -223,7 +225,7 @@ settings! {
         is_per_url: true,
         is_pem: true,
     }
-    /// Without an option: a bundle is too long for a command line.
+    /// This setting has no option, because a CA bundle is too long for a command line.
     CA_PEM: String = values::text, {
         variable: names::CA_PEM,
         is_per_url: true,
@@ -375,8 +377,8 @@ impl Declaration {
         self.default_shown.or((!self.default.is_empty()).then_some(self.default))
     }
 
-    /// The variable that applies to the URL in `variable` alone: `CACHE_URL` and `STUNNEL_VERIFY`
-    /// make `CACHE_URL_STUNNEL_VERIFY`.
+    /// The name of this setting for the URL in `variable` alone, for example
+    /// `CACHE_URL_STUNNEL_VERIFY` for `STUNNEL_VERIFY` and `CACHE_URL`.
     pub fn for_one(&self, variable: &str) -> String {
         format!("{variable}_{}", self.variable)
     }

@@ -1,4 +1,4 @@
-//! The tunnels, and COMMAND's environment. Pure.
+//! The planned tunnels, and the variables that will lead to them. Nothing here has side effects.
 
 use std::collections::BTreeSet;
 
@@ -7,37 +7,37 @@ use crate::redis_url::{Credentials, Local, RedisUrl};
 use crate::secret::Secret;
 use crate::tunnel::Route;
 
-/// The suffix of the variable with a copy of the local URL, for example `REDIS_URL_STUNNEL`.
+/// The suffix of a variable's copy: `REDIS_URL_STUNNEL` holds the same local URL as `REDIS_URL`.
 pub const COPY_SUFFIX: &str = "_STUNNEL";
 
-/// A variable that leads to a tunnel.
+/// A variable whose URL gets a tunnel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tunnelled {
     pub variable: String,
-    /// The URL as found, secrets included.
+    /// The variable's value, as the launcher found it.
     pub value: Secret,
-    /// The index of the tunnel's route.
+    /// The index of the tunnel in [`Plan::routes`].
     pub route: usize,
     pub url: RedisUrl,
 }
 
-/// The tunnels, and the variables with Redis URLs.
+/// The tunnels to open, and the variables that hold Redis URLs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
     pub routes: Vec<Route>,
-    /// The pool mode of each route.
+    /// The pool mode of each route, in the order of `routes`.
     pub pools: Vec<PoolMode>,
-    /// The variables whose servers are not authenticated, although the user did not ask for that.
+    /// The variables whose servers are not authenticated, unless the user chose `verify=none`.
     pub unauthenticated: Vec<String>,
-    /// The variables that lead to this launcher's tunnels.
     pub tunnelled: Vec<Tunnelled>,
-    /// The variables that stay unchanged, each with its value. The values' secrets are masked.
+    /// The variables whose URLs need no tunnel, each with its value. Secrets in the values are
+    /// masked.
     pub(super) untouched: Vec<(String, String)>,
 }
 
 impl Plan {
-    /// The index of the route that leads to the same upstream with the same settings. Adds `route`
-    /// if there is no such route yet.
+    /// Finds a route with the same upstream and the same settings, or else adds `route`. Returns
+    /// the index of that route.
     pub fn share(&mut self, route: Route, pool: PoolMode) -> usize {
         let same = |(known, known_pool): (&Route, &PoolMode)| {
             known.upstream == route.upstream
@@ -65,19 +65,19 @@ impl Plan {
         tunnelled.chain(self.untouched())
     }
 
-    /// The names of the variables that stay unchanged.
+    /// The names of the variables whose URLs need no tunnel.
     pub fn untouched(&self) -> impl Iterator<Item = &str> {
         self.untouched.iter().map(|(name, _)| name.as_str())
     }
 
-    /// User and password of the first URL of this route that has a password.
+    /// User and password of the first of this route's URLs that has a password.
     pub fn credentials(&self, route: usize) -> Option<Credentials> {
         let mut urls = self.tunnelled.iter().filter(|tunnelled| tunnelled.route == route);
         urls.find_map(|tunnelled| tunnelled.url.credentials())
     }
 
-    /// The numbers of the databases in the URLs of this route, each once. Database 0 is left out,
-    /// because every server has it.
+    /// The numbers of the databases in this route's URLs, each once, without database 0, which
+    /// every server has.
     pub fn databases(&self, route: usize) -> Vec<String> {
         let urls = self.tunnelled.iter().filter(|tunnelled| tunnelled.route == route);
         let named = urls.filter_map(|tunnelled| tunnelled.url.database());
@@ -85,8 +85,8 @@ impl Plan {
         other.map(str::to_owned).collect::<BTreeSet<_>>().into_iter().collect()
     }
 
-    /// The variables to set in COMMAND's environment if the tunnels listen at `locals`: names and
-    /// values, secrets included.
+    /// The names and values of the variables to set in COMMAND's environment. `locals` are the
+    /// addresses of the tunnels. The values contain passwords.
     pub fn changes(&self, locals: &[Local]) -> Vec<(String, String)> {
         self.tunnelled
             .iter()
@@ -97,7 +97,8 @@ impl Plan {
             .collect()
     }
 
-    /// Every Redis variable as COMMAND would see it: lines of `NAME=value`, secrets masked.
+    /// A line `NAME=value` for each Redis variable in COMMAND's environment, with masked passwords.
+    /// `locals` are the addresses of the tunnels.
     pub fn describe(&self, locals: &[Local]) -> Vec<String> {
         let tunnelled =
             self.tunnelled.iter().flat_map(|Tunnelled { variable, route, url, .. }| {

@@ -13,7 +13,7 @@ use crate::tls::pem::ClientIdentity;
 use crate::tls::roots::RootsProblem;
 use crate::tunnel::{ConnectionSettings, Listen, PortTaken, SettingNames};
 
-/// The variable in which platforms assign a port to the app:
+/// The variable with the port on which Heroku and other platforms expect the app to listen:
 /// <https://devcenter.heroku.com/articles/dynos#local-environment-variables>.
 const PORT: &str = "PORT";
 
@@ -21,7 +21,7 @@ const PORT: &str = "PORT";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     pub listen: Listen,
-    /// The first local port; 0: the kernel chooses.
+    /// The local port of the first tunnel; 0: the kernel chooses all ports.
     pub listen_port: u16,
     pub port_taken: PortTaken,
     pub connection: ConnectionSettings,
@@ -29,17 +29,16 @@ pub struct Settings {
     pub forward_signals: ForwardSignals,
     pub sandbox: SandboxMode,
     pub log: LogSettings,
-    /// The options or variables that set these settings, for errors.
+    /// The names of the options and variables that the user has set, for errors.
     names: SettingNames,
 }
 
 impl Settings {
-    /// The option or variable that sets `setting` for all URLs.
+    /// The option or variable to name in an error about `setting`.
     pub fn name_of<T>(&self, setting: &'static Setting<T>) -> &str {
         self.names.of(setting.declaration.variable)
     }
 
-    /// An error about the value of `setting` for all URLs.
     pub fn wrong<T>(&self, setting: &'static Setting<T>, problem: impl ToString) -> ConfigError {
         ConfigError::new(self.name_of(setting), problem)
     }
@@ -48,13 +47,11 @@ impl Settings {
 /// Checks that the system has CA certificates.
 pub type SystemRoots = fn() -> Result<(), RootsProblem>;
 
-/// Reads settings, and collects the mistakes. In place of a wrong value, the reader returns the
-/// default, and reads on to find all mistakes. The launch does not begin if there is a mistake.
+/// Collects the mistakes in the configuration. In place of a wrong value, the reader continues with
+/// the default, so that it finds all mistakes. COMMAND does not start if there is a mistake.
 pub struct Reader<'a> {
-    /// The sources of the settings for all URLs.
     pub sources: Sources<'a>,
     pub system_roots: SystemRoots,
-    /// Every mistake found so far, each once.
     pub mistakes: Vec<ConfigError>,
     pub general_ca: Option<Vec<X509>>,
     pub general_identity: Option<ClientIdentity>,
@@ -73,13 +70,13 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The value in `result`. If `result` is a mistake, reports the mistake and returns `None`.
+    /// Returns the value in `result`, or reports the mistake in `result`.
     pub fn check<T>(&mut self, result: Result<T, ConfigError>) -> Option<T> {
         result.map_err(|mistake| self.report(mistake)).ok()
     }
 
-    /// Reports every mistake in the values of `setting` for all URLs. If the option is valid, the
-    /// variables are not read.
+    /// Reports every mistake in the option and the variables that set `setting` for all URLs. If
+    /// the option is valid, the variables are not read.
     pub fn check_setting(&mut self, setting: &'static Declaration) {
         let option = self.sources.option(setting).map(|option| self.check(option.check()));
         if option == Some(Some(())) {
@@ -99,7 +96,6 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The settings that apply to the launcher or to all URLs.
     pub fn settings(&mut self) -> Settings {
         self.check_status_port();
         let sources = self.sources;
@@ -127,11 +123,11 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Checks that the port of the status page is not the app's port.
+    /// Reports a mistake if the status page would use the app's port.
     fn check_status_port(&mut self) {
         let page =
             self.sources.read(&options::STATUS_ADDRESS).as_ref().and_then(StatusAddress::port);
-        // The app interprets PORT, so its form is not checked here.
+        // The app interprets PORT, so a PORT that is no number is no mistake for the launcher.
         let app = lookup(self.sources.environment, PORT).and_then(|port| port.to_str());
         let app: Option<u16> = app.and_then(|port| port.trim().parse().ok());
         if let Some(port) = page.filter(|port| Some(*port) == app)

@@ -13,12 +13,12 @@ use crate::tunnel::SettingNames;
 pub const CA_SETTINGS: [&Declaration; 2] =
     [&options::CA_FILE.declaration, &options::CA_PEM.declaration];
 
-/// One mistake in the configuration. It holds no secret.
+/// A mistake in the configuration. Its text contains no secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
     /// The option (`--verify`) or variable (`STUNNEL_VERIFY`) at fault.
     pub name: String,
-    /// The problem and its solution: a predicate whose subject is the name.
+    /// The problem and its solution, as the rest of a sentence that begins with the name.
     pub problem: String,
 }
 
@@ -47,7 +47,7 @@ impl Found<'_> {
         ConfigError::new(&self.name, problem)
     }
 
-    /// Checks the value, except for a file that it names.
+    /// Checks the value, but does not read a file that the value names.
     ///
     /// # Errors
     /// If the value is invalid.
@@ -55,11 +55,11 @@ impl Found<'_> {
         self.parse(self.setting.check)
     }
 
-    /// Reads the value with a parser of its setting.
+    /// Parses the value.
     ///
     /// # Errors
-    /// If the value is invalid. The value of an option must not be empty, because it would silently
-    /// override the variable.
+    /// If the value is invalid. An option's value must not be empty, because an empty value would
+    /// silently override the variable.
     pub fn parse<T>(&self, parse: fn(&str) -> Result<T, &'static str>) -> Result<T, ConfigError> {
         if self.value.is_empty() && self.name.starts_with("--") {
             return Err(self.wrong(
@@ -75,17 +75,18 @@ impl Found<'_> {
     }
 }
 
-/// The command line and the environment, as sources for the settings of one URL or of all URLs.
+/// The command line and the environment, from which the settings for one URL or for all URLs are
+/// read.
 #[derive(Clone, Copy)]
 pub struct Sources<'a> {
     pub invocation: &'a Invocation,
     pub environment: &'a Environment,
-    /// The variable that holds the URL; `None`: settings for all URLs.
+    /// The variable with the URL whose settings are read; `None`: settings for all URLs.
     pub variable: Option<&'a str>,
 }
 
 impl<'a> Sources<'a> {
-    /// The same sources for the settings of the URL in `variable`.
+    /// Sources that read the settings for the URL in `variable`.
     pub fn for_url<'b>(self, variable: &'b str) -> Sources<'b>
     where
         'a: 'b,
@@ -100,14 +101,15 @@ impl<'a> Sources<'a> {
         read.unwrap_or_else(|| setting.default())
     }
 
-    /// The value that the user has set: for this URL, else by the option, else by a variable.
+    /// The value that the user has set. A value for this URL takes precedence over the option, and
+    /// the option over the variable.
     pub fn find(&self, setting: &'static Declaration) -> Option<Found<'a>> {
         let found = self.own(setting).or_else(|| self.option(setting));
         found.or_else(|| self.variables(setting).into_iter().next())
     }
 
-    /// The value for this URL alone. If the user sets one of the two CA settings for this URL, the
-    /// other one counts as empty, because both general CA settings are replaced.
+    /// The value for this URL alone. If the user sets only one of the two CA settings for this URL,
+    /// the value of the other CA setting is empty, because both general CA settings are replaced.
     pub fn own(&self, setting: &'static Declaration) -> Option<Found<'a>> {
         let variable = self.variable.filter(|_| setting.is_per_url)?;
         let of = |setting: &Declaration| lookup(self.environment, &setting.for_one(variable));
@@ -117,13 +119,12 @@ impl<'a> Sources<'a> {
         Some(Found { name: setting.for_one(variable), value, setting })
     }
 
-    /// The value of the option.
     pub fn option(&self, setting: &'static Declaration) -> Option<Found<'a>> {
         let value = self.invocation.option(setting)?;
         Some(Found { name: format!("--{}", setting.option?), value, setting })
     }
 
-    /// The values of the setting's variable and of the variable's old name, if they are set.
+    /// The values of the setting's variable and of the same variable under its old name.
     pub fn variables(&self, setting: &'static Declaration) -> Vec<Found<'a>> {
         let names = [Some(setting.variable), setting.old_variable].into_iter().flatten();
         let found = |name: &str| {
@@ -132,7 +133,7 @@ impl<'a> Sources<'a> {
         names.filter_map(found).collect()
     }
 
-    /// The options and variables in which the user has set settings.
+    /// The names of all options and variables whose values [`Sources::find`] returns.
     pub fn names(&self) -> SettingNames {
         let set = options::ALL.iter().filter_map(|setting| self.find(setting));
         SettingNames {

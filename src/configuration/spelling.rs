@@ -15,9 +15,9 @@ use crate::names;
 
 /// The largest edit distance between a misspelt name and the setting's name.
 const MOST_EDITS: usize = 2;
-/// The prefix of the settings for all URLs.
+/// The beginning of the variables that apply to all URLs.
 const PREFIX: &str = "STUNNEL_";
-/// The text between `<VAR>` and the setting in a name such as `<VAR>_STUNNEL_POOL`.
+/// The text that separates `<VAR>` and the setting in a name such as `<VAR>_STUNNEL_POOL`.
 const INFIX: &str = "_STUNNEL_";
 
 /// Reports misspelt settings, and adds settings without an effect to `unused`.
@@ -50,7 +50,6 @@ fn looks_like_setting(name: &str) -> bool {
     name.starts_with(PREFIX) || name.contains(INFIX) || is_close(name, names::URLS)
 }
 
-/// True if `name` is a current or retired setting for all URLs.
 fn is_general(name: &str) -> bool {
     let is_name_of = |setting: &&Declaration| {
         setting.variable == name || setting.old_variable.is_some_and(|old| old == name)
@@ -58,14 +57,15 @@ fn is_general(name: &str) -> bool {
     options::ALL.iter().any(is_name_of) || name == options::RETIRED_VARIABLE
 }
 
-/// `<VAR>`, if `name` is a setting for the URL in `<VAR>` alone, such as `<VAR>_STUNNEL_VERIFY`.
+/// Returns `<VAR>` if `name` is a setting for one URL, such as `<VAR>_STUNNEL_VERIFY`.
 fn owner(name: &str) -> Option<&str> {
     let owner = |setting: &Declaration| name.strip_suffix(setting.variable)?.strip_suffix('_');
     options::for_one_url().find_map(owner).filter(|owner| !owner.is_empty())
 }
 
-/// The name of the closest unset setting for which `value` would be valid. If an old name is the
-/// closest, the current name of the same setting.
+/// The setting that the user probably means by `name`: the setting with the most similar name that
+/// is not set itself, and for which `value` would be valid. If an old name is the most similar,
+/// returns the current name of that setting.
 fn intended(name: &str, value: &OsStr, sources: Sources<'_>) -> Option<String> {
     let unset = options::ALL.iter().filter(|setting| sources.find(setting).is_none());
     let general = unset.flat_map(|setting| {
@@ -89,7 +89,7 @@ fn is_close(name: &str, setting: &str) -> bool {
     name.len().abs_diff(setting.len()) <= MOST_EDITS && osa_distance(name, setting) <= MOST_EDITS
 }
 
-/// True if `value` would be valid for `setting`, including the file that it names.
+/// True if `value` would be valid for `setting`. If `value` names a file, reads the file, too.
 fn is_valid(setting: &'static Declaration, value: &OsStr) -> bool {
     let found = Found { name: String::new(), value, setting };
     found.check().is_ok() && (!setting.is_pem || trust::read_pem(&found).is_ok())
@@ -100,7 +100,7 @@ mod tests {
     use super::super::tests::{environment, read};
     use super::*;
 
-    /// The settings without an effect among `pairs`, or the errors about misspelt settings.
+    /// The variables among `pairs` that have no effect, or the errors about misspelt settings.
     fn unused(options: &[&str], pairs: &[(&str, &str)]) -> Result<Unused, Vec<String>> {
         read(options, &environment(pairs)).map(|configuration| configuration.unused)
     }
@@ -130,18 +130,18 @@ mod tests {
     #[test]
     fn unknown_name_without_a_similar_setting_is_no_error() {
         for (options, pairs) in [
-            // Not within two edits.
+            // More than two edits separate the name from a setting.
             (&[][..], &[("STUNNEL_VRFY_IT", "full")][..]),
-            // Not a value of the setting.
+            // The value would be invalid for the similar setting.
             (&[], &[("STUNNEL_PORT", "tcp://10.0.0.1:6379")]),
             (&[], &[("STUNNEL_PINS", "hunter2")]),
             (&[], &[("STUNNEL_CAFILE", "/no/such")]),
             (&[], &[("REDIS_STUNNEL_URL", "redis://h")]),
-            // The intended setting is set.
+            // The similar setting is set, too.
             (&[], &[("STUNNEL_VERFIY", "full"), ("STUNNEL_VERIFY", "ca")]),
             (&[], &[("STUNNEL_LOGLEVL", "info"), ("STUNNEL_LOGLEVEL", "debug")]),
             (&["--verify", "ca"], &[("STUNNEL_VERFIY", "full")]),
-            // A setting for all URLs only.
+            // This setting exists only for all URLs.
             (&[], &[("REDIS_URL_STUNNEL_LISTEN_PORT", "1")]),
         ] {
             let unused = unused(options, pairs).unwrap();

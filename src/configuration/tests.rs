@@ -11,12 +11,11 @@ use crate::redis_url::Local;
 use crate::supervisor::ForwardSignals;
 use crate::tls::{Trust, Verify};
 
-/// An environment of `pairs`.
 pub fn environment(pairs: &[(&str, &str)]) -> Environment {
     pairs.iter().map(|(name, value)| (name.into(), value.into())).collect()
 }
 
-/// Reads `options` and an environment, on a system that has CA certificates.
+/// Reads a configuration. The system counts as having CA certificates.
 pub fn read(options: &[&str], environment: &Environment) -> Result<Configuration, Vec<String>> {
     let words = ["start-stunnel"].iter().chain(options).chain(&["true"]);
     let invocation =
@@ -25,17 +24,16 @@ pub fn read(options: &[&str], environment: &Environment) -> Result<Configuration
     read.map_err(|mistakes| mistakes.iter().map(ConfigError::to_string).collect())
 }
 
-/// The plan for an environment of `pairs`.
 pub fn plan(options: &[&str], pairs: &[(&str, &str)]) -> Result<Plan, Vec<String>> {
     read(options, &environment(pairs)).map(|configuration| configuration.plan)
 }
 
-/// Local ports.
 pub fn ports(ports: impl IntoIterator<Item = u16>) -> Vec<Local> {
     ports.into_iter().map(Local::Port).collect()
 }
 
-/// The configuration with one URL in `CACHE_URL`, and the trust settings of that URL.
+/// Reads `options` and `pairs`, with a Redis URL in `CACHE_URL`. Returns the configuration, and the
+/// trust settings for that URL.
 fn settings(
     options: &[&str],
     pairs: &[(&str, &str)],

@@ -1,5 +1,5 @@
-//! Reads the trust settings, with the CA bundles, client certificates and keys that they hold or
-//! name.
+//! Reads the trust settings of a URL, including CA bundles, client certificates and keys. A setting
+//! contains PEM text, or the path of a PEM file.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -18,23 +18,23 @@ use crate::tls::roots::RootsProblem;
 use crate::tls::{Trust, Verify};
 use crate::tunnel::SettingNames;
 
-/// The most bytes of a PEM file: many times the size of a bundle with all public CAs.
+/// The maximum size of a PEM file in bytes: many times the size of a bundle with all public CAs.
 const LONGEST_PEM: u64 = 16 << 20;
 
-/// The settings for a client certificate and its key.
 const CLIENT_SETTINGS: [&Declaration; 2] =
     [&options::CLIENT_CERT.declaration, &options::CLIENT_KEY.declaration];
 
 impl Reader<'_> {
-    /// Reads the CAs, the client certificate and the key for all URLs. Each file is read only once,
-    /// because it may be a pipe. Reports every mistake, even if no URL uses the file.
+    /// Reads the CAs, the client certificate and the key that apply to all URLs. Each file is read
+    /// only once, because a pipe can be read only once. Reports mistakes even if no URL uses the
+    /// file.
     pub fn read_general_pem(&mut self) {
         self.general_ca = self.authorities(self.sources);
         self.general_identity = self.identity(self.sources);
     }
 
-    /// The trust settings for the server of the URL in `sources.variable`. `names` are the names of
-    /// these settings, and `in_url` are the TLS parameters in the URL's query.
+    /// The trust settings for the URL in `sources.variable`. `names` are the names of the URL's
+    /// settings. `in_url` are the TLS parameters in the URL's query.
     pub fn trust(
         &mut self,
         sources: Sources<'_>,
@@ -70,8 +70,8 @@ impl Reader<'_> {
         }
     }
 
-    /// The CAs for one URL. Settings for this URL replace the general settings. Any setting
-    /// replaces the CA file in the URL's query.
+    /// The CAs for one URL. CA settings for this URL replace the general CA settings, and both
+    /// replace the CA file in the URL's query.
     fn authorities_for(
         &mut self,
         sources: Sources<'_>,
@@ -89,7 +89,7 @@ impl Reader<'_> {
         }
     }
 
-    /// The certificates of all CA bundles; `None` if there is no bundle.
+    /// The certificates of all configured CA bundles; `None` if no bundle is configured.
     fn authorities(&mut self, sources: Sources<'_>) -> Option<Vec<X509>> {
         let bundles: Vec<_> = CA_SETTINGS.iter().filter_map(|ca| find(sources, ca)).collect();
         let all = bundles.iter().filter_map(|found| self.check(certificates(found))).flatten();
@@ -97,7 +97,7 @@ impl Reader<'_> {
         (!bundles.is_empty()).then_some(all)
     }
 
-    /// The client certificate with its key; `None` if they are unset or wrong.
+    /// The client certificate with its key; `None` if the settings are unset or wrong.
     fn identity(&mut self, sources: Sources<'_>) -> Option<ClientIdentity> {
         let found = CLIENT_SETTINGS.map(|setting| find(sources, setting));
         let pem = found.each_ref().map(|found| self.check(read_pem(found.as_ref()?)));
@@ -116,7 +116,7 @@ impl Reader<'_> {
     }
 }
 
-/// The value of a setting that holds PEM or names a file; `None` if the value is unset or empty.
+/// The value of a setting; `None` if the value is unset or empty.
 fn find<'a>(sources: Sources<'a>, setting: &'static Declaration) -> Option<Found<'a>> {
     sources.find(setting).filter(|found| !found.value.is_empty())
 }
@@ -132,7 +132,7 @@ fn incomplete(given: &Found<'_>, absent: &Declaration) -> ConfigError {
     ConfigError::new(absent.variable, problem)
 }
 
-/// `verify` needs the system's roots, but none are usable.
+/// The error if `verify` needs the system's root certificates, but they are not usable.
 fn no_roots(setting: &str, verify: Verify, problem: RootsProblem) -> ConfigError {
     match problem {
         RootsProblem::Unreadable { variable, problem } => ConfigError::new(variable, problem),
@@ -149,10 +149,10 @@ fn no_roots(setting: &str, verify: Verify, problem: RootsProblem) -> ConfigError
     }
 }
 
-/// Reads PEM from a setting's value: the text itself, or the path of a file.
+/// Reads the PEM text in a setting, or in the file that the setting names.
 ///
 /// # Errors
-/// If the value is neither.
+/// If the value is no PEM text and names no readable file.
 pub fn read_pem(found: &Found<'_>) -> Result<String, ConfigError> {
     if let Some(text) = found.value.to_str().filter(|text| pem::is_pem(text)) {
         return Ok(pem::with_line_ends(text));
@@ -179,9 +179,9 @@ pub fn read_pem(found: &Found<'_>) -> Result<String, ConfigError> {
     )))
 }
 
-/// A path in an error. Users sometimes paste a key instead of a path, without its BEGIN and END
-/// lines. So if the setting is for a key (`may_be_key`), only a value that is certainly a path is
-/// shown.
+/// Shows a path in an error. Users sometimes paste a key without its BEGIN and END lines where a
+/// path is expected. So if the setting is for a key (`may_be_key`), the error shows the value only
+/// if it begins like a path.
 fn path_shown(path: &str, may_be_key: bool) -> String {
     match may_be_key && !path.starts_with(['/', '~', '.']) {
         true => hidden(path),

@@ -1,5 +1,5 @@
-//! Parsers for the values of settings. The error of each parser lists the accepted forms. The list
-//! follows "expected" in a message, and never contains the user's text.
+//! Parsers for the values of settings. The error of each parser lists the accepted forms, for a
+//! message such as "is 'x'; expected LIST". The list never contains the user's text.
 
 use std::num::NonZeroUsize;
 use std::time::Duration;
@@ -22,12 +22,11 @@ pub enum Rediss {
     Passthrough,
 }
 
-/// Any text.
 pub fn text(text: &str) -> Result<String, &'static str> {
     Ok(text.to_owned())
 }
 
-/// `None` if the text is empty, which means unset.
+/// Parses text that is not empty. Empty text means that the setting is unset.
 fn optional<T>(
     text: &str,
     parse: impl FnOnce(&str) -> Result<T, &'static str>,
@@ -35,7 +34,7 @@ fn optional<T>(
     if text.is_empty() { Ok(None) } else { parse(text).map(Some) }
 }
 
-/// One of `words`, in any case.
+/// Finds the value of a word. Upper case and lower case are equal.
 fn one_of<T: Copy>(
     text: &str,
     words: &[(&str, T)],
@@ -141,7 +140,7 @@ pub fn status_address(text: &str) -> Result<Option<StatusAddress>, &'static str>
     optional(text, |text| StatusAddress::parse(text).ok_or(EXPECTED))
 }
 
-/// Off, or at least a second, so that the log stays readable.
+/// Parses 0 or a time of at least one second. Shorter times would fill the log.
 pub fn interval(text: &str) -> Result<Option<Duration>, &'static str> {
     const EXPECTED: &str = "a time of at least 1s, such as 60s, or 0 to log no metrics";
     let interval = duration_or_never(text).map_err(|_| EXPECTED)?;
@@ -175,7 +174,7 @@ pub fn positive_duration(text: &str) -> Result<Duration, &'static str> {
         .ok_or("a time of more than zero, such as 500ms, 10s, 5m, 24h, or a bare number of seconds")
 }
 
-/// True if `--urls` accepts `name`.
+/// True if `--urls` accepts `name` as the name of a variable.
 pub fn is_variable_name(name: &str) -> bool {
     name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }

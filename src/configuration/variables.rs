@@ -1,4 +1,5 @@
-//! Finds the variables with Redis URLs, and plans for each: a tunnel, no change, or a mistake.
+//! Finds the variables that hold Redis URLs, and decides for each variable whether it gets a
+//! tunnel.
 
 use std::ffi::{OsStr, OsString};
 use std::net::Ipv4Addr;
@@ -15,13 +16,14 @@ use crate::redis_url::{Problem, RedisUrl, Scheme, UNIX};
 use crate::secret::{MASK, Secret};
 use crate::tunnel::{Route, SettingNames, Upstream};
 
-/// The variable that is discovered first.
+/// The variable whose tunnel is the first by default.
 const REDIS_URL: &str = "REDIS_URL";
-/// The hosts of Heroku's PrivateLink endpoints, which speak TLS on the port of the URL:
+/// The domain of Heroku's PrivateLink endpoints, which speak TLS on the URL's own port:
 /// <https://devcenter.heroku.com/articles/heroku-redis-via-privatelink>.
 const PRIVATELINK_DOMAIN: &str = ".vpce.amazonaws.com";
 
-/// The plan for all Redis variables: those that the user lists, or else the discovered ones.
+/// Plans the tunnels for the variables that the user lists, or else for the variables in
+/// [`options::DISCOVERED`].
 pub fn plan(reader: &mut Reader<'_>) -> Plan {
     let mut plan = Plan::default();
     let list = reader.sources.find(&options::URLS.declaration);
@@ -35,8 +37,8 @@ pub fn plan(reader: &mut Reader<'_>) -> Plan {
     plan
 }
 
-/// Adds one variable to the plan, or reports a mistake. `list`: the option or variable that lists
-/// this variable, if the user has listed variables.
+/// Adds one variable to the plan, or reports a mistake. `list` is the option or variable with the
+/// user's list, if the user has listed this variable.
 fn add(plan: &mut Plan, name: String, list: Option<&str>, reader: &mut Reader<'_>) {
     let environment = reader.sources.environment;
     if is_tunnelled_socket(&name, environment) {
@@ -62,7 +64,7 @@ fn add(plan: &mut Plan, name: String, list: Option<&str>, reader: &mut Reader<'_
     plan.tunnelled.push(Tunnelled { variable, value: Secret::new(value), route, url });
 }
 
-/// The route for the URL in variable `name`; `None` if there is a mistake.
+/// The route for the URL in variable `name`; `None` after a mistake.
 fn route(name: &str, url: &RedisUrl, reader: &mut Reader<'_>) -> Option<Route> {
     let sources = reader.sources.for_url(name);
     let in_url = url.tls_parameters().map_err(|problem| ConfigError::new(name, problem));
@@ -82,7 +84,7 @@ fn route(name: &str, url: &RedisUrl, reader: &mut Reader<'_>) -> Option<Route> {
     })
 }
 
-/// The names of all variables with a Redis URL that are not in the plan.
+/// The variables that hold a Redis URL and are not in the plan.
 pub fn others(plan: &Plan, environment: &Environment) -> Vec<String> {
     let is_url = |value: &OsString| value.to_str().and_then(Scheme::of).is_some();
     environment
@@ -95,7 +97,7 @@ pub fn others(plan: &Plan, environment: &Environment) -> Vec<String> {
         .collect()
 }
 
-/// The variables that may hold a Redis URL if the user lists none.
+/// The variables in which the launcher looks for Redis URLs if the user lists no variables.
 fn discovered(environment: &Environment) -> Vec<String> {
     let discovered = environment
         .keys()
@@ -106,18 +108,18 @@ fn discovered(environment: &Environment) -> Vec<String> {
     std::iter::once(REDIS_URL).chain(discovered).map(str::to_owned).collect()
 }
 
-/// True if `value` equals the copy in `<name>_STUNNEL`. An outer launcher sets both variables to
-/// the same value.
+/// True if the variable `<name>_STUNNEL` has the same `value`, because an outer launcher has set
+/// both variables.
 fn equals_its_copy(name: &str, value: &OsStr, environment: &Environment) -> bool {
     lookup(environment, &format!("{name}{COPY_SUFFIX}")) == Some(value)
 }
 
-/// True if `url` leads to 127.0.0.1 without TLS. Launchers listen on 127.0.0.1.
+/// True if `url` leads to 127.0.0.1 without TLS, as the URL of an outer launcher's tunnel does.
 fn leads_to_a_tunnel(url: &RedisUrl) -> bool {
     !url.is_tls() && matches!(url.host(), Host::Ipv4(Ipv4Addr::LOCALHOST))
 }
 
-/// True if `name` is a copy that a launcher made, or a setting.
+/// True if `name` belongs to start-stunnel: a setting, or a copy of a local URL.
 fn is_ours(name: &str) -> bool {
     name.ends_with(COPY_SUFFIX) || name.contains("_STUNNEL_")
 }
@@ -136,8 +138,8 @@ fn is_endpoint(name: &str) -> bool {
     name.strip_prefix("REDIS_ENDPOINT_").is_some_and(|rest| rest.ends_with("_URL"))
 }
 
-/// The URL in variable `name`, as written and parsed. `None`: the variable holds no URL, and does
-/// not have to.
+/// The URL in variable `name`, as text and parsed. `None`: the variable holds no Redis URL, and
+/// need not hold one.
 fn url_in(
     name: &str,
     list: Option<&str>,
@@ -206,7 +208,7 @@ mod tests {
     use super::super::tests::{environment, plan, read};
     use super::*;
 
-    /// `NAME=upstream` for each tunnelled variable, in order.
+    /// `NAME=upstream` for each variable that gets a tunnel.
     fn upstreams(plan: &Plan) -> Vec<String> {
         let upstream = |tunnelled: &Tunnelled| {
             format!("{}={}", tunnelled.variable, plan.routes[tunnelled.route].upstream)
@@ -214,7 +216,7 @@ mod tests {
         plan.tunnelled.iter().map(upstream).collect()
     }
 
-    /// Variables, and the server to which the tunnel leads.
+    /// Environment variables, and the server to which their tunnel leads.
     const UPSTREAMS: &[(&[(&str, &str)], &str)] = &[
         (&[("REDIS_URL", "redis://h:6379")], "h:6380"),
         (&[("REDIS_URL", "valkey://h:6379")], "h:6380"),

@@ -1,7 +1,7 @@
-//! A Redis URL: parsed, masked, and turned into its local form.
+//! Parses a Redis URL, shows it with masked passwords, and builds the URL of its tunnel.
 //!
 //! User, password, path and query stay as written, including percent-encoding. Only the host and
-//! the port are interpreted: the tunnel needs them.
+//! the port are decoded, because the tunnel needs them.
 
 mod problem;
 mod query;
@@ -23,13 +23,13 @@ pub use text::UrlText;
 /// The default port, <https://www.iana.org/assignments/uri-schemes/prov/redis>.
 pub const DEFAULT_PORT: u16 = 6379;
 
-/// The most characters of a host name, with its final dot (RFC 1035 section 3.1).
+/// The maximum length of a host name, with its final dot (RFC 1035 section 3.1).
 const LONGEST_NAME: usize = 254;
 
 /// The scheme of a URL that leads to a Unix socket, as in redis-py, go-redis and ioredis:
 /// <https://redis.readthedocs.io/en/stable/connections.html>.
 pub const UNIX: &str = "unix";
-/// The parameter with the number of the database in such a URL.
+/// The query parameter with the number of the database, in the URL of a Unix socket.
 const DATABASE: &str = "db";
 /// Characters that must be percent-encoded in a path (RFC 3986 section 3.3).
 const IN_PATH: &AsciiSet = &CONTROLS
@@ -47,9 +47,8 @@ const IN_PATH: &AsciiSet = &CONTROLS
 /// The local address of a tunnel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Local {
-    /// A port of 127.0.0.1.
+    /// A port on 127.0.0.1.
     Port(u16),
-    /// A Unix socket.
     Socket(PathBuf),
 }
 
@@ -62,7 +61,7 @@ impl fmt::Display for Local {
     }
 }
 
-/// A scheme that means Redis.
+/// The scheme of a Redis URL, such as `rediss`.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Scheme {
     word: &'static str,
@@ -78,7 +77,8 @@ const SCHEMES: [Scheme; 4] = [
 ];
 
 impl Scheme {
-    /// The scheme of `value`, in any case, after any white space; `None`: `value` is no Redis URL.
+    /// The scheme at the start of `value`; `None`: `value` is no Redis URL. Ignores upper and lower
+    /// case, and white space before the scheme.
     pub fn of(value: &str) -> Option<Scheme> {
         let (word, _) = value.trim_start().split_once(':')?;
         SCHEMES.into_iter().find(|scheme| scheme.word.eq_ignore_ascii_case(word))
@@ -126,8 +126,8 @@ impl RedisUrl {
             Some((userinfo, rest)) => (Some(Secret::new(userinfo)), rest),
             None => (None, authority),
         };
-        // If the password is not percent-encoded, the parts of the URL are not what they seem. The
-        // next checks find that.
+        // In a password that is not percent-encoded, characters such as / end the authority too
+        // early. The next checks detect such URLs.
         let lists_hosts = userinfo.as_ref().is_some_and(|userinfo| {
             let (_, behind) = split_off(userinfo.expose(), '@');
             behind.is_some_and(|behind| behind.contains([',', ';']))
@@ -160,7 +160,7 @@ impl RedisUrl {
         })
     }
 
-    /// True if the URL itself asks for TLS.
+    /// True if the scheme is `rediss` or `valkeys`.
     pub fn is_tls(&self) -> bool {
         self.scheme.word != self.scheme.plaintext
     }
@@ -173,8 +173,8 @@ impl RedisUrl {
         self.port
     }
 
-    /// The URL for a client of the tunnel at `local`: as written, but with the tunnel's address,
-    /// without TLS, and without TLS parameters.
+    /// The URL for clients of the tunnel at `local`: this URL with the tunnel's address, a scheme
+    /// without TLS, and no TLS parameters.
     pub fn local(&self, local: &Local) -> UrlText {
         let query = self.query.as_ref().and_then(|query| without_tls_parameters(query.expose()));
         match local {
@@ -189,8 +189,8 @@ impl RedisUrl {
         }
     }
 
-    /// `query` with the database from the path. In a URL whose path leads to a socket, clients look
-    /// for the database in the query.
+    /// Adds the database in the URL's path to `query`. The path of the local URL is the socket's
+    /// path, so clients look for the database in the query.
     fn with_database(&self, query: Option<String>) -> Option<String> {
         let given = query.as_deref().unwrap_or_default();
         let is_named = given.split('&').any(|part| key_of(part) == DATABASE);
@@ -207,14 +207,14 @@ impl RedisUrl {
         UrlText::new(scheme, userinfo, place, query, fragment)
     }
 
-    /// The number of the database in the path, in digits.
+    /// The number of the database in the URL's path, as text.
     pub fn database(&self) -> Option<&str> {
         let database = self.path.trim_matches('/');
         let is_number = !database.is_empty() && database.bytes().all(|byte| byte.is_ascii_digit());
         is_number.then_some(database)
     }
 
-    /// User and password; `None` without a password.
+    /// User and password; `None` if the URL has no password.
     pub fn credentials(&self) -> Option<Credentials> {
         let (user, password) = self.userinfo.as_ref()?.expose().split_once(':')?;
         let decoded = |text: &str| Secret::new(percent_decode_str(text).decode_utf8_lossy());
@@ -246,8 +246,8 @@ impl fmt::Debug for RedisUrl {
     }
 }
 
-/// Parses a host: an IP address, or a name of letters, digits, `-`, `.` (RFC 1123 section 2.1) and
-/// `_` (common in Docker). The `url` crate alone would accept more, such as `,` and `;`.
+/// Parses an IP address, or a host name of letters, digits, `-`, `.` (RFC 1123 section 2.1) and `_`
+/// (common in Docker). The `url` crate accepts more characters in names, such as `,` and `;`.
 pub fn parse_host(text: &str) -> Option<Host<String>> {
     let host = Host::parse(text).ok()?;
     let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);

@@ -171,7 +171,8 @@ fn query_may_ask_for_verification() {
     }
 }
 
-/// The parts that must stay as written: userinfo, and everything after the authority.
+/// The parts of a URL that must stay as written: user and password, and the text from the path to
+/// the end.
 fn around_host(url: &str) -> (Option<&str>, &str) {
     let rest = url.split_once("://").unwrap().1;
     let (authority, tail) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));

@@ -13,7 +13,7 @@ pub struct UrlText {
 }
 
 impl UrlText {
-    /// `place`: host, port and path, or the path of a socket.
+    /// Builds the text. `place` is host, port and path, or the path of a socket.
     pub(super) fn new(
         scheme: &str,
         userinfo: Option<&str>,
@@ -51,8 +51,8 @@ fn mask_userinfo(userinfo: &str) -> String {
     }
 }
 
-/// Masks all values except those of harmless parameters: some clients accept passwords in the
-/// query.
+/// Masks the values of all parameters that are not known to be harmless, because some clients
+/// accept passwords in the query.
 fn mask_query(query: &str) -> String {
     const HARMLESS: [&str; 8] = [
         "db",
