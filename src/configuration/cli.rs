@@ -172,7 +172,7 @@ fn pem_value() -> impl TypedValueParser<Value = OsString> {
     OsStringValueParser::new().try_map(|value| {
         let bytes = value.as_bytes();
         match bytes.starts_with(b"-") && !bytes.starts_with(b"-----BEGIN ") {
-            true => Err("an option is in the place of the value"),
+            true => Err("the value is missing, and the next word is an option"),
             false => Ok(value),
         }
     })
@@ -242,7 +242,8 @@ fn without_secrets(mut error: clap::Error) -> clap::Error {
     if let Some(ContextValue::String(value)) = error.get(ContextKind::InvalidValue)
         && !value.is_empty()
     {
-        let value = shown(value);
+        // clap puts quotes around the text.
+        let value = shown(value).trim_matches('\'').to_owned();
         error.insert(ContextKind::InvalidValue, ContextValue::String(value));
     }
     // Without a space, `--pin $REDIS_URL` becomes an unknown option that contains the URL.

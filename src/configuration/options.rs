@@ -348,7 +348,7 @@ settings! {
         old_variable: Some("STUNNEL_LOGLEVEL"),
         default: "notice",
         value_name: "LEVEL",
-        help: "Least severe lines to log: emerg alert crit err warning notice info debug (syslog's \
+        help: "Lowest severity to log: emerg alert crit err warning notice info debug (syslog's \
                names), or 0 to 7 as in stunnel",
         is_common: true,
     }

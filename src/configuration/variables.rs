@@ -1,7 +1,7 @@
 //! Finds the variables that hold Redis URLs, and decides for each variable whether it gets a
 //! tunnel.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::net::Ipv4Addr;
 
 use url::Host;
@@ -28,6 +28,7 @@ pub fn plan(reader: &mut Reader<'_>) -> Plan {
     let mut plan = Plan::default();
     let list = reader.sources.find(&options::URLS.declaration);
     let listed = list.as_ref().map(|list| list.parse(options::URLS.parse)).transpose();
+    // A mistake in the list has been reported already.
     let Ok(listed) = listed else { return plan };
     let list = list.map(|list| list.name);
     let names = listed.flatten().unwrap_or_else(|| discovered(reader.sources.environment));
@@ -41,13 +42,10 @@ pub fn plan(reader: &mut Reader<'_>) -> Plan {
 /// user's list, if the user has listed this variable.
 fn add(plan: &mut Plan, name: String, list: Option<&str>, reader: &mut Reader<'_>) {
     let environment = reader.sources.environment;
-    if is_tunnelled_socket(&name, environment) {
-        return plan.untouched.push((name, format!("{UNIX}://{MASK}")));
+    if let Some(shown) = outer_tunnel(&name, environment) {
+        return plan.untouched.push((name, shown));
     }
     let Some(Some((value, url))) = reader.check(url_in(&name, list, environment)) else { return };
-    if equals_its_copy(&name, OsStr::new(&value), environment) && leads_to_a_tunnel(&url) {
-        return plan.untouched.push((name, url.to_string()));
-    }
     let sources = reader.sources.for_url(&name);
     for own in options::for_one_url().filter_map(|setting| sources.own(setting)) {
         reader.check(own.check());
@@ -108,29 +106,23 @@ fn discovered(environment: &Environment) -> Vec<String> {
     std::iter::once(REDIS_URL).chain(discovered).map(str::to_owned).collect()
 }
 
-/// True if the variable `<name>_STUNNEL` has the same `value`, because an outer launcher has set
-/// both variables.
-fn equals_its_copy(name: &str, value: &OsStr, environment: &Environment) -> bool {
-    lookup(environment, &format!("{name}{COPY_SUFFIX}")) == Some(value)
-}
-
-/// True if `url` leads to 127.0.0.1 without TLS, as the URL of an outer launcher's tunnel does.
-fn leads_to_a_tunnel(url: &RedisUrl) -> bool {
-    !url.is_tls() && matches!(url.host(), Host::Ipv4(Ipv4Addr::LOCALHOST))
-}
-
 /// True if `name` belongs to start-stunnel: a setting, or a copy of a local URL.
 fn is_ours(name: &str) -> bool {
     name.ends_with(COPY_SUFFIX) || name.contains("_STUNNEL_")
 }
 
-/// True if variable `name` leads to an outer launcher's Unix socket.
-fn is_tunnelled_socket(name: &str, environment: &Environment) -> bool {
-    let value = lookup(environment, name).and_then(OsStr::to_str);
-    value.is_some_and(|value| {
-        value.starts_with(&format!("{UNIX}://"))
-            && equals_its_copy(name, OsStr::new(value), environment)
-    })
+/// The value of variable `name`, secrets masked, if the value leads to another launcher's tunnel.
+/// That launcher has set the variable `<name>_STUNNEL` to the same value.
+fn outer_tunnel(name: &str, environment: &Environment) -> Option<String> {
+    let value = lookup(environment, name)?;
+    let copy = lookup(environment, &format!("{name}{COPY_SUFFIX}"))?;
+    let value = value.to_str().filter(|_| value == copy)?;
+    if value.starts_with(&format!("{UNIX}://")) {
+        return Some(format!("{UNIX}://{MASK}"));
+    }
+    let url = RedisUrl::parse(value).ok()?;
+    let is_local = matches!(url.host(), Host::Ipv4(Ipv4Addr::LOCALHOST));
+    (is_local && !url.is_tls()).then(|| url.to_string())
 }
 
 /// True if `name` is a variable of Heroku's PrivateLink add-on.
