@@ -118,36 +118,36 @@ fn why_not_executed(cause: &Cause) -> Option<String> {
     })
 }
 
-/// The message about variables whose names look like settings, but are no settings.
-pub const UNKNOWN: &str = "unknown settings, ignored; see start-stunnel --help";
-
-/// The message about the retired option and variable.
-pub const RETIRED: &str = "this setting is retired and ignored: start-stunnel no longer opens \
-                           connections in advance. Remove the setting";
-
 /// Logs the variables and options that have no effect, with the reasons.
 pub fn unused(plan: &Plan, unused: &Unused) {
-    if !unused.retired.is_empty() {
-        warning!(at = "retired-setting", vars = unused.retired.join(" "), msg = RETIRED);
+    let [other_urls, unknown, without_url, retired] = reasons(plan, unused);
+    if let Some((vars, msg)) = retired {
+        warning!(at = "retired-setting", vars, msg);
     }
-    if !unused.unknown.is_empty() {
-        warning!(at = "unknown-setting", vars = unused.unknown.join(" "), msg = UNKNOWN);
+    for (vars, msg) in [unknown, without_url].into_iter().flatten() {
+        warning!(at = "unknown-setting", vars, msg);
     }
-    if !unused.without_url.is_empty() {
-        warning!(
-            at = "unknown-setting",
-            vars = unused.without_url.join(" "),
-            msg = why_without_effect(plan),
-        );
-    }
-    if !unused.other_urls.is_empty() {
-        let msg = how_to_include(plan, &unused.other_urls);
-        notice!(at = "not-tunnelled", vars = unused.other_urls.join(" "), msg);
+    if let Some((vars, msg)) = other_urls {
+        notice!(at = "not-tunnelled", vars, msg);
     }
 }
 
+/// The lists in `unused`, in the order of the fields. Each list has the reason why its variables or
+/// options have no effect. `None`: the list is empty.
+pub fn reasons(plan: &Plan, unused: &Unused) -> [Option<(String, String)>; 4] {
+    let retired = "this setting is retired and ignored: start-stunnel no longer opens connections \
+                   in advance. Remove the setting";
+    let all = [
+        (&unused.other_urls, how_to_include(plan, &unused.other_urls)),
+        (&unused.unknown, "unknown settings, ignored; see start-stunnel --help".to_owned()),
+        (&unused.without_url, why_without_effect(plan)),
+        (&unused.retired, retired.to_owned()),
+    ];
+    all.map(|(names, reason)| (!names.is_empty()).then(|| (names.join(" "), reason)))
+}
+
 /// The message about settings for a single variable that has no tunnel.
-pub fn why_without_effect(plan: &Plan) -> String {
+fn why_without_effect(plan: &Plan) -> String {
     let tunnelled: Vec<_> =
         plan.tunnelled.iter().map(|tunnelled| tunnelled.variable.as_str()).collect();
     let tunnels = match tunnelled.is_empty() {
@@ -161,7 +161,7 @@ pub fn why_without_effect(plan: &Plan) -> String {
 }
 
 /// The message about variables whose Redis URLs get no tunnel, because the user does not list them.
-pub fn how_to_include(plan: &Plan, others: &[String]) -> String {
+fn how_to_include(plan: &Plan, others: &[String]) -> String {
     let names = plan.variables().chain(others.iter().map(String::as_str));
     let all: Vec<_> = names.filter(|name| is_variable_name(name)).collect();
     format!(

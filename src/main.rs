@@ -88,9 +88,9 @@ fn become_command(command: Vec<OsString>) -> Work {
 /// Performs the steps that must run before the process has a second thread. Returns the rest of the
 /// task and the log settings; or, after a mistake of the user, the work that logs the mistake.
 fn prepare(invocation: Invocation, environment: &Environment) -> Result<(Work, LogSettings), Work> {
-    let configuration = configuration::read(&invocation, environment).map_err(refuse)?;
     // Copy the environment for COMMAND before keep_from_native_tls changes a variable.
-    let environment = CommandEnvironment::of_launcher();
+    let command_environment = CommandEnvironment::of_launcher();
+    let configuration = configuration::read(&invocation, environment).map_err(refuse)?;
     let Configuration { settings, plan, unused } = configuration;
     let log = settings.log;
     tls::roots::keep_from_native_tls();
@@ -109,7 +109,7 @@ fn prepare(invocation: Invocation, environment: &Environment) -> Result<(Work, L
         };
         return Ok((Box::new(print), log));
     }
-    let command = invocation.command;
+    let (command, environment) = (invocation.command, command_environment);
     let launch = Launch { command, environment, settings, plan, unused, bound };
     Ok((Box::new(move || launch.run(inherited)), log))
 }

@@ -21,7 +21,7 @@ use report::Report;
 /// If the runtime cannot start, or stdout cannot be written.
 pub fn run(plan: Plan, settings: &Settings, unused: &Unused) -> anyhow::Result<u8> {
     let found_urls = plan.found_urls();
-    let mut notes = notes(&plan, unused);
+    let mut notes: Vec<_> = announce::reasons(&plan, unused).into_iter().flatten().collect();
     let untouched = plan.untouched().collect::<Vec<_>>().join(" ");
     if settings.log.format == LogFormat::Json {
         // stdout gets one object per tunnel only.
@@ -72,18 +72,6 @@ fn print_tables(reports: &[Report], untouched: &str, notes: &[(String, String)])
         write!(stdout, "\n{}", render::note(names, text))?;
     }
     stdout.flush()
-}
-
-/// The variables and options that have no effect, each with the reason.
-fn notes(plan: &Plan, unused: &Unused) -> Vec<(String, String)> {
-    let notes = [
-        (&unused.other_urls, announce::how_to_include(plan, &unused.other_urls)),
-        (&unused.unknown, announce::UNKNOWN.to_owned()),
-        (&unused.without_url, announce::why_without_effect(plan)),
-        (&unused.retired, announce::RETIRED.to_owned()),
-    ];
-    let given = notes.into_iter().filter(|(names, _)| !names.is_empty());
-    given.map(|(names, text)| (names.join(" "), text)).collect()
 }
 
 /// The reason why there is no tunnel. `untouched` lists the variables whose Redis URLs need no

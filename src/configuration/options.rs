@@ -377,6 +377,11 @@ impl Declaration {
         self.default_shown.or((!self.default.is_empty()).then_some(self.default))
     }
 
+    /// The variable that applies to all URLs, and its old name if there is one.
+    pub fn variables(&self) -> impl Iterator<Item = &'static str> + use<> {
+        [Some(self.variable), self.old_variable].into_iter().flatten()
+    }
+
     /// The name of this setting for the URL in `variable` alone, for example
     /// `CACHE_URL_STUNNEL_VERIFY` for `STUNNEL_VERIFY` and `CACHE_URL`.
     pub fn for_one(&self, variable: &str) -> String {
@@ -392,8 +397,7 @@ mod tests {
 
     #[test]
     fn no_two_settings_have_the_same_name() {
-        let old = ALL.iter().filter_map(|declaration| declaration.old_variable);
-        let names: Vec<_> = ALL.iter().map(|declaration| declaration.variable).chain(old).collect();
+        let names: Vec<_> = ALL.iter().flat_map(|declaration| declaration.variables()).collect();
         assert_eq!(names.iter().collect::<HashSet<_>>().len(), names.len());
         let options: HashSet<_> = with_option().map(|(option, _)| option).collect();
         assert_eq!(options.len(), with_option().count());

@@ -126,11 +126,10 @@ impl<'a> Sources<'a> {
 
     /// The values of the setting's variable and of the same variable under its old name.
     pub fn variables(&self, setting: &'static Declaration) -> Vec<Found<'a>> {
-        let names = [Some(setting.variable), setting.old_variable].into_iter().flatten();
         let found = |name: &str| {
             Some(Found { name: name.to_owned(), value: lookup(self.environment, name)?, setting })
         };
-        names.filter_map(found).collect()
+        setting.variables().filter_map(found).collect()
     }
 
     /// The names of all options and variables whose values [`Sources::find`] returns.

@@ -51,10 +51,8 @@ fn looks_like_setting(name: &str) -> bool {
 }
 
 fn is_general(name: &str) -> bool {
-    let is_name_of = |setting: &&Declaration| {
-        setting.variable == name || setting.old_variable.is_some_and(|old| old == name)
-    };
-    options::ALL.iter().any(is_name_of) || name == options::RETIRED_VARIABLE
+    let mut current = options::ALL.iter().flat_map(|setting| setting.variables());
+    current.any(|known| known == name) || name == options::RETIRED_VARIABLE
 }
 
 /// Returns `<VAR>` if `name` is a setting for one URL, such as `<VAR>_STUNNEL_VERIFY`.
@@ -69,8 +67,7 @@ fn owner(name: &str) -> Option<&str> {
 fn intended(name: &str, value: &OsStr, sources: Sources<'_>) -> Option<String> {
     let unset = options::ALL.iter().filter(|setting| sources.find(setting).is_none());
     let general = unset.flat_map(|setting| {
-        let names = [Some(setting.variable), setting.old_variable].into_iter().flatten();
-        names.map(|name| (*setting, name.to_owned(), setting.variable.to_owned()))
+        setting.variables().map(|name| (*setting, name.to_owned(), setting.variable.to_owned()))
     });
     let variable = name.rsplit_once(INFIX).map(|(variable, _)| variable);
     let own = variable.into_iter().flat_map(|variable| {

@@ -8,11 +8,10 @@ mod query;
 mod text;
 
 use std::fmt;
-use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, percent_encode};
-use url::Host;
+use percent_encoding::percent_decode_str;
+use url::{Host, Url};
 
 use crate::secret::Secret;
 pub use problem::Problem;
@@ -31,19 +30,6 @@ const LONGEST_NAME: usize = 254;
 pub const UNIX: &str = "unix";
 /// The query parameter with the number of the database, in the URL of a Unix socket.
 const DATABASE: &str = "db";
-/// Characters that must be percent-encoded in a path (RFC 3986 section 3.3).
-const IN_PATH: &AsciiSet = &CONTROLS
-    .add(b' ')
-    .add(b'"')
-    .add(b'#')
-    .add(b'%')
-    .add(b'<')
-    .add(b'>')
-    .add(b'?')
-    .add(b'`')
-    .add(b'{')
-    .add(b'}');
-
 /// The local address of a tunnel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Local {
@@ -183,8 +169,8 @@ impl RedisUrl {
                 self.text(self.scheme.plaintext, &place, query.as_deref())
             }
             Local::Socket(path) => {
-                let path = percent_encode(path.as_os_str().as_bytes(), IN_PATH).to_string();
-                self.text(UNIX, &path, self.with_database(query).as_deref())
+                let path = Url::from_file_path(path).expect("the path of a socket is absolute");
+                self.text(UNIX, path.path(), self.with_database(query).as_deref())
             }
         }
     }
