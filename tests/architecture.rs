@@ -53,7 +53,7 @@ fn modules_use_only_modules_listed_before_them() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    assert!(uses > 50, "this test sees {uses} uses");
+    assert!(uses > 50, "this test sees only {uses} uses");
 }
 
 /// The names of the files that belong to no module.
@@ -112,10 +112,14 @@ fn modules_of_a_folder_do_not_use_each_other_in_a_circle() {
         if std::fs::exists(format!("src/{module}")).unwrap() {
             let uses = uses_inside(&module);
             seen += uses.values().map(BTreeSet::len).sum::<usize>();
-            assert_eq!(circle(&uses), BTreeSet::new(), "in {module}");
+            assert_eq!(
+                circle(&uses),
+                BTreeSet::new(),
+                "files of src/{module} use each other in a circle"
+            );
         }
     }
-    assert!(seen > 50, "this test sees {seen} uses");
+    assert!(seen > 50, "this test sees only {seen} uses");
 }
 
 #[test]
@@ -138,10 +142,10 @@ fn no_line_of_rust_is_longer_than_a_hundred_columns() {
     let files = folders.map(|folder| files(folder, "rs")).concat();
     for file in &files {
         for (number, line) in (1..).zip(text(file).lines()) {
-            assert!(line.chars().count() <= 100, "{file}:{number}");
+            assert!(line.chars().count() <= 100, "{file}:{number} is too long");
         }
     }
-    assert!(files.len() > 50, "this test sees {} files", files.len());
+    assert!(files.len() > 50, "this test sees only {} files", files.len());
 }
 
 #[test]
@@ -152,14 +156,20 @@ fn files_and_test_names_are_short() {
         for test in text.split("#[test]\n").skip(1) {
             tests += 1;
             let name = test.split_once("fn ").and_then(|(_, rest)| rest.split('(').next());
-            assert!(name.is_none_or(|name| name.len() <= 60), "{file}: {name:?}");
+            assert!(
+                name.is_none_or(|name| name.len() <= 60),
+                "{file}: the name {name:?} is too long"
+            );
         }
         let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
         let is_code = |line: &&str| !line.is_empty() && !line.trim_start().starts_with("//");
         let lines = code.lines().filter(is_code).count();
         let limit = if file.starts_with("src/") { 400 } else { 600 };
         let is_unit_tests = file.starts_with("src/") && file.ends_with("tests.rs");
-        assert!(lines <= limit || is_unit_tests, "{file}: {lines} lines of code");
+        assert!(
+            lines <= limit || is_unit_tests,
+            "{file} has {lines} lines of code, more than {limit}"
+        );
     }
-    assert!(tests > 400, "this test sees {tests} tests");
+    assert!(tests > 400, "this test sees only {tests} tests");
 }

@@ -24,10 +24,12 @@ const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 /// Splits a page into three parts: the text up to the comment `<!-- NAME … -->`, the text up to
 /// `<!-- end of NAME -->`, and the rest.
 fn around<'a>(page: &'a str, name: &str) -> (&'a str, &'a str, &'a str) {
-    let begin = page.find(&format!("<!-- {name}")).unwrap_or_else(|| panic!("no <!-- {name}"));
-    let begin = begin + page[begin..].find("-->\n").expect("the comment's end") + "-->\n".len();
+    let begin = page
+        .find(&format!("<!-- {name}"))
+        .unwrap_or_else(|| panic!("the page lacks the comment <!-- {name}"));
+    let begin = begin + page[begin..].find("-->\n").expect("the comment must end") + "-->\n".len();
     let length = page[begin..].find(&format!("<!-- end of {name} -->"));
-    let end = begin + length.unwrap_or_else(|| panic!("no <!-- end of {name} -->"));
+    let end = begin + length.unwrap_or_else(|| panic!("the page lacks <!-- end of {name} -->"));
     (&page[..begin], &page[begin..end], &page[end..])
 }
 
@@ -67,7 +69,7 @@ fn settings_table() -> String {
     let flags =
         command.get_arguments().filter(|arg| matches!(arg.get_action(), ArgAction::SetTrue));
     let flags = flags.map(|flag| {
-        let help = flag.get_help().expect("a flag has its help").to_string();
+        let help = flag.get_help().expect("every option must have a help text").to_string();
         format!("| `--{}` | | | {} |\n", flag.get_id(), cell(&help))
     });
     let rows: String = options.chain(flags).collect();
@@ -130,7 +132,7 @@ fn calls(stream: TokenStream) -> Vec<(String, Vec<Vec<String>>)> {
 fn event_words() -> Vec<String> {
     let source = text("src/tunnel/warnings.rs");
     let (_, function) = source.split_once("fn event(").expect("fn event");
-    let (body, _) = function.split_once("\n    }\n").expect("its end");
+    let (body, _) = function.split_once("\n    }\n").expect("the function must end");
     body.split('"').skip(1).step_by(2).map(str::to_owned).collect()
 }
 
@@ -144,8 +146,8 @@ fn events() -> BTreeSet<String> {
         }
     };
     let sources = files("src", "rs").into_iter();
-    for (level, arguments) in
-        sources.flat_map(|file| calls(text(&file).parse().expect("the source is Rust")))
+    for (level, arguments) in sources
+        .flat_map(|file| calls(text(&file).parse().expect("the file must contain valid Rust")))
     {
         let [at, fields @ ..] = &arguments[..] else { panic!("{level}! without a field") };
         let words = match &at.iter().map(String::as_str).collect::<Vec<_>>()[..] {
@@ -176,7 +178,9 @@ fn manual_has_every_log_event_with_level_and_fields() {
     let (_, table, _) = around(&page, "events");
     let mut documented = BTreeSet::new();
     for row in rows(table) {
-        let [word, level, fields, meaning] = row[..] else { panic!("four cells: {row:?}") };
+        let [word, level, fields, meaning] = row[..] else {
+            panic!("a row must have four cells: {row:?}")
+        };
         assert!(!meaning.is_empty(), "{word} has no meaning");
         let is_new = documented.insert(format!("| {word} | {level} | {fields} |"));
         assert!(is_new, "docs/operation.md has {word} twice");
@@ -209,7 +213,10 @@ fn metrics_of_a_launcher() -> Vec<(String, String, BTreeSet<String>)> {
         let names = names.map(|(name, _)| name.to_owned()).filter(|name| name != "le");
         Some((name.to_owned(), kind.to_owned(), names.collect()))
     };
-    text.split("# TYPE ").skip(1).map(|block| metric(block).expect("a name and a kind")).collect()
+    text.split("# TYPE ")
+        .skip(1)
+        .map(|block| metric(block).expect("a metric must have a name and a kind"))
+        .collect()
 }
 
 #[test]
@@ -219,14 +226,19 @@ fn manual_has_every_metric_with_kind_and_labels() {
     let (_, table, _) = around(&page, "metrics");
     assert_eq!(rows(table).len(), served.len(), "docs/operation.md lacks a metric: {served:?}");
     for (row, (name, kind, served)) in rows(table).iter().zip(&served) {
-        let [documented, its_kind, labels, _] = row[..] else { panic!("four cells: {row:?}") };
+        let [documented, its_kind, labels, _] = row[..] else {
+            panic!("a row must have four cells: {row:?}")
+        };
         assert_eq!((documented, its_kind), (format!("`{name}`").as_str(), kind.as_str()));
         let labels = labels.split(", ").map(|label| label.trim_matches('`'));
         let labels: BTreeSet<_> = labels.filter(|label| !label.is_empty()).collect();
         // A metric without a sample shows no label, because Prometheus's format has labels only in
         // samples.
         let is_silent = served.is_empty() && labels == BTreeSet::from(["tunnel"]);
-        assert!(is_silent || labels.iter().eq(served), "{name}: {labels:?}, not {served:?}");
+        assert!(
+            is_silent || labels.iter().eq(served),
+            "{name} has the labels {served:?}, not {labels:?}"
+        );
     }
     assert!(served.len() > 25, "{served:?}");
 }
@@ -282,7 +294,7 @@ fn readme_links_to_every_page() {
 fn pages_name_the_version_and_address_of_this_release() {
     let version = env!("CARGO_PKG_VERSION");
     let repository = release_setting("REPOSITORY");
-    assert_eq!(env!("CARGO_PKG_REPOSITORY"), repository, "Cargo.toml's `repository`");
+    assert_eq!(env!("CARGO_PKG_REPOSITORY"), repository, "Cargo.toml and release.conf must agree");
     // Until release.conf has an address, the pages show example.com.
     let address = match repository.as_str() {
         "" => "https://example.com".to_owned(),
@@ -349,8 +361,9 @@ fn source_files_named_in_pages_exist() {
 #[test]
 fn security_names_every_file_with_unsafe_code() {
     let page = text("SECURITY.md");
-    let (_, section) = page.split_once("## The code").expect("the section");
-    let (unsafe_code, _) = section.split_once("\n\nURL rules").expect("the next paragraph");
+    let (_, section) = page.split_once("## The code").expect("the page must have this section");
+    let (unsafe_code, _) =
+        section.split_once("\n\nURL rules").expect("the section must have this paragraph");
     let named = files_named(unsafe_code);
     let keyword = ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern"];
     let sources = files("src", "rs").into_iter();
@@ -359,15 +372,18 @@ fn security_names_every_file_with_unsafe_code() {
     let is_named = |file: &String| named.iter().any(|name| Path::new(file).ends_with(name));
     let missing: Vec<_> = sources.iter().filter(|file| !is_named(file)).collect();
     assert!(missing.is_empty(), "SECURITY.md does not name {missing:?}");
-    assert_eq!(sources.len(), named.len(), "{sources:?}, but SECURITY.md names {named:?}");
+    assert_eq!(sources.len(), named.len(), "SECURITY.md names {named:?}, not {sources:?}");
 }
 
 #[test]
 fn security_names_the_openssl_version_inside() {
     let lock = text("Cargo.lock");
-    let (_, package) = lock.split_once("name = \"openssl-src\"\nversion = \"").expect("a package");
+    let (_, package) = lock
+        .split_once("name = \"openssl-src\"\nversion = \"")
+        .expect("Cargo.lock must list openssl-src");
     let (version, _) = package.split_once('"').expect("a version");
-    let (_, version) = version.split_once('+').expect("OpenSSL's version");
+    let (_, version) =
+        version.split_once('+').expect("the version must end with OpenSSL's version");
     let sentence = format!("The version is {version}, ");
     assert!(text("SECURITY.md").contains(&sentence), "SECURITY.md does not say: {sentence}");
 }

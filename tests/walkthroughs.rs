@@ -228,7 +228,7 @@ fn new_server_key_needs_a_new_pin_as_the_manual_says() {
 
     // The app and the log get the messages that docs/trust.md quotes.
     let held = Launcher::holding(&url).env("STUNNEL_PIN", &old).start_held();
-    let Reply::Line(said) = held.open().ask(&["PING"]) else { panic!("no error") };
+    let Reply::Line(said) = held.open().ask(&["PING"]) else { panic!("the app must get an error") };
     let trust = page("docs/trust.md");
     let words = ["-ERR start-stunnel: ", "the server's key differs from the pin"];
     assert!(trust.contains(&format!("`{}… {} …`", words[0], words[1])));
@@ -308,7 +308,7 @@ fn client_settings_in_the_migration_table_work() {
     for row in TABLE {
         let (_, code) = table
             .split_once(&format!("| `{}", row.begins))
-            .unwrap_or_else(|| panic!("{} in the table", row.begins));
+            .unwrap_or_else(|| panic!("the table lacks {}", row.begins));
         let code = format!("{}{}", row.begins, code.split('`').next().unwrap());
         let run = |code: &str| {
             let script = format!("{}{code}{}", row.before, row.behind);
@@ -322,7 +322,7 @@ fn client_settings_in_the_migration_table_work() {
         assert_eq!(stays.stdout, "PONG\n", "{code}: {} (bin/setup clients)", stays.stderr);
         if let Some((end, with)) = row.left_in {
             let left_in = run(&code.replace(end, with));
-            assert_ne!(left_in.code(), 0, "{code} with {with}");
+            assert_ne!(left_in.code(), 0, "{code} must fail with {with}");
             assert!(!left_in.stdout.contains("PONG"));
             let says = ["which is mismatch", "unexpected keyword argument 'ssl_cert_reqs'"];
             let said = says.iter().find(|words| left_in.stderr.contains(*words));
