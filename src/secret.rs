@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_and_pins_are_shown_but_misplaced_secrets_are_not() {
+    fn error_shows_paths_and_pins_but_no_misplaced_secret() {
         for public in ["/etc/ssl/my ca.pem", "sha256//x=", "sha1//x;y", "sha256:AB:CD"] {
             assert_eq!(shown(public), format!("'{public}'"));
         }

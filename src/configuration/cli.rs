@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn options_are_kept_apart_from_the_command() {
+    fn options_before_the_command_are_parsed() {
         let parsed = parse(&["--verify", "full", "--port-offset=-2", "x"]).unwrap();
         assert_eq!(parsed.option(&options::VERIFY.declaration), Some(OsStr::new("full")));
         assert_eq!(parsed.option(&options::PORT_OFFSET.declaration), Some(OsStr::new("-2")));
@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn help_names_the_exit_codes_without_a_redis_url() {
+    fn help_explains_exit_codes_without_a_redis_url() {
         let help = command().render_long_help().to_string();
         let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
         for part in [
@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn declarations_pass_claps_own_checks() {
+    fn clap_accepts_the_declared_options() {
         parser().debug_assert();
     }
 }

@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn unchanged_variables_are_described() {
+    fn print_env_lists_variables_that_stay_unchanged() {
         let pairs = [
             ("REDIS_URL", "rediss://:pw@h:6379"),
             ("HEROKU_REDIS_PLAIN_URL", "redis://h:6379"),

@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn known_settings_and_other_variables_are_not_suspected() {
+    fn correct_settings_and_other_variables_cause_no_error() {
         let unused = unused(
             &[],
             &[

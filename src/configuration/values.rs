@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn port_offset_is_smaller_than_the_number_of_ports() {
+    fn port_offset_out_of_range_is_an_error() {
         for (text, value) in [("0", 0), ("-65534", -65534), ("65534", 65534), ("+1", 1)] {
             assert_eq!(offset(text), Ok(value), "{text}");
         }

@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_replaces_discovery_and_accepts_any_name() {
+    fn only_listed_variables_get_a_tunnel_under_any_name() {
         let pairs = [("REDIS_URL", "redis://main"), ("B", "redis://b"), ("A_STUNNEL", "redis://a")];
         let by_option = plan(&["--urls", "B,A_STUNNEL"], &pairs).unwrap();
         assert_eq!(upstreams(&by_option), ["B=b:6380", "A_STUNNEL=a:6380"]);
@@ -351,14 +351,14 @@ mod tests {
     }
 
     #[test]
-    fn unset_variables_and_other_values_are_skipped() {
+    fn variable_without_a_redis_url_is_skipped() {
         for pairs in [&[][..], &[("REDIS_URL", "")], &[("HEROKU_REDIS_X", "no url")]] {
             assert_eq!(plan(&[], pairs), Ok(Plan::default()), "{pairs:?}");
         }
     }
 
     #[test]
-    fn passthrough_and_nested_urls_stay_unchanged() {
+    fn urls_passed_through_or_already_tunnelled_stay_unchanged() {
         let pairs = [
             ("REDIS_URL", "rediss://:pw@h:6379"),
             ("HEROKU_REDIS_PLAIN_URL", "redis://h:6379"),
@@ -408,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn other_variables_may_hold_anything() {
+    fn invalid_utf8_in_other_variables_is_no_error() {
         let mut environment = environment(&[("REDIS_URL", "redis://h")]);
         let garbage = OsString::from_vec(vec![0xff, 0xfe, b'=']);
         environment.insert("OTHER".into(), garbage.clone());

@@ -146,7 +146,7 @@ fn user_and_password_are_percent_decoded() {
 }
 
 #[test]
-fn query_may_ask_for_verification() {
+fn ssl_cert_reqs_in_the_url_sets_the_verify_level() {
     let asked = |query: &str| {
         let url = RedisUrl::parse(&format!("rediss://h/0{query}")).unwrap();
         url.tls_parameters().map(|asked| (asked.verify, asked.ca_file))
