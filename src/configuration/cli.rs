@@ -229,12 +229,8 @@ static LONG_VERSION: LazyLock<String> = LazyLock::new(|| {
 
 /// The target of this build, as in the names of release archives, for example `x86_64-linux-gnu`.
 fn target() -> String {
-    let libc = match () {
-        () if cfg!(target_env = "gnu") => "-gnu",
-        () if cfg!(target_env = "musl") => "-musl",
-        () => "",
-    };
-    format!("{}-{}{libc}", env::consts::ARCH, env::consts::OS)
+    let libc = if cfg!(target_env = "musl") { "musl" } else { "gnu" };
+    format!("{}-{}-{libc}", env::consts::ARCH, env::consts::OS)
 }
 
 /// Hides words of the command line in clap's error, because the words may be secrets.

@@ -33,15 +33,15 @@ impl Reader<'_> {
         self.general_identity = self.identity(self.sources);
     }
 
-    /// The trust settings for the URL in `sources.variable`. `names` are the names of the URL's
-    /// settings. `in_url` are the TLS parameters in the URL's query.
+    /// The trust settings for the URL in `sources.variable`. `setting_names` are the names of
+    /// the URL's settings. `in_url` are the TLS parameters in the URL's query.
     pub fn trust(
         &mut self,
         sources: Sources<'_>,
-        names: &SettingNames,
+        setting_names: &SettingNames,
         in_url: &UrlTlsParameters,
     ) -> Trust {
-        let verify = match names.full_by_url {
+        let verify = match setting_names.full_by_url {
             true => Verify::Full,
             false => sources.read(&options::VERIFY),
         };
@@ -50,9 +50,9 @@ impl Reader<'_> {
             && ca.is_none()
             && let Err(problem) = (self.system_roots)()
         {
-            let setting = match sources.variable.filter(|_| names.full_by_url) {
+            let setting = match sources.variable.filter(|_| setting_names.full_by_url) {
                 Some(variable) => format!("ssl_cert_reqs in {variable}"),
-                None => names.of(names::VERIFY).to_owned(),
+                None => setting_names.of(names::VERIFY).to_owned(),
             };
             self.report(no_roots(&setting, verify, problem));
         }
@@ -83,13 +83,14 @@ impl Reader<'_> {
             Some(file) if !is_set => {
                 let name = format!("ssl_ca_certs in {}", sources.variable.unwrap_or_default());
                 let found = Found { name, value: OsStr::new(file), setting: CA_SETTINGS[0] };
-                self.check(certificates(&found))
+                Some(self.check(certificates(&found)).unwrap_or_default())
             }
             _ => self.general_ca.clone(),
         }
     }
 
-    /// The certificates of all configured CA bundles; `None` if no bundle is configured.
+    /// The certificates of all configured CA bundles; `None` if no bundle is configured. A wrong
+    /// bundle counts as configured.
     fn authorities(&mut self, sources: Sources<'_>) -> Option<Vec<X509>> {
         let bundles: Vec<_> = CA_SETTINGS.iter().filter_map(|ca| find(sources, ca)).collect();
         let all = bundles.iter().filter_map(|found| self.check(certificates(found))).flatten();
