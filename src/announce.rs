@@ -234,7 +234,7 @@ fn tunnel_up(route: &Route, local: &Local) {
             at = "ca-unused",
             var = variables,
             msg = format!(
-                "a CA is set, but {0}=none does not use the CA. Set {0}=ca or {0}=full",
+                "a CA is set, but has no effect with {0}=none. Set {0}=ca or {0}=full",
                 names::VERIFY
             ),
         );

@@ -148,8 +148,8 @@ async fn drain(tunnels: Drain, supervisor: &mut Supervisor, limit: Duration) -> 
             warning!(
                 at = "drain-cut",
                 signal,
-                msg = format!("connections were still open at signal {signal}; start-stunnel \
-                               closes them"),
+                msg = format!("connections were still open when signal {signal} arrived; \
+                               start-stunnel closes them"),
             );
         }
         () = tokio::time::sleep(limit) => {

@@ -20,8 +20,8 @@ use start_stunnel::{announce, check, exit, status, tls};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// The script that `--print-shim` prints. An app keeps the script as `bin/start-stunnel`; it runs
-/// the start-stunnel on PATH.
+/// The script that `--print-shim` prints. An app keeps the script as `bin/start-stunnel`. The
+/// script runs the start-stunnel on PATH.
 const SHIM: &str = include_str!("shim.sh");
 
 fn main() {

@@ -33,7 +33,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Describes a secret value by its length.
+/// The text that errors show in place of a secret value: the value's length.
 pub fn hidden(value: &str) -> String {
     format!("a value of {} bytes, not shown", value.len())
 }

@@ -66,7 +66,7 @@ fn only_launch_rs_names_the_pool() {
     named.retain(|file| !["pool", "configuration"].contains(&module(file)));
     assert_eq!(named, ["src/launch.rs"]);
     for file in files("src/tunnel", "rs") {
-        // A hint for the user mentions the connection pools of apps.
+        // A hint may mention the connection pools of apps.
         let text = text(&file).to_lowercase().replace("connection pools", "");
         assert!(!text.contains("pool"), "{file} names the pool");
     }

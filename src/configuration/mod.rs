@@ -86,7 +86,7 @@ fn read_on(
     }
 }
 
-/// The names of the retired option and variable, as far as the user sets them.
+/// The retired settings that the user sets.
 fn retired(invocation: &Invocation, environment: &Environment) -> Vec<String> {
     let option = invocation.retired_option.then(|| format!("--{}", options::RETIRED_OPTION));
     let variable = lookup(environment, options::RETIRED_VARIABLE);

@@ -36,7 +36,7 @@ pub struct Declaration {
     pub old_variable: Option<&'static str>,
     /// The default, as a user would write it. Empty: the setting is unset by default.
     pub default: &'static str,
-    /// A description of the default for the help, in place of the literal default.
+    /// The text that the help shows as the default, if `default` cannot describe it.
     default_shown: Option<&'static str>,
     pub value_name: &'static str,
     pub help: &'static str,
@@ -199,8 +199,8 @@ settings! {
         variable: "STUNNEL_LISTEN",
         default: "tcp",
         value_name: "WHERE",
-        help: "tcp (a port on 127.0.0.1), or unix (a socket that only this user can open; the URL \
-               becomes unix://, which not every client supports)",
+        help: "Kind of local address: tcp (a port on 127.0.0.1), or unix (a socket that only this \
+               user can open; the URL becomes unix://, which not every client supports)",
     }
 
     [TRUST]
@@ -220,7 +220,7 @@ settings! {
         default_shown: Some("system roots"),
         value_name: "FILE",
         help: "PEM bundle to use instead of the system roots. STUNNEL_CA_PEM holds the PEM text \
-               itself; with both, both bundles are trusted",
+               itself. If both are set, both bundles are trusted",
         is_common: true,
         is_per_url: true,
         is_pem: true,

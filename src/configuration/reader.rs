@@ -44,7 +44,7 @@ impl Settings {
     }
 }
 
-/// Checks that the system has CA certificates.
+/// A function that checks whether the system has CA certificates.
 pub type SystemRoots = fn() -> Result<(), RootsProblem>;
 
 /// Collects the mistakes in the configuration. In place of a wrong value, the reader continues with
@@ -70,7 +70,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Returns the value in `result`, or reports the mistake in `result`.
+    /// Returns the value in `result`. If `result` is a mistake, reports it and returns `None`.
     pub fn check<T>(&mut self, result: Result<T, ConfigError>) -> Option<T> {
         result.map_err(|mistake| self.report(mistake)).ok()
     }

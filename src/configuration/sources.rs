@@ -86,7 +86,7 @@ pub struct Sources<'a> {
 }
 
 impl<'a> Sources<'a> {
-    /// Sources that read the settings for the URL in `variable`.
+    /// The same sources, for the settings of the URL in `variable`.
     pub fn for_url<'b>(self, variable: &'b str) -> Sources<'b>
     where
         'a: 'b,
@@ -124,7 +124,7 @@ impl<'a> Sources<'a> {
         Some(Found { name: format!("--{}", setting.option?), value, setting })
     }
 
-    /// The values of the setting's variable and of the same variable under its old name.
+    /// The values of the setting's variable and of its old variable, as far as they are set.
     pub fn variables(&self, setting: &'static Declaration) -> Vec<Found<'a>> {
         let found = |name: &str| {
             Some(Found { name: name.to_owned(), value: lookup(self.environment, name)?, setting })

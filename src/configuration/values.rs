@@ -34,7 +34,7 @@ fn optional<T>(
     if text.is_empty() { Ok(None) } else { parse(text).map(Some) }
 }
 
-/// Finds the value of a word. Upper case and lower case are equal.
+/// Finds `text` among `words`, in upper or lower case, and returns the word's value.
 fn one_of<T: Copy>(
     text: &str,
     words: &[(&str, T)],

@@ -38,8 +38,8 @@ pub fn tls_parameters(query: &str) -> Result<UrlTlsParameters, Problem> {
                 };
                 note(&mut asked.verify, verify)?;
             }
-            // An empty file name probably comes from an unset variable in a template. It must not
-            // select the system's CAs.
+            // An empty file name probably comes from an unset variable in a template. The launcher
+            // must not trust the system's CAs because of an empty file name.
             "ssl_ca_certs" if value.is_empty() => return Err(Problem::SSL_CA_CERTS),
             "ssl_ca_certs" => note(&mut asked.ca_file, value.into_owned())?,
             _ => {}
