@@ -1,39 +1,37 @@
-//! Messages for the user: at start, when the start fails, and at the end.
+//! Messages to the user at the start, after a failed start, and at the end.
 
 use std::env::consts::ARCH;
 use std::ffi::OsString;
 use std::io::{self, Write as _};
 
 use crate::command_line::Rewrite;
-use crate::configuration::{ConfigError, Settings, Unused, is_variable_name, options};
+use crate::configuration::{ConfigError, Plan, Settings, Unused, is_variable_name, options};
 use crate::exit;
 use crate::figures::{Counts, Figures};
 use crate::listen::{Bound, wanted_port};
 use crate::logging::{err, notice, warning};
 use crate::names;
-use crate::plan::Plan;
 use crate::redis_url::Local;
 use crate::status;
 use crate::supervisor::{Cause, ExitOutcome, NotExecuted};
 use crate::tls::Verify;
 use crate::tunnel::Route;
 
-/// Reports mistakes in the configuration; returns their exit code.
-pub fn misconfigured(mistakes: &[ConfigError]) -> u8 {
+/// Logs the mistakes in the configuration, and returns the launcher's exit code.
+pub fn misconfigured(mistakes: &[ConfigError]) -> ExitOutcome {
     for mistake in mistakes {
         err!(at = "config-error", var = mistake.name, msg = mistake.to_string());
     }
-    exit::CONFIG
+    ExitOutcome::Exited(exit::CONFIG.into())
 }
 
-/// Reports a defect, or that the system refuses something essential; returns the exit code.
-pub fn internal_error(error: &anyhow::Error) -> u8 {
+/// Logs an error that the user did not cause: a defect of the launcher, or a refusal by the system.
+pub fn internal_error(error: &anyhow::Error) {
     err!(at = "internal-error", error = format!("{error:#}"));
-    exit::INTERNAL_ERROR
 }
 
-/// Reports that COMMAND could not be executed; returns the exit code.
-pub fn not_executed(words: &[OsString], not_executed: &NotExecuted) -> u8 {
+/// Logs that COMMAND could not be executed, and returns the launcher's exit code.
+pub fn not_executed(words: &[OsString], not_executed: &NotExecuted) -> ExitOutcome {
     let code = not_executed.exit_code();
     let program = words[0].to_string_lossy();
     let hint = match &not_executed.cause {
@@ -42,19 +40,18 @@ pub fn not_executed(words: &[OsString], not_executed: &NotExecuted) -> u8 {
     };
     let (name, error) = (program_name(&program), not_executed.error.to_string());
     err!(at = "command-failed", command = name, error, code, hint);
-    code
+    ExitOutcome::Exited(code.into())
 }
 
-/// The name of a program, if the log may show it. The user may have given a whole command line or
-/// an assignment instead, and either may contain a password. So the log shows only the part before
-/// the first space, and only if that part looks like a path.
+/// The name of a program, as the log shows it. By mistake, `word` may be a whole command line or an
+/// assignment, which may contain a password. So the log shows only the part before the first space,
+/// and only if that part looks like a path.
 fn program_name(word: &str) -> &str {
     let name = word.split_whitespace().next().unwrap_or_default();
     let is_path = |c: char| c.is_alphanumeric() || "._-+/".contains(c);
     if !name.is_empty() && name.chars().all(is_path) { name } else { "(not shown)" }
 }
 
-/// A hint for a command that does not exist.
 fn why_no_such_command(program: &str, words: usize) -> &'static str {
     match program {
         "" => "COMMAND is empty. Is a variable in the command line unset?",
@@ -75,7 +72,7 @@ fn why_no_such_command(program: &str, words: usize) -> &'static str {
     }
 }
 
-/// A hint for an existing file that could not be executed.
+/// A hint for a file that exists, but could not be executed.
 fn why_not_executed(cause: &Cause) -> Option<String> {
     Some(match cause {
         Cause::NoSuchCommand | Cause::Other => return None,
@@ -121,37 +118,38 @@ fn why_not_executed(cause: &Cause) -> Option<String> {
     })
 }
 
-/// The message about variables that look like settings, but are unknown.
-pub const UNKNOWN: &str = "unknown settings, ignored; see start-stunnel --help";
-
-/// The message about the retired option and variable.
-pub const RETIRED: &str = "this setting is retired and ignored: start-stunnel no longer opens \
-                           connections in advance. Remove the setting";
-
-/// Logs every variable and option that has no effect, with the reason.
+/// Logs the variables and options that have no effect, with the reasons.
 pub fn unused(plan: &Plan, unused: &Unused) {
-    if !unused.retired.is_empty() {
-        warning!(at = "retired-setting", vars = unused.retired.join(" "), msg = RETIRED);
+    let [other_urls, unknown, without_url, retired] = reasons(plan, unused);
+    if let Some((vars, msg)) = retired {
+        warning!(at = "retired-setting", vars, msg);
     }
-    if !unused.unknown.is_empty() {
-        warning!(at = "unknown-setting", vars = unused.unknown.join(" "), msg = UNKNOWN);
+    for (vars, msg) in [unknown, without_url].into_iter().flatten() {
+        warning!(at = "unknown-setting", vars, msg);
     }
-    if !unused.without_url.is_empty() {
-        warning!(
-            at = "unknown-setting",
-            vars = unused.without_url.join(" "),
-            msg = why_without_effect(plan),
-        );
-    }
-    if !unused.other_urls.is_empty() {
-        let msg = how_to_include(plan, &unused.other_urls);
-        notice!(at = "not-tunnelled", vars = unused.other_urls.join(" "), msg);
+    if let Some((vars, msg)) = other_urls {
+        notice!(at = "not-tunnelled", vars, msg);
     }
 }
 
-/// The message about settings for one variable that has no tunnel.
-pub fn why_without_effect(plan: &Plan) -> String {
-    let tunnelled: Vec<_> = plan.tunnelled().map(|tunnelled| tunnelled.variable.as_str()).collect();
+/// The lists in `unused`, in the order of the fields. Each list has the reason why its variables or
+/// options have no effect. `None`: the list is empty.
+pub fn reasons(plan: &Plan, unused: &Unused) -> [Option<(String, String)>; 4] {
+    let retired = "this setting is retired and ignored: start-stunnel no longer opens connections \
+                   in advance. Remove the setting";
+    let all = [
+        (&unused.other_urls, how_to_include(plan, &unused.other_urls)),
+        (&unused.unknown, "unknown settings, ignored; see start-stunnel --help".to_owned()),
+        (&unused.without_url, why_without_effect(plan)),
+        (&unused.retired, retired.to_owned()),
+    ];
+    all.map(|(names, reason)| (!names.is_empty()).then(|| (names.join(" "), reason)))
+}
+
+/// The message about settings for a single variable that has no tunnel.
+fn why_without_effect(plan: &Plan) -> String {
+    let tunnelled: Vec<_> =
+        plan.tunnelled.iter().map(|tunnelled| tunnelled.variable.as_str()).collect();
     let tunnels = match tunnelled.is_empty() {
         true => "No variable has a tunnel".to_owned(),
         false => format!("Variables with a tunnel: {}", tunnelled.join(" ")),
@@ -162,8 +160,8 @@ pub fn why_without_effect(plan: &Plan) -> String {
     )
 }
 
-/// The message about Redis URLs that are neither discovered nor listed.
-pub fn how_to_include(plan: &Plan, others: &[String]) -> String {
+/// The message about variables whose Redis URLs get no tunnel, because the user does not list them.
+fn how_to_include(plan: &Plan, others: &[String]) -> String {
     let names = plan.variables().chain(others.iter().map(String::as_str));
     let all: Vec<_> = names.filter(|name| is_variable_name(name)).collect();
     format!(
@@ -177,15 +175,8 @@ pub fn how_to_include(plan: &Plan, others: &[String]) -> String {
 /// Logs one line per tunnel, and warnings, before COMMAND starts.
 pub fn started(plan: &Plan, bound: &Bound, settings: &Settings) {
     if !plan.found_urls() {
-        warning!(
-            at = "no-redis-url",
-            msg = format!(
-                "none of {} holds a Redis URL; COMMAND runs without a tunnel. To change this, set \
-                 REDIS_URL, or list your variables in {}",
-                options::DISCOVERED,
-                names::URLS
-            ),
-        );
+        let msg = format!("COMMAND runs without a tunnel: {}", options::NO_URL);
+        warning!(at = "no-redis-url", msg);
     }
     left_alone(plan);
     for (index, (route, local)) in plan.routes.iter().zip(&bound.locals).enumerate() {
@@ -198,7 +189,7 @@ pub fn started(plan: &Plan, bound: &Bound, settings: &Settings) {
     not_authenticated(&plan.unauthenticated);
 }
 
-/// Logs the Redis variables that deliberately get no tunnel.
+/// Logs the variables whose Redis URLs need no tunnel.
 fn left_alone(plan: &Plan) {
     let untouched: Vec<&str> = plan.untouched().collect();
     if !untouched.is_empty() {
@@ -243,7 +234,7 @@ fn tunnel_up(route: &Route, local: &Local) {
             at = "ca-unused",
             var = variables,
             msg = format!(
-                "a CA is set, but {0}=none does not use the CA. Set {0}=ca or {0}=full",
+                "a CA is set, but has no effect with {0}=none. Set {0}=ca or {0}=full",
                 names::VERIFY
             ),
         );
@@ -263,7 +254,7 @@ fn status_up(page: &status::StatusListener) {
     }
 }
 
-/// Warns about servers that are not authenticated, although the user did not ask for that.
+/// Warns that the servers of these variables are not authenticated.
 fn not_authenticated(variables: &[String]) {
     if !variables.is_empty() {
         warning!(
@@ -296,45 +287,41 @@ pub fn rewritten(rewrites: &[Rewrite]) {
     }
 }
 
-/// Explains why `--check` or `--print-env` does nothing; returns the exit code.
-pub fn disabled() -> u8 {
+/// Tells the user that `--check` or `--print-env` does nothing while the launcher is disabled.
+pub fn disabled() {
     note(
         "start-stunnel is disabled: it opens no tunnel, and does not change COMMAND's environment",
     );
-    exit::SUCCESS
 }
 
-/// Warns that `option`, for example `check`, does not run the given COMMAND.
+/// Warns that the launcher ignores COMMAND because of `option`, for example `check`.
 pub fn command_ignored(option: &str) {
     note(&format!("start-stunnel: --{option} runs no command; the given command is ignored"));
 }
 
-/// Writes the Redis variables that COMMAND would get to stdout; returns the exit code.
+/// Prints the Redis variables that COMMAND would get, and returns the exit code.
 ///
 /// # Errors
 /// If stdout cannot be written.
 pub fn environment(plan: &Plan, bound: &Bound) -> anyhow::Result<u8> {
     if !plan.found_urls() {
-        note(&format!(
-            "start-stunnel: nothing to print: none of {} holds a Redis URL",
-            options::DISCOVERED
-        ));
+        note(&format!("start-stunnel: nothing to print: {}", options::NO_URL));
     }
     let text: String = plan.describe(&bound.locals).into_iter().map(|line| line + "\n").collect();
     Ok(print(&text)?)
 }
 
-/// Writes `text` to stdout; returns the exit code.
+/// Writes `text` to stdout, and returns the exit code.
 ///
 /// # Errors
-/// If stdout cannot be written, unless its reader is gone.
+/// If stdout cannot be written. A reader that has closed the pipe is no error.
 pub fn print(text: &str) -> io::Result<u8> {
     let mut stdout = io::stdout().lock();
     let printed = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
     exit::despite_closed_pipe(printed, exit::SUCCESS)
 }
 
-/// Writes a line to stderr. Errors are ignored: stderr may be closed.
+/// Writes a line to stderr. Ignores errors, because stderr may be closed.
 fn note(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
 }

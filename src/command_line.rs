@@ -1,22 +1,22 @@
-//! Rewrites Redis URLs in COMMAND's arguments. Pure.
+//! Replaces Redis URLs in COMMAND's arguments by the URLs of their tunnels.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
-use crate::plan::{Plan, Tunnelled};
+use crate::configuration::{Plan, Tunnelled};
 use crate::redis_url::Local;
 
-/// An argument of COMMAND in which a URL was rewritten.
+/// The replacement of a URL in one of COMMAND's arguments.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rewrite {
-    /// The argument's number: 0 is COMMAND itself.
+    /// The number of the argument; 0 is COMMAND itself.
     pub argument: usize,
     /// The variable that holds the same URL.
     pub variable: String,
 }
 
-/// Replaces every tunnelled URL in COMMAND's arguments by its local URL: the shell that reads a
-/// Procfile line expands `$REDIS_URL` before the launcher runs.
+/// Replaces every tunnelled URL in COMMAND's arguments by the tunnel's URL. The arguments contain
+/// URLs because the shell expands `$REDIS_URL` in a Procfile's line before the launcher runs.
 pub fn rewrite(
     plan: &Plan,
     words: Vec<OsString>,
@@ -36,9 +36,10 @@ fn rewrite_word(plan: &Plan, word: &[u8], locals: &[Local]) -> (Vec<u8>, Vec<Str
     let mut rest = word;
     while let Some((&byte, after)) = rest.split_first() {
         let longest = plan
-            .tunnelled()
+            .tunnelled
+            .iter()
             .filter(|tunnelled| begins_with_url(rest, tunnelled.value.expose()))
-            // If two variables hold the same URL, the first one counts.
+            // If two variables hold the same URL, take the first variable.
             .reduce(|best, other| {
                 let longer = other.value.expose().len() > best.value.expose().len();
                 if longer { other } else { best }
@@ -60,13 +61,14 @@ fn rewrite_word(plan: &Plan, word: &[u8], locals: &[Local]) -> (Vec<u8>, Vec<Str
     (done, variables)
 }
 
-/// True if `text` begins with `url`, unless a longer URL follows that only begins like `url`.
+/// True if `text` begins with `url`, and the URL ends there. Another URL may begin with the same
+/// characters: `redis://h:6379` and `redis://h:63790`.
 fn begins_with_url(text: &[u8], url: &str) -> bool {
     let Some(after) = text.strip_prefix(url.as_bytes()) else {
         return false;
     };
     let goes_on = |byte: u8| match byte {
-        // Within a query, `&` begins another parameter; elsewhere it is the shell's operator.
+        // After a ?, `&` begins another parameter of the URL. Elsewhere `&` is a shell operator.
         b'&' => url.contains('?'),
         _ => {
             byte.is_ascii_alphanumeric() || !byte.is_ascii() || b"-._~%:/?#[@!$*+=".contains(&byte)
@@ -78,7 +80,7 @@ fn begins_with_url(text: &[u8], url: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::tests::{plan, ports};
+    use crate::configuration::tests::{plan, ports};
 
     #[test]
     fn tunnelled_url_in_an_argument_becomes_local() {

@@ -1,5 +1,5 @@
-//! The launcher's own exit codes. After COMMAND has run, the launcher ends as COMMAND did: see
-//! [`crate::supervisor::ExitOutcome`].
+//! The exit codes of the launcher itself. After COMMAND has run, the launcher exits with COMMAND's
+//! exit code instead: see [`crate::supervisor::ExitOutcome`].
 
 use std::io;
 
@@ -10,10 +10,10 @@ pub const CHECK_FAILED: u8 = 1;
 pub const STATUS_FAILING: u8 = 1;
 /// `--status` found no launcher.
 pub const NO_LAUNCHER: u8 = 3;
-/// A defect, or the system refuses something essential.
+/// The launcher has a defect, or the system refuses a resource that the launcher needs.
 pub const INTERNAL_ERROR: u8 = 1;
-/// A setting or a URL is invalid: EX_CONFIG of sysexits.h. If the command line cannot be parsed,
-/// clap exits with 2.
+/// A setting or a URL is invalid (EX_CONFIG of sysexits.h). For a command line that cannot be
+/// parsed, clap exits with 2.
 pub const CONFIG: u8 = 78;
 
 /// COMMAND exists, but cannot be executed (POSIX.1-2017, Shell & Utilities, 2.8.2).
@@ -21,10 +21,11 @@ pub const COMMAND_NOT_EXECUTABLE: u8 = 126;
 /// COMMAND, or the interpreter that it needs, does not exist.
 pub const COMMAND_NOT_FOUND: u8 = 127;
 
-/// Returns `code` even if the reader of stdout is gone, as in `start-stunnel --check | head -1`.
+/// Returns `code`, even if printing failed because the reader has closed the pipe, as in
+/// `start-stunnel --check | head -1`.
 ///
 /// # Errors
-/// Any other error of `printed`.
+/// If printing failed for another reason.
 pub fn despite_closed_pipe(printed: io::Result<()>, code: u8) -> io::Result<u8> {
     match printed {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),

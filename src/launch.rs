@@ -1,4 +1,4 @@
-//! One launch, step by step: prepare, spawn, serve, drain.
+//! Runs COMMAND behind the tunnels, step by step: prepare, start COMMAND, serve, drain.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -7,15 +7,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 
 use crate::announce;
 use crate::command_line;
-use crate::configuration::{ConfigError, Settings, Unused, options};
+use crate::configuration::{ConfigError, Plan, Settings, Unused, options};
 use crate::figures::{CommandState, Figures, TunnelLabels};
 use crate::listen::Bound;
 use crate::logging::{self, debug, err, warning};
-use crate::plan::Plan;
 use crate::pool;
 use crate::sandbox::{self, Rights, SandboxMode};
 use crate::status::{self, RedisUrls, Status};
@@ -27,11 +26,11 @@ use crate::threads;
 use crate::tls::{self, Connector};
 use crate::tunnel::{Drain, DrainGuard, Listener, Route, ServerLoad, Tunnel};
 
-/// Set by Heroku in every dyno:
+/// The variable that Heroku sets in every dyno:
 /// <https://devcenter.heroku.com/articles/dynos#local-environment-variables>.
 const DYNO: &str = "DYNO";
 
-/// A launch that is configured, with its ports bound.
+/// Everything that is needed to run COMMAND behind its tunnels. The ports are bound already.
 #[derive(Debug)]
 pub struct Launch {
     /// COMMAND and its arguments.
@@ -42,50 +41,42 @@ pub struct Launch {
     pub plan: Plan,
     pub unused: Unused,
     pub bound: Bound,
-    pub inherited: io::Result<Inherited>,
 }
 
 impl Launch {
-    /// Runs COMMAND behind the tunnels of the plan, and returns how the launcher is to end.
+    /// Runs COMMAND behind the tunnels, and returns the outcome with which the launcher must end.
     ///
     /// # Errors
-    /// If the system refuses something essential.
-    pub fn run(mut self) -> anyhow::Result<ExitOutcome> {
-        let inherited = match &self.inherited {
-            Ok(inherited) => *inherited,
-            Err(error) => bail!("could not take over signals: {error}"),
-        };
+    /// If the system refuses a resource, such as signals or the runtime.
+    pub fn run(mut self, inherited: io::Result<Inherited>) -> anyhow::Result<ExitOutcome> {
+        let inherited = inherited.context("could not take over signals")?;
         self.prepare();
         if let Err(mistake) = try_sandbox(&self.plan, &self.bound, &self.settings) {
-            return Ok(ExitOutcome::Exited(announce::misconfigured(&[mistake]).into()));
+            return Ok(announce::misconfigured(&[mistake]));
         }
         let terminal = Terminal::open();
         let child = match self.spawn(inherited, terminal.as_ref()) {
             Ok(child) => child,
-            Err(error) => {
-                let code = announce::not_executed(&self.command, &error);
-                return Ok(ExitOutcome::Exited(code.into()));
-            }
+            Err(error) => return Ok(announce::not_executed(&self.command, &error)),
         };
         let figures = Arc::new(Figures::new(labels(&self.plan), child.pid.as_raw()));
         // A runtime with one thread uses the least CPU time. For 40,000 small requests of 50
-        // clients on two cores, it uses 1.21 s. A multi-thread runtime uses 1.28 s with one worker,
-        // and 1.33 s with two workers. With pipelined requests, the times are 0.42, 0.43 and 0.47
-        // s. All three runtimes serve equally many requests per second. Redis has one thread, too,
-        // and more work.
+        // clients on two cores, the runtime with one thread uses 1.21 s. A multi-thread runtime
+        // uses 1.28 s with one worker, and 1.33 s with two workers. All three runtimes serve
+        // equally many requests per second, because Redis itself has one thread, and more work.
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .context("could not start the runtime")?;
         let ended = runtime.block_on(self.serve(child, terminal, figures.clone()))?;
-        // Closes open connections, and does not wait for name lookups.
+        // This closes open connections, but does not wait for unfinished name lookups.
         runtime.shutdown_background();
         announce::ended(ended, &figures);
         Ok(ended)
     }
 
-    /// Binds the status page, logs the tunnels, and rewrites the URLs in COMMAND's arguments and
-    /// environment.
+    /// Binds the status page, logs the tunnels, and replaces the Redis URLs in COMMAND's arguments
+    /// and environment.
     fn prepare(&mut self) {
         announce::unused(&self.plan, &self.unused);
         self.bound.bind_status(&self.settings);
@@ -100,7 +91,6 @@ impl Launch {
         }
     }
 
-    /// Starts COMMAND.
     fn spawn(
         &self,
         inherited: Inherited,
@@ -135,7 +125,7 @@ impl Launch {
         let dyno = dyno.map(|dyno| dyno.to_string_lossy().into_owned());
         let urls = if plan.found_urls() { RedisUrls::Found } else { RedisUrls::Missing };
         tell_status(&figures, urls, bound.status.take(), &settings, dyno);
-        // The steps above need more rights; from here on, bytes arrive from the network.
+        // Enter the sandbox before bytes arrive from the network. The steps above need more rights.
         enter_sandbox(&plan, &bound, &settings);
         let listeners = std::mem::take(&mut bound.listeners);
         open_tunnels(plan, listeners, &settings, &figures, guard);
@@ -147,8 +137,8 @@ impl Launch {
     }
 }
 
-/// Waits until the tunnels have sent COMMAND's last bytes, but at most for `limit`, or until a
-/// signal cuts the drain.
+/// Waits until the tunnels have sent COMMAND's last bytes. Stops waiting after `limit`, or when the
+/// launcher receives a signal such as SIGTERM.
 async fn drain(tunnels: Drain, supervisor: &mut Supervisor, limit: Duration) -> anyhow::Result<()> {
     tokio::select! {
         biased;
@@ -158,8 +148,8 @@ async fn drain(tunnels: Drain, supervisor: &mut Supervisor, limit: Duration) -> 
             warning!(
                 at = "drain-cut",
                 signal,
-                msg = format!("connections were still open at signal {signal}; start-stunnel \
-                               closes them"),
+                msg = format!("connections were still open when signal {signal} arrived; \
+                               start-stunnel closes them"),
             );
         }
         () = tokio::time::sleep(limit) => {
@@ -175,7 +165,7 @@ async fn drain(tunnels: Drain, supervisor: &mut Supervisor, limit: Duration) -> 
     Ok(())
 }
 
-/// The rights that the launcher needs once COMMAND runs.
+/// The rights that the launcher still needs in the sandbox.
 fn rights(plan: &Plan, bound: &Bound) -> Rights {
     Rights {
         ports: plan.routes.iter().map(|route| route.upstream.port).collect(),
@@ -184,7 +174,7 @@ fn rights(plan: &Plan, bound: &Bound) -> Rights {
     }
 }
 
-/// Tries the sandbox if the user requires it. Returns an error if the sandbox would fail.
+/// Under `--sandbox require`, tries whether the sandbox works. Returns an error if it does not.
 fn try_sandbox(plan: &Plan, bound: &Bound, settings: &Settings) -> Result<(), ConfigError> {
     if settings.sandbox != SandboxMode::Require {
         return Ok(());
@@ -193,15 +183,15 @@ fn try_sandbox(plan: &Plan, bound: &Bound, settings: &Settings) -> Result<(), Co
     if found.abi().is_some() {
         return Ok(());
     }
-    let name = settings.names.of(options::SANDBOX.declaration.variable);
-    let problem = "is require, but the sandbox would be";
-    Err(ConfigError::new(
-        name,
-        format!("{problem} {found}; set {name} to auto or off to start without a sandbox"),
-    ))
+    let problem = format!(
+        "is require, but the sandbox would be {found}; set {} to auto or off to start without a \
+         sandbox",
+        settings.name_of(&options::SANDBOX)
+    );
+    Err(settings.wrong(&options::SANDBOX, problem))
 }
 
-/// Restricts every thread of the launcher, as far as the user and the kernel allow it.
+/// Enters the sandbox with every thread, unless the user has turned the sandbox off.
 fn enter_sandbox(plan: &Plan, bound: &Bound, settings: &Settings) {
     if settings.sandbox == SandboxMode::Off {
         return sandbox::leave_off();
@@ -214,7 +204,7 @@ fn enter_sandbox(plan: &Plan, bound: &Bound, settings: &Settings) {
     threads::enter_sandbox();
 }
 
-/// Names of the tunnels in metrics and logs.
+/// The names of the tunnels in metrics and logs.
 fn labels(plan: &Plan) -> Vec<TunnelLabels> {
     let of_route = |route: &Route| TunnelLabels {
         variables: route.variables.clone(),
@@ -225,7 +215,7 @@ fn labels(plan: &Plan) -> Vec<TunnelLabels> {
     plan.routes.iter().map(of_route).collect()
 }
 
-/// Serves status and metrics in background tasks.
+/// Serves the status page and `--status`, and logs metrics, in background tasks.
 fn tell_status(
     figures: &Arc<Figures>,
     urls: RedisUrls,
@@ -243,7 +233,8 @@ fn tell_status(
     }
 }
 
-/// Serves every listener, in tasks of the current runtime.
+/// Serves every tunnel in a background task. Tunnels with the same trust settings share a
+/// connector.
 fn open_tunnels(
     plan: Plan,
     listeners: Vec<Listener>,
@@ -275,13 +266,13 @@ fn open_tunnels(
     }
 }
 
-/// Prepares TLS in the background, so that the first connection need not wait for the preparation.
+/// Loads certificates and keys in the background, so that the first connection need not wait.
 fn prepare(connector: Arc<Connector>) {
     tokio::spawn(async move {
         let started = Instant::now();
         match connector.prepare().await {
             Ok(_) => debug!(at = "tls-ready", duration_ms = started.elapsed().as_millis() as u64),
-            // Each connection tries again, and reports the error.
+            // Each connection tries again, and logs its own error.
             Err(error) => debug!(at = "tls-not-ready", error = %error),
         }
     });

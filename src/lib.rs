@@ -2,22 +2,23 @@
 //!
 //! One launch, in order:
 //!
-//! 1. [`configuration`] reads the command line and the environment, and collects every mistake.
-//! 2. [`plan`] turns the settings into routes.
-//! 3. [`listen`] binds a local port or socket for each route.
-//! 4. [`launch`] starts COMMAND, opens the tunnels, and after COMMAND's end drains them;
+//! 1. [`configuration`] reads the command line and the environment into settings and a plan of the
+//!    tunnels, and collects every mistake.
+//! 2. [`listen`] binds a local port or socket for each tunnel.
+//! 3. [`launch`] starts COMMAND, opens the tunnels, and after COMMAND's end drains them;
 //!    [`command_line`] rewrites COMMAND's arguments, [`announce`] logs messages for the user.
-//! 5. [`supervisor`] watches over COMMAND: signals, terminal, orphans, how it ended.
+//! 4. [`supervisor`] forwards signals to COMMAND, handles the terminal and orphaned processes, and
+//!    waits until COMMAND ends.
 //!
-//! A connection's path: [`launch`] gives each listener to `pool::serve`. `tunnel::serve` accepts;
-//! [`tunnel::connection`] connects, with a connector of [`tls`], and relays. If the pool is on,
-//! [`pool`] chooses the connection to Redis.
+//! The path of a connection: [`launch`] gives each listener to `pool::serve`. `tunnel::serve`
+//! accepts the app's connection. [`tunnel::connection`] connects to Redis with a connector of
+//! [`tls`], and relays bytes. If the pool is on, [`pool`] chooses the connection to Redis.
 //!
 //! [`check`] examines the tunnels of a plan instead of opening them. [`figures`] counts connections
 //! and bytes, and [`status`] shows the counts.
 //!
-//! Modules, lowest layer first: a module may use those listed before it, and none listed after it.
-//! `tests/architecture.rs` reads the list here.
+//! The modules below are listed with the lowest layer first. A module uses only modules that are
+//! listed before it; `tests/architecture.rs` checks this rule.
 
 #![deny(unsafe_code)] // Allowed in the few modules that say so.
 
@@ -45,7 +46,6 @@ pub mod pool;
 pub mod status;
 
 pub mod configuration;
-pub mod plan;
 
 pub mod command_line;
 pub mod listen;

@@ -3,71 +3,79 @@
 use std::io;
 use std::path::Path;
 
-use crate::configuration::{ConfigError, Settings, options};
+use crate::configuration::{ConfigError, Plan, Settings, options};
 use crate::logging::warning;
-use crate::plan::Plan;
 use crate::redis_url::Local;
 use crate::status::{StatusAddress, StatusListener};
 use crate::tunnel::failure::is_out_of_descriptors;
 use crate::tunnel::{Listen, Listener, PortTaken, SocketFolder};
 
-/// The name of the status page's socket, in the same folder as the tunnels' sockets.
+/// The name of the status page's Unix socket in the folder of the tunnels' sockets.
 const STATUS_SOCKET: &str = "status.sock";
 
-/// A local port or socket for each tunnel of a plan, bound and listening, but not yet served.
+/// The bound ports and sockets of the tunnels and of the status page. They do not accept
+/// connections yet.
 #[derive(Debug, Default)]
 pub struct Bound {
     pub listeners: Vec<Listener>,
     pub locals: Vec<Local>,
-    /// The listener of the status page, if it is on.
+    /// `None`: the status page is off, or its address cannot be bound.
     pub status: Option<StatusListener>,
-    /// The folder of the Unix sockets, removed on drop.
+    /// The folder of the Unix sockets. Dropping the value removes the folder.
     folder: Option<SocketFolder>,
 }
 
 /// Binds a local port or socket for each tunnel.
 ///
 /// # Errors
-/// If a port or socket cannot be bound. A taken port is no error, unless the user wants
-/// `--port-taken fail`. With `--port-taken fail`, a plan without a Redis URL is an error, too.
+/// If a port or socket cannot be bound. A taken port is an error only under `--port-taken fail`. A
+/// plan without a Redis URL is also an error only under `--port-taken fail`.
 pub fn bind(plan: &Plan, settings: &Settings) -> Result<Bound, ConfigError> {
-    let mut bound = Bound::default();
     if settings.port_taken == PortTaken::Fail && !plan.found_urls() {
-        return Err(no_url(settings));
+        let problem = "is fail, for a port that other programs rely on. But nothing would listen \
+                       on that port";
+        let problem = format!("{problem}: {}", options::NO_URL);
+        return Err(settings.wrong(&options::PORT_TAKEN, problem));
     }
-    if settings.listen == Listen::Unix && !plan.routes.is_empty() {
-        let made = SocketFolder::make();
-        bound.folder = Some(made.map_err(|error| no_socket(plan, settings, &error))?);
-    }
-    for index in 0..plan.routes.len() {
-        let (listener, local) = match &bound.folder {
-            Some(folder) => {
-                let (listener, path) =
-                    folder.bind(index).map_err(|error| no_socket(plan, settings, &error))?;
-                (listener, Local::Socket(path))
-            }
-            None => {
-                let wanted = wanted_port(settings, index);
-                if wanted == 0
-                    && settings.listen_port != 0
-                    && settings.port_taken == PortTaken::Fail
-                {
-                    return Err(ports_used_up(settings));
-                }
-                let (listener, port) = Listener::bind(wanted, settings.port_taken)
-                    .map_err(|error| no_port(plan, settings, wanted, &error))?;
-                (listener, Local::Port(port))
-            }
-        };
-        bound.listeners.push(listener);
-        bound.locals.push(local);
-    }
+    let mut bound = Bound::default();
+    bound.bind_all(plan, settings).map_err(|error| match is_out_of_descriptors(&error) {
+        true => too_few_descriptors(plan, &error),
+        false => not_bound(settings, bound.listeners.len(), &error),
+    })?;
     Ok(bound)
 }
 
 impl Bound {
-    /// Binds the address of the status page. If that fails, warns: COMMAND can run without the
-    /// page.
+    fn bind_all(&mut self, plan: &Plan, settings: &Settings) -> io::Result<()> {
+        if settings.listen == Listen::Unix && !plan.routes.is_empty() {
+            self.folder = Some(SocketFolder::make()?);
+        }
+        for index in 0..plan.routes.len() {
+            let (listener, local) = match &self.folder {
+                Some(folder) => {
+                    let (listener, path) = folder.bind(index)?;
+                    (listener, Local::Socket(path))
+                }
+                None => {
+                    let port = wanted_port(settings, index);
+                    if port == 0
+                        && settings.listen_port != 0
+                        && settings.port_taken == PortTaken::Fail
+                    {
+                        return Err(io::ErrorKind::AddrNotAvailable.into());
+                    }
+                    let (listener, port) = Listener::bind(port, settings.port_taken)?;
+                    (listener, Local::Port(port))
+                }
+            };
+            self.listeners.push(listener);
+            self.locals.push(local);
+        }
+        Ok(())
+    }
+
+    /// Binds the address of the status page. An error causes only a warning, because COMMAND can
+    /// run without the status page.
     pub fn bind_status(&mut self, settings: &Settings) {
         let Some(address) = &settings.status.address else { return };
         match self.try_bind_status(address) {
@@ -102,33 +110,6 @@ impl Bound {
     }
 }
 
-/// `--port-taken fail` says that other programs rely on the port, but there is no URL to tunnel.
-fn no_url(settings: &Settings) -> ConfigError {
-    ConfigError::new(
-        settings.names.of(options::PORT_TAKEN.declaration.variable),
-        format!(
-            "is fail, for a port that other programs rely on. But nothing would listen on that \
-             port: none of {} holds a Redis URL. Set REDIS_URL, or list your variables in {}",
-            options::DISCOVERED,
-            options::URLS.declaration.variable
-        ),
-    )
-}
-
-/// There are fewer ports from `--listen-port` to 65535 than tunnels, under `--port-taken fail`.
-fn ports_used_up(settings: &Settings) -> ConfigError {
-    let first = settings.listen_port;
-    let taken = settings.names.of(options::PORT_TAKEN.declaration.variable);
-    let remedy = format!("set a lower port, or set {taken}=move");
-    ConfigError::new(
-        settings.names.of(options::LISTEN_PORT.declaration.variable),
-        format!(
-            "is {first}, but there are fewer ports from {first} to 65535 than tunnels; {remedy}"
-        ),
-    )
-}
-
-/// The limit on open files does not allow a listener for each tunnel.
 fn too_few_descriptors(plan: &Plan, error: &io::Error) -> ConfigError {
     let problem = format!(
         "need {} tunnels, more than the limit on open files allows ({error}); raise the limit on \
@@ -138,37 +119,33 @@ fn too_few_descriptors(plan: &Plan, error: &io::Error) -> ConfigError {
     ConfigError::new("the Redis URLs", problem)
 }
 
-fn no_port(plan: &Plan, settings: &Settings, wanted: u16, error: &io::Error) -> ConfigError {
-    if is_out_of_descriptors(error) {
-        return too_few_descriptors(plan, error);
+/// The error if the port or socket of the tunnel with this index cannot be bound.
+fn not_bound(settings: &Settings, index: usize, error: &io::Error) -> ConfigError {
+    if settings.listen == Listen::Unix {
+        let problem = format!(
+            "is unix, but no socket can be made ({error}); set TMPDIR to a writable folder with a \
+             short path, or set {} to tcp",
+            settings.name_of(&options::LISTEN)
+        );
+        return settings.wrong(&options::LISTEN, problem);
     }
-    let taken = settings.names.of(options::PORT_TAKEN.declaration.variable);
     let remedy = match error.kind() {
-        io::ErrorKind::AddrInUse => {
-            format!("stop the program that uses this port, set another port, or set {taken}=move")
-        }
+        io::ErrorKind::AddrInUse => format!(
+            "stop the program that uses this port, set another port, or set {}=move",
+            settings.name_of(&options::PORT_TAKEN)
+        ),
         _ => "set a port from 1024 to 65535, or set 0".to_owned(),
     };
-    let problem = format!("leads to 127.0.0.1:{wanted}, which cannot be bound ({error})");
-    let port = settings.names.of(options::LISTEN_PORT.declaration.variable);
-    ConfigError::new(port, format!("{problem}; {remedy}"))
+    let port = usize::from(settings.listen_port) + index;
+    let problem = format!("leads to 127.0.0.1:{port}, which cannot be bound ({error}); {remedy}");
+    settings.wrong(&options::LISTEN_PORT, problem)
 }
 
-fn no_socket(plan: &Plan, settings: &Settings, error: &io::Error) -> ConfigError {
-    if is_out_of_descriptors(error) {
-        return too_few_descriptors(plan, error);
-    }
-    let listen = settings.names.of(options::LISTEN.declaration.variable);
-    let remedy =
-        format!("set TMPDIR to a writable folder with a short path, or set {listen} to tcp");
-    ConfigError::new(listen, format!("is unix, but no socket can be made ({error}); {remedy}"))
-}
-
-/// The local port for the tunnel with this index; 0: the kernel chooses.
+/// The local port that the user wants for the tunnel with this index; 0: the kernel chooses.
 pub fn wanted_port(settings: &Settings, index: usize) -> u16 {
     match settings.listen_port {
         0 => 0,
-        // Beyond port 65535 the kernel chooses.
+        // No port is left after 65535, so the kernel chooses.
         first => u16::try_from(usize::from(first) + index).unwrap_or(0),
     }
 }

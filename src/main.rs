@@ -1,27 +1,27 @@
-//! Reads the configuration; then checks, prints or launches.
+//! Reads the configuration, and performs the task that the command line selects.
 
 #![deny(unsafe_code)]
 
 use std::env;
+use std::ffi::OsString;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use start_stunnel::configuration::cli::{Invocation, Task};
-use start_stunnel::configuration::{self, ConfigError, Configuration, Configured};
+use start_stunnel::configuration::{self, ConfigError, Configuration};
 use start_stunnel::environment::Environment;
 use start_stunnel::launch::Launch;
 use start_stunnel::listen;
 use start_stunnel::logging::{self, LogSettings};
-use start_stunnel::plan::Plan;
 use start_stunnel::supervisor::{self, CommandEnvironment, ExitOutcome, Inherited};
 use start_stunnel::{announce, check, exit, status, tls};
 
-/// C code, above all OpenSSL, uses this allocator, too: that is the crate's feature `override`.
+/// OpenSSL and other C code use this allocator, too, because of the crate's feature `override`.
 #[cfg(target_env = "musl")]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// The script that `--print-shim` prints. It runs the start-stunnel on PATH, for machines whose
-/// `bin/start-stunnel` is not the launcher.
+/// The script that `--print-shim` prints. An app keeps the script as `bin/start-stunnel`. The
+/// script runs the start-stunnel on PATH.
 const SHIM: &str = include_str!("shim.sh");
 
 fn main() {
@@ -32,23 +32,38 @@ fn main() {
     outcome.end_launcher()
 }
 
-/// Performs the task; returns how the launcher is to end.
+/// Performs the task, and returns the outcome with which the launcher must end.
 fn run(invocation: Invocation) -> ExitOutcome {
     if let Some(option) = invocation.task.option()
         && !invocation.command.is_empty()
     {
         announce::command_ignored(option);
     }
+    let environment = env::vars_os().collect();
+    let is_disabled = configuration::is_disabled(&invocation, &environment);
+    let log_for_errors = configuration::log_settings_for_errors(&invocation, &environment);
     match invocation.task {
         Task::PrintShim => return exit_with(print_shim()),
-        Task::Status => return exit_with(tell_status(&invocation)),
+        Task::Status => return exit_with(tell_status(log_for_errors, is_disabled)),
+        Task::Check | Task::PrintEnvironment if is_disabled => {
+            announce::disabled();
+            return exit_with(exit::SUCCESS);
+        }
         Task::Run | Task::Check | Task::PrintEnvironment => {}
     }
-    let (work, log) = prepare(invocation, env::vars_os().collect());
+    let prepared = match is_disabled {
+        true => Err(become_command(invocation.command)),
+        false => prepare(invocation, &environment),
+    };
+    let (work, log) = prepared.unwrap_or_else(|refusal| (refusal, log_for_errors));
     let _log = logging::init(log);
     match catch_unwind(AssertUnwindSafe(work)) {
-        Ok(ended) => ended.unwrap_or_else(|error| exit_with(announce::internal_error(&error))),
-        // The panic hook has logged the panic.
+        Ok(Ok(ended)) => ended,
+        Ok(Err(error)) => {
+            announce::internal_error(&error);
+            exit_with(exit::INTERNAL_ERROR)
+        }
+        // The panic hook has logged the panic already.
         Err(_) => exit_with(exit::INTERNAL_ERROR),
     }
 }
@@ -57,69 +72,51 @@ fn exit_with(code: u8) -> ExitOutcome {
     ExitOutcome::Exited(code.into())
 }
 
-/// The work that remains after [`prepare`]. An error is an internal error.
+/// The rest of the task, which can write log lines. An error is an internal error.
 type Work = Box<dyn FnOnce() -> anyhow::Result<ExitOutcome>>;
 
-/// Work that ends with an exit code.
-fn exiting(work: impl FnOnce() -> anyhow::Result<u8> + 'static) -> Work {
-    Box::new(move || work().map(exit_with))
-}
-
 fn refuse(mistakes: Vec<ConfigError>) -> Work {
-    exiting(move || Ok(announce::misconfigured(&mistakes)))
+    Box::new(move || Ok(announce::misconfigured(&mistakes)))
 }
 
-/// Performs the steps that need a process with a single thread; returns the remaining work and the
-/// log settings. If the launcher is disabled, becomes COMMAND and does not return.
-fn prepare(invocation: Invocation, environment: Environment) -> (Work, LogSettings) {
-    let Invocation { task, command, .. } = &invocation;
+/// Replaces the launcher by COMMAND. If that fails, returns the work that logs the error.
+fn become_command(command: Vec<OsString>) -> Work {
+    let error = supervisor::become_command(&command, CommandEnvironment::of_launcher());
+    Box::new(move || Ok(announce::not_executed(&command, &error)))
+}
+
+/// Performs the steps that must run before the process has a second thread. Returns the rest of the
+/// task and the log settings; or, after a mistake of the user, the work that logs the mistake.
+fn prepare(invocation: Invocation, environment: &Environment) -> Result<(Work, LogSettings), Work> {
+    // Copy the environment for COMMAND before keep_from_native_tls changes a variable.
     let command_environment = CommandEnvironment::of_launcher();
-    let log_for_errors = configuration::log_settings_for_errors(&invocation, &environment);
-    let configuration = match configuration::read(&invocation, &environment) {
-        Err(mistakes) => return (refuse(mistakes), log_for_errors),
-        Ok(Configured::Disabled) if *task != Task::Run => {
-            return (exiting(|| Ok(announce::disabled())), log_for_errors);
-        }
-        Ok(Configured::Disabled) => {
-            let error = supervisor::become_command(command, command_environment);
-            let work = exiting(move || Ok(announce::not_executed(&invocation.command, &error)));
-            return (work, log_for_errors);
-        }
-        Ok(Configured::Enabled(configuration)) => *configuration,
-    };
-    let Configuration { settings, variables, unused } = configuration;
+    let configuration = configuration::read(&invocation, environment).map_err(refuse)?;
+    let Configuration { settings, plan, unused } = configuration;
     let log = settings.log;
-    let plan = Plan::new(variables);
     tls::roots::keep_from_native_tls();
-    if *task == Task::Check {
+    if invocation.task == Task::Check {
         supervisor::forbid_core_dumps();
-        return (exiting(move || check::run(plan, &settings, &unused)), log);
+        let check = move || check::run(plan, &settings, &unused).map(exit_with);
+        return Ok((Box::new(check), log));
     }
-    // Before any thread starts: a new thread inherits the signal mask.
+    // Block signals before the first new thread, because a thread inherits the signal mask.
     let inherited = Inherited::take_over();
-    let bound = match listen::bind(&plan, &settings) {
-        Ok(bound) => bound,
-        Err(mistake) => return (refuse(vec![mistake]), log_for_errors),
-    };
-    if *task == Task::PrintEnvironment {
-        let work = exiting(move || {
+    let bound = listen::bind(&plan, &settings).map_err(|mistake| refuse(vec![mistake]))?;
+    if invocation.task == Task::PrintEnvironment {
+        let print = move || {
             announce::unused(&plan, &unused);
-            announce::environment(&plan, &bound)
-        });
-        return (work, log);
+            announce::environment(&plan, &bound).map(exit_with)
+        };
+        return Ok((Box::new(print), log));
     }
     let (command, environment) = (invocation.command, command_environment);
-    let launch = Launch { command, environment, settings, plan, unused, bound, inherited };
-    (Box::new(move || launch.run()), log)
+    let launch = Launch { command, environment, settings, plan, unused, bound };
+    Ok((Box::new(move || launch.run(inherited)), log))
 }
 
-/// Prints the state of running launchers. This reads only two settings, and so works even if
-/// another setting is wrong.
-fn tell_status(invocation: &Invocation) -> u8 {
-    let environment = env::vars_os().collect();
-    let log = configuration::log_settings_for_errors(invocation, &environment);
-    let switched_off = configuration::is_switched_off(invocation, &environment);
-    status::client::run(log.format, switched_off).unwrap_or_else(|error| {
+/// Prints the state of running launchers. `--status` works even if a setting is wrong.
+fn tell_status(log: LogSettings, is_disabled: bool) -> u8 {
+    status::client::run(log.format, is_disabled).unwrap_or_else(|error| {
         eprintln!("start-stunnel: {error:#}");
         exit::INTERNAL_ERROR
     })

@@ -1,5 +1,5 @@
-//! Names of settings that messages of other modules mention. [`crate::configuration`] declares the
-//! settings.
+//! The names of settings, for the messages of low-level modules. [`crate::configuration`] declares
+//! the settings.
 
 pub const CA_FILE: &str = "STUNNEL_CA_FILE";
 pub const CA_PEM: &str = "STUNNEL_CA_PEM";

@@ -5,8 +5,8 @@ use std::fmt;
 /// The text shown in place of a secret.
 pub const MASK: &str = "***";
 
-/// Text that `Debug` and `Display` show as [`MASK`], so that no log, error or panic can print it by
-/// mistake. Empty text is shown as it is.
+/// Secret text. `Debug` and `Display` show [`MASK`] instead, so that no log, error or panic can
+/// print the text by mistake. Empty text is not masked.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Secret(String);
 
@@ -15,7 +15,7 @@ impl Secret {
         Secret(text.into())
     }
 
-    /// The text itself, to pass it on.
+    /// The secret text itself.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -33,18 +33,20 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Describes a value without showing it.
+/// The text that errors show in place of a secret value: the value's length.
 pub fn hidden(value: &str) -> String {
     format!("a value of {} bytes, not shown", value.len())
 }
 
-/// Shows a value that should be no secret, such as a path or a pin, in an error message. A value
-/// that looks like PEM, a key or a URL was pasted into the wrong place, and is not shown.
+/// Shows a value that is normally public, such as a path or a pin, in an error message. If the
+/// value looks like PEM, a key or a URL, the user has set the wrong variable, and the value is not
+/// shown.
 pub fn shown(value: &str) -> String {
     const LONGEST: usize = 255;
     const SHORTEST_KEY: usize = 40;
     let misplaced = ["-----BEGIN", "://", "@"].iter().any(|mark| value.contains(mark));
-    // Base64 of a key's DER; the shortest, Ed25519's in PKCS#8, has 64 characters (RFC 8410).
+    // The base64 text of a key begins with M. The shortest key has 64 characters: an Ed25519 key in
+    // PKCS#8 (RFC 8410).
     let is_key = value.starts_with('M') && value.len() >= SHORTEST_KEY && !value.contains('.');
     if misplaced || is_key || value.len() > LONGEST || value.chars().any(char::is_control) {
         hidden(value)
@@ -66,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_and_pins_are_shown_but_misplaced_secrets_are_not() {
+    fn error_shows_paths_and_pins_but_no_misplaced_secret() {
         for public in ["/etc/ssl/my ca.pem", "sha256//x=", "sha1//x;y", "sha256:AB:CD"] {
             assert_eq!(shown(public), format!("'{public}'"));
         }

@@ -1,4 +1,5 @@
-//! Compares the manual with the program: settings, log events, metrics, modules, links, versions.
+//! Checks that the manual agrees with the program: settings, log events, metrics, modules, links
+//! and versions.
 //!
 //! `WRITE_DOCS=1 cargo test --test docs` updates the generated tables.
 
@@ -6,7 +7,7 @@ mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use clap::ArgAction;
 use proc_macro2::{TokenStream, TokenTree};
@@ -14,52 +15,31 @@ use start_stunnel::configuration::cli;
 use start_stunnel::configuration::options::{self, Declaration};
 use start_stunnel::figures::FailureReason;
 use support::launcher::Launcher;
-use support::links;
-use support::release_setting;
+use support::snippets::page as text;
 use support::status::StatusPage;
+use support::{files, links, release_setting};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
-
-/// A file of this repository.
-fn text(name: &str) -> String {
-    let file = Path::new(ROOT).join(name);
-    fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
-}
-
-/// All files below a folder of this repository with this extension, in alphabetical order.
-fn files(folder: &str, extension: &str) -> Vec<String> {
-    let (mut folders, mut files) = (vec![PathBuf::from(ROOT).join(folder)], Vec::new());
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                folders.push(path);
-            } else if path.extension().is_some_and(|found| found == extension) {
-                files.push(path.strip_prefix(ROOT).unwrap().to_str().unwrap().to_owned());
-            }
-        }
-    }
-    files.sort();
-    files
-}
 
 /// Splits a page into three parts: the text up to the comment `<!-- NAME … -->`, the text up to
 /// `<!-- end of NAME -->`, and the rest.
 fn around<'a>(page: &'a str, name: &str) -> (&'a str, &'a str, &'a str) {
-    let begin = page.find(&format!("<!-- {name}")).unwrap_or_else(|| panic!("no <!-- {name}"));
-    let begin = begin + page[begin..].find("-->\n").expect("the comment's end") + "-->\n".len();
+    let begin = page
+        .find(&format!("<!-- {name}"))
+        .unwrap_or_else(|| panic!("the page lacks the comment <!-- {name}"));
+    let begin = begin + page[begin..].find("-->\n").expect("the comment must end") + "-->\n".len();
     let length = page[begin..].find(&format!("<!-- end of {name} -->"));
-    let end = begin + length.unwrap_or_else(|| panic!("no <!-- end of {name} -->"));
+    let end = begin + length.unwrap_or_else(|| panic!("the page lacks <!-- end of {name} -->"));
     (&page[..begin], &page[begin..end], &page[end..])
 }
 
-/// The cells of each row of a Markdown table, without the head.
+/// The cells of each row of a Markdown table, without the table's head.
 fn rows(table: &str) -> Vec<Vec<&str>> {
     let lines = table.lines().filter_map(|line| line.strip_prefix('|')?.strip_suffix('|'));
     lines.skip(2).map(cells).collect()
 }
 
-/// The cells of a row. `\|` does not separate cells.
+/// The cells of a row. A `\|` is a part of a cell, and does not separate cells.
 fn cells(row: &str) -> Vec<&str> {
     let (mut cells, mut begin) = (Vec::new(), 0);
     for (bar, _) in row.match_indices('|').filter(|(bar, _)| !row[..*bar].ends_with('\\')) {
@@ -70,25 +50,12 @@ fn cells(row: &str) -> Vec<&str> {
     cells
 }
 
-/// Plain text as a cell of a Markdown table.
+/// Escapes plain text for a cell of a Markdown table.
 fn cell(text: &str) -> String {
     text.replace('|', "\\|").replace('<', "\\<").replace('*', "\\*")
 }
 
 // --- Settings ---------------------------------------------------------------------------------
-
-/// The options without a value, such as --check, each with its help.
-fn flags() -> Vec<(String, String)> {
-    let command = cli::command();
-    let flags =
-        command.get_arguments().filter(|flag| matches!(flag.get_action(), ArgAction::SetTrue));
-    flags
-        .map(|flag| {
-            let help = flag.get_help().expect("a flag has its help");
-            (flag.get_long().expect("a flag has a long name").to_owned(), help.to_string())
-        })
-        .collect()
-}
 
 fn settings_table() -> String {
     let head = "| option | variable | default | meaning |\n| --- | --- | --- | --- |\n";
@@ -98,8 +65,13 @@ fn settings_table() -> String {
         let Declaration { variable, help, .. } = setting;
         format!("| `--{option}` | `{variable}` | {default} | {} |\n", cell(help))
     });
-    let flags = flags();
-    let flags = flags.iter().map(|(flag, help)| format!("| `--{flag}` | | | {} |\n", cell(help)));
+    let command = cli::command();
+    let flags =
+        command.get_arguments().filter(|arg| matches!(arg.get_action(), ArgAction::SetTrue));
+    let flags = flags.map(|flag| {
+        let help = flag.get_help().expect("every option must have a help text").to_string();
+        format!("| `--{}` | | | {} |\n", flag.get_id(), cell(&help))
+    });
     let rows: String = options.chain(flags).collect();
     format!("\n{head}{rows}\n")
 }
@@ -135,113 +107,80 @@ fn tables_of_settings_match_the_declarations() {
 
 // --- Log events -------------------------------------------------------------------------------
 
-/// The logging macros, which have the names of the levels.
+/// The logging macros. Each macro has the name of its level.
 const LEVELS: [&str; 5] = ["err", "warning", "notice", "info", "debug"];
 
-/// Adds every call of a logging macro to `calls`: its level and its fields.
-fn find_calls(stream: TokenStream, calls: &mut Vec<(&'static str, Vec<Vec<TokenTree>>)>) {
+/// Finds every call of a logging macro. Returns its level, and the tokens of each argument.
+fn calls(stream: TokenStream) -> Vec<(String, Vec<Vec<String>>)> {
     let tokens: Vec<TokenTree> = stream.into_iter().collect();
-    for window in tokens.windows(3) {
-        let [TokenTree::Ident(name), TokenTree::Punct(mark), TokenTree::Group(group)] = window
-        else {
-            continue;
-        };
-        let level = LEVELS.iter().find(|level| name == *level);
-        if let (Some(level), '!') = (level, mark.as_char()) {
-            calls.push((level, fields(group.stream())));
+    let mut calls = Vec::new();
+    for (index, token) in tokens.iter().enumerate() {
+        let TokenTree::Group(group) = token else { continue };
+        calls.extend(self::calls(group.stream()));
+        let [.., level, mark] = &tokens[..index] else { continue };
+        let level = level.to_string();
+        if mark.to_string() == "!" && LEVELS.contains(&level.as_str()) {
+            let words: Vec<_> = group.stream().into_iter().map(|word| word.to_string()).collect();
+            let arguments = words.split(|word| word == ",").filter(|words| !words.is_empty());
+            calls.push((level, arguments.map(<[String]>::to_vec).collect()));
         }
     }
-    for token in tokens {
-        if let TokenTree::Group(group) = token {
-            find_calls(group.stream(), calls);
-        }
-    }
+    calls
 }
 
-/// The arguments of a call.
-fn fields(stream: TokenStream) -> Vec<Vec<TokenTree>> {
-    let tokens: Vec<TokenTree> = stream.into_iter().collect();
-    let is_comma = |token: &TokenTree| is_mark(token, &[',']);
-    let fields = tokens.split(is_comma).filter(|field| !field.is_empty());
-    fields.map(<[TokenTree]>::to_vec).collect()
-}
-
-fn is_mark(token: &TokenTree, marks: &[char]) -> bool {
-    matches!(token, TokenTree::Punct(punct) if marks.contains(&punct.as_char()))
-}
-
-/// The values of `at = event.event()`: the strings in that function.
+/// The event names that `event.event()` can return: the strings in that function.
 fn event_words() -> Vec<String> {
     let source = text("src/tunnel/warnings.rs");
     let (_, function) = source.split_once("fn event(").expect("fn event");
-    let (body, _) = function.split_once("\n    }\n").expect("its end");
+    let (body, _) = function.split_once("\n    }\n").expect("the function must end");
     body.split('"').skip(1).step_by(2).map(str::to_owned).collect()
 }
 
-/// The text of a string literal.
-fn string(literal: &str) -> Option<String> {
-    Some(literal.strip_prefix('"')?.strip_suffix('"')?.to_owned())
-}
-
-/// The name of a field that is written as `name = value`, `name`, `%name` or `?name`.
-fn field_name(field: &[TokenTree]) -> Option<String> {
-    match field {
-        [name, equals, ..] if is_mark(equals, &['=']) => {
-            Some(string(&name.to_string()).unwrap_or_else(|| name.to_string()))
+/// Every log event in the sources, as a row of the manual's table: its name (`at=`), its levels and
+/// its fields.
+fn events() -> BTreeSet<String> {
+    let mut events: BTreeMap<String, (Vec<String>, Vec<String>)> = BTreeMap::new();
+    let add = |known: &mut Vec<String>, new: String| {
+        if !known.contains(&new) {
+            known.push(new);
         }
-        [name @ TokenTree::Ident(_)] => Some(name.to_string()),
-        [mark, name @ TokenTree::Ident(_)] if is_mark(mark, &['%', '?']) => Some(name.to_string()),
-        _ => None,
-    }
-}
-
-/// Every event in the sources: its name (`at=`), levels and fields. If several calls log an event,
-/// it has the levels and fields of all calls.
-fn events() -> BTreeMap<String, (String, Vec<String>)> {
-    let mut calls = Vec::new();
-    for source in files("src", "rs") {
-        find_calls(text(&source).parse().expect("the source is Rust"), &mut calls);
-    }
-    let mut events: BTreeMap<String, (String, Vec<String>)> = BTreeMap::new();
-    for (level, fields) in calls {
-        let [at, fields @ ..] = &fields[..] else { panic!("{level}! without a field") };
-        assert_eq!(field_name(at).as_deref(), Some("at"), "{level}!: the first field");
-        let words = match &at[2..] {
-            [word] => vec![string(&word.to_string()).expect("a string")],
-            [.., method, TokenTree::Group(_)] if method.to_string() == "event" => event_words(),
+    };
+    let sources = files("src", "rs").into_iter();
+    for (level, arguments) in sources
+        .flat_map(|file| calls(text(&file).parse().expect("the file must contain valid Rust")))
+    {
+        let [at, fields @ ..] = &arguments[..] else { panic!("{level}! without a field") };
+        let words = match &at.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+            ["at", "=", word] => vec![word.trim_matches('"').to_owned()],
+            ["at", "=", .., "event", "()"] => event_words(),
             _ => panic!("{level}! does not begin with at = \"word\", or at = ….event(): {at:?}"),
         };
         for word in words {
-            let (levels, names) =
-                events.entry(word.clone()).or_insert_with(|| (level.to_owned(), Vec::new()));
-            if !levels.split(" or ").any(|known| known == level) {
-                *levels = format!("{levels} or {level}");
-            }
+            let (levels, names) = events.entry(word).or_default();
+            add(levels, level.clone());
             for field in fields {
-                let name = field_name(field).unwrap_or_else(|| panic!("{word}: {field:?}"));
-                if !names.contains(&name) {
-                    names.push(name);
-                }
+                // A field is written as `name = value`, `name`, `%name` or `?name`.
+                let name = field.iter().find(|word| !["%", "?"].contains(&word.as_str()));
+                add(names, format!("`{}`", name.expect("a name").trim_matches('"')));
             }
         }
     }
-    events
+    let row = |(word, (levels, names)): (String, (Vec<String>, Vec<String>))| {
+        format!("| `{word}` | {} | {} |", levels.join(" or "), names.join(", "))
+    };
+    events.into_iter().map(row).collect()
 }
 
 #[test]
 fn manual_has_every_log_event_with_level_and_fields() {
-    let logged: BTreeSet<String> = events()
-        .into_iter()
-        .map(|(word, (level, fields))| {
-            let fields: Vec<_> = fields.iter().map(|field| format!("`{field}`")).collect();
-            format!("| `{word}` | {level} | {} |", fields.join(", "))
-        })
-        .collect();
+    let logged = events();
     let page = text("docs/operation.md");
     let (_, table, _) = around(&page, "events");
     let mut documented = BTreeSet::new();
     for row in rows(table) {
-        let [word, level, fields, meaning] = row[..] else { panic!("four cells: {row:?}") };
+        let [word, level, fields, meaning] = row[..] else {
+            panic!("a row must have four cells: {row:?}")
+        };
         assert!(!meaning.is_empty(), "{word} has no meaning");
         let is_new = documented.insert(format!("| {word} | {level} | {fields} |"));
         assert!(is_new, "docs/operation.md has {word} twice");
@@ -250,7 +189,7 @@ fn manual_has_every_log_event_with_level_and_fields() {
     let extra: Vec<_> = documented.difference(&logged).collect();
     assert!(
         missing.is_empty() && extra.is_empty(),
-        "docs/operation.md lacks {missing:#?}, and has what nothing logs: {extra:#?}"
+        "docs/operation.md lacks {missing:#?}, and has unknown events: {extra:#?}"
     );
     assert!(logged.len() > 30, "{logged:?}");
 }
@@ -259,32 +198,25 @@ fn manual_has_every_log_event_with_level_and_fields() {
 
 /// The name, kind and labels of each metric in Prometheus's text format, as a new launcher prints
 /// them, in that order.
-fn metrics_of_a_launcher() -> Vec<(String, String, Vec<String>)> {
+fn metrics_of_a_launcher() -> Vec<(String, String, BTreeSet<String>)> {
     let held = Launcher::holding("redis://127.0.0.1:1").env("STUNNEL_STATUS_ADDRESS", "0");
     let held = held.start_held();
     let page = StatusPage::of(held.running.pid(), &[held.port]);
     let text = page.get_as("/metrics", "text/plain").body;
     held.finish();
-    let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
-    let labels = |name: &str| {
-        let samples = text.lines().filter(|line| !line.starts_with('#'));
-        let mut labels: Vec<String> = Vec::new();
-        for sample in samples.filter(|line| is_sample_of(line, name)) {
-            let inside = sample.split_once('{').and_then(|(_, rest)| rest.split_once('}'));
-            let pairs = inside.map_or("", |(pairs, _)| pairs).split(',');
-            let names = pairs.filter_map(|pair| Some(pair.split_once('=')?.0.to_owned()));
-            labels.extend(names.filter(|name| name != "le"));
-        }
-        labels.sort();
-        labels.dedup();
-        labels
+    let metric = |block: &str| {
+        let (name, kind) = block.lines().next()?.split_once(' ')?;
+        let samples = block.lines().skip(1).filter(|line| !line.starts_with('#'));
+        let labels = samples.filter_map(|line| Some(line.split_once('{')?.1.split_once('}')?.0));
+        let names =
+            labels.flat_map(|pairs| pairs.split(',')).filter_map(|pair| pair.split_once('='));
+        let names = names.map(|(name, _)| name.to_owned()).filter(|name| name != "le");
+        Some((name.to_owned(), kind.to_owned(), names.collect()))
     };
-    types.map(|(name, kind)| (name.to_owned(), kind.to_owned(), labels(name))).collect()
-}
-
-fn is_sample_of(line: &str, name: &str) -> bool {
-    let rest = line.strip_prefix(name).unwrap_or("x");
-    ["{", " ", "_bucket{", "_sum", "_count"].iter().any(|next| rest.starts_with(next))
+    text.split("# TYPE ")
+        .skip(1)
+        .map(|block| metric(block).expect("a metric must have a name and a kind"))
+        .collect()
 }
 
 #[test]
@@ -292,25 +224,22 @@ fn manual_has_every_metric_with_kind_and_labels() {
     let served = metrics_of_a_launcher();
     let page = text("docs/operation.md");
     let (_, table, _) = around(&page, "metrics");
-    let documented: Vec<(String, String, Vec<String>)> = rows(table)
-        .iter()
-        .map(|row| {
-            let [name, kind, labels, _] = row[..] else { panic!("four cells: {row:?}") };
-            let name = name.trim_matches('`').to_owned();
-            let labels = labels.split(", ").filter(|label| !label.is_empty());
-            let mut labels: Vec<_> =
-                labels.map(|label| label.trim_matches('`').to_owned()).collect();
-            labels.sort();
-            // A metric without a sample shows no labels.
-            let silent =
-                served.iter().any(|(known, _, labels)| *known == name && labels.is_empty());
-            if silent && !name.ends_with("_info") {
-                labels.retain(|label| label != "tunnel");
-            }
-            (name, kind.to_owned(), labels)
-        })
-        .collect();
-    assert_eq!(documented, served, "docs/operation.md has other metrics than a launcher");
+    assert_eq!(rows(table).len(), served.len(), "docs/operation.md lacks a metric: {served:?}");
+    for (row, (name, kind, served)) in rows(table).iter().zip(&served) {
+        let [documented, its_kind, labels, _] = row[..] else {
+            panic!("a row must have four cells: {row:?}")
+        };
+        assert_eq!((documented, its_kind), (format!("`{name}`").as_str(), kind.as_str()));
+        let labels = labels.split(", ").map(|label| label.trim_matches('`'));
+        let labels: BTreeSet<_> = labels.filter(|label| !label.is_empty()).collect();
+        // A metric without a sample shows no label, because Prometheus's format has labels only in
+        // samples.
+        let is_silent = served.is_empty() && labels == BTreeSet::from(["tunnel"]);
+        assert!(
+            is_silent || labels.iter().eq(served),
+            "{name} has the labels {served:?}, not {labels:?}"
+        );
+    }
     assert!(served.len() > 25, "{served:?}");
 }
 
@@ -349,7 +278,7 @@ fn pages() -> Vec<String> {
 fn no_link_between_pages_is_broken() {
     let (links, broken) = links::check(Path::new(ROOT), &pages());
     assert!(broken.is_empty(), "{}", broken.join("\n"));
-    assert!(links > 30, "{links} links");
+    assert!(links > 30, "this test sees only {links} links");
 }
 
 #[test]
@@ -362,11 +291,11 @@ fn readme_links_to_every_page() {
 }
 
 #[test]
-fn pages_name_this_version_and_the_address_in_release_conf() {
+fn pages_name_the_version_and_address_of_this_release() {
     let version = env!("CARGO_PKG_VERSION");
     let repository = release_setting("REPOSITORY");
-    assert_eq!(env!("CARGO_PKG_REPOSITORY"), repository, "Cargo.toml's `repository`");
-    // Until there is an address, the pages use example.com.
+    assert_eq!(env!("CARGO_PKG_REPOSITORY"), repository, "Cargo.toml and release.conf must agree");
+    // Until release.conf has an address, the pages show example.com.
     let address = match repository.as_str() {
         "" => "https://example.com".to_owned(),
         repository => format!("{repository}/releases/download/v{version}"),
@@ -389,10 +318,10 @@ fn pages_name_this_version_and_the_address_in_release_conf() {
             assert!(!word.contains("://") || word == address, "{page}: {word}, not {address}");
         }
     }
-    assert!(named > 5, "{named} archives");
+    assert!(named > 5, "this test sees only {named} archives");
     for page in ["README.md", "docs/releases.md"] {
         let says_so = text(page).contains("There is no published release yet");
-        assert_eq!(says_so, repository.is_empty(), "{page}: whether there is a release");
+        assert_eq!(says_so, repository.is_empty(), "{page} must say whether there is a release");
     }
 }
 
@@ -414,7 +343,7 @@ fn files_named(page: &str) -> Vec<String> {
 fn source_files_named_in_pages_exist() {
     let sources = ["src", "tests", "examples", "fuzz"].map(|folder| files(folder, "rs")).concat();
     let mut named = 0;
-    // The change log also names files that no longer exist.
+    // CHANGELOG.md may name files that no longer exist.
     for page in pages().into_iter().filter(|page| page != "CHANGELOG.md") {
         for name in files_named(&text(&page)) {
             named += 1;
@@ -422,7 +351,7 @@ fn source_files_named_in_pages_exist() {
             assert!(is_there, "{page}: there is no {name}");
         }
     }
-    assert!(named > 10, "{named} names");
+    assert!(named > 10, "this test sees only {named} names");
     assert_eq!(
         files_named("(`a/{b,c}.rs`, d.rs)"),
         ["a/b.rs", "a/c.rs", "d.rs"].map(str::to_owned)
@@ -432,8 +361,9 @@ fn source_files_named_in_pages_exist() {
 #[test]
 fn security_names_every_file_with_unsafe_code() {
     let page = text("SECURITY.md");
-    let (_, section) = page.split_once("## The code").expect("the section");
-    let (unsafe_code, _) = section.split_once("\n\nURL rules").expect("the next paragraph");
+    let (_, section) = page.split_once("## The code").expect("the page must have this section");
+    let (unsafe_code, _) =
+        section.split_once("\n\nURL rules").expect("the section must have this paragraph");
     let named = files_named(unsafe_code);
     let keyword = ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern"];
     let sources = files("src", "rs").into_iter();
@@ -442,15 +372,18 @@ fn security_names_every_file_with_unsafe_code() {
     let is_named = |file: &String| named.iter().any(|name| Path::new(file).ends_with(name));
     let missing: Vec<_> = sources.iter().filter(|file| !is_named(file)).collect();
     assert!(missing.is_empty(), "SECURITY.md does not name {missing:?}");
-    assert_eq!(sources.len(), named.len(), "{sources:?}, but SECURITY.md names {named:?}");
+    assert_eq!(sources.len(), named.len(), "SECURITY.md names {named:?}, not {sources:?}");
 }
 
 #[test]
 fn security_names_the_openssl_version_inside() {
     let lock = text("Cargo.lock");
-    let (_, package) = lock.split_once("name = \"openssl-src\"\nversion = \"").expect("a package");
+    let (_, package) = lock
+        .split_once("name = \"openssl-src\"\nversion = \"")
+        .expect("Cargo.lock must list openssl-src");
     let (version, _) = package.split_once('"').expect("a version");
-    let (_, version) = version.split_once('+').expect("OpenSSL's version");
+    let (_, version) =
+        version.split_once('+').expect("the version must end with OpenSSL's version");
     let sentence = format!("The version is {version}, ");
     assert!(text("SECURITY.md").contains(&sentence), "SECURITY.md does not say: {sentence}");
 }

@@ -1,4 +1,5 @@
-//! On a laptop, without a buildpack: the shim in an app's repository, and process managers.
+//! Tests start-stunnel on a laptop, without a buildpack: the shim in an app's repository, and
+//! foreman.
 
 mod support;
 
@@ -11,7 +12,8 @@ use support::launcher::{BINARY, Launcher, Outcome};
 use support::servers::{Front, Server};
 use tempfile::TempDir;
 
-/// An app's repository with the shim in its `bin/`, and a folder of programs for PATH.
+/// A folder with an app's repository, whose `bin/` contains the shim, and with the folder
+/// `programs` for PATH.
 struct Checkout {
     folder: TempDir,
 }
@@ -36,12 +38,13 @@ impl Checkout {
         self.at("app/bin/start-stunnel")
     }
 
-    /// Installs the launcher in the folder of programs.
+    /// Installs the launcher in `programs`.
     fn install(&self) {
         symlink(BINARY, self.at("programs/start-stunnel")).unwrap();
     }
 
-    /// The shim with these arguments. The app's `bin/`, with the shim, comes first on PATH.
+    /// Runs the shim with these arguments. The app's `bin/`, which contains the shim, is the first
+    /// folder on PATH.
     fn launcher(&self, words: &[&str]) -> Launcher {
         let path = format!(
             "{}:{}::/usr/bin:/bin",
@@ -55,7 +58,7 @@ impl Checkout {
 }
 
 #[test]
-fn printed_shim_is_a_short_script_for_sh() {
+fn print_shim_prints_a_short_shell_script() {
     let shim = fs::read_to_string(Checkout::new().shim()).unwrap();
     assert!(shim.lines().count() <= 30 && shim.starts_with("#!/bin/sh\n"), "{shim}");
     let home = concat!("\ninstall_from='", env!("CARGO_PKG_REPOSITORY"), "'\n");
@@ -63,10 +66,10 @@ fn printed_shim_is_a_short_script_for_sh() {
 }
 
 #[test]
-fn shim_runs_the_launcher_on_path_and_never_itself() {
+fn shim_runs_the_launcher_on_path_and_no_other_shim() {
     let checkout = Checkout::new();
     checkout.install();
-    // Another app's shim precedes the launcher on PATH.
+    // On PATH, another app's shim comes before the launcher.
     fs::create_dir(checkout.at("programs/other")).unwrap();
     fs::copy(checkout.shim(), checkout.at("programs/other/start-stunnel")).unwrap();
     let path = format!(
@@ -124,19 +127,16 @@ fn shim_without_launcher_says_that_it_must_be_installed() {
     }
 }
 
-/// Every option without a value: `--check`, `-h`, ...
+/// Every option that takes no value, such as `--check` and `-h`.
 fn flags() -> Vec<String> {
     let mut command = start_stunnel::configuration::cli::command();
     command.build();
-    let flags = command.get_arguments().filter(|flag| !flag.is_positional());
-    let flags = flags.filter(|flag| !flag.get_action().takes_values());
-    flags
-        .flat_map(|flag| {
-            let short = flag.get_short().map(|short| format!("-{short}"));
-            let long = flag.get_long().map(|long| format!("--{long}"));
-            short.into_iter().chain(long)
-        })
-        .collect()
+    let flags = command.get_arguments().filter(|arg| !arg.get_action().takes_values());
+    let names = flags.flat_map(|flag| {
+        let short = flag.get_short().map(|short| format!("-{short}"));
+        [short, flag.get_long().map(|long| format!("--{long}"))]
+    });
+    names.flatten().collect()
 }
 
 #[test]
@@ -148,17 +148,17 @@ fn shim_without_launcher_runs_no_command_for_check_or_help() {
         for words in [&[flag.as_str()][..], &[flag, "echo", "ran"]] {
             let ended = checkout.launcher(words).env("STUNNEL_ENABLED", "false").run();
             assert_eq!((ended.code(), ended.stdout.as_str()), (127, ""), "{words:?}");
-            // A hint to disable the tunnel would not help here.
+            // The user has disabled the tunnel already, so the error must not advise that.
             assert!(!ended.stderr.contains("STUNNEL_ENABLED"), "{words:?}: {}", ended.stderr);
             assert_eq!(ended.stderr.lines().count(), 1, "{words:?}: {}", ended.stderr);
         }
     }
-    // An option without its value.
+    // The value of --verify is missing.
     let ended = checkout.launcher(&["--verify"]).env("STUNNEL_ENABLED", "false").run();
     assert_eq!((ended.code(), ended.stderr.lines().count()), (127, 1), "{}", ended.stderr);
 }
 
-/// Runs a Procfile with foreman, as on a laptop.
+/// Runs the processes of a Procfile with foreman.
 fn foreman(checkout: &Checkout, procfile: &str, redis_url: &str) -> Outcome {
     fs::write(checkout.at("app/Procfile"), procfile).unwrap();
     fs::write(checkout.at("app/.env"), format!("REDIS_URL={redis_url}\n")).unwrap();
@@ -175,7 +175,7 @@ fn foreman_runs_two_launchers_on_different_ports() {
     let checkout = Checkout::new();
     checkout.install();
     let server = Server::start(Front::Redis);
-    // Each process waits for the other one, so that both tunnels are up at the same time.
+    // Each process waits for the other process, so that both tunnels are open at the same time.
     let script = r#"
         redis() { redis-cli --no-auth-warning -u "$REDIS_URL" "$@" >/dev/null; }
         redis rpush "for-$1" "$REDIS_URL"; redis blpop "for-$2" 20; echo "$1 met $2 at $REDIS_URL"

@@ -1,11 +1,11 @@
-//! Which variables get a tunnel, and what COMMAND sees (docs/configuration.md).
+//! Tests which variables get a tunnel, and which URLs COMMAND sees (docs/configuration.md).
 
 mod support;
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
-use support::launcher::{BINARY, Launcher, logged};
+use support::launcher::{BINARY, Launcher, Outcome, logged};
 use support::servers::{Front, PASSWORD, Server};
 use support::status::StatusPage;
 
@@ -39,20 +39,6 @@ fn command_sees_local_urls_and_no_other_change() {
 }
 
 #[test]
-fn fifty_urls_get_fifty_ports() {
-    let mut launcher = Launcher::script("env | grep '^HEROKU_REDIS_.*_URL=' | sort");
-    for n in 10..60 {
-        launcher = launcher.env(&format!("HEROKU_REDIS_{n}_URL"), format!("redis://h{n}"));
-    }
-    let ended = launcher.run();
-    let mut ports: Vec<&str> =
-        ended.stdout.lines().map(|line| line.rsplit(':').next().unwrap()).collect();
-    ports.sort_unstable();
-    ports.dedup();
-    assert_eq!(ports.len(), 50, "{}", ended.stdout);
-}
-
-#[test]
 fn url_expanded_by_the_shell_leads_through_the_tunnel() {
     let server = Server::start(Front::Redis);
     let script = format!("exec {BINARY} redis-cli --no-auth-warning -u $REDIS_URL client id");
@@ -64,7 +50,7 @@ fn url_expanded_by_the_shell_leads_through_the_tunnel() {
 }
 
 #[test]
-fn nested_launcher_uses_the_outer_tunnel() {
+fn launcher_run_by_a_launcher_uses_the_first_tunnel() {
     let server = Server::start(Front::Redis);
     let inner = "redis-cli --no-auth-warning -u \"$REDIS_URL\" ping; echo $REDIS_URL";
     let ended = Launcher::new([BINARY, "sh", "-c", inner]).redis(&server.url()).run();
@@ -75,15 +61,19 @@ fn nested_launcher_uses_the_outer_tunnel() {
 }
 
 #[test]
-fn print_env_shows_the_commands_urls_with_secrets_masked() {
+fn print_env_shows_urls_with_secrets_masked_and_warns() {
     let ended = Launcher::new(["--print-env"])
         .redis("redis://user:hunter2@h:6379/3?password=hunter2")
         .env("HEROKU_REDIS_OWN_URL", "rediss://:hunter2@own")
         .env("HEROKU_REDIS_OWN_URL_STUNNEL_REDISS", "passthrough")
+        .env("CACHE_URL", "redis://c")
+        .env("STUNNEL_VERIFY_IT", "full")
         .run();
     assert_eq!(ended.code(), 0);
+    assert_eq!(logged(&ended.stderr, "not-tunnelled", "vars"), ["CACHE_URL"]);
+    assert_eq!(logged(&ended.stderr, "unknown-setting", "vars"), ["STUNNEL_VERIFY_IT"]);
     let listen = &logged(&ended.stderr, "tunnel-up", "listen");
-    assert!(listen.is_empty(), "nothing is up: {}", ended.stderr);
+    assert!(listen.is_empty(), "no tunnel may open: {}", ended.stderr);
     let lines: Vec<&str> = ended.stdout.lines().collect();
     assert_eq!(lines.len(), 3, "{lines:?}");
     assert!(lines[0].starts_with("REDIS_URL=redis://***:***@127.0.0.1:"), "{lines:?}");
@@ -93,20 +83,15 @@ fn print_env_shows_the_commands_urls_with_secrets_masked() {
 }
 
 #[test]
-fn print_env_explains_empty_output_and_warns_like_a_launch() {
+fn print_env_explains_empty_output() {
     let ended = Launcher::new(["--print-env"]).run();
     assert_eq!((ended.code(), ended.stdout.as_str()), (0, ""));
     assert_eq!(ended.stderr.lines().count(), 1, "{}", ended.stderr);
     assert!(ended.stderr.contains("holds a Redis URL"), "{}", ended.stderr);
-    let launcher = Launcher::new(["--print-env"]).redis("redis://h").env("CACHE_URL", "redis://c");
-    let ended = launcher.env("STUNNEL_VERIFY_IT", "full").run();
-    assert_eq!(ended.stdout.lines().count(), 2, "{}", ended.stdout);
-    assert_eq!(logged(&ended.stderr, "not-tunnelled", "vars"), ["CACHE_URL"]);
-    assert_eq!(logged(&ended.stderr, "unknown-setting", "vars"), ["STUNNEL_VERIFY_IT"]);
 }
 
 #[test]
-fn log_says_how_to_include_urls_without_a_tunnel() {
+fn log_says_how_to_tunnel_the_other_redis_urls() {
     let run = |settings: &[(&str, &str)]| {
         let launcher = Launcher::script("true")
             .env("REDISCLOUD_URL", "rediss://:hunter2@cloud")
@@ -135,76 +120,17 @@ fn log_says_how_to_include_urls_without_a_tunnel() {
     assert_eq!(logged(&outer, "not-tunnelled", "vars"), [names]);
 }
 
-#[test]
-fn only_the_url_of_an_outer_tunnel_stays_unchanged() {
-    for (url, tunnelled) in [
-        ("redis://:hunter2@h:6379", true),
-        ("rediss://127.0.0.1:6371", true),
-        ("redis://127.0.0.2:6371", true),
-        ("redis://localhost:6371", true),
-        ("redis://127.0.0.1:6371", false),
-        ("valkey://u:p@127.0.0.1:1/2", false),
-        ("unix:///run/start-stunnel-x/redis0.sock", false),
-    ] {
-        let ended = Launcher::script("true").redis(url).env("REDIS_URL_STUNNEL", url).run();
-        assert_eq!(ended.stderr.contains("at=tunnel-up"), tunnelled, "{url}: {}", ended.stderr);
-    }
-}
-
-#[test]
-fn ambiguous_url_is_an_error_that_does_not_show_it() {
-    for url in [
-        "redis://:p@ss/word@host:6379/0",
-        "redis://:hunter2@alpha,redis://:hunter3@beta",
-        "redis://:hunter2@alpha,:hunter3@beta",
-        "redis://alpha,beta:6379",
-        "redis://alpha;beta",
-        "redis://:hunter2@alpha/0?next=u@beta",
-    ] {
-        for words in [&["true"][..], &["--print-env"], &["--check"]] {
-            let log = Launcher::new(words).redis(url).refused();
-            assert!(log.contains("percent-encoded"), "{log}");
-            let message = log.split(" msg=").nth(1).unwrap();
-            for part in ["p@", "word@", "host:", "hunter", "alpha", "beta"] {
-                assert!(!message.contains(part), "{message}");
-            }
-        }
-    }
-}
-
-#[test]
-fn log_and_check_explain_why_a_url_has_no_tunnel() {
-    let passthrough = |words: &[&str]| {
-        let launcher = Launcher::new(words).redis("rediss://:hunter2@h");
-        launcher.env("STUNNEL_REDISS", "passthrough").run()
-    };
-    let started = passthrough(&["true"]);
-    assert_eq!(logged(&started.stderr, "left-alone", "vars"), ["REDIS_URL"]);
-    assert!(started.stderr.contains("STUNNEL_REDISS=passthrough"), "{}", started.stderr);
-    let checked = passthrough(&["--check"]).stdout;
-    assert!(checked.contains("REDIS_URL") && checked.contains("passthrough"), "{checked}");
-    let nothing = Launcher::new(["--check"]).run().stdout;
-    assert!(nothing.contains("none of REDIS_URL HEROKU_REDIS_*"), "{nothing}");
-}
-
-/// The output and the exit code of `--status`, run as COMMAND of a launcher. Both are in a network
-/// namespace of their own, where `--status` finds no other launcher. `None`, and a message: the
-/// system does not allow this.
-fn status_from_inside(environment: &[(&str, &str)]) -> Option<(String, i32)> {
+/// Runs `--status` as COMMAND of a launcher. Both run in a new network namespace, so that
+/// `--status` finds only this launcher.
+fn status_from_inside(environment: &[(&str, &str)]) -> Outcome {
     let script = format!(
         "until {BINARY} --status >/dev/null; [ $? -ne 3 ]; do :; done; {BINARY} --status; exit $?"
     );
     let words = ["--user", "--map-root-user", "--net", BINARY, "sh", "-c", &script];
-    let ended = Launcher::of("unshare", words).settings(environment).run();
-    if ended.stderr.contains("unshare failed") {
-        support::skip("unshare may not make a namespace here");
-        return None;
-    }
-    let code = ended.code();
-    Some((ended.stdout, code))
+    Launcher::of("unshare", words).settings(environment).run()
 }
 
-/// The status code and the body of `/readyz`.
+/// The HTTP status and the body of `/readyz`.
 fn readiness(environment: &[(&str, &str)]) -> (u16, String) {
     let launcher = Launcher::script("echo up; exec cat").env("STUNNEL_STATUS_ADDRESS", "0");
     let mut running = launcher.settings(environment).start();
@@ -214,57 +140,61 @@ fn readiness(environment: &[(&str, &str)]) -> (u16, String) {
     (answer.code, answer.body)
 }
 
+/// Two environments with a Redis URL that needs no tunnel. The first URL is passed through; the
+/// second URL leads to the tunnel of another launcher.
+const WITHOUT_TUNNEL: [[(&str, &str); 2]; 2] = [
+    [("REDIS_URL", "rediss://127.0.0.1:1"), ("STUNNEL_REDISS", "passthrough")],
+    [("REDIS_URL", "redis://127.0.0.1:1"), ("REDIS_URL_STUNNEL", "redis://127.0.0.1:1")],
+];
+/// An environment in which the user has misspelt the name of the variable with the Redis URL.
 const MISNAMED: [(&str, &str); 1] = [("REDISS_URL", "redis://127.0.0.1:1")];
-const PASSED_THROUGH: [(&str, &str); 2] =
-    [("REDIS_URL", "rediss://127.0.0.1:1"), ("STUNNEL_REDISS", "passthrough")];
-const NESTED: [(&str, &str); 2] =
-    [("REDIS_URL", "redis://127.0.0.1:1"), ("REDIS_URL_STUNNEL", "redis://127.0.0.1:1")];
 
 #[test]
-fn check_without_any_url_fails() {
-    let check = |options: &[&str], environment: &[(&str, &str)]| {
-        Launcher::new(options.iter().chain(&["--check"])).settings(environment).run()
+fn health_checks_fail_if_no_variable_holds_a_redis_url() {
+    let run = |words: &[&str], environment: &[(&str, &str)]| {
+        Launcher::new(words).settings(environment).run()
     };
-    let table = check(&[], &MISNAMED);
+    let table = run(&["--check"], &MISNAMED);
     assert_eq!(table.code(), 78, "{table:?}");
-    assert!(table.stdout.contains("none of REDIS_URL"), "{}", table.stdout);
-    let json = check(&["--log-format", "json"], &MISNAMED);
+    assert!(table.stdout.contains("none of REDIS_URL HEROKU_REDIS_*"), "{}", table.stdout);
+    let json = run(&["--log-format", "json", "--check"], &MISNAMED);
     assert_eq!((json.code(), json.stdout.as_str()), (78, ""), "{json:?}");
     assert!(json.stderr.contains("none of REDIS_URL"), "{}", json.stderr);
-    for environment in [&PASSED_THROUGH, &NESTED] {
-        assert_eq!(check(&[], environment).code(), 0, "{environment:?}");
-    }
-}
-
-#[test]
-fn launcher_without_any_url_is_not_ready() {
     let (code, body) = readiness(&MISNAMED);
     assert_eq!(code, 503, "{body}");
     assert!(body.contains("no variable holds a Redis URL"), "{body}");
-    for environment in [&PASSED_THROUGH, &NESTED] {
-        assert_eq!(readiness(environment), (200, "ready\n".to_owned()), "{environment:?}");
-    }
-}
-
-#[test]
-fn status_of_a_launcher_without_any_url_is_failing() {
-    let Some((text, code)) = status_from_inside(&MISNAMED) else { return };
-    assert_eq!(code, 1, "{text}");
-    assert!(text.contains("NO REDIS URL"), "{text}");
-    for environment in [&PASSED_THROUGH, &NESTED] {
-        let (text, code) = status_from_inside(environment).expect("allowed before");
-        assert_eq!(code, 0, "{environment:?}: {text}");
-    }
-}
-
-#[test]
-fn port_taken_fail_without_any_url_is_an_error() {
-    let launcher = |environment: &[(&str, &str)]| {
-        Launcher::new(["--port-taken", "fail", "echo", "ran"]).settings(environment)
-    };
-    let log = launcher(&MISNAMED).refused();
+    let fixed_port = ["--port-taken", "fail", "echo", "ran"];
+    let log = Launcher::new(fixed_port).settings(&MISNAMED).refused();
     assert_eq!(logged(&log, "config-error", "var"), ["--port-taken"]);
-    for environment in [&PASSED_THROUGH, &NESTED] {
-        assert_eq!(launcher(environment).run().stdout, "ran\n", "{environment:?}");
+
+    for environment in WITHOUT_TUNNEL {
+        assert_eq!(run(&["--check"], &environment).code(), 0, "{environment:?}");
+        assert_eq!(readiness(&environment), (200, "ready\n".to_owned()), "{environment:?}");
+        assert_eq!(run(&fixed_port, &environment).stdout, "ran\n", "{environment:?}");
     }
+}
+
+#[test]
+fn status_fails_if_no_variable_holds_a_redis_url() {
+    let failing = status_from_inside(&MISNAMED);
+    if failing.stderr.contains("unshare failed") {
+        support::skip("unshare may not make a namespace here");
+        return;
+    }
+    assert_eq!(failing.code(), 1, "{failing:?}");
+    assert!(failing.stdout.contains("NO REDIS URL"), "{failing:?}");
+    for environment in WITHOUT_TUNNEL {
+        let ended = status_from_inside(&environment);
+        assert_eq!(ended.code(), 0, "{environment:?}: {ended:?}");
+    }
+}
+
+#[test]
+fn log_and_check_say_that_a_url_is_passed_through() {
+    let environment = &WITHOUT_TUNNEL[0];
+    let started = Launcher::script("true").settings(environment).run();
+    assert_eq!(logged(&started.stderr, "left-alone", "vars"), ["REDIS_URL"]);
+    assert!(started.stderr.contains("STUNNEL_REDISS=passthrough"), "{}", started.stderr);
+    let checked = Launcher::new(["--check"]).settings(environment).run().stdout;
+    assert!(checked.contains("REDIS_URL") && checked.contains("passthrough"), "{checked}");
 }

@@ -1,26 +1,22 @@
-//! Runs the commands that README and the manual show, step by step.
+//! Runs the commands that README and the manual show.
 
 mod support;
 
 use std::fs;
-use std::io::Write;
 use std::net::TcpStream;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
 use nix::libc;
-use support::launcher::{BINARY, Launcher, Outcome, logged, with_hosts};
-use support::pki::{Authority, Certificate, Request};
+use support::launcher::{BINARY, Launcher, Outcome};
+use support::pki::Certificate;
 use support::resp::{Client, Reply};
-use support::servers::{Front, Options, PASSWORD, Server};
+use support::servers::{Front, PASSWORD, Server};
 use support::snippets::{page, printed, snippet, with_ours};
-use support::{eventually, rest, two_free_ports};
+use support::{eventually, two_free_ports};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
-
-/// A Ruby program that pings Redis.
-const RUBY: &str = "require 'redis'; puts Redis.new(url: ENV.fetch('REDIS_URL')).ping";
 
 #[test]
 fn app_json_and_project_toml_list_the_buildpack() {
@@ -36,7 +32,7 @@ fn app_json_and_project_toml_list_the_buildpack() {
     let uris: Vec<_> = group.iter().filter_map(|one| one.get("uri")).collect();
     assert_eq!(uris.len(), 1);
     assert!(uris[0].as_str().unwrap().ends_with(&ours), "{uris:?}");
-    // The last buildpack decides the process types.
+    // The last buildpack decides the app's process types, so heroku/procfile must be the last.
     assert_eq!(group.last().unwrap()["id"].as_str(), Some("heroku/procfile"));
 }
 
@@ -50,73 +46,14 @@ fn demo_prints_help_and_exits() {
     }
 }
 
-#[test]
-fn compose_example_publishes_the_ports_of_nginx_alone() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("compose.yaml");
-    fs::write(&file, snippet("compose-php")).unwrap();
-    let parse = "import sys, yaml; services = yaml.safe_load(open(sys.argv[1]))['services']; \
-                 php = services['php']; assert php['network_mode'] == 'service:tunnel'; \
-                 print([name for name in services if 'ports' in services[name]])";
-    let parsed = Outcome::of(Command::new("/usr/bin/python3").args(["-c", parse]).arg(file));
-    assert_eq!(parsed.ok(), "['nginx']\n");
-    let list = r#"command: ["--listen-port", "6379", "--port-taken", "fail", "sleep", "infinity"]"#;
-    assert!(snippet("compose-php").contains(list));
-}
-
-#[test]
-fn certificate_verify_failed_is_gone_with_the_launcher() {
-    let server = Server::start(Front::Redis);
-    let url = format!("rediss://default:{PASSWORD}@127.0.0.1:{}/0", server.tls_port());
-    let run = |enabled: &str| {
-        Launcher::new(["ruby", "-e", RUBY]).redis(&url).env("STUNNEL_ENABLED", enabled).run()
-    };
-    // Without the launcher, as after an upgrade of the plan; then with the launcher.
-    let before = run("false");
-    assert!(before.stderr.contains("certificate verify failed"), "{}", before.stderr);
-    let after = run("true");
-    assert_eq!(after.stdout, "PONG\n", "{}", after.stderr);
-}
-
-#[test]
-fn elasticache_url_works_with_full_verification() {
-    // A public CA signs ElastiCache's certificates for the name in the URL. This test has a CA of
-    // its own instead.
-    let folder = tempfile::tempdir().unwrap();
-    let name = "master.cache.test";
-    let authority = Authority::new(folder.path());
-    let request = Request { name, dns: &[name], ip: &[], ..Request::default() };
-    let certificate = authority.issue(folder.path(), "leaf", &request);
-    let options = Options { certificate: Some(&certificate), ..Options::default() };
-    let server = Server::start_with(Front::Redis, options);
-    let hosts = folder.path().join("hosts");
-    let Some(launcher) = with_hosts(&hosts, &format!("127.0.0.1 {name}\n")) else { return };
-    let held = launcher
-        .redis(&format!("rediss://default:{PASSWORD}@{name}:{}/0", server.tls_port()))
-        .env("STUNNEL_VERIFY", "full")
-        .env("STUNNEL_CA_FILE", authority.root.certificate_file.clone())
-        .start_held();
-    assert_eq!(held.client().ask(&["PING"]), Reply::line("+PONG"));
-    assert_eq!(logged(&held.finish().stderr, "tunnel-up", "verify"), ["full"]);
-}
-
-#[test]
-fn privatelink_url_works_without_settings() {
-    let server = Server::start(Front::Redis);
-    let url = format!("redis://default:{PASSWORD}@127.0.0.1:{}", server.tls_port());
-    let script = "redis-cli --no-auth-warning -u \"$REDIS_ENDPOINT_BLUE_URL\" ping";
-    let ended = Launcher::script(script).env("REDIS_ENDPOINT_BLUE_URL", &url).run();
-    assert_eq!(ended.stdout, "PONG\n", "{}", ended.stderr);
-}
-
-/// A folder for PATH that contains the launcher.
+/// A new folder that contains only the launcher, for PATH.
 fn installed() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     symlink(BINARY, folder.path().join("start-stunnel")).unwrap();
     folder
 }
 
-/// A shell that runs a command line of the manual, with the launcher on PATH.
+/// A shell that runs a command line of the manual. `programs` is the first folder on PATH.
 fn shell(words: &str, programs: &Path) -> Launcher {
     let path = format!("{}:/usr/local/bin:/usr/bin:/bin", programs.display());
     Launcher::of("sh", ["-c", words]).env("PATH", path)
@@ -152,7 +89,8 @@ fn app_with_host_and_port_reaches_redis() {
     }
 }
 
-/// Runs Sidekiq with this initializer and one job. Returns whether the job was enqueued and done.
+/// Enqueues a job and runs Sidekiq, both with this initializer. Returns true if Sidekiq performed
+/// the job.
 fn sidekiq_works(initializer: &str, server: &Server, enabled: &str) -> bool {
     let folder = tempfile::tempdir().unwrap();
     let app = folder.path().join("app.rb");
@@ -180,40 +118,24 @@ fn sidekiq_works_before_and_after_the_documented_change() {
     let server = Server::start(Front::Redis);
     let (before, after) = (snippet("sidekiq-before"), snippet("sidekiq-after"));
     assert!(snippet("sidekiq-procfile").starts_with("worker: bin/start-stunnel "));
-    assert!(sidekiq_works(&before, &server, "false"), "as it was");
-    assert!(!sidekiq_works(&after, &server, "false"), "its own TLS needs the settings");
-    assert!(sidekiq_works(&after, &server, "true"), "as the manual says");
-    assert!(sidekiq_works("", &server, "true"), "without an initializer");
-    assert!(sidekiq_works(&before, &server, "true"), "the old settings do no harm");
+    assert!(
+        sidekiq_works(&before, &server, "false"),
+        "without the launcher, the old initializer works"
+    );
+    assert!(
+        !sidekiq_works(&after, &server, "false"),
+        "without the launcher, the new initializer must fail"
+    );
+    assert!(sidekiq_works(&after, &server, "true"), "with the launcher, the new initializer works");
+    assert!(sidekiq_works("", &server, "true"), "with the launcher, no initializer is needed");
+    assert!(
+        sidekiq_works(&before, &server, "true"),
+        "with the launcher, the old initializer works, too"
+    );
 }
 
 #[test]
-fn kubernetes_probes_reach_the_status_page_by_pod_ip() {
-    let server = Server::start(Front::Redis);
-    let port = two_free_ports();
-    for marker in ["kubernetes", "kubernetes-sidecar"] {
-        let pod = snippet(marker);
-        let address = "STUNNEL_STATUS_ADDRESS, value: \"0.0.0.0:9121\"";
-        assert!(pod.contains(address) && pod.contains("{ path: /healthz, port: 9121 }"), "{pod}");
-    }
-    let held = Launcher::holding(&server.url());
-    let held = held.env("STUNNEL_STATUS_ADDRESS", format!("0.0.0.0:{port}")).start_held();
-    // This address of this machine stands for a pod's address.
-    let probe = |path: &str| {
-        let mut stream = TcpStream::connect(("127.0.0.2", port)).unwrap();
-        let request = format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.2:{port}\r\n\r\n");
-        stream.write_all(request.as_bytes()).unwrap();
-        let (answer, _) = rest(&mut stream);
-        String::from_utf8(answer).unwrap().lines().next().unwrap().to_owned()
-    };
-    for path in ["/healthz", "/readyz"] {
-        assert_eq!(probe(path), "HTTP/1.1 200 OK", "{path}");
-    }
-    held.finish();
-}
-
-#[test]
-fn plain_port_serves_an_app_started_elsewhere() {
+fn sidecar_serves_an_app_that_it_did_not_start() {
     let server = Server::start(Front::Redis);
     let port = two_free_ports();
     let line = with_ours(
@@ -230,7 +152,7 @@ fn plain_port_serves_an_app_started_elsewhere() {
     let mut app = Client::connect(port, PASSWORD);
     assert_eq!(app.ask(&["PING"]), Reply::line("+PONG"));
 
-    // A second launcher fails instead of using a port that the app does not know.
+    // A second launcher fails, because the port is taken and the app would not find another port.
     let second = shell(&line, programs.path()).run();
     assert_eq!(second.code(), 78, "{}", second.stderr);
 
@@ -241,7 +163,7 @@ fn plain_port_serves_an_app_started_elsewhere() {
 }
 
 #[test]
-fn sidecar_command_is_the_same_everywhere() {
+fn all_sidecar_examples_have_the_same_command() {
     let line = snippet("sidecar");
     let (_, words) = line.trim_end().split_once("start-stunnel ").unwrap();
     let list: Vec<String> = words.split(' ').map(|word| format!("\"{word}\"")).collect();
@@ -255,18 +177,31 @@ fn sidecar_command_is_the_same_everywhere() {
 #[test]
 fn examples_for_containers_and_systemd_are_valid() {
     let folder = tempfile::tempdir().unwrap();
-    let pod_file = folder.path().join("pod.yaml");
     let pods = [snippet("kubernetes"), snippet("kubernetes-sidecar")];
-    fs::write(&pod_file, pods.join("---\n")).unwrap();
-    let parse =
-        "import sys, yaml\nfor name in sys.argv[1:]: assert all(yaml.safe_load_all(open(name)))";
+    for pod in &pods {
+        let address = "STUNNEL_STATUS_ADDRESS, value: \"0.0.0.0:9121\"";
+        assert!(pod.contains(address) && pod.contains("{ path: /healthz, port: 9121 }"), "{pod}");
+    }
+    let php = snippet("compose-php");
+    let list = r#"command: ["--listen-port", "6379", "--port-taken", "fail", "sleep", "infinity"]"#;
+    assert!(php.contains(list));
+    fs::write(folder.path().join("pods.yaml"), pods.join("---\n")).unwrap();
+    fs::write(folder.path().join("php.yaml"), php).unwrap();
+    let parse = "import sys, yaml\n\
+                 for name in sys.argv[1:]: assert all(yaml.safe_load_all(open(name)))\n\
+                 services = yaml.safe_load(open('php.yaml'))['services']\n\
+                 assert services['php']['network_mode'] == 'service:tunnel'\n\
+                 assert [name for name in services if 'ports' in services[name]] == ['nginx']";
     let mut python = Command::new("/usr/bin/python3");
-    python.args(["-c", parse, "examples/docker/sidecar.yaml", "examples/docker/compose.yaml"]);
-    Outcome::of(python.arg(pod_file).current_dir(ROOT)).ok();
+    python.args(["-c", parse, "pods.yaml"]).current_dir(folder.path());
+    for name in ["sidecar", "compose"] {
+        python.arg(format!("{ROOT}/examples/docker/{name}.yaml"));
+    }
+    Outcome::of(&mut python).ok();
     let dockerfile = page("examples/docker/Dockerfile");
     // `full` and `ca` need CA certificates, which a slim image lacks.
     assert!(dockerfile.contains(" ca-certificates "));
-    // With runAsNonRoot, Kubernetes accepts only a number.
+    // With runAsNonRoot, Kubernetes accepts a user only by number.
     assert!(dockerfile.contains("\nUSER 65534\n"));
 
     if Command::new("systemd-analyze").arg("--version").output().is_err() {
@@ -285,22 +220,22 @@ fn examples_for_containers_and_systemd_are_valid() {
 }
 
 #[test]
-fn changed_server_key_is_handled_as_the_manual_says() {
+fn new_server_key_needs_a_new_pin_as_the_manual_says() {
     let folder = tempfile::tempdir().unwrap();
     let old = Certificate::self_signed(folder.path()).pin();
     let server = Server::start(Front::Redis);
     let url = server.url();
 
-    // The app and the log get the messages on the page.
+    // The app and the log get the messages that docs/trust.md quotes.
     let held = Launcher::holding(&url).env("STUNNEL_PIN", &old).start_held();
-    let Reply::Line(said) = held.open().ask(&["PING"]) else { panic!("no error") };
+    let Reply::Line(said) = held.open().ask(&["PING"]) else { panic!("the app must get an error") };
     let trust = page("docs/trust.md");
     let words = ["-ERR start-stunnel: ", "the server's key differs from the pin"];
     assert!(trust.contains(&format!("`{}… {} …`", words[0], words[1])));
     assert!(words.iter().all(|word| said.contains(word)), "{said}");
     assert!(held.finish().stderr.contains(" at=connection-refused "));
 
-    // --check prints the new pin, which works alone and beside the old one.
+    // --check prints the new pin. The new pin works alone, and together with the old pin.
     let checked = Launcher::new(["--check"]).redis(&url).env("STUNNEL_PIN", &old).run();
     let new = printed(&checked.stdout, "STUNNEL_PIN");
     let both = "'STUNNEL_PIN=sha256//OLD;sha256//NEW'";
@@ -317,18 +252,18 @@ fn changed_server_key_is_handled_as_the_manual_says() {
     }
 }
 
-/// A row of the table of clients in `docs/migrate.md`.
+/// Runs the code in a row of the table in `docs/migrate.md`.
 struct TableRow {
-    /// The program that runs the code.
+    /// The program that runs the code, for example `ruby -e`.
     program: &'static str,
-    /// The code before the code in the table.
+    /// Code to run before the code in the table.
     before: &'static str,
     /// The first words of the code in the table.
     begins: &'static str,
-    /// The code after the code in the table.
+    /// Code to run after the code in the table.
     behind: &'static str,
-    /// For clients that fail with a TLS setting left in: the end of the code in the table, and its
-    /// replacement with the setting.
+    /// For clients that fail if the app keeps a TLS setting: the end of the code in the table, and
+    /// the same end with that setting.
     left_in: Option<(&'static str, &'static str)>,
 }
 
@@ -373,7 +308,7 @@ fn client_settings_in_the_migration_table_work() {
     for row in TABLE {
         let (_, code) = table
             .split_once(&format!("| `{}", row.begins))
-            .unwrap_or_else(|| panic!("{} in the table", row.begins));
+            .unwrap_or_else(|| panic!("the table lacks {}", row.begins));
         let code = format!("{}{}", row.begins, code.split('`').next().unwrap());
         let run = |code: &str| {
             let script = format!("{}{code}{}", row.before, row.behind);
@@ -387,7 +322,7 @@ fn client_settings_in_the_migration_table_work() {
         assert_eq!(stays.stdout, "PONG\n", "{code}: {} (bin/setup clients)", stays.stderr);
         if let Some((end, with)) = row.left_in {
             let left_in = run(&code.replace(end, with));
-            assert_ne!(left_in.code(), 0, "{code} with {with}");
+            assert_ne!(left_in.code(), 0, "{code} must fail with {with}");
             assert!(!left_in.stdout.contains("PONG"));
             let says = ["which is mismatch", "unexpected keyword argument 'ssl_cert_reqs'"];
             let said = says.iter().find(|words| left_in.stderr.contains(*words));

@@ -16,11 +16,10 @@ use std::time::Duration;
 
 use ledger_model::{Direction, Effect, Model};
 use start_stunnel::command_line;
+use start_stunnel::configuration;
 use start_stunnel::configuration::cli::Invocation;
-use start_stunnel::configuration::{self, Configured};
 use start_stunnel::environment::Environment;
 use start_stunnel::figures::{FailureReason, Figures, TunnelLabels};
-use start_stunnel::plan::Plan;
 use start_stunnel::pool::{Ledger, commands};
 use start_stunnel::redis_url::{Local, RedisUrl};
 use start_stunnel::status::{HostCheck, RedisUrls, Status, serve_connection};
@@ -83,9 +82,11 @@ pub fn settings(data: &[u8]) {
         Ok(invocation) => invocation,
         Err(error) => return drop(error.to_string()),
     };
+    if configuration::is_disabled(&invocation, &environment) {
+        return;
+    }
     let configuration = match configuration::read(&invocation, &environment) {
-        Ok(Configured::Enabled(configuration)) => *configuration,
-        Ok(Configured::Disabled) => return,
+        Ok(configuration) => configuration,
         Err(mistakes) => {
             assert!(!mistakes.is_empty(), "an error must name at least one mistake");
             for mistake in mistakes {
@@ -97,7 +98,7 @@ pub fn settings(data: &[u8]) {
         }
     };
     assert!(!format!("{configuration:?}").contains(&password), "debug output shows no password");
-    let plan = Plan::new(configuration.variables);
+    let plan = configuration.plan;
     let locals: Vec<Local> = (1..).map(Local::Port).take(plan.routes.len()).collect();
     for line in plan.describe(&locals) {
         assert!(!line.starts_with("HEROKU_REDIS_SECRET_URL") || !line.contains(PASSWORD), "{line}");

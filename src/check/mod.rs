@@ -9,11 +9,9 @@ mod report;
 use std::io::{self, Write as _};
 
 use crate::announce;
-use crate::configuration::{Settings, Unused, options};
+use crate::configuration::{Plan, Settings, Unused, options};
 use crate::exit;
 use crate::logging::{LogFormat, err};
-use crate::names;
-use crate::plan::Plan;
 use crate::sandbox::{Rights, SandboxMode};
 use render::{Paint, as_json, as_table, note};
 use report::Report;
@@ -24,7 +22,7 @@ use report::Report;
 /// If the runtime cannot start, or stdout cannot be written.
 pub fn run(plan: Plan, settings: &Settings, unused: &Unused) -> anyhow::Result<u8> {
     let found_urls = plan.found_urls();
-    let mut notes = notes(&plan, unused);
+    let mut notes: Vec<_> = announce::reasons(&plan, unused).into_iter().flatten().collect();
     let untouched = plan.untouched().collect::<Vec<_>>().join(" ");
     if settings.log.format == LogFormat::Json {
         // The notes go to the log, because stdout gets only one JSON object per tunnel.
@@ -65,27 +63,11 @@ fn tables(reports: &[Report], untouched: &str, notes: &[(String, String)]) -> St
     parts.join("\n")
 }
 
-/// The variables and options that have no effect, each with the reason.
-fn notes(plan: &Plan, unused: &Unused) -> Vec<(String, String)> {
-    let notes = [
-        (&unused.other_urls, announce::how_to_include(plan, &unused.other_urls)),
-        (&unused.unknown, announce::UNKNOWN.to_owned()),
-        (&unused.without_url, announce::why_without_effect(plan)),
-        (&unused.retired, announce::RETIRED.to_owned()),
-    ];
-    let given = notes.into_iter().filter(|(names, _)| !names.is_empty());
-    given.map(|(names, text)| (names.join(" "), text)).collect()
-}
-
 /// The reason why there is no tunnel. `untouched` lists the variables whose Redis URLs need no
 /// tunnel.
 fn why_none(untouched: &str) -> String {
     match untouched {
-        "" => format!(
-            "none of {} holds a Redis URL. Set REDIS_URL, or list your variables in {}",
-            options::DISCOVERED,
-            names::URLS
-        ),
+        "" => options::NO_URL.to_owned(),
         variables => format!(
             "{variables} needs no tunnel. The variable already points to a tunnel, or \
              {}=passthrough leaves TLS to the app",

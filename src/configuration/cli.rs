@@ -1,7 +1,7 @@
-//! The command line, which clap parses after the declarations in [`options`].
+//! The command line. clap splits it into the options that [`options`] declares, and COMMAND.
 //!
-//! [`super::reader`] checks the values, not clap, so that a wrong option is reported together with
-//! all other mistakes.
+//! clap does not check the values of the options. [`super::reader`] checks them, so that a wrong
+//! option is reported together with all other mistakes.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -9,20 +9,18 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::LazyLock;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
-use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::error::{ContextKind, ContextValue};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
 use super::options::{self, Declaration};
 use crate::secret::shown;
 use crate::tls;
 
-const PRINT_SHIM: &str = "print-shim";
 const COMMAND: &str = "command";
 
 /// What the launcher does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Task {
-    /// Runs COMMAND.
     Run,
     Check,
     PrintEnvironment,
@@ -30,8 +28,8 @@ pub enum Task {
     Status,
 }
 
-/// The tasks other than running COMMAND, each with its option and help. If several options are
-/// given, the first task in this table is performed.
+/// The tasks other than running COMMAND, each with its option and help. If the user gives several
+/// of these options, the launcher performs the first task in this table.
 const TASKS: [(Task, &str, &str); 4] = [
     (Task::Check, "check", "Examine every tunnel, print a report and exit"),
     (
@@ -41,7 +39,7 @@ const TASKS: [(Task, &str, &str); 4] = [
     ),
     (
         Task::PrintShim,
-        PRINT_SHIM,
+        "print-shim",
         "Print a shell script to save as bin/start-stunnel, and exit. The script runs the \
          start-stunnel on PATH, or only COMMAND if the tunnels are disabled",
     ),
@@ -65,7 +63,7 @@ impl Task {
 pub struct Invocation {
     matches: ArgMatches,
     pub task: Task,
-    /// A retired option was given. It has no effect.
+    /// True if the user gave the retired option, which has no effect.
     pub retired_option: bool,
     /// COMMAND and its arguments; not empty for [`Task::Run`].
     pub command: Vec<OsString>,
@@ -75,7 +73,7 @@ impl Invocation {
     /// Parses a command line that begins with the program's name.
     ///
     /// # Errors
-    /// If the command line is wrong; also for `--help` and `--version`, which clap treats as errors
+    /// If the command line cannot be parsed. clap also reports `--help` and `--version` as errors,
     /// with exit code 0.
     pub fn parse_from(
         words: impl IntoIterator<Item = OsString>,
@@ -90,22 +88,16 @@ impl Invocation {
         })
     }
 
-    /// The value of `setting`'s option, if it was given.
+    /// The value of `setting`'s option, if the user gave the option.
     pub fn option(&self, setting: &Declaration) -> Option<&OsStr> {
         self.matches.get_one::<OsString>(setting.option?).map(OsString::as_os_str)
     }
 }
 
-/// The parser: [`command`] with a short `-h`, and with the retired option.
+/// [`command`] with the retired option, which the man page and the completions do not show.
 fn parser() -> Command {
-    let retired = Arg::new(options::RETIRED_OPTION)
-        .long(options::RETIRED_OPTION)
-        .value_parser(value_parser!(OsString))
-        .hide(true);
-    let rare = options::with_option().filter(|(_, setting)| !setting.is_common);
-    let rare = rare.map(|(option, _)| option).chain([PRINT_SHIM]);
-    let hide = |parser: Command, option| parser.mut_arg(option, |arg| arg.hide_short_help(true));
-    rare.fold(command(), hide).arg(retired)
+    let retired = Arg::new(options::RETIRED_OPTION).long(options::RETIRED_OPTION);
+    command().arg(retired.value_parser(value_parser!(OsString)).hide(true))
 }
 
 /// The command line as the man page and the shell completions show it.
@@ -139,13 +131,17 @@ pub fn command() -> Command {
 }
 
 fn setting_arg(option: &'static str, setting: &'static Declaration) -> Arg {
+    let help = help(setting);
     let arg = Arg::new(option)
         .long(option)
         .value_name(setting.value_name)
         .value_parser(value_parser!(OsString))
         .action(ArgAction::Set)
         .allow_negative_numbers(true)
-        .help(help(setting));
+        .hide_short_help(!setting.is_common)
+        // The man page has only long help texts for options that -h does not list.
+        .long_help(help.clone())
+        .help(help);
     let arg = match setting.is_pem {
         true => arg.allow_hyphen_values(true).value_parser(pem_value()),
         false => arg,
@@ -157,7 +153,12 @@ fn setting_arg(option: &'static str, setting: &'static Declaration) -> Arg {
 }
 
 fn task_arg((task, option, help): (Task, &'static str, &'static str)) -> Arg {
-    let arg = Arg::new(option).long(option).action(ArgAction::SetTrue).help(help);
+    let arg = Arg::new(option)
+        .long(option)
+        .action(ArgAction::SetTrue)
+        .hide_short_help(task == Task::PrintShim)
+        .long_help(help)
+        .help(help);
     if task != Task::Status {
         return arg;
     }
@@ -165,18 +166,18 @@ fn task_arg((task, option, help): (Task, &'static str, &'static str)) -> Arg {
     arg.help_heading(options::STATUS).conflicts_with_all(others).conflicts_with(COMMAND)
 }
 
-/// A parser for values that may be PEM text, which begins with hyphens as options do.
+/// Accepts PEM text as a value, although PEM text begins with hyphens, but no other word that
+/// begins with a hyphen: such a word is an option, and the value is missing.
 fn pem_value() -> impl TypedValueParser<Value = OsString> {
     OsStringValueParser::new().try_map(|value| {
         let bytes = value.as_bytes();
         match bytes.starts_with(b"-") && !bytes.starts_with(b"-----BEGIN ") {
-            true => Err("an option is in the place of the value"),
+            true => Err("the value is missing, and the next word is an option"),
             false => Ok(value),
         }
     })
 }
 
-/// The end of `--help`.
 fn after_long_help() -> String {
     let suffixes: Vec<_> =
         options::for_one_url().map(|setting| format!("_{}", setting.variable)).collect();
@@ -206,7 +207,6 @@ fn after_long_help() -> String {
     )
 }
 
-/// The address of the manual.
 fn manual() -> &'static str {
     match env!("CARGO_PKG_REPOSITORY") {
         "" => "README.md and docs/ in the release archive and in the source repository",
@@ -221,7 +221,7 @@ static LONG_VERSION: LazyLock<String> = LazyLock::new(|| {
         env!("CARGO_PKG_VERSION"),
         tls::openssl_version(),
         target(),
-        // Only bin/package sets this variable: in other builds, each commit would cause a rebuild.
+        // Only bin/package sets this variable, because each commit causes a rebuild if it is set.
         option_env!("START_STUNNEL_COMMIT")
             .map_or("not a release".to_owned(), |commit| format!("commit {commit}")),
     )
@@ -229,31 +229,20 @@ static LONG_VERSION: LazyLock<String> = LazyLock::new(|| {
 
 /// The target of this build, as in the names of release archives, for example `x86_64-linux-gnu`.
 fn target() -> String {
-    let libc = match () {
-        () if cfg!(target_env = "gnu") => "-gnu",
-        () if cfg!(target_env = "musl") => "-musl",
-        () => "",
-    };
-    format!("{}-{}{libc}", env::consts::ARCH, env::consts::OS)
+    let libc = if cfg!(target_env = "musl") { "musl" } else { "gnu" };
+    format!("{}-{}-{libc}", env::consts::ARCH, env::consts::OS)
 }
 
-/// Hides values in clap's error that may be secrets.
+/// Hides words of the command line in clap's error, because the words may be secrets.
 fn without_secrets(mut error: clap::Error) -> clap::Error {
-    // clap reports a missing value as an invalid value.
-    if error.kind() == ErrorKind::InvalidValue
-        && let Some(ContextValue::String(value)) = error.get(ContextKind::InvalidValue)
-        && value.is_empty()
-        && let Some(ContextValue::String(option)) = error.get(ContextKind::InvalidArg)
+    if let Some(ContextValue::String(value)) = error.get(ContextKind::InvalidValue)
+        && !value.is_empty()
     {
-        let which = if option.ends_with("<BOOL>") { ": yes or no" } else { "" };
-        let text = format!("'{option}' needs a value{which}");
-        return command().error(ErrorKind::InvalidValue, text);
-    }
-    if let Some(ContextValue::String(value)) = error.get(ContextKind::InvalidValue) {
-        let value = shown(value);
+        // clap puts quotes around the text.
+        let value = shown(value).trim_matches('\'').to_owned();
         error.insert(ContextKind::InvalidValue, ContextValue::String(value));
     }
-    // A value joined to the option's name: `--pin$REDIS_URL`.
+    // Without a space, `--pin $REDIS_URL` becomes an unknown option that contains the URL.
     let is_name = |word: &str| word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-');
     if let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidArg)
         && !is_name(word)
@@ -261,7 +250,7 @@ fn without_secrets(mut error: clap::Error) -> clap::Error {
     {
         let shown = format!("an option of {} bytes, not shown", word.len());
         error.insert(ContextKind::InvalidArg, ContextValue::String(shown));
-        // clap's suggestion would show the value again.
+        // clap's suggestion of a similar option would show the word again.
         error.remove(ContextKind::Suggested);
     }
     error
@@ -337,13 +326,11 @@ mod tests {
         let typo = parse(&["--verifi", "full", "x"]).expect_err("wrong usage").to_string();
         assert!(typo.contains("'--verifi'") && typo.contains("'--verify'"), "{typo}");
         let valueless = parse(&["--verify"]).expect_err("wrong usage").to_string();
-        assert!(valueless.contains("'--verify <LEVEL>' needs a value\n"), "{valueless}");
-        let valueless = parse(&["--connect-retry"]).expect_err("wrong usage").to_string();
-        assert!(valueless.contains("needs a value: yes or no"), "{valueless}");
+        assert!(valueless.contains("a value is required for '--verify <LEVEL>'"), "{valueless}");
     }
 
     #[test]
-    fn options_are_kept_apart_from_the_command() {
+    fn options_before_the_command_are_parsed() {
         let parsed = parse(&["--verify", "full", "--port-offset=-2", "x"]).unwrap();
         assert_eq!(parsed.option(&options::VERIFY.declaration), Some(OsStr::new("full")));
         assert_eq!(parsed.option(&options::PORT_OFFSET.declaration), Some(OsStr::new("-2")));
@@ -359,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn help_names_the_exit_codes_without_a_redis_url() {
+    fn help_explains_exit_codes_without_a_redis_url() {
         let help = command().render_long_help().to_string();
         let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
         for part in [
@@ -371,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn declarations_pass_claps_own_checks() {
+    fn clap_accepts_the_declared_options() {
         parser().debug_assert();
     }
 }

@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use openssl::ssl::SslVersion;
 
-use super::settings::Rediss;
-use super::values;
+use super::values::{self, Rediss};
 use crate::logging::{LevelFilter, LogFormat};
 use crate::names;
 use crate::pool::PoolMode;
@@ -31,13 +30,13 @@ pub const OPTIONS: &str = "Options";
 pub struct Declaration {
     /// The option's name, without dashes; `None`: the setting has only a variable.
     pub option: Option<&'static str>,
-    /// The variable for the same setting.
+    /// The variable that sets the same value as the option.
     pub variable: &'static str,
-    /// The retired buildpack's name for the variable, which still works.
+    /// The variable's name in Heroku's retired Redis buildpack. The name still works.
     pub old_variable: Option<&'static str>,
     /// The default, as a user would write it. Empty: the setting is unset by default.
     pub default: &'static str,
-    /// The default in the help, if it is a description and no literal value.
+    /// The text that the help shows as the default, if `default` cannot describe it.
     default_shown: Option<&'static str>,
     pub value_name: &'static str,
     pub help: &'static str,
@@ -45,14 +44,15 @@ pub struct Declaration {
     pub heading: &'static str,
     /// True if the short help (`-h`) lists the option.
     pub is_common: bool,
-    /// True if the setting also exists for a single URL: the variable with the prefix `<VAR>_`
+    /// True if the setting can also be set for a single URL: with the prefix `<VAR>_`, the variable
     /// applies only to the URL in `<VAR>`.
     pub is_per_url: bool,
     /// True if the value can be a secret, which no error may show.
     pub is_secret: bool,
     /// True if the value is PEM text, or the path of a PEM file.
     pub is_pem: bool,
-    /// Checks a value, except for files that it names. The error lists the accepted forms.
+    /// Checks a value, but does not read a file that the value names. The error lists the accepted
+    /// forms.
     pub check: fn(&str) -> Result<(), &'static str>,
 }
 
@@ -64,13 +64,13 @@ pub struct Setting<T> {
 }
 
 impl<T> Setting<T> {
-    /// The default, parsed.
+    /// The value that [`Declaration::default`] stands for.
     pub fn default(&self) -> T {
         (self.parse)(self.declaration.default).expect("the default is valid")
     }
 }
 
-/// Declares the settings below their headings, and the list of all of them.
+/// Declares a constant for each setting below its heading, and `ALL`, the list of all settings.
 macro_rules! settings {
     ($(
         [$heading:ident]
@@ -97,7 +97,7 @@ macro_rules! settings {
     };
 }
 
-/// The fields that a declaration does not mention.
+/// The values of the fields that a declaration does not mention.
 const PLAIN: Declaration = Declaration {
     option: None,
     variable: "",
@@ -114,10 +114,14 @@ const PLAIN: Declaration = Declaration {
     check: |_| Ok(()),
 };
 
-/// The variables in which Redis URLs are discovered.
+/// The variables in which the launcher looks for Redis URLs by default.
 pub const DISCOVERED: &str = "REDIS_URL HEROKU_REDIS_* REDIS_ENDPOINT_*_URL";
+/// The message if no variable holds a Redis URL.
+pub const NO_URL: &str = "none of REDIS_URL HEROKU_REDIS_* REDIS_ENDPOINT_*_URL holds a Redis URL. \
+                          Set REDIS_URL, or list your variables in REDIS_STUNNEL_URLS";
 
-/// The retired option and variable. For one release, they cause a warning instead of an error.
+/// A retired option and its variable. For one release, the launcher warns about them instead of
+/// refusing to start.
 pub const RETIRED_OPTION: &str = "spares";
 pub const RETIRED_VARIABLE: &str = "STUNNEL_SPARES";
 
@@ -127,7 +131,7 @@ settings! {
         option: Some("enabled"),
         variable: names::ENABLED,
         default: "true",
-        value_name: "BOOL",
+        value_name: "yes|no",
         help: "1/true/yes/on or 0/false/no/off, any case. If false, the launcher becomes COMMAND \
                (exec, same pid, same environment). Any other value is an error",
     }
@@ -195,8 +199,8 @@ settings! {
         variable: "STUNNEL_LISTEN",
         default: "tcp",
         value_name: "WHERE",
-        help: "tcp (a port on 127.0.0.1), or unix (a socket that only this user can open; the URL \
-               becomes unix://, which not every client supports)",
+        help: "Kind of local address: tcp (a port on 127.0.0.1), or unix (a socket that only this \
+               user can open; the URL becomes unix://, which not every client supports)",
     }
 
     [TRUST]
@@ -216,12 +220,12 @@ settings! {
         default_shown: Some("system roots"),
         value_name: "FILE",
         help: "PEM bundle to use instead of the system roots. STUNNEL_CA_PEM holds the PEM text \
-               itself; with both, both bundles are trusted",
+               itself. If both are set, both bundles are trusted",
         is_common: true,
         is_per_url: true,
         is_pem: true,
     }
-    /// Without an option: a bundle is too long for a command line.
+    /// This setting has no option, because a CA bundle is too long for a command line.
     CA_PEM: String = values::text, {
         variable: names::CA_PEM,
         is_per_url: true,
@@ -283,7 +287,7 @@ settings! {
         variable: "STUNNEL_CONNECT_RETRY",
         old_variable: Some("STUNNEL_CONNECTION_RETRY"),
         default: "no",
-        value_name: "BOOL",
+        value_name: "yes|no",
         help: "If Redis is unreachable, retry until the connect timeout instead of failing at once",
     }
     IDLE_TIMEOUT: Option<Duration> = values::duration_or_never, {
@@ -344,7 +348,7 @@ settings! {
         old_variable: Some("STUNNEL_LOGLEVEL"),
         default: "notice",
         value_name: "LEVEL",
-        help: "Least severe lines to log: emerg alert crit err warning notice info debug (syslog's \
+        help: "Lowest severity to log: emerg alert crit err warning notice info debug (syslog's \
                names), or 0 to 7 as in stunnel",
         is_common: true,
     }
@@ -373,8 +377,13 @@ impl Declaration {
         self.default_shown.or((!self.default.is_empty()).then_some(self.default))
     }
 
-    /// The variable that applies to the URL in `variable` alone: `CACHE_URL` and `STUNNEL_VERIFY`
-    /// make `CACHE_URL_STUNNEL_VERIFY`.
+    /// The variable that applies to all URLs, and its old name if there is one.
+    pub fn variables(&self) -> impl Iterator<Item = &'static str> + use<> {
+        [Some(self.variable), self.old_variable].into_iter().flatten()
+    }
+
+    /// The name of this setting for the URL in `variable` alone, for example
+    /// `CACHE_URL_STUNNEL_VERIFY` for `STUNNEL_VERIFY` and `CACHE_URL`.
     pub fn for_one(&self, variable: &str) -> String {
         format!("{variable}_{}", self.variable)
     }
@@ -388,8 +397,7 @@ mod tests {
 
     #[test]
     fn no_two_settings_have_the_same_name() {
-        let old = ALL.iter().filter_map(|declaration| declaration.old_variable);
-        let names: Vec<_> = ALL.iter().map(|declaration| declaration.variable).chain(old).collect();
+        let names: Vec<_> = ALL.iter().flat_map(|declaration| declaration.variables()).collect();
         assert_eq!(names.iter().collect::<HashSet<_>>().len(), names.len());
         let options: HashSet<_> = with_option().map(|(option, _)| option).collect();
         assert_eq!(options.len(), with_option().count());

@@ -1,4 +1,4 @@
-//! Finds the value of a setting: in an option, a variable, or the default.
+//! Finds the value of a setting: for one URL, in an option, or in a variable.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -13,12 +13,12 @@ use crate::tunnel::SettingNames;
 pub const CA_SETTINGS: [&Declaration; 2] =
     [&options::CA_FILE.declaration, &options::CA_PEM.declaration];
 
-/// One mistake in the configuration. It holds no secret.
+/// A mistake in the configuration. Its text contains no secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
     /// The option (`--verify`) or variable (`STUNNEL_VERIFY`) at fault.
     pub name: String,
-    /// The problem and its solution: a predicate whose subject is the name.
+    /// The problem and its solution, as the rest of a sentence that begins with the name.
     pub problem: String,
 }
 
@@ -34,141 +34,110 @@ impl fmt::Display for ConfigError {
     }
 }
 
-/// The text of a setting, and where it was found.
+/// A value that the user has set.
 pub struct Found<'a> {
-    /// The option or variable.
-    pub source: String,
+    /// The option or variable that holds the value.
+    pub name: String,
     pub value: &'a OsStr,
-    pub declaration: &'static Declaration,
+    pub setting: &'static Declaration,
 }
 
 impl Found<'_> {
     pub fn wrong(&self, problem: impl ToString) -> ConfigError {
-        ConfigError::new(&self.source, problem)
+        ConfigError::new(&self.name, problem)
     }
 
-    /// Reads the text as a value of `setting`.
+    /// Checks the value, but does not read a file that the value names.
     ///
     /// # Errors
-    /// If the text is no valid value.
-    pub fn parse<T>(&self, setting: &Setting<T>) -> Result<T, ConfigError> {
-        self.read_by(setting.parse)
-    }
-
-    /// Checks the text, except for files that it names.
-    ///
-    /// # Errors
-    /// If the text is no valid value.
+    /// If the value is invalid.
     pub fn check(&self) -> Result<(), ConfigError> {
-        self.read_by(self.declaration.check)
+        self.parse(self.setting.check)
     }
 
-    fn read_by<T>(&self, parse: fn(&str) -> Result<T, &'static str>) -> Result<T, ConfigError> {
+    /// Parses the value.
+    ///
+    /// # Errors
+    /// If the value is invalid. An option's value must not be empty, because an empty value would
+    /// silently override the variable.
+    pub fn parse<T>(&self, parse: fn(&str) -> Result<T, &'static str>) -> Result<T, ConfigError> {
+        if self.value.is_empty() && self.name.starts_with("--") {
+            return Err(self.wrong(
+                "has an empty value (is a variable unset?); give the option a value, or remove the \
+                 option",
+            ));
+        }
         let text = self.value.to_str().ok_or_else(|| self.wrong("is not valid UTF-8"))?;
         parse(text).map_err(|expected| {
-            let value = if self.declaration.is_secret { hidden(text) } else { shown(text) };
+            let value = if self.setting.is_secret { hidden(text) } else { shown(text) };
             self.wrong(format!("is {value}; expected {expected}"))
         })
     }
 }
 
-/// The command line and the environment.
+/// The command line and the environment, from which the settings for one URL or for all URLs are
+/// read.
 #[derive(Clone, Copy)]
 pub struct Sources<'a> {
     pub invocation: &'a Invocation,
     pub environment: &'a Environment,
+    /// The variable with the URL whose settings are read; `None`: settings for all URLs.
+    pub variable: Option<&'a str>,
 }
 
 impl<'a> Sources<'a> {
-    /// The names under which the settings for the URL in `variable`, or for all URLs, are set.
-    pub fn names(&self, variable: Option<&str>) -> SettingNames {
-        let mut names = SettingNames::default();
-        for setting in options::ALL {
-            if let Some(variable) = variable.filter(|variable| self.replaces(variable, setting)) {
-                names.override_with(setting.variable, setting.for_one(variable));
-            } else if let Some(option) = setting.option
-                && self.invocation.option(setting).is_some()
-            {
-                names.override_with(setting.variable, format!("--{option}"));
-            }
-        }
-        names
+    /// The same sources, for the settings of the URL in `variable`.
+    pub fn for_url<'b>(self, variable: &'b str) -> Sources<'b>
+    where
+        'a: 'b,
+    {
+        Sources { variable: Some(variable), ..self }
     }
 
-    /// True if a setting for the URL in `variable` replaces the general `setting`.
-    fn replaces(&self, variable: &str, setting: &'static Declaration) -> bool {
-        match CA_SETTINGS.iter().any(|known| known.variable == setting.variable) {
-            // If one of the two CA settings is set for this URL, it replaces both general CA
-            // settings.
-            true => CA_SETTINGS.iter().any(|known| self.per_url(variable, known).is_some()),
-            false => self.per_url(variable, setting).is_some(),
-        }
+    /// The value of `setting`; the default if the value is unset or wrong.
+    pub fn read<T>(&self, setting: &'static Setting<T>) -> T {
+        let read =
+            self.find(&setting.declaration).and_then(|found| found.parse(setting.parse).ok());
+        read.unwrap_or_else(|| setting.default())
     }
 
-    /// True if the user sets `setting` for all URLs, by its option or a variable.
-    pub fn is_given(&self, setting: &'static Declaration) -> bool {
-        self.option(setting).is_some() || !self.variables(setting).is_empty()
+    /// The value that the user has set. A value for this URL takes precedence over the option, and
+    /// the option over the variable.
+    pub fn find(&self, setting: &'static Declaration) -> Option<Found<'a>> {
+        let found = self.own(setting).or_else(|| self.option(setting));
+        found.or_else(|| self.variables(setting).into_iter().next())
     }
 
-    /// The value for the URL in `variable`: the value that is set for this URL, or else the value
-    /// for all URLs.
-    ///
-    /// # Errors
-    /// If the option has an empty value.
-    pub fn for_url(
-        &self,
-        variable: &str,
-        setting: &'static Declaration,
-    ) -> Result<Found<'a>, ConfigError> {
-        self.per_url(variable, setting).map_or_else(|| self.general(setting), Ok)
+    /// The value for this URL alone. If the user sets only one of the two CA settings for this URL,
+    /// the value of the other CA setting is empty, because both general CA settings are replaced.
+    pub fn own(&self, setting: &'static Declaration) -> Option<Found<'a>> {
+        let variable = self.variable.filter(|_| setting.is_per_url)?;
+        let of = |setting: &Declaration| lookup(self.environment, &setting.for_one(variable));
+        let is_ca = CA_SETTINGS.iter().any(|ca| ca.variable == setting.variable);
+        let is_replaced = is_ca && CA_SETTINGS.iter().any(|ca| of(ca).is_some());
+        let value = of(setting).or(is_replaced.then_some(OsStr::new("")))?;
+        Some(Found { name: setting.for_one(variable), value, setting })
     }
 
-    /// The value that applies to all URLs: option, else variable, else default.
-    ///
-    /// # Errors
-    /// If the option has an empty value.
-    pub fn general(&self, setting: &'static Declaration) -> Result<Found<'a>, ConfigError> {
-        if let Some(found) = self.option(setting) {
-            return found;
-        }
-        let variable = self.variables(setting).into_iter().next();
-        Ok(variable.unwrap_or_else(|| Found {
-            source: setting.variable.to_owned(),
-            value: OsStr::new(setting.default),
-            declaration: setting,
-        }))
-    }
-
-    /// The value of the option.
-    ///
-    /// # Errors
-    /// If the value is empty: it must not silently override the variable.
-    pub fn option(&self, setting: &'static Declaration) -> Option<Result<Found<'a>, ConfigError>> {
+    pub fn option(&self, setting: &'static Declaration) -> Option<Found<'a>> {
         let value = self.invocation.option(setting)?;
-        let source = format!("--{}", setting.option.unwrap_or_default());
-        let found = Found { source, value, declaration: setting };
-        Some(match value.is_empty() {
-            false => Ok(found),
-            true => Err(found.wrong(
-                "has an empty value (is a variable unset?); give the option a value, or remove the \
-                 option",
-            )),
-        })
+        Some(Found { name: format!("--{}", setting.option?), value, setting })
     }
 
-    /// The values of the setting's variable and of the variable's old name, if they are set.
+    /// The values of the setting's variable and of its old variable, as far as they are set.
     pub fn variables(&self, setting: &'static Declaration) -> Vec<Found<'a>> {
-        let names = [Some(setting.variable), setting.old_variable].into_iter().flatten();
-        names.filter_map(|name| self.variable(name.to_owned(), setting)).collect()
+        let found = |name: &str| {
+            Some(Found { name: name.to_owned(), value: lookup(self.environment, name)?, setting })
+        };
+        setting.variables().filter_map(found).collect()
     }
 
-    /// The value for the URL in `variable` alone.
-    pub fn per_url(&self, variable: &str, setting: &'static Declaration) -> Option<Found<'a>> {
-        self.variable(setting.for_one(variable), setting).filter(|_| setting.is_per_url)
-    }
-
-    fn variable(&self, name: String, setting: &'static Declaration) -> Option<Found<'a>> {
-        let value = lookup(self.environment, &name)?;
-        Some(Found { source: name, value, declaration: setting })
+    /// The names of all options and variables whose values [`Sources::find`] returns.
+    pub fn names(&self) -> SettingNames {
+        let set = options::ALL.iter().filter_map(|setting| self.find(setting));
+        SettingNames {
+            set: set.map(|found| (found.setting.variable, found.name)).collect(),
+            full_by_url: false,
+        }
     }
 }

@@ -1,12 +1,11 @@
-//! Parsers for the values of settings. The error of each parser lists the accepted forms. The list
-//! follows "expected" in a message, and never contains the user's text.
+//! Parsers for the values of settings. The error of each parser lists the accepted forms, for a
+//! message such as "is 'x'; expected LIST". The list never contains the user's text.
 
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use openssl::ssl::SslVersion;
 
-use super::settings::Rediss;
 use crate::logging::{LEVELS, LevelFilter, LogFormat};
 use crate::pool::PoolMode;
 use crate::redis_url;
@@ -16,12 +15,18 @@ use crate::supervisor::ForwardSignals;
 use crate::tls::{Pin, Verify};
 use crate::tunnel::{Listen, PortTaken};
 
-/// Any text.
+/// The setting `--rediss`, for `rediss://` and `valkeys://` URLs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rediss {
+    Tunnel,
+    Passthrough,
+}
+
 pub fn text(text: &str) -> Result<String, &'static str> {
     Ok(text.to_owned())
 }
 
-/// `None` if the text is empty, which means unset.
+/// Parses text that is not empty. Empty text means that the setting is unset.
 fn optional<T>(
     text: &str,
     parse: impl FnOnce(&str) -> Result<T, &'static str>,
@@ -29,7 +34,7 @@ fn optional<T>(
     if text.is_empty() { Ok(None) } else { parse(text).map(Some) }
 }
 
-/// One of `words`, in any case.
+/// Finds `text` among `words`, in upper or lower case, and returns the word's value.
 fn one_of<T: Copy>(
     text: &str,
     words: &[(&str, T)],
@@ -40,17 +45,11 @@ fn one_of<T: Copy>(
 }
 
 pub fn boolean(text: &str) -> Result<bool, &'static str> {
-    let words = [
-        ("1", true),
-        ("true", true),
-        ("yes", true),
-        ("on", true),
-        ("0", false),
-        ("false", false),
-        ("no", false),
-        ("off", false),
-    ];
-    one_of(text, &words, "1, true, yes or on; or 0, false, no or off")
+    match text.to_ascii_lowercase().as_str() {
+        "1" | "true" | "yes" | "on" => Ok(true),
+        "0" | "false" | "no" | "off" => Ok(false),
+        _ => Err("1, true, yes or on; or 0, false, no or off"),
+    }
 }
 
 pub fn listen(text: &str) -> Result<Listen, &'static str> {
@@ -141,7 +140,7 @@ pub fn status_address(text: &str) -> Result<Option<StatusAddress>, &'static str>
     optional(text, |text| StatusAddress::parse(text).ok_or(EXPECTED))
 }
 
-/// Off, or at least a second, so that the log stays readable.
+/// Parses 0 or a time of at least one second. Shorter times would fill the log.
 pub fn interval(text: &str) -> Result<Option<Duration>, &'static str> {
     const EXPECTED: &str = "a time of at least 1s, such as 60s, or 0 to log no metrics";
     let interval = duration_or_never(text).map_err(|_| EXPECTED)?;
@@ -175,7 +174,7 @@ pub fn positive_duration(text: &str) -> Result<Duration, &'static str> {
         .ok_or("a time of more than zero, such as 500ms, 10s, 5m, 24h, or a bare number of seconds")
 }
 
-/// True if `--urls` accepts `name`.
+/// True if `--urls` accepts `name` as the name of a variable.
 pub fn is_variable_name(name: &str) -> bool {
     name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
@@ -198,7 +197,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn port_offset_is_smaller_than_the_number_of_ports() {
+    fn typo_in_a_boolean_is_an_error() {
+        for (text, value) in [("Off", false), ("0", false), ("YES", true)] {
+            assert_eq!(boolean(text), Ok(value), "{text}");
+        }
+        for text in ["flase", "2", "disabled", " false", ""] {
+            assert!(boolean(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn port_offset_out_of_range_is_an_error() {
         for (text, value) in [("0", 0), ("-65534", -65534), ("65534", 65534), ("+1", 1)] {
             assert_eq!(offset(text), Ok(value), "{text}");
         }

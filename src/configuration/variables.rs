@@ -1,131 +1,101 @@
-//! Finds the variables with Redis URLs, and decides about each: a tunnel, no change, or a mistake.
+//! Finds the variables that hold Redis URLs, and decides for each variable whether it gets a
+//! tunnel.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::net::Ipv4Addr;
 
 use url::Host;
 
 use super::options;
+use super::plan::{COPY_SUFFIX, Plan, Tunnelled};
 use super::reader::Reader;
-use super::settings::Rediss;
 use super::sources::{ConfigError, Sources};
+use super::values::Rediss;
 use crate::environment::{Environment, lookup};
-use crate::pool::PoolMode;
 use crate::redis_url::{Problem, RedisUrl, Scheme, UNIX};
 use crate::secret::{MASK, Secret};
-use crate::tunnel::{Route, Upstream};
+use crate::tunnel::{Route, SettingNames, Upstream};
 
-/// The variable that is discovered first.
+/// The variable whose tunnel is the first by default.
 const REDIS_URL: &str = "REDIS_URL";
-/// The suffix of the variable with a copy of the local URL, for example `REDIS_URL_STUNNEL`.
-pub const COPY_SUFFIX: &str = "_STUNNEL";
-/// The hosts of Heroku's PrivateLink endpoints, which speak TLS on the port of the URL:
+/// The domain of Heroku's PrivateLink endpoints, which speak TLS on the URL's own port:
 /// <https://devcenter.heroku.com/articles/heroku-redis-via-privatelink>.
 const PRIVATELINK_DOMAIN: &str = ".vpce.amazonaws.com";
 
-/// A variable that holds a Redis URL.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RedisVariable {
-    pub name: String,
-    pub decision: Decision,
+/// Plans the tunnels for the variables that the user lists, or else for the variables in
+/// [`options::DISCOVERED`].
+pub fn plan(reader: &mut Reader<'_>) -> Plan {
+    let mut plan = Plan::default();
+    let list = reader.sources.find(&options::URLS.declaration);
+    let listed = list.as_ref().map(|list| list.parse(options::URLS.parse)).transpose();
+    // A mistake in the list has been reported already.
+    let Ok(listed) = listed else { return plan };
+    let list = list.map(|list| list.name);
+    let names = listed.flatten().unwrap_or_else(|| discovered(reader.sources.environment));
+    for name in names {
+        add(&mut plan, name, list.as_deref(), reader);
+    }
+    plan
 }
 
-/// The decision about a Redis variable.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Decision {
-    /// The variable will point to a tunnel.
-    Tunnel(Box<TunnelledUrl>),
-    /// The variable stays unchanged, because the user wants that, or because an outer launcher has
-    /// set the variable.
-    Untouched {
-        /// The value, secrets masked.
-        shown: String,
-    },
-}
-
-/// A URL that gets a tunnel.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TunnelledUrl {
-    /// The URL as found.
-    pub value: Secret,
-    pub url: RedisUrl,
-    /// The route for this variable alone; the plan merges equal routes.
-    pub route: Route,
-    pub pool: PoolMode,
-    /// True if the user chose the verification level. If so, `none` is intended.
-    pub verify_chosen: bool,
-}
-
-/// Decides about every Redis variable: those that the user lists, or else the discovered ones.
-pub fn decide(reader: &mut Reader<'_>) -> Vec<RedisVariable> {
-    let Some(listed) = reader.try_read(&options::URLS) else { return Vec::new() };
-    let list = reader.sources.general(&options::URLS.declaration).ok().map(|found| found.source);
-    let list = list.filter(|_| listed.is_some());
-    let names = listed.unwrap_or_else(|| discovered(reader.sources.environment));
-    names.into_iter().filter_map(|name| decide_one(name, list.as_deref(), reader)).collect()
-}
-
-/// Decides about one variable. `None`: there is a mistake, or the variable holds no URL and does
-/// not have to. `list`: the option or variable that lists this variable, if the user has listed
-/// variables.
-fn decide_one(name: String, list: Option<&str>, reader: &mut Reader<'_>) -> Option<RedisVariable> {
+/// Adds one variable to the plan, or reports a mistake. `list` is the option or variable with the
+/// user's list, if the user has listed this variable.
+fn add(plan: &mut Plan, name: String, list: Option<&str>, reader: &mut Reader<'_>) {
     let environment = reader.sources.environment;
-    let untouched =
-        |name, shown| Some(RedisVariable { name, decision: Decision::Untouched { shown } });
-    if is_tunnelled_socket(&name, environment) {
-        return untouched(name, format!("{UNIX}://{MASK}"));
+    if let Some(shown) = outer_tunnel(&name, environment) {
+        return plan.untouched.push((name, shown));
     }
-    let (value, url) = reader.check(url_in(&name, list, environment))??;
-    if equals_its_copy(&name, OsStr::new(&value), environment) && leads_to_a_tunnel(&url) {
-        return untouched(name, url.to_string());
+    let Some(Some((value, url))) = reader.check(url_in(&name, list, environment)) else { return };
+    let sources = reader.sources.for_url(&name);
+    for own in options::for_one_url().filter_map(|setting| sources.own(setting)) {
+        reader.check(own.check());
     }
-    let rediss = reader.read_for(&name, &options::REDISS);
-    if url.is_tls() && rediss == Rediss::Passthrough {
-        reader.check_for(&name);
-        return untouched(name, url.to_string());
+    if url.is_tls() && sources.read(&options::REDISS) == Rediss::Passthrough {
+        return plan.untouched.push((name, url.to_string()));
     }
-    let tunnelled = tunnelled(&name, Secret::new(value), url, reader)?;
-    Some(RedisVariable { name, decision: Decision::Tunnel(Box::new(tunnelled)) })
+    let Some(route) = route(&name, &url, reader) else { return };
+    if !route.trust.authenticates() && sources.find(&options::VERIFY.declaration).is_none() {
+        plan.unauthenticated.push(name.clone());
+    }
+    let route = plan.share(route, sources.read(&options::POOL));
+    let variable = name.clone();
+    plan.tunnelled.push(Tunnelled { variable, value: Secret::new(value), route, url });
 }
 
-/// The tunnel for the URL in variable `name`; `None` if there is a mistake.
-fn tunnelled(
-    name: &str,
-    value: Secret,
-    url: RedisUrl,
-    reader: &mut Reader<'_>,
-) -> Option<TunnelledUrl> {
+/// The route for the URL in variable `name`; `None` after a mistake.
+fn route(name: &str, url: &RedisUrl, reader: &mut Reader<'_>) -> Option<Route> {
+    let sources = reader.sources.for_url(name);
     let in_url = url.tls_parameters().map_err(|problem| ConfigError::new(name, problem));
     let in_url = reader.check(in_url)?;
-    let verify = &options::VERIFY.declaration;
-    let verify_chosen =
-        reader.sources.is_given(verify) || reader.sources.per_url(name, verify).is_some();
-    let mut setting_names = reader.sources.names(Some(name));
-    setting_names.full_by_url = in_url.verify == Some(true) && !verify_chosen;
-    let trust = reader.trust(name, &in_url, setting_names.full_by_url);
-    let max_connections = reader.read_for(name, &options::MAX_CONNECTIONS);
-    let pool = reader.read_for(name, &options::POOL);
-    let upstream = upstream_of(name, &url, reader.sources);
-    let (upstream, port_offset) = reader.check(upstream)?;
-    let variables = vec![name.to_owned()];
-    let route = Route { variables, upstream, trust, port_offset, setting_names, max_connections };
-    Some(TunnelledUrl { value, url, route, pool, verify_chosen })
+    let is_verify_set = sources.find(&options::VERIFY.declaration).is_some();
+    let full_by_url = in_url.verify == Some(true) && !is_verify_set;
+    let setting_names = SettingNames { full_by_url, ..sources.names() };
+    let trust = reader.trust(sources, &setting_names, &in_url);
+    let (upstream, port_offset) = reader.check(upstream_of(name, url, sources))?;
+    Some(Route {
+        variables: vec![name.to_owned()],
+        upstream,
+        trust,
+        port_offset,
+        setting_names,
+        max_connections: sources.read(&options::MAX_CONNECTIONS),
+    })
 }
 
-/// The names of all variables with a Redis URL except the `decided` ones.
-pub fn others(decided: &[RedisVariable], environment: &Environment) -> Vec<String> {
+/// The variables that hold a Redis URL and are not in the plan.
+pub fn others(plan: &Plan, environment: &Environment) -> Vec<String> {
     let is_url = |value: &OsString| value.to_str().and_then(Scheme::of).is_some();
     environment
         .iter()
         .filter(|(_, value)| is_url(value))
         .filter_map(|(name, _)| name.to_str())
         .filter(|name| !is_ours(name))
-        .filter(|name| decided.iter().all(|variable| variable.name != *name))
+        .filter(|name| plan.variables().all(|known| known != *name))
         .map(str::to_owned)
         .collect()
 }
 
-/// The variables that may hold a Redis URL if the user lists none.
+/// The variables in which the launcher looks for Redis URLs if the user lists no variables.
 fn discovered(environment: &Environment) -> Vec<String> {
     let discovered = environment
         .keys()
@@ -136,29 +106,23 @@ fn discovered(environment: &Environment) -> Vec<String> {
     std::iter::once(REDIS_URL).chain(discovered).map(str::to_owned).collect()
 }
 
-/// True if `value` equals the copy in `<name>_STUNNEL`. An outer launcher sets both variables to
-/// the same value.
-fn equals_its_copy(name: &str, value: &OsStr, environment: &Environment) -> bool {
-    lookup(environment, &format!("{name}{COPY_SUFFIX}")) == Some(value)
-}
-
-/// True if `url` leads to 127.0.0.1 without TLS. Launchers listen on 127.0.0.1.
-fn leads_to_a_tunnel(url: &RedisUrl) -> bool {
-    !url.is_tls() && matches!(url.host(), Host::Ipv4(Ipv4Addr::LOCALHOST))
-}
-
-/// True if `name` is a copy that a launcher made, or a setting.
+/// True if `name` belongs to start-stunnel: a setting, or a copy of a local URL.
 fn is_ours(name: &str) -> bool {
     name.ends_with(COPY_SUFFIX) || name.contains("_STUNNEL_")
 }
 
-/// True if variable `name` leads to an outer launcher's Unix socket.
-fn is_tunnelled_socket(name: &str, environment: &Environment) -> bool {
-    let value = lookup(environment, name).and_then(OsStr::to_str);
-    value.is_some_and(|value| {
-        value.starts_with(&format!("{UNIX}://"))
-            && equals_its_copy(name, OsStr::new(value), environment)
-    })
+/// The value of variable `name`, secrets masked, if the value leads to another launcher's tunnel.
+/// That launcher has set the variable `<name>_STUNNEL` to the same value.
+fn outer_tunnel(name: &str, environment: &Environment) -> Option<String> {
+    let value = lookup(environment, name)?;
+    let copy = lookup(environment, &format!("{name}{COPY_SUFFIX}"))?;
+    let value = value.to_str().filter(|_| value == copy)?;
+    if value.starts_with(&format!("{UNIX}://")) {
+        return Some(format!("{UNIX}://{MASK}"));
+    }
+    let url = RedisUrl::parse(value).ok()?;
+    let is_local = matches!(url.host(), Host::Ipv4(Ipv4Addr::LOCALHOST));
+    (is_local && !url.is_tls()).then(|| url.to_string())
 }
 
 /// True if `name` is a variable of Heroku's PrivateLink add-on.
@@ -166,8 +130,8 @@ fn is_endpoint(name: &str) -> bool {
     name.strip_prefix("REDIS_ENDPOINT_").is_some_and(|rest| rest.ends_with("_URL"))
 }
 
-/// The URL in variable `name`, as written and parsed. `None`: the variable holds no URL, and does
-/// not have to.
+/// The URL in variable `name`, as text and parsed. `None`: the variable holds no Redis URL, and
+/// need not hold one.
 fn url_in(
     name: &str,
     list: Option<&str>,
@@ -199,12 +163,11 @@ fn upstream_of(
     url: &RedisUrl,
     sources: Sources<'_>,
 ) -> Result<(Upstream, i32), ConfigError> {
-    let found = sources.for_url(name, &options::PORT_OFFSET.declaration)?;
-    let set = found.parse(&options::PORT_OFFSET)?;
-    let is_set_for_url = sources.per_url(name, &options::PORT_OFFSET.declaration).is_some();
-    let offset = match url.is_tls() || is_privatelink(name, url) && !is_set_for_url {
+    let setting = &options::PORT_OFFSET.declaration;
+    let is_privatelink = is_privatelink(name, url) && sources.own(setting).is_none();
+    let offset = match url.is_tls() || is_privatelink {
         true => 0,
-        false => set,
+        false => sources.read(&options::PORT_OFFSET),
     };
     let port = i32::from(url.port()) + offset;
     match u16::try_from(port) {
@@ -216,8 +179,8 @@ fn upstream_of(
                  {offset} from {}); set {} so that the sum is a port from 1 to 65535, or, if the \
                  URL's port itself speaks TLS, write rediss://",
                 url.port(),
-                found.source,
-                options::PORT_OFFSET.declaration.for_one(name),
+                sources.names().of(setting.variable),
+                setting.for_one(name),
             ),
         )),
     }
@@ -234,33 +197,18 @@ fn is_privatelink(name: &str, url: &RedisUrl) -> bool {
 mod tests {
     use std::os::unix::ffi::OsStringExt;
 
-    use super::super::tests::{environment, read};
+    use super::super::tests::{environment, plan, read};
     use super::*;
 
-    fn decided_with(
-        options: &[&str],
-        environment: &Environment,
-    ) -> Result<Vec<RedisVariable>, Vec<String>> {
-        read(options, environment).map(|configuration| configuration.variables)
-    }
-
-    fn decided(
-        options: &[&str],
-        pairs: &[(&str, &str)],
-    ) -> Result<Vec<RedisVariable>, Vec<String>> {
-        decided_with(options, &environment(pairs))
-    }
-
-    /// `NAME=upstream` for each tunnelled variable, in order.
-    fn upstreams(variables: &[RedisVariable]) -> Vec<String> {
-        let upstream = |variable: &RedisVariable| match &variable.decision {
-            Decision::Tunnel(url) => Some(format!("{}={}", variable.name, url.route.upstream)),
-            Decision::Untouched { .. } => None,
+    /// `NAME=upstream` for each variable that gets a tunnel.
+    fn upstreams(plan: &Plan) -> Vec<String> {
+        let upstream = |tunnelled: &Tunnelled| {
+            format!("{}={}", tunnelled.variable, plan.routes[tunnelled.route].upstream)
         };
-        variables.iter().filter_map(upstream).collect()
+        plan.tunnelled.iter().map(upstream).collect()
     }
 
-    /// Variables, and the server to which the tunnel leads.
+    /// Environment variables, and the server to which their tunnel leads.
     const UPSTREAMS: &[(&[(&str, &str)], &str)] = &[
         (&[("REDIS_URL", "redis://h:6379")], "h:6380"),
         (&[("REDIS_URL", "valkey://h:6379")], "h:6380"),
@@ -318,19 +266,16 @@ mod tests {
     #[test]
     fn each_url_leads_to_the_server_in_the_manual() {
         for (pairs, upstream) in UPSTREAMS {
-            let decided = decided(&[], pairs);
-            let decided = decided.unwrap_or_else(|errors| panic!("{pairs:?}: {errors:?}"));
-            assert_eq!(
-                upstreams(&decided),
-                [format!("{}={upstream}", decided[0].name)],
-                "{pairs:?}"
-            );
+            let plan = plan(&[], pairs).unwrap_or_else(|errors| panic!("{pairs:?}: {errors:?}"));
+            let upstreams: Vec<_> =
+                plan.routes.iter().map(|route| route.upstream.to_string()).collect();
+            assert_eq!(upstreams, [*upstream], "{pairs:?}");
         }
     }
 
     #[test]
     fn redis_url_comes_first_then_others_in_alphabetical_order() {
-        let found = decided(
+        let found = plan(
             &[],
             &[
                 ("HEROKU_REDIS_ROSE_URL", "redis://rose"),
@@ -359,12 +304,12 @@ mod tests {
     }
 
     #[test]
-    fn a_list_replaces_discovery_and_accepts_any_name() {
+    fn only_listed_variables_get_a_tunnel_under_any_name() {
         let pairs = [("REDIS_URL", "redis://main"), ("B", "redis://b"), ("A_STUNNEL", "redis://a")];
-        let by_option = decided(&["--urls", "B,A_STUNNEL"], &pairs).unwrap();
+        let by_option = plan(&["--urls", "B,A_STUNNEL"], &pairs).unwrap();
         assert_eq!(upstreams(&by_option), ["B=b:6380", "A_STUNNEL=a:6380"]);
         let with_variable = [&pairs[..], &[("REDIS_STUNNEL_URLS", "A_STUNNEL B")]].concat();
-        let by_variable = decided(&[], &with_variable).unwrap();
+        let by_variable = plan(&[], &with_variable).unwrap();
         assert_eq!(upstreams(&by_variable), ["A_STUNNEL=a:6380", "B=b:6380"]);
     }
 
@@ -390,7 +335,7 @@ mod tests {
             ),
         ];
         for (pairs, expected) in cases {
-            let errors = decided(&[], pairs).expect_err(expected);
+            let errors = plan(&[], pairs).expect_err(expected);
             assert_eq!(errors.len(), 1, "{errors:?}");
             assert!(errors[0].starts_with(expected), "{errors:?}");
         }
@@ -399,21 +344,21 @@ mod tests {
     #[test]
     fn unset_variable_in_a_list_is_an_error_that_names_the_list() {
         let environment = environment(&[("REDIS_STUNNEL_URLS", "B")]);
-        let errors = decided_with(&["--urls", "REDIS_ULR"], &environment).unwrap_err();
+        let errors = read(&["--urls", "REDIS_ULR"], &environment).unwrap_err();
         let expected = "REDIS_ULR is not set, but --urls lists this variable; set the variable, or \
                         remove it from the list";
         assert_eq!(errors, [expected]);
     }
 
     #[test]
-    fn unset_variables_and_other_values_are_skipped() {
+    fn variable_without_a_redis_url_is_skipped() {
         for pairs in [&[][..], &[("REDIS_URL", "")], &[("HEROKU_REDIS_X", "no url")]] {
-            assert_eq!(decided(&[], pairs), Ok(Vec::new()), "{pairs:?}");
+            assert_eq!(plan(&[], pairs), Ok(Plan::default()), "{pairs:?}");
         }
     }
 
     #[test]
-    fn passthrough_and_nested_urls_stay_unchanged() {
+    fn urls_passed_through_or_already_tunnelled_stay_unchanged() {
         let pairs = [
             ("REDIS_URL", "rediss://:pw@h:6379"),
             ("HEROKU_REDIS_PLAIN_URL", "redis://h:6379"),
@@ -424,32 +369,58 @@ mod tests {
             ("HEROKU_REDIS_STALE_URL", "redis://stale"),
             ("HEROKU_REDIS_STALE_URL_STUNNEL", "redis://127.0.0.1:6371"),
         ];
-        let decided = decided(&["--rediss", "passthrough"], &pairs).unwrap();
+        let plan = plan(&["--rediss", "passthrough"], &pairs).unwrap();
         assert_eq!(
-            upstreams(&decided),
+            upstreams(&plan),
             [
                 "HEROKU_REDIS_OWN_URL=own:6379",
                 "HEROKU_REDIS_PLAIN_URL=h:6380",
                 "HEROKU_REDIS_STALE_URL=stale:6380",
             ]
         );
-        assert_eq!(decided.len(), pairs.iter().filter(|(name, _)| name.ends_with("URL")).count());
+        let urls = pairs.iter().filter(|(name, _)| name.ends_with("URL"));
+        assert_eq!(plan.variables().count(), urls.count());
     }
 
     #[test]
-    fn other_variables_may_hold_anything() {
+    fn only_the_url_of_an_outer_tunnel_stays_unchanged() {
+        for (url, is_tunnelled) in [
+            ("redis://h:6379", true),
+            ("rediss://127.0.0.1:6371", true),
+            ("redis://127.0.0.2:6371", true),
+            ("redis://localhost:6371", true),
+            ("redis://127.0.0.1:6371", false),
+            ("valkey://u:p@127.0.0.1:1/2", false),
+            ("unix:///run/start-stunnel-x/redis0.sock", false),
+        ] {
+            let plan = plan(&[], &[("REDIS_URL", url), ("REDIS_URL_STUNNEL", url)]).unwrap();
+            assert_eq!(plan.untouched().count(), usize::from(!is_tunnelled), "{url}");
+            assert_eq!(plan.tunnelled.len(), usize::from(is_tunnelled), "{url}");
+        }
+    }
+
+    #[test]
+    fn each_of_fifty_servers_gets_its_own_route() {
+        let urls = (10..60).map(|n| (format!("HEROKU_REDIS_{n}_URL"), format!("redis://h{n}")));
+        let urls: Vec<_> = urls.collect();
+        let pairs: Vec<_> = urls.iter().map(|(name, url)| (name.as_str(), url.as_str())).collect();
+        assert_eq!(plan(&[], &pairs).unwrap().routes.len(), 50);
+    }
+
+    #[test]
+    fn invalid_utf8_in_other_variables_is_no_error() {
         let mut environment = environment(&[("REDIS_URL", "redis://h")]);
         let garbage = OsString::from_vec(vec![0xff, 0xfe, b'=']);
         environment.insert("OTHER".into(), garbage.clone());
         environment.insert(OsString::from_vec(vec![0xfe]), "x".into());
         environment.insert("HEROKU_REDIS_BINARY".into(), garbage.clone());
-        let found = decided_with(&[], &environment).unwrap();
+        let found = read(&[], &environment).unwrap().plan;
         assert_eq!(upstreams(&found), ["REDIS_URL=h:6380"]);
 
         let mut value = b"redis://:".to_vec();
         value.extend([0xff, b'@', b'h']);
         environment.insert("HEROKU_REDIS_BINARY".into(), OsString::from_vec(value));
-        let errors = decided_with(&[], &environment).unwrap_err();
+        let errors = read(&[], &environment).unwrap_err();
         assert!(errors[0].starts_with("HEROKU_REDIS_BINARY is not valid UTF-8"), "{errors:?}");
     }
 }

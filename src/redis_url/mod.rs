@@ -1,18 +1,17 @@
-//! A Redis URL: parsed, masked, and turned into its local form.
+//! Parses a Redis URL, shows it with masked passwords, and builds the URL of its tunnel.
 //!
 //! User, password, path and query stay as written, including percent-encoding. Only the host and
-//! the port are interpreted: the tunnel needs them.
+//! the port are decoded, because the tunnel needs them.
 
 mod problem;
 mod query;
 mod text;
 
 use std::fmt;
-use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, percent_encode};
-use url::Host;
+use percent_encoding::percent_decode_str;
+use url::{Host, Url};
 
 use crate::secret::Secret;
 pub use problem::Problem;
@@ -23,33 +22,19 @@ pub use text::UrlText;
 /// The default port, <https://www.iana.org/assignments/uri-schemes/prov/redis>.
 pub const DEFAULT_PORT: u16 = 6379;
 
-/// The most characters of a host name, with its final dot (RFC 1035 section 3.1).
+/// The maximum length of a host name, with its final dot (RFC 1035 section 3.1).
 const LONGEST_NAME: usize = 254;
 
 /// The scheme of a URL that leads to a Unix socket, as in redis-py, go-redis and ioredis:
 /// <https://redis.readthedocs.io/en/stable/connections.html>.
 pub const UNIX: &str = "unix";
-/// The parameter with the number of the database in such a URL.
+/// The query parameter with the number of the database, in the URL of a Unix socket.
 const DATABASE: &str = "db";
-/// Characters that must be percent-encoded in a path (RFC 3986 section 3.3).
-const IN_PATH: &AsciiSet = &CONTROLS
-    .add(b' ')
-    .add(b'"')
-    .add(b'#')
-    .add(b'%')
-    .add(b'<')
-    .add(b'>')
-    .add(b'?')
-    .add(b'`')
-    .add(b'{')
-    .add(b'}');
-
 /// The local address of a tunnel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Local {
-    /// A port of 127.0.0.1.
+    /// A port on 127.0.0.1.
     Port(u16),
-    /// A Unix socket.
     Socket(PathBuf),
 }
 
@@ -62,7 +47,7 @@ impl fmt::Display for Local {
     }
 }
 
-/// A scheme that means Redis.
+/// The scheme of a Redis URL, such as `rediss`.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Scheme {
     word: &'static str,
@@ -78,7 +63,8 @@ const SCHEMES: [Scheme; 4] = [
 ];
 
 impl Scheme {
-    /// The scheme of `value`, in any case, after any white space; `None`: `value` is no Redis URL.
+    /// The scheme at the start of `value`; `None`: `value` is no Redis URL. Ignores upper and lower
+    /// case, and white space before the scheme.
     pub fn of(value: &str) -> Option<Scheme> {
         let (word, _) = value.trim_start().split_once(':')?;
         SCHEMES.into_iter().find(|scheme| scheme.word.eq_ignore_ascii_case(word))
@@ -126,8 +112,8 @@ impl RedisUrl {
             Some((userinfo, rest)) => (Some(Secret::new(userinfo)), rest),
             None => (None, authority),
         };
-        // If the password is not percent-encoded, the parts of the URL are not what they seem. The
-        // next checks find that.
+        // In a password that is not percent-encoded, characters such as / end the authority too
+        // early. The next checks detect such URLs.
         let lists_hosts = userinfo.as_ref().is_some_and(|userinfo| {
             let (_, behind) = split_off(userinfo.expose(), '@');
             behind.is_some_and(|behind| behind.contains([',', ';']))
@@ -160,7 +146,7 @@ impl RedisUrl {
         })
     }
 
-    /// True if the URL itself asks for TLS.
+    /// True if the scheme is `rediss` or `valkeys`.
     pub fn is_tls(&self) -> bool {
         self.scheme.word != self.scheme.plaintext
     }
@@ -173,51 +159,48 @@ impl RedisUrl {
         self.port
     }
 
-    /// The URL for a client of the tunnel at `local`: as written, but with the tunnel's address,
-    /// without TLS, and without TLS parameters.
+    /// The URL for clients of the tunnel at `local`: this URL with the tunnel's address, a scheme
+    /// without TLS, and no TLS parameters.
     pub fn local(&self, local: &Local) -> UrlText {
-        let query = self.query.as_ref().and_then(without_tls_parameters);
+        let query = self.query.as_ref().and_then(|query| without_tls_parameters(query.expose()));
         match local {
-            Local::Port(port) => {
-                let place = format!("{}:{port}{}", std::net::Ipv4Addr::LOCALHOST, self.path);
-                self.text(self.scheme.plaintext, place, query)
+            Local::Port(_) => {
+                let place = format!("{local}{}", self.path);
+                self.text(self.scheme.plaintext, &place, query.as_deref())
             }
             Local::Socket(path) => {
-                let path = percent_encode(path.as_os_str().as_bytes(), IN_PATH).to_string();
-                self.text(UNIX, path, self.with_database(query))
+                let path = Url::from_file_path(path).expect("the path of a socket is absolute");
+                self.text(UNIX, path.path(), self.with_database(query).as_deref())
             }
         }
     }
 
-    /// `query` with the database from the path. In a URL whose path leads to a socket, clients look
-    /// for the database in the query.
-    fn with_database(&self, query: Option<Secret>) -> Option<Secret> {
-        let named = query
-            .as_ref()
-            .is_some_and(|query| query.expose().split('&').any(|part| key_of(part) == DATABASE));
-        let Some(database) = self.database().filter(|_| !named) else {
-            return query;
-        };
-        let mut parameters = format!("{DATABASE}={database}");
-        if let Some(query) = query.filter(|query| !query.expose().is_empty()) {
-            parameters += &format!("&{}", query.expose());
+    /// Adds the database in the URL's path to `query`. The path of the local URL is the socket's
+    /// path, so clients look for the database in the query.
+    fn with_database(&self, query: Option<String>) -> Option<String> {
+        let given = query.as_deref().unwrap_or_default();
+        let is_named = given.split('&').any(|part| key_of(part) == DATABASE);
+        match self.database() {
+            Some(database) if given.is_empty() => Some(format!("{DATABASE}={database}")),
+            Some(database) if !is_named => Some(format!("{DATABASE}={database}&{given}")),
+            _ => query,
         }
-        Some(Secret::new(parameters))
     }
 
-    fn text(&self, scheme: &'static str, place: String, query: Option<Secret>) -> UrlText {
-        let (userinfo, fragment) = (self.userinfo.clone(), self.fragment.clone());
-        UrlText { scheme, userinfo, place, query, fragment }
+    fn text(&self, scheme: &str, place: &str, query: Option<&str>) -> UrlText {
+        let [userinfo, fragment] =
+            [&self.userinfo, &self.fragment].map(|part| part.as_ref().map(Secret::expose));
+        UrlText::new(scheme, userinfo, place, query, fragment)
     }
 
-    /// The number of the database in the path, in digits.
+    /// The number of the database in the URL's path, as text.
     pub fn database(&self) -> Option<&str> {
         let database = self.path.trim_matches('/');
         let is_number = !database.is_empty() && database.bytes().all(|byte| byte.is_ascii_digit());
         is_number.then_some(database)
     }
 
-    /// User and password; `None` without a password.
+    /// User and password; `None` if the URL has no password.
     pub fn credentials(&self) -> Option<Credentials> {
         let (user, password) = self.userinfo.as_ref()?.expose().split_once(':')?;
         let decoded = |text: &str| Secret::new(percent_decode_str(text).decode_utf8_lossy());
@@ -239,7 +222,7 @@ impl RedisUrl {
 impl fmt::Display for RedisUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let place = format!("{}:{}{}", self.host, self.port, self.path);
-        self.text(self.scheme.word, place, self.query.clone()).fmt(f)
+        self.text(self.scheme.word, &place, self.query.as_ref().map(Secret::expose)).fmt(f)
     }
 }
 
@@ -249,8 +232,8 @@ impl fmt::Debug for RedisUrl {
     }
 }
 
-/// Parses a host: an IP address, or a name of letters, digits, `-`, `.` (RFC 1123 section 2.1) and
-/// `_` (common in Docker). The `url` crate alone would accept more, such as `,` and `;`.
+/// Parses an IP address, or a host name of letters, digits, `-`, `.` (RFC 1123 section 2.1) and `_`
+/// (common in Docker). The `url` crate accepts more characters in names, such as `,` and `;`.
 pub fn parse_host(text: &str) -> Option<Host<String>> {
     let host = Host::parse(text).ok()?;
     let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);

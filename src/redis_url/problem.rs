@@ -1,26 +1,24 @@
-//! Problems of a value that should be a Redis URL.
+//! The errors about a value that should be a Redis URL.
 
 use std::fmt;
 
-/// A problem of a value that should be a Redis URL. It holds no part of the value, because any part
-/// may be a password.
+/// An error about a value that should be a Redis URL. The error shows no part of the value, because
+/// any part may be a password.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Problem {
-    /// A predicate of the variable that holds the value.
+    /// The rest of a sentence that begins with the name of the variable.
     text: &'static str,
-    /// The accepted form, in pieces.
-    remedy: &'static [&'static str],
+    /// The end of the message: the accepted form of a URL.
+    remedy: &'static str,
 }
 
-/// The problem is in the query; the rest of the URL is right.
-const QUERY: &[&str] = &[];
-const FORM: &[&str] = &["; expected redis://[USER]:[PASSWORD]@HOST[:PORT][/DATABASE]"];
-/// A password that is not percent-encoded can be the cause.
-const PASSWORD: &[&str] = &[
-    FORM[0],
-    ", with the password percent-encoded: %2F for /, %3F for ?, %23 for #, %40 for @, %3A for :, \
-     %2C for a comma",
-];
+/// The end of messages about the query, which need not repeat the form of a URL.
+const QUERY: &str = "";
+const FORM: &str = "; expected redis://[USER]:[PASSWORD]@HOST[:PORT][/DATABASE]";
+/// The end of messages about problems that a password without percent-encoding can cause.
+const PASSWORD: &str = "; expected redis://[USER]:[PASSWORD]@HOST[:PORT][/DATABASE], with the \
+                        password percent-encoded: %2F for /, %3F for ?, %23 for #, %40 for @, %3A \
+                        for :, %2C for a comma";
 
 impl Problem {
     pub const NOT_UTF8: Problem =
@@ -65,13 +63,13 @@ impl Problem {
     pub const SSL_TWICE: Problem =
         Problem::new("has ssl_cert_reqs or ssl_ca_certs twice, with different values", QUERY);
 
-    const fn new(text: &'static str, remedy: &'static [&'static str]) -> Problem {
+    const fn new(text: &'static str, remedy: &'static str) -> Problem {
         Problem { text, remedy }
     }
 }
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{}", self.text, self.remedy.concat())
+        write!(f, "{}{}", self.text, self.remedy)
     }
 }

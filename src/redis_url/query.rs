@@ -1,15 +1,14 @@
-//! The query of a URL, and the TLS parameters in it.
+//! The TLS parameters in the query of a Redis URL.
 
 use super::problem::Problem;
-use crate::secret::Secret;
 
 /// The TLS parameters in a URL's query, as redis-py, Celery and Kombu define them:
 /// <https://redis.readthedocs.io/en/stable/connections.html>.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct UrlTlsParameters {
-    /// `ssl_cert_reqs`: whether to verify the server's certificate.
+    /// The value of `ssl_cert_reqs`: true to verify the server's certificate.
     pub verify: Option<bool>,
-    /// `ssl_ca_certs`: the file with the CAs to trust.
+    /// The value of `ssl_ca_certs`: the file with the CAs to trust.
     pub ca_file: Option<String>,
 }
 
@@ -18,8 +17,8 @@ pub struct UrlTlsParameters {
 /// # Errors
 /// If a TLS parameter is unknown or empty, or if two TLS parameters contradict each other.
 pub fn tls_parameters(query: &str) -> Result<UrlTlsParameters, Problem> {
-    /// Remembers the value of a parameter. Two different values are an error, because some clients
-    /// would use the first value, and others the second.
+    /// Stores the value of a parameter. Two different values are an error, because some clients
+    /// would use the first value, and other clients the second.
     fn note<T: PartialEq>(known: &mut Option<T>, value: T) -> Result<(), Problem> {
         match known.replace(value) {
             Some(earlier) if Some(&earlier) != known.as_ref() => Err(Problem::SSL_TWICE),
@@ -39,7 +38,8 @@ pub fn tls_parameters(query: &str) -> Result<UrlTlsParameters, Problem> {
                 };
                 note(&mut asked.verify, verify)?;
             }
-            // A template whose variable is unset must not select the system's CAs.
+            // An empty file name probably comes from an unset variable in a template. The launcher
+            // must not trust the system's CAs because of an empty file name.
             "ssl_ca_certs" if value.is_empty() => return Err(Problem::SSL_CA_CERTS),
             "ssl_ca_certs" => note(&mut asked.ca_file, value.into_owned())?,
             _ => {}
@@ -54,17 +54,13 @@ pub fn key_of(parameter: &str) -> String {
 }
 
 /// The query without TLS parameters; `None` if the query has no other parameters.
-pub fn without_tls_parameters(query: &Secret) -> Option<Secret> {
-    let all: Vec<&str> = query.expose().split('&').collect();
-    let kept: Vec<&str> = all.iter().copied().filter(|part| !is_tls_parameter(part)).collect();
-    if kept.is_empty() && !all.is_empty() {
-        return None;
-    }
-    Some(Secret::new(kept.join("&")))
+pub fn without_tls_parameters(query: &str) -> Option<String> {
+    let kept: Vec<&str> = query.split('&').filter(|part| !is_tls_parameter(part)).collect();
+    (!kept.is_empty()).then(|| kept.join("&"))
 }
 
-/// True if a client would reject this parameter in a plaintext URL, or start TLS because of it:
-/// redis-py, Celery and Kombu (`ssl_…`), ioredis (`tls`), Predis (`ssl[…]`), go-redis
+/// True for parameters that a client would reject in a plaintext URL, or that would make the client
+/// speak TLS: redis-py, Celery and Kombu (`ssl_…`), ioredis (`tls`), Predis (`ssl[…]`), go-redis
 /// (`skip_verify`), Lettuce (`verifyPeer`).
 fn is_tls_parameter(parameter: &str) -> bool {
     const EXACT: [&str; 4] = ["ssl", "tls", "skip_verify", "verifypeer"];

@@ -146,7 +146,7 @@ fn user_and_password_are_percent_decoded() {
 }
 
 #[test]
-fn query_may_ask_for_verification() {
+fn ssl_cert_reqs_in_the_url_sets_the_verify_level() {
     let asked = |query: &str| {
         let url = RedisUrl::parse(&format!("rediss://h/0{query}")).unwrap();
         url.tls_parameters().map(|asked| (asked.verify, asked.ca_file))
@@ -171,7 +171,8 @@ fn query_may_ask_for_verification() {
     }
 }
 
-/// The parts that must stay as written: userinfo, and everything after the authority.
+/// The parts of a URL that must stay as written: user and password, and the text from the path to
+/// the end.
 fn around_host(url: &str) -> (Option<&str>, &str) {
     let rest = url.split_once("://").unwrap().1;
     let (authority, tail) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));

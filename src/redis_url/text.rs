@@ -5,59 +5,55 @@ use std::fmt;
 use super::query::key_of;
 use crate::secret::{MASK, Secret};
 
-/// The parts of a URL's text. `Display` masks user, password and most of the query.
+/// The text of a URL. `Display` masks user, password, fragment and most of the query.
 #[derive(Clone)]
 pub struct UrlText {
-    pub(super) scheme: &'static str,
-    pub(super) userinfo: Option<Secret>,
-    /// Host, port and path, or the path of a socket.
-    pub(super) place: String,
-    pub(super) query: Option<Secret>,
-    pub(super) fragment: Option<Secret>,
+    exposed: Secret,
+    shown: String,
 }
 
 impl UrlText {
-    /// The whole URL, secrets included.
-    pub fn expose(&self) -> String {
-        self.assemble(Secret::expose, Secret::expose)
+    /// Builds the text. `place` is host, port and path, or the path of a socket.
+    pub(super) fn new(
+        scheme: &str,
+        userinfo: Option<&str>,
+        place: &str,
+        query: Option<&str>,
+        fragment: Option<&str>,
+    ) -> UrlText {
+        let text = |mask_userinfo: fn(&str) -> String, mask_query: fn(&str) -> String| {
+            let userinfo = userinfo.map(|part| mask_userinfo(part) + "@").unwrap_or_default();
+            let query = query.map(|part| "?".to_owned() + &mask_query(part)).unwrap_or_default();
+            let fragment =
+                fragment.map(|part| "#".to_owned() + &mask_query(part)).unwrap_or_default();
+            format!("{scheme}://{userinfo}{place}{query}{fragment}")
+        };
+        let exposed = Secret::new(text(str::to_owned, str::to_owned));
+        UrlText { exposed, shown: text(mask_userinfo, mask_query) }
     }
 
-    fn assemble<'a, S: fmt::Display>(
-        &'a self,
-        userinfo: impl Fn(&'a Secret) -> S,
-        query: impl Fn(&'a Secret) -> S,
-    ) -> String {
-        let mut url = format!("{}://", self.scheme);
-        if let Some(part) = &self.userinfo {
-            url += &format!("{}@", userinfo(part));
-        }
-        url += &self.place;
-        if let Some(part) = &self.query {
-            url += &format!("?{}", query(part));
-        }
-        if let Some(part) = &self.fragment {
-            url += &format!("#{}", query(part));
-        }
-        url
+    /// The whole URL, secrets included.
+    pub fn expose(&self) -> String {
+        self.exposed.expose().to_owned()
     }
 }
 
 impl fmt::Display for UrlText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.assemble(mask_userinfo, mask_query))
+        f.write_str(&self.shown)
     }
 }
 
-fn mask_userinfo(userinfo: &Secret) -> String {
-    match userinfo.expose().split_once(':') {
+fn mask_userinfo(userinfo: &str) -> String {
+    match userinfo.split_once(':') {
         Some((user, password)) => format!("{}:{}", Secret::new(user), Secret::new(password)),
-        None => userinfo.to_string(),
+        None => Secret::new(userinfo).to_string(),
     }
 }
 
-/// Masks all values except those of harmless parameters: some clients accept passwords in the
-/// query.
-fn mask_query(query: &Secret) -> String {
+/// Masks the values of all parameters that are not known to be harmless, because some clients
+/// accept passwords in the query.
+fn mask_query(query: &str) -> String {
     const HARMLESS: [&str; 8] = [
         "db",
         "database",
@@ -73,5 +69,5 @@ fn mask_query(query: &Secret) -> String {
         Some(_) => part.to_owned(),
         None => Secret::new(part).to_string(),
     };
-    query.expose().split('&').map(mask).collect::<Vec<_>>().join("&")
+    query.split('&').map(mask).collect::<Vec<_>>().join("&")
 }

@@ -1,5 +1,6 @@
 //! A tunnel's plan: its variables, its server and its settings.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::num::NonZeroUsize;
 
@@ -28,26 +29,21 @@ impl fmt::Display for Upstream {
     }
 }
 
-/// The names of the settings that override general variables: options, or variables for this URL
-/// alone. A hint must name the setting that has an effect.
+/// The options and variables in which the user has set the tunnel's settings. A hint must name the
+/// setting that has an effect.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SettingNames {
-    /// General variables, each with the name of the setting that overrides it.
-    overridden: Vec<(&'static str, String)>,
+    /// The option or variable in which each setting is set, by the variable that sets it for all
+    /// URLs.
+    pub set: BTreeMap<&'static str, String>,
     /// True if the URL's query demands `full`.
     pub full_by_url: bool,
 }
 
 impl SettingNames {
-    pub fn override_with(&mut self, variable: &'static str, name: String) {
-        self.overridden.push((variable, name));
-    }
-
-    /// The setting that overrides the general `variable`, or else `variable`.
+    /// The option or variable that sets `variable`'s setting; `variable` itself if none does.
     pub fn of<'a>(&'a self, variable: &'a str) -> &'a str {
-        let mut overridden = self.overridden.iter();
-        let found = overridden.find(|(known, _)| *known == variable);
-        found.map_or(variable, |(_, name)| name)
+        self.set.get(variable).map_or(variable, String::as_str)
     }
 }
 

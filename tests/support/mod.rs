@@ -22,6 +22,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
@@ -140,7 +141,7 @@ pub fn faketime() -> Option<&'static str> {
         "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1",
         "/usr/lib/aarch64-linux-gnu/faketime/libfaketimeMT.so.1",
     ];
-    let found = LIBRARIES.into_iter().find(|path| std::path::Path::new(path).exists());
+    let found = LIBRARIES.into_iter().find(|path| Path::new(path).exists());
     if found.is_none() {
         skip("libfaketime is missing");
     }
@@ -153,4 +154,23 @@ pub fn release_setting(name: &str) -> String {
     let settings = std::fs::read_to_string(file).unwrap();
     let found = settings.lines().find_map(|line| line.strip_prefix(&format!("{name}=")));
     found.unwrap_or_else(|| panic!("no {name} in {file}")).to_owned()
+}
+
+/// The files below a folder of this repository with this extension, in alphabetical order, as paths
+/// relative to the repository.
+pub fn files(folder: &str, extension: &str) -> Vec<String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let (mut folders, mut files) = (vec![root.join(folder)], Vec::new());
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|found| found == extension) {
+                files.push(path.strip_prefix(root).unwrap().to_str().unwrap().to_owned());
+            }
+        }
+    }
+    files.sort();
+    files
 }

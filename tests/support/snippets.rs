@@ -2,7 +2,9 @@
 //! pages.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use super::files;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -11,19 +13,12 @@ pub fn page(name: &str) -> String {
     fs::read_to_string(Path::new(ROOT).join(name)).unwrap()
 }
 
-/// The paths of README and of every page of the manual.
-fn pages() -> Vec<PathBuf> {
-    let docs = fs::read_dir(Path::new(ROOT).join("docs")).unwrap();
-    let docs = docs.map(|entry| entry.unwrap().path());
-    let docs = docs.filter(|path| path.extension().is_some_and(|extension| extension == "md"));
-    docs.chain([Path::new(ROOT).join("README.md")]).collect()
-}
-
 /// The indented block after the comment `<!-- walkthrough: MARKER -->`. Exactly one page must
 /// contain this comment.
 pub fn snippet(marker: &str) -> String {
     let comment = format!("<!-- walkthrough: {marker} -->\n");
-    let pages: Vec<String> = pages().iter().map(|page| fs::read_to_string(page).unwrap()).collect();
+    let names = [files("docs", "md"), vec!["README.md".to_owned()]].concat();
+    let pages: Vec<String> = names.iter().map(|name| page(name)).collect();
     let mut blocks = pages.iter().filter_map(|page| Some(page.split_once(&comment)?.1));
     let block = blocks.next().unwrap_or_else(|| panic!("no page has {comment}"));
     assert!(blocks.next().is_none(), "{comment} is on two pages");

@@ -4,24 +4,43 @@ use std::time::Duration;
 
 use openssl::ssl::SslVersion;
 
-use super::super::tests::{environment, read};
-use super::super::{Configuration, Decision};
 use super::*;
-use crate::logging::{LevelFilter, LogFormat};
+use crate::logging::LogFormat;
 use crate::pool::PoolMode;
+use crate::redis_url::Local;
 use crate::supervisor::ForwardSignals;
+use crate::tls::{Trust, Verify};
 
-/// The configuration with one URL in `CACHE_URL`, and the trust settings of that URL.
+pub fn environment(pairs: &[(&str, &str)]) -> Environment {
+    pairs.iter().map(|(name, value)| (name.into(), value.into())).collect()
+}
+
+/// Reads a configuration. The system counts as having CA certificates.
+pub fn read(options: &[&str], environment: &Environment) -> Result<Configuration, Vec<String>> {
+    let words = ["start-stunnel"].iter().chain(options).chain(&["true"]);
+    let invocation =
+        Invocation::parse_from(words.map(OsString::from)).expect("a good command line");
+    let read = read_on(|| Ok(()), &invocation, environment);
+    read.map_err(|mistakes| mistakes.iter().map(ConfigError::to_string).collect())
+}
+
+pub fn plan(options: &[&str], pairs: &[(&str, &str)]) -> Result<Plan, Vec<String>> {
+    read(options, &environment(pairs)).map(|configuration| configuration.plan)
+}
+
+pub fn ports(ports: impl IntoIterator<Item = u16>) -> Vec<Local> {
+    ports.into_iter().map(Local::Port).collect()
+}
+
+/// Reads `options` and `pairs`, with a Redis URL in `CACHE_URL`. Returns the configuration, and the
+/// trust settings for that URL.
 fn settings(
     options: &[&str],
     pairs: &[(&str, &str)],
 ) -> Result<(Configuration, Trust), Vec<String>> {
     let url = [("REDIS_STUNNEL_URLS", "CACHE_URL"), ("CACHE_URL", "redis://h")];
     let configuration = read(options, &environment(&[&url[..], pairs].concat()))?;
-    let Decision::Tunnel(url) = &configuration.variables[0].decision else {
-        panic!("not tunnelled: {configuration:?}");
-    };
-    let trust = url.route.trust.clone();
+    let trust = configuration.plan.routes[0].trust.clone();
     Ok((configuration, trust))
 }
 
@@ -117,7 +136,7 @@ fn only_a_valid_option_overrides_an_invalid_variable() {
     settings(&["--verify", "full", "--log-level", "info"], &pairs).unwrap();
     let errors = settings(&["--verify", "ful", "--log-level", ""], &pairs).unwrap_err();
     let names: Vec<_> = errors.iter().map(|error| error.split(' ').next().unwrap()).collect();
-    assert_eq!(names, ["--log-level", "STUNNEL_LOG_LEVEL", "--verify", "STUNNEL_VERIFY"]);
+    assert_eq!(names, ["--verify", "STUNNEL_VERIFY", "--log-level", "STUNNEL_LOG_LEVEL"]);
 }
 
 #[test]
@@ -148,11 +167,74 @@ fn names_of_the_retired_buildpack_still_work() {
 #[test]
 fn one_url_can_have_its_own_pool_mode() {
     let mode = |options: &[&str], pairs: &[(&str, &str)]| {
-        let (configuration, _) = settings(options, pairs).unwrap();
-        let Decision::Tunnel(url) = &configuration.variables[0].decision else { panic!("tunnel") };
-        url.pool
+        settings(options, pairs).unwrap().0.plan.pools[0]
     };
     assert_eq!(mode(&[], &[]), PoolMode::Auto);
     assert_eq!(mode(&[], &[("STUNNEL_POOL", "off")]), PoolMode::Off);
     assert_eq!(mode(&["--pool", "off"], &[("CACHE_URL_STUNNEL_POOL", "on")]), PoolMode::On);
+}
+
+#[test]
+fn empty_value_of_an_option_is_an_error() {
+    for (option, _) in options::with_option() {
+        let errors = settings(&[&format!("--{option}"), ""], &[]).unwrap_err();
+        assert_eq!(errors.len(), 1, "{errors:?}");
+        assert!(errors[0].starts_with(&format!("--{option} has an empty value")), "{errors:?}");
+    }
+}
+
+#[test]
+fn invalid_setting_for_one_url_is_an_error() {
+    for setting in options::for_one_url() {
+        let mut environment = environment(&[("REDIS_URL", "redis://h")]);
+        let variable = setting.for_one("REDIS_URL");
+        environment.insert(variable.clone().into(), OsString::from_vec(vec![0xff, 0xfe]));
+        let errors = read(&[], &environment).unwrap_err();
+        assert!(errors[0].starts_with(&variable), "{errors:?}");
+    }
+}
+
+#[test]
+fn error_shows_a_wrong_pin_or_path_but_no_secret() {
+    const KEY: &str = "MC4CAQAwBQYDK2VwBCIEIE1wMfGyaXJhY0Ck/Tb+Yx5u7OAlQ0jLxBvVfLKzKx6u";
+    for (variable, value, shown) in [
+        ("STUNNEL_PIN", "sha1//AAAA+/=", true),
+        ("STUNNEL_PIN", "sha256//AAAA;sha256//BBBB", true),
+        ("STUNNEL_PIN", "redis://:hunter2@h", false),
+        ("STUNNEL_PIN", KEY, false),
+        ("STUNNEL_CA_FILE", "/no/such/ca.pem", true),
+        ("STUNNEL_CA_FILE", "certs/ca.pem", true),
+        ("STUNNEL_CA_FILE", "hunter2\nhunter2", false),
+        ("STUNNEL_CLIENT_CERT", "/no/such/client.pem", true),
+        ("STUNNEL_CLIENT_KEY", "/no/such/client.key", true),
+        ("STUNNEL_CLIENT_KEY", "s3cretpem", false),
+        ("STUNNEL_CLIENT_KEY", KEY, false),
+    ] {
+        let errors = settings(&[], &[(variable, value)]).unwrap_err().join("; ");
+        assert!(errors.contains(&format!("{variable} ")), "{errors}");
+        assert_eq!(errors.contains(&format!("'{value}'")), shown, "{errors}");
+        assert!(shown || !errors.contains(&value[..7]), "{errors}");
+    }
+}
+
+#[test]
+fn endless_ca_file_and_invalid_host_name_are_errors() {
+    let endless = settings(&[], &[("STUNNEL_CA_FILE", "/dev/zero")]).unwrap_err();
+    assert!(endless[0].contains("'/dev/zero', a file of more than"), "{endless:?}");
+    let long = format!("{}.test", "x".repeat(250));
+    for name in ["a,b", "a;b", "redis.test:6379", &long] {
+        let errors = settings(&[], &[("STUNNEL_SERVER_NAME", name)]).unwrap_err();
+        assert!(errors[0].contains(&format!("'{name}'")) || name.len() > 250, "{errors:?}");
+    }
+    assert!(plan(&[], &[("REDIS_URL", &format!("redis://{long}"))]).is_err());
+}
+
+#[test]
+fn text_that_is_no_pem_is_an_error() {
+    for variable in ["STUNNEL_CA_PEM", "CACHE_URL_STUNNEL_CA_PEM"] {
+        let errors = settings(&[], &[(variable, "/etc/ca-certificates.crt")]).unwrap_err();
+        let problem = format!("{variable} is not PEM text");
+        assert!(errors[0].starts_with(&problem), "{errors:?}");
+        assert!(errors[0].contains("set STUNNEL_CA_FILE instead"), "{errors:?}");
+    }
 }

@@ -1,0 +1,176 @@
+//! The planned tunnels, and the variables that will lead to them. Nothing here has side effects.
+
+use std::collections::BTreeSet;
+
+use crate::pool::PoolMode;
+use crate::redis_url::{Credentials, Local, RedisUrl};
+use crate::secret::Secret;
+use crate::tunnel::Route;
+
+/// The suffix of a variable's copy: `REDIS_URL_STUNNEL` holds the same local URL as `REDIS_URL`.
+pub const COPY_SUFFIX: &str = "_STUNNEL";
+
+/// A variable whose URL gets a tunnel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tunnelled {
+    pub variable: String,
+    /// The variable's value, as the launcher found it.
+    pub value: Secret,
+    /// The index of the tunnel in [`Plan::routes`].
+    pub route: usize,
+    pub url: RedisUrl,
+}
+
+/// The tunnels to open, and the variables that hold Redis URLs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Plan {
+    pub routes: Vec<Route>,
+    /// The pool mode of each route, in the order of `routes`.
+    pub pools: Vec<PoolMode>,
+    /// The variables whose servers are not authenticated, unless the user chose `verify=none`.
+    pub unauthenticated: Vec<String>,
+    pub tunnelled: Vec<Tunnelled>,
+    /// The variables whose URLs need no tunnel, each with its value. Secrets in the values are
+    /// masked.
+    pub(super) untouched: Vec<(String, String)>,
+}
+
+impl Plan {
+    /// Finds a route with the same upstream and the same settings, or else adds `route`. Returns
+    /// the index of that route.
+    pub fn share(&mut self, route: Route, pool: PoolMode) -> usize {
+        let same = |(known, known_pool): (&Route, &PoolMode)| {
+            known.upstream == route.upstream
+                && known.trust == route.trust
+                && known.max_connections == route.max_connections
+                && *known_pool == pool
+        };
+        if let Some(shared) = self.routes.iter().zip(&self.pools).position(same) {
+            self.routes[shared].variables.extend(route.variables);
+            return shared;
+        }
+        self.routes.push(route);
+        self.pools.push(pool);
+        self.routes.len() - 1
+    }
+
+    /// True if any variable holds a Redis URL, with or without a tunnel.
+    pub fn found_urls(&self) -> bool {
+        self.variables().next().is_some()
+    }
+
+    /// The names of all variables that hold a Redis URL.
+    pub fn variables(&self) -> impl Iterator<Item = &str> {
+        let tunnelled = self.tunnelled.iter().map(|tunnelled| tunnelled.variable.as_str());
+        tunnelled.chain(self.untouched())
+    }
+
+    /// The names of the variables whose URLs need no tunnel.
+    pub fn untouched(&self) -> impl Iterator<Item = &str> {
+        self.untouched.iter().map(|(name, _)| name.as_str())
+    }
+
+    /// User and password of the first of this route's URLs that has a password.
+    pub fn credentials(&self, route: usize) -> Option<Credentials> {
+        let mut urls = self.tunnelled.iter().filter(|tunnelled| tunnelled.route == route);
+        urls.find_map(|tunnelled| tunnelled.url.credentials())
+    }
+
+    /// The numbers of the databases in this route's URLs, each once, without database 0, which
+    /// every server has.
+    pub fn databases(&self, route: usize) -> Vec<String> {
+        let urls = self.tunnelled.iter().filter(|tunnelled| tunnelled.route == route);
+        let named = urls.filter_map(|tunnelled| tunnelled.url.database());
+        let other = named.filter(|database| database.bytes().any(|digit| digit != b'0'));
+        other.map(str::to_owned).collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
+    /// The names and values of the variables to set in COMMAND's environment. `locals` are the
+    /// addresses of the tunnels. The values contain passwords.
+    pub fn changes(&self, locals: &[Local]) -> Vec<(String, String)> {
+        self.tunnelled
+            .iter()
+            .flat_map(|Tunnelled { variable, route, url, .. }| {
+                let local = url.local(&locals[*route]).expose();
+                [(variable.clone(), local.clone()), (format!("{variable}{COPY_SUFFIX}"), local)]
+            })
+            .collect()
+    }
+
+    /// A line `NAME=value` for each Redis variable in COMMAND's environment, with masked passwords.
+    /// `locals` are the addresses of the tunnels.
+    pub fn describe(&self, locals: &[Local]) -> Vec<String> {
+        let tunnelled =
+            self.tunnelled.iter().flat_map(|Tunnelled { variable, route, url, .. }| {
+                let local = url.local(&locals[*route]);
+                [format!("{variable}={local}"), format!("{variable}{COPY_SUFFIX}={local}")]
+            });
+        let untouched = self.untouched.iter().map(|(name, shown)| format!("{name}={shown}"));
+        tunnelled.chain(untouched).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{plan, ports};
+
+    #[test]
+    fn variables_share_a_tunnel_if_upstream_and_settings_are_equal() {
+        let pairs = [
+            ("REDIS_URL", "redis://:a@h:6379/0"),
+            ("HEROKU_REDIS_A_URL", "rediss://u:b@H:6380/1"),
+            ("HEROKU_REDIS_B_URL", "redis://h:6379"),
+            ("HEROKU_REDIS_B_URL_STUNNEL_VERIFY", "full"),
+            ("HEROKU_REDIS_C_URL", "redis://h:6378"),
+            ("HEROKU_REDIS_D_URL", "redis://h:6378"),
+            ("HEROKU_REDIS_D_URL_STUNNEL_POOL", "off"),
+        ];
+        let plan = plan(&[], &pairs).unwrap();
+        let shared: Vec<_> = plan.routes.iter().map(|tunnel| tunnel.variables.join(" ")).collect();
+        assert_eq!(
+            shared,
+            [
+                "REDIS_URL HEROKU_REDIS_A_URL",
+                "HEROKU_REDIS_B_URL",
+                "HEROKU_REDIS_C_URL",
+                "HEROKU_REDIS_D_URL"
+            ]
+        );
+        let changes = plan.changes(&ports([1, 2, 3, 4]));
+        assert_eq!(changes[0], ("REDIS_URL".into(), "redis://:a@127.0.0.1:1/0".into()));
+        assert_eq!(changes[1], ("REDIS_URL_STUNNEL".into(), "redis://:a@127.0.0.1:1/0".into()));
+        assert_eq!(changes[2], ("HEROKU_REDIS_A_URL".into(), "redis://u:b@127.0.0.1:1/1".into()));
+        assert_eq!(changes[4], ("HEROKU_REDIS_B_URL".into(), "redis://127.0.0.1:2".into()));
+    }
+
+    #[test]
+    fn url_of_an_outer_launchers_socket_stays_unchanged() {
+        let outer = "unix://u:pw@/run/start-stunnel-abc/redis0.sock?db=3";
+        let plan = plan(&[], &[("REDIS_URL", outer), ("REDIS_URL_STUNNEL", outer)]).unwrap();
+        assert!(plan.found_urls() && plan.routes.is_empty());
+        assert_eq!(plan.describe(&[]), ["REDIS_URL=unix://***"]);
+        let errors = super::super::tests::plan(&[], &[("REDIS_URL", outer)]).unwrap_err();
+        assert!(errors[0].contains("does not begin with redis://"), "{errors:?}");
+    }
+
+    #[test]
+    fn print_env_lists_variables_that_stay_unchanged() {
+        let pairs = [
+            ("REDIS_URL", "rediss://:pw@h:6379"),
+            ("HEROKU_REDIS_PLAIN_URL", "redis://h:6379"),
+            ("HEROKU_REDIS_NESTED_URL", "redis://127.0.0.1:6371"),
+            ("HEROKU_REDIS_NESTED_URL_STUNNEL", "redis://127.0.0.1:6371"),
+        ];
+        let plan = plan(&["--rediss", "passthrough"], &pairs).unwrap();
+        assert_eq!(plan.describe(&ports([1]))[2], "REDIS_URL=rediss://:***@h:6379");
+        let changed: Vec<_> = plan.changes(&ports([1])).into_iter().map(|(name, _)| name).collect();
+        assert_eq!(changed, ["HEROKU_REDIS_PLAIN_URL", "HEROKU_REDIS_PLAIN_URL_STUNNEL"]);
+    }
+
+    #[test]
+    fn debug_output_of_a_plan_shows_no_secret() {
+        let plan =
+            plan(&[], &[("REDIS_URL", "redis://user:hunter2@h/0?password=hunter2")]).unwrap();
+        assert!(!format!("{plan:?}").contains("hunter2"));
+    }
+}

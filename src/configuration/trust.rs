@@ -1,0 +1,212 @@
+//! Reads the trust settings of a URL, including CA bundles, client certificates and keys. A setting
+//! contains PEM text, or the path of a PEM file.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::Read;
+
+use openssl::x509::X509;
+
+use super::options::{self, Declaration};
+use super::reader::Reader;
+use super::sources::{CA_SETTINGS, ConfigError, Found, Sources};
+use crate::names;
+use crate::redis_url::UrlTlsParameters;
+use crate::secret::{hidden, shown};
+use crate::tls::pem::{self, ClientIdentity, IdentityProblem};
+use crate::tls::roots::RootsProblem;
+use crate::tls::{Trust, Verify};
+use crate::tunnel::SettingNames;
+
+/// The maximum size of a PEM file in bytes: many times the size of a bundle with all public CAs.
+const LONGEST_PEM: u64 = 16 << 20;
+
+const CLIENT_SETTINGS: [&Declaration; 2] =
+    [&options::CLIENT_CERT.declaration, &options::CLIENT_KEY.declaration];
+
+impl Reader<'_> {
+    /// Reads the CAs, the client certificate and the key that apply to all URLs. Each file is read
+    /// only once, because a pipe can be read only once. Reports mistakes even if no URL uses the
+    /// file.
+    pub fn read_general_pem(&mut self) {
+        self.general_ca = self.authorities(self.sources);
+        self.general_identity = self.identity(self.sources);
+    }
+
+    /// The trust settings for the URL in `sources.variable`. `setting_names` are the names of
+    /// the URL's settings. `in_url` are the TLS parameters in the URL's query.
+    pub fn trust(
+        &mut self,
+        sources: Sources<'_>,
+        setting_names: &SettingNames,
+        in_url: &UrlTlsParameters,
+    ) -> Trust {
+        let verify = match setting_names.full_by_url {
+            true => Verify::Full,
+            false => sources.read(&options::VERIFY),
+        };
+        let ca = self.authorities_for(sources, in_url);
+        if verify != Verify::None
+            && ca.is_none()
+            && let Err(problem) = (self.system_roots)()
+        {
+            let setting = match sources.variable.filter(|_| setting_names.full_by_url) {
+                Some(variable) => format!("ssl_cert_reqs in {variable}"),
+                None => setting_names.of(names::VERIFY).to_owned(),
+            };
+            self.report(no_roots(&setting, verify, problem));
+        }
+        let has_identity = CLIENT_SETTINGS.iter().any(|setting| sources.own(setting).is_some());
+        Trust {
+            verify,
+            min_tls: sources.read(&options::MIN_TLS),
+            ca,
+            pins: sources.read(&options::PIN),
+            identity: match has_identity {
+                true => self.identity(sources),
+                false => self.general_identity.clone(),
+            },
+            server_name: sources.read(&options::SERVER_NAME),
+        }
+    }
+
+    /// The CAs for one URL. CA settings for this URL replace the general CA settings, and both
+    /// replace the CA file in the URL's query.
+    fn authorities_for(
+        &mut self,
+        sources: Sources<'_>,
+        in_url: &UrlTlsParameters,
+    ) -> Option<Vec<X509>> {
+        let is_set = CA_SETTINGS.iter().any(|setting| sources.find(setting).is_some());
+        match &in_url.ca_file {
+            _ if sources.own(CA_SETTINGS[0]).is_some() => self.authorities(sources),
+            Some(file) if !is_set => {
+                let name = format!("ssl_ca_certs in {}", sources.variable.unwrap_or_default());
+                let found = Found { name, value: OsStr::new(file), setting: CA_SETTINGS[0] };
+                Some(self.check(certificates(&found)).unwrap_or_default())
+            }
+            _ => self.general_ca.clone(),
+        }
+    }
+
+    /// The certificates of all configured CA bundles; `None` if no bundle is configured. A wrong
+    /// bundle counts as configured.
+    fn authorities(&mut self, sources: Sources<'_>) -> Option<Vec<X509>> {
+        let bundles: Vec<_> = CA_SETTINGS.iter().filter_map(|ca| find(sources, ca)).collect();
+        let all = bundles.iter().filter_map(|found| self.check(certificates(found))).flatten();
+        let all = all.collect();
+        (!bundles.is_empty()).then_some(all)
+    }
+
+    /// The client certificate with its key; `None` if the settings are unset or wrong.
+    fn identity(&mut self, sources: Sources<'_>) -> Option<ClientIdentity> {
+        let found = CLIENT_SETTINGS.map(|setting| find(sources, setting));
+        let pem = found.each_ref().map(|found| self.check(read_pem(found.as_ref()?)));
+        let identity = match (&found, &pem) {
+            ([Some(certificate), Some(key)], [Some(certificate_pem), Some(key_pem)]) => {
+                ClientIdentity::new(certificate_pem, key_pem).map_err(|problem| match problem {
+                    IdentityProblem::Certificate(problem) => certificate.wrong(problem),
+                    IdentityProblem::Key(problem) => key.wrong(problem),
+                })
+            }
+            ([Some(given), None], _) => Err(incomplete(given, CLIENT_SETTINGS[1])),
+            ([None, Some(given)], _) => Err(incomplete(given, CLIENT_SETTINGS[0])),
+            _ => return None,
+        };
+        self.check(identity)
+    }
+}
+
+/// The value of a setting; `None` if the value is unset or empty.
+fn find<'a>(sources: Sources<'a>, setting: &'static Declaration) -> Option<Found<'a>> {
+    sources.find(setting).filter(|found| !found.value.is_empty())
+}
+
+fn certificates(found: &Found<'_>) -> Result<Vec<X509>, ConfigError> {
+    pem::certificates(&read_pem(found)?).map_err(|problem| found.wrong(problem))
+}
+
+fn incomplete(given: &Found<'_>, absent: &Declaration) -> ConfigError {
+    let given = &given.name;
+    let problem =
+        format!("is not set, but {given} is set; a client certificate needs both settings");
+    ConfigError::new(absent.variable, problem)
+}
+
+/// The error if `verify` needs the system's root certificates, but they are not usable.
+fn no_roots(setting: &str, verify: Verify, problem: RootsProblem) -> ConfigError {
+    match problem {
+        RootsProblem::Unreadable { variable, problem } => ConfigError::new(variable, problem),
+        RootsProblem::None => {
+            let problem = format!(
+                "is {}, but this system has no CA certificates to verify against: install the \
+                 package ca-certificates, or set {} or {}",
+                verify.word(),
+                names::CA_FILE,
+                names::CA_PEM
+            );
+            ConfigError::new(setting, problem)
+        }
+    }
+}
+
+/// Reads the PEM text in a setting, or in the file that the setting names.
+///
+/// # Errors
+/// If the value is no PEM text and names no readable file.
+pub fn read_pem(found: &Found<'_>) -> Result<String, ConfigError> {
+    if let Some(text) = found.value.to_str().filter(|text| pem::is_pem(text)) {
+        return Ok(pem::with_line_ends(text));
+    }
+    if found.setting.variable == names::CA_PEM {
+        return Err(found.wrong(format!(
+            "is not PEM text; expected text that contains -----BEGIN CERTIFICATE-----. To give the \
+             path of a file, set {} instead",
+            names::CA_FILE
+        )));
+    }
+    let mut text = String::new();
+    let read = File::open(found.value)
+        .and_then(|file| file.take(LONGEST_PEM + 1).read_to_string(&mut text));
+    let problem = match read {
+        Ok(length) if length as u64 <= LONGEST_PEM => return Ok(text),
+        Ok(_) => format!("a file of more than {LONGEST_PEM} bytes"),
+        Err(error) => format!("a file that cannot be read ({error})"),
+    };
+    let path = path_shown(&found.value.to_string_lossy(), found.setting.is_secret);
+    Err(found.wrong(format!(
+        "is {path}, {problem}; expected the path of a PEM file, or PEM text that contains \
+         -----BEGIN"
+    )))
+}
+
+/// Shows a path in an error. Users sometimes paste a key without its BEGIN and END lines where a
+/// path is expected. So if the setting is for a key (`may_be_key`), the error shows the value only
+/// if it begins like a path.
+fn path_shown(path: &str, may_be_key: bool) -> String {
+    match may_be_key && !path.starts_with(['/', '~', '.']) {
+        true => hidden(path),
+        false => shown(path),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn error_shows_a_path_but_no_misplaced_key() {
+        for path in ["/etc/ssl/ca", "./ca.pem", "../certs/ca.pem", "~/ca"] {
+            assert_eq!(path_shown(path, false), format!("'{path}'"));
+            assert_eq!(path_shown(path, true), format!("'{path}'"));
+        }
+        for path in ["ca.pem", "certs/ca", "ca"] {
+            assert_eq!(path_shown(path, false), format!("'{path}'"));
+            assert!(path_shown(path, true).ends_with("not shown"), "{path}");
+        }
+        let key = "MC4CAQAwBQYDK2VwBCIEIE1wMfGyaXJhY0Ck/Tb+Yx5u7OAlQ0jLxBvVfLKzKx6u";
+        for hidden in [key, "-----BEGIN PRIVATE KEY-----", "redis://:pw@h.example", "a/b\n."] {
+            assert!(path_shown(hidden, false).ends_with("not shown"), "{hidden}");
+        }
+    }
+}
