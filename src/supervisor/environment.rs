@@ -55,15 +55,18 @@ impl CommandEnvironment {
     }
 
     /// The entries that hold the pid of `launcher` and must hold COMMAND's: the index of each, and
-    /// the byte at which the pid starts.
-    pub(super) fn pid_entries(&self, launcher: Pid) -> Vec<(usize, usize)> {
+    /// its text before the pid, with reserved memory for any pid.
+    pub(super) fn pid_entries(&self, launcher: Pid) -> Vec<(usize, Vec<u8>)> {
+        const LONGEST: usize = "2147483647\0".len();
         let launcher = launcher.to_string();
-        let start = |(index, entry): (usize, &CString)| {
-            let held = PID_VARIABLES.iter().find_map(|name| value(entry, name))?;
-            let start = entry.as_bytes().len() - held.len();
-            (held == launcher.as_bytes()).then_some((index, start))
+        let before_pid = |(index, entry): (usize, &CString)| {
+            let held = |name: &&str| value(entry, name) == Some(launcher.as_bytes());
+            let name = PID_VARIABLES.into_iter().find(held)?;
+            let mut text = Vec::with_capacity(name.len() + 1 + LONGEST);
+            text.extend([name.as_bytes(), b"="].concat());
+            Some((index, text))
         };
-        self.entries.iter().enumerate().filter_map(start).collect()
+        self.entries.iter().enumerate().filter_map(before_pid).collect()
     }
 
     /// Removes LISTEN_PIDFDID if LISTEN_PID is the pid of `launcher`.

@@ -21,11 +21,9 @@
 //! `--forward-signals` allows it: see `Supervisor::target` and [`Forwarding`].
 
 mod child;
-mod elf;
 mod environment;
 mod forwarding;
 mod not_executed;
-mod program;
 mod terminal;
 
 use std::io;

@@ -1,7 +1,7 @@
 //! Finds out why COMMAND could not be executed: the kernel has one error number for several causes.
 
 use std::env::consts::ARCH;
-use std::ffi::{OsStr, OsString};
+use std::ffi::{CStr, OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::os::unix::ffi::OsStrExt;
@@ -11,10 +11,10 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access};
 
-use super::elf::Elf;
-use super::program::paths;
+use object::elf::ELFMAG;
+use object::{Architecture, Object as _, ObjectSection as _, ReadCache};
+
 use crate::exit;
-use crate::system::process::{Failure, Program};
 
 /// Bytes that the kernel reads to recognise a file's format (BINPRM_BUF_SIZE).
 const START: u64 = 256;
@@ -51,7 +51,7 @@ pub enum Cause {
     /// The program is for another processor or operating system.
     Foreign {
         file: PathBuf,
-        built_for: &'static str,
+        built_for: String,
     },
     /// The file is neither a program nor a script.
     NotAProgram(PathBuf),
@@ -79,28 +79,22 @@ impl From<io::Error> for NotExecuted {
     }
 }
 
-/// Finds the cause of `failure`.
-pub fn explain(program: &Program, failure: Failure) -> NotExecuted {
-    let mut files = paths(program);
-    let (file, cause_without_file) = match failure.error {
+/// Explains why the execution of `file` failed with `error`.
+pub fn explain(file: &Path, error: Errno) -> NotExecuted {
+    let cause = match error {
         // If the file exists, its interpreter or loader is missing.
-        Errno::ENOENT => (files.find(|file| file.exists()), Cause::NoSuchCommand),
-        _ => (files.nth(failure.file as usize), Cause::Other),
+        Errno::ENOENT | Errno::ENOTDIR if !file.exists() => Cause::NoSuchCommand,
+        _ => cause(file, error, DEEPEST),
     };
-    let cause = file.map_or(cause_without_file, |file| cause(file, failure.error, DEEPEST));
-    NotExecuted { error: failure.error.into(), cause }
+    NotExecuted { error: error.into(), cause }
 }
 
-/// Returns the path of the file that could not be executed, if it is a script without a `#!` line,
-/// so that the caller can run it with a shell, as execvp(3) does.
-pub fn script_for_shell(program: &Program, failure: Failure) -> Option<PathBuf> {
-    let file =
-        paths(program).nth(failure.file as usize).filter(|_| failure.error == Errno::ENOEXEC)?;
-    let start = start(file).ok()?;
+/// True if `file` is a text without a `#!` line.
+pub fn is_script_for_shell(file: &Path) -> bool {
+    let Ok(start) = start(file) else { return false };
     let line = start.split(|byte| *byte == b'\n').next().unwrap_or_default();
     // A text file has no NUL in its first line. bash uses the same rule.
-    let is_text = !start.starts_with(Elf::MAGIC) && !line.contains(&0);
-    (is_text && interpreter(&start).is_none()).then(|| file.to_owned())
+    !start.starts_with(&ELFMAG) && !line.contains(&0) && interpreter(&start).is_none()
 }
 
 /// The reason why the execution of `file` failed with this error. `depth`: the number of
@@ -112,22 +106,25 @@ fn cause(file: &Path, error: Errno, depth: usize) -> Cause {
         return cause;
     }
     let Ok(start) = start(file) else { return Cause::Other };
-    let file = file.to_owned();
+    let owned = file.to_owned();
     if let Some(interpreter) = interpreter(&start) {
         let interpreter = Path::new(&interpreter);
         return match interpreter.exists() {
-            false => Cause::NoInterpreter { file, interpreter: interpreter.display().to_string() },
+            false => {
+                Cause::NoInterpreter { file: owned, interpreter: interpreter.display().to_string() }
+            }
             true if depth == 0 => Cause::Other,
             true => cause(interpreter, error, depth - 1),
         };
     }
-    let elf = File::open(&file).ok().and_then(|file| Elf::read(&file));
-    let built_for = elf.as_ref().map(|elf| elf.machine).or(other_system(&start));
-    match (error, elf.and_then(|elf| elf.loader)) {
-        (Errno::ENOENT, Some(loader)) if !loader.exists() => Cause::NoLoader { file, loader },
-        (Errno::ENOEXEC, _) => match built_for.filter(|built_for| *built_for != ARCH) {
-            Some(built_for) => Cause::Foreign { file, built_for },
-            None => Cause::NotAProgram(file),
+    match error {
+        Errno::ENOENT => match loader(file).filter(|loader| !loader.exists()) {
+            Some(loader) => Cause::NoLoader { file: owned, loader },
+            None => Cause::Other,
+        },
+        Errno::ENOEXEC => match built_for(file, &start).filter(|system| system != ARCH) {
+            Some(built_for) => Cause::Foreign { file: owned, built_for },
+            None => Cause::NotAProgram(owned),
         },
         _ => Cause::Other,
     }
@@ -161,13 +158,41 @@ fn interpreter(start: &[u8]) -> Option<OsString> {
     words.find(|word| !word.is_empty()).map(|word| OsStr::from_bytes(word).to_owned())
 }
 
-/// The other operating system for which a program is built, by the program's first bytes.
-fn other_system(start: &[u8]) -> Option<&'static str> {
-    const MACH_O: [[u8; 4]; 3] =
-        [[0xcf, 0xfa, 0xed, 0xfe], [0xce, 0xfa, 0xed, 0xfe], [0xca, 0xfe, 0xba, 0xbe]];
-    match start {
-        _ if MACH_O.iter().any(|magic| start.starts_with(magic)) => Some("macOS"),
-        [b'M', b'Z', ..] => Some("Windows"),
-        _ => None,
-    }
+/// The first bytes of programs for other operating systems.
+const FOREIGN: [(&[u8], &str); 4] = [
+    (&[0xcf, 0xfa, 0xed, 0xfe], "macOS"),
+    (&[0xce, 0xfa, 0xed, 0xfe], "macOS"),
+    (&[0xca, 0xfe, 0xba, 0xbe], "macOS"),
+    (b"MZ", "Windows"),
+];
+
+/// The processor or operating system that the program `file` is built for.
+fn built_for(file: &Path, start: &[u8]) -> Option<String> {
+    let system = FOREIGN.iter().find(|(magic, _)| start.starts_with(magic));
+    let system = system.map(|(_, system)| (*system).to_owned());
+    system.or_else(|| {
+        read_elf(file, |elf| match elf.architecture() {
+            Architecture::Unknown => Some("another processor".to_owned()),
+            // The crate's names resemble those of `std::env::consts::ARCH`.
+            known => Some(format!("{known:?}").to_lowercase()),
+        })
+    })
+}
+
+/// The dynamic loader that the program `file` names.
+fn loader(file: &Path) -> Option<PathBuf> {
+    read_elf(file, |elf| {
+        let section = elf.section_by_name(".interp")?;
+        let path = CStr::from_bytes_until_nul(section.data().ok()?).ok()?;
+        Some(OsStr::from_bytes(path.to_bytes()).into())
+    })
+}
+
+/// Calls `read` if `file` is a program in the ELF format.
+fn read_elf<T>(
+    file: &Path,
+    read: impl Fn(object::File<&ReadCache<File>>) -> Option<T>,
+) -> Option<T> {
+    let content = ReadCache::new(File::open(file).ok()?);
+    read(object::File::parse(&content).ok()?)
 }

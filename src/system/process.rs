@@ -2,10 +2,10 @@
 
 #![allow(unsafe_code)]
 
-use std::env;
+use std::convert::Infallible;
 use std::ffi::{CStr, CString};
-use std::fs::{self, File};
-use std::io::{self, Read as _, Write as _};
+use std::io::Write as _;
+use std::{env, fs, ptr};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -13,7 +13,7 @@ use nix::libc::{self, c_char};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 use nix::sys::wait::waitpid;
-use nix::unistd::{ForkResult, Pid, fork, getpid, getppid, pipe2, setpgid, write};
+use nix::unistd::{ForkResult, Pid, execve, fork, getpid, getppid, pipe2, read, setpgid, write};
 
 use super::inherited::Inherited;
 use super::signals;
@@ -49,72 +49,14 @@ pub fn set_variable(name: &str, value: &str) -> bool {
     is_alone
 }
 
-/// A list of C strings, for execve(2).
-pub struct Strings {
-    strings: Vec<Vec<u8>>,
-    /// Allocated in advance, because nothing may be allocated between fork and exec.
-    pointers: Vec<*const c_char>,
-}
-
-impl Strings {
-    pub fn new(strings: Vec<CString>) -> Strings {
-        let pointers = Vec::with_capacity(strings.len() + 1);
-        let strings = strings.into_iter().map(CString::into_bytes_with_nul).collect();
-        Strings { strings, pointers }
-    }
-
-    /// Reserves memory in string `index` for [`Strings::write_number`].
-    pub fn reserve_number(&mut self, index: usize) {
-        const LONGEST: usize = "-2147483648\0".len();
-        self.strings[index].reserve(LONGEST);
-    }
-
-    /// Replaces everything from byte `start` of string `index` with a number. Async-signal-safe
-    /// after [`Strings::reserve_number`].
-    pub fn write_number(&mut self, index: usize, start: usize, number: i32) {
-        let string = &mut self.strings[index];
-        string.truncate(start);
-        write!(string, "{number}\0").expect("a Vec takes everything");
-    }
-
-    /// Pointers to the strings, then a null pointer; valid until `self` changes.
-    fn array(&mut self) -> *const *const c_char {
-        self.pointers.clear();
-        self.pointers.extend(self.strings.iter().map(|string| string.as_ptr().cast::<c_char>()));
-        self.pointers.push(std::ptr::null());
-        self.pointers.as_ptr()
-    }
-}
-
-/// A program to execute. Everything is allocated in advance: nothing may be allocated between fork
-/// and exec.
+/// A program to execute.
 pub struct Program {
-    /// The files to try, in order.
-    pub files: Vec<CString>,
-    pub words: Strings,
-    environment: Strings,
-    /// The entries of `environment` that get the program's pid: the index of each, and the byte at
-    /// which the pid starts.
-    pid_entries: Vec<(usize, usize)>,
-}
-
-/// The reason why no file of a [`Program`] could be executed.
-#[derive(Debug, Clone, Copy)]
-pub struct Failure {
-    pub error: Errno,
-    /// The index of the file that caused the error; [`u32::MAX`] if no file did.
-    pub file: u32,
-}
-
-impl Failure {
-    fn to_bytes(self) -> [u8; 8] {
-        (u64::from(self.file) << 32 | self.error as u64).to_ne_bytes()
-    }
-
-    fn from_bytes(bytes: [u8; 8]) -> Failure {
-        let both = u64::from_ne_bytes(bytes);
-        Failure { error: Errno::from_raw(both as i32), file: (both >> 32) as u32 }
-    }
+    pub file: CString,
+    pub words: Vec<CString>,
+    pub environment: Vec<CString>,
+    /// Entries of `environment` that a child replaces: the index of each, and a text with reserved
+    /// memory to which the child adds its own pid.
+    pub pid_entries: Vec<(usize, Vec<u8>)>,
 }
 
 /// Which process group a child runs in.
@@ -127,77 +69,59 @@ pub enum Placement {
 }
 
 impl Program {
-    pub fn new(files: Vec<CString>, words: Strings, environment: Strings) -> Program {
-        Program { files, words, environment, pid_entries: Vec::new() }
-    }
-
-    /// Makes [`Program::execute`] write the program's pid into these entries.
-    pub fn name_pid_in(&mut self, entries: Vec<(usize, usize)>) {
-        entries.iter().for_each(|(index, _)| self.environment.reserve_number(*index));
-        self.pid_entries = entries;
-    }
-
-    /// Executes the first executable file, in place of this process. Returns only if no file can be
-    /// executed. Async-signal-safe.
-    pub fn execute(&mut self) -> Failure {
-        for (index, start) in &self.pid_entries {
-            self.environment.write_number(*index, *start, getpid().as_raw());
-        }
-        let (words, environment) = (self.words.array(), self.environment.array());
-        let mut failure = Failure { error: Errno::ENOENT, file: 0 };
-        for (path, file) in self.files.iter().zip(0..) {
-            // SAFETY: every string ends with a NUL, and both arrays with a null pointer. All of
-            // them belong to `self`, which does not change meanwhile.
-            unsafe { libc::execve(path.as_ptr(), words, environment) };
-            match Errno::last() {
-                // A later folder of PATH may have the program, as in execvp(3).
-                Errno::ENOENT | Errno::ENOTDIR => {}
-                Errno::EACCES => failure = Failure { error: Errno::EACCES, file },
-                error => return Failure { error, file },
-            }
-        }
-        failure
+    /// Executes the program in place of this process. Returns only if that fails.
+    ///
+    /// # Errors
+    /// As execve(2).
+    pub fn execute(&self) -> nix::Result<Infallible> {
+        execve(&self.file, &self.words, &self.environment)
     }
 
     /// Executes the program in a child process, with the state that the launcher `inherited`. The
-    /// child gets SIGTERM when the launcher dies. The inner error says why the program could not be
-    /// executed.
+    /// child gets SIGTERM when the launcher dies.
     ///
     /// # Errors
-    /// If the system refuses a process or a pipe.
-    pub fn spawn(
-        &mut self,
-        placement: Placement,
-        inherited: &Inherited,
-    ) -> io::Result<Result<Pid, Failure>> {
+    /// If the system refuses a process or a pipe, or the program cannot be executed.
+    pub fn spawn(&mut self, placement: Placement, inherited: &Inherited) -> nix::Result<Pid> {
         let launcher = getpid();
+        // Nothing may be allocated between fork and exec.
+        let (words, mut environment) = (pointers(&self.words), pointers(&self.environment));
         // A successful exec closes the child's end.
         let (from_child, to_launcher) = pipe2(OFlag::O_CLOEXEC)?;
         // SAFETY: until the child executes a file or exits, it makes only async-signal-safe calls.
         let child = match unsafe { fork() }? {
             ForkResult::Parent { child } => child,
             ForkResult::Child => {
-                let failure = match become_child(placement, launcher, inherited) {
-                    Ok(()) => self.execute(),
-                    Err(error) => Failure { error, file: u32::MAX },
-                };
+                let Err(error) = become_child(placement, launcher, inherited).and_then(|()| {
+                    for (index, entry) in &mut self.pid_entries {
+                        write!(entry, "{}\0", getpid()).expect("a Vec takes everything");
+                        environment[*index] = entry.as_ptr().cast();
+                    }
+                    let file = self.file.as_ptr();
+                    // SAFETY: every string ends with a NUL, and both arrays with a null pointer.
+                    // The strings belong to `self`, which does not change meanwhile.
+                    unsafe { libc::execve(file, words.as_ptr(), environment.as_ptr()) };
+                    Err::<Infallible, _>(Errno::last())
+                });
                 // If the write fails, the launcher is gone.
-                let _ = write(&to_launcher, &failure.to_bytes());
+                let _ = write(&to_launcher, &(error as i32).to_ne_bytes());
                 // SAFETY: ends the process, and nothing else.
                 unsafe { libc::_exit(1) }
             }
         };
         drop(to_launcher);
-        let mut written = Vec::new();
-        File::from(from_child).read_to_end(&mut written)?;
-        match <[u8; 8]>::try_from(written) {
-            Err(_) => Ok(Ok(child)),
-            Ok(failure) => {
-                waitpid(child, None)?;
-                Ok(Err(Failure::from_bytes(failure)))
-            }
+        let mut error = [0; 4];
+        if read(&from_child, &mut error)? == 0 {
+            return Ok(child);
         }
+        waitpid(child, None)?;
+        Err(Errno::from_raw(i32::from_ne_bytes(error)))
     }
+}
+
+/// Pointers to the strings, then a null pointer, as in execve(2).
+fn pointers(strings: &[CString]) -> Vec<*const c_char> {
+    strings.iter().map(|string| string.as_ptr()).chain([ptr::null()]).collect()
 }
 
 /// Prepares the child after fork(2) for executing COMMAND. Async-signal-safe.
@@ -257,12 +181,9 @@ pub enum JobEvent {
 /// A child that has ended, if there is one. The child stays a zombie until [`reap`], so that the
 /// kernel does not reuse its pid and process group.
 pub fn ended_child() -> Option<(Pid, ExitOutcome)> {
-    let info = waitid(libc::P_ALL, 0, libc::WEXITED | libc::WNOWAIT)?;
-    let ended = match info.code {
-        libc::CLD_EXITED => ExitOutcome::Exited(info.status),
-        _ => ExitOutcome::Killed(info.status),
-    };
-    Some((info.pid, ended))
+    let (child, code, status) = waitid(libc::P_ALL, 0, libc::WEXITED | libc::WNOWAIT)?;
+    let killed = code != libc::CLD_EXITED;
+    Some((child, if killed { ExitOutcome::Killed(status) } else { ExitOutcome::Exited(status) }))
 }
 
 /// Removes a zombie.
@@ -280,41 +201,21 @@ pub fn reap_all() {
 /// The latest stop or continuation of `child` since the last call, if there was one.
 pub fn job_event(child: Pid) -> Option<JobEvent> {
     let id = child.as_raw() as libc::id_t;
-    let info = waitid(libc::P_PID, id, libc::WSTOPPED | libc::WCONTINUED)?;
-    match info.code {
-        libc::CLD_STOPPED => Some(JobEvent::Stopped(info.status)),
-        libc::CLD_CONTINUED => Some(JobEvent::Continued),
-        _ => None,
+    match waitid(libc::P_PID, id, libc::WSTOPPED | libc::WCONTINUED)? {
+        (_, libc::CLD_CONTINUED, _) => Some(JobEvent::Continued),
+        (_, _, signal) => Some(JobEvent::Stopped(signal)),
     }
 }
 
-struct Info {
-    pid: Pid,
-    code: i32,
-    status: i32,
-}
-
-/// Calls waitid(2) without waiting, because nix's wrapper does not know real-time signals. `None`
-/// if there is no event, or no child.
-fn waitid(kind: libc::idtype_t, id: libc::id_t, options: i32) -> Option<Info> {
+/// The child, code and status of the next event that waitid(2) knows; `None` if there is no event,
+/// or no child. nix's wrapper does not know real-time signals.
+fn waitid(kind: libc::idtype_t, id: libc::id_t, options: i32) -> Option<(Pid, i32, i32)> {
     // SAFETY: all zeroes are a valid siginfo_t. For a child's event, waitid(2) fills si_pid and
-    // si_status; without an event, si_pid stays 0.
+    // si_status; without an event, and without a child (an error), si_pid stays 0.
     unsafe {
         let mut info: libc::siginfo_t = std::mem::zeroed();
-        loop {
-            match Errno::result(libc::waitid(kind, id, &mut info, options | libc::WNOHANG)) {
-                Ok(_) if info.si_pid() == 0 => return None,
-                Ok(_) => {
-                    return Some(Info {
-                        pid: Pid::from_raw(info.si_pid()),
-                        code: info.si_code,
-                        status: info.si_status(),
-                    });
-                }
-                Err(Errno::EINTR) => {}
-                // ECHILD: there is no child. Any other error would be a defect in the arguments.
-                Err(_) => return None,
-            }
-        }
+        libc::waitid(kind, id, &mut info, options | libc::WNOHANG);
+        let child = Pid::from_raw(info.si_pid());
+        (info.si_pid() != 0).then(|| (child, info.si_code, info.si_status()))
     }
 }
