@@ -43,7 +43,7 @@ pub fn spawn(
     placement: Placement,
     inherited: &Inherited,
 ) -> Result<Child, NotExecuted> {
-    let missed = signals::pending().map_err(io::Error::from)?;
+    let missed = signals::pending()?;
     environment.remove_pidfd(getpid());
     let mut program = program(words, environment);
     let pid = execute(&mut program, |program| program.spawn(placement, inherited))?;
@@ -65,7 +65,7 @@ pub fn let_go_of_streams() -> io::Result<()> {
 /// Becomes COMMAND, with the same pid and this environment. Returns only if that fails.
 pub fn become_command(words: &[OsString], environment: CommandEnvironment) -> NotExecuted {
     if let Err(error) = Inherited::restore_before_exec() {
-        return NotExecuted::from(io::Error::from(error));
+        return error.into();
     }
     let Err(error) = execute(&mut program(words, environment), |program| program.execute());
     error

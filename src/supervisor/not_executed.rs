@@ -1,7 +1,7 @@
 //! Finds out why COMMAND could not be executed: the kernel has one error number for several causes.
 
 use std::env::consts::ARCH;
-use std::ffi::{CStr, OsStr, OsString};
+use std::ffi::{CStr, OsStr};
 use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::os::unix::ffi::OsStrExt;
@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access};
-
 use object::elf::ELFMAG;
 use object::{Architecture, Object as _, ObjectSection as _, ReadCache};
 
@@ -18,13 +17,21 @@ use crate::exit;
 
 /// Bytes that the kernel reads to recognise a file's format (BINPRM_BUF_SIZE).
 const START: u64 = 256;
-/// The most interpreters of interpreters that the kernel follows (fs/exec.c).
-const DEEPEST: usize = 5;
+
+/// The first bytes of programs for other operating systems.
+const OTHER_SYSTEMS: [(&[u8], &str); 4] = [
+    (b"\xcf\xfa\xed\xfe", "macOS"),
+    (b"\xce\xfa\xed\xfe", "macOS"),
+    (b"\xca\xfe\xba\xbe", "macOS"),
+    (b"MZ", "Windows"),
+];
 
 /// The error that COMMAND could not be executed.
 #[derive(Debug)]
 pub struct NotExecuted {
     pub error: io::Error,
+    /// The file that caused the error: COMMAND's, or an interpreter.
+    pub file: PathBuf,
     pub cause: Cause,
 }
 
@@ -33,28 +40,20 @@ pub struct NotExecuted {
 pub enum Cause {
     /// The file does not exist.
     NoSuchCommand,
-    /// The interpreter of the script `file` does not exist.
-    NoInterpreter {
-        file: PathBuf,
-        interpreter: String,
-    },
-    /// The dynamic loader of the program `file` does not exist.
-    NoLoader {
-        file: PathBuf,
-        loader: PathBuf,
-    },
-    Directory(PathBuf),
+    /// This interpreter of a script does not exist.
+    NoInterpreter(String),
+    /// This dynamic loader of a program does not exist.
+    NoLoader(PathBuf),
+    /// The file is a directory.
+    Directory,
     /// No user may execute the file.
-    NotExecutable(PathBuf),
+    NotExecutable,
     /// This user may not execute the file, or its file system is mounted with noexec.
-    NotPermitted(PathBuf),
-    /// The program is for another processor or operating system.
-    Foreign {
-        file: PathBuf,
-        built_for: String,
-    },
+    NotPermitted,
+    /// The program is for this other processor or operating system.
+    Foreign(String),
     /// The file is neither a program nor a script.
-    NotAProgram(PathBuf),
+    NotAProgram,
     /// Unknown, except for the error.
     Other,
 }
@@ -64,7 +63,7 @@ impl NotExecuted {
     /// Utilities, 2.8.2).
     pub fn exit_code(&self) -> u8 {
         match self.cause {
-            Cause::NoSuchCommand | Cause::NoInterpreter { .. } | Cause::NoLoader { .. } => {
+            Cause::NoSuchCommand | Cause::NoInterpreter(_) | Cause::NoLoader(_) => {
                 exit::COMMAND_NOT_FOUND
             }
             _ => exit::COMMAND_NOT_EXECUTABLE,
@@ -73,126 +72,88 @@ impl NotExecuted {
 }
 
 /// The system refused a resource that COMMAND's start needs.
-impl From<io::Error> for NotExecuted {
-    fn from(error: io::Error) -> NotExecuted {
-        NotExecuted { error, cause: Cause::Other }
+impl From<Errno> for NotExecuted {
+    fn from(error: Errno) -> NotExecuted {
+        NotExecuted { error: error.into(), file: PathBuf::new(), cause: Cause::Other }
     }
 }
 
 /// Explains why the execution of `file` failed with `error`.
 pub fn explain(file: &Path, error: Errno) -> NotExecuted {
     let cause = match error {
-        // If the file exists, its interpreter or loader is missing.
         Errno::ENOENT | Errno::ENOTDIR if !file.exists() => Cause::NoSuchCommand,
-        _ => cause(file, error, DEEPEST),
+        Errno::EACCES if file.is_dir() => Cause::Directory,
+        Errno::EACCES if access(file, AccessFlags::X_OK).is_err() => {
+            let mode = fs::metadata(file).map_or(0, |found| found.permissions().mode());
+            if mode & 0o111 == 0 { Cause::NotExecutable } else { Cause::NotPermitted }
+        }
+        Errno::ENOENT | Errno::EACCES | Errno::ENOEXEC => match interpreter(&start(file)) {
+            Some(interpreter) if !interpreter.exists() => {
+                Cause::NoInterpreter(interpreter.display().to_string())
+            }
+            // This ends, because the kernel answers a circle of interpreters with ELOOP.
+            Some(interpreter) => return explain(&interpreter, error),
+            None if error == Errno::ENOENT => {
+                missing_loader(file).map_or(Cause::Other, Cause::NoLoader)
+            }
+            None if error == Errno::ENOEXEC => match built_for(file) {
+                Some(system) if system != ARCH => Cause::Foreign(system),
+                _ => Cause::NotAProgram,
+            },
+            None => Cause::Other,
+        },
+        _ => Cause::Other,
     };
-    NotExecuted { error: error.into(), cause }
+    NotExecuted { error: error.into(), file: file.to_owned(), cause }
 }
 
 /// True if `file` is a text without a `#!` line.
 pub fn is_script_for_shell(file: &Path) -> bool {
-    let Ok(start) = start(file) else { return false };
+    let start = start(file);
     let line = start.split(|byte| *byte == b'\n').next().unwrap_or_default();
     // A text file has no NUL in its first line. bash uses the same rule.
     !start.starts_with(&ELFMAG) && !line.contains(&0) && interpreter(&start).is_none()
 }
 
-/// The reason why the execution of `file` failed with this error. `depth`: the number of
-/// interpreters to follow.
-fn cause(file: &Path, error: Errno, depth: usize) -> Cause {
-    if error == Errno::EACCES
-        && let Some(cause) = not_permitted(file)
-    {
-        return cause;
-    }
-    let Ok(start) = start(file) else { return Cause::Other };
-    let owned = file.to_owned();
-    if let Some(interpreter) = interpreter(&start) {
-        let interpreter = Path::new(&interpreter);
-        return match interpreter.exists() {
-            false => {
-                Cause::NoInterpreter { file: owned, interpreter: interpreter.display().to_string() }
-            }
-            true if depth == 0 => Cause::Other,
-            true => cause(interpreter, error, depth - 1),
-        };
-    }
-    match error {
-        Errno::ENOENT => match loader(file).filter(|loader| !loader.exists()) {
-            Some(loader) => Cause::NoLoader { file: owned, loader },
-            None => Cause::Other,
-        },
-        Errno::ENOEXEC => match built_for(file, &start).filter(|system| system != ARCH) {
-            Some(built_for) => Cause::Foreign { file: owned, built_for },
-            None => Cause::NotAProgram(owned),
-        },
-        _ => Cause::Other,
-    }
-}
-
-/// The reason why permissions forbid the execution of `file`; `None` if they allow it.
-fn not_permitted(file: &Path) -> Option<Cause> {
-    let metadata = fs::metadata(file).ok()?;
-    if metadata.is_dir() {
-        return Some(Cause::Directory(file.to_owned()));
-    }
-    let nobody_may = metadata.permissions().mode() & 0o111 == 0;
-    match access(file, AccessFlags::X_OK) {
-        Ok(()) => None,
-        Err(_) if nobody_may => Some(Cause::NotExecutable(file.to_owned())),
-        Err(_) => Some(Cause::NotPermitted(file.to_owned())),
-    }
-}
-
-/// The first bytes of `file`.
-fn start(file: &Path) -> io::Result<Vec<u8>> {
+/// The first bytes of `file`; none if the file is unreadable.
+fn start(file: &Path) -> Vec<u8> {
     let mut start = Vec::new();
-    File::open(file)?.take(START).read_to_end(&mut start)?;
-    Ok(start)
+    let _ = File::open(file).and_then(|file| file.take(START).read_to_end(&mut start));
+    start
 }
 
 /// The interpreter in a script's first line, `#! /path/to/interpreter argument`.
-fn interpreter(start: &[u8]) -> Option<OsString> {
+fn interpreter(start: &[u8]) -> Option<PathBuf> {
     let line = start.strip_prefix(b"#!")?.split(|byte| *byte == b'\n').next()?;
     let mut words = line.split(|byte| matches!(byte, b' ' | b'\t' | 0));
-    words.find(|word| !word.is_empty()).map(|word| OsStr::from_bytes(word).to_owned())
+    words.find(|word| !word.is_empty()).map(|word| OsStr::from_bytes(word).into())
 }
 
-/// The first bytes of programs for other operating systems.
-const FOREIGN: [(&[u8], &str); 4] = [
-    (&[0xcf, 0xfa, 0xed, 0xfe], "macOS"),
-    (&[0xce, 0xfa, 0xed, 0xfe], "macOS"),
-    (&[0xca, 0xfe, 0xba, 0xbe], "macOS"),
-    (b"MZ", "Windows"),
-];
-
 /// The processor or operating system that the program `file` is built for.
-fn built_for(file: &Path, start: &[u8]) -> Option<String> {
-    let system = FOREIGN.iter().find(|(magic, _)| start.starts_with(magic));
-    let system = system.map(|(_, system)| (*system).to_owned());
-    system.or_else(|| {
-        read_elf(file, |elf| match elf.architecture() {
-            Architecture::Unknown => Some("another processor".to_owned()),
-            // The crate's names resemble those of `std::env::consts::ARCH`.
-            known => Some(format!("{known:?}").to_lowercase()),
-        })
+fn built_for(file: &Path) -> Option<String> {
+    let start = start(file);
+    if let Some((_, system)) = OTHER_SYSTEMS.iter().find(|(magic, _)| start.starts_with(magic)) {
+        return Some((*system).to_owned());
+    }
+    read_elf(file, |elf| match elf.architecture() {
+        Architecture::Unknown => Some("another processor".to_owned()),
+        // In lower case, the crate's names are those of `ARCH`.
+        processor => Some(format!("{processor:?}").to_lowercase()),
     })
 }
 
-/// The dynamic loader that the program `file` names.
-fn loader(file: &Path) -> Option<PathBuf> {
-    read_elf(file, |elf| {
+/// The dynamic loader that the program `file` names, if the loader does not exist.
+fn missing_loader(file: &Path) -> Option<PathBuf> {
+    let loader: PathBuf = read_elf(file, |elf| {
         let section = elf.section_by_name(".interp")?;
         let path = CStr::from_bytes_until_nul(section.data().ok()?).ok()?;
         Some(OsStr::from_bytes(path.to_bytes()).into())
-    })
+    })?;
+    (!loader.exists()).then_some(loader)
 }
 
 /// Calls `read` if `file` is a program in the ELF format.
-fn read_elf<T>(
-    file: &Path,
-    read: impl Fn(object::File<&ReadCache<File>>) -> Option<T>,
-) -> Option<T> {
+fn read_elf<T>(file: &Path, read: fn(object::File<&ReadCache<File>>) -> Option<T>) -> Option<T> {
     let content = ReadCache::new(File::open(file).ok()?);
     read(object::File::parse(&content).ok()?)
 }
