@@ -43,7 +43,7 @@ use crate::logging::{debug, warning};
 pub use crate::system::inherited::{Inherited, forbid_core_dumps};
 use crate::system::process::{self, JobEvent};
 pub use crate::system::process::{ExitOutcome, Placement};
-use crate::system::signals::{self, Received, Sender, Signals, Stop};
+use crate::system::signals::{self, Received, Sender, Signals};
 
 /// Signals that the kernel sends to a terminal's foreground process group, to a session leader
 /// whose terminal hangs up, and to a stopped process group that becomes orphaned. All other signals
@@ -64,14 +64,6 @@ const HANG_UP_SIGNALS: [Signal; 2] = [Signal::SIGHUP, Signal::SIGCONT];
 /// Signals that stop a job until a shell's `fg` or `bg` continues it.
 const JOB_CONTROL_SIGNALS: [Signal; 3] = [Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU];
 
-/// The receiver of a forwarded signal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Target {
-    Command,
-    /// COMMAND's process group, to which the kernel sends signals, too.
-    Group,
-}
-
 /// Decides on COMMAND's process group. In a terminal's foreground COMMAND shares the launcher's
 /// group, so that the terminal's keys reach both. Everywhere else COMMAND gets its own group, whose
 /// remaining processes the launcher can end.
@@ -91,16 +83,10 @@ pub struct Supervisor {
     missed: SigSet,
     forwarding: Forwarding,
     terminal: Option<Terminal>,
-    leads_session: bool,
-    /// The shell with job control to which the launcher is a job.
-    job_shell: Option<Pid>,
     signals: Signals,
     /// True if COMMAND was stopped at the last SIGCHLD.
     stopped: bool,
     figures: Arc<Figures>,
-    /// A shell has continued the whole process group: the next SIGCONT that the launcher reads has
-    /// already reached COMMAND.
-    resumed_by_shell: bool,
 }
 
 impl Supervisor {
@@ -115,19 +101,15 @@ impl Supervisor {
         terminal: Option<Terminal>,
         figures: Arc<Figures>,
     ) -> io::Result<Supervisor> {
-        let signals = Signals::open()?;
         Ok(Supervisor {
             command: command.pid,
             placement: command.placement,
             missed: command.missed,
             forwarding,
             terminal,
-            leads_session: getsid(None) == Ok(getpid()),
-            job_shell: job_shell(),
-            signals,
+            signals: Signals::open()?,
             stopped: false,
             figures,
-            resumed_by_shell: false,
         })
     }
 
@@ -145,9 +127,6 @@ impl Supervisor {
                 if let Some(ended) = ended {
                     return Ok(ended);
                 }
-            }
-            if continued && std::mem::take(&mut self.resumed_by_shell) {
-                continue;
             }
             if continued && self.stopped {
                 self.resume();
@@ -190,14 +169,12 @@ impl Supervisor {
             }
             process::reap(pid);
         }
-        if command_ended.is_none() {
-            match process::job_event(self.command) {
-                // The SIGCONT came after the stop, so COMMAND must be continued, too.
-                Some(JobEvent::Stopped(_)) if continued => self.enter(CommandState::Stopped),
-                Some(JobEvent::Stopped(signal)) => self.command_stopped(signal),
-                Some(JobEvent::Continued) => self.enter(CommandState::Running),
-                None => {}
-            }
+        match process::job_event(self.command) {
+            // The SIGCONT came after the stop, so COMMAND must be continued, too.
+            Some(JobEvent::Stopped(_)) if continued => self.enter(CommandState::Stopped),
+            Some(JobEvent::Stopped(signal)) => self.command_stopped(signal),
+            Some(JobEvent::Continued) => self.enter(CommandState::Running),
+            None => {}
         }
         command_ended
     }
@@ -224,7 +201,7 @@ impl Supervisor {
             // After a shell's `fg`, the launcher is in the foreground, but COMMAND needs the
             // terminal.
             if wants_terminal && self.hand_over_terminal() {
-                self.forward(Signal::SIGCONT as i32, Target::Group);
+                self.forward(Signal::SIGCONT as i32, self.group());
                 return;
             }
             self.take_terminal_back();
@@ -239,42 +216,47 @@ impl Supervisor {
             (None, Placement::Own) => return,
         };
         match signals::stop_self(signal) {
-            Ok(Stop::Undone) => {
-                if process::job_event(self.command) == Some(JobEvent::Continued) {
+            Ok(true) => match process::job_event(self.command) {
+                // A shell has continued the whole process group.
+                Some(JobEvent::Continued) if self.placement == Placement::Shared => {
                     self.enter(CommandState::Running);
-                    self.resumed_by_shell = self.placement == Placement::Shared;
                 }
-            }
+                _ => self.resume(),
+            },
             // The launcher cannot be stopped, so COMMAND must not stay stopped.
-            Ok(Stop::Discarded) if self.placement == Placement::Own && !wants_terminal => {
-                self.resume();
-            }
-            Ok(Stop::Discarded) if wants_terminal => warning!(
+            Ok(false) if self.placement == Placement::Own && !wants_terminal => self.resume(),
+            Ok(false) if wants_terminal => warning!(
                 at = "command-stopped",
                 signal = signal as i32,
                 msg = "COMMAND is stopped: it used the terminal from the background, and no shell \
                        can bring it to the foreground. To continue COMMAND, send it SIGCONT",
             ),
-            Ok(Stop::Discarded) => {}
+            Ok(false) => {}
             Err(error) => warning!(at = "stop-failed", error = %error),
         }
     }
 
     /// Continues a stopped COMMAND, since the launcher was continued.
     fn resume(&mut self) {
-        match self.placement {
-            Placement::Shared => self.forward(Signal::SIGCONT as i32, Target::Command),
+        let target = match self.placement {
+            Placement::Shared => self.command,
             Placement::Own => {
                 self.hand_over_terminal();
-                self.forward(Signal::SIGCONT as i32, Target::Group);
+                self.group()
             }
-        }
+        };
+        self.forward(Signal::SIGCONT as i32, target);
         self.enter(CommandState::Running);
+    }
+
+    /// COMMAND's own process group, as kill(2) names it.
+    fn group(&self) -> Pid {
+        Pid::from_raw(-self.command.as_raw())
     }
 
     /// The process or process group to which `received` is forwarded; `None` if COMMAND has already
     /// received the signal, or must not receive it.
-    fn target(&mut self, received: Received) -> Option<Target> {
+    fn target(&mut self, received: Received) -> Option<Pid> {
         if !self.forwarding.allows(received) {
             return None;
         }
@@ -285,35 +267,30 @@ impl Supervisor {
             Sender::Process(pid) if pid == self.command && shared => None,
             // A shell whose terminal hangs up sends SIGHUP to each job's whole process group.
             Sender::Process(pid)
-                if Some(pid) == self.job_shell
-                    && shared
+                if shared
                     && received.is(Signal::SIGHUP)
-                    && self.terminal.as_ref().is_some_and(Terminal::has_hung_up) =>
+                    && self.terminal.as_ref().is_some_and(Terminal::has_hung_up)
+                    && is_job_shell(pid) =>
             {
                 None
             }
-            Sender::Process(_) => Some(Target::Command),
+            Sender::Process(_) => Some(self.command),
             Sender::Kernel => {
                 let signal = received.one_of(&TERMINAL_SIGNALS)?;
                 let missed = self.missed.contains(signal);
                 self.missed.remove(signal);
+                let leads_session = getsid(None) == Ok(getpid());
                 match self.placement {
-                    _ if self.leads_session && HANG_UP_SIGNALS.contains(&signal) => {
-                        Some(Target::Command)
-                    }
-                    Placement::Shared => missed.then_some(Target::Command),
-                    Placement::Own => Some(Target::Group),
+                    _ if leads_session && HANG_UP_SIGNALS.contains(&signal) => Some(self.command),
+                    Placement::Shared => missed.then_some(self.command),
+                    Placement::Own => Some(self.group()),
                 }
             }
         }
     }
 
-    fn forward(&self, number: i32, target: Target) {
-        let sent = match target {
-            Target::Command => signals::send(self.command, number),
-            Target::Group => signals::send(Pid::from_raw(-self.command.as_raw()), number),
-        };
-        match sent {
+    fn forward(&self, number: i32, target: Pid) {
+        match signals::send(target, number) {
             Ok(()) => debug!(at = "signal-forwarded", signal = number),
             Err(error) => warning!(at = "signal-not-forwarded", signal = number, error = %error),
         }
@@ -340,9 +317,8 @@ impl Supervisor {
     }
 }
 
-/// The session leader, if it is a shell with job control: its jobs have their own process groups.
-fn job_shell() -> Option<Pid> {
-    let leader = getsid(None).ok()?;
-    let group = getpgid(Some(leader)).ok()?;
-    (group != getpgrp()).then_some(leader)
+/// True if `process` leads the launcher's session and is a shell with job control: its jobs have
+/// their own process groups.
+fn is_job_shell(process: Pid) -> bool {
+    getsid(None) == Ok(process) && getpgid(Some(process)) != Ok(getpgrp())
 }

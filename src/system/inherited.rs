@@ -3,36 +3,30 @@
 
 use std::io;
 
+use nix::sys::prctl::set_dumpable;
 use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 use nix::sys::signal::Signal;
 
-use super::signals::{self, Disposition, Mask};
+use super::signals::{self, Mask, set_ignored};
 
 /// The state that the launcher found and COMMAND gets back.
 #[derive(Debug, Clone, Copy)]
 pub struct Inherited {
     mask: Mask,
-    sigchld: Disposition,
+    sigchld_was_ignored: bool,
     /// The limits on open descriptors and on core dumps; `None` if a limit could not be changed.
     limits: [Option<Limit>; 2],
 }
 
-/// A resource limit as it was found.
-#[derive(Debug, Clone, Copy)]
-struct Limit {
-    resource: Resource,
-    soft: rlim_t,
-    hard: rlim_t,
-}
+/// A resource limit: first the soft limit, then the hard limit.
+type Limit = (Resource, rlim_t, rlim_t);
 
-impl Limit {
-    /// Changes the soft limit to `wanted(hard limit)`. Returns the limit as it was found, or `None`
-    /// if it could not be changed.
-    fn change(resource: Resource, wanted: impl Fn(rlim_t) -> rlim_t) -> Option<Limit> {
-        let (soft, hard) = getrlimit(resource).ok()?;
-        setrlimit(resource, wanted(hard), hard).ok()?;
-        Some(Limit { resource, soft, hard })
-    }
+/// Changes the soft limit to `wanted(hard limit)`. Returns the limit as it was found, or `None` if
+/// it could not be changed.
+fn change_limit(resource: Resource, wanted: impl Fn(rlim_t) -> rlim_t) -> Option<Limit> {
+    let (soft, hard) = getrlimit(resource).ok()?;
+    setrlimit(resource, wanted(hard), hard).ok()?;
+    Some((resource, soft, hard))
 }
 
 /// The limit on core dumps, in bytes. A core dump would write passwords, keys and traffic to a
@@ -41,16 +35,12 @@ impl Limit {
 const NO_CORE: rlim_t = 1;
 
 /// Keeps this process from dumping core, and other processes of the user from reading its memory,
-/// as far as the system allows.
-pub fn forbid_core_dumps() {
-    no_core_dumps();
-}
-
-fn no_core_dumps() -> Option<Limit> {
+/// as far as the system allows. Returns the limit on core dumps as it was found.
+pub fn forbid_core_dumps() -> Option<Limit> {
     // exec makes COMMAND dumpable again (PR_SET_DUMPABLE(2const)). If the kernel refuses, the
     // limit below still prevents core dumps.
-    let _ = nix::sys::prctl::set_dumpable(false);
-    Limit::change(Resource::RLIMIT_CORE, |hard| NO_CORE.min(hard))
+    let _ = set_dumpable(false);
+    change_limit(Resource::RLIMIT_CORE, |hard| NO_CORE.min(hard))
 }
 
 impl Inherited {
@@ -60,7 +50,7 @@ impl Inherited {
     /// # Errors
     /// As sigaction(2); none is expected.
     pub fn restore_before_exec() -> nix::Result<()> {
-        signals::sigpipe_at_start().set(Signal::SIGPIPE).map(drop)
+        set_ignored(Signal::SIGPIPE, signals::sigpipe_was_ignored()).map(drop)
     }
 
     /// Prepares this process for its work as the launcher: blocks all signals (see
@@ -71,10 +61,10 @@ impl Inherited {
     /// As the system calls; none is expected.
     pub fn take_over() -> io::Result<Inherited> {
         let mask = signals::block_all()?;
-        let sigchld = Disposition::Default.set(Signal::SIGCHLD)?;
+        let sigchld_was_ignored = set_ignored(Signal::SIGCHLD, false)?;
         // If the limit cannot be raised, `accept` reports the lack of descriptors later.
-        let limits = [Limit::change(Resource::RLIMIT_NOFILE, |hard| hard), no_core_dumps()];
-        Ok(Inherited { mask, sigchld, limits })
+        let limits = [change_limit(Resource::RLIMIT_NOFILE, |hard| hard), forbid_core_dumps()];
+        Ok(Inherited { mask, sigchld_was_ignored, limits })
     }
 
     /// Restores everything as it was found. Async-signal-safe.
@@ -82,10 +72,10 @@ impl Inherited {
     /// # Errors
     /// As the system calls; none is expected.
     pub fn give_back(&self) -> nix::Result<()> {
-        for Limit { resource, soft, hard } in self.limits.iter().flatten() {
-            setrlimit(*resource, *soft, *hard)?;
+        for (resource, soft, hard) in self.limits.into_iter().flatten() {
+            setrlimit(resource, soft, hard)?;
         }
-        self.sigchld.set(Signal::SIGCHLD)?;
+        set_ignored(Signal::SIGCHLD, self.sigchld_was_ignored)?;
         Inherited::restore_before_exec()?;
         self.mask.swap().map(drop)
     }

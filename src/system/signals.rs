@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::libc;
 use nix::sys::prctl::set_dumpable;
-use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, kill, sigaction};
+use nix::sys::signal::{SigHandler, SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{Pid, getpid};
 use tokio::io::unix::AsyncFd;
@@ -76,31 +76,16 @@ impl Mask {
     }
 }
 
-/// The effect of a signal on a process that neither blocks nor handles the signal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Disposition {
-    Default,
-    Ignored,
-}
-
-impl Disposition {
-    /// Sets the disposition of `signal`, and returns the previous disposition. Async-signal-safe.
-    ///
-    /// # Errors
-    /// As sigaction(2); none is expected.
-    pub fn set(self, signal: Signal) -> nix::Result<Disposition> {
-        let handler = match self {
-            Disposition::Default => SigHandler::SigDfl,
-            Disposition::Ignored => SigHandler::SigIgn,
-        };
-        let action = SigAction::new(handler, SaFlags::empty(), SigSet::empty());
-        // SAFETY: installs no handler that could interrupt other code.
-        let before = unsafe { sigaction(signal, &action)? };
-        match before.handler() {
-            SigHandler::SigIgn => Ok(Disposition::Ignored),
-            _ => Ok(Disposition::Default),
-        }
-    }
+/// Makes the kernel ignore `signal`, or perform the signal's default action. Returns whether the
+/// signal was ignored before. Async-signal-safe.
+///
+/// # Errors
+/// As sigaction(2); none is expected.
+pub fn set_ignored(signal: Signal, ignored: bool) -> nix::Result<bool> {
+    let handler = if ignored { SigHandler::SigIgn } else { SigHandler::SigDfl };
+    // SAFETY: installs no handler that could interrupt other code.
+    let before = unsafe { nix::sys::signal::signal(signal, handler)? };
+    Ok(matches!(before, SigHandler::SigIgn))
 }
 
 /// Recorded before `main`, because Rust's runtime makes the process ignore SIGPIPE.
@@ -130,12 +115,9 @@ extern "C" fn record_startup_state() {
     }
 }
 
-/// SIGPIPE's disposition when the launcher started.
-pub fn sigpipe_at_start() -> Disposition {
-    match SIGPIPE_WAS_IGNORED.load(Ordering::Relaxed) {
-        true => Disposition::Ignored,
-        false => Disposition::Default,
-    }
+/// Whether SIGPIPE was ignored when the launcher started.
+pub fn sigpipe_was_ignored() -> bool {
+    SIGPIPE_WAS_IGNORED.load(Ordering::Relaxed)
 }
 
 /// Blocks every signal for this thread and the threads that it starts, and returns the previous
@@ -237,29 +219,21 @@ pub fn pending() -> nix::Result<SigSet> {
     }
 }
 
-/// The result of [`stop_self`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stop {
-    /// A SIGCONT has continued the process, and is still to be read.
-    Undone,
-    /// The kernel has ignored the signal, because the process is pid 1, or because no shell could
-    /// continue its orphaned process group (POSIX 2.4.3).
-    Discarded,
-}
-
-/// Stops this process by `signal` (SIGTSTP, SIGTTIN or SIGTTOU). Returns when the process is
-/// continued, or at once if the kernel ignores the signal.
-pub fn stop_self(signal: Signal) -> nix::Result<Stop> {
-    let (process, mask) = (getpid(), SigSet::from(signal));
+/// Stops this process by `signal` (SIGTSTP, SIGTTIN or SIGTTOU) until a SIGCONT continues it, and
+/// takes that SIGCONT. Returns false if the kernel ignored the signal, because the process is pid 1,
+/// or because no shell could continue its orphaned process group (POSIX 2.4.3).
+pub fn stop_self(signal: Signal) -> nix::Result<bool> {
+    let mask = SigSet::from(signal);
     // A stop signal discards a pending SIGCONT, which its sender would not repeat. A SIGCONT
     // between the check and the stop is lost: no system call does both.
     if !pending()?.contains(Signal::SIGCONT) {
-        kill(process, signal)?;
+        kill(getpid(), signal)?;
         mask.thread_unblock()?; // Here the signal is delivered, and this process stops.
         mask.thread_block()?;
     }
-    match pending()?.contains(Signal::SIGCONT) {
-        true => Ok(Stop::Undone),
-        false => Ok(Stop::Discarded),
-    }
+    let (wanted, at_once) =
+        (SigSet::from(Signal::SIGCONT), libc::timespec { tv_sec: 0, tv_nsec: 0 });
+    // SAFETY: reads a signal set and a time of our own.
+    let taken = unsafe { libc::sigtimedwait(wanted.as_ref(), std::ptr::null_mut(), &at_once) };
+    Ok(taken == libc::SIGCONT)
 }
