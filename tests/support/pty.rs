@@ -14,7 +14,7 @@ use nix::fcntl::OFlag;
 use nix::libc;
 use nix::pty::{Winsize, grantpt, posix_openpt, ptsname_r, unlockpt};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, tcgetpgrp};
 
 use super::proc::session;
 use super::{Process, eventually, heed_signals};
@@ -120,11 +120,15 @@ impl Terminal {
         self.expect("$ ");
     }
 
-    /// Continues the shell's job with `fg`, and waits until `fg` prints `words` of its command
-    /// line.
+    /// Continues the shell's job with `fg`, which prints `words` of its command line, and waits
+    /// until the job is in the foreground.
     pub fn bring_to_foreground(&mut self, words: &str) {
         self.type_keys("fg\n");
         self.expect(words);
+        let shell = Pid::from_raw(self.process.pid());
+        eventually("the job is in the foreground", || {
+            (tcgetpgrp(self.keyboard()).ok()? != shell).then_some(())
+        });
     }
 
     pub fn resize(&mut self, rows: u16, columns: u16) {
