@@ -136,7 +136,7 @@ impl Launch {
         let urls = if plan.found_urls() { RedisUrls::Found } else { RedisUrls::Missing };
         tell_status(&figures, urls, bound.status.take(), &settings, dyno);
         // The steps above need more rights; from here on, bytes arrive from the network.
-        enter_sandbox(&plan, &bound, &settings);
+        enter_sandbox(&plan, &bound, &settings).await;
         let listeners = std::mem::take(&mut bound.listeners);
         open_tunnels(plan, listeners, &settings, &figures, guard);
 
@@ -202,16 +202,19 @@ fn try_sandbox(plan: &Plan, bound: &Bound, settings: &Settings) -> Result<(), Co
 }
 
 /// Restricts every thread of the launcher, as far as the user and the kernel allow it.
-fn enter_sandbox(plan: &Plan, bound: &Bound, settings: &Settings) {
+async fn enter_sandbox(plan: &Plan, bound: &Bound, settings: &Settings) {
     if settings.sandbox == SandboxMode::Off {
-        return sandbox::leave_off();
+        return;
     }
     match rights(plan, bound).keep_only() {
         sandbox::State::Failed(error) => warning!(at = "sandbox-failed", error),
         state => debug!(at = "sandbox", state = %state),
     }
     logging::enter_sandbox();
-    threads::enter_sandbox();
+    // Besides the log's thread, only the permanent thread has started before now.
+    if let Ok(Err(error)) = threads::run(sandbox::enter).await {
+        warning!(at = "sandbox-failed", error = %error);
+    }
 }
 
 /// Names of the tunnels in metrics and logs.

@@ -6,8 +6,8 @@
 //! COMMAND starts before the rules apply, so that COMMAND inherits neither the rules nor
 //! no_new_privs.
 //!
-//! Rules bind the thread that applies them, and the threads that it starts later. All other threads
-//! call [`enter`] before each job. From ABI 8 on, one call restricts all threads.
+//! Rules bind the thread that applies them, and the threads that it starts later. So the threads
+//! that started before COMMAND call [`enter`].
 
 use std::cell::Cell;
 use std::fmt;
@@ -17,9 +17,9 @@ use std::sync::OnceLock;
 use std::thread;
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, BitFlags, LandlockStatus, NetPort, RestrictSelfAttr as _,
-    RestrictionStatus, Ruleset, RulesetAttr as _, RulesetCreated, RulesetCreatedAttr as _,
-    RulesetError, Scope, path_beneath_rules,
+    ABI, Access, AccessFs, AccessNet, BitFlags, LandlockStatus, NetPort, RestrictionStatus,
+    Ruleset, RulesetAttr as _, RulesetCreated, RulesetCreatedAttr as _, RulesetError, Scope,
+    path_beneath_rules,
 };
 
 /// The setting `--sandbox`.
@@ -101,17 +101,15 @@ impl Rights {
     /// Applies the rules to a thread that ends at once, and returns the state that they would lead
     /// to.
     pub fn try_out(&self) -> State {
-        let rights = self.clone();
-        let tried = thread::Builder::new().spawn(move || {
-            rights.rules().and_then(RulesetCreated::restrict_self).map_or_else(failed, State::of)
+        let attempt = || self.rules().and_then(RulesetCreated::restrict_self);
+        let joined = thread::scope(|scope| {
+            let thread = thread::Builder::new().spawn_scoped(scope, attempt);
+            thread.map(thread::ScopedJoinHandle::join)
         });
-        let tried = tried.map(thread::JoinHandle::join);
-        match tried {
-            Ok(Ok(state)) => state,
-            Ok(Err(_)) => State::Failed("the thread that tried the sandbox panicked".to_owned()),
-            Err(error) => {
-                State::Failed(format!("could not start a thread to try the sandbox: {error}"))
-            }
+        match joined {
+            Ok(Ok(tried)) => tried.map_or_else(failed, State::of),
+            Ok(Err(_)) => failed("the thread that tried the sandbox panicked"),
+            Err(error) => failed(format!("could not start a thread to try the sandbox: {error}")),
         }
     }
 
@@ -123,11 +121,8 @@ impl Rights {
 
     fn restrict(&self) -> io::Result<RestrictionStatus> {
         let rules = self.rules().map_err(io::Error::other)?;
-        let for_others = rules.try_clone()?;
-        let restricted = rules.all_threads(true).and_then(RulesetCreated::restrict_self);
-        let status = restricted.map_err(io::Error::other)?;
-        HAS_ENTERED.set(true);
-        RULES.get_or_init(|| for_others);
+        let status = rules.try_clone()?.restrict_self().map_err(io::Error::other)?;
+        RULES.get_or_init(|| rules);
         Ok(status)
     }
 
@@ -167,31 +162,18 @@ pub fn directory_of(path: &Path) -> Option<PathBuf> {
     Some(if directory == Path::new("/") { file } else { directory.to_owned() })
 }
 
-/// Records that the setting turns the sandbox off.
-pub fn leave_off() {
-    STATE.get_or_init(|| State::Off);
-}
-
-/// Applies the rules to this thread, unless there are no rules, or the thread has already applied
-/// the rules.
+/// Applies the rules to this thread, unless there are no rules, or the thread has already tried to
+/// apply the rules.
 ///
 /// # Errors
 /// If the kernel refuses.
 pub fn enter() -> io::Result<()> {
-    let Some(rules) = RULES.get() else { return Ok(()) };
-    if HAS_ENTERED.get() {
-        return Ok(());
+    match RULES.get() {
+        Some(rules) if !HAS_ENTERED.replace(true) => {
+            rules.try_clone()?.restrict_self().map(drop).map_err(io::Error::other)
+        }
+        _ => Ok(()),
     }
-    rules.try_clone()?.restrict_self().map_err(io::Error::other)?;
-    HAS_ENTERED.set(true);
-    Ok(())
-}
-
-/// Call the result first in a new thread: the thread inherits the rules of the thread that starts
-/// it.
-pub fn inheritance() -> impl FnOnce() {
-    let has_entered = HAS_ENTERED.get();
-    move || HAS_ENTERED.set(has_entered)
 }
 
 /// The state of this launcher's sandbox.

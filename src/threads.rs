@@ -17,9 +17,6 @@ use nix::errno::Errno;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 
-use crate::logging::warning;
-use crate::sandbox;
-
 /// Maximum number of threads, equal to tokio's own limit: name servers may be silent for long.
 const MOST_THREADS: usize = 512;
 /// Time without work after which a thread ends.
@@ -45,27 +42,11 @@ struct Threads {
 }
 
 /// Starts the permanent thread. Call this before COMMAND starts, because later the system may
-/// refuse a thread. If the system refuses the thread now, the first job tries again and reports the
+/// refuse a thread. If the system refuses the thread now, each job tries again and reports the
 /// error.
 pub fn keep_one_ready() {
-    if THREADS.start().is_ok() {
+    if THREADS.start(Duration::MAX).is_ok() {
         THREADS.free.add_permits(1);
-    }
-}
-
-/// Makes the permanent thread apply the sandbox's rules now instead of before its next job, and
-/// waits until the thread has applied them. Without the wait, a new thread could take this job
-/// instead.
-pub fn enter_sandbox() {
-    if let Ok(permit) = THREADS.free.try_acquire() {
-        permit.forget();
-        let (done, entered) = crossbeam_channel::bounded(1);
-        THREADS.give(Box::new(move || {
-            THREADS.free.add_permits(1);
-            done.send(()).expect("the caller waits");
-        }));
-        // The rules are applied before the job runs.
-        let _ = entered.recv();
     }
 }
 
@@ -108,7 +89,7 @@ impl Threads {
             permit.forget();
             return Ok(());
         }
-        let Err(refused) = self.start() else { return Ok(()) };
+        let Err(refused) = self.start(IDLE) else { return Ok(()) };
         match timeout(PATIENCE, self.free.acquire()).await {
             Ok(Ok(permit)) => {
                 permit.forget();
@@ -122,42 +103,27 @@ impl Threads {
         self.give.send(job).expect("the receiver lives as long as the sender");
     }
 
-    /// Starts a thread, which does not count as free yet.
-    fn start(&'static self) -> io::Result<()> {
+    /// Starts a thread, which does not count as free yet, and which ends after the time `idle`
+    /// without work.
+    fn start(&'static self, idle: Duration) -> io::Result<()> {
         let place = self.places.try_acquire().map_err(|_| Errno::EAGAIN)?;
-        let inherit = sandbox::inheritance();
         let started = thread::Builder::new().name("blocking".to_owned()).spawn(move || {
-            inherit();
-            self.work();
+            self.work(idle);
             drop(place);
         });
         started.map(drop).map_err(|_| Errno::EAGAIN.into())
     }
 
-    /// A thread's life.
-    fn work(&self) {
+    fn work(&self, idle: Duration) {
         loop {
-            let job = match self.take.recv_timeout(IDLE) {
-                Ok(job) => job,
-                Err(_) if self.may_end() => return,
-                // The last free thread stays.
-                Err(_) => self.take.recv().expect("the sender lives as long as the receiver"),
-            };
-            if let Err(error) = sandbox::enter() {
-                warning!(at = "sandbox-failed", error = %error);
+            if let Ok(job) = self.take.recv_timeout(idle) {
+                job();
+            } else if let Ok(permit) = self.free.try_acquire() {
+                // No job is on its way to this thread.
+                permit.forget();
+                return;
             }
-            job();
         }
-    }
-
-    /// True if a thread without work may end. If so, it no longer counts as free.
-    fn may_end(&self) -> bool {
-        let Ok(permit) = self.free.try_acquire() else { return false };
-        let others = self.free.available_permits() > 0;
-        if others {
-            permit.forget();
-        }
-        others
     }
 }
 
