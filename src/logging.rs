@@ -167,11 +167,11 @@ where
             ("logger", Value::from(LOGGER)),
         ]);
         event.record(&mut fields);
-        match self.0 {
-            LogFormat::Logfmt => logfmt(&mut writer, &fields.0),
-            LogFormat::Json => json(&mut writer, &fields.0),
-        }?;
-        writer.write_char('\n')
+        let line = match self.0 {
+            LogFormat::Logfmt => logfmt(&fields.0),
+            LogFormat::Json => json(&fields.0),
+        };
+        writeln!(writer, "{line}")
     }
 }
 
@@ -200,16 +200,13 @@ impl Visit for Fields {
     }
 }
 
-fn logfmt(writer: &mut impl fmt::Write, fields: &[(&str, Value)]) -> fmt::Result {
-    for (index, (name, value)) in fields.iter().enumerate() {
-        let space = if index == 0 { "" } else { " " };
-        match value {
-            Value::String(text) if is_bare(text) => write!(writer, "{space}{name}={text}")?,
-            // logfmt quotes and escapes like JSON.
-            value => write!(writer, "{space}{name}={value}")?,
-        }
-    }
-    Ok(())
+fn logfmt(fields: &[(&str, Value)]) -> String {
+    let pair = |(name, value): &(&str, Value)| match value {
+        Value::String(text) if is_bare(text) => format!("{name}={text}"),
+        // logfmt quotes and escapes like JSON.
+        value => format!("{name}={value}"),
+    };
+    fields.iter().map(pair).collect::<Vec<_>>().join(" ")
 }
 
 /// True if `text` needs no quotes in logfmt.
@@ -218,12 +215,9 @@ fn is_bare(text: &str) -> bool {
     !text.is_empty() && !text.contains(special)
 }
 
-fn json(writer: &mut impl fmt::Write, fields: &[(&str, Value)]) -> fmt::Result {
-    for (index, (name, value)) in fields.iter().enumerate() {
-        let before = if index == 0 { '{' } else { ',' };
-        write!(writer, "{before}{}:{value}", Value::from(*name))?;
-    }
-    writer.write_char('}')
+fn json(fields: &[(&str, Value)]) -> String {
+    let pair = |(name, value): &(&str, Value)| format!("{}:{value}", Value::from(*name));
+    format!("{{{}}}", fields.iter().map(pair).collect::<Vec<_>>().join(","))
 }
 
 #[cfg(test)]
@@ -242,10 +236,8 @@ mod tests {
 
     #[test]
     fn logfmt_quotes_text_that_would_break_a_line_or_pair() {
-        let mut line = String::new();
-        logfmt(&mut line, &fields()).unwrap();
         assert_eq!(
-            line,
+            logfmt(&fields()),
             concat!(
                 "at=tunnel-up listen=127.0.0.1:6371 code=7 ",
                 r#"msg="two \"words\"\nand = \\ more" empty="""#
@@ -255,8 +247,7 @@ mod tests {
 
     #[test]
     fn json_has_the_same_keys_in_the_same_order() {
-        let mut line = String::new();
-        json(&mut line, &fields()).unwrap();
+        let line = json(&fields());
         assert!(line.starts_with(r#"{"at":"tunnel-up","listen":"127.0.0.1:6371","code":7,"#));
         let parsed: Value = serde_json::from_str(&line).unwrap();
         for (name, value) in fields() {
