@@ -4,30 +4,19 @@ mod support;
 
 use std::ffi::CString;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
 
 use nix::libc;
-use support::Process;
 use support::launcher::{BINARY, Launcher, logged};
 use support::proc::{command_of, core_limit};
 use support::servers::{Front, Server};
+use support::write_executable;
 use tempfile::TempDir;
 
-/// The exit code and the hint of a launcher that cannot execute `command`.
-fn not_executed(command: &str, enabled: &str) -> (i32, String) {
-    let ended = Launcher::new([command]).env("STUNNEL_ENABLED", enabled).run();
-    let hints = logged(&ended.stderr, "command-failed", "hint");
-    assert_eq!(hints.len(), 1, "{}", ended.stderr);
-    (ended.code(), hints.concat())
-}
-
-/// Makes an executable file.
+/// Makes an executable file in `folder`.
 fn executable(folder: &TempDir, name: &str, content: impl AsRef<[u8]>) -> String {
     let file = folder.path().join(name);
-    fs::write(&file, content).unwrap();
-    fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+    write_executable(&file, content);
     file.to_str().unwrap().to_owned()
 }
 
@@ -39,34 +28,31 @@ fn without_loader() -> Vec<u8> {
     program
 }
 
-#[test]
-fn a_missing_command_gives_127() {
+/// Asserts, with and without tunnels, that each command leads to `exit_code`, and to a hint with
+/// the words beside the command.
+fn none_is_executed<S: AsRef<str>>(cases: &[(S, &str)], exit_code: i32) {
     for enabled in ["true", "false"] {
-        for (command, hint) in [
-            ("no-such-command", "no such command"),
-            ("/no/such/command", "no such command"),
-            ("", "COMMAND is empty"),
-            ("help", "did you mean start-stunnel --help?"),
-            ("version", "did you mean start-stunnel --version?"),
-            ("status", "did you mean start-stunnel --status?"),
-        ] {
-            let (code, said) = not_executed(command, enabled);
-            assert_eq!(code, 127, "{command}");
-            assert!(said.contains(hint), "{said}");
+        for (command, words) in cases {
+            let launcher = Launcher::new([command.as_ref()]).env("STUNNEL_ENABLED", enabled);
+            let ended = launcher.run();
+            assert_eq!(ended.code(), exit_code, "{}", ended.stderr);
+            let hints = logged(&ended.stderr, "command-failed", "hint");
+            assert!(hints.len() == 1 && hints[0].contains(words), "{}", ended.stderr);
         }
     }
 }
 
-/// Asserts, with and without tunnels, that each command leads to `exit_code`, and to a hint with
-/// the words beside the command.
-fn none_is_executed(cases: &[(String, &str)], exit_code: i32) {
-    for enabled in ["true", "false"] {
-        for (command, words) in cases {
-            let (code, hint) = not_executed(command, enabled);
-            assert_eq!(code, exit_code, "{command}");
-            assert!(hint.contains(words), "{hint}");
-        }
-    }
+#[test]
+fn a_missing_command_gives_127() {
+    let cases = [
+        ("no-such-command", "no such command"),
+        ("/no/such/command", "no such command"),
+        ("", "COMMAND is empty"),
+        ("help", "did you mean start-stunnel --help?"),
+        ("version", "did you mean start-stunnel --version?"),
+        ("status", "did you mean start-stunnel --status?"),
+    ];
+    none_is_executed(&cases, 127);
 }
 
 #[test]
@@ -108,17 +94,21 @@ fn a_command_is_looked_up_in_path_like_a_shell_does() {
         fs::create_dir(folder.path().join(name)).unwrap();
     }
     let path = format!("{0}/first:{0}/second:/usr/bin:/bin", folder.path().display());
-    let run = || Launcher::new(["my-script", "x"]).env("PATH", &path).run();
     let in_first = folder.path().join("first/my-script");
     fs::write(&in_first, "exit 1").unwrap();
-    let ended = run();
+    let run = |enabled: &str| {
+        let launcher = Launcher::new(["my-script", "x"]).env("PATH", &path);
+        launcher.env("STUNNEL_ENABLED", enabled).run()
+    };
+    let ended = run("true");
     assert_eq!(ended.code(), 126);
     assert!(ended.stderr.contains(in_first.to_str().unwrap()), "{}", ended.stderr);
     // The shell runs a script without a `#!` line.
-    executable(&folder, "second/my-script", "echo \"$0 $1\"; exit 6");
-    let ended = run();
-    let expected = format!("{}/second/my-script x\n", folder.path().display());
-    assert_eq!((ended.code(), ended.stdout), (6, expected));
+    let in_second = executable(&folder, "second/my-script", "echo \"$0 $1\"; exit 6");
+    for enabled in ["true", "false"] {
+        let ended = run(enabled);
+        assert_eq!((ended.code(), ended.stdout), (6, format!("{in_second} x\n")));
+    }
 }
 
 /// Runs the launcher with exactly these entries as its environment, and returns COMMAND's entries.
@@ -249,30 +239,6 @@ fn without_a_terminal_the_command_has_its_own_process_group() {
     let ended = Launcher::script(script).run();
     let (pid, group) = ended.stdout.trim().split_once(' ').unwrap();
     assert_eq!(pid, group);
-}
-
-#[test]
-fn a_command_without_any_redis_url_runs_with_a_warning() {
-    let ended = Launcher::script("echo fine").run();
-    assert_eq!((ended.stdout.as_str(), ended.code()), ("fine\n", 0));
-    assert!(
-        ended.stderr.contains("level=warning logger=start-stunnel at=no-redis-url"),
-        "{}",
-        ended.stderr
-    );
-}
-
-#[test]
-fn the_launcher_works_in_a_session_without_a_terminal() {
-    let mut command = Command::new(BINARY);
-    command
-        .args(["sh", "-c", "exit 3"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
-    // SAFETY: setsid(2) is async-signal-safe.
-    unsafe { command.pre_exec(|| Ok(nix::unistd::setsid().map(drop)?)) };
-    assert_eq!(Process(command.spawn().unwrap()).wait().code(), Some(3));
 }
 
 #[test]

@@ -44,7 +44,8 @@ fn record_signals() -> Launcher {
 
 #[test]
 fn every_signal_is_forwarded_exactly_once() {
-    let mut running = recorder(record_signals());
+    // With a tunnel, the launcher has all its threads, none of which may receive a signal.
+    let mut running = recorder(record_signals().redis("redis://h"));
     // Including the signals that end or stop a process by default. 32 and 33 belong to the C
     // library.
     let numbers = (1..=64).filter(|n| ![libc::SIGKILL, libc::SIGSTOP, 32, 33].contains(n));
@@ -281,19 +282,6 @@ fn orphans_behind_a_shells_exec_are_reaped() {
 }
 
 #[test]
-fn as_pid_1_the_launcher_reaps_orphans_and_keeps_the_code() {
-    // If the launcher did not reap the orphan, its zombie would keep the script in the loop.
-    let script = "orphan=$(sh -c 'sleep 0.05 >&- & echo $!'); \
-                  while [ -e /proc/$orphan ]; do sleep 0.01; done; \
-                  cat /proc/1/comm; exit 9";
-    if let Some(launcher) = as_pid_1(script) {
-        let ended = launcher.run();
-        assert_eq!(ended.code(), 9, "{ended:?}");
-        assert_eq!(ended.stdout, "start-stunnel\n");
-    }
-}
-
-#[test]
 fn as_pid_1_on_a_dyno_the_launcher_forwards_sigterm() {
     let script = "trap 'echo told; exit 4' TERM; echo ready; while :; do sleep 0.01; done";
     if let Some(launcher) = as_pid_1(script) {
@@ -303,21 +291,6 @@ fn as_pid_1_on_a_dyno_the_launcher_forwards_sigterm() {
         send_signal(pid_1, libc::SIGTERM);
         let ended = running.finish();
         assert_eq!((ended.stdout.as_str(), ended.code()), ("told\n", 4));
-    }
-}
-
-#[test]
-fn every_thread_of_the_launcher_blocks_signals() {
-    let server = Server::start(Front::Redis);
-    let held = Launcher::hold(&server.url());
-    assert_eq!(held.client().ask(&["PING"]), Reply::line("+PONG"));
-    for task in fs::read_dir(format!("/proc/{}/task", held.running.pid())).unwrap() {
-        let status = fs::read_to_string(task.unwrap().path().join("status")).unwrap();
-        let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:\t")).unwrap();
-        let blocked = u64::from_str_radix(blocked, 16).unwrap();
-        for signal in [Signal::SIGTERM, Signal::SIGCHLD, Signal::SIGINT, Signal::SIGCONT] {
-            assert_ne!(blocked & (1 << (signal as i32 - 1)), 0, "{signal} in\n{status}");
-        }
     }
 }
 
@@ -334,22 +307,8 @@ fn as_pid_1_the_launcher_survives_a_storm_of_orphans() {
 }
 
 #[test]
-fn a_command_that_closes_every_descriptor_gets_signals() {
-    let script = "import os, time, signal\n\
-                  signal.signal(signal.SIGTERM, lambda *_: os._exit(7))\n\
-                  print('ready', flush=True)\n\
-                  os.closerange(0, 4096)\n\
-                  while True: time.sleep(1)";
-    let mut running = Launcher::new(["/usr/bin/python3", "-c", script]).start();
-    assert_eq!(running.line(), "ready");
-    running.signal(libc::SIGTERM);
-    assert_eq!(running.finish().code(), 7);
-}
-
-#[test]
 fn a_command_that_becomes_another_user_keeps_signals_and_tunnel() {
-    if !nix::unistd::Uid::effective().is_root() {
-        support::skip("only root can become another user");
+    if !support::is_root() {
         return;
     }
     let server = Server::start(Front::Redis);

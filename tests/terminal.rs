@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
@@ -9,9 +10,10 @@ use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
 
+use nix::unistd::{Pid, getpgid};
 use support::eventually;
 use support::launcher::{BINARY, as_pid_1, send_signal};
-use support::proc::{children, cpu_ticks, is_alive};
+use support::proc::{cpu_ticks, is_alive};
 use support::pty::{CTRL_Z, Terminal};
 use support::servers::{Front, Server};
 
@@ -26,6 +28,13 @@ fn counter(signal: &str) -> String {
          sub {{ print \"got \", ++$n, \"!\\n\" }})); print \"rea\", \"dy\\n\"; \
          while (!defined($l = <STDIN>)) {{}} print \"total \", $n + 0, \".\\n\"; exit 5'"
     )
+}
+
+/// A program, or the launcher, as the leader of a session on a terminal.
+fn leader<S: AsRef<OsStr>>(program: &str, words: impl IntoIterator<Item = S>) -> Terminal {
+    let mut command = Command::new(program);
+    command.args(words).env("STUNNEL_LOGLEVEL", "crit").env("STUNNEL_LISTEN_PORT", "0");
+    Terminal::start(command)
 }
 
 /// Types a line for `cat`, and waits for the terminal's echo and for the answer of `cat`. Then
@@ -77,33 +86,11 @@ fn ctrl_c_ends_a_shell_loop_around_the_launcher() {
 }
 
 #[test]
-fn ctrl_c_cuts_the_drain_and_keeps_the_exit_code() {
-    let server = Server::start(Front::Redis);
-    let url = format!("redis://127.0.0.1:{}", server.port);
-    let mut terminal = Terminal::shell(&[("REDIS_URL", &url), ("STUNNEL_DRAIN_TIMEOUT", "1h")]);
-    // A daemon in its own session, which Ctrl-C does not reach, keeps a connection open.
-    let script = "exec 3<>/dev/tcp/127.0.0.1/${REDIS_URL##*:}; setsid sleep 1000 & \
-                  echo pids $PPID $!.; exit 6";
-    terminal.type_line(&format!("{BINARY} bash -c '{script}'"));
-    terminal.expect("pids ");
-    let pids = terminal.expect(".\r\n");
-    let pids: Vec<i32> = pids.split(' ').map(|pid| pid.parse().unwrap()).collect();
-    let [launcher, daemon] = pids[..] else { panic!("{pids:?}") };
-    eventually("COMMAND has ended", || children(launcher).is_empty().then_some(()));
-    assert!(is_alive(launcher), "it drains");
-    terminal.type_keys(CTRL_C);
-    assert_eq!(terminal.exit_code(), "6");
-    send_signal(daemon, nix::libc::SIGKILL);
-}
-
-#[test]
 fn as_pid_1_on_a_terminal_ctrl_c_works_and_ctrl_z_does_not() {
     // As under `docker run -it`: pid 1 leads the terminal's session.
     let script = "echo ready; exec cat";
     let Some(launcher) = as_pid_1(script) else { return };
-    let mut command = Command::new("unshare");
-    command.args(launcher.command.get_args()).env("STUNNEL_LOGLEVEL", "crit");
-    let mut terminal = Terminal::start(command);
+    let mut terminal = leader("unshare", launcher.command.get_args());
     terminal.expect("ready");
     terminal.type_keys(CTRL_Z);
     talk_to_cat(&mut terminal, "still here");
@@ -226,9 +213,7 @@ fn no_process_remains_when_the_terminal_is_closed() {
 
 #[test]
 fn without_a_shell_ctrl_z_has_no_effect() {
-    let mut command = Command::new(BINARY);
-    command.args(["sh", "-c", "echo ready; exec cat"]).env("STUNNEL_LOGLEVEL", "crit");
-    let mut terminal = Terminal::start(command);
+    let mut terminal = leader(BINARY, ["sh", "-c", "echo ready; exec cat"]);
     terminal.expect("ready");
     terminal.type_keys(CTRL_Z);
     talk_to_cat(&mut terminal, "still here");
@@ -321,38 +306,48 @@ impl Notes {
     }
 }
 
-/// The launcher as the leader of a session on a terminal.
-fn leader(words: &[&str]) -> Terminal {
-    let mut command = Command::new(BINARY);
-    command.args(words).env("STUNNEL_LOGLEVEL", "crit").env("STUNNEL_LISTEN_PORT", "0");
-    Terminal::start(command)
-}
+/// A perl script that puts another process group into the foreground, and becomes the launcher.
+const TO_BACKGROUND: &str = r#"
+    use POSIX;
+    $SIG{TTOU} = "IGNORE";
+    my $other = fork // die;
+    if (!$other) { setpgid(0, 0); sleep 1000; exit }
+    setpgid($other, $other);
+    tcsetpgrp(0, $other) or die;
+    $SIG{TTOU} = "DEFAULT";
+    exec @ARGV;
+"#;
 
 #[test]
 fn a_hang_up_reaches_a_session_leaders_command_once() {
-    let notes = Notes::new();
-    let mut terminal = leader(&["perl", "-e", &notes.script(&[])]);
-    let (_, launcher) = notes.pids();
-    assert_eq!(launcher, terminal.process.pid());
-    terminal.hang_up();
-    // The kernel sends both to a session's leader, which would be COMMAND without the launcher.
-    notes.wait_for("HUP");
-    notes.wait_for("CONT");
+    let in_background = ["-e", TO_BACKGROUND, BINARY];
+    for (program, words) in [(BINARY, &[][..]), ("perl", &in_background)] {
+        let notes = Notes::new();
+        let script = notes.script(&[]);
+        let mut terminal = leader(program, [words, &["perl", "-e", &script]].concat());
+        let (command, launcher) = notes.pids();
+        assert_eq!(launcher, terminal.process.pid());
+        let group = getpgid(Some(Pid::from_raw(command))).unwrap().as_raw();
+        assert_eq!(group, if program == BINARY { launcher } else { command });
+        terminal.hang_up();
+        // The kernel sends both to a session's leader, which would be COMMAND without the launcher.
+        notes.wait_for("HUP");
+        notes.wait_for("CONT");
 
-    // COMMAND still runs, and the launcher waits for it without using CPU.
-    let before = cpu_ticks(launcher);
-    sleep(Duration::from_millis(200));
-    assert!(cpu_ticks(launcher) - before < 10, "it does not spin");
-    send_signal(launcher, nix::libc::SIGTERM);
-    assert_eq!(terminal.process.wait().code(), Some(5));
-    assert_eq!((notes.senders("HUP").len(), notes.senders("CONT").len()), (1, 1));
-    assert_eq!(notes.senders("TERM").len(), 1);
+        // COMMAND still runs, and the launcher waits for it without using CPU.
+        let before = cpu_ticks(launcher);
+        sleep(Duration::from_millis(200));
+        assert!(cpu_ticks(launcher) - before < 10, "it does not spin");
+        send_signal(launcher, nix::libc::SIGTERM);
+        assert_eq!(terminal.process.wait().code(), Some(5));
+        assert_eq!(["HUP", "CONT", "TERM"].map(|name| notes.senders(name).len()), [1, 1, 1]);
+    }
 }
 
 #[test]
 fn a_hang_up_ends_a_session_leaders_command() {
     let notes = Notes::new();
-    let mut terminal = leader(&["perl", "-e", &notes.script(&["HUP"])]);
+    let mut terminal = leader(BINARY, ["perl", "-e", &notes.script(&["HUP"])]);
     let (command, _) = notes.pids();
     terminal.hang_up();
     assert_eq!(terminal.process.wait().signal(), Some(nix::libc::SIGHUP));
@@ -363,42 +358,12 @@ fn a_hang_up_ends_a_session_leaders_command() {
 fn a_command_that_ignores_a_hang_up_continues() {
     let notes = Notes::new();
     let script = format!("trap '' HUP; exec perl -e '{}'", notes.script(&["HUP"]));
-    let mut terminal = leader(&["sh", "-c", &script]);
+    let mut terminal = leader(BINARY, ["sh", "-c", &script]);
     let (_, launcher) = notes.pids();
     terminal.hang_up();
     notes.wait_for("CONT");
     send_signal(launcher, nix::libc::SIGTERM);
     assert_eq!(terminal.process.wait().code(), Some(5));
-}
-
-#[test]
-fn a_hang_up_reaches_a_command_in_its_own_group_once() {
-    // Before the leader becomes the launcher, it puts another process group into the foreground.
-    let script = r#"
-        use POSIX;
-        $SIG{TTOU} = "IGNORE";
-        my $other = fork // die;
-        if (!$other) { setpgid(0, 0); sleep 1000; exit }
-        setpgid($other, $other);
-        tcsetpgrp(0, $other) or die;
-        $SIG{TTOU} = "DEFAULT";
-        exec @ARGV;
-    "#;
-    let notes = Notes::new();
-    let mut command = Command::new("perl");
-    command.args(["-e", script, BINARY, "perl", "-e", &notes.script(&[])]);
-    command.env("STUNNEL_LOGLEVEL", "crit").env("STUNNEL_LISTEN_PORT", "0");
-    let mut terminal = Terminal::start(command);
-    let (command, launcher) = notes.pids();
-    assert_eq!(launcher, terminal.process.pid());
-    let group = nix::unistd::getpgid(Some(nix::unistd::Pid::from_raw(command))).unwrap();
-    assert_eq!(group.as_raw(), command);
-    terminal.hang_up();
-    notes.wait_for("HUP");
-    notes.wait_for("CONT");
-    send_signal(launcher, nix::libc::SIGTERM);
-    assert_eq!(terminal.process.wait().code(), Some(5));
-    assert_eq!((notes.senders("HUP").len(), notes.senders("CONT").len()), (1, 1));
 }
 
 /// The senders of each SIGHUP that reaches a shell's job when the terminal hangs up: the shell, the
