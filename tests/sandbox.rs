@@ -10,20 +10,19 @@ use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::mpsc;
 use std::thread;
 
 use nix::libc;
 use start_stunnel::sandbox::{self, Rights, State};
-use support::launcher::{BINARY, HOLD, Held, Launcher, Running, logged};
+use support::launcher::{BINARY, HOLD, Launcher, Running, logged, send_signal, with_mounted};
 use support::pki::{Authority, Request};
 use support::proc::command_of;
 use support::resp::Reply;
 use support::servers::{Front, Options, PASSWORD, Server};
-use support::{Process, eventually};
+use support::{Process, eventually, is_root};
 
 /// True if this kernel has Landlock. If not, the test is skipped.
 fn has_landlock() -> bool {
@@ -32,14 +31,6 @@ fn has_landlock() -> bool {
         support::skip(&state.to_string());
     }
     state.abi().is_some()
-}
-
-fn is_root() -> bool {
-    let is_root = nix::unistd::Uid::effective().is_root();
-    if !is_root {
-        support::skip("only root can do this");
-    }
-    is_root
 }
 
 // --- What an attacker tries -------------------------------------------------------------------
@@ -154,7 +145,6 @@ fn attack(around: Surroundings) {
         // The launcher needs these.
         ("read /etc", errno(fs::read("/etc/passwd")), 0),
         ("connect to Redis", errno(TcpStream::connect(redis)), 0),
-        ("signal COMMAND", errno(signalled(pid)), 0),
         // Landlock cannot deny these.
         ("send UDP", errno(UdpSocket::bind(("127.0.0.1", 0))), 0),
         ("listen on any port", errno(listened()), 0),
@@ -174,15 +164,13 @@ fn attack(around: Surroundings) {
     for (what, found, expected) in attempts {
         assert_eq!(found, expected, "{what}");
     }
+    // The launcher may signal COMMAND.
+    send_signal(pid, libc::SIGCONT);
 }
 
 /// Listens on a port that the kernel chooses.
 fn listened() -> io::Result<()> {
     socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?.listen(1)
-}
-
-fn signalled(pid: i32) -> io::Result<()> {
-    Ok(nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGCONT)?)
 }
 
 // --- The real launcher ------------------------------------------------------------------------
@@ -243,16 +231,6 @@ fn sandbox_off_restricts_no_thread_and_status_shows_that() {
     assert_eq!(held.finish().code(), 0);
 }
 
-/// A launcher that another user starts, from a copy in `folder`.
-fn as_another_user(folder: &Path, script: &str) -> Launcher {
-    fs::set_permissions(folder, Permissions::from_mode(0o755)).unwrap();
-    let launcher = folder.join("start-stunnel");
-    fs::copy(BINARY, &launcher).unwrap();
-    let user = ["--reuid=65534", "--regid=65534", "--clear-groups"];
-    let words = user.into_iter().chain([launcher.to_str().unwrap(), "sh", "-c", script]);
-    Launcher::of("setpriv", words).redis("redis://localhost")
-}
-
 #[test]
 fn a_setuid_program_started_by_command_works() {
     if !is_root() {
@@ -263,7 +241,8 @@ fn a_setuid_program_started_by_command_works() {
     fs::copy("/usr/bin/id", &as_root).unwrap();
     fs::set_permissions(&as_root, Permissions::from_mode(0o4755)).unwrap();
     let script = format!("echo $REDIS_URL; read go; exec {} -u", as_root.display());
-    let mut running = as_another_user(folder.path(), &script).start();
+    let nobody = Launcher::as_user(65_534, folder.path(), &["sh", "-c", &script]);
+    let mut running = nobody.redis("redis://localhost").start();
     running.line();
     wait_for_sandbox_if_any(&running);
     running.say("go\n");
@@ -280,7 +259,8 @@ fn the_same_user_cannot_read_the_launchers_environment() {
     // Exec makes COMMAND dumpable again, and COMMAND gets the limit that the launcher found.
     let script = "cat /proc/self/environ >/dev/null && echo own; \
                   cat /proc/$PPID/environ 2>/dev/null || echo denied; ulimit -c";
-    let ended = as_another_user(folder.path(), script).run();
+    let nobody = Launcher::as_user(65_534, folder.path(), &["sh", "-c", script]);
+    let ended = nobody.redis("redis://localhost").run();
     let limit = Command::new("sh").args(["-c", "ulimit -c"]).output().unwrap();
     let limit = String::from_utf8(limit.stdout).unwrap();
     assert_eq!(ended.stdout, format!("own\ndenied\n{limit}"), "{}", ended.stderr);
@@ -288,65 +268,30 @@ fn the_same_user_cannot_read_the_launchers_environment() {
 
 // --- Files that lookups read ------------------------------------------------------------------
 
-/// A launcher in its own mount namespace, after the shell commands `mounts`.
-fn with_mounts(mounts: &str, url: &str) -> Held {
-    let script = format!("{mounts} && exec \"$0\" \"$@\"");
-    let words = ["--mount", "sh", "-c", &script, BINARY, "sh", "-c", HOLD];
-    Launcher::of("unshare", words).redis(url).start_held()
-}
-
-/// Replaces a file by a rename, as editors and resolvconf do.
-fn replace(file: &Path, content: &str) {
-    let new = file.with_extension("new");
-    fs::write(&new, content).unwrap();
-    fs::rename(new, file).unwrap();
-}
-
 #[test]
 fn a_replaced_hosts_file_is_followed() {
-    if !is_root() {
-        return;
-    }
     let server = Server::start(Front::Redis);
-    let etc = tempfile::tempdir().unwrap();
-    fs::write(etc.path().join("nsswitch.conf"), "hosts: files\n").unwrap();
-    let hosts = etc.path().join("hosts");
-    fs::write(&hosts, "127.0.0.9 redis.test\n").unwrap();
-    let mounts = format!("mount --bind {} /etc", etc.path().display());
-    let held = with_mounts(&mounts, &server.url().replace("127.0.0.1", "redis.test"));
-    wait_for_sandbox_if_any(&held.running);
-    assert!(held.open().reply().is_err(), "nothing listens at the first address");
-    replace(&hosts, "127.0.0.1 redis.test\n");
-    assert_eq!(held.client().ask(&["PING"]), Reply::line("+PONG"));
-}
-
-#[test]
-fn a_replaced_resolv_conf_behind_a_link_is_followed() {
-    if !is_root() {
-        return;
+    let url = server.url().replace("127.0.0.1", "redis.test");
+    for behind_link in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let [etc, run] = ["etc", "run"].map(|name| folder.path().join(name));
+        fs::create_dir(&etc).unwrap();
+        fs::create_dir(&run).unwrap();
+        fs::write(etc.join("nsswitch.conf"), "hosts: files\n").unwrap();
+        let hosts = if behind_link { run.join("hosts") } else { etc.join("hosts") };
+        if behind_link {
+            symlink(&hosts, etc.join("hosts")).unwrap();
+        }
+        fs::write(&hosts, "127.0.0.9 redis.test\n").unwrap();
+        let Some(launcher) = with_mounted(&etc, "/etc", ["sh", "-c", HOLD]) else { return };
+        let held = launcher.redis(&url).start_held();
+        wait_for_sandbox_if_any(&held.running);
+        assert!(held.open().reply().is_err(), "nothing listens at the first address");
+        // Editors and resolvconf also replace a file by a rename.
+        fs::write(hosts.with_extension("new"), "127.0.0.1 redis.test\n").unwrap();
+        fs::rename(hosts.with_extension("new"), &hosts).unwrap();
+        assert_eq!(held.client().ask(&["PING"]), Reply::line("+PONG"));
     }
-    let server = Server::start(Front::Redis);
-    let [_, high, low, _] = std::process::id().to_be_bytes();
-    let [first, second] = [8, 9].map(|network| format!("127.8{network}.{high}.{low}"));
-    let nowhere = NameServer::start(&first, [127, 0, 0, 9]);
-    let redis = NameServer::start(&second, [127, 0, 0, 1]);
-    let folder = tempfile::tempdir().unwrap();
-    let (etc, run) = (folder.path().join("etc"), folder.path().join("run"));
-    fs::create_dir_all(run.join("systemd/resolve")).unwrap();
-    fs::create_dir(&etc).unwrap();
-    fs::write(etc.join("nsswitch.conf"), "hosts: dns\n").unwrap();
-    let file = run.join("systemd/resolve/stub-resolv.conf");
-    symlink("/run/systemd/resolve/stub-resolv.conf", etc.join("resolv.conf")).unwrap();
-    fs::write(&file, format!("nameserver {first}\n")).unwrap();
-    let mounts =
-        format!("mount --bind {} /etc && mount --bind {} /run", etc.display(), run.display());
-    let held = with_mounts(&mounts, &server.url().replace("127.0.0.1", "redis.test"));
-    wait_for_sandbox_if_any(&held.running);
-    assert!(held.open().reply().is_err(), "nothing listens at the first address");
-    assert!(nowhere.was_asked());
-    replace(&file, &format!("nameserver {second}\n"));
-    assert_eq!(held.client().ask(&["PING"]), Reply::line("+PONG"));
-    assert!(redis.was_asked());
 }
 
 fn wait_for_sandbox_if_any(running: &Running) {
@@ -376,43 +321,6 @@ fn ca_certificates_outside_etc_are_readable() {
         wait_for_sandbox_if_any(&held.running);
         assert_eq!(held.client().ask(&["PING"]), Reply::line("+PONG"), "{variable}");
         assert_eq!(held.finish().code(), 0);
-    }
-}
-
-/// A name server that answers every query for an IPv4 address with the same address.
-struct NameServer {
-    asked: Arc<AtomicBool>,
-}
-
-impl NameServer {
-    fn start(address: &str, answer: [u8; 4]) -> NameServer {
-        let socket = UdpSocket::bind((address, 53)).unwrap();
-        let asked = Arc::new(AtomicBool::new(false));
-        let flag = asked.clone();
-        thread::spawn(move || {
-            let mut message = [0; 512];
-            while let Ok((length, client)) = socket.recv_from(&mut message) {
-                flag.store(true, Ordering::SeqCst);
-                let mut reply = message[..length].to_vec();
-                // A response without additional records (RFC 1035 section 4.1.1).
-                reply[2] |= 0x80;
-                reply[10..12].fill(0);
-                // The question: labels up to an empty one, type and class. Then the answer.
-                let end = 12 + reply[12..].iter().position(|byte| *byte == 0).unwrap() + 5;
-                reply.truncate(end);
-                if reply[end - 4..end - 2] == [0, 1] {
-                    reply[7] = 1;
-                    reply.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4]);
-                    reply.extend(answer);
-                }
-                socket.send_to(&reply, client).unwrap();
-            }
-        });
-        NameServer { asked }
-    }
-
-    fn was_asked(&self) -> bool {
-        self.asked.load(Ordering::SeqCst)
     }
 }
 
@@ -469,10 +377,13 @@ fn without_landlock_the_launcher_works_unrestricted() {
         assert!(state.starts_with("none (") && state.contains(reason), "{state}");
         assert!(!ended.stderr.contains("sandbox-failed"), "{}", ended.stderr);
     }
+    let launcher = refused(&server, libc::SYS_landlock_create_ruleset, libc::EPERM);
+    let log = launcher.env("STUNNEL_SANDBOX", "require").refused();
+    assert!(log.contains("STUNNEL_SANDBOX is require, but"), "{log}");
 }
 
 #[test]
-fn rules_refused_by_the_kernel_cause_a_warning() {
+fn a_sandbox_that_fails_causes_a_warning_or_exit_78() {
     if !is_root() || !has_landlock() {
         return;
     }
@@ -482,22 +393,8 @@ fn rules_refused_by_the_kernel_cause_a_warning() {
         assert_eq!(held.client().ask(&["PING"]), Reply::line("+PONG"));
         let ended = held.finish();
         assert_eq!(logged(&ended.stderr, "sandbox-failed", "error").len(), 1, "{}", ended.stderr);
-    }
-}
 
-#[test]
-fn a_required_sandbox_that_fails_exits_with_78() {
-    if !is_root() {
-        return;
-    }
-    let server = Server::start(Front::Redis);
-    for first in [libc::SYS_landlock_create_ruleset, libc::SYS_landlock_restrict_self] {
-        let mut launcher =
-            Launcher::new(["--sandbox=require", "echo", "started"]).redis(&server.url());
-        forbid(&mut launcher.command, first, libc::EPERM);
-        let ended = launcher.run();
-        assert_eq!((ended.code(), ended.stdout.as_str()), (78, ""), "{ended:?}");
-        assert!(ended.stderr.contains("--sandbox is require, but"), "{}", ended.stderr);
+        refused(&server, first, libc::EPERM).env("STUNNEL_SANDBOX", "require").refused();
     }
 }
 
