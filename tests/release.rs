@@ -4,12 +4,11 @@
 mod support;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
 use support::launcher::Outcome;
-use support::release_setting;
+use support::{release_setting, write_executable};
 use tempfile::TempDir;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -22,6 +21,14 @@ const FILES: [&str; 6] = [
     "CHANGELOG.md",
     "buildpack/buildpack.toml",
 ];
+
+/// PATH with a folder in front that holds only this program. The folder is removed when dropped.
+fn path_with(program: &str, script: &str) -> (TempDir, String) {
+    let folder = tempfile::tempdir().unwrap();
+    write_executable(&folder.path().join(program), script);
+    let path = format!("{}:{}", folder.path().display(), std::env::var("PATH").unwrap());
+    (folder, path)
+}
 
 /// A checkout that is ready for the release of version 1.2.3.
 struct Checkout {
@@ -83,11 +90,8 @@ impl Checkout {
 
     /// Runs `bin/release-check` with a `rustc` that prints the version `rust`.
     fn check(&self, words: &[&str]) -> Outcome {
-        let programs = tempfile::tempdir().unwrap();
-        let rustc = programs.path().join("rustc");
-        fs::write(&rustc, format!("#!/bin/sh\necho rustc {} '(x)'\n", self.rust)).unwrap();
-        fs::set_permissions(&rustc, fs::Permissions::from_mode(0o755)).unwrap();
-        let path = format!("{}:{}", programs.path().display(), std::env::var("PATH").unwrap());
+        let rustc = format!("#!/bin/sh\necho rustc {} '(x)'\n", self.rust);
+        let (_programs, path) = path_with("rustc", &rustc);
         let mut check = Command::new(self.folder.path().join("bin/release-check"));
         // GitHub sets this variable for workflows, and `bin/release-check` then refuses TODAY.
         check
@@ -187,13 +191,9 @@ fn check_workflows_refuses_broken_and_unsafe_workflows() {
 
 #[test]
 fn check_workflows_fails_if_node_is_too_old() {
-    let programs = tempfile::tempdir().unwrap();
-    let node = programs.path().join("node");
     // A node that prints an old version, and fails when it compares its version.
     let old = "#!/bin/sh\n[ \"$1\" = --version ] || exit 1\necho v12.22.9\n";
-    fs::write(&node, old).unwrap();
-    fs::set_permissions(&node, fs::Permissions::from_mode(0o755)).unwrap();
-    let path = format!("{}:{}", programs.path().display(), std::env::var("PATH").unwrap());
+    let (_programs, path) = path_with("node", old);
     let mut check = Command::new(Path::new(ROOT).join("bin/check-workflows"));
     let said = Outcome::of(check.env("PATH", path));
     assert_eq!(said.code(), 1, "{said:?}");
