@@ -241,33 +241,28 @@ fn start_with_daemon(server: &Server, end: &str, launcher: impl Fn(&str) -> Laun
     launcher.start()
 }
 
-/// Such a launcher with these settings, once its COMMAND has ended.
-fn draining(server: &Server, end: &str, settings: &[(&str, &str)]) -> Running {
-    let mut running = start_with_daemon(server, end, |script| {
-        Launcher::new(["bash", "-c", script]).settings(settings)
-    });
-    let _daemon: i32 = running.line().parse().unwrap();
-    let pid = running.pid();
-    eventually("COMMAND has ended", || children(pid).is_empty().then_some(()));
-    running
-}
-
 #[test]
 fn a_signal_cuts_the_drain_and_keeps_the_exit_status() {
     let server = Server::start(Front::Redis);
     let killed = "kill -USR1 $$; sleep 60";
-    for (signal, end, code) in [
-        (libc::SIGTERM, "exit 6", Some(6)),
-        (libc::SIGINT, "exit 6", Some(6)),
-        (libc::SIGQUIT, "exit 6", Some(6)),
-        (libc::SIGHUP, killed, None),
+    let others = [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU, libc::SIGCONT, libc::SIGUSR1];
+    // The dyno manager's SIGTERM does not cut the drain.
+    for (dyno, others, signal, end, code) in [
+        ("", &others[..], libc::SIGTERM, "exit 6", Some(6)),
+        ("", &others, libc::SIGINT, "exit 6", Some(6)),
+        ("", &others, libc::SIGQUIT, killed, None),
+        ("", &others, libc::SIGHUP, "exit 6", Some(6)),
+        ("web.1", &[libc::SIGTERM], libc::SIGINT, "exit 6", Some(6)),
     ] {
-        let mut running = draining(&server, end, &[]);
-        // These signals do not cut the drain.
-        for other in [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU, libc::SIGCONT, libc::SIGUSR1] {
-            running.signal(other);
+        let mut running = start_with_daemon(&server, end, |script| {
+            Launcher::new(["bash", "-c", script]).env("DYNO", dyno)
+        });
+        let _daemon: i32 = running.line().parse().unwrap();
+        let pid = running.pid();
+        eventually("COMMAND has ended", || children(pid).is_empty().then_some(()));
+        for number in others.iter().chain([&signal]) {
+            running.signal(*number);
         }
-        running.signal(signal);
         assert_eq!(running.line(), "reset", "{signal}");
         let ended = running.finish();
         let by_signal = code.is_none().then_some(libc::SIGUSR1);
@@ -275,19 +270,6 @@ fn a_signal_cuts_the_drain_and_keeps_the_exit_status() {
         let cut = logged(&ended.stderr, "drain-cut", "signal");
         assert_eq!(cut, [signal.to_string()], "{}", ended.stderr);
     }
-}
-
-#[test]
-fn on_a_dyno_the_managers_sigterm_does_not_cut_the_drain() {
-    let server = Server::start(Front::Redis);
-    let settings = [("DYNO", "web.1"), ("STUNNEL_LOGLEVEL", "debug")];
-    let running = draining(&server, "exit 6", &settings);
-    for signal in [libc::SIGTERM, libc::SIGINT] {
-        running.signal(signal);
-    }
-    let ended = running.finish();
-    assert_eq!(ended.code(), 6);
-    assert_eq!(logged(&ended.stderr, "drain-cut", "signal"), ["2"], "{}", ended.stderr);
 }
 
 #[test]

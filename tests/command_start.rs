@@ -6,9 +6,8 @@ use std::ffi::CString;
 use std::fs;
 use std::os::unix::process::CommandExt;
 
-use nix::libc;
 use support::launcher::{BINARY, Launcher, logged};
-use support::proc::{command_of, core_limit};
+use support::proc::core_limit;
 use support::servers::{Front, Server};
 use support::write_executable;
 use tempfile::TempDir;
@@ -251,26 +250,4 @@ fn the_launcher_dumps_no_core_and_the_command_may() {
     assert!(["0", "1"].contains(&own.as_str()), "{own}");
     assert_eq!(commands, if own == "1" { "4096" } else { "0" });
     assert_eq!(running.finish().code(), 1);
-}
-
-#[test]
-fn the_command_gets_none_of_the_launchers_descriptors() {
-    let server = Server::start(Front::Redis);
-    let held = Launcher::hold(&server.url());
-    let client = held.client();
-    let pid = held.running.pid();
-    for entry in fs::read_dir(format!("/proc/{pid}/fdinfo")).unwrap() {
-        let entry = entry.unwrap();
-        let number: i32 = entry.file_name().to_str().unwrap().parse().unwrap();
-        let info = fs::read_to_string(entry.path()).unwrap();
-        let flags = info.lines().find_map(|line| line.strip_prefix("flags:\t")).unwrap();
-        let flags = i32::from_str_radix(flags.trim(), 8).unwrap();
-        let what = fs::read_link(format!("/proc/{pid}/fd/{number}")).unwrap();
-        // COMMAND inherits the descriptors that the launcher has from this test.
-        let inherited = fs::read_link(format!("/proc/{}/fd/{number}", command_of(pid))).ok();
-        if number > 2 && inherited.as_ref() != Some(&what) {
-            assert_ne!(flags & libc::O_CLOEXEC, 0, "{number}: {what:?}");
-        }
-    }
-    drop(client);
 }

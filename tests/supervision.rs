@@ -305,20 +305,3 @@ fn as_pid_1_the_launcher_survives_a_storm_of_orphans() {
         assert_eq!((ended.stdout.as_str(), ended.code()), ("clean\n", 4), "{}", ended.stderr);
     }
 }
-
-#[test]
-fn a_command_that_becomes_another_user_keeps_signals_and_tunnel() {
-    if !support::is_root() {
-        return;
-    }
-    let server = Server::start(Front::Redis);
-    let inner = "redis-cli --no-auth-warning -u \"$REDIS_URL\" ping; id -u; \
-                 trap 'exit 8' TERM; echo ready; while :; do sleep 0.01; done";
-    let user =
-        ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "sh", "-c", inner];
-    let mut running = Launcher::new(user).redis(&server.url()).start();
-    let lines: Vec<String> = (0..3).map(|_| running.line()).collect();
-    assert_eq!(lines, ["PONG", "65534", "ready"]);
-    running.signal(libc::SIGTERM);
-    assert_eq!(running.finish().code(), 8);
-}

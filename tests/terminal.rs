@@ -72,16 +72,14 @@ fn ctrl_c_and_ctrl_backslash_end_the_command() {
 
 #[test]
 fn ctrl_c_ends_a_shell_loop_around_the_launcher() {
-    // With and without the launcher, in the user's shell and in a script.
-    for launcher in ["", BINARY] {
-        let mut terminal = Terminal::shell(&[]);
-        let rounds = format!("while :; do {launcher} sh -c 'echo rea''dy; exec sleep 1000'; done");
-        for line in [rounds.clone(), format!("bash -c \"{rounds}\"")] {
-            terminal.type_line(&line);
-            terminal.expect("ready");
-            terminal.type_keys(CTRL_C);
-            assert_eq!(terminal.exit_code(), "130");
-        }
+    let mut terminal = Terminal::shell(&[]);
+    let rounds = format!("while :; do {BINARY} sh -c 'echo rea''dy; exec sleep 1000'; done");
+    // In the user's shell and in a script.
+    for line in [rounds.clone(), format!("bash -c \"{rounds}\"")] {
+        terminal.type_line(&line);
+        terminal.expect("ready");
+        terminal.type_keys(CTRL_C);
+        assert_eq!(terminal.exit_code(), "130");
     }
 }
 
@@ -111,21 +109,18 @@ fn fg_sends_a_stopped_command_one_sigcont() {
 }
 
 #[test]
-fn a_tunnel_works_again_after_ctrl_z_and_fg() {
+fn the_command_and_its_tunnel_work_after_each_ctrl_z_and_fg() {
     let server = Server::start(Front::Redis);
     let mut terminal = Terminal::shell(&[("REDIS_URL", &server.url())]);
     terminal.type_line(&format!("{BINARY} sh -c 'redis-cli --no-auth-warning -u $REDIS_URL'"));
-    terminal.expect("> ");
-    for _ in 0..2 {
-        terminal.type_keys("ping\n");
-        terminal.expect("PONG");
+    for round in 1..=25 {
+        terminal.type_keys(&format!("echo round-{round}.\n"));
+        terminal.expect(&format!("\"round-{round}.\""));
         terminal.suspend();
-        terminal.type_keys("fg\n");
+        terminal.bring_to_foreground("redis-cli");
     }
-    terminal.type_keys("echo done\n");
-    terminal.expect("\"done\"");
     terminal.type_keys("quit\n");
-    terminal.expect("$ ");
+    assert_eq!(terminal.exit_code(), "0");
 }
 
 #[test]
@@ -198,20 +193,6 @@ fn an_interactive_shell_as_command_has_job_control() {
 }
 
 #[test]
-fn no_process_remains_when_the_terminal_is_closed() {
-    let mut terminal = Terminal::shell(&[]);
-    terminal.type_line(&format!("{BINARY} sh -c 'echo rea''dy $$ $PPID; exec cat'"));
-    terminal.expect("ready ");
-    let pids = terminal.expect("\r\n");
-    let pids: Vec<i32> = pids.split(' ').map(|pid| pid.parse().unwrap()).collect();
-    // A shell gets SIGHUP when its terminal's window is closed.
-    send_signal(terminal.process.pid(), nix::libc::SIGHUP);
-    for pid in pids {
-        eventually("COMMAND and launcher are gone", || (!is_alive(pid)).then_some(()));
-    }
-}
-
-#[test]
 fn without_a_shell_ctrl_z_has_no_effect() {
     let mut terminal = leader(BINARY, ["sh", "-c", "echo ready; exec cat"]);
     terminal.expect("ready");
@@ -219,23 +200,6 @@ fn without_a_shell_ctrl_z_has_no_effect() {
     talk_to_cat(&mut terminal, "still here");
     terminal.type_keys(CTRL_D);
     assert_eq!(terminal.process.wait().code(), Some(0));
-}
-
-#[test]
-fn repeated_ctrl_z_and_fg_lose_no_key_and_no_signal() {
-    let mut terminal = Terminal::shell(&[]);
-    terminal.type_line(&format!("{BINARY} sh -c 'echo rea''dy; exec cat'"));
-    terminal.expect("ready");
-    for round in 1..=25 {
-        terminal.suspend();
-        terminal.type_line("jobs");
-        terminal.expect("Stopped");
-        terminal.expect("$ ");
-        terminal.bring_to_foreground("exec cat'");
-        talk_to_cat(&mut terminal, &format!("round {round}."));
-    }
-    terminal.type_keys(CTRL_C);
-    assert_eq!(terminal.exit_code(), "130");
 }
 
 /// A COMMAND that writes its signals and their senders into a file, because it cannot write to a
@@ -253,11 +217,9 @@ impl Notes {
         self.folder.path().join("notes")
     }
 
-    /// COMMAND's script, in which `quiet` signals keep their default action. It contains no single
-    /// quote, so that a shell can quote it.
-    fn script(&self, quiet: &[&str]) -> String {
-        let noted: Vec<_> =
-            ["HUP", "CONT", "TERM"].into_iter().filter(|name| !quiet.contains(name)).collect();
+    /// COMMAND's script, which notes these signals. It contains no single quote, so that a shell can
+    /// quote it.
+    fn script(&self, signals: &str) -> String {
         let script = r#"
             use POSIX;
             open(my $notes, ">>", "FILE");
@@ -276,7 +238,7 @@ impl Notes {
             syswrite($notes, "ready $$ " . getppid . "\n");
             sigsuspend(POSIX::SigSet->new) while 1;
         "#;
-        script.replace("FILE", self.file().to_str().unwrap()).replace("NOTED", &noted.join(" "))
+        script.replace("FILE", self.file().to_str().unwrap()).replace("NOTED", signals)
     }
 
     /// The pids of COMMAND and of its parent, once COMMAND is ready.
@@ -323,7 +285,7 @@ fn a_hang_up_reaches_a_session_leaders_command_once() {
     let in_background = ["-e", TO_BACKGROUND, BINARY];
     for (program, words) in [(BINARY, &[][..]), ("perl", &in_background)] {
         let notes = Notes::new();
-        let script = notes.script(&[]);
+        let script = notes.script("HUP CONT TERM");
         let mut terminal = leader(program, [words, &["perl", "-e", &script]].concat());
         let (command, launcher) = notes.pids();
         assert_eq!(launcher, terminal.process.pid());
@@ -347,7 +309,7 @@ fn a_hang_up_reaches_a_session_leaders_command_once() {
 #[test]
 fn a_hang_up_ends_a_session_leaders_command() {
     let notes = Notes::new();
-    let mut terminal = leader(BINARY, ["perl", "-e", &notes.script(&["HUP"])]);
+    let mut terminal = leader(BINARY, ["perl", "-e", &notes.script("CONT TERM")]);
     let (command, _) = notes.pids();
     terminal.hang_up();
     assert_eq!(terminal.process.wait().signal(), Some(nix::libc::SIGHUP));
@@ -357,7 +319,7 @@ fn a_hang_up_ends_a_session_leaders_command() {
 #[test]
 fn a_command_that_ignores_a_hang_up_continues() {
     let notes = Notes::new();
-    let script = format!("trap '' HUP; exec perl -e '{}'", notes.script(&["HUP"]));
+    let script = format!("trap '' HUP; exec perl -e '{}'", notes.script("CONT TERM"));
     let mut terminal = leader(BINARY, ["sh", "-c", &script]);
     let (_, launcher) = notes.pids();
     terminal.hang_up();
@@ -366,46 +328,34 @@ fn a_command_that_ignores_a_hang_up_continues() {
     assert_eq!(terminal.process.wait().code(), Some(5));
 }
 
-/// The senders of each SIGHUP that reaches a shell's job when the terminal hangs up: the shell, the
-/// kernel or the launcher.
-fn hang_up_a_shells_job(background: bool, words: &[&str]) -> Vec<String> {
+/// The senders of each SIGHUP that reaches COMMAND when the terminal of a shell's job hangs up: the
+/// shell, the kernel or the launcher.
+fn hang_up_a_shells_job(ampersand: &str) -> String {
     let notes = Notes::new();
     let script = notes.folder.path().join("script");
-    fs::write(&script, notes.script(&[])).unwrap();
+    fs::write(&script, notes.script("HUP CONT TERM")).unwrap();
     let mut terminal = Terminal::shell(&[]);
     let shell = terminal.process.pid().to_string();
-    let ampersand = if background { "&" } else { "" };
-    terminal.type_keys(&format!("{} perl {} {ampersand}\n", words.join(" "), script.display()));
-    let (command, parent) = notes.pids();
+    terminal.type_keys(&format!("{BINARY} perl {} {ampersand}\n", script.display()));
+    let (command, launcher) = notes.pids();
     terminal.hang_up();
     notes.wait_for("HUP");
     // When the shell has ended, the kernel has sent its signals.
     terminal.process.wait();
-    send_signal(if words.is_empty() { command } else { parent }, nix::libc::SIGTERM);
+    send_signal(launcher, nix::libc::SIGTERM);
     notes.wait_for("TERM");
     eventually("COMMAND ends", || (!is_alive(command)).then_some(()));
-    let name = |sender: String| match sender {
-        _ if sender == "kernel" => sender,
-        _ if sender == shell => "shell".to_owned(),
-        _ => "launcher".to_owned(),
-    };
-    notes.senders("HUP").into_iter().map(name).collect()
+    let senders = notes.senders("HUP").join(" ");
+    senders.replace(&shell, "shell").replace(&launcher.to_string(), "launcher")
 }
 
 #[test]
-fn a_shells_hang_up_reaches_a_background_job_once() {
-    assert_eq!(hang_up_a_shells_job(true, &[]), ["shell"]);
-    assert_eq!(hang_up_a_shells_job(true, &[BINARY]), ["launcher"]);
-}
-
-#[test]
-fn a_shells_hang_up_reaches_a_foreground_job() {
-    // The shell sends SIGHUP, and the kernel sends another when the shell has ended. If the second
-    // arrives before the first is handled, the two merge.
-    for words in [&[][..], &[BINARY]] {
-        let senders = hang_up_a_shells_job(false, words);
-        assert!(["shell", "shell kernel"].contains(&&*senders.join(" ")), "{senders:?}");
-    }
+fn a_shells_hang_up_reaches_a_job_once() {
+    assert_eq!(hang_up_a_shells_job("&"), "launcher");
+    // In the foreground, the shell sends SIGHUP, and the kernel sends another when the shell has
+    // ended. If the second arrives before the first is handled, the two merge.
+    let senders = hang_up_a_shells_job("");
+    assert!(["shell", "shell kernel"].contains(&&*senders), "{senders}");
 }
 
 #[test]

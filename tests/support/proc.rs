@@ -74,12 +74,8 @@ pub fn descriptors(pid: i32) -> usize {
 
 /// Resident memory of a process, in KiB.
 pub fn resident_kib(pid: i32) -> u64 {
-    kib(pid, "VmRSS:")
-}
-
-fn kib(pid: i32, field: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("status");
-    let line = status.lines().find(|line| line.starts_with(field)).expect("a field");
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a field");
     line.split_whitespace().nth(1).expect("a number").parse().expect("a number")
 }
 
