@@ -8,14 +8,14 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
-use support::dist::{archive_name, buildpack_archive, packaged, unpack, unpack_binary};
+use support::dist::{
+    ROOT, VERSION, archive_name, buildpack_archive, packaged, unpack, unpack_binary,
+};
 use support::launcher::{Launcher, Outcome};
 use support::links;
 use support::servers::{Front, PASSWORD, Server};
 use support::snippets::{snippet, with_ours};
 
-const ROOT: &str = env!("CARGO_MANIFEST_DIR");
-const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// The target of the archive that these tests open.
 const GNU: &str = "x86_64-gnu";
 

@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 
 use nix::libc;
 use nix::unistd::Uid;
-use support::dist::{buildpack_archive, unpack};
+use support::dist::{ROOT, VERSION, buildpack_archive, unpack};
 use support::launcher::{Launcher, Outcome, logged, send_signal};
 use support::proc::{command_of, is_alive};
 use support::resp::Reply;
@@ -19,8 +19,6 @@ use support::servers::{Front, PASSWORD, Server};
 use support::{eventually, write_executable};
 use tempfile::TempDir;
 
-const ROOT: &str = env!("CARGO_MANIFEST_DIR");
-const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// The user id of nobody.
 const UNPRIVILEGED: u32 = 65_534;
 const SHIM: &str = include_str!("../src/shim.sh");

@@ -79,13 +79,6 @@ fn as_pid_1_the_launcher_exits_with_128_plus_the_signal() {
 }
 
 #[test]
-fn xargs_stops_after_a_command_that_a_signal_killed() {
-    let script = format!("printf '1\\n2\\n' | xargs -n 1 {BINARY} sh -c 'echo $0; kill $$'");
-    let ended = Launcher::of("sh", ["-c", &script]).run();
-    assert_eq!((ended.stdout.as_str(), ended.code()), ("1\n", 125), "{}", ended.stderr);
-}
-
-#[test]
 fn sockets_are_removed_before_the_launcher_dies_by_a_signal() {
     let folder = tempfile::tempdir().unwrap();
     let ended = Launcher::script("kill -KILL $$")

@@ -10,15 +10,13 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use nix::libc;
-use support::dist::unpack_binary;
+use support::dist::{ROOT, VERSION, unpack_binary};
 use support::launcher::{HOLD, Launcher, Outcome, logged};
 use support::release_setting;
 use support::resp::{Client, Reply};
 use support::servers::{FRONTS, Front, PASSWORD, Server};
 use tempfile::TempDir;
 
-const ROOT: &str = env!("CARGO_MANIFEST_DIR");
-const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// The variable that names the targets to test, separated by spaces. They must be in `dist/`.
 const TARGETS: &str = "PORTABLE_TARGETS";
 /// The targets that `bin/test` packages: each architecture and each C library once.

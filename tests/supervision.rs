@@ -3,7 +3,6 @@
 
 mod support;
 
-use std::fs;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 
 use nix::libc;
@@ -168,26 +167,6 @@ fn without_a_terminal_one_sigcont_continues_both() {
     }
     let ended = running.finish();
     assert_eq!((ended.stdout.as_str(), ended.code()), ("", 0), "no signal came twice");
-}
-
-#[test]
-fn a_script_with_job_control_stops_and_continues_the_launcher() {
-    let folder = tempfile::tempdir().unwrap();
-    // COMMAND waits for a file, because the script reads standard input.
-    let end = folder.path().join("end");
-    let script = format!(
-        "set -m; \
-         {BINARY} sh -c 'echo ready; until [ -e \"$0\" ]; do sleep 0.01; done; exit 7' '{}' & \
-         read -r _; kill -TSTP %1; \
-         while ! jobs | grep -q Stopped; do sleep 0.01; done; echo stopped; fg; echo code=$?",
-        end.display()
-    );
-    let mut running = recorder(Launcher::of("bash", ["-c", &script]));
-    running.say("stop\n");
-    assert_eq!(running.line(), "stopped");
-    assert!(running.line().contains(BINARY), "what fg prints");
-    fs::write(end, "").unwrap();
-    assert_eq!(running.line(), "code=7");
 }
 
 #[test]

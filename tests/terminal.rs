@@ -217,8 +217,8 @@ impl Notes {
         self.folder.path().join("notes")
     }
 
-    /// COMMAND's script, which notes these signals. It contains no single quote, so that a shell can
-    /// quote it.
+    /// COMMAND's script, which notes these signals. The script contains no single quote, so that a
+    /// shell can quote the script.
     fn script(&self, signals: &str) -> String {
         let script = r#"
             use POSIX;

@@ -219,9 +219,10 @@ pub fn pending() -> nix::Result<SigSet> {
     }
 }
 
-/// Stops this process by `signal` (SIGTSTP, SIGTTIN or SIGTTOU) until a SIGCONT continues it, and
-/// takes that SIGCONT. Returns false if the kernel ignored the signal, because the process is pid 1,
-/// or because no shell could continue its orphaned process group (POSIX 2.4.3).
+/// Stops this process by `signal` (SIGTSTP, SIGTTIN or SIGTTOU) until a SIGCONT continues the
+/// process. [`Signals`] does not return that SIGCONT. Returns false if the kernel ignored `signal`,
+/// because the process is pid 1, or because no shell could continue its orphaned process group
+/// (POSIX 2.4.3).
 pub fn stop_self(signal: Signal) -> nix::Result<bool> {
     let mask = SigSet::from(signal);
     // A stop signal discards a pending SIGCONT, which its sender would not repeat. A SIGCONT
@@ -231,9 +232,9 @@ pub fn stop_self(signal: Signal) -> nix::Result<bool> {
         mask.thread_unblock()?; // Here the signal is delivered, and this process stops.
         mask.thread_block()?;
     }
-    let (wanted, at_once) =
-        (SigSet::from(Signal::SIGCONT), libc::timespec { tv_sec: 0, tv_nsec: 0 });
+    let sigcont = SigSet::from(Signal::SIGCONT);
+    let no_wait = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: reads a signal set and a time of our own.
-    let taken = unsafe { libc::sigtimedwait(wanted.as_ref(), std::ptr::null_mut(), &at_once) };
+    let taken = unsafe { libc::sigtimedwait(sigcont.as_ref(), std::ptr::null_mut(), &no_wait) };
     Ok(taken == libc::SIGCONT)
 }

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const ROOT: &str = env!("CARGO_MANIFEST_DIR");
-const VERSION: &str = env!("CARGO_PKG_VERSION");
+pub const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// The path of a file in `dist/`, which must exist.
 pub fn packaged(name: &str) -> PathBuf {
