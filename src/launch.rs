@@ -113,7 +113,7 @@ impl Launch {
         }
         let child = supervisor::spawn(&self.command, environment, placement, &inherited)?;
         debug!(at = "command-started", pid = child.pid.as_raw(), placement = ?placement);
-        if let Err(error) = supervisor::let_go_of_streams() {
+        if let Err(error) = supervisor::close_own_streams() {
             debug!(at = "streams-kept", error = %error);
         }
         Ok(child)

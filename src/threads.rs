@@ -1,9 +1,11 @@
-//! Threads for blocking work: name lookups, and setting up TLS.
+//! Threads for work that blocks: name lookups, and preparing TLS.
 //!
-//! Tokio has such threads, too, but tokio panics if the system refuses to start a thread. With
-//! tokio's threads, an app that reaches its limit of processes (RLIMIT_NPROC) would lose every new
-//! connection. Here, one permanent thread starts before COMMAND. Further threads start on demand,
-//! and end when they are idle. So a silent name server does not delay other tunnels.
+//! Tokio also has threads for blocking work, but tokio panics if the system refuses to start a
+//! thread. Then an app that reaches its limit of processes (RLIMIT_NPROC) would lose every new
+//! connection.
+//!
+//! One permanent thread starts before COMMAND. Further threads start on demand, so that a name
+//! server that does not answer delays no other tunnel. These threads end when they are idle.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
@@ -17,14 +19,14 @@ use nix::errno::Errno;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 
-/// Maximum number of threads, equal to tokio's own limit: name servers may be silent for long.
+/// Maximum number of threads, as in tokio. Many threads may wait for a silent name server.
 const MOST_THREADS: usize = 512;
-/// Time without work after which a thread ends.
+/// A thread ends after this time without work.
 const IDLE: Duration = Duration::from_secs(10);
-/// Time limit for a job that waits for a busy thread because no thread can be started.
+/// If the system refuses a new thread, a job waits at most this long for a busy thread.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// A job counts its thread as free before it replies.
+/// Work for a thread. Each job must add a permit to `free` before it sends its result.
 type Job = Box<dyn FnOnce() + Send>;
 
 static THREADS: LazyLock<Threads> = LazyLock::new(|| {
@@ -35,25 +37,24 @@ static THREADS: LazyLock<Threads> = LazyLock::new(|| {
 struct Threads {
     give: Sender<Job>,
     take: Receiver<Job>,
-    /// One permit for each thread without work.
+    /// One permit for each idle thread.
     free: Semaphore,
-    /// One permit for each thread that may still be started.
+    /// One permit for each further thread that the limit allows.
     places: Semaphore,
 }
 
-/// Starts the permanent thread. Call this before COMMAND starts, because later the system may
-/// refuse a thread. If the system refuses the thread now, each job tries again and reports the
-/// error.
+/// Starts the permanent thread. The caller must not have started COMMAND yet, because later the
+/// system may refuse a thread. Ignores an error, because each job then tries to start a thread.
 pub fn keep_one_ready() {
     if THREADS.start(Duration::MAX).is_ok() {
         THREADS.free.add_permits(1);
     }
 }
 
-/// The addresses of `host`, which may itself be an address.
+/// The addresses of `host`, which is a name or an IP address.
 ///
 /// # Errors
-/// The resolver's, or EAGAIN if no thread is free.
+/// The resolver's error, or EAGAIN if no thread is idle and no thread can be started.
 pub async fn look_up(host: String, port: u16) -> io::Result<Vec<SocketAddr>> {
     if let Ok(address) = host.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(address, port)]);
@@ -61,19 +62,19 @@ pub async fn look_up(host: String, port: u16) -> io::Result<Vec<SocketAddr>> {
     run(move || (host.as_str(), port).to_socket_addrs().map(Iterator::collect)).await?
 }
 
-/// Does `work`, which may block, on a thread.
+/// Runs `work`, which may block, on one of these threads.
 ///
 /// # Errors
-/// EAGAIN if no thread is free and no thread can be started.
+/// EAGAIN if no thread is idle and no thread can be started.
 pub async fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
     THREADS.claim().await?;
     let (reply, result) = oneshot::channel();
     THREADS.give(Box::new(move || {
-        // A panic needs no report here: the panic hook has logged it.
+        // The panic hook has already logged a panic of `work`.
         let done = catch_unwind(AssertUnwindSafe(work));
-        // This comes before the reply, so that the caller's next job finds this thread free.
+        // Add the permit before the reply, so that the caller's next job can use this thread.
         THREADS.free.add_permits(1);
-        // The caller may have given up meanwhile.
+        // Ignore the error: the caller may no longer wait for the result.
         drop(reply.send(done));
     }));
     match result.await {
@@ -83,7 +84,7 @@ pub async fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -
 }
 
 impl Threads {
-    /// Finds or starts a thread for one job. The caller must give that job at once.
+    /// Finds an idle thread or starts a thread, for one job, which the caller must give at once.
     async fn claim(&'static self) -> io::Result<()> {
         if let Ok(permit) = self.free.try_acquire() {
             permit.forget();
@@ -103,8 +104,7 @@ impl Threads {
         self.give.send(job).expect("the receiver lives as long as the sender");
     }
 
-    /// Starts a thread, which does not count as free yet, and which ends after the time `idle`
-    /// without work.
+    /// Starts a thread that ends after the time `idle` without work. Adds no permit to `free`.
     fn start(&'static self, idle: Duration) -> io::Result<()> {
         let place = self.places.try_acquire().map_err(|_| Errno::EAGAIN)?;
         let started = thread::Builder::new().name("blocking".to_owned()).spawn(move || {
@@ -119,7 +119,7 @@ impl Threads {
             if let Ok(job) = self.take.recv_timeout(idle) {
                 job();
             } else if let Ok(permit) = self.free.try_acquire() {
-                // No job is on its way to this thread.
+                // Since this thread could take back its permit, no job needs the thread.
                 permit.forget();
                 return;
             }
@@ -162,7 +162,7 @@ mod tests {
         for _ in 0..10_000 {
             threads.insert(run(|| thread::current().id()).await.unwrap());
         }
-        // Other tests use a few threads at the same time.
+        // Other tests of this process use a few threads at the same time.
         assert!(threads.len() < 5, "{threads:?}");
     }
 }

@@ -1,5 +1,5 @@
-//! The classic and the Cloud Native buildpack in `dist/`. Builds run as an unprivileged user in an
-//! empty environment.
+//! Tests of the buildpack in `dist/`, which is a classic and a Cloud Native buildpack. Builds run
+//! as an unprivileged user, with an empty environment.
 
 mod support;
 
@@ -31,10 +31,11 @@ echo ready
 while :; do sleep 0.02; done
 "#;
 
-/// A build machine: the unpacked buildpack, an app, and folders for caches and layers.
+/// A folder that contains everything a build needs: the unpacked buildpack, an app, and folders for
+/// the cache and for layers.
 struct Site {
     folder: TempDir,
-    /// A folder that precedes the system's programs on PATH.
+    /// A folder of programs that replace the system's programs.
     path: Option<PathBuf>,
 }
 
@@ -61,7 +62,8 @@ impl Site {
         write_executable(&file, text);
     }
 
-    /// A program with an empty environment, run by an unprivileged user who owns all files here.
+    /// A command that runs `program` with an empty environment, as an unprivileged user who owns
+    /// all files of the site.
     fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
         if Uid::effective().is_root() {
@@ -90,7 +92,7 @@ impl Site {
         self.classic("compile", &["app", "cache", "env"])
     }
 
-    /// Runs a script of the Cloud Native buildpack, as the lifecycle does.
+    /// Runs a script of the Cloud Native buildpack as the Cloud Native lifecycle does.
     fn cloud_native(&self, script: &str) -> Outcome {
         let mut command = self.command(&self.at("buildpack/bin").join(script));
         command.env("CNB_BUILDPACK_DIR", self.at("buildpack"));
@@ -105,13 +107,13 @@ impl Site {
         Outcome::of(&mut command)
     }
 
-    /// Replaces uname(1), so that builds see this architecture.
+    /// Replaces uname(1) by a script that prints this architecture.
     fn pretend_to_be(&mut self, architecture: &str) {
         self.write("other/uname", &format!("#!/bin/sh\necho {architecture}\n"));
         self.path = Some(self.at("other"));
     }
 
-    /// Updates the checksum after a test has replaced an architecture's launcher.
+    /// Writes the checksum of a launcher that the test has replaced.
     fn sign_launcher(&self, architecture: &str) {
         let launcher = self.at("buildpack/launcher");
         let mut sums = Command::new("sha256sum");
@@ -120,12 +122,13 @@ impl Site {
         fs::write(launcher.join("SHA256SUMS"), sums.stdout).unwrap();
     }
 
-    /// The names and contents of all files in the app.
+    /// The paths and contents of all files in the app.
     fn app(&self) -> Vec<(PathBuf, Vec<u8>)> {
         files(&self.at("app"))
     }
 
-    /// Asserts that the build fails with these words, in Heroku's style, and changes nothing.
+    /// Asserts that the build fails, changes nothing, and prints an error that contains these
+    /// words. Each line of the error must begin with ` !     `, as in Heroku's own buildpacks.
     fn refuses(&self, build: impl Fn(&Site) -> Outcome, words: &[&str]) {
         let before = self.app();
         let said = build(self);
@@ -152,7 +155,8 @@ fn files(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     found
 }
 
-/// Runs the Procfile's `web` line, stops it like a dyno, and checks the values in Redis.
+/// Runs the command of the Procfile's `web` line, sends SIGTERM to all its processes as on a dyno,
+/// and asserts that the app's values are in Redis.
 fn run_as_a_dyno(mut command: Command, server: &Server) {
     command.args(["-c", "exec bin/start-stunnel ./serve web"]);
     command.env("DYNO", "web.1").env("REDIS_URL", server.url());
@@ -179,15 +183,15 @@ fn run_as_a_dyno(mut command: Command, server: &Server) {
 fn classic_build_makes_a_slug_that_runs_anywhere() {
     let site = Site::new();
     assert_eq!(site.classic("detect", &["app"]).ok(), "start-stunnel\n");
-    // The build ignores the setting, which takes effect at run time.
+    // The build ignores this setting, because the launcher reads the setting at run time.
     fs::write(site.at("env/STUNNEL_ENABLED"), "false").unwrap();
     let said = site.compile().ok();
     let expected = format!("-----> start-stunnel\n       Installed bin/start-stunnel {VERSION}\n");
     assert_eq!(said, expected);
     assert_eq!(site.classic("release", &["app"]).ok(), "--- {}\n");
-    assert!(files(&site.at("cache")).is_empty(), "nothing needs the cache");
+    assert!(files(&site.at("cache")).is_empty(), "the build does not use the cache");
 
-    // A dyno unpacks the slug in another place, without the buildpack.
+    // On a dyno, the slug is in another folder, and there is no buildpack.
     fs::rename(site.at("app"), site.at("slug")).unwrap();
     fs::remove_dir_all(site.at("buildpack")).unwrap();
     let mut dyno = site.command(Path::new("bash"));
@@ -206,12 +210,13 @@ fn build_replaces_a_linked_shim_but_not_its_target() {
     assert!(!site.at("app/bin/start-stunnel").is_symlink());
 }
 
-/// A way to build, and a word that it prints at the end.
+/// A function that builds the app, and a word that the build prints at the end.
 type Build = (fn(&Site) -> Outcome, &'static str);
 const BUILDS: [Build; 2] =
     [(Site::compile, "Installed"), (|site| site.cloud_native("build"), "start-stunnel ")];
 
-/// Asserts that the build succeeded, and warned with exactly these words, in Heroku's style.
+/// Asserts that the build succeeded, and that its warnings contain these words. Without words, the
+/// build must print no warning.
 #[track_caller]
 fn warned(said: Outcome, done: &str, words: &[&str]) {
     assert_eq!(said.code(), 0, "{said:?}");
@@ -228,7 +233,7 @@ fn build_warns_if_it_replaces_a_file_that_is_not_the_shim() {
     let older_shim = "#!/bin/sh\n\
                       # Stands in for it. Made by: start-stunnel --print-shim > bin/start-stunnel\n\
                       exec start-stunnel \"$@\"\n";
-    // The script of heroku/redis, or an app's own copy of it.
+    // A script as in the buildpack heroku/redis.
     let other = "#!/usr/bin/env bash\nn=1\nbin/stunnel-conf.sh\n";
     let warning = ["replaces another bin/start-stunnel", "heroku buildpacks:remove heroku/redis"];
     for (build, done) in BUILDS {
@@ -241,7 +246,7 @@ fn build_warns_if_it_replaces_a_file_that_is_not_the_shim() {
             let (names, contents): (Vec<_>, Vec<_>) =
                 files(&site.at("app/bin")).into_iter().unzip();
             assert!(names == installed && contents[1].starts_with(b"\x7fELF"), "{names:?}");
-            // The launcher of an earlier build causes no warning.
+            // A build that replaces the launcher of an earlier build prints no warning.
             warned(build(&site), done, &[]);
             fs::remove_file(site.at("app/bin/start-stunnel")).unwrap();
         }
@@ -255,7 +260,7 @@ fn build_warns_of_files_of_the_retired_buildpack() {
         site.write("app/bin/stunnel-conf.sh", "#!/usr/bin/env bash\n");
         let words = ["bin/stunnel-conf.sh", "heroku buildpacks:remove heroku/redis"];
         warned(build(&site), done, &words);
-        assert!(site.at("app/bin/stunnel-conf.sh").exists(), "it is the app's");
+        assert!(site.at("app/bin/stunnel-conf.sh").exists(), "the build removed a file of the app");
     }
 }
 
@@ -266,7 +271,7 @@ fn build_refuses_a_bin_that_is_a_broken_link() {
     for (build, _) in BUILDS {
         site.refuses(build, &["bin is a broken link", "../elsewhere/bin"]);
     }
-    // A link to a folder of the app works like a folder.
+    // The build accepts a link to a folder of the app.
     fs::remove_file(site.at("app/bin")).unwrap();
     fs::create_dir(site.at("app/scripts")).unwrap();
     symlink("scripts", site.at("app/bin")).unwrap();
@@ -308,9 +313,9 @@ fn build_refuses_a_damaged_package() {
 }
 
 #[test]
-fn build_says_where_the_binary_runs() {
+fn build_names_the_systems_on_which_the_binary_runs() {
     let mut site = Site::new();
-    // The checksum is valid, but the file cannot run.
+    // Replace the launcher by a file that cannot run, and update the checksum.
     site.write("buildpack/launcher/x86_64/start-stunnel", "#!/no/such/interpreter\n");
     site.sign_launcher("x86_64");
     site.refuses(Site::compile, &["does not run on this system (stack heroku-24)", "glibc 2.31"]);
@@ -355,7 +360,7 @@ fn build_from_a_checkout_names_the_archive_to_use() {
     let site = Site::new();
     fs::remove_dir_all(site.at("buildpack/launcher")).unwrap();
     let archive = format!("start-stunnel-buildpack-{VERSION}.tgz");
-    // The repository's address; the place of the archive that the message names.
+    // Each row contains the repository's address in release.conf, and the text of the error.
     for (repository, source) in [
         ("", format!("{archive}, which bin/package makes")),
         ("https://example.com/it", format!("/it/releases/download/v{VERSION}/{archive}.")),
@@ -365,8 +370,7 @@ fn build_from_a_checkout_names_the_archive_to_use() {
             site.refuses(build, &["contains no start-stunnel binary", "a checkout", &source]);
         }
     }
-    // The same scripts are in the root folder, for users who give the repository's address to
-    // `heroku buildpacks:add`.
+    // `heroku buildpacks:add` with the repository's address runs the scripts in the root folder.
     let script = |name: &str| Command::new(Path::new(ROOT).join("bin").join(name));
     let detected = Outcome::of(script("detect").arg(site.at("app")));
     assert_eq!(detected.ok(), "start-stunnel\n");
@@ -380,9 +384,9 @@ fn build_on_arm64_installs_the_arm64_binary() {
         let mut site = Site::new();
         site.pretend_to_be("aarch64");
         let launcher = site.at("buildpack/launcher/aarch64/start-stunnel");
-        // EM_AARCH64 in elf.h.
+        // The number 183 in an ELF header means aarch64 (EM_AARCH64).
         assert_eq!(fs::read(&launcher).unwrap()[18], 183);
-        // QEMU runs the binary, as if this machine had the architecture.
+        // Replace the binary by a script that runs the binary with QEMU.
         fs::rename(&launcher, site.at("launcher")).unwrap();
         let script = format!(
             "#!/bin/sh\nexec qemu-aarch64-static -L /usr/aarch64-linux-gnu {} \"$@\"\n",
@@ -399,7 +403,7 @@ fn toml(file: &Path) -> toml::Table {
     fs::read_to_string(file).unwrap().parse().unwrap()
 }
 
-/// Asserts that a table has only these keys.
+/// Asserts that a table contains only these keys, which the specification allows.
 fn keys(table: &toml::Table, allowed: &[&str]) {
     for key in table.keys() {
         assert!(allowed.contains(&key.as_str()), "the specification knows no {key}: {table:?}");
@@ -413,16 +417,17 @@ fn cloud_native_build_runs_the_same_procfile() {
     let said = site.cloud_native("build").ok();
     assert_eq!(said, format!("-----> start-stunnel\n       Installed start-stunnel {VERSION}\n"));
 
-    // Buildpack API 0.10: <layer>.toml has [types] and [metadata]; launch.toml has processes.
+    // In Buildpack API 0.10, <layer>.toml contains the tables [types] and [metadata].
     let layer = toml(&site.at("layers/start-stunnel.toml"));
     keys(&layer, &["types", "metadata"]);
     let types: toml::Table = "launch = true\nbuild = false\ncache = true".parse().unwrap();
     assert_eq!(layer["types"].as_table(), Some(&types));
     assert_eq!(layer["metadata"]["version"].as_str(), Some(VERSION));
-    // There is no launch.toml, because users could scale its process types by accident.
+    // The build writes no launch.toml, because users could start its process types by accident.
     assert_eq!(fs::read_dir(site.at("layers")).unwrap().count(), 2, "a layer and its toml");
 
-    // At run time the layer's bin/ is on PATH, and bin/start-stunnel leads there.
+    // At run time, the layer's folder bin/ is on PATH, and the app's bin/start-stunnel is a link to
+    // the launcher in the layer.
     let mut on_path = site.command(Path::new("start-stunnel"));
     on_path.arg("-V");
     let bin = site.at("layers/start-stunnel/bin");
@@ -438,7 +443,7 @@ fn cloud_native_rebuild_verifies_the_cached_layer() {
     let (layer, binary) =
         (site.at("layers/start-stunnel.toml"), site.at("layers/start-stunnel/bin/start-stunnel"));
     let first = toml(&layer);
-    // When the app is built again, the lifecycle restores the layer's metadata, but not its types.
+    // Before another build, the lifecycle restores the layer's [metadata], but not its [types].
     let metadata = toml::Table::from_iter([("metadata".to_owned(), first["metadata"].clone())]);
     let restore = || {
         fs::write(&layer, metadata.to_string()).unwrap();

@@ -1,4 +1,5 @@
-//! COMMAND's start (docs/command.md): what it inherits, and why it may not be executable.
+//! Tests of COMMAND's start (docs/command.md): what COMMAND inherits, and exit codes and messages
+//! if COMMAND cannot be executed.
 
 mod support;
 
@@ -19,7 +20,7 @@ fn executable(folder: &TempDir, name: &str, content: impl AsRef<[u8]>) -> String
     file.to_str().unwrap().to_owned()
 }
 
-/// A copy of /bin/true whose dynamic loader does not exist.
+/// The bytes of /bin/true, with the path of a dynamic loader that does not exist.
 fn without_loader() -> Vec<u8> {
     let mut program = fs::read("/bin/true").unwrap();
     let place = program.windows(4).position(|bytes| bytes == b"/ld-").unwrap();
@@ -27,8 +28,8 @@ fn without_loader() -> Vec<u8> {
     program
 }
 
-/// Asserts, with and without tunnels, that each command leads to `exit_code`, and to a hint with
-/// the words beside the command.
+/// Asserts that the launcher exits with `exit_code` for each command, and logs a hint that contains
+/// the words beside the command. Tests an enabled and a disabled launcher.
 fn none_is_executed<S: AsRef<str>>(cases: &[(S, &str)], exit_code: i32) {
     for enabled in ["true", "false"] {
         for (command, words) in cases {
@@ -72,7 +73,7 @@ fn a_command_that_cannot_be_executed_gives_126_and_the_reason() {
     let folder = tempfile::tempdir().unwrap();
     let plain = folder.path().join("plain").to_str().unwrap().to_owned();
     fs::write(&plain, "#!/bin/sh\n").unwrap();
-    // These tests never run on IBM's s390x.
+    // Machine 22 in an ELF header is IBM's s390x, on which these tests never run.
     let mut foreign = fs::read("/bin/true").unwrap();
     foreign[18..20].copy_from_slice(&22u16.to_ne_bytes());
     let cases = [
@@ -102,7 +103,8 @@ fn a_command_is_looked_up_in_path_like_a_shell_does() {
     let ended = run("true");
     assert_eq!(ended.code(), 126);
     assert!(ended.stderr.contains(in_first.to_str().unwrap()), "{}", ended.stderr);
-    // The shell runs a script without a `#!` line.
+    // The second folder has an executable script, which needs a shell, because the script has no
+    // `#!` line.
     let in_second = executable(&folder, "second/my-script", "echo \"$0 $1\"; exit 6");
     for enabled in ["true", "false"] {
         let ended = run(enabled);
@@ -110,7 +112,8 @@ fn a_command_is_looked_up_in_path_like_a_shell_does() {
     }
 }
 
-/// Runs the launcher with exactly these entries as its environment, and returns COMMAND's entries.
+/// Runs the launcher with these entries as its whole environment. Returns the entries of COMMAND's
+/// environment.
 fn environment_of_command(entries: &[&str]) -> Vec<String> {
     let c_strings = |words: &[&str]| -> Vec<CString> {
         words.iter().map(|word| CString::new(*word).unwrap()).collect()
@@ -118,7 +121,7 @@ fn environment_of_command(entries: &[&str]) -> Vec<String> {
     let words = c_strings(&[BINARY, "cat", "/proc/self/environ"]);
     let environment = c_strings(entries);
     let mut launcher = Launcher::new([""; 0]);
-    // SAFETY: the closure only executes the launcher, from copies that exist already.
+    // SAFETY: the closure only calls execve(2), with strings that already exist.
     unsafe {
         launcher.command.pre_exec(move || {
             let error = nix::unistd::execve(&words[0], &words, &environment).unwrap_err();
@@ -156,14 +159,15 @@ fn systemds_variables_hold_the_commands_pid() {
     };
     let [pid, listen, watchdog, pidfd] = run("LISTEN_PID=$$ WATCHDOG_PID=$$");
     assert_eq!([&*listen, &*watchdog, &*pidfd], [&*pid, &*pid, "none"]);
-    // Another process's pid stays, and so does everything if the launcher becomes COMMAND.
+    // The launcher does not change the pid of another process.
     let [_, listen, watchdog, pidfd] = run("LISTEN_PID=1 WATCHDOG_PID=1");
     assert_eq!([&*listen, &*watchdog, &*pidfd], ["1", "1", "5"]);
+    // A disabled launcher becomes COMMAND with the same pid, so all variables stay.
     let [pid, listen, _, pidfd] = run("LISTEN_PID=$$ WATCHDOG_PID=1 STUNNEL_ENABLED=no");
     assert_eq!([&*listen, &*pidfd], [&*pid, "5"]);
 }
 
-/// Prints a process's signal mask, ignored signals, limits and descriptors.
+/// A shell script that prints its own signal mask, ignored signals, limits and descriptors.
 const PRINT_STATE: &str = "grep -E '^Sig(Blk|Ign)' /proc/self/status; ulimit -a; ulimit -Ha; \
                              for fd in /proc/self/fd/*; do \
                              n=${fd##*/}; [ \"$n\" -le 20 ] && echo \"$n\"; done; true";
@@ -171,8 +175,8 @@ const PRINT_STATE: &str = "grep -E '^Sig(Blk|Ign)' /proc/self/status; ulimit -a;
 #[test]
 fn the_command_inherits_the_state_that_the_launcher_found() {
     let server = Server::start(Front::Redis);
-    // perl blocks USR1 and TERM, which a shell cannot do. Further: ignored PIPE, HUP and CHLD, a
-    // low soft limit, and descriptor 9.
+    // perl blocks two signals, ignores three signals and opens descriptor 9. sh then lowers a
+    // limit, and executes the launcher. A shell alone cannot block signals.
     let scene = r#"
         use POSIX;
         POSIX::sigprocmask(SIG_BLOCK, POSIX::SigSet->new(SIGUSR1, SIGTERM));
@@ -207,7 +211,7 @@ fn closed_standard_streams_stay_closed_for_the_command() {
         );
         let ended = Launcher::of("sh", ["-c", &script]).env("STUNNEL_ENABLED", enabled).run();
         assert_eq!(ended.code(), 0);
-        // Descriptor 1 is the redirection of the loop's own output.
+        // Only descriptor 1 exists, because the script writes its output to a file.
         assert_eq!(fs::read_to_string(&result).unwrap(), "1\n", "enabled: {enabled}");
     }
 }
@@ -241,7 +245,7 @@ fn without_a_terminal_the_command_has_its_own_process_group() {
 }
 
 #[test]
-fn the_launcher_dumps_no_core_and_the_command_may() {
+fn the_launcher_writes_no_core_dump_but_the_command_may() {
     let script =
         "ulimit -Sc 4096 2>/dev/null || ulimit -Sc 0; exec \"$0\" sh -c 'ulimit -c; read -r _'";
     let mut running = Launcher::of("sh", ["-c", script, BINARY]).start();

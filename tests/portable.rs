@@ -1,5 +1,5 @@
-//! The portable binaries in `dist/`. QEMU runs the binaries of other architectures. Static binaries
-//! also run in a chroot without shared libraries.
+//! Tests of the portable binaries in `dist/`. QEMU runs binaries for other architectures. Static
+//! binaries also run in a root folder without shared libraries.
 
 mod support;
 
@@ -17,12 +17,13 @@ use support::resp::{Client, Reply};
 use support::servers::{FRONTS, Front, PASSWORD, Server};
 use tempfile::TempDir;
 
-/// The variable that names the targets to test, separated by spaces. They must be in `dist/`.
+/// The environment variable with the targets to test, separated by spaces. `dist/` must contain an
+/// archive for each target.
 const TARGETS: &str = "PORTABLE_TARGETS";
-/// The targets that `bin/test` packages: each architecture and each C library once.
+/// The targets that `bin/test` packages. They cover both architectures and both C libraries.
 const DEFAULT_TARGETS: &str = "x86_64-gnu aarch64-musl";
 
-/// A binary of `dist/`, unpacked.
+/// A binary that was unpacked from an archive in `dist/`.
 struct Binary {
     target: String,
     file: PathBuf,
@@ -43,14 +44,15 @@ impl Binary {
         self.target.ends_with("-musl")
     }
 
-    /// A launcher with this command line; QEMU runs the binary of another architecture.
+    /// A launcher with the command line `words`. If the binary is for another architecture, QEMU
+    /// runs the binary.
     fn launcher(&self, words: &[&str]) -> Launcher {
         let architecture = self.architecture();
         if architecture == std::env::consts::ARCH {
             return Launcher::of(self.file.to_str().unwrap(), words);
         }
         let mut launcher = Launcher::of(&format!("qemu-{architecture}-static"), [""; 0]);
-        // Debian's libc6-ARCH-cross installs the other architecture's glibc there.
+        // Debian's package libc6-ARCH-cross installs the other architecture's glibc in this folder.
         launcher.command.arg("-L").arg(format!("/usr/{architecture}-linux-gnu"));
         launcher.command.arg(&self.file).args(words);
         launcher
@@ -149,7 +151,8 @@ fn signals_reserved_by_c_libraries_are_forwarded() {
                       trap 'echo 15; exit 9' TERM; echo ready; while :; do sleep 0.01; done";
         let mut running = binary.script(script).start();
         assert_eq!(running.line(), "ready", "{}", binary.target);
-        // glibc and musl reserve 32 to 34 for themselves; QEMU reserves real-time signals.
+        // Signal 34 is for glibc's programs, but musl uses it. QEMU cannot forward real-time
+        // signals.
         let native = binary.architecture() == std::env::consts::ARCH;
         let numbers: &[i32] = if native { &[libc::SIGUSR1, 34, 64] } else { &[libc::SIGUSR1] };
         for number in numbers {
@@ -162,13 +165,13 @@ fn signals_reserved_by_c_libraries_are_forwarded() {
     }
 }
 
-/// A root folder with a static shell and without any library.
+/// A root folder that contains a static shell and no library.
 fn bare_system() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     for name in ["bin", "dev", "etc", "tmp"] {
         fs::create_dir(folder.path().join(name)).unwrap();
     }
-    // From Debian's package busybox-static.
+    // Debian's package busybox-static installs this program.
     fs::copy("/bin/busybox", folder.path().join("bin/busybox")).unwrap();
     for name in ["sh", "cat", "printf"] {
         symlink("busybox", folder.path().join("bin").join(name)).unwrap();
@@ -198,7 +201,7 @@ fn static_binary_runs_without_any_library() {
             words.push("/bin/qemu".to_owned());
         }
         words.extend(["/bin/start-stunnel", "sh", "-c", HOLD].map(str::to_owned));
-        // The static C library looks up the name, in the root folder's /etc/hosts.
+        // The binary's C library finds this name in /etc/hosts of the root folder.
         let url = server.url().replace("127.0.0.1", "redis.example");
         let launcher = Launcher::of("unshare", words).env("PATH", "/bin").redis(&url);
         let held = launcher.start_held();

@@ -1,5 +1,5 @@
-//! `bin/release-check` and `bin/check-workflows`, which prevent a bad release before anything is
-//! built.
+//! Tests of `bin/release-check` and `bin/check-workflows`, which stop a bad release before anything
+//! is built.
 
 mod support;
 
@@ -22,7 +22,8 @@ const FILES: [&str; 6] = [
     "buildpack/buildpack.toml",
 ];
 
-/// PATH with a folder in front that holds only this program. The folder is removed when dropped.
+/// A temporary folder that contains only this program, and a value for PATH that begins with this
+/// folder.
 fn path_with(program: &str, script: &str) -> (TempDir, String) {
     let folder = tempfile::tempdir().unwrap();
     write_executable(&folder.path().join(program), script);
@@ -30,12 +31,12 @@ fn path_with(program: &str, script: &str) -> (TempDir, String) {
     (folder, path)
 }
 
-/// A checkout that is ready for the release of version 1.2.3.
+/// A copy of the project's files, prepared for the release of version 1.2.3.
 struct Checkout {
     folder: TempDir,
     rust: String,
     today: String,
-    /// True if the check runs as in a GitHub workflow.
+    /// True if the check believes that it runs in a GitHub workflow.
     workflow: bool,
 }
 
@@ -93,7 +94,7 @@ impl Checkout {
         let rustc = format!("#!/bin/sh\necho rustc {} '(x)'\n", self.rust);
         let (_programs, path) = path_with("rustc", &rustc);
         let mut check = Command::new(self.folder.path().join("bin/release-check"));
-        // GitHub sets this variable for workflows, and `bin/release-check` then refuses TODAY.
+        // If the variable GITHUB_ACTIONS is set, `bin/release-check` refuses the variable TODAY.
         check
             .env_remove("GITHUB_ACTIONS")
             .envs(self.workflow.then_some(("GITHUB_ACTIONS", "true")));
@@ -112,7 +113,7 @@ impl Checkout {
 fn release_check_passes_until_openssl_support_ends() {
     let mut checkout = Checkout::new();
     checkout.check(&["v1.2.3"]).ok();
-    checkout.today.push('x'); // Sorts after that day.
+    checkout.today.push('x'); // `bin/release-check` compares dates as texts.
     checkout.refuses("has had no security fixes since");
 }
 
@@ -191,7 +192,7 @@ fn check_workflows_refuses_broken_and_unsafe_workflows() {
 
 #[test]
 fn check_workflows_fails_if_node_is_too_old() {
-    // A node that prints an old version, and fails when it compares its version.
+    // This `node` prints an old version, and fails if it is to run a script.
     let old = "#!/bin/sh\n[ \"$1\" = --version ] || exit 1\necho v12.22.9\n";
     let (_programs, path) = path_with("node", old);
     let mut check = Command::new(Path::new(ROOT).join("bin/check-workflows"));

@@ -1,4 +1,5 @@
-//! COMMAND on a terminal (docs/command.md): keys, job control, resizes, pipelines.
+//! Tests of COMMAND on a terminal (docs/command.md): keys, job control, resizes, hang-ups,
+//! pipelines.
 
 mod support;
 
@@ -21,7 +22,8 @@ const CTRL_C: &str = "\x03";
 const CTRL_D: &str = "\x04";
 const CTRL_BACKSLASH: &str = "\x1c";
 
-/// A COMMAND that counts a signal until it gets a line.
+/// A command line whose COMMAND prints how often it has received `signal`, and exits with 5 when
+/// the user presses Enter.
 fn counter(signal: &str) -> String {
     format!(
         "{BINARY} perl -MPOSIX -e '$| = 1; sigaction(SIG{signal}, POSIX::SigAction->new(\
@@ -30,15 +32,15 @@ fn counter(signal: &str) -> String {
     )
 }
 
-/// A program, or the launcher, as the leader of a session on a terminal.
+/// Starts a program, which may be the launcher, as the session leader of a new terminal.
 fn leader<S: AsRef<OsStr>>(program: &str, words: impl IntoIterator<Item = S>) -> Terminal {
     let mut command = Command::new(program);
     command.args(words).env("STUNNEL_LOGLEVEL", "crit").env("STUNNEL_LISTEN_PORT", "0");
     Terminal::start(command)
 }
 
-/// Types a line for `cat`, and waits for the terminal's echo and for the answer of `cat`. Then
-/// `cat` is in the foreground.
+/// Types a line, and waits until the terminal and then `cat` have printed this line. `cat` can
+/// answer only if it is in the terminal's foreground.
 fn talk_to_cat(terminal: &mut Terminal, line: &str) {
     terminal.type_keys(&format!("{line}\n"));
     terminal.expect(line);
@@ -74,7 +76,7 @@ fn ctrl_c_and_ctrl_backslash_end_the_command() {
 fn ctrl_c_ends_a_shell_loop_around_the_launcher() {
     let mut terminal = Terminal::shell(&[]);
     let rounds = format!("while :; do {BINARY} sh -c 'echo rea''dy; exec sleep 1000'; done");
-    // In the user's shell and in a script.
+    // The shell loop runs in the user's shell, and then in a script.
     for line in [rounds.clone(), format!("bash -c \"{rounds}\"")] {
         terminal.type_line(&line);
         terminal.expect("ready");
@@ -84,8 +86,8 @@ fn ctrl_c_ends_a_shell_loop_around_the_launcher() {
 }
 
 #[test]
-fn as_pid_1_on_a_terminal_ctrl_c_works_and_ctrl_z_does_not() {
-    // As under `docker run -it`: pid 1 leads the terminal's session.
+fn as_pid_1_ctrl_c_ends_the_command_and_ctrl_z_does_nothing() {
+    // With `docker run -it`, too, pid 1 is the session leader of a terminal.
     let script = "echo ready; exec cat";
     let Some(launcher) = as_pid_1(script) else { return };
     let mut terminal = leader("unshare", launcher.command.get_args());
@@ -93,7 +95,7 @@ fn as_pid_1_on_a_terminal_ctrl_c_works_and_ctrl_z_does_not() {
     terminal.type_keys(CTRL_Z);
     talk_to_cat(&mut terminal, "still here");
     terminal.type_keys(CTRL_C);
-    // If a signal had killed pid 1, unshare(1) would die by the same signal.
+    // pid 1 exited, because unshare(1) would die by the signal that kills its child.
     assert_eq!(terminal.process.wait().code(), Some(130));
 }
 
@@ -124,7 +126,7 @@ fn the_command_and_its_tunnel_work_after_each_ctrl_z_and_fg() {
 }
 
 #[test]
-fn a_resize_reaches_the_command_once() {
+fn a_resized_terminal_sends_the_command_one_sigwinch() {
     let mut terminal = Terminal::shell(&[]);
     terminal.resize(24, 80);
     terminal.type_line(&counter("WINCH"));
@@ -149,7 +151,7 @@ fn ctrl_z_stops_a_whole_pipeline() {
 }
 
 #[test]
-fn in_the_foreground_both_share_a_process_group() {
+fn in_the_foreground_command_and_launcher_share_a_group() {
     let mut terminal = Terminal::shell(&[]);
     let script = "set -- $(cat /proc/$PPID/stat) $(cat /proc/$$/stat); echo same=$(($5 == ${57}))";
     terminal.type_line(&format!("{BINARY} bash -c '{script}' | cat"));
@@ -161,7 +163,7 @@ fn a_background_job_can_be_brought_to_the_foreground() {
     let mut terminal = Terminal::shell(&[]);
     terminal.type_line(&format!("{BINARY} sh -c 'echo rea''dy; exec cat' &"));
     terminal.expect("ready");
-    // In the background, cat is stopped because it reads from the terminal, and so the job stops.
+    // The kernel stops cat, because cat reads the terminal from the background. So the job stops.
     terminal.type_line("while ! jobs | grep -q Stopped; do :; done; echo sto''pped");
     terminal.expect("stopped");
     terminal.expect("$ ");
@@ -202,8 +204,8 @@ fn without_a_shell_ctrl_z_has_no_effect() {
     assert_eq!(terminal.process.wait().code(), Some(0));
 }
 
-/// A COMMAND that writes its signals and their senders into a file, because it cannot write to a
-/// terminal that has hung up. At SIGTERM it exits with 5.
+/// A COMMAND that writes the signals that it receives, and their senders, into a file. COMMAND
+/// cannot print them, because its terminal hangs up. After SIGTERM, COMMAND exits with 5.
 struct Notes {
     folder: tempfile::TempDir,
 }
@@ -217,8 +219,8 @@ impl Notes {
         self.folder.path().join("notes")
     }
 
-    /// COMMAND's script, which notes these signals. The script contains no single quote, so that a
-    /// shell can quote the script.
+    /// COMMAND's perl script, which writes down these signals. The script contains no single quote,
+    /// so that a shell can put the script in single quotes.
     fn script(&self, signals: &str) -> String {
         let script = r#"
             use POSIX;
@@ -241,7 +243,7 @@ impl Notes {
         script.replace("FILE", self.file().to_str().unwrap()).replace("NOTED", signals)
     }
 
-    /// The pids of COMMAND and of its parent, once COMMAND is ready.
+    /// Waits until COMMAND is ready. Returns the pids of COMMAND and of its parent.
     fn pids(&self) -> (i32, i32) {
         let line = self.wait_for("ready");
         let mut pids = line.split(' ').skip(1).map(|pid| pid.parse().unwrap());
@@ -258,7 +260,7 @@ impl Notes {
         complete.lines().map(str::to_owned).collect()
     }
 
-    /// The senders of all signals `name`.
+    /// The senders of all signals `name`, which are pids or the word `kernel`.
     fn senders(&self, name: &str) -> Vec<String> {
         let senders = self.all();
         senders
@@ -281,7 +283,7 @@ const TO_BACKGROUND: &str = r#"
 "#;
 
 #[test]
-fn a_hang_up_reaches_a_session_leaders_command_once() {
+fn as_session_leader_a_hang_up_reaches_the_command_once() {
     let in_background = ["-e", TO_BACKGROUND, BINARY];
     for (program, words) in [(BINARY, &[][..]), ("perl", &in_background)] {
         let notes = Notes::new();
@@ -292,14 +294,15 @@ fn a_hang_up_reaches_a_session_leaders_command_once() {
         let group = getpgid(Some(Pid::from_raw(command))).unwrap().as_raw();
         assert_eq!(group, if program == BINARY { launcher } else { command });
         terminal.hang_up();
-        // The kernel sends both to a session's leader, which would be COMMAND without the launcher.
+        // When a terminal hangs up, the kernel sends SIGHUP and SIGCONT to the session leader.
+        // Without the launcher, COMMAND would be the session leader.
         notes.wait_for("HUP");
         notes.wait_for("CONT");
 
-        // COMMAND still runs, and the launcher waits for it without using CPU.
+        // COMMAND still runs. The launcher waits for COMMAND without using CPU time.
         let before = cpu_ticks(launcher);
         sleep(Duration::from_millis(200));
-        assert!(cpu_ticks(launcher) - before < 10, "it does not spin");
+        assert!(cpu_ticks(launcher) - before < 10, "the launcher uses CPU time while it waits");
         send_signal(launcher, nix::libc::SIGTERM);
         assert_eq!(terminal.process.wait().code(), Some(5));
         assert_eq!(["HUP", "CONT", "TERM"].map(|name| notes.senders(name).len()), [1, 1, 1]);
@@ -307,7 +310,7 @@ fn a_hang_up_reaches_a_session_leaders_command_once() {
 }
 
 #[test]
-fn a_hang_up_ends_a_session_leaders_command() {
+fn as_session_leader_a_hang_up_ends_the_command() {
     let notes = Notes::new();
     let mut terminal = leader(BINARY, ["perl", "-e", &notes.script("CONT TERM")]);
     let (command, _) = notes.pids();
@@ -317,7 +320,7 @@ fn a_hang_up_ends_a_session_leaders_command() {
 }
 
 #[test]
-fn a_command_that_ignores_a_hang_up_continues() {
+fn a_command_that_ignores_sighup_survives_a_hang_up() {
     let notes = Notes::new();
     let script = format!("trap '' HUP; exec perl -e '{}'", notes.script("CONT TERM"));
     let mut terminal = leader(BINARY, ["sh", "-c", &script]);
@@ -328,8 +331,8 @@ fn a_command_that_ignores_a_hang_up_continues() {
     assert_eq!(terminal.process.wait().code(), Some(5));
 }
 
-/// The senders of each SIGHUP that reaches COMMAND when the terminal of a shell's job hangs up: the
-/// shell, the kernel or the launcher.
+/// Starts the launcher as a job of a shell, and closes the terminal. Returns who sent a SIGHUP to
+/// COMMAND: "shell", "kernel" or "launcher", separated by spaces.
 fn hang_up_a_shells_job(ampersand: &str) -> String {
     let notes = Notes::new();
     let script = notes.folder.path().join("script");
@@ -340,7 +343,7 @@ fn hang_up_a_shells_job(ampersand: &str) -> String {
     let (command, launcher) = notes.pids();
     terminal.hang_up();
     notes.wait_for("HUP");
-    // When the shell has ended, the kernel has sent its signals.
+    // The kernel sends its signals before the shell's end.
     terminal.process.wait();
     send_signal(launcher, nix::libc::SIGTERM);
     notes.wait_for("TERM");
@@ -350,10 +353,10 @@ fn hang_up_a_shells_job(ampersand: &str) -> String {
 }
 
 #[test]
-fn a_shells_hang_up_reaches_a_job_once() {
+fn a_shells_job_gets_one_sighup_when_the_terminal_hangs_up() {
     assert_eq!(hang_up_a_shells_job("&"), "launcher");
-    // In the foreground, the shell sends SIGHUP, and the kernel sends another when the shell has
-    // ended. If the second arrives before the first is handled, the two merge.
+    // A foreground job gets SIGHUP from the shell, and another SIGHUP from the kernel when the
+    // shell ends. If COMMAND has not handled the first SIGHUP yet, COMMAND gets only one.
     let senders = hang_up_a_shells_job("");
     assert!(["shell", "shell kernel"].contains(&&*senders), "{senders}");
 }
@@ -361,7 +364,7 @@ fn a_shells_hang_up_reaches_a_job_once() {
 #[test]
 fn ctrl_c_after_fg_ends_the_whole_job() {
     let mut terminal = Terminal::shell(&[]);
-    // The inner shell ends only after its child.
+    // The inner shell runs until sleep has ended.
     terminal.type_line(&format!("{BINARY} sh -c 'echo rea''dy; sleep 1000; echo not reached' &"));
     terminal.expect("ready");
     terminal.bring_to_foreground("not reached'");
@@ -370,9 +373,9 @@ fn ctrl_c_after_fg_ends_the_whole_job() {
 }
 
 #[test]
-fn ctrl_c_before_the_command_runs_is_not_lost() {
-    // SIGINT is pending before the launcher runs: perl blocks it, waits for it, and then becomes
-    // the launcher.
+fn ctrl_c_before_the_command_starts_ends_the_command() {
+    // SIGINT is pending when the launcher starts, because perl blocks SIGINT, waits until SIGINT
+    // has arrived, and then executes the launcher.
     let before = "$| = 1; my $int = POSIX::SigSet->new(SIGINT); sigprocmask(SIG_BLOCK, $int); \
                   print \"rea\", \"dy\\n\"; my $seen = POSIX::SigSet->new; \
                   do { select(undef, undef, undef, 0.01); sigpending($seen) } \

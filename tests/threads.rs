@@ -1,5 +1,5 @@
-//! The launcher when the system refuses threads (RLIMIT_NPROC, or a container's limit of pids).
-//! Root is exempt from the limit, so these tests run the launcher as another user.
+//! Tests of a launcher to which the system refuses further threads (RLIMIT_NPROC, or a container's
+//! limit of pids). The limit does not apply to root, so the launcher runs as another user.
 
 mod support;
 
@@ -18,38 +18,37 @@ use support::resp::{Client, Reply};
 use support::servers::{Front, Server};
 use support::status::StatusPage;
 
-/// A user without other processes, whose limit of threads concerns one launcher. `None` if the test
-/// must be skipped.
+/// The id of a user who has no processes yet. `None` if the test must be skipped.
 fn new_user() -> Option<u32> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let user = 700_000 + std::process::id() % 100_000 * 10 + NEXT.fetch_add(1, Ordering::Relaxed);
     support::is_root().then_some(user)
 }
 
-/// Limits the threads of `user`, for the process `pid` of that user.
+/// Limits the number of threads of `user`. The limit applies to the process `pid` of this user.
 fn limit_threads(user: u32, pid: i32, most: &str) {
     let words = [format!("--pid={pid}"), format!("--nproc={most}:")];
     let set = Command::new("prlimit").args(words).uid(user).gid(65_534).status();
     assert!(set.expect("prlimit of util-linux").success());
 }
 
-/// Puts a program with these arguments before the launcher.
+/// Runs the launcher by another program, as in `PROGRAM WORDS... LAUNCHER`.
 fn behind<const N: usize>(program: &str, words: [&str; N], launcher: &Launcher) -> Launcher {
     let mut both = Launcher::of(program, words);
     both.command.arg(launcher.command.get_program()).args(launcher.command.get_args());
     both
 }
 
-/// A URL whose host is a name.
+/// The server's URL, with the host name `localhost` instead of an address.
 fn by_name(server: &Server) -> String {
     server.url().replace("127.0.0.1", "localhost")
 }
 
 #[test]
-fn without_further_threads_one_name_at_a_time_resolves() {
+fn without_new_threads_one_name_is_resolved_at_a_time() {
     let Some(user) = new_user() else { return };
     let (folder, server) = (tempfile::tempdir().unwrap(), Server::start(Front::Redis));
-    // A name server that never answers, on a loopback address of its own.
+    // This name server never answers.
     let [_, high, low, _] = std::process::id().to_be_bytes();
     let address = format!("127.70.{high}.{low}");
     let silent = UdpSocket::bind((address.as_str(), 53)).unwrap();
@@ -69,12 +68,12 @@ fn without_further_threads_one_name_at_a_time_resolves() {
     let silent_port = port_of(&held.running.line());
     let pid = held.running.pid();
     let page = StatusPage::of(pid, &[held.port, silent_port]);
-    // From now on, there is one thread for lookups.
+    // From now on, the launcher has only one thread for lookups.
     limit_threads(user, pid, "1");
     for _ in 0..5 {
         assert_eq!(held.client().ask(&["PING"]), Reply::line("+PONG"));
     }
-    // The silent name keeps this thread busy.
+    // The lookup of silent.test keeps this thread busy.
     let mut waiting = Client::open(silent_port);
     silent.recv(&mut [0; 512]).expect("a query to the name server");
     let refused = held.open().reply().unwrap_err();
@@ -84,7 +83,7 @@ fn without_further_threads_one_name_at_a_time_resolves() {
     assert!(text.contains("threads 1") && text.contains("ulimit -u"), "{text}");
     assert_eq!(page.get("/readyz").code, 503);
 
-    // With another thread, the silent name delays no other tunnel.
+    // If the launcher may start another thread, the lookup of silent.test delays no other tunnel.
     limit_threads(user, pid, "10000");
     assert_eq!(held.client().ask(&["PING"]), Reply::line("+PONG"));
     waiting.send(&["PING"]);
@@ -112,11 +111,12 @@ fn without_any_thread_the_launcher_exits_with_126() {
     assert_eq!(last["at"], "command-failed", "{last}");
 }
 
-/// The variable that turns the next test's process into the one that panics.
+/// If this environment variable is set, the following test panics instead of starting a process
+/// that panics.
 const PANICS: &str = "START_STUNNEL_TEST_PANICS";
 
 #[test]
-fn a_panic_is_one_line_and_repetitions_are_summarised() {
+fn a_panic_logs_one_line_and_later_panics_are_summarised() {
     if std::env::var_os(PANICS).is_some() {
         let log = LogSettings { level: LevelFilter::INFO, format: LogFormat::Json };
         let guard = logging::init(log);
@@ -127,7 +127,7 @@ fn a_panic_is_one_line_and_repetitions_are_summarised() {
         return;
     }
     let child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "a_panic_is_one_line_and_repetitions_are_summarised", "--nocapture"])
+        .args(["--exact", "a_panic_logs_one_line_and_later_panics_are_summarised", "--nocapture"])
         .env(PANICS, "1")
         .output()
         .unwrap();

@@ -26,11 +26,11 @@ const DEFAULT_PATH: &str = "/bin:/usr/bin";
 pub struct Child {
     pub pid: Pid,
     pub placement: Placement,
-    /// The signals that reached the launcher before COMMAND existed.
+    /// Signals that the launcher received before COMMAND started.
     pub(super) missed: SigSet,
 }
 
-/// Starts COMMAND with `environment`.
+/// Starts COMMAND as a child process.
 ///
 /// # Errors
 /// If COMMAND cannot be executed.
@@ -50,19 +50,20 @@ pub fn spawn(
     Ok(Child { pid, placement, missed })
 }
 
-/// Closes the launcher's stdin and stdout, which only COMMAND uses. Otherwise the process at the
-/// other end of a pipe would not notice that COMMAND has closed them.
+/// Replaces the launcher's own stdin and stdout by /dev/null. While the launcher kept a pipe open,
+/// the process at the pipe's other end could not notice that COMMAND has closed the pipe.
 ///
 /// # Errors
-/// As open(2) and dup2(2).
-pub fn let_go_of_streams() -> io::Result<()> {
+/// The error of open(2) or dup2(2).
+pub fn close_own_streams() -> io::Result<()> {
     let nothing = File::options().read(true).write(true).open("/dev/null")?;
     dup2_stdin(&nothing)?;
     dup2_stdout(&nothing)?;
     Ok(())
 }
 
-/// Becomes COMMAND, with the same pid and this environment. Returns only if that fails.
+/// Replaces the launcher by COMMAND: same process, same pid. Returns only if COMMAND cannot be
+/// executed.
 pub fn become_command(words: &[OsString], environment: CommandEnvironment) -> NotExecuted {
     if let Err(error) = Inherited::restore_before_exec() {
         return error.into();
@@ -71,7 +72,8 @@ pub fn become_command(words: &[OsString], environment: CommandEnvironment) -> No
     error
 }
 
-/// Executes `program` by calling `how`. A shell runs a script without a `#!` line, as in execvp(3).
+/// Executes `program` with the function `how`. If the program is a script without a `#!` line,
+/// executes /bin/sh with this script, as execvp(3) does.
 fn execute<T>(
     program: &mut Program,
     how: impl Fn(&mut Program) -> nix::Result<T>,
@@ -86,7 +88,6 @@ fn execute<T>(
     done.map_err(|error| not_executed::explain(path(program), error))
 }
 
-/// The program for the command line `words`, with this environment.
 fn program(words: &[OsString], environment: CommandEnvironment) -> Program {
     let c_string = |word: OsString| {
         CString::new(word.into_vec()).expect("command-line arguments contain no NUL byte")
@@ -103,9 +104,9 @@ fn path(program: &Program) -> &Path {
     Path::new(OsStr::from_bytes(program.file.as_bytes()))
 }
 
-/// The file that `name` stands for. A name with a slash is a path. Other names are looked up in the
-/// folders of `path`; an empty entry means the current folder. If no folder has an executable file
-/// of this name, returns a file that explains the failure.
+/// The path of the command `name`. A name that contains a slash is itself a path. Any other name is
+/// searched for in the folders of `path`, where an empty entry means the current folder. If no
+/// folder has an executable file of this name, returns a path whose execution fails.
 fn file(name: &OsStr, path: Option<&OsStr>) -> PathBuf {
     if name.is_empty() || name.as_bytes().contains(&b'/') {
         return name.into();
@@ -124,7 +125,7 @@ mod tests {
     #[test]
     fn a_command_is_looked_up_in_the_folders_of_path() {
         let found = |name: &str, path: &str| file(name.as_ref(), Some(path.as_ref()));
-        // Tests run in the project's folder.
+        // cargo runs this test in the project's root folder.
         assert_eq!(found("setup", "/etc::bin"), Path::new("./bin/setup"), "an executable file");
         assert_eq!(found("bin", "/etc::/x"), Path::new("./bin"), "an existing folder");
         assert_eq!(found("no-such-file", "/x:/y"), Path::new("/x/no-such-file"));

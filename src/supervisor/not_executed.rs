@@ -1,4 +1,5 @@
-//! Finds out why COMMAND could not be executed: the kernel has one error number for several causes.
+//! Finds out why COMMAND could not be executed, because the kernel returns the same error number
+//! for several causes.
 
 use std::env::consts::ARCH;
 use std::ffi::{CStr, OsStr};
@@ -15,10 +16,10 @@ use object::{Architecture, Object as _, ObjectSection as _, ReadCache};
 
 use crate::exit;
 
-/// Bytes that the kernel reads to recognise a file's format (BINPRM_BUF_SIZE).
+/// The number of bytes from which the kernel recognises a file's format (BINPRM_BUF_SIZE).
 const START: u64 = 256;
 
-/// The first bytes of programs for other operating systems.
+/// The first bytes of programs for other operating systems, and the names of these systems.
 const OTHER_SYSTEMS: [(&[u8], &str); 4] = [
     (b"\xcf\xfa\xed\xfe", "macOS"),
     (b"\xce\xfa\xed\xfe", "macOS"),
@@ -26,11 +27,11 @@ const OTHER_SYSTEMS: [(&[u8], &str); 4] = [
     (b"MZ", "Windows"),
 ];
 
-/// The error that COMMAND could not be executed.
+/// An error: COMMAND could not be executed.
 #[derive(Debug)]
 pub struct NotExecuted {
     pub error: io::Error,
-    /// The file that caused the error: COMMAND's, or an interpreter.
+    /// The file that could not be executed: COMMAND itself, or the interpreter of a script.
     pub file: PathBuf,
     pub cause: Cause,
 }
@@ -44,7 +45,6 @@ pub enum Cause {
     NoInterpreter(String),
     /// This dynamic loader of a program does not exist.
     NoLoader(PathBuf),
-    /// The file is a directory.
     Directory,
     /// No user may execute the file.
     NotExecutable,
@@ -54,13 +54,13 @@ pub enum Cause {
     Foreign(String),
     /// The file is neither a program nor a script.
     NotAProgram,
-    /// Unknown, except for the error.
+    /// The error number is all that is known.
     Other,
 }
 
 impl NotExecuted {
-    /// 127 if COMMAND or its interpreter does not exist, otherwise 126 (POSIX.1-2017, Shell &
-    /// Utilities, 2.8.2).
+    /// The launcher's exit code: 127 if COMMAND or its interpreter does not exist, otherwise 126
+    /// (POSIX.1-2017, Shell & Utilities, 2.8.2).
     pub fn exit_code(&self) -> u8 {
         match self.cause {
             Cause::NoSuchCommand | Cause::NoInterpreter(_) | Cause::NoLoader(_) => {
@@ -71,7 +71,7 @@ impl NotExecuted {
     }
 }
 
-/// The system refused a resource that COMMAND's start needs.
+/// An error before the execution of any file: for example, the system has refused a pipe.
 impl From<Errno> for NotExecuted {
     fn from(error: Errno) -> NotExecuted {
         NotExecuted { error: error.into(), file: PathBuf::new(), cause: Cause::Other }
@@ -91,7 +91,7 @@ pub fn explain(file: &Path, error: Errno) -> NotExecuted {
             Some(interpreter) if !interpreter.exists() => {
                 Cause::NoInterpreter(interpreter.display().to_string())
             }
-            // This ends, because the kernel answers a circle of interpreters with ELOOP.
+            // The recursion ends, because scripts that interpret each other cause the error ELOOP.
             Some(interpreter) => return explain(&interpreter, error),
             None if error == Errno::ENOENT => {
                 missing_loader(file).map_or(Cause::Other, Cause::NoLoader)
@@ -107,15 +107,15 @@ pub fn explain(file: &Path, error: Errno) -> NotExecuted {
     NotExecuted { error: error.into(), file: file.to_owned(), cause }
 }
 
-/// True if `file` is a text without a `#!` line.
+/// True if `file` contains text, and its first line does not begin with `#!`.
 pub fn is_script_for_shell(file: &Path) -> bool {
     let start = start(file);
     let line = start.split(|byte| *byte == b'\n').next().unwrap_or_default();
-    // A text file has no NUL in its first line. bash uses the same rule.
+    // A file is text if its first line contains no NUL byte. bash uses the same rule.
     !start.starts_with(&ELFMAG) && !line.contains(&0) && interpreter(&start).is_none()
 }
 
-/// The first bytes of `file`; none if the file is unreadable.
+/// The first bytes of `file`. Empty if the file is unreadable.
 fn start(file: &Path) -> Vec<u8> {
     let mut start = Vec::new();
     let _ = File::open(file).and_then(|file| file.take(START).read_to_end(&mut start));
@@ -137,12 +137,12 @@ fn built_for(file: &Path) -> Option<String> {
     }
     read_elf(file, |elf| match elf.architecture() {
         Architecture::Unknown => Some("another processor".to_owned()),
-        // In lower case, the crate's names are those of `ARCH`.
+        // In lower case, the crate's names are the same as in `ARCH`.
         processor => Some(format!("{processor:?}").to_lowercase()),
     })
 }
 
-/// The dynamic loader that the program `file` names, if the loader does not exist.
+/// The path of the dynamic loader that the program `file` needs, if there is no such loader.
 fn missing_loader(file: &Path) -> Option<PathBuf> {
     let loader: PathBuf = read_elf(file, |elf| {
         let section = elf.section_by_name(".interp")?;
@@ -152,7 +152,7 @@ fn missing_loader(file: &Path) -> Option<PathBuf> {
     (!loader.exists()).then_some(loader)
 }
 
-/// Calls `read` if `file` is a program in the ELF format.
+/// Calls `read` with the parsed `file`, if `file` is a program in the ELF format.
 fn read_elf<T>(file: &Path, read: fn(object::File<&ReadCache<File>>) -> Option<T>) -> Option<T> {
     let content = ReadCache::new(File::open(file).ok()?);
     read(object::File::parse(&content).ok()?)

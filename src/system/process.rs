@@ -23,11 +23,12 @@ unsafe extern "C" {
     static environ: *const *const c_char;
 }
 
-/// The process's environment, entry by entry. [`std::env::vars_os`] leaves out entries without `=`.
+/// The entries of this process's environment, including entries without `=`, which
+/// [`std::env::vars_os`] omits.
 pub fn environment() -> Vec<CString> {
     let mut entries = Vec::new();
-    // SAFETY: `environ` is null, or an array of strings that a null pointer ends. Only
-    // `set_variable` changes the environment, while no other thread exists.
+    // SAFETY: `environ` is null, or an array of strings whose last pointer is null. The environment
+    // does not change meanwhile, because only `set_variable` changes it, on the only thread.
     unsafe {
         let mut entry = environ;
         while !entry.is_null() && !(*entry).is_null() {
@@ -38,12 +39,13 @@ pub fn environment() -> Vec<CString> {
     entries
 }
 
-/// Sets an environment variable of this process, unless the process has several threads: another
-/// thread might be reading the environment. Returns whether the variable was set.
+/// Sets an environment variable of this process, if the process has only one thread. With further
+/// threads, returns false and sets nothing, because another thread might be reading the
+/// environment.
 pub fn set_variable(name: &str, value: &str) -> bool {
     let is_alone = fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() == 1);
     if is_alone {
-        // SAFETY: no other thread exists, and this one starts none meanwhile.
+        // SAFETY: this thread is the only one, and starts no other thread meanwhile.
         unsafe { env::set_var(name, value) };
     }
     is_alone
@@ -54,17 +56,17 @@ pub struct Program {
     pub file: CString,
     pub words: Vec<CString>,
     pub environment: Vec<CString>,
-    /// Entries of `environment` that a child replaces: the index of each, and a text with reserved
-    /// memory to which the child adds its own pid.
+    /// Replacements for entries of `environment`. Each has the index of the entry, and a text with
+    /// reserved memory, to which a child process adds its own pid.
     pub pid_entries: Vec<(usize, Vec<u8>)>,
 }
 
-/// Which process group a child runs in.
+/// The process group of a child process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Placement {
-    /// In the launcher's process group, so that the terminal's keys reach both processes.
+    /// The child shares the launcher's process group, so that keys such as Ctrl-C reach both.
     Shared,
-    /// In the child's own process group.
+    /// The child has its own process group.
     Own,
 }
 
@@ -72,21 +74,21 @@ impl Program {
     /// Executes the program in place of this process. Returns only if that fails.
     ///
     /// # Errors
-    /// As execve(2).
+    /// The error of execve(2).
     pub fn execute(&self) -> nix::Result<Infallible> {
         execve(&self.file, &self.words, &self.environment)
     }
 
-    /// Executes the program in a child process, with the state that the launcher `inherited`. The
-    /// child gets SIGTERM when the launcher dies.
+    /// Executes the program in a child process, with the signal mask and the limits in `inherited`.
+    /// The kernel sends SIGTERM to the child when the launcher ends.
     ///
     /// # Errors
     /// If the system refuses a process or a pipe, or the program cannot be executed.
     pub fn spawn(&mut self, placement: Placement, inherited: &Inherited) -> nix::Result<Pid> {
         let launcher = getpid();
-        // Nothing may be allocated between fork and exec.
+        // Allocate all memory now, because allocating memory between fork and exec is not safe.
         let (words, mut environment) = (pointers(&self.words), pointers(&self.environment));
-        // A successful exec closes the child's end.
+        // A successful exec closes the child's end of this pipe, because of O_CLOEXEC.
         let (from_child, to_launcher) = pipe2(OFlag::O_CLOEXEC)?;
         // SAFETY: until the child executes a file or exits, it makes only async-signal-safe calls.
         let child = match unsafe { fork() }? {
@@ -98,14 +100,14 @@ impl Program {
                         environment[*index] = entry.as_ptr().cast();
                     }
                     let file = self.file.as_ptr();
-                    // SAFETY: every string ends with a NUL, and both arrays with a null pointer.
+                    // SAFETY: each string ends with a NUL, and each array ends with a null pointer.
                     // The strings belong to `self`, which does not change meanwhile.
                     unsafe { libc::execve(file, words.as_ptr(), environment.as_ptr()) };
                     Err::<Infallible, _>(Errno::last())
                 });
-                // If the write fails, the launcher is gone.
+                // Ignore the error: the write fails only if the launcher has ended.
                 let _ = write(&to_launcher, &(error as i32).to_ne_bytes());
-                // SAFETY: ends the process, and nothing else.
+                // SAFETY: _exit(2) only ends the process.
                 unsafe { libc::_exit(1) }
             }
         };
@@ -119,37 +121,37 @@ impl Program {
     }
 }
 
-/// Pointers to the strings, then a null pointer, as in execve(2).
+/// An array for execve(2): pointers to the strings, then a null pointer.
 fn pointers(strings: &[CString]) -> Vec<*const c_char> {
     strings.iter().map(|string| string.as_ptr()).chain([ptr::null()]).collect()
 }
 
-/// Prepares the child after fork(2) for executing COMMAND. Async-signal-safe.
+/// Prepares the child process, between fork and exec. Async-signal-safe.
 fn become_child(placement: Placement, launcher: Pid, inherited: &Inherited) -> nix::Result<()> {
     if placement == Placement::Own {
         setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
     }
-    // The kernel sends this signal when the launcher's main thread, which forks, has ended
-    // (PR_SET_PDEATHSIG(2const)).
+    // The kernel sends this signal when the thread that forked ends, which is the launcher's main
+    // thread (PR_SET_PDEATHSIG(2const)).
     set_pdeathsig(Signal::SIGTERM)?;
-    // The launcher may have ended before the last call.
+    // If the launcher ended before the call above, the kernel sends no signal.
     if getppid() != launcher {
         return Err(Errno::ESRCH);
     }
     inherited.give_back()
 }
 
-/// The way in which a process has ended, or in which the launcher must end.
+/// How a process has ended, or how the launcher must end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExitOutcome {
-    /// With this exit code, 0 to 255.
+    /// The process exited with this exit code, 0 to 255.
     Exited(i32),
-    /// Killed by the signal with this number.
+    /// The signal with this number killed the process.
     Killed(i32),
 }
 
 impl ExitOutcome {
-    /// The exit code as in shells: 128 + the signal's number if a signal killed the process.
+    /// The exit code that a shell shows: 128 + the signal's number if a signal killed the process.
     fn exit_code(self) -> i32 {
         match self {
             ExitOutcome::Exited(code) => code,
@@ -157,48 +159,49 @@ impl ExitOutcome {
         }
     }
 
-    /// Ends the launcher in the same way, because shell loops and xargs stop only after a process
-    /// that a signal killed. If the signal does not kill the launcher, the launcher exits with 128
-    /// + the signal's number.
+    /// Ends the launcher in the same way. If a signal killed COMMAND, the launcher kills itself by
+    /// the same signal, because shell loops and xargs stop only if a signal kills the process that
+    /// they started. If the signal does not kill the launcher, it exits with 128 + the signal's
+    /// number.
     pub fn end_launcher(self) -> ! {
         if let ExitOutcome::Killed(signal) = self {
             signals::die_by(signal);
         }
-        // SAFETY: ends the process, and nothing else. `exit` would make OpenSSL free its globals
-        // while another thread may still read certificates.
+        // SAFETY: _exit(2) only ends the process. exit(3) would also free OpenSSL's globals, while
+        // another thread may still be reading certificates.
         unsafe { libc::_exit(self.exit_code()) }
     }
 }
 
-/// A change of a living child.
+/// A stop or a continuation of a child process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum JobEvent {
-    /// Stopped by the signal with this number.
+    /// The signal with this number stopped the child.
     Stopped(i32),
     Continued,
 }
 
-/// A child that has ended, if there is one. The child stays a zombie until [`reap`], so that the
-/// kernel does not reuse its pid and process group.
+/// A child process that has ended, and how it ended. `None` if there is no such child. The child
+/// stays a zombie until [`reap`], so that the kernel does not reuse its pid.
 pub fn ended_child() -> Option<(Pid, ExitOutcome)> {
     let (child, code, status) = waitid(libc::P_ALL, 0, libc::WEXITED | libc::WNOWAIT)?;
     let killed = code != libc::CLD_EXITED;
     Some((child, if killed { ExitOutcome::Killed(status) } else { ExitOutcome::Exited(status) }))
 }
 
-/// Removes a zombie.
+/// Removes a zombie from the process table.
 pub fn reap(zombie: Pid) {
     waitid(libc::P_PID, zombie.as_raw() as libc::id_t, libc::WEXITED);
 }
 
-/// Removes all zombies.
+/// Removes all children that have ended from the process table.
 pub fn reap_all() {
     while let Some((zombie, _)) = ended_child() {
         reap(zombie);
     }
 }
 
-/// The latest stop or continuation of `child` since the last call, if there was one.
+/// The latest stop or continuation of `child` since the previous call, if there was one.
 pub fn job_event(child: Pid) -> Option<JobEvent> {
     let id = child.as_raw() as libc::id_t;
     match waitid(libc::P_PID, id, libc::WSTOPPED | libc::WCONTINUED)? {
@@ -207,11 +210,11 @@ pub fn job_event(child: Pid) -> Option<JobEvent> {
     }
 }
 
-/// The child, code and status of the next event that waitid(2) knows; `None` if there is no event,
-/// or no child. nix's wrapper does not know real-time signals.
+/// Calls waitid(2) without blocking. Returns the pid, si_code and si_status of an event, or `None`
+/// if there is no event or no child. nix's waitid rejects real-time signals.
 fn waitid(kind: libc::idtype_t, id: libc::id_t, options: i32) -> Option<(Pid, i32, i32)> {
-    // SAFETY: all zeroes are a valid siginfo_t. For a child's event, waitid(2) fills si_pid and
-    // si_status; without an event, and without a child (an error), si_pid stays 0.
+    // SAFETY: all zeroes are a valid siginfo_t. For an event, waitid(2) sets si_pid and si_status.
+    // If there is no event, or waitid(2) fails because there is no child, si_pid stays 0.
     unsafe {
         let mut info: libc::siginfo_t = std::mem::zeroed();
         libc::waitid(kind, id, &mut info, options | libc::WNOHANG);

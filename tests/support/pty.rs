@@ -1,4 +1,5 @@
-//! A pseudo-terminal for programs under test. The test types keys and reads the screen.
+//! A pseudo-terminal for programs under test. The test types keys, and reads what the programs
+//! print.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -18,18 +19,19 @@ use super::{Process, eventually, heed_signals};
 
 pub const CTRL_Z: &str = "\x1a";
 
-/// A program on its own terminal, as the leader of its session.
+/// A program that is the session leader of its own terminal.
 pub struct Terminal {
     pub process: Process,
-    /// The test's end of the terminal. `None` once the terminal has hung up.
+    /// The test's end of the terminal. `None` after [`Terminal::hang_up`].
     master: Option<File>,
-    /// The text that `expect` has not returned yet.
+    /// Printed text after the text for which [`Terminal::expect`] waited last.
     screen: String,
 }
 
 impl Terminal {
     pub fn start(mut command: Command) -> Terminal {
-        // If another test's process inherited the descriptor, the terminal would stay open.
+        // O_CLOEXEC, because the terminal could not hang up if another test's process inherited the
+        // descriptor.
         let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
         let master = posix_openpt(flags).expect("a pty");
         grantpt(&master).expect("a pty");
@@ -56,7 +58,7 @@ impl Terminal {
         Terminal { process, master: Some(File::from(OwnedFd::from(master))), screen: String::new() }
     }
 
-    /// An interactive shell with job control; its prompt is `$ `.
+    /// Starts an interactive shell with job control. The shell's prompt is `$ `.
     pub fn shell(variables: &[(&str, &str)]) -> Terminal {
         let mut command = Command::new("bash");
         command.args(["--norc", "--noprofile", "--noediting", "-i"]).env_clear();
@@ -82,12 +84,12 @@ impl Terminal {
         self.expect(line);
     }
 
-    /// Waits until the program prints `text`. Returns the text before `text` that no earlier call
-    /// has returned.
+    /// Waits until the terminal shows `text`. Returns the text before it, from the end of the
+    /// previous call's text on.
     pub fn expect(&mut self, text: &str) -> String {
         let found = eventually(&format!("{text:?} on the terminal"), || {
             let mut buffer = [0; 4096];
-            // The read fails while the program prints nothing.
+            // Ignore the error: reading fails while there is nothing to read.
             if let Ok(read) = self.master().read(&mut buffer) {
                 self.screen.push_str(&String::from_utf8_lossy(&buffer[..read]));
             }
@@ -98,7 +100,7 @@ impl Terminal {
         before[..found].to_owned()
     }
 
-    /// Waits for the shell's prompt. Returns the exit code of the shell's last job.
+    /// Waits for the shell's prompt. Returns the exit code of the command that has just ended.
     pub fn exit_code(&mut self) -> String {
         self.expect("$ ");
         self.type_line("echo code=$?");
@@ -113,8 +115,8 @@ impl Terminal {
         self.expect("$ ");
     }
 
-    /// Continues the shell's job with `fg`, which prints `words` of its command line, and waits
-    /// until the job is in the foreground.
+    /// Types `fg`, and waits until the shell's job is in the foreground. `words` are a part of the
+    /// job's command line, which `fg` prints.
     pub fn bring_to_foreground(&mut self, words: &str) {
         self.type_keys("fg\n");
         self.expect(words);
@@ -126,25 +128,25 @@ impl Terminal {
 
     pub fn resize(&mut self, rows: u16, columns: u16) {
         let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
-        // SAFETY: TIOCSWINSZ reads one winsize.
+        // SAFETY: the ioctl TIOCSWINSZ only reads `size`.
         let done = unsafe { libc::ioctl(self.master().as_raw_fd(), libc::TIOCSWINSZ, &size) };
         assert_eq!(done, 0);
     }
 
-    /// Closes the test's end of the terminal. sshd and terminal windows hang up in the same way.
+    /// Closes the test's end of the terminal, as a terminal window does when it is closed.
     pub fn hang_up(&mut self) {
         self.master = None;
     }
 }
 
 impl Drop for Terminal {
-    /// Kills all processes on the terminal, because jobs of a failed test still run.
+    /// Kills all processes on the terminal, because a failed test may leave processes behind.
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("on the terminal: {:?}", self.screen);
         }
         for pid in session(self.process.pid()) {
-            // The process may have ended already.
+            // Ignore the error: the process may have ended meanwhile.
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
     }
