@@ -237,14 +237,6 @@ fn a_disabled_launcher_becomes_the_command() {
 }
 
 #[test]
-fn without_a_terminal_the_command_has_its_own_process_group() {
-    let script = "set -- $(cat /proc/$$/stat); echo $1 $5";
-    let ended = Launcher::script(script).run();
-    let (pid, group) = ended.stdout.trim().split_once(' ').unwrap();
-    assert_eq!(pid, group);
-}
-
-#[test]
 fn the_launcher_writes_no_core_dump_but_the_command_may() {
     let script =
         "ulimit -Sc 4096 2>/dev/null || ulimit -Sc 0; exec \"$0\" sh -c 'ulimit -c; read -r _'";
