@@ -148,7 +148,7 @@ fn syslog_name(level: &Level) -> &'static str {
     known.map_or("debug", |(name, _)| name)
 }
 
-/// Writes an event as one line.
+/// Formats each event as one line.
 struct Lines(LogFormat);
 
 impl<S, N> FormatEvent<S, N> for Lines

@@ -59,7 +59,7 @@ const RESOLVER_FILES: &[&str] =
 /// The port for DNS over TCP, which the resolver uses if a reply is too large for UDP.
 const DNS_PORT: u16 = 53;
 
-/// Rights that Landlock can deny, and the first ABI version that can deny them.
+/// Rights that old versions of Landlock cannot deny. Each has the first ABI version that can.
 const ADDED: &[(ABI, &str)] = &[
     (ABI::V3, "truncating files"),
     (ABI::V4, "TCP to other ports"),
@@ -88,12 +88,12 @@ pub enum State {
     Unavailable(&'static str),
     /// The kernel has Landlock, but refused the rules, for this reason.
     Failed(String),
-    /// The rules apply, as far as this ABI version supports them.
+    /// Landlock restricts the launcher, with the rules that this ABI version supports.
     Landlock(ABI),
 }
 
 static STATE: OnceLock<State> = OnceLock::new();
-/// The rules that [`enter`] applies. Empty before the launcher's main thread has applied them.
+/// The rules that [`enter`] applies. Empty until the launcher's main thread has applied the rules.
 static RULES: OnceLock<RulesetCreated> = OnceLock::new();
 
 thread_local! {

@@ -21,7 +21,7 @@ use tokio::time::timeout;
 
 /// Maximum number of threads, as in tokio. Many threads may wait for a silent name server.
 const MOST_THREADS: usize = 512;
-/// A thread ends after this time without work.
+/// The time without work after which a thread ends, unless it is the permanent thread.
 const IDLE: Duration = Duration::from_secs(10);
 /// If the system refuses a new thread, a job waits at most this long for a busy thread.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -119,7 +119,7 @@ impl Threads {
             if let Ok(job) = self.take.recv_timeout(idle) {
                 job();
             } else if let Ok(permit) = self.free.try_acquire() {
-                // Since this thread could take back its permit, no job needs the thread.
+                // The thread has taken back its own permit, so no job waits for this thread.
                 permit.forget();
                 return;
             }

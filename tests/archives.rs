@@ -26,7 +26,7 @@ fn names(program: &str, words: &[&str]) -> Vec<String> {
 }
 
 #[test]
-fn archives_hold_tracked_files_only() {
+fn archives_contain_only_files_tracked_by_git() {
     let tracked = names("git", &["ls-files"]);
     let within = |archive: &Path, root: &str, folders: [&str; 2], home: &str| {
         let listing = names("tar", &["tzf", archive.to_str().unwrap()]);

@@ -137,7 +137,7 @@ impl Site {
         for word in words {
             assert!(said.stderr.contains(word), "{word}: {said:?}");
         }
-        assert_eq!(self.app(), before, "the app was changed");
+        assert_eq!(self.app(), before, "the build changed the app");
         assert!(files(&self.at("layers")).is_empty());
     }
 }
@@ -180,7 +180,7 @@ fn run_as_a_dyno(mut command: Command, server: &Server) {
 }
 
 #[test]
-fn classic_build_makes_a_slug_that_runs_anywhere() {
+fn classic_build_makes_a_slug_that_works_on_a_dyno() {
     let site = Site::new();
     assert_eq!(site.classic("detect", &["app"]).ok(), "start-stunnel\n");
     // The build ignores this setting, because the launcher reads the setting at run time.
@@ -406,7 +406,7 @@ fn toml(file: &Path) -> toml::Table {
 /// Asserts that a table contains only these keys, which the specification allows.
 fn keys(table: &toml::Table, allowed: &[&str]) {
     for key in table.keys() {
-        assert!(allowed.contains(&key.as_str()), "the specification knows no {key}: {table:?}");
+        assert!(allowed.contains(&key.as_str()), "the specification has no key {key}: {table:?}");
     }
 }
 
@@ -424,7 +424,11 @@ fn cloud_native_build_runs_the_same_procfile() {
     assert_eq!(layer["types"].as_table(), Some(&types));
     assert_eq!(layer["metadata"]["version"].as_str(), Some(VERSION));
     // The build writes no launch.toml, because users could start its process types by accident.
-    assert_eq!(fs::read_dir(site.at("layers")).unwrap().count(), 2, "a layer and its toml");
+    assert_eq!(
+        fs::read_dir(site.at("layers")).unwrap().count(),
+        2,
+        "the build writes a layer and its TOML file"
+    );
 
     // At run time, the layer's folder bin/ is on PATH, and the app's bin/start-stunnel is a link to
     // the launcher in the layer.
@@ -474,7 +478,7 @@ fn buildpack_toml_follows_the_specification() {
     keys(buildpack, &known);
     assert_eq!(buildpack["version"].as_str(), Some(VERSION));
     let id = buildpack["id"].as_str().unwrap();
-    assert!(id.contains('/'), "{id}: the specification wants an id that nobody else has");
+    assert!(id.contains('/'), "{id} contains no slash, as a unique id should");
     let targets = "targets = [{ os = 'linux', arch = 'amd64' }, { os = 'linux', arch = 'arm64' }]";
     let targets: toml::Table = targets.parse().unwrap();
     assert_eq!(description["targets"], targets["targets"]);

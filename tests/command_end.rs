@@ -111,7 +111,7 @@ fn timeout_as_the_command_kills_its_children() {
     let child: i32 = running.line().parse().unwrap();
     // Wait, because timeout(1) kills only itself at SIGALRM if it has not started its child yet.
     let timeout = command_of(running.pid());
-    eventually("timeout waits for its child", || (state(timeout) == 'S').then_some(()));
+    eventually("timeout(1) waits for its child", || (state(timeout) == 'S').then_some(()));
     // timeout(1) also gets SIGALRM when its time has expired.
     running.signal(libc::SIGALRM);
     assert_eq!(running.finish().signal(), libc::SIGKILL);
@@ -143,7 +143,7 @@ fn a_command_that_closes_its_output_ends_the_pipe() {
     let mut running = Launcher::script("echo last; exec >&-; exec cat >/dev/null").start();
     let mut all = String::new();
     running.stdout.as_mut().unwrap().read_to_string(&mut all).unwrap();
-    assert_eq!(all, "last\n", "the pipe ended while COMMAND still ran");
+    assert_eq!(all, "last\n", "the text in the pipe before its end");
     assert!(is_alive(command_of(running.pid())));
     assert_eq!(running.finish().code(), 0);
 }
@@ -158,7 +158,7 @@ fn no_process_and_no_port_remain_after_the_end() {
     assert_eq!(held.finish().code(), 0);
     assert!(!is_alive(pid) && !is_alive(command));
     let again = Launcher::holding(&server.url()).env("STUNNEL_LISTEN_PORT", port.to_string());
-    assert_eq!(again.start_held().port, port, "the port is free at once");
+    assert_eq!(again.start_held().port, port, "the next launcher gets the same port");
 }
 
 #[test]
@@ -266,7 +266,9 @@ fn orphans_are_reaped_during_the_drain() {
     let orphan: i32 = running.line().parse().unwrap();
     let _daemon: i32 = running.line().parse().unwrap();
     let pid = running.pid();
-    eventually("the orphan is all that is left", || (children(pid) == [orphan]).then_some(()));
+    eventually("the orphan is the launcher's only child", || {
+        (children(pid) == [orphan]).then_some(())
+    });
     send_signal(orphan, libc::SIGKILL);
     wait_until_reaped(orphan);
     assert!(is_alive(pid), "the launcher still drains");

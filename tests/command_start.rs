@@ -227,7 +227,11 @@ fn a_disabled_launcher_becomes_the_command() {
         let pid = running.pid();
         let ended = running.finish();
         assert_eq!(ended.code(), 6);
-        assert!(ended.stdout.starts_with(&format!("{pid}\n")), "the same pid: {}", ended.stdout);
+        assert!(
+            ended.stdout.starts_with(&format!("{pid}\n")),
+            "COMMAND has another pid than the launcher: {}",
+            ended.stdout
+        );
         assert!(ended.stdout.contains("REDIS_URL=not even a URL\n"));
         assert!(!ended.stdout.contains("REDIS_URL_STUNNEL"));
         assert_eq!(ended.stderr, "");

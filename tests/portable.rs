@@ -101,7 +101,7 @@ fn version_names_openssl_target_and_commit() {
 }
 
 #[test]
-fn pin_printed_by_check_works_and_another_is_refused() {
+fn the_pin_that_check_prints_works_and_another_pin_fails() {
     let server = Server::start(Front::Redis);
     let other = "sha256//AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
     for binary in Binary::all() {
@@ -151,7 +151,7 @@ fn signals_reserved_by_c_libraries_are_forwarded() {
                       trap 'echo 15; exit 9' TERM; echo ready; while :; do sleep 0.01; done";
         let mut running = binary.script(script).start();
         assert_eq!(running.line(), "ready", "{}", binary.target);
-        // Signal 34 is for glibc's programs, but musl uses it. QEMU cannot forward real-time
+        // musl itself uses signal 34, which glibc leaves to programs. QEMU cannot forward real-time
         // signals.
         let native = binary.architecture() == std::env::consts::ARCH;
         let numbers: &[i32] = if native { &[libc::SIGUSR1, 34, 64] } else { &[libc::SIGUSR1] };

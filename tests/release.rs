@@ -36,7 +36,7 @@ struct Checkout {
     folder: TempDir,
     rust: String,
     today: String,
-    /// True if the check believes that it runs in a GitHub workflow.
+    /// True if the variables are those of a GitHub workflow.
     workflow: bool,
 }
 

@@ -51,7 +51,7 @@ fn traced(pid: i32) -> io::Result<()> {
 }
 
 #[test]
-fn an_attacker_inside_the_sandbox_is_refused() {
+fn the_sandbox_stops_an_attacker_inside_the_launcher() {
     if let Some(app) = std::env::var_os(APP) {
         return attack(Path::new(&app));
     }
@@ -62,7 +62,7 @@ fn an_attacker_inside_the_sandbox_is_refused() {
     fs::write(app.path().join("secrets"), "hunter2").unwrap();
     // The attacker is a process of its own, because a thread cannot leave the sandbox again.
     let attacker = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "an_attacker_inside_the_sandbox_is_refused", "--nocapture"])
+        .args(["--exact", "the_sandbox_stops_an_attacker_inside_the_launcher", "--nocapture"])
         .env(APP, app.path())
         .output()
         .unwrap();
@@ -70,7 +70,23 @@ fn an_attacker_inside_the_sandbox_is_refused() {
     assert!(output.contains("1 passed"), "{output}{}", String::from_utf8_lossy(&attacker.stderr));
 }
 
-/// Applies the launcher's rules to this thread, and tries to do what the rules deny.
+/// Applies the rules to this thread. A thread that started earlier must be able to apply them, too.
+fn apply(rights: &Rights) {
+    let (applied, wait) = mpsc::channel::<()>();
+    let older = thread::spawn(move || {
+        wait.recv().unwrap_err();
+        let starts_a_program = || errno(Command::new("/bin/true").status());
+        (starts_a_program(), errno(sandbox::enter()), starts_a_program())
+    });
+    let abi = rights.keep_only().abi().expect("Landlock");
+    drop(applied);
+    let (before, entered, after) = older.join().unwrap();
+    // From ABI 8 on, the rules restrict all threads at once.
+    let expected = if abi >= 8 { libc::EACCES } else { 0 };
+    assert_eq!((before, entered, after), (expected, 0, libc::EACCES));
+}
+
+/// Tries to do what the launcher's rules deny.
 fn attack(app: &Path) {
     let command = Process(Command::new("cat").stdin(Stdio::piped()).spawn().unwrap());
     let [redis, other] = [(); 2].map(|()| TcpListener::bind(("127.0.0.1", 0)).unwrap());
@@ -81,18 +97,7 @@ fn attack(app: &Path) {
     let _socket = UnixListener::bind(app.join("socket")).unwrap();
     let rights = Rights { ports: vec![redis.port()], ..Rights::default() };
     let missing = rights.try_out().missing();
-    // This thread starts before the rules apply.
-    let (applied, wait) = mpsc::channel::<()>();
-    let older = thread::spawn(move || {
-        wait.recv().unwrap_err();
-        let starts_a_program = || errno(Command::new("/bin/true").status());
-        (starts_a_program(), errno(sandbox::enter()), starts_a_program())
-    });
-    let abi = rights.keep_only().abi().expect("Landlock");
-    drop(applied);
-    let (before, entered, after) = older.join().unwrap();
-    assert_eq!(before, if abi >= 8 { libc::EACCES } else { 0 }, "ABI 8 restricts all threads");
-    assert_eq!((entered, after), (0, libc::EACCES));
+    apply(&rights);
     let (pid, secrets) = (command.pid(), app.join("secrets"));
     let of_command = |file: &str| File::open(format!("/proc/{pid}/{file}"));
     let mut attempts = vec![
@@ -155,14 +160,14 @@ fn no_new_privs(pid: i32) -> Vec<bool> {
 
 /// Waits until every thread of a launcher has applied the rules.
 fn wait_for_sandbox(launcher: i32) {
-    eventually("every thread is restricted", || {
+    eventually("the rules restrict every thread", || {
         let threads = no_new_privs(launcher);
         (threads.len() >= 3 && threads.iter().all(|restricted| *restricted)).then_some(())
     });
 }
 
 #[test]
-fn every_thread_is_restricted_and_command_is_not() {
+fn the_sandbox_restricts_every_launcher_thread_not_command() {
     if !has_landlock() {
         return;
     }
@@ -186,7 +191,7 @@ fn every_thread_is_restricted_and_command_is_not() {
 }
 
 #[test]
-fn sandbox_off_restricts_no_thread_and_status_shows_that() {
+fn with_sandbox_off_status_shows_an_unrestricted_launcher() {
     let server = Server::start(Front::Redis);
     let held = Launcher::holding(&server.url()).env("STUNNEL_SANDBOX", "off").start_held();
     let pid = held.running.pid();

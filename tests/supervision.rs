@@ -53,7 +53,7 @@ fn every_signal_is_forwarded_exactly_once() {
         assert_eq!(running.line(), number.to_string());
     }
     let ended = running.finish();
-    assert_eq!((ended.stdout.as_str(), ended.code()), ("", 0), "no signal came twice");
+    assert_eq!((ended.stdout.as_str(), ended.code()), ("", 0), "COMMAND received a signal twice");
 }
 
 #[test]
@@ -169,7 +169,7 @@ fn one_sigcont_continues_launcher_and_command() {
         assert_eq!(running.line(), "on we go");
     }
     let ended = running.finish();
-    assert_eq!((ended.stdout.as_str(), ended.code()), ("", 0), "no signal came twice");
+    assert_eq!((ended.stdout.as_str(), ended.code()), ("", 0), "COMMAND received a signal twice");
 }
 
 #[test]

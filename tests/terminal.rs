@@ -204,8 +204,9 @@ fn without_a_shell_ctrl_z_has_no_effect() {
     assert_eq!(terminal.process.wait().code(), Some(0));
 }
 
-/// A COMMAND that writes the signals that it receives, and their senders, into a file. COMMAND
-/// cannot print them, because its terminal hangs up. After SIGTERM, COMMAND exits with 5.
+/// A COMMAND that writes each signal that it receives, and the signal's sender, into a file.
+/// COMMAND cannot use its terminal for that, because the terminal hangs up. After SIGTERM, COMMAND
+/// exits with 5.
 struct Notes {
     folder: tempfile::TempDir,
 }
@@ -226,7 +227,7 @@ impl Notes {
             use POSIX;
             open(my $notes, ">>", "FILE");
             # Handlers with SA_SIGINFO interrupt perl anywhere, which is unsafe. So signals are
-            # blocked, except while perl waits for them.
+            # blocked, except while perl waits for a signal.
             my $all = POSIX::SigSet->new(SIGHUP, SIGCONT, SIGTERM);
             sigprocmask(SIG_BLOCK, $all);
             for my $name (qw(NOTED)) {

@@ -57,7 +57,7 @@ check_launcher() {
             "Use an undamaged package: $(archive_to_use)."
 }
 
-# Ends the build if $1/bin/start-stunnel cannot be written. Call this before the build changes anything.
+# Ends the build if $1/bin/start-stunnel cannot be written. The caller must not have changed the app yet.
 check_app() {
     local app=$1
     [[ ! -L $app/bin || -e $app/bin ]] ||

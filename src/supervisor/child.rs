@@ -106,7 +106,7 @@ fn path(program: &Program) -> &Path {
 
 /// The path of the command `name`. A name that contains a slash is itself a path. Any other name is
 /// searched for in the folders of `path`, where an empty entry means the current folder. If no
-/// folder has an executable file of this name, returns a path whose execution fails.
+/// folder contains an executable file named `name`, returns a path whose execution fails.
 fn file(name: &OsStr, path: Option<&OsStr>) -> PathBuf {
     if name.is_empty() || name.as_bytes().contains(&b'/') {
         return name.into();

@@ -17,7 +17,7 @@ pub enum ForwardSignals {
     Never,
 }
 
-/// The signals that the launcher forwards to COMMAND when a process sends them to the launcher.
+/// Which of the signals that the launcher receives from other processes it forwards to COMMAND.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Forwarding {
     All,

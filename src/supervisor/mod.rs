@@ -16,7 +16,7 @@
 //! no bytes. If SIGKILL ends the launcher, the kernel sends SIGTERM to COMMAND.
 //!
 //! While the launcher is stopped, its signals stay pending. After SIGCONT, the launcher reads the
-//! pending signals in the order of their numbers, so it reads SIGTERM before SIGCONT.
+//! pending signals in the order of their numbers: SIGTERM comes before SIGCONT.
 //!
 //! The launcher forwards a signal only if COMMAND has not received it directly, and if
 //! `--forward-signals` allows it: see `Supervisor::target` and [`Forwarding`].
@@ -159,9 +159,9 @@ impl Supervisor {
         }
     }
 
-    /// Reaps every child process that has ended, and reacts if COMMAND was stopped or continued.
-    /// Returns how COMMAND ended, if it has ended. The launcher has children besides COMMAND if the
-    /// launcher is pid 1, or if a shell with children has become the launcher by `exec`.
+    /// Reaps every child process that has ended, and reacts if COMMAND was stopped or continued. If
+    /// COMMAND has ended, returns how COMMAND ended. The launcher has children besides COMMAND if
+    /// the launcher is pid 1, or if a shell with children has become the launcher by `exec`.
     /// `continued`: the launcher has just received SIGCONT.
     fn look_after_children(&mut self, continued: bool) -> Option<ExitOutcome> {
         let mut command_ended = None;
@@ -234,8 +234,9 @@ impl Supervisor {
             Ok(false) if wants_terminal => warning!(
                 at = "command-stopped",
                 signal = signal as i32,
-                msg = "COMMAND is stopped: it used the terminal from the background, and no shell \
-                       can bring it to the foreground. To continue COMMAND, send it SIGCONT",
+                msg = "COMMAND is stopped, because COMMAND used the terminal from the background, \
+                       and no shell can bring COMMAND to the foreground. To continue COMMAND, \
+                       send SIGCONT to COMMAND",
             ),
             Ok(false) => {}
             Err(error) => warning!(at = "stop-failed", error = %error),

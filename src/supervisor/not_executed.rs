@@ -41,16 +41,16 @@ pub struct NotExecuted {
 pub enum Cause {
     /// The file does not exist.
     NoSuchCommand,
-    /// This interpreter of a script does not exist.
+    /// The file is a script whose interpreter does not exist. Contains the interpreter's path.
     NoInterpreter(String),
-    /// This dynamic loader of a program does not exist.
+    /// The file is a program whose dynamic loader does not exist. Contains the loader's path.
     NoLoader(PathBuf),
     Directory,
     /// No user may execute the file.
     NotExecutable,
-    /// This user may not execute the file, or its file system is mounted with noexec.
+    /// The launcher's user may not execute the file, or the file system is mounted with noexec.
     NotPermitted,
-    /// The program is for this other processor or operating system.
+    /// The file is a program for another processor or operating system. Contains its name.
     Foreign(String),
     /// The file is neither a program nor a script.
     NotAProgram,
@@ -142,7 +142,7 @@ fn built_for(file: &Path) -> Option<String> {
     })
 }
 
-/// The path of the dynamic loader that the program `file` needs, if there is no such loader.
+/// The path of the dynamic loader that the program `file` needs, if no file has this path.
 fn missing_loader(file: &Path) -> Option<PathBuf> {
     let loader: PathBuf = read_elf(file, |elf| {
         let section = elf.section_by_name(".interp")?;

@@ -1,5 +1,5 @@
-//! The signal mask, signal dispositions and resource limits. The launcher changes them for itself,
-//! and restores them for COMMAND.
+//! The signal mask, signal dispositions and resource limits. The launcher changes its own mask,
+//! dispositions and limits, and restores the original ones for COMMAND.
 
 use std::io;
 
@@ -38,15 +38,15 @@ const NO_CORE: rlim_t = 1;
 /// Prevents core dumps of this process, and prevents that other processes of the same user read
 /// this process's memory. Ignores errors. Returns the old limits on core dumps.
 pub fn forbid_core_dumps() -> Option<Limit> {
-    // This does not affect COMMAND, because execve(2) makes a process dumpable again
+    // COMMAND stays dumpable, because execve(2) makes a process dumpable again
     // (PR_SET_DUMPABLE(2const)).
     let _ = set_dumpable(false);
     change_limit(Resource::RLIMIT_CORE, |hard| NO_CORE.min(hard))
 }
 
 impl Inherited {
-    /// Restores SIGPIPE's disposition, which Rust's runtime changes before `main`. A launcher that
-    /// replaces itself by COMMAND has changed nothing else.
+    /// Restores SIGPIPE's disposition, which Rust's runtime changes before `main`. If the launcher
+    /// is disabled and becomes COMMAND, there is no other state to restore.
     ///
     /// # Errors
     /// The error of sigaction(2). No error is expected.

@@ -28,7 +28,8 @@ unsafe extern "C" {
 pub fn environment() -> Vec<CString> {
     let mut entries = Vec::new();
     // SAFETY: `environ` is null, or an array of strings whose last pointer is null. The environment
-    // does not change meanwhile, because only `set_variable` changes it, on the only thread.
+    // does not change meanwhile, because only `set_variable` changes the environment, and only in a
+    // process with one thread.
     unsafe {
         let mut entry = environ;
         while !entry.is_null() && !(*entry).is_null() {
@@ -71,7 +72,7 @@ pub enum Placement {
 }
 
 impl Program {
-    /// Executes the program in place of this process. Returns only if that fails.
+    /// Replaces this process by the program. Returns only if the program cannot be executed.
     ///
     /// # Errors
     /// The error of execve(2).
@@ -131,8 +132,8 @@ fn become_child(placement: Placement, launcher: Pid, inherited: &Inherited) -> n
     if placement == Placement::Own {
         setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
     }
-    // The kernel sends this signal when the thread that forked ends, which is the launcher's main
-    // thread (PR_SET_PDEATHSIG(2const)).
+    // Make the kernel send SIGTERM to the child when the thread that called fork(2) ends. This
+    // thread is the launcher's main thread (PR_SET_PDEATHSIG(2const)).
     set_pdeathsig(Signal::SIGTERM)?;
     // If the launcher ended before the call above, the kernel sends no signal.
     if getppid() != launcher {
@@ -141,7 +142,7 @@ fn become_child(placement: Placement, launcher: Pid, inherited: &Inherited) -> n
     inherited.give_back()
 }
 
-/// How a process has ended, or how the launcher must end.
+/// How a process has ended, or how the launcher must end itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExitOutcome {
     /// The process exited with this exit code, 0 to 255.

@@ -124,7 +124,7 @@ pub fn sigpipe_was_ignored() -> bool {
 
 /// Blocks every signal for this thread and for the threads that it starts later. Returns the
 /// previous mask. [`Signals`] returns the blocked signals, even signals whose disposition is
-/// "ignore". Dispositions stay unchanged, so that COMMAND inherits them.
+/// "ignore". Leaves all dispositions unchanged, so that COMMAND inherits the original ones.
 pub fn block_all() -> nix::Result<Mask> {
     if cfg!(target_env = "musl") {
         // musl unblocks signals 32 to 34 when a process starts its first thread, so start a thread
@@ -228,8 +228,8 @@ pub fn pending() -> nix::Result<SigSet> {
 pub fn stop_self(signal: Signal) -> nix::Result<bool> {
     let mask = SigSet::from(signal);
     // Do not stop if a SIGCONT is pending, because a stop signal discards a pending SIGCONT. A
-    // SIGCONT that arrives between this check and the stop is lost, because no system call does
-    // both.
+    // SIGCONT that arrives between the check and the stop is lost, because no system call can check
+    // and stop at once.
     if !pending()?.contains(Signal::SIGCONT) {
         kill(getpid(), signal)?;
         mask.thread_unblock()?; // The kernel delivers the signal here, and this process stops.

@@ -84,12 +84,12 @@ impl Terminal {
         self.expect(line);
     }
 
-    /// Waits until the terminal shows `text`. Returns the text before it, from the end of the
-    /// previous call's text on.
+    /// Waits until the terminal shows `text` after the text of the previous call. Returns
+    /// everything between the two texts.
     pub fn expect(&mut self, text: &str) -> String {
         let found = eventually(&format!("{text:?} on the terminal"), || {
             let mut buffer = [0; 4096];
-            // Ignore the error: reading fails while there is nothing to read.
+            // Ignore the error: the read fails while the terminal shows no new text.
             if let Ok(read) = self.master().read(&mut buffer) {
                 self.screen.push_str(&String::from_utf8_lossy(&buffer[..read]));
             }
