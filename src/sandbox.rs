@@ -196,9 +196,9 @@ impl State {
         match status.landlock {
             LandlockStatus::Available { effective_abi, .. } => State::Landlock(effective_abi),
             LandlockStatus::NotEnabled => State::Unavailable("Landlock is off in this kernel"),
-            LandlockStatus::NotImplemented => {
-                State::Unavailable("the kernel lacks Landlock, or a seccomp profile forbids it")
-            }
+            LandlockStatus::NotImplemented => State::Unavailable(
+                "the kernel lacks Landlock, or a seccomp profile forbids Landlock",
+            ),
         }
     }
 

@@ -127,7 +127,7 @@ fn the_rest_of_the_commands_process_group_gets_sigterm() {
 }
 
 #[test]
-fn output_captured_by_a_pipe_returns_when_the_command_ends() {
+fn a_pipe_ends_with_the_command_despite_leftover_processes() {
     // COMMAND leaves a process behind that ignores SIGTERM, and has closed its streams.
     let script = "trap '' TERM; sleep 1000 >&- 2>&- <&- & echo $!; exit 0";
     let started = Instant::now();
