@@ -3,6 +3,7 @@
 use std::env::consts::ARCH;
 use std::ffi::OsString;
 use std::io::{self, Write as _};
+use std::path::Path;
 
 use crate::command_line::Rewrite;
 use crate::configuration::{ConfigError, Plan, Settings, Unused, is_variable_name, options};
@@ -36,7 +37,7 @@ pub fn not_executed(words: &[OsString], not_executed: &NotExecuted) -> ExitOutco
     let program = words[0].to_string_lossy();
     let hint = match &not_executed.cause {
         Cause::NoSuchCommand => Some(why_no_such_command(&program, words.len()).to_owned()),
-        cause => why_not_executed(cause),
+        cause => why_not_executed(&not_executed.file, cause),
     };
     let (name, error) = (program_name(&program), not_executed.error.to_string());
     err!(at = "command-failed", command = name, error, code, hint);
@@ -72,48 +73,40 @@ fn why_no_such_command(program: &str, words: usize) -> &'static str {
     }
 }
 
-/// A hint for a file that exists, but could not be executed.
-fn why_not_executed(cause: &Cause) -> Option<String> {
+/// A hint for an existing file that could not be executed.
+fn why_not_executed(file: &Path, cause: &Cause) -> Option<String> {
+    let file = file.display();
     Some(match cause {
         Cause::NoSuchCommand | Cause::Other => return None,
-        Cause::NoInterpreter { file, interpreter } if interpreter.ends_with('\r') => format!(
-            "{0} has Windows line ends, and its interpreter {1} does not exist. Convert {0} with \
-             dos2unix",
-            file.display(),
+        Cause::NoInterpreter(interpreter) if interpreter.ends_with('\r') => format!(
+            "{file} has Windows line ends, and its interpreter {} does not exist. Convert {file} \
+             with dos2unix",
             interpreter.escape_debug()
         ),
-        Cause::NoInterpreter { file, interpreter } => format!(
-            "{0} exists, but its interpreter {interpreter} does not exist. Install {interpreter}, \
-             or change the first line of {0}",
-            file.display()
+        Cause::NoInterpreter(interpreter) => format!(
+            "{file} exists, but its interpreter {interpreter} does not exist. Install \
+             {interpreter}, or change the first line of {file}"
         ),
-        Cause::NoLoader { file, loader } => format!(
-            "{0} exists, but its dynamic loader {1} does not exist. Install the C library that {0} \
-             was built for, or a build of {0} for this system",
-            file.display(),
+        Cause::NoLoader(loader) => format!(
+            "{file} exists, but its dynamic loader {} does not exist. Install the C library that \
+             {file} was built for, or a build of {file} for this system",
             loader.display()
         ),
-        Cause::Directory(file) => {
-            format!("{} is a directory. Give the path of a program instead", file.display())
-        }
-        Cause::NotExecutable(file) => format!(
-            "{0} has no execute permission. Run chmod +x {0}, or write the script's interpreter \
-             before {0}",
-            file.display()
+        Cause::Directory => format!("{file} is a directory. Give the path of a program instead"),
+        Cause::NotExecutable => format!(
+            "{file} has no execute permission. Run chmod +x {file}, or write the script's \
+             interpreter before {file}"
         ),
-        Cause::NotPermitted(file) => format!(
-            "this user may not execute {}. Check the owner and the mode of the file, and whether \
-             its file system is mounted with noexec",
-            file.display()
+        Cause::NotPermitted => format!(
+            "this user may not execute {file}. Check the owner and the mode of the file, and \
+             whether its file system is mounted with noexec"
         ),
-        Cause::Foreign { file, built_for } => format!(
-            "{} is built for {built_for}, but this system runs programs for Linux on {ARCH}",
-            file.display()
+        Cause::Foreign(built_for) => format!(
+            "{file} is built for {built_for}, but this system runs programs for Linux on {ARCH}"
         ),
-        Cause::NotAProgram(file) => format!(
-            "{} is neither a script nor a program for this system. Check whether the file is \
-             damaged, or is a data file",
-            file.display()
+        Cause::NotAProgram => format!(
+            "{file} is neither a script nor a program for this system. Check whether the file is \
+             damaged, or is a data file"
         ),
     })
 }

@@ -103,7 +103,7 @@ impl Launch {
         }
         let child = supervisor::spawn(&self.command, environment, placement, &inherited)?;
         debug!(at = "command-started", pid = child.pid.as_raw(), placement = ?placement);
-        if let Err(error) = supervisor::let_go_of_streams() {
+        if let Err(error) = supervisor::close_own_streams() {
             debug!(at = "streams-kept", error = %error);
         }
         Ok(child)
@@ -126,7 +126,7 @@ impl Launch {
         let urls = if plan.found_urls() { RedisUrls::Found } else { RedisUrls::Missing };
         tell_status(&figures, urls, bound.status.take(), &settings, dyno);
         // Enter the sandbox before bytes arrive from the network. The steps above need more rights.
-        enter_sandbox(&plan, &bound, &settings);
+        enter_sandbox(&plan, &bound, &settings).await;
         let listeners = std::mem::take(&mut bound.listeners);
         open_tunnels(plan, listeners, &settings, &figures, guard);
 
@@ -191,17 +191,20 @@ fn try_sandbox(plan: &Plan, bound: &Bound, settings: &Settings) -> Result<(), Co
     Err(settings.wrong(&options::SANDBOX, problem))
 }
 
-/// Enters the sandbox with every thread, unless the user has turned the sandbox off.
-fn enter_sandbox(plan: &Plan, bound: &Bound, settings: &Settings) {
+/// Restricts every thread of the launcher, as far as the user and the kernel allow it.
+async fn enter_sandbox(plan: &Plan, bound: &Bound, settings: &Settings) {
     if settings.sandbox == SandboxMode::Off {
-        return sandbox::leave_off();
+        return;
     }
     match rights(plan, bound).keep_only() {
         sandbox::State::Failed(error) => warning!(at = "sandbox-failed", error),
         state => debug!(at = "sandbox", state = %state),
     }
     logging::enter_sandbox();
-    threads::enter_sandbox();
+    // Besides the log's thread, only the permanent thread has started before now.
+    if let Ok(Err(error)) = threads::run(sandbox::enter).await {
+        warning!(at = "sandbox-failed", error = %error);
+    }
 }
 
 /// The names of the tunnels in metrics and logs.

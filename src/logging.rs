@@ -1,8 +1,9 @@
-//! Log lines on stderr: one line per event, in logfmt or JSON.
+//! Writes the log to stderr: one line per event, in logfmt or JSON.
 //!
-//! The macros have syslog's names, like `--log-level`. The macros map to the levels of `tracing`,
-//! whose names differ: `notice` is `tracing`'s INFO. Every call begins with the name of the event:
-//! `notice!(at = "tunnel-up", listen = %address)`. `docs/operation.md` lists all events.
+//! Each macro for logging has the name of a syslog level, as in `--log-level`. The crate `tracing`
+//! has other names for its levels: for example, `notice!` logs at `tracing`'s level INFO. The first
+//! field of every call is the name of the event: `notice!(at = "tunnel-up", listen = %address)`.
+//! `docs/operation.md` lists all events.
 
 use std::fmt;
 use std::io::{self, Stderr, Write};
@@ -25,7 +26,8 @@ use crate::sandbox;
 
 pub use tracing::{debug as info, error as err, info as notice, trace as debug, warn as warning};
 
-/// syslog's severities, 0 to 7, as levels of `tracing`. The launcher logs nothing above err.
+/// syslog's levels, 0 to 7, and the corresponding levels of `tracing`. The launcher logs no events
+/// at the levels `emerg`, `alert` and `crit`.
 pub const LEVELS: [(&str, LevelFilter); 8] = [
     ("emerg", LevelFilter::OFF),
     ("alert", LevelFilter::OFF),
@@ -51,30 +53,30 @@ pub struct LogSettings {
     pub format: LogFormat,
 }
 
-/// The most lines that wait for a slow reader of stderr. Further lines are dropped: the log must
-/// not delay the traffic.
+/// The maximum number of lines that wait until stderr is read. The launcher drops further lines,
+/// because a slow reader of the log must not delay the traffic.
 const MOST_WAITING_LINES: usize = 4096;
 
-/// The value of `logger=`, which distinguishes the launcher's lines from the app's.
+/// The value of `logger=`, which distinguishes the launcher's lines from the app's lines.
 const LOGGER: &str = "start-stunnel";
 
-/// Passes lines to the log's thread; empty if there is no such thread.
+/// Passes lines to the thread that writes the log. Empty if the system refused this thread.
 static THREAD: OnceLock<NonBlocking> = OnceLock::new();
 
-/// The number of lines dropped because stderr was not read in time.
+/// The number of lines that the launcher has dropped because stderr was not read in time.
 pub fn dropped_lines() -> u64 {
     let dropped = THREAD.get().map(NonBlocking::error_counter);
     dropped.map_or(0, |dropped| dropped.dropped_lines() as u64)
 }
 
-/// Starts logging, panics included. A thread writes the lines. Dropping the guard waits until the
-/// thread has written all of them, at most for about a second. `None`: the system refused to start
-/// a thread, and the caller's thread writes each line itself.
+/// Starts logging, also of panics. A thread writes the lines. When the returned guard is dropped,
+/// it waits until all lines are written, but at most for about a second. Returns `None` if the
+/// system refuses to start the thread; then each thread writes its own lines.
 ///
 /// # Panics
-/// If called twice in one process.
+/// If a process calls this function twice.
 pub fn init(settings: LogSettings) -> Option<WorkerGuard> {
-    // tracing-appender panics if the thread cannot be started.
+    // tracing-appender panics if the system refuses to start its thread.
     panic::set_hook(Box::new(|_| ()));
     let started = panic::catch_unwind(|| {
         NonBlockingBuilder::default()
@@ -98,10 +100,11 @@ pub fn init(settings: LogSettings) -> Option<WorkerGuard> {
     guard
 }
 
-/// Logs a panic as one line, without its message, which may quote bytes of the app or the server.
+/// Logs a panic as one line. The line does not contain the panic's message, because the message may
+/// quote the traffic.
 ///
-/// Every connection may cause the same panic. After the fifth panic, only the 8th, 16th, 32nd and
-/// so on are logged.
+/// Logs the first five panics, and then only the 8th, 16th, 32nd and so on, because every
+/// connection may cause the same panic.
 fn log_panic(panic: &panic::PanicHookInfo<'_>) {
     static PANICS: AtomicU64 = AtomicU64::new(0);
     let count = PANICS.fetch_add(1, Ordering::Relaxed) + 1;
@@ -111,16 +114,16 @@ fn log_panic(panic: &panic::PanicHookInfo<'_>) {
     }
 }
 
-/// Makes the log's thread enter the sandbox now instead of before its next line.
+/// Makes the thread that writes the log enter the sandbox now, instead of before its next line.
 pub fn enter_sandbox() {
     if let Some(mut thread) = THREAD.get().cloned() {
-        // This wakes the thread, and writes no byte.
+        // An empty text wakes the thread, and writes no byte.
         let _ = thread.write(b"");
     }
 }
 
-/// Standard error for the log's thread. The thread starts before COMMAND, and enters the sandbox,
-/// which must not restrict COMMAND, before its first line after COMMAND's start.
+/// Standard error, for the thread that writes the log. This thread starts before COMMAND, so the
+/// thread enters the sandbox later: before the first line that it writes after COMMAND's start.
 struct SandboxedStderr(Stderr);
 
 impl Write for SandboxedStderr {
@@ -145,7 +148,7 @@ fn syslog_name(level: &Level) -> &'static str {
     known.map_or("debug", |(name, _)| name)
 }
 
-/// Writes an event as one line.
+/// Formats each event as one line.
 struct Lines(LogFormat);
 
 impl<S, N> FormatEvent<S, N> for Lines
@@ -167,15 +170,15 @@ where
             ("logger", Value::from(LOGGER)),
         ]);
         event.record(&mut fields);
-        match self.0 {
-            LogFormat::Logfmt => logfmt(&mut writer, &fields.0),
-            LogFormat::Json => json(&mut writer, &fields.0),
-        }?;
-        writer.write_char('\n')
+        let line = match self.0 {
+            LogFormat::Logfmt => logfmt(&fields.0),
+            LogFormat::Json => json(&fields.0),
+        };
+        writeln!(writer, "{line}")
     }
 }
 
-/// The fields of an event, in the order of the call.
+/// The names and values of an event's fields.
 struct Fields(Vec<(&'static str, Value)>);
 
 impl Visit for Fields {
@@ -200,16 +203,13 @@ impl Visit for Fields {
     }
 }
 
-fn logfmt(writer: &mut impl fmt::Write, fields: &[(&str, Value)]) -> fmt::Result {
-    for (index, (name, value)) in fields.iter().enumerate() {
-        let space = if index == 0 { "" } else { " " };
-        match value {
-            Value::String(text) if is_bare(text) => write!(writer, "{space}{name}={text}")?,
-            // logfmt quotes and escapes like JSON.
-            value => write!(writer, "{space}{name}={value}")?,
-        }
-    }
-    Ok(())
+fn logfmt(fields: &[(&str, Value)]) -> String {
+    let pair = |(name, value): &(&str, Value)| match value {
+        Value::String(text) if is_bare(text) => format!("{name}={text}"),
+        // logfmt has the same quotes and escapes as JSON.
+        value => format!("{name}={value}"),
+    };
+    fields.iter().map(pair).collect::<Vec<_>>().join(" ")
 }
 
 /// True if `text` needs no quotes in logfmt.
@@ -218,12 +218,9 @@ fn is_bare(text: &str) -> bool {
     !text.is_empty() && !text.contains(special)
 }
 
-fn json(writer: &mut impl fmt::Write, fields: &[(&str, Value)]) -> fmt::Result {
-    for (index, (name, value)) in fields.iter().enumerate() {
-        let before = if index == 0 { '{' } else { ',' };
-        write!(writer, "{before}{}:{value}", Value::from(*name))?;
-    }
-    writer.write_char('}')
+fn json(fields: &[(&str, Value)]) -> String {
+    let pair = |(name, value): &(&str, Value)| format!("{}:{value}", Value::from(*name));
+    format!("{{{}}}", fields.iter().map(pair).collect::<Vec<_>>().join(","))
 }
 
 #[cfg(test)]
@@ -242,10 +239,8 @@ mod tests {
 
     #[test]
     fn logfmt_quotes_text_that_would_break_a_line_or_pair() {
-        let mut line = String::new();
-        logfmt(&mut line, &fields()).unwrap();
         assert_eq!(
-            line,
+            logfmt(&fields()),
             concat!(
                 "at=tunnel-up listen=127.0.0.1:6371 code=7 ",
                 r#"msg="two \"words\"\nand = \\ more" empty="""#
@@ -255,8 +250,7 @@ mod tests {
 
     #[test]
     fn json_has_the_same_keys_in_the_same_order() {
-        let mut line = String::new();
-        json(&mut line, &fields()).unwrap();
+        let line = json(&fields());
         assert!(line.starts_with(r#"{"at":"tunnel-up","listen":"127.0.0.1:6371","code":7,"#));
         let parsed: Value = serde_json::from_str(&line).unwrap();
         for (name, value) in fields() {

@@ -1,13 +1,15 @@
-//! The sandbox: once COMMAND runs, the launcher gives up the rights that it no longer needs, with
-//! Landlock (<https://docs.kernel.org/userspace-api/landlock.html>). After that, an attacker who
+//! The sandbox: after COMMAND's start, Landlock rules deny the launcher all rights that it no
+//! longer needs (<https://docs.kernel.org/userspace-api/landlock.html>). Then an attacker who
 //! exploits a flaw in the TLS library or the resolver cannot start programs, write files or read
 //! the app's files.
 //!
-//! COMMAND starts before the rules apply, so that COMMAND inherits neither the rules nor
-//! no_new_privs.
+//! The launcher applies the rules after COMMAND's start, so that COMMAND inherits neither the rules
+//! nor no_new_privs.
 //!
-//! Rules bind the thread that applies them, and the threads that it starts later. All other threads
-//! call [`enter`] before each job. From ABI 8 on, one call restricts all threads.
+//! Rules restrict the thread that applies them, and the threads that this thread starts later. So
+//! threads that started before COMMAND call [`enter`] to apply the rules. From ABI version 8 on,
+//! the main thread can restrict all threads at once, even a thread that waits for a slow reader of
+//! the log.
 
 use std::cell::Cell;
 use std::fmt;
@@ -25,17 +27,17 @@ use landlock::{
 /// The setting `--sandbox`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SandboxMode {
-    /// Restrict the launcher as far as the kernel supports it.
+    /// Restrict the launcher with all rules that the kernel supports.
     Auto,
     Off,
     /// Start COMMAND only if a trial of the sandbox succeeds.
     Require,
 }
 
-/// Files and directories that name lookups and OpenSSL read. A rule for a single file no longer
-/// applies once another file replaces that file by a rename, so the rules name directories. When
-/// they are first needed, the C library loads modules for lookups (nss(5)), and OpenSSL loads its
-/// providers. /dev/null takes the place of OpenSSL's bundle.
+/// Files and directories that name lookups and OpenSSL read. The list contains directories, because
+/// a rule for a file does not apply to a new file that is renamed to this file's name. The C
+/// library and OpenSSL load libraries late: modules for lookups (nss(5)), and OpenSSL's providers.
+/// OpenSSL reads /dev/null instead of its default bundle of CA certificates.
 const READABLE: &[&str] = &[
     "/etc",
     "/run/systemd/resolve",
@@ -51,13 +53,13 @@ const READABLE: &[&str] = &[
     "/usr/local/lib",
     "/dev/null",
 ];
-/// Files that may be links into other directories.
+/// Files of the resolver that may be symbolic links into other directories.
 const RESOLVER_FILES: &[&str] =
     &["/etc/hosts", "/etc/resolv.conf", "/etc/nsswitch.conf", "/etc/gai.conf"];
-/// DNS over TCP, for replies that are too large for UDP.
+/// The port for DNS over TCP, which the resolver uses if a reply is too large for UDP.
 const DNS_PORT: u16 = 53;
 
-/// Rights that Landlock can deny only from this ABI version on.
+/// Rights that old versions of Landlock cannot deny. Each has the first ABI version that can.
 const ADDED: &[(ABI, &str)] = &[
     (ABI::V3, "truncating files"),
     (ABI::V4, "TCP to other ports"),
@@ -68,29 +70,30 @@ const ADDED: &[(ABI, &str)] = &[
 /// The rights that the launcher keeps in the sandbox.
 #[derive(Debug, Clone, Default)]
 pub struct Rights {
-    /// TCP ports to connect to, besides DNS.
+    /// TCP ports to which the launcher connects, in addition to the port for DNS.
     pub ports: Vec<u16>,
-    /// Files and directories to read, besides those that every launcher needs.
+    /// Files and directories that the launcher reads, in addition to [`READABLE`].
     pub read: Vec<PathBuf>,
-    /// The directory of the launcher's Unix sockets, which the launcher removes at the end.
+    /// The directory of the launcher's Unix sockets. The launcher removes this directory at the
+    /// end.
     pub sockets: Option<PathBuf>,
 }
 
 /// The sandbox's state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
-    /// Off by the setting, or not decided yet.
+    /// The setting turns the sandbox off, or the launcher has not applied the rules yet.
     Off,
-    /// This kernel has no Landlock, for this reason.
+    /// Landlock is unavailable, for this reason.
     Unavailable(&'static str),
-    /// The kernel has Landlock, but the rules could not be applied, for this reason.
+    /// The kernel has Landlock, but refused the rules, for this reason.
     Failed(String),
-    /// The rules of this ABI version apply.
+    /// Landlock restricts the launcher, with the rules that this ABI version supports.
     Landlock(ABI),
 }
 
 static STATE: OnceLock<State> = OnceLock::new();
-/// The rules, for threads that have not applied them yet.
+/// The rules that [`enter`] applies. Empty until the launcher's main thread has applied the rules.
 static RULES: OnceLock<RulesetCreated> = OnceLock::new();
 
 thread_local! {
@@ -98,24 +101,23 @@ thread_local! {
 }
 
 impl Rights {
-    /// Applies the rules to a thread that ends at once, and returns the state that they would lead
-    /// to.
+    /// Tries the rules on a thread that ends at once. Returns the state that the sandbox would
+    /// have.
     pub fn try_out(&self) -> State {
-        let rights = self.clone();
-        let tried = thread::Builder::new().spawn(move || {
-            rights.rules().and_then(RulesetCreated::restrict_self).map_or_else(failed, State::of)
+        let attempt = || self.rules().and_then(RulesetCreated::restrict_self);
+        let joined = thread::scope(|scope| {
+            let thread = thread::Builder::new().spawn_scoped(scope, attempt);
+            thread.map(thread::ScopedJoinHandle::join)
         });
-        let tried = tried.map(thread::JoinHandle::join);
-        match tried {
-            Ok(Ok(state)) => state,
-            Ok(Err(_)) => State::Failed("the thread that tried the sandbox panicked".to_owned()),
-            Err(error) => {
-                State::Failed(format!("could not start a thread to try the sandbox: {error}"))
-            }
+        match joined {
+            Ok(Ok(tried)) => tried.map_or_else(failed, State::of),
+            Ok(Err(_)) => failed("the thread that tried the sandbox panicked"),
+            Err(error) => failed(format!("could not start a thread to try the sandbox: {error}")),
         }
     }
 
-    /// Applies the rules to this thread; other threads apply them when they [`enter`].
+    /// Applies the rules to this thread, and to all other threads from ABI version 8 on. Before ABI
+    /// version 8, each other thread must call [`enter`].
     pub fn keep_only(&self) -> &'static State {
         let state = self.restrict().map_or_else(failed, State::of);
         STATE.get_or_init(|| state)
@@ -123,11 +125,10 @@ impl Rights {
 
     fn restrict(&self) -> io::Result<RestrictionStatus> {
         let rules = self.rules().map_err(io::Error::other)?;
-        let for_others = rules.try_clone()?;
-        let restricted = rules.all_threads(true).and_then(RulesetCreated::restrict_self);
+        let restricted =
+            rules.try_clone()?.all_threads(true).and_then(RulesetCreated::restrict_self);
         let status = restricted.map_err(io::Error::other)?;
-        HAS_ENTERED.set(true);
-        RULES.get_or_init(|| for_others);
+        RULES.get_or_init(|| rules);
         Ok(status)
     }
 
@@ -139,13 +140,13 @@ impl Rights {
         let rules: RulesetCreated = Ruleset::default()
             .handle_access(AccessFs::from_all(ABI::V5))?
             .handle_access(AccessNet::from_all(ABI::V4))?
-            // Without Scope::Signal, because the launcher sends signals to COMMAND.
+            // Scope::Signal is missing here, because the launcher must send signals to COMMAND.
             .scope(Scope::AbstractUnixSocket)?
             .create()?
             .add_rules(path_beneath_rules(self.readable(), read))?
             .add_rules::<_, _, _, RulesetError>(ports)?
             .add_rules(path_beneath_rules(sockets, AccessFs::ReadDir | AccessFs::RemoveFile))?;
-        // The right to remove a directory belongs to its parent.
+        // To remove a directory, the launcher needs a right to the parent directory.
         let parent = sockets.and_then(Path::parent);
         rules.add_rules(path_beneath_rules(parent, BitFlags::from(AccessFs::RemoveDir)))
     }
@@ -153,45 +154,32 @@ impl Rights {
     fn readable(&self) -> impl Iterator<Item = PathBuf> {
         let fixed = READABLE.iter().map(PathBuf::from);
         let linked = RESOLVER_FILES.iter().filter_map(|file| directory_of(Path::new(file)));
-        // HOSTALIASES names a file of host names (hostname(7)).
+        // The variable HOSTALIASES contains the path of a file of host names (hostname(7)).
         let aliases = std::env::var_os("HOSTALIASES").map(PathBuf::from);
         fixed.chain(linked).chain(aliases).chain(self.read.iter().cloned())
     }
 }
 
-/// The directory of the file that `path` leads to, with links resolved. If that directory is the
-/// root directory, returns the file itself.
+/// Follows the symbolic links in `path`, and returns the directory of the resulting file. Returns
+/// the file itself if its directory is the root directory.
 pub fn directory_of(path: &Path) -> Option<PathBuf> {
     let file = path.canonicalize().ok()?;
     let directory = file.parent()?;
     Some(if directory == Path::new("/") { file } else { directory.to_owned() })
 }
 
-/// Records that the setting turns the sandbox off.
-pub fn leave_off() {
-    STATE.get_or_init(|| State::Off);
-}
-
-/// Applies the rules to this thread, unless there are no rules, or the thread has already applied
-/// the rules.
+/// Applies the rules to this thread. Does nothing if the launcher has no rules, or if this thread
+/// has already called `enter`.
 ///
 /// # Errors
-/// If the kernel refuses.
+/// If the kernel refuses the rules.
 pub fn enter() -> io::Result<()> {
-    let Some(rules) = RULES.get() else { return Ok(()) };
-    if HAS_ENTERED.get() {
-        return Ok(());
+    match RULES.get() {
+        Some(rules) if !HAS_ENTERED.replace(true) => {
+            rules.try_clone()?.restrict_self().map(drop).map_err(io::Error::other)
+        }
+        _ => Ok(()),
     }
-    rules.try_clone()?.restrict_self().map_err(io::Error::other)?;
-    HAS_ENTERED.set(true);
-    Ok(())
-}
-
-/// Call the result first in a new thread: the thread inherits the rules of the thread that starts
-/// it.
-pub fn inheritance() -> impl FnOnce() {
-    let has_entered = HAS_ENTERED.get();
-    move || HAS_ENTERED.set(has_entered)
 }
 
 /// The state of this launcher's sandbox.
@@ -208,13 +196,13 @@ impl State {
         match status.landlock {
             LandlockStatus::Available { effective_abi, .. } => State::Landlock(effective_abi),
             LandlockStatus::NotEnabled => State::Unavailable("Landlock is off in this kernel"),
-            LandlockStatus::NotImplemented => {
-                State::Unavailable("the kernel lacks Landlock, or a seccomp profile forbids it")
-            }
+            LandlockStatus::NotImplemented => State::Unavailable(
+                "the kernel lacks Landlock, or a seccomp profile forbids Landlock",
+            ),
         }
     }
 
-    /// The ABI version whose rules apply.
+    /// The ABI version of Landlock, if the rules apply.
     pub fn abi(&self) -> Option<u32> {
         match self {
             State::Landlock(abi) => Some(*abi as u32),
@@ -222,7 +210,8 @@ impl State {
         }
     }
 
-    /// Rights that the launcher does not need but this kernel cannot take away.
+    /// Rights that the launcher keeps although it does not need them, because this kernel cannot
+    /// deny them.
     pub fn missing(&self) -> Vec<&'static str> {
         let State::Landlock(abi) = self else { return Vec::new() };
         ADDED.iter().filter(|(since, _)| since > abi).map(|(_, right)| *right).collect()
@@ -251,7 +240,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_old_kernel_names_the_rights_it_leaves() {
+    fn with_an_old_kernel_the_state_names_rights_not_denied() {
         let shown = |abi| State::Landlock(abi).to_string();
         assert_eq!(shown(ABI::V7), "Landlock ABI 7");
         assert_eq!(shown(ABI::V5), "Landlock ABI 5 (cannot deny abstract Unix sockets)");

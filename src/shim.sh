@@ -8,7 +8,7 @@ for directory in $PATH; do
     [ "$launcher" -ef "$0" ] || cmp -s "$launcher" "$0" || exec "$launcher" "$@"
 done
 
-# start-stunnel is not installed. If tunnels are disabled, run only COMMAND, which follows the options.
+# start-stunnel is not installed. If tunnels are disabled, skip the options, and run COMMAND.
 enabled=${STUNNEL_ENABLED-} off=', or set STUNNEL_ENABLED=false to run the command without a tunnel'
 while [ $# -gt 0 ]; do
     case $1 in

@@ -1,9 +1,11 @@
-//! Threads for blocking work: name lookups, and setting up TLS.
+//! Threads for work that blocks: name lookups, and preparing TLS.
 //!
-//! Tokio has such threads, too, but tokio panics if the system refuses to start a thread. With
-//! tokio's threads, an app that reaches its limit of processes (RLIMIT_NPROC) would lose every new
-//! connection. Here, one permanent thread starts before COMMAND. Further threads start on demand,
-//! and end when they are idle. So a silent name server does not delay other tunnels.
+//! Tokio also has threads for blocking work, but tokio panics if the system refuses to start a
+//! thread. Then an app that reaches its limit of processes (RLIMIT_NPROC) would lose every new
+//! connection.
+//!
+//! One permanent thread starts before COMMAND. Further threads start on demand, so that a name
+//! server that does not answer delays no other tunnel. These threads end when they are idle.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
@@ -17,17 +19,14 @@ use nix::errno::Errno;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 
-use crate::logging::warning;
-use crate::sandbox;
-
-/// Maximum number of threads, equal to tokio's own limit: name servers may be silent for long.
+/// Maximum number of threads, as in tokio. Many threads may wait for a silent name server.
 const MOST_THREADS: usize = 512;
-/// Time without work after which a thread ends.
+/// The time without work after which a thread ends, unless it is the permanent thread.
 const IDLE: Duration = Duration::from_secs(10);
-/// Time limit for a job that waits for a busy thread because no thread can be started.
+/// If the system refuses a new thread, a job waits at most this long for a busy thread.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// A job counts its thread as free before it replies.
+/// Work for a thread. Each job must add a permit to `free` before it sends its result.
 type Job = Box<dyn FnOnce() + Send>;
 
 static THREADS: LazyLock<Threads> = LazyLock::new(|| {
@@ -38,41 +37,24 @@ static THREADS: LazyLock<Threads> = LazyLock::new(|| {
 struct Threads {
     give: Sender<Job>,
     take: Receiver<Job>,
-    /// One permit for each thread without work.
+    /// One permit for each idle thread.
     free: Semaphore,
-    /// One permit for each thread that may still be started.
+    /// One permit for each further thread that the limit allows.
     places: Semaphore,
 }
 
-/// Starts the permanent thread. Call this before COMMAND starts, because later the system may
-/// refuse a thread. If the system refuses the thread now, the first job tries again and reports the
-/// error.
+/// Starts the permanent thread. The caller must not have started COMMAND yet, because later the
+/// system may refuse a thread. Ignores an error, because each job then tries to start a thread.
 pub fn keep_one_ready() {
-    if THREADS.start().is_ok() {
+    if THREADS.start(Duration::MAX).is_ok() {
         THREADS.free.add_permits(1);
     }
 }
 
-/// Makes the permanent thread apply the sandbox's rules now instead of before its next job, and
-/// waits until the thread has applied them. Without the wait, a new thread could take this job
-/// instead.
-pub fn enter_sandbox() {
-    if let Ok(permit) = THREADS.free.try_acquire() {
-        permit.forget();
-        let (done, entered) = crossbeam_channel::bounded(1);
-        THREADS.give(Box::new(move || {
-            THREADS.free.add_permits(1);
-            done.send(()).expect("the caller waits");
-        }));
-        // The rules are applied before the job runs.
-        let _ = entered.recv();
-    }
-}
-
-/// The addresses of `host`, which may itself be an address.
+/// The addresses of `host`, which is a name or an IP address.
 ///
 /// # Errors
-/// The resolver's, or EAGAIN if no thread is free.
+/// The resolver's error, or EAGAIN if no thread is idle and no thread can be started.
 pub async fn look_up(host: String, port: u16) -> io::Result<Vec<SocketAddr>> {
     if let Ok(address) = host.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(address, port)]);
@@ -80,19 +62,19 @@ pub async fn look_up(host: String, port: u16) -> io::Result<Vec<SocketAddr>> {
     run(move || (host.as_str(), port).to_socket_addrs().map(Iterator::collect)).await?
 }
 
-/// Does `work`, which may block, on a thread.
+/// Runs `work`, which may block, on one of these threads.
 ///
 /// # Errors
-/// EAGAIN if no thread is free and no thread can be started.
+/// EAGAIN if no thread is idle and no thread can be started.
 pub async fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
     THREADS.claim().await?;
     let (reply, result) = oneshot::channel();
     THREADS.give(Box::new(move || {
-        // A panic needs no report here: the panic hook has logged it.
+        // The panic hook has already logged a panic of `work`.
         let done = catch_unwind(AssertUnwindSafe(work));
-        // This comes before the reply, so that the caller's next job finds this thread free.
+        // Add the permit before the reply, so that the caller's next job can use this thread.
         THREADS.free.add_permits(1);
-        // The caller may have given up meanwhile.
+        // Ignore the error: the caller may no longer wait for the result.
         drop(reply.send(done));
     }));
     match result.await {
@@ -102,13 +84,13 @@ pub async fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -
 }
 
 impl Threads {
-    /// Finds or starts a thread for one job. The caller must give that job at once.
+    /// Finds an idle thread or starts a thread, for one job, which the caller must give at once.
     async fn claim(&'static self) -> io::Result<()> {
         if let Ok(permit) = self.free.try_acquire() {
             permit.forget();
             return Ok(());
         }
-        let Err(refused) = self.start() else { return Ok(()) };
+        let Err(refused) = self.start(IDLE) else { return Ok(()) };
         match timeout(PATIENCE, self.free.acquire()).await {
             Ok(Ok(permit)) => {
                 permit.forget();
@@ -122,42 +104,26 @@ impl Threads {
         self.give.send(job).expect("the receiver lives as long as the sender");
     }
 
-    /// Starts a thread, which does not count as free yet.
-    fn start(&'static self) -> io::Result<()> {
+    /// Starts a thread that ends after the time `idle` without work. Adds no permit to `free`.
+    fn start(&'static self, idle: Duration) -> io::Result<()> {
         let place = self.places.try_acquire().map_err(|_| Errno::EAGAIN)?;
-        let inherit = sandbox::inheritance();
         let started = thread::Builder::new().name("blocking".to_owned()).spawn(move || {
-            inherit();
-            self.work();
+            self.work(idle);
             drop(place);
         });
         started.map(drop).map_err(|_| Errno::EAGAIN.into())
     }
 
-    /// A thread's life.
-    fn work(&self) {
+    fn work(&self, idle: Duration) {
         loop {
-            let job = match self.take.recv_timeout(IDLE) {
-                Ok(job) => job,
-                Err(_) if self.may_end() => return,
-                // The last free thread stays.
-                Err(_) => self.take.recv().expect("the sender lives as long as the receiver"),
-            };
-            if let Err(error) = sandbox::enter() {
-                warning!(at = "sandbox-failed", error = %error);
+            if let Ok(job) = self.take.recv_timeout(idle) {
+                job();
+            } else if let Ok(permit) = self.free.try_acquire() {
+                // The thread has taken back its own permit, so no job waits for this thread.
+                permit.forget();
+                return;
             }
-            job();
         }
-    }
-
-    /// True if a thread without work may end. If so, it no longer counts as free.
-    fn may_end(&self) -> bool {
-        let Ok(permit) = self.free.try_acquire() else { return false };
-        let others = self.free.available_permits() > 0;
-        if others {
-            permit.forget();
-        }
-        others
     }
 }
 
@@ -196,7 +162,7 @@ mod tests {
         for _ in 0..10_000 {
             threads.insert(run(|| thread::current().id()).await.unwrap());
         }
-        // Other tests use a few threads at the same time.
+        // Other tests of this process use a few threads at the same time.
         assert!(threads.len() < 5, "{threads:?}");
     }
 }

@@ -1,27 +1,27 @@
-//! The classic and the Cloud Native buildpack in `dist/`. Builds run as an unprivileged user in an
-//! empty environment.
+//! Tests of the buildpack in `dist/`, which is a classic and a Cloud Native buildpack. Builds run
+//! as an unprivileged user, with an empty environment.
 
 mod support;
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use nix::libc;
 use nix::unistd::Uid;
-use support::dist::{buildpack_archive, unpack};
-use support::eventually;
+use support::dist::{ROOT, VERSION, buildpack_archive, unpack};
 use support::launcher::{Launcher, Outcome, logged, send_signal};
 use support::proc::{command_of, is_alive};
 use support::resp::Reply;
 use support::servers::{Front, PASSWORD, Server};
+use support::{eventually, write_executable};
 use tempfile::TempDir;
 
-const ROOT: &str = env!("CARGO_MANIFEST_DIR");
-const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// The user id of nobody.
-const UNPRIVILEGED: &str = "65534";
+const UNPRIVILEGED: u32 = 65_534;
+const SHIM: &str = include_str!("../src/shim.sh");
 /// An app that stores its first argument in Redis, and uses Redis again on SIGTERM.
 const APP: &str = r#"#!/bin/sh
 redis() { redis-cli --no-auth-warning -u "$REDIS_URL" "$@" >/dev/null; }
@@ -31,10 +31,11 @@ echo ready
 while :; do sleep 0.02; done
 "#;
 
-/// A build machine: the unpacked buildpack, an app, and folders for caches and layers.
+/// A folder that contains everything a build needs: the unpacked buildpack, an app, and folders for
+/// the cache and for layers.
 struct Site {
     folder: TempDir,
-    /// A folder that precedes the system's programs on PATH.
+    /// A folder of programs that replace the system's programs.
     path: Option<PathBuf>,
 }
 
@@ -58,24 +59,24 @@ impl Site {
     fn write(&self, name: &str, text: &str) {
         let file = self.at(name);
         fs::create_dir_all(file.parent().unwrap()).unwrap();
-        fs::write(&file, text).unwrap();
-        fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+        write_executable(&file, text);
     }
 
-    /// A program with an empty environment, run by an unprivileged user who owns all files here.
+    /// A command that runs `program` with an empty environment, as an unprivileged user who owns
+    /// all files of the site.
     fn command(&self, program: &Path) -> Command {
-        let mut command = Command::new("setpriv");
+        let mut command = Command::new(program);
         if Uid::effective().is_root() {
             let owner = format!("{UNPRIVILEGED}:{UNPRIVILEGED}");
             let owned = Command::new("chown").args(["-R", &owner]).arg(self.folder.path()).status();
             assert!(owned.unwrap().success());
-            command.args(["--reuid", UNPRIVILEGED, "--regid", UNPRIVILEGED, "--clear-groups"]);
+            command.uid(UNPRIVILEGED).gid(UNPRIVILEGED);
         }
         let mut path = "/usr/local/bin:/usr/bin:/bin".to_owned();
         if let Some(first) = &self.path {
             path = format!("{}:{path}", first.display());
         }
-        command.arg(program).env_clear().env("PATH", path);
+        command.env_clear().env("PATH", path);
         command.env("HOME", self.at("app")).env("STACK", "heroku-24").current_dir(self.at("app"));
         command
     }
@@ -91,7 +92,7 @@ impl Site {
         self.classic("compile", &["app", "cache", "env"])
     }
 
-    /// Runs a script of the Cloud Native buildpack, as the lifecycle does.
+    /// Runs a script of the Cloud Native buildpack as the Cloud Native lifecycle does.
     fn cloud_native(&self, script: &str) -> Outcome {
         let mut command = self.command(&self.at("buildpack/bin").join(script));
         command.env("CNB_BUILDPACK_DIR", self.at("buildpack"));
@@ -106,13 +107,13 @@ impl Site {
         Outcome::of(&mut command)
     }
 
-    /// Replaces uname(1), so that builds see this architecture.
+    /// Replaces uname(1) by a script that prints this architecture.
     fn pretend_to_be(&mut self, architecture: &str) {
         self.write("other/uname", &format!("#!/bin/sh\necho {architecture}\n"));
         self.path = Some(self.at("other"));
     }
 
-    /// Updates the checksum after a test has replaced an architecture's launcher.
+    /// Writes the checksum of a launcher that the test has replaced.
     fn sign_launcher(&self, architecture: &str) {
         let launcher = self.at("buildpack/launcher");
         let mut sums = Command::new("sha256sum");
@@ -121,12 +122,13 @@ impl Site {
         fs::write(launcher.join("SHA256SUMS"), sums.stdout).unwrap();
     }
 
-    /// The names and contents of all files in the app.
+    /// The paths and contents of all files in the app.
     fn app(&self) -> Vec<(PathBuf, Vec<u8>)> {
         files(&self.at("app"))
     }
 
-    /// Asserts that the build fails with these words, in Heroku's style, and changes nothing.
+    /// Asserts that the build fails, changes nothing, and prints an error that contains these
+    /// words. Each line of the error must begin with ` !     `, as in Heroku's own buildpacks.
     fn refuses(&self, build: impl Fn(&Site) -> Outcome, words: &[&str]) {
         let before = self.app();
         let said = build(self);
@@ -135,7 +137,7 @@ impl Site {
         for word in words {
             assert!(said.stderr.contains(word), "{word}: {said:?}");
         }
-        assert_eq!(self.app(), before, "the app was changed");
+        assert_eq!(self.app(), before, "the build changed the app");
         assert!(files(&self.at("layers")).is_empty());
     }
 }
@@ -153,7 +155,8 @@ fn files(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     found
 }
 
-/// Runs the Procfile's `web` line, stops it like a dyno, and checks the values in Redis.
+/// Runs the command of the Procfile's `web` line, sends SIGTERM to all its processes as on a dyno,
+/// and asserts that the app's values are in Redis.
 fn run_as_a_dyno(mut command: Command, server: &Server) {
     command.args(["-c", "exec bin/start-stunnel ./serve web"]);
     command.env("DYNO", "web.1").env("REDIS_URL", server.url());
@@ -177,16 +180,18 @@ fn run_as_a_dyno(mut command: Command, server: &Server) {
 }
 
 #[test]
-fn classic_build_makes_a_slug_that_runs_anywhere() {
+fn classic_build_makes_a_slug_that_works_on_a_dyno() {
     let site = Site::new();
     assert_eq!(site.classic("detect", &["app"]).ok(), "start-stunnel\n");
+    // The build ignores this setting, because the launcher reads the setting at run time.
+    fs::write(site.at("env/STUNNEL_ENABLED"), "false").unwrap();
     let said = site.compile().ok();
     let expected = format!("-----> start-stunnel\n       Installed bin/start-stunnel {VERSION}\n");
     assert_eq!(said, expected);
     assert_eq!(site.classic("release", &["app"]).ok(), "--- {}\n");
-    assert!(files(&site.at("cache")).is_empty(), "nothing needs the cache");
+    assert!(files(&site.at("cache")).is_empty(), "the build does not use the cache");
 
-    // A dyno unpacks the slug in another place, without the buildpack.
+    // On a dyno, the slug is in another folder, and there is no buildpack.
     fs::rename(site.at("app"), site.at("slug")).unwrap();
     fs::remove_dir_all(site.at("buildpack")).unwrap();
     let mut dyno = site.command(Path::new("bash"));
@@ -195,37 +200,23 @@ fn classic_build_makes_a_slug_that_runs_anywhere() {
 }
 
 #[test]
-fn build_replaces_the_shim_and_no_other_file() {
-    let site = Site::new();
-    site.write("app/bin/start-stunnel", include_str!("../src/shim.sh"));
-    site.write("app/bin/rails", "#!/bin/sh\n");
-    site.write("app/bin/.hidden", "x");
-    site.compile().ok();
-    let names: Vec<_> = files(&site.at("app/bin")).into_iter().map(|(path, _)| path).collect();
-    let expected = [".hidden", "rails", "start-stunnel"].map(|name| site.at("app/bin").join(name));
-    assert_eq!(names, expected);
-    assert!(fs::read(site.at("app/bin/start-stunnel")).unwrap().starts_with(b"\x7fELF"));
-    assert_eq!(fs::read_to_string(site.at("app/bin/rails")).unwrap(), "#!/bin/sh\n");
-}
-
-#[test]
 fn build_replaces_a_linked_shim_but_not_its_target() {
     let site = Site::new();
-    let shim = include_str!("../src/shim.sh");
-    site.write("app/tools/shim", shim);
+    site.write("app/tools/shim", SHIM);
     fs::create_dir(site.at("app/bin")).unwrap();
     symlink("../tools/shim", site.at("app/bin/start-stunnel")).unwrap();
     site.compile().ok();
-    assert_eq!(fs::read_to_string(site.at("app/tools/shim")).unwrap(), shim);
+    assert_eq!(fs::read_to_string(site.at("app/tools/shim")).unwrap(), SHIM);
     assert!(!site.at("app/bin/start-stunnel").is_symlink());
 }
 
-/// A way to build, and a word that it prints at the end.
+/// A function that builds the app, and a word that the build prints at the end.
 type Build = (fn(&Site) -> Outcome, &'static str);
 const BUILDS: [Build; 2] =
     [(Site::compile, "Installed"), (|site| site.cloud_native("build"), "start-stunnel ")];
 
-/// Asserts that the build succeeded, and warned with exactly these words, in Heroku's style.
+/// Asserts that the build succeeded, and that its warnings contain these words. Without words, the
+/// build must print no warning.
 #[track_caller]
 fn warned(said: Outcome, done: &str, words: &[&str]) {
     assert_eq!(said.code(), 0, "{said:?}");
@@ -238,29 +229,24 @@ fn warned(said: Outcome, done: &str, words: &[&str]) {
 }
 
 #[test]
-fn build_warns_when_it_replaces_another_start_stunnel() {
+fn build_warns_if_it_replaces_a_file_that_is_not_the_shim() {
+    let older_shim = "#!/bin/sh\n\
+                      # Stands in for it. Made by: start-stunnel --print-shim > bin/start-stunnel\n\
+                      exec start-stunnel \"$@\"\n";
+    // A script as in the buildpack heroku/redis.
+    let other = "#!/usr/bin/env bash\nn=1\nbin/stunnel-conf.sh\n";
+    let warning = ["replaces another bin/start-stunnel", "heroku buildpacks:remove heroku/redis"];
     for (build, done) in BUILDS {
         let site = Site::new();
-        // The script of heroku/redis, or an app's own copy of it.
-        site.write("app/bin/start-stunnel", "#!/usr/bin/env bash\nn=1\nbin/stunnel-conf.sh\n");
-        let words = ["replaces another bin/start-stunnel", "heroku buildpacks:remove heroku/redis"];
-        warned(build(&site), done, &words);
-        let bytes = fs::read(site.at("app/bin/start-stunnel")).unwrap();
-        assert!(bytes.starts_with(b"\x7fELF"), "replaced all the same");
-        // The launcher of an earlier build causes no warning.
-        warned(build(&site), done, &[]);
-    }
-}
-
-#[test]
-fn build_replaces_older_shims_silently() {
-    let older = "#!/bin/sh\n\
-                 # Stands in for it. Made by: start-stunnel --print-shim > bin/start-stunnel\n\
-                 exec start-stunnel \"$@\"\n";
-    for (build, done) in BUILDS {
-        let site = Site::new();
-        for shim in [older, include_str!("../src/shim.sh")] {
-            site.write("app/bin/start-stunnel", shim);
+        site.write("app/bin/.hidden", "x");
+        for (replaced, words) in [(SHIM, &[][..]), (older_shim, &[]), (other, &warning)] {
+            site.write("app/bin/start-stunnel", replaced);
+            warned(build(&site), done, words);
+            let installed = [".hidden", "start-stunnel"].map(|name| site.at("app/bin").join(name));
+            let (names, contents): (Vec<_>, Vec<_>) =
+                files(&site.at("app/bin")).into_iter().unzip();
+            assert!(names == installed && contents[1].starts_with(b"\x7fELF"), "{names:?}");
+            // A build that replaces the launcher of an earlier build prints no warning.
             warned(build(&site), done, &[]);
             fs::remove_file(site.at("app/bin/start-stunnel")).unwrap();
         }
@@ -274,7 +260,7 @@ fn build_warns_of_files_of_the_retired_buildpack() {
         site.write("app/bin/stunnel-conf.sh", "#!/usr/bin/env bash\n");
         let words = ["bin/stunnel-conf.sh", "heroku buildpacks:remove heroku/redis"];
         warned(build(&site), done, &words);
-        assert!(site.at("app/bin/stunnel-conf.sh").exists(), "it is the app's");
+        assert!(site.at("app/bin/stunnel-conf.sh").exists(), "the build removed a file of the app");
     }
 }
 
@@ -285,7 +271,7 @@ fn build_refuses_a_bin_that_is_a_broken_link() {
     for (build, _) in BUILDS {
         site.refuses(build, &["bin is a broken link", "../elsewhere/bin"]);
     }
-    // A link to a folder of the app works like a folder.
+    // The build accepts a link to a folder of the app.
     fs::remove_file(site.at("app/bin")).unwrap();
     fs::create_dir(site.at("app/scripts")).unwrap();
     symlink("scripts", site.at("app/bin")).unwrap();
@@ -305,24 +291,10 @@ fn build_prints_a_hint_if_no_process_uses_the_launcher() {
             None => fs::remove_file(&file).unwrap(),
         }
         let said = site.compile().ok();
-        assert!(
-            said.contains("       No process in the Procfile uses start-stunnel yet."),
-            "{said}"
-        );
-        assert!(said.contains("           web: bin/start-stunnel bundle exec puma"), "{said}");
+        let hint = "       No process in the Procfile uses start-stunnel yet.";
+        let example = "           web: bin/start-stunnel bundle exec puma";
+        assert!(said.contains(hint) && said.contains(example), "{said}");
     }
-}
-
-#[test]
-fn build_ignores_stunnel_enabled() {
-    let site = Site::new();
-    fs::write(site.at("env/STUNNEL_ENABLED"), "false").unwrap();
-    site.compile().ok();
-    // The setting takes effect at run time.
-    let mut command = site.command(&site.at("app/bin/start-stunnel"));
-    command.args(["sh", "-c", "echo $REDIS_URL"]).env("REDIS_URL", "redis://h");
-    command.env("STUNNEL_ENABLED", "false");
-    assert_eq!(Outcome::of(&mut command).ok(), "redis://h\n");
 }
 
 #[test]
@@ -341,9 +313,9 @@ fn build_refuses_a_damaged_package() {
 }
 
 #[test]
-fn build_says_where_the_binary_runs() {
+fn build_names_the_systems_on_which_the_binary_runs() {
     let mut site = Site::new();
-    // The checksum is valid, but the file cannot run.
+    // Replace the launcher by a file that cannot run, and update the checksum.
     site.write("buildpack/launcher/x86_64/start-stunnel", "#!/no/such/interpreter\n");
     site.sign_launcher("x86_64");
     site.refuses(Site::compile, &["does not run on this system (stack heroku-24)", "glibc 2.31"]);
@@ -388,7 +360,7 @@ fn build_from_a_checkout_names_the_archive_to_use() {
     let site = Site::new();
     fs::remove_dir_all(site.at("buildpack/launcher")).unwrap();
     let archive = format!("start-stunnel-buildpack-{VERSION}.tgz");
-    // The repository's address; the place of the archive that the message names.
+    // Each row contains the repository's address in release.conf, and the text of the error.
     for (repository, source) in [
         ("", format!("{archive}, which bin/package makes")),
         ("https://example.com/it", format!("/it/releases/download/v{VERSION}/{archive}.")),
@@ -398,8 +370,7 @@ fn build_from_a_checkout_names_the_archive_to_use() {
             site.refuses(build, &["contains no start-stunnel binary", "a checkout", &source]);
         }
     }
-    // The same scripts are in the root folder, for users who give the repository's address to
-    // `heroku buildpacks:add`.
+    // `heroku buildpacks:add` with the repository's address runs the scripts in the root folder.
     let script = |name: &str| Command::new(Path::new(ROOT).join("bin").join(name));
     let detected = Outcome::of(script("detect").arg(site.at("app")));
     assert_eq!(detected.ok(), "start-stunnel\n");
@@ -413,13 +384,9 @@ fn build_on_arm64_installs_the_arm64_binary() {
         let mut site = Site::new();
         site.pretend_to_be("aarch64");
         let launcher = site.at("buildpack/launcher/aarch64/start-stunnel");
-        let binary = fs::read(&launcher).unwrap();
-        assert_eq!(
-            (&binary[..4], binary[18]),
-            (&b"\x7fELF"[..], 183),
-            "EM_AARCH64, as elf.h has it"
-        );
-        // QEMU runs the binary, as if this machine had the architecture.
+        // The number 183 in an ELF header means aarch64 (EM_AARCH64).
+        assert_eq!(fs::read(&launcher).unwrap()[18], 183);
+        // Replace the binary by a script that runs the binary with QEMU.
         fs::rename(&launcher, site.at("launcher")).unwrap();
         let script = format!(
             "#!/bin/sh\nexec qemu-aarch64-static -L /usr/aarch64-linux-gnu {} \"$@\"\n",
@@ -436,10 +403,10 @@ fn toml(file: &Path) -> toml::Table {
     fs::read_to_string(file).unwrap().parse().unwrap()
 }
 
-/// Asserts that a table has only these keys.
+/// Asserts that a table contains only these keys, which the specification allows.
 fn keys(table: &toml::Table, allowed: &[&str]) {
     for key in table.keys() {
-        assert!(allowed.contains(&key.as_str()), "the specification knows no {key}: {table:?}");
+        assert!(allowed.contains(&key.as_str()), "the specification has no key {key}: {table:?}");
     }
 }
 
@@ -450,21 +417,21 @@ fn cloud_native_build_runs_the_same_procfile() {
     let said = site.cloud_native("build").ok();
     assert_eq!(said, format!("-----> start-stunnel\n       Installed start-stunnel {VERSION}\n"));
 
-    // Buildpack API 0.10: <layer>.toml has [types] and [metadata]; launch.toml has processes.
+    // In Buildpack API 0.10, <layer>.toml contains the tables [types] and [metadata].
     let layer = toml(&site.at("layers/start-stunnel.toml"));
     keys(&layer, &["types", "metadata"]);
-    let types = layer["types"].as_table().unwrap();
-    keys(types, &["launch", "build", "cache"]);
-    assert_eq!(types["launch"].as_bool(), Some(true));
-    assert_eq!(types["build"].as_bool(), Some(false));
-    assert_eq!(types["cache"].as_bool(), Some(true));
+    let types: toml::Table = "launch = true\nbuild = false\ncache = true".parse().unwrap();
+    assert_eq!(layer["types"].as_table(), Some(&types));
     assert_eq!(layer["metadata"]["version"].as_str(), Some(VERSION));
-    let left: Vec<_> =
-        fs::read_dir(site.at("layers")).unwrap().map(|e| e.unwrap().file_name()).collect();
-    // There is no launch.toml, because users could scale its process types by accident.
-    assert_eq!(left.len(), 2, "a layer and its toml: {left:?}");
+    // The build writes no launch.toml, because users could start its process types by accident.
+    assert_eq!(
+        fs::read_dir(site.at("layers")).unwrap().count(),
+        2,
+        "the build writes a layer and its TOML file"
+    );
 
-    // At run time the layer's bin/ is on PATH, and bin/start-stunnel leads there.
+    // At run time, the layer's folder bin/ is on PATH, and the app's bin/start-stunnel is a link to
+    // the launcher in the layer.
     let mut on_path = site.command(Path::new("start-stunnel"));
     on_path.arg("-V");
     let bin = site.at("layers/start-stunnel/bin");
@@ -480,7 +447,7 @@ fn cloud_native_rebuild_verifies_the_cached_layer() {
     let (layer, binary) =
         (site.at("layers/start-stunnel.toml"), site.at("layers/start-stunnel/bin/start-stunnel"));
     let first = toml(&layer);
-    // When the app is built again, the lifecycle restores the layer's metadata, but not its types.
+    // Before another build, the lifecycle restores the layer's [metadata], but not its [types].
     let metadata = toml::Table::from_iter([("metadata".to_owned(), first["metadata"].clone())]);
     let restore = || {
         fs::write(&layer, metadata.to_string()).unwrap();
@@ -511,17 +478,8 @@ fn buildpack_toml_follows_the_specification() {
     keys(buildpack, &known);
     assert_eq!(buildpack["version"].as_str(), Some(VERSION));
     let id = buildpack["id"].as_str().unwrap();
-    assert!(id.contains('/'), "{id}: the specification wants an id that nobody else has");
-    let targets = description["targets"].as_array().unwrap();
-    for target in targets {
-        keys(target.as_table().unwrap(), &["os", "arch", "variant", "distros"]);
-    }
-    let architectures: Vec<_> =
-        targets.iter().map(|target| target["arch"].as_str().unwrap()).collect();
-    assert_eq!(architectures, ["amd64", "arm64"]);
-    for script in ["detect", "compile", "release", "build"] {
-        let mode =
-            fs::metadata(site.at("buildpack/bin").join(script)).unwrap().permissions().mode();
-        assert_eq!(mode & 0o111, 0o111, "{script} is executable");
-    }
+    assert!(id.contains('/'), "{id} contains no slash, as a unique id should");
+    let targets = "targets = [{ os = 'linux', arch = 'amd64' }, { os = 'linux', arch = 'arm64' }]";
+    let targets: toml::Table = targets.parse().unwrap();
+    assert_eq!(description["targets"], targets["targets"]);
 }

@@ -1,5 +1,5 @@
-//! The end of COMMAND and of the launcher (docs/command.md): exit codes, signals, the rest of the
-//! process group, the drain.
+//! Tests of the end of COMMAND and of the launcher (docs/command.md): exit codes, signals,
+//! remaining processes, the drain.
 
 mod support;
 
@@ -18,7 +18,7 @@ use support::resp::Reply;
 use support::servers::{Front, Server};
 
 #[test]
-fn the_exit_code_is_the_commands() {
+fn the_launcher_exits_with_the_commands_exit_code() {
     for code in [0, 1, 2, 7, 78, 126, 127, 255] {
         assert_eq!(Launcher::script(&format!("exit {code}")).run().code(), code);
     }
@@ -29,7 +29,7 @@ fn a_signal_that_kills_the_command_kills_the_launcher() {
     for number in [1, 2, 3, 6, 9, 11, 13, 15, 34, 64] {
         let ended = Launcher::new(["perl", "-e", &format!("kill {number}, $$; sleep 60")]).run();
         assert_eq!(ended.signal(), number);
-        // The last log line is complete.
+        // The launcher writes the last log line before it dies.
         assert_eq!(logged(&ended.stderr, "command-ended", "signal"), [number.to_string()]);
     }
 }
@@ -50,8 +50,9 @@ fn the_launcher_dies_by_a_signal_without_a_core_dump() {
 }
 
 #[test]
-fn an_ignored_and_blocked_signal_still_ends_the_launcher() {
-    // COMMAND inherits both, and undoes them before it dies.
+fn the_launcher_dies_by_a_signal_that_it_ignores_and_blocks() {
+    // The launcher and COMMAND start with SIGHUP ignored and blocked. COMMAND undoes both, and then
+    // kills itself by SIGHUP.
     let scene = r#"
         use POSIX;
         $SIG{HUP} = 'IGNORE';
@@ -71,18 +72,11 @@ fn an_ignored_and_blocked_signal_still_ends_the_launcher() {
 #[test]
 fn as_pid_1_the_launcher_exits_with_128_plus_the_signal() {
     for number in [libc::SIGTERM, libc::SIGKILL, 34] {
-        // If a signal had killed pid 1, unshare(1) would die by the same signal.
+        // pid 1 exited, because unshare(1) would die by the signal that kills its child.
         if let Some(launcher) = as_pid_1(&format!("kill -{number} $$; sleep 60")) {
             assert_eq!(launcher.run().code(), 128 + number);
         }
     }
-}
-
-#[test]
-fn xargs_stops_after_a_command_that_a_signal_killed() {
-    let script = format!("printf '1\\n2\\n' | xargs -n 1 {BINARY} sh -c 'echo $0; kill $$'");
-    let ended = Launcher::of("sh", ["-c", &script]).run();
-    assert_eq!((ended.stdout.as_str(), ended.code()), ("1\n", 125), "{}", ended.stderr);
 }
 
 #[test]
@@ -95,19 +89,6 @@ fn sockets_are_removed_before_the_launcher_dies_by_a_signal() {
         .run();
     assert_eq!(ended.signal(), libc::SIGKILL);
     assert_eq!(fs::read_dir(&folder).unwrap().count(), 0, "{}", ended.stderr);
-}
-
-#[test]
-fn the_tunnel_outlives_sigterm_until_the_command_has_ended() {
-    let server = Server::start(Front::Redis);
-    let script = "trap 'redis-cli --no-auth-warning -u \"$REDIS_URL\" set last word; exit 3' TERM; \
-                  echo ready; while :; do sleep 0.01; done";
-    let mut running = Launcher::script(script).redis(&server.url()).start();
-    assert_eq!(running.line(), "ready");
-    running.signal(libc::SIGTERM);
-    let ended = running.finish();
-    assert_eq!((ended.stdout.as_str(), ended.code()), ("OK\n", 3), "{}", ended.stderr);
-    assert_eq!(server.direct().ask(&["GET", "last"]), Reply::bulk("word"));
 }
 
 #[test]
@@ -128,10 +109,10 @@ fn timeout_as_the_command_kills_its_children() {
     let words = ["timeout", "-s", "KILL", "1000", "sh", "-c", script];
     let mut running = Launcher::new(words).start();
     let child: i32 = running.line().parse().unwrap();
-    // If timeout(1) has not noted its child yet, SIGALRM ends timeout(1) only.
+    // Wait, because timeout(1) kills only itself at SIGALRM if it has not started its child yet.
     let timeout = command_of(running.pid());
-    eventually("timeout waits for its child", || (state(timeout) == 'S').then_some(()));
-    // timeout(1) gets SIGALRM when the time is over.
+    eventually("timeout(1) waits for its child", || (state(timeout) == 'S').then_some(()));
+    // timeout(1) also gets SIGALRM when its time has expired.
     running.signal(libc::SIGALRM);
     assert_eq!(running.finish().signal(), libc::SIGKILL);
     eventually("the child is gone", || (!is_alive(child)).then_some(()));
@@ -146,13 +127,13 @@ fn the_rest_of_the_commands_process_group_gets_sigterm() {
 }
 
 #[test]
-fn output_captured_by_a_pipe_returns_when_the_command_ends() {
-    // The remaining process ignores SIGTERM, and has closed its streams.
+fn a_pipe_ends_with_the_command_despite_leftover_processes() {
+    // COMMAND leaves a process behind that ignores SIGTERM, and has closed its streams.
     let script = "trap '' TERM; sleep 1000 >&- 2>&- <&- & echo $!; exit 0";
     let started = Instant::now();
     let ended = Launcher::script(script).run();
     let remaining: i32 = ended.stdout.trim().parse().unwrap();
-    assert!(is_alive(remaining), "it ignores SIGTERM");
+    assert!(is_alive(remaining), "the process ignores SIGTERM");
     send_signal(remaining, libc::SIGKILL);
     assert!(started.elapsed() < support::PATIENCE);
 }
@@ -162,7 +143,7 @@ fn a_command_that_closes_its_output_ends_the_pipe() {
     let mut running = Launcher::script("echo last; exec >&-; exec cat >/dev/null").start();
     let mut all = String::new();
     running.stdout.as_mut().unwrap().read_to_string(&mut all).unwrap();
-    assert_eq!(all, "last\n", "the pipe ended while COMMAND still ran");
+    assert_eq!(all, "last\n", "the text in the pipe before its end");
     assert!(is_alive(command_of(running.pid())));
     assert_eq!(running.finish().code(), 0);
 }
@@ -177,7 +158,7 @@ fn no_process_and_no_port_remain_after_the_end() {
     assert_eq!(held.finish().code(), 0);
     assert!(!is_alive(pid) && !is_alive(command));
     let again = Launcher::holding(&server.url()).env("STUNNEL_LISTEN_PORT", port.to_string());
-    assert_eq!(again.start_held().port, port, "the port is free at once");
+    assert_eq!(again.start_held().port, port, "the next launcher gets the same port");
 }
 
 #[test]
@@ -211,7 +192,7 @@ fn a_signal_at_the_commands_end_keeps_its_exit_code() {
     for round in 0..100 {
         let mut running = Launcher::script("echo ready; read -r _; exit 5").start();
         assert_eq!(running.line(), "ready");
-        // COMMAND ends with its input; the signal comes a little later in each round.
+        // COMMAND ends when its input ends. Each round waits a little longer before the signal.
         drop(running.stdin.take());
         (0..round * 500).for_each(|_| std::hint::spin_loop());
         running.signal(libc::SIGTERM);
@@ -221,16 +202,17 @@ fn a_signal_at_the_commands_end_keeps_its_exit_code() {
     }
 }
 
-/// A launcher whose COMMAND ends by `end`, and that then drains for longer than any test lasts: a
-/// daemon in its own session keeps a connection open. The daemon prints its pid, and how the
-/// connection ends. `launcher` gets COMMAND's script for bash.
+/// Starts a launcher whose COMMAND runs the shell commands `end`. After COMMAND's end, the launcher
+/// drains for an hour, because a daemon in its own session keeps a connection open. The daemon
+/// prints its pid, and later "closed" or "reset" for the end of its connection. `launcher` returns
+/// a launcher for COMMAND's bash script.
 fn start_with_daemon(server: &Server, end: &str, launcher: impl Fn(&str) -> Launcher) -> Running {
     let daemon = r#"
         open(my $redis, "+<&=3"); open(my $out, ">&=4"); syswrite(STDOUT, "$$\n"); close(STDOUT);
         my $read = sysread($redis, my $reply, 1);
         syswrite($out, defined($read) ? "closed\n" : "reset\n")
     "#;
-    // COMMAND waits until the daemon has left its session.
+    // COMMAND reads the daemon's pid, so COMMAND ends only after the daemon has its own session.
     let script = format!(
         "exec 3<>/dev/tcp/127.0.0.1/${{REDIS_URL##*:}} 4>&1; \
          printf 'PING\\r\\n' >&3; read -r reply <&3; \
@@ -241,84 +223,67 @@ fn start_with_daemon(server: &Server, end: &str, launcher: impl Fn(&str) -> Laun
     launcher.start()
 }
 
-/// Such a launcher with these settings, once its COMMAND has ended.
-fn draining(server: &Server, end: &str, settings: &[(&str, &str)]) -> Running {
-    let mut running = start_with_daemon(server, end, |script| {
-        Launcher::new(["bash", "-c", script]).settings(settings)
-    });
-    let _daemon: i32 = running.line().parse().unwrap();
-    let pid = running.pid();
-    eventually("COMMAND has ended", || children(pid).is_empty().then_some(()));
-    running
-}
-
 #[test]
-fn a_signal_cuts_the_drain_short() {
+fn a_signal_cuts_the_drain_and_keeps_the_exit_status() {
     let server = Server::start(Front::Redis);
-    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT, libc::SIGHUP] {
-        let mut running = draining(&server, "exit 6", &[]);
-        // These signals do not cut the drain.
-        for other in [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU, libc::SIGCONT, libc::SIGUSR1] {
-            running.signal(other);
+    let killed = "kill -USR1 $$; sleep 60";
+    let others = [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU, libc::SIGCONT, libc::SIGUSR1];
+    // `others` are signals that do not end the drain. On a dyno, SIGTERM does not end the drain.
+    for (dyno, others, signal, end, code) in [
+        ("", &others[..], libc::SIGTERM, "exit 6", Some(6)),
+        ("", &others, libc::SIGINT, "exit 6", Some(6)),
+        ("", &others, libc::SIGQUIT, killed, None),
+        ("", &others, libc::SIGHUP, "exit 6", Some(6)),
+        ("web.1", &[libc::SIGTERM], libc::SIGINT, "exit 6", Some(6)),
+    ] {
+        let mut running = start_with_daemon(&server, end, |script| {
+            Launcher::new(["bash", "-c", script]).env("DYNO", dyno)
+        });
+        let _daemon: i32 = running.line().parse().unwrap();
+        let pid = running.pid();
+        eventually("COMMAND has ended", || children(pid).is_empty().then_some(()));
+        for number in others.iter().chain([&signal]) {
+            running.signal(*number);
         }
-        running.signal(signal);
         assert_eq!(running.line(), "reset", "{signal}");
         let ended = running.finish();
-        assert_eq!(ended.code(), 6, "{}", ended.stderr);
+        let by_signal = code.is_none().then_some(libc::SIGUSR1);
+        assert_eq!((ended.status.code(), ended.status.signal()), (code, by_signal), "{ended:?}");
         let cut = logged(&ended.stderr, "drain-cut", "signal");
         assert_eq!(cut, [signal.to_string()], "{}", ended.stderr);
     }
 }
 
 #[test]
-fn a_signal_that_cuts_the_drain_keeps_the_exit_status() {
-    let server = Server::start(Front::Redis);
-    let end = "kill -USR1 $$; sleep 60";
-    let mut running = draining(&server, end, &[]);
-    running.signal(libc::SIGTERM);
-    assert_eq!(running.line(), "reset");
-    assert_eq!(running.finish().signal(), libc::SIGUSR1);
-}
-
-#[test]
-fn on_a_dyno_the_managers_sigterm_does_not_cut_the_drain() {
-    let server = Server::start(Front::Redis);
-    let settings = [("DYNO", "web.1"), ("STUNNEL_LOGLEVEL", "debug")];
-    let running = draining(&server, "exit 6", &settings);
-    for signal in [libc::SIGTERM, libc::SIGINT] {
-        running.signal(signal);
-    }
-    let ended = running.finish();
-    assert_eq!(ended.code(), 6);
-    assert_eq!(logged(&ended.stderr, "drain-cut", "signal"), ["2"], "{}", ended.stderr);
-}
-
-#[test]
 fn orphans_are_reaped_during_the_drain() {
     let server = Server::start(Front::Redis);
     let mut running = start_with_daemon(&server, "exit 6", |script| {
-        // After exec, the shell's child is the launcher's, and outlives COMMAND.
+        // The shell starts sleep, and then executes the launcher. So sleep is a child of the
+        // launcher, and still runs after COMMAND's end.
         let scene = format!("sleep 1000 >&- 2>&- & echo $!; exec {BINARY} bash -c \"$1\"");
         Launcher::of("sh", ["-c", &scene, "sh", script])
     });
     let orphan: i32 = running.line().parse().unwrap();
     let _daemon: i32 = running.line().parse().unwrap();
     let pid = running.pid();
-    eventually("the orphan is all that is left", || (children(pid) == [orphan]).then_some(()));
+    eventually("the orphan is the launcher's only child", || {
+        (children(pid) == [orphan]).then_some(())
+    });
     send_signal(orphan, libc::SIGKILL);
     wait_until_reaped(orphan);
-    assert!(is_alive(pid), "it drains still");
+    assert!(is_alive(pid), "the launcher still drains");
     running.signal(libc::SIGTERM);
     assert_eq!(running.line(), "reset");
     assert_eq!(running.finish().code(), 6);
 }
 
 #[test]
-fn the_last_bytes_of_a_command_that_ignores_sigterm_arrive() {
+fn the_tunnel_works_after_sigterm_until_the_commands_last_byte() {
     let server = Server::start(Front::Redis);
     let script = format!(
         "trap '' TERM; port=${{REDIS_URL##*:}}; exec 3<>/dev/tcp/127.0.0.1/${{port%%/*}}; \
          printf 'AUTH {}\\r\\nCLIENT REPLY OFF\\r\\n' >&3; read -r ok <&3; echo ready; read -r _; \
+         redis-cli --no-auth-warning -u \"$REDIS_URL\" set new connection; \
          printf 'INCR n\\r\\n%.0s' $(seq 1000) >&3; exit 3",
         support::servers::PASSWORD
     );
@@ -327,15 +292,16 @@ fn the_last_bytes_of_a_command_that_ignores_sigterm_arrive() {
     for _ in 0..20 {
         running.signal(libc::SIGTERM);
     }
-    // COMMAND and the tunnel still work.
+    // COMMAND ignores SIGTERM, and now uses the tunnel: first a new connection, then the old one.
     running.say("go on\n");
-    assert_eq!(running.finish().code(), 3);
+    let ended = running.finish();
+    assert_eq!((ended.stdout.as_str(), ended.code()), ("OK\n", 3), "{}", ended.stderr);
     assert_eq!(server.direct().ask(&["GET", "n"]), Reply::bulk("1000"));
 }
 
 #[test]
 fn a_daemon_that_the_command_started_survives() {
-    // A daemon has its own session, so signals to COMMAND's process group do not reach it.
+    // Signals to COMMAND's process group do not reach the daemon, because it has its own session.
     let script = "setsid sh -c 'echo $$; exec sleep 60 >/dev/null 2>&1' & read -r _; exit 2";
     let mut running = Launcher::script(script).start();
     let daemon: i32 = running.line().parse().unwrap();
@@ -352,7 +318,7 @@ fn the_local_port_closes_although_an_app_still_waits() {
     let mut app = held.open();
     app.send(&["PING"]);
     eventually("the handshake has begun", || (silent.accepted() == 1).then_some(()));
-    // COMMAND ends, and the drain waits for the app.
+    // End COMMAND. Then the drain waits for the app's connection.
     for child in children(held.running.pid()) {
         send_signal(child, libc::SIGKILL);
     }

@@ -1,15 +1,14 @@
-//! `bin/release-check` and `bin/check-workflows`, which prevent a bad release before anything is
-//! built.
+//! Tests of `bin/release-check` and `bin/check-workflows`, which stop a bad release before anything
+//! is built.
 
 mod support;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
 use support::launcher::Outcome;
-use support::release_setting;
+use support::{release_setting, write_executable};
 use tempfile::TempDir;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -23,12 +22,21 @@ const FILES: [&str; 6] = [
     "buildpack/buildpack.toml",
 ];
 
-/// A checkout that is ready for the release of version 1.2.3.
+/// A temporary folder that contains only this program, and a value for PATH that begins with this
+/// folder.
+fn path_with(program: &str, script: &str) -> (TempDir, String) {
+    let folder = tempfile::tempdir().unwrap();
+    write_executable(&folder.path().join(program), script);
+    let path = format!("{}:{}", folder.path().display(), std::env::var("PATH").unwrap());
+    (folder, path)
+}
+
+/// A copy of the project's files, prepared for the release of version 1.2.3.
 struct Checkout {
     folder: TempDir,
     rust: String,
     today: String,
-    /// True if the check runs as in a GitHub workflow.
+    /// True if the variables are those of a GitHub workflow.
     workflow: bool,
 }
 
@@ -83,13 +91,10 @@ impl Checkout {
 
     /// Runs `bin/release-check` with a `rustc` that prints the version `rust`.
     fn check(&self, words: &[&str]) -> Outcome {
-        let programs = tempfile::tempdir().unwrap();
-        let rustc = programs.path().join("rustc");
-        fs::write(&rustc, format!("#!/bin/sh\necho rustc {} '(x)'\n", self.rust)).unwrap();
-        fs::set_permissions(&rustc, fs::Permissions::from_mode(0o755)).unwrap();
-        let path = format!("{}:{}", programs.path().display(), std::env::var("PATH").unwrap());
+        let rustc = format!("#!/bin/sh\necho rustc {} '(x)'\n", self.rust);
+        let (_programs, path) = path_with("rustc", &rustc);
         let mut check = Command::new(self.folder.path().join("bin/release-check"));
-        // GitHub sets this variable for workflows, and `bin/release-check` then refuses TODAY.
+        // If the variable GITHUB_ACTIONS is set, `bin/release-check` refuses the variable TODAY.
         check
             .env_remove("GITHUB_ACTIONS")
             .envs(self.workflow.then_some(("GITHUB_ACTIONS", "true")));
@@ -108,7 +113,7 @@ impl Checkout {
 fn release_check_passes_until_openssl_support_ends() {
     let mut checkout = Checkout::new();
     checkout.check(&["v1.2.3"]).ok();
-    checkout.today.push('x'); // Sorts after that day.
+    checkout.today.push('x'); // `bin/release-check` compares dates as texts.
     checkout.refuses("has had no security fixes since");
 }
 
@@ -187,13 +192,9 @@ fn check_workflows_refuses_broken_and_unsafe_workflows() {
 
 #[test]
 fn check_workflows_fails_if_node_is_too_old() {
-    let programs = tempfile::tempdir().unwrap();
-    let node = programs.path().join("node");
-    // A node that prints an old version, and fails when it compares its version.
+    // This `node` prints an old version, and fails if it is to run a script.
     let old = "#!/bin/sh\n[ \"$1\" = --version ] || exit 1\necho v12.22.9\n";
-    fs::write(&node, old).unwrap();
-    fs::set_permissions(&node, fs::Permissions::from_mode(0o755)).unwrap();
-    let path = format!("{}:{}", programs.path().display(), std::env::var("PATH").unwrap());
+    let (_programs, path) = path_with("node", old);
     let mut check = Command::new(Path::new(ROOT).join("bin/check-workflows"));
     let said = Outcome::of(check.env("PATH", path));
     assert_eq!(said.code(), 1, "{said:?}");

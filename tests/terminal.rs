@@ -1,7 +1,9 @@
-//! COMMAND on a terminal (docs/command.md): keys, job control, resizes, pipelines.
+//! Tests of COMMAND on a terminal (docs/command.md): keys, job control, resizes, hang-ups,
+//! pipelines.
 
 mod support;
 
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
@@ -9,9 +11,10 @@ use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
 
+use nix::unistd::{Pid, getpgid};
 use support::eventually;
 use support::launcher::{BINARY, as_pid_1, send_signal};
-use support::proc::{children, cpu_ticks, is_alive};
+use support::proc::{cpu_ticks, is_alive};
 use support::pty::{CTRL_Z, Terminal};
 use support::servers::{Front, Server};
 
@@ -19,7 +22,8 @@ const CTRL_C: &str = "\x03";
 const CTRL_D: &str = "\x04";
 const CTRL_BACKSLASH: &str = "\x1c";
 
-/// A COMMAND that counts a signal until it gets a line.
+/// A command line whose COMMAND prints how often it has received `signal`, and exits with 5 when
+/// the user presses Enter.
 fn counter(signal: &str) -> String {
     format!(
         "{BINARY} perl -MPOSIX -e '$| = 1; sigaction(SIG{signal}, POSIX::SigAction->new(\
@@ -28,8 +32,15 @@ fn counter(signal: &str) -> String {
     )
 }
 
-/// Types a line for `cat`, and waits for the terminal's echo and for the answer of `cat`. Then
-/// `cat` is in the foreground.
+/// Starts a program, which may be the launcher, as the session leader of a new terminal.
+fn leader<S: AsRef<OsStr>>(program: &str, words: impl IntoIterator<Item = S>) -> Terminal {
+    let mut command = Command::new(program);
+    command.args(words).env("STUNNEL_LOGLEVEL", "crit").env("STUNNEL_LISTEN_PORT", "0");
+    Terminal::start(command)
+}
+
+/// Types a line, and waits until the terminal and then `cat` have printed this line. `cat` can
+/// answer only if it is in the terminal's foreground.
 fn talk_to_cat(terminal: &mut Terminal, line: &str) {
     terminal.type_keys(&format!("{line}\n"));
     terminal.expect(line);
@@ -63,52 +74,28 @@ fn ctrl_c_and_ctrl_backslash_end_the_command() {
 
 #[test]
 fn ctrl_c_ends_a_shell_loop_around_the_launcher() {
-    // With and without the launcher, in the user's shell and in a script.
-    for launcher in ["", BINARY] {
-        let mut terminal = Terminal::shell(&[]);
-        let rounds = format!("while :; do {launcher} sh -c 'echo rea''dy; exec sleep 1000'; done");
-        for line in [rounds.clone(), format!("bash -c \"{rounds}\"")] {
-            terminal.type_line(&line);
-            terminal.expect("ready");
-            terminal.type_keys(CTRL_C);
-            assert_eq!(terminal.exit_code(), "130");
-        }
+    let mut terminal = Terminal::shell(&[]);
+    let rounds = format!("while :; do {BINARY} sh -c 'echo rea''dy; exec sleep 1000'; done");
+    // The shell loop runs in the user's shell, and then in a script.
+    for line in [rounds.clone(), format!("bash -c \"{rounds}\"")] {
+        terminal.type_line(&line);
+        terminal.expect("ready");
+        terminal.type_keys(CTRL_C);
+        assert_eq!(terminal.exit_code(), "130");
     }
 }
 
 #[test]
-fn ctrl_c_cuts_the_drain_and_keeps_the_exit_code() {
-    let server = Server::start(Front::Redis);
-    let url = format!("redis://127.0.0.1:{}", server.port);
-    let mut terminal = Terminal::shell(&[("REDIS_URL", &url), ("STUNNEL_DRAIN_TIMEOUT", "1h")]);
-    // A daemon in its own session, which Ctrl-C does not reach, keeps a connection open.
-    let script = "exec 3<>/dev/tcp/127.0.0.1/${REDIS_URL##*:}; setsid sleep 1000 & \
-                  echo pids $PPID $!.; exit 6";
-    terminal.type_line(&format!("{BINARY} bash -c '{script}'"));
-    terminal.expect("pids ");
-    let pids = terminal.expect(".\r\n");
-    let pids: Vec<i32> = pids.split(' ').map(|pid| pid.parse().unwrap()).collect();
-    let [launcher, daemon] = pids[..] else { panic!("{pids:?}") };
-    eventually("COMMAND has ended", || children(launcher).is_empty().then_some(()));
-    assert!(is_alive(launcher), "it drains");
-    terminal.type_keys(CTRL_C);
-    assert_eq!(terminal.exit_code(), "6");
-    send_signal(daemon, nix::libc::SIGKILL);
-}
-
-#[test]
-fn as_pid_1_on_a_terminal_ctrl_c_works_and_ctrl_z_does_not() {
-    // As under `docker run -it`: pid 1 leads the terminal's session.
+fn as_pid_1_ctrl_c_ends_the_command_and_ctrl_z_does_nothing() {
+    // With `docker run -it`, too, pid 1 is the session leader of a terminal.
     let script = "echo ready; exec cat";
     let Some(launcher) = as_pid_1(script) else { return };
-    let mut command = Command::new("unshare");
-    command.args(launcher.command.get_args()).env("STUNNEL_LOGLEVEL", "crit");
-    let mut terminal = Terminal::start(command);
+    let mut terminal = leader("unshare", launcher.command.get_args());
     terminal.expect("ready");
     terminal.type_keys(CTRL_Z);
     talk_to_cat(&mut terminal, "still here");
     terminal.type_keys(CTRL_C);
-    // If a signal had killed pid 1, unshare(1) would die by the same signal.
+    // pid 1 exited, because unshare(1) would die by the signal that kills its child.
     assert_eq!(terminal.process.wait().code(), Some(130));
 }
 
@@ -124,25 +111,22 @@ fn fg_sends_a_stopped_command_one_sigcont() {
 }
 
 #[test]
-fn a_tunnel_works_again_after_ctrl_z_and_fg() {
+fn the_command_and_its_tunnel_work_after_each_ctrl_z_and_fg() {
     let server = Server::start(Front::Redis);
     let mut terminal = Terminal::shell(&[("REDIS_URL", &server.url())]);
     terminal.type_line(&format!("{BINARY} sh -c 'redis-cli --no-auth-warning -u $REDIS_URL'"));
-    terminal.expect("> ");
-    for _ in 0..2 {
-        terminal.type_keys("ping\n");
-        terminal.expect("PONG");
+    for round in 1..=25 {
+        terminal.type_keys(&format!("echo round-{round}.\n"));
+        terminal.expect(&format!("\"round-{round}.\""));
         terminal.suspend();
-        terminal.type_keys("fg\n");
+        terminal.bring_to_foreground("redis-cli");
     }
-    terminal.type_keys("echo done\n");
-    terminal.expect("\"done\"");
     terminal.type_keys("quit\n");
-    terminal.expect("$ ");
+    assert_eq!(terminal.exit_code(), "0");
 }
 
 #[test]
-fn a_resize_reaches_the_command_once() {
+fn a_resized_terminal_sends_the_command_one_sigwinch() {
     let mut terminal = Terminal::shell(&[]);
     terminal.resize(24, 80);
     terminal.type_line(&counter("WINCH"));
@@ -167,7 +151,7 @@ fn ctrl_z_stops_a_whole_pipeline() {
 }
 
 #[test]
-fn in_the_foreground_both_share_a_process_group() {
+fn in_the_foreground_command_and_launcher_share_a_group() {
     let mut terminal = Terminal::shell(&[]);
     let script = "set -- $(cat /proc/$PPID/stat) $(cat /proc/$$/stat); echo same=$(($5 == ${57}))";
     terminal.type_line(&format!("{BINARY} bash -c '{script}' | cat"));
@@ -179,7 +163,7 @@ fn a_background_job_can_be_brought_to_the_foreground() {
     let mut terminal = Terminal::shell(&[]);
     terminal.type_line(&format!("{BINARY} sh -c 'echo rea''dy; exec cat' &"));
     terminal.expect("ready");
-    // In the background, cat is stopped because it reads from the terminal, and so the job stops.
+    // The kernel stops cat, because cat reads the terminal from the background. So the job stops.
     terminal.type_line("while ! jobs | grep -q Stopped; do :; done; echo sto''pped");
     terminal.expect("stopped");
     terminal.expect("$ ");
@@ -211,24 +195,8 @@ fn an_interactive_shell_as_command_has_job_control() {
 }
 
 #[test]
-fn no_process_remains_when_the_terminal_is_closed() {
-    let mut terminal = Terminal::shell(&[]);
-    terminal.type_line(&format!("{BINARY} sh -c 'echo rea''dy $$ $PPID; exec cat'"));
-    terminal.expect("ready ");
-    let pids = terminal.expect("\r\n");
-    let pids: Vec<i32> = pids.split(' ').map(|pid| pid.parse().unwrap()).collect();
-    // A shell gets SIGHUP when its terminal's window is closed.
-    send_signal(terminal.process.pid(), nix::libc::SIGHUP);
-    for pid in pids {
-        eventually("COMMAND and launcher are gone", || (!is_alive(pid)).then_some(()));
-    }
-}
-
-#[test]
 fn without_a_shell_ctrl_z_has_no_effect() {
-    let mut command = Command::new(BINARY);
-    command.args(["sh", "-c", "echo ready; exec cat"]).env("STUNNEL_LOGLEVEL", "crit");
-    let mut terminal = Terminal::start(command);
+    let mut terminal = leader(BINARY, ["sh", "-c", "echo ready; exec cat"]);
     terminal.expect("ready");
     terminal.type_keys(CTRL_Z);
     talk_to_cat(&mut terminal, "still here");
@@ -236,25 +204,9 @@ fn without_a_shell_ctrl_z_has_no_effect() {
     assert_eq!(terminal.process.wait().code(), Some(0));
 }
 
-#[test]
-fn repeated_ctrl_z_and_fg_lose_no_key_and_no_signal() {
-    let mut terminal = Terminal::shell(&[]);
-    terminal.type_line(&format!("{BINARY} sh -c 'echo rea''dy; exec cat'"));
-    terminal.expect("ready");
-    for round in 1..=25 {
-        terminal.suspend();
-        terminal.type_line("jobs");
-        terminal.expect("Stopped");
-        terminal.expect("$ ");
-        terminal.bring_to_foreground("exec cat'");
-        talk_to_cat(&mut terminal, &format!("round {round}."));
-    }
-    terminal.type_keys(CTRL_C);
-    assert_eq!(terminal.exit_code(), "130");
-}
-
-/// A COMMAND that writes its signals and their senders into a file, because it cannot write to a
-/// terminal that has hung up. At SIGTERM it exits with 5.
+/// A COMMAND that writes each signal that it receives, and the signal's sender, into a file.
+/// COMMAND cannot use its terminal for that, because the terminal hangs up. After SIGTERM, COMMAND
+/// exits with 5.
 struct Notes {
     folder: tempfile::TempDir,
 }
@@ -268,16 +220,14 @@ impl Notes {
         self.folder.path().join("notes")
     }
 
-    /// COMMAND's script, in which `quiet` signals keep their default action. It contains no single
-    /// quote, so that a shell can quote it.
-    fn script(&self, quiet: &[&str]) -> String {
-        let noted: Vec<_> =
-            ["HUP", "CONT", "TERM"].into_iter().filter(|name| !quiet.contains(name)).collect();
+    /// COMMAND's perl script, which writes down these signals. The script contains no single quote,
+    /// so that a shell can put the script in single quotes.
+    fn script(&self, signals: &str) -> String {
         let script = r#"
             use POSIX;
             open(my $notes, ">>", "FILE");
             # Handlers with SA_SIGINFO interrupt perl anywhere, which is unsafe. So signals are
-            # blocked, except while perl waits for them.
+            # blocked, except while perl waits for a signal.
             my $all = POSIX::SigSet->new(SIGHUP, SIGCONT, SIGTERM);
             sigprocmask(SIG_BLOCK, $all);
             for my $name (qw(NOTED)) {
@@ -291,10 +241,10 @@ impl Notes {
             syswrite($notes, "ready $$ " . getppid . "\n");
             sigsuspend(POSIX::SigSet->new) while 1;
         "#;
-        script.replace("FILE", self.file().to_str().unwrap()).replace("NOTED", &noted.join(" "))
+        script.replace("FILE", self.file().to_str().unwrap()).replace("NOTED", signals)
     }
 
-    /// The pids of COMMAND and of its parent, once COMMAND is ready.
+    /// Waits until COMMAND is ready. Returns the pids of COMMAND and of its parent.
     fn pids(&self) -> (i32, i32) {
         let line = self.wait_for("ready");
         let mut pids = line.split(' ').skip(1).map(|pid| pid.parse().unwrap());
@@ -311,7 +261,7 @@ impl Notes {
         complete.lines().map(str::to_owned).collect()
     }
 
-    /// The senders of all signals `name`.
+    /// The senders of all signals `name`, which are pids or the word `kernel`.
     fn senders(&self, name: &str) -> Vec<String> {
         let senders = self.all();
         senders
@@ -321,38 +271,49 @@ impl Notes {
     }
 }
 
-/// The launcher as the leader of a session on a terminal.
-fn leader(words: &[&str]) -> Terminal {
-    let mut command = Command::new(BINARY);
-    command.args(words).env("STUNNEL_LOGLEVEL", "crit").env("STUNNEL_LISTEN_PORT", "0");
-    Terminal::start(command)
+/// A perl script that puts another process group into the foreground, and becomes the launcher.
+const TO_BACKGROUND: &str = r#"
+    use POSIX;
+    $SIG{TTOU} = "IGNORE";
+    my $other = fork // die;
+    if (!$other) { setpgid(0, 0); sleep 1000; exit }
+    setpgid($other, $other);
+    tcsetpgrp(0, $other) or die;
+    $SIG{TTOU} = "DEFAULT";
+    exec @ARGV;
+"#;
+
+#[test]
+fn as_session_leader_a_hang_up_reaches_the_command_once() {
+    let in_background = ["-e", TO_BACKGROUND, BINARY];
+    for (program, words) in [(BINARY, &[][..]), ("perl", &in_background)] {
+        let notes = Notes::new();
+        let script = notes.script("HUP CONT TERM");
+        let mut terminal = leader(program, [words, &["perl", "-e", &script]].concat());
+        let (command, launcher) = notes.pids();
+        assert_eq!(launcher, terminal.process.pid());
+        let group = getpgid(Some(Pid::from_raw(command))).unwrap().as_raw();
+        assert_eq!(group, if program == BINARY { launcher } else { command });
+        terminal.hang_up();
+        // When a terminal hangs up, the kernel sends SIGHUP and SIGCONT to the session leader.
+        // Without the launcher, COMMAND would be the session leader.
+        notes.wait_for("HUP");
+        notes.wait_for("CONT");
+
+        // COMMAND still runs. The launcher waits for COMMAND without using CPU time.
+        let before = cpu_ticks(launcher);
+        sleep(Duration::from_millis(200));
+        assert!(cpu_ticks(launcher) - before < 10, "the launcher uses CPU time while it waits");
+        send_signal(launcher, nix::libc::SIGTERM);
+        assert_eq!(terminal.process.wait().code(), Some(5));
+        assert_eq!(["HUP", "CONT", "TERM"].map(|name| notes.senders(name).len()), [1, 1, 1]);
+    }
 }
 
 #[test]
-fn a_hang_up_reaches_a_session_leaders_command_once() {
+fn as_session_leader_a_hang_up_ends_the_command() {
     let notes = Notes::new();
-    let mut terminal = leader(&["perl", "-e", &notes.script(&[])]);
-    let (_, launcher) = notes.pids();
-    assert_eq!(launcher, terminal.process.pid());
-    terminal.hang_up();
-    // The kernel sends both to a session's leader, which would be COMMAND without the launcher.
-    notes.wait_for("HUP");
-    notes.wait_for("CONT");
-
-    // COMMAND still runs, and the launcher waits for it without using CPU.
-    let before = cpu_ticks(launcher);
-    sleep(Duration::from_millis(200));
-    assert!(cpu_ticks(launcher) - before < 10, "it does not spin");
-    send_signal(launcher, nix::libc::SIGTERM);
-    assert_eq!(terminal.process.wait().code(), Some(5));
-    assert_eq!((notes.senders("HUP").len(), notes.senders("CONT").len()), (1, 1));
-    assert_eq!(notes.senders("TERM").len(), 1);
-}
-
-#[test]
-fn a_hang_up_ends_a_session_leaders_command() {
-    let notes = Notes::new();
-    let mut terminal = leader(&["perl", "-e", &notes.script(&["HUP"])]);
+    let mut terminal = leader(BINARY, ["perl", "-e", &notes.script("CONT TERM")]);
     let (command, _) = notes.pids();
     terminal.hang_up();
     assert_eq!(terminal.process.wait().signal(), Some(nix::libc::SIGHUP));
@@ -360,10 +321,10 @@ fn a_hang_up_ends_a_session_leaders_command() {
 }
 
 #[test]
-fn a_command_that_ignores_a_hang_up_continues() {
+fn a_command_that_ignores_sighup_survives_a_hang_up() {
     let notes = Notes::new();
-    let script = format!("trap '' HUP; exec perl -e '{}'", notes.script(&["HUP"]));
-    let mut terminal = leader(&["sh", "-c", &script]);
+    let script = format!("trap '' HUP; exec perl -e '{}'", notes.script("CONT TERM"));
+    let mut terminal = leader(BINARY, ["sh", "-c", &script]);
     let (_, launcher) = notes.pids();
     terminal.hang_up();
     notes.wait_for("CONT");
@@ -371,82 +332,40 @@ fn a_command_that_ignores_a_hang_up_continues() {
     assert_eq!(terminal.process.wait().code(), Some(5));
 }
 
-#[test]
-fn a_hang_up_reaches_a_command_in_its_own_group_once() {
-    // Before the leader becomes the launcher, it puts another process group into the foreground.
-    let script = r#"
-        use POSIX;
-        $SIG{TTOU} = "IGNORE";
-        my $other = fork // die;
-        if (!$other) { setpgid(0, 0); sleep 1000; exit }
-        setpgid($other, $other);
-        tcsetpgrp(0, $other) or die;
-        $SIG{TTOU} = "DEFAULT";
-        exec @ARGV;
-    "#;
-    let notes = Notes::new();
-    let mut command = Command::new("perl");
-    command.args(["-e", script, BINARY, "perl", "-e", &notes.script(&[])]);
-    command.env("STUNNEL_LOGLEVEL", "crit").env("STUNNEL_LISTEN_PORT", "0");
-    let mut terminal = Terminal::start(command);
-    let (command, launcher) = notes.pids();
-    assert_eq!(launcher, terminal.process.pid());
-    let group = nix::unistd::getpgid(Some(nix::unistd::Pid::from_raw(command))).unwrap();
-    assert_eq!(group.as_raw(), command);
-    terminal.hang_up();
-    notes.wait_for("HUP");
-    notes.wait_for("CONT");
-    send_signal(launcher, nix::libc::SIGTERM);
-    assert_eq!(terminal.process.wait().code(), Some(5));
-    assert_eq!((notes.senders("HUP").len(), notes.senders("CONT").len()), (1, 1));
-}
-
-/// The senders of each SIGHUP that reaches a shell's job when the terminal hangs up: the shell, the
-/// kernel or the launcher.
-fn hang_up_a_shells_job(background: bool, words: &[&str]) -> Vec<String> {
+/// Starts the launcher as a job of a shell, and closes the terminal. Returns who sent a SIGHUP to
+/// COMMAND: "shell", "kernel" or "launcher", separated by spaces.
+fn hang_up_a_shells_job(ampersand: &str) -> String {
     let notes = Notes::new();
     let script = notes.folder.path().join("script");
-    fs::write(&script, notes.script(&[])).unwrap();
+    fs::write(&script, notes.script("HUP CONT TERM")).unwrap();
     let mut terminal = Terminal::shell(&[]);
     let shell = terminal.process.pid().to_string();
-    let ampersand = if background { "&" } else { "" };
-    terminal.type_keys(&format!("{} perl {} {ampersand}\n", words.join(" "), script.display()));
-    let (command, parent) = notes.pids();
+    terminal.type_keys(&format!("{BINARY} perl {} {ampersand}\n", script.display()));
+    let (command, launcher) = notes.pids();
     terminal.hang_up();
     notes.wait_for("HUP");
-    // When the shell has ended, the kernel has sent its signals.
+    // The kernel sends its signals before the shell's end.
     terminal.process.wait();
-    send_signal(if words.is_empty() { command } else { parent }, nix::libc::SIGTERM);
+    send_signal(launcher, nix::libc::SIGTERM);
     notes.wait_for("TERM");
     eventually("COMMAND ends", || (!is_alive(command)).then_some(()));
-    let name = |sender: String| match sender {
-        _ if sender == "kernel" => sender,
-        _ if sender == shell => "shell".to_owned(),
-        _ => "launcher".to_owned(),
-    };
-    notes.senders("HUP").into_iter().map(name).collect()
+    let senders = notes.senders("HUP").join(" ");
+    senders.replace(&shell, "shell").replace(&launcher.to_string(), "launcher")
 }
 
 #[test]
-fn a_shells_hang_up_reaches_a_background_job_once() {
-    assert_eq!(hang_up_a_shells_job(true, &[]), ["shell"]);
-    assert_eq!(hang_up_a_shells_job(true, &[BINARY]), ["launcher"]);
-}
-
-#[test]
-fn a_shells_hang_up_reaches_a_foreground_job() {
-    // The shell sends SIGHUP, and the kernel sends another when the shell has ended. If the second
-    // arrives before the first is handled, the two merge.
-    for words in [&[][..], &[BINARY]] {
-        let senders = hang_up_a_shells_job(false, words);
-        assert!(["shell", "shell kernel"].contains(&&*senders.join(" ")), "{senders:?}");
-    }
+fn a_shells_job_gets_one_sighup_when_the_terminal_hangs_up() {
+    assert_eq!(hang_up_a_shells_job("&"), "launcher");
+    // A foreground job gets SIGHUP from the shell, and another SIGHUP from the kernel when the
+    // shell ends. If COMMAND has not handled the first SIGHUP yet, COMMAND gets only one.
+    let senders = hang_up_a_shells_job("");
+    assert!(["shell", "shell kernel"].contains(&&*senders), "{senders}");
 }
 
 #[test]
 fn ctrl_c_after_fg_ends_the_whole_job() {
     let mut terminal = Terminal::shell(&[]);
-    // The inner shell ends only after its child.
+    // The inner shell runs until sleep has ended.
     terminal.type_line(&format!("{BINARY} sh -c 'echo rea''dy; sleep 1000; echo not reached' &"));
     terminal.expect("ready");
     terminal.bring_to_foreground("not reached'");
@@ -455,9 +374,9 @@ fn ctrl_c_after_fg_ends_the_whole_job() {
 }
 
 #[test]
-fn ctrl_c_before_the_command_runs_is_not_lost() {
-    // SIGINT is pending before the launcher runs: perl blocks it, waits for it, and then becomes
-    // the launcher.
+fn ctrl_c_before_the_command_starts_ends_the_command() {
+    // SIGINT is pending when the launcher starts, because perl blocks SIGINT, waits until SIGINT
+    // has arrived, and then executes the launcher.
     let before = "$| = 1; my $int = POSIX::SigSet->new(SIGINT); sigprocmask(SIG_BLOCK, $int); \
                   print \"rea\", \"dy\\n\"; my $seen = POSIX::SigSet->new; \
                   do { select(undef, undef, undef, 0.01); sigpending($seen) } \

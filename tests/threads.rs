@@ -1,107 +1,64 @@
-//! The launcher when the system refuses threads (RLIMIT_NPROC, or a container's limit of pids).
-//! Root is exempt from the limit, so these tests run the launcher as another user.
+//! Tests of a launcher to which the system refuses further threads (RLIMIT_NPROC, or a container's
+//! limit of pids). The limit does not apply to root, so the launcher runs as another user.
 
 mod support;
 
 use std::fs;
 use std::io::ErrorKind;
 use std::net::UdpSocket;
-use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
 use serde_json::Value;
 use start_stunnel::logging::{self, LevelFilter, LogFormat, LogSettings};
-use support::launcher::{BINARY, HOLD, Launcher, logged, port_of};
+use support::launcher::{Launcher, logged, port_of};
 use support::resp::{Client, Reply};
 use support::servers::{Front, Server};
 use support::status::StatusPage;
-use tempfile::TempDir;
 
-/// A copy of the launcher that any user may execute, in a temporary folder.
-struct Copy(TempDir);
-
-impl Copy {
-    fn make() -> Copy {
-        let folder = tempfile::tempdir().unwrap();
-        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        fs::copy(BINARY, folder.path().join("start-stunnel")).unwrap();
-        Copy(folder)
-    }
-
-    fn binary(&self) -> PathBuf {
-        self.0.path().join("start-stunnel")
-    }
-}
-
-/// A command line that runs a program as a user without other processes.
-fn own_user() -> Option<Vec<String>> {
-    if !nix::unistd::Uid::effective().is_root() {
-        support::skip("only root can become another user");
-        return None;
-    }
-    let user = 700_000 + std::process::id() % 100_000 * 10 + next();
-    let user = format!("--reuid={user}");
-    Some(["setpriv", "--clear-groups", "--regid=65534", &user].map(str::to_owned).to_vec())
-}
-
-/// A number for each test of this process.
-fn next() -> u32 {
+/// The id of a user who has no processes yet. `None` if the test must be skipped.
+fn new_user() -> Option<u32> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
-    NEXT.fetch_add(1, Ordering::Relaxed)
+    let user = 700_000 + std::process::id() % 100_000 * 10 + NEXT.fetch_add(1, Ordering::Relaxed);
+    support::is_root().then_some(user)
 }
 
-/// Limits the processes and threads of `user`, for the process `pid` of that user.
-fn limit_threads(user: &[String], pid: i32, most: &str) {
+/// Limits the number of threads of `user`. The limit applies to the process `pid` of this user.
+fn limit_threads(user: u32, pid: i32, most: &str) {
     let words = [format!("--pid={pid}"), format!("--nproc={most}:")];
-    let set = Command::new(&user[0]).args(&user[1..]).arg("prlimit").args(words).status();
+    let set = Command::new("prlimit").args(words).uid(user).gid(65_534).status();
     assert!(set.expect("prlimit of util-linux").success());
 }
 
-/// A launcher that runs as `user`.
-fn launcher(copy: &Copy, user: &[String], words: &[&str]) -> Launcher {
-    let mut launcher = Launcher::of(&user[0], &user[1..]);
-    launcher.command.arg(copy.binary()).args(words);
-    launcher
+/// Runs the launcher by another program, as in `PROGRAM WORDS... LAUNCHER`.
+fn behind<const N: usize>(program: &str, words: [&str; N], launcher: &Launcher) -> Launcher {
+    let mut both = Launcher::of(program, words);
+    both.command.arg(launcher.command.get_program()).args(launcher.command.get_args());
+    both
 }
 
-/// A URL whose host is a name.
+/// The server's URL, with the host name `localhost` instead of an address.
 fn by_name(server: &Server) -> String {
     server.url().replace("127.0.0.1", "localhost")
 }
 
 #[test]
-fn names_resolve_even_if_no_thread_can_be_started() {
-    let Some(user) = own_user() else { return };
-    let (copy, server) = (Copy::make(), Server::start(Front::Redis));
-    let held = launcher(&copy, &user, &["sh", "-c", HOLD]).redis(&by_name(&server)).start_held();
-    limit_threads(&user, held.running.pid(), "1");
-    for _ in 0..5 {
-        assert_eq!(held.client().ask(&["PING"]), Reply::line("+PONG"));
-    }
-    let ended = held.finish();
-    assert_eq!(ended.code(), 0);
-    assert!(!ended.stderr.contains("panicked"), "{}", ended.stderr);
-}
-
-#[test]
-fn without_threads_one_silent_lookup_fails_other_tunnels() {
-    let Some(user) = own_user() else { return };
-    let (copy, server) = (Copy::make(), Server::start(Front::Redis));
-    // A name server that never answers, on a loopback address of its own.
+fn without_new_threads_one_name_is_resolved_at_a_time() {
+    let Some(user) = new_user() else { return };
+    let (folder, server) = (tempfile::tempdir().unwrap(), Server::start(Front::Redis));
+    // This name server never answers.
     let [_, high, low, _] = std::process::id().to_be_bytes();
-    let address = format!("127.7{}.{high}.{low}", next() % 10);
+    let address = format!("127.70.{high}.{low}");
     let silent = UdpSocket::bind((address.as_str(), 53)).unwrap();
-    let configuration = copy.0.path().join("resolv.conf");
+    let configuration = folder.path().join("resolv.conf");
     fs::write(&configuration, format!("nameserver {address}\noptions timeout:30\n")).unwrap();
     let mount =
         format!("mount --bind {} /etc/resolv.conf && exec \"$0\" \"$@\"", configuration.display());
-    let mut words = ["unshare", "--mount", "sh", "-c", &mount].map(str::to_owned).to_vec();
-    words.extend(user.clone());
     let hold_two = "echo $REDIS_URL; echo $SILENT_URL; exec cat >/dev/null";
-    let mut held = launcher(&copy, &words, &["sh", "-c", hold_two])
+    let launcher = Launcher::as_user(user, folder.path(), &["sh", "-c", hold_two]);
+    let mut held = behind("unshare", ["--mount", "sh", "-c", &mount], &launcher)
         .redis(&by_name(&server))
         .env("SILENT_URL", "rediss://silent.test")
         .env("REDIS_STUNNEL_URLS", "REDIS_URL SILENT_URL")
@@ -111,9 +68,12 @@ fn without_threads_one_silent_lookup_fails_other_tunnels() {
     let silent_port = port_of(&held.running.line());
     let pid = held.running.pid();
     let page = StatusPage::of(pid, &[held.port, silent_port]);
-    // From now on, there is one thread for lookups, which is busy with the silent name.
-    assert_eq!(held.client().ask(&["PING"]), Reply::line("+PONG"));
-    limit_threads(&user, pid, "1");
+    // From now on, the launcher has only one thread for lookups.
+    limit_threads(user, pid, "1");
+    for _ in 0..5 {
+        assert_eq!(held.client().ask(&["PING"]), Reply::line("+PONG"));
+    }
+    // The lookup of silent.test keeps this thread busy.
     let mut waiting = Client::open(silent_port);
     silent.recv(&mut [0; 512]).expect("a query to the name server");
     let refused = held.open().reply().unwrap_err();
@@ -123,8 +83,8 @@ fn without_threads_one_silent_lookup_fails_other_tunnels() {
     assert!(text.contains("threads 1") && text.contains("ulimit -u"), "{text}");
     assert_eq!(page.get("/readyz").code, 503);
 
-    // With another thread, the silent name delays no other tunnel.
-    limit_threads(&user, pid, "10000");
+    // If the launcher may start another thread, the lookup of silent.test delays no other tunnel.
+    limit_threads(user, pid, "10000");
     assert_eq!(held.client().ask(&["PING"]), Reply::line("+PONG"));
     waiting.send(&["PING"]);
     drop(waiting);
@@ -137,11 +97,10 @@ fn without_threads_one_silent_lookup_fails_other_tunnels() {
 
 #[test]
 fn without_any_thread_the_launcher_exits_with_126() {
-    let Some(user) = own_user() else { return };
-    let copy = Copy::make();
-    let mut words = user;
-    words.extend(["prlimit", "--nproc=1"].map(str::to_owned));
-    let ended = launcher(&copy, &words, &["sh", "-c", "echo started"])
+    let Some(user) = new_user() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let launcher = Launcher::as_user(user, folder.path(), &["sh", "-c", "echo started"]);
+    let ended = behind("prlimit", ["--nproc=1"], &launcher)
         .redis("redis://localhost")
         .env("STUNNEL_LOG_FORMAT", "json")
         .run();
@@ -152,11 +111,12 @@ fn without_any_thread_the_launcher_exits_with_126() {
     assert_eq!(last["at"], "command-failed", "{last}");
 }
 
-/// The variable that turns the next test's process into the one that panics.
+/// If this environment variable is set, the following test panics instead of starting a process
+/// that panics.
 const PANICS: &str = "START_STUNNEL_TEST_PANICS";
 
 #[test]
-fn a_panic_is_one_line_and_repetitions_are_summarised() {
+fn a_panic_logs_one_line_and_later_panics_are_summarised() {
     if std::env::var_os(PANICS).is_some() {
         let log = LogSettings { level: LevelFilter::INFO, format: LogFormat::Json };
         let guard = logging::init(log);
@@ -167,7 +127,7 @@ fn a_panic_is_one_line_and_repetitions_are_summarised() {
         return;
     }
     let child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "a_panic_is_one_line_and_repetitions_are_summarised", "--nocapture"])
+        .args(["--exact", "a_panic_logs_one_line_and_later_panics_are_summarised", "--nocapture"])
         .env(PANICS, "1")
         .output()
         .unwrap();

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# Functions of both the classic and the Cloud Native buildpack.
-# Expects $buildpack, the buildpack's own folder.
+# Functions for the scripts of the classic and the Cloud Native buildpack. The scripts must set $buildpack, the
+# buildpack's own folder.
 
 title() { echo "-----> $*"; }
 detail() { echo "       $*"; }
@@ -17,7 +17,8 @@ fail() {
     exit 1
 }
 
-# The address, or else the name, of this version's archive. release.conf is in the archive, or in a checkout one folder up.
+# Prints the address of this version's archive, or its name if release.conf contains no address. In a checkout, release.conf
+# is one folder up.
 archive_to_use() {
     local version address
     version=$(sed -n 's/^version = "\(.*\)"$/\1/p' "$buildpack/buildpack.toml")
@@ -29,7 +30,8 @@ archive_to_use() {
     fi
 }
 
-# Sets $launcher to the binary, once it has been checked and runs here, and $launcher_version to its version.
+# Sets $launcher to the path of the binary, and $launcher_version to its version. Ends the build if the checksum is wrong, or
+# if the binary does not run on this system.
 find_launcher() {
     [[ -d $buildpack/launcher ]] ||
         fail "This copy of the start-stunnel buildpack is a checkout of the sources, and contains no start-stunnel binary." \
@@ -37,8 +39,8 @@ find_launcher() {
     check_launcher
     launcher_version=$("$launcher" --version 2>&1) ||
         fail "start-stunnel does not run on this system${STACK:+ (stack $STACK)}:" "$launcher_version" \
-            "It needs Linux with glibc 2.31 or later: heroku-22, Debian 11, Ubuntu 20.04, or a later version of these."
-    # The other lines describe the build.
+            "start-stunnel needs Linux with glibc 2.31 or later: heroku-22, Debian 11, Ubuntu 20.04, or a later version of these."
+    # Keep only the first line, because the other lines describe the build.
     launcher_version=${launcher_version%%$'\n'*}
     launcher_version=${launcher_version#start-stunnel }
 }
@@ -52,41 +54,41 @@ check_launcher() {
             "start-stunnel supports x86_64 and aarch64: use $(archive_to_use)."
     (cd "$buildpack/launcher" && grep " $architecture/start-stunnel\$" SHA256SUMS | sha256sum --check --strict --status) 2>/dev/null ||
         fail "The start-stunnel binary in this buildpack differs from its checksum: the package is damaged." \
-            "Compare it with the SHA256SUMS beside it, and replace it by $(archive_to_use)."
+            "Use an undamaged package: $(archive_to_use)."
 }
 
-# Ends the build unless $1/bin/start-stunnel can be written, before the build changes anything.
+# Ends the build if $1/bin/start-stunnel cannot be written. The caller must not have changed the app yet.
 check_app() {
     local app=$1
     [[ ! -L $app/bin || -e $app/bin ]] ||
         fail "The app's bin is a broken link: $(readlink "$app/bin")" \
-            "Make it a folder, or a link to a folder of the app: the launcher is installed as bin/start-stunnel."
-    [[ ! -e $app/bin || -d $app/bin ]] || fail "The app's bin is not a folder, but the launcher is installed as bin/start-stunnel."
+            "Make bin a folder, or a link to a folder of the app, because the build installs bin/start-stunnel."
+    [[ ! -e $app/bin || -d $app/bin ]] || fail "The app's bin is not a folder, but the build installs bin/start-stunnel."
     [[ ! -d $app/bin/start-stunnel || -L $app/bin/start-stunnel ]] ||
-        fail "The app's bin/start-stunnel is a folder. Rename it: the launcher is installed under this name."
+        fail "The app's bin/start-stunnel is a folder. Rename this folder, because the build installs a file of this name."
     local folder=$app
     [[ ! -d $app/bin ]] || folder=$app/bin
     [[ -w $folder && -x $folder ]] || fail "The build cannot write to the app's folder: $folder"
 }
 
-# Whether $1 is the launcher or a shim. Every version of the shim has this line.
+# Succeeds if the file $1 is the launcher or the shim. Every version of the shim contains the line that grep searches for.
 is_ours() { cmp -s "$1" "$launcher" || grep -qs '^# .*start-stunnel --print-shim' "$1"; }
 
-# Warns of the app's files that come from the retired buildpack. Expects $launcher.
+# Prints a warning for each file of the app that belongs to Heroku's retired buildpack. The caller must set $launcher.
 warn_of_leftovers() {
     local app=$1 remove="If heroku/redis is still among the buildpacks: heroku buildpacks:remove heroku/redis"
     if [[ -e $app/bin/start-stunnel ]] && ! is_ours "$app/bin/start-stunnel"; then
         warn "The launcher replaces another bin/start-stunnel in the app." "$remove" \
-            "If the app's repository contains it, delete it there, or replace it by the shim: start-stunnel --print-shim"
+            "If the app's repository contains this file, delete the file, or replace the file by the shim: start-stunnel --print-shim"
     fi
     if [[ -e $app/bin/stunnel-conf.sh ]]; then
         warn "The app has a bin/stunnel-conf.sh, a part of the retired Redis buildpack. The launcher does not run it." "$remove" \
-            "If the app's repository contains it, delete it there. Settings are now variables (STUNNEL_...)."
+            "If the app's repository contains this file, delete the file. Settings are now variables (STUNNEL_...)."
     fi
 }
 
-# Replaces the file $1 in one step, so that a failed build leaves the old file. The other arguments are a command that
-# creates the file whose name is appended.
+# Replaces the file $1 in one step, so that a failed build keeps the old file. The other arguments are a command: with a path
+# as its last argument, the command creates a file at this path.
 replace() {
     local target=$1 new
     shift
@@ -103,7 +105,7 @@ checksum_of() { sha256sum <"$1" | cut -d ' ' -f 1; }
 hint_at_procfile() {
     local app=$1
     if ! grep -qsE '^[A-Za-z0-9_-]+:.*start-stunnel' "$app/Procfile"; then
-        detail "No process in the Procfile uses start-stunnel yet. Put it before each command that uses Redis:"
+        detail "No process in the Procfile uses start-stunnel yet. Write bin/start-stunnel before each command that uses Redis:"
         detail "    web: bin/start-stunnel bundle exec puma -C config/puma.rb"
     fi
 }

@@ -1,29 +1,36 @@
 //! Starts COMMAND, or turns the launcher into COMMAND.
 
-use std::ffi::OsString;
+use std::env;
+use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::io;
+use std::mem;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::sys::signal::SigSet;
-use nix::unistd::{Pid, dup2_stdin, dup2_stdout, getpid};
+use nix::unistd::{AccessFlags, Pid, access, dup2_stdin, dup2_stdout, getpid};
 
 use super::environment::CommandEnvironment;
 use super::not_executed::{self, NotExecuted};
-use super::program;
 use crate::system::inherited::Inherited;
-use crate::system::process::Placement;
+use crate::system::process::{Placement, Program};
 use crate::system::signals;
+
+/// The folders in which execvp(3) looks if PATH is unset.
+const DEFAULT_PATH: &str = "/bin:/usr/bin";
 
 /// A running COMMAND.
 #[derive(Debug, Clone, Copy)]
 pub struct Child {
     pub pid: Pid,
     pub placement: Placement,
-    /// The signals that reached the launcher before COMMAND existed.
+    /// Signals that the launcher received before COMMAND started.
     pub(super) missed: SigSet,
 }
 
-/// Starts COMMAND with `environment`.
+/// Starts COMMAND as a child process.
 ///
 /// # Errors
 /// If COMMAND cannot be executed.
@@ -36,46 +43,93 @@ pub fn spawn(
     placement: Placement,
     inherited: &Inherited,
 ) -> Result<Child, NotExecuted> {
-    let missed = signals::pending().map_err(io::Error::from)?;
+    let missed = signals::pending()?;
     environment.remove_pidfd(getpid());
-    let pid_entries = environment.pid_entries(getpid());
-    let mut program = program::program(words, environment);
-    program.name_pid_in(pid_entries);
-    let mut started = program.spawn(placement, inherited)?;
-    if let Err(failure) = started
-        && let Some(script) = not_executed::script_for_shell(&program, failure)
-    {
-        program::run_by_shell(&mut program, &script, words);
-        started = program.spawn(placement, inherited)?;
-    }
-    match started {
-        Ok(pid) => Ok(Child { pid, placement, missed }),
-        Err(failure) => Err(not_executed::explain(&program, failure)),
-    }
+    let mut program = program(words, environment);
+    let pid = execute(&mut program, |program| program.spawn(placement, inherited))?;
+    Ok(Child { pid, placement, missed })
 }
 
-/// Closes the launcher's stdin and stdout, which only COMMAND uses. Otherwise the process at the
-/// other end of a pipe would not notice that COMMAND has closed them.
+/// Replaces the launcher's own stdin and stdout by /dev/null. While the launcher kept a pipe open,
+/// the process at the pipe's other end could not notice that COMMAND has closed the pipe.
 ///
 /// # Errors
-/// As open(2) and dup2(2).
-pub fn let_go_of_streams() -> io::Result<()> {
+/// The error of open(2) or dup2(2).
+pub fn close_own_streams() -> io::Result<()> {
     let nothing = File::options().read(true).write(true).open("/dev/null")?;
     dup2_stdin(&nothing)?;
     dup2_stdout(&nothing)?;
     Ok(())
 }
 
-/// Becomes COMMAND, with the same pid and this environment. Returns only if that fails.
+/// Replaces the launcher by COMMAND: same process, same pid. Returns only if COMMAND cannot be
+/// executed.
 pub fn become_command(words: &[OsString], environment: CommandEnvironment) -> NotExecuted {
     if let Err(error) = Inherited::restore_before_exec() {
-        return NotExecuted::from(io::Error::from(error));
+        return error.into();
     }
-    let mut program = program::program(words, environment);
-    let mut failure = program.execute();
-    if let Some(script) = not_executed::script_for_shell(&program, failure) {
-        program::run_by_shell(&mut program, &script, words);
-        failure = program.execute();
+    let Err(error) = execute(&mut program(words, environment), |program| program.execute());
+    error
+}
+
+/// Executes `program` with the function `how`. If the program is a script without a `#!` line,
+/// executes /bin/sh with this script, as execvp(3) does.
+fn execute<T>(
+    program: &mut Program,
+    how: impl Fn(&mut Program) -> nix::Result<T>,
+) -> Result<T, NotExecuted> {
+    let mut done = how(program);
+    if matches!(done, Err(Errno::ENOEXEC)) && not_executed::is_script_for_shell(path(program)) {
+        let shell = c"/bin/sh".to_owned();
+        let script = mem::replace(&mut program.file, shell.clone());
+        program.words.splice(..1, [shell, script]);
+        done = how(program);
     }
-    not_executed::explain(&program, failure)
+    done.map_err(|error| not_executed::explain(path(program), error))
+}
+
+fn program(words: &[OsString], environment: CommandEnvironment) -> Program {
+    let c_string = |word: OsString| {
+        CString::new(word.into_vec()).expect("command-line arguments contain no NUL byte")
+    };
+    Program {
+        file: c_string(file(&words[0], environment.get("PATH")).into()),
+        words: words.iter().cloned().map(c_string).collect(),
+        pid_entries: environment.pid_entries(getpid()),
+        environment: environment.into_entries(),
+    }
+}
+
+fn path(program: &Program) -> &Path {
+    Path::new(OsStr::from_bytes(program.file.as_bytes()))
+}
+
+/// The path of the command `name`. A name that contains a slash is itself a path. Any other name is
+/// searched for in the folders of `path`, where an empty entry means the current folder. If no
+/// folder contains an executable file named `name`, returns a path whose execution fails.
+fn file(name: &OsStr, path: Option<&OsStr>) -> PathBuf {
+    if name.is_empty() || name.as_bytes().contains(&b'/') {
+        return name.into();
+    }
+    let folders = env::split_paths(path.unwrap_or(OsStr::new(DEFAULT_PATH)));
+    let files = folders.map(|folder| Path::new(".").join(folder).join(name));
+    let is_executable = |file: &Path| file.is_file() && access(file, AccessFlags::X_OK).is_ok();
+    let best = files.min_by_key(|file| (!is_executable(file), !file.exists()));
+    best.expect("split_paths returns a folder even for an empty PATH")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_is_looked_up_in_the_folders_of_path() {
+        let found = |name: &str, path: &str| file(name.as_ref(), Some(path.as_ref()));
+        // cargo runs this test in the project's root folder.
+        assert_eq!(found("setup", "/etc::bin"), Path::new("./bin/setup"), "an executable file");
+        assert_eq!(found("bin", "/etc::/x"), Path::new("./bin"), "an existing folder");
+        assert_eq!(found("no-such-file", "/x:/y"), Path::new("/x/no-such-file"));
+        assert_eq!(found("./setup", "bin"), Path::new("./setup"));
+        assert_eq!(found("", "bin"), Path::new(""));
+    }
 }

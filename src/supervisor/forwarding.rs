@@ -1,4 +1,4 @@
-//! Which signals are forwarded to COMMAND, and which cut a drain short.
+//! Decides which signals the launcher forwards to COMMAND, and which signals end a drain early.
 
 use nix::sys::signal::Signal;
 use nix::unistd::getpid;
@@ -17,19 +17,19 @@ pub enum ForwardSignals {
     Never,
 }
 
-/// The signals that the launcher forwards to COMMAND when a process sends them to the launcher.
+/// Which of the signals that the launcher receives from other processes it forwards to COMMAND.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Forwarding {
     All,
-    /// On a dyno: Heroku's dyno manager itself sends SIGTERM to every process
-    /// (<https://devcenter.heroku.com/articles/dynos#shutdown>).
+    /// The setting on a Heroku dyno, because Heroku's dyno manager itself sends SIGTERM to every
+    /// process (<https://devcenter.heroku.com/articles/dynos#shutdown>).
     AllButSigterm,
     None,
 }
 
 impl Forwarding {
-    /// `on_dyno`: whether `DYNO` is set. As pid 1, the launcher is the only process that gets
-    /// SIGTERM.
+    /// `on_dyno`: whether the variable `DYNO` is set. If the launcher is pid 1, it forwards SIGTERM
+    /// even on a dyno, because then SIGTERM reaches only the launcher.
     pub fn new(setting: ForwardSignals, on_dyno: bool) -> Forwarding {
         match setting {
             ForwardSignals::Always => Forwarding::All,
@@ -39,7 +39,7 @@ impl Forwarding {
         }
     }
 
-    /// True if to forward `received`.
+    /// True if the launcher may forward `received` to COMMAND.
     pub fn allows(self, received: Received) -> bool {
         match self {
             Forwarding::All => true,
@@ -48,8 +48,9 @@ impl Forwarding {
         }
     }
 
-    /// True if `received` ends the drain. The dyno manager's SIGTERM does not: it may come several
-    /// times, and after COMMAND's end, but COMMAND's last bytes must still be sent.
+    /// True if the signal `received` ends the drain early. On a dyno, SIGTERM does not end the
+    /// drain, because the dyno manager may send SIGTERM again after COMMAND's end, when the
+    /// launcher must still send COMMAND's last bytes.
     pub fn cuts_drain(self, received: Received) -> bool {
         let left_to_manager = self == Forwarding::AllButSigterm && received.is(Signal::SIGTERM);
         received.one_of(&CUTTING_SIGNALS).is_some() && !left_to_manager

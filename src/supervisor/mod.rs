@@ -1,31 +1,30 @@
-//! Supervises COMMAND: starts it, forwards signals, does job control, reaps orphans, and ends the
-//! rest of COMMAND's process group.
+//! Supervises COMMAND: starts COMMAND, forwards signals, does job control, reaps orphans, and ends
+//! the remaining processes of COMMAND's process group.
 //!
-//! The launcher's response to a signal while COMMAND …
+//! This table shows how the launcher responds to a signal while COMMAND starts, while COMMAND runs,
+//! and so on.
 //!
 //! | signal | starts | runs | is stopped | has ended (drain) |
 //! | --- | --- | --- | --- | --- |
 //! | HUP INT QUIT TERM | forwards later | forwards | forwards | cuts the drain |
 //! | TSTP TTIN TTOU | forwards later | forwards, stops with COMMAND | forwards | ignores |
 //! | CONT | forwards later | forwards | continues COMMAND | ignores |
-//! | CHLD | reaps orphans | reaps orphans, checks COMMAND | the same | reaps orphans |
+//! | CHLD | reaps orphans | reaps, checks COMMAND | reaps, checks COMMAND | reaps orphans |
 //! | all others | forwards later | forwards | forwards | ignores |
 //!
-//! The launcher cannot catch STOP and KILL. While the launcher is stopped, its tunnels stand still.
-//! If the launcher is killed, the kernel sends TERM to COMMAND.
+//! The launcher cannot catch SIGSTOP and SIGKILL. While the launcher is stopped, its tunnels relay
+//! no bytes. If SIGKILL ends the launcher, the kernel sends SIGTERM to COMMAND.
 //!
-//! Signals that arrive while the launcher is stopped stay pending. Once continued, the launcher
-//! reads them in the order of their numbers: SIGTERM before SIGCONT.
+//! While the launcher is stopped, its signals stay pending. After SIGCONT, the launcher reads the
+//! pending signals in the order of their numbers: SIGTERM comes before SIGCONT.
 //!
 //! The launcher forwards a signal only if COMMAND has not received it directly, and if
 //! `--forward-signals` allows it: see `Supervisor::target` and [`Forwarding`].
 
 mod child;
-mod elf;
 mod environment;
 mod forwarding;
 mod not_executed;
-mod program;
 mod terminal;
 
 use std::io;
@@ -34,7 +33,7 @@ use std::sync::Arc;
 use nix::sys::signal::{SigSet, Signal, killpg};
 use nix::unistd::{Pid, getpgid, getpgrp, getpid, getsid};
 
-pub use child::{Child, become_command, let_go_of_streams, spawn};
+pub use child::{Child, become_command, close_own_streams, spawn};
 pub use environment::CommandEnvironment;
 pub use forwarding::{ForwardSignals, Forwarding};
 pub use not_executed::{Cause, NotExecuted};
@@ -45,7 +44,7 @@ use crate::logging::{debug, warning};
 pub use crate::system::inherited::{Inherited, forbid_core_dumps};
 use crate::system::process::{self, JobEvent};
 pub use crate::system::process::{ExitOutcome, Placement};
-use crate::system::signals::{self, Received, Sender, Signals, Stop};
+use crate::system::signals::{self, Received, Sender, Signals};
 
 /// Signals that the kernel sends to a terminal's foreground process group, to a session leader
 /// whose terminal hangs up, and to a stopped process group that becomes orphaned. All other signals
@@ -66,17 +65,10 @@ const HANG_UP_SIGNALS: [Signal; 2] = [Signal::SIGHUP, Signal::SIGCONT];
 /// Signals that stop a job until a shell's `fg` or `bg` continues it.
 const JOB_CONTROL_SIGNALS: [Signal; 3] = [Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU];
 
-/// The receiver of a forwarded signal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Target {
-    Command,
-    /// COMMAND's process group, to which the kernel sends signals, too.
-    Group,
-}
-
-/// Decides on COMMAND's process group. In a terminal's foreground COMMAND shares the launcher's
-/// group, so that the terminal's keys reach both. Everywhere else COMMAND gets its own group, whose
-/// remaining processes the launcher can end.
+/// Chooses COMMAND's process group. If the launcher is in a terminal's foreground, COMMAND shares
+/// the launcher's group, so that keys such as Ctrl-C reach both processes. Everywhere else, COMMAND
+/// gets its own group, so that the launcher can end the group's remaining processes after COMMAND's
+/// end.
 pub fn placement(terminal: Option<&Terminal>) -> Placement {
     match terminal {
         Some(terminal) if terminal.is_ours() => Placement::Shared,
@@ -84,25 +76,19 @@ pub fn placement(terminal: Option<&Terminal>) -> Placement {
     }
 }
 
-/// Supervises a running COMMAND.
+/// Supervises COMMAND while COMMAND runs, and during the drain.
 #[derive(Debug)]
 pub struct Supervisor {
     command: Pid,
     placement: Placement,
-    /// See [`Child`]; the signals forwarded since are removed.
+    /// Signals that the launcher received before COMMAND started and has not forwarded yet.
     missed: SigSet,
     forwarding: Forwarding,
     terminal: Option<Terminal>,
-    leads_session: bool,
-    /// The shell with job control to which the launcher is a job.
-    job_shell: Option<Pid>,
     signals: Signals,
-    /// True if COMMAND was stopped at the last SIGCHLD.
+    /// True if COMMAND was stopped when the launcher last looked.
     stopped: bool,
     figures: Arc<Figures>,
-    /// A shell has continued the whole process group: the next SIGCONT that the launcher reads has
-    /// already reached COMMAND.
-    resumed_by_shell: bool,
 }
 
 impl Supervisor {
@@ -117,24 +103,20 @@ impl Supervisor {
         terminal: Option<Terminal>,
         figures: Arc<Figures>,
     ) -> io::Result<Supervisor> {
-        let signals = Signals::open()?;
         Ok(Supervisor {
             command: command.pid,
             placement: command.placement,
             missed: command.missed,
             forwarding,
             terminal,
-            leads_session: getsid(None) == Ok(getpid()),
-            job_shell: job_shell(),
-            signals,
+            signals: Signals::open()?,
             stopped: false,
             figures,
-            resumed_by_shell: false,
         })
     }
 
-    /// Forwards signals until COMMAND ends; then sends SIGTERM to the rest of its process group, if
-    /// the group is COMMAND's own.
+    /// Forwards signals until COMMAND ends. If COMMAND had its own process group, then sends
+    /// SIGTERM to the remaining processes of this group.
     ///
     /// # Errors
     /// If the launcher's signals cannot be read.
@@ -148,9 +130,6 @@ impl Supervisor {
                     return Ok(ended);
                 }
             }
-            if continued && std::mem::take(&mut self.resumed_by_shell) {
-                continue;
-            }
             if continued && self.stopped {
                 self.resume();
                 continue;
@@ -162,7 +141,8 @@ impl Supervisor {
         }
     }
 
-    /// Reaps orphans during the drain, until a signal cuts the drain; returns that signal's number.
+    /// Reaps orphans during the drain until a signal ends the drain early. Returns the number of
+    /// that signal.
     ///
     /// # Errors
     /// If the launcher's signals cannot be read.
@@ -179,34 +159,34 @@ impl Supervisor {
         }
     }
 
-    /// Reaps every child that has ended, and follows COMMAND's stops and continuations. As pid 1,
-    /// or after a shell's `exec`, the launcher has further children. `continued`: the launcher has
-    /// just received SIGCONT.
+    /// Reaps every child process that has ended, and reacts if COMMAND was stopped or continued. If
+    /// COMMAND has ended, returns how COMMAND ended. The launcher has children besides COMMAND if
+    /// the launcher is pid 1, or if a shell with children has become the launcher by `exec`.
+    /// `continued`: the launcher has just received SIGCONT.
     fn look_after_children(&mut self, continued: bool) -> Option<ExitOutcome> {
         let mut command_ended = None;
         while let Some((pid, ended)) = process::ended_child() {
             if pid == self.command {
-                // While COMMAND is a zombie, no other process group can get its number.
+                // Before COMMAND is reaped, because no other process group can get COMMAND's pid as
+                // its number while COMMAND is a zombie.
                 self.end_leftovers();
                 command_ended = Some(ended);
             }
             process::reap(pid);
         }
-        if command_ended.is_none() {
-            match process::job_event(self.command) {
-                // The SIGCONT came after the stop, so COMMAND must be continued, too.
-                Some(JobEvent::Stopped(_)) if continued => self.enter(CommandState::Stopped),
-                Some(JobEvent::Stopped(signal)) => self.command_stopped(signal),
-                Some(JobEvent::Continued) => self.enter(CommandState::Running),
-                None => {}
-            }
+        match process::job_event(self.command) {
+            // The launcher received SIGCONT after COMMAND stopped, so the caller continues COMMAND.
+            Some(JobEvent::Stopped(_)) if continued => self.enter(CommandState::Stopped),
+            Some(JobEvent::Stopped(signal)) => self.command_stopped(signal),
+            Some(JobEvent::Continued) => self.enter(CommandState::Running),
+            None => {}
         }
         command_ended
     }
 
     fn end_leftovers(&self) {
         if self.placement == Placement::Own {
-            // This fails only if the group has no process left.
+            // Ignore the error: killpg(2) fails only if the group has no process left.
             let _ = killpg(self.command, Signal::SIGTERM);
             self.take_terminal_back();
         }
@@ -217,16 +197,17 @@ impl Supervisor {
         self.figures.set_command_state(state);
     }
 
-    /// COMMAND was stopped by signal `number`: stops the launcher, too, so that its parent notices.
+    /// Stops the launcher, because signal `number` has stopped COMMAND, and the launcher's parent
+    /// must notice the stop.
     fn command_stopped(&mut self, number: i32) {
         let job_control = JOB_CONTROL_SIGNALS.into_iter().find(|signal| *signal as i32 == number);
         let wants_terminal = matches!(job_control, Some(Signal::SIGTTIN | Signal::SIGTTOU))
             && self.terminal.as_ref().is_some_and(|terminal| !terminal.has_hung_up());
         if self.placement == Placement::Own {
-            // After a shell's `fg`, the launcher is in the foreground, but COMMAND needs the
-            // terminal.
+            // After `fg` in a shell, the launcher's group is in the foreground, but COMMAND reads
+            // the terminal.
             if wants_terminal && self.hand_over_terminal() {
-                self.forward(Signal::SIGCONT as i32, Target::Group);
+                self.forward(Signal::SIGCONT as i32, self.group());
                 return;
             }
             self.take_terminal_back();
@@ -234,95 +215,98 @@ impl Supervisor {
         self.enter(CommandState::Stopped);
         let signal = match (job_control, self.placement) {
             (Some(signal), _) => signal,
-            // The shell must get its terminal back.
+            // The launcher must stop, so that the shell takes its terminal back.
             (None, Placement::Shared) => Signal::SIGTSTP,
-            // Another process sent SIGSTOP to COMMAND alone, and will continue COMMAND alone. Then
-            // COMMAND needs its tunnels.
+            // Another process sent SIGSTOP to COMMAND alone, and may send SIGCONT to COMMAND alone.
+            // COMMAND then needs its tunnels, so the launcher keeps running.
             (None, Placement::Own) => return,
         };
         match signals::stop_self(signal) {
-            Ok(Stop::Undone) => {
-                if process::job_event(self.command) == Some(JobEvent::Continued) {
+            Ok(true) => match process::job_event(self.command) {
+                // A shell has sent SIGCONT to the whole process group, so COMMAND already runs.
+                Some(JobEvent::Continued) if self.placement == Placement::Shared => {
                     self.enter(CommandState::Running);
-                    self.resumed_by_shell = self.placement == Placement::Shared;
                 }
-            }
-            // The launcher cannot be stopped, so COMMAND must not stay stopped.
-            Ok(Stop::Discarded) if self.placement == Placement::Own && !wants_terminal => {
-                self.resume();
-            }
-            Ok(Stop::Discarded) if wants_terminal => warning!(
+                _ => self.resume(),
+            },
+            // The kernel did not stop the launcher, so COMMAND must not stay stopped.
+            Ok(false) if self.placement == Placement::Own && !wants_terminal => self.resume(),
+            Ok(false) if wants_terminal => warning!(
                 at = "command-stopped",
                 signal = signal as i32,
-                msg = "COMMAND is stopped: it used the terminal from the background, and no shell \
-                       can bring it to the foreground. To continue COMMAND, send it SIGCONT",
+                msg = "COMMAND is stopped, because COMMAND used the terminal from the background, \
+                       and no shell can bring COMMAND to the foreground. To continue COMMAND, \
+                       send SIGCONT to COMMAND",
             ),
-            Ok(Stop::Discarded) => {}
+            Ok(false) => {}
             Err(error) => warning!(at = "stop-failed", error = %error),
         }
     }
 
-    /// Continues a stopped COMMAND, since the launcher was continued.
+    /// Continues COMMAND after SIGCONT has continued the launcher.
     fn resume(&mut self) {
-        match self.placement {
-            Placement::Shared => self.forward(Signal::SIGCONT as i32, Target::Command),
+        let target = match self.placement {
+            Placement::Shared => self.command,
             Placement::Own => {
                 self.hand_over_terminal();
-                self.forward(Signal::SIGCONT as i32, Target::Group);
+                self.group()
             }
-        }
+        };
+        self.forward(Signal::SIGCONT as i32, target);
         self.enter(CommandState::Running);
+    }
+
+    /// COMMAND's own process group, as a negative number for kill(2).
+    fn group(&self) -> Pid {
+        Pid::from_raw(-self.command.as_raw())
     }
 
     /// The process or process group to which `received` is forwarded; `None` if COMMAND has already
     /// received the signal, or must not receive it.
-    fn target(&mut self, received: Received) -> Option<Target> {
+    fn target(&mut self, received: Received) -> Option<Pid> {
         if !self.forwarding.allows(received) {
             return None;
         }
         let shared = self.placement == Placement::Shared;
         match received.sender {
             Sender::Process(pid) if pid == getpid() => None,
-            // COMMAND has signalled its process group (`kill 0` in a script), including itself.
+            // COMMAND has sent the signal to its whole process group (`kill 0` in a script), so
+            // COMMAND has received the signal, too.
             Sender::Process(pid) if pid == self.command && shared => None,
-            // A shell whose terminal hangs up sends SIGHUP to each job's whole process group.
+            // When a terminal hangs up, its shell sends SIGHUP to the whole process group of each
+            // job, so COMMAND has already received SIGHUP.
             Sender::Process(pid)
-                if Some(pid) == self.job_shell
-                    && shared
+                if shared
                     && received.is(Signal::SIGHUP)
-                    && self.terminal.as_ref().is_some_and(Terminal::has_hung_up) =>
+                    && self.terminal.as_ref().is_some_and(Terminal::has_hung_up)
+                    && is_job_shell(pid) =>
             {
                 None
             }
-            Sender::Process(_) => Some(Target::Command),
+            Sender::Process(_) => Some(self.command),
             Sender::Kernel => {
                 let signal = received.one_of(&TERMINAL_SIGNALS)?;
                 let missed = self.missed.contains(signal);
                 self.missed.remove(signal);
+                let leads_session = getsid(None) == Ok(getpid());
                 match self.placement {
-                    _ if self.leads_session && HANG_UP_SIGNALS.contains(&signal) => {
-                        Some(Target::Command)
-                    }
-                    Placement::Shared => missed.then_some(Target::Command),
-                    Placement::Own => Some(Target::Group),
+                    _ if leads_session && HANG_UP_SIGNALS.contains(&signal) => Some(self.command),
+                    Placement::Shared => missed.then_some(self.command),
+                    Placement::Own => Some(self.group()),
                 }
             }
         }
     }
 
-    fn forward(&self, number: i32, target: Target) {
-        let sent = match target {
-            Target::Command => signals::send(self.command, number),
-            Target::Group => signals::send(Pid::from_raw(-self.command.as_raw()), number),
-        };
-        match sent {
+    fn forward(&self, number: i32, target: Pid) {
+        match signals::send(target, number) {
             Ok(()) => debug!(at = "signal-forwarded", signal = number),
             Err(error) => warning!(at = "signal-not-forwarded", signal = number, error = %error),
         }
     }
 
-    /// Puts COMMAND's own process group into the foreground if the launcher's group is in the
-    /// foreground. Returns whether COMMAND has the terminal now.
+    /// If the launcher's process group is in the terminal's foreground, puts COMMAND's group into
+    /// the foreground instead. Returns true if COMMAND's group is now in the foreground.
     fn hand_over_terminal(&self) -> bool {
         match &self.terminal {
             Some(terminal) if terminal.is_ours() => terminal.give_to(self.command).is_ok(),
@@ -330,8 +314,8 @@ impl Supervisor {
         }
     }
 
-    /// Puts the launcher's process group into the foreground if COMMAND's group is in the
-    /// foreground.
+    /// If COMMAND's process group is in the terminal's foreground, puts the launcher's group into
+    /// the foreground instead.
     fn take_terminal_back(&self) {
         if let Some(terminal) = &self.terminal
             && terminal.is_of(self.command)
@@ -342,9 +326,8 @@ impl Supervisor {
     }
 }
 
-/// The session leader, if it is a shell with job control: its jobs have their own process groups.
-fn job_shell() -> Option<Pid> {
-    let leader = getsid(None).ok()?;
-    let group = getpgid(Some(leader)).ok()?;
-    (group != getpgrp()).then_some(leader)
+/// True if `process` is the leader of the launcher's session, and is a shell with job control. Such
+/// a shell puts each job, here the launcher, into a process group of its own.
+fn is_job_shell(process: Pid) -> bool {
+    getsid(None) == Ok(process) && getpgid(Some(process)) != Ok(getpgrp())
 }

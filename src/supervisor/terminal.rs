@@ -1,4 +1,4 @@
-//! The controlling terminal and its foreground process group.
+//! The launcher's controlling terminal, and the process group in the terminal's foreground.
 
 use std::fs::File;
 use std::os::unix::fs::OpenOptionsExt;
@@ -11,7 +11,8 @@ use nix::unistd::{Pid, getpgrp, tcgetpgrp, tcsetpgrp};
 pub struct Terminal(File);
 
 impl Terminal {
-    /// Opens the terminal; `None` if the launcher has no terminal, as in a service or a dyno.
+    /// Opens the terminal. `None` if the launcher has no terminal, for example in a service or on a
+    /// Heroku dyno.
     pub fn open() -> Option<Terminal> {
         let mut options = File::options();
         options.read(true).write(true).custom_flags(libc::O_NOCTTY);
@@ -28,13 +29,13 @@ impl Terminal {
         tcgetpgrp(&self.0).is_err()
     }
 
-    /// True if process group `group` is in the foreground.
+    /// True if the process group `group` is in the foreground.
     pub fn is_of(&self, group: Pid) -> bool {
         tcgetpgrp(&self.0) == Ok(group)
     }
 
-    /// Puts process group `group` into the foreground. SIGTTOU must be blocked: the kernel sends it
-    /// to a background process group that calls tcsetpgrp(3).
+    /// Puts the process group `group` into the foreground. The caller must block SIGTTOU, because
+    /// the kernel sends SIGTTOU to a background process that calls tcsetpgrp(3).
     pub fn give_to(&self, group: Pid) -> nix::Result<()> {
         tcsetpgrp(&self.0, group)
     }

@@ -1,91 +1,83 @@
-//! Signal mask, signal dispositions and resource limits: the launcher changes them for itself, and
-//! COMMAND gets them as the launcher found them.
+//! The signal mask, signal dispositions and resource limits. The launcher changes its own mask,
+//! dispositions and limits, and restores the original ones for COMMAND.
 
 use std::io;
 
+use nix::sys::prctl::set_dumpable;
 use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 use nix::sys::signal::Signal;
 
-use super::signals::{self, Disposition, Mask};
+use super::signals::{self, Mask, set_ignored};
 
-/// The state that the launcher found and COMMAND gets back.
+/// The signal mask, dispositions and limits that the launcher had when it started.
 #[derive(Debug, Clone, Copy)]
 pub struct Inherited {
     mask: Mask,
-    sigchld: Disposition,
-    /// The limits on open descriptors and on core dumps; `None` if a limit could not be changed.
+    sigchld_was_ignored: bool,
+    /// The limits on open descriptors and on core dumps. `None` for a limit that the launcher could
+    /// not change.
     limits: [Option<Limit>; 2],
 }
 
-/// A resource limit as it was found.
-#[derive(Debug, Clone, Copy)]
-struct Limit {
-    resource: Resource,
-    soft: rlim_t,
-    hard: rlim_t,
+/// A resource with its soft limit and its hard limit.
+type Limit = (Resource, rlim_t, rlim_t);
+
+/// Changes a soft limit. `wanted` computes the new soft limit from the hard limit. Returns the old
+/// limits, or `None` if the soft limit cannot be changed.
+fn change_limit(resource: Resource, wanted: impl Fn(rlim_t) -> rlim_t) -> Option<Limit> {
+    let (soft, hard) = getrlimit(resource).ok()?;
+    setrlimit(resource, wanted(hard), hard).ok()?;
+    Some((resource, soft, hard))
 }
 
-impl Limit {
-    /// Changes the soft limit to `wanted(hard limit)`. Returns the limit as it was found, or `None`
-    /// if it could not be changed.
-    fn change(resource: Resource, wanted: impl Fn(rlim_t) -> rlim_t) -> Option<Limit> {
-        let (soft, hard) = getrlimit(resource).ok()?;
-        setrlimit(resource, wanted(hard), hard).ok()?;
-        Some(Limit { resource, soft, hard })
-    }
-}
-
-/// The limit on core dumps, in bytes. A core dump would write passwords, keys and traffic to a
-/// disk. A limit of 1 also keeps the kernel from piping the dump to a collector; a limit of 0 does
-/// not (core(5), and the kernel's fs/coredump.c).
+/// The limit on core dumps, in bytes, because a core dump would write passwords, keys and traffic
+/// to the disk. With a limit of 0, the kernel would still pipe the dump to a collector (core(5)).
+/// With a limit of 1, the kernel does not (fs/coredump.c).
 const NO_CORE: rlim_t = 1;
 
-/// Keeps this process from dumping core, and other processes of the user from reading its memory,
-/// as far as the system allows.
-pub fn forbid_core_dumps() {
-    no_core_dumps();
-}
-
-fn no_core_dumps() -> Option<Limit> {
-    // exec makes COMMAND dumpable again (PR_SET_DUMPABLE(2const)). If the kernel refuses, the
-    // limit below still prevents core dumps.
-    let _ = nix::sys::prctl::set_dumpable(false);
-    Limit::change(Resource::RLIMIT_CORE, |hard| NO_CORE.min(hard))
+/// Prevents core dumps of this process, and prevents that other processes of the same user read
+/// this process's memory. Ignores errors. Returns the old limits on core dumps.
+pub fn forbid_core_dumps() -> Option<Limit> {
+    // COMMAND stays dumpable, because execve(2) makes a process dumpable again
+    // (PR_SET_DUMPABLE(2const)).
+    let _ = set_dumpable(false);
+    change_limit(Resource::RLIMIT_CORE, |hard| NO_CORE.min(hard))
 }
 
 impl Inherited {
-    /// Undoes the changes of Rust's runtime. A launcher that becomes COMMAND needs no more than
-    /// this.
+    /// Restores SIGPIPE's disposition, which Rust's runtime changes before `main`. If the launcher
+    /// is disabled and becomes COMMAND, there is no other state to restore.
     ///
     /// # Errors
-    /// As sigaction(2); none is expected.
+    /// The error of sigaction(2). No error is expected.
     pub fn restore_before_exec() -> nix::Result<()> {
-        signals::sigpipe_at_start().set(Signal::SIGPIPE).map(drop)
+        set_ignored(Signal::SIGPIPE, signals::sigpipe_was_ignored()).map(drop)
     }
 
-    /// Prepares this process for its work as the launcher: blocks all signals (see
-    /// [`signals::block_all`]), receives SIGCHLD even if it was ignored, allows as many descriptors
-    /// as the hard limit, since a connection takes two, and forbids core dumps.
+    /// Prepares this process to supervise COMMAND and to relay traffic. Blocks all signals (see
+    /// [`signals::block_all`]). Stops ignoring SIGCHLD. Raises the limit on descriptors to the hard
+    /// limit, because each connection needs two descriptors. Prevents core dumps.
     ///
     /// # Errors
-    /// As the system calls; none is expected.
+    /// The error of a system call. No error is expected.
     pub fn take_over() -> io::Result<Inherited> {
         let mask = signals::block_all()?;
-        let sigchld = Disposition::Default.set(Signal::SIGCHLD)?;
-        // If the limit cannot be raised, `accept` reports the lack of descriptors later.
-        let limits = [Limit::change(Resource::RLIMIT_NOFILE, |hard| hard), no_core_dumps()];
-        Ok(Inherited { mask, sigchld, limits })
+        let sigchld_was_ignored = set_ignored(Signal::SIGCHLD, false)?;
+        // Ignore a failure to raise the limit, because `accept` reports a lack of descriptors
+        // later.
+        let limits = [change_limit(Resource::RLIMIT_NOFILE, |hard| hard), forbid_core_dumps()];
+        Ok(Inherited { mask, sigchld_was_ignored, limits })
     }
 
-    /// Restores everything as it was found. Async-signal-safe.
+    /// Restores the state that the launcher had when it started. Async-signal-safe.
     ///
     /// # Errors
-    /// As the system calls; none is expected.
+    /// The error of a system call. No error is expected.
     pub fn give_back(&self) -> nix::Result<()> {
-        for Limit { resource, soft, hard } in self.limits.iter().flatten() {
-            setrlimit(*resource, *soft, *hard)?;
+        for (resource, soft, hard) in self.limits.into_iter().flatten() {
+            setrlimit(resource, soft, hard)?;
         }
-        self.sigchld.set(Signal::SIGCHLD)?;
+        set_ignored(Signal::SIGCHLD, self.sigchld_was_ignored)?;
         Inherited::restore_before_exec()?;
         self.mask.swap().map(drop)
     }

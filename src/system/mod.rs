@@ -1,5 +1,5 @@
-//! The operating system's processes, signals and sockets, behind safe functions. The modules that
-//! call these functions decide what to do.
+//! Safe functions for the operating system's processes, signals and sockets. The functions contain
+//! no policy: their callers decide what to do.
 
 pub mod inherited;
 pub mod process;

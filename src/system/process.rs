@@ -2,10 +2,10 @@
 
 #![allow(unsafe_code)]
 
-use std::env;
+use std::convert::Infallible;
 use std::ffi::{CStr, CString};
-use std::fs::{self, File};
-use std::io::{self, Read as _, Write as _};
+use std::io::Write as _;
+use std::{env, fs, ptr};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -13,7 +13,7 @@ use nix::libc::{self, c_char};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 use nix::sys::wait::waitpid;
-use nix::unistd::{ForkResult, Pid, fork, getpid, getppid, pipe2, setpgid, write};
+use nix::unistd::{ForkResult, Pid, execve, fork, getpid, getppid, pipe2, read, setpgid, write};
 
 use super::inherited::Inherited;
 use super::signals;
@@ -23,11 +23,13 @@ unsafe extern "C" {
     static environ: *const *const c_char;
 }
 
-/// The process's environment, entry by entry. [`std::env::vars_os`] leaves out entries without `=`.
+/// The entries of this process's environment, including entries without `=`, which
+/// [`std::env::vars_os`] omits.
 pub fn environment() -> Vec<CString> {
     let mut entries = Vec::new();
-    // SAFETY: `environ` is null, or an array of strings that a null pointer ends. Only
-    // `set_variable` changes the environment, while no other thread exists.
+    // SAFETY: `environ` is null, or an array of strings whose last pointer is null. The environment
+    // does not change meanwhile, because only `set_variable` changes the environment, and only in a
+    // process with one thread.
     unsafe {
         let mut entry = environ;
         while !entry.is_null() && !(*entry).is_null() {
@@ -38,194 +40,119 @@ pub fn environment() -> Vec<CString> {
     entries
 }
 
-/// Sets an environment variable of this process, unless the process has several threads: another
-/// thread might be reading the environment. Returns whether the variable was set.
+/// Sets an environment variable of this process, if the process has only one thread. With further
+/// threads, returns false and sets nothing, because another thread might be reading the
+/// environment.
 pub fn set_variable(name: &str, value: &str) -> bool {
     let is_alone = fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() == 1);
     if is_alone {
-        // SAFETY: no other thread exists, and this one starts none meanwhile.
+        // SAFETY: this thread is the only one, and starts no other thread meanwhile.
         unsafe { env::set_var(name, value) };
     }
     is_alone
 }
 
-/// A list of C strings, for execve(2).
-pub struct Strings {
-    strings: Vec<Vec<u8>>,
-    /// Allocated in advance, because nothing may be allocated between fork and exec.
-    pointers: Vec<*const c_char>,
-}
-
-impl Strings {
-    pub fn new(strings: Vec<CString>) -> Strings {
-        let pointers = Vec::with_capacity(strings.len() + 1);
-        let strings = strings.into_iter().map(CString::into_bytes_with_nul).collect();
-        Strings { strings, pointers }
-    }
-
-    /// Reserves memory in string `index` for [`Strings::write_number`].
-    pub fn reserve_number(&mut self, index: usize) {
-        const LONGEST: usize = "-2147483648\0".len();
-        self.strings[index].reserve(LONGEST);
-    }
-
-    /// Replaces everything from byte `start` of string `index` with a number. Async-signal-safe
-    /// after [`Strings::reserve_number`].
-    pub fn write_number(&mut self, index: usize, start: usize, number: i32) {
-        let string = &mut self.strings[index];
-        string.truncate(start);
-        write!(string, "{number}\0").expect("a Vec takes everything");
-    }
-
-    /// Pointers to the strings, then a null pointer; valid until `self` changes.
-    fn array(&mut self) -> *const *const c_char {
-        self.pointers.clear();
-        self.pointers.extend(self.strings.iter().map(|string| string.as_ptr().cast::<c_char>()));
-        self.pointers.push(std::ptr::null());
-        self.pointers.as_ptr()
-    }
-}
-
-/// A program to execute. Everything is allocated in advance: nothing may be allocated between fork
-/// and exec.
+/// A program to execute.
 pub struct Program {
-    /// The files to try, in order.
-    pub files: Vec<CString>,
-    pub words: Strings,
-    environment: Strings,
-    /// The entries of `environment` that get the program's pid: the index of each, and the byte at
-    /// which the pid starts.
-    pid_entries: Vec<(usize, usize)>,
+    pub file: CString,
+    pub words: Vec<CString>,
+    pub environment: Vec<CString>,
+    /// Replacements for entries of `environment`. Each has the index of the entry, and a text with
+    /// reserved memory, to which a child process adds its own pid.
+    pub pid_entries: Vec<(usize, Vec<u8>)>,
 }
 
-/// The reason why no file of a [`Program`] could be executed.
-#[derive(Debug, Clone, Copy)]
-pub struct Failure {
-    pub error: Errno,
-    /// The index of the file that caused the error; [`u32::MAX`] if no file did.
-    pub file: u32,
-}
-
-impl Failure {
-    fn to_bytes(self) -> [u8; 8] {
-        (u64::from(self.file) << 32 | self.error as u64).to_ne_bytes()
-    }
-
-    fn from_bytes(bytes: [u8; 8]) -> Failure {
-        let both = u64::from_ne_bytes(bytes);
-        Failure { error: Errno::from_raw(both as i32), file: (both >> 32) as u32 }
-    }
-}
-
-/// Which process group a child runs in.
+/// The process group of a child process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Placement {
-    /// In the launcher's process group, so that the terminal's keys reach both processes.
+    /// The child shares the launcher's process group, so that keys such as Ctrl-C reach both.
     Shared,
-    /// In the child's own process group.
+    /// The child has its own process group.
     Own,
 }
 
 impl Program {
-    pub fn new(files: Vec<CString>, words: Strings, environment: Strings) -> Program {
-        Program { files, words, environment, pid_entries: Vec::new() }
-    }
-
-    /// Makes [`Program::execute`] write the program's pid into these entries.
-    pub fn name_pid_in(&mut self, entries: Vec<(usize, usize)>) {
-        entries.iter().for_each(|(index, _)| self.environment.reserve_number(*index));
-        self.pid_entries = entries;
-    }
-
-    /// Executes the first executable file, in place of this process. Returns only if no file can be
-    /// executed. Async-signal-safe.
-    pub fn execute(&mut self) -> Failure {
-        for (index, start) in &self.pid_entries {
-            self.environment.write_number(*index, *start, getpid().as_raw());
-        }
-        let (words, environment) = (self.words.array(), self.environment.array());
-        let mut failure = Failure { error: Errno::ENOENT, file: 0 };
-        for (path, file) in self.files.iter().zip(0..) {
-            // SAFETY: every string ends with a NUL, and both arrays with a null pointer. All of
-            // them belong to `self`, which does not change meanwhile.
-            unsafe { libc::execve(path.as_ptr(), words, environment) };
-            match Errno::last() {
-                // A later folder of PATH may have the program, as in execvp(3).
-                Errno::ENOENT | Errno::ENOTDIR => {}
-                Errno::EACCES => failure = Failure { error: Errno::EACCES, file },
-                error => return Failure { error, file },
-            }
-        }
-        failure
-    }
-
-    /// Executes the program in a child process, with the state that the launcher `inherited`. The
-    /// child gets SIGTERM when the launcher dies. The inner error says why the program could not be
-    /// executed.
+    /// Replaces this process by the program. Returns only if the program cannot be executed.
     ///
     /// # Errors
-    /// If the system refuses a process or a pipe.
-    pub fn spawn(
-        &mut self,
-        placement: Placement,
-        inherited: &Inherited,
-    ) -> io::Result<Result<Pid, Failure>> {
+    /// The error of execve(2).
+    pub fn execute(&self) -> nix::Result<Infallible> {
+        execve(&self.file, &self.words, &self.environment)
+    }
+
+    /// Executes the program in a child process, with the signal mask and the limits in `inherited`.
+    /// The kernel sends SIGTERM to the child when the launcher ends.
+    ///
+    /// # Errors
+    /// If the system refuses a process or a pipe, or the program cannot be executed.
+    pub fn spawn(&mut self, placement: Placement, inherited: &Inherited) -> nix::Result<Pid> {
         let launcher = getpid();
-        // A successful exec closes the child's end.
+        // Allocate all memory now, because allocating memory between fork and exec is not safe.
+        let (words, mut environment) = (pointers(&self.words), pointers(&self.environment));
+        // A successful exec closes the child's end of this pipe, because of O_CLOEXEC.
         let (from_child, to_launcher) = pipe2(OFlag::O_CLOEXEC)?;
         // SAFETY: until the child executes a file or exits, it makes only async-signal-safe calls.
         let child = match unsafe { fork() }? {
             ForkResult::Parent { child } => child,
             ForkResult::Child => {
-                let failure = match become_child(placement, launcher, inherited) {
-                    Ok(()) => self.execute(),
-                    Err(error) => Failure { error, file: u32::MAX },
-                };
-                // If the write fails, the launcher is gone.
-                let _ = write(&to_launcher, &failure.to_bytes());
-                // SAFETY: ends the process, and nothing else.
+                let Err(error) = become_child(placement, launcher, inherited).and_then(|()| {
+                    for (index, entry) in &mut self.pid_entries {
+                        write!(entry, "{}\0", getpid()).expect("a Vec takes everything");
+                        environment[*index] = entry.as_ptr().cast();
+                    }
+                    let file = self.file.as_ptr();
+                    // SAFETY: each string ends with a NUL, and each array ends with a null pointer.
+                    // The strings belong to `self`, which does not change meanwhile.
+                    unsafe { libc::execve(file, words.as_ptr(), environment.as_ptr()) };
+                    Err::<Infallible, _>(Errno::last())
+                });
+                // Ignore the error: the write fails only if the launcher has ended.
+                let _ = write(&to_launcher, &(error as i32).to_ne_bytes());
+                // SAFETY: _exit(2) only ends the process.
                 unsafe { libc::_exit(1) }
             }
         };
         drop(to_launcher);
-        let mut written = Vec::new();
-        File::from(from_child).read_to_end(&mut written)?;
-        match <[u8; 8]>::try_from(written) {
-            Err(_) => Ok(Ok(child)),
-            Ok(failure) => {
-                waitpid(child, None)?;
-                Ok(Err(Failure::from_bytes(failure)))
-            }
+        let mut error = [0; 4];
+        if read(&from_child, &mut error)? == 0 {
+            return Ok(child);
         }
+        waitpid(child, None)?;
+        Err(Errno::from_raw(i32::from_ne_bytes(error)))
     }
 }
 
-/// Prepares the child after fork(2) for executing COMMAND. Async-signal-safe.
+/// An array for execve(2): pointers to the strings, then a null pointer.
+fn pointers(strings: &[CString]) -> Vec<*const c_char> {
+    strings.iter().map(|string| string.as_ptr()).chain([ptr::null()]).collect()
+}
+
+/// Prepares the child process, between fork and exec. Async-signal-safe.
 fn become_child(placement: Placement, launcher: Pid, inherited: &Inherited) -> nix::Result<()> {
     if placement == Placement::Own {
         setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
     }
-    // The kernel sends this signal when the launcher's main thread, which forks, has ended
-    // (PR_SET_PDEATHSIG(2const)).
+    // Make the kernel send SIGTERM to the child when the thread that called fork(2) ends. This
+    // thread is the launcher's main thread (PR_SET_PDEATHSIG(2const)).
     set_pdeathsig(Signal::SIGTERM)?;
-    // The launcher may have ended before the last call.
+    // If the launcher ended before the call above, the kernel sends no signal.
     if getppid() != launcher {
         return Err(Errno::ESRCH);
     }
     inherited.give_back()
 }
 
-/// The way in which a process has ended, or in which the launcher must end.
+/// How a process has ended, or how the launcher must end itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExitOutcome {
-    /// With this exit code, 0 to 255.
+    /// The process exited with this exit code, 0 to 255.
     Exited(i32),
-    /// Killed by the signal with this number.
+    /// The signal with this number killed the process.
     Killed(i32),
 }
 
 impl ExitOutcome {
-    /// The exit code as in shells: 128 + the signal's number if a signal killed the process.
+    /// The exit code that a shell shows: 128 + the signal's number if a signal killed the process.
     fn exit_code(self) -> i32 {
         match self {
             ExitOutcome::Exited(code) => code,
@@ -233,88 +160,66 @@ impl ExitOutcome {
         }
     }
 
-    /// Ends the launcher in the same way, because shell loops and xargs stop only after a process
-    /// that a signal killed. If the signal does not kill the launcher, the launcher exits with 128
-    /// + the signal's number.
+    /// Ends the launcher in the same way. If a signal killed COMMAND, the launcher kills itself by
+    /// the same signal, because shell loops and xargs stop only if a signal kills the process that
+    /// they started. If the signal does not kill the launcher, it exits with 128 + the signal's
+    /// number.
     pub fn end_launcher(self) -> ! {
         if let ExitOutcome::Killed(signal) = self {
             signals::die_by(signal);
         }
-        // SAFETY: ends the process, and nothing else. `exit` would make OpenSSL free its globals
-        // while another thread may still read certificates.
+        // SAFETY: _exit(2) only ends the process. exit(3) would also free OpenSSL's globals, while
+        // another thread may still be reading certificates.
         unsafe { libc::_exit(self.exit_code()) }
     }
 }
 
-/// A change of a living child.
+/// A stop or a continuation of a child process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum JobEvent {
-    /// Stopped by the signal with this number.
+    /// The signal with this number stopped the child.
     Stopped(i32),
     Continued,
 }
 
-/// A child that has ended, if there is one. The child stays a zombie until [`reap`], so that the
-/// kernel does not reuse its pid and process group.
+/// A child process that has ended, and how it ended. `None` if there is no such child. The child
+/// stays a zombie until [`reap`], so that the kernel does not reuse its pid.
 pub fn ended_child() -> Option<(Pid, ExitOutcome)> {
-    let info = waitid(libc::P_ALL, 0, libc::WEXITED | libc::WNOWAIT)?;
-    let ended = match info.code {
-        libc::CLD_EXITED => ExitOutcome::Exited(info.status),
-        _ => ExitOutcome::Killed(info.status),
-    };
-    Some((info.pid, ended))
+    let (child, code, status) = waitid(libc::P_ALL, 0, libc::WEXITED | libc::WNOWAIT)?;
+    let killed = code != libc::CLD_EXITED;
+    Some((child, if killed { ExitOutcome::Killed(status) } else { ExitOutcome::Exited(status) }))
 }
 
-/// Removes a zombie.
+/// Removes a zombie from the process table.
 pub fn reap(zombie: Pid) {
     waitid(libc::P_PID, zombie.as_raw() as libc::id_t, libc::WEXITED);
 }
 
-/// Removes all zombies.
+/// Removes all children that have ended from the process table.
 pub fn reap_all() {
     while let Some((zombie, _)) = ended_child() {
         reap(zombie);
     }
 }
 
-/// The latest stop or continuation of `child` since the last call, if there was one.
+/// The latest stop or continuation of `child` since the previous call, if there was one.
 pub fn job_event(child: Pid) -> Option<JobEvent> {
     let id = child.as_raw() as libc::id_t;
-    let info = waitid(libc::P_PID, id, libc::WSTOPPED | libc::WCONTINUED)?;
-    match info.code {
-        libc::CLD_STOPPED => Some(JobEvent::Stopped(info.status)),
-        libc::CLD_CONTINUED => Some(JobEvent::Continued),
-        _ => None,
+    match waitid(libc::P_PID, id, libc::WSTOPPED | libc::WCONTINUED)? {
+        (_, libc::CLD_CONTINUED, _) => Some(JobEvent::Continued),
+        (_, _, signal) => Some(JobEvent::Stopped(signal)),
     }
 }
 
-struct Info {
-    pid: Pid,
-    code: i32,
-    status: i32,
-}
-
-/// Calls waitid(2) without waiting, because nix's wrapper does not know real-time signals. `None`
-/// if there is no event, or no child.
-fn waitid(kind: libc::idtype_t, id: libc::id_t, options: i32) -> Option<Info> {
-    // SAFETY: all zeroes are a valid siginfo_t. For a child's event, waitid(2) fills si_pid and
-    // si_status; without an event, si_pid stays 0.
+/// Calls waitid(2) without blocking. Returns the pid, si_code and si_status of an event, or `None`
+/// if there is no event or no child. nix's waitid rejects real-time signals.
+fn waitid(kind: libc::idtype_t, id: libc::id_t, options: i32) -> Option<(Pid, i32, i32)> {
+    // SAFETY: all zeroes are a valid siginfo_t. For an event, waitid(2) sets si_pid and si_status.
+    // If there is no event, or waitid(2) fails because there is no child, si_pid stays 0.
     unsafe {
         let mut info: libc::siginfo_t = std::mem::zeroed();
-        loop {
-            match Errno::result(libc::waitid(kind, id, &mut info, options | libc::WNOHANG)) {
-                Ok(_) if info.si_pid() == 0 => return None,
-                Ok(_) => {
-                    return Some(Info {
-                        pid: Pid::from_raw(info.si_pid()),
-                        code: info.si_code,
-                        status: info.si_status(),
-                    });
-                }
-                Err(Errno::EINTR) => {}
-                // ECHILD: there is no child. Any other error would be a defect in the arguments.
-                Err(_) => return None,
-            }
-        }
+        libc::waitid(kind, id, &mut info, options | libc::WNOHANG);
+        let child = Pid::from_raw(info.si_pid());
+        (info.si_pid() != 0).then(|| (child, info.si_code, info.si_status()))
     }
 }

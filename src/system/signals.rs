@@ -1,4 +1,5 @@
-//! Signals as data: all are blocked, and read from a descriptor together with their sender.
+//! Signals. The launcher blocks all signals, and reads each signal, with its sender, from a
+//! descriptor (signalfd(2)).
 
 #![allow(unsafe_code)]
 
@@ -7,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::libc;
 use nix::sys::prctl::set_dumpable;
-use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, kill, sigaction};
+use nix::sys::signal::{SigHandler, SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{Pid, getpid};
 use tokio::io::unix::AsyncFd;
@@ -17,15 +18,15 @@ use tokio::io::unix::AsyncFd;
 pub enum Sender {
     /// The kernel, usually for a terminal (`si_code` SI_KERNEL).
     Kernel,
-    /// A process, by kill(2), sigqueue(3) or tgkill(2). The pid is 0 for a process outside the
-    /// launcher's pid namespace.
+    /// A process, which called kill(2), sigqueue(3) or tgkill(2). The pid is 0 if the process is
+    /// outside the launcher's pid namespace.
     Process(Pid),
 }
 
 /// A signal that has arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Received {
-    /// The signal's number; real-time signals included.
+    /// The signal's number, which may be the number of a real-time signal.
     pub number: i32,
     pub sender: Sender,
 }
@@ -35,7 +36,7 @@ impl Received {
         self.number == signal as i32
     }
 
-    /// This signal, if it is one of `signals`.
+    /// The received signal, if `signals` contains it.
     pub fn one_of(&self, signals: &[Signal]) -> Option<Signal> {
         signals.iter().copied().find(|signal| self.is(*signal))
     }
@@ -47,10 +48,10 @@ pub struct Signals {
     descriptor: AsyncFd<SignalFd>,
 }
 
-/// A thread's signal mask in the kernel's format: bit n - 1 is signal n.
+/// A thread's signal mask in the kernel's format, where bit n - 1 stands for signal n.
 ///
-/// The C libraries' own functions never block the signals that the libraries use themselves: glibc
-/// 32 and 33, musl also 34, which is glibc's SIGRTMIN. Such a signal would kill the launcher.
+/// The C library's functions cannot block every signal: glibc excludes signals 32 and 33, which it
+/// uses itself, and musl also excludes signal 34. An unblocked signal would kill the launcher.
 #[derive(Debug, Clone, Copy)]
 pub struct Mask(u64);
 
@@ -64,11 +65,11 @@ impl Mask {
     /// Sets this thread's mask, and returns the previous mask. Async-signal-safe.
     ///
     /// # Errors
-    /// As rt_sigprocmask(2); none is expected.
+    /// The error of rt_sigprocmask(2). No error is expected.
     pub fn swap(self) -> nix::Result<Mask> {
         let mut before = Mask(0);
         let (how, size) = (libc::SIG_SETMASK, size_of::<Mask>());
-        // SAFETY: both pointers lead to masks of our own, whose size is the last argument.
+        // SAFETY: both pointers point to local masks, and the last argument is the size of a mask.
         let done = unsafe {
             libc::syscall(libc::SYS_rt_sigprocmask, how, &raw const self.0, &raw mut before.0, size)
         };
@@ -76,47 +77,33 @@ impl Mask {
     }
 }
 
-/// The effect of a signal on a process that neither blocks nor handles the signal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Disposition {
-    Default,
-    Ignored,
+/// Makes the kernel ignore `signal`, or perform the signal's default action. Returns whether the
+/// signal was ignored before. Async-signal-safe.
+///
+/// # Errors
+/// The error of sigaction(2). No error is expected.
+pub fn set_ignored(signal: Signal, ignored: bool) -> nix::Result<bool> {
+    let handler = if ignored { SigHandler::SigIgn } else { SigHandler::SigDfl };
+    // SAFETY: neither SIG_IGN nor SIG_DFL runs a handler that could interrupt other code.
+    let before = unsafe { nix::sys::signal::signal(signal, handler)? };
+    Ok(matches!(before, SigHandler::SigIgn))
 }
 
-impl Disposition {
-    /// Sets the disposition of `signal`, and returns the previous disposition. Async-signal-safe.
-    ///
-    /// # Errors
-    /// As sigaction(2); none is expected.
-    pub fn set(self, signal: Signal) -> nix::Result<Disposition> {
-        let handler = match self {
-            Disposition::Default => SigHandler::SigDfl,
-            Disposition::Ignored => SigHandler::SigIgn,
-        };
-        let action = SigAction::new(handler, SaFlags::empty(), SigSet::empty());
-        // SAFETY: installs no handler that could interrupt other code.
-        let before = unsafe { sigaction(signal, &action)? };
-        match before.handler() {
-            SigHandler::SigIgn => Ok(Disposition::Ignored),
-            _ => Ok(Disposition::Default),
-        }
-    }
-}
-
-/// Recorded before `main`, because Rust's runtime makes the process ignore SIGPIPE.
+/// The value is stored before Rust's runtime starts, because Rust's runtime makes the process
+/// ignore SIGPIPE.
 static SIGPIPE_WAS_IGNORED: AtomicBool = AtomicBool::new(false);
 
-// SAFETY: the loader calls the functions in this section on the main thread, before `main`.
-// `record_startup_state` does not need Rust's runtime.
+// SAFETY: the dynamic loader calls the functions in the section .init_array on the main thread,
+// before `main`. `record_startup_state` does not need Rust's runtime.
 #[used]
 #[unsafe(link_section = ".init_array")]
 static BEFORE_MAIN: extern "C" fn() = record_startup_state;
 
-/// Records SIGPIPE's disposition, and opens /dev/null in place of each closed standard stream.
-/// Rust's runtime would also open /dev/null, but COMMAND would inherit that descriptor. This
-/// descriptor closes on exec.
+/// Records whether SIGPIPE is ignored, and opens /dev/null for each closed standard stream. Rust's
+/// runtime would also open /dev/null, but COMMAND would inherit that descriptor. The descriptor
+/// that this function opens is closed when COMMAND is executed.
 extern "C" fn record_startup_state() {
-    // SAFETY: plain system calls on memory of our own; a zeroed sigaction is valid.
+    // SAFETY: the system calls write only to `found`, and all zeroes are a valid sigaction.
     unsafe {
         let mut found: libc::sigaction = std::mem::zeroed();
         libc::sigaction(libc::SIGPIPE, std::ptr::null(), &mut found);
@@ -130,30 +117,27 @@ extern "C" fn record_startup_state() {
     }
 }
 
-/// SIGPIPE's disposition when the launcher started.
-pub fn sigpipe_at_start() -> Disposition {
-    match SIGPIPE_WAS_IGNORED.load(Ordering::Relaxed) {
-        true => Disposition::Ignored,
-        false => Disposition::Default,
-    }
+/// Whether SIGPIPE was ignored when the launcher started.
+pub fn sigpipe_was_ignored() -> bool {
+    SIGPIPE_WAS_IGNORED.load(Ordering::Relaxed)
 }
 
-/// Blocks every signal for this thread and the threads that it starts, and returns the previous
-/// mask. Blocked signals wait for [`Signals`], even those that are ignored. Dispositions stay
-/// unchanged, so that COMMAND inherits them.
+/// Blocks every signal for this thread and for the threads that it starts later. Returns the
+/// previous mask. [`Signals`] returns the blocked signals, even signals whose disposition is
+/// "ignore". Leaves all dispositions unchanged, so that COMMAND inherits the original ones.
 pub fn block_all() -> nix::Result<Mask> {
     if cfg!(target_env = "musl") {
-        // musl unblocks its own signals when a process starts its first thread, so start a thread
-        // before the signals are blocked. If this thread fails, later threads also fail, and their
-        // failure is reported.
+        // musl unblocks signals 32 to 34 when a process starts its first thread, so start a thread
+        // before blocking the signals. Ignore the error: if this thread cannot be started, later
+        // threads cannot be started either, and that error is reported.
         let _ = std::thread::Builder::new().spawn(|| ()).map(std::thread::JoinHandle::join);
     }
     Mask::ALL.swap()
 }
 
-/// Every signal, including those of the C library: see [`Mask`].
+/// Every signal, including the signals that the C library excludes (see [`Mask`]).
 fn every_signal() -> SigSet {
-    // SAFETY: a sigset_t is plain bits, and any of them may be set.
+    // SAFETY: a sigset_t is an array of bits, and any combination of bits is valid.
     unsafe {
         let mut set: libc::sigset_t = std::mem::zeroed();
         std::ptr::write_bytes(&raw mut set, 0xff, 1);
@@ -162,7 +146,7 @@ fn every_signal() -> SigSet {
 }
 
 impl Signals {
-    /// Opens the stream. Signals that arrived since [`block_all`] come first.
+    /// Opens the stream. The stream begins with the signals that have arrived since [`block_all`].
     ///
     /// # Errors
     /// If the system refuses a descriptor.
@@ -172,7 +156,7 @@ impl Signals {
     pub fn open() -> io::Result<Signals> {
         let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
         let signal_fd = SignalFd::with_flags(&every_signal(), flags)?;
-        // SAFETY: the SignalFd owns its descriptor and never replaces it.
+        // SAFETY: a SignalFd owns its descriptor, and never replaces the descriptor.
         let descriptor = unsafe { AsyncFd::register(signal_fd)? };
         Ok(Signals { descriptor })
     }
@@ -180,7 +164,7 @@ impl Signals {
     /// Waits for the next signal.
     ///
     /// # Errors
-    /// If the descriptor cannot be read, which would be a defect.
+    /// If the descriptor cannot be read. No error is expected.
     pub async fn next(&self) -> io::Result<Received> {
         loop {
             let mut ready = self.descriptor.readable().await?;
@@ -193,7 +177,7 @@ impl Signals {
 }
 
 fn received(info: &libc::signalfd_siginfo) -> Received {
-    // The kernel's SIGPIPE and similar signals have SI_USER and the launcher's own pid.
+    // The sender of SIGPIPE and similar signals of the kernel is the launcher itself (SI_USER).
     let sender = match info.ssi_code {
         libc::SI_USER | libc::SI_QUEUE | libc::SI_TKILL => {
             Sender::Process(Pid::from_raw(info.ssi_pid as i32))
@@ -203,33 +187,33 @@ fn received(info: &libc::signalfd_siginfo) -> Received {
     Received { number: info.ssi_signo as i32, sender }
 }
 
-/// Sends signal `number` (real-time ones included) to a process, or to the process group of a
-/// negative pid.
+/// Sends signal `number`, which may be a real-time signal, to a process. If `to` is negative, sends
+/// the signal to the process group `-to`.
 ///
 /// # Errors
-/// As kill(2).
+/// The error of kill(2).
 pub fn send(to: Pid, number: i32) -> nix::Result<()> {
-    // SAFETY: kill(2) touches no memory. nix's wrapper does not know real-time signals.
+    // SAFETY: kill(2) touches no memory. nix's kill cannot send real-time signals.
     nix::errno::Errno::result(unsafe { libc::kill(to.as_raw(), number) }).map(drop)
 }
 
-/// Kills this process by signal `number`, without a core dump. Returns only if that is impossible,
-/// as for pid 1, which the kernel protects from itself.
+/// Kills this process by signal `number`, without a core dump. Returns only if the signal does not
+/// kill the process, for example because the process is pid 1.
 ///
-/// Call this on the main thread: every other thread blocks all signals.
+/// The caller must be the main thread, because all other threads block all signals.
 pub fn die_by(number: i32) {
-    // Even under RLIMIT_CORE 0, the kernel would pipe the memory to a collector (core(5)).
+    // Even if RLIMIT_CORE is 0, the kernel would pipe a core dump to a collector (core(5)).
     let _ = set_dumpable(false);
-    // SAFETY: installs no handler. Fails for SIGKILL, which needs no action.
+    // SAFETY: SIG_DFL runs no handler. The call fails for SIGKILL, which always kills the process.
     unsafe { libc::signal(number, libc::SIG_DFL) };
     if send(getpid(), number).is_ok() {
         let _ = Mask::all_but(number).swap();
     }
 }
 
-/// The signals that have arrived but have not been read from [`Signals`].
+/// The signals that have arrived but that [`Signals`] has not returned yet.
 pub fn pending() -> nix::Result<SigSet> {
-    // SAFETY: a zeroed sigset_t is a valid one, and sigpending(2) fills it.
+    // SAFETY: all zeroes are a valid sigset_t, and sigpending(2) fills the set.
     unsafe {
         let mut set: libc::sigset_t = std::mem::zeroed();
         nix::errno::Errno::result(libc::sigpending(&mut set))?;
@@ -237,29 +221,23 @@ pub fn pending() -> nix::Result<SigSet> {
     }
 }
 
-/// The result of [`stop_self`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stop {
-    /// A SIGCONT has continued the process, and is still to be read.
-    Undone,
-    /// The kernel has ignored the signal, because the process is pid 1, or because no shell could
-    /// continue its orphaned process group (POSIX 2.4.3).
-    Discarded,
-}
-
-/// Stops this process by `signal` (SIGTSTP, SIGTTIN or SIGTTOU). Returns when the process is
-/// continued, or at once if the kernel ignores the signal.
-pub fn stop_self(signal: Signal) -> nix::Result<Stop> {
-    let (process, mask) = (getpid(), SigSet::from(signal));
-    // A stop signal discards a pending SIGCONT, which its sender would not repeat. A SIGCONT
-    // between the check and the stop is lost: no system call does both.
+/// Stops this process by `signal` (SIGTSTP, SIGTTIN or SIGTTOU) until a SIGCONT continues the
+/// process. [`Signals`] does not return that SIGCONT. Returns false if the kernel ignored `signal`,
+/// because the process is pid 1, or because no shell could continue its orphaned process group
+/// (POSIX 2.4.3).
+pub fn stop_self(signal: Signal) -> nix::Result<bool> {
+    let mask = SigSet::from(signal);
+    // Do not stop if a SIGCONT is pending, because a stop signal discards a pending SIGCONT. A
+    // SIGCONT that arrives between the check and the stop is lost, because no system call can check
+    // and stop at once.
     if !pending()?.contains(Signal::SIGCONT) {
-        kill(process, signal)?;
-        mask.thread_unblock()?; // Here the signal is delivered, and this process stops.
+        kill(getpid(), signal)?;
+        mask.thread_unblock()?; // The kernel delivers the signal here, and this process stops.
         mask.thread_block()?;
     }
-    match pending()?.contains(Signal::SIGCONT) {
-        true => Ok(Stop::Undone),
-        false => Ok(Stop::Discarded),
-    }
+    let sigcont = SigSet::from(Signal::SIGCONT);
+    let no_wait = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: sigtimedwait(2) only reads these two local values.
+    let taken = unsafe { libc::sigtimedwait(sigcont.as_ref(), std::ptr::null_mut(), &no_wait) };
+    Ok(taken == libc::SIGCONT)
 }

@@ -1,4 +1,4 @@
-//! Functions for sockets that socket2 and tokio lack.
+//! Socket functions that the crates socket2 and tokio lack.
 
 #![allow(unsafe_code)]
 
@@ -9,23 +9,23 @@ use nix::libc;
 use socket2::Socket;
 use tokio::io::unix::AsyncFd;
 
-/// Has the runtime watch a socket that does not block.
+/// Registers a non-blocking socket with tokio's runtime.
 ///
 /// # Errors
-/// When the runtime cannot watch another descriptor (epoll_ctl(2)).
+/// If the runtime cannot watch another descriptor (epoll_ctl(2)).
 ///
 /// # Panics
 /// Outside a tokio runtime.
 pub fn watch(socket: Socket) -> io::Result<AsyncFd<Socket>> {
-    // SAFETY: a Socket owns its one descriptor and never replaces it.
+    // SAFETY: a Socket owns its descriptor, and never replaces the descriptor.
     Ok(unsafe { AsyncFd::register(socket)? })
 }
 
-/// Bytes that were written to a TCP socket but that the peer's kernel has not acknowledged yet; 0
-/// if the system does not say.
+/// The number of bytes that were written to a TCP socket but that the peer's kernel has not
+/// acknowledged yet. 0 if the kernel returns an error.
 pub fn unacknowledged(socket: &impl AsRawFd) -> i32 {
     let mut bytes: libc::c_int = 0;
-    // SAFETY: TIOCOUTQ, which is SIOCOUTQ for a socket (tcp(7)), fills one int.
+    // SAFETY: the ioctl TIOCOUTQ, named SIOCOUTQ in tcp(7), writes one int.
     let done = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &mut bytes) };
     if done == 0 { bytes } else { 0 }
 }

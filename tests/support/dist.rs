@@ -4,10 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const ROOT: &str = env!("CARGO_MANIFEST_DIR");
-const VERSION: &str = env!("CARGO_PKG_VERSION");
+pub const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// The path of a file in `dist/`, which must exist.
+/// The path of a file in `dist/`. The file must exist.
 pub fn packaged(name: &str) -> PathBuf {
     let file = Path::new(ROOT).join("dist").join(name);
     assert!(file.exists(), "{} is missing: run bin/package first", file.display());
@@ -19,8 +19,8 @@ pub fn buildpack_archive() -> PathBuf {
     packaged(&format!("start-stunnel-buildpack-{VERSION}.tgz"))
 }
 
-/// The name of the archive for a target such as `x86_64-gnu`, without its suffix. The folder in the
-/// archive has the same name.
+/// The name of the archive for a target such as `x86_64-gnu`, without the suffix `.tar.gz`. The
+/// folder in the archive has the same name.
 pub fn archive_name(target: &str) -> String {
     let (architecture, libc) = target.split_once('-').expect("ARCHITECTURE-LIBC");
     format!("start-stunnel-{VERSION}-{architecture}-linux-{libc}")

@@ -1,10 +1,11 @@
 //! Runs the real binary, as a user does.
 
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{ChildStdin, ChildStdout, Command, ExitStatus, Output, Stdio};
@@ -93,6 +94,18 @@ impl Launcher {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         heed_signals(&mut command);
         Launcher { command }
+    }
+
+    /// A launcher with the command line `words` that runs as `user`, from a copy in `folder`, which
+    /// this user may execute. Only root can start this launcher.
+    pub fn as_user(user: u32, folder: &Path, words: &[&str]) -> Launcher {
+        fs::set_permissions(folder, Permissions::from_mode(0o755)).unwrap();
+        let copy = folder.join("start-stunnel");
+        fs::copy(BINARY, &copy).unwrap();
+        let user = format!("--reuid={user}");
+        let mut launcher = Launcher::of("setpriv", ["--clear-groups", "--regid=65534", &user]);
+        launcher.command.arg(copy).args(words);
+        launcher
     }
 
     /// A launcher with a shell script as COMMAND.

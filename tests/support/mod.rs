@@ -17,9 +17,11 @@ pub mod slow_link;
 pub mod snippets;
 pub mod status;
 
+use std::fs::{self, Permissions};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -122,6 +124,21 @@ pub fn skip(reason: &str) {
     std::io::stderr().write_all(line.as_bytes()).unwrap();
 }
 
+/// True if the tests run as root. If not, prints that the running test is skipped.
+pub fn is_root() -> bool {
+    let is_root = nix::unistd::Uid::effective().is_root();
+    if !is_root {
+        skip("only root can do this");
+    }
+    is_root
+}
+
+/// Writes a file that every user may execute.
+pub fn write_executable(file: &Path, content: impl AsRef<[u8]>) {
+    fs::write(file, content).unwrap();
+    fs::set_permissions(file, Permissions::from_mode(0o755)).unwrap();
+}
+
 /// Reads to the end. Returns all bytes, and the error if an error ended the stream.
 pub fn rest(stream: &mut impl Read) -> (Vec<u8>, Option<ErrorKind>) {
     let mut all = Vec::new();
@@ -151,7 +168,7 @@ pub fn faketime() -> Option<&'static str> {
 /// The value of a setting in release.conf.
 pub fn release_setting(name: &str) -> String {
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/release.conf");
-    let settings = std::fs::read_to_string(file).unwrap();
+    let settings = fs::read_to_string(file).unwrap();
     let found = settings.lines().find_map(|line| line.strip_prefix(&format!("{name}=")));
     found.unwrap_or_else(|| panic!("no {name} in {file}")).to_owned()
 }

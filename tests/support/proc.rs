@@ -5,11 +5,11 @@ use std::path::Path;
 
 use super::eventually;
 
-/// The fields of `/proc/PID/stat` after the program's name. The first of them is number 3 in
-/// proc(5). `None` if the process does not exist.
+/// The fields of `/proc/PID/stat` from the third field on (see proc(5)). `None` if the process does
+/// not exist.
 fn stat(pid: i32) -> Option<Vec<String>> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The program's name is in brackets, and may itself contain brackets.
+    // The second field is the program's name in brackets, which may itself contain brackets.
     let (_, fields) = stat.rsplit_once(')')?;
     Some(fields.split_whitespace().map(str::to_owned).collect())
 }
@@ -20,7 +20,7 @@ pub fn cpu_ticks(pid: i32) -> u64 {
     [&stat[11], &stat[12]].into_iter().map(|ticks| ticks.parse::<u64>().expect("ticks")).sum()
 }
 
-/// The state of a process: `S` for sleeping, `T` for stopped, `Z` for a zombie.
+/// The state of a process: `S` if it sleeps, `T` if it is stopped, `Z` if it is a zombie.
 pub fn state(pid: i32) -> char {
     stat(pid).expect("a process")[0].chars().next().expect("a state")
 }
@@ -32,7 +32,7 @@ pub fn is_alive(pid: i32) -> bool {
 
 /// Waits until no process with this pid exists, not even a zombie.
 pub fn wait_until_reaped(pid: i32) {
-    eventually("no zombie is left", || stat(pid).is_none().then_some(()));
+    eventually("the process is reaped", || stat(pid).is_none().then_some(()));
 }
 
 /// The pids of all processes in the session of `leader`.
@@ -47,7 +47,8 @@ pub fn session(leader: i32) -> Vec<i32> {
 pub fn processes_in(folder: &Path) -> usize {
     let folder = folder.canonicalize().expect("a folder");
     let processes = fs::read_dir("/proc").expect("/proc").filter_map(Result::ok);
-    // Skip processes of other users, which are unreadable, and processes that have just ended.
+    // Skip processes whose working directory is unreadable, because they belong to another user or
+    // have just ended.
     let folders = processes.filter_map(|process| fs::read_link(process.path().join("cwd")).ok());
     folders.filter(|cwd| cwd.starts_with(&folder)).count()
 }
@@ -74,16 +75,12 @@ pub fn descriptors(pid: i32) -> usize {
 
 /// Resident memory of a process, in KiB.
 pub fn resident_kib(pid: i32) -> u64 {
-    kib(pid, "VmRSS:")
-}
-
-fn kib(pid: i32, field: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("status");
-    let line = status.lines().find(|line| line.starts_with(field)).expect("a field");
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a field");
     line.split_whitespace().nth(1).expect("a number").parse().expect("a number")
 }
 
-/// A process's soft limit on the size of a core dump.
+/// The soft limit on the size of a process's core dump.
 pub fn core_limit(pid: i32) -> String {
     let limits = fs::read_to_string(format!("/proc/{pid}/limits")).expect("limits");
     let line = limits.lines().find(|line| line.starts_with("Max core file size")).expect("a line");

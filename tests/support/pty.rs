@@ -1,41 +1,38 @@
-//! A pseudo-terminal for programs under test. The test types keys and reads the screen.
+//! A pseudo-terminal for programs under test. The test types keys, and reads what the programs
+//! print.
 
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
-use std::sync::{Arc, Mutex};
-use std::thread::{self, JoinHandle};
 
 use nix::fcntl::OFlag;
 use nix::libc;
 use nix::pty::{Winsize, grantpt, posix_openpt, ptsname_r, unlockpt};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, tcgetpgrp};
 
 use super::proc::session;
 use super::{Process, eventually, heed_signals};
 
 pub const CTRL_Z: &str = "\x1a";
 
-/// A program on its own terminal, as the leader of its session.
+/// A program that is the session leader of its own terminal.
 pub struct Terminal {
     pub process: Process,
-    /// `None` once the terminal has hung up.
-    keyboard: Option<File>,
-    watcher: Option<Watcher>,
-    screen: Arc<Mutex<String>>,
-    /// The number of bytes of the screen's text that the test has already read.
-    seen: usize,
+    /// The test's end of the terminal. `None` after [`Terminal::hang_up`].
+    master: Option<File>,
+    /// Printed text after the text for which [`Terminal::expect`] waited last.
+    screen: String,
 }
 
 impl Terminal {
     pub fn start(mut command: Command) -> Terminal {
-        // If another test's process inherited the descriptor, the terminal would stay open.
-        let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+        // O_CLOEXEC, because the terminal could not hang up if another test's process inherited the
+        // descriptor.
+        let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
         let master = posix_openpt(flags).expect("a pty");
         grantpt(&master).expect("a pty");
         unlockpt(&master).expect("a pty");
@@ -58,14 +55,10 @@ impl Terminal {
             });
         }
         let process = Process(command.spawn().expect("a program on a terminal"));
-        drop((command, slave));
-        let screen = Arc::new(Mutex::new(String::new()));
-        let keyboard = File::from(OwnedFd::from(master));
-        let watcher = watch(keyboard.try_clone().expect("a descriptor"), screen.clone());
-        Terminal { process, keyboard: Some(keyboard), watcher: Some(watcher), screen, seen: 0 }
+        Terminal { process, master: Some(File::from(OwnedFd::from(master))), screen: String::new() }
     }
 
-    /// An interactive shell with job control; its prompt is `$ `.
+    /// Starts an interactive shell with job control. The shell's prompt is `$ `.
     pub fn shell(variables: &[(&str, &str)]) -> Terminal {
         let mut command = Command::new("bash");
         command.args(["--norc", "--noprofile", "--noediting", "-i"]).env_clear();
@@ -77,12 +70,12 @@ impl Terminal {
         terminal
     }
 
-    fn keyboard(&mut self) -> &mut File {
-        self.keyboard.as_mut().expect("a terminal that has not hung up")
+    fn master(&mut self) -> &mut File {
+        self.master.as_mut().expect("a terminal that has not hung up")
     }
 
     pub fn type_keys(&mut self, keys: &str) {
-        self.keyboard().write_all(keys.as_bytes()).expect("type");
+        self.master().write_all(keys.as_bytes()).expect("type");
     }
 
     /// Types a line, and waits for the terminal's echo.
@@ -91,21 +84,23 @@ impl Terminal {
         self.expect(line);
     }
 
-    /// Waits until `text` appears in the part of the screen that the test has not read yet. Returns
-    /// the unread text before `text`.
+    /// Waits until the terminal shows `text` after the text of the previous call. Returns
+    /// everything between the two texts.
     pub fn expect(&mut self, text: &str) -> String {
-        let (screen, seen) = (self.screen.clone(), self.seen);
-        let what = format!("{text:?} on the terminal");
-        let found = eventually_or(
-            &what,
-            || screen.lock().unwrap()[seen..].find(text),
-            || screen.lock().unwrap()[seen..].to_owned(),
-        );
-        self.seen = seen + found + text.len();
-        self.screen.lock().unwrap()[seen..seen + found].to_owned()
+        let found = eventually(&format!("{text:?} on the terminal"), || {
+            let mut buffer = [0; 4096];
+            // Ignore the error: the read fails while the terminal shows no new text.
+            if let Ok(read) = self.master().read(&mut buffer) {
+                self.screen.push_str(&String::from_utf8_lossy(&buffer[..read]));
+            }
+            self.screen.find(text)
+        });
+        let rest = self.screen.split_off(found + text.len());
+        let before = std::mem::replace(&mut self.screen, rest);
+        before[..found].to_owned()
     }
 
-    /// Waits for the shell's prompt. Returns the exit code of the shell's last job.
+    /// Waits for the shell's prompt. Returns the exit code of the command that has just ended.
     pub fn exit_code(&mut self) -> String {
         self.expect("$ ");
         self.type_line("echo code=$?");
@@ -120,77 +115,39 @@ impl Terminal {
         self.expect("$ ");
     }
 
-    /// Continues the shell's job with `fg`, and waits until `fg` prints `words` of its command
-    /// line.
+    /// Types `fg`, and waits until the shell's job is in the foreground. `words` are a part of the
+    /// job's command line, which `fg` prints.
     pub fn bring_to_foreground(&mut self, words: &str) {
         self.type_keys("fg\n");
         self.expect(words);
+        let shell = Pid::from_raw(self.process.pid());
+        eventually("the job is in the foreground", || {
+            (tcgetpgrp(self.master()).ok()? != shell).then_some(())
+        });
     }
 
     pub fn resize(&mut self, rows: u16, columns: u16) {
         let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
-        // SAFETY: TIOCSWINSZ reads one winsize.
-        let done = unsafe { libc::ioctl(self.keyboard().as_raw_fd(), libc::TIOCSWINSZ, &size) };
+        // SAFETY: the ioctl TIOCSWINSZ only reads `size`.
+        let done = unsafe { libc::ioctl(self.master().as_raw_fd(), libc::TIOCSWINSZ, &size) };
         assert_eq!(done, 0);
     }
 
-    /// Closes the test's end of the terminal. sshd and terminal windows hang up in the same way.
+    /// Closes the test's end of the terminal, as a terminal window does when it is closed.
     pub fn hang_up(&mut self) {
-        self.watcher.take().expect("a terminal that has not hung up").end();
-        self.keyboard = None;
+        self.master = None;
     }
 }
 
 impl Drop for Terminal {
-    /// Kills all processes on the terminal, because jobs of a failed test still run.
+    /// Kills all processes on the terminal, because a failed test may leave processes behind.
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("on the terminal: {:?}", self.screen);
+        }
         for pid in session(self.process.pid()) {
-            // The process may have ended already.
+            // Ignore the error: the process may have ended meanwhile.
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
     }
-}
-
-/// A thread that reads the screen.
-struct Watcher {
-    thread: JoinHandle<()>,
-    end: UnixStream,
-}
-
-impl Watcher {
-    fn end(self) {
-        drop(self.end);
-        self.thread.join().expect("the watcher");
-    }
-}
-
-fn watch(mut master: File, screen: Arc<Mutex<String>>) -> Watcher {
-    let (end, ended) = UnixStream::pair().expect("a socket");
-    let thread = thread::spawn(move || {
-        let mut buffer = [0; 4096];
-        let wait_for = |fd: i32| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
-        loop {
-            let mut ready = [wait_for(master.as_raw_fd()), wait_for(ended.as_raw_fd())];
-            // SAFETY: poll(2) reads and writes the two elements of `ready`.
-            let polled = unsafe { libc::poll(ready.as_mut_ptr(), 2, -1) };
-            if polled < 0 || ready[1].revents != 0 {
-                return;
-            }
-            // The read fails when the program's end of the terminal is closed.
-            let Ok(read @ 1..) = master.read(&mut buffer) else { return };
-            screen.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..read]));
-        }
-    });
-    Watcher { thread, end }
-}
-
-/// Like [`eventually`], but the panic message contains `context`.
-fn eventually_or<T>(
-    what: &str,
-    mut condition: impl FnMut() -> Option<T>,
-    context: impl Fn() -> String,
-) -> T {
-    let found =
-        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| eventually(what, &mut condition)));
-    found.unwrap_or_else(|_| panic!("{what}; instead: {:?}", context()))
 }
