@@ -19,8 +19,7 @@ use start_stunnel::resp::replies::ReplyFramer;
 use support::launcher::{Held, Launcher};
 use support::resp::{Client, Reply, request};
 use support::servers::{Front, PASSWORD, Server};
-use support::status::StatusPage;
-use support::{PATIENCE, eventually, reset};
+use support::{PATIENCE, reset};
 
 /// How often each command is tried by default.
 const ROUNDS: u64 = 1;
@@ -251,23 +250,12 @@ fn assert_like_new(client: &mut Client, direct: &mut Client, mark: &str, expecte
     id
 }
 
-/// The ids of the launcher's connections: those in use, and the idle ones.
-fn in_use_and_kept(server: &Server, direct: &mut Client) -> (Vec<String>, Vec<String>) {
+/// The ids of the launcher's connections.
+fn ids(server: &Server, direct: &mut Client) -> Vec<String> {
     let clients = text(&direct.ask(&["CLIENT", "LIST"]));
-    let by_tls = format!(":{} ", server.tls_port());
-    let (mut in_use, mut kept) = (Vec::new(), Vec::new());
-    for line in clients.lines().filter(|line| line.contains(&format!(" laddr=127.0.0.1{by_tls}"))) {
-        let id = line.split([' ', '=']).nth(1).expect("an id").to_owned();
-        let list = if line.contains(" cmd=reset ") { &mut kept } else { &mut in_use };
-        list.push(id);
-    }
-    (in_use, kept)
-}
-
-fn wait_until_none_is_in_use(server: &Server, direct: &mut Client, after: &str) {
-    eventually(&format!("the user of {after} has left"), || {
-        in_use_and_kept(server, direct).0.is_empty().then_some(())
-    });
+    let by_tls = format!(" laddr=127.0.0.1:{} ", server.tls_port());
+    let by_tls = clients.lines().filter(|line| line.contains(&by_tls));
+    by_tls.map(|line| line.split([' ', '=']).nth(1).expect("an id").to_owned()).collect()
 }
 
 fn hold(server: &Server, pool: &str) -> Held {
@@ -278,7 +266,7 @@ fn hold(server: &Server, pool: &str) -> Held {
 
 /// How many app connections got a reused connection from the pool, and how many a new one.
 fn reused_and_new(held: &Held) -> (f64, f64) {
-    let page = StatusPage::of(held.running.pid(), &[held.port]);
+    let page = held.page();
     let count = |result: &str| {
         let labels = format!("{{tunnel=\"REDIS_URL\",result=\"{result}\"}}");
         page.metric(&format!("start_stunnel_pool_requests_total{labels}")).unwrap_or(0.0)
@@ -301,7 +289,7 @@ fn no_command_changes_what_the_next_app_sees() {
         assert!(commands.len() > 300, "{}", commands.len());
         let expected = new_state(&server);
         let held = hold(&server, pool);
-        let page = StatusPage::of(held.running.pid(), &[held.port]);
+        let page = held.page();
         let (mut reused, mut reusable, mut tried) = (0, 0, 0);
         for round in 0..number_of("POOL_ROUNDS").unwrap_or(ROUNDS) {
             for (index, (name, arguments)) in commands.iter().enumerate() {
@@ -315,16 +303,14 @@ fn no_command_changes_what_the_next_app_sees() {
                 let patience = if listed { PATIENCE } else { GLANCE };
                 let reply = ask_raw(&mut user, &words, patience);
                 assert!(reply.is_some() || !listed, "no reply: {scene}");
-                let ids = in_use_and_kept(&server, &mut direct).0;
+                let ids = ids(&server, &mut direct);
                 leave(user, how);
-                wait_until_none_is_in_use(&server, &mut direct, &scene);
                 page.wait_until_all_is_idle();
 
                 let mark = format!("mark-{round}-{index}");
                 let mut next = held.open();
                 let id = assert_like_new(&mut next, &mut direct, &mark, &expected);
                 leave(next, Leaving::Close);
-                wait_until_none_is_in_use(&server, &mut direct, &scene);
                 page.wait_until_all_is_idle();
                 let is_reused = ids.contains(&id);
                 assert!(!is_reused || listed, "reused after {scene}");

@@ -8,9 +8,7 @@ use std::time::Duration;
 
 use support::launcher::{HOLD, Held, Launcher};
 use support::resp::{Client, Reply};
-use support::servers::{
-    Front, Options, Server, accepted, calls, clients, connections, idle_connections,
-};
+use support::servers::{Front, Options, Server, accepted, calls, clients, connections};
 use support::status::StatusPage;
 use support::{eventually, faketime};
 
@@ -18,7 +16,8 @@ use support::{eventually, faketime};
 const MANY: usize = 16;
 
 fn hold(server: &Server, settings: &[(&str, &str)]) -> Held {
-    Launcher::holding(&server.url()).settings(settings).start_held()
+    let launcher = Launcher::holding(&server.url()).env("STUNNEL_STATUS_ADDRESS", "0");
+    launcher.settings(settings).start_held()
 }
 
 fn one_request(held: &Held) {
@@ -35,15 +34,13 @@ fn wait_until_all_are_closed(direct: &mut Client) {
     eventually("all connections are closed", || (connections(direct) == 0).then_some(()));
 }
 
-/// Makes short connections until `auto` switches the pool on, while `others` stay open.
-fn switch_pool_on(held: &Held, direct: &mut Client, others: usize) {
+/// Makes short connections until `auto` has switched the pool on.
+fn switch_pool_on(held: &Held, page: StatusPage) {
     eventually("the pool is on", || {
+        let before = page.upstream("relaying");
         one_request(held);
-        let kept = eventually("it has ended", || {
-            let idle = idle_connections(direct);
-            (connections(direct) == idle + others).then_some(idle)
-        });
-        (kept > 0).then_some(())
+        eventually("the app has left", || (page.upstream("relaying") == before).then_some(()));
+        (page.upstream("idle") > 0.0).then_some(())
     });
 }
 
@@ -67,23 +64,20 @@ fn auto_pools_after_sixteen_short_connections() {
     let mut direct = server.direct();
     let pings = own_commands(&mut direct);
     let before = accepted(&mut direct);
-    let held = hold(&server, &[("STUNNEL_STATUS_ADDRESS", "0")]);
-    let page = StatusPage::of(held.running.pid(), &[held.port]);
+    let held = hold(&server, &[]);
+    let page = held.page();
     for _ in 0..MANY {
         one_request(&held);
         wait_until_all_are_closed(&mut direct);
     }
     assert_eq!(accepted(&mut direct) - before, MANY);
     assert_eq!(own_commands(&mut direct), pings, "a plain tunnel until then");
-    switch_pool_on(&held, &mut direct, 0);
-    // Redis resets a connection slightly before the launcher counts it as idle.
-    page.wait_until_all_is_idle();
+    switch_pool_on(&held, page);
     let made = accepted(&mut direct);
     assert!(made - before <= MANY + 2, "the pool is on from the next connection on");
     for _ in 0..10 {
         one_request(&held);
-        eventually("it comes back", || (idle_connections(&mut direct) == 1).then_some(()));
-        page.wait_until_all_is_idle();
+        page.wait_for_idle(1);
     }
     assert_eq!(accepted(&mut direct), made, "one connection serves them all");
 }
@@ -134,7 +128,7 @@ fn a_connection_keeps_its_pool_mode_until_its_end() {
     let list = clients(&mut direct);
     let line = list.lines().find(|line| line.contains(" name=early ")).expect("a line");
     let id = line.split(' ').next().unwrap().to_owned();
-    switch_pool_on(&held, &mut direct, 1);
+    switch_pool_on(&held, held.page());
     drop(early);
     eventually("its connection is closed, not kept", || {
         (!clients(&mut direct).lines().any(|line| line.starts_with(&format!("{id} "))))
@@ -155,10 +149,11 @@ fn auto_switches_off_after_a_minute_of_few_short_connections() {
         .env("LD_PRELOAD", library)
         .env("FAKETIME_TIMESTAMP_FILE", &clock)
         .env("FAKETIME_NO_CACHE", "1")
+        .env("STUNNEL_STATUS_ADDRESS", "0")
         // libfaketime reads the file from inside the launcher.
         .env("STUNNEL_SANDBOX", "off")
         .start_held();
-    switch_pool_on(&held, &mut direct, 0);
+    switch_pool_on(&held, held.page());
     fs::write(&clock, "+61s").unwrap();
     wait_until_all_are_closed(&mut direct);
     let resets = calls(&mut direct, "reset");
@@ -190,23 +185,24 @@ fn two_idle_connections_stay_after_a_burst() {
     let held = hold(&server, &[("STUNNEL_POOL", "on")]);
     // One connection is idle long before the others.
     burst(&held, 1);
-    eventually("it comes back", || (idle_connections(&mut direct) == 1).then_some(()));
+    let page = held.page();
+    page.wait_for_idle(1);
     burst(&held, 25);
     assert_eq!(accepted(&mut direct) - before, 25, "as many as were needed at once");
     eventually("two stay", || (connections(&mut direct) == 2).then_some(()));
     let mut others: Vec<Client> = (0..20).map(|_| server.direct()).collect();
     assert!(others.iter_mut().all(|other| other.ask(&["ECHO", "mine"]) == Reply::bulk("mine")));
     thread::sleep(LONGER);
-    assert_eq!(idle_connections(&mut direct), 2);
+    assert_eq!(page.upstream("idle"), 2.0);
 }
 
 #[test]
 fn with_a_limit_all_idle_connections_stay() {
     let server = Server::start(Front::Redis);
-    let mut direct = server.direct();
     let held = hold(&server, &[("STUNNEL_POOL", "on"), ("STUNNEL_MAX_CONNECTIONS", "6")]);
     burst(&held, 6);
-    eventually("all come back", || (idle_connections(&mut direct) == 6).then_some(()));
+    let page = held.page();
+    page.wait_for_idle(6);
     thread::sleep(LONGER);
-    assert_eq!(idle_connections(&mut direct), 6);
+    assert_eq!(page.upstream("idle"), 6.0);
 }

@@ -3,7 +3,7 @@
 
 use super::commands::{self, Effect};
 use crate::resp::Opaque;
-use crate::resp::replies::{ReplyFramer, Unframed};
+use crate::resp::replies::ReplyFramer;
 use crate::resp::requests::RequestFramer;
 
 /// Number of bytes that a ledger follows in each direction. After 1 MiB, a saved handshake is
@@ -14,8 +14,8 @@ const BYTES: u32 = 1 << 20;
 /// negligible.
 const REQUESTS: u16 = 1_000;
 
-/// Tells, at any moment, whether the connection may get another user, and whether its requests may
-/// be sent again on another connection. A ledger copies no bytes and allocates no memory.
+/// Tells, at any moment, whether the connection may get another user. A ledger copies no bytes and
+/// allocates no memory.
 #[derive(Debug, Default)]
 pub struct Ledger {
     requests: RequestFramer,
@@ -31,8 +31,6 @@ pub struct Ledger {
     /// Number of replies up to and including the reply that must be an error; 0: no reply must be
     /// an error.
     refusal_in: u16,
-    /// A request must not be executed twice.
-    is_unrepeatable: bool,
     /// A reply has shown that the server is a replica or not ready.
     role_changed: bool,
     /// See [`GaveUp`].
@@ -50,12 +48,6 @@ struct GaveUp;
 
 impl From<Opaque> for GaveUp {
     fn from(_: Opaque) -> GaveUp {
-        GaveUp
-    }
-}
-
-impl From<Unframed> for GaveUp {
-    fn from(_: Unframed) -> GaveUp {
         GaveUp
     }
 }
@@ -81,17 +73,6 @@ impl Ledger {
         !self.gave_up && self.requests.is_at_boundary() && self.owed == 0
     }
 
-    /// True if all requests may be sent again on another connection, even if Redis has executed
-    /// them: they are complete, and only read or set up their connection.
-    pub fn is_repeatable(&self) -> bool {
-        !self.gave_up && self.requests.is_at_boundary() && !self.is_unrepeatable
-    }
-
-    /// True if the app has sent at most one request, complete or not.
-    pub fn is_one_request(&self) -> bool {
-        !self.gave_up && (self.count == 0 || self.count == 1 && self.requests.is_at_boundary())
-    }
-
     /// True if the ledger has given up: the connection must not be reused.
     pub fn gave_up(&self) -> bool {
         self.gave_up
@@ -114,7 +95,6 @@ impl Ledger {
             }
             self.count += 1;
             self.owed += 1;
-            self.is_unrepeatable |= !effect.is_repeatable();
             if effect == Effect::NoneIfRefused {
                 // The ledger follows only one such request at a time, because no client sends a
                 // second.
@@ -193,15 +173,12 @@ mod tests {
     }
 
     fn state(ledger: &Ledger) -> State {
-        let state = match (ledger.is_settled(), ledger.gave_up()) {
+        match (ledger.is_settled(), ledger.gave_up()) {
             (true, false) => State::Settled,
             (false, false) => State::Busy,
             (false, true) => State::GaveUp,
             (true, true) => panic!("{ledger:?}"),
-        };
-        let may_be_sent_again = ledger.is_repeatable() || ledger.is_one_request();
-        assert!(state != State::GaveUp || !may_be_sent_again);
-        state
+        }
     }
 
     /// The ledger after these steps, which is the same if the bytes come one by one.
@@ -221,7 +198,6 @@ mod tests {
             }
         }
         assert_eq!(state(&whole), state(&cut), "cutting changes nothing: {steps:?}");
-        assert_eq!(whole.is_repeatable(), cut.is_repeatable(), "{steps:?}");
         whole
     }
 
@@ -233,25 +209,16 @@ mod tests {
     #[test]
     fn a_connection_is_settled_only_between_requests() {
         assert_eq!(state_after(&[]), State::Settled);
-        assert!(after(&[]).is_repeatable() && after(&[]).is_one_request());
         let (request, reply) = (request(&["GET", "key"]), b"$5\r\nvalue\r\n");
         for end in 1..request.len() {
-            let ledger = after(&[raw(&request[..end])]);
-            assert_eq!(state(&ledger), State::Busy, "{end}");
-            assert!(!ledger.is_repeatable(), "half a request: {end}");
-            assert!(ledger.is_one_request(), "{end}");
-            let second = [raw(&request), raw(&request[..end])];
-            assert!(!after(&second).is_one_request(), "{end}");
+            assert_eq!(state_after(&[raw(&request[..end])]), State::Busy, "{end}");
         }
         for end in 0..reply.len() {
             let steps = [raw(&request), Step::Received(reply[..end].to_vec())];
-            let ledger = after(&steps);
-            assert_eq!(state(&ledger), State::Busy, "{end}");
-            assert!(ledger.is_repeatable(), "{end}");
+            assert_eq!(state_after(&steps), State::Busy, "{end}");
         }
         let answered = [raw(&request), Step::Received(reply.to_vec())];
         assert_eq!(state_after(&answered), State::Settled);
-        assert!(after(&answered).is_one_request());
         // Pipelined: as many replies as requests, no fewer.
         let two = [sent("SET a 1"), sent("GET a"), received("+OK\r\n"), received("$1\r\n1\r\n")];
         assert_eq!(state_after(&two[..3]), State::Busy);
@@ -311,18 +278,10 @@ mod tests {
     #[test]
     fn effects_that_reset_clears_allow_reuse() {
         for command in ["AUTH a b", "HELLO 3", "SELECT 7", "CLIENT SETNAME a", "READONLY"] {
-            let ledger = after(&[sent(command), received("+OK\r\n")]);
-            assert_eq!(state(&ledger), State::Settled, "{command}");
-            assert!(ledger.is_repeatable(), "{command}");
+            assert_eq!(state_after(&[sent(command), received("+OK\r\n")]), State::Settled);
         }
         let steps = [sent("MULTI"), received("+OK\r\n"), sent("GET a"), received("+QUEUED\r\n")];
         assert_eq!(state_after(&steps), State::Settled);
-        assert!(!after(&steps).is_repeatable());
-        for command in ["WATCH a", "SET a b", "EVAL x 0", "WAIT 1 0", "BLPOP a 0", "JSON.GET a"] {
-            let ledger = after(&[sent(command), sent("GET a")]);
-            assert_eq!(state(&ledger), State::Busy, "{command}");
-            assert!(!ledger.is_repeatable(), "{command}");
-        }
     }
 
     #[test]
@@ -355,7 +314,6 @@ mod tests {
         }
         let twice = [sent(maintenance), received("-ERR\r\n"), sent(maintenance)];
         assert_eq!(state_after(&twice), State::Busy);
-        assert!(after(&twice).is_repeatable());
         assert_eq!(state_after(&[sent(maintenance), sent(maintenance)]), State::GaveUp);
     }
 
@@ -411,17 +369,13 @@ mod tests {
         assert!(!shown.contains("hunter2") && !shown.contains("104, 117"), "{shown}");
     }
 
-    /// The table's effects, for the model.
-    fn listed(name: &[u8], argument: Option<&[u8]>) -> Option<ledger_model::Effect> {
-        commands::effect(name, argument).map(|effect| ledger_model::Effect {
-            is_repeatable: effect.is_repeatable(),
-            must_fail: effect == Effect::NoneIfRefused,
-        })
+    fn must_fail(name: &[u8], argument: Option<&[u8]>) -> Option<bool> {
+        commands::effect(name, argument).map(|effect| effect == Effect::NoneIfRefused)
     }
 
     /// Follows pieces with the model, with a ledger, and with a ledger that gets smaller pieces.
     fn compare(pieces: &[(Direction, Vec<u8>)], cut: usize) -> Result<State, TestCaseError> {
-        let mut model = Model::new(&listed);
+        let mut model = Model::new(&must_fail);
         let (mut ledger, mut by_cut) = (Ledger::default(), Ledger::default());
         for (direction, piece) in pieces {
             model.step(*direction, piece);
@@ -432,13 +386,8 @@ mod tests {
             follow(&mut ledger, piece);
             piece.chunks(cut).for_each(|part| follow(&mut by_cut, part));
             for ledger in [&ledger, &by_cut] {
-                let known = [
-                    ledger.gave_up(),
-                    ledger.is_settled(),
-                    ledger.is_repeatable(),
-                    ledger.is_one_request(),
-                ];
-                prop_assert_eq!(known, model.knows(), "{:?}", model);
+                let known = (ledger.gave_up(), ledger.is_settled());
+                prop_assert_eq!(known, (model.gave_up, model.is_settled), "{:?}", model);
             }
         }
         Ok(state(&ledger))

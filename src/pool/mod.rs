@@ -6,8 +6,8 @@
 //!
 //! - The [`ledger`] follows every byte of a connection. The pool keeps the connection only if all
 //!   replies have arrived, and no request can have left anything that `RESET` does not clear.
-//! - The launcher sends `RESET` when a user has left, and again in front of the next user's first
-//!   request ([`handover`]).
+//! - The launcher sends `RESET` when the next app connects, and reads exactly the right reply
+//!   ([`supply`]).
 //! - A [`trial`] has shown that `RESET` works on this server.
 //! - The host name still resolves to the connection's address, by a lookup that began after the app
 //!   connected.
@@ -16,7 +16,6 @@
 
 pub mod commands;
 mod engagement;
-mod handover;
 mod idle;
 pub mod ledger;
 mod serve;

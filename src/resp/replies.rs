@@ -1,7 +1,7 @@
 //! Finds the end of each reply, in RESP2 and RESP3.
 //!
-//! A push is reported instead of framed: it belongs to no request, and may come even inside a
-//! reply. Streamed values (`$?`, `*?`) are not framed, because no server sends them.
+//! A push is not framed, because it belongs to no request, and may come even inside a reply.
+//! Streamed values (`$?`, `*?`) are not framed, because no server sends them.
 
 use super::{Opaque, with_digit};
 
@@ -57,29 +57,14 @@ enum Part {
     Opaque,
 }
 
-/// Why the framer has given up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unframed {
-    /// A push begins here or inside the current reply.
-    Push,
-    Opaque,
-}
-
-impl From<Opaque> for Unframed {
-    fn from(_: Opaque) -> Unframed {
-        Unframed::Opaque
-    }
-}
-
 impl ReplyFramer {
     /// Takes bytes up to the end of the next reply, and returns its first byte (`|` for a reply
     /// with attributes). Returns `None` if all bytes are taken, and the reply is incomplete.
     ///
     /// # Errors
     ///
-    /// If a push begins, or the bytes cannot be framed. Every later call returns
-    /// [`Unframed::Opaque`].
-    pub fn next(&mut self, bytes: &mut &[u8]) -> Result<Option<u8>, Unframed> {
+    /// If a push begins, or the bytes cannot be framed. Every later call returns the same error.
+    pub fn next(&mut self, bytes: &mut &[u8]) -> Result<Option<u8>, Opaque> {
         let result = self.advance(bytes);
         if result.is_err() {
             self.part = Part::Opaque;
@@ -87,7 +72,7 @@ impl ReplyFramer {
         result
     }
 
-    fn advance(&mut self, bytes: &mut &[u8]) -> Result<Option<u8>, Unframed> {
+    fn advance(&mut self, bytes: &mut &[u8]) -> Result<Option<u8>, Opaque> {
         while !bytes.is_empty() {
             match self.part {
                 Part::Body => self.skip_body(bytes),
@@ -113,7 +98,7 @@ impl ReplyFramer {
     }
 
     /// Skips the available bytes of a line, up to its CR.
-    fn skip_line(&mut self, bytes: &mut &[u8]) -> Result<(), Unframed> {
+    fn skip_line(&mut self, bytes: &mut &[u8]) -> Result<(), Opaque> {
         self.note_error(bytes);
         let is_end = |byte: &u8| matches!(byte, b'\r' | b'\n');
         let Some(length) = bytes.iter().position(is_end) else {
@@ -122,7 +107,7 @@ impl ReplyFramer {
         };
         // LF without CR is not a line end.
         if bytes[length] == b'\n' {
-            return Err(Unframed::Opaque);
+            return Err(Opaque);
         }
         *bytes = &bytes[length + 1..];
         self.part = Part::LineEnd;
@@ -130,7 +115,7 @@ impl ReplyFramer {
     }
 
     /// Takes one byte that is outside lines and strings. Returns whether it completes a value.
-    fn take_byte(&mut self, bytes: &mut &[u8]) -> Result<bool, Unframed> {
+    fn take_byte(&mut self, bytes: &mut &[u8]) -> Result<bool, Opaque> {
         let Some((&byte, rest)) = bytes.split_first() else { return Ok(false) };
         *bytes = rest;
         let mut is_value = false;
@@ -164,13 +149,13 @@ impl ReplyFramer {
                 is_value = true;
                 Part::Mark
             }
-            _ => return Err(Unframed::Opaque),
+            _ => return Err(Opaque),
         };
         Ok(is_value)
     }
 
     /// Begins the value with this first byte. Returns the part that follows.
-    fn begin_value(&mut self, mark: u8) -> Result<Part, Unframed> {
+    fn begin_value(&mut self, mark: u8) -> Result<Part, Opaque> {
         self.mark = mark;
         if self.depth == 0 {
             (self.first, self.error_length) = (mark, 0);
@@ -178,13 +163,13 @@ impl ReplyFramer {
         match mark {
             b'+' | b'-' | b':' | b'_' | b'#' | b',' | b'(' => Ok(Part::Line),
             b'$' | b'!' | b'=' | b'*' | b'~' | b'%' | b'|' => Ok(Part::Length),
-            b'>' => Err(Unframed::Push),
-            _ => Err(Unframed::Opaque),
+            // Among others, `>` begins a push.
+            _ => Err(Opaque),
         }
     }
 
     /// Opens an aggregate of this length. Returns whether it is empty, and therefore complete.
-    fn open_aggregate(&mut self, length: u32) -> Result<bool, Unframed> {
+    fn open_aggregate(&mut self, length: u32) -> Result<bool, Opaque> {
         let values = match self.mark {
             b'%' => length.checked_mul(2).ok_or(Opaque)?,
             // The attributes and the value that they describe.
@@ -248,11 +233,11 @@ mod tests {
                             found.push(char::from(first));
                         }
                         Ok(None) => assert!(piece.is_empty()),
-                        Err(why) => {
-                            found += if why == Unframed::Push { " push" } else { " opaque" };
+                        Err(Opaque) => {
+                            found += " opaque";
                             ended = true;
                             let again = framer.next(&mut &b"+OK\r\n"[..]);
-                            assert_eq!(again, Err(Unframed::Opaque), "for good");
+                            assert_eq!(again, Err(Opaque), "for good");
                         }
                     }
                 }
@@ -363,13 +348,13 @@ mod tests {
     }
 
     #[test]
-    fn a_push_is_reported_wherever_it_begins() {
+    fn a_push_is_not_framed_wherever_it_begins() {
         for (bytes, expected) in [
-            (">", " push"),
-            ("+OK\r\n>1\r\n+a\r\n", "+ push"),
-            ("*2\r\n+OK\r\n>2\r\n+a\r\n+b\r\n+OK\r\n", " push"),
-            ("|1\r\n>1\r\n", " push"),
-            ("%1\r\n+a\r\n>1\r\n", " push"),
+            (">", " opaque"),
+            ("+OK\r\n>1\r\n+a\r\n", "+ opaque"),
+            ("*2\r\n+OK\r\n>2\r\n+a\r\n+b\r\n+OK\r\n", " opaque"),
+            ("|1\r\n>1\r\n", " opaque"),
+            ("%1\r\n+a\r\n>1\r\n", " opaque"),
             ("$3\r\n>1\r\r\n", "$"),
             ("+>1\r\n", "+"),
         ] {

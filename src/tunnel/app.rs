@@ -187,24 +187,9 @@ impl AppStream {
         Poll::Ready(if self.speaks_tls() { Ahead::Tls } else { Ahead::Bytes })
     }
 
-    /// True if the beginning of a request was read ahead, and not of a ClientHello.
-    pub fn has_begun(&self) -> bool {
-        self.opening == Opening::Plain && !self.held.is_empty()
-    }
-
     /// When bytes were last read ahead.
     pub fn last_ahead(&self) -> Option<Instant> {
         self.last_ahead
-    }
-
-    /// The bytes that were read ahead.
-    pub fn ahead(&self) -> &[u8] {
-        &self.held
-    }
-
-    /// Takes the bytes that were read ahead.
-    pub fn take_ahead(&mut self) -> Vec<u8> {
-        std::mem::take(&mut self.held)
     }
 
     /// Closes the connection of an app that speaks TLS. Reads the app's bytes first, because

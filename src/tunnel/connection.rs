@@ -13,7 +13,7 @@ use super::ends::Ends;
 use super::failure::{Failure, is_hang_up};
 use super::meter::Meter;
 use super::refusal::{FirstRequest, refuse};
-use super::relay::{Begun, Relay, RelayEnd, Side};
+use super::relay::{Relay, RelayEnd, Side};
 use super::stream::TlsUpstream;
 use super::tap::{NoTap, Progress, Tap};
 use super::waiting::{self, Departure};
@@ -33,7 +33,7 @@ pub async fn serve(mut app: AppStream, tunnel: &Tunnel, guard: &mut DrainGuard) 
     // Boxed, so that an idle connection's task stays small.
     let connected = Box::pin(connection.connect(upstream, guard)).await;
     let Some(upstream) = connected else { return connection.outcome() };
-    let course = connection.relay(upstream, &mut NoTap, Begun::default()).await;
+    let course = connection.relay(upstream, &mut NoTap).await;
     Box::pin(connection.close(course)).await
 }
 
@@ -45,8 +45,6 @@ pub struct Connection<'t> {
     pub ends: Ends,
     moved: Progress,
     address: Option<SocketAddr>,
-    /// The first request was read from the app before the relay.
-    request_was_read: bool,
 }
 
 /// How a relay ended.
@@ -73,7 +71,7 @@ impl<'t> Connection<'t> {
         let arrival = tunnel.figures.accept(Instant::now());
         debug!(at = "connection-accepted", var = tunnel.variable(), peer = app.peer());
         let (ends, moved) = (Ends::new(app), Progress::default());
-        Connection { tunnel, arrival, ends, moved, address: None, request_was_read: false }
+        Connection { tunnel, arrival, ends, moved, address: None }
     }
 
     /// Waits for `upstream`, a connection to Redis. Returns `None` if there is no connection to
@@ -104,31 +102,14 @@ impl<'t> Connection<'t> {
         None
     }
 
-    /// Notes that this many bytes of the app were sent to Redis before the relay.
-    pub fn note_begun(&mut self, sent: u64) {
-        self.address = self.ends.redis.as_ref().map(|redis| redis.address);
-        self.moved.sent = sent;
-    }
-
-    /// Notes that the app's first request was read before the relay, and waits for an answer.
-    pub fn note_request_read(&mut self) {
-        self.request_was_read = true;
-    }
-
-    /// Relays between the app and Redis, beginning with the bytes in `begun`.
-    pub async fn relay<T: Tap>(
-        &mut self,
-        mut upstream: TlsUpstream,
-        tap: &mut T,
-        begun: Begun,
-    ) -> Course {
+    /// Relays between the app and Redis.
+    pub async fn relay<T: Tap>(&mut self, mut upstream: TlsUpstream, tap: &mut T) -> Course {
         upstream.set_state(UpstreamState::Relaying);
         self.address = Some(upstream.address);
         let redis = self.ends.redis.insert(upstream);
-        let mut meter = Meter::new(self.tunnel, tap, &begun);
+        let mut meter = Meter::new(self.tunnel, tap);
         let idle_timeout = self.tunnel.settings.idle_timeout;
-        let mut relay =
-            Relay::new(&mut self.ends.app, redis, &mut meter, idle_timeout).continuing(begun);
+        let mut relay = Relay::new(&mut self.ends.app, redis, &mut meter, idle_timeout);
         let end = (&mut relay).await;
         self.moved = relay.progress();
         Course { end, redis_ended_first: relay.redis_ended_first }
@@ -193,7 +174,7 @@ impl<'t> Connection<'t> {
 /// Reports how the connection ended, to the figures, the log and the app.
 impl Connection<'_> {
     /// Counts and logs the end of a connection after both sides are closed or given away.
-    pub fn closed(mut self, course: &Course) -> Outcome {
+    fn closed(mut self, course: &Course) -> Outcome {
         let (counted, reason, error) = match &course.end {
             RelayEnd::Closed | RelayEnd::Kept(None) => (CloseReason::Closed, "closed", None),
             RelayEnd::Idle => (CloseReason::Idle, "idle", None),
@@ -232,7 +213,7 @@ impl Connection<'_> {
         if failure.is_outage() {
             return;
         }
-        let first = match self.request_was_read || self.moved.sent > 0 {
+        let first = match self.moved.sent > 0 {
             true => FirstRequest::Read,
             false => FirstRequest::ToCome,
         };
@@ -264,7 +245,7 @@ impl Connection<'_> {
 
     /// Reports that the app gave up while it waited for Redis, by a close, or by the reset in
     /// `reset`.
-    pub fn abandoned(&mut self, reset: Option<&io::Error>) {
+    fn abandoned(&mut self, reset: Option<&io::Error>) {
         self.arrival.closed(CloseReason::Abandoned);
         info!(
             at = "connection-abandoned",

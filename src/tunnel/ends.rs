@@ -67,7 +67,7 @@ impl Ends {
     pub async fn close(&mut self, end: &RelayEnd) {
         // A timeout changes nothing: the reset follows either way.
         match end {
-            RelayEnd::Closed => self.finish(),
+            RelayEnd::Closed | RelayEnd::Kept(_) => self.finish(),
             RelayEnd::Idle => {
                 self.close_unused_redis().await;
                 self.finish();
@@ -83,7 +83,6 @@ impl Ends {
                     let _ = timeout(DELIVERY, acknowledged(tcp)).await;
                 }
             }
-            RelayEnd::Kept(_) => {}
         }
     }
 }

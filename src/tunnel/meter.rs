@@ -4,7 +4,6 @@ use std::mem;
 
 use tokio::time::Instant;
 
-use super::relay::Begun;
 use super::tap::{Progress, Tap};
 use super::{Tunnel, client_limit, hints};
 use crate::figures::ReplyClock;
@@ -26,14 +25,8 @@ pub struct Meter<'a, T> {
 }
 
 impl<'a, T> Meter<'a, T> {
-    /// Counts what was sent before the relay began, too.
-    pub fn new(tunnel: &'a Tunnel, inner: &'a mut T, begun: &Begun) -> Meter<'a, T> {
-        let replies = tunnel.figures.reply_clock();
-        if let Some(asked) = begun.asked {
-            replies.sent(asked);
-        }
-        tunnel.figures.moved(begun.sent, 0);
-        let counted = Progress { sent: begun.sent, received: 0 };
+    pub fn new(tunnel: &'a Tunnel, inner: &'a mut T) -> Meter<'a, T> {
+        let (counted, replies) = (Progress::default(), tunnel.figures.reply_clock());
         Meter { tunnel, inner, counted, replies, replied: false, answered: false }
     }
 

@@ -98,32 +98,10 @@ impl<'a, A, R, T: Tap> Relay<'a, A, R, T> {
         }
     }
 
-    /// Continues a connection that has begun without a relay. The tap sees what Redis has sent.
-    pub fn continuing(mut self, begun: Begun) -> Self {
-        if !begun.to_app.is_empty() {
-            self.tap.from_redis(&begun.to_app);
-        }
-        self.up.begin_with(begun.to_redis, begun.sent);
-        self.down.begin_with(begun.to_app, 0);
-        self
-    }
-
     /// The number of bytes delivered so far.
     pub fn progress(&self) -> Progress {
         Progress { sent: self.up.written, received: self.down.written }
     }
-}
-
-/// The bytes that were read and sent before the relay.
-#[derive(Default)]
-pub struct Begun {
-    /// Bytes that were read from one side, but not yet written to the other.
-    pub to_redis: Vec<u8>,
-    pub to_app: Vec<u8>,
-    /// Bytes from the app that Redis's side has taken.
-    pub sent: u64,
-    /// When these bytes were sent, if Redis owes a reply.
-    pub asked: Option<Instant>,
 }
 
 impl<A: App, R: Stream, T: Tap> Future for Relay<'_, A, R, T> {

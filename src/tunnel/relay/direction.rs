@@ -73,11 +73,6 @@ impl fmt::Debug for Direction {
 }
 
 impl Direction {
-    /// Begins with bytes that were read earlier. The writer had taken `written` bytes before them.
-    pub fn begin_with(&mut self, bytes: Vec<u8>, written: u64) {
-        (self.stalled, self.written) = (bytes, written);
-    }
-
     /// The number of bytes that the writer has not taken yet.
     pub fn stalled(&self) -> usize {
         self.stalled.len() - self.stalled_from

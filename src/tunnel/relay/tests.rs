@@ -2,9 +2,7 @@
 
 use std::future::poll_fn;
 
-use tokio::io::{
-    AsyncReadExt, AsyncWriteExt, DuplexStream, Empty, Join, ReadBuf, duplex, empty, join,
-};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, Join, ReadBuf, duplex, join};
 
 use super::direction::CHUNK;
 use super::*;
@@ -40,11 +38,6 @@ impl App for DuplexStream {
 /// A writer that fails.
 fn deaf() -> DuplexStream {
     duplex(1).0
-}
-
-/// A stream that has nothing to read, and takes everything.
-fn quiet() -> Join<Empty, Vec<u8>> {
-    join(empty(), Vec::new())
 }
 
 /// True if the other side of `far` has not closed, and has no more bytes.
@@ -209,18 +202,4 @@ async fn a_tap_sees_all_and_may_keep_the_upstream() {
         assert_eq!((tap.from_app.as_slice(), tap.progress.sent), (&b"request"[..], 7));
         assert!(is_open(&mut app_far).await);
     }
-}
-
-#[tokio::test]
-async fn a_relay_continues_a_connection_that_has_begun() {
-    let (mut app, mut redis) = (quiet(), quiet());
-    let mut tap = Keeper::default();
-    let begun = Begun { to_redis: b"end".into(), to_app: b"re".into(), sent: 4, asked: None };
-    let mut relay = Relay::new(&mut app, &mut redis, &mut tap, None).continuing(begun);
-    let end = (&mut relay).await;
-    assert!(matches!(end, RelayEnd::Closed));
-    assert_eq!(relay.progress(), Progress { sent: 7, received: 2 });
-    drop(relay);
-    assert_eq!((redis.writer().as_slice(), app.writer().as_slice()), (&b"end"[..], &b"re"[..]));
-    assert_eq!((tap.from_app.as_slice(), tap.from_redis.as_slice()), (&b""[..], &b"re"[..]));
 }
