@@ -4,7 +4,6 @@
 //! bottom has been idle longest.
 
 use std::collections::VecDeque;
-use std::fmt;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -31,12 +30,6 @@ pub struct Idle<C> {
 struct Kept<C> {
     connection: C,
     since: Instant,
-}
-
-impl<C> fmt::Debug for Idle<C> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Idle({} kept, {} waiting)", self.kept.len(), self.waiting.len())
-    }
 }
 
 impl<C> Idle<C> {

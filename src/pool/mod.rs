@@ -55,14 +55,12 @@ pub enum PoolMode {
 }
 
 /// The pool of one tunnel.
-#[derive(Debug)]
 struct Pool {
     tunnel: Arc<Tunnel>,
     mode: PoolMode,
     state: Mutex<State>,
 }
 
-#[derive(Debug)]
 struct State {
     engagement: Engagement,
     idle: Idle<TlsUpstream>,
@@ -104,7 +102,11 @@ impl Pool {
 
     /// True if an app connection that begins now uses the pool.
     fn is_on(&self, now: Instant) -> bool {
-        self.mode == PoolMode::On || self.state().engagement.is_on(now)
+        match self.mode {
+            PoolMode::Off => false,
+            PoolMode::On => true,
+            PoolMode::Auto => self.state().engagement.is_on(now),
+        }
     }
 
     /// An idle connection or a free slot, if one is available now. Otherwise the receiver gets the
@@ -183,24 +185,17 @@ impl Pool {
         state.idle.remove(|kept| kept.made <= made);
     }
 
-    /// Records the verdict of a trial on a connection made at `made`.
-    fn end_trial(&self, verdict: Verdict, made: Instant, now: Instant) {
+    /// Records how a server answered a trial or `RESET`, on a connection made at `made`.
+    fn judge(&self, verdict: Verdict, made: Instant, now: Instant) {
         let mut state = self.state();
-        // Meanwhile the name may have come to lead to another server.
-        if state.allows(made, now) {
-            state.trial.end(verdict, now);
-        }
-    }
-
-    /// `RESET` got a wrong reply. From now on, connections to this server are not reused.
-    fn note_wrong_reset(&self, made: Instant, now: Instant) {
-        let mut state = self.state();
-        // Meanwhile the name may have come to lead to another server.
+        // The name may lead to another server by now.
         if !state.allows(made, now) {
             return;
         }
-        state.trial.end(Verdict::Failed, now);
-        state.idle.remove(|_| true);
+        state.trial.end(verdict, now);
+        if verdict == Verdict::Failed {
+            state.idle.remove(|_| true);
+        }
     }
 
     /// Closes all idle connections, since COMMAND has ended, and keeps no more.

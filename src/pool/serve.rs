@@ -30,16 +30,9 @@ pub async fn serve(
     tunnel: Arc<Tunnel>,
     guard: DrainGuard,
 ) -> io::Result<()> {
+    let has_certificate = tunnel.route.trust.identity.is_some();
     // If Redis logs clients in by their certificate, RESET selects another user.
-    if mode == PoolMode::Off || tunnel.route.trust.identity.is_some() {
-        let plain = |app, mut guard: DrainGuard| {
-            let tunnel = tunnel.clone();
-            async move {
-                connection::serve(app, &tunnel, &mut guard).await;
-            }
-        };
-        return tunnel::serve(listener, &tunnel, guard, plain).await;
-    }
+    let mode = if has_certificate { PoolMode::Off } else { mode };
     let pool = Arc::new(Pool::new(tunnel.clone(), mode));
     let mut end = guard.clone();
     let closing = pool.clone();
@@ -53,7 +46,8 @@ pub async fn serve(
 
 async fn serve_app(app: AppStream, pool: Arc<Pool>, mut guard: DrainGuard) {
     let outcome = match pool.is_on(Instant::now()) {
-        true => with_pool(app, &pool, &mut guard).await,
+        // Boxed, so that other connections' tasks stay small.
+        true => Box::pin(with_pool(app, &pool, &mut guard)).await,
         false => connection::serve(app, &pool.tunnel, &mut guard).await,
     };
     pool.state().engagement.note(&outcome, Instant::now());
@@ -73,7 +67,8 @@ async fn with_pool(mut app: AppStream, pool: &Arc<Pool>, guard: &mut DrainGuard)
         pool.server_ended(Instant::now());
     }
     if matches!(course.end, RelayEnd::Kept(_)) && !connection.ends.app.speaks_tls() {
-        connection.ends.redis.take().into_iter().for_each(|upstream| keep(pool, upstream));
+        let upstream = connection.ends.redis.take();
+        keep(pool, upstream.expect("the relay leaves the connection open"));
     }
     Box::pin(connection.close(course)).await
 }

@@ -97,7 +97,7 @@ async fn renew(
     match reset {
         Ok(()) => pool.tunnel.figures.pooled(PoolResult::Reused),
         Err(Unfit::Touched) => pool.server_ended(now),
-        Err(Unfit::WrongReset) => pool.note_wrong_reset(kept.made, now),
+        Err(Unfit::WrongReset) => pool.judge(Verdict::Failed, kept.made, now),
         Err(_) => {}
     }
     reset
@@ -133,7 +133,7 @@ async fn make(pool: &Pool, slot: Slot, deadline: Instant) -> Result<TlsUpstream,
         let verdict = timeout(reply_limit(deadline), trial::run(&mut upstream)).await;
         let verdict = verdict.unwrap_or(Verdict::Unclear);
         debug!(at = "pool-tried", var = tunnel.variable(), verdict = ?verdict);
-        pool.end_trial(verdict, upstream.made, Instant::now());
+        pool.judge(verdict, upstream.made, Instant::now());
         if verdict != Verdict::Passed {
             // The state of the tried connection is unknown, so the app gets another connection.
             let slot = upstream.into_slot();

@@ -6,7 +6,6 @@ use super::{Ledger, Pool};
 use crate::tunnel::tap::Tap;
 
 /// Follows one user's requests and replies on one connection.
-#[derive(Debug)]
 pub struct PoolTap<'a> {
     pool: &'a Pool,
     /// When the connection to Redis was made.

@@ -38,7 +38,6 @@ pub async fn serve(mut app: AppStream, tunnel: &Tunnel, guard: &mut DrainGuard) 
 }
 
 /// An app connection, from accept to close.
-#[derive(Debug)]
 pub struct Connection<'t> {
     tunnel: &'t Tunnel,
     arrival: Arrival,

@@ -26,7 +26,6 @@ const IGNORED: usize = 4096;
 
 /// Both ends of a connection. Dropping them resets both, unless [`Ends::finish`] was called: a
 /// failure, a panic or the drain timeout must not look like a clean end of stream.
-#[derive(Debug)]
 pub struct Ends {
     pub app: AppStream,
     /// `None` before the connection to Redis is made, and after it was closed or given away.

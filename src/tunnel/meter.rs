@@ -12,7 +12,6 @@ use crate::figures::ReplyClock;
 const FULL: &str = "Redis answered that it has too many clients";
 
 /// A tap that updates the figures for one connection, and shows all bytes to another tap.
-#[derive(Debug)]
 pub struct Meter<'a, T> {
     tunnel: &'a Tunnel,
     inner: &'a mut T,

@@ -62,7 +62,6 @@ pub enum RelayEnd {
 
 /// A relay between two streams, as a future that resolves when the relay has ended. The caller then
 /// closes or resets the streams.
-#[derive(Debug)]
 pub struct Relay<'a, A, R, T> {
     app: &'a mut A,
     redis: &'a mut R,
@@ -226,7 +225,6 @@ impl<A: App, R: Stream, T: Tap> Relay<'_, A, R, T> {
 }
 
 /// The idle timeout. The timer is moved only when it fires, and not with every byte.
-#[derive(Debug)]
 struct Idle {
     timeout: Duration,
     timer: Pin<Box<Sleep>>,

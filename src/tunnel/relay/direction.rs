@@ -1,7 +1,6 @@
 //! One direction of a relay.
 
 use std::cell::RefCell;
-use std::fmt;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -23,7 +22,7 @@ pub fn take(error: &mut io::Error) -> io::Error {
 }
 
 /// One direction's state.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub enum State {
     /// Reading and writing.
     #[default]
@@ -52,7 +51,7 @@ pub struct Direction {
     pub state: State,
     /// The bytes that the writer has not taken yet begin at `stalled_from`. Empty unless the writer
     /// stalls.
-    stalled: Vec<u8>,
+    pub stalled: Vec<u8>,
     stalled_from: usize,
     /// The reader's end, until [`Direction::poll`] has returned it.
     reader_ended: Option<io::Result<()>>,
@@ -62,27 +61,7 @@ pub struct Direction {
     pub moved: u64,
 }
 
-/// Leaves out the stalled bytes, which may hold a password.
-impl fmt::Debug for Direction {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Direction")
-            .field("state", &self.state)
-            .field("stalled", &self.stalled())
-            .finish_non_exhaustive()
-    }
-}
-
 impl Direction {
-    /// The number of bytes that the writer has not taken yet.
-    pub fn stalled(&self) -> usize {
-        self.stalled.len() - self.stalled_from
-    }
-
-    #[cfg(test)]
-    pub fn holds_memory(&self) -> bool {
-        self.stalled.capacity() > 0
-    }
-
     pub fn is_stalled(&self) -> bool {
         !self.stalled.is_empty()
     }
