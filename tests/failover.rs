@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use support::launcher::{Held, Launcher, logged, with_hosts};
 use support::peer::Peer;
 use support::resp::{Client, Reply};
-use support::scripted::{Heard, converse, redis, scripted};
+use support::scripted::{Heard, converse, redis};
 use support::servers::{Front, Options, PASSWORD, Server, accepted, connections};
 use support::{eventually, rest, two_free_ports};
 use tempfile::TempDir;
@@ -177,37 +177,6 @@ fn a_reader_endpoint_that_refuses_writes_is_pooled() {
         held.page().wait_for_idle(1);
     }
     assert_eq!(accepted(&mut direct) - before, 1);
-}
-
-#[test]
-fn only_top_level_role_errors_retire_a_connection() {
-    for (reply, retires) in [
-        ("-READONLY You can't write against a read only replica.\r\n", true),
-        ("-MASTERDOWN Link with MASTER is down\r\n", true),
-        ("-LOADING Redis is loading the dataset in memory\r\n", true),
-        ("-CLUSTERDOWN The cluster is down\r\n", true),
-        ("-READONLYX\r\n", false),
-        ("-ERR READONLY\r\n", false),
-        ("$8\r\nREADONLY\r\n", false),
-        ("*1\r\n-READONLY in a transaction\r\n", false),
-    ] {
-        let (peer, _) = scripted(move |_, request| {
-            Some(if request[0] == "GET" { reply.to_owned() } else { redis(request) })
-        });
-        let held = hold(&peer.url());
-        let mut app = held.open();
-        app.send(&["GET", "key"]);
-        let mut said = vec![0; reply.len()];
-        std::io::Read::read_exact(&mut app.stream, &mut said).unwrap();
-        drop(app);
-        held.page().wait_until_all_is_idle();
-        // Later apps share this connection, or a new one.
-        for _ in 0..3 {
-            assert_eq!(held.open().ask(&["PING"]), Reply::line("+PONG"));
-            held.page().wait_for_idle(1);
-        }
-        assert_eq!(peer.accepted(), if retires { 2 } else { 1 }, "{reply:?}");
-    }
 }
 
 /// A server that answers GET with its name, and notes every request.

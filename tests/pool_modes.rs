@@ -82,40 +82,18 @@ fn auto_pools_after_sixteen_short_connections() {
     assert_eq!(accepted(&mut direct), made, "one connection serves them all");
 }
 
-/// Asserts that the pool stays off under `auto` while `apps` run.
-fn assert_auto_stays_off(apps: impl Fn(&Held, &mut Client)) {
+#[test]
+fn auto_counts_only_connections_that_got_an_answer() {
     let server = Server::start(Front::Redis);
     let mut direct = server.direct();
     let pings = own_commands(&mut direct);
     let held = hold(&server, &[]);
-    apps(&held, &mut direct);
+    // As a port scan does, or a health check that only connects.
+    (0..2 * MANY).for_each(|_| drop(held.open()));
+    wait_until_all_are_closed(&mut direct);
+    (0..2).for_each(|_| one_request(&held));
     wait_until_all_are_closed(&mut direct);
     assert_eq!(own_commands(&mut direct), pings);
-}
-
-#[test]
-fn auto_does_not_pool_long_lived_connections() {
-    assert_auto_stays_off(|held, _| {
-        let mut staying: Vec<Client> = (0..3).map(|_| held.client()).collect();
-        for round in 0..100 {
-            for app in &mut staying {
-                let text = round.to_string();
-                assert_eq!(app.ask(&["ECHO", &text]), Reply::bulk(&text));
-            }
-        }
-        // At the same time a few short connections, as a release task or a console makes them.
-        (1..MANY).for_each(|_| one_request(held));
-    });
-}
-
-#[test]
-fn auto_counts_only_connections_that_got_an_answer() {
-    assert_auto_stays_off(|held, direct| {
-        // As a port scan does, or a health check that only connects.
-        (0..2 * MANY).for_each(|_| drop(held.open()));
-        wait_until_all_are_closed(direct);
-        (0..2).for_each(|_| one_request(held));
-    });
 }
 
 #[test]

@@ -140,7 +140,7 @@ fn handshakes(page: StatusPage) -> [f64; 2] {
 fn a_storm_of_first_connections_costs_one_full_handshake() {
     let server = Server::start(Front::Redis);
     let held = hold_to(&server.url(), &[("STUNNEL_STATUS_ADDRESS", "0")]);
-    let page = StatusPage::of(held.running.pid(), &[held.port]);
+    let page = held.page();
     storm(&held, 20);
     assert_eq!(handshakes(page), [1.0, 19.0]);
 }
@@ -152,7 +152,7 @@ fn apps_do_not_wait_for_a_distant_servers_first_handshake() {
     let options = Options { link: Some(&link), ..Options::default() };
     let server = Server::start_with(Front::Redis, options);
     let held = hold_to(&server.url(), &[("STUNNEL_STATUS_ADDRESS", "0")]);
-    let page = StatusPage::of(held.running.pid(), &[held.port]);
+    let page = held.page();
     storm(&held, 10);
     assert_eq!(handshakes(page), [10.0, 0.0], "there was no session to resume");
 }

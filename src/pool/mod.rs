@@ -70,8 +70,6 @@ struct State {
     retired: Option<Instant>,
     /// True if a task is running that closes expired idle connections.
     is_watched: bool,
-    /// COMMAND has ended: the pool keeps no more connections.
-    is_closed: bool,
 }
 
 /// The pool's answer to an app connection.
@@ -91,7 +89,6 @@ impl Pool {
             trial: Trial::default(),
             retired: None,
             is_watched: false,
-            is_closed: false,
         });
         Pool { tunnel, mode, state }
     }
@@ -128,7 +125,7 @@ impl Pool {
     fn may_keep(&self, made: Instant, now: Instant) -> bool {
         let is_on = self.is_on(now);
         let state = self.state();
-        is_on && !state.is_closed && state.trial.is_passed() && state.allows(made, now)
+        is_on && state.trial.is_passed() && state.allows(made, now)
     }
 
     /// Keeps a connection that was reset, or gives it to a waiting app connection. Returns whether
@@ -196,13 +193,6 @@ impl Pool {
         if verdict == Verdict::Failed {
             state.idle.remove(|_| true);
         }
-    }
-
-    /// Closes all idle connections, since COMMAND has ended, and keeps no more.
-    fn close(&self) {
-        let mut state = self.state();
-        state.is_closed = true;
-        state.idle.remove(|_| true);
     }
 }
 

@@ -34,12 +34,6 @@ pub async fn serve(
     // If Redis logs clients in by their certificate, RESET selects another user.
     let mode = if has_certificate { PoolMode::Off } else { mode };
     let pool = Arc::new(Pool::new(tunnel.clone(), mode));
-    let mut end = guard.clone();
-    let closing = pool.clone();
-    tokio::spawn(async move {
-        end.command_ended().await;
-        closing.close();
-    });
     let handle = |app, guard| serve_app(app, pool.clone(), guard);
     tunnel::serve(listener, &tunnel, guard, handle).await
 }

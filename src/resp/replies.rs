@@ -40,20 +40,15 @@ enum Part {
     /// A new value.
     #[default]
     Mark,
-    /// A value of one line, and its LF.
+    /// A value of one line, without its LF.
     Line,
-    LineEnd,
     /// The length or count of a value, and its line end.
     Length,
     LengthEnd,
-    /// The `1` of a null (`-1`), and its line end.
-    Null,
-    NullEnd,
-    NullEndLf,
-    /// A string, and its line end.
+    /// A string, without its line end.
     Body,
-    BodyEnd,
-    BodyEndLf,
+    /// These bytes, which complete a value.
+    End(&'static [u8]),
     Opaque,
 }
 
@@ -93,7 +88,7 @@ impl ReplyFramer {
         *bytes = &bytes[taken..];
         self.left -= taken as u32;
         if self.left == 0 {
-            self.part = Part::BodyEnd;
+            self.part = Part::End(b"\r\n");
         }
     }
 
@@ -110,7 +105,7 @@ impl ReplyFramer {
             return Err(Opaque);
         }
         *bytes = &bytes[length + 1..];
-        self.part = Part::LineEnd;
+        self.part = Part::End(b"\n");
         Ok(())
     }
 
@@ -121,8 +116,9 @@ impl ReplyFramer {
         let mut is_value = false;
         self.part = match (self.part, byte) {
             (Part::Mark, mark) => self.begin_value(mark)?,
+            // A null: the length is -1.
             (Part::Length, b'-') if self.number.is_none() && b"$*".contains(&self.mark) => {
-                Part::Null
+                Part::End(b"1\r\n")
             }
             (Part::Length, b'\r') if self.number.is_some() => Part::LengthEnd,
             (Part::Length, digit) => {
@@ -142,12 +138,9 @@ impl ReplyFramer {
                     }
                 }
             }
-            (Part::Null, b'1') => Part::NullEnd,
-            (Part::NullEnd, b'\r') => Part::NullEndLf,
-            (Part::BodyEnd, b'\r') => Part::BodyEndLf,
-            (Part::LineEnd | Part::NullEndLf | Part::BodyEndLf, b'\n') => {
-                is_value = true;
-                Part::Mark
+            (Part::End([expected, rest @ ..]), byte) if byte == *expected => {
+                is_value = rest.is_empty();
+                if is_value { Part::Mark } else { Part::End(rest) }
             }
             _ => return Err(Opaque),
         };

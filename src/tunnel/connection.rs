@@ -76,11 +76,11 @@ impl<'t> Connection<'t> {
     /// Waits for `upstream`, a connection to Redis. Returns `None` if there is no connection to
     /// Redis, or if the app gives up meanwhile. In both cases, the app connection is over, and its
     /// end is reported.
-    pub async fn connect<U>(
+    pub async fn connect(
         &mut self,
-        upstream: impl Future<Output = Result<U, Failure>>,
+        upstream: impl Future<Output = Result<TlsUpstream, Failure>>,
         guard: &mut DrainGuard,
-    ) -> Option<U> {
+    ) -> Option<TlsUpstream> {
         tokio::select! {
             biased;
             connected = upstream => match connected {
