@@ -23,9 +23,10 @@ pub struct Model<'a> {
     must_fail: MustFail<'a>,
     sent: Vec<u8>,
     received: Vec<u8>,
-    /// The expected results of the ledger's `gave_up` and `is_settled`.
-    pub gave_up: bool,
-    pub is_settled: bool,
+    /// The expected result of the ledger's `is_spoiled`.
+    pub is_spoiled: bool,
+    /// The expected result of the ledger's `is_reusable`.
+    pub is_reusable: bool,
 }
 
 impl fmt::Debug for Model<'_> {
@@ -40,7 +41,7 @@ impl fmt::Debug for Model<'_> {
 enum Stop {
     /// The bytes end before the item is complete.
     End,
-    /// The bytes are invalid RESP, or the ledger does not accept them.
+    /// The bytes are invalid RESP, or RESP that the ledger does not accept.
     Wrong,
 }
 
@@ -122,8 +123,8 @@ impl Reader<'_> {
         Ok(words)
     }
 
-    /// Reads the beginning of an array of zero words, which is always invalid. The ledger notices
-    /// that only at the byte after the 0.
+    /// Reads the beginning of an array of zero words, which is always invalid. The ledger rejects the
+    /// array only at the byte after the 0.
     fn zero(&mut self) -> Stop {
         let _zero = self.byte();
         match self.byte() {
@@ -182,7 +183,7 @@ fn read_all<T>(
 impl<'a> Model<'a> {
     pub fn new(must_fail: MustFail<'a>) -> Model<'a> {
         let (sent, received) = (Vec::new(), Vec::new());
-        Model { must_fail, sent, received, gave_up: false, is_settled: true }
+        Model { must_fail, sent, received, is_spoiled: false, is_reusable: true }
     }
 
     /// Adds the next bytes of one direction, and evaluates the whole connection again.
@@ -204,18 +205,19 @@ impl<'a> Model<'a> {
         let begun = replies.len() + usize::from(is_half_reply);
         let was_accepted =
             |index: usize| replies.get(index).is_some_and(|first| *first != b'-' && *first != b'!');
-        self.gave_up |= !requests_are_right
+        self.is_spoiled |= !requests_are_right
             || !replies_are_right
             || begun > requests.len()
             || requests.len() > 1_000
             || must_fail.iter().any(Option::is_none)
             || maintenance.iter().any(|index| was_accepted(*index))
             || maintenance.iter().filter(|index| **index >= replies.len()).count() > 1;
-        self.is_settled = !self.gave_up && !is_half && begun == requests.len() && !is_half_reply;
+        self.is_reusable =
+            !self.is_spoiled && !is_half && begun == requests.len() && !is_half_reply;
     }
 
-    /// Looks up a request's command. The ledger stores only words of at most 24 bytes. So a longer
-    /// name is not in the table, and a longer argument counts as unknown.
+    /// Looks up a request's command. The ledger stores only words of at most 24 bytes. So a command
+    /// with a longer name is not in the table, and a longer argument counts as unknown.
     fn must_fail(&self, words: &[Vec<u8>]) -> Option<bool> {
         let short = |word: &'_ Vec<u8>| word.len() <= 24;
         let name = words.first().filter(|word| short(word))?;

@@ -132,8 +132,8 @@ pub fn ledger(data: &[u8]) {
         }
         model.step(direction, piece);
         for ledger in [&ledger, &by_bytes] {
-            let known = (ledger.gave_up(), ledger.is_settled());
-            assert_eq!(known, (model.gave_up, model.is_settled), "{model:?}");
+            let known = (ledger.is_spoiled(), ledger.is_reusable());
+            assert_eq!(known, (model.is_spoiled, model.is_reusable), "{model:?}");
         }
         if let Some(mark) = rest.get(end) {
             direction = if *mark == 1 { Direction::Sent } else { Direction::Received };

@@ -38,7 +38,7 @@ pub fn effect(name: &[u8], argument: Option<&[u8]>) -> Option<Effect> {
         None => name,
         // Names of modules' commands begin with the module's name and a dot.
         Some(dot) if name[dot] == b'.' => &name[..=dot],
-        // Only the table joins a command and its subcommand with a bar.
+        // The table joins a command and its subcommand with a bar, but a request does not.
         Some(_) => return None,
     };
     let name = name.iter();
@@ -110,7 +110,7 @@ mod tests {
     /// The output of COMMAND of Redis 7.0: each command and subcommand, and its flags.
     const REDIS_7_0: &str = include_str!("redis-7.0-commands.txt");
 
-    /// Commands that end reuse although no flag marks them, with the reason.
+    /// Commands after which a connection is not reused, although they lack the flag `admin`.
     const LEFT_OUT: &[(&str, &str)] = &[
         (
             "sends unrequested replies, or several",

@@ -18,7 +18,7 @@ const LINGER: Duration = Duration::from_secs(60);
 /// See the module's description.
 #[derive(Debug, Default)]
 pub struct Engagement {
-    /// The ends of the latest short connections, at most [`MANY`].
+    /// When the latest short connections ended. The list has at most [`MANY`] entries.
     ends: VecDeque<Instant>,
     /// When the pool switches off, if it has been switched on.
     until: Option<Instant>,

@@ -1,12 +1,13 @@
-//! Follows one connection's requests and replies: which replies are outstanding, and whether the
-//! user leaves anything behind that RESET does not clear.
+//! Follows one connection's requests and replies, and finds out which replies are outstanding and
+//! whether RESET clears the effects of all requests.
 
 use super::commands::{self, Effect};
 use crate::resp::Opaque;
 use crate::resp::replies::ReplyFramer;
 use crate::resp::requests::RequestFramer;
 
-/// Number of requests that a ledger follows. After 1,000 requests, a saved handshake is negligible.
+/// After this many requests, the connection is not reused, because the cost of a handshake is small
+/// compared with the cost of the requests.
 const REQUESTS: u16 = 1_000;
 
 /// Tells, at any moment, whether the connection may get another user. A ledger copies no bytes and
@@ -17,15 +18,15 @@ pub struct Ledger {
     replies: ReplyFramer,
     /// Complete requests.
     count: u16,
-    /// Requests whose reply is not complete.
+    /// Complete requests that lack a complete reply.
     owed: u16,
-    /// Number of replies up to and including the reply that must be an error; 0: no reply must be
-    /// an error.
+    /// If a later reply must be an error, the number of replies up to and including it; otherwise
+    /// 0.
     refusal_in: u16,
     /// A reply has shown that the server is a replica or not ready.
     role_changed: bool,
-    /// See [`GaveUp`].
-    gave_up: bool,
+    /// No other app may use the connection.
+    is_spoiled: bool,
 }
 
 /// Codes of top-level errors after which older connections must not be reused: the server has
@@ -33,40 +34,40 @@ pub struct Ledger {
 /// its cluster is incomplete (CLUSTERDOWN).
 const ROLE_CHANGES: [&[u8]; 4] = [b"READONLY", b"MASTERDOWN", b"LOADING", b"CLUSTERDOWN"];
 
-/// The user may have left something that RESET does not clear, so the ledger follows the connection
-/// no further.
-struct GaveUp;
+/// A request has an effect that RESET may not clear, or the bytes are not valid RESP. So no other
+/// app may use the connection, and the ledger follows no more bytes.
+struct Spoiled;
 
-impl From<Opaque> for GaveUp {
-    fn from(_: Opaque) -> GaveUp {
-        GaveUp
+impl From<Opaque> for Spoiled {
+    fn from(_: Opaque) -> Spoiled {
+        Spoiled
     }
 }
 
 impl Ledger {
     /// Follows the app's next bytes. Call this before `received` gets their replies.
     pub fn sent(&mut self, bytes: &[u8]) {
-        if !self.gave_up && self.follow_requests(bytes).is_err() {
-            self.gave_up = true;
+        if !self.is_spoiled && self.follow_requests(bytes).is_err() {
+            self.is_spoiled = true;
         }
     }
 
     /// Follows Redis's next bytes.
     pub fn received(&mut self, bytes: &[u8]) {
-        if !self.gave_up && self.follow_replies(bytes).is_err() {
-            self.gave_up = true;
+        if !self.is_spoiled && self.follow_replies(bytes).is_err() {
+            self.is_spoiled = true;
         }
     }
 
-    /// True if the connection may be kept for another user: every request is complete and answered,
-    /// and RESET clears everything the user left.
-    pub fn is_settled(&self) -> bool {
-        !self.gave_up && self.requests.is_at_boundary() && self.owed == 0
+    /// True if another app may use the connection after RESET: every request is complete and has
+    /// its reply, and RESET clears the effects of all requests.
+    pub fn is_reusable(&self) -> bool {
+        !self.is_spoiled && self.requests.is_at_boundary() && self.owed == 0
     }
 
-    /// True if the ledger has given up: the connection must not be reused.
-    pub fn gave_up(&self) -> bool {
-        self.gave_up
+    /// True if no other app may use the connection, now or later.
+    pub fn is_spoiled(&self) -> bool {
+        self.is_spoiled
     }
 
     /// True if a reply since the last call has shown that the server is a replica or not ready.
@@ -74,22 +75,21 @@ impl Ledger {
         std::mem::take(&mut self.role_changed)
     }
 
-    fn follow_requests(&mut self, mut bytes: &[u8]) -> Result<(), GaveUp> {
+    fn follow_requests(&mut self, mut bytes: &[u8]) -> Result<(), Spoiled> {
         while let Some(request) = self.requests.next(&mut bytes)? {
             let effect = request
                 .command
                 .and_then(|name| commands::effect(name, request.argument))
-                .ok_or(GaveUp)?;
+                .ok_or(Spoiled)?;
             if self.count == REQUESTS {
-                return Err(GaveUp);
+                return Err(Spoiled);
             }
             self.count += 1;
             self.owed += 1;
             if effect == Effect::NoneIfRefused {
-                // The ledger follows only one such request at a time, because no client sends a
-                // second.
+                // No client sends a second such request before it has the reply to the first.
                 if self.refusal_in > 0 {
-                    return Err(GaveUp);
+                    return Err(Spoiled);
                 }
                 self.refusal_in = self.owed;
             }
@@ -97,10 +97,10 @@ impl Ledger {
         Ok(())
     }
 
-    fn follow_replies(&mut self, mut bytes: &[u8]) -> Result<(), GaveUp> {
+    fn follow_replies(&mut self, mut bytes: &[u8]) -> Result<(), Spoiled> {
         while !bytes.is_empty() {
             if self.owed == 0 {
-                return Err(GaveUp);
+                return Err(Spoiled);
             }
             let Some(first) = self.replies.next(&mut bytes)? else { break };
             self.owed -= 1;
@@ -108,7 +108,7 @@ impl Ledger {
             if self.refusal_in > 0 {
                 self.refusal_in -= 1;
                 if self.refusal_in == 0 && !b"-!".contains(&first) {
-                    return Err(GaveUp);
+                    return Err(Spoiled);
                 }
             }
         }
@@ -150,21 +150,22 @@ mod tests {
 
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     enum State {
-        Settled,
+        Reusable,
         Busy,
-        GaveUp,
+        Spoiled,
     }
 
     fn state(ledger: &Ledger) -> State {
-        match (ledger.is_settled(), ledger.gave_up()) {
-            (true, false) => State::Settled,
+        match (ledger.is_reusable(), ledger.is_spoiled()) {
+            (true, false) => State::Reusable,
             (false, false) => State::Busy,
-            (false, true) => State::GaveUp,
-            (true, true) => panic!("a ledger that has given up is not settled"),
+            (false, true) => State::Spoiled,
+            (true, true) => panic!("a spoiled connection is never reusable"),
         }
     }
 
-    /// The ledger after these steps, which is the same if the bytes come one by one.
+    /// Returns a ledger that has followed these steps. Checks that a ledger in the same state results
+    /// if the bytes come one by one.
     #[track_caller]
     fn after(steps: &[Step]) -> Ledger {
         let (mut whole, mut cut) = (Ledger::default(), Ledger::default());
@@ -180,7 +181,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!(state(&whole), state(&cut), "cutting changes nothing: {steps:?}");
+        assert_eq!(state(&whole), state(&cut), "the size of pieces does not matter: {steps:?}");
         whole
     }
 
@@ -190,8 +191,8 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_is_settled_only_between_requests() {
-        assert_eq!(state_after(&[]), State::Settled);
+    fn a_connection_is_reusable_only_between_requests() {
+        assert_eq!(state_after(&[]), State::Reusable);
         let (request, reply) = (request(&["GET", "key"]), b"$5\r\nvalue\r\n");
         for end in 1..request.len() {
             assert_eq!(state_after(&[raw(&request[..end])]), State::Busy, "{end}");
@@ -201,34 +202,34 @@ mod tests {
             assert_eq!(state_after(&steps), State::Busy, "{end}");
         }
         let answered = [raw(&request), Step::Received(reply.to_vec())];
-        assert_eq!(state_after(&answered), State::Settled);
-        // Pipelined: as many replies as requests, no fewer.
+        assert_eq!(state_after(&answered), State::Reusable);
+        // Two pipelined requests need two replies.
         let two = [sent("SET a 1"), sent("GET a"), received("+OK\r\n"), received("$1\r\n1\r\n")];
         assert_eq!(state_after(&two[..3]), State::Busy);
-        assert_eq!(state_after(&two), State::Settled);
+        assert_eq!(state_after(&two), State::Reusable);
     }
 
     #[test]
     fn a_reply_without_a_request_ends_reuse() {
         for reply in ["-ERR max number of clients reached\r\n", "-", "+OK\r\n", "\n"] {
-            assert_eq!(state_after(&[received(reply)]), State::GaveUp, "{reply}");
+            assert_eq!(state_after(&[received(reply)]), State::Spoiled, "{reply}");
             let half = [raw(b"*1\r\n$4\r\nPI"), received(reply)];
-            assert_eq!(state_after(&half), State::GaveUp, "{reply}");
+            assert_eq!(state_after(&half), State::Spoiled, "{reply}");
             let second = [sent("PING"), received("+PONG\r\n"), received(reply)];
-            assert_eq!(state_after(&second), State::GaveUp, "{reply}");
+            assert_eq!(state_after(&second), State::Spoiled, "{reply}");
             let at_once = [sent("PING"), received(&format!("+PONG\r\n{reply}"))];
-            assert_eq!(state_after(&at_once), State::GaveUp, "{reply}");
+            assert_eq!(state_after(&at_once), State::Spoiled, "{reply}");
         }
-        assert_eq!(state_after(&[Step::Received(Vec::new())]), State::Settled);
+        assert_eq!(state_after(&[Step::Received(Vec::new())]), State::Reusable);
     }
 
     #[test]
     fn an_unlisted_command_ends_reuse_even_in_multi() {
         // The table of commands has its own test.
         for command in ["CLIENT REPLY SKIP", "SUBSCRIBE a b", "CLIENT", "SOMETHING-NEW"] {
-            assert_eq!(state_after(&[sent(command)]), State::GaveUp, "{command}");
+            assert_eq!(state_after(&[sent(command)]), State::Spoiled, "{command}");
             let queued = [sent("MULTI"), received("+OK\r\n"), sent(command)];
-            assert_eq!(state_after(&queued), State::GaveUp, "{command}");
+            assert_eq!(state_after(&queued), State::Spoiled, "{command}");
             let half = request(&command.split(' ').collect::<Vec<_>>());
             let half = [raw(&half[..half.len() - 1])];
             assert_eq!(state_after(&half), State::Busy, "{command}");
@@ -259,12 +260,12 @@ mod tests {
     }
 
     #[test]
-    fn effects_that_reset_clears_allow_reuse() {
+    fn commands_whose_effect_reset_clears_allow_reuse() {
         for command in ["AUTH a b", "HELLO 3", "SELECT 7", "CLIENT SETNAME a", "READONLY"] {
-            assert_eq!(state_after(&[sent(command), received("+OK\r\n")]), State::Settled);
+            assert_eq!(state_after(&[sent(command), received("+OK\r\n")]), State::Reusable);
         }
         let steps = [sent("MULTI"), received("+OK\r\n"), sent("GET a"), received("+QUEUED\r\n")];
-        assert_eq!(state_after(&steps), State::Settled);
+        assert_eq!(state_after(&steps), State::Reusable);
     }
 
     #[test]
@@ -272,7 +273,7 @@ mod tests {
         let push = ">2\r\n+invalidate\r\n_\r\n";
         for before in ["", "+PONG\r\n", "*2\r\n+OK\r\n", "%1\r\n+a\r\n", "|1\r\n", "*1\r\n*1\r\n"] {
             let steps = [sent("PING"), sent("EXEC"), received(&format!("{before}{push}"))];
-            assert_eq!(state_after(&steps), State::GaveUp, "{before}");
+            assert_eq!(state_after(&steps), State::Spoiled, "{before}");
         }
     }
 
@@ -280,13 +281,13 @@ mod tests {
     fn refused_maintenance_notifications_allow_reuse() {
         let maintenance = "CLIENT MAINT_NOTIFICATIONS ON";
         for (replies, expected) in [
-            ("+OK\r\n-ERR unknown\r\n+OK\r\n", State::Settled),
-            ("-ERR old\r\n!3\r\nERR\r\n-ERR old\r\n", State::Settled),
-            ("+OK\r\n+OK\r\n+OK\r\n", State::GaveUp),
-            ("-ERR\r\n+OK\r\n-ERR\r\n", State::GaveUp),
-            ("+OK\r\n+QUEUED\r\n", State::GaveUp),
-            ("+OK\r\n*1\r\n-ERR\r\n", State::GaveUp),
-            ("+OK\r\n|0\r\n-ERR\r\n", State::GaveUp),
+            ("+OK\r\n-ERR unknown\r\n+OK\r\n", State::Reusable),
+            ("-ERR old\r\n!3\r\nERR\r\n-ERR old\r\n", State::Reusable),
+            ("+OK\r\n+OK\r\n+OK\r\n", State::Spoiled),
+            ("-ERR\r\n+OK\r\n-ERR\r\n", State::Spoiled),
+            ("+OK\r\n+QUEUED\r\n", State::Spoiled),
+            ("+OK\r\n*1\r\n-ERR\r\n", State::Spoiled),
+            ("+OK\r\n|0\r\n-ERR\r\n", State::Spoiled),
             ("+OK\r\n-ERR unknown\r\n", State::Busy),
             ("+OK\r\n-ERR unkn", State::Busy),
             ("+OK\r\n", State::Busy),
@@ -297,7 +298,7 @@ mod tests {
         }
         let twice = [sent(maintenance), received("-ERR\r\n"), sent(maintenance)];
         assert_eq!(state_after(&twice), State::Busy);
-        assert_eq!(state_after(&[sent(maintenance), sent(maintenance)]), State::GaveUp);
+        assert_eq!(state_after(&[sent(maintenance), sent(maintenance)]), State::Spoiled);
     }
 
     #[test]
@@ -311,19 +312,19 @@ mod tests {
             b"*1\rX$4\r\nPING\r\n",
             b"PING\r\n",
         ] {
-            assert_eq!(state_after(&[raw(bytes)]), State::GaveUp, "{bytes:?}");
+            assert_eq!(state_after(&[raw(bytes)]), State::Spoiled, "{bytes:?}");
         }
-        assert_eq!(state_after(&[sent("GET a"), received("$?\r\n")]), State::GaveUp);
+        assert_eq!(state_after(&[sent("GET a"), received("$?\r\n")]), State::Spoiled);
     }
 
     #[test]
-    fn a_long_connection_is_not_followed() {
+    fn after_1000_requests_a_connection_is_not_reused() {
         let steps = |count| {
             let (requests, replies) = (request(&["PING"]).repeat(count), "+PONG\r\n".repeat(count));
             [raw(&requests), received(&replies)]
         };
-        assert_eq!(state_after(&steps(1_000)), State::Settled);
-        assert_eq!(state_after(&steps(1_001)), State::GaveUp);
+        assert_eq!(state_after(&steps(1_000)), State::Reusable);
+        assert_eq!(state_after(&steps(1_001)), State::Spoiled);
     }
 
     #[test]
@@ -335,7 +336,8 @@ mod tests {
         commands::effect(name, argument).map(|effect| effect == Effect::NoneIfRefused)
     }
 
-    /// Follows pieces with the model, with a ledger, and with a ledger that gets smaller pieces.
+    /// Passes the pieces to a model, to a ledger, and in smaller parts to a second ledger. All three
+    /// must agree after each piece.
     fn compare(pieces: &[(Direction, Vec<u8>)], cut: usize) -> Result<State, TestCaseError> {
         let mut model = Model::new(&must_fail);
         let (mut ledger, mut by_cut) = (Ledger::default(), Ledger::default());
@@ -348,14 +350,14 @@ mod tests {
             follow(&mut ledger, piece);
             piece.chunks(cut).for_each(|part| follow(&mut by_cut, part));
             for ledger in [&ledger, &by_cut] {
-                let known = (ledger.gave_up(), ledger.is_settled());
-                prop_assert_eq!(known, (model.gave_up, model.is_settled), "{:?}", model);
+                let known = (ledger.is_spoiled(), ledger.is_reusable());
+                prop_assert_eq!(known, (model.is_spoiled, model.is_reusable), "{:?}", model);
             }
         }
         Ok(state(&ledger))
     }
 
-    /// A piece of a conversation, valid or not.
+    /// Some bytes in one direction, which need not be valid RESP.
     fn piece() -> impl Strategy<Value = (Direction, Vec<u8>)> {
         const OF_BOTH: [&str; 10] = ["*2\r\n", "*", "$", "1", "0", "-", "\r\n", "\r", "\n", "x"];
         let of = |own: &[&'static str]| prop::sample::select([own, &OF_BOTH].concat());
@@ -403,7 +405,7 @@ mod tests {
         ]
     }
 
-    /// Any reply of limited depth without a push.
+    /// A valid reply that contains no push.
     fn reply() -> impl Strategy<Value = Vec<u8>> {
         let bulk = |mark: char| {
             prop::collection::vec(prop::sample::select(&b"a\r\n*>$1"[..]), 0..9).prop_map(
@@ -470,7 +472,7 @@ mod tests {
         }
 
         #[test]
-        fn a_valid_conversation_is_settled_after_its_last_reply(
+        fn a_valid_conversation_is_reusable_after_its_last_reply(
             rounds in prop::collection::vec(
                 prop::collection::vec((harmless_request(), reply()), 1..4), 1..5,
             ),
@@ -486,10 +488,10 @@ mod tests {
                 pieces.push((Direction::Received, most.to_vec()));
                 prop_assert_eq!(compare(&pieces, cut)?, State::Busy);
                 pieces.push((Direction::Received, last.to_vec()));
-                prop_assert_eq!(compare(&pieces, cut)?, State::Settled);
+                prop_assert_eq!(compare(&pieces, cut)?, State::Reusable);
             }
             pieces.push((Direction::Received, b"+".to_vec()));
-            prop_assert_eq!(compare(&pieces, cut)?, State::GaveUp);
+            prop_assert_eq!(compare(&pieces, cut)?, State::Spoiled);
         }
     }
 }

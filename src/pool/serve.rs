@@ -31,7 +31,7 @@ pub async fn serve(
     guard: DrainGuard,
 ) -> io::Result<()> {
     let has_certificate = tunnel.route.trust.identity.is_some();
-    // If Redis logs clients in by their certificate, RESET selects another user.
+    // If Redis logs clients in by their certificate, RESET would log the app in as another user.
     let mode = if has_certificate { PoolMode::Off } else { mode };
     let pool = Arc::new(Pool::new(tunnel.clone(), mode));
     let handle = |app, guard| serve_app(app, pool.clone(), guard);
@@ -40,24 +40,24 @@ pub async fn serve(
 
 async fn serve_app(app: AppStream, pool: Arc<Pool>, mut guard: DrainGuard) {
     let outcome = match pool.is_on(Instant::now()) {
-        // Boxed, so that other connections' tasks stay small.
+        // Boxing keeps the tasks of connections without the pool small.
         true => Box::pin(with_pool(app, &pool, &mut guard)).await,
         false => connection::serve(app, &pool.tunnel, &mut guard).await,
     };
     pool.state().engagement.note(&outcome, Instant::now());
 }
 
-/// Serves one app connection, and then keeps the connection to Redis if possible.
+/// Serves one app connection, and then keeps its connection to Redis if possible.
 async fn with_pool(mut app: AppStream, pool: &Arc<Pool>, guard: &mut DrainGuard) -> Outcome {
     let upstream = supply(pool, app.take_spare());
     let mut connection = Connection::accept(app, &pool.tunnel);
-    // Boxed, so that the task of a waiting app connection stays small.
+    // Boxing keeps the task of a relayed connection small.
     let supplied = Box::pin(connection.connect(upstream, guard)).await;
     let Some(upstream) = supplied else { return connection.outcome() };
     let mut tap = PoolTap::new(pool, upstream.made);
     let course = connection.relay(upstream, &mut tap).await;
     let by_redis = matches!(course.end, RelayEnd::Reset(Side::Redis, _));
-    if by_redis || (course.redis_ended_first && tap.ledger.is_settled()) {
+    if by_redis || (course.redis_ended_first && tap.ledger.is_reusable()) {
         pool.server_ended(Instant::now());
     }
     if matches!(course.end, RelayEnd::Kept(_)) && !connection.ends.app.speaks_tls() {
@@ -77,7 +77,7 @@ fn keep(pool: &Arc<Pool>, mut upstream: TlsUpstream) {
 /// Closes expired idle connections, until none is left.
 async fn close_unused(pool: Arc<Pool>) {
     while pool.expire(Instant::now()) {
-        // A short pause: surplus connections expire after a second.
+        // The pause is short, because surplus connections expire after a second.
         sleep(CHECK).await;
     }
     debug!(at = "pool-empty", var = pool.tunnel.variable());

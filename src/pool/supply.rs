@@ -1,4 +1,4 @@
-//! Gets a connection to Redis for an app connection: an idle connection, or a new connection.
+//! Gets an idle or a new connection to Redis for an app that has just connected.
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -14,7 +14,7 @@ use crate::tunnel::failure::{Failure, Step};
 use crate::tunnel::stream::TlsUpstream;
 use crate::tunnel::{Slot, attempts, queue, upstream};
 
-/// Time limit for the replies to a trial, and to `RESET`.
+/// The time limit for the replies to a trial, and for the reply to `RESET`.
 const REPLY_LIMIT: Duration = Duration::from_secs(1);
 
 /// Why an idle connection is not reused.
@@ -77,7 +77,7 @@ async fn granted(pool: &Pool, deadline: Instant) -> Result<Granted, Failure> {
     queue::wait(&pool.tunnel, deadline, first).await
 }
 
-/// Makes an idle connection as good as a new one, with `RESET`.
+/// Resets an idle connection for its next user.
 ///
 /// # Errors
 /// If the connection must not be reused.
@@ -103,7 +103,7 @@ async fn renew(
     reset
 }
 
-/// Resets a connection on which nothing has arrived, and on which nothing arrives but the reply.
+/// Sends `RESET`. Redis must have sent no bytes before, and must send no bytes except the reply.
 async fn reset(kept: &mut TlsUpstream) -> Result<(), Unfit> {
     if !kept.is_untouched().await {
         return Err(Unfit::Touched);
@@ -118,8 +118,8 @@ async fn reset(kept: &mut TlsUpstream) -> Result<(), Unfit> {
     }
 }
 
-/// Time limit for replies before an app gets its connection. If the server is silent, there must be
-/// time left for another connection.
+/// The time limit for replies before an app gets its connection. If the server is silent, enough
+/// time must be left for making another connection.
 fn reply_limit(deadline: Instant) -> Duration {
     REPLY_LIMIT.min(deadline.saturating_duration_since(Instant::now()) / 2)
 }

@@ -28,14 +28,15 @@ const UNCLEAR: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     Passed,
-    /// `RESET` is missing, or does something else.
+    /// The server has no `RESET`, or its `RESET` has another effect than Redis's.
     Failed,
-    /// The server did not answer, or could not serve requests at the time.
+    /// The server did not answer, or could not serve requests during the trial.
     Unclear,
 }
 
 impl Verdict {
-    /// The verdict on three replies, without their line ends.
+    /// Judges the replies to the first `PING`, to `RESET`, and to the second `PING`, all without
+    /// their line ends.
     fn of(first: &[u8], reset: &[u8], second: &[u8]) -> Verdict {
         let known = first == b"+PONG" || first.starts_with(b"-NOAUTH ");
         if !known {
@@ -57,7 +58,7 @@ pub async fn run(upstream: &mut TlsUpstream) -> Verdict {
     }
 }
 
-/// Sends `N` requests, and reads their replies, each of which is one line.
+/// Sends `N` requests, and reads their replies. Each reply is one line.
 ///
 /// # Errors
 /// If the connection breaks, or a line is too long.
@@ -98,7 +99,7 @@ impl Trial {
         self.0 = Some((verdict, now));
     }
 
-    /// Forgets the verdict: the name may lead to another server now.
+    /// Forgets the verdict, because the host name may lead to another server now.
     pub fn forget(&mut self) {
         self.0 = None;
     }
@@ -146,7 +147,7 @@ mod tests {
     async fn one_trial_runs_at_a_time() {
         let (start, mut trial) = (Instant::now(), Trial::default());
         assert!(trial.begin(start) && !trial.begin(start));
-        assert!(trial.begin(start + UNCLEAR), "the first trial's app gave up");
+        assert!(trial.begin(start + UNCLEAR), "the first trial's app has left");
         trial.end(Verdict::Passed, start);
         assert!(trial.is_passed() && !trial.begin(start + FAILED));
         trial.forget();

@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 use crate::text::printable;
 
-/// The framer has given up: the bytes violate the protocol, or servers read them differently.
+/// The bytes violate the protocol, or servers read them in different ways.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Opaque;
 

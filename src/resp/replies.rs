@@ -1,7 +1,7 @@
 //! Finds the end of each reply, in RESP2 and RESP3.
 //!
-//! A push is not framed, because it belongs to no request, and may come even inside a reply.
-//! Streamed values (`$?`, `*?`) are not framed, because no server sends them.
+//! This module does not accept pushes, because a push belongs to no request, and may come even
+//! inside a reply. It does not accept streamed values (`$?`, `*?`), because no server sends them.
 
 use super::{Opaque, with_digit};
 
@@ -16,11 +16,11 @@ pub struct ReplyFramer {
     first: u8,
     /// The number that the framer is reading.
     number: Option<u32>,
-    /// Missing bytes of the current string, without its line end.
+    /// The number of bytes that the current string lacks, without its line end.
     left: u32,
     /// The number of open aggregates.
     depth: u8,
-    /// Missing values of each open aggregate, outermost first.
+    /// The number of values that each open aggregate lacks. The outermost aggregate comes first.
     missing: [u32; DEPTH],
     /// The beginning of the latest error reply, without its `-`.
     error: [u8; ERROR],
@@ -53,12 +53,14 @@ enum Part {
 }
 
 impl ReplyFramer {
-    /// Takes bytes up to the end of the next reply, and returns its first byte (`|` for a reply
-    /// with attributes). Returns `None` if all bytes are taken, and the reply is incomplete.
+    /// Removes the next reply from the beginning of `bytes`, and returns the reply's first byte
+    /// (`|` for a reply with attributes). If the reply is not complete yet, removes all bytes and
+    /// returns `None`.
     ///
     /// # Errors
     ///
-    /// If a push begins, or the bytes cannot be framed. Every later call returns the same error.
+    /// If a push begins, or the end of the reply cannot be found. Every later call returns the same
+    /// error.
     pub fn next(&mut self, bytes: &mut &[u8]) -> Result<Option<u8>, Opaque> {
         let result = self.advance(bytes);
         if result.is_err() {
@@ -82,7 +84,6 @@ impl ReplyFramer {
         Ok(None)
     }
 
-    /// Skips the available bytes of a string.
     fn skip_body(&mut self, bytes: &mut &[u8]) {
         let taken = bytes.len().min(self.left as usize);
         *bytes = &bytes[taken..];
@@ -92,7 +93,7 @@ impl ReplyFramer {
         }
     }
 
-    /// Skips the available bytes of a line, up to its CR.
+    /// Skips a line up to its CR.
     fn skip_line(&mut self, bytes: &mut &[u8]) -> Result<(), Opaque> {
         self.note_error(bytes);
         let is_end = |byte: &u8| matches!(byte, b'\r' | b'\n');
@@ -100,7 +101,7 @@ impl ReplyFramer {
             *bytes = &[];
             return Ok(());
         };
-        // LF without CR is not a line end.
+        // A line must not end with LF alone.
         if bytes[length] == b'\n' {
             return Err(Opaque);
         }
@@ -109,7 +110,8 @@ impl ReplyFramer {
         Ok(())
     }
 
-    /// Takes one byte that is outside lines and strings. Returns whether it completes a value.
+    /// Removes one byte that is not part of a line or string. Returns whether the byte completes a
+    /// value.
     fn take_byte(&mut self, bytes: &mut &[u8]) -> Result<bool, Opaque> {
         let Some((&byte, rest)) = bytes.split_first() else { return Ok(false) };
         *bytes = rest;
@@ -147,7 +149,7 @@ impl ReplyFramer {
         Ok(is_value)
     }
 
-    /// Begins the value with this first byte. Returns the part that follows.
+    /// Begins a value. `mark` is its first byte. Returns the part that follows.
     fn begin_value(&mut self, mark: u8) -> Result<Part, Opaque> {
         self.mark = mark;
         if self.depth == 0 {
@@ -161,11 +163,11 @@ impl ReplyFramer {
         }
     }
 
-    /// Opens an aggregate of this length. Returns whether it is empty, and therefore complete.
+    /// Begins an aggregate. Returns whether the aggregate is empty, and therefore complete.
     fn open_aggregate(&mut self, length: u32) -> Result<bool, Opaque> {
         let values = match self.mark {
             b'%' => length.checked_mul(2).ok_or(Opaque)?,
-            // The attributes and the value that they describe.
+            // The attributes, and one value that the attributes describe.
             b'|' => length.checked_mul(2).ok_or(Opaque)? + 1,
             _ => length,
         };
@@ -210,8 +212,9 @@ impl ReplyFramer {
 mod tests {
     use super::*;
 
-    /// Frames these bytes in one piece and byte by byte, and compares. Returns the first byte of
-    /// each reply, then why the framer gave up, if it did.
+    /// Shows the bytes to one framer in one piece, and to another framer byte by byte. Both must
+    /// find the same replies. Returns the first byte of each reply, and then " opaque" after an
+    /// error.
     #[track_caller]
     fn frame(bytes: &[u8]) -> String {
         let frames = [bytes.len().max(1), 1].map(|size| {

@@ -38,7 +38,7 @@ impl<'a, T> Meter<'a, T> {
         } else {
             figures.answered();
         }
-        // A server that has sent no TLS session by now will send no session.
+        // Servers send TLS sessions before their first reply, or not at all.
         self.tunnel.first_handshake.finish();
     }
 }
@@ -63,7 +63,7 @@ impl<T: Tap> Tap for Meter<'_, T> {
         if mem::take(&mut self.replied) {
             self.replies.received(now);
         } else if sent > 0 {
-            // Skipped if a reply came in the same step, because that reply may answer this request.
+            // If a reply came in the same step, it may already answer this request.
             self.replies.sent(now);
         }
         self.inner.moved(progress, now);

@@ -1,4 +1,5 @@
-//! Notices apps that give up while they wait for Redis: their requests must not be executed.
+//! Notices apps that close or reset their connection while they wait for Redis. Redis must not
+//! execute the requests of such apps.
 
 use std::future::poll_fn;
 use std::io;
@@ -12,8 +13,8 @@ use super::drain::DrainGuard;
 /// A close this soon after the app's last byte is a half-close: the app waits for its reply, as
 /// `printf 'PING\r\n' | nc` does.
 const HALF_CLOSE: Duration = Duration::from_millis(500);
-/// COMMAND's end also closes its connections, but COMMAND's last requests must be sent. So a close
-/// means that the app gave up only if COMMAND is still running after this time.
+/// COMMAND's end also closes COMMAND's connections, but its last requests must be sent. So a close
+/// cancels the requests only if COMMAND is still running this long after the close.
 const COMMAND_END: Duration = Duration::from_millis(100);
 /// The interval at which an app is checked for a reset after reading from it has stopped.
 const RESET_CHECK: Duration = Duration::from_millis(250);
@@ -23,8 +24,8 @@ const RESET_CHECK: Duration = Duration::from_millis(250);
 pub enum Departure {
     /// The app speaks TLS itself.
     SpeaksTls,
-    /// The app has closed its connection, or reset it (with the error).
-    GaveUp(Option<io::Error>),
+    /// The app has closed its connection, or has reset it with this error.
+    Left(Option<io::Error>),
 }
 
 /// Reads ahead from an app that waits for Redis. Resolves when the app no longer waits, and never
@@ -34,13 +35,13 @@ pub async fn departure(app: &mut AppStream, guard: &mut DrainGuard) -> Departure
         match poll_fn(|cx| app.poll_ahead(cx)).await {
             Ahead::Bytes => {}
             Ahead::Tls => return Departure::SpeaksTls,
-            Ahead::Failed(error) => return Departure::GaveUp(Some(error)),
-            // The buffer is full, so a close would not be noticed. Watch for a reset only.
+            Ahead::Failed(error) => return Departure::Left(Some(error)),
+            // The buffer is full, so the launcher cannot notice a close, but it can notice a reset.
             Ahead::Full => break,
             Ahead::Ended => {
                 let is_half_close = app.last_ahead().is_some_and(|at| at.elapsed() < HALF_CLOSE);
                 if !is_half_close && command_goes_on(guard).await {
-                    return Departure::GaveUp(None);
+                    return Departure::Left(None);
                 }
                 break;
             }
@@ -49,7 +50,7 @@ pub async fn departure(app: &mut AppStream, guard: &mut DrainGuard) -> Departure
     loop {
         sleep(RESET_CHECK).await;
         if let Some(error) = app.reset_error() {
-            return Departure::GaveUp(Some(error));
+            return Departure::Left(Some(error));
         }
     }
 }
@@ -79,7 +80,7 @@ mod tests {
         (AppStream::from_unix(near), far)
     }
 
-    /// The departure of an app that sends `bytes`, waits, and shuts down its side.
+    /// The departure of an app that sends `bytes`, waits for `pause`, and shuts down its side.
     async fn after(bytes: &[u8], pause: Duration) -> Option<Departure> {
         let (mut app, mut far) = app();
         let (mut guard, _drain) = DrainGuard::new();
@@ -99,16 +100,16 @@ mod tests {
     async fn a_close_soon_after_the_request_is_a_half_close() {
         assert!(after(b"PING\r\n", HALF_CLOSE - MOMENT).await.is_none());
         let late = after(b"PING\r\n", HALF_CLOSE + MOMENT).await;
-        assert!(matches!(late, Some(Departure::GaveUp(None))));
+        assert!(matches!(late, Some(Departure::Left(None))));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_close_before_any_byte_gives_up() {
-        assert!(matches!(after(b"", MOMENT).await, Some(Departure::GaveUp(None))));
+    async fn a_close_before_any_byte_is_no_half_close() {
+        assert!(matches!(after(b"", MOMENT).await, Some(Departure::Left(None))));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_close_at_commands_end_is_served() {
+    async fn an_app_whose_command_has_ended_is_still_served() {
         let (mut app, far) = app();
         let (mut guard, drain) = DrainGuard::new();
         drop(far);
