@@ -1,6 +1,7 @@
-//! Fail-overs: with the pool, no more requests reach the old server than without a tunnel.
+//! After a fail-over, the pool sends no more requests to the old server than an app without a
+//! tunnel would send.
 //!
-//! The servers listen on two addresses of this machine. The launcher has a hosts file of its own.
+//! The servers listen on two addresses of this machine. The launcher sees its own file /etc/hosts.
 
 mod support;
 
@@ -25,7 +26,7 @@ fn hold(url: &str) -> Held {
     Launcher::holding(url).settings(POOL_ON).start_held()
 }
 
-/// The hosts file of a launcher.
+/// The file that a launcher sees as /etc/hosts.
 struct Hosts {
     folder: TempDir,
 }
@@ -39,14 +40,14 @@ impl Hosts {
         self.folder.path().join("hosts")
     }
 
-    /// A launcher for which redis.test has this address; `None` if mount namespaces are not
+    /// A launcher for which redis.test has this address. Returns `None` if mount namespaces are not
     /// allowed.
     fn launcher(&self, address: &str) -> Option<Launcher> {
         let launcher = with_hosts(&self.path(), &Hosts::content(&[address]))?;
         Some(launcher.settings(POOL_ON).env("STUNNEL_LOG_LEVEL", "debug"))
     }
 
-    /// Gives redis.test these addresses, of which the first is tried first.
+    /// Gives redis.test these addresses. The launcher connects to the first address first.
     fn name(&self, addresses: &[&str]) {
         fs::write(self.path(), Hosts::content(addresses)).unwrap();
     }
@@ -81,7 +82,7 @@ impl Scene {
         Some(Scene { hosts, old, new, held })
     }
 
-    /// Connects some apps at the same time, has each write, and returns their replies.
+    /// Connects `count` apps at the same time. Each sends a write. Returns the replies.
     fn writers(&self, count: usize) -> Vec<Reply> {
         let mut apps: Vec<Client> = (0..count).map(|_| self.held.client()).collect();
         apps.iter_mut().map(|app| app.ask(&["SET", "key", "value"])).collect()
@@ -116,7 +117,7 @@ fn after_a_fail_over_no_write_reaches_the_old_primary() {
 }
 
 #[test]
-fn a_late_dns_change_takes_effect_at_once() {
+fn after_a_dns_change_no_app_gets_the_old_server() {
     let Some(scene) = Scene::new() else { return };
     let mut old = scene.old.direct();
     assert_eq!(scene.writers(3), vec![Reply::line("+OK"); 3]);
@@ -132,7 +133,7 @@ fn a_late_dns_change_takes_effect_at_once() {
 }
 
 #[test]
-fn a_role_change_retires_the_connections_from_before_it() {
+fn connections_made_before_a_role_change_are_not_reused() {
     let requests: [(&[&str], &str); 2] =
         [(&["SET", "key", "value"], "READONLY"), (&["GET", "key"], "MASTERDOWN")];
     for (request, code) in requests {
@@ -140,7 +141,7 @@ fn a_role_change_retires_the_connections_from_before_it() {
         let mut direct = server.direct();
         let held = hold(&server.url());
         let page = held.page();
-        // The connection that comes back last is reused first.
+        // The pool reuses the connection that becomes idle last.
         let older = held.client();
         let newer = held.client();
         for (kept, app) in [(1, older), (2, newer)] {
@@ -179,7 +180,7 @@ fn a_reader_endpoint_that_refuses_writes_is_pooled() {
     assert_eq!(accepted(&mut direct) - before, 1);
 }
 
-/// A server that answers GET with its name, and notes every request.
+/// A server that answers GET with its name, and records every request.
 fn named(listener: TcpListener, name: &'static str, heard: &Heard) -> Peer<()> {
     let heard = heard.clone();
     Peer::tls_on(listener, move |stream| {
@@ -207,7 +208,7 @@ fn who(held: &Held) -> Reply {
 }
 
 #[test]
-fn a_connection_is_reused_while_its_address_is_among_others() {
+fn a_connection_is_reused_while_the_name_has_its_address() {
     let hosts = Hosts::new();
     let Some((old, _new, _heard, held)) = two_names(&hosts) else { return };
     assert_eq!(who(&held), Reply::line("+old"));
@@ -224,7 +225,7 @@ fn a_connection_is_reused_while_its_address_is_among_others() {
 }
 
 #[test]
-fn a_lookup_failure_closes_the_apps_connection_with_pool_too() {
+fn a_failed_lookup_closes_the_app_but_keeps_idle_connections() {
     let hosts = Hosts::new();
     let Some((old, _new, _heard, held)) = two_names(&hosts) else { return };
     assert_eq!(who(&held), Reply::line("+old"));
@@ -240,7 +241,7 @@ fn a_lookup_failure_closes_the_apps_connection_with_pool_too() {
 }
 
 #[test]
-fn after_an_address_is_removed_the_server_gets_a_new_trial() {
+fn if_the_name_loses_an_address_there_is_a_new_trial() {
     let hosts = Hosts::new();
     let Some((_old, _new, heard, held)) = two_names(&hosts) else { return };
     let mut first = held.open();
@@ -254,5 +255,5 @@ fn after_an_address_is_removed_the_server_gets_a_new_trial() {
     let before = heard.all().len();
     assert_eq!(who(&held), Reply::line("+old"));
     let later = &heard.all()[before..];
-    assert_eq!(later[0], "old PING", "a trial on a new connection: {later:?}");
+    assert_eq!(later[0], "old PING", "a trial begins with PING: {later:?}");
 }

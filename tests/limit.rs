@@ -1,4 +1,4 @@
-//! `--max-connections`: which apps wait, in which order, and what the log says about them.
+//! `--max-connections`: which apps wait, in which order, and what the log reports.
 
 mod support;
 
@@ -43,7 +43,7 @@ fn waiting_apps_are_served_in_order() {
             });
         }
         for (number, mut app) in waiting.into_iter().enumerate() {
-            // One app leaves, and the app that has waited longest is served.
+            // When an app leaves, the app that has waited longest is served.
             drop(busy.remove(0));
             assert_eq!(app.reply().unwrap(), Reply::line("+OK"));
             assert_eq!(app.reply().unwrap(), Reply::bulk(&number.to_string()));
@@ -66,7 +66,7 @@ fn the_log_reports_long_waits_stuck_queues_and_timeouts() {
     let mut late = held.open();
     late.send(&["PING"]);
     assert!(late.reply().is_err());
-    // The app still uses its connections, but never closes them.
+    // The app still uses its connections without closing them.
     assert!(busy.iter_mut().all(|app| app.ask(&["PING"]) == Reply::line("+PONG")));
     drop(busy);
     let log = held.finish().stderr;
@@ -100,7 +100,7 @@ fn many_apps_share_a_limit_equal_to_maxclients() {
                         let mut client = held.client();
                         assert_eq!(client.ask(&["ECHO", &mark]), Reply::bulk(&mark), "{pool}");
                         if round % 7 == 3 {
-                            // A connection with this command is not reused.
+                            // After this command, the pool does not reuse the connection.
                             client.ask(&["CLIENT", "ID"]);
                         }
                     }
@@ -153,14 +153,14 @@ fn a_cut_handshake_without_a_close_is_not_tried_again() {
     let mut app = held.open();
     app.send(&["PING"]);
     assert!(app.reply().is_err());
-    assert_eq!(peer.accepted(), 1, "Redis has no closed client to notice");
+    assert_eq!(peer.accepted(), 1, "no connection was closed just before");
 }
 
 #[test]
 fn a_failure_is_explained_at_the_limit_too() {
     let server = Server::start(Front::Redis);
     let plaintext = format!("rediss://127.0.0.1:{}", server.port);
-    // The launcher connects once more to find the cause, in the only slot.
+    // To find the cause, the launcher connects once more, in the only slot.
     for (url, verify, expected) in
         [(server.url(), "full", "certificate check failed"), (plaintext, "none", "speaks no TLS")]
     {

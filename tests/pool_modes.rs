@@ -1,4 +1,4 @@
-//! The modes of `--pool`: when the pool is on, and how many idle connections stay.
+//! The modes of `--pool`: when the pool is on, and how many idle connections it keeps.
 
 mod support;
 
@@ -12,7 +12,7 @@ use support::servers::{Front, Options, Server, accepted, calls, clients, connect
 use support::status::StatusPage;
 use support::{eventually, faketime};
 
-/// Number of short connections that switch the pool on under `auto`.
+/// Under `auto`, this number of short connections switches the pool on.
 const MANY: usize = 16;
 
 fn hold(server: &Server, settings: &[(&str, &str)]) -> Held {
@@ -24,7 +24,8 @@ fn one_request(held: &Held) {
     assert_eq!(held.client().ask(&["ECHO", "short"]), Reply::bulk("short"));
 }
 
-/// How often Redis has executed `RESET` and `PING`. Only the launcher sends them in these tests.
+/// The number of `RESET` and `PING` commands that Redis has executed. In these tests, only the
+/// launcher sends them.
 fn own_commands(direct: &mut Client) -> usize {
     calls(direct, "reset") + calls(direct, "ping")
 }
@@ -71,15 +72,15 @@ fn auto_pools_after_sixteen_short_connections() {
         wait_until_all_are_closed(&mut direct);
     }
     assert_eq!(accepted(&mut direct) - before, MANY);
-    assert_eq!(own_commands(&mut direct), pings, "a plain tunnel until then");
+    assert_eq!(own_commands(&mut direct), pings, "the pool was off until now");
     switch_pool_on(&held, page);
     let made = accepted(&mut direct);
-    assert!(made - before <= MANY + 2, "the pool is on from the next connection on");
+    assert!(made - before <= MANY + 2, "the pool is on for all later connections");
     for _ in 0..10 {
         one_request(&held);
         page.wait_for_idle(1);
     }
-    assert_eq!(accepted(&mut direct), made, "one connection serves them all");
+    assert_eq!(accepted(&mut direct), made, "all apps share one connection");
 }
 
 #[test]
@@ -88,7 +89,7 @@ fn auto_counts_only_connections_that_got_an_answer() {
     let mut direct = server.direct();
     let pings = own_commands(&mut direct);
     let held = hold(&server, &[]);
-    // As a port scan does, or a health check that only connects.
+    // Like a port scan or a simple health check, these apps only connect.
     (0..2 * MANY).for_each(|_| drop(held.open()));
     wait_until_all_are_closed(&mut direct);
     (0..2).for_each(|_| one_request(&held));
@@ -139,7 +140,7 @@ fn auto_switches_off_after_a_minute_of_few_short_connections() {
         one_request(&held);
         wait_until_all_are_closed(&mut direct);
     }
-    assert_eq!(calls(&mut direct, "reset"), resets, "a plain tunnel again");
+    assert_eq!(calls(&mut direct, "reset"), resets, "the pool is off");
 }
 
 /// `count` apps connect, send one request each, and leave together.
@@ -150,24 +151,24 @@ fn burst(held: &Held, count: usize) {
     }
 }
 
-/// More than the second after which surplus idle connections close.
+/// Longer than the time after which surplus idle connections close.
 const LONGER: Duration = Duration::from_millis(1_500);
 
 #[test]
-fn two_idle_connections_stay_after_a_burst() {
-    // A plan of 30 connections, of which another process needs 20 (one is the test's own).
+fn after_a_burst_two_idle_connections_stay_open() {
+    // Another process needs 20 of the 30 connections. The test itself needs one.
     let options = Options { words: &["--maxclients", "30"], ..Options::default() };
     let server = Server::start_with(Front::Redis, options);
     let mut direct = server.direct();
     let before = accepted(&mut direct);
     let held = hold(&server, &[("STUNNEL_POOL", "on")]);
-    // One connection is idle long before the others.
+    // The first connection becomes idle before the others.
     burst(&held, 1);
     let page = held.page();
     page.wait_for_idle(1);
     burst(&held, 25);
-    assert_eq!(accepted(&mut direct) - before, 25, "as many as were needed at once");
-    eventually("two stay", || (connections(&mut direct) == 2).then_some(()));
+    assert_eq!(accepted(&mut direct) - before, 25, "one connection for each app of the burst");
+    eventually("two connections are left", || (connections(&mut direct) == 2).then_some(()));
     let mut others: Vec<Client> = (0..20).map(|_| server.direct()).collect();
     assert!(others.iter_mut().all(|other| other.ask(&["ECHO", "mine"]) == Reply::bulk("mine")));
     thread::sleep(LONGER);
@@ -175,7 +176,7 @@ fn two_idle_connections_stay_after_a_burst() {
 }
 
 #[test]
-fn with_a_limit_all_idle_connections_stay() {
+fn with_a_limit_all_idle_connections_stay_open() {
     let server = Server::start(Front::Redis);
     let held = hold(&server, &[("STUNNEL_POOL", "on"), ("STUNNEL_MAX_CONNECTIONS", "6")]);
     burst(&held, 6);

@@ -70,12 +70,12 @@ fn a_blocked_command_ends_when_its_app_resets() {
     let (_server, mut direct, held, _page) = warm();
     let mut blocked = held.client();
     blocked.send(&["BLPOP", "list", "0"]);
-    eventually("it waits", || {
+    eventually("the command waits", || {
         (info(&mut direct, "clients", "blocked_clients") == Some(1)).then_some(())
     });
     reset(blocked.stream.get_ref());
     drop(blocked);
-    eventually("it is gone", || (connections(&mut direct) == 0).then_some(()));
+    eventually("the connection is closed", || (connections(&mut direct) == 0).then_some(()));
     assert_eq!(direct.ask(&["RPUSH", "list", "mine"]), Reply::line(":1"));
     assert_eq!(held.client().ask(&["LLEN", "list"]), Reply::line(":1"));
 }
@@ -159,7 +159,7 @@ fn idle_connections_close_when_the_command_ends() {
     let (_server, mut direct, held, _page) = warm();
     let log = held.finish().stderr;
     assert!(!log.contains("at=drain-"), "{log}");
-    eventually("nothing is left", || (connections(&mut direct) == 0).then_some(()));
+    eventually("no connection is left", || (connections(&mut direct) == 0).then_some(()));
 }
 
 #[test]

@@ -21,7 +21,7 @@ fn ping(held: &Held) {
     assert_eq!(held.open().ask(&["PING"]), Reply::line("+PONG"));
 }
 
-/// The numbers of the connections on which requests with this text arrived.
+/// The number of the connection, for each request with this text.
 fn connections_of(heard: &Heard, request: &str) -> Vec<String> {
     let all = heard.all();
     let lines = all.iter().filter_map(|line| line.split_once(' '));
@@ -45,12 +45,15 @@ fn changed_by_reset(
 #[test]
 fn a_server_whose_reset_differs_is_not_pooled() {
     let noauth = "-NOAUTH Authentication required.\r\n";
-    // The replies to PING before RESET, to RESET, and to PING after it: of Kvrocks, of Redis 6.2,
-    // of an older Redis, and with RESET renamed.
+    // The replies to PING before RESET, to RESET, and to PING after RESET.
     for (before, reset, after) in [
+        // Kvrocks.
         (noauth, "+RESET\r\n", "+PONG\r\n"),
+        // Redis 6.2.
         (noauth, noauth, noauth),
+        // Redis before 6.2.
         ("+PONG\r\n", "-ERR unknown command `RESET`\r\n", "+PONG\r\n"),
+        // A server on which another command has the name RESET.
         ("+PONG\r\n", "+OK\r\n", "+PONG\r\n"),
     ] {
         let (peer, heard) = changed_by_reset(move |request, was_reset| match request {
@@ -76,7 +79,7 @@ fn a_server_whose_reset_differs_is_not_pooled() {
 
 #[test]
 fn a_server_that_does_not_answer_the_trial_harms_no_app() {
-    // The server closes the connection, or stays silent.
+    // In reply to RESET, the server closes the connection or stays silent.
     for answer in [None, Some("")] {
         let (peer, _) = scripted(move |_, request| match request[0].as_str() {
             "RESET" => answer.map(str::to_owned),
@@ -92,15 +95,16 @@ fn a_server_that_does_not_answer_the_trial_harms_no_app() {
 
 #[test]
 fn an_app_gets_a_new_connection_if_reset_fails() {
-    // The replies to each RESET after the first trial, and the number of RESETs for three apps.
+    // The reply to each RESET after the first trial, and the number of RESETs that three apps
+    // cause.
     for (wrong, resets) in [
-        // No reply in time: the launcher tries the next connection again.
+        // There is no complete reply in time. The launcher also resets the next connection.
         (Some(""), 3),
         (Some("+RESE"), 3),
-        // Redis may have restarted: there is a new trial, which fails.
+        // Redis may have restarted, so there is a new trial, which fails.
         (Some("+RESET\r\n+OK\r\n"), 3),
         (None, 3),
-        // This server has another RESET.
+        // The RESET of this server differs from Redis's, so the pool reuses no connection.
         (Some("+OK\r\n"), 2),
         (Some("-ERR no\r\n"), 2),
     ] {
@@ -109,7 +113,7 @@ fn an_app_gets_a_new_connection_if_reset_fails() {
             "RESET" if is_tried.swap(true, Ordering::SeqCst) => wrong.map(str::to_owned),
             _ => Some(redis(request)),
         });
-        // If a discarded connection kept its slot, the next app would wait for the slot.
+        // With this limit, each new connection needs the slot of the discarded connection.
         let settings = [("STUNNEL_MAX_CONNECTIONS", "1"), ("STUNNEL_STATUS_ADDRESS", "0")];
         let held = hold(&peer.url(), &settings);
         let page = held.page();
@@ -128,7 +132,8 @@ fn an_app_gets_a_new_connection_if_reset_fails() {
 
 #[test]
 fn a_client_certificate_turns_the_pool_off() {
-    // Like Redis 8 and Valkey 9 with login by certificate, where RESET selects the default user.
+    // Redis 8 and Valkey 9 can log a client in by its certificate. RESET then selects the default
+    // user.
     let (peer, heard) = changed_by_reset(|request, was_reset| match request {
         "RESET" => "+RESET\r\n",
         "ACL" if was_reset => "+default\r\n",
@@ -150,7 +155,7 @@ fn a_client_certificate_turns_the_pool_off() {
 
 #[test]
 fn no_app_becomes_administrator_when_the_server_changes() {
-    // Behind a virtual address, Kvrocks replaces Redis. There RESET makes the client an
+    // Kvrocks replaces Redis at the same address. On Kvrocks, RESET makes a client an
     // administrator.
     let is_kvrocks = Arc::new(AtomicBool::new(false));
     let (replaced, ranks) = (is_kvrocks.clone(), Mutex::new(Vec::new()));
@@ -184,7 +189,7 @@ fn no_app_becomes_administrator_when_the_server_changes() {
     drop([log_in(), log_in()]);
     held.page().wait_for_idle(2);
     is_kvrocks.store(true, Ordering::SeqCst);
-    // The new server's first user logs in, and leaves.
+    // The first user of the new server logs in and leaves.
     drop(log_in());
     for _ in 0..3 {
         let who = held.open().ask(&["GET", "key"]);

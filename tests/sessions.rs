@@ -130,9 +130,8 @@ fn storm(held: &Held, count: usize) {
 /// The numbers of full and of resumed handshakes so far.
 fn handshakes(page: StatusPage) -> [f64; 2] {
     ["full", "resumed"].map(|mode| {
-        let labels = format!("{{tunnel=\"REDIS_URL\",mode=\"{mode}\"}}");
-        let name = "start_stunnel_tls_handshake_duration_seconds_count";
-        page.metric(&format!("{name}{labels}")).unwrap_or(0.0)
+        let labels = format!(",mode=\"{mode}\"");
+        page.of_tunnel("tls_handshake_duration_seconds_count", &labels).unwrap_or(0.0)
     })
 }
 

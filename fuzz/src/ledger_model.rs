@@ -123,8 +123,8 @@ impl Reader<'_> {
         Ok(words)
     }
 
-    /// Reads the beginning of an array of zero words, which is always invalid. The ledger rejects the
-    /// array only at the byte after the 0.
+    /// Reads the beginning of an array of zero words, which is always invalid. The ledger rejects
+    /// the array only at the byte after the 0.
     fn zero(&mut self) -> Stop {
         let _zero = self.byte();
         match self.byte() {

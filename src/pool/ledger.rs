@@ -164,8 +164,8 @@ mod tests {
         }
     }
 
-    /// Returns a ledger that has followed these steps. Checks that a ledger in the same state results
-    /// if the bytes come one by one.
+    /// Returns a ledger that has followed these steps. Checks that a ledger in the same state
+    /// results if the bytes come one by one.
     #[track_caller]
     fn after(steps: &[Step]) -> Ledger {
         let (mut whole, mut cut) = (Ledger::default(), Ledger::default());
@@ -336,8 +336,8 @@ mod tests {
         commands::effect(name, argument).map(|effect| effect == Effect::NoneIfRefused)
     }
 
-    /// Passes the pieces to a model, to a ledger, and in smaller parts to a second ledger. All three
-    /// must agree after each piece.
+    /// Passes the pieces to a model, to a ledger, and in smaller parts to a second ledger. All
+    /// three must agree after each piece.
     fn compare(pieces: &[(Direction, Vec<u8>)], cut: usize) -> Result<State, TestCaseError> {
         let mut model = Model::new(&must_fail);
         let (mut ledger, mut by_cut) = (Ledger::default(), Ledger::default());
