@@ -223,7 +223,8 @@ impl<A: App, R: Stream, T: Tap> Relay<'_, A, R, T> {
     }
 }
 
-/// The idle timeout. The timer is moved only when it fires, and not with every byte.
+/// The idle timeout. Only when the timer fires, the relay moves it, because moving it for every byte
+/// would be slow.
 struct Idle {
     timeout: Duration,
     timer: Pin<Box<Sleep>>,
@@ -231,26 +232,20 @@ struct Idle {
 
 impl Idle {
     fn new(timeout: Duration) -> Idle {
-        Idle { timeout, timer: Box::pin(sleep_until(later(Instant::now(), timeout))) }
+        Idle { timeout, timer: Box::pin(sleep_until(Instant::now() + timeout)) }
     }
 
     /// Ready when no byte has moved during the timeout.
     fn poll(&mut self, cx: &mut Context<'_>, last_moved: Instant) -> Poll<()> {
         loop {
             ready!(self.timer.as_mut().poll(cx));
-            let due = later(last_moved, self.timeout);
+            let due = last_moved + self.timeout;
             if Instant::now() >= due {
                 return Poll::Ready(());
             }
             self.timer.as_mut().reset(due);
         }
     }
-}
-
-/// The moment `timeout` after `moment`, or a century later if that is sooner.
-fn later(moment: Instant, timeout: Duration) -> Instant {
-    const A_CENTURY: Duration = Duration::from_secs(100 * 365 * 86_400);
-    moment + timeout.min(A_CENTURY)
 }
 
 #[cfg(test)]
