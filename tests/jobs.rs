@@ -67,8 +67,8 @@ fn sidekiq_loses_no_job_in_a_fail_over() {
         support::skip("only root can make a mount namespace");
         return;
     }
-    // Redis may remove a job from the queue and lose the reply, in plaintext too. Such a run proves
-    // nothing, so the test repeats it.
+    // Redis may take a job from the queue and lose the reply, in plaintext too: such a run proves
+    // nothing, and is repeated.
     let columns = ["plaintext", "off"].map(|mode| format!("| sidekiq | fail-overs | {mode} "));
     let is_lossless = |run: &Outcome| {
         assert_eq!(run.code(), 0, "{run:?}");
@@ -84,7 +84,7 @@ fn lost_doubled_and_rejected_jobs_are_found() {
     let folder = tempfile::tempdir().unwrap();
     let enqueued = "ok a\nok b\nok c\nfailed d OSError: gone\n";
     fs::write(folder.path().join("enqueued"), enqueued).unwrap();
-    // The last line is incomplete, as if the app were still writing it.
+    // The last line is incomplete, as while an app writes it.
     fs::write(folder.path().join("done"), "a\nc\na\nd\nb").unwrap();
     let script = "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; \
         from ledger import Counts, Ledger; found = Ledger(Path(sys.argv[2])).counts(); \
@@ -101,7 +101,7 @@ fn lost_doubled_and_rejected_jobs_are_found() {
 #[test]
 fn interrupted_run_leaves_no_process_and_no_file() {
     let folder = tempfile::tempdir().unwrap();
-    // If the tests run as a background job, processes ignore SIGINT by default.
+    // The tests may run as a background job, which ignores SIGINT.
     let mut command = Command::new("env");
     command.arg("--default-signal").arg(Path::new(ROOT).join("bin/jobs"));
     command.args(["--binary", BINARY, "--systems", "celery", "--scenarios", "restarts"]);
@@ -117,7 +117,7 @@ fn interrupted_run_leaves_no_process_and_no_file() {
     let mut stderr = String::new();
     run.0.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
     assert_eq!(stderr, "bin/jobs: interrupted\n");
-    eventually("all processes have ended", || (running() == 0).then_some(()));
+    eventually("all has ended", || (running() == 0).then_some(()));
     assert_eq!(fs::read_dir(&folder).unwrap().count(), 0, "no file is left");
 }
 

@@ -1,4 +1,4 @@
-//! `--max-connections`: which apps wait, in which order, and what the log reports.
+//! `--max-connections`: which apps wait, in which order, and what the log says about them.
 
 mod support;
 
@@ -9,9 +9,10 @@ use openssl::ssl::SslVersion;
 use support::eventually;
 use support::launcher::{Held, Launcher, logged};
 use support::peer::{Peer, acceptor};
-use support::resp::Reply;
+use support::resp::{Client, Reply};
 use support::scripted::{converse, redis};
 use support::servers::{FRONTS, Front, Options, PASSWORD, Server, accepted, connections};
+use support::status::StatusPage;
 
 const LIMIT: &str = "STUNNEL_MAX_CONNECTIONS";
 const TIMEOUT: &str = "STUNNEL_CONNECT_TIMEOUT";
@@ -29,7 +30,7 @@ fn waiting_apps_are_served_in_order() {
         let before = accepted(&mut direct);
         let settings = [(LIMIT, "2"), (POOL, pool), ("STUNNEL_STATUS_ADDRESS", "0")];
         let held = hold(&server.url(), &settings);
-        let page = held.page();
+        let page = StatusPage::of(held.running.pid(), &[held.port]);
         let mut busy = vec![held.client(), held.client()];
         let mut waiting = Vec::new();
         for number in 0..6 {
@@ -43,7 +44,7 @@ fn waiting_apps_are_served_in_order() {
             });
         }
         for (number, mut app) in waiting.into_iter().enumerate() {
-            // When an app leaves, the app that has waited longest is served.
+            // One app leaves, and the app that has waited longest is served.
             drop(busy.remove(0));
             assert_eq!(app.reply().unwrap(), Reply::line("+OK"));
             assert_eq!(app.reply().unwrap(), Reply::bulk(&number.to_string()));
@@ -66,7 +67,7 @@ fn the_log_reports_long_waits_stuck_queues_and_timeouts() {
     let mut late = held.open();
     late.send(&["PING"]);
     assert!(late.reply().is_err());
-    // The app still uses its connections without closing them.
+    // The app still uses its connections, but never closes them.
     assert!(busy.iter_mut().all(|app| app.ask(&["PING"]) == Reply::line("+PONG")));
     drop(busy);
     let log = held.finish().stderr;
@@ -100,7 +101,7 @@ fn many_apps_share_a_limit_equal_to_maxclients() {
                         let mut client = held.client();
                         assert_eq!(client.ask(&["ECHO", &mark]), Reply::bulk(&mark), "{pool}");
                         if round % 7 == 3 {
-                            // After this command, the pool does not reuse the connection.
+                            // A connection with this command is not reused.
                             client.ask(&["CLIENT", "ID"]);
                         }
                     }
@@ -153,21 +154,47 @@ fn a_cut_handshake_without_a_close_is_not_tried_again() {
     let mut app = held.open();
     app.send(&["PING"]);
     assert!(app.reply().is_err());
-    assert_eq!(peer.accepted(), 1, "no connection was closed just before");
+    assert_eq!(peer.accepted(), 1, "Redis has no closed client to notice");
 }
 
 #[test]
-fn a_failure_is_explained_at_the_limit_too() {
+fn diagnosis_connections_respect_the_limit() {
+    let server = Server::start(Front::Redis);
+    let held = hold(&server.url(), &[(LIMIT, "1"), ("STUNNEL_VERIFY", "full")]);
+    // The certificate is rejected, and the launcher connects once more to find out why.
+    let reply = held.open().ask(&["PING"]);
+    let Reply::Line(line) = &reply else { panic!("{reply:?}") };
+    assert!(line.contains("certificate check failed"), "{line}");
+}
+
+#[test]
+fn a_server_without_tls_is_explained_at_the_limit_too() {
     let server = Server::start(Front::Redis);
     let plaintext = format!("rediss://127.0.0.1:{}", server.port);
-    // To find the cause, the launcher connects once more, in the only slot.
-    for (url, verify, expected) in
-        [(server.url(), "full", "certificate check failed"), (plaintext, "none", "speaks no TLS")]
-    {
-        let held = hold(&url, &[(LIMIT, "1"), ("STUNNEL_VERIFY", verify)]);
-        let reply = held.open().ask(&["PING"]);
-        let Reply::Line(line) = &reply else { panic!("{reply:?}") };
-        assert!(line.contains(expected), "{line}");
+    let held = hold(&plaintext, &[(LIMIT, "1")]);
+    let mut app = held.open();
+    app.send(&["PING"]);
+    let reply = app.reply();
+    let said = matches!(&reply, Ok(Reply::Line(line)) if line.contains("speaks no TLS"));
+    assert!(said, "{reply:?}");
+}
+
+#[test]
+fn idle_connections_leave_slots_at_redis_client_limit() {
+    const CLIENTS: usize = 4;
+    let server = Server::start_with(
+        Front::Redis,
+        // One of the clients is the test itself.
+        Options { words: &["--maxclients", "4"], ..Options::default() },
+    );
+    let mut direct = server.direct();
+    let held = hold(&server.url(), &[(POOL, "on")]);
+    let mut apps: Vec<Client> = (1..CLIENTS).map(|_| held.client()).collect();
+    assert!(apps.iter_mut().all(|app| app.ask(&["PING"]) == Reply::line("+PONG")));
+    drop(apps);
+    eventually("only two connections stay idle", || (connections(&mut direct) == 2).then_some(()));
+    for _ in 0..20 {
+        assert_eq!(held.client().ask(&["PING"]), Reply::line("+PONG"));
     }
 }
 

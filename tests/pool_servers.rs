@@ -155,7 +155,8 @@ fn a_client_certificate_turns_the_pool_off() {
 
 #[test]
 fn a_server_that_replaces_redis_gets_a_new_trial() {
-    // Kvrocks replaces Redis at the same address. On Kvrocks, RESET makes a client an administrator.
+    // Kvrocks replaces Redis at the same address. On Kvrocks, RESET makes a client an
+    // administrator.
     let is_kvrocks = Arc::new(AtomicBool::new(false));
     let (is_replaced, was_reset) = (is_kvrocks.clone(), Arc::new(Mutex::new(HashSet::new())));
     let (peer, heard) = scripted(move |number, request| {
@@ -176,7 +177,7 @@ fn a_server_that_replaces_redis_gets_a_new_trial() {
         };
         Some(answer.to_owned())
     });
-    let held = hold(&peer.url_with_password(), &[("STUNNEL_STATUS_ADDRESS", "0")]);
+    let held = hold(&peer.url(), &[("STUNNEL_STATUS_ADDRESS", "0")]);
     let log_in = || {
         let mut app = held.open();
         assert_eq!(app.ask(&["AUTH", "pw"]), Reply::line("+OK"));

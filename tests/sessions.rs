@@ -130,8 +130,9 @@ fn storm(held: &Held, count: usize) {
 /// The numbers of full and of resumed handshakes so far.
 fn handshakes(page: StatusPage) -> [f64; 2] {
     ["full", "resumed"].map(|mode| {
-        let labels = format!(",mode=\"{mode}\"");
-        page.of_tunnel("tls_handshake_duration_seconds_count", &labels).unwrap_or(0.0)
+        let labels = format!("{{tunnel=\"REDIS_URL\",mode=\"{mode}\"}}");
+        let name = "start_stunnel_tls_handshake_duration_seconds_count";
+        page.metric(&format!("{name}{labels}")).unwrap_or(0.0)
     })
 }
 
@@ -139,7 +140,7 @@ fn handshakes(page: StatusPage) -> [f64; 2] {
 fn a_storm_of_first_connections_costs_one_full_handshake() {
     let server = Server::start(Front::Redis);
     let held = hold_to(&server.url(), &[("STUNNEL_STATUS_ADDRESS", "0")]);
-    let page = held.page();
+    let page = StatusPage::of(held.running.pid(), &[held.port]);
     storm(&held, 20);
     assert_eq!(handshakes(page), [1.0, 19.0]);
 }
@@ -151,7 +152,7 @@ fn apps_do_not_wait_for_a_distant_servers_first_handshake() {
     let options = Options { link: Some(&link), ..Options::default() };
     let server = Server::start_with(Front::Redis, options);
     let held = hold_to(&server.url(), &[("STUNNEL_STATUS_ADDRESS", "0")]);
-    let page = held.page();
+    let page = StatusPage::of(held.running.pid(), &[held.port]);
     storm(&held, 10);
     assert_eq!(handshakes(page), [10.0, 0.0], "there was no session to resume");
 }

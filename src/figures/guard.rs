@@ -14,7 +14,7 @@ impl TunnelFigures {
         let counts = &mut self.state_at(now).counts;
         counts.accepted += 1;
         counts.open += 1;
-        Arrival { figures: self.clone(), accepted: now, decided: false }
+        Arrival { figures: self.clone(), accepted: now, is_ready: false, decided: false }
     }
 
     /// Counts an app connection as waiting for a connection to Redis.
@@ -83,6 +83,7 @@ const DEFECT_HINT: &str = "please report the log line at=internal-error";
 pub struct Arrival {
     figures: Arc<TunnelFigures>,
     accepted: Instant,
+    is_ready: bool,
     decided: bool,
 }
 
@@ -91,9 +92,11 @@ impl Arrival {
         self.accepted
     }
 
-    /// Records how long the app waited for its connection to Redis, or to a TLS proxy before Redis.
-    pub fn ready(&self, now: Instant) {
-        self.figures.state_at(now).counts.connection_wait.observe(now - self.accepted);
+    /// Records the wait for the first connection to the server, or to a TLS proxy before Redis.
+    pub fn ready(&mut self, now: Instant) {
+        if !std::mem::replace(&mut self.is_ready, true) {
+            self.figures.state_at(now).counts.connection_wait.observe(now - self.accepted);
+        }
     }
 
     pub fn failed(&mut self, reason: FailureReason, error: String, hint: String) {

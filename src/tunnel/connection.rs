@@ -94,7 +94,7 @@ impl<'t> Connection<'t> {
             },
             departure = waiting::departure(&mut self.ends.app, guard) => match departure {
                 Departure::SpeaksTls => self.end_tls_app().await,
-                Departure::Left(reset) => self.abandoned(reset.as_ref()),
+                Departure::GaveUp(reset) => self.abandoned(reset.as_ref()),
             },
         }
         None

@@ -223,8 +223,8 @@ impl<A: App, R: Stream, T: Tap> Relay<'_, A, R, T> {
     }
 }
 
-/// The idle timeout. Only when the timer fires, the relay moves it, because moving it for every byte
-/// would be slow.
+/// The idle timeout. Only when the timer fires, the relay moves it, because moving it for every
+/// byte would be slow.
 struct Idle {
     timeout: Duration,
     timer: Pin<Box<Sleep>>,

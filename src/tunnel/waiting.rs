@@ -1,5 +1,4 @@
-//! Notices apps that close or reset their connection while they wait for Redis. Redis must not
-//! execute the requests of such apps.
+//! Notices apps that give up while they wait for Redis: their requests must not be executed.
 
 use std::future::poll_fn;
 use std::io;
@@ -13,8 +12,8 @@ use super::drain::DrainGuard;
 /// A close this soon after the app's last byte is a half-close: the app waits for its reply, as
 /// `printf 'PING\r\n' | nc` does.
 const HALF_CLOSE: Duration = Duration::from_millis(500);
-/// COMMAND's end also closes COMMAND's connections, but its last requests must be sent. So a close
-/// cancels the requests only if COMMAND is still running this long after the close.
+/// COMMAND's end also closes its connections, but COMMAND's last requests must be sent. So a close
+/// means that the app gave up only if COMMAND is still running after this time.
 const COMMAND_END: Duration = Duration::from_millis(100);
 /// The interval at which an app is checked for a reset after reading from it has stopped.
 const RESET_CHECK: Duration = Duration::from_millis(250);
@@ -24,8 +23,8 @@ const RESET_CHECK: Duration = Duration::from_millis(250);
 pub enum Departure {
     /// The app speaks TLS itself.
     SpeaksTls,
-    /// The app has closed its connection, or has reset it with this error.
-    Left(Option<io::Error>),
+    /// The app has closed its connection, or reset it (with the error).
+    GaveUp(Option<io::Error>),
 }
 
 /// Reads ahead from an app that waits for Redis. Resolves when the app no longer waits, and never
@@ -35,13 +34,13 @@ pub async fn departure(app: &mut AppStream, guard: &mut DrainGuard) -> Departure
         match poll_fn(|cx| app.poll_ahead(cx)).await {
             Ahead::Bytes => {}
             Ahead::Tls => return Departure::SpeaksTls,
-            Ahead::Failed(error) => return Departure::Left(Some(error)),
-            // The buffer is full, so the launcher cannot notice a close, but it can notice a reset.
+            Ahead::Failed(error) => return Departure::GaveUp(Some(error)),
+            // The buffer is full, so a close would not be noticed. Watch for a reset only.
             Ahead::Full => break,
             Ahead::Ended => {
                 let is_half_close = app.last_ahead().is_some_and(|at| at.elapsed() < HALF_CLOSE);
                 if !is_half_close && command_goes_on(guard).await {
-                    return Departure::Left(None);
+                    return Departure::GaveUp(None);
                 }
                 break;
             }
@@ -50,7 +49,7 @@ pub async fn departure(app: &mut AppStream, guard: &mut DrainGuard) -> Departure
     loop {
         sleep(RESET_CHECK).await;
         if let Some(error) = app.reset_error() {
-            return Departure::Left(Some(error));
+            return Departure::GaveUp(Some(error));
         }
     }
 }
@@ -80,7 +79,7 @@ mod tests {
         (AppStream::from_unix(near), far)
     }
 
-    /// The departure of an app that sends `bytes`, waits for `pause`, and shuts down its side.
+    /// The departure of an app that sends `bytes`, waits, and shuts down its side.
     async fn after(bytes: &[u8], pause: Duration) -> Option<Departure> {
         let (mut app, mut far) = app();
         let (mut guard, _drain) = DrainGuard::new();
@@ -100,16 +99,16 @@ mod tests {
     async fn a_close_soon_after_the_request_is_a_half_close() {
         assert!(after(b"PING\r\n", HALF_CLOSE - MOMENT).await.is_none());
         let late = after(b"PING\r\n", HALF_CLOSE + MOMENT).await;
-        assert!(matches!(late, Some(Departure::Left(None))));
+        assert!(matches!(late, Some(Departure::GaveUp(None))));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_close_before_any_byte_is_no_half_close() {
-        assert!(matches!(after(b"", MOMENT).await, Some(Departure::Left(None))));
+    async fn a_close_before_any_byte_gives_up() {
+        assert!(matches!(after(b"", MOMENT).await, Some(Departure::GaveUp(None))));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_app_whose_command_has_ended_is_still_served() {
+    async fn a_close_at_commands_end_is_served() {
         let (mut app, far) = app();
         let (mut guard, drain) = DrainGuard::new();
         drop(far);
