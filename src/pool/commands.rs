@@ -1,17 +1,17 @@
-//! The commands after which a connection may be reused; all others are unknown.
+//! The commands after which a connection may be reused. All other commands end reuse.
 //!
 //! The list comes from the servers' own descriptions of their commands: COMMAND of Redis 7.0, and
-//! the release notes of Redis up to 8.6 and of Valkey up to 9.1. It leaves out commands whose
-//! effects RESET does not undo, or not on every server:
+//! the release notes of Redis up to 8.6 and of Valkey up to 9.1. The list leaves out commands whose
+//! effects RESET does not undo on every server:
 //!
 //! - Commands that suppress replies or cause unrequested replies: all forms of SUBSCRIBE and
 //!   UNSUBSCRIBE, MONITOR, SYNC, PSYNC, REPLCONF, CLIENT REPLY, CLIENT TRACKING (RESET does not
 //!   empty the tracking table), and CLIENT CACHING.
 //! - Other lasting changes: CLIENT NO-EVICT and NO-TOUCH (cleared only from Redis 7.2), CLIENT CAPA
 //!   and IMPORT-SOURCE (Valkey), SCRIPT DEBUG, DEBUG, PFDEBUG.
-//! - Commands that reveal this connection's id, by which others can act on it, or that act on other
-//!   connections: CLIENT ID, INFO, LIST, KILL, UNBLOCK. (HELLO reveals the id as well, but clients
-//!   need it for RESP3.)
+//! - Commands that act on other connections, or reveal this connection's id, with which other
+//!   clients can act on this connection: CLIENT ID, INFO, LIST, KILL, UNBLOCK. (HELLO also reveals
+//!   the id, but clients need HELLO for RESP3.)
 //! - Commands that end the connection or the server: QUIT, SHUTDOWN.
 //! - Administration of a server or a cluster, such as CLIENT PAUSE. Such commands are rare, so
 //!   reuse would gain little.
