@@ -35,7 +35,7 @@ pub struct Ledger {
 const ROLE_CHANGES: [&[u8]; 4] = [b"READONLY", b"MASTERDOWN", b"LOADING", b"CLUSTERDOWN"];
 
 /// A request has an effect that RESET may not clear, or the bytes are not valid RESP. So no other
-/// app may use the connection, and the ledger follows no more bytes.
+/// app may use the connection, and the ledger ignores all later bytes.
 struct Spoiled;
 
 impl From<Opaque> for Spoiled {

@@ -1,8 +1,9 @@
 //! Moves bytes between the app and Redis, with one small state machine for each direction.
 //!
-//! All relays of a thread share one buffer: a relay reads into it and writes the bytes on at once.
-//! If the writer stalls, its direction keeps the rest in a buffer of its own, and reads no more
-//! until the writer has taken the rest. An idle connection holds no buffer.
+//! All relays of a thread share one buffer. A relay reads bytes into this buffer, and writes the
+//! bytes to the other side at once. If the other side does not take all bytes, the relay keeps the
+//! rest in a separate buffer for this direction, and reads no more bytes until the other side has
+//! taken the rest. An idle connection holds no buffer.
 
 mod direction;
 
@@ -18,8 +19,7 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use super::tap::{Progress, Tap};
 use direction::{Direction, State, take};
 
-/// The interval at which an app is checked while the relay does not read from it: the app may be
-/// gone.
+/// While the relay does not read from the app, it checks at this interval whether the app is gone.
 const APP_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// If an app has closed its side and takes no more replies, the relay waits this long without
