@@ -1,8 +1,8 @@
-//! A connection's next user finds it like a new one, whatever the last user sent. The tests send
-//! every command of a real Redis, with arguments made from Redis's own descriptions.
+//! A reused connection behaves like a new connection, whatever its last user sent. The tests send
+//! every command of a real Redis, with arguments that fit Redis's own descriptions of its commands.
 //!
-//! POOL_SEED repeats a run's choices. POOL_ROUNDS says how often each command is tried, and
-//! POOL_VISITS how many users come one after the other.
+//! POOL_SEED repeats the random choices of a run. POOL_ROUNDS sets how often the first test sends
+//! each command. POOL_VISITS sets how many users each thread of the second test simulates.
 
 mod support;
 
@@ -19,18 +19,19 @@ use start_stunnel::resp::replies::ReplyFramer;
 use support::launcher::{Held, Launcher};
 use support::resp::{Client, Reply, request};
 use support::servers::{Front, PASSWORD, Server};
-use support::status::StatusPage;
-use support::{PATIENCE, eventually, reset};
+use support::{PATIENCE, reset};
 
-/// How often each command is tried by default.
+/// The default of POOL_ROUNDS.
 const ROUNDS: u64 = 1;
-/// Time to wait for a reply that may never come. A user who leaves before it leaves early.
+/// The time to wait for a reply that may never come.
 const GLANCE: Duration = Duration::from_millis(50);
-/// Users at a time, and by default how many follow one another in each place.
-const USERS: u64 = 8;
+/// The number of threads of the second test.
+const THREADS: u64 = 8;
+/// The default of POOL_VISITS.
 const VISITS: u64 = 60;
 
-/// Commands with fixed arguments: random ones could end the server or disturb its other users.
+/// Commands with fixed arguments, because random arguments could end the server or disturb other
+/// users.
 const TAMED: &[(&str, &[&str])] = &[
     ("acl|deluser", &["nobody"]),
     ("acl|setuser", &["somebody", "on"]),
@@ -46,8 +47,9 @@ const TAMED: &[(&str, &[&str])] = &[
     ("slaveof", &["NO", "ONE"]),
 ];
 
-/// Fields of CLIENT INFO that differ between new connections, too, or are only about memory. And
-/// `multi`: in Valkey 8.1 it stays 0 after a transaction, even after a reset; EXEC is sent instead.
+/// Fields of CLIENT INFO that the tests do not compare. They differ between new connections, or
+/// show only memory. `multi` is not reliable: in Valkey 8.1 it stays 0 after a transaction, even
+/// after RESET.
 const OWN: &str = "id addr laddr fd age idle qbuf qbuf-free argv-mem multi rbs rbp tot-mem \
                    tot-net-in tot-net-out tot-cmds cmd lib-name lib-ver io-thread";
 
@@ -55,7 +57,7 @@ fn number_of(variable: &str) -> Option<u64> {
     env::var(variable).ok().map(|text| text.parse().expect("a number"))
 }
 
-/// The seed of a run, printed.
+/// Returns and prints the seed of this run.
 fn seed() -> u64 {
     let clock = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().subsec_nanos().into();
     let seed = number_of("POOL_SEED").unwrap_or_else(clock);
@@ -65,7 +67,7 @@ fn seed() -> u64 {
 
 // --- Commands ---------------------------------------------------------------------------------
 
-/// A field of a description, which is a flat list of names and values.
+/// The value of a field. A description is a flat list of names and values.
 fn field<'a>(description: &'a Reply, name: &str) -> Option<&'a Reply> {
     let Reply::Array(fields) = description else { panic!("{description:?}") };
     fields.chunks(2).find(|pair| pair[0] == Reply::bulk(name)).map(|pair| &pair[1])
@@ -86,7 +88,7 @@ fn list(reply: Option<&Reply>) -> &[Reply] {
     }
 }
 
-/// All commands and subcommands, with the descriptions of their arguments.
+/// All of Redis's commands and subcommands, with the descriptions of their arguments.
 fn descriptions(direct: &mut Client) -> BTreeMap<String, Vec<Reply>> {
     let Reply::Array(docs) = direct.ask(&["COMMAND", "DOCS"]) else { panic!("no docs") };
     let Reply::Array(listed) = direct.ask(&["COMMAND", "LIST"]) else { panic!("no list") };
@@ -103,7 +105,7 @@ fn descriptions(direct: &mut Client) -> BTreeMap<String, Vec<Reply>> {
     found
 }
 
-/// Adds words that match the description of an argument.
+/// Adds an argument that matches its description.
 fn add_argument(words: &mut Vec<String>, argument: &Reply, dice: &mut Rng) {
     let flags: Vec<String> = list(field(argument, "flags")).iter().map(text).collect();
     if flags.iter().any(|flag| flag == "optional") && dice.bool() {
@@ -131,7 +133,7 @@ fn add_argument(words: &mut Vec<String>, argument: &Reply, dice: &mut Rng) {
         "pattern" => words.push("*".into()),
         _ if name == "script" => words.push("return redis.call('ping')".into()),
         _ if name == "host" => words.push("127.0.0.1".into()),
-        // Few names, so that users often have the same one.
+        // There are only four texts, so that users often have the same names and channels.
         _ => words.push(format!("text:{}", dice.u64(..4))),
     }
 }
@@ -140,7 +142,7 @@ fn one_of<'a, T>(choices: &'a [T], dice: &mut Rng) -> &'a T {
     &choices[dice.usize(..choices.len())]
 }
 
-/// A request with this command.
+/// A random request with this command.
 fn words_of(name: &str, arguments: &[Reply], dice: &mut Rng) -> Vec<String> {
     let mut words: Vec<String> = name.split('|').map(str::to_owned).collect();
     match TAMED.iter().find(|(tamed, _)| *tamed == name) {
@@ -174,7 +176,7 @@ fn leave(mut client: Client, how: Leaving) {
     match how {
         Leaving::Close => {}
         Leaving::HalfClose => {
-            // The launcher may have closed it already.
+            // The launcher may have closed the connection already.
             let _closed = stream.shutdown(Shutdown::Write);
             stream.set_read_timeout(Some(PATIENCE)).unwrap();
             let end = io::copy(&mut client.stream, &mut io::sink());
@@ -185,7 +187,8 @@ fn leave(mut client: Client, how: Leaving) {
     }
 }
 
-/// Sends a request and reads one whole reply, in RESP2 or RESP3; `None` if none comes in time.
+/// Sends a request and reads its complete reply, in RESP2 or RESP3. Returns `None` if no reply
+/// comes in time.
 fn ask_raw(client: &mut Client, words: &[String], patience: Duration) -> Option<Vec<u8>> {
     let words: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
     client.stream.get_mut().write_all(&request(&words)).ok()?;
@@ -208,7 +211,7 @@ fn ask_raw(client: &mut Client, words: &[String], patience: Duration) -> Option<
     }
 }
 
-/// The connection's id, and its state according to CLIENT INFO.
+/// The connection's id, and its other fields in the reply to CLIENT INFO.
 fn state(client: &mut Client) -> (String, String) {
     let info = text(&client.ask(&["CLIENT", "INFO"]));
     let fields: Vec<_> =
@@ -220,8 +223,8 @@ fn state(client: &mut Client) -> (String, String) {
     (id, state.join(" "))
 }
 
-/// Asserts that a user finds the state of a new connection, and gets only its own replies. Returns
-/// the connection's id.
+/// Asserts that the connection has the state of a new connection, and that its user gets only
+/// replies to its own requests. Returns the connection's id.
 #[track_caller]
 fn assert_like_new(client: &mut Client, direct: &mut Client, mark: &str, expected: &str) -> String {
     assert_eq!(
@@ -233,7 +236,8 @@ fn assert_like_new(client: &mut Client, direct: &mut Client, mark: &str, expecte
     let (id, state) = state(client);
     assert_eq!(state, expected);
     assert_eq!(client.ask(&["EXEC"]), Reply::line("-ERR EXEC without MULTI"));
-    // Changes of keys and published messages reach no earlier user's WATCH or subscription.
+    // If an earlier user's WATCH or subscription were still active, these changes and messages
+    // would disturb the transaction.
     assert_eq!(client.ask(&["MULTI"]), Reply::line("+OK"));
     assert_eq!(client.ask(&["ECHO", mark]), Reply::line("+QUEUED"));
     for key in 0..4 {
@@ -251,39 +255,18 @@ fn assert_like_new(client: &mut Client, direct: &mut Client, mark: &str, expecte
     id
 }
 
-/// The ids of the launcher's connections: those in use, and the idle ones.
-fn in_use_and_kept(server: &Server, direct: &mut Client) -> (Vec<String>, Vec<String>) {
+/// The ids of the launcher's connections.
+fn ids(server: &Server, direct: &mut Client) -> Vec<String> {
     let clients = text(&direct.ask(&["CLIENT", "LIST"]));
-    let by_tls = format!(":{} ", server.tls_port());
-    let (mut in_use, mut kept) = (Vec::new(), Vec::new());
-    for line in clients.lines().filter(|line| line.contains(&format!(" laddr=127.0.0.1{by_tls}"))) {
-        let id = line.split([' ', '=']).nth(1).expect("an id").to_owned();
-        let list = if line.contains(" cmd=reset ") { &mut kept } else { &mut in_use };
-        list.push(id);
-    }
-    (in_use, kept)
-}
-
-fn wait_until_none_is_in_use(server: &Server, direct: &mut Client, after: &str) {
-    eventually(&format!("the user of {after} has left"), || {
-        in_use_and_kept(server, direct).0.is_empty().then_some(())
-    });
+    let by_tls = format!(" laddr=127.0.0.1:{} ", server.tls_port());
+    let by_tls = clients.lines().filter(|line| line.contains(&by_tls));
+    by_tls.map(|line| line.split([' ', '=']).nth(1).expect("an id").to_owned()).collect()
 }
 
 fn hold(server: &Server, pool: &str) -> Held {
     Launcher::holding(&server.url())
         .settings(&[("STUNNEL_POOL", pool), ("STUNNEL_STATUS_ADDRESS", "0")])
         .start_held()
-}
-
-/// How many app connections got a reused connection from the pool, and how many a new one.
-fn reused_and_new(held: &Held) -> (f64, f64) {
-    let page = StatusPage::of(held.running.pid(), &[held.port]);
-    let count = |result: &str| {
-        let labels = format!("{{tunnel=\"REDIS_URL\",result=\"{result}\"}}");
-        page.metric(&format!("start_stunnel_pool_requests_total{labels}")).unwrap_or(0.0)
-    };
-    (count("reused"), count("new"))
 }
 
 /// The state of a new connection without the launcher.
@@ -301,7 +284,7 @@ fn no_command_changes_what_the_next_app_sees() {
         assert!(commands.len() > 300, "{}", commands.len());
         let expected = new_state(&server);
         let held = hold(&server, pool);
-        let page = StatusPage::of(held.running.pid(), &[held.port]);
+        let page = held.page();
         let (mut reused, mut reusable, mut tried) = (0, 0, 0);
         for round in 0..number_of("POOL_ROUNDS").unwrap_or(ROUNDS) {
             for (index, (name, arguments)) in commands.iter().enumerate() {
@@ -315,16 +298,14 @@ fn no_command_changes_what_the_next_app_sees() {
                 let patience = if listed { PATIENCE } else { GLANCE };
                 let reply = ask_raw(&mut user, &words, patience);
                 assert!(reply.is_some() || !listed, "no reply: {scene}");
-                let ids = in_use_and_kept(&server, &mut direct).0;
+                let ids = ids(&server, &mut direct);
                 leave(user, how);
-                wait_until_none_is_in_use(&server, &mut direct, &scene);
                 page.wait_until_all_is_idle();
 
                 let mark = format!("mark-{round}-{index}");
                 let mut next = held.open();
                 let id = assert_like_new(&mut next, &mut direct, &mark, &expected);
                 leave(next, Leaving::Close);
-                wait_until_none_is_in_use(&server, &mut direct, &scene);
                 page.wait_until_all_is_idle();
                 let is_reused = ids.contains(&id);
                 assert!(!is_reused || listed, "reused after {scene}");
@@ -334,14 +315,14 @@ fn no_command_changes_what_the_next_app_sees() {
             }
         }
         println!("{pool}: {tried} commands, {reusable} of them harmless; reused after {reused}");
-        // Under `auto`, the tunnel begins without the pool.
+        // Under `auto`, the pool is off for the first apps.
         let least = if pool == "on" { 9 } else { 7 };
         assert!(reused * 10 >= reusable * least, "reused after {reused} of {reusable}");
     }
 }
 
-/// Conversations that a user breaks off: requests whose replies are read, and one whose reply is
-/// not read, or of which only a part is sent.
+/// Conversations that a user breaks off. The user reads the replies to the first requests. The user
+/// does not read the reply to the last request, or sends only a part of the request.
 const MESSES: [(&[&str], &str); 9] = [
     (&["MULTI", "SET lost x"], ""),
     (&["WATCH key:0"], ""),
@@ -354,7 +335,7 @@ const MESSES: [(&[&str], &str); 9] = [
     (&[], "ECHO unread"),
 ];
 
-/// Breaks a conversation off. The launcher may close the connection meanwhile.
+/// Has a user break off a conversation. The launcher may close the connection meanwhile.
 fn leave_in_a_mess(mut user: Client, dice: &mut Rng) {
     let patience = if dice.bool() { PATIENCE } else { Duration::from_micros(1) };
     let (asked, sent) = *one_of(&MESSES, dice);
@@ -387,7 +368,7 @@ fn leave_after_random_commands(
     let is_known = (0..dice.u64(..6)).all(|_| {
         let (name, arguments) = one_of(commands, dice);
         let words = words_of(name, arguments, dice);
-        // After any other command, the next replies are unpredictable.
+        // After another command, nobody can predict the next replies.
         let is_known = is_listed(name) && !["hello", "reset"].contains(&name.as_str());
         let patience = if is_known { PATIENCE } else { GLANCE };
         let reply = ask_raw(&mut user, &words, patience);
@@ -398,13 +379,14 @@ fn leave_after_random_commands(
         let echo = ["ECHO", mark].map(str::to_owned);
         let reply = ask_raw(&mut user, &echo, PATIENCE).expect("a reply");
         let reply = String::from_utf8_lossy(&reply).into_owned();
-        // In a transaction, ECHO is queued.
+        // A transaction queues ECHO.
         assert!(reply.contains(mark) || reply == "+QUEUED\r\n", "{reply}");
     }
     leave(user, *one_of(&LEAVINGS, dice));
 }
 
-/// One user, who checks the connection, breaks a conversation off, or sends random commands.
+/// Simulates a user, who checks the connection, breaks off a conversation, or sends random
+/// commands.
 fn visit(
     (server, held): (&Server, &Held),
     direct: &mut Client,
@@ -433,7 +415,7 @@ fn concurrent_apps_never_see_each_others_state() {
     let visits = number_of("POOL_VISITS").unwrap_or(VISITS);
     for pool in ["on", "auto"] {
         let server = Server::start(Front::Redis);
-        // Commands that change the state of other users, or stop all users.
+        // Commands that change the state of other users, or make all users wait.
         let is_wild = |name: &str| {
             let wild =
                 ["sync", "psync", "client|pause", "swapdb", "bgsave", "bgrewriteaof", "save"];
@@ -443,7 +425,7 @@ fn concurrent_apps_never_see_each_others_state() {
         let commands: Vec<_> = commands.filter(|(name, _)| !is_wild(name)).collect();
         let held = hold(&server, pool);
         thread::scope(|scope| {
-            for place in 0..USERS {
+            for place in 0..THREADS {
                 let (server, held, commands) = (&server, &held, &commands);
                 scope.spawn(move || {
                     let mut dice = Rng::with_seed(seed.wrapping_add(place));
@@ -455,8 +437,8 @@ fn concurrent_apps_never_see_each_others_state() {
                 });
             }
         });
-        let (reused, new) = reused_and_new(&held);
-        println!("{pool}: the pool made {new} connections and reused {reused}");
-        assert!(reused > 0.0, "{pool}");
+        let reused = held.page().of_tunnel("pool_requests_total", ",result=\"reused\"");
+        println!("{pool}: {reused:?} users got a reused connection");
+        assert!(reused > Some(0.0), "{pool}");
     }
 }

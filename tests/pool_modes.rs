@@ -1,4 +1,4 @@
-//! The modes of `--pool`: when the pool is on, and how many idle connections stay.
+//! The modes of `--pool`: when the pool is on, and how many idle connections it keeps.
 
 mod support;
 
@@ -8,24 +8,24 @@ use std::time::Duration;
 
 use support::launcher::{HOLD, Held, Launcher};
 use support::resp::{Client, Reply};
-use support::servers::{
-    Front, Options, Server, accepted, calls, clients, connections, idle_connections,
-};
+use support::servers::{Front, Options, Server, accepted, calls, clients, connections};
 use support::status::StatusPage;
 use support::{eventually, faketime};
 
-/// Number of short connections that switch the pool on under `auto`.
+/// Under `auto`, this number of short connections switches the pool on.
 const MANY: usize = 16;
 
 fn hold(server: &Server, settings: &[(&str, &str)]) -> Held {
-    Launcher::holding(&server.url()).settings(settings).start_held()
+    let launcher = Launcher::holding(&server.url()).env("STUNNEL_STATUS_ADDRESS", "0");
+    launcher.settings(settings).start_held()
 }
 
 fn one_request(held: &Held) {
     assert_eq!(held.client().ask(&["ECHO", "short"]), Reply::bulk("short"));
 }
 
-/// How often Redis has executed `RESET` and `PING`. Only the launcher sends them in these tests.
+/// The number of `RESET` and `PING` commands that Redis has executed. In these tests, only the
+/// launcher sends them.
 fn own_commands(direct: &mut Client) -> usize {
     calls(direct, "reset") + calls(direct, "ping")
 }
@@ -35,15 +35,13 @@ fn wait_until_all_are_closed(direct: &mut Client) {
     eventually("all connections are closed", || (connections(direct) == 0).then_some(()));
 }
 
-/// Makes short connections until `auto` switches the pool on, while `others` stay open.
-fn switch_pool_on(held: &Held, direct: &mut Client, others: usize) {
+/// Makes short connections until `auto` has switched the pool on.
+fn switch_pool_on(held: &Held, page: StatusPage) {
     eventually("the pool is on", || {
+        let before = page.upstream("relaying");
         one_request(held);
-        let kept = eventually("it has ended", || {
-            let idle = idle_connections(direct);
-            (connections(direct) == idle + others).then_some(idle)
-        });
-        (kept > 0).then_some(())
+        eventually("the app has left", || (page.upstream("relaying") == before).then_some(()));
+        (page.upstream("idle") > 0.0).then_some(())
     });
 }
 
@@ -67,61 +65,36 @@ fn auto_pools_after_sixteen_short_connections() {
     let mut direct = server.direct();
     let pings = own_commands(&mut direct);
     let before = accepted(&mut direct);
-    let held = hold(&server, &[("STUNNEL_STATUS_ADDRESS", "0")]);
-    let page = StatusPage::of(held.running.pid(), &[held.port]);
+    let held = hold(&server, &[]);
+    let page = held.page();
     for _ in 0..MANY {
         one_request(&held);
         wait_until_all_are_closed(&mut direct);
     }
     assert_eq!(accepted(&mut direct) - before, MANY);
-    assert_eq!(own_commands(&mut direct), pings, "a plain tunnel until then");
-    switch_pool_on(&held, &mut direct, 0);
-    // Redis resets a connection slightly before the launcher counts it as idle.
-    page.wait_until_all_is_idle();
+    assert_eq!(own_commands(&mut direct), pings, "the pool was off until now");
+    switch_pool_on(&held, page);
     let made = accepted(&mut direct);
-    assert!(made - before <= MANY + 2, "the pool is on from the next connection on");
+    assert!(made - before <= MANY + 2, "the pool is on for all later connections");
     for _ in 0..10 {
         one_request(&held);
-        eventually("it comes back", || (idle_connections(&mut direct) == 1).then_some(()));
-        page.wait_until_all_is_idle();
+        page.wait_for_idle(1);
     }
-    assert_eq!(accepted(&mut direct), made, "one connection serves them all");
-}
-
-/// Asserts that the pool stays off under `auto` while `apps` run.
-fn assert_auto_stays_off(apps: impl Fn(&Held, &mut Client)) {
-    let server = Server::start(Front::Redis);
-    let mut direct = server.direct();
-    let pings = own_commands(&mut direct);
-    let held = hold(&server, &[]);
-    apps(&held, &mut direct);
-    wait_until_all_are_closed(&mut direct);
-    assert_eq!(own_commands(&mut direct), pings);
-}
-
-#[test]
-fn auto_does_not_pool_long_lived_connections() {
-    assert_auto_stays_off(|held, _| {
-        let mut staying: Vec<Client> = (0..3).map(|_| held.client()).collect();
-        for round in 0..100 {
-            for app in &mut staying {
-                let text = round.to_string();
-                assert_eq!(app.ask(&["ECHO", &text]), Reply::bulk(&text));
-            }
-        }
-        // At the same time a few short connections, as a release task or a console makes them.
-        (1..MANY).for_each(|_| one_request(held));
-    });
+    assert_eq!(accepted(&mut direct), made, "all apps share one connection");
 }
 
 #[test]
 fn auto_counts_only_connections_that_got_an_answer() {
-    assert_auto_stays_off(|held, direct| {
-        // As a port scan does, or a health check that only connects.
-        (0..2 * MANY).for_each(|_| drop(held.open()));
-        wait_until_all_are_closed(direct);
-        (0..2).for_each(|_| one_request(held));
-    });
+    let server = Server::start(Front::Redis);
+    let mut direct = server.direct();
+    let pings = own_commands(&mut direct);
+    let held = hold(&server, &[]);
+    // Like a port scan or a simple health check, these apps only connect.
+    (0..2 * MANY).for_each(|_| drop(held.open()));
+    wait_until_all_are_closed(&mut direct);
+    (0..2).for_each(|_| one_request(&held));
+    wait_until_all_are_closed(&mut direct);
+    assert_eq!(own_commands(&mut direct), pings);
 }
 
 #[test]
@@ -134,7 +107,7 @@ fn a_connection_keeps_its_pool_mode_until_its_end() {
     let list = clients(&mut direct);
     let line = list.lines().find(|line| line.contains(" name=early ")).expect("a line");
     let id = line.split(' ').next().unwrap().to_owned();
-    switch_pool_on(&held, &mut direct, 1);
+    switch_pool_on(&held, held.page());
     drop(early);
     eventually("its connection is closed, not kept", || {
         (!clients(&mut direct).lines().any(|line| line.starts_with(&format!("{id} "))))
@@ -155,10 +128,11 @@ fn auto_switches_off_after_a_minute_of_few_short_connections() {
         .env("LD_PRELOAD", library)
         .env("FAKETIME_TIMESTAMP_FILE", &clock)
         .env("FAKETIME_NO_CACHE", "1")
+        .env("STUNNEL_STATUS_ADDRESS", "0")
         // libfaketime reads the file from inside the launcher.
         .env("STUNNEL_SANDBOX", "off")
         .start_held();
-    switch_pool_on(&held, &mut direct, 0);
+    switch_pool_on(&held, held.page());
     fs::write(&clock, "+61s").unwrap();
     wait_until_all_are_closed(&mut direct);
     let resets = calls(&mut direct, "reset");
@@ -166,7 +140,7 @@ fn auto_switches_off_after_a_minute_of_few_short_connections() {
         one_request(&held);
         wait_until_all_are_closed(&mut direct);
     }
-    assert_eq!(calls(&mut direct, "reset"), resets, "a plain tunnel again");
+    assert_eq!(calls(&mut direct, "reset"), resets, "the pool is off");
 }
 
 /// `count` apps connect, send one request each, and leave together.
@@ -177,36 +151,37 @@ fn burst(held: &Held, count: usize) {
     }
 }
 
-/// More than the second after which surplus idle connections close.
+/// Longer than the time after which surplus idle connections close.
 const LONGER: Duration = Duration::from_millis(1_500);
 
 #[test]
-fn two_idle_connections_stay_after_a_burst() {
-    // A plan of 30 connections, of which another process needs 20 (one is the test's own).
+fn after_a_burst_two_idle_connections_stay_open() {
+    // Another process needs 20 of the 30 connections. The test itself needs one.
     let options = Options { words: &["--maxclients", "30"], ..Options::default() };
     let server = Server::start_with(Front::Redis, options);
     let mut direct = server.direct();
     let before = accepted(&mut direct);
     let held = hold(&server, &[("STUNNEL_POOL", "on")]);
-    // One connection is idle long before the others.
+    // The first connection becomes idle before the others.
     burst(&held, 1);
-    eventually("it comes back", || (idle_connections(&mut direct) == 1).then_some(()));
+    let page = held.page();
+    page.wait_for_idle(1);
     burst(&held, 25);
-    assert_eq!(accepted(&mut direct) - before, 25, "as many as were needed at once");
-    eventually("two stay", || (connections(&mut direct) == 2).then_some(()));
+    assert_eq!(accepted(&mut direct) - before, 25, "one connection for each app of the burst");
+    eventually("two connections are left", || (connections(&mut direct) == 2).then_some(()));
     let mut others: Vec<Client> = (0..20).map(|_| server.direct()).collect();
     assert!(others.iter_mut().all(|other| other.ask(&["ECHO", "mine"]) == Reply::bulk("mine")));
     thread::sleep(LONGER);
-    assert_eq!(idle_connections(&mut direct), 2);
+    assert_eq!(page.upstream("idle"), 2.0);
 }
 
 #[test]
-fn with_a_limit_all_idle_connections_stay() {
+fn with_a_limit_all_idle_connections_stay_open() {
     let server = Server::start(Front::Redis);
-    let mut direct = server.direct();
     let held = hold(&server, &[("STUNNEL_POOL", "on"), ("STUNNEL_MAX_CONNECTIONS", "6")]);
     burst(&held, 6);
-    eventually("all come back", || (idle_connections(&mut direct) == 6).then_some(()));
+    let page = held.page();
+    page.wait_for_idle(6);
     thread::sleep(LONGER);
-    assert_eq!(idle_connections(&mut direct), 6);
+    assert_eq!(page.upstream("idle"), 6.0);
 }

@@ -13,28 +13,20 @@ pub enum Direction {
     Received,
 }
 
-/// The effect of a command, from the pool's command table.
-#[derive(Debug, Clone, Copy)]
-pub struct Effect {
-    /// Redis may execute the command twice without harm.
-    pub is_repeatable: bool,
-    /// The connection is reusable only if Redis replies with an error.
-    pub must_fail: bool,
-}
-
-/// Looks up a command in the pool's command table by its name and first argument. Returns `None`
-/// for a command that is not in the table.
-pub type Effects<'a> = &'a dyn Fn(&[u8], Option<&[u8]>) -> Option<Effect>;
+/// Looks up a command in the pool's command table by its name and first argument. Returns whether
+/// the connection is reusable only if Redis replies with an error, or `None` for a command that is
+/// not in the table.
+pub type MustFail<'a> = &'a dyn Fn(&[u8], Option<&[u8]>) -> Option<bool>;
 
 /// All bytes of a connection so far, and the conclusions that the ledger must draw from them.
 pub struct Model<'a> {
-    effects: Effects<'a>,
+    must_fail: MustFail<'a>,
     sent: Vec<u8>,
     received: Vec<u8>,
-    gave_up: bool,
-    is_settled: bool,
-    is_repeatable: bool,
-    is_one_request: bool,
+    /// The expected result of the ledger's `is_spoiled`.
+    pub is_spoiled: bool,
+    /// The expected result of the ledger's `is_reusable`.
+    pub is_reusable: bool,
 }
 
 impl fmt::Debug for Model<'_> {
@@ -49,7 +41,7 @@ impl fmt::Debug for Model<'_> {
 enum Stop {
     /// The bytes end before the item is complete.
     End,
-    /// The bytes are invalid RESP, or the ledger does not accept them.
+    /// The bytes are invalid RESP, or RESP that the ledger does not accept.
     Wrong,
 }
 
@@ -131,8 +123,8 @@ impl Reader<'_> {
         Ok(words)
     }
 
-    /// Reads the beginning of an array of zero words, which is always invalid. The ledger notices
-    /// that only at the byte after the 0.
+    /// Reads the beginning of an array of zero words, which is always invalid. The ledger rejects
+    /// the array only at the byte after the 0.
     fn zero(&mut self) -> Stop {
         let _zero = self.byte();
         match self.byte() {
@@ -189,22 +181,9 @@ fn read_all<T>(
 }
 
 impl<'a> Model<'a> {
-    pub fn new(effects: Effects<'a>) -> Model<'a> {
-        Model {
-            effects,
-            sent: Vec::new(),
-            received: Vec::new(),
-            gave_up: false,
-            is_settled: true,
-            is_repeatable: true,
-            is_one_request: true,
-        }
-    }
-
-    /// The expected results of the ledger's `gave_up`, `is_settled`, `is_repeatable` and
-    /// `is_one_request`, in this order.
-    pub fn knows(&self) -> [bool; 4] {
-        [self.gave_up, self.is_settled, self.is_repeatable, self.is_one_request]
+    pub fn new(must_fail: MustFail<'a>) -> Model<'a> {
+        let (sent, received) = (Vec::new(), Vec::new());
+        Model { must_fail, sent, received, is_spoiled: false, is_reusable: true }
     }
 
     /// Adds the next bytes of one direction, and evaluates the whole connection again.
@@ -219,41 +198,33 @@ impl<'a> Model<'a> {
             let first = reader.bytes.as_slice()[0];
             reader.value(0).map(|()| first)
         });
-        let effects: Vec<_> = requests.iter().map(|words| self.effect_of(words)).collect();
-        let must_fail: Vec<usize> = effects
-            .iter()
-            .enumerate()
-            .filter(|(_, effect)| effect.is_some_and(|effect| effect.must_fail))
-            .map(|(index, _)| index)
-            .collect();
+        let must_fail: Vec<_> = requests.iter().map(|words| self.must_fail(words)).collect();
+        let maintenance: Vec<usize> =
+            (0..must_fail.len()).filter(|index| must_fail[*index] == Some(true)).collect();
 
         let begun = replies.len() + usize::from(is_half_reply);
         let was_accepted =
             |index: usize| replies.get(index).is_some_and(|first| *first != b'-' && *first != b'!');
-        self.gave_up |= !requests_are_right
+        self.is_spoiled |= !requests_are_right
             || !replies_are_right
             || begun > requests.len()
             || requests.len() > 1_000
-            || self.sent.len().max(self.received.len()) > 1_048_576
-            || effects.iter().any(Option::is_none)
-            || must_fail.iter().any(|index| was_accepted(*index))
-            || must_fail.iter().filter(|index| **index >= replies.len()).count() > 1;
-        self.is_settled = !self.gave_up && !is_half && begun == requests.len() && !is_half_reply;
-        self.is_repeatable = !self.gave_up
-            && !is_half
-            && effects.iter().flatten().all(|effect| effect.is_repeatable);
-        self.is_one_request = !self.gave_up && requests.len() + usize::from(is_half) <= 1;
+            || must_fail.iter().any(Option::is_none)
+            || maintenance.iter().any(|index| was_accepted(*index))
+            || maintenance.iter().filter(|index| **index >= replies.len()).count() > 1;
+        self.is_reusable =
+            !self.is_spoiled && !is_half && begun == requests.len() && !is_half_reply;
     }
 
-    /// Looks up the effect of a request. The ledger stores only words of at most 24 bytes. So a
-    /// longer name is not in the table, and a longer argument counts as unknown.
-    fn effect_of(&self, words: &[Vec<u8>]) -> Option<Effect> {
+    /// Looks up a request's command. The ledger stores only words of at most 24 bytes. So a command
+    /// with a longer name is not in the table, and a longer argument counts as unknown.
+    fn must_fail(&self, words: &[Vec<u8>]) -> Option<bool> {
         let short = |word: &'_ Vec<u8>| word.len() <= 24;
         let name = words.first().filter(|word| short(word))?;
         match words.get(1) {
-            None => (self.effects)(name, Some(b"")),
-            Some(word) if short(word) => (self.effects)(name, Some(word)),
-            Some(_) => (self.effects)(name, None),
+            None => (self.must_fail)(name, Some(b"")),
+            Some(word) if short(word) => (self.must_fail)(name, Some(word)),
+            Some(_) => (self.must_fail)(name, None),
         }
     }
 }

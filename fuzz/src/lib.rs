@@ -14,7 +14,7 @@ use std::sync::LazyLock;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use ledger_model::{Direction, Effect, Model};
+use ledger_model::{Direction, Model};
 use start_stunnel::command_line;
 use start_stunnel::configuration;
 use start_stunnel::configuration::cli::Invocation;
@@ -111,14 +111,11 @@ pub fn settings(data: &[u8]) {
 /// app, and 0x02 begins a piece from Redis. After each piece, two ledgers must agree with the
 /// model: one gets whole pieces, the other gets single bytes.
 pub fn ledger(data: &[u8]) {
-    let effect = |name: &[u8], argument: Option<&[u8]>| {
-        commands::effect(name, argument).map(|effect| Effect {
-            is_repeatable: effect.is_repeatable(),
-            must_fail: effect == commands::Effect::NoneIfRefused,
-        })
+    let must_fail = |name: &[u8], argument: Option<&[u8]>| {
+        commands::effect(name, argument).map(|effect| effect == commands::Effect::NoneIfRefused)
     };
     let (mut ledger, mut by_bytes) = (Ledger::default(), Ledger::default());
-    let mut model = Model::new(&effect);
+    let mut model = Model::new(&must_fail);
     let mut rest = data;
     let mut direction = Direction::Sent;
     while !rest.is_empty() {
@@ -136,13 +133,8 @@ pub fn ledger(data: &[u8]) {
         }
         model.step(direction, piece);
         for ledger in [&ledger, &by_bytes] {
-            let known = [
-                ledger.gave_up(),
-                ledger.is_settled(),
-                ledger.is_repeatable(),
-                ledger.is_one_request(),
-            ];
-            assert_eq!(known, model.knows(), "{model:?}");
+            let known = (ledger.is_spoiled(), ledger.is_reusable());
+            assert_eq!(known, (model.is_spoiled, model.is_reusable), "{model:?}");
         }
         if let Some(mark) = rest.get(end) {
             direction = if *mark == 1 { Direction::Sent } else { Direction::Received };

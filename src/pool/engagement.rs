@@ -12,13 +12,14 @@ const MANY: usize = 16;
 const WINDOW: Duration = Duration::from_secs(10);
 /// Connections that last less than this are short.
 const SHORT: Duration = Duration::from_secs(10);
-/// The pool switches off after this long without [`MANY`] in any window.
+/// The pool switches off if [`MANY`] short connections within [`WINDOW`] have not occurred for this
+/// long.
 const LINGER: Duration = Duration::from_secs(60);
 
-/// See the module's description.
+/// Counts short app connections.
 #[derive(Debug, Default)]
 pub struct Engagement {
-    /// The ends of the latest short connections, at most [`MANY`].
+    /// When the latest short connections ended. The list has at most [`MANY`] entries.
     ends: VecDeque<Instant>,
     /// When the pool switches off, if it has been switched on.
     until: Option<Instant>,

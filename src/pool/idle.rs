@@ -1,10 +1,9 @@
 //! Idle connections, and the app connections that wait for an idle connection.
 //!
-//! Idle connections form a stack: the latest connection is reused first, and the connection at the
-//! bottom has been idle longest.
+//! Idle connections form a stack. The pool reuses the connection at the top, which became idle
+//! last. The connection at the bottom has been idle longest.
 
 use std::collections::VecDeque;
-use std::fmt;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -21,7 +20,7 @@ const SURPLUS_IDLE: Duration = Duration::from_secs(1);
 
 /// Idle connections of type `C`.
 pub struct Idle<C> {
-    /// The latest connection is at the end.
+    /// The connection that became idle last is at the end.
     kept: Vec<Kept<C>>,
     waiting: VecDeque<oneshot::Sender<C>>,
     /// The number of connections that may stay for [`IDLE`].
@@ -33,51 +32,45 @@ struct Kept<C> {
     since: Instant,
 }
 
-impl<C> fmt::Debug for Idle<C> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Idle({} kept, {} waiting)", self.kept.len(), self.waiting.len())
-    }
-}
-
 impl<C> Idle<C> {
     /// `may_stay`: the number of connections that may stay for [`IDLE`].
     pub fn new(may_stay: usize) -> Idle<C> {
         Idle { kept: Vec::new(), waiting: VecDeque::new(), may_stay }
     }
 
-    /// Takes the latest connection.
+    /// Takes the connection that became idle last.
     pub fn take(&mut self) -> Option<C> {
         self.kept.pop().map(|kept| kept.connection)
     }
 
-    /// Gives a connection to the app connection that has waited longest; keeps the connection if no
-    /// app connection waits.
+    /// Gives a connection to the app that has waited longest. If no app waits, keeps the
+    /// connection.
     pub fn add(&mut self, mut connection: C, now: Instant) {
         while let Some(first) = self.waiting.pop_front() {
             match first.send(connection) {
                 Ok(()) => return,
-                // This app has given up.
+                // This app no longer waits.
                 Err(returned) => connection = returned,
             }
         }
         self.kept.push(Kept { connection, since: now });
     }
 
-    /// Joins the queue; the receiver gets a connection.
+    /// Adds an app to the queue. The returned receiver gets the app's connection.
     pub fn wait(&mut self) -> oneshot::Receiver<C> {
-        // App connections that gave up have left the queue.
+        // Some apps no longer wait.
         self.waiting.retain(|waiting| !waiting.is_closed());
         let (sender, receiver) = oneshot::channel();
         self.waiting.push_back(sender);
         receiver
     }
 
-    /// True if app connections wait in the queue.
+    /// True if apps wait in the queue.
     pub fn has_waiters(&self) -> bool {
         self.waiting.iter().any(|waiting| !waiting.is_closed())
     }
 
-    /// Closes useless connections, and returns their number.
+    /// Closes the connections for which `is_useless` returns true. Returns their number.
     pub fn remove(&mut self, is_useless: impl Fn(&C) -> bool) -> usize {
         let before = self.kept.len();
         self.kept.retain(|kept| !is_useless(&kept.connection));

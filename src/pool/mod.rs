@@ -1,13 +1,14 @@
 //! The pool: connections to Redis that several app connections use, one after another.
 //!
 //! [`crate::tunnel`] does not know the pool: [`serve()`] takes app connections from a tunnel's
-//! listener and relays them. A reused connection must behave exactly like a new one, whatever its
-//! last user did. Four rules ensure this:
+//! listener and relays them. A reused connection must behave exactly like a new connection. Four
+//! rules ensure this:
 //!
-//! - The [`ledger`] follows every byte of a connection. The pool keeps the connection only if all
-//!   replies have arrived, and no request can have left anything that `RESET` does not clear.
-//! - The launcher sends `RESET` when a user has left, and again in front of the next user's first
-//!   request ([`handover`]).
+//! - The [`ledger`] follows every byte of a connection. After the app has left, the pool keeps the
+//!   connection to Redis only if all replies have arrived, and if `RESET` clears the effects of all
+//!   requests.
+//! - When the next app connects, the pool sends `RESET` on the idle connection, and the reply must
+//!   be `+RESET` ([`supply`]).
 //! - A [`trial`] has shown that `RESET` works on this server.
 //! - The host name still resolves to the connection's address, by a lookup that began after the app
 //!   connected.
@@ -16,7 +17,6 @@
 
 pub mod commands;
 mod engagement;
-mod handover;
 mod idle;
 pub mod ledger;
 mod serve;
@@ -40,8 +40,8 @@ use trial::{Trial, Verdict};
 use crate::tunnel::stream::TlsUpstream;
 use crate::tunnel::{Slot, Tunnel};
 
-/// Connections older than this are not kept. TLS sessions have the same limit: after an hour, the
-/// server must show its certificate again.
+/// The pool keeps no connection that is older than this. TLS sessions have the same limit: after an
+/// hour, the server must show its certificate again.
 const MAX_AGE: Duration = Duration::from_secs(3600);
 
 /// The setting `--pool`: when connections are reused.
@@ -55,29 +55,24 @@ pub enum PoolMode {
     Auto,
 }
 
-/// The pool of one tunnel.
-#[derive(Debug)]
 struct Pool {
     tunnel: Arc<Tunnel>,
     mode: PoolMode,
     state: Mutex<State>,
 }
 
-#[derive(Debug)]
 struct State {
     engagement: Engagement,
     idle: Idle<TlsUpstream>,
     trial: Trial,
-    /// Connections made at or before this moment are not kept: the name may lead to another server
-    /// now.
+    /// The pool keeps no connection made at or before this moment, because the server has changed
+    /// since then.
     retired: Option<Instant>,
-    /// True if a task is running that closes expired idle connections.
+    /// A task is running that closes expired idle connections.
     is_watched: bool,
-    /// COMMAND has ended: the pool keeps no more connections.
-    is_closed: bool,
 }
 
-/// The pool's answer to an app connection.
+/// The pool's answer to an app that needs a connection to Redis.
 enum Granted {
     /// An idle connection.
     Kept(TlsUpstream),
@@ -94,7 +89,6 @@ impl Pool {
             trial: Trial::default(),
             retired: None,
             is_watched: false,
-            is_closed: false,
         });
         Pool { tunnel, mode, state }
     }
@@ -103,13 +97,17 @@ impl Pool {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// True if an app connection that begins now uses the pool.
+    /// True if the pool serves an app connection that begins now.
     fn is_on(&self, now: Instant) -> bool {
-        self.mode == PoolMode::On || self.state().engagement.is_on(now)
+        match self.mode {
+            PoolMode::Off => false,
+            PoolMode::On => true,
+            PoolMode::Auto => self.state().engagement.is_on(now),
+        }
     }
 
-    /// An idle connection or a free slot, if one is available now. Otherwise the receiver gets the
-    /// next idle connection, in the order of the queue.
+    /// Returns an idle connection or a free slot. If neither is available, the app joins the queue,
+    /// and the receiver gets an idle connection when it is the app's turn.
     fn ask(&self) -> Result<Granted, oneshot::Receiver<TlsUpstream>> {
         let mut state = self.state();
         if !state.idle.has_waiters() {
@@ -127,18 +125,18 @@ impl Pool {
     fn may_keep(&self, made: Instant, now: Instant) -> bool {
         let is_on = self.is_on(now);
         let state = self.state();
-        is_on && !state.is_closed && state.trial.is_passed() && state.allows(made, now)
+        is_on && state.trial.is_passed() && state.allows(made, now)
     }
 
-    /// Keeps a connection that was reset, or gives it to a waiting app connection. Returns whether
-    /// the caller must start a task that closes expired connections.
+    /// Keeps a connection whose user has left, or gives it to the app that has waited longest.
+    /// Returns whether the caller must start a task that closes expired connections.
     fn keep(&self, upstream: TlsUpstream, now: Instant) -> bool {
         if !self.may_keep(upstream.made, now) {
             return false;
         }
         let mut state = self.state();
         if !state.idle.has_waiters() && self.tunnel.limit.somebody_waits() {
-            // An app connection that began while the pool was off waits for this connection's slot.
+            // An app that connected while the pool was off waits for this connection's slot.
             return false;
         }
         state.idle.add(upstream, now);
@@ -146,7 +144,7 @@ impl Pool {
     }
 
     /// Closes expired idle connections, or all idle connections if the pool is off. Returns whether
-    /// idle connections are left. If so, the caller must call this again.
+    /// idle connections are left. If so, the caller must call this function again later.
     fn expire(&self, now: Instant) -> bool {
         let is_on = self.is_on(now);
         let mut state = self.state();
@@ -159,8 +157,8 @@ impl Pool {
     }
 
     /// Closes idle connections to other addresses than `addresses`, the current addresses of the
-    /// name, and returns the number of closed connections. If there are any, the server may be
-    /// another server and needs a new trial.
+    /// host name. Returns the number of closed connections. If this number is not zero, the name
+    /// may lead to another server now, which needs a new trial.
     fn keep_only(&self, addresses: &[SocketAddr], now: Instant) -> usize {
         let is_outdated = |kept: &TlsUpstream| !leads_to(kept, addresses);
         let mut state = self.state();
@@ -171,54 +169,41 @@ impl Pool {
         outdated
     }
 
-    /// Redis has closed a connection by itself. Redis may have restarted.
+    /// Call this after Redis has closed a connection, because Redis may have restarted.
     fn server_ended(&self, now: Instant) {
         self.state().forget_server(now);
     }
 
-    /// The server has become a replica, or has lost its data or its master. Connections made at or
-    /// before `made` must not be reused.
+    /// Ends the reuse of connections made at or before `made`, because the server has become a
+    /// replica, or has lost its data or its master.
     fn retire(&self, made: Instant) {
         let mut state = self.state();
         state.retired = state.retired.max(Some(made));
         state.idle.remove(|kept| kept.made <= made);
     }
 
-    /// Records the verdict of a trial on a connection made at `made`.
-    fn end_trial(&self, verdict: Verdict, made: Instant, now: Instant) {
+    /// Records how a server answered a trial or `RESET`, on a connection made at `made`.
+    fn judge(&self, verdict: Verdict, made: Instant, now: Instant) {
         let mut state = self.state();
-        // Meanwhile the name may have come to lead to another server.
-        if state.allows(made, now) {
-            state.trial.end(verdict, now);
-        }
-    }
-
-    /// `RESET` got a wrong reply. From now on, connections to this server are not reused.
-    fn note_wrong_reset(&self, made: Instant, now: Instant) {
-        let mut state = self.state();
-        // Meanwhile the name may have come to lead to another server.
+        // The name may lead to another server by now.
         if !state.allows(made, now) {
             return;
         }
-        state.trial.end(Verdict::Failed, now);
-        state.idle.remove(|_| true);
-    }
-
-    /// Closes all idle connections, since COMMAND has ended, and keeps no more.
-    fn close(&self) {
-        let mut state = self.state();
-        state.is_closed = true;
-        state.idle.remove(|_| true);
+        state.trial.end(verdict, now);
+        if verdict == Verdict::Failed {
+            state.idle.remove(|_| true);
+        }
     }
 }
 
 impl State {
-    /// True if a connection made at `made` is young enough, and not retired.
+    /// True if a connection made at `made` is younger than [`MAX_AGE`], and not retired.
     fn allows(&self, made: Instant, now: Instant) -> bool {
         self.retired.is_none_or(|retired| made > retired) && now - made < MAX_AGE
     }
 
-    /// Closes all idle connections and forgets the trial: the name may lead to another server now.
+    /// Closes all idle connections and forgets the trial, because the host name may lead to another
+    /// server now.
     fn forget_server(&mut self, now: Instant) {
         self.retired = self.retired.max(Some(now));
         self.trial.forget();
@@ -226,7 +211,6 @@ impl State {
     }
 }
 
-/// True if the connection leads to one of these addresses.
 fn leads_to(upstream: &TlsUpstream, addresses: &[SocketAddr]) -> bool {
     addresses.iter().any(|known| known.ip() == upstream.address.ip())
 }

@@ -1,4 +1,4 @@
-//! Gets a connection to Redis for an app connection: an idle connection, or a new connection.
+//! Gets an idle or a new connection to Redis for an app that has just connected.
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -14,29 +14,20 @@ use crate::tunnel::failure::{Failure, Step};
 use crate::tunnel::stream::TlsUpstream;
 use crate::tunnel::{Slot, attempts, queue, upstream};
 
-/// Time limit for a trial.
-const TRIAL: Duration = Duration::from_secs(1);
+/// The time limit for the replies to a trial, and for the reply to `RESET`.
+const REPLY_LIMIT: Duration = Duration::from_secs(1);
 
-/// A connection to Redis for one app connection.
-#[derive(Debug)]
-pub enum Supplied {
-    /// A new connection.
-    New(TlsUpstream),
-    /// An idle connection, which had another user.
-    Kept(TlsUpstream),
-}
-
-/// Why a connection is not reused.
+/// Why an idle connection is not reused.
 #[derive(Debug, Clone, Copy)]
-pub enum Unfit {
+enum Unfit {
     /// The host name no longer resolves to the connection's address.
     Outdated,
     /// Redis has closed the connection, or has sent bytes on it.
     Touched,
-    /// `RESET` got a wrong reply, or no reply in time.
-    NotReset,
-    /// Redis closed the connection during the hand-over.
-    Dead,
+    /// `RESET` got a wrong reply.
+    WrongReset,
+    /// `RESET` got no reply in time.
+    Silent,
 }
 
 /// Gets a connection within the connect timeout, for an app that has just connected and has this
@@ -44,12 +35,12 @@ pub enum Unfit {
 ///
 /// # Errors
 /// The last attempt's failure.
-pub async fn supply(pool: &Pool, spare: Option<OwnedFd>) -> Result<Supplied, Failure> {
+pub async fn supply(pool: &Pool, spare: Option<OwnedFd>) -> Result<TlsUpstream, Failure> {
     let deadline = Instant::now() + pool.tunnel.settings.connect_timeout;
     attempts::retry(&pool.tunnel, deadline, spare, || attempt(pool, deadline)).await
 }
 
-async fn attempt(pool: &Pool, deadline: Instant) -> Result<Supplied, Failure> {
+async fn attempt(pool: &Pool, deadline: Instant) -> Result<TlsUpstream, Failure> {
     let began = Instant::now();
     let addresses = timeout_at(deadline, upstream::look_up(&pool.tunnel)).await;
     let addresses = addresses.unwrap_or_else(|_| Err(Failure::timed_out(Step::LookUp)))?;
@@ -59,12 +50,15 @@ async fn attempt(pool: &Pool, deadline: Instant) -> Result<Supplied, Failure> {
     }
     let slot = match granted(pool, deadline).await? {
         Granted::Slot(slot) => slot,
-        Granted::Kept(kept) => match fit(pool, kept, &addresses).await {
-            Ok(kept) => return Ok(Supplied::Kept(kept)),
-            Err(slot) => slot,
+        Granted::Kept(mut kept) => match renew(pool, &mut kept, &addresses, deadline).await {
+            Ok(()) => return Ok(kept),
+            Err(reason) => {
+                debug!(at = "kept-discarded", var = pool.tunnel.variable(), reason = ?reason);
+                kept.into_slot()
+            }
         },
     };
-    make(pool, slot, deadline).await.map(Supplied::New)
+    make(pool, slot, deadline).await
 }
 
 /// Waits for an idle connection or a slot, whichever is available first.
@@ -83,44 +77,63 @@ async fn granted(pool: &Pool, deadline: Instant) -> Result<Granted, Failure> {
     queue::wait(&pool.tunnel, deadline, first).await
 }
 
-/// Returns the idle connection if it leads to one of `addresses` and nothing has arrived on it;
-/// otherwise only its slot.
-async fn fit(
+/// Resets an idle connection for its next user.
+///
+/// # Errors
+/// If the connection must not be reused.
+async fn renew(
     pool: &Pool,
-    mut kept: TlsUpstream,
+    kept: &mut TlsUpstream,
     addresses: &[SocketAddr],
-) -> Result<TlsUpstream, Slot> {
-    let unfit = if !leads_to(&kept, addresses) {
-        Unfit::Outdated
-    } else if !kept.is_untouched().await {
-        pool.server_ended(Instant::now());
-        Unfit::Touched
-    } else {
-        kept.slot().note_new_user();
-        kept.set_state(UpstreamState::Relaying);
-        return Ok(kept);
-    };
-    note_discarded(pool, unfit);
-    Err(kept.into_slot())
+    deadline: Instant,
+) -> Result<(), Unfit> {
+    kept.slot().note_new_user();
+    kept.set_state(UpstreamState::Connecting);
+    if !leads_to(kept, addresses) {
+        return Err(Unfit::Outdated);
+    }
+    let reset = timeout(reply_limit(deadline), reset(kept)).await.unwrap_or(Err(Unfit::Silent));
+    let now = Instant::now();
+    match reset {
+        Ok(()) => pool.tunnel.figures.pooled(PoolResult::Reused),
+        Err(Unfit::Touched) => pool.server_ended(now),
+        Err(Unfit::WrongReset) => pool.judge(Verdict::Failed, kept.made, now),
+        Err(_) => {}
+    }
+    reset
 }
 
-/// Logs that a connection is not reused.
-pub fn note_discarded(pool: &Pool, reason: Unfit) {
-    debug!(at = "kept-discarded", var = pool.tunnel.variable(), reason = ?reason);
+/// Sends `RESET`. Redis must have sent no bytes before, and must send no bytes except the reply.
+async fn reset(kept: &mut TlsUpstream) -> Result<(), Unfit> {
+    if !kept.is_untouched().await {
+        return Err(Unfit::Touched);
+    }
+    let [reply] = trial::ask(kept, trial::RESET).await.map_err(|_| Unfit::Touched)?;
+    if reply != trial::RESET_DONE {
+        return Err(Unfit::WrongReset);
+    }
+    match kept.is_untouched().await {
+        true => Ok(()),
+        false => Err(Unfit::Touched),
+    }
+}
+
+/// The time limit for replies before an app gets its connection. If the server is silent, enough
+/// time must be left for making another connection.
+fn reply_limit(deadline: Instant) -> Duration {
+    REPLY_LIMIT.min(deadline.saturating_duration_since(Instant::now()) / 2)
 }
 
 /// Makes a new connection. If a trial is due, runs it on this connection first.
-pub async fn make(pool: &Pool, slot: Slot, deadline: Instant) -> Result<TlsUpstream, Failure> {
+async fn make(pool: &Pool, slot: Slot, deadline: Instant) -> Result<TlsUpstream, Failure> {
     let tunnel = &pool.tunnel;
     let mut upstream = attempts::connect_in(tunnel, slot, deadline).await?;
     let is_trial_due = pool.state().trial.begin(Instant::now());
     if is_trial_due {
-        // If the server does not answer, there must be time left for another connection.
-        let limit = TRIAL.min(deadline.saturating_duration_since(Instant::now()) / 2);
-        let verdict = timeout(limit, trial::run(&mut upstream)).await;
+        let verdict = timeout(reply_limit(deadline), trial::run(&mut upstream)).await;
         let verdict = verdict.unwrap_or(Verdict::Unclear);
         debug!(at = "pool-tried", var = tunnel.variable(), verdict = ?verdict);
-        pool.end_trial(verdict, upstream.made, Instant::now());
+        pool.judge(verdict, upstream.made, Instant::now());
         if verdict != Verdict::Passed {
             // The state of the tried connection is unknown, so the app gets another connection.
             let slot = upstream.into_slot();

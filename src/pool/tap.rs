@@ -1,4 +1,4 @@
-//! Shows the pool the bytes that a relay moves.
+//! Shows a ledger the bytes that a relay moves.
 
 use tokio::time::Instant;
 
@@ -6,10 +6,9 @@ use super::{Ledger, Pool};
 use crate::tunnel::tap::Tap;
 
 /// Follows one user's requests and replies on one connection.
-#[derive(Debug)]
 pub struct PoolTap<'a> {
     pool: &'a Pool,
-    /// When the connection to Redis was made.
+    /// The time when the connection to Redis was made.
     made: Instant,
     pub ledger: Ledger,
 }
@@ -33,6 +32,6 @@ impl Tap for PoolTap<'_> {
     }
 
     fn keeps_upstream(&self) -> bool {
-        self.ledger.is_settled() && self.pool.may_keep(self.made, Instant::now())
+        self.ledger.is_reusable() && self.pool.may_keep(self.made, Instant::now())
     }
 }

@@ -5,6 +5,7 @@
 //! Redis before 6.2 and Redis Cloud have no `RESET`, Redis 6.2 refuses `RESET` before login, and
 //! Kvrocks's `RESET` makes the client an administrator.
 
+use std::io;
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
@@ -13,9 +14,9 @@ use tokio::time::Instant;
 use crate::resp;
 use crate::tunnel::stream::TlsUpstream;
 
-/// The request that resets a connection, and its reply (Redis 6.2 and later).
+/// The request that resets a connection, and its reply without the line end (Redis 6.2 and later).
 pub const RESET: &[u8] = b"*1\r\n$5\r\nRESET\r\n";
-pub const RESET_DONE: &[u8] = b"+RESET\r\n";
+pub const RESET_DONE: &[u8] = b"+RESET";
 /// The requests of a trial. Each reply is one line.
 const REQUESTS: &[u8] = b"*1\r\n$4\r\nPING\r\n*1\r\n$5\r\nRESET\r\n*1\r\n$4\r\nPING\r\n";
 /// A server that failed is not tried again for this long.
@@ -27,20 +28,21 @@ const UNCLEAR: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     Passed,
-    /// `RESET` is missing, or does something else.
+    /// The server has no `RESET`, or its `RESET` has another effect than Redis's.
     Failed,
-    /// The server did not answer, or could not serve requests at the time.
+    /// The server did not answer, or could not serve requests during the trial.
     Unclear,
 }
 
 impl Verdict {
-    /// The verdict on three replies, without their line ends.
+    /// Judges the replies to the first `PING`, to `RESET`, and to the second `PING`, all without
+    /// their line ends.
     fn of(first: &[u8], reset: &[u8], second: &[u8]) -> Verdict {
         let known = first == b"+PONG" || first.starts_with(b"-NOAUTH ");
         if !known {
             return Verdict::Unclear;
         }
-        match reset == b"+RESET" && first == second {
+        match reset == RESET_DONE && first == second {
             true => Verdict::Passed,
             false => Verdict::Failed,
         }
@@ -49,21 +51,28 @@ impl Verdict {
 
 /// Runs a trial on a new connection.
 pub async fn run(upstream: &mut TlsUpstream) -> Verdict {
-    let Some([first, reset, second]) = replies(upstream).await else { return Verdict::Unclear };
+    let Ok([first, reset, second]) = ask(upstream, REQUESTS).await else { return Verdict::Unclear };
     match Verdict::of(&first, &reset, &second) {
         Verdict::Passed if !upstream.is_untouched().await => Verdict::Unclear,
         verdict => verdict,
     }
 }
 
-async fn replies(upstream: &mut TlsUpstream) -> Option<[Vec<u8>; 3]> {
-    upstream.write_all(REQUESTS).await.ok()?;
-    upstream.flush().await.ok()?;
-    let mut lines = [Vec::new(), Vec::new(), Vec::new()];
+/// Sends `N` requests, and reads their replies. Each reply is one line.
+///
+/// # Errors
+/// If the connection breaks, or a line is too long.
+pub async fn ask<const N: usize>(
+    upstream: &mut TlsUpstream,
+    requests: &[u8],
+) -> io::Result<[Vec<u8>; N]> {
+    upstream.write_all(requests).await?;
+    upstream.flush().await?;
+    let mut lines = [const { Vec::new() }; N];
     for line in &mut lines {
-        *line = resp::read_line(upstream).await.ok()?;
+        *line = resp::read_line(upstream).await?;
     }
-    Some(lines)
+    Ok(lines)
 }
 
 /// The latest verdict on a server, and when it was reached.
@@ -90,7 +99,7 @@ impl Trial {
         self.0 = Some((verdict, now));
     }
 
-    /// Forgets the verdict: the name may lead to another server now.
+    /// Forgets the verdict, because the host name may lead to another server now.
     pub fn forget(&mut self) {
         self.0 = None;
     }
@@ -138,7 +147,7 @@ mod tests {
     async fn one_trial_runs_at_a_time() {
         let (start, mut trial) = (Instant::now(), Trial::default());
         assert!(trial.begin(start) && !trial.begin(start));
-        assert!(trial.begin(start + UNCLEAR), "the first trial's app gave up");
+        assert!(trial.begin(start + UNCLEAR), "the first trial's app has left");
         trial.end(Verdict::Passed, start);
         assert!(trial.is_passed() && !trial.begin(start + FAILED));
         trial.forget();

@@ -13,12 +13,12 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 use crate::text::printable;
 
-/// The framer has given up: the bytes violate the protocol, or servers read them differently.
+/// The bytes violate the protocol, or servers read them in different ways.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Opaque;
 
-/// Appends a digit to a number in canonical form: no sign, no leading zero, at most `u32::MAX`,
-/// which is far more than the pool follows of a connection.
+/// Appends a digit to a number in canonical form: no sign, no leading zero, at most `u32::MAX`. By
+/// default, Redis accepts strings of at most 512 MiB.
 fn with_digit(number: Option<u32>, digit: u8) -> Result<Option<u32>, Opaque> {
     let digit = match digit {
         b'0'..=b'9' => u32::from(digit - b'0'),

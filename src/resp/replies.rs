@@ -1,7 +1,7 @@
 //! Finds the end of each reply, in RESP2 and RESP3.
 //!
-//! A push is reported instead of framed: it belongs to no request, and may come even inside a
-//! reply. Streamed values (`$?`, `*?`) are not framed, because no server sends them.
+//! This module does not accept pushes, because a push belongs to no request, and may come even
+//! inside a reply. It does not accept streamed values (`$?`, `*?`), because no server sends them.
 
 use super::{Opaque, with_digit};
 
@@ -16,11 +16,11 @@ pub struct ReplyFramer {
     first: u8,
     /// The number that the framer is reading.
     number: Option<u32>,
-    /// Missing bytes of the current string, without its line end.
+    /// The number of bytes that the current string lacks, without its line end.
     left: u32,
     /// The number of open aggregates.
     depth: u8,
-    /// Missing values of each open aggregate, outermost first.
+    /// The number of values that each open aggregate lacks. The outermost aggregate comes first.
     missing: [u32; DEPTH],
     /// The beginning of the latest error reply, without its `-`.
     error: [u8; ERROR],
@@ -40,46 +40,28 @@ enum Part {
     /// A new value.
     #[default]
     Mark,
-    /// A value of one line, and its LF.
+    /// A value of one line, without its LF.
     Line,
-    LineEnd,
     /// The length or count of a value, and its line end.
     Length,
     LengthEnd,
-    /// The `1` of a null (`-1`), and its line end.
-    Null,
-    NullEnd,
-    NullEndLf,
-    /// A string, and its line end.
+    /// A string, without its line end.
     Body,
-    BodyEnd,
-    BodyEndLf,
+    /// These bytes, which complete a value.
+    End(&'static [u8]),
     Opaque,
-}
-
-/// Why the framer has given up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unframed {
-    /// A push begins here or inside the current reply.
-    Push,
-    Opaque,
-}
-
-impl From<Opaque> for Unframed {
-    fn from(_: Opaque) -> Unframed {
-        Unframed::Opaque
-    }
 }
 
 impl ReplyFramer {
-    /// Takes bytes up to the end of the next reply, and returns its first byte (`|` for a reply
-    /// with attributes). Returns `None` if all bytes are taken, and the reply is incomplete.
+    /// Removes the next reply from the beginning of `bytes`, and returns the reply's first byte
+    /// (`|` for a reply with attributes). If the reply is not complete yet, removes all bytes and
+    /// returns `None`.
     ///
     /// # Errors
     ///
-    /// If a push begins, or the bytes cannot be framed. Every later call returns
-    /// [`Unframed::Opaque`].
-    pub fn next(&mut self, bytes: &mut &[u8]) -> Result<Option<u8>, Unframed> {
+    /// If a push begins, or the end of the reply cannot be found. Every later call returns the same
+    /// error.
+    pub fn next(&mut self, bytes: &mut &[u8]) -> Result<Option<u8>, Opaque> {
         let result = self.advance(bytes);
         if result.is_err() {
             self.part = Part::Opaque;
@@ -87,7 +69,7 @@ impl ReplyFramer {
         result
     }
 
-    fn advance(&mut self, bytes: &mut &[u8]) -> Result<Option<u8>, Unframed> {
+    fn advance(&mut self, bytes: &mut &[u8]) -> Result<Option<u8>, Opaque> {
         while !bytes.is_empty() {
             match self.part {
                 Part::Body => self.skip_body(bytes),
@@ -102,42 +84,43 @@ impl ReplyFramer {
         Ok(None)
     }
 
-    /// Skips the available bytes of a string.
     fn skip_body(&mut self, bytes: &mut &[u8]) {
         let taken = bytes.len().min(self.left as usize);
         *bytes = &bytes[taken..];
         self.left -= taken as u32;
         if self.left == 0 {
-            self.part = Part::BodyEnd;
+            self.part = Part::End(b"\r\n");
         }
     }
 
-    /// Skips the available bytes of a line, up to its CR.
-    fn skip_line(&mut self, bytes: &mut &[u8]) -> Result<(), Unframed> {
+    /// Skips a line up to its CR.
+    fn skip_line(&mut self, bytes: &mut &[u8]) -> Result<(), Opaque> {
         self.note_error(bytes);
         let is_end = |byte: &u8| matches!(byte, b'\r' | b'\n');
         let Some(length) = bytes.iter().position(is_end) else {
             *bytes = &[];
             return Ok(());
         };
-        // LF without CR is not a line end.
+        // A line must not end with LF alone.
         if bytes[length] == b'\n' {
-            return Err(Unframed::Opaque);
+            return Err(Opaque);
         }
         *bytes = &bytes[length + 1..];
-        self.part = Part::LineEnd;
+        self.part = Part::End(b"\n");
         Ok(())
     }
 
-    /// Takes one byte that is outside lines and strings. Returns whether it completes a value.
-    fn take_byte(&mut self, bytes: &mut &[u8]) -> Result<bool, Unframed> {
+    /// Removes one byte that is not part of a line or string. Returns whether the byte completes a
+    /// value.
+    fn take_byte(&mut self, bytes: &mut &[u8]) -> Result<bool, Opaque> {
         let Some((&byte, rest)) = bytes.split_first() else { return Ok(false) };
         *bytes = rest;
         let mut is_value = false;
         self.part = match (self.part, byte) {
             (Part::Mark, mark) => self.begin_value(mark)?,
+            // A null: the length is -1.
             (Part::Length, b'-') if self.number.is_none() && b"$*".contains(&self.mark) => {
-                Part::Null
+                Part::End(b"1\r\n")
             }
             (Part::Length, b'\r') if self.number.is_some() => Part::LengthEnd,
             (Part::Length, digit) => {
@@ -157,20 +140,17 @@ impl ReplyFramer {
                     }
                 }
             }
-            (Part::Null, b'1') => Part::NullEnd,
-            (Part::NullEnd, b'\r') => Part::NullEndLf,
-            (Part::BodyEnd, b'\r') => Part::BodyEndLf,
-            (Part::LineEnd | Part::NullEndLf | Part::BodyEndLf, b'\n') => {
-                is_value = true;
-                Part::Mark
+            (Part::End([expected, rest @ ..]), byte) if byte == *expected => {
+                is_value = rest.is_empty();
+                if is_value { Part::Mark } else { Part::End(rest) }
             }
-            _ => return Err(Unframed::Opaque),
+            _ => return Err(Opaque),
         };
         Ok(is_value)
     }
 
-    /// Begins the value with this first byte. Returns the part that follows.
-    fn begin_value(&mut self, mark: u8) -> Result<Part, Unframed> {
+    /// Begins a value. `mark` is its first byte. Returns the part that follows.
+    fn begin_value(&mut self, mark: u8) -> Result<Part, Opaque> {
         self.mark = mark;
         if self.depth == 0 {
             (self.first, self.error_length) = (mark, 0);
@@ -178,16 +158,16 @@ impl ReplyFramer {
         match mark {
             b'+' | b'-' | b':' | b'_' | b'#' | b',' | b'(' => Ok(Part::Line),
             b'$' | b'!' | b'=' | b'*' | b'~' | b'%' | b'|' => Ok(Part::Length),
-            b'>' => Err(Unframed::Push),
-            _ => Err(Unframed::Opaque),
+            // Among others, `>` begins a push.
+            _ => Err(Opaque),
         }
     }
 
-    /// Opens an aggregate of this length. Returns whether it is empty, and therefore complete.
-    fn open_aggregate(&mut self, length: u32) -> Result<bool, Unframed> {
+    /// Begins an aggregate. Returns whether the aggregate is empty, and therefore complete.
+    fn open_aggregate(&mut self, length: u32) -> Result<bool, Opaque> {
         let values = match self.mark {
             b'%' => length.checked_mul(2).ok_or(Opaque)?,
-            // The attributes and the value that they describe.
+            // The attributes, and one value that the attributes describe.
             b'|' => length.checked_mul(2).ok_or(Opaque)? + 1,
             _ => length,
         };
@@ -232,8 +212,9 @@ impl ReplyFramer {
 mod tests {
     use super::*;
 
-    /// Frames these bytes in one piece and byte by byte, and compares. Returns the first byte of
-    /// each reply, then why the framer gave up, if it did.
+    /// Shows the bytes to one framer in one piece, and to another framer byte by byte. Both must
+    /// find the same replies. Returns the first byte of each reply, and then " opaque" after an
+    /// error.
     #[track_caller]
     fn frame(bytes: &[u8]) -> String {
         let frames = [bytes.len().max(1), 1].map(|size| {
@@ -248,11 +229,11 @@ mod tests {
                             found.push(char::from(first));
                         }
                         Ok(None) => assert!(piece.is_empty()),
-                        Err(why) => {
-                            found += if why == Unframed::Push { " push" } else { " opaque" };
+                        Err(Opaque) => {
+                            found += " opaque";
                             ended = true;
                             let again = framer.next(&mut &b"+OK\r\n"[..]);
-                            assert_eq!(again, Err(Unframed::Opaque), "for good");
+                            assert_eq!(again, Err(Opaque), "for good");
                         }
                     }
                 }
@@ -363,13 +344,13 @@ mod tests {
     }
 
     #[test]
-    fn a_push_is_reported_wherever_it_begins() {
+    fn a_push_is_not_framed_wherever_it_begins() {
         for (bytes, expected) in [
-            (">", " push"),
-            ("+OK\r\n>1\r\n+a\r\n", "+ push"),
-            ("*2\r\n+OK\r\n>2\r\n+a\r\n+b\r\n+OK\r\n", " push"),
-            ("|1\r\n>1\r\n", " push"),
-            ("%1\r\n+a\r\n>1\r\n", " push"),
+            (">", " opaque"),
+            ("+OK\r\n>1\r\n+a\r\n", "+ opaque"),
+            ("*2\r\n+OK\r\n>2\r\n+a\r\n+b\r\n+OK\r\n", " opaque"),
+            ("|1\r\n>1\r\n", " opaque"),
+            ("%1\r\n+a\r\n>1\r\n", " opaque"),
             ("$3\r\n>1\r\r\n", "$"),
             ("+>1\r\n", "+"),
         ] {

@@ -3,7 +3,6 @@
 //! The first bytes show whether the app speaks TLS itself. Such an app must not wait for Redis:
 //! Redis takes a ClientHello for the beginning of a request, and never answers.
 
-use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
@@ -63,7 +62,6 @@ pub enum Ahead {
     Failed(io::Error),
 }
 
-#[derive(Debug)]
 enum Socket {
     /// With the app's address.
     Tcp(TcpStream, SocketAddr),
@@ -89,14 +87,6 @@ impl Opening {
         } else {
             Opening::Plain
         }
-    }
-}
-
-impl fmt::Debug for AppStream {
-    /// Leaves out the bytes that were read ahead, which may be a password.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let AppStream { socket, opening, held, .. } = self;
-        write!(f, "AppStream({socket:?}, {opening:?}, {} bytes ahead)", held.len())
     }
 }
 
@@ -187,24 +177,9 @@ impl AppStream {
         Poll::Ready(if self.speaks_tls() { Ahead::Tls } else { Ahead::Bytes })
     }
 
-    /// True if the beginning of a request was read ahead, and not of a ClientHello.
-    pub fn has_begun(&self) -> bool {
-        self.opening == Opening::Plain && !self.held.is_empty()
-    }
-
     /// When bytes were last read ahead.
     pub fn last_ahead(&self) -> Option<Instant> {
         self.last_ahead
-    }
-
-    /// The bytes that were read ahead.
-    pub fn ahead(&self) -> &[u8] {
-        &self.held
-    }
-
-    /// Takes the bytes that were read ahead.
-    pub fn take_ahead(&mut self) -> Vec<u8> {
-        std::mem::take(&mut self.held)
     }
 
     /// Closes the connection of an app that speaks TLS. Reads the app's bytes first, because
@@ -394,21 +369,6 @@ mod tests {
     async fn an_app_on_a_unix_socket_is_named_by_its_process() {
         let (app, _far) = pair();
         assert_eq!(app.peer(), format!("pid:{}", std::process::id()));
-    }
-
-    #[tokio::test]
-    async fn debug_output_hides_bytes_read_ahead() {
-        let (mut app, mut far) = pair();
-        far.write_all(b"AUTH hunter2").await.unwrap();
-        drop(far);
-        look_ahead(&mut app).await;
-        assert_eq!(app.held, b"AUTH hunter2");
-        let shown = format!("{app:?}");
-        let bytes = format!("{:?}", b"hunter2");
-        assert!(
-            !shown.contains("hunter2") && !shown.contains(&bytes[1..bytes.len() - 1]),
-            "{shown}"
-        );
     }
 
     #[tokio::test(start_paused = true)]

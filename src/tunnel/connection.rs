@@ -13,7 +13,7 @@ use super::ends::Ends;
 use super::failure::{Failure, is_hang_up};
 use super::meter::Meter;
 use super::refusal::{FirstRequest, refuse};
-use super::relay::{Begun, Relay, RelayEnd, Side};
+use super::relay::{Relay, RelayEnd, Side};
 use super::stream::TlsUpstream;
 use super::tap::{NoTap, Progress, Tap};
 use super::waiting::{self, Departure};
@@ -30,30 +30,27 @@ const UNANSWERED: &str = "the server closed the connection without an answer";
 pub async fn serve(mut app: AppStream, tunnel: &Tunnel, guard: &mut DrainGuard) -> Outcome {
     let upstream = attempts::connect(tunnel, app.take_spare());
     let mut connection = Connection::accept(app, tunnel);
-    // Boxed, so that an idle connection's task stays small.
+    // Boxing keeps the task of a relayed connection small.
     let connected = Box::pin(connection.connect(upstream, guard)).await;
     let Some(upstream) = connected else { return connection.outcome() };
-    let course = connection.relay(upstream, &mut NoTap, Begun::default()).await;
+    let course = connection.relay(upstream, &mut NoTap).await;
     Box::pin(connection.close(course)).await
 }
 
 /// An app connection, from accept to close.
-#[derive(Debug)]
 pub struct Connection<'t> {
     tunnel: &'t Tunnel,
     arrival: Arrival,
     pub ends: Ends,
     moved: Progress,
     address: Option<SocketAddr>,
-    /// The first request was read from the app before the relay.
-    request_was_read: bool,
 }
 
 /// How a relay ended.
 #[derive(Debug)]
 pub struct Course {
     pub end: RelayEnd,
-    /// Redis closed while the app was still open.
+    /// Redis closed its side before the app closed its own.
     pub redis_ended_first: bool,
 }
 
@@ -68,22 +65,21 @@ pub struct Outcome {
 }
 
 impl<'t> Connection<'t> {
-    /// An app connection that has just been accepted.
+    /// Counts and logs an app connection that has just been accepted.
     pub fn accept(app: AppStream, tunnel: &'t Tunnel) -> Connection<'t> {
         let arrival = tunnel.figures.accept(Instant::now());
         debug!(at = "connection-accepted", var = tunnel.variable(), peer = app.peer());
         let (ends, moved) = (Ends::new(app), Progress::default());
-        Connection { tunnel, arrival, ends, moved, address: None, request_was_read: false }
+        Connection { tunnel, arrival, ends, moved, address: None }
     }
 
-    /// Waits for `upstream`, a connection to Redis. Returns `None` if there is no connection to
-    /// Redis, or if the app gives up meanwhile. In both cases, the app connection is over, and its
-    /// end is reported.
-    pub async fn connect<U>(
+    /// Waits for `upstream`, a connection to Redis. Returns `None` if connecting fails, or if the
+    /// app leaves meanwhile. In both cases, the app connection has ended, and its end is logged.
+    pub async fn connect(
         &mut self,
-        upstream: impl Future<Output = Result<U, Failure>>,
+        upstream: impl Future<Output = Result<TlsUpstream, Failure>>,
         guard: &mut DrainGuard,
-    ) -> Option<U> {
+    ) -> Option<TlsUpstream> {
         tokio::select! {
             biased;
             connected = upstream => match connected {
@@ -104,37 +100,20 @@ impl<'t> Connection<'t> {
         None
     }
 
-    /// Notes that this many bytes of the app were sent to Redis before the relay.
-    pub fn note_begun(&mut self, sent: u64) {
-        self.address = self.ends.redis.as_ref().map(|redis| redis.address);
-        self.moved.sent = sent;
-    }
-
-    /// Notes that the app's first request was read before the relay, and waits for an answer.
-    pub fn note_request_read(&mut self) {
-        self.request_was_read = true;
-    }
-
-    /// Relays between the app and Redis, beginning with the bytes in `begun`.
-    pub async fn relay<T: Tap>(
-        &mut self,
-        mut upstream: TlsUpstream,
-        tap: &mut T,
-        begun: Begun,
-    ) -> Course {
+    /// Relays between the app and Redis.
+    pub async fn relay<T: Tap>(&mut self, mut upstream: TlsUpstream, tap: &mut T) -> Course {
         upstream.set_state(UpstreamState::Relaying);
         self.address = Some(upstream.address);
         let redis = self.ends.redis.insert(upstream);
-        let mut meter = Meter::new(self.tunnel, tap, &begun);
+        let mut meter = Meter::new(self.tunnel, tap);
         let idle_timeout = self.tunnel.settings.idle_timeout;
-        let mut relay =
-            Relay::new(&mut self.ends.app, redis, &mut meter, idle_timeout).continuing(begun);
+        let mut relay = Relay::new(&mut self.ends.app, redis, &mut meter, idle_timeout);
         let end = (&mut relay).await;
         self.moved = relay.progress();
         Course { end, redis_ended_first: relay.redis_ended_first }
     }
 
-    /// Closes each side in the way in which the other side ended, and logs the end.
+    /// Closes or resets each side as the other side did, and logs the end.
     pub async fn close(mut self, course: Course) -> Outcome {
         if self.ends.app.speaks_tls() {
             self.end_tls_app().await;
@@ -152,7 +131,7 @@ impl<'t> Connection<'t> {
             self.fail(Failure::Internal(io::Error::other(error.to_string()))).await;
         }
         self.ends.close(&course.end).await;
-        // Close this connection first: the hint counts the connections that the launcher holds.
+        // Close this connection first, because the hint counts the launcher's connections.
         self.ends.let_go_of_redis();
         if self.is_unanswered(&course) {
             self.unanswered();
@@ -164,12 +143,11 @@ impl<'t> Connection<'t> {
     /// reason. This closes the connection.
     async fn explain_late_refusal(&mut self, course: &Course) -> Option<HandshakeError> {
         let RelayEnd::Reset(Side::Redis, error) = &course.end else { return None };
-        // A server that has sent a reply has accepted the client. So has a server that ended first:
-        // that server closed in good order, or had served an earlier user of the connection.
+        // A server that sends a reply, or closes its side cleanly, has accepted the client.
         if self.moved.received > 0 || course.redis_ended_first {
             return None;
         }
-        // The connection is dead, and asking the server for the reason may need its slot.
+        // Asking the server for the reason may need the slot of this dead connection.
         self.ends.let_go_of_redis();
         late_refusal::behind(self.tunnel, error).await
     }
@@ -183,7 +161,7 @@ impl<'t> Connection<'t> {
         by_redis && self.moved.sent > 0 && self.moved.received == 0
     }
 
-    /// The summary so far.
+    /// The summary so far, in which the app has not closed its connection.
     pub fn outcome(&self) -> Outcome {
         let (lasted, answered) = (self.arrival.accepted().elapsed(), self.moved.received > 0);
         Outcome { lasted, answered, closed_by_app: false }
@@ -192,8 +170,8 @@ impl<'t> Connection<'t> {
 
 /// Reports how the connection ended, to the figures, the log and the app.
 impl Connection<'_> {
-    /// Counts and logs the end of a connection after both sides are closed or given away.
-    pub fn closed(mut self, course: &Course) -> Outcome {
+    /// Counts and logs the end of the app connection.
+    fn closed(mut self, course: &Course) -> Outcome {
         let (counted, reason, error) = match &course.end {
             RelayEnd::Closed | RelayEnd::Kept(None) => (CloseReason::Closed, "closed", None),
             RelayEnd::Idle => (CloseReason::Idle, "idle", None),
@@ -222,8 +200,8 @@ impl Connection<'_> {
         outcome
     }
 
-    /// Reports why there is no connection to Redis. The app gets an error only if a setting is
-    /// wrong; at an outage its connection is closed, as without a tunnel.
+    /// Counts and logs why there is no connection to Redis. If a setting is wrong, the app gets an
+    /// error. During an outage, the app gets no error, as without a tunnel.
     async fn fail(&mut self, failure: Failure) {
         let tunnel = self.tunnel;
         let hint = failure.hint(tunnel);
@@ -232,7 +210,7 @@ impl Connection<'_> {
         if failure.is_outage() {
             return;
         }
-        let first = match self.request_was_read || self.moved.sent > 0 {
+        let first = match self.moved.sent > 0 {
             true => FirstRequest::Read,
             false => FirstRequest::ToCome,
         };
@@ -244,8 +222,7 @@ impl Connection<'_> {
         }
     }
 
-    /// Closes both sides after the app turned out to speak TLS. Redis has received no byte of the
-    /// app and has not failed.
+    /// Closes both sides if the app speaks TLS itself. Redis has received no byte from the app.
     async fn end_tls_app(&mut self) {
         self.ends.close_unused_redis().await;
         self.ends.finish();
@@ -262,9 +239,9 @@ impl Connection<'_> {
         self.tunnel.warnings.warn(Warning::AppSpeaksTls { peer, msg: hints::APP_SPEAKS_TLS });
     }
 
-    /// Reports that the app gave up while it waited for Redis, by a close, or by the reset in
-    /// `reset`.
-    pub fn abandoned(&mut self, reset: Option<&io::Error>) {
+    /// Counts and logs that the app has closed or reset its connection while it waited for Redis.
+    /// `reset` is the error of a reset.
+    fn abandoned(&mut self, reset: Option<&io::Error>) {
         self.arrival.closed(CloseReason::Abandoned);
         info!(
             at = "connection-abandoned",
@@ -275,8 +252,9 @@ impl Connection<'_> {
         );
     }
 
-    /// Reports that Redis closed the connection instead of answering. A TLS proxy closes like this
-    /// if the Redis behind it is down or at its client limit: a reset overtakes Redis's error.
+    /// Counts and logs that Redis closed the connection instead of answering. A TLS proxy does this
+    /// if the Redis behind it is down or at its client limit, because a reset overtakes Redis's
+    /// error.
     fn unanswered(&self) {
         let (error, hint) = (UNANSWERED.to_owned(), hints::unanswered(self.tunnel));
         self.tunnel.figures.fails(figures::UNANSWERED, error.clone(), hint.clone());

@@ -26,7 +26,6 @@ const IGNORED: usize = 4096;
 
 /// Both ends of a connection. Dropping them resets both, unless [`Ends::finish`] was called: a
 /// failure, a panic or the drain timeout must not look like a clean end of stream.
-#[derive(Debug)]
 pub struct Ends {
     pub app: AppStream,
     /// `None` before the connection to Redis is made, and after it was closed or given away.
@@ -67,7 +66,7 @@ impl Ends {
     pub async fn close(&mut self, end: &RelayEnd) {
         // A timeout changes nothing: the reset follows either way.
         match end {
-            RelayEnd::Closed => self.finish(),
+            RelayEnd::Closed | RelayEnd::Kept(_) => self.finish(),
             RelayEnd::Idle => {
                 self.close_unused_redis().await;
                 self.finish();
@@ -83,7 +82,6 @@ impl Ends {
                     let _ = timeout(DELIVERY, acknowledged(tcp)).await;
                 }
             }
-            RelayEnd::Kept(_) => {}
         }
     }
 }

@@ -4,7 +4,6 @@ use std::mem;
 
 use tokio::time::Instant;
 
-use super::relay::Begun;
 use super::tap::{Progress, Tap};
 use super::{Tunnel, client_limit, hints};
 use crate::figures::{self, ReplyClock};
@@ -13,7 +12,6 @@ use crate::figures::{self, ReplyClock};
 const FULL: &str = "Redis answered that it has too many clients";
 
 /// A tap that updates the figures for one connection, and shows all bytes to another tap.
-#[derive(Debug)]
 pub struct Meter<'a, T> {
     tunnel: &'a Tunnel,
     inner: &'a mut T,
@@ -26,14 +24,8 @@ pub struct Meter<'a, T> {
 }
 
 impl<'a, T> Meter<'a, T> {
-    /// Counts what was sent before the relay began, too.
-    pub fn new(tunnel: &'a Tunnel, inner: &'a mut T, begun: &Begun) -> Meter<'a, T> {
-        let replies = tunnel.figures.reply_clock();
-        if let Some(asked) = begun.asked {
-            replies.sent(asked);
-        }
-        tunnel.figures.moved(begun.sent, 0);
-        let counted = Progress { sent: begun.sent, received: 0 };
+    pub fn new(tunnel: &'a Tunnel, inner: &'a mut T) -> Meter<'a, T> {
+        let (counted, replies) = (Progress::default(), tunnel.figures.reply_clock());
         Meter { tunnel, inner, counted, replies, replied: false, answered: false }
     }
 
@@ -46,7 +38,7 @@ impl<'a, T> Meter<'a, T> {
         } else {
             figures.answered();
         }
-        // A server that has sent no TLS session by now will send no session.
+        // Servers send TLS sessions before their first reply, or not at all.
         self.tunnel.first_handshake.finish();
     }
 }
@@ -71,7 +63,7 @@ impl<T: Tap> Tap for Meter<'_, T> {
         if mem::take(&mut self.replied) {
             self.replies.received(now);
         } else if sent > 0 {
-            // Skipped if a reply came in the same step, because that reply may answer this request.
+            // If a reply came in the same step, it may already answer this request.
             self.replies.sent(now);
         }
         self.inner.moved(progress, now);

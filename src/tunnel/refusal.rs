@@ -68,7 +68,7 @@ async fn answer_all(app: &mut AppStream, answer: &[u8], first: FirstRequest) -> 
 }
 
 /// Counts an app's requests: arrays, and lines of words.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Requests {
     framer: RequestFramer,
     part: Part,

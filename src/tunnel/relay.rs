@@ -1,8 +1,9 @@
 //! Moves bytes between the app and Redis, with one small state machine for each direction.
 //!
-//! All relays of a thread share one buffer: a relay reads into it and writes the bytes on at once.
-//! If the writer stalls, its direction keeps the rest in a buffer of its own, and reads no more
-//! until the writer has taken the rest. An idle connection holds no buffer.
+//! All relays of a thread share one buffer. A relay reads bytes into this buffer, and writes the
+//! bytes to the other side at once. If the other side does not take all bytes, the relay keeps the
+//! rest in a separate buffer for this direction, and reads no more bytes until the other side has
+//! taken the rest. An idle connection holds no buffer.
 
 mod direction;
 
@@ -18,12 +19,11 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use super::tap::{Progress, Tap};
 use direction::{Direction, State, take};
 
-/// The interval at which an app is checked while the relay does not read from it: the app may be
-/// gone.
+/// While the relay does not read from the app, it checks at this interval whether the app is gone.
 const APP_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// An app that has closed its side and no longer takes replies has gone. After this long without
-/// traffic, Redis has processed the app's last requests, and the relay ends.
+/// If an app has closed its side and takes no more replies, the relay waits this long without
+/// traffic before it ends. By then, Redis has processed the app's last requests.
 const GONE: Duration = Duration::from_secs(60);
 
 /// A stream of bytes in both directions.
@@ -33,9 +33,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream for S {}
 
 /// An app's stream, which can tell whether the app is gone.
 pub trait App: Stream {
-    /// Checks, without reading, whether the app is gone. Returns the error if it is; `None` if the
-    /// app may still exist. The first call may switch on TCP keepalive, which detects that an app
-    /// is gone.
+    /// Checks, without reading, whether the app is gone. If so, returns the error. The first call
+    /// may switch on TCP keepalive, which detects that an app is gone.
     fn broken_off(&mut self) -> Option<io::Error>;
 }
 
@@ -51,18 +50,17 @@ pub enum Side {
 pub enum RelayEnd {
     /// Both sides closed.
     Closed,
-    /// Nothing moved for the idle timeout, and all bytes are delivered.
+    /// No byte moved during the idle timeout, and all bytes are delivered.
     Idle,
-    /// This side failed, or took no bytes for the idle timeout. The other side must see a reset.
+    /// This side failed, or took no bytes during the idle timeout. The other side must see a reset.
     Reset(Side, io::Error),
-    /// The app has gone, cleanly or with this error, and the connection to Redis stays open
-    /// ([`Tap::keeps_upstream`]).
+    /// The app has closed its side, or has failed with this error. The connection to Redis stays
+    /// open ([`Tap::keeps_upstream`]).
     Kept(Option<io::Error>),
 }
 
 /// A relay between two streams, as a future that resolves when the relay has ended. The caller then
 /// closes or resets the streams.
-#[derive(Debug)]
 pub struct Relay<'a, A, R, T> {
     app: &'a mut A,
     redis: &'a mut R,
@@ -70,9 +68,10 @@ pub struct Relay<'a, A, R, T> {
     up: Direction,
     down: Direction,
     idle: Option<Idle>,
-    /// When to check the app next, while the relay does not read from it.
+    /// The time of the next check whether the app is gone. `None` while the relay reads from the
+    /// app.
     app_check: Option<Pin<Box<Sleep>>>,
-    /// Redis closed while the app was still open.
+    /// Redis closed its side before the app closed its own.
     pub redis_ended_first: bool,
     last_moved: Instant,
 }
@@ -98,32 +97,10 @@ impl<'a, A, R, T: Tap> Relay<'a, A, R, T> {
         }
     }
 
-    /// Continues a connection that has begun without a relay. The tap sees what Redis has sent.
-    pub fn continuing(mut self, begun: Begun) -> Self {
-        if !begun.to_app.is_empty() {
-            self.tap.from_redis(&begun.to_app);
-        }
-        self.up.begin_with(begun.to_redis, begun.sent);
-        self.down.begin_with(begun.to_app, 0);
-        self
-    }
-
     /// The number of bytes delivered so far.
     pub fn progress(&self) -> Progress {
         Progress { sent: self.up.written, received: self.down.written }
     }
-}
-
-/// The bytes that were read and sent before the relay.
-#[derive(Default)]
-pub struct Begun {
-    /// Bytes that were read from one side, but not yet written to the other.
-    pub to_redis: Vec<u8>,
-    pub to_app: Vec<u8>,
-    /// Bytes from the app that Redis's side has taken.
-    pub sent: u64,
-    /// When these bytes were sent, if Redis owes a reply.
-    pub asked: Option<Instant>,
 }
 
 impl<A: App, R: Stream, T: Tap> Future for Relay<'_, A, R, T> {
@@ -136,7 +113,6 @@ impl<A: App, R: Stream, T: Tap> Future for Relay<'_, A, R, T> {
         if end.is_none() {
             end = relay.poll_down(cx);
         }
-        // Read the clock once for this step.
         let moved = (relay.up.moved + relay.down.moved != before).then(Instant::now);
         if let Some(now) = moved {
             relay.last_moved = now;
@@ -175,8 +151,8 @@ impl<A: App, R: Stream, T: Tap> Relay<'_, A, R, T> {
                 return Some(RelayEnd::Reset(Side::Redis, error));
             }
             self.redis_ended_first |= matches!(self.up.state, State::Open);
-            // If writing to Redis has failed, the app must see a reset, even if reading now finds a
-            // clean end: a socket reports its error only once.
+            // If writing to Redis has failed, the app must see a reset. Reading may find a clean
+            // end nevertheless, because a socket reports its error only once.
             self.down.state = match self.up.state.writer_error() {
                 Some(_) => State::Closed,
                 None => State::Closing,
@@ -184,22 +160,22 @@ impl<A: App, R: Stream, T: Tap> Relay<'_, A, R, T> {
         }
     }
 
-    /// True if the connection to Redis stays open now that the app has ended. An app that has only
-    /// half-closed must first get what is not delivered yet.
+    /// True if the connection to Redis stays open after the app's end. An app that has only
+    /// half-closed its connection must first get all bytes that Redis has sent.
     fn keeps_upstream(&self, app_end: &io::Result<()>) -> bool {
         let delivered = app_end.is_err() || !self.down.is_stalled();
         let redis_is_open = !matches!(self.down.state, State::Closing) && !self.down.is_over();
         delivered && redis_is_open && self.tap.keeps_upstream()
     }
 
-    /// The end of the relay if neither direction moves bytes any more.
+    /// Returns how the relay ended if neither direction moves bytes any more.
     fn both_ended(&mut self) -> Option<RelayEnd> {
         match (&mut self.up.state, &self.down.state) {
-            // All that Redis sent before writing to it failed has been passed on.
+            // Writing to Redis failed earlier, and the app now has all bytes that Redis sent.
             (State::WriterFailed(error), State::Closed | State::WriterFailed(_)) => {
                 Some(RelayEnd::Reset(Side::Redis, take(error)))
             }
-            // An app may close cleanly before it has read every reply.
+            // An app may close its connection before it has read every reply.
             (State::Closed, _) if self.down.is_over() => Some(RelayEnd::Closed),
             _ => None,
         }
@@ -222,8 +198,8 @@ impl<A: App, R: Stream, T: Tap> Relay<'_, A, R, T> {
         })
     }
 
-    /// Ready when the app has gone while the relay does not read from it, because Redis stalls, or
-    /// because the app has closed its side and may still wait for replies.
+    /// Ready when the app is gone. This function checks the app only while the relay does not read
+    /// from it: while Redis takes no bytes, and after the app has closed its side.
     fn poll_broken_off(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         if matches!(self.up.state, State::Open) && !self.up.is_stalled() {
             self.app_check = None;
@@ -247,8 +223,8 @@ impl<A: App, R: Stream, T: Tap> Relay<'_, A, R, T> {
     }
 }
 
-/// The idle timeout. The timer is moved only when it fires, and not with every byte.
-#[derive(Debug)]
+/// The idle timeout. Only when the timer fires, the relay moves it, because moving it for every
+/// byte would be slow.
 struct Idle {
     timeout: Duration,
     timer: Pin<Box<Sleep>>,
@@ -256,26 +232,20 @@ struct Idle {
 
 impl Idle {
     fn new(timeout: Duration) -> Idle {
-        Idle { timeout, timer: Box::pin(sleep_until(later(Instant::now(), timeout))) }
+        Idle { timeout, timer: Box::pin(sleep_until(Instant::now() + timeout)) }
     }
 
-    /// Ready when no byte has moved for the timeout.
+    /// Ready when no byte has moved during the timeout.
     fn poll(&mut self, cx: &mut Context<'_>, last_moved: Instant) -> Poll<()> {
         loop {
             ready!(self.timer.as_mut().poll(cx));
-            let due = later(last_moved, self.timeout);
+            let due = last_moved + self.timeout;
             if Instant::now() >= due {
                 return Poll::Ready(());
             }
             self.timer.as_mut().reset(due);
         }
     }
-}
-
-/// The moment `timeout` after `moment`, or a century later if that is sooner.
-fn later(moment: Instant, timeout: Duration) -> Instant {
-    const A_CENTURY: Duration = Duration::from_secs(100 * 365 * 86_400);
-    moment + timeout.min(A_CENTURY)
 }
 
 #[cfg(test)]

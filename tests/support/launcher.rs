@@ -15,6 +15,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::resp::Client;
 use super::servers::PASSWORD;
+use super::status::StatusPage;
 use super::{PATIENCE, Process, eventually, heed_signals};
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_start-stunnel");
@@ -263,6 +264,11 @@ impl Held {
     /// A client that has connected to the tunnel and has sent nothing.
     pub fn open(&self) -> Client {
         Client::open(self.port)
+    }
+
+    /// The status page of a launcher with `STUNNEL_STATUS_ADDRESS=0`.
+    pub fn page(&self) -> StatusPage {
+        StatusPage::of(self.running.pid(), &[self.port])
     }
 
     pub fn finish(self) -> Outcome {

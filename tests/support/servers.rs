@@ -54,11 +54,6 @@ pub fn clients(direct: &mut Client) -> String {
     text_of(direct.ask(&["CLIENT", "LIST"]))
 }
 
-/// The number of the pool's idle connections, whose last command was RESET.
-pub fn idle_connections(direct: &mut Client) -> usize {
-    clients(direct).lines().filter(|line| line.contains(" cmd=reset ")).count()
-}
-
 /// The number of connections that Redis has accepted since its start, including `direct`.
 pub fn accepted(direct: &mut Client) -> usize {
     info(direct, "stats", "total_connections_received").expect("a number")

@@ -69,13 +69,23 @@ impl StatusPage {
         self.metric(&format!("start_stunnel_{name}{{tunnel=\"REDIS_URL\"{labels}}}"))
     }
 
-    /// Waits until all connections to Redis are idle.
-    pub fn wait_until_all_is_idle(&self) {
+    /// The number of connections to Redis in this state.
+    pub fn upstream(&self, state: &str) -> f64 {
+        self.of_tunnel("upstream_connections", &format!(",state=\"{state}\"")).unwrap()
+    }
+
+    /// Waits until all connections to Redis are idle. Returns their number.
+    pub fn wait_until_all_is_idle(&self) -> f64 {
         eventually("all connections are idle", || {
-            let busy = ["relaying", "connecting"].map(|state| {
-                self.of_tunnel("upstream_connections", &format!(",state=\"{state}\"")).unwrap()
-            });
-            (busy == [0.0, 0.0]).then_some(())
+            let busy = self.upstream("relaying") + self.upstream("connecting");
+            (busy == 0.0).then(|| self.upstream("idle"))
+        })
+    }
+
+    /// Waits until the pool holds this many idle connections.
+    pub fn wait_for_idle(&self, count: usize) {
+        eventually("connections are idle", || {
+            (self.upstream("idle") == count as f64).then_some(())
         });
     }
 }

@@ -1,7 +1,6 @@
 //! One direction of a relay.
 
 use std::cell::RefCell;
-use std::fmt;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -23,21 +22,21 @@ pub fn take(error: &mut io::Error) -> io::Error {
 }
 
 /// One direction's state.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub enum State {
-    /// Reading and writing.
+    /// The relay reads and writes.
     #[default]
     Open,
-    /// The reader has ended; the writer's side is being shut down.
+    /// The reader has ended, and the relay is shutting down the writer's side.
     Closing,
-    /// The writer's side is shut down, or must stay as it is.
+    /// The writer's side is shut down, or must not be shut down.
     Closed,
-    /// The writer failed. Input is still read and discarded, because the peer may close only then.
+    /// The writer has failed. The relay reads and discards the reader's bytes, because the reader's
+    /// peer may close only after it has sent all its bytes.
     WriterFailed(io::Error),
 }
 
 impl State {
-    /// The error that ended writing.
     pub fn writer_error(&mut self) -> Option<&mut io::Error> {
         match self {
             State::WriterFailed(error) => Some(error),
@@ -50,44 +49,18 @@ impl State {
 #[derive(Default)]
 pub struct Direction {
     pub state: State,
-    /// The bytes that the writer has not taken yet begin at `stalled_from`. Empty unless the writer
-    /// stalls.
-    stalled: Vec<u8>,
+    /// Empty unless the writer stalls. The writer has taken the bytes before `stalled_from`.
+    pub stalled: Vec<u8>,
     stalled_from: usize,
-    /// The reader's end, until [`Direction::poll`] has returned it.
+    /// How the reader ended, until [`Direction::poll`] returns it.
     reader_ended: Option<io::Result<()>>,
-    /// Bytes that the writer took.
+    /// The number of bytes that the writer has taken.
     pub written: u64,
-    /// Bytes read plus bytes written, which grows whenever bytes move.
+    /// The number of bytes read plus the number of bytes written.
     pub moved: u64,
 }
 
-/// Leaves out the stalled bytes, which may hold a password.
-impl fmt::Debug for Direction {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Direction")
-            .field("state", &self.state)
-            .field("stalled", &self.stalled())
-            .finish_non_exhaustive()
-    }
-}
-
 impl Direction {
-    /// Begins with bytes that were read earlier. The writer had taken `written` bytes before them.
-    pub fn begin_with(&mut self, bytes: Vec<u8>, written: u64) {
-        (self.stalled, self.written) = (bytes, written);
-    }
-
-    /// The number of bytes that the writer has not taken yet.
-    pub fn stalled(&self) -> usize {
-        self.stalled.len() - self.stalled_from
-    }
-
-    #[cfg(test)]
-    pub fn holds_memory(&self) -> bool {
-        self.stalled.capacity() > 0
-    }
-
     pub fn is_stalled(&self) -> bool {
         !self.stalled.is_empty()
     }
@@ -101,8 +74,8 @@ impl Direction {
         }
     }
 
-    /// Moves the bytes that can be moved now, and shows them to `see`. Returns how the reader
-    /// ended, once everything read before is written. Then the caller must set `state`.
+    /// Moves the available bytes, and shows them to `see`. When the reader has ended and the writer
+    /// has taken all bytes, returns how the reader ended. Then the caller must set `state`.
     pub fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -150,9 +123,9 @@ impl Direction {
         })
     }
 
-    /// Reads until the buffer is full, the reader ends, or no more bytes are available now. Returns
-    /// the number of bytes that were read, and `Pending` if the reader will wake us. A short read
-    /// clears the stream's readiness, so noticing the end costs no system call.
+    /// Reads until the buffer is full, the reader ends, or no more bytes are available. Returns the
+    /// number of bytes that were read, and `Pending` if the reader wakes this task later. The last
+    /// poll costs no system call, because a short read has cleared the stream's readiness.
     fn fill(
         &mut self,
         cx: &mut Context<'_>,
@@ -170,9 +143,9 @@ impl Direction {
         (read, Poll::Ready(()))
     }
 
-    /// Keeps the bytes that the writer has not taken. The writer will wake us.
+    /// Keeps the bytes that the writer has not taken. The writer wakes this task later.
     fn keep_stalled(&mut self, bytes: &[u8]) -> Poll<()> {
-        // Too little memory must end one connection, not all.
+        // If there is too little memory, only this connection must end, not the launcher.
         if let Err(error) = self.stalled.try_reserve_exact(bytes.len()) {
             self.reader_ended = Some(Err(error.into()));
             return Poll::Ready(());
@@ -181,7 +154,7 @@ impl Direction {
         Poll::Pending
     }
 
-    /// Writes the bytes that were kept. Ready when all are written, or the writer has failed.
+    /// Writes the stalled bytes. Ready when all bytes are written, or the writer has failed.
     fn write_stalled(
         &mut self,
         cx: &mut Context<'_>,
@@ -197,8 +170,8 @@ impl Direction {
         Poll::Ready(())
     }
 
-    /// Writes as many bytes as the writer takes now, and returns their number. If these are not all
-    /// bytes, the writer has stalled (and wakes this task later) or failed (see `state`).
+    /// Writes as many bytes as the writer takes now, and returns their number. If bytes are left,
+    /// the writer wakes this task later, or it has failed and `state` holds the error.
     fn write(
         &mut self,
         cx: &mut Context<'_>,
@@ -248,7 +221,7 @@ impl Direction {
         cx: &mut Context<'_>,
         writer: &mut (impl AsyncWrite + Unpin),
     ) -> Poll<()> {
-        // If this fails, the writer is gone and needs no shutdown.
+        // If this fails, the writer's connection is broken and needs no shutdown.
         let _ = ready!(Pin::new(writer).poll_shutdown(cx));
         self.state = State::Closed;
         Poll::Ready(())
