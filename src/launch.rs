@@ -1,6 +1,5 @@
 //! One launch, step by step: prepare, spawn, serve, drain.
 
-use std::collections::HashMap;
 use std::ffi::OsString;
 use std::io;
 use std::path::Path;
@@ -25,7 +24,7 @@ use crate::supervisor::{
 };
 use crate::threads;
 use crate::tls::{self, Connector};
-use crate::tunnel::{Drain, DrainGuard, Listener, Route, ServerLoad, Tunnel};
+use crate::tunnel::{Drain, DrainGuard, Listener, Route, Tunnel};
 
 /// Set by Heroku in every dyno:
 /// <https://devcenter.heroku.com/articles/dynos#local-environment-variables>.
@@ -247,12 +246,11 @@ fn open_tunnels(
     plan: Plan,
     listeners: Vec<Listener>,
     settings: &Settings,
-    figures: &Figures,
+    all: &Figures,
     guard: DrainGuard,
 ) {
     let mut connectors: Vec<Arc<Connector>> = Vec::new();
-    let mut loads: HashMap<String, Arc<ServerLoad>> = HashMap::new();
-    let routes = plan.routes.into_iter().zip(plan.pools).zip(listeners).zip(figures.tunnels());
+    let routes = plan.routes.into_iter().zip(plan.pools).zip(listeners).zip(all.tunnels());
     for (((route, mode), listener), figures) in routes {
         let known = connectors.iter().find(|connector| *connector.trust() == route.trust);
         let connector = known.cloned().unwrap_or_else(|| {
@@ -261,9 +259,9 @@ fn open_tunnels(
             prepare(connector.clone());
             connector
         });
-        let load = loads.entry(route.upstream.to_string()).or_default().clone();
+        let same_server = all.of_server(&route.upstream.to_string());
         let (connection, figures) = (settings.connection.clone(), figures.clone());
-        let tunnel = Arc::new(Tunnel::new(route, connector, connection, figures, load));
+        let tunnel = Arc::new(Tunnel::new(route, connector, connection, figures, same_server));
         let guard = guard.clone();
         tokio::spawn(async move {
             let variable = tunnel.variable().to_owned();

@@ -158,16 +158,6 @@ fn a_cut_handshake_without_a_close_is_not_tried_again() {
 }
 
 #[test]
-fn diagnosis_connections_respect_the_limit() {
-    let server = Server::start(Front::Redis);
-    let held = hold(&server.url(), &[(LIMIT, "1"), ("STUNNEL_VERIFY", "full")]);
-    // The certificate is rejected, and the launcher connects once more to find out why.
-    let reply = held.open().ask(&["PING"]);
-    let Reply::Line(line) = &reply else { panic!("{reply:?}") };
-    assert!(line.contains("certificate check failed"), "{line}");
-}
-
-#[test]
 fn a_server_without_tls_is_explained_at_the_limit_too() {
     let server = Server::start(Front::Redis);
     let plaintext = format!("rediss://127.0.0.1:{}", server.port);

@@ -305,7 +305,7 @@ fn a_flood_of_tiny_tls_records_does_not_block_others() {
 
 #[test]
 fn a_refused_app_gets_an_error_for_each_request() {
-    let peer = Peer::tls(|_| ());
+    let peer = Peer::unless_left(|_| ());
     let held = Launcher::holding(&peer.url()).env("STUNNEL_VERIFY", "full").start_held();
     let mut client = held.open();
     client.send(&["PING"]);
@@ -315,6 +315,7 @@ fn a_refused_app_gets_an_error_for_each_request() {
         assert!(line.starts_with("-ERR start-stunnel: 127.0.0.1:"), "{line}");
     }
     assert_eq!(client.reply().unwrap_err().kind(), ErrorKind::UnexpectedEof);
+    assert_eq!(peer.accepted(), 1, "the reason needs no second connection");
 }
 
 #[test]
@@ -452,7 +453,7 @@ fn a_tls_app_fails_at_once_and_the_log_says_what_to_remove() {
 
 #[test]
 fn a_tls_app_gets_no_resp_error_when_redis_is_misconfigured() {
-    let peer = Peer::tls(|_| ());
+    let peer = Peer::unless_left(|_| ());
     let launcher = Launcher::holding(&peer.url()).env("STUNNEL_VERIFY", "full");
     let held = launcher.start_held();
     let mut app = held.tcp();

@@ -12,9 +12,8 @@ use super::report::{Outcome, Problem, Report, STEPS, StepReport, Stop, Subject};
 use crate::configuration::Settings;
 use crate::figures::TunnelFigures;
 use crate::plan::Plan;
-use crate::tls::{Certificate, Connector, HandshakeError, Trust, Verify, certificate_of};
+use crate::tls::{Certificate, Connector, Misconfiguration, Trust, Verify};
 use crate::tunnel::Tunnel;
-use crate::tunnel::diagnosis::Unexplained;
 use crate::tunnel::failure::{Failure, Step};
 use crate::tunnel::upstream;
 
@@ -26,7 +25,7 @@ pub async fn all(plan: Plan, settings: &Settings) -> Vec<Report> {
             Connector::new(route.trust.clone()),
             settings.connection.clone(),
             TunnelFigures::unread(),
-            Arc::default(),
+            Vec::new(),
         ),
         credentials: plan.credentials(index),
         databases: plan.databases(index),
@@ -70,14 +69,13 @@ async fn take_steps(subject: &Subject, report: &mut Report) -> Result<(), Stop> 
     if report.works() { speak(subject, report, deadline).await } else { Err(Stop) }
 }
 
-/// Runs `step` until `deadline`. A failure may be explained later, outside the time limit.
-async fn within<T, E: From<Failure>>(
+/// Runs `step` until `deadline`.
+async fn within<T>(
     deadline: tokio::time::Instant,
     late: Step,
-    step: impl Future<Output = Result<T, E>>,
-) -> Result<T, E> {
-    let done = timeout_at(deadline, step).await;
-    done.unwrap_or_else(|_| Err(Failure::timed_out(late).into()))
+    step: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    timeout_at(deadline, step).await.unwrap_or_else(|_| Err(Failure::timed_out(late)))
 }
 
 /// Adds the steps name lookup, TCP and TLS to the report. Returns the addresses and the server's
@@ -89,7 +87,8 @@ async fn reach(
 ) -> Result<(Vec<SocketAddr>, Certificate), Stop> {
     // Set up OpenSSL now, so that the TLS step shows the handshake's time only. If this fails, the
     // handshake reports it.
-    let _ = tunnel.unverified.prepare().await;
+    let connector = Connector::unverified(&tunnel.route.trust);
+    let _ = connector.prepare().await;
     let problem = |failure: Failure| Problem::of(&failure, tunnel);
 
     let started = Instant::now();
@@ -105,13 +104,11 @@ async fn reach(
     })?;
 
     let started = Instant::now();
-    let no_sessions = Arc::default();
-    let unverified = upstream::handshake(tunnel, &tunnel.unverified, stream, &no_sessions);
-    // This handshake accepts every certificate, so a failure needs no explanation.
-    let handshake =
-        within(deadline, Step::Tls, unverified).await.map_err(Unexplained::into_failure);
-    let unreadable = || Failure::Misconfigured(HandshakeError::unreadable_certificate());
-    let certificate = handshake.and_then(|(tls, _)| certificate_of(&tls).ok_or_else(unreadable));
+    let sessions = Arc::default();
+    let handshake = upstream::handshake(tunnel, &connector, stream, &sessions);
+    let handshake = within(deadline, Step::Tls, handshake).await;
+    let unreadable = || Failure::Misconfigured(Misconfiguration::unreadable_certificate());
+    let certificate = handshake.and_then(|(tls, _)| tls.certificate().ok_or_else(unreadable));
     let certificate = report.step("TLS", started, certificate.map_err(problem), |certificate| {
         certificate.subject.clone()
     })?;
@@ -145,10 +142,10 @@ async fn would_pass(
     let took = started.elapsed();
     let outcome = match passed {
         Ok(_) => Outcome::Ok(String::new()),
-        Err(unexplained) => Outcome::Failed(match unexplained.explain(tunnel).await {
-            Failure::Misconfigured(HandshakeError::Certificate(_, reason)) => reason,
-            failure => failure.to_string(),
-        }),
+        Err(Failure::Misconfigured(Misconfiguration::Certificate(rejected))) => {
+            Outcome::Failed(rejected.reason)
+        }
+        Err(failure) => Outcome::Failed(failure.describe(tunnel).error),
     };
     let required = tunnel.route.trust.verify == verify;
     StepReport { name: verify.word(), outcome, took, required }

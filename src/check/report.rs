@@ -6,6 +6,7 @@ use crate::redis_url::Credentials;
 use crate::tls::{Certificate, Verify};
 use crate::tunnel::Tunnel;
 use crate::tunnel::failure::Failure;
+use crate::tunnel::hints::Described;
 
 /// The steps in their order. JSON has their names in lower case. `ca` and `full` try these levels
 /// of verification. `SELECT` exists only if a URL names a database other than 0.
@@ -75,7 +76,8 @@ pub struct Problem {
 
 impl Problem {
     pub fn of(failure: &Failure, tunnel: &Tunnel) -> Problem {
-        Problem { text: failure.to_string(), advice: Some(failure.hint(tunnel)) }
+        let Described { error, hint, .. } = failure.describe(tunnel);
+        Problem { text: error, advice: Some(hint) }
     }
 }
 

@@ -53,7 +53,7 @@ pub const LAPSE: Duration = Duration::from_secs(60);
 /// One tunnel's figures.
 #[derive(Debug)]
 pub struct TunnelFigures {
-    labels: TunnelLabels,
+    pub(super) labels: TunnelLabels,
     state: Mutex<State>,
 }
 
@@ -189,6 +189,11 @@ impl TunnelFigures {
     /// open.
     pub fn turned_away(&self) {
         self.state_at(Instant::now()).counts.max_clients += 1;
+    }
+
+    /// The number of connections to Redis whose handshake is done.
+    pub fn established(&self) -> u64 {
+        self.state().counts.established()
     }
 
     /// Sets the limit on connections to Redis; `None`: no limit.

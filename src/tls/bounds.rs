@@ -9,6 +9,7 @@ use openssl::ssl::SslContextBuilder;
 use openssl::x509::{X509Ref, X509StoreContextRef, X509VerifyResult};
 
 use super::raw::{self, Verifier};
+use super::session;
 use super::trust::Verify;
 
 /// The longest certificate chain to accept, in bytes. Usual chains have 2 to 6 KiB. OpenSSL allows
@@ -53,7 +54,11 @@ impl Verifier for KeyAndChain {
 /// True if the server's key is within our limits; sets the chain's error to the result. This is
 /// checked here because the next step of the handshake already uses the key.
 fn has_usual_key(chain: &mut X509StoreContextRef) -> bool {
-    let usual = raw::first_of(chain).is_none_or(is_usual);
+    let sent = raw::sent_by_server(chain);
+    if let (Some(sent), Some(facts)) = (sent, session::facts_of(chain)) {
+        facts.note_chain(sent);
+    }
+    let usual = sent.and_then(|sent| sent.get(0)).is_none_or(is_usual);
     chain.set_error(if usual { X509VerifyResult::OK } else { KEY_TOO_LONG });
     usual
 }

@@ -3,16 +3,12 @@
 use std::net::IpAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use openssl::x509::X509Ref;
-use tokio::io::{AsyncRead, AsyncWrite};
 use x509_parser::certificate::X509Certificate;
-use x509_parser::error::X509Error;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 use x509_parser::time::ASN1Time;
 
 use super::pin::Pin;
-use super::stream::TlsStream;
 use crate::text::printable;
 
 const SECONDS_A_DAY: i64 = 86_400;
@@ -34,26 +30,18 @@ pub struct Certificate {
     /// name.
     pub names: Vec<String>,
     pub pin: Pin,
-    /// The issuer of the last certificate in the chain that the server sent.
-    pub chain_issuer: String,
 }
 
 impl Certificate {
-    /// Reads a certificate in DER (RFC 5280).
-    ///
-    /// # Errors
-    /// If `der` is not a certificate.
-    pub fn from_der(der: &[u8]) -> Result<Certificate, X509Error> {
-        let (_, certificate) =
-            X509Certificate::from_der(der).map_err(|_| X509Error::InvalidCertificate)?;
+    /// Reads a certificate in DER; `None` if its encoding violates RFC 5280.
+    pub fn from_der(der: &[u8]) -> Option<Certificate> {
+        let (_, certificate) = X509Certificate::from_der(der).ok()?;
         let validity = certificate.validity();
         let now =
             SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs() as i64);
-        let issuer = printable(&certificate.issuer().to_string());
-        Ok(Certificate {
+        Some(Certificate {
             subject: printable(&certificate.subject().to_string()),
-            chain_issuer: issuer.clone(),
-            issuer,
+            issuer: printable(&certificate.issuer().to_string()),
             valid_from: day(&validity.not_before),
             expires: day(&validity.not_after),
             expires_at: validity.not_after.timestamp(),
@@ -72,23 +60,6 @@ impl Certificate {
             more => format!("{shown} and {more} more"),
         }
     }
-}
-
-/// The certificate of the server that `stream` is connected to; `None` if it is unreadable.
-pub fn certificate_of<S: AsyncRead + AsyncWrite + Unpin>(
-    stream: &TlsStream<S>,
-) -> Option<Certificate> {
-    let mut certificate = Certificate::from_der(&stream.peer_certificate()?).ok()?;
-    if let Some(issuer) = stream.chain_end().and_then(|last| issuer_of(last)) {
-        certificate.chain_issuer = issuer;
-    }
-    Some(certificate)
-}
-
-fn issuer_of(certificate: &X509Ref) -> Option<String> {
-    let der = certificate.to_der().ok()?;
-    let (_, certificate) = X509Certificate::from_der(&der).ok()?;
-    Some(printable(&certificate.issuer().to_string()))
 }
 
 fn names(certificate: &X509Certificate<'_>) -> Vec<String> {
@@ -136,12 +107,5 @@ mod tests {
         assert_eq!(ip_address(&[127, 0, 0, 1]), Some([127, 0, 0, 1].into()));
         assert_eq!(ip_address(&[0; 16]), Some([0_u16; 8].into()));
         assert_eq!(ip_address(&[1, 2, 3]), None);
-    }
-
-    #[test]
-    fn bytes_that_are_no_certificate_are_an_error() {
-        for der in [&b""[..], b"x", &[0x30, 0x03, 0x02, 0x01, 0x00]] {
-            assert!(Certificate::from_der(der).is_err());
-        }
     }
 }

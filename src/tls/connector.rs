@@ -9,11 +9,11 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::OnceCell;
 use tokio_native_tls::TlsConnector;
 
-use super::handshake::{ConnectError, HandshakeError, SessionVerdict};
-use super::session::{Sessions, Watch};
+use super::handshake::{HandshakeError, Misconfiguration};
+use super::session::Sessions;
 use super::stream::TlsStream;
 use super::trust::{Trust, Verify};
-use super::{bounds, certificate, raw, roots, session};
+use super::{bounds, raw, roots, session};
 use crate::threads;
 
 /// Key exchange groups. The ClientHello contains a key share for the first group; a server that
@@ -104,50 +104,30 @@ impl Connector {
         host: &str,
         stream: S,
         sessions: &Arc<Sessions>,
-    ) -> Result<TlsStream<S>, ConnectError>
+    ) -> Result<TlsStream<S>, HandshakeError>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let connector = self.prepare().await.map_err(HandshakeError::Internal)?;
         let none = Arc::default();
         let sessions = if self.resumes() { sessions } else { &none };
-        let (offer, watch) = sessions.offer();
+        let watch = sessions.watch();
+        let (offer, name) = (sessions.offer(), self.server_name(host));
         let facts = offer.facts().clone();
-        let handshake = connector.connect(self.server_name(host), stream);
-        let stream = match session::offering(offer, handshake).await {
-            Ok(stream) => TlsStream::new(stream, facts),
-            Err(error) => return Err(blame(HandshakeError::classify(error, &facts), watch)),
-        };
-        if stream.resumed() {
-            watch.resumed()
-        } else {
-            watch.clear()
-        }
+        let stream = session::offering(offer, connector.connect(name, stream))
+            .await
+            .map_err(|error| HandshakeError::classify(error, &facts, name))?;
+        let stream = TlsStream::new(stream, facts);
         if !self.trust.pins.is_empty() {
-            let pin = certificate::certificate_of(&stream)
-                .ok_or_else(HandshakeError::unreadable_certificate)?
-                .pin;
+            let unreadable = Misconfiguration::unreadable_certificate;
+            let shown = stream.certificate().ok_or_else(unreadable);
+            let pin = shown.map_err(HandshakeError::Misconfigured)?.pin;
             if !self.trust.pin_holds(&pin) {
-                // A TLS 1.2 server sends its session during the handshake, before this check.
-                sessions.forget();
-                return Err(HandshakeError::Pin(pin).into());
+                return Err(HandshakeError::Misconfigured(Misconfiguration::Pin(pin)));
             }
         }
+        watch.succeeded();
         Ok(stream)
-    }
-}
-
-/// Decides whether the offered session may have caused `error`, and tells `watch`.
-fn blame(error: HandshakeError, watch: Watch) -> ConnectError {
-    let (verdict, was_offered) = (error.verdict_on_session(), watch.suspects());
-    if verdict == SessionVerdict::Cleared {
-        watch.clear();
-    } else {
-        watch.failed();
-    }
-    match was_offered && verdict == SessionVerdict::Suspected {
-        true => ConnectError::OfSession(error),
-        false => ConnectError::Failed(error),
     }
 }
 
@@ -207,7 +187,7 @@ mod tests {
         // SNI holds 255 bytes at most.
         let too_long = "x".repeat(300);
         let error = connector.connect(&too_long, client, &Arc::default()).await.unwrap_err();
-        assert!(matches!(error, ConnectError::Failed(HandshakeError::Internal(_))), "{error:?}");
+        assert!(matches!(error, HandshakeError::Internal(_)), "{error:?}");
     }
 
     /// Types of extensions (RFC 8446 section 4.2).

@@ -60,10 +60,17 @@ pub enum HandshakeError {
     Damaged(io::Error),
     /// OpenSSL failed internally, mostly for lack of memory.
     Internal(io::Error),
+    /// Client and server have incompatible settings.
+    Misconfigured(Misconfiguration),
+}
+
+/// The setting or the server's configuration that prevents a connection.
+#[derive(Debug, Clone)]
+pub enum Misconfiguration {
     /// The peer's answer is not TLS.
     NoTls,
-    /// The certificate check failed. The text is OpenSSL's reason, or a plainer text.
-    Certificate(Flaw, String),
+    /// The certificate check failed.
+    Certificate(Box<Rejected>),
     /// The server's key is not pinned. This is its pin.
     Pin(Pin),
     /// The server requires a client certificate.
@@ -75,62 +82,34 @@ pub enum HandshakeError {
     /// Client and server have no TLS version in common.
     NoCommonVersion,
     /// Any other failure, with OpenSSL's reason.
-    Refused(String),
+    Other(String),
 }
 
-/// The verdict on the offered session after a failed handshake: the session may be the cause.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SessionVerdict {
-    /// The session is not the cause.
-    Cleared,
-    /// The server closed the connection, which can have any reason. An immediate second handshake
-    /// would only add to its load.
-    Doubtful,
-    /// The server sent an alert, or violated the protocol. A handshake without the session may
-    /// succeed.
-    Suspected,
+/// A certificate that failed its check.
+#[derive(Debug, Clone)]
+pub struct Rejected {
+    pub flaw: Flaw,
+    /// The reason in plain words.
+    pub reason: String,
+    /// `None` if the certificate is unreadable.
+    pub certificate: Option<Certificate>,
 }
 
-/// A failed attempt to make a TLS connection.
-#[derive(Debug)]
-pub enum ConnectError {
-    Failed(HandshakeError),
-    /// The offered session may be the cause: retry without one.
-    OfSession(HandshakeError),
-}
-
-impl From<HandshakeError> for ConnectError {
-    fn from(error: HandshakeError) -> ConnectError {
-        ConnectError::Failed(error)
+impl Misconfiguration {
+    pub fn unreadable_certificate() -> Misconfiguration {
+        Misconfiguration::Other("the server's certificate cannot be read".to_owned())
     }
-}
 
-/// A refusal of the client certificate after the handshake, as in TLS 1.3 (RFC 8446 section
-/// 4.4.2.4).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum LateRefusal {
-    /// The server requires a client certificate.
-    Wanted,
-    /// The server refuses the client certificate. The text is OpenSSL's reason.
-    Refused(String),
-}
-
-impl LateRefusal {
-    /// Reads the refusal from an error of a read; `None` if the error has another cause.
-    pub fn of(error: &io::Error) -> Option<LateRefusal> {
-        match HandshakeError::from_stack(stack_of(error)?, X509VerifyResult::OK) {
-            HandshakeError::ClientCertificateWanted => Some(LateRefusal::Wanted),
-            HandshakeError::ClientCertificateRefused(reason) => Some(LateRefusal::Refused(reason)),
+    /// Reads from the error of a read whether the server requires a client certificate, or refuses
+    /// the client's. `None` if the error has another cause. TLS 1.3 servers report this after the
+    /// handshake (RFC 8446 section 4.4.2.4).
+    pub fn after_handshake(error: &io::Error) -> Option<Misconfiguration> {
+        use Misconfiguration::{ClientCertificateRefused, ClientCertificateWanted};
+        match HandshakeError::from_stack(stack_of(error)?, &Facts::default(), "") {
+            HandshakeError::Misconfigured(
+                known @ (ClientCertificateWanted | ClientCertificateRefused(_)),
+            ) => Some(known),
             _ => None,
-        }
-    }
-}
-
-impl From<LateRefusal> for HandshakeError {
-    fn from(refusal: LateRefusal) -> HandshakeError {
-        match refusal {
-            LateRefusal::Wanted => HandshakeError::ClientCertificateWanted,
-            LateRefusal::Refused(reason) => HandshakeError::ClientCertificateRefused(reason),
         }
     }
 }
@@ -159,38 +138,43 @@ impl Flaw {
             _ => Flaw::Chain,
         }
     }
+}
 
-    /// OpenSSL's `verdict`, made concrete with the certificate's own fields. `name` is the name
-    /// that the certificate should have.
-    pub fn in_plain_words(self, verdict: &str, certificate: &Certificate, name: &str) -> String {
-        match self {
-            Flaw::Name => {
-                format!("the certificate is for {}, not for {name}", certificate.names_in_short())
-            }
+impl Rejected {
+    /// A server was rejected that should have a certificate for `name`.
+    fn new(facts: &Facts, name: &str) -> Rejected {
+        let (flaw, certificate) = (Flaw::of(facts.verified()), facts.certificate());
+        let verdict = match flaw {
+            Flaw::Key => "the certificate's RSA key or exponent is too long",
+            _ => facts.verified().error_string(),
+        };
+        let reason = certificate.as_ref().and_then(|certificate| match flaw {
+            Flaw::Name => Some(format!(
+                "the certificate is for {}, not for {name}",
+                certificate.names_in_short()
+            )),
             Flaw::NotYetValid => {
-                format!("the certificate is not valid before {}", certificate.valid_from)
+                Some(format!("the certificate is not valid before {}", certificate.valid_from))
             }
+            // Otherwise, another certificate of the chain has expired.
             Flaw::Expired if certificate.days_left < 0 => {
-                format!("the certificate expired on {}", certificate.expires)
+                Some(format!("the certificate expired on {}", certificate.expires))
             }
-            Flaw::Chain if certificate.chain_issuer != certificate.subject => {
-                let issuer: String =
-                    certificate.chain_issuer.chars().take(LONGEST_ISSUER).collect();
-                format!("{verdict}: {issuer}")
+            Flaw::Chain => {
+                let issuer = facts.chain_end()?.issuer;
+                let shown: String = issuer.chars().take(LONGEST_ISSUER).collect();
+                (issuer != certificate.subject).then(|| format!("{verdict}: {shown}"))
             }
-            // Under `Expired`, another certificate of the chain has expired.
-            Flaw::Expired | Flaw::Key | Flaw::Chain => verdict.to_owned(),
-        }
+            Flaw::Expired | Flaw::Key => None,
+        });
+        Rejected { flaw, reason: reason.unwrap_or_else(|| verdict.to_owned()), certificate }
     }
 }
 
 impl HandshakeError {
-    pub fn unreadable_certificate() -> HandshakeError {
-        HandshakeError::Refused("the server's certificate cannot be read".to_owned())
-    }
-
-    /// Classifies a handshake's error with the facts that OpenSSL reported about it.
-    pub fn classify(error: native_tls::Error, facts: &Facts) -> HandshakeError {
+    /// Classifies a handshake's error with the facts that OpenSSL reported about it. `name` is the
+    /// name that the server's certificate should have.
+    pub fn classify(error: native_tls::Error, facts: &Facts, name: &str) -> HandshakeError {
         if !facts.has_begun() {
             return HandshakeError::Internal(io::Error::other(error));
         }
@@ -201,63 +185,53 @@ impl HandshakeError {
             return HandshakeError::Broken(io::Error::new(broken.kind(), broken.to_string()));
         }
         match source.downcast_ref::<ErrorStack>() {
-            Some(stack) => HandshakeError::from_stack(stack, facts.verified()),
-            None => HandshakeError::Refused(error.to_string()),
+            Some(stack) => HandshakeError::from_stack(stack, facts, name),
+            None => HandshakeError::Misconfigured(Misconfiguration::Other(error.to_string())),
         }
     }
 
-    /// The verdict on the offered session, which may have caused this error.
-    pub fn verdict_on_session(&self) -> SessionVerdict {
-        match self {
-            // In a resumed handshake, neither side sends a certificate.
-            HandshakeError::Internal(_)
-            | HandshakeError::Certificate(..)
-            | HandshakeError::Pin(_)
-            | HandshakeError::UnknownName
-            | HandshakeError::ClientCertificateWanted
-            | HandshakeError::ClientCertificateRefused(_) => SessionVerdict::Cleared,
-            HandshakeError::Broken(_) => SessionVerdict::Doubtful,
+    /// True if the session that the handshake offered may be the cause. A server that only closed
+    /// the connection may have any reason: an immediate second handshake would add to its load.
+    pub fn may_be_due_to_session(&self) -> bool {
+        use Misconfiguration::{NoCommonVersion, NoTls, Other};
+        matches!(
+            self,
             HandshakeError::Damaged(_)
-            | HandshakeError::NoTls
-            | HandshakeError::NoCommonVersion
-            | HandshakeError::Refused(_) => SessionVerdict::Suspected,
-        }
+                | HandshakeError::Misconfigured(NoTls | NoCommonVersion | Other(_))
+        )
     }
 
-    fn from_stack(stack: &ErrorStack, verified: X509VerifyResult) -> HandshakeError {
+    fn from_stack(stack: &ErrorStack, facts: &Facts, name: &str) -> HandshakeError {
         let Some(innermost) = stack.errors().last() else {
             return HandshakeError::Broken(io::ErrorKind::UnexpectedEof.into());
         };
         let reason = innermost.reason().unwrap_or("unknown reason").to_owned();
-        match innermost.reason_code() {
-            UNEXPECTED_EOF => HandshakeError::Broken(io::ErrorKind::UnexpectedEof.into()),
-            CERTIFICATE_VERIFY_FAILED => {
-                let flaw = Flaw::of(verified);
-                let verdict = match flaw {
-                    Flaw::Key => "the certificate's RSA key or exponent is too long",
-                    _ => verified.error_string(),
-                };
-                HandshakeError::Certificate(flaw, verdict.to_owned())
+        HandshakeError::Misconfigured(match innermost.reason_code() {
+            UNEXPECTED_EOF => return HandshakeError::Broken(io::ErrorKind::UnexpectedEof.into()),
+            code if is_internal(code) => return HandshakeError::Internal(io::Error::other(reason)),
+            code if DAMAGED.contains(&code) => {
+                return HandshakeError::Damaged(io::Error::other(reason));
             }
-            EXCESSIVE_MESSAGE_SIZE => HandshakeError::Refused(format!(
+            CERTIFICATE_VERIFY_FAILED => {
+                Misconfiguration::Certificate(Box::new(Rejected::new(facts, name)))
+            }
+            EXCESSIVE_MESSAGE_SIZE => Misconfiguration::Other(format!(
                 "the server's certificate chain is longer than {} KiB",
                 bounds::LONGEST_CHAIN / 1024
             )),
-            CERTIFICATE_REQUIRED => HandshakeError::ClientCertificateWanted,
-            UNRECOGNIZED_NAME => HandshakeError::UnknownName,
-            HANDSHAKE_FAILURE => HandshakeError::Refused(
+            CERTIFICATE_REQUIRED => Misconfiguration::ClientCertificateWanted,
+            UNRECOGNIZED_NAME => Misconfiguration::UnknownName,
+            HANDSHAKE_FAILURE => Misconfiguration::Other(
                 "handshake failure (the server may require a client certificate or another cipher)"
                     .to_owned(),
             ),
-            code if is_internal(code) => HandshakeError::Internal(io::Error::other(reason)),
-            code if DAMAGED.contains(&code) => HandshakeError::Damaged(io::Error::other(reason)),
-            code if NO_TLS.contains(&code) => HandshakeError::NoTls,
-            code if NO_COMMON_VERSION.contains(&code) => HandshakeError::NoCommonVersion,
+            code if NO_TLS.contains(&code) => Misconfiguration::NoTls,
+            code if NO_COMMON_VERSION.contains(&code) => Misconfiguration::NoCommonVersion,
             code if CLIENT_CERTIFICATE_REFUSED.contains(&code) => {
-                HandshakeError::ClientCertificateRefused(reason)
+                Misconfiguration::ClientCertificateRefused(reason)
             }
-            _ => HandshakeError::Refused(reason),
-        }
+            _ => Misconfiguration::Other(reason),
+        })
     }
 }
 

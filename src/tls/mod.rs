@@ -12,11 +12,9 @@ mod session;
 mod stream;
 mod trust;
 
-pub use certificate::{Certificate, certificate_of};
+pub use certificate::Certificate;
 pub use connector::Connector;
-pub use handshake::{
-    ConnectError, Flaw, HandshakeError, LateRefusal, is_own_failure, is_unannounced_close,
-};
+pub use handshake::{Flaw, HandshakeError, Misconfiguration, is_own_failure, is_unannounced_close};
 pub use pin::Pin;
 pub use roots::late_files;
 pub use session::Sessions;

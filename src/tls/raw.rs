@@ -13,7 +13,8 @@ use std::sync::OnceLock;
 
 use foreign_types::{ForeignType as _, ForeignTypeRef as _};
 use openssl::ssl::{SslContextBuilder, SslRef, SslSession, SslSessionRef};
-use openssl::x509::{X509Ref, X509StoreContextRef};
+use openssl::stack::StackRef;
+use openssl::x509::{X509, X509StoreContextRef};
 use openssl_sys as ffi;
 
 /// SSL_CTRL_SET_MAX_CERT_LIST, SSL_CB_HANDSHAKE_START and SSL_CB_CONNECT_EXIT of <openssl/ssl.h>.
@@ -33,7 +34,9 @@ unsafe extern "C" {
         argument: *mut c_void,
     );
     fn SSL_SESSION_dup(session: *const ffi::SSL_SESSION) -> *mut ffi::SSL_SESSION;
-    fn X509_STORE_CTX_get0_cert(context: *const ffi::X509_STORE_CTX) -> *mut ffi::X509;
+    fn X509_STORE_CTX_get0_untrusted(
+        context: *const ffi::X509_STORE_CTX,
+    ) -> *mut ffi::stack_st_X509;
 }
 
 thread_local! {
@@ -109,12 +112,12 @@ unsafe extern "C" fn verify<V: Verifier>(chain: *mut ffi::X509_STORE_CTX, _: *mu
     V::verify(unsafe { X509StoreContextRef::from_ptr_mut(chain) }).into()
 }
 
-/// The server's own certificate, which comes first in the chain.
-pub fn first_of(chain: &X509StoreContextRef) -> Option<&X509Ref> {
-    // SAFETY: the chain is alive, and keeps the certificate alive as long as itself.
+/// The certificates that the server has sent, its own certificate first.
+pub fn sent_by_server(chain: &X509StoreContextRef) -> Option<&StackRef<X509>> {
+    // SAFETY: `chain` is alive, and keeps the certificates alive as long as itself.
     unsafe {
-        let certificate = X509_STORE_CTX_get0_cert(chain.as_ptr());
-        (!certificate.is_null()).then(|| X509Ref::from_ptr(certificate))
+        let sent = X509_STORE_CTX_get0_untrusted(chain.as_ptr());
+        (!sent.is_null()).then(|| StackRef::from_ptr(sent))
     }
 }
 

@@ -8,6 +8,7 @@
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
+use std::mem;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -15,6 +16,7 @@ use std::time::Duration;
 use openssl::error::ErrorStack;
 use openssl::ex_data::Index;
 use openssl::ssl::{Ssl, SslContextBuilder, SslRef, SslSession, SslSessionCacheMode};
+use openssl::x509::{X509StoreContext, X509StoreContextRef};
 use tokio::sync::SetOnce;
 use tokio::time::Instant;
 
@@ -24,9 +26,8 @@ use super::stream::Facts;
 /// Sessions are resumed for this long after a full handshake. After that time, the server must show
 /// its certificate again.
 const FULL_HANDSHAKE_EVERY: Duration = Duration::from_secs(3600);
-/// After this many failed resumptions in a row, no resumption is tried for [`NONE_OFFERED`].
-const FAILURES: u32 = 2;
-const NONE_OFFERED: Duration = Duration::from_secs(600);
+/// After a failed handshake, no session is offered for this long: the session may be the cause.
+const PAUSE: Duration = Duration::from_secs(60);
 
 /// The latest session with one server under one set of trust settings.
 #[derive(Default)]
@@ -39,12 +40,8 @@ pub struct Sessions {
 #[derive(Default)]
 struct Known {
     latest: Option<Session>,
-    /// Sessions from a full handshake at this time or earlier are not stored any more.
-    forgotten: Option<Instant>,
-    /// Failed resumptions since the last successful resumption.
-    failures: u32,
-    /// The time of the latest failure.
-    failed: Option<Instant>,
+    /// Sessions from a full handshake before this time are not offered.
+    not_before: Option<Instant>,
 }
 
 #[derive(Clone)]
@@ -65,26 +62,16 @@ impl Known {
     /// The session to offer at the time `now`.
     fn to_offer(&self, now: Instant) -> Option<&Session> {
         let within = |then: Instant, time| now.saturating_duration_since(then) < time;
-        let useless = self.failures >= FAILURES
-            && self.failed.is_some_and(|failed| within(failed, NONE_OFFERED));
-        let latest = self.latest.as_ref();
-        latest.filter(|latest| !useless && within(latest.full_handshake, FULL_HANDSHAKE_EVERY))
+        self.latest.as_ref().filter(|latest| within(latest.full_handshake, FULL_HANDSHAKE_EVERY))
     }
 
-    /// Stores a session, unless a later session is known, or sessions of this age are forgotten.
+    /// Stores a session, unless it is distrusted, or a session of a later handshake is known.
     fn keep(&mut self, session: Session) {
         let since = session.full_handshake;
-        let outdated = self.latest.as_ref().is_some_and(|latest| latest.full_handshake > since);
-        if !outdated && self.forgotten.is_none_or(|forgotten| forgotten < since) {
+        let latest = self.latest.as_ref().map(|latest| latest.full_handshake);
+        if latest.max(self.not_before).is_none_or(|earliest| earliest <= since) {
             self.latest = Some(session);
         }
-    }
-
-    /// Forgets sessions from a full handshake at `until` or earlier. Returns whether such a session
-    /// was stored.
-    fn forget(&mut self, until: Instant) -> bool {
-        self.forgotten = self.forgotten.max(Some(until));
-        self.latest.take_if(|latest| latest.full_handshake <= until).is_some()
     }
 }
 
@@ -93,33 +80,49 @@ impl Sessions {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Forgets all sessions, including those that open connections have yet to receive.
-    pub fn forget(&self) {
-        self.known().forget(Instant::now());
-    }
-
     /// Waits for the first session.
     pub async fn first(&self) {
         self.first.wait().await;
     }
 
-    /// Prepares the next handshake: returns its offer, and the watch over the offered session.
-    pub fn offer(self: &Arc<Self>) -> (Offer, Watch) {
+    /// True if the next handshake offers a session.
+    pub fn is_usable(&self) -> bool {
+        self.known().to_offer(Instant::now()).is_some()
+    }
+
+    /// Prepares the next handshake: returns its offer.
+    pub fn offer(self: &Arc<Self>) -> Offer {
         let began = Instant::now();
         let offered = self.known().to_offer(began).cloned();
         let offered_since = offered.as_ref().map(|offered| offered.full_handshake);
         let (sessions, facts) = (self.clone(), Arc::default());
         let connection = Connection { sessions, began, offered_since, facts };
-        let session = offered.map(|offered| offered.session);
-        let (sessions, suspected_since, has_failed) = (self.clone(), offered_since, false);
-        let watch = Watch { sessions, began, suspected_since, has_failed };
-        (Offer { connection, session }, watch)
+        Offer { connection, session: offered.map(|offered| offered.session) }
+    }
+
+    /// Watches a handshake.
+    pub fn watch(&self) -> Watch<'_> {
+        Watch(self)
     }
 }
 
-/// If a handshake is cancelled earlier than this, its app has left, and the session is not the
-/// cause.
-const HUNG: Duration = Duration::from_secs(1);
+/// Watches a handshake. If the watch is dropped before [`Watch::succeeded`] is called, all sessions
+/// are distrusted for a while. So a handshake that times out counts as failed, too.
+#[must_use]
+pub struct Watch<'a>(&'a Sessions);
+
+impl Watch<'_> {
+    pub fn succeeded(self) {
+        mem::forget(self);
+    }
+}
+
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        let not_before = Some(Instant::now() + PAUSE);
+        *self.0.known() = Known { latest: None, not_before };
+    }
+}
 
 /// The session that a handshake offers, if it offers a session.
 pub struct Offer {
@@ -166,53 +169,6 @@ impl Connection {
         self.sessions.known().keep(Session { session, full_handshake });
         // An error only means that `first` is set already.
         let _ = self.sessions.first.set(());
-    }
-}
-
-/// Watches over the session that a handshake offers. When the watch is dropped, the session is
-/// forgotten unless it was cleared. So a handshake that times out forgets its session, too.
-#[must_use]
-pub struct Watch {
-    sessions: Arc<Sessions>,
-    began: Instant,
-    /// The time of the full handshake that the suspected session derives from.
-    suspected_since: Option<Instant>,
-    has_failed: bool,
-}
-
-impl Watch {
-    /// True if the handshake offered a session.
-    pub fn suspects(&self) -> bool {
-        self.suspected_since.is_some()
-    }
-
-    /// The session is not the cause of any failure.
-    pub fn clear(mut self) {
-        self.suspected_since = None;
-    }
-
-    /// The handshake failed, and the session may be the cause.
-    pub fn failed(mut self) {
-        self.has_failed = true;
-    }
-
-    /// The server resumed the session.
-    pub fn resumed(self) {
-        self.sessions.known().failures = 0;
-        self.clear();
-    }
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        let Some(since) = self.suspected_since else { return };
-        let mut known = self.sessions.known();
-        // Several handshakes may have offered the same session: only the first failure counts.
-        let counts = self.has_failed || self.began.elapsed() >= HUNG;
-        if known.forget(since) && counts {
-            known.failures = known.failures.saturating_add(1);
-            known.failed = Some(Instant::now());
-        }
     }
 }
 
@@ -272,6 +228,12 @@ impl Observer for Handshakes {
 }
 
 static INDEX: OnceLock<Index<Ssl, Connection>> = OnceLock::new();
+
+/// The facts about the connection whose server has sent this chain.
+pub fn facts_of(chain: &X509StoreContextRef) -> Option<&Facts> {
+    let ssl = chain.ex_data(X509StoreContext::ssl_idx().ok()?)?;
+    Some(&ssl.ex_data(*INDEX.get()?)?.facts)
+}
 
 /// The index under which OpenSSL keeps a [`Connection`].
 fn index() -> Result<Index<Ssl, Connection>, ErrorStack> {
@@ -435,32 +397,6 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_abandoned_handshake_forgets_the_session_it_offered() {
-        let scene = Scene::new();
-        let mut late = scene.connect().await;
-        scene.connect().await.read().await;
-        assert!(scene.offered_since().is_some());
-        scene.hang().await;
-        assert_eq!(scene.offered_since(), None);
-        // A late ticket of the same age is not stored either.
-        late.read().await;
-        assert_eq!(scene.offered_since(), None);
-        let again = Instant::now();
-        scene.connect().await.read().await;
-        assert_eq!(scene.offered_since(), Some(again));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_handshake_without_an_offer_forgets_no_session() {
-        let scene = Scene::new();
-        let began = Instant::now();
-        let mut connection = scene.connect().await;
-        scene.hang().await;
-        connection.read().await;
-        assert_eq!(scene.offered_since(), Some(began));
-    }
-
-    #[tokio::test(start_paused = true)]
     async fn a_session_stays_usable_after_its_connection_breaks() {
         let scene = Scene::new();
         let mut first = scene.connect().await;
@@ -473,35 +409,19 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn apps_that_give_up_early_do_not_end_resumption() {
+    async fn after_a_failed_handshake_no_session_is_offered_for_a_minute() {
         let scene = Scene::new();
-        for _ in 0..3 {
-            scene.connect().await.read().await;
-            let (client, _server) = pair();
-            let handshake = scene.connector.connect("redis.test", client, &scene.sessions);
-            assert!(timeout(HUNG / 2, handshake).await.is_err());
-        }
+        let mut late = scene.connect().await;
         scene.connect().await.read().await;
         assert!(scene.offered_since().is_some());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn after_two_failed_resumptions_none_is_offered_for_ten_minutes() {
-        let scene = Scene::new();
-        // A successful resumption resets the count.
-        for resumed in [false, true, false] {
-            advance(MINUTE).await;
-            scene.connect().await.read().await;
-            if resumed {
-                scene.connect().await.read().await;
-            }
-            assert!(scene.offered_since().is_some());
-            scene.hang().await;
-        }
+        scene.hang().await;
+        late.read().await;
         scene.connect().await.read().await;
         assert_eq!(scene.offered_since(), None);
-        advance(NONE_OFFERED).await;
-        assert!(scene.offered_since().is_some());
+        advance(PAUSE).await;
+        let again = Instant::now();
+        scene.connect().await.read().await;
+        assert_eq!(scene.offered_since(), Some(again));
     }
 
     #[tokio::test(start_paused = true)]

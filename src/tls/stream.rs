@@ -5,8 +5,11 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use openssl::ssl::SslRef;
+use openssl::stack::StackRef;
 use openssl::x509::{X509, X509VerifyResult};
 use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::certificate::Certificate;
 
 /// The most session tickets that a server may send over one connection. Two to four are usual. A
 /// ticket costs some microseconds, and a TLS record can hold 900 tickets.
@@ -20,8 +23,8 @@ pub struct Facts {
     resumed: AtomicBool,
     /// OpenSSL's verification result, unless the server's chain is valid.
     flaw: OnceLock<X509VerifyResult>,
-    /// The last certificate of the server's chain.
-    chain_end: OnceLock<X509>,
+    /// The certificates that the server has sent, its own certificate first.
+    chain: OnceLock<Vec<X509>>,
     /// The number of session tickets that the server has sent.
     tickets: AtomicU32,
 }
@@ -38,9 +41,11 @@ impl Facts {
         if ssl.verify_result() != X509VerifyResult::OK {
             self.flaw.get_or_init(|| ssl.verify_result());
         }
-        if let Some(last) = ssl.peer_cert_chain().and_then(|chain| chain.iter().last()) {
-            self.chain_end.get_or_init(|| last.to_owned());
-        }
+    }
+
+    /// Notes the certificates that the server has sent.
+    pub fn note_chain(&self, sent: &StackRef<X509>) {
+        self.chain.get_or_init(|| sent.iter().map(ToOwned::to_owned).collect());
     }
 
     /// Counts a session ticket. Returns whether the server may send it.
@@ -63,8 +68,14 @@ impl Facts {
         self.flaw.get().copied().unwrap_or(X509VerifyResult::OK)
     }
 
-    pub fn chain_end(&self) -> Option<&X509> {
-        self.chain_end.get()
+    /// The server's own certificate, whether or not it was accepted.
+    pub fn certificate(&self) -> Option<Certificate> {
+        Certificate::from_der(&self.chain.get()?.first()?.to_der().ok()?)
+    }
+
+    /// The last certificate of the chain that the server has sent.
+    pub fn chain_end(&self) -> Option<Certificate> {
+        Certificate::from_der(&self.chain.get()?.last()?.to_der().ok()?)
     }
 
     /// True if reading has ended because the server sent too many session tickets.
@@ -108,16 +119,12 @@ impl<S> TlsStream<S> {
     pub fn has_too_many_tickets(&self) -> bool {
         self.facts.has_too_many_tickets()
     }
-
-    /// The last certificate of the server's chain.
-    pub(super) fn chain_end(&self) -> Option<&X509> {
-        self.facts.chain_end()
-    }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
-    /// The server's certificate in DER.
-    pub(super) fn peer_certificate(&self) -> Option<Vec<u8>> {
-        self.stream.get_ref().peer_certificate().ok()??.to_der().ok()
+    /// The server's certificate, from the session if it was resumed; `None` if it is unreadable.
+    pub fn certificate(&self) -> Option<Certificate> {
+        let certificate = self.stream.get_ref().peer_certificate().ok()??;
+        Certificate::from_der(&certificate.to_der().ok()?)
     }
 }

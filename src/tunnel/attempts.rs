@@ -30,7 +30,7 @@ fn pause_after(failures: u32, random: &mut fastrand::Rng) -> Duration {
 /// Makes a connection within the connect timeout, for an app with this spare descriptor.
 ///
 /// # Errors
-/// The last failure. Explaining a bad certificate may take 1 s beyond the timeout.
+/// The last failure.
 pub async fn connect(tunnel: &Tunnel, spare: Option<OwnedFd>) -> Result<TlsUpstream, Failure> {
     connect_by(tunnel, Instant::now() + tunnel.settings.connect_timeout, spare).await
 }
@@ -89,7 +89,7 @@ where
     }
 }
 
-/// Makes a connection in this slot. The slot also covers connections that explain a failure.
+/// Makes a connection in this slot.
 ///
 /// # Errors
 /// The failure.
@@ -99,27 +99,22 @@ pub async fn connect_in(
     deadline: Instant,
 ) -> Result<TlsUpstream, Failure> {
     let mut connected = upstream::connect(tunnel, deadline).await;
-    let is_cut = connected.as_ref().is_err_and(upstream::is_cut);
+    let is_cut = connected.as_ref().is_err_and(Failure::is_cut);
     let now = Instant::now();
     if is_cut && tunnel.limit.may_still_be_counted(now) && now + PAUSE_FOR_REDIS < deadline {
         sleep(PAUSE_FOR_REDIS).await;
         connected = upstream::connect(tunnel, deadline).await;
     }
     match connected {
-        Ok((tls, address)) => Ok(TlsUpstream::new(tls, slot, tunnel.load.count(), address)),
-        Err(unexplained) => {
-            let failure = unexplained.explain(tunnel).await;
-            note_client_limit(&failure, tunnel);
+        Ok((tls, address)) => Ok(TlsUpstream::new(tls, slot, address)),
+        Err(failure) => {
+            // A handshake that is cut while other connections of this launcher are open looks like
+            // Redis's client limit.
+            if failure.is_cut() && tunnel.open_to_server() > 0 {
+                tunnel.figures.turned_away();
+            }
             Err(failure)
         }
-    }
-}
-
-/// Counts a failure that looks like Redis's client limit: a handshake was cut while other
-/// connections of this launcher are open.
-fn note_client_limit(failure: &Failure, tunnel: &Tunnel) {
-    if failure.is_cut() && tunnel.load.connections() > 0 {
-        tunnel.figures.turned_away();
     }
 }
 

@@ -5,9 +5,6 @@
 //! closes before the handshake, so that no client can read the error (networking.c,
 //! `acceptCommonHandler`). Behind a TLS proxy, the error arrives as the first reply.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use crate::names;
 
 /// The beginning of Redis's error at its client limit.
@@ -38,34 +35,4 @@ pub fn remedy() -> String {
          plan",
         names::MAX_CONNECTIONS
     )
-}
-
-/// The number of connections from this launcher to one server, through all its tunnels. If the
-/// server cuts a handshake while there are such connections, the server has probably reached its
-/// client limit.
-#[derive(Debug, Default)]
-pub struct ServerLoad(AtomicU64);
-
-impl ServerLoad {
-    /// Counts a connection after its handshake, until the guard is dropped. Handshakes in progress
-    /// do not count: several handshakes that fail together are no sign of a limit.
-    pub fn count(self: &Arc<Self>) -> Counted {
-        self.0.fetch_add(1, Ordering::Relaxed);
-        Counted(self.clone())
-    }
-
-    /// The number of connections.
-    pub fn connections(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-/// A counted connection.
-#[derive(Debug)]
-pub struct Counted(Arc<ServerLoad>);
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.0.fetch_sub(1, Ordering::Relaxed);
-    }
 }

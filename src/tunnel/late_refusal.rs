@@ -9,7 +9,7 @@ use tokio::io::AsyncReadExt;
 
 use super::Tunnel;
 use super::upstream::{connect_tcp, handshake, look_up};
-use crate::tls::{HandshakeError, LateRefusal};
+use crate::tls::Misconfiguration;
 
 /// The time limit for a server to refuse a client certificate after the handshake.
 const LATE: Duration = Duration::from_secs(1);
@@ -18,9 +18,9 @@ const LATE: Duration = Duration::from_secs(1);
 /// if the error has another cause. A reset may have overtaken the alert with the reason. In that
 /// case, this makes another connection to learn the reason, once for all connections that fail in
 /// this way.
-pub async fn behind(tunnel: &Tunnel, error: &io::Error) -> Option<HandshakeError> {
+pub async fn behind(tunnel: &Tunnel, error: &io::Error) -> Option<Misconfiguration> {
     if error.kind() != io::ErrorKind::ConnectionReset {
-        return LateRefusal::of(error).map(HandshakeError::from);
+        return Misconfiguration::after_handshake(error);
     }
     // At the limit of connections, do not ask.
     let _slot = tunnel.limit.try_slot()?;
@@ -28,9 +28,8 @@ pub async fn behind(tunnel: &Tunnel, error: &io::Error) -> Option<HandshakeError
         let stream = connect_tcp(look_up(tunnel).await.ok()?).await.ok()?;
         let connected = handshake(tunnel, &tunnel.connector, stream, &Arc::default()).await;
         let (mut tls, _) = connected.ok()?;
-        LateRefusal::of(&tls.stream.read_u8().await.err()?)
+        Misconfiguration::after_handshake(&tls.stream.read_u8().await.err()?)
     };
     let limit = tunnel.settings.connect_timeout.min(LATE);
-    let refusal = tunnel.inquiries.late_refusal.answer(limit, ask).await;
-    refusal.map(HandshakeError::from)
+    tunnel.inquiries.late_refusal.answer(limit, ask).await
 }

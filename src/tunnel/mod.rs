@@ -42,7 +42,6 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use client_limit::ServerLoad;
 use diagnosis::Inquiries;
 pub use drain::{Drain, DrainGuard};
 use first_handshake::FirstHandshake;
@@ -72,12 +71,11 @@ pub struct ConnectionSettings {
 pub struct Tunnel {
     pub route: Route,
     pub connector: Arc<Connector>,
-    /// Skips verification; used only to fetch a certificate for an error message.
-    pub unverified: Arc<Connector>,
     pub settings: ConnectionSettings,
     pub figures: Arc<TunnelFigures>,
     pub limit: Arc<Limit>,
-    load: Arc<ServerLoad>,
+    /// The figures of all tunnels to the same server.
+    same_server: Vec<Arc<TunnelFigures>>,
     sessions: Arc<Sessions>,
     first_handshake: FirstHandshake,
     inquiries: Inquiries,
@@ -90,7 +88,7 @@ impl Tunnel {
         connector: Arc<Connector>,
         settings: ConnectionSettings,
         figures: Arc<TunnelFigures>,
-        load: Arc<ServerLoad>,
+        same_server: Vec<Arc<TunnelFigures>>,
     ) -> Tunnel {
         figures.set_limit(route.max_connections.map(NonZeroUsize::get));
         let warnings = Warnings::new(route.variables[0].clone(), route.upstream.to_string());
@@ -99,7 +97,6 @@ impl Tunnel {
             first_handshake.finish();
         }
         Tunnel {
-            unverified: Connector::unverified(&route.trust),
             limit: Limit::new(route.max_connections),
             sessions: Arc::default(),
             first_handshake,
@@ -108,9 +105,14 @@ impl Tunnel {
             connector,
             settings,
             figures,
-            load,
+            same_server,
             warnings,
         }
+    }
+
+    /// The number of open connections from this launcher to the server, through all its tunnels.
+    pub fn open_to_server(&self) -> u64 {
+        self.same_server.iter().map(|figures| figures.established()).sum()
     }
 
     /// The variable that names the tunnel in log lines and errors.

@@ -13,7 +13,6 @@ use tokio::net::TcpStream;
 use tokio::task::yield_now;
 use tokio::time::Instant;
 
-use super::client_limit::Counted;
 use super::limit::Slot;
 use super::read_ahead::{ReadAhead, endless};
 use crate::figures::UpstreamState;
@@ -28,8 +27,6 @@ pub struct TlsUpstream {
     tls: TlsStream<ReadAhead>,
     /// The permission to have this connection.
     slot: Slot,
-    /// Counts the connection until it is dropped.
-    _counted: Counted,
     pub address: SocketAddr,
     pub made: Instant,
     /// OpenSSL has handed over all its bytes, and is not called again before more bytes arrive.
@@ -39,14 +36,10 @@ pub struct TlsUpstream {
 }
 
 impl TlsUpstream {
-    pub fn new(
-        tls: TlsStream<ReadAhead>,
-        slot: Slot,
-        counted: Counted,
-        address: SocketAddr,
-    ) -> TlsUpstream {
+    pub fn new(mut tls: TlsStream<ReadAhead>, slot: Slot, address: SocketAddr) -> TlsUpstream {
+        tls.get_mut().set_state(UpstreamState::Relaying);
         let (exhausted, close_notify_sent, made) = (false, false, Instant::now());
-        TlsUpstream { tls, slot, _counted: counted, address, made, exhausted, close_notify_sent }
+        TlsUpstream { tls, slot, address, made, exhausted, close_notify_sent }
     }
 
     /// Closes the connection, and returns its slot for another connection.
