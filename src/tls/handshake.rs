@@ -175,9 +175,6 @@ impl HandshakeError {
     /// Classifies a handshake's error with the facts that OpenSSL reported about it. `name` is the
     /// name that the server's certificate should have.
     pub fn classify(error: native_tls::Error, facts: &Facts, name: &str) -> HandshakeError {
-        if !facts.has_begun() {
-            return HandshakeError::Internal(io::Error::other(error));
-        }
         let Some(source) = error.source() else {
             return HandshakeError::Broken(io::ErrorKind::UnexpectedEof.into());
         };

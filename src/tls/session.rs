@@ -140,7 +140,6 @@ impl Offer {
     /// sends.
     fn put_into(self, ssl: &mut SslRef) {
         let Ok(index) = index() else { return };
-        self.connection.facts.begin();
         ssl.set_ex_data(index, self.connection);
         if let Some(session) = &self.session {
             // If OpenSSL rejects the session, this becomes a full handshake.

@@ -19,7 +19,6 @@ const MOST_TICKETS: u32 = 64;
 /// the stream reads them.
 #[derive(Debug, Default)]
 pub struct Facts {
-    begun: AtomicBool,
     resumed: AtomicBool,
     /// OpenSSL's verification result, unless the server's chain is valid.
     flaw: OnceLock<X509VerifyResult>,
@@ -30,11 +29,6 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// Notes that the handshake has begun.
-    pub fn begin(&self) {
-        self.begun.store(true, Ordering::Relaxed);
-    }
-
     /// Copies the facts that OpenSSL knows now.
     pub fn update(&self, ssl: &SslRef) {
         self.resumed.store(ssl.session_reused(), Ordering::Relaxed);
@@ -52,11 +46,6 @@ impl Facts {
     pub fn count_ticket(&self) -> bool {
         self.tickets.fetch_add(1, Ordering::Relaxed);
         !self.has_too_many_tickets()
-    }
-
-    /// True if OpenSSL has begun the handshake.
-    pub fn has_begun(&self) -> bool {
-        self.begun.load(Ordering::Relaxed)
     }
 
     pub fn resumed(&self) -> bool {

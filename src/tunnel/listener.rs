@@ -195,29 +195,29 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     let listener = watch(listener)?;
+    let mut has_ended = false;
     loop {
-        let accepted = listener.async_io(Interest::READABLE, accept);
-        tokio::select! {
-            accepted = accepted => match accepted.and_then(app_stream) {
-                Ok(app) => drop(tokio::spawn(handle(app, guard.clone()))),
-                Err(error) => after_failed_accept(tunnel, error).await,
-            },
-            () = guard.command_ended() => break,
-        }
-    }
-    // Connections that are not accepted yet may hold bytes that COMMAND wrote just before its end.
-    loop {
-        // This does not wait, and finds connections that the runtime does not know of yet.
-        match accept(listener.get_ref()).and_then(app_stream) {
-            Ok(app) => {
-                tokio::spawn(handle(app, guard.clone()));
-                // A flood must not stop the drain timer.
-                consume_budget().await;
+        let accepted = if has_ended {
+            // Connections that are not accepted yet may hold bytes that COMMAND wrote just before
+            // its end. This call finds them even if the runtime does not know of them yet.
+            accept(listener.get_ref())
+        } else {
+            tokio::select! {
+                accepted = listener.async_io(Interest::READABLE, accept) => accepted,
+                () = guard.command_ended() => {
+                    has_ended = true;
+                    continue;
+                }
             }
+        };
+        match accepted.and_then(app_stream) {
+            Ok(app) => drop(tokio::spawn(handle(app, guard.clone()))),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
             // A descriptor may become free when another connection ends.
             Err(error) => after_failed_accept(tunnel, error).await,
         }
+        // A flood of connections must not stop the drain timer.
+        consume_budget().await;
     }
 }
 

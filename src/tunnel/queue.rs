@@ -38,15 +38,15 @@ pub async fn wait<T>(
     let _counted = tunnel.figures.wait();
     let mut waiting = pin!(waiting);
     let patient = async {
-        if let Ok(got) = timeout(LONG_WAIT, &mut waiting).await {
-            return got;
-        }
-        warn_of_long_wait(tunnel);
+        let mut is_logged = false;
         loop {
-            match timeout(LONG_WAIT, &mut waiting).await {
-                Ok(got) => return got,
-                Err(_) => warn_if_stuck(tunnel),
-            };
+            if let Ok(got) = timeout(LONG_WAIT, &mut waiting).await {
+                return got;
+            }
+            if !warn_if_stuck(tunnel) && !is_logged {
+                warn_of_long_wait(tunnel);
+            }
+            is_logged = true;
         }
     };
     timeout_at(deadline, patient).await.map_err(|_| match tunnel.route.max_connections {
@@ -58,9 +58,6 @@ pub async fn wait<T>(
 
 /// Warns about an app connection that has waited for a second.
 fn warn_of_long_wait(tunnel: &Tunnel) {
-    if warn_if_stuck(tunnel) {
-        return;
-    }
     let error = "an app connection has waited for a second: the tunnel is at its connection limit";
     let (event, hint) = (UpstreamEvent::QueueWaiting, hints::queue(tunnel));
     let warning = Warning::Upstream { event, reason: None, error: error.to_owned(), hint };

@@ -26,9 +26,6 @@ const AHEAD: usize = RECORDS * (16 * 1024 + 256 + 5);
 /// The number of free buffers that a thread keeps. If more connections hold bytes at the same time,
 /// further buffers are allocated and freed.
 const KEPT: usize = 2;
-/// This many fetches from the buffer use as much of a task's budget ([`tokio::task::coop`]) as one
-/// system call. Records may be tiny, and a task that never yields would keep all others waiting.
-const FETCHES: usize = 8;
 /// The most records that a server may send after its handshake without data for the app, within
 /// [`PERIOD`]. Servers usually send two to four, with session tickets.
 const MOST_SILENT_RECORDS: u32 = 16;
@@ -160,8 +157,6 @@ struct Buffered {
     buffer: Buffer,
     from: usize,
     to: usize,
-    /// Fetches since the last look at the task's budget.
-    fetches: usize,
 }
 
 impl ReadAhead {
@@ -227,7 +222,7 @@ impl Buffered {
         let mut buffer = FREE.with_borrow_mut(Vec::pop).unwrap_or_default();
         buffer.try_reserve_exact(AHEAD - buffer.len())?;
         buffer.resize(AHEAD, 0);
-        Ok(Buffered { buffer, from: 0, to: 0, fetches: 0 })
+        Ok(Buffered { buffer, from: 0, to: 0 })
     }
 }
 
@@ -240,11 +235,8 @@ impl AsyncRead for ReadAhead {
         let ReadAhead { tcp, ahead, records, heard, silent, .. } = &mut *self;
         let held = match ahead {
             Some(held) => {
-                if held.fetches == FETCHES {
-                    ready!(poll_proceed(cx)).made_progress();
-                    held.fetches = 0;
-                }
-                held.fetches += 1;
+                // Records may be tiny, and a task that never yields would keep all others waiting.
+                ready!(poll_proceed(cx)).made_progress();
                 held
             }
             None => {

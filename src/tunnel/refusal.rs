@@ -71,18 +71,8 @@ async fn answer_all(app: &mut AppStream, answer: &[u8], first: FirstRequest) -> 
 #[derive(Debug, Default)]
 struct Requests {
     framer: RequestFramer,
-    part: Part,
-}
-
-/// The request that the next byte belongs to.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-enum Part {
-    #[default]
-    New,
-    Array,
-    Line,
-    /// Bytes that cannot be framed.
-    Opaque,
+    /// True in the middle of a line of words.
+    in_line: bool,
 }
 
 impl Requests {
@@ -90,25 +80,16 @@ impl Requests {
     fn count(&mut self, mut bytes: &[u8]) -> usize {
         let mut count = 0;
         while let Some(first) = bytes.first() {
-            match self.part {
-                Part::New if *first == b'*' => self.part = Part::Array,
-                Part::New => self.part = Part::Line,
-                Part::Array => match self.framer.next(&mut bytes) {
-                    Ok(None) => return count,
-                    Ok(Some(_)) => (count, self.part) = (count + 1, Part::New),
-                    Err(Opaque) => {
-                        self.part = Part::Opaque;
-                        return count + 1;
-                    }
-                },
-                Part::Line => {
-                    let Some(end) = bytes.iter().position(|byte| *byte == b'\n') else {
-                        return count;
-                    };
-                    bytes = &bytes[end + 1..];
-                    (count, self.part) = (count + 1, Part::New);
-                }
-                Part::Opaque => return count + 1,
+            if self.in_line || (self.framer.is_at_boundary() && *first != b'*') {
+                let end = bytes.iter().position(|byte| *byte == b'\n');
+                self.in_line = end.is_none();
+                bytes = &bytes[end.map_or(bytes.len(), |end| end + 1)..];
+                count += usize::from(!self.in_line);
+                continue;
+            }
+            match self.framer.next(&mut bytes) {
+                Ok(request) => count += usize::from(request.is_some()),
+                Err(Opaque) => return count + 1,
             }
         }
         count
