@@ -19,7 +19,7 @@ use support::resp::{Client, Reply, request};
 use support::scripted::{converse, redis};
 use support::servers::{Front, PASSWORD, Server};
 use support::status::StatusPage;
-use support::{PATIENCE, eventually, reset, rest};
+use support::{eventually, reset, rest};
 
 /// A close this long after the last byte means that the app has given up.
 const LATE: Duration = Duration::from_secs(1);
@@ -115,61 +115,47 @@ const POOLS: [&str; 2] = ["off", "on"];
 
 #[test]
 fn an_app_that_leaves_the_queue_cancels_its_request() {
-    let late_close = |app: TcpStream| {
+    let close: fn(TcpStream) = drop;
+    let late_close: fn(TcpStream) = |app| {
         thread::sleep(LATE); // An earlier close would count as a half-close.
         drop(app);
     };
-    let with_reset = |app: TcpStream| reset(&app);
-    for (pool, leave) in POOLS
-        .into_iter()
-        .flat_map(|pool| [(pool, late_close as fn(TcpStream)), (pool, with_reset as fn(TcpStream))])
-    {
-        let scene = Scene::new(&[("STUNNEL_POOL", pool)]);
-        leave(scene.waiting(&incr()));
-        scene.wait_for_abandoned();
-        let (value, log) = scene.value();
-        assert_eq!(value, Reply::Nil, "{pool}");
-        assert_eq!(logged(&log, "connection-abandoned", "var"), ["REDIS_URL"], "{log}");
-        assert_eq!(logged(&log, "command-ended", "failed"), ["0"], "{log}");
-    }
-}
-
-#[test]
-fn a_close_before_any_byte_leaves_the_queue() {
+    let with_reset: fn(TcpStream) = |app| reset(&app);
     for pool in POOLS {
-        let scene = Scene::new(&[("STUNNEL_POOL", pool)]);
-        let app = scene.held.tcp();
-        scene.wait_for_waiting(1.0);
-        drop(app);
-        scene.wait_for_abandoned();
-        scene.value();
+        for (sent, leave) in [
+            (vec![], close),
+            (login_and(&incr()), late_close),
+            (login_and(&incr()), with_reset),
+            (login_and(&long_set()), with_reset),
+        ] {
+            let scene = Scene::new(&[("STUNNEL_POOL", pool)]);
+            let mut app = scene.held.tcp();
+            app.write_all(&sent).unwrap();
+            scene.wait_for_waiting(1.0);
+            leave(app);
+            scene.wait_for_abandoned();
+            let (value, log) = scene.value();
+            assert_eq!(value, Reply::Nil, "{pool}");
+            assert_eq!(logged(&log, "connection-abandoned", "var"), ["REDIS_URL"], "{log}");
+            assert_eq!(logged(&log, "command-ended", "failed"), ["0"], "{log}");
+        }
     }
 }
 
 #[test]
 fn a_close_right_after_the_request_is_served() {
-    for pool in POOLS {
+    for (pool, is_half) in POOLS.into_iter().flat_map(|pool| [(pool, false), (pool, true)]) {
         let scene = Scene::new(&[("STUNNEL_POOL", pool)]);
-        drop(scene.sent(&incr()));
+        let app = scene.sent(&incr());
+        app.shutdown(Shutdown::Write).unwrap();
+        let half_closed = is_half.then_some(app);
         scene.wait_for_waiting(1.0);
         thread::sleep(LATE); // A long wait after the close must not matter.
         let (value, log) = scene.value();
         assert_eq!(value, Reply::bulk("1"), "{pool}: {log}");
-    }
-}
-
-#[test]
-fn a_half_close_right_after_the_request_gets_the_reply() {
-    for pool in POOLS {
-        let scene = Scene::new(&[("STUNNEL_POOL", pool)]);
-        let mut app = scene.sent(&incr());
-        app.shutdown(Shutdown::Write).unwrap();
-        scene.wait_for_waiting(1.0);
-        app.set_read_timeout(Some(PATIENCE)).unwrap();
-        thread::sleep(LATE); // A long wait after the close must not matter.
-        let Scene { busy, server: _server, held: _held, .. } = scene;
-        drop(busy);
-        assert_eq!(rest(&mut app), (b"+OK\r\n:1\r\n".to_vec(), None), "{pool}");
+        if let Some(mut app) = half_closed {
+            assert_eq!(rest(&mut app), (b"+OK\r\n:1\r\n".to_vec(), None), "{pool}");
+        }
     }
 }
 
@@ -189,16 +175,6 @@ fn a_late_close_behind_a_full_buffer_is_served() {
         (direct.ask(&["STRLEN", "key"]) == Reply::line(":20000")).then_some(())
     });
     held.finish();
-}
-
-#[test]
-fn a_reset_behind_a_full_buffer_cancels_the_request() {
-    let scene = Scene::new(&[]);
-    let app = scene.waiting(&long_set());
-    reset(&app);
-    drop(app);
-    scene.wait_for_abandoned();
-    assert_eq!(scene.value().0, Reply::Nil);
 }
 
 #[test]

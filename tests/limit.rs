@@ -7,7 +7,7 @@ use std::thread;
 
 use openssl::ssl::SslVersion;
 use support::eventually;
-use support::launcher::{Held, Launcher, logged};
+use support::launcher::{Launcher, logged};
 use support::peer::{Peer, acceptor};
 use support::resp::{Client, Reply};
 use support::scripted::{converse, redis};
@@ -18,10 +18,6 @@ const LIMIT: &str = "STUNNEL_MAX_CONNECTIONS";
 const TIMEOUT: &str = "STUNNEL_CONNECT_TIMEOUT";
 const POOL: &str = "STUNNEL_POOL";
 
-fn hold(url: &str, settings: &[(&str, &str)]) -> Held {
-    Launcher::holding(url).settings(settings).start_held()
-}
-
 #[test]
 fn waiting_apps_are_served_in_order() {
     for (front, pool) in FRONTS.into_iter().flat_map(|front| [(front, "off"), (front, "on")]) {
@@ -29,7 +25,7 @@ fn waiting_apps_are_served_in_order() {
         let mut direct = server.direct();
         let before = accepted(&mut direct);
         let settings = [(LIMIT, "2"), (POOL, pool), ("STUNNEL_STATUS_ADDRESS", "0")];
-        let held = hold(&server.url(), &settings);
+        let held = Launcher::hold_with(&server.url(), &settings);
         let page = StatusPage::of(held.running.pid(), &[held.port]);
         let mut busy = vec![held.client(), held.client()];
         let mut waiting = Vec::new();
@@ -62,7 +58,10 @@ fn waiting_apps_are_served_in_order() {
 fn the_log_reports_long_waits_stuck_queues_and_timeouts() {
     let server = Server::start(Front::Redis);
     // A wait is long after one second, and a queue is stuck after ten seconds.
-    let held = hold(&server.url(), &[("REDIS_URL_STUNNEL_MAX_CONNECTIONS", "2"), (TIMEOUT, "12s")]);
+    let held = Launcher::hold_with(
+        &server.url(),
+        &[("REDIS_URL_STUNNEL_MAX_CONNECTIONS", "2"), (TIMEOUT, "12s")],
+    );
     let mut busy = [held.client(), held.client()];
     let mut late = held.open();
     late.send(&["PING"]);
@@ -91,7 +90,8 @@ fn many_apps_share_a_limit_equal_to_maxclients() {
             Options { words: &["--maxclients", "5"], ..Options::default() },
         );
         let mut direct = server.direct();
-        let held = hold(&server.url(), &[(LIMIT, &CONNECTIONS.to_string()), (POOL, pool)]);
+        let held =
+            Launcher::hold_with(&server.url(), &[(LIMIT, &CONNECTIONS.to_string()), (POOL, pool)]);
         thread::scope(|scope| {
             for app in 0..25 {
                 let held = &held;
@@ -134,7 +134,7 @@ fn cutting(cut: &'static [usize]) -> Peer<()> {
 fn a_cut_handshake_right_after_a_close_is_tried_again_once() {
     for (cut, failed) in [(&[1][..], "0"), (&[1, 2, 3, 4], "1")] {
         let peer = cutting(cut);
-        let held = hold(&peer.url(), &[(LIMIT, "1"), (POOL, "off")]);
+        let held = Launcher::hold_with(&peer.url(), &[(LIMIT, "1"), (POOL, "off")]);
         let mut first = held.open();
         assert_eq!(first.ask(&["PING"]), Reply::line("+PONG"));
         let mut second = held.open();
@@ -150,7 +150,7 @@ fn a_cut_handshake_right_after_a_close_is_tried_again_once() {
 #[test]
 fn a_cut_handshake_without_a_close_is_not_tried_again() {
     let peer = cutting(&[0, 1, 2]);
-    let held = hold(&peer.url(), &[(LIMIT, "1"), (POOL, "off")]);
+    let held = Launcher::hold_with(&peer.url(), &[(LIMIT, "1"), (POOL, "off")]);
     let mut app = held.open();
     app.send(&["PING"]);
     assert!(app.reply().is_err());
@@ -161,7 +161,7 @@ fn a_cut_handshake_without_a_close_is_not_tried_again() {
 fn a_server_without_tls_is_explained_at_the_limit_too() {
     let server = Server::start(Front::Redis);
     let plaintext = format!("rediss://127.0.0.1:{}", server.port);
-    let held = hold(&plaintext, &[(LIMIT, "1")]);
+    let held = Launcher::hold_with(&plaintext, &[(LIMIT, "1")]);
     let mut app = held.open();
     app.send(&["PING"]);
     let reply = app.reply();
@@ -178,7 +178,7 @@ fn idle_connections_leave_slots_at_redis_client_limit() {
         Options { words: &["--maxclients", "4"], ..Options::default() },
     );
     let mut direct = server.direct();
-    let held = hold(&server.url(), &[(POOL, "on")]);
+    let held = Launcher::hold_with(&server.url(), &[(POOL, "on")]);
     let mut apps: Vec<Client> = (1..CLIENTS).map(|_| held.client()).collect();
     assert!(apps.iter_mut().all(|app| app.ask(&["PING"]) == Reply::line("+PONG")));
     drop(apps);

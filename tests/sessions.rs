@@ -5,7 +5,7 @@ mod support;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use openssl::ssl::{SslStream, SslVersion};
 use support::launcher::{Held, Launcher};
@@ -18,9 +18,9 @@ use support::slow_link::SlowLink;
 use support::status::StatusPage;
 use support::{eventually, reset, rest};
 
-fn hold_to(url: &str, settings: &[(&str, &str)]) -> Held {
-    // Each app gets its own connection.
-    Launcher::holding(url).env("STUNNEL_POOL", "off").settings(settings).start_held()
+/// A launcher that makes a new connection to Redis for each app connection.
+fn hold_to(url: &str, setting: (&str, &str)) -> Held {
+    Launcher::hold_with(url, &[("STUNNEL_POOL", "off"), setting])
 }
 
 /// An app that makes a connection for one request.
@@ -37,7 +37,7 @@ fn a_pin_refuses_a_changed_key_despite_a_session() {
         Options { certificate: Some(&certificate), ..Options::default() },
     );
     let port = server.port;
-    let held = hold_to(&server.url(), &[("STUNNEL_PIN", &certificate.pin())]);
+    let held = hold_to(&server.url(), ("STUNNEL_PIN", &certificate.pin()));
     for _ in 0..3 {
         one_request(&held);
     }
@@ -76,7 +76,7 @@ fn averse_to_sessions(refuse: fn(TcpStream)) -> Peer<()> {
 
 /// A launcher whose connections to `peer` may take 5 seconds.
 fn impatient<T: Send + 'static>(peer: &Peer<T>) -> Held {
-    hold_to(&peer.url(), &[("STUNNEL_CONNECT_TIMEOUT", "5s")])
+    hold_to(&peer.url(), ("STUNNEL_CONNECT_TIMEOUT", "5s"))
 }
 
 /// True if an app's new connection works. Otherwise it ends without a reply.
@@ -139,7 +139,7 @@ fn handshakes(page: StatusPage) -> [f64; 2] {
 #[test]
 fn a_storm_of_first_connections_costs_one_full_handshake() {
     let server = Server::start(Front::Redis);
-    let held = hold_to(&server.url(), &[("STUNNEL_STATUS_ADDRESS", "0")]);
+    let held = hold_to(&server.url(), ("STUNNEL_STATUS_ADDRESS", "0"));
     let page = StatusPage::of(held.running.pid(), &[held.port]);
     storm(&held, 20);
     assert_eq!(handshakes(page), [1.0, 19.0]);
@@ -151,7 +151,7 @@ fn apps_do_not_wait_for_a_distant_servers_first_handshake() {
     let Some(link) = SlowLink::make(&["--delay-ms", "300"]) else { return };
     let options = Options { link: Some(&link), ..Options::default() };
     let server = Server::start_with(Front::Redis, options);
-    let held = hold_to(&server.url(), &[("STUNNEL_STATUS_ADDRESS", "0")]);
+    let held = hold_to(&server.url(), ("STUNNEL_STATUS_ADDRESS", "0"));
     let page = StatusPage::of(held.running.pid(), &[held.port]);
     storm(&held, 10);
     assert_eq!(handshakes(page), [10.0, 0.0], "there was no session to resume");
@@ -166,39 +166,9 @@ fn two_hundred_apps_at_once_reach_a_distant_server() {
         let Ok(stream) = acceptor.accept(stream) else { return };
         converse(stream, |request| Some(redis(request)));
     });
-    let held = hold_to(&peer.url(), &[("STUNNEL_CONNECT_TIMEOUT", "10s")]);
+    let held = hold_to(&peer.url(), ("STUNNEL_CONNECT_TIMEOUT", "10s"));
     let mut apps: Vec<Client> = (0..200).map(|_| held.open()).collect();
     apps.iter_mut().for_each(|app| app.send(&["PING"]));
     let answered = apps.iter_mut().filter_map(|app| app.reply().ok()).count();
     assert_eq!(answered, 200);
-}
-
-#[test]
-fn a_silent_first_handshake_delays_the_others_only_once() {
-    const APPS: u32 = 40;
-    /// An app waits at most this long for the first handshake.
-    const PATIENCE: Duration = Duration::from_millis(250);
-    let acceptor = acceptor(SslVersion::TLS1_3);
-    let peer = Peer::numbered(move |number, mut stream| {
-        if number == 0 {
-            rest(&mut stream);
-            return;
-        }
-        let Ok(stream) = acceptor.accept(stream) else { return };
-        converse(stream, |request| Some(redis(request)));
-    });
-    let held = hold_to(&peer.url(), &[("STUNNEL_CONNECT_TIMEOUT", "60s")]);
-    let mut silent = held.open();
-    silent.send(&["PING"]);
-    eventually("the first handshake begins", || (peer.accepted() == 1).then_some(()));
-    let mut delays: Vec<Duration> = (0..APPS)
-        .map(|_| {
-            let began = Instant::now();
-            assert_eq!(held.open().ask(&["PING"]), Reply::line("+PONG"));
-            began.elapsed()
-        })
-        .collect();
-    delays.sort();
-    let median = delays[delays.len() / 2];
-    assert!(median < PATIENCE, "{median:?}");
 }

@@ -136,19 +136,6 @@ fn after_redis_half_closes_the_app_can_still_write() {
 }
 
 #[test]
-fn a_silent_connection_closes_after_the_idle_timeout() {
-    let peer = Peer::tls(|mut tls| {
-        tls.write_all(b"hi").unwrap();
-        rest(&mut tls)
-    });
-    let idle = Launcher::holding(&peer.url()).env("STUNNEL_IDLE_TIMEOUT", "2s");
-    let held = idle.start_held();
-    let mut app = held.tcp();
-    assert_eq!(rest(&mut app), (b"hi".to_vec(), None));
-    assert_eq!(peer.result(), (vec![], None), "Redis sees a clean end, too");
-}
-
-#[test]
 fn connections_close_while_redis_is_down_and_work_afterwards() {
     let server = Server::start(Front::Redis);
     let (url, port) = (server.url(), server.port);
@@ -378,20 +365,6 @@ fn tunnels_take_consecutive_ports_from_the_first_on() {
         assert_eq!(ended.stdout, expected);
         Some(())
     });
-}
-
-#[test]
-fn an_unanswered_lone_connection_hint_counts_no_others() {
-    // Like stunnel when its Redis is down, but certainly after the request has arrived.
-    let closing = Peer::tls(|mut tls| tls.read_exact(&mut [0; 4]).unwrap());
-    let held = Launcher::holding(&closing.url()).env("STUNNEL_POOL", "off").start_held();
-    let mut app = held.tcp();
-    app.write_all(b"ask!").unwrap();
-    assert_eq!(rest(&mut app).0, b"");
-    drop(app);
-    let hint = logged(&held.finish().stderr, "connection-unanswered", "hint").remove(0);
-    assert!(hint.starts_with("Redis may be down"), "{hint}");
-    assert!(!hint.contains("other connection"), "{hint}");
 }
 
 /// A client that speaks TLS to `port`, without a time limit of its own.

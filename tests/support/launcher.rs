@@ -146,6 +146,11 @@ impl Launcher {
         Launcher::holding(url).start_held()
     }
 
+    /// Like `hold`, with settings.
+    pub fn hold_with(url: &str, settings: &[(&str, &str)]) -> Held {
+        Launcher::holding(url).settings(settings).start_held()
+    }
+
     /// Like `hold`, for any COMMAND that first prints its URL, as [`HOLD`] does.
     pub fn start_held(self) -> Held {
         let mut running = self.start();
