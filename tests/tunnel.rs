@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use openssl::ssl::{ShutdownState, SslStream};
-use support::launcher::{Launcher, logged, port_of};
+use support::launcher::{HOLD_TWO, Launcher, logged};
 use support::peer::{Gate, Peer};
 use support::proc::sockets_of;
 use support::resp::{Client, Reply, request};
@@ -136,40 +136,6 @@ fn after_redis_half_closes_the_app_can_still_write() {
 }
 
 #[test]
-fn connections_close_while_redis_is_down_and_work_afterwards() {
-    let server = Server::start(Front::Redis);
-    let (url, port) = (server.url(), server.port);
-    drop(server);
-    let held = Launcher::hold(&url);
-    for _ in 0..3 {
-        let mut client = held.open();
-        // The connection may be closed before the request is written.
-        let _ = client.stream.get_mut().write_all(&request(&[b"PING"]));
-        let error = client.reply().expect_err("no reply");
-        assert!(
-            matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset),
-            "{error}"
-        );
-    }
-    let _server = eventually("the server is back", || Server::start_on(Front::Redis, port));
-    assert_eq!(held.client().ask(&["PING"]), Reply::line("+PONG"));
-
-    let log = held.finish().stderr;
-    let errors = logged(&log, "connection-failed", "error");
-    assert_eq!(errors, ["TCP connection failed: connection refused"; 3]);
-    let hint = &logged(&log, "connection-failed", "hint")[0];
-    let tls = port + 1;
-    let expected = format!(
-        "nothing listens on 127.0.0.1:{tls}. {tls} is the URL's port + 1: if port {port} itself \
-         speaks TLS, write rediss://"
-    );
-    assert!(hint.starts_with(&expected), "{hint}");
-    for word in ["has no TLS", "STUNNEL_ENABLED=false", "STUNNEL_PORT_OFFSET"] {
-        assert!(hint.contains(word), "{hint}");
-    }
-}
-
-#[test]
 fn with_connect_retry_a_connection_waits_for_the_server() {
     let port = two_free_ports();
     let url = format!("redis://default:{PASSWORD}@127.0.0.1:{port}");
@@ -259,13 +225,8 @@ const TINY_RECORDS: usize = 400_000;
 fn a_flood_of_tiny_tls_records_does_not_block_others() {
     let server = Server::start(Front::Redis);
     let peer = Peer::gated(flood);
-    let launcher = Launcher::script("echo $REDIS_URL; echo $OTHER_URL; exec cat >/dev/null")
-        .redis(&server.url())
-        .env("OTHER_URL", peer.url())
-        .env("REDIS_STUNNEL_URLS", "REDIS_URL OTHER_URL");
-    let mut held = launcher.start_held();
+    let (held, other) = Launcher::script(HOLD_TWO).start_two(&server.url(), &peer.url());
     let mut client = held.client();
-    let other = port_of(&held.running.line());
     let mut flooded = Client::open(other).stream.into_inner();
     flooded.write_all(b"!").unwrap();
     let received = Arc::new(AtomicUsize::new(0));

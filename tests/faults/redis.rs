@@ -22,10 +22,18 @@ const MIB: usize = 1024 * 1024;
 #[test]
 fn redis_refuses_connections() {
     fault!("Redis refuses connections: no program listens on the port");
-    let scene = Scene::new(&format!("rediss://127.0.0.1:{}", two_free_ports()));
+    let port = two_free_ports();
+    let scene = Scene::new(&format!("redis://127.0.0.1:{port}"));
     closed(&scene.one_by_one());
-    let error = "TCP connection failed: connection refused";
-    all_logged(&scene.aftermath(), "connection-failed", "error", error);
+    let log = scene.aftermath();
+    all_logged(&log, "connection-failed", "error", "TCP connection failed: connection refused");
+    let tls = port + 1;
+    let hint = format!(
+        "nothing listens on 127.0.0.1:{tls}. {tls} is the URL's port + 1: if port {port} itself \
+         speaks TLS, write rediss://; if TLS is on another port, set REDIS_URL_STUNNEL_PORT_OFFSET; \
+         if this Redis has no TLS, set STUNNEL_ENABLED=false"
+    );
+    all_logged(&log, "connection-failed", "hint", &hint);
 }
 
 #[test]
