@@ -191,6 +191,11 @@ impl TunnelFigures {
         self.state_at(Instant::now()).counts.max_clients += 1;
     }
 
+    /// The number of app connections that wait for a connection to Redis.
+    pub fn waiting(&self) -> u64 {
+        self.state().counts.waiting
+    }
+
     /// The number of connections to Redis whose handshake is done.
     pub fn established(&self) -> u64 {
         self.state().counts.established()

@@ -137,7 +137,7 @@ impl Pool {
             return false;
         }
         let mut state = self.state();
-        if !state.idle.has_waiters() && self.tunnel.limit.somebody_waits() {
+        if !state.idle.has_waiters() && self.tunnel.figures.waiting() > 0 {
             // An app connection that began while the pool was off waits for this connection's slot.
             return false;
         }

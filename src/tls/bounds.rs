@@ -28,39 +28,26 @@ pub const KEY_TOO_LONG: X509VerifyResult = X509VerifyResult::APPLICATION_VERIFIC
 pub fn set_in(context: &mut SslContextBuilder, verify: Verify) {
     raw::set_longest_chain(context, LONGEST_CHAIN);
     match verify {
-        Verify::None => raw::verify_by::<KeyAlone>(context),
-        Verify::Ca | Verify::Full => raw::verify_by::<KeyAndChain>(context),
+        Verify::None => raw::verify_by::<Check<false>>(context),
+        Verify::Ca | Verify::Full => raw::verify_by::<Check<true>>(context),
     }
 }
 
-/// Accepts every certificate whose key is within the limits. Ignores the chain.
-struct KeyAlone;
+/// Checks that the key is within the limits, and then the chain, as OpenSSL does by default, if
+/// `CHAIN` is true.
+struct Check<const CHAIN: bool>;
 
-impl Verifier for KeyAlone {
+impl<const CHAIN: bool> Verifier for Check<CHAIN> {
     fn verify(chain: &mut X509StoreContextRef) -> bool {
-        has_usual_key(chain)
+        // Check the key here, because the next step of the handshake already uses the key.
+        let is_usual = raw::sent_by_server(chain).and_then(|sent| sent.get(0)).is_none_or(is_usual);
+        chain.set_error(if is_usual { X509VerifyResult::OK } else { KEY_TOO_LONG });
+        let accepted = is_usual && (!CHAIN || chain.verify_cert().unwrap_or(false));
+        if let (Some(sent), Some(facts)) = (raw::sent_by_server(chain), session::facts_of(chain)) {
+            facts.note_chain(sent, chain.error());
+        }
+        accepted
     }
-}
-
-/// Checks that the key is within the limits, then verifies the chain as OpenSSL does by default.
-struct KeyAndChain;
-
-impl Verifier for KeyAndChain {
-    fn verify(chain: &mut X509StoreContextRef) -> bool {
-        has_usual_key(chain) && chain.verify_cert().unwrap_or(false)
-    }
-}
-
-/// True if the server's key is within our limits; sets the chain's error to the result. This is
-/// checked here because the next step of the handshake already uses the key.
-fn has_usual_key(chain: &mut X509StoreContextRef) -> bool {
-    let sent = raw::sent_by_server(chain);
-    if let (Some(sent), Some(facts)) = (sent, session::facts_of(chain)) {
-        facts.note_chain(sent);
-    }
-    let usual = sent.and_then(|sent| sent.get(0)).is_none_or(is_usual);
-    chain.set_error(if usual { X509VerifyResult::OK } else { KEY_TOO_LONG });
-    usual
 }
 
 fn is_usual(certificate: &X509Ref) -> bool {

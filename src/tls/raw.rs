@@ -17,10 +17,9 @@ use openssl::stack::StackRef;
 use openssl::x509::{X509, X509StoreContextRef};
 use openssl_sys as ffi;
 
-/// SSL_CTRL_SET_MAX_CERT_LIST, SSL_CB_HANDSHAKE_START and SSL_CB_CONNECT_EXIT of <openssl/ssl.h>.
+/// SSL_CTRL_SET_MAX_CERT_LIST and SSL_CB_HANDSHAKE_START of <openssl/ssl.h>.
 const SET_MAX_CERT_LIST: c_int = 51;
 const HANDSHAKE_START: c_int = 0x10;
-const CONNECT_EXIT: c_int = 0x1002;
 
 type InfoCallback = unsafe extern "C" fn(*const ffi::SSL, c_int, c_int);
 type VerifyCallback = unsafe extern "C" fn(*mut ffi::X509_STORE_CTX, *mut c_void) -> c_int;
@@ -125,9 +124,6 @@ pub fn sent_by_server(chain: &X509StoreContextRef) -> Option<&StackRef<X509>> {
 pub trait Observer {
     /// A handshake begins. OpenSSL has not sent anything.
     fn begins(ssl: &mut SslRef);
-    /// The handshake waits for the peer, has failed, or is complete. After the handshake, OpenSSL
-    /// calls this again for later messages, such as session tickets.
-    fn pauses(ssl: &mut SslRef);
 }
 
 /// Makes `O` observe the handshakes of a context's connections.
@@ -137,13 +133,10 @@ pub fn observe_by<O: Observer>(context: &mut SslContextBuilder) {
 }
 
 unsafe extern "C" fn observe<O: Observer>(ssl: *const ffi::SSL, at: c_int, _: c_int) {
-    // SAFETY: OpenSSL calls this with a live object, on the thread that uses the object. The
-    // pointer is declared const, but OpenSSL allows this callback to change the connection.
-    let ssl = unsafe { SslRef::from_ptr_mut(ssl.cast_mut()) };
-    match at {
-        HANDSHAKE_START => O::begins(ssl),
-        CONNECT_EXIT => O::pauses(ssl),
-        _ => {}
+    if at == HANDSHAKE_START {
+        // SAFETY: OpenSSL calls this with a live object, on the thread that uses the object. The
+        // pointer is declared const, but OpenSSL allows this callback to change the connection.
+        O::begins(unsafe { SslRef::from_ptr_mut(ssl.cast_mut()) });
     }
 }
 

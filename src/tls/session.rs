@@ -33,8 +33,8 @@ const PAUSE: Duration = Duration::from_secs(60);
 #[derive(Default)]
 pub struct Sessions {
     known: Mutex<Known>,
-    /// Set when the first session arrives.
-    first: SetOnce<()>,
+    /// Set when no connection needs to wait for the first session any more.
+    settled: SetOnce<()>,
 }
 
 #[derive(Default)]
@@ -80,9 +80,19 @@ impl Sessions {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for the first session.
-    pub async fn first(&self) {
-        self.first.wait().await;
+    /// Waits for the first session, or until [`Sessions::settle`] is called.
+    pub async fn settled(&self) {
+        self.settled.wait().await;
+    }
+
+    pub fn is_settled(&self) -> bool {
+        self.settled.initialized()
+    }
+
+    /// Ends the wait for the first session.
+    pub fn settle(&self) {
+        // An error only means that the wait is over already.
+        let _ = self.settled.set(());
     }
 
     /// True if the next handshake offers a session.
@@ -166,8 +176,7 @@ impl Connection {
         let inherited = self.offered_since.filter(|_| resumed);
         let full_handshake = inherited.unwrap_or(self.began);
         self.sessions.known().keep(Session { session, full_handshake });
-        // An error only means that `first` is set already.
-        let _ = self.sessions.first.set(());
+        self.sessions.settle();
     }
 }
 
@@ -216,12 +225,6 @@ impl Observer for Handshakes {
     fn begins(ssl: &mut SslRef) {
         if let Some(offer) = TO_OFFER.take() {
             offer.put_into(ssl);
-        }
-    }
-
-    fn pauses(ssl: &mut SslRef) {
-        if let Some(connection) = INDEX.get().and_then(|index| ssl.ex_data(*index)) {
-            connection.facts.update(ssl);
         }
     }
 }

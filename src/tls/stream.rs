@@ -1,10 +1,9 @@
 //! A TLS connection, and the facts that OpenSSL reports about it.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use openssl::ssl::SslRef;
 use openssl::stack::StackRef;
 use openssl::x509::{X509, X509VerifyResult};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -19,27 +18,24 @@ const MOST_TICKETS: u32 = 64;
 /// the stream reads them.
 #[derive(Debug, Default)]
 pub struct Facts {
-    resumed: AtomicBool,
-    /// OpenSSL's verification result, unless the server's chain is valid.
-    flaw: OnceLock<X509VerifyResult>,
-    /// The certificates that the server has sent, its own certificate first.
-    chain: OnceLock<Vec<X509>>,
+    shown: OnceLock<Shown>,
     /// The number of session tickets that the server has sent.
     tickets: AtomicU32,
 }
 
-impl Facts {
-    /// Copies the facts that OpenSSL knows now.
-    pub fn update(&self, ssl: &SslRef) {
-        self.resumed.store(ssl.session_reused(), Ordering::Relaxed);
-        if ssl.verify_result() != X509VerifyResult::OK {
-            self.flaw.get_or_init(|| ssl.verify_result());
-        }
-    }
+/// The certificates of a server.
+#[derive(Debug)]
+struct Shown {
+    /// The server's own certificate comes first.
+    chain: Vec<X509>,
+    verified: X509VerifyResult,
+}
 
-    /// Notes the certificates that the server has sent.
-    pub fn note_chain(&self, sent: &StackRef<X509>) {
-        self.chain.get_or_init(|| sent.iter().map(ToOwned::to_owned).collect());
+impl Facts {
+    /// Notes the certificates that the server has sent, and OpenSSL's verification result.
+    pub fn note_chain(&self, sent: &StackRef<X509>, verified: X509VerifyResult) {
+        let chain = || sent.iter().map(ToOwned::to_owned).collect();
+        self.shown.get_or_init(|| Shown { chain: chain(), verified });
     }
 
     /// Counts a session ticket. Returns whether the server may send it.
@@ -48,23 +44,24 @@ impl Facts {
         !self.has_too_many_tickets()
     }
 
-    pub fn resumed(&self) -> bool {
-        self.resumed.load(Ordering::Relaxed)
+    /// True if the server has sent certificates, as in every full handshake.
+    pub fn has_chain(&self) -> bool {
+        self.shown.get().is_some()
     }
 
     /// OpenSSL's verification result for the server's chain.
     pub fn verified(&self) -> X509VerifyResult {
-        self.flaw.get().copied().unwrap_or(X509VerifyResult::OK)
+        self.shown.get().map_or(X509VerifyResult::OK, |shown| shown.verified)
     }
 
     /// The server's own certificate, whether or not it was accepted.
     pub fn certificate(&self) -> Option<Certificate> {
-        Certificate::from_der(&self.chain.get()?.first()?.to_der().ok()?)
+        Certificate::from_der(&self.shown.get()?.chain.first()?.to_der().ok()?)
     }
 
     /// The last certificate of the chain that the server has sent.
     pub fn chain_end(&self) -> Option<Certificate> {
-        Certificate::from_der(&self.chain.get()?.last()?.to_der().ok()?)
+        Certificate::from_der(&self.shown.get()?.chain.last()?.to_der().ok()?)
     }
 
     /// True if reading has ended because the server sent too many session tickets.
@@ -101,7 +98,7 @@ impl<S> TlsStream<S> {
 
     /// True if the server resumed a session.
     pub fn resumed(&self) -> bool {
-        self.facts.resumed()
+        !self.facts.has_chain()
     }
 
     /// True if reading has ended because the server sent too many session tickets.

@@ -6,10 +6,10 @@
 
 use std::future::Future;
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::sync::SetOnce;
 use tokio::time::timeout;
 
 use crate::tls::Sessions;
@@ -21,37 +21,33 @@ const PATIENCE: Duration = Duration::from_millis(250);
 const SLOW_TCP: Duration = Duration::from_millis(80);
 
 /// Lets one connection of a tunnel make the first handshake.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct FirstHandshake {
     has_begun: AtomicBool,
-    /// Set when no connection needs to wait any more.
-    over: SetOnce<()>,
+    sessions: Arc<Sessions>,
 }
 
 impl FirstHandshake {
+    pub fn new(sessions: Arc<Sessions>) -> FirstHandshake {
+        FirstHandshake { has_begun: AtomicBool::new(false), sessions }
+    }
+
     /// Ends the wait for all connections, including later connections.
     pub fn finish(&self) {
-        // `over` may be set already.
-        let _ = self.over.set(());
+        self.sessions.settle();
     }
 
     /// Returns [`First`] to the connection that must make the first handshake. All others wait here
     /// for the first session, or until the wait is over.
-    pub async fn turn(&self, sessions: &Sessions, connect_timeout: Duration) -> Option<First<'_>> {
-        if self.over.initialized() {
+    pub async fn turn(&self, connect_timeout: Duration) -> Option<First<'_>> {
+        if self.sessions.is_settled() {
             return None;
         }
         if !self.has_begun.swap(true, Ordering::Relaxed) {
             return Some(First(self));
         }
-        let first = async {
-            tokio::select! {
-                () = sessions.first() => {}
-                _ = self.over.wait() => {}
-            }
-        };
         // However the wait ended, no connection waits again.
-        let _ = timeout(PATIENCE.min(connect_timeout / 4), first).await;
+        let _ = timeout(PATIENCE.min(connect_timeout / 4), self.sessions.settled()).await;
         self.finish();
         None
     }
@@ -95,8 +91,6 @@ impl Drop for First<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use tokio::time::Instant;
 
     use super::*;
@@ -108,8 +102,8 @@ mod tests {
         for (connect_timeout, patience) in
             [(LONG, PATIENCE), (Duration::from_millis(400), Duration::from_millis(100))]
         {
-            let (gate, sessions) = (FirstHandshake::default(), Arc::default());
-            let turn = || gate.turn(&sessions, connect_timeout);
+            let gate = FirstHandshake::new(Arc::default());
+            let turn = || gate.turn(connect_timeout);
             let began = Instant::now();
             turn().await.unwrap().succeeded();
             let (second, third) = tokio::join!(turn(), turn());
@@ -122,10 +116,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn nobody_waits_after_a_failed_first_handshake() {
-        let (gate, sessions) = (FirstHandshake::default(), Arc::default());
+        let gate = FirstHandshake::new(Arc::default());
         let began = Instant::now();
-        let first = gate.turn(&sessions, LONG).await;
-        let (second, ()) = tokio::join!(gate.turn(&sessions, LONG), async { drop(first) });
+        let first = gate.turn(LONG).await;
+        let (second, ()) = tokio::join!(gate.turn(LONG), async { drop(first) });
         assert!(second.is_none());
         assert_eq!(began.elapsed(), Duration::ZERO);
     }

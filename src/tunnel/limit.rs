@@ -1,7 +1,6 @@
 //! `--max-connections`: the maximum number of connections to Redis per tunnel.
 
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -23,8 +22,6 @@ const WARNING_INTERVAL: Duration = Duration::from_secs(60);
 pub struct Limit {
     slots: Arc<Semaphore>,
     moves: Mutex<Moves>,
-    /// The number of app connections that wait for a slot.
-    waiting: AtomicUsize,
 }
 
 /// The latest events of a tunnel's slots.
@@ -43,7 +40,7 @@ impl Limit {
     pub fn new(most: Option<NonZeroUsize>) -> Arc<Limit> {
         let most = most.map_or(Semaphore::MAX_PERMITS, NonZeroUsize::get);
         let slots = Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)));
-        Arc::new(Limit { slots, moves: Mutex::default(), waiting: AtomicUsize::new(0) })
+        Arc::new(Limit { slots, moves: Mutex::default() })
     }
 
     /// A slot, if one is free now.
@@ -54,7 +51,6 @@ impl Limit {
 
     /// Waits for a slot, in order of arrival.
     pub async fn slot(self: &Arc<Self>) -> Slot {
-        let _waiting = InQueue::new(&self.waiting);
         let permit =
             self.slots.clone().acquire_owned().await.expect("the semaphore is never closed");
         self.hand_out(permit)
@@ -63,11 +59,6 @@ impl Limit {
     fn hand_out(self: &Arc<Self>, permit: OwnedSemaphorePermit) -> Slot {
         self.moves().changed = Some(Instant::now());
         Slot { limit: self.clone(), _permit: permit }
-    }
-
-    /// True if an app connection waits for a slot.
-    pub fn somebody_waits(&self) -> bool {
-        self.waiting.load(Ordering::Relaxed) > 0
     }
 
     /// True if every slot is taken.
@@ -99,22 +90,6 @@ impl Limit {
 
     fn moves(&self) -> MutexGuard<'_, Moves> {
         self.moves.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Counts as waiting for a slot until this is dropped.
-struct InQueue<'a>(&'a AtomicUsize);
-
-impl<'a> InQueue<'a> {
-    fn new(waiting: &'a AtomicUsize) -> InQueue<'a> {
-        waiting.fetch_add(1, Ordering::Relaxed);
-        InQueue(waiting)
-    }
-}
-
-impl Drop for InQueue<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

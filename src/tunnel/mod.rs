@@ -92,13 +92,14 @@ impl Tunnel {
     ) -> Tunnel {
         figures.set_limit(route.max_connections.map(NonZeroUsize::get));
         let warnings = Warnings::new(route.variables[0].clone(), route.upstream.to_string());
-        let first_handshake = FirstHandshake::default();
+        let sessions = Arc::<Sessions>::default();
+        let first_handshake = FirstHandshake::new(sessions.clone());
         if !connector.resumes() {
             first_handshake.finish();
         }
         Tunnel {
             limit: Limit::new(route.max_connections),
-            sessions: Arc::default(),
+            sessions,
             first_handshake,
             inquiries: Inquiries::default(),
             route,

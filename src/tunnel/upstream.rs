@@ -43,7 +43,7 @@ async fn take_steps(tunnel: &Tunnel, step: &mut Step) -> Result<Connected, Failu
     *step = Step::Tcp;
     let connecting = tunnel.figures.hold(UpstreamState::Connecting);
     let connect_timeout = tunnel.settings.connect_timeout;
-    let mut first = tunnel.first_handshake.turn(&tunnel.sessions, connect_timeout).await;
+    let mut first = tunnel.first_handshake.turn(connect_timeout).await;
     let stream = First::while_near(&mut first, connect_tcp(addresses)).await?;
     drop(connecting);
     *step = Step::Tls;
