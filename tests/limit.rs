@@ -148,16 +148,6 @@ fn a_cut_handshake_right_after_a_close_is_tried_again_once() {
 }
 
 #[test]
-fn a_cut_handshake_without_a_close_is_not_tried_again() {
-    let peer = cutting(&[0, 1, 2]);
-    let held = Launcher::hold_with(&peer.url(), &[(LIMIT, "1"), (POOL, "off")]);
-    let mut app = held.open();
-    app.send(&["PING"]);
-    assert!(app.reply().is_err());
-    assert_eq!(peer.accepted(), 1, "Redis has no closed client to notice");
-}
-
-#[test]
 fn a_server_without_tls_is_explained_at_the_limit_too() {
     let server = Server::start(Front::Redis);
     let plaintext = format!("rediss://127.0.0.1:{}", server.port);

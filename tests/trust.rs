@@ -258,85 +258,55 @@ fn the_app_learns_that_no_tls_version_is_common() {
     check(&held, Error(none), "a TLS 1.0 server");
 }
 
-/// A valid certificate, then one whose serial number has a superfluous byte. X.690 section 8.3.2
-/// forbids this, but not every parser notices it.
-fn with_overlong_serial(certificate: &Certificate) -> String {
-    let mut der = certificate.certificate.to_der().unwrap();
-    let serial = 4 + 4 + 5;
-    assert_eq!(der[serial], 0x02, "an INTEGER");
-    der[serial + 2..serial + 4].copy_from_slice(&[0, 1]);
-    let base64 = openssl::base64::encode_block(&der);
-    let bad = format!("-----BEGIN CERTIFICATE-----\n{base64}\n-----END CERTIFICATE-----\n");
-    certificate.pem() + &bad
-}
-
-type Settings<'a> = Vec<(&'a str, &'a str)>;
-
-fn ca_file(value: &str) -> Settings<'_> {
-    vec![("STUNNEL_CA_FILE", value)]
-}
-
-fn client<'a>(cert: &'a str, key: &'a str) -> Settings<'a> {
-    vec![("STUNNEL_CLIENT_CERT", cert), ("STUNNEL_CLIENT_KEY", key)]
+fn client<'a>(cert: &'a str, key: &'a str) -> [(&'static str, &'a str); 2] {
+    [("STUNNEL_CLIENT_CERT", cert), ("STUNNEL_CLIENT_KEY", key)]
 }
 
 #[test]
 fn invalid_trust_settings_fail_at_start_with_a_hint() {
     let folder = tempfile::tempdir().unwrap();
-    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
-    let write = |name: &str, text: &str| {
-        fs::write(path(name), text).unwrap();
-        path(name)
-    };
     let ours = Certificate::self_signed(folder.path());
     let other_folder = tempfile::tempdir().unwrap();
     let other_key = Certificate::self_signed(other_folder.path()).key_pem();
     let cipher = openssl::symm::Cipher::aes_128_cbc();
-    let encrypted_pkcs1 = ours.key.rsa().unwrap().private_key_to_pem_passphrase(cipher, b"pw");
-    let encrypted_pkcs1 = String::from_utf8(encrypted_pkcs1.unwrap()).unwrap();
-    let encrypted = ours.key.private_key_to_pem_pkcs8_passphrase(cipher, b"pw").unwrap();
-    let encrypted = String::from_utf8(encrypted).unwrap();
-    let (cert, key) = (ours.pem(), ours.key_pem());
-    let [garbled, garbled_key] = [&cert, &key].map(|pem| pem.replacen("MII", "xxx", 1));
-
-    let second_bad = with_overlong_serial(&ours);
+    let pkcs1 = ours.key.rsa().unwrap().private_key_to_pem_passphrase(cipher, b"pw").unwrap();
+    let pkcs8 = ours.key.private_key_to_pem_pkcs8_passphrase(cipher, b"pw").unwrap();
+    let [pkcs1, pkcs8] = [pkcs1, pkcs8].map(|pem| String::from_utf8(pem).unwrap());
+    let (good, key) = (ours.pem(), ours.key_pem());
+    let [bad, bad_key] = [&good, &key].map(|pem| pem.replacen("MII", "xxx", 1));
+    let second_bad = format!("{good}{bad}");
     let at_place_2 = "a certificate that cannot be read (certificate number 2)";
-    let empty = write("empty", "");
-    let no_pem = write("no-pem", "hello");
-    let missing = path("missing");
-    let (cert_name, key_name) = ("STUNNEL_CLIENT_CERT", "STUNNEL_CLIENT_KEY");
+    let no_pem = folder.path().join("no-pem");
+    fs::write(&no_pem, "hello").unwrap();
+    let (no_pem, here) = (no_pem.to_str().unwrap(), folder.path().to_str().unwrap());
+    let (ca_file, ca_pem, own_ca) = ("STUNNEL_CA_FILE", "STUNNEL_CA_PEM", "R_STUNNEL_CA_FILE");
+    let [(cert_name, _), (key_name, _)] = client("", "");
     // The settings, the variable that the error must name, and a part of the error.
-    let folder_path = path(".");
-    let cases: [(Settings<'_>, &str, &str); 19] = [
-        (ca_file(&missing), "STUNNEL_CA_FILE", "cannot be read"),
-        (ca_file(&folder_path), "STUNNEL_CA_FILE", "cannot be read"),
-        (ca_file(&empty), "STUNNEL_CA_FILE", "holds no certificate"),
-        (ca_file(&no_pem), "STUNNEL_CA_FILE", "-----BEGIN CERTIFICATE-----"),
-        (vec![("STUNNEL_CA_PEM", &garbled)], "STUNNEL_CA_PEM", "cannot be read"),
-        (
-            vec![("REDIS_URL_STUNNEL_CA_FILE", &missing)],
-            "REDIS_URL_STUNNEL_CA_FILE",
-            "cannot be read",
-        ),
-        (vec![("STUNNEL_PIN", "sha256//AAAA")], "STUNNEL_PIN", "base64 of 32 bytes"),
-        (vec![("REDIS_URL_STUNNEL_PIN", "x")], "REDIS_URL_STUNNEL_PIN", "base64 of 32 bytes"),
-        (client(&cert, ""), key_name, "STUNNEL_CLIENT_CERT is"),
-        (client("", &key), cert_name, "STUNNEL_CLIENT_KEY is"),
-        (client(&cert, &encrypted), key_name, "openssl pkcs8 -topk8 -nocrypt"),
-        (client(&cert, &encrypted_pkcs1), key_name, "openssl pkcs8 -topk8 -nocrypt"),
-        (client(&cert, &other_key), key_name, "does not match"),
-        (client(&cert, &garbled_key), key_name, "cannot be read"),
-        (client(&cert, &cert), key_name, "no private key"),
-        (client(&missing, &key), cert_name, "cannot be read"),
-        (client(&second_bad, &key), cert_name, at_place_2),
-        (vec![("STUNNEL_CA_PEM", &second_bad)], "STUNNEL_CA_PEM", at_place_2),
-        (vec![("STUNNEL_SERVER_NAME", "no name")], "STUNNEL_SERVER_NAME", "host name"),
-    ];
-    for (settings, name, problem) in cases {
-        let log = Launcher::script("echo ran").redis("rediss://h").settings(&settings).refused();
+    for (settings, name, problem) in [
+        (&[(ca_file, "/missing")][..], ca_file, "cannot be read"),
+        (&[(ca_file, here)], ca_file, "cannot be read"),
+        (&[(ca_file, "/dev/null")], ca_file, "holds no certificate"),
+        (&[(ca_file, no_pem)], ca_file, "-----BEGIN CERTIFICATE-----"),
+        (&[(ca_pem, &bad)], ca_pem, "cannot be read"),
+        (&[(own_ca, "/missing")], own_ca, "cannot be read"),
+        (&[("STUNNEL_PIN", "sha256//AAAA")], "STUNNEL_PIN", "base64 of 32 bytes"),
+        (&client(&good, ""), key_name, "STUNNEL_CLIENT_CERT is"),
+        (&client("", &key), cert_name, "STUNNEL_CLIENT_KEY is"),
+        (&client(&good, &pkcs8), key_name, "openssl pkcs8 -topk8 -nocrypt"),
+        (&client(&good, &pkcs1), key_name, "openssl pkcs8 -topk8 -nocrypt"),
+        (&client(&good, &other_key), key_name, "does not match"),
+        (&client(&good, &bad_key), key_name, "cannot be read"),
+        (&client(&good, &good), key_name, "no private key"),
+        (&client("/missing", &key), cert_name, "cannot be read"),
+        (&client(&second_bad, &key), cert_name, at_place_2),
+        (&[(ca_pem, &second_bad)], ca_pem, at_place_2),
+        (&[("STUNNEL_SERVER_NAME", "no name")], "STUNNEL_SERVER_NAME", "host name"),
+    ] {
+        let launcher = Launcher::script("echo ran").env("R", "rediss://h");
+        let log = launcher.env("REDIS_STUNNEL_URLS", "R").settings(settings).refused();
         assert_eq!(logged(&log, "config-error", "var"), [name], "{log}");
         assert!(log.contains(problem), "{problem} in {log}");
-        for secret in [&key, &garbled_key, &encrypted] {
+        for secret in [&key, &bad_key, &pkcs8] {
             let line = secret.lines().nth(1).unwrap();
             assert!(!log.contains(line), "a key in {log}");
         }
