@@ -178,28 +178,6 @@ fn a_late_close_behind_a_full_buffer_is_served() {
 }
 
 #[test]
-fn an_app_that_gives_up_passes_its_turn_on() {
-    for pool in POOLS {
-        let scene = Scene::new(&[("STUNNEL_POOL", pool)]);
-        let gone = scene.waiting(&incr());
-        let mut next = scene.held.open();
-        next.stream.get_mut().write_all(&login_and(&incr())).unwrap();
-        scene.wait_for_waiting(2.0);
-        reset(&gone);
-        drop(gone);
-        scene.wait_for_waiting(1.0);
-        let Scene { busy, server: _server, held: _held, .. } = scene;
-        drop(busy);
-        assert_eq!(next.reply().unwrap(), Reply::line("+OK"));
-        assert_eq!(
-            next.reply().unwrap(),
-            Reply::line(":1"),
-            "{pool}: the first app's request did not run"
-        );
-    }
-}
-
-#[test]
 fn a_reset_in_the_handshake_frees_the_slot_at_once() {
     for pool in POOLS {
         // The first connection gets no answer to its ClientHello.
@@ -228,20 +206,6 @@ fn a_reset_in_the_handshake_frees_the_slot_at_once() {
         // This is long before the connect timeout.
         assert_eq!(second.reply().unwrap(), Reply::line("+PONG"), "{pool}");
     }
-}
-
-#[test]
-fn a_late_close_in_the_handshake_cancels_it() {
-    let peer = Peer::tcp(|mut stream| rest(&mut stream));
-    let held = Launcher::holding(&peer.url()).env("STUNNEL_CONNECT_TIMEOUT", "60s").start_held();
-    let mut app = held.open();
-    app.send(&["INCR", "key"]);
-    eventually("the handshake begins", || (peer.accepted() == 1).then_some(()));
-    thread::sleep(LATE);
-    drop(app);
-    peer.result(); // This is long before the connect timeout.
-    let log = held.finish().stderr;
-    assert_eq!(logged(&log, "command-ended", "failed"), ["0"], "{log}");
 }
 
 /// Sends the given number of bytes from its standard input to Redis, waits for the input's end, and

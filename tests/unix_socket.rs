@@ -7,7 +7,6 @@ use std::io::{Read, Write};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use support::PATIENCE;
 use support::launcher::{BINARY, Launcher, Running, logged};
@@ -78,27 +77,6 @@ fn an_unusable_place_for_sockets_is_skipped() {
         assert!(ended.stdout.starts_with(&format!("unix://{temporary}/")), "{unusable}: {ended:?}");
     }
     assert!(run("", "").stdout.starts_with("unix:///tmp/start-stunnel-"));
-}
-
-#[test]
-fn another_user_cannot_connect() {
-    if !nix::unistd::Uid::effective().is_root() {
-        support::skip("only root can become another user");
-        return;
-    }
-    let folder = tempfile::tempdir().unwrap();
-    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    let server = Server::start(Front::Redis);
-    let (_running, _, socket) = hold(folder.path(), &server.url());
-    let ping = |user: &[&str]| {
-        let mut command = Command::new("setpriv");
-        command.args(user).args(["redis-cli", "--no-auth-warning", "-a", PASSWORD, "-s"]);
-        let output = command.arg(&socket).arg("ping").stdin(Stdio::null()).output().unwrap();
-        String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap()
-    };
-    assert_eq!(ping(&["--reuid", "0"]), "PONG\n");
-    let refused = ping(&["--reuid", "65534", "--regid", "65534", "--clear-groups"]);
-    assert!(refused.contains("Permission denied"), "{refused}");
 }
 
 #[test]

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use nix::libc;
 use socket2::{Socket, TcpKeepalive};
+use tempfile::NamedTempFile;
 
 use crate::support::eventually;
-use crate::support::launcher::{logged, with_hosts};
+use crate::support::launcher::{Launcher, logged, with_hosts};
 use crate::support::peer::Peer;
 use crate::support::proc::sockets_of;
 use crate::support::resp::Reply;
@@ -19,12 +20,17 @@ use crate::support::servers::{Front, Options, Server, info};
 use crate::support::slow_link::SlowLink;
 use crate::{Scene, fault};
 
+/// A launcher that sees `content` as /etc/hosts, and the file. `None` if the test is skipped.
+fn with_names(content: &str) -> Option<(NamedTempFile, Launcher)> {
+    let hosts = NamedTempFile::new().unwrap();
+    let launcher = with_hosts(hosts.path(), content)?;
+    Some((hosts, launcher))
+}
+
 #[test]
 fn name_does_not_resolve_and_later_resolves() {
     fault!("Redis's host name does not resolve; later it does");
-    let folder = tempfile::tempdir().unwrap();
-    let hosts = folder.path().join("hosts");
-    let Some(launcher) = with_hosts(&hosts, "127.0.0.1 localhost\n") else { return };
+    let Some((hosts, launcher)) = with_names("127.0.0.1 localhost\n") else { return };
     let peer = Peer::tls(|mut tls| tls.write_all(b"here").unwrap());
     let held = launcher.redis(&format!("rediss://redis.test:{}", peer.port)).start_held();
     for _ in 0..3 {
@@ -43,14 +49,12 @@ fn name_does_not_resolve_and_later_resolves() {
 #[test]
 fn one_live_address_of_a_host_name_is_enough() {
     fault!("Redis's host name has a dead address and a live address");
-    let folder = tempfile::tempdir().unwrap();
-    let hosts = folder.path().join("hosts");
     let Some(mut link) = SlowLink::make(&[]) else { return };
     link.order("cut");
     // The first refuses, the second discards every packet, the third lives.
     let addresses =
         format!("127.0.0.3 redis.test\n{} redis.test\n127.0.0.2 redis.test\n", link.address);
-    let Some(launcher) = with_hosts(&hosts, &addresses) else { return };
+    let Some((_hosts, launcher)) = with_names(&addresses) else { return };
     let live = TcpListener::bind(("127.0.0.2", 0)).unwrap();
     let port = live.local_addr().unwrap().port();
     let _live = Peer::tls_on(live, |mut tls| tls.write_all(b"alive").unwrap());
@@ -72,9 +76,7 @@ fn two_listeners() -> [TcpListener; 2] {
 #[test]
 fn fail_over_changes_the_address_of_the_name() {
     fault!("a fail-over moves Redis's host name to another address");
-    let folder = tempfile::tempdir().unwrap();
-    let hosts = folder.path().join("hosts");
-    let Some(launcher) = with_hosts(&hosts, "127.0.0.1 redis.test\n") else { return };
+    let Some((hosts, launcher)) = with_names("127.0.0.1 redis.test\n") else { return };
     let [old, new] = two_listeners();
     let port = old.local_addr().unwrap().port();
     let _old = Peer::tls_on(old, |mut tls| tls.write_all(b"old").unwrap());
