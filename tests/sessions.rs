@@ -7,7 +7,7 @@ use std::net::TcpStream;
 use std::thread;
 use std::time::Duration;
 
-use openssl::ssl::{SslStream, SslVersion};
+use openssl::ssl::SslVersion;
 use support::launcher::{Held, Launcher};
 use support::peer::{Peer, acceptor, offers_session};
 use support::pki::Certificate;
@@ -51,17 +51,6 @@ fn a_pin_refuses_a_changed_key_despite_a_session() {
     drop(server);
 }
 
-/// Answers OK to each request. Returns whether the client resumed a session.
-fn say_ok(mut stream: SslStream<TcpStream>) -> bool {
-    let mut request = [0; 64];
-    while matches!(stream.read(&mut request), Ok(1..)) {
-        if stream.write_all(b"+OK\r\n").is_err() {
-            break;
-        }
-    }
-    stream.ssl().session_reused()
-}
-
 /// A server that handles connections that offer a session with `refuse`, and serves all others.
 fn averse_to_sessions(refuse: fn(TcpStream)) -> Peer<()> {
     let acceptor = acceptor(SslVersion::TLS1_3);
@@ -69,55 +58,36 @@ fn averse_to_sessions(refuse: fn(TcpStream)) -> Peer<()> {
         if offers_session(&stream) {
             refuse(stream);
         } else if let Ok(stream) = acceptor.accept(stream) {
-            assert!(!say_ok(stream));
+            assert!(!stream.ssl().session_reused());
+            converse(stream, |request| Some(redis(request)));
         }
     })
 }
 
-/// A launcher whose connections to `peer` may take 5 seconds.
-fn impatient<T: Send + 'static>(peer: &Peer<T>) -> Held {
-    hold_to(&peer.url(), ("STUNNEL_CONNECT_TIMEOUT", "5s"))
-}
-
-/// True if an app's new connection works. Otherwise it ends without a reply.
-fn works(held: &Held) -> bool {
-    let mut stream = held.tcp();
-    stream.write_all(b"PING\r\n").unwrap();
-    let mut first = [0; 5];
-    matches!(stream.read(&mut first), Ok(1..)) && first == *b"+OK\r\n"
-}
-
 #[test]
-fn a_session_that_hangs_the_server_is_not_offered_again() {
-    let peer = averse_to_sessions(|mut stream| drop(rest(&mut stream)));
-    let held = impatient(&peer);
-    let seen = [(); 4].map(|()| works(&held));
-    // After a failure, no session is offered for a minute.
-    assert_eq!(seen, [true, false, true, true]);
-}
-
-#[test]
-fn a_cut_resumption_is_not_tried_again_for_the_same_app() {
-    let close = |mut stream: TcpStream| drop(stream.read(&mut [0; 1 << 14]));
-    for refuse in [close, |stream: TcpStream| reset(&stream)] {
-        let peer = averse_to_sessions(refuse);
-        let held = impatient(&peer);
-        let seen = [(); 3].map(|()| (works(&held), peer.accepted()));
-        assert_eq!(seen, [(true, 1), (false, 2), (true, 3)]);
-    }
-}
-
-#[test]
-fn a_refused_session_is_followed_by_a_full_handshake() {
-    let peer = averse_to_sessions(|mut stream| {
+fn after_a_failed_resumption_handshakes_are_full() {
+    let hang: fn(TcpStream) = |mut stream| drop(rest(&mut stream));
+    let close: fn(TcpStream) = |mut stream| drop(stream.read(&mut [0; 1 << 14]));
+    let send_reset: fn(TcpStream) = |stream| reset(&stream);
+    let refuse: fn(TcpStream) = |mut stream| {
         // A fatal decrypt_error (RFC 8446 section 6), as for an invalid binder.
         let _ = stream.read(&mut [0; 1 << 14]);
         stream.write_all(&[21, 3, 3, 0, 2, 2, 51]).unwrap();
         rest(&mut stream);
-    });
-    let held = impatient(&peer);
-    let seen = [(); 3].map(|()| (works(&held), peer.accepted()));
-    assert_eq!(seen, [(true, 1), (true, 3), (true, 4)]);
+    };
+    // The launcher asks a silent server whether it speaks plaintext.
+    let probed = [(true, 1), (false, 3), (true, 4), (true, 5)];
+    let lost = [(true, 1), (false, 2), (true, 3), (true, 4)];
+    // Only an alert leads to a second handshake for the same app.
+    let retried = [(true, 1), (true, 3), (true, 4), (true, 5)];
+    for (reaction, expected) in
+        [(hang, probed), (close, lost), (send_reset, lost), (refuse, retried)]
+    {
+        let peer = averse_to_sessions(reaction);
+        let held = hold_to(&peer.url(), ("STUNNEL_CONNECT_TIMEOUT", "5s"));
+        let works = || held.open().try_ask(&["PING"]).is_ok();
+        assert_eq!([(); 4].map(|()| (works(), peer.accepted())), expected);
+    }
 }
 
 /// Connects many apps at the same time, each of which must get a reply.

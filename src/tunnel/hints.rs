@@ -1,5 +1,5 @@
-//! The texts about failures for users: after `error=` and `hint=` in the log, in the app's error and
-//! in the advice of `--check`.
+//! The texts about failures for users: `error=` and `hint=` in the log, the error for the app, and
+//! the advice of `--check`.
 
 use std::io;
 use std::net::IpAddr;

@@ -7,7 +7,7 @@ use std::fs::{self, Permissions};
 use std::future::Future;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -169,16 +169,6 @@ impl Drop for SocketFolder {
     }
 }
 
-/// The stream of an accepted connection.
-fn app_stream((socket, address, spare): Accepted) -> io::Result<AppStream> {
-    socket.set_nonblocking(true)?;
-    let app = match address.as_socket() {
-        Some(address) => AppStream::from_tcp(TcpStream::from_std(socket.into())?, address),
-        None => AppStream::from_unix(UnixStream::from_std(socket.into())?),
-    };
-    Ok(app.with_spare(spare))
-}
-
 /// Accepts app connections until COMMAND has ended. `handle` serves each connection in a task of
 /// its own. `handle` drops its [`DrainGuard`] when the app has received everything.
 ///
@@ -210,7 +200,7 @@ where
                 }
             }
         };
-        match accepted.and_then(app_stream) {
+        match accepted {
             Ok(app) => drop(tokio::spawn(handle(app, guard.clone()))),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
             // A descriptor may become free when another connection ends.
@@ -221,16 +211,18 @@ where
     }
 }
 
-/// An accepted connection, and a spare descriptor for the connection to Redis.
-type Accepted = (Socket, SockAddr, OwnedFd);
-
 /// Accepts a connection if two descriptors are free; otherwise the connection waits in the kernel.
-/// Without the spare descriptor, a burst of app connections could take all descriptors, and leave
-/// none for the connections to Redis.
-fn accept(listener: &Socket) -> io::Result<Accepted> {
+/// The second descriptor is a spare one for the connection to Redis: without it, a burst of app
+/// connections could take all descriptors.
+fn accept(listener: &Socket) -> io::Result<AppStream> {
     let accepted = io::stderr().as_fd().try_clone_to_owned().and_then(|spare| {
         let (socket, address) = listener.accept()?;
-        Ok((socket, address, spare))
+        socket.set_nonblocking(true)?;
+        let app = match address.as_socket() {
+            Some(address) => AppStream::from_tcp(TcpStream::from_std(socket.into())?, address),
+            None => AppStream::from_unix(UnixStream::from_std(socket.into())?),
+        };
+        Ok(app.with_spare(spare))
     });
     match accepted {
         // The error comes even if no app connection waits.

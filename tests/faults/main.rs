@@ -67,8 +67,6 @@ struct Scene {
     healthy_port: u16,
     /// A connection to the healthy Redis, older than the fault.
     witness: Client,
-    /// Requests of the witness.
-    asked: usize,
     /// Open descriptors before the fault, except connections to Redis.
     descriptors: usize,
     /// The ports of both servers.
@@ -95,7 +93,7 @@ impl Scene {
         let upstreams = vec![healthy.tls_port(), at_fault, at_fault.saturating_add(1)];
         let (descriptors, kib) = (others(pid, &upstreams), resident_kib(pid));
         let _healthy = healthy;
-        Scene { held, healthy_port, witness, asked: 0, descriptors, upstreams, kib, _healthy }
+        Scene { held, healthy_port, witness, descriptors, upstreams, kib, _healthy }
     }
 
     fn pid(&self) -> i32 {
@@ -140,9 +138,7 @@ impl Scene {
 
     /// Checks that the connection to the healthy Redis still works.
     fn others_go_on(&mut self) {
-        self.asked += 1;
-        let count = format!(":{}", self.asked);
-        assert_eq!(self.witness.ask(&["INCR", "witness"]), Reply::Line(count));
+        assert_eq!(self.witness.ask(&["PING"]), Reply::line("+PONG"));
     }
 
     /// True if the launcher has closed every app's connection. It keeps connections to Redis for

@@ -30,8 +30,8 @@ fn redis_refuses_connections() {
     let tls = port + 1;
     let hint = format!(
         "nothing listens on 127.0.0.1:{tls}. {tls} is the URL's port + 1: if port {port} itself \
-         speaks TLS, write rediss://; if TLS is on another port, set REDIS_URL_STUNNEL_PORT_OFFSET; \
-         if this Redis has no TLS, set STUNNEL_ENABLED=false"
+         speaks TLS, write rediss://; if TLS is on another port, set \
+         REDIS_URL_STUNNEL_PORT_OFFSET; if this Redis has no TLS, set STUNNEL_ENABLED=false"
     );
     all_logged(&log, "connection-failed", "hint", &hint);
 }
