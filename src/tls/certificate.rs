@@ -1,4 +1,4 @@
-//! The parts of a server's certificate that reports and error messages show.
+//! The fields of a server's certificate that `--check` and error messages show.
 
 use std::net::IpAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -13,7 +13,7 @@ use crate::text::printable;
 
 const SECONDS_A_DAY: i64 = 86_400;
 
-/// The fields of a certificate. Control characters are replaced, since the server may be hostile.
+/// The fields of a certificate, without control characters, because the server may be hostile.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Certificate {
     pub subject: String,
@@ -26,8 +26,8 @@ pub struct Certificate {
     pub expires_at: i64,
     /// Whole days until the end of validity; negative if the certificate has expired.
     pub days_left: i64,
-    /// The DNS names and IP addresses that the certificate lists; if it lists none, its common
-    /// name.
+    /// The DNS names and IP addresses that the certificate lists. A certificate without such a list
+    /// has its common name here.
     pub names: Vec<String>,
     pub pin: Pin,
 }
@@ -51,7 +51,7 @@ impl Certificate {
         })
     }
 
-    /// The first three names, and the number of further ones.
+    /// The first three names, and the number of further names.
     pub fn names_in_short(&self) -> String {
         const MOST: usize = 3;
         let shown = self.names.iter().take(MOST).cloned().collect::<Vec<_>>().join(", ");

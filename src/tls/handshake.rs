@@ -14,8 +14,8 @@ use super::stream::Facts;
 
 /// OpenSSL's SSL_R_CERTIFICATE_VERIFY_FAILED.
 const CERTIFICATE_VERIFY_FAILED: i32 = 134;
-/// OpenSSL's SSL_R_UNEXPECTED_EOF_WHILE_READING (3.0 and later): the peer closed without
-/// close_notify.
+/// OpenSSL's SSL_R_UNEXPECTED_EOF_WHILE_READING (3.0 and later): the peer closed the connection
+/// without close_notify.
 const UNEXPECTED_EOF: i32 = 294;
 /// OpenSSL's reasons if the peer's answer is not a TLS record: SSL_R_WRONG_VERSION_NUMBER,
 /// SSL_R_HTTP_REQUEST, SSL_R_HTTPS_PROXY_REQUEST, SSL_R_PACKET_LENGTH_TOO_LONG,
@@ -31,7 +31,7 @@ const NO_COMMON_VERSION: [i32; 3] = [258, 191, 1070];
 const EXCESSIVE_MESSAGE_SIZE: i32 = 152;
 /// SSL_R_TLSV13_ALERT_CERTIFICATE_REQUIRED.
 const CERTIFICATE_REQUIRED: i32 = 1116;
-/// SSL_R_SSLV3_ALERT_HANDSHAKE_FAILURE. TLS 1.2 servers also send it if the client has no
+/// SSL_R_SSLV3_ALERT_HANDSHAKE_FAILURE. TLS 1.2 servers also send this alert if the client has no
 /// certificate.
 const HANDSHAKE_FAILURE: i32 = 1040;
 /// SSL_R_TLSV1_UNRECOGNIZED_NAME.
@@ -39,13 +39,13 @@ const UNRECOGNIZED_NAME: i32 = 1112;
 /// Alerts about the client certificate: bad, unsupported, revoked, expired, unknown, unknown CA.
 const CLIENT_CERTIFICATE_REFUSED: [i32; 6] = [1042, 1043, 1044, 1045, 1046, 1048];
 
-/// The most characters of an issuer's name that an error shows. The error for the app must also
-/// have space for the hint.
+/// An error shows at most this many characters of an issuer's name, so that the error for the app
+/// has space for the hint.
 const LONGEST_ISSUER: usize = 60;
 
-/// True if a reason is an internal error of OpenSSL (ERR_R_FATAL), such as a lack of memory.
-/// OpenSSL 3 marks these reasons with ERR_RFLAG_FATAL and ERR_RFLAG_COMMON; in 1.1.1 they are the
-/// numbers from 64 to 99.
+/// True if `reason` is an internal error of OpenSSL (ERR_R_FATAL), such as a lack of memory.
+/// OpenSSL 3 marks internal errors with ERR_RFLAG_FATAL and ERR_RFLAG_COMMON. In OpenSSL 1.1.1,
+/// internal errors have the numbers from 64 to 99.
 fn is_internal(reason: i32) -> bool {
     const FATAL: i32 = 3 << 18;
     reason & FATAL == FATAL || (64..100).contains(&reason)
@@ -54,9 +54,10 @@ fn is_internal(reason: i32) -> bool {
 /// The reason why a handshake failed.
 #[derive(Debug)]
 pub enum HandshakeError {
-    /// The connection broke. TLS is not the cause.
+    /// The connection was closed or reset.
     Broken(io::Error),
-    /// One side received damaged data, or the keys of a resumed session differ.
+    /// One side could not decrypt or verify a message, because data was damaged on the way, or
+    /// because client and server have different keys for a resumed session.
     Damaged(io::Error),
     /// OpenSSL failed internally, mostly for lack of memory.
     Internal(io::Error),
@@ -64,24 +65,26 @@ pub enum HandshakeError {
     Misconfigured(Misconfiguration),
 }
 
-/// The setting or the server's configuration that prevents a connection.
+/// The reason why no handshake succeeds until a setting of the launcher or of the server is
+/// changed.
 #[derive(Debug, Clone)]
 pub enum Misconfiguration {
     /// The peer's answer is not TLS.
     NoTls,
     /// The certificate check failed.
     Certificate(Box<Rejected>),
-    /// The server's key is not pinned. This is its pin.
+    /// The server's key is not pinned. The value is the pin of the server's key.
     Pin(Pin),
     /// The server requires a client certificate.
     ClientCertificateWanted,
     /// The server refuses the client certificate. The text is OpenSSL's reason.
     ClientCertificateRefused(String),
-    /// The server has no certificate for the name that the client sent (SNI), or requires a name.
+    /// The server has no certificate for the name that the client sent in SNI, or the server
+    /// requires a name.
     UnknownName,
     /// Client and server have no TLS version in common.
     NoCommonVersion,
-    /// Any other failure, with OpenSSL's reason.
+    /// Another reason, in OpenSSL's words.
     Other(String),
 }
 
@@ -100,9 +103,9 @@ impl Misconfiguration {
         Misconfiguration::Other("the server's certificate cannot be read".to_owned())
     }
 
-    /// Reads from the error of a read whether the server requires a client certificate, or refuses
-    /// the client's. `None` if the error has another cause. TLS 1.3 servers report this after the
-    /// handshake (RFC 8446 section 4.4.2.4).
+    /// Finds out from a read error whether the server requires a client certificate, or refuses the
+    /// client's certificate. `None` if the error has another cause. TLS 1.3 servers report these
+    /// two problems after the handshake (RFC 8446 section 4.4.2.4).
     pub fn after_handshake(error: &io::Error) -> Option<Misconfiguration> {
         use Misconfiguration::{ClientCertificateRefused, ClientCertificateWanted};
         match HandshakeError::from_stack(stack_of(error)?, &Facts::default(), "") {
@@ -114,7 +117,7 @@ impl Misconfiguration {
     }
 }
 
-/// The reason why a certificate check failed. Each reason has its own hint.
+/// The reason why a certificate check failed. There is one hint for each reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flaw {
     /// The certificate is for another name.
@@ -141,7 +144,7 @@ impl Flaw {
 }
 
 impl Rejected {
-    /// A server was rejected that should have a certificate for `name`.
+    /// Describes the rejected certificate in `facts`, which should be for `name`.
     fn new(facts: &Facts, name: &str) -> Rejected {
         let (flaw, certificate) = (Flaw::of(facts.verified()), facts.certificate());
         let verdict = match flaw {
@@ -156,7 +159,7 @@ impl Rejected {
             Flaw::NotYetValid => {
                 Some(format!("the certificate is not valid before {}", certificate.valid_from))
             }
-            // Otherwise, another certificate of the chain has expired.
+            // If the server's certificate has not expired, another certificate of the chain has.
             Flaw::Expired if certificate.days_left < 0 => {
                 Some(format!("the certificate expired on {}", certificate.expires))
             }
@@ -187,8 +190,9 @@ impl HandshakeError {
         }
     }
 
-    /// True if the session that the handshake offered may be the cause. A server that only closed
-    /// the connection may have any reason: an immediate second handshake would add to its load.
+    /// True if the handshake may have failed because of the session that it offered, so that a
+    /// second handshake without a session may succeed. False if the server only closed the
+    /// connection: the server may be overloaded, and a second handshake would add to the load.
     pub fn may_be_due_to_session(&self) -> bool {
         use Misconfiguration::{NoCommonVersion, NoTls, Other};
         matches!(
@@ -232,8 +236,8 @@ impl HandshakeError {
     }
 }
 
-/// True if a read failed only because the peer closed without close_notify, as Redis does. This is
-/// a normal end of stream, since RESP itself marks the end of each reply.
+/// True if a read failed only because the peer closed the connection without close_notify, as Redis
+/// does. Such a close is a normal end of stream, because RESP itself marks the end of each reply.
 pub fn is_unannounced_close(error: &io::Error) -> bool {
     stack_of(error).is_some_and(|stack| {
         stack.errors().iter().any(|error| error.reason_code() == UNEXPECTED_EOF)
@@ -246,7 +250,7 @@ pub fn is_own_failure(error: &io::Error) -> bool {
         .is_some_and(|stack| stack.errors().iter().any(|error| is_internal(error.reason_code())))
 }
 
-/// OpenSSL's error stack inside the error of a read or write.
+/// The error stack of OpenSSL in the error of a read or write.
 fn stack_of(error: &io::Error) -> Option<&ErrorStack> {
     error.get_ref()?.downcast_ref::<openssl::ssl::Error>()?.ssl_error()
 }

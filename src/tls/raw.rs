@@ -1,7 +1,7 @@
-//! Safe functions for what native-tls and the openssl crate lack.
+//! Safe functions that native-tls and the openssl crate lack.
 //!
-//! native-tls hides its context, so [`catch`] obtains the context while OpenSSL creates it: for
-//! each new context, OpenSSL calls the function that was registered with a data index
+//! native-tls hides its OpenSSL context. So [`catch`] obtains the context when OpenSSL creates it:
+//! for each new context, OpenSSL calls the function that was registered with a data index
 //! (CRYPTO_get_ex_new_index(3)).
 
 #![allow(unsafe_code)]
@@ -44,11 +44,11 @@ thread_local! {
     static CAUGHT: RefCell<Option<Vec<SslContextBuilder>>> = const { RefCell::new(None) };
 }
 
-/// Runs `build`, and returns its result with the contexts that `build` created. The contexts can be
-/// changed until the first connection is made.
+/// Runs `build`. Returns the result of `build` and the contexts that `build` created. The caller
+/// can change the contexts until the first connection is made.
 ///
 /// # Errors
-/// Those of `build`.
+/// If `build` fails.
 pub fn catch<T, E>(build: impl FnOnce() -> Result<T, E>) -> Result<(T, Vec<SslContextBuilder>), E> {
     static REGISTERED: OnceLock<c_int> = OnceLock::new();
     // SAFETY: the callback lives as long as the program, and has no argument.
@@ -92,8 +92,8 @@ pub fn set_longest_chain(context: &mut SslContextBuilder, bytes: usize) {
 
 /// Replaces OpenSSL's verification of a server's certificate chain.
 pub trait Verifier {
-    /// Verifies the chain. Returns whether to accept it, and sets the chain's error, which becomes
-    /// OpenSSL's verification result.
+    /// Returns whether to accept the chain. Sets the chain's error, which becomes OpenSSL's
+    /// verification result.
     fn verify(chain: &mut X509StoreContextRef) -> bool;
 }
 
@@ -122,7 +122,7 @@ pub fn sent_by_server(chain: &X509StoreContextRef) -> Option<&StackRef<X509>> {
 
 /// Observes the handshakes of a context's connections.
 pub trait Observer {
-    /// A handshake begins. OpenSSL has not sent anything.
+    /// Called when a handshake begins, before OpenSSL sends a byte.
     fn begins(ssl: &mut SslRef);
 }
 
@@ -140,14 +140,15 @@ unsafe extern "C" fn observe<O: Observer>(ssl: *const ffi::SSL, at: c_int, _: c_
     }
 }
 
-/// Makes OpenSSL discard buffered records of the peer, and end the stream for reading.
+/// Makes OpenSSL discard the peer's records that it has read, and report the end of the stream to
+/// readers.
 pub fn end_reading(ssl: &mut SslRef) {
     // SAFETY: `ssl` is alive.
     unsafe { ffi::SSL_set_shutdown(ssl.as_ptr(), ffi::SSL_RECEIVED_SHUTDOWN) };
 }
 
-/// Copies a session. `SSL_free` makes the original unusable if its connection ends without
-/// close_notify; the copy stays usable. `None` if OpenSSL has no memory.
+/// Copies a session. If a connection ends without close_notify, `SSL_free` makes the connection's
+/// session unusable, but not the copy. `None` if OpenSSL has no memory.
 pub fn copy_of(session: &SslSessionRef) -> Option<SslSession> {
     // SAFETY: `session` is alive, and the copy belongs to the caller alone.
     unsafe {
@@ -167,7 +168,7 @@ mod tests {
         SslContextBuilder::new(SslMethod::tls()).map(SslContextBuilder::build)
     }
 
-    /// The number of times that [`catch`] has caught `context` so far.
+    /// How often [`catch`] has caught `context` so far.
     fn caught(context: &SslContext) -> usize {
         let is_it = |builder: &&SslContextBuilder| builder.as_ptr() == context.as_ptr();
         CAUGHT.with_borrow(|caught| {

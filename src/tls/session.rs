@@ -1,8 +1,8 @@
-//! Resumption of TLS sessions. A resumed handshake needs no certificate, no verification and no
-//! signature of the server (RFC 8446 section 2.2).
+//! Resumes TLS sessions. In a resumed handshake, the server sends no certificate and no signature
+//! (RFC 8446 section 2.2), so both sides need less CPU time.
 //!
-//! native-tls gives no access to OpenSSL's object for a connection. So callbacks of OpenSSL offer
-//! the session when a handshake begins, and store the session tickets that the server sends.
+//! native-tls gives no access to OpenSSL's connection object. So this module registers callbacks:
+//! OpenSSL calls one when a handshake begins, and another for each session ticket from the server.
 
 #![allow(unsafe_code)]
 
@@ -23,17 +23,18 @@ use tokio::time::Instant;
 use super::raw::{self, Observer};
 use super::stream::Facts;
 
-/// Sessions are resumed for this long after a full handshake. After that time, the server must show
-/// its certificate again.
+/// At the latest this long after a full handshake, the next handshake is full again, so that the
+/// server must present its certificate again.
 const FULL_HANDSHAKE_EVERY: Duration = Duration::from_secs(3600);
-/// After a failed handshake, no session is offered for this long: the session may be the cause.
+/// After a failed handshake, no session is offered for this long, because the offered session may
+/// be the cause of the failure.
 const PAUSE: Duration = Duration::from_secs(60);
 
 /// The latest session with one server under one set of trust settings.
 #[derive(Default)]
 pub struct Sessions {
     known: Mutex<Known>,
-    /// Set when no connection needs to wait for the first session any more.
+    /// Set when connections no longer wait for the first session.
     settled: SetOnce<()>,
 }
 
@@ -47,8 +48,8 @@ struct Known {
 #[derive(Clone)]
 struct Session {
     session: SslSession,
-    /// The time of the full handshake that the session derives from. In that handshake, the server
-    /// showed its certificate.
+    /// The time of the latest full handshake before this session was issued. In a full handshake,
+    /// the server presents its certificate.
     full_handshake: Instant,
 }
 
@@ -65,7 +66,8 @@ impl Known {
         self.latest.as_ref().filter(|latest| within(latest.full_handshake, FULL_HANDSHAKE_EVERY))
     }
 
-    /// Stores a session, unless it is distrusted, or a session of a later handshake is known.
+    /// Stores a session, unless a session from a later full handshake is known, or the session's
+    /// own full handshake was before `not_before`.
     fn keep(&mut self, session: Session) {
         let since = session.full_handshake;
         let latest = self.latest.as_ref().map(|latest| latest.full_handshake);
@@ -91,7 +93,7 @@ impl Sessions {
 
     /// Ends the wait for the first session.
     pub fn settle(&self) {
-        // An error only means that the wait is over already.
+        // Setting the value fails only if the wait is over already.
         let _ = self.settled.set(());
     }
 
@@ -100,7 +102,7 @@ impl Sessions {
         self.known().to_offer(Instant::now()).is_some()
     }
 
-    /// Prepares the next handshake: returns its offer.
+    /// Prepares a handshake that offers the latest session.
     pub fn offer(self: &Arc<Self>) -> Offer {
         let began = Instant::now();
         let offered = self.known().to_offer(began).cloned();
@@ -110,14 +112,14 @@ impl Sessions {
         Offer { connection, session: offered.map(|offered| offered.session) }
     }
 
-    /// Watches a handshake.
     pub fn watch(&self) -> Watch<'_> {
         Watch(self)
     }
 }
 
-/// Watches a handshake. If the watch is dropped before [`Watch::succeeded`] is called, all sessions
-/// are distrusted for a while. So a handshake that times out counts as failed, too.
+/// Watches a handshake. If the watch is dropped before [`Watch::succeeded`] is called, the
+/// handshake has failed: it returned an error, timed out or was cancelled. Then no session is
+/// offered for [`PAUSE`].
 #[must_use]
 pub struct Watch<'a>(&'a Sessions);
 
@@ -134,25 +136,25 @@ impl Drop for Watch<'_> {
     }
 }
 
-/// The session that a handshake offers, if it offers a session.
+/// The session that a handshake offers, if there is a session.
 pub struct Offer {
     connection: Connection,
     session: Option<SslSession>,
 }
 
 impl Offer {
-    /// The facts about the connection. OpenSSL's callbacks fill them in.
+    /// The facts about the connection, which OpenSSL's callbacks collect.
     pub fn facts(&self) -> &Arc<Facts> {
         &self.connection.facts
     }
 
-    /// Makes the handshake of `ssl` offer the session, and stores the sessions that the server
-    /// sends.
+    /// Makes the handshake of `ssl` offer the session. From then on, sessions that the server sends
+    /// are stored.
     fn put_into(self, ssl: &mut SslRef) {
         let Ok(index) = index() else { return };
         ssl.set_ex_data(index, self.connection);
         if let Some(session) = &self.session {
-            // If OpenSSL rejects the session, this becomes a full handshake.
+            // If OpenSSL rejects the session, the handshake is full.
             // SAFETY: a `Sessions` belongs to one connector, so the session comes from a connection
             // with the same context as this one.
             let _ = unsafe { ssl.set_session(session) };
@@ -160,18 +162,18 @@ impl Offer {
     }
 }
 
-/// The data that OpenSSL keeps with each connection: the store for its sessions, and the sessions'
-/// age.
+/// The data that OpenSSL keeps with each connection: where to store the connection's sessions, and
+/// how old these sessions are.
 struct Connection {
     sessions: Arc<Sessions>,
     began: Instant,
-    /// The time of the full handshake that the offered session derives from.
+    /// The time of the latest full handshake before the offered session was issued.
     offered_since: Option<Instant>,
     facts: Arc<Facts>,
 }
 
 impl Connection {
-    /// Stores a session. A resumed connection passes on the age of the session that it resumed.
+    /// Stores a session. Sessions of a resumed connection count as old as the resumed session.
     fn keep(&self, session: SslSession, resumed: bool) {
         let inherited = self.offered_since.filter(|_| resumed);
         let full_handshake = inherited.unwrap_or(self.began);
@@ -181,11 +183,12 @@ impl Connection {
 }
 
 thread_local! {
-    /// The offer of the handshake that is being polled, until that handshake begins.
+    /// The offer of the handshake that this thread polls now, until the handshake takes the offer.
     static TO_OFFER: RefCell<Option<Offer>> = const { RefCell::new(None) };
 }
 
-/// Runs a handshake that makes this offer. Its connector's context must be set up by [`resume_in`].
+/// Runs a handshake that offers the session in `offer`. The handshake's context must be set up by
+/// [`resume_in`].
 pub async fn offering<T>(offer: Offer, handshake: impl Future<Output = T>) -> T {
     let mut handshake = pin!(handshake);
     let mut offer = Some(offer);
@@ -231,7 +234,7 @@ impl Observer for Handshakes {
 
 static INDEX: OnceLock<Index<Ssl, Connection>> = OnceLock::new();
 
-/// The facts about the connection whose server has sent this chain.
+/// The facts about the connection on which the server has sent `chain`.
 pub fn facts_of(chain: &X509StoreContextRef) -> Option<&Facts> {
     let ssl = chain.ex_data(X509StoreContext::ssl_idx().ok()?)?;
     Some(&ssl.ex_data(*INDEX.get()?)?.facts)
@@ -283,7 +286,6 @@ mod tests {
         acceptor.build()
     }
 
-    /// The two ends of a connection.
     fn pair() -> (UnixStream, ServerStream) {
         let (client, server) = ServerStream::pair().unwrap();
         client.set_nonblocking(true).unwrap();
@@ -294,22 +296,23 @@ mod tests {
         Connector::new(Trust { pins, ..Trust::none() })
     }
 
-    /// A server, a client, and the sessions between them. The clock is paused: tests advance it.
+    /// A server, a client, and the client's sessions with the server. The clock stands still until
+    /// a test advances it.
     struct Scene {
         acceptor: SslAcceptor,
         connector: Arc<Connector>,
         sessions: Arc<Sessions>,
     }
 
-    /// A connection over which the server has sent its tickets. The client has not read them yet.
+    /// A connection on which the server has sent session tickets that the client has not read.
     struct Pair {
         client: TlsStream<UnixStream>,
         server: SslStream<ServerStream>,
     }
 
     impl Pair {
-        /// Reads the tickets and a byte behind them, then closes with close_notify: without it,
-        /// OpenSSL would not resume a TLS 1.2 session (SSL_set_shutdown(3)).
+        /// Reads the tickets and the byte after the tickets, then sends close_notify. Without
+        /// close_notify, OpenSSL would not resume a TLS 1.2 session (SSL_set_shutdown(3)).
         async fn read(&mut self) {
             self.server.write_all(b"+").unwrap();
             assert_eq!(self.client.stream.read_u8().await.unwrap(), b'+');
@@ -333,14 +336,15 @@ mod tests {
             Pair { client: client.unwrap(), server: server.unwrap() }
         }
 
-        /// A handshake with a silent server, cancelled after a second.
+        /// Cancels a handshake with a silent server after a second.
         async fn hang(&self) {
             let (client, _server) = pair();
             let handshake = self.connector.connect("redis.test", client, &self.sessions);
             assert!(timeout(MINUTE / 60, handshake).await.is_err());
         }
 
-        /// The time of the full handshake from which the session to offer now derives.
+        /// The time of the latest full handshake before the session was issued that would be
+        /// offered now.
         fn offered_since(&self) -> Option<Instant> {
             let known = self.sessions.known();
             known.to_offer(Instant::now()).map(|session| session.full_handshake)
@@ -382,7 +386,7 @@ mod tests {
         advance(10 * MINUTE).await;
         late.read().await;
         assert_eq!(scene.offered_since(), None);
-        // Then a full handshake: the server shows its certificate again.
+        // The next handshake is full: the server presents its certificate again.
         scene.connect().await.read().await;
         assert_eq!(scene.offered_since(), Some(Instant::now()));
     }
@@ -404,7 +408,7 @@ mod tests {
         let mut first = scene.connect().await;
         first.server.write_all(b"+").unwrap();
         assert_eq!(first.client.stream.read_u8().await.unwrap(), b'+');
-        // Without close_notify, as after a reset.
+        // Close the connection without close_notify, as after a reset.
         drop(first);
         let second = scene.connect().await;
         assert!(second.server.ssl().session_reused());

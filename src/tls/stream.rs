@@ -10,12 +10,11 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::certificate::Certificate;
 
-/// The most session tickets that a server may send over one connection. Two to four are usual. A
-/// ticket costs some microseconds, and a TLS record can hold 900 tickets.
+/// A server may send at most this many session tickets on one connection. Servers usually send two
+/// to four. A ticket costs some microseconds of CPU time, and a TLS record can hold 900 tickets.
 const MOST_TICKETS: u32 = 64;
 
-/// Facts about a connection that native-tls does not show. OpenSSL's callbacks write the facts, and
-/// the stream reads them.
+/// Facts about a connection that native-tls does not show. OpenSSL's callbacks collect the facts.
 #[derive(Debug, Default)]
 pub struct Facts {
     shown: OnceLock<Shown>,
@@ -38,7 +37,7 @@ impl Facts {
         self.shown.get_or_init(|| Shown { chain: chain(), verified });
     }
 
-    /// Counts a session ticket. Returns whether the server may send it.
+    /// Counts a session ticket. Returns false if the server has sent too many tickets.
     pub fn count_ticket(&self) -> bool {
         self.tickets.fetch_add(1, Ordering::Relaxed);
         !self.has_too_many_tickets()
@@ -70,7 +69,7 @@ impl Facts {
     }
 }
 
-/// A stream of tokio-native-tls with its facts.
+/// A TLS connection of tokio-native-tls, with the facts about it.
 pub struct TlsStream<S> {
     pub stream: tokio_native_tls::TlsStream<S>,
     facts: Arc<Facts>,
@@ -87,7 +86,7 @@ impl<S> TlsStream<S> {
         TlsStream { stream, facts }
     }
 
-    /// The stream below TLS.
+    /// The stream that carries the TLS records.
     pub fn get_ref(&self) -> &S {
         self.stream.get_ref().get_ref().get_ref()
     }
@@ -108,7 +107,8 @@ impl<S> TlsStream<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
-    /// The server's certificate, from the session if it was resumed; `None` if it is unreadable.
+    /// The server's certificate; after a resumption, the certificate from the resumed session.
+    /// `None` if the certificate is unreadable.
     pub fn certificate(&self) -> Option<Certificate> {
         let certificate = self.stream.get_ref().peer_certificate().ok()??;
         Certificate::from_der(&certificate.to_der().ok()?)
