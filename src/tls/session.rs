@@ -35,7 +35,7 @@ const PAUSE: Duration = Duration::from_secs(60);
 pub struct Sessions {
     known: Mutex<Known>,
     /// Set when connections no longer wait for the first session.
-    settled: SetOnce<()>,
+    wait_over: SetOnce<()>,
 }
 
 #[derive(Default)]
@@ -82,19 +82,19 @@ impl Sessions {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for the first session, or until [`Sessions::settle`] is called.
-    pub async fn settled(&self) {
-        self.settled.wait().await;
+    /// Waits for the first session, or until [`Sessions::end_wait`] is called.
+    pub async fn first_or_end(&self) {
+        self.wait_over.wait().await;
     }
 
-    pub fn is_settled(&self) -> bool {
-        self.settled.initialized()
+    pub fn is_wait_over(&self) -> bool {
+        self.wait_over.initialized()
     }
 
     /// Ends the wait for the first session.
-    pub fn settle(&self) {
+    pub fn end_wait(&self) {
         // Setting the value fails only if the wait is over already.
-        let _ = self.settled.set(());
+        let _ = self.wait_over.set(());
     }
 
     /// True if the next handshake offers a session.
@@ -178,7 +178,7 @@ impl Connection {
         let inherited = self.offered_since.filter(|_| resumed);
         let full_handshake = inherited.unwrap_or(self.began);
         self.sessions.known().keep(Session { session, full_handshake });
-        self.sessions.settle();
+        self.sessions.end_wait();
     }
 }
 

@@ -1,4 +1,4 @@
-//! Connecting within the connect timeout, with retries if `--connect-retry` allows them.
+//! Connects within the connect timeout, with retries if `--connect-retry` is set.
 
 use std::future::Future;
 use std::os::fd::OwnedFd;
@@ -15,22 +15,23 @@ use super::{Tunnel, queue, upstream};
 /// `LONGEST_PAUSE`.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// After a connection was closed, Redis has this long to notice that it has a free place for a
-/// client.
+/// After the launcher has closed a connection, Redis has this long to notice that the number of its
+/// clients is below its limit again.
 const PAUSE_FOR_REDIS: Duration = Duration::from_millis(50);
 
-/// The pause before the next attempt. It is random up to an upper bound (full jitter), so that many
-/// launchers do not retry in step
+/// The pause before the next attempt. The pause is random up to an upper bound (full jitter), so
+/// that many launchers do not retry at the same moment
 /// (<https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/>).
 fn pause_after(failures: u32, random: &mut fastrand::Rng) -> Duration {
     let longest = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(failures - 1));
     longest.min(LONGEST_PAUSE).mul_f64(random.f64())
 }
 
-/// Makes a connection within the connect timeout, for an app with this spare descriptor.
+/// Makes a connection within the connect timeout. `spare` is a descriptor to close if no descriptor
+/// is free.
 ///
 /// # Errors
-/// The last failure.
+/// The failure of the last attempt.
 pub async fn connect(tunnel: &Tunnel, spare: Option<OwnedFd>) -> Result<TlsUpstream, Failure> {
     connect_by(tunnel, Instant::now() + tunnel.settings.connect_timeout, spare).await
 }
@@ -38,7 +39,7 @@ pub async fn connect(tunnel: &Tunnel, spare: Option<OwnedFd>) -> Result<TlsUpstr
 /// Like [`connect`], until `deadline`.
 ///
 /// # Errors
-/// The last failure.
+/// The failure of the last attempt.
 pub async fn connect_by(
     tunnel: &Tunnel,
     deadline: Instant,
@@ -51,11 +52,11 @@ pub async fn connect_by(
     .await
 }
 
-/// Tries once, or with `--connect-retry` until `deadline`. If no descriptor is free, closes the
-/// spare one and tries again at once.
+/// Makes one attempt, or with `--connect-retry` attempts until `deadline`. If no descriptor is
+/// free, closes `spare` and makes the next attempt at once.
 ///
 /// # Errors
-/// The last failure.
+/// The failure of the last attempt.
 pub async fn retry<T, A>(
     tunnel: &Tunnel,
     deadline: Instant,
@@ -71,7 +72,7 @@ where
             Err(failure) => failure,
             connected => return connected,
         };
-        // A lookup without a free descriptor may report another error.
+        // If no descriptor is free, a name lookup may fail with an error that does not say so.
         let is_last = |spare: &OwnedFd| spare.try_clone().is_err();
         if spare.as_ref().is_some_and(|spare| failure.is_out_of_descriptors() || is_last(spare)) {
             spare = None;
@@ -89,10 +90,10 @@ where
     }
 }
 
-/// Makes a connection in this slot.
+/// Makes a connection that holds `slot`.
 ///
 /// # Errors
-/// The failure.
+/// The failure of the last attempt.
 pub async fn connect_in(
     tunnel: &Tunnel,
     slot: Slot,
@@ -108,8 +109,8 @@ pub async fn connect_in(
     match connected {
         Ok((tls, address)) => Ok(TlsUpstream::new(tls, slot, address)),
         Err(failure) => {
-            // A handshake that is cut while other connections of this launcher are open looks like
-            // Redis's client limit.
+            // If the server closes a connection during the handshake while it keeps others of this
+            // launcher, Redis is probably at its client limit.
             if failure.is_cut() && tunnel.open_to_server() > 0 {
                 tunnel.figures.turned_away();
             }

@@ -1,9 +1,8 @@
-//! Redis's client limit (`maxclients`): the signs of the limit, and the words for the limit in the
-//! log, on the status page and in the metrics.
+//! Recognises and describes Redis's client limit (`maxclients`).
 //!
-//! At its limit, Redis writes an error and closes the connection. If Redis does TLS itself, it
-//! closes before the handshake, so that no client can read the error (networking.c,
-//! `acceptCommonHandler`). Behind a TLS proxy, the error arrives as the first reply.
+//! At its client limit, Redis writes an error and closes the connection. If Redis does TLS itself,
+//! Redis closes the connection before the handshake, so no client can read the error (networking.c,
+//! `acceptCommonHandler`). If Redis is behind a TLS proxy, the error arrives as the first reply.
 
 use crate::names;
 
@@ -15,7 +14,8 @@ pub fn is_error(reply: &[u8]) -> bool {
     reply.starts_with(ERROR)
 }
 
-/// The suspicion when a handshake is cut while this launcher has `alive` other connections.
+/// The text if the server closes a connection during the handshake while this launcher has `alive`
+/// other connections.
 pub fn suspicion(alive: u64) -> String {
     let held = match alive {
         1 => "1 other connection".to_owned(),

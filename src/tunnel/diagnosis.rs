@@ -1,4 +1,4 @@
-//! Finds out why a connection to Redis failed, by asking the server again.
+//! Finds out why a connection to Redis failed, by opening an extra connection to the server.
 
 use std::future::pending;
 use std::net::SocketAddr;
@@ -13,32 +13,34 @@ use super::inquiry::Inquiry;
 use super::read_ahead::Heard;
 use crate::tls::Misconfiguration;
 
-/// If a server is silent for this long in the handshake, ask whether it speaks RESP without TLS. A
-/// plaintext Redis takes a ClientHello for the beginning of a request, and waits for the rest.
+/// If a server is silent for this long during the handshake, the launcher tests whether the server
+/// speaks plaintext. A plaintext Redis stays silent, because it takes a ClientHello for the
+/// beginning of a request.
 const SILENCE: Duration = Duration::from_secs(1);
-/// The time limit for the answer to that question.
+/// The time limit for a reply in plaintext.
 const ANSWER: Duration = Duration::from_secs(1);
-/// Questions to a failing server, each on a connection of its own. Questions are rare, because they
-/// add to the server's load.
+/// Questions to a failing server. Each question takes an extra connection, so the launcher asks
+/// rarely.
 #[derive(Debug, Default)]
 pub struct Inquiries {
-    /// The question why the server resets connections before it sends a byte.
+    /// Why does the server reset connections before it sends a byte?
     pub late_refusal: Inquiry<Option<Misconfiguration>>,
-    /// The question which address answers RESP without TLS.
+    /// Which address replies in plaintext?
     plaintext: Inquiry<Option<SocketAddr>>,
 }
 
-/// The result of questioning a server that is silent during the handshake.
+/// The result of testing a server that is silent during the handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Silence {
-    /// The server answers RESP in plaintext.
+    /// The server replies in plaintext.
     Plaintext,
-    /// `--max-connections` allows no second connection on which to ask.
+    /// The server was not tested, because `--max-connections` allows no extra connection.
     Unknown,
 }
 
-/// Resolves after the server at `address` was silent for [`SILENCE`], unless the server turns out
-/// not to speak plaintext: then the handshake may take its time, and this never resolves.
+/// Waits until the server at `address` has been silent for [`SILENCE`], and tests whether the
+/// server speaks plaintext. If the server speaks TLS, this future never resolves, so that a slow
+/// handshake can go on.
 pub async fn question_silence(tunnel: &Tunnel, address: SocketAddr, heard: &Heard) -> Silence {
     sleep(SILENCE).await;
     if heard.anything() {
@@ -49,18 +51,18 @@ pub async fn question_silence(tunnel: &Tunnel, address: SocketAddr, heard: &Hear
         None => {
             let Some(_slot) = tunnel.limit.try_slot() else { return Silence::Unknown };
             speaks_plaintext(tunnel, address).await
-            // The slot is free again from here on: the handshake may take long.
+            // The slot is released here, because the handshake may take long.
         }
     };
     if is_plaintext { Silence::Plaintext } else { pending().await }
 }
 
-/// True if the server at `address` answers RESP in plaintext within [`ANSWER`].
+/// True if the server at `address` replies in plaintext within [`ANSWER`].
 pub async fn speaks_plaintext(tunnel: &Tunnel, address: SocketAddr) -> bool {
     let ask = async {
         let mut stream = TcpStream::connect(address).await.ok()?;
         stream.write_all(b"PING\r\n").await.ok()?;
-        // +PONG, or -NOAUTH, -DENIED, -LOADING …
+        // Redis replies with +PONG, or with an error such as -NOAUTH, -DENIED or -LOADING.
         matches!(stream.read_u8().await, Ok(b'+' | b'-')).then_some(address)
     };
     tunnel.inquiries.plaintext.answer(ANSWER, ask).await == Some(address)

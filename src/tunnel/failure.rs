@@ -14,21 +14,21 @@ pub enum Step {
     LookUp,
     Tcp,
     Tls,
-    /// TLS, if the server closed the connection before it sent a byte.
+    /// The TLS handshake, if the server closed the connection before it sent a byte.
     Unanswered,
 }
 
 /// The reason why there is no connection to Redis.
 #[derive(Debug)]
 pub enum Failure {
-    /// Redis, or the network, is down. The app's connection is closed, as without a tunnel.
+    /// Redis or the network is down. The app's connection is closed, as without a tunnel.
     Outage(Step, io::Error),
-    /// A setting is wrong. The app gets an error.
+    /// A setting is wrong. The app gets a Redis error.
     Misconfigured(Misconfiguration),
-    /// OpenSSL failed, for example because memory was short. This may be temporary, so the app sees
-    /// an outage.
+    /// OpenSSL failed, for example for lack of memory. The app's connection is closed as at an
+    /// outage, because such a failure may be temporary.
     Internal(io::Error),
-    /// All connections that this limit allows were in use until the connect timeout.
+    /// All connections that this limit allows were in use until the connect timeout expired.
     QueueTimeout(NonZeroUsize),
 }
 
@@ -37,7 +37,7 @@ impl Failure {
         Failure::Outage(step, io::ErrorKind::TimedOut.into())
     }
 
-    /// A failed handshake with a server of which the launcher has `heard`, or not.
+    /// The failure of a handshake. `heard` tells whether the server has sent a byte.
     pub fn in_handshake(error: HandshakeError, heard: &Heard) -> Failure {
         match error {
             HandshakeError::Broken(error) if is_hang_up(&error) && !heard.anything() => {
@@ -56,12 +56,13 @@ impl Failure {
         !matches!(self, Failure::Misconfigured(_))
     }
 
-    /// The server has cut the handshake before it sent a byte, like a Redis at its client limit.
+    /// True if the server closed the connection during the handshake before it sent a byte, as
+    /// Redis does at its client limit.
     pub fn is_cut(&self) -> bool {
         matches!(self, Failure::Outage(Step::Unanswered, _))
     }
 
-    /// The launcher has no free descriptor.
+    /// True if the launcher has no free descriptor.
     pub fn is_out_of_descriptors(&self) -> bool {
         matches!(self, Failure::Outage(_, error) if is_out_of_descriptors(error))
     }
@@ -84,7 +85,7 @@ pub fn is_out_of_threads(error: &io::Error) -> bool {
     error.raw_os_error() == Some(Errno::EAGAIN as i32)
 }
 
-/// An error in words for users, without codes.
+/// Describes an error for users, without error codes.
 pub fn in_words(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::TimedOut => "timed out".to_owned(),

@@ -1,8 +1,9 @@
-//! A tunnel's first TLS handshake runs alone, so that later handshakes can resume its session.
+//! A tunnel's first TLS handshake runs alone, and the tunnel's other connections wait briefly for
+//! it, so that they can resume its session.
 //!
-//! This saves CPU time at Redis if many apps connect at once and there is no session yet: Redis
-//! needs 0.78 times the CPU time that it needs behind nginx; without this rule 1.2 times
-//! (docs/performance.md). Once per tunnel, other connections wait briefly for the first handshake.
+//! Waiting saves CPU time at Redis if many apps connect at once. With this rule, Redis needs 0.78
+//! times the CPU time that it needs behind nginx; without this rule, 1.2 times
+//! (docs/performance.md).
 
 use std::future::Future;
 use std::pin::pin;
@@ -14,10 +15,11 @@ use tokio::time::timeout;
 
 use crate::tls::Sessions;
 
-/// Other connections wait at most this long, or a quarter of the connect timeout if that is less.
+/// Other connections wait at most this long for the first handshake. If the connect timeout is
+/// short, they wait at most a quarter of the connect timeout.
 const PATIENCE: Duration = Duration::from_millis(250);
 /// If the TCP connect takes longer than this, the server is far away, and other connections do not
-/// wait.
+/// wait for the first handshake.
 const SLOW_TCP: Duration = Duration::from_millis(80);
 
 /// Lets one connection of a tunnel make the first handshake.
@@ -34,34 +36,34 @@ impl FirstHandshake {
 
     /// Ends the wait for all connections, including later connections.
     pub fn finish(&self) {
-        self.sessions.settle();
+        self.sessions.end_wait();
     }
 
-    /// Returns [`First`] to the connection that must make the first handshake. All others wait here
-    /// for the first session, or until the wait is over.
+    /// Returns [`First`] to the connection that must make the first handshake. All other
+    /// connections wait here, until the first session arrives or the wait ends for another reason.
     pub async fn turn(&self, connect_timeout: Duration) -> Option<First<'_>> {
-        if self.sessions.is_settled() {
+        if self.sessions.is_wait_over() {
             return None;
         }
         if !self.has_begun.swap(true, Ordering::Relaxed) {
             return Some(First(self));
         }
-        // However the wait ended, no connection waits again.
-        let _ = timeout(PATIENCE.min(connect_timeout / 4), self.sessions.settled()).await;
+        // Each tunnel waits only once: after a timeout, later connections do not wait.
+        let _ = timeout(PATIENCE.min(connect_timeout / 4), self.sessions.first_or_end()).await;
         self.finish();
         None
     }
 }
 
-/// The tunnel's first handshake. Dropping this ends the wait of the other connections. It is
-/// dropped if the handshake fails, or if the server is far away.
+/// The tunnel's first handshake. If this is dropped, the other connections stop waiting. The caller
+/// drops it if the handshake fails or the server is far away.
 #[derive(Debug)]
 #[must_use]
 pub struct First<'a>(&'a FirstHandshake);
 
 impl First<'_> {
-    /// Awaits `connecting` by TCP. If that takes long, drops the first handshake: the server is far
-    /// away.
+    /// Awaits `connecting`, a TCP connect. If the TCP connect takes longer than [`SLOW_TCP`], drops
+    /// `first`.
     pub async fn while_near<T>(
         first: &mut Option<First<'_>>,
         connecting: impl Future<Output = T>,
@@ -76,7 +78,7 @@ impl First<'_> {
         }
     }
 
-    /// Call this when the handshake has succeeded. The other connections go on waiting for the
+    /// Call this when the handshake has succeeded. The other connections keep waiting for the
     /// session, which a server sends after the handshake (RFC 8446 section 4.6.1).
     pub fn succeeded(self) {
         std::mem::forget(self);
@@ -115,7 +117,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nobody_waits_after_a_failed_first_handshake() {
+    async fn connections_do_not_wait_after_a_failed_first_handshake() {
         let gate = FirstHandshake::new(Arc::default());
         let began = Instant::now();
         let first = gate.turn(LONG).await;

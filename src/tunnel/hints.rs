@@ -27,7 +27,7 @@ pub const NO_ANSWER: &str = "Redis may be down, starting or at its client limit,
 pub const WRONG_PASSWORD: &str = "compare the URL's user and password with those from the \
                                   provider; special characters must be percent-encoded";
 
-/// What users read about a failure.
+/// The texts that users read about a failure.
 #[derive(Debug)]
 pub struct Described {
     /// The reason in the metrics.
@@ -41,7 +41,7 @@ impl Described {
         Described { reason, error: error.into(), hint: hint.into() }
     }
 
-    /// The warning about the failure.
+    /// The warning in the log.
     pub fn warning(&self, event: UpstreamEvent) -> Warning {
         let reason = Some(self.reason.word());
         Warning::Upstream { event, reason, error: self.error.clone(), hint: self.hint.clone() }
@@ -49,7 +49,7 @@ impl Described {
 }
 
 impl Failure {
-    /// The event in the log.
+    /// The failure's event in the log.
     pub fn event(&self) -> UpstreamEvent {
         match self {
             Failure::Outage(..) | Failure::Internal(_) => UpstreamEvent::Failed,
@@ -58,6 +58,7 @@ impl Failure {
         }
     }
 
+    /// The texts for users about this failure of `tunnel`.
     pub fn describe(&self, tunnel: &Tunnel) -> Described {
         match self {
             Failure::QueueTimeout(limit) => Described::new(
@@ -118,7 +119,8 @@ fn outage(step: Step, error: &io::Error, tunnel: &Tunnel) -> Described {
         }
         (Step::Tcp, TimedOut) => (FailureReason::TcpTimeout, network()),
         (Step::Tcp, _) => (FailureReason::TcpOther, network()),
-        // At its client limit, Redis closes before the TLS handshake, and cannot send the reason.
+        // At its client limit, Redis closes a connection before the TLS handshake, so it cannot
+        // send the reason.
         (Step::Unanswered, _) => {
             let hint = match tunnel.open_to_server() {
                 0 => format!(
@@ -210,7 +212,8 @@ fn misconfigured(what: &Misconfiguration, tunnel: &Tunnel) -> Described {
 
 /// The hint if the server's key is not pinned.
 fn another_pin(tunnel: &Tunnel) -> String {
-    // Users of dynos set variables, which have an effect only without the option.
+    // On Heroku, users can set variables more easily than options. But a variable has no effect
+    // while the option is set.
     let (pin, instead) = match tunnel.route.setting_names.of(names::PIN) {
         names::PIN_OPTION => (names::PIN, " in place of --pin"),
         pin => (pin, ""),
@@ -246,8 +249,8 @@ pub fn certificate(flaw: Flaw, tunnel: &Tunnel) -> String {
     }
 }
 
-/// The hint if no trusted CA has signed the chain. The array contains the names of the settings for
-/// the verification level, the CA file and the pin.
+/// The hint if no trusted CA has signed the server's chain. The array contains the names of three
+/// settings.
 fn chain(tunnel: &Tunnel, [verify, ca, pin]: [&str; 3]) -> String {
     let trust = &tunnel.route.trust;
     let add_ca = match trust.ca {
@@ -268,7 +271,7 @@ fn chain(tunnel: &Tunnel, [verify, ca, pin]: [&str; 3]) -> String {
     }
 }
 
-/// The hint if the server rejects the server name (SNI), or requires one that was not sent.
+/// The hint if the server rejects the server name in SNI, or requires SNI.
 fn unknown_name(tunnel: &Tunnel) -> String {
     let setting = tunnel.route.setting_names.of(names::SERVER_NAME);
     match sent_name(tunnel) {
@@ -283,7 +286,8 @@ fn unknown_name(tunnel: &Tunnel) -> String {
     }
 }
 
-/// The name in SNI; `None` for an IP address (RFC 6066 section 3).
+/// The name that is sent in SNI; `None` if the server is given as an IP address (RFC 6066 section
+/// 3).
 fn sent_name(tunnel: &Tunnel) -> Option<String> {
     let host = tunnel.route.upstream.host_name();
     let name = tunnel.connector.server_name(&host);
@@ -336,7 +340,7 @@ pub fn queue_stuck(tunnel: &Tunnel) -> String {
     format!("the queue cannot move while the app keeps its connections open: {}", queue(tunnel))
 }
 
-/// The hint if Redis may be at its client limit, although this launcher has no connection.
+/// The hint if Redis may be at its client limit, although this launcher holds no connection.
 fn limit_of_others() -> String {
     format!("other processes may have used up Redis's client limit: {}", client_limit::remedy())
 }
@@ -346,8 +350,8 @@ pub fn full() -> String {
     format!("Redis is at its client limit: {}", client_limit::remedy())
 }
 
-/// The hint if Redis closed a connection instead of answering. That connection no longer counts as
-/// open.
+/// The hint if Redis closed a connection instead of answering. The caller must have closed its side
+/// of that connection, because the hint shows the number of open connections.
 pub fn unanswered(tunnel: &Tunnel) -> String {
     match tunnel.open_to_server() {
         0 => {
@@ -369,7 +373,7 @@ pub fn no_password(tunnel: &Tunnel) -> String {
     )
 }
 
-/// The reason for a failed attempt to accept an app connection, and the remedy.
+/// The reason and the hint if an app connection could not be accepted.
 pub fn accept_failed(error: &io::Error) -> (&'static str, &'static str) {
     match is_out_of_descriptors(error) {
         true => (

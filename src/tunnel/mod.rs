@@ -58,15 +58,15 @@ use crate::tls::{Connector, Sessions};
 pub struct ConnectionSettings {
     /// For queueing, name lookup, TCP and TLS together; more than zero.
     pub connect_timeout: Duration,
-    /// True if to retry until `connect_timeout`.
+    /// True if a failed connection is retried until `connect_timeout`.
     pub connect_retry: bool,
     /// A connection without traffic is closed after this time; `None`: never.
     pub idle_timeout: Option<Duration>,
-    /// After COMMAND's end, time limit for sending what COMMAND has written; zero: do not wait.
+    /// The time limit for sending COMMAND's last bytes after its end; zero: do not wait.
     pub drain_timeout: Duration,
 }
 
-/// One tunnel: everything that all its connections share.
+/// One tunnel: everything that the tunnel's connections share.
 #[derive(Debug)]
 pub struct Tunnel {
     pub route: Route,
@@ -116,7 +116,7 @@ impl Tunnel {
         self.same_server.iter().map(|figures| figures.established()).sum()
     }
 
-    /// The variable that names the tunnel in log lines and errors.
+    /// The variable that names the tunnel in the log and in errors.
     pub fn variable(&self) -> &str {
         &self.route.variables[0]
     }

@@ -12,10 +12,11 @@ use super::warnings::{UpstreamEvent, Warning};
 use super::{Tunnel, hints};
 use crate::logging::warning;
 
-/// An app's wait is logged after this time, which is less than the usual timeout of clients.
+/// If an app connection has waited for this long, the launcher logs a warning. Most clients have a
+/// longer timeout.
 const LONG_WAIT: Duration = Duration::from_secs(1);
 
-/// Waits, in arrival order, for a free slot.
+/// Waits for a free slot, in order of arrival.
 ///
 /// # Errors
 /// If no slot became free before `deadline`.
@@ -29,7 +30,7 @@ pub async fn slot(tunnel: &Tunnel, deadline: Instant) -> Result<Slot, Failure> {
 /// Awaits `waiting` until `deadline`, and logs long waits.
 ///
 /// # Errors
-/// If `waiting` was not ready before `deadline`.
+/// If `deadline` passes.
 pub async fn wait<T>(
     tunnel: &Tunnel,
     deadline: Instant,
@@ -51,7 +52,7 @@ pub async fn wait<T>(
     };
     timeout_at(deadline, patient).await.map_err(|_| match tunnel.route.max_connections {
         Some(limit) => Failure::QueueTimeout(limit),
-        // Without a limit there is always a free slot.
+        // Without a limit, there is always a free slot.
         None => Failure::timed_out(Step::Tls),
     })
 }

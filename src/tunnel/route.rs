@@ -28,13 +28,13 @@ impl fmt::Display for Upstream {
     }
 }
 
-/// The names of the settings that override general variables: options, or variables for this URL
-/// alone. A hint must name the setting that has an effect.
+/// The names of the settings that override general variables: options, or settings for one
+/// variable. A hint must name the setting that takes effect.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SettingNames {
     /// General variables, each with the name of the setting that overrides it.
     overridden: Vec<(&'static str, String)>,
-    /// True if the URL's query demands `full`.
+    /// True if the URL's query demands the verification level `full`.
     pub full_by_url: bool,
 }
 
@@ -54,7 +54,8 @@ impl SettingNames {
 /// The plan of one tunnel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
-    /// The variables that share the tunnel, at least one; the first gives the tunnel its name.
+    /// The variables whose URLs lead through the tunnel, at least one. The first variable names the
+    /// tunnel.
     pub variables: Vec<String>,
     pub upstream: Upstream,
     pub trust: Trust,

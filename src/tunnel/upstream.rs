@@ -19,24 +19,24 @@ use crate::figures::UpstreamState;
 use crate::threads;
 use crate::tls::{Connector, HandshakeError, Misconfiguration, Sessions, TlsStream};
 
-/// If an address has not answered after this time, the next address is tried, too (RFC 8305 section
-/// 5).
+/// If an address has not answered after this time, the launcher also tries the next address (RFC
+/// 8305 section 5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
 /// A TLS connection, and the server's address.
 pub type Connected = (TlsStream<ReadAhead>, SocketAddr);
 
-/// Connects before `deadline`, to an address from a lookup that begins now.
+/// Connects until `deadline`, to an address from a lookup that begins now.
 ///
 /// # Errors
-/// The failure.
+/// The reason why there is no connection.
 pub async fn connect(tunnel: &Tunnel, deadline: Instant) -> Result<Connected, Failure> {
     let mut step = Step::LookUp;
     let connected = timeout_at(deadline, take_steps(tunnel, &mut step)).await;
     connected.unwrap_or_else(|_| Err(Failure::timed_out(step)))
 }
 
-/// Looks up, connects and shakes hands. Sets `step` to the current step.
+/// Takes the steps name lookup, TCP and TLS. Sets `step` to the current step.
 async fn take_steps(tunnel: &Tunnel, step: &mut Step) -> Result<Connected, Failure> {
     tunnel.connector.prepare().await.map_err(Failure::Internal)?;
     let addresses = look_up(tunnel).await?;
@@ -54,14 +54,15 @@ async fn take_steps(tunnel: &Tunnel, step: &mut Step) -> Result<Connected, Failu
     Ok(tls)
 }
 
-/// The upstream's addresses. The addresses are not cached, because a fail-over changes them.
+/// Looks up the upstream's addresses. The addresses are not cached, because a fail-over changes
+/// them.
 pub async fn look_up(tunnel: &Tunnel) -> Result<Vec<SocketAddr>, Failure> {
     let upstream = &tunnel.route.upstream;
     let addresses = threads::look_up(upstream.host_name(), upstream.port).await;
     addresses.map_err(|error| Failure::Outage(Step::LookUp, error))
 }
 
-/// A TCP connection to the first of `addresses` that answers.
+/// Connects by TCP to the first of `addresses` that answers.
 pub async fn connect_tcp(addresses: Vec<SocketAddr>) -> Result<TcpStream, Failure> {
     let failed = |error| Failure::Outage(Step::Tcp, error);
     let stream = connect_any(addresses).await.map_err(failed)?;
@@ -71,10 +72,11 @@ pub async fn connect_tcp(addresses: Vec<SocketAddr>) -> Result<TcpStream, Failur
     Ok(stream)
 }
 
-/// TLS over a TCP connection to the tunnel's upstream. The caller must set a time limit.
+/// Performs the TLS handshake over a TCP connection to the tunnel's upstream. The caller must set a
+/// time limit.
 ///
 /// # Errors
-/// The failure.
+/// The reason why the handshake failed.
 pub async fn handshake(
     tunnel: &Tunnel,
     connector: &Connector,
@@ -85,14 +87,15 @@ pub async fn handshake(
     let (heard, offers_session) = (Heard::default(), sessions.is_usable());
     let silence = tokio::select! {
         tls = shake_hands(tunnel, connector, stream, sessions, &heard) => match tls {
-            // The server may reject the session, for example after its restart.
+            // A server may reject the offered session, for example after its restart.
             Err(error) if offers_session && error.may_be_due_to_session() => None,
             Err(error) => return Err(Failure::in_handshake(error, &heard)),
             Ok(tls) => return Ok((tls, address)),
         },
         silence = question_silence(tunnel, address, &heard) => Some(silence),
     };
-    // If the limit allowed no second connection, ask now, in place of the dropped handshake.
+    // The first handshake is over. If `--max-connections` allowed no second connection for the
+    // question, ask now.
     let is_plaintext = match silence {
         Some(Silence::Plaintext) => true,
         Some(Silence::Unknown) => speaks_plaintext(tunnel, address).await,
@@ -101,13 +104,13 @@ pub async fn handshake(
     if is_plaintext {
         return Err(Failure::Misconfigured(Misconfiguration::NoTls));
     }
-    // Repeat the handshake, which offers no session now.
+    // Repeat the handshake. After a failed handshake, no session is offered.
     let stream = connect_tcp(vec![address]).await?;
     let tls = shake_hands(tunnel, connector, stream, sessions, &heard).await;
     Ok((tls.map_err(|error| Failure::in_handshake(error, &heard))?, address))
 }
 
-/// A handshake, which is counted if it succeeds.
+/// Performs one handshake. Counts a successful handshake.
 async fn shake_hands(
     tunnel: &Tunnel,
     connector: &Connector,
@@ -120,7 +123,7 @@ async fn shake_hands(
     let (host, started) = (tunnel.route.upstream.host_name(), Instant::now());
     let tls = connector.connect(&host, stream, sessions).await;
     let shown = match &tls {
-        // A server that resumes a session shows no certificate.
+        // A server that resumes a session sends no certificate.
         Ok(tls) if !tls.resumed() => tls.certificate(),
         Err(HandshakeError::Misconfigured(Misconfiguration::Certificate(rejected))) => {
             rejected.certificate.clone()
@@ -136,8 +139,8 @@ async fn shake_hands(
     Ok(tls)
 }
 
-/// A TCP connection to the first of `addresses` that answers. Each attempt gets a short head start
-/// over the next address (RFC 8305).
+/// Connects to the first of `addresses` that answers. Each address gets a short head start over the
+/// next address (RFC 8305).
 async fn connect_any(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
     let mut waiting = addresses.into_iter();
     let mut attempts = JoinSet::new();
