@@ -1,6 +1,8 @@
-//! Apps that give up while they wait for Redis: their requests must not be executed.
+//! Apps that close or reset their connection while they wait for Redis. Redis must not execute the
+//! requests of such apps.
 //!
-//! With `--max-connections 1` and a busy app, a second app waits in the queue.
+//! In most tests, `--max-connections` is 1 and one app holds the connection, so a second app waits
+//! in the queue.
 
 mod support;
 
@@ -21,12 +23,12 @@ use support::servers::{Front, PASSWORD, Server};
 use support::status::StatusPage;
 use support::{eventually, reset, rest};
 
-/// A close this long after the last byte means that the app has given up.
+/// If an app closes its connection this long after its last byte, the app no longer waits.
 const LATE: Duration = Duration::from_secs(1);
-/// More than the launcher reads ahead of an app that waits.
+/// More bytes than the launcher reads from an app that waits.
 const MORE_THAN_THE_BUFFER: usize = 20_000;
 
-/// A launcher that may have one connection to Redis, which `busy` uses.
+/// A launcher with at most one connection to Redis, which the app `busy` uses.
 struct Scene {
     server: Server,
     held: Held,
@@ -39,7 +41,7 @@ impl Scene {
         Scene::of(Launcher::script(support::launcher::HOLD), settings)
     }
 
-    /// With this launcher, whose COMMAND must print its URL first.
+    /// Like `new`, with a launcher whose COMMAND first prints its URL.
     fn of(launcher: Launcher, settings: &[(&str, &str)]) -> Scene {
         let server = Server::start(Front::Redis);
         let launcher = launcher.redis(&server.url()).settings(&[
@@ -69,14 +71,14 @@ impl Scene {
         self.metric("connections_closed_total{tunnel=\"REDIS_URL\",reason=\"abandoned\"}")
     }
 
-    /// An app that has just logged in and sent this request.
+    /// An app that has sent AUTH and this request.
     fn sent(&self, request: &[u8]) -> TcpStream {
         let mut app = self.held.tcp();
         app.write_all(&login_and(request)).unwrap();
         app
     }
 
-    /// An app that waits in the queue after it has logged in and sent this request.
+    /// An app that has sent AUTH and this request, and waits in the queue.
     fn waiting(&self, request: &[u8]) -> TcpStream {
         let app = self.sent(request);
         self.wait_for_waiting(1.0);
@@ -88,7 +90,7 @@ impl Scene {
         self.wait_for_waiting(0.0);
     }
 
-    /// Ends the busy app. Returns the key's value after the next app is served, and the log.
+    /// Closes the busy app. After another app was served, returns the key's value and the log.
     fn value(self) -> (Reply, String) {
         drop(self.busy);
         assert_eq!(self.held.client().ask(&["PING"]), Reply::line("+PONG"));
@@ -106,7 +108,7 @@ fn incr() -> Vec<u8> {
     request(&[b"INCR", b"key"])
 }
 
-/// A request that sets the key, and is longer than the launcher reads ahead.
+/// A request that sets the key, and is longer than [`MORE_THAN_THE_BUFFER`].
 fn long_set() -> Vec<u8> {
     request(&[b"SET", b"key", &[b'x'; MORE_THAN_THE_BUFFER]])
 }
@@ -114,7 +116,7 @@ fn long_set() -> Vec<u8> {
 const POOLS: [&str; 2] = ["off", "on"];
 
 #[test]
-fn an_app_that_leaves_the_queue_cancels_its_request() {
+fn an_app_that_closes_while_waiting_cancels_its_request() {
     let close: fn(TcpStream) = drop;
     let late_close: fn(TcpStream) = |app| {
         thread::sleep(LATE); // An earlier close would count as a half-close.
@@ -160,11 +162,11 @@ fn a_close_right_after_the_request_is_served() {
 }
 
 #[test]
-fn a_late_close_behind_a_full_buffer_is_served() {
+fn a_long_request_is_served_although_the_app_has_closed() {
     let scene = Scene::new(&[]);
     let app = scene.waiting(&long_set());
     thread::sleep(LATE);
-    // The launcher cannot notice the close before it has read the bytes before it.
+    // The launcher does not notice the close, because it has not read all bytes before the close.
     drop(app);
     thread::sleep(LATE);
     assert_eq!(scene.abandoned(), 0.0);
@@ -203,13 +205,13 @@ fn a_reset_in_the_handshake_frees_the_slot_at_once() {
         second.send(&["PING"]);
         reset(first.stream.get_ref());
         drop(first);
-        // This is long before the connect timeout.
+        // The reply comes long before the connect timeout.
         assert_eq!(second.reply().unwrap(), Reply::line("+PONG"), "{pool}");
     }
 }
 
-/// Sends the given number of bytes from its standard input to Redis, waits for the input's end, and
-/// exits.
+/// A script for COMMAND. Reads a port and a number of bytes, copies so many bytes from its standard
+/// input to the port, and exits when its input ends.
 const WRITE_AND_EXIT: &str = "printf '%s\\n' \"$REDIS_URL\"; read -r port size;
     exec 3<>/dev/tcp/127.0.0.1/$port; head -c $size >&3; echo sent; cat >/dev/null";
 
@@ -237,8 +239,8 @@ fn bytes_that_command_wrote_before_its_end_are_sent() {
     assert_eq!(length, Reply::line(":20000"), "{}", ended.stderr);
 }
 
-/// Whether the launcher's end of an app connection has a keepalive timer (proc(5)); `None` if no
-/// connection is in this `state` of /proc/net/tcp.
+/// True if the kernel sends keepalive probes to an app whose connection has this `state` in
+/// /proc/net/tcp (proc(5)); `None` if no app connection has this state.
 fn has_keepalive(held: &Held, state: &str) -> Option<bool> {
     const KEEPALIVE: &str = "02:";
     let local = format!(":{:04X}", held.port);
@@ -249,10 +251,10 @@ fn has_keepalive(held: &Held, state: &str) -> Option<bool> {
 }
 
 #[test]
-fn a_half_closed_app_is_probed_and_may_wait() {
+fn a_half_closed_app_gets_keepalive_probes_and_may_wait() {
     const ESTABLISHED: &str = "01";
     const CLOSE_WAIT: &str = "08";
-    // Redis closes at once when its client half-closes. Some proxies do not.
+    // This server answers long after the half-close, as some proxies do.
     let may_answer = Arc::new(AtomicBool::new(false));
     let answers = may_answer.clone();
     let peer = Peer::tls(move |mut tls| {
@@ -267,7 +269,7 @@ fn a_half_closed_app_is_probed_and_may_wait() {
     eventually("the app is served", || (peer.accepted() == 1).then_some(()));
     assert_eq!(has_keepalive(&held, ESTABLISHED), Some(false));
     app.shutdown(Shutdown::Write).unwrap();
-    // Without probes, the launcher cannot tell this app from an app that is gone.
+    // The launcher needs the probes to find out whether the app still exists.
     eventually("the app is probed", || has_keepalive(&held, CLOSE_WAIT)?.then_some(()));
     may_answer.store(true, Ordering::SeqCst);
     assert_eq!(rest(&mut app), (b"+late\r\n".to_vec(), None));

@@ -1,5 +1,5 @@
-//! Servers that make TLS expensive or hang: only their own connection fails, and no other one is
-//! delayed.
+//! Servers that try to use much of the launcher's CPU time: their connections fail, and no other
+//! connection is delayed.
 
 mod support;
 
@@ -20,13 +20,13 @@ use support::resp::{Client, Reply};
 use support::rest;
 use support::servers::{Front, Server};
 
-/// A server that returns whether its handshake succeeded.
+/// A server whose result tells whether its handshake succeeded.
 fn server_of(acceptor: SslAcceptorBuilder) -> Peer<bool> {
     let acceptor = acceptor.build();
     Peer::tcp(move |stream| acceptor.accept(stream).is_ok())
 }
 
-/// The error that the app receives if the launcher refuses a server.
+/// The error that an app receives because the launcher refuses the server `peer`.
 fn refusal(peer: &Peer<bool>) -> String {
     let held = Launcher::hold(&peer.url());
     let mut client = held.open();
@@ -52,7 +52,7 @@ fn a_server_with_dhe_only_is_refused() {
 #[test]
 fn a_server_with_an_expensive_key_is_refused() {
     let folder = tempfile::tempdir().unwrap();
-    // OpenSSL cannot generate a key with an exponent that takes milliseconds.
+    // OpenSSL refuses to generate keys with much longer exponents.
     let kind = Kind::RsaWithExponent("10000000000000000000000000000000F");
     let request = Request { kind, ..Request::default() };
     let certificate = Certificate::issue(folder.path(), "rsa", &request, None, &[]);
@@ -80,8 +80,8 @@ fn a_server_with_a_very_long_chain_is_refused() {
 const HANDSHAKE: u8 = 22;
 const DATA: u8 = 23;
 
-/// Encrypts a TLS 1.3 server's records after its handshake, with TLS_AES_128_GCM_SHA256 (RFC 8446
-/// sections 5.2 and 7.3).
+/// Encrypts the records that a TLS 1.3 server sends after its handshake, with
+/// TLS_AES_128_GCM_SHA256 (RFC 8446 sections 5.2 and 7.3).
 struct RecordKeys {
     key: Vec<u8>,
     iv: Vec<u8>,
@@ -89,7 +89,7 @@ struct RecordKeys {
 }
 
 impl RecordKeys {
-    /// From the secret in a line of a key log (SSLKEYLOGFILE).
+    /// The keys for a secret from a line of a key log (SSLKEYLOGFILE).
     fn new(secret: &str) -> RecordKeys {
         let secret = BigNum::from_hex_str(secret).unwrap().to_vec_padded(32).unwrap();
         let secret = PKey::hmac(&secret).unwrap();
@@ -104,7 +104,7 @@ impl RecordKeys {
         RecordKeys { key: expand("key", 16), iv: expand("iv", 12), sequence: 0 }
     }
 
-    /// A record of this type.
+    /// Encrypts a record of this content type.
     fn record(&mut self, content: &[u8], kind: u8) -> Vec<u8> {
         let plain = [content, &[kind]].concat();
         let mut nonce = self.iv.clone();
@@ -124,10 +124,10 @@ impl RecordKeys {
 
 /// The shortest session ticket (RFC 8446 section 4.6.1).
 const TICKET: [u8; 18] = [4, 0, 0, 14, 0, 0, 14, 16, 0, 0, 0, 0, 0, 0, 1, b'x', 0, 0];
-/// How many of these tickets a record can hold.
+/// The number of such tickets that one record can hold.
 const MOST_TICKETS: usize = (1 << 14) / TICKET.len();
 
-/// A TLS 1.3 server that encrypts its records itself.
+/// A TLS 1.3 server that encrypts its records with [`RecordKeys`] instead of OpenSSL.
 fn server_with_keys<T: Send + 'static>(
     behaviour: impl Fn(SslStream<TcpStream>, RecordKeys) -> T + Send + Sync + Clone + 'static,
 ) -> Peer<T> {
@@ -152,7 +152,7 @@ fn server_with_keys<T: Send + 'static>(
 #[test]
 fn a_flood_of_session_tickets_ends_only_its_connection() {
     let server = Server::start(Front::Redis);
-    // Sends tickets until the launcher closes, and returns the number of records sent.
+    // Sends tickets until the launcher closes the connection. Returns the number of records sent.
     let peer = server_with_keys(|mut stream, mut keys| {
         let (tcp, tickets) = (stream.get_mut(), TICKET.repeat(MOST_TICKETS));
         (0..).find(|_| tcp.write_all(&keys.record(&tickets, HANDSHAKE)).is_err()).unwrap()

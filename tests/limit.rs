@@ -1,4 +1,4 @@
-//! `--max-connections`: which apps wait, in which order, and what the log says about them.
+//! `--max-connections`: which apps wait, in which order they are served, and what the log reports.
 
 mod support;
 
@@ -40,7 +40,7 @@ fn waiting_apps_are_served_in_order() {
             });
         }
         for (number, mut app) in waiting.into_iter().enumerate() {
-            // One app leaves, and the app that has waited longest is served.
+            // When an app closes its connection, the app that has waited longest is served.
             drop(busy.remove(0));
             assert_eq!(app.reply().unwrap(), Reply::line("+OK"));
             assert_eq!(app.reply().unwrap(), Reply::bulk(&number.to_string()));
@@ -66,7 +66,7 @@ fn the_log_reports_long_waits_stuck_queues_and_timeouts() {
     let mut late = held.open();
     late.send(&["PING"]);
     assert!(late.reply().is_err());
-    // The app still uses its connections, but never closes them.
+    // The app keeps its two connections open, and they still work.
     assert!(busy.iter_mut().all(|app| app.ask(&["PING"]) == Reply::line("+PONG")));
     drop(busy);
     let log = held.finish().stderr;
@@ -86,7 +86,7 @@ fn many_apps_share_a_limit_equal_to_maxclients() {
     for pool in ["off", "on"] {
         let server = Server::start_with(
             Front::Redis,
-            // One of the clients is the test itself.
+            // The test itself is one of the clients.
             Options { words: &["--maxclients", "5"], ..Options::default() },
         );
         let mut direct = server.direct();
@@ -101,7 +101,7 @@ fn many_apps_share_a_limit_equal_to_maxclients() {
                         let mut client = held.client();
                         assert_eq!(client.ask(&["ECHO", &mark]), Reply::bulk(&mark), "{pool}");
                         if round % 7 == 3 {
-                            // A connection with this command is not reused.
+                            // After this command, the pool does not reuse a connection.
                             client.ask(&["CLIENT", "ID"]);
                         }
                     }
@@ -116,12 +116,13 @@ fn many_apps_share_a_limit_equal_to_maxclients() {
     }
 }
 
-/// A server that cuts the handshakes with these numbers, like a Redis at its client limit.
+/// A server that closes the connections with these numbers during the handshake, like a Redis at
+/// its client limit.
 fn cutting(cut: &'static [usize]) -> Peer<()> {
     let acceptor = acceptor(SslVersion::TLS1_3);
     Peer::numbered(move |number, mut stream| {
         if cut.contains(&number) {
-            // Read the ClientHello, because closing with unread bytes would be a reset.
+            // Read the ClientHello first, because closing with unread bytes would be a reset.
             let _ = stream.read(&mut [0; 4096]);
             return;
         }
@@ -131,7 +132,7 @@ fn cutting(cut: &'static [usize]) -> Peer<()> {
 }
 
 #[test]
-fn a_cut_handshake_right_after_a_close_is_tried_again_once() {
+fn just_after_a_close_a_failed_handshake_is_retried_once() {
     for (cut, failed) in [(&[1][..], "0"), (&[1, 2, 3, 4], "1")] {
         let peer = cutting(cut);
         let held = Launcher::hold_with(&peer.url(), &[(LIMIT, "1"), (POOL, "off")]);
@@ -148,7 +149,7 @@ fn a_cut_handshake_right_after_a_close_is_tried_again_once() {
 }
 
 #[test]
-fn a_server_without_tls_is_explained_at_the_limit_too() {
+fn a_plaintext_server_is_recognised_even_at_the_limit() {
     let server = Server::start(Front::Redis);
     let plaintext = format!("rediss://127.0.0.1:{}", server.port);
     let held = Launcher::hold_with(&plaintext, &[(LIMIT, "1")]);
@@ -164,7 +165,7 @@ fn idle_connections_leave_slots_at_redis_client_limit() {
     const CLIENTS: usize = 4;
     let server = Server::start_with(
         Front::Redis,
-        // One of the clients is the test itself.
+        // The test itself is one of the clients.
         Options { words: &["--maxclients", "4"], ..Options::default() },
     );
     let mut direct = server.direct();

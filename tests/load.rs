@@ -12,11 +12,11 @@ use support::proc::{descriptors, is_alive, resident_kib};
 use support::resp::{Client, Reply};
 use support::servers::{Front, Server, connections};
 
-/// Memory that a launcher may keep for later.
+/// A launcher may keep this much memory after a load, in KiB.
 const KEPT_KIB: u64 = 16 * 1024;
 
-/// Raises this process's limit on descriptors. If the hard limit is below `needed`, reports a
-/// skipped test and returns `false`.
+/// Raises this process's limit on descriptors. If the hard limit is below `needed`, prints that the
+/// test is skipped, and returns `false`.
 fn may_open(needed: u64) -> bool {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     if hard < needed {
@@ -27,7 +27,7 @@ fn may_open(needed: u64) -> bool {
     true
 }
 
-/// Runs `job` with the numbers below `threads`, all at the same time.
+/// Runs `job` in this many threads at the same time. Each thread passes its number to `job`.
 fn side_by_side(threads: usize, job: impl Fn(usize) + Sync) {
     thread::scope(|scope| {
         for n in 0..threads {
@@ -37,8 +37,8 @@ fn side_by_side(threads: usize, job: impl Fn(usize) + Sync) {
     });
 }
 
-/// A connection that stays, and the launcher's number of descriptors with it. The connection makes
-/// sure that the launcher has opened all its own descriptors.
+/// Opens a connection. Returns the connection and the launcher's number of descriptors. After the
+/// first connection, the launcher has opened all descriptors of its own.
 fn at_rest(held: &Held) -> (Client, usize) {
     let mut warm = held.client();
     assert_eq!(warm.ask(&["PING"]), Reply::line("+PONG"));
@@ -46,7 +46,7 @@ fn at_rest(held: &Held) -> (Client, usize) {
 }
 
 fn wait_for_descriptors(held: &Held, count: usize) {
-    /// Connections to Redis that the pool may keep for half a minute.
+    /// The number of connections to Redis that the pool may keep for half a minute.
     const IDLE: usize = 2;
     let pid = held.running.pid();
     eventually("descriptors are as before", || (descriptors(pid) <= count + IDLE).then_some(()));
@@ -90,7 +90,7 @@ fn nine_thousand_connections_get_their_own_replies() {
 #[test]
 fn many_short_connections_leak_no_memory_and_no_descriptor() {
     const THREADS: usize = 4;
-    // bin/soak opens 100,000, which takes minutes.
+    // bin/soak opens 100,000 connections, which takes minutes.
     let all = std::env::var("LOAD_CONNECTIONS").map_or(20_000, |all| all.parse().unwrap());
     let connections = all / THREADS;
     let server = Server::start(Front::Redis);

@@ -1,4 +1,4 @@
-//! TLS sessions: when they are resumed, when not, and the tunnel's first handshake.
+//! When the launcher resumes TLS sessions, and how connections wait for a tunnel's first handshake.
 
 mod support;
 
@@ -23,13 +23,13 @@ fn hold_to(url: &str, setting: (&str, &str)) -> Held {
     Launcher::hold_with(url, &[("STUNNEL_POOL", "off"), setting])
 }
 
-/// An app that makes a connection for one request.
+/// Connects an app for one request.
 fn one_request(held: &Held) {
     assert_eq!(held.client().ask(&["PING"]), Reply::line("+PONG"));
 }
 
 #[test]
-fn a_pin_refuses_a_changed_key_despite_a_session() {
+fn a_changed_key_is_refused_despite_a_stored_tls_session() {
     let folder = tempfile::tempdir().unwrap();
     let certificate = Certificate::self_signed(folder.path());
     let server = Server::start_with(
@@ -51,7 +51,8 @@ fn a_pin_refuses_a_changed_key_despite_a_session() {
     drop(server);
 }
 
-/// A server that handles connections that offer a session with `refuse`, and serves all others.
+/// A server that calls `refuse` for connections that offer a TLS session, and serves all other
+/// connections.
 fn averse_to_sessions(refuse: fn(TcpStream)) -> Peer<()> {
     let acceptor = acceptor(SslVersion::TLS1_3);
     Peer::tcp(move |stream| {
@@ -70,15 +71,15 @@ fn after_a_failed_resumption_handshakes_are_full() {
     let close: fn(TcpStream) = |mut stream| drop(stream.read(&mut [0; 1 << 14]));
     let send_reset: fn(TcpStream) = |stream| reset(&stream);
     let refuse: fn(TcpStream) = |mut stream| {
-        // A fatal decrypt_error (RFC 8446 section 6), as for an invalid binder.
+        // Send the fatal alert decrypt_error (RFC 8446 section 6).
         let _ = stream.read(&mut [0; 1 << 14]);
         stream.write_all(&[21, 3, 3, 0, 2, 2, 51]).unwrap();
         rest(&mut stream);
     };
-    // The launcher asks a silent server whether it speaks plaintext.
+    // The launcher opens an extra connection to find out whether a silent server speaks plaintext.
     let probed = [(true, 1), (false, 3), (true, 4), (true, 5)];
     let lost = [(true, 1), (false, 2), (true, 3), (true, 4)];
-    // Only an alert leads to a second handshake for the same app.
+    // Only after an alert, the launcher makes a second handshake for the same app.
     let retried = [(true, 1), (true, 3), (true, 4), (true, 5)];
     for (reaction, expected) in
         [(hang, probed), (close, lost), (send_reset, lost), (refuse, retried)]
@@ -90,7 +91,7 @@ fn after_a_failed_resumption_handshakes_are_full() {
     }
 }
 
-/// Connects many apps at the same time, each of which must get a reply.
+/// Connects many apps at the same time, and checks that each app gets a reply.
 fn storm(held: &Held, count: usize) {
     let mut apps: Vec<Client> = (0..count).map(|_| held.open()).collect();
     apps.iter_mut().for_each(|app| app.send(&["AUTH", PASSWORD]));
@@ -107,7 +108,7 @@ fn handshakes(page: StatusPage) -> [f64; 2] {
 }
 
 #[test]
-fn a_storm_of_first_connections_costs_one_full_handshake() {
+fn twenty_first_connections_make_only_one_full_handshake() {
     let server = Server::start(Front::Redis);
     let held = hold_to(&server.url(), ("STUNNEL_STATUS_ADDRESS", "0"));
     let page = StatusPage::of(held.running.pid(), &[held.port]);
@@ -117,7 +118,7 @@ fn a_storm_of_first_connections_costs_one_full_handshake() {
 
 #[test]
 fn apps_do_not_wait_for_a_distant_servers_first_handshake() {
-    // Connecting by TCP takes more than 80 ms, so that the others stop waiting for a session.
+    // The TCP connect takes more than 80 ms, so apps do not wait for the first handshake.
     let Some(link) = SlowLink::make(&["--delay-ms", "300"]) else { return };
     let options = Options { link: Some(&link), ..Options::default() };
     let server = Server::start_with(Front::Redis, options);
@@ -129,7 +130,7 @@ fn apps_do_not_wait_for_a_distant_servers_first_handshake() {
 
 #[test]
 fn two_hundred_apps_at_once_reach_a_distant_server() {
-    // A handshake takes 300 ms.
+    // Each handshake takes 300 ms, as with a distant server.
     let acceptor = acceptor(SslVersion::TLS1_3);
     let peer = Peer::tcp(move |stream| {
         thread::sleep(Duration::from_millis(300));

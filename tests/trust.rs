@@ -1,4 +1,5 @@
-//! Authenticating the server (docs/trust.md): kinds of servers against kinds of trust settings.
+//! Authentication of the server (docs/trust.md): which servers the launcher accepts with which
+//! settings.
 
 mod support;
 
@@ -16,11 +17,11 @@ use support::rest;
 use support::servers::{Front, Options, PASSWORD, Server};
 use tempfile::TempDir;
 
-/// What an app receives.
+/// The reply that an app receives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sees<'a> {
     Pong,
-    /// A RESP error that contains this text.
+    /// A Redis error that contains this text.
     Error(&'a str),
 }
 use Sees::{Error, Pong};
@@ -47,7 +48,7 @@ fn check(held: &Held, expected: Sees<'_>, what: &str) {
     }
 }
 
-/// The day on which a certificate begins (`start`) or ends (`end`) to be valid.
+/// The first day (`start`) or the last day (`end`) of a certificate's validity.
 fn day(certificate: &Certificate, which: &str) -> String {
     let script = format!("openssl x509 -in '{}' -noout -{which}date", certificate.path());
     let output = Command::new("sh").args(["-c", &format!("{script} -dateopt iso_8601")]).output();
@@ -55,7 +56,7 @@ fn day(certificate: &Certificate, which: &str) -> String {
     output[..output.find(' ').unwrap()].split('=').nth(1).unwrap().to_owned()
 }
 
-/// A server with a certificate from the intermediate CA of an authority.
+/// A server whose certificate was issued by the intermediate CA of `authority`.
 struct Issued {
     authority: Authority,
     server: Server,
@@ -96,7 +97,7 @@ fn each_verify_level_accepts_only_the_right_servers() {
         &[],
     );
 
-    // The server, its certificate, and what an app receives under none, ca and full.
+    // For each server: its certificate, and the replies to an app with none, ca and full.
     let expired_on = format!("expired on {}", day(&expired, "end"));
     let not_before = format!("not valid before {}", day(&early, "start"));
     let both = |error| [Pong, Error(error), Error(error)];
@@ -117,8 +118,8 @@ fn each_verify_level_accepts_only_the_right_servers() {
     }
 }
 
-/// Checks what apps receive from a server with this certificate under each level, without a pin,
-/// with the server's pin and with another pin.
+/// Checks the replies that apps get from a server with this certificate at each level: without a
+/// pin, with the server's pin, and with another pin.
 fn check_each_level(
     what: &str,
     certificate: &Certificate,
@@ -145,7 +146,7 @@ fn check_each_level(
 }
 
 #[test]
-fn ca_file_and_ca_pem_add_up_and_per_url_settings_replace_them() {
+fn both_ca_settings_count_unless_a_url_has_its_own() {
     let Issued { authority, server, folder: _folder } = Issued::new(&Request::default());
     let other_folder = tempfile::tempdir().unwrap();
     let (ours, other) = (authority.root, Authority::named(other_folder.path(), "Other").root);
@@ -175,7 +176,7 @@ fn ca_file_and_ca_pem_add_up_and_per_url_settings_replace_them() {
 }
 
 #[test]
-fn a_server_name_is_sent_and_checked() {
+fn the_server_name_setting_is_sent_and_verified() {
     let request = Request { dns: &["redis.example"], ip: &[], ..Request::default() };
     let Issued { authority, server, folder: _folder } = Issued::new(&request);
     for (name, expected) in [
@@ -335,7 +336,7 @@ fn settings_override_tls_parameters_in_the_url() {
 }
 
 #[test]
-fn a_pin_prevents_the_warning_and_an_unused_ca_causes_one() {
+fn missing_authentication_and_unused_cas_cause_warnings() {
     let folder = tempfile::tempdir().unwrap();
     let certificate = Certificate::self_signed(folder.path());
     for (settings, not_authenticated, ca_unused) in [
@@ -443,7 +444,7 @@ fn a_hint_names_the_setting_that_takes_effect() {
 }
 
 #[test]
-fn a_server_that_requires_a_name_causes_a_hint() {
+fn the_hint_explains_that_the_server_requires_sni() {
     let mut acceptor = acceptor_builder(SslVersion::TLS1_3);
     acceptor.set_servername_callback(|ssl, alert| match ssl.servername(NameType::HOST_NAME) {
         Some("localhost") => Ok(()),
@@ -479,8 +480,8 @@ fn a_missing_client_certificate_is_reported_within_a_second() {
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::new(folder.path());
     let server = Server::for_clients_of(&authority.root, "TLSv1.3");
-    // If the launcher waited for a second request, this would take two seconds. A busy machine may
-    // need several attempts.
+    // If the launcher waited for a second request, the reply would take two seconds. On a busy
+    // machine, several attempts may be necessary.
     let soon = (0..10).any(|_| {
         let held = Launcher::hold(&server.url());
         let mut client = held.open();

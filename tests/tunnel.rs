@@ -60,7 +60,7 @@ fn commands_of_every_kind_work_through_the_tunnel() {
 }
 
 #[test]
-fn sixty_four_mib_go_both_ways_at_once_unchanged() {
+fn sixty_four_mib_pass_both_ways_at_once_unchanged() {
     const VALUES: u8 = 64;
     fn value(number: u8) -> Vec<u8> {
         (0..MIB).map(|n| (n.wrapping_mul(usize::from(number) + 3) >> 3) as u8).collect()
@@ -126,11 +126,10 @@ fn with_connect_retry_a_connection_waits_for_the_server() {
 }
 
 #[test]
-fn bytes_written_right_before_commands_end_arrive() {
+fn bytes_written_just_before_command_ends_reach_redis() {
     for front in FRONTS {
         let server = Server::start(front);
-        // Without replies, because the kernel resets an app's connection if the app ends with
-        // unread ones.
+        // Switch replies off: if an app ends with unread replies, the kernel resets its connection.
         let script = format!(
             "port=${{REDIS_URL##*:}}; port=${{port%%/*}}; exec 3<>/dev/tcp/127.0.0.1/$port; \
              printf 'AUTH {PASSWORD}\\r\\n' >&3; read -r ok <&3; \
@@ -145,7 +144,7 @@ fn bytes_written_right_before_commands_end_arrive() {
 }
 
 #[test]
-fn a_drain_lasts_until_a_slow_server_has_taken_everything() {
+fn the_drain_waits_until_a_slow_server_has_read_everything() {
     const WRITTEN: usize = 4 * MIB;
     let peer = Peer::tls(|mut tls| {
         thread::sleep(Duration::from_millis(300)); // The fault: buffers fill meanwhile.
@@ -170,12 +169,13 @@ fn a_drain_that_takes_too_long_ends_with_a_reset_and_a_warning() {
             watched[0].revents()?.contains(PollFlags::POLLERR).then_some(())
         });
     });
-    // The kernel takes this many bytes from the app, but not for a server that does not read.
+    // The kernel and the launcher buffer this many bytes of the app, but cannot send them to a
+    // server that does not read.
     let script = "port=${REDIS_URL##*:}; exec 3<>/dev/tcp/127.0.0.1/$port; \
                   head -c 1048576 /dev/zero >&3; exit 4";
     let ended = Launcher::new(["bash", "-c", script])
         .redis(&peer.url())
-        // This is long enough for the handshake, which may begin only now.
+        // Long enough for the handshake, which may begin only after COMMAND's end.
         .env("STUNNEL_DRAIN_TIMEOUT", "3s")
         .run();
     assert_eq!(ended.code(), 4);
@@ -183,8 +183,8 @@ fn a_drain_that_takes_too_long_ends_with_a_reset_and_a_warning() {
     peer.result();
 }
 
-/// After one byte from the app, sends a flood of TLS records of one byte each, all at once. Bulk
-/// data comes first, so that the kernel's buffers grow.
+/// After one byte from the app, sends a flood of TLS records of one byte each, all at once. Sends
+/// bulk data before the flood, so that the kernel's buffers grow.
 fn flood(mut stream: SslStream<Gate>) {
     stream.read_exact(&mut [0; 1]).unwrap();
     stream.write_all(&vec![0; BULK]).unwrap();
@@ -214,19 +214,20 @@ fn a_flood_of_tiny_tls_records_does_not_block_others() {
         let mut buffer = [0; 64 * 1024];
         while counter.load(Ordering::SeqCst) < BULK + TINY_RECORDS {
             let read = flooded.read(&mut buffer).unwrap();
-            assert!(read > 0, "it ended early");
+            assert!(read > 0, "the stream ended early");
             counter.fetch_add(read, Ordering::SeqCst);
         }
     });
     let received = || received.load(Ordering::SeqCst);
-    eventually("the flood", || (received() > BULK).then_some(()));
+    eventually("the flood begins", || (received() > BULK).then_some(()));
     let mut answered = 0;
     while received() < BULK + TINY_RECORDS {
         assert_eq!(client.ask(&["PING"]), Reply::line("+PONG"));
         answered += 1;
     }
     reading.join().unwrap();
-    // If others waited for the flood's end, there would be one reply. Otherwise there are hundreds.
+    // If the client had to wait for the flood's end, it would get one reply. Otherwise it gets
+    // hundreds.
     assert!(answered >= 5, "{answered} replies while {TINY_RECORDS} records came");
 }
 
@@ -269,7 +270,7 @@ fn the_tunnel_reaches_a_redis_at_an_ipv6_address() {
 }
 
 #[test]
-fn a_taken_port_is_replaced_and_logged() {
+fn if_the_local_port_is_taken_another_port_is_logged() {
     let server = Server::start(Front::Redis);
     let taken = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let port = taken.local_addr().unwrap().port();
@@ -286,7 +287,7 @@ fn a_taken_port_is_replaced_and_logged() {
 #[test]
 fn tunnels_take_consecutive_ports_from_the_first_on() {
     let server = Server::start(Front::Redis);
-    // Another test may take the ports before the launch. Then try the next pair.
+    // If another test takes the ports before the launch, try the next two ports.
     eventually("consecutive ports", || {
         let first = two_free_ports();
         let ended = Launcher::script("echo $A; echo $B")
@@ -330,7 +331,8 @@ const CLIENT_HELLO: &[u8] = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03";
 
 #[test]
 fn a_tls_app_fails_at_once_and_the_log_says_what_to_remove() {
-    // On a slow machine the app's TLS is noticed before the handshake with Redis is done.
+    // On a slow machine, the launcher notices the app's TLS during the handshake with Redis, and
+    // closes the connection to Redis.
     let peer = Peer::unless_left(|mut tls| rest(&mut tls));
     let held = Launcher::holding(&peer.url()).env("STUNNEL_LOGLEVEL", "info").start_held();
     let said = redis_py_with_ssl(held.port);
@@ -348,12 +350,12 @@ fn a_tls_app_fails_at_once_and_the_log_says_what_to_remove() {
 }
 
 #[test]
-fn a_tls_app_gets_no_resp_error_when_redis_is_misconfigured() {
+fn an_app_that_speaks_tls_gets_no_redis_error() {
     let peer = Peer::unless_left(|_| ());
     let launcher = Launcher::holding(&peer.url()).env("STUNNEL_VERIFY", "full");
     let held = launcher.start_held();
     let mut app = held.tcp();
-    // Wait until the certificate is rejected, so that the app's TLS is noticed later.
+    // Wait until the launcher has rejected the certificate, before the app begins its handshake.
     peer.result();
     app.write_all(CLIENT_HELLO).unwrap();
     assert_eq!(rest(&mut app), (vec![], None));
@@ -363,7 +365,7 @@ fn a_tls_app_gets_no_resp_error_when_redis_is_misconfigured() {
 }
 
 #[test]
-fn a_vanished_subscriber_is_noticed_while_messages_keep_coming() {
+fn a_dead_subscriber_is_noticed_while_messages_keep_coming() {
     let server = Server::start(Front::Redis);
     let held = Launcher::holding(&server.url()).env("STUNNEL_DRAIN_TIMEOUT", "1h").start_held();
     let mut subscriber = held.client();
@@ -371,7 +373,7 @@ fn a_vanished_subscriber_is_noticed_while_messages_keep_coming() {
     reset(subscriber.stream.get_ref());
     drop(subscriber);
     let mut direct = server.direct();
-    // Messages follow one another quickly, so that the connection is never silent for long.
+    // Send messages quickly one after another, so that the connection is never idle for long.
     eventually("Redis has no subscriber left", || {
         (direct.ask(&["PUBLISH", "news", "x"]) == Reply::line(":0")).then_some(())
     });

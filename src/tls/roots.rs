@@ -195,7 +195,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_hashed_names_in_a_directory_count() {
+    fn only_files_with_hash_names_count_as_certificates() {
         let folder = tempfile::tempdir().unwrap();
         for name in ["README", "ca.pem", "0123456.0", "01234567.", "01234567.r0", "zzzzzzzz.0"] {
             fs::write(folder.path().join(name), "").unwrap();

@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_late_ticket_has_the_age_of_its_handshake() {
+    async fn a_ticket_that_arrives_late_is_as_old_as_its_handshake() {
         let scene = Scene::new();
         let began = Instant::now();
         let mut connection = scene.connect().await;
@@ -364,7 +364,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn resumed_tickets_age_from_the_full_handshake() {
+    async fn tickets_after_a_resumption_expire_with_the_first_session() {
         for version in [SslVersion::TLS1_2, SslVersion::TLS1_3] {
             tickets_inherit(version).await;
         }

@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_app_that_leaves_the_queue_passes_its_turn_on() {
+    async fn if_a_waiting_app_leaves_the_next_app_gets_the_slot() {
         let limit = limit(1);
         let held = limit.try_slot().unwrap();
         {

@@ -361,7 +361,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_task_that_fetches_single_bytes_lets_others_run() {
+    async fn reading_single_bytes_does_not_block_other_tasks() {
         const BYTES: usize = 10_000;
         let (mut near, mut far) = connection().await;
         far.write_all(&[0; BYTES]).await.unwrap();

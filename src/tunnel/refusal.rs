@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn arrays_and_lines_are_counted_wherever_the_bytes_are_cut() {
+    fn requests_are_counted_even_if_they_arrive_in_pieces() {
         let sent = b"PING\r\n*1\r\n$4\r\nPING\r\n*2\r\n$4\r\nECHO\r\n$2\r\nhi\r\nAUTH x\r\n";
         for cut in 0..sent.len() {
             let mut requests = Requests::default();

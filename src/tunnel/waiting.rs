@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_close_before_any_byte_gives_up() {
+    async fn a_close_before_the_first_byte_ends_the_wait() {
         assert!(matches!(after(b"", MOMENT).await, Some(Departure::GaveUp(None))));
     }
 
