@@ -156,7 +156,7 @@ fn a_plaintext_server_is_recognised_even_at_the_limit() {
     let mut app = held.open();
     app.send(&["PING"]);
     let reply = app.reply();
-    let said = matches!(&reply, Ok(Reply::Line(line)) if line.contains("speaks no TLS"));
+    let said = matches!(&reply, Ok(Reply::Line(line)) if line.contains("does not speak TLS"));
     assert!(said, "{reply:?}");
 }
 

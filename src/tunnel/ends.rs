@@ -32,7 +32,7 @@ const IGNORED: usize = 4096;
 pub struct Ends {
     pub app: AppStream,
     /// The connection to Redis. `None` before this connection is made, and after it was closed or
-    /// given to the pool.
+    /// taken for another app.
     pub redis: Option<TlsUpstream>,
     is_finished: bool,
 }

@@ -97,7 +97,7 @@ fn outage(step: Step, error: &io::Error, tunnel: &Tunnel) -> Described {
     let failed = match step {
         Step::LookUp => "name look-up failed",
         Step::Tcp => "TCP connection failed",
-        Step::Tls | Step::Unanswered => "TLS handshake broke off",
+        Step::Tls | Step::Unanswered => "TLS handshake failed",
     };
     let network = || format!("check the network and the host and port in {variable}");
     let if_never = || format!("If no connection ever works: {}", another_port(tunnel));
@@ -114,7 +114,7 @@ fn outage(step: Step, error: &io::Error, tunnel: &Tunnel) -> Described {
         (Step::Tcp, ConnectionRefused) => {
             let end = if tunnel.route.port_offset == 0 { ';' } else { '.' };
             let upstream = &tunnel.route.upstream;
-            let hint = format!("nothing listens on {upstream}{end} {}", another_port(tunnel));
+            let hint = format!("no program listens on {upstream}{end} {}", another_port(tunnel));
             (FailureReason::TcpRefused, hint)
         }
         (Step::Tcp, TimedOut) => (FailureReason::TcpTimeout, network()),
@@ -150,7 +150,7 @@ fn misconfigured(what: &Misconfiguration, tunnel: &Tunnel) -> Described {
     match what {
         Misconfiguration::NoTls => Described::new(
             FailureReason::NoTls,
-            "the server speaks no TLS",
+            "the server does not speak TLS",
             match tunnel.route.port_offset {
                 0 => no_tls_here(tunnel),
                 _ => another_port(tunnel),
@@ -337,7 +337,11 @@ pub fn queue(tunnel: &Tunnel) -> String {
 
 /// The hint if the queue is stuck because the app never closes a connection.
 pub fn queue_stuck(tunnel: &Tunnel) -> String {
-    format!("the queue cannot move while the app keeps its connections open: {}", queue(tunnel))
+    format!(
+        "waiting app connections cannot be served while the app keeps its other connections open: \
+         {}",
+        queue(tunnel)
+    )
 }
 
 /// The hint if Redis may be at its client limit, although this launcher holds no connection.

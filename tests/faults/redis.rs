@@ -29,7 +29,7 @@ fn redis_refuses_connections() {
     all_logged(&log, "connection-failed", "error", "TCP connection failed: connection refused");
     let tls = port + 1;
     let hint = format!(
-        "nothing listens on 127.0.0.1:{tls}. {tls} is the URL's port + 1: if port {port} itself \
+        "no program listens on 127.0.0.1:{tls}. {tls} is the URL's port + 1: if port {port} itself \
          speaks TLS, write rediss://; if TLS is on another port, set \
          REDIS_URL_STUNNEL_PORT_OFFSET; if this Redis has no TLS, set STUNNEL_ENABLED=false"
     );
@@ -50,7 +50,7 @@ fn silent_server_is_probed_for_plaintext_only_once() {
         assert_eq!(rest(&mut app), (vec![], None));
     }
     assert_eq!(silent.accepted(), TIMES + 1);
-    let error = "TLS handshake broke off: timed out";
+    let error = "TLS handshake failed: timed out";
     all_logged(&scene.aftermath(), "connection-failed", "error", error);
 }
 
@@ -67,7 +67,7 @@ fn plaintext_server_is_recognised_by_one_probe() {
     let scene = Scene::new(&peer.url());
     for (said, _) in scene.all_at_once() {
         let said = String::from_utf8(said).unwrap();
-        assert!(said.contains("the server speaks no TLS"), "{said}");
+        assert!(said.contains("the server does not speak TLS"), "{said}");
     }
     assert_eq!(peer.accepted(), TIMES + 1);
 }
@@ -94,7 +94,7 @@ fn redis_accepts_no_more_clients() {
     closed(&scene.one_by_one());
     drop((held, direct));
     let log = scene.aftermath();
-    all_logged(&log, "connection-failed", "error", "TLS handshake broke off");
+    all_logged(&log, "connection-failed", "error", "TLS handshake failed");
     let hint = "Redis is probably at its client limit (this launcher holds 3 other connections";
     all_logged(&log, "connection-failed", "hint", hint);
 }

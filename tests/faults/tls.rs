@@ -77,9 +77,9 @@ fn redis_sends_garbage_instead_of_tls() {
         let said = String::from_utf8(said).unwrap();
         assert_eq!(error, None);
         assert!(said.starts_with("-ERR start-stunnel: "), "{said}");
-        assert!(said.contains("speaks no TLS") && said.lines().count() == 1, "{said}");
+        assert!(said.contains("does not speak TLS") && said.lines().count() == 1, "{said}");
     }
-    let error = "the server speaks no TLS";
+    let error = "the server does not speak TLS";
     all_logged(&scene.aftermath(), "connection-refused", "error", error);
 }
 
