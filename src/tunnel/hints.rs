@@ -192,21 +192,28 @@ fn misconfigured(what: &Misconfiguration, tunnel: &Tunnel) -> Described {
         Misconfiguration::Other(reason) => Described::new(
             FailureReason::TlsOther,
             format!("TLS handshake refused: {reason}"),
-            if sent_name(tunnel).is_none() {
-                let server_name = name(names::SERVER_NAME);
-                format!(
-                    "set {cert} and {key} if the server requires a client certificate, or set \
-                     {server_name} if it requires SNI; otherwise check {min_tls}"
-                )
-            } else if tunnel.route.trust.identity.is_none() {
-                format!(
-                    "set {cert} and {key} if the server requires a client certificate; otherwise \
-                     check {min_tls}"
-                )
-            } else {
-                format!("check {cert}, {key} and {min_tls}")
-            },
+            refused(tunnel),
         ),
+    }
+}
+
+/// The hint if the server refuses the handshake without a clear reason.
+fn refused(tunnel: &Tunnel) -> String {
+    let name = |variable| tunnel.route.setting_names.of(variable);
+    let [cert, key] = [names::CLIENT_CERT, names::CLIENT_KEY].map(name);
+    let [min_tls, server_name] = [names::MIN_TLS, names::SERVER_NAME].map(name);
+    if sent_name(tunnel).is_none() {
+        format!(
+            "set {cert} and {key} if the server requires a client certificate, or set \
+             {server_name} if it requires SNI; otherwise check {min_tls}"
+        )
+    } else if tunnel.route.trust.identity.is_none() {
+        format!(
+            "set {cert} and {key} if the server requires a client certificate; otherwise check \
+             {min_tls}"
+        )
+    } else {
+        format!("check {cert}, {key} and {min_tls}")
     }
 }
 
