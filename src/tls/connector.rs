@@ -111,8 +111,8 @@ impl Connector {
         let connector = self.prepare().await.map_err(HandshakeError::Internal)?;
         let none = Arc::default();
         let sessions = if self.resumes() { sessions } else { &none };
-        let watch = sessions.watch();
-        let (offer, name) = (sessions.offer(), self.server_name(host));
+        let (offer, watch) = sessions.offer();
+        let name = self.server_name(host);
         let facts = offer.facts().clone();
         let stream = session::offering(offer, connector.connect(name, stream))
             .await
@@ -123,10 +123,12 @@ impl Connector {
             let shown = stream.certificate().ok_or_else(unreadable);
             let pin = shown.map_err(HandshakeError::Misconfigured)?.pin;
             if !self.trust.pin_holds(&pin) {
+                // A TLS 1.2 server sends its session during the handshake, before this check.
+                sessions.forget();
                 return Err(HandshakeError::Misconfigured(Misconfiguration::Pin(pin)));
             }
         }
-        watch.succeeded();
+        watch.succeeded(stream.resumed());
         Ok(stream)
     }
 }

@@ -8,7 +8,6 @@
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
-use std::mem;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -26,9 +25,9 @@ use super::stream::Facts;
 /// At the latest this long after a full handshake, the next handshake is full again, so that the
 /// server must present its certificate again.
 const FULL_HANDSHAKE_EVERY: Duration = Duration::from_secs(3600);
-/// After a failed handshake, no session is offered for this long, because the offered session may
-/// be the cause of the failure.
-const PAUSE: Duration = Duration::from_secs(60);
+/// After this many failed resumptions in a row, the launcher offers no session for [`PAUSE`].
+const FAILURES: u32 = 2;
+const PAUSE: Duration = Duration::from_secs(600);
 
 /// The latest session with one server under one set of trust settings.
 #[derive(Default)]
@@ -41,8 +40,10 @@ pub struct Sessions {
 #[derive(Default)]
 struct Known {
     latest: Option<Session>,
-    /// Sessions from a full handshake before this time are not offered.
-    not_before: Option<Instant>,
+    /// Only sessions from a full handshake after this time are stored.
+    after: Option<Instant>,
+    /// The number of failed resumptions since the last successful resumption.
+    failures: u32,
 }
 
 #[derive(Clone)]
@@ -66,12 +67,11 @@ impl Known {
         self.latest.as_ref().filter(|latest| within(latest.full_handshake, FULL_HANDSHAKE_EVERY))
     }
 
-    /// Stores a session, unless a session from a later full handshake is known, or the session's
-    /// own full handshake was before `not_before`.
+    /// Stores a session, unless it is older than `after` or than the stored session.
     fn keep(&mut self, session: Session) {
         let since = session.full_handshake;
         let latest = self.latest.as_ref().map(|latest| latest.full_handshake);
-        if latest.max(self.not_before).is_none_or(|earliest| earliest <= since) {
+        if self.after.is_none_or(|after| after < since) && latest <= Some(since) {
             self.latest = Some(session);
         }
     }
@@ -97,42 +97,60 @@ impl Sessions {
         let _ = self.wait_over.set(());
     }
 
+    /// Forgets all sessions, including those that open connections have yet to receive.
+    pub fn forget(&self) {
+        let mut known = self.known();
+        known.latest = None;
+        known.after = known.after.max(Some(Instant::now()));
+    }
+
     /// True if the next handshake offers a session.
     pub fn is_usable(&self) -> bool {
         self.known().to_offer(Instant::now()).is_some()
     }
 
     /// Prepares a handshake that offers the latest session.
-    pub fn offer(self: &Arc<Self>) -> Offer {
+    pub fn offer(self: &Arc<Self>) -> (Offer, Watch<'_>) {
         let began = Instant::now();
         let offered = self.known().to_offer(began).cloned();
         let offered_since = offered.as_ref().map(|offered| offered.full_handshake);
         let (sessions, facts) = (self.clone(), Arc::default());
         let connection = Connection { sessions, began, offered_since, facts };
-        Offer { connection, session: offered.map(|offered| offered.session) }
-    }
-
-    pub fn watch(&self) -> Watch<'_> {
-        Watch(self)
+        let session = offered.map(|offered| offered.session);
+        (Offer { connection, session }, Watch { sessions: self, offered_since })
     }
 }
 
 /// Watches a handshake. If the watch is dropped before [`Watch::succeeded`] is called, the
-/// handshake has failed: it returned an error, timed out or was cancelled. Then no session is
-/// offered for [`PAUSE`].
+/// handshake has failed: it returned an error, timed out or was cancelled. Then the offered session
+/// is forgotten, because the session may be the cause.
 #[must_use]
-pub struct Watch<'a>(&'a Sessions);
+pub struct Watch<'a> {
+    sessions: &'a Sessions,
+    /// The time of the latest full handshake before the offered session was issued; `None` if no
+    /// session was offered.
+    offered_since: Option<Instant>,
+}
 
 impl Watch<'_> {
-    pub fn succeeded(self) {
-        mem::forget(self);
+    pub fn succeeded(mut self, resumed: bool) {
+        self.offered_since = None;
+        if resumed {
+            self.sessions.known().failures = 0;
+        }
     }
 }
 
 impl Drop for Watch<'_> {
     fn drop(&mut self) {
-        let not_before = Some(Instant::now() + PAUSE);
-        *self.0.known() = Known { latest: None, not_before };
+        let Some(since) = self.offered_since else { return };
+        let mut known = self.sessions.known();
+        // Several handshakes may have offered the same session: only the first failure counts.
+        if known.latest.take_if(|latest| latest.full_handshake <= since).is_some() {
+            known.failures += 1;
+            let pause = (known.failures >= FAILURES).then(|| Instant::now() + PAUSE);
+            known.after = known.after.max(pause).max(Some(since));
+        }
     }
 }
 
@@ -415,19 +433,39 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn after_a_failed_handshake_no_session_is_offered_for_a_minute() {
+    async fn after_a_failed_handshake_the_next_handshake_is_full() {
         let scene = Scene::new();
         let mut late = scene.connect().await;
         scene.connect().await.read().await;
         assert!(scene.offered_since().is_some());
         scene.hang().await;
-        late.read().await;
-        scene.connect().await.read().await;
         assert_eq!(scene.offered_since(), None);
-        advance(PAUSE).await;
+        // A ticket of an older connection is not stored either.
+        late.read().await;
+        assert_eq!(scene.offered_since(), None);
         let again = Instant::now();
         scene.connect().await.read().await;
         assert_eq!(scene.offered_since(), Some(again));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_two_failed_resumptions_none_is_offered_for_ten_minutes() {
+        let scene = Scene::new();
+        // A successful resumption resets the count.
+        for resumed in [false, true, false] {
+            advance(MINUTE).await;
+            scene.connect().await.read().await;
+            if resumed {
+                scene.connect().await.read().await;
+            }
+            assert!(scene.offered_since().is_some());
+            scene.hang().await;
+        }
+        scene.connect().await.read().await;
+        assert_eq!(scene.offered_since(), None);
+        advance(PAUSE + MINUTE).await;
+        scene.connect().await.read().await;
+        assert!(scene.offered_since().is_some());
     }
 
     #[tokio::test(start_paused = true)]

@@ -104,7 +104,7 @@ pub async fn handshake(
     if is_plaintext {
         return Err(Failure::Misconfigured(Misconfiguration::NoTls));
     }
-    // Repeat the handshake. After a failed handshake, no session is offered.
+    // Repeat the handshake, without the session that the first handshake offered.
     let stream = connect_tcp(vec![address]).await?;
     let tls = shake_hands(tunnel, connector, stream, sessions, &heard).await;
     Ok((tls.map_err(|error| Failure::in_handshake(error, &heard))?, address))
