@@ -22,8 +22,8 @@ use tokio::time::Instant;
 use super::raw::{self, Observer};
 use super::stream::Facts;
 
-/// At the latest this long after a full handshake, the next handshake is full again, so that the
-/// server must present its certificate again.
+/// Sessions are resumed for at most this long after a full handshake. Then the server must present
+/// its certificate again.
 const FULL_HANDSHAKE_EVERY: Duration = Duration::from_secs(3600);
 /// After this many failed resumptions in a row, the launcher offers no session for [`PAUSE`].
 const FAILURES: u32 = 2;

@@ -109,8 +109,8 @@ pub async fn connect_in(
     match connected {
         Ok((tls, address)) => Ok(TlsUpstream::new(tls, slot, address)),
         Err(failure) => {
-            // If the server closes a connection during the handshake while it keeps others of this
-            // launcher, Redis is probably at its client limit.
+            // If the server closes a connection during the handshake while other connections of
+            // this launcher stay open, Redis is probably at its client limit.
             if failure.is_cut() && tunnel.open_to_server() > 0 {
                 tunnel.figures.turned_away();
             }

@@ -55,8 +55,8 @@ impl FirstHandshake {
     }
 }
 
-/// The tunnel's first handshake. If this is dropped, the other connections stop waiting. The caller
-/// drops it if the handshake fails or the server is far away.
+/// A guard for the tunnel's first handshake. When the guard is dropped, the other connections stop
+/// waiting. The caller drops the guard if the handshake fails or the server is far away.
 #[derive(Debug)]
 #[must_use]
 pub struct First<'a>(&'a FirstHandshake);

@@ -33,7 +33,7 @@ use crate::system::socket::watch;
 const BACKLOG: i32 = 4096;
 /// A socket's path has at most this many bytes, including the final NUL (sockaddr_un in unix(7)).
 const MOST_PATH: usize = 108;
-/// The paths of sockets with numbers up to this must not be too long.
+/// The launcher chooses a folder in which the paths of this many sockets are short enough.
 const LAST_SOCKET: usize = 999;
 /// The pause after a failed accept(2). Without the pause, a lack of descriptors would cause a busy
 /// loop.

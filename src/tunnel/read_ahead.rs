@@ -22,7 +22,7 @@ use crate::figures::{Held, UpstreamState};
 /// The number of full-size TLS records that are read with one system call. Long replies consist of
 /// full-size records.
 pub const RECORDS: usize = 4;
-/// The size of the buffer: the size of these records on the network (RFC 8446 section 5.2).
+/// The size of the buffer: [`RECORDS`] records with their headers (RFC 8446 section 5.2).
 const AHEAD: usize = RECORDS * (16 * 1024 + 256 + 5);
 /// The number of free buffers that a thread keeps for the next reads.
 const KEPT: usize = 2;
@@ -32,7 +32,7 @@ const MOST_SILENT_RECORDS: u32 = 16;
 /// The period is limited, because a server without data for the app may request new keys now and
 /// then.
 const PERIOD: Duration = Duration::from_secs(10);
-/// OpenSSL may write at most this many answers to such records, for example to requests for
+/// OpenSSL may write at most this many answers to records without data, for example to requests for
 /// renegotiation. One record can hold 4,000 requests for renegotiation.
 const MOST_ANSWERS: u32 = 16;
 
@@ -63,7 +63,7 @@ pub struct ReadAhead {
 struct Silent {
     records: u32,
     answers: u32,
-    /// When the first of these records was counted.
+    /// When the first record was counted.
     since: Option<Instant>,
 }
 

@@ -67,7 +67,7 @@ impl Warning {
     }
 }
 
-/// Writes the warnings of one tunnel. When this is dropped, it writes the last summaries.
+/// Writes the warnings of one tunnel. Dropping the value writes the last summaries.
 #[derive(Debug)]
 pub struct Warnings {
     variable: String,
