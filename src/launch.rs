@@ -1,6 +1,5 @@
 //! Runs COMMAND behind the tunnels, step by step: prepare, start COMMAND, serve, drain.
 
-use std::collections::HashMap;
 use std::ffi::OsString;
 use std::io;
 use std::path::Path;
@@ -24,7 +23,7 @@ use crate::supervisor::{
 };
 use crate::threads;
 use crate::tls::{self, Connector};
-use crate::tunnel::{Drain, DrainGuard, Listener, Route, ServerLoad, Tunnel};
+use crate::tunnel::{Drain, DrainGuard, Listener, Route, Tunnel};
 
 /// The variable that Heroku sets in every dyno:
 /// <https://devcenter.heroku.com/articles/dynos#local-environment-variables>.
@@ -242,12 +241,11 @@ fn open_tunnels(
     plan: Plan,
     listeners: Vec<Listener>,
     settings: &Settings,
-    figures: &Figures,
+    all: &Figures,
     guard: DrainGuard,
 ) {
     let mut connectors: Vec<Arc<Connector>> = Vec::new();
-    let mut loads: HashMap<String, Arc<ServerLoad>> = HashMap::new();
-    let routes = plan.routes.into_iter().zip(plan.pools).zip(listeners).zip(figures.tunnels());
+    let routes = plan.routes.into_iter().zip(plan.pools).zip(listeners).zip(all.tunnels());
     for (((route, mode), listener), figures) in routes {
         let known = connectors.iter().find(|connector| *connector.trust() == route.trust);
         let connector = known.cloned().unwrap_or_else(|| {
@@ -256,9 +254,9 @@ fn open_tunnels(
             prepare(connector.clone());
             connector
         });
-        let load = loads.entry(route.upstream.to_string()).or_default().clone();
+        let same_server = all.of_server(&route.upstream.to_string());
         let (connection, figures) = (settings.connection.clone(), figures.clone());
-        let tunnel = Arc::new(Tunnel::new(route, connector, connection, figures, load));
+        let tunnel = Arc::new(Tunnel::new(route, connector, connection, figures, same_server));
         let guard = guard.clone();
         tokio::spawn(async move {
             let variable = tunnel.variable().to_owned();

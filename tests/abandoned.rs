@@ -1,6 +1,8 @@
-//! Apps that give up while they wait for Redis: their requests must not be executed.
+//! Apps that close or reset their connection while they wait for Redis. Redis must not execute the
+//! requests of such apps.
 //!
-//! With `--max-connections 1` and a busy app, a second app waits in the queue.
+//! In most tests, `--max-connections` is 1 and one app holds the connection, so a second app waits
+//! in the queue.
 
 mod support;
 
@@ -19,14 +21,14 @@ use support::resp::{Client, Reply, request};
 use support::scripted::{converse, redis};
 use support::servers::{Front, PASSWORD, Server};
 use support::status::StatusPage;
-use support::{PATIENCE, eventually, reset, rest};
+use support::{eventually, reset, rest};
 
-/// A close this long after the last byte means that the app has given up.
+/// If an app closes its connection this long after its last byte, the app no longer waits.
 const LATE: Duration = Duration::from_secs(1);
-/// More than the launcher reads ahead of an app that waits.
+/// More bytes than the launcher reads from an app that waits.
 const MORE_THAN_THE_BUFFER: usize = 20_000;
 
-/// A launcher that may have one connection to Redis, which `busy` uses.
+/// A launcher with at most one connection to Redis, which the app `busy` uses.
 struct Scene {
     server: Server,
     held: Held,
@@ -39,7 +41,7 @@ impl Scene {
         Scene::of(Launcher::script(support::launcher::HOLD), settings)
     }
 
-    /// With this launcher, whose COMMAND must print its URL first.
+    /// Like `new`, with a launcher whose COMMAND first prints its URL.
     fn of(launcher: Launcher, settings: &[(&str, &str)]) -> Scene {
         let server = Server::start(Front::Redis);
         let launcher = launcher.redis(&server.url()).settings(&[
@@ -69,14 +71,14 @@ impl Scene {
         self.metric("connections_closed_total{tunnel=\"REDIS_URL\",reason=\"abandoned\"}")
     }
 
-    /// An app that has just logged in and sent this request.
+    /// An app that has sent AUTH and this request.
     fn sent(&self, request: &[u8]) -> TcpStream {
         let mut app = self.held.tcp();
         app.write_all(&login_and(request)).unwrap();
         app
     }
 
-    /// An app that waits in the queue after it has logged in and sent this request.
+    /// An app that has sent AUTH and this request, and waits in the queue.
     fn waiting(&self, request: &[u8]) -> TcpStream {
         let app = self.sent(request);
         self.wait_for_waiting(1.0);
@@ -88,7 +90,7 @@ impl Scene {
         self.wait_for_waiting(0.0);
     }
 
-    /// Ends the busy app. Returns the key's value after the next app is served, and the log.
+    /// Closes the busy app. After another app was served, returns the key's value and the log.
     fn value(self) -> (Reply, String) {
         drop(self.busy);
         assert_eq!(self.held.client().ask(&["PING"]), Reply::line("+PONG"));
@@ -106,7 +108,7 @@ fn incr() -> Vec<u8> {
     request(&[b"INCR", b"key"])
 }
 
-/// A request that sets the key, and is longer than the launcher reads ahead.
+/// A request that sets the key, and is longer than [`MORE_THAN_THE_BUFFER`].
 fn long_set() -> Vec<u8> {
     request(&[b"SET", b"key", &[b'x'; MORE_THAN_THE_BUFFER]])
 }
@@ -114,71 +116,57 @@ fn long_set() -> Vec<u8> {
 const POOLS: [&str; 2] = ["off", "on"];
 
 #[test]
-fn an_app_that_leaves_the_queue_cancels_its_request() {
-    let late_close = |app: TcpStream| {
+fn an_app_that_closes_while_waiting_cancels_its_request() {
+    let close: fn(TcpStream) = drop;
+    let late_close: fn(TcpStream) = |app| {
         thread::sleep(LATE); // An earlier close would count as a half-close.
         drop(app);
     };
-    let with_reset = |app: TcpStream| reset(&app);
-    for (pool, leave) in POOLS
-        .into_iter()
-        .flat_map(|pool| [(pool, late_close as fn(TcpStream)), (pool, with_reset as fn(TcpStream))])
-    {
-        let scene = Scene::new(&[("STUNNEL_POOL", pool)]);
-        leave(scene.waiting(&incr()));
-        scene.wait_for_abandoned();
-        let (value, log) = scene.value();
-        assert_eq!(value, Reply::Nil, "{pool}");
-        assert_eq!(logged(&log, "connection-abandoned", "var"), ["REDIS_URL"], "{log}");
-        assert_eq!(logged(&log, "command-ended", "failed"), ["0"], "{log}");
-    }
-}
-
-#[test]
-fn a_close_before_any_byte_leaves_the_queue() {
+    let with_reset: fn(TcpStream) = |app| reset(&app);
     for pool in POOLS {
-        let scene = Scene::new(&[("STUNNEL_POOL", pool)]);
-        let app = scene.held.tcp();
-        scene.wait_for_waiting(1.0);
-        drop(app);
-        scene.wait_for_abandoned();
-        scene.value();
+        for (sent, leave) in [
+            (vec![], close),
+            (login_and(&incr()), late_close),
+            (login_and(&incr()), with_reset),
+            (login_and(&long_set()), with_reset),
+        ] {
+            let scene = Scene::new(&[("STUNNEL_POOL", pool)]);
+            let mut app = scene.held.tcp();
+            app.write_all(&sent).unwrap();
+            scene.wait_for_waiting(1.0);
+            leave(app);
+            scene.wait_for_abandoned();
+            let (value, log) = scene.value();
+            assert_eq!(value, Reply::Nil, "{pool}");
+            assert_eq!(logged(&log, "connection-abandoned", "var"), ["REDIS_URL"], "{log}");
+            assert_eq!(logged(&log, "command-ended", "failed"), ["0"], "{log}");
+        }
     }
 }
 
 #[test]
 fn a_close_right_after_the_request_is_served() {
-    for pool in POOLS {
+    for (pool, is_half) in POOLS.into_iter().flat_map(|pool| [(pool, false), (pool, true)]) {
         let scene = Scene::new(&[("STUNNEL_POOL", pool)]);
-        drop(scene.sent(&incr()));
+        let app = scene.sent(&incr());
+        app.shutdown(Shutdown::Write).unwrap();
+        let half_closed = is_half.then_some(app);
         scene.wait_for_waiting(1.0);
         thread::sleep(LATE); // A long wait after the close must not matter.
         let (value, log) = scene.value();
         assert_eq!(value, Reply::bulk("1"), "{pool}: {log}");
+        if let Some(mut app) = half_closed {
+            assert_eq!(rest(&mut app), (b"+OK\r\n:1\r\n".to_vec(), None), "{pool}");
+        }
     }
 }
 
 #[test]
-fn a_half_close_right_after_the_request_gets_the_reply() {
-    for pool in POOLS {
-        let scene = Scene::new(&[("STUNNEL_POOL", pool)]);
-        let mut app = scene.sent(&incr());
-        app.shutdown(Shutdown::Write).unwrap();
-        scene.wait_for_waiting(1.0);
-        app.set_read_timeout(Some(PATIENCE)).unwrap();
-        thread::sleep(LATE); // A long wait after the close must not matter.
-        let Scene { busy, server: _server, held: _held, .. } = scene;
-        drop(busy);
-        assert_eq!(rest(&mut app), (b"+OK\r\n:1\r\n".to_vec(), None), "{pool}");
-    }
-}
-
-#[test]
-fn a_late_close_behind_a_full_buffer_is_served() {
+fn a_long_request_is_served_although_the_app_has_closed() {
     let scene = Scene::new(&[]);
     let app = scene.waiting(&long_set());
     thread::sleep(LATE);
-    // The launcher cannot notice the close before it has read the bytes before it.
+    // The launcher does not notice the close, because it has not read all bytes before the close.
     drop(app);
     thread::sleep(LATE);
     assert_eq!(scene.abandoned(), 0.0);
@@ -189,38 +177,6 @@ fn a_late_close_behind_a_full_buffer_is_served() {
         (direct.ask(&["STRLEN", "key"]) == Reply::line(":20000")).then_some(())
     });
     held.finish();
-}
-
-#[test]
-fn a_reset_behind_a_full_buffer_cancels_the_request() {
-    let scene = Scene::new(&[]);
-    let app = scene.waiting(&long_set());
-    reset(&app);
-    drop(app);
-    scene.wait_for_abandoned();
-    assert_eq!(scene.value().0, Reply::Nil);
-}
-
-#[test]
-fn an_app_that_gives_up_passes_its_turn_on() {
-    for pool in POOLS {
-        let scene = Scene::new(&[("STUNNEL_POOL", pool)]);
-        let gone = scene.waiting(&incr());
-        let mut next = scene.held.open();
-        next.stream.get_mut().write_all(&login_and(&incr())).unwrap();
-        scene.wait_for_waiting(2.0);
-        reset(&gone);
-        drop(gone);
-        scene.wait_for_waiting(1.0);
-        let Scene { busy, server: _server, held: _held, .. } = scene;
-        drop(busy);
-        assert_eq!(next.reply().unwrap(), Reply::line("+OK"));
-        assert_eq!(
-            next.reply().unwrap(),
-            Reply::line(":1"),
-            "{pool}: the first app's request did not run"
-        );
-    }
 }
 
 #[test]
@@ -249,59 +205,42 @@ fn a_reset_in_the_handshake_frees_the_slot_at_once() {
         second.send(&["PING"]);
         reset(first.stream.get_ref());
         drop(first);
-        // This is long before the connect timeout.
+        // The reply comes long before the connect timeout.
         assert_eq!(second.reply().unwrap(), Reply::line("+PONG"), "{pool}");
     }
 }
 
-#[test]
-fn a_late_close_in_the_handshake_cancels_it() {
-    let peer = Peer::tcp(|mut stream| rest(&mut stream));
-    let held = Launcher::holding(&peer.url()).env("STUNNEL_CONNECT_TIMEOUT", "60s").start_held();
-    let mut app = held.open();
-    app.send(&["INCR", "key"]);
-    eventually("the handshake begins", || (peer.accepted() == 1).then_some(()));
-    thread::sleep(LATE);
-    drop(app);
-    peer.result(); // This is long before the connect timeout.
-    let log = held.finish().stderr;
-    assert_eq!(logged(&log, "command-ended", "failed"), ["0"], "{log}");
-}
-
-/// Sends the given number of bytes from its standard input to Redis, waits for the input's end, and
-/// exits.
+/// A script for COMMAND. Reads a port and a number of bytes, copies so many bytes from its standard
+/// input to the port, and exits when its input ends.
 const WRITE_AND_EXIT: &str = "printf '%s\\n' \"$REDIS_URL\"; read -r port size;
     exec 3<>/dev/tcp/127.0.0.1/$port; head -c $size >&3; echo sent; cat >/dev/null";
 
 #[test]
 fn bytes_that_command_wrote_before_its_end_are_sent() {
-    for request in [incr(), long_set()] {
-        let launcher = Launcher::new(["bash", "-c", WRITE_AND_EXIT]);
-        let mut scene = Scene::of(launcher, &[("STUNNEL_DRAIN_TIMEOUT", "30s")]);
-        let bytes = login_and(&request);
-        let port = scene.held.port;
-        let running = &mut scene.held.running;
-        running.say(&format!("{port} {}\n", bytes.len()));
-        running.stdin.as_mut().unwrap().write_all(&bytes).unwrap();
-        assert_eq!(running.line(), "sent");
-        scene.wait_for_waiting(1.0);
-        thread::sleep(LATE);
-        let Scene { server, mut held, busy, .. } = scene;
-        drop(held.running.stdin.take());
-        let pid = held.running.pid();
-        eventually("COMMAND has ended", || children(pid).is_empty().then_some(()));
-        thread::sleep(LATE);
-        drop(busy);
-        let ended = held.finish();
-        assert_eq!(ended.code(), 0);
-        let length = server.direct().ask(&["STRLEN", "key"]);
-        let expected = if request.len() > MORE_THAN_THE_BUFFER { ":20000" } else { ":1" };
-        assert_eq!(length, Reply::line(expected), "{}", ended.stderr);
-    }
+    let launcher = Launcher::new(["bash", "-c", WRITE_AND_EXIT]);
+    let mut scene = Scene::of(launcher, &[("STUNNEL_DRAIN_TIMEOUT", "30s")]);
+    let bytes = login_and(&long_set());
+    let port = scene.held.port;
+    let running = &mut scene.held.running;
+    running.say(&format!("{port} {}\n", bytes.len()));
+    running.stdin.as_mut().unwrap().write_all(&bytes).unwrap();
+    assert_eq!(running.line(), "sent");
+    scene.wait_for_waiting(1.0);
+    thread::sleep(LATE);
+    let Scene { server, mut held, busy, .. } = scene;
+    drop(held.running.stdin.take());
+    let pid = held.running.pid();
+    eventually("COMMAND has ended", || children(pid).is_empty().then_some(()));
+    thread::sleep(LATE);
+    drop(busy);
+    let ended = held.finish();
+    assert_eq!(ended.code(), 0);
+    let length = server.direct().ask(&["STRLEN", "key"]);
+    assert_eq!(length, Reply::line(":20000"), "{}", ended.stderr);
 }
 
-/// Whether the launcher's end of an app connection has a keepalive timer (proc(5)); `None` if no
-/// connection is in this `state` of /proc/net/tcp.
+/// True if the kernel sends keepalive probes to an app whose connection has this `state` in
+/// /proc/net/tcp (proc(5)); `None` if no app connection has this state.
 fn has_keepalive(held: &Held, state: &str) -> Option<bool> {
     const KEEPALIVE: &str = "02:";
     let local = format!(":{:04X}", held.port);
@@ -312,10 +251,10 @@ fn has_keepalive(held: &Held, state: &str) -> Option<bool> {
 }
 
 #[test]
-fn a_half_closed_app_is_probed_and_may_wait() {
+fn a_half_closed_app_gets_keepalive_probes_and_may_wait() {
     const ESTABLISHED: &str = "01";
     const CLOSE_WAIT: &str = "08";
-    // Redis closes at once when its client half-closes. Some proxies do not.
+    // This server answers long after the half-close, as some proxies do.
     let may_answer = Arc::new(AtomicBool::new(false));
     let answers = may_answer.clone();
     let peer = Peer::tls(move |mut tls| {
@@ -330,7 +269,7 @@ fn a_half_closed_app_is_probed_and_may_wait() {
     eventually("the app is served", || (peer.accepted() == 1).then_some(()));
     assert_eq!(has_keepalive(&held, ESTABLISHED), Some(false));
     app.shutdown(Shutdown::Write).unwrap();
-    // Without probes, the launcher cannot tell this app from an app that is gone.
+    // The launcher needs the probes to find out whether the app still exists.
     eventually("the app is probed", || has_keepalive(&held, CLOSE_WAIT)?.then_some(()));
     may_answer.store(true, Ordering::SeqCst);
     assert_eq!(rest(&mut app), (b"+late\r\n".to_vec(), None));

@@ -125,7 +125,7 @@ fn a_failed_step_has_a_reason_and_ends_the_check() {
     let cases = [
         ("rediss://no-such-host.invalid".to_owned(), 0, "look-up"),
         (format!("rediss://127.0.0.1:{nobody}"), 1, "connection refused"),
-        (greeter.url(), 2, "speaks no TLS"),
+        (greeter.url(), 2, "does not speak TLS"),
         (silent.url(), 2, "timed out"),
     ];
     for (url, step, reason) in cases {

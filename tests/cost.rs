@@ -16,15 +16,14 @@ use support::proc::resident_kib;
 use support::resp::Reply;
 use support::servers::{Front, Server};
 
-/// The number of round trips.
 const ROUND_TRIPS: usize = 500;
-/// System calls per round trip: two waits, two reads, two writes.
+/// The number of system calls per round trip: two waits, two reads and two writes.
 const CALLS: usize = 6;
-/// The maximum of other calls, such as those of timers and of other tests' `--status`. Far fewer
-/// than one per round trip.
+/// At most this many other system calls are allowed, for example for timers. This number is much
+/// less than one per round trip.
 const OTHERS: usize = 300;
 
-/// The number of calls in a table of `strace -c`: the fourth column of the line `total`.
+/// The total number of calls in a table of `strace -c`.
 fn total_calls(table: &str) -> Option<usize> {
     let total = table.lines().find(|line| line.ends_with(" total"))?;
     total.split_whitespace().nth(3)?.parse().ok()
@@ -65,8 +64,8 @@ fn a_round_trip_takes_six_system_calls() {
 #[test]
 fn an_idle_connection_holds_no_buffer() {
     const CONNECTIONS: u64 = 300;
-    /// Memory of OpenSSL and the runtime per connection, with a margin for other versions of
-    /// OpenSSL. One buffer of the relay would add 64 KiB.
+    /// OpenSSL and the runtime need at most this much memory per connection, in KiB. A buffer of
+    /// the relay would add 64 KiB.
     const KIB_EACH: u64 = 48;
     let server = Server::start(Front::Redis);
     let held = Launcher::holding(&server.url()).start_held();
@@ -91,7 +90,8 @@ fn an_idle_connection_holds_no_buffer() {
 
 /// Writes until the other side stops reading.
 fn push(stream: &mut impl Write) {
-    // This size does not divide the launcher's buffers, so each of them keeps some bytes.
+    // The sizes of the launcher's buffers are no multiples of this size, so that bytes remain in
+    // each buffer.
     let chunk = [b'x'; 10_000];
     let error = loop {
         if let Err(error) = stream.write_all(&chunk) {

@@ -1,9 +1,8 @@
-//! Servers that make TLS expensive or hang: only their own connection fails, and no other one is
-//! delayed.
+//! Servers that try to use much of the launcher's CPU time: their connections fail, and no other
+//! connection is delayed.
 
 mod support;
 
-use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::{Arc, Mutex};
@@ -14,20 +13,20 @@ use openssl::pkey::PKey;
 use openssl::sign::Signer;
 use openssl::ssl::{SslAcceptor, SslAcceptorBuilder, SslStream, SslVersion};
 use openssl::symm::{Cipher, encrypt_aead};
-use support::launcher::{Held, Launcher, logged, port_of};
-use support::peer::{Peer, acceptor, acceptor_builder, s_server};
+use support::launcher::{HOLD_TWO, Launcher, logged};
+use support::peer::{Peer, acceptor_builder};
 use support::pki::{Authority, Certificate, Kind, Request};
 use support::resp::{Client, Reply};
+use support::rest;
 use support::servers::{Front, Server};
-use support::{PATIENCE, eventually, rest};
 
-/// A server that returns whether its handshake succeeded.
+/// A server whose result tells whether its handshake succeeded.
 fn server_of(acceptor: SslAcceptorBuilder) -> Peer<bool> {
     let acceptor = acceptor.build();
     Peer::tcp(move |stream| acceptor.accept(stream).is_ok())
 }
 
-/// The error that the app receives if the launcher refuses a server.
+/// The error that an app receives because the launcher refuses the server `peer`.
 fn refusal(peer: &Peer<bool>) -> String {
     let held = Launcher::hold(&peer.url());
     let mut client = held.open();
@@ -50,27 +49,19 @@ fn a_server_with_dhe_only_is_refused() {
     }
 }
 
-/// A server with an RSA key of this public exponent.
-fn with_exponent(exponent: &'static str) -> SslAcceptorBuilder {
+#[test]
+fn a_server_with_an_expensive_key_is_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let request = Request { kind: Kind::RsaWithExponent(exponent), ..Request::default() };
+    // OpenSSL refuses to generate keys with much longer exponents.
+    let kind = Kind::RsaWithExponent("10000000000000000000000000000000F");
+    let request = Request { kind, ..Request::default() };
     let certificate = Certificate::issue(folder.path(), "rsa", &request, None, &[]);
     let mut acceptor = acceptor_builder(SslVersion::TLS1_3);
     acceptor.set_certificate(&certificate.certificate).unwrap();
     acceptor.set_private_key(&certificate.key).unwrap();
-    acceptor
-}
-
-#[test]
-fn a_server_with_an_expensive_key_is_refused() {
-    // OpenSSL cannot generate a key with an exponent that takes milliseconds.
-    let line = refusal(&server_of(with_exponent("10000000000000000000000000000000F")));
+    let line = refusal(&server_of(acceptor));
     assert!(line.contains("RSA key or exponent is too long"), "{line}");
     assert!(line.contains("RSA with 2048 to 4096 bits"), "{line}");
-    let usual = server_of(with_exponent("10001"));
-    let held = Launcher::hold(&usual.url());
-    drop(held.open());
-    assert!(usual.result());
 }
 
 #[test]
@@ -85,25 +76,12 @@ fn a_server_with_a_very_long_chain_is_refused() {
     assert!(line.contains("the server's certificate chain is longer than 16 KiB"), "{line}");
 }
 
-#[test]
-fn a_server_cannot_renegotiate() {
-    let folder = tempfile::tempdir().unwrap();
-    let (mut server, port) = s_server(folder.path(), &["-tls1_2", "-msg"]);
-    let held = Launcher::hold(&format!("rediss://127.0.0.1:{port}"));
-    let _app = held.open();
-    let log = || fs::read_to_string(folder.path().join("log")).unwrap();
-    eventually("a handshake", || log().contains("Secure Renegotiation").then_some(()));
-    server.0.stdin.as_mut().unwrap().write_all(b"r\n").unwrap();
-    eventually("an answer", || log().contains("no_renegotiation").then_some(()));
-    assert_eq!(log().matches("ClientHello").count(), 1, "{}", log());
-}
-
 /// Content types of records (RFC 8446 section 5.1).
 const HANDSHAKE: u8 = 22;
 const DATA: u8 = 23;
 
-/// Encrypts a TLS 1.3 server's records after its handshake, with TLS_AES_128_GCM_SHA256 (RFC 8446
-/// sections 5.2 and 7.3).
+/// Encrypts the records that a TLS 1.3 server sends after its handshake, with
+/// TLS_AES_128_GCM_SHA256 (RFC 8446 sections 5.2 and 7.3).
 struct RecordKeys {
     key: Vec<u8>,
     iv: Vec<u8>,
@@ -111,7 +89,7 @@ struct RecordKeys {
 }
 
 impl RecordKeys {
-    /// From the secret in a line of a key log (SSLKEYLOGFILE).
+    /// The keys for a secret from a line of a key log (SSLKEYLOGFILE).
     fn new(secret: &str) -> RecordKeys {
         let secret = BigNum::from_hex_str(secret).unwrap().to_vec_padded(32).unwrap();
         let secret = PKey::hmac(&secret).unwrap();
@@ -126,7 +104,7 @@ impl RecordKeys {
         RecordKeys { key: expand("key", 16), iv: expand("iv", 12), sequence: 0 }
     }
 
-    /// A record of this type.
+    /// Encrypts a record of this content type.
     fn record(&mut self, content: &[u8], kind: u8) -> Vec<u8> {
         let plain = [content, &[kind]].concat();
         let mut nonce = self.iv.clone();
@@ -146,10 +124,10 @@ impl RecordKeys {
 
 /// The shortest session ticket (RFC 8446 section 4.6.1).
 const TICKET: [u8; 18] = [4, 0, 0, 14, 0, 0, 14, 16, 0, 0, 0, 0, 0, 0, 1, b'x', 0, 0];
-/// How many of these tickets a record can hold.
+/// The number of such tickets that one record can hold.
 const MOST_TICKETS: usize = (1 << 14) / TICKET.len();
 
-/// A TLS 1.3 server that encrypts its records itself.
+/// A TLS 1.3 server that encrypts its records with [`RecordKeys`] instead of OpenSSL.
 fn server_with_keys<T: Send + 'static>(
     behaviour: impl Fn(SslStream<TcpStream>, RecordKeys) -> T + Send + Sync + Clone + 'static,
 ) -> Peer<T> {
@@ -174,21 +152,15 @@ fn server_with_keys<T: Send + 'static>(
 #[test]
 fn a_flood_of_session_tickets_ends_only_its_connection() {
     let server = Server::start(Front::Redis);
-    // Sends tickets until the launcher closes, and returns the number of records sent.
+    // Sends tickets until the launcher closes the connection. Returns the number of records sent.
     let peer = server_with_keys(|mut stream, mut keys| {
         let (tcp, tickets) = (stream.get_mut(), TICKET.repeat(MOST_TICKETS));
         (0..).find(|_| tcp.write_all(&keys.record(&tickets, HANDSHAKE)).is_err()).unwrap()
     });
-    let launcher = Launcher::script("echo $REDIS_URL; echo $OTHER_URL; exec cat >/dev/null")
-        .redis(&server.url())
-        .env("OTHER_URL", peer.url())
-        .env("STUNNEL_LOGLEVEL", "info")
-        .env("REDIS_STUNNEL_URLS", "REDIS_URL OTHER_URL");
-    let mut held: Held = launcher.start_held();
+    let launcher = Launcher::script(HOLD_TWO).env("STUNNEL_LOGLEVEL", "info");
+    let (held, other) = launcher.start_two(&server.url(), &peer.url());
     let mut client = held.client();
-    let other = port_of(&held.running.line());
     let mut flooded = Client::open(other).stream.into_inner();
-    flooded.set_read_timeout(Some(PATIENCE)).unwrap();
     let (bytes, error) = rest(&mut flooded);
     assert!(bytes.is_empty() && error.is_some(), "{bytes:?} {error:?}");
     let records: usize = peer.result();
@@ -217,52 +189,4 @@ fn session_tickets_before_every_reply_are_accepted() {
     for _ in 0..16 {
         assert_eq!(client.ask(&["PING"]), Reply::line("+PONG"));
     }
-}
-
-/// A server that no longer answers after this many handshakes.
-fn mute_after(handshakes: usize) -> Peer<()> {
-    let acceptor = acceptor(SslVersion::TLS1_3);
-    Peer::numbered(move |number, mut stream| {
-        if number < handshakes {
-            // The handshake fails if the launcher refuses the certificate.
-            let _ = acceptor.accept(stream).map(|mut stream| rest(&mut stream));
-        } else {
-            rest(&mut stream);
-        }
-    })
-}
-
-#[test]
-fn a_bad_certificate_is_reported_even_if_the_server_hangs() {
-    let reports = |timeout: &str| {
-        let peer = mute_after(1);
-        let held = Launcher::holding(&peer.url())
-            .env("STUNNEL_VERIFY", "full")
-            .env("STUNNEL_CONNECT_TIMEOUT", timeout)
-            .start_held();
-        let mut app = held.open();
-        app.send(&["PING"]);
-        let said = app.reply();
-        let log = held.finish().stderr;
-        let text = "certificate check failed: self-signed certificate";
-        matches!(said, Ok(Reply::Line(line)) if line.contains(text))
-            && logged(&log, "connection-failed", "error").is_empty()
-            && logged(&log, "connection-refused", "error").len() == 1
-    };
-    assert!(reports("20s"));
-    // Shorter than the limit for the explanation. On a busy machine the first handshake may need
-    // longer, so try again.
-    assert!((0..10).any(|_| reports("900ms")));
-}
-
-#[test]
-fn check_reports_a_bad_certificate_even_if_the_server_hangs() {
-    // One handshake for the TLS step, and one for each level.
-    let peer = mute_after(3);
-    let ended = Launcher::new(["--check", "--log-format", "json", "--connect-timeout", "5s"])
-        .redis(&peer.url())
-        .env("STUNNEL_VERIFY", "full")
-        .run();
-    let count = ended.stdout.matches("\"self-signed certificate\"").count();
-    assert_eq!(count, 2, "{}", ended.stdout);
 }

@@ -1,4 +1,4 @@
-//! `--max-connections`: which apps wait, in which order, and what the log says about them.
+//! `--max-connections`: which apps wait, in which order they are served, and what the log reports.
 
 mod support;
 
@@ -7,7 +7,7 @@ use std::thread;
 
 use openssl::ssl::SslVersion;
 use support::eventually;
-use support::launcher::{Held, Launcher, logged};
+use support::launcher::{Launcher, logged};
 use support::peer::{Peer, acceptor};
 use support::resp::{Client, Reply};
 use support::scripted::{converse, redis};
@@ -18,10 +18,6 @@ const LIMIT: &str = "STUNNEL_MAX_CONNECTIONS";
 const TIMEOUT: &str = "STUNNEL_CONNECT_TIMEOUT";
 const POOL: &str = "STUNNEL_POOL";
 
-fn hold(url: &str, settings: &[(&str, &str)]) -> Held {
-    Launcher::holding(url).settings(settings).start_held()
-}
-
 #[test]
 fn waiting_apps_are_served_in_order() {
     for (front, pool) in FRONTS.into_iter().flat_map(|front| [(front, "off"), (front, "on")]) {
@@ -29,7 +25,7 @@ fn waiting_apps_are_served_in_order() {
         let mut direct = server.direct();
         let before = accepted(&mut direct);
         let settings = [(LIMIT, "2"), (POOL, pool), ("STUNNEL_STATUS_ADDRESS", "0")];
-        let held = hold(&server.url(), &settings);
+        let held = Launcher::hold_with(&server.url(), &settings);
         let page = StatusPage::of(held.running.pid(), &[held.port]);
         let mut busy = vec![held.client(), held.client()];
         let mut waiting = Vec::new();
@@ -44,7 +40,7 @@ fn waiting_apps_are_served_in_order() {
             });
         }
         for (number, mut app) in waiting.into_iter().enumerate() {
-            // One app leaves, and the app that has waited longest is served.
+            // When an app closes its connection, the app that has waited longest is served.
             drop(busy.remove(0));
             assert_eq!(app.reply().unwrap(), Reply::line("+OK"));
             assert_eq!(app.reply().unwrap(), Reply::bulk(&number.to_string()));
@@ -62,12 +58,15 @@ fn waiting_apps_are_served_in_order() {
 fn the_log_reports_long_waits_stuck_queues_and_timeouts() {
     let server = Server::start(Front::Redis);
     // A wait is long after one second, and a queue is stuck after ten seconds.
-    let held = hold(&server.url(), &[("REDIS_URL_STUNNEL_MAX_CONNECTIONS", "2"), (TIMEOUT, "12s")]);
+    let held = Launcher::hold_with(
+        &server.url(),
+        &[("REDIS_URL_STUNNEL_MAX_CONNECTIONS", "2"), (TIMEOUT, "12s")],
+    );
     let mut busy = [held.client(), held.client()];
     let mut late = held.open();
     late.send(&["PING"]);
     assert!(late.reply().is_err());
-    // The app still uses its connections, but never closes them.
+    // The app keeps its two connections open, and they still work.
     assert!(busy.iter_mut().all(|app| app.ask(&["PING"]) == Reply::line("+PONG")));
     drop(busy);
     let log = held.finish().stderr;
@@ -87,11 +86,12 @@ fn many_apps_share_a_limit_equal_to_maxclients() {
     for pool in ["off", "on"] {
         let server = Server::start_with(
             Front::Redis,
-            // One of the clients is the test itself.
+            // The test itself is one of the clients.
             Options { words: &["--maxclients", "5"], ..Options::default() },
         );
         let mut direct = server.direct();
-        let held = hold(&server.url(), &[(LIMIT, &CONNECTIONS.to_string()), (POOL, pool)]);
+        let held =
+            Launcher::hold_with(&server.url(), &[(LIMIT, &CONNECTIONS.to_string()), (POOL, pool)]);
         thread::scope(|scope| {
             for app in 0..25 {
                 let held = &held;
@@ -101,7 +101,7 @@ fn many_apps_share_a_limit_equal_to_maxclients() {
                         let mut client = held.client();
                         assert_eq!(client.ask(&["ECHO", &mark]), Reply::bulk(&mark), "{pool}");
                         if round % 7 == 3 {
-                            // A connection with this command is not reused.
+                            // After this command, the pool does not reuse a connection.
                             client.ask(&["CLIENT", "ID"]);
                         }
                     }
@@ -116,12 +116,13 @@ fn many_apps_share_a_limit_equal_to_maxclients() {
     }
 }
 
-/// A server that cuts the handshakes with these numbers, like a Redis at its client limit.
+/// A server that closes the connections with these numbers during the handshake, like a Redis at
+/// its client limit.
 fn cutting(cut: &'static [usize]) -> Peer<()> {
     let acceptor = acceptor(SslVersion::TLS1_3);
     Peer::numbered(move |number, mut stream| {
         if cut.contains(&number) {
-            // Read the ClientHello, because closing with unread bytes would be a reset.
+            // Read the ClientHello first, because closing with unread bytes would be a reset.
             let _ = stream.read(&mut [0; 4096]);
             return;
         }
@@ -131,10 +132,10 @@ fn cutting(cut: &'static [usize]) -> Peer<()> {
 }
 
 #[test]
-fn a_cut_handshake_right_after_a_close_is_tried_again_once() {
+fn just_after_a_close_a_failed_handshake_is_retried_once() {
     for (cut, failed) in [(&[1][..], "0"), (&[1, 2, 3, 4], "1")] {
         let peer = cutting(cut);
-        let held = hold(&peer.url(), &[(LIMIT, "1"), (POOL, "off")]);
+        let held = Launcher::hold_with(&peer.url(), &[(LIMIT, "1"), (POOL, "off")]);
         let mut first = held.open();
         assert_eq!(first.ask(&["PING"]), Reply::line("+PONG"));
         let mut second = held.open();
@@ -148,34 +149,14 @@ fn a_cut_handshake_right_after_a_close_is_tried_again_once() {
 }
 
 #[test]
-fn a_cut_handshake_without_a_close_is_not_tried_again() {
-    let peer = cutting(&[0, 1, 2]);
-    let held = hold(&peer.url(), &[(LIMIT, "1"), (POOL, "off")]);
-    let mut app = held.open();
-    app.send(&["PING"]);
-    assert!(app.reply().is_err());
-    assert_eq!(peer.accepted(), 1, "Redis has no closed client to notice");
-}
-
-#[test]
-fn diagnosis_connections_respect_the_limit() {
-    let server = Server::start(Front::Redis);
-    let held = hold(&server.url(), &[(LIMIT, "1"), ("STUNNEL_VERIFY", "full")]);
-    // The certificate is rejected, and the launcher connects once more to find out why.
-    let reply = held.open().ask(&["PING"]);
-    let Reply::Line(line) = &reply else { panic!("{reply:?}") };
-    assert!(line.contains("certificate check failed"), "{line}");
-}
-
-#[test]
-fn a_server_without_tls_is_explained_at_the_limit_too() {
+fn a_plaintext_server_is_recognised_even_at_the_limit() {
     let server = Server::start(Front::Redis);
     let plaintext = format!("rediss://127.0.0.1:{}", server.port);
-    let held = hold(&plaintext, &[(LIMIT, "1")]);
+    let held = Launcher::hold_with(&plaintext, &[(LIMIT, "1")]);
     let mut app = held.open();
     app.send(&["PING"]);
     let reply = app.reply();
-    let said = matches!(&reply, Ok(Reply::Line(line)) if line.contains("speaks no TLS"));
+    let said = matches!(&reply, Ok(Reply::Line(line)) if line.contains("does not speak TLS"));
     assert!(said, "{reply:?}");
 }
 
@@ -184,11 +165,11 @@ fn idle_connections_leave_slots_at_redis_client_limit() {
     const CLIENTS: usize = 4;
     let server = Server::start_with(
         Front::Redis,
-        // One of the clients is the test itself.
+        // The test itself is one of the clients.
         Options { words: &["--maxclients", "4"], ..Options::default() },
     );
     let mut direct = server.direct();
-    let held = hold(&server.url(), &[(POOL, "on")]);
+    let held = Launcher::hold_with(&server.url(), &[(POOL, "on")]);
     let mut apps: Vec<Client> = (1..CLIENTS).map(|_| held.client()).collect();
     assert!(apps.iter_mut().all(|app| app.ask(&["PING"]) == Reply::line("+PONG")));
     drop(apps);

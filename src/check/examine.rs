@@ -10,7 +10,7 @@ use super::advice::{Passes, advice};
 use super::dialogue::speak;
 use super::report::{Outcome, Problem, Report, STEPS, StepReport, Stop, Subject};
 use crate::configuration::{Plan, Settings};
-use crate::tls::{Certificate, Connector, HandshakeError, Trust, Verify, certificate_of};
+use crate::tls::{Certificate, Connector, Misconfiguration, Trust, Verify};
 use crate::tunnel::Tunnel;
 use crate::tunnel::failure::{Failure, Step};
 use crate::tunnel::upstream;
@@ -23,7 +23,7 @@ pub async fn all(plan: Plan, settings: &Settings) -> Vec<Report> {
             Connector::new(route.trust.clone()),
             settings.connection.clone(),
             Arc::default(),
-            Arc::default(),
+            Vec::new(),
         ),
         credentials: plan.credentials(index),
         databases: plan.databases(index),
@@ -69,13 +69,12 @@ async fn take_steps(subject: &Subject, report: &mut Report) -> Result<(), Stop> 
 }
 
 /// Runs `step` until `deadline`. `late` is the step to name in the error if the time is up.
-async fn within<T, E: From<Failure>>(
+async fn within<T>(
     deadline: tokio::time::Instant,
     late: Step,
-    step: impl Future<Output = Result<T, E>>,
-) -> Result<T, E> {
-    let done = timeout_at(deadline, step).await;
-    done.unwrap_or_else(|_| Err(Failure::timed_out(late).into()))
+    step: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    timeout_at(deadline, step).await.unwrap_or_else(|_| Err(Failure::timed_out(late)))
 }
 
 /// Takes the steps name lookup, TCP and TLS, and adds the results to `report`. Returns the server's
@@ -87,7 +86,8 @@ async fn reach(
 ) -> Result<(Vec<SocketAddr>, Certificate), Stop> {
     // Set up OpenSSL before the TLS step, so that this step's duration is the handshake's. The
     // handshake reports an error of the set-up.
-    let _ = tunnel.unverified.prepare().await;
+    let connector = Connector::unverified(&tunnel.route.trust);
+    let _ = connector.prepare().await;
     let problem = |failure: Failure| Problem::of(&failure, tunnel);
 
     let found = within(deadline, Step::LookUp, upstream::look_up(tunnel));
@@ -105,14 +105,12 @@ async fn reach(
     let stream = stream.await?;
 
     let handshake = async {
-        let no_sessions = Arc::default();
-        let unverified = upstream::handshake(tunnel, &tunnel.unverified, stream, &no_sessions);
+        let sessions = Arc::default();
         // This handshake accepts every certificate, so a failure is not about the certificate.
-        let (tls, _) = within(deadline, Step::Tls, unverified)
-            .await
-            .map_err(|failure| problem(failure.into_failure()))?;
-        let unreadable = || Failure::Misconfigured(HandshakeError::unreadable_certificate());
-        certificate_of(&tls).ok_or_else(|| problem(unreadable()))
+        let handshake = upstream::handshake(tunnel, &connector, stream, &sessions);
+        let (tls, _) = within(deadline, Step::Tls, handshake).await.map_err(problem)?;
+        let unreadable = || Failure::Misconfigured(Misconfiguration::unreadable_certificate());
+        tls.certificate().ok_or_else(|| problem(unreadable()))
     };
     let certificate = report.step("TLS", handshake, |shown| shown.subject.clone()).await?;
     Ok((addresses, certificate))
@@ -146,10 +144,10 @@ async fn would_pass(
     let took = started.elapsed();
     let (outcome, detail) = match passed {
         Ok(_) => (Outcome::Ok, String::new()),
-        Err(unexplained) => match unexplained.explain(tunnel).await {
-            Failure::Misconfigured(HandshakeError::Certificate(_, why)) => (Outcome::Failed, why),
-            failure => (Outcome::Failed, failure.to_string()),
-        },
+        Err(Failure::Misconfigured(Misconfiguration::Certificate(rejected))) => {
+            (Outcome::Failed, rejected.reason)
+        }
+        Err(failure) => (Outcome::Failed, failure.describe(tunnel).error),
     };
     let required = tunnel.route.trust.verify == verify;
     StepReport { name: verify.word(), outcome, detail, took, required }

@@ -6,6 +6,7 @@ use crate::redis_url::Credentials;
 use crate::tls::{Certificate, Verify};
 use crate::tunnel::Tunnel;
 use crate::tunnel::failure::Failure;
+use crate::tunnel::hints::Described;
 
 /// The names of the steps, in their order; lower case in JSON. The steps `ca` and `full` try these
 /// levels of verification. The check omits `SELECT` if no URL names a database other than 0.
@@ -70,7 +71,8 @@ pub struct Problem {
 
 impl Problem {
     pub fn of(failure: &Failure, tunnel: &Tunnel) -> Problem {
-        Problem { text: failure.to_string(), advice: Some(failure.hint(tunnel)) }
+        let Described { error, hint, .. } = failure.describe(tunnel);
+        Problem { text: error, advice: Some(hint) }
     }
 }
 

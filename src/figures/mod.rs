@@ -61,6 +61,11 @@ impl Figures {
         &self.tunnels
     }
 
+    /// The figures of the tunnels to this server, as in [`TunnelLabels::upstream`].
+    pub fn of_server(&self, upstream: &str) -> Vec<Arc<TunnelFigures>> {
+        self.tunnels.iter().filter(|tunnel| tunnel.labels.upstream == upstream).cloned().collect()
+    }
+
     pub fn set_command_state(&self, state: CommandState) {
         self.command.lock().unwrap_or_else(PoisonError::into_inner).state = state;
     }
@@ -73,11 +78,9 @@ impl Figures {
     pub fn snapshot(&self, now: Instant) -> Vec<TunnelSnapshot> {
         let tunnels = self.tunnels.iter().map(|tunnel| tunnel.snapshot(now));
         let mut tunnels: Vec<TunnelSnapshot> = tunnels.collect();
-        // Several tunnels may lead to the same server: add up their connections.
-        for index in 0..tunnels.len() {
-            let upstream = &tunnels[index].labels.upstream;
-            let same_server = tunnels.iter().filter(|other| other.labels.upstream == *upstream);
-            tunnels[index].open_to_server = same_server.map(|t| t.counts.established()).sum();
+        for tunnel in &mut tunnels {
+            let same_server = self.of_server(&tunnel.labels.upstream);
+            tunnel.open_to_server = same_server.iter().map(|figures| figures.established()).sum();
         }
         tunnels
     }

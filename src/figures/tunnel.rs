@@ -57,7 +57,7 @@ pub const LAPSE: Duration = Duration::from_secs(60);
 /// The figures of one tunnel.
 #[derive(Debug, Default)]
 pub struct TunnelFigures {
-    labels: TunnelLabels,
+    pub(super) labels: TunnelLabels,
     state: Mutex<State>,
 }
 
@@ -187,6 +187,16 @@ impl TunnelFigures {
     /// handshake while this launcher had other connections.
     pub fn turned_away(&self) {
         self.state_at(Instant::now()).counts.max_clients += 1;
+    }
+
+    /// The number of app connections that wait for a connection to Redis.
+    pub fn waiting(&self) -> u64 {
+        self.state().counts.waiting
+    }
+
+    /// The number of connections to Redis whose handshake is done.
+    pub fn established(&self) -> u64 {
+        self.state().counts.established()
     }
 
     /// Counts a connection to Redis that the pool gave to an app connection.

@@ -9,57 +9,50 @@ use openssl::ssl::SslContextBuilder;
 use openssl::x509::{X509Ref, X509StoreContextRef, X509VerifyResult};
 
 use super::raw::{self, Verifier};
+use super::session;
 use super::trust::Verify;
 
-/// The longest certificate chain to accept, in bytes. Usual chains have 2 to 6 KiB. OpenSSL allows
-/// 100 KiB, which can take 60 ms to read.
+/// The longest certificate chain that the launcher accepts, in bytes. Usual chains have 2 to 6 KiB.
+/// OpenSSL allows 100 KiB: reading such a chain can take 60 ms.
 pub const LONGEST_CHAIN: usize = 16 * 1024;
-/// The longest RSA key and the longest public exponent to accept, in bits. Nearly all servers use a
-/// key of 2048 to 4096 bits and the exponent 65537. OpenSSL allows 3072 bits for both at once:
-/// verifying one signature would take 20 ms.
+/// The longest RSA key and the longest public exponent that the launcher accepts, in bits. Nearly
+/// all servers have a key of 2048 to 4096 bits and the exponent 65537. OpenSSL also accepts a key
+/// of 3072 bits with an exponent of 3072 bits: verifying one signature of this key takes 20 ms.
 const LONGEST_RSA_KEY: u32 = 8192;
 const LONGEST_RSA_EXPONENT: i32 = 32;
 
-/// The verification result for a certificate whose key exceeds these limits.
+/// The verification result for a certificate whose RSA key or exponent is too long.
 pub const KEY_TOO_LONG: X509VerifyResult = X509VerifyResult::APPLICATION_VERIFICATION;
 
-/// Sets the limits in a context, and verifies certificates at the level `verify`.
+/// Makes the connections of a context enforce the limits, and verify certificates at the level
+/// `verify`.
 pub fn set_in(context: &mut SslContextBuilder, verify: Verify) {
     raw::set_longest_chain(context, LONGEST_CHAIN);
     match verify {
-        Verify::None => raw::verify_by::<KeyAlone>(context),
-        Verify::Ca | Verify::Full => raw::verify_by::<KeyAndChain>(context),
+        Verify::None => raw::verify_by::<Check<false>>(context),
+        Verify::Ca | Verify::Full => raw::verify_by::<Check<true>>(context),
     }
 }
 
-/// Accepts every certificate whose key is within the limits. Ignores the chain.
-struct KeyAlone;
+/// Checks that the server's key is within the limits. If `CHAIN` is true, also verifies the chain,
+/// as OpenSSL does by default.
+struct Check<const CHAIN: bool>;
 
-impl Verifier for KeyAlone {
+impl<const CHAIN: bool> Verifier for Check<CHAIN> {
     fn verify(chain: &mut X509StoreContextRef) -> bool {
-        has_usual_key(chain)
+        // Check the key before the next step of the handshake, which uses the key.
+        let is_usual = raw::sent_by_server(chain).and_then(|sent| sent.get(0)).is_none_or(is_usual);
+        chain.set_error(if is_usual { X509VerifyResult::OK } else { KEY_TOO_LONG });
+        let accepted = is_usual && (!CHAIN || chain.verify_cert().unwrap_or(false));
+        if let (Some(sent), Some(facts)) = (raw::sent_by_server(chain), session::facts_of(chain)) {
+            facts.note_chain(sent, chain.error());
+        }
+        accepted
     }
-}
-
-/// Checks that the key is within the limits, then verifies the chain as OpenSSL does by default.
-struct KeyAndChain;
-
-impl Verifier for KeyAndChain {
-    fn verify(chain: &mut X509StoreContextRef) -> bool {
-        has_usual_key(chain) && chain.verify_cert().unwrap_or(false)
-    }
-}
-
-/// True if the server's key is within our limits; sets the chain's error to the result. This is
-/// checked here because the next step of the handshake already uses the key.
-fn has_usual_key(chain: &mut X509StoreContextRef) -> bool {
-    let usual = raw::first_of(chain).is_none_or(is_usual);
-    chain.set_error(if usual { X509VerifyResult::OK } else { KEY_TOO_LONG });
-    usual
 }
 
 fn is_usual(certificate: &X509Ref) -> bool {
-    // The next step of the handshake rejects an unreadable key.
+    // OpenSSL itself rejects an unreadable key in the next step of the handshake.
     let Ok(key) = certificate.public_key() else { return true };
     if key.id() != Id::RSA && key.id() != Id::RSA_PSS {
         return true;

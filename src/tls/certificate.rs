@@ -1,24 +1,20 @@
-//! The parts of a server's certificate that reports and error messages show.
+//! The fields of a server's certificate that `--check` and error messages show.
 
 use std::net::IpAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use openssl::x509::X509Ref;
-use tokio::io::{AsyncRead, AsyncWrite};
 use x509_parser::certificate::X509Certificate;
-use x509_parser::error::X509Error;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 use x509_parser::time::ASN1Time;
 
 use super::pin::Pin;
-use super::stream::TlsStream;
 use crate::text::printable;
 
 /// A certificate with fewer days left causes a warning.
 pub const SOON: i64 = 14;
 
-/// The fields of a certificate. Control characters are replaced, since the server may be hostile.
+/// The fields of a certificate, without control characters, because the server may be hostile.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Certificate {
     pub subject: String,
@@ -31,28 +27,20 @@ pub struct Certificate {
     pub expires_at: i64,
     /// Whole days until the end of validity; negative if the certificate has expired.
     pub days_left: i64,
-    /// The DNS names and IP addresses that the certificate lists; if it lists none, its common
-    /// name.
+    /// The DNS names and IP addresses that the certificate lists. A certificate without such a list
+    /// has its common name here.
     pub names: Vec<String>,
     pub pin: Pin,
-    /// The issuer of the last certificate in the chain that the server sent.
-    pub chain_issuer: String,
 }
 
 impl Certificate {
-    /// Reads a certificate in DER (RFC 5280).
-    ///
-    /// # Errors
-    /// If `der` is not a certificate.
-    pub fn from_der(der: &[u8]) -> Result<Certificate, X509Error> {
-        let (_, certificate) =
-            X509Certificate::from_der(der).map_err(|_| X509Error::InvalidCertificate)?;
+    /// Reads a certificate in DER; `None` if its encoding violates RFC 5280.
+    pub fn from_der(der: &[u8]) -> Option<Certificate> {
+        let (_, certificate) = X509Certificate::from_der(der).ok()?;
         let validity = certificate.validity();
-        let issuer = printable(&certificate.issuer().to_string());
-        Ok(Certificate {
+        Some(Certificate {
             subject: printable(&certificate.subject().to_string()),
-            chain_issuer: issuer.clone(),
-            issuer,
+            issuer: printable(&certificate.issuer().to_string()),
             valid_from: day(&validity.not_before),
             expires: day(&validity.not_after),
             expires_at: validity.not_after.timestamp(),
@@ -62,7 +50,7 @@ impl Certificate {
         })
     }
 
-    /// The first three names, and the number of further ones.
+    /// The first three names, and the number of further names.
     pub fn names_in_short(&self) -> String {
         const MOST: usize = 3;
         let shown = self.names.iter().take(MOST).cloned().collect::<Vec<_>>().join(", ");
@@ -77,23 +65,6 @@ impl Certificate {
 pub fn days_until(time: i64) -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs() as i64);
     (time - now).div_euclid(86_400)
-}
-
-/// The certificate of the server that `stream` is connected to; `None` if it is unreadable.
-pub fn certificate_of<S: AsyncRead + AsyncWrite + Unpin>(
-    stream: &TlsStream<S>,
-) -> Option<Certificate> {
-    let mut certificate = Certificate::from_der(&stream.peer_certificate()?).ok()?;
-    if let Some(issuer) = stream.chain_end().and_then(|last| issuer_of(last)) {
-        certificate.chain_issuer = issuer;
-    }
-    Some(certificate)
-}
-
-fn issuer_of(certificate: &X509Ref) -> Option<String> {
-    let der = certificate.to_der().ok()?;
-    let (_, certificate) = X509Certificate::from_der(&der).ok()?;
-    Some(printable(&certificate.issuer().to_string()))
 }
 
 fn names(certificate: &X509Certificate<'_>) -> Vec<String> {
@@ -141,12 +112,5 @@ mod tests {
         assert_eq!(ip_address(&[127, 0, 0, 1]), Some([127, 0, 0, 1].into()));
         assert_eq!(ip_address(&[0; 16]), Some([0_u16; 8].into()));
         assert_eq!(ip_address(&[1, 2, 3]), None);
-    }
-
-    #[test]
-    fn bytes_that_are_no_certificate_are_an_error() {
-        for der in [&b""[..], b"x", &[0x30, 0x03, 0x02, 0x01, 0x00]] {
-            assert!(Certificate::from_der(der).is_err());
-        }
     }
 }

@@ -9,27 +9,27 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::OnceCell;
 use tokio_native_tls::TlsConnector;
 
-use super::handshake::{ConnectError, HandshakeError, SessionVerdict};
-use super::session::{Sessions, Watch};
+use super::handshake::{HandshakeError, Misconfiguration};
+use super::session::Sessions;
 use super::stream::TlsStream;
 use super::trust::{Trust, Verify};
-use super::{bounds, certificate, raw, roots, session};
+use super::{bounds, raw, roots, session};
 use crate::threads;
 
-/// Key exchange groups. The ClientHello contains a key share for the first group; a server that
-/// prefers another group requests it, which costs one round trip (RFC 8446 section 4.1.4). By
-/// default, OpenSSL 3.5 also sends a key share for ML-KEM: it costs 1.2 kB, a tenth of a
-/// handshake's time, and 8 kB of memory until the connection closes.
+/// Key exchange groups. The ClientHello contains a key share for the first group. If a server
+/// prefers another group, the handshake takes one more round trip (RFC 8446 section 4.1.4). By
+/// default, OpenSSL 3.5 also sends a key share for ML-KEM. This key share costs 1.2 kB, a tenth of
+/// a handshake's time, and 8 kB of memory until the connection closes.
 ///
-/// The list has no finite-field group (ffdhe): a handshake with such a group takes up to a third of
-/// a second, and delays every other connection.
+/// The list has no finite-field group (ffdhe), because a handshake with such a group takes up to a
+/// third of a second and delays every other connection.
 const GROUPS: &str = "X25519:X25519MLKEM768:P-256:P-384:P-521";
-/// The groups for OpenSSL before 3.5, which does not know ML-KEM and would reject the whole list.
+/// The groups for OpenSSL before 3.5, which rejects every list that contains ML-KEM.
 const GROUPS_WITHOUT_ML_KEM: &str = "X25519:P-256:P-384:P-521";
 
 /// Ciphers for TLS 1.2: the list of native-tls without finite-field Diffie-Hellman (kDHE). With
-/// kDHE, the server chooses the size of the prime: 10,000 bits would delay all connections by a
-/// second.
+/// kDHE, the server chooses the size of the prime. A prime of 10,000 bits would delay all
+/// connections by a second.
 const CIPHERS: &str =
     "DEFAULT:!aNULL:!eNULL:!MD5:!3DES:!DES:!RC4:!IDEA:!SEED:!aDSS:!SRP:!PSK:!kDHE";
 /// Ciphers for TLS 1.3: OpenSSL's default list, but with AES-128 first, as in browsers. The AES-128
@@ -38,8 +38,9 @@ const CIPHERS: &str =
 const CIPHER_SUITES: &str =
     "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256";
 
-/// SSL_OP_NO_RX_CERTIFICATE_COMPRESSION, which the openssl crate lacks. Compression saves little,
-/// and a hostile server could make decompression expensive. OpenSSL before 3.2 ignores this option.
+/// SSL_OP_NO_RX_CERTIFICATE_COMPRESSION, which the openssl crate lacks. Compressed certificates
+/// save few bytes, and a hostile server could make decompression expensive. OpenSSL before 3.2
+/// ignores this option.
 const NO_CERTIFICATE_COMPRESSION: SslOptions = SslOptions::from_bits_retain(1 << 33);
 
 /// Makes TLS connections with one set of trust settings. Reading the system's certificates would
@@ -56,16 +57,16 @@ impl Connector {
         Arc::new(Connector { trust, built: OnceCell::new() })
     }
 
-    /// A connector that does not verify certificates, for fetching a certificate to describe it.
-    /// Its connections must not carry any secret.
+    /// A connector that accepts every certificate, so that `--check` can describe the certificate.
+    /// No secret may be sent over a connection of this connector.
     pub fn unverified(trust: &Trust) -> Arc<Connector> {
         let (verify, ca, pins) = (Verify::None, None, Vec::new());
         Connector::new(Trust { verify, ca, pins, ..trust.clone() })
     }
 
-    /// The name to send and to verify for a server at `host`. A final dot is for name lookup only:
-    /// names in SNI (RFC 6066 section 3) and in certificates (RFC 5280 section 4.2.1.6) have no
-    /// final dot.
+    /// The name to send to a server at `host`, and to verify. The final dot of a host is removed,
+    /// because names in SNI (RFC 6066 section 3) and in certificates (RFC 5280 section 4.2.1.6)
+    /// have no final dot.
     pub fn server_name<'a>(&'a self, host: &'a str) -> &'a str {
         let name = self.trust.server_name.as_deref().unwrap_or(host);
         name.strip_suffix('.').unwrap_or(name)
@@ -75,8 +76,8 @@ impl Connector {
         &self.trust
     }
 
-    /// True if this connector resumes sessions. A connector with a client certificate does not: the
-    /// server may require the certificate in each handshake.
+    /// True if this connector resumes sessions. A connector with a client certificate resumes no
+    /// session, because the server may require the certificate in each handshake.
     pub fn resumes(&self) -> bool {
         self.trust.identity.is_none()
     }
@@ -93,18 +94,17 @@ impl Connector {
         self.built.get_or_try_init(build).await
     }
 
-    /// Performs a TLS handshake over `stream`, and checks the server by the settings, pins
-    /// included. Offers the latest session. `sessions` must belong to this connector and this
-    /// server.
+    /// Performs a TLS handshake over `stream`, and checks the server's certificate and pin. Offers
+    /// the latest of the `sessions`, which must belong to this connector and this server.
     ///
     /// # Errors
-    /// If the handshake fails, or the server does not pass.
+    /// If the handshake fails, or if the server's certificate or pin is rejected.
     pub async fn connect<S>(
         &self,
         host: &str,
         stream: S,
         sessions: &Arc<Sessions>,
-    ) -> Result<TlsStream<S>, ConnectError>
+    ) -> Result<TlsStream<S>, HandshakeError>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
@@ -112,49 +112,31 @@ impl Connector {
         let none = Arc::default();
         let sessions = if self.resumes() { sessions } else { &none };
         let (offer, watch) = sessions.offer();
+        let name = self.server_name(host);
         let facts = offer.facts().clone();
-        let handshake = connector.connect(self.server_name(host), stream);
-        let stream = match session::offering(offer, handshake).await {
-            Ok(stream) => TlsStream::new(stream, facts),
-            Err(error) => return Err(blame(HandshakeError::classify(error, &facts), watch)),
-        };
-        if stream.resumed() {
-            watch.resumed()
-        } else {
-            watch.clear()
-        }
+        let stream = session::offering(offer, connector.connect(name, stream))
+            .await
+            .map_err(|error| HandshakeError::classify(error, &facts, name))?;
+        let stream = TlsStream::new(stream, facts);
         if !self.trust.pins.is_empty() {
-            let pin = certificate::certificate_of(&stream)
-                .ok_or_else(HandshakeError::unreadable_certificate)?
-                .pin;
+            let unreadable = Misconfiguration::unreadable_certificate;
+            let shown = stream.certificate().ok_or_else(unreadable);
+            let pin = shown.map_err(HandshakeError::Misconfigured)?.pin;
             if !self.trust.pin_holds(&pin) {
                 // A TLS 1.2 server sends its session during the handshake, before this check.
                 sessions.forget();
-                return Err(HandshakeError::Pin(pin).into());
+                return Err(HandshakeError::Misconfigured(Misconfiguration::Pin(pin)));
             }
         }
+        watch.succeeded(stream.resumed());
         Ok(stream)
-    }
-}
-
-/// Decides whether the offered session may have caused `error`, and tells `watch`.
-fn blame(error: HandshakeError, watch: Watch) -> ConnectError {
-    let (verdict, was_offered) = (error.verdict_on_session(), watch.suspects());
-    if verdict == SessionVerdict::Cleared {
-        watch.clear();
-    } else {
-        watch.failed();
-    }
-    match was_offered && verdict == SessionVerdict::Suspected {
-        true => ConnectError::OfSession(error),
-        false => ConnectError::Failed(error),
     }
 }
 
 fn build(trust: &Trust) -> io::Result<TlsConnector> {
     let mut builder = native_tls::TlsConnector::builder();
-    // `danger_accept_invalid_certs` would also turn off the limits on keys. Under `none`, `bounds`
-    // accepts every chain instead.
+    // Do not set `danger_accept_invalid_certs`, which would also turn off the limits on keys. With
+    // `--verify none`, the module `bounds` accepts every chain.
     builder.danger_accept_invalid_hostnames(trust.verify != Verify::Full);
     let own_roots = trust.ca.is_some() || roots::own_directories().is_some();
     builder.disable_built_in_roots(own_roots || trust.verify == Verify::None);
@@ -166,10 +148,10 @@ fn build(trust: &Trust) -> io::Result<TlsConnector> {
     Ok(connector.into())
 }
 
-/// Sets everything that native-tls has no function for, or that needs types of its own.
+/// Sets everything that native-tls cannot set.
 fn set_up(context: &mut SslContextBuilder, trust: &Trust) -> Result<(), ErrorStack> {
     context.set_min_proto_version(Some(trust.min_tls))?;
-    // A server could renegotiate again and again.
+    // Without NO_RENEGOTIATION, a server could request one handshake after another.
     context.set_options(SslOptions::NO_RENEGOTIATION | NO_CERTIFICATE_COMPRESSION);
     context.set_cipher_list(CIPHERS)?;
     context.set_ciphersuites(CIPHER_SUITES)?;
@@ -195,26 +177,14 @@ mod tests {
     use std::os::unix::net::UnixStream as ServerStream;
     use std::thread;
 
-    use openssl::ssl::{Ssl, SslMethod};
-    use tokio::net::UnixStream;
-
     use super::*;
-
-    #[tokio::test]
-    async fn handshake_that_cannot_begin_is_an_internal_error() {
-        let connector = Connector::new(Trust::none());
-        let (client, _server) = UnixStream::pair().unwrap();
-        // SNI holds 255 bytes at most.
-        let too_long = "x".repeat(300);
-        let error = connector.connect(&too_long, client, &Arc::default()).await.unwrap_err();
-        assert!(matches!(error, ConnectError::Failed(HandshakeError::Internal(_))), "{error:?}");
-    }
+    use openssl::ssl::{Ssl, SslMethod};
 
     /// Types of extensions (RFC 8446 section 4.2).
     const SUPPORTED_GROUPS: u16 = 10;
     const KEY_SHARE: u16 = 51;
 
-    /// The ClientHello, without the headers of record and message.
+    /// Returns the ClientHello that a connection sends, without the headers of record and message.
     fn client_hello() -> Vec<u8> {
         let mut context = SslContextBuilder::new(SslMethod::tls_client()).unwrap();
         set_up(&mut context, &Trust::none()).unwrap();
@@ -234,7 +204,7 @@ mod tests {
         u16::from_be_bytes([bytes[0], bytes[1]])
     }
 
-    /// Splits off a field that begins with its length.
+    /// Splits `bytes` after its first field, which begins with the field's length.
     fn field(bytes: &[u8]) -> (&[u8], &[u8]) {
         bytes[2..].split_at(number(bytes).into())
     }
@@ -246,7 +216,7 @@ mod tests {
     #[test]
     fn client_hello_offers_cheap_algorithms_only() {
         let message = client_hello();
-        // Version, random and session id come first (RFC 8446 section 4.1.2).
+        // A ClientHello begins with version, random and session id (RFC 8446 section 4.1.2).
         let session = usize::from(message[34]);
         let (ciphers, rest) = field(&message[35 + session..]);
         let ciphers = numbers(ciphers);

@@ -14,8 +14,8 @@ use super::stream::Facts;
 
 /// OpenSSL's SSL_R_CERTIFICATE_VERIFY_FAILED.
 const CERTIFICATE_VERIFY_FAILED: i32 = 134;
-/// OpenSSL's SSL_R_UNEXPECTED_EOF_WHILE_READING (3.0 and later): the peer closed without
-/// close_notify.
+/// OpenSSL's SSL_R_UNEXPECTED_EOF_WHILE_READING (3.0 and later): the peer closed the connection
+/// without close_notify.
 const UNEXPECTED_EOF: i32 = 294;
 /// OpenSSL's reasons if the peer's answer is not a TLS record: SSL_R_WRONG_VERSION_NUMBER,
 /// SSL_R_HTTP_REQUEST, SSL_R_HTTPS_PROXY_REQUEST, SSL_R_PACKET_LENGTH_TOO_LONG,
@@ -31,7 +31,7 @@ const NO_COMMON_VERSION: [i32; 3] = [258, 191, 1070];
 const EXCESSIVE_MESSAGE_SIZE: i32 = 152;
 /// SSL_R_TLSV13_ALERT_CERTIFICATE_REQUIRED.
 const CERTIFICATE_REQUIRED: i32 = 1116;
-/// SSL_R_SSLV3_ALERT_HANDSHAKE_FAILURE. TLS 1.2 servers also send it if the client has no
+/// SSL_R_SSLV3_ALERT_HANDSHAKE_FAILURE. TLS 1.2 servers also send this alert if the client has no
 /// certificate.
 const HANDSHAKE_FAILURE: i32 = 1040;
 /// SSL_R_TLSV1_UNRECOGNIZED_NAME.
@@ -39,13 +39,13 @@ const UNRECOGNIZED_NAME: i32 = 1112;
 /// Alerts about the client certificate: bad, unsupported, revoked, expired, unknown, unknown CA.
 const CLIENT_CERTIFICATE_REFUSED: [i32; 6] = [1042, 1043, 1044, 1045, 1046, 1048];
 
-/// The most characters of an issuer's name that an error shows. The error for the app must also
-/// have space for the hint.
+/// An error shows at most this many characters of an issuer's name, so that the error for the app
+/// has space for the hint.
 const LONGEST_ISSUER: usize = 60;
 
-/// True if a reason is an internal error of OpenSSL (ERR_R_FATAL), such as a lack of memory.
-/// OpenSSL 3 marks these reasons with ERR_RFLAG_FATAL and ERR_RFLAG_COMMON; in 1.1.1 they are the
-/// numbers from 64 to 99.
+/// True if `reason` is an internal error of OpenSSL (ERR_R_FATAL), such as a lack of memory.
+/// OpenSSL 3 marks internal errors with ERR_RFLAG_FATAL and ERR_RFLAG_COMMON. In OpenSSL 1.1.1,
+/// internal errors have the numbers from 64 to 99.
 fn is_internal(reason: i32) -> bool {
     const FATAL: i32 = 3 << 18;
     reason & FATAL == FATAL || (64..100).contains(&reason)
@@ -54,88 +54,70 @@ fn is_internal(reason: i32) -> bool {
 /// The reason why a handshake failed.
 #[derive(Debug)]
 pub enum HandshakeError {
-    /// The connection broke. TLS is not the cause.
+    /// The connection was closed or reset.
     Broken(io::Error),
-    /// One side received damaged data, or the keys of a resumed session differ.
+    /// One side could not decrypt or verify a message, because data was damaged on the way, or
+    /// because client and server have different keys for a resumed session.
     Damaged(io::Error),
     /// OpenSSL failed internally, mostly for lack of memory.
     Internal(io::Error),
+    /// Client and server have incompatible settings.
+    Misconfigured(Misconfiguration),
+}
+
+/// The reason why no handshake succeeds until a setting of the launcher or of the server is
+/// changed.
+#[derive(Debug, Clone)]
+pub enum Misconfiguration {
     /// The peer's answer is not TLS.
     NoTls,
-    /// The certificate check failed. The text is OpenSSL's reason, or a plainer text.
-    Certificate(Flaw, String),
-    /// The server's key is not pinned. This is its pin.
+    /// The certificate check failed.
+    Certificate(Box<Rejected>),
+    /// The server's key is not pinned. The value is the pin of the server's key.
     Pin(Pin),
     /// The server requires a client certificate.
     ClientCertificateWanted,
     /// The server refuses the client certificate. The text is OpenSSL's reason.
     ClientCertificateRefused(String),
-    /// The server has no certificate for the name that the client sent (SNI), or requires a name.
+    /// The server has no certificate for the name that the client sent in SNI, or the server
+    /// requires a name.
     UnknownName,
     /// Client and server have no TLS version in common.
     NoCommonVersion,
-    /// Any other failure, with OpenSSL's reason.
-    Refused(String),
+    /// Another reason, in OpenSSL's words.
+    Other(String),
 }
 
-/// The verdict on the offered session after a failed handshake: the session may be the cause.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SessionVerdict {
-    /// The session is not the cause.
-    Cleared,
-    /// The server closed the connection, which can have any reason. An immediate second handshake
-    /// would only add to its load.
-    Doubtful,
-    /// The server sent an alert, or violated the protocol. A handshake without the session may
-    /// succeed.
-    Suspected,
+/// A certificate that failed its check.
+#[derive(Debug, Clone)]
+pub struct Rejected {
+    pub flaw: Flaw,
+    /// The reason in plain words.
+    pub reason: String,
+    /// `None` if the certificate is unreadable.
+    pub certificate: Option<Certificate>,
 }
 
-/// A failed attempt to make a TLS connection.
-#[derive(Debug)]
-pub enum ConnectError {
-    Failed(HandshakeError),
-    /// The offered session may be the cause: retry without one.
-    OfSession(HandshakeError),
-}
-
-impl From<HandshakeError> for ConnectError {
-    fn from(error: HandshakeError) -> ConnectError {
-        ConnectError::Failed(error)
+impl Misconfiguration {
+    pub fn unreadable_certificate() -> Misconfiguration {
+        Misconfiguration::Other("the server's certificate cannot be read".to_owned())
     }
-}
 
-/// A refusal of the client certificate after the handshake, as in TLS 1.3 (RFC 8446 section
-/// 4.4.2.4).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum LateRefusal {
-    /// The server requires a client certificate.
-    Wanted,
-    /// The server refuses the client certificate. The text is OpenSSL's reason.
-    Refused(String),
-}
-
-impl LateRefusal {
-    /// Reads the refusal from an error of a read; `None` if the error has another cause.
-    pub fn of(error: &io::Error) -> Option<LateRefusal> {
-        match HandshakeError::from_stack(stack_of(error)?, X509VerifyResult::OK) {
-            HandshakeError::ClientCertificateWanted => Some(LateRefusal::Wanted),
-            HandshakeError::ClientCertificateRefused(reason) => Some(LateRefusal::Refused(reason)),
+    /// Finds out from a read error whether the server requires a client certificate, or refuses the
+    /// client's certificate. `None` if the error has another cause. TLS 1.3 servers report these
+    /// two problems after the handshake (RFC 8446 section 4.4.2.4).
+    pub fn after_handshake(error: &io::Error) -> Option<Misconfiguration> {
+        use Misconfiguration::{ClientCertificateRefused, ClientCertificateWanted};
+        match HandshakeError::from_stack(stack_of(error)?, &Facts::default(), "") {
+            HandshakeError::Misconfigured(
+                known @ (ClientCertificateWanted | ClientCertificateRefused(_)),
+            ) => Some(known),
             _ => None,
         }
     }
 }
 
-impl From<LateRefusal> for HandshakeError {
-    fn from(refusal: LateRefusal) -> HandshakeError {
-        match refusal {
-            LateRefusal::Wanted => HandshakeError::ClientCertificateWanted,
-            LateRefusal::Refused(reason) => HandshakeError::ClientCertificateRefused(reason),
-        }
-    }
-}
-
-/// The reason why a certificate check failed. Each reason has its own hint.
+/// The reason why a certificate check failed. There is one hint for each reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flaw {
     /// The certificate is for another name.
@@ -159,41 +141,43 @@ impl Flaw {
             _ => Flaw::Chain,
         }
     }
+}
 
-    /// OpenSSL's `verdict`, made concrete with the certificate's own fields. `name` is the name
-    /// that the certificate should have.
-    pub fn in_plain_words(self, verdict: &str, certificate: &Certificate, name: &str) -> String {
-        match self {
-            Flaw::Name => {
-                format!("the certificate is for {}, not for {name}", certificate.names_in_short())
-            }
+impl Rejected {
+    /// Describes the rejected certificate in `facts`, which should be for `name`.
+    fn new(facts: &Facts, name: &str) -> Rejected {
+        let (flaw, certificate) = (Flaw::of(facts.verified()), facts.certificate());
+        let verdict = match flaw {
+            Flaw::Key => "the certificate's RSA key or exponent is too long",
+            _ => facts.verified().error_string(),
+        };
+        let reason = certificate.as_ref().and_then(|certificate| match flaw {
+            Flaw::Name => Some(format!(
+                "the certificate is for {}, not for {name}",
+                certificate.names_in_short()
+            )),
             Flaw::NotYetValid => {
-                format!("the certificate is not valid before {}", certificate.valid_from)
+                Some(format!("the certificate is not valid before {}", certificate.valid_from))
             }
+            // If the server's certificate has not expired, another certificate of the chain has.
             Flaw::Expired if certificate.days_left < 0 => {
-                format!("the certificate expired on {}", certificate.expires)
+                Some(format!("the certificate expired on {}", certificate.expires))
             }
-            Flaw::Chain if certificate.chain_issuer != certificate.subject => {
-                let issuer: String =
-                    certificate.chain_issuer.chars().take(LONGEST_ISSUER).collect();
-                format!("{verdict}: {issuer}")
+            Flaw::Chain => {
+                let issuer = facts.chain_end()?.issuer;
+                let shown: String = issuer.chars().take(LONGEST_ISSUER).collect();
+                (issuer != certificate.subject).then(|| format!("{verdict}: {shown}"))
             }
-            // Under `Expired`, another certificate of the chain has expired.
-            Flaw::Expired | Flaw::Key | Flaw::Chain => verdict.to_owned(),
-        }
+            Flaw::Expired | Flaw::Key => None,
+        });
+        Rejected { flaw, reason: reason.unwrap_or_else(|| verdict.to_owned()), certificate }
     }
 }
 
 impl HandshakeError {
-    pub fn unreadable_certificate() -> HandshakeError {
-        HandshakeError::Refused("the server's certificate cannot be read".to_owned())
-    }
-
-    /// Classifies a handshake's error with the facts that OpenSSL reported about it.
-    pub fn classify(error: native_tls::Error, facts: &Facts) -> HandshakeError {
-        if !facts.has_begun() {
-            return HandshakeError::Internal(io::Error::other(error));
-        }
+    /// Classifies a handshake's error with the facts that OpenSSL reported about it. `name` is the
+    /// name that the server's certificate should have.
+    pub fn classify(error: native_tls::Error, facts: &Facts, name: &str) -> HandshakeError {
         let Some(source) = error.source() else {
             return HandshakeError::Broken(io::ErrorKind::UnexpectedEof.into());
         };
@@ -201,68 +185,59 @@ impl HandshakeError {
             return HandshakeError::Broken(io::Error::new(broken.kind(), broken.to_string()));
         }
         match source.downcast_ref::<ErrorStack>() {
-            Some(stack) => HandshakeError::from_stack(stack, facts.verified()),
-            None => HandshakeError::Refused(error.to_string()),
+            Some(stack) => HandshakeError::from_stack(stack, facts, name),
+            None => HandshakeError::Misconfigured(Misconfiguration::Other(error.to_string())),
         }
     }
 
-    /// The verdict on the offered session, which may have caused this error.
-    pub fn verdict_on_session(&self) -> SessionVerdict {
-        match self {
-            // In a resumed handshake, neither side sends a certificate.
-            HandshakeError::Internal(_)
-            | HandshakeError::Certificate(..)
-            | HandshakeError::Pin(_)
-            | HandshakeError::UnknownName
-            | HandshakeError::ClientCertificateWanted
-            | HandshakeError::ClientCertificateRefused(_) => SessionVerdict::Cleared,
-            HandshakeError::Broken(_) => SessionVerdict::Doubtful,
+    /// True if the handshake may have failed because of the session that it offered, so that a
+    /// second handshake without a session may succeed. False if the server only closed the
+    /// connection: the server may be overloaded, and a second handshake would add to the load.
+    pub fn may_be_due_to_session(&self) -> bool {
+        use Misconfiguration::{NoCommonVersion, NoTls, Other};
+        matches!(
+            self,
             HandshakeError::Damaged(_)
-            | HandshakeError::NoTls
-            | HandshakeError::NoCommonVersion
-            | HandshakeError::Refused(_) => SessionVerdict::Suspected,
-        }
+                | HandshakeError::Misconfigured(NoTls | NoCommonVersion | Other(_))
+        )
     }
 
-    fn from_stack(stack: &ErrorStack, verified: X509VerifyResult) -> HandshakeError {
+    fn from_stack(stack: &ErrorStack, facts: &Facts, name: &str) -> HandshakeError {
         let Some(innermost) = stack.errors().last() else {
             return HandshakeError::Broken(io::ErrorKind::UnexpectedEof.into());
         };
         let reason = innermost.reason().unwrap_or("unknown reason").to_owned();
-        match innermost.reason_code() {
-            UNEXPECTED_EOF => HandshakeError::Broken(io::ErrorKind::UnexpectedEof.into()),
-            CERTIFICATE_VERIFY_FAILED => {
-                let flaw = Flaw::of(verified);
-                let verdict = match flaw {
-                    Flaw::Key => "the certificate's RSA key or exponent is too long",
-                    _ => verified.error_string(),
-                };
-                HandshakeError::Certificate(flaw, verdict.to_owned())
+        HandshakeError::Misconfigured(match innermost.reason_code() {
+            UNEXPECTED_EOF => return HandshakeError::Broken(io::ErrorKind::UnexpectedEof.into()),
+            code if is_internal(code) => return HandshakeError::Internal(io::Error::other(reason)),
+            code if DAMAGED.contains(&code) => {
+                return HandshakeError::Damaged(io::Error::other(reason));
             }
-            EXCESSIVE_MESSAGE_SIZE => HandshakeError::Refused(format!(
+            CERTIFICATE_VERIFY_FAILED => {
+                Misconfiguration::Certificate(Box::new(Rejected::new(facts, name)))
+            }
+            EXCESSIVE_MESSAGE_SIZE => Misconfiguration::Other(format!(
                 "the server's certificate chain is longer than {} KiB",
                 bounds::LONGEST_CHAIN / 1024
             )),
-            CERTIFICATE_REQUIRED => HandshakeError::ClientCertificateWanted,
-            UNRECOGNIZED_NAME => HandshakeError::UnknownName,
-            HANDSHAKE_FAILURE => HandshakeError::Refused(
+            CERTIFICATE_REQUIRED => Misconfiguration::ClientCertificateWanted,
+            UNRECOGNIZED_NAME => Misconfiguration::UnknownName,
+            HANDSHAKE_FAILURE => Misconfiguration::Other(
                 "handshake failure (the server may require a client certificate or another cipher)"
                     .to_owned(),
             ),
-            code if is_internal(code) => HandshakeError::Internal(io::Error::other(reason)),
-            code if DAMAGED.contains(&code) => HandshakeError::Damaged(io::Error::other(reason)),
-            code if NO_TLS.contains(&code) => HandshakeError::NoTls,
-            code if NO_COMMON_VERSION.contains(&code) => HandshakeError::NoCommonVersion,
+            code if NO_TLS.contains(&code) => Misconfiguration::NoTls,
+            code if NO_COMMON_VERSION.contains(&code) => Misconfiguration::NoCommonVersion,
             code if CLIENT_CERTIFICATE_REFUSED.contains(&code) => {
-                HandshakeError::ClientCertificateRefused(reason)
+                Misconfiguration::ClientCertificateRefused(reason)
             }
-            _ => HandshakeError::Refused(reason),
-        }
+            _ => Misconfiguration::Other(reason),
+        })
     }
 }
 
-/// True if a read failed only because the peer closed without close_notify, as Redis does. This is
-/// a normal end of stream, since RESP itself marks the end of each reply.
+/// True if a read failed only because the peer closed the connection without close_notify, as Redis
+/// does. Such a close is a normal end of stream, because RESP itself marks the end of each reply.
 pub fn is_unannounced_close(error: &io::Error) -> bool {
     stack_of(error).is_some_and(|stack| {
         stack.errors().iter().any(|error| error.reason_code() == UNEXPECTED_EOF)
@@ -275,7 +250,7 @@ pub fn is_own_failure(error: &io::Error) -> bool {
         .is_some_and(|stack| stack.errors().iter().any(|error| is_internal(error.reason_code())))
 }
 
-/// OpenSSL's error stack inside the error of a read or write.
+/// The error stack of OpenSSL in the error of a read or write.
 fn stack_of(error: &io::Error) -> Option<&ErrorStack> {
     error.get_ref()?.downcast_ref::<openssl::ssl::Error>()?.ssl_error()
 }

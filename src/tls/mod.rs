@@ -1,4 +1,4 @@
-//! TLS connections by a tunnel's trust settings.
+//! Makes TLS connections that obey a tunnel's trust settings.
 
 mod bounds;
 mod certificate;
@@ -12,18 +12,16 @@ mod session;
 mod stream;
 mod trust;
 
-pub use certificate::{Certificate, SOON, certificate_of, days_until};
+pub use certificate::{Certificate, SOON, days_until};
 pub use connector::Connector;
-pub use handshake::{
-    ConnectError, Flaw, HandshakeError, LateRefusal, is_own_failure, is_unannounced_close,
-};
+pub use handshake::{Flaw, HandshakeError, Misconfiguration, is_own_failure, is_unannounced_close};
 pub use pin::Pin;
 pub use roots::late_files;
 pub use session::Sessions;
 pub use stream::TlsStream;
 pub use trust::{Trust, Verify};
 
-/// Name and version of the loaded OpenSSL, without its date: `OpenSSL 3.5.5`.
+/// The name and version of OpenSSL at run time, such as `OpenSSL 3.5.5`.
 pub fn openssl_version() -> String {
     let words: Vec<_> = openssl::version::version().split(' ').take(2).collect();
     words.join(" ")

@@ -1,5 +1,5 @@
-//! Reads certificates and keys from PEM. OpenSSL checks them before anything starts: otherwise only
-//! the first connection would show that OpenSSL refuses them.
+//! Reads certificates and keys from PEM. OpenSSL checks the certificates and keys before COMMAND
+//! starts, because otherwise their errors would show up only with the first connection.
 
 use openssl::error::ErrorStack;
 use openssl::nid::Nid;
@@ -10,17 +10,19 @@ use openssl::x509::{X509, X509Ref};
 /// The beginning of every PEM block (RFC 7468 section 2).
 const BEGIN: &str = "-----BEGIN ";
 
-/// True if `text` is PEM rather than the name of a file.
+/// True if `text` is PEM, and not the name of a file.
 pub fn is_pem(text: &str) -> bool {
     text.contains(BEGIN)
 }
 
-/// PEM with real line ends. If a value must be a single line, users write `\n` for a line end.
+/// Replaces each `\n` in one-line PEM by a line end. Users write `\n` where a value must be a
+/// single line.
 pub fn with_line_ends(text: &str) -> String {
     if text.contains('\n') { text.to_owned() } else { text.replace("\\n", "\n") }
 }
 
-/// Labels of certificates. OpenSSL's TRUSTED CERTIFICATE contains more than a certificate.
+/// The PEM labels of certificates. The label TRUSTED CERTIFICATE is missing, because such a block
+/// also contains trust settings of OpenSSL.
 const LABELS: [&str; 2] = ["CERTIFICATE-----", "X509 CERTIFICATE-----"];
 
 /// Reads each certificate in `pem`, and skips keys and other text.
@@ -34,8 +36,8 @@ pub fn each_certificate(pem: &str) -> impl Iterator<Item = Result<X509, ErrorSta
 /// Reads all certificates in `pem`.
 ///
 /// # Errors
-/// If there is no certificate, or if a certificate cannot be read. The caller puts the setting's
-/// name in front of the message.
+/// If there is no certificate, or if a certificate cannot be read. The caller must put the
+/// setting's name in front of the message.
 pub fn certificates(pem: &str) -> Result<Vec<X509>, String> {
     let mut all = Vec::new();
     for certificate in each_certificate(pem) {
@@ -66,8 +68,8 @@ pub struct ClientIdentity {
     key: PKey<Private>,
 }
 
-/// The reason why a [`ClientIdentity`] is invalid. The caller puts the setting's name in front of
-/// the message.
+/// The reason why a [`ClientIdentity`] is invalid. The caller must put the setting's name in front
+/// of the message.
 #[derive(Debug, PartialEq, Eq)]
 pub enum IdentityProblem {
     /// The certificate or its chain is invalid.
@@ -77,8 +79,8 @@ pub enum IdentityProblem {
 }
 
 impl ClientIdentity {
-    /// Reads certificate and key. Checks that they belong together, and that OpenSSL's security
-    /// level allows them.
+    /// Reads a certificate and its key. Checks that the key matches the certificate, and that
+    /// OpenSSL's security level allows both.
     ///
     /// # Errors
     /// If the certificate or the key is invalid.
@@ -99,7 +101,8 @@ impl ClientIdentity {
         Ok(identity)
     }
 
-    /// Makes a context send this certificate to servers that request one.
+    /// Makes the connections of a context send this certificate to servers that request a client
+    /// certificate.
     ///
     /// # Errors
     /// If OpenSSL has no memory.
@@ -109,8 +112,8 @@ impl ClientIdentity {
         self.issuers.iter().try_for_each(|issuer| context.add_extra_chain_cert(issuer.clone()))
     }
 
-    /// Checks that OpenSSL accepts the certificates. It checks the issuers only for a connection,
-    /// not for a context.
+    /// Checks that OpenSSL accepts the certificates. The issuers' certificates are added to a
+    /// connection, because OpenSSL does not check such certificates when a context gets them.
     fn check_strength(&self) -> Result<(), String> {
         let failed =
             |error| format!("cannot be checked, because OpenSSL fails: {}", reason(&error));
@@ -131,7 +134,7 @@ impl ClientIdentity {
     }
 }
 
-/// Identities with equal certificates have equal keys.
+/// Compares the certificates only, because equal certificates have equal keys.
 impl PartialEq for ClientIdentity {
     fn eq(&self, other: &ClientIdentity) -> bool {
         (&self.leaf, &self.issuers) == (&other.leaf, &other.issuers)
@@ -146,8 +149,8 @@ impl std::fmt::Debug for ClientIdentity {
     }
 }
 
-/// Reads a private key. An encrypted key is an error here, since OpenSSL would ask for its password
-/// on the terminal.
+/// Reads a private key. An encrypted key is an error, because OpenSSL would ask for the key's
+/// password on the terminal.
 fn private_key(pem: &str) -> Result<PKey<Private>, String> {
     let problem = if pem.contains("ENCRYPTED") {
         "holds an encrypted key; decrypt it: openssl pkcs8 -topk8 -nocrypt -in KEY.pem -out NEW.pem"
@@ -167,9 +170,9 @@ fn reason(error: &ErrorStack) -> String {
     reason.unwrap_or("unknown reason").to_owned()
 }
 
-/// Describes why OpenSSL refused a certificate. The security level sets the minimum strength of
-/// keys and signatures (SSL_CTX_set_security_level(3)). `which` is the certificate's place in the
-/// chain, or empty for the first.
+/// Describes why OpenSSL refused a certificate. OpenSSL's security level sets the minimum strength
+/// of keys and signatures (SSL_CTX_set_security_level(3)). `which` names the certificate's place in
+/// the chain; for the first certificate, `which` is empty.
 fn objection(certificate: &X509Ref, level: u32, which: &str, error: &ErrorStack) -> String {
     let bits = certificate.public_key().map_or(0, |key| key.bits());
     let signature: Nid = certificate.signature_algorithm().object().nid();

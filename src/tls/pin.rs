@@ -1,14 +1,14 @@
-//! Pins: the hash of a public key, in the form of curl's `--pinnedpubkey`.
+//! Pins: hashes of public keys, in the form of curl's option `--pinnedpubkey`.
 
 use std::fmt;
 
 use openssl::base64;
 
 const PREFIX: &str = "sha256//";
-/// Bytes of a SHA-256 hash.
+/// The number of bytes of a SHA-256 hash.
 const LENGTH: usize = 32;
 
-/// SHA-256 of a certificate's SubjectPublicKeyInfo (RFC 5280 section 4.1), shown as
+/// The SHA-256 hash of a certificate's SubjectPublicKeyInfo (RFC 5280 section 4.1), shown as
 /// `sha256//BASE64`.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Pin([u8; LENGTH]);
@@ -19,11 +19,10 @@ impl Pin {
         Pin(openssl::sha::sha256(public_key_info))
     }
 
-    /// Parses one pin; `None` if `text` is not a pin.
     fn parse(text: &str) -> Option<Pin> {
         let hash = base64::decode_block(text.strip_prefix(PREFIX)?).ok()?;
         let pin = Pin(hash.try_into().ok()?);
-        // OpenSSL's decoder accepts more than the canonical form.
+        // OpenSSL's decoder also accepts other forms of base64, for example with spaces.
         (pin.to_string() == text).then_some(pin)
     }
 
@@ -51,7 +50,7 @@ mod tests {
 
     #[test]
     fn a_pin_has_the_form_of_curls_option() {
-        // printf '' | openssl dgst -sha256 -binary | openssl base64
+        // The output of: printf '' | openssl dgst -sha256 -binary | openssl base64
         let text = "sha256//47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=";
         assert_eq!(Pin::of(b"").to_string(), text);
         assert_eq!(Pin::parse_all(text), Some(vec![Pin::of(b"")]));

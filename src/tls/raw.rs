@@ -1,7 +1,7 @@
-//! Safe functions for what native-tls and the openssl crate lack.
+//! Safe functions that native-tls and the openssl crate lack.
 //!
-//! native-tls hides its context, so [`catch`] obtains the context while OpenSSL creates it: for
-//! each new context, OpenSSL calls the function that was registered with a data index
+//! native-tls hides its OpenSSL context. So [`catch`] obtains the context when OpenSSL creates it:
+//! for each new context, OpenSSL calls the function that was registered with a data index
 //! (CRYPTO_get_ex_new_index(3)).
 
 #![allow(unsafe_code)]
@@ -13,13 +13,13 @@ use std::sync::OnceLock;
 
 use foreign_types::{ForeignType as _, ForeignTypeRef as _};
 use openssl::ssl::{SslContextBuilder, SslRef, SslSession, SslSessionRef};
-use openssl::x509::{X509Ref, X509StoreContextRef};
+use openssl::stack::StackRef;
+use openssl::x509::{X509, X509StoreContextRef};
 use openssl_sys as ffi;
 
-/// SSL_CTRL_SET_MAX_CERT_LIST, SSL_CB_HANDSHAKE_START and SSL_CB_CONNECT_EXIT of <openssl/ssl.h>.
+/// SSL_CTRL_SET_MAX_CERT_LIST and SSL_CB_HANDSHAKE_START of <openssl/ssl.h>.
 const SET_MAX_CERT_LIST: c_int = 51;
 const HANDSHAKE_START: c_int = 0x10;
-const CONNECT_EXIT: c_int = 0x1002;
 
 type InfoCallback = unsafe extern "C" fn(*const ffi::SSL, c_int, c_int);
 type VerifyCallback = unsafe extern "C" fn(*mut ffi::X509_STORE_CTX, *mut c_void) -> c_int;
@@ -33,7 +33,9 @@ unsafe extern "C" {
         argument: *mut c_void,
     );
     fn SSL_SESSION_dup(session: *const ffi::SSL_SESSION) -> *mut ffi::SSL_SESSION;
-    fn X509_STORE_CTX_get0_cert(context: *const ffi::X509_STORE_CTX) -> *mut ffi::X509;
+    fn X509_STORE_CTX_get0_untrusted(
+        context: *const ffi::X509_STORE_CTX,
+    ) -> *mut ffi::stack_st_X509;
 }
 
 thread_local! {
@@ -42,11 +44,11 @@ thread_local! {
     static CAUGHT: RefCell<Option<Vec<SslContextBuilder>>> = const { RefCell::new(None) };
 }
 
-/// Runs `build`, and returns its result with the contexts that `build` created. The contexts can be
-/// changed until the first connection is made.
+/// Runs `build`. Returns the result of `build` and the contexts that `build` created. The caller
+/// can change the contexts until the first connection is made.
 ///
 /// # Errors
-/// Those of `build`.
+/// If `build` fails.
 pub fn catch<T, E>(build: impl FnOnce() -> Result<T, E>) -> Result<(T, Vec<SslContextBuilder>), E> {
     static REGISTERED: OnceLock<c_int> = OnceLock::new();
     // SAFETY: the callback lives as long as the program, and has no argument.
@@ -90,8 +92,8 @@ pub fn set_longest_chain(context: &mut SslContextBuilder, bytes: usize) {
 
 /// Replaces OpenSSL's verification of a server's certificate chain.
 pub trait Verifier {
-    /// Verifies the chain. Returns whether to accept it, and sets the chain's error, which becomes
-    /// OpenSSL's verification result.
+    /// Returns whether to accept the chain. Sets the chain's error, which becomes OpenSSL's
+    /// verification result.
     fn verify(chain: &mut X509StoreContextRef) -> bool;
 }
 
@@ -109,22 +111,19 @@ unsafe extern "C" fn verify<V: Verifier>(chain: *mut ffi::X509_STORE_CTX, _: *mu
     V::verify(unsafe { X509StoreContextRef::from_ptr_mut(chain) }).into()
 }
 
-/// The server's own certificate, which comes first in the chain.
-pub fn first_of(chain: &X509StoreContextRef) -> Option<&X509Ref> {
-    // SAFETY: the chain is alive, and keeps the certificate alive as long as itself.
+/// The certificates that the server has sent, its own certificate first.
+pub fn sent_by_server(chain: &X509StoreContextRef) -> Option<&StackRef<X509>> {
+    // SAFETY: `chain` is alive, and keeps the certificates alive as long as itself.
     unsafe {
-        let certificate = X509_STORE_CTX_get0_cert(chain.as_ptr());
-        (!certificate.is_null()).then(|| X509Ref::from_ptr(certificate))
+        let sent = X509_STORE_CTX_get0_untrusted(chain.as_ptr());
+        (!sent.is_null()).then(|| StackRef::from_ptr(sent))
     }
 }
 
 /// Observes the handshakes of a context's connections.
 pub trait Observer {
-    /// A handshake begins. OpenSSL has not sent anything.
+    /// Called when a handshake begins, before OpenSSL sends a byte.
     fn begins(ssl: &mut SslRef);
-    /// The handshake waits for the peer, has failed, or is complete. After the handshake, OpenSSL
-    /// calls this again for later messages, such as session tickets.
-    fn pauses(ssl: &mut SslRef);
 }
 
 /// Makes `O` observe the handshakes of a context's connections.
@@ -134,24 +133,22 @@ pub fn observe_by<O: Observer>(context: &mut SslContextBuilder) {
 }
 
 unsafe extern "C" fn observe<O: Observer>(ssl: *const ffi::SSL, at: c_int, _: c_int) {
-    // SAFETY: OpenSSL calls this with a live object, on the thread that uses the object. The
-    // pointer is declared const, but OpenSSL allows this callback to change the connection.
-    let ssl = unsafe { SslRef::from_ptr_mut(ssl.cast_mut()) };
-    match at {
-        HANDSHAKE_START => O::begins(ssl),
-        CONNECT_EXIT => O::pauses(ssl),
-        _ => {}
+    if at == HANDSHAKE_START {
+        // SAFETY: OpenSSL calls this with a live object, on the thread that uses the object. The
+        // pointer is declared const, but OpenSSL allows this callback to change the connection.
+        O::begins(unsafe { SslRef::from_ptr_mut(ssl.cast_mut()) });
     }
 }
 
-/// Makes OpenSSL discard buffered records of the peer, and end the stream for reading.
+/// Makes OpenSSL discard the peer's records that it has read, and report the end of the stream to
+/// readers.
 pub fn end_reading(ssl: &mut SslRef) {
     // SAFETY: `ssl` is alive.
     unsafe { ffi::SSL_set_shutdown(ssl.as_ptr(), ffi::SSL_RECEIVED_SHUTDOWN) };
 }
 
-/// Copies a session. `SSL_free` makes the original unusable if its connection ends without
-/// close_notify; the copy stays usable. `None` if OpenSSL has no memory.
+/// Copies a session. If a connection ends without close_notify, `SSL_free` makes the connection's
+/// session unusable, but not the copy. `None` if OpenSSL has no memory.
 pub fn copy_of(session: &SslSessionRef) -> Option<SslSession> {
     // SAFETY: `session` is alive, and the copy belongs to the caller alone.
     unsafe {
@@ -171,7 +168,7 @@ mod tests {
         SslContextBuilder::new(SslMethod::tls()).map(SslContextBuilder::build)
     }
 
-    /// The number of times that [`catch`] has caught `context` so far.
+    /// How often [`catch`] has caught `context` so far.
     fn caught(context: &SslContext) -> usize {
         let is_it = |builder: &&SslContextBuilder| builder.as_ptr() == context.as_ptr();
         CAUGHT.with_borrow(|caught| {

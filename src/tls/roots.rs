@@ -1,9 +1,9 @@
-//! The system's CA certificates (roots). The certificates are read once, and only if a tunnel needs
-//! them.
+//! The system's CA certificates (roots). The launcher reads the roots once, and only if a tunnel
+//! verifies its server with the roots.
 //!
-//! native-tls would read the certificates for every connector, even for connectors that do not
-//! verify. Each reading costs 30 ms of CPU time and 2 MiB. So we hide the bundle from native-tls,
-//! and load it once.
+//! native-tls would read the roots for every connector, even for connectors that verify nothing.
+//! Each reading costs 30 ms of CPU time and 2 MiB of memory. So the launcher hides the bundle from
+//! native-tls.
 
 use std::collections::BTreeSet;
 use std::env;
@@ -27,25 +27,25 @@ const CERT_DIR: &str = "SSL_CERT_DIR";
 /// The variables with the paths of OpenSSL's configuration and providers (openssl-env(7)).
 const OPENSSL_PATHS: [&str; 2] = ["OPENSSL_CONF", "OPENSSL_MODULES"];
 
-/// The path of the bundle, which is hidden from native-tls.
+/// The path of the bundle that is hidden from native-tls.
 static BUNDLE: OnceLock<PathBuf> = OnceLock::new();
 static ROOTS: OnceLock<Vec<X509>> = OnceLock::new();
 
 /// The reason why the system roots cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RootsProblem {
-    /// The path in `variable` cannot be read. `problem` continues the variable's name.
+    /// The path in `variable` cannot be read. `problem` is the rest of a sentence that begins with
+    /// the variable's name.
     Unreadable { variable: &'static str, problem: String },
     /// The system has no CA certificate.
     None,
 }
 
-/// Hides the system's bundle from native-tls. The caller must copy the environment for COMMAND
-/// before.
+/// Hides the system's bundle from native-tls, by a change of this process's environment. The caller
+/// must first copy the environment for COMMAND, and must not have started a thread.
 ///
-/// native-tls still finds the system's directories. OpenSSL searches them only for an issuer that
-/// it does not know. Call this before any thread starts. A later call has no effect except that the
-/// bundle is read twice.
+/// native-tls still finds the system's directories of certificates. OpenSSL searches the
+/// directories only for issuers that the bundle does not contain.
 pub fn keep_from_native_tls() {
     if let Some(bundle) = openssl_probe::probe().cert_file {
         BUNDLE.get_or_init(|| bundle);
@@ -53,7 +53,7 @@ pub fn keep_from_native_tls() {
     }
 }
 
-/// The certificates of the bundle and of the directories in SSL_CERT_DIR. Unreadable certificates
+/// The certificates in the bundle and in the directories of SSL_CERT_DIR. Unreadable certificates
 /// are skipped, because a user cannot repair the system's bundle.
 pub fn loaded() -> &'static [X509] {
     let load = || {
@@ -66,8 +66,8 @@ pub fn loaded() -> &'static [X509] {
     ROOTS.get_or_init(load)
 }
 
-/// The directories in SSL_CERT_DIR; `None` if the variable is unset. They replace the system's
-/// directories, which native-tls would use in addition.
+/// The directories in SSL_CERT_DIR; `None` if the variable is unset. These directories replace the
+/// system's directories.
 pub fn own_directories() -> Option<Vec<PathBuf>> {
     let list = setting(CERT_DIR)?;
     Some(env::split_paths(&list).filter(|directory| !directory.as_os_str().is_empty()).collect())
@@ -94,8 +94,8 @@ pub fn check() -> Result<(), RootsProblem> {
     if has_some { Ok(()) } else { Err(RootsProblem::None) }
 }
 
-/// Files and directories that OpenSSL may read for these settings after COMMAND's start. The
-/// sandbox must allow them.
+/// The files and directories that OpenSSL may read for these settings after COMMAND's start. The
+/// sandbox must allow access to these files.
 pub fn late_files<'a>(mut trusts: impl Iterator<Item = &'a Trust>) -> Vec<PathBuf> {
     let mut files: BTreeSet<PathBuf> =
         OPENSSL_PATHS.iter().filter_map(env::var_os).map(PathBuf::from).collect();
@@ -103,7 +103,7 @@ pub fn late_files<'a>(mut trusts: impl Iterator<Item = &'a Trust>) -> Vec<PathBu
     if trusts.any(|trust| trust.ca.is_none() && trust.verify != Verify::None) {
         files.extend(BUNDLE.get().cloned());
         for folder in own_directories().unwrap_or_else(|| openssl_probe::probe().cert_dir) {
-            // Hashed names are links to certificates, often in another directory.
+            // The entries are links to certificates, which are often in another directory.
             let entries = fs::read_dir(&folder).into_iter().flatten().flatten();
             files.extend(entries.filter_map(|entry| directory_of(&entry.path())));
             files.insert(folder);
@@ -122,8 +122,8 @@ fn setting(variable: &str) -> Option<OsString> {
     env::var_os(variable).filter(|value| !value.is_empty())
 }
 
-/// Checks that the bundle can be read. An empty bundle is valid: users set `/dev/null` to use
-/// directories only.
+/// Checks that the bundle can be read. An empty bundle is valid, because users who want only the
+/// directories set SSL_CERT_FILE to `/dev/null`.
 fn check_file(file: &Path) -> Result<(), RootsProblem> {
     let reason = match read(file) {
         Ok(pem) if pem.is_empty() || certificates_in(&pem).next().is_some() => return Ok(()),
@@ -140,7 +140,7 @@ fn check_file(file: &Path) -> Result<(), RootsProblem> {
     })
 }
 
-/// The most bytes to read from a bundle.
+/// At most this many bytes of a bundle are read.
 const LONGEST: u64 = 16 << 20;
 
 fn read(file: &Path) -> io::Result<String> {
@@ -173,8 +173,8 @@ fn certificates_in(pem: &str) -> impl Iterator<Item = X509> {
     pem::each_certificate(pem).filter_map(Result::ok)
 }
 
-/// The files in this directory that OpenSSL would look up. Their names have the form `HASH.NUMBER`
-/// (openssl-rehash(1)).
+/// The certificates in a directory that OpenSSL finds by their names, which have the form
+/// `HASH.NUMBER` (openssl-rehash(1)).
 fn hashed(directory: &Path) -> impl Iterator<Item = PathBuf> {
     let is_hashed = |name: &str| {
         name.split_once('.').is_some_and(|(hash, number)| {
@@ -195,7 +195,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_hashed_names_in_a_directory_count() {
+    fn only_files_with_hash_names_count_as_certificates() {
         let folder = tempfile::tempdir().unwrap();
         for name in ["README", "ca.pem", "0123456.0", "01234567.", "01234567.r0", "zzzzzzzz.0"] {
             fs::write(folder.path().join(name), "").unwrap();

@@ -1,8 +1,8 @@
-//! Resumption of TLS sessions. A resumed handshake needs no certificate, no verification and no
-//! signature of the server (RFC 8446 section 2.2).
+//! Resumes TLS sessions. In a resumed handshake, the server sends no certificate and no signature
+//! (RFC 8446 section 2.2), so both sides need less CPU time.
 //!
-//! native-tls gives no access to OpenSSL's object for a connection. So callbacks of OpenSSL offer
-//! the session when a handshake begins, and store the session tickets that the server sends.
+//! native-tls gives no access to OpenSSL's connection object. So this module registers callbacks:
+//! OpenSSL calls one when a handshake begins, and another for each session ticket from the server.
 
 #![allow(unsafe_code)]
 
@@ -15,43 +15,42 @@ use std::time::Duration;
 use openssl::error::ErrorStack;
 use openssl::ex_data::Index;
 use openssl::ssl::{Ssl, SslContextBuilder, SslRef, SslSession, SslSessionCacheMode};
+use openssl::x509::{X509StoreContext, X509StoreContextRef};
 use tokio::sync::SetOnce;
 use tokio::time::Instant;
 
 use super::raw::{self, Observer};
 use super::stream::Facts;
 
-/// Sessions are resumed for this long after a full handshake. After that time, the server must show
+/// Sessions are resumed for at most this long after a full handshake. Then the server must present
 /// its certificate again.
 const FULL_HANDSHAKE_EVERY: Duration = Duration::from_secs(3600);
-/// After this many failed resumptions in a row, no resumption is tried for [`NONE_OFFERED`].
+/// After this many failed resumptions in a row, the launcher offers no session for [`PAUSE`].
 const FAILURES: u32 = 2;
-const NONE_OFFERED: Duration = Duration::from_secs(600);
+const PAUSE: Duration = Duration::from_secs(600);
 
 /// The latest session with one server under one set of trust settings.
 #[derive(Default)]
 pub struct Sessions {
     known: Mutex<Known>,
-    /// Set when the first session arrives.
-    first: SetOnce<()>,
+    /// Set when connections no longer wait for the first session.
+    wait_over: SetOnce<()>,
 }
 
 #[derive(Default)]
 struct Known {
     latest: Option<Session>,
-    /// Sessions from a full handshake at this time or earlier are not stored any more.
-    forgotten: Option<Instant>,
-    /// Failed resumptions since the last successful resumption.
+    /// Only sessions from a full handshake after this time are stored.
+    after: Option<Instant>,
+    /// The number of failed resumptions since the last successful resumption.
     failures: u32,
-    /// The time of the latest failure.
-    failed: Option<Instant>,
 }
 
 #[derive(Clone)]
 struct Session {
     session: SslSession,
-    /// The time of the full handshake that the session derives from. In that handshake, the server
-    /// showed its certificate.
+    /// The time of the latest full handshake before this session was issued. In a full handshake,
+    /// the server presents its certificate.
     full_handshake: Instant,
 }
 
@@ -65,26 +64,16 @@ impl Known {
     /// The session to offer at the time `now`.
     fn to_offer(&self, now: Instant) -> Option<&Session> {
         let within = |then: Instant, time| now.saturating_duration_since(then) < time;
-        let useless = self.failures >= FAILURES
-            && self.failed.is_some_and(|failed| within(failed, NONE_OFFERED));
-        let latest = self.latest.as_ref();
-        latest.filter(|latest| !useless && within(latest.full_handshake, FULL_HANDSHAKE_EVERY))
+        self.latest.as_ref().filter(|latest| within(latest.full_handshake, FULL_HANDSHAKE_EVERY))
     }
 
-    /// Stores a session, unless a later session is known, or sessions of this age are forgotten.
+    /// Stores a session, unless it is older than `after` or than the stored session.
     fn keep(&mut self, session: Session) {
         let since = session.full_handshake;
-        let outdated = self.latest.as_ref().is_some_and(|latest| latest.full_handshake > since);
-        if !outdated && self.forgotten.is_none_or(|forgotten| forgotten < since) {
+        let latest = self.latest.as_ref().map(|latest| latest.full_handshake);
+        if self.after.is_none_or(|after| after < since) && latest <= Some(since) {
             self.latest = Some(session);
         }
-    }
-
-    /// Forgets sessions from a full handshake at `until` or earlier. Returns whether such a session
-    /// was stored.
-    fn forget(&mut self, until: Instant) -> bool {
-        self.forgotten = self.forgotten.max(Some(until));
-        self.latest.take_if(|latest| latest.full_handshake <= until).is_some()
     }
 }
 
@@ -93,54 +82,97 @@ impl Sessions {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Waits for the first session, or until [`Sessions::end_wait`] is called.
+    pub async fn first_or_end(&self) {
+        self.wait_over.wait().await;
+    }
+
+    pub fn is_wait_over(&self) -> bool {
+        self.wait_over.initialized()
+    }
+
+    /// Ends the wait for the first session.
+    pub fn end_wait(&self) {
+        // Setting the value fails only if the wait is over already.
+        let _ = self.wait_over.set(());
+    }
+
     /// Forgets all sessions, including those that open connections have yet to receive.
     pub fn forget(&self) {
-        self.known().forget(Instant::now());
+        let mut known = self.known();
+        known.latest = None;
+        known.after = known.after.max(Some(Instant::now()));
     }
 
-    /// Waits for the first session.
-    pub async fn first(&self) {
-        self.first.wait().await;
+    /// True if the next handshake offers a session.
+    pub fn is_usable(&self) -> bool {
+        self.known().to_offer(Instant::now()).is_some()
     }
 
-    /// Prepares the next handshake: returns its offer, and the watch over the offered session.
-    pub fn offer(self: &Arc<Self>) -> (Offer, Watch) {
+    /// Prepares a handshake that offers the latest session.
+    pub fn offer(self: &Arc<Self>) -> (Offer, Watch<'_>) {
         let began = Instant::now();
         let offered = self.known().to_offer(began).cloned();
         let offered_since = offered.as_ref().map(|offered| offered.full_handshake);
         let (sessions, facts) = (self.clone(), Arc::default());
         let connection = Connection { sessions, began, offered_since, facts };
         let session = offered.map(|offered| offered.session);
-        let (sessions, suspected_since, has_failed) = (self.clone(), offered_since, false);
-        let watch = Watch { sessions, began, suspected_since, has_failed };
-        (Offer { connection, session }, watch)
+        (Offer { connection, session }, Watch { sessions: self, offered_since })
     }
 }
 
-/// If a handshake is cancelled earlier than this, its app has left, and the session is not the
-/// cause.
-const HUNG: Duration = Duration::from_secs(1);
+/// Watches a handshake. If the watch is dropped before [`Watch::succeeded`] is called, the
+/// handshake has failed: it returned an error, timed out or was cancelled. Then the offered session
+/// is forgotten, because the session may be the cause.
+#[must_use]
+pub struct Watch<'a> {
+    sessions: &'a Sessions,
+    /// The time of the latest full handshake before the offered session was issued; `None` if no
+    /// session was offered.
+    offered_since: Option<Instant>,
+}
 
-/// The session that a handshake offers, if it offers a session.
+impl Watch<'_> {
+    pub fn succeeded(mut self, resumed: bool) {
+        self.offered_since = None;
+        if resumed {
+            self.sessions.known().failures = 0;
+        }
+    }
+}
+
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        let Some(since) = self.offered_since else { return };
+        let mut known = self.sessions.known();
+        // Several handshakes may have offered the same session: only the first failure counts.
+        if known.latest.take_if(|latest| latest.full_handshake <= since).is_some() {
+            known.failures += 1;
+            let pause = (known.failures >= FAILURES).then(|| Instant::now() + PAUSE);
+            known.after = known.after.max(pause).max(Some(since));
+        }
+    }
+}
+
+/// The session that a handshake offers, if there is a session.
 pub struct Offer {
     connection: Connection,
     session: Option<SslSession>,
 }
 
 impl Offer {
-    /// The facts about the connection. OpenSSL's callbacks fill them in.
+    /// The facts about the connection, which OpenSSL's callbacks collect.
     pub fn facts(&self) -> &Arc<Facts> {
         &self.connection.facts
     }
 
-    /// Makes the handshake of `ssl` offer the session, and stores the sessions that the server
-    /// sends.
+    /// Makes the handshake of `ssl` offer the session. From then on, sessions that the server sends
+    /// are stored.
     fn put_into(self, ssl: &mut SslRef) {
         let Ok(index) = index() else { return };
-        self.connection.facts.begin();
         ssl.set_ex_data(index, self.connection);
         if let Some(session) = &self.session {
-            // If OpenSSL rejects the session, this becomes a full handshake.
+            // If OpenSSL rejects the session, the handshake is full.
             // SAFETY: a `Sessions` belongs to one connector, so the session comes from a connection
             // with the same context as this one.
             let _ = unsafe { ssl.set_session(session) };
@@ -148,80 +180,33 @@ impl Offer {
     }
 }
 
-/// The data that OpenSSL keeps with each connection: the store for its sessions, and the sessions'
-/// age.
+/// The data that OpenSSL keeps with each connection: where to store the connection's sessions, and
+/// how old these sessions are.
 struct Connection {
     sessions: Arc<Sessions>,
     began: Instant,
-    /// The time of the full handshake that the offered session derives from.
+    /// The time of the latest full handshake before the offered session was issued.
     offered_since: Option<Instant>,
     facts: Arc<Facts>,
 }
 
 impl Connection {
-    /// Stores a session. A resumed connection passes on the age of the session that it resumed.
+    /// Stores a session. Sessions of a resumed connection count as old as the resumed session.
     fn keep(&self, session: SslSession, resumed: bool) {
         let inherited = self.offered_since.filter(|_| resumed);
         let full_handshake = inherited.unwrap_or(self.began);
         self.sessions.known().keep(Session { session, full_handshake });
-        // An error only means that `first` is set already.
-        let _ = self.sessions.first.set(());
-    }
-}
-
-/// Watches over the session that a handshake offers. When the watch is dropped, the session is
-/// forgotten unless it was cleared. So a handshake that times out forgets its session, too.
-#[must_use]
-pub struct Watch {
-    sessions: Arc<Sessions>,
-    began: Instant,
-    /// The time of the full handshake that the suspected session derives from.
-    suspected_since: Option<Instant>,
-    has_failed: bool,
-}
-
-impl Watch {
-    /// True if the handshake offered a session.
-    pub fn suspects(&self) -> bool {
-        self.suspected_since.is_some()
-    }
-
-    /// The session is not the cause of any failure.
-    pub fn clear(mut self) {
-        self.suspected_since = None;
-    }
-
-    /// The handshake failed, and the session may be the cause.
-    pub fn failed(mut self) {
-        self.has_failed = true;
-    }
-
-    /// The server resumed the session.
-    pub fn resumed(self) {
-        self.sessions.known().failures = 0;
-        self.clear();
-    }
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        let Some(since) = self.suspected_since else { return };
-        let mut known = self.sessions.known();
-        // Several handshakes may have offered the same session: only the first failure counts.
-        let counts = self.has_failed || self.began.elapsed() >= HUNG;
-        if known.forget(since) && counts {
-            known.failures = known.failures.saturating_add(1);
-            known.failed = Some(Instant::now());
-        }
+        self.sessions.end_wait();
     }
 }
 
 thread_local! {
-    /// The offer of the handshake that is being polled, until that handshake begins.
+    /// The offer of the handshake that this thread polls now, until the handshake takes the offer.
     static TO_OFFER: RefCell<Option<Offer>> = const { RefCell::new(None) };
 }
 
-/// Runs a handshake that makes this offer. Its connector's context must be set up by [`resume_in`].
+/// Runs a handshake that offers the session in `offer`. The handshake's context must be set up by
+/// [`resume_in`].
 pub async fn offering<T>(offer: Offer, handshake: impl Future<Output = T>) -> T {
     let mut handshake = pin!(handshake);
     let mut offer = Some(offer);
@@ -263,15 +248,15 @@ impl Observer for Handshakes {
             offer.put_into(ssl);
         }
     }
-
-    fn pauses(ssl: &mut SslRef) {
-        if let Some(connection) = INDEX.get().and_then(|index| ssl.ex_data(*index)) {
-            connection.facts.update(ssl);
-        }
-    }
 }
 
 static INDEX: OnceLock<Index<Ssl, Connection>> = OnceLock::new();
+
+/// The facts about the connection on which the server has sent `chain`.
+pub fn facts_of(chain: &X509StoreContextRef) -> Option<&Facts> {
+    let ssl = chain.ex_data(X509StoreContext::ssl_idx().ok()?)?;
+    Some(&ssl.ex_data(*INDEX.get()?)?.facts)
+}
 
 /// The index under which OpenSSL keeps a [`Connection`].
 fn index() -> Result<Index<Ssl, Connection>, ErrorStack> {
@@ -319,7 +304,6 @@ mod tests {
         acceptor.build()
     }
 
-    /// The two ends of a connection.
     fn pair() -> (UnixStream, ServerStream) {
         let (client, server) = ServerStream::pair().unwrap();
         client.set_nonblocking(true).unwrap();
@@ -330,22 +314,23 @@ mod tests {
         Connector::new(Trust { pins, ..Trust::none() })
     }
 
-    /// A server, a client, and the sessions between them. The clock is paused: tests advance it.
+    /// A server, a client, and the client's sessions with the server. The clock stands still until
+    /// a test advances it.
     struct Scene {
         acceptor: SslAcceptor,
         connector: Arc<Connector>,
         sessions: Arc<Sessions>,
     }
 
-    /// A connection over which the server has sent its tickets. The client has not read them yet.
+    /// A connection on which the server has sent session tickets that the client has not read.
     struct Pair {
         client: TlsStream<UnixStream>,
         server: SslStream<ServerStream>,
     }
 
     impl Pair {
-        /// Reads the tickets and a byte behind them, then closes with close_notify: without it,
-        /// OpenSSL would not resume a TLS 1.2 session (SSL_set_shutdown(3)).
+        /// Reads the tickets and the byte after the tickets, then sends close_notify. Without
+        /// close_notify, OpenSSL would not resume a TLS 1.2 session (SSL_set_shutdown(3)).
         async fn read(&mut self) {
             self.server.write_all(b"+").unwrap();
             assert_eq!(self.client.stream.read_u8().await.unwrap(), b'+');
@@ -369,14 +354,15 @@ mod tests {
             Pair { client: client.unwrap(), server: server.unwrap() }
         }
 
-        /// A handshake with a silent server, cancelled after a second.
+        /// Cancels a handshake with a silent server after a second.
         async fn hang(&self) {
             let (client, _server) = pair();
             let handshake = self.connector.connect("redis.test", client, &self.sessions);
             assert!(timeout(MINUTE / 60, handshake).await.is_err());
         }
 
-        /// The time of the full handshake from which the session to offer now derives.
+        /// The time of the latest full handshake before the session was issued that would be
+        /// offered now.
         fn offered_since(&self) -> Option<Instant> {
             let known = self.sessions.known();
             known.to_offer(Instant::now()).map(|session| session.full_handshake)
@@ -384,7 +370,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_late_ticket_has_the_age_of_its_handshake() {
+    async fn a_ticket_that_arrives_late_is_as_old_as_its_handshake() {
         let scene = Scene::new();
         let began = Instant::now();
         let mut connection = scene.connect().await;
@@ -396,7 +382,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn resumed_tickets_age_from_the_full_handshake() {
+    async fn tickets_after_a_resumption_expire_with_the_first_session() {
         for version in [SslVersion::TLS1_2, SslVersion::TLS1_3] {
             tickets_inherit(version).await;
         }
@@ -418,7 +404,7 @@ mod tests {
         advance(10 * MINUTE).await;
         late.read().await;
         assert_eq!(scene.offered_since(), None);
-        // Then a full handshake: the server shows its certificate again.
+        // The next handshake is full: the server presents its certificate again.
         scene.connect().await.read().await;
         assert_eq!(scene.offered_since(), Some(Instant::now()));
     }
@@ -435,54 +421,31 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_abandoned_handshake_forgets_the_session_it_offered() {
-        let scene = Scene::new();
-        let mut late = scene.connect().await;
-        scene.connect().await.read().await;
-        assert!(scene.offered_since().is_some());
-        scene.hang().await;
-        assert_eq!(scene.offered_since(), None);
-        // A late ticket of the same age is not stored either.
-        late.read().await;
-        assert_eq!(scene.offered_since(), None);
-        let again = Instant::now();
-        scene.connect().await.read().await;
-        assert_eq!(scene.offered_since(), Some(again));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_handshake_without_an_offer_forgets_no_session() {
-        let scene = Scene::new();
-        let began = Instant::now();
-        let mut connection = scene.connect().await;
-        scene.hang().await;
-        connection.read().await;
-        assert_eq!(scene.offered_since(), Some(began));
-    }
-
-    #[tokio::test(start_paused = true)]
     async fn a_session_stays_usable_after_its_connection_breaks() {
         let scene = Scene::new();
         let mut first = scene.connect().await;
         first.server.write_all(b"+").unwrap();
         assert_eq!(first.client.stream.read_u8().await.unwrap(), b'+');
-        // Without close_notify, as after a reset.
+        // Close the connection without close_notify, as after a reset.
         drop(first);
         let second = scene.connect().await;
         assert!(second.server.ssl().session_reused());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn apps_that_give_up_early_do_not_end_resumption() {
+    async fn after_a_failed_handshake_the_next_handshake_is_full() {
         let scene = Scene::new();
-        for _ in 0..3 {
-            scene.connect().await.read().await;
-            let (client, _server) = pair();
-            let handshake = scene.connector.connect("redis.test", client, &scene.sessions);
-            assert!(timeout(HUNG / 2, handshake).await.is_err());
-        }
+        let mut late = scene.connect().await;
         scene.connect().await.read().await;
         assert!(scene.offered_since().is_some());
+        scene.hang().await;
+        assert_eq!(scene.offered_since(), None);
+        // A ticket of an older connection is not stored either.
+        late.read().await;
+        assert_eq!(scene.offered_since(), None);
+        let again = Instant::now();
+        scene.connect().await.read().await;
+        assert_eq!(scene.offered_since(), Some(again));
     }
 
     #[tokio::test(start_paused = true)]
@@ -500,7 +463,8 @@ mod tests {
         }
         scene.connect().await.read().await;
         assert_eq!(scene.offered_since(), None);
-        advance(NONE_OFFERED).await;
+        advance(PAUSE + MINUTE).await;
+        scene.connect().await.read().await;
         assert!(scene.offered_since().is_some());
     }
 

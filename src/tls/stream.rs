@@ -1,70 +1,66 @@
 //! A TLS connection, and the facts that OpenSSL reports about it.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use openssl::ssl::SslRef;
+use openssl::stack::StackRef;
 use openssl::x509::{X509, X509VerifyResult};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-/// The most session tickets that a server may send over one connection. Two to four are usual. A
-/// ticket costs some microseconds, and a TLS record can hold 900 tickets.
+use super::certificate::Certificate;
+
+/// A server may send at most this many session tickets on one connection. Servers usually send two
+/// to four. A ticket costs some microseconds of CPU time, and a TLS record can hold 900 tickets.
 const MOST_TICKETS: u32 = 64;
 
-/// Facts about a connection that native-tls does not show. OpenSSL's callbacks write the facts, and
-/// the stream reads them.
+/// Facts about a connection that native-tls does not show. OpenSSL's callbacks collect the facts.
 #[derive(Debug, Default)]
 pub struct Facts {
-    begun: AtomicBool,
-    resumed: AtomicBool,
-    /// OpenSSL's verification result, unless the server's chain is valid.
-    flaw: OnceLock<X509VerifyResult>,
-    /// The last certificate of the server's chain.
-    chain_end: OnceLock<X509>,
+    shown: OnceLock<Shown>,
     /// The number of session tickets that the server has sent.
     tickets: AtomicU32,
 }
 
+/// The certificates of a server.
+#[derive(Debug)]
+struct Shown {
+    /// The server's own certificate comes first.
+    chain: Vec<X509>,
+    verified: X509VerifyResult,
+}
+
 impl Facts {
-    /// Notes that the handshake has begun.
-    pub fn begin(&self) {
-        self.begun.store(true, Ordering::Relaxed);
+    /// Notes the certificates that the server has sent, and OpenSSL's verification result.
+    pub fn note_chain(&self, sent: &StackRef<X509>, verified: X509VerifyResult) {
+        let chain = || sent.iter().map(ToOwned::to_owned).collect();
+        self.shown.get_or_init(|| Shown { chain: chain(), verified });
     }
 
-    /// Copies the facts that OpenSSL knows now.
-    pub fn update(&self, ssl: &SslRef) {
-        self.resumed.store(ssl.session_reused(), Ordering::Relaxed);
-        if ssl.verify_result() != X509VerifyResult::OK {
-            self.flaw.get_or_init(|| ssl.verify_result());
-        }
-        if let Some(last) = ssl.peer_cert_chain().and_then(|chain| chain.iter().last()) {
-            self.chain_end.get_or_init(|| last.to_owned());
-        }
-    }
-
-    /// Counts a session ticket. Returns whether the server may send it.
+    /// Counts a session ticket. Returns false if the server has sent too many tickets.
     pub fn count_ticket(&self) -> bool {
         self.tickets.fetch_add(1, Ordering::Relaxed);
         !self.has_too_many_tickets()
     }
 
-    /// True if OpenSSL has begun the handshake.
-    pub fn has_begun(&self) -> bool {
-        self.begun.load(Ordering::Relaxed)
-    }
-
-    pub fn resumed(&self) -> bool {
-        self.resumed.load(Ordering::Relaxed)
+    /// True if the server has sent certificates, as in every full handshake.
+    pub fn has_chain(&self) -> bool {
+        self.shown.get().is_some()
     }
 
     /// OpenSSL's verification result for the server's chain.
     pub fn verified(&self) -> X509VerifyResult {
-        self.flaw.get().copied().unwrap_or(X509VerifyResult::OK)
+        self.shown.get().map_or(X509VerifyResult::OK, |shown| shown.verified)
     }
 
-    pub fn chain_end(&self) -> Option<&X509> {
-        self.chain_end.get()
+    /// The server's own certificate, whether or not it was accepted.
+    pub fn certificate(&self) -> Option<Certificate> {
+        Certificate::from_der(&self.shown.get()?.chain.first()?.to_der().ok()?)
+    }
+
+    /// The last certificate of the chain that the server has sent.
+    pub fn chain_end(&self) -> Option<Certificate> {
+        Certificate::from_der(&self.shown.get()?.chain.last()?.to_der().ok()?)
     }
 
     /// True if reading has ended because the server sent too many session tickets.
@@ -73,7 +69,7 @@ impl Facts {
     }
 }
 
-/// A stream of tokio-native-tls with its facts.
+/// A TLS connection of tokio-native-tls, with the facts about it.
 pub struct TlsStream<S> {
     pub stream: tokio_native_tls::TlsStream<S>,
     facts: Arc<Facts>,
@@ -90,7 +86,7 @@ impl<S> TlsStream<S> {
         TlsStream { stream, facts }
     }
 
-    /// The stream below TLS.
+    /// The stream that carries the TLS records.
     pub fn get_ref(&self) -> &S {
         self.stream.get_ref().get_ref().get_ref()
     }
@@ -101,23 +97,20 @@ impl<S> TlsStream<S> {
 
     /// True if the server resumed a session.
     pub fn resumed(&self) -> bool {
-        self.facts.resumed()
+        !self.facts.has_chain()
     }
 
     /// True if reading has ended because the server sent too many session tickets.
     pub fn has_too_many_tickets(&self) -> bool {
         self.facts.has_too_many_tickets()
     }
-
-    /// The last certificate of the server's chain.
-    pub(super) fn chain_end(&self) -> Option<&X509> {
-        self.facts.chain_end()
-    }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
-    /// The server's certificate in DER.
-    pub(super) fn peer_certificate(&self) -> Option<Vec<u8>> {
-        self.stream.get_ref().peer_certificate().ok()??.to_der().ok()
+    /// The server's certificate; after a resumption, the certificate from the resumed session.
+    /// `None` if the certificate is unreadable.
+    pub fn certificate(&self) -> Option<Certificate> {
+        let certificate = self.stream.get_ref().peer_certificate().ok()??;
+        Certificate::from_der(&certificate.to_der().ok()?)
     }
 }

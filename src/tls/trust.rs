@@ -9,11 +9,11 @@ use super::pin::Pin;
 /// The setting `--verify`: the level at which to verify the server's certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verify {
-    /// Not at all.
+    /// Verify nothing.
     None,
     /// Verify the chain.
     Ca,
-    /// Verify the chain and the name.
+    /// Verify the chain and the host name.
     Full,
 }
 
@@ -50,7 +50,7 @@ impl Trust {
         self.verify != Verify::None || !self.pins.is_empty()
     }
 
-    /// True if the pins allow a server whose key has this pin.
+    /// True if the settings allow a server whose key has this pin.
     pub fn pin_holds(&self, pin: &Pin) -> bool {
         self.pins.is_empty() || self.pins.contains(pin)
     }

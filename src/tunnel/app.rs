@@ -1,7 +1,8 @@
 //! The app's end of a connection: a TCP or Unix stream.
 //!
-//! The first bytes show whether the app speaks TLS itself. Such an app must not wait for Redis:
-//! Redis takes a ClientHello for the beginning of a request, and never answers.
+//! The app's first bytes show whether the app itself speaks TLS. The launcher does not send a
+//! ClientHello to Redis, because Redis takes a ClientHello for the beginning of a request and never
+//! answers.
 
 use std::future::poll_fn;
 use std::io;
@@ -18,41 +19,43 @@ use tokio::time::Instant;
 use super::relay::{App, Stream};
 use super::socket::{has_hung_up, probe};
 
-/// The first bytes of a ClientHello, with which no request to Redis begins: the record's type and
-/// the first byte of its version (RFC 8446 section 5.1).
+/// The first two bytes of a ClientHello: the record's type, and the first byte of the record's
+/// version (RFC 8446 section 5.1). No request to Redis begins with these bytes.
 const CLIENT_HELLO: [u8; 2] = [0x16, 0x03];
 /// The number of bytes that are read at once and discarded.
 const IGNORED: usize = 4096;
-/// Redis has this long to process the last requests of an app that closed its Unix socket. With a
-/// TCP socket, it takes equally long to find out that the app has gone (tcp_fin_timeout in tcp(7)).
+/// Redis has this long to process the last requests of an app that closed its Unix socket. If an
+/// app closes a TCP socket, the launcher notices after the same time (tcp_fin_timeout in tcp(7)).
 const HUNG_UP: Duration = Duration::from_secs(60);
-/// The most bytes read ahead while the app waits for Redis, and the size of one such read.
+/// While the app waits for Redis, the launcher reads at most this many of the app's bytes ahead.
 const MOST_AHEAD: usize = 16 * 1024;
+/// The most bytes that one read takes while the app waits for Redis.
 const AHEAD_READ: usize = 4096;
 
-/// The app's stream. It can hold bytes that were read before Redis was ready to take them.
+/// The app's stream, with the bytes that were read ahead: before there was a connection to Redis.
 pub struct AppStream {
     socket: Socket,
     opening: Opening,
-    /// Bytes that were read ahead and not handed over yet.
+    /// Bytes that were read ahead, for the next reader of the stream.
     held: Vec<u8>,
     last_ahead: Option<Instant>,
-    /// The end of the app's stream was read ahead.
+    /// The app had closed its side when the launcher last read ahead.
     ended: bool,
-    /// TCP keepalive probes find out whether an app that has closed its side still exists.
+    /// TCP keepalive probes are switched on: they find out whether an app that has closed its side
+    /// still exists.
     is_probed: bool,
-    /// When the launcher first saw that the app has closed its Unix socket completely.
+    /// When the launcher noticed that the app has closed both directions of its Unix socket.
     hung_up: Option<Instant>,
-    /// A descriptor that keeps room for the connection to Redis.
+    /// A descriptor that is reserved for the connection to Redis.
     spare: Option<OwnedFd>,
 }
 
 /// The result of reading ahead.
 #[derive(Debug)]
 pub enum Ahead {
-    /// More bytes are held for the next reader.
+    /// More bytes were read.
     Bytes,
-    /// The maximum number of bytes is held.
+    /// Nothing was read, because [`MOST_AHEAD`] bytes have been read ahead already.
     Full,
     /// The app speaks TLS.
     Tls,
@@ -63,7 +66,7 @@ pub enum Ahead {
 }
 
 enum Socket {
-    /// With the app's address.
+    /// The stream and the app's address.
     Tcp(TcpStream, SocketAddr),
     Unix(UnixStream),
 }
@@ -71,7 +74,7 @@ enum Socket {
 /// The protocol that the app's first bytes belong to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Opening {
-    /// Too few bytes have come to tell.
+    /// Too few bytes have arrived to recognise the protocol.
     Open,
     /// Anything but TLS. Redis decides whether the bytes are RESP.
     Plain,
@@ -112,8 +115,8 @@ impl AppStream {
         }
     }
 
-    /// Keeps `spare` until [`take_spare`](Self::take_spare), so that the connection to Redis finds
-    /// a free descriptor.
+    /// Keeps `spare`, which is reserved for the connection to Redis, until
+    /// [`take_spare`](Self::take_spare).
     pub fn with_spare(self, spare: OwnedFd) -> AppStream {
         AppStream { spare: Some(spare), ..self }
     }
@@ -122,7 +125,7 @@ impl AppStream {
         self.spare.take()
     }
 
-    /// The app's address or process, for the log.
+    /// The app's address, or its process if the connection is a Unix socket, for the log.
     pub fn peer(&self) -> String {
         match &self.socket {
             Socket::Tcp(_, address) => address.to_string(),
@@ -133,7 +136,7 @@ impl AppStream {
         }
     }
 
-    /// The stream if it is TCP. Unix sockets know no reset (unix(7)).
+    /// The stream if it is TCP; `None` for a Unix socket, which cannot be reset (unix(7)).
     pub fn tcp(&self) -> Option<&TcpStream> {
         match &self.socket {
             Socket::Tcp(stream, _) => Some(stream),
@@ -141,17 +144,17 @@ impl AppStream {
         }
     }
 
-    /// The error if the app has reset its connection. Unix sockets know no reset (unix(7)).
+    /// The error if the app has reset its TCP connection.
     pub fn reset_error(&self) -> Option<io::Error> {
         self.tcp()?.take_error().ok()?
     }
 
-    /// True if the app speaks TLS. Then reading fails, and hands over none of the app's bytes.
+    /// True if the app speaks TLS. Then reading from the stream fails.
     pub fn speaks_tls(&self) -> bool {
         self.opening == Opening::Tls
     }
 
-    /// Reads ahead: holds bytes that the app sends before Redis can take them, for the next reader.
+    /// Reads ahead: reads bytes from the app before there is a connection to Redis.
     pub fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<Ahead> {
         if self.ended {
             return Poll::Ready(Ahead::Ended);
@@ -183,16 +186,15 @@ impl AppStream {
     }
 
     /// Closes the connection of an app that speaks TLS. Reads the app's bytes first, because
-    /// closing with unread bytes is a reset (RFC 1122 section 4.2.2.13). A reset would end the
-    /// client's handshake, too, but after a clean end most clients report that TLS was not
-    /// established.
+    /// closing with unread bytes is a reset (RFC 1122 section 4.2.2.13). After a clean end, most
+    /// clients report that TLS was not established; after a reset, they would not mention TLS.
     ///
     /// # Errors
     /// If the app is gone.
     pub async fn hang_up(&mut self) -> io::Result<()> {
         let mut ignored = [0; IGNORED];
-        // Read only the bytes that have come, within the task's budget. If more bytes come, the app
-        // gets a reset.
+        // Read only the bytes that have arrived, within the task's budget. If more bytes arrive
+        // later, the app gets a reset.
         poll_fn(|cx| {
             let mut buffer = ReadBuf::new(&mut ignored);
             while let Poll::Ready(Ok(())) = self.socket.stream().poll_read(cx, &mut buffer)
@@ -221,7 +223,7 @@ impl App for AppStream {
         match &self.socket {
             Socket::Tcp(stream, _) => {
                 if !std::mem::replace(&mut self.is_probed, true) {
-                    // If probes cannot be set, only the idle timeout ends the connection.
+                    // If the probes cannot be switched on, the idle timeout ends the connection.
                     let _ = probe(stream);
                 }
                 self.reset_error()
@@ -299,13 +301,13 @@ mod tests {
         (AppStream::from_unix(near), far)
     }
 
-    /// Reads ahead to the app's end.
+    /// Reads ahead until the app has closed its side.
     async fn look_ahead(app: &mut AppStream) {
         while matches!(poll_fn(|cx| app.poll_ahead(cx)).await, Ahead::Bytes) {}
     }
 
-    /// Reads everything from an app that sends `parts` one after the other, at most `at_once` bytes
-    /// with each read. Returns the bytes, and whether reading ended with an error.
+    /// Reads everything from an app that sends `parts` one after the other. Each read takes at most
+    /// `at_once` bytes. Returns the bytes, and whether reading ended with an error.
     async fn read_of(parts: &[&[u8]], at_once: usize, look_first: bool) -> (Vec<u8>, bool) {
         let (mut app, mut far) = pair();
         let (mut read, mut buffer) = (Vec::new(), vec![0; at_once]);

@@ -1,4 +1,4 @@
-//! Connecting within the connect timeout, with retries if `--connect-retry` allows them.
+//! Connects within the connect timeout, with retries if `--connect-retry` is set.
 
 use std::future::Future;
 use std::os::fd::OwnedFd;
@@ -15,22 +15,23 @@ use super::{Tunnel, queue, upstream};
 /// `LONGEST_PAUSE`.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// After a connection was closed, Redis has this long to notice that it has a free place for a
-/// client.
+/// After the launcher has closed a connection, Redis has this long to notice that the number of its
+/// clients is below its limit again.
 const PAUSE_FOR_REDIS: Duration = Duration::from_millis(50);
 
-/// The pause before the next attempt. It is random up to an upper bound (full jitter), so that many
-/// launchers do not retry in step
+/// The pause before the next attempt. The pause is random up to an upper bound (full jitter), so
+/// that many launchers do not retry at the same moment
 /// (<https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/>).
 fn pause_after(failures: u32, random: &mut fastrand::Rng) -> Duration {
     let longest = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(failures - 1));
     longest.min(LONGEST_PAUSE).mul_f64(random.f64())
 }
 
-/// Makes a connection within the connect timeout, for an app with this spare descriptor.
+/// Makes a connection within the connect timeout. `spare` is a descriptor to close if no descriptor
+/// is free.
 ///
 /// # Errors
-/// The last failure. Explaining a bad certificate may take 1 s beyond the timeout.
+/// The failure of the last attempt.
 pub async fn connect(tunnel: &Tunnel, spare: Option<OwnedFd>) -> Result<TlsUpstream, Failure> {
     connect_by(tunnel, Instant::now() + tunnel.settings.connect_timeout, spare).await
 }
@@ -38,7 +39,7 @@ pub async fn connect(tunnel: &Tunnel, spare: Option<OwnedFd>) -> Result<TlsUpstr
 /// Like [`connect`], until `deadline`.
 ///
 /// # Errors
-/// The last failure.
+/// The failure of the last attempt.
 pub async fn connect_by(
     tunnel: &Tunnel,
     deadline: Instant,
@@ -51,11 +52,11 @@ pub async fn connect_by(
     .await
 }
 
-/// Tries once, or with `--connect-retry` until `deadline`. If no descriptor is free, closes the
-/// spare one and tries again at once.
+/// Makes one attempt, or with `--connect-retry` attempts until `deadline`. If no descriptor is
+/// free, closes `spare` and makes the next attempt at once.
 ///
 /// # Errors
-/// The last failure.
+/// The failure of the last attempt.
 pub async fn retry<T, A>(
     tunnel: &Tunnel,
     deadline: Instant,
@@ -71,7 +72,7 @@ where
             Err(failure) => failure,
             connected => return connected,
         };
-        // A lookup without a free descriptor may report another error.
+        // If no descriptor is free, a name lookup may fail with an error that does not say so.
         let is_last = |spare: &OwnedFd| spare.try_clone().is_err();
         if spare.as_ref().is_some_and(|spare| failure.is_out_of_descriptors() || is_last(spare)) {
             spare = None;
@@ -89,37 +90,32 @@ where
     }
 }
 
-/// Makes a connection in this slot. The slot also covers connections that explain a failure.
+/// Makes a connection that holds `slot`.
 ///
 /// # Errors
-/// The failure.
+/// The failure of the last attempt.
 pub async fn connect_in(
     tunnel: &Tunnel,
     slot: Slot,
     deadline: Instant,
 ) -> Result<TlsUpstream, Failure> {
     let mut connected = upstream::connect(tunnel, deadline).await;
-    let is_cut = connected.as_ref().is_err_and(upstream::is_cut);
+    let is_cut = connected.as_ref().is_err_and(Failure::is_cut);
     let now = Instant::now();
     if is_cut && tunnel.limit.may_still_be_counted(now) && now + PAUSE_FOR_REDIS < deadline {
         sleep(PAUSE_FOR_REDIS).await;
         connected = upstream::connect(tunnel, deadline).await;
     }
     match connected {
-        Ok((tls, address)) => Ok(TlsUpstream::new(tls, slot, tunnel.load.count(), address)),
-        Err(unexplained) => {
-            let failure = unexplained.explain(tunnel).await;
-            note_client_limit(&failure, tunnel);
+        Ok((tls, address)) => Ok(TlsUpstream::new(tls, slot, address)),
+        Err(failure) => {
+            // If the server closes a connection during the handshake while other connections of
+            // this launcher stay open, Redis is probably at its client limit.
+            if failure.is_cut() && tunnel.open_to_server() > 0 {
+                tunnel.figures.turned_away();
+            }
             Err(failure)
         }
-    }
-}
-
-/// Counts a failure that looks like Redis's client limit: a handshake was cut while other
-/// connections of this launcher are open.
-fn note_client_limit(failure: &Failure, tunnel: &Tunnel) {
-    if failure.is_cut() && tunnel.load.connections() > 0 {
-        tunnel.figures.turned_away();
     }
 }
 

@@ -11,6 +11,7 @@ use super::app::AppStream;
 use super::drain::DrainGuard;
 use super::ends::Ends;
 use super::failure::{Failure, is_hang_up};
+use super::hints::Described;
 use super::meter::Meter;
 use super::refusal::{FirstRequest, refuse};
 use super::relay::{Relay, RelayEnd, Side};
@@ -21,7 +22,7 @@ use super::warnings::{UpstreamEvent, Warning};
 use super::{Tunnel, attempts, hints, late_refusal};
 use crate::figures::{self, Arrival, CloseReason, UpstreamState};
 use crate::logging::{debug, info};
-use crate::tls::{HandshakeError, is_own_failure};
+use crate::tls::{Misconfiguration, is_own_failure};
 
 /// The error in the log and on the status page if Redis closes a connection instead of answering.
 const UNANSWERED: &str = "the server closed the connection without an answer";
@@ -141,7 +142,7 @@ impl<'t> Connection<'t> {
 
     /// If the server refused the client's certificate after the handshake, asks the server for the
     /// reason. This closes the connection.
-    async fn explain_late_refusal(&mut self, course: &Course) -> Option<HandshakeError> {
+    async fn explain_late_refusal(&mut self, course: &Course) -> Option<Misconfiguration> {
         let RelayEnd::Reset(Side::Redis, error) = &course.end else { return None };
         // A server that sends a reply, or closes its side cleanly, has accepted the client.
         if self.moved.received > 0 || course.redis_ended_first {
@@ -204,9 +205,10 @@ impl Connection<'_> {
     /// error. During an outage, the app gets no error, as without a tunnel.
     async fn fail(&mut self, failure: Failure) {
         let tunnel = self.tunnel;
-        let hint = failure.hint(tunnel);
-        self.arrival.failed(failure.reason(), failure.to_string(), hint.clone());
-        tunnel.warnings.warn(failure.warning(hint.clone()));
+        let described = failure.describe(tunnel);
+        tunnel.warnings.warn(described.warning(failure.event()));
+        let Described { reason, error, hint } = described;
+        self.arrival.failed(reason, error.clone(), hint.clone());
         if failure.is_outage() {
             return;
         }
@@ -214,7 +216,7 @@ impl Connection<'_> {
             true => FirstRequest::Read,
             false => FirstRequest::ToCome,
         };
-        let answer = format!("{}: {failure}; {hint}", tunnel.route.upstream);
+        let answer = format!("{}: {error}; {hint}", tunnel.route.upstream);
         match refuse(&mut self.ends.app, &answer, first).await {
             Ok(()) => {}
             Err(_) if self.ends.app.speaks_tls() => self.hang_up_on_tls().await,

@@ -2,11 +2,11 @@
 
 use tokio::sync::{mpsc, watch};
 
-/// A guard held by each connection and each listener. The guard tells them that COMMAND has ended.
+/// Each connection and each listener holds a guard, which tells its holder when COMMAND has ended.
 /// The drain lasts until all guards are dropped.
 #[derive(Debug, Clone)]
 pub struct DrainGuard {
-    /// A sender that sends nothing: the drain waits until all senders are dropped.
+    /// This sender sends no messages. The drain waits until all senders are dropped.
     #[expect(dead_code, reason = "dropping it is what counts")]
     alive: mpsc::Sender<()>,
     command_ended: watch::Receiver<bool>,
@@ -34,8 +34,8 @@ impl DrainGuard {
 }
 
 impl Drain {
-    /// Announces COMMAND's end, and waits until every connection is done. The caller must drop its
-    /// own [`DrainGuard`] first.
+    /// Tells all holders of guards that COMMAND has ended, and waits until they have dropped their
+    /// guards. The caller must drop its own [`DrainGuard`] first.
     pub async fn finish(mut self) {
         self.command_ended.send_replace(true);
         let _ = self.all_done.recv().await;
@@ -86,7 +86,7 @@ mod tests {
         tokio::spawn(async move {
             let mut guard = guard;
             guard.command_ended().await;
-            // A connection that waited to be accepted.
+            // A connection that was accepted after COMMAND's end.
             let late = guard.clone();
             drop(guard);
             sleep(Duration::from_secs(2)).await;

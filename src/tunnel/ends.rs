@@ -1,4 +1,4 @@
-//! Both ends of a connection, and the ways to close each end.
+//! Both ends of a connection, from the app and to Redis, and the ways to close each end.
 
 use std::time::Duration;
 
@@ -12,23 +12,26 @@ use super::socket::reset_on_close;
 use super::stream::TlsUpstream;
 use crate::system::socket::unacknowledged;
 
-/// If Redis sends no bytes for this long, Redis has answered all requests.
+/// If Redis sends no bytes for this long, the launcher assumes that Redis has answered all
+/// requests.
 const QUIET: Duration = Duration::from_millis(50);
-/// The time limit for Redis to answer the last requests of an app whose connection broke. A
-/// subscription would never end.
+/// The time limit for Redis to answer the last requests of an app whose connection broke. Without
+/// this limit, the replies to a subscription would never end.
 const LONGEST_UNREST: Duration = Duration::from_secs(1);
 /// The time limit for delivering the bytes that were sent before a failure.
 const DELIVERY: Duration = Duration::from_secs(5);
-/// The interval of checks whether the peer has acknowledged the last bytes.
+/// The interval at which the launcher checks whether the peer has acknowledged the last bytes.
 const FLUSH_CHECK: Duration = Duration::from_millis(5);
 /// The number of bytes that are read at once and discarded.
 const IGNORED: usize = 4096;
 
-/// Both ends of a connection. Dropping them resets both, unless [`Ends::finish`] was called: a
-/// failure, a panic or the drain timeout must not look like a clean end of stream.
+/// Both ends of a connection. Dropping the ends resets both connections, unless [`Ends::finish`]
+/// was called, because a failure, a panic or the drain timeout must not look like a clean end of
+/// stream.
 pub struct Ends {
     pub app: AppStream,
-    /// `None` before the connection to Redis is made, and after it was closed or given away.
+    /// The connection to Redis. `None` before this connection is made, and after it was closed or
+    /// taken for another app.
     pub redis: Option<TlsUpstream>,
     is_finished: bool,
 }
@@ -38,8 +41,8 @@ impl Ends {
         Ends { app, redis: None, is_finished: false }
     }
 
-    /// Marks the connection as cleanly ended: dropping the ends closes them instead of resetting
-    /// them.
+    /// Marks the connection as cleanly ended: from now on, dropping the ends closes both
+    /// connections instead of resetting them.
     pub fn finish(&mut self) {
         self.is_finished = true;
     }
@@ -56,15 +59,15 @@ impl Ends {
     /// Closes the connection to Redis cleanly. No bytes may be waiting to be sent.
     pub async fn close_unused_redis(&mut self) {
         if let Some(mut redis) = self.redis.take() {
-            // The socket's buffer is empty, so close_notify fits into it at once.
+            // The socket's send buffer is empty, so close_notify fits into the buffer at once.
             let _ = timeout(Duration::ZERO, redis.shutdown()).await;
         }
     }
 
-    /// Prepares both ends for closing after `end`. A clean end is marked as such; after a failure,
-    /// waits for at most [`DELIVERY`] until the bytes sent before the failure are delivered.
+    /// Prepares both ends for being dropped after the relay has ended with `end`. After a failure,
+    /// waits at most [`DELIVERY`] until the bytes sent before the failure are delivered.
     pub async fn close(&mut self, end: &RelayEnd) {
-        // A timeout changes nothing: the reset follows either way.
+        // Ignore timeouts, because both connections are reset either way.
         match end {
             RelayEnd::Closed | RelayEnd::Kept(_) => self.finish(),
             RelayEnd::Idle => {
@@ -77,7 +80,7 @@ impl Ends {
                 }
             }
             RelayEnd::Reset(Side::Redis, _) => {
-                // The reader of a Unix socket gets all bytes even after the writer is gone.
+                // With a Unix socket, the app gets all bytes even after the launcher has closed it.
                 if let Some(tcp) = self.app.tcp() {
                     let _ = timeout(DELIVERY, acknowledged(tcp)).await;
                 }
@@ -104,8 +107,8 @@ async fn acknowledged(stream: &TcpStream) {
     }
 }
 
-/// Waits until Redis has received all of the app's requests, and sends no more replies. With an
-/// earlier reset, Redis would drop the requests that are still unread.
+/// Waits until Redis has received all of the app's requests, and sends no more replies. If the
+/// launcher reset the connection earlier, Redis would discard unread requests.
 async fn all_executed(redis: &mut TlsUpstream) {
     acknowledged(redis.tcp()).await;
     let mut ignored = [0; IGNORED];

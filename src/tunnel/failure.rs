@@ -1,15 +1,12 @@
-//! Describes for users why there is no connection to Redis. [`super::hints`] tells users what to
-//! change.
+//! The reasons why there is no connection to Redis. [`super::hints`] describes them for users.
 
-use std::fmt;
 use std::io;
 use std::num::NonZeroUsize;
 
 use nix::errno::Errno;
 
-use super::warnings::{UpstreamEvent, Warning};
-use crate::figures::FailureReason;
-use crate::tls::HandshakeError;
+use super::read_ahead::Heard;
+use crate::tls::{HandshakeError, Misconfiguration};
 
 /// The step in which an attempt to connect failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,21 +14,21 @@ pub enum Step {
     LookUp,
     Tcp,
     Tls,
-    /// TLS, if the server closed the connection before it sent a byte.
+    /// The TLS handshake, if the server closed the connection before it sent a byte.
     Unanswered,
 }
 
 /// The reason why there is no connection to Redis.
 #[derive(Debug)]
 pub enum Failure {
-    /// Redis, or the network, is down. The app's connection is closed, as without a tunnel.
+    /// Redis or the network is down. The app's connection is closed, as without a tunnel.
     Outage(Step, io::Error),
-    /// A setting is wrong. The app gets an error.
-    Misconfigured(HandshakeError),
-    /// OpenSSL failed, for example because memory was short. This may be temporary, so the app sees
-    /// an outage.
+    /// A setting is wrong. The app gets a Redis error.
+    Misconfigured(Misconfiguration),
+    /// OpenSSL failed, for example for lack of memory. The app's connection is closed as at an
+    /// outage, because such a failure may be temporary.
     Internal(io::Error),
-    /// All connections that this limit allows were in use until the connect timeout.
+    /// All connections that this limit allows were in use until the connect timeout expired.
     QueueTimeout(NonZeroUsize),
 }
 
@@ -40,10 +37,18 @@ impl Failure {
         Failure::Outage(step, io::ErrorKind::TimedOut.into())
     }
 
-    /// A connection that broke in the handshake. `heard`: whether the server had sent a byte.
-    pub fn in_handshake(error: io::Error, heard: bool) -> Failure {
-        let step = if is_hang_up(&error) && !heard { Step::Unanswered } else { Step::Tls };
-        Failure::Outage(step, error)
+    /// The failure of a handshake. `heard` tells whether the server has sent a byte.
+    pub fn in_handshake(error: HandshakeError, heard: &Heard) -> Failure {
+        match error {
+            HandshakeError::Broken(error) if is_hang_up(&error) && !heard.anything() => {
+                Failure::Outage(Step::Unanswered, error)
+            }
+            HandshakeError::Broken(error) | HandshakeError::Damaged(error) => {
+                Failure::Outage(Step::Tls, error)
+            }
+            HandshakeError::Internal(error) => Failure::Internal(error),
+            HandshakeError::Misconfigured(what) => Failure::Misconfigured(what),
+        }
     }
 
     /// True if another attempt may succeed without a change of settings.
@@ -51,65 +56,15 @@ impl Failure {
         !matches!(self, Failure::Misconfigured(_))
     }
 
-    /// The server has cut the handshake before it sent a byte, like a Redis at its client limit.
+    /// True if the server closed the connection during the handshake before it sent a byte, as
+    /// Redis does at its client limit.
     pub fn is_cut(&self) -> bool {
         matches!(self, Failure::Outage(Step::Unanswered, _))
     }
 
-    /// The launcher has no free descriptor.
+    /// True if the launcher has no free descriptor.
     pub fn is_out_of_descriptors(&self) -> bool {
-        self.reason() == FailureReason::Descriptors
-    }
-
-    /// The warning about this failure.
-    pub fn warning(&self, hint: String) -> Warning {
-        let event = match self {
-            Failure::Outage(..) | Failure::Internal(_) => UpstreamEvent::Failed,
-            Failure::Misconfigured(_) => UpstreamEvent::Refused,
-            Failure::QueueTimeout(_) => UpstreamEvent::QueueTimeout,
-        };
-        let reason = Some(self.reason().word());
-        Warning::Upstream { event, reason, error: self.to_string(), hint }
-    }
-
-    /// The reason in the metrics.
-    pub fn reason(&self) -> FailureReason {
-        use io::ErrorKind::{ConnectionRefused, TimedOut};
-        match self {
-            Failure::QueueTimeout(_) => FailureReason::QueueTimeout,
-            Failure::Internal(error) | Failure::Outage(Step::LookUp, error)
-                if is_out_of_threads(error) =>
-            {
-                FailureReason::Threads
-            }
-            Failure::Internal(_) => FailureReason::Internal,
-            Failure::Outage(_, error) if is_out_of_descriptors(error) => FailureReason::Descriptors,
-            Failure::Outage(Step::LookUp, _) => FailureReason::Dns,
-            Failure::Outage(Step::Tcp, error) => match error.kind() {
-                ConnectionRefused => FailureReason::TcpRefused,
-                TimedOut => FailureReason::TcpTimeout,
-                _ => FailureReason::TcpOther,
-            },
-            Failure::Outage(Step::Unanswered, _) => FailureReason::TlsEof,
-            Failure::Outage(Step::Tls, error) if is_hang_up(error) => FailureReason::TlsEof,
-            Failure::Outage(Step::Tls, error) if error.kind() == TimedOut => {
-                FailureReason::TlsTimeout
-            }
-            Failure::Outage(Step::Tls, _) => FailureReason::TlsOther,
-            Failure::Misconfigured(error) => match error {
-                HandshakeError::NoTls => FailureReason::NoTls,
-                HandshakeError::Certificate(..) => FailureReason::Certificate,
-                HandshakeError::Pin(_) => FailureReason::Pin,
-                HandshakeError::ClientCertificateWanted
-                | HandshakeError::ClientCertificateRefused(_) => FailureReason::ClientCertificate,
-                HandshakeError::NoCommonVersion => FailureReason::TlsVersion,
-                HandshakeError::Internal(_) => FailureReason::Internal,
-                HandshakeError::UnknownName
-                | HandshakeError::Refused(_)
-                | HandshakeError::Broken(_)
-                | HandshakeError::Damaged(_) => FailureReason::TlsOther,
-            },
-        }
+        matches!(self, Failure::Outage(_, error) if is_out_of_descriptors(error))
     }
 }
 
@@ -130,59 +85,7 @@ pub fn is_out_of_threads(error: &io::Error) -> bool {
     error.raw_os_error() == Some(Errno::EAGAIN as i32)
 }
 
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Failure::Internal(error) | Failure::Outage(Step::LookUp, error)
-                if is_out_of_threads(error) =>
-            {
-                write!(f, "no thread is free for the name lookup: {}", in_words(error))
-            }
-            Failure::Outage(step, error) => {
-                let what = match step {
-                    Step::LookUp => "name look-up failed",
-                    Step::Tcp => "TCP connection failed",
-                    Step::Tls | Step::Unanswered => "TLS handshake broke off",
-                };
-                write!(f, "{what}: {}", in_words(error))
-            }
-            Failure::Internal(error) => write!(f, "OpenSSL failed: {error}"),
-            Failure::QueueTimeout(limit) => write!(
-                f,
-                "all {limit} connections that the tunnel's limit allows were in use until the \
-                 connect timeout"
-            ),
-            Failure::Misconfigured(error) => match error {
-                HandshakeError::NoTls => f.write_str("the server speaks no TLS"),
-                HandshakeError::Certificate(_, reason) => {
-                    write!(f, "certificate check failed: {reason}")
-                }
-                HandshakeError::Pin(pin) => {
-                    write!(f, "the server's key differs from the pin: its pin is {pin}")
-                }
-                HandshakeError::ClientCertificateWanted => {
-                    f.write_str("the server requires a client certificate")
-                }
-                HandshakeError::ClientCertificateRefused(reason) => {
-                    write!(f, "the server refuses the client certificate: {reason}")
-                }
-                HandshakeError::UnknownName => {
-                    f.write_str("the server does not accept the server name (SNI)")
-                }
-                HandshakeError::NoCommonVersion => {
-                    f.write_str("the server supports none of the allowed TLS versions")
-                }
-                HandshakeError::Refused(reason) => write!(f, "TLS handshake refused: {reason}"),
-                HandshakeError::Internal(error) => write!(f, "OpenSSL failed: {error}"),
-                HandshakeError::Broken(error) | HandshakeError::Damaged(error) => {
-                    write!(f, "TLS handshake broke off: {}", in_words(error))
-                }
-            },
-        }
-    }
-}
-
-/// An error in words for users, without codes.
+/// Describes an error for users, without error codes.
 pub fn in_words(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::TimedOut => "timed out".to_owned(),

@@ -1,71 +1,69 @@
-//! A tunnel's first TLS handshake runs alone, so that later handshakes can resume its session.
+//! A tunnel's first TLS handshake runs alone, and the tunnel's other connections wait briefly for
+//! it, so that they can resume its session.
 //!
-//! This saves CPU time at Redis if many apps connect at once and there is no session yet: Redis
-//! needs 0.78 times the CPU time that it needs behind nginx; without this rule 1.2 times
-//! (docs/performance.md). Once per tunnel, other connections wait briefly for the first handshake.
+//! Waiting saves CPU time at Redis if many apps connect at once. With this rule, Redis needs 0.78
+//! times the CPU time that it needs behind nginx; without this rule, 1.2 times
+//! (docs/performance.md).
 
 use std::future::Future;
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::sync::SetOnce;
 use tokio::time::timeout;
 
 use crate::tls::Sessions;
 
-/// Other connections wait at most this long, or a quarter of the connect timeout if that is less.
+/// Other connections wait at most this long for the first handshake. If the connect timeout is
+/// short, they wait at most a quarter of the connect timeout.
 const PATIENCE: Duration = Duration::from_millis(250);
 /// If the TCP connect takes longer than this, the server is far away, and other connections do not
-/// wait.
+/// wait for the first handshake.
 const SLOW_TCP: Duration = Duration::from_millis(80);
 
 /// Lets one connection of a tunnel make the first handshake.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct FirstHandshake {
     has_begun: AtomicBool,
-    /// Set when no connection needs to wait any more.
-    over: SetOnce<()>,
+    sessions: Arc<Sessions>,
 }
 
 impl FirstHandshake {
-    /// Ends the wait for all connections, including later connections.
-    pub fn finish(&self) {
-        // `over` may be set already.
-        let _ = self.over.set(());
+    pub fn new(sessions: Arc<Sessions>) -> FirstHandshake {
+        FirstHandshake { has_begun: AtomicBool::new(false), sessions }
     }
 
-    /// Returns [`First`] to the connection that must make the first handshake. All others wait here
-    /// for the first session, or until the wait is over.
-    pub async fn turn(&self, sessions: &Sessions, connect_timeout: Duration) -> Option<First<'_>> {
-        if self.over.initialized() {
+    /// Ends the wait for all connections, including later connections.
+    pub fn finish(&self) {
+        self.sessions.end_wait();
+    }
+
+    /// Returns [`First`] to the connection that must make the first handshake. All other
+    /// connections wait here, until the first session arrives or the wait ends for another reason.
+    pub async fn turn(&self, connect_timeout: Duration) -> Option<First<'_>> {
+        if self.sessions.is_wait_over() {
             return None;
         }
         if !self.has_begun.swap(true, Ordering::Relaxed) {
             return Some(First(self));
         }
-        let first = async {
-            tokio::select! {
-                () = sessions.first() => {}
-                _ = self.over.wait() => {}
-            }
-        };
-        // However the wait ended, no connection waits again.
-        let _ = timeout(PATIENCE.min(connect_timeout / 4), first).await;
+        // Each tunnel waits only once: after a timeout, later connections do not wait.
+        let _ = timeout(PATIENCE.min(connect_timeout / 4), self.sessions.first_or_end()).await;
         self.finish();
         None
     }
 }
 
-/// The tunnel's first handshake. Dropping this ends the wait of the other connections. It is
-/// dropped if the handshake fails, or if the server is far away.
+/// A guard for the tunnel's first handshake. When the guard is dropped, the other connections stop
+/// waiting. The caller drops the guard if the handshake fails or the server is far away.
 #[derive(Debug)]
 #[must_use]
 pub struct First<'a>(&'a FirstHandshake);
 
 impl First<'_> {
-    /// Awaits `connecting` by TCP. If that takes long, drops the first handshake: the server is far
-    /// away.
+    /// Awaits `connecting`, a TCP connect. If the TCP connect takes longer than [`SLOW_TCP`], drops
+    /// `first`.
     pub async fn while_near<T>(
         first: &mut Option<First<'_>>,
         connecting: impl Future<Output = T>,
@@ -80,7 +78,7 @@ impl First<'_> {
         }
     }
 
-    /// Call this when the handshake has succeeded. The other connections go on waiting for the
+    /// Call this when the handshake has succeeded. The other connections keep waiting for the
     /// session, which a server sends after the handshake (RFC 8446 section 4.6.1).
     pub fn succeeded(self) {
         std::mem::forget(self);
@@ -95,8 +93,6 @@ impl Drop for First<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use tokio::time::Instant;
 
     use super::*;
@@ -108,8 +104,8 @@ mod tests {
         for (connect_timeout, patience) in
             [(LONG, PATIENCE), (Duration::from_millis(400), Duration::from_millis(100))]
         {
-            let (gate, sessions) = (FirstHandshake::default(), Arc::default());
-            let turn = || gate.turn(&sessions, connect_timeout);
+            let gate = FirstHandshake::new(Arc::default());
+            let turn = || gate.turn(connect_timeout);
             let began = Instant::now();
             turn().await.unwrap().succeeded();
             let (second, third) = tokio::join!(turn(), turn());
@@ -121,11 +117,11 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nobody_waits_after_a_failed_first_handshake() {
-        let (gate, sessions) = (FirstHandshake::default(), Arc::default());
+    async fn connections_do_not_wait_after_a_failed_first_handshake() {
+        let gate = FirstHandshake::new(Arc::default());
         let began = Instant::now();
-        let first = gate.turn(&sessions, LONG).await;
-        let (second, ()) = tokio::join!(gate.turn(&sessions, LONG), async { drop(first) });
+        let first = gate.turn(LONG).await;
+        let (second, ()) = tokio::join!(gate.turn(LONG), async { drop(first) });
         assert!(second.is_none());
         assert_eq!(began.elapsed(), Duration::ZERO);
     }

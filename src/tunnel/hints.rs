@@ -1,14 +1,17 @@
-//! Hints for the user if a connection fails: the texts after `hint=` in the log, in the app's error
-//! and in the advice of `--check`.
+//! The texts about failures for users: `error=` and `hint=` in the log, the error for the app, and
+//! the advice of `--check`.
 
 use std::io;
 use std::net::IpAddr;
 
-use super::failure::{Failure, Step, is_out_of_descriptors, is_out_of_threads};
+use super::failure::{
+    Failure, Step, in_words, is_hang_up, is_out_of_descriptors, is_out_of_threads,
+};
+use super::warnings::{UpstreamEvent, Warning};
 use super::{Tunnel, client_limit};
 use crate::figures::FailureReason;
 use crate::names;
-use crate::tls::{Flaw, HandshakeError};
+use crate::tls::{Flaw, Misconfiguration};
 
 /// The hint if an app speaks TLS itself.
 pub const APP_SPEAKS_TLS: &str = "the app speaks TLS to the local port, but the launcher does TLS \
@@ -24,114 +27,208 @@ pub const NO_ANSWER: &str = "Redis may be down, starting or at its client limit,
 pub const WRONG_PASSWORD: &str = "compare the URL's user and password with those from the \
                                   provider; special characters must be percent-encoded";
 
+/// The texts that users read about a failure.
+#[derive(Debug)]
+pub struct Described {
+    /// The reason in the metrics.
+    pub reason: FailureReason,
+    pub error: String,
+    pub hint: String,
+}
+
+impl Described {
+    fn new(reason: FailureReason, error: impl Into<String>, hint: impl Into<String>) -> Described {
+        Described { reason, error: error.into(), hint: hint.into() }
+    }
+
+    /// The warning in the log.
+    pub fn warning(&self, event: UpstreamEvent) -> Warning {
+        let reason = Some(self.reason.word());
+        Warning::Upstream { event, reason, error: self.error.clone(), hint: self.hint.clone() }
+    }
+}
+
 impl Failure {
-    /// The hint for this failure.
-    pub fn hint(&self, tunnel: &Tunnel) -> String {
-        let variable = tunnel.variable();
+    /// The failure's event in the log.
+    pub fn event(&self) -> UpstreamEvent {
         match self {
-            Failure::QueueTimeout(_) => queue(tunnel),
+            Failure::Outage(..) | Failure::Internal(_) => UpstreamEvent::Failed,
+            Failure::Misconfigured(_) => UpstreamEvent::Refused,
+            Failure::QueueTimeout(_) => UpstreamEvent::QueueTimeout,
+        }
+    }
+
+    /// The texts for users about this failure of `tunnel`.
+    pub fn describe(&self, tunnel: &Tunnel) -> Described {
+        match self {
+            Failure::QueueTimeout(limit) => Described::new(
+                FailureReason::QueueTimeout,
+                format!(
+                    "all {limit} connections that the tunnel's limit allows were in use until the \
+                     connect timeout"
+                ),
+                queue(tunnel),
+            ),
             Failure::Internal(error) | Failure::Outage(Step::LookUp, error)
                 if is_out_of_threads(error) =>
             {
-                "raise the limit on processes and threads (ulimit -u, or the container's pids \
-                 limit), or start fewer processes and threads"
-                    .to_owned()
-            }
-            Failure::Internal(_) => {
-                "this machine may be short of memory. If it is not, this is a defect in \
-                 start-stunnel or OpenSSL"
-                    .to_owned()
-            }
-            Failure::Outage(_, error) if is_out_of_descriptors(error) => {
-                "raise the limit on open files (ulimit -Hn)".to_owned()
-            }
-            Failure::Outage(Step::LookUp, _) => {
-                format!("check the host name in {variable} and the DNS resolver")
-            }
-            Failure::Outage(Step::Tcp, error)
-                if error.kind() == io::ErrorKind::ConnectionRefused =>
-            {
-                let end = if tunnel.route.port_offset == 0 { ';' } else { '.' };
-                let port = another_port(tunnel);
-                format!("nothing listens on {}{end} {port}", tunnel.route.upstream)
-            }
-            Failure::Outage(Step::Tcp, _) => {
-                format!("check the network and the host and port in {variable}")
-            }
-            Failure::Outage(Step::Tls, _) => {
-                format!(
-                    "the server may be down or starting. If no connection ever works: {}",
-                    another_port(tunnel)
+                Described::new(
+                    FailureReason::Threads,
+                    format!("no thread is free for the name lookup: {}", in_words(error)),
+                    "raise the limit on processes and threads (ulimit -u, or the container's pids \
+                     limit), or start fewer processes and threads",
                 )
             }
-            // At its client limit, Redis closes before the TLS handshake, and cannot send the
-            // reason.
-            Failure::Outage(Step::Unanswered, _) => {
-                let port = another_port(tunnel);
-                match tunnel.load.connections() {
-                    0 => format!(
-                        "the server may be down or starting, or {}. If no connection ever works: \
-                         {port}",
-                        limit_of_others()
-                    ),
-                    held => format!(
-                        "{}. Or the server is down or starting. If no connection ever works: \
-                         {port}",
-                        client_limit::suspicion(held)
-                    ),
-                }
-            }
-            Failure::Misconfigured(error) => misconfigured(error, tunnel),
+            Failure::Internal(error) => Described::new(
+                FailureReason::Internal,
+                format!("OpenSSL failed: {error}"),
+                "this machine may be short of memory. If it is not, this is a defect in \
+                 start-stunnel or OpenSSL",
+            ),
+            Failure::Outage(step, error) => outage(*step, error, tunnel),
+            Failure::Misconfigured(what) => misconfigured(what, tunnel),
         }
     }
 }
 
-fn misconfigured(error: &HandshakeError, tunnel: &Tunnel) -> String {
+fn outage(step: Step, error: &io::Error, tunnel: &Tunnel) -> Described {
+    use io::ErrorKind::{ConnectionRefused, TimedOut};
+    let variable = tunnel.variable();
+    let failed = match step {
+        Step::LookUp => "name look-up failed",
+        Step::Tcp => "TCP connection failed",
+        Step::Tls | Step::Unanswered => "TLS handshake failed",
+    };
+    let network = || format!("check the network and the host and port in {variable}");
+    let if_never = || format!("If no connection ever works: {}", another_port(tunnel));
+    let no_tls = || format!("the server may be down or starting. {}", if_never());
+    let (reason, hint) = match (step, error.kind()) {
+        _ if is_out_of_descriptors(error) => {
+            let hint = "raise the limit on open files (ulimit -Hn)".to_owned();
+            (FailureReason::Descriptors, hint)
+        }
+        (Step::LookUp, _) => {
+            let hint = format!("check the host name in {variable} and the DNS resolver");
+            (FailureReason::Dns, hint)
+        }
+        (Step::Tcp, ConnectionRefused) => {
+            let end = if tunnel.route.port_offset == 0 { ';' } else { '.' };
+            let upstream = &tunnel.route.upstream;
+            let hint = format!("no program listens on {upstream}{end} {}", another_port(tunnel));
+            (FailureReason::TcpRefused, hint)
+        }
+        (Step::Tcp, TimedOut) => (FailureReason::TcpTimeout, network()),
+        (Step::Tcp, _) => (FailureReason::TcpOther, network()),
+        // At its client limit, Redis closes a connection before the TLS handshake, so it cannot
+        // send the reason.
+        (Step::Unanswered, _) => {
+            let hint = match tunnel.open_to_server() {
+                0 => format!(
+                    "the server may be down or starting, or {}. {}",
+                    limit_of_others(),
+                    if_never()
+                ),
+                held => format!(
+                    "{}. Or the server is down or starting. {}",
+                    client_limit::suspicion(held),
+                    if_never()
+                ),
+            };
+            (FailureReason::TlsEof, hint)
+        }
+        (Step::Tls, TimedOut) => (FailureReason::TlsTimeout, no_tls()),
+        (Step::Tls, _) if is_hang_up(error) => (FailureReason::TlsEof, no_tls()),
+        (Step::Tls, _) => (FailureReason::TlsOther, no_tls()),
+    };
+    Described::new(reason, format!("{failed}: {}", in_words(error)), hint)
+}
+
+fn misconfigured(what: &Misconfiguration, tunnel: &Tunnel) -> Described {
     let name = |variable| tunnel.route.setting_names.of(variable);
     let [cert, key] = [names::CLIENT_CERT, names::CLIENT_KEY].map(name);
-    let [pin, min_tls] = [names::PIN, names::MIN_TLS].map(name);
-    match error {
-        HandshakeError::NoTls if tunnel.route.port_offset == 0 => no_tls_here(tunnel),
-        HandshakeError::NoTls
-        | HandshakeError::Broken(_)
-        | HandshakeError::Damaged(_)
-        | HandshakeError::Internal(_) => another_port(tunnel),
-        HandshakeError::Certificate(flaw, _) => certificate(*flaw, tunnel),
-        HandshakeError::Pin(_) => {
-            // Users of dynos set variables, which have an effect only without the option.
-            let (pin, instead) = match pin {
-                names::PIN_OPTION => (names::PIN, " in place of --pin"),
-                _ => (pin, ""),
-            };
-            format!(
-                "the connection may be intercepted. If the provider confirms a new key, set {pin} \
-                 to the new pin{instead}, or append it after a ;"
-            )
-        }
-        HandshakeError::UnknownName => unknown_name(tunnel),
-        HandshakeError::ClientCertificateWanted => {
-            format!("set {cert} and {key} to a client certificate and its key")
-        }
-        HandshakeError::ClientCertificateRefused(_) => {
-            format!("set {cert} and {key} to a client certificate that the server accepts")
-        }
-        HandshakeError::NoCommonVersion => {
+    let min_tls = name(names::MIN_TLS);
+    match what {
+        Misconfiguration::NoTls => Described::new(
+            FailureReason::NoTls,
+            "the server does not speak TLS",
+            match tunnel.route.port_offset {
+                0 => no_tls_here(tunnel),
+                _ => another_port(tunnel),
+            },
+        ),
+        Misconfiguration::Certificate(rejected) => Described::new(
+            FailureReason::Certificate,
+            format!("certificate check failed: {}", rejected.reason),
+            certificate(rejected.flaw, tunnel),
+        ),
+        Misconfiguration::Pin(pin) => Described::new(
+            FailureReason::Pin,
+            format!("the server's key differs from the pin: its pin is {pin}"),
+            another_pin(tunnel),
+        ),
+        Misconfiguration::ClientCertificateWanted => Described::new(
+            FailureReason::ClientCertificate,
+            "the server requires a client certificate",
+            format!("set {cert} and {key} to a client certificate and its key"),
+        ),
+        Misconfiguration::ClientCertificateRefused(reason) => Described::new(
+            FailureReason::ClientCertificate,
+            format!("the server refuses the client certificate: {reason}"),
+            format!("set {cert} and {key} to a client certificate that the server accepts"),
+        ),
+        Misconfiguration::UnknownName => Described::new(
+            FailureReason::TlsOther,
+            "the server does not accept the server name (SNI)",
+            unknown_name(tunnel),
+        ),
+        Misconfiguration::NoCommonVersion => Described::new(
+            FailureReason::TlsVersion,
+            "the server supports none of the allowed TLS versions",
             format!(
                 "set {min_tls} to a TLS version that the server supports (at least 1.2), or update \
                  the server"
-            )
-        }
-        HandshakeError::Refused(_) if sent_name(tunnel).is_none() => format!(
-            "set {cert} and {key} if the server requires a client certificate, or set {} if it \
-             requires SNI; otherwise check {min_tls}",
-            name(names::SERVER_NAME)
+            ),
         ),
-        HandshakeError::Refused(_) if tunnel.route.trust.identity.is_none() => format!(
+        Misconfiguration::Other(reason) => Described::new(
+            FailureReason::TlsOther,
+            format!("TLS handshake refused: {reason}"),
+            refused(tunnel),
+        ),
+    }
+}
+
+/// The hint if the server refuses the handshake without a clear reason.
+fn refused(tunnel: &Tunnel) -> String {
+    let name = |variable| tunnel.route.setting_names.of(variable);
+    let [cert, key] = [names::CLIENT_CERT, names::CLIENT_KEY].map(name);
+    let [min_tls, server_name] = [names::MIN_TLS, names::SERVER_NAME].map(name);
+    if sent_name(tunnel).is_none() {
+        format!(
+            "set {cert} and {key} if the server requires a client certificate, or set \
+             {server_name} if it requires SNI; otherwise check {min_tls}"
+        )
+    } else if tunnel.route.trust.identity.is_none() {
+        format!(
             "set {cert} and {key} if the server requires a client certificate; otherwise check \
              {min_tls}"
-        ),
-        HandshakeError::Refused(_) => format!("check {cert}, {key} and {min_tls}"),
+        )
+    } else {
+        format!("check {cert}, {key} and {min_tls}")
     }
+}
+
+/// The hint if the server's key is not pinned.
+fn another_pin(tunnel: &Tunnel) -> String {
+    // On Heroku, users can set variables more easily than options. But a variable has no effect
+    // while the option is set.
+    let (pin, instead) = match tunnel.route.setting_names.of(names::PIN) {
+        names::PIN_OPTION => (names::PIN, " in place of --pin"),
+        pin => (pin, ""),
+    };
+    format!(
+        "the connection may be intercepted. If the provider confirms a new key, set {pin} to the \
+         new pin{instead}, or append it after a ;"
+    )
 }
 
 /// The hint if the server's certificate is rejected.
@@ -159,8 +256,8 @@ pub fn certificate(flaw: Flaw, tunnel: &Tunnel) -> String {
     }
 }
 
-/// The hint if no trusted CA has signed the chain. The array contains the names of the settings for
-/// the verification level, the CA file and the pin.
+/// The hint if no trusted CA has signed the server's chain. The array contains the names of three
+/// settings.
 fn chain(tunnel: &Tunnel, [verify, ca, pin]: [&str; 3]) -> String {
     let trust = &tunnel.route.trust;
     let add_ca = match trust.ca {
@@ -181,7 +278,7 @@ fn chain(tunnel: &Tunnel, [verify, ca, pin]: [&str; 3]) -> String {
     }
 }
 
-/// The hint if the server rejects the server name (SNI), or requires one that was not sent.
+/// The hint if the server rejects the server name in SNI, or requires SNI.
 fn unknown_name(tunnel: &Tunnel) -> String {
     let setting = tunnel.route.setting_names.of(names::SERVER_NAME);
     match sent_name(tunnel) {
@@ -196,7 +293,8 @@ fn unknown_name(tunnel: &Tunnel) -> String {
     }
 }
 
-/// The name in SNI; `None` for an IP address (RFC 6066 section 3).
+/// The name that is sent in SNI; `None` if the server is given as an IP address (RFC 6066 section
+/// 3).
 fn sent_name(tunnel: &Tunnel) -> Option<String> {
     let host = tunnel.route.upstream.host_name();
     let name = tunnel.connector.server_name(&host);
@@ -246,10 +344,14 @@ pub fn queue(tunnel: &Tunnel) -> String {
 
 /// The hint if the queue is stuck because the app never closes a connection.
 pub fn queue_stuck(tunnel: &Tunnel) -> String {
-    format!("the queue cannot move while the app keeps its connections open: {}", queue(tunnel))
+    format!(
+        "waiting app connections cannot be served while the app keeps its other connections open: \
+         {}",
+        queue(tunnel)
+    )
 }
 
-/// The hint if Redis may be at its client limit, although this launcher has no connection.
+/// The hint if Redis may be at its client limit, although this launcher holds no connection.
 fn limit_of_others() -> String {
     format!("other processes may have used up Redis's client limit: {}", client_limit::remedy())
 }
@@ -259,10 +361,10 @@ pub fn full() -> String {
     format!("Redis is at its client limit: {}", client_limit::remedy())
 }
 
-/// The hint if Redis closed a connection instead of answering. That connection no longer counts as
-/// open.
+/// The hint if Redis closed a connection instead of answering. The caller must have closed its side
+/// of that connection, because the hint shows the number of open connections.
 pub fn unanswered(tunnel: &Tunnel) -> String {
-    match tunnel.load.connections() {
+    match tunnel.open_to_server() {
         0 => {
             format!("Redis may be down or starting behind its TLS proxy, or {}", limit_of_others())
         }
@@ -282,7 +384,7 @@ pub fn no_password(tunnel: &Tunnel) -> String {
     )
 }
 
-/// The reason for a failed attempt to accept an app connection, and the remedy.
+/// The reason and the hint if an app connection could not be accepted.
 pub fn accept_failed(error: &io::Error) -> (&'static str, &'static str) {
     match is_out_of_descriptors(error) {
         true => (

@@ -1,4 +1,5 @@
-//! A question to a failing server, asked at most once a minute for all connections.
+//! A question to a failing server. The launcher asks at most once a minute, and all connections of
+//! the tunnel use the same answer.
 
 use std::future::Future;
 use std::time::Duration;
@@ -6,13 +7,13 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
-/// The shortest time between two questions, for which an answer is valid.
+/// An answer is valid for this long, counted from the question.
 const PERIOD: Duration = Duration::from_secs(60);
 
-/// One question, and the latest answer.
+/// One question and its latest answer.
 #[derive(Debug, Default)]
 pub struct Inquiry<A> {
-    /// The task that holds the lock may ask; all other tasks wait for the answer.
+    /// While one task asks, it holds the lock, and the other tasks wait for the answer.
     latest: Mutex<Option<Asked<A>>>,
 }
 
@@ -23,15 +24,15 @@ struct Asked<A> {
 }
 
 impl<A: Clone + Default> Inquiry<A> {
-    /// The valid answer, if there is one and no task is asking.
+    /// The answer if it is still valid; `None` if no answer is valid, or if a task is asking now.
     pub fn known(&self) -> Option<A> {
         let latest = self.latest.try_lock().ok()?;
         let asked = latest.as_ref().filter(|asked| Instant::now() < asked.when + PERIOD)?;
         Some(asked.answer.clone())
     }
 
-    /// The valid answer, or else the result of `ask`. If there is no result within `limit`, or if
-    /// the asking task is cancelled, the answer is the default for the rest of the period.
+    /// The answer if it is still valid; otherwise, runs `ask` to get an answer. If `ask` takes
+    /// longer than `limit` or is cancelled, the default answer is valid for a minute.
     pub async fn answer(&self, limit: Duration, ask: impl Future<Output = A>) -> A {
         let mut latest = self.latest.lock().await;
         let now = Instant::now();
@@ -57,7 +58,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// A server that takes `time` to answer, and counts.
+    /// A server that answers after `time`. Its answer is the number of questions so far.
     async fn ask(count: &Cell<u32>, time: Duration) -> u32 {
         count.set(count.get() + 1);
         let answer = count.get();
@@ -74,7 +75,7 @@ mod tests {
         );
         assert_eq!(answers, (1, 1));
         assert_eq!(inquiry.known(), Some(1));
-        // The minute begins with the question, not with the answer.
+        // The minute begins at the time of the question, not of the answer.
         advance(PERIOD - SECOND / 2 - Duration::from_millis(1)).await;
         assert_eq!(inquiry.answer(SECOND, ask(&count, SECOND)).await, 1);
         advance(Duration::from_millis(1)).await;
@@ -88,7 +89,7 @@ mod tests {
         assert_eq!(inquiry.answer(SECOND, ask(&count, SECOND * 2)).await, 0);
         assert_eq!(inquiry.answer(SECOND, ask(&count, SECOND / 2)).await, 0);
         advance(PERIOD).await;
-        // A question whose task was cancelled is not repeated either.
+        // A cancelled question is not repeated within a minute either.
         let impatient = timeout(SECOND / 4, inquiry.answer(SECOND, ask(&count, SECOND / 2)));
         assert!(impatient.await.is_err());
         assert_eq!(inquiry.answer(SECOND, ask(&count, SECOND / 2)).await, 0);

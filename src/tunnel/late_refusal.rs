@@ -1,5 +1,5 @@
-//! Finds out whether the server has refused the client certificate, or requires one. In TLS 1.3 a
-//! server reports this only after the handshake (RFC 8446 section 4.4.2.4).
+//! Finds out whether the server refuses the client certificate, or requires a client certificate. A
+//! TLS 1.3 server reports these two problems only after the handshake (RFC 8446 section 4.4.2.4).
 
 use std::io;
 use std::sync::Arc;
@@ -9,28 +9,27 @@ use tokio::io::AsyncReadExt;
 
 use super::Tunnel;
 use super::upstream::{connect_tcp, handshake, look_up};
-use crate::tls::{HandshakeError, LateRefusal};
+use crate::tls::Misconfiguration;
 
 /// The time limit for a server to refuse a client certificate after the handshake.
 const LATE: Duration = Duration::from_secs(1);
 
-/// The refusal behind `error`, with which a server ended a connection before it sent a byte; `None`
-/// if the error has another cause. A reset may have overtaken the alert with the reason. In that
-/// case, this makes another connection to learn the reason, once for all connections that fail in
-/// this way.
-pub async fn behind(tunnel: &Tunnel, error: &io::Error) -> Option<HandshakeError> {
+/// The reason for `error`, a read error on a connection before the server sent a byte; `None` if
+/// the error has another cause than the client certificate. The server's alert contains the reason.
+/// If the server reset the connection, the alert may be lost. Then this function opens an extra
+/// connection to get the alert, at most once a minute.
+pub async fn behind(tunnel: &Tunnel, error: &io::Error) -> Option<Misconfiguration> {
     if error.kind() != io::ErrorKind::ConnectionReset {
-        return LateRefusal::of(error).map(HandshakeError::from);
+        return Misconfiguration::after_handshake(error);
     }
-    // At the limit of connections, do not ask.
+    // Without a free slot of `--max-connections`, do not ask.
     let _slot = tunnel.limit.try_slot()?;
     let ask = async {
         let stream = connect_tcp(look_up(tunnel).await.ok()?).await.ok()?;
         let connected = handshake(tunnel, &tunnel.connector, stream, &Arc::default()).await;
         let (mut tls, _) = connected.ok()?;
-        LateRefusal::of(&tls.stream.read_u8().await.err()?)
+        Misconfiguration::after_handshake(&tls.stream.read_u8().await.err()?)
     };
     let limit = tunnel.settings.connect_timeout.min(LATE);
-    let refusal = tunnel.inquiries.late_refusal.answer(limit, ask).await;
-    refusal.map(HandshakeError::from)
+    tunnel.inquiries.late_refusal.answer(limit, ask).await
 }

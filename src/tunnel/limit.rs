@@ -1,49 +1,46 @@
 //! `--max-connections`: the maximum number of connections to Redis per tunnel.
 
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-/// If all slots kept their users for this long while other app connections wait, the queue is
-/// stuck.
+/// The queue is stuck if no slot has changed its user for this long while other app connections
+/// wait.
 const STUCK: Duration = Duration::from_secs(10);
-/// Redis notices a closed connection slightly later. For this long after a close, a handshake that
-/// Redis cuts may succeed at a second attempt.
+/// For this long after the launcher has closed a connection, Redis may still count that connection
+/// as a client.
 const FREEING: Duration = Duration::from_secs(1);
 /// The shortest time between two warnings about a stuck queue.
 const WARNING_INTERVAL: Duration = Duration::from_secs(60);
 
-/// One tunnel's limit. Waiting app connections form a fair queue. Dropping the future of
-/// [`Limit::slot`] leaves the queue.
+/// One tunnel's limit. App connections that wait for a slot form a queue in order of arrival. To
+/// leave the queue, an app connection drops the future of [`Limit::slot`].
 #[derive(Debug)]
 pub struct Limit {
     slots: Arc<Semaphore>,
     moves: Mutex<Moves>,
-    /// The number of app connections that wait for a slot.
-    waiting: AtomicUsize,
 }
 
 /// The latest events of a tunnel's slots.
 #[derive(Debug, Clone, Copy, Default)]
 struct Moves {
-    /// A slot got another user.
+    /// When a slot last got another user.
     changed: Option<Instant>,
-    /// A connection was closed.
+    /// When a connection was last closed.
     closed: Option<Instant>,
-    /// The log got a warning about a stuck queue.
+    /// When the launcher last warned about a stuck queue.
     warned: Option<Instant>,
 }
 
 impl Limit {
-    /// `most`: connections at once; `None`: no limit.
+    /// A limit of `most` connections at the same time; `None`: no limit.
     pub fn new(most: Option<NonZeroUsize>) -> Arc<Limit> {
         let most = most.map_or(Semaphore::MAX_PERMITS, NonZeroUsize::get);
         let slots = Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)));
-        Arc::new(Limit { slots, moves: Mutex::default(), waiting: AtomicUsize::new(0) })
+        Arc::new(Limit { slots, moves: Mutex::default() })
     }
 
     /// A slot, if one is free now.
@@ -54,7 +51,6 @@ impl Limit {
 
     /// Waits for a slot, in order of arrival.
     pub async fn slot(self: &Arc<Self>) -> Slot {
-        let _waiting = InQueue::new(&self.waiting);
         let permit =
             self.slots.clone().acquire_owned().await.expect("the semaphore is never closed");
         self.hand_out(permit)
@@ -63,11 +59,6 @@ impl Limit {
     fn hand_out(self: &Arc<Self>, permit: OwnedSemaphorePermit) -> Slot {
         self.moves().changed = Some(Instant::now());
         Slot { limit: self.clone(), _permit: permit }
-    }
-
-    /// True if an app connection waits for a slot.
-    pub fn somebody_waits(&self) -> bool {
-        self.waiting.load(Ordering::Relaxed) > 0
     }
 
     /// True if every slot is taken.
@@ -80,8 +71,8 @@ impl Limit {
         self.is_full() && self.moves().changed.is_some_and(|changed| now - changed >= STUCK)
     }
 
-    /// True if a warning about a stuck queue is due. In that case, the next warning is due a minute
-    /// later.
+    /// True if the queue is stuck, and the last warning about it is at least a minute old. Then the
+    /// caller must warn now.
     pub fn take_stuck_warning(&self, now: Instant) -> bool {
         let is_stuck = self.is_stuck(now);
         let mut moves = self.moves();
@@ -102,23 +93,7 @@ impl Limit {
     }
 }
 
-/// Counts as waiting for a slot until this is dropped.
-struct InQueue<'a>(&'a AtomicUsize);
-
-impl<'a> InQueue<'a> {
-    fn new(waiting: &'a AtomicUsize) -> InQueue<'a> {
-        waiting.fetch_add(1, Ordering::Relaxed);
-        InQueue(waiting)
-    }
-}
-
-impl Drop for InQueue<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// The permission to have one connection to Redis. The permission lasts until the slot is dropped.
+/// The permission to have one connection to Redis, until the slot is dropped.
 #[derive(Debug)]
 pub struct Slot {
     limit: Arc<Limit>,
@@ -131,7 +106,7 @@ impl Slot {
         self.limit.moves().changed = Some(Instant::now());
     }
 
-    /// Notes that the connection is closed, so that Redis will soon have a free place for a client.
+    /// Notes that the connection is closed, so that Redis will soon accept another client.
     pub fn note_closed(&self) {
         self.limit.moves().closed = Some(Instant::now());
     }
@@ -175,7 +150,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_app_that_leaves_the_queue_passes_its_turn_on() {
+    async fn if_a_waiting_app_leaves_the_next_app_gets_the_slot() {
         let limit = limit(1);
         let held = limit.try_slot().unwrap();
         {

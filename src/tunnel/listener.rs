@@ -1,5 +1,5 @@
-//! The local port or socket. The launcher binds it before COMMAND starts, and accepts connections
-//! until COMMAND has ended.
+//! The local port or socket of a tunnel. The launcher binds the port or socket before COMMAND
+//! starts, and accepts connections until COMMAND has ended.
 
 use std::env;
 use std::ffi::OsString;
@@ -7,7 +7,7 @@ use std::fs::{self, Permissions};
 use std::future::Future;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -28,14 +28,15 @@ use super::{Tunnel, hints};
 use crate::logging::warning;
 use crate::system::socket::watch;
 
-/// The most connections that wait to be accepted; net.core.somaxconn may lower the number
-/// (listen(2)).
+/// At most this many connections wait in the kernel to be accepted. The system setting
+/// net.core.somaxconn may lower this number (listen(2)).
 const BACKLOG: i32 = 4096;
-/// The most bytes of a socket's path, including the final NUL (sockaddr_un in unix(7)).
+/// A socket's path has at most this many bytes, including the final NUL (sockaddr_un in unix(7)).
 const MOST_PATH: usize = 108;
-/// The highest tunnel number for which a socket's path must be short enough.
+/// The launcher chooses a folder in which the paths of this many sockets are short enough.
 const LAST_SOCKET: usize = 999;
-/// The pause after a failed `accept`, so that a lack of descriptors causes no busy loop.
+/// The pause after a failed accept(2). Without the pause, a lack of descriptors would cause a busy
+/// loop.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The setting `--listen`.
@@ -61,8 +62,8 @@ pub enum PortTaken {
 pub struct Listener(Socket);
 
 impl Listener {
-    /// Binds `port` of 127.0.0.1, and returns the bound port. If `port` is 0, or taken and `taken`
-    /// is `Move`, the kernel picks a port.
+    /// Binds `port` of 127.0.0.1, and returns the bound port. The kernel picks a port if `port` is
+    /// 0, or if `port` is taken and `taken` is `Move`.
     ///
     /// # Errors
     /// If the kernel has no free port, or if `port` is taken (EADDRINUSE) or needs privileges
@@ -83,8 +84,8 @@ fn listen(port: u16) -> io::Result<Socket> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     // An earlier launcher's connections in TIME_WAIT must not block the port (socket(7)).
     socket.set_reuse_address(true)?;
-    // Accepted connections inherit the option. Small replies must not wait for one another (Nagle's
-    // algorithm).
+    // Small replies must not wait for one another (Nagle's algorithm). Accepted connections inherit
+    // TCP_NODELAY from the listener.
     socket.set_tcp_nodelay(true)?;
     socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into())?;
     socket.listen(BACKLOG)?;
@@ -101,10 +102,11 @@ fn socket_name(index: usize) -> String {
 pub struct SocketFolder(PathBuf);
 
 impl SocketFolder {
-    /// Makes the folder in XDG_RUNTIME_DIR, or else in the folder for temporary files.
+    /// Makes the folder in XDG_RUNTIME_DIR. If that fails, makes it in the folder for temporary
+    /// files.
     ///
     /// # Errors
-    /// The error of the last place that was tried (mkdtemp(3)).
+    /// The error of the last attempt (mkdtemp(3)).
     pub fn make() -> io::Result<SocketFolder> {
         let mut tried = io::Error::from(io::ErrorKind::NotFound);
         for parent in socket_places(env::var_os("XDG_RUNTIME_DIR"), env::var_os("TMPDIR")) {
@@ -123,7 +125,7 @@ impl SocketFolder {
     /// Binds the socket of the tunnel with this number, and returns the socket's path.
     ///
     /// # Errors
-    /// Those of bind(2), for example if the path has more than 107 bytes (unix(7)).
+    /// If bind(2) fails, for example because the path has more than 107 bytes (unix(7)).
     pub fn bind(&self, index: usize) -> io::Result<(Listener, PathBuf)> {
         let (socket, path) = self.bind_named(&socket_name(index))?;
         Ok((Listener(socket), path))
@@ -137,8 +139,8 @@ impl SocketFolder {
         let path = self.0.join(name);
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
         socket.bind(&SockAddr::unix(&path)?)?;
-        // No other user can enter the folder. The socket itself must not depend on the umask
-        // either.
+        // No other user can enter the folder. For additional safety, the socket's mode does not
+        // depend on the umask.
         fs::set_permissions(&path, Permissions::from_mode(0o600))?;
         socket.listen(BACKLOG)?;
         socket.set_nonblocking(true)?;
@@ -148,11 +150,11 @@ impl SocketFolder {
 
 /// The places for a folder of sockets, the best place first. A relative XDG_RUNTIME_DIR is ignored
 /// (<https://specifications.freedesktop.org/basedir-spec/latest/>), an empty TMPDIR counts as
-/// unset, and places with too long paths are left out.
+/// unset, and places with a too long path are skipped.
 fn socket_places(runtime: Option<OsString>, temporary: Option<OsString>) -> Vec<PathBuf> {
     let runtime = runtime.map(PathBuf::from).filter(|path| path.is_absolute());
     let temporary = temporary.filter(|path| !path.is_empty()).unwrap_or_else(|| "/tmp".into());
-    // This fails only without a working folder, where a relative path leads nowhere.
+    // `absolute` fails only if this process has no working folder.
     let temporary = std::path::absolute(temporary).ok();
     let fits = |path: &PathBuf| {
         path.join("start-stunnel-XXXXXX").join(socket_name(LAST_SOCKET)).as_os_str().len()
@@ -169,18 +171,8 @@ impl Drop for SocketFolder {
     }
 }
 
-/// The stream of an accepted connection.
-fn app_stream((socket, address, spare): Accepted) -> io::Result<AppStream> {
-    socket.set_nonblocking(true)?;
-    let app = match address.as_socket() {
-        Some(address) => AppStream::from_tcp(TcpStream::from_std(socket.into())?, address),
-        None => AppStream::from_unix(UnixStream::from_std(socket.into())?),
-    };
-    Ok(app.with_spare(spare))
-}
-
-/// Accepts app connections until COMMAND has ended. `handle` serves each connection in a task of
-/// its own. `handle` drops its [`DrainGuard`] when the app has received everything.
+/// Accepts app connections until COMMAND has ended. Runs `handle` for each connection, in a new
+/// task. `handle` must drop its [`DrainGuard`] when the app has received everything.
 ///
 /// # Errors
 /// If the runtime cannot watch the listener.
@@ -195,45 +187,47 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     let listener = watch(listener)?;
+    let mut has_ended = false;
     loop {
-        let accepted = listener.async_io(Interest::READABLE, accept);
-        tokio::select! {
-            accepted = accepted => match accepted.and_then(app_stream) {
-                Ok(app) => drop(tokio::spawn(handle(app, guard.clone()))),
-                Err(error) => after_failed_accept(tunnel, error).await,
-            },
-            () = guard.command_ended() => break,
-        }
-    }
-    // Connections that are not accepted yet may hold bytes that COMMAND wrote just before its end.
-    loop {
-        // This does not wait, and finds connections that the runtime does not know of yet.
-        match accept(listener.get_ref()).and_then(app_stream) {
-            Ok(app) => {
-                tokio::spawn(handle(app, guard.clone()));
-                // A flood must not stop the drain timer.
-                consume_budget().await;
+        let accepted = if has_ended {
+            // Accept the connections that COMMAND made just before its end. Ask the kernel, because
+            // the runtime may not know of these connections yet.
+            accept(listener.get_ref())
+        } else {
+            tokio::select! {
+                accepted = listener.async_io(Interest::READABLE, accept) => accepted,
+                () = guard.command_ended() => {
+                    has_ended = true;
+                    continue;
+                }
             }
+        };
+        match accepted {
+            Ok(app) => drop(tokio::spawn(handle(app, guard.clone()))),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-            // A descriptor may become free when another connection ends.
+            // Try again later: a descriptor may become free when another connection ends.
             Err(error) => after_failed_accept(tunnel, error).await,
         }
+        // A flood of connections must not stop the drain timer.
+        consume_budget().await;
     }
 }
 
-/// An accepted connection, and a spare descriptor for the connection to Redis.
-type Accepted = (Socket, SockAddr, OwnedFd);
-
-/// Accepts a connection if two descriptors are free; otherwise the connection waits in the kernel.
-/// Without the spare descriptor, a burst of app connections could take all descriptors, and leave
-/// none for the connections to Redis.
-fn accept(listener: &Socket) -> io::Result<Accepted> {
+/// Accepts a connection if two descriptors are free; otherwise, the connection waits in the kernel.
+/// The second descriptor is reserved for the connection to Redis, because a burst of app
+/// connections could use up all descriptors.
+fn accept(listener: &Socket) -> io::Result<AppStream> {
     let accepted = io::stderr().as_fd().try_clone_to_owned().and_then(|spare| {
         let (socket, address) = listener.accept()?;
-        Ok((socket, address, spare))
+        socket.set_nonblocking(true)?;
+        let app = match address.as_socket() {
+            Some(address) => AppStream::from_tcp(TcpStream::from_std(socket.into())?, address),
+            None => AppStream::from_unix(UnixStream::from_std(socket.into())?),
+        };
+        Ok(app.with_spare(spare))
     });
     match accepted {
-        // The error comes even if no app connection waits.
+        // accept(2) and dup(2) report a lack of descriptors even if no app connection waits.
         Err(error) if is_out_of_descriptors(&error) && !has_waiting(listener) => {
             Err(io::ErrorKind::WouldBlock.into())
         }
@@ -247,9 +241,10 @@ fn has_waiting(listener: &Socket) -> bool {
     poll(&mut polled, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
 }
 
-/// Reports that an app connection waits, and pauses before the next attempt.
+/// Logs and counts that an app connection could not be accepted, and pauses before the next
+/// attempt.
 async fn after_failed_accept(tunnel: &Tunnel, error: io::Error) {
-    // The app closed its connection before it was accepted (accept(2)).
+    // The app has closed its connection while the connection waited in the kernel (accept(2)).
     if error.kind() == io::ErrorKind::ConnectionAborted {
         return;
     }

@@ -41,7 +41,6 @@ mod warnings;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use client_limit::ServerLoad;
 use diagnosis::Inquiries;
 pub use drain::{Drain, DrainGuard};
 use first_handshake::FirstHandshake;
@@ -58,25 +57,24 @@ use crate::tls::{Connector, Sessions};
 pub struct ConnectionSettings {
     /// For queueing, name lookup, TCP and TLS together; more than zero.
     pub connect_timeout: Duration,
-    /// True if to retry until `connect_timeout`.
+    /// True if a failed connection is retried until `connect_timeout`.
     pub connect_retry: bool,
     /// A connection without traffic is closed after this time; `None`: never.
     pub idle_timeout: Option<Duration>,
-    /// After COMMAND's end, time limit for sending what COMMAND has written; zero: do not wait.
+    /// The time limit for sending COMMAND's last bytes after its end; zero: do not wait.
     pub drain_timeout: Duration,
 }
 
-/// One tunnel: everything that all its connections share.
+/// One tunnel: everything that the tunnel's connections share.
 #[derive(Debug)]
 pub struct Tunnel {
     pub route: Route,
     pub connector: Arc<Connector>,
-    /// Skips verification; used only to fetch a certificate for an error message.
-    pub unverified: Arc<Connector>,
     pub settings: ConnectionSettings,
     pub figures: Arc<TunnelFigures>,
     pub limit: Arc<Limit>,
-    load: Arc<ServerLoad>,
+    /// The figures of all tunnels to the same server.
+    same_server: Vec<Arc<TunnelFigures>>,
     sessions: Arc<Sessions>,
     first_handshake: FirstHandshake,
     inquiries: Inquiries,
@@ -89,29 +87,34 @@ impl Tunnel {
         connector: Arc<Connector>,
         settings: ConnectionSettings,
         figures: Arc<TunnelFigures>,
-        load: Arc<ServerLoad>,
+        same_server: Vec<Arc<TunnelFigures>>,
     ) -> Tunnel {
         let warnings = Warnings::new(route.variables[0].clone(), route.upstream.to_string());
-        let first_handshake = FirstHandshake::default();
+        let sessions = Arc::<Sessions>::default();
+        let first_handshake = FirstHandshake::new(sessions.clone());
         if !connector.resumes() {
             first_handshake.finish();
         }
         Tunnel {
-            unverified: Connector::unverified(&route.trust),
             limit: Limit::new(route.max_connections),
-            sessions: Arc::default(),
+            sessions,
             first_handshake,
             inquiries: Inquiries::default(),
             route,
             connector,
             settings,
             figures,
-            load,
+            same_server,
             warnings,
         }
     }
 
-    /// The variable that names the tunnel in log lines and errors.
+    /// The number of open connections from this launcher to the server, through all its tunnels.
+    pub fn open_to_server(&self) -> u64 {
+        self.same_server.iter().map(|figures| figures.established()).sum()
+    }
+
+    /// The variable that names the tunnel in the log and in errors.
     pub fn variable(&self) -> &str {
         &self.route.variables[0]
     }

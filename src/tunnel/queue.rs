@@ -12,10 +12,11 @@ use super::warnings::{UpstreamEvent, Warning};
 use super::{Tunnel, hints};
 use crate::logging::warning;
 
-/// An app's wait is logged after this time, which is less than the usual timeout of clients.
+/// If an app connection has waited for this long, the launcher logs a warning. Most clients have a
+/// longer timeout.
 const LONG_WAIT: Duration = Duration::from_secs(1);
 
-/// Waits, in arrival order, for a free slot.
+/// Waits for a free slot, in order of arrival.
 ///
 /// # Errors
 /// If no slot became free before `deadline`.
@@ -29,7 +30,7 @@ pub async fn slot(tunnel: &Tunnel, deadline: Instant) -> Result<Slot, Failure> {
 /// Awaits `waiting` until `deadline`, and logs long waits.
 ///
 /// # Errors
-/// If `waiting` was not ready before `deadline`.
+/// If `deadline` passes.
 pub async fn wait<T>(
     tunnel: &Tunnel,
     deadline: Instant,
@@ -38,29 +39,26 @@ pub async fn wait<T>(
     let _counted = tunnel.figures.wait();
     let mut waiting = pin!(waiting);
     let patient = async {
-        if let Ok(got) = timeout(LONG_WAIT, &mut waiting).await {
-            return got;
-        }
-        warn_of_long_wait(tunnel);
+        let mut is_logged = false;
         loop {
-            match timeout(LONG_WAIT, &mut waiting).await {
-                Ok(got) => return got,
-                Err(_) => warn_if_stuck(tunnel),
-            };
+            if let Ok(got) = timeout(LONG_WAIT, &mut waiting).await {
+                return got;
+            }
+            if !warn_if_stuck(tunnel) && !is_logged {
+                warn_of_long_wait(tunnel);
+            }
+            is_logged = true;
         }
     };
     timeout_at(deadline, patient).await.map_err(|_| match tunnel.route.max_connections {
         Some(limit) => Failure::QueueTimeout(limit),
-        // Without a limit there is always a free slot.
+        // Without a limit, there is always a free slot.
         None => Failure::timed_out(Step::Tls),
     })
 }
 
 /// Warns about an app connection that has waited for a second.
 fn warn_of_long_wait(tunnel: &Tunnel) {
-    if warn_if_stuck(tunnel) {
-        return;
-    }
     let error = "an app connection has waited for a second: the tunnel is at its connection limit";
     let (event, hint) = (UpstreamEvent::QueueWaiting, hints::queue(tunnel));
     let warning = Warning::Upstream { event, reason: None, error: error.to_owned(), hint };

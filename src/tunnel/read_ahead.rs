@@ -1,8 +1,8 @@
-//! A TCP stream that reads ahead of TLS.
+//! The TCP stream below TLS. It reads all bytes that have arrived with one system call, and holds
+//! them until OpenSSL fetches them.
 //!
-//! OpenSSL reads a record's 5-byte header first, and then its body: two system calls. With this
-//! stream, the first call takes all bytes that have arrived. The connection holds the buffer only
-//! until OpenSSL has fetched them.
+//! OpenSSL itself would make two system calls per TLS record: one for the 5-byte header, and one
+//! for the body. An idle connection holds no buffer.
 
 use std::cell::RefCell;
 use std::io;
@@ -19,23 +19,21 @@ use tokio::time::Instant;
 
 use crate::figures::{Held, UpstreamState};
 
-/// The number of full-size TLS records that are read at once. Bulk replies consist of such records.
+/// The number of full-size TLS records that are read with one system call. Long replies consist of
+/// full-size records.
 pub const RECORDS: usize = 4;
-/// Their size on the network (RFC 8446 section 5.2).
+/// The size of the buffer: [`RECORDS`] records with their headers (RFC 8446 section 5.2).
 const AHEAD: usize = RECORDS * (16 * 1024 + 256 + 5);
-/// The number of free buffers that a thread keeps. If more connections hold bytes at the same time,
-/// further buffers are allocated and freed.
+/// The number of free buffers that a thread keeps for the next reads.
 const KEPT: usize = 2;
-/// This many fetches from the buffer use as much of a task's budget ([`tokio::task::coop`]) as one
-/// system call. Records may be tiny, and a task that never yields would keep all others waiting.
-const FETCHES: usize = 8;
-/// The most records that a server may send after its handshake without data for the app, within
-/// [`PERIOD`]. Servers usually send two to four, with session tickets.
+/// After the handshake, a server may send at most this many records without data for the app within
+/// [`PERIOD`]. Servers usually send two to four such records, with session tickets.
 const MOST_SILENT_RECORDS: u32 = 16;
-/// A quiet server may request new keys now and then.
+/// The period is limited, because a server without data for the app may request new keys now and
+/// then.
 const PERIOD: Duration = Duration::from_secs(10);
-/// The most answers that OpenSSL may write meanwhile, for example to requests for renegotiation. A
-/// record holds 4,000 such requests.
+/// OpenSSL may write at most this many answers to records without data, for example to requests for
+/// renegotiation. One record can hold 4,000 requests for renegotiation.
 const MOST_ANSWERS: u32 = 16;
 
 type Buffer = Vec<u8>;
@@ -48,15 +46,15 @@ thread_local! {
 #[derive(Debug)]
 pub struct ReadAhead {
     tcp: TcpStream,
-    /// Bytes that were read and not fetched yet.
+    /// Bytes that were read, but that OpenSSL has not fetched yet.
     ahead: Option<Buffered>,
-    /// The records in the bytes that were fetched.
+    /// The records in the bytes that OpenSSL has fetched.
     records: Records,
     heard: Heard,
-    /// Counts the records since the last data for the app. `None` in the handshake, which OpenSSL
-    /// bounds.
+    /// Counts the records since the last data for the app. `None` during the handshake, because
+    /// OpenSSL itself limits the records of a handshake.
     silent: Option<Silent>,
-    /// Counts the connection as open.
+    /// Counts the connection in the figures.
     held: Held,
 }
 
@@ -65,15 +63,15 @@ pub struct ReadAhead {
 struct Silent {
     records: u32,
     answers: u32,
-    /// When the first of the records was counted.
+    /// When the first record was counted.
     since: Option<Instant>,
 }
 
 impl Silent {
-    /// Counts another record.
+    /// Counts a record without data.
     ///
     /// # Errors
-    /// If there are too many in a short time.
+    /// If there are too many records within [`PERIOD`].
     fn count_record(&mut self) -> io::Result<()> {
         let now = Instant::now();
         if now - *self.since.get_or_insert(now) >= PERIOD {
@@ -86,10 +84,10 @@ impl Silent {
         Ok(())
     }
 
-    /// Counts another answer.
+    /// Counts an answer of OpenSSL.
     ///
     /// # Errors
-    /// If there are too many.
+    /// If there are too many answers.
     fn count_answer(&mut self) -> io::Result<()> {
         if self.answers == MOST_ANSWERS {
             return Err(endless());
@@ -104,8 +102,8 @@ pub fn endless() -> io::Error {
     io::Error::other("the server keeps sending TLS messages without data")
 }
 
-/// True once a server has sent a byte. This flag outlives the connection, which a failed handshake
-/// drops.
+/// Whether a server has sent a byte. This flag still exists after a failed handshake has dropped
+/// the connection.
 #[derive(Debug, Clone, Default)]
 pub struct Heard(Arc<AtomicBool>);
 
@@ -119,14 +117,14 @@ impl Heard {
     }
 }
 
-/// Finds the ends of TLS records in a stream. Each record has a type, a version, a length, and as
-/// many bytes as the length says (RFC 8446 section 5.1).
+/// Finds the ends of TLS records in a stream. A record consists of a header with type, version and
+/// length, and of a body with that length (RFC 8446 section 5.1).
 #[derive(Debug, Default)]
 struct Records {
     header: [u8; 5],
-    /// The number of known bytes of the header; 0 once the header is complete.
+    /// The number of header bytes read so far; 0 when the header is complete.
     known: usize,
-    /// The number of missing bytes of the body.
+    /// The number of body bytes that are still missing.
     missing: usize,
 }
 
@@ -160,31 +158,29 @@ struct Buffered {
     buffer: Buffer,
     from: usize,
     to: usize,
-    /// Fetches since the last look at the task's budget.
-    fetches: usize,
 }
 
 impl ReadAhead {
-    /// `heard` is set when the server sends its first byte.
+    /// Sets `heard` when the server sends its first byte.
     pub fn new(tcp: TcpStream, held: Held, heard: Heard) -> ReadAhead {
         ReadAhead { tcp, ahead: None, records: Records::default(), heard, silent: None, held }
     }
 
-    /// Starts a new count of records without data for the app. To be called after the handshake,
-    /// and whenever the app gets data.
+    /// Starts a new count of records without data for the app. Call this after the handshake, and
+    /// whenever the app gets data.
     pub fn permit_silence(&mut self) {
         self.silent = Some(Silent::default());
     }
 
-    /// Starts a new count of OpenSSL's answers. To be called before the app's data is written,
-    /// which is no answer.
+    /// Starts a new count of OpenSSL's answers. Call this before writing the app's data, which must
+    /// not count as an answer.
     pub fn permit_writes(&mut self) {
         if let Some(silent) = &mut self.silent {
             silent.answers = 0;
         }
     }
 
-    /// Sets what the connection does now, for the figures.
+    /// Sets the connection's state in the figures.
     pub fn set_state(&mut self, state: UpstreamState) {
         self.held.set_state(state);
     }
@@ -193,7 +189,7 @@ impl ReadAhead {
         &self.tcp
     }
 
-    /// Ready when there are bytes to fetch, or may be bytes to read from the network.
+    /// Ready if OpenSSL can fetch bytes now, or if bytes may have arrived from the network.
     pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.ahead {
             Some(_) => Poll::Ready(Ok(())),
@@ -201,7 +197,8 @@ impl ReadAhead {
         }
     }
 
-    /// True if only complete records have arrived, and all of them were fetched.
+    /// True if all bytes that have arrived belong to complete records, and OpenSSL has fetched
+    /// them.
     pub fn is_between_records(&self) -> bool {
         self.ahead.is_none() && self.records.is_complete()
     }
@@ -210,7 +207,7 @@ impl ReadAhead {
 impl Drop for Buffered {
     fn drop(&mut self) {
         let buffer = std::mem::take(&mut self.buffer);
-        // A thread that is ending has dropped its list already.
+        // At its end, a thread drops its list of free buffers before its last connections.
         let _ = FREE.try_with(|free| {
             let mut free = free.borrow_mut();
             if free.len() < KEPT {
@@ -222,12 +219,13 @@ impl Drop for Buffered {
 
 impl Buffered {
     /// # Errors
-    /// If there is no memory for a buffer. The lack of memory must end one connection, not all.
+    /// If there is no memory for a buffer. An error ends one connection; a failed allocation would
+    /// end the launcher.
     fn new() -> io::Result<Buffered> {
         let mut buffer = FREE.with_borrow_mut(Vec::pop).unwrap_or_default();
         buffer.try_reserve_exact(AHEAD - buffer.len())?;
         buffer.resize(AHEAD, 0);
-        Ok(Buffered { buffer, from: 0, to: 0, fetches: 0 })
+        Ok(Buffered { buffer, from: 0, to: 0 })
     }
 }
 
@@ -240,11 +238,9 @@ impl AsyncRead for ReadAhead {
         let ReadAhead { tcp, ahead, records, heard, silent, .. } = &mut *self;
         let held = match ahead {
             Some(held) => {
-                if held.fetches == FETCHES {
-                    ready!(poll_proceed(cx)).made_progress();
-                    held.fetches = 0;
-                }
-                held.fetches += 1;
+                // Use up the task's budget here: the buffer may hold thousands of tiny records, and
+                // other tasks must run in between.
+                ready!(poll_proceed(cx)).made_progress();
                 held
             }
             None => {
@@ -307,7 +303,6 @@ mod tests {
     use super::*;
     use crate::figures::TunnelFigures;
 
-    /// Both ends of a connection.
     async fn connection() -> (ReadAhead, TcpStream) {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
@@ -366,7 +361,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_task_that_fetches_single_bytes_lets_others_run() {
+    async fn reading_single_bytes_does_not_block_other_tasks() {
         const BYTES: usize = 10_000;
         let (mut near, mut far) = connection().await;
         far.write_all(&[0; BYTES]).await.unwrap();
@@ -374,7 +369,7 @@ mod tests {
         while near.tcp().peek(&mut all).await.unwrap() < BYTES {}
         let other = Arc::new(AtomicBool::new(false));
         let flag = other.clone();
-        // It shares this thread, so it runs only when the reader yields.
+        // This task shares the reader's thread, so it runs only when the reader yields.
         tokio::spawn(async move { flag.store(true, Ordering::SeqCst) });
         for byte in 0..BYTES {
             let mut buffer = [0];
@@ -386,6 +381,6 @@ mod tests {
                 return;
             }
         }
-        panic!("nobody else ran");
+        panic!("the other task did not run");
     }
 }

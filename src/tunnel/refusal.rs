@@ -1,4 +1,5 @@
-//! Answers a refused app's requests with an error in RESP.
+//! Answers an app's requests with a Redis error if a wrong setting prevents the connection to
+//! Redis.
 
 use std::io;
 use std::time::Duration;
@@ -10,17 +11,18 @@ use super::app::AppStream;
 use crate::resp::requests::RequestFramer;
 use crate::resp::{Opaque, error};
 
-/// Wait this long for the app's first request before sending the error without a request. Some
-/// clients take a reply without a request for a broken connection.
+/// If the app sends no request for this long, the launcher sends the error anyway. The launcher
+/// does not send the error earlier, because some clients take a reply without a request for a
+/// broken connection.
 const FIRST_REQUEST: Duration = Duration::from_secs(2);
-/// A refused app's connection is closed after this long without requests. Closing at once would be
-/// too soon: if the first request, HELLO, gets an error, ioredis and other clients assume an old
-/// server. They send further requests, and report only the errors to these requests.
+/// The app's connection is closed after this long without requests. The launcher does not close the
+/// connection at once, because ioredis and other clients ignore an error that answers their first
+/// request, HELLO, and report only the errors that answer later requests.
 const LINGER: Duration = Duration::from_secs(1);
-/// The time limit for answering a refused app.
+/// The time limit for answering the app's requests.
 const LONGEST_TALK: Duration = Duration::from_secs(10);
 
-/// The state of the app's first request when the refusal begins.
+/// Whether the launcher has already read the app's first request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FirstRequest {
     Read,
@@ -33,11 +35,11 @@ pub enum FirstRequest {
 /// If the app is gone.
 pub async fn refuse(app: &mut AppStream, text: &str, first: FirstRequest) -> io::Result<()> {
     let answer = error(text);
-    // After the time limit, or an error, close the connection, too.
+    // Close the connection in any case, also after the time limit or an error.
     let _ = timeout(LONGEST_TALK, answer_all(app, answer.as_bytes(), first)).await;
     app.shutdown().await?;
-    // Closing with unread bytes is a reset, which may overtake the answer (RFC 1122 section
-    // 4.2.2.13).
+    // Read the app's remaining bytes first: closing with unread bytes would be a reset, and the app
+    // might lose the answer (RFC 1122 section 4.2.2.13).
     let mut ignored = [0; 1024];
     let read_to_the_end = async {
         while app.read(&mut ignored).await? > 0 {}
@@ -61,54 +63,36 @@ async fn answer_all(app: &mut AppStream, answer: &[u8], first: FirstRequest) -> 
             Ok(Ok(read @ 1..)) => requests.count(&buffer[..read]),
             Ok(Err(error)) => return Err(error),
             Ok(Ok(0)) | Err(_) if answered => return Ok(()),
-            // A silent app, or half a request, gets the error, too.
+            // An app that sends nothing, or only a part of a request, gets the error, too.
             Ok(Ok(0)) | Err(_) => 1,
         };
     }
 }
 
-/// Counts an app's requests: arrays, and lines of words.
+/// Counts an app's requests, which may be arrays or lines of words.
 #[derive(Default)]
 struct Requests {
     framer: RequestFramer,
-    part: Part,
-}
-
-/// The request that the next byte belongs to.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-enum Part {
-    #[default]
-    New,
-    Array,
-    Line,
-    /// Bytes that cannot be framed.
-    Opaque,
+    /// True if the next byte belongs to an incomplete line.
+    in_line: bool,
 }
 
 impl Requests {
-    /// The number of requests that end with these bytes. Bytes that cannot be framed count as one.
+    /// The number of requests that end within `bytes`. Bytes that are no valid request count as one
+    /// request.
     fn count(&mut self, mut bytes: &[u8]) -> usize {
         let mut count = 0;
         while let Some(first) = bytes.first() {
-            match self.part {
-                Part::New if *first == b'*' => self.part = Part::Array,
-                Part::New => self.part = Part::Line,
-                Part::Array => match self.framer.next(&mut bytes) {
-                    Ok(None) => return count,
-                    Ok(Some(_)) => (count, self.part) = (count + 1, Part::New),
-                    Err(Opaque) => {
-                        self.part = Part::Opaque;
-                        return count + 1;
-                    }
-                },
-                Part::Line => {
-                    let Some(end) = bytes.iter().position(|byte| *byte == b'\n') else {
-                        return count;
-                    };
-                    bytes = &bytes[end + 1..];
-                    (count, self.part) = (count + 1, Part::New);
-                }
-                Part::Opaque => return count + 1,
+            if self.in_line || (self.framer.is_at_boundary() && *first != b'*') {
+                let end = bytes.iter().position(|byte| *byte == b'\n');
+                self.in_line = end.is_none();
+                bytes = &bytes[end.map_or(bytes.len(), |end| end + 1)..];
+                count += usize::from(!self.in_line);
+                continue;
+            }
+            match self.framer.next(&mut bytes) {
+                Ok(request) => count += usize::from(request.is_some()),
+                Err(Opaque) => return count + 1,
             }
         }
         count
@@ -120,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn arrays_and_lines_are_counted_wherever_the_bytes_are_cut() {
+    fn requests_are_counted_even_if_they_arrive_in_pieces() {
         let sent = b"PING\r\n*1\r\n$4\r\nPING\r\n*2\r\n$4\r\nECHO\r\n$2\r\nhi\r\nAUTH x\r\n";
         for cut in 0..sent.len() {
             let mut requests = Requests::default();

@@ -50,7 +50,8 @@ impl SettingNames {
 /// The plan of one tunnel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
-    /// The variables that share the tunnel, at least one; the first gives the tunnel its name.
+    /// The variables whose URLs lead through the tunnel, at least one. The first variable names the
+    /// tunnel.
     pub variables: Vec<String>,
     pub upstream: Upstream,
     pub trust: Trust,

@@ -1,4 +1,4 @@
-//! Options of the operating system's sockets.
+//! Socket options, and one query about Unix sockets.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -8,27 +8,28 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpStream, UnixStream};
 
-/// Silence before the first keepalive probe to Redis. AWS's load balancers and NAT gateways forget
-/// a connection after 350 s.
+/// The kernel sends the first keepalive probe to Redis after this long without traffic. AWS's load
+/// balancers and NAT gateways drop a connection after 350 s without traffic.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 /// The time between probes.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 /// The number of unanswered probes after which the connection counts as broken.
 const KEEPALIVE_PROBES: u32 = 4;
 
-/// Silence before the first probe of an app that has closed its side. When an app is gone, its
-/// kernel answers probes for a minute (tcp_fin_timeout in tcp(7)), and then with a reset.
+/// The kernel probes an app that has closed its side after this long without traffic. If the app is
+/// gone, the app's kernel accepts probes for a minute (tcp_fin_timeout in tcp(7)), and then answers
+/// with a reset.
 const APP_PROBE_IDLE: Duration = Duration::from_secs(15);
 
-/// Has the kernel notice a Redis that has vanished. While sent bytes are unacknowledged, there are
-/// no probes. In that case, the kernel gives up after about a quarter of an hour (tcp_retries2 in
-/// tcp(7)), as without a tunnel. TCP_USER_TIMEOUT would be faster, but would also end connections
-/// to a Redis that is too busy to read.
+/// Makes the kernel notice that Redis's host has vanished. While sent bytes are unacknowledged, the
+/// kernel sends no keepalive probes: then it breaks the connection after about a quarter of an hour
+/// (tcp_retries2 in tcp(7)), as without a tunnel. TCP_USER_TIMEOUT would be faster, but would also
+/// break connections to a Redis that is too busy to read.
 pub fn keep_alive(stream: &TcpStream) -> io::Result<()> {
     set_keepalive(stream, KEEPALIVE_IDLE)
 }
 
-/// Has the kernel find out whether an app still exists.
+/// Makes the kernel find out whether an app still exists.
 pub fn probe(stream: &TcpStream) -> io::Result<()> {
     set_keepalive(stream, APP_PROBE_IDLE)
 }
@@ -42,7 +43,7 @@ fn set_keepalive(stream: &TcpStream, idle: Duration) -> io::Result<()> {
 }
 
 /// True if the peer of a Unix socket has closed both directions, and not only its sending direction
-/// (poll(2)).
+/// (POLLHUP in poll(2)).
 pub fn has_hung_up(stream: &UnixStream) -> bool {
     let mut watched = [PollFd::new(stream.as_fd(), PollFlags::empty())];
     let polled = poll(&mut watched, PollTimeout::ZERO);
@@ -52,6 +53,6 @@ pub fn has_hung_up(stream: &UnixStream) -> bool {
 
 /// Makes closing `stream` send a reset instead of a clean end (socket(7), SO_LINGER).
 pub fn reset_on_close(stream: &TcpStream) {
-    // This fails only on a dead socket, which needs no reset.
+    // Setting the option fails only if the connection is already broken.
     let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
 }

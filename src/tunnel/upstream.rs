@@ -10,79 +10,59 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::Tunnel;
-use super::diagnosis::{Silence, Unexplained, question_silence, speaks_plaintext};
+use super::diagnosis::{Silence, question_silence, speaks_plaintext};
 use super::failure::{Failure, Step};
 use super::first_handshake::First;
 use super::read_ahead::{Heard, ReadAhead};
 use super::socket::keep_alive;
 use crate::figures::UpstreamState;
 use crate::threads;
-use crate::tls::{ConnectError, Connector, HandshakeError, Sessions, TlsStream, certificate_of};
+use crate::tls::{Connector, HandshakeError, Misconfiguration, Sessions, TlsStream};
 
-/// If an address has not answered after this time, the next address is tried, too (RFC 8305 section
-/// 5).
+/// If an address has not answered after this time, the launcher also tries the next address (RFC
+/// 8305 section 5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
 /// A TLS connection, and the server's address.
 pub type Connected = (TlsStream<ReadAhead>, SocketAddr);
 
-/// Connects before `deadline`, to an address from a lookup that begins now.
+/// Connects until `deadline`, to an address from a lookup that begins now.
 ///
 /// # Errors
-/// The failure, which the caller may have explained.
-pub async fn connect(tunnel: &Tunnel, deadline: Instant) -> Result<Connected, Unexplained> {
+/// The reason why there is no connection.
+pub async fn connect(tunnel: &Tunnel, deadline: Instant) -> Result<Connected, Failure> {
     let mut step = Step::LookUp;
     let connected = timeout_at(deadline, take_steps(tunnel, &mut step)).await;
-    connected.unwrap_or_else(|_| Err(Failure::timed_out(step).into()))
+    connected.unwrap_or_else(|_| Err(Failure::timed_out(step)))
 }
 
-/// True if the server has cut the handshake before it sent a byte, like a Redis at its client
-/// limit.
-pub fn is_cut(unexplained: &Unexplained) -> bool {
-    matches!(unexplained, Unexplained::Failed(failure) if failure.is_cut())
-}
-
-/// Looks up, connects and shakes hands. Sets `step` to the current step.
-async fn take_steps(tunnel: &Tunnel, step: &mut Step) -> Result<Connected, Unexplained> {
+/// Takes the steps name lookup, TCP and TLS. Sets `step` to the current step.
+async fn take_steps(tunnel: &Tunnel, step: &mut Step) -> Result<Connected, Failure> {
     tunnel.connector.prepare().await.map_err(Failure::Internal)?;
     let addresses = look_up(tunnel).await?;
-    let mut tls = connect_tls(tunnel, addresses.clone(), &tunnel.sessions, step).await;
-    if let Err(Unexplained::OfSession(_)) = tls {
-        // The server may reject a session, for example after its restart: retry without a session.
-        tls = connect_tls(tunnel, addresses, &Arc::default(), step).await;
-    }
-    tls
-}
-
-/// TCP and TLS to one of `addresses`.
-async fn connect_tls(
-    tunnel: &Tunnel,
-    addresses: Vec<SocketAddr>,
-    sessions: &Arc<Sessions>,
-    step: &mut Step,
-) -> Result<Connected, Unexplained> {
     *step = Step::Tcp;
     let connecting = tunnel.figures.hold(UpstreamState::Connecting);
     let connect_timeout = tunnel.settings.connect_timeout;
-    let mut first = tunnel.first_handshake.turn(&tunnel.sessions, connect_timeout).await;
+    let mut first = tunnel.first_handshake.turn(connect_timeout).await;
     let stream = First::while_near(&mut first, connect_tcp(addresses)).await?;
     drop(connecting);
     *step = Step::Tls;
-    let tls = handshake(tunnel, &tunnel.connector, stream, sessions).await?;
+    let tls = handshake(tunnel, &tunnel.connector, stream, &tunnel.sessions).await?;
     if let Some(first) = first {
         first.succeeded();
     }
     Ok(tls)
 }
 
-/// The upstream's addresses. The addresses are not cached, because a fail-over changes them.
+/// Looks up the upstream's addresses. The addresses are not cached, because a fail-over changes
+/// them.
 pub async fn look_up(tunnel: &Tunnel) -> Result<Vec<SocketAddr>, Failure> {
     let upstream = &tunnel.route.upstream;
     let addresses = threads::look_up(upstream.host_name(), upstream.port).await;
     addresses.map_err(|error| Failure::Outage(Step::LookUp, error))
 }
 
-/// A TCP connection to the first of `addresses` that answers.
+/// Connects by TCP to the first of `addresses` that answers.
 pub async fn connect_tcp(addresses: Vec<SocketAddr>) -> Result<TcpStream, Failure> {
     let failed = |error| Failure::Outage(Step::Tcp, error);
     let stream = connect_any(addresses).await.map_err(failed)?;
@@ -92,58 +72,75 @@ pub async fn connect_tcp(addresses: Vec<SocketAddr>) -> Result<TcpStream, Failur
     Ok(stream)
 }
 
-/// TLS over a TCP connection to the tunnel's upstream. The caller must set a time limit.
+/// Performs the TLS handshake over a TCP connection to the tunnel's upstream. The caller must set a
+/// time limit.
 ///
 /// # Errors
-/// The failure, which the caller may have explained.
+/// The reason why the handshake failed.
 pub async fn handshake(
     tunnel: &Tunnel,
     connector: &Connector,
     stream: TcpStream,
     sessions: &Arc<Sessions>,
-) -> Result<Connected, Unexplained> {
+) -> Result<Connected, Failure> {
     let address = stream.peer_addr().map_err(|error| Failure::Outage(Step::Tcp, error))?;
-    let heard = Heard::default();
+    let (heard, offers_session) = (Heard::default(), sessions.is_usable());
     let silence = tokio::select! {
-        tls = shake_hands(tunnel, connector, stream, sessions, &heard) => {
-            return Ok((tls.map_err(|error| Unexplained::of(address, error, &heard))?, address));
-        }
-        silence = question_silence(tunnel, address, &heard) => silence,
+        tls = shake_hands(tunnel, connector, stream, sessions, &heard) => match tls {
+            // A server may reject the offered session, for example after its restart.
+            Err(error) if offers_session && error.may_be_due_to_session() => None,
+            Err(error) => return Err(Failure::in_handshake(error, &heard)),
+            Ok(tls) => return Ok((tls, address)),
+        },
+        silence = question_silence(tunnel, address, &heard) => Some(silence),
     };
-    // If the limit allowed no second connection, ask now, in place of the dropped handshake. Repeat
-    // the handshake if the server does not speak plaintext.
-    if silence == Silence::Plaintext || speaks_plaintext(tunnel, address).await {
-        return Err(Failure::Misconfigured(HandshakeError::NoTls).into());
+    // The first handshake is over. If `--max-connections` allowed no second connection for the
+    // question, ask now.
+    let is_plaintext = match silence {
+        Some(Silence::Plaintext) => true,
+        Some(Silence::Unknown) => speaks_plaintext(tunnel, address).await,
+        None => false,
+    };
+    if is_plaintext {
+        return Err(Failure::Misconfigured(Misconfiguration::NoTls));
     }
+    // Repeat the handshake, without the session that the first handshake offered.
     let stream = connect_tcp(vec![address]).await?;
     let tls = shake_hands(tunnel, connector, stream, sessions, &heard).await;
-    Ok((tls.map_err(|error| Unexplained::of(address, error, &heard))?, address))
+    Ok((tls.map_err(|error| Failure::in_handshake(error, &heard))?, address))
 }
 
-/// A handshake, which is counted if it succeeds.
+/// Performs one handshake. Counts a successful handshake.
 async fn shake_hands(
     tunnel: &Tunnel,
     connector: &Connector,
     stream: TcpStream,
     sessions: &Arc<Sessions>,
     heard: &Heard,
-) -> Result<TlsStream<ReadAhead>, ConnectError> {
+) -> Result<TlsStream<ReadAhead>, HandshakeError> {
     let held = tunnel.figures.hold(UpstreamState::Connecting);
     let stream = ReadAhead::new(stream, held, heard.clone());
     let (host, started) = (tunnel.route.upstream.host_name(), Instant::now());
-    let mut tls = connector.connect(&host, stream, sessions).await?;
-    tls.get_mut().permit_silence();
-    let resumed = tls.resumed();
-    tunnel.figures.shook_hands(resumed, started.elapsed());
-    // A server that resumes a session shows no certificate.
-    if !resumed && let Some(certificate) = certificate_of(&tls) {
+    let tls = connector.connect(&host, stream, sessions).await;
+    let shown = match &tls {
+        // A server that resumes a session sends no certificate.
+        Ok(tls) if !tls.resumed() => tls.certificate(),
+        Err(HandshakeError::Misconfigured(Misconfiguration::Certificate(rejected))) => {
+            rejected.certificate.clone()
+        }
+        _ => None,
+    };
+    if let Some(certificate) = shown {
         tunnel.figures.saw_certificate(certificate.names_in_short(), certificate.expires_at);
     }
+    let mut tls = tls?;
+    tls.get_mut().permit_silence();
+    tunnel.figures.shook_hands(tls.resumed(), started.elapsed());
     Ok(tls)
 }
 
-/// A TCP connection to the first of `addresses` that answers. Each attempt gets a short head start
-/// over the next address (RFC 8305).
+/// Connects to the first of `addresses` that answers. Each address gets a short head start over the
+/// next address (RFC 8305).
 async fn connect_any(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
     let mut waiting = addresses.into_iter();
     let mut attempts = JoinSet::new();

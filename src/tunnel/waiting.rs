@@ -1,4 +1,5 @@
-//! Notices apps that give up while they wait for Redis: their requests must not be executed.
+//! Notices when an app closes or resets its connection while it waits for Redis. Redis must not
+//! execute the requests of such an app.
 
 use std::future::poll_fn;
 use std::io;
@@ -9,13 +10,13 @@ use tokio::time::sleep;
 use super::app::{Ahead, AppStream};
 use super::drain::DrainGuard;
 
-/// A close this soon after the app's last byte is a half-close: the app waits for its reply, as
-/// `printf 'PING\r\n' | nc` does.
+/// If an app closes its connection this soon after its last byte, the close counts as a half-close:
+/// the app may wait for its reply, as `printf 'PING\r\n' | nc` does.
 const HALF_CLOSE: Duration = Duration::from_millis(500);
-/// COMMAND's end also closes its connections, but COMMAND's last requests must be sent. So a close
-/// means that the app gave up only if COMMAND is still running after this time.
+/// When COMMAND ends, its connections are closed, but its last requests must be sent to Redis. So
+/// an app has given up only if COMMAND is still running this long after the app's close.
 const COMMAND_END: Duration = Duration::from_millis(100);
-/// The interval at which an app is checked for a reset after reading from it has stopped.
+/// The interval at which the launcher checks for a reset, when it no longer reads from the app.
 const RESET_CHECK: Duration = Duration::from_millis(250);
 
 /// The reason why an app no longer waits for Redis.
@@ -27,15 +28,14 @@ pub enum Departure {
     GaveUp(Option<io::Error>),
 }
 
-/// Reads ahead from an app that waits for Redis. Resolves when the app no longer waits, and never
-/// while it may still expect a reply.
+/// Reads ahead from an app that waits for Redis, and waits until the app no longer expects a reply.
 pub async fn departure(app: &mut AppStream, guard: &mut DrainGuard) -> Departure {
     loop {
         match poll_fn(|cx| app.poll_ahead(cx)).await {
             Ahead::Bytes => {}
             Ahead::Tls => return Departure::SpeaksTls,
             Ahead::Failed(error) => return Departure::GaveUp(Some(error)),
-            // The buffer is full, so a close would not be noticed. Watch for a reset only.
+            // The launcher reads no more bytes, so it can notice a reset, but not a close.
             Ahead::Full => break,
             Ahead::Ended => {
                 let is_half_close = app.last_ahead().is_some_and(|at| at.elapsed() < HALF_CLOSE);
@@ -79,7 +79,8 @@ mod tests {
         (AppStream::from_unix(near), far)
     }
 
-    /// The departure of an app that sends `bytes`, waits, and shuts down its side.
+    /// The result for an app that sends `bytes`, pauses, and closes its side. `None` if the app may
+    /// still expect a reply.
     async fn after(bytes: &[u8], pause: Duration) -> Option<Departure> {
         let (mut app, mut far) = app();
         let (mut guard, _drain) = DrainGuard::new();
@@ -103,12 +104,12 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_close_before_any_byte_gives_up() {
+    async fn a_close_before_the_first_byte_ends_the_wait() {
         assert!(matches!(after(b"", MOMENT).await, Some(Departure::GaveUp(None))));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_close_at_commands_end_is_served() {
+    async fn requests_are_sent_if_the_app_closes_at_commands_end() {
         let (mut app, far) = app();
         let (mut guard, drain) = DrainGuard::new();
         drop(far);

@@ -1,9 +1,10 @@
-//! Warnings about a tunnel's connections. They are summarised, so that an outage cannot fill the
-//! log.
+//! Logs warnings about a tunnel's connections. Repeated warnings are summarised, so that an outage
+//! cannot fill the log.
 //!
-//! The first five warnings with the same event and reason are written at once. Further warnings are
-//! summarised in one line every ten seconds, with a count and the latest error. After ten seconds
-//! without such a warning, the next five are written at once again.
+//! The first five warnings with the same event and reason are written at once. Further warnings
+//! with this event and reason are summarised every ten seconds, in one line with a count and the
+//! latest error. After ten seconds without such a warning, the next five warnings are written at
+//! once.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -25,8 +26,8 @@ pub enum Warning {
     AppSpeaksTls { peer: String, msg: &'static str },
     /// The system could not accept a connection.
     AcceptFailed { error: String, hint: &'static str, reason: &'static str },
-    /// An error between the launcher and Redis. `reason` is the reason in the metrics if the
-    /// connection counts as failed.
+    /// An error between the launcher and Redis. If the app connection counts as failed, `reason` is
+    /// the reason in the metrics.
     Upstream { event: UpstreamEvent, reason: Option<&'static str>, error: String, hint: String },
 }
 
@@ -53,7 +54,7 @@ impl UpstreamEvent {
     }
 }
 
-/// Warnings with the same event and reason are summarised together.
+/// The event and the reason of a warning. Warnings with the same key are summarised together.
 type Key = (&'static str, &'static str);
 
 impl Warning {
@@ -66,7 +67,7 @@ impl Warning {
     }
 }
 
-/// Writes the warnings of one tunnel. Dropping it writes the last counts.
+/// Writes the warnings of one tunnel. Dropping the value writes the last summaries.
 #[derive(Debug)]
 pub struct Warnings {
     variable: String,
@@ -101,7 +102,8 @@ impl Warnings {
         }
     }
 
-    /// Writes the summaries of the warnings that were held back. Returns whether more may follow.
+    /// Writes the summaries of the warnings that were not written at once. Returns false if there
+    /// are no warnings left to summarise.
     fn write_held_back(&self) -> bool {
         let (held_back, is_empty) = {
             let mut summary = self.summary();
@@ -135,7 +137,7 @@ impl Drop for Warnings {
     }
 }
 
-/// Writes summaries every [`PERIOD`], for as long as there are warnings to summarise.
+/// Writes summaries every [`PERIOD`], until there are no warnings left to summarise.
 async fn write_summaries(warnings: Weak<Warnings>) {
     loop {
         sleep(PERIOD).await;
@@ -146,7 +148,7 @@ async fn write_summaries(warnings: Weak<Warnings>) {
     }
 }
 
-/// Decides which warnings are written at once, and holds the others back.
+/// Decides which warnings are written at once, and stores the others for the next summary.
 #[derive(Debug, Default)]
 struct Summary(BTreeMap<Key, Burst>);
 
@@ -154,10 +156,10 @@ struct Summary(BTreeMap<Key, Burst>);
 #[derive(Debug, Default)]
 struct Burst {
     at_once: usize,
-    /// The number of warnings that were held back since the last summary, and the latest of them.
+    /// The number of stored warnings since the last summary, and the latest of them.
     count: u64,
     held_back: Option<Warning>,
-    /// True if a warning has come since the last summary.
+    /// True if there was a warning since the last summary.
     is_live: bool,
 }
 
@@ -175,8 +177,8 @@ impl Summary {
         None
     }
 
-    /// For each key, the latest warning that was held back since the last call, and the number of
-    /// them. Forgets keys without a warning since the last call.
+    /// Returns, for each key, the latest stored warning and the number of stored warnings since the
+    /// last call. Forgets keys without a warning since the last call.
     fn take_held_back(&mut self) -> Vec<(Warning, u64)> {
         self.0.retain(|_, burst| std::mem::take(&mut burst.is_live));
         let bursts = self.0.values_mut();
@@ -194,7 +196,7 @@ impl Summary {
 mod tests {
     use super::*;
 
-    /// A failure for this reason, with a number.
+    /// A warning with this reason, and with a number as its error.
     fn failure(reason: &'static str, number: u64) -> Warning {
         let (event, hint) = (UpstreamEvent::Failed, String::new());
         Warning::Upstream { event, reason: Some(reason), error: number.to_string(), hint }
@@ -215,7 +217,7 @@ mod tests {
             counted.collect()
         };
         assert_eq!(held_back(&mut summary), [("8".to_owned(), 4)]);
-        // The burst goes on.
+        // Fewer than ten seconds have passed without a warning, so further warnings are summarised.
         assert!(summary.add(failure("tcp_refused", 9)).is_none());
         assert_eq!(held_back(&mut summary), [("9".to_owned(), 1)]);
         assert!(held_back(&mut summary).is_empty() && summary.is_empty());

@@ -17,7 +17,7 @@ fn app_speaks_tls_to_the_local_port() {
     let mut scene = Scene::new(&server.url());
     let hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03";
     for _ in 0..TIMES {
-        // One app waits for an answer, another one resets.
+        // One app waits for an answer; another app resets its connection.
         assert_eq!(scene.exchange(hello), (vec![], None));
         let mut app = scene.open();
         app.write_all(hello).unwrap();
@@ -36,7 +36,7 @@ fn app_resets_half_closes_or_is_killed() {
         tls.write_all(b"hello").unwrap();
         rest(&mut tls)
     });
-    // The peer counts every byte, and a trial of the pool would add some.
+    // Without the pool, the server receives only the app's bytes.
     let launcher = Launcher::script(HOLD_TWO).env("STUNNEL_POOL", "off");
     let scene = Scene::with(launcher, &peer.url());
     let greeted = || {

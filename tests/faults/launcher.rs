@@ -14,7 +14,7 @@ use crate::support::servers::{Front, PASSWORD, Server, connections};
 use crate::support::{eventually, faketime};
 use crate::{HOLD_TWO, Scene, fault};
 
-/// A launcher that a shell starts by this line, which contains `"$0" "$@"` as its command.
+/// A launcher that a shell starts with this line. The line must contain `"$0" "$@"`.
 fn by_shell(line: &str) -> Launcher {
     Launcher::of("sh", ["-c", line, BINARY, "sh", "-c", HOLD_TWO])
 }
@@ -35,7 +35,7 @@ fn launcher_has_no_free_descriptor() {
     let used = cpu_ticks(scene.pid()) - before;
     assert!(used < 50, "{used} of 100 ticks were spent on waiting");
     scene.others_go_on();
-    // Each client that leaves makes room for one that waits.
+    // Each closed connection frees descriptors for a waiting client.
     for mut client in clients {
         assert_eq!(client.reply().unwrap(), Reply::line("+OK"));
     }
@@ -56,9 +56,9 @@ fn clock_jumps_by_a_day_or_ten_years() {
         .env("LD_PRELOAD", library)
         .env("FAKETIME_TIMESTAMP_FILE", &clock)
         .env("FAKETIME_NO_CACHE", "1")
-        // The library reads the file from inside the launcher.
+        // The sandbox would forbid libfaketime, a library in the launcher, to read this file.
         .env("STUNNEL_SANDBOX", "off")
-        // A correction of the clock does not change the monotonic clock.
+        // As in reality, a jump of the clock does not change the monotonic clock.
         .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
     let mut scene = Scene::with(launcher, &server.url());
     let mut client = scene.held.client();
@@ -87,7 +87,7 @@ fn launcher_is_stopped_for_longer_than_the_connect_timeout() {
     let mut subscriber = scene.held.client();
     subscriber.ask(&["SUBSCRIBE", "news"]);
     scene.held.running.signal(libc::SIGSTOP);
-    eventually("it is stopped", || (state(scene.pid()) == 'T').then_some(()));
+    eventually("the launcher is stopped", || (state(scene.pid()) == 'T').then_some(()));
     client.send(&["ECHO", "asked meanwhile"]);
     let mut late = scene.held.open();
     late.send(&["AUTH", PASSWORD]);
@@ -102,7 +102,7 @@ fn launcher_is_stopped_for_longer_than_the_connect_timeout() {
     scene.aftermath();
 }
 
-/// Checks that 300 connections work while the launcher logs each of them to this redirection.
+/// Checks that 300 connections work while the launcher's log goes to this redirection.
 fn works_with_its_log(redirection: &str) {
     let server = Server::start(Front::Redis);
     let launcher = by_shell(&format!("exec \"$0\" \"$@\" {redirection}"));

@@ -1,5 +1,6 @@
-//! The faults in the table of docs/faults.md. Each test makes a fault, then checks that other
-//! connections still work and that descriptors, memory and CPU are as before.
+//! The faults in the table of docs/faults.md. Each test causes a fault. Then it checks that other
+//! connections still work, and that descriptors, memory and CPU have returned to their earlier
+//! values.
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -16,22 +17,20 @@ use std::thread;
 use std::time::Duration;
 
 use openssl::ssl::SslStream;
-use support::launcher::{Held, Launcher, port_of, warned};
+use support::launcher::{HOLD_TWO, Held, Launcher, port_of, warned};
 use support::proc::{connections_to, cpu_ticks, descriptors, resident_kib};
 use support::resp::{Client, Reply};
 use support::servers::{Front, PASSWORD, Server};
 use support::{eventually, rest};
 
-/// Prints both URLs, then lives until its standard input ends.
-const HOLD_TWO: &str = "echo $REDIS_URL; echo $HEALTHY_URL; exec cat >/dev/null";
-/// Memory that an allocator may keep after a fault.
+/// The launcher's allocator may keep this much memory after a fault, in KiB.
 const KEPT_KIB: u64 = 16 * 1024;
-/// The most connections that a fault's apps have at once.
+/// The apps of a test have at most this many connections at the same time.
 const MOST_AT_ONCE: usize = 202;
-/// How many connections meet a fault.
+/// The number of app connections that each test exposes to its fault.
 const TIMES: usize = 20;
 
-/// A row of the page's table, by its first cell.
+/// A row of the table in docs/faults.md, named by its first cell.
 struct Fault(&'static str);
 
 inventory::collect!(Fault);
@@ -63,19 +62,17 @@ fn every_fault_of_the_manual_has_a_test() {
 /// The bytes that an app read until the end, and the error that ended its connection.
 type Seen = (Vec<u8>, Option<ErrorKind>);
 
-/// A launcher with a tunnel to a faulty server and one to a healthy Redis.
+/// A launcher with one tunnel to a faulty server, and one tunnel to a healthy Redis.
 struct Scene {
     held: Held,
     healthy_port: u16,
-    /// A connection to the healthy Redis, older than the fault.
+    /// A connection to the healthy Redis, opened before the fault.
     witness: Client,
-    /// Requests of the witness.
-    asked: usize,
-    /// Open descriptors before the fault, except connections to Redis.
+    /// The number of open descriptors before the fault, without connections to Redis.
     descriptors: usize,
     /// The ports of both servers.
     upstreams: Vec<u16>,
-    /// Memory before the fault.
+    /// The launcher's memory before the fault, in KiB.
     kib: u64,
     _healthy: Server,
 }
@@ -88,13 +85,8 @@ impl Scene {
     /// The launcher's script must be [`HOLD_TWO`].
     fn with(launcher: Launcher, url: &str) -> Scene {
         let healthy = Server::start(Front::Redis);
-        let launcher = launcher
-            .redis(url)
-            .env("HEALTHY_URL", healthy.url())
-            .env("REDIS_STUNNEL_URLS", "REDIS_URL HEALTHY_URL")
-            .env("STUNNEL_LOGLEVEL", "info");
-        let mut held = launcher.start_held();
-        let healthy_port = port_of(&held.running.line());
+        let launcher = launcher.env("STUNNEL_LOGLEVEL", "info");
+        let (held, healthy_port) = launcher.start_two(url, &healthy.url());
         let mut witness = Client::connect(healthy_port, PASSWORD);
         assert_eq!(witness.ask(&["PING"]), Reply::line("+PONG"));
         let pid = held.running.pid();
@@ -102,7 +94,7 @@ impl Scene {
         let upstreams = vec![healthy.tls_port(), at_fault, at_fault.saturating_add(1)];
         let (descriptors, kib) = (others(pid, &upstreams), resident_kib(pid));
         let _healthy = healthy;
-        Scene { held, healthy_port, witness, asked: 0, descriptors, upstreams, kib, _healthy }
+        Scene { held, healthy_port, witness, descriptors, upstreams, kib, _healthy }
     }
 
     fn pid(&self) -> i32 {
@@ -114,10 +106,10 @@ impl Scene {
         self.held.tcp()
     }
 
-    /// Sends `request` and reads to the end.
+    /// Connects an app, which sends `request` and reads to the end of the stream.
     fn exchange(&self, request: &[u8]) -> Seen {
         let mut app = self.open();
-        // The connection may end before the request is sent; then reading finds the end only.
+        // If the connection ends before the request is sent, there is nothing to read.
         let unsent = app.write_all(request).err().map(|error| error.kind());
         let (said, error) = rest(&mut app);
         (said, unsent.or(error))
@@ -147,19 +139,18 @@ impl Scene {
 
     /// Checks that the connection to the healthy Redis still works.
     fn others_go_on(&mut self) {
-        self.asked += 1;
-        let count = format!(":{}", self.asked);
-        assert_eq!(self.witness.ask(&["INCR", "witness"]), Reply::Line(count));
+        assert_eq!(self.witness.ask(&["PING"]), Reply::line("+PONG"));
     }
 
-    /// True if the launcher has closed every app's connection. It keeps connections to Redis for
-    /// later apps, but never more than there were apps at once.
+    /// True if the launcher has closed every app connection. The pool may keep connections to
+    /// Redis, but not more than the apps had at the same time.
     fn is_closed(&self) -> bool {
         let kept = connections_to(self.pid(), &self.upstreams);
         others(self.pid(), &self.upstreams) <= self.descriptors && kept <= MOST_AT_ONCE
     }
 
-    /// Checks that the fault has left nothing behind; returns the log.
+    /// Checks that descriptors, memory and CPU have returned to their earlier values. Returns the
+    /// log.
     fn aftermath(mut self) -> String {
         self.others_go_on();
         let mut new = Client::connect(self.healthy_port, PASSWORD);
@@ -183,12 +174,12 @@ impl Scene {
     }
 }
 
-/// Descriptors of a process, except connections to Redis.
+/// The number of a process's open descriptors, without connections to Redis.
 fn others(pid: i32, upstreams: &[u16]) -> usize {
     descriptors(pid).saturating_sub(connections_to(pid, upstreams))
 }
 
-/// Answers a request of four bytes with half a reply of 100.
+/// Reads a request of four bytes, and sends the first half of a reply of 100 bytes.
 fn half_a_reply(tls: &mut SslStream<TcpStream>) {
     tls.read_exact(&mut [0; 4]).unwrap();
     tls.write_all(&half()).unwrap();
@@ -198,13 +189,13 @@ fn half() -> Vec<u8> {
     [&b"$100\r\n"[..], &[b'x'; 50]].concat()
 }
 
-/// The apps' connections were closed without an answer.
+/// Checks that the apps' connections were closed without an answer.
 #[track_caller]
 fn closed(seen: &[Seen]) {
     assert!(seen.iter().all(|(said, _)| said.is_empty()), "{seen:?}");
 }
 
-/// The log has this text for each of the apps.
+/// Checks that the log contains this text for each of the [`TIMES`] app connections.
 #[track_caller]
 fn all_logged(log: &str, event: &str, key: &str, text: &str) {
     let values = warned(log, event, key);

@@ -1,4 +1,4 @@
-//! Faults of the name and of the network.
+//! Faults of name lookups and of the network.
 
 use std::fs;
 use std::io::{ErrorKind, Write};
@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use nix::libc;
 use socket2::{Socket, TcpKeepalive};
+use tempfile::NamedTempFile;
 
 use crate::support::eventually;
-use crate::support::launcher::{logged, with_hosts};
+use crate::support::launcher::{Launcher, logged, with_hosts};
 use crate::support::peer::Peer;
 use crate::support::proc::sockets_of;
 use crate::support::resp::Reply;
@@ -19,12 +20,17 @@ use crate::support::servers::{Front, Options, Server, info};
 use crate::support::slow_link::SlowLink;
 use crate::{Scene, fault};
 
+/// A launcher that sees `content` as /etc/hosts, and the file. `None` if the test is skipped.
+fn with_names(content: &str) -> Option<(NamedTempFile, Launcher)> {
+    let hosts = NamedTempFile::new().unwrap();
+    let launcher = with_hosts(hosts.path(), content)?;
+    Some((hosts, launcher))
+}
+
 #[test]
 fn name_does_not_resolve_and_later_resolves() {
     fault!("Redis's host name does not resolve; later it does");
-    let folder = tempfile::tempdir().unwrap();
-    let hosts = folder.path().join("hosts");
-    let Some(launcher) = with_hosts(&hosts, "127.0.0.1 localhost\n") else { return };
+    let Some((hosts, launcher)) = with_names("127.0.0.1 localhost\n") else { return };
     let peer = Peer::tls(|mut tls| tls.write_all(b"here").unwrap());
     let held = launcher.redis(&format!("rediss://redis.test:{}", peer.port)).start_held();
     for _ in 0..3 {
@@ -43,14 +49,12 @@ fn name_does_not_resolve_and_later_resolves() {
 #[test]
 fn one_live_address_of_a_host_name_is_enough() {
     fault!("Redis's host name has a dead address and a live address");
-    let folder = tempfile::tempdir().unwrap();
-    let hosts = folder.path().join("hosts");
     let Some(mut link) = SlowLink::make(&[]) else { return };
     link.order("cut");
-    // The first refuses, the second discards every packet, the third lives.
+    // The first address refuses connections, the second discards every packet, and the third works.
     let addresses =
         format!("127.0.0.3 redis.test\n{} redis.test\n127.0.0.2 redis.test\n", link.address);
-    let Some(launcher) = with_hosts(&hosts, &addresses) else { return };
+    let Some((_hosts, launcher)) = with_names(&addresses) else { return };
     let live = TcpListener::bind(("127.0.0.2", 0)).unwrap();
     let port = live.local_addr().unwrap().port();
     let _live = Peer::tls_on(live, |mut tls| tls.write_all(b"alive").unwrap());
@@ -72,9 +76,7 @@ fn two_listeners() -> [TcpListener; 2] {
 #[test]
 fn fail_over_changes_the_address_of_the_name() {
     fault!("a fail-over moves Redis's host name to another address");
-    let folder = tempfile::tempdir().unwrap();
-    let hosts = folder.path().join("hosts");
-    let Some(launcher) = with_hosts(&hosts, "127.0.0.1 redis.test\n") else { return };
+    let Some((hosts, launcher)) = with_names("127.0.0.1 redis.test\n") else { return };
     let [old, new] = two_listeners();
     let port = old.local_addr().unwrap().port();
     let _old = Peer::tls_on(old, |mut tls| tls.write_all(b"old").unwrap());
@@ -86,7 +88,7 @@ fn fail_over_changes_the_address_of_the_name() {
     assert_eq!(rest(&mut held.tcp()).0, b"new");
 }
 
-/// Calls pidfd_open(2) or pidfd_getfd(2): returns their new descriptor, or `None` if they fail.
+/// Calls pidfd_open(2) or pidfd_getfd(2). Returns the new descriptor, or `None` if the call fails.
 fn pidfd_call(number: libc::c_long, first: i32, second: i32) -> Option<OwnedFd> {
     // SAFETY: both calls take numbers only, and the new descriptor has no other owner.
     unsafe {
@@ -95,7 +97,7 @@ fn pidfd_call(number: libc::c_long, first: i32, second: i32) -> Option<OwnedFd> 
     }
 }
 
-/// Duplicates of a process's TCP connections to this port.
+/// Duplicates the descriptors of a process's TCP connections to this port.
 fn connections_of(pid: i32, port: u16) -> Vec<Socket> {
     let process = pidfd_call(libc::SYS_pidfd_open, pid, 0).expect("a pidfd");
     let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
@@ -124,13 +126,13 @@ fn redis_host_disappears() {
     });
     // The kernel sends no keepalive probes while bytes are unacknowledged.
     let upstream = format!(":{:04X}", server.tls_port());
-    eventually("the other host has everything", || {
+    eventually("the other host has acknowledged all bytes", || {
         let sockets = sockets_of(scene.pid());
         let mut ours = sockets.iter().filter(|(_, columns)| columns[2].ends_with(&upstream));
         ours.all(|(_, columns)| columns[4].starts_with("00000000:")).then_some(())
     });
     link.order("cut");
-    // Keepalive takes the manual's two minutes. Shorten it to some seconds for this test.
+    // With the launcher's settings, keepalive takes two minutes. Shorten it for this test.
     let seconds = Duration::from_secs;
     let soon = TcpKeepalive::new().with_time(seconds(1)).with_interval(seconds(1));
     let connections = connections_of(scene.pid(), server.tls_port());

@@ -1,4 +1,4 @@
-//! Redis, or the stunnel in front of it, does not answer as it should.
+//! Faults of Redis, or of the stunnel in front of Redis.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -22,17 +22,26 @@ const MIB: usize = 1024 * 1024;
 #[test]
 fn redis_refuses_connections() {
     fault!("Redis refuses connections: no program listens on the port");
-    let scene = Scene::new(&format!("rediss://127.0.0.1:{}", two_free_ports()));
+    let port = two_free_ports();
+    let scene = Scene::new(&format!("redis://127.0.0.1:{port}"));
     closed(&scene.one_by_one());
-    let error = "TCP connection failed: connection refused";
-    all_logged(&scene.aftermath(), "connection-failed", "error", error);
+    let log = scene.aftermath();
+    all_logged(&log, "connection-failed", "error", "TCP connection failed: connection refused");
+    let tls = port + 1;
+    let hint = format!(
+        "no program listens on 127.0.0.1:{tls}. {tls} is the URL's port + 1: if port {port} itself \
+         speaks TLS, write rediss://; if TLS is on another port, set \
+         REDIS_URL_STUNNEL_PORT_OFFSET; if this Redis has no TLS, set STUNNEL_ENABLED=false"
+    );
+    all_logged(&log, "connection-failed", "hint", &hint);
 }
 
 #[test]
 fn silent_server_is_probed_for_plaintext_only_once() {
     fault!("Redis accepts connections, and stays silent");
     let silent = Peer::tcp(|mut stream| rest(&mut stream).0.len());
-    // Longer than the launcher waits before it asks a silent server whether it speaks plaintext.
+    // The connect timeout is longer than a second, after which the launcher tests whether a silent
+    // server speaks plaintext.
     let launcher = Launcher::script(HOLD_TWO).env("STUNNEL_CONNECT_TIMEOUT", "5s");
     let mut scene = Scene::with(launcher, &silent.url());
     let apps: Vec<_> = (0..TIMES).map(|_| scene.open()).collect();
@@ -41,7 +50,7 @@ fn silent_server_is_probed_for_plaintext_only_once() {
         assert_eq!(rest(&mut app), (vec![], None));
     }
     assert_eq!(silent.accepted(), TIMES + 1);
-    let error = "TLS handshake broke off: timed out";
+    let error = "TLS handshake failed: timed out";
     all_logged(&scene.aftermath(), "connection-failed", "error", error);
 }
 
@@ -52,22 +61,24 @@ fn plaintext_server_is_recognised_by_one_probe() {
         if stream.read_exact(&mut first).is_ok() && first == *b"PING\r\n" {
             stream.write_all(b"+PONG\r\n").unwrap();
         }
-        // The launcher may leave first.
+        // The launcher may close the connection first.
         let _ = rest(&mut stream);
     });
     let scene = Scene::new(&peer.url());
     for (said, _) in scene.all_at_once() {
         let said = String::from_utf8(said).unwrap();
-        assert!(said.contains("the server speaks no TLS"), "{said}");
+        assert!(said.contains("the server does not speak TLS"), "{said}");
     }
     assert_eq!(peer.accepted(), TIMES + 1);
 }
 
-/// Lets a server accept no connection beyond the `held` ones and the returned one.
+/// Makes a server refuse further clients. The server has `held` clients and the returned client.
 fn no_more_clients(server: &Server, held: usize) -> Client {
     let mut direct = server.direct();
-    // The connections that waited for its start may still be open.
-    eventually("only these are left", || (connections(&mut direct) == held).then_some(()));
+    // Wait, because connections from the server's start may still be open.
+    eventually("the server has only the held clients", || {
+        (connections(&mut direct) == held).then_some(())
+    });
     let most = (held + 1).to_string();
     assert_eq!(direct.ask(&["CONFIG", "SET", "maxclients", &most]), Reply::line("+OK"));
     direct
@@ -83,7 +94,7 @@ fn redis_accepts_no_more_clients() {
     closed(&scene.one_by_one());
     drop((held, direct));
     let log = scene.aftermath();
-    all_logged(&log, "connection-failed", "error", "TLS handshake broke off");
+    all_logged(&log, "connection-failed", "error", "TLS handshake failed");
     let hint = "Redis is probably at its client limit (this launcher holds 3 other connections";
     all_logged(&log, "connection-failed", "hint", hint);
 }
@@ -95,8 +106,8 @@ fn redis_behind_stunnel_accepts_no_more_clients() {
     let scene = Scene::new(&server.url());
     let held: Vec<_> = (0..3).map(|_| scene.held.client()).collect();
     let direct = no_more_clients(&server, held.len());
-    // Redis resets the connection, because it has not read the request. Then stunnel may lose the
-    // error.
+    // Redis resets the connection, because Redis has not read the request. So stunnel may lose
+    // Redis's error.
     let seen = scene.one_by_one();
     let lost = seen.iter().filter(|(said, _)| said.is_empty()).count();
     let told = b"-ERR max number of clients reached\r\n";
@@ -115,13 +126,14 @@ fn redis_is_down_behind_stunnel() {
     let server = Server::start(Front::Stunnel);
     let scene = Scene::new(&server.url());
     send_signal(server.pid(), libc::SIGKILL);
-    eventually("it is gone", || {
+    eventually("redis-server has ended", || {
         TcpStream::connect(("127.0.0.1", server.port)).is_err().then_some(())
     });
     closed(&scene.one_by_one());
     let log = scene.aftermath();
     let hints = logged(&log, "connection-unanswered", "hint");
-    assert!(hints.iter().any(|hint| hint.contains("Redis may be down")), "{log}");
+    // The hint counts no other connections, because the closed connection itself does not count.
+    assert!(hints.iter().any(|hint| hint.starts_with("Redis may be down")), "{log}");
 }
 
 #[test]
@@ -129,7 +141,8 @@ fn reply_that_breaks_off_ends_with_a_reset() {
     fault!("Redis resets the connection in the middle of a reply");
     let resets = Peer::tls(|mut tls| {
         half_a_reply(&mut tls);
-        // Wait until the app has read the half, because a reset discards unread bytes on Linux.
+        // Wait until the app has read its half of the reply, because Linux discards unread bytes at
+        // a reset.
         tls.read_exact(&mut [0; 4]).unwrap();
         reset(tls.get_ref());
     });
@@ -137,7 +150,7 @@ fn reply_that_breaks_off_ends_with_a_reset() {
     let tampers = Peer::tls(|mut tls| {
         half_a_reply(&mut tls);
         tls.read_exact(&mut [0; 4]).unwrap();
-        // An application data record whose authentication fails.
+        // Send an application data record whose authentication fails.
         tls.get_mut().write_all(b"\x17\x03\x03\x00\x20").unwrap();
         tls.get_mut().write_all(&[0x55; 32]).unwrap();
         rest(tls.get_mut());
@@ -203,18 +216,18 @@ fn redis_stops_reading() {
     scene.others_go_on();
     let kib = resident_kib(scene.pid());
     assert!(kib < scene.kib + KEPT_KIB, "{kib} KiB");
-    // The launcher notices the reset although it is not reading from the app.
+    // The launcher must notice the reset, although it has stopped reading from the app.
     reset(&app);
     drop(app);
-    eventually("the connection is given up", || {
+    eventually("the launcher closes the connection", || {
         (scene.is_closed() && connections_to(scene.pid(), &scene.upstreams[1..]) == 0).then_some(())
     });
     over.store(true, Ordering::Relaxed);
     assert!(scene.aftermath().contains("reason=reset-by-app"));
 }
 
-/// Asks until the round is [`OVER`]; returns how many of its connections broke. Stores in `seen`
-/// the round in which it has sent the latest answered request.
+/// A client that sends requests until the round is [`OVER`]. Returns how many of its connections
+/// broke. Stores in `seen` the round of its latest answered request.
 fn keep_asking(name: usize, port: u16, round: &AtomicUsize, seen: &AtomicUsize) -> usize {
     let (mut lost, mut asked) = (0, 0);
     let is_over = || round.load(Ordering::Relaxed) == OVER;
@@ -240,7 +253,7 @@ fn keep_asking(name: usize, port: u16, round: &AtomicUsize, seen: &AtomicUsize) 
     lost
 }
 
-/// The round that ends the clients.
+/// In this round, all clients end.
 const OVER: usize = usize::MAX;
 
 #[test]

@@ -1,4 +1,4 @@
-//! Faults of TLS: resets around the handshake, garbage, new keys, and records in pieces.
+//! Faults of TLS: resets during and after the handshake, garbage, new keys, and records in pieces.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -43,10 +43,10 @@ fn reset_after_the_handshake_is_explained_by_one_probe() {
 fn every_app_learns_the_reason_that_one_probe_found() {
     let (plain, demanding) = (acceptor(SslVersion::TLS1_3), demanding_acceptor());
     let peer = Peer::numbered(move |number, stream| match number {
-        // The probe gets the alert that names the reason, before the end of the stream.
+        // The launcher's extra connection gets the alert that names the reason.
         1 => {
             let Err(HandshakeError::Failure(mut failed)) = demanding.accept(stream) else {
-                panic!("nobody has a certificate");
+                panic!("the launcher has sent a client certificate");
             };
             failed.get_mut().shutdown(Shutdown::Write).unwrap();
             rest(failed.get_mut());
@@ -68,7 +68,7 @@ fn redis_sends_garbage_instead_of_tls() {
     let peer = Peer::tcp(|mut stream| {
         stream.read_exact(&mut [0; 5]).unwrap();
         let noise: Vec<u8> = (0..5000_u32).map(|n| (n * n % 251) as u8).collect();
-        // The launcher may close before the end.
+        // The launcher may close the connection before it has read everything.
         let _ = stream.write_all(&noise);
         rest(&mut stream);
     });
@@ -77,13 +77,13 @@ fn redis_sends_garbage_instead_of_tls() {
         let said = String::from_utf8(said).unwrap();
         assert_eq!(error, None);
         assert!(said.starts_with("-ERR start-stunnel: "), "{said}");
-        assert!(said.contains("speaks no TLS") && said.lines().count() == 1, "{said}");
+        assert!(said.contains("does not speak TLS") && said.lines().count() == 1, "{said}");
     }
-    let error = "the server speaks no TLS";
+    let error = "the server does not speak TLS";
     all_logged(&scene.aftermath(), "connection-refused", "error", error);
 }
 
-/// Relays to `port`, and sends the replies byte by byte.
+/// Relays a connection to `port`, and sends the replies byte by byte.
 fn one_byte_at_a_time(mut near: TcpStream, port: u16) {
     let mut far = TcpStream::connect(("127.0.0.1", port)).unwrap();
     let (mut from, mut to) = (near.try_clone().unwrap(), far.try_clone().unwrap());
@@ -106,7 +106,7 @@ fn redis_sends_byte_by_byte() {
     fault!("Redis sends its replies byte by byte");
     let server = Server::start(Front::Redis);
     let tls_port = server.tls_port();
-    // The relay is between the launcher and Redis, so that it also splits TLS records.
+    // A relay between the launcher and Redis also splits TLS records.
     let peer = Peer::tcp(move |near| one_byte_at_a_time(near, tls_port));
     let scene = Scene::new(&peer.url());
     let mut client = scene.held.client();
@@ -126,7 +126,8 @@ unsafe extern "C" {
 /// SSL_KEY_UPDATE_REQUESTED: the client must change its key as well (SSL_key_update(3)).
 const UPDATE_REQUESTED: libc::c_int = 1;
 
-/// Echoes messages of 1,000 bytes and changes the keys in the middle of each; returns their number.
+/// Echoes messages of 1,000 bytes, and changes the keys in the middle of each message. Returns the
+/// number of messages.
 fn echo_with_new_keys(mut tls: SslStream<TcpStream>) -> usize {
     let mut message = [0; 1000];
     let mut count = 0;
@@ -162,7 +163,7 @@ fn redis_asks_for_new_keys() {
 fn redis_renegotiates() {
     fault!("Redis renegotiates (TLS 1.2)");
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-    // Sends hello, asks for another handshake, and returns whether the launcher declined it.
+    // Sends hello, and requests another handshake. Returns whether the launcher refused it.
     let peer = Peer::tls_up_to(SslVersion::TLS1_2, listener, |mut tls| {
         tls.write_all(b"hello").unwrap();
         let ssl = tls.ssl().as_ptr();

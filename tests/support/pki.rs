@@ -123,6 +123,11 @@ impl Certificate {
         Certificate { certificate, key, certificate_file, key_file }
     }
 
+    /// The path of the file that contains the certificate.
+    pub fn path(&self) -> &str {
+        self.certificate_file.to_str().unwrap()
+    }
+
     pub fn pem(&self) -> String {
         std::fs::read_to_string(&self.certificate_file).unwrap()
     }
