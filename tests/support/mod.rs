@@ -16,6 +16,7 @@ pub mod servers;
 pub mod slow_link;
 pub mod snippets;
 pub mod status;
+pub mod tool;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -26,6 +27,7 @@ use std::process::{Child, Command, ExitStatus};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigHandler, Signal};
 
 /// A test fails if it waits for anything longer than this. Usually everything takes far less time.
@@ -121,6 +123,18 @@ pub fn skip(reason: &str) {
     std::io::stderr().write_all(line.as_bytes()).unwrap();
 }
 
+/// Raises this process's limit on descriptors. If the hard limit is below `needed`, prints that the
+/// test is skipped and returns `false`.
+pub fn may_open(needed: u64) -> bool {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    if hard < needed {
+        skip(&format!("{needed} descriptors are needed, and the hard limit is {hard}"));
+        return false;
+    }
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
+    true
+}
+
 /// Reads to the end. Returns all bytes, and the error if an error ended the stream.
 pub fn rest(stream: &mut impl Read) -> (Vec<u8>, Option<ErrorKind>) {
     let mut all = Vec::new();
@@ -131,6 +145,17 @@ pub fn rest(stream: &mut impl Read) -> (Vec<u8>, Option<ErrorKind>) {
 /// Sets an option so that closing the stream sends a reset.
 pub fn reset(stream: &TcpStream) {
     socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO)).unwrap();
+}
+
+/// The body of a page on 127.0.0.1. `None` without the status 200.
+pub fn http_get(port: u16, path: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    head.lines().next()?.ends_with(" 200 OK").then(|| body.to_owned())
 }
 
 /// The path of libfaketime, a library that changes a program's clock. If it is missing, prints that
