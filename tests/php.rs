@@ -142,13 +142,10 @@ fn apache_sees_the_url_with_pass_env() {
             "#!/bin/sh\nprintf 'Content-Type: text/plain\n\n%s' \"${REDIS_URL+set}\"\n",
         );
         let php = program("/usr/lib/apache2/modules", "libphp");
+        let module =
+            |name| format!("LoadModule {name}_module /usr/lib/apache2/modules/mod_{name}.so\n");
         let modules = ["mpm_prefork", "env", "cgi", "mime", "authz_core", "alias"];
-        let modules: String = modules
-            .iter()
-            .map(|name| {
-                format!("LoadModule {name}_module /usr/lib/apache2/modules/mod_{name}.so\n")
-            })
-            .collect();
+        let modules = modules.map(module).concat();
         let file = site.write(
             "apache.conf",
             &format!(

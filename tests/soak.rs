@@ -25,23 +25,15 @@ use support::{eventually_within, reset};
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 
-/// Duration of a run, unless SOAK_SECONDS says otherwise.
-const SECONDS: u64 = 8;
 /// The number of apps whose connections have faults.
 const APPS: usize = 24;
 /// The number of apps behind a second tunnel, which must not notice any fault.
 const WITNESSES: usize = 6;
-/// The maximum number of connections to Redis. There are more apps, so apps queue.
-const LIMIT: &str = "16";
-/// The largest value, in bytes.
-const LARGEST: usize = 1024 * 1024;
 /// Memory that the launcher may keep for later connections.
 const KEPT_KIB: u64 = 24 * 1024;
 /// With these options, a killed Redis keeps all acknowledged writes.
 const DURABLE: &[&str] =
     &["--appendonly", "yes", "--appendfsync", "no", "--auto-aof-rewrite-percentage", "100"];
-/// The sockets of a launcher without connections: one listener per tunnel.
-const LISTENERS: usize = 2;
 /// Prints both URLs and ignores forwarded signals until standard input ends.
 const HOLD_TWO: &str =
     "trap '' HUP TERM USR1 USR2; echo $REDIS_URL; echo $CLEAN_URL; while read -r _; do :; done";
@@ -65,16 +57,6 @@ const FAULT_WITHIN: Duration = Duration::from_secs(4);
 /// Counts connections to Redis that a fault ended or prevented.
 const ENDED_BY_FAULTS: &str = "connections to Redis that a fault ended";
 
-/// Counts events by name.
-#[derive(Clone, Default)]
-struct Counts(Arc<Mutex<BTreeMap<&'static str, usize>>>);
-
-impl Counts {
-    fn add(&self, name: &'static str, count: usize) {
-        *self.0.lock().unwrap().entry(name).or_default() += count;
-    }
-}
-
 /// The network between the launcher and Redis.
 struct Network {
     port: u16,
@@ -83,7 +65,8 @@ struct Network {
     /// True while the network makes faults.
     faulty: AtomicBool,
     open: AtomicUsize,
-    counts: Counts,
+    /// Counts events by name.
+    counts: Mutex<BTreeMap<&'static str, usize>>,
 }
 
 impl Network {
@@ -95,7 +78,7 @@ impl Network {
             redis,
             faulty: AtomicBool::new(false),
             open: AtomicUsize::new(0),
-            counts: Counts::default(),
+            counts: Mutex::default(),
         });
         let serving = network.clone();
         thread::spawn(move || {
@@ -114,17 +97,21 @@ impl Network {
         network
     }
 
+    fn count(&self, name: &'static str, count: usize) {
+        *self.counts.lock().unwrap().entry(name).or_default() += count;
+    }
+
     /// Relays a connection of the launcher to Redis, which may be down, until a side ends or a
     /// fault happens.
     async fn relay(&self, mut near: TcpStream, mut dice: Rng) {
         near.set_nodelay(true).unwrap();
         let Ok(mut far) = TcpStream::connect(("127.0.0.1", self.redis)).await else {
-            return self.counts.add(ENDED_BY_FAULTS, 1);
+            return self.count(ENDED_BY_FAULTS, 1);
         };
         far.set_nodelay(true).unwrap();
         tokio::select! {
             _ = copy_bidirectional(&mut near, &mut far) => return,
-            () = self.fault_within(FAULT_WITHIN, &mut dice) => {}
+            () = self.fault(&mut dice) => {}
         }
         let fault = match dice.u8(..3) {
             0 => {
@@ -138,13 +125,13 @@ impl Network {
             }
             _ => "fault: connection closed in the middle",
         };
-        self.counts.add(fault, 1);
-        self.counts.add(ENDED_BY_FAULTS, 1);
+        self.count(fault, 1);
+        self.count(ENDED_BY_FAULTS, 1);
     }
 
     /// Waits for a random time. Waits forever if the network then makes no faults.
-    async fn fault_within(&self, longest: Duration, dice: &mut Rng) {
-        tokio::time::sleep(longest.mul_f64(dice.f64())).await;
+    async fn fault(&self, dice: &mut Rng) {
+        tokio::time::sleep(FAULT_WITHIN.mul_f64(dice.f64())).await;
         if !self.faulty.load(Ordering::SeqCst) {
             std::future::pending::<()>().await;
         }
@@ -156,7 +143,7 @@ struct App {
     name: String,
     dice: Rng,
     port: u16,
-    counts: Counts,
+    network: Arc<Network>,
     /// Connections that broke.
     broken: usize,
     /// Writes that the app has sent, and those of them that Redis has acknowledged.
@@ -168,7 +155,7 @@ impl App {
     /// Uses connection after connection.
     fn run_until(&mut self, end: Instant) {
         while Instant::now() < end {
-            self.counts.add("connections", 1);
+            self.network.count("connections", 1);
             match self.use_a_connection(end) {
                 Ok(()) => {}
                 // Redis is still loading its data.
@@ -222,7 +209,7 @@ impl App {
     fn value(&mut self) -> [(Vec<u8>, Reply); 2] {
         // A new key: Redis may still execute a request of an earlier, broken connection.
         let key = format!("value of {} {:x}", self.name, self.dice.u64(..));
-        let mut value = vec![0; self.dice.usize(..LARGEST)];
+        let mut value = vec![0; self.dice.usize(..1 << 20)];
         self.dice.fill(&mut value);
         let set = request(&[b"SET", key.as_bytes(), &value, b"EX", b"30"]);
         let get = request(&[b"GET", key.as_bytes()]);
@@ -240,7 +227,7 @@ impl App {
             let reply = self.reply(client)?;
             assert!(reply == *expected, "{}: {:.200}", self.name, format!("{reply:?}"));
         }
-        self.counts.add("requests, each reply checked", dialogue.len());
+        self.network.count("requests, each reply checked", dialogue.len());
         Ok(())
     }
 
@@ -336,7 +323,8 @@ impl Stage {
             .redis(&format!("rediss://127.0.0.1:{}", network.port))
             .env("CLEAN_URL", clean.url())
             .env("REDIS_STUNNEL_URLS", "REDIS_URL CLEAN_URL")
-            .env("REDIS_URL_STUNNEL_MAX_CONNECTIONS", LIMIT)
+            // There are more apps, so apps queue.
+            .env("REDIS_URL_STUNNEL_MAX_CONNECTIONS", "16")
             // On a busy machine, apps wait for longer than the default connect timeout.
             .env("STUNNEL_CONNECT_TIMEOUT", "20s")
             .env("STUNNEL_POOL", pool);
@@ -346,7 +334,7 @@ impl Stage {
             name: format!("app-{n}"),
             dice: dice.fork(),
             port: if n < APPS { held.port } else { clean_port },
-            counts: network.counts.clone(),
+            network: network.clone(),
             broken: 0,
             sent: 0,
             acknowledged: 0,
@@ -382,7 +370,8 @@ impl Stage {
         // The pool keeps idle connections for half a minute.
         eventually_within(Duration::from_secs(120), "every connection is closed", || {
             let open = self.network.open.load(Ordering::SeqCst) + connections(&mut direct);
-            (open == 0 && sockets_of(pid).len() == LISTENERS).then_some(())
+            // Each of the two tunnels has a listener.
+            (open == 0 && sockets_of(pid).len() == 2).then_some(())
         });
         let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap().count();
         (resident_kib(pid), [descriptors(pid), threads])
@@ -399,7 +388,7 @@ impl Stage {
             let fault = match dice.u64(..20) {
                 0..=1 => {
                     self.redis.stop();
-                    network.counts.add(ENDED_BY_FAULTS, network.open.load(Ordering::SeqCst));
+                    network.count(ENDED_BY_FAULTS, network.open.load(Ordering::SeqCst));
                     thread::sleep(pause);
                     self.redis.start_again();
                     "fault: Redis killed and started again"
@@ -418,7 +407,7 @@ impl Stage {
                     "fault: signal sent to the launcher"
                 }
             };
-            network.counts.add(fault, 1);
+            network.count(fault, 1);
         }
         network.faulty.store(false, Ordering::SeqCst);
     }
@@ -431,13 +420,12 @@ fn stop_for(pid: i32, time: Duration) {
 }
 
 fn from_environment(name: &str, default: u64) -> u64 {
-    env::var(name)
-        .map_or(default, |value| value.parse().unwrap_or_else(|_| panic!("{name}: a number")))
+    env::var(name).map_or(default, |value| value.parse().expect(name))
 }
 
 #[test]
 fn random_loads_and_faults_lose_no_reply() {
-    let seconds = from_environment("SOAK_SECONDS", SECONDS);
+    let seconds = from_environment("SOAK_SECONDS", 8);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     let seed = from_environment("SOAK_SEED", now);
     let pool = env::var("SOAK_POOL").unwrap_or_else(|_| "auto".to_owned());
@@ -455,7 +443,7 @@ fn random_loads_and_faults_lose_no_reply() {
     let (memory, open) = stage.at_rest();
     let lost: usize = stage.apps.iter().map(App::lost).sum();
 
-    let mut counts = stage.network.counts.0.lock().unwrap().clone();
+    let mut counts = stage.network.counts.lock().unwrap().clone();
     counts.insert("connections that broke for an app", broken);
     counts.insert("acknowledged writes lost", lost);
     for (name, count) in &counts {

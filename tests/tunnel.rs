@@ -12,9 +12,9 @@ use std::thread;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use openssl::ssl::{ShutdownState, SslStream};
+use openssl::ssl::{ShutdownState, SslStream, SslVersion};
 use support::launcher::{Launcher, logged, port_of};
-use support::peer::{Gate, Peer};
+use support::peer::{Gate, Peer, acceptor};
 use support::proc::sockets_of;
 use support::resp::{Client, Reply, request};
 use support::servers::{FRONTS, Front, PASSWORD, Server};
@@ -430,7 +430,8 @@ const CLIENT_HELLO: &[u8] = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03";
 #[test]
 fn a_tls_app_fails_at_once_and_the_log_says_what_to_remove() {
     // On a slow machine the app's TLS is noticed before the handshake with Redis is done.
-    let peer = Peer::unless_left(|mut tls| rest(&mut tls));
+    let acceptor = acceptor(SslVersion::TLS1_3);
+    let peer = Peer::tcp(move |stream| acceptor.accept(stream).ok().map(|mut tls| rest(&mut tls)));
     let held = Launcher::holding(&peer.url()).env("STUNNEL_LOGLEVEL", "info").start_held();
     let said = output_of(redis_py_with_ssl(held.port));
     assert!(said.contains("could not connect: ") && said.contains("TLS/SSL"), "{said}");

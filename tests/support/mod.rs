@@ -18,11 +18,13 @@ pub mod snippets;
 pub mod status;
 pub mod tool;
 
+use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
@@ -158,6 +160,20 @@ pub fn http_get(port: u16, path: &str) -> Option<String> {
     head.lines().next()?.ends_with(" 200 OK").then(|| body.to_owned())
 }
 
+/// All files in a folder and its subfolders, in alphabetical order.
+pub fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    let entries = fs::read_dir(folder);
+    for entry in entries.unwrap_or_else(|error| panic!("{}: {error}", folder.display())) {
+        match entry.unwrap().path() {
+            folder if folder.is_dir() => files.extend(files_below(&folder)),
+            file => files.push(file),
+        }
+    }
+    files.sort();
+    files
+}
+
 /// The path of libfaketime, a library that changes a program's clock. If it is missing, prints that
 /// the test is skipped and returns `None`.
 pub fn faketime() -> Option<&'static str> {
@@ -165,7 +181,7 @@ pub fn faketime() -> Option<&'static str> {
         "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1",
         "/usr/lib/aarch64-linux-gnu/faketime/libfaketimeMT.so.1",
     ];
-    let found = LIBRARIES.into_iter().find(|path| std::path::Path::new(path).exists());
+    let found = LIBRARIES.into_iter().find(|path| Path::new(path).exists());
     if found.is_none() {
         skip("libfaketime is missing");
     }
@@ -175,7 +191,7 @@ pub fn faketime() -> Option<&'static str> {
 /// The value of a setting in release.conf.
 pub fn release_setting(name: &str) -> String {
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/release.conf");
-    let settings = std::fs::read_to_string(file).unwrap();
+    let settings = fs::read_to_string(file).unwrap();
     let found = settings.lines().find_map(|line| line.strip_prefix(&format!("{name}=")));
     found.unwrap_or_else(|| panic!("no {name} in {file}")).to_owned()
 }

@@ -1,13 +1,14 @@
 //! A server that parses requests. Each test decides on the replies.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use super::peer::Peer;
+use openssl::ssl::SslVersion;
+
+use super::peer::{Peer, acceptor};
 
 /// Reads the words of the next request; `None` at the end of the stream.
-pub fn next_request(stream: &mut impl BufRead) -> Option<Vec<String>> {
+fn next_request(stream: &mut impl BufRead) -> Option<Vec<String>> {
     let count = number(stream)?;
     let mut words = Vec::new();
     for _ in 0..count {
@@ -66,10 +67,10 @@ impl Heard {
 pub fn scripted(
     answer: impl Fn(usize, &[String]) -> Option<String> + Send + Sync + Clone + 'static,
 ) -> (Peer<()>, Heard) {
-    let heard = Heard::default();
-    let (hears, count) = (heard.clone(), Arc::new(AtomicUsize::new(0)));
-    let peer = Peer::tls(move |stream| {
-        let number = count.fetch_add(1, Ordering::SeqCst);
+    let (heard, acceptor) = (Heard::default(), acceptor(SslVersion::TLS1_3));
+    let hears = heard.clone();
+    let peer = Peer::numbered(move |number, stream| {
+        let stream = acceptor.accept(stream).expect("handshake");
         converse(stream, |request| {
             hears.add(&number.to_string(), request);
             answer(number, request)
