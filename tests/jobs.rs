@@ -23,11 +23,12 @@ fn is_lossless(system: &str, scenario: &str, once: &str) -> bool {
     let words = ["--modes", "off", "--systems", system, "--scenarios", scenario, once, "1"];
     let run = Tool::start("jobs", &[&words[..], &["--linger", "0"]].concat(), &[]);
     let (code, table, stderr) = run.finish();
-    assert_eq!(code, 0, "{table}{stderr}");
+    println!("{table}{stderr}");
+    assert_eq!(code, 0);
     ["plaintext", "off"].into_iter().all(|mode| {
         let row = figures(&table, &format!("| {system} | {scenario} | {mode} "));
         // The columns are: enqueued, lost, doubled and more.
-        assert!(row[0] >= 20, "{table}");
+        assert!(row[0] >= 20, "too few jobs");
         row[1..3] == [0, 0]
     })
 }
@@ -53,8 +54,8 @@ fn sidekiq_loses_no_job_in_a_fail_over() {
         support::skip("only root can make a mount namespace");
         return;
     }
-    // Redis may take a job from the queue and lose the reply, in plaintext too. Therefore a run that
-    // loses a job is repeated.
+    // Redis may take a job from the queue and lose the reply, in plaintext too. So the test repeats
+    // a run that loses a job.
     let mut runs = (0..3).map(|_| is_lossless("sidekiq", "fail-overs", "--fail-overs"));
     assert!(runs.any(|is_lossless| is_lossless), "each of three runs lost or doubled a job");
 }

@@ -362,8 +362,8 @@ impl Stage {
         (broken(&self.apps[..APPS]), broken(&self.apps[APPS..]))
     }
 
-    /// Waits until the launcher has no connection. Returns its memory in KiB, and the numbers of its
-    /// descriptors and threads.
+    /// Waits until the launcher has no connection. Returns the launcher's memory in KiB, and the
+    /// numbers of its descriptors and threads.
     fn at_rest(&self) -> (u64, [usize; 2]) {
         let pid = self.held.running.pid();
         let mut direct = self.clean.direct();
