@@ -1,4 +1,4 @@
-//! The benchmark runs, prints its figures, and leaves nothing behind. No test checks any speed.
+//! `bin/bench` prints its figures, and leaves no process and no file. No test checks any speed.
 
 mod support;
 
@@ -20,7 +20,7 @@ fn start(words: &[&str], settings: &[(&str, &str)]) -> Option<Tool> {
     may_open(15_000).then(|| Tool::start("bench", &[&quick, words].concat(), settings))
 }
 
-/// The figures in the table row for `load` and `figure`, one of each contender, then the ratios.
+/// The cells of the table row for `load` and `figure`: one for each proxy, followed by ratios.
 fn row(table: &str, load: &str, figure: &str) -> Vec<String> {
     let start = format!("| {load} | {figure} |");
     let row = table.lines().find_map(|line| line.strip_prefix(&start));
@@ -28,13 +28,13 @@ fn row(table: &str, load: &str, figure: &str) -> Vec<String> {
     row.split('|').map(|cell| cell.trim().to_owned()).collect()
 }
 
-/// True if each cell has a median, a minimum and a maximum.
+/// True if each cell contains a median, a minimum and a maximum.
 fn are_measured(cells: &[String]) -> bool {
     cells.iter().all(|cell| cell.contains(" to "))
 }
 
 #[test]
-fn small_run_prints_figures_of_every_contender() {
+fn quick_benchmark_prints_figures_of_every_proxy() {
     let results = || fs::read(Path::new(ROOT).join("bench/results.json")).unwrap();
     let before = results();
     let only = ["--rounds", "1", "--before", BINARY, "--only", "one connection", "start-up"];
@@ -80,13 +80,13 @@ fn small_run_prints_figures_of_every_contender() {
 }
 
 #[test]
-fn reconnecting_app_and_storm_measure_every_contender() {
+fn loads_of_new_connections_measure_every_proxy() {
     let only = ["--rounds", "1", "--peers", "nginx", "--only", "app that", "storm"];
     let Some(bench) = start(&only, &[]) else { return };
     let (code, table, stderr) = bench.finish();
     assert_eq!(code, 0, "{table}{stderr}");
-    // The contenders: start-stunnel, start-stunnel with the pool off, nginx, plaintext.
-    for (load, figure, contenders) in [
+    // The columns: start-stunnel, start-stunnel with the pool off, nginx, plaintext.
+    for (load, figure, columns) in [
         ("app that reconnects", "connections/s", 4),
         ("app that reconnects", "p50 ms", 4),
         ("app that reconnects", "paced p50 ms", 4),
@@ -95,7 +95,7 @@ fn reconnecting_app_and_storm_measure_every_contender() {
         ("storm of 10 x 20", "slowest first reply ms", 4),
         ("storm of 10 x 20", "Redis CPU ms", 4),
     ] {
-        for cell in &row(&table, load, figure)[..contenders] {
+        for cell in &row(&table, load, figure)[..columns] {
             let figure = cell.split(' ').next().unwrap().replace(',', "");
             assert!(figure.parse::<f64>().is_ok_and(|figure| figure > 0.0), "{load}: {cell}");
         }
@@ -103,7 +103,7 @@ fn reconnecting_app_and_storm_measure_every_contender() {
 }
 
 #[test]
-fn interrupted_run_leaves_no_process_and_no_file() {
+fn interrupted_benchmark_leaves_no_process_and_no_file() {
     for signal in [libc::SIGINT, libc::SIGTERM] {
         let words = ["--rounds", "1000", "--only", "one connection"];
         let Some(mut bench) = start(&words, &[]) else { return };
@@ -120,7 +120,7 @@ fn interrupted_run_leaves_no_process_and_no_file() {
 }
 
 #[test]
-fn launcher_that_does_not_start_ends_the_run() {
+fn benchmark_fails_if_the_launcher_does_not_start() {
     let only = ["--rounds", "1", "--peers", "--only", "one connection"];
     let Some(bench) = start(&only, &[("STUNNEL_VERIFY", "nonsense")]) else { return };
     let (code, stdout, stderr) = bench.finish();

@@ -1,5 +1,5 @@
-//! Real client libraries: each app in `examples/` runs with its own Procfile through the launcher.
-//! The results are the table in docs/clients.md.
+//! Real client libraries: the tests run each app in `examples/` through the launcher, with the app's
+//! own Procfile. docs/clients.md contains the results.
 
 mod support;
 
@@ -19,15 +19,14 @@ const USER: (&str, &str) = ("app", "app-password");
 fn options() -> Options<'static> {
     Options { user: Some(USER), ..Options::default() }
 }
-/// The checks of every app that tests a client library, in this order.
+/// The checks that each app of a client library makes, in this order.
 const CHECKS: [&str; 8] =
     ["boot", "user", "database", "pipeline", "transaction", "pubsub", "blocking", "10 MiB"];
 
-/// An app of `examples/`.
+/// An app in the folder `examples/`.
 #[derive(Clone, Copy)]
 struct Example {
     name: &'static str,
-    /// The query of the app's Redis URL.
     query: &'static str,
 }
 
@@ -75,7 +74,7 @@ impl Example {
         format!("redis://{}:{}@127.0.0.1:{port}/3{}", USER.0, USER.1, self.query)
     }
 
-    /// The version of its client library, which `command` prints.
+    /// Runs `command`, which prints the version of a client library. Returns the version.
     fn version(&self, command: &str) -> String {
         let printed = Example::shell(command).run();
         let version = printed.stdout.trim().to_owned();
@@ -83,7 +82,7 @@ impl Example {
         version
     }
 
-    /// Checks everything that a client library has to do.
+    /// Checks that a client library works through the launcher, and records the results.
     fn works(&self, version: &str, note: &str) {
         for front in FRONTS {
             let ended = self.web("checks", &start(front)).run();
@@ -110,7 +109,7 @@ impl Example {
         class_of(&said)
     }
 
-    /// The kinds of error that the app sees if Redis is down: with the tunnel, and without it.
+    /// The kinds of error that the app sees if Redis is down: with the tunnel, and without the tunnel.
     fn down(&self) -> (String, String) {
         let url = self.url(two_free_ports());
         let once = |enabled| {
@@ -188,7 +187,7 @@ fn no_secret(ended: &Outcome) {
     assert!(launchers.into_iter().all(|line| !line.contains(USER.1)), "{}", ended.stderr);
 }
 
-/// The kind of error in "error KIND: message"; or the message, if the language has no kinds.
+/// The kind of error in the app's output `error KIND: message`, or else the message.
 fn class_of(said: &str) -> String {
     let said = said.trim().strip_prefix("error").unwrap_or(said).trim_start_matches([':', ' ']);
     match said.split_once(": ") {
@@ -219,18 +218,18 @@ fn record(name: &str, cells: &[&str]) {
 }
 
 #[test]
-fn ruby_redis() {
+fn redis_rb_works_through_the_tunnel() {
     Example::new("redis-rb").works("ruby -r redis -e 'puts Redis::VERSION'", "");
 }
 
 #[test]
-fn ruby_sidekiq() {
+fn sidekiq_finishes_its_job_after_sigterm() {
     let version = "ruby -r sidekiq -e 'puts Sidekiq::VERSION'";
     Example::new("sidekiq").finishes_its_job(version, "");
 }
 
 #[test]
-fn ruby_rails_cache_store() {
+fn rails_cache_works_through_the_tunnel() {
     let example = Example::new("rails-cache");
     for front in FRONTS {
         let ended = example.web("", &start(front)).run();
@@ -246,26 +245,26 @@ fn ruby_rails_cache_store() {
     record("rails-cache", &[&version, worked, "", "", "", note]);
 }
 
-/// Prints the version of redis-py.
+/// A command that prints the version of redis-py.
 const REDIS_PY: &str = "python3 -c 'import redis; print(redis.__version__)'";
 
 #[test]
-fn python_redis_py_with_resp2() {
+fn redis_py_works_with_resp2() {
     Example::new("redis-py").with_query("?protocol=2").works(REDIS_PY, "");
 }
 
 #[test]
-fn python_redis_py_with_resp3() {
+fn redis_py_works_with_resp3() {
     Example::new("redis-py").with_query("?protocol=3").works(REDIS_PY, "");
 }
 
 #[test]
-fn python_redis_py_with_asyncio() {
+fn redis_py_works_with_asyncio() {
     Example::new("redis-py-asyncio").works(REDIS_PY, "");
 }
 
 #[test]
-fn python_celery() {
+fn celery_finishes_its_job_after_sigterm() {
     let version = "python3 -c 'import celery; print(celery.__version__)'";
     let example = Example::new("celery").with_query("?ssl_cert_reqs=none");
     example.finishes_its_job(version, "the launcher removes `ssl_cert_reqs` from the URL");
@@ -281,37 +280,37 @@ fn celery_works_with_ssl_cert_reqs_none_in_its_url() {
 }
 
 #[test]
-fn python_rq() {
+fn rq_finishes_its_job_after_sigterm() {
     let version = "python3 -c 'import rq; print(rq.VERSION)'";
     Example::new("rq").finishes_its_job(version, "");
 }
 
 #[test]
-fn node_ioredis() {
+fn ioredis_works_through_the_tunnel() {
     let version = "node -p 'require(\"ioredis/package.json\").version'";
     Example::new("ioredis").works(version, "the `error` event holds the reason");
 }
 
 #[test]
-fn node_redis() {
+fn node_redis_works_through_the_tunnel() {
     let version = "node -p 'require(\"redis/package.json\").version'";
     Example::new("node-redis").works(version, "");
 }
 
 #[test]
-fn node_bullmq() {
+fn bullmq_finishes_its_job_after_sigterm() {
     let version = "node -p 'require(\"bullmq/package.json\").version'";
     Example::new("bullmq").finishes_its_job(version, "");
 }
 
 #[test]
-fn go_redigo() {
+fn redigo_works_through_the_tunnel() {
     let version = "dpkg-query -W -f '${Version}' golang-github-gomodule-redigo-dev";
     Example::new("redigo").works(version, "");
 }
 
 #[test]
-fn php_phpredis() {
+fn phpredis_works_through_the_tunnel() {
     let version = "php -r 'echo phpversion(\"redis\");'";
     Example::new("phpredis").works(
         version,
@@ -320,7 +319,7 @@ fn php_phpredis() {
 }
 
 #[test]
-fn php_predis() {
+fn predis_works_through_the_tunnel() {
     let version = "php -r 'require \"Predis/autoload.php\"; echo Predis\\Client::VERSION;'";
     Example::new("predis").works(version, "1.1 ignores user names in URLs: the app sends AUTH");
 }
@@ -347,13 +346,13 @@ fn php_sessions_make_a_connection_for_each_request() {
 }
 
 #[test]
-fn c_hiredis() {
+fn hiredis_works_through_the_tunnel() {
     let version = "dpkg-query -W -f '${Version}' libhiredis-dev";
     Example::new("hiredis").works(version, "accepts no URL: the app parses it");
 }
 
 #[test]
-fn redis_cli() {
+fn redis_cli_works_through_the_tunnel() {
     let version = "redis-cli --version | cut -d' ' -f2";
     Example::new("redis-cli").works(version, "");
 }

@@ -1,4 +1,4 @@
-//! One short round of `bin/jobs`, which counts the lost and doubled jobs of real job systems.
+//! Short runs of `bin/jobs`, which counts the lost and doubled jobs of real job systems.
 
 mod support;
 
@@ -61,11 +61,11 @@ fn sidekiq_loses_no_job_in_a_fail_over() {
 }
 
 #[test]
-fn lost_doubled_and_rejected_jobs_are_found() {
+fn lost_doubled_and_rejected_jobs_are_counted() {
     let folder = tempfile::tempdir().unwrap();
     let enqueued = "ok a\nok b\nok c\nfailed d OSError: gone\n";
     fs::write(folder.path().join("enqueued"), enqueued).unwrap();
-    // The last line is incomplete, as while an app writes it.
+    // The last line is incomplete, because an app is still writing the line.
     fs::write(folder.path().join("done"), "a\nc\na\nd\nb").unwrap();
     let script = "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; \
         from ledger import Counts, Ledger; found = Ledger(Path(sys.argv[2])).counts(); \
@@ -85,7 +85,7 @@ fn lost_doubled_and_rejected_jobs_are_found() {
 #[test]
 fn interrupted_run_leaves_no_process_and_no_file() {
     let run = Tool::start("jobs", &["--systems", "celery", "--scenarios", "restarts"], &[]);
-    // bin/jobs, Redis, and two workers with two child processes each.
+    // These are bin/jobs, Redis, and two workers with two child processes each.
     eventually("the workers run", || (run.processes() >= 8).then_some(()));
     send_signal(-run.process.pid(), libc::SIGINT);
     let (code, _, stderr) = run.finish();

@@ -85,7 +85,7 @@ impl Proxy {
         let file = self.at("nginx.conf");
         fs::write(&file, text).unwrap();
         let mut command = Command::new("/usr/sbin/nginx");
-        // A single process, which the test can kill.
+        // Run nginx as a single process, so that the test can kill nginx.
         let alone = "daemon off; master_process off;";
         command.arg("-e").arg(self.at("error")).args(["-g", alone, "-c"]).arg(file);
         command
@@ -108,8 +108,9 @@ impl Proxy {
     }
 }
 
-/// Follows the manual: sets the pin that `--check` prints. Then the app reaches Redis, even after a
-/// second of silence, which the proxy would not allow without the manual's timeouts.
+/// Sets the pin that `--check` prints, as the manual says. Then checks that an app reaches Redis,
+/// even after a second of silence. Without the manual's timeouts, the proxy would close the
+/// connection during the silence.
 fn pinned_through(port: u16) {
     let url = format!("rediss://default:{PASSWORD}@127.0.0.1:{port}/0");
     let checked = Launcher::new(["--check"]).redis(&url).run();

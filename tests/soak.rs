@@ -17,7 +17,7 @@ use std::{env, fs};
 
 use fastrand::Rng;
 use nix::libc;
-use support::launcher::{Held, Launcher, port_of, send_signal};
+use support::launcher::{Held, Launcher, send_signal};
 use support::proc::{descriptors, resident_kib, sockets_of};
 use support::resp::{Client, Reply, request};
 use support::servers::{Front, Options, PASSWORD, Server, connections};
@@ -27,16 +27,16 @@ use tokio::net::{TcpListener, TcpStream};
 
 /// The number of apps whose connections have faults.
 const APPS: usize = 24;
-/// The number of apps behind a second tunnel, which must not notice any fault.
+/// The number of apps that use a second tunnel, without faults. They must not notice any fault.
 const WITNESSES: usize = 6;
 /// Memory that the launcher may keep for later connections.
 const KEPT_KIB: u64 = 24 * 1024;
 /// With these options, a killed Redis keeps all acknowledged writes.
 const DURABLE: &[&str] =
     &["--appendonly", "yes", "--appendfsync", "no", "--auto-aof-rewrite-percentage", "100"];
-/// Prints both URLs and ignores forwarded signals until standard input ends.
-const HOLD_TWO: &str =
-    "trap '' HUP TERM USR1 USR2; echo $REDIS_URL; echo $CLEAN_URL; while read -r _; do :; done";
+/// A script for COMMAND: prints both URLs, then ignores signals until its standard input ends.
+const DEAF: &str =
+    "trap '' HUP TERM USR1 USR2; echo $REDIS_URL; echo $OTHER_URL; while read -r _; do :; done";
 /// Requests that an app may have sent before it disconnects. They change the connection's state,
 /// and the next app must not notice that. The key `never` is set only in transactions without EXEC.
 const UNFINISHED: &[&str] = &[
@@ -52,9 +52,8 @@ const UNFINISHED: &[&str] = &[
     "CLIENT REPLY OFF",
     "CLIENT REPLY SKIP",
 ];
-/// A connection to Redis has a fault before this time, unless the connection ends earlier.
+/// The longest time until a connection to Redis meets a fault, while the network makes faults.
 const FAULT_WITHIN: Duration = Duration::from_secs(4);
-/// Counts connections to Redis that a fault ended or prevented.
 const ENDED_BY_FAULTS: &str = "connections to Redis that a fault ended";
 
 /// The network between the launcher and Redis.
@@ -129,7 +128,7 @@ impl Network {
         self.count(ENDED_BY_FAULTS, 1);
     }
 
-    /// Waits for a random time. Waits forever if the network then makes no faults.
+    /// Waits until this connection must meet a fault, or forever if there are no faults.
     async fn fault(&self, dice: &mut Rng) {
         tokio::time::sleep(FAULT_WITHIN.mul_f64(dice.f64())).await;
         if !self.faulty.load(Ordering::SeqCst) {
@@ -138,7 +137,6 @@ impl Network {
     }
 }
 
-/// An app, which counts its own writes.
 struct App {
     name: String,
     dice: Rng,
@@ -252,7 +250,7 @@ impl App {
     /// this app's requests.
     fn disconnect(&mut self, mut client: Client) -> Result<()> {
         if self.dice.u64(..8) == 0 {
-            // If another app's bytes completed this request, `lost` would find 2.
+            // If another app's bytes completed this request, the hash would contain the value 2.
             let request = words(&format!("HSET {} field 2", self.name));
             let half = self.dice.usize(1..request.len());
             client.stream.get_mut().write_all(&request[..half])?;
@@ -263,7 +261,7 @@ impl App {
             }
         }
         if self.dice.bool() {
-            // Read the replies that come soon.
+            // Read the replies that arrive within 20 ms.
             client.stream.get_ref().set_read_timeout(Some(Duration::from_millis(20)))?;
             match client.stream.read_to_end(&mut Vec::new()) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
@@ -294,7 +292,7 @@ impl App {
     }
 }
 
-/// A request whose words contain no spaces.
+/// A request with these words, which are separated by spaces.
 fn words(text: &str) -> Vec<u8> {
     request(&text.split(' ').map(str::as_bytes).collect::<Vec<_>>())
 }
@@ -319,17 +317,14 @@ impl Stage {
             assert_eq!(server.direct().ask(&["SET", "home", "home"]), Reply::line("+OK"));
         }
         let network = Network::start(redis.tls_port(), dice.fork());
-        let launcher = Launcher::script(HOLD_TWO)
-            .redis(&format!("rediss://127.0.0.1:{}", network.port))
-            .env("CLEAN_URL", clean.url())
-            .env("REDIS_STUNNEL_URLS", "REDIS_URL CLEAN_URL")
+        let launcher = Launcher::script(DEAF)
             // There are more apps, so apps queue.
             .env("REDIS_URL_STUNNEL_MAX_CONNECTIONS", "16")
             // On a busy machine, apps wait for longer than the default connect timeout.
             .env("STUNNEL_CONNECT_TIMEOUT", "20s")
             .env("STUNNEL_POOL", pool);
-        let mut held = launcher.start_held();
-        let clean_port = port_of(&held.running.line());
+        let faulty = format!("rediss://127.0.0.1:{}", network.port);
+        let (held, clean_port) = launcher.start_two(&faulty, &clean.url());
         let app = |n| App {
             name: format!("app-{n}"),
             dice: dice.fork(),

@@ -1,5 +1,5 @@
-//! `bin/suites`, which compares results of other projects' test suites. A stub replaces redis-py's
-//! suite here.
+//! `bin/suites` compares the results of other projects' test suites. In these tests, a stub replaces
+//! redis-py's suite.
 
 mod support;
 
@@ -17,7 +17,7 @@ fn suites(ways: &str, pytest: &str) -> Outcome {
     fs::create_dir(path("tests")).unwrap();
     fs::write(path("tests/conftest.py"), "").unwrap();
     fs::write(path("explained.md"), "`tests.a::counts_clients`: the pool has some").unwrap();
-    // bin/suites first checks by -c that some modules are installed.
+    // bin/suites first runs this program with -c, to check that some modules are installed.
     let python = format!(
         "#!/bin/sh\n[ \"$1\" != -c ] || exit 0\n\
          while [ \"$1\" != --junit-xml ]; do shift; done\nexec 3>\"$2\"\n\
@@ -33,7 +33,7 @@ fn suites(ways: &str, pytest: &str) -> Outcome {
 }
 
 #[test]
-fn suite_that_stops_during_collection_fails() {
+fn bin_suites_fails_if_a_suite_stops_early() {
     // pytest does this when it cannot import a test module.
     let pytest = "echo 'ERROR tests/a.py: No module named mock'; code=2\n\
         for n in 1 2 3 4; do test_case \"$n\" '<error/>'; done";
@@ -47,14 +47,14 @@ fn suite_that_stops_during_collection_fails() {
 }
 
 #[test]
-fn suite_in_which_no_test_passes_fails() {
+fn bin_suites_fails_if_no_test_passes() {
     let ended = suites("direct", "test_case one '<failure/>'; code=1");
     assert_eq!(ended.code(), 1, "{ended:?}");
     assert!(ended.stderr.ends_with("redis-py, direct: no test passed\n"), "{ended:?}");
 }
 
 #[test]
-fn test_that_ends_differently_fails_unless_it_is_explained() {
+fn bin_suites_fails_if_a_different_result_is_unexplained() {
     let failing_in = |modes: &str, more: &str| {
         format!(
             "case $STUNNEL_POOL in {modes}) failed='<failure/>'; code=1 ;; esac\n\
@@ -64,7 +64,7 @@ fn test_that_ends_differently_fails_unless_it_is_explained() {
     let only_in_auto = "[ \"$STUNNEL_POOL\" != auto ] || test_case sets \"$failed\"";
     let ended = suites("direct off auto", &failing_in("auto | off", only_in_auto));
     assert_eq!(ended.code(), 1, "{ended:?}");
-    // With the pool off, no explanation counts.
+    // With the pool off, bin/suites accepts no explanation.
     let off = "\n  tests.a::counts_clients: direct passed, off failed\n\
         redis-py, off: 1 of 2 tests end differently than with direct; not explained: 1\n";
     let auto = "\n  tests.a::counts_clients: direct passed, auto failed (explained)\n  \

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use openssl::ssl::{ShutdownState, SslStream, SslVersion};
-use support::launcher::{Launcher, logged, port_of};
+use support::launcher::{HOLD_TWO, Launcher, logged};
 use support::peer::{Gate, Peer, acceptor};
 use support::proc::sockets_of;
 use support::resp::{Client, Reply, request};
@@ -272,13 +272,8 @@ const TINY_RECORDS: usize = 400_000;
 fn a_flood_of_tiny_tls_records_does_not_block_others() {
     let server = Server::start(Front::Redis);
     let peer = Peer::gated(flood);
-    let launcher = Launcher::script("echo $REDIS_URL; echo $OTHER_URL; exec cat >/dev/null")
-        .redis(&server.url())
-        .env("OTHER_URL", peer.url())
-        .env("REDIS_STUNNEL_URLS", "REDIS_URL OTHER_URL");
-    let mut held = launcher.start_held();
+    let (held, other) = Launcher::script(HOLD_TWO).start_two(&server.url(), &peer.url());
     let mut client = held.client();
-    let other = port_of(&held.running.line());
     let mut flooded = Client::open(other).stream.into_inner();
     flooded.write_all(b"!").unwrap();
     let received = Arc::new(AtomicUsize::new(0));

@@ -25,7 +25,10 @@ const VALGRIND_LOGS: &str = "VALGRIND_LOGS";
 /// A script for COMMAND: prints the tunnelled URL, then waits until its standard input ends.
 pub const HOLD: &str = "printf '%s\\n' \"$REDIS_URL\"; exec cat >/dev/null";
 
-/// A launcher that a test will start. It inherits only a few environment variables.
+/// A script for COMMAND: prints both URLs of [`Launcher::start_two`], then waits like [`HOLD`].
+pub const HOLD_TWO: &str = "echo $REDIS_URL; echo $OTHER_URL; exec cat >/dev/null";
+
+/// A launcher before its start. Its environment contains only a few variables of the test.
 pub struct Launcher {
     pub command: Command,
 }
@@ -153,6 +156,15 @@ impl Launcher {
         let port = port_of(&url);
         Held { running, url, port }
     }
+
+    /// Starts a launcher with tunnels for `REDIS_URL` and `OTHER_URL`. COMMAND must first print
+    /// both local URLs. Also returns the port of the tunnel for `OTHER_URL`.
+    pub fn start_two(self, redis: &str, other: &str) -> (Held, u16) {
+        let launcher = self.redis(redis).env("OTHER_URL", other);
+        let mut held = launcher.env("REDIS_STUNNEL_URLS", "REDIS_URL OTHER_URL").start_held();
+        let other = port_of(&held.running.line());
+        (held, other)
+    }
 }
 
 fn collect(mut stream: impl Read + Send + 'static) -> JoinHandle<String> {
@@ -176,7 +188,7 @@ impl Running {
         self.process.pid()
     }
 
-    /// Waits for the next line that COMMAND prints. Empty at the end of the output.
+    /// Waits for the next line that COMMAND prints. Returns an empty text at the end of the output.
     ///
     /// # Panics
     /// If no line comes within [`PATIENCE`].
@@ -304,7 +316,7 @@ pub fn send_signal(pid: i32, number: i32) {
     assert_eq!(sent, 0, "signal {number} to {pid}");
 }
 
-/// The values of `key` in those lines of a log that report `event`.
+/// The values of `key` in all log lines about the event `event`.
 pub fn logged(log: &str, event: &str, key: &str) -> Vec<String> {
     log.lines()
         .filter(|line| line.contains(&format!(" at={event} ")))

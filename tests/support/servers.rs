@@ -26,7 +26,8 @@ pub enum Front {
 
 pub const FRONTS: [Front; 2] = [Front::Redis, Front::Stunnel];
 
-/// The options of a server. By default it has a self-signed certificate, and accepts any client.
+/// The options of a server. By default, a server has a self-signed certificate, and accepts any
+/// client.
 #[derive(Clone, Copy, Default)]
 pub struct Options<'a> {
     pub certificate: Option<&'a Certificate>,
@@ -213,7 +214,7 @@ impl Server {
             if self.processes.iter_mut().any(|process| process.0.try_wait().unwrap().is_some()) {
                 return Some(false);
             }
-            // Redis listens before it is ready, and may still fail. So wait for its first reply.
+            // A Redis that listens may still fail to start. So wait for the first reply.
             let mut redis = TcpStream::connect((address.as_str(), ports[0])).ok()?;
             redis.write_all(b"PING\r\n").ok()?;
             redis.read_exact(&mut [0; 1]).ok()?;
@@ -230,12 +231,12 @@ impl Server {
         self.processes[0].pid()
     }
 
-    /// Kills `redis-server`, and starts it again after the time `away`. Does not wait until it
-    /// answers.
+    /// Kills `redis-server`, and starts the server again after the time `away`. Does not wait
+    /// until the server answers.
     pub fn restart(&mut self, away: Duration) {
         self.processes[0].0.kill().unwrap();
         self.processes[0].wait();
-        std::thread::sleep(away); // The caller wants an outage of this length.
+        std::thread::sleep(away); // This is the outage that the caller wants.
         self.processes[0] = Process(self.commands[0].spawn().unwrap());
     }
 
@@ -245,7 +246,7 @@ impl Server {
         self.processes[0].wait();
     }
 
-    /// Starts `redis-server` again, and waits until it answers.
+    /// Starts `redis-server` again, and waits until the server answers.
     pub fn start_again(&mut self) {
         self.processes[0] = Process(self.commands[0].spawn().unwrap());
         assert!(self.answers(), "redis-server starts again");

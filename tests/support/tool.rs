@@ -23,7 +23,7 @@ impl Tool {
     /// Starts `bin/NAME` in a process group of its own, as a shell does.
     pub fn start(name: &str, words: &[&str], settings: &[(&str, &str)]) -> Tool {
         let folder = tempfile::tempdir().unwrap();
-        // The tests may run as a background job, which ignores SIGINT.
+        // If the tests run as a background job, the tests ignore SIGINT, and the tool would inherit that.
         let mut command = Command::new("env");
         command.arg("--default-signal");
         command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("bin").join(name));
@@ -43,7 +43,7 @@ impl Tool {
     /// standard output and standard error.
     pub fn finish(mut self) -> (i32, String, String) {
         let (mut stdout, mut stderr) = (String::new(), String::new());
-        // Standard output fits into a pipe while we read standard error.
+        // The buffer of a pipe can hold the tool's whole standard output meanwhile.
         self.process.0.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
         self.process.0.stdout.take().unwrap().read_to_string(&mut stdout).unwrap();
         let status = self.process.wait();
