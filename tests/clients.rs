@@ -1,5 +1,5 @@
-//! Real client libraries: the tests run each app in `examples/` through the launcher, with the app's
-//! own Procfile. docs/clients.md contains the results.
+//! Real client libraries: the tests run each app in `examples/` through the launcher, as in
+//! the app's Procfile. docs/clients.md contains the results.
 
 mod support;
 
@@ -109,7 +109,7 @@ impl Example {
         class_of(&said)
     }
 
-    /// The kinds of error that the app sees if Redis is down: with the tunnel, and without the tunnel.
+    /// The kinds of error that the app sees if Redis is down: with and without the tunnel.
     fn down(&self) -> (String, String) {
         let url = self.url(two_free_ports());
         let once = |enabled| {

@@ -1,5 +1,5 @@
-//! `bin/suites` compares the results of other projects' test suites. In these tests, a stub replaces
-//! redis-py's suite.
+//! `bin/suites` compares the results of other projects' test suites. In these tests, a stub
+//! replaces redis-py's suite.
 
 mod support;
 

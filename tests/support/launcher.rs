@@ -125,7 +125,7 @@ impl Launcher {
         self.start().finish()
     }
 
-    /// Runs the launcher. It must exit with code 78 and must not start COMMAND. Returns the log.
+    /// Runs a launcher that must exit with code 78 before COMMAND starts. Returns the log.
     pub fn refused(self) -> String {
         let ended = self.run();
         assert_eq!((ended.code(), ended.stdout.as_str()), (78, ""), "{}", ended.stderr);
