@@ -23,6 +23,7 @@ from system import (
     free_port,
     has_ended,
     listens,
+    make_certificate,
     name_of,
     resident_bytes,
     wait_until,
@@ -119,11 +120,7 @@ class Redis:
     ) -> None:
         """Starts redis-server, if wanted in a network namespace, where `address` must exist."""
         self.address, self.plain, self.tls = address, free_port(), free_port()
-        key, certificate = folder / "key.pem", folder / "cert.pem"
-        if not key.exists():
-            request = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "30"]
-            request += ["-subj", "/CN=localhost", "-keyout", str(key), "-out", str(certificate)]
-            subprocess.run(request, check=True, stderr=subprocess.DEVNULL)
+        certificate, key = make_certificate(folder)
         words: list[object] = ["ip", "netns", "exec", namespace] if namespace else []
         words += ["redis-server", "--port", self.plain, "--tls-port", self.tls, "--bind", address]
         words += ["--protected-mode", "no", "--save", "", "--appendonly", "no", "--dir", folder]

@@ -11,6 +11,7 @@ import traceback
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import BinaryIO, NoReturn
 
 # The root of this repository.
@@ -35,6 +36,28 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 def fail(message: str) -> NoReturn:
     """Ends the run with exit code 1."""
     sys.exit(f"bin/{Path(sys.argv[0]).name}: {message}")
+
+
+class EndedBySignal(BaseException):
+    """Unwinds the stack, so that the run ends all programs that it started."""
+
+    def __init__(self, number: int) -> None:
+        """`number` is the signal's number."""
+        self.number = number
+
+
+def _end(number: int, _: FrameType | None) -> None:
+    # Ignore further signals, so that they do not interrupt the clean-up.
+    for ending in ENDING_SIGNALS:
+        signal.signal(ending, signal.SIG_IGN)
+    raise EndedBySignal(number)
+
+
+def end_cleanly_by_signals() -> None:
+    """Makes ENDING_SIGNALS raise EndedBySignal, except those that our caller ignores."""
+    for ending in ENDING_SIGNALS:
+        if signal.getsignal(ending) is not signal.SIG_IGN:
+            signal.signal(ending, _end)
 
 
 def wait_until(what: str, condition: Callable[[], bool]) -> None:
@@ -69,6 +92,16 @@ def accepts_connections(address: str, port: int) -> bool:
         return True
     except OSError:
         return False
+
+
+def make_certificate(folder: Path) -> tuple[Path, Path]:
+    """The paths of a self-signed certificate and of its key, in `folder`. Makes missing files."""
+    certificate, key = folder / "cert.pem", folder / "key.pem"
+    if not key.exists():
+        words = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "30"]
+        words += ["-subj", "/CN=localhost", "-keyout", str(key), "-out", str(certificate)]
+        subprocess.run(words, check=True, stderr=subprocess.DEVNULL)
+    return certificate, key
 
 
 def first_line(*words: str) -> str:

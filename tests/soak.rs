@@ -449,9 +449,9 @@ fn random_loads_and_faults_lose_no_reply() {
     let ended_by_faults = counts.get(ENDED_BY_FAULTS).copied().unwrap_or_default();
     assert!(broken <= ended_by_faults, "a fault explains every broken connection");
     assert_eq!((beside, after_faults), (0, (broken, 0)), "connections broken without a fault");
-    assert_eq!(lost, 0, "acknowledged writes");
-    assert_eq!(open, open_before, "descriptors and threads");
-    assert!(memory < memory_before + KEPT_KIB, "memory");
+    assert_eq!(lost, 0, "Redis lost acknowledged writes");
+    assert_eq!(open, open_before, "the launcher leaks descriptors or threads");
+    assert!(memory < memory_before + KEPT_KIB, "the launcher leaks memory");
     let ended = stage.held.finish();
     assert_eq!(ended.code(), 0);
     assert!(!ended.stderr.contains("panicked"), "{}", ended.stderr);
