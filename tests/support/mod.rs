@@ -149,15 +149,10 @@ pub fn reset(stream: &TcpStream) {
     socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO)).unwrap();
 }
 
-/// The body of a page on 127.0.0.1. `None` without the status 200.
+/// The body of a page of any HTTP server on 127.0.0.1. `None` without the status 200.
 pub fn http_get(port: u16, path: &str) -> Option<String> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    let (head, body) = answer.split_once("\r\n\r\n")?;
-    head.lines().next()?.ends_with(" 200 OK").then(|| body.to_owned())
+    let answer = status::StatusPage { port }.ask(&format!("GET {path} HTTP/1.0\r\n\r\n"))?;
+    (answer.code == 200).then_some(answer.body)
 }
 
 /// All files in a folder and its subfolders, in alphabetical order.

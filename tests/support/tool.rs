@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Read;
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -49,7 +49,7 @@ impl Tool {
         let status = self.process.wait();
         eventually("all processes have ended", || (self.processes() == 0).then_some(()));
         assert_eq!(fs::read_dir(&self.folder).unwrap().count(), 0, "no file is left");
-        let signal = std::os::unix::process::ExitStatusExt::signal(&status);
-        (status.code().unwrap_or_else(|| -signal.unwrap()), stdout, stderr)
+        let code = status.code().unwrap_or_else(|| -status.signal().expect("a signal"));
+        (code, stdout, stderr)
     }
 }
