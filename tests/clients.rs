@@ -15,9 +15,10 @@ use support::{eventually, http_get, two_free_ports};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const USER: (&str, &str) = ("app", "app-password");
-/// A server with a user for the app.
+/// Adds the app's user to a server.
 fn options() -> Options<'static> {
-    Options { user: Some(USER), ..Options::default() }
+    let words = &["--user", "app", "on", ">app-password", "~*", "&*", "+@all"];
+    Options { words, ..Options::default() }
 }
 /// The checks that each app of a client library makes, in this order.
 const CHECKS: [&str; 8] =

@@ -48,7 +48,7 @@ fn each_failure_reason_is_shown_everywhere() {
     let server = Server::start(Front::Redis);
     let old = Server::start_with(
         Front::Redis,
-        Options { protocols: Some("TLSv1.2"), ..Options::default() },
+        Options { words: &["--tls-protocols", "TLSv1.2"], ..Options::default() },
     );
     let folder = tempfile::tempdir().unwrap();
     let other = Certificate::self_signed(folder.path());

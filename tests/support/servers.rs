@@ -33,12 +33,8 @@ pub struct Options<'a> {
     pub certificate: Option<&'a Certificate>,
     /// Clients need a certificate that this CA has issued.
     pub client_ca: Option<&'a Certificate>,
-    /// The server's TLS versions, as `redis-server` names them, for example `TLSv1.2`.
-    pub protocols: Option<&'a str>,
     /// More options of `redis-server`.
     pub words: &'a [&'a str],
-    /// The name and the password of a further user.
-    pub user: Option<(&'a str, &'a str)>,
     /// Runs the server on the host at the other end of this link.
     pub link: Option<&'a SlowLink>,
     /// The address on which the server listens (default: 127.0.0.1).
@@ -113,8 +109,8 @@ impl Server {
     /// Starts a server that accepts only clients with a certificate from `ca`, and only the TLS
     /// versions `protocols`.
     pub fn for_clients_of(ca: &Certificate, protocols: &str) -> Server {
-        let options =
-            Options { client_ca: Some(ca), protocols: Some(protocols), ..Options::default() };
+        let words = &["--tls-protocols", protocols];
+        let options = Options { client_ca: Some(ca), words, ..Options::default() };
         Server::start_with(Front::Redis, options)
     }
 
@@ -157,10 +153,6 @@ impl Server {
             .arg(self.folder.path())
             .args(["--logfile", "redis.log", "--loglevel", "warning"]);
         redis.args(options.words);
-        if let Some((name, password)) = options.user {
-            let password = format!(">{password}");
-            redis.args(["--user", name, "on", &password, "~*", "&*", "+@all"]);
-        }
         if self.front == Front::Redis {
             let client_ca = options.client_ca.unwrap_or(certificate);
             let clients = if options.client_ca.is_some() { "yes" } else { "no" };
@@ -172,9 +164,6 @@ impl Server {
                 .arg(&certificate.key_file)
                 .arg("--tls-ca-cert-file")
                 .arg(&client_ca.certificate_file);
-            if let Some(protocols) = options.protocols {
-                redis.args(["--tls-protocols", protocols]);
-            }
         }
         self.spawn(redis);
     }
