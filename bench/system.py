@@ -16,13 +16,13 @@ from typing import BinaryIO, NoReturn
 
 # The root of this repository.
 ROOT = Path(__file__).resolve().parent.parent
-# The run fails if it waits for anything longer than this, in seconds.
+# The time limit of each wait, in seconds. A run fails when a wait exceeds the limit.
 PATIENCE = 60
 # Seconds between two checks of a condition.
 LOOK_INTERVAL = 0.005
 # Seconds between SIGTERM and SIGKILL.
 END_PATIENCE = 10
-# Signals that end a run and the programs that it started.
+# Signals that end a run. The run then ends all programs that it started.
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # Ticks per second. A tick is the unit of CPU time in proc_pid_stat(5).
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -79,7 +79,8 @@ def free_port() -> int:
 
 def listens(port: int) -> bool:
     """Whether a program listens on this port of 127.0.0.1. Does not connect to it."""
-    # Address, little-endian, and state: proc_pid_net(5).
+    # The table shows addresses in little-endian order. 0A is the state of a listening socket (see
+    # proc_pid_net(5)).
     local, state = f"0100007F:{port:04X}", "0A"
     rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines()]
     return any(row[1] == local and row[3] == state for row in rows)
