@@ -1,13 +1,9 @@
 //! Checks the order of modules in `src/lib.rs` (a module uses only modules that are listed before
 //! it, so there are no circles), and the limits for lines, files and names.
 
-mod support;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-
-use support::files_below;
 
 /// The folder of the sources.
 fn sources() -> PathBuf {
@@ -32,8 +28,19 @@ fn files(module: &str) -> Vec<PathBuf> {
 
 /// The Rust files in a folder and its subfolders.
 fn all_below(folder: PathBuf) -> Vec<PathBuf> {
-    let files = files_below(&folder).into_iter();
-    files.filter(|file| file.extension().is_some_and(|kind| kind == "rs")).collect()
+    let (mut folders, mut files) = (vec![folder], Vec::new());
+    while let Some(folder) = folders.pop() {
+        let entries = fs::read_dir(&folder);
+        for entry in entries.unwrap_or_else(|error| panic!("{}: {error}", folder.display())) {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|kind| kind == "rs") {
+                files.push(path);
+            }
+        }
+    }
+    files
 }
 
 /// The modules that code names as `crate::module`, each with its line number. Skips comments.

@@ -11,11 +11,11 @@ use std::process::{Command, Stdio};
 use nix::libc;
 use nix::unistd::Uid;
 use support::dist::{buildpack_archive, unpack};
+use support::eventually;
 use support::launcher::{Launcher, Outcome, logged, send_signal};
 use support::proc::{command_of, is_alive};
 use support::resp::Reply;
 use support::servers::{Front, PASSWORD, Server};
-use support::{eventually, files_below};
 use tempfile::TempDir;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -140,10 +140,17 @@ impl Site {
     }
 }
 
-/// The paths and contents of all files in a folder.
 fn files(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
-    let read = |path: PathBuf| (path.clone(), fs::read(path).unwrap_or_default());
-    files_below(folder).into_iter().map(read).collect()
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => found.extend(files(&path)),
+            false => found.push((path.clone(), fs::read(&path).unwrap_or_default())),
+        }
+    }
+    found.sort();
+    found
 }
 
 /// Runs the Procfile's `web` line, stops it like a dyno, and checks the values in Redis.

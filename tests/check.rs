@@ -192,7 +192,7 @@ fn an_unavailable_redis_is_not_reported_as_a_wrong_password() {
         ("220 a mail server\r\n", "the server may not be Redis", "STUNNEL_PIN"),
     ] {
         let peer = saying(line);
-        let report = report(&peer.url().replace("//", "//:pw@"), &[]);
+        let report = report(&peer.url_with_password(), &[]);
         assert_eq!((report.state("auth"), report.code), ("failed", 1), "{report:?}");
         assert!(report.detail("auth").contains(detail), "{report:?}");
         let first = report.first_advice();

@@ -6,7 +6,7 @@ mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::ArgAction;
 use proc_macro2::{TokenStream, TokenTree};
@@ -15,8 +15,8 @@ use start_stunnel::configuration::options::{self, Declaration};
 use start_stunnel::figures::FailureReason;
 use support::launcher::Launcher;
 use support::links;
+use support::release_setting;
 use support::status::StatusPage;
-use support::{files_below, release_setting};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -28,9 +28,19 @@ fn text(name: &str) -> String {
 
 /// All files below a folder of this repository with this extension, in alphabetical order.
 fn files(folder: &str, extension: &str) -> Vec<String> {
-    let files = files_below(&Path::new(ROOT).join(folder)).into_iter();
-    let files = files.filter(|file| file.extension().is_some_and(|found| found == extension));
-    files.map(|file| file.strip_prefix(ROOT).unwrap().to_str().unwrap().to_owned()).collect()
+    let (mut folders, mut files) = (vec![PathBuf::from(ROOT).join(folder)], Vec::new());
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|found| found == extension) {
+                files.push(path.strip_prefix(ROOT).unwrap().to_str().unwrap().to_owned());
+            }
+        }
+    }
+    files.sort();
+    files
 }
 
 /// Splits a page into three parts: the text up to the comment `<!-- NAME … -->`, the text up to

@@ -14,7 +14,7 @@ use openssl::pkey::PKey;
 use openssl::sign::Signer;
 use openssl::ssl::{SslAcceptor, SslAcceptorBuilder, SslStream, SslVersion};
 use openssl::symm::{Cipher, encrypt_aead};
-use support::launcher::{HOLD_TWO, Launcher, logged};
+use support::launcher::{Held, Launcher, logged, port_of};
 use support::peer::{Peer, acceptor, acceptor_builder, s_server};
 use support::pki::{Authority, Certificate, Kind, Request};
 use support::resp::{Client, Reply};
@@ -179,9 +179,14 @@ fn a_flood_of_session_tickets_ends_only_its_connection() {
         let (tcp, tickets) = (stream.get_mut(), TICKET.repeat(MOST_TICKETS));
         (0..).find(|_| tcp.write_all(&keys.record(&tickets, HANDSHAKE)).is_err()).unwrap()
     });
-    let launcher = Launcher::script(HOLD_TWO).env("STUNNEL_LOGLEVEL", "info");
-    let (held, other) = launcher.start_two(&server.url(), &peer.url());
+    let launcher = Launcher::script("echo $REDIS_URL; echo $OTHER_URL; exec cat >/dev/null")
+        .redis(&server.url())
+        .env("OTHER_URL", peer.url())
+        .env("STUNNEL_LOGLEVEL", "info")
+        .env("REDIS_STUNNEL_URLS", "REDIS_URL OTHER_URL");
+    let mut held: Held = launcher.start_held();
     let mut client = held.client();
+    let other = port_of(&held.running.line());
     let mut flooded = Client::open(other).stream.into_inner();
     flooded.set_read_timeout(Some(PATIENCE)).unwrap();
     let (bytes, error) = rest(&mut flooded);

@@ -6,14 +6,27 @@ use std::collections::HashSet;
 use std::io::Write;
 use std::thread;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use support::eventually;
 use support::launcher::{HOLD, Held, Launcher, logged};
 use support::proc::{descriptors, is_alive, resident_kib};
 use support::resp::{Client, Reply, request};
 use support::servers::{Front, Server, connections};
-use support::{eventually, may_open};
 
 /// Memory that a launcher may keep for later.
 const KEPT_KIB: u64 = 16 * 1024;
+
+/// Raises this process's limit on descriptors. If the hard limit is below `needed`, reports a
+/// skipped test and returns `false`.
+fn may_open(needed: u64) -> bool {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    if hard < needed {
+        support::skip(&format!("{needed} descriptors are needed, and the hard limit is {hard}"));
+        return false;
+    }
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
+    true
+}
 
 /// Sends a pipeline of unique requests, and compares each reply.
 fn check(client: &mut Client, tokens: &[String]) {

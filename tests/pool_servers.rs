@@ -252,7 +252,7 @@ fn no_app_becomes_administrator_when_the_server_changes() {
             (_, rank) => format!("+{rank}\r\n"),
         })
     });
-    let held = hold(&peer.url().replace("//", "//:pw@"), &[]);
+    let held = hold(&peer.url_with_password(), &[]);
     let log_in = || {
         let mut app = held.open();
         assert_eq!(app.ask(&["AUTH", "pw"]), Reply::line("+OK"));

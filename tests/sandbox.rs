@@ -22,7 +22,7 @@ use support::launcher::{BINARY, HOLD, Held, Launcher, Running, logged};
 use support::pki::{Authority, Request};
 use support::proc::command_of;
 use support::resp::Reply;
-use support::servers::{Front, PASSWORD, Server};
+use support::servers::{Front, Options, PASSWORD, Server};
 use support::{Process, eventually};
 
 /// True if this kernel has Landlock. If not, the test is skipped.
@@ -364,7 +364,8 @@ fn ca_certificates_outside_etc_are_readable() {
     fs::create_dir(&store).unwrap();
     let authority = Authority::new(&store);
     let certificate = authority.issue(folder.path(), "leaf", &Request::default());
-    let server = Server::with_certificate(&certificate);
+    let options = Options { certificate: Some(&certificate), ..Options::default() };
+    let server = Server::start_with(Front::Redis, options);
     // OpenSSL finds a CA by the hash of its name, when it needs that CA (openssl-rehash(1)).
     let root = &authority.root;
     let name = format!("{:08x}.0", root.certificate.subject_name_hash());

@@ -14,7 +14,7 @@ use std::thread;
 
 use serde_json::Value;
 use start_stunnel::logging::{self, LevelFilter, LogFormat, LogSettings};
-use support::launcher::{BINARY, HOLD, HOLD_TWO, Launcher, logged};
+use support::launcher::{BINARY, HOLD, Launcher, logged, port_of};
 use support::resp::{Client, Reply};
 use support::servers::{Front, Server};
 use support::status::StatusPage;
@@ -100,10 +100,15 @@ fn without_threads_one_silent_lookup_fails_other_tunnels() {
         format!("mount --bind {} /etc/resolv.conf && exec \"$0\" \"$@\"", configuration.display());
     let mut words = ["unshare", "--mount", "sh", "-c", &mount].map(str::to_owned).to_vec();
     words.extend(user.clone());
-    let (held, silent_port) = launcher(&copy, &words, &["sh", "-c", HOLD_TWO])
+    let hold_two = "echo $REDIS_URL; echo $SILENT_URL; exec cat >/dev/null";
+    let mut held = launcher(&copy, &words, &["sh", "-c", hold_two])
+        .redis(&by_name(&server))
+        .env("SILENT_URL", "rediss://silent.test")
+        .env("REDIS_STUNNEL_URLS", "REDIS_URL SILENT_URL")
         .env("STUNNEL_CONNECT_TIMEOUT", "60s")
         .env("STUNNEL_STATUS_ADDRESS", "0")
-        .start_two(&by_name(&server), "rediss://silent.test");
+        .start_held();
+    let silent_port = port_of(&held.running.line());
     let pid = held.running.pid();
     let page = StatusPage::of(pid, &[held.port, silent_port]);
     // From now on, there is one thread for lookups, which is busy with the silent name.

@@ -12,9 +12,9 @@ use std::thread;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use openssl::ssl::{ShutdownState, SslStream, SslVersion};
-use support::launcher::{HOLD_TWO, Launcher, logged};
-use support::peer::{Gate, Peer, acceptor};
+use openssl::ssl::{ShutdownState, SslStream};
+use support::launcher::{Launcher, logged, port_of};
+use support::peer::{Gate, Peer};
 use support::proc::sockets_of;
 use support::resp::{Client, Reply, request};
 use support::servers::{FRONTS, Front, PASSWORD, Server};
@@ -272,8 +272,13 @@ const TINY_RECORDS: usize = 400_000;
 fn a_flood_of_tiny_tls_records_does_not_block_others() {
     let server = Server::start(Front::Redis);
     let peer = Peer::gated(flood);
-    let (held, other) = Launcher::script(HOLD_TWO).start_two(&server.url(), &peer.url());
+    let launcher = Launcher::script("echo $REDIS_URL; echo $OTHER_URL; exec cat >/dev/null")
+        .redis(&server.url())
+        .env("OTHER_URL", peer.url())
+        .env("REDIS_STUNNEL_URLS", "REDIS_URL OTHER_URL");
+    let mut held = launcher.start_held();
     let mut client = held.client();
+    let other = port_of(&held.running.line());
     let mut flooded = Client::open(other).stream.into_inner();
     flooded.write_all(b"!").unwrap();
     let received = Arc::new(AtomicUsize::new(0));
@@ -425,8 +430,7 @@ const CLIENT_HELLO: &[u8] = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03";
 #[test]
 fn a_tls_app_fails_at_once_and_the_log_says_what_to_remove() {
     // On a slow machine the app's TLS is noticed before the handshake with Redis is done.
-    let acceptor = acceptor(SslVersion::TLS1_3);
-    let peer = Peer::tcp(move |stream| acceptor.accept(stream).ok().map(|mut tls| rest(&mut tls)));
+    let peer = Peer::unless_left(|mut tls| rest(&mut tls));
     let held = Launcher::holding(&peer.url()).env("STUNNEL_LOGLEVEL", "info").start_held();
     let said = output_of(redis_py_with_ssl(held.port));
     assert!(said.contains("could not connect: ") && said.contains("TLS/SSL"), "{said}");

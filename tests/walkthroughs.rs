@@ -13,7 +13,7 @@ use nix::libc;
 use support::launcher::{BINARY, Launcher, Outcome, logged, with_hosts};
 use support::pki::{Authority, Certificate, Request};
 use support::resp::{Client, Reply};
-use support::servers::{Front, PASSWORD, Server};
+use support::servers::{Front, Options, PASSWORD, Server};
 use support::snippets::{page, printed, snippet, with_ours};
 use support::{eventually, rest, two_free_ports};
 
@@ -87,7 +87,8 @@ fn elasticache_url_works_with_full_verification() {
     let authority = Authority::new(folder.path());
     let request = Request { name, dns: &[name], ip: &[], ..Request::default() };
     let certificate = authority.issue(folder.path(), "leaf", &request);
-    let server = Server::with_certificate(&certificate);
+    let options = Options { certificate: Some(&certificate), ..Options::default() };
+    let server = Server::start_with(Front::Redis, options);
     let hosts = folder.path().join("hosts");
     let Some(launcher) = with_hosts(&hosts, &format!("127.0.0.1 {name}\n")) else { return };
     let held = launcher

@@ -4,11 +4,11 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::process::{Command, Stdio};
 
-use crate::support::launcher::{HOLD_TWO, Launcher, logged};
+use crate::support::launcher::{Launcher, logged};
 use crate::support::peer::Peer;
 use crate::support::servers::{Front, Server};
 use crate::support::{Process, reset, rest};
-use crate::{Scene, TIMES, all_logged, fault};
+use crate::{HOLD_TWO, Scene, TIMES, all_logged, fault};
 
 #[test]
 fn app_speaks_tls_to_the_local_port() {

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use nix::libc;
 
-use crate::support::launcher::{BINARY, HOLD_TWO, Launcher, send_signal};
+use crate::support::launcher::{BINARY, Launcher, send_signal};
 use crate::support::proc::{command_of, cpu_ticks, descriptors, is_alive, state};
 use crate::support::resp::{Client, Reply};
 use crate::support::servers::{Front, PASSWORD, Server, connections};
 use crate::support::{eventually, faketime};
-use crate::{Scene, fault};
+use crate::{HOLD_TWO, Scene, fault};
 
 /// A launcher that a shell starts by this line, which contains `"$0" "$@"` as its command.
 fn by_shell(line: &str) -> Launcher {

@@ -16,12 +16,14 @@ use std::thread;
 use std::time::Duration;
 
 use openssl::ssl::SslStream;
-use support::launcher::{HOLD_TWO, Held, Launcher, port_of, warned};
+use support::launcher::{Held, Launcher, port_of, warned};
 use support::proc::{connections_to, cpu_ticks, descriptors, resident_kib};
 use support::resp::{Client, Reply};
 use support::servers::{Front, PASSWORD, Server};
 use support::{eventually, rest};
 
+/// Prints both URLs, then lives until its standard input ends.
+const HOLD_TWO: &str = "echo $REDIS_URL; echo $HEALTHY_URL; exec cat >/dev/null";
 /// Memory that an allocator may keep after a fault.
 const KEPT_KIB: u64 = 16 * 1024;
 /// The most connections that a fault's apps have at once.
@@ -86,8 +88,13 @@ impl Scene {
     /// The launcher's script must be [`HOLD_TWO`].
     fn with(launcher: Launcher, url: &str) -> Scene {
         let healthy = Server::start(Front::Redis);
-        let launcher = launcher.env("STUNNEL_LOGLEVEL", "info");
-        let (held, healthy_port) = launcher.start_two(url, &healthy.url());
+        let launcher = launcher
+            .redis(url)
+            .env("HEALTHY_URL", healthy.url())
+            .env("REDIS_STUNNEL_URLS", "REDIS_URL HEALTHY_URL")
+            .env("STUNNEL_LOGLEVEL", "info");
+        let mut held = launcher.start_held();
+        let healthy_port = port_of(&held.running.line());
         let mut witness = Client::connect(healthy_port, PASSWORD);
         assert_eq!(witness.ask(&["PING"]), Reply::line("+PONG"));
         let pid = held.running.pid();

@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use nix::libc;
 
-use crate::support::launcher::{HOLD_TWO, Launcher, logged, send_signal};
+use crate::support::launcher::{Launcher, logged, send_signal};
 use crate::support::peer::Peer;
 use crate::support::proc::{connections_to, resident_kib};
 use crate::support::resp::{Client, Reply};
 use crate::support::servers::{Front, PASSWORD, Server, connections};
 use crate::support::{eventually, reset, rest, two_free_ports};
-use crate::{KEPT_KIB, Scene, TIMES, all_logged, closed, fault, half, half_a_reply};
+use crate::{HOLD_TWO, KEPT_KIB, Scene, TIMES, all_logged, closed, fault, half, half_a_reply};
 
 const MIB: usize = 1024 * 1024;
 

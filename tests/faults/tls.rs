@@ -6,9 +6,9 @@ use std::thread;
 
 use foreign_types::ForeignTypeRef as _;
 use nix::libc;
-use openssl::ssl::{HandshakeError, SslStream, SslVerifyMode, SslVersion};
+use openssl::ssl::{HandshakeError, SslStream, SslVersion};
 
-use crate::support::peer::{Peer, acceptor, acceptor_builder};
+use crate::support::peer::{Peer, acceptor, demanding_acceptor};
 use crate::support::resp::Reply;
 use crate::support::servers::{Front, Server};
 use crate::support::{reset, rest};
@@ -41,11 +41,7 @@ fn reset_after_the_handshake_is_explained_by_one_probe() {
 
 #[test]
 fn every_app_learns_the_reason_that_one_probe_found() {
-    let plain = acceptor(SslVersion::TLS1_3);
-    let mut demanding = acceptor_builder(SslVersion::TLS1_3);
-    // The acceptor trusts no certificate.
-    demanding.set_verify(SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT);
-    let demanding = demanding.build();
+    let (plain, demanding) = (acceptor(SslVersion::TLS1_3), demanding_acceptor());
     let peer = Peer::numbered(move |number, stream| match number {
         // The probe gets the alert that names the reason, before the end of the stream.
         1 => {

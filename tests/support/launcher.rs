@@ -25,10 +25,10 @@ const VALGRIND_LOGS: &str = "VALGRIND_LOGS";
 /// A script for COMMAND: prints the tunnelled URL, then waits until its standard input ends.
 pub const HOLD: &str = "printf '%s\\n' \"$REDIS_URL\"; exec cat >/dev/null";
 
-/// A script for COMMAND: prints both URLs of [`Launcher::start_two`], then waits like [`HOLD`].
+/// Like [`HOLD`], but also prints the second tunnel's URL.
 pub const HOLD_TWO: &str = "echo $REDIS_URL; echo $OTHER_URL; exec cat >/dev/null";
 
-/// A launcher before its start. Its environment contains only a few variables of the test.
+/// A launcher that a test will start. It inherits only a few environment variables.
 pub struct Launcher {
     pub command: Command,
 }
@@ -149,21 +149,26 @@ impl Launcher {
         Launcher::holding(url).start_held()
     }
 
+    /// Like `hold`, with settings.
+    pub fn hold_with(url: &str, settings: &[(&str, &str)]) -> Held {
+        Launcher::holding(url).settings(settings).start_held()
+    }
+
+    /// Starts a launcher with a tunnel to each of two servers. The launcher's script must be
+    /// [`HOLD_TWO`]. Also returns the second tunnel's port.
+    pub fn start_two(self, url: &str, other: &str) -> (Held, u16) {
+        let launcher = self.redis(url).env("OTHER_URL", other);
+        let mut held = launcher.env("REDIS_STUNNEL_URLS", "REDIS_URL OTHER_URL").start_held();
+        let port = port_of(&held.running.line());
+        (held, port)
+    }
+
     /// Like `hold`, for any COMMAND that first prints its URL, as [`HOLD`] does.
     pub fn start_held(self) -> Held {
         let mut running = self.start();
         let url = running.line();
         let port = port_of(&url);
         Held { running, url, port }
-    }
-
-    /// Starts a launcher with tunnels for `REDIS_URL` and `OTHER_URL`. COMMAND must first print
-    /// both local URLs. Also returns the port of the tunnel for `OTHER_URL`.
-    pub fn start_two(self, redis: &str, other: &str) -> (Held, u16) {
-        let launcher = self.redis(redis).env("OTHER_URL", other);
-        let mut held = launcher.env("REDIS_STUNNEL_URLS", "REDIS_URL OTHER_URL").start_held();
-        let other = port_of(&held.running.line());
-        (held, other)
     }
 }
 

@@ -18,18 +18,15 @@ pub mod snippets;
 pub mod status;
 pub mod tool;
 
-use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigHandler, Signal};
 
 /// The time limit of each wait in a test. Timeouts of a launcher that must not expire during a test
@@ -125,18 +122,6 @@ pub fn skip(reason: &str) {
     std::io::stderr().write_all(line.as_bytes()).unwrap();
 }
 
-/// Raises this process's limit on descriptors. If the hard limit is below `needed`, prints that the
-/// test is skipped and returns `false`.
-pub fn may_open(needed: u64) -> bool {
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-    if hard < needed {
-        skip(&format!("{needed} descriptors are needed, and the hard limit is {hard}"));
-        return false;
-    }
-    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
-    true
-}
-
 /// Reads a stream to its end. Returns all bytes, and the error if an error ended the stream.
 pub fn rest(stream: &mut impl Read) -> (Vec<u8>, Option<ErrorKind>) {
     let mut all = Vec::new();
@@ -149,24 +134,23 @@ pub fn reset(stream: &TcpStream) {
     socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO)).unwrap();
 }
 
+/// Raises this process's limit on descriptors. If the hard limit is below `needed`, prints that the
+/// test is skipped and returns `false`.
+pub fn may_open(needed: u64) -> bool {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    if hard < needed {
+        skip(&format!("{needed} descriptors are needed, and the hard limit is {hard}"));
+        return false;
+    }
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
+    true
+}
+
 /// The body of a page of any HTTP server on 127.0.0.1. `None` without the status 200.
 pub fn http_get(port: u16, path: &str) -> Option<String> {
     let answer = status::StatusPage { port }.ask(&format!("GET {path} HTTP/1.0\r\n\r\n"))?;
     (answer.code == 200).then_some(answer.body)
-}
-
-/// All files in a folder and its subfolders, in alphabetical order.
-pub fn files_below(folder: &Path) -> Vec<PathBuf> {
-    let mut files = Vec::new();
-    let entries = fs::read_dir(folder);
-    for entry in entries.unwrap_or_else(|error| panic!("{}: {error}", folder.display())) {
-        match entry.unwrap().path() {
-            folder if folder.is_dir() => files.extend(files_below(&folder)),
-            file => files.push(file),
-        }
-    }
-    files.sort();
-    files
 }
 
 /// The path of libfaketime, a library that changes a program's clock. If it is missing, prints that
@@ -176,7 +160,7 @@ pub fn faketime() -> Option<&'static str> {
         "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1",
         "/usr/lib/aarch64-linux-gnu/faketime/libfaketimeMT.so.1",
     ];
-    let found = LIBRARIES.into_iter().find(|path| Path::new(path).exists());
+    let found = LIBRARIES.into_iter().find(|path| std::path::Path::new(path).exists());
     if found.is_none() {
         skip("libfaketime is missing");
     }
@@ -186,7 +170,7 @@ pub fn faketime() -> Option<&'static str> {
 /// The value of a setting in release.conf.
 pub fn release_setting(name: &str) -> String {
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/release.conf");
-    let settings = fs::read_to_string(file).unwrap();
+    let settings = std::fs::read_to_string(file).unwrap();
     let found = settings.lines().find_map(|line| line.strip_prefix(&format!("{name}=")));
     found.unwrap_or_else(|| panic!("no {name} in {file}")).to_owned()
 }
