@@ -122,7 +122,7 @@ pub fn skip(reason: &str) {
     std::io::stderr().write_all(line.as_bytes()).unwrap();
 }
 
-/// Reads a stream to its end. Returns all bytes, and the error if an error ended the stream.
+/// Reads to the end. Returns all bytes, and the error if an error ended the stream.
 pub fn rest(stream: &mut impl Read) -> (Vec<u8>, Option<ErrorKind>) {
     let mut all = Vec::new();
     let error = stream.read_to_end(&mut all).err().map(|error| error.kind());
