@@ -19,13 +19,12 @@ import tempfile
 import textwrap
 import time
 from pathlib import Path
-from types import FrameType
 
 import report
 from loads import LOADS, START_UP
 from peers import BEFORE, DESCRIPTORS, OURS, PEERS, POOL_MODES, Lineup, versions
 from run import Run
-from system import ENDING_SIGNALS, ROOT, fail
+from system import ROOT, EndedBySignal, end_cleanly_by_signals, fail
 
 # Number of rounds of each load, in a full run and with --quick.
 ROUNDS, ROUNDS_QUICK = 5, 2
@@ -106,28 +105,6 @@ def raise_descriptor_limit() -> None:
         allowed = f"bin/bench needs {DESCRIPTORS} open files, but only {hard} are allowed"
         fail(f"{allowed}: raise the hard limit (ulimit -Hn)")
     resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, hard))
-
-
-class EndedBySignal(BaseException):
-    """Unwinds the stack, so that the run ends all programs that it started."""
-
-    def __init__(self, number: int) -> None:
-        """`number` is the signal's number."""
-        self.number = number
-
-
-def _end(number: int, _: FrameType | None) -> None:
-    # Ignore further signals, so that they do not interrupt the clean-up.
-    for ending in ENDING_SIGNALS:
-        signal.signal(ending, signal.SIG_IGN)
-    raise EndedBySignal(number)
-
-
-def end_cleanly_by_signals() -> None:
-    """Cleans up after signals. We ignore signals that our caller ignores, as under nohup(1)."""
-    for ending in ENDING_SIGNALS:
-        if signal.getsignal(ending) is not signal.SIG_IGN:
-            signal.signal(ending, _end)
 
 
 def main() -> None:

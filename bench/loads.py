@@ -20,7 +20,7 @@ from client import Client
 from peers import PASSWORD, USER, Contender, Redis
 from system import PATIENCE, fail, in_processes
 
-# Measured values by name. The name ends with the unit.
+# Measured values by the name of the figure. The name ends with the unit.
 Figures = dict[str, float]
 # Converts a full run's number of requests to the number for this run.
 Scale = Callable[[int], int]
@@ -35,10 +35,10 @@ PIPELINE = 16
 REDIS_BENCHMARK_PATIENCE = 600
 # New connections per second in paced loads.
 PACE = 50
-# In a storm: instances of the proxy in front of one Redis, and simultaneous connections to each.
+# The load "storm": instances of a proxy, and connections that start at once to each instance.
 STORM, STORM_CONNECTIONS = 10, 20
-# An app that reconnects for every page, as PHP does: its processes, and the requests and replies of
-# a page.
+# The load of an app that reconnects for every page, as PHP does: the number of its processes, and
+# the requests and replies of one page.
 PAGE_WORKERS = 20
 PAGE_VALUE = "x" * SMALL_VALUE
 PAGE_CALLS = (
@@ -150,7 +150,7 @@ def new_connections(contender: Contender, scale: Scale) -> Figures:
 
 def many_connections(contender: Contender) -> int:
     """The number of new connections to measure."""
-    # For each connection, stunnel makes a thread and a full handshake. It is slow, so 600 suffice.
+    # stunnel needs a thread and a full handshake for each connection, so 600 take long enough.
     return 600 if contender.name == "stunnel" else 4_000
 
 
@@ -317,12 +317,12 @@ class Load:
 
     name: str
     measure: Measure
-    # The figures that get a ratio. True: a higher value is better.
+    # The figures for which the tables show a ratio. True if a higher value is better.
     more_is_better: dict[str, bool]
     setting: Setting = Setting.TOGETHER
     # Whether --quick includes this load.
     quick: bool = True
-    # Number of instances of the proxy. Only UNUSED supports more than one.
+    # Number of instances of the proxy. Only Setting.UNUSED supports more than one instance.
     instances: int = 1
 
 
@@ -399,5 +399,5 @@ LOADS = _by_name(
         quick=False,
     ),
 )
-# Measured for launchers only, so it has no ratio.
+# The name of the start-up load. It has no ratio, because it measures only launchers.
 START_UP = "start-up"

@@ -23,6 +23,7 @@ from system import (
     free_port,
     has_ended,
     listens,
+    make_certificate,
     name_of,
     resident_bytes,
     wait_until,
@@ -31,11 +32,11 @@ from system import (
 # The names that the tables use for the launcher under test: with its defaults, and with the pool off and on.
 OURS = "start-stunnel"
 OFF, ON = f"{OURS}, off", f"{OURS}, on"
-# STUNNEL_POOL for each name. OURS does not set the variable, because auto is the default.
+# The pool mode for each name. For OURS, STUNNEL_POOL stays unset, because auto is the default.
 POOL_MODES = {OURS: "auto", OFF: "off", ON: "on"}
-# The launcher of --before. It may be too old to know STUNNEL_POOL, so we do not set this variable.
+# The launcher of --before, which may be too old to know STUNNEL_POOL. So the variable stays unset.
 BEFORE = "before"
-# Without a proxy between client and Redis. No proxy can be better than these two.
+# Two contenders without a proxy between client and Redis. No proxy can be faster than both.
 TLS_DIRECTLY = "TLS directly"
 PLAINTEXT = "plaintext"
 # nginx with its default TLS versions, and with TLS 1.3 only.
@@ -46,7 +47,7 @@ DESCRIPTORS = 15_000
 USER, PASSWORD = "app", "benchmark"
 # Seconds after which the workers of a listening proxy are certainly ready.
 START_PAUSE = 0.5
-# COMMAND for start-stunnel. It does nothing, and we leave its CPU time and memory out.
+# start-stunnel's COMMAND, which does nothing. The figures do not include its CPU time and memory.
 COMMAND = ("sleep", "infinity")
 
 
@@ -58,7 +59,7 @@ class Contender:
     redis: "Redis"
     ports: tuple[int, ...]
     address: str = "127.0.0.1"
-    # The main process of each instance. Empty without a proxy.
+    # The pid of the main process of each instance. Empty if there is no proxy.
     mains: tuple[int, ...] = ()
     # The options that redis-benchmark needs to connect.
     options: tuple[str, ...] = ()
@@ -119,11 +120,7 @@ class Redis:
     ) -> None:
         """Starts redis-server, if wanted in a network namespace, where `address` must exist."""
         self.address, self.plain, self.tls = address, free_port(), free_port()
-        key, certificate = folder / "key.pem", folder / "cert.pem"
-        if not key.exists():
-            request = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "30"]
-            request += ["-subj", "/CN=localhost", "-keyout", str(key), "-out", str(certificate)]
-            subprocess.run(request, check=True, stderr=subprocess.DEVNULL)
+        certificate, key = make_certificate(folder)
         words: list[object] = ["ip", "netns", "exec", namespace] if namespace else []
         words += ["redis-server", "--port", self.plain, "--tls-port", self.tls, "--bind", address]
         words += ["--protected-mode", "no", "--save", "", "--appendonly", "no", "--dir", folder]
@@ -172,7 +169,7 @@ def start_ours(processes: Processes, redis: Redis, name: str, binary: Path) -> C
     environment |= {"STUNNEL_LISTEN_PORT": str(port), "STUNNEL_LOGLEVEL": "err"}
     if name in (OFF, ON):
         environment["STUNNEL_POOL"] = POOL_MODES[name]
-    # Show its error messages to the user, whose settings may be invalid.
+    # Show the launcher's error messages, because the user's settings may be invalid.
     process = processes.start([binary, *COMMAND], env=environment, stderr=None)
     return Contender(name, redis, (port,), mains=(process.pid,))
 
@@ -283,7 +280,8 @@ class Lineup:
     """The contenders of a run, and the folder for their files."""
 
     folder: Path
-    # The launchers to measure by name: the wanted pool modes, and BEFORE with --before.
+    # The launchers to measure, by their names in the tables: a launcher for each pool mode, and
+    # BEFORE if the user gave --before.
     launchers: dict[str, Path]
     peers: list[str]
 

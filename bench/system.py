@@ -11,17 +11,18 @@ import traceback
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import BinaryIO, NoReturn
 
 # The root of this repository.
 ROOT = Path(__file__).resolve().parent.parent
-# The run fails if it waits for anything longer than this, in seconds.
+# The time limit of each wait, in seconds. A run fails when a wait exceeds the limit.
 PATIENCE = 60
 # Seconds between two checks of a condition.
 LOOK_INTERVAL = 0.005
 # Seconds between SIGTERM and SIGKILL.
 END_PATIENCE = 10
-# Signals that end a run and the programs that it started.
+# Signals that end a run. The run then ends all programs that it started.
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # Ticks per second. A tick is the unit of CPU time in proc_pid_stat(5).
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -35,6 +36,28 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 def fail(message: str) -> NoReturn:
     """Ends the run with exit code 1."""
     sys.exit(f"bin/{Path(sys.argv[0]).name}: {message}")
+
+
+class EndedBySignal(BaseException):
+    """Unwinds the stack, so that the run ends all programs that it started."""
+
+    def __init__(self, number: int) -> None:
+        """`number` is the signal's number."""
+        self.number = number
+
+
+def _end(number: int, _: FrameType | None) -> None:
+    # Ignore further signals, so that they do not interrupt the clean-up.
+    for ending in ENDING_SIGNALS:
+        signal.signal(ending, signal.SIG_IGN)
+    raise EndedBySignal(number)
+
+
+def end_cleanly_by_signals() -> None:
+    """Makes ENDING_SIGNALS raise EndedBySignal, except those that our caller ignores."""
+    for ending in ENDING_SIGNALS:
+        if signal.getsignal(ending) is not signal.SIG_IGN:
+            signal.signal(ending, _end)
 
 
 def wait_until(what: str, condition: Callable[[], bool]) -> None:
@@ -56,7 +79,8 @@ def free_port() -> int:
 
 def listens(port: int) -> bool:
     """Whether a program listens on this port of 127.0.0.1. Does not connect to it."""
-    # Address, little-endian, and state: proc_pid_net(5).
+    # The table shows addresses in little-endian order. 0A is the state of a listening socket (see
+    # proc_pid_net(5)).
     local, state = f"0100007F:{port:04X}", "0A"
     rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines()]
     return any(row[1] == local and row[3] == state for row in rows)
@@ -69,6 +93,16 @@ def accepts_connections(address: str, port: int) -> bool:
         return True
     except OSError:
         return False
+
+
+def make_certificate(folder: Path) -> tuple[Path, Path]:
+    """The paths of a self-signed certificate and of its key, in `folder`. Makes missing files."""
+    certificate, key = folder / "cert.pem", folder / "key.pem"
+    if not key.exists():
+        words = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "30"]
+        words += ["-subj", "/CN=localhost", "-keyout", str(key), "-out", str(certificate)]
+        subprocess.run(words, check=True, stderr=subprocess.DEVNULL)
+    return certificate, key
 
 
 def first_line(*words: str) -> str:

@@ -13,17 +13,15 @@ alone makes a full plan exceed its limit.
 """
 
 import argparse
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-from types import FrameType
 
 from ledger import Counts
 from scenarios import SCENARIOS, Options
-from system import ENDING_SIGNALS, ROOT
+from system import ROOT, EndedBySignal, end_cleanly_by_signals
 from systems import SYSTEMS
 
 PLAINTEXT = "plaintext"
@@ -125,21 +123,8 @@ def measure(keep: Path | None, system: str, name: str, mode: str, how: Options) 
     return counts
 
 
-class EndedBySignal(BaseException):
-    """Unwinds the stack, so that the run ends all programs that it started."""
-
-
-def end(_number: int, _frame: FrameType | None) -> None:
-    """Ends the run. Ignores further signals, so that they do not interrupt the clean-up."""
-    for ending in ENDING_SIGNALS:
-        signal.signal(ending, signal.SIG_IGN)
-    raise EndedBySignal
-
-
 if __name__ == "__main__":
-    for ending in ENDING_SIGNALS:
-        if signal.getsignal(ending) is not signal.SIG_IGN:
-            signal.signal(ending, end)
+    end_cleanly_by_signals()
     try:
         main()
     except EndedBySignal:

@@ -4,20 +4,11 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from system import Processes, free_port, wait_until
+from system import Processes, free_port, make_certificate, wait_until
 
 PASSWORD = "jobs"
 # The host name of the fail-over pair. Its own hosts file contains this name.
 HOST = "redis.test"
-
-
-def make_certificate(folder: Path) -> None:
-    """Writes cert.pem and key.pem, unless they exist."""
-    if not (folder / "cert.pem").exists():
-        words = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "30"]
-        words += ["-subj", f"/CN={HOST}", "-keyout", folder / "key.pem"]
-        words += ["-out", folder / "cert.pem"]
-        subprocess.run(words, check=True, stderr=subprocess.DEVNULL)
 
 
 class Redis:
@@ -32,13 +23,13 @@ class Redis:
         *extra: object,
     ) -> None:
         """Starts the server. `ports` are its plaintext port and its TLS port."""
-        make_certificate(folder)
+        certificate, key = make_certificate(folder)
         self.processes, self.address = processes, address
         self.plain, self.tls = ports
         words: list[object] = ["redis-server", "--bind", address, "--port", self.plain]
         words += ["--tls-port", self.tls, "--tls-auth-clients", "no"]
-        words += ["--tls-cert-file", folder / "cert.pem", "--tls-key-file", folder / "key.pem"]
-        words += ["--tls-ca-cert-file", folder / "cert.pem"]
+        words += ["--tls-cert-file", certificate, "--tls-key-file", key]
+        words += ["--tls-ca-cert-file", certificate]
         words += ["--requirepass", PASSWORD, "--masterauth", PASSWORD]
         words += ["--replica-announce-ip", address]
         words += ["--appendonly", "yes", "--appendfsync", "always", "--save", ""]

@@ -1,38 +1,45 @@
-//! Real client libraries: each app in `examples/` runs with its own Procfile through the launcher.
-//! The results are the table in docs/clients.md.
+//! Real client libraries: the tests run each app in `examples/` through the launcher, as in
+//! the app's Procfile. docs/clients.md contains the results.
 
 mod support;
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
 use nix::libc;
 use support::launcher::{BINARY, Launcher, Outcome};
 use support::resp::{Client, Reply};
 use support::servers::{FRONTS, Front, Options, PASSWORD, Server};
-use support::{eventually, two_free_ports};
+use support::{eventually, http_get, two_free_ports};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const USER: (&str, &str) = ("app", "app-password");
-/// A server with a user for the app.
+/// Adds the app's user to a server.
 fn options() -> Options<'static> {
-    Options { user: Some(USER), ..Options::default() }
+    let words = &["--user", "app", "on", ">app-password", "~*", "&*", "+@all"];
+    Options { words, ..Options::default() }
 }
-/// The checks of every app that tests a client library, in this order.
+/// The checks that each app of a client library makes, in this order.
 const CHECKS: [&str; 8] =
     ["boot", "user", "database", "pipeline", "transaction", "pubsub", "blocking", "10 MiB"];
-/// Rows of the table. The test that completes the table compares or writes it.
-const ROWS: usize = 17;
-static MATRIX: Mutex<BTreeMap<String, String>> = Mutex::new(BTreeMap::new());
 
-/// An app of `examples/`.
-struct Example(&'static str);
+/// An app in the folder `examples/`.
+#[derive(Clone, Copy)]
+struct Example {
+    name: &'static str,
+    query: &'static str,
+}
 
 impl Example {
+    fn new(name: &'static str) -> Example {
+        Example { name, query: "" }
+    }
+
+    fn with_query(self, query: &'static str) -> Example {
+        Example { query, ..self }
+    }
+
     /// A shell that finds the clients that bin/setup has installed.
     fn shell(line: &str) -> Launcher {
         let installed = format!("{ROOT}/target/clients");
@@ -43,12 +50,16 @@ impl Example {
             .env("PYTHONDONTWRITEBYTECODE", "1")
     }
 
-    /// A line of its Procfile, as Heroku runs it, followed by `mode`.
-    fn process(&self, process: &str, mode: &str, url: &str) -> Launcher {
-        let folder = Path::new(ROOT).join("examples").join(self.0);
+    /// A line of the app's Procfile, as Heroku runs it, followed by `mode`.
+    fn process(&self, process: &str, mode: &str, server: &Server) -> Launcher {
+        self.process_with(process, mode, &self.url(server.port))
+    }
+
+    fn process_with(&self, process: &str, mode: &str, url: &str) -> Launcher {
+        let folder = Path::new(ROOT).join("examples").join(self.name);
         let procfile = fs::read_to_string(folder.join("Procfile")).unwrap();
         let line = procfile.lines().find_map(|line| line.strip_prefix(&format!("{process}: ")));
-        let line = line.unwrap_or_else(|| panic!("{}: no {process}", self.0));
+        let line = line.unwrap_or_else(|| panic!("{}: no {process}", self.name));
         assert!(line.starts_with("bin/start-stunnel "), "{line}");
         let line = line.replacen("bin/start-stunnel", BINARY, 1);
         let mut launcher = Example::shell(&format!("exec {line} {mode}")).redis(url);
@@ -56,123 +67,112 @@ impl Example {
         launcher
     }
 
-    fn web(&self, mode: &str, url: &str) -> Launcher {
-        self.process("web", mode, url)
+    fn web(&self, mode: &str, server: &Server) -> Launcher {
+        self.process("web", mode, server)
     }
 
-    /// The version of its client library, which `command` prints.
+    fn url(&self, port: u16) -> String {
+        format!("redis://{}:{}@127.0.0.1:{port}/3{}", USER.0, USER.1, self.query)
+    }
+
+    /// Runs `command`, which prints the version of a client library. Returns the version.
     fn version(&self, command: &str) -> String {
         let printed = Example::shell(command).run();
         let version = printed.stdout.trim().to_owned();
-        assert!(!version.is_empty(), "{}: {} (bin/setup clients)", self.0, printed.stderr);
+        assert!(!version.is_empty(), "{}: {} (bin/setup clients)", self.name, printed.stderr);
         version
     }
 
-    /// Checks everything that a client library has to do.
+    /// Checks that a client library works through the launcher, and records the results.
     fn works(&self, version: &str, note: &str) {
-        self.works_with(version, note, "");
-    }
-
-    /// Like `works`, with a query in the URL.
-    fn works_with(&self, version: &str, note: &str, query: &str) {
         for front in FRONTS {
-            let server = start(front);
-            let ended = self.web("checks", &(url(&server) + query)).run();
+            let ended = self.web("checks", &start(front)).run();
             let expected: String = CHECKS.map(|check| format!("check {check}: ok\n")).concat();
-            assert_eq!(ended.stdout, expected, "{} {front:?}: {}", self.0, ended.stderr);
+            assert_eq!(ended.stdout, expected, "{} {front:?}: {}", self.name, ended.stderr);
             assert_eq!(ended.code(), 0, "{}", ended.stderr);
             no_secret(&ended);
         }
         let server = start(Front::Redis);
-        let refused = self.refused(&server, query);
-        let (down, dead) = self.down(query);
-        let server = self.outlives_a_restart(server, query);
-        self.ends_in_good_order(&server, query);
+        let refused = self.refused(&server);
+        let (down, dead) = self.down();
+        let server = self.outlives_a_restart(server);
+        self.ends_in_good_order(&server);
+        let name = format!("{}{}", self.name, self.query.replace('?', ", "));
         let all = "all, directly and behind stunnel";
-        let name = format!("{}{}", self.0, query.replace('?', ", "));
         record(&name, &[&self.version(version), all, &refused, &down, &dead, note]);
     }
 
     /// The kind of error that the app sees if the certificate check fails.
-    fn refused(&self, server: &Server, query: &str) -> String {
-        let launcher = self.web("once", &(url(server) + query)).env("STUNNEL_VERIFY", "full");
-        let said = launcher.run().stdout;
+    fn refused(&self, server: &Server) -> String {
+        let said = self.web("once", server).env("STUNNEL_VERIFY", "full").run().stdout;
         let told = said.contains("start-stunnel: ") && said.contains("certificate check failed");
-        assert!(told, "{}: {said}", self.0);
+        assert!(told, "{}: {said}", self.name);
         class_of(&said)
     }
 
-    /// The kinds of error that the app sees if Redis is down: with the tunnel, and without it.
-    fn down(&self, query: &str) -> (String, String) {
-        let free = two_free_ports();
-        let url = format!("redis://{}:{}@127.0.0.1:{free}/3{query}", USER.0, USER.1);
-        let through = self.web("once", &url).run().stdout;
-        let without = self.web("once", &url).env("STUNNEL_ENABLED", "false").run().stdout;
-        for said in [&through, &without] {
-            assert!(said.starts_with("error"), "{}: {said}", self.0);
-        }
-        assert!(
-            !through.contains("start-stunnel: "),
-            "an outage is reported as a refusal: {through}"
-        );
-        (class_of(&through), class_of(&without))
+    /// The kinds of error that the app sees if Redis is down: with and without the tunnel.
+    fn down(&self) -> (String, String) {
+        let url = self.url(two_free_ports());
+        let once = |enabled| {
+            let launcher = self.process_with("web", "once", &url).env("STUNNEL_ENABLED", enabled);
+            let said = launcher.run().stdout;
+            assert!(said.starts_with("error"), "{}: {said}", self.name);
+            assert!(!said.contains("start-stunnel: "), "an outage is no refusal: {said}");
+            class_of(&said)
+        };
+        (once("true"), once("false"))
     }
 
     /// Checks that the app reconnects by itself after a restart of Redis.
-    fn outlives_a_restart(&self, server: Server, query: &str) -> Server {
+    fn outlives_a_restart(&self, server: Server) -> Server {
         let port = server.port;
-        let mut running = self.web("outlive", &(url(&server) + query)).start();
-        assert_eq!(running.line(), "ready", "{}", self.0);
+        let mut running = self.web("outlive", &server).start();
+        assert_eq!(running.line(), "ready", "{}", self.name);
         drop(server);
         let server =
             eventually("the server is back", || Server::try_start(Front::Redis, port, options()));
         running.say("go on\n");
         let said = running.line();
         let ended = running.finish();
-        assert!(said.starts_with("back after "), "{}: {said} {}", self.0, ended.stderr);
-        assert!(!said.starts_with("back after 400 "), "{}: {said}", self.0);
+        assert!(said.starts_with("back after "), "{}: {said} {}", self.name, ended.stderr);
+        assert!(!said.starts_with("back after 400 "), "{}: {said}", self.name);
         server
     }
 
     /// Checks that the app can still use Redis after SIGTERM.
-    fn ends_in_good_order(&self, server: &Server, query: &str) {
-        let mut running = self.web("serve", &(url(server) + query)).start();
-        assert_eq!(running.line(), "ready", "{}", self.0);
+    fn ends_in_good_order(&self, server: &Server) {
+        let mut running = self.web("serve", server).start();
+        assert_eq!(running.line(), "ready", "{}", self.name);
         running.signal(libc::SIGTERM);
         let ended = running.finish();
         assert_eq!((ended.stdout.as_str(), ended.code()), ("bye\n", 0), "{}", ended.stderr);
-        assert_eq!(stored(server, "farewell"), Reply::bulk("bye"), "{}", self.0);
+        assert_eq!(stored(server, "farewell"), Reply::bulk("bye"), "{}", self.name);
     }
 
     /// Checks that a worker finishes its running job after SIGTERM.
-    fn finishes_its_job(&self, version: &str, query: &str, note: &str) {
+    fn finishes_its_job(&self, version: &str, note: &str) {
         for front in FRONTS {
             let server = start(front);
-            let url = url(&server) + query;
-            let enqueued = self.process("enqueue", "", &url).run();
-            assert!(enqueued.stdout.starts_with("enqueued "), "{}: {enqueued:?}", self.0);
-            let worker = self.process("worker", "", &url).start();
+            let enqueued = self.process("enqueue", "", &server).run();
+            assert!(enqueued.stdout.starts_with("enqueued "), "{}: {enqueued:?}", self.name);
+            let worker = self.process("worker", "", &server).start();
             eventually("the job has begun", || {
                 (stored(&server, "started") == Reply::bulk("7")).then_some(())
             });
             assert_eq!(stored(&server, "finished"), Reply::Nil);
             worker.signal(libc::SIGTERM);
             let ended = worker.finish();
-            assert_eq!(ended.code(), 0, "{} {front:?}: {}", self.0, ended.stderr);
+            assert_eq!(ended.code(), 0, "{} {front:?}: {}", self.name, ended.stderr);
             assert_eq!(stored(&server, "finished"), Reply::bulk("7"), "{}", ended.stderr);
             no_secret(&ended);
         }
         let worked = "finishes a running job after SIGTERM";
-        record(self.0, &[&self.version(version), worked, "", "", "", note]);
+        record(self.name, &[&self.version(version), worked, "", "", "", note]);
     }
 }
 
 fn start(front: Front) -> Server {
     Server::start_with(front, options())
-}
-
-fn url(server: &Server) -> String {
-    format!("redis://{}:{}@127.0.0.1:{}/3", USER.0, USER.1, server.port)
 }
 
 /// The value of a key in database 3.
@@ -188,7 +188,7 @@ fn no_secret(ended: &Outcome) {
     assert!(launchers.into_iter().all(|line| !line.contains(USER.1)), "{}", ended.stderr);
 }
 
-/// The kind of error in "error KIND: message"; or the message, if the language has no kinds.
+/// The kind of error in the app's output `error KIND: message`, or else the message.
 fn class_of(said: &str) -> String {
     let said = said.trim().strip_prefix("error").unwrap_or(said).trim_start_matches([':', ' ']);
     match said.split_once(": ") {
@@ -201,163 +201,128 @@ fn class_of(said: &str) -> String {
     }
 }
 
-/// These comments surround the table in docs/clients.md.
-const TABLE_BEGINS: &str = "<!-- clients: written by bin/test --clients -->";
-const TABLE_ENDS: &str = "<!-- end of clients -->";
-
-/// Records a row. Once the table is complete, compares it with docs/clients.md, or writes it there.
+/// Compares a row with the table in docs/clients.md, or writes it there.
 fn record(name: &str, cells: &[&str]) {
-    let mut matrix = MATRIX.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    matrix.insert(name.to_owned(), format!("| {name} | {} |", cells.join(" | ")));
-    if matrix.len() < ROWS {
-        return;
-    }
-    let head = "| client | version | what worked | error when the certificate is refused \
-        | when Redis is down | the same without a tunnel | notes |\n\
-        | --- | --- | --- | --- | --- | --- | --- |\n";
-    let rows: Vec<&str> = matrix.values().map(String::as_str).collect();
-    let table = format!("\n\n{head}{}\n\n", rows.join("\n"));
+    static PAGE: Mutex<()> = Mutex::new(());
+    let _alone = PAGE.lock().unwrap_or_else(PoisonError::into_inner);
     let file = Path::new(ROOT).join("docs/clients.md");
     let page = fs::read_to_string(&file).unwrap();
-    let (before, rest) = page.split_once(TABLE_BEGINS).expect("the table's begin");
-    let (committed, behind) = rest.split_once(TABLE_ENDS).expect("the table's end");
+    let found = page.lines().find(|line| line.starts_with(&format!("| {name} | ")));
+    let committed = found.unwrap_or_else(|| panic!("docs/clients.md has no row for {name}"));
+    let row = format!("| {name} | {} |", cells.join(" | "));
     if std::env::var_os("WRITE_CLIENTS").is_some() {
-        let page = format!("{before}{TABLE_BEGINS}{table}{TABLE_ENDS}{behind}");
-        fs::write(&file, page).unwrap();
-        return;
+        return fs::write(&file, page.replacen(committed, &row, 1)).unwrap();
     }
-    // Versions differ between machines.
-    let without_versions = |table: &str| -> Vec<String> {
-        let rows = table.lines().filter(|line| line.starts_with("| "));
-        rows.map(|line| {
-            let cells: Vec<&str> = line.split(" | ").collect();
-            [&cells[..1], &cells[2..3]].concat().join(" | ")
-        })
-        .collect()
-    };
-    assert_eq!(
-        without_versions(committed),
-        without_versions(&table),
-        "docs/clients.md differs from the results: run bin/test --clients"
-    );
+    // The other columns depend on the client's version, which differs between machines.
+    let worked = |row: &str| row.split(" | ").nth(2).unwrap().to_owned();
+    assert_eq!(worked(committed), worked(&row), "{name}: run bin/test --clients");
 }
 
 #[test]
-fn ruby_redis() {
-    Example("redis-rb").works("ruby -r redis -e 'puts Redis::VERSION'", "");
+fn redis_rb_works_through_the_tunnel() {
+    Example::new("redis-rb").works("ruby -r redis -e 'puts Redis::VERSION'", "");
 }
 
 #[test]
-fn ruby_sidekiq() {
+fn sidekiq_finishes_its_job_after_sigterm() {
     let version = "ruby -r sidekiq -e 'puts Sidekiq::VERSION'";
-    Example("sidekiq").finishes_its_job(version, "", "");
+    Example::new("sidekiq").finishes_its_job(version, "");
 }
 
 #[test]
-fn ruby_rails_cache_store() {
-    let example = Example("rails-cache");
+fn rails_cache_works_through_the_tunnel() {
+    let example = Example::new("rails-cache");
     for front in FRONTS {
-        let ended = example.web("", &url(&start(front))).run();
+        let ended = example.web("", &start(front)).run();
         let expected = "read hello\nfetched 42 42\ncounted 1 2\nseveral 2\nerrors \n";
         assert_eq!(ended.stdout, expected, "{}", ended.stderr);
     }
     let server = start(Front::Redis);
-    let refused = example.web("", &url(&server)).env("STUNNEL_VERIFY", "full").run().stdout;
+    let refused = example.web("", &server).env("STUNNEL_VERIFY", "full").run().stdout;
     assert!(refused.contains("certificate check failed"), "{refused}");
-    let version = "ruby -r active_support -e 'puts ActiveSupport.version'";
+    let version = example.version("ruby -r active_support -e 'puts ActiveSupport.version'");
+    let worked = "read, write, fetch, increment, several at once";
     let note = "an unreachable cache is a cache miss; only `error_handler` sees errors";
-    let version = example.version(version);
-    record(
-        "rails-cache",
-        &[&version, "read, write, fetch, increment, several at once", "", "", "", note],
-    );
+    record("rails-cache", &[&version, worked, "", "", "", note]);
 }
 
-/// Prints the version of redis-py.
+/// A command that prints the version of redis-py.
 const REDIS_PY: &str = "python3 -c 'import redis; print(redis.__version__)'";
 
 #[test]
-fn python_redis_py_with_resp2() {
-    Example("redis-py").works_with(REDIS_PY, "", "?protocol=2");
+fn redis_py_works_with_resp2() {
+    Example::new("redis-py").with_query("?protocol=2").works(REDIS_PY, "");
 }
 
 #[test]
-fn python_redis_py_with_resp3() {
-    Example("redis-py").works_with(REDIS_PY, "", "?protocol=3");
+fn redis_py_works_with_resp3() {
+    Example::new("redis-py").with_query("?protocol=3").works(REDIS_PY, "");
 }
 
 #[test]
-fn python_redis_py_with_asyncio() {
-    Example("redis-py-asyncio").works(REDIS_PY, "");
+fn redis_py_works_with_asyncio() {
+    Example::new("redis-py-asyncio").works(REDIS_PY, "");
 }
 
 #[test]
-fn python_celery() {
+fn celery_finishes_its_job_after_sigterm() {
     let version = "python3 -c 'import celery; print(celery.__version__)'";
-    let example = Example("celery");
-    example.finishes_its_job(
-        version,
-        "?ssl_cert_reqs=none",
-        "the launcher removes `ssl_cert_reqs` from the URL",
-    );
+    let example = Example::new("celery").with_query("?ssl_cert_reqs=none");
+    example.finishes_its_job(version, "the launcher removes `ssl_cert_reqs` from the URL");
 }
 
 #[test]
 fn celery_works_with_ssl_cert_reqs_none_in_its_url() {
     let server = start(Front::Redis);
-    let url = format!(
-        "rediss://{}:{}@127.0.0.1:{}/3?ssl_cert_reqs=none",
-        USER.0,
-        USER.1,
-        server.tls_port()
-    );
-    let enqueued = Example("celery").process("enqueue", "", &url).run();
+    let celery = Example::new("celery").with_query("?ssl_cert_reqs=none");
+    let url = celery.url(server.tls_port()).replacen("redis:", "rediss:", 1);
+    let enqueued = celery.process_with("enqueue", "", &url).run();
     assert!(enqueued.stdout.starts_with("enqueued "), "{enqueued:?}");
 }
 
 #[test]
-fn python_rq() {
+fn rq_finishes_its_job_after_sigterm() {
     let version = "python3 -c 'import rq; print(rq.VERSION)'";
-    Example("rq").finishes_its_job(version, "", "");
+    Example::new("rq").finishes_its_job(version, "");
 }
 
 #[test]
-fn node_ioredis() {
+fn ioredis_works_through_the_tunnel() {
     let version = "node -p 'require(\"ioredis/package.json\").version'";
-    Example("ioredis").works(version, "the `error` event holds the reason");
+    Example::new("ioredis").works(version, "the `error` event holds the reason");
 }
 
 #[test]
-fn node_redis() {
+fn node_redis_works_through_the_tunnel() {
     let version = "node -p 'require(\"redis/package.json\").version'";
-    Example("node-redis").works(version, "");
+    Example::new("node-redis").works(version, "");
 }
 
 #[test]
-fn node_bullmq() {
+fn bullmq_finishes_its_job_after_sigterm() {
     let version = "node -p 'require(\"bullmq/package.json\").version'";
-    Example("bullmq").finishes_its_job(version, "", "");
+    Example::new("bullmq").finishes_its_job(version, "");
 }
 
 #[test]
-fn go_redigo() {
+fn redigo_works_through_the_tunnel() {
     let version = "dpkg-query -W -f '${Version}' golang-github-gomodule-redigo-dev";
-    Example("redigo").works(version, "");
+    Example::new("redigo").works(version, "");
 }
 
 #[test]
-fn php_phpredis() {
+fn phpredis_works_through_the_tunnel() {
     let version = "php -r 'echo phpversion(\"redis\");'";
-    Example("phpredis").works(
+    Example::new("phpredis").works(
         version,
         "accepts no URL; returns `false` if refused; `getLastError()` has the text",
     );
 }
 
 #[test]
-fn php_predis() {
+fn predis_works_through_the_tunnel() {
     let version = "php -r 'require \"Predis/autoload.php\"; echo Predis\\Client::VERSION;'";
-    Example("predis").works(version, "1.1 ignores user names in URLs: the app sends AUTH");
+    Example::new("predis").works(version, "1.1 ignores user names in URLs: the app sends AUTH");
 }
 
 #[test]
@@ -365,15 +330,9 @@ fn php_sessions_make_a_connection_for_each_request() {
     for front in FRONTS {
         let server = start(front);
         let port = two_free_ports();
-        let example = Example("php-session");
-        let running = example.web("", &url(&server)).env("PORT", port.to_string()).start();
-        let get = || {
-            let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
-            stream.write_all(b"GET / HTTP/1.0\r\n\r\n").ok()?;
-            let mut page = String::new();
-            stream.read_to_string(&mut page).ok()?;
-            page.rsplit("\r\n\r\n").next().map(str::to_owned)
-        };
+        let example = Example::new("php-session");
+        let running = example.web("", &server).env("PORT", port.to_string()).start();
+        let get = || http_get(port, "/");
         assert_eq!(eventually("PHP serves", get), "visit 1\n");
         for visit in 2..=20 {
             assert_eq!(get().unwrap(), format!("visit {visit}\n"));
@@ -382,19 +341,19 @@ fn php_sessions_make_a_connection_for_each_request() {
         let ended = running.finish();
         assert!(ended.stderr.contains("connections=20 "), "{}", ended.stderr);
     }
-    let version = Example("php-session").version("php -r 'echo phpversion(\"redis\");'");
+    let version = Example::new("php-session").version("php -r 'echo phpversion(\"redis\");'");
     let worked = "sessions, one connection for each request";
     record("php-session", &[&version, worked, "", "", "", ""]);
 }
 
 #[test]
-fn c_hiredis() {
+fn hiredis_works_through_the_tunnel() {
     let version = "dpkg-query -W -f '${Version}' libhiredis-dev";
-    Example("hiredis").works(version, "accepts no URL: the app parses it");
+    Example::new("hiredis").works(version, "accepts no URL: the app parses it");
 }
 
 #[test]
-fn redis_cli() {
+fn redis_cli_works_through_the_tunnel() {
     let version = "redis-cli --version | cut -d' ' -f2";
-    Example("redis-cli").works(version, "");
+    Example::new("redis-cli").works(version, "");
 }

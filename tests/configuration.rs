@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 use support::launcher::{BINARY, Launcher, logged, with_mounted};
 use support::pki::{Authority, Certificate};
-use support::servers::{Front, Options, Server};
+use support::servers::Server;
 
 fn run_binary(words: &[&str]) -> (i32, String, String) {
     let output = Command::new(BINARY).args(words).env_clear().output().unwrap();
@@ -331,8 +331,7 @@ fn ssl_cert_dir_replaces_the_systems_certificate_folder() {
     let certificate = Certificate::self_signed(&certs);
     let rehashed = Command::new("openssl").arg("rehash").arg(&certs).status().unwrap();
     assert!(rehashed.success());
-    let options = Options { certificate: Some(&certificate), ..Options::default() };
-    let server = Server::start_with(Front::Redis, options);
+    let server = Server::with_certificate(&certificate);
     let other = folder.path().join("other.pem");
     fs::write(&other, Authority::named(folder.path(), "other").root.pem()).unwrap();
     let [certs, empty, other] =

@@ -51,7 +51,7 @@ fn page_status_metrics_and_log_show_each_failure_reason() {
     let server = Server::start(Front::Redis);
     let old = Server::start_with(
         Front::Redis,
-        Options { protocols: Some("TLSv1.2"), ..Options::default() },
+        Options { words: &["--tls-protocols", "TLSv1.2"], ..Options::default() },
     );
     let folder = tempfile::tempdir().unwrap();
     let other = Certificate::self_signed(folder.path());

@@ -1,5 +1,5 @@
-//! Runs the fuzz targets (fuzz/src/lib.rs) over the committed corpus. It contains all inputs that
-//! ever caused a crash.
+//! Runs the fuzz targets (fuzz/src/lib.rs) over the committed corpus. The corpus contains all
+//! inputs that ever caused a crash.
 
 #[path = "../fuzz/src/lib.rs"]
 mod targets;

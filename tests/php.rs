@@ -3,8 +3,6 @@
 mod support;
 
 use std::fs::{self, Permissions};
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -13,7 +11,7 @@ use nix::libc;
 use support::launcher::{BINARY, Launcher, Running};
 use support::servers::{Front, PASSWORD, Server};
 use support::snippets::{snippet, with_ours};
-use support::{PATIENCE, Process, eventually, two_free_ports};
+use support::{Process, eventually, http_get, two_free_ports};
 
 /// Prints where PHP finds `REDIS_URL`, and sends PING to Redis.
 const PAGE: &str = r#"<?php
@@ -64,15 +62,7 @@ impl Site {
 
     /// Waits for the web server, and returns the body of a page.
     fn get(&self, path: &str) -> String {
-        eventually("the web server answers", || {
-            let mut stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
-            stream.set_read_timeout(Some(PATIENCE)).unwrap();
-            stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).ok()?;
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer).ok()?;
-            let (head, body) = answer.split_once("\r\n\r\n")?;
-            head.lines().next()?.ends_with(" 200 OK").then(|| body.to_owned())
-        })
+        eventually("the web server answers", || http_get(self.port, path))
     }
 
     /// nginx in front of PHP-FPM, outside the launcher.
@@ -152,13 +142,10 @@ fn apache_sees_the_url_with_pass_env() {
             "#!/bin/sh\nprintf 'Content-Type: text/plain\n\n%s' \"${REDIS_URL+set}\"\n",
         );
         let php = program("/usr/lib/apache2/modules", "libphp");
+        let module =
+            |name| format!("LoadModule {name}_module /usr/lib/apache2/modules/mod_{name}.so\n");
         let modules = ["mpm_prefork", "env", "cgi", "mime", "authz_core", "alias"];
-        let modules: String = modules
-            .iter()
-            .map(|name| {
-                format!("LoadModule {name}_module /usr/lib/apache2/modules/mod_{name}.so\n")
-            })
-            .collect();
+        let modules = modules.map(module).concat();
         let file = site.write(
             "apache.conf",
             &format!(

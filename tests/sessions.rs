@@ -32,10 +32,7 @@ fn one_request(held: &Held) {
 fn a_changed_key_is_refused_despite_a_stored_tls_session() {
     let folder = tempfile::tempdir().unwrap();
     let certificate = Certificate::self_signed(folder.path());
-    let server = Server::start_with(
-        Front::Redis,
-        Options { certificate: Some(&certificate), ..Options::default() },
-    );
+    let server = Server::with_certificate(&certificate);
     let port = server.port;
     let held = hold_to(&server.url(), ("STUNNEL_PIN", &certificate.pin()));
     for _ in 0..3 {

@@ -246,7 +246,7 @@ fn a_server_that_requires_a_client_certificate_gets_it() {
 
 #[test]
 fn the_app_learns_that_no_tls_version_is_common() {
-    let options = Options { protocols: Some("TLSv1.2"), ..Options::default() };
+    let options = Options { words: &["--tls-protocols", "TLSv1.2"], ..Options::default() };
     let server = Server::start_with(Front::Redis, options);
     let hold = |version| Launcher::hold_with(&server.url(), &[("STUNNEL_MIN_TLS", version)]);
     check(&hold("1.2"), Pong, "TLS 1.2");

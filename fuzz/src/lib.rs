@@ -30,10 +30,10 @@ use start_stunnel::tunnel::tap::NoTap;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf, duplex};
 use tokio::time::Instant;
 
-/// A password. No message may contain it.
+/// The password in all inputs. No message may contain this password.
 const PASSWORD: &str = "hunter2";
 
-/// Parses a URL. No message shows the URL's password, and the local URL made from it is valid too.
+/// Parses a URL. No message may show the URL's password. The URL's local URL must be valid, too.
 pub fn url(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     for value in [text.to_owned(), format!("redis://user:{PASSWORD}{text}")] {
@@ -200,15 +200,15 @@ pub fn http(data: &[u8]) {
 /// The result of one call to a [`Mock`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
-    /// Reads or writes at most this many bytes.
+    /// The call reads or writes at most this many bytes.
     Move(usize),
-    /// Returns `Pending`, and wakes the task at once.
+    /// The call returns `Pending`, and wakes the task at once.
     Later,
-    /// Returns `Pending`, now and in all later calls.
+    /// This call and all later calls return `Pending`.
     Never,
-    /// Returns an error.
+    /// The call returns an error.
     Fail,
-    /// A read finds the end of the stream; a write writes zero bytes.
+    /// A read finds the end of the stream. A write writes zero bytes.
     End,
 }
 
@@ -234,17 +234,17 @@ struct Mock {
     taken: Vec<u8>,
     read_failed: bool,
     write_failed: bool,
-    /// A read found the end of the stream, or failed.
+    /// True after a read that found the end of the stream, or that failed.
     ended: bool,
     shut_down: bool,
-    /// A call returned `Pending` and never wakes the task.
+    /// True after a call that returned `Pending` and never wakes the task.
     stuck: bool,
 }
 
 /// The length of the byte pattern that a mock repeats.
 const PERIOD: usize = 65_536;
 
-/// The byte pattern, twice. So [`PERIOD`] bytes from any position in the first half are one slice.
+/// The byte pattern, twice: [`PERIOD`] bytes from any position in the first half are one slice.
 fn pattern() -> &'static [u8] {
     static PATTERN: LazyLock<Vec<u8>> =
         LazyLock::new(|| (0..2 * PERIOD).map(|n| (n ^ (n >> 8)) as u8).collect());
@@ -369,9 +369,10 @@ impl App for Mock {
     }
 }
 
-/// Relays between two mocks. The input is their four scripts, separated by `|`: the app's reads and
-/// writes, then Redis's. The relay must deliver all bytes that it reads, in order, or reset the
-/// connection. It must never lose bytes silently.
+/// Relays between two mocks. The input consists of four scripts, separated by `|`: the reads and
+/// the writes of the app, then the reads and the writes of Redis. The relay must deliver all bytes
+/// that the relay reads, in order, or reset the connection. The relay must never lose bytes
+/// silently.
 pub fn relay(data: &[u8]) {
     let mut scripts = data.split(|byte| *byte == b'|').chain(std::iter::repeat(&b""[..]));
     let mut script = || scripts.next().expect("endless");
@@ -402,7 +403,7 @@ pub fn relay(data: &[u8]) {
                 all_up && app.ended && !app.read_failed && redis.shut_down,
                 "{app:?} {redis:?}"
             );
-            // The app closed cleanly. It may have done so before it read every reply.
+            // An app may close cleanly before it has read every reply.
             assert!(app.write_failed || (all_down && redis.ended && app.shut_down));
             assert!(!redis.write_failed);
         }
@@ -411,9 +412,9 @@ pub fn relay(data: &[u8]) {
             assert!(app.stuck || redis.stuck);
         }
         RelayEnd::Reset(Side::App, _) => {
-            // An app that has closed its side and accepts no replies has gone.
-            let has_gone = app.ended && app.write_failed;
-            assert!(app.read_failed || app.stuck || has_gone, "{app:?} {redis:?}");
+            // An app that has closed its side and then accepts no reply no longer exists.
+            let is_gone = app.ended && app.write_failed;
+            assert!(app.read_failed || app.stuck || is_gone, "{app:?} {redis:?}");
             assert!(!app.read_failed || all_up || redis.write_failed || redis.stuck);
         }
         RelayEnd::Reset(Side::Redis, _) => {

@@ -158,7 +158,7 @@ fn redis_host_disappears() {
 #[test]
 fn network_is_slow_and_lossy() {
     fault!("the network loses 5 % of the packets, and delays packets by 100 ms");
-    let options = ["--delay-ms", "100", "--loss", "5", "--seed", "7"];
+    let options = ["--delay-ms", "100", "--loss", "5"];
     let Some(link) = SlowLink::make(&options) else { return };
     let options = Options { link: Some(&link), ..Options::default() };
     let server = Server::start_with(Front::Redis, options);

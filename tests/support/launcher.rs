@@ -139,7 +139,7 @@ impl Launcher {
         self.start().finish()
     }
 
-    /// Runs the launcher. It must exit with code 78 and must not start COMMAND. Returns the log.
+    /// Runs a launcher that must exit with code 78 before COMMAND starts. Returns the log.
     pub fn refused(self) -> String {
         let ended = self.run();
         assert_eq!((ended.code(), ended.stdout.as_str()), (78, ""), "{}", ended.stderr);
@@ -207,7 +207,7 @@ impl Running {
         self.process.pid()
     }
 
-    /// Waits for the next line that COMMAND prints. Empty at the end of the output.
+    /// Waits for the next line that COMMAND prints. Returns an empty text at the end of the output.
     ///
     /// # Panics
     /// If no line comes within [`PATIENCE`].
@@ -340,7 +340,7 @@ pub fn send_signal(pid: i32, number: i32) {
     assert_eq!(sent, 0, "signal {number} to {pid}");
 }
 
-/// The values of `key` in those lines of a log that report `event`.
+/// The values of `key` in all log lines about the event `event`.
 pub fn logged(log: &str, event: &str, key: &str) -> Vec<String> {
     log.lines()
         .filter(|line| line.contains(&format!(" at={event} ")))

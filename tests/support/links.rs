@@ -3,33 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-/// The text of a page, without code blocks (fenced or indented) and code within a line.
-fn prose(page: &str) -> String {
-    let (mut prose, mut fenced, mut after_blank) = (String::new(), false, true);
-    for line in page.lines() {
-        if line.trim_start().starts_with("```") {
-            fenced = !fenced;
-            continue;
-        }
-        let indented = line.starts_with("    ") && after_blank;
-        if fenced || indented {
-            continue;
-        }
-        after_blank = line.trim().is_empty();
-        for (index, part) in line.split('`').enumerate() {
-            if index % 2 == 0 {
-                prose.push_str(part);
-            }
-        }
-        prose.push('\n');
-    }
-    prose
-}
-
 /// The targets of a page's links, such as `[words](target)`. Skips links to other sites.
 pub fn targets(page: &str) -> Vec<String> {
-    let prose = prose(page);
-    let targets = prose.split("](").skip(1).map(|behind| behind.split(')').next().unwrap());
+    let targets = page.split("](").skip(1).filter_map(|behind| behind.split(')').next());
     targets.filter(|target| !target.contains("://")).map(str::to_owned).collect()
 }
 

@@ -1,6 +1,6 @@
 //! Code that all tests share: real servers, the real launcher, and waits with a time limit.
 
-#![allow(dead_code)] // No test file uses all of it.
+#![allow(dead_code)] // No test file uses the whole module.
 
 pub mod dist;
 pub mod figures;
@@ -16,6 +16,7 @@ pub mod servers;
 pub mod slow_link;
 pub mod snippets;
 pub mod status;
+pub mod tool;
 
 use std::fs::{self, Permissions};
 use std::io::{ErrorKind, Read, Write};
@@ -31,8 +32,8 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigHandler, Signal};
 
-/// A test fails if it waits for anything longer than this. Usually everything takes far less time.
-/// Timeouts that must not expire during a test are twice as long.
+/// The time limit of each wait in a test. Timeouts of a launcher that must not expire during a test
+/// are at least twice as long.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 /// The time between two checks of a condition.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
@@ -84,10 +85,10 @@ impl Drop for Process {
     }
 }
 
-/// Finds a free port `p`, for plaintext, whose neighbour `p + 1`, for TLS, is free as well. Until
-/// this process ends, no other test gets these two ports, even while no server listens on them.
-/// This process claims them, and the kernel only chooses higher ports (ip_local_port_range in
-/// ip(7)).
+/// Returns a port `p` such that the ports `p` (for plaintext) and `p + 1` (for TLS) are free. No
+/// other test gets these two ports until this process ends, even while no server listens on them:
+/// this process binds an abstract socket as its claim, and the kernel itself chooses only higher
+/// ports (ip_local_port_range in ip(7)).
 pub fn two_free_ports() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     eventually("two neighbouring free ports", || {
@@ -102,9 +103,9 @@ pub fn two_free_ports() -> u16 {
     })
 }
 
-/// Makes `command` handle the signals that terminals send in the default way. Background jobs of
-/// scripts and programs under nohup(1) ignore some of these signals. Without this function, the
-/// programs that our tests start would ignore them too.
+/// Makes `command` run with the default actions for SIGHUP, SIGINT and SIGQUIT. If the tests run
+/// under nohup(1) or as a background job of a script, the tests ignore some of these signals, and
+/// each program that they start would inherit that.
 pub fn heed_signals(command: &mut Command) {
     // SAFETY: signal(2) is async-signal-safe, and the default action runs no code of ours.
     unsafe {
@@ -117,8 +118,8 @@ pub fn heed_signals(command: &mut Command) {
     }
 }
 
-/// Prints the reason why the running test is skipped. The test harness hides the output of
-/// successful tests. We write directly to standard error, because bin/test counts these lines.
+/// Prints the reason why the running test is skipped, for bin/test, which counts these lines. The
+/// test harness hides what successful tests print, unless they write directly to standard error.
 pub fn skip(reason: &str) {
     let line = format!("skipped: {reason}\n");
     std::io::stderr().write_all(line.as_bytes()).unwrap();
@@ -146,9 +147,28 @@ pub fn rest(stream: &mut impl Read) -> (Vec<u8>, Option<ErrorKind>) {
     (all, error)
 }
 
-/// Sets an option so that closing the stream sends a reset.
+/// Makes the later close of this stream send a TCP reset.
 pub fn reset(stream: &TcpStream) {
     socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO)).unwrap();
+}
+
+/// Raises this process's limit on descriptors. If the hard limit is below `needed`, prints that the
+/// test is skipped and returns `false`.
+pub fn may_open(needed: u64) -> bool {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    if hard < needed {
+        skip(&format!("{needed} descriptors are needed, and the hard limit is {hard}"));
+        return false;
+    }
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
+    true
+}
+
+/// The body of a page of any HTTP server on 127.0.0.1. `None` without the status 200.
+pub fn http_get(port: u16, path: &str) -> Option<String> {
+    let answer = status::StatusPage { port }.ask(&format!("GET {path} HTTP/1.0\r\n\r\n"))?;
+    (answer.code == 200).then_some(answer.body)
 }
 
 /// The path of libfaketime, a library that changes a program's clock. If it is missing, prints that

@@ -53,7 +53,7 @@ impl<T: Send + 'static> Peer<T> {
                 stream.set_nodelay(true).unwrap();
                 stream.set_read_timeout(Some(PATIENCE)).unwrap();
                 stream.set_write_timeout(Some(PATIENCE)).unwrap();
-                // The receiver is gone if the test has ended.
+                // Ignore the error of `send`: the test may have ended already.
                 thread::spawn(move || drop(sender.send(behaviour(number, stream))));
             }
         });
@@ -217,8 +217,8 @@ impl Write for Gate {
     }
 }
 
-/// Starts `openssl s_server` with these options. It reads commands from its standard input, and
-/// prints to the file `log` in `folder`. Returns its port as well.
+/// Starts `openssl s_server` with these options. Returns the process and its port. The process
+/// reads commands from its standard input, and writes its output to the file `log` in `folder`.
 pub fn s_server(folder: &Path, options: &[&str]) -> (Process, u16) {
     let certificate = Certificate::self_signed(folder);
     let port = two_free_ports();

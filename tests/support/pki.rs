@@ -12,7 +12,6 @@ use openssl::rsa::Rsa;
 use openssl::x509::extension::{BasicConstraints, SubjectAlternativeName};
 use openssl::x509::{X509, X509Name, X509NameBuilder};
 
-/// Seconds in a day.
 const DAY: i64 = 86_400;
 
 /// A certificate and its key, as files in a folder.
@@ -24,7 +23,6 @@ pub struct Certificate {
     pub key_file: PathBuf,
 }
 
-/// The kind of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Rsa,

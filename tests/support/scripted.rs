@@ -1,13 +1,14 @@
 //! A server that parses requests. Each test decides on the replies.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use super::peer::Peer;
+use openssl::ssl::SslVersion;
+
+use super::peer::{Peer, acceptor};
 
 /// Reads the words of the next request; `None` at the end of the stream.
-pub fn next_request(stream: &mut impl BufRead) -> Option<Vec<String>> {
+fn next_request(stream: &mut impl BufRead) -> Option<Vec<String>> {
     let count = number(stream)?;
     let mut words = Vec::new();
     for _ in 0..count {
@@ -26,7 +27,7 @@ fn number(stream: &mut impl BufRead) -> Option<usize> {
     line.get(1..)?.trim_end().parse().ok()
 }
 
-/// Answers requests with `answer` until it returns `None` or the stream ends.
+/// Answers requests with `answer` until `answer` returns `None` or the stream ends.
 pub fn converse<S: Read + Write>(stream: S, mut answer: impl FnMut(&[String]) -> Option<String>) {
     let mut stream = BufReader::new(stream);
     while let Some(request) = next_request(&mut stream) {
@@ -37,7 +38,7 @@ pub fn converse<S: Read + Write>(stream: S, mut answer: impl FnMut(&[String]) ->
     }
 }
 
-/// The requests that a server has received, with the number of the connection before each.
+/// The requests that a server has received. Each begins with its connection's number: `0 PING`.
 #[derive(Debug, Clone, Default)]
 pub struct Heard(Arc<Mutex<Vec<String>>>);
 
@@ -46,7 +47,7 @@ impl Heard {
         self.0.lock().unwrap().clone()
     }
 
-    /// The number of requests with this connection number and text, such as `0 PING`.
+    /// The number of requests with this connection number and this text.
     pub fn count(&self, request: &str) -> usize {
         self.all().iter().filter(|line| *line == request).count()
     }
@@ -61,15 +62,15 @@ impl Heard {
     }
 }
 
-/// A TLS server that calls `answer` with the connection's number and the words of each request. It
-/// sends the returned reply; after `None` it closes the connection.
+/// A TLS server that calls `answer` with the connection's number and the words of each request. The
+/// server sends the returned reply. After `None`, the server closes the connection.
 pub fn scripted(
     answer: impl Fn(usize, &[String]) -> Option<String> + Send + Sync + Clone + 'static,
 ) -> (Peer<()>, Heard) {
-    let heard = Heard::default();
-    let (hears, count) = (heard.clone(), Arc::new(AtomicUsize::new(0)));
-    let peer = Peer::tls(move |stream| {
-        let number = count.fetch_add(1, Ordering::SeqCst);
+    let (heard, acceptor) = (Heard::default(), acceptor(SslVersion::TLS1_3));
+    let hears = heard.clone();
+    let peer = Peer::numbered(move |number, stream| {
+        let stream = acceptor.accept(stream).expect("handshake");
         converse(stream, |request| {
             hears.add(&number.to_string(), request);
             answer(number, request)

@@ -26,18 +26,15 @@ pub enum Front {
 
 pub const FRONTS: [Front; 2] = [Front::Redis, Front::Stunnel];
 
-/// The options of a server. By default it has a self-signed certificate, and accepts any client.
+/// The options of a server. By default, a server has a self-signed certificate, and accepts any
+/// client.
 #[derive(Clone, Copy, Default)]
 pub struct Options<'a> {
     pub certificate: Option<&'a Certificate>,
     /// Clients need a certificate that this CA has issued.
     pub client_ca: Option<&'a Certificate>,
-    /// The server's TLS versions, as `redis-server` names them, for example `TLSv1.2`.
-    pub protocols: Option<&'a str>,
     /// More options of `redis-server`.
     pub words: &'a [&'a str],
-    /// The name and the password of a further user.
-    pub user: Option<(&'a str, &'a str)>,
     /// Runs the server on the host at the other end of this link.
     pub link: Option<&'a SlowLink>,
     /// The address on which the server listens (default: 127.0.0.1).
@@ -107,8 +104,8 @@ impl Server {
     /// Starts a server that accepts only clients with a certificate from `ca`, and only the TLS
     /// versions `protocols`.
     pub fn for_clients_of(ca: &Certificate, protocols: &str) -> Server {
-        let options =
-            Options { client_ca: Some(ca), protocols: Some(protocols), ..Options::default() };
+        let words = &["--tls-protocols", protocols];
+        let options = Options { client_ca: Some(ca), words, ..Options::default() };
         Server::start_with(Front::Redis, options)
     }
 
@@ -151,10 +148,6 @@ impl Server {
             .arg(self.folder.path())
             .args(["--logfile", "redis.log", "--loglevel", "warning"]);
         redis.args(options.words);
-        if let Some((name, password)) = options.user {
-            let password = format!(">{password}");
-            redis.args(["--user", name, "on", &password, "~*", "&*", "+@all"]);
-        }
         if self.front == Front::Redis {
             let client_ca = options.client_ca.unwrap_or(certificate);
             let clients = if options.client_ca.is_some() { "yes" } else { "no" };
@@ -166,9 +159,6 @@ impl Server {
                 .arg(&certificate.key_file)
                 .arg("--tls-ca-cert-file")
                 .arg(&client_ca.certificate_file);
-            if let Some(protocols) = options.protocols {
-                redis.args(["--tls-protocols", protocols]);
-            }
         }
         self.spawn(redis);
     }
@@ -208,7 +198,7 @@ impl Server {
             if self.processes.iter_mut().any(|process| process.0.try_wait().unwrap().is_some()) {
                 return Some(false);
             }
-            // Redis listens before it is ready, and may still fail. So wait for its first reply.
+            // A Redis that listens may still fail to start. So wait for the first reply.
             let mut redis = TcpStream::connect((address.as_str(), ports[0])).ok()?;
             redis.write_all(b"PING\r\n").ok()?;
             redis.read_exact(&mut [0; 1]).ok()?;
@@ -225,12 +215,12 @@ impl Server {
         self.processes[0].pid()
     }
 
-    /// Kills `redis-server`, and starts it again after the time `away`. Does not wait until it
-    /// answers.
+    /// Kills `redis-server`, and starts the server again after the time `away`. Does not wait
+    /// until the server answers.
     pub fn restart(&mut self, away: Duration) {
         self.processes[0].0.kill().unwrap();
         self.processes[0].wait();
-        std::thread::sleep(away); // The caller wants an outage of this length.
+        std::thread::sleep(away); // This is the outage that the caller wants.
         self.processes[0] = Process(self.commands[0].spawn().unwrap());
     }
 
@@ -240,7 +230,7 @@ impl Server {
         self.processes[0].wait();
     }
 
-    /// Starts `redis-server` again, and waits until it answers.
+    /// Starts `redis-server` again, and waits until the server answers.
     pub fn start_again(&mut self) {
         self.processes[0] = Process(self.commands[0].spawn().unwrap());
         assert!(self.answers(), "redis-server starts again");

@@ -8,13 +8,13 @@ use super::Process;
 
 const PROGRAM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/slow-link");
 
-/// A network link. Dropping it removes the link.
+/// A network link, which ends when this value is dropped.
 pub struct SlowLink {
     /// The network namespace that acts as the other host.
     pub namespace: String,
     /// The other host's address.
     pub address: String,
-    /// The program's standard input. When it closes, the program removes devices and namespace.
+    /// The program's standard input. When this pipe closes, the program removes the link.
     orders: Option<ChildStdin>,
     answers: BufReader<ChildStdout>,
     process: Process,
@@ -48,8 +48,7 @@ impl SlowLink {
         Some(SlowLink { namespace, address, orders, answers, process })
     }
 
-    /// Changes the link. The orders are "cut", "mend", and for example "loss 5" (in percent) and
-    /// "delay 100" (in milliseconds).
+    /// Sends "cut" or "mend" to the program, and waits until it has obeyed.
     pub fn order(&mut self, order: &str) {
         writeln!(self.orders.as_mut().unwrap(), "{order}").unwrap();
         let mut done = String::new();
