@@ -106,7 +106,7 @@ fn a_launcher_answers_status_only_to_its_user_and_root() {
     if !nix::unistd::geteuid().is_root() {
         return support::skip("only root can change its user");
     }
-    security_says("it answers only its own user and root");
+    security_says("answers only its own user and root");
     let held = Launcher::hold(NOWHERE);
     let pid = held.running.pid();
     eventually("--status finds the launcher", || status_of(pid));
@@ -150,7 +150,9 @@ fn impostor(pid: u32, answer: String) {
 
 #[test]
 fn status_ignores_impostors_with_another_user_or_pid() {
-    security_says("`--status` believes only processes of its own user, even if that user is root");
+    security_says(
+        "`--status` ignores answers from processes of other users, even if root runs `--status`",
+    );
     let answer = |name: &str| {
         format!("HTTP/1.1 200 OK\r\nstart-stunnel-well: true\r\n\r\n{{\"name\":\"{name}\"}}\n")
     };
