@@ -384,7 +384,7 @@ fn security_names_the_openssl_version_inside() {
     let (version, _) = package.split_once('"').expect("a version");
     let (_, version) =
         version.split_once('+').expect("the version must end with OpenSSL's version");
-    let sentence = format!("The version is {version}, ");
+    let sentence = format!("The packaged OpenSSL version is {version}, ");
     assert!(text("SECURITY.md").contains(&sentence), "SECURITY.md does not say: {sentence}");
 }
 
