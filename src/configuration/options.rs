@@ -309,9 +309,10 @@ settings! {
         variable: names::POOL,
         default: "auto",
         value_name: "MODE",
-        help: "off: plain tunnel. on: when the app closes a connection cleanly, keep the connection \
-               to Redis open; when the app connects again, clear this connection with RESET, and \
-               reuse it. auto: like off, switching to on while the app reconnects frequently",
+        help: "off: plain tunnel. on: when the app closes a connection cleanly, keep the \
+               connection to Redis open; when the app connects again, clear this connection \
+               with RESET, and reuse it. auto: like off, switching to on while the app \
+               reconnects frequently",
         is_common: true,
         is_per_url: true,
     }
