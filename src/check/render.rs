@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::report::{Advice, Outcome, Report, StepReport};
+use super::report::{Outcome, Report, StepReport, Subject};
 use crate::text::wrapped;
 use crate::tls::Certificate;
 
@@ -30,9 +30,10 @@ impl Paint {
     }
 }
 
-pub fn as_table(report: &Report, paint: &Paint) -> String {
-    let (variables, verify) = (report.variables.join(" "), report.verify.word());
-    let title = format!("{variables} -> {} (verify {verify})", report.upstream);
+pub fn as_table(subject: &Subject, report: &Report, paint: &Paint) -> String {
+    let route = &subject.tunnel.route;
+    let (variables, verify) = (route.variables.join(" "), route.trust.verify.word());
+    let title = format!("{variables} -> {} (verify {verify})", route.upstream);
     let mut table = paint.paint(1, paragraph("", 2, &title).trim()) + "\n";
     for step in &report.steps {
         table += &row(step, paint);
@@ -47,23 +48,23 @@ pub fn as_table(report: &Report, paint: &Paint) -> String {
     if report.steps.iter().any(|step| !step.required) {
         table += "  ? = not required by the current settings\n";
     }
-    for advice in &report.advice {
-        table += &paragraph("  > ", 4, &advice.text);
-        for setting in &advice.settings {
-            table += &format!("    {setting}\n");
-        }
-    }
-    table
+    table + &report.advice.iter().map(|advice| advised(advice)).collect::<String>()
+}
+
+/// An advice in the table. The settings are never wrapped, because users copy them.
+fn advised(advice: &str) -> String {
+    let (text, settings) = advice.split_once('\n').unwrap_or((advice, ""));
+    let settings = settings.lines().map(|setting| format!("    {setting}\n"));
+    paragraph("  > ", 4, text) + &settings.collect::<String>()
 }
 
 fn row(step: &StepReport, paint: &Paint) -> String {
-    let (code, word) = match step.outcome {
-        Outcome::Ok => (32, "ok"),
-        Outcome::Failed => (31, "failed"),
-        Outcome::NotReached => (2, "not reached"),
-        Outcome::Skipped => (2, "-"),
+    let code = match step.outcome {
+        Outcome::Ok => 32,
+        Outcome::Failed => 31,
+        Outcome::NotReached | Outcome::Skipped => 2,
     };
-    let word = paint.paint(code, &format!("{word:<11}"));
+    let word = paint.paint(code, &format!("{:<11}", step.outcome.word()));
     let took = match step.took {
         Duration::ZERO => String::new(),
         took => format!("{:.1} ms", took.as_secs_f64() * 1000.0),
@@ -102,7 +103,8 @@ fn paragraph(head: &str, indent: usize, text: &str) -> String {
     wrapped(COLUMNS, indent, head, text)
 }
 
-pub fn as_json(report: &Report) -> Value {
+pub fn as_json(subject: &Subject, report: &Report) -> Value {
+    let route = &subject.tunnel.route;
     let steps: serde_json::Map<String, Value> = report
         .steps
         .iter()
@@ -116,9 +118,9 @@ pub fn as_json(report: &Report) -> Value {
         })
         .collect();
     json!({
-        "var": report.variables.join(" "),
-        "upstream": report.upstream,
-        "verify": report.verify.word(),
+        "var": route.variables.join(" "),
+        "upstream": route.upstream.to_string(),
+        "verify": route.trust.verify.word(),
         "works": report.works(),
         "steps": steps,
         "certificate": report.certificate.as_ref().map(|certificate| json!({
@@ -134,21 +136,13 @@ pub fn as_json(report: &Report) -> Value {
         "clients": report.clients.map(|clients| {
             json!({ "connected": clients.connected, "max": clients.most })
         }),
-        "advice": report.advice.iter().map(in_one_line).collect::<Vec<_>>(),
+        "advice": report.advice.iter().map(|advice| advice.replace('\n', " ")).collect::<Vec<_>>(),
     })
-}
-
-/// An advice in JSON is a single string.
-fn in_one_line(advice: &Advice) -> String {
-    let mut words = vec![advice.text.as_str()];
-    words.extend(advice.settings.iter().map(String::as_str));
-    words.join(" ")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tls::Verify;
 
     #[test]
     fn the_days_until_expiry_are_written_as_english() {
@@ -167,21 +161,7 @@ mod tests {
     #[test]
     fn a_setting_to_copy_is_never_wrapped() {
         let setting = format!("{}_STUNNEL_PIN=sha256//{}", "X".repeat(COLUMNS), "y".repeat(44));
-        let advice =
-            Advice { text: "not authenticated: set".to_owned(), settings: vec![setting.clone()] };
-        let report = Report {
-            variables: vec!["X".repeat(COLUMNS)],
-            upstream: "h:6380".to_owned(),
-            verify: Verify::None,
-            steps: Vec::new(),
-            certificate: None,
-            advice: vec![advice],
-            mode: None,
-            clients: None,
-        };
-        let table = as_table(&report, &Paint(false));
-        assert!(table.lines().any(|line| line.trim() == setting), "{table}");
-        let one_line = format!("not authenticated: set {setting}");
-        assert_eq!(as_json(&report)["advice"], json!([one_line]));
+        let table = advised(&format!("not authenticated: set\n{setting}"));
+        assert_eq!(table, format!("  > not authenticated: set\n    {setting}\n"));
     }
 }
