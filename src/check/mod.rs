@@ -12,6 +12,7 @@ use crate::announce;
 use crate::configuration::{Plan, Settings, Unused, options};
 use crate::exit;
 use crate::logging::{LogFormat, err};
+use crate::names;
 use crate::sandbox::{Rights, SandboxMode};
 use render::{Paint, as_json, as_table, note};
 use report::{Report, Subject};
@@ -71,7 +72,7 @@ fn tables(reports: &[(Subject, Report)], untouched: &str, notes: &[(String, Stri
 /// tunnel.
 fn why_none(untouched: &str) -> String {
     match untouched {
-        "" => options::NO_URL.to_owned(),
+        "" => names::NO_URL.to_owned(),
         variables => format!(
             "{variables} needs no tunnel. The variable already points to a tunnel, or \
              {}=passthrough leaves TLS to the app",

@@ -24,16 +24,12 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
 
 type Text = &'static str;
 
-/// One metric of a tunnel or of the launcher: `T` has the values.
-#[derive(Debug)]
-struct Metric<T> {
-    kind: MetricType,
-    /// The name without its prefix. The encoder adds suffixes such as `_total`. The names follow
-    /// <https://prometheus.io/docs/practices/naming/>.
-    name: Text,
-    help: Text,
-    read: fn(&T) -> Vec<Sample<'_>>,
-}
+/// One metric: the kind, the name without its prefix, the help, and the function that reads the
+/// samples from `T`. The encoder adds suffixes such as `_total` to the name. The names follow
+/// <https://prometheus.io/docs/practices/naming/>.
+type Metric<T> = (MetricType, Text, Text, Read<T>);
+
+type Read<T> = fn(&T) -> Vec<Sample<'_>>;
 
 /// The value of a metric, and its labels except `tunnel`.
 type Sample<'a> = (Labels, Value<'a>);
@@ -43,25 +39,23 @@ type Labels = Vec<(Text, String)>;
 enum Value<'a> {
     Number(f64),
     Durations(&'a Histogram),
-    /// The metric has only labels.
-    Info,
 }
-use Value::{Durations, Info, Number};
+use Value::{Durations, Number};
 
-const fn gauge<T>(name: Text, help: Text, read: fn(&T) -> Vec<Sample<'_>>) -> Metric<T> {
-    Metric { kind: MetricType::Gauge, name, help, read }
+const fn gauge<T>(name: Text, help: Text, read: Read<T>) -> Metric<T> {
+    (MetricType::Gauge, name, help, read)
 }
 
-const fn counter<T>(name: Text, help: Text, read: fn(&T) -> Vec<Sample<'_>>) -> Metric<T> {
-    Metric { kind: MetricType::Counter, name, help, read }
+const fn counter<T>(name: Text, help: Text, read: Read<T>) -> Metric<T> {
+    (MetricType::Counter, name, help, read)
 }
 
-const fn histogram<T>(name: Text, help: Text, read: fn(&T) -> Vec<Sample<'_>>) -> Metric<T> {
-    Metric { kind: MetricType::Histogram, name, help, read }
+const fn histogram<T>(name: Text, help: Text, read: Read<T>) -> Metric<T> {
+    (MetricType::Histogram, name, help, read)
 }
 
-const fn info<T>(name: Text, help: Text, read: fn(&T) -> Vec<Sample<'_>>) -> Metric<T> {
-    Metric { kind: MetricType::Info, name, help, read }
+const fn info<T>(name: Text, help: Text, read: Read<T>) -> Metric<T> {
+    (MetricType::Info, name, help, read)
 }
 
 fn number(number: f64) -> Vec<Sample<'static>> {
@@ -171,7 +165,7 @@ const TUNNEL: &[Metric<TunnelSnapshot>] = &[
     ),
     info("tunnel", "The server to which the tunnel leads, and the tunnel's --verify level", |t| {
         let (upstream, verify) = (t.labels.upstream.clone(), t.labels.verify.to_owned());
-        vec![(vec![("upstream", upstream), ("verify", verify)], Info)]
+        vec![(vec![("upstream", upstream), ("verify", verify)], Number(1.0))]
     }),
 ];
 
@@ -193,7 +187,7 @@ const LAUNCHER: &[Metric<StatusReport>] = &[
         whole(logging::dropped_lines())
     }),
     info("build", "The launcher's version", |_| {
-        vec![(vec![("version", env!("CARGO_PKG_VERSION").to_owned())], Info)]
+        vec![(vec![("version", env!("CARGO_PKG_VERSION").to_owned())], Number(1.0))]
     }),
 ];
 
@@ -243,7 +237,7 @@ struct Metrics<T: 'static>(&'static [Metric<T>], Vec<(Labels, T)>);
 
 impl<T: fmt::Debug + Send + Sync> Collector for Metrics<T> {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        for Metric { kind, name, help, read } in self.0 {
+        for (kind, name, help, read) in self.0 {
             let mut family = encoder.encode_descriptor(name, help, None, *kind)?;
             for (labels, measured) in &self.1 {
                 for (further, value) in read(measured) {
@@ -264,7 +258,7 @@ fn encode(
     value: &Value<'_>,
 ) -> fmt::Result {
     match (value, kind) {
-        (Info, _) => family.encode_info(labels),
+        (Number(_), MetricType::Info) => family.encode_info(labels),
         (Number(number), MetricType::Counter) => {
             family.encode_family(labels)?.encode_counter::<NoLabelSet, _, f64>(number, None)
         }

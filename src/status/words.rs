@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{RedisUrls, StatusReport};
+use super::StatusReport;
 use crate::figures::{
     Counts, FailureReason, Handshake, Histogram, PoolResult, TunnelSnapshot, UpstreamState,
 };
@@ -34,23 +34,11 @@ pub enum TunnelState {
     Lapsed,
 }
 
-/// The reason why `/readyz` fails if no variable holds a Redis URL.
-pub fn no_url() -> String {
-    format!(
-        "no variable holds a Redis URL: set REDIS_URL, or list your variables in {}",
-        names::URLS
-    )
-}
-
 /// The status of a launcher without tunnels.
 pub fn no_tunnel(report: &StatusReport) -> String {
-    match report.urls {
-        RedisUrls::Found => "No tunnel: no URL needs a tunnel.".to_owned(),
-        RedisUrls::Missing => format!(
-            "NO REDIS URL: COMMAND runs without a tunnel. Set REDIS_URL, or list your variables in \
-             {}.",
-            names::URLS
-        ),
+    match report.found_urls {
+        true => "No tunnel: no URL needs a tunnel.".to_owned(),
+        false => format!("NO REDIS URL: {}", names::NO_URL),
     }
 }
 
@@ -153,17 +141,9 @@ fn block(tunnel: &TunnelSnapshot, report: &StatusReport) -> Block {
 pub fn advice(tunnel: &TunnelSnapshot) -> Option<String> {
     let recent = &tunnel.recent;
     let last_success = tunnel.counts.last_success;
-    if recent.max_clients > 0 && tunnel.failing_since.is_none() && last_success.is_some() {
-        return Some(format!(
-            "Redis was probably at its client limit: {} refused in the last 5 min. If this happens \
-             again, {}",
-            counted(recent.max_clients, "connection"),
-            client_limit::remedy(),
-        ));
-    }
     if recent.max_clients > 0 {
         return Some(format!(
-            "Redis is probably at its client limit: {} refused, {} open. {}",
+            "Redis was probably at its client limit: {} refused in the last 5 min, {} open now. {}",
             counted(recent.max_clients, "connection"),
             counted(tunnel.open_to_server, "connection"),
             capitalized(&client_limit::remedy()),
@@ -181,15 +161,14 @@ pub fn advice(tunnel: &TunnelSnapshot) -> Option<String> {
 
 fn held(tunnel: &TunnelSnapshot) -> Row {
     let counts = &tunnel.counts;
-    let states = UpstreamState::ALL
-        .map(|state| format!("{} {}", counts.upstream[state as usize], state.word()));
+    let states = UpstreamState::WORDS.into_iter().zip(counts.upstream);
+    let parts: Vec<_> = states.map(|(word, count)| format!("{count} {word}")).collect();
     let limit = tunnel.labels.limit.map_or_else(String::new, |limit| format!(", limit {limit}"));
     let queue = match counts.waiting {
         0 => String::new(),
-        1 => " · 1 app connection waits".to_owned(),
-        waiting => format!(" · {waiting} app connections wait"),
+        waiting => format!(" · {} waiting", counted(waiting, "app connection")),
     };
-    let (parts, held, peak) = (states.join(" + "), counts.held(), counts.peak);
+    let (parts, held, peak) = (parts.join(" + "), counts.held(), counts.peak);
     let mut row = Row::new(HELD, format!("{parts} = {held} (peak {peak}{limit}){queue}"));
     if is_at_limit(tunnel) {
         let limit = names::MAX_CONNECTIONS;
@@ -248,20 +227,17 @@ fn waits(tunnel: &TunnelSnapshot, report: &StatusReport) -> Row {
         milliseconds(reply),
         milliseconds(Some(own)),
     );
-    let exceeds = |wait: Option<f64>, limit| wait.is_some_and(|wait| wait > limit);
     let advice = if own > SLOW_LOOP {
-        "This machine is short of CPU time: start-stunnel itself has to wait for the CPU".to_owned()
-    } else if exceeds(reply, SLOW_REPLY) {
+        "This machine is short of CPU time: start-stunnel itself has to wait for the CPU"
+    } else if reply > Some(SLOW_REPLY) {
         "Redis or the network is slow: ask Redis with SLOWLOG GET and LATENCY DOCTOR. \
          The times include the waits of blocking commands such as BLPOP"
-            .to_owned()
-    } else if exceeds(connect, SLOW_CONNECT) {
-        let pool = names::POOL;
-        format!("Connecting is slow: keep connections open in the app, or set {pool}=on")
+    } else if connect > Some(SLOW_CONNECT) {
+        "Connecting is slow: keep connections open in the app, or set STUNNEL_POOL=on"
     } else {
         return Row::new("Waits", text);
     };
-    Row { label: "Waits", text, advice: Some(advice) }
+    Row { label: "Waits", text, advice: Some(advice.to_owned()) }
 }
 
 fn tls(tunnel: &TunnelSnapshot) -> Row {
@@ -305,11 +281,11 @@ fn moved(tunnel: &TunnelSnapshot) -> Row {
 pub fn process(report: &StatusReport) -> String {
     let command = &report.command;
     let age = duration(report.at.saturating_sub(command.started));
-    let of =
-        |most: Option<u64>| most.map_or_else(String::new, |most| format!(" of {}", grouped(most)));
-    let descriptors = report.process.descriptors.map_or_else(String::new, |open| {
-        format!(" · descriptors {}{}", grouped(open), of(report.process.max_descriptors))
-    });
+    let most =
+        report.process.max_descriptors.map_or_else(String::new, |most| format!(" of {most}"));
+    let descriptors = report.process.descriptors;
+    let descriptors =
+        descriptors.map_or_else(String::new, |open| format!(" · descriptors {open}{most}"));
     let dropped = match logging::dropped_lines() {
         0 => String::new(),
         lines => format!(" · {} dropped", counted(lines, "log line")),
@@ -327,14 +303,7 @@ pub fn process(report: &StatusReport) -> String {
 
 fn counted(number: u64, what: &str) -> String {
     let plural = if number == 1 { "" } else { "s" };
-    format!("{} {what}{plural}", grouped(number))
-}
-
-/// A number with commas between groups of three digits: `1,234,567`.
-fn grouped(number: u64) -> String {
-    let digits = number.to_string().into_bytes();
-    let groups = digits.rchunks(3).rev().map(String::from_utf8_lossy);
-    groups.collect::<Vec<_>>().join(",")
+    format!("{number} {what}{plural}")
 }
 
 fn capitalized(text: &str) -> String {
@@ -415,15 +384,15 @@ mod tests {
         assert_eq!(
             fails.advice.as_deref(),
             Some(
-                "Redis is probably at its client limit: 9 connections refused, 18 connections \
-                 open. Limit the connections of each process with STUNNEL_MAX_CONNECTIONS, so that \
+                "Redis was probably at its client limit: 9 connections refused in the last 5 min, \
+                 18 connections open now. Limit the connections of each process with STUNNEL_MAX_CONNECTIONS, so that \
                  all processes together fit the plan"
             )
         );
         assert_eq!(
             rows(fails)[0],
             "Held: 18 relaying + 0 idle + 0 connecting = 18 (peak 18, limit 20) · 2 app \
-             connections wait"
+             connections waiting"
         );
         let row = &rows(fails)[1];
         assert!(row.starts_with("Failures: last 5 min: 9 of 9 · tls_eof 9 · last at "), "{row}");
@@ -457,8 +426,6 @@ mod tests {
         let success = works.counts.last_success.unwrap();
         fails.counts.last_success = Some(success);
         fails.failing_since = None;
-        let said = advice(fails).unwrap();
-        assert!(said.starts_with("Redis was probably at its client limit: 9 "), "{said}");
         works.failing_since = Some(success);
         works.failure = fails.failure.clone();
         works.failure.as_mut().unwrap().reason = "tcp_refused";
@@ -469,7 +436,6 @@ mod tests {
 
     #[test]
     fn numbers_and_times_are_easy_to_read() {
-        assert_eq!([0, 999, 1024, 1_234_567].map(grouped), ["0", "999", "1,024", "1,234,567"]);
         assert_eq!(
             [59, 60, 3599, 3600, 90_000].map(|s| duration(s * 1000)),
             ["59 s", "1 min", "59 min", "1 h", "1 d"]
