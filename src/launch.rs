@@ -229,7 +229,7 @@ fn tell_status(
         tokio::spawn(status::serve(page, status.clone()));
     }
     tokio::spawn(status::serve_local(status));
-    if let Some(interval) = settings.status.metrics_interval {
+    if let Some(interval) = settings.metrics_interval {
         tokio::spawn(status::log_each(interval, figures.clone(), dyno));
     }
 }

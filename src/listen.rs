@@ -78,7 +78,7 @@ impl Bound {
     /// Binds the address of the status page. An error causes only a warning, because COMMAND can
     /// run without the status page.
     pub fn bind_status(&mut self, settings: &Settings) {
-        let Some(address) = &settings.status.address else { return };
+        let Some(address) = &settings.status_address else { return };
         match self.try_bind_status(address) {
             Ok(listener) => self.status = Some(listener),
             Err(error) => warning!(

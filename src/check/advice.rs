@@ -28,16 +28,7 @@ pub fn advice(subject: &Subject, certificate: &Certificate, passes: Passes) -> V
         // from a system CA passes `ca`, which does not check the host name.
         let own_ca = trust.ca.is_some() && passes.ca;
         let level = if passes.full { Some(Verify::Full) } else { own_ca.then_some(Verify::Ca) };
-        let text = match (subject.none_chosen, level) {
-            (true, _) => {
-                "the server is not authenticated: verify=none is set. To authenticate the server, \
-                 set"
-            }
-            (false, Some(_)) => {
-                "the server is not authenticated. It would pass the level below, so set"
-            }
-            (false, None) => "the server is not authenticated. To authenticate the server, set",
-        };
+        let text = "the server is not authenticated. To authenticate the server, set";
         all.push(advise(text, level.map_or_else(set_pin, set_verify)));
     } else if !trust.pin_holds(&certificate.pin) {
         let text = "the server's key differs from the pin; if the key was changed on purpose, set";

@@ -28,7 +28,6 @@ pub async fn all(plan: Plan, settings: &Settings) -> Vec<(Subject, Report)> {
         credentials: plan.credentials(index),
         databases: plan.databases(index),
         is_single: plan.routes.len() == 1,
-        none_chosen: !route.variables.iter().any(|name| plan.unauthenticated.contains(name)),
     });
     let examinations: Vec<_> = subjects.map(|subject| tokio::spawn(examine(subject))).collect();
     let mut reports = Vec::new();

@@ -21,8 +21,6 @@ pub struct Subject {
     pub databases: Vec<String>,
     /// True if there is no other tunnel that a general setting would affect, too.
     pub is_single: bool,
-    /// True if the user has set the verify level `none` explicitly.
-    pub none_chosen: bool,
 }
 
 /// The result of one step.

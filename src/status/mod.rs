@@ -38,14 +38,6 @@ pub use server::{serve, serve_connection};
 
 use crate::figures::{Command, Figures, TunnelSnapshot, unix_ms};
 
-/// The settings of the status page and of the metrics in the log.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StatusSettings {
-    pub address: Option<StatusAddress>,
-    /// The launcher logs metrics at this interval; `None`: never.
-    pub metrics_interval: Option<Duration>,
-}
-
 /// Makes reports about the launcher.
 #[derive(Debug)]
 pub struct Status {

@@ -61,16 +61,12 @@ fn accept(listener: &Socket) -> io::Result<Option<Box<dyn Connection>>> {
 }
 
 /// Serves the status page for ever.
-pub async fn serve(page: StatusListener, status: Arc<Status>) {
-    accept_all(page.socket, status, page.hosts).await;
-}
-
-/// Serves all connections to `socket` for ever.
 ///
 /// The server keeps one descriptor in reserve, because people look at the status page when no
 /// descriptor is free.
-pub async fn accept_all(socket: Socket, status: Arc<Status>, hosts: HostCheck) {
-    let listener = match watch(socket) {
+pub async fn serve(page: StatusListener, status: Arc<Status>) {
+    let hosts = page.hosts;
+    let listener = match watch(page.socket) {
         Ok(listener) => listener,
         Err(error) => return warning!(at = "status-down", error = %error),
     };

@@ -29,7 +29,7 @@ pub fn figures() -> Arc<Figures> {
         let mut arrival = works.accept(now);
         arrival.ready(now + ms(20 + n));
         works.answered();
-        works.pooled(PoolResult::ALL[n as usize % 2]);
+        works.pooled([PoolResult::Reused, PoolResult::New][n as usize % 2]);
         works.shook_hands(n > 0, ms(9));
         let clock = works.reply_clock();
         clock.sent(now);

@@ -9,6 +9,7 @@ use crate::figures::{
 use crate::logging;
 use crate::names;
 use crate::sandbox;
+use crate::text::counted;
 use crate::tls::{SOON, days_until};
 use crate::tunnel::client_limit;
 
@@ -119,10 +120,10 @@ fn block(tunnel: &TunnelSnapshot, report: &StatusReport) -> Block {
         state: TunnelState::of(tunnel),
         since: match (tunnel.failing_since, &tunnel.failure) {
             (Some(since), _) => {
-                format!(" since {} ({})", minute(since), duration(now.saturating_sub(since)))
+                format!(" since {} ({})", time_of_day(since), duration(now.saturating_sub(since)))
             }
             (None, Some(failure)) if tunnel.has_lapsed => {
-                format!(" at {}, no attempt since", second(failure.at))
+                format!(" at {}, no attempt since", time_of_day(failure.at))
             }
             _ => String::new(),
         },
@@ -153,7 +154,7 @@ pub fn advice(tunnel: &TunnelSnapshot) -> Option<String> {
     let failure = tunnel.failure.as_ref().filter(|_| failed)?;
     if let (Some(success), true) = (last_success, failure.reason == REFUSED) {
         // The hint would ask the user to check the URL, but this URL has worked before.
-        let reached = second(success);
+        let reached = time_of_day(success);
         return Some(format!("Redis is down or restarting (last reached at {reached})"));
     }
     Some(capitalized(&failure.hint))
@@ -193,7 +194,7 @@ fn failures(tunnel: &TunnelSnapshot) -> Row {
         failed => format!("last 5 min: {failed} of {}{}", recent.accepted, reasons(recent)),
     }];
     if let Some(failure) = &tunnel.failure {
-        parts.push(format!("last at {}: {}", second(failure.at), failure.error));
+        parts.push(format!("last at {}: {}", time_of_day(failure.at), failure.error));
     }
     Row::new(FAILURES, parts.join(" · "))
 }
@@ -301,24 +302,15 @@ pub fn process(report: &StatusReport) -> String {
     )
 }
 
-fn counted(number: u64, what: &str) -> String {
-    let plural = if number == 1 { "" } else { "s" };
-    format!("{number} {what}{plural}")
-}
-
 fn capitalized(text: &str) -> String {
     let mut chars = text.chars();
     chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
 }
 
 /// The time of day in UTC, from milliseconds since 1970.
-fn second(ms: u64) -> String {
+fn time_of_day(ms: u64) -> String {
     let seconds = ms / 1000 % 86_400;
     format!("{:02}:{:02}:{:02} UTC", seconds / 3600, seconds / 60 % 60, seconds % 60)
-}
-
-fn minute(ms: u64) -> String {
-    format!("{} UTC", &second(ms)[..5])
 }
 
 /// A duration in milliseconds as a whole number of seconds, minutes, hours or days.
@@ -341,12 +333,9 @@ fn milliseconds(seconds: Option<f64>) -> String {
 
 fn bytes(bytes: u64) -> String {
     const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-    match bytes.checked_ilog2().unwrap_or(0) / 10 {
-        0 => format!("{bytes} B"),
-        unit => {
-            format!("{:.1} {}", bytes as f64 / 1024_f64.powi(unit as i32), UNITS[unit as usize])
-        }
-    }
+    let unit = bytes.checked_ilog2().unwrap_or(0) / 10;
+    let digits = usize::from(unit > 0);
+    format!("{:.digits$} {}", bytes as f64 / 1024_f64.powi(unit as i32), UNITS[unit as usize])
 }
 
 #[cfg(test)]
@@ -412,7 +401,7 @@ mod tests {
         let mut report = report();
         let tunnel = &mut report.tunnels[1];
         (tunnel.failing_since, tunnel.has_lapsed) = (None, true);
-        let failed = second(tunnel.failure.as_ref().unwrap().at);
+        let failed = time_of_day(tunnel.failure.as_ref().unwrap().at);
         let block = &blocks(&report)[1];
         assert_eq!(block.state.word(), "last attempt failed");
         assert_eq!(block.since, format!(" at {failed}, no attempt since"));
@@ -429,7 +418,7 @@ mod tests {
         works.failing_since = Some(success);
         works.failure = fails.failure.clone();
         works.failure.as_mut().unwrap().reason = "tcp_refused";
-        let reached = second(success);
+        let reached = time_of_day(success);
         let expected = format!("Redis is down or restarting (last reached at {reached})");
         assert_eq!(advice(works), Some(expected));
     }
@@ -442,7 +431,6 @@ mod tests {
         );
         assert_eq!([0, 1023, 1024, 5 << 30].map(bytes), ["0 B", "1023 B", "1.0 KiB", "5.0 GiB"]);
         assert_eq!([None, Some(0.0002), Some(0.038)].map(milliseconds), ["-", "0.2 ms", "38 ms"]);
-        assert_eq!(second(8_398_000), "02:19:58 UTC");
-        assert_eq!(minute(8_398_000), "02:19 UTC");
+        assert_eq!(time_of_day(8_398_000), "02:19:58 UTC");
     }
 }
