@@ -301,17 +301,7 @@ pub fn environment(plan: &Plan, bound: &Bound) -> anyhow::Result<u8> {
         note(&format!("start-stunnel: nothing to print: {}", names::NO_URL));
     }
     let text: String = plan.describe(&bound.locals).into_iter().map(|line| line + "\n").collect();
-    Ok(print(&text)?)
-}
-
-/// Writes `text` to stdout, and returns the exit code.
-///
-/// # Errors
-/// If stdout cannot be written. A reader that has closed the pipe is no error.
-pub fn print(text: &str) -> io::Result<u8> {
-    let mut stdout = io::stdout().lock();
-    let printed = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
-    exit::despite_closed_pipe(printed, exit::SUCCESS)
+    Ok(exit::after_printing(&text, exit::SUCCESS)?)
 }
 
 /// Writes a line to stderr. Ignores errors, because stderr may be closed.

@@ -6,15 +6,13 @@ mod examine;
 mod render;
 mod report;
 
-use std::io::{self, Write as _};
-
 use crate::announce;
 use crate::configuration::{Plan, Settings, Unused, options};
 use crate::exit;
 use crate::logging::{LogFormat, err};
 use crate::names;
 use crate::sandbox::{Rights, SandboxMode};
-use render::{Paint, as_json, as_table, note};
+use render::{Paint, as_json, as_table, paragraph};
 use report::{Report, Subject};
 
 /// Examines every tunnel of `plan`, prints the report to stdout, and returns the exit code.
@@ -52,9 +50,7 @@ pub fn run(plan: Plan, settings: &Settings, unused: &Unused) -> anyhow::Result<u
             .collect(),
         LogFormat::Logfmt => tables(&reports, &untouched, &notes),
     };
-    let mut stdout = io::stdout().lock();
-    let printed = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
-    Ok(exit::despite_closed_pipe(printed, code)?)
+    Ok(exit::after_printing(&text, code)?)
 }
 
 fn tables(reports: &[(Subject, Report)], untouched: &str, notes: &[(String, String)]) -> String {
@@ -64,7 +60,7 @@ fn tables(reports: &[(Subject, Report)], untouched: &str, notes: &[(String, Stri
     if reports.is_empty() {
         parts.push(format!("No tunnel to check: {}.\n", why_none(untouched)));
     }
-    parts.extend(notes.iter().map(|(names, text)| note(names, text)));
+    parts.extend(notes.iter().map(|(names, text)| paragraph("", 0, &format!("{names}: {text}"))));
     parts.join("\n")
 }
 

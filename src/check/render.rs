@@ -91,12 +91,7 @@ fn in_days(left: i64) -> String {
     }
 }
 
-/// A paragraph below the tables about the variables or options in `names`.
-pub fn note(names: &str, text: &str) -> String {
-    paragraph("", 0, &format!("{names}: {text}"))
-}
-
-fn paragraph(head: &str, indent: usize, text: &str) -> String {
+pub fn paragraph(head: &str, indent: usize, text: &str) -> String {
     wrapped(COLUMNS, indent, head, text)
 }
 
