@@ -81,7 +81,7 @@ pub struct StatusReport {
     pub at: u64,
     pub command: Command,
     pub tunnels: Vec<TunnelSnapshot>,
-    /// If false, the user may have misspelt a variable's name, so the launcher must not look healthy.
+    /// If false, the user may have misspelt a variable's name, so the launcher must not look well.
     pub found_urls: bool,
     /// Milliseconds since 1970.
     pub started: u64,

@@ -96,13 +96,7 @@ pub struct Row {
     pub label: &'static str,
     pub text: String,
     /// The remedy, if this row shows a problem.
-    pub advice: Option<String>,
-}
-
-impl Row {
-    fn new(label: &'static str, text: String) -> Row {
-        Row { label, text, advice: None }
-    }
+    pub advice: Option<&'static str>,
 }
 
 /// The labels of the rows that have a graph.
@@ -170,15 +164,10 @@ fn held(tunnel: &TunnelSnapshot) -> Row {
         waiting => format!(" · {} waiting", counted(waiting, "app connection")),
     };
     let (parts, held, peak) = (parts.join(" + "), counts.held(), counts.peak);
-    let mut row = Row::new(HELD, format!("{parts} = {held} (peak {peak}{limit}){queue}"));
-    if is_at_limit(tunnel) {
-        let limit = names::MAX_CONNECTIONS;
-        row.advice = Some(format!(
-            "Raise {limit} if Redis allows more connections, or make the app's connection pools \
-             smaller"
-        ));
-    }
-    row
+    let text = format!("{parts} = {held} (peak {peak}{limit}){queue}");
+    let advice = "Raise STUNNEL_MAX_CONNECTIONS if Redis allows more connections, or make the \
+                  app's connection pools smaller";
+    Row { label: HELD, text, advice: is_at_limit(tunnel).then_some(advice) }
 }
 
 /// True if app connections wait because the tunnel is at its connection limit.
@@ -196,7 +185,7 @@ fn failures(tunnel: &TunnelSnapshot) -> Row {
     if let Some(failure) = &tunnel.failure {
         parts.push(format!("last at {}: {}", time_of_day(failure.at), failure.error));
     }
-    Row::new(FAILURES, parts.join(" · "))
+    Row { label: FAILURES, text: parts.join(" · "), advice: None }
 }
 
 /// The reasons of failures, the most frequent reason first: ` · tls_eof 9, dns 1`.
@@ -229,16 +218,18 @@ fn waits(tunnel: &TunnelSnapshot, report: &StatusReport) -> Row {
         milliseconds(Some(own)),
     );
     let advice = if own > SLOW_LOOP {
-        "This machine is short of CPU time: start-stunnel itself has to wait for the CPU"
+        Some("This machine is short of CPU time: start-stunnel itself has to wait for the CPU")
     } else if reply > Some(SLOW_REPLY) {
-        "Redis or the network is slow: ask Redis with SLOWLOG GET and LATENCY DOCTOR. \
-         The times include the waits of blocking commands such as BLPOP"
+        Some(
+            "Redis or the network is slow: ask Redis with SLOWLOG GET and LATENCY DOCTOR. The \
+             times include the waits of blocking commands such as BLPOP",
+        )
     } else if connect > Some(SLOW_CONNECT) {
-        "Connecting is slow: keep connections open in the app, or set STUNNEL_POOL=on"
+        Some("Connecting is slow: keep connections open in the app, or set STUNNEL_POOL=on")
     } else {
-        return Row::new("Waits", text);
+        None
     };
-    Row { label: "Waits", text, advice: Some(advice.to_owned()) }
+    Row { label: "Waits", text, advice }
 }
 
 fn tls(tunnel: &TunnelSnapshot) -> Row {
@@ -254,7 +245,7 @@ fn tls(tunnel: &TunnelSnapshot) -> Row {
         };
         parts.push(format!("certificate for {} {expires}", certificate.names));
         if days < SOON && tunnel.labels.verify != NONE {
-            advice = Some("Renew the server's certificate".to_owned());
+            advice = Some("Renew the server's certificate");
         }
     }
     parts.push(format!("verify {}", tunnel.labels.verify));
@@ -275,7 +266,7 @@ fn moved(tunnel: &TunnelSnapshot) -> Row {
         bytes(counts.sent),
         bytes(counts.received)
     );
-    Row::new("Moved", text)
+    Row { label: "Moved", text, advice: None }
 }
 
 /// The last paragraph of the status, about COMMAND and the launcher.
@@ -374,7 +365,8 @@ mod tests {
             fails.advice.as_deref(),
             Some(
                 "Redis was probably at its client limit: 9 connections refused in the last 5 min, \
-                 18 connections open now. Limit the connections of each process with STUNNEL_MAX_CONNECTIONS, so that \
+                 18 connections open now. Limit the connections of each process with \
+                 STUNNEL_MAX_CONNECTIONS, so that \
                  all processes together fit the plan"
             )
         );
