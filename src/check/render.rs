@@ -51,7 +51,8 @@ pub fn as_table(subject: &Subject, report: &Report, paint: &Paint) -> String {
     table + &report.advice.iter().map(|advice| advised(advice)).collect::<String>()
 }
 
-/// An advice in the table. The settings are never wrapped, because users copy them.
+/// One text of [`Report::advice`] for the table. The table never wraps settings, because users copy
+/// them.
 fn advised(advice: &str) -> String {
     let (text, settings) = advice.split_once('\n').unwrap_or((advice, ""));
     let settings = settings.lines().map(|setting| format!("    {setting}\n"));

@@ -78,8 +78,8 @@ impl Problem {
 pub struct Report {
     pub steps: Vec<StepReport>,
     pub certificate: Option<Certificate>,
-    /// The first line of each advice is text. The further lines are settings `NAME=VALUE` that the
-    /// user can copy.
+    /// Each text says in its first line what to do. The further lines of a text are settings
+    /// `NAME=VALUE` that the user can copy.
     pub advice: Vec<String>,
     /// Redis's mode according to INFO: `standalone`, `cluster` or `sentinel`. `None` if a step
     /// failed before INFO, or if this user may not call INFO.

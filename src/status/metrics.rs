@@ -65,7 +65,7 @@ fn time(ms: Option<u64>) -> Vec<Sample<'static>> {
     ms.map_or_else(Vec::new, |ms| number(ms as f64 / 1000.0))
 }
 
-/// The only sample of a metric that has a value in its labels.
+/// The sample of a metric that only has labels. The value is always 1.
 fn info(labels: &[(Text, &str)]) -> Vec<Sample<'static>> {
     let owned = |(label, text): &(Text, &str)| (*label, str::to_owned(text));
     vec![(labels.iter().map(owned).collect(), Number(1.0))]
@@ -128,7 +128,7 @@ const TUNNEL: &[Metric<TunnelSnapshot>] = metrics! { t:
 };
 
 /// The metrics of the launcher. Their names begin with `start_stunnel_`.
-#[allow(unused_variables)] // Some metrics are not in the report.
+#[allow(unused_variables)] // The version does not come from the report.
 const LAUNCHER: &[Metric<StatusReport>] = metrics! { r:
     Gauge command_state "1 for COMMAND's current state, 0 for every other state"
         = by_word("state", CommandState::WORDS,

@@ -191,8 +191,9 @@ fn content(path: &str, headers: &HeaderMap, report: &StatusReport) -> Content {
     }
 }
 
-/// The only reason why `/healthz` fails. Redis's state does not matter there, because an outage of
-/// Redis must not make a platform restart every app. A stopped COMMAND may run again later.
+/// The only reason why `/healthz` fails: COMMAND has exited. `/healthz` ignores Redis's state,
+/// because an outage of Redis must not make a platform restart every app. `/healthz` succeeds while
+/// COMMAND is stopped, because COMMAND may run again later.
 fn draining(report: &StatusReport) -> Option<String> {
     let state = report.command.state;
     (state == CommandState::Draining).then(|| state.word().to_owned())
