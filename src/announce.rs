@@ -168,7 +168,7 @@ fn how_to_include(plan: &Plan, others: &[String]) -> String {
 /// Logs one line per tunnel, and warnings, before COMMAND starts.
 pub fn started(plan: &Plan, bound: &Bound, settings: &Settings) {
     if !plan.found_urls() {
-        let msg = format!("COMMAND runs without a tunnel: {}", options::NO_URL);
+        let msg = format!("COMMAND runs without a tunnel: {}", names::NO_URL);
         warning!(at = "no-redis-url", msg);
     }
     left_alone(plan);
@@ -298,20 +298,10 @@ pub fn command_ignored(option: &str) {
 /// If stdout cannot be written.
 pub fn environment(plan: &Plan, bound: &Bound) -> anyhow::Result<u8> {
     if !plan.found_urls() {
-        note(&format!("start-stunnel: nothing to print: {}", options::NO_URL));
+        note(&format!("start-stunnel: nothing to print: {}", names::NO_URL));
     }
     let text: String = plan.describe(&bound.locals).into_iter().map(|line| line + "\n").collect();
-    Ok(print(&text)?)
-}
-
-/// Writes `text` to stdout, and returns the exit code.
-///
-/// # Errors
-/// If stdout cannot be written. A reader that has closed the pipe is no error.
-pub fn print(text: &str) -> io::Result<u8> {
-    let mut stdout = io::stdout().lock();
-    let printed = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
-    exit::despite_closed_pipe(printed, exit::SUCCESS)
+    Ok(exit::after_printing(&text, exit::SUCCESS)?)
 }
 
 /// Writes a line to stderr. Ignores errors, because stderr may be closed.

@@ -16,7 +16,7 @@ use crate::listen::Bound;
 use crate::logging::{self, debug, err, warning};
 use crate::pool;
 use crate::sandbox::{self, Rights, SandboxMode};
-use crate::status::{self, RedisUrls, Status};
+use crate::status::{self, Status};
 use crate::supervisor::{
     self, Child, CommandEnvironment, ExitOutcome, Forwarding, Inherited, NotExecuted, Supervisor,
     Terminal,
@@ -122,8 +122,7 @@ impl Launch {
             .context("could not listen for signals")?;
         let (guard, drain_of_tunnels) = DrainGuard::new();
         let dyno = dyno.map(|dyno| dyno.to_string_lossy().into_owned());
-        let urls = if plan.found_urls() { RedisUrls::Found } else { RedisUrls::Missing };
-        tell_status(&figures, urls, bound.status.take(), &settings, dyno);
+        tell_status(&figures, plan.found_urls(), bound.status.take(), &settings, dyno);
         // Enter the sandbox before bytes arrive from the network. The steps above need more rights.
         enter_sandbox(&plan, &bound, &settings).await;
         let listeners = std::mem::take(&mut bound.listeners);
@@ -220,17 +219,17 @@ fn labels(plan: &Plan) -> Vec<TunnelLabels> {
 /// Serves the status page and `--status`, and logs metrics, in background tasks.
 fn tell_status(
     figures: &Arc<Figures>,
-    urls: RedisUrls,
+    found_urls: bool,
     page: Option<status::StatusListener>,
     settings: &Settings,
     dyno: Option<String>,
 ) {
-    let status = Status::new(figures.clone(), urls);
+    let status = Status::new(figures.clone(), found_urls);
     if let Some(page) = page {
         tokio::spawn(status::serve(page, status.clone()));
     }
     tokio::spawn(status::serve_local(status));
-    if let Some(interval) = settings.status.metrics_interval {
+    if let Some(interval) = settings.metrics_interval {
         tokio::spawn(status::log_each(interval, figures.clone(), dyno));
     }
 }

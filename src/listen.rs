@@ -5,6 +5,7 @@ use std::path::Path;
 
 use crate::configuration::{ConfigError, Plan, Settings, options};
 use crate::logging::warning;
+use crate::names;
 use crate::redis_url::Local;
 use crate::status::{StatusAddress, StatusListener};
 use crate::tunnel::failure::is_out_of_descriptors;
@@ -34,7 +35,7 @@ pub fn bind(plan: &Plan, settings: &Settings) -> Result<Bound, ConfigError> {
     if settings.port_taken == PortTaken::Fail && !plan.found_urls() {
         let problem = "is fail, for a port that other programs rely on. But nothing would listen \
                        on that port";
-        let problem = format!("{problem}: {}", options::NO_URL);
+        let problem = format!("{problem}: {}", names::NO_URL);
         return Err(settings.wrong(&options::PORT_TAKEN, problem));
     }
     let mut bound = Bound::default();
@@ -77,7 +78,7 @@ impl Bound {
     /// Binds the address of the status page. An error causes only a warning, because COMMAND can
     /// run without the status page.
     pub fn bind_status(&mut self, settings: &Settings) {
-        let Some(address) = &settings.status.address else { return };
+        let Some(address) = &settings.status_address else { return };
         match self.try_bind_status(address) {
             Ok(listener) => self.status = Some(listener),
             Err(error) => warning!(

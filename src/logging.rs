@@ -197,10 +197,6 @@ impl Visit for Fields {
     fn record_i64(&mut self, field: &Field, value: i64) {
         self.0.push((field.name(), Value::from(value)));
     }
-
-    fn record_bool(&mut self, field: &Field, value: bool) {
-        self.0.push((field.name(), Value::from(value)));
-    }
 }
 
 fn logfmt(fields: &[(&str, Value)]) -> String {

@@ -125,7 +125,7 @@ fn tell_status(log: LogSettings, is_disabled: bool) -> u8 {
 fn print_shim() -> u8 {
     let install_from = concat!("install_from='", env!("CARGO_PKG_REPOSITORY"), "'");
     let shim = SHIM.replacen("install_from=''", install_from, 1);
-    announce::print(&shim).unwrap_or_else(|error| {
+    exit::after_printing(&shim, exit::SUCCESS).unwrap_or_else(|error| {
         eprintln!("start-stunnel: could not write the shim: {error}");
         exit::INTERNAL_ERROR
     })

@@ -10,8 +10,11 @@ pub const MAX_CONNECTIONS: &str = "STUNNEL_MAX_CONNECTIONS";
 pub const MIN_TLS: &str = "STUNNEL_MIN_TLS";
 pub const PIN: &str = "STUNNEL_PIN";
 pub const PIN_OPTION: &str = "--pin";
-pub const POOL: &str = "STUNNEL_POOL";
 pub const PORT_OFFSET: &str = "STUNNEL_PORT_OFFSET";
 pub const SERVER_NAME: &str = "STUNNEL_SERVER_NAME";
 pub const URLS: &str = "REDIS_STUNNEL_URLS";
 pub const VERIFY: &str = "STUNNEL_VERIFY";
+
+/// The message if no variable holds a Redis URL.
+pub const NO_URL: &str = "none of REDIS_URL HEROKU_REDIS_* REDIS_ENDPOINT_*_URL holds a Redis URL. \
+                          Set REDIS_URL, or list your variables in REDIS_STUNNEL_URLS";

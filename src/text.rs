@@ -12,6 +12,12 @@ pub fn is_unprintable(c: char) -> bool {
     c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
+/// A number of things: `1 connection`, `2 connections`.
+pub fn counted(number: u64, thing: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {thing}{plural}")
+}
+
 /// Wraps `text` at spaces into lines of `columns` characters. The first line begins with `head`,
 /// and the text of every line begins at the column `indent`. Words are never broken, because users
 /// may copy them. If a word is too long for the column, the whole text begins further left.

@@ -268,7 +268,7 @@ fn advice_about_an_untrusted_server_depends_on_the_level() {
             0,
             &["the server is not authenticated. To authenticate the server, set STUNNEL_PIN="][..],
         ),
-        ("none", 0, &["is not authenticated: verify=none is set. To authenticate the server, set"]),
+        ("none", 0, &["the server is not authenticated. To authenticate the server, set"]),
         ("ca", 1, &intercepted),
         ("full", 1, &intercepted),
     ] {

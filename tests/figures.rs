@@ -299,7 +299,7 @@ fn the_status_shows_app_connections_waiting_at_the_limit() {
     let waiting = || scene.metric("connections_waiting").unwrap();
     eventually("the second client waits", || (waiting() == 1.0).then_some(()));
     let (text, _) = scene.status("REDIS_URL");
-    assert!(text.contains("= 1 (peak 1, limit 1) · 1 app connection waits"), "{text}");
+    assert!(text.contains("= 1 (peak 1, limit 1) · 1 app connection waiting"), "{text}");
     assert!(text.contains("> Raise STUNNEL_MAX_CONNECTIONS if Redis allows more"), "{text}");
     drop(first);
     assert_eq!(second.reply().unwrap(), Reply::line("+OK"));
@@ -325,7 +325,7 @@ fn page_and_status_explain_redis_client_limit_alike() {
         });
         let remedy = "Limit the connections of each process with STUNNEL_MAX_CONNECTIONS, so that";
         for said in [scene.status("REDIS_URL").0, scene.page.get("/").body] {
-            assert!(said.contains("Redis is probably at its client limit: "), "{said}");
+            assert!(said.contains("Redis was probably at its client limit: "), "{said}");
             assert!(said.contains(remedy), "{said}");
         }
     }

@@ -22,7 +22,7 @@ use start_stunnel::environment::Environment;
 use start_stunnel::figures::{FailureReason, Figures, TunnelLabels};
 use start_stunnel::pool::{Ledger, commands};
 use start_stunnel::redis_url::{Local, RedisUrl};
-use start_stunnel::status::{HostCheck, RedisUrls, Status, serve_connection};
+use start_stunnel::status::{HostCheck, Status, serve_connection};
 use start_stunnel::tls::Pin as KeyPin;
 use start_stunnel::tls::pem::{self, ClientIdentity};
 use start_stunnel::tunnel::relay::{App, Relay, RelayEnd, Side};
@@ -179,7 +179,7 @@ pub fn http(data: &[u8]) {
         .expect("a runtime");
     let answer = runtime.block_on(async {
         let (mut visitor, server) = duplex(1 << 20);
-        let status = Status::new(figures.into(), RedisUrls::Found);
+        let status = Status::new(figures.into(), true);
         let hosts = HostCheck::Named("status.example".to_owned());
         let visit = async {
             // The server may close the connection early.

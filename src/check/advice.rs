@@ -1,6 +1,6 @@
 //! The advice of `--check` on how to authenticate the server.
 
-use super::report::{Advice, Subject};
+use super::report::Subject;
 use crate::configuration::options::{self, Declaration};
 use crate::tls::{Certificate, Flaw, SOON, Verify};
 use crate::tunnel::hints;
@@ -12,11 +12,11 @@ pub struct Passes {
     pub full: bool,
 }
 
-pub fn advice(subject: &Subject, certificate: &Certificate, passes: Passes) -> Vec<Advice> {
+pub fn advice(subject: &Subject, certificate: &Certificate, passes: Passes) -> Vec<String> {
     let trust = &subject.tunnel.route.trust;
     let set_pin = || subject.to_set(&options::PIN.declaration, &certificate.pin.to_string());
     let set_verify = |level: Verify| subject.to_set(&options::VERIFY.declaration, level.word());
-    let advise = |text: &str, settings| Advice { text: text.to_owned(), settings };
+    let advise = |text: &str, settings: Vec<String>| format!("{text}\n{}", settings.join("\n"));
     let passes_demanded = match trust.verify {
         Verify::None => true,
         Verify::Ca => passes.ca,
@@ -28,22 +28,13 @@ pub fn advice(subject: &Subject, certificate: &Certificate, passes: Passes) -> V
         // from a system CA passes `ca`, which does not check the host name.
         let own_ca = trust.ca.is_some() && passes.ca;
         let level = if passes.full { Some(Verify::Full) } else { own_ca.then_some(Verify::Ca) };
-        let text = match (subject.none_chosen, level) {
-            (true, _) => {
-                "the server is not authenticated: verify=none is set. To authenticate the server, \
-                 set"
-            }
-            (false, Some(_)) => {
-                "the server is not authenticated. It would pass the level below, so set"
-            }
-            (false, None) => "the server is not authenticated. To authenticate the server, set",
-        };
+        let text = "the server is not authenticated. To authenticate the server, set";
         all.push(advise(text, level.map_or_else(set_pin, set_verify)));
     } else if !trust.pin_holds(&certificate.pin) {
         let text = "the server's key differs from the pin; if the key was changed on purpose, set";
         all.push(advise(text, set_pin()));
     } else if trust.verify == Verify::Full && !passes.full && passes.ca {
-        all.push(hints::certificate(Flaw::Name, &subject.tunnel).into());
+        all.push(hints::certificate(Flaw::Name, &subject.tunnel));
     } else if !passes_demanded && trust.pins.is_empty() {
         let settings = [set_pin(), set_verify(Verify::None)].concat();
         all.push(advise(&unverified(subject), settings));
@@ -54,7 +45,7 @@ pub fn advice(subject: &Subject, certificate: &Certificate, passes: Passes) -> V
         all.push(advise(text, set_verify(Verify::None)));
     }
     if certificate.days_left < SOON && trust.verify != Verify::None {
-        all.push(format!("the certificate expires on {}", certificate.expires).into());
+        all.push(format!("the certificate expires on {}", certificate.expires));
     }
     all
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout_at;
 
-use super::report::{Advice, Clients, Outcome, Problem, Report, Stop, Subject};
+use super::report::{Clients, Outcome, Problem, Report, Subject};
 use crate::redis_url::Credentials;
 use crate::resp;
 use crate::secret::{MASK, Secret};
@@ -27,19 +27,17 @@ struct Dialogue<'a> {
 }
 
 /// Takes the steps AUTH, PING and SELECT, and then asks for Redis's mode and number of clients.
-/// Adds the results to `report`.
-///
-/// # Errors
-/// If one of the steps failed.
+/// Adds the results to `report`. Returns `None` if a step failed.
 pub async fn speak(
     subject: &Subject,
     report: &mut Report,
     deadline: tokio::time::Instant,
-) -> Result<(), Stop> {
+) -> Option<()> {
     let started = Instant::now();
     let stream = attempts::connect_by(&subject.tunnel, deadline, None)
         .await
-        .map_err(|failure| report.fail("AUTH", started, Problem::of(&failure, &subject.tunnel)))?;
+        .map_err(|failure| report.fail("AUTH", started, Problem::of(&failure, &subject.tunnel)))
+        .ok()?;
     let mut redis = Dialogue { subject, stream, deadline };
     match &subject.credentials {
         None => report.add("AUTH", Outcome::Skipped, "no password in the URL"),
@@ -51,7 +49,7 @@ pub async fn speak(
     }
     // An error here is no failure, because the tunnel works without this information.
     let _ = timeout_at(deadline, redis.describe(report)).await;
-    Ok(())
+    Some(())
 }
 
 impl Dialogue<'_> {
@@ -107,7 +105,7 @@ impl Dialogue<'_> {
     /// (<https://redis.io/docs/latest/commands/info/>).
     async fn describe(&mut self, report: &mut Report) -> io::Result<()> {
         report.mode = field(&self.info("server").await?, "redis_mode");
-        report.advice.extend(report.mode.as_deref().and_then(mode_advice));
+        report.advice.extend(report.mode.as_deref().and_then(mode_advice).map(str::to_owned));
         report.clients = clients(&self.info("clients").await?);
         Ok(())
     }
@@ -215,24 +213,23 @@ fn clients(info: &str) -> Option<Clients> {
 
 /// Advice about a Redis that tells clients to connect to other addresses. For these connections,
 /// clients do not use the tunnel.
-fn mode_advice(mode: &str) -> Option<Advice> {
-    let text = match mode {
-        "cluster" => {
+fn mode_advice(mode: &str) -> Option<&'static str> {
+    match mode {
+        "cluster" => Some(
             "this server is a node of a Redis Cluster. Keys of this node work. For keys of other \
              nodes, this node answers MOVED, and a cluster client then connects to the other nodes \
              directly, bypassing the tunnel and without TLS. Use a client that does its own TLS \
              (STUNNEL_REDISS=passthrough), a proxy in front of the cluster, or a Redis with \
-             cluster mode disabled"
-        }
-        "sentinel" => {
+             cluster mode disabled",
+        ),
+        "sentinel" => Some(
             "this server is a Redis Sentinel. A Sentinel tells the client the master's address, \
              and the client then connects to the master directly, bypassing the tunnel and without \
              TLS. Give the master's own host name in the URL (start-stunnel looks the name up for \
-             each connection), or use a client that does its own TLS"
-        }
-        _ => return None,
-    };
-    Some(Advice::from(text.to_owned()))
+             each connection), or use a client that does its own TLS",
+        ),
+        _ => None,
+    }
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use tokio::time::timeout_at;
 
 use super::advice::{Passes, advice};
 use super::dialogue::speak;
-use super::report::{Outcome, Problem, Report, STEPS, StepReport, Stop, Subject};
+use super::report::{Outcome, Problem, Report, STEPS, StepReport, Subject};
 use crate::configuration::{Plan, Settings};
 use crate::tls::{Certificate, Connector, Misconfiguration, Trust, Verify};
 use crate::tunnel::Tunnel;
@@ -16,7 +16,7 @@ use crate::tunnel::failure::{Failure, Step};
 use crate::tunnel::upstream;
 
 /// Examines the tunnels of `plan`. The reports are in the plan's order.
-pub async fn all(plan: Plan, settings: &Settings) -> Vec<Report> {
+pub async fn all(plan: Plan, settings: &Settings) -> Vec<(Subject, Report)> {
     let subjects = plan.routes.iter().enumerate().map(|(index, route)| Subject {
         tunnel: Tunnel::new(
             route.clone(),
@@ -28,7 +28,6 @@ pub async fn all(plan: Plan, settings: &Settings) -> Vec<Report> {
         credentials: plan.credentials(index),
         databases: plan.databases(index),
         is_single: plan.routes.len() == 1,
-        none_chosen: !route.variables.iter().any(|name| plan.unauthenticated.contains(name)),
     });
     let examinations: Vec<_> = subjects.map(|subject| tokio::spawn(examine(subject))).collect();
     let mut reports = Vec::new();
@@ -38,19 +37,19 @@ pub async fn all(plan: Plan, settings: &Settings) -> Vec<Report> {
     reports
 }
 
-async fn examine(subject: Subject) -> Report {
-    let mut report = Report::new(&subject.tunnel);
-    // An error only means that a required step failed; the report contains the reason.
-    let _ = take_steps(&subject, &mut report).await;
+async fn examine(subject: Subject) -> (Subject, Report) {
+    let mut report = Report::default();
+    take_steps(&subject, &mut report).await;
     for name in STEPS.into_iter().skip(report.steps.len()) {
         if name != "SELECT" || !subject.databases.is_empty() {
             report.add(name, Outcome::NotReached, "");
         }
     }
-    report
+    (subject, report)
 }
 
-async fn take_steps(subject: &Subject, report: &mut Report) -> Result<(), Stop> {
+/// Takes the steps, and adds the results to `report`. Returns `None` if a required step failed.
+async fn take_steps(subject: &Subject, report: &mut Report) -> Option<()> {
     let tunnel = &subject.tunnel;
     let deadline = tokio::time::Instant::now() + tunnel.settings.connect_timeout;
     let (addresses, certificate) = reach(tunnel, report, deadline).await?;
@@ -65,7 +64,7 @@ async fn take_steps(subject: &Subject, report: &mut Report) -> Result<(), Stop> 
     report.steps.extend([ca, full]);
     report.advice = advice(subject, &certificate, passes);
     report.certificate = Some(certificate);
-    if report.works() { speak(subject, report, deadline).await } else { Err(Stop) }
+    if report.works() { speak(subject, report, deadline).await } else { None }
 }
 
 /// Runs `step` until `deadline`. `late` is the step to name in the error if the time is up.
@@ -78,12 +77,12 @@ async fn within<T>(
 }
 
 /// Takes the steps name lookup, TCP and TLS, and adds the results to `report`. Returns the server's
-/// addresses and certificate.
+/// addresses and certificate, or `None` if a step failed.
 async fn reach(
     tunnel: &Tunnel,
     report: &mut Report,
     deadline: tokio::time::Instant,
-) -> Result<(Vec<SocketAddr>, Certificate), Stop> {
+) -> Option<(Vec<SocketAddr>, Certificate)> {
     // Set up OpenSSL before the TLS step, so that this step's duration is the handshake's. The
     // handshake reports an error of the set-up.
     let connector = Connector::unverified(&tunnel.route.trust);
@@ -113,7 +112,7 @@ async fn reach(
         tls.certificate().ok_or_else(|| problem(unreadable()))
     };
     let certificate = report.step("TLS", handshake, |shown| shown.subject.clone()).await?;
-    Ok((addresses, certificate))
+    Some((addresses, certificate))
 }
 
 fn pin_outcome(trust: &Trust, certificate: &Certificate) -> (Outcome, &'static str) {

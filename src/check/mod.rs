@@ -6,15 +6,14 @@ mod examine;
 mod render;
 mod report;
 
-use std::io::{self, Write as _};
-
 use crate::announce;
 use crate::configuration::{Plan, Settings, Unused, options};
 use crate::exit;
 use crate::logging::{LogFormat, err};
+use crate::names;
 use crate::sandbox::{Rights, SandboxMode};
-use render::{Paint, as_json, as_table, note};
-use report::Report;
+use render::{Paint, as_json, as_table, paragraph};
+use report::{Report, Subject};
 
 /// Examines every tunnel of `plan`, prints the report to stdout, and returns the exit code.
 ///
@@ -37,7 +36,7 @@ pub fn run(plan: Plan, settings: &Settings, unused: &Unused) -> anyhow::Result<u
     if settings.sandbox != SandboxMode::Off {
         notes.push(("sandbox".to_owned(), Rights::default().try_out().to_string()));
     }
-    let code = match reports.iter().all(Report::works) {
+    let code = match reports.iter().all(|(_, report)| report.works()) {
         // Without a Redis URL the check must fail, because the user may have misspelt a variable's
         // name.
         _ if !found_urls => exit::CONFIG,
@@ -45,21 +44,23 @@ pub fn run(plan: Plan, settings: &Settings, unused: &Unused) -> anyhow::Result<u
         false => exit::CHECK_FAILED,
     };
     let text = match settings.log.format {
-        LogFormat::Json => reports.iter().map(|report| format!("{}\n", as_json(report))).collect(),
+        LogFormat::Json => reports
+            .iter()
+            .map(|(subject, report)| format!("{}\n", as_json(subject, report)))
+            .collect(),
         LogFormat::Logfmt => tables(&reports, &untouched, &notes),
     };
-    let mut stdout = io::stdout().lock();
-    let printed = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
-    Ok(exit::despite_closed_pipe(printed, code)?)
+    Ok(exit::after_printing(&text, code)?)
 }
 
-fn tables(reports: &[Report], untouched: &str, notes: &[(String, String)]) -> String {
+fn tables(reports: &[(Subject, Report)], untouched: &str, notes: &[(String, String)]) -> String {
     let paint = Paint::for_stdout();
-    let mut parts: Vec<String> = reports.iter().map(|report| as_table(report, &paint)).collect();
+    let table = |(subject, report): &(_, _)| as_table(subject, report, &paint);
+    let mut parts: Vec<String> = reports.iter().map(table).collect();
     if reports.is_empty() {
         parts.push(format!("No tunnel to check: {}.\n", why_none(untouched)));
     }
-    parts.extend(notes.iter().map(|(names, text)| note(names, text)));
+    parts.extend(notes.iter().map(|(names, text)| paragraph("", 0, &format!("{names}: {text}"))));
     parts.join("\n")
 }
 
@@ -67,7 +68,7 @@ fn tables(reports: &[Report], untouched: &str, notes: &[(String, String)]) -> St
 /// tunnel.
 fn why_none(untouched: &str) -> String {
     match untouched {
-        "" => options::NO_URL.to_owned(),
+        "" => names::NO_URL.to_owned(),
         variables => format!(
             "{variables} needs no tunnel. The variable already points to a tunnel, or \
              {}=passthrough leaves TLS to the app",

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::report::{Advice, Outcome, Report, StepReport};
-use crate::text::wrapped;
+use super::report::{Outcome, Report, StepReport, Subject};
+use crate::text::{counted, wrapped};
 use crate::tls::Certificate;
 
 /// The maximum width of a table's line, in characters.
@@ -30,9 +30,10 @@ impl Paint {
     }
 }
 
-pub fn as_table(report: &Report, paint: &Paint) -> String {
-    let (variables, verify) = (report.variables.join(" "), report.verify.word());
-    let title = format!("{variables} -> {} (verify {verify})", report.upstream);
+pub fn as_table(subject: &Subject, report: &Report, paint: &Paint) -> String {
+    let route = &subject.tunnel.route;
+    let (variables, verify) = (route.variables.join(" "), route.trust.verify.word());
+    let title = format!("{variables} -> {} (verify {verify})", route.upstream);
     let mut table = paint.paint(1, paragraph("", 2, &title).trim()) + "\n";
     for step in &report.steps {
         table += &row(step, paint);
@@ -47,23 +48,24 @@ pub fn as_table(report: &Report, paint: &Paint) -> String {
     if report.steps.iter().any(|step| !step.required) {
         table += "  ? = not required by the current settings\n";
     }
-    for advice in &report.advice {
-        table += &paragraph("  > ", 4, &advice.text);
-        for setting in &advice.settings {
-            table += &format!("    {setting}\n");
-        }
-    }
-    table
+    table + &report.advice.iter().map(|advice| advised(advice)).collect::<String>()
+}
+
+/// One text of [`Report::advice`] for the table. The table never wraps settings, because users copy
+/// them.
+fn advised(advice: &str) -> String {
+    let (text, settings) = advice.split_once('\n').unwrap_or((advice, ""));
+    let settings = settings.lines().map(|setting| format!("    {setting}\n"));
+    paragraph("  > ", 4, text) + &settings.collect::<String>()
 }
 
 fn row(step: &StepReport, paint: &Paint) -> String {
-    let (code, word) = match step.outcome {
-        Outcome::Ok => (32, "ok"),
-        Outcome::Failed => (31, "failed"),
-        Outcome::NotReached => (2, "not reached"),
-        Outcome::Skipped => (2, "-"),
+    let code = match step.outcome {
+        Outcome::Ok => 32,
+        Outcome::Failed => 31,
+        Outcome::NotReached | Outcome::Skipped => 2,
     };
-    let word = paint.paint(code, &format!("{word:<11}"));
+    let word = paint.paint(code, &format!("{:<11}", step.outcome.word()));
     let took = match step.took {
         Duration::ZERO => String::new(),
         took => format!("{:.1} ms", took.as_secs_f64() * 1000.0),
@@ -85,24 +87,17 @@ fn rows_of(certificate: &Certificate) -> String {
 /// The time until a certificate expires, in words. `left` is the number of whole days.
 fn in_days(left: i64) -> String {
     match left {
-        ..-1 => format!("expired {} days ago", left.unsigned_abs()),
-        -1 => "expired a day ago".to_owned(),
-        0 => "less than a day".to_owned(),
-        1 => "1 day".to_owned(),
-        _ => format!("{left} days"),
+        ..0 => "expired".to_owned(),
+        _ => counted(left as u64, "day"),
     }
 }
 
-/// A paragraph below the tables about the variables or options in `names`.
-pub fn note(names: &str, text: &str) -> String {
-    paragraph("", 0, &format!("{names}: {text}"))
-}
-
-fn paragraph(head: &str, indent: usize, text: &str) -> String {
+pub fn paragraph(head: &str, indent: usize, text: &str) -> String {
     wrapped(COLUMNS, indent, head, text)
 }
 
-pub fn as_json(report: &Report) -> Value {
+pub fn as_json(subject: &Subject, report: &Report) -> Value {
+    let route = &subject.tunnel.route;
     let steps: serde_json::Map<String, Value> = report
         .steps
         .iter()
@@ -116,9 +111,9 @@ pub fn as_json(report: &Report) -> Value {
         })
         .collect();
     json!({
-        "var": report.variables.join(" "),
-        "upstream": report.upstream,
-        "verify": report.verify.word(),
+        "var": route.variables.join(" "),
+        "upstream": route.upstream.to_string(),
+        "verify": route.trust.verify.word(),
         "works": report.works(),
         "steps": steps,
         "certificate": report.certificate.as_ref().map(|certificate| json!({
@@ -134,31 +129,17 @@ pub fn as_json(report: &Report) -> Value {
         "clients": report.clients.map(|clients| {
             json!({ "connected": clients.connected, "max": clients.most })
         }),
-        "advice": report.advice.iter().map(in_one_line).collect::<Vec<_>>(),
+        "advice": report.advice.iter().map(|advice| advice.replace('\n', " ")).collect::<Vec<_>>(),
     })
-}
-
-/// An advice in JSON is a single string.
-fn in_one_line(advice: &Advice) -> String {
-    let mut words = vec![advice.text.as_str()];
-    words.extend(advice.settings.iter().map(String::as_str));
-    words.join(" ")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tls::Verify;
 
     #[test]
     fn the_days_until_expiry_are_written_as_english() {
-        let cases = [
-            (394, "394 days"),
-            (1, "1 day"),
-            (0, "less than a day"),
-            (-1, "expired a day ago"),
-            (-2, "expired 2 days ago"),
-        ];
+        let cases = [(394, "394 days"), (1, "1 day"), (0, "0 days"), (-1, "expired")];
         for (left, text) in cases {
             assert_eq!(in_days(left), text);
         }
@@ -167,21 +148,7 @@ mod tests {
     #[test]
     fn a_setting_to_copy_is_never_wrapped() {
         let setting = format!("{}_STUNNEL_PIN=sha256//{}", "X".repeat(COLUMNS), "y".repeat(44));
-        let advice =
-            Advice { text: "not authenticated: set".to_owned(), settings: vec![setting.clone()] };
-        let report = Report {
-            variables: vec!["X".repeat(COLUMNS)],
-            upstream: "h:6380".to_owned(),
-            verify: Verify::None,
-            steps: Vec::new(),
-            certificate: None,
-            advice: vec![advice],
-            mode: None,
-            clients: None,
-        };
-        let table = as_table(&report, &Paint(false));
-        assert!(table.lines().any(|line| line.trim() == setting), "{table}");
-        let one_line = format!("not authenticated: set {setting}");
-        assert_eq!(as_json(&report)["advice"], json!([one_line]));
+        let table = advised(&format!("not authenticated: set\n{setting}"));
+        assert_eq!(table, format!("  > not authenticated: set\n    {setting}\n"));
     }
 }

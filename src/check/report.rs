@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::redis_url::Credentials;
-use crate::tls::{Certificate, Verify};
+use crate::tls::Certificate;
 use crate::tunnel::Tunnel;
 use crate::tunnel::failure::Failure;
 use crate::tunnel::hints::Described;
@@ -21,8 +21,6 @@ pub struct Subject {
     pub databases: Vec<String>,
     /// True if there is no other tunnel that a general setting would affect, too.
     pub is_single: bool,
-    /// True if the user has set the verify level `none` explicitly.
-    pub none_chosen: bool,
 }
 
 /// The result of one step.
@@ -37,7 +35,6 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// The word in JSON.
     pub fn word(self) -> &'static str {
         match self {
             Outcome::Ok => "ok",
@@ -76,19 +73,14 @@ impl Problem {
     }
 }
 
-/// An error without details: a required step failed, so the check of this tunnel ends.
-#[derive(Debug)]
-pub struct Stop;
-
 /// The result of examining one tunnel.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Report {
-    pub variables: Vec<String>,
-    pub upstream: String,
-    pub verify: Verify,
     pub steps: Vec<StepReport>,
     pub certificate: Option<Certificate>,
-    pub advice: Vec<Advice>,
+    /// Each text says in its first line what to do. The further lines of a text are settings
+    /// `NAME=VALUE` that the user can copy.
+    pub advice: Vec<String>,
     /// Redis's mode according to INFO: `standalone`, `cluster` or `sentinel`. `None` if a step
     /// failed before INFO, or if this user may not call INFO.
     pub mode: Option<String>,
@@ -104,35 +96,7 @@ pub struct Clients {
     pub most: u64,
 }
 
-/// Advice for the user.
-#[derive(Debug)]
-pub struct Advice {
-    /// Text that the table wraps.
-    pub text: String,
-    /// Lines `NAME=VALUE` that the user can copy. The table never wraps these lines.
-    pub settings: Vec<String>,
-}
-
-impl From<String> for Advice {
-    fn from(text: String) -> Advice {
-        Advice { text, settings: Vec::new() }
-    }
-}
-
 impl Report {
-    pub fn new(tunnel: &Tunnel) -> Report {
-        Report {
-            variables: tunnel.route.variables.clone(),
-            upstream: tunnel.route.upstream.to_string(),
-            verify: tunnel.route.trust.verify,
-            steps: Vec::new(),
-            certificate: None,
-            advice: Vec::new(),
-            mode: None,
-            clients: None,
-        }
-    }
-
     pub fn works(&self) -> bool {
         self.steps.iter().all(|step| !step.required || step.outcome.is_good())
     }
@@ -147,29 +111,29 @@ impl Report {
     }
 
     /// Takes a step, and adds the result and the duration. `detail` describes a successful result.
-    ///
-    /// # Errors
-    /// If the step failed.
+    /// Returns `None` if the step failed.
     pub async fn step<T>(
         &mut self,
         name: &'static str,
         step: impl Future<Output = Result<T, Problem>>,
         detail: impl Fn(&T) -> String,
-    ) -> Result<T, Stop> {
+    ) -> Option<T> {
         let started = Instant::now();
         match step.await {
             Ok(value) => {
                 self.push(name, Outcome::Ok, detail(&value), started.elapsed());
-                Ok(value)
+                Some(value)
             }
-            Err(problem) => Err(self.fail(name, started, problem)),
+            Err(problem) => {
+                self.fail(name, started, problem);
+                None
+            }
         }
     }
 
     /// Adds a step that has just failed.
-    pub fn fail(&mut self, name: &'static str, started: Instant, problem: Problem) -> Stop {
+    pub fn fail(&mut self, name: &'static str, started: Instant, problem: Problem) {
         self.push(name, Outcome::Failed, problem.text, started.elapsed());
-        self.advice.splice(0..0, problem.advice.map(Advice::from));
-        Stop
+        self.advice.splice(0..0, problem.advice);
     }
 }

@@ -116,9 +116,6 @@ const PLAIN: Declaration = Declaration {
 
 /// The variables in which the launcher looks for Redis URLs by default.
 pub const DISCOVERED: &str = "REDIS_URL HEROKU_REDIS_* REDIS_ENDPOINT_*_URL";
-/// The message if no variable holds a Redis URL.
-pub const NO_URL: &str = "none of REDIS_URL HEROKU_REDIS_* REDIS_ENDPOINT_*_URL holds a Redis URL. \
-                          Set REDIS_URL, or list your variables in REDIS_STUNNEL_URLS";
 
 /// A retired option and its variable. For one release, the launcher warns about them instead of
 /// refusing to start.
@@ -306,7 +303,7 @@ settings! {
     }
     POOL: PoolMode = values::pool, {
         option: Some("pool"),
-        variable: names::POOL,
+        variable: "STUNNEL_POOL",
         default: "auto",
         value_name: "MODE",
         help: "off: plain tunnel. on: when the app closes a connection cleanly, keep the \

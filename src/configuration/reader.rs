@@ -1,5 +1,7 @@
 //! Reads the settings that apply to the launcher or to all URLs, and collects the mistakes.
 
+use std::time::Duration;
+
 use openssl::x509::X509;
 
 use super::options::{self, Declaration, Setting};
@@ -7,7 +9,7 @@ use super::sources::{ConfigError, Sources};
 use crate::environment::lookup;
 use crate::logging::LogSettings;
 use crate::sandbox::SandboxMode;
-use crate::status::{StatusAddress, StatusSettings};
+use crate::status::StatusAddress;
 use crate::supervisor::ForwardSignals;
 use crate::tls::pem::ClientIdentity;
 use crate::tls::roots::RootsProblem;
@@ -25,7 +27,9 @@ pub struct Settings {
     pub listen_port: u16,
     pub port_taken: PortTaken,
     pub connection: ConnectionSettings,
-    pub status: StatusSettings,
+    pub status_address: Option<StatusAddress>,
+    /// The launcher logs metrics at this interval; `None`: never.
+    pub metrics_interval: Option<Duration>,
     pub forward_signals: ForwardSignals,
     pub sandbox: SandboxMode,
     pub log: LogSettings,
@@ -106,10 +110,8 @@ impl<'a> Reader<'a> {
                 idle_timeout: sources.read(&options::IDLE_TIMEOUT),
                 drain_timeout: sources.read(&options::DRAIN_TIMEOUT),
             },
-            status: StatusSettings {
-                address: sources.read(&options::STATUS_ADDRESS),
-                metrics_interval: sources.read(&options::METRICS_INTERVAL),
-            },
+            status_address: sources.read(&options::STATUS_ADDRESS),
+            metrics_interval: sources.read(&options::METRICS_INTERVAL),
             log: LogSettings {
                 level: sources.read(&options::LOG_LEVEL),
                 format: sources.read(&options::LOG_FORMAT),

@@ -10,9 +10,9 @@ pub struct Counts {
     /// Open app connections now.
     pub open: u64,
     pub accepted: u64,
-    /// Ended app connections by reason, in the order of [`CloseReason::ALL`].
+    /// Ended app connections by reason, in the order of [`CloseReason::WORDS`].
     pub closed: [u64; CloseReason::COUNT],
-    /// Failed app connections by reason, in the order of [`FailureReason::ALL`].
+    /// Failed app connections by reason, in the order of [`FailureReason::WORDS`].
     pub failed: [u64; FailureReason::COUNT],
     /// App connections that wait for a connection to Redis now.
     pub waiting: u64,
@@ -24,15 +24,15 @@ pub struct Counts {
     pub sent: u64,
     /// Plaintext bytes from Redis to the app, without TLS overhead.
     pub received: u64,
-    /// Connections to Redis now, in the order of [`UpstreamState::ALL`].
+    /// Connections to Redis now, in the order of [`UpstreamState::WORDS`].
     pub upstream: [u64; UpstreamState::COUNT],
     /// The highest number of connections to Redis since the launcher started.
     pub peak: u64,
     /// The highest number of connections to Redis since the current [`super::history::SLOT`] began.
     pub slot_peak: u64,
-    /// Connections that the pool gave to apps, in the order of [`PoolResult::ALL`].
+    /// Connections that the pool gave to apps, in the order of [`PoolResult::WORDS`].
     pub pool: [u64; PoolResult::COUNT],
-    /// Durations of successful handshakes, in the order of [`Handshake::ALL`].
+    /// Durations of successful handshakes, in the order of [`Handshake::WORDS`].
     pub handshakes: [Histogram; Handshake::COUNT],
     /// The times from accepting an app connection until its connection to Redis was ready.
     pub connection_wait: Histogram,

@@ -83,16 +83,12 @@ const DEFECT_HINT: &str = "please report the log line at=internal-error";
 #[derive(Debug)]
 pub struct Arrival {
     figures: Arc<TunnelFigures>,
-    accepted: Instant,
+    pub accepted: Instant,
     is_ready: bool,
     decided: bool,
 }
 
 impl Arrival {
-    pub fn accepted(&self) -> Instant {
-        self.accepted
-    }
-
     /// Records how long the app connection has waited for its connection to Redis. Later calls
     /// record nothing.
     pub fn ready(&mut self, now: Instant) {

@@ -50,7 +50,8 @@ pub struct Command {
 impl Figures {
     /// `tunnels` has one entry per tunnel. `command` is the pid of COMMAND, which has just started.
     pub fn new(tunnels: Vec<TunnelLabels>, command: i32) -> Figures {
-        let tunnels = tunnels.into_iter().map(|labels| Arc::new(TunnelFigures::new(labels)));
+        let with_labels = |labels| TunnelFigures { labels, state: Mutex::default() };
+        let tunnels = tunnels.into_iter().map(|labels| Arc::new(with_labels(labels)));
         let (started, state) = (unix_ms(SystemTime::now()), CommandState::Running);
         let command = Mutex::new(Command { pid: command, started, state });
         Figures { tunnels: tunnels.collect(), command }
@@ -80,14 +81,15 @@ impl Figures {
         let mut tunnels: Vec<TunnelSnapshot> = tunnels.collect();
         for tunnel in &mut tunnels {
             let same_server = self.of_server(&tunnel.labels.upstream);
-            tunnel.open_to_server = same_server.iter().map(|figures| figures.established()).sum();
+            tunnel.open_to_server =
+                same_server.iter().map(|figures| figures.count(Counts::established)).sum();
         }
         tunnels
     }
 
     /// The sum of a count over all tunnels.
     pub fn sum(&self, count: fn(&Counts) -> u64) -> u64 {
-        self.tunnels.iter().map(|tunnel| count(&tunnel.state().counts)).sum()
+        self.tunnels.iter().map(|tunnel| tunnel.count(count)).sum()
     }
 }
 

@@ -13,9 +13,8 @@ macro_rules! words {
         }
 
         impl $name {
-            pub const ALL: [$name; Self::COUNT] = [$($name::$variant,)+];
             pub const COUNT: usize = [$($word,)+].len();
-            /// The words, in the order of `ALL`.
+            /// The words, in the order of the variants.
             pub const WORDS: [&str; Self::COUNT] = [$($word,)+];
 
             pub const fn word(self) -> &'static str {

@@ -58,7 +58,7 @@ pub const LAPSE: Duration = Duration::from_secs(60);
 #[derive(Debug, Default)]
 pub struct TunnelFigures {
     pub(super) labels: TunnelLabels,
-    state: Mutex<State>,
+    pub(super) state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
@@ -125,10 +125,6 @@ impl State {
 }
 
 impl TunnelFigures {
-    pub fn new(labels: TunnelLabels) -> TunnelFigures {
-        TunnelFigures { labels, state: Mutex::default() }
-    }
-
     /// Locks the state, to change counts that the history does not show.
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -189,14 +185,9 @@ impl TunnelFigures {
         self.state_at(Instant::now()).counts.max_clients += 1;
     }
 
-    /// The number of app connections that wait for a connection to Redis.
-    pub fn waiting(&self) -> u64 {
-        self.state().counts.waiting
-    }
-
-    /// The number of connections to Redis whose handshake is done.
-    pub fn established(&self) -> u64 {
-        self.state().counts.established()
+    /// One of the tunnel's counts.
+    pub fn count(&self, count: fn(&Counts) -> u64) -> u64 {
+        count(&self.state().counts)
     }
 
     /// Counts a connection to Redis that the pool gave to an app connection.

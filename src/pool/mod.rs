@@ -135,7 +135,7 @@ impl Pool {
             return false;
         }
         let mut state = self.state();
-        if !state.idle.has_waiters() && self.tunnel.figures.waiting() > 0 {
+        if !state.idle.has_waiters() && self.tunnel.figures.count(|counts| counts.waiting) > 0 {
             // An app that connected while the pool was off waits for this connection's slot.
             return false;
         }

@@ -1,7 +1,7 @@
 //! Implements `--status`, which prints the state of each launcher of this user.
 
 use std::fs;
-use std::io::{self, Write as _};
+use std::io;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -16,7 +16,6 @@ use crate::exit;
 use crate::logging::LogFormat;
 use crate::names;
 use crate::text::is_unprintable;
-use crate::tunnel::failure::is_hang_up;
 
 /// The kernel's list of Unix sockets.
 const SOCKETS: &str = "/proc/net/unix";
@@ -61,9 +60,7 @@ pub fn run(format: LogFormat, switched_off: bool) -> anyhow::Result<u8> {
             texts.join("\n")
         }
     };
-    let mut stdout = io::stdout().lock();
-    let printed = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
-    Ok(exit::despite_closed_pipe(printed, code)?)
+    Ok(exit::after_printing(&text, code)?)
 }
 
 /// The pids of all launchers, and the names of their sockets.
@@ -95,14 +92,11 @@ async fn answer_of(launcher: &(i32, String), format: LogFormat) -> Option<Answer
         Ok(answer) => return answer,
         Err(error) => error,
     };
-    // The launcher may have ended meanwhile. A launcher that is short of memory also closes the
-    // connection, but such a launcher still listens on its socket.
-    if error.kind() == io::ErrorKind::ConnectionRefused || is_hang_up(&error) {
-        // A launcher that is about to end may close the connection before it closes its socket.
-        sleep(RETRY_PAUSE).await;
-        if launchers().is_ok_and(|found| !found.contains(launcher)) {
-            return None;
-        }
+    // The launcher may have ended meanwhile. A launcher that is about to end may close the
+    // connection before the launcher closes its socket.
+    sleep(RETRY_PAUSE).await;
+    if launchers().is_ok_and(|found| !found.contains(launcher)) {
+        return None;
     }
     let (pid, _) = launcher;
     let text = format!("start-stunnel pid {pid} does not answer: {error}");
@@ -166,6 +160,6 @@ mod tests {
         assert_eq!((answer.text.as_str(), answer.well), ("A [1m\nB\n", true));
         assert!(!parse("HTTP/1.1 200 OK\r\n\r\nstart-stunnel-well: true").unwrap().well);
         assert!(parse("HTTP/1.1 404 Not Found\r\n\r\n").is_err());
-        assert!(is_hang_up(&parse("").err().unwrap()));
+        assert!(parse("").is_err());
     }
 }

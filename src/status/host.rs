@@ -8,6 +8,8 @@
 
 use std::net::IpAddr;
 
+use hyper::http::uri::Authority;
+
 #[derive(Debug, Clone)]
 pub enum HostCheck {
     /// Accepts every host.
@@ -20,12 +22,9 @@ impl HostCheck {
     /// True if the `Host` header `authority` is accepted: a host with or without a port.
     pub fn accepts(&self, authority: &str) -> bool {
         let HostCheck::Named(name) = self else { return true };
-        let host = match authority.rsplit_once(':') {
-            Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
-            _ => authority,
-        };
-        let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-        bracketed.unwrap_or(host).parse::<IpAddr>().is_ok()
+        let Ok(authority) = authority.parse::<Authority>() else { return false };
+        let host = authority.host().trim_matches(['[', ']']);
+        host.parse::<IpAddr>().is_ok()
             || host.eq_ignore_ascii_case("localhost")
             || host.eq_ignore_ascii_case(name)
     }

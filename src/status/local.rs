@@ -7,15 +7,13 @@
 use std::io;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener};
+use std::path::Path;
 use std::sync::Arc;
 
 use nix::unistd::geteuid;
-use socket2::Socket;
 use tokio::net::UnixStream;
 
-use super::Status;
-use super::host::HostCheck;
-use super::server::accept_all;
+use super::{Status, StatusListener, server};
 use crate::logging::debug;
 
 /// The beginning of the socket's name. The launcher's pid follows, and then a random number:
@@ -26,16 +24,16 @@ const PREFIX: &str = "start-stunnel/";
 /// Answers requests of `--status` from this launcher's user and from root, for ever.
 pub async fn serve(status: Arc<Status>) {
     match bind() {
-        Ok(socket) => accept_all(socket, status, HostCheck::Off).await,
+        Ok(listener) => server::serve(listener, status).await,
         Err(error) => debug!(at = "status-not-local", error = %error),
     }
 }
 
-fn bind() -> io::Result<Socket> {
+fn bind() -> io::Result<StatusListener> {
     let name = format!("{PREFIX}{}.{}", std::process::id(), fastrand::u32(..));
-    let listener = UnixListener::bind_addr(&SocketAddr::from_abstract_name(name)?)?;
+    let listener = UnixListener::bind_addr(&SocketAddr::from_abstract_name(&name)?)?;
     listener.set_nonblocking(true)?;
-    Ok(listener.into())
+    Ok(StatusListener::unix(listener.into(), Path::new(&name)))
 }
 
 /// Finds the launchers in the text of /proc/net/unix (proc_net(5)). Returns each launcher's pid and

@@ -24,16 +24,10 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
 
 type Text = &'static str;
 
-/// One metric of a tunnel or of the launcher: `T` has the values.
-#[derive(Debug)]
-struct Metric<T> {
-    kind: MetricType,
-    /// The name without its prefix. The encoder adds suffixes such as `_total`. The names follow
-    /// <https://prometheus.io/docs/practices/naming/>.
-    name: Text,
-    help: Text,
-    read: fn(&T) -> Vec<Sample<'_>>,
-}
+/// One metric: the kind, the name without its prefix, the help, and the function that reads the
+/// samples from `T`. The encoder adds suffixes such as `_total` to the name. The names follow
+/// <https://prometheus.io/docs/practices/naming/>.
+type Metric<T> = (MetricType, Text, Text, fn(&T) -> Vec<Sample<'_>>);
 
 /// The value of a metric, and its labels except `tunnel`.
 type Sample<'a> = (Labels, Value<'a>);
@@ -43,25 +37,14 @@ type Labels = Vec<(Text, String)>;
 enum Value<'a> {
     Number(f64),
     Durations(&'a Histogram),
-    /// The metric has only labels.
-    Info,
 }
-use Value::{Durations, Info, Number};
+use Value::{Durations, Number};
 
-const fn gauge<T>(name: Text, help: Text, read: fn(&T) -> Vec<Sample<'_>>) -> Metric<T> {
-    Metric { kind: MetricType::Gauge, name, help, read }
-}
-
-const fn counter<T>(name: Text, help: Text, read: fn(&T) -> Vec<Sample<'_>>) -> Metric<T> {
-    Metric { kind: MetricType::Counter, name, help, read }
-}
-
-const fn histogram<T>(name: Text, help: Text, read: fn(&T) -> Vec<Sample<'_>>) -> Metric<T> {
-    Metric { kind: MetricType::Histogram, name, help, read }
-}
-
-const fn info<T>(name: Text, help: Text, read: fn(&T) -> Vec<Sample<'_>>) -> Metric<T> {
-    Metric { kind: MetricType::Info, name, help, read }
+/// Declares a list of metrics. `$from` is the tunnel or the report that has the values.
+macro_rules! metrics {
+    ($from:ident: $($kind:ident $name:ident $help:literal = $samples:expr;)+) => {
+        &[$((MetricType::$kind, stringify!($name), $help, |$from| $samples),)+]
+    };
 }
 
 fn number(number: f64) -> Vec<Sample<'static>> {
@@ -82,6 +65,12 @@ fn time(ms: Option<u64>) -> Vec<Sample<'static>> {
     ms.map_or_else(Vec::new, |ms| number(ms as f64 / 1000.0))
 }
 
+/// The sample of a metric that only has labels. The value is always 1.
+fn info(labels: &[(Text, &str)]) -> Vec<Sample<'static>> {
+    let owned = |(label, text): &(Text, &str)| (*label, str::to_owned(text));
+    vec![(labels.iter().map(owned).collect(), Number(1.0))]
+}
+
 /// One sample for each value that `label` can have.
 fn by_word<const N: usize>(label: Text, words: [Text; N], of: [u64; N]) -> Vec<Sample<'static>> {
     let sample = |(word, value)| (vec![(label, str::to_owned(word))], Number(value as f64));
@@ -89,133 +78,82 @@ fn by_word<const N: usize>(label: Text, words: [Text; N], of: [u64; N]) -> Vec<S
 }
 
 /// The metrics of each tunnel. Their names begin with `start_stunnel_`.
-const TUNNEL: &[Metric<TunnelSnapshot>] = &[
-    gauge("connections_open", "Open app connections", |t| whole(t.counts.open)),
-    counter("connections_accepted", "Accepted app connections", |t| whole(t.counts.accepted)),
-    counter("connections_closed", "App connections that ended without a failure, by reason", |t| {
-        by_word("reason", CloseReason::WORDS, t.counts.closed)
-    }),
-    counter(
-        "connections_failed",
-        "App connections that got no connection to Redis, by reason",
-        |t| by_word("reason", FailureReason::WORDS, t.counts.failed),
-    ),
-    gauge("upstream_connections", "Connections to Redis, by state", |t| {
-        by_word("state", UpstreamState::WORDS, t.counts.upstream)
-    }),
-    gauge(
-        "upstream_connections_limit",
-        "Limit on connections to Redis (--max-connections); absent if there is no limit",
-        |t| optional(t.labels.limit),
-    ),
-    gauge("connections_waiting", "App connections waiting for a connection to Redis", |t| {
-        whole(t.counts.waiting)
-    }),
-    counter(
-        "pool_requests",
-        "Connections that the pool gave to apps, by result (new, or reused)",
-        |t| by_word("result", PoolResult::WORDS, t.counts.pool),
-    ),
-    histogram(
-        "tls_handshake_duration_seconds",
-        "Duration of successful TLS handshakes, by mode",
-        |t| {
-            let modes = Handshake::WORDS.into_iter().zip(&t.counts.handshakes);
-            modes.map(|(mode, all)| (vec![("mode", mode.to_owned())], Durations(all))).collect()
-        },
-    ),
-    histogram(
-        "connection_wait_seconds",
-        "Time from accepting an app connection until Redis was ready for it",
-        |t| vec![(Vec::new(), Durations(&t.counts.connection_wait))],
-    ),
-    histogram(
-        "reply_wait_seconds",
+const TUNNEL: &[Metric<TunnelSnapshot>] = metrics! { t:
+    Gauge connections_open "Open app connections" = whole(t.counts.open);
+    Counter connections_accepted "Accepted app connections" = whole(t.counts.accepted);
+    Counter connections_closed "App connections that ended without a failure, by reason"
+        = by_word("reason", CloseReason::WORDS, t.counts.closed);
+    Counter connections_failed "App connections that got no connection to Redis, by reason"
+        = by_word("reason", FailureReason::WORDS, t.counts.failed);
+    Gauge upstream_connections "Connections to Redis, by state"
+        = by_word("state", UpstreamState::WORDS, t.counts.upstream);
+    Gauge upstream_connections_limit
+        "Limit on connections to Redis (--max-connections); absent if there is no limit"
+        = optional(t.labels.limit);
+    Gauge connections_waiting "App connections waiting for a connection to Redis"
+        = whole(t.counts.waiting);
+    Counter pool_requests "Connections that the pool gave to apps, by result (new, or reused)"
+        = by_word("result", PoolResult::WORDS, t.counts.pool);
+    Histogram tls_handshake_duration_seconds "Duration of successful TLS handshakes, by mode"
+        = Handshake::WORDS.into_iter().zip(&t.counts.handshakes)
+            .map(|(mode, all)| (vec![("mode", mode.to_owned())], Durations(all))).collect();
+    Histogram connection_wait_seconds
+        "Time from accepting an app connection until Redis was ready for it"
+        = vec![(Vec::new(), Durations(&t.counts.connection_wait))];
+    Histogram reply_wait_seconds
         "Time from a request to the first byte of its reply, without requests sent while another \
-         reply was pending",
-        |t| vec![(Vec::new(), Durations(&t.counts.reply_wait))],
-    ),
-    gauge(
-        "longest_wait_for_reply_seconds",
-        "Longest time that a connection has been waiting for Redis's next reply",
-        |t| number(t.longest_wait_for_reply.as_secs_f64()),
-    ),
-    counter("sent_bytes", "Plaintext bytes from the app to Redis (without TLS overhead)", |t| {
-        whole(t.counts.sent)
-    }),
-    counter(
-        "received_bytes",
-        "Plaintext bytes from Redis to the app (without TLS overhead)",
-        |t| whole(t.counts.received),
-    ),
-    counter(
-        "max_clients_errors",
-        "Connections that Redis refused, probably at its client limit",
-        |t| whole(t.counts.max_clients),
-    ),
-    counter("accept_errors", "Failed attempts to accept an app connection", |t| {
-        whole(t.counts.accept_errors)
-    }),
-    gauge(
-        "last_success_timestamp_seconds",
-        "Time of the most recent connection on which Redis has answered",
-        |t| time(t.counts.last_success),
-    ),
-    gauge("tunnel_failing", "1 if /readyz reports the tunnel as failing, otherwise 0", |t| {
-        whole(t.failing_since.is_some().into())
-    }),
-    gauge(
-        "server_certificate_expiry_timestamp_seconds",
-        "When the server certificate of the latest full TLS handshake expires",
-        |t| optional(t.certificate.as_ref().map(|shown| shown.expires.max(0) as u64)),
-    ),
-    info("tunnel", "The server to which the tunnel leads, and the tunnel's --verify level", |t| {
-        let (upstream, verify) = (t.labels.upstream.clone(), t.labels.verify.to_owned());
-        vec![(vec![("upstream", upstream), ("verify", verify)], Info)]
-    }),
-];
+         reply was pending"
+        = vec![(Vec::new(), Durations(&t.counts.reply_wait))];
+    Gauge longest_wait_for_reply_seconds
+        "Longest time that a connection has been waiting for Redis's next reply"
+        = number(t.longest_wait_for_reply.as_secs_f64());
+    Counter sent_bytes "Plaintext bytes from the app to Redis (without TLS overhead)"
+        = whole(t.counts.sent);
+    Counter received_bytes "Plaintext bytes from Redis to the app (without TLS overhead)"
+        = whole(t.counts.received);
+    Counter max_clients_errors "Connections that Redis refused, probably at its client limit"
+        = whole(t.counts.max_clients);
+    Counter accept_errors "Failed attempts to accept an app connection"
+        = whole(t.counts.accept_errors);
+    Gauge last_success_timestamp_seconds
+        "Time of the most recent connection on which Redis has answered"
+        = time(t.counts.last_success);
+    Gauge tunnel_failing "1 if /readyz reports the tunnel as failing, otherwise 0"
+        = whole(t.failing_since.is_some().into());
+    Gauge server_certificate_expiry_timestamp_seconds
+        "When the server certificate of the latest full TLS handshake expires"
+        = optional(t.certificate.as_ref().map(|shown| shown.expires.max(0) as u64));
+    Info tunnel "The server to which the tunnel leads, and the tunnel's --verify level"
+        = info(&[("upstream", &t.labels.upstream), ("verify", t.labels.verify)]);
+};
 
 /// The metrics of the launcher. Their names begin with `start_stunnel_`.
-const LAUNCHER: &[Metric<StatusReport>] = &[
-    gauge("command_state", "1 for COMMAND's current state, 0 for every other state", |r| {
-        let current = |state| u64::from(state == r.command.state);
-        by_word("state", CommandState::WORDS, CommandState::ALL.map(current))
-    }),
-    gauge("command_start_time_seconds", "When COMMAND was started", |r| {
-        time(Some(r.command.started))
-    }),
-    gauge(
-        "event_loop_lag_seconds",
-        "How long a task had to wait for the launcher's thread, measured for this scrape",
-        |r| number(r.loop_lag.as_secs_f64()),
-    ),
-    counter("log_lines_dropped", "Log lines dropped because stderr was not read in time", |_| {
-        whole(logging::dropped_lines())
-    }),
-    info("build", "The launcher's version", |_| {
-        vec![(vec![("version", env!("CARGO_PKG_VERSION").to_owned())], Info)]
-    }),
-];
+#[allow(unused_variables)] // The version does not come from the report.
+const LAUNCHER: &[Metric<StatusReport>] = metrics! { r:
+    Gauge command_state "1 for COMMAND's current state, 0 for every other state"
+        = by_word("state", CommandState::WORDS,
+            CommandState::WORDS.map(|word| u64::from(word == r.command.state.word())));
+    Gauge command_start_time_seconds "When COMMAND was started" = time(Some(r.command.started));
+    Gauge event_loop_lag_seconds
+        "How long a task had to wait for the launcher's thread, measured for this scrape"
+        = number(r.loop_lag.as_secs_f64());
+    Counter log_lines_dropped "Log lines dropped because stderr was not read in time"
+        = whole(logging::dropped_lines());
+    Info build "The launcher's version" = info(&[("version", env!("CARGO_PKG_VERSION"))]);
+};
 
 /// The metrics that Prometheus's clients have for every process. Their names begin with `process_`.
-const PROCESS: &[Metric<StatusReport>] = &[
-    counter("cpu_seconds", "User and system CPU time of the launcher", |r| {
-        r.process.cpu.map_or_else(Vec::new, |cpu| number(cpu.as_secs_f64()))
-    }),
-    gauge("resident_memory_bytes", "Resident memory of the launcher", |r| {
-        optional(r.process.resident)
-    }),
-    gauge("virtual_memory_bytes", "Virtual memory of the launcher", |r| {
-        optional(r.process.virtual_memory)
-    }),
-    gauge("open_fds", "Open file descriptors of the launcher", |r| optional(r.process.descriptors)),
-    gauge(
-        "max_fds",
-        "Limit on the launcher's open file descriptors; absent if there is no limit",
-        |r| optional(r.process.max_descriptors),
-    ),
-    gauge("start_time_seconds", "When the launcher started", |r| time(Some(r.started))),
-];
+const PROCESS: &[Metric<StatusReport>] = metrics! { r:
+    Counter cpu_seconds "User and system CPU time of the launcher"
+        = r.process.cpu.map_or_else(Vec::new, |cpu| number(cpu.as_secs_f64()));
+    Gauge resident_memory_bytes "Resident memory of the launcher" = optional(r.process.resident);
+    Gauge virtual_memory_bytes "Virtual memory of the launcher"
+        = optional(r.process.virtual_memory);
+    Gauge open_fds "Open file descriptors of the launcher" = optional(r.process.descriptors);
+    Gauge max_fds "Limit on the launcher's open file descriptors; absent if there is no limit"
+        = optional(r.process.max_descriptors);
+    Gauge start_time_seconds "When the launcher started" = time(Some(r.started));
+};
 
 /// Returns the content type and all metrics. The format is OpenMetrics if `accept`, the `Accept`
 /// header, names OpenMetrics, and otherwise Prometheus's text format, which every tool reads.
@@ -243,7 +181,7 @@ struct Metrics<T: 'static>(&'static [Metric<T>], Vec<(Labels, T)>);
 
 impl<T: fmt::Debug + Send + Sync> Collector for Metrics<T> {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        for Metric { kind, name, help, read } in self.0 {
+        for (kind, name, help, read) in self.0 {
             let mut family = encoder.encode_descriptor(name, help, None, *kind)?;
             for (labels, measured) in &self.1 {
                 for (further, value) in read(measured) {
@@ -264,7 +202,7 @@ fn encode(
     value: &Value<'_>,
 ) -> fmt::Result {
     match (value, kind) {
-        (Info, _) => family.encode_info(labels),
+        (Number(_), MetricType::Info) => family.encode_info(labels),
         (Number(number), MetricType::Counter) => {
             family.encode_family(labels)?.encode_counter::<NoLabelSet, _, f64>(number, None)
         }

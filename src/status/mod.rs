@@ -38,36 +38,22 @@ pub use server::{serve, serve_connection};
 
 use crate::figures::{Command, Figures, TunnelSnapshot, unix_ms};
 
-/// The settings of the status page and of the metrics in the log.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StatusSettings {
-    pub address: Option<StatusAddress>,
-    /// The launcher logs metrics at this interval; `None`: never.
-    pub metrics_interval: Option<Duration>,
-}
-
-/// Whether the launcher has found a variable with a Redis URL. A URL without a tunnel counts, too.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RedisUrls {
-    Found,
-    /// The user may have misspelt a variable's name, so the launcher must not look healthy.
-    Missing,
-}
-
 /// Makes reports about the launcher.
 #[derive(Debug)]
 pub struct Status {
     figures: Arc<Figures>,
-    urls: RedisUrls,
+    found_urls: bool,
     /// Milliseconds since 1970.
     started: u64,
     files: ProcFiles,
 }
 
 impl Status {
-    pub fn new(figures: Arc<Figures>, urls: RedisUrls) -> Arc<Status> {
+    /// `found_urls` is true if the launcher has found a variable with a Redis URL. A URL without a
+    /// tunnel counts, too.
+    pub fn new(figures: Arc<Figures>, found_urls: bool) -> Arc<Status> {
         let started = unix_ms(SystemTime::now());
-        Arc::new(Status { figures, urls, started, files: ProcFiles::open() })
+        Arc::new(Status { figures, found_urls, started, files: ProcFiles::open() })
     }
 
     /// The state of the launcher now.
@@ -80,7 +66,7 @@ impl Status {
             at: unix_ms(SystemTime::now()),
             command: self.figures.command(),
             tunnels: self.figures.snapshot(now),
-            urls: self.urls,
+            found_urls: self.found_urls,
             started: self.started,
             loop_lag: now - woken,
             process: Process::now(&self.files),
@@ -95,7 +81,8 @@ pub struct StatusReport {
     pub at: u64,
     pub command: Command,
     pub tunnels: Vec<TunnelSnapshot>,
-    pub urls: RedisUrls,
+    /// If false, the user may have misspelt a variable's name, so the launcher must not look well.
+    pub found_urls: bool,
     /// Milliseconds since 1970.
     pub started: u64,
     pub loop_lag: Duration,
@@ -105,7 +92,6 @@ pub struct StatusReport {
 impl StatusReport {
     /// True if there is a Redis URL and none of the tunnels fails.
     pub fn is_well(&self) -> bool {
-        self.urls == RedisUrls::Found
-            && self.tunnels.iter().all(|tunnel| tunnel.failing_since.is_none())
+        self.found_urls && self.tunnels.iter().all(|tunnel| tunnel.failing_since.is_none())
     }
 }

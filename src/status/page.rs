@@ -82,7 +82,7 @@ fn section(block: &Block, graph: &[Point]) -> String {
             _ => (String::new(), ""),
         };
         let (label, text) = (row.label, escaped(&row.text));
-        let advice = advice(row.advice.as_deref());
+        let advice = advice(row.advice);
         let bars = match row.label {
             HELD => bars("connections to Redis", "held", graph, |point| point.peak),
             FAILURES => bars("failures", "failed", graph, |point| point.failed),

@@ -23,10 +23,10 @@ use tokio::time::{sleep, timeout};
 
 use super::address::StatusListener;
 use super::host::HostCheck;
-use super::words;
-use super::{RedisUrls, Status, StatusReport, json, metrics, page, text};
+use super::{Status, StatusReport, json, metrics, page, text};
 use crate::figures::CommandState;
 use crate::logging::{debug, warning};
+use crate::names;
 use crate::system::socket::watch;
 use crate::text::printable;
 use crate::tunnel::failure;
@@ -61,16 +61,12 @@ fn accept(listener: &Socket) -> io::Result<Option<Box<dyn Connection>>> {
 }
 
 /// Serves the status page for ever.
-pub async fn serve(page: StatusListener, status: Arc<Status>) {
-    accept_all(page.socket, status, page.hosts).await;
-}
-
-/// Serves all connections to `socket` for ever.
 ///
 /// The server keeps one descriptor in reserve, because people look at the status page when no
 /// descriptor is free.
-pub async fn accept_all(socket: Socket, status: Arc<Status>, hosts: HostCheck) {
-    let listener = match watch(socket) {
+pub async fn serve(page: StatusListener, status: Arc<Status>) {
+    let hosts = page.hosts;
+    let listener = match watch(page.socket) {
         Ok(listener) => listener,
         Err(error) => return warning!(at = "status-down", error = %error),
     };
@@ -91,12 +87,7 @@ pub async fn accept_all(socket: Socket, status: Arc<Status>, hosts: HostCheck) {
                 drop(reserve.take());
                 // Without a free descriptor, accept(2) fails even if no connection waits. If no
                 // connection waits, keep the descriptor in reserve again, before an app takes it.
-                let waiting = tokio::select! {
-                    biased;
-                    accepted = listener.async_io(Interest::READABLE, accept) => accepted.ok(),
-                    () = std::future::ready(()) => None,
-                };
-                if let Some(Some(stream)) = waiting {
+                if let Ok(Some(stream)) = listener.try_io(Interest::READABLE, accept) {
                     serve_connection(stream, &status, &hosts).await;
                 }
             }
@@ -135,11 +126,14 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Connection for S {}
 /// Reads one request from `stream`, and answers the request.
 pub async fn serve_connection(stream: Box<dyn Connection>, status: &Status, hosts: &HostCheck) {
     let answer = async |request: Request<Incoming>| {
-        let response = match refusal(&request, hosts) {
-            Some(refusal) => refusal,
-            None => response_to(request.uri().path(), request.headers(), &status.report().await),
-        };
-        Ok::<_, Infallible>(response)
+        if let Some(refusal) = refusal(&request, hosts) {
+            return Ok::<_, Infallible>(response(refusal));
+        }
+        let report = status.report().await;
+        let mut answer = response(content(request.uri().path(), request.headers(), &report));
+        let well = HeaderValue::from_static(if report.is_well() { "true" } else { "false" });
+        answer.headers_mut().insert(WELL, well);
+        Ok(answer)
     };
     let served = http1::Builder::new()
         .keep_alive(false)
@@ -156,104 +150,88 @@ pub async fn serve_connection(stream: Box<dyn Connection>, status: &Status, host
     }
 }
 
-type Answer = Response<Full<Bytes>>;
+/// An answer's status code, content type and body.
+type Content = (StatusCode, &'static str, String);
+
+const PLAIN: &str = "text/plain; charset=utf-8";
 
 /// The answer to a request that the server refuses; `None` if the server accepts the request.
-fn refusal(request: &Request<Incoming>, hosts: &HostCheck) -> Option<Answer> {
+fn refusal(request: &Request<Incoming>, hosts: &HostCheck) -> Option<Content> {
     let named = request.headers().get_all(header::HOST).iter().map(HeaderValue::to_str);
     let in_target = request.uri().authority().map(|authority| Ok(authority.as_str()));
     if !named.chain(in_target).all(|host| host.is_ok_and(|host| hosts.accepts(host))) {
         let text = "this server does not accept the Host header of the request; use localhost or \
-                    an IP address\n";
-        return Some(text_response(StatusCode::MISDIRECTED_REQUEST, text));
+                    an IP address";
+        return Some(plain(StatusCode::MISDIRECTED_REQUEST, text));
     }
-    if ![Method::GET, Method::HEAD].contains(request.method()) {
-        let text = "only GET and HEAD are allowed\n";
-        let mut refusal = text_response(StatusCode::METHOD_NOT_ALLOWED, text);
-        refusal.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
-        return Some(refusal);
-    }
-    None
+    let is_allowed = [Method::GET, Method::HEAD].contains(request.method());
+    let text = "only GET and HEAD are allowed";
+    (!is_allowed).then(|| plain(StatusCode::METHOD_NOT_ALLOWED, text))
 }
 
-fn response_to(path: &str, headers: &HeaderMap, report: &StatusReport) -> Answer {
-    let mut answer = match path {
-        "/" => {
-            let page = page::render(report);
-            let mut answer = response(StatusCode::OK, "text/html; charset=utf-8", page);
-            let policy = HeaderValue::from_str(&page::security_policy()).expect("ASCII");
-            answer.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
-            answer
-        }
+fn content(path: &str, headers: &HeaderMap, report: &StatusReport) -> Content {
+    match path {
+        "/" => (StatusCode::OK, "text/html; charset=utf-8", page::render(report)),
         "/metrics" => {
             let accept = headers.get_all(header::ACCEPT).iter().filter_map(|one| one.to_str().ok());
             let accept = accept.collect::<Vec<_>>().join(",");
             let (content_type, metrics) = metrics::render(report, &accept);
-            response(StatusCode::OK, content_type, metrics)
+            (StatusCode::OK, content_type, metrics)
         }
         "/status.json" => {
-            let json = json::render(report).to_string() + "\n";
-            response(StatusCode::OK, "application/json", json)
+            (StatusCode::OK, "application/json", json::render(report).to_string() + "\n")
         }
-        "/status.txt" => text_response(StatusCode::OK, &text::render(report)),
-        "/healthz" => health(report),
-        "/readyz" => readiness(report),
-        _ => text_response(
+        "/status.txt" => (StatusCode::OK, PLAIN, text::render(report)),
+        "/healthz" => verdict(draining(report), report.command.state.word()),
+        "/readyz" => verdict(draining(report).or_else(|| not_ready(report)), "ready"),
+        _ => plain(
             StatusCode::NOT_FOUND,
-            "not found; the paths are / /metrics /status.json /status.txt /healthz /readyz\n",
+            "not found; the paths are / /metrics /status.json /status.txt /healthz /readyz",
         ),
-    };
-    let well = HeaderValue::from_static(if report.is_well() { "true" } else { "false" });
-    answer.headers_mut().insert(WELL, well);
-    answer
+    }
 }
 
-/// The answer to a health check. Redis's state does not matter here, because an outage of Redis
-/// must not make a platform restart every app.
-fn health(report: &StatusReport) -> Answer {
+/// The only reason why `/healthz` fails: COMMAND has exited. `/healthz` ignores Redis's state,
+/// because an outage of Redis must not make a platform restart every app. `/healthz` succeeds while
+/// COMMAND is stopped, because COMMAND may run again later.
+fn draining(report: &StatusReport) -> Option<String> {
     let state = report.command.state;
-    let code = match state {
-        // COMMAND may run again later: a user has stopped COMMAND, and can let COMMAND continue.
-        CommandState::Running | CommandState::Stopped => StatusCode::OK,
-        CommandState::Draining => StatusCode::SERVICE_UNAVAILABLE,
-    };
-    text_response(code, &format!("{}\n", state.word()))
+    (state == CommandState::Draining).then(|| state.word().to_owned())
 }
 
-fn readiness(report: &StatusReport) -> Answer {
-    let state = report.command.state;
+/// The reason why `/readyz` fails while COMMAND exists.
+fn not_ready(report: &StatusReport) -> Option<String> {
     let tunnels = report.tunnels.iter();
     let failing = tunnels.filter(|tunnel| tunnel.failing_since.is_some());
     let failing: Vec<_> = failing.map(|tunnel| printable(tunnel.variable())).collect();
-    let problem = if state == CommandState::Draining {
-        state.word().to_owned()
-    } else if !failing.is_empty() {
-        format!("failing: {}", failing.join(" "))
-    } else if report.urls == RedisUrls::Missing {
-        words::no_url()
-    } else {
-        return text_response(StatusCode::OK, "ready\n");
-    };
-    text_response(StatusCode::SERVICE_UNAVAILABLE, &(problem + "\n"))
-}
-
-fn text_response(code: StatusCode, text: &str) -> Answer {
-    response(code, "text/plain; charset=utf-8", text.to_owned())
-}
-
-fn response(code: StatusCode, content_type: &'static str, text: String) -> Answer {
-    let mut response = Response::new(Full::from(text));
-    *response.status_mut() = code;
-    for (name, value) in [
-        (header::CONTENT_TYPE, content_type),
-        (header::CACHE_CONTROL, "no-store"),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::REFERRER_POLICY, "no-referrer"),
-        (header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
-    ] {
-        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    if !failing.is_empty() {
+        return Some(format!("failing: {}", failing.join(" ")));
     }
-    response
+    (!report.found_urls).then(|| names::NO_URL.to_owned())
+}
+
+fn verdict(problem: Option<String>, success: &str) -> Content {
+    match problem {
+        Some(problem) => plain(StatusCode::SERVICE_UNAVAILABLE, &problem),
+        None => plain(StatusCode::OK, success),
+    }
+}
+
+fn plain(code: StatusCode, line: &str) -> Content {
+    (code, PLAIN, line.to_owned() + "\n")
+}
+
+fn response((code, content_type, body): Content) -> Response<Full<Bytes>> {
+    Response::builder()
+        .status(code)
+        .header(header::CONTENT_TYPE, content_type)
+        .header(header::ALLOW, "GET, HEAD")
+        .header(header::CACHE_CONTROL, "no-store")
+        .header(header::X_CONTENT_TYPE_OPTIONS, "nosniff")
+        .header(header::REFERRER_POLICY, "no-referrer")
+        .header(header::CONTENT_SECURITY_POLICY, page::security_policy())
+        .body(Full::from(body))
+        .expect("the headers are printable ASCII")
 }
 
 #[cfg(test)]
@@ -271,7 +249,7 @@ mod tests {
         runtime.block_on(async {
             let (mut client, server) = duplex(1 << 20);
             client.write_all(request.as_bytes()).await.unwrap();
-            let status = Status::new(crate::status::tests::figures(), RedisUrls::Found);
+            let status = Status::new(crate::status::tests::figures(), true);
             serve_connection(
                 Box::new(server),
                 &status,
@@ -328,7 +306,6 @@ mod tests {
             ("localhost.evil.example", 421),
             ("127.0.0.1.evil.example:9121", 421),
             ("", 421),
-            ("localhost:x", 421),
         ] {
             let answer = asked(&format!("GET /healthz HTTP/1.1\r\nHost: {host}\r\n\r\n"));
             assert!(answer.starts_with(&format!("HTTP/1.1 {code} ")), "{host}: {answer}");

@@ -29,7 +29,7 @@ pub fn figures() -> Arc<Figures> {
         let mut arrival = works.accept(now);
         arrival.ready(now + ms(20 + n));
         works.answered();
-        works.pooled(PoolResult::ALL[n as usize % 2]);
+        works.pooled([PoolResult::Reused, PoolResult::New][n as usize % 2]);
         works.shook_hands(n > 0, ms(9));
         let clock = works.reply_clock();
         clock.sent(now);
@@ -59,7 +59,7 @@ fn unix_seconds() -> f64 {
 /// The report of [`figures`].
 pub fn report() -> StatusReport {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(Status::new(figures(), RedisUrls::Found).report())
+    runtime.block_on(Status::new(figures(), true).report())
 }
 
 #[test]
@@ -68,6 +68,6 @@ fn status_is_failing_if_a_tunnel_fails_or_no_url_is_found() {
     assert!(!report.is_well());
     report.tunnels.remove(1);
     assert!(report.is_well());
-    report.urls = RedisUrls::Missing;
+    report.found_urls = false;
     assert!(!report.is_well());
 }

@@ -31,7 +31,7 @@ pub fn render(report: &StatusReport) -> String {
             if row.label == HELD && tunnel.graph.len() > 1 {
                 text += &wrapped(INDENT, "", &format!("{}  last 10 minutes", graph(&tunnel.graph)));
             }
-            if let Some(advice) = &row.advice {
+            if let Some(advice) = row.advice {
                 text += &wrapped(INDENT + 2, &format!("{:INDENT$}>", ""), advice);
             }
         }

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use super::{RedisUrls, StatusReport};
+use super::StatusReport;
 use crate::figures::{
     Counts, FailureReason, Handshake, Histogram, PoolResult, TunnelSnapshot, UpstreamState,
 };
 use crate::logging;
 use crate::names;
 use crate::sandbox;
+use crate::text::counted;
 use crate::tls::{SOON, days_until};
 use crate::tunnel::client_limit;
 
@@ -34,23 +35,11 @@ pub enum TunnelState {
     Lapsed,
 }
 
-/// The reason why `/readyz` fails if no variable holds a Redis URL.
-pub fn no_url() -> String {
-    format!(
-        "no variable holds a Redis URL: set REDIS_URL, or list your variables in {}",
-        names::URLS
-    )
-}
-
 /// The status of a launcher without tunnels.
 pub fn no_tunnel(report: &StatusReport) -> String {
-    match report.urls {
-        RedisUrls::Found => "No tunnel: no URL needs a tunnel.".to_owned(),
-        RedisUrls::Missing => format!(
-            "NO REDIS URL: COMMAND runs without a tunnel. Set REDIS_URL, or list your variables in \
-             {}.",
-            names::URLS
-        ),
+    match report.found_urls {
+        true => "No tunnel: no URL needs a tunnel.".to_owned(),
+        false => format!("NO REDIS URL: {}", names::NO_URL),
     }
 }
 
@@ -107,13 +96,7 @@ pub struct Row {
     pub label: &'static str,
     pub text: String,
     /// The remedy, if this row shows a problem.
-    pub advice: Option<String>,
-}
-
-impl Row {
-    fn new(label: &'static str, text: String) -> Row {
-        Row { label, text, advice: None }
-    }
+    pub advice: Option<&'static str>,
 }
 
 /// The labels of the rows that have a graph.
@@ -131,10 +114,10 @@ fn block(tunnel: &TunnelSnapshot, report: &StatusReport) -> Block {
         state: TunnelState::of(tunnel),
         since: match (tunnel.failing_since, &tunnel.failure) {
             (Some(since), _) => {
-                format!(" since {} ({})", minute(since), duration(now.saturating_sub(since)))
+                format!(" since {} ({})", time_of_day(since), duration(now.saturating_sub(since)))
             }
             (None, Some(failure)) if tunnel.has_lapsed => {
-                format!(" at {}, no attempt since", second(failure.at))
+                format!(" at {}, no attempt since", time_of_day(failure.at))
             }
             _ => String::new(),
         },
@@ -153,17 +136,9 @@ fn block(tunnel: &TunnelSnapshot, report: &StatusReport) -> Block {
 pub fn advice(tunnel: &TunnelSnapshot) -> Option<String> {
     let recent = &tunnel.recent;
     let last_success = tunnel.counts.last_success;
-    if recent.max_clients > 0 && tunnel.failing_since.is_none() && last_success.is_some() {
-        return Some(format!(
-            "Redis was probably at its client limit: {} refused in the last 5 min. If this happens \
-             again, {}",
-            counted(recent.max_clients, "connection"),
-            client_limit::remedy(),
-        ));
-    }
     if recent.max_clients > 0 {
         return Some(format!(
-            "Redis is probably at its client limit: {} refused, {} open. {}",
+            "Redis was probably at its client limit: {} refused in the last 5 min, {} open now. {}",
             counted(recent.max_clients, "connection"),
             counted(tunnel.open_to_server, "connection"),
             capitalized(&client_limit::remedy()),
@@ -173,7 +148,7 @@ pub fn advice(tunnel: &TunnelSnapshot) -> Option<String> {
     let failure = tunnel.failure.as_ref().filter(|_| failed)?;
     if let (Some(success), true) = (last_success, failure.reason == REFUSED) {
         // The hint would ask the user to check the URL, but this URL has worked before.
-        let reached = second(success);
+        let reached = time_of_day(success);
         return Some(format!("Redis is down or restarting (last reached at {reached})"));
     }
     Some(capitalized(&failure.hint))
@@ -181,24 +156,18 @@ pub fn advice(tunnel: &TunnelSnapshot) -> Option<String> {
 
 fn held(tunnel: &TunnelSnapshot) -> Row {
     let counts = &tunnel.counts;
-    let states = UpstreamState::ALL
-        .map(|state| format!("{} {}", counts.upstream[state as usize], state.word()));
+    let states = UpstreamState::WORDS.into_iter().zip(counts.upstream);
+    let parts: Vec<_> = states.map(|(word, count)| format!("{count} {word}")).collect();
     let limit = tunnel.labels.limit.map_or_else(String::new, |limit| format!(", limit {limit}"));
     let queue = match counts.waiting {
         0 => String::new(),
-        1 => " · 1 app connection waits".to_owned(),
-        waiting => format!(" · {waiting} app connections wait"),
+        waiting => format!(" · {} waiting", counted(waiting, "app connection")),
     };
-    let (parts, held, peak) = (states.join(" + "), counts.held(), counts.peak);
-    let mut row = Row::new(HELD, format!("{parts} = {held} (peak {peak}{limit}){queue}"));
-    if is_at_limit(tunnel) {
-        let limit = names::MAX_CONNECTIONS;
-        row.advice = Some(format!(
-            "Raise {limit} if Redis allows more connections, or make the app's connection pools \
-             smaller"
-        ));
-    }
-    row
+    let (parts, held, peak) = (parts.join(" + "), counts.held(), counts.peak);
+    let text = format!("{parts} = {held} (peak {peak}{limit}){queue}");
+    let advice = "Raise STUNNEL_MAX_CONNECTIONS if Redis allows more connections, or make the \
+                  app's connection pools smaller";
+    Row { label: HELD, text, advice: is_at_limit(tunnel).then_some(advice) }
 }
 
 /// True if app connections wait because the tunnel is at its connection limit.
@@ -214,9 +183,9 @@ fn failures(tunnel: &TunnelSnapshot) -> Row {
         failed => format!("last 5 min: {failed} of {}{}", recent.accepted, reasons(recent)),
     }];
     if let Some(failure) = &tunnel.failure {
-        parts.push(format!("last at {}: {}", second(failure.at), failure.error));
+        parts.push(format!("last at {}: {}", time_of_day(failure.at), failure.error));
     }
-    Row::new(FAILURES, parts.join(" · "))
+    Row { label: FAILURES, text: parts.join(" · "), advice: None }
 }
 
 /// The reasons of failures, the most frequent reason first: ` · tls_eof 9, dns 1`.
@@ -248,20 +217,19 @@ fn waits(tunnel: &TunnelSnapshot, report: &StatusReport) -> Row {
         milliseconds(reply),
         milliseconds(Some(own)),
     );
-    let exceeds = |wait: Option<f64>, limit| wait.is_some_and(|wait| wait > limit);
     let advice = if own > SLOW_LOOP {
-        "This machine is short of CPU time: start-stunnel itself has to wait for the CPU".to_owned()
-    } else if exceeds(reply, SLOW_REPLY) {
-        "Redis or the network is slow: ask Redis with SLOWLOG GET and LATENCY DOCTOR. \
-         The times include the waits of blocking commands such as BLPOP"
-            .to_owned()
-    } else if exceeds(connect, SLOW_CONNECT) {
-        let pool = names::POOL;
-        format!("Connecting is slow: keep connections open in the app, or set {pool}=on")
+        Some("This machine is short of CPU time: start-stunnel itself has to wait for the CPU")
+    } else if reply > Some(SLOW_REPLY) {
+        Some(
+            "Redis or the network is slow: ask Redis with SLOWLOG GET and LATENCY DOCTOR. The \
+             times include the waits of blocking commands such as BLPOP",
+        )
+    } else if connect > Some(SLOW_CONNECT) {
+        Some("Connecting is slow: keep connections open in the app, or set STUNNEL_POOL=on")
     } else {
-        return Row::new("Waits", text);
+        None
     };
-    Row { label: "Waits", text, advice: Some(advice) }
+    Row { label: "Waits", text, advice }
 }
 
 fn tls(tunnel: &TunnelSnapshot) -> Row {
@@ -277,7 +245,7 @@ fn tls(tunnel: &TunnelSnapshot) -> Row {
         };
         parts.push(format!("certificate for {} {expires}", certificate.names));
         if days < SOON && tunnel.labels.verify != NONE {
-            advice = Some("Renew the server's certificate".to_owned());
+            advice = Some("Renew the server's certificate");
         }
     }
     parts.push(format!("verify {}", tunnel.labels.verify));
@@ -298,18 +266,18 @@ fn moved(tunnel: &TunnelSnapshot) -> Row {
         bytes(counts.sent),
         bytes(counts.received)
     );
-    Row::new("Moved", text)
+    Row { label: "Moved", text, advice: None }
 }
 
 /// The last paragraph of the status, about COMMAND and the launcher.
 pub fn process(report: &StatusReport) -> String {
     let command = &report.command;
     let age = duration(report.at.saturating_sub(command.started));
-    let of =
-        |most: Option<u64>| most.map_or_else(String::new, |most| format!(" of {}", grouped(most)));
-    let descriptors = report.process.descriptors.map_or_else(String::new, |open| {
-        format!(" · descriptors {}{}", grouped(open), of(report.process.max_descriptors))
-    });
+    let most =
+        report.process.max_descriptors.map_or_else(String::new, |most| format!(" of {most}"));
+    let descriptors = report.process.descriptors;
+    let descriptors =
+        descriptors.map_or_else(String::new, |open| format!(" · descriptors {open}{most}"));
     let dropped = match logging::dropped_lines() {
         0 => String::new(),
         lines => format!(" · {} dropped", counted(lines, "log line")),
@@ -325,31 +293,15 @@ pub fn process(report: &StatusReport) -> String {
     )
 }
 
-fn counted(number: u64, what: &str) -> String {
-    let plural = if number == 1 { "" } else { "s" };
-    format!("{} {what}{plural}", grouped(number))
-}
-
-/// A number with commas between groups of three digits: `1,234,567`.
-fn grouped(number: u64) -> String {
-    let digits = number.to_string().into_bytes();
-    let groups = digits.rchunks(3).rev().map(String::from_utf8_lossy);
-    groups.collect::<Vec<_>>().join(",")
-}
-
 fn capitalized(text: &str) -> String {
     let mut chars = text.chars();
     chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
 }
 
 /// The time of day in UTC, from milliseconds since 1970.
-fn second(ms: u64) -> String {
+fn time_of_day(ms: u64) -> String {
     let seconds = ms / 1000 % 86_400;
     format!("{:02}:{:02}:{:02} UTC", seconds / 3600, seconds / 60 % 60, seconds % 60)
-}
-
-fn minute(ms: u64) -> String {
-    format!("{} UTC", &second(ms)[..5])
 }
 
 /// A duration in milliseconds as a whole number of seconds, minutes, hours or days.
@@ -372,12 +324,9 @@ fn milliseconds(seconds: Option<f64>) -> String {
 
 fn bytes(bytes: u64) -> String {
     const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-    match bytes.checked_ilog2().unwrap_or(0) / 10 {
-        0 => format!("{bytes} B"),
-        unit => {
-            format!("{:.1} {}", bytes as f64 / 1024_f64.powi(unit as i32), UNITS[unit as usize])
-        }
-    }
+    let unit = bytes.checked_ilog2().unwrap_or(0) / 10;
+    let digits = usize::from(unit > 0);
+    format!("{:.digits$} {}", bytes as f64 / 1024_f64.powi(unit as i32), UNITS[unit as usize])
 }
 
 #[cfg(test)]
@@ -415,15 +364,16 @@ mod tests {
         assert_eq!(
             fails.advice.as_deref(),
             Some(
-                "Redis is probably at its client limit: 9 connections refused, 18 connections \
-                 open. Limit the connections of each process with STUNNEL_MAX_CONNECTIONS, so that \
+                "Redis was probably at its client limit: 9 connections refused in the last 5 min, \
+                 18 connections open now. Limit the connections of each process with \
+                 STUNNEL_MAX_CONNECTIONS, so that \
                  all processes together fit the plan"
             )
         );
         assert_eq!(
             rows(fails)[0],
             "Held: 18 relaying + 0 idle + 0 connecting = 18 (peak 18, limit 20) · 2 app \
-             connections wait"
+             connections waiting"
         );
         let row = &rows(fails)[1];
         assert!(row.starts_with("Failures: last 5 min: 9 of 9 · tls_eof 9 · last at "), "{row}");
@@ -443,7 +393,7 @@ mod tests {
         let mut report = report();
         let tunnel = &mut report.tunnels[1];
         (tunnel.failing_since, tunnel.has_lapsed) = (None, true);
-        let failed = second(tunnel.failure.as_ref().unwrap().at);
+        let failed = time_of_day(tunnel.failure.as_ref().unwrap().at);
         let block = &blocks(&report)[1];
         assert_eq!(block.state.word(), "last attempt failed");
         assert_eq!(block.since, format!(" at {failed}, no attempt since"));
@@ -457,26 +407,22 @@ mod tests {
         let success = works.counts.last_success.unwrap();
         fails.counts.last_success = Some(success);
         fails.failing_since = None;
-        let said = advice(fails).unwrap();
-        assert!(said.starts_with("Redis was probably at its client limit: 9 "), "{said}");
         works.failing_since = Some(success);
         works.failure = fails.failure.clone();
         works.failure.as_mut().unwrap().reason = "tcp_refused";
-        let reached = second(success);
+        let reached = time_of_day(success);
         let expected = format!("Redis is down or restarting (last reached at {reached})");
         assert_eq!(advice(works), Some(expected));
     }
 
     #[test]
     fn numbers_and_times_are_easy_to_read() {
-        assert_eq!([0, 999, 1024, 1_234_567].map(grouped), ["0", "999", "1,024", "1,234,567"]);
         assert_eq!(
             [59, 60, 3599, 3600, 90_000].map(|s| duration(s * 1000)),
             ["59 s", "1 min", "59 min", "1 h", "1 d"]
         );
         assert_eq!([0, 1023, 1024, 5 << 30].map(bytes), ["0 B", "1023 B", "1.0 KiB", "5.0 GiB"]);
         assert_eq!([None, Some(0.0002), Some(0.038)].map(milliseconds), ["-", "0.2 ms", "38 ms"]);
-        assert_eq!(second(8_398_000), "02:19:58 UTC");
-        assert_eq!(minute(8_398_000), "02:19 UTC");
+        assert_eq!(time_of_day(8_398_000), "02:19:58 UTC");
     }
 }

@@ -5,6 +5,7 @@
 //! `acceptCommonHandler`). If Redis is behind a TLS proxy, the error arrives as the first reply.
 
 use crate::names;
+use crate::text::counted;
 
 /// The beginning of Redis's error at its client limit.
 const ERROR: &[u8] = b"-ERR max number of clients";
@@ -17,10 +18,7 @@ pub fn is_error(reply: &[u8]) -> bool {
 /// The text if the server closes a connection during the handshake while this launcher has `alive`
 /// other connections.
 pub fn suspicion(alive: u64) -> String {
-    let held = match alive {
-        1 => "1 other connection".to_owned(),
-        many => format!("{many} other connections"),
-    };
+    let held = counted(alive, "other connection");
     format!(
         "Redis is probably at its client limit (this launcher holds {held} to Redis; connections \
          of other processes count, too): {}",

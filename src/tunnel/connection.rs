@@ -164,7 +164,7 @@ impl<'t> Connection<'t> {
 
     /// The summary so far, in which the app has not closed its connection.
     pub fn outcome(&self) -> Outcome {
-        let (lasted, answered) = (self.arrival.accepted().elapsed(), self.moved.received > 0);
+        let (lasted, answered) = (self.arrival.accepted.elapsed(), self.moved.received > 0);
         Outcome { lasted, answered, closed_by_app: false }
     }
 }
@@ -249,7 +249,7 @@ impl Connection<'_> {
             at = "connection-abandoned",
             var = self.tunnel.variable(),
             peer = self.ends.app.peer(),
-            waited_ms = self.arrival.accepted().elapsed().as_millis() as u64,
+            waited_ms = self.arrival.accepted.elapsed().as_millis() as u64,
             error = reset.map(ToString::to_string),
         );
     }

@@ -111,7 +111,7 @@ impl Tunnel {
 
     /// The number of open connections from this launcher to the server, through all its tunnels.
     pub fn open_to_server(&self) -> u64 {
-        self.same_server.iter().map(|figures| figures.established()).sum()
+        self.same_server.iter().map(|figures| figures.count(|counts| counts.established())).sum()
     }
 
     /// The variable that names the tunnel in the log and in errors.
