@@ -90,7 +90,7 @@ impl Invocation {
 
     /// The value of `setting`'s option, if the user gave the option.
     pub fn option(&self, setting: &Declaration) -> Option<&OsStr> {
-        self.matches.get_one::<OsString>(setting.option?).map(OsString::as_os_str)
+        self.matches.get_one::<OsString>(&setting.option()?).map(OsString::as_os_str)
     }
 }
 
@@ -130,9 +130,9 @@ pub fn command() -> Command {
         )
 }
 
-fn setting_arg(option: &'static str, setting: &'static Declaration) -> Arg {
+fn setting_arg(option: String, setting: &'static Declaration) -> Arg {
     let help = help(setting);
-    let arg = Arg::new(option)
+    let arg = Arg::new(option.clone())
         .long(option)
         .value_name(setting.value_name)
         .value_parser(value_parser!(OsString))

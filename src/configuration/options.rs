@@ -28,8 +28,6 @@ pub const OPTIONS: &str = "Options";
 /// Everything about a setting that does not depend on its type.
 #[derive(Debug)]
 pub struct Declaration {
-    /// The option's name, without dashes; `None`: the setting has only a variable.
-    pub option: Option<&'static str>,
     /// The variable that sets the same value as the option.
     pub variable: &'static str,
     /// The variable's name in Heroku's retired Redis buildpack. The name still works.
@@ -38,6 +36,7 @@ pub struct Declaration {
     pub default: &'static str,
     /// The text that the help shows as the default, if `default` cannot describe it.
     default_shown: Option<&'static str>,
+    /// The name of the option's value in the help. Empty: the setting has no option.
     pub value_name: &'static str,
     pub help: &'static str,
     /// The heading above the option in `--help`.
@@ -86,7 +85,7 @@ macro_rules! settings {
                     $($field: $value,)+
                     heading: $heading,
                     check: |text| $parse(text).map(drop),
-                    ..PLAIN
+                    ..plain(concat!("STUNNEL_", stringify!($name)))
                 },
                 parse: $parse,
             };
@@ -98,21 +97,22 @@ macro_rules! settings {
 }
 
 /// The values of the fields that a declaration does not mention.
-const PLAIN: Declaration = Declaration {
-    option: None,
-    variable: "",
-    old_variable: None,
-    default: "",
-    default_shown: None,
-    value_name: "",
-    help: "",
-    heading: OPTIONS,
-    is_common: false,
-    is_per_url: false,
-    is_secret: false,
-    is_pem: false,
-    check: |_| Ok(()),
-};
+const fn plain(variable: &'static str) -> Declaration {
+    Declaration {
+        variable,
+        old_variable: None,
+        default: "",
+        default_shown: None,
+        value_name: "",
+        help: "",
+        heading: OPTIONS,
+        is_common: false,
+        is_per_url: false,
+        is_secret: false,
+        is_pem: false,
+        check: |_| Ok(()),
+    }
+}
 
 /// The variables in which the launcher looks for Redis URLs by default.
 pub const DISCOVERED: &str = "REDIS_URL HEROKU_REDIS_* REDIS_ENDPOINT_*_URL";
@@ -128,24 +128,18 @@ pub const RETIRED_VARIABLE: &str = "STUNNEL_SPARES";
 settings! {
     [OPTIONS]
     ENABLED: bool = values::boolean, {
-        option: Some("enabled"),
-        variable: names::ENABLED,
         default: "true",
         value_name: "yes|no",
         help: "1/true/yes/on or 0/false/no/off, any case. If false, the launcher becomes COMMAND \
                (exec, same pid, same environment). Any other value is an error",
     }
     FORWARD_SIGNALS: ForwardSignals = values::forward_signals, {
-        option: Some("forward-signals"),
-        variable: "STUNNEL_FORWARD_SIGNALS",
         default: "auto",
         value_name: "WHEN",
         help: "Forward signals to COMMAND: auto (all, but on a Heroku dyno not SIGTERM, which the \
                dyno manager sends to every process), always, or never",
     }
     SANDBOX: SandboxMode = values::sandbox, {
-        option: Some("sandbox"),
-        variable: "STUNNEL_SANDBOX",
         default: "auto",
         value_name: "MODE",
         help: "Restrict the launcher with Landlock once COMMAND runs: auto (as far as possible), \
@@ -154,7 +148,6 @@ settings! {
 
     [TUNNEL]
     URLS: Option<Vec<String>> = values::names, {
-        option: Some("urls"),
         variable: names::URLS,
         default_shown: Some(DISCOVERED),
         value_name: "NAMES",
@@ -162,8 +155,6 @@ settings! {
         is_common: true,
     }
     REDISS: Rediss = values::rediss, {
-        option: Some("rediss"),
-        variable: "STUNNEL_REDISS",
         default: "tunnel",
         value_name: "MODE",
         help: "How to handle rediss:// and valkeys:// URLs: tunnel, or passthrough (leave the \
@@ -171,32 +162,24 @@ settings! {
         is_per_url: true,
     }
     PORT_OFFSET: i32 = values::offset, {
-        option: Some("port-offset"),
-        variable: names::PORT_OFFSET,
         default: "1",
         value_name: "N",
         help: "TLS port = URL port + this offset, for redis:// and valkey:// URLs",
         is_per_url: true,
     }
     LISTEN_PORT: u16 = values::port_or_zero, {
-        option: Some("listen-port"),
-        variable: "STUNNEL_LISTEN_PORT",
         default: "6371",
         value_name: "PORT",
         help: "First local port; each further tunnel uses the next port. 0: let the kernel choose \
                a port",
     }
     PORT_TAKEN: PortTaken = values::port_taken, {
-        option: Some("port-taken"),
-        variable: "STUNNEL_PORT_TAKEN",
         default: "move",
         value_name: "WHAT",
         help: "If a local port is taken: move to a port chosen by the kernel (logged), or fail \
                with exit code 78, for ports that other programs rely on",
     }
     LISTEN: Listen = values::listen, {
-        option: Some("listen"),
-        variable: "STUNNEL_LISTEN",
         default: "tcp",
         value_name: "WHERE",
         help: "Kind of local address: tcp (a port on 127.0.0.1), or unix (a socket that only this \
@@ -205,8 +188,6 @@ settings! {
 
     [TRUST]
     VERIFY: Verify = values::verify, {
-        option: Some("verify"),
-        variable: names::VERIFY,
         default: "none",
         value_name: "LEVEL",
         help: "Verification of the server: none; ca (verify the certificate chain); full (verify \
@@ -215,8 +196,6 @@ settings! {
         is_per_url: true,
     }
     CA_FILE: String = values::text, {
-        option: Some("ca-file"),
-        variable: names::CA_FILE,
         default_shown: Some("system roots"),
         value_name: "FILE",
         help: "PEM bundle to use instead of the system roots. STUNNEL_CA_PEM holds the PEM text \
@@ -227,14 +206,11 @@ settings! {
     }
     /// This setting has no option, because a CA bundle is too long for a command line.
     CA_PEM: String = values::text, {
-        variable: names::CA_PEM,
         is_per_url: true,
         is_secret: true,
         is_pem: true,
     }
     PIN: Vec<Pin> = values::pins, {
-        option: Some("pin"),
-        variable: names::PIN,
         value_name: "PINS",
         help: "sha256//BASE64 of the server key's SubjectPublicKeyInfo, as in curl's \
                --pinnedpubkey; separate several pins with ;. Checked under every --verify level",
@@ -242,16 +218,12 @@ settings! {
         is_per_url: true,
     }
     CLIENT_CERT: String = values::text, {
-        option: Some("client-cert"),
-        variable: names::CLIENT_CERT,
         value_name: "PEM",
         help: "Client certificate: a PEM file, or the PEM text itself",
         is_per_url: true,
         is_pem: true,
     }
     CLIENT_KEY: String = values::text, {
-        option: Some("client-key"),
-        variable: names::CLIENT_KEY,
         value_name: "PEM",
         help: "Key of the client certificate: a PEM file, or the PEM text itself",
         is_per_url: true,
@@ -259,16 +231,12 @@ settings! {
         is_pem: true,
     }
     SERVER_NAME: Option<String> = values::server_name, {
-        option: Some("server-name"),
-        variable: names::SERVER_NAME,
         default_shown: Some("the URL's host"),
         value_name: "NAME",
         help: "Server name to send in SNI, and to verify under --verify full",
         is_per_url: true,
     }
     MIN_TLS: SslVersion = values::min_tls, {
-        option: Some("min-tls"),
-        variable: names::MIN_TLS,
         default: "1.2",
         value_name: "VERSION",
         help: "Oldest TLS version to accept: 1.2 or 1.3",
@@ -276,37 +244,27 @@ settings! {
 
     [CONNECTIONS]
     CONNECT_TIMEOUT: Duration = values::positive_duration, {
-        option: Some("connect-timeout"),
-        variable: "STUNNEL_CONNECT_TIMEOUT",
         default: "10s",
         value_name: "DURATION",
         help: "Time limit for queueing, name lookup, TCP and TLS handshake together",
     }
     CONNECT_RETRY: bool = values::boolean, {
-        option: Some("connect-retry"),
-        variable: "STUNNEL_CONNECT_RETRY",
         old_variable: Some("STUNNEL_CONNECTION_RETRY"),
         default: "no",
         value_name: "yes|no",
         help: "If Redis is unreachable, retry until the connect timeout instead of failing at once",
     }
     IDLE_TIMEOUT: Option<Duration> = values::duration_or_never, {
-        option: Some("idle-timeout"),
-        variable: "STUNNEL_IDLE_TIMEOUT",
         default: "24h",
         value_name: "DURATION",
         help: "Close a connection after this long without traffic; 0: never",
     }
     DRAIN_TIMEOUT: Duration = values::duration, {
-        option: Some("drain-timeout"),
-        variable: "STUNNEL_DRAIN_TIMEOUT",
         default: "5s",
         value_name: "DURATION",
         help: "After COMMAND exits, time limit for sending what COMMAND has already written",
     }
     POOL: PoolMode = values::pool, {
-        option: Some("pool"),
-        variable: names::POOL,
         default: "auto",
         value_name: "MODE",
         help: "off: plain tunnel. on: after the app has closed a connection cleanly, clear the \
@@ -316,8 +274,6 @@ settings! {
         is_per_url: true,
     }
     MAX_CONNECTIONS: Option<NonZeroUsize> = values::at_least_one, {
-        option: Some("max-connections"),
-        variable: names::MAX_CONNECTIONS,
         value_name: "N",
         help: "Maximum connections to Redis per tunnel; further app connections wait in a queue, \
                at most for the connect timeout",
@@ -327,15 +283,11 @@ settings! {
 
     [STATUS]
     STATUS_ADDRESS: Option<StatusAddress> = values::status_address, {
-        option: Some("status-address"),
-        variable: "STUNNEL_STATUS_ADDRESS",
         value_name: "ADDRESS",
         help: "Address for the status page, metrics and health checks: HOST:PORT, a port on \
                127.0.0.1, or unix",
     }
     METRICS_INTERVAL: Option<Duration> = values::interval, {
-        option: Some("metrics-interval"),
-        variable: "STUNNEL_METRICS_INTERVAL",
         default: "0",
         value_name: "DURATION",
         help: "Log one metrics line per tunnel at this interval, in Heroku's l2met format; 0: off",
@@ -343,8 +295,6 @@ settings! {
 
     [LOG]
     LOG_LEVEL: LevelFilter = values::log_level, {
-        option: Some("log-level"),
-        variable: "STUNNEL_LOG_LEVEL",
         old_variable: Some("STUNNEL_LOGLEVEL"),
         default: "notice",
         value_name: "LEVEL",
@@ -353,8 +303,6 @@ settings! {
         is_common: true,
     }
     LOG_FORMAT: LogFormat = values::log_format, {
-        option: Some("log-format"),
-        variable: "STUNNEL_LOG_FORMAT",
         default: "logfmt",
         value_name: "FORMAT",
         help: "Format of the log lines: logfmt or json",
@@ -362,8 +310,8 @@ settings! {
 }
 
 /// Every setting that has an option, with its name, in the order of `--help`.
-pub fn with_option() -> impl Iterator<Item = (&'static str, &'static Declaration)> {
-    ALL.iter().filter_map(|declaration| Some((declaration.option?, *declaration)))
+pub fn with_option() -> impl Iterator<Item = (String, &'static Declaration)> {
+    ALL.iter().filter_map(|declaration| Some((declaration.option()?, *declaration)))
 }
 
 /// Every setting that can be set for a single URL.
@@ -372,6 +320,13 @@ pub fn for_one_url() -> impl Iterator<Item = &'static Declaration> {
 }
 
 impl Declaration {
+    /// The option's name, without dashes, for example `port-offset` for `STUNNEL_PORT_OFFSET`;
+    /// `None`: the setting has only a variable.
+    pub fn option(&self) -> Option<String> {
+        let (_, name) = self.variable.split_once("STUNNEL_")?;
+        (!self.value_name.is_empty()).then(|| name.to_ascii_lowercase().replace('_', "-"))
+    }
+
     /// The default as the help shows it; `None`: the setting is unset.
     pub fn default_shown(&self) -> Option<&'static str> {
         self.default_shown.or((!self.default.is_empty()).then_some(self.default))

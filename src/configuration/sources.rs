@@ -121,7 +121,7 @@ impl<'a> Sources<'a> {
 
     pub fn option(&self, setting: &'static Declaration) -> Option<Found<'a>> {
         let value = self.invocation.option(setting)?;
-        Some(Found { name: format!("--{}", setting.option?), value, setting })
+        Some(Found { name: format!("--{}", setting.option()?), value, setting })
     }
 
     /// The values of the setting's variable and of its old variable, as far as they are set.
