@@ -6,7 +6,6 @@
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
-use std::sync::LazyLock;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::error::{ContextKind, ContextValue};
@@ -104,7 +103,7 @@ fn parser() -> Command {
 pub fn command() -> Command {
     Command::new("start-stunnel")
         .version(env!("CARGO_PKG_VERSION"))
-        .long_version(LONG_VERSION.as_str())
+        .long_version(long_version())
         .about("Runs COMMAND and tunnels its Redis traffic over TLS.")
         .long_about(
             "Runs COMMAND and tunnels its Redis traffic over TLS.\n\n\
@@ -147,7 +146,7 @@ fn setting_arg(option: String, setting: &'static Declaration) -> Arg {
         false => arg,
     };
     match setting.heading {
-        options::OPTIONS => arg,
+        "Options" => arg,
         heading => arg.help_heading(heading),
     }
 }
@@ -163,7 +162,9 @@ fn task_arg((task, option, help): (Task, &'static str, &'static str)) -> Arg {
         return arg;
     }
     let others = TASKS.map(|(_, option, _)| option).into_iter().filter(|other| *other != option);
-    arg.help_heading(options::STATUS).conflicts_with_all(others).conflicts_with(COMMAND)
+    arg.help_heading(options::STATUS_ADDRESS.declaration.heading)
+        .conflicts_with_all(others)
+        .conflicts_with(COMMAND)
 }
 
 /// Accepts PEM text as a value, although PEM text begins with hyphens, but no other word that
@@ -215,7 +216,7 @@ fn manual() -> &'static str {
 }
 
 /// The version, and below it OpenSSL's version, the target and the commit of this build.
-static LONG_VERSION: LazyLock<String> = LazyLock::new(|| {
+fn long_version() -> String {
     format!(
         "{}\n{}, {}, {}",
         env!("CARGO_PKG_VERSION"),
@@ -225,7 +226,7 @@ static LONG_VERSION: LazyLock<String> = LazyLock::new(|| {
         option_env!("START_STUNNEL_COMMIT")
             .map_or("not a release".to_owned(), |commit| format!("commit {commit}")),
     )
-});
+}
 
 /// The target of this build, as in the names of release archives, for example `x86_64-linux-gnu`.
 fn target() -> String {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use openssl::ssl::SslVersion;
 
-use super::values::{self, Rediss};
+use super::values::{self, Rediss, one_of};
 use crate::logging::{LevelFilter, LogFormat};
 use crate::names;
 use crate::pool::PoolMode;
@@ -16,14 +16,6 @@ use crate::status::StatusAddress;
 use crate::supervisor::ForwardSignals;
 use crate::tls::{Pin, Verify};
 use crate::tunnel::{Listen, PortTaken};
-
-/// The headings of `--help`.
-pub const TUNNEL: &str = "Tunnel";
-pub const TRUST: &str = "Trust";
-pub const CONNECTIONS: &str = "Connections";
-pub const STATUS: &str = "Status";
-pub const LOG: &str = "Log";
-pub const OPTIONS: &str = "Options";
 
 /// Everything about a setting that does not depend on its type.
 #[derive(Debug)]
@@ -83,8 +75,11 @@ macro_rules! settings {
             pub const $name: Setting<$type> = Setting {
                 declaration: Declaration {
                     $($field: $value,)+
-                    heading: $heading,
-                    check: |text| $parse(text).map(drop),
+                    heading: stringify!($heading),
+                    check: |text| {
+                        let parse: fn(&str) -> Result<$type, &'static str> = $parse;
+                        parse(text).map(drop)
+                    },
                     ..plain(concat!("STUNNEL_", stringify!($name)))
                 },
                 parse: $parse,
@@ -105,7 +100,7 @@ const fn plain(variable: &'static str) -> Declaration {
         default_shown: None,
         value_name: "",
         help: "",
-        heading: OPTIONS,
+        heading: "",
         is_common: false,
         is_per_url: false,
         is_secret: false,
@@ -126,27 +121,33 @@ pub const RETIRED_OPTION: &str = "spares";
 pub const RETIRED_VARIABLE: &str = "STUNNEL_SPARES";
 
 settings! {
-    [OPTIONS]
+    [Options]
     ENABLED: bool = values::boolean, {
         default: "true",
         value_name: "yes|no",
         help: "1/true/yes/on or 0/false/no/off, any case. If false, the launcher becomes COMMAND \
                (exec, same pid, same environment). Any other value is an error",
     }
-    FORWARD_SIGNALS: ForwardSignals = values::forward_signals, {
+    FORWARD_SIGNALS: ForwardSignals = |text| {
+        use ForwardSignals::{Always, Auto, Never};
+        one_of(text, "auto, always or never", [Auto, Always, Never])
+    }, {
         default: "auto",
         value_name: "WHEN",
         help: "Forward signals to COMMAND: auto (all, but on a Heroku dyno not SIGTERM, which the \
                dyno manager sends to every process), always, or never",
     }
-    SANDBOX: SandboxMode = values::sandbox, {
+    SANDBOX: SandboxMode = |text| {
+        use SandboxMode::{Auto, Off, Require};
+        one_of(text, "auto, off or require", [Auto, Off, Require])
+    }, {
         default: "auto",
         value_name: "MODE",
         help: "Restrict the launcher with Landlock once COMMAND runs: auto (as far as possible), \
                off, or require (a trial before COMMAND starts; exit 78 if the trial fails)",
     }
 
-    [TUNNEL]
+    [Tunnel]
     URLS: Option<Vec<String>> = values::names, {
         variable: names::URLS,
         default_shown: Some(DISCOVERED),
@@ -154,7 +155,8 @@ settings! {
         help: "Names of the variables that hold Redis URLs, separated by spaces or commas",
         is_common: true,
     }
-    REDISS: Rediss = values::rediss, {
+    REDISS: Rediss =
+        |text| one_of(text, "tunnel or passthrough", [Rediss::Tunnel, Rediss::Passthrough]), {
         default: "tunnel",
         value_name: "MODE",
         help: "How to handle rediss:// and valkeys:// URLs: tunnel, or passthrough (leave the \
@@ -173,21 +175,23 @@ settings! {
         help: "First local port; each further tunnel uses the next port. 0: let the kernel choose \
                a port",
     }
-    PORT_TAKEN: PortTaken = values::port_taken, {
+    PORT_TAKEN: PortTaken =
+        |text| one_of(text, "move or fail", [PortTaken::Move, PortTaken::Fail]), {
         default: "move",
         value_name: "WHAT",
         help: "If a local port is taken: move to a port chosen by the kernel (logged), or fail \
                with exit code 78, for ports that other programs rely on",
     }
-    LISTEN: Listen = values::listen, {
+    LISTEN: Listen = |text| one_of(text, "tcp or unix", [Listen::Tcp, Listen::Unix]), {
         default: "tcp",
         value_name: "WHERE",
         help: "Kind of local address: tcp (a port on 127.0.0.1), or unix (a socket that only this \
                user can open; the URL becomes unix://, which not every client supports)",
     }
 
-    [TRUST]
-    VERIFY: Verify = values::verify, {
+    [Trust]
+    VERIFY: Verify =
+        |text| one_of(text, "none, ca or full", [Verify::None, Verify::Ca, Verify::Full]), {
         default: "none",
         value_name: "LEVEL",
         help: "Verification of the server: none; ca (verify the certificate chain); full (verify \
@@ -236,13 +240,14 @@ settings! {
         help: "Server name to send in SNI, and to verify under --verify full",
         is_per_url: true,
     }
-    MIN_TLS: SslVersion = values::min_tls, {
+    MIN_TLS: SslVersion =
+        |text| one_of(text, "1.2 or 1.3", [SslVersion::TLS1_2, SslVersion::TLS1_3]), {
         default: "1.2",
         value_name: "VERSION",
         help: "Oldest TLS version to accept: 1.2 or 1.3",
     }
 
-    [CONNECTIONS]
+    [Connections]
     CONNECT_TIMEOUT: Duration = values::positive_duration, {
         default: "10s",
         value_name: "DURATION",
@@ -264,7 +269,8 @@ settings! {
         value_name: "DURATION",
         help: "After COMMAND exits, time limit for sending what COMMAND has already written",
     }
-    POOL: PoolMode = values::pool, {
+    POOL: PoolMode =
+        |text| one_of(text, "off, on or auto", [PoolMode::Off, PoolMode::On, PoolMode::Auto]), {
         default: "auto",
         value_name: "MODE",
         help: "off: plain tunnel. on: after the app has closed a connection cleanly, clear the \
@@ -281,7 +287,7 @@ settings! {
         is_per_url: true,
     }
 
-    [STATUS]
+    [Status]
     STATUS_ADDRESS: Option<StatusAddress> = values::status_address, {
         value_name: "ADDRESS",
         help: "Address for the status page, metrics and health checks: HOST:PORT, a port on \
@@ -293,7 +299,7 @@ settings! {
         help: "Log one metrics line per tunnel at this interval, in Heroku's l2met format; 0: off",
     }
 
-    [LOG]
+    [Log]
     LOG_LEVEL: LevelFilter = values::log_level, {
         old_variable: Some("STUNNEL_LOGLEVEL"),
         default: "notice",
@@ -302,7 +308,8 @@ settings! {
                names), or 0 to 7 as in stunnel",
         is_common: true,
     }
-    LOG_FORMAT: LogFormat = values::log_format, {
+    LOG_FORMAT: LogFormat =
+        |text| one_of(text, "logfmt or json", [LogFormat::Logfmt, LogFormat::Json]), {
         default: "logfmt",
         value_name: "FORMAT",
         help: "Format of the log lines: logfmt or json",
@@ -356,6 +363,14 @@ mod tests {
         assert_eq!(names.iter().collect::<HashSet<_>>().len(), names.len());
         let options: HashSet<_> = with_option().map(|(option, _)| option).collect();
         assert_eq!(options.len(), with_option().count());
+    }
+
+    #[test]
+    fn messages_name_only_declared_settings() {
+        let strings = include_str!("../names.rs").split('"').skip(1).step_by(2);
+        for name in strings.filter(|name| !name.starts_with("--")) {
+            assert!(ALL.iter().any(|declaration| declaration.variable == name), "{name}");
+        }
     }
 
     #[test]
