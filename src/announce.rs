@@ -5,7 +5,6 @@ use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::path::Path;
 
-use crate::command_line::Rewrite;
 use crate::configuration::{ConfigError, Plan, Settings, Unused, is_variable_name, options};
 use crate::exit;
 use crate::figures::{Counts, Figures};
@@ -265,9 +264,9 @@ fn not_authenticated(variables: &[String]) {
     }
 }
 
-/// Warns about arguments whose URLs were rewritten.
-pub fn rewritten(rewrites: &[Rewrite]) {
-    for Rewrite { argument, variable } in rewrites {
+/// Warns about the arguments whose URLs [`crate::command_line::rewrite`] has replaced.
+pub fn rewritten(rewrites: &[(usize, String)]) {
+    for (argument, variable) in rewrites {
         warning!(
             at = "argument-rewritten",
             argument,
@@ -301,17 +300,7 @@ pub fn environment(plan: &Plan, bound: &Bound) -> anyhow::Result<u8> {
         note(&format!("start-stunnel: nothing to print: {}", options::NO_URL));
     }
     let text: String = plan.describe(&bound.locals).into_iter().map(|line| line + "\n").collect();
-    Ok(print(&text)?)
-}
-
-/// Writes `text` to stdout, and returns the exit code.
-///
-/// # Errors
-/// If stdout cannot be written. A reader that has closed the pipe is no error.
-pub fn print(text: &str) -> io::Result<u8> {
-    let mut stdout = io::stdout().lock();
-    let printed = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
-    exit::despite_closed_pipe(printed, exit::SUCCESS)
+    Ok(exit::print(&text, exit::SUCCESS)?)
 }
 
 /// Writes a line to stderr. Ignores errors, because stderr may be closed.

@@ -1,7 +1,7 @@
 //! The exit codes of the launcher itself. After COMMAND has run, the launcher exits with COMMAND's
 //! exit code instead: see [`crate::supervisor::ExitOutcome`].
 
-use std::io;
+use std::io::{self, Write as _};
 
 pub const SUCCESS: u8 = 0;
 /// `--check` found a tunnel that does not work.
@@ -21,13 +21,14 @@ pub const COMMAND_NOT_EXECUTABLE: u8 = 126;
 /// COMMAND, or the interpreter that it needs, does not exist.
 pub const COMMAND_NOT_FOUND: u8 = 127;
 
-/// Returns `code`, even if printing failed because the reader has closed the pipe, as in
+/// Writes `text` to stdout, and returns `code`. A reader that has closed the pipe is no error, as in
 /// `start-stunnel --check | head -1`.
 ///
 /// # Errors
-/// If printing failed for another reason.
-pub fn despite_closed_pipe(printed: io::Result<()>, code: u8) -> io::Result<u8> {
-    match printed {
+/// If stdout cannot be written.
+pub fn print(text: &str, code: u8) -> io::Result<u8> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
         _ => Ok(code),
     }

@@ -86,7 +86,7 @@ impl Launch {
         self.command = words;
         announce::rewritten(&rewrites);
         for (name, value) in self.plan.changes(&self.bound.locals) {
-            self.environment.set(&name, value);
+            self.environment.set(&name, value.whole.expose());
         }
     }
 

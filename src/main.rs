@@ -6,6 +6,7 @@ use std::env;
 use std::ffi::OsString;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use anyhow::Context as _;
 use start_stunnel::configuration::cli::{Invocation, Task};
 use start_stunnel::configuration::{self, ConfigError, Configuration};
 use start_stunnel::environment::Environment;
@@ -43,8 +44,9 @@ fn run(invocation: Invocation) -> ExitOutcome {
     let is_disabled = configuration::is_disabled(&invocation, &environment);
     let log_for_errors = configuration::log_settings_for_errors(&invocation, &environment);
     match invocation.task {
-        Task::PrintShim => return exit_with(print_shim()),
-        Task::Status => return exit_with(tell_status(log_for_errors, is_disabled)),
+        Task::PrintShim => return printed(print_shim()),
+        // `--status` works even if a setting is wrong.
+        Task::Status => return printed(status::client::run(log_for_errors.format, is_disabled)),
         Task::Check | Task::PrintEnvironment if is_disabled => {
             announce::disabled();
             return exit_with(exit::SUCCESS);
@@ -114,19 +116,16 @@ fn prepare(invocation: Invocation, environment: &Environment) -> Result<(Work, L
     Ok((Box::new(move || launch.run(inherited)), log))
 }
 
-/// Prints the state of running launchers. `--status` works even if a setting is wrong.
-fn tell_status(log: LogSettings, is_disabled: bool) -> u8 {
-    status::client::run(log.format, is_disabled).unwrap_or_else(|error| {
+/// The outcome of a task that writes no log.
+fn printed(code: anyhow::Result<u8>) -> ExitOutcome {
+    exit_with(code.unwrap_or_else(|error| {
         eprintln!("start-stunnel: {error:#}");
         exit::INTERNAL_ERROR
-    })
+    }))
 }
 
-fn print_shim() -> u8 {
+fn print_shim() -> anyhow::Result<u8> {
     let install_from = concat!("install_from='", env!("CARGO_PKG_REPOSITORY"), "'");
     let shim = SHIM.replacen("install_from=''", install_from, 1);
-    announce::print(&shim).unwrap_or_else(|error| {
-        eprintln!("start-stunnel: could not write the shim: {error}");
-        exit::INTERNAL_ERROR
-    })
+    exit::print(&shim, exit::SUCCESS).context("could not write the shim")
 }

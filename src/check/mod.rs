@@ -6,8 +6,6 @@ mod examine;
 mod render;
 mod report;
 
-use std::io::{self, Write as _};
-
 use crate::announce;
 use crate::configuration::{Plan, Settings, Unused, options};
 use crate::exit;
@@ -48,9 +46,7 @@ pub fn run(plan: Plan, settings: &Settings, unused: &Unused) -> anyhow::Result<u
         LogFormat::Json => reports.iter().map(|report| format!("{}\n", as_json(report))).collect(),
         LogFormat::Logfmt => tables(&reports, &untouched, &notes),
     };
-    let mut stdout = io::stdout().lock();
-    let printed = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
-    Ok(exit::despite_closed_pipe(printed, code)?)
+    Ok(exit::print(&text, code)?)
 }
 
 fn tables(reports: &[Report], untouched: &str, notes: &[(String, String)]) -> String {

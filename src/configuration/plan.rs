@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::pool::PoolMode;
-use crate::redis_url::{Credentials, Local, RedisUrl};
+use crate::redis_url::{Credentials, Local, RedisUrl, UrlText};
 use crate::secret::Secret;
 use crate::tunnel::Route;
 
@@ -86,25 +86,18 @@ impl Plan {
     }
 
     /// The names and values of the variables to set in COMMAND's environment. `locals` are the
-    /// addresses of the tunnels. The values contain passwords.
-    pub fn changes(&self, locals: &[Local]) -> Vec<(String, String)> {
-        self.tunnelled
-            .iter()
-            .flat_map(|Tunnelled { variable, route, url, .. }| {
-                let local = url.local(&locals[*route]).expose();
-                [(variable.clone(), local.clone()), (format!("{variable}{COPY_SUFFIX}"), local)]
-            })
-            .collect()
+    /// addresses of the tunnels.
+    pub fn changes(&self, locals: &[Local]) -> impl Iterator<Item = (String, UrlText)> {
+        self.tunnelled.iter().flat_map(|Tunnelled { variable, route, url, .. }| {
+            let local = url.local(&locals[*route]);
+            [(variable.clone(), local.clone()), (format!("{variable}{COPY_SUFFIX}"), local)]
+        })
     }
 
     /// A line `NAME=value` for each Redis variable in COMMAND's environment, with masked passwords.
     /// `locals` are the addresses of the tunnels.
     pub fn describe(&self, locals: &[Local]) -> Vec<String> {
-        let tunnelled =
-            self.tunnelled.iter().flat_map(|Tunnelled { variable, route, url, .. }| {
-                let local = url.local(&locals[*route]);
-                [format!("{variable}={local}"), format!("{variable}{COPY_SUFFIX}={local}")]
-            });
+        let tunnelled = self.changes(locals).map(|(name, url)| format!("{name}={}", url.shown));
         let untouched = self.untouched.iter().map(|(name, shown)| format!("{name}={shown}"));
         tunnelled.chain(untouched).collect()
     }
@@ -136,11 +129,14 @@ mod tests {
                 "HEROKU_REDIS_D_URL"
             ]
         );
-        let changes = plan.changes(&ports([1, 2, 3, 4]));
-        assert_eq!(changes[0], ("REDIS_URL".into(), "redis://:a@127.0.0.1:1/0".into()));
-        assert_eq!(changes[1], ("REDIS_URL_STUNNEL".into(), "redis://:a@127.0.0.1:1/0".into()));
-        assert_eq!(changes[2], ("HEROKU_REDIS_A_URL".into(), "redis://u:b@127.0.0.1:1/1".into()));
-        assert_eq!(changes[4], ("HEROKU_REDIS_B_URL".into(), "redis://127.0.0.1:2".into()));
+        let locals = ports([1, 2, 3, 4]);
+        let changes = plan.changes(&locals);
+        let changes: Vec<_> =
+            changes.map(|(name, url)| format!("{name}={}", url.whole.expose())).collect();
+        assert_eq!(changes[0], "REDIS_URL=redis://:a@127.0.0.1:1/0");
+        assert_eq!(changes[1], "REDIS_URL_STUNNEL=redis://:a@127.0.0.1:1/0");
+        assert_eq!(changes[2], "HEROKU_REDIS_A_URL=redis://u:b@127.0.0.1:1/1");
+        assert_eq!(changes[4], "HEROKU_REDIS_B_URL=redis://127.0.0.1:2");
     }
 
     #[test]
@@ -163,7 +159,7 @@ mod tests {
         ];
         let plan = plan(&["--rediss", "passthrough"], &pairs).unwrap();
         assert_eq!(plan.describe(&ports([1]))[2], "REDIS_URL=rediss://:***@h:6379");
-        let changed: Vec<_> = plan.changes(&ports([1])).into_iter().map(|(name, _)| name).collect();
+        let changed: Vec<_> = plan.changes(&ports([1])).map(|(name, _)| name).collect();
         assert_eq!(changed, ["HEROKU_REDIS_PLAIN_URL", "HEROKU_REDIS_PLAIN_URL_STUNNEL"]);
     }
 

@@ -1,7 +1,5 @@
 //! The TLS parameters in the query of a Redis URL.
 
-use super::problem::Problem;
-
 /// The TLS parameters in a URL's query, as redis-py, Celery and Kombu define them:
 /// <https://redis.readthedocs.io/en/stable/connections.html>.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -16,12 +14,14 @@ pub struct UrlTlsParameters {
 ///
 /// # Errors
 /// If a TLS parameter is unknown or empty, or if two TLS parameters contradict each other.
-pub fn tls_parameters(query: &str) -> Result<UrlTlsParameters, Problem> {
+pub fn tls_parameters(query: &str) -> Result<UrlTlsParameters, &'static str> {
     /// Stores the value of a parameter. Two different values are an error, because some clients
     /// would use the first value, and other clients the second.
-    fn note<T: PartialEq>(known: &mut Option<T>, value: T) -> Result<(), Problem> {
+    fn note<T: PartialEq>(known: &mut Option<T>, value: T) -> Result<(), &'static str> {
         match known.replace(value) {
-            Some(earlier) if Some(&earlier) != known.as_ref() => Err(Problem::SSL_TWICE),
+            Some(earlier) if Some(&earlier) != known.as_ref() => {
+                Err("has ssl_cert_reqs or ssl_ca_certs twice, with different values")
+            }
             _ => Ok(()),
         }
     }
@@ -34,13 +34,19 @@ pub fn tls_parameters(query: &str) -> Result<UrlTlsParameters, Problem> {
                     // In a client, Python's ssl.CERT_OPTIONAL means the same as CERT_REQUIRED.
                     "required" | "optional" => true,
                     "none" => false,
-                    _ => return Err(Problem::SSL_CERT_REQS),
+                    _ => {
+                        return Err(
+                            "has an ssl_cert_reqs with a value other than required, optional and none",
+                        );
+                    }
                 };
                 note(&mut asked.verify, verify)?;
             }
             // An empty file name probably comes from an unset variable in a template. The launcher
             // must not trust the system's CAs because of an empty file name.
-            "ssl_ca_certs" if value.is_empty() => return Err(Problem::SSL_CA_CERTS),
+            "ssl_ca_certs" if value.is_empty() => {
+                return Err("has an ssl_ca_certs without a file name");
+            }
             "ssl_ca_certs" => note(&mut asked.ca_file, value.into_owned())?,
             _ => {}
         }
@@ -53,10 +59,11 @@ pub fn key_of(parameter: &str) -> String {
     parameter.split('=').next().unwrap_or_default().to_ascii_lowercase()
 }
 
-/// The query without TLS parameters; `None` if the query has no other parameters.
-pub fn without_tls_parameters(query: &str) -> Option<String> {
+/// The query without TLS parameters. The query begins with `?`, or is empty.
+pub fn without_tls_parameters(query: &str) -> String {
+    let Some(query) = query.strip_prefix('?') else { return String::new() };
     let kept: Vec<&str> = query.split('&').filter(|part| !is_tls_parameter(part)).collect();
-    (!kept.is_empty()).then(|| kept.join("&"))
+    if kept.is_empty() { String::new() } else { format!("?{}", kept.join("&")) }
 }
 
 /// True for parameters that a client would reject in a plaintext URL, or that would make the client

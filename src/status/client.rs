@@ -1,7 +1,7 @@
 //! Implements `--status`, which prints the state of each launcher of this user.
 
 use std::fs;
-use std::io::{self, Write as _};
+use std::io;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -61,9 +61,7 @@ pub fn run(format: LogFormat, switched_off: bool) -> anyhow::Result<u8> {
             texts.join("\n")
         }
     };
-    let mut stdout = io::stdout().lock();
-    let printed = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
-    Ok(exit::despite_closed_pipe(printed, code)?)
+    Ok(exit::print(&text, code)?)
 }
 
 /// The pids of all launchers, and the names of their sockets.
