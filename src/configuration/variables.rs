@@ -12,7 +12,7 @@ use super::reader::Reader;
 use super::sources::{ConfigError, Sources};
 use super::values::Rediss;
 use crate::environment::{Environment, lookup};
-use crate::redis_url::{FORM, RedisUrl, Scheme, UNIX};
+use crate::redis_url::{FORM, RedisUrl, UNIX, has_scheme};
 use crate::secret::{MASK, Secret};
 use crate::tunnel::{Route, SettingNames, Upstream};
 
@@ -84,7 +84,7 @@ fn route(name: &str, url: &RedisUrl, reader: &mut Reader<'_>) -> Option<Route> {
 
 /// The variables that hold a Redis URL and are not in the plan.
 pub fn others(plan: &Plan, environment: &Environment) -> Vec<String> {
-    let is_url = |value: &OsString| value.to_str().and_then(Scheme::of).is_some();
+    let is_url = |value: &OsString| value.to_str().is_some_and(has_scheme);
     environment
         .iter()
         .filter(|(_, value)| is_url(value))
@@ -152,7 +152,7 @@ fn url_in(
     let must_be_url = list.is_some() || name == REDIS_URL;
     match parsed {
         Ok(found) => Ok(Some(found)),
-        Err(_) if !must_be_url && Scheme::of(&value.to_string_lossy()).is_none() => Ok(None),
+        Err(_) if !must_be_url && !has_scheme(&value.to_string_lossy()) => Ok(None),
         Err(problem) => Err(ConfigError::new(name, format!("{problem}; expected {FORM}"))),
     }
 }

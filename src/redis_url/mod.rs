@@ -52,28 +52,20 @@ impl fmt::Display for Local {
     }
 }
 
-/// The scheme of a Redis URL, such as `rediss`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Scheme {
-    word: &'static str,
-    /// The scheme of the same URL without TLS.
-    plaintext: &'static str,
+/// The schemes of Redis URLs, each with the scheme of the same URL without TLS.
+const SCHEMES: [(&str, &str); 4] =
+    [("redis", "redis"), ("rediss", "redis"), ("valkey", "valkey"), ("valkeys", "valkey")];
+
+/// The scheme at the start of `value`, and the scheme of the same URL without TLS; `None`: `value`
+/// is no Redis URL. Ignores upper and lower case, and white space before the scheme.
+fn schemes_of(value: &str) -> Option<(&'static str, &'static str)> {
+    let (word, _) = value.trim_start().split_once(':')?;
+    SCHEMES.into_iter().find(|(scheme, _)| scheme.eq_ignore_ascii_case(word))
 }
 
-const SCHEMES: [Scheme; 4] = [
-    Scheme { word: "redis", plaintext: "redis" },
-    Scheme { word: "rediss", plaintext: "redis" },
-    Scheme { word: "valkey", plaintext: "valkey" },
-    Scheme { word: "valkeys", plaintext: "valkey" },
-];
-
-impl Scheme {
-    /// The scheme at the start of `value`; `None`: `value` is no Redis URL. Ignores upper and lower
-    /// case, and white space before the scheme.
-    pub fn of(value: &str) -> Option<Scheme> {
-        let (word, _) = value.trim_start().split_once(':')?;
-        SCHEMES.into_iter().find(|scheme| scheme.word.eq_ignore_ascii_case(word))
-    }
+/// True if `value` begins like a Redis URL.
+pub fn has_scheme(value: &str) -> bool {
+    schemes_of(value).is_some()
 }
 
 /// User and password of a URL, percent-decoded.
@@ -96,7 +88,9 @@ pub struct UrlText {
 /// the query that may hold a secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RedisUrl {
-    scheme: Scheme,
+    scheme: &'static str,
+    /// The scheme of the same URL without TLS.
+    plaintext: &'static str,
     /// The part of the authority up to its last `@`, as written; may be empty.
     userinfo: Secret,
     pub host: Host<String>,
@@ -116,7 +110,7 @@ impl RedisUrl {
     /// The problem, as the rest of a sentence that begins with the name of the variable. The problem
     /// contains no part of the value, because any part may be a password.
     pub fn parse(value: &str) -> Result<RedisUrl, &'static str> {
-        let scheme = Scheme::of(value).ok_or(
+        let (scheme, plaintext) = schemes_of(value).ok_or(
             "does not begin with redis://, rediss://, valkey:// or valkeys:// (is there a quote at \
              the start?)",
         )?;
@@ -126,8 +120,7 @@ impl RedisUrl {
                  mistake?); percent-encode it (%20 for a space) or remove it",
             );
         }
-        let rest =
-            value[scheme.word.len()..].strip_prefix("://").ok_or("has no // after its scheme")?;
+        let rest = value[scheme.len()..].strip_prefix("://").ok_or("has no // after its scheme")?;
 
         let (authority, tail) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
         let (userinfo, host_and_port) =
@@ -160,12 +153,13 @@ impl RedisUrl {
         let (tail, fragment) = tail.split_at(tail.find('#').unwrap_or(tail.len()));
         let (path, query) = tail.split_at(tail.find('?').unwrap_or(tail.len()));
         let [userinfo, query, fragment] = [userinfo, query, fragment].map(Secret::new);
-        Ok(RedisUrl { scheme, userinfo, host, port, path: path.to_owned(), query, fragment })
+        let path = path.to_owned();
+        Ok(RedisUrl { scheme, plaintext, userinfo, host, port, path, query, fragment })
     }
 
     /// True if the scheme is `rediss` or `valkeys`.
     pub fn is_tls(&self) -> bool {
-        self.scheme.word != self.scheme.plaintext
+        self.scheme != self.plaintext
     }
 
     /// The URL for clients of the tunnel at `local`: this URL with the tunnel's address, a scheme
@@ -175,7 +169,7 @@ impl RedisUrl {
         match local {
             Local::Port(_) => {
                 let place = format!("{local}{}", self.path);
-                self.text(self.scheme.plaintext, &place, &query)
+                self.text(self.plaintext, &place, &query)
             }
             Local::Socket(path) => {
                 let path = Url::from_file_path(path).expect("the path of a socket is absolute");
@@ -220,20 +214,12 @@ impl RedisUrl {
             password: decoded(password),
         })
     }
-
-    /// The TLS parameters in the URL's query.
-    ///
-    /// # Errors
-    /// If a TLS parameter is unknown or empty, or if two TLS parameters contradict each other.
-    pub fn tls_parameters(&self) -> Result<UrlTlsParameters, &'static str> {
-        query::tls_parameters(self.query.expose().strip_prefix('?').unwrap_or_default())
-    }
 }
 
 impl fmt::Display for RedisUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let place = format!("{}:{}{}", self.host, self.port, self.path);
-        f.write_str(&self.text(self.scheme.word, &place, self.query.expose()).shown)
+        f.write_str(&self.text(self.scheme, &place, self.query.expose()).shown)
     }
 }
 
