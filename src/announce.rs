@@ -140,15 +140,15 @@ pub fn reasons(plan: &Plan, unused: &Unused) -> [Option<(String, String)>; 4] {
 
 /// The message about settings for a single variable that has no tunnel.
 fn why_without_effect(plan: &Plan) -> String {
-    let tunnelled: Vec<_> =
+    let mut tunnelled: Vec<_> =
         plan.tunnelled.iter().map(|tunnelled| tunnelled.variable.as_str()).collect();
-    let tunnels = match tunnelled.is_empty() {
-        true => "No variable has a tunnel".to_owned(),
-        false => format!("Variables with a tunnel: {}", tunnelled.join(" ")),
-    };
+    if tunnelled.is_empty() {
+        tunnelled.push("none");
+    }
     format!(
         "ignored: each of these settings is for one variable, and that variable has no tunnel. \
-         {tunnels}"
+         Variables with a tunnel: {}",
+        tunnelled.join(" ")
     )
 }
 
@@ -183,18 +183,19 @@ pub fn started(plan: &Plan, bound: &Bound, settings: &Settings) {
 
 /// Logs the variables whose Redis URLs need no tunnel.
 fn left_alone(plan: &Plan) {
-    let untouched: Vec<&str> = plan.untouched().collect();
-    if !untouched.is_empty() {
-        notice!(
-            at = "left-alone",
-            vars = untouched.join(" "),
-            msg = format!(
-                "these variables get no tunnel. Each variable already points to a tunnel, or \
-                 {}=passthrough leaves TLS to the app",
-                options::REDISS.declaration.variable
-            ),
-        );
+    let vars = plan.untouched().collect::<Vec<_>>().join(" ");
+    if !vars.is_empty() {
+        notice!(at = "left-alone", vars, msg = why_untouched(&vars));
     }
+}
+
+/// The reason why the Redis URLs in `variables` need no tunnel.
+pub fn why_untouched(variables: &str) -> String {
+    format!(
+        "no tunnel is needed for {variables}: each URL already points to a tunnel, or \
+         {}=passthrough leaves TLS to the app",
+        options::REDISS.declaration.variable
+    )
 }
 
 fn port_taken(route: &Route, wanted: u16, local: &Local) {

@@ -8,9 +8,10 @@ use crate::configuration::{Plan, Tunnelled};
 use crate::redis_url::Local;
 
 /// Replaces every tunnelled URL in COMMAND's arguments by the tunnel's URL. The arguments contain
-/// URLs because the shell expands `$REDIS_URL` in a Procfile's line before the launcher runs. Also
-/// returns each replacement: the number of the argument (0 is COMMAND itself), and the variable that
-/// holds the same URL.
+/// URLs because the shell expands `$REDIS_URL` in a Procfile's line before the launcher runs.
+///
+/// Returns the new arguments, and each replacement: the number of the argument (0 is COMMAND), and
+/// the variable that holds the same URL.
 pub fn rewrite(
     plan: &Plan,
     words: Vec<OsString>,

@@ -64,10 +64,6 @@ fn tables(reports: &[Report], untouched: &str, notes: &[(String, String)]) -> St
 fn why_none(untouched: &str) -> String {
     match untouched {
         "" => options::NO_URL.to_owned(),
-        variables => format!(
-            "{variables} needs no tunnel. The variable already points to a tunnel, or \
-             {}=passthrough leaves TLS to the app",
-            options::REDISS.declaration.variable
-        ),
+        variables => announce::why_untouched(variables),
     }
 }

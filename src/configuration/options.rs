@@ -38,8 +38,6 @@ pub struct Declaration {
     /// True if the setting can also be set for a single URL: with the prefix `<VAR>_`, the variable
     /// applies only to the URL in `<VAR>`.
     pub is_per_url: bool,
-    /// True if the value can be a secret, which no error may show.
-    pub is_secret: bool,
     /// True if the value is PEM text, or the path of a PEM file.
     pub is_pem: bool,
     /// Checks a value, but does not read a file that the value names. The error lists the accepted
@@ -103,7 +101,6 @@ const fn plain(variable: &'static str) -> Declaration {
         heading: "",
         is_common: false,
         is_per_url: false,
-        is_secret: false,
         is_pem: false,
         check: |_| Ok(()),
     }
@@ -211,7 +208,6 @@ settings! {
     /// This setting has no option, because a CA bundle is too long for a command line.
     CA_PEM: String = values::text, {
         is_per_url: true,
-        is_secret: true,
         is_pem: true,
     }
     PIN: Vec<Pin> = values::pins, {
@@ -231,7 +227,6 @@ settings! {
         value_name: "PEM",
         help: "Key of the client certificate: a PEM file, or the PEM text itself",
         is_per_url: true,
-        is_secret: true,
         is_pem: true,
     }
     SERVER_NAME: Option<String> = values::server_name, {

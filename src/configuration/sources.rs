@@ -6,7 +6,7 @@ use std::fmt;
 use super::cli::Invocation;
 use super::options::{self, Declaration, Setting};
 use crate::environment::{Environment, lookup};
-use crate::secret::{hidden, shown};
+use crate::secret::shown;
 use crate::tunnel::SettingNames;
 
 /// The two settings for CA bundles.
@@ -68,10 +68,8 @@ impl Found<'_> {
             ));
         }
         let text = self.value.to_str().ok_or_else(|| self.wrong("is not valid UTF-8"))?;
-        parse(text).map_err(|expected| {
-            let value = if self.setting.is_secret { hidden(text) } else { shown(text) };
-            self.wrong(format!("is {value}; expected {expected}"))
-        })
+        parse(text)
+            .map_err(|expected| self.wrong(format!("is {}; expected {expected}", shown(text))))
     }
 }
 

@@ -173,7 +173,8 @@ pub fn read_pem(found: &Found<'_>) -> Result<String, ConfigError> {
         Ok(_) => format!("a file of more than {LONGEST_PEM} bytes"),
         Err(error) => format!("a file that cannot be read ({error})"),
     };
-    let path = path_shown(&found.value.to_string_lossy(), found.setting.is_secret);
+    let may_be_key = found.setting.variable == names::CLIENT_KEY;
+    let path = path_shown(&found.value.to_string_lossy(), may_be_key);
     Err(found.wrong(format!(
         "is {path}, {problem}; expected the path of a PEM file, or PEM text that contains \
          -----BEGIN"
