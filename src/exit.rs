@@ -21,8 +21,8 @@ pub const COMMAND_NOT_EXECUTABLE: u8 = 126;
 /// COMMAND, or the interpreter that it needs, does not exist.
 pub const COMMAND_NOT_FOUND: u8 = 127;
 
-/// Writes `text` to stdout, and returns `code`. A reader that has closed the pipe is no error, as in
-/// `start-stunnel --check | head -1`.
+/// Writes `text` to stdout, and returns `code`. A closed pipe is no error, because users run
+/// commands such as `start-stunnel --check | head -1`.
 ///
 /// # Errors
 /// If stdout cannot be written.

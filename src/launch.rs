@@ -183,9 +183,7 @@ fn try_sandbox(plan: &Plan, bound: &Bound, settings: &Settings) -> Result<(), Co
         return Ok(());
     }
     let problem = format!(
-        "is require, but the sandbox would be {found}; set {} to auto or off to start without a \
-         sandbox",
-        settings.name_of(&options::SANDBOX)
+        "is require, but the sandbox would be {found}; to start without a sandbox, set auto or off"
     );
     Err(settings.wrong(&options::SANDBOX, problem))
 }

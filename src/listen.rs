@@ -122,8 +122,7 @@ fn not_bound(plan: &Plan, settings: &Settings, index: usize, error: &io::Error) 
     if settings.listen == Listen::Unix {
         let problem = format!(
             "is unix, but no socket can be made ({error}); set TMPDIR to a writable folder with a \
-             short path, or set {} to tcp",
-            settings.name_of(&options::LISTEN)
+             short path, or set tcp"
         );
         return settings.wrong(&options::LISTEN, problem);
     }

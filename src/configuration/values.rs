@@ -93,9 +93,8 @@ pub fn status_address(text: &str) -> Result<Option<StatusAddress>, &'static str>
 /// Parses 0 or a time of at least one second. Shorter times would fill the log.
 pub fn interval(text: &str) -> Result<Option<Duration>, &'static str> {
     const EXPECTED: &str = "a time of at least 1s, such as 60s, or 0 to log no metrics";
-    let interval = duration_or_never(text).map_err(|_| EXPECTED)?;
-    let is_long = |interval: &Duration| *interval >= Duration::from_secs(1);
-    if interval.as_ref().is_none_or(is_long) { Ok(interval) } else { Err(EXPECTED) }
+    let is_long = |interval: Duration| interval >= Duration::from_secs(1);
+    duration_or_never(text).ok().filter(|interval| interval.is_none_or(is_long)).ok_or(EXPECTED)
 }
 
 pub fn duration(text: &str) -> Result<Duration, &'static str> {
@@ -118,9 +117,7 @@ pub fn duration_or_never(text: &str) -> Result<Option<Duration>, &'static str> {
 }
 
 pub fn positive_duration(text: &str) -> Result<Duration, &'static str> {
-    let time = duration(text)?;
-    (!time.is_zero())
-        .then_some(time)
+    duration_or_never(text)?
         .ok_or("a time of more than zero, such as 500ms, 10s, 5m, 24h, or a bare number of seconds")
 }
 

@@ -107,8 +107,8 @@ impl RedisUrl {
     /// Parses `value` as a URL of RFC 3986 section 3.
     ///
     /// # Errors
-    /// The problem, as the rest of a sentence that begins with the name of the variable. The problem
-    /// contains no part of the value, because any part may be a password.
+    /// The rest of a sentence that begins with the name of the variable. The text contains no part
+    /// of the value, because any part may be a password.
     pub fn parse(value: &str) -> Result<RedisUrl, &'static str> {
         let (scheme, plaintext) = schemes_of(value).ok_or(
             "does not begin with redis://, rediss://, valkey:// or valkeys:// (is there a quote at \
@@ -267,7 +267,8 @@ fn mask_userinfo(userinfo: &str) -> String {
 }
 
 /// Masks the values of all parameters that are not known to be harmless, because some clients
-/// accept passwords in the query. Also masks a fragment. `query` begins with `?` or `#`, or is empty.
+/// accept passwords in the query. `query` may also be a fragment: the text begins with `?` or `#`,
+/// or is empty.
 fn mask_query(query: &str) -> String {
     const HARMLESS: [&str; 8] = [
         "db",
