@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::path::Path;
 
-use crate::configuration::{ConfigError, Plan, Settings, Unused, is_variable_name, options};
+use crate::configuration::{ConfigError, Plan, Settings, is_variable_name, options};
 use crate::exit;
 use crate::figures::{Counts, Figures};
 use crate::listen::{Bound, wanted_port};
@@ -111,8 +111,8 @@ fn why_not_executed(file: &Path, cause: &Cause) -> Option<String> {
 }
 
 /// Logs the variables and options that have no effect, with the reasons.
-pub fn unused(plan: &Plan, unused: &Unused) {
-    let [other_urls, unknown, without_url, retired] = reasons(plan, unused);
+pub fn unused(plan: &Plan) {
+    let [other_urls, unknown, without_url, retired] = reasons(plan);
     if let Some((vars, msg)) = retired {
         warning!(at = "retired-setting", vars, msg);
     }
@@ -124,11 +124,12 @@ pub fn unused(plan: &Plan, unused: &Unused) {
     }
 }
 
-/// The lists in `unused`, in the order of the fields. Each list has the reason why its variables or
+/// The lists in `plan.unused`, in the order of the fields. Each list has the reason why its variables or
 /// options have no effect. `None`: the list is empty.
-pub fn reasons(plan: &Plan, unused: &Unused) -> [Option<(String, String)>; 4] {
+pub fn reasons(plan: &Plan) -> [Option<(String, String)>; 4] {
     let retired = "this setting is retired and ignored: start-stunnel no longer opens connections \
                    in advance. Remove the setting";
+    let unused = &plan.unused;
     let all = [
         (&unused.other_urls, how_to_include(plan, &unused.other_urls)),
         (&unused.unknown, "unknown settings, ignored; see start-stunnel --help".to_owned()),

@@ -10,7 +10,7 @@ use anyhow::Context as _;
 
 use crate::announce;
 use crate::command_line;
-use crate::configuration::{ConfigError, Plan, Settings, Unused, options};
+use crate::configuration::{ConfigError, Plan, Settings, options};
 use crate::figures::{CommandState, Figures, TunnelLabels};
 use crate::listen::Bound;
 use crate::logging::{self, debug, err, warning};
@@ -38,7 +38,6 @@ pub struct Launch {
     pub environment: CommandEnvironment,
     pub settings: Settings,
     pub plan: Plan,
-    pub unused: Unused,
     pub bound: Bound,
 }
 
@@ -77,7 +76,7 @@ impl Launch {
     /// Binds the status page, logs the tunnels, and replaces the Redis URLs in COMMAND's arguments
     /// and environment.
     fn prepare(&mut self) {
-        announce::unused(&self.plan, &self.unused);
+        announce::unused(&self.plan);
         self.bound.bind_status(&self.settings);
         announce::started(&self.plan, &self.bound, &self.settings);
 

@@ -93,12 +93,12 @@ fn prepare(invocation: Invocation, environment: &Environment) -> Result<(Work, L
     // Copy the environment for COMMAND before keep_from_native_tls changes a variable.
     let command_environment = CommandEnvironment::of_launcher();
     let configuration = configuration::read(&invocation, environment).map_err(refuse)?;
-    let Configuration { settings, plan, unused } = configuration;
+    let Configuration { settings, plan } = configuration;
     let log = settings.log;
     tls::roots::keep_from_native_tls();
     if invocation.task == Task::Check {
         supervisor::forbid_core_dumps();
-        let check = move || check::run(plan, &settings, &unused).map(exit_with);
+        let check = move || check::run(plan, &settings).map(exit_with);
         return Ok((Box::new(check), log));
     }
     // Block signals before the first new thread, because a thread inherits the signal mask.
@@ -106,13 +106,13 @@ fn prepare(invocation: Invocation, environment: &Environment) -> Result<(Work, L
     let bound = listen::bind(&plan, &settings).map_err(|mistake| refuse(vec![mistake]))?;
     if invocation.task == Task::PrintEnvironment {
         let print = move || {
-            announce::unused(&plan, &unused);
+            announce::unused(&plan);
             announce::environment(&plan, &bound).map(exit_with)
         };
         return Ok((Box::new(print), log));
     }
     let (command, environment) = (invocation.command, command_environment);
-    let launch = Launch { command, environment, settings, plan, unused, bound };
+    let launch = Launch { command, environment, settings, plan, bound };
     Ok((Box::new(move || launch.run(inherited)), log))
 }
 

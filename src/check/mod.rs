@@ -7,7 +7,7 @@ mod render;
 mod report;
 
 use crate::announce;
-use crate::configuration::{Plan, Settings, Unused, options};
+use crate::configuration::{Plan, Settings, options};
 use crate::exit;
 use crate::logging::{LogFormat, err};
 use crate::sandbox::{Rights, SandboxMode};
@@ -18,13 +18,13 @@ use report::Report;
 ///
 /// # Errors
 /// If the runtime cannot start, or stdout cannot be written.
-pub fn run(plan: Plan, settings: &Settings, unused: &Unused) -> anyhow::Result<u8> {
+pub fn run(plan: Plan, settings: &Settings) -> anyhow::Result<u8> {
     let found_urls = plan.found_urls();
-    let mut notes: Vec<_> = announce::reasons(&plan, unused).into_iter().flatten().collect();
+    let mut notes: Vec<_> = announce::reasons(&plan).into_iter().flatten().collect();
     let untouched = plan.untouched().collect::<Vec<_>>().join(" ");
     if settings.log.format == LogFormat::Json {
         // The notes go to the log, because stdout gets only one JSON object per tunnel.
-        announce::unused(&plan, unused);
+        announce::unused(&plan);
         if !found_urls {
             err!(at = "no-redis-url", msg = why_none(&untouched));
         }

@@ -21,6 +21,20 @@ pub struct Tunnelled {
     pub url: RedisUrl,
 }
 
+/// Variables and options without an effect.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Unused {
+    /// Variables that hold a Redis URL, but get no tunnel, because the launcher does not look for
+    /// them and the user does not list them.
+    pub other_urls: Vec<String>,
+    /// Variables whose names look like settings, but are no settings.
+    pub unknown: Vec<String>,
+    /// Settings for a single variable that holds no Redis URL.
+    pub without_url: Vec<String>,
+    /// Retired options and variables.
+    pub retired: Vec<String>,
+}
+
 /// The tunnels to open, and the variables that hold Redis URLs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
@@ -33,6 +47,7 @@ pub struct Plan {
     /// The variables whose URLs need no tunnel, each with its value. Secrets in the values are
     /// masked.
     pub(super) untouched: Vec<(String, String)>,
+    pub unused: Unused,
 }
 
 impl Plan {
