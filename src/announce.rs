@@ -124,8 +124,8 @@ pub fn unused(plan: &Plan) {
     }
 }
 
-/// The lists in `plan.unused`, in the order of the fields. Each list has the reason why its variables or
-/// options have no effect. `None`: the list is empty.
+/// The lists in `plan.unused`, in the order of the fields. Each list comes with the reason why the
+/// variables or options in the list have no effect. `None`: the list is empty.
 pub fn reasons(plan: &Plan) -> [Option<(String, String)>; 4] {
     let retired = "this setting is retired and ignored: start-stunnel no longer opens connections \
                    in advance. Remove the setting";

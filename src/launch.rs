@@ -67,7 +67,7 @@ impl Launch {
             .build()
             .context("could not start the runtime")?;
         let ended = runtime.block_on(self.serve(child, terminal, figures.clone()))?;
-        // This closes open connections, but does not wait for unfinished name lookups.
+        // `shutdown_background` closes open connections, and does not wait for name lookups.
         runtime.shutdown_background();
         announce::ended(ended, &figures);
         Ok(ended)
@@ -172,7 +172,7 @@ fn rights(plan: &Plan, bound: &Bound) -> Rights {
     }
 }
 
-/// Under `--sandbox require`, tries whether the sandbox works. Returns an error if it does not.
+/// Under `--sandbox require`, tries whether the sandbox works. If not, returns an error.
 fn try_sandbox(plan: &Plan, bound: &Bound, settings: &Settings) -> Result<(), ConfigError> {
     if settings.sandbox != SandboxMode::Require {
         return Ok(());
@@ -197,7 +197,7 @@ async fn enter_sandbox(plan: &Plan, bound: &Bound, settings: &Settings) {
         state => debug!(at = "sandbox", state = %state),
     }
     logging::enter_sandbox();
-    // Besides the log's thread, only the permanent thread has started before now.
+    // Until now, only the log's thread and the permanent thread have started.
     if let Ok(Err(error)) = threads::run(sandbox::enter).await {
         warning!(at = "sandbox-failed", error = %error);
     }

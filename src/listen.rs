@@ -13,8 +13,8 @@ use crate::tunnel::{Listen, Listener, PortTaken, SocketFolder};
 /// The name of the status page's Unix socket in the folder of the tunnels' sockets.
 const STATUS_SOCKET: &str = "status.sock";
 
-/// The bound ports and sockets of the tunnels and of the status page. They do not accept
-/// connections yet.
+/// The bound ports and sockets of the tunnels and of the status page, before they
+/// accept connections.
 #[derive(Debug, Default)]
 pub struct Bound {
     pub listeners: Vec<Listener>,
@@ -142,7 +142,7 @@ fn not_bound(plan: &Plan, settings: &Settings, index: usize, error: &io::Error) 
 pub fn wanted_port(settings: &Settings, index: usize) -> u16 {
     match settings.listen_port {
         0 => 0,
-        // No port is left after 65535, so the kernel chooses.
+        // After port 65535, the kernel chooses.
         first => u16::try_from(usize::from(first) + index).unwrap_or(0),
     }
 }

@@ -81,7 +81,8 @@ fn refuse(mistakes: Vec<ConfigError>) -> Work {
     Box::new(move || Ok(announce::misconfigured(&mistakes)))
 }
 
-/// Replaces the launcher by COMMAND. If that fails, returns the work that logs the error.
+/// Replaces the launcher by COMMAND. If COMMAND cannot be executed, returns the work that logs the
+/// error.
 fn become_command(command: Vec<OsString>) -> Work {
     let error = supervisor::become_command(&command, CommandEnvironment::of_launcher());
     Box::new(move || Ok(announce::not_executed(&command, &error)))

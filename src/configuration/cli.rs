@@ -17,7 +17,7 @@ use crate::tls;
 
 const COMMAND: &str = "command";
 
-/// What the launcher does.
+/// The task that the command line selects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Task {
     Run,
@@ -93,7 +93,8 @@ impl Invocation {
     }
 }
 
-/// [`command`] with the retired option, which the man page and the completions do not show.
+/// The command line that the launcher accepts: [`command`] and the retired option. The man page and
+/// the shell completions do not show the retired option.
 fn parser() -> Command {
     let retired = Arg::new(options::RETIRED_OPTION).long(options::RETIRED_OPTION);
     command().arg(retired.value_parser(value_parser!(OsString)).hide(true))
@@ -167,8 +168,8 @@ fn task_arg((task, option, help): (Task, &'static str, &'static str)) -> Arg {
         .conflicts_with(COMMAND)
 }
 
-/// Accepts PEM text as a value, although PEM text begins with hyphens, but no other word that
-/// begins with a hyphen: such a word is an option, and the value is missing.
+/// Parses the value of an option for PEM. PEM text begins with hyphens. Any other word that begins
+/// with a hyphen is an error, because the word is the next option, and the value is missing.
 fn pem_value() -> impl TypedValueParser<Value = OsString> {
     OsStringValueParser::new().try_map(|value| {
         let bytes = value.as_bytes();
@@ -239,7 +240,7 @@ fn without_secrets(mut error: clap::Error) -> clap::Error {
     if let Some(ContextValue::String(value)) = error.get(ContextKind::InvalidValue)
         && !value.is_empty()
     {
-        // clap puts quotes around the text.
+        // clap adds quotes, too.
         let value = shown(value).trim_matches('\'').to_owned();
         error.insert(ContextKind::InvalidValue, ContextValue::String(value));
     }

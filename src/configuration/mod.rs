@@ -75,8 +75,8 @@ fn retired(invocation: &Invocation, environment: &Environment) -> Vec<String> {
     option.into_iter().chain(variable.map(|_| options::RETIRED_VARIABLE.to_owned())).collect()
 }
 
-/// The log settings for errors that prevent the start. They ignore `--log-level`, so that the user
-/// sees these errors at every level, and use the default format if `--log-format` is wrong.
+/// The log settings for errors that prevent the start. The level ignores `--log-level`, so that the
+/// user always sees these errors. If `--log-format` is wrong, the format is the default.
 pub fn log_settings_for_errors(invocation: &Invocation, environment: &Environment) -> LogSettings {
     let sources = Sources { invocation, environment, variable: None };
     LogSettings { level: LevelFilter::ERROR, format: sources.read(&options::LOG_FORMAT) }

@@ -22,7 +22,8 @@ use crate::tunnel::{Listen, PortTaken};
 pub struct Declaration {
     /// The variable that sets the same value as the option.
     pub variable: &'static str,
-    /// The variable's name in Heroku's retired Redis buildpack. The name still works.
+    /// The variable's name in Heroku's retired Redis buildpack. The launcher still
+    /// accepts the old name.
     pub old_variable: Option<&'static str>,
     /// The default, as a user would write it. Empty: the setting is unset by default.
     pub default: &'static str,
@@ -53,7 +54,7 @@ pub struct Setting<T> {
 }
 
 impl<T> Setting<T> {
-    /// The value that [`Declaration::default`] stands for.
+    /// The default, parsed.
     pub fn default(&self) -> T {
         (self.parse)(self.declaration.default).expect("the default is valid")
     }

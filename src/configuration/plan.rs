@@ -1,4 +1,4 @@
-//! The planned tunnels, and the variables that will lead to them. Nothing here has side effects.
+//! The planned tunnels, and the variables that will lead to these tunnels.
 
 use std::collections::BTreeSet;
 

@@ -107,7 +107,8 @@ impl<'a> Sources<'a> {
     }
 
     /// The value for this URL alone. If the user sets only one of the two CA settings for this URL,
-    /// the value of the other CA setting is empty, because both general CA settings are replaced.
+    /// the value of the other CA setting is empty, because this one setting
+    /// replaces both general CA settings.
     pub fn own(&self, setting: &'static Declaration) -> Option<Found<'a>> {
         let variable = self.variable.filter(|_| setting.is_per_url)?;
         let of = |setting: &Declaration| lookup(self.environment, &setting.for_one(variable));
@@ -122,7 +123,7 @@ impl<'a> Sources<'a> {
         Some(Found { name: format!("--{}", setting.option()?), value, setting })
     }
 
-    /// The values of the setting's variable and of its old variable, as far as they are set.
+    /// The values of the setting's variable and of its old variable, without unset variables.
     pub fn variables(&self, setting: &'static Declaration) -> Vec<Found<'a>> {
         let found = |name: &str| {
             Some(Found { name: name.to_owned(), value: lookup(self.environment, name)?, setting })

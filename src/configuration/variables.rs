@@ -16,7 +16,7 @@ use crate::redis_url::{FORM, RedisUrl, UNIX, has_scheme};
 use crate::secret::{MASK, Secret};
 use crate::tunnel::{Route, SettingNames, Upstream};
 
-/// The variable whose tunnel is the first by default.
+/// The variable that gets the first tunnel by default.
 const REDIS_URL: &str = "REDIS_URL";
 /// The domain of Heroku's PrivateLink endpoints, which speak TLS on the URL's own port:
 /// <https://devcenter.heroku.com/articles/heroku-redis-via-privatelink>.
@@ -28,7 +28,7 @@ pub fn plan(reader: &mut Reader<'_>) -> Plan {
     let mut plan = Plan::default();
     let list = reader.sources.find(&options::URLS.declaration);
     let listed = list.as_ref().map(|list| list.parse(options::URLS.parse)).transpose();
-    // A mistake in the list has been reported already.
+    // `Reader::check_setting` has already reported a mistake in the list.
     let Ok(listed) = listed else { return plan };
     let list = list.map(|list| list.name);
     let names = listed.flatten().unwrap_or_else(|| discovered(reader.sources.environment));

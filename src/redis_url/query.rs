@@ -63,7 +63,7 @@ pub fn key_of(parameter: &str) -> String {
     parameter.split('=').next().unwrap_or_default().to_ascii_lowercase()
 }
 
-/// The query without TLS parameters. The query begins with `?`, or is empty.
+/// Removes the TLS parameters from a query. The query begins with `?`, or is empty.
 pub fn without_tls_parameters(query: &str) -> String {
     let Some(query) = query.strip_prefix('?') else { return String::new() };
     let kept: Vec<&str> = query.split('&').filter(|part| !is_tls_parameter(part)).collect();
