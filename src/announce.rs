@@ -5,8 +5,7 @@ use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::path::Path;
 
-use crate::command_line::Rewrite;
-use crate::configuration::{ConfigError, Plan, Settings, Unused, is_variable_name, options};
+use crate::configuration::{ConfigError, Plan, Settings, is_variable_name, options};
 use crate::exit;
 use crate::figures::{Counts, Figures};
 use crate::listen::{Bound, wanted_port};
@@ -112,8 +111,8 @@ fn why_not_executed(file: &Path, cause: &Cause) -> Option<String> {
 }
 
 /// Logs the variables and options that have no effect, with the reasons.
-pub fn unused(plan: &Plan, unused: &Unused) {
-    let [other_urls, unknown, without_url, retired] = reasons(plan, unused);
+pub fn unused(plan: &Plan) {
+    let [other_urls, unknown, without_url, retired] = reasons(plan);
     if let Some((vars, msg)) = retired {
         warning!(at = "retired-setting", vars, msg);
     }
@@ -125,11 +124,12 @@ pub fn unused(plan: &Plan, unused: &Unused) {
     }
 }
 
-/// The lists in `unused`, in the order of the fields. Each list has the reason why its variables or
-/// options have no effect. `None`: the list is empty.
-pub fn reasons(plan: &Plan, unused: &Unused) -> [Option<(String, String)>; 4] {
+/// The lists in `plan.unused`, in the order of the fields. Each list comes with the reason why the
+/// variables or options in the list have no effect. `None`: the list is empty.
+pub fn reasons(plan: &Plan) -> [Option<(String, String)>; 4] {
     let retired = "this setting is retired and ignored: start-stunnel no longer opens connections \
                    in advance. Remove the setting";
+    let unused = &plan.unused;
     let all = [
         (&unused.other_urls, how_to_include(plan, &unused.other_urls)),
         (&unused.unknown, "unknown settings, ignored; see start-stunnel --help".to_owned()),
@@ -141,15 +141,15 @@ pub fn reasons(plan: &Plan, unused: &Unused) -> [Option<(String, String)>; 4] {
 
 /// The message about settings for a single variable that has no tunnel.
 fn why_without_effect(plan: &Plan) -> String {
-    let tunnelled: Vec<_> =
+    let mut tunnelled: Vec<_> =
         plan.tunnelled.iter().map(|tunnelled| tunnelled.variable.as_str()).collect();
-    let tunnels = match tunnelled.is_empty() {
-        true => "No variable has a tunnel".to_owned(),
-        false => format!("Variables with a tunnel: {}", tunnelled.join(" ")),
-    };
+    if tunnelled.is_empty() {
+        tunnelled.push("none");
+    }
     format!(
         "ignored: each of these settings is for one variable, and that variable has no tunnel. \
-         {tunnels}"
+         Variables with a tunnel: {}",
+        tunnelled.join(" ")
     )
 }
 
@@ -184,18 +184,19 @@ pub fn started(plan: &Plan, bound: &Bound, settings: &Settings) {
 
 /// Logs the variables whose Redis URLs need no tunnel.
 fn left_alone(plan: &Plan) {
-    let untouched: Vec<&str> = plan.untouched().collect();
-    if !untouched.is_empty() {
-        notice!(
-            at = "left-alone",
-            vars = untouched.join(" "),
-            msg = format!(
-                "these variables get no tunnel. Each variable already points to a tunnel, or \
-                 {}=passthrough leaves TLS to the app",
-                options::REDISS.declaration.variable
-            ),
-        );
+    let vars = plan.untouched().collect::<Vec<_>>().join(" ");
+    if !vars.is_empty() {
+        notice!(at = "left-alone", vars, msg = why_untouched(&vars));
     }
+}
+
+/// The reason why the Redis URLs in `variables` need no tunnel.
+pub fn why_untouched(variables: &str) -> String {
+    format!(
+        "no tunnel is needed for {variables}: each URL already points to a tunnel, or \
+         {}=passthrough leaves TLS to the app",
+        options::REDISS.declaration.variable
+    )
 }
 
 fn port_taken(route: &Route, wanted: u16, local: &Local) {
@@ -265,9 +266,9 @@ fn not_authenticated(variables: &[String]) {
     }
 }
 
-/// Warns about arguments whose URLs were rewritten.
-pub fn rewritten(rewrites: &[Rewrite]) {
-    for Rewrite { argument, variable } in rewrites {
+/// Warns about the arguments whose URLs [`crate::command_line::rewrite`] has replaced.
+pub fn rewritten(rewrites: &[(usize, String)]) {
+    for (argument, variable) in rewrites {
         warning!(
             at = "argument-rewritten",
             argument,
@@ -301,7 +302,7 @@ pub fn environment(plan: &Plan, bound: &Bound) -> anyhow::Result<u8> {
         note(&format!("start-stunnel: nothing to print: {}", names::NO_URL));
     }
     let text: String = plan.describe(&bound.locals).into_iter().map(|line| line + "\n").collect();
-    Ok(exit::after_printing(&text, exit::SUCCESS)?)
+    Ok(exit::print(&text, exit::SUCCESS)?)
 }
 
 /// Writes a line to stderr. Ignores errors, because stderr may be closed.

@@ -1,52 +1,41 @@
 //! Replaces Redis URLs in COMMAND's arguments by the URLs of their tunnels.
 
+use std::cmp::Reverse;
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use crate::configuration::{Plan, Tunnelled};
 use crate::redis_url::Local;
 
-/// The replacement of a URL in one of COMMAND's arguments.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rewrite {
-    /// The number of the argument; 0 is COMMAND itself.
-    pub argument: usize,
-    /// The variable that holds the same URL.
-    pub variable: String,
-}
-
 /// Replaces every tunnelled URL in COMMAND's arguments by the tunnel's URL. The arguments contain
 /// URLs because the shell expands `$REDIS_URL` in a Procfile's line before the launcher runs.
+///
+/// Returns the new arguments, and each replacement: the number of the argument (0 is COMMAND), and
+/// the variable that holds the same URL.
 pub fn rewrite(
     plan: &Plan,
     words: Vec<OsString>,
     locals: &[Local],
-) -> (Vec<OsString>, Vec<Rewrite>) {
+) -> (Vec<OsString>, Vec<(usize, String)>) {
     let mut rewrites = Vec::new();
     let rewritten = words.into_iter().enumerate().map(|(argument, word)| {
         let (word, variables) = rewrite_word(plan, word.as_bytes(), locals);
-        rewrites.extend(variables.into_iter().map(|variable| Rewrite { argument, variable }));
+        rewrites.extend(variables.into_iter().map(|variable| (argument, variable)));
         OsString::from_vec(word)
     });
     (rewritten.collect(), rewrites)
 }
 
 fn rewrite_word(plan: &Plan, word: &[u8], locals: &[Local]) -> (Vec<u8>, Vec<String>) {
+    // If two variables hold the same URL, the sort keeps the first variable in front.
+    let mut urls: Vec<_> = plan.tunnelled.iter().collect();
+    urls.sort_by_key(|url| Reverse(url.value.expose().len()));
     let (mut done, mut variables) = (Vec::with_capacity(word.len()), Vec::new());
     let mut rest = word;
     while let Some((&byte, after)) = rest.split_first() {
-        let longest = plan
-            .tunnelled
-            .iter()
-            .filter(|tunnelled| begins_with_url(rest, tunnelled.value.expose()))
-            // If two variables hold the same URL, take the first variable.
-            .reduce(|best, other| {
-                let longer = other.value.expose().len() > best.value.expose().len();
-                if longer { other } else { best }
-            });
-        match longest {
+        match urls.iter().find(|url| begins_with_url(rest, url.value.expose())) {
             Some(Tunnelled { variable, value, route, url }) => {
-                done.extend(url.local(&locals[*route]).expose().as_bytes());
+                done.extend(url.local(&locals[*route]).whole.expose().as_bytes());
                 if !variables.contains(variable) {
                     variables.push(variable.clone());
                 }
@@ -122,10 +111,10 @@ mod tests {
             let (words, rewrites) = rewrite(&plan, vec!["cmd".into(), given.into()], &ports);
             assert_eq!(words, ["cmd", expected], "{given}");
             assert_eq!(rewrites.is_empty(), given == expected, "{given}");
-            assert!(rewrites.iter().all(|rewrite| rewrite.argument == 1), "{given}");
+            assert!(rewrites.iter().all(|(argument, _)| *argument == 1), "{given}");
         }
         let (_, rewrites) = rewrite(&plan, vec!["redis://h:6379/1 redis://h:6379".into()], &ports);
-        let variables: Vec<_> = rewrites.iter().map(|rewrite| rewrite.variable.as_str()).collect();
+        let variables: Vec<_> = rewrites.iter().map(|(_, variable)| variable.as_str()).collect();
         assert_eq!(variables, ["HEROKU_REDIS_A_URL", "REDIS_URL"]);
     }
 

@@ -21,12 +21,12 @@ pub const COMMAND_NOT_EXECUTABLE: u8 = 126;
 /// COMMAND, or the interpreter that it needs, does not exist.
 pub const COMMAND_NOT_FOUND: u8 = 127;
 
-/// Writes `text` to stdout, and returns `code`.
+/// Writes `text` to stdout, and returns `code`. A closed pipe is no error, because users run
+/// commands such as `start-stunnel --check | head -1`.
 ///
 /// # Errors
-/// If stdout cannot be written. It is no error if the reader has closed the pipe, as in
-/// `start-stunnel --check | head -1`.
-pub fn after_printing(text: &str, code: u8) -> io::Result<u8> {
+/// If stdout cannot be written.
+pub fn print(text: &str, code: u8) -> io::Result<u8> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),

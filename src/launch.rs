@@ -10,7 +10,7 @@ use anyhow::Context as _;
 
 use crate::announce;
 use crate::command_line;
-use crate::configuration::{ConfigError, Plan, Settings, Unused, options};
+use crate::configuration::{ConfigError, Plan, Settings, options};
 use crate::figures::{CommandState, Figures, TunnelLabels};
 use crate::listen::Bound;
 use crate::logging::{self, debug, err, warning};
@@ -38,7 +38,6 @@ pub struct Launch {
     pub environment: CommandEnvironment,
     pub settings: Settings,
     pub plan: Plan,
-    pub unused: Unused,
     pub bound: Bound,
 }
 
@@ -68,7 +67,7 @@ impl Launch {
             .build()
             .context("could not start the runtime")?;
         let ended = runtime.block_on(self.serve(child, terminal, figures.clone()))?;
-        // This closes open connections, but does not wait for unfinished name lookups.
+        // `shutdown_background` closes open connections, and does not wait for name lookups.
         runtime.shutdown_background();
         announce::ended(ended, &figures);
         Ok(ended)
@@ -77,7 +76,7 @@ impl Launch {
     /// Binds the status page, logs the tunnels, and replaces the Redis URLs in COMMAND's arguments
     /// and environment.
     fn prepare(&mut self) {
-        announce::unused(&self.plan, &self.unused);
+        announce::unused(&self.plan);
         self.bound.bind_status(&self.settings);
         announce::started(&self.plan, &self.bound, &self.settings);
 
@@ -86,7 +85,7 @@ impl Launch {
         self.command = words;
         announce::rewritten(&rewrites);
         for (name, value) in self.plan.changes(&self.bound.locals) {
-            self.environment.set(&name, value);
+            self.environment.set(&name, value.whole.expose());
         }
     }
 
@@ -172,7 +171,7 @@ fn rights(plan: &Plan, bound: &Bound) -> Rights {
     }
 }
 
-/// Under `--sandbox require`, tries whether the sandbox works. Returns an error if it does not.
+/// Under `--sandbox require`, tries whether the sandbox works. If not, returns an error.
 fn try_sandbox(plan: &Plan, bound: &Bound, settings: &Settings) -> Result<(), ConfigError> {
     if settings.sandbox != SandboxMode::Require {
         return Ok(());
@@ -182,9 +181,7 @@ fn try_sandbox(plan: &Plan, bound: &Bound, settings: &Settings) -> Result<(), Co
         return Ok(());
     }
     let problem = format!(
-        "is require, but the sandbox would be {found}; set {} to auto or off to start without a \
-         sandbox",
-        settings.name_of(&options::SANDBOX)
+        "is require, but the sandbox would be {found}; to start without a sandbox, set auto or off"
     );
     Err(settings.wrong(&options::SANDBOX, problem))
 }
@@ -199,7 +196,7 @@ async fn enter_sandbox(plan: &Plan, bound: &Bound, settings: &Settings) {
         state => debug!(at = "sandbox", state = %state),
     }
     logging::enter_sandbox();
-    // Besides the log's thread, only the permanent thread has started before now.
+    // Until now, only the log's thread and the permanent thread have started.
     if let Ok(Err(error)) = threads::run(sandbox::enter).await {
         warning!(at = "sandbox-failed", error = %error);
     }

@@ -14,8 +14,8 @@ use crate::tunnel::{Listen, Listener, PortTaken, SocketFolder};
 /// The name of the status page's Unix socket in the folder of the tunnels' sockets.
 const STATUS_SOCKET: &str = "status.sock";
 
-/// The bound ports and sockets of the tunnels and of the status page. They do not accept
-/// connections yet.
+/// The bound ports and sockets of the tunnels and of the status page, before they
+/// accept connections.
 #[derive(Debug, Default)]
 pub struct Bound {
     pub listeners: Vec<Listener>,
@@ -39,11 +39,10 @@ pub fn bind(plan: &Plan, settings: &Settings) -> Result<Bound, ConfigError> {
         return Err(settings.wrong(&options::PORT_TAKEN, problem));
     }
     let mut bound = Bound::default();
-    bound.bind_all(plan, settings).map_err(|error| match is_out_of_descriptors(&error) {
-        true => too_few_descriptors(plan, &error),
-        false => not_bound(settings, bound.listeners.len(), &error),
-    })?;
-    Ok(bound)
+    match bound.bind_all(plan, settings) {
+        Ok(()) => Ok(bound),
+        Err(error) => Err(not_bound(plan, settings, bound.listeners.len(), &error)),
+    }
 }
 
 impl Bound {
@@ -111,22 +110,20 @@ impl Bound {
     }
 }
 
-fn too_few_descriptors(plan: &Plan, error: &io::Error) -> ConfigError {
-    let problem = format!(
-        "need {} tunnels, more than the limit on open files allows ({error}); raise the limit on \
-         open files (ulimit -n, LimitNOFILE= of systemd, --ulimit nofile= of docker)",
-        plan.routes.len()
-    );
-    ConfigError::new("the Redis URLs", problem)
-}
-
 /// The error if the port or socket of the tunnel with this index cannot be bound.
-fn not_bound(settings: &Settings, index: usize, error: &io::Error) -> ConfigError {
+fn not_bound(plan: &Plan, settings: &Settings, index: usize, error: &io::Error) -> ConfigError {
+    if is_out_of_descriptors(error) {
+        let problem = format!(
+            "need {} tunnels, more than the limit on open files allows ({error}); raise the limit \
+             on open files (ulimit -n, LimitNOFILE= of systemd, --ulimit nofile= of docker)",
+            plan.routes.len()
+        );
+        return ConfigError::new("the Redis URLs", problem);
+    }
     if settings.listen == Listen::Unix {
         let problem = format!(
             "is unix, but no socket can be made ({error}); set TMPDIR to a writable folder with a \
-             short path, or set {} to tcp",
-            settings.name_of(&options::LISTEN)
+             short path, or set tcp"
         );
         return settings.wrong(&options::LISTEN, problem);
     }
@@ -146,7 +143,7 @@ fn not_bound(settings: &Settings, index: usize, error: &io::Error) -> ConfigErro
 pub fn wanted_port(settings: &Settings, index: usize) -> u16 {
     match settings.listen_port {
         0 => 0,
-        // No port is left after 65535, so the kernel chooses.
+        // After port 65535, the kernel chooses.
         first => u16::try_from(usize::from(first) + index).unwrap_or(0),
     }
 }

@@ -6,6 +6,7 @@ use std::env;
 use std::ffi::OsString;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use anyhow::Context as _;
 use start_stunnel::configuration::cli::{Invocation, Task};
 use start_stunnel::configuration::{self, ConfigError, Configuration};
 use start_stunnel::environment::Environment;
@@ -43,8 +44,9 @@ fn run(invocation: Invocation) -> ExitOutcome {
     let is_disabled = configuration::is_disabled(&invocation, &environment);
     let log_for_errors = configuration::log_settings_for_errors(&invocation, &environment);
     match invocation.task {
-        Task::PrintShim => return exit_with(print_shim()),
-        Task::Status => return exit_with(tell_status(log_for_errors, is_disabled)),
+        Task::PrintShim => return printed(print_shim()),
+        // `--status` works even if a setting is wrong.
+        Task::Status => return printed(status::client::run(log_for_errors.format, is_disabled)),
         Task::Check | Task::PrintEnvironment if is_disabled => {
             announce::disabled();
             return exit_with(exit::SUCCESS);
@@ -79,7 +81,8 @@ fn refuse(mistakes: Vec<ConfigError>) -> Work {
     Box::new(move || Ok(announce::misconfigured(&mistakes)))
 }
 
-/// Replaces the launcher by COMMAND. If that fails, returns the work that logs the error.
+/// Replaces the launcher by COMMAND. If COMMAND cannot be executed, returns the work that logs the
+/// error.
 fn become_command(command: Vec<OsString>) -> Work {
     let error = supervisor::become_command(&command, CommandEnvironment::of_launcher());
     Box::new(move || Ok(announce::not_executed(&command, &error)))
@@ -91,12 +94,12 @@ fn prepare(invocation: Invocation, environment: &Environment) -> Result<(Work, L
     // Copy the environment for COMMAND before keep_from_native_tls changes a variable.
     let command_environment = CommandEnvironment::of_launcher();
     let configuration = configuration::read(&invocation, environment).map_err(refuse)?;
-    let Configuration { settings, plan, unused } = configuration;
+    let Configuration { settings, plan } = configuration;
     let log = settings.log;
     tls::roots::keep_from_native_tls();
     if invocation.task == Task::Check {
         supervisor::forbid_core_dumps();
-        let check = move || check::run(plan, &settings, &unused).map(exit_with);
+        let check = move || check::run(plan, &settings).map(exit_with);
         return Ok((Box::new(check), log));
     }
     // Block signals before the first new thread, because a thread inherits the signal mask.
@@ -104,29 +107,26 @@ fn prepare(invocation: Invocation, environment: &Environment) -> Result<(Work, L
     let bound = listen::bind(&plan, &settings).map_err(|mistake| refuse(vec![mistake]))?;
     if invocation.task == Task::PrintEnvironment {
         let print = move || {
-            announce::unused(&plan, &unused);
+            announce::unused(&plan);
             announce::environment(&plan, &bound).map(exit_with)
         };
         return Ok((Box::new(print), log));
     }
     let (command, environment) = (invocation.command, command_environment);
-    let launch = Launch { command, environment, settings, plan, unused, bound };
+    let launch = Launch { command, environment, settings, plan, bound };
     Ok((Box::new(move || launch.run(inherited)), log))
 }
 
-/// Prints the state of running launchers. `--status` works even if a setting is wrong.
-fn tell_status(log: LogSettings, is_disabled: bool) -> u8 {
-    status::client::run(log.format, is_disabled).unwrap_or_else(|error| {
+/// The outcome of a task that writes no log.
+fn printed(code: anyhow::Result<u8>) -> ExitOutcome {
+    exit_with(code.unwrap_or_else(|error| {
         eprintln!("start-stunnel: {error:#}");
         exit::INTERNAL_ERROR
-    })
+    }))
 }
 
-fn print_shim() -> u8 {
+fn print_shim() -> anyhow::Result<u8> {
     let install_from = concat!("install_from='", env!("CARGO_PKG_REPOSITORY"), "'");
     let shim = SHIM.replacen("install_from=''", install_from, 1);
-    exit::after_printing(&shim, exit::SUCCESS).unwrap_or_else(|error| {
-        eprintln!("start-stunnel: could not write the shim: {error}");
-        exit::INTERNAL_ERROR
-    })
+    exit::print(&shim, exit::SUCCESS).context("could not write the shim")
 }

@@ -7,7 +7,7 @@ mod render;
 mod report;
 
 use crate::announce;
-use crate::configuration::{Plan, Settings, Unused, options};
+use crate::configuration::{Plan, Settings};
 use crate::exit;
 use crate::logging::{LogFormat, err};
 use crate::names;
@@ -19,13 +19,13 @@ use report::{Report, Subject};
 ///
 /// # Errors
 /// If the runtime cannot start, or stdout cannot be written.
-pub fn run(plan: Plan, settings: &Settings, unused: &Unused) -> anyhow::Result<u8> {
+pub fn run(plan: Plan, settings: &Settings) -> anyhow::Result<u8> {
     let found_urls = plan.found_urls();
-    let mut notes: Vec<_> = announce::reasons(&plan, unused).into_iter().flatten().collect();
+    let mut notes: Vec<_> = announce::reasons(&plan).into_iter().flatten().collect();
     let untouched = plan.untouched().collect::<Vec<_>>().join(" ");
     if settings.log.format == LogFormat::Json {
         // The notes go to the log, because stdout gets only one JSON object per tunnel.
-        announce::unused(&plan, unused);
+        announce::unused(&plan);
         if !found_urls {
             err!(at = "no-redis-url", msg = why_none(&untouched));
         }
@@ -50,7 +50,7 @@ pub fn run(plan: Plan, settings: &Settings, unused: &Unused) -> anyhow::Result<u
             .collect(),
         LogFormat::Logfmt => tables(&reports, &untouched, &notes),
     };
-    Ok(exit::after_printing(&text, code)?)
+    Ok(exit::print(&text, code)?)
 }
 
 fn tables(reports: &[(Subject, Report)], untouched: &str, notes: &[(String, String)]) -> String {
@@ -69,10 +69,6 @@ fn tables(reports: &[(Subject, Report)], untouched: &str, notes: &[(String, Stri
 fn why_none(untouched: &str) -> String {
     match untouched {
         "" => names::NO_URL.to_owned(),
-        variables => format!(
-            "{variables} needs no tunnel. The variable already points to a tunnel, or \
-             {}=passthrough leaves TLS to the app",
-            options::REDISS.declaration.variable
-        ),
+        variables => announce::why_untouched(variables),
     }
 }

@@ -6,7 +6,6 @@
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
-use std::sync::LazyLock;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::error::{ContextKind, ContextValue};
@@ -18,7 +17,7 @@ use crate::tls;
 
 const COMMAND: &str = "command";
 
-/// What the launcher does.
+/// The task that the command line selects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Task {
     Run,
@@ -90,11 +89,12 @@ impl Invocation {
 
     /// The value of `setting`'s option, if the user gave the option.
     pub fn option(&self, setting: &Declaration) -> Option<&OsStr> {
-        self.matches.get_one::<OsString>(setting.option?).map(OsString::as_os_str)
+        self.matches.get_one::<OsString>(&setting.option()?).map(OsString::as_os_str)
     }
 }
 
-/// [`command`] with the retired option, which the man page and the completions do not show.
+/// The command line that the launcher accepts: [`command`] and the retired option. The man page and
+/// the shell completions do not show the retired option.
 fn parser() -> Command {
     let retired = Arg::new(options::RETIRED_OPTION).long(options::RETIRED_OPTION);
     command().arg(retired.value_parser(value_parser!(OsString)).hide(true))
@@ -104,7 +104,7 @@ fn parser() -> Command {
 pub fn command() -> Command {
     Command::new("start-stunnel")
         .version(env!("CARGO_PKG_VERSION"))
-        .long_version(LONG_VERSION.as_str())
+        .long_version(long_version())
         .about("Runs COMMAND and tunnels its Redis traffic over TLS.")
         .long_about(
             "Runs COMMAND and tunnels its Redis traffic over TLS.\n\n\
@@ -130,9 +130,9 @@ pub fn command() -> Command {
         )
 }
 
-fn setting_arg(option: &'static str, setting: &'static Declaration) -> Arg {
+fn setting_arg(option: String, setting: &'static Declaration) -> Arg {
     let help = help(setting);
-    let arg = Arg::new(option)
+    let arg = Arg::new(option.clone())
         .long(option)
         .value_name(setting.value_name)
         .value_parser(value_parser!(OsString))
@@ -147,7 +147,7 @@ fn setting_arg(option: &'static str, setting: &'static Declaration) -> Arg {
         false => arg,
     };
     match setting.heading {
-        options::OPTIONS => arg,
+        "Options" => arg,
         heading => arg.help_heading(heading),
     }
 }
@@ -163,11 +163,13 @@ fn task_arg((task, option, help): (Task, &'static str, &'static str)) -> Arg {
         return arg;
     }
     let others = TASKS.map(|(_, option, _)| option).into_iter().filter(|other| *other != option);
-    arg.help_heading(options::STATUS).conflicts_with_all(others).conflicts_with(COMMAND)
+    arg.help_heading(options::STATUS_ADDRESS.declaration.heading)
+        .conflicts_with_all(others)
+        .conflicts_with(COMMAND)
 }
 
-/// Accepts PEM text as a value, although PEM text begins with hyphens, but no other word that
-/// begins with a hyphen: such a word is an option, and the value is missing.
+/// Parses the value of an option for PEM. PEM text begins with hyphens. Any other word that begins
+/// with a hyphen is an error, because the word is the next option, and the value is missing.
 fn pem_value() -> impl TypedValueParser<Value = OsString> {
     OsStringValueParser::new().try_map(|value| {
         let bytes = value.as_bytes();
@@ -215,7 +217,7 @@ fn manual() -> &'static str {
 }
 
 /// The version, and below it OpenSSL's version, the target and the commit of this build.
-static LONG_VERSION: LazyLock<String> = LazyLock::new(|| {
+fn long_version() -> String {
     format!(
         "{}\n{}, {}, {}",
         env!("CARGO_PKG_VERSION"),
@@ -225,7 +227,7 @@ static LONG_VERSION: LazyLock<String> = LazyLock::new(|| {
         option_env!("START_STUNNEL_COMMIT")
             .map_or("not a release".to_owned(), |commit| format!("commit {commit}")),
     )
-});
+}
 
 /// The target of this build, as in the names of release archives, for example `x86_64-linux-gnu`.
 fn target() -> String {
@@ -238,7 +240,7 @@ fn without_secrets(mut error: clap::Error) -> clap::Error {
     if let Some(ContextValue::String(value)) = error.get(ContextKind::InvalidValue)
         && !value.is_empty()
     {
-        // clap puts quotes around the text.
+        // clap adds quotes, too.
         let value = shown(value).trim_matches('\'').to_owned();
         error.insert(ContextKind::InvalidValue, ContextValue::String(value));
     }

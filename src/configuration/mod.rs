@@ -33,21 +33,6 @@ pub use values::is_variable_name;
 pub struct Configuration {
     pub settings: Settings,
     pub plan: Plan,
-    pub unused: Unused,
-}
-
-/// Variables and options without an effect.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Unused {
-    /// Variables that hold a Redis URL, but get no tunnel, because the launcher does not look for
-    /// them and the user does not list them.
-    pub other_urls: Vec<String>,
-    /// Variables whose names look like settings, but are no settings.
-    pub unknown: Vec<String>,
-    /// Settings for a single variable that holds no Redis URL.
-    pub without_url: Vec<String>,
-    /// Retired options and variables.
-    pub retired: Vec<String>,
 }
 
 /// Reads all settings and Redis URLs. Call this only if the launcher is not disabled.
@@ -73,15 +58,12 @@ fn read_on(
     }
     reader.read_general_pem();
     let settings = reader.settings();
-    let plan = variables::plan(&mut reader);
-    let mut unused = Unused {
-        other_urls: variables::others(&plan, environment),
-        retired: retired(invocation, environment),
-        ..Unused::default()
-    };
-    spelling::check(&mut reader, &plan, &mut unused);
+    let mut plan = variables::plan(&mut reader);
+    plan.unused.other_urls = variables::others(&plan, environment);
+    plan.unused.retired = retired(invocation, environment);
+    spelling::check(&mut reader, &mut plan);
     match reader.mistakes.is_empty() {
-        true => Ok(Configuration { settings, plan, unused }),
+        true => Ok(Configuration { settings, plan }),
         false => Err(reader.mistakes),
     }
 }
@@ -93,8 +75,8 @@ fn retired(invocation: &Invocation, environment: &Environment) -> Vec<String> {
     option.into_iter().chain(variable.map(|_| options::RETIRED_VARIABLE.to_owned())).collect()
 }
 
-/// The log settings for errors that prevent the start. They ignore `--log-level`, so that the user
-/// sees these errors at every level, and use the default format if `--log-format` is wrong.
+/// The log settings for errors that prevent the start. The level ignores `--log-level`, so that the
+/// user always sees these errors. If `--log-format` is wrong, the format is the default.
 pub fn log_settings_for_errors(invocation: &Invocation, environment: &Environment) -> LogSettings {
     let sources = Sources { invocation, environment, variable: None };
     LogSettings { level: LevelFilter::ERROR, format: sources.read(&options::LOG_FORMAT) }

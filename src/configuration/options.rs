@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use openssl::ssl::SslVersion;
 
-use super::values::{self, Rediss};
+use super::values::{self, Rediss, one_of};
 use crate::logging::{LevelFilter, LogFormat};
 use crate::names;
 use crate::pool::PoolMode;
@@ -17,27 +17,19 @@ use crate::supervisor::ForwardSignals;
 use crate::tls::{Pin, Verify};
 use crate::tunnel::{Listen, PortTaken};
 
-/// The headings of `--help`.
-pub const TUNNEL: &str = "Tunnel";
-pub const TRUST: &str = "Trust";
-pub const CONNECTIONS: &str = "Connections";
-pub const STATUS: &str = "Status";
-pub const LOG: &str = "Log";
-pub const OPTIONS: &str = "Options";
-
 /// Everything about a setting that does not depend on its type.
 #[derive(Debug)]
 pub struct Declaration {
-    /// The option's name, without dashes; `None`: the setting has only a variable.
-    pub option: Option<&'static str>,
     /// The variable that sets the same value as the option.
     pub variable: &'static str,
-    /// The variable's name in Heroku's retired Redis buildpack. The name still works.
+    /// The variable's name in Heroku's retired Redis buildpack. The launcher still
+    /// accepts the old name.
     pub old_variable: Option<&'static str>,
     /// The default, as a user would write it. Empty: the setting is unset by default.
     pub default: &'static str,
     /// The text that the help shows as the default, if `default` cannot describe it.
     default_shown: Option<&'static str>,
+    /// The name of the option's value in the help. Empty: the setting has no option.
     pub value_name: &'static str,
     pub help: &'static str,
     /// The heading above the option in `--help`.
@@ -47,8 +39,6 @@ pub struct Declaration {
     /// True if the setting can also be set for a single URL: with the prefix `<VAR>_`, the variable
     /// applies only to the URL in `<VAR>`.
     pub is_per_url: bool,
-    /// True if the value can be a secret, which no error may show.
-    pub is_secret: bool,
     /// True if the value is PEM text, or the path of a PEM file.
     pub is_pem: bool,
     /// Checks a value, but does not read a file that the value names. The error lists the accepted
@@ -64,7 +54,7 @@ pub struct Setting<T> {
 }
 
 impl<T> Setting<T> {
-    /// The value that [`Declaration::default`] stands for.
+    /// The default, parsed.
     pub fn default(&self) -> T {
         (self.parse)(self.declaration.default).expect("the default is valid")
     }
@@ -84,9 +74,12 @@ macro_rules! settings {
             pub const $name: Setting<$type> = Setting {
                 declaration: Declaration {
                     $($field: $value,)+
-                    heading: $heading,
-                    check: |text| $parse(text).map(drop),
-                    ..PLAIN
+                    heading: stringify!($heading),
+                    check: |text| {
+                        let parse: fn(&str) -> Result<$type, &'static str> = $parse;
+                        parse(text).map(drop)
+                    },
+                    ..plain(concat!("STUNNEL_", stringify!($name)))
                 },
                 parse: $parse,
             };
@@ -98,21 +91,21 @@ macro_rules! settings {
 }
 
 /// The values of the fields that a declaration does not mention.
-const PLAIN: Declaration = Declaration {
-    option: None,
-    variable: "",
-    old_variable: None,
-    default: "",
-    default_shown: None,
-    value_name: "",
-    help: "",
-    heading: OPTIONS,
-    is_common: false,
-    is_per_url: false,
-    is_secret: false,
-    is_pem: false,
-    check: |_| Ok(()),
-};
+const fn plain(variable: &'static str) -> Declaration {
+    Declaration {
+        variable,
+        old_variable: None,
+        default: "",
+        default_shown: None,
+        value_name: "",
+        help: "",
+        heading: "",
+        is_common: false,
+        is_per_url: false,
+        is_pem: false,
+        check: |_| Ok(()),
+    }
+}
 
 /// The variables in which the launcher looks for Redis URLs by default.
 pub const DISCOVERED: &str = "REDIS_URL HEROKU_REDIS_* REDIS_ENDPOINT_*_URL";
@@ -123,44 +116,42 @@ pub const RETIRED_OPTION: &str = "spares";
 pub const RETIRED_VARIABLE: &str = "STUNNEL_SPARES";
 
 settings! {
-    [OPTIONS]
+    [Options]
     ENABLED: bool = values::boolean, {
-        option: Some("enabled"),
-        variable: names::ENABLED,
         default: "true",
         value_name: "yes|no",
         help: "1/true/yes/on or 0/false/no/off, any case. If false, the launcher becomes COMMAND \
                (exec, same pid, same environment). Any other value is an error",
     }
-    FORWARD_SIGNALS: ForwardSignals = values::forward_signals, {
-        option: Some("forward-signals"),
-        variable: "STUNNEL_FORWARD_SIGNALS",
+    FORWARD_SIGNALS: ForwardSignals = |text| {
+        use ForwardSignals::{Always, Auto, Never};
+        one_of(text, "auto, always or never", [Auto, Always, Never])
+    }, {
         default: "auto",
         value_name: "WHEN",
         help: "Forward signals to COMMAND: auto (all, but on a Heroku dyno not SIGTERM, which the \
                dyno manager sends to every process), always, or never",
     }
-    SANDBOX: SandboxMode = values::sandbox, {
-        option: Some("sandbox"),
-        variable: "STUNNEL_SANDBOX",
+    SANDBOX: SandboxMode = |text| {
+        use SandboxMode::{Auto, Off, Require};
+        one_of(text, "auto, off or require", [Auto, Off, Require])
+    }, {
         default: "auto",
         value_name: "MODE",
         help: "Restrict the launcher with Landlock once COMMAND runs: auto (as far as possible), \
                off, or require (a trial before COMMAND starts; exit 78 if the trial fails)",
     }
 
-    [TUNNEL]
+    [Tunnel]
     URLS: Option<Vec<String>> = values::names, {
-        option: Some("urls"),
         variable: names::URLS,
         default_shown: Some(DISCOVERED),
         value_name: "NAMES",
         help: "Names of the variables that hold Redis URLs, separated by spaces or commas",
         is_common: true,
     }
-    REDISS: Rediss = values::rediss, {
-        option: Some("rediss"),
-        variable: "STUNNEL_REDISS",
+    REDISS: Rediss =
+        |text| one_of(text, "tunnel or passthrough", [Rediss::Tunnel, Rediss::Passthrough]), {
         default: "tunnel",
         value_name: "MODE",
         help: "How to handle rediss:// and valkeys:// URLs: tunnel, or passthrough (leave the \
@@ -168,42 +159,34 @@ settings! {
         is_per_url: true,
     }
     PORT_OFFSET: i32 = values::offset, {
-        option: Some("port-offset"),
-        variable: names::PORT_OFFSET,
         default: "1",
         value_name: "N",
         help: "TLS port = URL port + this offset, for redis:// and valkey:// URLs",
         is_per_url: true,
     }
     LISTEN_PORT: u16 = values::port_or_zero, {
-        option: Some("listen-port"),
-        variable: "STUNNEL_LISTEN_PORT",
         default: "6371",
         value_name: "PORT",
         help: "First local port; each further tunnel uses the next port. 0: let the kernel choose \
                a port",
     }
-    PORT_TAKEN: PortTaken = values::port_taken, {
-        option: Some("port-taken"),
-        variable: "STUNNEL_PORT_TAKEN",
+    PORT_TAKEN: PortTaken =
+        |text| one_of(text, "move or fail", [PortTaken::Move, PortTaken::Fail]), {
         default: "move",
         value_name: "WHAT",
         help: "If a local port is taken: move to a port chosen by the kernel (logged), or fail \
                with exit code 78, for ports that other programs rely on",
     }
-    LISTEN: Listen = values::listen, {
-        option: Some("listen"),
-        variable: "STUNNEL_LISTEN",
+    LISTEN: Listen = |text| one_of(text, "tcp or unix", [Listen::Tcp, Listen::Unix]), {
         default: "tcp",
         value_name: "WHERE",
         help: "Kind of local address: tcp (a port on 127.0.0.1), or unix (a socket that only this \
                user can open; the URL becomes unix://, which not every client supports)",
     }
 
-    [TRUST]
-    VERIFY: Verify = values::verify, {
-        option: Some("verify"),
-        variable: names::VERIFY,
+    [Trust]
+    VERIFY: Verify =
+        |text| one_of(text, "none, ca or full", [Verify::None, Verify::Ca, Verify::Full]), {
         default: "none",
         value_name: "LEVEL",
         help: "Verification of the server: none; ca (verify the certificate chain); full (verify \
@@ -212,8 +195,6 @@ settings! {
         is_per_url: true,
     }
     CA_FILE: String = values::text, {
-        option: Some("ca-file"),
-        variable: names::CA_FILE,
         default_shown: Some("system roots"),
         value_name: "FILE",
         help: "PEM bundle to use instead of the system roots. STUNNEL_CA_PEM holds the PEM text \
@@ -224,14 +205,10 @@ settings! {
     }
     /// This setting has no option, because a CA bundle is too long for a command line.
     CA_PEM: String = values::text, {
-        variable: names::CA_PEM,
         is_per_url: true,
-        is_secret: true,
         is_pem: true,
     }
     PIN: Vec<Pin> = values::pins, {
-        option: Some("pin"),
-        variable: names::PIN,
         value_name: "PINS",
         help: "sha256//BASE64 of the server key's SubjectPublicKeyInfo, as in curl's \
                --pinnedpubkey; separate several pins with ;. Checked under every --verify level",
@@ -239,71 +216,54 @@ settings! {
         is_per_url: true,
     }
     CLIENT_CERT: String = values::text, {
-        option: Some("client-cert"),
-        variable: names::CLIENT_CERT,
         value_name: "PEM",
         help: "Client certificate: a PEM file, or the PEM text itself",
         is_per_url: true,
         is_pem: true,
     }
     CLIENT_KEY: String = values::text, {
-        option: Some("client-key"),
-        variable: names::CLIENT_KEY,
         value_name: "PEM",
         help: "Key of the client certificate: a PEM file, or the PEM text itself",
         is_per_url: true,
-        is_secret: true,
         is_pem: true,
     }
     SERVER_NAME: Option<String> = values::server_name, {
-        option: Some("server-name"),
-        variable: names::SERVER_NAME,
         default_shown: Some("the URL's host"),
         value_name: "NAME",
         help: "Server name to send in SNI, and to verify under --verify full",
         is_per_url: true,
     }
-    MIN_TLS: SslVersion = values::min_tls, {
-        option: Some("min-tls"),
-        variable: names::MIN_TLS,
+    MIN_TLS: SslVersion =
+        |text| one_of(text, "1.2 or 1.3", [SslVersion::TLS1_2, SslVersion::TLS1_3]), {
         default: "1.2",
         value_name: "VERSION",
         help: "Oldest TLS version to accept: 1.2 or 1.3",
     }
 
-    [CONNECTIONS]
+    [Connections]
     CONNECT_TIMEOUT: Duration = values::positive_duration, {
-        option: Some("connect-timeout"),
-        variable: "STUNNEL_CONNECT_TIMEOUT",
         default: "10s",
         value_name: "DURATION",
         help: "Time limit for queueing, name lookup, TCP and TLS handshake together",
     }
     CONNECT_RETRY: bool = values::boolean, {
-        option: Some("connect-retry"),
-        variable: "STUNNEL_CONNECT_RETRY",
         old_variable: Some("STUNNEL_CONNECTION_RETRY"),
         default: "no",
         value_name: "yes|no",
         help: "If Redis is unreachable, retry until the connect timeout instead of failing at once",
     }
     IDLE_TIMEOUT: Option<Duration> = values::duration_or_never, {
-        option: Some("idle-timeout"),
-        variable: "STUNNEL_IDLE_TIMEOUT",
         default: "24h",
         value_name: "DURATION",
         help: "Close a connection after this long without traffic; 0: never",
     }
     DRAIN_TIMEOUT: Duration = values::duration, {
-        option: Some("drain-timeout"),
-        variable: "STUNNEL_DRAIN_TIMEOUT",
         default: "5s",
         value_name: "DURATION",
         help: "After COMMAND exits, time limit for sending what COMMAND has already written",
     }
-    POOL: PoolMode = values::pool, {
-        option: Some("pool"),
-        variable: "STUNNEL_POOL",
+    POOL: PoolMode =
+        |text| one_of(text, "off, on or auto", [PoolMode::Off, PoolMode::On, PoolMode::Auto]), {
         default: "auto",
         value_name: "MODE",
         help: "off: plain tunnel. on: when the app closes a connection cleanly, keep the \
@@ -314,8 +274,6 @@ settings! {
         is_per_url: true,
     }
     MAX_CONNECTIONS: Option<NonZeroUsize> = values::at_least_one, {
-        option: Some("max-connections"),
-        variable: names::MAX_CONNECTIONS,
         value_name: "N",
         help: "Maximum connections to Redis per tunnel; further app connections wait in a queue, \
                at most for the connect timeout",
@@ -323,26 +281,20 @@ settings! {
         is_per_url: true,
     }
 
-    [STATUS]
+    [Status]
     STATUS_ADDRESS: Option<StatusAddress> = values::status_address, {
-        option: Some("status-address"),
-        variable: "STUNNEL_STATUS_ADDRESS",
         value_name: "ADDRESS",
         help: "Address for the status page, metrics and health checks: HOST:PORT, a port on \
                127.0.0.1, or unix",
     }
     METRICS_INTERVAL: Option<Duration> = values::interval, {
-        option: Some("metrics-interval"),
-        variable: "STUNNEL_METRICS_INTERVAL",
         default: "0",
         value_name: "DURATION",
         help: "Log one metrics line per tunnel at this interval, in Heroku's l2met format; 0: off",
     }
 
-    [LOG]
+    [Log]
     LOG_LEVEL: LevelFilter = values::log_level, {
-        option: Some("log-level"),
-        variable: "STUNNEL_LOG_LEVEL",
         old_variable: Some("STUNNEL_LOGLEVEL"),
         default: "notice",
         value_name: "LEVEL",
@@ -350,9 +302,8 @@ settings! {
                names), or 0 to 7 as in stunnel",
         is_common: true,
     }
-    LOG_FORMAT: LogFormat = values::log_format, {
-        option: Some("log-format"),
-        variable: "STUNNEL_LOG_FORMAT",
+    LOG_FORMAT: LogFormat =
+        |text| one_of(text, "logfmt or json", [LogFormat::Logfmt, LogFormat::Json]), {
         default: "logfmt",
         value_name: "FORMAT",
         help: "Format of the log lines: logfmt or json",
@@ -360,8 +311,8 @@ settings! {
 }
 
 /// Every setting that has an option, with its name, in the order of `--help`.
-pub fn with_option() -> impl Iterator<Item = (&'static str, &'static Declaration)> {
-    ALL.iter().filter_map(|declaration| Some((declaration.option?, *declaration)))
+pub fn with_option() -> impl Iterator<Item = (String, &'static Declaration)> {
+    ALL.iter().filter_map(|declaration| Some((declaration.option()?, *declaration)))
 }
 
 /// Every setting that can be set for a single URL.
@@ -370,6 +321,13 @@ pub fn for_one_url() -> impl Iterator<Item = &'static Declaration> {
 }
 
 impl Declaration {
+    /// The option's name, without dashes, for example `port-offset` for `STUNNEL_PORT_OFFSET`;
+    /// `None`: the setting has only a variable.
+    pub fn option(&self) -> Option<String> {
+        let (_, name) = self.variable.split_once("STUNNEL_")?;
+        (!self.value_name.is_empty()).then(|| name.to_ascii_lowercase().replace('_', "-"))
+    }
+
     /// The default as the help shows it; `None`: the setting is unset.
     pub fn default_shown(&self) -> Option<&'static str> {
         self.default_shown.or((!self.default.is_empty()).then_some(self.default))
@@ -399,6 +357,14 @@ mod tests {
         assert_eq!(names.iter().collect::<HashSet<_>>().len(), names.len());
         let options: HashSet<_> = with_option().map(|(option, _)| option).collect();
         assert_eq!(options.len(), with_option().count());
+    }
+
+    #[test]
+    fn messages_name_only_declared_settings() {
+        let strings = include_str!("../names.rs").split('"').skip(1).step_by(2);
+        for name in strings.filter(|name| !name.starts_with("--")) {
+            assert!(ALL.iter().any(|declaration| declaration.variable == name), "{name}");
+        }
     }
 
     #[test]

@@ -1,9 +1,9 @@
-//! The planned tunnels, and the variables that will lead to them. Nothing here has side effects.
+//! The planned tunnels, and the variables that will lead to these tunnels.
 
 use std::collections::BTreeSet;
 
 use crate::pool::PoolMode;
-use crate::redis_url::{Credentials, Local, RedisUrl};
+use crate::redis_url::{Credentials, Local, RedisUrl, UrlText};
 use crate::secret::Secret;
 use crate::tunnel::Route;
 
@@ -21,6 +21,20 @@ pub struct Tunnelled {
     pub url: RedisUrl,
 }
 
+/// Variables and options without an effect.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Unused {
+    /// Variables that hold a Redis URL, but get no tunnel, because the launcher does not look for
+    /// them and the user does not list them.
+    pub other_urls: Vec<String>,
+    /// Variables whose names look like settings, but are no settings.
+    pub unknown: Vec<String>,
+    /// Settings for a single variable that holds no Redis URL.
+    pub without_url: Vec<String>,
+    /// Retired options and variables.
+    pub retired: Vec<String>,
+}
+
 /// The tunnels to open, and the variables that hold Redis URLs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
@@ -33,6 +47,7 @@ pub struct Plan {
     /// The variables whose URLs need no tunnel, each with its value. Secrets in the values are
     /// masked.
     pub(super) untouched: Vec<(String, String)>,
+    pub unused: Unused,
 }
 
 impl Plan {
@@ -86,25 +101,18 @@ impl Plan {
     }
 
     /// The names and values of the variables to set in COMMAND's environment. `locals` are the
-    /// addresses of the tunnels. The values contain passwords.
-    pub fn changes(&self, locals: &[Local]) -> Vec<(String, String)> {
-        self.tunnelled
-            .iter()
-            .flat_map(|Tunnelled { variable, route, url, .. }| {
-                let local = url.local(&locals[*route]).expose();
-                [(variable.clone(), local.clone()), (format!("{variable}{COPY_SUFFIX}"), local)]
-            })
-            .collect()
+    /// addresses of the tunnels.
+    pub fn changes(&self, locals: &[Local]) -> impl Iterator<Item = (String, UrlText)> {
+        self.tunnelled.iter().flat_map(|Tunnelled { variable, route, url, .. }| {
+            let local = url.local(&locals[*route]);
+            [(variable.clone(), local.clone()), (format!("{variable}{COPY_SUFFIX}"), local)]
+        })
     }
 
     /// A line `NAME=value` for each Redis variable in COMMAND's environment, with masked passwords.
     /// `locals` are the addresses of the tunnels.
     pub fn describe(&self, locals: &[Local]) -> Vec<String> {
-        let tunnelled =
-            self.tunnelled.iter().flat_map(|Tunnelled { variable, route, url, .. }| {
-                let local = url.local(&locals[*route]);
-                [format!("{variable}={local}"), format!("{variable}{COPY_SUFFIX}={local}")]
-            });
+        let tunnelled = self.changes(locals).map(|(name, url)| format!("{name}={}", url.shown));
         let untouched = self.untouched.iter().map(|(name, shown)| format!("{name}={shown}"));
         tunnelled.chain(untouched).collect()
     }
@@ -136,11 +144,14 @@ mod tests {
                 "HEROKU_REDIS_D_URL"
             ]
         );
-        let changes = plan.changes(&ports([1, 2, 3, 4]));
-        assert_eq!(changes[0], ("REDIS_URL".into(), "redis://:a@127.0.0.1:1/0".into()));
-        assert_eq!(changes[1], ("REDIS_URL_STUNNEL".into(), "redis://:a@127.0.0.1:1/0".into()));
-        assert_eq!(changes[2], ("HEROKU_REDIS_A_URL".into(), "redis://u:b@127.0.0.1:1/1".into()));
-        assert_eq!(changes[4], ("HEROKU_REDIS_B_URL".into(), "redis://127.0.0.1:2".into()));
+        let locals = ports([1, 2, 3, 4]);
+        let changes = plan.changes(&locals);
+        let changes: Vec<_> =
+            changes.map(|(name, url)| format!("{name}={}", url.whole.expose())).collect();
+        assert_eq!(changes[0], "REDIS_URL=redis://:a@127.0.0.1:1/0");
+        assert_eq!(changes[1], "REDIS_URL_STUNNEL=redis://:a@127.0.0.1:1/0");
+        assert_eq!(changes[2], "HEROKU_REDIS_A_URL=redis://u:b@127.0.0.1:1/1");
+        assert_eq!(changes[4], "HEROKU_REDIS_B_URL=redis://127.0.0.1:2");
     }
 
     #[test]
@@ -163,7 +174,7 @@ mod tests {
         ];
         let plan = plan(&["--rediss", "passthrough"], &pairs).unwrap();
         assert_eq!(plan.describe(&ports([1]))[2], "REDIS_URL=rediss://:***@h:6379");
-        let changed: Vec<_> = plan.changes(&ports([1])).into_iter().map(|(name, _)| name).collect();
+        let changed: Vec<_> = plan.changes(&ports([1])).map(|(name, _)| name).collect();
         assert_eq!(changed, ["HEROKU_REDIS_PLAIN_URL", "HEROKU_REDIS_PLAIN_URL_STUNNEL"]);
     }
 

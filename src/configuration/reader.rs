@@ -127,13 +127,13 @@ impl<'a> Reader<'a> {
 
     /// Reports a mistake if the status page would use the app's port.
     fn check_status_port(&mut self) {
-        let page =
-            self.sources.read(&options::STATUS_ADDRESS).as_ref().and_then(StatusAddress::port);
+        let address = &options::STATUS_ADDRESS;
+        let page = self.sources.read(address).as_ref().and_then(StatusAddress::port);
         // The app interprets PORT, so a PORT that is no number is no mistake for the launcher.
-        let app = lookup(self.sources.environment, PORT).and_then(|port| port.to_str());
-        let app: Option<u16> = app.and_then(|port| port.trim().parse().ok());
-        if let Some(port) = page.filter(|port| Some(*port) == app)
-            && let Some(found) = self.sources.find(&options::STATUS_ADDRESS.declaration)
+        let app = lookup(self.sources.environment, PORT)
+            .and_then(|port| port.to_str()?.trim().parse::<u16>().ok());
+        if let Some(port) = page.filter(|_| page == app)
+            && let Some(found) = self.sources.find(&address.declaration)
         {
             let problem =
                 format!("is port {port}, which {PORT} reserves for the app; set another port");

@@ -6,7 +6,7 @@ use std::fmt;
 use super::cli::Invocation;
 use super::options::{self, Declaration, Setting};
 use crate::environment::{Environment, lookup};
-use crate::secret::{hidden, shown};
+use crate::secret::shown;
 use crate::tunnel::SettingNames;
 
 /// The two settings for CA bundles.
@@ -68,10 +68,8 @@ impl Found<'_> {
             ));
         }
         let text = self.value.to_str().ok_or_else(|| self.wrong("is not valid UTF-8"))?;
-        parse(text).map_err(|expected| {
-            let value = if self.setting.is_secret { hidden(text) } else { shown(text) };
-            self.wrong(format!("is {value}; expected {expected}"))
-        })
+        parse(text)
+            .map_err(|expected| self.wrong(format!("is {}; expected {expected}", shown(text))))
     }
 }
 
@@ -109,7 +107,8 @@ impl<'a> Sources<'a> {
     }
 
     /// The value for this URL alone. If the user sets only one of the two CA settings for this URL,
-    /// the value of the other CA setting is empty, because both general CA settings are replaced.
+    /// the value of the other CA setting is empty, because this one setting
+    /// replaces both general CA settings.
     pub fn own(&self, setting: &'static Declaration) -> Option<Found<'a>> {
         let variable = self.variable.filter(|_| setting.is_per_url)?;
         let of = |setting: &Declaration| lookup(self.environment, &setting.for_one(variable));
@@ -121,10 +120,10 @@ impl<'a> Sources<'a> {
 
     pub fn option(&self, setting: &'static Declaration) -> Option<Found<'a>> {
         let value = self.invocation.option(setting)?;
-        Some(Found { name: format!("--{}", setting.option?), value, setting })
+        Some(Found { name: format!("--{}", setting.option()?), value, setting })
     }
 
-    /// The values of the setting's variable and of its old variable, as far as they are set.
+    /// The values of the setting's variable and of its old variable, without unset variables.
     pub fn variables(&self, setting: &'static Declaration) -> Vec<Found<'a>> {
         let found = |name: &str| {
             Some(Found { name: name.to_owned(), value: lookup(self.environment, name)?, setting })

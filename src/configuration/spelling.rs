@@ -4,7 +4,6 @@ use std::ffi::OsStr;
 
 use strsim::osa_distance;
 
-use super::Unused;
 use super::options::{self, Declaration};
 use super::plan::Plan;
 use super::reader::Reader;
@@ -20,8 +19,8 @@ const PREFIX: &str = "STUNNEL_";
 /// The text that separates `<VAR>` and the setting in a name such as `<VAR>_STUNNEL_POOL`.
 const INFIX: &str = "_STUNNEL_";
 
-/// Reports misspelt settings, and adds settings without an effect to `unused`.
-pub fn check(reader: &mut Reader<'_>, plan: &Plan, unused: &mut Unused) {
+/// Reports misspelt settings, and adds settings without an effect to `plan.unused`.
+pub fn check(reader: &mut Reader<'_>, plan: &mut Plan) {
     let sources = reader.sources;
     let set = sources.environment.iter().filter(|(_, value)| !value.is_empty());
     for (name, value) in set.filter_map(|(name, value)| Some((name.to_str()?, value))) {
@@ -30,7 +29,7 @@ pub fn check(reader: &mut Reader<'_>, plan: &Plan, unused: &mut Unused) {
         }
         if let Some(owner) = owner(name) {
             if plan.variables().all(|variable| variable != owner) {
-                unused.without_url.push(name.to_owned());
+                plan.unused.without_url.push(name.to_owned());
             }
         } else if let Some(intended) = intended(name, value, sources) {
             reader.report(ConfigError::new(
@@ -41,7 +40,7 @@ pub fn check(reader: &mut Reader<'_>, plan: &Plan, unused: &mut Unused) {
                 ),
             ));
         } else {
-            unused.unknown.push(name.to_owned());
+            plan.unused.unknown.push(name.to_owned());
         }
     }
 }
@@ -94,12 +93,12 @@ fn is_valid(setting: &'static Declaration, value: &OsStr) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::plan::Unused;
     use super::super::tests::{environment, read};
-    use super::*;
 
     /// The variables among `pairs` that have no effect, or the errors about misspelt settings.
     fn unused(options: &[&str], pairs: &[(&str, &str)]) -> Result<Unused, Vec<String>> {
-        read(options, &environment(pairs)).map(|configuration| configuration.unused)
+        read(options, &environment(pairs)).map(|configuration| configuration.plan.unused)
     }
 
     #[test]

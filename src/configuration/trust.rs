@@ -133,7 +133,8 @@ fn incomplete(given: &Found<'_>, absent: &Declaration) -> ConfigError {
     ConfigError::new(absent.variable, problem)
 }
 
-/// The error if `verify` needs the system's root certificates, but they are not usable.
+/// The error if `verify` needs the system's root certificates, but the system has none, or the
+/// launcher cannot read them.
 fn no_roots(setting: &str, verify: Verify, problem: RootsProblem) -> ConfigError {
     match problem {
         RootsProblem::Unreadable { variable, problem } => ConfigError::new(variable, problem),
@@ -173,7 +174,8 @@ pub fn read_pem(found: &Found<'_>) -> Result<String, ConfigError> {
         Ok(_) => format!("a file of more than {LONGEST_PEM} bytes"),
         Err(error) => format!("a file that cannot be read ({error})"),
     };
-    let path = path_shown(&found.value.to_string_lossy(), found.setting.is_secret);
+    let may_be_key = found.setting.variable == names::CLIENT_KEY;
+    let path = path_shown(&found.value.to_string_lossy(), may_be_key);
     Err(found.wrong(format!(
         "is {path}, {problem}; expected the path of a PEM file, or PEM text that contains \
          -----BEGIN"
@@ -182,7 +184,7 @@ pub fn read_pem(found: &Found<'_>) -> Result<String, ConfigError> {
 
 /// Shows a path in an error. Users sometimes paste a key without its BEGIN and END lines where a
 /// path is expected. So if the setting is for a key (`may_be_key`), the error shows the value only
-/// if it begins like a path.
+/// if the value begins like a path.
 fn path_shown(path: &str, may_be_key: bool) -> String {
     match may_be_key && !path.starts_with(['/', '~', '.']) {
         true => hidden(path),

@@ -4,16 +4,10 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use openssl::ssl::SslVersion;
-
-use crate::logging::{LEVELS, LevelFilter, LogFormat};
-use crate::pool::PoolMode;
+use crate::logging::{LEVELS, LevelFilter};
 use crate::redis_url;
-use crate::sandbox::SandboxMode;
 use crate::status::StatusAddress;
-use crate::supervisor::ForwardSignals;
-use crate::tls::{Pin, Verify};
-use crate::tunnel::{Listen, PortTaken};
+use crate::tls::Pin;
 
 /// The setting `--rediss`, for `rediss://` and `valkeys://` URLs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,14 +28,16 @@ fn optional<T>(
     if text.is_empty() { Ok(None) } else { parse(text).map(Some) }
 }
 
-/// Finds `text` among `words`, in upper or lower case, and returns the word's value.
-fn one_of<T: Copy>(
+/// Finds `text`, in upper or lower case, among the words in `expected`, for example "off, on or
+/// auto". `values` are the values of these words, in the same order.
+pub fn one_of<T>(
     text: &str,
-    words: &[(&str, T)],
     expected: &'static str,
+    values: impl IntoIterator<Item = T>,
 ) -> Result<T, &'static str> {
-    let found = words.iter().find(|(word, _)| word.eq_ignore_ascii_case(text));
-    found.map(|(_, value)| *value).ok_or(expected)
+    let words = expected.split(", ").flat_map(|words| words.split(" or "));
+    let found = words.zip(values).find(|(word, _)| word.eq_ignore_ascii_case(text));
+    found.map(|(_, value)| value).ok_or(expected)
 }
 
 pub fn boolean(text: &str) -> Result<bool, &'static str> {
@@ -52,31 +48,8 @@ pub fn boolean(text: &str) -> Result<bool, &'static str> {
     }
 }
 
-pub fn listen(text: &str) -> Result<Listen, &'static str> {
-    one_of(text, &[("tcp", Listen::Tcp), ("unix", Listen::Unix)], "tcp or unix")
-}
-
-pub fn pool(text: &str) -> Result<PoolMode, &'static str> {
-    let words = [("off", PoolMode::Off), ("on", PoolMode::On), ("auto", PoolMode::Auto)];
-    one_of(text, &words, "off, on or auto")
-}
-
 pub fn at_least_one(text: &str) -> Result<Option<NonZeroUsize>, &'static str> {
     optional(text, |text| text.parse().map_err(|_| "a whole number, 1 or more"))
-}
-
-pub fn rediss(text: &str) -> Result<Rediss, &'static str> {
-    let words = [("tunnel", Rediss::Tunnel), ("passthrough", Rediss::Passthrough)];
-    one_of(text, &words, "tunnel or passthrough")
-}
-
-pub fn verify(text: &str) -> Result<Verify, &'static str> {
-    let words = [("none", Verify::None), ("ca", Verify::Ca), ("full", Verify::Full)];
-    one_of(text, &words, "none, ca or full")
-}
-
-pub fn min_tls(text: &str) -> Result<SslVersion, &'static str> {
-    one_of(text, &[("1.2", SslVersion::TLS1_2), ("1.3", SslVersion::TLS1_3)], "1.2 or 1.3")
 }
 
 pub fn pins(text: &str) -> Result<Vec<Pin>, &'static str> {
@@ -92,31 +65,12 @@ pub fn server_name(text: &str) -> Result<Option<String>, &'static str> {
     Ok(host.as_ref().map(redis_url::unbracketed))
 }
 
-pub fn forward_signals(text: &str) -> Result<ForwardSignals, &'static str> {
-    let words = [
-        ("auto", ForwardSignals::Auto),
-        ("always", ForwardSignals::Always),
-        ("never", ForwardSignals::Never),
-    ];
-    one_of(text, &words, "auto, always or never")
-}
-
-pub fn sandbox(text: &str) -> Result<SandboxMode, &'static str> {
-    let words =
-        [("auto", SandboxMode::Auto), ("off", SandboxMode::Off), ("require", SandboxMode::Require)];
-    one_of(text, &words, "auto, off or require")
-}
-
 pub fn log_level(text: &str) -> Result<LevelFilter, &'static str> {
     const EXPECTED: &str = "emerg, alert, crit, err, warning, notice, info or debug, or 0 to 7";
     match text.as_bytes() {
         [digit @ b'0'..=b'7'] => Ok(LEVELS[usize::from(digit - b'0')].1),
-        _ => one_of(text, &LEVELS, EXPECTED),
+        _ => one_of(text, EXPECTED, LEVELS.map(|(_, level)| level)),
     }
-}
-
-pub fn log_format(text: &str) -> Result<LogFormat, &'static str> {
-    one_of(text, &[("logfmt", LogFormat::Logfmt), ("json", LogFormat::Json)], "logfmt or json")
 }
 
 pub fn offset(text: &str) -> Result<i32, &'static str> {
@@ -124,10 +78,6 @@ pub fn offset(text: &str) -> Result<i32, &'static str> {
     const MOST: i32 = u16::MAX as i32 - 1;
     let value: i32 = text.parse().map_err(|_| EXPECTED)?;
     (-MOST..=MOST).contains(&value).then_some(value).ok_or(EXPECTED)
-}
-
-pub fn port_taken(text: &str) -> Result<PortTaken, &'static str> {
-    one_of(text, &[("move", PortTaken::Move), ("fail", PortTaken::Fail)], "move or fail")
 }
 
 pub fn port_or_zero(text: &str) -> Result<u16, &'static str> {
@@ -143,9 +93,8 @@ pub fn status_address(text: &str) -> Result<Option<StatusAddress>, &'static str>
 /// Parses 0 or a time of at least one second. Shorter times would fill the log.
 pub fn interval(text: &str) -> Result<Option<Duration>, &'static str> {
     const EXPECTED: &str = "a time of at least 1s, such as 60s, or 0 to log no metrics";
-    let interval = duration_or_never(text).map_err(|_| EXPECTED)?;
-    let is_long = |interval: &Duration| *interval >= Duration::from_secs(1);
-    if interval.as_ref().is_none_or(is_long) { Ok(interval) } else { Err(EXPECTED) }
+    let is_long = |interval: Duration| interval >= Duration::from_secs(1);
+    duration_or_never(text).ok().filter(|interval| interval.is_none_or(is_long)).ok_or(EXPECTED)
 }
 
 pub fn duration(text: &str) -> Result<Duration, &'static str> {
@@ -168,9 +117,7 @@ pub fn duration_or_never(text: &str) -> Result<Option<Duration>, &'static str> {
 }
 
 pub fn positive_duration(text: &str) -> Result<Duration, &'static str> {
-    let time = duration(text)?;
-    (!time.is_zero())
-        .then_some(time)
+    duration_or_never(text)?
         .ok_or("a time of more than zero, such as 500ms, 10s, 5m, 24h, or a bare number of seconds")
 }
 

@@ -12,11 +12,11 @@ use super::reader::Reader;
 use super::sources::{ConfigError, Sources};
 use super::values::Rediss;
 use crate::environment::{Environment, lookup};
-use crate::redis_url::{Problem, RedisUrl, Scheme, UNIX};
+use crate::redis_url::{FORM, RedisUrl, UNIX, has_scheme};
 use crate::secret::{MASK, Secret};
 use crate::tunnel::{Route, SettingNames, Upstream};
 
-/// The variable whose tunnel is the first by default.
+/// The variable that gets the first tunnel by default.
 const REDIS_URL: &str = "REDIS_URL";
 /// The domain of Heroku's PrivateLink endpoints, which speak TLS on the URL's own port:
 /// <https://devcenter.heroku.com/articles/heroku-redis-via-privatelink>.
@@ -28,7 +28,7 @@ pub fn plan(reader: &mut Reader<'_>) -> Plan {
     let mut plan = Plan::default();
     let list = reader.sources.find(&options::URLS.declaration);
     let listed = list.as_ref().map(|list| list.parse(options::URLS.parse)).transpose();
-    // A mistake in the list has been reported already.
+    // `Reader::check_setting` has already reported a mistake in the list.
     let Ok(listed) = listed else { return plan };
     let list = list.map(|list| list.name);
     let names = listed.flatten().unwrap_or_else(|| discovered(reader.sources.environment));
@@ -84,7 +84,7 @@ fn route(name: &str, url: &RedisUrl, reader: &mut Reader<'_>) -> Option<Route> {
 
 /// The variables that hold a Redis URL and are not in the plan.
 pub fn others(plan: &Plan, environment: &Environment) -> Vec<String> {
-    let is_url = |value: &OsString| value.to_str().and_then(Scheme::of).is_some();
+    let is_url = |value: &OsString| value.to_str().is_some_and(has_scheme);
     environment
         .iter()
         .filter(|(_, value)| is_url(value))
@@ -121,7 +121,7 @@ fn outer_tunnel(name: &str, environment: &Environment) -> Option<String> {
         return Some(format!("{UNIX}://{MASK}"));
     }
     let url = RedisUrl::parse(value).ok()?;
-    let is_local = matches!(url.host(), Host::Ipv4(Ipv4Addr::LOCALHOST));
+    let is_local = matches!(url.host, Host::Ipv4(Ipv4Addr::LOCALHOST));
     (is_local && !url.is_tls()).then(|| url.to_string())
 }
 
@@ -147,13 +147,13 @@ fn url_in(
     };
     let parsed = match value.to_str() {
         Some(text) => RedisUrl::parse(text).map(|url| (text.to_owned(), url)),
-        None => Err(Problem::NOT_UTF8),
+        None => Err("is not valid UTF-8; percent-encode characters that are not ASCII"),
     };
     let must_be_url = list.is_some() || name == REDIS_URL;
     match parsed {
         Ok(found) => Ok(Some(found)),
-        Err(_) if !must_be_url && Scheme::of(&value.to_string_lossy()).is_none() => Ok(None),
-        Err(problem) => Err(ConfigError::new(name, problem)),
+        Err(_) if !must_be_url && !has_scheme(&value.to_string_lossy()) => Ok(None),
+        Err(problem) => Err(ConfigError::new(name, format!("{problem}; expected {FORM}"))),
     }
 }
 
@@ -169,16 +169,16 @@ fn upstream_of(
         true => 0,
         false => sources.read(&options::PORT_OFFSET),
     };
-    let port = i32::from(url.port()) + offset;
+    let port = i32::from(url.port) + offset;
     match u16::try_from(port) {
-        Ok(port) if port != 0 => Ok((Upstream { host: url.host().clone(), port }, offset)),
+        Ok(port) if port != 0 => Ok((Upstream { host: url.host.clone(), port }, offset)),
         _ => Err(ConfigError::new(
             name,
             format!(
                 "leads to TLS port {port}, which is no valid port (the URL's port {} plus \
                  {offset} from {}); set {} so that the sum is a port from 1 to 65535, or, if the \
                  URL's port itself speaks TLS, write rediss://",
-                url.port(),
+                url.port,
                 sources.names().of(setting.variable),
                 setting.for_one(name),
             ),
@@ -189,7 +189,7 @@ fn upstream_of(
 /// True if `url` leads to one of Heroku's PrivateLink endpoints.
 fn is_privatelink(name: &str, url: &RedisUrl) -> bool {
     is_endpoint(name)
-        || matches!(url.host(), Host::Domain(host)
+        || matches!(&url.host, Host::Domain(host)
             if host.trim_end_matches('.').ends_with(PRIVATELINK_DOMAIN))
 }
 
@@ -317,7 +317,10 @@ mod tests {
     fn url_that_would_leave_the_app_in_plaintext_is_an_error() {
         let cases: &[(&[(&str, &str)], &str)] = &[
             (&[("REDIS_URL", "http://h")], "REDIS_URL does not begin with redis://"),
-            (&[("REDIS_URL", "redis://")], "REDIS_URL names no host"),
+            (
+                &[("REDIS_URL", "redis://")],
+                "REDIS_URL names no host; expected redis://[USER]:[PASSWORD]@HOST",
+            ),
             (&[("REDIS_URL", "redis://h:65535")], "REDIS_URL leads to TLS port 65536"),
             (
                 &[("REDIS_URL", "redis://h:1"), ("STUNNEL_PORT_OFFSET", "-1")],

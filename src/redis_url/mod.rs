@@ -3,9 +3,7 @@
 //! User, password, path and query stay as written, including percent-encoding. Only the host and
 //! the port are decoded, because the tunnel needs them.
 
-mod problem;
 mod query;
-mod text;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -13,11 +11,9 @@ use std::path::PathBuf;
 use percent_encoding::percent_decode_str;
 use url::{Host, Url};
 
-use crate::secret::Secret;
-pub use problem::Problem;
+use crate::secret::{MASK, Secret};
 pub use query::UrlTlsParameters;
 use query::{key_of, without_tls_parameters};
-pub use text::UrlText;
 
 /// The default port, <https://www.iana.org/assignments/uri-schemes/prov/redis>.
 pub const DEFAULT_PORT: u16 = 6379;
@@ -30,6 +26,15 @@ const LONGEST_NAME: usize = 254;
 pub const UNIX: &str = "unix";
 /// The query parameter with the number of the database, in the URL of a Unix socket.
 const DATABASE: &str = "db";
+/// The accepted form of a URL, for errors.
+pub const FORM: &str = "redis://[USER]:[PASSWORD]@HOST[:PORT][/DATABASE], with the password \
+                        percent-encoded: %2F for /, %3F for ?, %23 for #, %40 for @, %3A for :, \
+                        %2C for a comma";
+
+const WRONG_HOST: &str = "has a host that is neither a name (letters, digits, - . and _) nor an IP \
+                          address (IPv6 in brackets)";
+const WRONG_PORT: &str = "has a port that is not a number from 1 to 65535";
+
 /// The local address of a tunnel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Local {
@@ -47,28 +52,20 @@ impl fmt::Display for Local {
     }
 }
 
-/// The scheme of a Redis URL, such as `rediss`.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Scheme {
-    word: &'static str,
-    /// The scheme of the same URL without TLS.
-    plaintext: &'static str,
+/// The schemes of Redis URLs, each with the scheme of the same URL without TLS.
+const SCHEMES: [(&str, &str); 4] =
+    [("redis", "redis"), ("rediss", "redis"), ("valkey", "valkey"), ("valkeys", "valkey")];
+
+/// The scheme at the start of `value`, and the scheme of the same URL without TLS; `None`: `value`
+/// is no Redis URL. Ignores upper and lower case, and white space before the scheme.
+fn schemes_of(value: &str) -> Option<(&'static str, &'static str)> {
+    let (word, _) = value.trim_start().split_once(':')?;
+    SCHEMES.into_iter().find(|(scheme, _)| scheme.eq_ignore_ascii_case(word))
 }
 
-const SCHEMES: [Scheme; 4] = [
-    Scheme { word: "redis", plaintext: "redis" },
-    Scheme { word: "rediss", plaintext: "redis" },
-    Scheme { word: "valkey", plaintext: "valkey" },
-    Scheme { word: "valkeys", plaintext: "valkey" },
-];
-
-impl Scheme {
-    /// The scheme at the start of `value`; `None`: `value` is no Redis URL. Ignores upper and lower
-    /// case, and white space before the scheme.
-    pub fn of(value: &str) -> Option<Scheme> {
-        let (word, _) = value.trim_start().split_once(':')?;
-        SCHEMES.into_iter().find(|scheme| scheme.word.eq_ignore_ascii_case(word))
-    }
+/// True if `value` begins like a Redis URL.
+pub fn has_scheme(value: &str) -> bool {
+    schemes_of(value).is_some()
 }
 
 /// User and password of a URL, percent-decoded.
@@ -78,119 +75,127 @@ pub struct Credentials {
     pub password: Secret,
 }
 
+/// The text of a URL.
+#[derive(Debug, Clone)]
+pub struct UrlText {
+    /// The whole URL, with its secrets.
+    pub whole: Secret,
+    /// The URL with user, password, fragment and most of the query masked.
+    pub shown: String,
+}
+
 /// A parsed Redis URL. `Debug` and `Display` mask user, password, fragment, and the parameters of
 /// the query that may hold a secret.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RedisUrl {
-    scheme: Scheme,
-    /// The part of the authority before its last `@`, as written.
-    userinfo: Option<Secret>,
-    host: Host<String>,
-    port: u16,
+    scheme: &'static str,
+    /// The scheme of the same URL without TLS.
+    plaintext: &'static str,
+    /// The part of the authority up to its last `@`, as written; may be empty.
+    userinfo: Secret,
+    pub host: Host<String>,
+    pub port: u16,
     /// Path, with its leading slash, as written; may be empty.
     path: String,
-    /// The part after `?`, as written.
-    query: Option<Secret>,
-    /// The part after `#`, as written.
-    fragment: Option<Secret>,
+    /// `?` and the query, as written; may be empty.
+    query: Secret,
+    /// `#` and the fragment, as written; may be empty.
+    fragment: Secret,
 }
 
 impl RedisUrl {
     /// Parses `value` as a URL of RFC 3986 section 3.
     ///
     /// # Errors
-    /// Describes the problem without showing any part of the value.
-    pub fn parse(value: &str) -> Result<RedisUrl, Problem> {
-        let scheme = Scheme::of(value).ok_or(Problem::NOT_REDIS)?;
+    /// The rest of a sentence that begins with the name of the variable. The text contains no part
+    /// of the value, because any part may be a password.
+    pub fn parse(value: &str) -> Result<RedisUrl, &'static str> {
+        let (scheme, plaintext) = schemes_of(value).ok_or(
+            "does not begin with redis://, rediss://, valkey:// or valkeys:// (is there a quote at \
+             the start?)",
+        )?;
         if value.chars().any(|c| c.is_whitespace() || c.is_control()) {
-            return Err(Problem::UNPRINTABLE);
+            return Err(
+                "contains white space or a control character (a line break or a quote, copied by \
+                 mistake?); percent-encode it (%20 for a space) or remove it",
+            );
         }
-        let rest = value[scheme.word.len()..].strip_prefix("://").ok_or(Problem::NO_SLASHES)?;
+        let rest = value[scheme.len()..].strip_prefix("://").ok_or("has no // after its scheme")?;
 
         let (authority, tail) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
-        let (userinfo, host_and_port) = match authority.rsplit_once('@') {
-            Some((userinfo, rest)) => (Some(Secret::new(userinfo)), rest),
-            None => (None, authority),
-        };
+        let (userinfo, host_and_port) =
+            authority.split_at(authority.rfind('@').map_or(0, |at| at + 1));
         // In a password that is not percent-encoded, characters such as / end the authority too
         // early. The next checks detect such URLs.
-        let lists_hosts = userinfo.as_ref().is_some_and(|userinfo| {
-            let (_, behind) = split_off(userinfo.expose(), '@');
-            behind.is_some_and(|behind| behind.contains([',', ';']))
-        });
-        if rest.contains("://") || lists_hosts {
-            return Err(Problem::SEVERAL_URLS);
+        let behind = userinfo.split_once('@').map_or("", |(_, behind)| behind);
+        if rest.contains("://") || behind.contains([',', ';']) {
+            return Err(
+                "contains more than one URL (give each URL a variable of its own), or a :// in its \
+                 password",
+            );
         }
         if tail.contains('@') {
-            return Err(Problem::UNESCAPED_USERINFO);
+            return Err("has an @ after its host");
         }
         if host_and_port.contains([',', ';']) {
-            return Err(Problem::HOST_LIST);
+            return Err(
+                "is a list of hosts, but a tunnel leads to one host; give each host a variable of \
+                 its own and list these variables in REDIS_STUNNEL_URLS, or name one host that \
+                 always leads to the primary",
+            );
         }
         let (host, port) = split_port(host_and_port)?;
         if host.is_empty() {
-            return Err(Problem::NO_HOST);
+            return Err("names no host");
         }
-        let host = parse_host(host).ok_or(Problem::HOST)?;
+        let host = parse_host(host).ok_or(WRONG_HOST)?;
 
-        let (tail, fragment) = split_off(tail, '#');
-        let (path, query) = split_off(tail, '?');
-        Ok(RedisUrl {
-            scheme,
-            userinfo,
-            host,
-            port,
-            path: path.to_owned(),
-            query: query.map(Secret::new),
-            fragment: fragment.map(Secret::new),
-        })
+        let (tail, fragment) = tail.split_at(tail.find('#').unwrap_or(tail.len()));
+        let (path, query) = tail.split_at(tail.find('?').unwrap_or(tail.len()));
+        let [userinfo, query, fragment] = [userinfo, query, fragment].map(Secret::new);
+        let path = path.to_owned();
+        Ok(RedisUrl { scheme, plaintext, userinfo, host, port, path, query, fragment })
     }
 
     /// True if the scheme is `rediss` or `valkeys`.
     pub fn is_tls(&self) -> bool {
-        self.scheme.word != self.scheme.plaintext
-    }
-
-    pub fn host(&self) -> &Host<String> {
-        &self.host
-    }
-
-    pub fn port(&self) -> u16 {
-        self.port
+        self.scheme != self.plaintext
     }
 
     /// The URL for clients of the tunnel at `local`: this URL with the tunnel's address, a scheme
     /// without TLS, and no TLS parameters.
     pub fn local(&self, local: &Local) -> UrlText {
-        let query = self.query.as_ref().and_then(|query| without_tls_parameters(query.expose()));
+        let query = without_tls_parameters(self.query.expose());
         match local {
             Local::Port(_) => {
                 let place = format!("{local}{}", self.path);
-                self.text(self.scheme.plaintext, &place, query.as_deref())
+                self.text(self.plaintext, &place, &query)
             }
             Local::Socket(path) => {
                 let path = Url::from_file_path(path).expect("the path of a socket is absolute");
-                self.text(UNIX, path.path(), self.with_database(query).as_deref())
+                self.text(UNIX, path.path(), &self.with_database(query))
             }
         }
     }
 
     /// Adds the database in the URL's path to `query`. The path of the local URL is the socket's
     /// path, so clients look for the database in the query.
-    fn with_database(&self, query: Option<String>) -> Option<String> {
-        let given = query.as_deref().unwrap_or_default();
+    fn with_database(&self, query: String) -> String {
+        let given = query.strip_prefix('?').unwrap_or_default();
         let is_named = given.split('&').any(|part| key_of(part) == DATABASE);
         match self.database() {
-            Some(database) if given.is_empty() => Some(format!("{DATABASE}={database}")),
-            Some(database) if !is_named => Some(format!("{DATABASE}={database}&{given}")),
+            Some(database) if given.is_empty() => format!("?{DATABASE}={database}"),
+            Some(database) if !is_named => format!("?{DATABASE}={database}&{given}"),
             _ => query,
         }
     }
 
-    fn text(&self, scheme: &str, place: &str, query: Option<&str>) -> UrlText {
-        let [userinfo, fragment] =
-            [&self.userinfo, &self.fragment].map(|part| part.as_ref().map(Secret::expose));
-        UrlText::new(scheme, userinfo, place, query, fragment)
+    fn text(&self, scheme: &str, place: &str, query: &str) -> UrlText {
+        let [userinfo, fragment] = [&self.userinfo, &self.fragment].map(Secret::expose);
+        let whole = format!("{scheme}://{userinfo}{place}{query}{fragment}");
+        let [query, fragment] = [query, fragment].map(mask_query);
+        let shown = format!("{scheme}://{}{place}{query}{fragment}", mask_userinfo(userinfo));
+        UrlText { whole: Secret::new(whole), shown }
     }
 
     /// The number of the database in the URL's path, as text.
@@ -202,33 +207,19 @@ impl RedisUrl {
 
     /// User and password; `None` if the URL has no password.
     pub fn credentials(&self) -> Option<Credentials> {
-        let (user, password) = self.userinfo.as_ref()?.expose().split_once(':')?;
+        let (user, password) = self.userinfo.expose().strip_suffix('@')?.split_once(':')?;
         let decoded = |text: &str| Secret::new(percent_decode_str(text).decode_utf8_lossy());
         (!password.is_empty()).then(|| Credentials {
             user: (!user.is_empty()).then(|| decoded(user)),
             password: decoded(password),
         })
     }
-
-    /// The TLS parameters in the URL's query.
-    ///
-    /// # Errors
-    /// If a TLS parameter is unknown or empty, or if two TLS parameters contradict each other.
-    pub fn tls_parameters(&self) -> Result<UrlTlsParameters, Problem> {
-        query::tls_parameters(self.query.as_ref().map_or("", Secret::expose))
-    }
 }
 
 impl fmt::Display for RedisUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let place = format!("{}:{}{}", self.host, self.port, self.path);
-        self.text(self.scheme.word, &place, self.query.as_ref().map(Secret::expose)).fmt(f)
-    }
-}
-
-impl fmt::Debug for RedisUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
+        f.write_str(&self.text(self.scheme, &place, self.query.expose()).shown)
     }
 }
 
@@ -245,36 +236,57 @@ pub fn parse_host(text: &str) -> Option<Host<String>> {
 
 /// The host without the brackets of an IPv6 address, for name lookup and SNI.
 pub fn unbracketed(host: &Host<String>) -> String {
-    match host {
-        Host::Domain(name) => name.clone(),
-        Host::Ipv4(address) => address.to_string(),
-        Host::Ipv6(address) => address.to_string(),
-    }
+    host.to_string().trim_matches(['[', ']']).to_owned()
 }
 
 /// Splits `h:1`, `[::1]:1`, `h:` or `h` into host and port. A missing port is the default port.
-fn split_port(authority: &str) -> Result<(&str, u16), Problem> {
+fn split_port(authority: &str) -> Result<(&str, u16), &'static str> {
     let after_host = match authority.strip_prefix('[') {
-        Some(rest) => rest.find(']').ok_or(Problem::HOST)? + 2,
+        Some(rest) => rest.find(']').ok_or(WRONG_HOST)? + 2,
         None => authority.find(':').unwrap_or(authority.len()),
     };
     let (host, port) = authority.split_at(after_host);
     let port = match port.strip_prefix(':') {
         Some("") => DEFAULT_PORT,
         Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => {
-            digits.parse().ok().filter(|port| *port != 0).ok_or(Problem::PORT)?
+            digits.parse().ok().filter(|port| *port != 0).ok_or(WRONG_PORT)?
         }
         None if port.is_empty() => DEFAULT_PORT,
-        _ => return Err(Problem::PORT),
+        _ => return Err(WRONG_PORT),
     };
     Ok((host, port))
 }
 
-fn split_off(text: &str, separator: char) -> (&str, Option<&str>) {
-    match text.split_once(separator) {
-        Some((before, after)) => (before, Some(after)),
-        None => (text, None),
+/// Masks user and password in `USER:PASSWORD@`.
+fn mask_userinfo(userinfo: &str) -> String {
+    let Some(userinfo) = userinfo.strip_suffix('@') else { return String::new() };
+    match userinfo.split_once(':') {
+        Some((user, password)) => format!("{}:{}@", Secret::new(user), Secret::new(password)),
+        None => format!("{}@", Secret::new(userinfo)),
     }
+}
+
+/// Masks the values of all parameters that are not known to be harmless, because some clients
+/// accept passwords in the query. `query` may also be a fragment: the text begins with `?` or `#`,
+/// or is empty.
+fn mask_query(query: &str) -> String {
+    const HARMLESS: [&str; 8] = [
+        "db",
+        "database",
+        "protocol",
+        "timeout",
+        "socket_timeout",
+        "connect_timeout",
+        "max_connections",
+        "ssl_cert_reqs",
+    ];
+    let mask = |part: &str| match part.split_once('=') {
+        Some((key, _)) if !HARMLESS.contains(&key_of(part).as_str()) => format!("{key}={MASK}"),
+        Some(_) => part.to_owned(),
+        None => Secret::new(part).to_string(),
+    };
+    let (mark, query) = query.split_at(query.len().min(1));
+    mark.to_owned() + &query.split('&').map(mask).collect::<Vec<_>>().join("&")
 }
 
 #[cfg(test)]

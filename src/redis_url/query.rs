@@ -1,6 +1,6 @@
 //! The TLS parameters in the query of a Redis URL.
 
-use super::problem::Problem;
+use super::RedisUrl;
 
 /// The TLS parameters in a URL's query, as redis-py, Celery and Kombu define them:
 /// <https://redis.readthedocs.io/en/stable/connections.html>.
@@ -12,40 +12,50 @@ pub struct UrlTlsParameters {
     pub ca_file: Option<String>,
 }
 
-/// The TLS parameters in `query`.
-///
-/// # Errors
-/// If a TLS parameter is unknown or empty, or if two TLS parameters contradict each other.
-pub fn tls_parameters(query: &str) -> Result<UrlTlsParameters, Problem> {
-    /// Stores the value of a parameter. Two different values are an error, because some clients
-    /// would use the first value, and other clients the second.
-    fn note<T: PartialEq>(known: &mut Option<T>, value: T) -> Result<(), Problem> {
-        match known.replace(value) {
-            Some(earlier) if Some(&earlier) != known.as_ref() => Err(Problem::SSL_TWICE),
-            _ => Ok(()),
-        }
-    }
-    let mut asked = UrlTlsParameters::default();
-    for (key, value) in url::form_urlencoded::parse(query.as_bytes()) {
-        match key.to_ascii_lowercase().as_str() {
-            "ssl_cert_reqs" => {
-                let value = value.to_ascii_lowercase();
-                let verify = match value.strip_prefix("cert_").unwrap_or(&value) {
-                    // In a client, Python's ssl.CERT_OPTIONAL means the same as CERT_REQUIRED.
-                    "required" | "optional" => true,
-                    "none" => false,
-                    _ => return Err(Problem::SSL_CERT_REQS),
-                };
-                note(&mut asked.verify, verify)?;
+impl RedisUrl {
+    /// The TLS parameters in the URL's query.
+    ///
+    /// # Errors
+    /// If a TLS parameter is unknown or empty, or if two TLS parameters contradict each other.
+    pub fn tls_parameters(&self) -> Result<UrlTlsParameters, &'static str> {
+        let query = self.query.expose().strip_prefix('?').unwrap_or_default();
+        let mut asked = UrlTlsParameters::default();
+        for (key, value) in url::form_urlencoded::parse(query.as_bytes()) {
+            match key.to_ascii_lowercase().as_str() {
+                "ssl_cert_reqs" => note(&mut asked.verify, must_verify(&value)?)?,
+                // An empty file name probably comes from an unset variable in a template. The
+                // launcher must not trust the system's CAs because of an empty file name.
+                "ssl_ca_certs" if value.is_empty() => {
+                    return Err("has an ssl_ca_certs without a file name");
+                }
+                "ssl_ca_certs" => note(&mut asked.ca_file, value.into_owned())?,
+                _ => {}
             }
-            // An empty file name probably comes from an unset variable in a template. The launcher
-            // must not trust the system's CAs because of an empty file name.
-            "ssl_ca_certs" if value.is_empty() => return Err(Problem::SSL_CA_CERTS),
-            "ssl_ca_certs" => note(&mut asked.ca_file, value.into_owned())?,
-            _ => {}
         }
+        Ok(asked)
     }
-    Ok(asked)
+}
+
+/// True if this value of `ssl_cert_reqs` demands verification.
+fn must_verify(value: &str) -> Result<bool, &'static str> {
+    let value = value.to_ascii_lowercase();
+    match value.strip_prefix("cert_").unwrap_or(&value) {
+        // In a client, Python's ssl.CERT_OPTIONAL means the same as CERT_REQUIRED.
+        "required" | "optional" => Ok(true),
+        "none" => Ok(false),
+        _ => Err("has an ssl_cert_reqs with a value other than required, optional and none"),
+    }
+}
+
+/// Stores the value of a parameter. Two different values are an error, because some clients would
+/// use the first value, and other clients the second.
+fn note<T: PartialEq>(known: &mut Option<T>, value: T) -> Result<(), &'static str> {
+    match known.replace(value) {
+        Some(earlier) if Some(&earlier) != known.as_ref() => {
+            Err("has ssl_cert_reqs or ssl_ca_certs twice, with different values")
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The name of a parameter, in lower case.
@@ -53,10 +63,11 @@ pub fn key_of(parameter: &str) -> String {
     parameter.split('=').next().unwrap_or_default().to_ascii_lowercase()
 }
 
-/// The query without TLS parameters; `None` if the query has no other parameters.
-pub fn without_tls_parameters(query: &str) -> Option<String> {
+/// Removes the TLS parameters from a query. The query begins with `?`, or is empty.
+pub fn without_tls_parameters(query: &str) -> String {
+    let Some(query) = query.strip_prefix('?') else { return String::new() };
     let kept: Vec<&str> = query.split('&').filter(|part| !is_tls_parameter(part)).collect();
-    (!kept.is_empty()).then(|| kept.join("&"))
+    if kept.is_empty() { String::new() } else { format!("?{}", kept.join("&")) }
 }
 
 /// True for parameters that a client would reject in a plaintext URL, or that would make the client

@@ -41,79 +41,70 @@ fn local_url_keeps_all_but_scheme_host_and_port() {
     ];
     for (given, host, port, local) in cases {
         let url = RedisUrl::parse(given).unwrap_or_else(|problem| panic!("{given}: {problem}"));
-        assert_eq!(url.host().to_string(), host, "{given}");
-        assert_eq!(url.port(), port, "{given}");
-        assert_eq!(url.local(&Local::Port(1)).expose(), local, "{given}");
+        assert_eq!(url.host.to_string(), host, "{given}");
+        assert_eq!(url.port, port, "{given}");
+        assert_eq!(url.local(&Local::Port(1)).whole.expose(), local, "{given}");
     }
 }
 
 #[test]
 fn invalid_redis_url_is_refused_with_the_reason() {
     let cases = [
-        ("", Problem::NOT_REDIS),
-        ("garbage", Problem::NOT_REDIS),
-        ("http://h:6379", Problem::NOT_REDIS),
-        ("redis+tls://h", Problem::NOT_REDIS),
-        ("\"redis://h\"", Problem::NOT_REDIS),
-        ("redis", Problem::NOT_REDIS),
-        ("redis:h:6379", Problem::NO_SLASHES),
-        ("redis:/h", Problem::NO_SLASHES),
-        ("redis://", Problem::NO_HOST),
-        ("redis:///0", Problem::NO_HOST),
-        ("redis://:6379", Problem::NO_HOST),
-        ("redis://:pw@", Problem::NO_HOST),
-        ("redis://:pw@:6379/0", Problem::NO_HOST),
-        ("redis://h:0", Problem::PORT),
-        ("redis://h:65536", Problem::PORT),
-        ("redis://h:+1", Problem::PORT),
-        ("redis://h:-1", Problem::PORT),
-        ("redis://h:6379x", Problem::PORT),
-        ("redis://h:secret", Problem::PORT),
-        ("redis://::1:6379", Problem::PORT),
-        ("redis://a:6379,b:6379", Problem::HOST_LIST),
-        ("redis://[::1", Problem::HOST),
-        ("redis://[::1]6379", Problem::PORT),
-        ("redis://[h]:6379", Problem::HOST),
-        ("redis://h<x>", Problem::HOST),
-        ("redis://1.2.3.4.5", Problem::HOST),
-        ("redis://user/pw@h", Problem::UNESCAPED_USERINFO),
-        ("redis://user?pw@h", Problem::UNESCAPED_USERINFO),
-        ("redis://h\n", Problem::UNPRINTABLE),
-        ("redis://h/0 ", Problem::UNPRINTABLE),
-        (" redis://h", Problem::UNPRINTABLE),
-        ("redis://:p\u{7}w@h", Problem::UNPRINTABLE),
-        ("redis://:p w@h", Problem::UNPRINTABLE),
-        ("redis://a,b:6379", Problem::HOST_LIST),
-        ("redis://a;b", Problem::HOST_LIST),
-        ("rediss://:pw@h1:6379,h2:6379/0", Problem::HOST_LIST),
-        ("redis://a%2Cb", Problem::HOST),
-        ("redis://a$b", Problem::HOST),
-        ("redis://:p@ss/word@host:6379/0", Problem::UNESCAPED_USERINFO),
-        ("redis://:p@ss?word@host:6379/0", Problem::UNESCAPED_USERINFO),
-        ("redis://:p@ss#word@host:6379/0", Problem::UNESCAPED_USERINFO),
-        ("redis://user:12/34@host", Problem::UNESCAPED_USERINFO),
-        ("redis://:p/w@host", Problem::UNESCAPED_USERINFO),
-        ("redis://u:p@h/0?name=a@b", Problem::UNESCAPED_USERINFO),
-        ("redis://:pw1@a,redis://:pw2@b", Problem::SEVERAL_URLS),
-        ("redis://:pw1@a,:pw2@b", Problem::SEVERAL_URLS),
-        ("redis://:a://b@h", Problem::SEVERAL_URLS),
-        ("redis://h/0?proxy=http://x", Problem::SEVERAL_URLS),
-        ("redis://a/0,redis://b/0", Problem::SEVERAL_URLS),
-        ("redis://a/0;rediss://b/0", Problem::SEVERAL_URLS),
+        ("", "does not begin"),
+        ("garbage", "does not begin"),
+        ("http://h:6379", "does not begin"),
+        ("redis+tls://h", "does not begin"),
+        ("\"redis://h\"", "does not begin"),
+        ("redis", "does not begin"),
+        ("redis:h:6379", "has no //"),
+        ("redis:/h", "has no //"),
+        ("redis://", "names no host"),
+        ("redis:///0", "names no host"),
+        ("redis://:6379", "names no host"),
+        ("redis://:pw@", "names no host"),
+        ("redis://:pw@:6379/0", "names no host"),
+        ("redis://h:0", "has a port"),
+        ("redis://h:65536", "has a port"),
+        ("redis://h:+1", "has a port"),
+        ("redis://h:-1", "has a port"),
+        ("redis://h:6379x", "has a port"),
+        ("redis://h:secret", "has a port"),
+        ("redis://::1:6379", "has a port"),
+        ("redis://a:6379,b:6379", "is a list of hosts"),
+        ("redis://[::1", "has a host"),
+        ("redis://[::1]6379", "has a port"),
+        ("redis://[h]:6379", "has a host"),
+        ("redis://h<x>", "has a host"),
+        ("redis://1.2.3.4.5", "has a host"),
+        ("redis://user/pw@h", "has an @"),
+        ("redis://user?pw@h", "has an @"),
+        ("redis://h\n", "contains white space"),
+        ("redis://h/0 ", "contains white space"),
+        (" redis://h", "contains white space"),
+        ("redis://:p\u{7}w@h", "contains white space"),
+        ("redis://:p w@h", "contains white space"),
+        ("redis://a,b:6379", "is a list of hosts"),
+        ("redis://a;b", "is a list of hosts"),
+        ("rediss://:pw@h1:6379,h2:6379/0", "is a list of hosts"),
+        ("redis://a%2Cb", "has a host"),
+        ("redis://a$b", "has a host"),
+        ("redis://:p@ss/word@host:6379/0", "has an @"),
+        ("redis://:p@ss?word@host:6379/0", "has an @"),
+        ("redis://:p@ss#word@host:6379/0", "has an @"),
+        ("redis://user:12/34@host", "has an @"),
+        ("redis://:p/w@host", "has an @"),
+        ("redis://u:p@h/0?name=a@b", "has an @"),
+        ("redis://:pw1@a,redis://:pw2@b", "contains more than one URL"),
+        ("redis://:pw1@a,:pw2@b", "contains more than one URL"),
+        ("redis://:a://b@h", "contains more than one URL"),
+        ("redis://h/0?proxy=http://x", "contains more than one URL"),
+        ("redis://a/0,redis://b/0", "contains more than one URL"),
+        ("redis://a/0;rediss://b/0", "contains more than one URL"),
     ];
     for (given, problem) in cases {
-        assert_eq!(RedisUrl::parse(given), Err(problem), "{given:?}");
+        let refused = RedisUrl::parse(given).unwrap_err();
+        assert!(refused.starts_with(problem), "{given:?}: {refused}");
     }
-}
-
-#[test]
-fn error_explains_how_to_percent_encode_a_password() {
-    for given in ["redis://:p@ss/word@host", "redis://:a@b,redis://:c@d", "redis://a,b:6379"] {
-        let problem = RedisUrl::parse(given).unwrap_err().to_string();
-        assert!(problem.contains("with the password percent-encoded: %2F for /"), "{problem}");
-    }
-    let problem = RedisUrl::parse("redis://a,b:6379").unwrap_err().to_string();
-    assert!(problem.starts_with("is a list of hosts"), "{problem}");
 }
 
 #[test]
@@ -127,7 +118,7 @@ fn displayed_url_shows_no_secret() {
     for (given, shown) in cases {
         let url = RedisUrl::parse(given).unwrap();
         assert_eq!(url.to_string(), shown);
-        assert_eq!(format!("{url:?}"), shown);
+        assert!(!format!("{url:?}").contains("pw"), "{url:?}");
     }
 }
 
@@ -157,9 +148,15 @@ fn ssl_cert_reqs_in_the_url_sets_the_verify_level() {
     assert_eq!(asked("?ssl_cert_reqs=optional"), Ok((Some(true), None)));
     assert_eq!(asked("?ssl_ca_certs=%2Fetc%2Fca.pem"), Ok((None, Some("/etc/ca.pem".into()))));
     for wrong in ["maybe", "", "cert_"] {
-        assert_eq!(asked(&format!("?ssl_cert_reqs={wrong}")), Err(Problem::SSL_CERT_REQS));
+        assert_eq!(
+            asked(&format!("?ssl_cert_reqs={wrong}")),
+            Err("has an ssl_cert_reqs with a value other than required, optional and none")
+        );
     }
-    assert_eq!(asked("?ssl_cert_reqs=required&ssl_ca_certs="), Err(Problem::SSL_CA_CERTS));
+    assert_eq!(
+        asked("?ssl_cert_reqs=required&ssl_ca_certs="),
+        Err("has an ssl_ca_certs without a file name")
+    );
     let twice = asked("?ssl_cert_reqs=required&ssl_cert_reqs=cert_optional");
     assert_eq!(twice, Ok((Some(true), None)));
     for contradictory in [
@@ -167,7 +164,10 @@ fn ssl_cert_reqs_in_the_url_sets_the_verify_level() {
         "?SSL_CERT_REQS=none&ssl_cert_reqs=required",
         "?ssl_ca_certs=a&ssl_ca_certs=b",
     ] {
-        assert_eq!(asked(contradictory), Err(Problem::SSL_TWICE));
+        assert_eq!(
+            asked(contradictory),
+            Err("has ssl_cert_reqs or ssl_ca_certs twice, with different values")
+        );
     }
 }
 
@@ -193,12 +193,12 @@ fn url_of_a_socket_has_the_database_in_its_query() {
     ];
     for (given, local) in cases {
         let url = RedisUrl::parse(given).unwrap();
-        assert_eq!(url.local(&Local::Socket("/t/r.sock".into())).expose(), local, "{given}");
+        assert_eq!(url.local(&Local::Socket("/t/r.sock".into())).whole.expose(), local, "{given}");
     }
     let url = RedisUrl::parse("redis://u:pw@h?auth=pw").unwrap();
     let local = url.local(&Local::Socket("/a b?/%#ä".into()));
-    assert_eq!(local.expose(), "unix://u:pw@/a%20b%3F/%25%23%C3%A4?auth=pw");
-    assert_eq!(local.to_string(), "unix://***:***@/a%20b%3F/%25%23%C3%A4?auth=***");
+    assert_eq!(local.whole.expose(), "unix://u:pw@/a%20b%3F/%25%23%C3%A4?auth=pw");
+    assert_eq!(local.shown, "unix://***:***@/a%20b%3F/%25%23%C3%A4?auth=***");
 }
 
 proptest! {
@@ -222,13 +222,14 @@ proptest! {
         }
         given += &format!("{path}{query}");
         if let Ok(url) = RedisUrl::parse(&given) {
-            let local = url.local(&Local::Port(local_port)).expose();
-            prop_assert_eq!(around_host(&local), around_host(&given));
-            let again = RedisUrl::parse(&local).expect("the local form parses");
-            prop_assert_eq!(again.host().to_string(), "127.0.0.1");
-            prop_assert_eq!(again.port(), local_port);
+            let local = url.local(&Local::Port(local_port)).whole;
+            let local = local.expose();
+            prop_assert_eq!(around_host(local), around_host(&given));
+            let again = RedisUrl::parse(local).expect("the local form parses");
+            prop_assert_eq!(again.host.to_string(), "127.0.0.1");
+            prop_assert_eq!(again.port, local_port);
             prop_assert!(!again.is_tls());
-            url::Url::parse(&local).expect("other parsers take the local form too");
+            url::Url::parse(local).expect("other parsers take the local form too");
         }
     }
 
@@ -236,7 +237,7 @@ proptest! {
     fn parser_never_panics_and_its_errors_show_no_value(rest in "\\PC{0,40}") {
         for value in [rest.clone(), format!("redis://{rest}"), format!("rediss://u:{rest}@h")] {
             if let Err(problem) = RedisUrl::parse(&value) {
-                prop_assert!(rest.len() < 6 || !problem.to_string().contains(&rest));
+                prop_assert!(rest.len() < 6 || !problem.contains(&rest));
             }
         }
     }

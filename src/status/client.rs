@@ -60,7 +60,7 @@ pub fn run(format: LogFormat, switched_off: bool) -> anyhow::Result<u8> {
             texts.join("\n")
         }
     };
-    Ok(exit::after_printing(&text, code)?)
+    Ok(exit::print(&text, code)?)
 }
 
 /// The pids of all launchers, and the names of their sockets.
