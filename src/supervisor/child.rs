@@ -26,7 +26,7 @@ const DEFAULT_PATH: &str = "/bin:/usr/bin";
 pub struct Child {
     pub pid: Pid,
     pub placement: Placement,
-    /// Signals that the launcher received before COMMAND started.
+    /// Signals that the launcher received before COMMAND started and has not forwarded yet.
     pub(super) missed: SigSet,
 }
 

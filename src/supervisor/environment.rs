@@ -1,7 +1,6 @@
 //! COMMAND's environment: a copy of the launcher's environment, with a few changed variables.
 
 use std::ffi::{CString, OsStr, OsString};
-use std::fmt;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use nix::unistd::Pid;
@@ -79,13 +78,6 @@ impl CommandEnvironment {
 
     pub(super) fn into_entries(self) -> Vec<CString> {
         self.entries
-    }
-}
-
-/// Shows no variables, because their values may be passwords.
-impl fmt::Debug for CommandEnvironment {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CommandEnvironment").finish_non_exhaustive()
     }
 }
 
