@@ -96,7 +96,7 @@ fn program(words: &[OsString], environment: CommandEnvironment) -> Program {
         file: c_string(file(&words[0], environment.get("PATH")).into()),
         words: words.iter().cloned().map(c_string).collect(),
         pid_entries: environment.pid_entries(getpid()),
-        environment: environment.into_entries(),
+        environment: environment.entries,
     }
 }
 

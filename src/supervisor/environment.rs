@@ -20,7 +20,7 @@ const LISTEN_PIDFDID: &str = "LISTEN_PIDFDID";
 /// entries, and entries without `=`.
 #[derive(Clone)]
 pub struct CommandEnvironment {
-    entries: Vec<CString>,
+    pub(super) entries: Vec<CString>,
 }
 
 impl CommandEnvironment {
@@ -74,10 +74,6 @@ impl CommandEnvironment {
         if self.get(LISTEN_PID) == Some(OsStr::new(&launcher.to_string())) {
             self.remove(LISTEN_PIDFDID);
         }
-    }
-
-    pub(super) fn into_entries(self) -> Vec<CString> {
-        self.entries
     }
 }
 

@@ -21,8 +21,8 @@ pub enum ForwardSignals {
 #[derive(Debug, Clone, Copy)]
 pub struct Forwarding {
     setting: ForwardSignals,
-    /// True if SIGTERM is left to Heroku's dyno manager, which itself sends SIGTERM to every process
-    /// (<https://devcenter.heroku.com/articles/dynos#shutdown>).
+    /// True if the launcher does not forward SIGTERM, because Heroku's dyno manager itself sends
+    /// SIGTERM to every process (<https://devcenter.heroku.com/articles/dynos#shutdown>).
     leaves_sigterm: bool,
 }
 

@@ -94,6 +94,9 @@ impl ClientIdentity {
     /// If the key is invalid or belongs to another certificate. The caller must put the setting's
     /// name in front of the message. An encrypted key is invalid, because OpenSSL would ask for the
     /// key's password on the terminal.
+    ///
+    /// # Panics
+    /// If `chain` is empty.
     pub fn new(chain: Vec<X509>, pem: &str) -> Result<ClientIdentity, String> {
         let problem = if pem.contains("ENCRYPTED") {
             "holds an encrypted key; decrypt it: openssl pkcs8 -topk8 -nocrypt -in KEY.pem -out \

@@ -10,15 +10,13 @@ use std::cell::RefCell;
 use std::ffi::{c_int, c_long, c_void};
 use std::mem;
 use std::ptr;
-use std::sync::Once;
+use std::sync::{Once, OnceLock};
 
 use foreign_types::{ForeignType as _, ForeignTypeRef as _};
 use openssl::ssl::{SslContextBuilder, SslRef, SslSession, SslSessionRef};
 use openssl::stack::StackRef;
 use openssl::x509::{X509, X509StoreContextRef};
 use openssl_sys as ffi;
-
-use super::session;
 
 /// SSL_CTRL_SET_MAX_CERT_LIST and SSL_CB_HANDSHAKE_START of <openssl/ssl.h>.
 const SET_MAX_CERT_LIST: c_int = 51;
@@ -84,10 +82,8 @@ pub fn set_longest_chain(context: &mut SslContextBuilder, bytes: usize) {
     unsafe { ffi::SSL_CTX_ctrl(context.as_ptr(), SET_MAX_CERT_LIST, bytes, ptr::null_mut()) };
 }
 
-/// Replaces OpenSSL's verification of a server's certificate chain.
-///
-/// Returns whether to accept the chain. Sets the chain's error, which becomes OpenSSL's verification
-/// result.
+/// Verifies a server's certificate chain instead of OpenSSL. Returns whether to accept the chain.
+/// Sets the chain's error, which becomes OpenSSL's verification result.
 pub type Verifier = fn(&mut X509StoreContextRef) -> bool;
 
 /// Makes the connections of a context verify chains with `verify`.
@@ -120,18 +116,24 @@ pub fn sent_by_server(chain: &X509StoreContextRef) -> Option<&StackRef<X509>> {
     }
 }
 
-/// Makes OpenSSL call [`session::begin_handshake`] for each of a context's connections when its
-/// handshake begins, before OpenSSL sends a byte.
-pub fn announce_handshakes(context: &mut SslContextBuilder) {
+/// The function for [`call_at_handshakes`].
+static AT_HANDSHAKE: OnceLock<fn(&mut SslRef)> = OnceLock::new();
+
+/// Makes OpenSSL call `begins` when a handshake of one of the context's connections begins, before
+/// OpenSSL sends a byte. Each call of this function must pass the same `begins`.
+pub fn call_at_handshakes(context: &mut SslContextBuilder, begins: fn(&mut SslRef)) {
+    AT_HANDSHAKE.get_or_init(|| begins);
     // SAFETY: `context` keeps the SSL_CTX alive, and the callback lives as long as the program.
-    unsafe { SSL_CTX_set_info_callback(context.as_ptr(), Some(announce)) };
+    unsafe { SSL_CTX_set_info_callback(context.as_ptr(), Some(observe)) };
 }
 
-unsafe extern "C" fn announce(ssl: *const ffi::SSL, at: c_int, _: c_int) {
-    if at == HANDSHAKE_START {
+unsafe extern "C" fn observe(ssl: *const ffi::SSL, at: c_int, _: c_int) {
+    if at == HANDSHAKE_START
+        && let Some(begins) = AT_HANDSHAKE.get()
+    {
         // SAFETY: OpenSSL calls this with a live object, on the thread that uses the object. The
         // pointer is declared const, but OpenSSL allows this callback to change the connection.
-        session::begin_handshake(unsafe { SslRef::from_ptr_mut(ssl.cast_mut()) });
+        begins(unsafe { SslRef::from_ptr_mut(ssl.cast_mut()) });
     }
 }
 

@@ -83,8 +83,14 @@ pub fn check() -> Result<(), RootsProblem> {
         check_file(Path::new(&file))?;
     }
     let own_directories = own_directories();
-    if let Some(directories) = &own_directories {
-        check_directories(directories)?;
+    let can_read = |directory: &PathBuf| fs::read_dir(directory).is_ok();
+    if own_directories.as_ref().is_some_and(|directories| !directories.iter().any(can_read)) {
+        let problem = format!(
+            "is '{}', which lists no readable directory; set it to a list of directories separated \
+             by colons, or unset it to use the system's directories",
+            setting(CERT_DIR).unwrap_or_default().display()
+        );
+        return Err(RootsProblem { variable: Some(CERT_DIR), problem });
     }
     let found = openssl_probe::probe();
     let bundle = found.cert_file.and_then(|bundle| read(&bundle).ok());
@@ -136,7 +142,8 @@ fn check_file(file: &Path) -> Result<(), RootsProblem> {
         Err(error) => format!("which cannot be read ({error})"),
     };
     let problem = format!(
-        "is '{}', {reason}; set it to a readable PEM bundle, or unset it to use the system's bundle",
+        "is '{}', {reason}; set it to a readable PEM bundle, or unset it to use the system's \
+         bundle",
         file.display()
     );
     Err(RootsProblem { variable: Some(CERT_FILE), problem })
@@ -149,24 +156,6 @@ fn read(file: &Path) -> io::Result<String> {
     let mut pem = Vec::new();
     fs::File::open(file)?.take(LONGEST).read_to_end(&mut pem)?;
     Ok(String::from_utf8_lossy(&pem).into_owned())
-}
-
-/// Checks that at least one of the directories can be read.
-fn check_directories(directories: &[PathBuf]) -> Result<(), RootsProblem> {
-    let error = |directory: &PathBuf| {
-        let error = fs::read_dir(directory).err()?;
-        Some(format!("'{}' ({error})", directory.display()))
-    };
-    let errors: Vec<String> = directories.iter().filter_map(error).collect();
-    if errors.len() < directories.len() {
-        return Ok(());
-    }
-    let problem = format!(
-        "lists no readable directory: {}; set it to a list of directories separated by colons, or \
-         unset it to use the system's directories",
-        errors.join(", ")
-    );
-    Err(RootsProblem { variable: Some(CERT_DIR), problem })
 }
 
 fn certificates_in(pem: &str) -> impl Iterator<Item = X509> {

@@ -31,8 +31,9 @@ const PAUSE: Duration = Duration::from_secs(600);
 #[derive(Default)]
 pub struct Sessions {
     known: Mutex<Known>,
-    /// Set when connections no longer wait for the first session.
-    wait_over: SetOnce<()>,
+    /// Set when connections no longer wait for the first session: the first session has arrived, or
+    /// the wait has ended for another reason.
+    pub wait_over: SetOnce<()>,
 }
 
 #[derive(Default)]
@@ -69,21 +70,6 @@ impl Known {
 impl Sessions {
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Waits for the first session, or until [`Sessions::end_wait`] is called.
-    pub async fn first_or_end(&self) {
-        self.wait_over.wait().await;
-    }
-
-    pub fn is_wait_over(&self) -> bool {
-        self.wait_over.initialized()
-    }
-
-    /// Ends the wait for the first session.
-    pub fn end_wait(&self) {
-        // Setting the value fails only if the wait is over already.
-        let _ = self.wait_over.set(());
     }
 
     /// Forgets all sessions, including those that open connections have yet to receive.
@@ -165,7 +151,8 @@ impl Connection {
         if known.after < Some(full_handshake) && latest <= Some(full_handshake) {
             known.latest = Some(Session { session, full_handshake });
         }
-        self.sessions.end_wait();
+        // Setting the value fails only if the wait is over already.
+        let _ = self.sessions.wait_over.set(());
     }
 }
 
@@ -184,7 +171,7 @@ static INDEX: LazyLock<Option<Index<Ssl, Connection>>> = LazyLock::new(|| Ssl::n
 /// If OpenSSL has no memory.
 pub fn resume_in(context: &mut SslContextBuilder) -> Result<(), ErrorStack> {
     let index = INDEX.ok_or_else(ErrorStack::get)?;
-    raw::announce_handshakes(context);
+    raw::call_at_handshakes(context, begin_handshake);
     let ours = SslSessionCacheMode::CLIENT | SslSessionCacheMode::NO_INTERNAL;
     context.set_session_cache_mode(ours);
     context.set_new_session_callback(move |ssl, session| {
@@ -201,7 +188,7 @@ pub fn resume_in(context: &mut SslContextBuilder) -> Result<(), ErrorStack> {
 
 /// Makes the handshake of `ssl`, which now begins, offer the session in [`TO_OFFER`]. From then on,
 /// sessions that the server sends are stored.
-pub fn begin_handshake(ssl: &mut SslRef) {
+fn begin_handshake(ssl: &mut SslRef) {
     let (Some(index), Some((connection, session))) = (*INDEX, TO_OFFER.take()) else { return };
     ssl.set_ex_data(index, connection);
     if let Some(session) = &session {
