@@ -32,8 +32,8 @@ const OTHER_SYSTEMS: [(&[u8], &str); 4] = [
 #[derive(Debug)]
 pub struct NotExecuted {
     pub error: io::Error,
-    /// A text for the user. `None` if the file does not exist, or if the error number is all that
-    /// is known.
+    /// The cause and a remedy, in words for the user. `None` if the file does not exist, or if the
+    /// error number is all that is known.
     pub hint: Option<String>,
 }
 

@@ -183,40 +183,42 @@ impl HandshakeError {
             return HandshakeError::Broken(io::ErrorKind::UnexpectedEof.into());
         };
         let reason = innermost.reason().unwrap_or("unknown reason").to_owned();
-        // The numbers are OpenSSL's reason codes (SSL_R_... in <openssl/sslerr.h>).
+        // The numbers are OpenSSL's reason codes, from <openssl/sslerr.h>.
         HandshakeError::Misconfigured(match innermost.reason_code() {
             UNEXPECTED_EOF => return HandshakeError::Broken(io::ErrorKind::UnexpectedEof.into()),
             code if is_internal(code) => return HandshakeError::Internal(io::Error::other(reason)),
-            // DECRYPTION_FAILED_OR_BAD_RECORD_MAC, DIGEST_CHECK_FAILED, BAD_SIGNATURE, and the
-            // alerts bad_record_mac, decryption_failed and decrypt_error.
+            // One side received damaged data: SSL_R_DECRYPTION_FAILED_OR_BAD_RECORD_MAC,
+            // SSL_R_DIGEST_CHECK_FAILED, SSL_R_BAD_SIGNATURE, and the alerts bad_record_mac,
+            // decryption_failed and decrypt_error.
             281 | 149 | 123 | 1020 | 1021 | 1051 => {
                 return HandshakeError::Damaged(io::Error::other(reason));
             }
-            // CERTIFICATE_VERIFY_FAILED.
+            // SSL_R_CERTIFICATE_VERIFY_FAILED
             134 => Misconfiguration::Certificate(Box::new(Rejected::new(facts, name))),
-            // EXCESSIVE_MESSAGE_SIZE.
+            // SSL_R_EXCESSIVE_MESSAGE_SIZE
             152 => Misconfiguration::Other(format!(
                 "the server's certificate chain is longer than {} KiB",
                 bounds::LONGEST_CHAIN / 1024
             )),
-            // TLSV13_ALERT_CERTIFICATE_REQUIRED.
+            // SSL_R_TLSV13_ALERT_CERTIFICATE_REQUIRED
             1116 => Misconfiguration::ClientCertificateWanted,
-            // TLSV1_UNRECOGNIZED_NAME.
+            // SSL_R_TLSV1_UNRECOGNIZED_NAME
             1112 => Misconfiguration::UnknownName,
-            // SSLV3_ALERT_HANDSHAKE_FAILURE. TLS 1.2 servers also send this alert if the client has
-            // no certificate.
+            // SSL_R_SSLV3_ALERT_HANDSHAKE_FAILURE. TLS 1.2 servers also send this alert if the
+            // client has no certificate.
             1040 => Misconfiguration::Other(
                 "handshake failure (the server may require a client certificate or another cipher)"
                     .to_owned(),
             ),
-            // The peer's answer is not a TLS record: WRONG_VERSION_NUMBER, HTTP_REQUEST,
-            // HTTPS_PROXY_REQUEST, PACKET_LENGTH_TOO_LONG, UNEXPECTED_MESSAGE, UNEXPECTED_RECORD,
-            // RECORD_LAYER_FAILURE.
+            // The peer's answer is not a TLS record: SSL_R_WRONG_VERSION_NUMBER,
+            // SSL_R_HTTP_REQUEST, SSL_R_HTTPS_PROXY_REQUEST, SSL_R_PACKET_LENGTH_TOO_LONG,
+            // SSL_R_UNEXPECTED_MESSAGE, SSL_R_UNEXPECTED_RECORD, SSL_R_RECORD_LAYER_FAILURE.
             267 | 156 | 155 | 198 | 244 | 245 | 313 => Misconfiguration::NoTls,
-            // UNSUPPORTED_PROTOCOL, NO_PROTOCOLS_AVAILABLE, TLSV1_ALERT_PROTOCOL_VERSION.
+            // SSL_R_UNSUPPORTED_PROTOCOL, SSL_R_NO_PROTOCOLS_AVAILABLE,
+            // SSL_R_TLSV1_ALERT_PROTOCOL_VERSION
             258 | 191 | 1070 => Misconfiguration::NoCommonVersion,
-            // Alerts about the client certificate: bad, unsupported, revoked, expired, unknown,
-            // unknown CA.
+            // The server's alerts about the client certificate: bad, unsupported, revoked, expired,
+            // unknown, unknown CA.
             1042..=1046 | 1048 => Misconfiguration::ClientCertificateRefused(reason),
             _ => Misconfiguration::Other(reason),
         })

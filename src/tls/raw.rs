@@ -82,8 +82,9 @@ pub fn set_longest_chain(context: &mut SslContextBuilder, bytes: usize) {
     unsafe { ffi::SSL_CTX_ctrl(context.as_ptr(), SET_MAX_CERT_LIST, bytes, ptr::null_mut()) };
 }
 
-/// Verifies a server's certificate chain instead of OpenSSL. Returns whether to accept the chain.
-/// Sets the chain's error, which becomes OpenSSL's verification result.
+/// A function that replaces OpenSSL's verification of a server's certificate chain. The function
+/// returns whether to accept the chain, and sets the chain's error, which becomes OpenSSL's
+/// verification result.
 pub type Verifier = fn(&mut X509StoreContextRef) -> bool;
 
 /// Makes the connections of a context verify chains with `verify`.
@@ -116,7 +117,7 @@ pub fn sent_by_server(chain: &X509StoreContextRef) -> Option<&StackRef<X509>> {
     }
 }
 
-/// The function for [`call_at_handshakes`].
+/// The function that OpenSSL calls when a handshake begins: see [`call_at_handshakes`].
 static AT_HANDSHAKE: OnceLock<fn(&mut SslRef)> = OnceLock::new();
 
 /// Makes OpenSSL call `begins` when a handshake of one of the context's connections begins, before

@@ -157,12 +157,13 @@ impl Connection {
 }
 
 thread_local! {
-    /// The data and the session, if there is one, for the next handshake on this thread.
+    /// The next handshake on this thread gets this data, and offers this session, if there is a
+    /// session.
     static TO_OFFER: RefCell<Option<(Connection, Option<SslSession>)>> =
         const { RefCell::new(None) };
 }
 
-/// Where OpenSSL keeps a [`Connection`]. `None` if OpenSSL has no memory.
+/// The index under which OpenSSL keeps a [`Connection`]. `None` if OpenSSL has no memory.
 static INDEX: LazyLock<Option<Index<Ssl, Connection>>> = LazyLock::new(|| Ssl::new_ex_index().ok());
 
 /// Makes the connections of a context resume sessions, and store new ones in their [`Sessions`].
@@ -186,8 +187,8 @@ pub fn resume_in(context: &mut SslContextBuilder) -> Result<(), ErrorStack> {
     Ok(())
 }
 
-/// Makes the handshake of `ssl`, which now begins, offer the session in [`TO_OFFER`]. From then on,
-/// sessions that the server sends are stored.
+/// Makes the handshake of `ssl` offer the session in [`TO_OFFER`]. OpenSSL calls this function when
+/// the handshake begins. From then on, sessions that the server sends are stored.
 fn begin_handshake(ssl: &mut SslRef) {
     let (Some(index), Some((connection, session))) = (*INDEX, TO_OFFER.take()) else { return };
     ssl.set_ex_data(index, connection);
