@@ -1,9 +1,7 @@
 //! Messages to the user at the start, after a failed start, and at the end.
 
-use std::env::consts::ARCH;
 use std::ffi::OsString;
 use std::io::{self, Write as _};
-use std::path::Path;
 
 use crate::configuration::{ConfigError, Plan, Settings, is_variable_name, options};
 use crate::exit;
@@ -13,7 +11,7 @@ use crate::logging::{err, notice, warning};
 use crate::names;
 use crate::redis_url::Local;
 use crate::status;
-use crate::supervisor::{Cause, ExitOutcome, NotExecuted};
+use crate::supervisor::{ExitOutcome, NotExecuted};
 use crate::tls::Verify;
 use crate::tunnel::Route;
 
@@ -34,10 +32,9 @@ pub fn internal_error(error: &anyhow::Error) {
 pub fn not_executed(words: &[OsString], not_executed: &NotExecuted) -> ExitOutcome {
     let code = not_executed.exit_code();
     let program = words[0].to_string_lossy();
-    let hint = match &not_executed.cause {
-        Cause::NoSuchCommand => Some(why_no_such_command(&program, words.len()).to_owned()),
-        cause => why_not_executed(&not_executed.file, cause),
-    };
+    let no_such_command = || why_no_such_command(&program, words.len()).to_owned();
+    let is_missing = code == exit::COMMAND_NOT_FOUND;
+    let hint = not_executed.hint.clone().or_else(|| is_missing.then(no_such_command));
     let (name, error) = (program_name(&program), not_executed.error.to_string());
     err!(at = "command-failed", command = name, error, code, hint);
     ExitOutcome::Exited(code.into())
@@ -70,44 +67,6 @@ fn why_no_such_command(program: &str, words: usize) -> &'static str {
         "status" => "no such command: did you mean start-stunnel --status?",
         _ => "no such command: check COMMAND's name and the variable PATH",
     }
-}
-
-/// A hint for an existing file that could not be executed.
-fn why_not_executed(file: &Path, cause: &Cause) -> Option<String> {
-    let file = file.display();
-    Some(match cause {
-        Cause::NoSuchCommand | Cause::Other => return None,
-        Cause::NoInterpreter(interpreter) if interpreter.ends_with('\r') => format!(
-            "{file} has Windows line ends, and its interpreter {} does not exist. Convert {file} \
-             with dos2unix",
-            interpreter.escape_debug()
-        ),
-        Cause::NoInterpreter(interpreter) => format!(
-            "{file} exists, but its interpreter {interpreter} does not exist. Install \
-             {interpreter}, or change the first line of {file}"
-        ),
-        Cause::NoLoader(loader) => format!(
-            "{file} exists, but its dynamic loader {} does not exist. Install the C library that \
-             {file} was built for, or a build of {file} for this system",
-            loader.display()
-        ),
-        Cause::Directory => format!("{file} is a directory. Give the path of a program instead"),
-        Cause::NotExecutable => format!(
-            "{file} has no execute permission. Run chmod +x {file}, or write the script's \
-             interpreter before {file}"
-        ),
-        Cause::NotPermitted => format!(
-            "this user may not execute {file}. Check the owner and the mode of the file, and \
-             whether its file system is mounted with noexec"
-        ),
-        Cause::Foreign(built_for) => format!(
-            "{file} is built for {built_for}, but this system runs programs for Linux on {ARCH}"
-        ),
-        Cause::NotAProgram => format!(
-            "{file} is neither a script nor a program for this system. Check whether the file is \
-             damaged, or is a data file"
-        ),
-    })
 }
 
 /// Logs the variables and options that have no effect, with the reasons.

@@ -30,7 +30,6 @@ use crate::tunnel::{Drain, DrainGuard, Listener, Route, Tunnel};
 const DYNO: &str = "DYNO";
 
 /// Everything that is needed to run COMMAND behind its tunnels. The ports are bound already.
-#[derive(Debug)]
 pub struct Launch {
     /// COMMAND and its arguments.
     pub command: Vec<OsString>,

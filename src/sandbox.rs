@@ -104,16 +104,14 @@ impl Rights {
     /// Tries the rules on a thread that ends at once. Returns the state that the sandbox would
     /// have.
     pub fn try_out(&self) -> State {
-        let attempt = || self.rules().and_then(RulesetCreated::restrict_self);
-        let joined = thread::scope(|scope| {
-            let thread = thread::Builder::new().spawn_scoped(scope, attempt);
-            thread.map(thread::ScopedJoinHandle::join)
-        });
-        match joined {
-            Ok(Ok(tried)) => tried.map_or_else(failed, State::of),
-            Ok(Err(_)) => failed("the thread that tried the sandbox panicked"),
+        let attempt = || {
+            let tried = self.rules().and_then(RulesetCreated::restrict_self);
+            tried.map_or_else(failed, State::of)
+        };
+        thread::scope(|scope| match thread::Builder::new().spawn_scoped(scope, attempt) {
+            Ok(thread) => thread.join().unwrap_or_else(|_| failed("the trial panicked")),
             Err(error) => failed(format!("could not start a thread to try the sandbox: {error}")),
-        }
+        })
     }
 
     /// Applies the rules to this thread, and to all other threads from ABI version 8 on. Before ABI
@@ -206,7 +204,7 @@ impl State {
     pub fn abi(&self) -> Option<u32> {
         match self {
             State::Landlock(abi) => Some(*abi as u32),
-            State::Off | State::Unavailable(_) | State::Failed(_) => None,
+            _ => None,
         }
     }
 
@@ -228,7 +226,7 @@ impl fmt::Display for State {
                 write!(f, "Landlock ABI {abi}")?;
                 match self.missing()[..] {
                     [] => Ok(()),
-                    _ => write!(f, " (cannot deny {})", self.missing().join(", ")),
+                    ref rights => write!(f, " (cannot deny {})", rights.join(", ")),
                 }
             }
         }

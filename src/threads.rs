@@ -69,14 +69,15 @@ pub async fn look_up(host: String, port: u16) -> io::Result<Vec<SocketAddr>> {
 pub async fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
     THREADS.claim().await?;
     let (reply, result) = oneshot::channel();
-    THREADS.give(Box::new(move || {
+    let job: Job = Box::new(move || {
         // The panic hook has already logged a panic of `work`.
         let done = catch_unwind(AssertUnwindSafe(work));
         // Add the permit before the reply, so that the caller's next job can use this thread.
         THREADS.free.add_permits(1);
         // Ignore the error: the caller may no longer wait for the result.
         drop(reply.send(done));
-    }));
+    });
+    THREADS.give.send(job).expect("the receiver lives as long as the sender");
     match result.await {
         Ok(Ok(done)) => Ok(done),
         _ => Err(io::Error::other("the thread that did this work panicked")),
@@ -98,10 +99,6 @@ impl Threads {
             }
             _ => Err(refused),
         }
-    }
-
-    fn give(&self, job: Job) {
-        self.give.send(job).expect("the receiver lives as long as the sender");
     }
 
     /// Starts a thread that ends after the time `idle` without work. Adds no permit to `free`.

@@ -177,8 +177,11 @@ fn sigterm_to_a_stopped_launcher_takes_effect_after_sigcont() {
     let running = job(&["perl", "-e", STOPPABLE]);
     running.signal(libc::SIGTSTP);
     assert!(matches!(job_event(running.pid()), WaitStatus::Stopped(..)));
+    let command = command_of(running.pid());
     running.signal(libc::SIGTERM);
     running.signal(libc::SIGCONT);
+    // Keep COMMAND's standard input open until SIGTERM has arrived: its end would end COMMAND, too.
+    wait_until_reaped(command);
     assert_eq!(running.finish().signal(), libc::SIGTERM);
 }
 

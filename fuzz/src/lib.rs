@@ -148,8 +148,8 @@ pub fn pem(data: &[u8]) {
     let whole = pem::with_line_ends(text);
     let _ = pem::certificates(&whole);
     let (certificate, key) = whole.split_once("\n\n").unwrap_or((&whole, &whole));
-    if let Err(problem) = ClientIdentity::new(certificate, key) {
-        drop(format!("{problem:?}"));
+    if let Ok(chain) = pem::client_chain(certificate) {
+        let _ = ClientIdentity::new(chain, key);
     }
 }
 

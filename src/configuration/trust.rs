@@ -13,8 +13,7 @@ use super::sources::{CA_SETTINGS, ConfigError, Found, Sources};
 use crate::names;
 use crate::redis_url::UrlTlsParameters;
 use crate::secret::{hidden, shown};
-use crate::tls::pem::{self, ClientIdentity, IdentityProblem};
-use crate::tls::roots::RootsProblem;
+use crate::tls::pem::{self, ClientIdentity};
 use crate::tls::{Trust, Verify};
 use crate::tunnel::SettingNames;
 
@@ -54,7 +53,8 @@ impl Reader<'_> {
                 Some(variable) => format!("ssl_cert_reqs in {variable}"),
                 None => setting_names.of(names::VERIFY).to_owned(),
             };
-            self.report(no_roots(&setting, verify, problem));
+            let variable = problem.variable.unwrap_or(&setting);
+            self.report(ConfigError::new(variable, problem.problem));
         }
         let has_identity = CLIENT_SETTINGS.iter().any(|setting| sources.own(setting).is_some());
         Trust {
@@ -104,10 +104,11 @@ impl Reader<'_> {
         let pem = found.each_ref().map(|found| self.check(read_pem(found.as_ref()?)));
         let identity = match (&found, &pem) {
             ([Some(certificate), Some(key)], [Some(certificate_pem), Some(key_pem)]) => {
-                ClientIdentity::new(certificate_pem, key_pem).map_err(|problem| match problem {
-                    IdentityProblem::Certificate(problem) => certificate.wrong(problem),
-                    IdentityProblem::Key(problem) => key.wrong(problem),
-                })
+                pem::client_chain(certificate_pem)
+                    .map_err(|problem| certificate.wrong(problem))
+                    .and_then(|chain| {
+                        ClientIdentity::new(chain, key_pem).map_err(|problem| key.wrong(problem))
+                    })
             }
             ([Some(given), None], _) => Err(incomplete(given, CLIENT_SETTINGS[1])),
             ([None, Some(given)], _) => Err(incomplete(given, CLIENT_SETTINGS[0])),
@@ -131,24 +132,6 @@ fn incomplete(given: &Found<'_>, absent: &Declaration) -> ConfigError {
     let problem =
         format!("is not set, but {given} is set; a client certificate needs both settings");
     ConfigError::new(absent.variable, problem)
-}
-
-/// The error if `verify` needs the system's root certificates, but the system has none, or the
-/// launcher cannot read them.
-fn no_roots(setting: &str, verify: Verify, problem: RootsProblem) -> ConfigError {
-    match problem {
-        RootsProblem::Unreadable { variable, problem } => ConfigError::new(variable, problem),
-        RootsProblem::None => {
-            let problem = format!(
-                "is {}, but this system has no CA certificates to verify against: install the \
-                 package ca-certificates, or set {} or {}",
-                verify.word(),
-                names::CA_FILE,
-                names::CA_PEM
-            );
-            ConfigError::new(setting, problem)
-        }
-    }
 }
 
 /// Reads the PEM text in a setting, or in the file that the setting names.

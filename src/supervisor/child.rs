@@ -26,7 +26,7 @@ const DEFAULT_PATH: &str = "/bin:/usr/bin";
 pub struct Child {
     pub pid: Pid,
     pub placement: Placement,
-    /// Signals that the launcher received before COMMAND started.
+    /// Signals that the launcher received before COMMAND started and has not forwarded yet.
     pub(super) missed: SigSet,
 }
 
@@ -96,7 +96,7 @@ fn program(words: &[OsString], environment: CommandEnvironment) -> Program {
         file: c_string(file(&words[0], environment.get("PATH")).into()),
         words: words.iter().cloned().map(c_string).collect(),
         pid_entries: environment.pid_entries(getpid()),
-        environment: environment.into_entries(),
+        environment: environment.entries,
     }
 }
 

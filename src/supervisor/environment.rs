@@ -1,7 +1,6 @@
 //! COMMAND's environment: a copy of the launcher's environment, with a few changed variables.
 
 use std::ffi::{CString, OsStr, OsString};
-use std::fmt;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use nix::unistd::Pid;
@@ -21,7 +20,7 @@ const LISTEN_PIDFDID: &str = "LISTEN_PIDFDID";
 /// entries, and entries without `=`.
 #[derive(Clone)]
 pub struct CommandEnvironment {
-    entries: Vec<CString>,
+    pub(super) entries: Vec<CString>,
 }
 
 impl CommandEnvironment {
@@ -75,17 +74,6 @@ impl CommandEnvironment {
         if self.get(LISTEN_PID) == Some(OsStr::new(&launcher.to_string())) {
             self.remove(LISTEN_PIDFDID);
         }
-    }
-
-    pub(super) fn into_entries(self) -> Vec<CString> {
-        self.entries
-    }
-}
-
-/// Shows no variables, because their values may be passwords.
-impl fmt::Debug for CommandEnvironment {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CommandEnvironment").finish_non_exhaustive()
     }
 }
 

@@ -30,13 +30,13 @@ mod terminal;
 use std::io;
 use std::sync::Arc;
 
-use nix::sys::signal::{SigSet, Signal, killpg};
+use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, getpgid, getpgrp, getpid, getsid};
 
 pub use child::{Child, become_command, close_own_streams, spawn};
 pub use environment::CommandEnvironment;
 pub use forwarding::{ForwardSignals, Forwarding};
-pub use not_executed::{Cause, NotExecuted};
+pub use not_executed::NotExecuted;
 pub use terminal::Terminal;
 
 use crate::figures::{CommandState, Figures};
@@ -44,7 +44,7 @@ use crate::logging::{debug, warning};
 pub use crate::system::inherited::{Inherited, forbid_core_dumps};
 use crate::system::process::{self, JobEvent};
 pub use crate::system::process::{ExitOutcome, Placement};
-use crate::system::signals::{self, Received, Sender, Signals};
+use crate::system::signals::{self, Received, Signals};
 
 /// Signals that the kernel sends to a terminal's foreground process group, to a session leader
 /// whose terminal hangs up, and to a stopped process group that becomes orphaned. All other signals
@@ -79,10 +79,7 @@ pub fn placement(terminal: Option<&Terminal>) -> Placement {
 /// Supervises COMMAND while COMMAND runs, and during the drain.
 #[derive(Debug)]
 pub struct Supervisor {
-    command: Pid,
-    placement: Placement,
-    /// Signals that the launcher received before COMMAND started and has not forwarded yet.
-    missed: SigSet,
+    child: Child,
     forwarding: Forwarding,
     terminal: Option<Terminal>,
     signals: Signals,
@@ -98,21 +95,13 @@ impl Supervisor {
     /// # Panics
     /// Outside a tokio runtime.
     pub fn new(
-        command: Child,
+        child: Child,
         forwarding: Forwarding,
         terminal: Option<Terminal>,
         figures: Arc<Figures>,
     ) -> io::Result<Supervisor> {
-        Ok(Supervisor {
-            command: command.pid,
-            placement: command.placement,
-            missed: command.missed,
-            forwarding,
-            terminal,
-            signals: Signals::open()?,
-            stopped: false,
-            figures,
-        })
+        let signals = Signals::open()?;
+        Ok(Supervisor { child, forwarding, terminal, signals, stopped: false, figures })
     }
 
     /// Forwards signals until COMMAND ends. If COMMAND had its own process group, then sends
@@ -166,7 +155,7 @@ impl Supervisor {
     fn look_after_children(&mut self, continued: bool) -> Option<ExitOutcome> {
         let mut command_ended = None;
         while let Some((pid, ended)) = process::ended_child() {
-            if pid == self.command {
+            if pid == self.child.pid {
                 // Before COMMAND is reaped, because no other process group can get COMMAND's pid as
                 // its number while COMMAND is a zombie.
                 self.end_leftovers();
@@ -174,7 +163,7 @@ impl Supervisor {
             }
             process::reap(pid);
         }
-        match process::job_event(self.command) {
+        match process::job_event(self.child.pid) {
             // The launcher received SIGCONT after COMMAND stopped, so the caller continues COMMAND.
             Some(JobEvent::Stopped(_)) if continued => self.enter(CommandState::Stopped),
             Some(JobEvent::Stopped(signal)) => self.command_stopped(signal),
@@ -185,9 +174,9 @@ impl Supervisor {
     }
 
     fn end_leftovers(&self) {
-        if self.placement == Placement::Own {
+        if self.child.placement == Placement::Own {
             // Ignore the error: killpg(2) fails only if the group has no process left.
-            let _ = killpg(self.command, Signal::SIGTERM);
+            let _ = killpg(self.child.pid, Signal::SIGTERM);
             self.take_terminal_back();
         }
     }
@@ -203,7 +192,7 @@ impl Supervisor {
         let job_control = JOB_CONTROL_SIGNALS.into_iter().find(|signal| *signal as i32 == number);
         let wants_terminal = matches!(job_control, Some(Signal::SIGTTIN | Signal::SIGTTOU))
             && self.terminal.as_ref().is_some_and(|terminal| !terminal.has_hung_up());
-        if self.placement == Placement::Own {
+        if self.child.placement == Placement::Own {
             // After `fg` in a shell, the launcher's group is in the foreground, but COMMAND reads
             // the terminal.
             if wants_terminal && self.hand_over_terminal() {
@@ -213,7 +202,7 @@ impl Supervisor {
             self.take_terminal_back();
         }
         self.enter(CommandState::Stopped);
-        let signal = match (job_control, self.placement) {
+        let signal = match (job_control, self.child.placement) {
             (Some(signal), _) => signal,
             // The launcher must stop, so that the shell takes its terminal back.
             (None, Placement::Shared) => Signal::SIGTSTP,
@@ -222,15 +211,15 @@ impl Supervisor {
             (None, Placement::Own) => return,
         };
         match signals::stop_self(signal) {
-            Ok(true) => match process::job_event(self.command) {
+            Ok(true) => match process::job_event(self.child.pid) {
                 // A shell has sent SIGCONT to the whole process group, so COMMAND already runs.
-                Some(JobEvent::Continued) if self.placement == Placement::Shared => {
+                Some(JobEvent::Continued) if self.child.placement == Placement::Shared => {
                     self.enter(CommandState::Running);
                 }
                 _ => self.resume(),
             },
             // The kernel did not stop the launcher, so COMMAND must not stay stopped.
-            Ok(false) if self.placement == Placement::Own && !wants_terminal => self.resume(),
+            Ok(false) if self.child.placement == Placement::Own && !wants_terminal => self.resume(),
             Ok(false) if wants_terminal => warning!(
                 at = "command-stopped",
                 signal = signal as i32,
@@ -245,8 +234,8 @@ impl Supervisor {
 
     /// Continues COMMAND after SIGCONT has continued the launcher.
     fn resume(&mut self) {
-        let target = match self.placement {
-            Placement::Shared => self.command,
+        let target = match self.child.placement {
+            Placement::Shared => self.child.pid,
             Placement::Own => {
                 self.hand_over_terminal();
                 self.group()
@@ -258,7 +247,7 @@ impl Supervisor {
 
     /// COMMAND's own process group, as a negative number for kill(2).
     fn group(&self) -> Pid {
-        Pid::from_raw(-self.command.as_raw())
+        Pid::from_raw(-self.child.pid.as_raw())
     }
 
     /// The process or process group to which `received` is forwarded; `None` if COMMAND has already
@@ -267,15 +256,15 @@ impl Supervisor {
         if !self.forwarding.allows(received) {
             return None;
         }
-        let shared = self.placement == Placement::Shared;
+        let shared = self.child.placement == Placement::Shared;
         match received.sender {
-            Sender::Process(pid) if pid == getpid() => None,
+            Some(pid) if pid == getpid() => None,
             // COMMAND has sent the signal to its whole process group (`kill 0` in a script), so
             // COMMAND has received the signal, too.
-            Sender::Process(pid) if pid == self.command && shared => None,
+            Some(pid) if pid == self.child.pid && shared => None,
             // When a terminal hangs up, its shell sends SIGHUP to the whole process group of each
             // job, so COMMAND has already received SIGHUP.
-            Sender::Process(pid)
+            Some(pid)
                 if shared
                     && received.is(Signal::SIGHUP)
                     && self.terminal.as_ref().is_some_and(Terminal::has_hung_up)
@@ -283,15 +272,15 @@ impl Supervisor {
             {
                 None
             }
-            Sender::Process(_) => Some(self.command),
-            Sender::Kernel => {
+            Some(_) => Some(self.child.pid),
+            None => {
                 let signal = received.one_of(&TERMINAL_SIGNALS)?;
-                let missed = self.missed.contains(signal);
-                self.missed.remove(signal);
+                let missed = self.child.missed.contains(signal);
+                self.child.missed.remove(signal);
                 let leads_session = getsid(None) == Ok(getpid());
-                match self.placement {
-                    _ if leads_session && HANG_UP_SIGNALS.contains(&signal) => Some(self.command),
-                    Placement::Shared => missed.then_some(self.command),
+                match self.child.placement {
+                    _ if leads_session && HANG_UP_SIGNALS.contains(&signal) => Some(self.child.pid),
+                    Placement::Shared => missed.then_some(self.child.pid),
                     Placement::Own => Some(self.group()),
                 }
             }
@@ -309,7 +298,7 @@ impl Supervisor {
     /// the foreground instead. Returns true if COMMAND's group is now in the foreground.
     fn hand_over_terminal(&self) -> bool {
         match &self.terminal {
-            Some(terminal) if terminal.is_ours() => terminal.give_to(self.command).is_ok(),
+            Some(terminal) if terminal.is_ours() => terminal.give_to(self.child.pid).is_ok(),
             _ => false,
         }
     }
@@ -318,7 +307,7 @@ impl Supervisor {
     /// the foreground instead.
     fn take_terminal_back(&self) {
         if let Some(terminal) = &self.terminal
-            && terminal.is_of(self.command)
+            && terminal.is_of(self.child.pid)
             && let Err(error) = terminal.give_to(getpgrp())
         {
             warning!(at = "terminal-lost", error = %error);

@@ -3,6 +3,7 @@
 
 use std::env::consts::ARCH;
 use std::ffi::{CStr, OsStr};
+use std::fmt::Display;
 use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::os::unix::ffi::OsStrExt;
@@ -31,41 +32,17 @@ const OTHER_SYSTEMS: [(&[u8], &str); 4] = [
 #[derive(Debug)]
 pub struct NotExecuted {
     pub error: io::Error,
-    /// The file that could not be executed: COMMAND itself, or the interpreter of a script.
-    pub file: PathBuf,
-    pub cause: Cause,
-}
-
-/// The reason why a file could not be executed.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Cause {
-    /// The file does not exist.
-    NoSuchCommand,
-    /// The file is a script whose interpreter does not exist. Contains the interpreter's path.
-    NoInterpreter(String),
-    /// The file is a program whose dynamic loader does not exist. Contains the loader's path.
-    NoLoader(PathBuf),
-    Directory,
-    /// No user may execute the file.
-    NotExecutable,
-    /// The launcher's user may not execute the file, or the file system is mounted with noexec.
-    NotPermitted,
-    /// The file is a program for another processor or operating system. Contains its name.
-    Foreign(String),
-    /// The file is neither a program nor a script.
-    NotAProgram,
-    /// The error number is all that is known.
-    Other,
+    /// The cause and a remedy, in words for the user. `None` if the file does not exist, or if the
+    /// error number is all that is known.
+    pub hint: Option<String>,
 }
 
 impl NotExecuted {
     /// The launcher's exit code: 127 if COMMAND or its interpreter does not exist, otherwise 126
     /// (POSIX.1-2017, Shell & Utilities, 2.8.2).
     pub fn exit_code(&self) -> u8 {
-        match self.cause {
-            Cause::NoSuchCommand | Cause::NoInterpreter(_) | Cause::NoLoader(_) => {
-                exit::COMMAND_NOT_FOUND
-            }
+        match self.error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => exit::COMMAND_NOT_FOUND,
             _ => exit::COMMAND_NOT_EXECUTABLE,
         }
     }
@@ -74,37 +51,71 @@ impl NotExecuted {
 /// An error before the execution of any file: for example, the system has refused a pipe.
 impl From<Errno> for NotExecuted {
     fn from(error: Errno) -> NotExecuted {
-        NotExecuted { error: error.into(), file: PathBuf::new(), cause: Cause::Other }
+        NotExecuted { error: error.into(), hint: None }
     }
 }
 
-/// Explains why the execution of `file` failed with `error`.
-pub fn explain(file: &Path, error: Errno) -> NotExecuted {
-    let cause = match error {
-        Errno::ENOENT | Errno::ENOTDIR if !file.exists() => Cause::NoSuchCommand,
-        Errno::EACCES if file.is_dir() => Cause::Directory,
-        Errno::EACCES if access(file, AccessFlags::X_OK).is_err() => {
-            let mode = fs::metadata(file).map_or(0, |found| found.permissions().mode());
-            if mode & 0o111 == 0 { Cause::NotExecutable } else { Cause::NotPermitted }
+/// Explains why the execution of the file `path` failed with `error`.
+pub fn explain(path: &Path, error: Errno) -> NotExecuted {
+    let file = path.display();
+    let hint = match error {
+        Errno::ENOENT if !path.exists() => None,
+        Errno::EACCES if path.is_dir() => {
+            Some(format!("{file} is a directory. Give the path of a program instead"))
         }
-        Errno::ENOENT | Errno::EACCES | Errno::ENOEXEC => match interpreter(&start(file)) {
-            Some(interpreter) if !interpreter.exists() => {
-                Cause::NoInterpreter(interpreter.display().to_string())
-            }
+        Errno::EACCES if access(path, AccessFlags::X_OK).is_err() => {
+            let mode = fs::metadata(path).map_or(0, |found| found.permissions().mode());
+            Some(match mode & 0o111 {
+                0 => format!(
+                    "{file} has no execute permission. Run chmod +x {file}, or write the script's \
+                     interpreter before {file}"
+                ),
+                _ => format!(
+                    "this user may not execute {file}. Check the owner and the mode of the file, \
+                     and whether its file system is mounted with noexec"
+                ),
+            })
+        }
+        Errno::ENOENT | Errno::EACCES | Errno::ENOEXEC => match interpreter(&start(path)) {
             // The recursion ends, because scripts that interpret each other cause the error ELOOP.
-            Some(interpreter) => return explain(&interpreter, error),
-            None if error == Errno::ENOENT => {
-                missing_loader(file).map_or(Cause::Other, Cause::NoLoader)
-            }
-            None if error == Errno::ENOEXEC => match built_for(file) {
-                Some(system) if system != ARCH => Cause::Foreign(system),
-                _ => Cause::NotAProgram,
-            },
-            None => Cause::Other,
+            Some(interpreter) if interpreter.exists() => return explain(&interpreter, error),
+            Some(interpreter) => Some(no_interpreter(&file, &interpreter.to_string_lossy())),
+            None if error == Errno::ENOENT => missing_loader(path).map(|loader| {
+                format!(
+                    "{file} exists, but its dynamic loader {} does not exist. Install the C \
+                     library that {file} was built for, or a build of {file} for this system",
+                    loader.display()
+                )
+            }),
+            None if error == Errno::ENOEXEC => Some(match built_for(path) {
+                Some(system) if system != ARCH => format!(
+                    "{file} is built for {system}, but this system runs programs for Linux on \
+                     {ARCH}"
+                ),
+                _ => format!(
+                    "{file} is neither a script nor a program for this system. Check whether the \
+                     file is damaged, or is a data file"
+                ),
+            }),
+            None => None,
         },
-        _ => Cause::Other,
+        _ => None,
     };
-    NotExecuted { error: error.into(), file: file.to_owned(), cause }
+    NotExecuted { error: error.into(), hint }
+}
+
+fn no_interpreter(file: &impl Display, interpreter: &str) -> String {
+    match interpreter.ends_with('\r') {
+        true => format!(
+            "{file} has Windows line ends, and its interpreter {} does not exist. Convert {file} \
+             with dos2unix",
+            interpreter.escape_debug()
+        ),
+        false => format!(
+            "{file} exists, but its interpreter {interpreter} does not exist. Install \
+             {interpreter}, or change the first line of {file}"
+        ),
+    }
 }
 
 /// True if `file` contains text, and its first line does not begin with `#!`.

@@ -40,16 +40,13 @@ pub fn environment() -> Vec<CString> {
     entries
 }
 
-/// Sets an environment variable of this process, if the process has only one thread. With further
-/// threads, returns false and sets nothing, because another thread might be reading the
-/// environment.
-pub fn set_variable(name: &str, value: &str) -> bool {
-    let is_alone = fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() == 1);
-    if is_alone {
+/// Sets an environment variable of this process, if the process has only one thread. Otherwise does
+/// nothing, because another thread might be reading the environment.
+pub fn set_variable(name: &str, value: &str) {
+    if fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() == 1) {
         // SAFETY: this thread is the only one, and starts no other thread meanwhile.
         unsafe { env::set_var(name, value) };
     }
-    is_alone
 }
 
 /// A program to execute.
@@ -152,25 +149,21 @@ pub enum ExitOutcome {
 }
 
 impl ExitOutcome {
-    /// The exit code that a shell shows: 128 + the signal's number if a signal killed the process.
-    fn exit_code(self) -> i32 {
-        match self {
-            ExitOutcome::Exited(code) => code,
-            ExitOutcome::Killed(signal) => 128 + signal,
-        }
-    }
-
     /// Ends the launcher in the same way. If a signal killed COMMAND, the launcher kills itself by
     /// the same signal, because shell loops and xargs stop only if a signal kills the process that
     /// they started. If the signal does not kill the launcher, it exits with 128 + the signal's
-    /// number.
+    /// number, as a shell does.
     pub fn end_launcher(self) -> ! {
-        if let ExitOutcome::Killed(signal) = self {
-            signals::die_by(signal);
-        }
+        let code = match self {
+            ExitOutcome::Exited(code) => code,
+            ExitOutcome::Killed(signal) => {
+                signals::die_by(signal);
+                128 + signal
+            }
+        };
         // SAFETY: _exit(2) only ends the process. exit(3) would also free OpenSSL's globals, while
         // another thread may still be reading certificates.
-        unsafe { libc::_exit(self.exit_code()) }
+        unsafe { libc::_exit(code) }
     }
 }
 

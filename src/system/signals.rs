@@ -13,22 +13,15 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{Pid, getpid};
 use tokio::io::unix::AsyncFd;
 
-/// The origin of a signal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sender {
-    /// The kernel, usually for a terminal (`si_code` SI_KERNEL).
-    Kernel,
-    /// A process, which called kill(2), sigqueue(3) or tgkill(2). The pid is 0 if the process is
-    /// outside the launcher's pid namespace.
-    Process(Pid),
-}
-
 /// A signal that has arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Received {
     /// The signal's number, which may be the number of a real-time signal.
     pub number: i32,
-    pub sender: Sender,
+    /// The process that called kill(2), sigqueue(3) or tgkill(2). The pid is 0 if the process is
+    /// outside the launcher's pid namespace. `None` if the kernel sent the signal, usually for a
+    /// terminal (`si_code` SI_KERNEL).
+    pub sender: Option<Pid>,
 }
 
 impl Received {
@@ -56,12 +49,6 @@ pub struct Signals {
 pub struct Mask(u64);
 
 impl Mask {
-    const ALL: Mask = Mask(!0);
-
-    fn all_but(number: i32) -> Mask {
-        Mask(!(1 << (number - 1)))
-    }
-
     /// Sets this thread's mask, and returns the previous mask. Async-signal-safe.
     ///
     /// # Errors
@@ -132,7 +119,7 @@ pub fn block_all() -> nix::Result<Mask> {
         // threads cannot be started either, and that error is reported.
         let _ = std::thread::Builder::new().spawn(|| ()).map(std::thread::JoinHandle::join);
     }
-    Mask::ALL.swap()
+    Mask(!0).swap()
 }
 
 /// Every signal, including the signals that the C library excludes (see [`Mask`]).
@@ -178,12 +165,8 @@ impl Signals {
 
 fn received(info: &libc::signalfd_siginfo) -> Received {
     // The sender of SIGPIPE and similar signals of the kernel is the launcher itself (SI_USER).
-    let sender = match info.ssi_code {
-        libc::SI_USER | libc::SI_QUEUE | libc::SI_TKILL => {
-            Sender::Process(Pid::from_raw(info.ssi_pid as i32))
-        }
-        _ => Sender::Kernel,
-    };
+    let by_process = matches!(info.ssi_code, libc::SI_USER | libc::SI_QUEUE | libc::SI_TKILL);
+    let sender = by_process.then(|| Pid::from_raw(info.ssi_pid as i32));
     Received { number: info.ssi_signo as i32, sender }
 }
 
@@ -207,7 +190,7 @@ pub fn die_by(number: i32) {
     // SAFETY: SIG_DFL runs no handler. The call fails for SIGKILL, which always kills the process.
     unsafe { libc::signal(number, libc::SIG_DFL) };
     if send(getpid(), number).is_ok() {
-        let _ = Mask::all_but(number).swap();
+        let _ = Mask(!(1 << (number - 1))).swap();
     }
 }
 

@@ -8,9 +8,8 @@ use openssl::pkey::Id;
 use openssl::ssl::SslContextBuilder;
 use openssl::x509::{X509Ref, X509StoreContextRef, X509VerifyResult};
 
-use super::raw::{self, Verifier};
-use super::session;
 use super::trust::Verify;
+use super::{raw, session};
 
 /// The longest certificate chain that the launcher accepts, in bytes. Usual chains have 2 to 6 KiB.
 /// OpenSSL allows 100 KiB: reading such a chain can take 60 ms.
@@ -28,27 +27,26 @@ pub const KEY_TOO_LONG: X509VerifyResult = X509VerifyResult::APPLICATION_VERIFIC
 /// `verify`.
 pub fn set_in(context: &mut SslContextBuilder, verify: Verify) {
     raw::set_longest_chain(context, LONGEST_CHAIN);
-    match verify {
-        Verify::None => raw::verify_by::<Check<false>>(context),
-        Verify::Ca | Verify::Full => raw::verify_by::<Check<true>>(context),
-    }
+    raw::verify_by(
+        context,
+        match verify {
+            Verify::None => |chain| check(chain, false),
+            Verify::Ca | Verify::Full => |chain| check(chain, true),
+        },
+    );
 }
 
-/// Checks that the server's key is within the limits. If `CHAIN` is true, also verifies the chain,
+/// Checks that the server's key is within the limits. If `whole` is true, also verifies the chain,
 /// as OpenSSL does by default.
-struct Check<const CHAIN: bool>;
-
-impl<const CHAIN: bool> Verifier for Check<CHAIN> {
-    fn verify(chain: &mut X509StoreContextRef) -> bool {
-        // Check the key before the next step of the handshake, which uses the key.
-        let is_usual = raw::sent_by_server(chain).and_then(|sent| sent.get(0)).is_none_or(is_usual);
-        chain.set_error(if is_usual { X509VerifyResult::OK } else { KEY_TOO_LONG });
-        let accepted = is_usual && (!CHAIN || chain.verify_cert().unwrap_or(false));
-        if let (Some(sent), Some(facts)) = (raw::sent_by_server(chain), session::facts_of(chain)) {
-            facts.note_chain(sent, chain.error());
-        }
-        accepted
+fn check(chain: &mut X509StoreContextRef, whole: bool) -> bool {
+    // Check the key before the next step of the handshake, which uses the key.
+    let is_usual = raw::sent_by_server(chain).and_then(|sent| sent.get(0)).is_none_or(is_usual);
+    chain.set_error(if is_usual { X509VerifyResult::OK } else { KEY_TOO_LONG });
+    let accepted = is_usual && (!whole || chain.verify_cert().unwrap_or(false));
+    if let (Some(sent), Some(facts)) = (raw::sent_by_server(chain), session::facts_of(chain)) {
+        facts.note_chain(sent, chain.error());
     }
+    accepted
 }
 
 fn is_usual(certificate: &X509Ref) -> bool {

@@ -6,7 +6,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
-use x509_parser::time::ASN1Time;
 
 use super::pin::Pin;
 use crate::text::printable;
@@ -41,8 +40,8 @@ impl Certificate {
         Some(Certificate {
             subject: printable(&certificate.subject().to_string()),
             issuer: printable(&certificate.issuer().to_string()),
-            valid_from: day(&validity.not_before),
-            expires: day(&validity.not_after),
+            valid_from: validity.not_before.to_datetime().date().to_string(),
+            expires: validity.not_after.to_datetime().date().to_string(),
             expires_at: validity.not_after.timestamp(),
             days_left: days_until(validity.not_after.timestamp()),
             names: names(&certificate),
@@ -92,20 +91,9 @@ fn ip_address(bytes: &[u8]) -> Option<IpAddr> {
     v4().or_else(|_| v6()).ok()
 }
 
-fn day(time: &ASN1Time) -> String {
-    let date = time.to_datetime().date();
-    format!("{:04}-{:02}-{:02}", date.year(), u8::from(date.month()), date.day())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn days_have_the_form_of_iso_8601() {
-        assert_eq!(day(&ASN1Time::from_timestamp(0).unwrap()), "1970-01-01");
-        assert_eq!(day(&ASN1Time::from_timestamp(1_793_577_600).unwrap()), "2026-11-02");
-    }
 
     #[test]
     fn addresses_are_readable() {

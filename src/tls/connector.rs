@@ -111,13 +111,11 @@ impl Connector {
         let connector = self.prepare().await.map_err(HandshakeError::Internal)?;
         let none = Arc::default();
         let sessions = if self.resumes() { sessions } else { &none };
-        let (offer, watch) = sessions.offer();
         let name = self.server_name(host);
-        let facts = offer.facts().clone();
-        let stream = session::offering(offer, connector.connect(name, stream))
-            .await
-            .map_err(|error| HandshakeError::classify(error, &facts, name))?;
-        let stream = TlsStream::new(stream, facts);
+        let (watch, facts) = sessions.offer();
+        let connected = connector.connect(name, stream).await;
+        let stream = connected.map_err(|error| HandshakeError::classify(error, &facts, name))?;
+        let stream = TlsStream { stream, facts };
         if !self.trust.pins.is_empty() {
             let unreadable = Misconfiguration::unreadable_certificate;
             let shown = stream.certificate().ok_or_else(unreadable);
@@ -140,10 +138,9 @@ fn build(trust: &Trust) -> io::Result<TlsConnector> {
     builder.danger_accept_invalid_hostnames(trust.verify != Verify::Full);
     let own_roots = trust.ca.is_some() || roots::own_directories().is_some();
     builder.disable_built_in_roots(own_roots || trust.verify == Verify::None);
-    let (connector, contexts) = raw::catch(|| builder.build()).map_err(io::Error::other)?;
-    let Ok([mut context]) = <[_; 1]>::try_from(contexts) else {
-        return Err(io::Error::other("native-tls has not created exactly one context"));
-    };
+    let (connector, context) = raw::catch(|| builder.build());
+    let connector = connector.map_err(io::Error::other)?;
+    let mut context = context.ok_or_else(|| io::Error::other("OpenSSL has no memory"))?;
     set_up(&mut context, trust)?;
     Ok(connector.into())
 }

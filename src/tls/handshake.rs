@@ -12,33 +12,9 @@ use super::certificate::Certificate;
 use super::pin::Pin;
 use super::stream::Facts;
 
-/// OpenSSL's SSL_R_CERTIFICATE_VERIFY_FAILED.
-const CERTIFICATE_VERIFY_FAILED: i32 = 134;
 /// OpenSSL's SSL_R_UNEXPECTED_EOF_WHILE_READING (3.0 and later): the peer closed the connection
 /// without close_notify.
 const UNEXPECTED_EOF: i32 = 294;
-/// OpenSSL's reasons if the peer's answer is not a TLS record: SSL_R_WRONG_VERSION_NUMBER,
-/// SSL_R_HTTP_REQUEST, SSL_R_HTTPS_PROXY_REQUEST, SSL_R_PACKET_LENGTH_TOO_LONG,
-/// SSL_R_UNEXPECTED_MESSAGE, SSL_R_UNEXPECTED_RECORD, SSL_R_RECORD_LAYER_FAILURE.
-const NO_TLS: [i32; 7] = [267, 156, 155, 198, 244, 245, 313];
-/// One side received damaged data: SSL_R_DECRYPTION_FAILED_OR_BAD_RECORD_MAC,
-/// SSL_R_DIGEST_CHECK_FAILED, SSL_R_BAD_SIGNATURE, and the alerts bad_record_mac, decryption_failed
-/// and decrypt_error.
-const DAMAGED: [i32; 6] = [281, 149, 123, 1020, 1021, 1051];
-/// SSL_R_UNSUPPORTED_PROTOCOL, SSL_R_NO_PROTOCOLS_AVAILABLE, SSL_R_TLSV1_ALERT_PROTOCOL_VERSION.
-const NO_COMMON_VERSION: [i32; 3] = [258, 191, 1070];
-/// OpenSSL's SSL_R_EXCESSIVE_MESSAGE_SIZE.
-const EXCESSIVE_MESSAGE_SIZE: i32 = 152;
-/// SSL_R_TLSV13_ALERT_CERTIFICATE_REQUIRED.
-const CERTIFICATE_REQUIRED: i32 = 1116;
-/// SSL_R_SSLV3_ALERT_HANDSHAKE_FAILURE. TLS 1.2 servers also send this alert if the client has no
-/// certificate.
-const HANDSHAKE_FAILURE: i32 = 1040;
-/// SSL_R_TLSV1_UNRECOGNIZED_NAME.
-const UNRECOGNIZED_NAME: i32 = 1112;
-/// Alerts about the client certificate: bad, unsupported, revoked, expired, unknown, unknown CA.
-const CLIENT_CERTIFICATE_REFUSED: [i32; 6] = [1042, 1043, 1044, 1045, 1046, 1048];
-
 /// An error shows at most this many characters of an issuer's name, so that the error for the app
 /// has space for the hint.
 const LONGEST_ISSUER: usize = 60;
@@ -207,30 +183,43 @@ impl HandshakeError {
             return HandshakeError::Broken(io::ErrorKind::UnexpectedEof.into());
         };
         let reason = innermost.reason().unwrap_or("unknown reason").to_owned();
+        // The numbers are OpenSSL's reason codes, from <openssl/sslerr.h>.
         HandshakeError::Misconfigured(match innermost.reason_code() {
             UNEXPECTED_EOF => return HandshakeError::Broken(io::ErrorKind::UnexpectedEof.into()),
             code if is_internal(code) => return HandshakeError::Internal(io::Error::other(reason)),
-            code if DAMAGED.contains(&code) => {
+            // One side received damaged data: SSL_R_DECRYPTION_FAILED_OR_BAD_RECORD_MAC,
+            // SSL_R_DIGEST_CHECK_FAILED, SSL_R_BAD_SIGNATURE, and the alerts bad_record_mac,
+            // decryption_failed and decrypt_error.
+            281 | 149 | 123 | 1020 | 1021 | 1051 => {
                 return HandshakeError::Damaged(io::Error::other(reason));
             }
-            CERTIFICATE_VERIFY_FAILED => {
-                Misconfiguration::Certificate(Box::new(Rejected::new(facts, name)))
-            }
-            EXCESSIVE_MESSAGE_SIZE => Misconfiguration::Other(format!(
+            // SSL_R_CERTIFICATE_VERIFY_FAILED
+            134 => Misconfiguration::Certificate(Box::new(Rejected::new(facts, name))),
+            // SSL_R_EXCESSIVE_MESSAGE_SIZE
+            152 => Misconfiguration::Other(format!(
                 "the server's certificate chain is longer than {} KiB",
                 bounds::LONGEST_CHAIN / 1024
             )),
-            CERTIFICATE_REQUIRED => Misconfiguration::ClientCertificateWanted,
-            UNRECOGNIZED_NAME => Misconfiguration::UnknownName,
-            HANDSHAKE_FAILURE => Misconfiguration::Other(
+            // SSL_R_TLSV13_ALERT_CERTIFICATE_REQUIRED
+            1116 => Misconfiguration::ClientCertificateWanted,
+            // SSL_R_TLSV1_UNRECOGNIZED_NAME
+            1112 => Misconfiguration::UnknownName,
+            // SSL_R_SSLV3_ALERT_HANDSHAKE_FAILURE. TLS 1.2 servers also send this alert if the
+            // client has no certificate.
+            1040 => Misconfiguration::Other(
                 "handshake failure (the server may require a client certificate or another cipher)"
                     .to_owned(),
             ),
-            code if NO_TLS.contains(&code) => Misconfiguration::NoTls,
-            code if NO_COMMON_VERSION.contains(&code) => Misconfiguration::NoCommonVersion,
-            code if CLIENT_CERTIFICATE_REFUSED.contains(&code) => {
-                Misconfiguration::ClientCertificateRefused(reason)
-            }
+            // The peer's answer is not a TLS record: SSL_R_WRONG_VERSION_NUMBER,
+            // SSL_R_HTTP_REQUEST, SSL_R_HTTPS_PROXY_REQUEST, SSL_R_PACKET_LENGTH_TOO_LONG,
+            // SSL_R_UNEXPECTED_MESSAGE, SSL_R_UNEXPECTED_RECORD, SSL_R_RECORD_LAYER_FAILURE.
+            267 | 156 | 155 | 198 | 244 | 245 | 313 => Misconfiguration::NoTls,
+            // SSL_R_UNSUPPORTED_PROTOCOL, SSL_R_NO_PROTOCOLS_AVAILABLE,
+            // SSL_R_TLSV1_ALERT_PROTOCOL_VERSION
+            258 | 191 | 1070 => Misconfiguration::NoCommonVersion,
+            // The server's alerts about the client certificate: bad, unsupported, revoked, expired,
+            // unknown, unknown CA.
+            1042..=1046 | 1048 => Misconfiguration::ClientCertificateRefused(reason),
             _ => Misconfiguration::Other(reason),
         })
     }

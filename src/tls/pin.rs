@@ -10,7 +10,7 @@ const LENGTH: usize = 32;
 
 /// The SHA-256 hash of a certificate's SubjectPublicKeyInfo (RFC 5280 section 4.1), shown as
 /// `sha256//BASE64`.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pin([u8; LENGTH]);
 
 impl Pin {
@@ -35,12 +35,6 @@ impl Pin {
 impl fmt::Display for Pin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{PREFIX}{}", base64::encode_block(&self.0))
-    }
-}
-
-impl fmt::Debug for Pin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
     }
 }
 

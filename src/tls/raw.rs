@@ -8,8 +8,9 @@
 
 use std::cell::RefCell;
 use std::ffi::{c_int, c_long, c_void};
+use std::mem;
 use std::ptr;
-use std::sync::OnceLock;
+use std::sync::{Once, OnceLock};
 
 use foreign_types::{ForeignType as _, ForeignTypeRef as _};
 use openssl::ssl::{SslContextBuilder, SslRef, SslSession, SslSessionRef};
@@ -39,26 +40,20 @@ unsafe extern "C" {
 }
 
 thread_local! {
-    /// The contexts that OpenSSL has created on this thread since [`catch`] began; `None` if
-    /// `catch` is not running.
-    static CAUGHT: RefCell<Option<Vec<SslContextBuilder>>> = const { RefCell::new(None) };
+    /// The latest context that OpenSSL has created on this thread.
+    static CAUGHT: RefCell<Option<SslContextBuilder>> = const { RefCell::new(None) };
 }
 
-/// Runs `build`. Returns the result of `build` and the contexts that `build` created. The caller
-/// can change the contexts until the first connection is made.
-///
-/// # Errors
-/// If `build` fails.
-pub fn catch<T, E>(build: impl FnOnce() -> Result<T, E>) -> Result<(T, Vec<SslContextBuilder>), E> {
-    static REGISTERED: OnceLock<c_int> = OnceLock::new();
+/// Runs `build`. Returns the result of `build` and the latest context that `build` created. The
+/// caller can change the context until the first connection is made.
+pub fn catch<T>(build: impl FnOnce() -> T) -> (T, Option<SslContextBuilder>) {
+    static REGISTER: Once = Once::new();
     // SAFETY: the callback lives as long as the program, and has no argument.
-    REGISTERED.get_or_init(|| unsafe {
-        ffi::SSL_CTX_get_ex_new_index(0, ptr::null_mut(), Some(catch_context), None, None)
+    REGISTER.call_once(|| unsafe {
+        ffi::SSL_CTX_get_ex_new_index(0, ptr::null_mut(), Some(catch_context), None, None);
     });
-    CAUGHT.set(Some(Vec::new()));
-    let built = build();
-    let caught = CAUGHT.take().unwrap_or_default();
-    Ok((built?, caught))
+    CAUGHT.set(None);
+    (build(), CAUGHT.take())
 }
 
 unsafe extern "C" fn catch_context(
@@ -69,18 +64,15 @@ unsafe extern "C" fn catch_context(
     _: c_long,
     _: *mut c_void,
 ) {
-    CAUGHT.with_borrow_mut(|caught| {
-        let Some(caught) = caught else { return };
-        let context = parent.cast::<ffi::SSL_CTX>();
-        // SAFETY: OpenSSL calls this with the context that it is creating, whose reference count is
-        // already set (SSL_CTX_new in OpenSSL's ssl_lib.c). The builder owns the added reference,
-        // so the context stays alive even if native-tls drops its own.
-        unsafe {
-            if ffi::SSL_CTX_up_ref(context) == 1 {
-                caught.push(SslContextBuilder::from_ptr(context));
-            }
+    let context = parent.cast::<ffi::SSL_CTX>();
+    // SAFETY: OpenSSL calls this with the context that it is creating, whose reference count is
+    // already set (SSL_CTX_new in OpenSSL's ssl_lib.c). The builder owns the added reference, so
+    // the context stays alive even if native-tls drops its own.
+    unsafe {
+        if ffi::SSL_CTX_up_ref(context) == 1 {
+            CAUGHT.set(Some(SslContextBuilder::from_ptr(context)));
         }
-    });
+    }
 }
 
 /// Sets the longest certificate chain that a peer may send, in bytes.
@@ -90,25 +82,30 @@ pub fn set_longest_chain(context: &mut SslContextBuilder, bytes: usize) {
     unsafe { ffi::SSL_CTX_ctrl(context.as_ptr(), SET_MAX_CERT_LIST, bytes, ptr::null_mut()) };
 }
 
-/// Replaces OpenSSL's verification of a server's certificate chain.
-pub trait Verifier {
-    /// Returns whether to accept the chain. Sets the chain's error, which becomes OpenSSL's
-    /// verification result.
-    fn verify(chain: &mut X509StoreContextRef) -> bool;
-}
+/// A function that replaces OpenSSL's verification of a server's certificate chain. The function
+/// returns whether to accept the chain, and sets the chain's error, which becomes OpenSSL's
+/// verification result.
+pub type Verifier = fn(&mut X509StoreContextRef) -> bool;
 
-/// Makes the connections of a context verify chains with `V`.
-pub fn verify_by<V: Verifier>(context: &mut SslContextBuilder) {
-    // SAFETY: `context` keeps the SSL_CTX alive; the callback lives as long as the program, and has
-    // no argument.
+/// Makes the connections of a context verify chains with `verify`.
+pub fn verify_by(context: &mut SslContextBuilder, verify: Verifier) {
+    // SAFETY: `context` keeps the SSL_CTX alive; both functions live as long as the program.
     unsafe {
-        SSL_CTX_set_cert_verify_callback(context.as_ptr(), Some(verify::<V>), ptr::null_mut());
+        SSL_CTX_set_cert_verify_callback(
+            context.as_ptr(),
+            Some(verify_chain),
+            verify as *mut c_void,
+        );
     }
 }
 
-unsafe extern "C" fn verify<V: Verifier>(chain: *mut ffi::X509_STORE_CTX, _: *mut c_void) -> c_int {
-    // SAFETY: OpenSSL calls this with a live object that is not used elsewhere during the call.
-    V::verify(unsafe { X509StoreContextRef::from_ptr_mut(chain) }).into()
+unsafe extern "C" fn verify_chain(chain: *mut ffi::X509_STORE_CTX, verify: *mut c_void) -> c_int {
+    // SAFETY: OpenSSL calls this with a live object that is not used elsewhere during the call, and
+    // with the function that `verify_by` registered.
+    unsafe {
+        let verify = mem::transmute::<*mut c_void, Verifier>(verify);
+        verify(X509StoreContextRef::from_ptr_mut(chain)).into()
+    }
 }
 
 /// The certificates that the server has sent, its own certificate first.
@@ -120,23 +117,24 @@ pub fn sent_by_server(chain: &X509StoreContextRef) -> Option<&StackRef<X509>> {
     }
 }
 
-/// Observes the handshakes of a context's connections.
-pub trait Observer {
-    /// Called when a handshake begins, before OpenSSL sends a byte.
-    fn begins(ssl: &mut SslRef);
-}
+/// The function that OpenSSL calls when a handshake begins: see [`call_at_handshakes`].
+static AT_HANDSHAKE: OnceLock<fn(&mut SslRef)> = OnceLock::new();
 
-/// Makes `O` observe the handshakes of a context's connections.
-pub fn observe_by<O: Observer>(context: &mut SslContextBuilder) {
+/// Makes OpenSSL call `begins` when a handshake of one of the context's connections begins, before
+/// OpenSSL sends a byte. Each call of this function must pass the same `begins`.
+pub fn call_at_handshakes(context: &mut SslContextBuilder, begins: fn(&mut SslRef)) {
+    AT_HANDSHAKE.get_or_init(|| begins);
     // SAFETY: `context` keeps the SSL_CTX alive, and the callback lives as long as the program.
-    unsafe { SSL_CTX_set_info_callback(context.as_ptr(), Some(observe::<O>)) };
+    unsafe { SSL_CTX_set_info_callback(context.as_ptr(), Some(observe)) };
 }
 
-unsafe extern "C" fn observe<O: Observer>(ssl: *const ffi::SSL, at: c_int, _: c_int) {
-    if at == HANDSHAKE_START {
+unsafe extern "C" fn observe(ssl: *const ffi::SSL, at: c_int, _: c_int) {
+    if at == HANDSHAKE_START
+        && let Some(begins) = AT_HANDSHAKE.get()
+    {
         // SAFETY: OpenSSL calls this with a live object, on the thread that uses the object. The
         // pointer is declared const, but OpenSSL allows this callback to change the connection.
-        O::begins(unsafe { SslRef::from_ptr_mut(ssl.cast_mut()) });
+        begins(unsafe { SslRef::from_ptr_mut(ssl.cast_mut()) });
     }
 }
 
@@ -159,47 +157,27 @@ pub fn copy_of(session: &SslSessionRef) -> Option<SslSession> {
 
 #[cfg(test)]
 mod tests {
-    use openssl::error::ErrorStack;
     use openssl::ssl::{SslContext, SslMethod};
 
     use super::*;
 
-    fn make() -> Result<SslContext, ErrorStack> {
-        SslContextBuilder::new(SslMethod::tls()).map(SslContextBuilder::build)
-    }
-
-    /// How often [`catch`] has caught `context` so far.
-    fn caught(context: &SslContext) -> usize {
-        let is_it = |builder: &&SslContextBuilder| builder.as_ptr() == context.as_ptr();
-        CAUGHT.with_borrow(|caught| {
-            caught.as_deref().unwrap_or_default().iter().filter(is_it).count()
-        })
+    fn make() -> SslContext {
+        SslContextBuilder::new(SslMethod::tls()).unwrap().build()
     }
 
     #[test]
-    fn caught_context_stays_alive_after_its_creator_fails() {
-        let failed = catch(|| {
-            // native-tls creates and drops a context if OpenSSL refuses a setting.
-            drop(make().unwrap());
-            CAUGHT.with_borrow_mut(|caught| {
-                let context = &mut caught.as_mut().unwrap()[0];
-                context.set_cipher_list("DEFAULT").unwrap();
-            });
-            Err::<(), _>("refused")
-        });
-        assert!(matches!(failed, Err("refused")));
+    fn caught_context_stays_alive_after_its_creator_drops_it() {
+        // native-tls creates and drops a context if OpenSSL refuses a setting.
+        let ((), context) = catch(|| drop(make()));
+        context.unwrap().set_cipher_list("DEFAULT").unwrap();
     }
 
     #[test]
     fn context_is_caught_only_while_catching() {
-        let (context, builders) = catch(|| {
-            let context = make()?;
-            assert_eq!(caught(&context), 1);
-            Ok::<_, ErrorStack>(context)
-        })
-        .unwrap();
-        assert_eq!((builders.len(), builders[0].as_ptr()), (1, context.as_ptr()));
-        assert_eq!(caught(&context), 0);
-        assert_eq!(caught(&make().unwrap()), 0);
+        let before = catch(make).0;
+        let (context, caught) = catch(make);
+        assert_eq!(caught.unwrap().as_ptr(), context.as_ptr());
+        assert_ne!(before.as_ptr(), context.as_ptr());
+        assert!(catch(|| ()).1.is_none());
     }
 }

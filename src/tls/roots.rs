@@ -17,6 +17,7 @@ use openssl::x509::X509;
 
 use super::pem;
 use super::trust::{Trust, Verify};
+use crate::names;
 use crate::sandbox::directory_of;
 use crate::system::process::set_variable;
 
@@ -32,13 +33,12 @@ static BUNDLE: OnceLock<PathBuf> = OnceLock::new();
 static ROOTS: OnceLock<Vec<X509>> = OnceLock::new();
 
 /// The reason why the system roots cannot be used.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum RootsProblem {
-    /// The path in `variable` cannot be read. `problem` is the rest of a sentence that begins with
-    /// the variable's name.
-    Unreadable { variable: &'static str, problem: String },
-    /// The system has no CA certificate.
-    None,
+#[derive(Debug)]
+pub struct RootsProblem {
+    /// The variable whose path cannot be read; `None` if the system has no CA certificate.
+    pub variable: Option<&'static str>,
+    /// The rest of a sentence that begins with the name of a setting.
+    pub problem: String,
 }
 
 /// Hides the system's bundle from native-tls, by a change of this process's environment. The caller
@@ -83,15 +83,30 @@ pub fn check() -> Result<(), RootsProblem> {
         check_file(Path::new(&file))?;
     }
     let own_directories = own_directories();
-    if let Some(directories) = &own_directories {
-        check_directories(directories)?;
+    let can_read = |directory: &PathBuf| fs::read_dir(directory).is_ok();
+    if own_directories.as_ref().is_some_and(|directories| !directories.iter().any(can_read)) {
+        let problem = format!(
+            "is '{}', which lists no readable directory; set it to a list of directories separated \
+             by colons, or unset it to use the system's directories",
+            setting(CERT_DIR).unwrap_or_default().display()
+        );
+        return Err(RootsProblem { variable: Some(CERT_DIR), problem });
     }
     let found = openssl_probe::probe();
     let bundle = found.cert_file.and_then(|bundle| read(&bundle).ok());
     let directories = own_directories.unwrap_or(found.cert_dir);
     let has_some = bundle.is_some_and(|pem| certificates_in(&pem).next().is_some())
         || directories.iter().any(|directory| hashed(directory).next().is_some());
-    if has_some { Ok(()) } else { Err(RootsProblem::None) }
+    if has_some {
+        return Ok(());
+    }
+    let problem = format!(
+        "needs CA certificates, but this system has none: install the package ca-certificates, or \
+         set {} or {}",
+        names::CA_FILE,
+        names::CA_PEM
+    );
+    Err(RootsProblem { variable: None, problem })
 }
 
 /// The files and directories that OpenSSL may read for these settings after COMMAND's start. The
@@ -99,7 +114,8 @@ pub fn check() -> Result<(), RootsProblem> {
 pub fn late_files<'a>(mut trusts: impl Iterator<Item = &'a Trust>) -> Vec<PathBuf> {
     let mut files: BTreeSet<PathBuf> =
         OPENSSL_PATHS.iter().filter_map(env::var_os).map(PathBuf::from).collect();
-    files.extend(own_directory());
+    // The directory of OpenSSL's own configuration, from the text `OPENSSLDIR: "/usr/lib/ssl"`.
+    files.extend(openssl::version::dir().split('"').nth(1).map(PathBuf::from));
     if trusts.any(|trust| trust.ca.is_none() && trust.verify != Verify::None) {
         files.extend(BUNDLE.get().cloned());
         for folder in own_directories().unwrap_or_else(|| openssl_probe::probe().cert_dir) {
@@ -110,11 +126,6 @@ pub fn late_files<'a>(mut trusts: impl Iterator<Item = &'a Trust>) -> Vec<PathBu
         }
     }
     files.into_iter().collect()
-}
-
-/// The directory of OpenSSL's own configuration, from the text `OPENSSLDIR: "/usr/lib/ssl"`.
-fn own_directory() -> Option<PathBuf> {
-    openssl::version::dir().split('"').nth(1).map(PathBuf::from)
 }
 
 /// The value of an environment variable, unless it is empty.
@@ -130,14 +141,12 @@ fn check_file(file: &Path) -> Result<(), RootsProblem> {
         Ok(_) => "which holds no certificate".to_owned(),
         Err(error) => format!("which cannot be read ({error})"),
     };
-    Err(RootsProblem::Unreadable {
-        variable: CERT_FILE,
-        problem: format!(
-            "is '{}', {reason}; set it to a readable PEM bundle, or unset it to use the system's \
-             bundle",
-            file.display()
-        ),
-    })
+    let problem = format!(
+        "is '{}', {reason}; set it to a readable PEM bundle, or unset it to use the system's \
+         bundle",
+        file.display()
+    );
+    Err(RootsProblem { variable: Some(CERT_FILE), problem })
 }
 
 /// At most this many bytes of a bundle are read.
@@ -147,26 +156,6 @@ fn read(file: &Path) -> io::Result<String> {
     let mut pem = Vec::new();
     fs::File::open(file)?.take(LONGEST).read_to_end(&mut pem)?;
     Ok(String::from_utf8_lossy(&pem).into_owned())
-}
-
-/// Checks that at least one of the directories can be read.
-fn check_directories(directories: &[PathBuf]) -> Result<(), RootsProblem> {
-    let error = |directory: &PathBuf| {
-        let error = fs::read_dir(directory).err()?;
-        Some(format!("'{}' ({error})", directory.display()))
-    };
-    let errors: Vec<String> = directories.iter().filter_map(error).collect();
-    if errors.len() < directories.len() {
-        return Ok(());
-    }
-    Err(RootsProblem::Unreadable {
-        variable: CERT_DIR,
-        problem: format!(
-            "lists no readable directory: {}; set it to a list of directories separated by colons, \
-             or unset it to use the system's directories",
-            errors.join(", ")
-        ),
-    })
 }
 
 fn certificates_in(pem: &str) -> impl Iterator<Item = X509> {
@@ -179,9 +168,8 @@ fn hashed(directory: &Path) -> impl Iterator<Item = PathBuf> {
     let is_hashed = |name: &str| {
         name.split_once('.').is_some_and(|(hash, number)| {
             hash.len() == 8
-                && hash.bytes().all(|byte| byte.is_ascii_hexdigit())
-                && !number.is_empty()
-                && number.bytes().all(|byte| byte.is_ascii_digit())
+                && u32::from_str_radix(hash, 16).is_ok()
+                && number.parse::<u32>().is_ok()
         })
     };
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();

@@ -7,9 +7,7 @@
 #![allow(unsafe_code)]
 
 use std::cell::RefCell;
-use std::future::{Future, poll_fn};
-use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use openssl::error::ErrorStack;
@@ -19,7 +17,7 @@ use openssl::x509::{X509StoreContext, X509StoreContextRef};
 use tokio::sync::SetOnce;
 use tokio::time::Instant;
 
-use super::raw::{self, Observer};
+use super::raw;
 use super::stream::Facts;
 
 /// Sessions are resumed for at most this long after a full handshake. Then the server must present
@@ -33,8 +31,9 @@ const PAUSE: Duration = Duration::from_secs(600);
 #[derive(Default)]
 pub struct Sessions {
     known: Mutex<Known>,
-    /// Set when connections no longer wait for the first session.
-    wait_over: SetOnce<()>,
+    /// Set when connections no longer wait for the first session: the first session has arrived, or
+    /// the wait has ended for another reason.
+    pub wait_over: SetOnce<()>,
 }
 
 #[derive(Default)]
@@ -66,35 +65,11 @@ impl Known {
         let within = |then: Instant, time| now.saturating_duration_since(then) < time;
         self.latest.as_ref().filter(|latest| within(latest.full_handshake, FULL_HANDSHAKE_EVERY))
     }
-
-    /// Stores a session, unless it is older than `after` or than the stored session.
-    fn keep(&mut self, session: Session) {
-        let since = session.full_handshake;
-        let latest = self.latest.as_ref().map(|latest| latest.full_handshake);
-        if self.after.is_none_or(|after| after < since) && latest <= Some(since) {
-            self.latest = Some(session);
-        }
-    }
 }
 
 impl Sessions {
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Waits for the first session, or until [`Sessions::end_wait`] is called.
-    pub async fn first_or_end(&self) {
-        self.wait_over.wait().await;
-    }
-
-    pub fn is_wait_over(&self) -> bool {
-        self.wait_over.initialized()
-    }
-
-    /// Ends the wait for the first session.
-    pub fn end_wait(&self) {
-        // Setting the value fails only if the wait is over already.
-        let _ = self.wait_over.set(());
     }
 
     /// Forgets all sessions, including those that open connections have yet to receive.
@@ -109,15 +84,16 @@ impl Sessions {
         self.known().to_offer(Instant::now()).is_some()
     }
 
-    /// Prepares a handshake that offers the latest session.
-    pub fn offer(self: &Arc<Self>) -> (Offer, Watch<'_>) {
+    /// Makes the next handshake on this thread offer the latest session. The caller must begin the
+    /// handshake before another task of this thread runs.
+    pub fn offer(self: &Arc<Self>) -> (Watch<'_>, Arc<Facts>) {
         let began = Instant::now();
         let offered = self.known().to_offer(began).cloned();
         let offered_since = offered.as_ref().map(|offered| offered.full_handshake);
-        let (sessions, facts) = (self.clone(), Arc::default());
-        let connection = Connection { sessions, began, offered_since, facts };
-        let session = offered.map(|offered| offered.session);
-        (Offer { connection, session }, Watch { sessions: self, offered_since })
+        let (sessions, facts) = (self.clone(), Arc::<Facts>::default());
+        let connection = Connection { sessions, began, offered_since, facts: facts.clone() };
+        TO_OFFER.set(Some((connection, offered.map(|offered| offered.session))));
+        (Watch { sessions: self, offered_since }, facts)
     }
 }
 
@@ -154,32 +130,6 @@ impl Drop for Watch<'_> {
     }
 }
 
-/// The session that a handshake offers, if there is a session.
-pub struct Offer {
-    connection: Connection,
-    session: Option<SslSession>,
-}
-
-impl Offer {
-    /// The facts about the connection, which OpenSSL's callbacks collect.
-    pub fn facts(&self) -> &Arc<Facts> {
-        &self.connection.facts
-    }
-
-    /// Makes the handshake of `ssl` offer the session. From then on, sessions that the server sends
-    /// are stored.
-    fn put_into(self, ssl: &mut SslRef) {
-        let Ok(index) = index() else { return };
-        ssl.set_ex_data(index, self.connection);
-        if let Some(session) = &self.session {
-            // If OpenSSL rejects the session, the handshake is full.
-            // SAFETY: a `Sessions` belongs to one connector, so the session comes from a connection
-            // with the same context as this one.
-            let _ = unsafe { ssl.set_session(session) };
-        }
-    }
-}
-
 /// The data that OpenSSL keeps with each connection: where to store the connection's sessions, and
 /// how old these sessions are.
 struct Connection {
@@ -191,41 +141,38 @@ struct Connection {
 }
 
 impl Connection {
-    /// Stores a session. Sessions of a resumed connection count as old as the resumed session.
+    /// Stores a session, unless a newer session is stored, or [`Known::after`] forbids it. Sessions
+    /// of a resumed connection count as old as the resumed session.
     fn keep(&self, session: SslSession, resumed: bool) {
         let inherited = self.offered_since.filter(|_| resumed);
         let full_handshake = inherited.unwrap_or(self.began);
-        self.sessions.known().keep(Session { session, full_handshake });
-        self.sessions.end_wait();
+        let mut known = self.sessions.known();
+        let latest = known.latest.as_ref().map(|latest| latest.full_handshake);
+        if known.after < Some(full_handshake) && latest <= Some(full_handshake) {
+            known.latest = Some(Session { session, full_handshake });
+        }
+        // Setting the value fails only if the wait is over already.
+        let _ = self.sessions.wait_over.set(());
     }
 }
 
 thread_local! {
-    /// The offer of the handshake that this thread polls now, until the handshake takes the offer.
-    static TO_OFFER: RefCell<Option<Offer>> = const { RefCell::new(None) };
+    /// The next handshake on this thread gets this data, and offers this session, if there is a
+    /// session.
+    static TO_OFFER: RefCell<Option<(Connection, Option<SslSession>)>> =
+        const { RefCell::new(None) };
 }
 
-/// Runs a handshake that offers the session in `offer`. The handshake's context must be set up by
-/// [`resume_in`].
-pub async fn offering<T>(offer: Offer, handshake: impl Future<Output = T>) -> T {
-    let mut handshake = pin!(handshake);
-    let mut offer = Some(offer);
-    poll_fn(|cx| {
-        TO_OFFER.set(offer.take());
-        let polled = handshake.as_mut().poll(cx);
-        offer = TO_OFFER.take();
-        polled
-    })
-    .await
-}
+/// The index under which OpenSSL keeps a [`Connection`]. `None` if OpenSSL has no memory.
+static INDEX: LazyLock<Option<Index<Ssl, Connection>>> = LazyLock::new(|| Ssl::new_ex_index().ok());
 
 /// Makes the connections of a context resume sessions, and store new ones in their [`Sessions`].
 ///
 /// # Errors
 /// If OpenSSL has no memory.
 pub fn resume_in(context: &mut SslContextBuilder) -> Result<(), ErrorStack> {
-    let index = index()?;
-    raw::observe_by::<Handshakes>(context);
+    let index = INDEX.ok_or_else(ErrorStack::get)?;
+    raw::call_at_handshakes(context, begin_handshake);
     let ours = SslSessionCacheMode::CLIENT | SslSessionCacheMode::NO_INTERNAL;
     context.set_session_cache_mode(ours);
     context.set_new_session_callback(move |ssl, session| {
@@ -240,30 +187,23 @@ pub fn resume_in(context: &mut SslContextBuilder) -> Result<(), ErrorStack> {
     Ok(())
 }
 
-struct Handshakes;
-
-impl Observer for Handshakes {
-    fn begins(ssl: &mut SslRef) {
-        if let Some(offer) = TO_OFFER.take() {
-            offer.put_into(ssl);
-        }
+/// Makes the handshake of `ssl` offer the session in [`TO_OFFER`]. OpenSSL calls this function when
+/// the handshake begins. From then on, sessions that the server sends are stored.
+fn begin_handshake(ssl: &mut SslRef) {
+    let (Some(index), Some((connection, session))) = (*INDEX, TO_OFFER.take()) else { return };
+    ssl.set_ex_data(index, connection);
+    if let Some(session) = &session {
+        // If OpenSSL rejects the session, the handshake is full.
+        // SAFETY: a `Sessions` belongs to one connector, so the session comes from a connection
+        // with the same context as this one.
+        let _ = unsafe { ssl.set_session(session) };
     }
 }
-
-static INDEX: OnceLock<Index<Ssl, Connection>> = OnceLock::new();
 
 /// The facts about the connection on which the server has sent `chain`.
 pub fn facts_of(chain: &X509StoreContextRef) -> Option<&Facts> {
     let ssl = chain.ex_data(X509StoreContext::ssl_idx().ok()?)?;
-    Some(&ssl.ex_data(*INDEX.get()?)?.facts)
-}
-
-/// The index under which OpenSSL keeps a [`Connection`].
-fn index() -> Result<Index<Ssl, Connection>, ErrorStack> {
-    match INDEX.get() {
-        Some(index) => Ok(*index),
-        None => Ssl::new_ex_index().map(|index| *INDEX.get_or_init(|| index)),
-    }
+    Some(&ssl.ex_data((*INDEX)?)?.facts)
 }
 
 #[cfg(test)]

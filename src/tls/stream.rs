@@ -1,6 +1,5 @@
 //! A TLS connection, and the facts that OpenSSL reports about it.
 
-use std::fmt;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -17,24 +16,17 @@ const MOST_TICKETS: u32 = 64;
 /// Facts about a connection that native-tls does not show. OpenSSL's callbacks collect the facts.
 #[derive(Debug, Default)]
 pub struct Facts {
-    shown: OnceLock<Shown>,
+    /// The certificates that the server has sent, its own certificate first, and OpenSSL's
+    /// verification result.
+    shown: OnceLock<(Vec<X509>, X509VerifyResult)>,
     /// The number of session tickets that the server has sent.
     tickets: AtomicU32,
-}
-
-/// The certificates of a server.
-#[derive(Debug)]
-struct Shown {
-    /// The server's own certificate comes first.
-    chain: Vec<X509>,
-    verified: X509VerifyResult,
 }
 
 impl Facts {
     /// Notes the certificates that the server has sent, and OpenSSL's verification result.
     pub fn note_chain(&self, sent: &StackRef<X509>, verified: X509VerifyResult) {
-        let chain = || sent.iter().map(ToOwned::to_owned).collect();
-        self.shown.get_or_init(|| Shown { chain: chain(), verified });
+        self.shown.get_or_init(|| (sent.iter().map(ToOwned::to_owned).collect(), verified));
     }
 
     /// Counts a session ticket. Returns false if the server has sent too many tickets.
@@ -50,17 +42,17 @@ impl Facts {
 
     /// OpenSSL's verification result for the server's chain.
     pub fn verified(&self) -> X509VerifyResult {
-        self.shown.get().map_or(X509VerifyResult::OK, |shown| shown.verified)
+        self.shown.get().map_or(X509VerifyResult::OK, |(_, verified)| *verified)
     }
 
     /// The server's own certificate, whether or not it was accepted.
     pub fn certificate(&self) -> Option<Certificate> {
-        Certificate::from_der(&self.shown.get()?.chain.first()?.to_der().ok()?)
+        Certificate::from_der(&self.shown.get()?.0.first()?.to_der().ok()?)
     }
 
     /// The last certificate of the chain that the server has sent.
     pub fn chain_end(&self) -> Option<Certificate> {
-        Certificate::from_der(&self.shown.get()?.chain.last()?.to_der().ok()?)
+        Certificate::from_der(&self.shown.get()?.0.last()?.to_der().ok()?)
     }
 
     /// True if reading has ended because the server sent too many session tickets.
@@ -70,22 +62,13 @@ impl Facts {
 }
 
 /// A TLS connection of tokio-native-tls, with the facts about it.
+#[derive(Debug)]
 pub struct TlsStream<S> {
     pub stream: tokio_native_tls::TlsStream<S>,
-    facts: Arc<Facts>,
-}
-
-impl<S> fmt::Debug for TlsStream<S> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("TlsStream")
-    }
+    pub facts: Arc<Facts>,
 }
 
 impl<S> TlsStream<S> {
-    pub fn new(stream: tokio_native_tls::TlsStream<S>, facts: Arc<Facts>) -> TlsStream<S> {
-        TlsStream { stream, facts }
-    }
-
     /// The stream that carries the TLS records.
     pub fn get_ref(&self) -> &S {
         self.stream.get_ref().get_ref().get_ref()
@@ -99,18 +82,12 @@ impl<S> TlsStream<S> {
     pub fn resumed(&self) -> bool {
         !self.facts.has_chain()
     }
-
-    /// True if reading has ended because the server sent too many session tickets.
-    pub fn has_too_many_tickets(&self) -> bool {
-        self.facts.has_too_many_tickets()
-    }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
     /// The server's certificate; after a resumption, the certificate from the resumed session.
     /// `None` if the certificate is unreadable.
     pub fn certificate(&self) -> Option<Certificate> {
-        let certificate = self.stream.get_ref().peer_certificate().ok()??;
-        Certificate::from_der(&certificate.to_der().ok()?)
+        Certificate::from_der(&self.stream.get_ref().peer_certificate().ok()??.to_der().ok()?)
     }
 }

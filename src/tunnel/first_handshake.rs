@@ -36,20 +36,21 @@ impl FirstHandshake {
 
     /// Ends the wait for all connections, including later connections.
     pub fn finish(&self) {
-        self.sessions.end_wait();
+        // Setting the value fails only if the wait is over already.
+        let _ = self.sessions.wait_over.set(());
     }
 
     /// Returns [`First`] to the connection that must make the first handshake. All other
     /// connections wait here, until the first session arrives or the wait ends for another reason.
     pub async fn turn(&self, connect_timeout: Duration) -> Option<First<'_>> {
-        if self.sessions.is_wait_over() {
+        if self.sessions.wait_over.initialized() {
             return None;
         }
         if !self.has_begun.swap(true, Ordering::Relaxed) {
             return Some(First(self));
         }
         // Each tunnel waits only once: after a timeout, later connections do not wait.
-        let _ = timeout(PATIENCE.min(connect_timeout / 4), self.sessions.first_or_end()).await;
+        let _ = timeout(PATIENCE.min(connect_timeout / 4), self.sessions.wait_over.wait()).await;
         self.finish();
         None
     }

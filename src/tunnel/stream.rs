@@ -109,7 +109,9 @@ impl AsyncRead for TlsUpstream {
             self.tls.get_mut().permit_silence();
         }
         match ready!(read) {
-            Ok(()) if !got_bytes && self.tls.has_too_many_tickets() => Poll::Ready(Err(endless())),
+            Ok(()) if !got_bytes && self.tls.facts.has_too_many_tickets() => {
+                Poll::Ready(Err(endless()))
+            }
             Err(error) if is_unannounced_close(&error) => Poll::Ready(Ok(())),
             other => Poll::Ready(other),
         }
