@@ -404,13 +404,8 @@ fn a_hint_names_the_setting_that_takes_effect() {
     let plaintext = &*format!("rediss://127.0.0.1:{}", server.port);
     let asking = &*format!("{url}?ssl_cert_reqs=required");
     let in_url = "ssl_cert_reqs in REDIS_URL demands full verification: set STUNNEL_CA_FILE to";
-    let no_ca = "set STUNNEL_CA_FILE to the server's CA, or set STUNNEL_VERIFY=none and \
-                 STUNNEL_PIN to the server's pin (see start-stunnel --check)";
-    let pinned = "a pin does not replace the chain that STUNNEL_VERIFY demands: set \
-                  STUNNEL_CA_FILE to the server's CA, or set STUNNEL_VERIFY=none to check only \
-                  the pin";
-    let other_ca = "none of the configured CAs signed this chain: set STUNNEL_CA_FILE to the \
-                    chain's issuer, or set STUNNEL_VERIFY=none";
+    let chain = "set STUNNEL_CA_FILE to the issuer of the server's chain, or check only the pin: \
+                 set STUNNEL_VERIFY=none and STUNNEL_PIN to the server's pin";
     let no_tls = &*format!(
         "if TLS is on the next port, {}, write redis:// in REDIS_URL; if TLS is on another port, \
          put that port into REDIS_URL; if this Redis has no TLS, write redis:// and set \
@@ -428,9 +423,9 @@ fn a_hint_names_the_setting_that_takes_effect() {
         (url, &["--pin", other_pin], &[(own_pin, other_pin)], new_pin),
         (url, &["--verify", "full"], &[], "set --verify=none and STUNNEL_PIN to"),
         (url, &[], &[("REDIS_URL_STUNNEL_VERIFY", "ca")], "set REDIS_URL_STUNNEL_VERIFY=none"),
-        (url, &[], &[(verify, "full")], no_ca),
-        (url, &[], &[(verify, "full"), (pin, our_pin)], pinned),
-        (url, &[], &[(verify, "ca"), ("STUNNEL_CA_FILE", other.path())], other_ca),
+        (url, &[], &[(verify, "full")], chain),
+        (url, &[], &[(verify, "full"), (pin, our_pin)], chain),
+        (url, &[], &[(verify, "ca"), ("STUNNEL_CA_FILE", other.path())], chain),
         (asking, &[], &[], in_url),
         (plaintext, &[], &[], no_tls),
     ] {

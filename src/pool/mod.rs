@@ -21,7 +21,6 @@ mod idle;
 pub mod ledger;
 mod serve;
 mod supply;
-mod tap;
 mod trial;
 
 use std::net::SocketAddr;

@@ -29,32 +29,24 @@ pub struct Inquiries {
     plaintext: Inquiry<Option<SocketAddr>>,
 }
 
-/// The result of testing a server that is silent during the handshake.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Silence {
-    /// The server replies in plaintext.
-    Plaintext,
-    /// The server was not tested, because `--max-connections` allows no extra connection.
-    Unknown,
-}
-
 /// Waits until the server at `address` has been silent for [`SILENCE`], and tests whether the
-/// server speaks plaintext. If the server speaks TLS, this future never resolves, so that a slow
+/// server speaks plaintext. Returns if the server does, or if `--max-connections` allows no extra
+/// connection for the test. If the server speaks TLS, this future never resolves, so that a slow
 /// handshake can go on.
-pub async fn question_silence(tunnel: &Tunnel, address: SocketAddr, heard: &Heard) -> Silence {
+pub async fn question_silence(tunnel: &Tunnel, address: SocketAddr, heard: &Heard) {
     sleep(SILENCE).await;
-    if heard.anything() {
-        return pending().await;
-    }
-    let is_plaintext = match tunnel.inquiries.plaintext.known() {
+    let may_be_plaintext = match tunnel.inquiries.plaintext.known() {
+        _ if heard.anything() => false,
         Some(answer) => answer == Some(address),
-        None => {
-            let Some(_slot) = tunnel.limit.try_slot() else { return Silence::Unknown };
-            speaks_plaintext(tunnel, address).await
-            // The slot is released here, because the handshake may take long.
-        }
+        None => match tunnel.limit.try_slot() {
+            // The slot is released at once, because the handshake may take long.
+            Some(_slot) => speaks_plaintext(tunnel, address).await,
+            None => true,
+        },
     };
-    if is_plaintext { Silence::Plaintext } else { pending().await }
+    if !may_be_plaintext {
+        pending().await
+    }
 }
 
 /// True if the server at `address` replies in plaintext within [`ANSWER`].

@@ -20,10 +20,10 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::task::coop::consume_budget;
 use tokio::time::sleep;
 
-use super::app::AppStream;
+use super::app::{self, AppStream};
 use super::drain::DrainGuard;
 use super::failure::is_out_of_descriptors;
-use super::warnings::Warning;
+use super::warnings::Event;
 use super::{Tunnel, hints};
 use crate::logging::warning;
 use crate::system::socket::watch;
@@ -221,10 +221,10 @@ fn accept(listener: &Socket) -> io::Result<AppStream> {
         let (socket, address) = listener.accept()?;
         socket.set_nonblocking(true)?;
         let app = match address.as_socket() {
-            Some(address) => AppStream::from_tcp(TcpStream::from_std(socket.into())?, address),
-            None => AppStream::from_unix(UnixStream::from_std(socket.into())?),
+            Some(address) => app::Socket::Tcp(TcpStream::from_std(socket.into())?, address),
+            None => app::Socket::Unix(UnixStream::from_std(socket.into())?),
         };
-        Ok(app.with_spare(spare))
+        Ok(AppStream::new(app, Some(spare)))
     });
     match accepted {
         // accept(2) and dup(2) report a lack of descriptors even if no app connection waits.
@@ -250,7 +250,7 @@ async fn after_failed_accept(tunnel: &Tunnel, error: io::Error) {
     }
     let (reason, hint) = hints::accept_failed(&error);
     tunnel.figures.accept_failed(reason, error.to_string(), hint.to_owned());
-    tunnel.warnings.warn(Warning::AcceptFailed { error: error.to_string(), hint, reason });
+    tunnel.warn(Event::AcceptFailed, Some(reason), &error.to_string(), hint);
     sleep(ACCEPT_PAUSE).await;
 }
 

@@ -47,7 +47,7 @@ use first_handshake::FirstHandshake;
 pub use limit::{Limit, Slot};
 pub use listener::{Listen, Listener, PortTaken, SocketFolder, serve};
 pub use route::{Route, SettingNames, Upstream};
-use warnings::Warnings;
+use warnings::{Event, Warning, Warnings};
 
 use crate::figures::TunnelFigures;
 use crate::tls::{Connector, Sessions};
@@ -112,6 +112,12 @@ impl Tunnel {
     /// The number of open connections from this launcher to the server, through all its tunnels.
     pub fn open_to_server(&self) -> u64 {
         self.same_server.iter().map(|figures| figures.established()).sum()
+    }
+
+    /// Logs a warning, now or as part of a summary. `reason`: see [`Warning`].
+    fn warn(&self, event: Event, reason: Option<&'static str>, error: &str, hint: &str) {
+        let (error, hint) = (error.to_owned(), hint.to_owned());
+        self.warnings.warn(Warning { event, reason, error, hint });
     }
 
     /// The variable that names the tunnel in the log and in errors.

@@ -8,8 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use super::app::AppStream;
-use crate::resp::requests::RequestFramer;
-use crate::resp::{Opaque, error};
+use crate::resp::{Opaque, RequestFramer, error};
 
 /// If the app sends no request for this long, the launcher sends the error anyway. The launcher
 /// does not send the error earlier, because some clients take a reply without a request for a
@@ -22,21 +21,15 @@ const LINGER: Duration = Duration::from_secs(1);
 /// The time limit for answering the app's requests.
 const LONGEST_TALK: Duration = Duration::from_secs(10);
 
-/// Whether the launcher has already read the app's first request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FirstRequest {
-    Read,
-    ToCome,
-}
-
 /// Answers each of the app's requests with the error `text`, and closes when no more requests come.
+/// `owed` is the number of requests that the launcher has already read.
 ///
 /// # Errors
 /// If the app is gone.
-pub async fn refuse(app: &mut AppStream, text: &str, first: FirstRequest) -> io::Result<()> {
+pub async fn refuse(app: &mut AppStream, text: &str, owed: usize) -> io::Result<()> {
     let answer = error(text);
     // Close the connection in any case, also after the time limit or an error.
-    let _ = timeout(LONGEST_TALK, answer_all(app, answer.as_bytes(), first)).await;
+    let _ = timeout(LONGEST_TALK, answer_all(app, answer.as_bytes(), owed)).await;
     app.shutdown().await?;
     // Read the app's remaining bytes first: closing with unread bytes would be a reset, and the app
     // might lose the answer (RFC 1122 section 4.2.2.13).
@@ -48,11 +41,10 @@ pub async fn refuse(app: &mut AppStream, text: &str, first: FirstRequest) -> io:
     timeout(LINGER, read_to_the_end).await.unwrap_or(Ok(()))
 }
 
-async fn answer_all(app: &mut AppStream, answer: &[u8], first: FirstRequest) -> io::Result<()> {
-    let mut requests = Requests::default();
+async fn answer_all(app: &mut AppStream, answer: &[u8], mut owed: usize) -> io::Result<()> {
+    let mut framer = RequestFramer::default();
     let mut buffer = [0; 1024];
     let mut answered = false;
-    let mut owed = usize::from(first == FirstRequest::Read);
     loop {
         for _ in 0..owed {
             app.write_all(answer).await?;
@@ -60,7 +52,7 @@ async fn answer_all(app: &mut AppStream, answer: &[u8], first: FirstRequest) -> 
         }
         let patience = if answered { LINGER } else { FIRST_REQUEST };
         owed = match timeout(patience, app.read(&mut buffer)).await {
-            Ok(Ok(read @ 1..)) => requests.count(&buffer[..read]),
+            Ok(Ok(read @ 1..)) => count(&mut framer, &buffer[..read]),
             Ok(Err(error)) => return Err(error),
             Ok(Ok(0)) | Err(_) if answered => return Ok(()),
             // An app that sends nothing, or only a part of a request, gets the error, too.
@@ -69,34 +61,17 @@ async fn answer_all(app: &mut AppStream, answer: &[u8], first: FirstRequest) -> 
     }
 }
 
-/// Counts an app's requests, which may be arrays or lines of words.
-#[derive(Default)]
-struct Requests {
-    framer: RequestFramer,
-    /// True if the next byte belongs to an incomplete line.
-    in_line: bool,
-}
-
-impl Requests {
-    /// The number of requests that end within `bytes`. Bytes that are no valid request count as one
-    /// request.
-    fn count(&mut self, mut bytes: &[u8]) -> usize {
-        let mut count = 0;
-        while let Some(first) = bytes.first() {
-            if self.in_line || (self.framer.is_at_boundary() && *first != b'*') {
-                let end = bytes.iter().position(|byte| *byte == b'\n');
-                self.in_line = end.is_none();
-                bytes = &bytes[end.map_or(bytes.len(), |end| end + 1)..];
-                count += usize::from(!self.in_line);
-                continue;
-            }
-            match self.framer.next(&mut bytes) {
-                Ok(request) => count += usize::from(request.is_some()),
-                Err(Opaque) => return count + 1,
-            }
+/// The number of requests that end within `bytes`. Bytes that are no array of strings count as one
+/// request, for example a line that a person has typed.
+fn count(framer: &mut RequestFramer, mut bytes: &[u8]) -> usize {
+    let mut count = 0;
+    while !bytes.is_empty() {
+        match framer.next(&mut bytes) {
+            Ok(is_complete) => count += usize::from(is_complete),
+            Err(Opaque) => return count + 1,
         }
-        count
     }
+    count
 }
 
 #[cfg(test)]
@@ -105,13 +80,13 @@ mod tests {
 
     #[test]
     fn requests_are_counted_even_if_they_arrive_in_pieces() {
-        let sent = b"PING\r\n*1\r\n$4\r\nPING\r\n*2\r\n$4\r\nECHO\r\n$2\r\nhi\r\nAUTH x\r\n";
+        let sent = b"*1\r\n$4\r\nPING\r\n*2\r\n$4\r\nECHO\r\n$2\r\nhi\r\n";
         for cut in 0..sent.len() {
-            let mut requests = Requests::default();
+            let mut framer = RequestFramer::default();
             let (first, second) = sent.split_at(cut);
-            assert_eq!(requests.count(first) + requests.count(second), 4, "{cut}");
+            assert_eq!(count(&mut framer, first) + count(&mut framer, second), 2, "{cut}");
         }
-        let mut requests = Requests::default();
-        assert_eq!([b"*x\r\n", b"*1\r\n"].map(|bytes| requests.count(bytes)), [1, 1]);
+        let mut framer = RequestFramer::default();
+        assert_eq!([&b"PING\r\n"[..], b"*1\r\n"].map(|bytes| count(&mut framer, bytes)), [1, 1]);
     }
 }
