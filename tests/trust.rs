@@ -404,8 +404,8 @@ fn a_hint_names_the_setting_that_takes_effect() {
     let plaintext = &*format!("rediss://127.0.0.1:{}", server.port);
     let asking = &*format!("{url}?ssl_cert_reqs=required");
     let in_url = "ssl_cert_reqs in REDIS_URL demands full verification: set STUNNEL_CA_FILE to";
-    let chain = "set STUNNEL_CA_FILE to the issuer of the server's chain, or check only the pin: \
-                 set STUNNEL_VERIFY=none and STUNNEL_PIN to the server's pin";
+    let chain = "set STUNNEL_CA_FILE to the issuer of the server's chain, or set \
+                 STUNNEL_VERIFY=none and STUNNEL_PIN to the server's pin";
     let no_tls = &*format!(
         "if TLS is on the next port, {}, write redis:// in REDIS_URL; if TLS is on another port, \
          put that port into REDIS_URL; if this Redis has no TLS, write redis:// and set \

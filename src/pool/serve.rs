@@ -62,7 +62,7 @@ async fn with_pool(
     let end = connection.relay(upstream, &mut tap).await;
     let by_redis = matches!(end, RelayEnd::Reset(Side::Redis, _));
     if by_redis || (connection.redis_ended_first && tap.ledger.is_reusable()) {
-        pool.server_ended(Instant::now());
+        pool.state().forget_server(Instant::now());
     }
     if matches!(end, RelayEnd::Kept(_)) && !connection.ends.app.speaks_tls() {
         let upstream = connection.ends.redis.take();

@@ -14,8 +14,8 @@ pub fn is_error(reply: &[u8]) -> bool {
     reply.starts_with(ERROR)
 }
 
-/// The hint if the server closes a connection without a reason while this launcher has `alive` other
-/// connections. `down` is the other possible cause.
+/// The hint if the server closes a connection without a reason while this launcher has `alive`
+/// other connections. `down` is the other possible cause.
 pub fn suspicion(alive: u64, down: &str) -> String {
     let remedy = remedy();
     match alive {

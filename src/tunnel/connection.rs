@@ -17,9 +17,8 @@ use super::refusal::refuse;
 use super::relay::{Relay, RelayEnd, Side};
 use super::stream::TlsUpstream;
 use super::tap::{NoTap, Progress, Tap};
-use super::warnings::Event;
 use super::{Tunnel, attempts, hints, late_refusal, waiting};
-use crate::figures::{self, Arrival, CloseReason, UpstreamState};
+use crate::figures::{self, Arrival, CloseReason, Event, UpstreamState};
 use crate::logging::{debug, info};
 use crate::tls::{Misconfiguration, is_own_failure};
 

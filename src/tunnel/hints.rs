@@ -7,9 +7,8 @@ use std::net::IpAddr;
 use super::failure::{
     Failure, Step, in_words, is_hang_up, is_out_of_descriptors, is_out_of_threads,
 };
-use super::warnings::Event;
 use super::{Tunnel, client_limit};
-use crate::figures::FailureReason;
+use crate::figures::{Event, FailureReason};
 use crate::names;
 use crate::tls::{Flaw, Misconfiguration};
 
@@ -176,7 +175,7 @@ fn misconfigured(what: &Misconfiguration, tunnel: &Tunnel) -> Described {
             FailureReason::TlsOther,
             format!("TLS handshake refused: {reason}"),
             format!(
-                "set {cert} and {key} if the server requires a client certificate, and set \
+                "set {cert} and {key} if the server requires a client certificate, or set \
                  {server_name} if it requires SNI; otherwise check {min_tls}"
             ),
         ),
@@ -215,8 +214,8 @@ pub fn certificate(flaw: Flaw, tunnel: &Tunnel) -> String {
                       exponent 65537"
             .to_owned(),
         Flaw::Chain => format!(
-            "set {ca} to the issuer of the server's chain, or check only the pin: set \
-             {verify}=none and {pin} to the server's pin (see start-stunnel --check)"
+            "set {ca} to the issuer of the server's chain, or set {verify}=none and {pin} to \
+             the server's pin (see start-stunnel --check)"
         ),
     };
     match names.full_by_url {

@@ -12,7 +12,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::PollFlags;
 use nix::unistd::mkdtemp;
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::Interest;
@@ -23,8 +23,9 @@ use tokio::time::sleep;
 use super::app::{self, AppStream};
 use super::drain::DrainGuard;
 use super::failure::is_out_of_descriptors;
-use super::warnings::Event;
+use super::socket::has_event;
 use super::{Tunnel, hints};
+use crate::figures::Event;
 use crate::logging::warning;
 use crate::system::socket::watch;
 
@@ -228,17 +229,11 @@ fn accept(listener: &Socket) -> io::Result<AppStream> {
     });
     match accepted {
         // accept(2) and dup(2) report a lack of descriptors even if no app connection waits.
-        Err(error) if is_out_of_descriptors(&error) && !has_waiting(listener) => {
+        Err(error) if is_out_of_descriptors(&error) && !has_event(listener, PollFlags::POLLIN) => {
             Err(io::ErrorKind::WouldBlock.into())
         }
         accepted => accepted,
     }
-}
-
-/// True if an app connection waits to be accepted.
-fn has_waiting(listener: &Socket) -> bool {
-    let mut polled = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
-    poll(&mut polled, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
 }
 
 /// Logs and counts that an app connection could not be accepted, and pauses before the next

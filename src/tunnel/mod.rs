@@ -38,19 +38,20 @@ pub mod upstream;
 pub mod waiting;
 mod warnings;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use diagnosis::Inquiries;
 pub use drain::{Drain, DrainGuard};
 use first_handshake::FirstHandshake;
+use inquiry::Inquiry;
 pub use limit::{Limit, Slot};
 pub use listener::{Listen, Listener, PortTaken, SocketFolder, serve};
 pub use route::{Route, SettingNames, Upstream};
-use warnings::{Event, Warning, Warnings};
+use warnings::{Warning, Warnings};
 
-use crate::figures::TunnelFigures;
-use crate::tls::{Connector, Sessions};
+use crate::figures::{Event, TunnelFigures};
+use crate::tls::{Connector, Misconfiguration, Sessions};
 
 /// The time limits of connections.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,7 +78,10 @@ pub struct Tunnel {
     same_server: Vec<Arc<TunnelFigures>>,
     sessions: Arc<Sessions>,
     first_handshake: FirstHandshake,
-    inquiries: Inquiries,
+    /// Why does the server reset connections before it sends a byte?
+    late_refusal: Inquiry<Option<Misconfiguration>>,
+    /// Which address replies in plaintext?
+    plaintext: Inquiry<Option<SocketAddr>>,
     warnings: Arc<Warnings>,
 }
 
@@ -99,7 +103,8 @@ impl Tunnel {
             limit: Limit::new(route.max_connections),
             sessions,
             first_handshake,
-            inquiries: Inquiries::default(),
+            late_refusal: Inquiry::default(),
+            plaintext: Inquiry::default(),
             route,
             connector,
             settings,

@@ -8,8 +8,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::failure::{Failure, Step};
 use super::limit::Slot;
-use super::warnings::Event;
 use super::{Tunnel, hints};
+use crate::figures::Event;
 
 /// If an app connection has waited for this long, the launcher logs a warning. Most clients have a
 /// longer timeout.

@@ -36,10 +36,14 @@ pub fn keep_alive(stream: &TcpStream, idle: Duration) -> io::Result<()> {
 /// True if the peer of a Unix socket has closed both directions, and not only its sending direction
 /// (POLLHUP in poll(2)).
 pub fn has_hung_up(stream: &UnixStream) -> bool {
-    let mut watched = [PollFd::new(stream.as_fd(), PollFlags::empty())];
+    has_event(stream, PollFlags::POLLHUP)
+}
+
+/// True if `event` has occurred on this socket (poll(2)).
+pub fn has_event(socket: &impl AsFd, event: PollFlags) -> bool {
+    let mut watched = [PollFd::new(socket.as_fd(), event)];
     let polled = poll(&mut watched, PollTimeout::ZERO);
-    let events = watched[0].revents().unwrap_or(PollFlags::empty());
-    polled.is_ok() && events.contains(PollFlags::POLLHUP)
+    polled.is_ok() && watched[0].revents().is_some_and(|events| events.contains(event))
 }
 
 /// Makes closing `stream` send a reset instead of a clean end (socket(7), SO_LINGER).

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
+use crate::figures::Event;
 use crate::logging::warning;
 
 /// The number of warnings with the same event and reason that are written at once.
@@ -27,34 +28,6 @@ pub struct Warning {
     pub reason: Option<&'static str>,
     pub error: String,
     pub hint: String,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Event {
-    AcceptFailed,
-    AppSpeaksTls,
-    Failed,
-    Refused,
-    Unanswered,
-    QueueStuck,
-    QueueTimeout,
-    QueueWaiting,
-}
-
-impl Event {
-    /// The word after `at=` in the log.
-    fn event(self) -> &'static str {
-        match self {
-            Event::AcceptFailed => "accept-failed",
-            Event::AppSpeaksTls => "app-speaks-tls",
-            Event::Failed => "connection-failed",
-            Event::Refused => "connection-refused",
-            Event::Unanswered => "connection-unanswered",
-            Event::QueueStuck => "queue-stuck",
-            Event::QueueTimeout => "queue-timeout",
-            Event::QueueWaiting => "queue-waiting",
-        }
-    }
 }
 
 /// Writes the warnings of one tunnel. Dropping the value writes the last summaries.
@@ -108,7 +81,7 @@ impl Warnings {
     fn write(&self, warning: &Warning, count: Option<u64>) {
         let (var, upstream) = (&self.variable, &self.upstream);
         let Warning { event, reason, error, hint } = warning;
-        warning!(at = event.event(), var, upstream, reason, error, hint, count);
+        warning!(at = event.word(), var, upstream, reason, error, hint, count);
     }
 }
 
@@ -131,7 +104,7 @@ async fn write_summaries(warnings: Weak<Warnings>) {
 
 /// Decides which warnings are written at once, and stores the others for the next summary.
 #[derive(Debug, Default)]
-struct Summary(BTreeMap<(Event, Option<&'static str>), Burst>);
+struct Summary(BTreeMap<(&'static str, Option<&'static str>), Burst>);
 
 /// Warnings with the same event and reason in quick succession.
 #[derive(Debug, Default)]
@@ -147,7 +120,7 @@ struct Burst {
 impl Summary {
     /// Returns `warning` if it is to be written at once.
     fn add(&mut self, warning: Warning) -> Option<Warning> {
-        let burst = self.0.entry((warning.event, warning.reason)).or_default();
+        let burst = self.0.entry((warning.event.word(), warning.reason)).or_default();
         burst.is_live = true;
         if burst.at_once < AT_ONCE {
             burst.at_once += 1;
@@ -158,8 +131,9 @@ impl Summary {
         None
     }
 
-    /// Returns the latest stored warning with each event and reason, and the number of such warnings
-    /// since the last call. Forgets an event and reason without a warning since the last call.
+    /// Returns the latest stored warning with each event and reason, and the number of such
+    /// warnings since the last call. Forgets each event and reason without a warning since the last
+    /// call.
     fn take_held_back(&mut self) -> Vec<(Warning, u64)> {
         self.0.retain(|_, burst| std::mem::take(&mut burst.is_live));
         let bursts = self.0.values_mut();
