@@ -47,8 +47,8 @@ async fn serve_app(app: AppStream, pool: Arc<Pool>, mut guard: DrainGuard) {
     pool.state().engagement.note(lasted, Instant::now());
 }
 
-/// Serves one app connection, and then keeps its connection to Redis if possible.
-/// Returns what [`Connection::close`] returns.
+/// Serves one app connection, and then keeps its connection to Redis if possible. Returns what
+/// [`Connection::close`] returns.
 async fn with_pool(
     mut app: AppStream,
     pool: &Arc<Pool>,

@@ -73,8 +73,8 @@ struct Word {
 }
 
 impl<const REQUESTS: bool> Framer<REQUESTS> {
-    /// Removes the next request or reply from the beginning of `bytes`. Returns whether it is
-    /// complete. If it is not complete yet, removes all bytes.
+    /// Removes the next request or reply from the beginning of `bytes`, and returns true. If the
+    /// request or reply is not complete yet, removes all bytes and returns false.
     ///
     /// # Errors
     ///
@@ -237,7 +237,7 @@ impl<const REQUESTS: bool> Framer<REQUESTS> {
         true
     }
 
-    /// Adds text to the current word, if it is one of the first two.
+    /// Stores the text of a string or line, if the string or line is one of the first two.
     fn keep(&mut self, text: &[u8]) {
         if let Some(word) = self.words.get_mut(usize::from(self.count)) {
             let free = &mut word.bytes[usize::from(word.length)..];

@@ -27,7 +27,7 @@ pub async fn question_silence(tunnel: &Tunnel, address: SocketAddr, heard: &Hear
         _ if heard.anything() => false,
         Some(answer) => answer == Some(address),
         None => match tunnel.limit.try_slot() {
-            // The slot is released at once, because the handshake may take long.
+            // The slot becomes free after the test, because the handshake may take long.
             Some(_slot) => speaks_plaintext(tunnel, address).await,
             None => true,
         },

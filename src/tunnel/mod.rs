@@ -78,9 +78,9 @@ pub struct Tunnel {
     same_server: Vec<Arc<TunnelFigures>>,
     sessions: Arc<Sessions>,
     first_handshake: FirstHandshake,
-    /// Why does the server reset connections before it sends a byte?
+    /// Asks a server why it resets connections before it sends a byte.
     late_refusal: Inquiry<Option<Misconfiguration>>,
-    /// Which address replies in plaintext?
+    /// Asks a silent server whether it speaks plaintext. The answer is the address that does.
     plaintext: Inquiry<Option<SocketAddr>>,
     warnings: Arc<Warnings>,
 }

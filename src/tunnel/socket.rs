@@ -20,11 +20,11 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 /// The number of unanswered probes after which the connection counts as broken.
 const KEEPALIVE_PROBES: u32 = 4;
 
-/// Makes the kernel notice that the peer's host has vanished, or that an app is gone, by keepalive
-/// probes after the time `idle` without traffic. While sent bytes are unacknowledged, the kernel
-/// sends no probes: then it breaks the connection after about a quarter of an hour (tcp_retries2 in
-/// tcp(7)), as without a tunnel. TCP_USER_TIMEOUT would be faster, but would also break connections
-/// to a Redis that is too busy to read.
+/// Makes the kernel send keepalive probes after the time `idle` without traffic, so that the kernel
+/// notices when the peer's host has vanished, or the app is gone. While sent bytes are
+/// unacknowledged, the kernel sends no probes. In this case, it breaks the connection after about a
+/// quarter of an hour (tcp_retries2 in tcp(7)), as without a tunnel. TCP_USER_TIMEOUT would be
+/// faster, but would also break connections to a Redis that is too busy to read.
 pub fn keep_alive(stream: &TcpStream, idle: Duration) -> io::Result<()> {
     let keepalive = TcpKeepalive::new()
         .with_time(idle)

@@ -94,7 +94,7 @@ pub async fn handshake(
         },
         () = question_silence(tunnel, address, &heard) => true,
     };
-    // The first handshake is over. Its slot of `--max-connections` allows this question.
+    // The first handshake is over, so its slot of `--max-connections` is free for this question.
     if is_silent && speaks_plaintext(tunnel, address).await {
         return Err(Failure::Misconfigured(Misconfiguration::NoTls));
     }

@@ -19,9 +19,8 @@ const COMMAND_END: Duration = Duration::from_millis(100);
 /// The interval at which the launcher checks for a reset, when it no longer reads from the app.
 const RESET_CHECK: Duration = Duration::from_millis(250);
 
-/// Reads ahead from an app that waits for Redis, and waits until the app no longer expects a reply,
-/// because the app speaks TLS itself, or has closed or reset its connection. Returns the error of a
-/// reset.
+/// Reads ahead from an app that waits for Redis. Returns when the app no longer expects a reply:
+/// when it speaks TLS itself, or has closed or reset its connection. The error is that of a reset.
 pub async fn departure(app: &mut AppStream, guard: &mut DrainGuard) -> Option<io::Error> {
     loop {
         match poll_fn(|cx| app.poll_ahead(cx)).await {
