@@ -13,7 +13,7 @@ use clap::ArgAction;
 use proc_macro2::{TokenStream, TokenTree};
 use start_stunnel::configuration::cli;
 use start_stunnel::configuration::options::{self, Declaration};
-use start_stunnel::figures::FailureReason;
+use start_stunnel::figures::{Event, FailureReason};
 use support::launcher::Launcher;
 use support::snippets::page as text;
 use support::status::StatusPage;
@@ -128,14 +128,6 @@ fn calls(stream: TokenStream) -> Vec<(String, Vec<Vec<String>>)> {
     calls
 }
 
-/// The event names that `event.event()` can return: the strings in that function.
-fn event_words() -> Vec<String> {
-    let source = text("src/tunnel/warnings.rs");
-    let (_, function) = source.split_once("fn event(").expect("fn event");
-    let (body, _) = function.split_once("\n    }\n").expect("the function must end");
-    body.split('"').skip(1).step_by(2).map(str::to_owned).collect()
-}
-
 /// Every log event in the sources, as a row of the manual's table: its name (`at=`), its levels and
 /// its fields.
 fn events() -> BTreeSet<String> {
@@ -152,8 +144,8 @@ fn events() -> BTreeSet<String> {
         let [at, fields @ ..] = &arguments[..] else { panic!("{level}! without a field") };
         let words = match &at.iter().map(String::as_str).collect::<Vec<_>>()[..] {
             ["at", "=", word] => vec![word.trim_matches('"').to_owned()],
-            ["at", "=", .., "event", "()"] => event_words(),
-            _ => panic!("{level}! does not begin with at = \"word\", or at = ….event(): {at:?}"),
+            ["at", "=", "event", ".", "word", "()"] => Event::WORDS.map(str::to_owned).to_vec(),
+            _ => panic!("{level}! does not begin with at = \"word\", or at = event.word(): {at:?}"),
         };
         for word in words {
             let (levels, names) = events.entry(word).or_default();

@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fastrand::Rng;
 use start_stunnel::pool::commands;
-use start_stunnel::resp::replies::ReplyFramer;
+use start_stunnel::resp::ReplyFramer;
 use support::launcher::{Held, Launcher};
 use support::resp::{Client, Reply, request};
 use support::servers::{Front, PASSWORD, Server};
@@ -204,7 +204,7 @@ fn ask_raw(client: &mut Client, words: &[String], patience: Duration) -> Option<
         let taken = there.len() - rest.len();
         reply.extend(&there[..taken]);
         client.stream.consume(taken);
-        if complete.is_some() {
+        if complete {
             client.stream.get_ref().set_read_timeout(Some(PATIENCE)).unwrap();
             return Some(reply);
         }

@@ -342,9 +342,9 @@ fn a_tls_app_fails_at_once_and_the_log_says_what_to_remove() {
     let log = held.finish().stderr;
     assert_eq!(logged(&log, "app-speaks-tls", "var"), ["REDIS_URL"], "{log}");
     for client in ["redis-py", "ssl=True", "tls: {}", "socket.tls", "ssl_params", "rediss://"] {
-        assert!(logged(&log, "app-speaks-tls", "msg")[0].contains(client), "{client}: {log}");
+        assert!(logged(&log, "app-speaks-tls", "hint")[0].contains(client), "{client}: {log}");
     }
-    assert!(logged(&log, "app-speaks-tls", "peer")[0].starts_with("127.0.0.1:"), "{log}");
+    assert!(logged(&log, "app-speaks-tls", "error")[0].contains("127.0.0.1:"), "{log}");
     assert_eq!(logged(&log, "command-ended", "failed"), ["0"], "Redis has not failed");
     assert_eq!(logged(&log, "command-ended", "sent"), ["0"]);
 }

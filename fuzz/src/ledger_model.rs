@@ -111,26 +111,13 @@ impl Reader<'_> {
     fn request(&mut self) -> Result<Vec<Vec<u8>>, Stop> {
         let mut words = Vec::new();
         self.expect(b'*')?;
-        let count = match self.bytes.as_slice() {
-            [b'0', ..] => return Err(self.zero()),
-            _ => self.number(false)?,
-        };
-        for _ in 0..count.ok_or(Stop::Wrong)? {
+        let count = self.number(false)?.filter(|count| *count > 0).ok_or(Stop::Wrong)?;
+        for _ in 0..count {
             self.expect(b'$')?;
             let length = self.number(false)?.ok_or(Stop::Wrong)?;
             words.push(self.string(length)?);
         }
         Ok(words)
-    }
-
-    /// Reads the beginning of an array of zero words, which is always invalid. The ledger rejects
-    /// the array only at the byte after the 0.
-    fn zero(&mut self) -> Stop {
-        let _zero = self.byte();
-        match self.byte() {
-            Ok(_) => Stop::Wrong,
-            Err(stop) => stop,
-        }
     }
 
     /// Reads a value that is nested inside `depth` other values.

@@ -34,7 +34,7 @@ pub async fn speak(
     deadline: tokio::time::Instant,
 ) -> Option<()> {
     let started = Instant::now();
-    let stream = attempts::connect_by(&subject.tunnel, deadline, None)
+    let stream = attempts::connect(&subject.tunnel, deadline, None)
         .await
         .map_err(|failure| report.fail("AUTH", started, Problem::of(&failure, &subject.tunnel)))
         .ok()?;

@@ -26,7 +26,9 @@ pub use counts::Counts;
 pub use guard::{Arrival, Held, ReplyClock, Waiting};
 pub use histogram::{BUCKETS, Histogram};
 pub use history::{POINTS, Point};
-pub use reason::{CloseReason, CommandState, FailureReason, Handshake, PoolResult, UpstreamState};
+pub use reason::{
+    CloseReason, CommandState, Event, FailureReason, Handshake, PoolResult, UpstreamState,
+};
 pub use tunnel::{
     CertificateText, FULL, FailureText, TunnelFigures, TunnelLabels, TunnelSnapshot, UNANSWERED,
 };

@@ -1,4 +1,5 @@
-//! The values of the labels in metrics. The log and the status page use the same words.
+//! The values of the labels in metrics, and some events of the log. The log and the status page use
+//! the same words as the metrics.
 
 /// Declares an enum, and a word for each of its variants. The status page shows the words in this
 /// order.
@@ -103,5 +104,19 @@ words! {
         Stopped = "stopped",
         /// COMMAND has exited, and the launcher sends the last bytes that COMMAND has written.
         Draining = "draining",
+    }
+}
+
+words! {
+    /// The events of the log that are warnings about a tunnel's connections.
+    Event {
+        AcceptFailed = "accept-failed",
+        AppSpeaksTls = "app-speaks-tls",
+        Failed = "connection-failed",
+        Refused = "connection-refused",
+        Unanswered = "connection-unanswered",
+        QueueStuck = "queue-stuck",
+        QueueTimeout = "queue-timeout",
+        QueueWaiting = "queue-waiting",
     }
 }

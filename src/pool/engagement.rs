@@ -5,8 +5,6 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::tunnel::connection::Outcome;
-
 /// Number of short connections within [`WINDOW`] that switches the pool on.
 const MANY: usize = 16;
 const WINDOW: Duration = Duration::from_secs(10);
@@ -30,10 +28,10 @@ impl Engagement {
         self.until.is_some_and(|until| now < until)
     }
 
-    /// Counts an app connection that has ended, if it was short, got a reply, and was closed by the
-    /// app without an error.
-    pub fn note(&mut self, outcome: &Outcome, now: Instant) {
-        if outcome.lasted >= SHORT || !outcome.answered || !outcome.closed_by_app {
+    /// Counts an app connection that has ended, if it was short. `lasted`: `None` if the connection
+    /// got no reply, or was not closed by the app without an error.
+    pub fn note(&mut self, lasted: Option<Duration>, now: Instant) {
+        if lasted.is_none_or(|lasted| lasted >= SHORT) {
             return;
         }
         self.ends.push_back(now);
@@ -51,15 +49,14 @@ impl Engagement {
 mod tests {
     use super::*;
 
-    const GOOD: Outcome =
-        Outcome { lasted: Duration::from_secs(1), answered: true, closed_by_app: true };
+    const GOOD: Option<Duration> = Some(Duration::from_secs(1));
 
     /// True if the pool is on after `count` connections, one every `pause`.
-    fn is_on_after(count: usize, pause: Duration, outcome: Outcome) -> bool {
+    fn is_on_after(count: usize, pause: Duration, lasted: Option<Duration>) -> bool {
         let (mut engagement, mut now) = (Engagement::default(), Instant::now());
         for _ in 0..count {
             now += pause;
-            engagement.note(&outcome, now);
+            engagement.note(lasted, now);
         }
         engagement.is_on(now)
     }
@@ -74,12 +71,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn long_unanswered_and_broken_connections_do_not_count() {
-        for other in [
-            Outcome { lasted: SHORT, ..GOOD },
-            Outcome { answered: false, ..GOOD },
-            Outcome { closed_by_app: false, ..GOOD },
-        ] {
+    async fn long_and_unanswered_connections_do_not_count() {
+        for other in [Some(SHORT), None] {
             assert!(!is_on_after(100, Duration::from_millis(1), other), "{other:?}");
         }
     }
@@ -88,11 +81,11 @@ mod tests {
     async fn a_minute_without_16_short_ones_switches_the_pool_off() {
         let (mut engagement, start) = (Engagement::default(), Instant::now());
         for _ in 0..MANY {
-            engagement.note(&GOOD, start);
+            engagement.note(GOOD, start);
         }
         // One connection every second is too few to keep the pool on.
         for second in 1..60 {
-            engagement.note(&GOOD, start + Duration::from_secs(second));
+            engagement.note(GOOD, start + Duration::from_secs(second));
         }
         assert!(engagement.is_on(start + Duration::from_secs(60)));
         assert!(!engagement.is_on(start + Duration::from_secs(5) + LINGER + LINGER / 2));

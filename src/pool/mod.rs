@@ -21,7 +21,6 @@ mod idle;
 pub mod ledger;
 mod serve;
 mod supply;
-mod tap;
 mod trial;
 
 use std::net::SocketAddr;
@@ -169,11 +168,6 @@ impl Pool {
         outdated
     }
 
-    /// Call this after Redis has closed a connection, because Redis may have restarted.
-    fn server_ended(&self, now: Instant) {
-        self.state().forget_server(now);
-    }
-
     /// Ends the reuse of connections made at or before `made`, because the server has become a
     /// replica, or has lost its data or its master.
     fn retire(&self, made: Instant) {
@@ -202,8 +196,8 @@ impl State {
         self.retired.is_none_or(|retired| made > retired) && now - made < MAX_AGE
     }
 
-    /// Closes all idle connections and forgets the trial, because the host name may lead to another
-    /// server now.
+    /// Closes all idle connections and forgets the trial, because Redis may have restarted, or the
+    /// host name may lead to another server now.
     fn forget_server(&mut self, now: Instant) {
         self.retired = self.retired.max(Some(now));
         self.trial.forget();

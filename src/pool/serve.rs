@@ -7,14 +7,14 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::supply::supply;
-use super::tap::PoolTap;
-use super::{Pool, PoolMode};
+use super::{Ledger, Pool, PoolMode};
 use crate::figures::UpstreamState;
 use crate::logging::debug;
 use crate::tunnel::app::AppStream;
-use crate::tunnel::connection::{self, Connection, Outcome};
+use crate::tunnel::connection::{self, Connection};
 use crate::tunnel::relay::{RelayEnd, Side};
 use crate::tunnel::stream::TlsUpstream;
+use crate::tunnel::tap::Tap;
 use crate::tunnel::{self, DrainGuard, Listener, Tunnel};
 
 /// The interval at which expired idle connections are closed.
@@ -39,32 +39,36 @@ pub async fn serve(
 }
 
 async fn serve_app(app: AppStream, pool: Arc<Pool>, mut guard: DrainGuard) {
-    let outcome = match pool.is_on(Instant::now()) {
+    let lasted = match pool.is_on(Instant::now()) {
         // Boxing keeps the tasks of connections without the pool small.
         true => Box::pin(with_pool(app, &pool, &mut guard)).await,
         false => connection::serve(app, &pool.tunnel, &mut guard).await,
     };
-    pool.state().engagement.note(&outcome, Instant::now());
+    pool.state().engagement.note(lasted, Instant::now());
 }
 
-/// Serves one app connection, and then keeps its connection to Redis if possible.
-async fn with_pool(mut app: AppStream, pool: &Arc<Pool>, guard: &mut DrainGuard) -> Outcome {
-    let upstream = supply(pool, app.take_spare());
+/// Serves one app connection, and then keeps its connection to Redis if possible. Returns what
+/// [`Connection::close`] returns.
+async fn with_pool(
+    mut app: AppStream,
+    pool: &Arc<Pool>,
+    guard: &mut DrainGuard,
+) -> Option<Duration> {
+    let upstream = supply(pool, app.spare.take());
     let mut connection = Connection::accept(app, &pool.tunnel);
     // Boxing keeps the task of a relayed connection small.
-    let supplied = Box::pin(connection.connect(upstream, guard)).await;
-    let Some(upstream) = supplied else { return connection.outcome() };
-    let mut tap = PoolTap::new(pool, upstream.made);
-    let course = connection.relay(upstream, &mut tap).await;
-    let by_redis = matches!(course.end, RelayEnd::Reset(Side::Redis, _));
-    if by_redis || (course.redis_ended_first && tap.ledger.is_reusable()) {
-        pool.server_ended(Instant::now());
+    let upstream = Box::pin(connection.connect(upstream, guard)).await?;
+    let mut tap = PoolTap { pool, made: upstream.made, ledger: Ledger::default() };
+    let end = connection.relay(upstream, &mut tap).await;
+    let by_redis = matches!(end, RelayEnd::Reset(Side::Redis, _));
+    if by_redis || (connection.redis_ended_first && tap.ledger.is_reusable()) {
+        pool.state().forget_server(Instant::now());
     }
-    if matches!(course.end, RelayEnd::Kept(_)) && !connection.ends.app.speaks_tls() {
+    if matches!(end, RelayEnd::Kept(_)) && !connection.ends.app.speaks_tls() {
         let upstream = connection.ends.redis.take();
         keep(pool, upstream.expect("the relay leaves the connection open"));
     }
-    Box::pin(connection.close(course)).await
+    Box::pin(connection.close(end)).await
 }
 
 fn keep(pool: &Arc<Pool>, mut upstream: TlsUpstream) {
@@ -81,4 +85,29 @@ async fn close_unused(pool: Arc<Pool>) {
         sleep(CHECK).await;
     }
     debug!(at = "pool-empty", var = pool.tunnel.variable());
+}
+
+/// Follows one user's requests and replies on one connection.
+struct PoolTap<'a> {
+    pool: &'a Pool,
+    /// The time when the connection to Redis was made.
+    made: Instant,
+    ledger: Ledger,
+}
+
+impl Tap for PoolTap<'_> {
+    fn from_app(&mut self, bytes: &[u8]) {
+        self.ledger.sent(bytes);
+    }
+
+    fn from_redis(&mut self, bytes: &[u8]) {
+        self.ledger.received(bytes);
+        if self.ledger.take_role_change() {
+            self.pool.retire(self.made);
+        }
+    }
+
+    fn keeps_upstream(&self) -> bool {
+        self.ledger.is_reusable() && self.pool.may_keep(self.made, Instant::now())
+    }
 }

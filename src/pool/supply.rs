@@ -96,7 +96,7 @@ async fn renew(
     let now = Instant::now();
     match reset {
         Ok(()) => pool.tunnel.figures.pooled(PoolResult::Reused),
-        Err(Unfit::Touched) => pool.server_ended(now),
+        Err(Unfit::Touched) => pool.state().forget_server(now),
         Err(Unfit::WrongReset) => pool.judge(Verdict::Failed, kept.made, now),
         Err(_) => {}
     }

@@ -88,7 +88,11 @@ impl Trial {
     /// Begins a trial if a trial is due; returns whether a trial began. The verdict is unclear
     /// until the trial ends, so that no second trial begins meanwhile.
     pub fn begin(&mut self, now: Instant) -> bool {
-        let is_due = self.0.is_none_or(|verdict| has_lapsed(verdict, now));
+        let is_due = self.0.is_none_or(|(verdict, since)| match verdict {
+            Verdict::Passed => false,
+            Verdict::Failed => now - since >= FAILED,
+            Verdict::Unclear => now - since >= UNCLEAR,
+        });
         if is_due {
             self.end(Verdict::Unclear, now);
         }
@@ -102,14 +106,6 @@ impl Trial {
     /// Forgets the verdict, because the host name may lead to another server now.
     pub fn forget(&mut self) {
         self.0 = None;
-    }
-}
-
-fn has_lapsed((verdict, since): (Verdict, Instant), now: Instant) -> bool {
-    match verdict {
-        Verdict::Passed => false,
-        Verdict::Failed => now - since >= FAILED,
-        Verdict::Unclear => now - since >= UNCLEAR,
     }
 }
 

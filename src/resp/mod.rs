@@ -1,36 +1,22 @@
 //! Redis's protocol, RESP:
 //! <https://redis.io/docs/latest/develop/reference/protocol-spec/>.
 //!
-//! [`requests`] and [`replies`] find the end of each request and reply. Both accept only bytes that
-//! every server must read in the same way, because the pool relies on the ends.
+//! [`RequestFramer`] and [`ReplyFramer`] find the end of each request and reply. Both accept only
+//! bytes that every server must read in the same way, because the pool relies on the ends.
 
-pub mod replies;
-pub mod requests;
+mod framer;
 
 use std::io;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _};
+
+pub use framer::{ReplyFramer, RequestFramer};
 
 use crate::text::printable;
 
 /// The bytes violate the protocol, or servers read them in different ways.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Opaque;
-
-/// Appends a digit to a number in canonical form: no sign, no leading zero, at most `u32::MAX`. By
-/// default, Redis accepts strings of at most 512 MiB.
-fn with_digit(number: Option<u32>, digit: u8) -> Result<Option<u32>, Opaque> {
-    let digit = match digit {
-        b'0'..=b'9' => u32::from(digit - b'0'),
-        _ => return Err(Opaque),
-    };
-    let number = match number {
-        None => Some(digit),
-        Some(0) => None,
-        Some(number) => number.checked_mul(10).and_then(|tens| tens.checked_add(digit)),
-    };
-    number.map(Some).ok_or(Opaque)
-}
 
 /// The longest error, in bytes, so that it stays readable.
 const LONGEST: usize = 300;

@@ -4,7 +4,6 @@
 //! ClientHello to Redis, because Redis takes a ClientHello for the beginning of a request and never
 //! answers.
 
-use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -12,12 +11,12 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::relay::{App, Stream};
-use super::socket::{has_hung_up, probe};
+use super::socket::{APP_PROBE_IDLE, has_hung_up, keep_alive};
 
 /// The first two bytes of a ClientHello: the record's type, and the first byte of the record's
 /// version (RFC 8446 section 5.1). No request to Redis begins with these bytes.
@@ -35,10 +34,13 @@ const AHEAD_READ: usize = 4096;
 /// The app's stream, with the bytes that were read ahead: before there was a connection to Redis.
 pub struct AppStream {
     socket: Socket,
-    opening: Opening,
+    /// Whether the app speaks TLS; `None` until enough bytes have arrived. Redis decides whether
+    /// other bytes are RESP.
+    speaks_tls: Option<bool>,
     /// Bytes that were read ahead, for the next reader of the stream.
     held: Vec<u8>,
-    last_ahead: Option<Instant>,
+    /// When bytes were last read ahead.
+    pub last_ahead: Option<Instant>,
     /// The app had closed its side when the launcher last read ahead.
     ended: bool,
     /// TCP keepalive probes are switched on: they find out whether an app that has closed its side
@@ -47,7 +49,7 @@ pub struct AppStream {
     /// When the launcher noticed that the app has closed both directions of its Unix socket.
     hung_up: Option<Instant>,
     /// A descriptor that is reserved for the connection to Redis.
-    spare: Option<OwnedFd>,
+    pub spare: Option<OwnedFd>,
 }
 
 /// The result of reading ahead.
@@ -57,72 +59,31 @@ pub enum Ahead {
     Bytes,
     /// Nothing was read, because [`MOST_AHEAD`] bytes have been read ahead already.
     Full,
-    /// The app speaks TLS.
-    Tls,
     /// The app has closed its side.
     Ended,
     /// The app's connection is broken.
     Failed(io::Error),
 }
 
-enum Socket {
+pub enum Socket {
     /// The stream and the app's address.
     Tcp(TcpStream, SocketAddr),
     Unix(UnixStream),
 }
 
-/// The protocol that the app's first bytes belong to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Opening {
-    /// Too few bytes have arrived to recognise the protocol.
-    Open,
-    /// Anything but TLS. Redis decides whether the bytes are RESP.
-    Plain,
-    Tls,
-}
-
-impl Opening {
-    fn of(bytes: &[u8]) -> Opening {
-        if bytes.starts_with(&CLIENT_HELLO) {
-            Opening::Tls
-        } else if CLIENT_HELLO.starts_with(bytes) {
-            Opening::Open
-        } else {
-            Opening::Plain
-        }
-    }
-}
-
 impl AppStream {
-    pub fn from_tcp(stream: TcpStream, address: SocketAddr) -> AppStream {
-        AppStream::new(Socket::Tcp(stream, address))
-    }
-
-    pub fn from_unix(stream: UnixStream) -> AppStream {
-        AppStream::new(Socket::Unix(stream))
-    }
-
-    fn new(socket: Socket) -> AppStream {
+    /// `spare`: a descriptor that is reserved for the connection to Redis.
+    pub fn new(socket: Socket, spare: Option<OwnedFd>) -> AppStream {
         AppStream {
             socket,
-            opening: Opening::Open,
+            speaks_tls: None,
             held: Vec::new(),
             last_ahead: None,
             ended: false,
             is_probed: false,
             hung_up: None,
-            spare: None,
+            spare,
         }
-    }
-
-    /// Keeps `spare`, which is reserved for the connection to Redis, until
-    /// [`take_spare`](Self::take_spare).
-    pub fn with_spare(self, spare: OwnedFd) -> AppStream {
-        AppStream { spare: Some(spare), ..self }
-    }
-
-    pub fn take_spare(&mut self) -> Option<OwnedFd> {
-        self.spare.take()
     }
 
     /// The app's address, or its process if the connection is a Unix socket, for the log.
@@ -151,7 +112,7 @@ impl AppStream {
 
     /// True if the app speaks TLS. Then reading from the stream fails.
     pub fn speaks_tls(&self) -> bool {
-        self.opening == Opening::Tls
+        self.speaks_tls == Some(true)
     }
 
     /// Reads ahead: reads bytes from the app before there is a connection to Redis.
@@ -174,15 +135,10 @@ impl AppStream {
         }
         self.last_ahead = Some(Instant::now());
         self.held.extend(fresh);
-        if self.opening == Opening::Open {
-            self.opening = Opening::of(&self.held);
+        if self.speaks_tls.is_none() && !CLIENT_HELLO[..1].starts_with(&self.held) {
+            self.speaks_tls = Some(self.held.starts_with(&CLIENT_HELLO));
         }
-        Poll::Ready(if self.speaks_tls() { Ahead::Tls } else { Ahead::Bytes })
-    }
-
-    /// When bytes were last read ahead.
-    pub fn last_ahead(&self) -> Option<Instant> {
-        self.last_ahead
+        Poll::Ready(Ahead::Bytes)
     }
 
     /// Closes the connection of an app that speaks TLS. Reads the app's bytes first, because
@@ -193,24 +149,17 @@ impl AppStream {
     /// If the app is gone.
     pub async fn hang_up(&mut self) -> io::Result<()> {
         let mut ignored = [0; IGNORED];
+        let arrived =
+            async { while let Ok(1..) = self.socket.stream().read(&mut ignored).await {} };
         // Read only the bytes that have arrived, within the task's budget. If more bytes arrive
         // later, the app gets a reset.
-        poll_fn(|cx| {
-            let mut buffer = ReadBuf::new(&mut ignored);
-            while let Poll::Ready(Ok(())) = self.socket.stream().poll_read(cx, &mut buffer)
-                && !buffer.filled().is_empty()
-            {
-                buffer.clear();
-            }
-            Poll::Ready(())
-        })
-        .await;
+        let _ = timeout(Duration::ZERO, arrived).await;
         self.shutdown().await
     }
 }
 
 impl Socket {
-    fn stream(&mut self) -> Pin<&mut dyn Stream> {
+    fn stream(&mut self) -> Pin<&mut (dyn Stream + Send)> {
         match self {
             Socket::Tcp(stream, _) => Pin::new(stream),
             Socket::Unix(stream) => Pin::new(stream),
@@ -224,7 +173,7 @@ impl App for AppStream {
             Socket::Tcp(stream, _) => {
                 if !std::mem::replace(&mut self.is_probed, true) {
                     // If the probes cannot be switched on, the idle timeout ends the connection.
-                    let _ = probe(stream);
+                    let _ = keep_alive(stream, APP_PROBE_IDLE);
                 }
                 self.reset_error()
             }
@@ -247,7 +196,7 @@ impl AsyncRead for AppStream {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let app = self.get_mut();
-        while app.opening == Opening::Open && !app.ended {
+        while app.speaks_tls.is_none() && !app.ended {
             if let Ahead::Failed(error) = ready!(app.poll_ahead(cx)) {
                 return Poll::Ready(Err(error));
             }
@@ -291,14 +240,15 @@ impl AsyncWrite for AppStream {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncReadExt;
+    use std::future::poll_fn;
+
     use tokio::time::advance;
 
     use super::*;
 
     fn pair() -> (AppStream, UnixStream) {
         let (near, far) = UnixStream::pair().unwrap();
-        (AppStream::from_unix(near), far)
+        (AppStream::new(Socket::Unix(near), None), far)
     }
 
     /// Reads ahead until the app has closed its side.

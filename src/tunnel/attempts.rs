@@ -27,20 +27,11 @@ fn pause_after(failures: u32, random: &mut fastrand::Rng) -> Duration {
     longest.min(LONGEST_PAUSE).mul_f64(random.f64())
 }
 
-/// Makes a connection within the connect timeout. `spare` is a descriptor to close if no descriptor
-/// is free.
+/// Makes a connection until `deadline`. `spare` is a descriptor to close if no descriptor is free.
 ///
 /// # Errors
 /// The failure of the last attempt.
-pub async fn connect(tunnel: &Tunnel, spare: Option<OwnedFd>) -> Result<TlsUpstream, Failure> {
-    connect_by(tunnel, Instant::now() + tunnel.settings.connect_timeout, spare).await
-}
-
-/// Like [`connect`], until `deadline`.
-///
-/// # Errors
-/// The failure of the last attempt.
-pub async fn connect_by(
+pub async fn connect(
     tunnel: &Tunnel,
     deadline: Instant,
     spare: Option<OwnedFd>,

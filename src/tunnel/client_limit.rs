@@ -5,7 +5,6 @@
 //! `acceptCommonHandler`). If Redis is behind a TLS proxy, the error arrives as the first reply.
 
 use crate::names;
-use crate::text::counted;
 
 /// The beginning of Redis's error at its client limit.
 const ERROR: &[u8] = b"-ERR max number of clients";
@@ -15,15 +14,19 @@ pub fn is_error(reply: &[u8]) -> bool {
     reply.starts_with(ERROR)
 }
 
-/// The text if the server closes a connection during the handshake while this launcher has `alive`
-/// other connections.
-pub fn suspicion(alive: u64) -> String {
-    let held = counted(alive, "other connection");
-    format!(
-        "Redis is probably at its client limit (this launcher holds {held} to Redis; connections \
-         of other processes count, too): {}",
-        remedy()
-    )
+/// The hint if the server closes a connection without a reason while this launcher has `alive`
+/// other connections. `down` is the other possible cause.
+pub fn suspicion(alive: u64, down: &str) -> String {
+    let remedy = remedy();
+    match alive {
+        0 => {
+            format!("{down}, or other processes may have used up Redis's client limit: {remedy}")
+        }
+        _ => format!(
+            "Redis is probably at its client limit (other connections of this launcher: {alive}; \
+             connections of other processes count, too): {remedy}. Or {down}"
+        ),
+    }
 }
 
 /// The advice when Redis is at its client limit.

@@ -13,29 +13,32 @@ use super::ends::Ends;
 use super::failure::{Failure, is_hang_up};
 use super::hints::Described;
 use super::meter::Meter;
-use super::refusal::{FirstRequest, refuse};
+use super::refusal::refuse;
 use super::relay::{Relay, RelayEnd, Side};
 use super::stream::TlsUpstream;
 use super::tap::{NoTap, Progress, Tap};
-use super::waiting::{self, Departure};
-use super::warnings::{UpstreamEvent, Warning};
-use super::{Tunnel, attempts, hints, late_refusal};
-use crate::figures::{self, Arrival, CloseReason, UpstreamState};
+use super::{Tunnel, attempts, hints, late_refusal, waiting};
+use crate::figures::{self, Arrival, CloseReason, Event, UpstreamState};
 use crate::logging::{debug, info};
 use crate::tls::{Misconfiguration, is_own_failure};
 
 /// The error in the log and on the status page if Redis closes a connection instead of answering.
 const UNANSWERED: &str = "the server closed the connection without an answer";
 
-/// Serves one app connection over a new connection to Redis.
-pub async fn serve(mut app: AppStream, tunnel: &Tunnel, guard: &mut DrainGuard) -> Outcome {
-    let upstream = attempts::connect(tunnel, app.take_spare());
+/// Serves one app connection over a new connection to Redis. Returns what [`Connection::close`]
+/// returns.
+pub async fn serve(
+    mut app: AppStream,
+    tunnel: &Tunnel,
+    guard: &mut DrainGuard,
+) -> Option<Duration> {
+    let deadline = Instant::now() + tunnel.settings.connect_timeout;
+    let upstream = attempts::connect(tunnel, deadline, app.spare.take());
     let mut connection = Connection::accept(app, tunnel);
     // Boxing keeps the task of a relayed connection small.
-    let connected = Box::pin(connection.connect(upstream, guard)).await;
-    let Some(upstream) = connected else { return connection.outcome() };
-    let course = connection.relay(upstream, &mut NoTap).await;
-    Box::pin(connection.close(course)).await
+    let upstream = Box::pin(connection.connect(upstream, guard)).await?;
+    let end = connection.relay(upstream, &mut NoTap).await;
+    Box::pin(connection.close(end)).await
 }
 
 /// An app connection, from accept to close.
@@ -45,24 +48,8 @@ pub struct Connection<'t> {
     pub ends: Ends,
     moved: Progress,
     address: Option<SocketAddr>,
-}
-
-/// How a relay ended.
-#[derive(Debug)]
-pub struct Course {
-    pub end: RelayEnd,
     /// Redis closed its side before the app closed its own.
     pub redis_ended_first: bool,
-}
-
-/// A summary of an app connection that has ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Outcome {
-    pub lasted: Duration,
-    /// Redis has sent the app at least one byte.
-    pub answered: bool,
-    /// The app closed the connection, without an error and before Redis did.
-    pub closed_by_app: bool,
 }
 
 impl<'t> Connection<'t> {
@@ -71,7 +58,7 @@ impl<'t> Connection<'t> {
         let arrival = tunnel.figures.accept(Instant::now());
         debug!(at = "connection-accepted", var = tunnel.variable(), peer = app.peer());
         let (ends, moved) = (Ends::new(app), Progress::default());
-        Connection { tunnel, arrival, ends, moved, address: None }
+        Connection { tunnel, arrival, ends, moved, address: None, redis_ended_first: false }
     }
 
     /// Waits for `upstream`, a connection to Redis. Returns `None` if connecting fails, or if the
@@ -93,16 +80,18 @@ impl<'t> Connection<'t> {
                     self.ends.finish();
                 }
             },
-            departure = waiting::departure(&mut self.ends.app, guard) => match departure {
-                Departure::SpeaksTls => self.end_tls_app().await,
-                Departure::GaveUp(reset) => self.abandoned(reset.as_ref()),
-            },
+            reset = waiting::departure(&mut self.ends.app, guard) => {
+                match self.ends.app.speaks_tls() {
+                    true => self.end_tls_app().await,
+                    false => self.abandoned(reset.as_ref()),
+                }
+            }
         }
         None
     }
 
     /// Relays between the app and Redis.
-    pub async fn relay<T: Tap>(&mut self, mut upstream: TlsUpstream, tap: &mut T) -> Course {
+    pub async fn relay<T: Tap>(&mut self, mut upstream: TlsUpstream, tap: &mut T) -> RelayEnd {
         upstream.set_state(UpstreamState::Relaying);
         self.address = Some(upstream.address);
         let redis = self.ends.redis.insert(upstream);
@@ -111,41 +100,43 @@ impl<'t> Connection<'t> {
         let mut relay = Relay::new(&mut self.ends.app, redis, &mut meter, idle_timeout);
         let end = (&mut relay).await;
         self.moved = relay.progress();
-        Course { end, redis_ended_first: relay.redis_ended_first }
+        self.redis_ended_first = relay.redis_ended_first;
+        end
     }
 
-    /// Closes or resets each side as the other side did, and logs the end.
-    pub async fn close(mut self, course: Course) -> Outcome {
+    /// Closes or resets each side as the other side did, and logs the end. Returns how long the
+    /// connection lasted if Redis had answered, and the app closed the connection without an error
+    /// before Redis did.
+    pub async fn close(mut self, end: RelayEnd) -> Option<Duration> {
         if self.ends.app.speaks_tls() {
             self.end_tls_app().await;
-            return self.outcome();
+            return None;
         }
-        let late_refusal = self.explain_late_refusal(&course).await;
-        if let Some(refusal) = late_refusal {
+        if let Some(refusal) = self.explain_late_refusal(&end).await {
             self.fail(Failure::Misconfigured(refusal)).await;
             self.ends.finish();
-            return self.outcome();
+            return None;
         }
-        if let RelayEnd::Reset(Side::Redis, error) = &course.end
+        if let RelayEnd::Reset(Side::Redis, error) = &end
             && is_own_failure(error)
         {
             self.fail(Failure::Internal(io::Error::other(error.to_string()))).await;
         }
-        self.ends.close(&course.end).await;
+        self.ends.close(&end).await;
         // Close this connection first, because the hint counts the launcher's connections.
         self.ends.let_go_of_redis();
-        if self.is_unanswered(&course) {
+        if self.is_unanswered(&end) {
             self.unanswered();
         }
-        self.closed(&course)
+        self.closed(&end)
     }
 
     /// If the server refused the client's certificate after the handshake, asks the server for the
     /// reason. This closes the connection.
-    async fn explain_late_refusal(&mut self, course: &Course) -> Option<Misconfiguration> {
-        let RelayEnd::Reset(Side::Redis, error) = &course.end else { return None };
+    async fn explain_late_refusal(&mut self, end: &RelayEnd) -> Option<Misconfiguration> {
+        let RelayEnd::Reset(Side::Redis, error) = end else { return None };
         // A server that sends a reply, or closes its side cleanly, has accepted the client.
-        if self.moved.received > 0 || course.redis_ended_first {
+        if self.moved.received > 0 || self.redis_ended_first {
             return None;
         }
         // Asking the server for the reason may need the slot of this dead connection.
@@ -154,26 +145,20 @@ impl<'t> Connection<'t> {
     }
 
     /// True if Redis closed the connection instead of answering.
-    fn is_unanswered(&self, course: &Course) -> bool {
-        let by_redis = match &course.end {
+    fn is_unanswered(&self, end: &RelayEnd) -> bool {
+        let by_redis = match end {
             RelayEnd::Reset(Side::Redis, error) => is_hang_up(error) && !is_own_failure(error),
-            _ => course.redis_ended_first,
+            _ => self.redis_ended_first,
         };
         by_redis && self.moved.sent > 0 && self.moved.received == 0
-    }
-
-    /// The summary so far, in which the app has not closed its connection.
-    pub fn outcome(&self) -> Outcome {
-        let (lasted, answered) = (self.arrival.accepted.elapsed(), self.moved.received > 0);
-        Outcome { lasted, answered, closed_by_app: false }
     }
 }
 
 /// Reports how the connection ended, to the figures, the log and the app.
 impl Connection<'_> {
-    /// Counts and logs the end of the app connection.
-    fn closed(mut self, course: &Course) -> Outcome {
-        let (counted, reason, error) = match &course.end {
+    /// Counts and logs the end of the app connection. Returns what [`Connection::close`] returns.
+    fn closed(mut self, end: &RelayEnd) -> Option<Duration> {
+        let (counted, reason, error) = match end {
             RelayEnd::Closed | RelayEnd::Kept(None) => (CloseReason::Closed, "closed", None),
             RelayEnd::Idle => (CloseReason::Idle, "idle", None),
             RelayEnd::Reset(Side::App, error) | RelayEnd::Kept(Some(error)) => {
@@ -184,8 +169,7 @@ impl Connection<'_> {
             }
         };
         self.arrival.closed(counted);
-        let mut outcome = self.outcome();
-        outcome.closed_by_app = counted == CloseReason::Closed && !course.redis_ended_first;
+        let lasted = self.arrival.accepted.elapsed();
         info!(
             at = "connection-closed",
             var = self.tunnel.variable(),
@@ -194,30 +178,27 @@ impl Connection<'_> {
             address = self.address.map(|address| address.to_string()),
             sent = self.moved.sent,
             received = self.moved.received,
-            duration_ms = outcome.lasted.as_millis() as u64,
+            duration_ms = lasted.as_millis() as u64,
             reason,
             error,
         );
-        outcome
+        let closed_by_app = counted == CloseReason::Closed && !self.redis_ended_first;
+        (closed_by_app && self.moved.received > 0).then_some(lasted)
     }
 
     /// Counts and logs why there is no connection to Redis. If a setting is wrong, the app gets an
     /// error. During an outage, the app gets no error, as without a tunnel.
     async fn fail(&mut self, failure: Failure) {
         let tunnel = self.tunnel;
-        let described = failure.describe(tunnel);
-        tunnel.warnings.warn(described.warning(failure.event()));
-        let Described { reason, error, hint } = described;
+        let Described { reason, error, hint } = failure.describe(tunnel);
         self.arrival.failed(reason, error.clone(), hint.clone());
+        tunnel.warn(failure.event(), Some(reason.word()), &error, &hint);
         if failure.is_outage() {
             return;
         }
-        let first = match self.moved.sent > 0 {
-            true => FirstRequest::Read,
-            false => FirstRequest::ToCome,
-        };
+        let owed = usize::from(self.moved.sent > 0);
         let answer = format!("{}: {error}; {hint}", tunnel.route.upstream);
-        match refuse(&mut self.ends.app, &answer, first).await {
+        match refuse(&mut self.ends.app, &answer, owed).await {
             Ok(()) => {}
             Err(_) if self.ends.app.speaks_tls() => self.hang_up_on_tls().await,
             Err(error) => debug!(at = "connection-gone", var = tunnel.variable(), error = %error),
@@ -238,7 +219,10 @@ impl Connection<'_> {
         if let Err(error) = self.ends.app.hang_up().await {
             debug!(at = "connection-gone", var = self.tunnel.variable(), error = %error);
         }
-        self.tunnel.warnings.warn(Warning::AppSpeaksTls { peer, msg: hints::APP_SPEAKS_TLS });
+        let error = format!(
+            "the app speaks TLS to the local port, but the launcher does TLS itself (from {peer})"
+        );
+        self.tunnel.warn(Event::AppSpeaksTls, None, &error, hints::APP_SPEAKS_TLS);
     }
 
     /// Counts and logs that the app has closed or reset its connection while it waited for Redis.
@@ -258,9 +242,8 @@ impl Connection<'_> {
     /// if the Redis behind it is down or at its client limit, because a reset overtakes Redis's
     /// error.
     fn unanswered(&self) {
-        let (error, hint) = (UNANSWERED.to_owned(), hints::unanswered(self.tunnel));
-        self.tunnel.figures.fails(figures::UNANSWERED, error.clone(), hint.clone());
-        let event = UpstreamEvent::Unanswered;
-        self.tunnel.warnings.warn(Warning::Upstream { event, reason: None, error, hint });
+        let hint = hints::unanswered(self.tunnel);
+        self.tunnel.warn(Event::Unanswered, None, UNANSWERED, &hint);
+        self.tunnel.figures.fails(figures::UNANSWERED, UNANSWERED.to_owned(), hint);
     }
 }

@@ -9,9 +9,7 @@ use tokio::net::TcpStream;
 use tokio::time::sleep;
 
 use super::Tunnel;
-use super::inquiry::Inquiry;
 use super::read_ahead::Heard;
-use crate::tls::Misconfiguration;
 
 /// If a server is silent for this long during the handshake, the launcher tests whether the server
 /// speaks plaintext. A plaintext Redis stays silent, because it takes a ClientHello for the
@@ -19,42 +17,24 @@ use crate::tls::Misconfiguration;
 const SILENCE: Duration = Duration::from_secs(1);
 /// The time limit for a reply in plaintext.
 const ANSWER: Duration = Duration::from_secs(1);
-/// Questions to a failing server. Each question takes an extra connection, so the launcher asks
-/// rarely.
-#[derive(Debug, Default)]
-pub struct Inquiries {
-    /// Why does the server reset connections before it sends a byte?
-    pub late_refusal: Inquiry<Option<Misconfiguration>>,
-    /// Which address replies in plaintext?
-    plaintext: Inquiry<Option<SocketAddr>>,
-}
-
-/// The result of testing a server that is silent during the handshake.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Silence {
-    /// The server replies in plaintext.
-    Plaintext,
-    /// The server was not tested, because `--max-connections` allows no extra connection.
-    Unknown,
-}
-
 /// Waits until the server at `address` has been silent for [`SILENCE`], and tests whether the
-/// server speaks plaintext. If the server speaks TLS, this future never resolves, so that a slow
+/// server speaks plaintext. Returns if the server does, or if `--max-connections` allows no extra
+/// connection for the test. If the server speaks TLS, this future never resolves, so that a slow
 /// handshake can go on.
-pub async fn question_silence(tunnel: &Tunnel, address: SocketAddr, heard: &Heard) -> Silence {
+pub async fn question_silence(tunnel: &Tunnel, address: SocketAddr, heard: &Heard) {
     sleep(SILENCE).await;
-    if heard.anything() {
-        return pending().await;
-    }
-    let is_plaintext = match tunnel.inquiries.plaintext.known() {
+    let may_be_plaintext = match tunnel.plaintext.known() {
+        _ if heard.anything() => false,
         Some(answer) => answer == Some(address),
-        None => {
-            let Some(_slot) = tunnel.limit.try_slot() else { return Silence::Unknown };
-            speaks_plaintext(tunnel, address).await
-            // The slot is released here, because the handshake may take long.
-        }
+        None => match tunnel.limit.try_slot() {
+            // The slot becomes free after the test, because the handshake may take long.
+            Some(_slot) => speaks_plaintext(tunnel, address).await,
+            None => true,
+        },
     };
-    if is_plaintext { Silence::Plaintext } else { pending().await }
+    if !may_be_plaintext {
+        pending().await
+    }
 }
 
 /// True if the server at `address` replies in plaintext within [`ANSWER`].
@@ -65,5 +45,5 @@ pub async fn speaks_plaintext(tunnel: &Tunnel, address: SocketAddr) -> bool {
         // Redis replies with +PONG, or with an error such as -NOAUTH, -DENIED or -LOADING.
         matches!(stream.read_u8().await, Ok(b'+' | b'-')).then_some(address)
     };
-    tunnel.inquiries.plaintext.answer(ANSWER, ask).await == Some(address)
+    tunnel.plaintext.answer(ANSWER, ask).await == Some(address)
 }

@@ -7,18 +7,16 @@ use std::net::IpAddr;
 use super::failure::{
     Failure, Step, in_words, is_hang_up, is_out_of_descriptors, is_out_of_threads,
 };
-use super::warnings::{UpstreamEvent, Warning};
 use super::{Tunnel, client_limit};
-use crate::figures::FailureReason;
+use crate::figures::{Event, FailureReason};
 use crate::names;
 use crate::tls::{Flaw, Misconfiguration};
 
 /// The hint if an app speaks TLS itself.
-pub const APP_SPEAKS_TLS: &str = "the app speaks TLS to the local port, but the launcher does TLS \
-                                  itself; remove TLS from the client's settings: ssl=True \
-                                  (redis-py), tls: {} (ioredis), socket.tls (node-redis), ssl: \
-                                  true and ssl_params (Ruby), or remove the code that changes the \
-                                  URL back to rediss://";
+pub const APP_SPEAKS_TLS: &str = "remove TLS from the client's settings: ssl=True (redis-py), tls: \
+                                  {} (ioredis), socket.tls (node-redis), ssl: true and ssl_params \
+                                  (Ruby), or remove the code that changes the URL back to \
+                                  rediss://";
 
 /// The advice if Redis does not answer a request of `--check`.
 pub const NO_ANSWER: &str = "Redis may be down, starting or at its client limit, behind a TLS \
@@ -40,21 +38,15 @@ impl Described {
     fn new(reason: FailureReason, error: impl Into<String>, hint: impl Into<String>) -> Described {
         Described { reason, error: error.into(), hint: hint.into() }
     }
-
-    /// The warning in the log.
-    pub fn warning(&self, event: UpstreamEvent) -> Warning {
-        let reason = Some(self.reason.word());
-        Warning::Upstream { event, reason, error: self.error.clone(), hint: self.hint.clone() }
-    }
 }
 
 impl Failure {
     /// The failure's event in the log.
-    pub fn event(&self) -> UpstreamEvent {
+    pub fn event(&self) -> Event {
         match self {
-            Failure::Outage(..) | Failure::Internal(_) => UpstreamEvent::Failed,
-            Failure::Misconfigured(_) => UpstreamEvent::Refused,
-            Failure::QueueTimeout(_) => UpstreamEvent::QueueTimeout,
+            Failure::Outage(..) | Failure::Internal(_) => Event::Failed,
+            Failure::Misconfigured(_) => Event::Refused,
+            Failure::QueueTimeout(_) => Event::QueueTimeout,
         }
     }
 
@@ -112,9 +104,8 @@ fn outage(step: Step, error: &io::Error, tunnel: &Tunnel) -> Described {
             (FailureReason::Dns, hint)
         }
         (Step::Tcp, ConnectionRefused) => {
-            let end = if tunnel.route.port_offset == 0 { ';' } else { '.' };
             let upstream = &tunnel.route.upstream;
-            let hint = format!("no program listens on {upstream}{end} {}", another_port(tunnel));
+            let hint = format!("no program listens on {upstream}; {}", another_port(tunnel));
             (FailureReason::TcpRefused, hint)
         }
         (Step::Tcp, TimedOut) => (FailureReason::TcpTimeout, network()),
@@ -122,18 +113,9 @@ fn outage(step: Step, error: &io::Error, tunnel: &Tunnel) -> Described {
         // At its client limit, Redis closes a connection before the TLS handshake, so it cannot
         // send the reason.
         (Step::Unanswered, _) => {
-            let hint = match tunnel.open_to_server() {
-                0 => format!(
-                    "the server may be down or starting, or {}. {}",
-                    limit_of_others(),
-                    if_never()
-                ),
-                held => format!(
-                    "{}. Or the server is down or starting. {}",
-                    client_limit::suspicion(held),
-                    if_never()
-                ),
-            };
+            let down = "the server may be down or starting";
+            let cause = client_limit::suspicion(tunnel.open_to_server(), down);
+            let hint = format!("{cause}. {}", if_never());
             (FailureReason::TlsEof, hint)
         }
         (Step::Tls, TimedOut) => (FailureReason::TlsTimeout, no_tls()),
@@ -146,7 +128,7 @@ fn outage(step: Step, error: &io::Error, tunnel: &Tunnel) -> Described {
 fn misconfigured(what: &Misconfiguration, tunnel: &Tunnel) -> Described {
     let name = |variable| tunnel.route.setting_names.of(variable);
     let [cert, key] = [names::CLIENT_CERT, names::CLIENT_KEY].map(name);
-    let min_tls = name(names::MIN_TLS);
+    let [min_tls, server_name] = [names::MIN_TLS, names::SERVER_NAME].map(name);
     match what {
         Misconfiguration::NoTls => Described::new(
             FailureReason::NoTls,
@@ -192,28 +174,11 @@ fn misconfigured(what: &Misconfiguration, tunnel: &Tunnel) -> Described {
         Misconfiguration::Other(reason) => Described::new(
             FailureReason::TlsOther,
             format!("TLS handshake refused: {reason}"),
-            refused(tunnel),
+            format!(
+                "set {cert} and {key} if the server requires a client certificate, or set \
+                 {server_name} if it requires SNI; otherwise check {min_tls}"
+            ),
         ),
-    }
-}
-
-/// The hint if the server refuses the handshake without a clear reason.
-fn refused(tunnel: &Tunnel) -> String {
-    let name = |variable| tunnel.route.setting_names.of(variable);
-    let [cert, key] = [names::CLIENT_CERT, names::CLIENT_KEY].map(name);
-    let [min_tls, server_name] = [names::MIN_TLS, names::SERVER_NAME].map(name);
-    if sent_name(tunnel).is_none() {
-        format!(
-            "set {cert} and {key} if the server requires a client certificate, or set \
-             {server_name} if it requires SNI; otherwise check {min_tls}"
-        )
-    } else if tunnel.route.trust.identity.is_none() {
-        format!(
-            "set {cert} and {key} if the server requires a client certificate; otherwise check \
-             {min_tls}"
-        )
-    } else {
-        format!("check {cert}, {key} and {min_tls}")
     }
 }
 
@@ -278,27 +243,17 @@ fn chain(tunnel: &Tunnel, [verify, ca, pin]: [&str; 3]) -> String {
     }
 }
 
-/// The hint if the server rejects the server name in SNI, or requires SNI.
+/// The hint if the server rejects the server name in SNI, or requires SNI. No name is sent if the
+/// server is given as an IP address (RFC 6066 section 3).
 fn unknown_name(tunnel: &Tunnel) -> String {
-    let setting = tunnel.route.setting_names.of(names::SERVER_NAME);
-    match sent_name(tunnel) {
-        Some(sent) => format!(
-            "the server name (SNI) sent was {sent}; set {setting} to a server name that the server \
-             accepts"
-        ),
-        None => format!(
-            "no server name (SNI) was sent, because the upstream is an IP address; set {setting} \
-             to a server name that the server accepts"
-        ),
-    }
-}
-
-/// The name that is sent in SNI; `None` if the server is given as an IP address (RFC 6066 section
-/// 3).
-fn sent_name(tunnel: &Tunnel) -> Option<String> {
     let host = tunnel.route.upstream.host_name();
     let name = tunnel.connector.server_name(&host);
-    name.parse::<IpAddr>().is_err().then(|| name.to_owned())
+    let sent = match name.parse::<IpAddr>() {
+        Ok(_) => "no server name (SNI) was sent, because the upstream is an IP address".to_owned(),
+        Err(_) => format!("the server name (SNI) sent was {name}"),
+    };
+    let setting = tunnel.route.setting_names.of(names::SERVER_NAME);
+    format!("{sent}; set {setting} to a server name that the server accepts")
 }
 
 /// The hint if the URL's own port does not speak TLS.
@@ -342,20 +297,6 @@ pub fn queue(tunnel: &Tunnel) -> String {
     )
 }
 
-/// The hint if the queue is stuck because the app never closes a connection.
-pub fn queue_stuck(tunnel: &Tunnel) -> String {
-    format!(
-        "waiting app connections cannot be served while the app keeps its other connections open: \
-         {}",
-        queue(tunnel)
-    )
-}
-
-/// The hint if Redis may be at its client limit, although this launcher holds no connection.
-fn limit_of_others() -> String {
-    format!("other processes may have used up Redis's client limit: {}", client_limit::remedy())
-}
-
 /// The hint if Redis answers that it is at its client limit.
 pub fn full() -> String {
     format!("Redis is at its client limit: {}", client_limit::remedy())
@@ -364,15 +305,8 @@ pub fn full() -> String {
 /// The hint if Redis closed a connection instead of answering. The caller must have closed its side
 /// of that connection, because the hint shows the number of open connections.
 pub fn unanswered(tunnel: &Tunnel) -> String {
-    match tunnel.open_to_server() {
-        0 => {
-            format!("Redis may be down or starting behind its TLS proxy, or {}", limit_of_others())
-        }
-        held => format!(
-            "{}. Or Redis may be down or starting behind its TLS proxy",
-            client_limit::suspicion(held)
-        ),
-    }
+    let down = "Redis may be down or starting behind its TLS proxy";
+    client_limit::suspicion(tunnel.open_to_server(), down)
 }
 
 /// The advice if the URL contains no password, but Redis requires a password.

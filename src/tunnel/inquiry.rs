@@ -14,38 +14,30 @@ const PERIOD: Duration = Duration::from_secs(60);
 #[derive(Debug, Default)]
 pub struct Inquiry<A> {
     /// While one task asks, it holds the lock, and the other tasks wait for the answer.
-    latest: Mutex<Option<Asked<A>>>,
-}
-
-#[derive(Debug)]
-struct Asked<A> {
-    when: Instant,
-    answer: A,
+    latest: Mutex<Option<(Instant, A)>>,
 }
 
 impl<A: Clone + Default> Inquiry<A> {
     /// The answer if it is still valid; `None` if no answer is valid, or if a task is asking now.
     pub fn known(&self) -> Option<A> {
-        let latest = self.latest.try_lock().ok()?;
-        let asked = latest.as_ref().filter(|asked| Instant::now() < asked.when + PERIOD)?;
-        Some(asked.answer.clone())
+        still_valid(self.latest.try_lock().ok()?.as_ref())
     }
 
     /// The answer if it is still valid; otherwise, runs `ask` to get an answer. If `ask` takes
     /// longer than `limit` or is cancelled, the default answer is valid for a minute.
     pub async fn answer(&self, limit: Duration, ask: impl Future<Output = A>) -> A {
         let mut latest = self.latest.lock().await;
-        let now = Instant::now();
-        let asked = match latest.take().filter(|asked| now < asked.when + PERIOD) {
-            Some(asked) => latest.insert(asked),
-            None => {
-                let asked = latest.insert(Asked { when: now, answer: A::default() });
-                asked.answer = timeout(limit, ask).await.unwrap_or_default();
-                asked
-            }
-        };
-        asked.answer.clone()
+        if let Some(answer) = still_valid(latest.as_ref()) {
+            return answer;
+        }
+        let (_, answer) = latest.insert((Instant::now(), A::default()));
+        *answer = timeout(limit, ask).await.unwrap_or_default();
+        answer.clone()
     }
+}
+
+fn still_valid<A: Clone>(latest: Option<&(Instant, A)>) -> Option<A> {
+    latest.filter(|(asked, _)| asked.elapsed() < PERIOD).map(|(_, answer)| answer.clone())
 }
 
 #[cfg(test)]

@@ -31,5 +31,5 @@ pub async fn behind(tunnel: &Tunnel, error: &io::Error) -> Option<Misconfigurati
         Misconfiguration::after_handshake(&tls.stream.read_u8().await.err()?)
     };
     let limit = tunnel.settings.connect_timeout.min(LATE);
-    tunnel.inquiries.late_refusal.answer(limit, ask).await
+    tunnel.late_refusal.answer(limit, ask).await
 }

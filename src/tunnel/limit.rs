@@ -13,8 +13,6 @@ const STUCK: Duration = Duration::from_secs(10);
 /// For this long after the launcher has closed a connection, Redis may still count that connection
 /// as a client.
 const FREEING: Duration = Duration::from_secs(1);
-/// The shortest time between two warnings about a stuck queue.
-const WARNING_INTERVAL: Duration = Duration::from_secs(60);
 
 /// One tunnel's limit. App connections that wait for a slot form a queue in order of arrival. To
 /// leave the queue, an app connection drops the future of [`Limit::slot`].
@@ -31,8 +29,6 @@ struct Moves {
     changed: Option<Instant>,
     /// When a connection was last closed.
     closed: Option<Instant>,
-    /// When the launcher last warned about a stuck queue.
-    warned: Option<Instant>,
 }
 
 impl Limit {
@@ -67,20 +63,8 @@ impl Limit {
     }
 
     /// True if the same app connections have held all slots for ten seconds.
-    fn is_stuck(&self, now: Instant) -> bool {
+    pub fn is_stuck(&self, now: Instant) -> bool {
         self.is_full() && self.moves().changed.is_some_and(|changed| now - changed >= STUCK)
-    }
-
-    /// True if the queue is stuck, and the last warning about it is at least a minute old. Then the
-    /// caller must warn now.
-    pub fn take_stuck_warning(&self, now: Instant) -> bool {
-        let is_stuck = self.is_stuck(now);
-        let mut moves = self.moves();
-        let is_due = is_stuck && moves.warned.is_none_or(|warned| now - warned >= WARNING_INTERVAL);
-        if is_due {
-            moves.warned = Some(now);
-        }
-        is_due
     }
 
     /// True if Redis may still count a connection that this tunnel has just closed.
@@ -169,9 +153,6 @@ mod tests {
         assert!(!limit.is_stuck(Instant::now()));
         advance(MOMENT).await;
         assert!(limit.is_stuck(Instant::now()));
-        let warned_after = [0, 0, 59, 60, 61]
-            .map(|seconds| limit.take_stuck_warning(Instant::now() + Duration::from_secs(seconds)));
-        assert_eq!(warned_after, [true, false, false, true, false], "once a minute");
         slot.note_new_user();
         assert!(!limit.is_stuck(Instant::now()));
         advance(STUCK).await;

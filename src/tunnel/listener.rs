@@ -12,7 +12,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::PollFlags;
 use nix::unistd::mkdtemp;
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::Interest;
@@ -20,11 +20,12 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::task::coop::consume_budget;
 use tokio::time::sleep;
 
-use super::app::AppStream;
+use super::app::{self, AppStream};
 use super::drain::DrainGuard;
 use super::failure::is_out_of_descriptors;
-use super::warnings::Warning;
+use super::socket::has_event;
 use super::{Tunnel, hints};
+use crate::figures::Event;
 use crate::logging::warning;
 use crate::system::socket::watch;
 
@@ -221,24 +222,18 @@ fn accept(listener: &Socket) -> io::Result<AppStream> {
         let (socket, address) = listener.accept()?;
         socket.set_nonblocking(true)?;
         let app = match address.as_socket() {
-            Some(address) => AppStream::from_tcp(TcpStream::from_std(socket.into())?, address),
-            None => AppStream::from_unix(UnixStream::from_std(socket.into())?),
+            Some(address) => app::Socket::Tcp(TcpStream::from_std(socket.into())?, address),
+            None => app::Socket::Unix(UnixStream::from_std(socket.into())?),
         };
-        Ok(app.with_spare(spare))
+        Ok(AppStream::new(app, Some(spare)))
     });
     match accepted {
         // accept(2) and dup(2) report a lack of descriptors even if no app connection waits.
-        Err(error) if is_out_of_descriptors(&error) && !has_waiting(listener) => {
+        Err(error) if is_out_of_descriptors(&error) && !has_event(listener, PollFlags::POLLIN) => {
             Err(io::ErrorKind::WouldBlock.into())
         }
         accepted => accepted,
     }
-}
-
-/// True if an app connection waits to be accepted.
-fn has_waiting(listener: &Socket) -> bool {
-    let mut polled = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
-    poll(&mut polled, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
 }
 
 /// Logs and counts that an app connection could not be accepted, and pauses before the next
@@ -250,7 +245,7 @@ async fn after_failed_accept(tunnel: &Tunnel, error: io::Error) {
     }
     let (reason, hint) = hints::accept_failed(&error);
     tunnel.figures.accept_failed(reason, error.to_string(), hint.to_owned());
-    tunnel.warnings.warn(Warning::AcceptFailed { error: error.to_string(), hint, reason });
+    tunnel.warn(Event::AcceptFailed, Some(reason), &error.to_string(), hint);
     sleep(ACCEPT_PAUSE).await;
 }
 

@@ -38,19 +38,20 @@ pub mod upstream;
 pub mod waiting;
 mod warnings;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use diagnosis::Inquiries;
 pub use drain::{Drain, DrainGuard};
 use first_handshake::FirstHandshake;
+use inquiry::Inquiry;
 pub use limit::{Limit, Slot};
 pub use listener::{Listen, Listener, PortTaken, SocketFolder, serve};
 pub use route::{Route, SettingNames, Upstream};
-use warnings::Warnings;
+use warnings::{Warning, Warnings};
 
-use crate::figures::TunnelFigures;
-use crate::tls::{Connector, Sessions};
+use crate::figures::{Event, TunnelFigures};
+use crate::tls::{Connector, Misconfiguration, Sessions};
 
 /// The time limits of connections.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,7 +78,10 @@ pub struct Tunnel {
     same_server: Vec<Arc<TunnelFigures>>,
     sessions: Arc<Sessions>,
     first_handshake: FirstHandshake,
-    inquiries: Inquiries,
+    /// Asks a server why it resets connections before it sends a byte.
+    late_refusal: Inquiry<Option<Misconfiguration>>,
+    /// Asks a silent server whether it speaks plaintext. The answer is the address that does.
+    plaintext: Inquiry<Option<SocketAddr>>,
     warnings: Arc<Warnings>,
 }
 
@@ -99,7 +103,8 @@ impl Tunnel {
             limit: Limit::new(route.max_connections),
             sessions,
             first_handshake,
-            inquiries: Inquiries::default(),
+            late_refusal: Inquiry::default(),
+            plaintext: Inquiry::default(),
             route,
             connector,
             settings,
@@ -112,6 +117,12 @@ impl Tunnel {
     /// The number of open connections from this launcher to the server, through all its tunnels.
     pub fn open_to_server(&self) -> u64 {
         self.same_server.iter().map(|figures| figures.count(|counts| counts.established())).sum()
+    }
+
+    /// Logs a warning, now or as part of a summary. `reason`: see [`Warning`].
+    fn warn(&self, event: Event, reason: Option<&'static str>, error: &str, hint: &str) {
+        let (error, hint) = (error.to_owned(), hint.to_owned());
+        self.warnings.warn(Warning { event, reason, error, hint });
     }
 
     /// The variable that names the tunnel in the log and in errors.

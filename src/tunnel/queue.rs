@@ -8,9 +8,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::failure::{Failure, Step};
 use super::limit::Slot;
-use super::warnings::{UpstreamEvent, Warning};
 use super::{Tunnel, hints};
-use crate::logging::warning;
+use crate::figures::Event;
 
 /// If an app connection has waited for this long, the launcher logs a warning. Most clients have a
 /// longer timeout.
@@ -39,15 +38,18 @@ pub async fn wait<T>(
     let _counted = tunnel.figures.wait();
     let mut waiting = pin!(waiting);
     let patient = async {
-        let mut is_logged = false;
+        let mut warned = None;
         loop {
             if let Ok(got) = timeout(LONG_WAIT, &mut waiting).await {
                 return got;
             }
-            if !warn_if_stuck(tunnel) && !is_logged {
-                warn_of_long_wait(tunnel);
+            let event = match tunnel.limit.is_stuck(Instant::now()) {
+                true => Event::QueueStuck,
+                false => Event::QueueWaiting,
+            };
+            if warned.replace(event) != Some(event) {
+                warn(tunnel, event);
             }
-            is_logged = true;
         }
     };
     timeout_at(deadline, patient).await.map_err(|_| match tunnel.route.max_connections {
@@ -57,26 +59,13 @@ pub async fn wait<T>(
     })
 }
 
-/// Warns about an app connection that has waited for a second.
-fn warn_of_long_wait(tunnel: &Tunnel) {
-    let error = "an app connection has waited for a second: the tunnel is at its connection limit";
-    let (event, hint) = (UpstreamEvent::QueueWaiting, hints::queue(tunnel));
-    let warning = Warning::Upstream { event, reason: None, error: error.to_owned(), hint };
-    tunnel.warnings.warn(warning);
-}
-
-/// Warns about a stuck queue, at most once a minute. Returns whether there was a warning.
-fn warn_if_stuck(tunnel: &Tunnel) -> bool {
-    let is_due = tunnel.limit.take_stuck_warning(Instant::now());
-    if is_due {
-        warning!(
-            at = "queue-stuck",
-            var = tunnel.variable(),
-            upstream = %tunnel.route.upstream,
-            error = "the same app connections have held all connections to Redis for 10 s, while \
-                     other app connections wait",
-            hint = hints::queue_stuck(tunnel),
-        );
-    }
-    is_due
+fn warn(tunnel: &Tunnel, event: Event) {
+    let error = match event {
+        Event::QueueStuck => {
+            "the same app connections have held all connections to Redis for 10 s, while other app \
+             connections wait"
+        }
+        _ => "an app connection has waited for a second: the tunnel is at its connection limit",
+    };
+    tunnel.warn(event, None, error, &hints::queue(tunnel));
 }

@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 use tokio::task::coop::poll_proceed;
 use tokio::time::Instant;
 
-use crate::figures::{Held, UpstreamState};
+use crate::figures::Held;
 
 /// The number of full-size TLS records that are read with one system call. Long replies consist of
 /// full-size records.
@@ -27,25 +27,22 @@ const AHEAD: usize = RECORDS * (16 * 1024 + 256 + 5);
 /// The number of free buffers that a thread keeps for the next reads.
 const KEPT: usize = 2;
 /// After the handshake, a server may send at most this many records without data for the app within
-/// [`PERIOD`]. Servers usually send two to four such records, with session tickets.
-const MOST_SILENT_RECORDS: u32 = 16;
+/// [`PERIOD`]. Servers usually send two to four such records, with session tickets. OpenSSL may
+/// write at most this many answers to such records, because one record can hold 4,000 requests for
+/// renegotiation.
+const MOST_SILENT: u32 = 16;
 /// The period is limited, because a server without data for the app may request new keys now and
 /// then.
 const PERIOD: Duration = Duration::from_secs(10);
-/// OpenSSL may write at most this many answers to records without data, for example to requests for
-/// renegotiation. One record can hold 4,000 requests for renegotiation.
-const MOST_ANSWERS: u32 = 16;
-
-type Buffer = Vec<u8>;
 
 thread_local! {
-    static FREE: RefCell<Vec<Buffer>> = const { RefCell::new(Vec::new()) };
+    static FREE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// The TCP stream below TLS.
 #[derive(Debug)]
 pub struct ReadAhead {
-    tcp: TcpStream,
+    pub tcp: TcpStream,
     /// Bytes that were read, but that OpenSSL has not fetched yet.
     ahead: Option<Buffered>,
     /// The records in the bytes that OpenSSL has fetched.
@@ -55,7 +52,7 @@ pub struct ReadAhead {
     /// OpenSSL itself limits the records of a handshake.
     silent: Option<Silent>,
     /// Counts the connection in the figures.
-    held: Held,
+    pub held: Held,
 }
 
 /// Counts records without data for the app, and OpenSSL's answers to them.
@@ -77,24 +74,20 @@ impl Silent {
         if now - *self.since.get_or_insert(now) >= PERIOD {
             *self = Silent { since: Some(now), ..Silent::default() };
         }
-        if self.records == MOST_SILENT_RECORDS {
-            return Err(endless());
-        }
-        self.records += 1;
-        Ok(())
+        count(&mut self.records)
     }
+}
 
-    /// Counts an answer of OpenSSL.
-    ///
-    /// # Errors
-    /// If there are too many answers.
-    fn count_answer(&mut self) -> io::Result<()> {
-        if self.answers == MOST_ANSWERS {
-            return Err(endless());
-        }
-        self.answers += 1;
-        Ok(())
+/// Adds one to the number of records or answers.
+///
+/// # Errors
+/// If there are too many.
+fn count(number: &mut u32) -> io::Result<()> {
+    if *number == MOST_SILENT {
+        return Err(endless());
     }
+    *number += 1;
+    Ok(())
 }
 
 /// The error for a server that causes work without sending data.
@@ -155,7 +148,7 @@ impl Records {
 
 #[derive(Debug)]
 struct Buffered {
-    buffer: Buffer,
+    buffer: Vec<u8>,
     from: usize,
     to: usize,
 }
@@ -178,15 +171,6 @@ impl ReadAhead {
         if let Some(silent) = &mut self.silent {
             silent.answers = 0;
         }
-    }
-
-    /// Sets the connection's state in the figures.
-    pub fn set_state(&mut self, state: UpstreamState) {
-        self.held.set_state(state);
-    }
-
-    pub fn tcp(&self) -> &TcpStream {
-        &self.tcp
     }
 
     /// Ready if OpenSSL can fetch bytes now, or if bytes may have arrived from the network.
@@ -279,7 +263,7 @@ impl AsyncWrite for ReadAhead {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         if let Some(silent) = &mut self.silent {
-            silent.count_answer()?;
+            count(&mut silent.answers)?;
         }
         Pin::new(&mut self.tcp).poll_write(cx, bytes)
     }
@@ -301,7 +285,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::figures::TunnelFigures;
+    use crate::figures::{TunnelFigures, UpstreamState};
 
     async fn connection() -> (ReadAhead, TcpStream) {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
@@ -335,12 +319,12 @@ mod tests {
     async fn only_many_silent_records_in_a_short_time_are_refused() {
         let mut silent = Silent::default();
         for _ in 0..100 {
-            for _ in 0..MOST_SILENT_RECORDS {
+            for _ in 0..MOST_SILENT {
                 silent.count_record().unwrap();
             }
             tokio::time::advance(PERIOD).await;
         }
-        for _ in 0..MOST_SILENT_RECORDS {
+        for _ in 0..MOST_SILENT {
             silent.count_record().unwrap();
         }
         assert!(silent.count_record().is_err());
@@ -352,7 +336,7 @@ mod tests {
         assert!(near.is_between_records());
         // Two alerts.
         far.write_all(b"\x15\x03\x03\x00\x01a\x15\x03\x03\x00\x01b").await.unwrap();
-        near.tcp().readable().await.unwrap();
+        near.tcp.readable().await.unwrap();
         let mut record = [0; 6];
         near.read_exact(&mut record).await.unwrap();
         assert!(!near.is_between_records());
@@ -366,7 +350,7 @@ mod tests {
         let (mut near, mut far) = connection().await;
         far.write_all(&[0; BYTES]).await.unwrap();
         let mut all = vec![0; BYTES];
-        while near.tcp().peek(&mut all).await.unwrap() < BYTES {}
+        while near.tcp.peek(&mut all).await.unwrap() < BYTES {}
         let other = Arc::new(AtomicBool::new(false));
         let flag = other.clone();
         // This task shares the reader's thread, so it runs only when the reader yields.

@@ -8,8 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use super::app::AppStream;
-use crate::resp::requests::RequestFramer;
-use crate::resp::{Opaque, error};
+use crate::resp::{Opaque, RequestFramer, error};
 
 /// If the app sends no request for this long, the launcher sends the error anyway. The launcher
 /// does not send the error earlier, because some clients take a reply without a request for a
@@ -22,21 +21,15 @@ const LINGER: Duration = Duration::from_secs(1);
 /// The time limit for answering the app's requests.
 const LONGEST_TALK: Duration = Duration::from_secs(10);
 
-/// Whether the launcher has already read the app's first request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FirstRequest {
-    Read,
-    ToCome,
-}
-
 /// Answers each of the app's requests with the error `text`, and closes when no more requests come.
+/// `owed` is the number of requests that the launcher has already read.
 ///
 /// # Errors
 /// If the app is gone.
-pub async fn refuse(app: &mut AppStream, text: &str, first: FirstRequest) -> io::Result<()> {
+pub async fn refuse(app: &mut AppStream, text: &str, owed: usize) -> io::Result<()> {
     let answer = error(text);
     // Close the connection in any case, also after the time limit or an error.
-    let _ = timeout(LONGEST_TALK, answer_all(app, answer.as_bytes(), first)).await;
+    let _ = timeout(LONGEST_TALK, answer_all(app, answer.as_bytes(), owed)).await;
     app.shutdown().await?;
     // Read the app's remaining bytes first: closing with unread bytes would be a reset, and the app
     // might lose the answer (RFC 1122 section 4.2.2.13).
@@ -48,11 +41,10 @@ pub async fn refuse(app: &mut AppStream, text: &str, first: FirstRequest) -> io:
     timeout(LINGER, read_to_the_end).await.unwrap_or(Ok(()))
 }
 
-async fn answer_all(app: &mut AppStream, answer: &[u8], first: FirstRequest) -> io::Result<()> {
+async fn answer_all(app: &mut AppStream, answer: &[u8], mut owed: usize) -> io::Result<()> {
     let mut requests = Requests::default();
     let mut buffer = [0; 1024];
     let mut answered = false;
-    let mut owed = usize::from(first == FirstRequest::Read);
     loop {
         for _ in 0..owed {
             app.write_all(answer).await?;
@@ -91,7 +83,7 @@ impl Requests {
                 continue;
             }
             match self.framer.next(&mut bytes) {
-                Ok(request) => count += usize::from(request.is_some()),
+                Ok(is_complete) => count += usize::from(is_complete),
                 Err(Opaque) => return count + 1,
             }
         }

@@ -10,31 +10,22 @@ use tokio::net::{TcpStream, UnixStream};
 
 /// The kernel sends the first keepalive probe to Redis after this long without traffic. AWS's load
 /// balancers and NAT gateways drop a connection after 350 s without traffic.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+pub const REDIS_PROBE_IDLE: Duration = Duration::from_secs(60);
+/// The kernel probes an app that has closed its side after this long without traffic. If the app is
+/// gone, the app's kernel accepts probes for a minute (tcp_fin_timeout in tcp(7)), and then answers
+/// with a reset.
+pub const APP_PROBE_IDLE: Duration = Duration::from_secs(15);
 /// The time between probes.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 /// The number of unanswered probes after which the connection counts as broken.
 const KEEPALIVE_PROBES: u32 = 4;
 
-/// The kernel probes an app that has closed its side after this long without traffic. If the app is
-/// gone, the app's kernel accepts probes for a minute (tcp_fin_timeout in tcp(7)), and then answers
-/// with a reset.
-const APP_PROBE_IDLE: Duration = Duration::from_secs(15);
-
-/// Makes the kernel notice that Redis's host has vanished. While sent bytes are unacknowledged, the
-/// kernel sends no keepalive probes: then it breaks the connection after about a quarter of an hour
-/// (tcp_retries2 in tcp(7)), as without a tunnel. TCP_USER_TIMEOUT would be faster, but would also
-/// break connections to a Redis that is too busy to read.
-pub fn keep_alive(stream: &TcpStream) -> io::Result<()> {
-    set_keepalive(stream, KEEPALIVE_IDLE)
-}
-
-/// Makes the kernel find out whether an app still exists.
-pub fn probe(stream: &TcpStream) -> io::Result<()> {
-    set_keepalive(stream, APP_PROBE_IDLE)
-}
-
-fn set_keepalive(stream: &TcpStream, idle: Duration) -> io::Result<()> {
+/// Makes the kernel send keepalive probes after the time `idle` without traffic, so that the kernel
+/// notices when the peer's host has vanished, or the app is gone. While sent bytes are
+/// unacknowledged, the kernel sends no probes. In this case, it breaks the connection after about a
+/// quarter of an hour (tcp_retries2 in tcp(7)), as without a tunnel. TCP_USER_TIMEOUT would be
+/// faster, but would also break connections to a Redis that is too busy to read.
+pub fn keep_alive(stream: &TcpStream, idle: Duration) -> io::Result<()> {
     let keepalive = TcpKeepalive::new()
         .with_time(idle)
         .with_interval(KEEPALIVE_INTERVAL)
@@ -45,10 +36,14 @@ fn set_keepalive(stream: &TcpStream, idle: Duration) -> io::Result<()> {
 /// True if the peer of a Unix socket has closed both directions, and not only its sending direction
 /// (POLLHUP in poll(2)).
 pub fn has_hung_up(stream: &UnixStream) -> bool {
-    let mut watched = [PollFd::new(stream.as_fd(), PollFlags::empty())];
+    has_event(stream, PollFlags::POLLHUP)
+}
+
+/// True if `event` has occurred on this socket (poll(2)).
+pub fn has_event(socket: &impl AsFd, event: PollFlags) -> bool {
+    let mut watched = [PollFd::new(socket.as_fd(), event)];
     let polled = poll(&mut watched, PollTimeout::ZERO);
-    let events = watched[0].revents().unwrap_or(PollFlags::empty());
-    polled.is_ok() && events.contains(PollFlags::POLLHUP)
+    polled.is_ok() && watched[0].revents().is_some_and(|events| events.contains(event))
 }
 
 /// Makes closing `stream` send a reset instead of a clean end (socket(7), SO_LINGER).

@@ -37,7 +37,7 @@ pub struct TlsUpstream {
 
 impl TlsUpstream {
     pub fn new(mut tls: TlsStream<ReadAhead>, slot: Slot, address: SocketAddr) -> TlsUpstream {
-        tls.get_mut().set_state(UpstreamState::Relaying);
+        tls.get_mut().held.set_state(UpstreamState::Relaying);
         let (exhausted, close_notify_sent, made) = (false, false, Instant::now());
         TlsUpstream { tls, slot, address, made, exhausted, close_notify_sent }
     }
@@ -54,11 +54,11 @@ impl TlsUpstream {
 
     /// Sets the connection's state in the figures.
     pub fn set_state(&mut self, state: UpstreamState) {
-        self.tls.get_mut().set_state(state);
+        self.tls.get_mut().held.set_state(state);
     }
 
     pub fn tcp(&self) -> &TcpStream {
-        self.network().tcp()
+        &self.network().tcp
     }
 
     /// True if the server has neither closed the connection nor sent data, not even a part of a

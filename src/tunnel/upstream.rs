@@ -10,11 +10,11 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::Tunnel;
-use super::diagnosis::{Silence, question_silence, speaks_plaintext};
+use super::diagnosis::{question_silence, speaks_plaintext};
 use super::failure::{Failure, Step};
 use super::first_handshake::First;
 use super::read_ahead::{Heard, ReadAhead};
-use super::socket::keep_alive;
+use super::socket::{REDIS_PROBE_IDLE, keep_alive};
 use crate::figures::UpstreamState;
 use crate::threads;
 use crate::tls::{Connector, HandshakeError, Misconfiguration, Sessions, TlsStream};
@@ -68,7 +68,7 @@ pub async fn connect_tcp(addresses: Vec<SocketAddr>) -> Result<TcpStream, Failur
     let stream = connect_any(addresses).await.map_err(failed)?;
     // Small requests must not wait for one another (Nagle's algorithm).
     stream.set_nodelay(true).map_err(failed)?;
-    keep_alive(&stream).map_err(failed)?;
+    keep_alive(&stream, REDIS_PROBE_IDLE).map_err(failed)?;
     Ok(stream)
 }
 
@@ -85,23 +85,17 @@ pub async fn handshake(
 ) -> Result<Connected, Failure> {
     let address = stream.peer_addr().map_err(|error| Failure::Outage(Step::Tcp, error))?;
     let (heard, offers_session) = (Heard::default(), sessions.is_usable());
-    let silence = tokio::select! {
+    let is_silent = tokio::select! {
         tls = shake_hands(tunnel, connector, stream, sessions, &heard) => match tls {
             // A server may reject the offered session, for example after its restart.
-            Err(error) if offers_session && error.may_be_due_to_session() => None,
+            Err(error) if offers_session && error.may_be_due_to_session() => false,
             Err(error) => return Err(Failure::in_handshake(error, &heard)),
             Ok(tls) => return Ok((tls, address)),
         },
-        silence = question_silence(tunnel, address, &heard) => Some(silence),
+        () = question_silence(tunnel, address, &heard) => true,
     };
-    // The first handshake is over. If `--max-connections` allowed no second connection for the
-    // question, ask now.
-    let is_plaintext = match silence {
-        Some(Silence::Plaintext) => true,
-        Some(Silence::Unknown) => speaks_plaintext(tunnel, address).await,
-        None => false,
-    };
-    if is_plaintext {
+    // The first handshake is over, so its slot of `--max-connections` is free for this question.
+    if is_silent && speaks_plaintext(tunnel, address).await {
         return Err(Failure::Misconfigured(Misconfiguration::NoTls));
     }
     // Repeat the handshake, without the session that the first handshake offered.

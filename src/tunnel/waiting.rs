@@ -19,28 +19,20 @@ const COMMAND_END: Duration = Duration::from_millis(100);
 /// The interval at which the launcher checks for a reset, when it no longer reads from the app.
 const RESET_CHECK: Duration = Duration::from_millis(250);
 
-/// The reason why an app no longer waits for Redis.
-#[derive(Debug)]
-pub enum Departure {
-    /// The app speaks TLS itself.
-    SpeaksTls,
-    /// The app has closed its connection, or reset it (with the error).
-    GaveUp(Option<io::Error>),
-}
-
-/// Reads ahead from an app that waits for Redis, and waits until the app no longer expects a reply.
-pub async fn departure(app: &mut AppStream, guard: &mut DrainGuard) -> Departure {
+/// Reads ahead from an app that waits for Redis. Returns when the app no longer expects a reply:
+/// when it speaks TLS itself, or has closed or reset its connection. The error is that of a reset.
+pub async fn departure(app: &mut AppStream, guard: &mut DrainGuard) -> Option<io::Error> {
     loop {
         match poll_fn(|cx| app.poll_ahead(cx)).await {
+            Ahead::Bytes if app.speaks_tls() => return None,
             Ahead::Bytes => {}
-            Ahead::Tls => return Departure::SpeaksTls,
-            Ahead::Failed(error) => return Departure::GaveUp(Some(error)),
+            Ahead::Failed(error) => return Some(error),
             // The launcher reads no more bytes, so it can notice a reset, but not a close.
             Ahead::Full => break,
             Ahead::Ended => {
-                let is_half_close = app.last_ahead().is_some_and(|at| at.elapsed() < HALF_CLOSE);
+                let is_half_close = app.last_ahead.is_some_and(|at| at.elapsed() < HALF_CLOSE);
                 if !is_half_close && command_goes_on(guard).await {
-                    return Departure::GaveUp(None);
+                    return None;
                 }
                 break;
             }
@@ -49,7 +41,7 @@ pub async fn departure(app: &mut AppStream, guard: &mut DrainGuard) -> Departure
     loop {
         sleep(RESET_CHECK).await;
         if let Some(error) = app.reset_error() {
-            return Departure::GaveUp(Some(error));
+            return Some(error);
         }
     }
 }
@@ -70,18 +62,19 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
+    use crate::tunnel::app::Socket;
 
     const LONG: Duration = Duration::from_secs(60);
     const MOMENT: Duration = Duration::from_millis(1);
 
     fn app() -> (AppStream, UnixStream) {
         let (near, far) = UnixStream::pair().unwrap();
-        (AppStream::from_unix(near), far)
+        (AppStream::new(Socket::Unix(near), None), far)
     }
 
     /// The result for an app that sends `bytes`, pauses, and closes its side. `None` if the app may
     /// still expect a reply.
-    async fn after(bytes: &[u8], pause: Duration) -> Option<Departure> {
+    async fn after(bytes: &[u8], pause: Duration) -> Option<Option<io::Error>> {
         let (mut app, mut far) = app();
         let (mut guard, _drain) = DrainGuard::new();
         let acts = async {
@@ -100,12 +93,12 @@ mod tests {
     async fn a_close_soon_after_the_request_is_a_half_close() {
         assert!(after(b"PING\r\n", HALF_CLOSE - MOMENT).await.is_none());
         let late = after(b"PING\r\n", HALF_CLOSE + MOMENT).await;
-        assert!(matches!(late, Some(Departure::GaveUp(None))));
+        assert!(matches!(late, Some(None)));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_close_before_the_first_byte_ends_the_wait() {
-        assert!(matches!(after(b"", MOMENT).await, Some(Departure::GaveUp(None))));
+        assert!(matches!(after(b"", MOMENT).await, Some(None)));
     }
 
     #[tokio::test(start_paused = true)]
@@ -143,6 +136,6 @@ mod tests {
         let (mut app, mut far) = app();
         let (mut guard, _drain) = DrainGuard::new();
         far.write_all(b"\x16\x03\x01").await.unwrap();
-        assert!(matches!(departure(&mut app, &mut guard).await, Departure::SpeaksTls));
+        assert!(departure(&mut app, &mut guard).await.is_none() && app.speaks_tls());
     }
 }

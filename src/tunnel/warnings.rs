@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
+use crate::figures::Event;
 use crate::logging::warning;
 
 /// The number of warnings with the same event and reason that are written at once.
@@ -19,52 +20,14 @@ const AT_ONCE: usize = 5;
 /// The time between two summaries.
 const PERIOD: Duration = Duration::from_secs(10);
 
-/// A warning about a connection.
+/// A warning about a tunnel's connections.
 #[derive(Debug)]
-pub enum Warning {
-    /// The app spoke TLS to the local port.
-    AppSpeaksTls { peer: String, msg: &'static str },
-    /// The system could not accept a connection.
-    AcceptFailed { error: String, hint: &'static str, reason: &'static str },
-    /// An error between the launcher and Redis. If the app connection counts as failed, `reason` is
-    /// the reason in the metrics.
-    Upstream { event: UpstreamEvent, reason: Option<&'static str>, error: String, hint: String },
-}
-
-/// The kinds of errors between the launcher and Redis.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum UpstreamEvent {
-    Failed,
-    Refused,
-    Unanswered,
-    QueueTimeout,
-    QueueWaiting,
-}
-
-impl UpstreamEvent {
-    /// The word after `at=` in the log.
-    fn event(self) -> &'static str {
-        match self {
-            UpstreamEvent::Failed => "connection-failed",
-            UpstreamEvent::Refused => "connection-refused",
-            UpstreamEvent::Unanswered => "connection-unanswered",
-            UpstreamEvent::QueueTimeout => "queue-timeout",
-            UpstreamEvent::QueueWaiting => "queue-waiting",
-        }
-    }
-}
-
-/// The event and the reason of a warning. Warnings with the same key are summarised together.
-type Key = (&'static str, &'static str);
-
-impl Warning {
-    fn key(&self) -> Key {
-        match self {
-            Warning::AppSpeaksTls { .. } => ("app-speaks-tls", ""),
-            Warning::AcceptFailed { reason, .. } => ("accept-failed", reason),
-            Warning::Upstream { event, reason, .. } => (event.event(), reason.unwrap_or_default()),
-        }
-    }
+pub struct Warning {
+    pub event: Event,
+    /// If the app connection counts as failed, the reason in the metrics.
+    pub reason: Option<&'static str>,
+    pub error: String,
+    pub hint: String,
 }
 
 /// Writes the warnings of one tunnel. Dropping the value writes the last summaries.
@@ -117,17 +80,8 @@ impl Warnings {
 
     fn write(&self, warning: &Warning, count: Option<u64>) {
         let (var, upstream) = (&self.variable, &self.upstream);
-        match warning {
-            Warning::AppSpeaksTls { peer, msg } => {
-                warning!(at = "app-speaks-tls", var, peer, msg, count);
-            }
-            Warning::AcceptFailed { error, hint, .. } => {
-                warning!(at = "accept-failed", var, error, hint, count);
-            }
-            Warning::Upstream { event, reason, error, hint } => {
-                warning!(at = event.event(), var, upstream, reason, error, hint, count);
-            }
-        }
+        let Warning { event, reason, error, hint } = warning;
+        warning!(at = event.word(), var, upstream, reason, error, hint, count);
     }
 }
 
@@ -150,9 +104,9 @@ async fn write_summaries(warnings: Weak<Warnings>) {
 
 /// Decides which warnings are written at once, and stores the others for the next summary.
 #[derive(Debug, Default)]
-struct Summary(BTreeMap<Key, Burst>);
+struct Summary(BTreeMap<(&'static str, Option<&'static str>), Burst>);
 
-/// Warnings with the same key in quick succession.
+/// Warnings with the same event and reason in quick succession.
 #[derive(Debug, Default)]
 struct Burst {
     at_once: usize,
@@ -166,7 +120,7 @@ struct Burst {
 impl Summary {
     /// Returns `warning` if it is to be written at once.
     fn add(&mut self, warning: Warning) -> Option<Warning> {
-        let burst = self.0.entry(warning.key()).or_default();
+        let burst = self.0.entry((warning.event.word(), warning.reason)).or_default();
         burst.is_live = true;
         if burst.at_once < AT_ONCE {
             burst.at_once += 1;
@@ -177,8 +131,9 @@ impl Summary {
         None
     }
 
-    /// Returns, for each key, the latest stored warning and the number of stored warnings since the
-    /// last call. Forgets keys without a warning since the last call.
+    /// Returns the latest stored warning with each event and reason, and the number of such
+    /// warnings since the last call. Forgets each event and reason without a warning since the last
+    /// call.
     fn take_held_back(&mut self) -> Vec<(Warning, u64)> {
         self.0.retain(|_, burst| std::mem::take(&mut burst.is_live));
         let bursts = self.0.values_mut();
@@ -198,8 +153,8 @@ mod tests {
 
     /// A warning with this reason, and with a number as its error.
     fn failure(reason: &'static str, number: u64) -> Warning {
-        let (event, hint) = (UpstreamEvent::Failed, String::new());
-        Warning::Upstream { event, reason: Some(reason), error: number.to_string(), hint }
+        let (error, hint) = (number.to_string(), String::new());
+        Warning { event: Event::Failed, reason: Some(reason), error, hint }
     }
 
     #[test]
@@ -210,11 +165,8 @@ mod tests {
         assert_eq!(at_once, [0, 1, 2, 3, 4]);
         assert!(add("dns", 100), "each reason has lines of its own");
         let held_back = |summary: &mut Summary| -> Vec<_> {
-            let counted = summary.take_held_back().into_iter().map(|(warning, count)| {
-                let Warning::Upstream { error, .. } = warning else { panic!("{warning:?}") };
-                (error, count)
-            });
-            counted.collect()
+            let counted = summary.take_held_back().into_iter();
+            counted.map(|(warning, count)| (warning.error, count)).collect()
         };
         assert_eq!(held_back(&mut summary), [("8".to_owned(), 4)]);
         // Fewer than ten seconds have passed without a warning, so further warnings are summarised.

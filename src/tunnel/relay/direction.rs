@@ -89,7 +89,7 @@ impl Direction {
                 State::Open if self.reader_ended.is_some() => return self.reader_ended.take(),
                 State::Open => self.move_chunk(cx, reader, writer, see),
                 State::WriterFailed(_) if self.reader_ended.is_none() => {
-                    self.discard_chunk(cx, reader, see)
+                    self.move_chunk(cx, reader, writer, see)
                 }
                 State::Closing => self.shut_down(cx, writer),
                 State::Closed | State::WriterFailed(_) => Poll::Pending,
@@ -100,7 +100,8 @@ impl Direction {
         }
     }
 
-    /// Reads one chunk and writes it. Keeps the bytes that the writer does not take.
+    /// Reads one chunk and writes it. Keeps the bytes that the writer does not take, and discards
+    /// them if the writer has failed.
     fn move_chunk(
         &mut self,
         cx: &mut Context<'_>,
@@ -114,12 +115,13 @@ impl Direction {
                 self.moved += read as u64;
                 see(&buffer[..read]);
             }
-            let taken = self.write(cx, writer, &buffer[..read]);
-            match self.state {
-                State::Open if taken < read => self.keep_stalled(&buffer[taken..read]),
-                State::Open => filled,
-                _ => Poll::Ready(()),
+            if matches!(self.state, State::Open) {
+                let taken = self.write(cx, writer, &buffer[..read]);
+                if taken < read && matches!(self.state, State::Open) {
+                    return self.keep_stalled(&buffer[taken..read]);
+                }
             }
+            filled
         })
     }
 
@@ -132,15 +134,16 @@ impl Direction {
         reader: &mut (impl AsyncRead + Unpin),
         buffer: &mut [u8],
     ) -> (usize, Poll<()>) {
-        let mut read = 0;
-        while read < buffer.len() && self.reader_ended.is_none() {
-            match poll_read(cx, reader, &mut buffer[read..]) {
-                Poll::Ready(Ok(more @ 1..)) => read += more,
-                Poll::Ready(end) => self.reader_ended = Some(end.map(drop)),
-                Poll::Pending => return (read, Poll::Pending),
+        let mut buffer = ReadBuf::new(buffer);
+        while buffer.remaining() > 0 && self.reader_ended.is_none() {
+            let before = buffer.filled().len();
+            match Pin::new(&mut *reader).poll_read(cx, &mut buffer) {
+                Poll::Ready(Ok(())) if buffer.filled().len() > before => {}
+                Poll::Ready(end) => self.reader_ended = Some(end),
+                Poll::Pending => return (buffer.filled().len(), Poll::Pending),
             }
         }
-        (read, Poll::Ready(()))
+        (buffer.filled().len(), Poll::Ready(()))
     }
 
     /// Keeps the bytes that the writer has not taken. The writer wakes this task later.
@@ -198,24 +201,6 @@ impl Direction {
         taken
     }
 
-    fn discard_chunk(
-        &mut self,
-        cx: &mut Context<'_>,
-        reader: &mut (impl AsyncRead + Unpin),
-        see: &mut impl FnMut(&[u8]),
-    ) -> Poll<()> {
-        SHARED_BUFFER.with_borrow_mut(|buffer| {
-            match ready!(poll_read(cx, reader, buffer)) {
-                Ok(read @ 1..) => {
-                    self.moved += read as u64;
-                    see(&buffer[..read]);
-                }
-                end => self.reader_ended = Some(end.map(drop)),
-            }
-            Poll::Ready(())
-        })
-    }
-
     fn shut_down(
         &mut self,
         cx: &mut Context<'_>,
@@ -226,14 +211,4 @@ impl Direction {
         self.state = State::Closed;
         Poll::Ready(())
     }
-}
-
-fn poll_read(
-    cx: &mut Context<'_>,
-    reader: &mut (impl AsyncRead + Unpin),
-    buffer: &mut [u8],
-) -> Poll<io::Result<usize>> {
-    let mut buffer = ReadBuf::new(buffer);
-    ready!(Pin::new(reader).poll_read(cx, &mut buffer))?;
-    Poll::Ready(Ok(buffer.filled().len()))
 }
