@@ -16,7 +16,7 @@ use support::launcher::{Launcher, Outcome, logged, send_signal};
 use support::proc::{command_of, is_alive};
 use support::resp::Reply;
 use support::servers::{Front, PASSWORD, Server};
-use support::{eventually, write_executable};
+use support::{all_files, eventually, write_executable};
 use tempfile::TempDir;
 
 /// The user id of nobody.
@@ -143,16 +143,8 @@ impl Site {
 }
 
 fn files(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        match path.is_dir() {
-            true => found.extend(files(&path)),
-            false => found.push((path.clone(), fs::read(&path).unwrap_or_default())),
-        }
-    }
-    found.sort();
-    found
+    let content = |path: PathBuf| (path.clone(), fs::read(path).unwrap_or_default());
+    all_files(folder).into_iter().map(content).collect()
 }
 
 /// Runs the command of the Procfile's `web` line, sends SIGTERM to all its processes as on a dyno,

@@ -13,7 +13,7 @@ use support::pki::{Authority, Certificate, Request};
 use support::proc::core_limit;
 use support::pty::Terminal;
 use support::scripted::{redis, scripted};
-use support::servers::{Front, Options, PASSWORD, Server};
+use support::servers::{Front, PASSWORD, Server};
 use support::two_free_ports;
 
 fn check(url: &str, settings: &[(&str, &str)]) -> Outcome {
@@ -183,7 +183,7 @@ fn an_unavailable_redis_is_not_reported_as_a_wrong_password() {
         ("220 a mail server\r\n", "the server may not be Redis", "STUNNEL_PIN"),
     ] {
         let (peer, _) = scripted(move |_, _| Some(line.to_owned()));
-        let report = report(&peer.url_with_password(), &[]);
+        let report = report(&peer.url().replace("//", "//:pw@"), &[]);
         assert_eq!((report.state("auth"), report.code), ("failed", 1), "{report:?}");
         assert!(report.detail("auth").contains(detail), "{report:?}");
         let first = report.first_advice();
@@ -324,8 +324,7 @@ fn the_check_lists_variables_and_settings_without_effect() {
 #[test]
 fn user_and_password_in_a_servers_error_are_masked() {
     // This Redis answers: "unknown command 'AUTH', with args beginning with: …".
-    let options = Options { words: &["--rename-command", "AUTH", ""], ..Options::default() };
-    let server = Server::start_with(Front::Redis, options);
+    let server = Server::with_words(&["--rename-command", "AUTH", ""]);
     let url = server.url().replace("default:", "app-user:");
     for settings in [&[][..], &[("STUNNEL_LOG_FORMAT", "json")]] {
         let ended = check(&url, settings);
@@ -438,8 +437,7 @@ fn only_terminals_get_colours_and_no_color_turns_them_off() {
 
 #[test]
 fn a_cluster_node_gets_advice_about_its_limits() {
-    let options = Options { words: &["--cluster-enabled", "yes"], ..Options::default() };
-    let server = Server::start_with(Front::Redis, options);
+    let server = Server::with_words(&["--cluster-enabled", "yes"]);
     let report = report(&server.url(), &[]);
     assert_eq!((report.code, report.json["mode"].as_str()), (0, Some("cluster")), "{report:?}");
     for word in ["a node of a Redis Cluster", "MOVED", "STUNNEL_REDISS=passthrough"] {

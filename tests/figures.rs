@@ -18,7 +18,7 @@ use support::launcher::{logged, send_signal, warned};
 use support::peer::Peer;
 use support::pki::Certificate;
 use support::resp::{Client, Reply};
-use support::servers::{Front, Options, PASSWORD, Server, connections};
+use support::servers::{Front, PASSWORD, Server, connections};
 use support::{eventually, two_free_ports};
 
 const MIB: usize = 1024 * 1024;
@@ -49,10 +49,7 @@ fn answer_with_an_alert(mut stream: TcpStream) -> io::Result<()> {
 #[test]
 fn page_status_metrics_and_log_show_each_failure_reason() {
     let server = Server::start(Front::Redis);
-    let old = Server::start_with(
-        Front::Redis,
-        Options { words: &["--tls-protocols", "TLSv1.2"], ..Options::default() },
-    );
+    let old = Server::with_words(&["--tls-protocols", "TLSv1.2"]);
     let folder = tempfile::tempdir().unwrap();
     let other = Certificate::self_signed(folder.path());
     let demanding = Server::for_clients_of(&other, "TLSv1.3");

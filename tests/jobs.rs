@@ -7,9 +7,9 @@ use std::path::Path;
 use std::process::Command;
 
 use nix::libc;
-use support::eventually;
 use support::launcher::{Outcome, send_signal};
 use support::tool::Tool;
+use support::{eventually, is_root};
 
 /// The figures in the only row of a table that begins with `start`.
 fn figures(table: &str, start: &str) -> Vec<u64> {
@@ -50,8 +50,7 @@ fn celery_loses_no_job_when_its_workers_restart() {
 
 #[test]
 fn sidekiq_loses_no_job_in_a_fail_over() {
-    if !nix::unistd::geteuid().is_root() {
-        support::skip("only root can make a mount namespace");
+    if !is_root() {
         return;
     }
     // Redis may take a job from the queue and lose the reply, in plaintext too. So the test repeats

@@ -9,9 +9,9 @@ use openssl::ssl::SslVersion;
 use support::eventually;
 use support::launcher::{Launcher, logged};
 use support::peer::{Peer, acceptor};
-use support::resp::{Client, Reply};
+use support::resp::Reply;
 use support::scripted::{converse, redis};
-use support::servers::{FRONTS, Front, Options, PASSWORD, Server, accepted, connections};
+use support::servers::{FRONTS, Front, PASSWORD, Server, accepted, connections};
 use support::status::StatusPage;
 
 const LIMIT: &str = "STUNNEL_MAX_CONNECTIONS";
@@ -84,11 +84,8 @@ fn the_log_reports_long_waits_stuck_queues_and_timeouts() {
 fn many_apps_share_a_limit_equal_to_maxclients() {
     const CONNECTIONS: usize = 4;
     for pool in ["off", "on"] {
-        let server = Server::start_with(
-            Front::Redis,
-            // The test itself is one of the clients.
-            Options { words: &["--maxclients", "5"], ..Options::default() },
-        );
+        // The test itself is one of the clients.
+        let server = Server::with_words(&["--maxclients", "5"]);
         let mut direct = server.direct();
         let held =
             Launcher::hold_with(&server.url(), &[(LIMIT, &CONNECTIONS.to_string()), (POOL, pool)]);
@@ -161,30 +158,8 @@ fn a_plaintext_server_is_recognised_even_at_the_limit() {
 }
 
 #[test]
-fn idle_connections_leave_slots_at_redis_client_limit() {
-    const CLIENTS: usize = 4;
-    let server = Server::start_with(
-        Front::Redis,
-        // The test itself is one of the clients.
-        Options { words: &["--maxclients", "4"], ..Options::default() },
-    );
-    let mut direct = server.direct();
-    let held = Launcher::hold_with(&server.url(), &[(POOL, "on")]);
-    let mut apps: Vec<Client> = (1..CLIENTS).map(|_| held.client()).collect();
-    assert!(apps.iter_mut().all(|app| app.ask(&["PING"]) == Reply::line("+PONG")));
-    drop(apps);
-    eventually("only two connections stay idle", || (connections(&mut direct) == 2).then_some(()));
-    for _ in 0..20 {
-        assert_eq!(held.client().ask(&["PING"]), Reply::line("+PONG"));
-    }
-}
-
-#[test]
 fn check_prints_how_many_clients_redis_has_and_allows() {
-    let server = Server::start_with(
-        Front::Redis,
-        Options { words: &["--maxclients", "20"], ..Options::default() },
-    );
+    let server = Server::with_words(&["--maxclients", "20"]);
     let _others = [server.direct(), server.direct()];
     let run = |words: &[&str]| {
         let checked = Launcher::new(words).redis(&server.url()).run();

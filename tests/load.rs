@@ -5,27 +5,14 @@ mod support;
 use std::collections::HashSet;
 use std::thread;
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use support::eventually;
 use support::launcher::{HOLD, Held, Launcher, logged};
 use support::proc::{descriptors, is_alive, resident_kib};
 use support::resp::{Client, Reply};
 use support::servers::{Front, Server, connections};
+use support::{eventually, may_open};
 
 /// A launcher may keep this much memory after a load, in KiB.
 const KEPT_KIB: u64 = 16 * 1024;
-
-/// Raises this process's limit on descriptors. If the hard limit is below `needed`, prints that the
-/// test is skipped, and returns `false`.
-fn may_open(needed: u64) -> bool {
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-    if hard < needed {
-        support::skip(&format!("{needed} descriptors are needed, and the hard limit is {hard}"));
-        return false;
-    }
-    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
-    true
-}
 
 /// Runs `job` in this many threads at the same time. Each thread passes its number to `job`.
 fn side_by_side(threads: usize, job: impl Fn(usize) + Sync) {

@@ -4,7 +4,7 @@
 mod support;
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -25,8 +25,7 @@ impl Checkout {
         let checkout = Checkout { folder: tempfile::tempdir().unwrap() };
         fs::create_dir(checkout.at("programs")).unwrap();
         fs::create_dir_all(checkout.at("app/bin")).unwrap();
-        fs::write(checkout.shim(), shim.stdout).unwrap();
-        fs::set_permissions(checkout.shim(), fs::Permissions::from_mode(0o755)).unwrap();
+        support::write_executable(&checkout.shim(), shim.stdout);
         checkout
     }
 

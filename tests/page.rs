@@ -14,7 +14,7 @@ use serde_json::Value;
 use support::figures::Scene;
 use support::pki::{Authority, Request};
 use support::resp::{Client, Reply};
-use support::servers::{Front, Options, PASSWORD, Server, connections};
+use support::servers::{Front, PASSWORD, Server, connections};
 use support::status::StatusPage;
 use support::{Process, eventually, eventually_within, two_free_ports};
 
@@ -117,10 +117,7 @@ fn three_tunnels(folder: &Path) -> (Scene, [Server; 3], Vec<Client>) {
     let request = Request { ip: &[], valid: (-1, 395), ..Request::default() };
     let [usual, hostile] = [("usual", "redis.example.com"), ("hostile", HOSTILE)]
         .map(|(file, name)| authority.issue(folder, file, &Request { dns: &[name], ..request }));
-    let servers = [&usual, &usual, &hostile].map(|certificate| {
-        let options = Options { certificate: Some(certificate), ..Options::default() };
-        Server::start_with(Front::Redis, options)
-    });
+    let servers = [&usual, &usual, &hostile].map(Server::with_certificate);
     let variables = ["REDIS_URL", "CACHE_URL", "HOSTILE_URL"];
     let urls = [0, 1, 2].map(|index| (variables[index], servers[index].url()));
     let scene = Scene::new(&urls, |launcher| {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use support::launcher::{HOLD, Held, Launcher};
 use support::resp::{Client, Reply};
-use support::servers::{Front, Options, Server, accepted, calls, clients, connections};
+use support::servers::{Front, Server, accepted, calls, clients, connections};
 use support::status::StatusPage;
 use support::{eventually, faketime};
 
@@ -157,8 +157,7 @@ const LONGER: Duration = Duration::from_millis(1_500);
 #[test]
 fn after_a_burst_two_idle_connections_stay_open() {
     // Another process needs 20 of the 30 connections. The test itself needs one.
-    let options = Options { words: &["--maxclients", "30"], ..Options::default() };
-    let server = Server::start_with(Front::Redis, options);
+    let server = Server::with_words(&["--maxclients", "30"]);
     let mut direct = server.direct();
     let before = accepted(&mut direct);
     let held = hold(&server, &[("STUNNEL_POOL", "on")]);

@@ -17,10 +17,6 @@ fn hold(url: &str, settings: &[(&str, &str)]) -> Held {
     launcher.env("STUNNEL_LOG_LEVEL", "debug").settings(settings).start_held()
 }
 
-fn ping(held: &Held) {
-    assert_eq!(held.open().ask(&["PING"]), Reply::line("+PONG"));
-}
-
 /// The number of the connection, for each request with this text.
 fn connections_of(heard: &Heard, request: &str) -> Vec<String> {
     let all = heard.all();
@@ -86,7 +82,8 @@ fn a_server_that_does_not_answer_the_trial_harms_no_app() {
             _ => Some(redis(request)),
         });
         let held = hold(&peer.url(), &[("STUNNEL_CONNECT_TIMEOUT", "1s")]);
-        (0..3).for_each(|_| ping(&held));
+        let replies = [(); 3].map(|()| held.open().ask(&["PING"]));
+        assert_eq!(replies, [(); 3].map(|()| Reply::line("+PONG")));
         let log = held.finish().stderr;
         assert_eq!(logged(&log, "pool-tried", "verdict"), ["Unclear"], "{log}");
         assert_eq!(logged(&log, "command-ended", "failed"), ["0"], "{log}");

@@ -21,7 +21,7 @@ use support::launcher::{BINARY, HOLD, Launcher, Running, logged, send_signal, wi
 use support::pki::{Authority, Request};
 use support::proc::command_of;
 use support::resp::Reply;
-use support::servers::{Front, Options, PASSWORD, Server};
+use support::servers::{Front, PASSWORD, Server};
 use support::{Process, eventually, is_root};
 
 /// True if this kernel has Landlock. If not, prints that the running test is skipped.
@@ -283,8 +283,7 @@ fn ca_certificates_outside_etc_are_readable() {
     fs::create_dir(&store).unwrap();
     let authority = Authority::new(&store);
     let certificate = authority.issue(folder.path(), "leaf", &Request::default());
-    let options = Options { certificate: Some(&certificate), ..Options::default() };
-    let server = Server::start_with(Front::Redis, options);
+    let server = Server::with_certificate(&certificate);
     // OpenSSL searches the directory for a CA's file by a hash of the CA's name
     // (openssl-rehash(1)), and only during a handshake.
     let root = &authority.root;

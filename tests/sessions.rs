@@ -23,11 +23,6 @@ fn hold_to(url: &str, setting: (&str, &str)) -> Held {
     Launcher::hold_with(url, &[("STUNNEL_POOL", "off"), setting])
 }
 
-/// Connects an app for one request.
-fn one_request(held: &Held) {
-    assert_eq!(held.client().ask(&["PING"]), Reply::line("+PONG"));
-}
-
 #[test]
 fn a_changed_key_is_refused_despite_a_stored_tls_session() {
     let folder = tempfile::tempdir().unwrap();
@@ -36,7 +31,7 @@ fn a_changed_key_is_refused_despite_a_stored_tls_session() {
     let port = server.port;
     let held = hold_to(&server.url(), ("STUNNEL_PIN", &certificate.pin()));
     for _ in 0..3 {
-        one_request(&held);
+        assert_eq!(held.client().ask(&["PING"]), Reply::line("+PONG"));
     }
     drop(server);
     // The new server has the same address and another key.
@@ -135,8 +130,5 @@ fn two_hundred_apps_at_once_reach_a_distant_server() {
         converse(stream, |request| Some(redis(request)));
     });
     let held = hold_to(&peer.url(), ("STUNNEL_CONNECT_TIMEOUT", "10s"));
-    let mut apps: Vec<Client> = (0..200).map(|_| held.open()).collect();
-    apps.iter_mut().for_each(|app| app.send(&["PING"]));
-    let answered = apps.iter_mut().filter_map(|app| app.reply().ok()).count();
-    assert_eq!(answered, 200);
+    storm(&held, 200);
 }

@@ -20,7 +20,7 @@ use nix::libc;
 use support::launcher::{Held, Launcher, send_signal};
 use support::proc::{descriptors, resident_kib, sockets_of};
 use support::resp::{Client, Reply, request};
-use support::servers::{Front, Options, PASSWORD, Server, connections};
+use support::servers::{Front, PASSWORD, Server, connections};
 use support::{eventually_within, reset};
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
@@ -309,8 +309,7 @@ struct Stage {
 
 impl Stage {
     fn set_up(pool: &str, dice: &mut Rng) -> Stage {
-        let options = Options { words: DURABLE, ..Options::default() };
-        let redis = Server::start_with(Front::Redis, options);
+        let redis = Server::with_words(DURABLE);
         let clean = Server::start(Front::Redis);
         for server in [&redis, &clean] {
             // Only database 0 contains this key.

@@ -4,7 +4,6 @@
 mod support;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use support::launcher::{BINARY, Outcome};
@@ -24,8 +23,7 @@ fn suites(ways: &str, pytest: &str) -> Outcome {
          test_case() {{ echo \"<testcase classname='tests.a' name='$1'>$2</testcase>\" >&3; }}\n\
          echo '<testsuites>' >&3; {pytest}; echo '</testsuites>' >&3; exit ${{code:-0}}\n"
     );
-    fs::write(path("python"), python).unwrap();
-    fs::set_permissions(path("python"), fs::Permissions::from_mode(0o755)).unwrap();
+    support::write_executable(&path("python"), python);
     let mut suites = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/bin/suites"));
     suites.args(["--binary", BINARY, "--ways", ways, "--redis-py"]).arg(folder.path());
     suites.arg("--python").arg(path("python"));

@@ -13,7 +13,7 @@ use std::thread;
 
 use serde_json::Value;
 use start_stunnel::logging::{self, LevelFilter, LogFormat, LogSettings};
-use support::launcher::{Launcher, logged, port_of};
+use support::launcher::{HOLD_TWO, Launcher, logged};
 use support::resp::{Client, Reply};
 use support::servers::{Front, Server};
 use support::status::StatusPage;
@@ -39,11 +39,6 @@ fn behind<const N: usize>(program: &str, words: [&str; N], launcher: &Launcher) 
     both
 }
 
-/// The server's URL, with the host name `localhost` instead of an address.
-fn by_name(server: &Server) -> String {
-    server.url().replace("127.0.0.1", "localhost")
-}
-
 #[test]
 fn without_new_threads_one_name_is_resolved_at_a_time() {
     let Some(user) = new_user() else { return };
@@ -56,16 +51,11 @@ fn without_new_threads_one_name_is_resolved_at_a_time() {
     fs::write(&configuration, format!("nameserver {address}\noptions timeout:30\n")).unwrap();
     let mount =
         format!("mount --bind {} /etc/resolv.conf && exec \"$0\" \"$@\"", configuration.display());
-    let hold_two = "echo $REDIS_URL; echo $SILENT_URL; exec cat >/dev/null";
-    let launcher = Launcher::as_user(user, folder.path(), &["sh", "-c", hold_two]);
-    let mut held = behind("unshare", ["--mount", "sh", "-c", &mount], &launcher)
-        .redis(&by_name(&server))
-        .env("SILENT_URL", "rediss://silent.test")
-        .env("REDIS_STUNNEL_URLS", "REDIS_URL SILENT_URL")
+    let launcher = Launcher::as_user(user, folder.path(), &["sh", "-c", HOLD_TWO]);
+    let (held, silent_port) = behind("unshare", ["--mount", "sh", "-c", &mount], &launcher)
         .env("STUNNEL_CONNECT_TIMEOUT", "60s")
         .env("STUNNEL_STATUS_ADDRESS", "0")
-        .start_held();
-    let silent_port = port_of(&held.running.line());
+        .start_two(&server.url().replace("127.0.0.1", "localhost"), "rediss://silent.test");
     let pid = held.running.pid();
     let page = StatusPage::of(pid, &[held.port, silent_port]);
     // From now on, the launcher has only one thread for lookups.

@@ -14,7 +14,7 @@ use support::peer::{Peer, acceptor_builder, s_server};
 use support::pki::{Authority, Certificate, Kind, Request};
 use support::resp::Reply;
 use support::rest;
-use support::servers::{Front, Options, PASSWORD, Server};
+use support::servers::{PASSWORD, Server};
 use tempfile::TempDir;
 
 /// The reply that an app receives.
@@ -246,8 +246,7 @@ fn a_server_that_requires_a_client_certificate_gets_it() {
 
 #[test]
 fn the_app_learns_that_no_tls_version_is_common() {
-    let options = Options { words: &["--tls-protocols", "TLSv1.2"], ..Options::default() };
-    let server = Server::start_with(Front::Redis, options);
+    let server = Server::with_words(&["--tls-protocols", "TLSv1.2"]);
     let hold = |version| Launcher::hold_with(&server.url(), &[("STUNNEL_MIN_TLS", version)]);
     check(&hold("1.2"), Pong, "TLS 1.2");
     let none = "none of the allowed TLS versions; set STUNNEL_MIN_TLS";

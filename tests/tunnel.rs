@@ -5,20 +5,19 @@ mod support;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener};
 use std::os::fd::AsFd;
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use openssl::ssl::{ShutdownState, SslStream};
+use openssl::ssl::{ShutdownState, SslStream, SslVersion};
 use support::launcher::{HOLD_TWO, Launcher, logged};
-use support::peer::{Gate, Peer};
+use support::peer::{Gate, Peer, acceptor};
 use support::proc::sockets_of;
 use support::resp::{Client, Reply, request};
 use support::servers::{FRONTS, Front, PASSWORD, Server};
-use support::{Process, eventually, reset, rest, two_free_ports};
+use support::{eventually, reset, rest, two_free_ports};
 
 const MIB: usize = 1024 * 1024;
 
@@ -233,7 +232,8 @@ fn a_flood_of_tiny_tls_records_does_not_block_others() {
 
 #[test]
 fn a_refused_app_gets_an_error_for_each_request() {
-    let peer = Peer::unless_left(|_| ());
+    let acceptor = acceptor(SslVersion::TLS1_3);
+    let peer = Peer::tcp(move |stream| drop(acceptor.accept(stream)));
     let held = Launcher::holding(&peer.url()).env("STUNNEL_VERIFY", "full").start_held();
     let mut client = held.open();
     client.send(&["PING"]);
@@ -317,13 +317,7 @@ fn redis_py_with_ssl(port: u16) -> String {
          except redis.ConnectionError as error:\n    \
              print('could not connect:', error)"
     );
-    let mut python = Command::new("/usr/bin/python3");
-    python.args(["-c", &script]).stdin(Stdio::null()).stdout(Stdio::piped());
-    let mut process = Process(python.spawn().unwrap());
-    process.wait();
-    let mut output = String::new();
-    process.0.stdout.take().unwrap().read_to_string(&mut output).unwrap();
-    output
+    Launcher::of("/usr/bin/python3", ["-c", &script]).run().stdout
 }
 
 /// The beginning of a ClientHello.
@@ -333,7 +327,8 @@ const CLIENT_HELLO: &[u8] = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03";
 fn a_tls_app_fails_at_once_and_the_log_says_what_to_remove() {
     // On a slow machine, the launcher notices the app's TLS during the handshake with Redis, and
     // closes the connection to Redis.
-    let peer = Peer::unless_left(|mut tls| rest(&mut tls));
+    let acceptor = acceptor(SslVersion::TLS1_3);
+    let peer = Peer::tcp(move |stream| acceptor.accept(stream).ok().map(|mut tls| rest(&mut tls)));
     let held = Launcher::holding(&peer.url()).env("STUNNEL_LOGLEVEL", "info").start_held();
     let said = redis_py_with_ssl(held.port);
     assert!(said.contains("could not connect: ") && said.contains("TLS/SSL"), "{said}");
@@ -351,7 +346,8 @@ fn a_tls_app_fails_at_once_and_the_log_says_what_to_remove() {
 
 #[test]
 fn an_app_that_speaks_tls_gets_no_redis_error() {
-    let peer = Peer::unless_left(|_| ());
+    let acceptor = acceptor(SslVersion::TLS1_3);
+    let peer = Peer::tcp(move |stream| drop(acceptor.accept(stream)));
     let launcher = Launcher::holding(&peer.url()).env("STUNNEL_VERIFY", "full");
     let held = launcher.start_held();
     let mut app = held.tcp();

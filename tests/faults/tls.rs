@@ -1,14 +1,14 @@
 //! Faults of TLS: resets during and after the handshake, garbage, new keys, and records in pieces.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, TcpStream};
 use std::thread;
 
 use foreign_types::ForeignTypeRef as _;
 use nix::libc;
-use openssl::ssl::{HandshakeError, SslStream, SslVersion};
+use openssl::ssl::{HandshakeError, SslStream, SslVerifyMode, SslVersion};
 
-use crate::support::peer::{Peer, acceptor, demanding_acceptor};
+use crate::support::peer::{Peer, acceptor, acceptor_builder};
 use crate::support::resp::Reply;
 use crate::support::servers::{Front, Server};
 use crate::support::{reset, rest};
@@ -41,7 +41,11 @@ fn reset_after_the_handshake_is_explained_by_one_probe() {
 
 #[test]
 fn every_app_learns_the_reason_that_one_probe_found() {
-    let (plain, demanding) = (acceptor(SslVersion::TLS1_3), demanding_acceptor());
+    let plain = acceptor(SslVersion::TLS1_3);
+    // This acceptor refuses every client, because it trusts no client certificate.
+    let mut demanding = acceptor_builder(SslVersion::TLS1_3);
+    demanding.set_verify(SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT);
+    let demanding = demanding.build();
     let peer = Peer::numbered(move |number, stream| match number {
         // The launcher's extra connection gets the alert that names the reason.
         1 => {
@@ -162,9 +166,11 @@ fn redis_asks_for_new_keys() {
 #[test]
 fn redis_renegotiates() {
     fault!("Redis renegotiates (TLS 1.2)");
-    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-    // Sends hello, and requests another handshake. Returns whether the launcher refused it.
-    let peer = Peer::tls_up_to(SslVersion::TLS1_2, listener, |mut tls| {
+    let acceptor = acceptor(SslVersion::TLS1_2);
+    // The server sends hello, and requests another handshake. The result is true if the launcher
+    // refuses the other handshake.
+    let peer = Peer::tcp(move |stream| {
+        let mut tls = acceptor.accept(stream).expect("handshake");
         tls.write_all(b"hello").unwrap();
         let ssl = tls.ssl().as_ptr();
         // SAFETY: the stream owns the connection and outlives the calls.

@@ -25,7 +25,7 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
@@ -193,21 +193,25 @@ pub fn release_setting(name: &str) -> String {
     found.unwrap_or_else(|| panic!("no {name} in {file}")).to_owned()
 }
 
-/// The files below a folder of this repository with this extension, in alphabetical order, as paths
-/// relative to the repository.
-pub fn files(folder: &str, extension: &str) -> Vec<String> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let (mut folders, mut files) = (vec![root.join(folder)], Vec::new());
+/// The paths of all files below `folder`, in alphabetical order.
+pub fn all_files(folder: &Path) -> Vec<PathBuf> {
+    let (mut folders, mut files) = (vec![folder.to_owned()], Vec::new());
     while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(&folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                folders.push(path);
-            } else if path.extension().is_some_and(|found| found == extension) {
-                files.push(path.strip_prefix(root).unwrap().to_str().unwrap().to_owned());
-            }
-        }
+        let paths = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
+        let (inner, found): (Vec<_>, Vec<_>) = paths.partition(|path| path.is_dir());
+        folders.extend(inner);
+        files.extend(found);
     }
     files.sort();
     files
+}
+
+/// The files with this extension below a folder of this repository, in alphabetical order. Each path
+/// is relative to the repository.
+pub fn files(folder: &str, extension: &str) -> Vec<String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut all = all_files(&root.join(folder));
+    all.retain(|path| path.extension().is_some_and(|found| found == extension));
+    let relative = |path: &PathBuf| path.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
+    all.iter().map(relative).collect()
 }

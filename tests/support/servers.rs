@@ -101,6 +101,11 @@ impl Server {
         Server::start_with(Front::Redis, options)
     }
 
+    /// Starts a server with these further options of `redis-server`.
+    pub fn with_words(words: &[&str]) -> Server {
+        Server::start_with(Front::Redis, Options { words, ..Options::default() })
+    }
+
     /// Starts a server that accepts only clients with a certificate from `ca`, and only the TLS
     /// versions `protocols`.
     pub fn for_clients_of(ca: &Certificate, protocols: &str) -> Server {
